@@ -1,0 +1,114 @@
+//! One request in, one reply out, whichever listener it came by.
+//!
+//! The vocabulary is tiny_http's (`Method`, `Header`, `StatusCode`, `Response`), so that the server on the Unix socket
+//! needs no translation and the TCP listener has a well-known shape to write. A listener calls [`Api::admit`] with the
+//! head alone, so that a request nobody will serve is refused before its body is read, and then [`Api::handle`].
+//!
+//! Knows nothing of sockets, framing, Host, Origin or tokens: those are the listeners' (server/guard.rs).
+
+mod problem;
+mod route;
+
+use std::io::{self, Cursor, Write};
+
+use tiny_http::{Header, Method, Response, StatusCode};
+
+pub use problem::Problem;
+pub use route::Route;
+
+/// Which listener a request came by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// The TCP listener.
+    Tcp,
+    /// The Unix socket.
+    Local,
+}
+
+/// A request without its body.
+#[derive(Clone, Copy, Debug)]
+pub struct Head<'a> {
+    /// The method.
+    pub method: &'a Method,
+    /// The target's path as sent: starts with `/`, still percent-encoded.
+    pub path: &'a str,
+    /// The target's query as sent, without the `?`; empty when there is none.
+    pub query: &'a str,
+    /// The header fields, in order. Values that are not ASCII are left out by the listener.
+    pub headers: &'a [Header],
+    /// The listener.
+    pub transport: Transport,
+    /// The id this request goes by in logs and replies.
+    pub request_id: &'a str,
+}
+
+impl<'a> Head<'a> {
+    /// The value of the first field of that name, whatever its case.
+    #[must_use]
+    pub fn header(&self, name: &'static str) -> Option<&'a str> {
+        self.headers.iter().find(|h| h.field.equiv(name)).map(|h| h.value.as_str())
+    }
+}
+
+/// What the listener may do with the body of an admitted request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Admission {
+    /// Who serves it.
+    pub route: Route,
+}
+
+/// A whole reply, or one that is written as it comes.
+pub enum Reply {
+    /// Head and body are known.
+    Full(Response<Cursor<Vec<u8>>>),
+    /// The listener frames what the function writes: in chunks, or for HTTP/1.0 up to the close.
+    Stream(Stream),
+}
+
+/// A reply whose length nobody knows yet.
+pub struct Stream {
+    /// The status.
+    pub status: StatusCode,
+    /// Its header fields, without those of framing.
+    pub headers: Vec<Header>,
+    /// Writes the body; each `flush` sends what was written so far. An error means the client has gone.
+    #[allow(clippy::type_complexity)]
+    pub write: Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + Send>,
+}
+
+/// Serves every route.
+pub struct Api {}
+
+impl Api {
+    /// Decides on the head alone whether a request will be served.
+    ///
+    /// # Errors
+    /// The reply to give instead: 404, 405, 415. The listener need not read the body first.
+    pub fn admit(&self, head: &Head<'_>) -> Result<Admission, Reply> {
+        let route = route::find(head)?;
+        Ok(Admission { route })
+    }
+
+    /// Serves an admitted request.
+    pub fn handle(&self, head: &Head<'_>, admission: Admission, body: &[u8]) -> Reply {
+        let _ = (head, body);
+        match admission.route {
+            Route::Livez => json(200, br#"{"status":"ok"}"#.to_vec()),
+            _ => json(200, body.to_vec()),
+        }
+    }
+}
+
+/// A JSON reply.
+#[must_use]
+pub fn json(status: u16, body: Vec<u8>) -> Reply {
+    let headers = vec![header("Content-Type", "application/json")];
+    let length = body.len();
+    Reply::Full(Response::new(StatusCode(status), headers, Cursor::new(body), Some(length), None))
+}
+
+/// A header field of our own making.
+#[must_use]
+pub fn header(name: &str, value: &str) -> Header {
+    Header::from_bytes(name, value).expect("our own header fields are ASCII")
+}

@@ -1,0 +1,89 @@
+//! Error replies: `application/problem+json`, RFC 9457, with our `code` and `request_id` beside its fields.
+//!
+//! Knows nothing of who meets the fault. A detail never quotes a token nor a message's text.
+
+use std::io::Cursor;
+
+use serde::Serialize;
+use tiny_http::{Response, StatusCode};
+
+use super::{Reply, header};
+
+/// One fault, told to the client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The HTTP status.
+    pub status: u16,
+    /// A word for programs, stable between versions.
+    pub code: &'static str,
+    /// A sentence for people: what is wrong with this request and what would be right.
+    pub detail: String,
+    /// `Allow`, for 405.
+    pub allow: Option<&'static str>,
+    /// `Retry-After` in seconds, for 503.
+    pub retry_after_seconds: Option<u32>,
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    r#type: &'a str,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    code: &'a str,
+    request_id: &'a str,
+}
+
+impl Problem {
+    /// A fault of that status.
+    pub fn new(status: u16, code: &'static str, detail: impl Into<String>) -> Self {
+        Self { status, code, detail: detail.into(), allow: None, retry_after_seconds: None }
+    }
+
+    /// 404.
+    #[must_use]
+    pub fn not_found(path: &str) -> Self {
+        Self::new(404, "not_found", format!("nothing is served at {path}"))
+    }
+
+    /// 405 with `Allow`.
+    #[must_use]
+    pub fn method_not_allowed(allow: &'static str) -> Self {
+        Self { allow: Some(allow), ..Self::new(405, "method_not_allowed", format!("this resource takes {allow}")) }
+    }
+
+    /// 415.
+    #[must_use]
+    pub fn unsupported_media_type(wanted: &str) -> Self {
+        Self::new(415, "unsupported_media_type", format!("the body must be sent with Content-Type: {wanted}"))
+    }
+
+    /// 503 with `Retry-After`.
+    pub fn unavailable(code: &'static str, detail: impl Into<String>, retry_after_seconds: u32) -> Self {
+        Self { retry_after_seconds: Some(retry_after_seconds), ..Self::new(503, code, detail) }
+    }
+
+    /// The reply that carries it.
+    #[must_use]
+    pub fn reply(&self, request_id: &str) -> Reply {
+        let status = StatusCode(self.status);
+        let body = Body {
+            r#type: "about:blank",
+            title: status.default_reason_phrase(),
+            status: self.status,
+            detail: &self.detail,
+            code: self.code,
+            request_id,
+        };
+        let body = serde_json::to_vec(&body).expect("strings and numbers always serialise");
+        let mut headers = vec![header("Content-Type", "application/problem+json")];
+        if let Some(allow) = self.allow {
+            headers.push(header("Allow", allow));
+        }
+        if let Some(seconds) = self.retry_after_seconds {
+            headers.push(header("Retry-After", &seconds.to_string()));
+        }
+        let length = body.len();
+        Reply::Full(Response::new(status, headers, Cursor::new(body), Some(length), None))
+    }
+}

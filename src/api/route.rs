@@ -1,0 +1,57 @@
+//! Which request goes where: one table of method and path.
+//!
+//! Knows nothing of what the routes do.
+
+use tiny_http::Method;
+
+use super::{Head, Problem, Reply};
+
+/// Everything that is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// `POST /api/chat`
+    Chat,
+    /// `POST /api/chat/messages`
+    Messages,
+    /// `GET /api/chat/history`
+    History,
+    /// `GET /api/storage/status`
+    Status,
+    /// `GET /livez`
+    Livez,
+    /// `GET /readyz`
+    Readyz,
+    /// `GET /health`
+    Health,
+}
+
+/// Finds the route, or the reply that says why there is none (404, 405 with `Allow`, 415).
+pub(super) fn find(head: &Head<'_>) -> Result<Route, Reply> {
+    let (allow, route) = match head.path {
+        "/api/chat" => ("POST", Route::Chat),
+        "/api/chat/messages" => ("POST", Route::Messages),
+        "/api/chat/history" => ("GET, HEAD", Route::History),
+        "/api/storage/status" => ("GET, HEAD", Route::Status),
+        "/livez" => ("GET, HEAD", Route::Livez),
+        "/readyz" => ("GET, HEAD", Route::Readyz),
+        "/health" => ("GET, HEAD", Route::Health),
+        _ => return Err(Problem::not_found(head.path).reply(head.request_id)),
+    };
+    let fits = match head.method {
+        Method::Get | Method::Head => allow.starts_with("GET"),
+        Method::Post => allow == "POST",
+        _ => false,
+    };
+    if !fits {
+        return Err(Problem::method_not_allowed(allow).reply(head.request_id));
+    }
+    if allow == "POST" && !is_json(head.header("Content-Type")) {
+        return Err(Problem::unsupported_media_type("application/json").reply(head.request_id));
+    }
+    Ok(route)
+}
+
+/// Whether a `Content-Type` is JSON, with or without parameters.
+fn is_json(value: Option<&str>) -> bool {
+    value.is_some_and(|v| v.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json"))
+}

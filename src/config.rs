@@ -1,0 +1,166 @@
+//! The checked configuration: typed values with units, made from `config.yaml`.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A value that must never reach a log, a status reply or a fault message.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps `value`.
+    pub fn new(value: impl Into<String>) -> Self {
+        Self(value.into())
+    }
+
+    /// The value itself, for the one place that needs it.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+/// The whole configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The listeners.
+    pub server: ServerConfig,
+    /// The write-ahead journal.
+    pub journal: JournalConfig,
+    /// MongoDB, and the cache that stands in front of it.
+    pub mongo: MongoConfig,
+    /// The read path.
+    pub history: HistoryConfig,
+    /// Who answers `POST /api/chat`.
+    pub responder: ResponderConfig,
+    /// The log.
+    pub log: LogConfig,
+}
+
+/// `server:` the listeners, their limits and deadlines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerConfig {
+    /// `HOST:PORT` of the TCP listener; port 0 takes a free one.
+    pub listen: String,
+    /// The Unix socket; `None` (an empty string in the file) serves none.
+    pub local_socket: Option<PathBuf>,
+    /// The bearer token every TCP request must carry, when set.
+    pub auth_token: Option<Secret>,
+    /// Lets a non-loopback `listen` start without a token.
+    pub allow_open_listen: bool,
+    /// Origins (`https://host[:port]`) of web pages that may call us, beside same-origin ones.
+    pub allowed_origins: Vec<String>,
+    /// Host names accepted in `Host` beside the loopback ones.
+    pub allowed_hosts: Vec<String>,
+    /// Connections at once; each has a thread.
+    pub max_connections: usize,
+    /// The largest request body, in bytes.
+    pub max_body_bytes: usize,
+    /// From a request's first byte to the end of its head.
+    pub head_timeout: Duration,
+    /// From the end of the head to the end of the body.
+    pub body_timeout: Duration,
+    /// How long a kept-alive connection may wait for its next request.
+    pub idle_timeout: Duration,
+    /// How long one write of a reply may wait for a client that does not read.
+    pub write_timeout: Duration,
+    /// The one deadline of an ordered stop.
+    pub drain: Duration,
+}
+
+/// When the journal syncs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fsync {
+    /// Before every acknowledgement, one sync for all who wait.
+    Always,
+    /// Every `journal.fsync_interval_ms`.
+    Interval,
+    /// Never; the system writes back when it likes.
+    Never,
+}
+
+/// `journal:` the write-ahead journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JournalConfig {
+    /// Its folder.
+    pub path: PathBuf,
+    /// When it syncs.
+    pub fsync: Fsync,
+    /// The longest an acknowledged record stays unsynced under [`Fsync::Interval`].
+    pub fsync_interval: Duration,
+    /// The size of one segment file, in bytes.
+    pub segment_bytes: u64,
+    /// The most all segments may take, in bytes; drained ones go first, then appends are refused (507).
+    pub max_bytes: u64,
+    /// How long drained segments are kept.
+    pub retain: Duration,
+    /// How often the worker syncs transcripts and moves the checkpoint.
+    pub checkpoint_interval: Duration,
+}
+
+/// `mongo:` the seed's block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MongoConfig {
+    /// Whether messages are drained to MongoDB.
+    pub enabled: bool,
+    /// The connection string; may hold a password.
+    pub uri: Secret,
+    /// The database's name.
+    pub database: String,
+    /// The collection's name.
+    pub chat_collection: String,
+    /// How long a message is kept; `None` (0 in the file) keeps it for ever.
+    pub ttl: Option<Duration>,
+    /// Messages the channel to the worker holds; beyond, the worker reads the journal instead.
+    pub queue_capacity: usize,
+    /// The cache of recent messages.
+    pub cache: CacheConfig,
+}
+
+/// `mongo.cache:` the recent messages, in memory and as transcripts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheConfig {
+    /// The newest messages kept in memory for each session.
+    pub max_messages_per_session: usize,
+    /// The most memory all sessions take, in bytes; the least recently used go first.
+    pub max_bytes: usize,
+    /// The folder of the transcripts.
+    pub disk_path: PathBuf,
+}
+
+/// `history:` the read path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HistoryConfig {
+    /// The most one request reads of a transcript, in bytes; beyond, it answers `complete: false`.
+    pub max_scan_bytes: u64,
+}
+
+/// Who answers `POST /api/chat`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResponderKind {
+    /// `ping` gives `pong!`, any other text comes back.
+    Echo,
+    /// Records only; `POST /api/chat` answers 202.
+    None,
+}
+
+/// `responder:` who answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResponderConfig {
+    /// Which responder.
+    pub kind: ResponderKind,
+}
+
+/// `log:` the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// The most detailed level that is written.
+    pub level: log::LevelFilter,
+}

@@ -1,0 +1,16 @@
+//! chatkeep keeps chat conversations: durable on local disk before it answers, recent history from memory.
+//!
+//! The binary is the product; this library is its inside, open to its tests and benchmarks. ARCHITECTURE.md has the tree
+//! and the flow of one message. Imports go down only:
+//!
+//! ```text
+//! L4 main cli app
+//! L3 server api
+//! L2 chat recorder history worker
+//! L1 journal cache transcript store responder
+//! L0 message config disk thread signals logging
+//! ```
+
+pub mod api;
+pub mod config;
+pub mod thread;
