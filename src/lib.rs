@@ -13,4 +13,5 @@
 
 pub mod api;
 pub mod config;
+pub mod message;
 pub mod thread;

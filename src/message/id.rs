@@ -1,0 +1,200 @@
+//! Ids: UUIDv7 that carry the message's logical time and rise strictly, whatever the clock does.
+
+use std::fmt;
+use std::str::FromStr;
+
+use uuid::{Uuid, Variant};
+
+use super::timestamp::{Clock, Timestamp};
+
+/// Random bytes fetched from the system at once: one call for 128 ids.
+const POOL_BYTES: usize = 1024;
+
+/// The id of a message: a UUIDv7. Ids order as their times do.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Id(u128);
+
+/// The text is not a UUIDv7.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a UUIDv7")]
+pub struct InvalidId;
+
+impl Id {
+    /// The length of the textual form, in bytes.
+    pub const TEXT_BYTES: usize = 36;
+
+    /// The id of that time whose 62 random bits are the low ones of `random`.
+    ///
+    /// The microseconds within the millisecond stand in `rand_a` as a fraction of 4096 (RFC 9562, 6.2, method 3),
+    /// rounded up, so that [`Id::time`] gives them back exactly.
+    #[must_use]
+    pub fn from_parts(time: Timestamp, random: u64) -> Self {
+        let millis = u128::from(time.micros() / 1000);
+        let fraction = u128::from(((time.micros() % 1000) * 4096).div_ceil(1000));
+        let random = u128::from(random & (u64::MAX >> 2));
+        Self((millis & ((1 << 48) - 1)) << 80 | 0x7 << 76 | fraction << 64 | 0b10 << 62 | random)
+    }
+
+    /// The least id of that time: every id of this time or a later one is at least this.
+    #[must_use]
+    pub fn least_of(time: Timestamp) -> Self {
+        Self::from_parts(time, 0)
+    }
+
+    /// The time within the id.
+    #[must_use]
+    pub fn time(self) -> Timestamp {
+        let millis = u64::try_from(self.0 >> 80).expect("48 bits fit");
+        let fraction = u64::try_from(self.0 >> 64 & 0xfff).expect("12 bits fit");
+        Timestamp::from_micros(millis * 1000 + fraction * 1000 / 4096)
+    }
+
+    /// The 16 bytes, most significant first.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; 16] {
+        self.0.to_be_bytes()
+    }
+
+    /// From [`Id::to_bytes`].
+    ///
+    /// # Errors
+    /// [`InvalidId`] when version or variant are not those of a UUIDv7.
+    pub fn from_bytes(bytes: [u8; 16]) -> Result<Self, InvalidId> {
+        let uuid = Uuid::from_bytes(bytes);
+        if uuid.get_version_num() == 7 && uuid.get_variant() == Variant::RFC4122 {
+            Ok(Self(uuid.as_u128()))
+        } else {
+            Err(InvalidId)
+        }
+    }
+
+    /// The textual form: lower-case, hyphenated.
+    #[must_use]
+    pub fn to_text(self) -> [u8; Self::TEXT_BYTES] {
+        let mut text = [0; Self::TEXT_BYTES];
+        Uuid::from_u128(self.0).hyphenated().encode_lower(&mut text);
+        text
+    }
+}
+
+impl FromStr for Id {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        if text.len() != Self::TEXT_BYTES {
+            return Err(InvalidId);
+        }
+        Self::from_bytes(Uuid::try_parse(text).map_err(|_| InvalidId)?.into_bytes())
+    }
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Uuid::from_u128(self.0).hyphenated().fmt(f)
+    }
+}
+
+impl fmt::Debug for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl serde::Serialize for Id {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(str::from_utf8(&self.to_text()).expect("a UUID is ASCII"))
+    }
+}
+
+/// Makes ids that rise strictly: when the clock stands still or runs backward, the logical time goes on by a microsecond.
+///
+/// The logical time can run ahead of the clock only beyond a million messages a second; it then waits for nobody and
+/// the clock catches up.
+#[derive(Debug)]
+pub struct IdGenerator {
+    clock: Clock,
+    last: Timestamp,
+    pool: Box<[u8; POOL_BYTES]>,
+    used: usize,
+}
+
+impl IdGenerator {
+    /// A generator whose ids all lie after `largest`, the largest id that was given before.
+    #[must_use]
+    pub fn new(clock: Clock, largest: Option<Id>) -> Self {
+        let last = largest.map_or(Timestamp::from_micros(0), Id::time);
+        Self { clock, last, pool: Box::new([0; POOL_BYTES]), used: POOL_BYTES }
+    }
+
+    /// The next id.
+    ///
+    /// # Panics
+    /// When the system has no random bytes, which Linux never says once it has started.
+    pub fn next_id(&mut self) -> Id {
+        let now = self.clock.now();
+        self.last = if now > self.last { now } else { Timestamp::from_micros(self.last.micros() + 1) };
+        Id::from_parts(self.last, self.random())
+    }
+
+    fn random(&mut self) -> u64 {
+        if self.used == POOL_BYTES {
+            getrandom::fill(&mut self.pool[..]).expect("the system gives random bytes");
+            self.used = 0;
+        }
+        let bytes = self.pool[self.used..self.used + 8].try_into().expect("eight bytes");
+        self.used += 8;
+        u64::from_le_bytes(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn an_id_gives_back_its_time_to_the_microsecond() {
+        for micros in (0..1000).map(|us| 1_764_292_425_123_000 + us) {
+            let id = Id::from_parts(Timestamp::from_micros(micros), u64::MAX);
+            assert_eq!(id.time().micros(), micros);
+            assert_eq!(id.to_string().parse::<Id>(), Ok(id));
+            assert_eq!(Id::from_bytes(id.to_bytes()), Ok(id));
+            assert_eq!(&id.to_string()[14..15], "7");
+        }
+    }
+
+    #[test]
+    fn ids_rise_when_the_clock_stands_still_or_turns_back() {
+        let now = Arc::new(AtomicU64::new(1_764_292_425_123_456));
+        let mut ids = IdGenerator::new(Clock::fixed(now.clone()), None);
+        let mut last = ids.next_id();
+        for step in 0..5000 {
+            if step == 2500 {
+                now.fetch_sub(3_600_000_000, Ordering::Relaxed);
+            }
+            let id = ids.next_id();
+            assert!(id > last && id.time() > last.time());
+            last = id;
+        }
+        let mut after_restart = IdGenerator::new(Clock::fixed(now), Some(last));
+        assert!(after_restart.next_id() > last);
+    }
+
+    #[test]
+    fn only_version_seven_is_an_id() {
+        for text in ["", "0", "c232ab00-9414-11ec-b3c8-9f6bdeced846", "017f22e279b07cc398c4dc0c0c07398f", "z"] {
+            assert_eq!(text.parse::<Id>(), Err(InvalidId), "{text}");
+        }
+        assert!("017f22e2-79b0-7cc3-98c4-dc0c0c07398f".parse::<Id>().is_ok());
+    }
+
+    #[test]
+    fn the_least_id_of_a_time_bounds_all_of_that_time() {
+        let time = Timestamp::from_micros(1_764_292_425_123_456);
+        let before = Id::from_parts(Timestamp::from_micros(1_764_292_425_123_455), u64::MAX);
+        assert!(Id::least_of(time) <= Id::from_parts(time, 1));
+        assert!(before < Id::least_of(time));
+    }
+}

@@ -1,0 +1,353 @@
+//! The line: a message as one JSON object, made once and patched with its id and time when they are given.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::{Map, Value};
+
+use super::id::Id;
+use super::session::SessionId;
+use super::timestamp::Timestamp;
+
+/// The fields of a line, in order; `vector_ids` only when there are any.
+pub const LAYOUT: [&str; 7] = ["id", "session_id", "role", "created_at", "text", "metadata", "vector_ids"];
+
+/// The longest role, in bytes.
+pub const ROLE_BYTES_MAX: usize = 32;
+
+const BEFORE_ID: &[u8] = b"{\"id\":\"";
+const BEFORE_SESSION: &[u8] = b"\",\"session_id\":\"";
+const BEFORE_ROLE: &[u8] = b"\",\"role\":\"";
+const BEFORE_TIME: &[u8] = b"\",\"created_at\":\"";
+const BEFORE_TEXT: &[u8] = b"\",\"text\":";
+const ID_AT: usize = BEFORE_ID.len();
+const SESSION_AT: usize = ID_AT + Id::TEXT_BYTES + BEFORE_SESSION.len();
+
+/// Whether `role` names an author: 1 to 32 characters of `a-z 0-9 _ -`, starting with a letter.
+#[must_use]
+pub fn is_role(role: &str) -> bool {
+    (1..=ROLE_BYTES_MAX).contains(&role.len())
+        && role.starts_with(|c: char| c.is_ascii_lowercase())
+        && role.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-'))
+}
+
+/// The metadata of a message: what the client gave, and the server's own where the client gave none.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Metadata<'a> {
+    /// The client's object.
+    pub given: Option<&'a Map<String, Value>>,
+    /// Fields added when the client's object has none of that name.
+    pub defaults: &'a [(&'a str, &'a str)],
+}
+
+impl serde::Serialize for Metadata<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let given = self.given.into_iter().flatten();
+        let missing = self.defaults.iter().filter(|(key, _)| self.given.is_none_or(|map| !map.contains_key(*key)));
+        let mut fields = serde::Serializer::serialize_map(serializer, None)?;
+        for (key, value) in given {
+            serde::ser::SerializeMap::serialize_entry(&mut fields, key, value)?;
+        }
+        for (key, value) in missing {
+            serde::ser::SerializeMap::serialize_entry(&mut fields, key, value)?;
+        }
+        serde::ser::SerializeMap::end(fields)
+    }
+}
+
+/// A checked message that has no id yet.
+#[derive(Clone, Copy, Debug)]
+pub struct Draft<'a> {
+    /// Its session.
+    pub session: &'a SessionId,
+    /// Its author; [`is_role`] holds.
+    pub role: &'a str,
+    /// What was said.
+    pub text: &'a str,
+    /// What else is known of it.
+    pub metadata: Metadata<'a>,
+    /// The client's references into a vector store.
+    pub vector_ids: &'a [Value],
+}
+
+impl Draft<'_> {
+    /// Serialises it, leaving room for id and time.
+    ///
+    /// # Panics
+    /// When the role is none: callers check it first.
+    #[must_use]
+    pub fn prepare(&self) -> Prepared {
+        assert!(is_role(self.role), "a draft's role is checked where it comes in");
+        let mut line = Vec::with_capacity(SESSION_AT + self.session.as_str().len() + self.text.len() + 192);
+        line.extend_from_slice(BEFORE_ID);
+        line.extend_from_slice(&[b'0'; Id::TEXT_BYTES]);
+        line.extend_from_slice(BEFORE_SESSION);
+        line.extend_from_slice(self.session.as_str().as_bytes());
+        line.extend_from_slice(BEFORE_ROLE);
+        line.extend_from_slice(self.role.as_bytes());
+        line.extend_from_slice(BEFORE_TIME);
+        line.extend_from_slice(&[b'0'; Timestamp::TEXT_BYTES]);
+        line.extend_from_slice(BEFORE_TEXT);
+        write_json(&mut line, self.text);
+        line.extend_from_slice(b",\"metadata\":");
+        write_json(&mut line, &self.metadata);
+        if !self.vector_ids.is_empty() {
+            line.extend_from_slice(b",\"vector_ids\":");
+            write_json(&mut line, self.vector_ids);
+        }
+        line.push(b'}');
+        Prepared { line, session: self.session.clone(), role_bytes: self.role.len() }
+    }
+}
+
+fn write_json<T: serde::Serialize + ?Sized>(line: &mut Vec<u8>, value: &T) {
+    serde_json::to_writer(line, value).expect("strings and JSON values always serialise into memory");
+}
+
+/// A serialised message that waits for its id.
+#[derive(Debug)]
+pub struct Prepared {
+    line: Vec<u8>,
+    session: SessionId,
+    role_bytes: usize,
+}
+
+impl Prepared {
+    /// The length of the line, in bytes.
+    #[must_use]
+    pub fn line_bytes(&self) -> usize {
+        self.line.len()
+    }
+
+    /// Gives it its id, and with it its time.
+    #[must_use]
+    pub fn seal(mut self, id: Id) -> Message {
+        let places = Places { session_bytes: self.session.as_str().len(), role_bytes: self.role_bytes };
+        self.line[ID_AT..ID_AT + Id::TEXT_BYTES].copy_from_slice(&id.to_text());
+        let time_at = places.time_at();
+        self.line[time_at..time_at + Timestamp::TEXT_BYTES].copy_from_slice(&id.time().to_text());
+        Message { id, session: self.session, places, line: self.line.into_boxed_slice() }
+    }
+}
+
+/// Where the fields before `text` stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Places {
+    session_bytes: usize,
+    role_bytes: usize,
+}
+
+impl Places {
+    fn role_at(self) -> usize {
+        SESSION_AT + self.session_bytes + BEFORE_ROLE.len()
+    }
+
+    fn time_at(self) -> usize {
+        self.role_at() + self.role_bytes + BEFORE_TIME.len()
+    }
+
+    fn text_at(self) -> usize {
+        self.time_at() + Timestamp::TEXT_BYTES + BEFORE_TEXT.len()
+    }
+}
+
+/// A recorded message.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Message {
+    id: Id,
+    session: SessionId,
+    places: Places,
+    line: Box<[u8]>,
+}
+
+/// The fields of a line as any program may have written them.
+#[derive(Deserialize)]
+struct Fields<'a> {
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+    #[serde(borrow)]
+    session_id: Cow<'a, str>,
+    #[serde(borrow)]
+    role: Cow<'a, str>,
+    #[serde(borrow)]
+    text: Cow<'a, str>,
+    #[serde(default)]
+    metadata: Map<String, Value>,
+    #[serde(default)]
+    vector_ids: Vec<Value>,
+}
+
+impl Message {
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> Id {
+        self.id
+    }
+
+    /// Its session.
+    #[must_use]
+    pub fn session(&self) -> &SessionId {
+        &self.session
+    }
+
+    /// Its author.
+    #[must_use]
+    pub fn role(&self) -> &str {
+        let at = self.places.role_at();
+        str::from_utf8(&self.line[at..at + self.places.role_bytes]).expect("a role is ASCII")
+    }
+
+    /// The JSON object, without a newline.
+    #[must_use]
+    pub fn line(&self) -> &[u8] {
+        &self.line
+    }
+
+    /// What was said. Parses the line: not for the write path.
+    #[must_use]
+    pub fn text(&self) -> String {
+        serde_json::from_slice::<Fields<'_>>(&self.line).map(|f| f.text.into_owned()).unwrap_or_default()
+    }
+
+    /// The memory it takes, in bytes, with the overhead of its owners.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        self.line.len() + size_of::<Self>() + 48
+    }
+
+    /// Reads a line whose bytes a checksum has vouched for: checks the layout and nothing behind it.
+    #[must_use]
+    pub fn from_trusted(line: &[u8]) -> Option<Self> {
+        let (id, session, places) = read_layout(line)?;
+        Some(Self { id, session, places, line: line.into() })
+    }
+
+    /// Reads a line of a file anyone may have edited: `None` unless it is a whole JSON object with a message's fields.
+    ///
+    /// A line of another layout (fields in another order, spaces) is brought into ours; its `created_at` gives way to
+    /// the time of its id.
+    #[must_use]
+    pub fn from_line(line: &[u8]) -> Option<Self> {
+        match read_layout(line) {
+            Some((id, session, places)) if serde_json::from_slice::<IgnoredAny>(line).is_ok() => {
+                Some(Self { id, session, places, line: line.into() })
+            }
+            _ => Self::from_fields(line),
+        }
+    }
+
+    fn from_fields(line: &[u8]) -> Option<Self> {
+        let fields: Fields<'_> = serde_json::from_slice(line).ok()?;
+        let id = fields.id.parse().ok()?;
+        let session = SessionId::new(&fields.session_id).ok()?;
+        let draft = Draft {
+            session: &session,
+            role: Some(&*fields.role).filter(|role| is_role(role))?,
+            text: &fields.text,
+            metadata: Metadata { given: Some(&fields.metadata), defaults: &[] },
+            vector_ids: &fields.vector_ids,
+        };
+        Some(draft.prepare().seal(id))
+    }
+
+    /// The id of a line, without looking at the rest: for searching a transcript.
+    #[must_use]
+    pub fn id_of_line(line: &[u8]) -> Option<Id> {
+        match line.strip_prefix(BEFORE_ID) {
+            Some(rest) => str::from_utf8(rest.get(..Id::TEXT_BYTES)?).ok()?.parse().ok(),
+            None => Self::from_fields(line).map(|message| message.id),
+        }
+    }
+}
+
+/// Reads what stands before `text`; `None` when the line has another layout.
+fn read_layout(line: &[u8]) -> Option<(Id, SessionId, Places)> {
+    let rest = line.strip_prefix(BEFORE_ID)?;
+    let (id, rest) = rest.split_at_checked(Id::TEXT_BYTES)?;
+    let id: Id = str::from_utf8(id).ok()?.parse().ok()?;
+    let (session, rest) = until_quote(rest.strip_prefix(BEFORE_SESSION)?)?;
+    let (role, rest) = until_quote(rest.strip_prefix(BEFORE_ROLE)?)?;
+    let (time, rest) = until_quote(rest.strip_prefix(BEFORE_TIME)?)?;
+    let session = SessionId::new(session).ok()?;
+    let fits = is_role(role) && time.as_bytes() == id.time().to_text() && rest.starts_with(BEFORE_TEXT);
+    let places = Places { session_bytes: session.as_str().len(), role_bytes: role.len() };
+    (fits && line.len() > places.text_at() && line.ends_with(b"}")).then_some((id, session, places))
+}
+
+fn until_quote(bytes: &[u8]) -> Option<(&str, &[u8])> {
+    let end = bytes.iter().position(|&b| b == b'"')?;
+    Some((str::from_utf8(&bytes[..end]).ok()?, &bytes[end..]))
+}
+
+impl fmt::Debug for Message {
+    /// Names the message and leaves out what was said.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Message({} in {}, {} bytes)", self.id, self.session, self.line.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id() -> Id {
+        Id::from_parts(Timestamp::parse("2025-11-28T01:23:45.123456Z").unwrap(), 42)
+    }
+
+    fn sample(text: &str) -> Message {
+        let session = SessionId::new("default").unwrap();
+        let given: Map<String, Value> = serde_json::from_str(r#"{"z":1,"a":[true]}"#).unwrap();
+        let metadata = Metadata { given: Some(&given), defaults: &[("transport", "rest"), ("z", "not this")] };
+        Draft { session: &session, role: "user", text, metadata, vector_ids: &[] }.prepare().seal(id())
+    }
+
+    #[test]
+    fn a_line_is_the_json_of_its_fields_in_order() {
+        let line = String::from_utf8(sample("hi \"you\"\n\u{1F600}").line().to_vec()).unwrap();
+        assert_eq!(
+            line,
+            format!(
+                "{{\"id\":\"{}\",\"session_id\":\"default\",\"role\":\"user\",\
+                 \"created_at\":\"2025-11-28T01:23:45.123456+00:00\",\"text\":\"hi \\\"you\\\"\\n\u{1F600}\",\
+                 \"metadata\":{{\"z\":1,\"a\":[true],\"transport\":\"rest\"}}}}",
+                id()
+            )
+        );
+    }
+
+    #[test]
+    fn a_line_reads_back_as_the_same_message() {
+        let message = sample("round trip \u{0}\u{7f}");
+        assert_eq!(Message::from_trusted(message.line()), Some(message.clone()));
+        assert_eq!(Message::from_line(message.line()), Some(message.clone()));
+        assert_eq!(Message::id_of_line(message.line()), Some(message.id()));
+        assert_eq!((message.role(), message.text().as_str()), ("user", "round trip \u{0}\u{7f}"));
+    }
+
+    #[test]
+    fn a_line_of_another_layout_is_brought_into_ours() {
+        let foreign = format!(
+            r#"{{ "text": "hi", "role": "user", "session_id": "s", "id": "{}", "metadata": {{}}, "extra": 1 }}"#,
+            id()
+        );
+        let message = Message::from_line(foreign.as_bytes()).unwrap();
+        assert_eq!((message.id(), message.text().as_str()), (id(), "hi"));
+        assert_eq!(Message::from_trusted(message.line()), Some(message));
+    }
+
+    #[test]
+    fn no_prefix_of_a_line_is_a_message() {
+        let message = sample("cut");
+        for end in 0..message.line().len() {
+            assert_eq!(Message::from_line(&message.line()[..end]), None, "{end}");
+        }
+        assert_eq!(Message::from_line(b"[]"), None);
+    }
+
+    #[test]
+    fn the_text_is_not_in_the_debug_form() {
+        assert!(!format!("{:?}", sample("secret words")).contains("secret"));
+    }
+}
