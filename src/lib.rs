@@ -13,5 +13,7 @@
 
 pub mod api;
 pub mod config;
+pub mod disk;
+pub mod journal;
 pub mod message;
 pub mod thread;

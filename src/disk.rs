@@ -1,0 +1,167 @@
+//! The one seam between us and the file system: journal, checkpoint and transcripts reach files only through [`Disk`].
+//!
+//! A test puts another disk behind it and forgets what was not synced, fails the n-th call or runs out of room. The
+//! real one is a thin layer over the system's calls, chosen at compile time, so that the seam costs nothing.
+//!
+//! Knows nothing of what the files mean. Files are made 0600 and folders 0700: conversations are private.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::Path;
+
+/// A file system, as far as we use one.
+pub trait Disk: Clone + Send + Sync + 'static {
+    /// An open file.
+    type File: DiskFile;
+
+    /// Makes a folder and the ones above it; an existing one is fine.
+    fn create_dir_all(&self, path: &Path) -> io::Result<()>;
+    /// The names in a folder, in no order.
+    fn list(&self, path: &Path) -> io::Result<Vec<String>>;
+    /// Makes a file, or empties an existing one, for reading and writing.
+    fn create(&self, path: &Path) -> io::Result<Self::File>;
+    /// Opens an existing file for reading and writing.
+    fn open(&self, path: &Path) -> io::Result<Self::File>;
+    /// Opens an existing file for reading.
+    fn open_read(&self, path: &Path) -> io::Result<Self::File>;
+    /// Opens a file for appending and reading, making it when there is none.
+    fn open_append(&self, path: &Path) -> io::Result<Self::File>;
+    /// Gives a file another name, replacing what had it.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Removes a file.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Makes the names in a folder durable.
+    fn sync_dir(&self, path: &Path) -> io::Result<()>;
+    /// Makes everything on the file system that holds `path` durable, and tells when some of it was lost.
+    fn sync_all(&self, path: &Path) -> io::Result<()>;
+}
+
+/// An open file of a [`Disk`].
+pub trait DiskFile: Send + Sync + 'static {
+    /// Its length, in bytes.
+    fn len(&self) -> io::Result<u64>;
+    /// Reads at an offset; fewer bytes than asked for only at the end of the file.
+    fn read_at(&self, to: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// Writes all of `bytes` at an offset. A file opened for appending takes them at its end instead.
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// Makes the content durable (fdatasync).
+    fn sync(&self) -> io::Result<()>;
+    /// Cuts the file, or lengthens it with zeros.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+}
+
+/// The system's own file system.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RealDisk;
+
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).mode(0o600);
+    options
+}
+
+impl Disk for RealDisk {
+    type File = File;
+
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(path)
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<String>> {
+        let names = std::fs::read_dir(path)?.map(|entry| entry.map(|e| e.file_name().into_string()));
+        // A name that is not UTF-8 is none of ours.
+        names.filter_map(|name| name.map(Result::ok).transpose()).collect()
+    }
+
+    fn create(&self, path: &Path) -> io::Result<File> {
+        options().write(true).create(true).truncate(true).open(path)
+    }
+
+    fn open(&self, path: &Path) -> io::Result<File> {
+        options().write(true).open(path)
+    }
+
+    fn open_read(&self, path: &Path) -> io::Result<File> {
+        options().open(path)
+    }
+
+    fn open_append(&self, path: &Path) -> io::Result<File> {
+        options().append(true).create(true).open(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        std::fs::remove_file(path)
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        File::open(path)?.sync_all()
+    }
+
+    fn sync_all(&self, path: &Path) -> io::Result<()> {
+        Ok(rustix::fs::syncfs(File::open(path)?)?)
+    }
+}
+
+impl DiskFile for File {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
+    fn read_at(&self, to: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut done = 0;
+        while done < to.len() {
+            match FileExt::read_at(self, &mut to[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(read) => done += read,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(done)
+    }
+
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        FileExt::write_all_at(self, bytes, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.sync_data()
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        File::set_len(self, len)
+    }
+}
+
+/// Replaces a file whole: temporary name, write, sync, rename, sync the folder. After a crash either the old or the new
+/// content stands there.
+///
+/// # Errors
+/// The disk's; the old file is then still there.
+pub fn replace<D: Disk>(disk: &D, path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".tmp");
+    let temporary = Path::new(&temporary);
+    let file = disk.create(temporary)?;
+    file.write_all_at(content, 0)?;
+    file.sync()?;
+    disk.rename(temporary, path)?;
+    disk.sync_dir(path.parent().unwrap_or(Path::new(".")))
+}
+
+/// Reads a file whole.
+///
+/// # Errors
+/// The disk's.
+pub fn read<D: Disk>(disk: &D, path: &Path) -> io::Result<Vec<u8>> {
+    let file = disk.open_read(path)?;
+    let mut content = vec![0; usize::try_from(file.len()?).map_err(io::Error::other)?];
+    let read = file.read_at(&mut content, 0)?;
+    content.truncate(read);
+    Ok(content)
+}

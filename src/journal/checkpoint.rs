@@ -1,0 +1,127 @@
+//! The checkpoint: up to which sequence everything has arrived where it was to go.
+//!
+//! One small file, replaced whole. Numbers are little-endian. Format version 1:
+//!
+//! | at | bytes | what |
+//! |---|---|---|
+//! | 0 | 8 | `CKCHKPNT` |
+//! | 8 | 4 | format version |
+//! | 12 | 4 | zero |
+//! | 16 | 8 | epoch of the journal it belongs to |
+//! | 24 | 8 | `drained`: the sink has everything up to this sequence |
+//! | 32 | 8 | `transcribed`: the transcripts hold everything up to this sequence, synced |
+//! | 40 | 16 | the largest id given so far, or zeros |
+//! | 56 | 4 | zero |
+//! | 60 | 4 | CRC-32 of bytes 0..60 |
+//!
+//! A missing, damaged or foreign checkpoint means "from the start": everything is then looked at again, and nothing is lost.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::disk::{self, Disk};
+use crate::message::Id;
+
+const MAGIC: &[u8; 8] = b"CKCHKPNT";
+const VERSION: u32 = 1;
+const BYTES: usize = 64;
+
+/// See the module's table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// The sink has everything up to this sequence.
+    pub drained: u64,
+    /// The transcripts hold everything up to this sequence, synced.
+    pub transcribed: u64,
+    /// The largest id given so far.
+    pub largest_id: Option<Id>,
+}
+
+fn path(folder: &Path) -> PathBuf {
+    folder.join("checkpoint")
+}
+
+impl Checkpoint {
+    fn encode(&self, epoch: u64) -> [u8; BYTES] {
+        let mut bytes = [0; BYTES];
+        bytes[0..8].copy_from_slice(MAGIC);
+        bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        bytes[16..24].copy_from_slice(&epoch.to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.drained.to_le_bytes());
+        bytes[32..40].copy_from_slice(&self.transcribed.to_le_bytes());
+        bytes[40..56].copy_from_slice(&self.largest_id.map_or([0; 16], Id::to_bytes));
+        let checksum = crc32fast::hash(&bytes[..60]);
+        bytes[60..64].copy_from_slice(&checksum.to_le_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8], epoch: u64) -> Option<Self> {
+        let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
+        let known = bytes.len() == BYTES
+            && &bytes[0..8] == MAGIC
+            && bytes[8..12] == VERSION.to_le_bytes()
+            && bytes[60..64] == crc32fast::hash(&bytes[..60]).to_le_bytes()
+            && number(16) == epoch;
+        known.then(|| Self {
+            drained: number(24),
+            transcribed: number(32),
+            largest_id: Id::from_bytes(bytes[40..56].try_into().expect("sixteen bytes")).ok(),
+        })
+    }
+
+    /// Reads the checkpoint of the journal with that epoch; "from the start" when there is none to be trusted.
+    pub fn load<D: Disk>(disk: &D, folder: &Path, epoch: u64) -> Self {
+        match disk::read(disk, &path(folder)) {
+            Ok(bytes) => Self::decode(&bytes, epoch).unwrap_or_else(|| {
+                log::warn!("the journal's checkpoint is unreadable: everything kept is looked at again");
+                Self::default()
+            }),
+            Err(e) => {
+                if e.kind() != io::ErrorKind::NotFound {
+                    log::warn!("the journal's checkpoint cannot be read ({e}): everything kept is looked at again");
+                }
+                Self::default()
+            }
+        }
+    }
+
+    /// Replaces the checkpoint; it is on disk when this returns.
+    ///
+    /// # Errors
+    /// The disk's; the old checkpoint still stands.
+    pub fn store<D: Disk>(&self, disk: &D, folder: &Path, epoch: u64) -> io::Result<()> {
+        disk::replace(disk, &path(folder), &self.encode(epoch))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::RealDisk;
+    use crate::message::Timestamp;
+
+    fn sample() -> Checkpoint {
+        let id = Id::from_parts(Timestamp::from_micros(1_764_292_425_123_456), 5);
+        Checkpoint { drained: 7, transcribed: 9, largest_id: Some(id) }
+    }
+
+    #[test]
+    fn a_checkpoint_reads_back() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(Checkpoint::load(&RealDisk, folder.path(), 1), Checkpoint::default());
+        sample().store(&RealDisk, folder.path(), 1).unwrap();
+        assert_eq!(Checkpoint::load(&RealDisk, folder.path(), 1), sample());
+    }
+
+    #[test]
+    fn a_damaged_cut_or_foreign_checkpoint_means_from_the_start() {
+        let bytes = sample().encode(1);
+        assert_eq!(Checkpoint::decode(&bytes, 2), None);
+        for at in 0..BYTES {
+            let mut damaged = bytes;
+            damaged[at] ^= 1;
+            assert_eq!(Checkpoint::decode(&damaged, 1), None, "byte {at}");
+            assert_eq!(Checkpoint::decode(&bytes[..at], 1), None, "cut at {at}");
+        }
+    }
+}

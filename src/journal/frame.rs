@@ -1,0 +1,264 @@
+//! The bytes of a segment: its header and its frames. Pure: reads and writes memory, never a file.
+//!
+//! All numbers are little-endian. Format version 1:
+//!
+//! | header at | bytes | what |
+//! |---|---|---|
+//! | 0 | 8 | `CHATKEEP` |
+//! | 8 | 4 | format version |
+//! | 12 | 4 | salt: random, never 0; what stood on these blocks before cannot pass for a frame of this segment |
+//! | 16 | 8 | epoch: random, given to the journal when it was made; a feed cursor of another journal is told by it |
+//! | 24 | 8 | number of the segment |
+//! | 32 | 8 | sequence of its first frame, or of the first that could stand there |
+//! | 40 | 8 | when it was made, in microseconds since 1970: the segment before it was full by then |
+//! | 48 | 12 | zero |
+//! | 60 | 4 | CRC-32 of bytes 0..60 |
+//!
+//! | frame at | bytes | what |
+//! |---|---|---|
+//! | 0 | 4 | the segment's salt |
+//! | 4 | 4 | CRC-32 of bytes 0..4, 8..24 and the payload |
+//! | 8 | 8 | sequence, rising |
+//! | 16 | 4 | length of the payload |
+//! | 20 | 1 | kind: 1 message, 2 erasure, 3 abort, 4 context-clear |
+//! | 21 | 1 | flags: bit 0 set when the next record belongs to the same request, which is kept whole or not at all |
+//! | 22 | 2 | zero |
+//! | 24 | … | payload (record.rs) |
+//!
+//! Behind the last frame the segment is zero. Checksums are not chained: damage costs the frames it touches and no other.
+//! To raise the version: write the new one, keep reading this one, and refuse a newer one by name ([`HeaderError`]).
+
+/// The version we write.
+pub const FORMAT_VERSION: u32 = 1;
+/// The length of a segment's header, in bytes.
+pub const SEGMENT_HEADER_BYTES: usize = 64;
+/// The length of a frame's header, in bytes.
+pub const FRAME_HEADER_BYTES: usize = 24;
+
+const MAGIC: &[u8; 8] = b"CHATKEEP";
+const FLAG_MORE: u8 = 1;
+
+/// What a frame holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A message.
+    Message = 1,
+    /// All of a session up to here is to be forgotten.
+    Erasure = 2,
+    /// Records that were refused to their senders and must never be published.
+    Abort = 3,
+    /// A session's new context begins; reads as a `system` message.
+    ContextClear = 4,
+}
+
+impl Kind {
+    fn from_byte(byte: u8) -> Option<Self> {
+        [Self::Message, Self::Erasure, Self::Abort, Self::ContextClear].into_iter().find(|kind| *kind as u8 == byte)
+    }
+}
+
+/// A segment's header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentHeader {
+    /// See the module's table.
+    pub salt: u32,
+    /// See the module's table.
+    pub epoch: u64,
+    /// See the module's table.
+    pub number: u64,
+    /// See the module's table.
+    pub first_sequence: u64,
+    /// See the module's table.
+    pub made_micros: u64,
+}
+
+/// Why a file is not a segment we can read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HeaderError {
+    /// A program of a later version wrote it: nothing is wrong, and nothing may be touched.
+    #[error("written in journal format {0}; this chatkeep reads formats up to {FORMAT_VERSION}: use a newer chatkeep")]
+    Newer(u32),
+    /// The bytes are damaged or were never a segment.
+    #[error("its header is damaged")]
+    Damaged,
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+impl SegmentHeader {
+    /// The bytes.
+    #[must_use]
+    pub fn encode(&self) -> [u8; SEGMENT_HEADER_BYTES] {
+        let mut bytes = [0; SEGMENT_HEADER_BYTES];
+        bytes[0..8].copy_from_slice(MAGIC);
+        bytes[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+        bytes[12..16].copy_from_slice(&self.salt.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.epoch.to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.number.to_le_bytes());
+        bytes[32..40].copy_from_slice(&self.first_sequence.to_le_bytes());
+        bytes[40..48].copy_from_slice(&self.made_micros.to_le_bytes());
+        let checksum = crc32fast::hash(&bytes[..60]);
+        bytes[60..64].copy_from_slice(&checksum.to_le_bytes());
+        bytes
+    }
+
+    /// Reads the first bytes of a file.
+    ///
+    /// # Errors
+    /// [`HeaderError`], told apart by what is to be done.
+    pub fn decode(bytes: &[u8]) -> Result<Self, HeaderError> {
+        if bytes.len() < SEGMENT_HEADER_BYTES || &bytes[0..8] != MAGIC {
+            return Err(HeaderError::Damaged);
+        }
+        if crc32fast::hash(&bytes[..60]) != u32_at(bytes, 60) {
+            return Err(HeaderError::Damaged);
+        }
+        match u32_at(bytes, 8) {
+            FORMAT_VERSION => Ok(Self {
+                salt: u32_at(bytes, 12),
+                epoch: u64_at(bytes, 16),
+                number: u64_at(bytes, 24),
+                first_sequence: u64_at(bytes, 32),
+                made_micros: u64_at(bytes, 40),
+            }),
+            0 => Err(HeaderError::Damaged),
+            newer => Err(HeaderError::Newer(newer)),
+        }
+    }
+}
+
+/// A frame's header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameHeader {
+    /// The record's place in the one order.
+    pub sequence: u64,
+    /// The length of the payload, in bytes.
+    pub payload_bytes: u32,
+    /// What the payload is.
+    pub kind: Kind,
+    /// Whether the next record belongs to the same request.
+    pub more: bool,
+}
+
+impl FrameHeader {
+    /// The whole frame's length, in bytes.
+    #[must_use]
+    pub fn frame_bytes(&self) -> usize {
+        FRAME_HEADER_BYTES + self.payload_bytes as usize
+    }
+
+    /// Appends the header with salt and checksum still zero: [`stamp`] gives them when the frame's segment is known.
+    pub fn push_to(&self, buffer: &mut Vec<u8>) {
+        buffer.extend_from_slice(&[0; 8]);
+        buffer.extend_from_slice(&self.sequence.to_le_bytes());
+        buffer.extend_from_slice(&self.payload_bytes.to_le_bytes());
+        buffer.extend_from_slice(&[self.kind as u8, u8::from(self.more) * FLAG_MORE, 0, 0]);
+    }
+
+    /// Reads the header of a frame of the segment with that salt; the checksum is not looked at.
+    ///
+    /// `None` when these bytes cannot start such a frame.
+    #[must_use]
+    pub fn peek(bytes: &[u8], salt: u32) -> Option<Self> {
+        if bytes.len() < FRAME_HEADER_BYTES || u32_at(bytes, 0) != salt {
+            return None;
+        }
+        let (kind, flags) = (Kind::from_byte(bytes[20])?, bytes[21]);
+        let known = flags & !FLAG_MORE == 0 && bytes[22..24] == [0, 0];
+        known.then(|| Self {
+            sequence: u64_at(bytes, 8),
+            payload_bytes: u32_at(bytes, 16),
+            kind,
+            more: flags & FLAG_MORE != 0,
+        })
+    }
+}
+
+fn checksum(frame: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&frame[0..4]);
+    hasher.update(&frame[8..]);
+    hasher.finalize()
+}
+
+/// Gives a whole frame its salt and checksum: the last step before it is written.
+pub fn stamp(frame: &mut [u8], salt: u32) {
+    frame[0..4].copy_from_slice(&salt.to_le_bytes());
+    let checksum = checksum(frame);
+    frame[4..8].copy_from_slice(&checksum.to_le_bytes());
+}
+
+/// Whether a whole frame is as it was stamped.
+#[must_use]
+pub fn is_intact(frame: &[u8]) -> bool {
+    checksum(frame) == u32_at(frame, 4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SALT: u32 = 0x5a17_c0de;
+
+    fn frame() -> Vec<u8> {
+        let payload = b"payload";
+        let header = FrameHeader { sequence: 7, payload_bytes: 7, kind: Kind::Message, more: true };
+        let mut frame = Vec::new();
+        header.push_to(&mut frame);
+        frame.extend_from_slice(payload);
+        stamp(&mut frame, SALT);
+        frame
+    }
+
+    #[test]
+    fn a_frame_reads_back() {
+        let frame = frame();
+        let header = FrameHeader::peek(&frame, SALT).unwrap();
+        assert_eq!(header, FrameHeader { sequence: 7, payload_bytes: 7, kind: Kind::Message, more: true });
+        assert_eq!(header.frame_bytes(), frame.len());
+        assert!(is_intact(&frame));
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_frame_is_seen() {
+        for at in 0..frame().len() * 8 {
+            let mut frame = frame();
+            frame[at / 8] ^= 1 << (at % 8);
+            assert!(FrameHeader::peek(&frame, SALT).is_none() || !is_intact(&frame), "bit {at}");
+        }
+    }
+
+    #[test]
+    fn a_frame_of_another_segment_is_none_of_ours() {
+        assert_eq!(FrameHeader::peek(&frame(), SALT + 1), None);
+        assert_eq!(FrameHeader::peek(&[0; 64], SALT), None);
+    }
+
+    #[test]
+    fn a_header_reads_back_and_every_flipped_bit_is_seen() {
+        let header = SegmentHeader { salt: SALT, epoch: 1, number: 2, first_sequence: 3, made_micros: 4 };
+        assert_eq!(SegmentHeader::decode(&header.encode()), Ok(header));
+        for at in 0..SEGMENT_HEADER_BYTES * 8 {
+            let mut bytes = header.encode();
+            bytes[at / 8] ^= 1 << (at % 8);
+            assert_eq!(SegmentHeader::decode(&bytes), Err(HeaderError::Damaged), "bit {at}");
+        }
+    }
+
+    #[test]
+    fn a_newer_format_is_refused_by_name() {
+        let mut bytes = SegmentHeader { salt: SALT, epoch: 1, number: 2, first_sequence: 3, made_micros: 4 }.encode();
+        bytes[8] = 9;
+        let checksum = crc32fast::hash(&bytes[..60]);
+        bytes[60..64].copy_from_slice(&checksum.to_le_bytes());
+        let error = SegmentHeader::decode(&bytes).unwrap_err();
+        assert_eq!(error, HeaderError::Newer(9));
+        assert!(error.to_string().contains("format 9"));
+    }
+}

@@ -1,0 +1,326 @@
+//! The write-ahead journal: what was answered "kept" is here, whatever happens next.
+//!
+//! Goals: an acknowledged record survives a kill, and under `fsync: always` a power cut; damage costs the records it
+//! touches and no other; one sync serves all who wait; memory is bounded whatever the backlog. Non-goals: queries,
+//! secondary order, many writers.
+//!
+//! From the outside in:
+//!
+//! | file | what |
+//! |---|---|
+//! | `commit.rs` | group commit: append, ticket, leader, publication |
+//! | `writer.rs` | frames into segments: sync, roll, what follows a failure |
+//! | `reader.rs` | records back out, in sequence, up to what is published |
+//! | `recovery.rs` | what happens before the first record is taken |
+//! | `checkpoint.rs` | up to where everything has arrived |
+//! | `segment.rs` | the files, zeroed ahead |
+//! | `scan.rs` | a walk over frames and damage |
+//! | `record.rs` | payloads: messages, erasures, aborts, context-clears |
+//! | `frame.rs` | the bytes |
+//!
+//! Knows nothing of sessions, caches, transcripts, MongoDB or HTTP: its records go to the publisher it was opened with.
+
+mod checkpoint;
+mod commit;
+mod frame;
+mod reader;
+mod record;
+mod recovery;
+mod scan;
+mod segment;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+
+use crate::config::{Fsync, JournalConfig};
+use crate::disk::{Disk, DiskFile, RealDisk};
+use crate::message::{Clock, IdGenerator, Timestamp};
+
+pub use checkpoint::Checkpoint;
+pub use commit::Ticket;
+pub use reader::{Progress, Reader};
+pub use record::{Draft, Entry, Key, Links, Record, ReplyTo};
+pub use recovery::{Findings, OpenError};
+
+use commit::Queue;
+use recovery::recover;
+use segment::SegmentInfo;
+use writer::{Settings, Writer};
+
+/// Why a record was not taken. To its sender this means "unknown": it may be there after a crash, so retry with a key.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The disk, or the journal's share of it, is full: room must be made.
+    #[error("no room: {0}")]
+    Full(String),
+    /// The disk failed; the journal tries to go on by itself.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+impl Refusal {
+    fn from_io(e: &io::Error) -> Self {
+        match e.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full(e.to_string()),
+            _ => Self::Unavailable(format!("the journal cannot be written: {e}")),
+        }
+    }
+}
+
+/// What takes the records of a batch once they are durable: called by one thread at a time, in sequence.
+pub type Publish = Box<dyn Fn(&[Record]) + Send + Sync>;
+
+/// What the parts share.
+struct Shared<D: Disk> {
+    disk: D,
+    folder: PathBuf,
+    epoch: u64,
+    queue: Mutex<Queue>,
+    writer: Mutex<Writer<D>>,
+    segments: Arc<Mutex<Vec<SegmentInfo>>>,
+    voids: Mutex<Vec<(u64, u64)>>,
+    /// Everything up to this sequence is durable and was handed to the publisher.
+    published: AtomicU64,
+    /// No file has failed, or a new one was made since.
+    writable: AtomicBool,
+    publish: Publish,
+    on_panic: Box<dyn Fn() + Send + Sync>,
+}
+
+impl<D: Disk> Shared<D> {
+    fn published(&self) -> u64 {
+        self.published.load(Ordering::Acquire)
+    }
+
+    fn is_void(&self, sequence: u64) -> bool {
+        let voids = self.voids.lock().expect("no holder panics");
+        voids.iter().any(|&(first, last)| (first..=last).contains(&sequence))
+    }
+}
+
+/// The open journal.
+pub struct Journal<D: Disk = RealDisk> {
+    shared: Arc<Shared<D>>,
+    config: JournalConfig,
+    findings: Findings,
+    start: Checkpoint,
+    /// Held, not used: the folder is locked while it is open.
+    _lock: File,
+}
+
+/// Figures for the status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stats {
+    /// Told apart journals in feed cursors.
+    pub epoch: u64,
+    /// How many segments there are.
+    pub segments: usize,
+    /// Their length together, in bytes, the zeros of the last one with them.
+    pub bytes: u64,
+    /// The first sequence that may still be there.
+    pub first_sequence: u64,
+    /// Everything up to here is durable and published.
+    pub published: u64,
+}
+
+impl Journal<RealDisk> {
+    /// Opens the journal of `config` on the real disk.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open(
+        config: &JournalConfig,
+        clock: Clock,
+        publish: Publish,
+        on_panic: Box<dyn Fn() + Send + Sync>,
+    ) -> Result<Self, OpenError> {
+        Self::open_on(RealDisk, config, clock, publish, on_panic)
+    }
+}
+
+impl<D: Disk> Journal<D> {
+    /// Opens the journal on `disk`. `publish` gets every batch, `on_panic` is called once a leader has panicked.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open_on(
+        disk: D,
+        config: &JournalConfig,
+        clock: Clock,
+        publish: Publish,
+        on_panic: Box<dyn Fn() + Send + Sync>,
+    ) -> Result<Self, OpenError> {
+        let found = recover(&disk, config, &clock)?;
+        let segments = Arc::new(Mutex::new(found.segments));
+        let settings = Settings {
+            folder: config.path.clone(),
+            epoch: found.epoch,
+            clock: clock.clone(),
+            fsync: config.fsync,
+            segment_bytes: config.segment_bytes,
+            max_bytes: config.max_bytes,
+        };
+        let shared = Shared {
+            folder: config.path.clone(),
+            epoch: found.epoch,
+            queue: Mutex::new(Queue::new(found.next_sequence, IdGenerator::new(clock, found.largest_id))),
+            writer: Mutex::new(Writer::new(disk.clone(), settings, found.last, segments.clone())),
+            segments,
+            voids: Mutex::new(found.voids),
+            published: AtomicU64::new(found.next_sequence - 1),
+            writable: AtomicBool::new(true),
+            publish,
+            on_panic,
+            disk,
+        };
+        let (findings, start) = (found.findings, found.checkpoint);
+        Ok(Self { shared: Arc::new(shared), config: config.clone(), findings, start, _lock: found.lock })
+    }
+
+    /// What the start found.
+    pub fn findings(&self) -> Findings {
+        self.findings
+    }
+
+    /// The checkpoint the start found.
+    pub fn start(&self) -> Checkpoint {
+        self.start
+    }
+
+    /// Gives the drafts their sequence, id and time, side by side. They count once the ticket is committed; two appends
+    /// may be committed by the later ticket's wait and the earlier one's after it, at the price of one sync.
+    ///
+    /// # Errors
+    /// [`Refusal`], at once, while a failed disk is not mended.
+    pub fn append(&self, drafts: Vec<Draft>) -> Result<(Ticket, Vec<Record>), Refusal> {
+        self.shared.append(drafts)
+    }
+
+    /// Waits until what the ticket stands for is durable, as the policy means it, and published.
+    ///
+    /// # Errors
+    /// [`Refusal`]: it will never be published, and after a crash may be found or not.
+    pub fn commit(&self, ticket: Ticket) -> Result<(), Refusal> {
+        self.shared.commit(ticket)
+    }
+
+    /// Everything up to this sequence is durable and published.
+    pub fn published(&self) -> u64 {
+        self.shared.published()
+    }
+
+    /// A reader of everything behind sequence `after`.
+    pub fn reader(&self, after: u64) -> Reader<D> {
+        Reader::new(self.shared.clone(), after)
+    }
+
+    /// Whether an append would be taken now. Waits for nothing, not even for a disk that hangs.
+    pub fn is_writable(&self) -> bool {
+        self.shared.writable.load(Ordering::Relaxed)
+    }
+
+    /// Replaces the checkpoint, on disk.
+    ///
+    /// # Errors
+    /// The disk's; the old one stands.
+    pub fn store_checkpoint(&self, checkpoint: &Checkpoint) -> io::Result<()> {
+        checkpoint.store(&self.shared.disk, &self.shared.folder, self.shared.epoch)
+    }
+
+    /// Drops segments that `drained` has passed and that are older than `journal.retain_hours`, or, while the journal
+    /// takes more than three quarters of `journal.max_bytes`, of any age. The checkpoint must be stored first. Returns how many.
+    ///
+    /// # Errors
+    /// The disk's; what could not be removed is tried again the next time.
+    pub fn prune(&self, drained: u64, now: Timestamp) -> io::Result<usize> {
+        let mut dropped = 0;
+        while let Some(oldest) = self.oldest_to_drop(drained, now) {
+            self.shared.disk.remove(&segment::path(&self.shared.folder, oldest))?;
+            self.shared.segments.lock().expect("no holder panics").retain(|s| s.header.number != oldest);
+            dropped += 1;
+        }
+        Ok(dropped)
+    }
+
+    fn oldest_to_drop(&self, drained: u64, now: Timestamp) -> Option<u64> {
+        let segments = self.shared.segments.lock().expect("no holder panics");
+        let [oldest, next, ..] = &segments[..] else { return None };
+        let bytes: u64 = segments.iter().map(|s| s.file_bytes).sum();
+        let age = Duration::from_micros(now.micros().saturating_sub(next.header.made_micros));
+        let pressed = bytes + self.config.segment_bytes > self.config.max_bytes / 4 * 3;
+        let may = next.header.first_sequence <= drained + 1 && (age > self.config.retain || pressed);
+        may.then_some(oldest.header.number)
+    }
+
+    /// Zeroes the next segment ahead, and tries to make a failed journal writable again. For the janitor, now and then.
+    ///
+    /// # Errors
+    /// The disk's, while zeroing.
+    pub fn tend(&self) -> io::Result<()> {
+        if !self.is_writable() {
+            self.shared.mend();
+        }
+        segment::prepare_spare(&self.shared.disk, &self.shared.folder, self.config.segment_bytes)
+    }
+
+    /// Syncs every `journal.fsync_interval_ms` until `stop` says so or has no sender any more: the thread `journal-sync`.
+    pub fn sync_by_interval(&self, stop: &Receiver<()>) {
+        while let Err(RecvTimeoutError::Timeout) = stop.recv_timeout(self.config.fsync_interval) {
+            self.sync_outside();
+        }
+    }
+
+    /// One sync that does not hold the writer, so that appends go on under it.
+    fn sync_outside(&self) {
+        let file = self.shared.writer.lock().expect("no holder panics").begin_sync();
+        let Some(file) = file else { return };
+        let result = file.sync();
+        let mut writer = self.shared.writer.lock().expect("no holder panics");
+        // A failure is logged where it is noted; the next batch mends.
+        let _ = writer.end_sync(result);
+        self.shared.writable.store(!writer.is_broken(), Ordering::Relaxed);
+    }
+
+    /// Syncs everything written so far: the end of an ordered stop.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn sync(&self) -> Result<(), Refusal> {
+        let mut writer = self.shared.writer.lock().expect("no holder panics");
+        let outcome = writer.sync();
+        self.shared.writable.store(!writer.is_broken(), Ordering::Relaxed);
+        outcome
+    }
+
+    /// Whether acknowledgements mean "on disk" (`always`) or "with the operating system".
+    pub fn syncs_first(&self) -> bool {
+        self.config.fsync == Fsync::Always
+    }
+
+    /// Figures for the status.
+    pub fn stats(&self) -> Stats {
+        let segments = self.shared.segments.lock().expect("no holder panics");
+        Stats {
+            epoch: self.shared.epoch,
+            segments: segments.len(),
+            bytes: segments.iter().map(|s| s.file_bytes).sum(),
+            first_sequence: segments.first().map_or(0, |s| s.header.first_sequence),
+            published: self.published(),
+        }
+    }
+}
+
+fn random_u64() -> u64 {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).expect("the system gives random bytes");
+    u64::from_le_bytes(bytes)
+}

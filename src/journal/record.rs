@@ -1,0 +1,296 @@
+//! What the frames hold: messages, erasures, aborts and context-clears, as bytes and as values.
+//!
+//! | payload of a message or context-clear | bytes | what |
+//! |---|---|---|
+//! | id | 16 | the message's id |
+//! | links | 1 | bit 0: a key follows; bit 1: `reply_to` follows |
+//! | key | 24 | hash of the idempotency key in its session (16), hash of the content (8); only with bit 0 |
+//! | reply_to | 16 | id of the message this one answers; only with bit 1 |
+//! | line | … | the message's JSON object (message/line.rs) |
+//!
+//! | payload of an erasure | bytes | | payload of an abort | bytes |
+//! |---|---|---|---|---|
+//! | id: all of the session up to it is erased | 16 | | first voided sequence | 8 |
+//! | session id | … | | last voided sequence | 8 |
+//!
+//! Knows nothing of files or batches.
+
+use std::sync::Arc;
+
+use crate::message::{Id, Message, Prepared, SessionId};
+
+use super::frame::{FrameHeader, Kind};
+
+const LINK_KEY: u8 = 1;
+const LINK_REPLY: u8 = 2;
+
+/// The hash of an idempotency key within its session, and of the content that came with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// Of session and key.
+    pub hash: [u8; 16],
+    /// Of what was to be recorded.
+    pub content: [u8; 8],
+}
+
+/// What a message is linked to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Links {
+    /// The client's key, when it sent one.
+    pub key: Option<Key>,
+    /// The message this one answers.
+    pub reply_to: Option<Id>,
+}
+
+/// The message a draft answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReplyTo {
+    /// None.
+    #[default]
+    Nothing,
+    /// The one before it in the same append, whose id nobody knows yet.
+    Previous,
+    /// That one.
+    Message(Id),
+}
+
+/// Something to be recorded: all but sequence, id and time.
+#[derive(Debug)]
+pub enum Draft {
+    /// A message.
+    Message {
+        /// Its line.
+        line: Prepared,
+        /// The client's key.
+        key: Option<Key>,
+        /// What it answers.
+        reply_to: ReplyTo,
+    },
+    /// A session's new context.
+    ContextClear {
+        /// Its line, of role `system`.
+        line: Prepared,
+    },
+    /// The end of all that a session held.
+    Erasure {
+        /// The session.
+        session: SessionId,
+    },
+}
+
+/// Something that was recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// A message.
+    Message(Arc<Message>, Links),
+    /// A session's new context.
+    ContextClear(Arc<Message>),
+    /// All of `session` up to `id` is erased.
+    Erasure {
+        /// The erasure's own id.
+        id: Id,
+        /// The session.
+        session: SessionId,
+    },
+    /// These sequences were refused to their senders.
+    Abort {
+        /// The first voided sequence.
+        first: u64,
+        /// The last voided sequence.
+        last: u64,
+    },
+}
+
+/// An entry and its place in the one order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The place.
+    pub sequence: u64,
+    /// The entry.
+    pub entry: Entry,
+}
+
+impl Draft {
+    /// Gives the draft `id` and turns it into an entry; `previous` is the id of the draft before it.
+    pub(super) fn seal(self, id: Id, previous: Option<Id>) -> Entry {
+        match self {
+            Self::Message { line, key, reply_to } => {
+                let reply_to = match reply_to {
+                    ReplyTo::Nothing => None,
+                    ReplyTo::Previous => previous,
+                    ReplyTo::Message(id) => Some(id),
+                };
+                Entry::Message(Arc::new(line.seal(id)), Links { key, reply_to })
+            }
+            Self::ContextClear { line } => Entry::ContextClear(Arc::new(line.seal(id))),
+            Self::Erasure { session } => Entry::Erasure { id, session },
+        }
+    }
+
+    /// About how many bytes its frame takes: for limits, before it has one.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Message { line, .. } | Self::ContextClear { line } => line.line_bytes() + 96,
+            Self::Erasure { session } => session.as_str().len() + 64,
+        }
+    }
+}
+
+impl Entry {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Message(..) => Kind::Message,
+            Self::ContextClear(_) => Kind::ContextClear,
+            Self::Erasure { .. } => Kind::Erasure,
+            Self::Abort { .. } => Kind::Abort,
+        }
+    }
+
+    /// The message, for the two kinds that are one.
+    #[must_use]
+    pub fn message(&self) -> Option<&Arc<Message>> {
+        match self {
+            Self::Message(message, _) | Self::ContextClear(message) => Some(message),
+            Self::Erasure { .. } | Self::Abort { .. } => None,
+        }
+    }
+
+    /// The id that was given to it; an abort has none.
+    #[must_use]
+    pub fn id(&self) -> Option<Id> {
+        match self {
+            Self::Message(message, _) | Self::ContextClear(message) => Some(message.id()),
+            Self::Erasure { id, .. } => Some(*id),
+            Self::Abort { .. } => None,
+        }
+    }
+
+    fn push_payload(&self, buffer: &mut Vec<u8>) {
+        match self {
+            Self::Message(message, links) => push_message(buffer, message, links),
+            Self::ContextClear(message) => push_message(buffer, message, &Links::default()),
+            Self::Erasure { id, session } => {
+                buffer.extend_from_slice(&id.to_bytes());
+                buffer.extend_from_slice(session.as_str().as_bytes());
+            }
+            Self::Abort { first, last } => {
+                buffer.extend_from_slice(&first.to_le_bytes());
+                buffer.extend_from_slice(&last.to_le_bytes());
+            }
+        }
+    }
+
+    /// Reads a payload whose checksum was right; `None` only when a fault of ours wrote it.
+    #[must_use]
+    pub fn decode(kind: Kind, payload: &[u8]) -> Option<Self> {
+        match kind {
+            Kind::Message => read_message(payload).map(|(message, links)| Self::Message(message, links)),
+            Kind::ContextClear => read_message(payload).map(|(message, _)| Self::ContextClear(message)),
+            Kind::Erasure => {
+                let (id, session) = payload.split_first_chunk()?;
+                let session = SessionId::new(str::from_utf8(session).ok()?).ok()?;
+                Some(Self::Erasure { id: Id::from_bytes(*id).ok()?, session })
+            }
+            Kind::Abort => {
+                let (first, rest) = payload.split_first_chunk()?;
+                let last = rest.try_into().ok()?;
+                Some(Self::Abort { first: u64::from_le_bytes(*first), last: u64::from_le_bytes(last) })
+            }
+        }
+    }
+}
+
+impl Record {
+    /// Appends the record's frame, not yet stamped, and returns its length in bytes.
+    pub(super) fn push_frame(&self, more: bool, buffer: &mut Vec<u8>) -> usize {
+        let start = buffer.len();
+        let mut header = FrameHeader { sequence: self.sequence, payload_bytes: 0, kind: self.entry.kind(), more };
+        header.push_to(buffer);
+        let payload_at = buffer.len();
+        self.entry.push_payload(buffer);
+        header.payload_bytes = u32::try_from(buffer.len() - payload_at).expect("a body's limit is far below 4 GiB");
+        buffer[start + 16..start + 20].copy_from_slice(&header.payload_bytes.to_le_bytes());
+        buffer.len() - start
+    }
+}
+
+fn push_message(buffer: &mut Vec<u8>, message: &Message, links: &Links) {
+    buffer.extend_from_slice(&message.id().to_bytes());
+    let bits = links.key.map_or(0, |_| LINK_KEY) | links.reply_to.map_or(0, |_| LINK_REPLY);
+    buffer.push(bits);
+    if let Some(key) = &links.key {
+        buffer.extend_from_slice(&key.hash);
+        buffer.extend_from_slice(&key.content);
+    }
+    if let Some(id) = &links.reply_to {
+        buffer.extend_from_slice(&id.to_bytes());
+    }
+    buffer.extend_from_slice(message.line());
+}
+
+fn read_message(payload: &[u8]) -> Option<(Arc<Message>, Links)> {
+    let (id, rest) = payload.split_first_chunk::<16>()?;
+    let (&bits, mut rest) = rest.split_first()?;
+    let mut links = Links::default();
+    if bits & LINK_KEY != 0 {
+        let (hash, after) = rest.split_first_chunk()?;
+        let (content, after) = after.split_first_chunk()?;
+        links.key = Some(Key { hash: *hash, content: *content });
+        rest = after;
+    }
+    if bits & LINK_REPLY != 0 {
+        let (id, after) = rest.split_first_chunk()?;
+        links.reply_to = Some(Id::from_bytes(*id).ok()?);
+        rest = after;
+    }
+    let message = Message::from_trusted(rest)?;
+    (message.id().to_bytes() == *id).then(|| (Arc::new(message), links))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::frame::{FRAME_HEADER_BYTES, is_intact, stamp};
+    use super::*;
+    use crate::message::{self, Metadata, Timestamp};
+
+    fn id(low: u64) -> Id {
+        Id::from_parts(Timestamp::from_micros(1_764_292_425_123_456), low)
+    }
+
+    fn line() -> Prepared {
+        let session = SessionId::new("s").unwrap();
+        message::Draft { session: &session, role: "user", text: "hi", metadata: Metadata::default(), vector_ids: &[] }
+            .prepare()
+    }
+
+    #[test]
+    fn every_kind_reads_back() {
+        let key = Some(Key { hash: [7; 16], content: [9; 8] });
+        let session = SessionId::new("s").unwrap();
+        let entries = [
+            Draft::Message { line: line(), key, reply_to: ReplyTo::Previous }.seal(id(2), Some(id(1))),
+            Draft::Message { line: line(), key: None, reply_to: ReplyTo::Nothing }.seal(id(3), Some(id(2))),
+            Draft::Message { line: line(), key: None, reply_to: ReplyTo::Message(id(1)) }.seal(id(4), None),
+            Draft::ContextClear { line: line() }.seal(id(5), None),
+            Draft::Erasure { session }.seal(id(6), None),
+            Entry::Abort { first: 3, last: 9 },
+        ];
+        for entry in entries {
+            let record = Record { sequence: 11, entry };
+            let mut frame = Vec::new();
+            assert_eq!(record.push_frame(false, &mut frame), frame.len());
+            stamp(&mut frame, 5);
+            assert!(is_intact(&frame));
+            let header = FrameHeader::peek(&frame, 5).unwrap();
+            assert_eq!((header.frame_bytes(), header.sequence), (frame.len(), 11));
+            assert_eq!(Entry::decode(header.kind, &frame[FRAME_HEADER_BYTES..]), Some(record.entry));
+        }
+    }
+
+    #[test]
+    fn a_reply_to_the_previous_draft_gets_its_id() {
+        let entry = Draft::Message { line: line(), key: None, reply_to: ReplyTo::Previous }.seal(id(2), Some(id(1)));
+        assert!(matches!(entry, Entry::Message(_, Links { reply_to: Some(to), .. }) if to == id(1)));
+    }
+}

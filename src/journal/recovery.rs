@@ -1,0 +1,327 @@
+//! What happens before the journal takes its first record: the lock, the look at what is there, and the mending of the end.
+//!
+//! 1. The folder is locked: a second process is turned away, by the name of the lock.
+//! 2. Every segment's header is read. A newer format ends the start by name; a damaged header sets its file aside.
+//! 3. The segments that hold anything beyond the checkpoint, and always the last, are walked: for the last sequence, the
+//!    largest id and the voided ranges. Damage in the middle is stepped over and counted.
+//! 4. Behind the last intact frame of the last segment everything is zeroed, after a copy was set aside.
+//! 5. Records of a request that is not whole (its last one never arrived) are voided: it was never acknowledged.
+//! 6. What is there is synced: a record that survived only in the system's memory must not be built upon.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::config::JournalConfig;
+use crate::disk::{self, Disk, DiskFile};
+use crate::message::{Clock, Id};
+
+use super::checkpoint::Checkpoint;
+use super::frame::{HeaderError, Kind, SEGMENT_HEADER_BYTES, SegmentHeader};
+use super::random_u64;
+use super::reader;
+use super::record::{Entry, Record};
+use super::scan::Found;
+use super::segment::{self, Segment, SegmentInfo};
+use super::writer::{Frames, new_header};
+
+/// The size of a journal's very first segment, at most: a new server zeroes little and starts at once.
+const FIRST_SEGMENT_BYTES: u64 = 1 << 20;
+
+/// Sequences passed over when the last segment's header is lost and with it the sequences given there.
+const SEQUENCE_LEAP: u64 = 1 << 24;
+
+/// Why the journal cannot be opened; the caller names the fault and ends.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it.
+    #[error("{} is locked by another chatkeep (process {holder}); stop it, or use another --data", path.display())]
+    Locked {
+        /// The lock's file.
+        path: PathBuf,
+        /// What the lock says of its holder.
+        holder: String,
+    },
+    /// A later version wrote it.
+    #[error("{}: {source}", path.display())]
+    Newer {
+        /// The segment.
+        path: PathBuf,
+        /// Its version.
+        source: HeaderError,
+    },
+    /// The disk refused.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// What was to be read or written.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+}
+
+/// What a start found: counts for the log and the status.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// Intact records that were looked at.
+    pub records: u64,
+    /// Stretches of damage between intact records.
+    pub gaps: u64,
+    /// Bytes behind the last intact record that were set aside.
+    pub tail_bytes: u64,
+    /// Segments set aside because their header is damaged.
+    pub lost_segments: u64,
+}
+
+/// The journal's state, ready to go on.
+pub struct Recovered<D: Disk> {
+    /// Keeps the folder locked as long as it is open.
+    pub lock: File,
+    /// The journal's epoch.
+    pub epoch: u64,
+    /// The checkpoint found, or "from the start".
+    pub checkpoint: Checkpoint,
+    /// All segments, oldest first.
+    pub segments: Vec<SegmentInfo>,
+    /// The last of them, open for writing.
+    pub last: Segment<D::File>,
+    /// The first sequence to give.
+    pub next_sequence: u64,
+    /// The largest id given so far.
+    pub largest_id: Option<Id>,
+    /// Voided ranges of sequences.
+    pub voids: Vec<(u64, u64)>,
+    /// For the log.
+    pub findings: Findings,
+}
+
+/// See the module.
+pub fn recover<D: Disk>(disk: &D, config: &JournalConfig, clock: &Clock) -> Result<Recovered<D>, OpenError> {
+    let folder = &config.path;
+    disk.create_dir_all(folder).map_err(at(folder))?;
+    let lock = lock(folder)?;
+    let mut recovery = Recovery::new(disk, folder);
+    let segments = recovery.headers()?;
+    let epoch = segments.first().map_or_else(random_u64, |s| s.header.epoch);
+    let checkpoint = Checkpoint::load(disk, folder, epoch);
+    recovery.raise(checkpoint.drained.max(checkpoint.transcribed), checkpoint.largest_id);
+    let end = recovery.walk(&segments, checkpoint.drained.min(checkpoint.transcribed))?;
+    let mut recovered: Recovered<D> = Recovered {
+        last: recovery.last_segment(&segments, end, epoch, config, clock)?,
+        lock,
+        epoch,
+        checkpoint,
+        segments,
+        next_sequence: recovery.last_sequence + 1,
+        largest_id: recovery.largest_id,
+        voids: recovery.voids,
+        findings: recovery.findings,
+    };
+    let last = &recovered.last;
+    if recovered.segments.last().is_none_or(|s| s.header.number != last.header.number) {
+        recovered.segments.push(SegmentInfo { header: last.header, file_bytes: last.file_bytes });
+    }
+    if let Some((first, last)) = recovery.unfinished {
+        recovered.void(first, last).map_err(at(folder))?;
+    }
+    recovered.last.file.sync().map_err(at(folder))?;
+    disk.sync_dir(folder).map_err(at(folder))?;
+    Ok(recovered)
+}
+
+fn at(path: &Path) -> impl FnOnce(io::Error) -> OpenError + '_ {
+    move |source| OpenError::Io { path: path.to_owned(), source }
+}
+
+fn lock(folder: &Path) -> Result<File, OpenError> {
+    let path = folder.join("lock");
+    let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let mut file = open.map_err(at(&path))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(std::fs::TryLockError::WouldBlock) => {
+            let holder = std::fs::read_to_string(&path).unwrap_or_default();
+            return Err(OpenError::Locked { holder: holder.trim().into(), path });
+        }
+        Err(std::fs::TryLockError::Error(e)) => return Err(at(&path)(e)),
+    }
+    // For people and for the message above; the lock itself is the kernel's.
+    file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(at(&path))?;
+    Ok(file)
+}
+
+impl<D: Disk> Recovered<D> {
+    /// Writes an abort record of the range behind everything else.
+    fn void(&mut self, first: u64, last: u64) -> io::Result<()> {
+        let mut frames = Frames::default();
+        frames.push(&Record { sequence: self.next_sequence, entry: Entry::Abort { first, last } }, false);
+        self.voids.push((first, last));
+        if self.last.room() < frames.bytes.len() as u64 {
+            // The records end exactly with the segment: they are voided now and, unless more is written, again next time.
+            return Ok(());
+        }
+        super::frame::stamp(&mut frames.bytes, self.last.header.salt);
+        self.last.file.write_all_at(&frames.bytes, self.last.offset)?;
+        self.last.offset += frames.bytes.len() as u64;
+        self.next_sequence += 1;
+        Ok(())
+    }
+}
+
+struct Recovery<'a, D: Disk> {
+    disk: &'a D,
+    folder: &'a Path,
+    last_sequence: u64,
+    largest_id: Option<Id>,
+    voids: Vec<(u64, u64)>,
+    /// The first and last record of a request whose end has not been seen yet.
+    unfinished: Option<(u64, u64)>,
+    findings: Findings,
+    last_number: u64,
+}
+
+impl<'a, D: Disk> Recovery<'a, D> {
+    fn new(disk: &'a D, folder: &'a Path) -> Self {
+        Self {
+            disk,
+            folder,
+            last_sequence: 0,
+            largest_id: None,
+            voids: Vec::new(),
+            unfinished: None,
+            findings: Findings::default(),
+            last_number: 0,
+        }
+    }
+
+    fn raise(&mut self, sequence: u64, id: Option<Id>) {
+        self.last_sequence = self.last_sequence.max(sequence);
+        self.largest_id = self.largest_id.max(id);
+    }
+
+    /// Reads every segment's header, oldest first.
+    fn headers(&mut self) -> Result<Vec<SegmentInfo>, OpenError> {
+        let names = self.disk.list(self.folder).map_err(at(self.folder))?;
+        for name in names.iter().filter(|name| name.ends_with(".tmp")) {
+            // Left by a crash between making and naming it.
+            self.disk.remove(&self.folder.join(name)).map_err(at(self.folder))?;
+        }
+        let mut numbers: Vec<u64> = names.iter().filter_map(|name| segment::number_of(name)).collect();
+        numbers.sort_unstable();
+        self.last_number = numbers.last().copied().unwrap_or(0);
+        let mut segments = Vec::with_capacity(numbers.len());
+        for number in numbers {
+            match self.header(number)? {
+                Some(info) => segments.push(info),
+                None if number == self.last_number => self.last_sequence += SEQUENCE_LEAP,
+                None => {}
+            }
+        }
+        Ok(segments)
+    }
+
+    /// One header; `None` when it is damaged and its file was set aside.
+    fn header(&mut self, number: u64) -> Result<Option<SegmentInfo>, OpenError> {
+        let path = segment::path(self.folder, number);
+        let file = self.disk.open_read(&path).map_err(at(&path))?;
+        let mut bytes = [0; SEGMENT_HEADER_BYTES];
+        let read = file.read_at(&mut bytes, 0).map_err(at(&path))?;
+        match SegmentHeader::decode(&bytes[..read]) {
+            Ok(header) => Ok(Some(SegmentInfo { header, file_bytes: file.len().map_err(at(&path))? })),
+            Err(source @ HeaderError::Newer(_)) => Err(OpenError::Newer { path, source }),
+            Err(HeaderError::Damaged) => {
+                let aside = self.quarantine()?.join(format!("segment-{number:016}"));
+                self.disk.rename(&path, &aside).map_err(at(&path))?;
+                log::error!("the header of {} is damaged: the file is kept as {}", path.display(), aside.display());
+                self.findings.lost_segments += 1;
+                Ok(None)
+            }
+        }
+    }
+
+    fn quarantine(&self) -> Result<PathBuf, OpenError> {
+        let path = self.folder.join("quarantine");
+        self.disk.create_dir_all(&path).map_err(at(&path))?;
+        Ok(path)
+    }
+
+    /// Walks the segments that may hold anything beyond `from`, and the last; returns where the last one's frames end.
+    fn walk(&mut self, segments: &[SegmentInfo], from: u64) -> Result<(u64, bool), OpenError> {
+        let mut end = (SEGMENT_HEADER_BYTES as u64, false);
+        for (index, info) in segments.iter().enumerate() {
+            self.raise(info.header.first_sequence.saturating_sub(1), None);
+            let passed = segments.get(index + 1).is_some_and(|next| next.header.first_sequence <= from + 1);
+            if !passed {
+                end = self.walk_one(info)?;
+            }
+        }
+        Ok(end)
+    }
+
+    fn walk_one(&mut self, info: &SegmentInfo) -> Result<(u64, bool), OpenError> {
+        let path = segment::path(self.folder, info.header.number);
+        let mut scanner = reader::open(self.disk, self.folder, info).map_err(at(&path))?;
+        loop {
+            match scanner.next().map_err(at(&path))? {
+                Found::Frame(header) => {
+                    self.findings.records += 1;
+                    let entry = Entry::decode(header.kind, scanner.payload());
+                    self.raise(header.sequence, entry.as_ref().and_then(Entry::id));
+                    if let Some(Entry::Abort { first, last }) = entry {
+                        self.voids.push((first, last));
+                    }
+                    if header.kind != Kind::Abort {
+                        let first = self.unfinished.map_or(header.sequence, |(first, _)| first);
+                        self.unfinished = header.more.then_some((first, header.sequence));
+                    }
+                }
+                Found::Gap(range) => {
+                    self.findings.gaps += 1;
+                    log::error!("{}: bytes {} to {} are damaged", path.display(), range.start, range.end);
+                }
+                Found::End { dirty } => return Ok((scanner.offset(), dirty)),
+            }
+        }
+    }
+
+    /// The segment to go on in: the last one with its tail mended, or a new one.
+    fn last_segment(
+        &mut self,
+        segments: &[SegmentInfo],
+        (end, dirty): (u64, bool),
+        epoch: u64,
+        config: &JournalConfig,
+        clock: &Clock,
+    ) -> Result<Segment<D::File>, OpenError> {
+        let last = segments.last().filter(|info| info.header.number == self.last_number);
+        let Some(info) = last else {
+            let header = new_header(clock, epoch, self.last_number + 1, self.last_sequence + 1);
+            let file_bytes = if segments.is_empty() { FIRST_SEGMENT_BYTES } else { config.segment_bytes };
+            let file_bytes = file_bytes.min(config.segment_bytes);
+            return segment::create(self.disk, self.folder, header, file_bytes, true).map_err(at(self.folder));
+        };
+        let path = segment::path(self.folder, info.header.number);
+        let file = Arc::new(self.disk.open(&path).map_err(at(&path))?);
+        if dirty {
+            self.cut_tail(&*file, info, end)?;
+        }
+        Ok(Segment { header: info.header, file, file_bytes: info.file_bytes, offset: end })
+    }
+
+    /// Sets a copy of the bytes behind `end` aside and zeroes them.
+    fn cut_tail(&mut self, file: &D::File, info: &SegmentInfo, end: u64) -> Result<(), OpenError> {
+        let path = segment::path(self.folder, info.header.number);
+        let length = usize::try_from(info.file_bytes - end).unwrap_or(usize::MAX);
+        let mut tail = vec![0; length];
+        let read = file.read_at(&mut tail, end).map_err(at(&path))?;
+        tail.truncate(tail[..read].iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1));
+        let aside = self.quarantine()?.join(format!("tail-{:016}-{end}", info.header.number));
+        disk::replace(self.disk, &aside, &tail).map_err(at(&aside))?;
+        segment::zero(file, end, end + tail.len() as u64).map_err(at(&path))?;
+        self.findings.tail_bytes = tail.len() as u64;
+        log::warn!("{} bytes behind the journal's last record were set aside: {}", tail.len(), aside.display());
+        Ok(())
+    }
+}

@@ -1,0 +1,260 @@
+//! Walks the frames of one segment file, over damage where there is some.
+//!
+//! After a bad frame it looks on, byte by byte, for the next place where salt, checksum and a rising sequence agree;
+//! what lies between is a gap. A length is bounded by what is left of the file before anything is allocated, and every
+//! step moves forward, so a walk always ends, whatever the bytes.
+//!
+//! Knows nothing of what payloads mean, nor what becomes of a gap.
+
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+use memchr::memmem;
+
+use crate::disk::DiskFile;
+
+use super::frame::{FRAME_HEADER_BYTES, FrameHeader, SEGMENT_HEADER_BYTES, is_intact};
+
+/// How much is read at once, unless one frame is longer.
+const WINDOW_BYTES: usize = 256 * 1024;
+
+/// What stands next in the segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// An intact frame; [`Scanner::payload`] has its payload.
+    Frame(FrameHeader),
+    /// Bytes that belong to no frame, with an intact frame behind them.
+    Gap(Range<u64>),
+    /// No intact frame follows. `dirty` tells whether anything but zeros stands from here to the end of the file.
+    End {
+        /// See above.
+        dirty: bool,
+    },
+}
+
+/// A walk through one segment.
+pub struct Scanner<F> {
+    file: Arc<F>,
+    file_bytes: u64,
+    salt: u32,
+    /// Where the next frame is looked for.
+    offset: u64,
+    last_sequence: Option<u64>,
+    window: Vec<u8>,
+    window_at: u64,
+    payload: Range<usize>,
+}
+
+impl<F: DiskFile> Scanner<F> {
+    /// Starts behind the header of a segment with that salt.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn new(file: Arc<F>, salt: u32) -> io::Result<Self> {
+        let file_bytes = file.len()?;
+        let offset = SEGMENT_HEADER_BYTES as u64;
+        Ok(Self {
+            file,
+            file_bytes,
+            salt,
+            offset,
+            last_sequence: None,
+            window: Vec::new(),
+            window_at: 0,
+            payload: 0..0,
+        })
+    }
+
+    /// Where the next frame is looked for: behind the last one found.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// The payload of the frame found last.
+    pub fn payload(&self) -> &[u8] {
+        &self.window[self.payload.clone()]
+    }
+
+    /// Forgets what was read ahead: for a segment that is still being written.
+    pub fn refresh(&mut self) {
+        self.window.clear();
+    }
+
+    /// Finds what stands next. After [`Found::End`] it may be asked again, once the segment has grown.
+    ///
+    /// # Errors
+    /// The disk's; the walk may go on from where it stood.
+    pub fn next(&mut self) -> io::Result<Found> {
+        if let Some(header) = self.frame_at(self.offset)? {
+            self.offset += header.frame_bytes() as u64;
+            self.last_sequence = Some(header.sequence);
+            return Ok(Found::Frame(header));
+        }
+        let (next, dirty) = self.resynchronise()?;
+        Ok(match next {
+            Some(at) => {
+                let gap = self.offset..at;
+                self.offset = at;
+                Found::Gap(gap)
+            }
+            None => Found::End { dirty },
+        })
+    }
+
+    /// The intact frame that starts exactly there, if one does.
+    fn frame_at(&mut self, at: u64) -> io::Result<Option<FrameHeader>> {
+        let left = self.file_bytes.saturating_sub(at);
+        if left < FRAME_HEADER_BYTES as u64 {
+            return Ok(None);
+        }
+        let salt = self.salt;
+        let Some(header) = FrameHeader::peek(self.bytes(at, FRAME_HEADER_BYTES)?, salt) else { return Ok(None) };
+        let rises = self.last_sequence.is_none_or(|last| header.sequence > last);
+        if !rises || header.frame_bytes() as u64 > left {
+            return Ok(None);
+        }
+        let frame_bytes = header.frame_bytes();
+        let frame = self.bytes(at, frame_bytes)?;
+        if frame.len() < frame_bytes || !is_intact(frame) {
+            return Ok(None);
+        }
+        let start = usize::try_from(at - self.window_at).expect("the window holds the frame");
+        self.payload = start + FRAME_HEADER_BYTES..start + frame_bytes;
+        Ok(Some(header))
+    }
+
+    /// Looks on from the byte behind `offset`: the next intact frame, and whether the way to it (or to the end) holds
+    /// anything but zeros.
+    fn resynchronise(&mut self) -> io::Result<(Option<u64>, bool)> {
+        let salt = self.salt.to_le_bytes();
+        let start = self.offset;
+        let mut dirty = false;
+        let mut at = start;
+        while at < self.file_bytes {
+            let window = self.bytes(at, WINDOW_BYTES)?;
+            if window.is_empty() {
+                break;
+            }
+            // The first byte is no frame: it was tried. A salt may lie across the window's end, so three bytes overlap.
+            let skip = usize::from(at == start);
+            let found = memmem::find(&window[skip.min(window.len())..], &salt).map(|i| i + skip);
+            let seen = found.unwrap_or(window.len());
+            dirty = dirty || window[..seen].iter().any(|&byte| byte != 0);
+            match found {
+                Some(i) => {
+                    let candidate = at + i as u64;
+                    if self.frame_at(candidate)?.is_some() {
+                        return Ok((Some(candidate), dirty));
+                    }
+                    dirty = true;
+                    at = candidate + 1;
+                }
+                None if window.len() < WINDOW_BYTES => break,
+                None => at += (window.len() - 3) as u64,
+            }
+        }
+        Ok((None, dirty))
+    }
+
+    /// Bytes of the file from there on, `wanted` of them unless the file ends before.
+    fn bytes(&mut self, at: u64, wanted: usize) -> io::Result<&[u8]> {
+        let window_end = self.window_at + self.window.len() as u64;
+        if at < self.window_at || at + wanted as u64 > window_end {
+            let left = usize::try_from(self.file_bytes.saturating_sub(at)).unwrap_or(usize::MAX);
+            self.window.resize(wanted.max(WINDOW_BYTES).min(left), 0);
+            self.window_at = at;
+            let read = self.file.read_at(&mut self.window, at);
+            self.window.truncate(*read.as_ref().unwrap_or(&0));
+            read?;
+        }
+        let from = usize::try_from(at - self.window_at).expect("inside the window");
+        let to = (from + wanted).min(self.window.len());
+        Ok(&self.window[from.min(to)..to])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::frame::{Kind, stamp};
+    use super::*;
+    use crate::disk::{Disk, RealDisk};
+
+    const SALT: u32 = 0x0102_0304;
+
+    /// A segment of `count` frames and `zeros` behind them; returns the file's bytes and where each frame starts.
+    fn segment(count: u64, zeros: usize) -> (Vec<u8>, Vec<usize>) {
+        let mut bytes = vec![0; SEGMENT_HEADER_BYTES];
+        let mut starts = Vec::new();
+        for sequence in 1..=count {
+            let payload = vec![b'a' + (sequence % 26) as u8; 10 + sequence as usize % 50];
+            let start = bytes.len();
+            starts.push(start);
+            let header =
+                FrameHeader { sequence, payload_bytes: payload.len() as u32, kind: Kind::Message, more: false };
+            header.push_to(&mut bytes);
+            bytes.extend_from_slice(&payload);
+            stamp(&mut bytes[start..], SALT);
+        }
+        bytes.extend(std::iter::repeat_n(0, zeros));
+        (bytes, starts)
+    }
+
+    /// Walks those bytes to the end: the sequences found, the gaps, and whether the tail is dirty.
+    fn walk(bytes: &[u8]) -> (Vec<u64>, Vec<Range<u64>>, bool) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = RealDisk.create(&folder.path().join("segment")).unwrap();
+        file.write_all_at(bytes, 0).unwrap();
+        let mut scanner = Scanner::new(Arc::new(file), SALT).unwrap();
+        let (mut sequences, mut gaps) = (Vec::new(), Vec::new());
+        loop {
+            match scanner.next().unwrap() {
+                Found::Frame(header) => sequences.push(header.sequence),
+                Found::Gap(range) => gaps.push(range),
+                Found::End { dirty } => return (sequences, gaps, dirty),
+            }
+        }
+    }
+
+    #[test]
+    fn a_whole_segment_is_walked_to_its_zeros() {
+        let (bytes, _) = segment(2000, 300_000);
+        assert_eq!(walk(&bytes), ((1..=2000).collect(), vec![], false));
+    }
+
+    #[test]
+    fn every_flipped_byte_costs_one_frame_and_no_other() {
+        let (bytes, starts) = segment(8, 40);
+        for at in SEGMENT_HEADER_BYTES..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 0x41;
+            let (sequences, _, dirty) = walk(&damaged);
+            let hit = starts.iter().rposition(|&start| start <= at).unwrap() as u64 + 1;
+            if at < bytes.len() - 40 {
+                let wanted: Vec<u64> = (1..=8).filter(|&s| s != hit).collect();
+                assert_eq!(sequences, wanted, "byte {at}");
+                assert_eq!(dirty, hit == 8, "byte {at}");
+            } else {
+                assert_eq!((sequences.len(), dirty), (8, true), "byte {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_prefix_is_walked_to_its_end() {
+        let (bytes, starts) = segment(8, 0);
+        for end in SEGMENT_HEADER_BYTES..=bytes.len() {
+            let whole = starts.iter().skip(1).filter(|&&s| s <= end).count() + usize::from(end == bytes.len());
+            assert_eq!(walk(&bytes[..end]).0, (1..=whole as u64).collect::<Vec<_>>(), "cut at {end}");
+        }
+    }
+
+    #[test]
+    fn a_gap_longer_than_the_window_is_crossed() {
+        let (mut bytes, starts) = segment(3, 0);
+        let garbage: Vec<u8> = (0..WINDOW_BYTES * 2 + 77).map(|i| (i * 31 % 251) as u8).collect();
+        bytes.splice(starts[2]..starts[2], garbage.iter().copied());
+        let gap = starts[2] as u64..(starts[2] + garbage.len()) as u64;
+        assert_eq!(walk(&bytes), (vec![1, 2, 3], vec![gap], false));
+    }
+}

@@ -1,0 +1,166 @@
+//! The segment files: their names, how one is made, and the spare that is zeroed before it is needed.
+//!
+//! A segment is written whole with zeros before its first frame: a full disk shows when the file is made and not in the
+//! middle of it, and a sync of frames then changes no metadata, which is what makes it quick. The zeroing is done ahead,
+//! in the background, into a spare that waits for its turn.
+//!
+//! Knows nothing of batches or records.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::disk::{Disk, DiskFile};
+
+use super::frame::{SEGMENT_HEADER_BYTES, SegmentHeader};
+
+const SUFFIX: &str = ".segment";
+const SPARE: &str = "spare";
+const ZEROS: [u8; 256 * 1024] = [0; 256 * 1024];
+
+/// One segment, as the list of them knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SegmentInfo {
+    /// Its header.
+    pub header: SegmentHeader,
+    /// The file's length, in bytes.
+    pub file_bytes: u64,
+}
+
+/// The segment that takes frames.
+pub struct Segment<F> {
+    /// Its header.
+    pub header: SegmentHeader,
+    /// Its file.
+    pub file: Arc<F>,
+    /// The file's length, in bytes: frames must end before it.
+    pub file_bytes: u64,
+    /// Where the next frame goes.
+    pub offset: u64,
+}
+
+impl<F> Segment<F> {
+    /// How many bytes of frames still fit.
+    pub fn room(&self) -> u64 {
+        self.file_bytes.saturating_sub(self.offset)
+    }
+}
+
+/// The path of segment `number`.
+pub fn path(folder: &Path, number: u64) -> PathBuf {
+    folder.join(format!("{number:016}{SUFFIX}"))
+}
+
+/// The number in a segment's file name.
+pub fn number_of(name: &str) -> Option<u64> {
+    let digits = name.strip_suffix(SUFFIX)?;
+    (digits.len() == 16).then(|| digits.parse().ok()).flatten()
+}
+
+/// Makes a segment of `file_bytes`, from the spare if one of that size waits. When `durable` it is on disk, name and
+/// all, when this returns.
+///
+/// # Errors
+/// The disk's, most likely that it is full; nothing of the segment is then left behind under its name.
+pub fn create<D: Disk>(
+    disk: &D,
+    folder: &Path,
+    header: SegmentHeader,
+    file_bytes: u64,
+    durable: bool,
+) -> io::Result<Segment<D::File>> {
+    let spare = folder.join(SPARE);
+    let (file, name) = match disk.open(&spare).and_then(|file| file.len().map(|len| (file, len))) {
+        Ok((file, len)) if len == file_bytes => (file, spare),
+        // Under a name of its own: the spare may just be made on another thread.
+        _ => {
+            let name = folder.join("next.tmp");
+            (zeroed(disk, &name, file_bytes)?, name)
+        }
+    };
+    file.write_all_at(&header.encode(), 0)?;
+    if durable {
+        file.sync()?;
+    }
+    disk.rename(&name, &path(folder, header.number))?;
+    if durable {
+        disk.sync_dir(folder)?;
+    }
+    Ok(Segment { header, file: Arc::new(file), file_bytes, offset: SEGMENT_HEADER_BYTES as u64 })
+}
+
+/// Makes the spare, unless one of that size waits already. It appears under its name only when it is whole and synced.
+///
+/// # Errors
+/// The disk's; the next segment then is zeroed when it is made.
+pub fn prepare_spare<D: Disk>(disk: &D, folder: &Path, file_bytes: u64) -> io::Result<()> {
+    let spare = folder.join(SPARE);
+    if disk.open_read(&spare).and_then(|file| file.len()).is_ok_and(|len| len == file_bytes) {
+        return Ok(());
+    }
+    let temporary = folder.join("spare.tmp");
+    zeroed(disk, &temporary, file_bytes)?.sync()?;
+    disk.rename(&temporary, &spare)
+}
+
+fn zeroed<D: Disk>(disk: &D, path: &Path, file_bytes: u64) -> io::Result<D::File> {
+    let file = disk.create(path)?;
+    match zero(&file, 0, file_bytes) {
+        Ok(()) => Ok(file),
+        Err(e) => {
+            // Half a file of zeros would only take room from those who need it.
+            let _ = disk.remove(path);
+            Err(e)
+        }
+    }
+}
+
+/// Writes zeros from `from` up to `to`.
+pub fn zero<F: DiskFile>(file: &F, from: u64, to: u64) -> io::Result<()> {
+    let mut at = from;
+    while at < to {
+        let count = usize::try_from(to - at).unwrap_or(usize::MAX).min(ZEROS.len());
+        file.write_all_at(&ZEROS[..count], at)?;
+        at += count as u64;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::RealDisk;
+
+    const HEADER: SegmentHeader = SegmentHeader { salt: 1, epoch: 2, number: 3, first_sequence: 4, made_micros: 5 };
+
+    #[test]
+    fn a_segment_takes_the_spare_and_has_its_size() {
+        let folder = tempfile::tempdir().unwrap();
+        prepare_spare(&RealDisk, folder.path(), 1 << 20).unwrap();
+        assert!(folder.path().join(SPARE).exists());
+        let segment = create(&RealDisk, folder.path(), HEADER, 1 << 20, true).unwrap();
+        assert!(!folder.path().join(SPARE).exists());
+        assert_eq!(segment.file.len().unwrap(), 1 << 20);
+        assert_eq!(segment.room(), (1 << 20) - 64);
+        let bytes = std::fs::read(path(folder.path(), 3)).unwrap();
+        assert_eq!(SegmentHeader::decode(&bytes), Ok(HEADER));
+        assert!(bytes[64..].iter().all(|&b| b == 0));
+    }
+
+    #[test]
+    fn a_segment_without_a_spare_or_with_a_wrong_one_is_made_all_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(SPARE), b"short").unwrap();
+        let segment = create(&RealDisk, folder.path(), HEADER, 100_000, false).unwrap();
+        assert_eq!(segment.file.len().unwrap(), 100_000);
+    }
+
+    #[test]
+    fn names_sort_as_numbers_and_nothing_else_is_a_segment() {
+        let name = path(Path::new(""), 42).into_os_string().into_string().unwrap();
+        assert_eq!(number_of(&name), Some(42));
+        for other in ["spare", "checkpoint", "42.segment", "0000000000000042.segment.tmp", "lock"] {
+            assert_eq!(number_of(other), None, "{other}");
+        }
+    }
+}
