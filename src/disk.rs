@@ -40,7 +40,7 @@ pub trait Disk: Clone + Send + Sync + 'static {
 /// An open file of a [`Disk`].
 pub trait DiskFile: Send + Sync + 'static {
     /// Its length, in bytes.
-    fn len(&self) -> io::Result<u64>;
+    fn byte_len(&self) -> io::Result<u64>;
     /// Reads at an offset; fewer bytes than asked for only at the end of the file.
     fn read_at(&self, to: &mut [u8], offset: u64) -> io::Result<usize>;
     /// Writes all of `bytes` at an offset. A file opened for appending takes them at its end instead.
@@ -108,7 +108,7 @@ impl Disk for RealDisk {
 }
 
 impl DiskFile for File {
-    fn len(&self) -> io::Result<u64> {
+    fn byte_len(&self) -> io::Result<u64> {
         Ok(self.metadata()?.len())
     }
 
@@ -160,7 +160,7 @@ pub fn replace<D: Disk>(disk: &D, path: &Path, content: &[u8]) -> io::Result<()>
 /// The disk's.
 pub fn read<D: Disk>(disk: &D, path: &Path) -> io::Result<Vec<u8>> {
     let file = disk.open_read(path)?;
-    let mut content = vec![0; usize::try_from(file.len()?).map_err(io::Error::other)?];
+    let mut content = vec![0; usize::try_from(file.byte_len()?).map_err(io::Error::other)?];
     let read = file.read_at(&mut content, 0)?;
     content.truncate(read);
     Ok(content)

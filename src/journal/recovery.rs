@@ -229,7 +229,7 @@ impl<'a, D: Disk> Recovery<'a, D> {
         let mut bytes = [0; SEGMENT_HEADER_BYTES];
         let read = file.read_at(&mut bytes, 0).map_err(at(&path))?;
         match SegmentHeader::decode(&bytes[..read]) {
-            Ok(header) => Ok(Some(SegmentInfo { header, file_bytes: file.len().map_err(at(&path))? })),
+            Ok(header) => Ok(Some(SegmentInfo { header, file_bytes: file.byte_len().map_err(at(&path))? })),
             Err(source @ HeaderError::Newer(_)) => Err(OpenError::Newer { path, source }),
             Err(HeaderError::Damaged) => {
                 let aside = self.quarantine()?.join(format!("segment-{number:016}"));

@@ -52,7 +52,7 @@ impl<F: DiskFile> Scanner<F> {
     /// # Errors
     /// The disk's.
     pub fn new(file: Arc<F>, salt: u32) -> io::Result<Self> {
-        let file_bytes = file.len()?;
+        let file_bytes = file.byte_len()?;
         let offset = SEGMENT_HEADER_BYTES as u64;
         Ok(Self {
             file,

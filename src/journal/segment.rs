@@ -16,7 +16,7 @@ use super::frame::{SEGMENT_HEADER_BYTES, SegmentHeader};
 
 const SUFFIX: &str = ".segment";
 const SPARE: &str = "spare";
-const ZEROS: [u8; 256 * 1024] = [0; 256 * 1024];
+static ZEROS: [u8; 256 * 1024] = [0; 256 * 1024];
 
 /// One segment, as the list of them knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,7 +70,7 @@ pub fn create<D: Disk>(
     durable: bool,
 ) -> io::Result<Segment<D::File>> {
     let spare = folder.join(SPARE);
-    let (file, name) = match disk.open(&spare).and_then(|file| file.len().map(|len| (file, len))) {
+    let (file, name) = match disk.open(&spare).and_then(|file| file.byte_len().map(|len| (file, len))) {
         Ok((file, len)) if len == file_bytes => (file, spare),
         // Under a name of its own: the spare may just be made on another thread.
         _ => {
@@ -95,7 +95,7 @@ pub fn create<D: Disk>(
 /// The disk's; the next segment then is zeroed when it is made.
 pub fn prepare_spare<D: Disk>(disk: &D, folder: &Path, file_bytes: u64) -> io::Result<()> {
     let spare = folder.join(SPARE);
-    if disk.open_read(&spare).and_then(|file| file.len()).is_ok_and(|len| len == file_bytes) {
+    if disk.open_read(&spare).and_then(|file| file.byte_len()).is_ok_and(|len| len == file_bytes) {
         return Ok(());
     }
     let temporary = folder.join("spare.tmp");
@@ -140,7 +140,7 @@ mod tests {
         assert!(folder.path().join(SPARE).exists());
         let segment = create(&RealDisk, folder.path(), HEADER, 1 << 20, true).unwrap();
         assert!(!folder.path().join(SPARE).exists());
-        assert_eq!(segment.file.len().unwrap(), 1 << 20);
+        assert_eq!(segment.file.byte_len().unwrap(), 1 << 20);
         assert_eq!(segment.room(), (1 << 20) - 64);
         let bytes = std::fs::read(path(folder.path(), 3)).unwrap();
         assert_eq!(SegmentHeader::decode(&bytes), Ok(HEADER));
@@ -152,7 +152,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(SPARE), b"short").unwrap();
         let segment = create(&RealDisk, folder.path(), HEADER, 100_000, false).unwrap();
-        assert_eq!(segment.file.len().unwrap(), 100_000);
+        assert_eq!(segment.file.byte_len().unwrap(), 100_000);
     }
 
     #[test]

@@ -147,7 +147,7 @@ fn a_request_whose_last_record_is_missing_is_voided_whole() {
     };
     let path = segment::path(&config.path, 1);
     let mut bytes = std::fs::read(&path).unwrap();
-    let last_at = memchr::memmem::rfind(&bytes, &bytes[64..68].to_vec()).unwrap();
+    let last_at = memchr::memmem::rfind(&bytes, &bytes[64..68]).unwrap();
     bytes[last_at..].fill(0);
     std::fs::write(&path, &bytes).unwrap();
     let (journal, _) = open(&config);

@@ -77,6 +77,12 @@ impl Frames {
     }
 }
 
+/// A further segment a batch needs, and the index of the first frame that goes there.
+struct Next<D: Disk> {
+    index: usize,
+    segment: Segment<D::File>,
+}
+
 /// See the module.
 pub struct Writer<D: Disk> {
     disk: D,
@@ -219,17 +225,16 @@ impl<D: Disk> Writer<D> {
     }
 
     /// Makes the further segments a batch needs, before anything of it is written.
-    fn make_room(&mut self, frames: &Frames, first: u64) -> Result<Vec<(usize, Segment<D::File>)>, Refusal> {
-        let mut extra: Vec<(usize, Segment<D::File>)> = Vec::new();
+    fn make_room(&mut self, frames: &Frames, first: u64) -> Result<Vec<Next<D>>, Refusal> {
+        let mut extra: Vec<Next<D>> = Vec::new();
         let mut room = self.segment.room();
-        let mut sequence = first;
-        for (index, &length) in frames.lengths.iter().enumerate() {
+        for (sequence, (index, &length)) in (first..).zip(frames.lengths.iter().enumerate()) {
             if length as u64 > room {
                 let number = self.segment.header.number + 1 + extra.len() as u64;
                 match self.create(number, sequence, length as u64) {
                     Ok(segment) => {
                         room = segment.room();
-                        extra.push((index, segment));
+                        extra.push(Next { index, segment });
                     }
                     Err(refusal) => {
                         self.abandon(&extra);
@@ -238,14 +243,13 @@ impl<D: Disk> Writer<D> {
                 }
             }
             room -= length as u64;
-            sequence += 1;
         }
         Ok(extra)
     }
 
     /// Takes back segments that were made for a batch that is refused after all.
-    fn abandon(&self, extra: &[(usize, Segment<D::File>)]) {
-        for (_, segment) in extra {
+    fn abandon(&self, extra: &[Next<D>]) {
+        for Next { segment, .. } in extra {
             let path = segment::path(&self.settings.folder, segment.header.number);
             if let Err(e) = self.disk.remove(&path) {
                 log::warn!("{} stays empty: {e}", path.display());
@@ -254,9 +258,9 @@ impl<D: Disk> Writer<D> {
     }
 
     /// Stamps and writes the frames, going over into the segments of `extra` where it says.
-    fn put(&mut self, frames: &mut Frames, extra: Vec<(usize, Segment<D::File>)>) -> io::Result<()> {
+    fn put(&mut self, frames: &mut Frames, extra: Vec<Next<D>>) -> io::Result<()> {
         let (mut at, mut index) = (0, 0);
-        for (until, next) in extra {
+        for Next { index: until, segment: next } in extra {
             (at, index) = self.put_run(frames, at, index, until)?;
             if self.settings.fsync != Fsync::Never {
                 self.segment.file.sync()?;
