@@ -18,3 +18,4 @@ pub mod disk;
 pub mod journal;
 pub mod message;
 pub mod thread;
+pub mod transcript;

@@ -1,0 +1,220 @@
+//! Transcripts as their callers see them, on real files.
+
+use std::fs;
+
+use super::*;
+use crate::message::{Draft, Id, Metadata, Timestamp};
+
+struct Fixture {
+    folder: tempfile::TempDir,
+    transcripts: Transcripts,
+    session: SessionId,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let open_max = NonZeroUsize::new(2).unwrap();
+        let transcripts = Transcripts::open(RealDisk, folder.path(), open_max).unwrap();
+        Self { folder, transcripts, session: SessionId::new("s").unwrap() }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("s.jsonl")
+    }
+
+    fn fill(&self, numbers: std::ops::RangeInclusive<u64>) {
+        for number in numbers {
+            self.transcripts.append(&self.session, &[(number, &message(number))]);
+        }
+    }
+
+    fn read(&self, query: &Query) -> (Vec<u64>, bool) {
+        let page = self.transcripts.read(&self.session, query).unwrap();
+        assert!(!page.cut_short);
+        (page.messages.iter().map(|m| number(m)).collect(), page.more)
+    }
+}
+
+/// The message whose time is `number` milliseconds; its length varies, and every third is the assistant's.
+fn message(number: u64) -> Arc<Message> {
+    let session = SessionId::new("s").unwrap();
+    let text = format!("{number}: {}", "x".repeat((number * 37 % 300) as usize));
+    let role = if number.is_multiple_of(3) { "assistant" } else { "user" };
+    let draft = Draft { session: &session, role, text: &text, metadata: Metadata::default(), vector_ids: &[] };
+    Arc::new(draft.prepare().seal(id(number)))
+}
+
+fn id(number: u64) -> Id {
+    Id::from_parts(Timestamp::from_micros(number * 1000), number)
+}
+
+fn number(message: &Message) -> u64 {
+    message.id().time().micros() / 1000
+}
+
+fn query(direction: Direction, limit: usize) -> Query {
+    Query { after: None, before: None, role: None, direction, limit, bytes_max: u64::MAX }
+}
+
+#[test]
+fn lines_stand_in_the_file_and_are_read_from_both_sides() {
+    let fixture = Fixture::new();
+    assert_eq!(
+        fixture.transcripts.append(&fixture.session, &[(1, &message(1)), (2, &message(2))]),
+        Appended::Written { first_ever: true }
+    );
+    assert_eq!(
+        fixture.transcripts.append(&fixture.session, &[(3, &message(3))]),
+        Appended::Written { first_ever: false }
+    );
+    let text = fs::read_to_string(fixture.path()).unwrap();
+    assert_eq!(text.lines().map(|l| Message::from_line(l.as_bytes()).unwrap()).map(|m| number(&m)).sum::<u64>(), 6);
+    assert_eq!(fixture.read(&query(Direction::Newest, 2)), (vec![2, 3], true));
+    assert_eq!(fixture.read(&query(Direction::Newest, 3)), (vec![1, 2, 3], false));
+    assert_eq!(fixture.read(&query(Direction::Oldest, 2)), (vec![1, 2], true));
+}
+
+#[test]
+fn every_page_of_a_long_transcript_is_the_one_a_full_walk_gives() {
+    let fixture = Fixture::new();
+    // Even numbers only, so that bounds can also lie between messages.
+    for number in (2..=3000).step_by(2) {
+        fixture.transcripts.append(&fixture.session, &[(number, &message(number))]);
+    }
+    for bound in [0, 1, 2, 3, 77, 1000, 1501, 2998, 2999, 3000, 3001, 9999] {
+        for limit in [1, 7, 50] {
+            let before = Query { before: Some(id(bound)), ..query(Direction::Newest, limit) };
+            let all: Vec<u64> = (2..=3000).step_by(2).filter(|&n| n < bound).collect();
+            let wanted = all[all.len().saturating_sub(limit)..].to_vec();
+            assert_eq!(fixture.read(&before), (wanted, all.len() > limit), "before {bound}, {limit}");
+            let after = Query { after: Some(id(bound)), ..query(Direction::Oldest, limit) };
+            let all: Vec<u64> = (2..=3000).step_by(2).filter(|&n| n > bound).collect();
+            let wanted = all[..limit.min(all.len())].to_vec();
+            assert_eq!(fixture.read(&after), (wanted, all.len() > limit), "after {bound}, {limit}");
+        }
+    }
+    let mine = Query { role: Some("assistant".into()), ..query(Direction::Newest, 3) };
+    assert_eq!(fixture.read(&mine), (vec![2988, 2994, 3000], true));
+}
+
+#[test]
+fn the_newest_page_reads_the_end_and_not_the_file() {
+    let fixture = Fixture::new();
+    fixture.fill(1..=5000);
+    let bounded = Query { bytes_max: 64 * 1024, ..query(Direction::Newest, 50) };
+    assert_eq!(fixture.read(&bounded).0, (4951..=5000).collect::<Vec<_>>());
+    let rare = Query { role: Some("nobody".into()), ..bounded };
+    let page = fixture.transcripts.read(&fixture.session, &rare).unwrap();
+    assert!(page.cut_short && page.messages.is_empty());
+}
+
+#[test]
+fn a_bad_line_hides_nothing_else() {
+    let fixture = Fixture::new();
+    fixture.fill(1..=20);
+    let mut text = fs::read_to_string(fixture.path()).unwrap();
+    let middle = text.match_indices('\n').nth(9).unwrap().0 + 1;
+    text.insert_str(middle, "this is no JSON\n{\"id\":\"nor this\n\n\u{0}\n");
+    fs::write(fixture.path(), &text).unwrap();
+    assert_eq!(fixture.read(&query(Direction::Newest, 50)).0, (1..=20).collect::<Vec<_>>());
+    assert_eq!(fixture.read(&query(Direction::Oldest, 50)).0, (1..=20).collect::<Vec<_>>());
+    let page = Query { before: Some(id(12)), ..query(Direction::Newest, 3) };
+    assert_eq!(fixture.read(&page).0, [9, 10, 11]);
+}
+
+#[test]
+fn a_line_larger_than_every_block_is_read() {
+    let fixture = Fixture::new();
+    let session = &fixture.session;
+    let text = "y".repeat(700_000);
+    let huge = Draft { session, role: "user", text: &text, metadata: Metadata::default(), vector_ids: &[] };
+    fixture.fill(1..=5);
+    fixture.transcripts.append(session, &[(6, &Arc::new(huge.prepare().seal(id(6))))]);
+    fixture.fill(7..=9);
+    assert_eq!(fixture.read(&query(Direction::Newest, 50)).0, (1..=9).collect::<Vec<_>>());
+    assert_eq!(fixture.read(&query(Direction::Oldest, 50)).0, (1..=9).collect::<Vec<_>>());
+    let page = Query { before: Some(id(7)), ..query(Direction::Newest, 1) };
+    assert_eq!(fixture.read(&page).0, [6]);
+}
+
+#[test]
+fn a_torn_last_line_is_not_there_and_the_next_starts_on_its_own() {
+    let fixture = Fixture::new();
+    fixture.fill(1..=3);
+    let whole = fs::read(fixture.path()).unwrap();
+    let last_at = whole[..whole.len() - 1].iter().rposition(|&b| b == b'\n').unwrap() + 1;
+    for cut in (last_at..whole.len()).step_by(3).chain([whole.len() - 1]) {
+        fs::write(fixture.path(), &whole[..cut]).unwrap();
+        let again = Fixture { transcripts: Fixture::reopen(&fixture), ..Fixture::new() };
+        let page = again.transcripts.read(&fixture.session, &query(Direction::Newest, 9)).unwrap();
+        assert_eq!(page.messages.len(), 2, "cut at {cut}");
+        again.transcripts.append(&fixture.session, &[(4, &message(4))]);
+        let page = again.transcripts.read(&fixture.session, &query(Direction::Newest, 9)).unwrap();
+        // Cut just before its newline the last line was whole after all.
+        let wanted: &[u64] = if cut + 1 == whole.len() { &[1, 2, 3, 4] } else { &[1, 2, 4] };
+        assert_eq!(page.messages.iter().map(|m| number(m)).collect::<Vec<_>>(), wanted, "cut at {cut}");
+    }
+}
+
+impl Fixture {
+    fn reopen(other: &Self) -> Transcripts {
+        Transcripts::open(RealDisk, other.folder.path(), NonZeroUsize::new(2).unwrap()).unwrap()
+    }
+}
+
+#[test]
+fn a_replay_leaves_a_right_transcript_alone_and_mends_every_other() {
+    let fixture = Fixture::new();
+    fixture.fill(1..=6);
+    let whole = fs::read(fixture.path()).unwrap();
+    let starts: Vec<usize> =
+        std::iter::once(0).chain(whole.iter().enumerate().filter(|(_, b)| **b == b'\n').map(|(i, _)| i + 1)).collect();
+    let mut cases = vec![whole.clone()];
+    // Cut anywhere in what the replay covers (4 to 6), or with zeros or garbage in it, as a power cut leaves it.
+    cases.extend((starts[3]..whole.len()).step_by(11).map(|end| whole[..end].to_vec()));
+    cases.extend((starts[3]..whole.len()).step_by(43).map(|at| {
+        let mut zeroed = whole.clone();
+        zeroed[at..].fill(0);
+        zeroed
+    }));
+    for (index, case) in cases.iter().enumerate() {
+        fs::write(fixture.path(), case).unwrap();
+        let transcripts = Fixture::reopen(&fixture);
+        let mut replay = transcripts.replay();
+        for number in 4..=6 {
+            replay.message(&message(number)).unwrap();
+        }
+        assert_eq!(replay.appended == 0, index == 0, "case {index}");
+        replay.sync().unwrap();
+        assert_eq!(fs::read(fixture.path()).unwrap(), whole, "case {index}");
+    }
+}
+
+#[test]
+fn a_transcript_that_cannot_be_written_falls_behind_and_is_rebuilt() {
+    let fixture = Fixture::new();
+    fixture.fill(1..=3);
+    // A folder in its place: it can be opened by nobody, not even by root.
+    let away = fixture.folder.path().join("away");
+    fs::rename(fixture.path(), &away).unwrap();
+    fs::create_dir(fixture.path()).unwrap();
+    let transcripts = Fixture::reopen(&fixture);
+    assert_eq!(transcripts.append(&fixture.session, &[(4, &message(4)), (5, &message(5))]), Appended::Behind);
+    assert_eq!(transcripts.append(&fixture.session, &[(6, &message(6))]), Appended::Behind);
+    assert_eq!(transcripts.behind(&fixture.session), Some(Behind { first: 4, last: 6 }));
+    assert_eq!(transcripts.first_lacking(), Some(4));
+    let feed = |after: u64, take: &mut dyn FnMut(&Message) -> io::Result<()>| {
+        for number in after + 1..=6 {
+            take(&message(number))?;
+        }
+        Ok(6)
+    };
+    assert!(transcripts.rebuild(feed).is_err(), "it still cannot be written");
+    fs::remove_dir(fixture.path()).unwrap();
+    fs::rename(&away, fixture.path()).unwrap();
+    assert_eq!(transcripts.rebuild(feed).unwrap(), 0);
+    assert_eq!(transcripts.first_lacking(), None);
+    transcripts.append(&fixture.session, &[(7, &message(7))]);
+    assert_eq!(fixture.read(&query(Direction::Newest, 50)).0, (1..=7).collect::<Vec<_>>());
+}
