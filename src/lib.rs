@@ -13,4 +13,5 @@
 
 pub mod api;
 pub mod config;
+pub mod logging;
 pub mod thread;
