@@ -14,4 +14,5 @@
 pub mod api;
 pub mod config;
 pub mod logging;
+pub mod signals;
 pub mod thread;
