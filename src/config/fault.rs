@@ -19,7 +19,7 @@ pub(super) const REDACTED: &str = "[redacted]";
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
     /// The text is not YAML, or repeats a key. Lines and columns count from 1; 0 where the parser knows none.
-    #[error("line {line}, column {column}: {reason}")]
+    #[error("{}{reason}", place(*.line, *.column))]
     Syntax {
         /// The line.
         line: usize,
@@ -104,6 +104,10 @@ impl fmt::Display for Faults {
 }
 
 impl std::error::Error for Faults {}
+
+fn place(line: usize, column: usize) -> String {
+    if line == 0 { String::new() } else { format!("line {line}, column {column}: ") }
+}
 
 fn did_you_mean(suggestion: Option<&str>) -> String {
     suggestion.map_or_else(String::new, |s| format!("; did you mean {s}?"))

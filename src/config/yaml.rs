@@ -14,6 +14,8 @@ use super::fault::Fault;
 
 /// Reads one document; an empty one is `Null`.
 pub(super) fn parse(text: &str) -> Result<Value, Fault> {
+    // libyaml takes a byte order mark within UTF-8 for a document of its own.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let said = RefCell::new(None);
     Node(&said).deserialize(serde_yaml::Deserializer::from_str(text)).map_err(|error| {
         let (line, column) = error.location().map_or((0, 0), |at| (at.line(), at.column()));
@@ -137,7 +139,8 @@ impl<'de> DeserializeSeed<'de> for Key<'_> {
 
             fn visit_str<E: serde::de::Error>(self, key: &str) -> Result<String, E> {
                 if self.0.seen.contains_key(key) {
-                    return Err(self.0.node.fail(format!("the key {key:?} stands here a second time")));
+                    // Its place says which. Named, it could be a token that was written as a block by mistake.
+                    return Err(self.0.node.fail("this key stands in its block a second time".to_owned()));
                 }
                 Ok(key.to_owned())
             }
