@@ -12,6 +12,8 @@
 //! ```
 
 pub mod api;
+pub mod app;
+pub mod cli;
 pub mod config;
 pub mod logging;
 pub mod signals;

@@ -80,11 +80,7 @@ impl<W: Write + Send + 'static> Log for Logger<W> {
         let mut message = Escaped { text: String::new(), left_out: 0 };
         // Escaped takes everything; an error is a Display's own, and what it wrote until then is worth having.
         let _ = message.write_fmt(*record.args());
-        let left_out = message.left_out;
-        if left_out > 0 {
-            let _ = write!(message.text, "… ({left_out} more bytes)");
-        }
-        let text = message.text;
+        let text = message.finish();
         self.inner.log(&Record::builder().metadata(record.metadata().clone()).args(format_args!("{text}")).build());
     }
 
@@ -93,10 +89,29 @@ impl<W: Write + Send + 'static> Log for Logger<W> {
     }
 }
 
+/// `text` on one line, with every character that could forge a line or steer a terminal made visible; cut when it is
+/// longer than a message may be.
+#[must_use]
+pub fn escaped(text: &str) -> String {
+    let mut message = Escaped { text: String::with_capacity(text.len()), left_out: 0 };
+    // Escaped takes everything.
+    let _ = message.write_str(text);
+    message.finish()
+}
+
 /// Takes formatted text, makes control characters visible, and keeps no more than [`MESSAGE_BYTES`].
 struct Escaped {
     text: String,
     left_out: usize,
+}
+
+impl Escaped {
+    fn finish(mut self) -> String {
+        if self.left_out > 0 {
+            self.text.push_str(&format!("… ({} more bytes)", self.left_out));
+        }
+        self.text
+    }
 }
 
 impl fmt::Write for Escaped {
@@ -345,6 +360,32 @@ mod tests {
         assert!(!panic_text(&*formatted, LevelFilter::Debug).contains("client"));
         assert!(panic_text(&*formatted, LevelFilter::Trace).contains("client"));
         assert_eq!(panic_text(&7, LevelFilter::Trace), "(no text)");
+    }
+
+    const ROLE: &str = "CHATKEEP_TEST_LOGGING_ROLE";
+
+    #[test]
+    fn the_child_of_the_next_test() {
+        if std::env::var_os(ROLE).is_none() {
+            return;
+        }
+        init(LevelFilter::Info).unwrap();
+        let text = String::from("a client's message");
+        assert!(crate::thread::spawn("http-9", move || panic!("{text}")).unwrap().join().is_err());
+        log::info!("still here\nand whole");
+    }
+
+    #[test]
+    fn a_panic_is_one_line_on_stderr_with_its_thread_and_place() {
+        let only = ["--exact", "logging::tests::the_child_of_the_next_test", "--nocapture"];
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        let output = child.args(only).env(ROLE, "1").env("RUST_BACKTRACE", "1").output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        let lines: Vec<&str> = stderr.lines().collect();
+        assert_eq!(lines.len(), 2, "{stderr}");
+        assert!(lines[0].contains("[ERROR] (http-9) panic at src/logging.rs:"), "{stderr}");
+        assert!(lines[1].ends_with("still here\\nand whole") && !stderr.contains("client"), "{stderr}");
+        assert!(output.status.success());
     }
 
     #[test]
