@@ -3,8 +3,8 @@
 //! It stands alone because it is the face of the program to people and scripts: nothing below it prints to stdout or
 //! chooses an exit code. It reads the config file, too, so that `config` stays free of I/O.
 //!
-//! Exit codes: 0 done, 2 a fault in the arguments or the configuration, 1 anything else. Each fault is one line on stderr
-//! that begins with `error:`. A reader of stdout that has seen enough (`| head`) is no fault.
+//! Exit codes: 0 done, 2 a fault in the arguments or the configuration, 1 anything else. Each fault is one line on
+//! stderr that begins with `error:`. A reader of stdout that has seen enough (`| head`) is no fault.
 
 use std::ffi::OsString;
 use std::fs::File;

@@ -5,9 +5,9 @@
 //! of several threads never mix. simplelog's `WriteLogger` puts time, level and thread in front.
 //!
 //! Invariants: a closed or failing stderr never panics and never fails a request (the line is lost). A reader of stderr
-//! that stops reading does hold up whoever logs, as with any blocking pipe. A panic is one line, and its text, if it was
-//! formatted at run time, appears at trace only: Rust's own panics quote the strings they failed on, and those may be
-//! messages. Knows nothing of what is logged.
+//! that stops reading does hold up whoever logs, as with any blocking pipe. A panic is one line, and its text, if it
+//! was formatted at run time, appears at trace only: Rust's own panics quote the strings they failed on, and those may
+//! be messages. Knows nothing of what is logged.
 
 use std::any::Any;
 use std::fmt::{self, Write as _};

@@ -1,11 +1,12 @@
 //! What ends the process: a signal, or a part of it that cannot go on.
 //!
-//! It stands alone so that `main` waits in one place for either. The first SIGTERM or SIGINT stops in order; from then on a
-//! second one ends the process at once with code 1 (nothing acknowledged is lost by that: the journal has it).
+//! It stands alone so that `main` waits in one place for either. The first SIGTERM or SIGINT stops in order; from then
+//! on a second one ends the process at once with code 1 (nothing acknowledged is lost by that: the journal has it).
 //!
 //! SIGHUP stops in order too, because it means that the terminal was closed, unless it was ignored when the process
-//! started (`nohup`), which is kept. It is never the second signal: terminals and service managers send it beside another
-//! one. SIGXFSZ is caught so that a file-size limit is an error of the write, which the journal handles, and not the end.
+//! started (`nohup`), which is kept. It is never the second signal: terminals and service managers send it beside
+//! another one. SIGXFSZ is caught so that a file-size limit is an error of the write, which the journal handles, and
+//! not the end.
 //!
 //! Knows nothing of what stopping means.
 

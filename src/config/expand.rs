@@ -1,8 +1,9 @@
 //! `${VAR}` and `${VAR:-default}` in the strings of the configuration.
 //!
-//! The rules are those of a shell, as far as they go: `${VAR}` must be set (it may be empty); `${VAR:-default}` takes the
-//! default when the variable is unset or empty; `$$` is one `$`; any other `$` is itself. A default ends at the first `}`
-//! and holds no reference. What a variable gives is taken as it is, never expanded again. Knows nothing of keys or types.
+//! The rules are those of a shell, as far as they go: `${VAR}` must be set (it may be empty); `${VAR:-default}` takes
+//! the default when the variable is unset or empty; `$$` is one `$`; any other `$` is itself. A default ends at the
+//! first `}` and holds no reference. What a variable gives is taken as it is, never expanded again. Knows nothing of
+//! keys or types.
 
 use std::ffi::OsString;
 

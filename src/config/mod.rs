@@ -13,8 +13,8 @@
 //! fault.rs    the faults, their wording, and what they may quote
 //! ```
 //!
-//! Invariants: a secret is in no fault, no `Debug` output and no [`Settings::to_yaml`]; a [`Config`] that exists has passed
-//! every rule. Knows nothing of files, sockets or threads.
+//! Invariants: a secret is in no fault, no `Debug` output and no [`Settings::to_yaml`]; a [`Config`] that exists has
+//! passed every rule. Knows nothing of files, sockets or threads.
 
 mod expand;
 mod fault;

@@ -1,8 +1,8 @@
 //! Plain YAML values to [`Settings`], by the table of keys.
 //!
-//! It stands alone because it is the walk: which values are given, what stands in for the others, what each becomes under
-//! its kind. After it every key has a value of its kind; a faulty one has its default, which nobody sees, because one
-//! fault refuses the whole. Knows no single key but `server.listen`, which the command line may set.
+//! It stands alone because it is the walk: which values are given, what stands in for the others, what each becomes
+//! under its kind. After it every key has a value of its kind; a faulty one has its default, which nobody sees, because
+//! one fault refuses the whole. Knows no single key but `server.listen`, which the command line may set.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -20,8 +20,8 @@ use super::{rules, yaml};
 pub struct Overrides<'a> {
     /// `--listen`: in place of `server.listen`.
     pub listen: Option<&'a str>,
-    /// `--data`: what `data/` means in the default paths. A path the file gives itself stays, unless it is the default's
-    /// own text, so that the shipped file behaves as no file does.
+    /// `--data`: what `data/` means in the default paths. A path the file gives itself stays, unless it is the
+    /// default's own text, so that the shipped file behaves as no file does.
     pub data: Option<&'a Path>,
 }
 

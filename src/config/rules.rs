@@ -1,7 +1,7 @@
 //! The rules a value must keep, alone and together with others.
 //!
-//! It stands alone because these are the only judgements in `config`; all are pure functions of text and numbers. Whether
-//! a folder exists, a port is free or a name resolves is for those who use the value.
+//! It stands alone because these are the only judgements in `config`; all are pure functions of text and numbers.
+//! Whether a folder exists, a port is free or a name resolves is for those who use the value.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -37,8 +37,8 @@ pub(super) fn is_listen(text: &str) -> bool {
     text.rsplit_once(':').is_some_and(|(host, port)| is_host_name(&host.to_ascii_lowercase()) && is_port(port))
 }
 
-/// Whether only this machine reaches `listen`. A name is believed only if it is `localhost`: any other is resolved later,
-/// by a resolver that may change its mind.
+/// Whether only this machine reaches `listen`. A name is believed only if it is `localhost`: any other is resolved
+/// later, by a resolver that may change its mind.
 fn is_loopback(listen: &str) -> bool {
     match listen.parse::<SocketAddr>() {
         Ok(address) => address.ip().to_canonical().is_loopback(),
@@ -50,7 +50,8 @@ fn is_port(text: &str) -> bool {
     text.bytes().all(|b| b.is_ascii_digit()) && text.parse::<u16>().is_ok()
 }
 
-/// Labels of lower-case letters, digits, `-` and `_`, with dots between (RFC 1123, with the underscore that containers use).
+/// Labels of lower-case letters, digits, `-` and `_`, with dots between (RFC 1123, with the underscore that containers
+/// use).
 fn is_host_name(text: &str) -> bool {
     let is_label = |label: &str| {
         (1..=63).contains(&label.len())
@@ -191,7 +192,8 @@ pub(super) fn check_together(settings: &Settings, is_sound: &dyn Fn(&str) -> boo
         segment.to_string(),
         segment < smallest,
         format!(
-            "must be at least {smallest}, so that a segment holds the largest record (2 × server.max_body_bytes + 65536)"
+            "must be at least {smallest}, so that a segment holds the largest record \
+             (2 × server.max_body_bytes + 65536)"
         ),
     );
 

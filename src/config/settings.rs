@@ -1,9 +1,9 @@
 //! A whole configuration by key: [`Settings`], and what is made of it: the typed [`Config`], and the YAML of
 //! `check-config`.
 //!
-//! It stands alone because it is the one place where each key of the table meets its field; tests hold the two together.
-//! Invariant: every key of the table has a setting of its kind. Knows nothing of where a value came from but one thing:
-//! whether `server.listen` was given on the command line, because its faults are named after that.
+//! It stands alone because it is the one place where each key of the table meets its field; tests hold the two
+//! together. Invariant: every key of the table has a setting of its kind. Knows nothing of where a value came from but
+//! one thing: whether `server.listen` was given on the command line, because its faults are named after that.
 
 use std::collections::BTreeMap;
 use std::fmt;

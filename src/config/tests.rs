@@ -281,8 +281,10 @@ fn a_connection_string_is_shown_without_what_may_be_secret() {
 
 #[test]
 fn the_effective_configuration_reads_back_as_itself() {
-    let text = "server: {listen: \"[::1]:0\", local_socket: \"\", allowed_origins: [\"http://[::1]:9\"], max_connections: 9}\n\
-                journal: {path: \"/a $${HOME} \\\"b\\\"\", fsync: never}\nmongo: {ttl_days: 0, database: \"ü\"}\nlog: {level: off}\n";
+    let text = "server: {listen: \"[::1]:0\", local_socket: \"\", allowed_origins: [\"http://[::1]:9\"]}\n\
+                journal: {path: \"/a $${HOME} \\\"b\\\"\", fsync: never}\n\
+                mongo: {ttl_days: 0, database: \"ü\"}\n\
+                log: {level: off}\n";
     let settings = load(text).unwrap();
     assert_eq!(settings.config().journal.path, PathBuf::from("/a ${HOME} \"b\""));
     assert_eq!(config(&settings.to_yaml()), settings.config(), "{}", settings.to_yaml());
