@@ -12,10 +12,14 @@
 //! ```
 
 pub mod api;
+pub mod app;
 pub mod cache;
+pub mod cli;
 pub mod config;
 pub mod disk;
 pub mod journal;
+pub mod logging;
 pub mod message;
+pub mod signals;
 pub mod thread;
 pub mod transcript;

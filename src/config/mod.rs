@@ -1,7 +1,39 @@
 //! The checked configuration: typed values with units, made from `config.yaml`.
+//!
+//! It stands alone so that the whole way from text to values is pure: the text, the environment and the command line's
+//! overrides come in as arguments, and every fault comes out at once, each with its path, value and rule.
+//!
+//! ```text
+//! yaml.rs     text        -> plain values     syntax and repeated keys, with line and column
+//! table.rs    the one table: path, kind, bounds, default, secret
+//! expand.rs   ${VAR} and ${VAR:-default}
+//! resolve.rs  plain values -> Settings, or every fault
+//! settings.rs Settings     -> Config, and the effective configuration as YAML
+//! rules.rs    what a single value and what several together must satisfy
+//! fault.rs    the faults, their wording, and what they may quote
+//! ```
+//!
+//! Invariants: a secret is in no fault, no `Debug` output and no [`Settings::to_yaml`]; a [`Config`] that exists has
+//! passed every rule. Knows nothing of files, sockets or threads.
+
+mod expand;
+mod fault;
+mod resolve;
+mod rules;
+mod settings;
+mod table;
+mod yaml;
+
+#[cfg(test)]
+mod tests;
+
+pub use fault::{Fault, Faults, closest};
+pub use resolve::Overrides;
+pub use rules::redact_uri;
+pub use settings::Settings;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// A value that must never reach a log, a status reply or a fault message.
@@ -42,6 +74,17 @@ pub struct Config {
     pub responder: ResponderConfig,
     /// The log.
     pub log: LogConfig,
+}
+
+impl Config {
+    /// The built-in defaults: what an empty `config.yaml` and an empty environment give. `data` stands in for `data/`.
+    ///
+    /// # Errors
+    /// Those of `data` itself, when it makes a path that breaks a rule (the socket's path is bounded by the system).
+    pub fn defaults(data: Option<&Path>) -> Result<Self, Faults> {
+        let overrides = Overrides { data, ..Overrides::default() };
+        Settings::load("", &|_| None, &overrides).map(|settings| settings.config())
+    }
 }
 
 /// `server:` the listeners, their limits and deadlines.

@@ -1,0 +1,170 @@
+//! The faults of a configuration: their wording, what of a value they may quote, and the "did you mean".
+//!
+//! It stands alone because it is where secrets could leak: a fault is made from a path and a value already turned into
+//! quotable text by [`quote`], and nothing else in `config` writes values into messages.
+
+use std::fmt;
+
+use serde_yaml::Value;
+
+use super::rules::redact_uri;
+
+/// The longest part of a value that a fault quotes, in characters.
+const QUOTED_CHARS: usize = 80;
+
+/// What stands where a secret would.
+pub(super) const REDACTED: &str = "[redacted]";
+
+/// One fault, by what the reader has to change.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// The text is not YAML, or repeats a key. Lines and columns count from 1; 0 where the parser knows none.
+    #[error("{}{reason}", place(*.line, *.column))]
+    Syntax {
+        /// The line.
+        line: usize,
+        /// The column.
+        column: usize,
+        /// What is wrong there.
+        reason: String,
+    },
+    /// A key that no table entry has. Its value is never quoted: it may be a misspelled secret's.
+    #[error("{path}: unknown key{}", did_you_mean(.suggestion.as_deref()))]
+    UnknownKey {
+        /// The key, with its blocks.
+        path: String,
+        /// The nearest known key.
+        suggestion: Option<String>,
+    },
+    /// A value that breaks its key's rule.
+    #[error("{path}: {value}: {rule}")]
+    Value {
+        /// The key, or the command line's option that gave the value.
+        path: String,
+        /// The value as it may be shown.
+        value: String,
+        /// The rule.
+        rule: String,
+    },
+    /// A `${…}` that cannot be filled in.
+    #[error("{path}: {reason}")]
+    Reference {
+        /// The key that holds it.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl Fault {
+    /// Whether the fault stands in the file, and not in an option of the command line.
+    #[must_use]
+    pub fn is_in_file(&self) -> bool {
+        match self {
+            Self::Syntax { .. } => true,
+            Self::UnknownKey { path, .. } | Self::Value { path, .. } | Self::Reference { path, .. } => {
+                !path.starts_with("--")
+            }
+        }
+    }
+}
+
+/// Every fault of one configuration; never empty. Displayed one a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Faults(Vec<Fault>);
+
+impl Faults {
+    /// `Ok` when there is none.
+    pub(super) fn or<T>(faults: Vec<Fault>, value: T) -> Result<T, Self> {
+        if faults.is_empty() { Ok(value) } else { Err(Self(faults)) }
+    }
+
+    /// The faults, in the order of the table of keys, unknown keys first.
+    pub fn iter(&self) -> impl Iterator<Item = &Fault> {
+        self.0.iter()
+    }
+}
+
+impl From<Fault> for Faults {
+    fn from(fault: Fault) -> Self {
+        Self(vec![fault])
+    }
+}
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, fault) in self.0.iter().enumerate() {
+            if i > 0 {
+                writeln!(f)?;
+            }
+            write!(f, "{fault}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Faults {}
+
+fn place(line: usize, column: usize) -> String {
+    if line == 0 { String::new() } else { format!("line {line}, column {column}: ") }
+}
+
+fn did_you_mean(suggestion: Option<&str>) -> String {
+    suggestion.map_or_else(String::new, |s| format!("; did you mean {s}?"))
+}
+
+/// A value as a fault may show it: text in quotes, cut short, control characters escaped, and without the credentials
+/// of a connection string that was put under the wrong key.
+pub(super) fn quote(value: &Value) -> String {
+    match value {
+        Value::Null => "nothing".to_owned(),
+        Value::Bool(flag) => flag.to_string(),
+        Value::Number(number) => number.to_string(),
+        Value::String(text) => quote_text(text),
+        Value::Sequence(_) => "a list".to_owned(),
+        Value::Mapping(_) => "a block".to_owned(),
+        Value::Tagged(_) => "a tagged value".to_owned(),
+    }
+}
+
+/// [`quote`] for text.
+pub(super) fn quote_text(text: &str) -> String {
+    let shown = if text.contains("://") && text.contains('@') { redact_uri(text) } else { text.to_owned() };
+    match shown.char_indices().nth(QUOTED_CHARS) {
+        Some((end, _)) => format!("{:?}…", &shown[..end]),
+        None => format!("{shown:?}"),
+    }
+}
+
+/// The candidate that `word` most likely meant, if one is close: at most a third of its letters away.
+pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    // A word this long is no slip of the finger, and the distance costs its square.
+    if word.chars().count() > 64 {
+        return None;
+    }
+    candidates
+        .into_iter()
+        .map(|candidate| (distance(word, candidate), candidate))
+        .filter(|(distance, candidate)| *distance <= (candidate.chars().count() / 3).max(1))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
+
+/// Letters to insert, delete, replace or swap with their neighbour (optimal string alignment).
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];
+    for i in 1..=a.len() {
+        let mut row = vec![i];
+        for j in 1..=b.len() {
+            let replaced = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut best = replaced.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                best = best.min(rows[i - 2][j - 2] + 1);
+            }
+            row.push(best);
+        }
+        rows.push(row);
+    }
+    rows[a.len()][b.len()]
+}

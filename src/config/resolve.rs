@@ -1,0 +1,268 @@
+//! Plain YAML values to [`Settings`], by the table of keys.
+//!
+//! It stands alone because it is the walk: which values are given, what stands in for the others, what each becomes
+//! under its kind. After it every key has a value of its kind; a faulty one has its default, which nobody sees, because
+//! one fault refuses the whole. Knows no single key but `server.listen`, which the command line may set.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use serde_yaml::{Mapping, Value};
+
+use super::expand::{Env, Expanded, expand};
+use super::fault::{Fault, Faults, REDACTED, closest, quote, quote_text};
+use super::settings::{Setting, Settings};
+use super::table::{Given, KEYS, Key, Kind, Rule};
+use super::{rules, yaml};
+
+/// What the command line sets above the file.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Overrides<'a> {
+    /// `--listen`: in place of `server.listen`.
+    pub listen: Option<&'a str>,
+    /// `--data`: what `data/` means in the default paths. A path the file gives itself stays, unless it is the
+    /// default's own text, so that the shipped file behaves as no file does.
+    pub data: Option<&'a Path>,
+}
+
+impl Settings {
+    /// Reads `text` (an empty one means every default), fills in variables by `env`, and checks everything.
+    ///
+    /// # Errors
+    /// Every fault at once; only a text that is no YAML has a single one.
+    pub fn load(text: &str, env: &Env<'_>, overrides: &Overrides<'_>) -> Result<Self, Faults> {
+        let root = yaml::parse(text)?;
+        let mut faults = Vec::new();
+        let mut given = Found::new();
+        match &root {
+            Value::Null => {}
+            Value::Mapping(block) => walk("", block, &mut given, &mut faults),
+            _ => faults.push(not_a_block("the whole file")),
+        }
+        let listen = overrides.listen.map(|listen| Value::String(listen.replace('$', "$$")));
+        if let Some(listen) = &listen {
+            given.insert("server.listen", listen);
+        }
+        let mut settings = Self { values: BTreeMap::new(), listen_overridden: listen.is_some() };
+        let mut faulty = BTreeSet::new();
+        for key in KEYS {
+            let value = given.get(key.path).map_or_else(|| default_value(key), |value| (*value).clone());
+            let before = faults.len();
+            let reader = Reader { key, path: settings.origin(key.path), env, data: overrides.data };
+            let setting = reader.read(&value, &mut faults);
+            if faults.len() > before {
+                faulty.insert(key.path);
+            }
+            settings.values.insert(key.path, setting);
+        }
+        rules::check_together(&settings, &|path| !faulty.contains(path), &mut faults);
+        Faults::or(faults, settings)
+    }
+}
+
+/// The values that stand in the file, by key.
+type Found<'a> = BTreeMap<&'static str, &'a Value>;
+
+fn not_a_block(path: &str) -> Fault {
+    // The value is not shown: a secret may have slipped up to its block.
+    Fault::Value { path: path.to_owned(), value: REDACTED.to_owned(), rule: "must be a block of keys".to_owned() }
+}
+
+/// Finds every known key below `prefix`, and refuses the others.
+fn walk<'a>(prefix: &str, block: &'a Mapping, given: &mut Found<'a>, faults: &mut Vec<Fault>) {
+    for (name, value) in block {
+        let name = name.as_str().unwrap_or_default();
+        let path = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") };
+        let inside = format!("{path}.");
+        if let Some(key) = KEYS.iter().find(|key| key.path == path) {
+            // `key:` with nothing after it is as good as no key.
+            if !value.is_null() {
+                given.insert(key.path, value);
+            }
+        } else if !KEYS.iter().any(|key| key.path.starts_with(&inside)) {
+            let suggestion = suggest(&path).map(str::to_owned);
+            faults.push(Fault::UnknownKey { path: path.escape_debug().to_string(), suggestion });
+        } else if let Value::Mapping(block) = value {
+            walk(&path, block, given, faults);
+        } else if !value.is_null() {
+            faults.push(not_a_block(&path));
+        }
+    }
+}
+
+/// The known key or block that an unknown one most likely means: one spelled alike, or one of the same name elsewhere.
+fn suggest(path: &str) -> Option<&'static str> {
+    let parent = |path: &str| path.rfind('.').map_or(0, |at| at + 1);
+    let prefix = &path[..parent(path)];
+    let siblings = KEYS.iter().filter_map(|key| {
+        let rest = key.path.strip_prefix(prefix)?;
+        Some(&key.path[..prefix.len() + rest.find('.').unwrap_or(rest.len())])
+    });
+    let name = &path[prefix.len()..];
+    let by_name = closest(name, siblings.map(|sibling| &sibling[prefix.len()..]));
+    if let Some(found) = by_name {
+        let whole = format!("{prefix}{found}");
+        return KEYS.iter().find(|key| key.path.starts_with(&whole)).map(|key| &key.path[..whole.len()]);
+    }
+    let mut elsewhere = KEYS.iter().filter(|key| key.path[parent(key.path)..] == *name);
+    match (elsewhere.next(), elsewhere.next()) {
+        (Some(key), None) => Some(key.path),
+        _ => None,
+    }
+}
+
+fn default_value(key: &Key) -> Value {
+    match key.default {
+        Given::Text(text) => Value::String(text.to_owned()),
+        Given::Whole(number) => Value::Number(number.into()),
+        Given::Flag(flag) => Value::Bool(flag),
+        Given::NoItems => Value::Sequence(Vec::new()),
+    }
+}
+
+/// Turns the value of one key into a setting.
+struct Reader<'a> {
+    key: &'a Key,
+    /// How faults name the key.
+    path: &'a str,
+    env: &'a Env<'a>,
+    data: Option<&'a Path>,
+}
+
+impl Reader<'_> {
+    /// The setting; with a fault told, a stand-in of the right kind.
+    fn read(&self, value: &Value, faults: &mut Vec<Fault>) -> Setting {
+        if let Kind::List(rule) = &self.key.kind {
+            return Setting::List(self.read_list(value, rule, faults));
+        }
+        let value = match value {
+            Value::String(text) => match expand(text, self.env) {
+                Ok(expanded) => self.typed(expanded),
+                Err(reasons) => {
+                    faults.extend(references(self.path, reasons));
+                    return self.stand_in();
+                }
+            },
+            other => other.clone(),
+        };
+        match self.accept(&value) {
+            Ok(setting) => setting,
+            Err(rule) => {
+                faults.push(Fault::Value { path: self.path.to_owned(), value: self.quoted(&value), rule });
+                self.stand_in()
+            }
+        }
+    }
+
+    /// A text given by a variable takes the type of its key; one written in quotes is text.
+    fn typed(&self, expanded: Expanded) -> Value {
+        let text = expanded.text.trim();
+        let typed = match self.key.kind {
+            Kind::Flag if expanded.by_variable => text.to_ascii_lowercase().parse().ok().map(Value::Bool),
+            Kind::Whole(_) if expanded.by_variable => {
+                text.parse::<u64>().ok().map(|number| Value::Number(number.into()))
+            }
+            _ => None,
+        };
+        typed.unwrap_or(Value::String(expanded.text))
+    }
+
+    fn accept(&self, value: &Value) -> Result<Setting, String> {
+        match (&self.key.kind, value) {
+            (Kind::Text(rule), Value::String(text)) if (rule.holds)(text) => Ok(Setting::Text(text.clone())),
+            (Kind::Path(rule), Value::String(text)) => {
+                let path = self.under_data(text);
+                if (rule.holds)(&path.to_string_lossy()) { Ok(Setting::Path(path)) } else { Err(rule.must.to_owned()) }
+            }
+            (Kind::Text(rule) | Kind::Path(rule) | Kind::List(rule), value) => Err(match value {
+                Value::String(_) => rule.must.to_owned(),
+                _ => format!("must be text (in quotes): {}", rule.must),
+            }),
+            (Kind::Flag, Value::Bool(flag)) => Ok(Setting::Flag(*flag)),
+            (Kind::Flag, _) => Err("must be true or false".to_owned()),
+            (Kind::Whole(bounds), value) => match value.as_u64() {
+                Some(number) if bounds.contains(&number) => Ok(Setting::Whole(number)),
+                _ => Err(format!("must be a whole number from {} to {}", bounds.start(), bounds.end())),
+            },
+            (Kind::Choice(words), value) => {
+                let word = value.as_str().map(|text| text.trim().to_ascii_lowercase()).unwrap_or_default();
+                let known = words.contains(&word.as_str());
+                if known { Ok(Setting::Text(word)) } else { Err(format!("must be one of {}", words.join(", "))) }
+            }
+        }
+    }
+
+    fn read_list(&self, value: &Value, rule: &Rule, faults: &mut Vec<Fault>) -> Vec<String> {
+        let mut list = Vec::new();
+        let mut keep = |item: Result<String, Vec<Fault>>| match item {
+            Ok(text) => list.push(text),
+            Err(told) => faults.extend(told),
+        };
+        match value {
+            Value::Sequence(items) => {
+                for (i, item) in items.iter().enumerate() {
+                    keep(self.read_item(&format!("{}[{i}]", self.path), item, rule));
+                }
+            }
+            // One variable can hold a whole list, with commas between.
+            Value::String(text) if text.contains("${") => match expand(text, self.env) {
+                Ok(Expanded { text, .. }) => {
+                    let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+                    items.for_each(|item| keep(kept(self.path, item.to_owned(), rule)));
+                }
+                Err(reasons) => keep(Err(references(self.path, reasons))),
+            },
+            other => keep(Err(vec![Fault::Value {
+                path: self.path.to_owned(),
+                value: quote(other),
+                rule: "must be a list, such as [] or [\"…\"]".to_owned(),
+            }])),
+        }
+        list
+    }
+
+    fn read_item(&self, path: &str, item: &Value, rule: &Rule) -> Result<String, Vec<Fault>> {
+        let Value::String(text) = item else {
+            let rule = format!("must be text (in quotes): {}", rule.must);
+            return Err(vec![Fault::Value { path: path.to_owned(), value: quote(item), rule }]);
+        };
+        let expanded = expand(text, self.env).map_err(|reasons| references(path, reasons))?;
+        kept(path, expanded.text, rule)
+    }
+
+    /// `--data` replaces the leading `data/` of the default's own text.
+    fn under_data(&self, text: &str) -> PathBuf {
+        match (self.data, &self.key.default) {
+            (Some(data), Given::Text(default)) if *default == text => {
+                data.join(text.strip_prefix("data/").unwrap_or(text))
+            }
+            _ => PathBuf::from(text),
+        }
+    }
+
+    fn quoted(&self, value: &Value) -> String {
+        if self.key.redact.is_some() { REDACTED.to_owned() } else { quote(value) }
+    }
+
+    /// The default without its variables, so that rules between keys always find a value.
+    fn stand_in(&self) -> Setting {
+        match (&self.key.kind, &self.key.default) {
+            (Kind::Path(_), Given::Text(text)) => Setting::Path(PathBuf::from(text)),
+            (_, Given::Text(text)) => Setting::Text((*text).to_owned()),
+            (_, Given::Whole(number)) => Setting::Whole(*number),
+            (_, Given::Flag(flag)) => Setting::Flag(*flag),
+            (_, Given::NoItems) => Setting::List(Vec::new()),
+        }
+    }
+}
+
+fn references(path: &str, reasons: Vec<String>) -> Vec<Fault> {
+    reasons.into_iter().map(|reason| Fault::Reference { path: path.to_owned(), reason }).collect()
+}
+
+fn kept(path: &str, item: String, rule: &Rule) -> Result<String, Vec<Fault>> {
+    if (rule.holds)(&item) {
+        return Ok(item);
+    }
+    Err(vec![Fault::Value { path: path.to_owned(), value: quote_text(&item), rule: rule.must.to_owned() }])
+}

@@ -1,0 +1,152 @@
+//! The one table of keys: path, kind with bounds, default, and whether it is a secret.
+//!
+//! Everything that needs to know a key reads it here: the walk, the defaults, the suggestions, `check-config`. A new
+//! key is a line here, a field in `mod.rs` and `Settings::config`, and a commented line in the shipped `config.yaml`;
+//! tests hold them together. Keys of one block stand together, because the effective configuration is printed in this
+//! order.
+
+use std::ops::RangeInclusive;
+
+use super::fault::REDACTED;
+use super::rules;
+
+/// A rule for one text.
+pub(super) struct Rule {
+    /// Whether a text keeps it.
+    pub holds: fn(&str) -> bool,
+    /// Its words, which follow the value in a fault.
+    pub must: &'static str,
+}
+
+/// What a key takes.
+pub(super) enum Kind {
+    /// Text.
+    Text(Rule),
+    /// A path, for which `--data` may replace the leading `data/` of the default.
+    Path(Rule),
+    /// A list of texts, each under the rule.
+    List(Rule),
+    /// `true` or `false`.
+    Flag,
+    /// A whole number within bounds.
+    Whole(RangeInclusive<u64>),
+    /// One of some words.
+    Choice(&'static [&'static str]),
+}
+
+/// A default, as the shipped file would write it.
+pub(super) enum Given {
+    /// Text, references included.
+    Text(&'static str),
+    /// A number.
+    Whole(u64),
+    /// A flag.
+    Flag(bool),
+    /// A list without items.
+    NoItems,
+}
+
+/// One key.
+pub(super) struct Key {
+    /// Its blocks and its name, with dots between.
+    pub path: &'static str,
+    /// What it takes.
+    pub kind: Kind,
+    /// What it is when it is not given.
+    pub default: Given,
+    /// For a secret: how it is shown where others stand openly. A fault shows nothing of it.
+    pub redact: Option<fn(&str) -> String>,
+}
+
+const fn key(path: &'static str, kind: Kind, default: Given) -> Key {
+    Key { path, kind, default, redact: None }
+}
+
+const fn whole(path: &'static str, default: u64, bounds: RangeInclusive<u64>) -> Key {
+    key(path, Kind::Whole(bounds), Given::Whole(default))
+}
+
+const fn flag(path: &'static str) -> Key {
+    key(path, Kind::Flag, Given::Flag(false))
+}
+
+const fn choice(path: &'static str, default: &'static str, words: &'static [&'static str]) -> Key {
+    key(path, Kind::Choice(words), Given::Text(default))
+}
+
+const fn text(path: &'static str, default: &'static str, holds: fn(&str) -> bool, must: &'static str) -> Key {
+    key(path, Kind::Text(Rule { holds, must }), Given::Text(default))
+}
+
+const fn path(path: &'static str, default: &'static str, holds: fn(&str) -> bool, must: &'static str) -> Key {
+    key(path, Kind::Path(Rule { holds, must }), Given::Text(default))
+}
+
+const fn list(path: &'static str, holds: fn(&str) -> bool, must: &'static str) -> Key {
+    key(path, Kind::List(Rule { holds, must }), Given::NoItems)
+}
+
+const fn secret(key: Key, redact: fn(&str) -> String) -> Key {
+    Key { redact: Some(redact), path: key.path, kind: key.kind, default: key.default }
+}
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
+/// A deadline longer than this is none.
+const HOUR: u64 = 3600;
+const DAY: u64 = 24 * HOUR;
+
+const IS_PATH: &str = "must be a path: not empty, without control characters";
+const IS_SOCKET: &str = "must be a path of at most 107 bytes (the system's limit for a socket), or empty for none";
+const IS_TOKEN: &str = "must be at most 1024 visible ASCII characters without spaces, or empty for none; \
+     and not what check-config prints in place of a secret";
+const IS_ORIGIN: &str = "must be an origin as a browser sends it: SCHEME://HOST[:PORT] in lower case, without a path, \
+     without the scheme's own port; not * or null";
+const IS_HOST: &str =
+    "must be a host name, an IPv4 address or an IPv6 address in brackets, in lower case, without a port";
+const IS_MONGO_URI: &str = "must begin with mongodb:// or mongodb+srv://, without spaces or control characters; \
+     and not be what check-config prints in place of it";
+const IS_DATABASE: &str = "must be 1 to 63 bytes without any of / \\ . \" $ * < > : | ? or white space";
+const IS_COLLECTION: &str =
+    "must be 1 to 120 bytes without $ or control characters, and not begin with system. or a dot";
+
+/// Every key there is.
+pub(super) static KEYS: &[Key] = &[
+    text("server.listen", "127.0.0.1:8000", rules::is_listen, "must be HOST:PORT ([HOST]:PORT for IPv6)"),
+    path("server.local_socket", "data/chatkeep.sock", rules::is_socket, IS_SOCKET),
+    secret(text("server.auth_token", "", rules::is_token, IS_TOKEN), |_| REDACTED.to_owned()),
+    flag("server.allow_open_listen"),
+    list("server.allowed_origins", rules::is_origin, IS_ORIGIN),
+    list("server.allowed_hosts", rules::is_host, IS_HOST),
+    whole("server.max_connections", 1024, 1..=100_000),
+    whole("server.max_body_bytes", MIB, KIB..=8 * MIB),
+    whole("server.head_timeout_seconds", 10, 1..=HOUR),
+    whole("server.body_timeout_seconds", 30, 1..=HOUR),
+    whole("server.idle_timeout_seconds", 60, 1..=DAY),
+    whole("server.write_timeout_seconds", 30, 1..=HOUR),
+    whole("server.drain_seconds", 10, 1..=HOUR),
+    path("journal.path", "data/journal", rules::is_path, IS_PATH),
+    choice("journal.fsync", "always", &["always", "interval", "never"]),
+    whole("journal.fsync_interval_ms", 100, 1..=60_000),
+    whole("journal.segment_bytes", 64 * MIB, 64 * KIB..=GIB),
+    whole("journal.max_bytes", 4 * GIB, 256 * KIB..=64 * TIB),
+    whole("journal.retain_hours", 24, 0..=87_600),
+    whole("journal.checkpoint_seconds", 5, 1..=HOUR),
+    flag("mongo.enabled"),
+    secret(
+        text("mongo.uri", "${MONGO_URI:-mongodb://127.0.0.1:27017}", rules::is_mongo_uri, IS_MONGO_URI),
+        rules::redact_uri,
+    ),
+    text("mongo.database", "${MONGO_DB:-oqoqo}", rules::is_database, IS_DATABASE),
+    text("mongo.chat_collection", "${MONGO_CHAT_COLLECTION:-chat_messages}", rules::is_collection, IS_COLLECTION),
+    whole("mongo.ttl_days", 30, 0..=36_500),
+    whole("mongo.queue_capacity", 4096, 1..=1_000_000),
+    whole("mongo.cache.max_messages_per_session", 75, 1..=10_000),
+    path("mongo.cache.disk_path", "data/cache/chat_sessions", rules::is_path, IS_PATH),
+    whole("mongo.cache.max_bytes", 32 * MIB, 64 * KIB..=64 * GIB),
+    whole("history.max_scan_bytes", 64 * MIB, 64 * KIB..=TIB),
+    choice("responder.kind", "echo", &["echo", "none"]),
+    choice("log.level", "${CHATKEEP_LOG:-info}", &["off", "error", "warn", "info", "debug", "trace"]),
+];

@@ -1,0 +1,374 @@
+//! Tables of configurations and what becomes of them, and the test that holds the shipped file to the table of keys.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::table::KEYS;
+use super::*;
+
+const SHIPPED: &str = include_str!("../../config.yaml");
+const SECRET: &str = "hunter2hunter2";
+
+fn env(name: &str) -> Option<OsString> {
+    match name {
+        "TTL" => Some("7".into()),
+        "YES" => Some("True".into()),
+        "SHOUTED" => Some("DEBUG".into()),
+        "WORD" => Some("lots".into()),
+        "LIST" => Some("https://a.example, http://b.example:8080,".into()),
+        "TOKEN" => Some(SECRET.into()),
+        _ => None,
+    }
+}
+
+fn load(text: &str) -> Result<Settings, Faults> {
+    Settings::load(text, &env, &Overrides::default())
+}
+
+fn config(text: &str) -> Config {
+    load(text).unwrap_or_else(|faults| panic!("{text}\n{faults}")).config()
+}
+
+fn faults(text: &str) -> String {
+    match load(text) {
+        Ok(_) => panic!("accepted: {text}"),
+        Err(faults) => faults.to_string(),
+    }
+}
+
+/// YAML for one key.
+fn one(path: &str, value: &str) -> String {
+    let mut text = String::new();
+    let names: Vec<&str> = path.split('.').collect();
+    for (depth, name) in names.iter().enumerate() {
+        text += &format!("{}{name}:{}", "  ".repeat(depth), if depth + 1 < names.len() { "\n" } else { " " });
+    }
+    text + value + "\n"
+}
+
+#[test]
+fn the_shipped_file_says_the_built_in_defaults() {
+    let nothing = |_: &str| None;
+    let shipped = Settings::load(SHIPPED, &nothing, &Overrides::default()).unwrap();
+    assert_eq!(shipped.config(), Config::defaults(None).unwrap());
+    assert_eq!(shipped.to_yaml(), load("").unwrap().to_yaml());
+}
+
+#[test]
+fn the_shipped_file_has_every_key_with_a_comment_and_no_other() {
+    let (mut blocks, mut keys, mut commented): (Vec<&str>, Vec<String>, bool) = (Vec::new(), Vec::new(), false);
+    for line in SHIPPED.lines() {
+        let content = line.trim_start();
+        if content.starts_with('#') || content.is_empty() {
+            commented = content.starts_with('#');
+            continue;
+        }
+        let (name, value) = content.split_once(':').unwrap();
+        blocks.truncate((line.len() - content.len()) / 2);
+        blocks.push(name);
+        if !value.is_empty() {
+            assert!(commented, "{line} has no comment");
+            keys.push(blocks.join("."));
+        }
+        commented = false;
+    }
+    assert_eq!(keys, KEYS.iter().map(|key| key.path).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_defaults_are_those_of_the_manual() {
+    let config = Config::defaults(None).unwrap();
+    assert_eq!(config.server.listen, "127.0.0.1:8000");
+    assert_eq!(config.server.local_socket, Some(PathBuf::from("data/chatkeep.sock")));
+    assert_eq!(config.server.auth_token, None);
+    assert_eq!(config.server.max_connections, 1024);
+    assert_eq!(config.server.max_body_bytes, 1 << 20);
+    assert_eq!(config.server.drain, Duration::from_secs(10));
+    assert_eq!(config.journal.fsync, Fsync::Always);
+    assert_eq!(config.journal.fsync_interval, Duration::from_millis(100));
+    assert_eq!(config.journal.max_bytes, 4 << 30);
+    assert_eq!(config.journal.retain, Duration::from_secs(24 * 3600));
+    assert_eq!(config.mongo.ttl, Some(Duration::from_secs(30 * 24 * 3600)));
+    assert_eq!(config.mongo.uri.expose(), "mongodb://127.0.0.1:27017");
+    assert_eq!(config.mongo.cache.max_messages_per_session, 75);
+    assert_eq!(config.mongo.cache.disk_path, PathBuf::from("data/cache/chat_sessions"));
+    assert_eq!(config.responder.kind, ResponderKind::Echo);
+    assert_eq!(config.log.level, log::LevelFilter::Info);
+}
+
+#[test]
+fn nothing_and_empty_blocks_and_empty_keys_mean_defaults() {
+    for text in ["", "\n# a comment\n", "---\n", "server:\n", "server: {}\nmongo:\n  cache:\n", "log:\n  level:\n", "~"]
+    {
+        assert_eq!(config(text), Config::defaults(None).unwrap(), "{text:?}");
+    }
+}
+
+#[test]
+fn a_value_given_by_a_variable_takes_the_type_of_its_key() {
+    assert_eq!(config(&one("mongo.ttl_days", "\"${TTL:-30}\"")).mongo.ttl, Some(Duration::from_secs(7 * 86_400)));
+    assert_eq!(config(&one("mongo.ttl_days", "${NONE:-0}")).mongo.ttl, None);
+    assert!(config(&one("server.allow_open_listen", "${YES}")).server.allow_open_listen);
+    assert_eq!(config(&one("log.level", "${SHOUTED}")).log.level, log::LevelFilter::Debug);
+    assert_eq!(config(&one("server.auth_token", "${TTL}")).server.auth_token, Some(Secret::new("7")));
+    assert_eq!(
+        config(&one("server.allowed_origins", "${LIST}")).server.allowed_origins,
+        ["https://a.example", "http://b.example:8080"]
+    );
+    assert_eq!(config(&one("server.allowed_hosts", "[\"${NONE:-a.example}\"]")).server.allowed_hosts, ["a.example"]);
+}
+
+#[test]
+fn each_impossible_value_is_refused_with_its_path_value_and_rule() {
+    for (path, value, told) in [
+        ("server.max_connections", "0", "server.max_connections: 0: must be a whole number from 1 to 100000"),
+        ("server.max_connections", "\"5\"", "server.max_connections: \"5\": must be a whole number from 1 to 100000"),
+        ("server.max_connections", "-1", "server.max_connections: -1: must be a whole"),
+        ("server.max_connections", "1.5", "server.max_connections: 1.5: must be a whole"),
+        ("server.max_connections", "${WORD}", "server.max_connections: \"lots\": must be a whole"),
+        ("server.max_connections", "[1]", "server.max_connections: a list: must be a whole"),
+        ("server.max_connections", "340282366920938463463374607431768211455", "must be a whole"),
+        ("server.max_body_bytes", "8388609", "from 1024 to 8388608"),
+        ("server.allow_open_listen", "\"true\"", "server.allow_open_listen: \"true\": must be true or false"),
+        ("server.allow_open_listen", "yes", "server.allow_open_listen: \"yes\": must be true or false"),
+        ("server.listen", "8000", "server.listen: 8000: must be text (in quotes): must be HOST:PORT"),
+        ("server.listen", "\"localhost\"", "server.listen: \"localhost\": must be HOST:PORT"),
+        ("server.listen", "\":8000\"", "must be HOST:PORT"),
+        ("server.listen", "\"::1:80\"", "must be HOST:PORT"),
+        ("server.listen", "\"localhost:65536\"", "must be HOST:PORT"),
+        ("server.listen", "\"localhost:+1\"", "must be HOST:PORT"),
+        ("server.allowed_origins", "https://a", "server.allowed_origins: \"https://a\": must be a list"),
+        ("server.allowed_origins", "[https://a/]", "server.allowed_origins[0]: \"https://a/\": must be an origin"),
+        ("server.allowed_origins", "[null]", "server.allowed_origins[0]: nothing: must be text"),
+        ("server.allowed_origins", "[\"*\"]", "must be an origin"),
+        ("server.allowed_origins", "[\"https://a:443\"]", "must be an origin"),
+        ("server.allowed_origins", "[\"https://A\"]", "must be an origin"),
+        ("server.allowed_hosts", "[\"a:80\"]", "server.allowed_hosts[0]: \"a:80\": must be a host name"),
+        ("server.allowed_hosts", "[\"${GONE}\"]", "server.allowed_hosts[0]: ${GONE} is not set"),
+        ("journal.path", "\"\"", "journal.path: \"\": must be a path"),
+        ("journal.path", "\"a\\x1b[31mb\"", "journal.path: \"a\\u{1b}[31mb\": must be a path"),
+        ("journal.fsync", "sometimes", "journal.fsync: \"sometimes\": must be one of always, interval, never"),
+        ("journal.segment_bytes", "2097152", "journal.segment_bytes: 2097152: must be at least 2162688"),
+        ("journal.max_bytes", "268435455", "journal.max_bytes: 268435455: must be at least 268435456, four times"),
+        ("mongo.database", "\"a/b\"", "mongo.database: \"a/b\": must be 1 to 63 bytes"),
+        ("mongo.database", "${GONE}", "mongo.database: ${GONE} is not set: set it, or write ${GONE:-default}"),
+        ("mongo.chat_collection", "system.users", "mongo.chat_collection: \"system.users\": must be 1 to 120"),
+        ("mongo.cache.disk_path", "data/journal", "must be another folder than journal.path"),
+        ("mongo.cache", "5", "mongo.cache: [redacted]: must be a block of keys"),
+        ("responder.kind", "telepathy", "responder.kind: \"telepathy\": must be one of echo, none"),
+        ("log.level", "loud", "log.level: \"loud\": must be one of off, error, warn, info, debug, trace"),
+    ] {
+        let told_instead = faults(&one(path, value));
+        assert!(told_instead.contains(told), "{path}: {value}:\n{told_instead}");
+        assert_eq!(told_instead.lines().count(), 1, "{told_instead}");
+    }
+}
+
+#[test]
+fn every_fault_is_told_at_once() {
+    let told = faults("server: {lisen: x, max_connections: 0}\njournal: {fsync: no}\nlog: {level: loud}\nextra: 1\n");
+    assert_eq!(told.lines().count(), 5, "{told}");
+}
+
+#[test]
+fn a_rule_between_keys_is_not_told_on_top_of_a_fault_of_one_of_them() {
+    let told = faults("server: {max_body_bytes: 0}\njournal: {segment_bytes: 65536}\n");
+    assert_eq!(told.lines().count(), 1, "{told}");
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_the_one_that_was_meant() {
+    for (text, told) in [
+        ("server: {lisen: a}", "server.lisen: unknown key; did you mean server.listen?"),
+        ("srever: {listen: a}", "srever: unknown key; did you mean server?"),
+        ("listen: a", "listen: unknown key; did you mean server.listen?"),
+        ("mongo: {max_messages_per_session: 1}", "did you mean mongo.cache.max_messages_per_session?"),
+        ("mongo: {cahce: {}}", "mongo.cahce: unknown key; did you mean mongo.cache?"),
+        ("mongo: {ttl: 1}", "mongo.ttl: unknown key"),
+        ("zebra: 1", "zebra: unknown key"),
+        ("\"a\\x1bb\": 1", "a\\u{1b}b: unknown key"),
+    ] {
+        assert!(faults(text).ends_with(told), "{text}: {}", faults(text));
+    }
+}
+
+#[test]
+fn a_repeated_key_and_a_slip_of_syntax_are_told_with_their_place() {
+    for (text, told) in [
+        ("server:\n  listen: a\n  listen: b\n", "line 3, column 3: this key stands in its block a second time"),
+        ("log: {}\nlog: {}\n", "line 2, column 1: this key stands in its block a second time"),
+        ("server:\n  - [\n", "line 3, column 1: "),
+        ("server: {listen: 'a}\n", "line 2, column 1: "),
+        ("a: *b\n", "line 1, column 4: unknown anchor"),
+        ("1: 2\n", "line 1, column 1: a key must be plain text"),
+        ("log: !loud {}\n", "line 1, column 6: tags"),
+        ("- a\n", "the whole file: [redacted]: must be a block of keys"),
+        ("a: 1\n---\nb: 2\n", "deserializing from YAML containing more than one document"),
+    ] {
+        assert!(faults(text).starts_with(told), "{text:?}: {}", faults(text));
+    }
+}
+
+#[test]
+fn a_byte_order_mark_is_passed_over() {
+    assert_eq!(config("\u{feff}server: {listen: \"127.0.0.1:1\"}").server.listen, "127.0.0.1:1");
+}
+
+#[test]
+fn a_secret_is_in_no_fault() {
+    let s = SECRET;
+    for text in [
+        format!("server: {{auth_token: \"{s} {s}\"}}"),
+        format!("server: {{auth_token: [{s}]}}"),
+        format!("server: {{auth_token: {{{s}: {s}}}}}"),
+        format!("server: {{auth_token: \"{s}${{GONE}}\"}}"),
+        format!("server: {{auth_token: \"{s}${{GONE\"}}"),
+        format!("server: {{auth_token: {{{s}: 1, {s}: 2}}}}"),
+        format!("server: {{auth_token: *{s}}}"),
+        format!("server: {{auth_token: !{s} x}}"),
+        format!("server: {{auth_token: {s}: x}}"),
+        format!("server: {{auth_token: !!int {s}}}"),
+        format!("server: {{auth_token: \"{s}}}"),
+        format!("server: {{auth_tokn: {s}}}"),
+        format!("server: {s}"),
+        format!("auth_token: {s}"),
+        s.to_owned(),
+        format!("- {s}"),
+        "server: {auth_token: \"${TOKEN} ${TOKEN}\"}".to_owned(),
+        format!("mongo: {{uri: \"postgres://u:{s}@h\"}}"),
+        format!("mongo: {{uri: [\"mongodb://u:{s}@h\"]}}"),
+        format!("mongo: {{database: \"mongodb://u:{s}@h\"}}"),
+        format!("mongo: {{enabled: true, uri: \"mongodb://u:{s}@h\"}}"),
+        format!("server: {{listen: \"0.0.0.0:1\", auth_token: \"{s} \"}}"),
+    ] {
+        assert!(!faults(&text).contains(s), "{text}: {}", faults(&text));
+    }
+}
+
+#[test]
+fn a_secret_is_in_no_debug_output_and_not_in_the_effective_configuration() {
+    let text = "server: {auth_token: \"${TOKEN}\"}\nmongo: {uri: \"mongodb://u:hunter2hunter2@h:1/?w=1\"}\n";
+    let settings = load(text).unwrap();
+    let config = settings.config();
+    assert_eq!(config.server.auth_token.as_ref().map(Secret::expose), Some(SECRET));
+    assert!(!format!("{config:?}").contains(SECRET));
+    let shown = settings.to_yaml();
+    assert!(!shown.contains(SECRET), "{shown}");
+    assert!(shown.contains("  auth_token: \"[redacted]\"\n"), "{shown}");
+    assert!(shown.contains("  uri: \"mongodb://[redacted]@h:1/?w=1\"\n"), "{shown}");
+    // Nobody takes the placeholder for a token.
+    assert!(faults(&shown).contains("server.auth_token"), "{shown}");
+}
+
+#[test]
+fn a_connection_string_is_shown_without_what_may_be_secret() {
+    for (uri, shown) in [
+        ("mongodb://h:1", "mongodb://h:1"),
+        ("mongodb+srv://u:p@h/db", "mongodb+srv://[redacted]@h/db"),
+        ("mongodb://u:p@ss/w@h1,h2/db?replicaSet=rs", "mongodb://[redacted]@h1,h2/db?replicaSet=rs"),
+        (
+            "mongodb://h/?tlsCertificateKeyFilePassword=x&TLS=true&y",
+            "mongodb://h/?tlsCertificateKeyFilePassword=[redacted]&TLS=true&[redacted]",
+        ),
+        ("mongodb://u:p?@h", "mongodb://[redacted]@h"),
+        ("u:p@h", "[redacted]"),
+        ("u:p@h?x=://", "[redacted]"),
+    ] {
+        assert_eq!(redact_uri(uri), shown);
+    }
+}
+
+#[test]
+fn the_effective_configuration_reads_back_as_itself() {
+    let text = "server: {listen: \"[::1]:0\", local_socket: \"\", allowed_origins: [\"http://[::1]:9\"]}\n\
+                journal: {path: \"/a $${HOME} \\\"b\\\"\", fsync: never}\n\
+                mongo: {ttl_days: 0, database: \"ü\"}\n\
+                log: {level: off}\n";
+    let settings = load(text).unwrap();
+    assert_eq!(settings.config().journal.path, PathBuf::from("/a ${HOME} \"b\""));
+    assert_eq!(config(&settings.to_yaml()), settings.config(), "{}", settings.to_yaml());
+}
+
+#[test]
+fn the_data_folder_stands_in_for_data_in_default_paths_only() {
+    let data = Some(Path::new("/srv/keep"));
+    let overrides = Overrides { data, ..Overrides::default() };
+    for text in ["", SHIPPED] {
+        let config = Settings::load(text, &env, &overrides).unwrap().config();
+        assert_eq!(config.journal.path, PathBuf::from("/srv/keep/journal"));
+        assert_eq!(config.server.local_socket, Some(PathBuf::from("/srv/keep/chatkeep.sock")));
+        assert_eq!(config.mongo.cache.disk_path, PathBuf::from("/srv/keep/cache/chat_sessions"));
+    }
+    let config = Settings::load(&one("journal.path", "data/elsewhere"), &env, &overrides).unwrap().config();
+    assert_eq!(config.journal.path, PathBuf::from("data/elsewhere"));
+}
+
+#[test]
+fn a_data_folder_too_deep_for_a_socket_is_a_fault() {
+    let deep = "d".repeat(100);
+    let told = Config::defaults(Some(Path::new(&deep))).unwrap_err().to_string();
+    assert!(told.contains("server.local_socket: ") && told.contains("107 bytes"), "{told}");
+}
+
+#[test]
+fn listen_on_the_command_line_is_checked_as_in_the_file_and_named_as_given() {
+    let with =
+        |listen| Settings::load("server: {listen: broken}", &env, &Overrides { listen: Some(listen), data: None });
+    assert_eq!(with("127.0.0.1:0").unwrap().config().server.listen, "127.0.0.1:0");
+    for listen in ["127", "${TOKEN}", "0.0.0.0:80"] {
+        let faults = with(listen).unwrap_err();
+        assert!(faults.to_string().starts_with(&format!("--listen: {listen:?}: must be ")), "{faults}");
+        assert!(faults.iter().all(|fault| !fault.is_in_file()));
+    }
+}
+
+#[test]
+fn a_listen_address_beyond_loopback_needs_a_token_or_the_override() {
+    for listen in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1", "localhost:1", "LOCALHOST:1"] {
+        assert_eq!(config(&one("server.listen", &format!("\"{listen}\""))).server.listen, listen);
+    }
+    for listen in ["0.0.0.0:1", "[::]:1", "192.168.0.2:1", "localhost.example:1", "127.1:1", "a:1"] {
+        let told = faults(&one("server.listen", &format!("\"{listen}\"")));
+        assert!(told.starts_with(&format!("server.listen: {listen:?}: ")), "{told}");
+        assert!(told.contains("server.auth_token") && told.contains("server.allow_open_listen: true"), "{told}");
+        config(&format!("server: {{listen: \"{listen}\", auth_token: t}}"));
+        config(&format!("server: {{listen: \"{listen}\", allow_open_listen: true}}"));
+    }
+}
+
+#[test]
+fn small_segments_are_fine_when_bodies_are_small() {
+    let config = config("server: {max_body_bytes: 1024}\njournal: {segment_bytes: 67584, max_bytes: 270336}\n");
+    assert_eq!(config.journal.segment_bytes, 67_584);
+}
+
+#[test]
+fn mongo_is_refused_with_the_reason_of_this_build() {
+    let missing = "this build has no MongoDB, it was made without the cargo feature `mongo`";
+    let later = "writing to MongoDB is not in this version yet";
+    assert!(rules::mongo_refusal(false).is_some_and(|rule| rule.ends_with(missing)));
+    assert!(rules::mongo_refusal(true).is_some_and(|rule| rule.ends_with(later)));
+    let expected = if cfg!(feature = "mongo") { later } else { missing };
+    assert_eq!(faults("mongo: {enabled: true}"), format!("mongo.enabled: true: must be false: {expected}"));
+}
+
+#[test]
+fn a_long_value_is_quoted_short() {
+    assert!(faults(&one("log.level", &"x".repeat(5000))).len() < 300);
+}
+
+#[test]
+fn the_closest_word_is_found_only_when_it_is_close() {
+    let words = ["serve", "check-config", "help"];
+    for (word, meant) in [
+        ("serv", Some("serve")),
+        ("sevre", Some("serve")),
+        ("check_config", Some("check-config")),
+        ("hlep", Some("help")),
+        ("status", None),
+        ("", None),
+    ] {
+        assert_eq!(closest(word, words), meant, "{word}");
+    }
+}

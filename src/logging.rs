@@ -1,0 +1,402 @@
+//! The log on stderr: one line a record, one write a line, and nothing a client sends can forge a line.
+//!
+//! It stands alone so that the rules of the log hold in one place: the message is formatted once, before any lock; its
+//! control characters become visible escapes; a long one is cut; the finished line goes out in one write, so that lines
+//! of several threads never mix. simplelog's `WriteLogger` puts time, level and thread in front.
+//!
+//! Invariants: a closed or failing stderr never panics and never fails a request (the line is lost). A reader of stderr
+//! that stops reading does hold up whoever logs, as with any blocking pipe. A panic is one line, and its text, if it
+//! was formatted at run time, appears at trace only: Rust's own panics quote the strings they failed on, and those may
+//! be messages. Knows nothing of what is logged.
+
+use std::any::Any;
+use std::fmt::{self, Write as _};
+use std::io::{self, Write};
+use std::panic::PanicHookInfo;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use log::{Level, LevelFilter, Log, Metadata, Record, SetLoggerError};
+use simplelog::{LevelPadding, ThreadLogMode, WriteLogger};
+use time::format_description::BorrowedFormatItem;
+use time::macros::format_description;
+
+/// The longest message that is written whole, in bytes. An escape sequence may stand across it.
+const MESSAGE_BYTES: usize = 8 * 1024;
+
+/// The target of our own records, as `log` makes it from the module path.
+const OURS: &str = env!("CARGO_CRATE_NAME");
+
+/// RFC 3339 with microseconds, always UTC, as everywhere else.
+const TIME: &[BorrowedFormatItem<'static>] =
+    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]+00:00");
+
+/// Sends the log to stderr from `level` up, and panics to the log. Once in a process.
+///
+/// # Errors
+/// There is a logger already.
+pub fn init(level: LevelFilter) -> Result<(), SetLoggerError> {
+    log::set_boxed_logger(Box::new(Logger::new(level, io::stderr())))?;
+    log::set_max_level(level);
+    std::panic::set_hook(Box::new(log_panic));
+    Ok(())
+}
+
+/// Escapes and bounds each message, and hands it to simplelog.
+struct Logger<W: Write + Send + 'static> {
+    level: LevelFilter,
+    inner: Box<WriteLogger<LineBuffer<W>>>,
+}
+
+impl<W: Write + Send + 'static> Logger<W> {
+    fn new(level: LevelFilter, out: W) -> Self {
+        let config = simplelog::ConfigBuilder::new()
+            .set_time_format_custom(TIME)
+            .set_level_padding(LevelPadding::Right)
+            .set_thread_level(LevelFilter::Error)
+            .set_thread_mode(ThreadLogMode::Both)
+            // The prefix of a message says where it is from; the module is for those who debug.
+            .set_target_level(LevelFilter::Debug)
+            .set_location_level(LevelFilter::Off)
+            .build();
+        Self { level, inner: WriteLogger::new(level, config, LineBuffer { line: Vec::new(), out }) }
+    }
+}
+
+impl<W: Write + Send + 'static> Log for Logger<W> {
+    /// Other crates are heard from WARN up only: their details are for trace, some hold what goes over the wire.
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        let target = metadata.target();
+        let is_ours = target.strip_prefix(OURS).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"));
+        metadata.level() <= self.level
+            && (is_ours || metadata.level() <= Level::Warn || self.level == LevelFilter::Trace)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        // Formatted here and not under simplelog's lock: a Display that panics would poison it, and the log with it.
+        let mut message = Escaped { text: String::new(), left_out: 0 };
+        // Escaped takes everything; an error is a Display's own, and what it wrote until then is worth having.
+        let _ = message.write_fmt(*record.args());
+        let text = message.finish();
+        self.inner.log(&Record::builder().metadata(record.metadata().clone()).args(format_args!("{text}")).build());
+    }
+
+    fn flush(&self) {
+        self.inner.flush();
+    }
+}
+
+/// `text` on one line, with every character that could forge a line or steer a terminal made visible; cut when it is
+/// longer than a message may be.
+#[must_use]
+pub fn escaped(text: &str) -> String {
+    let mut message = Escaped { text: String::with_capacity(text.len()), left_out: 0 };
+    // Escaped takes everything.
+    let _ = message.write_str(text);
+    message.finish()
+}
+
+/// Takes formatted text, makes control characters visible, and keeps no more than [`MESSAGE_BYTES`].
+struct Escaped {
+    text: String,
+    left_out: usize,
+}
+
+impl Escaped {
+    fn finish(mut self) -> String {
+        if self.left_out > 0 {
+            self.text.push_str(&format!("… ({} more bytes)", self.left_out));
+        }
+        self.text
+    }
+}
+
+impl fmt::Write for Escaped {
+    fn write_str(&mut self, part: &str) -> fmt::Result {
+        for c in part.chars() {
+            if self.text.len() >= MESSAGE_BYTES {
+                self.left_out += c.len_utf8();
+            } else if forges(c) {
+                // \n, \r, \t, and \u{1b} for the others.
+                self.text.extend(c.escape_default());
+            } else {
+                self.text.push(c);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Characters that could end the line, steer a terminal, or reorder what stands in it: C0, DEL, C1, the Unicode line
+/// separators and the bidirectional controls.
+fn forges(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Collects the pieces simplelog writes and passes each line on whole.
+struct LineBuffer<W: Write> {
+    line: Vec<u8>,
+    out: W,
+}
+
+impl<W: Write> Write for LineBuffer<W> {
+    fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
+        self.line.extend_from_slice(piece);
+        if piece.ends_with(b"\n") {
+            // Whoever cannot be written to cannot be told so either: the line is lost, the next one tried.
+            let _ = self.out.write_all(&self.line);
+            self.line.clear();
+        }
+        Ok(piece.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// The panic hook: one line, with the thread in front as in every line.
+fn log_panic(info: &PanicHookInfo<'_>) {
+    let place = info.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
+    log::error!("panic at {place}: {}", panic_text(info.payload(), log::max_level()));
+}
+
+/// What of a panic's payload may be logged: a literal of our source always, formatted text at trace only.
+fn panic_text(payload: &(dyn Any + Send), level: LevelFilter) -> &str {
+    match (payload.downcast_ref::<&'static str>(), payload.downcast_ref::<String>()) {
+        (Some(literal), _) => literal,
+        (None, Some(text)) if level == LevelFilter::Trace => text,
+        (None, Some(_)) => "(its text is logged at trace)",
+        (None, None) => "(no text)",
+    }
+}
+
+/// Lets a few through each second, for what may happen thousands of times.
+///
+/// ```
+/// static TOUCHED: chatkeep::logging::Throttle = chatkeep::logging::Throttle::new(3);
+/// if let Some(left_out) = TOUCHED.admit() {
+///     log::info!("[CHAT CACHE] session touched ({left_out} more left out before)");
+/// }
+/// ```
+#[derive(Debug)]
+pub struct Throttle {
+    per_second: u32,
+    window: Mutex<Window>,
+}
+
+#[derive(Debug)]
+struct Window {
+    since: Option<Instant>,
+    admitted: u32,
+    left_out: u64,
+}
+
+impl Throttle {
+    /// Admits at most `per_second` in a second that begins with the first of them.
+    #[must_use]
+    pub const fn new(per_second: u32) -> Self {
+        Self { per_second, window: Mutex::new(Window { since: None, admitted: 0, left_out: 0 }) }
+    }
+
+    /// `Some` when this one may be logged, with the number left out since the last that was; `None` to leave it out.
+    pub fn admit(&self) -> Option<u64> {
+        self.admit_at(Instant::now())
+    }
+
+    fn admit_at(&self, now: Instant) -> Option<u64> {
+        // Numbers only: they are sound even if their last holder panicked.
+        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_over = |since: Instant| now.saturating_duration_since(since) >= Duration::from_secs(1);
+        if window.since.is_none_or(is_over) {
+            window.since = Some(now);
+            window.admitted = 0;
+        }
+        if window.admitted < self.per_second {
+            window.admitted += 1;
+            Some(std::mem::take(&mut window.left_out))
+        } else {
+            window.left_out += 1;
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    /// Remembers each write by itself.
+    #[derive(Clone, Default)]
+    struct Writes(Arc<Mutex<Vec<String>>>);
+
+    impl Writes {
+        fn take(&self) -> Vec<String> {
+            std::mem::take(&mut self.0.lock().unwrap())
+        }
+    }
+
+    impl Write for Writes {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().push(String::from_utf8(bytes.to_vec()).unwrap());
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logger(level: LevelFilter) -> (Writes, Logger<Writes>) {
+        let writes = Writes::default();
+        (writes.clone(), Logger::new(level, writes))
+    }
+
+    fn log_to(logger: &impl Log, level: Level, target: &str, message: fmt::Arguments<'_>) {
+        logger.log(&Record::builder().level(level).target(target).args(message).build());
+    }
+
+    #[test]
+    fn a_record_is_one_write_of_one_line_with_time_level_and_thread() {
+        let (writes, logger) = logger(LevelFilter::Info);
+        let run = move || log_to(&logger, Level::Info, "chatkeep::cache", format_args!("[CHAT CACHE] {}", 1));
+        crate::thread::spawn("http-7", run).unwrap().join().unwrap();
+        let written = writes.take();
+        assert_eq!(written.len(), 1, "{written:?}");
+        let (time, rest) = written[0].split_once(' ').unwrap();
+        assert_eq!(rest, "[INFO ] (http-7) [CHAT CACHE] 1\n");
+        time::OffsetDateTime::parse(time, &time::format_description::well_known::Rfc3339).unwrap();
+        assert!(time.ends_with("+00:00") && time.len() == 32, "{time}");
+    }
+
+    #[test]
+    fn no_text_can_forge_a_line_or_steer_a_terminal() {
+        let (writes, logger) = logger(LevelFilter::Info);
+        let text = "a\n2025 [ERROR] forged\r\t\0\x1b[31m\x7f\u{85}\u{9b}\u{2028}\u{202e}é😀\\";
+        log_to(&logger, Level::Info, OURS, format_args!("{text}"));
+        let written = writes.take().concat();
+        let escapes = "a\\n2025 [ERROR] forged\\r\\t\\u{0}\\u{1b}[31m\\u{7f}\\u{85}\\u{9b}\\u{2028}\\u{202e}é😀\\\n";
+        assert!(written.ends_with(escapes), "{written}");
+        assert_eq!(written.chars().filter(|c| c.is_control()).count(), 1);
+    }
+
+    #[test]
+    fn a_long_message_is_cut_and_says_so() {
+        let (writes, logger) = logger(LevelFilter::Info);
+        log_to(&logger, Level::Info, OURS, format_args!("{}", "é".repeat(MESSAGE_BYTES)));
+        let written = writes.take().concat();
+        assert!(written.len() < MESSAGE_BYTES + 200);
+        assert!(written.ends_with(&format!("é… ({MESSAGE_BYTES} more bytes)\n")));
+    }
+
+    #[test]
+    fn other_crates_are_heard_from_warn_up_unless_all_is_traced() {
+        for (level, at, target, heard) in [
+            (LevelFilter::Debug, Level::Debug, "chatkeep::journal", true),
+            (LevelFilter::Debug, Level::Trace, "chatkeep", false),
+            (LevelFilter::Debug, Level::Debug, "tungstenite::protocol", false),
+            (LevelFilter::Debug, Level::Info, "chatkeeper", false),
+            (LevelFilter::Info, Level::Warn, "mongodb", true),
+            (LevelFilter::Trace, Level::Trace, "tungstenite", true),
+            (LevelFilter::Off, Level::Error, "chatkeep", false),
+        ] {
+            let (writes, logger) = logger(level);
+            log_to(&logger, at, target, format_args!("x"));
+            assert_eq!(writes.take().len(), usize::from(heard), "{level} {at} {target}");
+        }
+    }
+
+    #[test]
+    fn a_stderr_that_fails_is_no_fault_and_a_later_line_is_whole() {
+        struct FailsOnce(Writes, bool);
+        impl Write for FailsOnce {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                if std::mem::replace(&mut self.1, true) {
+                    self.0.write(bytes)
+                } else {
+                    Err(io::ErrorKind::BrokenPipe.into())
+                }
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let writes = Writes::default();
+        let logger = Logger::new(LevelFilter::Info, FailsOnce(writes.clone(), false));
+        log_to(&logger, Level::Info, OURS, format_args!("lost"));
+        log_to(&logger, Level::Info, OURS, format_args!("kept"));
+        let written = writes.take().concat();
+        assert!(written.ends_with("kept\n") && !written.contains("lost"), "{written}");
+    }
+
+    #[test]
+    fn a_display_that_fails_or_panics_does_not_break_the_log() {
+        struct Bad(bool);
+        impl fmt::Display for Bad {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("half")?;
+                assert!(!self.0, "a Display that panics");
+                Err(fmt::Error)
+            }
+        }
+        let (writes, logger) = logger(LevelFilter::Info);
+        log_to(&logger, Level::Info, OURS, format_args!("{}", Bad(false)));
+        assert!(writes.take().concat().ends_with("half\n"));
+        let panics = std::panic::AssertUnwindSafe(|| log_to(&logger, Level::Info, OURS, format_args!("{}", Bad(true))));
+        assert!(std::panic::catch_unwind(panics).is_err());
+        log_to(&logger, Level::Info, OURS, format_args!("after"));
+        assert!(writes.take().concat().ends_with("after\n"));
+    }
+
+    #[test]
+    fn a_panic_shows_literals_always_and_formatted_text_at_trace_only() {
+        let formatted: Box<dyn Any + Send> = Box::new(String::from("it is inside 'é' of `a client's message`"));
+        assert_eq!(panic_text(&"a literal", LevelFilter::Error), "a literal");
+        assert!(!panic_text(&*formatted, LevelFilter::Debug).contains("client"));
+        assert!(panic_text(&*formatted, LevelFilter::Trace).contains("client"));
+        assert_eq!(panic_text(&7, LevelFilter::Trace), "(no text)");
+    }
+
+    const ROLE: &str = "CHATKEEP_TEST_LOGGING_ROLE";
+
+    #[test]
+    fn the_child_of_the_next_test() {
+        if std::env::var_os(ROLE).is_none() {
+            return;
+        }
+        init(LevelFilter::Info).unwrap();
+        let text = String::from("a client's message");
+        assert!(crate::thread::spawn("http-9", move || panic!("{text}")).unwrap().join().is_err());
+        log::info!("still here\nand whole");
+    }
+
+    #[test]
+    fn a_panic_is_one_line_on_stderr_with_its_thread_and_place() {
+        let only = ["--exact", "logging::tests::the_child_of_the_next_test", "--nocapture"];
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        let output = child.args(only).env(ROLE, "1").env("RUST_BACKTRACE", "1").output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        let lines: Vec<&str> = stderr.lines().collect();
+        assert_eq!(lines.len(), 2, "{stderr}");
+        assert!(lines[0].contains("[ERROR] (http-9) panic at src/logging.rs:"), "{stderr}");
+        assert!(lines[1].ends_with("still here\\nand whole") && !stderr.contains("client"), "{stderr}");
+        assert!(output.status.success());
+    }
+
+    #[test]
+    fn a_throttle_admits_a_few_a_second_and_counts_the_rest() {
+        let throttle = Throttle::new(2);
+        let start = Instant::now();
+        let at = |ms: u64| throttle.admit_at(start + Duration::from_millis(ms));
+        assert_eq!([at(0), at(1), at(2), at(999)], [Some(0), Some(0), None, None]);
+        assert_eq!([at(1000), at(1001), at(1500)], [Some(2), Some(0), None]);
+        assert_eq!(at(9000), Some(1));
+        // A clock read before the window's own, by another thread, is within it.
+        assert_eq!([at(8999), at(8999)], [Some(0), None]);
+    }
+}

@@ -1,0 +1,267 @@
+//! What ends the process: a signal, or a part of it that cannot go on.
+//!
+//! It stands alone so that `main` waits in one place for either. The first SIGTERM or SIGINT stops in order; from then
+//! on a second one ends the process at once with code 1 (nothing acknowledged is lost by that: the journal has it).
+//!
+//! SIGHUP stops in order too, because it means that the terminal was closed, unless it was ignored when the process
+//! started (`nohup`), which is kept. It is never the second signal: terminals and service managers send it beside
+//! another one. SIGXFSZ is caught so that a file-size limit is an error of the write, which the journal handles, and
+//! not the end.
+//!
+//! Knows nothing of what stopping means.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::flag;
+use signal_hook::iterator::{Handle, Signals};
+use signal_hook::low_level::signal_name;
+
+/// The exit code of a process that was told to stop a second time.
+const FORCED_EXIT: i32 = 1;
+
+/// Why the process stops.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// A signal, by its name; an ordered stop, exit code 0.
+    Signal(&'static str),
+    /// A part that cannot go on, in its own words; an ordered stop, exit code 1.
+    Fatal(String),
+}
+
+/// Ends [`Waiter::wait`] from any thread.
+#[derive(Clone, Debug)]
+pub struct Stopper {
+    reason: Arc<OnceLock<String>>,
+    handle: Handle,
+}
+
+impl Stopper {
+    /// Stops the process in order because a part of it cannot go on. Only the first reason counts. Never blocks.
+    pub fn fatal(&self, reason: impl Into<String>) {
+        // A second reason is most often a consequence of the first.
+        let _ = self.reason.set(reason.into());
+        self.handle.close();
+    }
+
+    /// The reason given, if one was: also after `wait` returned, for what fails while the process stops.
+    #[must_use]
+    pub fn reason(&self) -> Option<&str> {
+        self.reason.get().map(String::as_str)
+    }
+}
+
+/// Waits for the end; the main thread has it.
+#[derive(Debug)]
+pub struct Waiter {
+    signals: Signals,
+    reason: Arc<OnceLock<String>>,
+    is_stopping: Arc<AtomicBool>,
+}
+
+impl Waiter {
+    /// Blocks until a signal asks to stop or a [`Stopper`] is used; what came before the call counts.
+    #[must_use]
+    pub fn wait(mut self) -> Cause {
+        match self.signals.forever().next() {
+            Some(signal) => Cause::Signal(signal_name(signal).unwrap_or("a signal")),
+            None => {
+                // An ordered stop has begun without a signal: the next one is already the impatient one.
+                self.is_stopping.store(true, Ordering::SeqCst);
+                Cause::Fatal(self.reason.get().cloned().unwrap_or_default())
+            }
+        }
+    }
+}
+
+/// Takes over the signals. Once in a process, before its first thread is started.
+///
+/// # Errors
+/// The system's, when there is no descriptor left or a handler is refused.
+pub fn install() -> io::Result<(Stopper, Waiter)> {
+    let is_stopping = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT] {
+        // In this order: handlers run as registered, and the first signal must not meet a flag it has just set.
+        flag::register_conditional_shutdown(signal, FORCED_EXIT, Arc::clone(&is_stopping))?;
+        flag::register(signal, Arc::clone(&is_stopping))?;
+    }
+    flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
+    let signals = Signals::new([SIGTERM, SIGINT])?;
+    if !hangup_is_ignored() {
+        signals.add_signal(SIGHUP)?;
+    }
+    let reason = Arc::new(OnceLock::new());
+    let stopper = Stopper { reason: Arc::clone(&reason), handle: signals.handle() };
+    Ok((stopper, Waiter { signals, reason, is_stopping }))
+}
+
+/// Whether SIGHUP is ignored now, by the kernel's word; asking by sigaction would take unsafe code. Unknown is no.
+fn hangup_is_ignored() -> bool {
+    std::fs::read_to_string("/proc/self/status").is_ok_and(|status| ignores_hangup(&status))
+}
+
+/// Bit n - 1 of the hexadecimal `SigIgn` stands for signal n (proc(5)).
+fn ignores_hangup(status: &str) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 << (SIGHUP - 1) != 0)
+}
+
+/// Signals belong to a whole process, so each test runs one of its own: this test binary again, with only
+/// `the_child_of_the_other_tests` in it.
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Read};
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+
+    use rustix::process::{Pid, Signal, kill_process};
+
+    use super::*;
+
+    const ROLE: &str = "CHATKEEP_TEST_SIGNALS_ROLE";
+
+    #[test]
+    fn the_child_of_the_other_tests() {
+        let Ok(role) = std::env::var(ROLE) else { return };
+        let (stopper, waiter) = install().unwrap();
+        say("ready");
+        if role == "fatal" {
+            let stopper = stopper.clone();
+            let run = move || (stopper.fatal("the disk is gone"), stopper.fatal("and so is this"));
+            crate::thread::spawn("part", run).unwrap().join().unwrap();
+        }
+        if role == "signal-handler-of-files" {
+            signal_hook::low_level::raise(SIGXFSZ).unwrap();
+        }
+        let cause = waiter.wait();
+        say(&format!("{cause:?} {:?}", stopper.reason()));
+        if role == "stuck" || role == "fatal" {
+            // An ordered stop that never ends; standard input ends with the parent.
+            let _ = io::stdin().read(&mut [0]);
+        }
+        std::process::exit(0);
+    }
+
+    /// Past the test harness, which keeps what a test prints.
+    fn say(line: &str) {
+        use std::io::Write;
+        writeln!(io::stdout(), "said: {line}").unwrap();
+    }
+
+    struct Role {
+        child: Child,
+        said: BufReader<ChildStdout>,
+    }
+
+    impl Role {
+        fn start(role: &str) -> Self {
+            Self::start_by(&mut Command::new(std::env::current_exe().unwrap()), role)
+        }
+
+        fn start_by(command: &mut Command, role: &str) -> Self {
+            let only = ["--exact", "signals::tests::the_child_of_the_other_tests", "--nocapture", "--test-threads=1"];
+            let command = command.args(only).env(ROLE, role).stdin(Stdio::piped()).stdout(Stdio::piped());
+            let mut child = command.spawn().unwrap();
+            let said = BufReader::new(child.stdout.take().unwrap());
+            let mut role = Self { child, said };
+            assert_eq!(role.next(), "ready");
+            role
+        }
+
+        fn next(&mut self) -> String {
+            let mut line = String::new();
+            while self.said.read_line(&mut line).unwrap() > 0 {
+                if let Some((_, said)) = line.split_once("said: ") {
+                    return said.trim_end().to_owned();
+                }
+                line.clear();
+            }
+            "nothing".to_owned()
+        }
+
+        fn send(&self, signal: Signal) {
+            kill_process(Pid::from_child(&self.child), signal).unwrap();
+        }
+
+        /// Its end, with standard input still open: a stuck child ends by its signal or not at all.
+        fn end(&mut self) -> ExitStatus {
+            let _held_open = self.child.stdin.take();
+            self.child.wait().unwrap()
+        }
+    }
+
+    #[test]
+    fn a_signal_ends_the_wait_and_the_process_goes_on_to_stop_in_order() {
+        for (signal, name) in [(Signal::TERM, "SIGTERM"), (Signal::INT, "SIGINT"), (Signal::HUP, "SIGHUP")] {
+            let mut role = Role::start("waiting");
+            role.send(signal);
+            assert_eq!(role.next(), format!("Signal({name:?}) None"));
+            assert_eq!(role.end().code(), Some(0));
+        }
+    }
+
+    #[test]
+    fn a_second_signal_ends_the_process_at_once_with_code_1() {
+        for second in [Signal::TERM, Signal::INT] {
+            let mut role = Role::start("stuck");
+            role.send(Signal::TERM);
+            assert_eq!(role.next(), "Signal(\"SIGTERM\") None");
+            role.send(second);
+            assert_eq!(role.end().code(), Some(1));
+        }
+    }
+
+    #[test]
+    fn a_hangup_is_neither_the_second_signal_nor_makes_the_next_one_the_second() {
+        let mut role = Role::start("stuck");
+        role.send(Signal::HUP);
+        // Signals sent close together arrive in any order, so the first must be through.
+        assert_eq!(role.next(), "Signal(\"SIGHUP\") None");
+        for signal in [Signal::HUP, Signal::TERM, Signal::HUP] {
+            role.send(signal);
+        }
+        // The child's ordered stop is still running, and ends in order when it may.
+        drop(role.child.stdin.take());
+        let status = role.child.wait().unwrap();
+        assert_eq!((status.code(), status.signal()), (Some(0), None));
+    }
+
+    #[test]
+    fn a_part_that_cannot_go_on_ends_the_wait_and_a_signal_then_ends_the_process() {
+        let mut role = Role::start("fatal");
+        assert_eq!(role.next(), "Fatal(\"the disk is gone\") Some(\"the disk is gone\")");
+        role.send(Signal::TERM);
+        assert_eq!(role.end().code(), Some(1));
+    }
+
+    #[test]
+    fn a_file_size_limit_does_not_end_the_process() {
+        let mut role = Role::start("signal-handler-of-files");
+        role.send(Signal::TERM);
+        assert_eq!(role.next(), "Signal(\"SIGTERM\") None");
+    }
+
+    #[test]
+    fn a_hangup_ignored_from_the_start_stays_ignored() {
+        let mut nohup = Command::new("sh");
+        nohup.args(["-c", "trap '' HUP; exec \"$0\" \"$@\""]).arg(std::env::current_exe().unwrap());
+        let mut role = Role::start_by(&mut nohup, "waiting");
+        role.send(Signal::HUP);
+        role.send(Signal::TERM);
+        assert_eq!(role.next(), "Signal(\"SIGTERM\") None");
+    }
+
+    #[test]
+    fn the_kernels_mask_of_ignored_signals_is_understood() {
+        for (status, ignored) in [
+            ("Name:\tx\nSigIgn:\t0000000000001001\n", true),
+            ("SigIgn:\t0000000000001000\n", false),
+            ("SigIgn:\tnone\n", false),
+            ("", false),
+        ] {
+            assert_eq!(ignores_hangup(status), ignored, "{status}");
+        }
+    }
+}

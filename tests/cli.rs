@@ -1,0 +1,122 @@
+//! The real binary's face: what it prints, on which stream, and what it exits with.
+
+// The helpers of tests are tests; clippy lets only the functions marked so unwrap.
+#![allow(clippy::unwrap_used)]
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::process::{Command, Output, Stdio};
+
+use tempfile::TempDir;
+
+fn chatkeep(folder: &TempDir) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_chatkeep"));
+    command.current_dir(folder.path()).env_clear().stdin(Stdio::null());
+    command
+}
+
+fn ran(folder: &TempDir, args: &[&str]) -> (Option<i32>, String, String) {
+    let Output { status, stdout, stderr } = chatkeep(folder).args(args).output().unwrap();
+    (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+}
+
+fn folder() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+#[test]
+fn help_and_version_go_to_stdout_with_exit_code_0() {
+    for (args, begins) in [(["help"], "chatkeep keeps"), (["--help"], "chatkeep keeps"), (["--version"], "chatkeep 0.")]
+    {
+        let (code, out, err) = ran(&folder(), &args);
+        assert_eq!((code, err.as_str()), (Some(0), ""));
+        assert!(out.starts_with(begins), "{out}");
+    }
+}
+
+#[test]
+fn a_slip_on_the_command_line_is_one_line_with_exit_code_2() {
+    let (code, out, err) = ran(&folder(), &["chekc-config"]);
+    assert_eq!((code, out.as_str()), (Some(2), ""));
+    assert_eq!(err, "error: unknown command `chekc-config`; did you mean check-config?\n");
+    let (code, _, err) = ran(&folder(), &["a\nerror: b\x1b[31m"]);
+    assert_eq!(code, Some(2));
+    assert_eq!(err.lines().count(), 1, "{err}");
+    assert!(!err.contains('\x1b'), "{err}");
+}
+
+#[test]
+fn check_config_prints_what_is_in_effect_without_secrets() {
+    let folder = folder();
+    let (code, out, err) = ran(&folder, &["check-config"]);
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    assert!(
+        out.starts_with("# In effect, from the built-in defaults.\nserver:\n  listen: \"127.0.0.1:8000\"\n"),
+        "{out}"
+    );
+
+    fs::write(folder.path().join("config.yaml"), "server: {auth_token: \"${TOKEN}\"}\n").unwrap();
+    let args = ["check-config", "--data", "/srv/d", "--listen", "[::]:0"];
+    let Output { status, stdout, stderr } = chatkeep(&folder).args(args).env("TOKEN", "hunter2").output().unwrap();
+    let (out, err) = (String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap());
+    assert_eq!((status.code(), err.as_str()), (Some(0), ""));
+    assert!(out.starts_with("# In effect, from config.yaml.\n"), "{out}");
+    assert!(out.contains("listen: \"[::]:0\"\n") && out.contains("path: \"/srv/d/journal\"\n"), "{out}");
+    assert!(out.contains("auth_token: \"[redacted]\"\n") && !out.contains("hunter2"), "{out}");
+}
+
+#[test]
+fn every_fault_of_a_config_is_a_line_with_the_file_and_exit_code_2() {
+    let folder = folder();
+    fs::write(folder.path().join("a.yaml"), "server: {lisen: x, max_connections: 0, auth_token: \"${T}\"}\n").unwrap();
+    for command in ["check-config", "serve"] {
+        let (code, out, err) = ran(&folder, &[command, "--config", "a.yaml", "--listen", "nowhere"]);
+        assert_eq!((code, out.as_str()), (Some(2), ""));
+        let lines: Vec<&str> = err.lines().collect();
+        assert_eq!(lines[0], "error: a.yaml: server.lisen: unknown key; did you mean server.listen?");
+        assert_eq!(lines[1], "error: --listen: \"nowhere\": must be HOST:PORT ([HOST]:PORT for IPv6)");
+        assert_eq!(lines[2], "error: a.yaml: server.auth_token: ${T} is not set: set it, or write ${T:-default}");
+        assert_eq!(lines[3], "error: a.yaml: server.max_connections: 0: must be a whole number from 1 to 100000");
+        assert_eq!(lines.len(), 4);
+    }
+}
+
+#[test]
+fn a_named_config_that_cannot_be_read_is_a_fault_and_the_default_one_may_be_missing() {
+    let folder = folder();
+    let at = |name: &str| folder.path().join(name);
+    fs::write(at("latin1.yaml"), b"log:\n  level: \xe4\n").unwrap();
+    fs::write(at("large.yaml"), vec![b'#'; (1 << 20) + 1]).unwrap();
+    for (name, why) in [
+        ("gone.yaml", "there is no such file"),
+        (".", "Is a directory"),
+        ("latin1.yaml", "byte 15 is not UTF-8 text"),
+        ("large.yaml", "it is larger than 1048576 bytes"),
+    ] {
+        let (code, _, err) = ran(&folder, &["check-config", "--config", name]);
+        assert_eq!(code, Some(2), "{err}");
+        assert!(err.starts_with(&format!("error: cannot read the config file {name}: {why}")), "{err}");
+    }
+    // What has the default's name is meant, whatever is wrong with it.
+    std::os::unix::fs::symlink("gone.yaml", at("config.yaml")).unwrap();
+    assert_eq!(ran(&folder, &["check-config"]).0, Some(2));
+    fs::remove_file(at("config.yaml")).unwrap();
+    fs::create_dir(at("config.yaml")).unwrap();
+    assert_eq!(ran(&folder, &["check-config"]).0, Some(2));
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_fault_and_a_full_disk_is_one() {
+    let folder = folder();
+    let mut child =
+        chatkeep(&folder).arg("check-config").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let mut err = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+    assert_eq!((child.wait().unwrap().code(), err.as_str()), (Some(0), ""));
+
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let output = chatkeep(&folder).arg("check-config").stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8(output.stderr).unwrap().starts_with("error: cannot write to stdout: "));
+}
