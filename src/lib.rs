@@ -14,12 +14,17 @@
 pub mod api;
 pub mod app;
 pub mod cache;
+pub mod chat;
 pub mod cli;
 pub mod config;
 pub mod disk;
+pub mod history;
 pub mod journal;
 pub mod logging;
 pub mod message;
+pub mod recorder;
+pub mod responder;
 pub mod signals;
 pub mod thread;
 pub mod transcript;
+pub mod worker;

@@ -1,20 +1,28 @@
 //! One request in, one reply out, whichever listener it came by.
 //!
 //! The vocabulary is tiny_http's (`Method`, `Header`, `StatusCode`, `Response`), so that the server on the Unix socket
-//! needs no translation and the TCP listener has a well-known shape to write. A listener calls [`Api::admit`] with the
-//! head alone, so that a request nobody will serve is refused before its body is read, and then [`Api::handle`].
+//! needs no translation and the TCP listener has a well-known shape to write. A listener calls [`Service::admit`] with the
+//! head alone, so that a request nobody will serve is refused before its body is read, and then [`Service::handle`].
 //!
 //! Knows nothing of sockets, framing, Host, Origin or tokens: those are the listeners' (server/guard.rs).
 
+mod body;
+mod chat;
+mod history;
 mod problem;
 mod route;
+mod status;
 
 use std::io::{self, Cursor, Write};
 
 use tiny_http::{Header, Method, Response, StatusCode};
 
+use crate::chat::Chat;
+use crate::history::History;
+
 pub use problem::Problem;
 pub use route::Route;
+pub use status::Status;
 
 /// Which listener a request came by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,32 +84,55 @@ pub struct Stream {
     pub write: Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + Send>,
 }
 
-/// Serves every route.
-pub struct Api {}
-
-impl Api {
+/// What a listener hands its requests to. [`Api`] is the one in the product; listeners are tested with others.
+pub trait Service: Send + Sync + 'static {
     /// Decides on the head alone whether a request will be served.
     ///
     /// # Errors
-    /// The reply to give instead: 404, 405, 415. The listener need not read the body first.
-    pub fn admit(&self, head: &Head<'_>) -> Result<Admission, Reply> {
-        let route = route::find(head)?;
-        Ok(Admission { route })
-    }
+    /// The reply to give instead. The listener need not read the body first.
+    fn admit(&self, head: &Head<'_>) -> Result<Admission, Reply>;
 
     /// Serves an admitted request.
-    pub fn handle(&self, head: &Head<'_>, admission: Admission, body: &[u8]) -> Reply {
-        let _ = (head, body);
-        match admission.route {
-            Route::Livez => json(200, br#"{"status":"ok"}"#.to_vec()),
-            _ => json(200, body.to_vec()),
-        }
+    fn handle(&self, head: &Head<'_>, admission: Admission, body: &[u8]) -> Reply;
+}
+
+/// Serves every route.
+pub struct Api {
+    /// The write path.
+    pub chat: Chat,
+    /// The read path.
+    pub history: History,
+    /// What is told of both.
+    pub status: Status,
+}
+
+impl Service for Api {
+    fn admit(&self, head: &Head<'_>) -> Result<Admission, Reply> {
+        route::find(head).map(|route| Admission { route }).map_err(|problem| problem.reply(head.request_id))
+    }
+
+    fn handle(&self, head: &Head<'_>, admission: Admission, body: &[u8]) -> Reply {
+        let reply = match admission.route {
+            Route::Chat => chat::say(&self.chat, body),
+            Route::Messages => chat::record(&self.chat, body),
+            Route::History => history::read(&self.history, head),
+            Route::Status => Ok(self.status.storage()),
+            Route::Livez => Ok(Status::live()),
+            Route::Readyz | Route::Health => self.status.ready(),
+        };
+        reply.unwrap_or_else(|problem| problem.reply(head.request_id))
     }
 }
 
 /// A JSON reply.
 #[must_use]
-pub fn json(status: u16, body: Vec<u8>) -> Reply {
+pub fn json<T: serde::Serialize>(status: u16, body: &T) -> Reply {
+    json_bytes(status, serde_json::to_vec(body).expect("our own replies always serialise"))
+}
+
+/// A JSON reply that is already serialised.
+#[must_use]
+pub fn json_bytes(status: u16, body: Vec<u8>) -> Reply {
     let headers = vec![header("Content-Type", "application/json")];
     let length = body.len();
     Reply::Full(Response::new(StatusCode(status), headers, Cursor::new(body), Some(length), None))

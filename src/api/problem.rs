@@ -7,6 +7,8 @@ use std::io::Cursor;
 use serde::Serialize;
 use tiny_http::{Response, StatusCode};
 
+use crate::journal::Refusal;
+
 use super::{Reply, header};
 
 /// One fault, told to the client.
@@ -18,6 +20,8 @@ pub struct Problem {
     pub code: &'static str,
     /// A sentence for people: what is wrong with this request and what would be right.
     pub detail: String,
+    /// The field or parameter at fault, for 422.
+    pub field: Option<String>,
     /// `Allow`, for 405.
     pub allow: Option<&'static str>,
     /// `Retry-After` in seconds, for 503.
@@ -31,13 +35,21 @@ struct Body<'a> {
     status: u16,
     detail: &'a str,
     code: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<&'a str>,
     request_id: &'a str,
 }
 
 impl Problem {
     /// A fault of that status.
     pub fn new(status: u16, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), allow: None, retry_after_seconds: None }
+        Self { status, code, detail: detail.into(), field: None, allow: None, retry_after_seconds: None }
+    }
+
+    /// 422 that names a field and its rule.
+    #[must_use]
+    pub fn field(name: &str, rule: &str) -> Self {
+        Self { field: Some(name.into()), ..Self::new(422, "invalid_field", format!("`{name}` {rule}")) }
     }
 
     /// 404.
@@ -73,6 +85,7 @@ impl Problem {
             status: self.status,
             detail: &self.detail,
             code: self.code,
+            field: self.field.as_deref(),
             request_id,
         };
         let body = serde_json::to_vec(&body).expect("strings and numbers always serialise");
@@ -85,5 +98,15 @@ impl Problem {
         }
         let length = body.len();
         Reply::Full(Response::new(status, headers, Cursor::new(body), Some(length), None))
+    }
+}
+
+impl From<Refusal> for Problem {
+    /// 507 when there is no room, else 503: in both cases whether the request was kept is unknown.
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Full(reason) => Self::new(507, "disk_full", format!("nothing can be kept now: {reason}")),
+            Refusal::Unavailable(reason) => Self::unavailable("journal_unavailable", reason, 1),
+        }
     }
 }

@@ -4,7 +4,7 @@
 
 use tiny_http::Method;
 
-use super::{Head, Problem, Reply};
+use super::{Head, Problem};
 
 /// Everything that is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,8 +25,8 @@ pub enum Route {
     Health,
 }
 
-/// Finds the route, or the reply that says why there is none (404, 405 with `Allow`, 415).
-pub(super) fn find(head: &Head<'_>) -> Result<Route, Reply> {
+/// Finds the route, or the problem that says why there is none (404, 405 with `Allow`, 415).
+pub(super) fn find(head: &Head<'_>) -> Result<Route, Problem> {
     let (allow, route) = match head.path {
         "/api/chat" => ("POST", Route::Chat),
         "/api/chat/messages" => ("POST", Route::Messages),
@@ -35,7 +35,7 @@ pub(super) fn find(head: &Head<'_>) -> Result<Route, Reply> {
         "/livez" => ("GET, HEAD", Route::Livez),
         "/readyz" => ("GET, HEAD", Route::Readyz),
         "/health" => ("GET, HEAD", Route::Health),
-        _ => return Err(Problem::not_found(head.path).reply(head.request_id)),
+        _ => return Err(Problem::not_found(head.path)),
     };
     let fits = match head.method {
         Method::Get | Method::Head => allow.starts_with("GET"),
@@ -43,10 +43,10 @@ pub(super) fn find(head: &Head<'_>) -> Result<Route, Reply> {
         _ => false,
     };
     if !fits {
-        return Err(Problem::method_not_allowed(allow).reply(head.request_id));
+        return Err(Problem::method_not_allowed(allow));
     }
     if allow == "POST" && !is_json(head.header("Content-Type")) {
-        return Err(Problem::unsupported_media_type("application/json").reply(head.request_id));
+        return Err(Problem::unsupported_media_type("application/json"));
     }
     Ok(route)
 }

@@ -41,6 +41,12 @@ impl Id {
         Self::from_parts(time, 0)
     }
 
+    /// What lies just before this id in the order: a bound, not an id that was given to anything.
+    #[must_use]
+    pub fn just_before(self) -> Self {
+        Self(self.0.saturating_sub(1))
+    }
+
     /// The time within the id.
     #[must_use]
     pub fn time(self) -> Timestamp {

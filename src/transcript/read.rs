@@ -70,6 +70,11 @@ pub struct Page {
 }
 
 impl<D: Disk> Transcripts<D> {
+    /// Whether the session has a transcript that can be read.
+    pub fn exists(&self, session: &SessionId) -> bool {
+        self.disk.open_read(&self.path(session)).is_ok()
+    }
+
     /// Reads a page of a session's transcript. A session without one has an empty page.
     ///
     /// # Errors

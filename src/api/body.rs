@@ -1,0 +1,125 @@
+//! Request bodies: JSON into typed values, and when that fails a problem that names the field.
+//!
+//! 400 when the bytes are no JSON, 422 when they are JSON of the wrong shape. The typed reader is quick and its errors
+//! are vague, so the shape is looked at again, slowly, only after it has failed.
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::message::SessionId;
+
+use super::Problem;
+
+/// The session of a request that names none.
+const DEFAULT_SESSION: &str = "default";
+/// Levels of nesting in metadata; MongoDB takes a hundred in a document.
+const METADATA_DEPTH_MAX: usize = 32;
+
+/// What a field holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A string that must be there.
+    Text,
+    /// A string, `null` or nothing.
+    MaybeText,
+    /// An object, `null` or nothing.
+    MaybeObject,
+    /// An array, `null` or nothing.
+    MaybeArray,
+    /// A boolean, `null` or nothing.
+    MaybeBool,
+}
+
+/// The fields of an object and what they hold.
+pub type Shape = [(&'static str, Kind)];
+
+impl Kind {
+    fn fits(self, value: Option<&Value>) -> bool {
+        match (self, value) {
+            (Self::Text, value) => value.is_some_and(Value::is_string),
+            (_, None | Some(Value::Null)) => true,
+            (Self::MaybeText, Some(value)) => value.is_string(),
+            (Self::MaybeObject, Some(value)) => value.is_object(),
+            (Self::MaybeArray, Some(value)) => value.is_array(),
+            (Self::MaybeBool, Some(value)) => value.is_boolean(),
+        }
+    }
+
+    fn rule(self) -> &'static str {
+        match self {
+            Self::Text | Self::MaybeText => "must be a string",
+            Self::MaybeObject => "must be an object",
+            Self::MaybeArray => "must be an array",
+            Self::MaybeBool => "must be true or false",
+        }
+    }
+}
+
+/// Reads an object of that shape.
+pub fn object<'a, T: Deserialize<'a>>(body: &'a [u8], shape: &Shape) -> Result<T, Problem> {
+    serde_json::from_slice(body).map_err(|e| explain(body, &e, |value| wrong_in_object(value, shape, "")))
+}
+
+/// Reads an array of objects of that shape.
+pub fn array<'a, T: Deserialize<'a>>(body: &'a [u8], shape: &Shape) -> Result<Vec<T>, Problem> {
+    serde_json::from_slice(body).map_err(|e| {
+        explain(body, &e, |value| {
+            let mut items = value.as_array().into_iter().flatten().enumerate();
+            items.find_map(|(index, item)| wrong_in_object(item, shape, &format!("[{index}].")))
+        })
+    })
+}
+
+fn explain(body: &[u8], error: &serde_json::Error, find: impl Fn(&Value) -> Option<Problem>) -> Problem {
+    if !error.is_data() {
+        // Line and column are ours to tell; the parser's words quote nothing of the body.
+        return Problem::new(400, "malformed_json", format!("the body is not JSON: {error}"));
+    }
+    let found = serde_json::from_slice(body).ok().and_then(|value| find(&value));
+    // What the slow look does not see is a field that is there twice.
+    found.unwrap_or_else(|| Problem::new(422, "invalid_body", format!("the body has the wrong shape: {error}")))
+}
+
+fn wrong_in_object(value: &Value, shape: &Shape, path: &str) -> Option<Problem> {
+    let Some(map) = value.as_object() else {
+        let what = if path.is_empty() { "the body".to_owned() } else { path.trim_end_matches('.').to_owned() };
+        return Some(Problem::new(422, "invalid_body", format!("{what} must be a JSON object")));
+    };
+    let (name, kind) = shape.iter().find(|(name, kind)| !kind.fits(map.get(*name)))?;
+    let missing = if map.contains_key(*name) { "" } else { "is missing: it " };
+    Some(Problem::field(&format!("{path}{name}"), &format!("{missing}{}", kind.rule())))
+}
+
+/// The session a request names, or the default one.
+pub fn session(name: Option<&str>, field: &str) -> Result<SessionId, Problem> {
+    SessionId::new(name.unwrap_or(DEFAULT_SESSION)).map_err(|rule| Problem::field(field, &rule.to_string()))
+}
+
+/// Checks what a client wants kept beside the text.
+pub fn check_metadata(metadata: Option<&Map<String, Value>>, field: &str) -> Result<(), Problem> {
+    let Some(metadata) = metadata else { return Ok(()) };
+    for (key, value) in metadata {
+        check_key(key, field)?;
+        check_value(value, field, METADATA_DEPTH_MAX - 1)?;
+    }
+    Ok(())
+}
+
+fn check_value(value: &Value, field: &str, depth_left: usize) -> Result<(), Problem> {
+    if depth_left == 0 && (value.is_array() || value.is_object()) {
+        return Err(Problem::field(field, &format!("must not be nested deeper than {METADATA_DEPTH_MAX} levels")));
+    }
+    match value {
+        Value::Array(items) => items.iter().try_for_each(|item| check_value(item, field, depth_left - 1)),
+        Value::Object(map) => map.iter().try_for_each(|(key, value)| {
+            check_key(key, field)?;
+            check_value(value, field, depth_left - 1)
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// MongoDB's documents cannot hold such a key, and what is accepted must be kept everywhere.
+fn check_key(key: &str, field: &str) -> Result<(), Problem> {
+    if key.contains('\0') { Err(Problem::field(field, "must have no key with a NUL in it")) } else { Ok(()) }
+}

@@ -1,0 +1,191 @@
+//! `GET /api/chat/history`: a page of a conversation, its lines spliced into the reply as they were kept.
+
+use std::borrow::Cow;
+use std::io::Write;
+use std::sync::Arc;
+
+use serde::Serialize;
+use tiny_http::StatusCode;
+
+use crate::history::{Answer, Ask, History, Source};
+use crate::message::{Id, Message, SessionId, Timestamp, is_role};
+
+use super::{Head, Problem, Reply, Stream, body, header, json_bytes};
+
+/// Messages a page has when the request does not say.
+const LIMIT_DEFAULT: usize = 50;
+/// Messages a page may have.
+const LIMIT_MAX: usize = 500;
+/// The type of a reply with one message a line.
+const NDJSON: &str = "application/x-ndjson";
+
+/// What stands behind the messages.
+#[derive(Serialize)]
+struct Tail<'a> {
+    counts: Counts,
+    last_persisted_at: Option<Timestamp>,
+    has_more: bool,
+    complete: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Counts {
+    cache: usize,
+    mongo: usize,
+    disk: usize,
+}
+
+/// `GET /api/chat/history`
+pub fn read(history: &History, head: &Head<'_>) -> Result<Reply, Problem> {
+    let ask = parse(head.query)?;
+    let answer = history.read(&ask).map_err(|e| {
+        log::error!("the history of {} cannot be read: {e}", ask.session);
+        Problem::unavailable("history_unavailable", "the transcript cannot be read now", 1)
+    })?;
+    let lines = head.header("Accept").is_some_and(|accept| accept.contains(NDJSON));
+    Ok(if lines { ndjson(answer) } else { json_bytes(200, page(&ask.session, &answer)) })
+}
+
+fn parse(query: &str) -> Result<Ask, Problem> {
+    let mut ask = Ask {
+        session: body::session(None, "session_id")?,
+        limit: LIMIT_DEFAULT,
+        before: None,
+        after: None,
+        role: None,
+        since: None,
+        until: None,
+    };
+    let mut seen: Vec<Cow<'_, str>> = Vec::new();
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        match &*name {
+            "session_id" => ask.session = body::session(Some(&value), "session_id")?,
+            "limit" => ask.limit = limit(&value)?,
+            "before" => ask.before = Some(id("before", &value)?),
+            "after" => ask.after = Some(id("after", &value)?),
+            "role" if is_role(&value) => ask.role = Some(value.into_owned()),
+            "role" => return Err(Problem::field("role", "must be the name of an author, such as user or assistant")),
+            "since" => ask.since = Some(time("since", &value)?),
+            "until" => ask.until = Some(time("until", &value)?),
+            // Other programs' parameters are none of ours.
+            _ => continue,
+        }
+        if seen.contains(&name) {
+            return Err(Problem::field(&name, "must be given once"));
+        }
+        seen.push(name);
+    }
+    Ok(ask)
+}
+
+fn limit(value: &str) -> Result<usize, Problem> {
+    let limit = value.parse().ok().filter(|limit| (1..=LIMIT_MAX).contains(limit));
+    limit.ok_or_else(|| Problem::field("limit", &format!("must be a whole number from 1 to {LIMIT_MAX}")))
+}
+
+fn id(field: &str, value: &str) -> Result<Id, Problem> {
+    value.parse().map_err(|_| Problem::field(field, "must be the id of a message (a UUIDv7)"))
+}
+
+fn time(field: &str, value: &str) -> Result<Timestamp, Problem> {
+    // A `+` that was not percent-encoded arrives as a space; no RFC 3339 time has one there otherwise.
+    let value = value.replace(' ', "+");
+    let rule = "must be an RFC 3339 time, such as 2025-11-28T01:23:45Z";
+    Timestamp::parse(&value).ok_or_else(|| Problem::field(field, rule))
+}
+
+fn page(session: &SessionId, answer: &Answer) -> Vec<u8> {
+    let bytes: usize = answer.messages.iter().map(|(message, _)| message.line().len() + 24).sum();
+    let mut page = Vec::with_capacity(bytes + 320);
+    page.extend_from_slice(b"{\"session_id\":\"");
+    page.extend_from_slice(session.as_str().as_bytes());
+    page.extend_from_slice(b"\",\"messages\":[");
+    for (index, (message, source)) in answer.messages.iter().enumerate() {
+        if index > 0 {
+            page.push(b',');
+        }
+        splice(&mut page, message, *source);
+    }
+    page.extend_from_slice(b"],");
+    let of = |wanted| answer.messages.iter().filter(|(_, source)| *source == wanted).count();
+    let tail = Tail {
+        counts: Counts { cache: of(Source::Cache), mongo: 0, disk: of(Source::Disk) },
+        last_persisted_at: answer.last_persisted_at,
+        has_more: answer.has_more,
+        complete: answer.incomplete.is_none(),
+        reason: answer.incomplete.as_deref(),
+    };
+    let start = page.len();
+    serde_json::to_writer(&mut page, &tail).expect("numbers and strings always serialise");
+    // The tail's own opening brace stands where the object goes on.
+    page.remove(start);
+    page
+}
+
+/// A message's line with its source as the last field.
+fn splice(to: &mut Vec<u8>, message: &Message, source: Source) {
+    let line = message.line();
+    to.extend_from_slice(&line[..line.len() - 1]);
+    to.extend_from_slice(b",\"source\":\"");
+    to.extend_from_slice(source.as_str().as_bytes());
+    to.extend_from_slice(b"\"}");
+}
+
+fn ndjson(answer: Answer) -> Reply {
+    let mut headers = vec![header("Content-Type", NDJSON)];
+    headers.push(header("X-Has-More", if answer.has_more { "true" } else { "false" }));
+    headers.push(header("X-Complete", if answer.incomplete.is_none() { "true" } else { "false" }));
+    let messages: Vec<(Arc<Message>, Source)> = answer.messages;
+    let write = move |to: &mut dyn Write| {
+        let mut line = Vec::new();
+        for (message, source) in &messages {
+            line.clear();
+            splice(&mut line, message, *source);
+            line.push(b'\n');
+            to.write_all(&line)?;
+        }
+        to.flush()
+    };
+    Reply::Stream(Stream { status: StatusCode(200), headers, write: Box::new(write) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_parameter_is_read() {
+        let id = "017f22e2-79b0-7cc3-98c4-dc0c0c07398f";
+        let query = format!(
+            "session_id=a%3Ab&limit=7&before={id}&after={id}&role=user&since=2025-11-28T01:23:45%2B00:00&until=2025-11-28T01:23:45+00:00&_=1"
+        );
+        let ask = parse(&query).unwrap();
+        assert_eq!((ask.session.as_str(), ask.limit, ask.role.as_deref()), ("a:b", 7, Some("user")));
+        assert_eq!((ask.before, ask.after), (id.parse().ok(), id.parse().ok()));
+        assert!(ask.since.is_some() && ask.since == ask.until);
+        assert_eq!(parse("").unwrap().session.as_str(), "default");
+    }
+
+    #[test]
+    fn every_bad_parameter_is_named() {
+        for (query, field) in [
+            ("limit=0", "limit"),
+            ("limit=501", "limit"),
+            ("limit=-1", "limit"),
+            ("limit=x", "limit"),
+            ("session_id=a/b", "session_id"),
+            ("session_id=", "session_id"),
+            ("before=1", "before"),
+            ("after=", "after"),
+            ("role=User", "role"),
+            ("since=today", "since"),
+            ("until=1", "until"),
+            ("limit=1&limit=2", "limit"),
+        ] {
+            let problem = parse(query).unwrap_err();
+            assert_eq!((problem.status, problem.field.as_deref()), (422, Some(field)), "{query}");
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! `GET /api/storage/status`, `/livez`, `/readyz`, `/health`: what an operator and a balancer want to know. Never a secret.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use serde_json::json;
+
+use crate::cache::Cache;
+use crate::config::{Config, Fsync};
+use crate::journal::Journal;
+use crate::message::{Clock, Timestamp};
+use crate::worker::Progress;
+
+use super::{Problem, Reply};
+
+/// What the status is read from.
+pub struct Status {
+    /// The configuration in effect.
+    pub config: Config,
+    /// The hosts of `mongo.uri`.
+    pub mongo_hosts: Vec<String>,
+    /// The cache.
+    pub cache: Arc<Cache>,
+    /// The journal.
+    pub journal: Arc<Journal>,
+    /// How far the worker is.
+    pub progress: Arc<Progress>,
+    /// Records the full channel turned away.
+    pub skipped: Arc<AtomicU64>,
+    /// Tells the age of what is pending.
+    pub clock: Clock,
+    /// When the server started.
+    pub started: Instant,
+}
+
+impl Status {
+    /// `GET /api/storage/status`
+    #[must_use]
+    pub fn storage(&self) -> Reply {
+        let (mongo, cache) = (&self.config.mongo, self.cache.stats());
+        let journal = self.journal.stats();
+        let (drained, oldest) = (self.progress.drained(), self.progress.oldest_pending());
+        super::json(
+            200,
+            &json!({
+                "mongo": {
+                    "enabled": mongo.enabled,
+                    "status": "disabled",
+                    "hosts": self.mongo_hosts,
+                    "database": mongo.database,
+                    "chat_collection": mongo.chat_collection,
+                    "ttl_days": mongo.ttl.map_or(0, |ttl| ttl.as_secs() / 86_400),
+                },
+                "cache": {
+                    "max_messages_per_session": mongo.cache.max_messages_per_session,
+                    "disk_path": mongo.cache.disk_path,
+                    "flush_enabled": mongo.enabled,
+                    "max_bytes": mongo.cache.max_bytes,
+                    "sessions": cache.sessions,
+                    "messages": cache.messages,
+                    "bytes": cache.bytes,
+                },
+                "queue": {
+                    "pending": journal.published.saturating_sub(drained),
+                    "oldest_pending_seconds": oldest.map_or(0.0, |time| self.age_seconds(time)),
+                    "last_flush": self.progress.last_flush(),
+                    "skipped": self.skipped.load(Ordering::Relaxed),
+                    "capacity": mongo.queue_capacity,
+                },
+                "journal": {
+                    "status": if self.journal.is_writable() { "ok" } else { "error" },
+                    "fsync": match self.config.journal.fsync {
+                        Fsync::Always => "always",
+                        Fsync::Interval => "interval",
+                        Fsync::Never => "never",
+                    },
+                    "segments": journal.segments,
+                    "bytes": journal.bytes,
+                    "max_bytes": self.config.journal.max_bytes,
+                    "first_sequence": journal.first_sequence,
+                    "last_sequence": journal.published,
+                    "checkpoint": drained,
+                    "damaged_at_start": self.journal.findings().gaps + self.journal.findings().lost_segments,
+                },
+                "version": env!("CARGO_PKG_VERSION"),
+                "uptime_seconds": self.started.elapsed().as_secs(),
+            }),
+        )
+    }
+
+    #[allow(clippy::cast_precision_loss)]
+    fn age_seconds(&self, time: Timestamp) -> f64 {
+        self.clock.now().micros().saturating_sub(time.micros()) as f64 / 1e6
+    }
+
+    /// `GET /livez`: the process answers.
+    #[must_use]
+    pub fn live() -> Reply {
+        super::json(200, &json!({"status": "ok"}))
+    }
+
+    /// `GET /readyz` and `GET /health`: a message would be taken.
+    pub fn ready(&self) -> Result<Reply, Problem> {
+        if self.journal.is_writable() {
+            Ok(super::json(200, &json!({"status": "ok"})))
+        } else {
+            let detail = "the journal cannot be written; it tries to go on by itself";
+            Err(Problem::unavailable("journal_unavailable", detail, 1))
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! The write path, one function for every message: append, commit, publish.
+//!
+//! The recorder owns the journal's writing end. What is durable is published by the journal's leader, one batch after
+//! the other, in sequence: to the transcript, then to the cache, then to the channel of the worker. The transcript comes
+//! first, so that whatever the cache lets go of can be read there. When the channel is full the record is skipped: the
+//! worker reads it from the journal instead.
+//!
+//! Knows nothing of requests and replies. Holds no lock of its own.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::cache::Cache;
+use crate::config::{Config, Fsync};
+use crate::disk::RealDisk;
+use crate::journal::{Draft, Entry, Journal, OpenError, Progress, Record, Refusal};
+use crate::logging::Throttle;
+use crate::message::{Clock, Message};
+use crate::transcript::{Appended, Transcripts};
+
+/// How much of the journal is replayed at once, in bytes.
+const REPLAY_BYTES: usize = 1 << 20;
+/// INFO lines of the cache a second, at most.
+const CACHE_LINES_PER_SECOND: u32 = 3;
+
+/// How durable an acknowledged message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// On disk.
+    Disk,
+    /// With the operating system: it survives the end of this process, not that of the machine.
+    Os,
+}
+
+impl Durability {
+    /// The word of the contract.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Disk => "disk",
+            Self::Os => "os",
+        }
+    }
+}
+
+/// See the module.
+pub struct Recorder {
+    journal: Arc<Journal>,
+    durability: Durability,
+}
+
+/// Where published records go, and what is counted there.
+struct Outlets {
+    transcripts: Arc<Transcripts>,
+    cache: Arc<Cache>,
+    channel: Sender<Record>,
+    skipped: Arc<AtomicU64>,
+    touched: Throttle,
+}
+
+/// The write path and what stands at its ends.
+pub struct Opened {
+    /// The write path.
+    pub recorder: Recorder,
+    /// The journal, for the worker, history and the status.
+    pub journal: Arc<Journal>,
+    /// The worker's end of the channel.
+    pub channel: Receiver<Record>,
+    /// Records the full channel turned away.
+    pub skipped: Arc<AtomicU64>,
+}
+
+/// Why the write path cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The journal cannot be opened.
+    #[error(transparent)]
+    Journal(#[from] OpenError),
+    /// The transcripts cannot be made to agree with the journal.
+    #[error("the transcripts cannot be brought up to the journal: {0}")]
+    Replay(std::io::Error),
+}
+
+/// Opens the transcripts' folder.
+///
+/// # Errors
+/// The disk's.
+pub fn open_transcripts(config: &Config, open_max: NonZeroUsize) -> std::io::Result<Transcripts> {
+    Transcripts::open(RealDisk, &config.mongo.cache.disk_path, open_max)
+}
+
+impl Recorder {
+    /// Opens the journal, brings the transcripts up to it, and is then ready to record. `on_panic` is called when
+    /// publishing panics: what is published is then no longer known, and the process should stop.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn open(
+        config: &Config,
+        clock: Clock,
+        transcripts: Arc<Transcripts>,
+        cache: Arc<Cache>,
+        on_panic: Box<dyn Fn() + Send + Sync>,
+    ) -> Result<Opened, StartError> {
+        let (sender, channel) = bounded(config.mongo.queue_capacity);
+        let skipped = Arc::new(AtomicU64::new(0));
+        let outlets = Outlets {
+            transcripts: transcripts.clone(),
+            cache,
+            channel: sender,
+            skipped: skipped.clone(),
+            touched: Throttle::new(CACHE_LINES_PER_SECOND),
+        };
+        let publish = Box::new(move |records: &[Record]| outlets.publish(records));
+        let journal = Arc::new(Journal::open(&config.journal, clock, publish, on_panic)?);
+        replay(&journal, &transcripts).map_err(StartError::Replay)?;
+        let durability = if config.journal.fsync == Fsync::Always { Durability::Disk } else { Durability::Os };
+        Ok(Opened { recorder: Self { journal: journal.clone(), durability }, journal, channel, skipped })
+    }
+
+    /// Records the drafts side by side: when it returns they are durable and every reader sees them.
+    ///
+    /// # Errors
+    /// [`Refusal`]: to the sender this means "unknown".
+    pub fn record(&self, drafts: Vec<Draft>) -> Result<Vec<Record>, Refusal> {
+        let (ticket, records) = self.journal.append(drafts)?;
+        self.journal.commit(ticket)?;
+        Ok(records)
+    }
+
+    /// What an acknowledgement means.
+    #[must_use]
+    pub fn durability(&self) -> Durability {
+        self.durability
+    }
+
+    /// Whether a message would be taken now.
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        self.journal.is_writable()
+    }
+}
+
+impl Outlets {
+    fn publish(&self, records: &[Record]) {
+        let mut rest = records;
+        while let Some(first) = rest.first() {
+            let run = match first.entry.message() {
+                Some(message) => rest.iter().take_while(|record| belongs_to(record, message)).count(),
+                None => 1,
+            };
+            let (now, later) = rest.split_at(run);
+            self.publish_run(now);
+            rest = later;
+        }
+        for record in records {
+            if self.channel.try_send(record.clone()).is_err() {
+                self.skipped.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Publishes neighbours of one session: one write of the transcript for all of them.
+    fn publish_run(&self, run: &[Record]) {
+        if let [Record { entry: Entry::Erasure { id, session }, .. }] = run {
+            self.cache.erase(session, *id);
+            return;
+        }
+        let messages: Vec<(u64, &Arc<Message>)> =
+            run.iter().filter_map(|record| Some((record.sequence, record.entry.message()?))).collect();
+        let Some((_, first)) = messages.first() else { return };
+        let appended = self.transcripts.append(first.session(), &messages);
+        for (index, (_, message)) in messages.iter().enumerate() {
+            self.cache_one(message, index == 0 && appended == Appended::Written { first_ever: true });
+        }
+    }
+
+    fn cache_one(&self, message: &Arc<Message>, first_ever: bool) {
+        let pushed = self.cache.push(message, first_ever);
+        log::debug!("[CHAT CACHE] Cached {} message {} of {}", message.role(), message.id(), message.session());
+        if pushed.first_touch
+            && let Some(left_out) = self.touched.admit()
+        {
+            log::info!("[CHAT CACHE] Session {} is in use ({left_out} more were not logged)", message.session());
+        }
+        if pushed.evicted > 0 {
+            log::debug!("[CHAT CACHE] {} sessions left the cache to make room", pushed.evicted);
+        }
+    }
+}
+
+/// Whether the record is a message of the same session.
+fn belongs_to(record: &Record, message: &Message) -> bool {
+    record.entry.message().is_some_and(|other| other.session() == message.session())
+}
+
+/// Brings the transcripts up to what the journal holds, and says so in the checkpoint.
+fn replay(journal: &Journal, transcripts: &Transcripts) -> std::io::Result<()> {
+    let mut checkpoint = journal.start();
+    let mut reader = journal.reader(checkpoint.transcribed);
+    let mut replay = transcripts.replay();
+    let mut outcome = Ok(());
+    while outcome.is_ok() {
+        let progress = reader.read(REPLAY_BYTES, |record| {
+            if let (Ok(()), Some(message)) = (&outcome, record.entry.message()) {
+                outcome = replay.message(message);
+            }
+        })?;
+        if progress == Progress::CaughtUp {
+            break;
+        }
+    }
+    outcome?;
+    replay.sync()?;
+    if checkpoint.transcribed != journal.published() {
+        checkpoint.transcribed = journal.published();
+        journal.store_checkpoint(&checkpoint)?;
+    }
+    if replay.appended > 0 {
+        log::info!("{} lines were missing in the transcripts and were taken from the journal", replay.appended);
+    }
+    Ok(())
+}
