@@ -8,9 +8,11 @@
 //! L3 server api
 //! L2 chat recorder history worker
 //! L1 journal cache transcript store responder
-//! L0 message config disk thread signals logging
+//! L0 message config descriptors disk thread signals logging
 //! ```
 
 pub mod api;
 pub mod config;
+pub mod descriptors;
+pub mod server;
 pub mod thread;

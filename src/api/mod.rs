@@ -76,8 +76,30 @@ pub struct Stream {
     pub write: Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + Send>,
 }
 
+/// What a listener hands its requests to. [`Api`] is the one in the product; listeners are tested with others.
+pub trait Service: Send + Sync + 'static {
+    /// Decides on the head alone whether a request will be served.
+    ///
+    /// # Errors
+    /// The reply to give instead. The listener need not read the body first.
+    fn admit(&self, head: &Head<'_>) -> Result<Admission, Reply>;
+
+    /// Serves an admitted request.
+    fn handle(&self, head: &Head<'_>, admission: Admission, body: &[u8]) -> Reply;
+}
+
 /// Serves every route.
 pub struct Api {}
+
+impl Service for Api {
+    fn admit(&self, head: &Head<'_>) -> Result<Admission, Reply> {
+        Self::admit(self, head)
+    }
+
+    fn handle(&self, head: &Head<'_>, admission: Admission, body: &[u8]) -> Reply {
+        Self::handle(self, head, admission, body)
+    }
+}
 
 impl Api {
     /// Decides on the head alone whether a request will be served.
