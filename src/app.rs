@@ -1,12 +1,212 @@
 //! Builds every part, starts the threads, and stops them in order. It alone knows everyone.
+//!
+//! Order of the start: signals, limits, journal (locked, mended), transcripts brought up to it, worker, listeners. The
+//! listeners come last: whoever reaches one finds everything ready. Order of the stop, under one deadline: listeners
+//! (requests in flight finish), worker (flushes, stores the checkpoint), the journal's last sync.
 
-use crate::config::Config;
+use std::fs::DirBuilder;
+use std::io::Write;
+use std::num::NonZeroUsize;
+use std::os::unix::fs::DirBuilderExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::api::{Api, Status};
+use crate::cache::Cache;
+use crate::chat::Chat;
+use crate::config::{Config, Fsync};
+use crate::history::History;
+use crate::journal::Journal;
+use crate::message::Clock;
+use crate::recorder::{Recorder, open_transcripts};
+use crate::server::{local, tcp};
+use crate::signals::{self, Cause, Stopper};
+use crate::transcript::Transcripts;
+use crate::worker::{Progress, TranscriptSink, Worker};
+use crate::{descriptors, janitor, responder, store, thread};
 
 /// Serves until a signal or a fatal fault.
 ///
 /// # Errors
 /// What kept the server from starting, or the fault that stopped it.
-pub fn run(config: Config) -> anyhow::Result<()> {
-    drop(config);
-    anyhow::bail!("there is no server in this build yet")
+pub fn run(config: &Config) -> anyhow::Result<()> {
+    let (stopper, waiter) = signals::install().context("the signals cannot be taken over")?;
+    let app = App::start(config, &stopper)?;
+    let cause = waiter.wait();
+    match &cause {
+        Cause::Signal(name) => log::info!("stopping: {name}"),
+        Cause::Fatal(reason) => log::error!("stopping: {reason}"),
+    }
+    app.stop();
+    match stopper.reason() {
+        Some(reason) => anyhow::bail!("{reason}"),
+        None => Ok(()),
+    }
+}
+
+/// Everything that runs.
+struct App {
+    tcp: tcp::Listening,
+    local: Option<local::Local>,
+    journal: Arc<Journal>,
+    /// In the order of their stop.
+    background: Vec<Background>,
+    drain: Duration,
+}
+
+impl App {
+    fn start(config: &Config, stopper: &Stopper) -> anyhow::Result<Self> {
+        let started = Instant::now();
+        // Whatever makes a file: conversations are private.
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+        let limit = descriptors::raise().unwrap_or_else(|e| {
+            log::warn!("the limit of open files cannot be raised: {e}");
+            descriptors::limit()
+        });
+        let share = descriptors::share(limit, config.server.max_connections);
+        let clock = Clock::system();
+
+        let open_max = NonZeroUsize::new(share.transcripts).unwrap_or(NonZeroUsize::MIN);
+        let folder = &config.mongo.cache.disk_path;
+        let transcripts = open_transcripts(config, open_max).with_context(|| folder.display().to_string())?;
+        let transcripts = Arc::new(transcripts);
+        let cache = Arc::new(Cache::new(&config.mongo.cache));
+        let on_panic = {
+            let stopper = stopper.clone();
+            Box::new(move || stopper.fatal("the journal's leader panicked"))
+        };
+        let opened = Recorder::open(config, clock.clone(), &transcripts, cache.clone(), on_panic)?;
+        let journal = opened.journal.clone();
+        let progress = Arc::new(Progress::default());
+        let skipped = opened.skipped.clone();
+        let history = History::new(config, clock.clone(), cache.clone(), transcripts.clone(), journal.clone());
+        let recorder = Arc::new(opened.recorder);
+        let background = background(config, &clock, stopper, &journal, opened.channel, transcripts, &progress)?;
+
+        let status = Status {
+            config: config.clone(),
+            mongo_hosts: store::hosts(config.mongo.uri.expose()).unwrap_or_default(),
+            cache,
+            journal: journal.clone(),
+            progress,
+            skipped,
+            clock,
+            started,
+        };
+        let chat = Chat::new(recorder, responder::new(config.responder.kind));
+        let api = Arc::new(Api { chat, history, status });
+        let server = &config.server;
+        let local = match &server.local_socket {
+            Some(path) => Some(start_local(path, server.max_body_bytes, &api)?),
+            None => None,
+        };
+        let tcp = tcp::start(server, share.connections, api)?;
+        announce(tcp.local_addr(), config, started.elapsed());
+        Ok(Self { tcp, local, journal, background, drain: server.drain })
+    }
+
+    fn stop(self) {
+        let deadline = Instant::now() + self.drain;
+        let mut left = self.tcp.stop(deadline);
+        left += self.local.map_or(0, |local| local.stop(deadline));
+        if left > 0 {
+            log::warn!("{left} connections were still busy at the deadline and are cut");
+        }
+        for part in self.background {
+            part.stop(deadline);
+        }
+        if let Err(refusal) = self.journal.sync() {
+            log::error!("the journal's last sync failed: {refusal}");
+        }
+        log::info!("stopped");
+    }
+}
+
+fn start_local(path: &std::path::Path, body_bytes_max: usize, api: &Arc<Api>) -> anyhow::Result<local::Local> {
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+        made.with_context(|| folder.display().to_string())?;
+    }
+    Ok(local::start(path, body_bytes_max, api.clone())?)
+}
+
+fn announce(address: std::net::SocketAddr, config: &Config, took: Duration) {
+    // A closed stdout is no reason not to serve.
+    let mut stdout = std::io::stdout();
+    let _ = writeln!(stdout, "listening on http://{address}").and_then(|()| stdout.flush());
+    let version = env!("CARGO_PKG_VERSION");
+    let folder = config.journal.path.display();
+    log::info!("chatkeep {version} is ready after {} ms, journal in {folder}", took.as_millis());
+}
+
+/// A thread that runs until it is told to stop.
+struct Background {
+    name: &'static str,
+    thread: JoinHandle<()>,
+    /// Dropped to tell it.
+    stop: Sender<()>,
+    /// Ends with the thread.
+    ended: Receiver<()>,
+}
+
+impl Background {
+    /// Starts a thread whose panic stops the process in order.
+    fn start(
+        name: &'static str,
+        stopper: &Stopper,
+        run: impl FnOnce(&Receiver<()>) + Send + 'static,
+    ) -> anyhow::Result<Self> {
+        let (stop, stopped) = bounded(0);
+        let (ends, ended) = bounded::<()>(0);
+        let stopper = stopper.clone();
+        let thread = thread::spawn(name, move || {
+            let _ends = ends;
+            if catch_unwind(AssertUnwindSafe(|| run(&stopped))).is_err() {
+                stopper.fatal(format!("the thread {name} panicked"));
+            }
+        });
+        let thread = thread.with_context(|| format!("the thread {name} cannot be started"))?;
+        Ok(Self { name, thread, stop, ended })
+    }
+
+    /// Tells it to stop and waits for it, up to the deadline: what hangs there, a dead disk most likely, must not keep the
+    /// process for ever.
+    fn stop(self, deadline: Instant) {
+        drop(self.stop);
+        // Nothing is ever sent: this ends when the thread does.
+        if self.ended.recv_deadline(deadline) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
+            log::error!("the thread {} had not ended by the deadline and is left", self.name);
+            return;
+        }
+        // It caught its own panic.
+        let _ = self.thread.join();
+    }
+}
+
+/// The threads behind the write path, in the order of their stop.
+fn background(
+    config: &Config,
+    clock: &Clock,
+    stopper: &Stopper,
+    journal: &Arc<Journal>,
+    channel: Receiver<crate::journal::Record>,
+    transcripts: Arc<Transcripts>,
+    progress: &Arc<Progress>,
+) -> anyhow::Result<Vec<Background>> {
+    let sink = TranscriptSink::new(transcripts, journal.clone());
+    let worker =
+        Worker::new(journal.clone(), channel, sink, clock.clone(), &config.journal, journal.start(), progress.clone());
+    let mut threads = vec![Background::start("chat-worker", stopper, move |stop| worker.run(stop))?];
+    let tended = journal.clone();
+    threads.push(Background::start("janitor", stopper, move |stop| janitor::run(&tended, stop))?);
+    if config.journal.fsync == Fsync::Interval {
+        let synced = journal.clone();
+        threads.push(Background::start("journal-sync", stopper, move |stop| synced.sync_by_interval(stop))?);
+    }
+    Ok(threads)
 }

@@ -6,9 +6,9 @@
 //! ```text
 //! L4 main cli app
 //! L3 server api
-//! L2 chat recorder history worker
+//! L2 chat recorder history worker janitor
 //! L1 journal cache transcript store responder
-//! L0 message config disk thread signals logging
+//! L0 message config descriptors disk thread signals logging
 //! ```
 
 pub mod api;
@@ -17,14 +17,18 @@ pub mod cache;
 pub mod chat;
 pub mod cli;
 pub mod config;
+pub mod descriptors;
 pub mod disk;
 pub mod history;
+pub mod janitor;
 pub mod journal;
 pub mod logging;
 pub mod message;
 pub mod recorder;
 pub mod responder;
+pub mod server;
 pub mod signals;
+pub mod store;
 pub mod thread;
 pub mod transcript;
 pub mod worker;

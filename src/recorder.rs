@@ -101,7 +101,7 @@ impl Recorder {
     pub fn open(
         config: &Config,
         clock: Clock,
-        transcripts: Arc<Transcripts>,
+        transcripts: &Arc<Transcripts>,
         cache: Arc<Cache>,
         on_panic: Box<dyn Fn() + Send + Sync>,
     ) -> Result<Opened, StartError> {
@@ -116,7 +116,7 @@ impl Recorder {
         };
         let publish = Box::new(move |records: &[Record]| outlets.publish(records));
         let journal = Arc::new(Journal::open(&config.journal, clock, publish, on_panic)?);
-        replay(&journal, &transcripts).map_err(StartError::Replay)?;
+        replay(&journal, transcripts).map_err(StartError::Replay)?;
         let durability = if config.journal.fsync == Fsync::Always { Durability::Disk } else { Durability::Os };
         Ok(Opened { recorder: Self { journal: journal.clone(), durability }, journal, channel, skipped })
     }
@@ -184,7 +184,9 @@ impl Outlets {
         if pushed.first_touch
             && let Some(left_out) = self.touched.admit()
         {
-            log::info!("[CHAT CACHE] Session {} is in use ({left_out} more were not logged)", message.session());
+            let others =
+                if left_out > 0 { format!(", and {left_out} others since the last line") } else { String::new() };
+            log::info!("[CHAT CACHE] Session {} is in use{others}", message.session());
         }
         if pushed.evicted > 0 {
             log::debug!("[CHAT CACHE] {} sessions left the cache to make room", pushed.evicted);

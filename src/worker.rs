@@ -202,7 +202,7 @@ impl<S: Sink> Worker<S> {
             let channel = self.channel.clone();
             select! {
                 recv(channel) -> record => match record {
-                    Ok(record) => self.offered(record),
+                    Ok(record) => self.offered(&record),
                     // The recorder is gone: only the stop is still to come.
                     Err(_) => self.channel = never(),
                 },
@@ -218,10 +218,10 @@ impl<S: Sink> Worker<S> {
     }
 
     /// Takes a record of the channel if it is the next one; otherwise some were skipped, and the journal has them.
-    fn offered(&mut self, record: Record) {
+    fn offered(&mut self, record: &Record) {
         if record.sequence == self.position + 1 {
             self.reader.skip_to(record.sequence);
-            self.take(&record);
+            self.take(record);
         } else if record.sequence > self.position {
             self.catch_up();
         }

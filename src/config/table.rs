@@ -130,7 +130,7 @@ pub(super) static KEYS: &[Key] = &[
     path("journal.path", "data/journal", rules::is_path, IS_PATH),
     choice("journal.fsync", "always", &["always", "interval", "never"]),
     whole("journal.fsync_interval_ms", 100, 1..=60_000),
-    whole("journal.segment_bytes", 64 * MIB, 64 * KIB..=GIB),
+    whole("journal.segment_bytes", 16 * MIB, 64 * KIB..=GIB),
     whole("journal.max_bytes", 4 * GIB, 256 * KIB..=64 * TIB),
     whole("journal.retain_hours", 24, 0..=87_600),
     whole("journal.checkpoint_seconds", 5, 1..=HOUR),

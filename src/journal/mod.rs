@@ -39,7 +39,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::config::{Fsync, JournalConfig};
 use crate::disk::{Disk, DiskFile, RealDisk};
@@ -94,6 +94,8 @@ struct Shared<D: Disk> {
     writable: AtomicBool,
     publish: Publish,
     on_panic: Box<dyn Fn() + Send + Sync>,
+    /// Rung when [`Journal::tend`] has something to do.
+    bell: (Sender<()>, Receiver<()>),
 }
 
 impl<D: Disk> Shared<D> {
@@ -160,6 +162,8 @@ impl<D: Disk> Journal<D> {
         on_panic: Box<dyn Fn() + Send + Sync>,
     ) -> Result<Self, OpenError> {
         let found = recover(&disk, config, &clock)?;
+        // One ring is as good as many.
+        let bell = bounded(1);
         let segments = Arc::new(Mutex::new(found.segments));
         let settings = Settings {
             folder: config.path.clone(),
@@ -168,6 +172,7 @@ impl<D: Disk> Journal<D> {
             fsync: config.fsync,
             segment_bytes: config.segment_bytes,
             max_bytes: config.max_bytes,
+            bell: bell.0.clone(),
         };
         let shared = Shared {
             folder: config.path.clone(),
@@ -180,6 +185,7 @@ impl<D: Disk> Journal<D> {
             writable: AtomicBool::new(true),
             publish,
             on_panic,
+            bell,
             disk,
         };
         let (findings, start) = (found.findings, found.checkpoint);
@@ -270,6 +276,11 @@ impl<D: Disk> Journal<D> {
             self.shared.mend();
         }
         segment::prepare_spare(&self.shared.disk, &self.shared.folder, self.config.segment_bytes)
+    }
+
+    /// Receives when [`Journal::tend`] has something to do: the spare was taken, or a file failed.
+    pub fn bell(&self) -> &Receiver<()> {
+        &self.shared.bell.1
     }
 
     /// Syncs every `journal.fsync_interval_ms` until `stop` says so or has no sender any more: the thread `journal-sync`.

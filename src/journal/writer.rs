@@ -14,6 +14,8 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
+use crossbeam_channel::Sender;
+
 use crate::config::Fsync;
 use crate::disk::{Disk, DiskFile};
 use crate::message::Clock;
@@ -40,6 +42,8 @@ pub struct Settings {
     pub segment_bytes: u64,
     /// The most all segments may take together, in bytes.
     pub max_bytes: u64,
+    /// Rung when a spare was taken and when a file failed; when it rings already that is enough.
+    pub bell: Sender<()>,
 }
 
 /// A run of frames, one behind the other, not yet stamped.
@@ -187,6 +191,7 @@ impl<D: Disk> Writer<D> {
 
     fn fail(&mut self, what: &str, e: &io::Error) -> Refusal {
         self.broken = true;
+        let _ = self.settings.bell.try_send(());
         log::error!("the journal's segment {} cannot be used any more: {what}: {e}", self.segment.header.number);
         Refusal::from_io(e)
     }
@@ -299,7 +304,9 @@ impl<D: Disk> Writer<D> {
         }
         let header = new_header(&self.settings.clock, self.settings.epoch, number, first_sequence);
         let durable = self.settings.fsync != Fsync::Never;
-        segment::create(&self.disk, &self.settings.folder, header, file_bytes, durable).map_err(|e| {
+        let created = segment::create(&self.disk, &self.settings.folder, header, file_bytes, durable);
+        let _ = self.settings.bell.try_send(());
+        created.map_err(|e| {
             log::error!("the journal's next segment cannot be made: {e}");
             Refusal::from_io(&e)
         })

@@ -1,0 +1,85 @@
+//! How many files and sockets the process may have open, and how they are shared out.
+//!
+//! Running out of descriptors is met before it happens: connections are capped at what the limit leaves after the
+//! files of the journal, the transcripts and the driver. The sharing is a pure function, so that its edges are tested.
+//!
+//! Knows nothing of sockets nor of transcripts.
+
+use std::io;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Descriptors kept for everything that is not a connection: standard streams, the journal, the lock, transcripts, the driver.
+const FILES: u64 = 64;
+/// The most transcripts worth keeping open; each one that is saves an open and a close for every append.
+const TRANSCRIPTS_MAX: u64 = 256;
+
+/// What each side may keep open at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// TCP connections. At the cap the listener closes the oldest idle one, or turns the newcomer away.
+    pub connections: usize,
+    /// Transcript files held open between two appends. Beyond it the least recently used is closed.
+    pub transcripts: usize,
+}
+
+/// Shares out a limit of `descriptors`; `connections_max` is what the configuration asks for.
+///
+/// Tiny limits still leave a quarter to connections, so that the server answers at all.
+#[must_use]
+pub fn share(descriptors: u64, connections_max: usize) -> Share {
+    let left = descriptors.saturating_sub(FILES).max(descriptors / 4).max(1);
+    let connections = usize::try_from(left).unwrap_or(usize::MAX).min(connections_max).max(1);
+    let files = descriptors.saturating_sub(connections as u64);
+    let transcripts = if descriptors < 256 { 8 } else { (files / 2).min(TRANSCRIPTS_MAX) as usize };
+    Share { connections, transcripts }
+}
+
+/// Raises the soft limit of open files to the hard one; returns the limit that now holds.
+///
+/// # Errors
+/// The system's, when it refuses; the old limit still holds then.
+pub fn raise() -> io::Result<u64> {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
+    }
+    Ok(limit.maximum.unwrap_or(u64::MAX))
+}
+
+/// The limit of open files that holds now.
+#[must_use]
+pub fn limit() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wide_limit_leaves_what_the_configuration_asks_for() {
+        assert_eq!(share(20_000, 4096), Share { connections: 4096, transcripts: 256 });
+        assert_eq!(share(u64::MAX, 4096).connections, 4096);
+    }
+
+    #[test]
+    fn a_narrow_limit_keeps_room_for_files() {
+        assert_eq!(share(1024, 4096), Share { connections: 960, transcripts: 32 });
+        assert_eq!(share(256, 4096), Share { connections: 192, transcripts: 32 });
+        assert_eq!(share(255, 4096), Share { connections: 191, transcripts: 8 });
+    }
+
+    #[test]
+    fn a_tiny_limit_still_leaves_a_quarter_to_connections() {
+        assert_eq!(share(64, 4096), Share { connections: 16, transcripts: 8 });
+        assert_eq!(share(80, 4096).connections, 20);
+        assert_eq!(share(0, 4096).connections, 1);
+        assert_eq!(share(1024, 0).connections, 1);
+    }
+
+    #[test]
+    fn raising_reaches_the_hard_limit() {
+        assert_eq!(raise().unwrap(), limit());
+    }
+}

@@ -1,0 +1,531 @@
+//! The head of an HTTP/1.x request: where it ends, what it says, and whether it may be believed.
+//!
+//! Two readers of one byte stream that disagree on where a request ends are how requests are smuggled, so everything
+//! RFC 9112 leaves a receiver free to forgive is refused here: bare CR or LF, folded lines, control bytes, a second
+//! `Content-Length`, any coding but `chunked`. `httparse` parses; it forgives some of that, so [`Scan`] looks at the bytes first.
+//!
+//! Invariants: a head longer than [`HEAD_BYTES_MAX`] is refused without being kept; nothing is allocated from a number the
+//! client names. Pure: knows no socket, no clock, and nothing of Host or Origin policies (guard.rs).
+
+use std::mem::MaybeUninit;
+
+use tiny_http::{Header, Method};
+
+use crate::api::Problem;
+
+/// The longest head, in bytes, from the request line to the empty line. Longer: 431, close.
+pub(super) const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// The longest request target, in bytes. Longer: 414, close.
+const TARGET_BYTES_MAX: usize = 8 * 1024;
+/// The most header fields. More: 431, close.
+const FIELDS_MAX: usize = 100;
+/// Empty lines forgiven before a request line (RFC 9112, 2.2). More: 400, close.
+const BLANK_LINES_MAX: usize = 2;
+/// Room for the method and the version beside the longest target.
+const REQUEST_LINE_BYTES_MAX: usize = TARGET_BYTES_MAX + 64;
+/// The longest `X-Request-ID` of a client that is used as it is.
+const REQUEST_ID_BYTES_MAX: usize = 64;
+
+/// A request that cannot be read: 400.
+pub(super) fn malformed(detail: impl Into<String>) -> Problem {
+    Problem::new(400, "malformed_request", detail)
+}
+
+/// Finds the end of a head in bytes that arrive piece by piece, looking at each byte once.
+#[derive(Default)]
+pub(super) struct Scan {
+    /// The next byte to look at.
+    at: usize,
+    /// Where its line began.
+    line: usize,
+    /// Complete lines that were not empty.
+    lines: usize,
+    /// Empty lines before the first one.
+    blank: usize,
+    /// Where the request line begins.
+    start: usize,
+}
+
+impl Scan {
+    /// Looks at what is new in `bytes` (which only ever grow). `Some`: where the head begins and ends.
+    pub(super) fn advance(&mut self, bytes: &[u8]) -> Result<Option<(usize, usize)>, Problem> {
+        while let Some(&byte) = bytes.get(self.at) {
+            match byte {
+                b'\r' => match bytes.get(self.at + 1) {
+                    None => break,
+                    Some(b'\n') => {
+                        if let Some(end) = self.line_ended()? {
+                            return Ok(Some((self.start, end)));
+                        }
+                        continue;
+                    }
+                    Some(_) => return Err(malformed("a bare CR stands in the head")),
+                },
+                b'\n' => return Err(malformed("a bare LF stands in the head; lines end with CR LF")),
+                b' ' | b'\t' if self.at == self.line => {
+                    return Err(malformed("a line of the head begins with white space"));
+                }
+                b'\t' if self.lines > 0 => {}
+                0..=0x1f | 0x7f => return Err(malformed("a control byte stands in the head")),
+                _ => {}
+            }
+            self.at += 1;
+        }
+        self.check_size()?;
+        Ok(None)
+    }
+
+    /// Takes the CR LF at `at`; `Some`: it was the empty line that ends the head, which ends there.
+    fn line_ended(&mut self) -> Result<Option<usize>, Problem> {
+        let empty = self.at == self.line;
+        self.check_size()?;
+        self.at += 2;
+        self.line = self.at;
+        match (empty, self.lines) {
+            (true, 0) if self.blank == BLANK_LINES_MAX => Err(malformed("empty lines stand before the request line")),
+            (true, 0) => {
+                self.blank += 1;
+                self.start = self.at;
+                Ok(None)
+            }
+            (true, _) => Ok(Some(self.at)),
+            (false, lines) if lines > FIELDS_MAX => Err(too_many_fields()),
+            (false, _) => {
+                self.lines += 1;
+                Ok(None)
+            }
+        }
+    }
+
+    fn check_size(&self) -> Result<(), Problem> {
+        if self.lines == 0 && self.at - self.line > REQUEST_LINE_BYTES_MAX {
+            return Err(target_too_long());
+        }
+        if self.at - self.start > HEAD_BYTES_MAX - 2 {
+            return Err(Problem::new(431, "head_too_large", format!("a head may have {HEAD_BYTES_MAX} bytes")));
+        }
+        Ok(())
+    }
+}
+
+fn too_many_fields() -> Problem {
+    Problem::new(431, "head_too_large", format!("a head may have {FIELDS_MAX} fields"))
+}
+
+fn target_too_long() -> Problem {
+    Problem::new(414, "target_too_long", format!("a request target may have {TARGET_BYTES_MAX} bytes"))
+}
+
+/// How the body of a request is delimited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Framing {
+    /// There is none.
+    None,
+    /// That many bytes, never zero.
+    Length(u64),
+    /// In chunks.
+    Chunked,
+}
+
+/// A head that was understood.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) method: Method,
+    /// Path and query.
+    target: String,
+    /// Where in it the path ends.
+    path_end: usize,
+    /// All fields whose values are ASCII.
+    pub(super) headers: Vec<Header>,
+    /// HTTP/1.1, else 1.0.
+    pub(super) is_http11: bool,
+    pub(super) framing: Framing,
+    /// The client waits for `100 Continue`.
+    pub(super) expects_continue: bool,
+    /// The client expects something else: 417.
+    pub(super) expects_unknown: bool,
+    /// The connection may serve another request after this one.
+    pub(super) keep_alive: bool,
+}
+
+impl Request {
+    pub(super) fn path(&self) -> &str {
+        &self.target[..self.path_end]
+    }
+
+    pub(super) fn query(&self) -> &str {
+        self.target.get(self.path_end + 1..).unwrap_or_default()
+    }
+}
+
+/// What guard.rs decides on, as sent: fields with bytes beyond ASCII are still here.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Asked<'b> {
+    /// The host the request is for, with its port: that of an absolute target, else `Host`; valid by its grammar.
+    /// `None` only for HTTP/1.0.
+    pub(super) host: Option<&'b str>,
+    /// `Origin`.
+    pub(super) origin: Once<'b>,
+    /// `Authorization`.
+    pub(super) authorization: Once<'b>,
+    /// `Access-Control-Request-Method` is there.
+    pub(super) is_preflight: bool,
+}
+
+/// A field that may stand once.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) enum Once<'b> {
+    #[default]
+    Absent,
+    Given(&'b [u8]),
+    Repeated,
+}
+
+impl<'b> Once<'b> {
+    fn add(&mut self, value: &'b [u8]) {
+        *self = if matches!(self, Self::Absent) { Self::Given(value) } else { Self::Repeated };
+    }
+}
+
+/// The fields that frame a request, as they are met.
+#[derive(Default)]
+struct Fields<'b> {
+    asked: Asked<'b>,
+    host: Once<'b>,
+    content_length: Once<'b>,
+    transfer_encoding: Once<'b>,
+    close: bool,
+    keep_alive: bool,
+    expects_continue: bool,
+    expects_unknown: bool,
+}
+
+impl<'b> Fields<'b> {
+    fn add(&mut self, name: &str, value: &'b [u8]) {
+        // By length first: most fields of most requests are none of these.
+        match name.len() {
+            4 if name.eq_ignore_ascii_case("host") => self.host.add(value),
+            6 if name.eq_ignore_ascii_case("origin") => self.asked.origin.add(value),
+            6 if name.eq_ignore_ascii_case("expect") => match value.eq_ignore_ascii_case(b"100-continue") {
+                true => self.expects_continue = true,
+                false => self.expects_unknown = true,
+            },
+            10 if name.eq_ignore_ascii_case("connection") => {
+                for option in value.split(|b| *b == b',').map(<[u8]>::trim_ascii) {
+                    self.close |= option.eq_ignore_ascii_case(b"close");
+                    self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+                }
+            }
+            13 if name.eq_ignore_ascii_case("authorization") => self.asked.authorization.add(value),
+            14 if name.eq_ignore_ascii_case("content-length") => self.content_length.add(value),
+            17 if name.eq_ignore_ascii_case("transfer-encoding") => self.transfer_encoding.add(value),
+            29 if name.eq_ignore_ascii_case("access-control-request-method") => self.asked.is_preflight = true,
+            _ => {}
+        }
+    }
+
+    /// RFC 9112, 6.3, without what it forgives.
+    fn framing(&self, is_http11: bool) -> Result<Framing, Problem> {
+        match (self.transfer_encoding, self.content_length) {
+            (Once::Absent, Once::Absent) => Ok(Framing::None),
+            (Once::Absent, Once::Given(value)) => Ok(match content_length(value)? {
+                0 => Framing::None,
+                length => Framing::Length(length),
+            }),
+            (Once::Absent, Once::Repeated) => Err(malformed("Content-Length may stand once")),
+            (_, Once::Given(_) | Once::Repeated) => {
+                Err(malformed("Content-Length and Transfer-Encoding exclude each other"))
+            }
+            _ if !is_http11 => Err(malformed("HTTP/1.0 has no Transfer-Encoding")),
+            (Once::Given(value), _) if value.eq_ignore_ascii_case(b"chunked") => Ok(Framing::Chunked),
+            _ => Err(Problem::new(501, "transfer_coding", "the only transfer coding served is: chunked")),
+        }
+    }
+
+    fn host(&self, is_http11: bool) -> Result<Option<&'b str>, Problem> {
+        match self.host {
+            Once::Absent if is_http11 => Err(malformed("Host is missing")),
+            Once::Absent => Ok(None),
+            Once::Given(value) => valid_host(value).map(Some).ok_or_else(|| malformed("Host is not a host")),
+            Once::Repeated => Err(malformed("Host may stand once")),
+        }
+    }
+}
+
+/// Understands the head in `bytes`, which [`Scan`] has found whole. `request_id` is set as soon as a sane one is met, so
+/// that a refusal carries it too.
+pub(super) fn parse<'b>(bytes: &'b [u8], request_id: &mut Option<String>) -> Result<(Request, Asked<'b>), Problem> {
+    let (target, is_http11) = request_line(bytes)?;
+    let mut room = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+    let mut parsed = httparse::Request::new(&mut []);
+    match parsed.parse_with_uninit_headers(bytes, &mut room) {
+        Ok(httparse::Status::Complete(_)) => {}
+        Ok(httparse::Status::Partial) => return Err(malformed("the head is not whole")),
+        Err(httparse::Error::TooManyHeaders) => return Err(too_many_fields()),
+        Err(fault) => return Err(malformed(format!("the head cannot be read: {fault}"))),
+    }
+    let mut fields = Fields::default();
+    let mut headers = Vec::with_capacity(parsed.headers.len());
+    for field in parsed.headers.iter() {
+        fields.add(field.name, field.value);
+        if request_id.is_none() && field.name.eq_ignore_ascii_case("x-request-id") && is_sane_id(field.value) {
+            *request_id = std::str::from_utf8(field.value).ok().map(str::to_owned);
+        }
+        if let Ok(header) = Header::from_bytes(field.name, field.value) {
+            headers.push(header);
+        }
+    }
+    let method = parsed.method.unwrap_or_default().parse().map_err(|()| malformed("the method cannot be read"))?;
+    let mut asked = fields.asked;
+    asked.host = fields.host(is_http11)?;
+    let target = split_target(target, &mut asked)?;
+    let path_end = target.find('?').unwrap_or(target.len());
+    let framing = fields.framing(is_http11)?;
+    let request = Request {
+        method,
+        target,
+        path_end,
+        headers,
+        is_http11,
+        framing,
+        // RFC 9110, 10.1.1: an expectation in HTTP/1.0 is ignored.
+        expects_continue: is_http11 && fields.expects_continue,
+        expects_unknown: is_http11 && fields.expects_unknown,
+        keep_alive: !fields.close && (is_http11 || fields.keep_alive),
+    };
+    Ok((request, asked))
+}
+
+/// Splits `METHOD SP TARGET SP VERSION`; the version decides before anything else is believed.
+fn request_line(bytes: &[u8]) -> Result<(&str, bool), Problem> {
+    let line = bytes.split(|b| *b == b'\r').next().unwrap_or_default();
+    let mut parts = line.split(|b| *b == b' ');
+    let (Some(method), Some(target), Some(version), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(malformed("a request line is: METHOD target HTTP/1.1"));
+    };
+    let is_http11 = match version {
+        b"HTTP/1.1" => true,
+        b"HTTP/1.0" => false,
+        [b'H', b'T', b'T', b'P', b'/', major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit() => {
+            return Err(Problem::new(505, "http_version", "served are HTTP/1.1 and HTTP/1.0"));
+        }
+        _ => return Err(malformed("a request line is: METHOD target HTTP/1.1")),
+    };
+    if target.len() > TARGET_BYTES_MAX {
+        return Err(target_too_long());
+    }
+    let is_visible = |b: &u8| b.is_ascii_graphic() && *b != b'#';
+    if method.is_empty() || target.is_empty() || !target.iter().all(is_visible) {
+        return Err(malformed("the request target may have visible ASCII characters only, and no fragment"));
+    }
+    let target = std::str::from_utf8(target).map_err(|_| malformed("the request target is not ASCII"))?;
+    Ok((target, is_http11))
+}
+
+/// Path and query of a target in origin or absolute form; the host of the latter rules over `Host` (RFC 9112, 3.2.2).
+fn split_target<'b>(target: &'b str, asked: &mut Asked<'b>) -> Result<String, Problem> {
+    if target.starts_with('/') {
+        return Ok(target.to_owned());
+    }
+    let wrong = || malformed("a request target is a path, or http://host/path");
+    let (scheme, rest) = target.split_once("://").ok_or_else(wrong)?;
+    if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
+        return Err(wrong());
+    }
+    let (host, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    asked.host = Some(valid_host(host.as_bytes()).ok_or_else(wrong)?);
+    Ok(if path.starts_with('/') { path.to_owned() } else { format!("/{path}") })
+}
+
+/// A decimal number and nothing else: no sign, no list, no space, no overflow.
+fn content_length(value: &[u8]) -> Result<u64, Problem> {
+    let digits = std::str::from_utf8(value).ok().filter(|v| !v.is_empty() && v.bytes().all(|b| b.is_ascii_digit()));
+    digits.and_then(|d| d.parse().ok()).ok_or_else(|| malformed("Content-Length is not a decimal number of bytes"))
+}
+
+/// `host [":" port]` by RFC 3986, without user information; never empty.
+fn valid_host(value: &[u8]) -> Option<&str> {
+    let text = std::str::from_utf8(value).ok()?;
+    let (host, port) = split_port(text)?;
+    let is_port = port.is_none_or(|p| p.len() <= 5 && p.bytes().all(|b| b.is_ascii_digit()));
+    let is_host = match host.strip_prefix('[') {
+        Some(literal) => {
+            let inner = literal.strip_suffix(']')?;
+            !inner.is_empty() && inner.bytes().all(|b| b.is_ascii_hexdigit() || b == b':' || b == b'.')
+        }
+        None => !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(&b)),
+    };
+    (is_port && is_host && text.len() <= 255 + 6).then_some(text)
+}
+
+/// Splits the port from a host. `None`: the brackets of a literal do not close.
+pub(super) fn split_port(host: &str) -> Option<(&str, Option<&str>)> {
+    let name_end = if host.starts_with('[') { host.find(']')? + 1 } else { host.find(':').unwrap_or(host.len()) };
+    let (name, port) = host.split_at(name_end);
+    match port.strip_prefix(':') {
+        Some(port) => Some((name, Some(port))),
+        None => port.is_empty().then_some((name, None)),
+    }
+}
+
+/// Whether a client's `X-Request-ID` may stand in our log and reply.
+pub(super) fn is_sane_id(value: &[u8]) -> bool {
+    (1..=REQUEST_ID_BYTES_MAX).contains(&value.len())
+        && value.iter().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn understand(head: &str) -> Result<(Request, Option<String>), u16> {
+        let bytes = head.as_bytes();
+        let (start, end) = Scan::default().advance(bytes).map_err(|p| p.status)?.ok_or(0_u16)?;
+        let (request, asked) = parse(&bytes[start..end], &mut None).map_err(|p| p.status)?;
+        Ok((request, asked.host.map(str::to_owned)))
+    }
+
+    fn status(head: &str) -> u16 {
+        understand(head).map_or_else(|status| status, |_| 200)
+    }
+
+    fn with_fields(fields: &str) -> u16 {
+        status(&format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n"))
+    }
+
+    #[test]
+    fn a_plain_head_is_understood() {
+        let (request, host) = understand("GET /a/b?c=d HTTP/1.1\r\nHost: localhost:8000\r\n\r\n").unwrap();
+        assert_eq!((request.path(), request.query(), host.as_deref()), ("/a/b", "c=d", Some("localhost:8000")));
+        assert!(request.is_http11 && request.keep_alive && request.framing == Framing::None);
+    }
+
+    #[test]
+    fn an_absolute_target_names_the_host() {
+        let (request, host) = understand("GET http://b:80/x?y HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        assert_eq!((request.path(), request.query(), host.as_deref()), ("/x", "y", Some("b:80")));
+        let (request, _) = understand("GET http://b?y HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        assert_eq!((request.path(), request.query()), ("/", "y"));
+    }
+
+    #[test]
+    fn a_head_is_found_however_it_is_cut() {
+        let bytes = b"\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\nrest";
+        for cut in 0..bytes.len() {
+            let mut scan = Scan::default();
+            let early = scan.advance(&bytes[..cut]).unwrap();
+            let found = early.or_else(|| scan.advance(bytes).unwrap());
+            assert_eq!(found, Some((2, bytes.len() - 4)), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn every_malformed_head_is_refused() {
+        let cases = [
+            "GET / HTTP/1.1\nHost: a\n\n",
+            "GET / HTTP/1.1\r\nHost: a\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\rb\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nX: a\r\n b\r\n\r\n",
+            " GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nX: \0\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nX: \x7f\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nX: \x1b[0m\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost : a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\n: x\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nX\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nX y: z\r\n\r\n",
+            "\r\n\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET  / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1 \r\nHost: a\r\n\r\n",
+            "GET /\t HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET /\r\nHost: a\r\n\r\n",
+            "GET /# HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET /\u{e9} HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET * HTTP/1.1\r\nHost: a\r\n\r\n",
+            "CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET http:/// HTTP/1.1\r\nHost: a\r\n\r\n",
+            "G@T / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET / HTTX/1.1\r\nHost: a\r\n\r\n",
+            "GET / http/1.1\r\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost:\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a,b\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: u@a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: [::1\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a:b\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a/b\r\n\r\n",
+        ];
+        for head in cases {
+            assert_eq!(status(head), 400, "{head:?}");
+        }
+    }
+
+    #[test]
+    fn framing_that_two_readers_could_read_differently_is_refused() {
+        for fields in [
+            "Content-Length: 1\r\nContent-Length: 1",
+            "Content-Length: 1, 1",
+            "Content-Length: +1",
+            "Content-Length: -1",
+            "Content-Length: 0x1",
+            "Content-Length: 1 1",
+            "Content-Length:",
+            "Content-Length: 99999999999999999999999",
+            "Content-Length: 1\r\nTransfer-Encoding: chunked",
+            "Transfer-Encoding: chunked\r\nContent-Length: 1",
+        ] {
+            assert_eq!(with_fields(fields), 400, "{fields:?}");
+        }
+        for fields in [
+            "Transfer-Encoding: gzip, chunked",
+            "Transfer-Encoding: identity",
+            "Transfer-Encoding:",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+            "Transfer-Encoding: chunked;a=b",
+            "Transfer-Encoding: \u{b}chunked",
+        ] {
+            assert!([501, 400].contains(&with_fields(fields)), "{fields:?}");
+        }
+        assert_eq!(with_fields("Transfer-Encoding: xchunked"), 501);
+        assert_eq!(status("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"), 400);
+    }
+
+    #[test]
+    fn limits_of_a_head_have_their_own_answers() {
+        assert_eq!(with_fields(&format!("X: {}", "a".repeat(HEAD_BYTES_MAX))), 431);
+        assert_eq!(with_fields("X: a\r\n".repeat(99).trim_end()), 200);
+        assert_eq!(with_fields("X: a\r\n".repeat(100).trim_end()), 431);
+        let long = |n| format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(n));
+        assert_eq!(status(&long(TARGET_BYTES_MAX - 1)), 200);
+        assert_eq!(status(&long(TARGET_BYTES_MAX)), 414);
+        assert_eq!(status(&long(HEAD_BYTES_MAX)), 414);
+        let unfinished = format!("GET /{}", "a".repeat(HEAD_BYTES_MAX));
+        assert_eq!(status(&unfinished), 414);
+        assert_eq!(status("GET / HTTP/2.0\r\nHost: a\r\n\r\n"), 505);
+        assert_eq!(status("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), 505);
+        assert_eq!(status("GET / HTTP/1.2\r\nHost: a\r\n\r\n"), 505);
+    }
+
+    #[test]
+    fn connection_options_decide_whether_it_is_kept() {
+        let kept = |head: &str| understand(head).unwrap().0.keep_alive;
+        assert!(!kept("GET / HTTP/1.1\r\nHost: a\r\nConnection: x, Close\r\n\r\n"));
+        assert!(!kept("GET / HTTP/1.0\r\n\r\n"));
+        assert!(kept("GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n"));
+    }
+
+    #[test]
+    fn a_tab_and_bytes_beyond_ascii_may_stand_in_a_value() {
+        assert_eq!(with_fields("X: a\tb\r\nY: \u{e9}"), 200);
+    }
+
+    #[test]
+    fn only_sane_request_ids_are_taken() {
+        assert!(is_sane_id(b"aZ0._-"));
+        assert!(!is_sane_id(b"") && !is_sane_id(b"a b") && !is_sane_id(&[b'a'; 65]));
+    }
+}

@@ -1,0 +1,258 @@
+//! The open connections: how many there are, which may be closed to make room, and their threads.
+//!
+//! Stands alone because three parties meet here: the accept thread that opens, the connections that end by
+//! themselves, and the stop that ends them all.
+//!
+//! Invariants: one descriptor per connection, closed before its entry's going is announced. A connection is closed from
+//! outside only while it holds no complete request ([`Slot::claim`] and the closer race on one atomic). Every thread is
+//! joined: each that ends joins the one that ended before it, and the stop joins the last.
+//!
+//! Knows nothing of HTTP.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::thread;
+
+/// How long the accept thread waits for an evicted connection's thread to let go of its descriptor, which takes
+/// microseconds unless the machine is drowning; beyond it the newcomer is turned away.
+const ROOM_WAIT: Duration = Duration::from_millis(250);
+/// How long a stop waits, after cutting the sockets at its deadline, for handlers to notice.
+const CUT_WAIT: Duration = Duration::from_secs(1);
+
+/// Waiting for a request, or reading its head, or done with it: may be closed by others.
+const IDLE: u8 = 0;
+/// Serving a complete head: only its own thread closes it.
+const BUSY: u8 = 1;
+/// Closed from outside.
+const CLOSED: u8 = 2;
+
+/// What the TCP listener has counted since it started.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Connections accepted.
+    pub accepted: AtomicU64,
+    /// Connections turned away with 503: none could be closed to make room, or no thread could be started.
+    pub refused: AtomicU64,
+    /// Idle connections closed to make room.
+    pub evicted: AtomicU64,
+    /// Connections open now.
+    pub open: AtomicU64,
+    /// Complete heads read.
+    pub requests: AtomicU64,
+    /// Requests refused by the listener itself: framing, limits, deadlines, Host, Origin, token.
+    pub refusals: AtomicU64,
+    /// Panics caught in a handler.
+    pub panics: AtomicU64,
+}
+
+/// One connection.
+pub(super) struct Slot {
+    pub(super) stream: TcpStream,
+    state: AtomicU8,
+    /// Since when it is idle, in microseconds after the table was made.
+    idle_since_us: AtomicU64,
+}
+
+impl Slot {
+    /// A complete head is in hand. `false`: the connection was closed from outside.
+    pub(super) fn claim(&self) -> bool {
+        self.state.compare_exchange(IDLE, BUSY, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
+    /// Closes it, unless a request is in hand.
+    fn close_if_idle(&self) -> bool {
+        let is_ours = self.state.compare_exchange(IDLE, CLOSED, Ordering::SeqCst, Ordering::SeqCst).is_ok();
+        if is_ours {
+            let _ = self.stream.shutdown(Shutdown::Both);
+        }
+        is_ours
+    }
+}
+
+struct Entry {
+    slot: Arc<Slot>,
+    thread: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Inner {
+    open: HashMap<u64, Entry>,
+    next: u64,
+    /// The thread that ended last; nobody has joined it yet.
+    ended: Option<JoinHandle<()>>,
+}
+
+/// All open connections of one listener.
+pub(super) struct Table {
+    inner: Mutex<Inner>,
+    /// A connection has ended, or the stop has begun.
+    changed: Condvar,
+    stopping: AtomicBool,
+    epoch: Instant,
+    pub(super) counters: Arc<Counters>,
+}
+
+impl Table {
+    pub(super) fn new() -> Self {
+        Self {
+            inner: Mutex::default(),
+            changed: Condvar::new(),
+            stopping: AtomicBool::new(false),
+            epoch: Instant::now(),
+            counters: Arc::default(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// The connection waits for a request from now on, and may be closed meanwhile.
+    pub(super) fn release(&self, slot: &Slot, now: Instant) {
+        let since = now.saturating_duration_since(self.epoch).as_micros();
+        slot.idle_since_us.store(since as u64, Ordering::Relaxed);
+        slot.state.store(IDLE, Ordering::SeqCst);
+    }
+
+    /// Starts the thread of a connection.
+    ///
+    /// # Errors
+    /// No thread can be had; the connection is given back, to be turned away.
+    pub(super) fn open<F>(self: &Arc<Self>, stream: TcpStream, serve: F) -> Result<(), (io::Error, Arc<Slot>)>
+    where
+        F: FnOnce(&Slot) + Send + 'static,
+    {
+        let slot = Arc::new(Slot { stream, state: AtomicU8::new(IDLE), idle_since_us: AtomicU64::new(0) });
+        self.release(&slot, Instant::now());
+        let (table, thread_slot) = (Arc::clone(self), Arc::clone(&slot));
+        // The lock is held over the start, so that the thread cannot end before its entry stands.
+        let mut inner = self.lock();
+        let id = inner.next;
+        let started = thread::spawn(format!("http-{id}"), move || {
+            let leave = Leave { table, id };
+            serve(&thread_slot);
+            drop(thread_slot);
+            drop(leave);
+        });
+        match started {
+            Ok(thread) => {
+                inner.next += 1;
+                inner.open.insert(id, Entry { slot, thread });
+                self.counters.open.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(fault) => Err((fault, slot)),
+        }
+    }
+
+    /// Ends a connection's entry; called by its own thread, as its last act.
+    fn leave(&self, id: u64) {
+        let (entry_slot, before) = {
+            let mut inner = self.lock();
+            match inner.open.remove(&id) {
+                Some(Entry { slot, thread }) => (Some(slot), inner.ended.replace(thread)),
+                None => (None, None),
+            }
+        };
+        drop(entry_slot);
+        self.counters.open.fetch_sub(1, Ordering::Relaxed);
+        self.changed.notify_all();
+        if let Some(before) = before {
+            let _ = before.join();
+        }
+    }
+
+    /// Closes the connection that has been idle longest. `false`: all have a request in hand.
+    pub(super) fn evict_oldest(&self) -> bool {
+        loop {
+            let oldest = {
+                let inner = self.lock();
+                let idle = inner.open.values().filter(|e| e.slot.state.load(Ordering::SeqCst) == IDLE);
+                idle.min_by_key(|e| e.slot.idle_since_us.load(Ordering::Relaxed)).map(|e| Arc::clone(&e.slot))
+            };
+            let Some(slot) = oldest else { return false };
+            if slot.close_if_idle() {
+                self.counters.evicted.fetch_add(1, Ordering::Relaxed);
+                return true;
+            }
+        }
+    }
+
+    /// Makes room for one more below `cap`. `false`: there is none.
+    pub(super) fn make_room(&self, cap: usize) -> bool {
+        if self.lock().open.len() < cap {
+            return true;
+        }
+        if !self.evict_oldest() {
+            return false;
+        }
+        let full = |inner: &mut Inner| inner.open.len() >= cap;
+        let waited = self.changed.wait_timeout_while(self.lock(), ROOM_WAIT, full);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+    }
+
+    /// Waits until a connection has ended or the stop has begun, at most `wait`.
+    pub(super) fn wait_for_change(&self, wait: Duration) {
+        let open = self.lock().open.len();
+        let same = |inner: &mut Inner| inner.open.len() >= open && !self.is_stopping();
+        drop(self.changed.wait_timeout_while(self.lock(), wait, same));
+    }
+
+    /// From now on nothing is accepted, and replies say `Connection: close`.
+    pub(super) fn begin_stop(&self) {
+        // Under the lock, so that a waiter between its look and its wait is not missed.
+        let _inner = self.lock();
+        self.stopping.store(true, Ordering::SeqCst);
+        self.changed.notify_all();
+    }
+
+    /// Closes the idle, waits for the rest until `deadline`, cuts what is left then. Returns how many threads would not end.
+    pub(super) fn finish_stop(&self, deadline: Instant) -> usize {
+        for slot in self.slots() {
+            slot.close_if_idle();
+        }
+        if self.wait_until_empty(deadline) > 0 {
+            for slot in self.slots() {
+                let _ = slot.stream.shutdown(Shutdown::Both);
+            }
+        }
+        let left = self.wait_until_empty(Instant::now() + CUT_WAIT);
+        let last = self.lock().ended.take();
+        if let Some(last) = last {
+            let _ = last.join();
+        }
+        left
+    }
+
+    fn slots(&self) -> Vec<Arc<Slot>> {
+        self.lock().open.values().map(|e| Arc::clone(&e.slot)).collect()
+    }
+
+    fn wait_until_empty(&self, deadline: Instant) -> usize {
+        let wait = deadline.saturating_duration_since(Instant::now());
+        let waited = self.changed.wait_timeout_while(self.lock(), wait, |inner| !inner.open.is_empty());
+        waited.unwrap_or_else(PoisonError::into_inner).0.open.len()
+    }
+}
+
+/// Ends the entry even when the thread unwinds.
+struct Leave {
+    table: Arc<Table>,
+    id: u64,
+}
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        self.table.leave(self.id);
+    }
+}

@@ -1,0 +1,239 @@
+//! The TCP listener: accepts, caps, turns away, stops.
+//!
+//! A loop of our own around blocking threads, one for each connection: the accept thread never waits for a client. No
+//! error of `accept` ends it or makes it spin, and at the cap it closes the connection that has been idle longest, so that
+//! those who hold sockets open and say nothing cannot keep out those who have something to say.
+//!
+//! Knows nothing of HTTP beyond the one reply that turns a newcomer away.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::api::{Problem, Reply, Service};
+use crate::config::ServerConfig;
+use crate::thread;
+
+use super::RequestIds;
+use super::connection::{self, Limits, Shared};
+use super::guard::Guard;
+use super::reply::{self, Date, Frame, Length};
+use super::table::{Counters, Table};
+
+/// Connections the system may hold for us while the accept thread is busy.
+const BACKLOG: i32 = 1024;
+/// How long the accept thread waits, after an error, for a connection to end.
+const ACCEPT_WAIT: Duration = Duration::from_millis(100);
+/// `Retry-After` of those turned away, in seconds.
+const RETRY_AFTER_SECONDS: u32 = 1;
+
+/// Why the listener does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// `server.listen` is no address.
+    #[error("server.listen: {listen:?} is not an address to listen on: {source}")]
+    Address {
+        /// The configured value.
+        listen: String,
+        /// The system's or the parser's reason.
+        source: io::Error,
+    },
+    /// Everyone on the network could read and write.
+    #[error(
+        "server.listen: {address} is open to the network and server.auth_token is not set; set a token, \
+         listen on 127.0.0.1, or, if something else keeps strangers out, set server.allow_open_listen: true"
+    )]
+    Open {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// The address cannot be had.
+    #[error("server.listen: cannot listen on {listen}: {source}")]
+    Bind {
+        /// The configured value.
+        listen: String,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// No thread can be had.
+    #[error("cannot start the accept thread: {0}")]
+    Thread(io::Error),
+}
+
+/// A running listener.
+pub struct Listening {
+    address: SocketAddr,
+    listener: Arc<TcpListener>,
+    table: Arc<Table>,
+    accept: Option<JoinHandle<()>>,
+}
+
+/// Listens on `config.listen` and serves with at most `connections_max` connections at once
+/// (see [`crate::descriptors::share`]).
+///
+/// # Errors
+/// See [`StartError`]; nothing is left running then.
+pub fn start<S: Service>(
+    config: &ServerConfig,
+    connections_max: usize,
+    service: Arc<S>,
+) -> Result<Listening, StartError> {
+    let listener = bind(config)?;
+    let failed = |source| StartError::Bind { listen: config.listen.clone(), source };
+    let address = listener.local_addr().map_err(failed)?;
+    let table = Arc::new(Table::new());
+    let shared = Arc::new(Shared {
+        service,
+        guard: Guard::new(config, is_loopback(address.ip())),
+        table: Arc::clone(&table),
+        ids: RequestIds::new(),
+        limits: Limits {
+            body_bytes_max: config.max_body_bytes,
+            head_timeout: config.head_timeout,
+            body_timeout: config.body_timeout,
+            idle_timeout: config.idle_timeout,
+            write_timeout: config.write_timeout,
+        },
+    });
+    let listener = Arc::new(listener);
+    let accepting = Arc::clone(&listener);
+    let cap = connections_max.max(1);
+    let accept = thread::spawn("http-accept", move || Accept { shared, cap, is_failing: false }.run(&accepting))
+        .map_err(StartError::Thread)?;
+    Ok(Listening { address, listener, table, accept: Some(accept) })
+}
+
+fn bind(config: &ServerConfig) -> Result<TcpListener, StartError> {
+    let wrong = |source| StartError::Address { listen: config.listen.clone(), source };
+    let addresses: Vec<SocketAddr> = config.listen.to_socket_addrs().map_err(wrong)?.collect();
+    let has_token = config.auth_token.as_ref().is_some_and(|t| !t.expose().is_empty());
+    let open = addresses.iter().copied().find(|a| !is_loopback(a.ip()));
+    if let (Some(address), false, false) = (open, has_token, config.allow_open_listen) {
+        return Err(StartError::Open { address });
+    }
+    let failed = |source| StartError::Bind { listen: config.listen.clone(), source };
+    let listener = TcpListener::bind(addresses.as_slice()).map_err(failed)?;
+    // The default backlog is short; where it cannot be raised, bursts only wait longer.
+    let _ = rustix::net::listen(&listener, BACKLOG);
+    Ok(listener)
+}
+
+fn is_loopback(ip: IpAddr) -> bool {
+    ip.to_canonical().is_loopback()
+}
+
+impl Listening {
+    /// The address it listens on, with the port the system chose for port 0.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What it has counted.
+    #[must_use]
+    pub fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.table.counters)
+    }
+
+    /// Stops accepting, closes idle connections, lets requests in flight finish until `deadline` and cuts the rest.
+    /// Returns how many connection threads had not ended a second after that: handlers that would not come back.
+    pub fn stop(mut self, deadline: Instant) -> usize {
+        self.stop_accepting();
+        self.table.finish_stop(deadline)
+    }
+
+    fn stop_accepting(&mut self) {
+        let Some(accept) = self.accept.take() else { return };
+        self.table.begin_stop();
+        // On Linux this wakes a blocked accept; elsewhere one more connection does.
+        let woken = rustix::net::shutdown(&*self.listener, rustix::net::Shutdown::Read);
+        if woken.is_err() || !cfg!(target_os = "linux") {
+            let _ = TcpStream::connect(self.address);
+        }
+        let _ = accept.join();
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        if self.accept.is_some() {
+            self.stop_accepting();
+            self.table.finish_stop(Instant::now());
+        }
+    }
+}
+
+struct Accept<S> {
+    shared: Arc<Shared<S>>,
+    cap: usize,
+    /// The last accept failed, and that was logged.
+    is_failing: bool,
+}
+
+impl<S: Service> Accept<S> {
+    fn run(&mut self, listener: &TcpListener) {
+        let table = Arc::clone(&self.shared.table);
+        while !table.is_stopping() {
+            let accepted = listener.accept();
+            if table.is_stopping() {
+                return;
+            }
+            match accepted {
+                Ok((stream, _)) => self.take(stream),
+                // The client was gone before we came, or a signal woke us.
+                Err(fault) if matches!(fault.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => {}
+                Err(fault) => self.recover(&fault),
+            }
+        }
+    }
+
+    fn take(&mut self, stream: TcpStream) {
+        if std::mem::take(&mut self.is_failing) {
+            log::info!("connections are accepted again");
+        }
+        let table = &self.shared.table;
+        table.counters.accepted.fetch_add(1, Ordering::Relaxed);
+        if !table.make_room(self.cap) {
+            return self.turn_away(&stream, "connections_at_cap", "all connections are busy");
+        }
+        let shared = Arc::clone(&self.shared);
+        let opened = table.open(stream, move |slot| connection::serve(&shared, slot));
+        if let Err((fault, slot)) = opened {
+            log::warn!("no thread for a connection: {fault}");
+            self.turn_away(&slot.stream, "threads_at_limit", "no thread is free for this connection");
+        }
+    }
+
+    /// Out of descriptors or memory: makes room, and waits for it rather than spin.
+    fn recover(&mut self, fault: &io::Error) {
+        if !std::mem::replace(&mut self.is_failing, true) {
+            log::warn!("connections cannot be accepted: {fault}; idle ones are closed to make room");
+        }
+        self.shared.table.evict_oldest();
+        self.shared.table.wait_for_change(ACCEPT_WAIT);
+    }
+
+    /// 503, without ever waiting: a new socket's send buffer is empty, and what does not fit is not sent.
+    fn turn_away(&self, mut stream: &TcpStream, code: &'static str, detail: &'static str) {
+        self.shared.table.counters.refused.fetch_add(1, Ordering::Relaxed);
+        let request_id = self.shared.ids.next();
+        let Reply::Full(response) = Problem::unavailable(code, detail, RETRY_AFTER_SECONDS).reply(&request_id) else {
+            return;
+        };
+        let length = Length::Known(response.data_length().unwrap_or(0));
+        let frame = Frame { request_id: &request_id, origin: None, connection: Some("close"), length };
+        let mut out = Vec::with_capacity(512);
+        reply::head(&mut out, &mut Date::default(), response.status_code(), response.headers(), &frame);
+        out.extend_from_slice(response.into_reader().get_ref());
+        if stream.set_nonblocking(true).is_ok() {
+            // Unread bytes at the close would become a reset that may overtake the answer.
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write(&out);
+            let _ = stream.shutdown(Shutdown::Write);
+            let _ = stream.read(&mut [0; 4096]);
+        }
+    }
+}
