@@ -118,3 +118,14 @@ fn the_oracle_accepts_what_is_right_and_refuses_each_kind_of_wrong() {
         assert!(verdict(&found).is_err(), "the oracle must refuse: {wrong}");
     }
 }
+
+#[test]
+fn the_search_for_stored_bytes_finds_them_between_zeros() {
+    let folder = tempfile::tempdir().unwrap();
+    let inner = folder.path().join("inner");
+    std::fs::create_dir(&inner).unwrap();
+    std::fs::write(inner.join("with"), [&[0; 5_000][..], b"\xff-NEEDLE-\x00", &[0; 100]].concat()).unwrap();
+    std::fs::write(inner.join("without"), [0; 5_000]).unwrap();
+    assert_eq!(support::files_holding(folder.path(), "-NEEDLE-"), [inner.join("with")]);
+    assert!(support::files_holding(folder.path(), "-STRAW-").is_empty());
+}

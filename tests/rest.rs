@@ -340,7 +340,7 @@ fn one_bad_message_refuses_the_whole_array_and_nothing_is_stored() {
     }
     assert_eq!(client.history("whole", "")["messages"], json!([]));
     assert!(!server.transcript_path("whole").exists());
-    assert!(support::files_holding(&server.data(), b"UNSTORED-MARKER").is_empty());
+    assert!(support::files_holding(&server.data(), "UNSTORED-MARKER").is_empty());
 }
 
 #[test]

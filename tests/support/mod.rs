@@ -14,6 +14,7 @@ use std::fs;
 use std::io;
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 pub use http::{Client, Connection, Reply};
@@ -97,12 +98,10 @@ pub fn walk(root: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The files below `root` that hold `needle`: how a test shows that something was stored nowhere.
-pub fn files_holding(root: &Path, needle: &[u8]) -> Vec<PathBuf> {
-    let is_plain = |path: &PathBuf| fs::symlink_metadata(path).is_ok_and(|m| m.is_file());
-    let holds = |path: &PathBuf| {
-        let bytes = fs::read(path).unwrap_or_default();
-        bytes.windows(needle.len()).any(|w| w == needle)
-    };
-    walk(root).into_iter().filter(is_plain).filter(holds).collect()
+/// The files below `root` that hold `needle`: how a test shows that something was stored nowhere. By grep, since a test
+/// build would take seconds for the zeros of one journal segment.
+pub fn files_holding(root: &Path, needle: &str) -> Vec<PathBuf> {
+    let output = Command::new("grep").arg("-rlaF").arg("-e").arg(needle).arg(root).output().expect("grep can be run");
+    assert!(output.status.code().is_some_and(|c| c < 2), "grep: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).lines().map(PathBuf::from).collect()
 }
