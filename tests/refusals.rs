@@ -24,7 +24,7 @@ const CLOSES_WITHIN: Duration = Duration::from_secs(10);
 
 /// Small segments, so that the whole data folder can be searched after each case.
 fn options() -> Options {
-    Options::default().set("journal.segment_bytes", 4 << 20)
+    Options::default().set("journal.segment_bytes", 16 << 20)
 }
 
 /// A server with deadlines a test can wait for.
@@ -449,10 +449,13 @@ fn a_head_too_long_is_431_and_a_target_too_long_is_414() {
     refused_and_closed(&mut server, "a name of 17 KiB", &post_with(&name), &[431]);
     let endless = format!("GET /livez HTTP/1.1\r\nHost: localhost\r\nX: {}", "x".repeat(300_000));
     refused_and_closed(&mut server, "a head without an end", endless.as_bytes(), &[431]);
-    for length in [8 * 1024 + 1, 10 * 1024, 15 * 1024, 100_000] {
+    for length in [8 * 1024 + 1, 10 * 1024, 15 * 1024] {
         let bytes = format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "x".repeat(length));
         refused_and_closed(&mut server, &format!("a target of {length}"), bytes.as_bytes(), &[414]);
     }
+    // A target longer than a whole head breaks both rules.
+    let bytes = format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "x".repeat(100_000));
+    refused_and_closed(&mut server, "a target of 100 000", bytes.as_bytes(), &[414, 431]);
     assert_nothing_on_disk(&server);
 
     let fits: String = (0..90).map(|n| format!("X-{n}: {}\r\n", "y".repeat(100))).collect();
@@ -549,6 +552,21 @@ fn pipelined_requests_are_answered_in_order() {
         assert_eq!(reply.expect(200)["response"], format!("m{n}"));
     }
     assert_eq!(server.client().whole_history("pipeline").len(), 100);
+}
+
+#[test]
+fn a_client_that_says_close_or_speaks_1_0_is_answered_and_closed() {
+    let server = Server::start(options());
+    for head in [
+        "GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        "GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: Foo, CLOSE\r\n\r\n",
+        "GET /livez HTTP/1.0\r\nHost: localhost\r\n\r\n",
+    ] {
+        let mut connection = server.connect();
+        connection.send(head.as_bytes()).unwrap();
+        connection.reply().unwrap().expect(200);
+        assert_eq!(connection.rest_within(CLOSES_WITHIN), Some(Vec::new()), "{head:?}");
+    }
 }
 
 /// Sends a byte at a time, each well within any timeout on a single read, until the server answers or closes.
