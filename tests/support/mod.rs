@@ -1,0 +1,107 @@
+//! What every test against the real binary stands on: a server in a folder of its own, a small blocking HTTP client,
+//! raw connections, and the oracle that remembers what was acknowledged.
+//!
+//! Everything waits for a condition with a deadline; a server that hangs fails the test, it does not hang it. Knows
+//! nothing of chatkeep's inside: what is used here is what a user could use.
+
+#![allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
+
+pub mod http;
+pub mod oracle;
+pub mod server;
+
+use std::fs;
+use std::io;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+pub use http::{Client, Connection, Reply};
+pub use oracle::Oracle;
+pub use server::{Options, Server};
+
+/// How long anything may take that should take milliseconds. Generous: the machines are shared.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits until `holds` is true, looking a hundred times a second.
+///
+/// # Panics
+/// When it is not within `within`; the message names `what`.
+#[track_caller]
+pub fn wait_until(what: &str, within: Duration, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + within;
+    while !holds() {
+        assert!(Instant::now() < deadline, "waited {within:?} in vain: {what}");
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+}
+
+/// A small, seeded generator (splitmix64): a failing run is repeated by its seed.
+pub struct Random(u64);
+
+impl Random {
+    /// Starts from `seed`.
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// The seed in `CHATKEEP_TEST_SEED`, or one from the clock; printed, so that a failure shows it.
+    #[allow(clippy::print_stderr, reason = "the seed of a failed run must be on the screen")]
+    pub fn announced(test: &str) -> Self {
+        let from_clock = || {
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a clock after 1970");
+            now.as_micros() as u64
+        };
+        let seed = match std::env::var("CHATKEEP_TEST_SEED") {
+            Ok(text) => text.parse().expect("CHATKEEP_TEST_SEED is a number"),
+            Err(_) => from_clock(),
+        };
+        eprintln!("{test}: CHATKEEP_TEST_SEED={seed}");
+        Self(seed)
+    }
+
+    /// The next 64 bits.
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number from `low` up to and with `high`.
+    pub fn between(&mut self, low: u64, high: u64) -> u64 {
+        low + self.next() % (high - low + 1)
+    }
+}
+
+/// Every file, folder and socket below `root`, with `root` itself.
+pub fn walk(root: &Path) -> Vec<PathBuf> {
+    let mut found = vec![root.to_path_buf()];
+    let mut open = vec![root.to_path_buf()];
+    while let Some(folder) = open.pop() {
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(e) => panic!("{}: {e}", folder.display()),
+        };
+        for entry in entries {
+            let entry = entry.unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+            if entry.file_type().is_ok_and(|t| t.is_dir()) {
+                open.push(entry.path());
+            }
+            found.push(entry.path());
+        }
+    }
+    found.sort();
+    found
+}
+
+/// The files below `root` that hold `needle`: how a test shows that something was stored nowhere. By grep, since a test
+/// build would take seconds for the zeros of one journal segment.
+pub fn files_holding(root: &Path, needle: &str) -> Vec<PathBuf> {
+    let output = Command::new("grep").arg("-rlaF").arg("-e").arg(needle).arg(root).output().expect("grep can be run");
+    assert!(output.status.code().is_some_and(|c| c < 2), "grep: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).lines().map(PathBuf::from).collect()
+}
