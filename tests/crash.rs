@@ -116,7 +116,7 @@ fn options(fsync: &str, random: &mut Random) -> Options {
     }
     options
         .set("server.max_body_bytes", 8 * 1024)
-        .set("journal.segment_bytes", 64 * 1024)
+        .set("journal.segment_bytes", 80 * 1024)
         .set("journal.checkpoint_seconds", 1)
 }
 

@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 
 /// From the bottom up. Siblings in L1 do not import each other; elsewhere they may.
 const LAYERS: [&[&str]; 5] = [
-    &["message", "config", "disk", "thread", "signals", "logging"],
+    &["message", "config", "descriptors", "disk", "thread", "signals", "logging"],
     &["journal", "cache", "transcript", "store", "responder", "metrics"],
-    &["chat", "recorder", "history", "worker", "hub"],
+    &["chat", "recorder", "history", "worker", "janitor", "hub"],
     &["server", "api"],
     &["main", "cli", "app", "lib"],
 ];

@@ -71,13 +71,18 @@ pub fn array<'a, T: Deserialize<'a>>(body: &'a [u8], shape: &Shape) -> Result<Ve
 }
 
 fn explain(body: &[u8], error: &serde_json::Error, find: impl Fn(&Value) -> Option<Problem>) -> Problem {
+    // The parser's words hold line and column and quote nothing of the body. The typed reader passes over fields it does
+    // not know, and with them over faults in them.
+    let malformed = |error| Problem::new(400, "malformed_json", format!("the body is not JSON: {error}"));
     if !error.is_data() {
-        // Line and column are ours to tell; the parser's words quote nothing of the body.
-        return Problem::new(400, "malformed_json", format!("the body is not JSON: {error}"));
+        return malformed(error.to_string());
     }
-    let found = serde_json::from_slice(body).ok().and_then(|value| find(&value));
+    let value = match serde_json::from_slice(body) {
+        Ok(value) => value,
+        Err(error) => return malformed(error.to_string()),
+    };
     // What the slow look does not see is a field that is there twice.
-    found.unwrap_or_else(|| Problem::new(422, "invalid_body", format!("the body has the wrong shape: {error}")))
+    find(&value).unwrap_or_else(|| Problem::new(422, "invalid_body", format!("the body has the wrong shape: {error}")))
 }
 
 fn wrong_in_object(value: &Value, shape: &Shape, path: &str) -> Option<Problem> {

@@ -150,7 +150,7 @@ fn each_impossible_value_is_refused_with_its_path_value_and_rule() {
         ("journal.path", "\"a\\x1b[31mb\"", "journal.path: \"a\\u{1b}[31mb\": must be a path"),
         ("journal.fsync", "sometimes", "journal.fsync: \"sometimes\": must be one of always, interval, never"),
         ("journal.segment_bytes", "2097152", "journal.segment_bytes: 2097152: must be at least 2162688"),
-        ("journal.max_bytes", "268435455", "journal.max_bytes: 268435455: must be at least 268435456, four times"),
+        ("journal.max_bytes", "67108863", "journal.max_bytes: 67108863: must be at least 67108864, four times"),
         ("mongo.database", "\"a/b\"", "mongo.database: \"a/b\": must be 1 to 63 bytes"),
         ("mongo.database", "${GONE}", "mongo.database: ${GONE} is not set: set it, or write ${GONE:-default}"),
         ("mongo.chat_collection", "system.users", "mongo.chat_collection: \"system.users\": must be 1 to 120"),

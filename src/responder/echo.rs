@@ -2,13 +2,13 @@
 
 use super::Responder;
 
-/// `ping` gives `pong!`, any other text comes back behind `You said: `.
+/// `ping` gives `pong!`, any other text comes back as it is.
 #[derive(Clone, Copy, Debug)]
 pub struct Echo;
 
 impl Responder for Echo {
     fn reply(&self, text: &str) -> String {
-        if text.trim().eq_ignore_ascii_case("ping") { "pong!".into() } else { format!("You said: {text}") }
+        if text.trim().eq_ignore_ascii_case("ping") { "pong!".into() } else { text.into() }
     }
 }
 
@@ -21,6 +21,6 @@ mod tests {
         for ping in ["ping", " Ping\n", "PING"] {
             assert_eq!(Echo.reply(ping), "pong!");
         }
-        assert_eq!(Echo.reply("ping from rest"), "You said: ping from rest");
+        assert_eq!(Echo.reply("ping from rest"), "ping from rest");
     }
 }
