@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, chmod};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use tiny_http::{HTTPVersion, Header, Method, Request, Server};
+use tiny_http::{HTTPVersion, Header, Method, Request, Response, Server};
 
 use crate::api::{Head, Problem, Reply, Service, Stream, Transport, header};
 use crate::thread;
@@ -151,6 +151,10 @@ impl Local {
         self.state.lane_ended.notify_all();
         for handler in self.handlers.drain(..) {
             let _ = handler.join();
+        }
+        // What came behind the last handler: dropped with the server it would wait for its body, or allocate it.
+        while let Some(request) = server.as_ref().and_then(|s| s.try_recv().ok().flatten()) {
+            if may_wait(&request) { leak(request) } else { drop(request.respond(Response::empty(503))) }
         }
         // The last reference: tiny_http connects to its own socket to end its accept thread, then removes the file.
         drop(server);
@@ -282,13 +286,10 @@ impl<S: Service> Handler<S> {
 
     /// Serves a request here, unless it may have to wait for its client.
     fn take(&self, request: Request) {
-        let length = request.body_length();
-        if length.is_some_and(|l| l > DRAIN_BYTES) {
+        if request.body_length().is_some_and(|l| l > DRAIN_BYTES) {
             return leak(request);
         }
-        let expects = has_field(&request, "Expect");
-        if has_field(&request, "Transfer-Encoding") || length.is_some_and(|l| l > BUFFERED_BYTES || (l > 0 && expects))
-        {
+        if may_wait(&request) {
             self.in_lane(request, |handler, request| handler.serve(request, true));
         } else {
             self.serve(request, false);
@@ -470,6 +471,12 @@ impl<S: Service> Handler<S> {
 
     /// Writes a stream, framed here: tiny_http would keep 8 KiB back.
     fn stream(&self, request: Request, parts: &Parts, stream: Stream) {
+        if !parts.is_http11 && has_field(&request, "Connection") {
+            // tiny_http may keep the connection, and then nothing would end the stream.
+            let problem =
+                Problem::new(505, "http_version", "a stream on a kept HTTP/1.0 connection has no end; use HTTP/1.1");
+            return self.respond(request, parts, problem.reply(&parts.request_id));
+        }
         let length = if parts.is_http11 { Length::Chunked } else { Length::UntilClose };
         let connection = (!parts.is_http11).then_some("close");
         let frame = Frame { request_id: &parts.request_id, origin: None, connection, length };
@@ -507,6 +514,12 @@ impl Drop for LeaveLane {
         drop(lanes);
         self.state.lane_ended.notify_all();
     }
+}
+
+/// Whether reading the body may wait for the client: it is not in memory yet.
+fn may_wait(request: &Request) -> bool {
+    let length = request.body_length().unwrap_or(0);
+    length > BUFFERED_BYTES || (length > 0 && has_field(request, "Expect")) || has_field(request, "Transfer-Encoding")
 }
 
 fn has_field(request: &Request, name: &'static str) -> bool {
@@ -677,6 +690,29 @@ mod tests {
             assert_eq!(client.chunk().unwrap(), b"first");
             assert_eq!(client.chunk(), None, "no chunk, and not the last one");
         }
+    }
+
+    #[test]
+    fn a_stream_to_http_1_0_ends_with_the_connection_or_is_refused() {
+        let fixture = serve();
+        let mut client = fixture.client("GET /stream HTTP/1.0\r\n\r\n");
+        assert_eq!(client.head().unwrap().field("Transfer-Encoding"), None);
+        assert_eq!(client.exactly(11).unwrap(), b"firstsecond");
+        assert!(client.is_closed());
+        let mut kept = fixture.client("GET /stream HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+        assert_eq!(kept.answer().unwrap().status, 505);
+    }
+
+    #[test]
+    fn a_stop_does_not_wait_for_clients() {
+        let fixture = serve();
+        let mut stream = fixture.client(get("/stream-gate"));
+        assert_eq!(stream.head().unwrap().status, 200);
+        let _slow = fixture.client("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n");
+        eventually("two lanes", || fixture.lanes() == 2);
+        assert_eq!(fixture.local.stop(Instant::now() + Duration::from_millis(50)), 2);
+        assert!(!fixture.path.exists());
+        fixture.service.gate.open();
     }
 
     #[test]
