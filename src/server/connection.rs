@@ -8,8 +8,8 @@
 //!
 //! Knows nothing of routes, nor of how connections are accepted or chosen for closing (table.rs).
 
-use std::io::{self, ErrorKind, IoSlice, Write};
-use std::net::{Shutdown, TcpStream};
+use std::io::{self, ErrorKind, Write};
+use std::net::Shutdown;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -24,6 +24,7 @@ use super::chunked::{self, Decoder};
 use super::guard::{self, Guard, Verdict};
 use super::http1::{self, Framing, Request, Scan, malformed};
 use super::input::{Cut, Input};
+use super::output::Wire;
 use super::reply::{self, Chunks, Date, Frame, Length};
 use super::table::{Slot, Table};
 
@@ -37,9 +38,6 @@ const LINGER_AT_STOP: Duration = Duration::from_millis(100);
 const KEPT_BUFFER_BYTES: usize = 64 * 1024;
 /// A reply's body beyond this is written from where it is, beside its head, and not copied behind it.
 const COPIED_BODY_BYTES: usize = 16 * 1024;
-/// A client must read a reply at least this fast, in bytes a second, after the first `write_timeout`.
-const READ_RATE_MIN: usize = 16 * 1024;
-
 /// What all connections of a listener share.
 pub(super) struct Shared<S> {
     pub(super) service: Arc<S>,
@@ -407,7 +405,7 @@ impl<'a, S: Service> Connection<'a, S> {
     }
 
     fn wire(&self) -> Wire<'a> {
-        Wire { stream: &self.slot.stream, patience: self.shared.limits.write_timeout }
+        Wire::new(&self.slot.stream, self.shared.limits.write_timeout)
     }
 
     /// Ends the sending side and discards what the client still sends, so that no reset overtakes the answer.
@@ -451,52 +449,5 @@ fn body_cut(cut: Cut) -> Stop {
         Cut::Deadline => Stop::Refused(Problem::new(408, "body_timeout", "the body took too long")),
         Cut::Eof => Stop::Refused(malformed("the body is shorter than announced")),
         Cut::Broken => Stop::Silent,
-    }
-}
-
-/// The sending side of a connection. One call is one `write` for the ordinary reply.
-struct Wire<'a> {
-    stream: &'a TcpStream,
-    /// How long one write may wait; the socket's own send timeout is set to it.
-    patience: Duration,
-}
-
-impl Wire<'_> {
-    /// Sends `head` and `body`. A client that takes them slower than [`READ_RATE_MIN`] is given up.
-    fn send(&self, mut head: &[u8], mut body: &[u8]) -> io::Result<()> {
-        let mut stream = self.stream;
-        let mut until = None;
-        let patience = self.patience + Duration::from_secs(((head.len() + body.len()) / READ_RATE_MIN) as u64);
-        loop {
-            let sent = if body.is_empty() {
-                stream.write(head)
-            } else {
-                stream.write_vectored(&[IoSlice::new(head), IoSlice::new(body)])
-            };
-            let sent = match sent {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(sent) => sent,
-                Err(fault) if fault.kind() == ErrorKind::Interrupted => 0,
-                Err(fault) => return Err(fault),
-            };
-            let of_head = sent.min(head.len());
-            (head, body) = (&head[of_head..], &body[sent - of_head..]);
-            if head.is_empty() && body.is_empty() {
-                return Ok(());
-            }
-            if Instant::now() > *until.get_or_insert_with(|| Instant::now() + patience) {
-                return Err(ErrorKind::TimedOut.into());
-            }
-        }
-    }
-}
-
-impl Write for Wire<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.send(bytes, &[]).map(|()| bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }

@@ -511,6 +511,23 @@ mod tests {
     }
 
     #[test]
+    fn no_single_byte_makes_a_head_that_ends_elsewhere() {
+        let good = b"POST /a?b HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nX: y\r\n\r\n";
+        for at in 0..good.len() {
+            for byte in 0..=255 {
+                let mut bytes = good.to_vec();
+                bytes[at] = byte;
+                let Ok(Some((start, end))) = Scan::default().advance(&bytes) else { continue };
+                assert!(end == good.len() || (byte == b'\r' || byte == b'\n'), "{byte} at {at}");
+                if let Ok((request, _)) = parse(&bytes[start..end], &mut None) {
+                    let is_sane = request.path().starts_with('/') && request.headers.len() <= 3;
+                    assert!(is_sane, "{byte} at {at}: {request:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn connection_options_decide_whether_it_is_kept() {
         let kept = |head: &str| understand(head).unwrap().0.keep_alive;
         assert!(!kept("GET / HTTP/1.1\r\nHost: a\r\nConnection: x, Close\r\n\r\n"));

@@ -7,7 +7,7 @@
 //!
 //! What tiny_http 0.12 cannot do, and what is done about it: it allocates the declared length of a body that is dropped
 //! unread, or that ends early, and aborts the process where that fails. So a body over the limit is first read to its end into
-//! a fixed buffer; one announced beyond [`DRAIN_BYTES`] is neither read nor answered but leaked, with its connection, as
+//! a fixed buffer; one announced beyond `DRAIN_BYTES` is neither read nor answered but leaked, with its connection, as
 //! even answering drops it. An error of its accept ends its listener: it is bound anew. Of several connections made within
 //! microseconds some may wait until another ends, as its pool counts a thread as idle until it runs.
 //!
@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, chmod};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use tiny_http::{HTTPVersion, Header, Method, Request, Server};
+use tiny_http::{HTTPVersion, Header, Method, Request, Response, Server};
 
 use crate::api::{Head, Problem, Reply, Service, Stream, Transport, header};
 use crate::thread;
@@ -151,6 +151,10 @@ impl Local {
         self.state.lane_ended.notify_all();
         for handler in self.handlers.drain(..) {
             let _ = handler.join();
+        }
+        // What came behind the last handler: dropped with the server it would wait for its body, or allocate it.
+        while let Some(request) = server.as_ref().and_then(|s| s.try_recv().ok().flatten()) {
+            if may_wait(&request) { leak(request) } else { drop(request.respond(Response::empty(503))) }
         }
         // The last reference: tiny_http connects to its own socket to end its accept thread, then removes the file.
         drop(server);
@@ -282,13 +286,10 @@ impl<S: Service> Handler<S> {
 
     /// Serves a request here, unless it may have to wait for its client.
     fn take(&self, request: Request) {
-        let length = request.body_length();
-        if length.is_some_and(|l| l > DRAIN_BYTES) {
+        if request.body_length().is_some_and(|l| l > DRAIN_BYTES) {
             return leak(request);
         }
-        let expects = has_field(&request, "Expect");
-        if has_field(&request, "Transfer-Encoding") || length.is_some_and(|l| l > BUFFERED_BYTES || (l > 0 && expects))
-        {
+        if may_wait(&request) {
             self.in_lane(request, |handler, request| handler.serve(request, true));
         } else {
             self.serve(request, false);
@@ -470,6 +471,12 @@ impl<S: Service> Handler<S> {
 
     /// Writes a stream, framed here: tiny_http would keep 8 KiB back.
     fn stream(&self, request: Request, parts: &Parts, stream: Stream) {
+        if !parts.is_http11 && has_field(&request, "Connection") {
+            // tiny_http may keep the connection, and then nothing would end the stream.
+            let problem =
+                Problem::new(505, "http_version", "a stream on a kept HTTP/1.0 connection has no end; use HTTP/1.1");
+            return self.respond(request, parts, problem.reply(&parts.request_id));
+        }
         let length = if parts.is_http11 { Length::Chunked } else { Length::UntilClose };
         let connection = (!parts.is_http11).then_some("close");
         let frame = Frame { request_id: &parts.request_id, origin: None, connection, length };
@@ -509,6 +516,12 @@ impl Drop for LeaveLane {
     }
 }
 
+/// Whether reading the body may wait for the client: it is not in memory yet.
+fn may_wait(request: &Request) -> bool {
+    let length = request.body_length().unwrap_or(0);
+    length > BUFFERED_BYTES || (length > 0 && has_field(request, "Expect")) || has_field(request, "Transfer-Encoding")
+}
+
 fn has_field(request: &Request, name: &'static str) -> bool {
     request.headers().iter().any(|h| h.field.equiv(name))
 }
@@ -522,183 +535,5 @@ fn leak(request: Request) {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt;
-    use std::os::unix::net::UnixStream;
-
-    use tempfile::TempDir;
-
-    use super::*;
-    use crate::server::testing::{Client, Odd, eventually};
-
-    struct Fixture {
-        local: Local,
-        service: Arc<Odd>,
-        path: PathBuf,
-        _folder: TempDir,
-    }
-
-    fn serve() -> Fixture {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("chatkeep.sock");
-        let service = Arc::new(Odd::default());
-        let local = start(&path, 1 << 20, Arc::clone(&service)).unwrap();
-        Fixture { local, service, path, _folder: folder }
-    }
-
-    impl Fixture {
-        fn client(&self, bytes: impl AsRef<[u8]>) -> Client<UnixStream> {
-            let stream = UnixStream::connect(&self.path).unwrap();
-            stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-            let mut client = Client { stream, bytes: Vec::new() };
-            client.send(bytes);
-            client
-        }
-
-        fn lanes(&self) -> usize {
-            self.local.state.lanes().running()
-        }
-    }
-
-    fn post(path: &str, body: &str) -> String {
-        format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len())
-    }
-
-    fn get(path: &str) -> String {
-        format!("GET {path} HTTP/1.1\r\nHost: any.test\r\nX-Request-ID: my-id\r\n\r\n")
-    }
-
-    #[test]
-    fn the_socket_belongs_to_its_user_and_goes_with_the_server() {
-        let fixture = serve();
-        assert_eq!(std::fs::metadata(&fixture.path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(fixture.local.stop(Instant::now() + Duration::from_secs(5)), 0);
-        assert!(!fixture.path.exists());
-    }
-
-    #[test]
-    fn a_stale_socket_is_replaced() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("s");
-        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        assert!(path.exists());
-        drop(start(&path, 1, Arc::new(Odd::default())).unwrap());
-        assert!(!path.exists());
-    }
-
-    #[test]
-    fn a_path_too_long_is_refused_by_its_length() {
-        let path = Path::new("/tmp").join("x".repeat(120));
-        let fault = start(&path, 1, Arc::new(Odd::default())).err().unwrap();
-        assert!(fault.to_string().contains("125 bytes") && fault.to_string().contains("107"), "{fault}");
-    }
-
-    #[test]
-    fn bodies_short_long_and_chunked_come_back() {
-        let fixture = serve();
-        let long = "y".repeat(100_000);
-        let mut client = fixture.client(post("/echo", "short"));
-        assert_eq!(client.answer().unwrap().body, b"short");
-        client.send(post("/echo", &long));
-        assert_eq!(client.answer().unwrap().body, long.as_bytes());
-        client.send("POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n");
-        let answer = client.answer().unwrap();
-        assert_eq!((answer.status, answer.body.as_slice()), (200, b"abc".as_slice()));
-        assert!(answer.field("X-Request-ID").is_some());
-        client.send(get("/query?a=b"));
-        let answer = client.answer().unwrap();
-        assert_eq!((answer.body.as_slice(), answer.field("X-Request-ID")), (b"/query?a=b".as_slice(), Some("my-id")));
-        client.send("POST /echo HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n");
-        assert_eq!(client.head().unwrap().status, 100);
-        client.send("abc");
-        assert_eq!(client.answer().unwrap().body, b"abc");
-    }
-
-    #[test]
-    fn a_body_over_the_limit_is_drained_and_refused() {
-        let fixture = serve();
-        let mut client = fixture.client("");
-        client.send(post("/echo", &"z".repeat(3 << 20)));
-        assert_eq!(client.answer().unwrap().status, 413);
-        client.send(get("/echo"));
-        assert_eq!(client.answer().unwrap().status, 200, "the connection goes on");
-        assert_eq!(fixture.service.handled.load(Ordering::SeqCst), 1);
-    }
-
-    #[test]
-    fn a_monstrous_declared_length_does_not_end_the_process() {
-        let fixture = serve();
-        for method in ["POST", "HEAD"] {
-            drop(
-                fixture.client(format!(
-                    "{method} /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000000000\r\n\r\nab"
-                )),
-            );
-        }
-        drop(fixture.client("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 60000000\r\n\r\nab"));
-        assert_eq!(fixture.client(get("/echo")).answer().unwrap().status, 200);
-        eventually("all lanes end", || fixture.lanes() == 0);
-    }
-
-    #[test]
-    fn streams_and_slow_bodies_do_not_keep_others_from_being_answered() {
-        let fixture = serve();
-        // One after the other: tiny_http may queue the connections of a burst behind busy ones.
-        let mut streams = Vec::new();
-        for _ in 0..8 {
-            let mut client = fixture.client(get("/stream-gate"));
-            assert_eq!(client.head().unwrap().status, 200);
-            assert_eq!(client.chunk().unwrap(), b"first");
-            streams.push(client);
-        }
-        let mut slow = Vec::new();
-        for i in 0..8 {
-            slow.push(fixture.client("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n"));
-            eventually("a lane", || fixture.lanes() == 9 + i);
-        }
-        assert_eq!(fixture.client(post("/echo", "quick")).answer().unwrap().body, b"quick");
-        let refused = fixture.client(get("/stream")).answer().unwrap();
-        assert_eq!((refused.status, refused.field("Retry-After")), (503, Some("1")));
-        fixture.service.gate.open();
-        for client in &mut streams {
-            assert_eq!((client.chunk().unwrap(), client.chunk().unwrap()), (b"second".to_vec(), Vec::new()));
-        }
-        drop(slow);
-        eventually("all lanes are free", || fixture.lanes() == 0);
-        assert_eq!(fixture.client(get("/stream")).answer().unwrap().body, b"firstsecond");
-    }
-
-    #[test]
-    fn a_stream_that_fails_cannot_be_taken_for_whole() {
-        let fixture = serve();
-        for path in ["/stream-cut", "/stream-panic"] {
-            let mut client = fixture.client(get(path));
-            assert_eq!(client.head().unwrap().status, 200);
-            assert_eq!(client.chunk().unwrap(), b"first");
-            assert_eq!(client.chunk(), None, "no chunk, and not the last one");
-        }
-    }
-
-    #[test]
-    fn a_panic_is_answered_and_counted() {
-        let fixture = serve();
-        for _ in 0..2 * HANDLERS {
-            assert_eq!(fixture.client(post("/panic", "x")).answer().unwrap().status, 500);
-        }
-        assert_eq!(fixture.local.panics(), 2 * HANDLERS);
-        assert_eq!(fixture.client(get("/echo")).answer().unwrap().status, 200);
-    }
-
-    #[test]
-    fn a_listener_that_died_is_bound_anew() {
-        let fixture = serve();
-        // To the handlers an unblock outside a stop looks like tiny_http's accept error.
-        fixture.local.state.server().as_ref().unwrap().unblock();
-        let first = Arc::downgrade(fixture.local.state.server().as_ref().unwrap());
-        eventually("a new server", || {
-            !first.upgrade().is_some_and(|old| Arc::ptr_eq(fixture.local.state.server().as_ref().unwrap(), &old))
-        });
-        eventually("an answer", || UnixStream::connect(&fixture.path).is_ok());
-        assert_eq!(fixture.client(get("/echo")).answer().unwrap().status, 200);
-    }
-}
+#[path = "local_tests.rs"]
+mod tests;

@@ -4,7 +4,7 @@
 //! tcp         accepts, caps, stops            local      tiny_http on the Unix socket
 //! table       who is open, who may go           |
 //! connection  one connection's life             |
-//! input       bytes in, under deadlines         |
+//! input output  bytes in and out, under deadlines |
 //! http1 chunked guard     pure rules            |
 //! reply       bytes out, for both  <------------+
 //! ```
@@ -18,6 +18,7 @@ mod guard;
 mod http1;
 mod input;
 pub mod local;
+mod output;
 mod reply;
 mod table;
 pub mod tcp;

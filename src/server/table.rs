@@ -128,7 +128,7 @@ impl Table {
     ///
     /// # Errors
     /// No thread can be had; the connection is given back, to be turned away.
-    pub(super) fn open<F>(self: &Arc<Self>, stream: TcpStream, serve: F) -> Result<(), (io::Error, Arc<Slot>)>
+    pub(super) fn open<F>(self: &Arc<Self>, stream: TcpStream, serve: F) -> Result<(), (io::Error, Option<TcpStream>)>
     where
         F: FnOnce(&Slot) + Send + 'static,
     {
@@ -151,7 +151,7 @@ impl Table {
                 self.counters.open.fetch_add(1, Ordering::Relaxed);
                 Ok(())
             }
-            Err(fault) => Err((fault, slot)),
+            Err(fault) => Err((fault, Arc::into_inner(slot).map(|slot| slot.stream))),
         }
     }
 
@@ -201,11 +201,17 @@ impl Table {
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
-    /// Waits until a connection has ended or the stop has begun, at most `wait`.
-    pub(super) fn wait_for_change(&self, wait: Duration) {
-        let open = self.lock().open.len();
-        let same = |inner: &mut Inner| inner.open.len() >= open && !self.is_stopping();
-        drop(self.changed.wait_timeout_while(self.lock(), wait, same));
+    /// Closes the connection that has been idle longest and waits until one has ended with its thread, or the stop has begun,
+    /// at most `wait`.
+    pub(super) fn shed(&self, wait: Duration) {
+        let before = self.lock().open.len();
+        self.evict_oldest();
+        let same = |inner: &mut Inner| inner.open.len() >= before && !self.is_stopping();
+        let waited = self.changed.wait_timeout_while(self.lock(), wait, same);
+        let ended = waited.unwrap_or_else(PoisonError::into_inner).0.ended.take();
+        if let Some(ended) = ended {
+            let _ = ended.join();
+        }
     }
 
     /// From now on nothing is accepted, and replies say `Connection: close`.

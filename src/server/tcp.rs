@@ -191,29 +191,36 @@ impl<S: Service> Accept<S> {
     }
 
     fn take(&mut self, stream: TcpStream) {
-        if std::mem::take(&mut self.is_failing) {
-            log::info!("connections are accepted again");
-        }
-        let table = &self.shared.table;
-        table.counters.accepted.fetch_add(1, Ordering::Relaxed);
-        if !table.make_room(self.cap) {
+        self.shared.table.counters.accepted.fetch_add(1, Ordering::Relaxed);
+        if !self.shared.table.make_room(self.cap) {
             return self.turn_away(&stream, "connections_at_cap", "all connections are busy");
         }
-        let shared = Arc::clone(&self.shared);
-        let opened = table.open(stream, move |slot| connection::serve(&shared, slot));
-        if let Err((fault, slot)) = opened {
-            log::warn!("no thread for a connection: {fault}");
-            self.turn_away(&slot.stream, "threads_at_limit", "no thread is free for this connection");
+        let Err((fault, stream)) = self.open(stream) else { return self.recovered() };
+        // At the limit of threads: an idle connection's thread makes room, as its descriptor does at the cap.
+        self.recover(&fault);
+        let Some(stream) = stream else { return };
+        if let Err((_, Some(stream))) = self.open(stream) {
+            self.turn_away(&stream, "threads_at_limit", "no thread is free for this connection");
         }
     }
 
-    /// Out of descriptors or memory: makes room, and waits for it rather than spin.
+    fn open(&self, stream: TcpStream) -> Result<(), (io::Error, Option<TcpStream>)> {
+        let shared = Arc::clone(&self.shared);
+        self.shared.table.open(stream, move |slot| connection::serve(&shared, slot))
+    }
+
+    /// Out of descriptors, threads or memory: makes room, and waits for it rather than spin.
     fn recover(&mut self, fault: &io::Error) {
         if !std::mem::replace(&mut self.is_failing, true) {
             log::warn!("connections cannot be accepted: {fault}; idle ones are closed to make room");
         }
-        self.shared.table.evict_oldest();
-        self.shared.table.wait_for_change(ACCEPT_WAIT);
+        self.shared.table.shed(ACCEPT_WAIT);
+    }
+
+    fn recovered(&mut self) {
+        if std::mem::take(&mut self.is_failing) {
+            log::info!("connections are accepted again");
+        }
     }
 
     /// 503, without ever waiting: a new socket's send buffer is empty, and what does not fit is not sent.

@@ -374,13 +374,24 @@ fn an_open_listener_without_a_token_does_not_start() {
 #[test]
 fn at_the_cap_the_oldest_idle_connection_makes_room() {
     let server = serve_with(&config(), 4);
-    let mut idle = server.client(GET);
-    assert_eq!(idle.answer().unwrap().status, 200);
-    let _others: Vec<_> = (0..3).map(|_| server.client("GET / HT")).collect();
+    let mut oldest = server.client("GET");
+    let mut others: Vec<_> = (0..3).map(|_| server.client("GET / HT")).collect();
     eventually("four connections", || server.open() == 4);
     assert_eq!(server.ask(GET).status, 200);
-    assert!(idle.is_closed());
+    assert!(oldest.is_closed());
     assert_eq!(server.listening.counters().evicted.load(Ordering::SeqCst), 1);
+    others[2].send("TP/1.1\r\nHost: localhost\r\n\r\n");
+    assert_eq!(others[2].answer().unwrap().status, 200, "the youngest was left alone");
+}
+
+#[test]
+fn a_kept_connection_makes_room_too() {
+    let server = serve_with(&config(), 1);
+    let mut kept = server.client(GET);
+    assert_eq!(kept.answer().unwrap().status, 200);
+    // Until its thread has come back to waiting it counts as busy.
+    eventually("room", || server.ask(GET).status == 200);
+    assert!(kept.is_closed());
 }
 
 #[test]

@@ -163,7 +163,13 @@ impl<T: Read + Write> Client<T> {
 
     fn more(&mut self) -> bool {
         let mut some = [0; 4096];
-        let received = self.stream.read(&mut some).unwrap_or(0);
+        let received = match self.stream.read(&mut some) {
+            Ok(received) => received,
+            Err(fault) => {
+                assert_ne!(fault.kind(), std::io::ErrorKind::WouldBlock, "the server neither answers nor closes");
+                0
+            }
+        };
         self.bytes.extend_from_slice(&some[..received]);
         received > 0
     }
