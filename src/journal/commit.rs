@@ -3,13 +3,14 @@
 //! An append gives sequence, id and time under the queue's lock, puts the frame into the open batch and returns a
 //! [`Ticket`]. Whoever waits on a ticket first becomes the leader: it takes the batch, writes it, syncs it, hands its
 //! records to the publisher in sequence, moves `published` on and releases the batch's waiters. While it is at that, the
-//! next batch fills; at the end one waiter of that batch is woken to lead it. Every batch has a condition of its own, so
-//! that a waiter is woken once and not for every batch that passes.
+//! next batch fills; the leader goes on with it for a while, then a waiter of the open batch is asked to lead. Every batch
+//! has a word of its own to sleep on, so that a waiter is woken once and not for every batch that passes. Where an
+//! acknowledgement needs no sync the wait is shorter than a sleep, and a waiter gives way a few times before it sleeps.
 //!
 //! Lock order: queue, then nothing; writer, then the segment list. The leader holds the writer and no queue.
 
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::disk::Disk;
@@ -22,6 +23,10 @@ use super::{Refusal, Shared};
 /// Bytes an open batch may hold; whoever finds more waits for it to be written first. It bounds the memory of appends.
 const BATCH_BYTES_MAX: usize = 4 << 20;
 
+/// How long a leader goes on with the batches behind its own. Giving the lead to another costs that one's waking, while
+/// nothing is written; keeping it costs the leader's sender this much time at most.
+const LEAD_TIME: Duration = Duration::from_millis(1);
+
 /// How long appends are refused at once after a failed disk could not be mended, before it is tried again.
 const MEND_PAUSE: Duration = Duration::from_millis(500);
 
@@ -29,42 +34,69 @@ const MEND_PAUSE: Duration = Duration::from_millis(500);
 #[must_use = "an append counts only when its ticket is committed"]
 pub struct Ticket(Arc<Batch>);
 
-/// What the waiters of one batch share.
+/// What the waiters of one batch share: a word to sleep on. The outcome is read without a lock, so that all may wake at
+/// once and none waits for another.
 #[derive(Default)]
 struct Batch {
-    state: Mutex<BatchState>,
-    changed: Condvar,
+    state: AtomicU32,
+    /// Threads that sleep or are about to: nobody, and the end needs no call to the system.
+    sleepers: AtomicU32,
+    refusal: OnceLock<Refusal>,
 }
 
-#[derive(Default)]
-struct BatchState {
-    outcome: Option<Result<(), Refusal>>,
-    /// One waiter is asked to lead this batch.
-    lead: bool,
-}
+/// Nothing is decided.
+const OPEN: u32 = 0;
+/// Nothing is decided, and one waiter is asked to lead.
+const LEAD: u32 = 1;
+/// Durable and published.
+const KEPT: u32 = 2;
+/// Refused.
+const REFUSED: u32 = 3;
 
 impl Batch {
     fn finish(&self, outcome: Result<(), Refusal>) {
-        self.state.lock().expect("no holder panics").outcome = Some(outcome);
-        self.changed.notify_all();
+        let state = match outcome {
+            Ok(()) => KEPT,
+            Err(refusal) => {
+                // There is one end only.
+                let _ = self.refusal.set(refusal);
+                REFUSED
+            }
+        };
+        self.state.store(state, Ordering::SeqCst);
+        if self.sleepers.load(Ordering::SeqCst) > 0 {
+            atomic_wait::wake_all(&self.state);
+        }
     }
 
     fn ask_to_lead(&self) {
-        self.state.lock().expect("no holder panics").lead = true;
-        self.changed.notify_one();
+        let asked = self.state.compare_exchange(OPEN, LEAD, Ordering::SeqCst, Ordering::SeqCst);
+        if asked.is_ok() && self.sleepers.load(Ordering::SeqCst) > 0 {
+            atomic_wait::wake_one(&self.state);
+        }
     }
 
-    /// Waits for the outcome; `None` when asked to lead instead.
-    fn wait(&self) -> Option<Result<(), Refusal>> {
-        let mut state = self.state.lock().expect("no holder panics");
+    /// Waits for the outcome; `None` when asked to lead instead. Gives way `patience` times before it sleeps.
+    fn wait(&self, mut patience: u32) -> Option<Result<(), Refusal>> {
         loop {
-            if state.outcome.is_some() {
-                return state.outcome.clone();
+            match self.state.load(Ordering::SeqCst) {
+                KEPT => return Some(Ok(())),
+                REFUSED => return Some(Err(self.refusal.get().expect("it is set before the state").clone())),
+                LEAD => {
+                    if self.state.compare_exchange(LEAD, OPEN, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+                        return None;
+                    }
+                }
+                _ if patience > 0 => {
+                    patience -= 1;
+                    std::thread::yield_now();
+                }
+                _ => {
+                    self.sleepers.fetch_add(1, Ordering::SeqCst);
+                    atomic_wait::wait(&self.state, OPEN);
+                    self.sleepers.fetch_sub(1, Ordering::SeqCst);
+                }
             }
-            if std::mem::take(&mut state.lead) {
-                return None;
-            }
-            state = self.changed.wait(state).expect("no holder panics");
         }
     }
 }
@@ -82,6 +114,13 @@ pub struct Queue {
     idle: Option<(Frames, Vec<Record>)>,
     /// Appends are refused with this until then, unless a mend comes before.
     refusing: Option<(Instant, Refusal)>,
+}
+
+/// A batch with its leader.
+struct Taken {
+    batch: Arc<Batch>,
+    frames: Frames,
+    records: Vec<Record>,
 }
 
 impl Queue {
@@ -120,13 +159,13 @@ impl Queue {
     }
 
     /// Takes the open batch and leaves an empty one.
-    fn take(&mut self) -> (Arc<Batch>, Frames, Vec<Record>) {
+    fn take(&mut self) -> Taken {
         let (frames, records) = self.idle.take().unwrap_or_default();
-        (
-            std::mem::take(&mut self.batch),
-            std::mem::replace(&mut self.frames, frames),
-            std::mem::replace(&mut self.records, records),
-        )
+        Taken {
+            batch: std::mem::take(&mut self.batch),
+            frames: std::mem::replace(&mut self.frames, frames),
+            records: std::mem::replace(&mut self.records, records),
+        }
     }
 }
 
@@ -155,34 +194,35 @@ impl<D: Disk> Shared<D> {
     pub(super) fn commit(&self, ticket: Ticket) -> Result<(), Refusal> {
         let Ticket(batch) = ticket;
         loop {
-            if self.lead(&batch) {
-                return batch.wait().expect("a led batch has its outcome");
-            }
-            if let Some(outcome) = batch.wait() {
+            self.lead(&batch);
+            if let Some(outcome) = batch.wait(self.patience) {
                 return outcome;
             }
         }
     }
 
-    /// Leads `wanted` if it is the open batch and nobody leads; tells whether it did.
-    fn lead(&self, wanted: &Arc<Batch>) -> bool {
-        let (batch, mut frames, mut records) = {
+    /// Leads `wanted` if it is the open batch and nobody leads, and then the batches behind it for a while.
+    fn lead(&self, wanted: &Arc<Batch>) {
+        let mut taken = {
             let mut queue = self.queue.lock().expect("no holder panics");
             if queue.leading || !Arc::ptr_eq(&queue.batch, wanted) {
-                return false;
+                return;
             }
             queue.leading = true;
             queue.take()
         };
-        let mut leadership = Leadership { shared: self, batch: &batch, outcome: None };
-        let outcome = self.write_and_publish(&mut frames, &records);
-        leadership.outcome = Some(outcome);
-        frames.clear();
-        records.clear();
-        records.shrink_to(1024);
-        self.queue.lock().expect("no holder panics").idle = Some((frames, records));
-        drop(leadership);
-        true
+        let mut until = None;
+        loop {
+            let panicking = PanicGuard { shared: self, batch: &taken.batch };
+            let outcome = self.write_and_publish(&mut taken.frames, &taken.records);
+            std::mem::forget(panicking);
+            // The leader's own sender waits for its answer while it works for others.
+            let goes_on = Instant::now() < *until.get_or_insert_with(|| Instant::now() + LEAD_TIME);
+            match self.end(taken, outcome, goes_on) {
+                Some(next) => taken = next,
+                None => return,
+            }
+        }
     }
 
     fn write_and_publish(&self, frames: &mut Frames, records: &[Record]) -> Result<(), Refusal> {
@@ -204,6 +244,36 @@ impl<D: Disk> Shared<D> {
         Ok(())
     }
 
+    /// Releases a batch's waiters. The next batch, if it holds anything, is returned to be led (`goes_on`) or one of its
+    /// waiters is asked to; otherwise nobody leads.
+    fn end(&self, taken: Taken, outcome: Result<(), Refusal>, goes_on: bool) -> Option<Taken> {
+        let Taken { batch, mut frames, mut records } = taken;
+        let refusal = outcome.as_ref().err().cloned();
+        batch.finish(outcome);
+        frames.clear();
+        records.clear();
+        records.shrink_to(1024);
+        let mut queue = self.queue.lock().expect("no holder panics");
+        queue.idle = Some((frames, records));
+        if goes_on && refusal.is_none() && !queue.records.is_empty() {
+            queue.refusing = None;
+            return Some(queue.take());
+        }
+        self.release(queue, refusal);
+        None
+    }
+
+    /// Gives the lead back: to a waiter of the open batch, or to whoever comes.
+    fn release(&self, mut queue: MutexGuard<'_, Queue>, refusal: Option<Refusal>) {
+        queue.leading = false;
+        queue.refusing = refusal.map(|refusal| (Instant::now() + MEND_PAUSE, refusal));
+        let next = (!queue.records.is_empty()).then(|| queue.batch.clone());
+        drop(queue);
+        if let Some(batch) = next {
+            batch.ask_to_lead();
+        }
+    }
+
     /// Tries to make a failed journal writable again, without waiting for an append to do it. Nothing happens while
     /// somebody leads: they will find out themselves.
     pub(super) fn mend(&self) {
@@ -215,36 +285,29 @@ impl<D: Disk> Shared<D> {
             queue.leading = true;
             queue.first_open()
         };
-        let idle = Arc::default();
-        let mut leadership = Leadership { shared: self, batch: &idle, outcome: None };
-        let mut writer = self.writer.lock().expect("no holder panics");
-        leadership.outcome = Some(if writer.is_broken() { writer.mend(next) } else { Ok(()) });
-        self.writable.store(!writer.is_broken(), Ordering::Relaxed);
+        let outcome = {
+            let mut writer = self.writer.lock().expect("no holder panics");
+            let outcome = if writer.is_broken() { writer.mend(next) } else { Ok(()) };
+            self.writable.store(!writer.is_broken(), Ordering::Relaxed);
+            outcome
+        };
+        self.release(self.queue.lock().expect("no holder panics"), outcome.err());
     }
 }
 
-/// The end of a leader's time, also when it panics: its batch gets an outcome and the next batch a leader.
-struct Leadership<'a, D: Disk> {
+/// Dropped only when the leader panics: its batch is then refused and the lead given back, so that nobody waits for ever.
+struct PanicGuard<'a, D: Disk> {
     shared: &'a Shared<D>,
-    batch: &'a Arc<Batch>,
-    outcome: Option<Result<(), Refusal>>,
+    batch: &'a Batch,
 }
 
-impl<D: Disk> Drop for Leadership<'_, D> {
+impl<D: Disk> Drop for PanicGuard<'_, D> {
     fn drop(&mut self) {
-        let outcome = self.outcome.take().unwrap_or_else(|| {
-            (self.shared.on_panic)();
-            Err(Refusal::Unavailable("a fault in chatkeep itself; see its log".into()))
-        });
-        let next = {
-            let mut queue = self.shared.queue.lock().expect("no holder panics");
-            queue.leading = false;
-            queue.refusing = outcome.as_ref().err().map(|refusal| (Instant::now() + MEND_PAUSE, refusal.clone()));
-            (!queue.records.is_empty()).then(|| queue.batch.clone())
-        };
-        self.batch.finish(outcome);
-        if let Some(batch) = next {
-            batch.ask_to_lead();
+        let refusal = Refusal::Unavailable("a fault in chatkeep itself; see its log".into());
+        (self.shared.on_panic)();
+        self.batch.finish(Err(refusal.clone()));
+        if let Ok(queue) = self.shared.queue.lock() {
+            self.shared.release(queue, Some(refusal));
         }
     }
 }
