@@ -126,7 +126,8 @@ fn sources() -> Vec<(PathBuf, String, String)> {
                 continue;
             }
             let inner = path.strip_prefix(&root).unwrap().to_owned();
-            let is_test = inner.iter().any(|part| part == "tests" || part == "tests.rs");
+            let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+            let is_test = stem == "tests" || stem == "testing" || stem.ends_with("_tests");
             if is_test || path.extension().is_none_or(|e| e != "rs") {
                 continue;
             }

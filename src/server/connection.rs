@@ -447,7 +447,7 @@ fn panicked() -> Problem {
 fn body_cut(cut: Cut) -> Stop {
     match cut {
         Cut::Deadline => Stop::Refused(Problem::new(408, "body_timeout", "the body took too long")),
-        Cut::Eof => Stop::Refused(malformed("the body is shorter than announced")),
+        Cut::Eof => Stop::Refused(Problem::new(408, "body_cut_short", "the body is shorter than announced")),
         Cut::Broken => Stop::Silent,
     }
 }

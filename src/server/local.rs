@@ -438,7 +438,9 @@ impl<S: Service> Handler<S> {
         let most = announced.unwrap_or(max + 1);
         request.as_reader().take(most as u64).read_to_end(&mut body).map_err(|_| None)?;
         match announced {
-            Some(length) if body.len() < length => Err(Some(malformed("the body is shorter than announced"))),
+            Some(length) if body.len() < length => {
+                Err(Some(Problem::new(408, "body_cut_short", "the body is shorter than announced")))
+            }
             None if body.len() > max => Err(Some(too_large(max))),
             _ => Ok(body),
         }

@@ -206,7 +206,7 @@ fn a_body_shorter_than_announced_reaches_nobody() {
     {
         let mut client = server.client(bytes);
         client.stream.shutdown(Shutdown::Write).unwrap();
-        assert_eq!(client.answer().unwrap().status, 400);
+        assert_eq!(client.answer().unwrap().status, 408);
     }
     assert_eq!(server.handled(), 0);
 }
