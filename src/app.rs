@@ -84,7 +84,8 @@ impl App {
         let journal = opened.journal.clone();
         let progress = Arc::new(Progress::default());
         let skipped = opened.skipped.clone();
-        let history = History::new(config, clock.clone(), cache.clone(), transcripts.clone(), journal.clone());
+        let history =
+            Arc::new(History::new(config, clock.clone(), cache.clone(), transcripts.clone(), journal.clone()));
         let recorder = Arc::new(opened.recorder);
         let background = background(config, &clock, stopper, &journal, opened.channel, transcripts, &progress)?;
 
@@ -98,7 +99,7 @@ impl App {
             clock,
             started,
         };
-        let chat = Chat::new(recorder, responder::new(config.responder.kind));
+        let chat = Chat::new(recorder, history.clone(), responder::new(config.responder.kind));
         let api = Arc::new(Api { chat, history, status });
         let server = &config.server;
         let local = match &server.local_socket {

@@ -1,7 +1,8 @@
 //! A turn of a conversation: the user's message, the answer, both recorded.
 //!
 //! A responder that answers at once runs inline, and its two messages are recorded side by side with one sync. No reply
-//! leaves before both are durable.
+//! leaves before both are durable. A turn whose key came before is answered as it was then, and nothing is recorded; if it
+//! has no reply yet (a crash came between), it gets one now.
 //!
 //! Knows nothing of HTTP.
 
@@ -9,8 +10,9 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use crate::journal::{self, Record, Refusal, ReplyTo};
-use crate::message::{self, Message, Metadata, SessionId};
+use crate::history::History;
+use crate::journal::{self, Kept, Key, Refusal, ReplyTo};
+use crate::message::{self, Id, Metadata, SessionId};
 use crate::recorder::{Durability, Recorder};
 use crate::responder::Responder;
 
@@ -22,6 +24,7 @@ const CLEARED: &str = "A new context begins here.";
 /// See the module.
 pub struct Chat {
     recorder: Arc<Recorder>,
+    history: Arc<History>,
     responder: Option<Box<dyn Responder>>,
 }
 
@@ -36,6 +39,8 @@ pub struct Turn<'a> {
     pub metadata: Option<&'a Map<String, Value>>,
     /// By which way, for the metadata.
     pub transport: &'a str,
+    /// The client's idempotency key.
+    pub key: Option<&'a str>,
 }
 
 /// A message of a program that has its own assistant.
@@ -51,82 +56,96 @@ pub struct Given<'a> {
     pub metadata: Option<&'a Map<String, Value>>,
     /// References into the client's vector store.
     pub vector_ids: &'a [Value],
+    /// The client's idempotency key.
+    pub key: Option<&'a str>,
 }
 
 /// How a turn ended.
-#[derive(Clone, Debug)]
-pub enum Outcome {
-    /// Both messages are recorded.
-    Answered {
-        /// The user's.
-        user: Arc<Message>,
-        /// The assistant's.
-        reply: Arc<Message>,
-        /// What it says.
-        text: String,
-    },
-    /// There is no responder: the user's message is recorded.
-    Recorded(Arc<Message>),
-    /// A new context begins with this record.
-    Cleared(Arc<Message>),
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// The user's message, or the record of a new context.
+    pub user: Id,
+    /// The assistant's message; `None` without a responder and for a new context.
+    pub reply: Option<Id>,
+    /// What to say; `None` when the message is only recorded.
+    pub text: Option<String>,
+    /// The key came before: nothing was recorded now.
+    pub duplicate: bool,
 }
 
 impl Chat {
-    /// A chat whose turns are answered by `responder`, or only recorded without one.
+    /// A chat whose turns are answered by `responder`, or only recorded without one. Answers given before are looked up in
+    /// `history`.
     #[must_use]
-    pub fn new(recorder: Arc<Recorder>, responder: Option<Box<dyn Responder>>) -> Self {
-        Self { recorder, responder }
+    pub fn new(recorder: Arc<Recorder>, history: Arc<History>, responder: Option<Box<dyn Responder>>) -> Self {
+        Self { recorder, history, responder }
     }
 
     /// Takes a turn.
     ///
     /// # Errors
-    /// [`Refusal`]: nothing of the turn is known to be kept.
+    /// [`Refusal`]: nothing of the turn is known to be kept, or its key came before with another text.
     pub fn say(&self, turn: &Turn<'_>) -> Result<Outcome, Refusal> {
+        let key = turn.key.map(|key| key_of(turn.session, key, "user", turn.text, turn.metadata, &[]));
         if turn.text.trim() == CLEAR {
-            return self.clear(turn);
+            return self.clear(turn, key);
         }
         let sent = [("transport", turn.transport)];
         let user = line(turn.session, "user", turn.text, Metadata { given: turn.metadata, defaults: &sent });
-        let mut drafts = vec![draft(user, ReplyTo::Nothing)];
+        let mut drafts = vec![journal::Draft::Message { line: user, key, reply_to: ReplyTo::Nothing }];
         let Some(responder) = &self.responder else {
-            let records = self.recorder.record(drafts)?;
-            return Ok(Outcome::Recorded(message_of(&records[0])));
+            let kept = self.recorder.record(drafts)?;
+            return Ok(Outcome { user: kept[0].id(), reply: None, text: None, duplicate: is_before(&kept[0]) });
         };
         let text = responder.reply(turn.text);
         let answered = [("transport", turn.transport), ("status", "completed")];
         let reply = line(turn.session, "assistant", &text, Metadata { given: None, defaults: &answered });
-        drafts.push(draft(reply, ReplyTo::Previous));
-        let records = self.recorder.record(drafts)?;
-        Ok(Outcome::Answered { user: message_of(&records[0]), reply: message_of(&records[1]), text })
+        // The reply carries the key too: after a restart it is found by it.
+        drafts.push(journal::Draft::Message { line: reply, key, reply_to: ReplyTo::Previous });
+        let kept = self.recorder.record(drafts)?;
+        let text = if is_before(&kept[1]) { self.said_before(turn.session, kept[1].id())? } else { text };
+        let (user, reply) = (kept[0].id(), kept[1].id());
+        Ok(Outcome { user, reply: Some(reply), text: Some(text), duplicate: is_before(&kept[0]) })
     }
 
-    fn clear(&self, turn: &Turn<'_>) -> Result<Outcome, Refusal> {
+    fn clear(&self, turn: &Turn<'_>, key: Option<Key>) -> Result<Outcome, Refusal> {
         let marked = [("type", "clear"), ("transport", turn.transport)];
         let line = line(turn.session, "system", CLEARED, Metadata { given: None, defaults: &marked });
-        let records = self.recorder.record(vec![journal::Draft::ContextClear { line }])?;
-        Ok(Outcome::Cleared(message_of(&records[0])))
+        let kept = self.recorder.record(vec![journal::Draft::ContextClear { line, key }])?;
+        let (user, duplicate) = (kept[0].id(), is_before(&kept[0]));
+        Ok(Outcome { user, reply: None, text: Some(CLEARED.into()), duplicate })
     }
 
-    /// Records messages as they are, all or none, in their order.
+    /// The text of a reply that was given before.
+    fn said_before(&self, session: &SessionId, id: Id) -> Result<String, Refusal> {
+        match self.history.find(session, id) {
+            Ok(Some(message)) => Ok(message.text()),
+            Ok(None) => Err(Refusal::Unavailable("the answer given before is no longer kept".into())),
+            Err(e) => Err(Refusal::Unavailable(format!("the answer given before cannot be read: {e}"))),
+        }
+    }
+
+    /// Records messages as they are, all or none, in their order. Returns the id of each, and whether its key came before.
     ///
     /// # Errors
-    /// [`Refusal`]: none of them is known to be kept.
-    pub fn record(&self, given: &[Given<'_>], transport: &str) -> Result<Vec<Arc<Message>>, Refusal> {
+    /// [`Refusal`]: none of them is known to be kept, or the key of one came before with other content.
+    pub fn record(&self, given: &[Given<'_>], transport: &str) -> Result<Vec<(Id, bool)>, Refusal> {
         let sent = [("transport", transport)];
         let drafts = given.iter().map(|given| {
-            let metadata = Metadata { given: given.metadata, defaults: &sent };
             let message = message::Draft {
                 session: given.session,
                 role: given.role,
                 text: given.text,
-                metadata,
+                metadata: Metadata { given: given.metadata, defaults: &sent },
                 vector_ids: given.vector_ids,
             };
-            draft(message.prepare(), ReplyTo::Nothing)
+            let key = given
+                .key
+                .map(|key| key_of(given.session, key, given.role, given.text, given.metadata, given.vector_ids));
+            journal::Draft::Message { line: message.prepare(), key, reply_to: ReplyTo::Nothing }
         });
-        let records = self.recorder.record(drafts.collect())?;
-        Ok(records.iter().map(message_of).collect())
+        let kept = self.recorder.record(drafts.collect())?;
+        Ok(kept.iter().map(|kept| (kept.id(), is_before(kept))).collect())
     }
 
     /// What an acknowledgement means.
@@ -146,10 +165,21 @@ fn line(session: &SessionId, role: &str, text: &str, metadata: Metadata<'_>) -> 
     message::Draft { session, role, text, metadata, vector_ids: &[] }.prepare()
 }
 
-fn draft(line: message::Prepared, reply_to: ReplyTo) -> journal::Draft {
-    journal::Draft::Message { line, key: None, reply_to }
+fn is_before(kept: &Kept) -> bool {
+    matches!(kept, Kept::Before { .. })
 }
 
-fn message_of(record: &Record) -> Arc<Message> {
-    record.entry.message().expect("a message was appended").clone()
+/// A key and what came with it. The way it came by is left out: a retry may come by another.
+fn key_of(
+    session: &SessionId,
+    key: &str,
+    role: &str,
+    text: &str,
+    metadata: Option<&Map<String, Value>>,
+    vector_ids: &[Value],
+) -> Key {
+    let rest = serde_json::to_vec(&(metadata, vector_ids)).expect("JSON values always serialise");
+    // Lengths first, so that no two contents run into the same bytes.
+    let lengths = format!("{} {} ", role.len(), text.len());
+    Key::new(session, key, &[lengths.as_bytes(), role.as_bytes(), text.as_bytes(), &rest])
 }

@@ -127,6 +127,24 @@ impl History {
         self.merged(ask, &query, &held.unwrap_or_default(), &lacking)
     }
 
+    /// The message of that id, if the session has it and it has not expired.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn find(&self, session: &SessionId, id: Id) -> io::Result<Option<Arc<Message>>> {
+        let ask = Ask {
+            session: session.clone(),
+            limit: 1,
+            before: None,
+            after: Some(id.just_before()),
+            role: None,
+            since: None,
+            until: None,
+        };
+        let found = self.read(&ask)?.messages.pop().map(|(message, _)| message);
+        Ok(found.filter(|message| message.id() == id))
+    }
+
     /// The bounds and the filter as the transcript knows them. Expired messages lie outside.
     fn query(&self, ask: &Ask) -> Query {
         // The id before the least one of a time bounds that time from below.

@@ -16,7 +16,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use crate::cache::Cache;
 use crate::config::{Config, Fsync};
 use crate::disk::RealDisk;
-use crate::journal::{Draft, Entry, Journal, OpenError, Progress, Record, Refusal};
+use crate::journal::{Draft, Entry, Journal, Kept, OpenError, Progress, Record, Refusal};
 use crate::logging::Throttle;
 use crate::message::{Clock, Message};
 use crate::transcript::{Appended, Transcripts};
@@ -121,14 +121,15 @@ impl Recorder {
         Ok(Opened { recorder: Self { journal: journal.clone(), durability }, journal, channel, skipped })
     }
 
-    /// Records the drafts side by side: when it returns they are durable and every reader sees them.
+    /// Records the drafts side by side: when it returns they are durable and every reader sees them. So is what stands
+    /// for a draft whose key came before.
     ///
     /// # Errors
     /// [`Refusal`]: to the sender this means "unknown".
-    pub fn record(&self, drafts: Vec<Draft>) -> Result<Vec<Record>, Refusal> {
-        let (ticket, records) = self.journal.append(drafts)?;
+    pub fn record(&self, drafts: Vec<Draft>) -> Result<Vec<Kept>, Refusal> {
+        let (ticket, kept) = self.journal.append(drafts)?;
         self.journal.commit(ticket)?;
-        Ok(records)
+        Ok(kept)
     }
 
     /// What an acknowledgement means.

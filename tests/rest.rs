@@ -682,3 +682,49 @@ fn turns_of_many_clients_in_one_session_are_all_there_in_pairs() {
         assert_eq!(own, (0..25).map(|n| format!("{who}/{n}")).collect::<Vec<_>>(), "each in its own order");
     }
 }
+
+#[test]
+fn a_retry_with_its_key_is_answered_as_the_first_was_also_after_a_restart() {
+    let mut server = start();
+    let turn = br#"{"message":"once","session_id":"keyed","message_id":"my key"}"#;
+    let first = server.client().post_bytes("/api/chat", turn).expect(200);
+    assert_eq!(first["duplicate"], false);
+    let pair = br#"[{"session_id":"keyed","role":"user","text":"a","message_id":"k1"},
+        {"session_id":"keyed","role":"user","text":"b"}]"#;
+    let recorded = server.client().post_bytes("/api/chat/messages", &pair[..]).expect(201);
+    for round in ["before", "after"] {
+        let mut client = server.client();
+        let again = client.post_bytes("/api/chat", turn).expect(200);
+        for field in ["response", "timestamp", "user_message_id", "assistant_message_id"] {
+            assert_eq!(again[field], first[field], "{round}: {field}");
+        }
+        assert_eq!(again["duplicate"], true, "{round}");
+        let other = br#"{"message":"something else","session_id":"keyed","message_id":"my key"}"#;
+        client.post_bytes("/api/chat", other).problem(409);
+        let conflict = br#"[{"session_id":"keyed","role":"user","text":"new"},
+            {"session_id":"keyed","role":"user","text":"c","message_id":"k1"}]"#;
+        client.post_bytes("/api/chat/messages", &conflict[..]).problem(409);
+        let elsewhere = format!(r#"{{"message":"once","session_id":"{round}","message_id":"my key"}}"#);
+        assert_eq!(client.post_bytes("/api/chat", elsewhere.as_bytes()).expect(200)["duplicate"], false, "{round}");
+        let single = br#"{"session_id":"keyed","role":"user","text":"a","message_id":"k1"}"#;
+        let kept = client.post_bytes("/api/chat/messages", single).expect(201);
+        assert_eq!(kept["messages"][0]["id"], recorded["messages"][0]["id"], "{round}");
+        assert_eq!(kept["messages"][0]["duplicate"], true, "{round}");
+        assert_eq!(texts(&client.history("keyed", "")), ["once", "once", "a", "b"], "{round}");
+        server.restart();
+    }
+}
+
+#[test]
+fn a_key_out_of_bounds_is_422() {
+    let server = start();
+    let mut client = server.client();
+    for key in [String::new(), "k".repeat(129)] {
+        let body = format!(r#"{{"message":"x","message_id":"{key}"}}"#);
+        client.post_bytes("/api/chat", body.as_bytes()).problem(422);
+        let body = format!(r#"[{{"role":"user","text":"x","message_id":"{key}"}}]"#);
+        client.post_bytes("/api/chat/messages", body.as_bytes()).problem(422);
+    }
+    let longest = format!(r#"{{"message":"x","message_id":"{}"}}"#, "é".repeat(128));
+    client.post_bytes("/api/chat", longest.as_bytes()).expect(200);
+}

@@ -5,18 +5,20 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::chat::{Chat, Given, Outcome, Turn};
-use crate::message::{Id, Message, ROLE_BYTES_MAX, SessionId, Timestamp, is_role};
+use crate::chat::{Chat, Given, Turn};
+use crate::message::{Id, ROLE_BYTES_MAX, SessionId, Timestamp, is_role};
 
 use super::body::{self, Kind, Shape};
-use super::{Problem, Reply, json};
+use super::{Head, Problem, Reply, json};
 
 /// Messages one request may bring.
 const MESSAGES_MAX: usize = 1000;
 /// What the metadata says of messages that came by HTTP.
 const TRANSPORT: &str = "rest";
-/// The reply to `/clear`.
-const CLEARED: &str = "A new context begins here.";
+/// The header that brings an idempotency key; a `message_id` in the body goes before it.
+const KEY_HEADER: &str = "Idempotency-Key";
+/// The longest key.
+const KEY_CHARS_MAX: usize = 128;
 
 const TURN: &Shape = &[
     ("message", Kind::Text),
@@ -66,6 +68,7 @@ struct TurnReply<'a> {
     session_id: &'a SessionId,
     user_message_id: Id,
     assistant_message_id: Option<Id>,
+    duplicate: bool,
     durable: &'a str,
 }
 
@@ -83,11 +86,12 @@ struct KeptReply<'a> {
 }
 
 /// `POST /api/chat`
-pub fn say(chat: &Chat, body: &[u8]) -> Result<Reply, Problem> {
+pub fn say(chat: &Chat, head: &Head<'_>, body: &[u8]) -> Result<Reply, Problem> {
     let turn: TurnBody<'_> = body::object(body, TURN)?;
     let session = body::session(turn.session_id.as_deref(), "session_id")?;
     body::check_metadata(turn.metadata.as_ref(), "metadata")?;
-    no_key_yet(turn.message_id.as_deref(), "message_id")?;
+    let key = turn.message_id.as_deref().or(head.header(KEY_HEADER));
+    check_key(key, "message_id")?;
     if turn.stream == Some(true) {
         return Err(Problem::field("stream", "must be false: replies are not streamed in this version yet"));
     }
@@ -95,28 +99,25 @@ pub fn say(chat: &Chat, body: &[u8]) -> Result<Reply, Problem> {
         return Err(Problem::field("message", "must not be empty"));
     }
     let metadata = turn.metadata.as_ref();
-    let outcome = chat.say(&Turn { session: &session, text: &turn.message, metadata, transport: TRANSPORT })?;
-    let durable = chat.durability().as_str();
-    let reply = |user: &Message, last: &Message, response, assistant_message_id, status| TurnReply {
-        response,
+    let outcome = chat.say(&Turn { session: &session, text: &turn.message, metadata, transport: TRANSPORT, key })?;
+    let (status, word) = if outcome.text.is_some() { (200, "completed") } else { (202, "recorded") };
+    Ok(json(
         status,
-        timestamp: last.id().time(),
-        session_id: &session,
-        user_message_id: user.id(),
-        assistant_message_id,
-        durable,
-    };
-    Ok(match &outcome {
-        Outcome::Answered { user, reply: last, text } => {
-            json(200, &reply(user, last, Some(text), Some(last.id()), "completed"))
-        }
-        Outcome::Cleared(record) => json(200, &reply(record, record, Some(CLEARED), None, "completed")),
-        Outcome::Recorded(user) => json(202, &reply(user, user, None, None, "recorded")),
-    })
+        &TurnReply {
+            response: outcome.text.as_deref(),
+            status: word,
+            timestamp: outcome.reply.unwrap_or(outcome.user).time(),
+            session_id: &session,
+            user_message_id: outcome.user,
+            assistant_message_id: outcome.reply,
+            duplicate: outcome.duplicate,
+            durable: chat.durability().as_str(),
+        },
+    ))
 }
 
 /// `POST /api/chat/messages`
-pub fn record(chat: &Chat, body: &[u8]) -> Result<Reply, Problem> {
+pub fn record(chat: &Chat, head: &Head<'_>, body: &[u8]) -> Result<Reply, Problem> {
     let is_array = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
     let bodies: Vec<MessageBody<'_>> =
         if is_array { body::array(body, MESSAGE)? } else { vec![body::object(body, MESSAGE)?] };
@@ -124,21 +125,26 @@ pub fn record(chat: &Chat, body: &[u8]) -> Result<Reply, Problem> {
         let rule = format!("the array must hold 1 to {MESSAGES_MAX} messages, and this one holds {}", bodies.len());
         return Err(Problem::new(422, "invalid_body", rule));
     }
+    check_key(head.header(KEY_HEADER), KEY_HEADER)?;
     let sessions = bodies.iter().enumerate().map(|(index, body)| check(body, index, is_array));
     let sessions = sessions.collect::<Result<Vec<SessionId>, Problem>>()?;
+    let keys = bodies.iter().enumerate().map(|(index, body)| key_of(body, head.header(KEY_HEADER), index, is_array));
+    let keys: Vec<Option<Cow<'_, str>>> = keys.collect();
     let given: Vec<Given<'_>> = bodies
         .iter()
         .zip(&sessions)
-        .map(|(body, session)| Given {
+        .zip(&keys)
+        .map(|((body, session), key)| Given {
             session,
             role: &body.role,
             text: &body.text,
             metadata: body.metadata.as_ref(),
             vector_ids: body.vector_ids.as_deref().unwrap_or_default(),
+            key: key.as_deref(),
         })
         .collect();
     let kept = chat.record(&given, TRANSPORT)?;
-    let kept = kept.iter().map(|m| Kept { id: m.id(), created_at: m.id().time(), duplicate: false });
+    let kept = kept.iter().map(|&(id, duplicate)| Kept { id, created_at: id.time(), duplicate });
     Ok(json(201, &KeptReply { messages: kept.collect(), durable: chat.durability().as_str() }))
 }
 
@@ -150,16 +156,32 @@ fn check(body: &MessageBody<'_>, index: usize, is_array: bool) -> Result<Session
         return Err(Problem::field(&field("role"), &rule));
     }
     body::check_metadata(body.metadata.as_ref(), &field("metadata"))?;
-    no_key_yet(body.message_id.as_deref(), &field("message_id"))?;
+    check_key(body.message_id.as_deref(), &field("message_id"))?;
     if body.vector_ids.iter().flatten().any(|id| !id.is_string()) {
         return Err(Problem::field(&field("vector_ids"), "must be an array of strings"));
     }
     body::session(body.session_id.as_deref(), &field("session_id"))
 }
 
-fn no_key_yet(key: Option<&str>, field: &str) -> Result<(), Problem> {
+/// The key of a message: its own, or the request's; in an array the request's key with the message's place.
+fn key_of<'a>(
+    body: &'a MessageBody<'_>,
+    header: Option<&'a str>,
+    index: usize,
+    is_array: bool,
+) -> Option<Cow<'a, str>> {
+    match (body.message_id.as_deref(), header) {
+        (Some(own), _) => Some(own.into()),
+        (None, Some(header)) if is_array => Some(format!("{header}#{index}").into()),
+        (None, header) => header.map(Cow::from),
+    }
+}
+
+fn check_key(key: Option<&str>, field: &str) -> Result<(), Problem> {
     match key {
-        Some(_) => Err(Problem::field(field, "must be left out: keys are not kept in this version yet")),
-        None => Ok(()),
+        Some(key) if !(1..=KEY_CHARS_MAX).contains(&key.chars().count()) => {
+            Err(Problem::field(field, &format!("must be 1 to {KEY_CHARS_MAX} characters")))
+        }
+        _ => Ok(()),
     }
 }

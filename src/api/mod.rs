@@ -14,6 +14,7 @@ mod route;
 mod status;
 
 use std::io::{self, Cursor, Write};
+use std::sync::Arc;
 
 use tiny_http::{Header, Method, Response, StatusCode};
 
@@ -101,7 +102,7 @@ pub struct Api {
     /// The write path.
     pub chat: Chat,
     /// The read path.
-    pub history: History,
+    pub history: Arc<History>,
     /// What is told of both.
     pub status: Status,
 }
@@ -113,8 +114,8 @@ impl Service for Api {
 
     fn handle(&self, head: &Head<'_>, admission: Admission, body: &[u8]) -> Reply {
         let reply = match admission.route {
-            Route::Chat => chat::say(&self.chat, body),
-            Route::Messages => chat::record(&self.chat, body),
+            Route::Chat => chat::say(&self.chat, head, body),
+            Route::Messages => chat::record(&self.chat, head, body),
             Route::History => history::read(&self.history, head),
             Route::Status => Ok(self.status.storage()),
             Route::Livez => Ok(Status::live()),

@@ -102,10 +102,14 @@ impl Problem {
 }
 
 impl From<Refusal> for Problem {
-    /// 507 when there is no room, else 503: in both cases whether the request was kept is unknown.
+    /// 409 for a key of something else; 507 when there is no room, else 503: whether the request was kept is then unknown.
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::Full(reason) => Self::new(507, "disk_full", format!("nothing can be kept now: {reason}")),
+            Refusal::KeyConflict(index) => {
+                let what = format!("the key of message {index} of this request came before with other content");
+                Self::new(409, "key_conflict", format!("{what}: nothing of the request was kept"))
+            }
             Refusal::Unavailable(reason) => Self::unavailable("journal_unavailable", reason, 1),
         }
     }

@@ -144,6 +144,8 @@ pub struct JournalConfig {
     pub max_bytes: u64,
     /// How long drained segments are kept.
     pub retain: Duration,
+    /// The most idempotency keys that are kept; beyond, the oldest is forgotten.
+    pub max_keys: usize,
     /// How often the worker syncs transcripts and moves the checkpoint.
     pub checkpoint_interval: Duration,
 }

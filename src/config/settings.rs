@@ -134,6 +134,7 @@ impl Settings {
             segment_bytes: self.whole("journal.segment_bytes"),
             max_bytes: self.whole("journal.max_bytes"),
             retain: Duration::from_secs(3600 * self.whole("journal.retain_hours")),
+            max_keys: self.count("journal.max_keys"),
             checkpoint_interval: self.seconds("journal.checkpoint_seconds"),
         }
     }

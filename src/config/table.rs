@@ -133,6 +133,7 @@ pub(super) static KEYS: &[Key] = &[
     whole("journal.segment_bytes", 16 * MIB, 64 * KIB..=GIB),
     whole("journal.max_bytes", 4 * GIB, 256 * KIB..=64 * TIB),
     whole("journal.retain_hours", 24, 0..=87_600),
+    whole("journal.max_keys", 100_000, 0..=10_000_000),
     whole("journal.checkpoint_seconds", 5, 1..=HOUR),
     flag("mongo.enabled"),
     secret(

@@ -14,9 +14,10 @@ use std::sync::{Arc, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::disk::Disk;
-use crate::message::IdGenerator;
+use crate::message::{Id, IdGenerator};
 
-use super::record::{Draft, Record};
+use super::keys::{Keys, Known};
+use super::record::{Draft, Key, Record};
 use super::writer::Frames;
 use super::{Refusal, Shared};
 
@@ -32,7 +33,27 @@ const MEND_PAUSE: Duration = Duration::from_millis(500);
 
 /// A place in a batch: what [`super::Journal::commit`] waits on.
 #[must_use = "an append counts only when its ticket is committed"]
-pub struct Ticket(Arc<Batch>);
+#[derive(Default)]
+pub struct Ticket {
+    /// The batch that was under way and holds what a key stands for.
+    earlier: Option<Arc<Batch>>,
+    /// The batch that was open.
+    open: Option<Arc<Batch>>,
+}
+
+/// What became of a draft.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// It is recorded.
+    New(Record),
+    /// Its key came before, with the same content: this message stands for it, and this reply if there was one.
+    Before {
+        /// The message.
+        id: Id,
+        /// Its reply.
+        reply: Option<Id>,
+    },
+}
 
 /// What the waiters of one batch share: a word to sleep on. The outcome is read without a lock, so that all may wake at
 /// once and none waits for another.
@@ -108,12 +129,41 @@ pub struct Queue {
     batch: Arc<Batch>,
     frames: Frames,
     records: Vec<Record>,
+    /// What clients' keys stand for.
+    keys: Keys,
+    /// The batch a leader has, as long as it has one.
+    under_way: Option<Arc<Batch>>,
     /// Somebody leads.
     leading: bool,
     /// The buffers of the last batch, kept for the next but one.
     idle: Option<(Frames, Vec<Record>)>,
     /// Appends are refused with this until then, unless a mend comes before.
     refusing: Option<(Instant, Refusal)>,
+}
+
+impl Kept {
+    /// The message's id.
+    ///
+    /// # Panics
+    /// For an abort, which no draft becomes.
+    #[must_use]
+    pub fn id(&self) -> Id {
+        match self {
+            Self::New(record) => record.entry.id().expect("no draft becomes an abort"),
+            Self::Before { id, .. } => *id,
+        }
+    }
+}
+
+/// Whether a draft's key came before.
+enum Seen {
+    No,
+    /// In the journal.
+    Known(Known),
+    /// The reply to the draft before it is there.
+    Reply(Id),
+    /// In the same append, as this draft.
+    Draft(usize),
 }
 
 /// A batch with its leader.
@@ -125,10 +175,12 @@ struct Taken {
 
 impl Queue {
     /// A queue whose first record gets `next_sequence`.
-    pub fn new(next_sequence: u64, ids: IdGenerator) -> Self {
+    pub fn new(next_sequence: u64, ids: IdGenerator, keys: Keys) -> Self {
         Self {
             next_sequence,
             ids,
+            keys,
+            under_way: None,
             batch: Arc::default(),
             frames: Frames::default(),
             records: Vec::new(),
@@ -143,24 +195,96 @@ impl Queue {
         self.next_sequence - self.records.len() as u64
     }
 
-    fn push(&mut self, drafts: Vec<Draft>) -> Vec<Record> {
-        let mut records = Vec::with_capacity(drafts.len());
-        let (count, mut previous) = (drafts.len(), None);
-        for (index, draft) in drafts.into_iter().enumerate() {
-            let id = self.ids.next_id();
-            let record = Record { sequence: self.next_sequence, entry: draft.seal(id, previous) };
-            previous = Some(id);
-            self.next_sequence += 1;
-            self.frames.push(&record, index + 1 < count);
-            records.push(record.clone());
-            self.records.push(record);
+    /// Forgets the keys of messages before that sequence.
+    pub fn forget_keys_before(&mut self, sequence: u64) {
+        self.keys.forget_before(sequence);
+    }
+
+    /// What each draft's key stands for, if it came before: in the journal, or earlier among the drafts. A reply to the
+    /// draft before it came before when that one's reply did.
+    fn look_up(&self, drafts: &[Draft]) -> Result<Vec<Seen>, Refusal> {
+        let mut seen: Vec<Seen> = Vec::with_capacity(drafts.len());
+        let mut own: Vec<(Key, usize)> = Vec::new();
+        for (index, draft) in drafts.iter().enumerate() {
+            let found = if draft.answers_previous() {
+                match seen.last() {
+                    Some(Seen::Known(Known { reply: Some(id), .. })) => Seen::Reply(*id),
+                    _ => Seen::No,
+                }
+            } else if let Some(key) = draft.key() {
+                let known = self.keys.get(key);
+                let first = own.iter().find(|(other, _)| other.hash == key.hash);
+                let content = known.map(|known| known.content).or(first.map(|(other, _)| other.content));
+                if content.is_some_and(|content| content != key.content) {
+                    return Err(Refusal::KeyConflict(index));
+                }
+                match (known, first) {
+                    (Some(known), _) => Seen::Known(known),
+                    (None, Some((_, first))) => Seen::Draft(*first),
+                    (None, None) => {
+                        own.push((*key, index));
+                        Seen::No
+                    }
+                }
+            } else {
+                Seen::No
+            };
+            seen.push(found);
         }
-        records
+        Ok(seen)
+    }
+
+    /// Gives every draft that is new its place, and tells what became of each.
+    fn push(&mut self, drafts: Vec<Draft>, seen: &[Seen]) -> Vec<Kept> {
+        let mut new_left = seen.iter().filter(|seen| matches!(seen, Seen::No)).count();
+        let mut kept: Vec<Kept> = Vec::with_capacity(drafts.len());
+        for (draft, seen) in drafts.into_iter().zip(seen) {
+            kept.push(match seen {
+                Seen::Known(known) => Kept::Before { id: known.id, reply: known.reply },
+                Seen::Reply(id) => Kept::Before { id: *id, reply: None },
+                Seen::Draft(first) => Kept::Before { id: kept[*first].id(), reply: None },
+                Seen::No => {
+                    new_left -= 1;
+                    let previous = kept.last().map(Kept::id);
+                    Kept::New(self.push_one(draft, previous, new_left > 0))
+                }
+            });
+        }
+        kept
+    }
+
+    fn push_one(&mut self, draft: Draft, previous: Option<Id>, more: bool) -> Record {
+        let id = self.ids.next_id();
+        let record = Record { sequence: self.next_sequence, entry: draft.seal(id, previous) };
+        self.next_sequence += 1;
+        self.frames.push(&record, more);
+        self.keys.note(&record);
+        self.records.push(record.clone());
+        record
+    }
+
+    /// What has to end before the drafts count: the open batch if anything was put there or one of them stands there, and
+    /// the one under way if one of them stands in that.
+    fn ticket(&self, seen: &[Seen], first_open: u64, published: u64) -> Ticket {
+        let mut ticket = Ticket::default();
+        for seen in seen {
+            match seen {
+                Seen::Known(known) if known.sequence < first_open => {
+                    if known.sequence > published {
+                        ticket.earlier.clone_from(&self.under_way);
+                    }
+                }
+                Seen::Reply(_) => {}
+                Seen::Known(_) | Seen::Draft(_) | Seen::No => ticket.open = Some(self.batch.clone()),
+            }
+        }
+        ticket
     }
 
     /// Takes the open batch and leaves an empty one.
     fn take(&mut self) -> Taken {
         let (frames, records) = self.idle.take().unwrap_or_default();
+        self.under_way = Some(self.batch.clone());
         Taken {
             batch: std::mem::take(&mut self.batch),
             frames: std::mem::replace(&mut self.frames, frames),
@@ -170,8 +294,8 @@ impl Queue {
 }
 
 impl<D: Disk> Shared<D> {
-    /// Gives the drafts their places, all in one batch and side by side.
-    pub(super) fn append(&self, drafts: Vec<Draft>) -> Result<(Ticket, Vec<Record>), Refusal> {
+    /// Gives the drafts their places, all in one batch and side by side; those whose key came before have theirs.
+    pub(super) fn append(&self, drafts: Vec<Draft>) -> Result<(Ticket, Vec<Kept>), Refusal> {
         loop {
             let mut queue = self.queue.lock().expect("no holder panics");
             if let Some((until, refusal)) = &queue.refusing
@@ -180,21 +304,26 @@ impl<D: Disk> Shared<D> {
                 return Err(refusal.clone());
             }
             if queue.frames.bytes.len() < BATCH_BYTES_MAX {
-                let records = queue.push(drafts);
-                return Ok((Ticket(queue.batch.clone()), records));
+                let seen = queue.look_up(&drafts)?;
+                let first_open = queue.first_open();
+                let kept = queue.push(drafts, &seen);
+                return Ok((queue.ticket(&seen, first_open, self.published()), kept));
             }
             // Full: help it out, whatever comes of it, and try again.
-            let full = Ticket(queue.batch.clone());
+            let full = Ticket { open: Some(queue.batch.clone()), ..Ticket::default() };
             drop(queue);
             let _ = self.commit(full);
         }
     }
 
-    /// Waits until the ticket's batch is durable and published, leading it if nobody does.
+    /// Waits until the ticket's batches are durable and published, leading the open one if nobody does.
     pub(super) fn commit(&self, ticket: Ticket) -> Result<(), Refusal> {
-        let Ticket(batch) = ticket;
+        [ticket.earlier, ticket.open].into_iter().flatten().try_for_each(|batch| self.commit_one(&batch))
+    }
+
+    fn commit_one(&self, batch: &Arc<Batch>) -> Result<(), Refusal> {
         loop {
-            self.lead(&batch);
+            self.lead(batch);
             if let Some(outcome) = batch.wait(self.patience) {
                 return outcome;
             }
@@ -250,10 +379,14 @@ impl<D: Disk> Shared<D> {
         let Taken { batch, mut frames, mut records } = taken;
         let refusal = outcome.as_ref().err().cloned();
         batch.finish(outcome);
+        let mut queue = self.queue.lock().expect("no holder panics");
+        queue.under_way = None;
+        if refusal.is_some() {
+            queue.keys.forget(&records);
+        }
         frames.clear();
         records.clear();
         records.shrink_to(1024);
-        let mut queue = self.queue.lock().expect("no holder panics");
         queue.idle = Some((frames, records));
         if goes_on && refusal.is_none() && !queue.records.is_empty() {
             queue.refusing = None;

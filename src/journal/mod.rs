@@ -13,6 +13,8 @@
 //! | `reader.rs` | records back out, in sequence, up to what is published |
 //! | `recovery.rs` | what happens before the first record is taken |
 //! | `checkpoint.rs` | up to where everything has arrived |
+//! | `digest.rs` | what a start must know of a segment, without walking it |
+//! | `keys.rs` | idempotency keys |
 //! | `segment.rs` | the files, zeroed ahead |
 //! | `scan.rs` | a walk over frames and damage |
 //! | `record.rs` | payloads: messages, erasures, aborts, context-clears |
@@ -22,7 +24,9 @@
 
 mod checkpoint;
 mod commit;
+mod digest;
 mod frame;
+mod keys;
 mod reader;
 mod record;
 mod recovery;
@@ -46,12 +50,13 @@ use crate::disk::{Disk, DiskFile, RealDisk};
 use crate::message::{Clock, IdGenerator, Timestamp};
 
 pub use checkpoint::Checkpoint;
-pub use commit::Ticket;
+pub use commit::{Kept, Ticket};
 pub use reader::{Progress, Reader};
 pub use record::{Draft, Entry, Key, Links, Record, ReplyTo};
 pub use recovery::{Findings, OpenError};
 
 use commit::Queue;
+use digest::Digest;
 use recovery::recover;
 use segment::SegmentInfo;
 use writer::{Settings, Writer};
@@ -65,6 +70,9 @@ pub enum Refusal {
     /// The disk failed; the journal tries to go on by itself.
     #[error("{0}")]
     Unavailable(String),
+    /// The draft of that index brings a key that came before with other content. Nothing of the append was taken.
+    #[error("the key came before with other content")]
+    KeyConflict(usize),
 }
 
 impl Refusal {
@@ -120,6 +128,8 @@ pub struct Journal<D: Disk = RealDisk> {
     config: JournalConfig,
     findings: Findings,
     start: Checkpoint,
+    /// The last segment whose digest is known to be written.
+    digested: Mutex<u64>,
     /// Held, not used: the folder is locked while it is open.
     _lock: File,
 }
@@ -182,7 +192,7 @@ impl<D: Disk> Journal<D> {
         let shared = Shared {
             folder: config.path.clone(),
             epoch: found.epoch,
-            queue: Mutex::new(Queue::new(found.next_sequence, IdGenerator::new(clock, found.largest_id))),
+            queue: Mutex::new(Queue::new(found.next_sequence, IdGenerator::new(clock, found.largest_id), found.keys)),
             writer: Mutex::new(Writer::new(disk.clone(), settings, found.last, segments.clone())),
             segments,
             voids: Mutex::new(found.voids),
@@ -195,7 +205,14 @@ impl<D: Disk> Journal<D> {
             disk,
         };
         let (findings, start) = (found.findings, found.checkpoint);
-        Ok(Self { shared: Arc::new(shared), config: config.clone(), findings, start, _lock: found.lock })
+        Ok(Self {
+            shared: Arc::new(shared),
+            config: config.clone(),
+            findings,
+            start,
+            digested: Mutex::new(0),
+            _lock: found.lock,
+        })
     }
 
     /// What the start found.
@@ -208,12 +225,12 @@ impl<D: Disk> Journal<D> {
         self.start
     }
 
-    /// Gives the drafts their sequence, id and time, side by side. They count once the ticket is committed; two appends
-    /// may be committed by the later ticket's wait and the earlier one's after it, at the price of one sync.
+    /// Gives the drafts their sequence, id and time, side by side; a draft whose key came before gets what that key stands
+    /// for. It all counts once the ticket is committed.
     ///
     /// # Errors
-    /// [`Refusal`], at once, while a failed disk is not mended.
-    pub fn append(&self, drafts: Vec<Draft>) -> Result<(Ticket, Vec<Record>), Refusal> {
+    /// [`Refusal`], at once, while a failed disk is not mended, or when a key came before with other content.
+    pub fn append(&self, drafts: Vec<Draft>) -> Result<(Ticket, Vec<Kept>), Refusal> {
         self.shared.append(drafts)
     }
 
@@ -257,7 +274,13 @@ impl<D: Disk> Journal<D> {
         let mut dropped = 0;
         while let Some(oldest) = self.oldest_to_drop(drained, now) {
             self.shared.disk.remove(&segment::path(&self.shared.folder, oldest))?;
-            self.shared.segments.lock().expect("no holder panics").retain(|s| s.header.number != oldest);
+            // A digest without its segment harms nobody: a new segment of that number has another salt.
+            let _ = self.shared.disk.remove(&digest::path(&self.shared.folder, oldest));
+            let mut segments = self.shared.segments.lock().expect("no holder panics");
+            segments.retain(|s| s.header.number != oldest);
+            let first = segments.first().map_or(0, |s| s.header.first_sequence);
+            drop(segments);
+            self.shared.queue.lock().expect("no holder panics").forget_keys_before(first);
             dropped += 1;
         }
         Ok(dropped)
@@ -273,15 +296,33 @@ impl<D: Disk> Journal<D> {
         may.then_some(oldest.header.number)
     }
 
-    /// Zeroes the next segment ahead, and tries to make a failed journal writable again. For the janitor, now and then.
+    /// Zeroes the next segment ahead, writes the digests of sealed ones, and tries to make a failed journal writable
+    /// again. For the janitor, when the bell rings.
     ///
     /// # Errors
-    /// The disk's, while zeroing.
+    /// The disk's; all of it is tried again the next time.
     pub fn tend(&self) -> io::Result<()> {
         if !self.is_writable() {
             self.shared.mend();
         }
-        segment::prepare_spare(&self.shared.disk, &self.shared.folder, self.config.segment_bytes)
+        segment::prepare_spare(&self.shared.disk, &self.shared.folder, self.config.segment_bytes)?;
+        self.write_digests()
+    }
+
+    /// Writes the digest of every sealed segment that has none since this process looks after it.
+    fn write_digests(&self) -> io::Result<()> {
+        let mut sealed = self.shared.segments.lock().expect("no holder panics").clone();
+        sealed.pop();
+        let mut digested = self.digested.lock().expect("no holder panics");
+        for info in sealed.iter().filter(|info| info.header.number > *digested) {
+            match Digest::ensure(&self.shared.disk, &self.shared.folder, info) {
+                // Dropped in the meantime.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                written => written?,
+            }
+        }
+        *digested = sealed.last().map_or(0, |info| info.header.number);
+        Ok(())
     }
 
     /// Receives when [`Journal::tend`] has something to do: the spare was taken, or a file failed.

@@ -70,6 +70,8 @@ pub enum Draft {
     ContextClear {
         /// Its line, of role `system`.
         line: Prepared,
+        /// The client's key.
+        key: Option<Key>,
     },
     /// The end of all that a session held.
     Erasure {
@@ -84,7 +86,7 @@ pub enum Entry {
     /// A message.
     Message(Arc<Message>, Links),
     /// A session's new context.
-    ContextClear(Arc<Message>),
+    ContextClear(Arc<Message>, Links),
     /// All of `session` up to `id` is erased.
     Erasure {
         /// The erasure's own id.
@@ -111,6 +113,19 @@ pub struct Record {
 }
 
 impl Draft {
+    /// The client's key.
+    pub(super) fn key(&self) -> Option<&Key> {
+        match self {
+            Self::Message { key, .. } | Self::ContextClear { key, .. } => key.as_ref(),
+            Self::Erasure { .. } => None,
+        }
+    }
+
+    /// Whether it answers the draft before it.
+    pub(super) fn answers_previous(&self) -> bool {
+        matches!(self, Self::Message { reply_to: ReplyTo::Previous, .. })
+    }
+
     /// Gives the draft `id` and turns it into an entry; `previous` is the id of the draft before it.
     pub(super) fn seal(self, id: Id, previous: Option<Id>) -> Entry {
         match self {
@@ -122,17 +137,10 @@ impl Draft {
                 };
                 Entry::Message(Arc::new(line.seal(id)), Links { key, reply_to })
             }
-            Self::ContextClear { line } => Entry::ContextClear(Arc::new(line.seal(id))),
+            Self::ContextClear { line, key } => {
+                Entry::ContextClear(Arc::new(line.seal(id)), Links { key, reply_to: None })
+            }
             Self::Erasure { session } => Entry::Erasure { id, session },
-        }
-    }
-
-    /// About how many bytes its frame takes: for limits, before it has one.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        match self {
-            Self::Message { line, .. } | Self::ContextClear { line } => line.line_bytes() + 96,
-            Self::Erasure { session } => session.as_str().len() + 64,
         }
     }
 }
@@ -141,7 +149,7 @@ impl Entry {
     fn kind(&self) -> Kind {
         match self {
             Self::Message(..) => Kind::Message,
-            Self::ContextClear(_) => Kind::ContextClear,
+            Self::ContextClear(..) => Kind::ContextClear,
             Self::Erasure { .. } => Kind::Erasure,
             Self::Abort { .. } => Kind::Abort,
         }
@@ -151,8 +159,17 @@ impl Entry {
     #[must_use]
     pub fn message(&self) -> Option<&Arc<Message>> {
         match self {
-            Self::Message(message, _) | Self::ContextClear(message) => Some(message),
+            Self::Message(message, _) | Self::ContextClear(message, _) => Some(message),
             Self::Erasure { .. } | Self::Abort { .. } => None,
+        }
+    }
+
+    /// What it is linked to; nothing unless it is a message.
+    #[must_use]
+    pub fn links(&self) -> Links {
+        match self {
+            Self::Message(_, links) | Self::ContextClear(_, links) => *links,
+            Self::Erasure { .. } | Self::Abort { .. } => Links::default(),
         }
     }
 
@@ -160,7 +177,7 @@ impl Entry {
     #[must_use]
     pub fn id(&self) -> Option<Id> {
         match self {
-            Self::Message(message, _) | Self::ContextClear(message) => Some(message.id()),
+            Self::Message(message, _) | Self::ContextClear(message, _) => Some(message.id()),
             Self::Erasure { id, .. } => Some(*id),
             Self::Abort { .. } => None,
         }
@@ -168,8 +185,7 @@ impl Entry {
 
     fn push_payload(&self, buffer: &mut Vec<u8>) {
         match self {
-            Self::Message(message, links) => push_message(buffer, message, links),
-            Self::ContextClear(message) => push_message(buffer, message, &Links::default()),
+            Self::Message(message, links) | Self::ContextClear(message, links) => push_message(buffer, message, links),
             Self::Erasure { id, session } => {
                 buffer.extend_from_slice(&id.to_bytes());
                 buffer.extend_from_slice(session.as_str().as_bytes());
@@ -186,7 +202,7 @@ impl Entry {
     pub fn decode(kind: Kind, payload: &[u8]) -> Option<Self> {
         match kind {
             Kind::Message => read_message(payload).map(|(message, links)| Self::Message(message, links)),
-            Kind::ContextClear => read_message(payload).map(|(message, _)| Self::ContextClear(message)),
+            Kind::ContextClear => read_message(payload).map(|(message, links)| Self::ContextClear(message, links)),
             Kind::Erasure => {
                 let (id, session) = payload.split_first_chunk()?;
                 let session = SessionId::new(str::from_utf8(session).ok()?).ok()?;
@@ -272,7 +288,7 @@ mod tests {
             Draft::Message { line: line(), key, reply_to: ReplyTo::Previous }.seal(id(2), Some(id(1))),
             Draft::Message { line: line(), key: None, reply_to: ReplyTo::Nothing }.seal(id(3), Some(id(2))),
             Draft::Message { line: line(), key: None, reply_to: ReplyTo::Message(id(1)) }.seal(id(4), None),
-            Draft::ContextClear { line: line() }.seal(id(5), None),
+            Draft::ContextClear { line: line(), key }.seal(id(5), None),
             Draft::Erasure { session }.seal(id(6), None),
             Entry::Abort { first: 3, last: 9 },
         ];

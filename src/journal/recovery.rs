@@ -2,8 +2,8 @@
 //!
 //! 1. The folder is locked: a second process is turned away, by the name of the lock.
 //! 2. Every segment's header is read. A newer format ends the start by name; a damaged header sets its file aside.
-//! 3. The segments that hold anything beyond the checkpoint, and always the last, are walked: for the last sequence, the
-//!    largest id and the voided ranges. Damage in the middle is stepped over and counted.
+//! 3. The last segment is walked, the others' digests are read: for the last sequence, the largest id, the voided ranges
+//!    and the keys. Damage in the middle is stepped over and counted.
 //! 4. Behind the last intact frame of the last segment everything is zeroed, after a copy was set aside.
 //! 5. Records of a request that is not whole (its last one never arrived) are voided: it was never acknowledged.
 //! 6. What is there is synced: a record that survived only in the system's memory must not be built upon.
@@ -19,11 +19,12 @@ use crate::disk::{self, Disk, DiskFile};
 use crate::message::{Clock, Id};
 
 use super::checkpoint::Checkpoint;
-use super::frame::{HeaderError, Kind, SEGMENT_HEADER_BYTES, SegmentHeader};
+use super::digest::{Digest, End};
+use super::frame::{HeaderError, SEGMENT_HEADER_BYTES, SegmentHeader};
+use super::keys::Keys;
 use super::random_u64;
 use super::reader;
 use super::record::{Entry, Record};
-use super::scan::Found;
 use super::segment::{self, Segment, SegmentInfo};
 use super::writer::{Frames, new_header};
 
@@ -93,6 +94,8 @@ pub struct Recovered<D: Disk> {
     pub largest_id: Option<Id>,
     /// Voided ranges of sequences.
     pub voids: Vec<(u64, u64)>,
+    /// The idempotency keys of what is kept.
+    pub keys: Keys,
     /// For the log.
     pub findings: Findings,
 }
@@ -107,7 +110,8 @@ pub fn recover<D: Disk>(disk: &D, config: &JournalConfig, clock: &Clock) -> Resu
     let epoch = segments.first().map_or_else(random_u64, |s| s.header.epoch);
     let checkpoint = Checkpoint::load(disk, folder, epoch);
     recovery.raise(checkpoint.drained.max(checkpoint.transcribed), checkpoint.largest_id);
-    let end = recovery.walk(&segments, checkpoint.drained.min(checkpoint.transcribed))?;
+    let mut keys = Keys::new(config.max_keys);
+    let end = recovery.walk(&segments, &mut keys)?;
     let mut recovered: Recovered<D> = Recovered {
         last: recovery.last_segment(&segments, end, epoch, config, clock)?,
         lock,
@@ -117,6 +121,7 @@ pub fn recover<D: Disk>(disk: &D, config: &JournalConfig, clock: &Clock) -> Resu
         next_sequence: recovery.last_sequence + 1,
         largest_id: recovery.largest_id,
         voids: recovery.voids,
+        keys,
         findings: recovery.findings,
     };
     let last = &recovered.last;
@@ -126,6 +131,8 @@ pub fn recover<D: Disk>(disk: &D, config: &JournalConfig, clock: &Clock) -> Resu
     if let Some((first, last)) = recovery.unfinished {
         recovered.void(first, last).map_err(at(folder))?;
     }
+    let voids = &recovered.voids;
+    recovered.keys.forget_voided(|sequence| voids.iter().any(|&(first, last)| (first..=last).contains(&sequence)));
     recovered.last.file.sync().map_err(at(folder))?;
     disk.sync_dir(folder).map_err(at(folder))?;
     Ok(recovered)
@@ -247,50 +254,44 @@ impl<'a, D: Disk> Recovery<'a, D> {
         Ok(path)
     }
 
-    /// Walks the segments that may hold anything beyond `from`, and the last; returns where the last one's frames end.
-    fn walk(&mut self, segments: &[SegmentInfo], from: u64) -> Result<(u64, bool), OpenError> {
-        let mut end = (SEGMENT_HEADER_BYTES as u64, false);
+    /// Takes in every segment, oldest first; returns where the last one's frames end.
+    fn walk(&mut self, segments: &[SegmentInfo], keys: &mut Keys) -> Result<End, OpenError> {
+        let mut end = End { offset: SEGMENT_HEADER_BYTES as u64, dirty: false };
         for (index, info) in segments.iter().enumerate() {
+            let path = segment::path(self.folder, info.header.number);
             self.raise(info.header.first_sequence.saturating_sub(1), None);
-            let passed = segments.get(index + 1).is_some_and(|next| next.header.first_sequence <= from + 1);
-            if !passed {
-                end = self.walk_one(info)?;
-            }
+            let digest = if index + 1 < segments.len() {
+                Digest::load(self.disk, self.folder, info).map_err(at(&path))?
+            } else {
+                let scanner = reader::open(self.disk, self.folder, info).map_err(at(&path))?;
+                let (digest, found) = Digest::of_segment(scanner, &path).map_err(at(&path))?;
+                end = found;
+                digest
+            };
+            self.take_in(&digest);
+            digest.tell_keys(keys);
         }
         Ok(end)
     }
 
-    fn walk_one(&mut self, info: &SegmentInfo) -> Result<(u64, bool), OpenError> {
-        let path = segment::path(self.folder, info.header.number);
-        let mut scanner = reader::open(self.disk, self.folder, info).map_err(at(&path))?;
-        loop {
-            match scanner.next().map_err(at(&path))? {
-                Found::Frame(header) => {
-                    self.findings.records += 1;
-                    let entry = Entry::decode(header.kind, scanner.payload());
-                    self.raise(header.sequence, entry.as_ref().and_then(Entry::id));
-                    if let Some(Entry::Abort { first, last }) = entry {
-                        self.voids.push((first, last));
-                    }
-                    if header.kind != Kind::Abort {
-                        let first = self.unfinished.map_or(header.sequence, |(first, _)| first);
-                        self.unfinished = header.more.then_some((first, header.sequence));
-                    }
-                }
-                Found::Gap(range) => {
-                    self.findings.gaps += 1;
-                    log::error!("{}: bytes {} to {} are damaged", path.display(), range.start, range.end);
-                }
-                Found::End { dirty } => return Ok((scanner.offset(), dirty)),
-            }
-        }
+    fn take_in(&mut self, digest: &Digest) {
+        self.findings.records += digest.records;
+        self.findings.gaps += digest.gaps;
+        self.raise(digest.last_sequence, digest.largest_id);
+        self.voids.extend_from_slice(&digest.voids);
+        // A request may begin in one segment and end in the next.
+        let begun = self.unfinished.filter(|_| !digest.finishes);
+        self.unfinished = match (begun, digest.unfinished) {
+            (Some((first, _)), Some((_, last))) => Some((first, last)),
+            (begun, here) => here.or(begun),
+        };
     }
 
     /// The segment to go on in: the last one with its tail mended, or a new one.
     fn last_segment(
         &mut self,
         segments: &[SegmentInfo],
-        (end, dirty): (u64, bool),
+        end: End,
         epoch: u64,
         config: &JournalConfig,
         clock: &Clock,
@@ -304,10 +305,10 @@ impl<'a, D: Disk> Recovery<'a, D> {
         };
         let path = segment::path(self.folder, info.header.number);
         let file = Arc::new(self.disk.open(&path).map_err(at(&path))?);
-        if dirty {
-            self.cut_tail(&*file, info, end)?;
+        if end.dirty {
+            self.cut_tail(&*file, info, end.offset)?;
         }
-        Ok(Segment { header: info.header, file, file_bytes: info.file_bytes, offset: end })
+        Ok(Segment { header: info.header, file, file_bytes: info.file_bytes, offset: end.offset })
     }
 
     /// Sets a copy of the bytes behind `end` aside and zeroes them.

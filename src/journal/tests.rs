@@ -15,6 +15,7 @@ fn config(folder: &Path) -> JournalConfig {
         segment_bytes: 8 * 1024,
         max_bytes: 1 << 30,
         retain: Duration::from_secs(3600),
+        max_keys: 1000,
         checkpoint_interval: Duration::from_secs(1),
     }
 }
@@ -39,9 +40,13 @@ fn open(config: &JournalConfig) -> (Journal, Published) {
 }
 
 fn record(journal: &Journal, texts: &[&str]) -> Vec<Record> {
-    let (ticket, records) = journal.append(texts.iter().map(|text| draft(text)).collect()).unwrap();
+    let (ticket, kept) = journal.append(texts.iter().map(|text| draft(text)).collect()).unwrap();
     journal.commit(ticket).unwrap();
-    records
+    let records = kept.into_iter().map(|kept| match kept {
+        Kept::New(record) => record,
+        Kept::Before { .. } => panic!("it has no key"),
+    });
+    records.collect()
 }
 
 fn read_all(journal: &Journal, after: u64) -> Vec<Record> {
@@ -262,4 +267,117 @@ fn interval_acknowledges_before_the_sync_and_syncs_soon_after() {
         drop(stop);
     });
     assert!(!journal.syncs_first());
+}
+
+fn keyed(key: &str, text: &str) -> Draft {
+    let session = SessionId::new("s").unwrap();
+    let line = message::Draft { session: &session, role: "user", text, metadata: Metadata::default(), vector_ids: &[] };
+    let key = Some(Key::new(&session, key, &[text.as_bytes()]));
+    Draft::Message { line: line.prepare(), key, reply_to: ReplyTo::Nothing }
+}
+
+/// A keyed message and the reply to it.
+fn turn(key: &str, text: &str) -> Vec<Draft> {
+    let user = keyed(key, text);
+    let key = user.key().copied();
+    let Draft::Message { line, .. } = draft("reply") else { unreachable!() };
+    vec![user, Draft::Message { line, key, reply_to: ReplyTo::Previous }]
+}
+
+fn keep(journal: &Journal, drafts: Vec<Draft>) -> Vec<Kept> {
+    let (ticket, kept) = journal.append(drafts).unwrap();
+    journal.commit(ticket).unwrap();
+    kept
+}
+
+#[test]
+fn a_key_that_comes_again_stands_for_the_first_message_and_its_reply() {
+    let folder = tempfile::tempdir().unwrap();
+    let (journal, published) = open(&config(folder.path()));
+    let first = keep(&journal, turn("k", "hi"));
+    let again = keep(&journal, turn("k", "hi"));
+    assert_eq!(again[0], Kept::Before { id: first[0].id(), reply: Some(first[1].id()) });
+    assert_eq!(again[1].id(), first[1].id());
+    let conflict = journal.append(turn("k", "something else")).err();
+    assert_eq!(conflict, Some(Refusal::KeyConflict(0)));
+    assert_eq!(published.lock().unwrap().len(), 2);
+    // Twice in one append, beside a message without a key: kept once, and the other one is kept.
+    let kept = keep(&journal, vec![keyed("l", "a"), draft("b"), keyed("l", "a")]);
+    assert_eq!(kept[2], Kept::Before { id: kept[0].id(), reply: None });
+    assert_eq!(published.lock().unwrap().len(), 4);
+    let conflict = journal.append(vec![keyed("m", "a"), keyed("m", "b")]).err();
+    assert_eq!(conflict, Some(Refusal::KeyConflict(1)));
+    assert!(matches!(keep(&journal, vec![keyed("m", "b")])[..], [Kept::New(_)]), "a refused append leaves no key");
+}
+
+#[test]
+fn a_message_without_a_reply_gets_one_when_its_key_comes_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (journal, _) = open(&config(folder.path()));
+    let first = keep(&journal, vec![keyed("k", "hi")]);
+    let again = keep(&journal, turn("k", "hi"));
+    assert_eq!(again[0], Kept::Before { id: first[0].id(), reply: None });
+    let Kept::New(reply) = &again[1] else { panic!("the reply is new") };
+    assert_eq!(reply.entry.links().reply_to, Some(first[0].id()));
+    assert_eq!(keep(&journal, turn("k", "hi"))[1].id(), again[1].id());
+}
+
+#[test]
+fn one_key_sent_by_many_threads_at_once_is_kept_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let (journal, published) = open(&config(folder.path()));
+    for round in 0..50 {
+        let key = format!("key {round}");
+        let ids: BTreeSet<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| keep(&journal, turn(&key, "hi"))[1].id())).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!(ids.len(), 1, "round {round}");
+        assert_eq!(published.lock().unwrap().len(), (round + 1) * 2);
+    }
+}
+
+#[test]
+fn keys_outlive_a_restart_with_digests_and_without() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(folder.path());
+    let (journal, _) = open(&config);
+    let kept: Vec<Vec<Kept>> = (0..150).map(|i| keep(&journal, turn(&format!("k{i}"), "hi"))).collect();
+    let sealed = journal.stats().segments as u64 - 1;
+    assert!(sealed > 3);
+    journal.tend().unwrap();
+    drop(journal);
+    let digests: Vec<_> = (1..=sealed).map(|number| digest::path(&config.path, number)).collect();
+    assert!(digests.iter().all(|path| path.exists()));
+    for case in ["with digests", "with a damaged one", "without"] {
+        match case {
+            "with a damaged one" => std::fs::write(&digests[1], b"no digest").unwrap(),
+            "without" => digests.iter().for_each(|path| std::fs::remove_file(path).unwrap()),
+            _ => {}
+        }
+        let (journal, published) = open(&config);
+        for (i, first) in kept.iter().enumerate() {
+            let again = keep(&journal, turn(&format!("k{i}"), "hi"));
+            assert_eq!(again[0], Kept::Before { id: first[0].id(), reply: Some(first[1].id()) }, "{case}, {i}");
+        }
+        assert!(published.lock().unwrap().is_empty(), "{case}");
+        assert_eq!(journal.findings().records, 300, "{case}");
+    }
+}
+
+#[test]
+fn a_digest_says_what_a_walk_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(folder.path());
+    let (journal, _) = open(&config);
+    (0..100).for_each(|i| drop(keep(&journal, turn(&format!("k{i}"), "hi"))));
+    journal.tend().unwrap();
+    let mut sealed = journal.shared.segments.lock().unwrap().clone();
+    sealed.pop();
+    for info in &sealed {
+        let read = Digest::load(&RealDisk, &config.path, info).unwrap();
+        let scanner = reader::open(&RealDisk, &config.path, info).unwrap();
+        assert_eq!(read, Digest::of_segment(scanner, &config.path).unwrap().0);
+        assert!(!read.keys.is_empty());
+    }
 }

@@ -1,0 +1,295 @@
+//! What a start must know of a segment without walking it: its side file, derived, checksummed, and never missed.
+//!
+//! A sealed segment's digest is written beside it in the background. A start reads the digests and walks the open segment
+//! only; a digest that is missing, damaged or of another segment is made anew by walking.
+//!
+//! Numbers are little-endian. Format version 1:
+//!
+//! | at | bytes | what |
+//! |---|---|---|
+//! | 0 | 8 | `CKDIGEST` |
+//! | 8 | 4 | format version |
+//! | 12 | 4 | salt of the segment |
+//! | 16 | 8 | last sequence, or 0 |
+//! | 24 | 16 | largest id, or zeros |
+//! | 40 | 8 | intact records |
+//! | 48 | 8 | stretches of damage |
+//! | 56 | 8, 8 | first and last record of a request whose end is not in this segment, or zeros |
+//! | 72 | 1 | 1 when some request ends in this segment |
+//! | 73 | 4 | how many voided ranges follow, of 16 bytes: first, last |
+//! | … | 4 | how many keys follow, of 48 bytes: hash (16), content (8), sequence (8), id (16) |
+//! | … | 4 | how many replies to messages with a key follow, of 32 bytes: key's hash (16), id (16) |
+//! | … | 4 | CRC-32 of everything before |
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::disk::{self, Disk, DiskFile};
+use crate::message::Id;
+
+use super::frame::{Kind, SegmentHeader};
+use super::keys::{Keys, Known};
+use super::record::Entry;
+use super::scan::{Found, Scanner};
+use super::segment::SegmentInfo;
+use super::{reader, segment};
+
+const MAGIC: &[u8; 8] = b"CKDIGEST";
+const VERSION: u32 = 1;
+
+/// See the module.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Digest {
+    /// The last sequence in it.
+    pub last_sequence: u64,
+    /// The largest id in it.
+    pub largest_id: Option<Id>,
+    /// Intact records.
+    pub records: u64,
+    /// Stretches of damage.
+    pub gaps: u64,
+    /// The first and last record of a request whose end is not in it.
+    pub unfinished: Option<(u64, u64)>,
+    /// Some request ends in it.
+    pub finishes: bool,
+    /// Voided ranges.
+    pub voids: Vec<(u64, u64)>,
+    /// Keys of messages in it, in sequence.
+    pub keys: Vec<([u8; 16], Known)>,
+    /// Replies in it to messages with a key, wherever those stand: the key's hash and the reply.
+    pub replies: Vec<([u8; 16], Id)>,
+}
+
+/// Where the frames of a walked segment end, and whether anything but zeros stands behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    /// The offset behind the last intact frame.
+    pub offset: u64,
+    /// Something stands behind it.
+    pub dirty: bool,
+}
+
+/// The path of a segment's digest.
+pub fn path(folder: &Path, number: u64) -> PathBuf {
+    segment::path(folder, number).with_extension("digest")
+}
+
+impl Digest {
+    /// Walks a segment.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn of_segment<F: DiskFile>(mut scanner: Scanner<F>, name: &Path) -> io::Result<(Self, End)> {
+        let mut digest = Self::default();
+        loop {
+            match scanner.next()? {
+                Found::Frame(header) => {
+                    digest.records += 1;
+                    digest.last_sequence = digest.last_sequence.max(header.sequence);
+                    if header.kind != Kind::Abort {
+                        digest.note_group(header.sequence, header.more);
+                    }
+                    if let Some(entry) = Entry::decode(header.kind, scanner.payload()) {
+                        digest.note(header.sequence, &entry);
+                    }
+                }
+                Found::Gap(range) => {
+                    digest.gaps += 1;
+                    log::error!("{}: bytes {} to {} are damaged", name.display(), range.start, range.end);
+                }
+                Found::End { dirty } => return Ok((digest, End { offset: scanner.offset(), dirty })),
+            }
+        }
+    }
+
+    fn note_group(&mut self, sequence: u64, more: bool) {
+        let first = self.unfinished.map_or(sequence, |(first, _)| first);
+        self.unfinished = more.then_some((first, sequence));
+        self.finishes |= !more;
+    }
+
+    fn note(&mut self, sequence: u64, entry: &Entry) {
+        self.largest_id = self.largest_id.max(entry.id());
+        if let Entry::Abort { first, last } = entry {
+            self.voids.push((*first, *last));
+        }
+        let links = entry.links();
+        let (Some(id), Some(key)) = (entry.id(), links.key) else { return };
+        if links.reply_to.is_some() {
+            self.replies.push((key.hash, id));
+        } else {
+            self.keys.push((key.hash, Known { id, content: key.content, sequence, reply: None }));
+        }
+    }
+
+    /// Adds what it knows of keys.
+    pub fn tell_keys(&self, keys: &mut Keys) {
+        for (hash, known) in &self.keys {
+            keys.insert(*hash, *known);
+        }
+        for (hash, id) in &self.replies {
+            keys.note_reply(hash, *id);
+        }
+    }
+
+    fn encode(&self, salt: u32) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(128 + self.keys.len() * 48 + self.replies.len() * 32);
+        bytes.extend_from_slice(MAGIC);
+        bytes.extend_from_slice(&VERSION.to_le_bytes());
+        bytes.extend_from_slice(&salt.to_le_bytes());
+        bytes.extend_from_slice(&self.last_sequence.to_le_bytes());
+        bytes.extend_from_slice(&self.largest_id.map_or([0; 16], Id::to_bytes));
+        bytes.extend_from_slice(&self.records.to_le_bytes());
+        bytes.extend_from_slice(&self.gaps.to_le_bytes());
+        let (first, last) = self.unfinished.unwrap_or((0, 0));
+        bytes.extend_from_slice(&first.to_le_bytes());
+        bytes.extend_from_slice(&last.to_le_bytes());
+        bytes.push(u8::from(self.finishes));
+        push_count(&mut bytes, self.voids.len());
+        for (first, last) in &self.voids {
+            bytes.extend_from_slice(&first.to_le_bytes());
+            bytes.extend_from_slice(&last.to_le_bytes());
+        }
+        push_count(&mut bytes, self.keys.len());
+        for (hash, known) in &self.keys {
+            bytes.extend_from_slice(hash);
+            bytes.extend_from_slice(&known.content);
+            bytes.extend_from_slice(&known.sequence.to_le_bytes());
+            bytes.extend_from_slice(&known.id.to_bytes());
+        }
+        push_count(&mut bytes, self.replies.len());
+        for (hash, id) in &self.replies {
+            bytes.extend_from_slice(hash);
+            bytes.extend_from_slice(&id.to_bytes());
+        }
+        let checksum = crc32fast::hash(&bytes);
+        bytes.extend_from_slice(&checksum.to_le_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8], salt: u32) -> Option<Self> {
+        let (content, checksum) = bytes.split_last_chunk::<4>()?;
+        if crc32fast::hash(content) != u32::from_le_bytes(*checksum) {
+            return None;
+        }
+        let mut rest = Bytes(content);
+        if rest.take()? != *MAGIC || rest.u32()? != VERSION || rest.u32()? != salt {
+            return None;
+        }
+        let mut digest = Self { last_sequence: rest.u64()?, largest_id: rest.id()?, ..Self::default() };
+        (digest.records, digest.gaps) = (rest.u64()?, rest.u64()?);
+        digest.unfinished = Some((rest.u64()?, rest.u64()?)).filter(|span| *span != (0, 0));
+        digest.finishes = rest.take::<1>()? == [1];
+        for _ in 0..rest.u32()? {
+            digest.voids.push((rest.u64()?, rest.u64()?));
+        }
+        for _ in 0..rest.u32()? {
+            let (hash, content, sequence) = (rest.take()?, rest.take()?, rest.u64()?);
+            let known = Known { content, sequence, id: rest.id()??, reply: None };
+            digest.keys.push((hash, known));
+        }
+        for _ in 0..rest.u32()? {
+            digest.replies.push((rest.take()?, rest.id()??));
+        }
+        rest.0.is_empty().then_some(digest)
+    }
+
+    /// Reads a sealed segment's digest, or makes it anew by walking the segment.
+    ///
+    /// # Errors
+    /// The disk's, while walking.
+    pub fn load<D: Disk>(disk: &D, folder: &Path, info: &SegmentInfo) -> io::Result<Self> {
+        let SegmentHeader { number, salt, .. } = info.header;
+        let stored = disk::read(disk, &path(folder, number)).ok();
+        if let Some(digest) = stored.and_then(|bytes| Self::decode(&bytes, salt)) {
+            return Ok(digest);
+        }
+        let name = segment::path(folder, number);
+        Self::of_segment(reader::open(disk, folder, info)?, &name).map(|(digest, _)| digest)
+    }
+
+    /// Writes the digest of a sealed segment, unless a good one is there.
+    ///
+    /// # Errors
+    /// The disk's; the next start then walks the segment.
+    pub fn ensure<D: Disk>(disk: &D, folder: &Path, info: &SegmentInfo) -> io::Result<()> {
+        let SegmentHeader { number, salt, .. } = info.header;
+        let path = path(folder, number);
+        let stored = disk::read(disk, &path).ok();
+        if stored.is_some_and(|bytes| Self::decode(&bytes, salt).is_some()) {
+            return Ok(());
+        }
+        let digest = Self::load(disk, folder, info)?;
+        disk::replace(disk, &path, &digest.encode(salt))
+    }
+}
+
+fn push_count(bytes: &mut Vec<u8>, count: usize) {
+    let count = u32::try_from(count).expect("a segment has fewer records than 4 billion");
+    bytes.extend_from_slice(&count.to_le_bytes());
+}
+
+/// Bytes read from the front; `None` when there are too few.
+struct Bytes<'a>(&'a [u8]);
+
+impl Bytes<'_> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (taken, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*taken)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.take().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.take().map(u64::from_le_bytes)
+    }
+
+    /// An id, or the zeros that stand for none.
+    fn id(&mut self) -> Option<Option<Id>> {
+        self.take().map(|bytes| Id::from_bytes(bytes).ok())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Timestamp;
+
+    fn sample() -> Digest {
+        let id = |n| Id::from_parts(Timestamp::from_micros(1_764_292_425_000_000 + n), n);
+        let known = |n| Known { id: id(n), content: [n as u8; 8], sequence: n, reply: None };
+        Digest {
+            last_sequence: 9,
+            largest_id: Some(id(9)),
+            records: 8,
+            gaps: 1,
+            unfinished: Some((8, 9)),
+            finishes: true,
+            voids: vec![(2, 3)],
+            keys: vec![([1; 16], known(4)), ([2; 16], known(5))],
+            replies: vec![([2; 16], id(6)), ([3; 16], id(7))],
+        }
+    }
+
+    #[test]
+    fn a_digest_reads_back() {
+        for digest in [Digest::default(), sample()] {
+            assert_eq!(Digest::decode(&digest.encode(7), 7), Some(digest));
+        }
+    }
+
+    #[test]
+    fn a_damaged_cut_or_foreign_digest_is_none() {
+        let bytes = sample().encode(7);
+        assert_eq!(Digest::decode(&bytes, 8), None);
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 1;
+            assert_eq!(Digest::decode(&damaged, 7), None, "byte {at}");
+            assert_eq!(Digest::decode(&bytes[..at], 7), None, "cut at {at}");
+        }
+    }
+}

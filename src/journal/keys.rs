@@ -1,0 +1,185 @@
+//! Idempotency keys: which message a client's key stands for, as long as the journal keeps it.
+//!
+//! Keys belong to a session and are kept as hashes. Bounded by `journal.max_keys`, beyond which the oldest is forgotten, and
+//! by the segments that are kept: a key goes with the segment its message stands in. A message that carries a key and
+//! answers another is that other one's reply.
+//!
+//! Knows nothing of batches; whoever holds the queue holds the keys.
+
+use std::collections::{HashMap, VecDeque};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::message::{Id, SessionId};
+
+use super::record::{Key, Record};
+
+/// What a key stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// The message.
+    pub id: Id,
+    /// The hash of what was sent with the key.
+    pub content: [u8; 8],
+    /// The message's place.
+    pub sequence: u64,
+    /// The reply to it, once there is one.
+    pub reply: Option<Id>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Keys {
+    known: HashMap<[u8; 16], Known>,
+    /// By age.
+    order: VecDeque<(u64, [u8; 16])>,
+    max: usize,
+}
+
+impl Key {
+    /// The key a client sent with `content` (the parts of what is to be recorded) in a session.
+    #[must_use]
+    pub fn new(session: &SessionId, key: &str, content: &[&[u8]]) -> Self {
+        // A session id has no NUL, so the two cannot run into each other.
+        Self { hash: first_bytes(&[session.as_str().as_bytes(), b"\0", key.as_bytes()]), content: first_bytes(content) }
+    }
+}
+
+fn first_bytes<const N: usize>(parts: &[&[u8]]) -> [u8; N] {
+    let mut hasher = Sha256::new();
+    for part in parts {
+        hasher.update(part);
+    }
+    hasher.finalize()[..N].try_into().expect("the digest is longer")
+}
+
+impl Keys {
+    /// No keys yet, at most `max`.
+    #[must_use]
+    pub fn new(max: usize) -> Self {
+        Self { known: HashMap::new(), order: VecDeque::new(), max }
+    }
+
+    /// What a key stands for.
+    #[must_use]
+    pub fn get(&self, key: &Key) -> Option<Known> {
+        self.known.get(&key.hash).copied()
+    }
+
+    /// Notes a record's key, if it has one.
+    pub fn note(&mut self, record: &Record) {
+        let links = record.entry.links();
+        let (Some(id), Some(key)) = (record.entry.id(), links.key) else { return };
+        if links.reply_to.is_some() {
+            self.note_reply(&key.hash, id);
+        } else {
+            self.insert(key.hash, Known { id, content: key.content, sequence: record.sequence, reply: None });
+        }
+    }
+
+    /// Notes the reply to the message a key stands for.
+    pub fn note_reply(&mut self, hash: &[u8; 16], id: Id) {
+        if let Some(known) = self.known.get_mut(hash) {
+            known.reply = Some(id);
+        }
+    }
+
+    /// Notes what a key stands for; sequences come in rising order.
+    pub fn insert(&mut self, hash: [u8; 16], known: Known) {
+        self.known.insert(hash, known);
+        self.order.push_back((known.sequence, hash));
+        while self.known.len() > self.max {
+            self.forget_oldest();
+        }
+    }
+
+    /// Forgets the keys of messages before that sequence.
+    pub fn forget_before(&mut self, sequence: u64) {
+        while self.order.front().is_some_and(|(oldest, _)| *oldest < sequence) {
+            self.forget_oldest();
+        }
+    }
+
+    /// Forgets the keys of voided messages, and the voided replies.
+    pub fn forget_voided(&mut self, is_void: impl Fn(u64) -> bool) {
+        self.known.retain(|_, known| !is_void(known.sequence));
+        let known = &self.known;
+        self.order.retain(|(sequence, hash)| known.get(hash).is_some_and(|known| known.sequence == *sequence));
+    }
+
+    /// Forgets what refused records brought: a key's message, or the reply to it.
+    pub fn forget(&mut self, refused: &[Record]) {
+        let (Some(first), Some(last)) = (refused.first(), refused.last()) else { return };
+        let span = first.sequence..=last.sequence;
+        for record in refused {
+            let key = record.entry.links().key;
+            if let Some(known) = key.and_then(|key| self.known.get_mut(&key.hash))
+                && known.reply == record.entry.id()
+            {
+                known.reply = None;
+            }
+        }
+        self.forget_voided(|sequence| span.contains(&sequence));
+    }
+
+    fn forget_oldest(&mut self) {
+        if let Some((sequence, hash)) = self.order.pop_front()
+            && self.known.get(&hash).is_some_and(|known| known.sequence == sequence)
+        {
+            self.known.remove(&hash);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Timestamp;
+
+    fn hash(n: u64) -> [u8; 16] {
+        u128::from(n).to_le_bytes()
+    }
+
+    fn known(sequence: u64) -> Known {
+        let id = Id::from_parts(Timestamp::from_micros(sequence), 0);
+        Known { id, content: [0; 8], sequence, reply: None }
+    }
+
+    fn filled(count: u64, max: usize) -> Keys {
+        let mut keys = Keys::new(max);
+        (1..=count).for_each(|n| keys.insert(hash(n), known(n)));
+        keys
+    }
+
+    fn held(keys: &Keys) -> Vec<u64> {
+        (1..=20).filter(|&n| keys.get(&Key { hash: hash(n), content: [0; 8] }).is_some()).collect()
+    }
+
+    #[test]
+    fn the_oldest_key_goes_first_at_the_limit_and_with_its_segment() {
+        let mut keys = filled(10, 4);
+        assert_eq!(held(&keys), [7, 8, 9, 10]);
+        keys.forget_before(9);
+        assert_eq!(held(&keys), [9, 10]);
+    }
+
+    #[test]
+    fn a_voided_key_is_forgotten_and_may_come_again() {
+        let mut keys = filled(5, 100);
+        keys.forget_voided(|sequence| sequence == 2);
+        assert_eq!(held(&keys), [1, 3, 4, 5]);
+        keys.insert(hash(2), known(6));
+        keys.forget_before(3);
+        assert_eq!(held(&keys), [2, 3, 4, 5], "its new message is the sixth");
+    }
+
+    #[test]
+    fn a_key_belongs_to_its_session_and_to_what_came_with_it() {
+        let (a, b) = (SessionId::new("a").unwrap(), SessionId::new("b").unwrap());
+        let key = Key::new(&a, "k", &[b"text"]);
+        assert_eq!(key, Key::new(&a, "k", &[b"text"]));
+        assert_ne!(key.hash, Key::new(&b, "k", &[b"text"]).hash);
+        assert_ne!(key.hash, Key::new(&a, "l", &[b"text"]).hash);
+        assert_ne!(key.content, Key::new(&a, "k", &[b"other"]).content);
+    }
+}
