@@ -127,7 +127,7 @@ fn sources() -> Vec<(PathBuf, String, String)> {
             }
             let inner = path.strip_prefix(&root).unwrap().to_owned();
             let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-            let is_test = stem == "tests" || stem == "testing" || stem.ends_with("_tests");
+            let is_test = ["tests", "testing", "sim"].contains(&&*stem) || stem.ends_with("_tests");
             if is_test || path.extension().is_none_or(|e| e != "rs") {
                 continue;
             }

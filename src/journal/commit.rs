@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use crate::disk::Disk;
 use crate::message::{Id, IdGenerator};
 
+use super::frame::Group;
 use super::keys::{Keys, Known};
 use super::record::{Draft, Key, Record};
 use super::writer::Frames;
@@ -24,8 +25,8 @@ use super::{Refusal, Shared};
 /// Bytes an open batch may hold; whoever finds more waits for it to be written first. It bounds the memory of appends.
 const BATCH_BYTES_MAX: usize = 4 << 20;
 
-/// How long a leader goes on with the batches behind its own. Giving the lead to another costs that one's waking, while
-/// nothing is written; keeping it costs the leader's sender this much time at most.
+/// How long after it took the lead a leader still begins with another batch. Giving the lead to another costs that one's
+/// waking, while nothing is written; keeping it costs the leader's own sender this much time and one sync at most.
 const LEAD_TIME: Duration = Duration::from_millis(1);
 
 /// How long appends are refused at once after a failed disk could not be mended, before it is tried again.
@@ -236,7 +237,8 @@ impl Queue {
 
     /// Gives every draft that is new its place, and tells what became of each.
     fn push(&mut self, drafts: Vec<Draft>, seen: &[Seen]) -> Vec<Kept> {
-        let mut new_left = seen.iter().filter(|seen| matches!(seen, Seen::No)).count();
+        let new = seen.iter().filter(|seen| matches!(seen, Seen::No)).count();
+        let mut new_left = new;
         let mut kept: Vec<Kept> = Vec::with_capacity(drafts.len());
         for (draft, seen) in drafts.into_iter().zip(seen) {
             kept.push(match seen {
@@ -245,19 +247,19 @@ impl Queue {
                 Seen::Draft(first) => Kept::Before { id: kept[*first].id(), reply: None },
                 Seen::No => {
                     new_left -= 1;
-                    let previous = kept.last().map(Kept::id);
-                    Kept::New(self.push_one(draft, previous, new_left > 0))
+                    let group = Group { more: new_left > 0, continues: new_left + 1 < new };
+                    Kept::New(self.push_one(draft, kept.last().map(Kept::id), group))
                 }
             });
         }
         kept
     }
 
-    fn push_one(&mut self, draft: Draft, previous: Option<Id>, more: bool) -> Record {
+    fn push_one(&mut self, draft: Draft, previous: Option<Id>, group: Group) -> Record {
         let id = self.ids.next_id();
         let record = Record { sequence: self.next_sequence, entry: draft.seal(id, previous) };
         self.next_sequence += 1;
-        self.frames.push(&record, more);
+        self.frames.push(&record, group);
         self.keys.note(&record);
         self.records.push(record.clone());
         record
@@ -340,14 +342,13 @@ impl<D: Disk> Shared<D> {
             queue.leading = true;
             queue.take()
         };
-        let mut until = None;
+        // The leader's own sender waits for its answer while it works for others.
+        let until = Instant::now() + LEAD_TIME;
         loop {
             let panicking = PanicGuard { shared: self, batch: &taken.batch };
             let outcome = self.write_and_publish(&mut taken.frames, &taken.records);
             std::mem::forget(panicking);
-            // The leader's own sender waits for its answer while it works for others.
-            let goes_on = Instant::now() < *until.get_or_insert_with(|| Instant::now() + LEAD_TIME);
-            match self.end(taken, outcome, goes_on) {
+            match self.end(taken, outcome, Instant::now() < until) {
                 Some(next) => taken = next,
                 None => return,
             }
@@ -359,15 +360,12 @@ impl<D: Disk> Shared<D> {
         let (first, last) = (first.sequence, last.sequence);
         let written = {
             let mut writer = self.writer.lock().expect("no holder panics");
-            let written = writer.write(frames, first, last);
+            let written = writer.write(frames, first);
             self.writable.store(!writer.is_broken(), Ordering::Relaxed);
             written
         };
-        if written.is_err() {
-            // A reader must not hand out what its sender was told is unknown.
-            self.voids.lock().expect("no holder panics").push((first, last));
-            return written;
-        }
+        self.starved.store(matches!(written, Err(Refusal::Full(_))), Ordering::Relaxed);
+        written?;
         (self.publish)(records);
         self.published.store(last, Ordering::Release);
         Ok(())
@@ -418,12 +416,15 @@ impl<D: Disk> Shared<D> {
             queue.leading = true;
             queue.first_open()
         };
+        let nobody = Batch::default();
+        let panicking = PanicGuard { shared: self, batch: &nobody };
         let outcome = {
             let mut writer = self.writer.lock().expect("no holder panics");
             let outcome = if writer.is_broken() { writer.mend(next) } else { Ok(()) };
             self.writable.store(!writer.is_broken(), Ordering::Relaxed);
             outcome
         };
+        std::mem::forget(panicking);
         self.release(self.queue.lock().expect("no holder panics"), outcome.err());
     }
 }

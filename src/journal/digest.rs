@@ -14,11 +14,12 @@
 //! | 24 | 16 | largest id, or zeros |
 //! | 40 | 8 | intact records |
 //! | 48 | 8 | stretches of damage |
-//! | 56 | 8, 8 | first and last record of a request whose end is not in this segment, or zeros |
-//! | 72 | 1 | 1 when some request ends in this segment |
-//! | 73 | 4 | how many voided ranges follow, of 16 bytes: first, last |
+//! | 56 | 8, 8 | first and last record of the request that is not ended when the segment ends, or zeros |
+//! | 72 | 8, 8, 1 | first and last record of the request that was begun before the segment, and 1 if it ends; or zeros |
+//! | 89 | 4 | how many aborted ranges follow, of 16 bytes: first, last |
+//! | … | 4 | how many remains of requests that are not whole follow, of 16 bytes: first, last |
 //! | … | 4 | how many keys follow, of 48 bytes: hash (16), content (8), sequence (8), id (16) |
-//! | … | 4 | how many replies to messages with a key follow, of 32 bytes: key's hash (16), id (16) |
+//! | … | 4 | how many replies to messages with a key follow, of 40 bytes: key's hash (16), sequence (8), id (16) |
 //! | … | 4 | CRC-32 of everything before |
 
 use std::io;
@@ -27,7 +28,7 @@ use std::path::{Path, PathBuf};
 use crate::disk::{self, Disk, DiskFile};
 use crate::message::Id;
 
-use super::frame::{Kind, SegmentHeader};
+use super::frame::{Group, Kind, SegmentHeader};
 use super::keys::{Keys, Known};
 use super::record::Entry;
 use super::scan::{Found, Scanner};
@@ -48,16 +49,18 @@ pub struct Digest {
     pub records: u64,
     /// Stretches of damage.
     pub gaps: u64,
-    /// The first and last record of a request whose end is not in it.
+    /// The first and last record of the request that is not ended when the segment ends.
     pub unfinished: Option<(u64, u64)>,
-    /// Some request ends in it.
-    pub finishes: bool,
-    /// Voided ranges.
-    pub voids: Vec<(u64, u64)>,
+    /// The first and last record of the request that was begun before the segment, and whether it ends here.
+    pub head: Option<(u64, u64, bool)>,
+    /// Aborted ranges.
+    pub aborted: Vec<(u64, u64)>,
+    /// What is left of requests that are not whole, each a run of records.
+    pub remains: Vec<(u64, u64)>,
     /// Keys of messages in it, in sequence.
     pub keys: Vec<([u8; 16], Known)>,
-    /// Replies in it to messages with a key, wherever those stand: the key's hash and the reply.
-    pub replies: Vec<([u8; 16], Id)>,
+    /// Replies in it to messages with a key, wherever those stand: the key's hash, the reply's sequence and its id.
+    pub replies: Vec<([u8; 16], u64, Id)>,
 }
 
 /// Where the frames of a walked segment end, and whether anything but zeros stands behind.
@@ -87,7 +90,7 @@ impl Digest {
                     digest.records += 1;
                     digest.last_sequence = digest.last_sequence.max(header.sequence);
                     if header.kind != Kind::Abort {
-                        digest.note_group(header.sequence, header.more);
+                        digest.note_group(header.sequence, header.group);
                     }
                     if let Some(entry) = Entry::decode(header.kind, scanner.payload()) {
                         digest.note(header.sequence, &entry);
@@ -102,38 +105,54 @@ impl Digest {
         }
     }
 
-    fn note_group(&mut self, sequence: u64, more: bool) {
-        let first = self.unfinished.map_or(sequence, |(first, _)| first);
-        self.unfinished = more.then_some((first, sequence));
-        self.finishes |= !more;
+    /// Follows the requests over their records: a request is whole when its records follow each other from one that
+    /// continues nothing to one that nothing continues.
+    fn note_group(&mut self, sequence: u64, group: Group) {
+        if let Some((first, last)) = self.unfinished.take() {
+            if group.continues && sequence == last + 1 {
+                self.unfinished = group.more.then_some((first, sequence));
+                return;
+            }
+            self.remains.push((first, last));
+        }
+        match (group.continues, &mut self.head) {
+            (false, _) => self.unfinished = group.more.then_some((sequence, sequence)),
+            // The segment's first records may continue a request of the segment before.
+            (true, Some((_, last, false))) if sequence == *last + 1 => {
+                *last = sequence;
+                self.head = self.head.map(|(first, last, _)| (first, last, !group.more));
+            }
+            (true, None) if self.records == 1 => self.head = Some((sequence, sequence, !group.more)),
+            (true, _) => self.remains.push((sequence, sequence)),
+        }
     }
 
     fn note(&mut self, sequence: u64, entry: &Entry) {
         self.largest_id = self.largest_id.max(entry.id());
         if let Entry::Abort { first, last } = entry {
-            self.voids.push((*first, *last));
+            self.aborted.push((*first, *last));
         }
         let links = entry.links();
         let (Some(id), Some(key)) = (entry.id(), links.key) else { return };
         if links.reply_to.is_some() {
-            self.replies.push((key.hash, id));
+            self.replies.push((key.hash, sequence, id));
         } else {
             self.keys.push((key.hash, Known { id, content: key.content, sequence, reply: None }));
         }
     }
 
-    /// Adds what it knows of keys.
-    pub fn tell_keys(&self, keys: &mut Keys) {
-        for (hash, known) in &self.keys {
+    /// Adds what it knows of keys, as far as the segment counts.
+    pub fn tell_keys(&self, keys: &mut Keys, bound: u64) {
+        for (hash, known) in self.keys.iter().filter(|(_, known)| known.sequence < bound) {
             keys.insert(*hash, *known);
         }
-        for (hash, id) in &self.replies {
+        for (hash, _, id) in self.replies.iter().filter(|(_, sequence, _)| *sequence < bound) {
             keys.note_reply(hash, *id);
         }
     }
 
     fn encode(&self, salt: u32) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(128 + self.keys.len() * 48 + self.replies.len() * 32);
+        let mut bytes = Vec::with_capacity(128 + self.keys.len() * 48 + self.replies.len() * 40);
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&VERSION.to_le_bytes());
         bytes.extend_from_slice(&salt.to_le_bytes());
@@ -141,14 +160,13 @@ impl Digest {
         bytes.extend_from_slice(&self.largest_id.map_or([0; 16], Id::to_bytes));
         bytes.extend_from_slice(&self.records.to_le_bytes());
         bytes.extend_from_slice(&self.gaps.to_le_bytes());
-        let (first, last) = self.unfinished.unwrap_or((0, 0));
-        bytes.extend_from_slice(&first.to_le_bytes());
-        bytes.extend_from_slice(&last.to_le_bytes());
-        bytes.push(u8::from(self.finishes));
-        push_count(&mut bytes, self.voids.len());
-        for (first, last) in &self.voids {
-            bytes.extend_from_slice(&first.to_le_bytes());
-            bytes.extend_from_slice(&last.to_le_bytes());
+        push_range(&mut bytes, self.unfinished.unwrap_or_default());
+        let (first, last, ends) = self.head.unwrap_or_default();
+        push_range(&mut bytes, (first, last));
+        bytes.push(u8::from(ends));
+        for ranges in [&self.aborted, &self.remains] {
+            push_count(&mut bytes, ranges.len());
+            ranges.iter().for_each(|range| push_range(&mut bytes, *range));
         }
         push_count(&mut bytes, self.keys.len());
         for (hash, known) in &self.keys {
@@ -158,8 +176,9 @@ impl Digest {
             bytes.extend_from_slice(&known.id.to_bytes());
         }
         push_count(&mut bytes, self.replies.len());
-        for (hash, id) in &self.replies {
+        for (hash, sequence, id) in &self.replies {
             bytes.extend_from_slice(hash);
+            bytes.extend_from_slice(&sequence.to_le_bytes());
             bytes.extend_from_slice(&id.to_bytes());
         }
         let checksum = crc32fast::hash(&bytes);
@@ -178,10 +197,13 @@ impl Digest {
         }
         let mut digest = Self { last_sequence: rest.u64()?, largest_id: rest.id()?, ..Self::default() };
         (digest.records, digest.gaps) = (rest.u64()?, rest.u64()?);
-        digest.unfinished = Some((rest.u64()?, rest.u64()?)).filter(|span| *span != (0, 0));
-        digest.finishes = rest.take::<1>()? == [1];
-        for _ in 0..rest.u32()? {
-            digest.voids.push((rest.u64()?, rest.u64()?));
+        digest.unfinished = Some((rest.u64()?, rest.u64()?)).filter(|range| *range != (0, 0));
+        let head = (rest.u64()?, rest.u64()?, rest.take::<1>()? == [1]);
+        digest.head = Some(head).filter(|(first, ..)| *first != 0);
+        for ranges in [&mut digest.aborted, &mut digest.remains] {
+            for _ in 0..rest.u32()? {
+                ranges.push((rest.u64()?, rest.u64()?));
+            }
         }
         for _ in 0..rest.u32()? {
             let (hash, content, sequence) = (rest.take()?, rest.take()?, rest.u64()?);
@@ -189,7 +211,7 @@ impl Digest {
             digest.keys.push((hash, known));
         }
         for _ in 0..rest.u32()? {
-            digest.replies.push((rest.take()?, rest.id()??));
+            digest.replies.push((rest.take()?, rest.u64()?, rest.id()??));
         }
         rest.0.is_empty().then_some(digest)
     }
@@ -219,6 +241,8 @@ impl Digest {
         if stored.is_some_and(|bytes| Self::decode(&bytes, salt).is_some()) {
             return Ok(());
         }
+        // Under `never` nothing has synced the segment yet, and a digest must not outlive what it speaks of.
+        disk.open(&segment::path(folder, number))?.sync()?;
         let digest = Self::load(disk, folder, info)?;
         disk::replace(disk, &path, &digest.encode(salt))
     }
@@ -227,6 +251,11 @@ impl Digest {
 fn push_count(bytes: &mut Vec<u8>, count: usize) {
     let count = u32::try_from(count).expect("a segment has fewer records than 4 billion");
     bytes.extend_from_slice(&count.to_le_bytes());
+}
+
+fn push_range(bytes: &mut Vec<u8>, (first, last): (u64, u64)) {
+    bytes.extend_from_slice(&first.to_le_bytes());
+    bytes.extend_from_slice(&last.to_le_bytes());
 }
 
 /// Bytes read from the front; `None` when there are too few.
@@ -267,10 +296,11 @@ mod tests {
             records: 8,
             gaps: 1,
             unfinished: Some((8, 9)),
-            finishes: true,
-            voids: vec![(2, 3)],
+            head: Some((1, 2, true)),
+            aborted: vec![(2, 3)],
+            remains: vec![(5, 5)],
             keys: vec![([1; 16], known(4)), ([2; 16], known(5))],
-            replies: vec![([2; 16], id(6)), ([3; 16], id(7))],
+            replies: vec![([2; 16], 6, id(6)), ([3; 16], 7, id(7))],
         }
     }
 

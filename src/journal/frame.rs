@@ -21,9 +21,12 @@
 //! | 8 | 8 | sequence, rising |
 //! | 16 | 4 | length of the payload |
 //! | 20 | 1 | kind: 1 message, 2 erasure, 3 abort, 4 context-clear |
-//! | 21 | 1 | flags: bit 0 set when the next record belongs to the same request, which is kept whole or not at all |
+//! | 21 | 1 | flags: bit 0, the next record belongs to the same request; bit 1, the one before does |
 //! | 22 | 2 | zero |
 //! | 24 | … | payload (record.rs) |
+//!
+//! A request's records are kept all or none. A segment ends where a later one's first sequence begins: what a failed
+//! segment holds from there on was refused, or was written anew.
 //!
 //! Behind the last frame the segment is zero. Checksums are not chained: damage costs the frames it touches and no other.
 //! To raise the version: write the new one, keep reading this one, and refuse a newer one by name ([`HeaderError`]).
@@ -37,6 +40,7 @@ pub const FRAME_HEADER_BYTES: usize = 24;
 
 const MAGIC: &[u8; 8] = b"CHATKEEP";
 const FLAG_MORE: u8 = 1;
+const FLAG_CONTINUES: u8 = 2;
 
 /// What a frame holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +49,7 @@ pub enum Kind {
     Message = 1,
     /// All of a session up to here is to be forgotten.
     Erasure = 2,
-    /// Records that were refused to their senders and must never be published.
+    /// Records that are left of a request that is not whole, and must never be published.
     Abort = 3,
     /// A session's new context begins; reads as a `system` message.
     ContextClear = 4,
@@ -142,8 +146,23 @@ pub struct FrameHeader {
     pub payload_bytes: u32,
     /// What the payload is.
     pub kind: Kind,
-    /// Whether the next record belongs to the same request.
+    /// Its place in its request.
+    pub group: Group,
+}
+
+/// Whether a record's neighbours belong to the same request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Group {
+    /// The next record does.
     pub more: bool,
+    /// The one before does.
+    pub continues: bool,
+}
+
+impl Group {
+    fn flags(self) -> u8 {
+        (u8::from(self.more) * FLAG_MORE) | (u8::from(self.continues) * FLAG_CONTINUES)
+    }
 }
 
 impl FrameHeader {
@@ -158,7 +177,7 @@ impl FrameHeader {
         buffer.extend_from_slice(&[0; 8]);
         buffer.extend_from_slice(&self.sequence.to_le_bytes());
         buffer.extend_from_slice(&self.payload_bytes.to_le_bytes());
-        buffer.extend_from_slice(&[self.kind as u8, u8::from(self.more) * FLAG_MORE, 0, 0]);
+        buffer.extend_from_slice(&[self.kind as u8, self.group.flags(), 0, 0]);
     }
 
     /// Reads the header of a frame of the segment with that salt; the checksum is not looked at.
@@ -170,12 +189,12 @@ impl FrameHeader {
             return None;
         }
         let (kind, flags) = (Kind::from_byte(bytes[20])?, bytes[21]);
-        let known = flags & !FLAG_MORE == 0 && bytes[22..24] == [0, 0];
+        let known = flags & !(FLAG_MORE | FLAG_CONTINUES) == 0 && bytes[22..24] == [0, 0];
         known.then(|| Self {
             sequence: u64_at(bytes, 8),
             payload_bytes: u32_at(bytes, 16),
             kind,
-            more: flags & FLAG_MORE != 0,
+            group: Group { more: flags & FLAG_MORE != 0, continues: flags & FLAG_CONTINUES != 0 },
         })
     }
 }
@@ -205,10 +224,11 @@ mod tests {
     use super::*;
 
     const SALT: u32 = 0x5a17_c0de;
+    const GROUP: Group = Group { more: true, continues: false };
 
     fn frame() -> Vec<u8> {
         let payload = b"payload";
-        let header = FrameHeader { sequence: 7, payload_bytes: 7, kind: Kind::Message, more: true };
+        let header = FrameHeader { sequence: 7, payload_bytes: 7, kind: Kind::Message, group: GROUP };
         let mut frame = Vec::new();
         header.push_to(&mut frame);
         frame.extend_from_slice(payload);
@@ -220,7 +240,7 @@ mod tests {
     fn a_frame_reads_back() {
         let frame = frame();
         let header = FrameHeader::peek(&frame, SALT).unwrap();
-        assert_eq!(header, FrameHeader { sequence: 7, payload_bytes: 7, kind: Kind::Message, more: true });
+        assert_eq!(header, FrameHeader { sequence: 7, payload_bytes: 7, kind: Kind::Message, group: GROUP });
         assert_eq!(header.frame_bytes(), frame.len());
         assert!(is_intact(&frame));
     }

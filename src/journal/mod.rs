@@ -24,6 +24,8 @@
 
 mod checkpoint;
 mod commit;
+#[cfg(test)]
+mod crash_tests;
 mod digest;
 mod frame;
 mod keys;
@@ -98,13 +100,16 @@ struct Shared<D: Disk> {
     queue: Mutex<Queue>,
     writer: Mutex<Writer<D>>,
     segments: Arc<Mutex<Vec<SegmentInfo>>>,
-    voids: Mutex<Vec<(u64, u64)>>,
+    /// Ranges of sequences that an abort record voids.
+    voids: Vec<(u64, u64)>,
     /// Everything up to this sequence is durable and was handed to the publisher.
     published: AtomicU64,
     /// How often a waiter gives way before it sleeps: some times where nobody syncs, never where a sync takes its time.
     patience: u32,
     /// No file has failed, or a new one was made since.
     writable: AtomicBool,
+    /// The last batch was refused for want of room.
+    starved: AtomicBool,
     publish: Publish,
     on_panic: Box<dyn Fn() + Send + Sync>,
     /// Rung when [`Journal::tend`] has something to do.
@@ -117,8 +122,7 @@ impl<D: Disk> Shared<D> {
     }
 
     fn is_void(&self, sequence: u64) -> bool {
-        let voids = self.voids.lock().expect("no holder panics");
-        voids.iter().any(|&(first, last)| (first..=last).contains(&sequence))
+        self.voids.iter().any(|&(first, last)| (first..=last).contains(&sequence))
     }
 }
 
@@ -193,12 +197,13 @@ impl<D: Disk> Journal<D> {
             folder: config.path.clone(),
             epoch: found.epoch,
             queue: Mutex::new(Queue::new(found.next_sequence, IdGenerator::new(clock, found.largest_id), found.keys)),
-            writer: Mutex::new(Writer::new(disk.clone(), settings, found.last, segments.clone())),
+            writer: Mutex::new(Writer::new(disk.clone(), settings, found.last, found.next_number, segments.clone())),
             segments,
-            voids: Mutex::new(found.voids),
+            voids: found.voids,
             published: AtomicU64::new(found.next_sequence - 1),
             patience: if config.fsync == Fsync::Always { 0 } else { PATIENCE },
             writable: AtomicBool::new(true),
+            starved: AtomicBool::new(false),
             publish,
             on_panic,
             bell,
@@ -266,7 +271,7 @@ impl<D: Disk> Journal<D> {
     }
 
     /// Drops segments that `drained` has passed and that are older than `journal.retain_hours`, or, while the journal
-    /// takes more than three quarters of `journal.max_bytes`, of any age. The checkpoint must be stored first. Returns how many.
+    /// takes more than three quarters of `journal.max_bytes` or found no room on the disk, of any age. The checkpoint must be stored first. Returns how many.
     ///
     /// # Errors
     /// The disk's; what could not be removed is tried again the next time.
@@ -291,7 +296,8 @@ impl<D: Disk> Journal<D> {
         let [oldest, next, ..] = &segments[..] else { return None };
         let bytes: u64 = segments.iter().map(|s| s.file_bytes).sum();
         let age = Duration::from_micros(now.micros().saturating_sub(next.header.made_micros));
-        let pressed = bytes + self.config.segment_bytes > self.config.max_bytes / 4 * 3;
+        let pressed = bytes + self.config.segment_bytes > self.config.max_bytes / 4 * 3
+            || self.shared.starved.load(Ordering::Relaxed);
         let may = next.header.first_sequence <= drained + 1 && (age > self.config.retain || pressed);
         may.then_some(oldest.header.number)
     }
@@ -305,7 +311,11 @@ impl<D: Disk> Journal<D> {
         if !self.is_writable() {
             self.shared.mend();
         }
-        segment::prepare_spare(&self.shared.disk, &self.shared.folder, self.config.segment_bytes)?;
+        let spare = segment::prepare_spare(&self.shared.disk, &self.shared.folder, self.config.segment_bytes);
+        if spare.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::StorageFull) {
+            self.shared.starved.store(true, Ordering::Relaxed);
+        }
+        spare?;
         self.write_digests()
     }
 
@@ -353,7 +363,12 @@ impl<D: Disk> Journal<D> {
     /// # Errors
     /// [`Refusal`].
     pub fn sync(&self) -> Result<(), Refusal> {
+        // A file that failed is never synced again: what it owes is written anew.
+        self.shared.mend();
         let mut writer = self.shared.writer.lock().expect("no holder panics");
+        if writer.is_broken() {
+            return Err(Refusal::Unavailable("the journal's file failed, and no new one can be made".into()));
+        }
         let outcome = writer.sync();
         self.shared.writable.store(!writer.is_broken(), Ordering::Relaxed);
         outcome

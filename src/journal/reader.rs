@@ -1,7 +1,8 @@
 //! Reads records back in sequence, up to what is published: for the worker after an outage, and for recovery.
 //!
-//! Voided records and the aborts that void them are left out. Where segments overlap (a failed one and its successor)
-//! each sequence is handed out once.
+//! A segment counts up to where a later one begins, so each sequence is handed out once. Voided records and the aborts that
+//! void them are left out. Invariant: what is published stands in a listed segment, or was refused, voided or damaged; so
+//! at the end of the last segment everything published was read.
 
 use std::io;
 use std::path::Path;
@@ -20,7 +21,8 @@ pub struct Reader<D: Disk> {
     shared: Arc<Shared<D>>,
     /// Everything up to this sequence was handed out or asked to be left out.
     position: u64,
-    current: Option<(SegmentHeader, Scanner<D::File>)>,
+    /// The segment it stands in, and the sequence where that ends.
+    current: Option<(SegmentHeader, Scanner<D::File>, u64)>,
 }
 
 /// What a read came to.
@@ -44,10 +46,7 @@ impl<D: Disk> Reader<D> {
 
     /// Goes on behind `sequence`: what lies before came to the caller another way.
     pub fn skip_to(&mut self, sequence: u64) {
-        if sequence > self.position {
-            self.position = sequence;
-            self.current = None;
-        }
+        self.position = self.position.max(sequence);
     }
 
     /// Hands records to `take`, in sequence, until it has had `bytes_max` bytes of payload or all that is published.
@@ -55,20 +54,27 @@ impl<D: Disk> Reader<D> {
     /// # Errors
     /// The disk's; a later call goes on behind the last record handed out.
     pub fn read(&mut self, bytes_max: usize, mut take: impl FnMut(Record)) -> io::Result<Progress> {
+        // In this order: whatever segment holds what is published by now is listed by now.
         let published = self.shared.published();
         let mut bytes = 0;
-        if let Some((_, scanner)) = &mut self.current {
+        if let Some((header, scanner, bound)) = &mut self.current {
             scanner.refresh();
+            *bound = segment::bound(&self.shared.segments.lock().expect("no holder panics"), header.number);
         }
         while self.position < published && bytes < bytes_max {
-            let Some((_, scanner)) = &mut self.current else {
+            let Some((_, scanner, bound)) = &mut self.current else {
                 if !self.open_next(None)? {
                     self.position = published;
                 }
                 continue;
             };
             match scanner.next()? {
-                Found::Frame(header) if header.sequence > published => self.pass_hole(published)?,
+                Found::Frame(header) if header.sequence >= *bound => self.leave(published)?,
+                Found::Frame(header) if header.sequence > published => {
+                    // What was published before it was damaged or refused. It is found again once it is published.
+                    scanner.step_back();
+                    self.position = published;
+                }
                 Found::Frame(header) => {
                     bytes += header.frame_bytes();
                     let payload = scanner.payload();
@@ -78,42 +84,35 @@ impl<D: Disk> Reader<D> {
                     }
                 }
                 Found::Gap(range) => log::warn!("the journal has {} damaged bytes", range.end - range.start),
-                Found::End { .. } => self.leave()?,
+                Found::End { .. } => self.leave(published)?,
             }
         }
         Ok(if self.position >= published { Progress::CaughtUp } else { Progress::More })
     }
 
     /// The segment's end: on to the next one; in the last one all that is published was read.
-    fn leave(&mut self) -> io::Result<()> {
-        let number = self.current.as_ref().map(|(header, _)| header.number);
+    fn leave(&mut self, published: u64) -> io::Result<()> {
+        let number = self.current.as_ref().map(|(header, ..)| header.number);
         if !self.open_next(number)? {
-            self.position = self.position.max(self.shared.published());
-            self.current = None;
+            self.position = published;
         }
-        Ok(())
-    }
-
-    /// A frame beyond what is published: what was published before it was damaged or refused, and is passed over. The
-    /// frame itself is found again by opening the segment anew.
-    fn pass_hole(&mut self, published: u64) -> io::Result<()> {
-        self.position = published;
-        self.current = None;
         Ok(())
     }
 
     /// Opens the segment behind `number`, or, without one, the segment that holds what comes after the position.
     fn open_next(&mut self, number: Option<u64>) -> io::Result<bool> {
         let wanted = self.position + 1;
-        let info = {
+        let (info, bound) = {
             let segments = self.shared.segments.lock().expect("no holder panics");
-            match number {
+            let info = match number {
                 Some(number) => segments.iter().find(|s| s.header.number > number).cloned(),
                 None => first_holding(&segments, wanted).cloned(),
-            }
+            };
+            let Some(info) = info else { return Ok(false) };
+            let bound = segment::bound(&segments, info.header.number);
+            (info, bound)
         };
-        let Some(info) = info else { return Ok(false) };
-        self.current = Some((info.header, open(&self.shared.disk, &self.shared.folder, &info)?));
+        self.current = Some((info.header, open(&self.shared.disk, &self.shared.folder, &info)?, bound));
         Ok(true)
     }
 }

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use crate::message::{Id, Message, Prepared, SessionId};
 
-use super::frame::{FrameHeader, Kind};
+use super::frame::{FrameHeader, Group, Kind};
 
 const LINK_KEY: u8 = 1;
 const LINK_REPLY: u8 = 2;
@@ -94,7 +94,7 @@ pub enum Entry {
         /// The session.
         session: SessionId,
     },
-    /// These sequences were refused to their senders.
+    /// These sequences are what is left of a request that is not whole.
     Abort {
         /// The first voided sequence.
         first: u64,
@@ -219,9 +219,9 @@ impl Entry {
 
 impl Record {
     /// Appends the record's frame, not yet stamped, and returns its length in bytes.
-    pub(super) fn push_frame(&self, more: bool, buffer: &mut Vec<u8>) -> usize {
+    pub(super) fn push_frame(&self, group: Group, buffer: &mut Vec<u8>) -> usize {
         let start = buffer.len();
-        let mut header = FrameHeader { sequence: self.sequence, payload_bytes: 0, kind: self.entry.kind(), more };
+        let mut header = FrameHeader { sequence: self.sequence, payload_bytes: 0, kind: self.entry.kind(), group };
         header.push_to(buffer);
         let payload_at = buffer.len();
         self.entry.push_payload(buffer);
@@ -295,7 +295,7 @@ mod tests {
         for entry in entries {
             let record = Record { sequence: 11, entry };
             let mut frame = Vec::new();
-            assert_eq!(record.push_frame(false, &mut frame), frame.len());
+            assert_eq!(record.push_frame(Group::default(), &mut frame), frame.len());
             stamp(&mut frame, 5);
             assert!(is_intact(&frame));
             let header = FrameHeader::peek(&frame, 5).unwrap();

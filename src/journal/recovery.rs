@@ -5,7 +5,8 @@
 //! 3. The last segment is walked, the others' digests are read: for the last sequence, the largest id, the voided ranges
 //!    and the keys. Damage in the middle is stepped over and counted.
 //! 4. Behind the last intact frame of the last segment everything is zeroed, after a copy was set aside.
-//! 5. Records of a request that is not whole (its last one never arrived) are voided: it was never acknowledged.
+//! 5. What is left of requests that are not whole, because a power cut tore the batch they were in, is voided by an abort
+//!    record: they were never acknowledged. Records the checkpoint has passed were, and stay, whatever is missing beside them.
 //! 6. What is there is synced: a record that survived only in the system's memory must not be built upon.
 
 use std::fs::{File, OpenOptions};
@@ -20,7 +21,7 @@ use crate::message::{Clock, Id};
 
 use super::checkpoint::Checkpoint;
 use super::digest::{Digest, End};
-use super::frame::{HeaderError, SEGMENT_HEADER_BYTES, SegmentHeader};
+use super::frame::{Group, HeaderError, SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::keys::Keys;
 use super::random_u64;
 use super::reader;
@@ -90,6 +91,8 @@ pub struct Recovered<D: Disk> {
     pub last: Segment<D::File>,
     /// The first sequence to give.
     pub next_sequence: u64,
+    /// The first number no segment has.
+    pub next_number: u64,
     /// The largest id given so far.
     pub largest_id: Option<Id>,
     /// Voided ranges of sequences.
@@ -103,35 +106,37 @@ pub struct Recovered<D: Disk> {
 /// See the module.
 pub fn recover<D: Disk>(disk: &D, config: &JournalConfig, clock: &Clock) -> Result<Recovered<D>, OpenError> {
     let folder = &config.path;
-    disk.create_dir_all(folder).map_err(at(folder))?;
+    disk::make_folder(disk, folder).map_err(at(folder))?;
     let lock = lock(folder)?;
     let mut recovery = Recovery::new(disk, folder);
     let segments = recovery.headers()?;
     let epoch = segments.first().map_or_else(random_u64, |s| s.header.epoch);
     let checkpoint = Checkpoint::load(disk, folder, epoch);
-    recovery.raise(checkpoint.drained.max(checkpoint.transcribed), checkpoint.largest_id);
+    let passed = checkpoint.drained.max(checkpoint.transcribed);
+    recovery.raise(passed, checkpoint.largest_id);
     let mut keys = Keys::new(config.max_keys);
     let end = recovery.walk(&segments, &mut keys)?;
+    let (last, next_sequence) = recovery.last_segment(&segments, end, epoch, config, clock)?;
     let mut recovered: Recovered<D> = Recovered {
-        last: recovery.last_segment(&segments, end, epoch, config, clock)?,
+        next_number: last.header.number + 1,
+        last,
         lock,
         epoch,
         checkpoint,
         segments,
-        next_sequence: recovery.last_sequence + 1,
+        next_sequence,
         largest_id: recovery.largest_id,
-        voids: recovery.voids,
+        voids: std::mem::take(&mut recovery.voids),
         keys,
         findings: recovery.findings,
     };
-    let last = &recovered.last;
-    if recovered.segments.last().is_none_or(|s| s.header.number != last.header.number) {
-        recovered.segments.push(SegmentInfo { header: last.header, file_bytes: last.file_bytes });
+    recovered.list_last();
+    for (first, last) in recovery.remains.into_iter().filter(|(first, _)| *first > passed) {
+        if !recovered.is_void(first) {
+            recovered.void(disk, config, clock, first, last).map_err(at(folder))?;
+        }
     }
-    if let Some((first, last)) = recovery.unfinished {
-        recovered.void(first, last).map_err(at(folder))?;
-    }
-    let voids = &recovered.voids;
+    let voids = recovered.voids.clone();
     recovered.keys.forget_voided(|sequence| voids.iter().any(|&(first, last)| (first..=last).contains(&sequence)));
     recovered.last.file.sync().map_err(at(folder))?;
     disk.sync_dir(folder).map_err(at(folder))?;
@@ -160,19 +165,35 @@ fn lock(folder: &Path) -> Result<File, OpenError> {
 }
 
 impl<D: Disk> Recovered<D> {
-    /// Writes an abort record of the range behind everything else.
-    fn void(&mut self, first: u64, last: u64) -> io::Result<()> {
+    fn is_void(&self, sequence: u64) -> bool {
+        self.voids.iter().any(|&(first, last)| (first..=last).contains(&sequence))
+    }
+
+    fn list_last(&mut self) {
+        let header = self.last.header;
+        if self.segments.last().is_none_or(|s| s.header.number != header.number) {
+            self.segments.push(SegmentInfo { header, file_bytes: self.last.file_bytes });
+        }
+    }
+
+    /// Writes an abort record of the range behind everything else, in a new segment if it must.
+    fn void(&mut self, disk: &D, config: &JournalConfig, clock: &Clock, first: u64, last: u64) -> io::Result<()> {
         let mut frames = Frames::default();
-        frames.push(&Record { sequence: self.next_sequence, entry: Entry::Abort { first, last } }, false);
-        self.voids.push((first, last));
+        let abort = Record { sequence: self.next_sequence, entry: Entry::Abort { first, last } };
+        frames.push(&abort, Group::default());
         if self.last.room() < frames.bytes.len() as u64 {
-            // The records end exactly with the segment: they are voided now and, unless more is written, again next time.
-            return Ok(());
+            let header = new_header(clock, self.epoch, self.next_number, self.next_sequence);
+            self.last.file.sync()?;
+            self.last =
+                segment::prepare(disk, &config.path, header, config.segment_bytes)?.name(disk, &config.path, true)?;
+            self.next_number += 1;
+            self.list_last();
         }
         super::frame::stamp(&mut frames.bytes, self.last.header.salt);
         self.last.file.write_all_at(&frames.bytes, self.last.offset)?;
         self.last.offset += frames.bytes.len() as u64;
         self.next_sequence += 1;
+        self.voids.push((first, last));
         Ok(())
     }
 }
@@ -185,8 +206,12 @@ struct Recovery<'a, D: Disk> {
     voids: Vec<(u64, u64)>,
     /// The first and last record of a request whose end has not been seen yet.
     unfinished: Option<(u64, u64)>,
+    /// What is left of requests that are not whole.
+    remains: Vec<(u64, u64)>,
     findings: Findings,
     last_number: u64,
+    /// The last segment's header is lost.
+    lost_last: bool,
 }
 
 impl<'a, D: Disk> Recovery<'a, D> {
@@ -198,8 +223,10 @@ impl<'a, D: Disk> Recovery<'a, D> {
             largest_id: None,
             voids: Vec::new(),
             unfinished: None,
+            remains: Vec::new(),
             findings: Findings::default(),
             last_number: 0,
+            lost_last: false,
         }
     }
 
@@ -222,8 +249,7 @@ impl<'a, D: Disk> Recovery<'a, D> {
         for number in numbers {
             match self.header(number)? {
                 Some(info) => segments.push(info),
-                None if number == self.last_number => self.last_sequence += SEQUENCE_LEAP,
-                None => {}
+                None => self.lost_last = number == self.last_number,
             }
         }
         Ok(segments)
@@ -268,26 +294,38 @@ impl<'a, D: Disk> Recovery<'a, D> {
                 end = found;
                 digest
             };
-            self.take_in(&digest);
-            digest.tell_keys(keys);
+            let bound = segment::bound(segments, info.header.number);
+            self.take_in(&digest, bound);
+            digest.tell_keys(keys, bound);
         }
+        self.remains.extend(self.unfinished.take());
         Ok(end)
     }
 
-    fn take_in(&mut self, digest: &Digest) {
+    fn take_in(&mut self, digest: &Digest, bound: u64) {
         self.findings.records += digest.records;
         self.findings.gaps += digest.gaps;
         self.raise(digest.last_sequence, digest.largest_id);
-        self.voids.extend_from_slice(&digest.voids);
-        // A request may begin in one segment and end in the next.
-        let begun = self.unfinished.filter(|_| !digest.finishes);
-        self.unfinished = match (begun, digest.unfinished) {
-            (Some((first, _)), Some((_, last))) => Some((first, last)),
-            (begun, here) => here.or(begun),
-        };
+        self.voids.extend_from_slice(&digest.aborted);
+        // What stands behind the bound was refused whole, or is whole in the segment that begins there.
+        let counts = |(first, _): &(u64, u64)| *first < bound;
+        self.remains.extend(digest.remains.iter().copied().filter(counts));
+        match (self.unfinished, digest.head) {
+            (Some((first, last)), Some((next, end, ends))) if next == last + 1 => {
+                self.unfinished = (!ends).then_some((first, end));
+            }
+            (_, head) if digest.records > 0 => {
+                self.remains.extend(self.unfinished.take());
+                self.remains.extend(head.map(|(first, last, _)| (first, last)).filter(counts));
+            }
+            _ => {}
+        }
+        if let Some(unfinished) = digest.unfinished.filter(counts) {
+            self.unfinished = Some(unfinished);
+        }
     }
 
-    /// The segment to go on in: the last one with its tail mended, or a new one.
+    /// The segment to go on in, the last one with its tail mended or a new one, and the first sequence to give.
     fn last_segment(
         &mut self,
         segments: &[SegmentInfo],
@@ -295,20 +333,25 @@ impl<'a, D: Disk> Recovery<'a, D> {
         epoch: u64,
         config: &JournalConfig,
         clock: &Clock,
-    ) -> Result<Segment<D::File>, OpenError> {
+    ) -> Result<(Segment<D::File>, u64), OpenError> {
+        let mut next_sequence = self.last_sequence + 1;
         let last = segments.last().filter(|info| info.header.number == self.last_number);
         let Some(info) = last else {
-            let header = new_header(clock, epoch, self.last_number + 1, self.last_sequence + 1);
+            if self.lost_last {
+                next_sequence += SEQUENCE_LEAP;
+            }
+            let header = new_header(clock, epoch, self.last_number + 1, next_sequence);
             let file_bytes = if segments.is_empty() { FIRST_SEGMENT_BYTES } else { config.segment_bytes };
-            let file_bytes = file_bytes.min(config.segment_bytes);
-            return segment::create(self.disk, self.folder, header, file_bytes, true).map_err(at(self.folder));
+            let made = segment::prepare(self.disk, self.folder, header, file_bytes.min(config.segment_bytes));
+            let named = made.and_then(|made| made.name(self.disk, self.folder, true));
+            return Ok((named.map_err(at(self.folder))?, next_sequence));
         };
         let path = segment::path(self.folder, info.header.number);
         let file = Arc::new(self.disk.open(&path).map_err(at(&path))?);
         if end.dirty {
             self.cut_tail(&*file, info, end.offset)?;
         }
-        Ok(Segment { header: info.header, file, file_bytes: info.file_bytes, offset: end.offset })
+        Ok((Segment { header: info.header, file, file_bytes: info.file_bytes, offset: end.offset }, next_sequence))
     }
 
     /// Sets a copy of the bytes behind `end` aside and zeroes them.

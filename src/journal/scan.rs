@@ -18,6 +18,8 @@ use super::frame::{FRAME_HEADER_BYTES, FrameHeader, SEGMENT_HEADER_BYTES, is_int
 
 /// How much is read at once, unless one frame is longer.
 const WINDOW_BYTES: usize = 256 * 1024;
+/// What is given up at once where the medium cannot be read.
+const SECTOR_BYTES: usize = 4096;
 
 /// What stands next in the segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +43,8 @@ pub struct Scanner<F> {
     /// Where the next frame is looked for.
     offset: u64,
     last_sequence: Option<u64>,
+    /// Offset and last sequence before the frame found last.
+    before: (u64, Option<u64>),
     window: Vec<u8>,
     window_at: u64,
     payload: Range<usize>,
@@ -60,6 +64,7 @@ impl<F: DiskFile> Scanner<F> {
             salt,
             offset,
             last_sequence: None,
+            before: (offset, None),
             window: Vec::new(),
             window_at: 0,
             payload: 0..0,
@@ -76,9 +81,14 @@ impl<F: DiskFile> Scanner<F> {
         &self.window[self.payload.clone()]
     }
 
-    /// Forgets what was read ahead: for a segment that is still being written.
+    /// Forgets what was read ahead, and gives its memory back: for a segment that is still being written.
     pub fn refresh(&mut self) {
-        self.window.clear();
+        self.window = Vec::new();
+    }
+
+    /// Steps back, so that the frame found last is found again.
+    pub fn step_back(&mut self) {
+        (self.offset, self.last_sequence) = self.before;
     }
 
     /// Finds what stands next. After [`Found::End`] it may be asked again, once the segment has grown.
@@ -87,6 +97,7 @@ impl<F: DiskFile> Scanner<F> {
     /// The disk's; the walk may go on from where it stood.
     pub fn next(&mut self) -> io::Result<Found> {
         if let Some(header) = self.frame_at(self.offset)? {
+            self.before = (self.offset, self.last_sequence);
             self.offset += header.frame_bytes() as u64;
             self.last_sequence = Some(header.sequence);
             return Ok(Found::Frame(header));
@@ -164,7 +175,7 @@ impl<F: DiskFile> Scanner<F> {
             let left = usize::try_from(self.file_bytes.saturating_sub(at)).unwrap_or(usize::MAX);
             self.window.resize(wanted.max(WINDOW_BYTES).min(left), 0);
             self.window_at = at;
-            let read = self.file.read_at(&mut self.window, at);
+            let read = read_over_damage(&*self.file, &mut self.window, at);
             self.window.truncate(*read.as_ref().unwrap_or(&0));
             read?;
         }
@@ -174,9 +185,30 @@ impl<F: DiskFile> Scanner<F> {
     }
 }
 
+/// Reads as [`DiskFile::read_at`] does, but a sector the medium has lost reads as zeros, which no frame is: it costs what
+/// stood there and not the file.
+fn read_over_damage<F: DiskFile>(file: &F, to: &mut [u8], offset: u64) -> io::Result<usize> {
+    let lost = |e: &io::Error| e.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());
+    match file.read_at(to, offset) {
+        Err(e) if lost(&e) => log::error!("the disk cannot read the journal at byte {offset} and around: {e}"),
+        read => return read,
+    }
+    let mut done = 0;
+    for piece in to.chunks_mut(SECTOR_BYTES) {
+        match file.read_at(piece, offset + done as u64) {
+            Ok(read) if read < piece.len() => return Ok(done + read),
+            Ok(_) => {}
+            Err(e) if lost(&e) => piece.fill(0),
+            Err(e) => return Err(e),
+        }
+        done += piece.len();
+    }
+    Ok(done)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::frame::{Kind, stamp};
+    use super::super::frame::{Group, Kind, stamp};
     use super::*;
     use crate::disk::{Disk, RealDisk};
 
@@ -190,8 +222,12 @@ mod tests {
             let payload = vec![b'a' + (sequence % 26) as u8; 10 + sequence as usize % 50];
             let start = bytes.len();
             starts.push(start);
-            let header =
-                FrameHeader { sequence, payload_bytes: payload.len() as u32, kind: Kind::Message, more: false };
+            let header = FrameHeader {
+                sequence,
+                payload_bytes: payload.len() as u32,
+                kind: Kind::Message,
+                group: Group::default(),
+            };
             header.push_to(&mut bytes);
             bytes.extend_from_slice(&payload);
             stamp(&mut bytes[start..], SALT);

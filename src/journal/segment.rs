@@ -46,6 +46,12 @@ impl<F> Segment<F> {
     }
 }
 
+/// Where segment `number` ends: the first sequence that stands in a later one.
+pub fn bound(segments: &[SegmentInfo], number: u64) -> u64 {
+    let later = segments.iter().rev().take_while(|info| info.header.number > number);
+    later.map(|info| info.header.first_sequence).min().unwrap_or(u64::MAX)
+}
+
 /// The path of segment `number`.
 pub fn path(folder: &Path, number: u64) -> PathBuf {
     folder.join(format!("{number:016}{SUFFIX}"))
@@ -57,36 +63,65 @@ pub fn number_of(name: &str) -> Option<u64> {
     (digits.len() == 16).then(|| digits.parse().ok()).flatten()
 }
 
-/// Makes a segment of `file_bytes`, from the spare if one of that size waits. When `durable` it is on disk, name and
-/// all, when this returns.
+/// A segment that has no name yet: a full disk has shown by now, and nobody who starts meanwhile finds it.
+pub struct Unnamed<F> {
+    /// The segment.
+    pub segment: Segment<F>,
+    temporary: PathBuf,
+}
+
+/// Makes a segment of `file_bytes`, from the spare if one of that size waits.
 ///
 /// # Errors
-/// The disk's, most likely that it is full; nothing of the segment is then left behind under its name.
-pub fn create<D: Disk>(
+/// The disk's, most likely that it is full; nothing of the segment is then left.
+pub fn prepare<D: Disk>(
     disk: &D,
     folder: &Path,
     header: SegmentHeader,
     file_bytes: u64,
-    durable: bool,
-) -> io::Result<Segment<D::File>> {
+) -> io::Result<Unnamed<D::File>> {
     let spare = folder.join(SPARE);
-    let (file, name) = match disk.open(&spare).and_then(|file| file.byte_len().map(|len| (file, len))) {
-        Ok((file, len)) if len == file_bytes => (file, spare),
-        // Under a name of its own: the spare may just be made on another thread.
-        _ => {
-            let name = folder.join("next.tmp");
-            (zeroed(disk, &name, file_bytes)?, name)
+    let temporary = folder.join(format!("{:016}.tmp", header.number));
+    let file = match disk.open(&spare).and_then(|file| file.byte_len().map(|len| (file, len))) {
+        Ok((file, len)) if len == file_bytes => {
+            disk.rename(&spare, &temporary)?;
+            file
         }
+        _ => zeroed(disk, &temporary, file_bytes)?,
     };
-    file.write_all_at(&header.encode(), 0)?;
-    if durable {
-        file.sync()?;
+    let segment = Segment { header, file: Arc::new(file), file_bytes, offset: SEGMENT_HEADER_BYTES as u64 };
+    let unnamed = Unnamed { segment, temporary };
+    match unnamed.segment.file.write_all_at(&header.encode(), 0) {
+        Ok(()) => Ok(unnamed),
+        Err(e) => {
+            unnamed.discard(disk);
+            Err(e)
+        }
     }
-    disk.rename(&name, &path(folder, header.number))?;
-    if durable {
-        disk.sync_dir(folder)?;
+}
+
+impl<F: DiskFile> Unnamed<F> {
+    /// Gives it its name. What was written to it must be in place: from here on a start counts it, and the segments before
+    /// it end where it begins. When `durable` all of it is on disk when this returns.
+    ///
+    /// # Errors
+    /// The disk's; the name may be there or not.
+    pub fn name<D: Disk<File = F>>(self, disk: &D, folder: &Path, durable: bool) -> io::Result<Segment<F>> {
+        if durable {
+            self.segment.file.sync()?;
+        }
+        disk.rename(&self.temporary, &path(folder, self.segment.header.number))?;
+        if durable {
+            disk.sync_dir(folder)?;
+        }
+        Ok(self.segment)
     }
-    Ok(Segment { header, file: Arc::new(file), file_bytes, offset: SEGMENT_HEADER_BYTES as u64 })
+
+    /// Gives it up.
+    pub fn discard<D: Disk<File = F>>(self, disk: &D) {
+        // A start removes what is left under such a name.
+        let _ = disk.remove(&self.temporary);
+    }
 }
 
 /// Makes the spare, unless one of that size waits already. It appears under its name only when it is whole and synced.
@@ -138,7 +173,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         prepare_spare(&RealDisk, folder.path(), 1 << 20).unwrap();
         assert!(folder.path().join(SPARE).exists());
-        let segment = create(&RealDisk, folder.path(), HEADER, 1 << 20, true).unwrap();
+        let made = prepare(&RealDisk, folder.path(), HEADER, 1 << 20).unwrap();
+        let segment = made.name(&RealDisk, folder.path(), true).unwrap();
         assert!(!folder.path().join(SPARE).exists());
         assert_eq!(segment.file.byte_len().unwrap(), 1 << 20);
         assert_eq!(segment.room(), (1 << 20) - 64);
@@ -151,7 +187,7 @@ mod tests {
     fn a_segment_without_a_spare_or_with_a_wrong_one_is_made_all_the_same() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(SPARE), b"short").unwrap();
-        let segment = create(&RealDisk, folder.path(), HEADER, 100_000, false).unwrap();
+        let segment = prepare(&RealDisk, folder.path(), HEADER, 100_000).unwrap().segment;
         assert_eq!(segment.file.byte_len().unwrap(), 100_000);
     }
 

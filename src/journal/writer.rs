@@ -3,8 +3,11 @@
 //! One thread at a time holds the writer (commit.rs says which). Its rules are those of databases that learnt them:
 //!
 //! * After a failed write or sync nothing is known of that file, and it is never written or synced again (PostgreSQL's
-//!   "fsyncgate"). The batch is refused; what had been acknowledged but not yet synced is kept in memory and written
-//!   anew into the next segment, behind an abort record that voids what was refused.
+//!   "fsyncgate"). The batch is refused. The next segment begins with the first sequence that was refused, or that was
+//!   acknowledged and not yet synced: the failed segment ends there, whatever it holds. What was acknowledged is in memory
+//!   and is written anew.
+//! * A segment gets its name only when the one before it is done with, so a start never meets a named segment that hides
+//!   records written later.
 //! * A batch that does not fit gets its next segments made before its first byte is written, so that a full disk refuses
 //!   a batch whole.
 //!
@@ -20,9 +23,9 @@ use crate::config::Fsync;
 use crate::disk::{Disk, DiskFile};
 use crate::message::Clock;
 
-use super::frame::{SEGMENT_HEADER_BYTES, SegmentHeader, stamp};
-use super::record::{Entry, Record};
-use super::segment::{self, Segment, SegmentInfo};
+use super::frame::{Group, SEGMENT_HEADER_BYTES, SegmentHeader, stamp};
+use super::record::Record;
+use super::segment::{self, Segment, SegmentInfo, Unnamed};
 use super::{Refusal, random_u64};
 
 /// Acknowledged bytes that may wait for their sync (`interval`) before a sync is forced: it bounds the copy kept of them.
@@ -57,8 +60,8 @@ pub struct Frames {
 
 impl Frames {
     /// Adds a record's frame.
-    pub fn push(&mut self, record: &Record, more: bool) {
-        let length = record.push_frame(more, &mut self.bytes);
+    pub fn push(&mut self, record: &Record, group: Group) {
+        let length = record.push_frame(group, &mut self.bytes);
         self.lengths.push(length);
     }
 
@@ -73,6 +76,12 @@ impl Frames {
         self.lengths.extend_from_slice(&other.lengths);
     }
 
+    /// Removes the first frames.
+    fn drop_first(&mut self, count: usize) {
+        let bytes: usize = self.lengths.drain(..count).sum();
+        self.bytes.drain(..bytes);
+    }
+
     /// Empties it and keeps the room, up to a limit: one huge batch must not cost its memory for ever.
     pub fn clear(&mut self) {
         self.bytes.clear();
@@ -84,7 +93,7 @@ impl Frames {
 /// A further segment a batch needs, and the index of the first frame that goes there.
 struct Next<D: Disk> {
     index: usize,
-    segment: Segment<D::File>,
+    segment: Unnamed<D::File>,
 }
 
 /// See the module.
@@ -92,29 +101,39 @@ pub struct Writer<D: Disk> {
     disk: D,
     settings: Settings,
     segment: Segment<D::File>,
+    /// The number of the next segment. None is given twice, so that a failed try stands in nobody's way.
+    next_number: u64,
     /// All segments, oldest first; shared with the readers and with whoever drops drained ones.
     segments: Arc<Mutex<Vec<SegmentInfo>>>,
-    /// Frames that were acknowledged and not yet synced (`interval` only), and those a sync is just under way for.
+    /// Frames that were acknowledged and not yet synced (`interval` only).
     unsynced: Frames,
-    syncing: Frames,
-    /// Ranges of sequences that were refused after they may have reached the file.
-    voids: Vec<(u64, u64)>,
+    /// How many of them a sync outside the writer is under way for.
+    in_flight: usize,
+    /// The first sequence that was refused since the file failed: it may have reached the file.
+    refused_from: Option<u64>,
     /// The file failed: the next batch needs a new one.
     broken: bool,
 }
 
 impl<D: Disk> Writer<D> {
-    /// Goes on in `segment`, the last of `segments`.
-    pub fn new(disk: D, settings: Settings, segment: Segment<D::File>, segments: Arc<Mutex<Vec<SegmentInfo>>>) -> Self {
-        let (unsynced, syncing) = (Frames::default(), Frames::default());
-        Self { disk, settings, segment, segments, unsynced, syncing, voids: Vec::new(), broken: false }
+    /// Goes on in `segment`, the last of `segments`; no segment has `next_number` or a later one.
+    pub fn new(
+        disk: D,
+        settings: Settings,
+        segment: Segment<D::File>,
+        next_number: u64,
+        segments: Arc<Mutex<Vec<SegmentInfo>>>,
+    ) -> Self {
+        let unsynced = Frames::default();
+        let (in_flight, refused_from, broken) = (0, None, false);
+        Self { disk, settings, segment, next_number, segments, unsynced, in_flight, refused_from, broken }
     }
 
-    /// Writes a batch whose first record has sequence `first` and whose last has `last`, and syncs it if the policy says so.
+    /// Writes a batch whose first record has sequence `first`, and syncs it if the policy says so.
     ///
     /// # Errors
     /// [`Refusal`]; nothing of the batch counts then, whatever reached the file.
-    pub fn write(&mut self, frames: &mut Frames, first: u64, last: u64) -> Result<(), Refusal> {
+    pub fn write(&mut self, frames: &mut Frames, first: u64) -> Result<(), Refusal> {
         if self.broken {
             self.mend(first)?;
         }
@@ -127,7 +146,7 @@ impl<D: Disk> Writer<D> {
             Fsync::Interval | Fsync::Never => Ok(()),
         });
         if let Err(e) = written {
-            self.voids.push((first, last));
+            self.refused_from = Some(self.refused_from.map_or(first, |earlier| earlier.min(first)));
             return Err(self.fail("write", &e));
         }
         if self.settings.fsync == Fsync::Interval {
@@ -136,17 +155,27 @@ impl<D: Disk> Writer<D> {
         Ok(())
     }
 
-    /// Syncs what was written, in place: for the end of an ordered stop, and when much is unsynced.
+    /// Syncs what was written, in place: when much is unsynced, and at the end of an ordered stop.
     ///
     /// # Errors
     /// [`Refusal`]; what was unsynced is kept for the next segment.
     pub fn sync(&mut self) -> Result<(), Refusal> {
         match self.segment.file.sync() {
             Ok(()) => {
-                self.unsynced.clear();
+                self.all_synced();
                 Ok(())
             }
             Err(e) => Err(self.fail("sync", &e)),
+        }
+    }
+
+    /// The file was synced whole. While another sync is under way the error, if there is one, may go to that: what it
+    /// covers, and what came since, waits for its end.
+    fn all_synced(&mut self) {
+        if self.in_flight == 0 {
+            self.unsynced.clear();
+        } else {
+            self.in_flight = self.unsynced.lengths.len();
         }
     }
 
@@ -155,33 +184,33 @@ impl<D: Disk> Writer<D> {
         if self.broken || self.unsynced.lengths.is_empty() {
             return None;
         }
-        std::mem::swap(&mut self.unsynced, &mut self.syncing);
+        self.in_flight = self.unsynced.lengths.len();
         Some(self.segment.file.clone())
     }
 
-    /// Tells how the sync of `file` ended. Files are synced before they are left, so another file's end changes nothing.
+    /// Tells how that sync ended.
     ///
     /// # Errors
     /// [`Refusal`] when it failed; what was unsynced is kept for the next segment.
     pub fn end_sync(&mut self, result: io::Result<()>) -> Result<(), Refusal> {
-        let mut synced = std::mem::take(&mut self.syncing);
-        let outcome = match result {
-            Ok(()) => Ok(()),
-            Err(e) => {
-                synced.extend(&self.unsynced);
-                std::mem::swap(&mut synced, &mut self.unsynced);
-                Err(self.fail("sync", &e))
+        let covered = std::mem::take(&mut self.in_flight);
+        match result {
+            // Nothing waits for it any more: it was written anew meanwhile.
+            _ if covered == 0 => Ok(()),
+            // A file that failed meanwhile may have told its error to somebody else.
+            Ok(()) if self.broken => Ok(()),
+            Ok(()) => {
+                self.unsynced.drop_first(covered);
+                Ok(())
             }
-        };
-        synced.clear();
-        self.syncing = synced;
-        outcome
+            Err(e) => Err(self.fail("sync", &e)),
+        }
     }
 
     /// Whether acknowledged bytes wait for their sync.
     #[cfg(test)]
     pub fn has_unsynced(&self) -> bool {
-        !self.unsynced.lengths.is_empty() || !self.syncing.lengths.is_empty()
+        !self.unsynced.lengths.is_empty()
     }
 
     /// Whether a file has failed and no new one could be made since.
@@ -196,35 +225,27 @@ impl<D: Disk> Writer<D> {
         Refusal::from_io(e)
     }
 
-    /// After a failure: a new segment that starts with the abort records and what was acknowledged but not synced.
-    /// An abort carries the sequence of the last record it voids, which was given out and is free for it. `next` is the
-    /// first sequence that was not written yet.
+    /// After a failure: a new segment that begins where the failed one is no longer to be trusted, with what was
+    /// acknowledged and not synced already in it. `next` is the first sequence that was not written yet.
     ///
     /// # Errors
     /// [`Refusal`]; the journal stays read-only, and the next batch tries again.
     pub fn mend(&mut self, next: u64) -> Result<(), Refusal> {
-        let mut frames = Frames::default();
-        frames.extend(&self.syncing);
-        frames.extend(&self.unsynced);
-        for &(first, last) in &self.voids {
-            frames.push(&Record { sequence: last, entry: Entry::Abort { first, last } }, false);
-        }
-        let needed = frames.bytes.len() as u64;
-        let first = frames.first_sequence().unwrap_or(next);
-        let segment = self.create(self.segment.header.number + 1, first, needed)?;
-        let old = std::mem::replace(&mut self.segment, segment);
-        let written = self.put(&mut frames, Vec::new()).and_then(|()| self.segment.file.sync());
-        if let Err(e) = written {
-            log::error!("the journal's new segment {} fails too: {e}", self.segment.header.number);
-            // The next try must not take the number of a file that is there.
-            self.list(&self.segment);
-            return Err(Refusal::from_io(&e));
-        }
-        self.list(&self.segment);
-        log::warn!("the journal goes on in segment {} after {} failed", self.segment.header.number, old.header.number);
-        self.voids.clear();
+        let first = [self.unsynced.first_sequence(), self.refused_from].into_iter().flatten().min().unwrap_or(next);
+        let needed = self.unsynced.bytes.len() as u64;
+        let mut made = self.prepare(first, needed, 0)?;
+        let written = put_run(&mut made.segment, &mut self.unsynced, 0, 0, None);
+        let named = written.and_then(|_| made.name(&self.disk, &self.settings.folder, true));
+        let segment = named.map_err(|e| {
+            log::error!("the journal cannot go on in a new segment either: {e}");
+            Refusal::from_io(&e)
+        })?;
+        let failed = std::mem::replace(&mut self.segment, segment).header.number;
+        self.list();
+        log::warn!("the journal goes on in segment {} after {failed} failed", self.segment.header.number);
         self.unsynced.clear();
-        self.syncing.clear();
+        self.in_flight = 0;
+        self.refused_from = None;
         self.broken = false;
         Ok(())
     }
@@ -235,14 +256,14 @@ impl<D: Disk> Writer<D> {
         let mut room = self.segment.room();
         for (sequence, (index, &length)) in (first..).zip(frames.lengths.iter().enumerate()) {
             if length as u64 > room {
-                let number = self.segment.header.number + 1 + extra.len() as u64;
-                match self.create(number, sequence, length as u64) {
+                let extra_bytes = extra.iter().map(|next| next.segment.segment.file_bytes).sum();
+                match self.prepare(sequence, length as u64, extra_bytes) {
                     Ok(segment) => {
-                        room = segment.room();
+                        room = segment.segment.room();
                         extra.push(Next { index, segment });
                     }
                     Err(refusal) => {
-                        self.abandon(&extra);
+                        extra.into_iter().for_each(|next| next.segment.discard(&self.disk));
                         return Err(refusal);
                     }
                 }
@@ -252,70 +273,71 @@ impl<D: Disk> Writer<D> {
         Ok(extra)
     }
 
-    /// Takes back segments that were made for a batch that is refused after all.
-    fn abandon(&self, extra: &[Next<D>]) {
-        for Next { segment, .. } in extra {
-            let path = segment::path(&self.settings.folder, segment.header.number);
-            if let Err(e) = self.disk.remove(&path) {
-                log::warn!("{} stays empty: {e}", path.display());
-            }
-        }
-    }
-
     /// Stamps and writes the frames, going over into the segments of `extra` where it says.
     fn put(&mut self, frames: &mut Frames, extra: Vec<Next<D>>) -> io::Result<()> {
-        let (mut at, mut index) = (0, 0);
-        for Next { index: until, segment: next } in extra {
-            (at, index) = self.put_run(frames, at, index, until)?;
-            if self.settings.fsync != Fsync::Never {
+        let durable = self.settings.fsync != Fsync::Never;
+        let mut at = (0, 0);
+        for Next { index, segment } in extra {
+            at = put_run(&mut self.segment, frames, at.0, at.1, Some(index))?;
+            if durable {
                 self.segment.file.sync()?;
-                self.unsynced.clear();
+                self.all_synced();
             }
-            self.list(&next);
-            self.segment = next;
+            self.segment = segment.name(&self.disk, &self.settings.folder, durable)?;
+            self.list();
         }
-        let end = frames.lengths.len();
-        self.put_run(frames, at, index, end).map(|_| ())
+        put_run(&mut self.segment, frames, at.0, at.1, None).map(|_| ())
     }
 
-    /// One write: the frames from `index`, whose bytes start at `at`, up to but not `until`.
-    fn put_run(&mut self, frames: &mut Frames, at: usize, index: usize, until: usize) -> io::Result<(usize, usize)> {
-        let mut end = at;
-        for &length in &frames.lengths[index..until] {
-            stamp(&mut frames.bytes[end..end + length], self.segment.header.salt);
-            end += length;
-        }
-        if end > at {
-            self.segment.file.write_all_at(&frames.bytes[at..end], self.segment.offset)?;
-            self.segment.offset += (end - at) as u64;
-        }
-        Ok((end, until))
-    }
-
-    /// Makes segment `number` with room for at least `needed` bytes of frames.
-    fn create(&self, number: u64, first_sequence: u64, needed: u64) -> Result<Segment<D::File>, Refusal> {
+    /// Makes a segment that begins with `first_sequence` and has room for at least `needed` bytes of frames. `extra_bytes`
+    /// is what was made and is not listed yet.
+    fn prepare(&mut self, first_sequence: u64, needed: u64, extra_bytes: u64) -> Result<Unnamed<D::File>, Refusal> {
         let file_bytes = self.settings.segment_bytes.max(needed + SEGMENT_HEADER_BYTES as u64);
-        let used: u64 = self.segments.lock().expect("no holder panics").iter().map(|s| s.file_bytes).sum();
+        let listed: u64 = self.segments.lock().expect("no holder panics").iter().map(|s| s.file_bytes).sum();
+        let used = listed + extra_bytes;
         if used + file_bytes > self.settings.max_bytes {
             return Err(Refusal::Full(format!(
                 "the journal holds {used} bytes that are not drained yet, and journal.max_bytes is {}",
                 self.settings.max_bytes
             )));
         }
-        let header = new_header(&self.settings.clock, self.settings.epoch, number, first_sequence);
-        let durable = self.settings.fsync != Fsync::Never;
-        let created = segment::create(&self.disk, &self.settings.folder, header, file_bytes, durable);
+        let header = new_header(&self.settings.clock, self.settings.epoch, self.next_number, first_sequence);
+        let made = segment::prepare(&self.disk, &self.settings.folder, header, file_bytes);
+        self.next_number += 1;
         let _ = self.settings.bell.try_send(());
-        created.map_err(|e| {
+        made.map_err(|e| {
             log::error!("the journal's next segment cannot be made: {e}");
             Refusal::from_io(&e)
         })
     }
 
-    fn list(&self, segment: &Segment<D::File>) {
-        let info = SegmentInfo { header: segment.header, file_bytes: segment.file_bytes };
+    /// Lists the segment that is written now.
+    fn list(&self) {
+        let info = SegmentInfo { header: self.segment.header, file_bytes: self.segment.file_bytes };
         self.segments.lock().expect("no holder panics").push(info);
     }
+}
+
+/// One write: the frames from `index`, whose bytes start at `at`, up to but not `until` (`None`: all that is left). Returns
+/// where it ended.
+fn put_run<F: DiskFile>(
+    segment: &mut Segment<F>,
+    frames: &mut Frames,
+    at: usize,
+    index: usize,
+    until: Option<usize>,
+) -> io::Result<(usize, usize)> {
+    let until = until.unwrap_or(frames.lengths.len());
+    let mut end = at;
+    for &length in &frames.lengths[index..until] {
+        stamp(&mut frames.bytes[end..end + length], segment.header.salt);
+        end += length;
+    }
+    if end > at {
+        segment.file.write_all_at(&frames.bytes[at..end], segment.offset)?;
+        segment.offset += (end - at) as u64;
+    }
+    Ok((end, until))
 }
 
 /// A header with a salt of its own.

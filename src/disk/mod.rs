@@ -5,6 +5,9 @@
 //!
 //! Knows nothing of what the files mean. Files are made 0600 and folders 0700: conversations are private.
 
+#[cfg(test)]
+pub mod sim;
+
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
@@ -136,6 +139,18 @@ impl DiskFile for File {
     fn set_len(&self, len: u64) -> io::Result<()> {
         File::set_len(self, len)
     }
+}
+
+/// Makes a folder and the ones above it, and their names durable.
+///
+/// # Errors
+/// The disk's, when it cannot be made. A folder above that cannot be synced is not ours.
+pub fn make_folder<D: Disk>(disk: &D, path: &Path) -> io::Result<()> {
+    disk.create_dir_all(path)?;
+    for parent in path.ancestors().skip(1).take(3) {
+        let _ = disk.sync_dir(if parent.as_os_str().is_empty() { Path::new(".") } else { parent });
+    }
+    Ok(())
 }
 
 /// Replaces a file whole: temporary name, write, sync, rename, sync the folder. After a crash either the old or the new

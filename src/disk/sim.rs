@@ -1,0 +1,390 @@
+//! A disk in memory that keeps only what was synced: for tests of what a power cut, a full disk or a failing one leaves behind.
+//!
+//! Compiled under `#[cfg(test)]` only. It is harsher than a real disk where the rules allow it: after a power cut every
+//! unsynced write is there, torn or gone, each for itself; a name is what it was at the folder's last sync or anything it
+//! became since; and a failed sync drops what it should have kept, as Linux does.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::{Disk, DiskFile};
+
+/// A write may be torn at multiples of this, in bytes.
+const SECTOR_BYTES: usize = 64;
+
+/// What goes wrong at one call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The call fails and nothing of it happens.
+    Fail(io::ErrorKind),
+    /// A write is half done, then fails; any other call fails.
+    Short,
+    /// The power goes: this call and all later ones fail until [`SimDisk::power_cut`].
+    PowerOff,
+}
+
+/// A small generator of random numbers, the same for the same seed (SplitMix64).
+#[derive(Clone, Debug)]
+pub struct Random(pub u64);
+
+impl Random {
+    /// The next number.
+    pub fn draw(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `bound`.
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.draw() % bound
+    }
+
+    /// True once in `odds`.
+    pub fn one_in(&mut self, odds: u64) -> bool {
+        self.below(odds) == 0
+    }
+}
+
+/// See the module. Clones are the same disk.
+#[derive(Clone, Debug, Default)]
+pub struct SimDisk(Arc<Mutex<World>>);
+
+#[derive(Debug, Default)]
+struct World {
+    names: BTreeMap<PathBuf, usize>,
+    /// The names at each folder's last sync.
+    synced_names: BTreeMap<PathBuf, usize>,
+    inodes: Vec<Inode>,
+    calls: u64,
+    fault_at: Option<(u64, Fault)>,
+    off: bool,
+    /// The most all files may take, in bytes.
+    room: Option<usize>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Inode {
+    /// What readers see.
+    now: Vec<u8>,
+    /// What a power cut leaves.
+    synced: Vec<u8>,
+    /// What happened since the last sync.
+    pending: Vec<Change>,
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    Write(usize, Vec<u8>),
+    Len(usize),
+}
+
+impl Change {
+    fn apply(&self, bytes: &mut Vec<u8>) {
+        match self {
+            Self::Write(at, new) => {
+                if bytes.len() < at + new.len() {
+                    bytes.resize(at + new.len(), 0);
+                }
+                bytes[*at..at + new.len()].copy_from_slice(new);
+            }
+            Self::Len(len) => bytes.resize(*len, 0),
+        }
+    }
+}
+
+/// An open file.
+#[derive(Debug)]
+pub struct SimFile {
+    disk: SimDisk,
+    inode: usize,
+    append: bool,
+}
+
+impl SimDisk {
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.0.lock().expect("no holder panics")
+    }
+
+    /// How many calls there have been.
+    pub fn calls(&self) -> u64 {
+        self.world().calls
+    }
+
+    /// Lets `fault` happen at the `call`-th call from the start.
+    pub fn fault_at(&self, call: u64, fault: Fault) {
+        self.world().fault_at = Some((call, fault));
+    }
+
+    /// Nothing goes wrong any more.
+    pub fn heal(&self) {
+        let mut world = self.world();
+        world.fault_at = None;
+        world.off = false;
+        world.room = None;
+    }
+
+    /// The most all files may take from now on, in bytes.
+    pub fn limit_room(&self, bytes: usize) {
+        self.world().room = Some(bytes);
+    }
+
+    /// The bytes all files take.
+    pub fn used(&self) -> usize {
+        let world = self.world();
+        world.names.values().map(|&inode| world.inodes[inode].now.len()).sum()
+    }
+
+    /// Everything unsynced is there, torn or gone, as `random` has it. Open files are worthless afterwards.
+    pub fn power_cut(&self, random: &mut Random) {
+        let mut world = self.world();
+        let names = world.names_after_cut(random);
+        for inode in &mut world.inodes {
+            let mut bytes = std::mem::take(&mut inode.synced);
+            for change in std::mem::take(&mut inode.pending) {
+                match (random.below(3), change) {
+                    (0, _) => {}
+                    (1, Change::Write(at, mut new)) => {
+                        new.truncate(random.below(new.len() as u64 / SECTOR_BYTES as u64 + 1) as usize * SECTOR_BYTES);
+                        Change::Write(at, new).apply(&mut bytes);
+                    }
+                    (_, change) => change.apply(&mut bytes),
+                }
+            }
+            inode.now.clone_from(&bytes);
+            inode.synced = bytes;
+        }
+        world.synced_names.clone_from(&names);
+        world.names = names;
+        world.off = false;
+        world.fault_at = None;
+    }
+
+    /// Another disk with the same content.
+    pub fn fork(&self) -> Self {
+        let world = self.world();
+        let (names, inodes) = (world.names.clone(), world.inodes.clone());
+        Self(Arc::new(Mutex::new(World { synced_names: names.clone(), names, inodes, ..World::default() })))
+    }
+
+    /// Changes a file behind everyone's back.
+    pub fn damage(&self, path: &Path, damage: impl FnOnce(&mut Vec<u8>)) {
+        let mut world = self.world();
+        let inode = world.names[path];
+        let inode = &mut world.inodes[inode];
+        damage(&mut inode.now);
+        inode.sync();
+    }
+
+    /// The paths of all files.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        self.world().names.keys().cloned().collect()
+    }
+
+    /// Counts a call and lets the fault happen whose turn it is; for a short write it is handed back.
+    fn call(&self) -> io::Result<(MutexGuard<'_, World>, bool)> {
+        let mut world = self.world();
+        world.calls += 1;
+        if world.off {
+            return Err(io::Error::other("the power is off"));
+        }
+        if let Some((at, fault)) = world.fault_at
+            && at == world.calls
+        {
+            world.fault_at = None;
+            match fault {
+                Fault::Fail(kind) => return Err(kind.into()),
+                Fault::Short => return Ok((world, true)),
+                Fault::PowerOff => {
+                    world.off = true;
+                    return Err(io::Error::other("the power is off"));
+                }
+            }
+        }
+        Ok((world, false))
+    }
+
+    /// The same for calls that cannot be half done.
+    fn whole_call(&self) -> io::Result<MutexGuard<'_, World>> {
+        match self.call()? {
+            (world, false) => Ok(world),
+            (_, true) => Err(io::Error::other("a simulated fault")),
+        }
+    }
+
+    fn open_inode(&self, path: &Path, append: bool) -> io::Result<SimFile> {
+        let world = self.whole_call()?;
+        let inode = *world.names.get(path).ok_or(io::ErrorKind::NotFound)?;
+        drop(world);
+        Ok(SimFile { disk: self.clone(), inode, append })
+    }
+}
+
+impl World {
+    /// The names a power cut leaves: what changed since the folder's sync has happened or not, each change for itself. A
+    /// rename is one change: a file has its old name or its new one, and what it replaced is there as long as it is not.
+    fn names_after_cut(&self, random: &mut Random) -> BTreeMap<PathBuf, usize> {
+        let mut names = BTreeMap::new();
+        for (path, inode) in &self.names {
+            let before = self.synced_names.iter().find(|(_, synced)| *synced == inode).map(|(path, _)| path);
+            let kept = match before {
+                Some(before) if before != path && random.one_in(2) => Some(before),
+                None if random.one_in(2) => None,
+                _ => Some(path),
+            };
+            if let Some(path) = kept {
+                names.entry(path.clone()).or_insert(*inode);
+            }
+        }
+        for (path, inode) in &self.synced_names {
+            let is_gone = !self.names.values().any(|now| now == inode);
+            let was_removed = is_gone && !self.names.contains_key(path);
+            if is_gone && !names.contains_key(path) && !(was_removed && random.one_in(2)) {
+                names.insert(path.clone(), *inode);
+            }
+        }
+        names
+    }
+
+    /// What is left of the room, in bytes.
+    fn room_left(&self) -> usize {
+        let used: usize = self.names.values().map(|&inode| self.inodes[inode].now.len()).sum();
+        self.room.map_or(usize::MAX, |room| room.saturating_sub(used))
+    }
+}
+
+impl Disk for SimDisk {
+    type File = SimFile;
+
+    fn create_dir_all(&self, _: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<String>> {
+        let world = self.whole_call()?;
+        let names = world.names.keys().filter(|name| name.parent() == Some(path));
+        Ok(names.filter_map(|name| Some(name.file_name()?.to_str()?.to_owned())).collect())
+    }
+
+    fn create(&self, path: &Path) -> io::Result<SimFile> {
+        let mut world = self.whole_call()?;
+        world.inodes.push(Inode::default());
+        let inode = world.inodes.len() - 1;
+        world.names.insert(path.to_owned(), inode);
+        drop(world);
+        Ok(SimFile { disk: self.clone(), inode, append: false })
+    }
+
+    fn open(&self, path: &Path) -> io::Result<SimFile> {
+        self.open_inode(path, false)
+    }
+
+    fn open_read(&self, path: &Path) -> io::Result<SimFile> {
+        self.open_inode(path, false)
+    }
+
+    fn open_append(&self, path: &Path) -> io::Result<SimFile> {
+        let mut file = match self.open(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => self.create(path)?,
+            opened => opened?,
+        };
+        file.append = true;
+        Ok(file)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut world = self.whole_call()?;
+        let inode = world.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
+        world.names.insert(to.to_owned(), inode);
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        let removed = self.whole_call()?.names.remove(path);
+        removed.map(drop).ok_or(io::ErrorKind::NotFound.into())
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        let mut world = self.whole_call()?;
+        let world = &mut *world;
+        world.synced_names.retain(|name, _| name.parent() != Some(path));
+        let names = world.names.iter().filter(|(name, _)| name.parent() == Some(path));
+        world.synced_names.extend(names.map(|(name, &inode)| (name.clone(), inode)));
+        Ok(())
+    }
+
+    fn sync_all(&self, _: &Path) -> io::Result<()> {
+        let mut world = self.whole_call()?;
+        world.synced_names = world.names.clone();
+        world.inodes.iter_mut().for_each(Inode::sync);
+        Ok(())
+    }
+}
+
+impl Inode {
+    fn sync(&mut self) {
+        self.pending.clear();
+        self.synced.clone_from(&self.now);
+    }
+
+    fn change(&mut self, change: Change) {
+        change.apply(&mut self.now);
+        self.pending.push(change);
+    }
+}
+
+impl DiskFile for SimFile {
+    fn byte_len(&self) -> io::Result<u64> {
+        Ok(self.disk.whole_call()?.inodes[self.inode].now.len() as u64)
+    }
+
+    fn read_at(&self, to: &mut [u8], offset: u64) -> io::Result<usize> {
+        let world = self.disk.whole_call()?;
+        let from = world.inodes[self.inode].now.get(offset as usize..).unwrap_or_default();
+        let count = from.len().min(to.len());
+        to[..count].copy_from_slice(&from[..count]);
+        Ok(count)
+    }
+
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let (mut world, short) = self.disk.call()?;
+        let now = world.inodes[self.inode].now.len();
+        let at = if self.append { now } else { offset as usize };
+        let grows = (at + bytes.len()).saturating_sub(now);
+        let fits = bytes.len() - grows.saturating_sub(world.room_left());
+        let written = if short { fits / 2 } else { fits };
+        world.inodes[self.inode].change(Change::Write(at, bytes[..written].to_vec()));
+        match (written == bytes.len(), short) {
+            (true, false) => Ok(()),
+            (_, true) => Err(io::Error::other("a simulated short write")),
+            (false, false) => Err(io::ErrorKind::StorageFull.into()),
+        }
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        match self.disk.whole_call() {
+            Ok(mut world) => {
+                world.inodes[self.inode].sync();
+                Ok(())
+            }
+            Err(e) => {
+                let mut world = self.disk.world();
+                if !world.off {
+                    // What a failed sync was to keep may be gone for good, and the next sync says nothing of it.
+                    world.inodes[self.inode].pending.clear();
+                }
+                Err(e)
+            }
+        }
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let mut world = self.disk.whole_call()?;
+        world.inodes[self.inode].change(Change::Len(len as usize));
+        Ok(())
+    }
+}

@@ -1,0 +1,396 @@
+//! The journal against a model, on a disk that forgets, fails, tears and fills up: random histories, a power cut at every
+//! call, a fault at every call. Compiled under `#[cfg(test)]` only.
+//!
+//! The model remembers what was acknowledged and what was refused. Whatever happens: under `always` every acknowledged
+//! record is there once, as it was, in order; a refused one is there once or not at all, and never while the process that
+//! refused it lives; nothing else is there; and the journal opens and takes records again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::*;
+use crate::disk::sim::{Fault, Random, SimDisk};
+use crate::message::{self, Id, Metadata, SessionId};
+
+/// Operations of one history.
+const STEPS: u64 = 24;
+
+/// What the sender knows of a text it sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Kept(Id, u64),
+    Unknown,
+}
+
+struct Case {
+    disk: SimDisk,
+    config: JournalConfig,
+    random: Random,
+    fates: BTreeMap<String, Fate>,
+    /// The texts that were sent with a key.
+    keyed: BTreeSet<String>,
+    /// The texts acknowledged since the last sync that a power cut may take (`interval`, `never`).
+    loose: Vec<String>,
+    journal: Option<Journal<SimDisk>>,
+    published: Arc<Mutex<Vec<String>>>,
+    largest: Option<(Id, u64)>,
+    /// Refused by the process that lives.
+    refused_here: Vec<String>,
+    _folder: tempfile::TempDir,
+}
+
+fn draft(text: &str, key: Option<&str>) -> Draft {
+    let session = SessionId::new("s").unwrap();
+    let line = message::Draft { session: &session, role: "user", text, metadata: Metadata::default(), vector_ids: &[] };
+    let key = key.map(|key| Key::new(&session, key, &[text.as_bytes()]));
+    Draft::Message { line: line.prepare(), key, reply_to: ReplyTo::Nothing }
+}
+
+impl Case {
+    fn new(seed: u64, fsync: Fsync) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        // The lock is the kernel's and stands on the real disk.
+        std::fs::create_dir(folder.path().join("journal")).unwrap();
+        let config = JournalConfig {
+            path: folder.path().join("journal"),
+            fsync,
+            fsync_interval: Duration::from_secs(1),
+            segment_bytes: 2048,
+            max_bytes: 1 << 30,
+            retain: Duration::from_secs(3600),
+            max_keys: 10_000,
+            checkpoint_interval: Duration::from_secs(1),
+        };
+        Self {
+            disk: SimDisk::default(),
+            config,
+            random: Random(seed),
+            fates: BTreeMap::new(),
+            keyed: BTreeSet::new(),
+            loose: Vec::new(),
+            journal: None,
+            published: Arc::default(),
+            largest: None,
+            refused_here: Vec::new(),
+            _folder: folder,
+        }
+    }
+
+    fn open(&mut self) -> Result<(), OpenError> {
+        self.journal = None;
+        self.refused_here.clear();
+        let published = self.published.clone();
+        let publish = Box::new(move |records: &[Record]| {
+            published.lock().unwrap().extend(records.iter().map(|record| record.entry.message().unwrap().text()));
+        });
+        let panicked = Box::new(|| panic!("the leader panicked"));
+        self.journal = Some(Journal::open_on(self.disk.clone(), &self.config, Clock::system(), publish, panicked)?);
+        Ok(())
+    }
+
+    fn read(&self) -> Vec<(String, Id, u64)> {
+        let mut reader = self.journal.as_ref().unwrap().reader(0);
+        let mut found = Vec::new();
+        let mut take = |record: Record| {
+            let message = record.entry.message().expect("only messages were sent");
+            found.push((message.text(), message.id(), record.sequence));
+        };
+        while reader.read(512, &mut take).unwrap() == Progress::More {}
+        found
+    }
+
+    /// One append of one to three records, some with keys, some long.
+    fn append(&mut self, step: u64) {
+        let count = 1 + self.random.below(3);
+        let texts: Vec<String> = (0..count)
+            .map(|i| {
+                let filler = if self.random.one_in(12) { 3000 } else { self.random.below(200) };
+                format!("{step}.{i}.{}", "x".repeat(filler as usize))
+            })
+            .collect();
+        let keyed = self.random.one_in(2);
+        self.keyed.extend(texts.iter().filter(|_| keyed).cloned());
+        let drafts = texts.iter().map(|text| draft(text, keyed.then_some(text.as_str()))).collect();
+        let journal = self.journal.as_ref().unwrap();
+        let outcome = journal.append(drafts).and_then(|(ticket, kept)| journal.commit(ticket).map(|()| kept));
+        match outcome {
+            Ok(kept) => {
+                for (text, kept) in texts.iter().zip(kept) {
+                    let Kept::New(record) = kept else { panic!("the key of {text} is new") };
+                    let place = (record.entry.id().unwrap(), record.sequence);
+                    assert!(Some(place.0) > self.largest.map(|l| l.0) && Some(place.1) > self.largest.map(|l| l.1));
+                    self.largest = Some(place);
+                    self.fates.insert(text.clone(), Fate::Kept(place.0, place.1));
+                    assert_eq!(self.published.lock().unwrap().last(), texts.last());
+                    if self.config.fsync != Fsync::Always {
+                        self.loose.push(text.clone());
+                    }
+                }
+            }
+            Err(_) => {
+                for text in texts {
+                    self.fates.insert(text.clone(), Fate::Unknown);
+                    self.refused_here.push(text);
+                }
+            }
+        }
+    }
+
+    fn sync(&mut self) {
+        if self.config.fsync == Fsync::Interval {
+            self.journal.as_ref().unwrap().sync_outside();
+            if self.journal.as_ref().unwrap().is_writable() {
+                self.loose.clear();
+            }
+        }
+    }
+
+    /// What is there is what the model says, after a kill (`cut`: after a power cut).
+    fn check(&mut self, cut: bool) {
+        if cut {
+            for text in self.loose.drain(..) {
+                self.fates.insert(text, Fate::Unknown);
+            }
+        }
+        let found = self.read();
+        if cut && self.config.fsync != Fsync::Always {
+            // What nobody was promised may be gone, and its sequences may be given again.
+            self.largest = found.last().map(|(_, id, sequence)| (*id, *sequence));
+        }
+        assert!(found.windows(2).all(|pair| pair[0].1 < pair[1].1 && pair[0].2 < pair[1].2), "out of order");
+        let mut places = BTreeMap::new();
+        for (text, id, sequence) in found {
+            assert!(!self.refused_here.contains(&text), "{text:.20} was refused by this very process");
+            assert!(places.insert(text.clone(), (id, sequence)).is_none(), "{text:.20} is there twice");
+            assert!(self.fates.contains_key(&text), "{text:.20} was never sent");
+        }
+        for (text, fate) in &mut self.fates {
+            match (*fate, places.get(text)) {
+                (Fate::Kept(id, sequence), Some(place)) => assert_eq!((id, sequence), *place, "{text:.20} has moved"),
+                (Fate::Kept(..), None) => panic!("{text:.20} was acknowledged and is gone"),
+                (Fate::Unknown, _) => {}
+            }
+        }
+    }
+
+    /// A retry of what had a key finds what is there and adds what is not.
+    fn retry(&mut self) {
+        let there: BTreeMap<String, Id> = self.read().into_iter().map(|(text, id, _)| (text, id)).collect();
+        let journal = self.journal.as_ref().unwrap();
+        for text in &self.keyed {
+            let (ticket, kept) = journal.append(vec![draft(text, Some(text))]).unwrap();
+            journal.commit(ticket).unwrap();
+            match &kept[0] {
+                Kept::Before { id, .. } => assert_eq!(there.get(text), Some(id), "{text:.20}: the key of nothing"),
+                Kept::New(record) => {
+                    assert!(!there.contains_key(text), "{text:.20} is there and its key is gone");
+                    let place = (record.entry.id().unwrap(), record.sequence);
+                    self.fates.insert(text.clone(), Fate::Kept(place.0, place.1));
+                }
+            }
+            if self.config.fsync != Fsync::Always {
+                self.loose.push(text.clone());
+            }
+        }
+    }
+
+    /// A history of appends, syncs, looks and restarts; ends early when the power goes.
+    fn live(&mut self) {
+        let steps = STEPS;
+        for step in 0..steps {
+            if self.journal.is_none() && self.open().is_err() {
+                return;
+            }
+            match self.random.below(10) {
+                0 => {
+                    self.journal = None;
+                }
+                1 => drop(self.journal.as_ref().unwrap().tend()),
+                2 => self.sync(),
+                3 => {
+                    let published = self.journal.as_ref().unwrap().published();
+                    let checkpoint = Checkpoint { drained: published, transcribed: published, largest_id: None };
+                    let _ = self.journal.as_ref().unwrap().store_checkpoint(&checkpoint);
+                }
+                _ => self.append(step),
+            }
+        }
+    }
+}
+
+/// Runs one history with a fault at one call, then a power cut or a kill, then a look at what is left.
+fn run(seed: u64, fsync: Fsync, fault: Option<(u64, Fault)>, cut: bool) -> u64 {
+    let told = Told(format!("seed {seed}, {fsync:?}, fault {fault:?}, power cut {cut}"));
+    let mut case = Case::new(seed, fsync);
+    if let Some((call, fault)) = fault {
+        case.disk.fault_at(call, fault);
+    }
+    case.live();
+    let calls = case.disk.calls();
+    case.journal = None;
+    if cut {
+        let mut random = Random(seed ^ calls);
+        case.disk.power_cut(&mut random);
+    }
+    case.disk.heal();
+    case.open().unwrap_or_else(|e| panic!("it does not open again: {e}"));
+    case.check(cut);
+    case.retry();
+    case.append(1000);
+    case.check(false);
+    // And once more: what the recovery mended stays mended.
+    case.journal = None;
+    if cut {
+        case.disk.power_cut(&mut Random(seed));
+    }
+    case.open().unwrap();
+    case.check(cut);
+    drop(told);
+    calls
+}
+
+/// Tells which case it was when one fails.
+struct Told(String);
+
+#[allow(clippy::print_stderr, reason = "a failing test tells its seed there")]
+impl Drop for Told {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.0);
+        }
+    }
+}
+
+fn scale() -> u64 {
+    std::env::var("CHATKEEP_TEST_SCALE").ok().and_then(|scale| scale.parse().ok()).unwrap_or(1)
+}
+
+#[test]
+fn random_histories_without_faults_keep_everything() {
+    for seed in 0..40 * scale() {
+        for fsync in [Fsync::Always, Fsync::Interval, Fsync::Never] {
+            run(seed, fsync, None, false);
+            run(seed, fsync, None, true);
+        }
+    }
+}
+
+#[test]
+fn a_power_cut_at_every_call_loses_nothing_that_was_synced() {
+    for seed in 0..3 * scale() {
+        for fsync in [Fsync::Always, Fsync::Interval] {
+            let calls = run(seed, fsync, None, true);
+            for call in 1..=calls {
+                run(seed, fsync, Some((call, Fault::PowerOff)), true);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_kill_at_every_call_loses_nothing_whatever_the_policy() {
+    for seed in 100..101 + scale() {
+        for fsync in [Fsync::Always, Fsync::Interval, Fsync::Never] {
+            let calls = run(seed, fsync, None, false);
+            for call in 1..=calls {
+                run(seed, fsync, Some((call, Fault::PowerOff)), false);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_fault_at_every_call_is_survived_and_told() {
+    for seed in 200..201 + scale() {
+        for fsync in [Fsync::Always, Fsync::Interval] {
+            let calls = run(seed, fsync, None, true);
+            for call in 1..=calls {
+                let faults = [Fault::Fail(io::ErrorKind::StorageFull), Fault::Fail(io::ErrorKind::Other), Fault::Short];
+                for fault in faults {
+                    run(seed, fsync, Some((call, fault)), call % 2 == 0);
+                }
+            }
+        }
+    }
+}
+
+/// A journal of some segments, closed; with all it holds, and the paths of its segments.
+fn small_journal(seed: u64) -> (Case, Vec<(String, Id, u64)>, Vec<PathBuf>) {
+    let mut case = Case::new(seed, Fsync::Always);
+    case.open().unwrap();
+    (0..8).for_each(|step| case.append(step));
+    let all = case.read();
+    case.journal = None;
+    let segments: Vec<PathBuf> = case.disk.paths().into_iter().filter(|path| is_segment(path)).collect();
+    assert!(segments.len() > 1 && !all.is_empty());
+    (case, all, segments)
+}
+
+fn is_segment(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "segment")
+}
+
+/// The records left on a damaged copy of the disk, after two opens and one more record.
+fn left_after(case: &mut Case, path: &Path, damage: impl FnOnce(&mut Vec<u8>)) -> Vec<(String, Id, u64)> {
+    let whole = case.disk.clone();
+    case.disk = whole.fork();
+    case.disk.damage(path, damage);
+    case.open().unwrap();
+    let left = case.read();
+    let journal = case.journal.as_ref().unwrap();
+    let (ticket, _) = journal.append(vec![draft("one more", None)]).unwrap();
+    journal.commit(ticket).unwrap();
+    case.open().unwrap();
+    let mut again = case.read();
+    assert_eq!(again.pop().map(|(text, ..)| text).as_deref(), Some("one more"));
+    assert!(again == left, "a second open finds {} records, the first found {}", again.len(), left.len());
+    case.journal = None;
+    case.disk = whole;
+    left
+}
+
+fn used(case: &Case, path: &Path) -> usize {
+    let bytes = crate::disk::read(&case.disk, path).unwrap();
+    bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1)
+}
+
+#[test]
+fn every_flipped_byte_of_a_journal_costs_one_request_at_most() {
+    let (mut case, all, segments) = small_journal(7);
+    for path in segments {
+        for at in 0..used(&case, &path) {
+            let left = left_after(&mut case, &path, |bytes| bytes[at] ^= 0x55);
+            assert!(left.iter().all(|record| all.contains(record)), "byte {at} made something up");
+            // A damaged header sets its segment aside. A damaged frame costs itself, and its whole request if that was the last.
+            if at >= frame::SEGMENT_HEADER_BYTES {
+                assert!(left.len() + 3 >= all.len(), "byte {at}: {} of {} left", left.len(), all.len());
+            }
+        }
+    }
+}
+
+#[test]
+fn every_prefix_of_a_journal_opens_with_what_it_holds() {
+    let (mut case, all, segments) = small_journal(8);
+    let last = segments.last().unwrap();
+    let before: usize = {
+        let whole = case.disk.clone();
+        case.disk = whole.fork();
+        case.disk.damage(last, |bytes| bytes[frame::SEGMENT_HEADER_BYTES..].fill(0));
+        case.open().unwrap();
+        let count = case.read().len();
+        case.journal = None;
+        case.disk = whole;
+        count
+    };
+    for end in frame::SEGMENT_HEADER_BYTES..used(&case, last) {
+        for zeroed in [true, false] {
+            let left =
+                left_after(&mut case, last, |bytes| if zeroed { bytes[end..].fill(0) } else { bytes.truncate(end) });
+            assert!(left == all[..left.len()], "cut at {end}");
+            assert!(left.len() >= before, "cut at {end}");
+        }
+    }
+}
