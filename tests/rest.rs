@@ -562,6 +562,30 @@ fn the_three_health_calls_answer_with_get_and_head() {
 }
 
 #[test]
+fn the_description_of_the_api_is_served_and_describes_what_answers() {
+    let server = start();
+    for mut client in [server.client(), server.local_client()] {
+        let reply = client.get("/openapi.json");
+        assert_eq!(reply.header("content-type"), Some("application/json"));
+        let document = reply.expect(200);
+        assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
+        let head = client.request("HEAD", "/openapi.json", &[], None);
+        assert_eq!((head.status, head.body.len()), (200, 0));
+        client.request("POST", "/openapi.json", &[], None).problem(405);
+        for (path, item) in document["paths"].as_object().expect("paths") {
+            if item.get("get").is_some() {
+                client.get(path).expect(200);
+                let head = client.request("HEAD", path, &[], None);
+                assert_eq!((head.status, head.body.len()), (200, 0), "{path}");
+            } else {
+                assert_eq!(client.get(path).header("allow"), Some("POST"), "{path}");
+                client.post(path, &json!({})).problem(422);
+            }
+        }
+    }
+}
+
+#[test]
 fn a_sane_request_id_is_echoed_and_any_other_is_replaced() {
     let server = start();
     let mut client = server.client();

@@ -9,6 +9,7 @@
 mod body;
 mod chat;
 mod history;
+mod openapi;
 mod problem;
 mod route;
 mod status;
@@ -120,6 +121,7 @@ impl Service for Api {
             Route::Status => Ok(self.status.storage()),
             Route::Livez => Ok(Status::live()),
             Route::Readyz | Route::Health => self.status.ready(),
+            Route::OpenApi => Ok(openapi::document()),
         };
         reply.unwrap_or_else(|problem| problem.reply(head.request_id))
     }

@@ -23,19 +23,26 @@ pub enum Route {
     Readyz,
     /// `GET /health`
     Health,
+    /// `GET /openapi.json`
+    OpenApi,
 }
+
+/// Each path with what it takes, as `Allow` says it, and who serves it. `openapi.json` describes the same.
+pub(super) const TABLE: &[(&str, &str, Route)] = &[
+    ("/api/chat", "POST", Route::Chat),
+    ("/api/chat/messages", "POST", Route::Messages),
+    ("/api/chat/history", "GET, HEAD", Route::History),
+    ("/api/storage/status", "GET, HEAD", Route::Status),
+    ("/livez", "GET, HEAD", Route::Livez),
+    ("/readyz", "GET, HEAD", Route::Readyz),
+    ("/health", "GET, HEAD", Route::Health),
+    ("/openapi.json", "GET, HEAD", Route::OpenApi),
+];
 
 /// Finds the route, or the problem that says why there is none (404, 405 with `Allow`, 415).
 pub(super) fn find(head: &Head<'_>) -> Result<Route, Problem> {
-    let (allow, route) = match head.path {
-        "/api/chat" => ("POST", Route::Chat),
-        "/api/chat/messages" => ("POST", Route::Messages),
-        "/api/chat/history" => ("GET, HEAD", Route::History),
-        "/api/storage/status" => ("GET, HEAD", Route::Status),
-        "/livez" => ("GET, HEAD", Route::Livez),
-        "/readyz" => ("GET, HEAD", Route::Readyz),
-        "/health" => ("GET, HEAD", Route::Health),
-        _ => return Err(Problem::not_found(head.path)),
+    let Some(&(_, allow, route)) = TABLE.iter().find(|(path, ..)| *path == head.path) else {
+        return Err(Problem::not_found(head.path));
     };
     let fits = match head.method {
         Method::Get | Method::Head => allow.starts_with("GET"),
