@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use lexopt::Arg;
 
 use crate::config::{Overrides, Settings, closest};
-use crate::{app, logging};
+use crate::{app, logging, store};
 
 /// The config file that is read when none is named, and may be missing.
 const DEFAULT_CONFIG: &str = "config.yaml";
@@ -172,9 +172,18 @@ fn serve(options: &Options) -> Result<(), Failure> {
     logging::init(config.log.level).map_err(|error| Failure::Other(error.to_string()))?;
     // The panic hook has logged a panic by then; this makes it an exit code of ours and not Rust's 101.
     match catch_unwind(AssertUnwindSafe(|| app::run(&config))) {
-        Ok(done) => done.map_err(|error| Failure::Other(format!("{error:#}"))),
+        Ok(done) => done.map_err(|error| Failure::Other(told(&error))),
         Err(_) => Err(Failure::Other("the server panicked; the log says where".to_owned())),
     }
+}
+
+/// A failure and its causes in one line. Some errors hold their cause's words already: those are told once.
+fn told(error: &anyhow::Error) -> String {
+    error
+        .chain()
+        .skip(1)
+        .map(ToString::to_string)
+        .fold(error.to_string(), |told, cause| if told.ends_with(&cause) { told } else { format!("{told}: {cause}") })
 }
 
 fn check_config(options: &Options) -> Result<(), Failure> {
@@ -201,7 +210,10 @@ fn load(options: &Options) -> Result<Loaded, Failure> {
     let file = file.map(|path| path.display().to_string());
     let overrides = Overrides { listen: options.listen.as_deref(), data: options.data.as_deref() };
     match Settings::load(&text, &|name| std::env::var_os(name), &overrides) {
-        Ok(settings) => Ok(Loaded { file, settings }),
+        Ok(settings) => match store::hosts(settings.config().mongo.uri.expose()) {
+            Ok(_) => Ok(Loaded { file, settings }),
+            Err(rule) => Err(Failure::asked(format!("mongo.uri: [redacted]: {rule}"))),
+        },
         Err(faults) => Err(Failure::Asked(
             faults
                 .iter()
@@ -279,6 +291,16 @@ mod tests {
         ] {
             assert_eq!(parsed(args), Ok(Call { command, options }), "{args}");
         }
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let inner = anyhow::anyhow!("no such file");
+        assert_eq!(
+            told(&inner.context("data/x: no such file").context("cannot start")),
+            "cannot start: data/x: no such file"
+        );
+        assert_eq!(told(&anyhow::anyhow!("why").context("what")), "what: why");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod support;
 
 use std::io::ErrorKind;
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -746,4 +747,15 @@ fn under_a_limit_of_64_descriptors_it_starts_and_outlives_200_connections() {
         server.transcript_of(&format!("s{n}"), 2);
     }
     assert_eq!(server.sigterm_and_wait().code(), Some(0));
+}
+
+#[test]
+fn a_websocket_client_is_told_that_nothing_is_there_yet() {
+    let server = Server::start(Options::default());
+    let stream = TcpStream::connect(server.address()).unwrap();
+    let request = format!("ws://{}/ws/chat", server.address());
+    match tungstenite::client(request, stream) {
+        Err(tungstenite::HandshakeError::Failure(tungstenite::Error::Http(reply))) => assert_eq!(reply.status(), 404),
+        other => panic!("not refused by HTTP: {other:?}"),
+    }
 }

@@ -8,6 +8,7 @@ use serde::Serialize;
 use tiny_http::{Response, StatusCode};
 
 use crate::journal::Refusal;
+use crate::message::LINE_BYTES_MAX;
 
 use super::{Reply, header};
 
@@ -106,6 +107,12 @@ impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::Full(reason) => Self::new(507, "disk_full", format!("nothing can be kept now: {reason}")),
+            Refusal::TooLong(index) => {
+                let what = format!(
+                    "message {index} of this request is longer than {LINE_BYTES_MAX} bytes as it would be kept"
+                );
+                Self::new(422, "message_too_long", format!("{what}: nothing of the request was kept"))
+            }
             Refusal::KeyConflict(index) => {
                 let what = format!("the key of message {index} of this request came before with other content");
                 Self::new(409, "key_conflict", format!("{what}: nothing of the request was kept"))

@@ -69,7 +69,11 @@ impl Status {
                     "capacity": mongo.queue_capacity,
                 },
                 "journal": {
-                    "status": if self.journal.is_writable() { "ok" } else { "error" },
+                    "status": match (self.journal.is_writable(), self.journal.is_full()) {
+                        (true, _) => "ok",
+                        (false, true) => "full",
+                        (false, false) => "error",
+                    },
                     "fsync": match self.config.journal.fsync {
                         Fsync::Always => "always",
                         Fsync::Interval => "interval",
@@ -105,7 +109,8 @@ impl Status {
         if self.journal.is_writable() {
             Ok(super::json(200, &json!({"status": "ok"})))
         } else {
-            let detail = "the journal cannot be written; it tries to go on by itself";
+            let why = if self.journal.is_full() { "has no room" } else { "cannot be written" };
+            let detail = format!("the journal {why}; it goes on by itself when it can");
             Err(Problem::unavailable("journal_unavailable", detail, 1))
         }
     }

@@ -49,7 +49,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::config::{Fsync, JournalConfig};
 use crate::disk::{Disk, DiskFile, RealDisk};
-use crate::message::{Clock, IdGenerator, Timestamp};
+use crate::message::{Clock, IdGenerator, LINE_BYTES_MAX, Timestamp};
 
 pub use checkpoint::Checkpoint;
 pub use commit::{Kept, Ticket};
@@ -72,6 +72,9 @@ pub enum Refusal {
     /// The disk failed; the journal tries to go on by itself.
     #[error("{0}")]
     Unavailable(String),
+    /// The draft of that index has a line beyond [`LINE_BYTES_MAX`]. Nothing of the append was taken.
+    #[error("the message is too long to be kept")]
+    TooLong(usize),
     /// The draft of that index brings a key that came before with other content. Nothing of the append was taken.
     #[error("the key came before with other content")]
     KeyConflict(usize),
@@ -234,8 +237,12 @@ impl<D: Disk> Journal<D> {
     /// for. It all counts once the ticket is committed.
     ///
     /// # Errors
-    /// [`Refusal`], at once, while a failed disk is not mended, or when a key came before with other content.
+    /// [`Refusal`], at once, while a failed disk is not mended, or when a draft is too long or its key came before with other
+    /// content.
     pub fn append(&self, drafts: Vec<Draft>) -> Result<(Ticket, Vec<Kept>), Refusal> {
+        if let Some(index) = drafts.iter().position(|draft| draft.line_bytes() > LINE_BYTES_MAX) {
+            return Err(Refusal::TooLong(index));
+        }
         self.shared.append(drafts)
     }
 
@@ -259,7 +266,12 @@ impl<D: Disk> Journal<D> {
 
     /// Whether an append would be taken now. Waits for nothing, not even for a disk that hangs.
     pub fn is_writable(&self) -> bool {
-        self.shared.writable.load(Ordering::Relaxed)
+        self.shared.writable.load(Ordering::Relaxed) && !self.is_full()
+    }
+
+    /// Whether the last batch was refused for want of room, and none was found since.
+    pub fn is_full(&self) -> bool {
+        self.shared.starved.load(Ordering::Relaxed)
     }
 
     /// Replaces the checkpoint, on disk.
@@ -308,14 +320,14 @@ impl<D: Disk> Journal<D> {
     /// # Errors
     /// The disk's; all of it is tried again the next time.
     pub fn tend(&self) -> io::Result<()> {
-        if !self.is_writable() {
+        if !self.shared.writable.load(Ordering::Relaxed) {
             self.shared.mend();
         }
-        let spare = segment::prepare_spare(&self.shared.disk, &self.shared.folder, self.config.segment_bytes);
-        if spare.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::StorageFull) {
-            self.shared.starved.store(true, Ordering::Relaxed);
+        segment::prepare_spare(&self.shared.disk, &self.shared.folder, self.config.segment_bytes)?;
+        // The spare is the room that was wanted, unless the journal's own limit forbids to use it.
+        if self.stats().bytes + self.config.segment_bytes <= self.config.max_bytes {
+            self.shared.starved.store(false, Ordering::Relaxed);
         }
-        spare?;
         self.write_digests()
     }
 

@@ -113,6 +113,14 @@ pub struct Record {
 }
 
 impl Draft {
+    /// The length of its line, in bytes.
+    pub(super) fn line_bytes(&self) -> usize {
+        match self {
+            Self::Message { line, .. } | Self::ContextClear { line, .. } => line.line_bytes(),
+            Self::Erasure { .. } => 0,
+        }
+    }
+
     /// The client's key.
     pub(super) fn key(&self) -> Option<&Key> {
         match self {

@@ -235,28 +235,33 @@ impl<'a, D: Disk> Recovery<'a, D> {
         self.largest_id = self.largest_id.max(id);
     }
 
-    /// Reads every segment's header, oldest first.
+    /// Reads every segment's header, oldest first. Only when no newer format is among them is anything touched.
     fn headers(&mut self) -> Result<Vec<SegmentInfo>, OpenError> {
         let names = self.disk.list(self.folder).map_err(at(self.folder))?;
-        for name in names.iter().filter(|name| name.ends_with(".tmp")) {
-            // Left by a crash between making and naming it.
-            self.disk.remove(&self.folder.join(name)).map_err(at(self.folder))?;
-        }
         let mut numbers: Vec<u64> = names.iter().filter_map(|name| segment::number_of(name)).collect();
         numbers.sort_unstable();
         self.last_number = numbers.last().copied().unwrap_or(0);
         let mut segments = Vec::with_capacity(numbers.len());
+        let mut damaged = Vec::new();
         for number in numbers {
             match self.header(number)? {
                 Some(info) => segments.push(info),
-                None => self.lost_last = number == self.last_number,
+                None => damaged.push(number),
             }
+        }
+        self.lost_last = damaged.last() == Some(&self.last_number);
+        for number in damaged {
+            self.set_segment_aside(number)?;
+        }
+        for name in names.iter().filter(|name| name.ends_with(".tmp")) {
+            // Left by a crash between making and naming it.
+            self.disk.remove(&self.folder.join(name)).map_err(at(self.folder))?;
         }
         Ok(segments)
     }
 
-    /// One header; `None` when it is damaged and its file was set aside.
-    fn header(&mut self, number: u64) -> Result<Option<SegmentInfo>, OpenError> {
+    /// One header; `None` when it is damaged.
+    fn header(&self, number: u64) -> Result<Option<SegmentInfo>, OpenError> {
         let path = segment::path(self.folder, number);
         let file = self.disk.open_read(&path).map_err(at(&path))?;
         let mut bytes = [0; SEGMENT_HEADER_BYTES];
@@ -264,14 +269,17 @@ impl<'a, D: Disk> Recovery<'a, D> {
         match SegmentHeader::decode(&bytes[..read]) {
             Ok(header) => Ok(Some(SegmentInfo { header, file_bytes: file.byte_len().map_err(at(&path))? })),
             Err(source @ HeaderError::Newer(_)) => Err(OpenError::Newer { path, source }),
-            Err(HeaderError::Damaged) => {
-                let aside = self.quarantine()?.join(format!("segment-{number:016}"));
-                self.disk.rename(&path, &aside).map_err(at(&path))?;
-                log::error!("the header of {} is damaged: the file is kept as {}", path.display(), aside.display());
-                self.findings.lost_segments += 1;
-                Ok(None)
-            }
+            Err(HeaderError::Damaged) => Ok(None),
         }
+    }
+
+    fn set_segment_aside(&mut self, number: u64) -> Result<(), OpenError> {
+        let path = segment::path(self.folder, number);
+        let aside = self.quarantine()?.join(format!("segment-{number:016}"));
+        self.disk.rename(&path, &aside).map_err(at(&path))?;
+        log::error!("the header of {} is damaged: the file is kept as {}", path.display(), aside.display());
+        self.findings.lost_segments += 1;
+        Ok(())
     }
 
     fn quarantine(&self) -> Result<PathBuf, OpenError> {

@@ -14,6 +14,10 @@ use super::timestamp::Timestamp;
 /// The fields of a line, in order; `vector_ids` only when there are any.
 pub const LAYOUT: [&str; 7] = ["id", "session_id", "role", "created_at", "text", "metadata", "vector_ids"];
 
+/// The longest line, in bytes: MongoDB's documents end at 16 MiB. Numbers in metadata can make a line several times as long
+/// as what was sent.
+pub const LINE_BYTES_MAX: usize = 12 << 20;
+
 /// The longest role, in bytes.
 pub const ROLE_BYTES_MAX: usize = 32;
 
