@@ -3,7 +3,8 @@
 //!
 //! A replay is fed records in sequence. For each session it finds where its first record belongs, compares line by line
 //! what stands there, and at the first difference sets the rest aside and appends from there on. So a transcript that is
-//! already right is only read.
+//! already right is only read. Messages that stand before the one expected are left where they are: damage took them from
+//! the journal, and the transcript is then the only place that has them.
 
 use std::collections::HashMap;
 use std::io;
@@ -86,16 +87,17 @@ impl<D: Disk> Replay<'_, D> {
     }
 
     fn place(&mut self, message: &Message, transcript: &mut Transcript<D::File>) -> io::Result<Place> {
-        let offset = match self.places.get(message.session()) {
+        let mut offset = match self.places.get(message.session()) {
             Some(Place::Ended) => transcript.bytes,
             Some(Place::Agrees(offset)) => *offset,
             None => belongs(&transcript.file, message)?,
         };
+        if offset < transcript.bytes && !is_at(&transcript.file, message, offset)? {
+            offset = behind_earlier(&transcript.file, message, offset)?;
+        }
         if offset < transcript.bytes {
-            let mut there = vec![0; message.line().len() + 1];
-            let read = transcript.file.read_at(&mut there, offset)?;
-            if read == there.len() && there.strip_suffix(b"\n") == Some(message.line()) {
-                return Ok(Place::Agrees(offset + read as u64));
+            if is_at(&transcript.file, message, offset)? {
+                return Ok(Place::Agrees(offset + message.line().len() as u64 + 1));
             }
             self.set_aside(message.session(), transcript, offset)?;
             transcript.cut(offset)?;
@@ -131,6 +133,27 @@ impl<D: Disk> Replay<'_, D> {
     pub fn sync(&self) -> io::Result<()> {
         self.transcripts.sync(self.places.keys())
     }
+}
+
+/// Whether the message's line stands exactly there.
+fn is_at<F: DiskFile>(file: &F, message: &Message, offset: u64) -> io::Result<bool> {
+    let mut there = vec![0; message.line().len() + 1];
+    let read = file.read_at(&mut there, offset)?;
+    Ok(read == there.len() && there.strip_suffix(b"\n") == Some(message.line()))
+}
+
+/// The end of the run of whole lines from `offset` on that hold messages before `message`, in order.
+fn behind_earlier<F: DiskFile>(file: &F, message: &Message, offset: u64) -> io::Result<u64> {
+    let mut lines = Lines::new(file)?;
+    let (mut end, mut last) = (offset, None);
+    while let Some(range) = lines.line_at(end)? {
+        let there = lines.message(&range).filter(|there| there.session() == message.session()).map(|there| there.id());
+        if there.is_none_or(|id| id >= message.id()) || there <= last {
+            break;
+        }
+        (end, last) = (range.end, there);
+    }
+    Ok(end)
 }
 
 /// Where a message's line belongs: behind the last line that is a message before it.

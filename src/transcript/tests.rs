@@ -218,3 +218,26 @@ fn a_transcript_that_cannot_be_written_falls_behind_and_is_rebuilt() {
     transcripts.append(&fixture.session, &[(7, &message(7))]);
     assert_eq!(fixture.read(&query(Direction::Newest, 50)).0, (1..=7).collect::<Vec<_>>());
 }
+
+#[test]
+fn a_replay_keeps_what_only_the_transcript_has() {
+    let fixture = Fixture::new();
+    fixture.fill(1..=9);
+    let whole = fs::read(fixture.path()).unwrap();
+    let mut replay = fixture.transcripts.replay();
+    // 5, 6 and 8 were lost to damage of the journal.
+    for number in [3, 4, 7, 9] {
+        replay.message(&message(number)).unwrap();
+    }
+    assert_eq!((replay.appended, replay.set_aside), (0, 0));
+    assert_eq!(fs::read(fixture.path()).unwrap(), whole);
+    // With the end missing too, what stands there is kept and the rest is appended.
+    fs::write(fixture.path(), whole.split_inclusive(|&b| b == b'\n').take(8).collect::<Vec<_>>().concat()).unwrap();
+    let transcripts = Fixture::reopen(&fixture);
+    let mut replay = transcripts.replay();
+    for number in [3, 4, 7, 9] {
+        replay.message(&message(number)).unwrap();
+    }
+    assert_eq!((replay.appended, replay.set_aside), (1, 0));
+    assert_eq!(fs::read(fixture.path()).unwrap(), whole);
+}
