@@ -147,8 +147,10 @@ fn lock(folder: &Path) -> Result<File, OpenError> {
         }
         Err(std::fs::TryLockError::Error(e)) => return Err(at(&path)(e)),
     }
-    // For people and for the message above; the lock itself is the kernel's.
-    file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(at(&path))?;
+    // For people and for the message above; the lock itself is the kernel's, and a full disk does not undo it.
+    if let Err(e) = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())) {
+        log::warn!("{} does not name this process: {e}", path.display());
+    }
     Ok(file)
 }
 
