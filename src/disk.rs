@@ -5,9 +5,9 @@
 //!
 //! Knows nothing of what the files mean. Files are made 0600 and folders 0700: conversations are private.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 /// A file system, as far as we use one.
@@ -49,6 +49,10 @@ pub trait DiskFile: Send + Sync + 'static {
     fn sync(&self) -> io::Result<()>;
     /// Cuts the file, or lengthens it with zeros.
     fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Whether the file still stands under that path: somebody may have removed it, or put another in its place.
+    fn is_at(&self, _path: &Path) -> bool {
+        true
+    }
 }
 
 /// The system's own file system.
@@ -135,6 +139,16 @@ impl DiskFile for File {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         File::set_len(self, len)
+    }
+
+    fn is_at(&self, path: &Path) -> bool {
+        let inode = |data: Metadata| (data.dev(), data.ino());
+        match (self.metadata(), std::fs::metadata(path)) {
+            (Ok(own), Ok(there)) => inode(own) == inode(there),
+            (_, Err(e)) if e.kind() == io::ErrorKind::NotFound => false,
+            // Nothing is known: what is open is as good as anything.
+            _ => true,
+        }
     }
 }
 

@@ -94,6 +94,14 @@ impl Sink for TranscriptSink {
     }
 
     fn flush(&mut self, position: u64) -> io::Result<u64> {
+        if let Some((first, last)) = self.span {
+            for session in self.transcripts.displaced(self.touched.iter()) {
+                log::warn!(
+                    "the transcript of {session} was removed or replaced while it was open: it is brought up again"
+                );
+                self.transcripts.mark_behind(&session, first, last);
+            }
+        }
         if let Err(e) = self.transcripts.sync(self.touched.iter()) {
             // What the failed sync covered may be gone from the files for good: the journal still has it.
             if let Some((first, last)) = self.span {

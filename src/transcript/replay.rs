@@ -6,7 +6,7 @@
 //! already right is only read. Messages that stand before the one expected are left where they are: damage took them from
 //! the journal, and the transcript is then the only place that has them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::PathBuf;
 
@@ -49,7 +49,7 @@ impl<D: Disk> Transcripts<D> {
     /// returns the sequence up to which it did. Returns the sessions that still lack something.
     ///
     /// # Errors
-    /// What `feed` says, or the disk: the sessions stay behind.
+    /// What `feed` says, or the disk: the sessions it struck stay behind.
     pub fn rebuild(
         &self,
         mut feed: impl FnMut(u64, &mut dyn FnMut(&Message) -> io::Result<()>) -> io::Result<u64>,
@@ -57,14 +57,27 @@ impl<D: Disk> Transcripts<D> {
         let behind: HashMap<SessionId, super::Behind> = self.all_behind().into_iter().collect();
         let Some(first) = behind.values().map(|behind| behind.first).min() else { return Ok(0) };
         let mut replay = self.replay();
-        let reached = feed(first - 1, &mut |message| match behind.contains_key(message.session()) {
-            true => replay.message(message),
-            false => Ok(()),
+        let (mut failed, mut fault) = (HashSet::new(), None);
+        let reached = feed(first - 1, &mut |message| {
+            let session = message.session();
+            if behind.contains_key(session)
+                && !failed.contains(session)
+                && let Err(e) = replay.message(message)
+            {
+                // It keeps no other session from being caught up.
+                failed.insert(session.clone());
+                fault = Some(e);
+            }
+            Ok(())
         })?;
         replay.sync()?;
         let mut open = self.open.lock().expect("no holder panics");
         // Whoever lacks something newer than what was fed stays listed, for the next round.
-        open.behind.retain(|session, now| !behind.contains_key(session) || now.last > reached);
+        let lacks = |session: &SessionId, last| failed.contains(session) || last > reached;
+        open.behind.retain(|session, now| !behind.contains_key(session) || lacks(session, now.last));
+        if let Some(e) = fault {
+            return Err(e);
+        }
         Ok(open.behind.len())
     }
 }
@@ -78,7 +91,7 @@ impl<D: Disk> Replay<'_, D> {
         let session = message.session();
         let mut transcript = match self.open.pop(session) {
             Some(transcript) => transcript,
-            None => Transcript::open(&self.transcripts.disk, &self.transcripts.path(session))?,
+            None => self.transcripts.open_file(session)?,
         };
         let place = self.place(message, &mut transcript)?;
         self.places.insert(session.clone(), place);
