@@ -22,8 +22,8 @@ use crate::transcript::Transcripts;
 
 /// How much of the journal is read at once, in bytes.
 const READ_BYTES: usize = 1 << 20;
-/// The longest the worker waits without looking at the age of segments.
-const IDLE: Duration = Duration::from_secs(60);
+/// The longest the worker waits without looking whether segments are to go, by their age or because the disk is full.
+const IDLE: Duration = Duration::from_secs(2);
 /// The pause after a failed flush.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
 
@@ -115,6 +115,9 @@ impl Sink for TranscriptSink {
         self.span = None;
         if let Err(e) = self.rebuild() {
             log::debug!("a transcript that fell behind cannot be rebuilt yet: {e}");
+            if is_full(&e) {
+                self.journal.want_room();
+            }
         }
         Ok(self.transcripts.first_lacking().map_or(position, |lacking| position.min(lacking - 1)))
     }
@@ -290,8 +293,18 @@ impl<S: Sink> Worker<S> {
         }
     }
 
-    /// Flushes the sink, stores the checkpoint, drops old segments: in this order.
+    /// Flushes the sink, stores the checkpoint, drops old segments: in this order. What is drained by the checkpoint that
+    /// stands may go even if no new one can be stored: on a full disk that is what makes room for it.
     fn store(&mut self) -> io::Result<()> {
+        let stored = self.store_checkpoint();
+        if stored.as_ref().is_err_and(is_full) {
+            self.journal.want_room();
+        }
+        self.journal.prune(self.checkpoint.drained, self.clock.now())?;
+        stored
+    }
+
+    fn store_checkpoint(&mut self) -> io::Result<()> {
         let reached =
             if self.position > self.checkpoint.drained { self.sink.flush(self.position)? } else { self.position };
         if reached > self.checkpoint.drained {
@@ -308,7 +321,10 @@ impl<S: Sink> Worker<S> {
         if reached < self.position {
             self.due = Some(Instant::now() + PAUSE_AFTER_FAILURE);
         }
-        self.journal.prune(self.checkpoint.drained, self.clock.now())?;
         Ok(())
     }
+}
+
+fn is_full(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

@@ -232,8 +232,12 @@ impl<D: Disk> Shared<D> {
             let mut writer = self.writer.lock().expect("no holder panics");
             let written = writer.write(frames, first, last);
             self.writable.store(!writer.is_broken(), Ordering::Relaxed);
+            self.refusing.store(written.is_err() && !writer.is_broken(), Ordering::Relaxed);
             written
         };
+        if matches!(written, Err(Refusal::Full(_))) {
+            self.short.store(true, Ordering::Relaxed);
+        }
         if written.is_err() {
             // A reader must not hand out what its sender was told is unknown.
             self.voids.lock().expect("no holder panics").push((first, last));

@@ -97,6 +97,10 @@ struct Shared<D: Disk> {
     patience: u32,
     /// No file has failed, or a new one was made since.
     writable: AtomicBool,
+    /// The last batch was refused although no file has failed: there is no room for it.
+    refusing: AtomicBool,
+    /// Something could not be written for want of room: drained segments are to go, whatever their age.
+    short: AtomicBool,
     publish: Publish,
     on_panic: Box<dyn Fn() + Send + Sync>,
     /// Rung when [`Journal::tend`] has something to do.
@@ -189,6 +193,8 @@ impl<D: Disk> Journal<D> {
             published: AtomicU64::new(found.next_sequence - 1),
             patience: if config.fsync == Fsync::Always { 0 } else { PATIENCE },
             writable: AtomicBool::new(true),
+            refusing: AtomicBool::new(false),
+            short: AtomicBool::new(false),
             publish,
             on_panic,
             bell,
@@ -235,9 +241,19 @@ impl<D: Disk> Journal<D> {
         Reader::new(self.shared.clone(), after)
     }
 
-    /// Whether an append would be taken now. Waits for nothing, not even for a disk that hangs.
+    /// Whether no file has failed. Waits for nothing, not even for a disk that hangs.
     pub fn is_writable(&self) -> bool {
         self.shared.writable.load(Ordering::Relaxed)
+    }
+
+    /// Whether an append would be taken now: no file has failed, and there is room. Waits for nothing either.
+    pub fn is_ready(&self) -> bool {
+        self.is_writable() && !self.shared.refusing.load(Ordering::Relaxed)
+    }
+
+    /// Something beside the journal, on the same disk most likely, had no room: the next [`Journal::prune`] makes some.
+    pub fn want_room(&self) {
+        self.shared.short.store(true, Ordering::Relaxed);
     }
 
     /// Replaces the checkpoint, on disk.
@@ -249,13 +265,15 @@ impl<D: Disk> Journal<D> {
     }
 
     /// Drops segments that `drained` has passed and that are older than `journal.retain_hours`, or, while the journal
-    /// takes more than three quarters of `journal.max_bytes`, of any age. The checkpoint must be stored first. Returns how many.
+    /// takes more than three quarters of `journal.max_bytes`, of any age. While the disk is full one of any age goes with
+    /// each call. The checkpoint must be stored first. Returns how many.
     ///
     /// # Errors
     /// The disk's; what could not be removed is tried again the next time.
     pub fn prune(&self, drained: u64, now: Timestamp) -> io::Result<usize> {
+        let short = self.shared.short.swap(false, Ordering::Relaxed);
         let mut dropped = 0;
-        while let Some(oldest) = self.oldest_to_drop(drained, now) {
+        while let Some(oldest) = self.oldest_to_drop(drained, now, short && dropped == 0) {
             match self.shared.disk.remove(&segment::path(&self.shared.folder, oldest)) {
                 // Removed by hand: that must not keep those behind it for ever.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -264,16 +282,20 @@ impl<D: Disk> Journal<D> {
             self.shared.segments.lock().expect("no holder panics").retain(|s| s.header.number != oldest);
             dropped += 1;
         }
+        if short && dropped > 0 {
+            log::warn!("the disk is full: {dropped} drained segments of the journal were dropped before their time");
+            let _ = self.shared.bell.0.try_send(());
+        }
         Ok(dropped)
     }
 
-    fn oldest_to_drop(&self, drained: u64, now: Timestamp) -> Option<u64> {
+    fn oldest_to_drop(&self, drained: u64, now: Timestamp, short: bool) -> Option<u64> {
         let segments = self.shared.segments.lock().expect("no holder panics");
         let [oldest, next, ..] = &segments[..] else { return None };
         let bytes: u64 = segments.iter().map(|s| s.file_bytes).sum();
         let age = Duration::from_micros(now.micros().saturating_sub(next.header.made_micros));
         let pressed = bytes + self.config.segment_bytes > self.config.max_bytes / 4 * 3;
-        let may = next.header.first_sequence <= drained + 1 && (age > self.config.retain || pressed);
+        let may = next.header.first_sequence <= drained + 1 && (age > self.config.retain || pressed || short);
         may.then_some(oldest.header.number)
     }
 
@@ -285,7 +307,15 @@ impl<D: Disk> Journal<D> {
         if !self.is_writable() {
             self.shared.mend();
         }
-        segment::prepare_spare(&self.shared.disk, &self.shared.folder, self.config.segment_bytes)
+        let ready = segment::prepare_spare(&self.shared.disk, &self.shared.folder, self.config.segment_bytes);
+        match &ready {
+            Ok(()) if self.stats().bytes + self.config.segment_bytes <= self.config.max_bytes => {
+                self.shared.refusing.store(false, Ordering::Relaxed);
+            }
+            Err(e) if matches!(Refusal::from_io(e), Refusal::Full(_)) => self.want_room(),
+            _ => {}
+        }
+        ready
     }
 
     /// Receives when [`Journal::tend`] has something to do: the spare was taken, or a file failed.

@@ -263,3 +263,47 @@ fn interval_acknowledges_before_the_sync_and_syncs_soon_after() {
     });
     assert!(!journal.syncs_first());
 }
+
+#[test]
+fn a_full_disk_takes_drained_segments_before_their_time_and_no_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let (journal, _) = open(&config(folder.path()));
+    for i in 0..200 {
+        record(&journal, &[&format!("message {i}")]);
+    }
+    let before = journal.stats().segments;
+    assert!(before > 4);
+    assert_eq!(journal.prune(200, Timestamp::from_micros(0)).unwrap(), 0);
+    journal.want_room();
+    assert_eq!(journal.prune(0, Timestamp::from_micros(0)).unwrap(), 0, "nothing is drained");
+    journal.want_room();
+    assert_eq!(journal.prune(200, Timestamp::from_micros(0)).unwrap(), 1, "one at a time");
+    assert_eq!(journal.prune(200, Timestamp::from_micros(0)).unwrap(), 0, "room was wanted once");
+}
+
+#[test]
+fn a_journal_without_room_says_so_until_there_is_some() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = JournalConfig { max_bytes: 4 * 8 * 1024, ..config(folder.path()) };
+    let (journal, _) = open(&config);
+    let refused = loop {
+        let (ticket, _) = journal.append(vec![draft(&"x".repeat(1000))]).unwrap();
+        if let Err(refusal) = journal.commit(ticket) {
+            break refusal;
+        }
+        assert!(journal.is_ready());
+    };
+    assert!(matches!(refused, Refusal::Full(_)), "{refused}");
+    assert!(!journal.is_ready());
+    journal.tend().unwrap();
+    assert!(!journal.is_ready(), "nothing has changed");
+    assert!(journal.prune(journal.published(), Timestamp::from_micros(0)).unwrap() > 0);
+    journal.tend().unwrap();
+    assert!(journal.is_ready());
+    // Appends are refused at once for a moment after a refusal; it passes without one.
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while journal.append(vec![draft("after")]).and_then(|(ticket, _)| journal.commit(ticket)).is_err() {
+        assert!(std::time::Instant::now() < deadline, "room was made and is not used");
+        std::thread::yield_now();
+    }
+}
