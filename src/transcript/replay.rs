@@ -8,15 +8,19 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::path::PathBuf;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 
 use lru::LruCache;
 
-use crate::disk::{self, Disk, DiskFile};
+use crate::disk::{Disk, DiskFile};
 use crate::message::{Message, SessionId};
 
 use super::read::Lines;
 use super::{Transcript, Transcripts};
+
+/// How much is copied at once of what is set aside, in bytes.
+const COPY_BYTES: usize = 1 << 20;
 
 /// See the module.
 pub struct Replay<'a, D: Disk> {
@@ -126,13 +130,34 @@ impl<D: Disk> Replay<'_, D> {
     fn set_aside(&mut self, session: &SessionId, transcript: &Transcript<D::File>, from: u64) -> io::Result<()> {
         let folder = self.quarantine();
         self.transcripts.disk.create_dir_all(&folder)?;
-        let mut tail = vec![0; usize::try_from(transcript.bytes - from).map_err(io::Error::other)?];
-        let read = transcript.file.read_at(&mut tail, from)?;
         let name = format!("{}.{from}", session.file_name());
-        disk::replace(&self.transcripts.disk, &folder.join(&name), &tail[..read])?;
+        self.copy(&transcript.file, from..transcript.bytes, &folder, &name)?;
         log::warn!("the transcript of {session} differs from the journal: its end was set aside as {name}");
         self.set_aside += 1;
         Ok(())
+    }
+
+    /// Copies a part of a file, block by block; blocks of zeros stay holes, so that a long stretch of them costs nothing.
+    fn copy(&self, file: &D::File, part: Range<u64>, folder: &Path, name: &str) -> io::Result<()> {
+        let disk = &self.transcripts.disk;
+        let temporary = folder.join(format!("{name}.tmp"));
+        let copy = disk.create(&temporary)?;
+        let mut block = vec![0; COPY_BYTES];
+        let mut at = part.start;
+        while at < part.end {
+            let wanted = usize::try_from(part.end - at).unwrap_or(COPY_BYTES).min(COPY_BYTES);
+            let read = file.read_at(&mut block[..wanted], at)?;
+            if read == 0 {
+                break;
+            }
+            if block[..read].iter().any(|&byte| byte != 0) {
+                copy.write_all_at(&block[..read], at - part.start)?;
+            }
+            at += read as u64;
+        }
+        copy.sync()?;
+        disk.rename(&temporary, &folder.join(name))?;
+        disk.sync_dir(folder)
     }
 
     fn quarantine(&self) -> PathBuf {
