@@ -32,7 +32,6 @@ mod segment;
 mod tests;
 mod writer;
 
-use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -52,7 +51,7 @@ pub use record::{Draft, Entry, Key, Links, Record, ReplyTo};
 pub use recovery::{Findings, OpenError};
 
 use commit::Queue;
-use recovery::recover;
+use recovery::{Lock, recover};
 use segment::SegmentInfo;
 use writer::{Settings, Writer};
 
@@ -125,7 +124,7 @@ pub struct Journal<D: Disk = RealDisk> {
     findings: Findings,
     start: Checkpoint,
     /// Held, not used: the folder is locked while it is open.
-    _lock: File,
+    _lock: Lock,
 }
 
 /// Figures for the status.

@@ -307,3 +307,15 @@ fn a_journal_without_room_says_so_until_there_is_some() {
         std::thread::yield_now();
     }
 }
+
+#[test]
+fn the_folder_stays_locked_when_the_locks_file_is_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(folder.path());
+    let (journal, _) = open(&config);
+    std::fs::remove_file(config.path.join("lock")).unwrap();
+    let again = || Journal::open(&config, Clock::system(), Box::new(|_| ()), Box::new(|| ()));
+    assert!(matches!(again().err().unwrap(), OpenError::Locked { .. }));
+    drop(journal);
+    assert!(again().is_ok());
+}
