@@ -265,6 +265,10 @@ impl<S: Sink> Worker<S> {
                     records.iter().for_each(|record| self.take(record));
                     // Refused sequences leave holes.
                     self.position = self.position.max(self.reader.position());
+                    // Whoever writes as fast as this reads must not keep the checkpoint where it is.
+                    if self.due.is_some_and(|due| Instant::now() >= due) {
+                        self.flush();
+                    }
                 }
                 Err(e) => {
                     log::error!("[CHAT WORKER] The journal cannot be read, trying again: {e}");
@@ -327,4 +331,59 @@ impl<S: Sink> Worker<S> {
 
 fn is_full(e: &io::Error) -> bool {
     matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::config::Fsync;
+    use crate::journal::{Draft, ReplyTo};
+    use crate::message::{self, Metadata};
+
+    /// Remembers where it was flushed.
+    struct Flushes(Arc<Mutex<Vec<u64>>>);
+
+    impl Sink for Flushes {
+        fn take(&mut self, _record: &Record) {}
+
+        fn flush(&mut self, position: u64) -> io::Result<u64> {
+            self.0.lock().unwrap().push(position);
+            Ok(position)
+        }
+    }
+
+    #[test]
+    fn the_checkpoint_moves_while_a_long_backlog_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = JournalConfig {
+            path: folder.path().join("journal"),
+            fsync: Fsync::Never,
+            fsync_interval: Duration::from_millis(5),
+            segment_bytes: 8 << 20,
+            max_bytes: 1 << 30,
+            retain: Duration::from_secs(3600),
+            checkpoint_interval: Duration::ZERO,
+        };
+        let journal = Journal::open(&config, Clock::system(), Box::new(|_| ()), Box::new(|| ())).unwrap();
+        let session = SessionId::new("s").unwrap();
+        let text = "x".repeat(READ_BYTES / 4);
+        for _ in 0..20 {
+            let metadata = Metadata::default();
+            let line = message::Draft { session: &session, role: "user", text: &text, metadata, vector_ids: &[] };
+            let draft = Draft::Message { line: line.prepare(), key: None, reply_to: ReplyTo::Nothing };
+            let (ticket, _) = journal.append(vec![draft]).unwrap();
+            journal.commit(ticket).unwrap();
+        }
+        let (journal, flushes) = (Arc::new(journal), Arc::default());
+        let sink = Flushes(Arc::clone(&flushes));
+        let (start, progress) = (journal.start(), Arc::new(Progress::default()));
+        let worker = Worker::new(journal, never(), sink, Clock::system(), &config, start, progress);
+        let (stop, stopped) = crossbeam_channel::bounded(0);
+        drop(stop);
+        worker.run(&stopped);
+        let flushes = flushes.lock().unwrap();
+        assert!(flushes.len() > 3 && flushes[0] < 20 && flushes.last() == Some(&20), "{flushes:?}");
+    }
 }
