@@ -235,6 +235,10 @@ impl<D: Disk> Shared<D> {
             self.refusing.store(written.is_err() && !writer.is_broken(), Ordering::Relaxed);
             written
         };
+        if written.is_err() {
+            // Whoever tends the journal is to see it, and to go on looking.
+            let _ = self.bell.0.try_send(());
+        }
         if matches!(written, Err(Refusal::Full(_))) {
             self.short.store(true, Ordering::Relaxed);
         }

@@ -295,6 +295,7 @@ fn a_journal_without_room_says_so_until_there_is_some() {
     };
     assert!(matches!(refused, Refusal::Full(_)), "{refused}");
     assert!(!journal.is_ready());
+    assert!(journal.bell().try_recv().is_ok(), "the janitor is woken after it is known");
     journal.tend().unwrap();
     assert!(!journal.is_ready(), "nothing has changed");
     assert!(journal.prune(journal.published(), Timestamp::from_micros(0)).unwrap() > 0);
