@@ -26,7 +26,7 @@ pub fn run(journal: &Arc<Journal>, stop: &Receiver<()>) {
             _ => {}
         }
         failing = tended.is_err();
-        let wait = if failing || !journal.is_writable() { RETRY } else { IDLE };
+        let wait = if failing || !journal.is_ready() { RETRY } else { IDLE };
         select! {
             recv(journal.bell()) -> _ => {}
             recv(stop) -> _ => return,

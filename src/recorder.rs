@@ -7,6 +7,7 @@
 //!
 //! Knows nothing of requests and replies. Holds no lock of its own.
 
+use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -200,27 +201,43 @@ fn belongs_to(record: &Record, message: &Message) -> bool {
     record.entry.message().is_some_and(|other| other.session() == message.session())
 }
 
-/// Brings the transcripts up to what the journal holds, and says so in the checkpoint.
+/// Brings the transcripts up to what the journal holds, and says so in the checkpoint. A transcript that cannot be
+/// written is behind from here on, as if it had failed while serving; the worker goes on trying. No disk that is merely
+/// full keeps the server from starting.
 fn replay(journal: &Journal, transcripts: &Transcripts) -> std::io::Result<()> {
-    let mut checkpoint = journal.start();
+    let (mut checkpoint, published) = (journal.start(), journal.published());
+    let first = checkpoint.transcribed + 1;
     let mut reader = journal.reader(checkpoint.transcribed);
     let mut replay = transcripts.replay();
-    let mut outcome = Ok(());
-    while outcome.is_ok() {
+    let mut sessions = HashSet::new();
+    loop {
         let progress = reader.read(REPLAY_BYTES, |record| {
-            if let (Ok(()), Some(message)) = (&outcome, record.entry.message()) {
-                outcome = replay.message(message);
+            let Some(message) = record.entry.message() else { return };
+            let session = message.session();
+            if !sessions.contains(session) {
+                sessions.insert(session.clone());
+            }
+            if transcripts.behind(session).is_none()
+                && let Err(e) = replay.message(message)
+            {
+                log::error!("the transcript of {session} cannot be brought up to the journal: {e}");
+                transcripts.mark_behind(session, record.sequence, published);
             }
         })?;
         if progress == Progress::CaughtUp {
             break;
         }
     }
-    outcome?;
-    replay.sync()?;
-    if checkpoint.transcribed != journal.published() {
-        checkpoint.transcribed = journal.published();
-        journal.store_checkpoint(&checkpoint)?;
+    if let Err(e) = replay.sync() {
+        log::error!("the transcripts cannot be synced, and are compared with the journal again: {e}");
+        sessions.iter().for_each(|session| transcripts.mark_behind(session, first, published));
+    }
+    let reached = transcripts.first_lacking().map_or(published, |lacking| lacking - 1);
+    if checkpoint.transcribed != reached {
+        checkpoint.transcribed = reached;
+        if let Err(e) = journal.store_checkpoint(&checkpoint) {
+            log::warn!("the checkpoint cannot be stored yet: {e}");
+        }
     }
     if replay.appended > 0 {
         log::info!("{} lines were missing in the transcripts and were taken from the journal", replay.appended);

@@ -22,8 +22,8 @@ use crate::transcript::Transcripts;
 
 /// How much of the journal is read at once, in bytes.
 const READ_BYTES: usize = 1 << 20;
-/// The longest the worker waits without looking at the age of segments.
-const IDLE: Duration = Duration::from_secs(60);
+/// The longest the worker waits without looking whether segments are to go, by their age or because the disk is full.
+const IDLE: Duration = Duration::from_secs(2);
 /// The pause after a failed flush.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
 
@@ -94,6 +94,14 @@ impl Sink for TranscriptSink {
     }
 
     fn flush(&mut self, position: u64) -> io::Result<u64> {
+        if let Some((first, last)) = self.span {
+            for session in self.transcripts.displaced(self.touched.iter()) {
+                log::warn!(
+                    "the transcript of {session} was removed or replaced while it was open: it is brought up again"
+                );
+                self.transcripts.mark_behind(&session, first, last);
+            }
+        }
         if let Err(e) = self.transcripts.sync(self.touched.iter()) {
             // What the failed sync covered may be gone from the files for good: the journal still has it.
             if let Some((first, last)) = self.span {
@@ -107,6 +115,9 @@ impl Sink for TranscriptSink {
         self.span = None;
         if let Err(e) = self.rebuild() {
             log::debug!("a transcript that fell behind cannot be rebuilt yet: {e}");
+            if is_full(&e) {
+                self.journal.want_room();
+            }
         }
         Ok(self.transcripts.first_lacking().map_or(position, |lacking| position.min(lacking - 1)))
     }
@@ -254,6 +265,10 @@ impl<S: Sink> Worker<S> {
                     records.iter().for_each(|record| self.take(record));
                     // Refused sequences leave holes.
                     self.position = self.position.max(self.reader.position());
+                    // Whoever writes as fast as this reads must not keep the checkpoint where it is.
+                    if self.due.is_some_and(|due| Instant::now() >= due) {
+                        self.flush();
+                    }
                 }
                 Err(e) => {
                     log::error!("[CHAT WORKER] The journal cannot be read, trying again: {e}");
@@ -282,8 +297,18 @@ impl<S: Sink> Worker<S> {
         }
     }
 
-    /// Flushes the sink, stores the checkpoint, drops old segments: in this order.
+    /// Flushes the sink, stores the checkpoint, drops old segments: in this order. What is drained by the checkpoint that
+    /// stands may go even if no new one can be stored: on a full disk that is what makes room for it.
     fn store(&mut self) -> io::Result<()> {
+        let stored = self.store_checkpoint();
+        if stored.as_ref().is_err_and(is_full) {
+            self.journal.want_room();
+        }
+        self.journal.prune(self.checkpoint.drained, self.clock.now())?;
+        stored
+    }
+
+    fn store_checkpoint(&mut self) -> io::Result<()> {
         let reached =
             if self.position > self.checkpoint.drained { self.sink.flush(self.position)? } else { self.position };
         if reached > self.checkpoint.drained {
@@ -300,7 +325,66 @@ impl<S: Sink> Worker<S> {
         if reached < self.position {
             self.due = Some(Instant::now() + PAUSE_AFTER_FAILURE);
         }
-        self.journal.prune(self.checkpoint.drained, self.clock.now())?;
         Ok(())
+    }
+}
+
+fn is_full(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::config::Fsync;
+    use crate::journal::{Draft, ReplyTo};
+    use crate::message::{self, Metadata};
+
+    /// Remembers where it was flushed.
+    struct Flushes(Arc<Mutex<Vec<u64>>>);
+
+    impl Sink for Flushes {
+        fn take(&mut self, _record: &Record) {}
+
+        fn flush(&mut self, position: u64) -> io::Result<u64> {
+            self.0.lock().unwrap().push(position);
+            Ok(position)
+        }
+    }
+
+    #[test]
+    fn the_checkpoint_moves_while_a_long_backlog_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = JournalConfig {
+            path: folder.path().join("journal"),
+            fsync: Fsync::Never,
+            fsync_interval: Duration::from_millis(5),
+            segment_bytes: 8 << 20,
+            max_bytes: 1 << 30,
+            retain: Duration::from_secs(3600),
+            max_keys: 10,
+            checkpoint_interval: Duration::ZERO,
+        };
+        let journal = Journal::open(&config, Clock::system(), Box::new(|_| ()), Box::new(|| ())).unwrap();
+        let session = SessionId::new("s").unwrap();
+        let text = "x".repeat(READ_BYTES / 4);
+        for _ in 0..20 {
+            let metadata = Metadata::default();
+            let line = message::Draft { session: &session, role: "user", text: &text, metadata, vector_ids: &[] };
+            let draft = Draft::Message { line: line.prepare(), key: None, reply_to: ReplyTo::Nothing };
+            let (ticket, _) = journal.append(vec![draft]).unwrap();
+            journal.commit(ticket).unwrap();
+        }
+        let (journal, flushes) = (Arc::new(journal), Arc::default());
+        let sink = Flushes(Arc::clone(&flushes));
+        let (start, progress) = (journal.start(), Arc::new(Progress::default()));
+        let worker = Worker::new(journal, never(), sink, Clock::system(), &config, start, progress);
+        let (stop, stopped) = crossbeam_channel::bounded(0);
+        drop(stop);
+        worker.run(&stopped);
+        let flushes = flushes.lock().unwrap();
+        assert!(flushes.len() > 3 && flushes[0] < 20 && flushes.last() == Some(&20), "{flushes:?}");
     }
 }

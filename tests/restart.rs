@@ -366,3 +366,93 @@ fn sessions_left_out_of_a_small_cache_are_read_from_disk() {
         server.restart();
     }
 }
+
+#[test]
+fn a_transcript_removed_or_replaced_by_hand_gets_what_came_after_it() {
+    let mut server = Server::start(Options::default().set("journal.checkpoint_seconds", 1));
+    let mut client = server.client();
+    fill(&mut client, "removed", 0..3);
+    fill(&mut client, "replaced", 0..3);
+    fs::remove_file(server.transcript_path("removed")).unwrap();
+    let (path, copy) = (server.transcript_path("replaced"), server.folder().join("copy"));
+    fs::copy(&path, &copy).unwrap();
+    fs::rename(&copy, &path).unwrap();
+    fill(&mut client, "removed", 3..6);
+    fill(&mut client, "replaced", 3..6);
+    support::wait_until("the transcripts have the new lines", support::PATIENCE, || {
+        ["removed", "replaced"].iter().all(|session| {
+            fs::read_to_string(server.transcript_path(session)).is_ok_and(|text| text.contains("\"m5\""))
+        })
+    });
+    assert_eq!(server.sigterm_and_wait().code(), Some(0));
+    server.start_again();
+    let mut client = server.client();
+    for session in ["removed", "replaced"] {
+        let texts: Vec<String> = client.whole_history(session).iter().map(|m| m["text"].to_string()).collect();
+        assert!(texts.ends_with(&["\"m3\"".into(), "\"m4\"".into(), "\"m5\"".into()]), "{session}: {texts:?}");
+    }
+    server.transcript_of("replaced", 6);
+}
+
+#[test]
+fn the_folder_of_the_transcripts_comes_back_when_it_is_removed() {
+    let server = Server::start(Options::default().set("journal.checkpoint_seconds", 1));
+    let mut client = server.client();
+    fill(&mut client, "before", 0..1);
+    fs::remove_dir_all(server.transcript_path("before").parent().unwrap()).unwrap();
+    fill(&mut client, "after", 0..3);
+    support::wait_until("the transcript is there", support::PATIENCE, || server.transcript_path("after").exists());
+    let drained = |client: &mut Client| client.get("/api/storage/status").json()["queue"]["pending"] == 0;
+    support::wait_until("all is drained", support::PATIENCE, || drained(&mut client));
+    server.transcript_of("after", 3);
+}
+
+#[test]
+fn a_transcript_that_cannot_be_written_keeps_no_server_from_starting() {
+    let mut server = Server::start(Options::default().set("journal.checkpoint_seconds", 1));
+    let mut client = server.client();
+    let path = server.transcript_path("bad");
+    fs::create_dir(&path).unwrap();
+    fill(&mut client, "bad", 0..3);
+    fill(&mut client, "good", 0..3);
+    server.kill9();
+    server.start_again();
+    let mut client = server.client();
+    assert_eq!(client.whole_history("good").len(), 3);
+    fill(&mut client, "bad", 3..4);
+    // Mended by hand, it is brought up without another start.
+    fs::remove_dir(&path).unwrap();
+    support::wait_until("the transcript is brought up", support::PATIENCE, || path.is_file());
+    support::wait_until("all is drained", support::PATIENCE, || {
+        client.get("/api/storage/status").json()["queue"]["pending"] == 0
+    });
+    server.transcript_of("bad", 4);
+    assert_eq!(client.whole_history("bad").len(), 4);
+}
+
+#[test]
+fn a_segment_removed_by_hand_does_not_keep_the_others() {
+    let options = Options::default()
+        .set("server.max_body_bytes", 65_536)
+        .set("journal.segment_bytes", 200_000)
+        .set("journal.max_bytes", 800_000)
+        .set("journal.checkpoint_seconds", 1);
+    let server = Server::start(options);
+    let mut client = server.client();
+    let body = json!({"session_id": "s", "role": "user", "text": "x".repeat(60_000)});
+    let segments = || {
+        let mut found: Vec<_> =
+            walk(&server.data()).into_iter().filter(|p| p.to_string_lossy().ends_with(".segment")).collect();
+        found.sort();
+        found
+    };
+    while segments().len() < 3 {
+        client.post("/api/chat/messages", &body).expect(201);
+    }
+    fs::remove_file(&segments()[0]).unwrap();
+    let mut kept = 0;
+    support::wait_until("thirty more were taken", support::PATIENCE, || {
+        kept += usize::from(client.post("/api/chat/messages", &body).status == 201);
+        kept == 30
+    });
+}

@@ -69,9 +69,9 @@ impl Status {
                     "capacity": mongo.queue_capacity,
                 },
                 "journal": {
-                    "status": match (self.journal.is_writable(), self.journal.is_full()) {
-                        (true, _) => "ok",
-                        (false, true) => "full",
+                    "status": match (self.journal.is_writable(), self.journal.is_ready()) {
+                        (_, true) => "ok",
+                        (true, false) => "full",
                         (false, false) => "error",
                     },
                     "fsync": match self.config.journal.fsync {
@@ -106,12 +106,13 @@ impl Status {
 
     /// `GET /readyz` and `GET /health`: a message would be taken.
     pub fn ready(&self) -> Result<Reply, Problem> {
-        if self.journal.is_writable() {
-            Ok(super::json(200, &json!({"status": "ok"})))
-        } else {
-            let why = if self.journal.is_full() { "has no room" } else { "cannot be written" };
-            let detail = format!("the journal {why}; it goes on by itself when it can");
-            Err(Problem::unavailable("journal_unavailable", detail, 1))
+        if self.journal.is_ready() {
+            return Ok(super::json(200, &json!({"status": "ok"})));
         }
+        let detail = match self.journal.is_writable() {
+            true => "the journal has no room; it goes on by itself once there is some",
+            false => "the journal cannot be written; it tries to go on by itself",
+        };
+        Err(Problem::unavailable("journal_unavailable", detail, 1))
     }
 }

@@ -8,9 +8,9 @@
 #[cfg(test)]
 pub mod sim;
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 /// A file system, as far as we use one.
@@ -52,6 +52,10 @@ pub trait DiskFile: Send + Sync + 'static {
     fn sync(&self) -> io::Result<()>;
     /// Cuts the file, or lengthens it with zeros.
     fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Whether the file still stands under that path: somebody may have removed it, or put another in its place.
+    fn is_at(&self, _path: &Path) -> bool {
+        true
+    }
 }
 
 /// The system's own file system.
@@ -138,6 +142,16 @@ impl DiskFile for File {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         File::set_len(self, len)
+    }
+
+    fn is_at(&self, path: &Path) -> bool {
+        let inode = |data: Metadata| (data.dev(), data.ino());
+        match (self.metadata(), std::fs::metadata(path)) {
+            (Ok(own), Ok(there)) => inode(own) == inode(there),
+            (_, Err(e)) if e.kind() == io::ErrorKind::NotFound => false,
+            // Nothing is known: what is open is as good as anything.
+            _ => true,
+        }
     }
 }
 

@@ -362,9 +362,16 @@ impl<D: Disk> Shared<D> {
             let mut writer = self.writer.lock().expect("no holder panics");
             let written = writer.write(frames, first);
             self.writable.store(!writer.is_broken(), Ordering::Relaxed);
+            self.refusing.store(written.is_err() && !writer.is_broken(), Ordering::Relaxed);
             written
         };
-        self.starved.store(matches!(written, Err(Refusal::Full(_))), Ordering::Relaxed);
+        if let Err(refusal) = &written {
+            if matches!(refusal, Refusal::Full(_)) {
+                self.short.store(true, Ordering::Relaxed);
+            }
+            // Whoever tends the journal is to see it, and to go on looking.
+            let _ = self.bell.0.try_send(());
+        }
         written?;
         (self.publish)(records);
         self.published.store(last, Ordering::Release);

@@ -38,7 +38,6 @@ mod segment;
 mod tests;
 mod writer;
 
-use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -59,7 +58,7 @@ pub use recovery::{Findings, OpenError};
 
 use commit::Queue;
 use digest::Digest;
-use recovery::recover;
+use recovery::{Lock, recover};
 use segment::SegmentInfo;
 use writer::{Settings, Writer};
 
@@ -111,8 +110,10 @@ struct Shared<D: Disk> {
     patience: u32,
     /// No file has failed, or a new one was made since.
     writable: AtomicBool,
-    /// The last batch was refused for want of room.
-    starved: AtomicBool,
+    /// The last batch was refused although no file has failed: there is no room for it.
+    refusing: AtomicBool,
+    /// Something could not be written for want of room: drained segments are to go, whatever their age.
+    short: AtomicBool,
     publish: Publish,
     on_panic: Box<dyn Fn() + Send + Sync>,
     /// Rung when [`Journal::tend`] has something to do.
@@ -138,7 +139,7 @@ pub struct Journal<D: Disk = RealDisk> {
     /// The last segment whose digest is known to be written.
     digested: Mutex<u64>,
     /// Held, not used: the folder is locked while it is open.
-    _lock: File,
+    _lock: Lock,
 }
 
 /// Figures for the status.
@@ -206,7 +207,8 @@ impl<D: Disk> Journal<D> {
             published: AtomicU64::new(found.next_sequence - 1),
             patience: if config.fsync == Fsync::Always { 0 } else { PATIENCE },
             writable: AtomicBool::new(true),
-            starved: AtomicBool::new(false),
+            refusing: AtomicBool::new(false),
+            short: AtomicBool::new(false),
             publish,
             on_panic,
             bell,
@@ -264,14 +266,19 @@ impl<D: Disk> Journal<D> {
         Reader::new(self.shared.clone(), after)
     }
 
-    /// Whether an append would be taken now. Waits for nothing, not even for a disk that hangs.
+    /// Whether no file has failed. Waits for nothing, not even for a disk that hangs.
     pub fn is_writable(&self) -> bool {
-        self.shared.writable.load(Ordering::Relaxed) && !self.is_full()
+        self.shared.writable.load(Ordering::Relaxed)
     }
 
-    /// Whether the last batch was refused for want of room, and none was found since.
-    pub fn is_full(&self) -> bool {
-        self.shared.starved.load(Ordering::Relaxed)
+    /// Whether an append would be taken now: no file has failed, and there is room. Waits for nothing either.
+    pub fn is_ready(&self) -> bool {
+        self.is_writable() && !self.shared.refusing.load(Ordering::Relaxed)
+    }
+
+    /// Something beside the journal, on the same disk most likely, had no room: the next [`Journal::prune`] makes some.
+    pub fn want_room(&self) {
+        self.shared.short.store(true, Ordering::Relaxed);
     }
 
     /// Replaces the checkpoint, on disk.
@@ -283,14 +290,20 @@ impl<D: Disk> Journal<D> {
     }
 
     /// Drops segments that `drained` has passed and that are older than `journal.retain_hours`, or, while the journal
-    /// takes more than three quarters of `journal.max_bytes` or found no room on the disk, of any age. The checkpoint must be stored first. Returns how many.
+    /// takes more than three quarters of `journal.max_bytes`, of any age. While the disk is full one of any age goes with
+    /// each call. The checkpoint must be stored first. Returns how many.
     ///
     /// # Errors
     /// The disk's; what could not be removed is tried again the next time.
     pub fn prune(&self, drained: u64, now: Timestamp) -> io::Result<usize> {
+        let short = self.shared.short.swap(false, Ordering::Relaxed);
         let mut dropped = 0;
-        while let Some(oldest) = self.oldest_to_drop(drained, now) {
-            self.shared.disk.remove(&segment::path(&self.shared.folder, oldest))?;
+        while let Some(oldest) = self.oldest_to_drop(drained, now, short && dropped == 0) {
+            match self.shared.disk.remove(&segment::path(&self.shared.folder, oldest)) {
+                // Removed by hand: that must not keep those behind it for ever.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                removed => removed?,
+            }
             // A digest without its segment harms nobody: a new segment of that number has another salt.
             let _ = self.shared.disk.remove(&digest::path(&self.shared.folder, oldest));
             let mut segments = self.shared.segments.lock().expect("no holder panics");
@@ -300,17 +313,20 @@ impl<D: Disk> Journal<D> {
             self.shared.queue.lock().expect("no holder panics").forget_keys_before(first);
             dropped += 1;
         }
+        if short && dropped > 0 {
+            log::warn!("the disk is full: {dropped} drained segments of the journal were dropped before their time");
+            let _ = self.shared.bell.0.try_send(());
+        }
         Ok(dropped)
     }
 
-    fn oldest_to_drop(&self, drained: u64, now: Timestamp) -> Option<u64> {
+    fn oldest_to_drop(&self, drained: u64, now: Timestamp, short: bool) -> Option<u64> {
         let segments = self.shared.segments.lock().expect("no holder panics");
         let [oldest, next, ..] = &segments[..] else { return None };
         let bytes: u64 = segments.iter().map(|s| s.file_bytes).sum();
         let age = Duration::from_micros(now.micros().saturating_sub(next.header.made_micros));
-        let pressed = bytes + self.config.segment_bytes > self.config.max_bytes / 4 * 3
-            || self.shared.starved.load(Ordering::Relaxed);
-        let may = next.header.first_sequence <= drained + 1 && (age > self.config.retain || pressed);
+        let pressed = bytes + self.config.segment_bytes > self.config.max_bytes / 4 * 3;
+        let may = next.header.first_sequence <= drained + 1 && (age > self.config.retain || pressed || short);
         may.then_some(oldest.header.number)
     }
 
@@ -323,11 +339,15 @@ impl<D: Disk> Journal<D> {
         if !self.shared.writable.load(Ordering::Relaxed) {
             self.shared.mend();
         }
-        segment::prepare_spare(&self.shared.disk, &self.shared.folder, self.config.segment_bytes)?;
-        // The spare is the room that was wanted, unless the journal's own limit forbids to use it.
-        if self.stats().bytes + self.config.segment_bytes <= self.config.max_bytes {
-            self.shared.starved.store(false, Ordering::Relaxed);
+        let ready = segment::prepare_spare(&self.shared.disk, &self.shared.folder, self.config.segment_bytes);
+        match &ready {
+            Ok(()) if self.stats().bytes + self.config.segment_bytes <= self.config.max_bytes => {
+                self.shared.refusing.store(false, Ordering::Relaxed);
+            }
+            Err(e) if matches!(Refusal::from_io(e), Refusal::Full(_)) => self.want_room(),
+            _ => {}
         }
+        ready?;
         self.write_digests()
     }
 

@@ -9,7 +9,7 @@
 //!    record: they were never acknowledged. Records the checkpoint has passed were, and stay, whatever is missing beside them.
 //! 6. What is there is synced: a record that survived only in the system's memory must not be built upon.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -80,7 +80,7 @@ pub struct Findings {
 /// The journal's state, ready to go on.
 pub struct Recovered<D: Disk> {
     /// Keeps the folder locked as long as it is open.
-    pub lock: File,
+    pub lock: Lock,
     /// The journal's epoch.
     pub epoch: u64,
     /// The checkpoint found, or "from the start".
@@ -147,21 +147,33 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> OpenError + '_ {
     move |source| OpenError::Io { path: path.to_owned(), source }
 }
 
-fn lock(folder: &Path) -> Result<File, OpenError> {
+/// The lock's file, and the folder itself, which stays locked when the file is removed. Some network file systems cannot
+/// lock folders; the file alone counts there.
+pub struct Lock {
+    _file: File,
+    _folder: Option<File>,
+}
+
+fn lock(folder: &Path) -> Result<Lock, OpenError> {
     let path = folder.join("lock");
     let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
     let mut file = open.map_err(at(&path))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(std::fs::TryLockError::WouldBlock) => {
-            let holder = std::fs::read_to_string(&path).unwrap_or_default();
-            return Err(OpenError::Locked { holder: holder.trim().into(), path });
-        }
-        Err(std::fs::TryLockError::Error(e)) => return Err(at(&path)(e)),
+    let itself = File::open(folder).map_err(at(folder))?;
+    let (of_file, of_folder) = (file.try_lock(), itself.try_lock());
+    if [&of_file, &of_folder].into_iter().any(|tried| matches!(tried, Err(TryLockError::WouldBlock))) {
+        let holder = std::fs::read_to_string(&path).unwrap_or_default();
+        let holder = if holder.is_empty() { "unknown".into() } else { holder.trim().into() };
+        return Err(OpenError::Locked { holder, path });
     }
-    // For people and for the message above; the lock itself is the kernel's.
-    file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(at(&path))?;
-    Ok(file)
+    if let Err(TryLockError::Error(e)) = of_file {
+        return Err(at(&path)(e));
+    }
+    let _folder = of_folder.is_ok().then_some(itself);
+    // For people and for the message above; the lock itself is the kernel's, and a full disk does not undo it.
+    if let Err(e) = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())) {
+        log::warn!("{} does not name this process: {e}", path.display());
+    }
+    Ok(Lock { _file: file, _folder })
 }
 
 impl<D: Disk> Recovered<D> {

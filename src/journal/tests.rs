@@ -224,9 +224,7 @@ fn undrained_records_at_the_limit_are_refused_and_drained_ones_make_room() {
         assert!(taken < 10_000);
     };
     assert!(matches!(refusal, Refusal::Full(_)), "{refusal}");
-    assert!(journal.is_full() && !journal.is_writable());
-    journal.tend().unwrap();
-    assert!(journal.is_full(), "the spare does not count beyond the limit");
+    assert!(journal.is_writable() && !journal.is_ready(), "no file has failed");
     assert_eq!(read_all(&journal, 0).len(), taken);
     assert_eq!(journal.prune(0, Clock::system().now()).unwrap(), 0, "nothing is drained");
     assert!(journal.prune(journal.published(), Clock::system().now()).unwrap() > 0);
@@ -235,7 +233,7 @@ fn undrained_records_at_the_limit_are_refused_and_drained_ones_make_room() {
         assert!(std::time::Instant::now() < deadline, "room was made and is not used");
         std::thread::yield_now();
     }
-    assert!(journal.is_writable());
+    assert!(journal.is_ready());
 }
 
 #[test]
@@ -383,4 +381,61 @@ fn a_digest_says_what_a_walk_says() {
         assert_eq!(read, Digest::of_segment(scanner, &config.path).unwrap().0);
         assert!(!read.keys.is_empty());
     }
+}
+
+#[test]
+fn a_full_disk_takes_drained_segments_before_their_time_and_no_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let (journal, _) = open(&config(folder.path()));
+    for i in 0..200 {
+        record(&journal, &[&format!("message {i}")]);
+    }
+    let before = journal.stats().segments;
+    assert!(before > 4);
+    assert_eq!(journal.prune(200, Timestamp::from_micros(0)).unwrap(), 0);
+    journal.want_room();
+    assert_eq!(journal.prune(0, Timestamp::from_micros(0)).unwrap(), 0, "nothing is drained");
+    journal.want_room();
+    assert_eq!(journal.prune(200, Timestamp::from_micros(0)).unwrap(), 1, "one at a time");
+    assert_eq!(journal.prune(200, Timestamp::from_micros(0)).unwrap(), 0, "room was wanted once");
+}
+
+#[test]
+fn a_journal_without_room_says_so_until_there_is_some() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = JournalConfig { max_bytes: 4 * 8 * 1024, ..config(folder.path()) };
+    let (journal, _) = open(&config);
+    let refused = loop {
+        let (ticket, _) = journal.append(vec![draft(&"x".repeat(1000))]).unwrap();
+        if let Err(refusal) = journal.commit(ticket) {
+            break refusal;
+        }
+        assert!(journal.is_ready());
+    };
+    assert!(matches!(refused, Refusal::Full(_)), "{refused}");
+    assert!(!journal.is_ready());
+    assert!(journal.bell().try_recv().is_ok(), "the janitor is woken after it is known");
+    journal.tend().unwrap();
+    assert!(!journal.is_ready(), "nothing has changed");
+    assert!(journal.prune(journal.published(), Timestamp::from_micros(0)).unwrap() > 0);
+    journal.tend().unwrap();
+    assert!(journal.is_ready());
+    // Appends are refused at once for a moment after a refusal; it passes without one.
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while journal.append(vec![draft("after")]).and_then(|(ticket, _)| journal.commit(ticket)).is_err() {
+        assert!(std::time::Instant::now() < deadline, "room was made and is not used");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn the_folder_stays_locked_when_the_locks_file_is_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(folder.path());
+    let (journal, _) = open(&config);
+    std::fs::remove_file(config.path.join("lock")).unwrap();
+    let again = || Journal::open(&config, Clock::system(), Box::new(|_| ()), Box::new(|| ()));
+    assert!(matches!(again().err().unwrap(), OpenError::Locked { .. }));
+    drop(journal);
+    assert!(again().is_ok());
 }

@@ -114,10 +114,22 @@ impl<D: Disk> Transcripts<D> {
         }
     }
 
+    /// Opens a session's transcript, and makes it and its folder where somebody removed them.
+    fn open_file(&self, session: &SessionId) -> io::Result<Transcript<D::File>> {
+        let path = self.path(session);
+        match Transcript::open(&self.disk, &path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                self.disk.create_dir_all(&self.folder)?;
+                Transcript::open(&self.disk, &path)
+            }
+            opened => opened,
+        }
+    }
+
     fn write(&self, open: &mut Open<D>, session: &SessionId, messages: &[(u64, &Arc<Message>)]) -> io::Result<bool> {
         let Open { files, lines, .. } = open;
         if !files.contains(session) {
-            files.put(session.clone(), Transcript::open(&self.disk, &self.path(session))?);
+            files.put(session.clone(), self.open_file(session)?);
         }
         let transcript = files.get_mut(session).expect("it was put there");
         lines.clear();
@@ -134,11 +146,27 @@ impl<D: Disk> Transcripts<D> {
         Ok(first_ever)
     }
 
+    /// Those of the sessions whose open file no longer stands under its name, because somebody removed it or put another
+    /// there (`sed -i`, an editor): what was appended since is in no transcript. They are closed.
+    pub fn displaced<'a>(&self, sessions: impl Iterator<Item = &'a SessionId>) -> Vec<SessionId> {
+        let mut open = self.open.lock().expect("no holder panics");
+        let mut displaced = Vec::new();
+        for session in sessions {
+            if open.files.peek(session).is_some_and(|transcript| !transcript.file.is_at(&self.path(session))) {
+                open.files.pop(session);
+                displaced.push(session.clone());
+            }
+        }
+        displaced
+    }
+
     /// Makes what was appended to those sessions durable.
     ///
     /// # Errors
     /// The disk's: nothing is known then of any of them, and the caller has them rebuilt from the journal.
     pub fn sync<'a>(&self, sessions: impl ExactSizeIterator<Item = &'a SessionId>) -> io::Result<()> {
+        // Removed with all in it: what was in it comes back from the journal, as far as it is kept.
+        self.disk.create_dir_all(&self.folder)?;
         if sessions.len() > SYNC_SINGLY_MAX {
             return self.disk.sync_all(&self.folder);
         }

@@ -17,6 +17,11 @@ use super::Transcripts;
 const FIRST_BLOCK_BYTES: u64 = 16 * 1024;
 /// Later reads, and the stretch that binary search leaves to be walked.
 const BLOCK_BYTES: u64 = 64 * 1024;
+/// No message is longer, in bytes: its body is bounded far below. A stretch without a newline beyond this is damage (a
+/// power cut leaves zeros), and is walked over without being held.
+const LINE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// What such a walk reads at once.
+const WALK_BYTES: u64 = 1024 * 1024;
 
 /// From which side a page is filled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,10 +201,11 @@ impl<'f, F: DiskFile> Lines<'f, F> {
         Ok(Some(start..end))
     }
 
-    /// The bytes of a range found last, without its newline.
+    /// The bytes of a range found last, without its newline; none when it is longer than a line can be.
     pub(super) fn bytes(&self, range: &Range<u64>) -> &[u8] {
-        let at = |offset: u64| usize::try_from(offset.saturating_sub(self.block_at)).expect("the line was just read");
-        &self.block[at(range.start)..at(range.end - 1)]
+        let at = |offset: u64| offset.checked_sub(self.block_at).and_then(|at| usize::try_from(at).ok());
+        let held = at(range.start).zip(at(range.end - 1)).and_then(|(start, end)| self.block.get(start..end));
+        held.unwrap_or_default()
     }
 
     pub(super) fn message(&self, range: &Range<u64>) -> Option<Message> {
@@ -259,6 +265,9 @@ impl<'f, F: DiskFile> Lines<'f, F> {
             if end <= at {
                 return Ok(None);
             }
+            if wanted > LINE_BYTES_MAX {
+                return self.walk_from(at);
+            }
             self.load(at..end)?;
             wanted *= 2;
         }
@@ -281,9 +290,36 @@ impl<'f, F: DiskFile> Lines<'f, F> {
                     return Ok(None);
                 }
             }
+            if wanted > LINE_BYTES_MAX {
+                return self.walk_before(end);
+            }
             self.load(end.saturating_sub(wanted)..end)?;
             wanted *= 2;
         }
+    }
+
+    /// The first newline at or behind `at`, without holding what lies between.
+    fn walk_from(&mut self, mut at: u64) -> io::Result<Option<u64>> {
+        while at < self.end {
+            self.load(at..(at + WALK_BYTES).min(self.end))?;
+            if let Some(found) = memchr::memchr(b'\n', &self.block) {
+                return Ok(Some(at + found as u64));
+            }
+            at += self.block.len() as u64;
+        }
+        Ok(None)
+    }
+
+    /// The last newline before `end`, without holding what lies between.
+    fn walk_before(&mut self, mut end: u64) -> io::Result<Option<u64>> {
+        while end > 0 {
+            self.load(end.saturating_sub(WALK_BYTES)..end)?;
+            if let Some(found) = memchr::memrchr(b'\n', &self.block) {
+                return Ok(Some(self.block_at + found as u64));
+            }
+            end = self.block_at;
+        }
+        Ok(None)
     }
 
     /// Where `at` stands in the block.
@@ -295,6 +331,9 @@ impl<'f, F: DiskFile> Lines<'f, F> {
     fn load(&mut self, range: Range<u64>) -> io::Result<()> {
         let length = usize::try_from(range.end - range.start).map_err(io::Error::other)?;
         self.block.resize(length, 0);
+        if length as u64 == WALK_BYTES {
+            self.block.shrink_to(length);
+        }
         self.block_at = range.start;
         let read = self.file.read_at(&mut self.block, range.start);
         self.block.truncate(*read.as_ref().unwrap_or(&0));

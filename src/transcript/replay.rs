@@ -3,19 +3,24 @@
 //!
 //! A replay is fed records in sequence. For each session it finds where its first record belongs, compares line by line
 //! what stands there, and at the first difference sets the rest aside and appends from there on. So a transcript that is
-//! already right is only read.
+//! already right is only read. Messages that stand before the one expected are left where they are: damage took them from
+//! the journal, and the transcript is then the only place that has them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
-use std::path::PathBuf;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 
 use lru::LruCache;
 
-use crate::disk::{self, Disk, DiskFile};
+use crate::disk::{Disk, DiskFile};
 use crate::message::{Message, SessionId};
 
 use super::read::Lines;
 use super::{Transcript, Transcripts};
+
+/// How much is copied at once of what is set aside, in bytes.
+const COPY_BYTES: usize = 1 << 20;
 
 /// See the module.
 pub struct Replay<'a, D: Disk> {
@@ -48,7 +53,7 @@ impl<D: Disk> Transcripts<D> {
     /// returns the sequence up to which it did. Returns the sessions that still lack something.
     ///
     /// # Errors
-    /// What `feed` says, or the disk: the sessions stay behind.
+    /// What `feed` says, or the disk: the sessions it struck stay behind.
     pub fn rebuild(
         &self,
         mut feed: impl FnMut(u64, &mut dyn FnMut(&Message) -> io::Result<()>) -> io::Result<u64>,
@@ -56,14 +61,27 @@ impl<D: Disk> Transcripts<D> {
         let behind: HashMap<SessionId, super::Behind> = self.all_behind().into_iter().collect();
         let Some(first) = behind.values().map(|behind| behind.first).min() else { return Ok(0) };
         let mut replay = self.replay();
-        let reached = feed(first - 1, &mut |message| match behind.contains_key(message.session()) {
-            true => replay.message(message),
-            false => Ok(()),
+        let (mut failed, mut fault) = (HashSet::new(), None);
+        let reached = feed(first - 1, &mut |message| {
+            let session = message.session();
+            if behind.contains_key(session)
+                && !failed.contains(session)
+                && let Err(e) = replay.message(message)
+            {
+                // It keeps no other session from being caught up.
+                failed.insert(session.clone());
+                fault = Some(e);
+            }
+            Ok(())
         })?;
         replay.sync()?;
         let mut open = self.open.lock().expect("no holder panics");
         // Whoever lacks something newer than what was fed stays listed, for the next round.
-        open.behind.retain(|session, now| !behind.contains_key(session) || now.last > reached);
+        let lacks = |session: &SessionId, last| failed.contains(session) || last > reached;
+        open.behind.retain(|session, now| !behind.contains_key(session) || lacks(session, now.last));
+        if let Some(e) = fault {
+            return Err(e);
+        }
         Ok(open.behind.len())
     }
 }
@@ -77,7 +95,7 @@ impl<D: Disk> Replay<'_, D> {
         let session = message.session();
         let mut transcript = match self.open.pop(session) {
             Some(transcript) => transcript,
-            None => Transcript::open(&self.transcripts.disk, &self.transcripts.path(session))?,
+            None => self.transcripts.open_file(session)?,
         };
         let place = self.place(message, &mut transcript)?;
         self.places.insert(session.clone(), place);
@@ -86,16 +104,17 @@ impl<D: Disk> Replay<'_, D> {
     }
 
     fn place(&mut self, message: &Message, transcript: &mut Transcript<D::File>) -> io::Result<Place> {
-        let offset = match self.places.get(message.session()) {
+        let mut offset = match self.places.get(message.session()) {
             Some(Place::Ended) => transcript.bytes,
             Some(Place::Agrees(offset)) => *offset,
             None => belongs(&transcript.file, message)?,
         };
+        if offset < transcript.bytes && !is_at(&transcript.file, message, offset)? {
+            offset = behind_earlier(&transcript.file, message, offset)?;
+        }
         if offset < transcript.bytes {
-            let mut there = vec![0; message.line().len() + 1];
-            let read = transcript.file.read_at(&mut there, offset)?;
-            if read == there.len() && there.strip_suffix(b"\n") == Some(message.line()) {
-                return Ok(Place::Agrees(offset + read as u64));
+            if is_at(&transcript.file, message, offset)? {
+                return Ok(Place::Agrees(offset + message.line().len() as u64 + 1));
             }
             self.set_aside(message.session(), transcript, offset)?;
             transcript.cut(offset)?;
@@ -111,13 +130,34 @@ impl<D: Disk> Replay<'_, D> {
     fn set_aside(&mut self, session: &SessionId, transcript: &Transcript<D::File>, from: u64) -> io::Result<()> {
         let folder = self.quarantine();
         self.transcripts.disk.create_dir_all(&folder)?;
-        let mut tail = vec![0; usize::try_from(transcript.bytes - from).map_err(io::Error::other)?];
-        let read = transcript.file.read_at(&mut tail, from)?;
         let name = format!("{}.{from}", session.file_name());
-        disk::replace(&self.transcripts.disk, &folder.join(&name), &tail[..read])?;
+        self.copy(&transcript.file, from..transcript.bytes, &folder, &name)?;
         log::warn!("the transcript of {session} differs from the journal: its end was set aside as {name}");
         self.set_aside += 1;
         Ok(())
+    }
+
+    /// Copies a part of a file, block by block; blocks of zeros stay holes, so that a long stretch of them costs nothing.
+    fn copy(&self, file: &D::File, part: Range<u64>, folder: &Path, name: &str) -> io::Result<()> {
+        let disk = &self.transcripts.disk;
+        let temporary = folder.join(format!("{name}.tmp"));
+        let copy = disk.create(&temporary)?;
+        let mut block = vec![0; COPY_BYTES];
+        let mut at = part.start;
+        while at < part.end {
+            let wanted = usize::try_from(part.end - at).unwrap_or(COPY_BYTES).min(COPY_BYTES);
+            let read = file.read_at(&mut block[..wanted], at)?;
+            if read == 0 {
+                break;
+            }
+            if block[..read].iter().any(|&byte| byte != 0) {
+                copy.write_all_at(&block[..read], at - part.start)?;
+            }
+            at += read as u64;
+        }
+        copy.sync()?;
+        disk.rename(&temporary, &folder.join(name))?;
+        disk.sync_dir(folder)
     }
 
     fn quarantine(&self) -> PathBuf {
@@ -131,6 +171,27 @@ impl<D: Disk> Replay<'_, D> {
     pub fn sync(&self) -> io::Result<()> {
         self.transcripts.sync(self.places.keys())
     }
+}
+
+/// Whether the message's line stands exactly there.
+fn is_at<F: DiskFile>(file: &F, message: &Message, offset: u64) -> io::Result<bool> {
+    let mut there = vec![0; message.line().len() + 1];
+    let read = file.read_at(&mut there, offset)?;
+    Ok(read == there.len() && there.strip_suffix(b"\n") == Some(message.line()))
+}
+
+/// The end of the run of whole lines from `offset` on that hold messages before `message`, in order.
+fn behind_earlier<F: DiskFile>(file: &F, message: &Message, offset: u64) -> io::Result<u64> {
+    let mut lines = Lines::new(file)?;
+    let (mut end, mut last) = (offset, None);
+    while let Some(range) = lines.line_at(end)? {
+        let there = lines.message(&range).filter(|there| there.session() == message.session()).map(|there| there.id());
+        if there.is_none_or(|id| id >= message.id()) || there <= last {
+            break;
+        }
+        (end, last) = (range.end, there);
+    }
+    Ok(end)
 }
 
 /// Where a message's line belongs: behind the last line that is a message before it.

@@ -218,3 +218,50 @@ fn a_transcript_that_cannot_be_written_falls_behind_and_is_rebuilt() {
     transcripts.append(&fixture.session, &[(7, &message(7))]);
     assert_eq!(fixture.read(&query(Direction::Newest, 50)).0, (1..=7).collect::<Vec<_>>());
 }
+
+#[test]
+fn a_replay_keeps_what_only_the_transcript_has() {
+    let fixture = Fixture::new();
+    fixture.fill(1..=9);
+    let whole = fs::read(fixture.path()).unwrap();
+    let mut replay = fixture.transcripts.replay();
+    // 5, 6 and 8 were lost to damage of the journal.
+    for number in [3, 4, 7, 9] {
+        replay.message(&message(number)).unwrap();
+    }
+    assert_eq!((replay.appended, replay.set_aside), (0, 0));
+    assert_eq!(fs::read(fixture.path()).unwrap(), whole);
+    // With the end missing too, what stands there is kept and the rest is appended.
+    fs::write(fixture.path(), whole.split_inclusive(|&b| b == b'\n').take(8).collect::<Vec<_>>().concat()).unwrap();
+    let transcripts = Fixture::reopen(&fixture);
+    let mut replay = transcripts.replay();
+    for number in [3, 4, 7, 9] {
+        replay.message(&message(number)).unwrap();
+    }
+    assert_eq!((replay.appended, replay.set_aside), (1, 0));
+    assert_eq!(fs::read(fixture.path()).unwrap(), whole);
+}
+
+#[test]
+fn a_stretch_of_zeros_longer_than_any_line_hides_nothing_and_is_not_held() {
+    let fixture = Fixture::new();
+    fixture.fill(1..=3);
+    let file = fs::OpenOptions::new().write(true).open(fixture.path()).unwrap();
+    // A hole: it takes no room.
+    file.set_len(80 << 20).unwrap();
+    assert_eq!(fixture.read(&query(Direction::Newest, 9)).0, [1, 2, 3]);
+    let transcripts = Fixture::reopen(&fixture);
+    transcripts.append(&fixture.session, &[(4, &message(4))]);
+    for direction in [Direction::Newest, Direction::Oldest] {
+        assert_eq!(fixture.read(&query(direction, 9)).0, [1, 2, 3, 4], "{direction:?}");
+    }
+    let after = Query { after: Some(id(2)), ..query(Direction::Oldest, 9) };
+    assert_eq!(fixture.read(&after).0, [3, 4]);
+    let mut replay = transcripts.replay();
+    for number in 3..=5 {
+        replay.message(&message(number)).unwrap();
+    }
+    let bytes = fs::metadata(fixture.path()).unwrap().len();
+    assert!(bytes < 4096, "{bytes}");
+    assert_eq!(fixture.read(&query(Direction::Newest, 9)).0, [1, 2, 3, 4, 5]);
+}
