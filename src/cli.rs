@@ -171,7 +171,9 @@ fn serve(options: &Options) -> Result<(), Failure> {
     let config = load(options)?.settings.config();
     logging::init(config.log.level).map_err(|error| Failure::Other(error.to_string()))?;
     // The panic hook has logged a panic by then; this makes it an exit code of ours and not Rust's 101.
-    match catch_unwind(AssertUnwindSafe(|| app::run(&config))) {
+    let done = catch_unwind(AssertUnwindSafe(|| app::run(&config)));
+    log::logger().flush();
+    match done {
         Ok(done) => done.map_err(|error| Failure::Other(told(&error))),
         Err(_) => Err(Failure::Other("the server panicked; the log says where".to_owned())),
     }

@@ -2,10 +2,11 @@
 //!
 //! It stands alone so that the rules of the log hold in one place: the message is formatted once, before any lock; its
 //! control characters become visible escapes; a long one is cut; the finished line goes out in one write, so that lines
-//! of several threads never mix. simplelog's `WriteLogger` puts time, level and thread in front.
+//! of several threads never mix. simplelog's `WriteLogger` puts time, level and thread in front. The thread `log` writes
+//! the lines, since a reader of stderr may stop reading.
 //!
-//! Invariants: a closed or failing stderr never panics and never fails a request (the line is lost). A reader of stderr
-//! that stops reading does hold up whoever logs, as with any blocking pipe. A panic is one line, and its text, if it
+//! Invariants: a closed, failing or blocked stderr never panics and never holds up nor fails a request. When the queue to
+//! the thread `log` is full, lines are lost, and a line says how many. A panic is one line, and its text, if it
 //! was formatted at run time, appears at trace only: Rust's own panics quote the strings they failed on, and those may
 //! be messages. Knows nothing of what is logged.
 
@@ -13,16 +14,27 @@ use std::any::Any;
 use std::fmt::{self, Write as _};
 use std::io::{self, Write};
 use std::panic::PanicHookInfo;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
 
 use log::{Level, LevelFilter, Log, Metadata, Record, SetLoggerError};
 use simplelog::{LevelPadding, ThreadLogMode, WriteLogger};
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 
+use crate::thread;
+
 /// The longest message that is written whole, in bytes. An escape sequence may stand across it.
 const MESSAGE_BYTES: usize = 8 * 1024;
+
+/// Lines that may wait for the thread `log`; beyond, they are lost and counted.
+const QUEUE_LINES: usize = 1024;
+
+/// The longest a flush waits for a stderr that nobody reads.
+const FLUSH_WAIT: Duration = Duration::from_secs(1);
 
 /// The target of our own records, as `log` makes it from the module path.
 const OURS: &str = env!("CARGO_CRATE_NAME");
@@ -36,7 +48,7 @@ const TIME: &[BorrowedFormatItem<'static>] =
 /// # Errors
 /// There is a logger already.
 pub fn init(level: LevelFilter) -> Result<(), SetLoggerError> {
-    log::set_boxed_logger(Box::new(Logger::new(level, io::stderr())))?;
+    log::set_boxed_logger(Box::new(Logger::new(level, Queue::new(io::stderr()))))?;
     log::set_max_level(level);
     std::panic::set_hook(Box::new(log_panic));
     Ok(())
@@ -146,7 +158,7 @@ impl<W: Write> Write for LineBuffer<W> {
     fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
         self.line.extend_from_slice(piece);
         if piece.ends_with(b"\n") {
-            // Whoever cannot be written to cannot be told so either: the line is lost, the next one tried.
+            // A failing writer of a line is no reason to fail the one who logs.
             let _ = self.out.write_all(&self.line);
             self.line.clear();
         }
@@ -155,6 +167,61 @@ impl<W: Write> Write for LineBuffer<W> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.out.flush()
+    }
+}
+
+/// Lines on their way to the thread that writes them.
+struct Queue {
+    lines: Sender<Line>,
+    lost: Arc<AtomicU64>,
+}
+
+enum Line {
+    Text(Vec<u8>),
+    /// Everything before is written when this is dropped.
+    Flush(#[allow(dead_code, reason = "its end is the message")] Sender<()>),
+}
+
+impl Queue {
+    /// Starts the thread `log`, the one thread nobody joins: it ends with the process. Without it every line is lost.
+    fn new(out: impl Write + Send + 'static) -> Self {
+        let (lines, queue) = bounded(QUEUE_LINES);
+        let lost = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&lost);
+        let _ = thread::spawn("log", move || write_lines(&queue, &counted, out));
+        Self { lines, lost }
+    }
+}
+
+impl Write for Queue {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.lines.try_send(Line::Text(line.to_vec())).is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    /// Waits until what was logged so far is written, for a second at most.
+    fn flush(&mut self) -> io::Result<()> {
+        let (written, wait) = bounded::<()>(0);
+        let deadline = Instant::now() + FLUSH_WAIT;
+        if self.lines.send_deadline(Line::Flush(written), deadline).is_ok() {
+            // Nothing is sent: it ends when the thread has come to it.
+            let _ = wait.recv_deadline(deadline);
+        }
+        Ok(())
+    }
+}
+
+fn write_lines(queue: &Receiver<Line>, lost: &AtomicU64, mut out: impl Write) {
+    for line in queue {
+        let Line::Text(line) = line else { continue };
+        // Whoever cannot be written to cannot be told so either: the line is lost, the next one tried.
+        let _ = out.write_all(&line);
+        let count = lost.swap(0, Ordering::Relaxed);
+        if count > 0 {
+            let _ = writeln!(out, "[WARN ] (log) {count} lines were lost: nobody read the log for a while");
+        }
     }
 }
 
@@ -265,7 +332,7 @@ mod tests {
     fn a_record_is_one_write_of_one_line_with_time_level_and_thread() {
         let (writes, logger) = logger(LevelFilter::Info);
         let run = move || log_to(&logger, Level::Info, "chatkeep::cache", format_args!("[CHAT CACHE] {}", 1));
-        crate::thread::spawn("http-7", run).unwrap().join().unwrap();
+        thread::spawn("http-7", run).unwrap().join().unwrap();
         let written = writes.take();
         assert_eq!(written.len(), 1, "{written:?}");
         let (time, rest) = written[0].split_once(' ').unwrap();
@@ -371,7 +438,7 @@ mod tests {
         }
         init(LevelFilter::Info).unwrap();
         let text = String::from("a client's message");
-        assert!(crate::thread::spawn("http-9", move || panic!("{text}")).unwrap().join().is_err());
+        assert!(thread::spawn("http-9", move || panic!("{text}")).unwrap().join().is_err());
         log::info!("still here\nand whole");
     }
 
@@ -398,5 +465,31 @@ mod tests {
         assert_eq!(at(9000), Some(1));
         // A clock read before the window's own, by another thread, is within it.
         assert_eq!([at(8999), at(8999)], [Some(0), None]);
+    }
+
+    #[test]
+    fn a_reader_that_stops_reading_holds_nobody_up_and_is_told_how_much_was_lost() {
+        let (reader, writer) = io::pipe().unwrap();
+        let mut queue = Queue::new(writer);
+        let line = vec![b'x'; 1000];
+        // More than the pipe and the queue hold: without the queue this would wait for ever.
+        (0..4 * QUEUE_LINES).for_each(|_| drop(queue.write(&[&line[..], b"\n"].concat())));
+        let mut lines = io::BufRead::lines(io::BufReader::new(reader)).map(Result::unwrap);
+        let told = lines.find(|line| line.contains("lines were lost")).unwrap();
+        let lost: usize = told.split_whitespace().find_map(|word| word.parse().ok()).unwrap();
+        assert!((1..4 * QUEUE_LINES).contains(&lost), "{told}");
+        queue.write_all(b"after\n").unwrap();
+        assert!(lines.any(|line| line == "after"));
+    }
+
+    #[test]
+    fn a_flush_waits_for_what_was_logged() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let mut queue = Queue::new(writer);
+        queue.write_all(b"one\n").unwrap();
+        queue.flush().unwrap();
+        let mut read = [0; 4];
+        io::Read::read_exact(&mut reader, &mut read).unwrap();
+        assert_eq!(&read, b"one\n");
     }
 }
