@@ -4,8 +4,8 @@
 //! [`Ticket`]. Whoever waits on a ticket first becomes the leader: it takes the batch, writes it, syncs it, hands its
 //! records to the publisher in sequence, moves `published` on and releases the batch's waiters. While it is at that, the
 //! next batch fills; the leader goes on with it for a while, then a waiter of the open batch is asked to lead. Every batch
-//! has a word of its own to sleep on, so that a waiter is woken once and not for every batch that passes. Where an
-//! acknowledgement needs no sync the wait is shorter than a sleep, and a waiter gives way a few times before it sleeps.
+//! has a word of its own to sleep on, so that a waiter is woken once and not for every batch that passes; and before it
+//! sleeps it gives way a few times, since a batch without a sync is over sooner than a sleep.
 //!
 //! Lock order: queue, then nothing; writer, then the segment list. The leader holds the writer and no queue.
 
@@ -28,6 +28,9 @@ const BATCH_BYTES_MAX: usize = 4 << 20;
 /// How long after it took the lead a leader still begins with another batch. Giving the lead to another costs that one's
 /// waking, while nothing is written; keeping it costs the leader's own sender this much time and one sync at most.
 const LEAD_TIME: Duration = Duration::from_millis(1);
+
+/// How often a waiter gives way before it sleeps. A batch without a sync takes less time than going to sleep and waking up.
+const PATIENCE: u32 = 64;
 
 /// How long appends are refused at once after a failed disk could not be mended, before it is tried again.
 const MEND_PAUSE: Duration = Duration::from_millis(500);
@@ -98,8 +101,9 @@ impl Batch {
         }
     }
 
-    /// Waits for the outcome; `None` when asked to lead instead. Gives way `patience` times before it sleeps.
-    fn wait(&self, mut patience: u32) -> Option<Result<(), Refusal>> {
+    /// Waits for the outcome; `None` when asked to lead instead.
+    fn wait(&self) -> Option<Result<(), Refusal>> {
+        let mut patience = PATIENCE;
         loop {
             match self.state.load(Ordering::SeqCst) {
                 KEPT => return Some(Ok(())),
@@ -326,7 +330,7 @@ impl<D: Disk> Shared<D> {
     fn commit_one(&self, batch: &Arc<Batch>) -> Result<(), Refusal> {
         loop {
             self.lead(batch);
-            if let Some(outcome) = batch.wait(self.patience) {
+            if let Some(outcome) = batch.wait() {
                 return outcome;
             }
         }

@@ -88,9 +88,6 @@ impl Refusal {
     }
 }
 
-/// How often a waiter gives way before it sleeps, where no sync is waited for.
-const PATIENCE: u32 = 16;
-
 /// What takes the records of a batch once they are durable: called by one thread at a time, in sequence.
 pub type Publish = Box<dyn Fn(&[Record]) + Send + Sync>;
 
@@ -106,8 +103,6 @@ struct Shared<D: Disk> {
     voids: Vec<(u64, u64)>,
     /// Everything up to this sequence is durable and was handed to the publisher.
     published: AtomicU64,
-    /// How often a waiter gives way before it sleeps: some times where nobody syncs, never where a sync takes its time.
-    patience: u32,
     /// No file has failed, or a new one was made since.
     writable: AtomicBool,
     /// The last batch was refused although no file has failed: there is no room for it.
@@ -205,7 +200,6 @@ impl<D: Disk> Journal<D> {
             segments,
             voids: found.voids,
             published: AtomicU64::new(found.next_sequence - 1),
-            patience: if config.fsync == Fsync::Always { 0 } else { PATIENCE },
             writable: AtomicBool::new(true),
             refusing: AtomicBool::new(false),
             short: AtomicBool::new(false),
