@@ -7,7 +7,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 /// A file system, as far as we use one.
@@ -49,6 +49,11 @@ pub trait DiskFile: Send + Sync + 'static {
     fn sync(&self) -> io::Result<()>;
     /// Cuts the file, or lengthens it with zeros.
     fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Whether both are the same file, whatever its name is by now. A disk whose files are never renamed by others need
+    /// not tell.
+    fn is_same(&self, _other: &Self) -> io::Result<bool> {
+        Ok(true)
+    }
 }
 
 /// The system's own file system.
@@ -136,6 +141,23 @@ impl DiskFile for File {
     fn set_len(&self, len: u64) -> io::Result<()> {
         File::set_len(self, len)
     }
+
+    fn is_same(&self, other: &Self) -> io::Result<bool> {
+        let (this, other) = (self.metadata()?, other.metadata()?);
+        Ok((this.dev(), this.ino()) == (other.dev(), other.ino()))
+    }
+}
+
+/// Makes a folder and the ones above it, and their names durable.
+///
+/// # Errors
+/// The disk's, when it cannot be made. A folder above that cannot be synced is not ours.
+pub fn make_folder<D: Disk>(disk: &D, path: &Path) -> io::Result<()> {
+    disk.create_dir_all(path)?;
+    for parent in path.ancestors().skip(1).take(3) {
+        let _ = disk.sync_dir(if parent.as_os_str().is_empty() { Path::new(".") } else { parent });
+    }
+    Ok(())
 }
 
 /// Replaces a file whole: temporary name, write, sync, rename, sync the folder. After a crash either the old or the new

@@ -28,7 +28,7 @@ use lru::LruCache;
 use crate::disk::{Disk, DiskFile, RealDisk};
 use crate::message::{Message, SessionId};
 
-pub use read::{Direction, Page, Query};
+pub use read::{Direction, PAGE_BYTES_MAX, Page, Query};
 pub use replay::Replay;
 
 /// Transcripts synced one by one; more are synced with one call for the whole file system.

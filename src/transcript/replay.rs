@@ -135,7 +135,7 @@ impl<D: Disk> Replay<'_, D> {
 
 /// Where a message's line belongs: behind the last line that is a message before it.
 fn belongs<F: DiskFile>(file: &F, message: &Message) -> io::Result<u64> {
-    let mut lines = Lines::new(file)?;
+    let mut lines = Lines::new(file, u64::MAX)?;
     let mut end = lines.end;
     while let Some(range) = lines.line_before(end)? {
         if Message::id_of_line(lines.bytes(&range)).is_some_and(|id| id < message.id()) {

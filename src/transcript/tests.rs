@@ -54,7 +54,7 @@ fn number(message: &Message) -> u64 {
 }
 
 fn query(direction: Direction, limit: usize) -> Query {
-    Query { after: None, before: None, role: None, direction, limit, bytes_max: u64::MAX }
+    Query { after: None, before: None, role: None, direction, limit, bytes_max: u64::MAX, page_bytes_max: usize::MAX }
 }
 
 #[test]
@@ -217,4 +217,80 @@ fn a_transcript_that_cannot_be_written_falls_behind_and_is_rebuilt() {
     assert_eq!(transcripts.first_lacking(), None);
     transcripts.append(&fixture.session, &[(7, &message(7))]);
     assert_eq!(fixture.read(&query(Direction::Newest, 50)).0, (1..=7).collect::<Vec<_>>());
+}
+
+/// A message of `number` whose line has more than `bytes`.
+fn large(number: u64, bytes: usize) -> Arc<Message> {
+    let session = SessionId::new("s").unwrap();
+    let text = "z".repeat(bytes);
+    let draft = Draft { session: &session, role: "user", text: &text, metadata: Metadata::default(), vector_ids: &[] };
+    Arc::new(draft.prepare().seal(id(number)))
+}
+
+#[test]
+fn lines_longer_than_a_block_are_found_by_binary_search_too() {
+    let fixture = Fixture::new();
+    for number in 1..=40 {
+        let bytes = if number % 3 == 0 { 200_000 } else { 90_000 };
+        fixture.transcripts.append(&fixture.session, &[(number, &large(number, bytes))]);
+    }
+    for bound in 0..=41 {
+        let before = Query { before: Some(id(bound)), ..query(Direction::Newest, 2) };
+        let wanted: Vec<u64> = (bound.saturating_sub(2).max(1)..bound).collect();
+        assert_eq!(fixture.read(&before).0, wanted, "before {bound}");
+        let after = Query { after: Some(id(bound)), ..query(Direction::Oldest, 2) };
+        assert_eq!(fixture.read(&after).0, (bound + 1..=40).take(2).collect::<Vec<_>>(), "after {bound}");
+    }
+}
+
+#[test]
+fn a_page_ends_at_its_bytes_but_never_before_its_first_message() {
+    let fixture = Fixture::new();
+    for number in 1..=6 {
+        fixture.transcripts.append(&fixture.session, &[(number, &large(number, 1000))]);
+    }
+    let bounded = |direction, page_bytes_max| Query { page_bytes_max, ..query(direction, 50) };
+    assert_eq!(fixture.read(&bounded(Direction::Newest, 3000)), (vec![5, 6], true));
+    assert_eq!(fixture.read(&bounded(Direction::Oldest, 3000)), (vec![1, 2], true));
+    assert_eq!(fixture.read(&bounded(Direction::Newest, 10)), (vec![6], true));
+    assert_eq!(fixture.read(&bounded(Direction::Oldest, 10)), (vec![1], true));
+}
+
+/// A transcript with 40 MiB of zeros between two messages, as a hole in the file.
+fn with_a_hole(fixture: &Fixture) {
+    fixture.fill(1..=1);
+    let file = fs::OpenOptions::new().write(true).open(fixture.path()).unwrap();
+    file.set_len(40 << 20).unwrap();
+    drop(file);
+    let transcripts = Fixture::reopen(fixture);
+    transcripts.append(&fixture.session, &[(2, &message(2))]);
+}
+
+#[test]
+fn a_stretch_too_long_for_a_line_is_stepped_over_in_bounded_memory() {
+    let fixture = Fixture::new();
+    with_a_hole(&fixture);
+    for direction in [Direction::Newest, Direction::Oldest] {
+        assert_eq!(fixture.read(&query(direction, 9)).0, [1, 2], "{direction:?}");
+    }
+    let file = fs::File::open(fixture.path()).unwrap();
+    let mut lines = read::Lines::new(&file, u64::MAX).unwrap();
+    let last = lines.line_before(lines.end).unwrap().unwrap();
+    let hole = lines.line_before(last.start).unwrap().unwrap();
+    assert!(lines.bytes(&hole).is_empty() && lines.block_bytes() <= 32 << 20);
+    assert_eq!(lines.line_at(hole.start).unwrap(), Some(hole.clone()));
+    assert!(lines.bytes(&hole).is_empty() && lines.block_bytes() <= 32 << 20);
+}
+
+#[test]
+fn a_search_that_ends_within_a_stretch_without_lines_is_cut_short() {
+    let fixture = Fixture::new();
+    with_a_hole(&fixture);
+    for (direction, found) in [(Direction::Newest, 2), (Direction::Oldest, 1)] {
+        let page = fixture.transcripts.read(&fixture.session, &Query { bytes_max: 1 << 20, ..query(direction, 9) });
+        let page = page.unwrap();
+        assert!(page.cut_short, "{direction:?}");
+        assert_eq!(page.messages.iter().map(|m| number(m)).collect::<Vec<_>>(), [found], "{direction:?}");
+        assert_eq!(page.searched, Some(id(found)));
+    }
 }
