@@ -79,8 +79,8 @@ pub enum StartError {
     /// The journal cannot be opened.
     #[error(transparent)]
     Journal(#[from] OpenError),
-    /// The transcripts cannot be made to agree with the journal.
-    #[error("the transcripts cannot be brought up to the journal: {0}")]
+    /// What the journal holds for the transcripts cannot be read.
+    #[error("the journal cannot be read: {0}")]
     Replay(std::io::Error),
 }
 
@@ -200,30 +200,31 @@ fn belongs_to(record: &Record, message: &Message) -> bool {
     record.entry.message().is_some_and(|other| other.session() == message.session())
 }
 
-/// Brings the transcripts up to what the journal holds, and says so in the checkpoint.
+/// Brings the transcripts up to what the journal holds, and says so in the checkpoint. A transcript that cannot be written
+/// is behind from the start on.
 fn replay(journal: &Journal, transcripts: &Transcripts) -> std::io::Result<()> {
     let mut checkpoint = journal.start();
     let mut reader = journal.reader(checkpoint.transcribed);
     let mut replay = transcripts.replay();
-    let mut outcome = Ok(());
-    while outcome.is_ok() {
-        let progress = reader.read(REPLAY_BYTES, |record| {
-            if let (Ok(()), Some(message)) = (&outcome, record.entry.message()) {
-                outcome = replay.message(message);
+    let mut progress = Progress::More;
+    while progress == Progress::More {
+        progress = reader.read(REPLAY_BYTES, |record| {
+            if let Some(message) = record.entry.message() {
+                replay.message(record.sequence, message);
             }
         })?;
-        if progress == Progress::CaughtUp {
-            break;
-        }
-    }
-    outcome?;
-    replay.sync()?;
-    if checkpoint.transcribed != journal.published() {
-        checkpoint.transcribed = journal.published();
-        journal.store_checkpoint(&checkpoint)?;
     }
     if replay.appended > 0 {
         log::info!("{} lines were missing in the transcripts and were taken from the journal", replay.appended);
+    }
+    replay.end();
+    let reached = transcripts.first_lacking().map_or(journal.published(), |lacking| lacking - 1);
+    if checkpoint.transcribed != reached {
+        checkpoint.transcribed = reached;
+        if let Err(e) = journal.store_checkpoint(&checkpoint) {
+            // The next start looks at the same records again, which costs time and nothing else.
+            log::warn!("the journal's checkpoint cannot be stored: {e}");
+        }
     }
     Ok(())
 }

@@ -5,31 +5,31 @@ use std::fs;
 use super::*;
 use crate::message::{Draft, Id, Metadata, Timestamp};
 
-struct Fixture {
-    folder: tempfile::TempDir,
-    transcripts: Transcripts,
-    session: SessionId,
+pub struct Fixture {
+    pub folder: tempfile::TempDir,
+    pub transcripts: Transcripts,
+    pub session: SessionId,
 }
 
 impl Fixture {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let open_max = NonZeroUsize::new(2).unwrap();
         let transcripts = Transcripts::open(RealDisk, folder.path(), open_max).unwrap();
         Self { folder, transcripts, session: SessionId::new("s").unwrap() }
     }
 
-    fn path(&self) -> PathBuf {
+    pub fn path(&self) -> PathBuf {
         self.folder.path().join("s.jsonl")
     }
 
-    fn fill(&self, numbers: std::ops::RangeInclusive<u64>) {
+    pub fn fill(&self, numbers: std::ops::RangeInclusive<u64>) {
         for number in numbers {
             self.transcripts.append(&self.session, &[(number, &message(number))]);
         }
     }
 
-    fn read(&self, query: &Query) -> (Vec<u64>, bool) {
+    pub fn read(&self, query: &Query) -> (Vec<u64>, bool) {
         let page = self.transcripts.read(&self.session, query).unwrap();
         assert!(!page.cut_short);
         (page.messages.iter().map(|m| number(m)).collect(), page.more)
@@ -37,7 +37,7 @@ impl Fixture {
 }
 
 /// The message whose time is `number` milliseconds; its length varies, and every third is the assistant's.
-fn message(number: u64) -> Arc<Message> {
+pub fn message(number: u64) -> Arc<Message> {
     let session = SessionId::new("s").unwrap();
     let text = format!("{number}: {}", "x".repeat((number * 37 % 300) as usize));
     let role = if number.is_multiple_of(3) { "assistant" } else { "user" };
@@ -45,15 +45,15 @@ fn message(number: u64) -> Arc<Message> {
     Arc::new(draft.prepare().seal(id(number)))
 }
 
-fn id(number: u64) -> Id {
+pub fn id(number: u64) -> Id {
     Id::from_parts(Timestamp::from_micros(number * 1000), number)
 }
 
-fn number(message: &Message) -> u64 {
+pub fn number(message: &Message) -> u64 {
     message.id().time().micros() / 1000
 }
 
-fn query(direction: Direction, limit: usize) -> Query {
+pub fn query(direction: Direction, limit: usize) -> Query {
     Query { after: None, before: None, role: None, direction, limit, bytes_max: u64::MAX, page_bytes_max: usize::MAX }
 }
 
@@ -158,65 +158,9 @@ fn a_torn_last_line_is_not_there_and_the_next_starts_on_its_own() {
 }
 
 impl Fixture {
-    fn reopen(other: &Self) -> Transcripts {
+    pub fn reopen(other: &Self) -> Transcripts {
         Transcripts::open(RealDisk, other.folder.path(), NonZeroUsize::new(2).unwrap()).unwrap()
     }
-}
-
-#[test]
-fn a_replay_leaves_a_right_transcript_alone_and_mends_every_other() {
-    let fixture = Fixture::new();
-    fixture.fill(1..=6);
-    let whole = fs::read(fixture.path()).unwrap();
-    let starts: Vec<usize> =
-        std::iter::once(0).chain(whole.iter().enumerate().filter(|(_, b)| **b == b'\n').map(|(i, _)| i + 1)).collect();
-    let mut cases = vec![whole.clone()];
-    // Cut anywhere in what the replay covers (4 to 6), or with zeros or garbage in it, as a power cut leaves it.
-    cases.extend((starts[3]..whole.len()).step_by(11).map(|end| whole[..end].to_vec()));
-    cases.extend((starts[3]..whole.len()).step_by(43).map(|at| {
-        let mut zeroed = whole.clone();
-        zeroed[at..].fill(0);
-        zeroed
-    }));
-    for (index, case) in cases.iter().enumerate() {
-        fs::write(fixture.path(), case).unwrap();
-        let transcripts = Fixture::reopen(&fixture);
-        let mut replay = transcripts.replay();
-        for number in 4..=6 {
-            replay.message(&message(number)).unwrap();
-        }
-        assert_eq!(replay.appended == 0, index == 0, "case {index}");
-        replay.sync().unwrap();
-        assert_eq!(fs::read(fixture.path()).unwrap(), whole, "case {index}");
-    }
-}
-
-#[test]
-fn a_transcript_that_cannot_be_written_falls_behind_and_is_rebuilt() {
-    let fixture = Fixture::new();
-    fixture.fill(1..=3);
-    // A folder in its place: it can be opened by nobody, not even by root.
-    let away = fixture.folder.path().join("away");
-    fs::rename(fixture.path(), &away).unwrap();
-    fs::create_dir(fixture.path()).unwrap();
-    let transcripts = Fixture::reopen(&fixture);
-    assert_eq!(transcripts.append(&fixture.session, &[(4, &message(4)), (5, &message(5))]), Appended::Behind);
-    assert_eq!(transcripts.append(&fixture.session, &[(6, &message(6))]), Appended::Behind);
-    assert_eq!(transcripts.behind(&fixture.session), Some(Behind { first: 4, last: 6 }));
-    assert_eq!(transcripts.first_lacking(), Some(4));
-    let feed = |after: u64, take: &mut dyn FnMut(&Message) -> io::Result<()>| {
-        for number in after + 1..=6 {
-            take(&message(number))?;
-        }
-        Ok(6)
-    };
-    assert!(transcripts.rebuild(feed).is_err(), "it still cannot be written");
-    fs::remove_dir(fixture.path()).unwrap();
-    fs::rename(&away, fixture.path()).unwrap();
-    assert_eq!(transcripts.rebuild(feed).unwrap(), 0);
-    assert_eq!(transcripts.first_lacking(), None);
-    transcripts.append(&fixture.session, &[(7, &message(7))]);
-    assert_eq!(fixture.read(&query(Direction::Newest, 50)).0, (1..=7).collect::<Vec<_>>());
 }
 
 /// A message of `number` whose line has more than `bytes`.
