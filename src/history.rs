@@ -14,7 +14,7 @@ use crate::cache::{Cache, Held};
 use crate::config::Config;
 use crate::journal::{Journal, Progress};
 use crate::message::{Clock, Id, Message, SessionId, Timestamp};
-use crate::transcript::{Direction, Page, Query, Transcripts};
+use crate::transcript::{Direction, PAGE_BYTES_MAX, Page, Query, Transcripts};
 
 /// How much of the journal is read at once, in bytes.
 const READ_BYTES: usize = 1 << 20;
@@ -161,6 +161,7 @@ impl History {
             direction: if ask.after.is_some() { Direction::Oldest } else { Direction::Newest },
             limit: ask.limit,
             bytes_max: self.scan_bytes_max,
+            page_bytes_max: PAGE_BYTES_MAX,
         }
     }
 
@@ -179,6 +180,7 @@ impl History {
             direction: Direction::Newest,
             limit: self.warm_messages,
             bytes_max: self.scan_bytes_max,
+            page_bytes_max: PAGE_BYTES_MAX,
         };
         if !self.transcripts.exists(session) {
             // Whoever asks for sessions nobody knows must not push others out of the cache.
@@ -247,6 +249,7 @@ impl History {
             direction: Direction::Newest,
             limit: 1,
             bytes_max: self.scan_bytes_max,
+            page_bytes_max: PAGE_BYTES_MAX,
         };
         let page = self.transcripts.read(&ask.session, &newest)?;
         Ok(page.messages.last().map(|message| message.id().time()))

@@ -7,7 +7,6 @@
 //!
 //! Knows nothing of requests and replies. Holds no lock of its own.
 
-use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -80,8 +79,8 @@ pub enum StartError {
     /// The journal cannot be opened.
     #[error(transparent)]
     Journal(#[from] OpenError),
-    /// The transcripts cannot be made to agree with the journal.
-    #[error("the transcripts cannot be brought up to the journal: {0}")]
+    /// What the journal holds for the transcripts cannot be read.
+    #[error("the journal cannot be read: {0}")]
     Replay(std::io::Error),
 }
 
@@ -201,46 +200,31 @@ fn belongs_to(record: &Record, message: &Message) -> bool {
     record.entry.message().is_some_and(|other| other.session() == message.session())
 }
 
-/// Brings the transcripts up to what the journal holds, and says so in the checkpoint. A transcript that cannot be
-/// written is behind from here on, as if it had failed while serving; the worker goes on trying. No disk that is merely
-/// full keeps the server from starting.
+/// Brings the transcripts up to what the journal holds, and says so in the checkpoint. A transcript that cannot be written
+/// is behind from the start on.
 fn replay(journal: &Journal, transcripts: &Transcripts) -> std::io::Result<()> {
-    let (mut checkpoint, published) = (journal.start(), journal.published());
-    let first = checkpoint.transcribed + 1;
+    let mut checkpoint = journal.start();
     let mut reader = journal.reader(checkpoint.transcribed);
     let mut replay = transcripts.replay();
-    let mut sessions = HashSet::new();
-    loop {
-        let progress = reader.read(REPLAY_BYTES, |record| {
-            let Some(message) = record.entry.message() else { return };
-            let session = message.session();
-            if !sessions.contains(session) {
-                sessions.insert(session.clone());
-            }
-            if transcripts.behind(session).is_none()
-                && let Err(e) = replay.message(message)
-            {
-                log::error!("the transcript of {session} cannot be brought up to the journal: {e}");
-                transcripts.mark_behind(session, record.sequence, published);
+    let mut progress = Progress::More;
+    while progress == Progress::More {
+        progress = reader.read(REPLAY_BYTES, |record| {
+            if let Some(message) = record.entry.message() {
+                replay.message(record.sequence, message);
             }
         })?;
-        if progress == Progress::CaughtUp {
-            break;
-        }
-    }
-    if let Err(e) = replay.sync() {
-        log::error!("the transcripts cannot be synced, and are compared with the journal again: {e}");
-        sessions.iter().for_each(|session| transcripts.mark_behind(session, first, published));
-    }
-    let reached = transcripts.first_lacking().map_or(published, |lacking| lacking - 1);
-    if checkpoint.transcribed != reached {
-        checkpoint.transcribed = reached;
-        if let Err(e) = journal.store_checkpoint(&checkpoint) {
-            log::warn!("the checkpoint cannot be stored yet: {e}");
-        }
     }
     if replay.appended > 0 {
         log::info!("{} lines were missing in the transcripts and were taken from the journal", replay.appended);
+    }
+    replay.end();
+    let reached = transcripts.first_lacking().map_or(journal.published(), |lacking| lacking - 1);
+    if checkpoint.transcribed != reached {
+        checkpoint.transcribed = reached;
+        if let Err(e) = journal.store_checkpoint(&checkpoint) {
+            // The next start looks at the same records again, which costs time and nothing else.
+            log::warn!("the journal's checkpoint cannot be stored: {e}");
+        }
     }
     Ok(())
 }

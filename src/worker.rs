@@ -2,29 +2,38 @@
 //!
 //! It stands on a thread of its own so that no request ever waits for the sink. Records come from the channel while each
 //! is the next one; after a start, or when the full channel had to skip some, they come from the journal, in bounded
-//! pieces. Without MongoDB the sink is "the transcripts are synced".
+//! pieces. A skipped record may be the last one for long, so what is published is looked at too, not only the channel.
+//! Without MongoDB the sink is "the transcripts are synced" (`worker/sink.rs`).
 //!
 //! Invariants: the checkpoint is stored only after the sink has everything up to it, and before a segment is dropped;
 //! nobody else stores it or drops segments while this runs. Knows nothing of requests.
 
-use std::collections::HashSet;
+mod sink;
+#[cfg(test)]
+mod tests;
+
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, never, select};
+use crossbeam_channel::{Receiver, TryRecvError, never, select};
 
 use crate::config::JournalConfig;
-use crate::journal::{self, Checkpoint, Journal, Reader, Record};
-use crate::message::{Clock, Id, Message, SessionId, Timestamp};
-use crate::transcript::Transcripts;
+use crate::journal::{Checkpoint, Journal, Reader, Record};
+use crate::message::{Clock, Id, Timestamp};
+
+pub use sink::TranscriptSink;
 
 /// How much of the journal is read at once, in bytes.
 const READ_BYTES: usize = 1 << 20;
-/// The longest the worker waits without looking whether segments are to go, by their age or because the disk is full.
-const IDLE: Duration = Duration::from_secs(2);
-/// The pause after a failed flush.
+/// Between two looks whether segments are to go, by their age or because the disk is full, when nothing else is due.
+const LOOK: Duration = Duration::from_secs(2);
+/// Between two looks at what is published when nothing is known to be missing: all that an idle process wakes for.
+const IDLE: Duration = Duration::from_secs(1);
+/// The same while a record was offered whose predecessors are not yet said to be published.
+const SOON: Duration = Duration::from_millis(5);
+/// The pause after a failed flush or a failed read.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
 
 /// Where records are taken.
@@ -37,90 +46,6 @@ pub trait Sink: Send {
     /// # Errors
     /// The sink's; the flush is tried again, with everything taken since the last good one.
     fn flush(&mut self, position: u64) -> io::Result<u64>;
-}
-
-/// The sink without a database: the transcripts, synced; those that fell behind are rebuilt.
-pub struct TranscriptSink {
-    transcripts: Arc<Transcripts>,
-    journal: Arc<Journal>,
-    touched: HashSet<SessionId>,
-    /// The sequences taken since the last good flush.
-    span: Option<(u64, u64)>,
-}
-
-impl TranscriptSink {
-    /// The sink of these transcripts.
-    #[must_use]
-    pub fn new(transcripts: Arc<Transcripts>, journal: Arc<Journal>) -> Self {
-        Self { transcripts, journal, touched: HashSet::new(), span: None }
-    }
-
-    fn rebuild(&self) -> io::Result<()> {
-        if self.transcripts.first_lacking().is_none() {
-            return Ok(());
-        }
-        let lacking = self.transcripts.rebuild(|after, take| feed(&self.journal, after, take))?;
-        log::info!("transcripts that had fallen behind were rebuilt; {lacking} still lack something");
-        Ok(())
-    }
-}
-
-/// Hands every published message behind `after` to `take`.
-fn feed(journal: &Journal, after: u64, take: &mut dyn FnMut(&Message) -> io::Result<()>) -> io::Result<u64> {
-    let mut reader = journal.reader(after);
-    let mut outcome = Ok(());
-    loop {
-        let progress = reader.read(READ_BYTES, |record| {
-            if let (Ok(()), Some(message)) = (&outcome, record.entry.message()) {
-                outcome = take(message);
-            }
-        })?;
-        std::mem::replace(&mut outcome, Ok(()))?;
-        if progress == journal::Progress::CaughtUp {
-            return Ok(reader.position());
-        }
-    }
-}
-
-impl Sink for TranscriptSink {
-    fn take(&mut self, record: &Record) {
-        let first = self.span.map_or(record.sequence, |(first, _)| first);
-        self.span = Some((first, record.sequence));
-        if let Some(message) = record.entry.message()
-            && !self.touched.contains(message.session())
-        {
-            self.touched.insert(message.session().clone());
-        }
-    }
-
-    fn flush(&mut self, position: u64) -> io::Result<u64> {
-        if let Some((first, last)) = self.span {
-            for session in self.transcripts.displaced(self.touched.iter()) {
-                log::warn!(
-                    "the transcript of {session} was removed or replaced while it was open: it is brought up again"
-                );
-                self.transcripts.mark_behind(&session, first, last);
-            }
-        }
-        if let Err(e) = self.transcripts.sync(self.touched.iter()) {
-            // What the failed sync covered may be gone from the files for good: the journal still has it.
-            if let Some((first, last)) = self.span {
-                for session in &self.touched {
-                    self.transcripts.mark_behind(session, first, last);
-                }
-            }
-            return Err(e);
-        }
-        self.touched.clear();
-        self.span = None;
-        if let Err(e) = self.rebuild() {
-            log::debug!("a transcript that fell behind cannot be rebuilt yet: {e}");
-            if is_full(&e) {
-                self.journal.want_room();
-            }
-        }
-        Ok(self.transcripts.first_lacking().map_or(position, |lacking| position.min(lacking - 1)))
-    }
 }
 
 /// How far the worker is, for the status.
@@ -162,9 +87,15 @@ pub struct Worker<S> {
     reader: Reader<crate::disk::RealDisk>,
     /// The sink took everything up to here.
     position: u64,
+    /// The largest sequence the channel offered.
+    offered: u64,
+    /// The journal could not be read and is tried again then.
+    read_again: Option<Instant>,
     checkpoint: Checkpoint,
     /// A checkpoint is due then.
     due: Option<Instant>,
+    /// Segments are looked at then at the latest.
+    look: Instant,
     interval: Duration,
     /// Bytes taken since the last checkpoint; a segment's worth brings it forward.
     bytes: u64,
@@ -194,8 +125,11 @@ impl<S: Sink> Worker<S> {
             clock,
             reader,
             position: checkpoint.drained,
+            offered: 0,
+            read_again: None,
             checkpoint,
             due: None,
+            look: Instant::now(),
             interval: config.checkpoint_interval,
             bytes: 0,
             bytes_max: config.segment_bytes,
@@ -207,34 +141,56 @@ impl<S: Sink> Worker<S> {
 
     /// Runs until `stop` has no sender any more, then takes what is left, flushes and stores the checkpoint.
     pub fn run(mut self, stop: &Receiver<()>) {
-        self.catch_up();
         loop {
-            let wait = self.due.map_or(IDLE, |due| due.saturating_duration_since(Instant::now()));
+            if self.is_behind() {
+                self.catch_up(Some(stop));
+            }
+            self.flush_if_due();
             let channel = self.channel.clone();
             select! {
                 recv(channel) -> record => match record {
-                    Ok(record) => self.offered(&record),
+                    Ok(record) => self.offer(&record),
                     // The recorder is gone: only the stop is still to come.
                     Err(_) => self.channel = never(),
                 },
                 recv(stop) -> _ => break,
-                default(wait) => {}
-            }
-            if self.due.is_none_or(|due| Instant::now() >= due) {
-                self.flush();
+                default(self.wait()) => {}
             }
         }
-        self.catch_up();
+        self.read_again = None;
+        self.catch_up(None);
         self.flush();
     }
 
     /// Takes a record of the channel if it is the next one; otherwise some were skipped, and the journal has them.
-    fn offered(&mut self, record: &Record) {
+    fn offer(&mut self, record: &Record) {
+        self.offered = self.offered.max(record.sequence);
         if record.sequence == self.position + 1 {
             self.reader.skip_to(record.sequence);
             self.take(record);
-        } else if record.sequence > self.position {
-            self.catch_up();
+        }
+    }
+
+    /// Whether records are to be read from the journal: those before one that was offered, or, with nothing left in the
+    /// channel, the last ones, which were skipped.
+    fn is_behind(&self) -> bool {
+        // In this order: what is published was offered before.
+        let published = self.journal.published();
+        let skipped = self.position < self.offered || (self.position < published && self.channel.is_empty());
+        skipped && self.read_again.is_none_or(|again| Instant::now() >= again)
+    }
+
+    fn wait(&self) -> Duration {
+        let idle = if self.position < self.offered { SOON } else { IDLE };
+        let until = |time: Instant| time.saturating_duration_since(Instant::now());
+        let idle = self.read_again.map_or(idle, |again| until(again).max(SOON));
+        self.due.map_or(idle, |due| idle.min(until(due)))
+    }
+
+    fn flush_if_due(&mut self) {
+        let now = Instant::now();
+        if self.due.is_some_and(|due| now >= due) || now >= self.look {
+            self.flush();
         }
     }
 
@@ -256,23 +212,26 @@ impl<S: Sink> Worker<S> {
         }
     }
 
-    /// Reads everything published from the journal.
-    fn catch_up(&mut self) {
-        while self.position < self.journal.published() {
+    /// Reads everything published from the journal, or a part of it once `stop` has no sender any more. However slow the
+    /// sink is, checkpoints are stored on the way.
+    fn catch_up(&mut self, stop: Option<&Receiver<()>>) {
+        let stopped = || stop.is_some_and(|stop| stop.try_recv() == Err(TryRecvError::Disconnected));
+        while self.position < self.journal.published() && !stopped() {
             let mut records = Vec::new();
-            match self.reader.read(READ_BYTES, |record| records.push(record)) {
-                Ok(_) => {
-                    records.iter().for_each(|record| self.take(record));
-                    // Refused sequences leave holes.
-                    self.position = self.position.max(self.reader.position());
-                    // Whoever writes as fast as this reads must not keep the checkpoint where it is.
-                    if self.due.is_some_and(|due| Instant::now() >= due) {
-                        self.flush();
-                    }
-                }
+            let read = self.reader.read(READ_BYTES, |record| records.push(record));
+            for record in &records {
+                self.take(record);
+                self.flush_if_due();
+            }
+            // Refused sequences leave holes.
+            self.position = self.position.max(self.reader.position());
+            match read {
+                Ok(_) if self.read_again.take().is_some() => log::info!("[CHAT WORKER] The journal can be read again"),
+                Ok(_) => {}
                 Err(e) => {
-                    log::error!("[CHAT WORKER] The journal cannot be read, trying again: {e}");
-                    self.due = Some(Instant::now() + PAUSE_AFTER_FAILURE);
+                    if self.read_again.replace(Instant::now() + PAUSE_AFTER_FAILURE).is_none() {
+                        log::error!("[CHAT WORKER] The journal cannot be read, trying on: {e}");
+                    }
                     return;
                 }
             }
@@ -282,6 +241,7 @@ impl<S: Sink> Worker<S> {
     fn flush(&mut self) {
         self.due = None;
         self.bytes = 0;
+        self.look = Instant::now() + LOOK;
         match self.store() {
             Ok(()) if self.failing => {
                 self.failing = false;
@@ -297,18 +257,19 @@ impl<S: Sink> Worker<S> {
         }
     }
 
-    /// Flushes the sink, stores the checkpoint, drops old segments: in this order. What is drained by the checkpoint that
-    /// stands may go even if no new one can be stored: on a full disk that is what makes room for it.
+    /// Flushes the sink, stores the checkpoint, drops old segments: in this order. Segments that the stored checkpoint has
+    /// passed are dropped whatever failed before: on a full disk that is what makes room.
     fn store(&mut self) -> io::Result<()> {
-        let stored = self.store_checkpoint();
+        let stored = self.move_checkpoint();
+        let is_full = |e: &io::Error| matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
         if stored.as_ref().is_err_and(is_full) {
             self.journal.want_room();
         }
-        self.journal.prune(self.checkpoint.drained, self.clock.now())?;
-        stored
+        let pruned = self.journal.prune(self.checkpoint.drained, self.clock.now());
+        stored.and(pruned.map(drop))
     }
 
-    fn store_checkpoint(&mut self) -> io::Result<()> {
+    fn move_checkpoint(&mut self) -> io::Result<()> {
         let reached =
             if self.position > self.checkpoint.drained { self.sink.flush(self.position)? } else { self.position };
         if reached > self.checkpoint.drained {
@@ -326,65 +287,5 @@ impl<S: Sink> Worker<S> {
             self.due = Some(Instant::now() + PAUSE_AFTER_FAILURE);
         }
         Ok(())
-    }
-}
-
-fn is_full(e: &io::Error) -> bool {
-    matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Mutex;
-
-    use super::*;
-    use crate::config::Fsync;
-    use crate::journal::{Draft, ReplyTo};
-    use crate::message::{self, Metadata};
-
-    /// Remembers where it was flushed.
-    struct Flushes(Arc<Mutex<Vec<u64>>>);
-
-    impl Sink for Flushes {
-        fn take(&mut self, _record: &Record) {}
-
-        fn flush(&mut self, position: u64) -> io::Result<u64> {
-            self.0.lock().unwrap().push(position);
-            Ok(position)
-        }
-    }
-
-    #[test]
-    fn the_checkpoint_moves_while_a_long_backlog_is_read() {
-        let folder = tempfile::tempdir().unwrap();
-        let config = JournalConfig {
-            path: folder.path().join("journal"),
-            fsync: Fsync::Never,
-            fsync_interval: Duration::from_millis(5),
-            segment_bytes: 8 << 20,
-            max_bytes: 1 << 30,
-            retain: Duration::from_secs(3600),
-            max_keys: 10,
-            checkpoint_interval: Duration::ZERO,
-        };
-        let journal = Journal::open(&config, Clock::system(), Box::new(|_| ()), Box::new(|| ())).unwrap();
-        let session = SessionId::new("s").unwrap();
-        let text = "x".repeat(READ_BYTES / 4);
-        for _ in 0..20 {
-            let metadata = Metadata::default();
-            let line = message::Draft { session: &session, role: "user", text: &text, metadata, vector_ids: &[] };
-            let draft = Draft::Message { line: line.prepare(), key: None, reply_to: ReplyTo::Nothing };
-            let (ticket, _) = journal.append(vec![draft]).unwrap();
-            journal.commit(ticket).unwrap();
-        }
-        let (journal, flushes) = (Arc::new(journal), Arc::default());
-        let sink = Flushes(Arc::clone(&flushes));
-        let (start, progress) = (journal.start(), Arc::new(Progress::default()));
-        let worker = Worker::new(journal, never(), sink, Clock::system(), &config, start, progress);
-        let (stop, stopped) = crossbeam_channel::bounded(0);
-        drop(stop);
-        worker.run(&stopped);
-        let flushes = flushes.lock().unwrap();
-        assert!(flushes.len() > 3 && flushes[0] < 20 && flushes.last() == Some(&20), "{flushes:?}");
     }
 }

@@ -8,7 +8,7 @@
 #[cfg(test)]
 pub mod sim;
 
-use std::fs::{DirBuilder, File, Metadata, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -52,9 +52,10 @@ pub trait DiskFile: Send + Sync + 'static {
     fn sync(&self) -> io::Result<()>;
     /// Cuts the file, or lengthens it with zeros.
     fn set_len(&self, len: u64) -> io::Result<()>;
-    /// Whether the file still stands under that path: somebody may have removed it, or put another in its place.
-    fn is_at(&self, _path: &Path) -> bool {
-        true
+    /// Whether both are the same file, whatever its name is by now. A disk whose files are never renamed by others need
+    /// not tell.
+    fn is_same(&self, _other: &Self) -> io::Result<bool> {
+        Ok(true)
     }
 }
 
@@ -144,14 +145,9 @@ impl DiskFile for File {
         File::set_len(self, len)
     }
 
-    fn is_at(&self, path: &Path) -> bool {
-        let inode = |data: Metadata| (data.dev(), data.ino());
-        match (self.metadata(), std::fs::metadata(path)) {
-            (Ok(own), Ok(there)) => inode(own) == inode(there),
-            (_, Err(e)) if e.kind() == io::ErrorKind::NotFound => false,
-            // Nothing is known: what is open is as good as anything.
-            _ => true,
-        }
+    fn is_same(&self, other: &Self) -> io::Result<bool> {
+        let (this, other) = (self.metadata()?, other.metadata()?);
+        Ok((this.dev(), this.ino()) == (other.dev(), other.ino()))
     }
 }
 

@@ -6,18 +6,24 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `mod.rs` | appending, falling behind, syncing |
+//! | `mod.rs` | appending, falling behind |
+//! | `sync.rs` | making what was appended durable, and noticing what is not |
 //! | `read.rs` | pages of a transcript by binary search and from its end |
 //! | `replay.rs` | making transcripts agree with the journal, at the start and after a failure |
+//! | `merge.rs` | writing a transcript anew |
 //!
 //! Knows nothing of the journal's files, nor of what the cache has. Lock order: the open files, then nothing.
 
+#[cfg(test)]
+mod mend_tests;
+mod merge;
 mod read;
 mod replay;
+mod sync;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -25,14 +31,11 @@ use std::sync::{Arc, Mutex};
 
 use lru::LruCache;
 
-use crate::disk::{Disk, DiskFile, RealDisk};
+use crate::disk::{self, Disk, DiskFile, RealDisk};
 use crate::message::{Message, SessionId};
 
-pub use read::{Direction, Page, Query};
-pub use replay::Replay;
-
-/// Transcripts synced one by one; more are synced with one call for the whole file system.
-const SYNC_SINGLY_MAX: usize = 8;
+pub use read::{Direction, PAGE_BYTES_MAX, Page, Query};
+pub use replay::{Rebuilt, Replay};
 
 /// See the module.
 pub struct Transcripts<D: Disk = RealDisk> {
@@ -45,6 +48,10 @@ pub struct Transcripts<D: Disk = RealDisk> {
 struct Open<D: Disk> {
     files: LruCache<SessionId, Transcript<D::File>>,
     behind: HashMap<SessionId, Behind>,
+    /// Sessions whose file no longer had their name when it was closed: what it took is on no disk for long.
+    lost: HashSet<SessionId>,
+    /// The last sequence that was to be appended, whatever came of it.
+    newest: u64,
     /// One buffer for the lines of an append.
     lines: Vec<u8>,
 }
@@ -64,6 +71,8 @@ pub struct Behind {
     pub first: u64,
     /// The last sequence it lacks.
     pub last: u64,
+    /// What stands in the file from `first` on may be on no disk, whatever a read shows: it must be written anew.
+    pub distrusted: bool,
 }
 
 /// How an append went.
@@ -84,9 +93,17 @@ impl<D: Disk> Transcripts<D> {
     /// # Errors
     /// The disk's, when the folder cannot be made.
     pub fn open(disk: D, folder: &Path, open_max: NonZeroUsize) -> io::Result<Self> {
-        disk.create_dir_all(folder)?;
-        let open = Open { files: LruCache::new(open_max), behind: HashMap::new(), lines: Vec::new() };
-        Ok(Self { disk, folder: folder.to_owned(), open_max, open: Mutex::new(open) })
+        disk::make_folder(&disk, folder)?;
+        let open = Open {
+            files: LruCache::new(open_max),
+            behind: HashMap::new(),
+            lost: HashSet::new(),
+            newest: 0,
+            lines: Vec::new(),
+        };
+        let transcripts = Self { disk, folder: folder.to_owned(), open_max, open: Mutex::new(open) };
+        transcripts.clear_workshop();
+        Ok(transcripts)
     }
 
     fn path(&self, session: &SessionId) -> PathBuf {
@@ -100,6 +117,7 @@ impl<D: Disk> Transcripts<D> {
             return Appended::Written { first_ever: false };
         };
         let mut open = self.open.lock().expect("no holder panics");
+        open.newest = open.newest.max(*last);
         if let Some(behind) = open.behind.get_mut(session) {
             behind.last = *last;
             return Appended::Behind;
@@ -108,28 +126,19 @@ impl<D: Disk> Transcripts<D> {
             Ok(first_ever) => Appended::Written { first_ever },
             Err(e) => {
                 log::warn!("the transcript of {session} falls behind: {e}");
-                open.behind.insert(session.clone(), Behind { first: *first, last: *last });
+                open.behind.insert(session.clone(), Behind { first: *first, last: *last, distrusted: false });
                 Appended::Behind
             }
         }
     }
 
-    /// Opens a session's transcript, and makes it and its folder where somebody removed them.
-    fn open_file(&self, session: &SessionId) -> io::Result<Transcript<D::File>> {
-        let path = self.path(session);
-        match Transcript::open(&self.disk, &path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                self.disk.create_dir_all(&self.folder)?;
-                Transcript::open(&self.disk, &path)
-            }
-            opened => opened,
-        }
-    }
-
     fn write(&self, open: &mut Open<D>, session: &SessionId, messages: &[(u64, &Arc<Message>)]) -> io::Result<bool> {
-        let Open { files, lines, .. } = open;
-        if !files.contains(session) {
-            files.put(session.clone(), self.open_file(session)?);
+        let Open { files, lines, lost, .. } = open;
+        if !files.contains(session)
+            && let Some((other, closed)) = files.push(session.clone(), self.open_transcript(session)?)
+            && !self.has_its_name(&other, &closed)
+        {
+            lost.insert(other);
         }
         let transcript = files.get_mut(session).expect("it was put there");
         lines.clear();
@@ -140,45 +149,25 @@ impl<D: Disk> Transcripts<D> {
         }
         let first_ever = transcript.bytes == 0;
         if let Err(e) = transcript.append(lines) {
-            files.pop(session);
+            if let Some(closed) = files.pop(session)
+                && !self.has_its_name(session, &closed)
+            {
+                lost.insert(session.clone());
+            }
             return Err(e);
         }
         Ok(first_ever)
     }
 
-    /// Those of the sessions whose open file no longer stands under its name, because somebody removed it or put another
-    /// there (`sed -i`, an editor): what was appended since is in no transcript. They are closed.
-    pub fn displaced<'a>(&self, sessions: impl Iterator<Item = &'a SessionId>) -> Vec<SessionId> {
-        let mut open = self.open.lock().expect("no holder panics");
-        let mut displaced = Vec::new();
-        for session in sessions {
-            if open.files.peek(session).is_some_and(|transcript| !transcript.file.is_at(&self.path(session))) {
-                open.files.pop(session);
-                displaced.push(session.clone());
+    /// Opens a session's transcript for appending, making it, and the folder too should somebody have removed it.
+    fn open_transcript(&self, session: &SessionId) -> io::Result<Transcript<D::File>> {
+        match Transcript::open(&self.disk, &self.path(session)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                disk::make_folder(&self.disk, &self.folder)?;
+                Transcript::open(&self.disk, &self.path(session))
             }
+            opened => opened,
         }
-        displaced
-    }
-
-    /// Makes what was appended to those sessions durable.
-    ///
-    /// # Errors
-    /// The disk's: nothing is known then of any of them, and the caller has them rebuilt from the journal.
-    pub fn sync<'a>(&self, sessions: impl ExactSizeIterator<Item = &'a SessionId>) -> io::Result<()> {
-        // Removed with all in it: what was in it comes back from the journal, as far as it is kept.
-        self.disk.create_dir_all(&self.folder)?;
-        if sessions.len() > SYNC_SINGLY_MAX {
-            return self.disk.sync_all(&self.folder);
-        }
-        for session in sessions {
-            match self.disk.open_read(&self.path(session)) {
-                Ok(file) => file.sync()?,
-                // Removed by hand, or never made because it is behind.
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                Err(e) => return Err(e),
-            }
-        }
-        self.disk.sync_dir(&self.folder)
     }
 
     /// The first sequence that some transcript lacks.
@@ -197,13 +186,14 @@ impl<D: Disk> Transcripts<D> {
         open.behind.iter().map(|(session, behind)| (session.clone(), *behind)).collect()
     }
 
-    /// Lists a session as behind from `first` to `last`: its file is not to be trusted from there on.
+    /// Lists a session as behind from `first` to `last` and all that was appended since: its file is not to be trusted
+    /// from there on, whatever stands in it.
     pub fn mark_behind(&self, session: &SessionId, first: u64, last: u64) {
         let mut open = self.open.lock().expect("no holder panics");
         open.files.pop(session);
-        let behind = open.behind.entry(session.clone()).or_insert(Behind { first, last });
-        behind.first = behind.first.min(first);
-        behind.last = behind.last.max(last);
+        let last = last.max(open.newest);
+        let behind = open.behind.entry(session.clone()).or_insert(Behind { first, last, distrusted: true });
+        *behind = Behind { first: behind.first.min(first), last: behind.last.max(last), distrusted: true };
     }
 }
 

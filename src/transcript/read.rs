@@ -17,11 +17,11 @@ use super::Transcripts;
 const FIRST_BLOCK_BYTES: u64 = 16 * 1024;
 /// Later reads, and the stretch that binary search leaves to be walked.
 const BLOCK_BYTES: u64 = 64 * 1024;
-/// No message is longer, in bytes: its body is bounded far below. A stretch without a newline beyond this is damage (a
-/// power cut leaves zeros), and is walked over without being held.
-const LINE_BYTES_MAX: u64 = 64 * 1024 * 1024;
-/// What such a walk reads at once.
-const WALK_BYTES: u64 = 1024 * 1024;
+/// The longest line that can be a message: bodies are smaller by far. What is longer is stepped over block by block, so
+/// that a damaged stretch costs no memory.
+const LINE_BYTES_MAX: u64 = 32 << 20;
+/// The most bytes of messages in a page, unless one alone has more: pages of many connections at once must fit in memory.
+pub const PAGE_BYTES_MAX: usize = 8 << 20;
 
 /// From which side a page is filled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +47,8 @@ pub struct Query {
     pub limit: usize,
     /// The most bytes to read; beyond, the page is told to be incomplete.
     pub bytes_max: u64,
+    /// The most bytes of messages; the first is taken whatever it has.
+    pub page_bytes_max: usize,
 }
 
 impl Query {
@@ -70,8 +72,12 @@ pub struct Page {
     pub more: bool,
     /// `bytes_max` ended the search before the page was full.
     pub cut_short: bool,
+    /// The last message that was looked at, wanted or not: a page that was cut short goes on from here.
+    pub searched: Option<Id>,
     /// The session has a transcript.
     pub exists: bool,
+    /// The bytes of `messages`.
+    bytes: usize,
 }
 
 impl<D: Disk> Transcripts<D> {
@@ -90,12 +96,13 @@ impl<D: Disk> Transcripts<D> {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Page::default()),
             Err(e) => return Err(e),
         };
-        let mut lines = Lines::new(&file)?;
+        let mut lines = Lines::new(&file, query.bytes_max)?;
         let mut page = Page { exists: true, ..Page::default() };
         match query.direction {
             Direction::Newest => newest(&mut lines, query, &mut page)?,
             Direction::Oldest => oldest(&mut lines, query, &mut page)?,
         }
+        page.cut_short |= lines.spent;
         Ok(page)
     }
 }
@@ -112,9 +119,11 @@ fn newest<F: DiskFile>(lines: &mut Lines<'_, F>, query: &Query, page: &mut Page)
             if query.after.is_some_and(|after| message.id() <= after) {
                 break;
             }
-            if in_order && query.wants(&message) && !page.take(message, query.limit) {
+            let id = message.id();
+            if in_order && query.wants(&message) && !page.take(message, query) {
                 break;
             }
+            page.searched = Some(page.searched.map_or(id, |searched| searched.min(id)));
         }
         if lines.bytes_read > query.bytes_max {
             page.cut_short = end > 0;
@@ -137,9 +146,11 @@ fn oldest<F: DiskFile>(lines: &mut Lines<'_, F>, query: &Query, page: &mut Page)
             if query.before.is_some_and(|before| message.id() >= before) {
                 break;
             }
-            if in_order && query.wants(&message) && !page.take(message, query.limit) {
+            let id = message.id();
+            if in_order && query.wants(&message) && !page.take(message, query) {
                 break;
             }
+            page.searched = page.searched.max(Some(id));
         }
         if lines.bytes_read > query.bytes_max {
             page.cut_short = at < lines.end;
@@ -151,8 +162,10 @@ fn oldest<F: DiskFile>(lines: &mut Lines<'_, F>, query: &Query, page: &mut Page)
 
 impl Page {
     /// Takes a message if there is room, else notes that there are more.
-    fn take(&mut self, message: Message, limit: usize) -> bool {
-        if self.messages.len() == limit {
+    fn take(&mut self, message: Message, query: &Query) -> bool {
+        self.bytes += message.line().len();
+        let full = self.messages.len() == query.limit || self.bytes > query.page_bytes_max;
+        if full && !self.messages.is_empty() {
             self.more = true;
             return false;
         }
@@ -170,14 +183,26 @@ pub(super) struct Lines<'f, F> {
     block_at: u64,
     /// For limits.
     bytes_read: u64,
+    /// Beyond this nothing is read any more. Lies so far behind the query's own limit that one line always fits.
+    bytes_max: u64,
+    /// Nothing was read any more: what was looked for may be there nevertheless.
+    pub(super) spent: bool,
     next_block_bytes: u64,
 }
 
 impl<'f, F: DiskFile> Lines<'f, F> {
-    pub(super) fn new(file: &'f F) -> io::Result<Self> {
-        let end = file.byte_len()?;
-        let next_block_bytes = FIRST_BLOCK_BYTES;
-        let mut lines = Self { file, end, block: Vec::new(), block_at: 0, bytes_read: 0, next_block_bytes };
+    pub(super) fn new(file: &'f F, bytes_max: u64) -> io::Result<Self> {
+        let mut lines = Self {
+            file,
+            end: file.byte_len()?,
+            block: Vec::new(),
+            block_at: 0,
+            bytes_read: 0,
+            bytes_max: bytes_max.saturating_add(2 * LINE_BYTES_MAX),
+            spent: false,
+            next_block_bytes: FIRST_BLOCK_BYTES,
+        };
+        let end = lines.end;
         // What stands behind the last newline is being written, or torn.
         lines.end = lines.newline_before(end)?.map_or(0, |newline| newline + 1);
         Ok(lines)
@@ -198,14 +223,14 @@ impl<'f, F: DiskFile> Lines<'f, F> {
             return Ok(None);
         }
         let start = self.newline_before(end - 1)?.map_or(0, |newline| newline + 1);
-        Ok(Some(start..end))
+        Ok((!self.spent).then_some(start..end))
     }
 
-    /// The bytes of a range found last, without its newline; none when it is longer than a line can be.
+    /// The bytes of a range found last, without its newline; none of one that is too long for a line.
     pub(super) fn bytes(&self, range: &Range<u64>) -> &[u8] {
-        let at = |offset: u64| offset.checked_sub(self.block_at).and_then(|at| usize::try_from(at).ok());
-        let held = at(range.start).zip(at(range.end - 1)).and_then(|(start, end)| self.block.get(start..end));
-        held.unwrap_or_default()
+        let at = |offset: u64| usize::try_from(offset.checked_sub(self.block_at)?).ok();
+        let inside = at(range.start).zip(at(range.end - 1));
+        inside.and_then(|(start, end)| self.block.get(start..end)).unwrap_or_default()
     }
 
     pub(super) fn message(&self, range: &Range<u64>) -> Option<Message> {
@@ -216,7 +241,8 @@ impl<'f, F: DiskFile> Lines<'f, F> {
     pub(super) fn first_not_before(&mut self, id: Id) -> io::Result<u64> {
         let (mut low, mut high) = (0, self.end);
         // Invariant: every line that starts before `low` is before `id`; some line at or behind `high` is not, or none is.
-        while high - low > BLOCK_BYTES {
+        // A line longer than a block can carry `low` past `high`: the walk below has the rest either way.
+        while low + BLOCK_BYTES < high {
             match self.message_id_from(low + (high - low) / 2, high)? {
                 Some((range, found)) if found < id => low = range.end,
                 _ => high = low + (high - low) / 2,
@@ -248,78 +274,60 @@ impl<'f, F: DiskFile> Lines<'f, F> {
         Ok(None)
     }
 
-    /// The first newline at or behind `at`; the block then holds all from `at` to it.
+    /// The first newline at or behind `at`; the block then holds all from `at` to it, unless that is no line any more.
     fn newline_from(&mut self, at: u64) -> io::Result<Option<u64>> {
-        let mut wanted = self.next_block_bytes;
+        let (mut from, mut wanted) = (at, self.next_block_bytes);
         loop {
-            if let Some(held) = self.held(at)
-                && let Some(found) = memchr::memchr(b'\n', &self.block[held..])
-            {
-                return Ok(Some(at + found as u64));
+            if let Some(held) = self.held(from) {
+                if let Some(found) = memchr::memchr(b'\n', &self.block[held..]) {
+                    return Ok(Some(from + found as u64));
+                }
+                let block_end = self.block_at + self.block.len() as u64;
+                if block_end - at >= LINE_BYTES_MAX {
+                    (from, wanted) = (block_end, BLOCK_BYTES);
+                }
+                if block_end >= self.end {
+                    return Ok(None);
+                }
             }
-            let block_end = self.block_at + self.block.len() as u64;
-            if self.held(at).is_some() && block_end >= self.end {
+            let end = (from + wanted).min(self.end);
+            if end <= from || !self.load(from..end)? {
                 return Ok(None);
             }
-            let end = (at + wanted).min(self.end);
-            if end <= at {
-                return Ok(None);
-            }
-            if wanted > LINE_BYTES_MAX {
-                return self.walk_from(at);
-            }
-            self.load(at..end)?;
             wanted *= 2;
         }
     }
 
-    /// The last newline before `end`; the block then holds all between them.
+    /// The last newline before `end`; the block then holds all between them, unless that is no line any more.
     fn newline_before(&mut self, end: u64) -> io::Result<Option<u64>> {
         if end == 0 {
             return Ok(None);
         }
-        let mut wanted = self.next_block_bytes;
+        let (mut until, mut wanted) = (end, self.next_block_bytes);
         loop {
             let block_end = self.block_at + self.block.len() as u64;
-            if self.block_at < end && end <= block_end {
-                let until = usize::try_from(end - self.block_at).expect("inside the block");
-                if let Some(found) = memchr::memrchr(b'\n', &self.block[..until]) {
+            if self.block_at < until && until <= block_end {
+                let held = usize::try_from(until - self.block_at).expect("inside the block");
+                if let Some(found) = memchr::memrchr(b'\n', &self.block[..held]) {
                     return Ok(Some(self.block_at + found as u64));
                 }
                 if self.block_at == 0 {
                     return Ok(None);
                 }
+                if end - self.block_at >= LINE_BYTES_MAX {
+                    (until, wanted) = (self.block_at, BLOCK_BYTES);
+                }
             }
-            if wanted > LINE_BYTES_MAX {
-                return self.walk_before(end);
+            if !self.load(until.saturating_sub(wanted)..until)? {
+                return Ok(None);
             }
-            self.load(end.saturating_sub(wanted)..end)?;
             wanted *= 2;
         }
     }
 
-    /// The first newline at or behind `at`, without holding what lies between.
-    fn walk_from(&mut self, mut at: u64) -> io::Result<Option<u64>> {
-        while at < self.end {
-            self.load(at..(at + WALK_BYTES).min(self.end))?;
-            if let Some(found) = memchr::memchr(b'\n', &self.block) {
-                return Ok(Some(at + found as u64));
-            }
-            at += self.block.len() as u64;
-        }
-        Ok(None)
-    }
-
-    /// The last newline before `end`, without holding what lies between.
-    fn walk_before(&mut self, mut end: u64) -> io::Result<Option<u64>> {
-        while end > 0 {
-            self.load(end.saturating_sub(WALK_BYTES)..end)?;
-            if let Some(found) = memchr::memrchr(b'\n', &self.block) {
-                return Ok(Some(self.block_at + found as u64));
-            }
-            end = self.block_at;
-        }
-        Ok(None)
+    #[cfg(test)]
+    pub(super) fn block_bytes(&self) -> usize {
+        self.block.capacity()
     }
 
     /// Where `at` stands in the block.
@@ -328,12 +336,14 @@ impl<'f, F: DiskFile> Lines<'f, F> {
         inside.then(|| usize::try_from(at - self.block_at).expect("inside the block"))
     }
 
-    fn load(&mut self, range: Range<u64>) -> io::Result<()> {
+    /// Reads a stretch into the block, unless far more was read already than is allowed.
+    fn load(&mut self, range: Range<u64>) -> io::Result<bool> {
+        if self.bytes_read > self.bytes_max {
+            self.spent = true;
+            return Ok(false);
+        }
         let length = usize::try_from(range.end - range.start).map_err(io::Error::other)?;
         self.block.resize(length, 0);
-        if length as u64 == WALK_BYTES {
-            self.block.shrink_to(length);
-        }
         self.block_at = range.start;
         let read = self.file.read_at(&mut self.block, range.start);
         self.block.truncate(*read.as_ref().unwrap_or(&0));
@@ -344,6 +354,6 @@ impl<'f, F: DiskFile> Lines<'f, F> {
             self.end = self.end.min(range.start + self.block.len() as u64);
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the transcript was cut while it was read"));
         }
-        Ok(())
+        Ok(true)
     }
 }

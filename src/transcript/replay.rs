@@ -1,123 +1,226 @@
 //! Making transcripts agree with the journal: at the start for all that was published since the last checkpoint, and
-//! for a session that fell behind.
+//! for sessions that fell behind.
 //!
-//! A replay is fed records in sequence. For each session it finds where its first record belongs, compares line by line
-//! what stands there, and at the first difference sets the rest aside and appends from there on. So a transcript that is
-//! already right is only read. Messages that stand before the one expected are left where they are: damage took them from
-//! the journal, and the transcript is then the only place that has them.
+//! A replay is fed messages in sequence. For each session it finds where its first one belongs and compares line by line
+//! what stands there: a transcript that is already right is only read. A line of the session that the journal no longer
+//! has (damage there) is stepped over, garbage at the end is set aside and cut off, and where something is missing before
+//! other lines the file is written anew (`merge.rs`). So is every file that is distrusted.
+//!
+//! A transcript that cannot be written holds up no other: it is left as it is and told at the end.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io;
-use std::ops::Range;
-use std::path::{Path, PathBuf};
 
 use lru::LruCache;
 
 use crate::disk::{Disk, DiskFile};
 use crate::message::{Message, SessionId};
 
+use super::merge::{Merge, next_line, stands_at};
 use super::read::Lines;
-use super::{Transcript, Transcripts};
+use super::{Behind, Transcript, Transcripts};
 
-/// How much is copied at once of what is set aside, in bytes.
-const COPY_BYTES: usize = 1 << 20;
+/// How often a rebuild looks for what was published meanwhile before it leaves the rest to the next one.
+const ROUNDS_MAX: usize = 64;
 
 /// See the module.
 pub struct Replay<'a, D: Disk> {
     transcripts: &'a Transcripts<D>,
-    places: HashMap<SessionId, Place>,
+    sessions: HashMap<SessionId, Seen>,
     /// Some of the transcripts, kept open between their lines.
     open: LruCache<SessionId, Transcript<D::File>>,
-    /// Transcripts whose end was set aside.
-    pub set_aside: usize,
     /// Lines that were missing.
     pub appended: u64,
+    /// Why the first transcript failed that did.
+    fault: Option<io::Error>,
+}
+
+/// A session that the replay met.
+struct Seen {
+    /// The first and the last sequence it met of it.
+    first: u64,
+    last: u64,
+    place: Place,
 }
 
 /// How far a session's transcript agrees.
 enum Place {
+    /// Nothing was looked at yet.
+    Unknown,
     /// All before this offset.
     Agrees(u64),
     /// To its end.
     Ended,
+    /// It is being written anew.
+    Merging(Merge),
+    /// It could not be written.
+    Failed,
+}
+
+/// What a rebuild came to.
+#[derive(Debug, Default)]
+pub struct Rebuilt {
+    /// Sessions that lack nothing any more.
+    pub mended: usize,
+    /// Sessions that still do.
+    pub lacking: usize,
+    /// Why, for one of those that could not be written.
+    pub fault: Option<io::Error>,
 }
 
 impl<D: Disk> Transcripts<D> {
     /// Begins a replay. Nobody may append to the sessions it meets until it is done.
     pub fn replay(&self) -> Replay<'_, D> {
         let open = LruCache::new(self.open_max);
-        Replay { transcripts: self, places: HashMap::new(), open, set_aside: 0, appended: 0 }
+        Replay { transcripts: self, sessions: HashMap::new(), open, appended: 0, fault: None }
     }
 
-    /// Catches up sessions that are behind: `feed` hands every published record behind a sequence to its callback and
-    /// returns the sequence up to which it did. Returns the sessions that still lack something.
+    /// Catches up sessions that are behind: `feed` hands every published message behind a sequence to its callback, with
+    /// its own, and returns the sequence up to which it did. It is called again from there for what came meanwhile.
     ///
     /// # Errors
-    /// What `feed` says, or the disk: the sessions it struck stay behind.
+    /// What `feed` says: the sessions stay behind.
     pub fn rebuild(
         &self,
-        mut feed: impl FnMut(u64, &mut dyn FnMut(&Message) -> io::Result<()>) -> io::Result<u64>,
-    ) -> io::Result<usize> {
-        let behind: HashMap<SessionId, super::Behind> = self.all_behind().into_iter().collect();
-        let Some(first) = behind.values().map(|behind| behind.first).min() else { return Ok(0) };
+        mut feed: impl FnMut(u64, &mut dyn FnMut(u64, &Message)) -> io::Result<u64>,
+    ) -> io::Result<Rebuilt> {
+        let mut pending: HashMap<SessionId, Behind> = self.all_behind().into_iter().collect();
+        let known = pending.len();
+        let Some(first) = pending.values().map(|behind| behind.first).min() else { return Ok(Rebuilt::default()) };
         let mut replay = self.replay();
-        let (mut failed, mut fault) = (HashSet::new(), None);
-        let reached = feed(first - 1, &mut |message| {
-            let session = message.session();
-            if behind.contains_key(session)
-                && !failed.contains(session)
-                && let Err(e) = replay.message(message)
-            {
-                // It keeps no other session from being caught up.
-                failed.insert(session.clone());
-                fault = Some(e);
-            }
-            Ok(())
-        })?;
-        replay.sync()?;
-        let mut open = self.open.lock().expect("no holder panics");
-        // Whoever lacks something newer than what was fed stays listed, for the next round.
-        let lacks = |session: &SessionId, last| failed.contains(session) || last > reached;
-        open.behind.retain(|session, now| !behind.contains_key(session) || lacks(session, now.last));
-        if let Some(e) = fault {
-            return Err(e);
+        let durable = feed(first - 1, &mut |sequence, message| replay.one_of(&pending, sequence, message))?;
+        for (session, first, last) in replay.settle() {
+            self.mark_behind(&session, first, last);
+            pending.remove(&session);
         }
-        Ok(open.behind.len())
+        // Nothing is synced from here on, so that a busy session is caught up with: what comes now is not yet taken by
+        // the worker, which will sync it.
+        let mut reached = durable;
+        for _ in 0..ROUNDS_MAX {
+            self.release(&mut pending, reached);
+            if pending.is_empty() {
+                break;
+            }
+            reached = feed(reached, &mut |sequence, message| replay.one_of(&pending, sequence, message))?;
+            pending.retain(|session, _| replay.is_settled(session));
+        }
+        let mut open = self.open.lock().expect("no holder panics");
+        for session in pending.keys() {
+            if let Some(behind) = open.behind.get_mut(session) {
+                *behind = Behind { first: durable + 1, last: behind.last, distrusted: false };
+            }
+        }
+        let lacking = open.behind.len();
+        Ok(Rebuilt { mended: known.saturating_sub(lacking), lacking, fault: replay.fault })
+    }
+
+    /// Takes those off the list that lack nothing behind `reached`; from here on they are appended to again.
+    fn release(&self, pending: &mut HashMap<SessionId, Behind>, reached: u64) {
+        let mut open = self.open.lock().expect("no holder panics");
+        pending.retain(|session, _| {
+            let lacks = open.behind.get(session).is_some_and(|behind| behind.last > reached);
+            if !lacks {
+                open.behind.remove(session);
+            }
+            lacks
+        });
     }
 }
 
 impl<D: Disk> Replay<'_, D> {
-    /// Takes the next message.
-    ///
-    /// # Errors
-    /// The disk's; the session's transcript then lacks this message and all later ones.
-    pub fn message(&mut self, message: &Message) -> io::Result<()> {
+    fn one_of(&mut self, wanted: &HashMap<SessionId, Behind>, sequence: u64, message: &Message) {
+        if let Some(behind) = wanted.get(message.session()) {
+            self.take(sequence, message, behind.distrusted);
+        }
+    }
+
+    /// Takes the next message of a session whose transcript is trusted.
+    pub fn message(&mut self, sequence: u64, message: &Message) {
+        self.take(sequence, message, false);
+    }
+
+    fn take(&mut self, sequence: u64, message: &Message, distrusted: bool) {
+        let session = message.session();
+        let mut seen = match self.sessions.remove(session) {
+            Some(seen) => Seen { last: sequence, ..seen },
+            None => Seen { first: sequence, last: sequence, place: Place::Unknown },
+        };
+        seen.place = self.follow(seen.place, message, distrusted).unwrap_or_else(|e| {
+            self.open.pop(session);
+            log::debug!("the transcript of {session} cannot be brought up to the journal: {e}");
+            self.fault.get_or_insert(e);
+            Place::Failed
+        });
+        self.sessions.insert(session.clone(), seen);
+    }
+
+    fn follow(&mut self, place: Place, message: &Message, distrusted: bool) -> io::Result<Place> {
+        match place {
+            Place::Failed => Ok(Place::Failed),
+            Place::Merging(mut merge) => {
+                self.transcripts.merge(&mut merge, message)?;
+                self.appended += 1;
+                Ok(Place::Merging(merge))
+            }
+            Place::Unknown if distrusted => {
+                let offset = match self.transcripts.disk.open_read(&self.transcripts.path(message.session())) {
+                    Ok(file) => belongs(&file, message)?,
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => 0,
+                    Err(e) => return Err(e),
+                };
+                self.merge_from(offset, message)
+            }
+            place => self.in_place(&place, message),
+        }
+    }
+
+    fn merge_from(&mut self, offset: u64, message: &Message) -> io::Result<Place> {
+        let merge = self.transcripts.begin_merge(message.session(), offset)?;
+        self.follow(Place::Merging(merge), message, false)
+    }
+
+    fn in_place(&mut self, place: &Place, message: &Message) -> io::Result<Place> {
         let session = message.session();
         let mut transcript = match self.open.pop(session) {
             Some(transcript) => transcript,
-            None => self.transcripts.open_file(session)?,
+            None => self.transcripts.open_transcript(session)?,
         };
-        let place = self.place(message, &mut transcript)?;
-        self.places.insert(session.clone(), place);
-        self.open.put(session.clone(), transcript);
-        Ok(())
+        let offset = match place {
+            Place::Agrees(offset) => *offset,
+            Place::Unknown => belongs(&transcript.file, message)?,
+            _ => transcript.bytes,
+        };
+        let place = self.compare(message, &mut transcript, offset)?;
+        if !matches!(place, Place::Merging(_)) {
+            self.open.put(session.clone(), transcript);
+        }
+        Ok(place)
     }
 
-    fn place(&mut self, message: &Message, transcript: &mut Transcript<D::File>) -> io::Result<Place> {
-        let mut offset = match self.places.get(message.session()) {
-            Some(Place::Ended) => transcript.bytes,
-            Some(Place::Agrees(offset)) => *offset,
-            None => belongs(&transcript.file, message)?,
-        };
-        if offset < transcript.bytes && !is_at(&transcript.file, message, offset)? {
-            offset = behind_earlier(&transcript.file, message, offset)?;
-        }
+    /// Compares what stands at `offset` with the message, and puts it there if it is missing.
+    fn compare(
+        &mut self,
+        message: &Message,
+        transcript: &mut Transcript<D::File>,
+        mut offset: u64,
+    ) -> io::Result<Place> {
         if offset < transcript.bytes {
-            if is_at(&transcript.file, message, offset)? {
-                return Ok(Place::Agrees(offset + message.line().len() as u64 + 1));
+            let read = stands_at(&transcript.file, offset, message)?;
+            if read > 0 {
+                return Ok(Place::Agrees(offset + read));
             }
-            self.set_aside(message.session(), transcript, offset)?;
-            transcript.cut(offset)?;
+            let (difference, lines_behind) = first_difference(&transcript.file, offset, message)?;
+            offset = difference;
+            if lines_behind {
+                return match stands_at(&transcript.file, offset, message)? {
+                    0 => self.merge_from(offset, message),
+                    read => Ok(Place::Agrees(offset + read)),
+                };
+            }
+            if offset < transcript.bytes {
+                self.transcripts.set_aside(message.session(), &transcript.file, offset..transcript.bytes)?;
+                transcript.cut(offset)?;
+            }
         }
         let mut line = message.line().to_vec();
         line.push(b'\n');
@@ -126,77 +229,61 @@ impl<D: Disk> Replay<'_, D> {
         Ok(Place::Ended)
     }
 
-    /// Keeps a copy of what will be cut off.
-    fn set_aside(&mut self, session: &SessionId, transcript: &Transcript<D::File>, from: u64) -> io::Result<()> {
-        let folder = self.quarantine();
-        self.transcripts.disk.create_dir_all(&folder)?;
-        let name = format!("{}.{from}", session.file_name());
-        self.copy(&transcript.file, from..transcript.bytes, &folder, &name)?;
-        log::warn!("the transcript of {session} differs from the journal: its end was set aside as {name}");
-        self.set_aside += 1;
-        Ok(())
+    /// Whether all that was taken of a session stands in its transcript; otherwise the next rebuild begins as this one did.
+    fn is_settled(&self, session: &SessionId) -> bool {
+        !self.sessions.get(session).is_some_and(|seen| matches!(seen.place, Place::Failed | Place::Merging(_)))
     }
 
-    /// Copies a part of a file, block by block; blocks of zeros stay holes, so that a long stretch of them costs nothing.
-    fn copy(&self, file: &D::File, part: Range<u64>, folder: &Path, name: &str) -> io::Result<()> {
-        let disk = &self.transcripts.disk;
-        let temporary = folder.join(format!("{name}.tmp"));
-        let copy = disk.create(&temporary)?;
-        let mut block = vec![0; COPY_BYTES];
-        let mut at = part.start;
-        while at < part.end {
-            let wanted = usize::try_from(part.end - at).unwrap_or(COPY_BYTES).min(COPY_BYTES);
-            let read = file.read_at(&mut block[..wanted], at)?;
-            if read == 0 {
-                break;
-            }
-            if block[..read].iter().any(|&byte| byte != 0) {
-                copy.write_all_at(&block[..read], at - part.start)?;
-            }
-            at += read as u64;
+    /// Puts new files in their places and makes everything durable. Returns the sessions of which that is not known, with
+    /// the first and the last sequence they may lack.
+    fn settle(&mut self) -> Vec<(SessionId, u64, u64)> {
+        for seen in self.sessions.values_mut() {
+            seen.place = match std::mem::replace(&mut seen.place, Place::Ended) {
+                Place::Merging(merge) => match self.transcripts.end_merge(merge) {
+                    Ok(()) => Place::Ended,
+                    Err(e) => {
+                        self.fault.get_or_insert(e);
+                        Place::Failed
+                    }
+                },
+                place => place,
+            };
         }
-        copy.sync()?;
-        disk.rename(&temporary, &folder.join(name))?;
-        disk.sync_dir(folder)
-    }
-
-    fn quarantine(&self) -> PathBuf {
-        self.transcripts.folder.join("quarantine")
-    }
-
-    /// Makes durable what the replay changed.
-    ///
-    /// # Errors
-    /// The disk's.
-    pub fn sync(&self) -> io::Result<()> {
-        self.transcripts.sync(self.places.keys())
-    }
-}
-
-/// Whether the message's line stands exactly there.
-fn is_at<F: DiskFile>(file: &F, message: &Message, offset: u64) -> io::Result<bool> {
-    let mut there = vec![0; message.line().len() + 1];
-    let read = file.read_at(&mut there, offset)?;
-    Ok(read == there.len() && there.strip_suffix(b"\n") == Some(message.line()))
-}
-
-/// The end of the run of whole lines from `offset` on that hold messages before `message`, in order.
-fn behind_earlier<F: DiskFile>(file: &F, message: &Message, offset: u64) -> io::Result<u64> {
-    let mut lines = Lines::new(file)?;
-    let (mut end, mut last) = (offset, None);
-    while let Some(range) = lines.line_at(end)? {
-        let there = lines.message(&range).filter(|there| there.session() == message.session()).map(|there| there.id());
-        if there.is_none_or(|id| id >= message.id()) || there <= last {
-            break;
+        let written: Vec<&SessionId> =
+            self.sessions.iter().filter(|(_, seen)| !matches!(seen.place, Place::Failed)).map(|(s, _)| s).collect();
+        let unsafe_ones: Vec<SessionId> = match self.transcripts.sync_files(&written) {
+            Ok(sessions) => sessions,
+            Err(e) => {
+                self.fault.get_or_insert(e);
+                written.into_iter().cloned().collect()
+            }
+        };
+        for session in &unsafe_ones {
+            self.open.pop(session);
+            if let Some(seen) = self.sessions.get_mut(session) {
+                seen.place = Place::Failed;
+            }
         }
-        (end, last) = (range.end, there);
+        let failed = self.sessions.iter().filter(|(_, seen)| matches!(seen.place, Place::Failed));
+        failed.map(|(session, seen)| (session.clone(), seen.first, seen.last)).collect()
     }
-    Ok(end)
+
+    /// Ends the replay of a start: what it changed is durable, and the sessions whose transcripts could not be written are
+    /// behind.
+    pub fn end(mut self) {
+        let failed = self.settle();
+        if let Some(fault) = &self.fault {
+            log::warn!("{} transcripts cannot be brought up to the journal and are behind: {fault}", failed.len());
+        }
+        for (session, first, last) in failed {
+            self.transcripts.mark_behind(&session, first, last);
+        }
+    }
 }
 
 /// Where a message's line belongs: behind the last line that is a message before it.
 fn belongs<F: DiskFile>(file: &F, message: &Message) -> io::Result<u64> {
-    let mut lines = Lines::new(file)?;
+    let mut lines = Lines::new(file, u64::MAX)?;
     let mut end = lines.end;
     while let Some(range) = lines.line_before(end)? {
         if Message::id_of_line(lines.bytes(&range)).is_some_and(|id| id < message.id()) {
@@ -205,4 +292,17 @@ fn belongs<F: DiskFile>(file: &F, message: &Message) -> io::Result<u64> {
         end = range.start;
     }
     Ok(0)
+}
+
+/// Steps over the session's lines before `message`, from the start of one; tells where it stopped, and whether a line of
+/// the session stands there or behind it.
+fn first_difference<F: DiskFile>(file: &F, mut at: u64, message: &Message) -> io::Result<(u64, bool)> {
+    let mut lines = Lines::new(file, u64::MAX)?;
+    loop {
+        match next_line(&mut lines, at, message.session())? {
+            Some((range, id)) if range.start == at && id < message.id() => at = range.end,
+            Some(_) => return Ok((at, true)),
+            None => return Ok((at, false)),
+        }
+    }
 }

@@ -5,31 +5,31 @@ use std::fs;
 use super::*;
 use crate::message::{Draft, Id, Metadata, Timestamp};
 
-struct Fixture {
-    folder: tempfile::TempDir,
-    transcripts: Transcripts,
-    session: SessionId,
+pub struct Fixture {
+    pub folder: tempfile::TempDir,
+    pub transcripts: Transcripts,
+    pub session: SessionId,
 }
 
 impl Fixture {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let open_max = NonZeroUsize::new(2).unwrap();
         let transcripts = Transcripts::open(RealDisk, folder.path(), open_max).unwrap();
         Self { folder, transcripts, session: SessionId::new("s").unwrap() }
     }
 
-    fn path(&self) -> PathBuf {
+    pub fn path(&self) -> PathBuf {
         self.folder.path().join("s.jsonl")
     }
 
-    fn fill(&self, numbers: std::ops::RangeInclusive<u64>) {
+    pub fn fill(&self, numbers: std::ops::RangeInclusive<u64>) {
         for number in numbers {
             self.transcripts.append(&self.session, &[(number, &message(number))]);
         }
     }
 
-    fn read(&self, query: &Query) -> (Vec<u64>, bool) {
+    pub fn read(&self, query: &Query) -> (Vec<u64>, bool) {
         let page = self.transcripts.read(&self.session, query).unwrap();
         assert!(!page.cut_short);
         (page.messages.iter().map(|m| number(m)).collect(), page.more)
@@ -37,7 +37,7 @@ impl Fixture {
 }
 
 /// The message whose time is `number` milliseconds; its length varies, and every third is the assistant's.
-fn message(number: u64) -> Arc<Message> {
+pub fn message(number: u64) -> Arc<Message> {
     let session = SessionId::new("s").unwrap();
     let text = format!("{number}: {}", "x".repeat((number * 37 % 300) as usize));
     let role = if number.is_multiple_of(3) { "assistant" } else { "user" };
@@ -45,16 +45,16 @@ fn message(number: u64) -> Arc<Message> {
     Arc::new(draft.prepare().seal(id(number)))
 }
 
-fn id(number: u64) -> Id {
+pub fn id(number: u64) -> Id {
     Id::from_parts(Timestamp::from_micros(number * 1000), number)
 }
 
-fn number(message: &Message) -> u64 {
+pub fn number(message: &Message) -> u64 {
     message.id().time().micros() / 1000
 }
 
-fn query(direction: Direction, limit: usize) -> Query {
-    Query { after: None, before: None, role: None, direction, limit, bytes_max: u64::MAX }
+pub fn query(direction: Direction, limit: usize) -> Query {
+    Query { after: None, before: None, role: None, direction, limit, bytes_max: u64::MAX, page_bytes_max: usize::MAX }
 }
 
 #[test]
@@ -158,65 +158,85 @@ fn a_torn_last_line_is_not_there_and_the_next_starts_on_its_own() {
 }
 
 impl Fixture {
-    fn reopen(other: &Self) -> Transcripts {
+    pub fn reopen(other: &Self) -> Transcripts {
         Transcripts::open(RealDisk, other.folder.path(), NonZeroUsize::new(2).unwrap()).unwrap()
     }
 }
 
+/// A message of `number` whose line has more than `bytes`.
+fn large(number: u64, bytes: usize) -> Arc<Message> {
+    let session = SessionId::new("s").unwrap();
+    let text = "z".repeat(bytes);
+    let draft = Draft { session: &session, role: "user", text: &text, metadata: Metadata::default(), vector_ids: &[] };
+    Arc::new(draft.prepare().seal(id(number)))
+}
+
 #[test]
-fn a_replay_leaves_a_right_transcript_alone_and_mends_every_other() {
+fn lines_longer_than_a_block_are_found_by_binary_search_too() {
     let fixture = Fixture::new();
-    fixture.fill(1..=6);
-    let whole = fs::read(fixture.path()).unwrap();
-    let starts: Vec<usize> =
-        std::iter::once(0).chain(whole.iter().enumerate().filter(|(_, b)| **b == b'\n').map(|(i, _)| i + 1)).collect();
-    let mut cases = vec![whole.clone()];
-    // Cut anywhere in what the replay covers (4 to 6), or with zeros or garbage in it, as a power cut leaves it.
-    cases.extend((starts[3]..whole.len()).step_by(11).map(|end| whole[..end].to_vec()));
-    cases.extend((starts[3]..whole.len()).step_by(43).map(|at| {
-        let mut zeroed = whole.clone();
-        zeroed[at..].fill(0);
-        zeroed
-    }));
-    for (index, case) in cases.iter().enumerate() {
-        fs::write(fixture.path(), case).unwrap();
-        let transcripts = Fixture::reopen(&fixture);
-        let mut replay = transcripts.replay();
-        for number in 4..=6 {
-            replay.message(&message(number)).unwrap();
-        }
-        assert_eq!(replay.appended == 0, index == 0, "case {index}");
-        replay.sync().unwrap();
-        assert_eq!(fs::read(fixture.path()).unwrap(), whole, "case {index}");
+    for number in 1..=40 {
+        let bytes = if number % 3 == 0 { 200_000 } else { 90_000 };
+        fixture.transcripts.append(&fixture.session, &[(number, &large(number, bytes))]);
+    }
+    for bound in 0..=41 {
+        let before = Query { before: Some(id(bound)), ..query(Direction::Newest, 2) };
+        let wanted: Vec<u64> = (bound.saturating_sub(2).max(1)..bound).collect();
+        assert_eq!(fixture.read(&before).0, wanted, "before {bound}");
+        let after = Query { after: Some(id(bound)), ..query(Direction::Oldest, 2) };
+        assert_eq!(fixture.read(&after).0, (bound + 1..=40).take(2).collect::<Vec<_>>(), "after {bound}");
     }
 }
 
 #[test]
-fn a_transcript_that_cannot_be_written_falls_behind_and_is_rebuilt() {
+fn a_page_ends_at_its_bytes_but_never_before_its_first_message() {
     let fixture = Fixture::new();
-    fixture.fill(1..=3);
-    // A folder in its place: it can be opened by nobody, not even by root.
-    let away = fixture.folder.path().join("away");
-    fs::rename(fixture.path(), &away).unwrap();
-    fs::create_dir(fixture.path()).unwrap();
-    let transcripts = Fixture::reopen(&fixture);
-    assert_eq!(transcripts.append(&fixture.session, &[(4, &message(4)), (5, &message(5))]), Appended::Behind);
-    assert_eq!(transcripts.append(&fixture.session, &[(6, &message(6))]), Appended::Behind);
-    assert_eq!(transcripts.behind(&fixture.session), Some(Behind { first: 4, last: 6 }));
-    assert_eq!(transcripts.first_lacking(), Some(4));
-    let feed = |after: u64, take: &mut dyn FnMut(&Message) -> io::Result<()>| {
-        for number in after + 1..=6 {
-            take(&message(number))?;
-        }
-        Ok(6)
-    };
-    assert!(transcripts.rebuild(feed).is_err(), "it still cannot be written");
-    fs::remove_dir(fixture.path()).unwrap();
-    fs::rename(&away, fixture.path()).unwrap();
-    assert_eq!(transcripts.rebuild(feed).unwrap(), 0);
-    assert_eq!(transcripts.first_lacking(), None);
-    transcripts.append(&fixture.session, &[(7, &message(7))]);
-    assert_eq!(fixture.read(&query(Direction::Newest, 50)).0, (1..=7).collect::<Vec<_>>());
+    for number in 1..=6 {
+        fixture.transcripts.append(&fixture.session, &[(number, &large(number, 1000))]);
+    }
+    let bounded = |direction, page_bytes_max| Query { page_bytes_max, ..query(direction, 50) };
+    assert_eq!(fixture.read(&bounded(Direction::Newest, 3000)), (vec![5, 6], true));
+    assert_eq!(fixture.read(&bounded(Direction::Oldest, 3000)), (vec![1, 2], true));
+    assert_eq!(fixture.read(&bounded(Direction::Newest, 10)), (vec![6], true));
+    assert_eq!(fixture.read(&bounded(Direction::Oldest, 10)), (vec![1], true));
+}
+
+/// A transcript with 40 MiB of zeros between two messages, as a hole in the file.
+fn with_a_hole(fixture: &Fixture) {
+    fixture.fill(1..=1);
+    let file = fs::OpenOptions::new().write(true).open(fixture.path()).unwrap();
+    file.set_len(40 << 20).unwrap();
+    drop(file);
+    let transcripts = Fixture::reopen(fixture);
+    transcripts.append(&fixture.session, &[(2, &message(2))]);
+}
+
+#[test]
+fn a_stretch_too_long_for_a_line_is_stepped_over_in_bounded_memory() {
+    let fixture = Fixture::new();
+    with_a_hole(&fixture);
+    for direction in [Direction::Newest, Direction::Oldest] {
+        assert_eq!(fixture.read(&query(direction, 9)).0, [1, 2], "{direction:?}");
+    }
+    let file = fs::File::open(fixture.path()).unwrap();
+    let mut lines = read::Lines::new(&file, u64::MAX).unwrap();
+    let last = lines.line_before(lines.end).unwrap().unwrap();
+    let hole = lines.line_before(last.start).unwrap().unwrap();
+    assert!(lines.bytes(&hole).is_empty() && lines.block_bytes() <= 32 << 20);
+    assert_eq!(lines.line_at(hole.start).unwrap(), Some(hole.clone()));
+    assert!(lines.bytes(&hole).is_empty() && lines.block_bytes() <= 32 << 20);
+}
+
+#[test]
+fn a_search_that_ends_within_a_stretch_without_lines_is_cut_short() {
+    let fixture = Fixture::new();
+    with_a_hole(&fixture);
+    for (direction, found) in [(Direction::Newest, 2), (Direction::Oldest, 1)] {
+        let page = fixture.transcripts.read(&fixture.session, &Query { bytes_max: 1 << 20, ..query(direction, 9) });
+        let page = page.unwrap();
+        assert!(page.cut_short, "{direction:?}");
+        assert_eq!(page.messages.iter().map(|m| number(m)).collect::<Vec<_>>(), [found], "{direction:?}");
+        assert_eq!(page.searched, Some(id(found)));
+    }
 }
 
 #[test]
@@ -227,18 +247,18 @@ fn a_replay_keeps_what_only_the_transcript_has() {
     let mut replay = fixture.transcripts.replay();
     // 5, 6 and 8 were lost to damage of the journal.
     for number in [3, 4, 7, 9] {
-        replay.message(&message(number)).unwrap();
+        replay.message(number, &message(number));
     }
-    assert_eq!((replay.appended, replay.set_aside), (0, 0));
+    assert_eq!(replay.appended, 0);
     assert_eq!(fs::read(fixture.path()).unwrap(), whole);
     // With the end missing too, what stands there is kept and the rest is appended.
     fs::write(fixture.path(), whole.split_inclusive(|&b| b == b'\n').take(8).collect::<Vec<_>>().concat()).unwrap();
     let transcripts = Fixture::reopen(&fixture);
     let mut replay = transcripts.replay();
     for number in [3, 4, 7, 9] {
-        replay.message(&message(number)).unwrap();
+        replay.message(number, &message(number));
     }
-    assert_eq!((replay.appended, replay.set_aside), (1, 0));
+    assert_eq!(replay.appended, 1);
     assert_eq!(fs::read(fixture.path()).unwrap(), whole);
 }
 
@@ -259,8 +279,9 @@ fn a_stretch_of_zeros_longer_than_any_line_hides_nothing_and_is_not_held() {
     assert_eq!(fixture.read(&after).0, [3, 4]);
     let mut replay = transcripts.replay();
     for number in 3..=5 {
-        replay.message(&message(number)).unwrap();
+        replay.message(number, &message(number));
     }
+    replay.end();
     let bytes = fs::metadata(fixture.path()).unwrap().len();
     assert!(bytes < 4096, "{bytes}");
     assert_eq!(fixture.read(&query(Direction::Newest, 9)).0, [1, 2, 3, 4, 5]);

@@ -1,0 +1,186 @@
+//! A transcript written anew: what it held and what the journal has, merged by id into a new file that takes its place
+//! in one rename.
+//!
+//! For a transcript whose pages may be gone although a read still shows them (a sync that failed), and for one where a
+//! missing line belongs before others. Every whole line of the session is kept; where both have a message the journal's
+//! bytes count; what is no line is set aside in `quarantine/`. Until the rename the old file stands untouched.
+//!
+//! No file is held open between two messages: a failed sync of the whole file system may concern thousands of sessions.
+
+use std::io;
+use std::ops::Range;
+use std::path::PathBuf;
+
+use crate::disk::{self, Disk, DiskFile};
+use crate::message::{Id, Message, SessionId};
+
+use super::Transcripts;
+use super::read::Lines;
+
+/// Bytes copied at once.
+const COPY_BYTES: u64 = 1 << 20;
+
+/// See the module.
+pub(super) struct Merge {
+    session: SessionId,
+    /// All of the old file before this offset is in the new one.
+    at: u64,
+    /// The length of the new file.
+    bytes: u64,
+}
+
+impl<D: Disk> Transcripts<D> {
+    /// Where new files stand until they are whole.
+    fn workshop(&self) -> PathBuf {
+        self.folder.join("rewriting")
+    }
+
+    /// Removes what a stop in the middle of a rewrite left.
+    pub(super) fn clear_workshop(&self) {
+        let Ok(names) = self.disk.list(&self.workshop()) else { return };
+        for name in names {
+            if let Err(e) = self.disk.remove(&self.workshop().join(&name)) {
+                log::debug!("{name}, left from a rewrite that did not end, cannot be removed: {e}");
+            }
+        }
+    }
+
+    /// The transcript as it stands; `None` when there is none.
+    fn old_file(&self, session: &SessionId) -> io::Result<Option<D::File>> {
+        match self.disk.open_read(&self.path(session)) {
+            Ok(file) => Ok(Some(file)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Begins to write a transcript anew: what stands before `at`, the start of a line, is taken as it is.
+    pub(super) fn begin_merge(&self, session: &SessionId, at: u64) -> io::Result<Merge> {
+        disk::make_folder(&self.disk, &self.workshop())?;
+        let new = self.disk.create(&self.workshop().join(session.file_name()))?;
+        let at = match self.old_file(session)? {
+            Some(old) => copy(&old, 0..at, &new, 0)?,
+            None => 0,
+        };
+        Ok(Merge { session: session.clone(), at, bytes: at })
+    }
+
+    /// Takes the journal's next message, and before it every older line of the file.
+    pub(super) fn merge(&self, merge: &mut Merge, message: &Message) -> io::Result<()> {
+        let new = self.disk.open(&self.workshop().join(merge.session.file_name()))?;
+        if let Some(old) = self.old_file(&merge.session)? {
+            let read = stands_at(&old, merge.at, message)?;
+            if read > 0 {
+                merge.at += read;
+            } else {
+                self.keep_lines(merge, &old, &new, Some(message))?;
+            }
+        }
+        let mut line = message.line().to_vec();
+        line.push(b'\n');
+        new.write_all_at(&line, merge.bytes)?;
+        merge.bytes += line.len() as u64;
+        Ok(())
+    }
+
+    /// Takes what is left of the old file and puts the new one in its place. The folder is still to be synced.
+    pub(super) fn end_merge(&self, mut merge: Merge) -> io::Result<()> {
+        let path = self.workshop().join(merge.session.file_name());
+        let new = self.disk.open(&path)?;
+        if let Some(old) = self.old_file(&merge.session)? {
+            self.keep_lines(&mut merge, &old, &new, None)?;
+        }
+        new.sync()?;
+        self.disk.rename(&path, &self.path(&merge.session))
+    }
+
+    /// Copies the session's lines before `until`; its own line is left out, and set aside if it says anything else.
+    fn keep_lines(&self, merge: &mut Merge, old: &D::File, new: &D::File, until: Option<&Message>) -> io::Result<()> {
+        let mut lines = Lines::new(old, u64::MAX)?;
+        let mut at = merge.at;
+        loop {
+            let line = next_line(&mut lines, at, &merge.session)?;
+            let garbage_end = line.as_ref().map_or(old.byte_len()?, |(range, _)| range.start);
+            if garbage_end > at {
+                self.set_aside(&merge.session, old, at..garbage_end)?;
+            }
+            merge.at = garbage_end;
+            match line {
+                Some((range, id)) if until.is_none_or(|until| id < until.id()) => {
+                    merge.bytes += copy(old, range.clone(), new, merge.bytes)?;
+                    (at, merge.at) = (range.end, range.end);
+                }
+                Some((range, id)) => {
+                    if let Some(until) = until.filter(|until| until.id() == id) {
+                        merge.at = range.end;
+                        if stands_at(old, range.start, until)? == 0 {
+                            self.set_aside(&merge.session, old, range)?;
+                        }
+                    }
+                    return Ok(());
+                }
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Keeps a copy of what will be taken out of a transcript.
+    pub(super) fn set_aside(&self, session: &SessionId, file: &D::File, what: Range<u64>) -> io::Result<()> {
+        let folder = self.folder.join("quarantine");
+        disk::make_folder(&self.disk, &folder)?;
+        let name = format!("{}.{}", session.file_name(), what.start);
+        let temporary = folder.join(format!("{name}.tmp"));
+        let kept = self.disk.create(&temporary)?;
+        copy(file, what, &kept, 0)?;
+        kept.sync()?;
+        self.disk.rename(&temporary, &folder.join(&name))?;
+        self.disk.sync_dir(&folder)?;
+        log::warn!(
+            "the transcript of {session} differs from the journal: what it had in place of a line was set aside as {name}"
+        );
+        Ok(())
+    }
+}
+
+/// The length of the message's line with its newline if it stands at `at`, else 0.
+pub(super) fn stands_at<F: DiskFile>(file: &F, at: u64, message: &Message) -> io::Result<u64> {
+    let mut there = vec![0; message.line().len() + 1];
+    let read = file.read_at(&mut there, at)?;
+    let same = read == there.len() && there.strip_suffix(b"\n") == Some(message.line());
+    Ok(if same { read as u64 } else { 0 })
+}
+
+/// The first whole line of the session at or behind `at`, which is the start of a line.
+pub(super) fn next_line<F: DiskFile>(
+    lines: &mut Lines<'_, F>,
+    mut at: u64,
+    session: &SessionId,
+) -> io::Result<Option<(Range<u64>, Id)>> {
+    while let Some(range) = lines.line_at(at)? {
+        if let Some(message) = lines.message(&range)
+            && message.session() == session
+        {
+            return Ok(Some((range, message.id())));
+        }
+        at = range.end;
+    }
+    Ok(None)
+}
+
+/// Copies a stretch, or as much of it as there is; returns how much.
+fn copy<F: DiskFile>(from: &F, what: Range<u64>, to: &F, mut to_at: u64) -> io::Result<u64> {
+    let mut block = Vec::new();
+    let mut at = what.start;
+    while at < what.end {
+        let wanted = usize::try_from((what.end - at).min(COPY_BYTES)).expect("a block fits");
+        block.resize(wanted, 0);
+        let read = from.read_at(&mut block, at)?;
+        if read == 0 {
+            break;
+        }
+        to.write_all_at(&block[..read], to_at)?;
+        at += read as u64;
+        to_at += read as u64;
+    }
+    Ok(at - what.start)
+}

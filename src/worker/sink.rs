@@ -1,0 +1,111 @@
+//! The sink without a database: the transcripts, synced; those that fell behind are rebuilt from the journal.
+//!
+//! Invariant: a sequence counts as reached only when no transcript lacks it and every file that took it was synced under
+//! its own name. After a failed sync nothing that it covered is believed: it is written anew.
+
+use std::collections::HashSet;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::disk::{Disk, RealDisk};
+use crate::journal::{self, Journal, Record};
+use crate::message::{Message, SessionId};
+use crate::transcript::{Rebuilt, Transcripts};
+
+use super::{READ_BYTES, Sink};
+
+/// The longest pause between two rebuilds that mend nothing: each reads the journal from the first missing record on.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// See the module.
+pub struct TranscriptSink<D: Disk = RealDisk> {
+    transcripts: Arc<Transcripts<D>>,
+    journal: Arc<Journal>,
+    touched: HashSet<SessionId>,
+    /// The sequences taken since the last good flush.
+    span: Option<(u64, u64)>,
+    /// The last rebuild mended nothing: the next one comes then, after a pause of this length.
+    pause: Option<(Instant, Duration)>,
+}
+
+impl<D: Disk> TranscriptSink<D> {
+    /// The sink of these transcripts.
+    #[must_use]
+    pub fn new(transcripts: Arc<Transcripts<D>>, journal: Arc<Journal>) -> Self {
+        Self { transcripts, journal, touched: HashSet::new(), span: None, pause: None }
+    }
+
+    /// Everything taken is written anew for those sessions.
+    fn distrust(&self, sessions: &[SessionId]) {
+        let Some((first, last)) = self.span.filter(|_| !sessions.is_empty()) else { return };
+        log::warn!("{} transcripts may not hold what they took and are written anew", sessions.len());
+        for session in sessions {
+            self.transcripts.mark_behind(session, first, last);
+        }
+    }
+
+    fn rebuild(&mut self) {
+        let waits = self.pause.is_some_and(|(until, _)| Instant::now() < until);
+        if waits || self.transcripts.first_lacking().is_none() {
+            return;
+        }
+        let mut reader = None;
+        let journal = &self.journal;
+        let rebuilt =
+            self.transcripts.rebuild(|after, take| feed(reader.get_or_insert_with(|| journal.reader(after)), take));
+        let Rebuilt { mended, lacking, fault } =
+            rebuilt.unwrap_or_else(|e| Rebuilt { fault: Some(e), ..Rebuilt::default() });
+        if mended > 0 {
+            log::info!("{mended} transcripts that had fallen behind were rebuilt; {lacking} still lack something");
+        }
+        self.pause = match fault {
+            Some(fault) if mended == 0 => {
+                let pause = self.pause.map_or(Duration::from_millis(500), |(_, pause)| (pause * 2).min(PAUSE_MAX));
+                if self.pause.is_none() {
+                    log::warn!("transcripts that fell behind cannot be rebuilt, trying on: {fault}");
+                }
+                Some((Instant::now() + pause, pause))
+            }
+            _ => None,
+        };
+    }
+}
+
+/// Hands every message published since the last call to `take`.
+fn feed(reader: &mut journal::Reader<RealDisk>, take: &mut dyn FnMut(u64, &Message)) -> io::Result<u64> {
+    let mut progress = journal::Progress::More;
+    while progress == journal::Progress::More {
+        progress = reader.read(READ_BYTES, |record| {
+            if let Some(message) = record.entry.message() {
+                take(record.sequence, message);
+            }
+        })?;
+    }
+    Ok(reader.position())
+}
+
+impl<D: Disk> Sink for TranscriptSink<D> {
+    fn take(&mut self, record: &Record) {
+        let first = self.span.map_or(record.sequence, |(first, _)| first);
+        self.span = Some((first, record.sequence));
+        if let Some(message) = record.entry.message()
+            && !self.touched.contains(message.session())
+        {
+            self.touched.insert(message.session().clone());
+        }
+    }
+
+    fn flush(&mut self, position: u64) -> io::Result<u64> {
+        let synced = self.transcripts.sync(self.touched.iter());
+        match &synced {
+            Ok(unsafe_ones) => self.distrust(unsafe_ones),
+            Err(_) => self.distrust(&self.touched.iter().cloned().collect::<Vec<_>>()),
+        }
+        self.touched.clear();
+        self.span = None;
+        synced?;
+        self.rebuild();
+        Ok(self.transcripts.first_lacking().map_or(position, |lacking| position.min(lacking - 1)))
+    }
+}
