@@ -1,1 +1,248 @@
+//! The worker before a journal on a real disk, with sinks that are slow or fail.
 
+use std::fs;
+use std::num::NonZeroUsize;
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Sender, bounded, unbounded};
+
+use super::*;
+use crate::config::{Config, Fsync};
+use crate::disk::RealDisk;
+use crate::journal::{Draft, ReplyTo};
+use crate::message::{self, Metadata, SessionId};
+use crate::transcript::{Direction, PAGE_BYTES_MAX, Query, Transcripts};
+
+/// A sink that takes a record for each word it gets, and any number once nobody can say one any more.
+struct Gated {
+    gate: Receiver<()>,
+    taken: Sender<u64>,
+    fails: bool,
+}
+
+impl Sink for Gated {
+    fn take(&mut self, record: &Record) {
+        // The deadline lets a test that failed end.
+        let _ = self.gate.recv_timeout(Duration::from_secs(30));
+        let _ = self.taken.send(record.sequence);
+    }
+
+    fn flush(&mut self, position: u64) -> io::Result<u64> {
+        if self.fails { Err(io::Error::other("no")) } else { Ok(position) }
+    }
+}
+
+struct Fixture {
+    folder: tempfile::TempDir,
+    config: JournalConfig,
+    journal: Arc<Journal>,
+    channel: Receiver<Record>,
+    transcripts: Arc<Transcripts>,
+    progress: Arc<Progress>,
+}
+
+impl Fixture {
+    /// A journal whose records go to the transcripts and to a channel of that capacity, as the recorder's do.
+    fn new(capacity: usize) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config::defaults(Some(folder.path())).unwrap().journal;
+        let config = JournalConfig {
+            fsync: Fsync::Never,
+            segment_bytes: 64 * 1024,
+            retain: Duration::ZERO,
+            checkpoint_interval: Duration::from_millis(20),
+            ..config
+        };
+        let open_max = NonZeroUsize::new(4).unwrap();
+        let transcripts = Arc::new(Transcripts::open(RealDisk, &folder.path().join("chats"), open_max).unwrap());
+        let (sender, channel) = bounded(capacity);
+        let outlet = transcripts.clone();
+        let publish = Box::new(move |records: &[Record]| {
+            for record in records {
+                let message = record.entry.message().unwrap();
+                outlet.append(message.session(), &[(record.sequence, message)]);
+                let _ = sender.try_send(record.clone());
+            }
+        });
+        let journal = Arc::new(Journal::open(&config, Clock::system(), publish, Box::new(|| ())).unwrap());
+        Self { folder, config, journal, channel, transcripts, progress: Arc::default() }
+    }
+
+    fn record(&self, count: usize, text: &str) {
+        let session = SessionId::new("s").unwrap();
+        for _ in 0..count {
+            let draft = message::Draft {
+                session: &session,
+                role: "user",
+                text,
+                metadata: Metadata::default(),
+                vector_ids: &[],
+            };
+            let draft = Draft::Message { line: draft.prepare(), key: None, reply_to: ReplyTo::Nothing };
+            let (ticket, _) = self.journal.append(vec![draft]).unwrap();
+            self.journal.commit(ticket).unwrap();
+        }
+    }
+
+    fn run(&self, sink: impl Sink + 'static, checkpoint: Checkpoint) -> Running {
+        let (journal, channel) = (self.journal.clone(), self.channel.clone());
+        let worker =
+            Worker::new(journal, channel, sink, Clock::system(), &self.config, checkpoint, self.progress.clone());
+        let (stop, stopped) = bounded::<()>(0);
+        Running { stop: Some(stop), thread: Some(std::thread::spawn(move || worker.run(&stopped))) }
+    }
+
+    fn drains(&self, sequence: u64) {
+        eventually(|| self.progress.drained() >= sequence);
+    }
+
+    fn in_transcript(&self) -> usize {
+        let query = Query {
+            after: None,
+            before: None,
+            role: None,
+            direction: Direction::Newest,
+            limit: 500,
+            bytes_max: u64::MAX,
+            page_bytes_max: PAGE_BYTES_MAX,
+        };
+        self.transcripts.read(&SessionId::new("s").unwrap(), &query).unwrap().messages.len()
+    }
+}
+
+/// Ends with the test.
+struct Running {
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        let ended = self.thread.take().unwrap().join();
+        assert!(ended.is_ok() || std::thread::panicking());
+    }
+}
+
+fn eventually(mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(Instant::now() < deadline, "it does not come to that");
+        std::thread::yield_now();
+    }
+}
+
+fn gated(fails: bool) -> (Gated, Sender<()>, Receiver<u64>) {
+    let ((open, gate), (taken, seen)) = (bounded(0), unbounded());
+    (Gated { gate, taken, fails }, open, seen)
+}
+
+#[test]
+fn the_last_records_that_a_full_channel_turned_away_are_taken_in_the_silence_after() {
+    let fixture = Fixture::new(2);
+    let (sink, open, seen) = gated(false);
+    let running = fixture.run(sink, Checkpoint::default());
+    fixture.record(10, "hi");
+    drop(open);
+    for sequence in 1..=10 {
+        assert_eq!(seen.recv_timeout(Duration::from_secs(20)), Ok(sequence));
+    }
+    fixture.drains(10);
+    // The stop would take them too: it must not be what did.
+    drop(running);
+}
+
+#[test]
+fn a_gap_before_a_record_that_is_offered_is_read_from_the_journal() {
+    let fixture = Fixture::new(1);
+    fixture.record(3, "hi");
+    // The first one stands in the channel; the worker starts behind a hole.
+    let (sink, open, seen) = gated(false);
+    drop(open);
+    let offered = fixture.channel.recv().unwrap();
+    fixture.record(1, "the one that is offered");
+    assert_eq!(offered.sequence, 1);
+    let _running = fixture.run(sink, Checkpoint { drained: 1, ..Checkpoint::default() });
+    for sequence in 2..=4 {
+        assert_eq!(seen.recv_timeout(Duration::from_secs(20)), Ok(sequence));
+    }
+}
+
+#[test]
+fn a_sink_that_is_slow_has_its_checkpoints_stored_while_it_catches_up() {
+    let fixture = Fixture::new(1);
+    fixture.record(50, "hi");
+    let (sink, open, _seen) = gated(false);
+    let running = fixture.run(sink, Checkpoint::default());
+    let due = Instant::now() + 2 * fixture.config.checkpoint_interval;
+    open.send(()).unwrap();
+    eventually(|| Instant::now() > due);
+    open.send(()).unwrap();
+    eventually(|| fixture.progress.drained() > 0);
+    assert!(fixture.progress.drained() < 50);
+    drop(open);
+    drop(running);
+    assert_eq!(fixture.progress.drained(), 50);
+}
+
+#[test]
+fn a_journal_that_could_not_be_read_is_read_again() {
+    let fixture = Fixture::new(1);
+    fixture.record(3, "hi");
+    let files = fs::read_dir(&fixture.config.path).unwrap().map(|entry| entry.unwrap().path());
+    let segments: Vec<_> = files.filter(|path| path.extension().is_some_and(|name| name == "segment")).collect();
+    assert!(!segments.is_empty());
+    for path in &segments {
+        fs::rename(path, path.with_extension("away")).unwrap();
+    }
+    let (sink, open, seen) = gated(false);
+    drop(open);
+    let _running = fixture.run(sink, Checkpoint::default());
+    assert_eq!(seen.recv_timeout(Duration::from_secs(20)), Ok(1), "the channel has the first");
+    for path in &segments {
+        fs::rename(path.with_extension("away"), path).unwrap();
+    }
+    for sequence in 2..=3 {
+        assert_eq!(seen.recv_timeout(Duration::from_secs(20)), Ok(sequence));
+    }
+}
+
+#[test]
+fn segments_that_were_drained_are_dropped_although_nothing_more_can_be_flushed() {
+    let fixture = Fixture::new(1000);
+    fixture.record(200, &"x".repeat(2000));
+    let before = fixture.journal.stats().segments;
+    let (sink, open, _seen) = gated(true);
+    drop(open);
+    let _running = fixture.run(sink, Checkpoint { drained: 100, ..Checkpoint::default() });
+    eventually(|| fixture.journal.stats().segments < before / 2 + 2);
+    assert_eq!(fixture.progress.drained(), 100);
+}
+
+#[test]
+fn a_transcript_removed_under_a_running_worker_has_what_came_since() {
+    let fixture = Fixture::new(1000);
+    let sink = TranscriptSink::new(fixture.transcripts.clone(), fixture.journal.clone());
+    let _running = fixture.run(sink, Checkpoint::default());
+    fixture.record(5, "before");
+    fixture.drains(5);
+    fs::remove_dir_all(fixture.folder.path().join("chats")).unwrap();
+    fixture.record(5, "after");
+    fixture.drains(10);
+    assert_eq!(fixture.in_transcript(), 5);
+}
+
+#[test]
+fn a_transcript_that_cannot_be_written_holds_the_checkpoint_until_it_can() {
+    let fixture = Fixture::new(1000);
+    let in_its_place = fixture.folder.path().join("chats/s.jsonl");
+    fs::create_dir(&in_its_place).unwrap();
+    let sink = TranscriptSink::new(fixture.transcripts.clone(), fixture.journal.clone());
+    let _running = fixture.run(sink, Checkpoint::default());
+    fixture.record(3, "hi");
+    eventually(|| fixture.progress.oldest_pending().is_some());
+    assert_eq!(fixture.progress.drained(), 0);
+    fs::remove_dir(&in_its_place).unwrap();
+    fixture.drains(3);
+    assert_eq!(fixture.in_transcript(), 3);
+}
