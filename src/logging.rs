@@ -440,6 +440,7 @@ mod tests {
         let text = String::from("a client's message");
         assert!(thread::spawn("http-9", move || panic!("{text}")).unwrap().join().is_err());
         log::info!("still here\nand whole");
+        log::logger().flush();
     }
 
     #[test]
