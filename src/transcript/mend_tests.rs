@@ -8,8 +8,10 @@ use super::tests::*;
 use super::*;
 use crate::message::{Draft, Metadata};
 
+type Take<'a> = &'a mut dyn FnMut(u64, &Message);
+
 /// A journal that has every message up to `published`.
-fn journal(published: u64) -> impl FnMut(u64, &mut dyn FnMut(u64, &Message)) -> io::Result<u64> {
+fn journal(published: u64) -> impl FnMut(u64, Take<'_>) -> io::Result<u64> {
     move |after, take| {
         (after + 1..=published).for_each(|number| take(number, &message(number)));
         Ok(published)
@@ -238,7 +240,11 @@ fn a_transcript_that_was_removed_or_replaced_is_missed_at_the_next_sync() {
                 transcripts.append(&SessionId::new(&name).unwrap(), &[(6 + other, &of_session(&name, other))]);
                 touched.push(SessionId::new(&name).unwrap());
             }
-            assert_eq!(transcripts.sync(touched.iter()).unwrap(), [session.clone()], "{others}, {replaced}");
+            assert_eq!(
+                transcripts.sync(touched.iter()).unwrap(),
+                std::slice::from_ref(session),
+                "{others}, {replaced}"
+            );
             transcripts.mark_behind(session, 4, 6);
             fixture.fill(7..=7);
             assert_eq!(transcripts.rebuild(journal(7)).unwrap().mended, 1);
@@ -254,7 +260,10 @@ fn a_folder_that_was_removed_is_made_again() {
     fixture.fill(1..=2);
     fs::remove_dir_all(fixture.folder.path()).unwrap();
     fixture.fill(3..=3);
-    assert_eq!(fixture.transcripts.sync([&fixture.session].into_iter()).unwrap(), [fixture.session.clone()]);
+    assert_eq!(
+        fixture.transcripts.sync([&fixture.session].into_iter()).unwrap(),
+        std::slice::from_ref(&fixture.session)
+    );
     fixture.transcripts.mark_behind(&fixture.session, 1, 3);
     assert_eq!(fixture.transcripts.rebuild(journal(3)).unwrap().mended, 1);
     assert_eq!(numbers(&fixture.transcripts, &fixture.session), [1, 2, 3]);
@@ -347,7 +356,7 @@ fn a_failed_sync_is_told_and_a_rewrite_that_cannot_be_synced_changes_nothing() {
     let inode = || fs::metadata(folder.path().join("s.jsonl")).unwrap().ino();
     let before = inode();
     disk.fails.store(true, Ordering::Relaxed);
-    assert_eq!(transcripts.sync([&session].into_iter()).unwrap(), [session.clone()]);
+    assert_eq!(transcripts.sync([&session].into_iter()).unwrap(), std::slice::from_ref(&session));
     transcripts.mark_behind(&session, 1, 3);
     assert_eq!(transcripts.rebuild(journal(3)).unwrap().lacking, 1);
     assert_eq!((inode(), transcripts.first_lacking()), (before, Some(1)));
