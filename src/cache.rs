@@ -5,9 +5,13 @@
 //!
 //! Invariant: what a session holds is a run without holes up to its newest published message. `whole` tells that nothing
 //! older exists. To keep that true, [`Cache::push`] comes from one thread in sequence, after the transcript has the
-//! message, and a warm-up ([`Cache::reserve`], read, [`Cache::fill`]) counts only if the session stayed in between.
+//! message, and a warm-up ([`Cache::reserve`], read, [`Cache::fill`]) counts only if the session stayed in between and let
+//! nothing of its old end go: else there could be a hole between what was read and what is held.
 //!
 //! Knows nothing of files or of what is asked for.
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -31,7 +35,7 @@ struct Inner {
     sessions: LruCache<SessionId, Session>,
     bytes: usize,
     messages: usize,
-    /// Given to each session that is made: tells a session from one of the same name that was evicted before.
+    /// Given to each session that is made or lets go of its old end: tells it from what it was before.
     next_stay: u64,
 }
 
@@ -40,21 +44,38 @@ struct Session {
     /// The memory of it all, kept as messages come and go.
     bytes: usize,
     whole: bool,
+    /// It holds less than the limit of messages, and a warm-up would not change that.
+    cut: bool,
     stay: u64,
+    /// Its old end gave way since it got its stay.
+    receded: bool,
 }
 
-/// What the cache has of a session.
-#[derive(Clone, Debug, Default)]
-pub struct Held {
+/// What the cache has of a session, while it is looked at.
+#[derive(Clone, Copy, Debug)]
+pub struct Held<'a> {
     /// Oldest first, without holes up to the newest.
-    pub messages: Vec<Arc<Message>>,
+    pub messages: &'a VecDeque<Arc<Message>>,
     /// Nothing older exists.
     pub whole: bool,
+    /// A warm-up would bring in no more than this.
+    pub cut: bool,
 }
 
 /// A warm-up under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stay(u64);
+
+/// How far back a warm-up has read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// To the first message that exists.
+    Whole,
+    /// As many messages as a session keeps.
+    Full,
+    /// Less, for the bytes it takes: it would be no use to read them again.
+    Cut,
+}
 
 /// What a push did beside keeping the message, for the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -100,11 +121,12 @@ impl Cache {
         pushed
     }
 
-    /// What is held of a session; `None` when it is not in use. Counts as use.
-    pub fn get(&self, session: &SessionId) -> Option<Held> {
+    /// Looks at what is held of a session; `None` when it is not in use. Counts as use. Everybody waits meanwhile: `look`
+    /// takes what it needs and no more.
+    pub fn look<T>(&self, session: &SessionId, look: impl FnOnce(Held<'_>) -> T) -> Option<T> {
         let mut inner = self.inner.lock().expect("no holder panics");
         let held = inner.sessions.get(session)?;
-        Some(Held { messages: held.messages.iter().cloned().collect(), whole: held.whole })
+        Some(look(Held { messages: &held.messages, whole: held.whole, cut: held.cut }))
     }
 
     /// Begins a warm-up: from here on the session's new messages are kept. Read the older ones now and [`Cache::fill`].
@@ -114,9 +136,9 @@ impl Cache {
         Stay(inner.sessions.get(session).map_or(u64::MAX, |held| held.stay))
     }
 
-    /// Ends a warm-up with the messages that were read, oldest first and up to what is held; `whole` when nothing older
-    /// exists. Returns how many were kept: none when the session had to give way in between.
-    pub fn fill(&self, session: &SessionId, stay: Stay, older: &[Arc<Message>], whole: bool) -> usize {
+    /// Ends a warm-up with the messages that were read, oldest first and up to what is held. Returns how many were kept:
+    /// none when the session, or its old end, had to give way in between.
+    pub fn fill(&self, session: &SessionId, stay: Stay, older: &[Arc<Message>], extent: Extent) -> usize {
         let mut inner = self.inner.lock().expect("no holder panics");
         if inner.sessions.peek(session).is_none_or(|held| held.stay != stay.0) {
             return 0;
@@ -129,7 +151,8 @@ impl Cache {
                 held.messages.push_front(message.clone());
                 kept += 1;
             }
-            held.whole |= whole;
+            held.whole |= extent == Extent::Whole;
+            held.cut |= extent == Extent::Cut;
             held.trim(self.messages_max);
         });
         inner.shrink(self.bytes_max);
@@ -145,8 +168,16 @@ impl Cache {
                     held.pop_front();
                 }
                 held.whole = true;
+                // A warm-up under way may have read what is erased.
+                held.receded = true;
             });
         }
+    }
+
+    /// The most bytes a warm-up should bring in: more of one session would push all others out.
+    #[must_use]
+    pub fn warm_bytes_max(&self) -> usize {
+        self.bytes_max / 4
     }
 
     /// Figures for the status.
@@ -158,12 +189,13 @@ impl Cache {
 
 impl Session {
     fn new(whole: bool, stay: u64) -> Self {
-        Self { messages: VecDeque::new(), bytes: SESSION_BYTES, whole, stay }
+        Self { messages: VecDeque::new(), bytes: SESSION_BYTES, whole, cut: false, stay, receded: false }
     }
 
     fn pop_front(&mut self) {
         self.bytes -= self.messages.pop_front().map_or(0, |message| message.memory_bytes());
         self.whole = false;
+        self.receded = true;
     }
 
     fn trim(&mut self, messages_max: usize) {
@@ -175,6 +207,7 @@ impl Session {
     fn give_back(&mut self, bytes_max: usize) {
         while self.bytes > bytes_max && self.messages.len() > 1 {
             self.pop_front();
+            self.cut = true;
         }
     }
 }
@@ -197,6 +230,10 @@ impl Inner {
         let Some(held) = self.sessions.peek_mut(session) else { return };
         let (bytes, messages) = (held.bytes, held.messages.len());
         change(held);
+        if std::mem::take(&mut held.receded) {
+            self.next_stay += 1;
+            held.stay = self.next_stay;
+        }
         self.bytes = self.bytes + held.bytes - bytes;
         self.messages = self.messages + held.messages.len() - messages;
     }
@@ -218,109 +255,5 @@ impl Inner {
             self.change(&last, |held| held.give_back(bytes_max));
         }
         evicted
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::message::{Draft, Metadata, Timestamp};
-
-    fn cache(messages_max: usize, bytes_max: usize) -> Cache {
-        let disk_path = std::path::PathBuf::new();
-        Cache::new(&CacheConfig { max_messages_per_session: messages_max, max_bytes: bytes_max, disk_path })
-    }
-
-    fn message(session: &str, at: u64) -> Arc<Message> {
-        let session = SessionId::new(session).unwrap();
-        let draft =
-            Draft { session: &session, role: "user", text: "hi", metadata: Metadata::default(), vector_ids: &[] };
-        Arc::new(draft.prepare().seal(Id::from_parts(Timestamp::from_micros(at), 0)))
-    }
-
-    fn times(cache: &Cache, session: &str) -> Vec<u64> {
-        let held = cache.get(&SessionId::new(session).unwrap()).unwrap_or_default();
-        held.messages.iter().map(|message| message.id().time().micros()).collect()
-    }
-
-    #[test]
-    fn the_oldest_message_gives_way_at_the_limit_and_the_session_is_no_longer_whole() {
-        let cache = cache(3, 1 << 20);
-        for at in 1..=3 {
-            cache.push(&message("s", at), at == 1);
-        }
-        assert!(cache.get(&SessionId::new("s").unwrap()).unwrap().whole);
-        cache.push(&message("s", 4), false);
-        assert_eq!(times(&cache, "s"), [2, 3, 4]);
-        assert!(!cache.get(&SessionId::new("s").unwrap()).unwrap().whole);
-    }
-
-    #[test]
-    fn the_session_longest_unused_gives_way_when_bytes_run_out() {
-        let one = message("a", 1).memory_bytes() + SESSION_BYTES;
-        let cache = cache(75, one * 2 + one / 2);
-        cache.push(&message("a", 1), true);
-        cache.push(&message("b", 2), true);
-        assert_eq!(times(&cache, "a"), [1], "a is used again, so b is the oldest");
-        assert_eq!(cache.push(&message("c", 3), true), Pushed { first_touch: true, evicted: 1 });
-        assert_eq!((times(&cache, "a").len(), times(&cache, "b").len(), times(&cache, "c").len()), (1, 0, 1));
-        let stats = cache.stats();
-        assert_eq!((stats.sessions, stats.messages, stats.bytes), (2, 2, one * 2));
-    }
-
-    #[test]
-    fn one_session_alone_is_cut_to_the_bytes() {
-        let cache = cache(1000, 4000);
-        for at in 1..=100 {
-            cache.push(&message("s", at), false);
-        }
-        let times = times(&cache, "s");
-        assert!(times.len() < 20 && times.last() == Some(&100), "{times:?}");
-        assert!(cache.stats().bytes <= 4000);
-    }
-
-    #[test]
-    fn a_warm_up_puts_older_messages_before_the_new_ones() {
-        let cache = cache(75, 1 << 20);
-        let session = SessionId::new("s").unwrap();
-        let stay = cache.reserve(&session);
-        cache.push(&message("s", 5), false);
-        let older: Vec<_> = [3, 4, 5].into_iter().map(|at| message("s", at)).collect();
-        assert_eq!(cache.fill(&session, stay, &older, true), 2);
-        assert_eq!(times(&cache, "s"), [3, 4, 5]);
-        assert!(cache.get(&session).unwrap().whole);
-    }
-
-    #[test]
-    fn a_warm_up_that_read_ahead_of_the_writer_keeps_no_message_twice() {
-        let cache = cache(75, 1 << 20);
-        let session = SessionId::new("s").unwrap();
-        let stay = cache.reserve(&session);
-        cache.fill(&session, stay, &[message("s", 4), message("s", 5)], true);
-        cache.push(&message("s", 5), false);
-        cache.push(&message("s", 6), false);
-        assert_eq!(times(&cache, "s"), [4, 5, 6]);
-    }
-
-    #[test]
-    fn a_warm_up_of_a_session_that_was_evicted_meanwhile_is_dropped() {
-        let cache = cache(75, 700);
-        let session = SessionId::new("s").unwrap();
-        let stay = cache.reserve(&session);
-        cache.push(&message("other", 1), true);
-        cache.push(&message("another", 2), true);
-        cache.push(&message("s", 9), false);
-        assert_eq!(cache.fill(&session, stay, &[message("s", 3)], true), 0);
-        assert_eq!(times(&cache, "s"), [9]);
-    }
-
-    #[test]
-    fn erased_messages_are_forgotten() {
-        let cache = cache(75, 1 << 20);
-        for at in 1..=4 {
-            cache.push(&message("s", at), at == 1);
-        }
-        cache.erase(&SessionId::new("s").unwrap(), Id::from_parts(Timestamp::from_micros(3), 0));
-        assert_eq!(times(&cache, "s"), [4]);
     }
 }

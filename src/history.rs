@@ -4,20 +4,26 @@
 //! in the transcript already; so the two meet without a gap whatever is published meanwhile. A session that had to be
 //! read from disk is warmed up on the way.
 //!
+//! A page is bounded by messages, by bytes and by what is read for it, in the transcript and in the journal. One that ends
+//! early says so, shows nothing beyond the point it has reached, and names that point, so that a reader can go on.
+//!
 //! Knows nothing of HTTP. Takes no lock for longer than the cache's own.
+
+mod lacking;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::cache::{Cache, Held};
+use crate::cache::{self, Cache, Extent};
 use crate::config::Config;
-use crate::journal::{Journal, Progress};
+use crate::journal::Journal;
 use crate::message::{Clock, Id, Message, SessionId, Timestamp};
 use crate::transcript::{Direction, PAGE_BYTES_MAX, Page, Query, Transcripts};
 
-/// How much of the journal is read at once, in bytes.
-const READ_BYTES: usize = 1 << 20;
+use lacking::Lacking;
 
 /// See the module.
 pub struct History {
@@ -78,6 +84,8 @@ pub struct Answer {
     pub has_more: bool,
     /// Why the answer may lack messages, when it may.
     pub incomplete: Option<String>,
+    /// Where an incomplete answer ended: what to ask for as `before`, or going forward as `after`, to go on.
+    pub next: Option<Id>,
     /// The time of the session's newest message that is where it is to go.
     pub last_persisted_at: Option<Timestamp>,
 }
@@ -109,22 +117,19 @@ impl History {
     /// The disk's: nothing is known then, and the answer must not be taken for an empty one.
     pub fn read(&self, ask: &Ask) -> io::Result<Answer> {
         let query = self.query(ask);
-        let held = self.cache.get(&ask.session);
-        if let Some(held) = &held
-            && let Some(answer) = from_cache(held, &query)
-        {
+        let held = self.cache.look(&ask.session, |held| Kept::of(held, &query));
+        if let Some(answer) = held.as_ref().and_then(|held| from_cache(held, &query)) {
             return Ok(answer);
         }
-        let lacking = self.lacking(&ask.session)?;
-        if self.would_warm(held.as_ref(), &query) && lacking.is_empty() {
-            let held_from = held.as_ref().and_then(|held| Some(held.messages.first()?.id()));
-            let warm = self.warm_up(&ask.session)?.unwrap_or_default();
-            if let Some(mut answer) = from_cache(&warm, &query) {
-                mark(&mut answer, held_from);
-                return Ok(answer);
-            }
+        if self.would_warm(held.as_ref(), &query)
+            && let Some(warm) = self.warm_up(&ask.session, &query)?
+            && let Some(mut answer) = from_cache(&warm, &query)
+        {
+            mark(&mut answer, held.as_ref().and_then(|held| held.oldest));
+            return Ok(answer);
         }
-        self.merged(ask, &query, &held.unwrap_or_default(), &lacking)
+        let lacking = self.lacking(&ask.session, &query)?;
+        self.merged(ask, &query, held.unwrap_or_default(), lacking)
     }
 
     /// The message of that id, if the session has it and it has not expired.
@@ -166,93 +171,136 @@ impl History {
     }
 
     /// Whether the newest messages of a session should be brought into the cache for this query.
-    fn would_warm(&self, held: Option<&Held>, query: &Query) -> bool {
+    fn would_warm(&self, held: Option<&Kept>, query: &Query) -> bool {
         let newest = query.direction == Direction::Newest && query.before.is_none() && query.role.is_none();
-        newest && held.is_none_or(|held| !held.whole && held.messages.len() < self.warm_messages)
+        newest && held.is_none_or(|held| !held.whole && !held.cut && held.count < self.warm_messages)
     }
 
-    /// Takes the newest messages of a session into the cache, as many as it keeps; what is held afterwards.
-    fn warm_up(&self, session: &SessionId) -> io::Result<Option<Held>> {
-        let query = Query {
-            after: None,
-            before: None,
-            role: None,
-            direction: Direction::Newest,
-            limit: self.warm_messages,
-            bytes_max: self.scan_bytes_max,
-            page_bytes_max: PAGE_BYTES_MAX,
-        };
+    /// Takes the newest messages of a session into the cache, as many as it keeps; what is held afterwards. `None` when the
+    /// transcript does not have them.
+    fn warm_up(&self, session: &SessionId, query: &Query) -> io::Result<Option<Kept>> {
         if !self.transcripts.exists(session) {
             // Whoever asks for sessions nobody knows must not push others out of the cache.
             return Ok(None);
         }
         let stay = self.cache.reserve(session);
-        let page = self.transcripts.read(session, &query)?;
-        let kept = self.cache.fill(session, stay, &page.messages, !page.more && !page.cut_short);
+        // Only now: whatever falls behind from here on is pushed into the session just reserved.
+        if self.transcripts.behind(session).is_some() {
+            return Ok(None);
+        }
+        let page_bytes_max = self.cache.warm_bytes_max().min(PAGE_BYTES_MAX);
+        let page = self.transcripts.read(session, &Query { page_bytes_max, ..self.newest_of(self.warm_messages) })?;
+        let extent = match page.messages.len() {
+            _ if !page.more && !page.cut_short => Extent::Whole,
+            count if count == self.warm_messages => Extent::Full,
+            _ => Extent::Cut,
+        };
+        let kept = self.cache.fill(session, stay, &page.messages, extent);
         log::debug!("[CHAT CACHE] Warmed up session {session} with {kept} messages from its transcript");
-        Ok(self.cache.get(session))
+        Ok(self.cache.look(session, |held| Kept::of(held, query)))
     }
 
-    /// What the session's transcript lacks, from the journal.
-    fn lacking(&self, session: &SessionId) -> io::Result<Vec<Arc<Message>>> {
-        let Some(behind) = self.transcripts.behind(session) else { return Ok(Vec::new()) };
-        let mut reader = self.journal.reader(behind.first - 1);
-        let mut messages = Vec::new();
-        loop {
-            let progress = reader.read(READ_BYTES, |record| {
-                messages.extend(record.entry.message().filter(|message| message.session() == session).cloned());
-            })?;
-            if progress == Progress::CaughtUp {
-                return Ok(messages);
-            }
-        }
-    }
-
-    /// Cache, transcript and journal in one.
-    fn merged(&self, ask: &Ask, query: &Query, held: &Held, lacking: &[Arc<Message>]) -> io::Result<Answer> {
-        let oldest_held = held.messages.first().map(|message| message.id());
-        let before = [query.before, oldest_held].into_iter().flatten().min();
-        let page = self.transcripts.read(&ask.session, &Query { before, ..query.clone() })?;
-        let Page { messages, more, cut_short, .. } = page;
-        let wanted = |message: &&Arc<Message>| query.wants(message);
-        let from_disk = messages.into_iter().chain(lacking.iter().filter(wanted).cloned());
-        let mut found: Vec<(Arc<Message>, Source)> = from_disk.map(|message| (message, Source::Disk)).collect();
-        found.extend(held.messages.iter().filter(wanted).map(|message| (message.clone(), Source::Cache)));
-        found.sort_by_key(|(message, source)| (message.id(), *source == Source::Disk));
-        found.dedup_by_key(|(message, _)| message.id());
-        // Full from the transcript alone, going forward: what lies behind may be missing, so it must not be shown yet.
-        let gap_behind = query.direction == Direction::Oldest && (more || cut_short);
-        if gap_behind {
-            let last = found.iter().rposition(|(message, source)| {
-                *source == Source::Disk && oldest_held.is_none_or(|oldest| message.id() < oldest)
-            });
-            found.truncate(last.map_or(0, |last| last + 1));
-        }
-        let mut answer = take(found, query);
-        answer.has_more |= more || cut_short;
-        answer.incomplete = cut_short.then(|| {
-            format!("the search ended after history.max_scan_bytes ({} bytes); page on from here", self.scan_bytes_max)
-        });
-        answer.last_persisted_at = self.newest(ask, held, lacking)?;
-        Ok(answer)
-    }
-
-    fn newest(&self, ask: &Ask, held: &Held, lacking: &[Arc<Message>]) -> io::Result<Option<Timestamp>> {
-        let known = held.messages.last().or(lacking.last()).map(|message| message.id());
-        if known.is_some() {
-            return Ok(known.map(Id::time));
-        }
-        let newest = Query {
+    /// The newest messages, whatever they are.
+    fn newest_of(&self, limit: usize) -> Query {
+        Query {
             after: None,
             before: None,
             role: None,
             direction: Direction::Newest,
-            limit: 1,
+            limit,
             bytes_max: self.scan_bytes_max,
             page_bytes_max: PAGE_BYTES_MAX,
+        }
+    }
+
+    /// Cache, transcript and journal in one.
+    fn merged(&self, ask: &Ask, query: &Query, held: Kept, lacking: Lacking) -> io::Result<Answer> {
+        let before = [query.before, held.oldest].into_iter().flatten().min();
+        let page = self.transcripts.read(&ask.session, &Query { before, ..query.clone() })?;
+        let last_persisted_at = self.newest(ask, &held, &lacking)?;
+        let Page { messages, more, cut_short, searched, .. } = page;
+        // Going forward, what lies behind the point that was reached must not be shown yet: something may be missing
+        // between. Going backward everything was reached from its newest side, without a gap.
+        let reached = match query.direction {
+            Direction::Oldest if more || cut_short => Some(searched),
+            Direction::Oldest if lacking.cut => Some(lacking.reached.max(searched)),
+            _ => None,
         };
-        let page = self.transcripts.read(&ask.session, &newest)?;
+        let from_disk = messages.into_iter().chain(lacking.messages).map(|message| (message, Source::Disk));
+        let from_cache = held.wanted.into_iter().map(|message| (message, Source::Cache));
+        let mut found: Vec<(Arc<Message>, Source)> = from_disk.chain(from_cache).collect();
+        found.retain(|(message, _)| reached.is_none_or(|reached| Some(message.id()) <= reached));
+        found.sort_by_key(|(message, source)| (message.id(), *source == Source::Disk));
+        found.dedup_by_key(|(message, _)| message.id());
+        let mut answer = Answer { last_persisted_at, ..take(found, query) };
+        let first = answer.messages.first().map(|(message, _)| message.id());
+        let full = answer.has_more;
+        answer.has_more |= more || cut_short || lacking.cut;
+        if cut_short && !full {
+            answer.incomplete = Some(self.ended_after("the search", "; page on from here"));
+            answer.next = reached.unwrap_or_else(|| [searched, first].into_iter().flatten().min());
+        }
+        let backward = query.direction == Direction::Newest;
+        let in_reach = if backward { first.is_some() && first >= held.oldest } else { full };
+        if lacking.cut && !in_reach {
+            answer.incomplete =
+                Some(self.ended_after("the transcript is far behind, and the search of the journal", ""));
+            // Forward the journal would be searched from the same place again.
+            answer.next = first.filter(|_| backward);
+        }
+        Ok(answer)
+    }
+
+    fn ended_after(&self, what: &str, then: &str) -> String {
+        format!("{what} ended after history.max_scan_bytes ({} bytes){then}", self.scan_bytes_max)
+    }
+
+    fn newest(&self, ask: &Ask, held: &Kept, lacking: &Lacking) -> io::Result<Option<Timestamp>> {
+        let known = held.newest.or(lacking.reached);
+        if known.is_some() {
+            return Ok(known.map(Id::time));
+        }
+        let page = self.transcripts.read(&ask.session, &self.newest_of(1))?;
         Ok(page.messages.last().map(|message| message.id().time()))
+    }
+}
+
+/// What the cache has for a query.
+#[derive(Debug, Default)]
+struct Kept {
+    /// The run that is held.
+    oldest: Option<Id>,
+    newest: Option<Id>,
+    count: usize,
+    whole: bool,
+    cut: bool,
+    /// What of it is wanted, oldest first, from the side the page is filled from: one more than it takes, to tell that
+    /// there are more.
+    wanted: Vec<Arc<Message>>,
+}
+
+impl Kept {
+    fn of(held: cache::Held<'_>, query: &Query) -> Self {
+        let messages = held.messages;
+        let from = query.after.map_or(0, |after| messages.partition_point(|message| message.id() <= after));
+        let until = query.before.map_or(messages.len(), |before| messages.partition_point(|m| m.id() < before));
+        let fits = messages.range(from..until.max(from)).filter(|message| query.wants(message)).cloned();
+        let wanted = match query.direction {
+            Direction::Oldest => fits.take(query.limit + 1).collect(),
+            Direction::Newest => {
+                let mut newest: Vec<_> = fits.rev().take(query.limit + 1).collect();
+                newest.reverse();
+                newest
+            }
+        };
+        Self {
+            oldest: messages.front().map(|message| message.id()),
+            newest: messages.back().map(|message| message.id()),
+            count: messages.len(),
+            whole: held.whole,
+            cut: held.cut,
+            wanted,
+        }
     }
 }
 
@@ -266,25 +314,33 @@ fn mark(answer: &mut Answer, held_from: Option<Id>) {
 }
 
 /// Answers from the cache alone, if what it holds reaches far enough.
-fn from_cache(held: &Held, query: &Query) -> Option<Answer> {
-    let oldest = held.messages.first()?.id();
+fn from_cache(held: &Kept, query: &Query) -> Option<Answer> {
+    let oldest = held.oldest?;
     // Everything behind `after` is held when the run starts at or before it.
     let reaches_after = held.whole || query.after.is_some_and(|after| oldest <= after);
-    let wanted = held.messages.iter().filter(|message| query.wants(message));
-    let enough = reaches_after || (query.direction == Direction::Newest && wanted.clone().count() > query.limit);
+    let enough = reaches_after || (query.direction == Direction::Newest && held.wanted.len() > query.limit);
     enough.then(|| {
-        let found = wanted.map(|message| (message.clone(), Source::Cache)).collect();
-        let newest = held.messages.last().map(|message| message.id().time());
-        Answer { last_persisted_at: newest, ..take(found, query) }
+        let found = held.wanted.iter().map(|message| (message.clone(), Source::Cache)).collect();
+        Answer { last_persisted_at: held.newest.map(Id::time), ..take(found, query) }
     })
 }
 
-/// The page out of everything that is wanted.
+/// The page out of everything that is wanted: what fits, but at least one message.
 fn take(mut found: Vec<(Arc<Message>, Source)>, query: &Query) -> Answer {
-    let has_more = found.len() > query.limit;
+    let mut bytes = 0;
+    let fits = |(message, _): &&(Arc<Message>, Source)| {
+        let first = bytes == 0;
+        bytes += message.line().len();
+        first || bytes <= query.page_bytes_max
+    };
+    let count = match query.direction {
+        Direction::Newest => found.iter().rev().take(query.limit).take_while(fits).count(),
+        Direction::Oldest => found.iter().take(query.limit).take_while(fits).count(),
+    };
+    let has_more = found.len() > count;
     match query.direction {
-        Direction::Newest => drop(found.drain(..found.len().saturating_sub(query.limit))),
-        Direction::Oldest => found.truncate(query.limit),
+        Direction::Newest => drop(found.drain(..found.len() - count)),
+        Direction::Oldest => found.truncate(count),
     }
-    Answer { messages: found, has_more, incomplete: None, last_persisted_at: None }
+    Answer { messages: found, has_more, ..Answer::default() }
 }

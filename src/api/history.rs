@@ -28,6 +28,9 @@ struct Tail<'a> {
     complete: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
+    /// Where an incomplete page ended: the `before`, or going forward the `after`, to go on with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<Id>,
 }
 
 #[derive(Serialize)]
@@ -116,6 +119,7 @@ fn page(session: &SessionId, answer: &Answer) -> Vec<u8> {
         has_more: answer.has_more,
         complete: answer.incomplete.is_none(),
         reason: answer.incomplete.as_deref(),
+        next: answer.next,
     };
     let start = page.len();
     serde_json::to_writer(&mut page, &tail).expect("numbers and strings always serialise");
@@ -137,6 +141,9 @@ fn ndjson(answer: Answer) -> Reply {
     let mut headers = vec![header("Content-Type", NDJSON)];
     headers.push(header("X-Has-More", if answer.has_more { "true" } else { "false" }));
     headers.push(header("X-Complete", if answer.incomplete.is_none() { "true" } else { "false" }));
+    if let Some(next) = answer.next {
+        headers.push(header("X-Next", &next.to_string()));
+    }
     let messages: Vec<(Arc<Message>, Source)> = answer.messages;
     let write = move |to: &mut dyn Write| {
         let mut line = Vec::new();
@@ -166,6 +173,17 @@ mod tests {
         assert_eq!((ask.before, ask.after), (id.parse().ok(), id.parse().ok()));
         assert!(ask.since.is_some() && ask.since == ask.until);
         assert_eq!(parse("").unwrap().session.as_str(), "default");
+    }
+
+    #[test]
+    fn an_incomplete_page_names_where_to_go_on() {
+        let session = SessionId::new("s").unwrap();
+        let next: Id = "017f22e2-79b0-7cc3-98c4-dc0c0c07398f".parse().unwrap();
+        let answer = Answer { incomplete: Some("why".into()), next: Some(next), ..Answer::default() };
+        let json: serde_json::Value = serde_json::from_slice(&page(&session, &answer)).unwrap();
+        assert_eq!((&json["complete"], &json["next"]), (&false.into(), &next.to_string().into()));
+        let json: serde_json::Value = serde_json::from_slice(&page(&session, &Answer::default())).unwrap();
+        assert!(json["complete"] == true && json.get("next").is_none());
     }
 
     #[test]

@@ -8,9 +8,10 @@ use super::tests::*;
 use super::*;
 use crate::message::{Draft, Metadata};
 
+type Take<'a> = &'a mut dyn FnMut(u64, &Message);
+
 /// A journal that has every message up to `published`.
-#[allow(clippy::type_complexity, reason = "it is the shape of a feed")]
-fn journal(published: u64) -> impl FnMut(u64, &mut dyn FnMut(u64, &Message)) -> io::Result<u64> {
+fn journal(published: u64) -> impl FnMut(u64, Take<'_>) -> io::Result<u64> {
     move |after, take| {
         (after + 1..=published).for_each(|number| take(number, &message(number)));
         Ok(published)

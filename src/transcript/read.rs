@@ -45,7 +45,8 @@ pub struct Query {
     pub direction: Direction,
     /// The most messages.
     pub limit: usize,
-    /// The most bytes to read; beyond, the page is told to be incomplete.
+    /// The most bytes to read, once the place to begin is found and one message was met, so that every page gets ahead of
+    /// the last; beyond, the page is told to be incomplete.
     pub bytes_max: u64,
     /// The most bytes of messages; the first is taken whatever it has.
     pub page_bytes_max: usize,
@@ -112,6 +113,7 @@ fn newest<F: DiskFile>(lines: &mut Lines<'_, F>, query: &Query, page: &mut Page)
         Some(before) => lines.first_not_before(before)?,
         None => lines.end,
     };
+    let allowed = lines.bytes_read.saturating_add(query.bytes_max);
     while let Some(range) = lines.line_before(end)? {
         end = range.start;
         if let Some(message) = lines.message(&range) {
@@ -123,9 +125,11 @@ fn newest<F: DiskFile>(lines: &mut Lines<'_, F>, query: &Query, page: &mut Page)
             if in_order && query.wants(&message) && !page.take(message, query) {
                 break;
             }
-            page.searched = Some(page.searched.map_or(id, |searched| searched.min(id)));
+            if query.in_range(id) {
+                page.searched = Some(page.searched.map_or(id, |searched| searched.min(id)));
+            }
         }
-        if lines.bytes_read > query.bytes_max {
+        if lines.bytes_read > allowed && page.searched.is_some() {
             page.cut_short = end > 0;
             break;
         }
@@ -139,6 +143,7 @@ fn oldest<F: DiskFile>(lines: &mut Lines<'_, F>, query: &Query, page: &mut Page)
         Some(after) => lines.first_not_before(after)?,
         None => 0,
     };
+    let allowed = lines.bytes_read.saturating_add(query.bytes_max);
     while let Some(range) = lines.line_at(at)? {
         at = range.end;
         if let Some(message) = lines.message(&range) {
@@ -150,9 +155,11 @@ fn oldest<F: DiskFile>(lines: &mut Lines<'_, F>, query: &Query, page: &mut Page)
             if in_order && query.wants(&message) && !page.take(message, query) {
                 break;
             }
-            page.searched = page.searched.max(Some(id));
+            if query.in_range(id) {
+                page.searched = page.searched.max(Some(id));
+            }
         }
-        if lines.bytes_read > query.bytes_max {
+        if lines.bytes_read > allowed && page.searched.is_some() {
             page.cut_short = at < lines.end;
             break;
         }

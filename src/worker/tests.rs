@@ -44,6 +44,12 @@ struct Fixture {
 impl Fixture {
     /// A journal whose records go to the transcripts and to a channel of that capacity, as the recorder's do.
     fn new(capacity: usize) -> Self {
+        let (sender, channel) = bounded(capacity);
+        Self::offering(channel, move |record| _ = sender.try_send(record.clone()))
+    }
+
+    /// The same where `offer` decides what comes to the channel.
+    fn offering(channel: Receiver<Record>, offer: impl Fn(&Record) + Send + Sync + 'static) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let config = Config::defaults(Some(folder.path())).unwrap().journal;
         let config = JournalConfig {
@@ -55,13 +61,12 @@ impl Fixture {
         };
         let open_max = NonZeroUsize::new(4).unwrap();
         let transcripts = Arc::new(Transcripts::open(RealDisk, &folder.path().join("chats"), open_max).unwrap());
-        let (sender, channel) = bounded(capacity);
         let outlet = transcripts.clone();
         let publish = Box::new(move |records: &[Record]| {
             for record in records {
                 let message = record.entry.message().unwrap();
                 outlet.append(message.session(), &[(record.sequence, message)]);
-                let _ = sender.try_send(record.clone());
+                offer(record);
             }
         });
         let journal = Arc::new(Journal::open(&config, Clock::system(), publish, Box::new(|| ())).unwrap());
@@ -166,6 +171,31 @@ fn a_gap_before_a_record_that_is_offered_is_read_from_the_journal() {
     for sequence in 2..=4 {
         assert_eq!(seen.recv_timeout(Duration::from_secs(20)), Ok(sequence));
     }
+}
+
+#[test]
+fn a_record_that_is_offered_before_it_is_published_is_taken_once_it_is() {
+    let ((sender, channel), (publish, held)) = (unbounded(), bounded::<()>(0));
+    // The first two are turned away; the third is offered, and published only when the test says so.
+    let fixture = Fixture::offering(channel, move |record| {
+        if record.sequence == 3 {
+            sender.send(record.clone()).unwrap();
+            let _ = held.recv_timeout(Duration::from_secs(30));
+        }
+    });
+    let (sink, open, seen) = gated(false);
+    drop(open);
+    let _running = fixture.run(sink, Checkpoint::default());
+    fixture.record(2, "turned away");
+    std::thread::scope(|scope| {
+        scope.spawn(|| fixture.record(1, "offered"));
+        for sequence in 1..=2 {
+            assert_eq!(seen.recv_timeout(Duration::from_secs(20)), Ok(sequence));
+        }
+        eventually(|| fixture.channel.is_empty());
+        drop(publish);
+    });
+    assert_eq!(seen.recv_timeout(Duration::from_secs(20)), Ok(3));
 }
 
 #[test]

@@ -1,0 +1,76 @@
+//! What a session's transcript lacks, read from the journal: bounded by bytes read, and by what a page can show.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+
+use crate::journal::Progress;
+use crate::message::{Id, Message, SessionId};
+use crate::transcript::{Direction, Query};
+
+use super::History;
+
+/// How much of the journal is read at once, in bytes.
+const READ_BYTES: usize = 1 << 20;
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(super) struct Lacking {
+    /// What is wanted of it, oldest first, from the side the page is filled from. Whatever does not fit begins beyond the
+    /// page's limits, so that the page ends before it.
+    pub messages: VecDeque<Arc<Message>>,
+    /// The last message of the session that was met, wanted or not.
+    pub reached: Option<Id>,
+    /// The limit of what may be read ended the search: behind `reached` there may be more.
+    pub cut: bool,
+    bytes: usize,
+}
+
+impl History {
+    /// What the session's transcript lacks.
+    pub(super) fn lacking(&self, session: &SessionId, query: &Query) -> io::Result<Lacking> {
+        let mut lacking = Lacking::default();
+        let Some(behind) = self.transcripts.behind(session) else { return Ok(lacking) };
+        let mut reader = self.journal.reader(behind.first - 1);
+        // What stands before the first record in its segment is passed over, not counted: it can be no more than a segment.
+        let mut read = 0;
+        let at_once = usize::try_from(self.scan_bytes_max).unwrap_or(READ_BYTES).min(READ_BYTES);
+        while read < self.scan_bytes_max {
+            let progress = reader.read(at_once, |record| {
+                let Some(message) = record.entry.message() else { return };
+                read += message.line().len() as u64;
+                if message.session() == session {
+                    lacking.meet(message, query);
+                }
+            })?;
+            if progress == Progress::CaughtUp {
+                return Ok(lacking);
+            }
+        }
+        lacking.cut = true;
+        Ok(lacking)
+    }
+}
+
+impl Lacking {
+    fn meet(&mut self, message: &Arc<Message>, query: &Query) {
+        self.reached = Some(message.id());
+        if !query.wants(message) {
+            return;
+        }
+        let fits = |bytes: usize, count: usize| bytes <= query.page_bytes_max && count <= query.limit;
+        if query.direction == Direction::Oldest && !fits(self.bytes, self.messages.len()) {
+            return;
+        }
+        self.bytes += message.line().len();
+        self.messages.push_back(message.clone());
+        if query.direction == Direction::Newest {
+            while let Some(oldest) = self.messages.front()
+                && !fits(self.bytes - oldest.line().len(), self.messages.len() - 1)
+            {
+                self.bytes -= oldest.line().len();
+                self.messages.pop_front();
+            }
+        }
+    }
+}

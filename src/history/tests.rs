@@ -1,0 +1,176 @@
+//! Pages that end early, sessions that are behind, and what warm-ups do to the cache.
+
+use std::num::NonZeroUsize;
+
+use super::*;
+use crate::config::Fsync;
+use crate::journal::{self, Kept as Recorded, ReplyTo};
+use crate::message::{Draft, Metadata};
+use crate::recorder::{Recorder, open_transcripts};
+
+struct Fixture {
+    _folder: tempfile::TempDir,
+    recorder: Recorder,
+    cache: Arc<Cache>,
+    transcripts: Arc<Transcripts>,
+    history: History,
+}
+
+impl Fixture {
+    fn new(adapt: impl FnOnce(&mut Config)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = Config::defaults(Some(folder.path())).unwrap();
+        config.journal.fsync = Fsync::Never;
+        adapt(&mut config);
+        let open_max = NonZeroUsize::new(4).unwrap();
+        let transcripts = Arc::new(open_transcripts(&config, open_max).unwrap());
+        let cache = Arc::new(Cache::new(&config.mongo.cache));
+        let clock = Clock::system();
+        let opened =
+            Recorder::open(&config, clock.clone(), &transcripts, cache.clone(), Box::new(|| panic!("it panicked")))
+                .unwrap();
+        let history = History::new(&config, clock, cache.clone(), transcripts.clone(), opened.journal);
+        Self { _folder: folder, recorder: opened.recorder, cache, transcripts, history }
+    }
+
+    fn say(&self, session: &str, role: &str, bytes: usize) -> Id {
+        let (session, text) = (SessionId::new(session).unwrap(), "x".repeat(bytes));
+        let draft = Draft { session: &session, role, text: &text, metadata: Metadata::default(), vector_ids: &[] };
+        let draft = journal::Draft::Message { line: draft.prepare(), key: None, reply_to: ReplyTo::Nothing };
+        let kept: Vec<Recorded> = self.recorder.record(vec![draft]).unwrap();
+        kept[0].id()
+    }
+
+    fn is_whole(&self, session: &str) -> Option<bool> {
+        self.cache.look(&SessionId::new(session).unwrap(), |held| held.whole)
+    }
+
+    /// Every message of all pages from one end, going on where each page says.
+    fn all_pages(&self, mut ask: Ask) -> Vec<Id> {
+        let forward = ask.after.is_some();
+        let mut all = Vec::new();
+        for _ in 0..1000 {
+            let answer = self.history.read(&ask).unwrap();
+            let mut page: Vec<Id> = answer.messages.iter().map(|(message, _)| message.id()).collect();
+            let next = if forward { page.last() } else { page.first() }.copied();
+            let next = answer.next.or(next);
+            if !forward {
+                page.reverse();
+            }
+            all.extend(page);
+            if !answer.has_more {
+                return all;
+            }
+            *(if forward { &mut ask.after } else { &mut ask.before }) = Some(next.expect("a way to go on"));
+        }
+        panic!("the pages never end");
+    }
+}
+
+fn ask(role: Option<&str>, after: Option<Id>) -> Ask {
+    let session = SessionId::new("s").unwrap();
+    Ask { session, limit: 50, before: None, after, role: role.map(Into::into), since: None, until: None }
+}
+
+/// An id before all others.
+fn start() -> Option<Id> {
+    "017f22e2-79b0-7cc3-98c4-dc0c0c07398f".parse().ok()
+}
+
+/// A small cache, and 300 messages of which every fortieth is the assistant's.
+fn with_rare_replies() -> (Fixture, Vec<Id>) {
+    let fixture = Fixture::new(|config| {
+        config.history.max_scan_bytes = 64 * 1024;
+        config.mongo.cache.max_messages_per_session = 5;
+    });
+    let replies = (1..=300).filter_map(|number| {
+        let role = if number % 40 == 0 { "assistant" } else { "user" };
+        let id = fixture.say("s", role, 1500);
+        (role == "assistant").then_some(id)
+    });
+    let replies = replies.collect();
+    (fixture, replies)
+}
+
+#[test]
+fn a_search_that_ends_early_says_where_to_go_on_from_both_sides() {
+    let (fixture, replies) = with_rare_replies();
+    let first = fixture.history.read(&ask(Some("system"), None)).unwrap();
+    assert!(first.messages.is_empty() && first.has_more && first.incomplete.is_some() && first.next.is_some());
+    assert_eq!(fixture.all_pages(ask(Some("assistant"), start())), replies);
+    let mut backward = fixture.all_pages(ask(Some("assistant"), None));
+    backward.reverse();
+    assert_eq!(backward, replies);
+    assert!(fixture.all_pages(ask(Some("system"), None)).is_empty());
+}
+
+#[test]
+fn going_forward_nothing_is_shown_behind_the_point_that_a_search_has_reached() {
+    let (fixture, mut replies) = with_rare_replies();
+    let session = SessionId::new("s").unwrap();
+    fixture.transcripts.mark_behind(&session, 301, 301);
+    replies.push(fixture.say("s", "assistant", 10));
+    (0..10).for_each(|_| _ = fixture.say("s", "user", 10));
+    assert!(fixture.transcripts.behind(&session).is_some());
+    assert_eq!(fixture.all_pages(ask(Some("assistant"), start())), replies);
+    let mut backward = fixture.all_pages(ask(Some("assistant"), None));
+    backward.reverse();
+    assert_eq!(backward, replies);
+}
+
+#[test]
+fn a_session_that_is_far_behind_is_told_to_be_incomplete() {
+    let (fixture, _) = with_rare_replies();
+    fixture.transcripts.mark_behind(&SessionId::new("s").unwrap(), 1, 300);
+    let lacking = fixture.history.lacking(&ask(None, None).session, &fixture.history.newest_of(500)).unwrap();
+    assert!(lacking.cut && lacking.messages.len() < 100, "{}", lacking.messages.len());
+    let answer = fixture.history.read(&Ask { limit: 50, ..ask(None, None) }).unwrap();
+    assert!(answer.incomplete.is_some_and(|reason| reason.contains("journal")) && answer.has_more);
+}
+
+#[test]
+fn a_page_of_long_messages_ends_at_its_bytes_and_the_next_goes_on() {
+    let fixture = Fixture::new(|config| config.mongo.cache.max_bytes = 64 << 20);
+    let all: Vec<Id> = (0..20).map(|_| fixture.say("s", "user", 1 << 20)).collect();
+    let other = Fixture::new(|config| config.mongo.cache.max_messages_per_session = 1);
+    let others: Vec<Id> = (0..20).map(|_| other.say("s", "user", 1 << 20)).collect();
+    for (fixture, all) in [(&fixture, &all), (&other, &others)] {
+        for after in [None, start()] {
+            let page = fixture.history.read(&ask(None, after)).unwrap();
+            let bytes: usize = page.messages.iter().map(|(message, _)| message.line().len()).sum();
+            assert_eq!((page.has_more, page.incomplete), (true, None));
+            assert!((4 << 20..=PAGE_BYTES_MAX).contains(&bytes), "{bytes}");
+        }
+        assert_eq!(&fixture.all_pages(ask(None, start())), all);
+    }
+}
+
+#[test]
+fn a_session_that_is_behind_is_not_warmed_up_from_its_transcript() {
+    let fixture = Fixture::new(|_| {});
+    let ids: Vec<Id> = (0..3).map(|_| fixture.say("s", "user", 10)).collect();
+    let fresh = Arc::new(Cache::new(&Config::defaults(None).unwrap().mongo.cache));
+    let history = History { cache: fresh.clone(), ..fixture.history };
+    fixture.transcripts.mark_behind(&SessionId::new("s").unwrap(), 3, 3);
+    let page = history.read(&ask(None, None)).unwrap();
+    assert_eq!(page.messages.iter().map(|(message, _)| message.id()).collect::<Vec<_>>(), ids);
+    let held = fresh.look(&SessionId::new("s").unwrap(), |held| (held.messages.len(), held.whole));
+    assert!(held.is_none_or(|held| held == (0, false)), "{held:?}");
+}
+
+#[test]
+fn a_session_larger_than_the_cache_pushes_no_other_out_when_it_is_read() {
+    let fixture = Fixture::new(|config| {
+        config.mongo.cache.max_bytes = 64 * 1024;
+        config.mongo.cache.max_messages_per_session = 1000;
+    });
+    (0..100).for_each(|_| _ = fixture.say("s", "user", 2000));
+    (0..50).for_each(|number| _ = fixture.say(&format!("other-{number}"), "user", 1100));
+    assert_eq!(fixture.is_whole("s"), None, "the others have pushed it out");
+    for _ in 0..3 {
+        let page = fixture.history.read(&ask(None, None)).unwrap();
+        assert_eq!((page.messages.len(), page.has_more), (50, true));
+    }
+    let left = (0..50).filter(|number| fixture.is_whole(&format!("other-{number}")).is_some()).count();
+    assert!(left > 20, "{left} others are left");
+}
