@@ -20,10 +20,14 @@ use std::time::Duration;
 use crate::cache::{self, Cache, Extent};
 use crate::config::Config;
 use crate::journal::Journal;
+use crate::logging::Throttle;
 use crate::message::{Clock, Id, Message, SessionId, Timestamp};
 use crate::transcript::{Direction, PAGE_BYTES_MAX, Page, Query, Transcripts};
 
 use lacking::Lacking;
+
+/// INFO lines of warm-ups a second, at most.
+const WARM_LINES_PER_SECOND: u32 = 3;
 
 /// See the module.
 pub struct History {
@@ -34,6 +38,7 @@ pub struct History {
     ttl: Option<Duration>,
     warm_messages: usize,
     scan_bytes_max: u64,
+    warmed: Throttle,
 }
 
 /// Where a message was found.
@@ -108,6 +113,7 @@ impl History {
             ttl: config.mongo.ttl,
             warm_messages: config.mongo.cache.max_messages_per_session,
             scan_bytes_max: config.history.max_scan_bytes,
+            warmed: Throttle::new(WARM_LINES_PER_SECOND),
         }
     }
 
@@ -196,7 +202,9 @@ impl History {
             _ => Extent::Cut,
         };
         let kept = self.cache.fill(session, stay, &page.messages, extent);
-        log::debug!("[CHAT CACHE] Warmed up session {session} with {kept} messages from its transcript");
+        if let Some(left_out) = self.warmed.admit() {
+            log::info!("[CHAT CACHE] Warmed up {session} with {kept} messages ({left_out} such lines were left out)");
+        }
         Ok(self.cache.look(session, |held| Kept::of(held, query)))
     }
 

@@ -23,7 +23,7 @@ use crate::transcript::{Appended, Transcripts};
 
 /// How much of the journal is replayed at once, in bytes.
 const REPLAY_BYTES: usize = 1 << 20;
-/// INFO lines of the cache a second, at most.
+/// INFO lines of the cache a second and kind, at most.
 const CACHE_LINES_PER_SECOND: u32 = 3;
 
 /// How durable an acknowledged message is.
@@ -59,6 +59,7 @@ struct Outlets {
     channel: Sender<Record>,
     skipped: Arc<AtomicU64>,
     touched: Throttle,
+    evicted: Throttle,
 }
 
 /// The write path and what stands at its ends.
@@ -113,6 +114,7 @@ impl Recorder {
             channel: sender,
             skipped: skipped.clone(),
             touched: Throttle::new(CACHE_LINES_PER_SECOND),
+            evicted: Throttle::new(CACHE_LINES_PER_SECOND),
         };
         let publish = Box::new(move |records: &[Record]| outlets.publish(records));
         let journal = Arc::new(Journal::open(&config.journal, clock, publish, on_panic)?);
@@ -185,14 +187,19 @@ impl Outlets {
         if pushed.first_touch
             && let Some(left_out) = self.touched.admit()
         {
-            let others =
-                if left_out > 0 { format!(", and {left_out} others since the last line") } else { String::new() };
-            log::info!("[CHAT CACHE] Session {} is in use{others}", message.session());
+            log::info!("[CHAT CACHE] Session {} is in use{}", message.session(), others(left_out));
         }
-        if pushed.evicted > 0 {
-            log::debug!("[CHAT CACHE] {} sessions left the cache to make room", pushed.evicted);
+        if pushed.evicted > 0
+            && let Some(left_out) = self.evicted.admit()
+        {
+            log::info!("[CHAT CACHE] {} sessions left to make room{}", pushed.evicted, others(left_out));
         }
     }
+}
+
+/// What a throttle left out, for the end of a line.
+fn others(left_out: u64) -> String {
+    if left_out > 0 { format!(" ({left_out} such lines were left out)") } else { String::new() }
 }
 
 /// Whether the record is a message of the same session.

@@ -8,7 +8,8 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `commit.rs` | group commit: append, ticket, leader, publication |
+//! | `queue.rs` | what gives records their place: the open batch, ids, keys |
+//! | `commit.rs` | group commit: ticket, leader, publication |
 //! | `writer.rs` | frames into segments: sync, roll, what follows a failure |
 //! | `reader.rs` | records back out, in sequence, up to what is published |
 //! | `recovery.rs` | what happens before the first record is taken |
@@ -29,6 +30,7 @@ mod crash_tests;
 mod digest;
 mod frame;
 mod keys;
+mod queue;
 mod reader;
 mod record;
 mod recovery;
@@ -51,13 +53,14 @@ use crate::disk::{Disk, DiskFile, RealDisk};
 use crate::message::{Clock, IdGenerator, LINE_BYTES_MAX, Timestamp};
 
 pub use checkpoint::Checkpoint;
-pub use commit::{Kept, Ticket};
+pub use commit::Ticket;
+pub use queue::Kept;
 pub use reader::{Progress, Reader};
 pub use record::{Draft, Entry, Key, Links, Record, ReplyTo};
 pub use recovery::{Findings, OpenError};
 
-use commit::Queue;
 use digest::Digest;
+use queue::Queue;
 use recovery::{Lock, recover};
 use segment::SegmentInfo;
 use writer::{Settings, Writer};

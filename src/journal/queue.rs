@@ -1,0 +1,203 @@
+//! The queue of the journal: what gives records their place, and the batch they wait in for a leader.
+//!
+//! One lock guards all of it, held for memory only. Sequence, id and time are given here, so their orders are one; and
+//! keys are looked up and noted here, so two requests with one key at once are one.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::message::{Id, IdGenerator};
+
+use super::Refusal;
+use super::commit::{Batch, Ticket};
+use super::frame::Group;
+use super::keys::{Keys, Known};
+use super::record::{Draft, Key, Record};
+use super::writer::Frames;
+
+/// What became of a draft.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// It is recorded.
+    New(Record),
+    /// Its key came before, with the same content: this message stands for it, and this reply if there was one.
+    Before {
+        /// The message.
+        id: Id,
+        /// Its reply.
+        reply: Option<Id>,
+    },
+}
+
+/// The open batch and what gives records their place.
+pub struct Queue {
+    next_sequence: u64,
+    ids: IdGenerator,
+    pub(super) batch: Arc<Batch>,
+    pub(super) frames: Frames,
+    pub(super) records: Vec<Record>,
+    /// What clients' keys stand for.
+    pub(super) keys: Keys,
+    /// The batch a leader has, as long as it has one.
+    pub(super) under_way: Option<Arc<Batch>>,
+    /// Somebody leads.
+    pub(super) leading: bool,
+    /// The buffers of the last batch, kept for the next but one.
+    pub(super) idle: Option<(Frames, Vec<Record>)>,
+    /// Appends are refused with this until then, unless a mend comes before.
+    pub(super) refusing: Option<(Instant, Refusal)>,
+}
+
+impl Kept {
+    /// The message's id.
+    ///
+    /// # Panics
+    /// For an abort, which no draft becomes.
+    #[must_use]
+    pub fn id(&self) -> Id {
+        match self {
+            Self::New(record) => record.entry.id().expect("no draft becomes an abort"),
+            Self::Before { id, .. } => *id,
+        }
+    }
+}
+
+/// Whether a draft's key came before.
+pub enum Seen {
+    /// It has none, or it is new.
+    No,
+    /// In the journal.
+    Known(Known),
+    /// The reply to the draft before it is there.
+    Reply(Id),
+    /// In the same append, as this draft.
+    Draft(usize),
+}
+
+/// A batch with its leader.
+pub struct Taken {
+    pub(super) batch: Arc<Batch>,
+    pub(super) frames: Frames,
+    pub(super) records: Vec<Record>,
+}
+
+impl Queue {
+    /// A queue whose first record gets `next_sequence`.
+    pub fn new(next_sequence: u64, ids: IdGenerator, keys: Keys) -> Self {
+        Self {
+            next_sequence,
+            ids,
+            keys,
+            under_way: None,
+            batch: Arc::default(),
+            frames: Frames::default(),
+            records: Vec::new(),
+            leading: false,
+            idle: None,
+            refusing: None,
+        }
+    }
+
+    /// The first sequence that no leader has taken yet.
+    pub fn first_open(&self) -> u64 {
+        self.next_sequence - self.records.len() as u64
+    }
+
+    /// Forgets the keys of messages before that sequence.
+    pub fn forget_keys_before(&mut self, sequence: u64) {
+        self.keys.forget_before(sequence);
+    }
+
+    /// What each draft's key stands for, if it came before: in the journal, or earlier among the drafts. A reply to the
+    /// draft before it came before when that one's reply did.
+    pub fn look_up(&self, drafts: &[Draft]) -> Result<Vec<Seen>, Refusal> {
+        let mut seen: Vec<Seen> = Vec::with_capacity(drafts.len());
+        let mut own: Vec<(Key, usize)> = Vec::new();
+        for (index, draft) in drafts.iter().enumerate() {
+            let found = if draft.answers_previous() {
+                match seen.last() {
+                    Some(Seen::Known(Known { reply: Some(id), .. })) => Seen::Reply(*id),
+                    _ => Seen::No,
+                }
+            } else if let Some(key) = draft.key() {
+                let known = self.keys.get(key);
+                let first = own.iter().find(|(other, _)| other.hash == key.hash);
+                let content = known.map(|known| known.content).or(first.map(|(other, _)| other.content));
+                if content.is_some_and(|content| content != key.content) {
+                    return Err(Refusal::KeyConflict(index));
+                }
+                match (known, first) {
+                    (Some(known), _) => Seen::Known(known),
+                    (None, Some((_, first))) => Seen::Draft(*first),
+                    (None, None) => {
+                        own.push((*key, index));
+                        Seen::No
+                    }
+                }
+            } else {
+                Seen::No
+            };
+            seen.push(found);
+        }
+        Ok(seen)
+    }
+
+    /// Gives every draft that is new its place, and tells what became of each.
+    pub fn push(&mut self, drafts: Vec<Draft>, seen: &[Seen]) -> Vec<Kept> {
+        let new = seen.iter().filter(|seen| matches!(seen, Seen::No)).count();
+        let mut new_left = new;
+        let mut kept: Vec<Kept> = Vec::with_capacity(drafts.len());
+        for (draft, seen) in drafts.into_iter().zip(seen) {
+            kept.push(match seen {
+                Seen::Known(known) => Kept::Before { id: known.id, reply: known.reply },
+                Seen::Reply(id) => Kept::Before { id: *id, reply: None },
+                Seen::Draft(first) => Kept::Before { id: kept[*first].id(), reply: None },
+                Seen::No => {
+                    new_left -= 1;
+                    let group = Group { more: new_left > 0, continues: new_left + 1 < new };
+                    Kept::New(self.push_one(draft, kept.last().map(Kept::id), group))
+                }
+            });
+        }
+        kept
+    }
+
+    fn push_one(&mut self, draft: Draft, previous: Option<Id>, group: Group) -> Record {
+        let id = self.ids.next_id();
+        let record = Record { sequence: self.next_sequence, entry: draft.seal(id, previous) };
+        self.next_sequence += 1;
+        self.frames.push(&record, group);
+        self.keys.note(&record);
+        self.records.push(record.clone());
+        record
+    }
+
+    /// What has to end before the drafts count: the open batch if anything was put there or one of them stands there, and
+    /// the one under way if one of them stands in that.
+    pub fn ticket(&self, seen: &[Seen], first_open: u64, published: u64) -> Ticket {
+        let mut ticket = Ticket::default();
+        for seen in seen {
+            match seen {
+                Seen::Known(known) if known.sequence < first_open => {
+                    if known.sequence > published {
+                        ticket.earlier.clone_from(&self.under_way);
+                    }
+                }
+                Seen::Reply(_) => {}
+                Seen::Known(_) | Seen::Draft(_) | Seen::No => ticket.open = Some(self.batch.clone()),
+            }
+        }
+        ticket
+    }
+
+    /// Takes the open batch and leaves an empty one.
+    pub fn take(&mut self) -> Taken {
+        let (frames, records) = self.idle.take().unwrap_or_default();
+        self.under_way = Some(self.batch.clone());
+        Taken {
+            batch: std::mem::take(&mut self.batch),
+            frames: std::mem::replace(&mut self.frames, frames),
+            records: std::mem::replace(&mut self.records, records),
+        }
+    }
+}
