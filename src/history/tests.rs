@@ -171,6 +171,9 @@ fn a_session_larger_than_the_cache_pushes_no_other_out_when_it_is_read() {
         let page = fixture.history.read(&ask(None, None)).unwrap();
         assert_eq!((page.messages.len(), page.has_more), (50, true));
     }
+    let query = fixture.history.query(&ask(None, None));
+    let held = fixture.cache.look(&ask(None, None).session, |held| Kept::of(held, &query));
+    assert!(!fixture.history.would_warm(held.as_ref(), &query), "every read would warm it up again");
     let left = (0..50).filter(|number| fixture.is_whole(&format!("other-{number}")).is_some()).count();
     assert!(left > 20, "{left} others are left");
 }
