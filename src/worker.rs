@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, TryRecvError, never, select};
+use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, never, select};
 
 use crate::config::JournalConfig;
 use crate::journal::{Checkpoint, Journal, Reader, Record};
@@ -33,6 +33,9 @@ const LOOK: Duration = Duration::from_secs(2);
 const IDLE: Duration = Duration::from_secs(1);
 /// The same while a record was offered whose predecessors are not yet said to be published.
 const SOON: Duration = Duration::from_millis(5);
+/// Between two looks into the channel while records come. Waking for each would cost the leader a call to the system and
+/// a processor a switch, for every message.
+const LINGER: Duration = Duration::from_millis(5);
 /// The pause after a failed flush or a failed read.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
 
@@ -141,15 +144,27 @@ impl<S: Sink> Worker<S> {
 
     /// Runs until `stop` has no sender any more, then takes what is left, flushes and stores the checkpoint.
     pub fn run(mut self, stop: &Receiver<()>) {
+        // Records came, and more are likely to come soon.
+        let mut lingers = false;
         loop {
             if self.is_behind() {
                 self.catch_up(Some(stop));
             }
             self.flush_if_due();
+            if lingers {
+                if stop.recv_timeout(LINGER) != Err(RecvTimeoutError::Timeout) {
+                    break;
+                }
+                lingers = self.take_offered();
+                continue;
+            }
             let channel = self.channel.clone();
             select! {
                 recv(channel) -> record => match record {
-                    Ok(record) => self.offer(&record),
+                    Ok(record) => {
+                        self.offer(&record);
+                        lingers = true;
+                    }
                     // The recorder is gone: only the stop is still to come.
                     Err(_) => self.channel = never(),
                 },
@@ -160,6 +175,16 @@ impl<S: Sink> Worker<S> {
         self.read_again = None;
         self.catch_up(None);
         self.flush();
+    }
+
+    /// Takes all that is in the channel; whether there was anything.
+    fn take_offered(&mut self) -> bool {
+        let waiting = self.channel.len();
+        for _ in 0..waiting {
+            let Ok(record) = self.channel.try_recv() else { break };
+            self.offer(&record);
+        }
+        waiting > 0
     }
 
     /// Takes a record of the channel if it is the next one; otherwise some were skipped, and the journal has them.
