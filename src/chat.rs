@@ -153,12 +153,6 @@ impl Chat {
     pub fn durability(&self) -> Durability {
         self.recorder.durability()
     }
-
-    /// Whether a message would be taken now.
-    #[must_use]
-    pub fn is_writable(&self) -> bool {
-        self.recorder.is_writable()
-    }
 }
 
 fn line(session: &SessionId, role: &str, text: &str, metadata: Metadata<'_>) -> message::Prepared {

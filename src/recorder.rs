@@ -139,12 +139,6 @@ impl Recorder {
     pub fn durability(&self) -> Durability {
         self.durability
     }
-
-    /// Whether a message would be taken now.
-    #[must_use]
-    pub fn is_writable(&self) -> bool {
-        self.journal.is_writable()
-    }
 }
 
 impl Outlets {

@@ -1,4 +1,6 @@
 //! The cache's limits and warm-ups.
+//!
+//! Compiled under `#[cfg(test)]` only.
 
 use super::*;
 use crate::message::{Draft, Metadata, Timestamp};

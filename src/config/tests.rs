@@ -1,4 +1,6 @@
 //! Tables of configurations and what becomes of them, and the test that holds the shipped file to the table of keys.
+//!
+//! Compiled under `#[cfg(test)]` only.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,6 @@
 //! Pages that end early, sessions that are behind, and what warm-ups do to the cache.
+//!
+//! Compiled under `#[cfg(test)]` only.
 
 use std::num::NonZeroUsize;
 

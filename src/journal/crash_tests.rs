@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::*;
+use crate::config::Fsync;
 use crate::disk::sim::{Fault, Random, SimDisk};
 use crate::message::{self, Id, Metadata, SessionId};
 

@@ -48,7 +48,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
-use crate::config::{Fsync, JournalConfig};
+use crate::config::JournalConfig;
 use crate::disk::{Disk, DiskFile, RealDisk};
 use crate::message::{Clock, IdGenerator, LINE_BYTES_MAX, Timestamp};
 
@@ -401,11 +401,6 @@ impl<D: Disk> Journal<D> {
         let outcome = writer.sync();
         self.shared.writable.store(!writer.is_broken(), Ordering::Relaxed);
         outcome
-    }
-
-    /// Whether acknowledgements mean "on disk" (`always`) or "with the operating system".
-    pub fn syncs_first(&self) -> bool {
-        self.config.fsync == Fsync::Always
     }
 
     /// Figures for the status.

@@ -3,6 +3,7 @@
 //! One lock guards all of it, held for memory only. Sequence, id and time are given here, so their orders are one; and
 //! keys are looked up and noted here, so two requests with one key at once are one.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,7 +13,7 @@ use super::Refusal;
 use super::commit::{Batch, Ticket};
 use super::frame::Group;
 use super::keys::{Keys, Known};
-use super::record::{Draft, Key, Record};
+use super::record::{Draft, Record};
 use super::writer::Frames;
 
 /// What became of a draft.
@@ -112,7 +113,7 @@ impl Queue {
     /// draft before it came before when that one's reply did.
     pub fn look_up(&self, drafts: &[Draft]) -> Result<Vec<Seen>, Refusal> {
         let mut seen: Vec<Seen> = Vec::with_capacity(drafts.len());
-        let mut own: Vec<(Key, usize)> = Vec::new();
+        let mut own: HashMap<[u8; 16], ([u8; 8], usize)> = HashMap::new();
         for (index, draft) in drafts.iter().enumerate() {
             let found = if draft.answers_previous() {
                 match seen.last() {
@@ -121,8 +122,8 @@ impl Queue {
                 }
             } else if let Some(key) = draft.key() {
                 let known = self.keys.get(key);
-                let first = own.iter().find(|(other, _)| other.hash == key.hash);
-                let content = known.map(|known| known.content).or(first.map(|(other, _)| other.content));
+                let first = own.get(&key.hash);
+                let content = known.map(|known| known.content).or(first.map(|(content, _)| *content));
                 if content.is_some_and(|content| content != key.content) {
                     return Err(Refusal::KeyConflict(index));
                 }
@@ -130,7 +131,7 @@ impl Queue {
                     (Some(known), _) => Seen::Known(known),
                     (None, Some((_, first))) => Seen::Draft(*first),
                     (None, None) => {
-                        own.push((*key, index));
+                        own.insert(key.hash, (key.content, index));
                         Seen::No
                     }
                 }

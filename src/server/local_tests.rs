@@ -1,4 +1,6 @@
 //! The local server as its clients meet it, and what tiny_http would do if it were let.
+//!
+//! Compiled under `#[cfg(test)]` only.
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;

@@ -1,4 +1,6 @@
 //! The TCP listener as its clients meet it: every refusal, keep-alive and framing, streams, the cap, and the stop.
+//!
+//! Compiled under `#[cfg(test)]` only.
 
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;

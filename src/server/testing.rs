@@ -1,5 +1,7 @@
 //! What the listeners' tests share: a configuration with short deadlines, a service that does odd things on demand, and
 //! a client that speaks bytes.
+//!
+//! Compiled under `#[cfg(test)]` only.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

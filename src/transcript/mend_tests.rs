@@ -1,4 +1,6 @@
 //! Transcripts that differ from the journal, fall behind, fail or vanish, and how they come back.
+//!
+//! Compiled under `#[cfg(test)]` only.
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;

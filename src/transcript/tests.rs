@@ -1,4 +1,6 @@
 //! Transcripts as their callers see them, on real files.
+//!
+//! Compiled under `#[cfg(test)]` only.
 
 use std::fs;
 

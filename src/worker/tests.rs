@@ -1,4 +1,6 @@
 //! The worker before a journal on a real disk, with sinks that are slow or fail.
+//!
+//! Compiled under `#[cfg(test)]` only.
 
 use std::fs;
 use std::num::NonZeroUsize;
