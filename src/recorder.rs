@@ -19,10 +19,13 @@ use crate::disk::RealDisk;
 use crate::journal::{Draft, Entry, Journal, Kept, OpenError, Progress, Record, Refusal};
 use crate::logging::Throttle;
 use crate::message::{Clock, Message};
-use crate::transcript::{Appended, Transcripts};
+use crate::transcript::{Appended, Endings, Transcripts};
 
 /// How much of the journal is replayed at once, in bytes.
 const REPLAY_BYTES: usize = 1 << 20;
+/// Sessions a start keeps in mind at once, at about 100 bytes each; with more, the transcripts of those are compared at
+/// once, which takes longer.
+const ENDINGS_MAX: usize = 1 << 18;
 /// INFO lines of the cache a second and kind, at most.
 const CACHE_LINES_PER_SECOND: u32 = 3;
 
@@ -94,7 +97,7 @@ pub fn open_transcripts(config: &Config, open_max: NonZeroUsize) -> std::io::Res
 }
 
 impl Recorder {
-    /// Opens the journal, brings the transcripts up to it, and is then ready to record. `on_panic` is called when
+    /// Opens the journal, tells the transcripts what it holds for them, and is then ready to record. `on_panic` is called when
     /// publishing panics: what is published is then no longer known, and the process should stop.
     ///
     /// # Errors
@@ -118,7 +121,7 @@ impl Recorder {
         };
         let publish = Box::new(move |records: &[Record]| outlets.publish(records));
         let journal = Arc::new(Journal::open(&config.journal, clock, publish, on_panic)?);
-        replay(&journal, transcripts).map_err(StartError::Replay)?;
+        expect(&journal, transcripts, ENDINGS_MAX).map_err(StartError::Replay)?;
         let durability = if config.journal.fsync == Fsync::Always { Durability::Disk } else { Durability::Os };
         Ok(Opened { recorder: Self { journal: journal.clone(), durability }, journal, channel, skipped })
     }
@@ -201,31 +204,84 @@ fn belongs_to(record: &Record, message: &Message) -> bool {
     record.entry.message().is_some_and(|other| other.session() == message.session())
 }
 
-/// Brings the transcripts up to what the journal holds, and says so in the checkpoint. A transcript that cannot be written
-/// is behind from the start on.
-fn replay(journal: &Journal, transcripts: &Transcripts) -> std::io::Result<()> {
-    let mut checkpoint = journal.start();
-    let mut reader = journal.reader(checkpoint.transcribed);
+/// Tells the transcripts what they must end with: all that was published since the checkpoint. They are compared when
+/// they are used and by the worker, so that a start does not wait for thousands of files.
+fn expect(journal: &Journal, transcripts: &Transcripts, endings_max: usize) -> std::io::Result<()> {
+    let mut from = journal.start().transcribed;
+    let mut reader = journal.reader(from);
+    let mut endings = Endings::default();
+    while reader.read(REPLAY_BYTES, |record| {
+        if let Some(message) = record.entry.message() {
+            endings.message(record.sequence, message);
+        }
+    })? == Progress::More
+    {
+        if endings.len() > endings_max {
+            replay(journal, transcripts, from, reader.position())?;
+            from = reader.position();
+            endings = Endings::default();
+        }
+    }
+    transcripts.expect(endings);
+    Ok(())
+}
+
+/// Makes the transcripts hold all that was published behind `from` up to `to`. One that cannot be written is behind.
+fn replay(journal: &Journal, transcripts: &Transcripts, from: u64, to: u64) -> std::io::Result<()> {
+    let mut reader = journal.reader(from);
     let mut replay = transcripts.replay();
-    let mut progress = Progress::More;
-    while progress == Progress::More {
-        progress = reader.read(REPLAY_BYTES, |record| {
-            if let Some(message) = record.entry.message() {
+    while reader.position() < to {
+        reader.read(REPLAY_BYTES, |record| {
+            if let Some(message) = record.entry.message().filter(|_| record.sequence <= to) {
                 replay.message(record.sequence, message);
             }
         })?;
     }
-    if replay.appended > 0 {
-        log::info!("{} lines were missing in the transcripts and were taken from the journal", replay.appended);
-    }
+    log::info!("{} lines up to record {to} were missing in the transcripts", replay.appended);
     replay.end();
-    let reached = transcripts.first_lacking().map_or(journal.published(), |lacking| lacking - 1);
-    if checkpoint.transcribed != reached {
-        checkpoint.transcribed = reached;
-        if let Err(e) = journal.store_checkpoint(&checkpoint) {
-            // The next start looks at the same records again, which costs time and nothing else.
-            log::warn!("the journal's checkpoint cannot be stored: {e}");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::ReplyTo;
+    use crate::message::{self, Metadata, SessionId};
+
+    #[test]
+    fn more_sessions_than_a_start_keeps_in_mind_are_brought_up_to_the_journal_all_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config::defaults(Some(folder.path())).unwrap();
+        let nobody = || Box::new(|_: &[Record]| ());
+        let open = || Journal::open(&config.journal, Clock::system(), nobody(), Box::new(|| ())).unwrap();
+        let session = |n: u64| SessionId::new(&format!("s{}", n % 40)).unwrap();
+        // Long enough for several reads.
+        let text = "x".repeat(REPLAY_BYTES / 50);
+        let journal = open();
+        for n in 0..120 {
+            let (session, metadata) = (session(n), Metadata::default());
+            let line = message::Draft { session: &session, role: "user", text: &text, metadata, vector_ids: &[] };
+            let draft = Draft::Message { line: line.prepare(), key: None, reply_to: ReplyTo::Nothing };
+            let (ticket, _) = journal.append(vec![draft]).unwrap();
+            journal.commit(ticket).unwrap();
+        }
+        let transcripts = open_transcripts(&config, NonZeroUsize::new(4).unwrap()).unwrap();
+        expect(&journal, &transcripts, 5).unwrap();
+        let written = std::fs::read_dir(&config.mongo.cache.disk_path).unwrap().count();
+        assert!(written >= 40, "{written} transcripts were made at the start");
+        // The rest is expected; nothing is twice.
+        transcripts.settle();
+        let mut reader = None;
+        let rebuilt = transcripts.rebuild(|after, take| {
+            let reader = reader.get_or_insert_with(|| journal.reader(after));
+            let mut take_record = |record: Record| take(record.sequence, record.entry.message().unwrap());
+            while reader.read(REPLAY_BYTES, &mut take_record)? == Progress::More {}
+            Ok(reader.position())
+        });
+        assert_eq!(rebuilt.unwrap().lacking, 0);
+        for n in 0..40 {
+            let path = config.mongo.cache.disk_path.join(session(n).file_name());
+            assert_eq!(std::fs::read_to_string(path).unwrap().lines().count(), 3, "{}", session(n));
         }
     }
-    Ok(())
 }

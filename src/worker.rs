@@ -36,6 +36,8 @@ const SOON: Duration = Duration::from_millis(5);
 /// Between two looks into the channel while records come. Waking for each would cost the leader a call to the system and
 /// a processor a switch, for every message.
 const LINGER: Duration = Duration::from_millis(5);
+/// Between two flushes that are brought forward by what was taken: each looks at every transcript touched since the last.
+const BETWEEN_FLUSHES: Duration = Duration::from_millis(500);
 /// The pause after a failed flush or a failed read.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
 
@@ -100,9 +102,12 @@ pub struct Worker<S> {
     /// Segments are looked at then at the latest.
     look: Instant,
     interval: Duration,
-    /// Bytes taken since the last checkpoint; a segment's worth brings it forward.
+    /// Bytes taken since the last checkpoint: a segment's worth brings it forward, though not more often than
+    /// [`BETWEEN_FLUSHES`] unless the journal would fill meanwhile.
     bytes: u64,
-    bytes_max: u64,
+    segment_bytes: u64,
+    journal_bytes_max: u64,
+    last_flush: Instant,
     largest_id: Option<Id>,
     failing: bool,
     progress: Arc<Progress>,
@@ -135,7 +140,9 @@ impl<S: Sink> Worker<S> {
             look: Instant::now(),
             interval: config.checkpoint_interval,
             bytes: 0,
-            bytes_max: config.segment_bytes,
+            segment_bytes: config.segment_bytes,
+            journal_bytes_max: config.max_bytes,
+            last_flush: Instant::now(),
             largest_id: checkpoint.largest_id,
             failing: false,
             progress,
@@ -146,6 +153,11 @@ impl<S: Sink> Worker<S> {
     pub fn run(mut self, stop: &Receiver<()>) {
         // Records came, and more are likely to come soon.
         let mut lingers = false;
+        if self.is_behind() {
+            // A start leaves it to the sink to look at what was pending, so that is done at once.
+            self.catch_up(Some(stop));
+            self.due = Some(Instant::now());
+        }
         loop {
             if self.is_behind() {
                 self.catch_up(Some(stop));
@@ -229,12 +241,15 @@ impl<S: Sink> Worker<S> {
         }
         self.sink.take(record);
         self.bytes += record.entry.message().map_or(0, |message| message.line().len() as u64);
-        if self.bytes > self.bytes_max {
+        if self.bytes > self.segment_bytes && self.may_flush() {
             self.due = Some(Instant::now());
-            self.bytes = 0;
         } else if self.due.is_none() {
             self.due = Some(Instant::now() + self.interval);
         }
+    }
+
+    fn may_flush(&self) -> bool {
+        self.last_flush.elapsed() >= BETWEEN_FLUSHES || self.bytes > self.journal_bytes_max / 8
     }
 
     /// Reads everything published from the journal, or a part of it once `stop` has no sender any more. However slow the
@@ -266,6 +281,7 @@ impl<S: Sink> Worker<S> {
     fn flush(&mut self) {
         self.due = None;
         self.bytes = 0;
+        self.last_flush = Instant::now();
         self.look = Instant::now() + LOOK;
         match self.store() {
             Ok(()) if self.failing => {

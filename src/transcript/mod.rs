@@ -9,11 +9,15 @@
 //! | `mod.rs` | appending, falling behind |
 //! | `sync.rs` | making what was appended durable, and noticing what is not |
 //! | `read.rs` | pages of a transcript by binary search and from its end |
-//! | `replay.rs` | making transcripts agree with the journal, at the start and after a failure |
+//! | `ending.rs` | what a start expects at their ends |
+//! | `replay.rs` | making transcripts agree with the journal |
 //! | `merge.rs` | writing a transcript anew |
 //!
 //! Knows nothing of the journal's files, nor of what the cache has. Lock order: the open files, then nothing.
 
+mod ending;
+#[cfg(test)]
+mod ending_tests;
 #[cfg(test)]
 mod mend_tests;
 mod merge;
@@ -34,8 +38,11 @@ use lru::LruCache;
 use crate::disk::{self, Disk, DiskFile, RealDisk};
 use crate::message::{Message, SessionId};
 
+pub use ending::Endings;
 pub use read::{Direction, PAGE_BYTES_MAX, Page, Query};
 pub use replay::{Rebuilt, Replay};
+
+use ending::Ending;
 
 /// See the module.
 pub struct Transcripts<D: Disk = RealDisk> {
@@ -48,6 +55,8 @@ pub struct Transcripts<D: Disk = RealDisk> {
 struct Open<D: Disk> {
     files: LruCache<SessionId, Transcript<D::File>>,
     behind: HashMap<SessionId, Behind>,
+    /// Endings that were not compared yet.
+    endings: HashMap<SessionId, Ending>,
     /// Sessions whose file no longer had their name when it was closed: what it took is on no disk for long.
     lost: HashSet<SessionId>,
     /// The last sequence that was to be appended, whatever came of it.
@@ -97,6 +106,7 @@ impl<D: Disk> Transcripts<D> {
         let open = Open {
             files: LruCache::new(open_max),
             behind: HashMap::new(),
+            endings: HashMap::new(),
             lost: HashSet::new(),
             newest: 0,
             lines: Vec::new(),
@@ -118,6 +128,7 @@ impl<D: Disk> Transcripts<D> {
         };
         let mut open = self.open.lock().expect("no holder panics");
         open.newest = open.newest.max(*last);
+        self.settle_in(&mut open, session);
         if let Some(behind) = open.behind.get_mut(session) {
             behind.last = *last;
             return Appended::Behind;
@@ -172,12 +183,16 @@ impl<D: Disk> Transcripts<D> {
 
     /// The first sequence that some transcript lacks.
     pub fn first_lacking(&self) -> Option<u64> {
-        self.open.lock().expect("no holder panics").behind.values().map(|behind| behind.first).min()
+        let open = self.open.lock().expect("no holder panics");
+        let expected = open.endings.values().map(|ending| ending.first);
+        open.behind.values().map(|behind| behind.first).chain(expected).min()
     }
 
     /// What that session's transcript lacks.
     pub fn behind(&self, session: &SessionId) -> Option<Behind> {
-        self.open.lock().expect("no holder panics").behind.get(session).copied()
+        let mut open = self.open.lock().expect("no holder panics");
+        self.settle_in(&mut open, session);
+        open.behind.get(session).copied()
     }
 
     /// Every session that is behind.
@@ -190,6 +205,7 @@ impl<D: Disk> Transcripts<D> {
     /// from there on, whatever stands in it.
     pub fn mark_behind(&self, session: &SessionId, first: u64, last: u64) {
         let mut open = self.open.lock().expect("no holder panics");
+        self.settle_in(&mut open, session);
         open.files.pop(session);
         let last = last.max(open.newest);
         let behind = open.behind.entry(session.clone()).or_insert(Behind { first, last, distrusted: true });

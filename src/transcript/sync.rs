@@ -14,6 +14,8 @@ use super::{Transcript, Transcripts};
 
 /// Transcripts synced one by one; more are synced with one call for the whole file system.
 const SYNC_SINGLY_MAX: usize = 8;
+/// From so many on their names are looked for in one list of the folder, which costs less than to open each.
+const LIST_MIN: usize = 1000;
 
 impl<D: Disk> Transcripts<D> {
     /// Makes what was appended to those sessions durable. Returns those of which that is not known: their files failed,
@@ -39,6 +41,13 @@ impl<D: Disk> Transcripts<D> {
             self.folder_synced(self.disk.sync_all(&self.folder))?;
         }
         let mut unsafe_ones = Vec::new();
+        if sessions.len() >= LIST_MIN {
+            let names: HashSet<String> = self.disk.list(&self.folder)?.into_iter().collect();
+            let gone = sessions.iter().filter(|session| !names.contains(session.file_name().as_str()));
+            unsafe_ones.extend(gone.map(|session| (*session).clone()));
+            log_gone(unsafe_ones.len());
+            return Ok(unsafe_ones);
+        }
         for session in sessions {
             let file = self.disk.open_read(&self.path(session));
             if let Err(e) = file.and_then(|file| if singly { file.sync() } else { Ok(()) }) {
@@ -73,5 +82,11 @@ impl<D: Disk> Transcripts<D> {
             Ok(file) => file.is_same(&transcript.file).unwrap_or(true),
             Err(e) => e.kind() != io::ErrorKind::NotFound,
         }
+    }
+}
+
+fn log_gone(count: usize) {
+    if count > 0 {
+        log::warn!("{count} transcripts are gone");
     }
 }

@@ -97,6 +97,8 @@ impl<D: Disk> Sink for TranscriptSink<D> {
     }
 
     fn flush(&mut self, position: u64) -> io::Result<u64> {
+        // A start left it to us to look at the transcripts nobody has used since.
+        self.transcripts.settle();
         let synced = self.transcripts.sync(self.touched.iter());
         match &synced {
             Ok(unsafe_ones) => self.distrust(unsafe_ones),
