@@ -39,7 +39,7 @@ impl Status {
     #[must_use]
     pub fn storage(&self) -> Reply {
         let (mongo, cache) = (&self.config.mongo, self.cache.stats());
-        let journal = self.journal.stats();
+        let (journal, found) = (self.journal.stats(), self.journal.findings());
         let (drained, oldest) = (self.progress.drained(), self.progress.oldest_pending());
         super::json(
             200,
@@ -85,7 +85,7 @@ impl Status {
                     "first_sequence": journal.first_sequence,
                     "last_sequence": journal.published,
                     "checkpoint": drained,
-                    "damaged_at_start": self.journal.findings().gaps + self.journal.findings().lost_segments,
+                    "damaged_at_start": found.gaps + found.lost_segments + found.rebuilt_headers,
                 },
                 "version": env!("CARGO_PKG_VERSION"),
                 "uptime_seconds": self.started.elapsed().as_secs(),

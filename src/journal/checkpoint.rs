@@ -86,6 +86,13 @@ impl Checkpoint {
         }
     }
 
+    /// The epoch of the journal that the checkpoint in `folder` belongs to.
+    pub fn epoch<D: Disk>(disk: &D, folder: &Path) -> Option<u64> {
+        let bytes = disk::read(disk, &path(folder)).ok()?;
+        Self::decode(&bytes, 0)?;
+        Some(u64::from_le_bytes(bytes[16..24].try_into().expect("eight bytes")))
+    }
+
     /// Replaces the checkpoint; it is on disk when this returns.
     ///
     /// # Errors
@@ -112,6 +119,7 @@ mod tests {
         assert_eq!(Checkpoint::load(&RealDisk, folder.path(), 1), Checkpoint::default());
         sample().store(&RealDisk, folder.path(), 1).unwrap();
         assert_eq!(Checkpoint::load(&RealDisk, folder.path(), 1), sample());
+        assert_eq!(Checkpoint::epoch(&RealDisk, folder.path()), Some(1));
     }
 
     #[test]

@@ -305,7 +305,7 @@ fn a_kill_at_every_call_loses_nothing_whatever_the_policy() {
 #[test]
 fn a_fault_at_every_call_is_survived_and_told() {
     for seed in 200..201 + scale() {
-        for fsync in [Fsync::Always, Fsync::Interval] {
+        for fsync in [Fsync::Always, Fsync::Interval, Fsync::Never] {
             let calls = run(seed, fsync, None, true);
             for call in 1..=calls {
                 let faults = [Fault::Fail(io::ErrorKind::StorageFull), Fault::Fail(io::ErrorKind::Other), Fault::Short];
@@ -358,16 +358,41 @@ fn used(case: &Case, path: &Path) -> usize {
 }
 
 #[test]
-fn every_flipped_byte_of_a_journal_costs_one_request_at_most() {
-    let (mut case, all, segments) = small_journal(7);
-    for path in segments {
-        for at in 0..used(&case, &path) {
-            let left = left_after(&mut case, &path, |bytes| bytes[at] ^= 0x55);
-            assert!(left.iter().all(|record| all.contains(record)), "byte {at} made something up");
-            // A damaged header sets its segment aside. A damaged frame costs itself, and its whole request if that was the last.
-            if at >= frame::SEGMENT_HEADER_BYTES {
-                assert!(left.len() + 3 >= all.len(), "byte {at}: {} of {} left", left.len(), all.len());
+fn every_flipped_byte_of_a_journal_costs_one_request_at_most_and_none_in_a_header() {
+    for with_digests in [false, true] {
+        let (mut case, all, segments) = small_journal(7);
+        if with_digests {
+            case.open().unwrap();
+            case.journal.take().unwrap().tend().unwrap();
+        }
+        for path in segments {
+            // What a digest changes is where a header is rebuilt from.
+            let end = if with_digests { frame::SEGMENT_HEADER_BYTES } else { used(&case, &path) };
+            for at in 0..end {
+                let left = left_after(&mut case, &path, |bytes| bytes[at] ^= 0x55);
+                assert!(left.iter().all(|record| all.contains(record)), "byte {at} made something up");
+                // A damaged frame costs itself, and its whole request if that was the last.
+                let cost = if at < frame::SEGMENT_HEADER_BYTES { 0 } else { 3 };
+                assert!(left.len() + cost >= all.len(), "byte {at}: {} of {} left", left.len(), all.len());
             }
+        }
+    }
+}
+
+#[test]
+fn a_lost_sector_at_the_start_of_a_segment_costs_what_stood_there_and_not_the_segment() {
+    for with_digests in [false, true] {
+        let (mut case, all, segments) = small_journal(9);
+        if with_digests {
+            case.open().unwrap();
+            case.journal.take().unwrap().tend().unwrap();
+        }
+        for path in segments {
+            // The first frame goes with the header.
+            let end = frame::SEGMENT_HEADER_BYTES + 100;
+            let left = left_after(&mut case, &path, |bytes| bytes[..end].fill(0));
+            assert!(left.iter().all(|record| all.contains(record)));
+            assert!(left.len() + 3 >= all.len(), "{}: {} of {} left", path.display(), left.len(), all.len());
         }
     }
 }

@@ -3,20 +3,20 @@
 //! A sealed segment's digest is written beside it in the background. A start reads the digests and walks the open segment
 //! only; a digest that is missing, damaged or of another segment is made anew by walking.
 //!
-//! Numbers are little-endian. Format version 1:
+//! Numbers are little-endian. Format version 2; one of another version is made anew:
 //!
 //! | at | bytes | what |
 //! |---|---|---|
 //! | 0 | 8 | `CKDIGEST` |
 //! | 8 | 4 | format version |
-//! | 12 | 4 | salt of the segment |
-//! | 16 | 8 | last sequence, or 0 |
-//! | 24 | 16 | largest id, or zeros |
-//! | 40 | 8 | intact records |
-//! | 48 | 8 | stretches of damage |
-//! | 56 | 8, 8 | first and last record of the request that is not ended when the segment ends, or zeros |
-//! | 72 | 8, 8, 1 | first and last record of the request that was begun before the segment, and 1 if it ends; or zeros |
-//! | 89 | 4 | how many aborted ranges follow, of 16 bytes: first, last |
+//! | 12 | 64 | the segment's header (frame.rs), should it be damaged there |
+//! | 76 | 8 | last sequence, or 0 |
+//! | 84 | 16 | largest id, or zeros |
+//! | 100 | 8 | intact records |
+//! | 108 | 8, 8 | first and last record of the request that is not ended when the segment ends, or zeros |
+//! | 124 | 8, 8, 1 | first and last record of the request that was begun before the segment, and 1 if it ends; or zeros |
+//! | 141 | 4 | how many stretches of damage follow, of 16 bytes: from, to, as offsets in the segment |
+//! | … | 4 | how many aborted ranges follow, of 16 bytes: first, last |
 //! | … | 4 | how many remains of requests that are not whole follow, of 16 bytes: first, last |
 //! | … | 4 | how many keys follow, of 48 bytes: hash (16), content (8), sequence (8), id (16) |
 //! | … | 4 | how many replies to messages with a key follow, of 40 bytes: key's hash (16), sequence (8), id (16) |
@@ -36,7 +36,7 @@ use super::segment::SegmentInfo;
 use super::{reader, segment};
 
 const MAGIC: &[u8; 8] = b"CKDIGEST";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,8 +47,8 @@ pub struct Digest {
     pub largest_id: Option<Id>,
     /// Intact records.
     pub records: u64,
-    /// Stretches of damage.
-    pub gaps: u64,
+    /// Stretches of damage between intact records, as offsets in the segment.
+    pub gaps: Vec<(u64, u64)>,
     /// The first and last record of the request that is not ended when the segment ends.
     pub unfinished: Option<(u64, u64)>,
     /// The first and last record of the request that was begun before the segment, and whether it ends here.
@@ -97,7 +97,7 @@ impl Digest {
                     }
                 }
                 Found::Gap(range) => {
-                    digest.gaps += 1;
+                    digest.gaps.push((range.start, range.end));
                     log::error!("{}: bytes {} to {} are damaged", name.display(), range.start, range.end);
                 }
                 Found::End { dirty } => return Ok((digest, End { offset: scanner.offset(), dirty })),
@@ -151,20 +151,19 @@ impl Digest {
         }
     }
 
-    fn encode(&self, salt: u32) -> Vec<u8> {
+    fn encode(&self, header: &SegmentHeader) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(128 + self.keys.len() * 48 + self.replies.len() * 40);
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&VERSION.to_le_bytes());
-        bytes.extend_from_slice(&salt.to_le_bytes());
+        bytes.extend_from_slice(&header.encode());
         bytes.extend_from_slice(&self.last_sequence.to_le_bytes());
         bytes.extend_from_slice(&self.largest_id.map_or([0; 16], Id::to_bytes));
         bytes.extend_from_slice(&self.records.to_le_bytes());
-        bytes.extend_from_slice(&self.gaps.to_le_bytes());
         push_range(&mut bytes, self.unfinished.unwrap_or_default());
         let (first, last, ends) = self.head.unwrap_or_default();
         push_range(&mut bytes, (first, last));
         bytes.push(u8::from(ends));
-        for ranges in [&self.aborted, &self.remains] {
+        for ranges in [&self.gaps, &self.aborted, &self.remains] {
             push_count(&mut bytes, ranges.len());
             ranges.iter().for_each(|range| push_range(&mut bytes, *range));
         }
@@ -186,21 +185,17 @@ impl Digest {
         bytes
     }
 
-    fn decode(bytes: &[u8], salt: u32) -> Option<Self> {
-        let (content, checksum) = bytes.split_last_chunk::<4>()?;
-        if crc32fast::hash(content) != u32::from_le_bytes(*checksum) {
-            return None;
-        }
-        let mut rest = Bytes(content);
-        if rest.take()? != *MAGIC || rest.u32()? != VERSION || rest.u32()? != salt {
+    fn decode(bytes: &[u8], header: &SegmentHeader) -> Option<Self> {
+        let mut rest = Bytes(vouched_for(bytes)?);
+        if rest.take()? != header.encode() {
             return None;
         }
         let mut digest = Self { last_sequence: rest.u64()?, largest_id: rest.id()?, ..Self::default() };
-        (digest.records, digest.gaps) = (rest.u64()?, rest.u64()?);
+        digest.records = rest.u64()?;
         digest.unfinished = Some((rest.u64()?, rest.u64()?)).filter(|range| *range != (0, 0));
         let head = (rest.u64()?, rest.u64()?, rest.take::<1>()? == [1]);
         digest.head = Some(head).filter(|(first, ..)| *first != 0);
-        for ranges in [&mut digest.aborted, &mut digest.remains] {
+        for ranges in [&mut digest.gaps, &mut digest.aborted, &mut digest.remains] {
             for _ in 0..rest.u32()? {
                 ranges.push((rest.u64()?, rest.u64()?));
             }
@@ -221,13 +216,18 @@ impl Digest {
     /// # Errors
     /// The disk's, while walking.
     pub fn load<D: Disk>(disk: &D, folder: &Path, info: &SegmentInfo) -> io::Result<Self> {
-        let SegmentHeader { number, salt, .. } = info.header;
-        let stored = disk::read(disk, &path(folder, number)).ok();
-        if let Some(digest) = stored.and_then(|bytes| Self::decode(&bytes, salt)) {
+        let stored = disk::read(disk, &path(folder, info.header.number)).ok();
+        if let Some(digest) = stored.and_then(|bytes| Self::decode(&bytes, &info.header)) {
             return Ok(digest);
         }
-        let name = segment::path(folder, number);
+        let name = segment::path(folder, info.header.number);
         Self::of_segment(reader::open(disk, folder, info)?, &name).map(|(digest, _)| digest)
+    }
+
+    /// The header of a segment as its digest has it.
+    pub fn header_of<D: Disk>(disk: &D, folder: &Path, number: u64) -> Option<SegmentHeader> {
+        let stored = disk::read(disk, &path(folder, number)).ok()?;
+        SegmentHeader::decode(vouched_for(&stored)?).ok().filter(|header| header.number == number)
     }
 
     /// Writes the digest of a sealed segment, unless a good one is there.
@@ -235,17 +235,25 @@ impl Digest {
     /// # Errors
     /// The disk's; the next start then walks the segment.
     pub fn ensure<D: Disk>(disk: &D, folder: &Path, info: &SegmentInfo) -> io::Result<()> {
-        let SegmentHeader { number, salt, .. } = info.header;
-        let path = path(folder, number);
+        let path = path(folder, info.header.number);
         let stored = disk::read(disk, &path).ok();
-        if stored.is_some_and(|bytes| Self::decode(&bytes, salt).is_some()) {
+        if stored.is_some_and(|bytes| Self::decode(&bytes, &info.header).is_some()) {
             return Ok(());
         }
         // Under `never` nothing has synced the segment yet, and a digest must not outlive what it speaks of.
-        disk.open(&segment::path(folder, number))?.sync()?;
+        disk.open(&segment::path(folder, info.header.number))?.sync()?;
         let digest = Self::load(disk, folder, info)?;
-        disk::replace(disk, &path, &digest.encode(salt))
+        disk::replace(disk, &path, &digest.encode(&info.header))
     }
+}
+
+/// What stands behind the version of a digest whose checksum is right.
+fn vouched_for(bytes: &[u8]) -> Option<&[u8]> {
+    let (content, checksum) = bytes.split_last_chunk::<4>()?;
+    let mut rest = Bytes(content);
+    let known =
+        crc32fast::hash(content) == u32::from_le_bytes(*checksum) && rest.take()? == *MAGIC && rest.u32()? == VERSION;
+    known.then_some(rest.0)
 }
 
 fn push_count(bytes: &mut Vec<u8>, count: usize) {
@@ -287,6 +295,10 @@ mod tests {
     use super::*;
     use crate::message::Timestamp;
 
+    fn header(salt: u32) -> SegmentHeader {
+        SegmentHeader { salt, epoch: 2, number: 3, first_sequence: 1, made_micros: 5 }
+    }
+
     fn sample() -> Digest {
         let id = |n| Id::from_parts(Timestamp::from_micros(1_764_292_425_000_000 + n), n);
         let known = |n| Known { id: id(n), content: [n as u8; 8], sequence: n, reply: None };
@@ -294,7 +306,7 @@ mod tests {
             last_sequence: 9,
             largest_id: Some(id(9)),
             records: 8,
-            gaps: 1,
+            gaps: vec![(640, 700)],
             unfinished: Some((8, 9)),
             head: Some((1, 2, true)),
             aborted: vec![(2, 3)],
@@ -307,19 +319,19 @@ mod tests {
     #[test]
     fn a_digest_reads_back() {
         for digest in [Digest::default(), sample()] {
-            assert_eq!(Digest::decode(&digest.encode(7), 7), Some(digest));
+            assert_eq!(Digest::decode(&digest.encode(&header(7)), &header(7)), Some(digest));
         }
     }
 
     #[test]
     fn a_damaged_cut_or_foreign_digest_is_none() {
-        let bytes = sample().encode(7);
-        assert_eq!(Digest::decode(&bytes, 8), None);
+        let bytes = sample().encode(&header(7));
+        assert_eq!(Digest::decode(&bytes, &header(8)), None);
         for at in 0..bytes.len() {
             let mut damaged = bytes.clone();
             damaged[at] ^= 1;
-            assert_eq!(Digest::decode(&damaged, 7), None, "byte {at}");
-            assert_eq!(Digest::decode(&bytes[..at], 7), None, "cut at {at}");
+            assert_eq!(Digest::decode(&damaged, &header(7)), None, "byte {at}");
+            assert_eq!(Digest::decode(&bytes[..at], &header(7)), None, "cut at {at}");
         }
     }
 }

@@ -31,7 +31,7 @@ pub struct Known {
 #[derive(Debug)]
 pub struct Keys {
     known: HashMap<[u8; 16], Known>,
-    /// By age.
+    /// By age: sequences rise. What was inserted anew since has another sequence in `known`.
     order: VecDeque<(u64, [u8; 16])>,
     max: usize,
 }
@@ -107,19 +107,22 @@ impl Keys {
         self.order.retain(|(sequence, hash)| known.get(hash).is_some_and(|known| known.sequence == *sequence));
     }
 
-    /// Forgets what refused records brought: a key's message, or the reply to it.
+    /// Forgets what refused records brought: a key's message, or the reply to it. Costs what was refused, and what came
+    /// since, whatever else is known.
     pub fn forget(&mut self, refused: &[Record]) {
         let (Some(first), Some(last)) = (refused.first(), refused.last()) else { return };
         let span = first.sequence..=last.sequence;
         for record in refused {
-            let key = record.entry.links().key;
-            if let Some(known) = key.and_then(|key| self.known.get_mut(&key.hash))
-                && known.reply == record.entry.id()
-            {
-                known.reply = None;
+            let Some(key) = record.entry.links().key else { continue };
+            match self.known.get_mut(&key.hash) {
+                Some(known) if span.contains(&known.sequence) => drop(self.known.remove(&key.hash)),
+                Some(known) if known.reply == record.entry.id() => known.reply = None,
+                _ => {}
             }
         }
-        self.forget_voided(|sequence| span.contains(&sequence));
+        let from = self.order.partition_point(|(sequence, _)| *sequence < *span.start());
+        let to = self.order.partition_point(|(sequence, _)| sequence <= span.end());
+        self.order.drain(from..to);
     }
 
     fn forget_oldest(&mut self) {
@@ -133,8 +136,11 @@ impl Keys {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use super::super::record::{Entry, Links};
     use super::*;
-    use crate::message::Timestamp;
+    use crate::message::{Draft, Metadata, Timestamp};
 
     fn hash(n: u64) -> [u8; 16] {
         u128::from(n).to_le_bytes()
@@ -171,6 +177,30 @@ mod tests {
         keys.insert(hash(2), known(6));
         keys.forget_before(3);
         assert_eq!(held(&keys), [2, 3, 4, 5], "its new message is the sixth");
+    }
+
+    #[test]
+    fn refused_records_take_their_keys_and_replies_with_them_and_nothing_else() {
+        let session = SessionId::new("s").unwrap();
+        let record = |sequence, key, reply_to| {
+            let line =
+                Draft { session: &session, role: "user", text: "hi", metadata: Metadata::default(), vector_ids: &[] };
+            let message = Arc::new(line.prepare().seal(known(sequence).id));
+            let key = Some(Key { hash: hash(key), content: [0; 8] });
+            Record { sequence, entry: Entry::Message(message, Links { key, reply_to }) }
+        };
+        let mut keys = filled(5, 100);
+        // The reply to 5, a new key 6 with its reply; then key 9, which waits for another batch.
+        let refused = [record(6, 5, Some(known(5).id)), record(7, 6, None), record(8, 6, Some(known(7).id))];
+        refused.iter().for_each(|record| keys.note(record));
+        keys.note(&record(9, 9, None));
+        assert_eq!(held(&keys), [1, 2, 3, 4, 5, 6, 9]);
+        keys.forget(&refused);
+        assert_eq!(held(&keys), [1, 2, 3, 4, 5, 9]);
+        assert_eq!(keys.get(&Key { hash: hash(5), content: [0; 8] }).unwrap().reply, None);
+        keys.forget_before(10);
+        assert_eq!(held(&keys), [0_u64; 0]);
+        assert!(keys.order.is_empty());
     }
 
     #[test]

@@ -13,6 +13,9 @@
 //! | `writer.rs` | frames into segments: sync, roll, what follows a failure |
 //! | `reader.rs` | records back out, in sequence, up to what is published |
 //! | `recovery.rs` | what happens before the first record is taken |
+//! | `inventory.rs` | which segments there are; damaged headers |
+//! | `quarantine.rs` | copies of what a start takes out or steps over |
+//! | `lock.rs` | one process at a time |
 //! | `checkpoint.rs` | up to where everything has arrived |
 //! | `digest.rs` | what a start must know of a segment, without walking it |
 //! | `keys.rs` | idempotency keys |
@@ -29,7 +32,10 @@ mod commit;
 mod crash_tests;
 mod digest;
 mod frame;
+mod inventory;
 mod keys;
+mod lock;
+mod quarantine;
 mod queue;
 mod reader;
 mod record;
@@ -60,8 +66,9 @@ pub use record::{Draft, Entry, Key, Links, Record, ReplyTo};
 pub use recovery::{Findings, OpenError};
 
 use digest::Digest;
+use lock::Lock;
 use queue::Queue;
-use recovery::{Lock, recover};
+use recovery::recover;
 use segment::SegmentInfo;
 use writer::{Settings, Writer};
 

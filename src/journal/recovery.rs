@@ -1,17 +1,15 @@
 //! What happens before the journal takes its first record: the lock, the look at what is there, and the mending of the end.
 //!
 //! 1. The folder is locked: a second process is turned away, by the name of the lock.
-//! 2. Every segment's header is read. A newer format ends the start by name; a damaged header sets its file aside.
+//! 2. Every segment's header is read. A newer format ends the start by name; a damaged header is rebuilt (inventory.rs).
 //! 3. The last segment is walked, the others' digests are read: for the last sequence, the largest id, the voided ranges
-//!    and the keys. Damage in the middle is stepped over and counted.
+//!    and the keys. Damage in the middle is stepped over and counted, and a copy of it is set aside (quarantine.rs).
 //! 4. Behind the last intact frame of the last segment everything is zeroed, after a copy was set aside.
 //! 5. What is left of requests that are not whole, because a power cut tore the batch they were in, is voided by an abort
 //!    record: they were never acknowledged. Records the checkpoint has passed were, and stay, whatever is missing beside them.
 //! 6. What is there is synced: a record that survived only in the system's memory must not be built upon.
 
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,8 +19,11 @@ use crate::message::{Clock, Id};
 
 use super::checkpoint::Checkpoint;
 use super::digest::{Digest, End};
-use super::frame::{Group, HeaderError, SEGMENT_HEADER_BYTES, SegmentHeader};
+use super::frame::{Group, HeaderError, SEGMENT_HEADER_BYTES};
+use super::inventory::{self, Inventory};
 use super::keys::Keys;
+use super::lock::Lock;
+use super::quarantine::Quarantine;
 use super::random_u64;
 use super::reader;
 use super::record::{Entry, Record};
@@ -32,7 +33,7 @@ use super::writer::{Frames, new_header};
 /// The size of a journal's very first segment, at most: a new server zeroes little and starts at once.
 const FIRST_SEGMENT_BYTES: u64 = 1 << 20;
 
-/// Sequences passed over when the last segment's header is lost and with it the sequences given there.
+/// Sequences passed over when the last segment is set aside and with it the sequences given there.
 const SEQUENCE_LEAP: u64 = 1 << 24;
 
 /// Why the journal cannot be opened; the caller names the fault and ends.
@@ -73,8 +74,10 @@ pub struct Findings {
     pub gaps: u64,
     /// Bytes behind the last intact record that were set aside.
     pub tail_bytes: u64,
-    /// Segments set aside because their header is damaged.
+    /// Segments set aside because nothing in them could be read.
     pub lost_segments: u64,
+    /// Damaged headers that were rebuilt.
+    pub rebuilt_headers: u64,
 }
 
 /// The journal's state, ready to go on.
@@ -107,9 +110,10 @@ pub struct Recovered<D: Disk> {
 pub fn recover<D: Disk>(disk: &D, config: &JournalConfig, clock: &Clock) -> Result<Recovered<D>, OpenError> {
     let folder = &config.path;
     disk::make_folder(disk, folder).map_err(at(folder))?;
-    let lock = lock(folder)?;
-    let mut recovery = Recovery::new(disk, folder);
-    let segments = recovery.headers()?;
+    let lock = Lock::take(folder)?;
+    let Inventory { segments, last_number, lost_last, lost, rebuilt } = inventory::take(disk, folder, clock)?;
+    let mut recovery = Recovery::new(disk, folder, last_number, lost_last);
+    recovery.findings = Findings { lost_segments: lost, rebuilt_headers: rebuilt, ..Findings::default() };
     let epoch = segments.first().map_or_else(random_u64, |s| s.header.epoch);
     let checkpoint = Checkpoint::load(disk, folder, epoch);
     let passed = checkpoint.drained.max(checkpoint.transcribed);
@@ -143,37 +147,8 @@ pub fn recover<D: Disk>(disk: &D, config: &JournalConfig, clock: &Clock) -> Resu
     Ok(recovered)
 }
 
-fn at(path: &Path) -> impl FnOnce(io::Error) -> OpenError + '_ {
+pub(super) fn at(path: &Path) -> impl FnOnce(io::Error) -> OpenError + '_ {
     move |source| OpenError::Io { path: path.to_owned(), source }
-}
-
-/// The lock's file, and the folder itself, which stays locked when the file is removed. Some network file systems cannot
-/// lock folders; the file alone counts there.
-pub struct Lock {
-    _file: File,
-    _folder: Option<File>,
-}
-
-fn lock(folder: &Path) -> Result<Lock, OpenError> {
-    let path = folder.join("lock");
-    let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
-    let mut file = open.map_err(at(&path))?;
-    let itself = File::open(folder).map_err(at(folder))?;
-    let (of_file, of_folder) = (file.try_lock(), itself.try_lock());
-    if [&of_file, &of_folder].into_iter().any(|tried| matches!(tried, Err(TryLockError::WouldBlock))) {
-        let holder = std::fs::read_to_string(&path).unwrap_or_default();
-        let holder = if holder.is_empty() { "unknown".into() } else { holder.trim().into() };
-        return Err(OpenError::Locked { holder, path });
-    }
-    if let Err(TryLockError::Error(e)) = of_file {
-        return Err(at(&path)(e));
-    }
-    let _folder = of_folder.is_ok().then_some(itself);
-    // For people and for the message above; the lock itself is the kernel's, and a full disk does not undo it.
-    if let Err(e) = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())) {
-        log::warn!("{} does not name this process: {e}", path.display());
-    }
-    Ok(Lock { _file: file, _folder })
 }
 
 impl<D: Disk> Recovered<D> {
@@ -222,12 +197,12 @@ struct Recovery<'a, D: Disk> {
     remains: Vec<(u64, u64)>,
     findings: Findings,
     last_number: u64,
-    /// The last segment's header is lost.
+    /// Nothing in the last segment could be read.
     lost_last: bool,
 }
 
 impl<'a, D: Disk> Recovery<'a, D> {
-    fn new(disk: &'a D, folder: &'a Path) -> Self {
+    fn new(disk: &'a D, folder: &'a Path, last_number: u64, lost_last: bool) -> Self {
         Self {
             disk,
             folder,
@@ -237,67 +212,14 @@ impl<'a, D: Disk> Recovery<'a, D> {
             unfinished: None,
             remains: Vec::new(),
             findings: Findings::default(),
-            last_number: 0,
-            lost_last: false,
+            last_number,
+            lost_last,
         }
     }
 
     fn raise(&mut self, sequence: u64, id: Option<Id>) {
         self.last_sequence = self.last_sequence.max(sequence);
         self.largest_id = self.largest_id.max(id);
-    }
-
-    /// Reads every segment's header, oldest first. Only when no newer format is among them is anything touched.
-    fn headers(&mut self) -> Result<Vec<SegmentInfo>, OpenError> {
-        let names = self.disk.list(self.folder).map_err(at(self.folder))?;
-        let mut numbers: Vec<u64> = names.iter().filter_map(|name| segment::number_of(name)).collect();
-        numbers.sort_unstable();
-        self.last_number = numbers.last().copied().unwrap_or(0);
-        let mut segments = Vec::with_capacity(numbers.len());
-        let mut damaged = Vec::new();
-        for number in numbers {
-            match self.header(number)? {
-                Some(info) => segments.push(info),
-                None => damaged.push(number),
-            }
-        }
-        self.lost_last = damaged.last() == Some(&self.last_number);
-        for number in damaged {
-            self.set_segment_aside(number)?;
-        }
-        for name in names.iter().filter(|name| name.ends_with(".tmp")) {
-            // Left by a crash between making and naming it.
-            self.disk.remove(&self.folder.join(name)).map_err(at(self.folder))?;
-        }
-        Ok(segments)
-    }
-
-    /// One header; `None` when it is damaged.
-    fn header(&self, number: u64) -> Result<Option<SegmentInfo>, OpenError> {
-        let path = segment::path(self.folder, number);
-        let file = self.disk.open_read(&path).map_err(at(&path))?;
-        let mut bytes = [0; SEGMENT_HEADER_BYTES];
-        let read = file.read_at(&mut bytes, 0).map_err(at(&path))?;
-        match SegmentHeader::decode(&bytes[..read]) {
-            Ok(header) => Ok(Some(SegmentInfo { header, file_bytes: file.byte_len().map_err(at(&path))? })),
-            Err(source @ HeaderError::Newer(_)) => Err(OpenError::Newer { path, source }),
-            Err(HeaderError::Damaged) => Ok(None),
-        }
-    }
-
-    fn set_segment_aside(&mut self, number: u64) -> Result<(), OpenError> {
-        let path = segment::path(self.folder, number);
-        let aside = self.quarantine()?.join(format!("segment-{number:016}"));
-        self.disk.rename(&path, &aside).map_err(at(&path))?;
-        log::error!("the header of {} is damaged: the file is kept as {}", path.display(), aside.display());
-        self.findings.lost_segments += 1;
-        Ok(())
-    }
-
-    fn quarantine(&self) -> Result<PathBuf, OpenError> {
-        let path = self.folder.join("quarantine");
-        self.disk.create_dir_all(&path).map_err(at(&path))?;
-        Ok(path)
     }
 
     /// Takes in every segment, oldest first; returns where the last one's frames end.
@@ -314,6 +236,7 @@ impl<'a, D: Disk> Recovery<'a, D> {
                 end = found;
                 digest
             };
+            self.keep_gaps(info, &digest);
             let bound = segment::bound(segments, info.header.number);
             self.take_in(&digest, bound);
             digest.tell_keys(keys, bound);
@@ -322,9 +245,25 @@ impl<'a, D: Disk> Recovery<'a, D> {
         Ok(end)
     }
 
+    /// Keeps a copy of what is damaged between intact frames: the segment goes one day, and with it what may be read yet.
+    fn keep_gaps(&self, info: &SegmentInfo, digest: &Digest) {
+        let path = segment::path(self.folder, info.header.number);
+        let quarantine = Quarantine::new(self.disk, self.folder);
+        for &(from, to) in &digest.gaps {
+            let file = self.disk.open_read(&path);
+            match file.and_then(|file| quarantine.keep_range("gap", info.header.number, &file, from..to)) {
+                Ok((aside, _)) => {
+                    log::warn!("{}: damage from byte {from} to {to}: {}", path.display(), aside.display())
+                }
+                // Nothing is lost by it yet: it stands where it stood.
+                Err(e) => log::warn!("{}: damage from byte {from} to {to} cannot be kept: {e}", path.display()),
+            }
+        }
+    }
+
     fn take_in(&mut self, digest: &Digest, bound: u64) {
         self.findings.records += digest.records;
-        self.findings.gaps += digest.gaps;
+        self.findings.gaps += digest.gaps.len() as u64;
         self.raise(digest.last_sequence, digest.largest_id);
         self.voids.extend_from_slice(&digest.aborted);
         // What stands behind the bound was refused whole, or is whole in the segment that begins there.
@@ -377,15 +316,14 @@ impl<'a, D: Disk> Recovery<'a, D> {
     /// Sets a copy of the bytes behind `end` aside and zeroes them.
     fn cut_tail(&mut self, file: &D::File, info: &SegmentInfo, end: u64) -> Result<(), OpenError> {
         let path = segment::path(self.folder, info.header.number);
-        let length = usize::try_from(info.file_bytes - end).unwrap_or(usize::MAX);
-        let mut tail = vec![0; length];
-        let read = file.read_at(&mut tail, end).map_err(at(&path))?;
-        tail.truncate(tail[..read].iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1));
-        let aside = self.quarantine()?.join(format!("tail-{:016}-{end}", info.header.number));
-        disk::replace(self.disk, &aside, &tail).map_err(at(&aside))?;
-        segment::zero(file, end, end + tail.len() as u64).map_err(at(&path))?;
-        self.findings.tail_bytes = tail.len() as u64;
-        log::warn!("{} bytes behind the journal's last record were set aside: {}", tail.len(), aside.display());
+        let quarantine = Quarantine::new(self.disk, self.folder);
+        let keep = || quarantine.keep_range("tail", info.header.number, file, end..info.file_bytes);
+        // On a full disk the next segment's zeros give way to it.
+        let kept = keep().or_else(|_| segment::drop_spare(self.disk, self.folder).and_then(|()| keep()));
+        let (aside, bytes) = kept.map_err(at(&path))?;
+        segment::zero(file, end, end + bytes).map_err(at(&path))?;
+        self.findings.tail_bytes = bytes;
+        log::warn!("{bytes} bytes behind the journal's last record were set aside: {}", aside.display());
         Ok(())
     }
 }

@@ -138,6 +138,28 @@ pub fn prepare_spare<D: Disk>(disk: &D, folder: &Path, file_bytes: u64) -> io::R
     disk.rename(&temporary, &spare)
 }
 
+/// Removes a spare that was in use once: a power cut can give a segment its old name back.
+///
+/// # Errors
+/// The disk's.
+pub fn drop_used_spare<D: Disk>(disk: &D, folder: &Path) -> io::Result<()> {
+    let mut header = [0; SEGMENT_HEADER_BYTES];
+    match disk.open_read(&folder.join(SPARE)).and_then(|file| file.read_at(&mut header, 0)) {
+        Ok(_) if header == [0; SEGMENT_HEADER_BYTES] => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Ok(_) => drop_spare(disk, folder),
+        Err(e) => Err(e),
+    }
+}
+
+/// Removes the spare: its room is needed for something else.
+///
+/// # Errors
+/// The disk's.
+pub fn drop_spare<D: Disk>(disk: &D, folder: &Path) -> io::Result<()> {
+    disk.remove(&folder.join(SPARE))
+}
+
 fn zeroed<D: Disk>(disk: &D, path: &Path, file_bytes: u64) -> io::Result<D::File> {
     let file = disk.create(path)?;
     match zero(&file, 0, file_bytes) {

@@ -28,7 +28,8 @@ use super::record::Record;
 use super::segment::{self, Segment, SegmentInfo, Unnamed};
 use super::{Refusal, random_u64};
 
-/// Acknowledged bytes that may wait for their sync (`interval`) before a sync is forced: it bounds the copy kept of them.
+/// Acknowledged bytes of which a copy is kept until they are synced. Beyond, `interval` forces a sync; `never`, which
+/// promises nothing of the kind, lets the older half of the copies go.
 const UNSYNCED_BYTES_MAX: usize = 4 << 20;
 
 /// What a writer is told once.
@@ -82,6 +83,20 @@ impl Frames {
         self.bytes.drain(..bytes);
     }
 
+    /// Once there are more bytes than that, keeps the last half of them; what costs a move of bytes is done seldom.
+    fn keep_last(&mut self, bytes_max: usize) {
+        let mut left = self.bytes.len();
+        if left <= bytes_max {
+            return;
+        }
+        let too_much = |length: &&usize| {
+            left -= **length;
+            left > bytes_max / 2
+        };
+        let count = self.lengths.iter().take_while(too_much).count();
+        self.drop_first(count);
+    }
+
     /// Empties it and keeps the room, up to a limit: one huge batch must not cost its memory for ever.
     pub fn clear(&mut self) {
         self.bytes.clear();
@@ -105,7 +120,7 @@ pub struct Writer<D: Disk> {
     next_number: u64,
     /// All segments, oldest first; shared with the readers and with whoever drops drained ones.
     segments: Arc<Mutex<Vec<SegmentInfo>>>,
-    /// Frames that were acknowledged and not yet synced (`interval` only).
+    /// Frames that were acknowledged and not yet synced: none with `always`, the newest with `never`.
     unsynced: Frames,
     /// How many of them a sync outside the writer is under way for.
     in_flight: usize,
@@ -137,8 +152,10 @@ impl<D: Disk> Writer<D> {
         if self.broken {
             self.mend(first)?;
         }
-        if self.unsynced.bytes.len() > UNSYNCED_BYTES_MAX {
-            self.sync()?;
+        match self.settings.fsync {
+            Fsync::Interval if self.unsynced.bytes.len() > UNSYNCED_BYTES_MAX => self.sync()?,
+            Fsync::Never => self.unsynced.keep_last(UNSYNCED_BYTES_MAX),
+            Fsync::Always | Fsync::Interval => {}
         }
         let extra = self.make_room(frames, first)?;
         let written = self.put(frames, extra).and_then(|()| match self.settings.fsync {
@@ -149,7 +166,7 @@ impl<D: Disk> Writer<D> {
             self.refused_from = Some(self.refused_from.map_or(first, |earlier| earlier.min(first)));
             return Err(self.fail("write", &e));
         }
-        if self.settings.fsync == Fsync::Interval {
+        if self.settings.fsync != Fsync::Always {
             self.unsynced.extend(frames);
         }
         Ok(())
@@ -344,4 +361,22 @@ fn put_run<F: DiskFile>(
 pub fn new_header(clock: &Clock, epoch: u64, number: u64, first_sequence: u64) -> SegmentHeader {
     let salt = u32::try_from(random_u64() >> 32).expect("32 bits").max(1);
     SegmentHeader { salt, epoch, number, first_sequence, made_micros: clock.now().micros() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_half_of_the_copies_is_kept_once_there_are_too_many() {
+        let mut frames = Frames { bytes: (0..100).collect(), lengths: vec![10; 10] };
+        frames.keep_last(100);
+        assert_eq!(frames.lengths.len(), 10);
+        frames.keep_last(99);
+        assert!((5..=6).contains(&frames.lengths.len()));
+        assert_eq!(frames.bytes.last(), Some(&99));
+        assert_eq!(frames.bytes.len(), frames.lengths.iter().sum::<usize>());
+        frames.keep_last(5);
+        assert!(frames.lengths.len() <= 1);
+    }
 }
