@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::cache::Cache;
 use crate::config::{Config, Fsync};
-use crate::journal::Journal;
+use crate::journal::{Journal, Warning};
 use crate::message::{Clock, Timestamp};
 use crate::worker::Progress;
 
@@ -85,6 +85,9 @@ impl Status {
                     "first_sequence": journal.first_sequence,
                     "last_sequence": journal.published,
                     "checkpoint": drained,
+                    "undrained_bytes": journal.undrained_bytes,
+                    "disk_free_bytes": self.journal.room().ok().map(|room| room.free_bytes),
+                    "warnings": self.journal.warnings().into_iter().map(Warning::as_str).collect::<Vec<_>>(),
                     "damaged_at_start": found.gaps + found.lost_segments + found.rebuilt_headers,
                 },
                 "version": env!("CARGO_PKG_VERSION"),

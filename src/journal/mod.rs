@@ -16,6 +16,7 @@
 //! | `inventory.rs` | which segments there are; damaged headers |
 //! | `quarantine.rs` | copies of what a start takes out or steps over |
 //! | `lock.rs` | one process at a time |
+//! | `upkeep.rs` | dropping segments, the spare, digests, syncs by interval, warnings |
 //! | `checkpoint.rs` | up to where everything has arrived |
 //! | `digest.rs` | what a start must know of a segment, without walking it |
 //! | `keys.rs` | idempotency keys |
@@ -44,19 +45,19 @@ mod scan;
 mod segment;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 mod writer;
 
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::config::JournalConfig;
-use crate::disk::{Disk, DiskFile, RealDisk};
-use crate::message::{Clock, IdGenerator, LINE_BYTES_MAX, Timestamp};
+use crate::disk::{Disk, RealDisk};
+use crate::message::{Clock, IdGenerator, LINE_BYTES_MAX};
 
 pub use checkpoint::Checkpoint;
 pub use commit::Ticket;
@@ -64,8 +65,8 @@ pub use queue::Kept;
 pub use reader::{Progress, Reader};
 pub use record::{Draft, Entry, Key, Links, Record, ReplyTo};
 pub use recovery::{Findings, OpenError};
+pub use upkeep::Warning;
 
-use digest::Digest;
 use lock::Lock;
 use queue::Queue;
 use recovery::recover;
@@ -143,6 +144,10 @@ pub struct Journal<D: Disk = RealDisk> {
     start: Checkpoint,
     /// The last segment whose digest is known to be written.
     digested: Mutex<u64>,
+    /// What the stored checkpoint has passed.
+    drained: AtomicU64,
+    /// The warnings that were logged.
+    warned: Mutex<Vec<Warning>>,
     /// Held, not used: the folder is locked while it is open.
     _lock: Lock,
 }
@@ -156,6 +161,8 @@ pub struct Stats {
     pub segments: usize,
     /// Their length together, in bytes, the zeros of the last one with them.
     pub bytes: u64,
+    /// The length of those that hold something beyond the checkpoint, in bytes: they cannot go.
+    pub undrained_bytes: u64,
     /// The first sequence that may still be there.
     pub first_sequence: u64,
     /// Everything up to here is durable and published.
@@ -225,6 +232,8 @@ impl<D: Disk> Journal<D> {
             findings,
             start,
             digested: Mutex::new(0),
+            drained: AtomicU64::new(start.drained),
+            warned: Mutex::default(),
             _lock: found.lock,
         })
     }
@@ -290,130 +299,19 @@ impl<D: Disk> Journal<D> {
     /// # Errors
     /// The disk's; the old one stands.
     pub fn store_checkpoint(&self, checkpoint: &Checkpoint) -> io::Result<()> {
-        checkpoint.store(&self.shared.disk, &self.shared.folder, self.shared.epoch)
-    }
-
-    /// Drops segments that `drained` has passed and that are older than `journal.retain_hours`, or, while the journal
-    /// takes more than three quarters of `journal.max_bytes`, of any age. While the disk is full one of any age goes with
-    /// each call. The checkpoint must be stored first. Returns how many.
-    ///
-    /// # Errors
-    /// The disk's; what could not be removed is tried again the next time.
-    pub fn prune(&self, drained: u64, now: Timestamp) -> io::Result<usize> {
-        let short = self.shared.short.swap(false, Ordering::Relaxed);
-        let mut dropped = 0;
-        while let Some(oldest) = self.oldest_to_drop(drained, now, short && dropped == 0) {
-            match self.shared.disk.remove(&segment::path(&self.shared.folder, oldest)) {
-                // Removed by hand: that must not keep those behind it for ever.
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                removed => removed?,
-            }
-            // A digest without its segment harms nobody: a new segment of that number has another salt.
-            let _ = self.shared.disk.remove(&digest::path(&self.shared.folder, oldest));
-            let mut segments = self.shared.segments.lock().expect("no holder panics");
-            segments.retain(|s| s.header.number != oldest);
-            let first = segments.first().map_or(0, |s| s.header.first_sequence);
-            drop(segments);
-            self.shared.queue.lock().expect("no holder panics").forget_keys_before(first);
-            dropped += 1;
-        }
-        if short && dropped > 0 {
-            log::warn!("the disk is full: {dropped} drained segments of the journal were dropped before their time");
-            let _ = self.shared.bell.0.try_send(());
-        }
-        Ok(dropped)
-    }
-
-    fn oldest_to_drop(&self, drained: u64, now: Timestamp, short: bool) -> Option<u64> {
-        let segments = self.shared.segments.lock().expect("no holder panics");
-        let [oldest, next, ..] = &segments[..] else { return None };
-        let bytes: u64 = segments.iter().map(|s| s.file_bytes).sum();
-        let age = Duration::from_micros(now.micros().saturating_sub(next.header.made_micros));
-        let pressed = bytes + self.config.segment_bytes > self.config.max_bytes / 4 * 3;
-        let may = next.header.first_sequence <= drained + 1 && (age > self.config.retain || pressed || short);
-        may.then_some(oldest.header.number)
-    }
-
-    /// Zeroes the next segment ahead, writes the digests of sealed ones, and tries to make a failed journal writable
-    /// again. For the janitor, when the bell rings.
-    ///
-    /// # Errors
-    /// The disk's; all of it is tried again the next time.
-    pub fn tend(&self) -> io::Result<()> {
-        if !self.shared.writable.load(Ordering::Relaxed) {
-            self.shared.mend();
-        }
-        let ready = segment::prepare_spare(&self.shared.disk, &self.shared.folder, self.config.segment_bytes);
-        match &ready {
-            Ok(()) if self.stats().bytes + self.config.segment_bytes <= self.config.max_bytes => {
-                self.shared.refusing.store(false, Ordering::Relaxed);
-            }
-            Err(e) if matches!(Refusal::from_io(e), Refusal::Full(_)) => self.want_room(),
-            _ => {}
-        }
-        ready?;
-        self.write_digests()
-    }
-
-    /// Writes the digest of every sealed segment that has none since this process looks after it.
-    fn write_digests(&self) -> io::Result<()> {
-        let mut sealed = self.shared.segments.lock().expect("no holder panics").clone();
-        sealed.pop();
-        let mut digested = self.digested.lock().expect("no holder panics");
-        for info in sealed.iter().filter(|info| info.header.number > *digested) {
-            match Digest::ensure(&self.shared.disk, &self.shared.folder, info) {
-                // Dropped in the meantime.
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                written => written?,
-            }
-        }
-        *digested = sealed.last().map_or(0, |info| info.header.number);
+        checkpoint.store(&self.shared.disk, &self.shared.folder, self.shared.epoch)?;
+        self.drained.store(checkpoint.drained, Ordering::Relaxed);
         Ok(())
-    }
-
-    /// Receives when [`Journal::tend`] has something to do: the spare was taken, or a file failed.
-    pub fn bell(&self) -> &Receiver<()> {
-        &self.shared.bell.1
-    }
-
-    /// Syncs every `journal.fsync_interval_ms` until `stop` says so or has no sender any more: the thread `journal-sync`.
-    pub fn sync_by_interval(&self, stop: &Receiver<()>) {
-        while let Err(RecvTimeoutError::Timeout) = stop.recv_timeout(self.config.fsync_interval) {
-            self.sync_outside();
-        }
-    }
-
-    /// One sync that does not hold the writer, so that appends go on under it.
-    fn sync_outside(&self) {
-        let file = self.shared.writer.lock().expect("no holder panics").begin_sync();
-        let Some(file) = file else { return };
-        let result = file.sync();
-        let mut writer = self.shared.writer.lock().expect("no holder panics");
-        // A failure is logged where it is noted; the next batch mends.
-        let _ = writer.end_sync(result);
-        self.shared.writable.store(!writer.is_broken(), Ordering::Relaxed);
-    }
-
-    /// Syncs everything written so far: the end of an ordered stop.
-    ///
-    /// # Errors
-    /// [`Refusal`].
-    pub fn sync(&self) -> Result<(), Refusal> {
-        // A file that failed is never synced again: what it owes is written anew.
-        self.shared.mend();
-        let mut writer = self.shared.writer.lock().expect("no holder panics");
-        if writer.is_broken() {
-            return Err(Refusal::Unavailable("the journal's file failed, and no new one can be made".into()));
-        }
-        let outcome = writer.sync();
-        self.shared.writable.store(!writer.is_broken(), Ordering::Relaxed);
-        outcome
     }
 
     /// Figures for the status.
     pub fn stats(&self) -> Stats {
         let segments = self.shared.segments.lock().expect("no holder panics");
+        let drained = self.drained.load(Ordering::Relaxed);
+        // A segment ends where the next one begins.
+        let passed = segments.windows(2).take_while(|pair| pair[1].header.first_sequence <= drained + 1).count();
         Stats {
+            undrained_bytes: segments[passed..].iter().map(|s| s.file_bytes).sum(),
             epoch: self.shared.epoch,
             segments: segments.len(),
             bytes: segments.iter().map(|s| s.file_bytes).sum(),

@@ -14,7 +14,7 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use crate::disk::{self, Disk, DiskFile};
+use crate::disk::{self, Disk};
 
 use super::{scan, segment};
 

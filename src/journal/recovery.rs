@@ -253,7 +253,7 @@ impl<'a, D: Disk> Recovery<'a, D> {
             let file = self.disk.open_read(&path);
             match file.and_then(|file| quarantine.keep_range("gap", info.header.number, &file, from..to)) {
                 Ok((aside, _)) => {
-                    log::warn!("{}: damage from byte {from} to {to}: {}", path.display(), aside.display())
+                    log::warn!("{}: damage from byte {from} to {to}, kept as {}", path.display(), aside.display());
                 }
                 // Nothing is lost by it yet: it stands where it stood.
                 Err(e) => log::warn!("{}: damage from byte {from} to {to} cannot be kept: {e}", path.display()),

@@ -5,10 +5,12 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use super::digest::Digest;
 use super::*;
 use crate::config::Fsync;
-use crate::message::{self, Metadata, SessionId};
+use crate::message::{self, Metadata, SessionId, Timestamp};
 
 fn config(folder: &Path) -> JournalConfig {
     JournalConfig {
@@ -252,6 +254,24 @@ fn drained_segments_are_kept_for_their_time() {
     let later = Timestamp::from_micros(now.micros() + 3_601_000_000);
     assert_eq!(journal.prune(200, later).unwrap(), before - 1);
     assert_eq!(journal.stats().segments, 1);
+}
+
+#[test]
+fn a_backlog_beyond_half_of_the_limit_is_a_warning_until_it_is_drained() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = JournalConfig { max_bytes: 80 * 1024, ..config(folder.path()) };
+    let (journal, _) = open(&config);
+    let mut last = 0;
+    while journal.stats().bytes <= 40 * 1024 {
+        assert_eq!(journal.warnings(), []);
+        last = record(&journal, &["a message that nobody drains"])[0].sequence;
+    }
+    assert_eq!(journal.warnings(), [Warning::BacklogHigh]);
+    let drained = Checkpoint { drained: last, transcribed: last, largest_id: None };
+    journal.store_checkpoint(&drained).unwrap();
+    assert_eq!(journal.warnings(), []);
+    drop(journal);
+    assert_eq!(open(&config).0.warnings(), [], "a start knows what was drained");
 }
 
 #[test]

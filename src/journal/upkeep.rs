@@ -1,0 +1,215 @@
+//! What keeps an open journal in shape and is nobody's request: dropping drained segments, the spare, digests, syncs by
+//! interval, a failed journal's way back, and the look at the room that is left.
+//!
+//! The worker prunes, the janitor tends, `journal-sync` syncs; nothing here runs under the queue's lock.
+
+use std::io;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+
+use crate::disk::{Disk, DiskFile, Room};
+use crate::message::Timestamp;
+
+use super::digest::{self, Digest};
+use super::{Journal, Refusal, segment};
+
+/// A file system counts as low when less than a tenth of it is free and less than this.
+const LOW_BYTES: u64 = 2 << 30;
+
+/// What will end in refusals unless somebody sees to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Warning {
+    /// The file system of the journal is nearly full.
+    DiskLow,
+    /// More than half of `journal.max_bytes` is not drained yet.
+    BacklogHigh,
+}
+
+impl Warning {
+    /// The word for the status.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::DiskLow => "disk_low",
+            Self::BacklogHigh => "backlog_high",
+        }
+    }
+}
+
+impl<D: Disk> Journal<D> {
+    /// Drops segments that `drained` has passed and that are older than `journal.retain_hours`, or, while the journal
+    /// takes more than three quarters of `journal.max_bytes`, of any age. While the disk is full one of any age goes with
+    /// each call. The checkpoint must be stored first. Returns how many.
+    ///
+    /// # Errors
+    /// The disk's; what could not be removed is tried again the next time.
+    pub fn prune(&self, drained: u64, now: Timestamp) -> io::Result<usize> {
+        let short = self.shared.short.swap(false, Ordering::Relaxed);
+        let mut dropped = 0;
+        while let Some(oldest) = self.oldest_to_drop(drained, now, short && dropped == 0) {
+            match self.shared.disk.remove(&segment::path(&self.shared.folder, oldest)) {
+                // Removed by hand: that must not keep those behind it for ever.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                removed => removed?,
+            }
+            // A digest without its segment harms nobody: a new segment of that number has another salt.
+            let _ = self.shared.disk.remove(&digest::path(&self.shared.folder, oldest));
+            let mut segments = self.shared.segments.lock().expect("no holder panics");
+            segments.retain(|s| s.header.number != oldest);
+            let first = segments.first().map_or(0, |s| s.header.first_sequence);
+            drop(segments);
+            self.shared.queue.lock().expect("no holder panics").forget_keys_before(first);
+            dropped += 1;
+        }
+        if short && dropped > 0 {
+            log::warn!("the disk is full: {dropped} drained segments of the journal were dropped before their time");
+            let _ = self.shared.bell.0.try_send(());
+        }
+        Ok(dropped)
+    }
+
+    fn oldest_to_drop(&self, drained: u64, now: Timestamp, short: bool) -> Option<u64> {
+        let segments = self.shared.segments.lock().expect("no holder panics");
+        let [oldest, next, ..] = &segments[..] else { return None };
+        let bytes: u64 = segments.iter().map(|s| s.file_bytes).sum();
+        let age = Duration::from_micros(now.micros().saturating_sub(next.header.made_micros));
+        let pressed = bytes + self.config.segment_bytes > self.config.max_bytes / 4 * 3;
+        let may = next.header.first_sequence <= drained + 1 && (age > self.config.retain || pressed || short);
+        may.then_some(oldest.header.number)
+    }
+
+    /// Zeroes the next segment ahead, writes the digests of sealed ones, and tries to make a failed journal writable
+    /// again. For the janitor, when the bell rings.
+    ///
+    /// # Errors
+    /// The disk's; all of it is tried again the next time.
+    pub fn tend(&self) -> io::Result<()> {
+        if !self.shared.writable.load(Ordering::Relaxed) {
+            self.shared.mend();
+        }
+        self.log_warnings();
+        let ready = segment::prepare_spare(&self.shared.disk, &self.shared.folder, self.config.segment_bytes);
+        match &ready {
+            Ok(()) if self.stats().bytes + self.config.segment_bytes <= self.config.max_bytes => {
+                self.shared.refusing.store(false, Ordering::Relaxed);
+            }
+            Err(e) if matches!(Refusal::from_io(e), Refusal::Full(_)) => self.want_room(),
+            _ => {}
+        }
+        ready?;
+        self.write_digests()
+    }
+
+    /// Writes the digest of every sealed segment that has none since this process looks after it.
+    fn write_digests(&self) -> io::Result<()> {
+        let mut sealed = self.shared.segments.lock().expect("no holder panics").clone();
+        sealed.pop();
+        let mut digested = self.digested.lock().expect("no holder panics");
+        for info in sealed.iter().filter(|info| info.header.number > *digested) {
+            match Digest::ensure(&self.shared.disk, &self.shared.folder, info) {
+                // Dropped in the meantime.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                written => written?,
+            }
+        }
+        *digested = sealed.last().map_or(0, |info| info.header.number);
+        Ok(())
+    }
+
+    /// The room on the file system that holds the journal.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn room(&self) -> io::Result<Room> {
+        self.shared.disk.room(&self.shared.folder)
+    }
+
+    /// What will end in refusals unless somebody sees to it, as things stand now.
+    pub fn warnings(&self) -> Vec<Warning> {
+        let disk = self.room().is_ok_and(is_low).then_some(Warning::DiskLow);
+        let backlog = self.stats().undrained_bytes > self.config.max_bytes / 2;
+        disk.into_iter().chain(backlog.then_some(Warning::BacklogHigh)).collect()
+    }
+
+    /// Logs each warning when it begins and when it ends.
+    fn log_warnings(&self) {
+        let now = self.warnings();
+        let before = std::mem::replace(&mut *self.warned.lock().expect("no holder panics"), now.clone());
+        for warning in now.iter().filter(|warning| !before.contains(warning)) {
+            match warning {
+                Warning::DiskLow => {
+                    let free = self.room().map_or(0, |room| room.free_bytes >> 20);
+                    log::warn!("the disk of {} is nearly full: {free} MiB are free", self.shared.folder.display());
+                }
+                Warning::BacklogHigh => log::warn!(
+                    "{} MiB of the journal are not drained yet; at journal.max_bytes ({} MiB) messages are refused",
+                    self.stats().undrained_bytes >> 20,
+                    self.config.max_bytes >> 20
+                ),
+            }
+        }
+        for warning in before.iter().filter(|warning| !now.contains(warning)) {
+            log::info!("no longer: {}", warning.as_str());
+        }
+    }
+
+    /// Receives when [`Journal::tend`] has something to do: the spare was taken, or a file failed.
+    pub fn bell(&self) -> &Receiver<()> {
+        &self.shared.bell.1
+    }
+
+    /// Syncs every `journal.fsync_interval_ms` until `stop` says so or has no sender any more: the thread `journal-sync`.
+    pub fn sync_by_interval(&self, stop: &Receiver<()>) {
+        while let Err(RecvTimeoutError::Timeout) = stop.recv_timeout(self.config.fsync_interval) {
+            self.sync_outside();
+        }
+    }
+
+    /// One sync that does not hold the writer, so that appends go on under it.
+    pub(super) fn sync_outside(&self) {
+        let file = self.shared.writer.lock().expect("no holder panics").begin_sync();
+        let Some(file) = file else { return };
+        let result = file.sync();
+        let mut writer = self.shared.writer.lock().expect("no holder panics");
+        // A failure is logged where it is noted; the next batch mends.
+        let _ = writer.end_sync(result);
+        self.shared.writable.store(!writer.is_broken(), Ordering::Relaxed);
+    }
+
+    /// Syncs everything written so far: the end of an ordered stop.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn sync(&self) -> Result<(), Refusal> {
+        // A file that failed is never synced again: what it owes is written anew.
+        self.shared.mend();
+        let mut writer = self.shared.writer.lock().expect("no holder panics");
+        if writer.is_broken() {
+            return Err(Refusal::Unavailable("the journal's file failed, and no new one can be made".into()));
+        }
+        let outcome = writer.sync();
+        self.shared.writable.store(!writer.is_broken(), Ordering::Relaxed);
+        outcome
+    }
+}
+
+fn is_low(room: Room) -> bool {
+    room.free_bytes < (room.total_bytes / 10).min(LOW_BYTES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_is_low_below_a_tenth_of_it_and_two_gibibytes() {
+        let room = |free_bytes, total_bytes| Room { free_bytes, total_bytes };
+        for (mib_free, mib_total, low) in
+            [(99, 1000, true), (100, 1000, false), (2047, 4_000_000, true), (2048, 4_000_000, false), (0, 0, false)]
+        {
+            assert_eq!(is_low(room(mib_free << 20, mib_total << 20)), low, "{mib_free} of {mib_total} MiB");
+        }
+    }
+}
