@@ -36,6 +36,8 @@ const SOON: Duration = Duration::from_millis(5);
 /// Between two looks into the channel while records come. Waking for each would cost the leader a call to the system and
 /// a processor a switch, for every message.
 const LINGER: Duration = Duration::from_millis(5);
+/// Between two flushes for the sake of the room that drained segments leave, while the disk is full.
+const FOR_ROOM: Duration = Duration::from_millis(50);
 /// Between two flushes that are brought forward by what was taken: each looks at every transcript touched since the last.
 const BETWEEN_FLUSHES: Duration = Duration::from_millis(500);
 /// The pause after a failed flush or a failed read.
@@ -226,7 +228,8 @@ impl<S: Sink> Worker<S> {
 
     fn flush_if_due(&mut self) {
         let now = Instant::now();
-        if self.due.is_some_and(|due| now >= due) || now >= self.look {
+        let room = self.journal.wants_room() && self.last_flush.elapsed() >= FOR_ROOM;
+        if self.due.is_some_and(|due| now >= due) || now >= self.look || room {
             self.flush();
         }
     }

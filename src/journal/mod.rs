@@ -294,6 +294,11 @@ impl<D: Disk> Journal<D> {
         self.shared.short.store(true, Ordering::Relaxed);
     }
 
+    /// Whether somebody waits for drained segments to go.
+    pub fn wants_room(&self) -> bool {
+        self.shared.short.load(Ordering::Relaxed)
+    }
+
     /// Replaces the checkpoint, on disk.
     ///
     /// # Errors

@@ -39,16 +39,18 @@ impl Warning {
 }
 
 impl<D: Disk> Journal<D> {
-    /// Drops segments that `drained` has passed and that are older than `journal.retain_hours`, or, while the journal
-    /// takes more than three quarters of `journal.max_bytes`, of any age. While the disk is full one of any age goes with
-    /// each call. The checkpoint must be stored first. Returns how many.
+    /// Drops segments that `drained` has passed and that are older than `journal.retain_hours`, or of any age while the
+    /// journal takes more than three quarters of `journal.max_bytes`, or while the disk has no room for two more. The
+    /// checkpoint must be stored first. Returns how many.
     ///
     /// # Errors
     /// The disk's; what could not be removed is tried again the next time.
     pub fn prune(&self, drained: u64, now: Timestamp) -> io::Result<usize> {
         let short = self.shared.short.swap(false, Ordering::Relaxed);
-        let mut dropped = 0;
-        while let Some(oldest) = self.oldest_to_drop(drained, now, short && dropped == 0) {
+        let mut needed = self.room_needed().max(u64::from(short));
+        let (was_needed, mut dropped) = (needed > 0, 0);
+        while let Some((oldest, bytes)) = self.oldest_to_drop(drained, now, needed > 0) {
+            needed = needed.saturating_sub(bytes);
             match self.shared.disk.remove(&segment::path(&self.shared.folder, oldest)) {
                 // Removed by hand: that must not keep those behind it for ever.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -63,21 +65,28 @@ impl<D: Disk> Journal<D> {
             self.shared.queue.lock().expect("no holder panics").forget_keys_before(first);
             dropped += 1;
         }
-        if short && dropped > 0 {
-            log::warn!("the disk is full: {dropped} drained segments of the journal were dropped before their time");
+        if was_needed && dropped > 0 {
+            log::warn!("the disk is full: {dropped} drained segments of the journal were dropped for room");
             let _ = self.shared.bell.0.try_send(());
         }
         Ok(dropped)
     }
 
-    fn oldest_to_drop(&self, drained: u64, now: Timestamp, short: bool) -> Option<u64> {
+    /// Bytes that are lacking on the disk for the next segment and the spare behind it.
+    fn room_needed(&self) -> u64 {
+        let free = self.room().map_or(u64::MAX, |room| room.free_bytes);
+        self.config.segment_bytes.saturating_mul(2).saturating_sub(free)
+    }
+
+    /// The oldest segment and its length, if it may go.
+    fn oldest_to_drop(&self, drained: u64, now: Timestamp, short: bool) -> Option<(u64, u64)> {
         let segments = self.shared.segments.lock().expect("no holder panics");
         let [oldest, next, ..] = &segments[..] else { return None };
         let bytes: u64 = segments.iter().map(|s| s.file_bytes).sum();
         let age = Duration::from_micros(now.micros().saturating_sub(next.header.made_micros));
         let pressed = bytes + self.config.segment_bytes > self.config.max_bytes / 4 * 3;
         let may = next.header.first_sequence <= drained + 1 && (age > self.config.retain || pressed || short);
-        may.then_some(oldest.header.number)
+        may.then_some((oldest.header.number, oldest.file_bytes))
     }
 
     /// Zeroes the next segment ahead, writes the digests of sealed ones, and tries to make a failed journal writable

@@ -1,0 +1,263 @@
+//! Faults of the disk, against the real binary, with an oracle: whatever fails, what was acknowledged is there exactly
+//! once, the server says how it is, and it goes on by itself when the disk does.
+
+#![allow(clippy::unwrap_used, reason = "a test says where it failed by panicking there")]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use support::faults::{Injection, Tmpfs};
+use support::{Options, Oracle, PATIENCE, Server, wait_until};
+
+const CLIENTS: u64 = 4;
+
+/// Clients that go on whatever they are told, and what they were told.
+struct Load {
+    stop: Arc<AtomicBool>,
+    told: Arc<Mutex<BTreeMap<u16, usize>>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Load {
+    fn start(server: &Server, oracle: &Arc<Oracle>, tag: &str) -> Self {
+        let (stop, told) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(BTreeMap::new())));
+        let one = |who: u64| {
+            let (oracle, stop, told) = (Arc::clone(oracle), Arc::clone(&stop), Arc::clone(&told));
+            let (mut client, tag) = (server.client(), format!("{tag}.{who}"));
+            std::thread::spawn(move || {
+                let filler = "x".repeat(600);
+                for n in 0_u64.. {
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let (session, text) = (format!("s-{}", n % 3), format!("{tag}.{n} {filler}"));
+                    oracle.attempt(&session, "user", &text);
+                    oracle.attempt(&session, "assistant", &text);
+                    let Ok(reply) = client.try_post("/api/chat", &json!({"session_id": session, "message": text}))
+                    else {
+                        return;
+                    };
+                    *told.lock().unwrap().entry(reply.status).or_default() += 1;
+                    if reply.status != 200 {
+                        assert!(matches!(reply.status, 503 | 507), "{}", reply.text());
+                        std::thread::park_timeout(Duration::from_millis(5));
+                        continue;
+                    }
+                    let reply = reply.json();
+                    oracle.acknowledge(&session, "user", &text, &reply["user_message_id"]);
+                    oracle.acknowledge(&session, "assistant", &text, &reply["assistant_message_id"]);
+                }
+            })
+        };
+        let threads = (0..CLIENTS).map(one).collect();
+        Self { stop, told, threads }
+    }
+
+    fn told(&self, status: u16) -> usize {
+        self.told.lock().unwrap().get(&status).copied().unwrap_or(0)
+    }
+
+    /// Waits until `more` further clients were told `status`.
+    #[track_caller]
+    fn wait_for(&self, status: u16, more: usize) {
+        let before = self.told(status);
+        wait_until(&format!("{more} answers of {status}"), PATIENCE, || self.told(status) >= before + more);
+    }
+
+    fn end(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads {
+            if let Err(panic) = thread.join() {
+                std::panic::resume_unwind(panic);
+            }
+        }
+    }
+}
+
+fn readyz(server: &Server) -> u16 {
+    server.client().get("/readyz").status
+}
+
+fn journal(server: &Server) -> serde_json::Value {
+    server.client().get("/api/storage/status").json()["journal"].clone()
+}
+
+/// After the fault: everything acknowledged is there, now, after a kill and after an ordered stop.
+fn all_is_there(server: &mut Server, oracle: &Oracle) {
+    wait_until("the server is ready again", PATIENCE, || readyz(server) == 200);
+    oracle.check(server, "", 8);
+    server.kill9();
+    server.start_again();
+    oracle.check(server, "", 8);
+    server.restart();
+    oracle.check(server, "", 8);
+}
+
+#[test]
+fn a_sync_that_fails_is_told_and_the_server_goes_on_in_a_new_segment_by_itself() {
+    for fsync in ["always", "interval"] {
+        let options = Options::default().set("journal.fsync", fsync).set("journal.fsync_interval_ms", 20);
+        let mut server = Server::start(options);
+        let oracle = Arc::new(Oracle::default());
+        let load = Load::start(&server, &oracle, "eio");
+        for _ in 0..3 {
+            load.wait_for(200, 50);
+            let fault = Injection::start(server.pid(), "fdatasync,fsync:error=EIO");
+            load.wait_for(503, 5);
+            wait_until("it is not ready", PATIENCE, || readyz(&server) == 503);
+            assert_eq!(journal(&server)["status"], "error");
+            drop(fault);
+            load.wait_for(200, 50);
+        }
+        load.end();
+        all_is_there(&mut server, &oracle);
+        assert!(server.log().contains("is ready"), "{fsync}");
+    }
+}
+
+#[test]
+fn a_write_that_fails_or_ends_short_is_told_and_nothing_of_it_counts() {
+    for fsync in ["always", "never"] {
+        let mut server = Server::start(Options::default().set("journal.fsync", fsync));
+        let oracle = Arc::new(Oracle::default());
+        let load = Load::start(&server, &oracle, "short");
+        let faults = [
+            ("pwrite64:error=EIO", 503),
+            ("pwrite64:error=ENOSPC", 507),
+            ("pwrite64:error=EIO:when=1+7", 503),
+            ("pwrite64:error=EFBIG:when=2+3", 503),
+        ];
+        for (fault, status) in faults {
+            load.wait_for(200, 50);
+            let fault = Injection::start(server.pid(), fault);
+            load.wait_for(status, 1);
+            drop(fault);
+            load.wait_for(200, 50);
+        }
+        load.end();
+        all_is_there(&mut server, &oracle);
+    }
+}
+
+#[test]
+fn a_full_disk_is_foretold_refused_with_507_and_over_once_there_is_room() {
+    let options = Options::default()
+        .set("journal.segment_bytes", 1 << 20)
+        .set("journal.checkpoint_seconds", 1)
+        .set("server.max_body_bytes", 100_000);
+    let mut server = Server::prepared(options);
+    let tmpfs = Tmpfs::mount(&server.data(), 48);
+    server.start_again();
+    let oracle = Arc::new(Oracle::default());
+    let load = Load::start(&server, &oracle, "full");
+    load.wait_for(200, 100);
+    assert_eq!(journal(&server)["warnings"], json!([]));
+    // Somebody else takes nearly all of it.
+    let ballast = server.data().join("ballast");
+    let mut file = File::create(&ballast).unwrap();
+    let mut take = |left: u64| {
+        while journal(&server)["disk_free_bytes"].as_u64().unwrap() > left {
+            if file.write_all(&[1; 64 * 1024]).is_err() {
+                return;
+            }
+        }
+    };
+    take(4 << 20);
+    assert_eq!(journal(&server)["warnings"], json!(["disk_low"]));
+    wait_until("the log warns", PATIENCE, || server.log().contains("is nearly full"));
+    assert_eq!(load.told(507), 0, "the warning comes before the refusal");
+    take(0);
+    load.wait_for(507, 5);
+    wait_until("it is not ready", PATIENCE, || readyz(&server) == 503);
+    assert_eq!(journal(&server)["status"], "full");
+    // Reading goes on.
+    assert_eq!(server.client().history("s-0", "&limit=3")["messages"].as_array().unwrap().len(), 3);
+    drop(file);
+    fs::remove_file(&ballast).unwrap();
+    load.wait_for(200, 100);
+    load.end();
+    all_is_there(&mut server, &oracle);
+    drop(tmpfs);
+}
+
+#[test]
+fn drained_segments_go_first_when_the_disk_is_full() {
+    let mut server = Server::prepared(Options::default());
+    // The transcripts stand elsewhere, so that only the journal fills this one.
+    let transcripts = server.folder().join("transcripts");
+    let options = Options::default()
+        .set("journal.segment_bytes", 256 * 1024)
+        .set("journal.checkpoint_seconds", 1)
+        .set("server.max_body_bytes", 20_000)
+        .set("mongo.cache.disk_path", transcripts.to_str().unwrap());
+    server.reconfigure(options);
+    let tmpfs = Tmpfs::mount(&server.data(), 4);
+    server.start_again();
+    let mut client = server.client();
+    let deadline = Instant::now() + PATIENCE;
+    let mut sent = 0;
+    let text = "x".repeat(10_000);
+    // Four times what fits there.
+    while sent < 800 {
+        assert!(Instant::now() < deadline, "it does not go on");
+        let reply = client.post("/api/chat", &json!({"session_id": "s", "message": format!("{sent} {text}")}));
+        match reply.status {
+            200 => sent += 1,
+            507 | 503 => std::thread::park_timeout(Duration::from_millis(20)),
+            other => panic!("{other}: {}", reply.text()),
+        }
+    }
+    let first = journal(&server)["first_sequence"].as_u64().unwrap();
+    assert!(first > 1, "the oldest went");
+    drop(client);
+    server.kill9();
+    server.start_again();
+    let lines = fs::read_to_string(transcripts.join("s.jsonl")).unwrap().lines().count();
+    assert!(lines >= 2 * sent, "{lines} lines for {sent} turns");
+    drop(tmpfs);
+}
+
+#[test]
+fn a_slow_disk_makes_senders_wait_and_nobody_else() {
+    let mut server = Server::start(Options::default());
+    let oracle = Arc::new(Oracle::default());
+    server.client().chat("s-0", "before");
+    let fault = Injection::start(server.pid(), "fdatasync:delay_enter=400ms");
+    let load = Load::start(&server, &oracle, "slow");
+    load.wait_for(200, 4);
+    for _ in 0..20 {
+        let asked = Instant::now();
+        assert_eq!(journal(&server)["status"], "ok");
+        server.client().history("s-0", "&limit=1");
+        assert!(asked.elapsed() < Duration::from_millis(300), "status and history waited for the disk");
+    }
+    load.end();
+    drop(fault);
+    all_is_there_but_one(&mut server, &oracle);
+}
+
+/// As [`all_is_there`], with what was sent before the oracle came.
+fn all_is_there_but_one(server: &mut Server, oracle: &Oracle) {
+    oracle.attempt("s-0", "user", "before");
+    oracle.attempt("s-0", "assistant", "before");
+    all_is_there(server, oracle);
+}
+
+#[test]
+fn a_read_only_data_folder_is_exit_1_and_named() {
+    let server = Server::prepared(Options::default());
+    let tmpfs = Tmpfs::mount(&server.data(), 8);
+    tmpfs.read_only();
+    let output = support::server::run(&mut server.command());
+    let said = support::server::said(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("data") && said.contains("Read-only"), "{said}");
+}
