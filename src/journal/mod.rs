@@ -25,6 +25,22 @@
 //! | `record.rs` | payloads: messages, erasures, aborts, context-clears |
 //! | `frame.rs` | the bytes |
 //!
+//! What happens when something fails, and where to read it:
+//!
+//! | what | then | where |
+//! |---|---|---|
+//! | a write or a sync | the batch is refused, its keys forgotten; the file is never written or synced again | `Writer::fail`, `Shared::end` |
+//! | … and after it | a new segment that begins with what was refused, or was acknowledged and not synced; the latter is in it | `Writer::mend` |
+//! | … and that too | appends are refused at once for a while, readers go on, the janitor tries every second | `Shared::append`, `Journal::tend` |
+//! | no room for the next segment | the batch is refused whole, before its first byte; drained segments go | `Writer::make_room`, `Journal::prune` |
+//! | `max_bytes` reached by what is not drained | refused with "full"; nothing is dropped | `Writer::prepare` |
+//! | a kill, a power cut | the last segment is walked, its tail cut after a copy; a request that is not whole is voided | `recover` |
+//! | damage in a segment | stepped over by resynchronising; a copy is kept | `Scanner::resynchronise`, `Recovery::keep_gaps` |
+//! | damage in a header | rebuilt from the digest or the first intact frame | `inventory::take` |
+//! | a digest or the checkpoint missing or damaged | made anew by walking; "from the start" | `Digest::load`, `Checkpoint::load` |
+//! | a panic while publishing | the batch is refused, the process stops in order | `PanicGuard` |
+//! | a second process, a newer format | the start ends, naming it | `Lock::take`, `inventory::header` |
+//!
 //! Knows nothing of sessions, caches, transcripts, MongoDB or HTTP: its records go to the publisher it was opened with.
 
 mod checkpoint;
