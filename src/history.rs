@@ -121,12 +121,12 @@ impl History {
     pub fn read(&self, ask: &Ask) -> io::Result<Answer> {
         let query = self.query(ask);
         let held = self.cache.look(&ask.session, |held| Kept::of(held, &query));
-        if let Some(answer) = held.as_ref().and_then(|held| self.from_cache(held, &query)) {
+        if let Some(answer) = held.as_ref().and_then(|held| self.cached(held, &query)) {
             return Ok(answer);
         }
         if self.would_warm(held.as_ref(), &query)
             && let Some(warm) = self.warm_up(&ask.session, &query)?
-            && let Some(mut answer) = self.from_cache(&warm, &query)
+            && let Some(mut answer) = self.cached(&warm, &query)
         {
             mark(&mut answer, held.as_ref().and_then(|held| held.oldest));
             return Ok(answer);
@@ -171,7 +171,7 @@ impl History {
     }
 
     /// Answers from the cache alone, if what it holds reaches far enough.
-    fn from_cache(&self, held: &Kept, query: &Query) -> Option<Answer> {
+    fn cached(&self, held: &Kept, query: &Query) -> Option<Answer> {
         let oldest = held.oldest?;
         // Everything behind `after` is held when the run starts at or before it, or when what was let go of ends there: so it
         // is with what has expired.

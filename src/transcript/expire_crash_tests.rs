@@ -3,12 +3,16 @@
 //! Compiled under `#[cfg(test)]` only. What is asked each time: every line that was synced and has not expired is there
 //! once, in order.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::bounded;
 
 use super::expire_tests::{expire_before, one_day, short, sweep};
 use super::tests::*;
 use super::*;
-use crate::disk::sim::{Fault, Random, SimDisk};
+use crate::disk::sim::{Fault, Random, SimDisk, SimFile};
 
 const FOLDER: &str = "/chats";
 
@@ -23,7 +27,9 @@ fn fill(transcripts: &Transcripts<SimDisk>, numbers: std::ops::RangeInclusive<u6
     }
 }
 
-fn feed(published: u64) -> impl FnMut(u64, &mut dyn FnMut(u64, &Message)) -> io::Result<u64> {
+type Take<'a> = &'a mut dyn FnMut(u64, &Message);
+
+fn feed(published: u64) -> impl FnMut(u64, Take<'_>) -> io::Result<u64> {
     move |after, take| {
         (after + 1..=published).for_each(|number| take(number, &short("s", number)));
         Ok(published)
@@ -33,7 +39,7 @@ fn feed(published: u64) -> impl FnMut(u64, &mut dyn FnMut(u64, &Message)) -> io:
 /// What the worker does until everything that was appended, from `first` on, is safe.
 fn flush(transcripts: &Transcripts<SimDisk>, first: u64, last: u64) {
     let session = SessionId::new("s").unwrap();
-    if transcripts.sync([&session].into_iter()).unwrap() != [] {
+    if !transcripts.sync([&session].into_iter()).unwrap().is_empty() {
         transcripts.mark_behind(&session, first, last);
     }
     transcripts.rebuild(feed(last)).unwrap();
@@ -202,4 +208,136 @@ fn a_sync_beside_appends_and_sweeps_claims_no_line_that_a_power_cut_takes() {
         }
     }
     assert!(swept_before > 100, "{swept_before} transcripts were ever written anew");
+}
+
+/// A disk whose file syncs call back, with their thread, before they happen and after.
+#[derive(Clone)]
+struct Hooked(SimDisk, Hook);
+
+type Hook = Arc<dyn Fn(When) + Send + Sync>;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum When {
+    BeforeSync,
+    AfterSync,
+}
+
+struct HookedFile(SimFile, Hook);
+
+impl Hooked {
+    fn file(&self, file: io::Result<SimFile>) -> io::Result<HookedFile> {
+        Ok(HookedFile(file?, self.1.clone()))
+    }
+}
+
+impl Disk for Hooked {
+    type File = HookedFile;
+
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        self.0.create_dir_all(path)
+    }
+    fn list(&self, path: &Path) -> io::Result<Vec<String>> {
+        self.0.list(path)
+    }
+    fn create(&self, path: &Path) -> io::Result<HookedFile> {
+        self.file(self.0.create(path))
+    }
+    fn open(&self, path: &Path) -> io::Result<HookedFile> {
+        self.file(self.0.open(path))
+    }
+    fn open_read(&self, path: &Path) -> io::Result<HookedFile> {
+        self.file(self.0.open_read(path))
+    }
+    fn open_append(&self, path: &Path) -> io::Result<HookedFile> {
+        self.file(self.0.open_append(path))
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.0.rename(from, to)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.0.remove(path)
+    }
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.0.sync_dir(path)
+    }
+    fn sync_all(&self, path: &Path) -> io::Result<()> {
+        self.0.sync_all(path)
+    }
+}
+
+impl DiskFile for HookedFile {
+    fn byte_len(&self) -> io::Result<u64> {
+        self.0.byte_len()
+    }
+    fn read_at(&self, to: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.0.read_at(to, offset)
+    }
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_all_at(bytes, offset)
+    }
+    fn sync(&self) -> io::Result<()> {
+        (self.1)(When::BeforeSync);
+        self.0.sync()?;
+        (self.1)(When::AfterSync);
+        Ok(())
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+}
+
+/// A line is appended when the new file was just synced, the worker's sync opens the old file, and only then the files
+/// are exchanged: the moment in which a sync could speak for a line that stands nowhere durable.
+fn sync_in_the_middle_of_a_sweep(disk: &SimDisk) -> (Arc<AtomicU64>, Vec<SessionId>) {
+    const PATIENCE: Duration = Duration::from_millis(100);
+    let (to_worker, told) = bounded::<()>(1);
+    let (to_sweep, worker_is_in) = bounded::<()>(1);
+    let (to_sync, swept) = bounded::<()>(1);
+    let the_transcripts: Arc<OnceLock<Transcripts<Hooked>>> = Arc::default();
+    let (hook_transcripts, sweeper, syncs) =
+        (the_transcripts.clone(), Arc::new(OnceLock::new()), Arc::new(AtomicU64::new(0)));
+    let hook_sweeper = sweeper.clone();
+    let hook: Hook = Arc::new(move |when| {
+        let Some(sweeper) = hook_sweeper.get() else { return };
+        if *sweeper != std::thread::current().id() {
+            if when == When::BeforeSync {
+                let _ = to_sweep.send(());
+                // With one lock for both this is in vain.
+                let _ = swept.recv_timeout(PATIENCE);
+            }
+        } else if when == When::AfterSync && syncs.fetch_add(1, Ordering::Relaxed) == 1 {
+            let transcripts = hook_transcripts.get().unwrap();
+            transcripts.append(&SessionId::new("s").unwrap(), &[(24, &short("s", 24))]);
+            to_worker.send(()).unwrap();
+            let _ = worker_is_in.recv_timeout(PATIENCE);
+        }
+    });
+    let (now, open_max) = (Arc::new(AtomicU64::new(0)), NonZeroUsize::new(2).unwrap());
+    let transcripts = Transcripts::open(Hooked(disk.clone(), hook), Path::new(FOLDER), open_max).unwrap();
+    let transcripts = the_transcripts.get_or_init(|| transcripts.expiring(one_day(&now)));
+    let session = SessionId::new("s").unwrap();
+    (1..=23).for_each(|number| _ = transcripts.append(&session, &[(number, &short("s", number))]));
+    expire_before(&now, 11);
+    let unsafe_ones = std::thread::scope(|scope| {
+        let worker = scope.spawn(|| {
+            told.recv().unwrap();
+            transcripts.sync([&session].into_iter()).unwrap()
+        });
+        sweeper.set(std::thread::current().id()).unwrap();
+        assert_eq!(sweep(transcripts).0.rewritten, 1);
+        let _ = to_sync.send(());
+        worker.join().unwrap()
+    });
+    (now, unsafe_ones)
+}
+
+#[test]
+fn a_sync_in_the_middle_of_a_sweep_speaks_for_the_file_that_has_the_name_in_the_end() {
+    for seed in 0..8 {
+        let disk = SimDisk::default();
+        let (now, unsafe_ones) = sync_in_the_middle_of_a_sweep(&disk);
+        assert_eq!(unsafe_ones, []);
+        disk.power_cut(&mut Random(seed));
+        assert_eq!(numbers(&open(&disk, &now), "s", 11), (11..=24).collect::<Vec<_>>(), "seed {seed}");
+    }
 }
