@@ -43,6 +43,8 @@ const REST_BYTES: u64 = 64 * 1024;
 const REST_BYTES_MAX: u64 = 1 << 20;
 /// How often it is tried to get the rest that small.
 const ROUNDS_MAX: usize = 8;
+/// So many looks are as much work as one transcript written anew, about: that waits for the disk three times.
+const LOOKS_OF_A_REWRITE: usize = 20;
 /// Copied between two looks whether to go on.
 const PIECE_BYTES: u64 = 8 << 20;
 
@@ -105,9 +107,11 @@ impl<D: Disk> Transcripts<D> {
         Ok(Sweep { names, ..Sweep::default() })
     }
 
-    /// Looks at up to `files` more transcripts, as long as `go_on` says so. Whether some are left.
+    /// Looks at up to `files` more transcripts, fewer where some are written anew, as long as `go_on` says so. Whether some
+    /// are left.
     pub fn sweep_on(&self, sweep: &mut Sweep, files: usize, go_on: &dyn Fn() -> bool) -> bool {
-        for _ in 0..files {
+        let mut worked = 0;
+        while worked < files {
             let Some(bound) = self.expiry.bound().filter(|_| go_on()) else { break };
             let Some(session) = sweep.names.pop().and_then(|name| SessionId::from_file_name(&name)) else { break };
             let outcome = self.expire(&session, bound, go_on).unwrap_or_else(|e| {
@@ -116,6 +120,7 @@ impl<D: Disk> Transcripts<D> {
                 Outcome::Left
             });
             sweep.swept.count(outcome);
+            worked += if outcome == Outcome::Left { 1 } else { LOOKS_OF_A_REWRITE };
         }
         !sweep.names.is_empty()
     }
