@@ -31,7 +31,8 @@ impl Fixture {
         config.journal.fsync = Fsync::Never;
         adapt(&mut config);
         let open_max = NonZeroUsize::new(4).unwrap();
-        let transcripts = Arc::new(open_transcripts(&config, open_max).unwrap());
+        let expiry = Expiry::new(config.mongo.ttl, clock.clone());
+        let transcripts = Arc::new(open_transcripts(&config, open_max).unwrap().expiring(expiry));
         let cache = Arc::new(Cache::new(&config.mongo.cache));
         let opened =
             Recorder::open(&config, clock.clone(), &transcripts, cache.clone(), Box::new(|| panic!("it panicked")))
@@ -214,8 +215,9 @@ impl Fixture {
 }
 
 #[test]
-fn at_the_boundary_cache_and_history_agree_to_the_microsecond() {
+fn at_the_boundary_cache_history_and_transcript_agree_to_the_microsecond() {
     let (now, fixture, ids) = with_a_ttl();
+    let mut changed = 0;
     for gone in 0..=10 {
         now.store(ids[0].time().micros() + 86_400_000_000 + gone as u64, Ordering::Relaxed);
         // Before the cache was swept and after.
@@ -227,7 +229,19 @@ fn at_the_boundary_cache_and_history_agree_to_the_microsecond() {
         let found = |id| fixture.history.find(&ask(None, None).session, id).unwrap().is_some();
         assert!(gone == 0 || !found(ids[gone - 1]));
         assert!(gone == 10 || found(ids[gone]));
+        let mut sweep = fixture.transcripts.sweep().unwrap();
+        while fixture.transcripts.sweep_on(&mut sweep, 10, &|| true) {}
+        let page = fixture.transcripts.read(&ask(None, None).session, &fixture.history.newest_of(500)).unwrap();
+        let there: Vec<Id> = page.messages.iter().map(|message| message.id()).collect();
+        let now_changed = sweep.swept.rewritten + sweep.swept.removed;
+        changed += now_changed;
+        assert!(
+            if now_changed > 0 { there == ids[gone..] } else { there.ends_with(&ids[gone..]) },
+            "{gone}: {there:?}"
+        );
+        assert_eq!(fixture.shown(), (ids[gone..].to_vec(), 10 - gone), "the files changed nothing");
     }
+    assert!(changed > 3, "{changed}");
 }
 
 #[test]
