@@ -2,7 +2,7 @@
 //!
 //! Order of the start: signals, limits, journal (locked, mended), transcripts brought up to it, worker, listeners. The
 //! listeners come last: whoever reaches one finds everything ready. Order of the stop, under one deadline: listeners
-//! (requests in flight finish), worker (flushes, stores the checkpoint), the journal's last sync.
+//! (requests in flight finish), janitor, worker (flushes, stores the checkpoint), the journal's last sync.
 
 use std::fs::DirBuilder;
 use std::io::Write;
@@ -21,8 +21,9 @@ use crate::cache::Cache;
 use crate::chat::Chat;
 use crate::config::{Config, Fsync};
 use crate::history::History;
+use crate::janitor::Sweeper;
 use crate::journal::Journal;
-use crate::message::Clock;
+use crate::message::{Clock, Expiry};
 use crate::recorder::{Recorder, open_transcripts};
 use crate::server::{local, tcp};
 use crate::signals::{self, Cause, Stopper};
@@ -74,7 +75,7 @@ impl App {
         let open_max = NonZeroUsize::new(share.transcripts).unwrap_or(NonZeroUsize::MIN);
         let folder = &config.mongo.cache.disk_path;
         let transcripts = open_transcripts(config, open_max).with_context(|| folder.display().to_string())?;
-        let transcripts = Arc::new(transcripts);
+        let transcripts = Arc::new(transcripts.expiring(Expiry::new(config.mongo.ttl, clock.clone())));
         let cache = Arc::new(Cache::new(&config.mongo.cache));
         let on_panic = {
             let stopper = stopper.clone();
@@ -87,7 +88,9 @@ impl App {
         let history =
             Arc::new(History::new(config, clock.clone(), cache.clone(), transcripts.clone(), journal.clone()));
         let recorder = Arc::new(opened.recorder);
-        let background = background(config, &clock, stopper, &journal, opened.channel, transcripts, &progress)?;
+        let sweeper = sweeper(config, &clock, &cache, &transcripts);
+        let background =
+            background(config, &clock, stopper, &journal, opened.channel, (transcripts, sweeper), &progress)?;
 
         let status = Status {
             config: config.clone(),
@@ -189,6 +192,13 @@ impl Background {
     }
 }
 
+/// What removes the expired from everywhere it stands.
+fn sweeper(config: &Config, clock: &Clock, cache: &Arc<Cache>, transcripts: &Arc<Transcripts>) -> Sweeper {
+    let copies = [&config.mongo.cache.disk_path, &config.journal.path].map(|folder| folder.join("quarantine"));
+    let rule = (Expiry::new(config.mongo.ttl, clock.clone()), clock.clone());
+    Sweeper::new(cache.clone(), transcripts.clone(), copies.to_vec(), rule, Instant::now())
+}
+
 /// The threads behind the write path, in the order of their stop.
 fn background(
     config: &Config,
@@ -196,15 +206,16 @@ fn background(
     stopper: &Stopper,
     journal: &Arc<Journal>,
     channel: Receiver<crate::journal::Record>,
-    transcripts: Arc<Transcripts>,
+    (transcripts, sweeper): (Arc<Transcripts>, Sweeper),
     progress: &Arc<Progress>,
 ) -> anyhow::Result<Vec<Background>> {
     let sink = TranscriptSink::new(transcripts, journal.clone());
     let worker =
         Worker::new(journal.clone(), channel, sink, clock.clone(), &config.journal, journal.start(), progress.clone());
-    let mut threads = vec![Background::start("chat-worker", stopper, move |stop| worker.run(stop))?];
     let tended = journal.clone();
-    threads.push(Background::start("janitor", stopper, move |stop| janitor::run(&tended, stop))?);
+    // The janitor ends first: the worker's last sync waits for a transcript that it writes anew.
+    let mut threads = vec![Background::start("janitor", stopper, move |stop| janitor::run(&tended, sweeper, stop))?];
+    threads.push(Background::start("chat-worker", stopper, move |stop| worker.run(stop))?);
     if config.journal.fsync == Fsync::Interval {
         let synced = journal.clone();
         threads.push(Background::start("journal-sync", stopper, move |stop| synced.sync_by_interval(stop))?);

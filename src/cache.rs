@@ -8,6 +8,10 @@
 //! message, and a warm-up ([`Cache::reserve`], read, [`Cache::fill`]) counts only if the session stayed in between and let
 //! nothing of its old end go: else there could be a hole between what was read and what is held.
 //!
+//! What has expired leaves from the old end like anything that gives way. It does not make a session whole: by a clock
+//! that is turned back it has not expired, and still stands in the transcript. What a session let go of last is noted
+//! instead, and whoever asks only for what lies behind that, as every reader with a TTL soon does, is answered from here.
+//!
 //! Knows nothing of files or of what is asked for.
 
 #[cfg(test)]
@@ -46,6 +50,8 @@ struct Session {
     whole: bool,
     /// It holds less than the limit of messages, and a warm-up would not change that.
     cut: bool,
+    /// The newest message that it let go of: whatever is newer is held.
+    let_go: Option<Id>,
     stay: u64,
     /// Its old end gave way since it got its stay.
     receded: bool,
@@ -60,6 +66,8 @@ pub struct Held<'a> {
     pub whole: bool,
     /// A warm-up would bring in no more than this.
     pub cut: bool,
+    /// Everything newer than this is held; `None` when nothing was let go of yet.
+    pub let_go: Option<Id>,
 }
 
 /// A warm-up under way.
@@ -126,7 +134,7 @@ impl Cache {
     pub fn look<T>(&self, session: &SessionId, look: impl FnOnce(Held<'_>) -> T) -> Option<T> {
         let mut inner = self.inner.lock().expect("no holder panics");
         let held = inner.sessions.get(session)?;
-        Some(look(Held { messages: &held.messages, whole: held.whole, cut: held.cut }))
+        Some(look(Held { messages: &held.messages, whole: held.whole, cut: held.cut, let_go: held.let_go }))
     }
 
     /// Begins a warm-up: from here on the session's new messages are kept. Read the older ones now and [`Cache::fill`].
@@ -174,6 +182,26 @@ impl Cache {
         }
     }
 
+    /// Lets go of every message before `bound`, and of sessions that have no other. Returns how many messages went.
+    ///
+    /// Everybody waits meanwhile; of a session without such messages only its oldest one is looked at.
+    pub fn expire(&self, bound: Id) -> usize {
+        let mut inner = self.inner.lock().expect("no holder panics");
+        let before = inner.messages;
+        let is_old = |held: &Session| held.messages.front().is_some_and(|oldest| oldest.id() < bound);
+        let old = inner.sessions.iter().filter(|(_, held)| is_old(held));
+        let old: Vec<SessionId> = old.map(|(session, _)| session.clone()).collect();
+        for session in &old {
+            inner.expire(session, bound);
+        }
+        before - inner.messages
+    }
+
+    /// The same for one session, after a warm-up.
+    pub fn expire_one(&self, session: &SessionId, bound: Id) {
+        self.inner.lock().expect("no holder panics").expire(session, bound);
+    }
+
     /// The most bytes a warm-up should bring in: more of one session would push all others out.
     #[must_use]
     pub fn warm_bytes_max(&self) -> usize {
@@ -189,11 +217,15 @@ impl Cache {
 
 impl Session {
     fn new(whole: bool, stay: u64) -> Self {
-        Self { messages: VecDeque::new(), bytes: SESSION_BYTES, whole, cut: false, stay, receded: false }
+        let messages = VecDeque::new();
+        Self { messages, bytes: SESSION_BYTES, whole, cut: false, let_go: None, stay, receded: false }
     }
 
     fn pop_front(&mut self) {
-        self.bytes -= self.messages.pop_front().map_or(0, |message| message.memory_bytes());
+        let Some(oldest) = self.messages.pop_front() else { return };
+        self.bytes -= oldest.memory_bytes();
+        // All behind it is held, for the run has no holes; that it may have let go of newer ones once says less.
+        self.let_go = Some(oldest.id());
         self.whole = false;
         self.receded = true;
     }
@@ -236,6 +268,21 @@ impl Inner {
         }
         self.bytes = self.bytes + held.bytes - bytes;
         self.messages = self.messages + held.messages.len() - messages;
+    }
+
+    /// Lets go of a session's messages before `bound`, and of the session when it has no other. A warm-up of it under way
+    /// is dropped either way.
+    fn expire(&mut self, session: &SessionId, bound: Id) {
+        let mut emptied = false;
+        self.change(session, |held| {
+            while held.messages.front().is_some_and(|oldest| oldest.id() < bound) {
+                held.pop_front();
+                emptied = held.messages.is_empty();
+            }
+        });
+        if emptied && let Some(held) = self.sessions.pop(session) {
+            self.bytes -= held.bytes;
+        }
     }
 
     /// Lets sessions go, the longest unused first, until the bytes fit; the last one is cut

@@ -67,7 +67,7 @@ pub struct Outcome {
     pub user: Id,
     /// The assistant's message; `None` without a responder and for a new context.
     pub reply: Option<Id>,
-    /// What to say; `None` when the message is only recorded.
+    /// What to say; `None` when the message is only recorded, and when what was said before is no longer kept.
     pub text: Option<String>,
     /// The key came before: nothing was recorded now.
     pub duplicate: bool,
@@ -103,9 +103,9 @@ impl Chat {
         // The reply carries the key too: after a restart it is found by it.
         drafts.push(journal::Draft::Message { line: reply, key, reply_to: ReplyTo::Previous });
         let kept = self.recorder.record(drafts)?;
-        let text = if is_before(&kept[1]) { self.said_before(turn.session, kept[1].id())? } else { text };
+        let text = if is_before(&kept[1]) { self.said_before(turn.session, kept[1].id())? } else { Some(text) };
         let (user, reply) = (kept[0].id(), kept[1].id());
-        Ok(Outcome { user, reply: Some(reply), text: Some(text), duplicate: is_before(&kept[0]) })
+        Ok(Outcome { user, reply: Some(reply), text, duplicate: is_before(&kept[0]) })
     }
 
     fn clear(&self, turn: &Turn<'_>, key: Option<Key>) -> Result<Outcome, Refusal> {
@@ -116,11 +116,11 @@ impl Chat {
         Ok(Outcome { user, reply: None, text: Some(CLEARED.into()), duplicate })
     }
 
-    /// The text of a reply that was given before.
-    fn said_before(&self, session: &SessionId, id: Id) -> Result<String, Refusal> {
+    /// The text of a reply that was given before; `None` when it has expired since. Then the retry still learns that its
+    /// message was taken, and by which ids: with an error it would come again for ever.
+    fn said_before(&self, session: &SessionId, id: Id) -> Result<Option<String>, Refusal> {
         match self.history.find(session, id) {
-            Ok(Some(message)) => Ok(message.text()),
-            Ok(None) => Err(Refusal::Unavailable("the answer given before is no longer kept".into())),
+            Ok(message) => Ok(message.map(|message| message.text())),
             Err(e) => Err(Refusal::Unavailable(format!("the answer given before cannot be read: {e}"))),
         }
     }
@@ -176,4 +176,60 @@ fn key_of(
     // Lengths first, so that no two contents run into the same bytes.
     let lengths = format!("{} {} ", role.len(), text.len());
     Key::new(session, key, &[lengths.as_bytes(), role.as_bytes(), text.as_bytes(), &rest])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::cache::Cache;
+    use crate::config::{Config, ResponderKind};
+    use crate::message::{Clock, Expiry};
+    use crate::recorder::open_transcripts;
+    use crate::responder;
+
+    const DAY: u64 = 86_400;
+
+    #[test]
+    fn a_retry_whose_turn_has_expired_since_learns_its_ids_and_stores_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let now = Arc::new(AtomicU64::new(1_790_000_000_000_000));
+        let clock = Clock::fixed(now.clone());
+        let mut config = Config::defaults(Some(folder.path())).unwrap();
+        config.mongo.ttl = Some(Duration::from_secs(DAY));
+        let expiry = Expiry::new(config.mongo.ttl, clock.clone());
+        let transcripts = open_transcripts(&config, NonZeroUsize::MIN).unwrap().expiring(expiry.clone());
+        let (transcripts, cache) = (Arc::new(transcripts), Arc::new(Cache::new(&config.mongo.cache)));
+        let panics = Box::new(|| panic!("it panicked"));
+        let opened = Recorder::open(&config, clock.clone(), &transcripts, cache.clone(), panics).unwrap();
+        let journal = opened.journal.clone();
+        let history = History::new(&config, clock, cache.clone(), transcripts.clone(), journal.clone());
+        let chat = Chat::new(Arc::new(opened.recorder), Arc::new(history), responder::new(ResponderKind::Echo));
+        let session = SessionId::new("s").unwrap();
+        let turn = Turn { session: &session, text: "hi", metadata: None, transport: "rest", key: Some("k") };
+        let first = chat.say(&turn).unwrap();
+        assert!(!first.duplicate && first.text.is_some());
+        assert_eq!(chat.say(&turn).unwrap(), Outcome { duplicate: true, ..first.clone() });
+        // Expired by the clock, then also gone from memory and disk.
+        now.fetch_add((DAY + 1) * 1_000_000, Ordering::Relaxed);
+        for removed in [false, true] {
+            if removed {
+                cache.expire(expiry.bound().unwrap());
+                let mut sweep = transcripts.sweep().unwrap();
+                while transcripts.sweep_on(&mut sweep, 10, &|| true) {}
+                assert_eq!(sweep.swept.removed, 1);
+            }
+            let again = chat.say(&turn).unwrap();
+            assert_eq!(again, Outcome { duplicate: true, text: None, ..first.clone() }, "{removed}");
+            assert_eq!(journal.published(), 2, "{removed}");
+        }
+        let other =
+            Given { session: &session, role: "user", text: "hi", metadata: None, vector_ids: &[], key: Some("k") };
+        assert_eq!(chat.record(&[other], "rest").unwrap(), [(first.user, true)]);
+        let later = Turn { key: Some("another"), ..turn };
+        assert!(!chat.say(&later).unwrap().duplicate);
+    }
 }

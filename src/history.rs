@@ -15,13 +15,12 @@ mod tests;
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::cache::{self, Cache, Extent};
 use crate::config::Config;
 use crate::journal::Journal;
 use crate::logging::Throttle;
-use crate::message::{Clock, Id, Message, SessionId, Timestamp};
+use crate::message::{Clock, Expiry, Id, Message, SessionId, Timestamp};
 use crate::transcript::{Direction, PAGE_BYTES_MAX, Page, Query, Transcripts};
 
 use lacking::Lacking;
@@ -34,8 +33,7 @@ pub struct History {
     cache: Arc<Cache>,
     transcripts: Arc<Transcripts>,
     journal: Arc<Journal>,
-    clock: Clock,
-    ttl: Option<Duration>,
+    expiry: Expiry,
     warm_messages: usize,
     scan_bytes_max: u64,
     warmed: Throttle,
@@ -109,8 +107,7 @@ impl History {
             cache,
             transcripts,
             journal,
-            clock,
-            ttl: config.mongo.ttl,
+            expiry: Expiry::new(config.mongo.ttl, clock),
             warm_messages: config.mongo.cache.max_messages_per_session,
             scan_bytes_max: config.history.max_scan_bytes,
             warmed: Throttle::new(WARM_LINES_PER_SECOND),
@@ -124,12 +121,12 @@ impl History {
     pub fn read(&self, ask: &Ask) -> io::Result<Answer> {
         let query = self.query(ask);
         let held = self.cache.look(&ask.session, |held| Kept::of(held, &query));
-        if let Some(answer) = held.as_ref().and_then(|held| from_cache(held, &query)) {
+        if let Some(answer) = held.as_ref().and_then(|held| self.cached(held, &query)) {
             return Ok(answer);
         }
         if self.would_warm(held.as_ref(), &query)
             && let Some(warm) = self.warm_up(&ask.session, &query)?
-            && let Some(mut answer) = from_cache(&warm, &query)
+            && let Some(mut answer) = self.cached(&warm, &query)
         {
             mark(&mut answer, held.as_ref().and_then(|held| held.oldest));
             return Ok(answer);
@@ -160,10 +157,7 @@ impl History {
     fn query(&self, ask: &Ask) -> Query {
         // The id before the least one of a time bounds that time from below.
         let since = ask.since.map(|time| Id::least_of(time).just_before());
-        let expired = self.ttl.map(|ttl| {
-            let ttl = u64::try_from(ttl.as_micros()).unwrap_or(u64::MAX);
-            Id::least_of(Timestamp::from_micros(self.clock.now().micros().saturating_sub(ttl))).just_before()
-        });
+        let expired = self.expiry.bound().map(Id::just_before);
         let until = ask.until.map(Id::least_of);
         Query {
             after: ask.after.max(since).max(expired),
@@ -174,6 +168,25 @@ impl History {
             bytes_max: self.scan_bytes_max,
             page_bytes_max: PAGE_BYTES_MAX,
         }
+    }
+
+    /// Answers from the cache alone, if what it holds reaches far enough.
+    fn cached(&self, held: &Kept, query: &Query) -> Option<Answer> {
+        let oldest = held.oldest?;
+        // Everything behind `after` is held when the run starts at or before it, or when what was let go of ends there: so it
+        // is with what has expired.
+        let ends_before = |after: Id| oldest <= after || held.let_go.is_some_and(|gone| gone <= after);
+        let reaches_after = held.whole || query.after.is_some_and(ends_before);
+        let enough = reaches_after || (query.direction == Direction::Newest && held.wanted.len() > query.limit);
+        enough.then(|| {
+            let found = held.wanted.iter().map(|message| (message.clone(), Source::Cache)).collect();
+            Answer { last_persisted_at: self.persisted_at(held.newest), ..take(found, query) }
+        })
+    }
+
+    /// When the newest message was sent, unless it has expired.
+    fn persisted_at(&self, newest: Option<Id>) -> Option<Timestamp> {
+        newest.filter(|newest| !self.expiry.has_expired(*newest)).map(Id::time)
     }
 
     /// Whether the newest messages of a session should be brought into the cache for this query.
@@ -202,6 +215,10 @@ impl History {
             _ => Extent::Cut,
         };
         let kept = self.cache.fill(session, stay, &page.messages, extent);
+        // What has expired was read with the rest, so that `whole` says what is in the file, by any clock.
+        if let Some(bound) = self.expiry.bound() {
+            self.cache.expire_one(session, bound);
+        }
         if let Some(left_out) = self.warmed.admit() {
             log::info!("[CHAT CACHE] Warmed up {session} with {kept} messages ({left_out} such lines were left out)");
         }
@@ -264,12 +281,12 @@ impl History {
     }
 
     fn newest(&self, ask: &Ask, held: &Kept, lacking: &Lacking) -> io::Result<Option<Timestamp>> {
-        let known = held.newest.or(lacking.reached);
-        if known.is_some() {
-            return Ok(known.map(Id::time));
+        let mut known = held.newest.or(lacking.reached);
+        if known.is_none() {
+            let page = self.transcripts.read(&ask.session, &self.newest_of(1))?;
+            known = page.messages.last().map(|message| message.id());
         }
-        let page = self.transcripts.read(&ask.session, &self.newest_of(1))?;
-        Ok(page.messages.last().map(|message| message.id().time()))
+        Ok(self.persisted_at(known))
     }
 }
 
@@ -282,6 +299,7 @@ struct Kept {
     count: usize,
     whole: bool,
     cut: bool,
+    let_go: Option<Id>,
     /// What of it is wanted, oldest first, from the side the page is filled from: one more than it takes, to tell that
     /// there are more.
     wanted: Vec<Arc<Message>>,
@@ -307,6 +325,7 @@ impl Kept {
             count: messages.len(),
             whole: held.whole,
             cut: held.cut,
+            let_go: held.let_go,
             wanted,
         }
     }
@@ -319,18 +338,6 @@ fn mark(answer: &mut Answer, held_from: Option<Id>) {
             *source = Source::Disk;
         }
     }
-}
-
-/// Answers from the cache alone, if what it holds reaches far enough.
-fn from_cache(held: &Kept, query: &Query) -> Option<Answer> {
-    let oldest = held.oldest?;
-    // Everything behind `after` is held when the run starts at or before it.
-    let reaches_after = held.whole || query.after.is_some_and(|after| oldest <= after);
-    let enough = reaches_after || (query.direction == Direction::Newest && held.wanted.len() > query.limit);
-    enough.then(|| {
-        let found = held.wanted.iter().map(|message| (message.clone(), Source::Cache)).collect();
-        Answer { last_persisted_at: held.newest.map(Id::time), ..take(found, query) }
-    })
 }
 
 /// The page out of everything that is wanted: what fits, but at least one message.

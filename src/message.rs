@@ -11,11 +11,13 @@
 //!
 //! Knows nothing of files, sockets or who answers.
 
+mod expiry;
 mod id;
 mod line;
 mod session;
 mod timestamp;
 
+pub use expiry::Expiry;
 pub use id::{Id, IdGenerator, InvalidId};
 pub use line::{Draft, LAYOUT, LINE_BYTES_MAX, Message, Metadata, Prepared, ROLE_BYTES_MAX, is_role};
 pub use session::{InvalidSession, SessionId};

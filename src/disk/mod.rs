@@ -12,6 +12,7 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::SystemTime;
 
 /// A file system, as far as we use one.
 pub trait Disk: Clone + Send + Sync + 'static {
@@ -69,6 +70,10 @@ pub trait DiskFile: Send + Sync + 'static {
     /// not tell.
     fn is_same(&self, _other: &Self) -> io::Result<bool> {
         Ok(true)
+    }
+    /// When it was last written to. A disk that keeps no times says now: nothing of it is old.
+    fn modified(&self) -> io::Result<SystemTime> {
+        Ok(SystemTime::now())
     }
 }
 
@@ -169,6 +174,10 @@ impl DiskFile for File {
     fn is_same(&self, other: &Self) -> io::Result<bool> {
         let (this, other) = (self.metadata()?, other.metadata()?);
         Ok((this.dev(), this.ino()) == (other.dev(), other.ino()))
+    }
+
+    fn modified(&self) -> io::Result<SystemTime> {
+        self.metadata()?.modified()
     }
 }
 

@@ -3,6 +3,8 @@
 //! Compiled under `#[cfg(test)]` only.
 
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use super::*;
 use crate::config::Fsync;
@@ -20,14 +22,18 @@ struct Fixture {
 
 impl Fixture {
     fn new(adapt: impl FnOnce(&mut Config)) -> Self {
+        Self::at(Clock::system(), adapt)
+    }
+
+    fn at(clock: Clock, adapt: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut config = Config::defaults(Some(folder.path())).unwrap();
         config.journal.fsync = Fsync::Never;
         adapt(&mut config);
         let open_max = NonZeroUsize::new(4).unwrap();
-        let transcripts = Arc::new(open_transcripts(&config, open_max).unwrap());
+        let expiry = Expiry::new(config.mongo.ttl, clock.clone());
+        let transcripts = Arc::new(open_transcripts(&config, open_max).unwrap().expiring(expiry));
         let cache = Arc::new(Cache::new(&config.mongo.cache));
-        let clock = Clock::system();
         let opened =
             Recorder::open(&config, clock.clone(), &transcripts, cache.clone(), Box::new(|| panic!("it panicked")))
                 .unwrap();
@@ -178,4 +184,93 @@ fn a_session_larger_than_the_cache_pushes_no_other_out_when_it_is_read() {
     assert!(!fixture.history.would_warm(held.as_ref(), &query), "every read would warm it up again");
     let left = (0..50).filter(|number| fixture.is_whole(&format!("other-{number}")).is_some()).count();
     assert!(left > 20, "{left} others are left");
+}
+
+/// A clock, a history with a TTL of a day by it, and ten messages a microsecond apart.
+fn with_a_ttl() -> (Arc<AtomicU64>, Fixture, Vec<Id>) {
+    let now = Arc::new(AtomicU64::new(1_790_000_000_000_000));
+    let fixture = Fixture::at(Clock::fixed(now.clone()), |config| {
+        config.mongo.ttl = Some(Duration::from_secs(86_400));
+    });
+    let ids: Vec<Id> = (0..10).map(|_| fixture.say("s", "user", 10)).collect();
+    assert_eq!(ids[9].time().micros() - ids[0].time().micros(), 9);
+    (now, fixture, ids)
+}
+
+impl Fixture {
+    fn shown(&self) -> (Vec<Id>, usize) {
+        let answer = self.history.read(&ask(None, None)).unwrap();
+        assert!(!answer.has_more && answer.incomplete.is_none());
+        let newest = answer.messages.last().map(|(message, _)| message.id().time());
+        assert_eq!(answer.last_persisted_at, newest);
+        let cached = answer.messages.iter().filter(|(_, source)| *source == Source::Cache).count();
+        (answer.messages.iter().map(|(message, _)| message.id()).collect(), cached)
+    }
+
+    fn expire(&self) {
+        if let Some(bound) = self.history.expiry.bound() {
+            self.cache.expire(bound);
+        }
+    }
+}
+
+#[test]
+fn at_the_boundary_cache_history_and_transcript_agree_to_the_microsecond() {
+    let (now, fixture, ids) = with_a_ttl();
+    let mut changed = 0;
+    for gone in 0..=10 {
+        now.store(ids[0].time().micros() + 86_400_000_000 + gone as u64, Ordering::Relaxed);
+        // Before the cache was swept and after.
+        assert_eq!(fixture.shown(), (ids[gone..].to_vec(), 10 - gone));
+        fixture.expire();
+        assert_eq!(fixture.shown(), (ids[gone..].to_vec(), 10 - gone), "what is left needs no file");
+        let held = fixture.cache.look(&ask(None, None).session, |held| held.messages.len());
+        assert_eq!(held.unwrap_or_default(), 10 - gone);
+        let found = |id| fixture.history.find(&ask(None, None).session, id).unwrap().is_some();
+        assert!(gone == 0 || !found(ids[gone - 1]));
+        assert!(gone == 10 || found(ids[gone]));
+        let mut sweep = fixture.transcripts.sweep().unwrap();
+        while fixture.transcripts.sweep_on(&mut sweep, 10, &|| true) {}
+        let page = fixture.transcripts.read(&ask(None, None).session, &fixture.history.newest_of(500)).unwrap();
+        let there: Vec<Id> = page.messages.iter().map(|message| message.id()).collect();
+        let now_changed = sweep.swept.rewritten + sweep.swept.removed;
+        changed += now_changed;
+        assert!(
+            if now_changed > 0 { there == ids[gone..] } else { there.ends_with(&ids[gone..]) },
+            "{gone}: {there:?}"
+        );
+        assert_eq!(fixture.shown(), (ids[gone..].to_vec(), 10 - gone), "the files changed nothing");
+    }
+    assert!(changed > 3, "{changed}");
+}
+
+#[test]
+fn a_clock_turned_back_shows_again_what_the_files_still_have() {
+    let (now, fixture, ids) = with_a_ttl();
+    now.store(ids[6].time().micros() + 86_400_000_000, Ordering::Relaxed);
+    fixture.expire();
+    assert_eq!(fixture.shown(), (ids[6..].to_vec(), 4));
+    now.fetch_sub(3_600_000_000, Ordering::Relaxed);
+    assert_eq!(fixture.shown(), (ids.clone(), 4), "the rest comes from the transcript");
+    assert_eq!(fixture.shown(), (ids.clone(), 10));
+    // Far forward, and at the end of time, everything has expired; back again nothing has.
+    for far in [1_790_000_000_000_000 + 90_000_000_000, 2_200_000_000_000_000, 253_402_300_799_999_999, u64::MAX] {
+        now.store(far, Ordering::Relaxed);
+        fixture.expire();
+        assert_eq!(fixture.shown(), (vec![], 0), "{far}");
+    }
+    now.store(ids[9].time().micros(), Ordering::Relaxed);
+    assert_eq!(fixture.shown().0, ids);
+}
+
+#[test]
+fn a_warm_up_leaves_out_what_has_expired_and_is_not_repeated() {
+    let (now, fixture, ids) = with_a_ttl();
+    now.store(ids[6].time().micros() + 86_400_000_000, Ordering::Relaxed);
+    // Nobody holds it any more.
+    fixture.cache.expire(Id::least_of(Timestamp::from_micros(u64::MAX)));
+    assert_eq!(fixture.shown(), (ids[6..].to_vec(), 0));
+    let held = fixture.cache.look(&ask(None, None).session, |held| held.messages.len());
+    assert_eq!(held, Some(4));
+    assert_eq!(fixture.shown(), (ids[6..].to_vec(), 4));
 }

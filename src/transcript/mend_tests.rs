@@ -379,3 +379,26 @@ fn the_names_of_new_folders_are_durable() {
         assert!(synced.contains(&parent), "{synced:?}");
     }
 }
+
+#[test]
+fn a_sweep_that_cannot_sync_what_it_would_copy_leaves_it_and_has_it_written_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let (disk, now) = (Watched::default(), Arc::default());
+    let transcripts = Transcripts::open(disk.clone(), folder.path(), NonZeroUsize::new(2).unwrap()).unwrap();
+    let transcripts = transcripts.expiring(expire_tests::one_day(&now));
+    let session = SessionId::new("s").unwrap();
+    for number in 1..=9 {
+        transcripts.append(&session, &[(number, &message(number))]);
+    }
+    expire_tests::expire_before(&now, 7);
+    disk.fails.store(true, Ordering::Relaxed);
+    assert!(expire_tests::sweep(&transcripts).1.is_some());
+    disk.fails.store(false, Ordering::Relaxed);
+    let swept = expire_tests::sweep(&transcripts).0;
+    assert_eq!(swept.rewritten, 0, "a second sync says nothing of what the first one lost");
+    assert_eq!(transcripts.sync([&session].into_iter()).unwrap(), std::slice::from_ref(&session));
+    transcripts.mark_behind(&session, 1, 9);
+    assert_eq!(transcripts.rebuild(journal(9)).unwrap().mended, 1);
+    assert_eq!(expire_tests::sweep(&transcripts).0.rewritten, 1);
+    assert_eq!(numbers(&transcripts, &session), [7, 8, 9]);
+}

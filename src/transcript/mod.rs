@@ -12,12 +12,21 @@
 //! | `ending.rs` | what a start expects at their ends |
 //! | `replay.rs` | making transcripts agree with the journal |
 //! | `merge.rs` | writing a transcript anew |
+//! | `expire.rs` | taking out what has expired, while appends go on |
 //!
-//! Knows nothing of the journal's files, nor of what the cache has. Lock order: the open files, then nothing.
+//! Who syncs files, mends them or gives one another's name does it alone: the worker and the janitor, one after the other.
+//! Appends wait for neither.
+//!
+//! Knows nothing of the journal's files, nor of what the cache has. Lock order: maintenance, the open files, then nothing.
 
 mod ending;
 #[cfg(test)]
 mod ending_tests;
+mod expire;
+#[cfg(test)]
+mod expire_crash_tests;
+#[cfg(test)]
+mod expire_tests;
 #[cfg(test)]
 mod mend_tests;
 mod merge;
@@ -36,9 +45,10 @@ use std::sync::{Arc, Mutex};
 use lru::LruCache;
 
 use crate::disk::{self, Disk, DiskFile, RealDisk};
-use crate::message::{Message, SessionId};
+use crate::message::{Expiry, Message, SessionId};
 
 pub use ending::Endings;
+pub use expire::{Sweep, Swept};
 pub use read::{Direction, PAGE_BYTES_MAX, Page, Query};
 pub use replay::{Rebuilt, Replay};
 
@@ -49,6 +59,9 @@ pub struct Transcripts<D: Disk = RealDisk> {
     disk: D,
     folder: PathBuf,
     open_max: NonZeroUsize,
+    expiry: Expiry,
+    /// Held by whoever syncs, mends or exchanges files: for as long as that takes, so never by who appends or reads.
+    maintenance: Mutex<()>,
     open: Mutex<Open<D>>,
 }
 
@@ -111,9 +124,22 @@ impl<D: Disk> Transcripts<D> {
             newest: 0,
             lines: Vec::new(),
         };
-        let transcripts = Self { disk, folder: folder.to_owned(), open_max, open: Mutex::new(open) };
+        let transcripts = Self {
+            disk,
+            folder: folder.to_owned(),
+            open_max,
+            expiry: Expiry::never(),
+            maintenance: Mutex::new(()),
+            open: Mutex::new(open),
+        };
         transcripts.clear_workshop();
         Ok(transcripts)
+    }
+
+    /// The same, where messages expire: a sweep removes them and a replay does not bring them back.
+    #[must_use]
+    pub fn expiring(self, expiry: Expiry) -> Self {
+        Self { expiry, ..self }
     }
 
     fn path(&self, session: &SessionId) -> PathBuf {

@@ -84,6 +84,7 @@ impl<D: Disk> Transcripts<D> {
         &self,
         mut feed: impl FnMut(u64, &mut dyn FnMut(u64, &Message)) -> io::Result<u64>,
     ) -> io::Result<Rebuilt> {
+        let _alone = self.maintenance.lock().expect("no holder panics");
         let mut pending: HashMap<SessionId, Behind> = self.all_behind().into_iter().collect();
         let known = pending.len();
         let Some(first) = pending.values().map(|behind| behind.first).min() else { return Ok(Rebuilt::default()) };
@@ -140,6 +141,10 @@ impl<D: Disk> Replay<'_, D> {
     }
 
     fn take(&mut self, sequence: u64, message: &Message, distrusted: bool) {
+        if self.transcripts.expiry.has_expired(message.id()) {
+            // It may have been taken out already and does not come back.
+            return;
+        }
         let session = message.session();
         let mut seen = match self.sessions.remove(session) {
             Some(seen) => Seen { last: sequence, ..seen },

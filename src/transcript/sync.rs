@@ -24,6 +24,8 @@ impl<D: Disk> Transcripts<D> {
     /// # Errors
     /// The disk's: nothing is known then of any of them.
     pub fn sync<'a>(&self, sessions: impl Iterator<Item = &'a SessionId>) -> io::Result<Vec<SessionId>> {
+        // No file is exchanged between its sync and the look at its name.
+        let _alone = self.maintenance.lock().expect("no holder panics");
         // What is distrusted is written anew, and then synced.
         let sessions: Vec<&SessionId> = {
             let open = self.open.lock().expect("no holder panics");
