@@ -13,6 +13,7 @@
 //! | `writer.rs` | frames into segments: sync, roll, what follows a failure |
 //! | `reader.rs` | records back out, in sequence, up to what is published |
 //! | `recovery.rs` | what happens before the first record is taken |
+//! | `survey.rs` | a look at all of it that changes nothing |
 //! | `checkpoint.rs` | up to where everything has arrived |
 //! | `digest.rs` | what a start must know of a segment, without walking it |
 //! | `keys.rs` | idempotency keys |
@@ -36,6 +37,7 @@ mod record;
 mod recovery;
 mod scan;
 mod segment;
+pub mod survey;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -52,7 +54,7 @@ use crate::config::JournalConfig;
 use crate::disk::{Disk, DiskFile, RealDisk};
 use crate::message::{Clock, IdGenerator, LINE_BYTES_MAX, Timestamp};
 
-pub use checkpoint::Checkpoint;
+pub use checkpoint::{Checkpoint, Standing};
 pub use commit::Ticket;
 pub use queue::Kept;
 pub use reader::{Progress, Reader};

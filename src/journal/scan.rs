@@ -187,7 +187,7 @@ impl<F: DiskFile> Scanner<F> {
 
 /// Reads as [`DiskFile::read_at`] does, but a sector the medium has lost reads as zeros, which no frame is: it costs what
 /// stood there and not the file.
-fn read_over_damage<F: DiskFile>(file: &F, to: &mut [u8], offset: u64) -> io::Result<usize> {
+pub fn read_over_damage<F: DiskFile>(file: &F, to: &mut [u8], offset: u64) -> io::Result<usize> {
     let lost = |e: &io::Error| e.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());
     match file.read_at(to, offset) {
         Err(e) if lost(&e) => log::error!("the disk cannot read the journal at byte {offset} and around: {e}"),

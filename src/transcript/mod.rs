@@ -11,14 +11,18 @@
 //! | `read.rs` | pages of a transcript by binary search and from its end |
 //! | `replay.rs` | making transcripts agree with the journal, at the start and after a failure |
 //! | `merge.rs` | writing a transcript anew |
+//! | `clean.rs` | a transcript without what is no line of it |
+//! | `survey.rs` | a look at all of them that changes nothing |
 //!
 //! Knows nothing of the journal's files, nor of what the cache has. Lock order: the open files, then nothing.
 
+mod clean;
 #[cfg(test)]
 mod mend_tests;
 mod merge;
 mod read;
 mod replay;
+pub mod survey;
 mod sync;
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,213 @@
+//! The repair: what a start would do, and two things no start does: it compares the transcripts with all the journal still
+//! has, and not only from the checkpoint on, and it takes intact messages out of the quarantine.
+//!
+//! Rule: no byte that may be a message leaves its only place before a copy stands in another. Recovery, replay and merge
+//! keep it by themselves; a segment that was whole but never got its name would be removed by a start, and is kept here.
+//! Everything can be stopped at any moment and run again; run twice it changes nothing more.
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use crate::disk::{self, Disk, DiskFile};
+use crate::journal::survey::{Survey, salvage};
+use crate::journal::{Checkpoint, Journal, Progress};
+use crate::message::{Clock, Message, SessionId};
+use crate::transcript::Transcripts;
+
+use super::{Failure, Place, Report, apart, is_wanted, oldest_shown};
+
+/// How much of the journal is read at once, in bytes.
+const READ_BYTES: usize = 1 << 20;
+/// Transcripts kept open.
+const OPEN_MAX: NonZeroUsize = NonZeroUsize::new(64).expect("not 0");
+/// Bytes copied at once.
+const COPY_BYTES: usize = 1 << 20;
+
+/// What a later version wrote is left as it is.
+pub fn refuse_what_is_newer(report: &Report) -> Result<(), Failure> {
+    let newer = report.journal.as_ref().and_then(|journal| journal.newer.as_ref());
+    newer.map_or(Ok(()), |(name, why)| Err(Failure::Unrepairable(format!("{name}: {why}"))))
+}
+
+/// Keeps segments that hold messages and never got their name: the next open would remove them.
+pub fn keep_unnamed<D: Disk>(disk: &D, place: &Place) -> Result<(), Failure> {
+    let folder = place.journal();
+    let unnamed = || -> io::Result<()> {
+        let names = match disk.list(folder) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            names => names?,
+        };
+        for name in names.iter().filter(|name| name.ends_with(".tmp")) {
+            let mut messages = 0;
+            salvage(disk, &folder.join(name), &mut |_, _| messages += 1)?;
+            if messages > 0 {
+                let quarantine = folder.join("quarantine");
+                disk::make_folder(disk, &quarantine)?;
+                disk.rename(&folder.join(name), &free_name(disk, &quarantine, name))?;
+                disk.sync_dir(&quarantine)?;
+            }
+        }
+        Ok(())
+    };
+    unnamed().map_err(|source| Failure::Io { path: folder.to_owned(), source })
+}
+
+/// A name nothing has yet.
+fn free_name<D: Disk>(disk: &D, folder: &Path, name: &str) -> PathBuf {
+    let numbers = 0_u64..;
+    let names = numbers.map(|n| folder.join(format!("unnamed-{}-{n}", name.trim_end_matches(".tmp"))));
+    names.into_iter().find(|path| disk.open_read(path).is_err()).expect("numbers do not end")
+}
+
+/// Repairs, and returns what it did, a line each.
+///
+/// # Errors
+/// [`Failure::Unfinished`].
+pub fn run<D: Disk>(disk: &D, place: &Place, clock: &Clock, before: &Report) -> Result<Vec<String>, Failure> {
+    let unfinished = |e: &dyn std::fmt::Display| Failure::Unfinished(e.to_string());
+    let config = &place.config.journal;
+    let opened = Journal::open_on(disk.clone(), config, clock.clone(), Box::new(|_| {}), Box::new(|| {}));
+    let journal = opened.map_err(|e| unfinished(&e))?;
+    let mut done = Vec::new();
+    told_of_the_journal(&journal, before, &mut done);
+    transcripts(disk, place, clock, &journal, before, &mut done).map_err(|e| unfinished(&e))?;
+    journal.tend().map_err(|e| unfinished(&e))?;
+    if let Some(digests) = before.journal.as_ref().map(|journal| journal.digests.missing + journal.digests.damaged)
+        && digests > 0
+    {
+        done.push(format!("{digests} digests of segments were written anew"));
+    }
+    recover_apart(disk, place, clock, &mut done).map_err(|e| unfinished(&e))?;
+    Ok(done)
+}
+
+fn told_of_the_journal<D: Disk>(journal: &Journal<D>, before: &Report, done: &mut Vec<String>) {
+    let findings = journal.findings();
+    if findings.lost_segments > 0 {
+        done.push(format!("{} segments with a damaged header were set aside in quarantine/", findings.lost_segments));
+    }
+    if findings.tail_bytes > 0 {
+        done.push(format!(
+            "{} bytes behind the journal's last record were copied to quarantine/ and zeroed",
+            findings.tail_bytes
+        ));
+    }
+    let torn = before.journal.as_ref().map_or(0, |journal| journal.torn);
+    if torn > 0 {
+        done.push(format!("{torn} records of requests that a power cut had torn were voided"));
+    }
+    let leftovers = before.journal.as_ref().map_or(0, |journal| journal.leftovers.0);
+    if leftovers > 0 {
+        done.push(format!("{leftovers} unfinished files of the journal were cleared away"));
+    }
+}
+
+/// Brings the transcripts up to all that the journal has, then sets aside what readers pass over in them.
+fn transcripts<D: Disk>(
+    disk: &D,
+    place: &Place,
+    clock: &Clock,
+    journal: &Journal<D>,
+    before: &Report,
+    done: &mut Vec<String>,
+) -> io::Result<()> {
+    let transcripts = Transcripts::open(disk.clone(), place.transcripts(), OPEN_MAX)?;
+    let erased = before.journal.as_ref().map(|journal| journal.erased.clone()).unwrap_or_default();
+    let oldest = oldest_shown(place, clock.now());
+    let mut replay = transcripts.replay();
+    let mut reader = journal.reader(0);
+    let mut progress = Progress::More;
+    while progress == Progress::More {
+        progress = reader.read(READ_BYTES, |record| {
+            if let Some(message) = record.entry.message().filter(|message| is_wanted(message, oldest, &erased)) {
+                replay.message(record.sequence, message);
+            }
+        })?;
+    }
+    if replay.appended > 0 {
+        done.push(format!("{} lines were put back into transcripts", replay.appended));
+    }
+    replay.end();
+    let mut cleaned = 0;
+    for session in faulty(disk, place)? {
+        transcripts.set_bad_lines_aside(&session)?;
+        cleaned += 1;
+    }
+    if cleaned > 0 {
+        done.push(format!("what is no message in {cleaned} transcripts was set aside in their quarantine/"));
+    }
+    store_checkpoint(journal, &transcripts)
+}
+
+/// Says in the checkpoint how far the transcripts are, as a start does.
+fn store_checkpoint<D: Disk>(journal: &Journal<D>, transcripts: &Transcripts<D>) -> io::Result<()> {
+    let start = journal.start();
+    let reached = transcripts.first_lacking().map_or(journal.published(), |lacking| lacking - 1);
+    if start.transcribed == reached {
+        return Ok(());
+    }
+    journal.store_checkpoint(&Checkpoint { transcribed: reached, ..start })
+}
+
+/// Sessions whose transcripts have lines that readers pass over; one look's worth.
+fn faulty<D: Disk>(disk: &D, place: &Place) -> io::Result<Vec<SessionId>> {
+    use crate::transcript::survey::{Fault, Survey};
+    let mut sessions = Vec::new();
+    Survey::of(disk, place.transcripts(), &mut |session, fault| {
+        if matches!(fault, Fault::Foreign { .. } | Fault::Torn(_)) && sessions.last() != Some(session) {
+            sessions.push(session.clone());
+        }
+    })?;
+    Ok(sessions)
+}
+
+/// Writes what stands in the quarantine only to `recovered.jsonl`, behind what is there already. The old file stands until
+/// the new one is whole.
+fn recover_apart<D: Disk>(disk: &D, place: &Place, clock: &Clock, done: &mut Vec<String>) -> io::Result<()> {
+    let journal = Survey::of(disk, place.journal(), &mut |_, _| {})?;
+    let path = place.recovered();
+    let temporary = path.with_extension("jsonl.tmp");
+    let mut new: Option<(D::File, u64)> = None;
+    let mut count = 0;
+    apart::find(disk, place, &journal, clock.now(), &mut |message: &Message| {
+        let (file, bytes) = match &mut new {
+            Some(new) => new,
+            None => new.insert(copied(disk, &path, &temporary)?),
+        };
+        let mut line = message.line().to_vec();
+        line.push(b'\n');
+        file.write_all_at(&line, *bytes)?;
+        *bytes += line.len() as u64;
+        count += 1;
+        Ok(())
+    })?;
+    let Some((file, _)) = new else { return Ok(()) };
+    file.sync()?;
+    disk.rename(&temporary, &path)?;
+    disk.sync_dir(place.journal())?;
+    done.push(format!("{count} messages that stood in the quarantine only were written to {}", path.display()));
+    Ok(())
+}
+
+/// A copy of `from`, empty when there is none, and its length; the last line has its newline.
+fn copied<D: Disk>(disk: &D, from: &Path, to: &Path) -> io::Result<(D::File, u64)> {
+    let new = disk.create(to)?;
+    let old = match disk.open_read(from) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok((new, 0)),
+        old => old?,
+    };
+    let (mut block, mut at, mut last) = (vec![0; COPY_BYTES], 0, b'\n');
+    loop {
+        let read = old.read_at(&mut block, at)?;
+        let Some(end) = block[..read].last() else { break };
+        last = *end;
+        new.write_all_at(&block[..read], at)?;
+        at += read as u64;
+    }
+    if last != b'\n' {
+        new.write_all_at(b"\n", at)?;
+        at += 1;
+    }
+    Ok((new, at))
+}
