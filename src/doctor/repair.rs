@@ -137,17 +137,21 @@ fn transcripts<D: Disk>(
     if cleaned > 0 {
         done.push(format!("what is no message in {cleaned} transcripts was set aside in their quarantine/"));
     }
-    store_checkpoint(journal, &transcripts)
+    if store_checkpoint(journal, &transcripts)? {
+        done.push("the checkpoint says how far the transcripts are".to_owned());
+    }
+    Ok(())
 }
 
-/// Says in the checkpoint how far the transcripts are, as a start does.
-fn store_checkpoint<D: Disk>(journal: &Journal<D>, transcripts: &Transcripts<D>) -> io::Result<()> {
+/// Says in the checkpoint how far the transcripts are, as a start does, unless it says so.
+fn store_checkpoint<D: Disk>(journal: &Journal<D>, transcripts: &Transcripts<D>) -> io::Result<bool> {
     let start = journal.start();
     let reached = transcripts.first_lacking().map_or(journal.published(), |lacking| lacking - 1);
     if start.transcribed == reached {
-        return Ok(());
+        return Ok(false);
     }
-    journal.store_checkpoint(&Checkpoint { transcribed: reached, ..start })
+    journal.store_checkpoint(&Checkpoint { transcribed: reached, ..start })?;
+    Ok(true)
 }
 
 /// Sessions whose transcripts have lines that readers pass over; one look's worth.

@@ -25,7 +25,14 @@ pub fn journal_fault(findings: &mut Findings, folder: &Path, name: &str, fault: 
         }
         journal::Fault::OtherEpoch => "it is a segment of another journal".to_owned(),
         journal::Fault::OtherNumber => "its header has another number than its name".to_owned(),
-        journal::Fault::Damaged(range) => format!("bytes {} to {} are damaged", range.start, range.end),
+        journal::Fault::Damaged { bytes, records } => {
+            let lost = if records.is_empty() {
+                String::new()
+            } else {
+                format!(", and with them records {} to {}", records.start(), records.end())
+            };
+            format!("bytes {} to {} are damaged{lost}", bytes.start, bytes.end)
+        }
         journal::Fault::FewerThanDigest { known, found } => {
             format!("it had {known} records, and {found} are left")
         }
@@ -118,27 +125,29 @@ impl Report {
         if let Some(journal) = &self.journal {
             line("checkpoint", &checkpoint(journal, self.now));
             if journal.keys > 0 {
-                line("keys", &format!("{} idempotency keys", journal.keys));
+                line("keys", &some(journal.keys, "idempotency key"));
             }
         }
         let transcripts = self.transcripts.map_or_else(
             || "none".to_owned(),
-            |found| format!("{} files, {}, {} messages", found.files, size(found.bytes), found.messages),
+            |found| {
+                format!("{}, {}, {}", some(found.files, "file"), size(found.bytes), some(found.messages, "message"))
+            },
         );
         line("transcripts", &transcripts);
         let around = &self.around;
         for (name, files) in [("journal", around.journal_quarantine), ("transcripts", around.transcripts_quarantine)] {
             if files.count > 0 {
-                let files = format!("{} files, {}, set aside from the {name}", files.count, size(files.bytes));
+                let files = format!("{}, {}, set aside from the {name}", some(files.count, "file"), size(files.bytes));
                 line("quarantine", &files);
             }
         }
         if around.recovered > 0 {
             let path = self.place.recovered();
-            line("recovered", &format!("{} messages, one a line, in {}", around.recovered, path.display()));
+            line("recovered", &format!("{}, one a line, in {}", some(around.recovered, "message"), path.display()));
         }
         if let Some(letters) = around.dead_letters {
-            line("dead letters", &format!("{letters} messages"));
+            line("dead letters", &some(letters, "message"));
         }
         if let Some(free) = around.free_bytes {
             line("disk", &format!("{} free", size(free)));
@@ -179,7 +188,7 @@ impl Report {
         match (self.damage(), pending) {
             (0, 0) => format!("{repaired}Nothing is damaged."),
             (0, _) => format!("{repaired}Nothing is damaged; what is pending the next start does by itself."),
-            (damage, _) => format!("{repaired}{damage} things are damaged or could not be read."),
+            (damage, _) => format!("{repaired}Damaged, or not to be read: {}.", some(damage, "thing")),
         }
     }
 
@@ -273,12 +282,12 @@ fn files_json(files: Files) -> Value {
 
 fn in_words(survey: &journal::Survey) -> String {
     let mut text = format!(
-        "{} segments, {}, records {} to {}: {} messages",
-        survey.segments,
+        "{}, {}, records {} to {}: {}",
+        some(survey.segments as u64, "segment"),
         size(survey.bytes),
         survey.first_sequence,
         survey.last_sequence,
-        survey.records.messages
+        some(survey.records.messages, "message")
     );
     for (count, what) in [
         (survey.records.context_clears, "context-clears"),
@@ -302,13 +311,20 @@ fn checkpoint(survey: &journal::Survey, now: Timestamp) -> String {
     };
     match survey.oldest_pending {
         _ if survey.pending == 0 => format!("{at}, nothing is pending"),
-        Some(oldest) => format!("{at}, {} records are pending, the oldest {} s", survey.pending, seconds(oldest, now)),
-        None => format!("{at}, {} records are pending", survey.pending),
+        Some(oldest) => {
+            format!("{at}, {} pending, the oldest for {} s", some(survey.pending, "record"), seconds(oldest, now))
+        }
+        None => format!("{at}, {} pending", some(survey.pending, "record")),
     }
 }
 
 fn seconds(since: Timestamp, now: Timestamp) -> u64 {
     now.micros().saturating_sub(since.micros()) / 1_000_000
+}
+
+/// A number and what it counts.
+fn some(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// Bytes for people, to one place.

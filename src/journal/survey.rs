@@ -42,8 +42,13 @@ pub enum Fault {
     OtherEpoch,
     /// The header names another number than the file.
     OtherNumber,
-    /// These bytes are damaged, and what they held is lost to the journal.
-    Damaged(Range<u64>),
+    /// These bytes are damaged, and the records they held are lost to the journal.
+    Damaged {
+        /// Where in the file.
+        bytes: Range<u64>,
+        /// The sequences that are not there, if any; some may never have been given to a record.
+        records: RangeInclusive<u64>,
+    },
     /// The segment's digest knows of more records than are left in it.
     FewerThanDigest {
         /// Records the digest knows.

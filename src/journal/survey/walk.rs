@@ -4,6 +4,7 @@
 //! time, the voided ranges, and the remains of requests behind the checkpoint.
 
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 
 use crate::disk::{Disk, DiskFile};
@@ -117,7 +118,7 @@ impl<'a, D: Disk> Walk<'a, D> {
         let bound = segment::bound(&self.survey.infos, info.header.number);
         let is_last = index + 1 == self.survey.infos.len();
         let walked = reader::open(self.disk, self.folder, &info)
-            .and_then(|mut scanner| self.frames(&name, &mut scanner, bound, is_last));
+            .and_then(|mut scanner| self.frames(&name, &mut scanner, info.header.first_sequence..bound, is_last));
         match walked {
             Ok((digest, faults)) => {
                 if !is_last {
@@ -135,18 +136,22 @@ impl<'a, D: Disk> Walk<'a, D> {
         &mut self,
         name: &str,
         scanner: &mut Scanner<D::File>,
-        bound: u64,
+        sequences: Range<u64>,
         is_last: bool,
     ) -> io::Result<(Digest, u64)> {
+        let Range { start: first_sequence, end: bound } = sequences;
         let (mut digest, mut faults, mut gap) = (Digest::default(), 0, None);
+        // What was given before the segment's first frame stands in the ones before.
+        let before = first_sequence.saturating_sub(1);
         loop {
             match scanner.next()? {
                 Found::Frame(header) => {
                     // Between the last record that counts and a later segment's first there was nothing that counted.
                     let beyond = header.sequence >= bound && digest.last_sequence + 1 >= bound;
-                    if let Some(range) = gap.take().filter(|_| !beyond) {
+                    if let Some(bytes) = gap.take().filter(|_| !beyond) {
                         faults += 1;
-                        (self.tell)(name, Fault::Damaged(range));
+                        let records = digest.last_sequence.max(before) + 1..=header.sequence.min(bound) - 1;
+                        (self.tell)(name, Fault::Damaged { bytes, records });
                     }
                     let entry = digest.take(&header, scanner.payload());
                     self.note(name, &header, entry.as_ref(), bound);
@@ -161,7 +166,8 @@ impl<'a, D: Disk> Walk<'a, D> {
                     let tail = end..self.end_of_bytes(name, end)?;
                     if !is_last && bound > digest.last_sequence + 1 {
                         faults += 1;
-                        (self.tell)(name, Fault::Damaged(tail));
+                        let records = digest.last_sequence.max(before) + 1..=bound - 1;
+                        (self.tell)(name, Fault::Damaged { bytes: tail, records });
                     } else if is_last {
                         self.survey.tail_bytes = tail.end - tail.start;
                     }
