@@ -103,7 +103,7 @@ fn told_of_the_journal<D: Disk>(journal: &Journal<D>, before: &Report, done: &mu
     }
 }
 
-/// Brings the transcripts up to all that the journal has, then sets aside what readers pass over in them.
+/// Puts the transcripts in order, then brings them up to all that the journal has.
 fn transcripts<D: Disk>(
     disk: &D,
     place: &Place,
@@ -113,6 +113,14 @@ fn transcripts<D: Disk>(
     done: &mut Vec<String>,
 ) -> io::Result<()> {
     let transcripts = Transcripts::open(disk.clone(), place.transcripts(), OPEN_MAX)?;
+    let faulty = faulty(disk, place)?;
+    for session in &faulty {
+        transcripts.put_in_order(session)?;
+    }
+    if !faulty.is_empty() {
+        let count = faulty.len();
+        done.push(format!("{count} transcripts were put in order, what is no line of them set aside in quarantine/"));
+    }
     let erased = before.journal.as_ref().map(|journal| journal.erased.clone()).unwrap_or_default();
     let oldest = oldest_shown(place, clock.now());
     let mut replay = transcripts.replay();
@@ -129,14 +137,6 @@ fn transcripts<D: Disk>(
         done.push(format!("{} lines were put back into transcripts", replay.appended));
     }
     replay.end();
-    let mut cleaned = 0;
-    for session in faulty(disk, place)? {
-        transcripts.set_bad_lines_aside(&session)?;
-        cleaned += 1;
-    }
-    if cleaned > 0 {
-        done.push(format!("what is no message in {cleaned} transcripts was set aside in their quarantine/"));
-    }
     if store_checkpoint(journal, &transcripts)? {
         done.push("the checkpoint says how far the transcripts are".to_owned());
     }
@@ -154,12 +154,13 @@ fn store_checkpoint<D: Disk>(journal: &Journal<D>, transcripts: &Transcripts<D>)
     Ok(true)
 }
 
-/// Sessions whose transcripts have lines that readers pass over; one look's worth.
+/// Sessions whose transcripts are to be put in order.
 fn faulty<D: Disk>(disk: &D, place: &Place) -> io::Result<Vec<SessionId>> {
     use crate::transcript::survey::{Fault, Survey};
     let mut sessions = Vec::new();
     Survey::of(disk, place.transcripts(), &mut |session, fault| {
-        if matches!(fault, Fault::Foreign { .. } | Fault::Torn(_)) && sessions.last() != Some(session) {
+        let can_be_mended = matches!(fault, Fault::Foreign { .. } | Fault::OutOfOrder(_) | Fault::Torn(_));
+        if can_be_mended && sessions.last() != Some(session) {
             sessions.push(session.clone());
         }
     })?;

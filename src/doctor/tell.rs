@@ -92,7 +92,9 @@ pub fn transcript_fault(findings: &mut Findings, folder: &Path, session: &Sessio
             "{bad} lines are no message and {others} of another session, the first at byte {}: readers pass over them",
             first.start
         ),
-        transcript::Fault::OutOfOrder(lines) => format!("{lines} lines are out of order: readers pass over them"),
+        transcript::Fault::OutOfOrder(lines) => {
+            format!("{lines} lines are out of place and may hide others from readers")
+        }
         transcript::Fault::Torn(bytes) => format!("its last line is cut off ({bytes} bytes)"),
         transcript::Fault::Io(e) => format!("it cannot be read: {e}"),
     };
@@ -102,7 +104,7 @@ pub fn transcript_fault(findings: &mut Findings, folder: &Path, session: &Sessio
 /// What the transcripts' figures mean.
 pub fn transcript_figures(findings: &mut Findings, folder: &str, survey: &transcript::Survey) {
     if survey.repeated > 0 {
-        let what = format!("{} lines repeat what stands before them: nobody sees them", survey.repeated);
+        let what = format!("{} lines repeat the one before them: nobody sees them", survey.repeated);
         findings.add(Weight::Warning, folder, what);
     }
     if survey.leftovers.0 > 0 {

@@ -242,6 +242,9 @@ fn ruined() -> Case {
         bytes.drain(..=third);
         let middle = bytes.iter().position(|byte| *byte == b'\n').unwrap() + 1;
         bytes.splice(middle..middle, b"no message\n".iter().copied());
+        // And the first line once more, out of place.
+        let first = bytes[..middle].to_vec();
+        bytes.extend(first);
     });
     case.disk.damage(&case.transcript("b"), |bytes| bytes.truncate(bytes.len() - 30));
     case.disk.sync_all(Path::new("/")).unwrap();

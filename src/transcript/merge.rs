@@ -35,7 +35,7 @@ pub(super) struct Merge {
 
 impl<D: Disk> Transcripts<D> {
     /// Where new files stand until they are whole.
-    fn workshop(&self) -> PathBuf {
+    pub(super) fn workshop(&self) -> PathBuf {
         self.folder.join(WORKSHOP)
     }
 
@@ -50,7 +50,7 @@ impl<D: Disk> Transcripts<D> {
     }
 
     /// The transcript as it stands; `None` when there is none.
-    fn old_file(&self, session: &SessionId) -> io::Result<Option<D::File>> {
+    pub(super) fn old_file(&self, session: &SessionId) -> io::Result<Option<D::File>> {
         match self.disk.open_read(&self.path(session)) {
             Ok(file) => Ok(Some(file)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -203,7 +203,7 @@ pub(super) fn next_line<F: DiskFile>(
 }
 
 /// Copies a stretch, or as much of it as there is; returns how much.
-fn copy<F: DiskFile>(from: &F, what: Range<u64>, to: &F, mut to_at: u64) -> io::Result<u64> {
+pub(super) fn copy<F: DiskFile>(from: &F, what: Range<u64>, to: &F, mut to_at: u64) -> io::Result<u64> {
     let mut block = Vec::new();
     let mut at = what.start;
     while at < what.end {

@@ -11,7 +11,7 @@
 //! | `read.rs` | pages of a transcript by binary search and from its end |
 //! | `replay.rs` | making transcripts agree with the journal, at the start and after a failure |
 //! | `merge.rs` | writing a transcript anew |
-//! | `clean.rs` | a transcript without what is no line of it |
+//! | `clean.rs` | a transcript put in order, of a stopped server |
 //! | `survey.rs` | a look at all of them that changes nothing |
 //!
 //! Knows nothing of the journal's files, nor of what the cache has. Lock order: the open files, then nothing.

@@ -22,9 +22,6 @@ use super::read::Lines;
 const PLACES_MAX: NonZeroUsize = NonZeroUsize::new(65_536).expect("not 0");
 /// Files a comparison keeps open.
 const OPEN_MAX: NonZeroUsize = NonZeroUsize::new(64).expect("not 0");
-/// Lines out of order of which it is asked whether they stand elsewhere, too: each asks for a search.
-const SEARCHES_MAX: u64 = 1000;
-
 /// What is wrong with a transcript.
 #[derive(Debug)]
 pub enum Fault {
@@ -37,7 +34,7 @@ pub enum Fault {
         /// The first of both.
         first: Range<u64>,
     },
-    /// Lines out of order, that readers pass over although they stand nowhere else.
+    /// Lines behind one with a later id, though they may be second copies: they hide what lies between from some readers.
     OutOfOrder(u64),
     /// Its last line has no end: so many bytes.
     Torn(u64),
@@ -54,7 +51,7 @@ pub struct Survey {
     pub bytes: u64,
     /// Messages that readers find.
     pub messages: u64,
-    /// Lines that say again what stands before them: nobody sees them.
+    /// Lines that say again what stands right before them: nobody sees them.
     pub repeated: u64,
     /// Files a stop in the middle of a rewrite left, and their bytes.
     pub leftovers: (u64, u64),
@@ -98,7 +95,7 @@ impl Survey {
         while let Some(range) = lines.line_at(at)? {
             at = range.end;
             match lines.message(&range) {
-                Some(message) if message.session() == session => walk.message(message.id(), &file, &range)?,
+                Some(message) if message.session() == session => walk.message(message.id()),
                 Some(_) => {
                     walk.others += 1;
                     walk.first.get_or_insert(range);
@@ -131,34 +128,21 @@ struct Walk {
     messages: u64,
     repeated: u64,
     out_of_order: u64,
-    searches: u64,
     bad: u64,
     others: u64,
     first: Option<Range<u64>>,
 }
 
 impl Walk {
-    fn message<F: DiskFile>(&mut self, id: Id, file: &F, range: &Range<u64>) -> io::Result<()> {
+    fn message(&mut self, id: Id) {
         if Some(id) > self.largest {
             self.largest = Some(id);
             self.messages += 1;
-        } else if Some(id) == self.largest || self.stands_before(id, file, range)? {
+        } else if Some(id) == self.largest {
             self.repeated += 1;
         } else {
             self.out_of_order += 1;
         }
-        Ok(())
-    }
-
-    fn stands_before<F: DiskFile>(&mut self, id: Id, file: &F, range: &Range<u64>) -> io::Result<bool> {
-        self.searches += 1;
-        if self.searches > SEARCHES_MAX {
-            return Ok(false);
-        }
-        let mut lines = Lines::new(file, u64::MAX)?;
-        let at = lines.first_not_before(id)?;
-        let there = lines.line_at(at)?;
-        Ok(there.is_some_and(|there| there.start < range.start && lines.message(&there).is_some_and(|m| m.id() == id)))
     }
 }
 
