@@ -198,7 +198,7 @@ pub fn run(place: &Place, task: Task) -> Result<Report, Failure> {
     let mut report = examine(&RealDisk, place, &clock)?;
     if task == Task::Repair && (report.journal.is_some() || report.transcripts.is_some()) {
         repair::refuse_what_is_newer(&report)?;
-        repair::keep_unnamed(&RealDisk, place)?;
+        repair::keep_first(&RealDisk, place, &report)?;
         // The journal takes the lock itself; should a server come between, it is the one to go on.
         drop(hold);
         let done = repair::run(&RealDisk, place, &clock, &report)?;

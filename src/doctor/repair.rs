@@ -30,34 +30,44 @@ pub fn refuse_what_is_newer(report: &Report) -> Result<(), Failure> {
     newer.map_or(Ok(()), |(name, why)| Err(Failure::Unrepairable(format!("{name}: {why}"))))
 }
 
-/// Keeps segments that hold messages and never got their name: the next open would remove them.
-pub fn keep_unnamed<D: Disk>(disk: &D, place: &Place) -> Result<(), Failure> {
+/// Keeps what the next open would take away: segments that hold messages and never got their name, which it removes, and
+/// tails set aside before, whose name a new one may take.
+pub fn keep_first<D: Disk>(disk: &D, place: &Place, before: &Report) -> Result<(), Failure> {
     let folder = place.journal();
-    let unnamed = || -> io::Result<()> {
-        let names = match disk.list(folder) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-            names => names?,
-        };
-        for name in names.iter().filter(|name| name.ends_with(".tmp")) {
+    let quarantine = folder.join("quarantine");
+    let has_tail = before.journal.as_ref().is_some_and(|journal| journal.tail_bytes > 0);
+    let keep = || -> io::Result<()> {
+        for name in names(disk, &quarantine)?.iter().filter(|name| has_tail && name.starts_with("tail-")) {
+            disk.rename(&quarantine.join(name), &free_name(disk, &quarantine, "earlier", name))?;
+            disk.sync_dir(&quarantine)?;
+        }
+        for name in names(disk, folder)?.iter().filter(|name| name.ends_with(".tmp")) {
             let mut messages = 0;
             salvage(disk, &folder.join(name), &mut |_, _| messages += 1)?;
             if messages > 0 {
-                let quarantine = folder.join("quarantine");
                 disk::make_folder(disk, &quarantine)?;
-                disk.rename(&folder.join(name), &free_name(disk, &quarantine, name))?;
+                disk.rename(&folder.join(name), &free_name(disk, &quarantine, "unnamed", name))?;
                 disk.sync_dir(&quarantine)?;
             }
         }
         Ok(())
     };
-    unnamed().map_err(|source| Failure::Io { path: folder.to_owned(), source })
+    keep().map_err(|source| Failure::Io { path: folder.to_owned(), source })
+}
+
+/// The names in a folder; none when there is no such folder.
+fn names<D: Disk>(disk: &D, folder: &Path) -> io::Result<Vec<String>> {
+    match disk.list(folder) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        names => names,
+    }
 }
 
 /// A name nothing has yet.
-fn free_name<D: Disk>(disk: &D, folder: &Path, name: &str) -> PathBuf {
-    let numbers = 0_u64..;
-    let names = numbers.map(|n| folder.join(format!("unnamed-{}-{n}", name.trim_end_matches(".tmp"))));
-    names.into_iter().find(|path| disk.open_read(path).is_err()).expect("numbers do not end")
+fn free_name<D: Disk>(disk: &D, folder: &Path, why: &str, name: &str) -> PathBuf {
+    let name = name.trim_end_matches(".tmp");
+    let mut names = (0_u64..).map(|n| folder.join(format!("{why}-{name}-{n}")));
+    names.find(|path| disk.open_read(path).is_err()).expect("numbers do not end")
 }
 
 /// Repairs, and returns what it did, a line each.

@@ -93,7 +93,7 @@ fn recovered(case: &Case, disk: &SimDisk) -> Vec<String> {
 
 fn repaired(case: &Case, disk: &SimDisk) -> Report {
     let before = examine(disk, &case.place, &case.clock).unwrap();
-    repair::keep_unnamed(disk, &case.place).unwrap();
+    repair::keep_first(disk, &case.place, &before).unwrap();
     repair::run(disk, &case.place, &case.clock, &before).unwrap();
     examine(disk, &case.place, &case.clock).unwrap()
 }
@@ -276,7 +276,7 @@ fn a_repair_stopped_at_any_call_leaves_no_less_than_before() {
     let before = examine(&trial, &case.place, &case.clock).unwrap();
     let first = trial.calls() + 1;
     let run = |disk: &SimDisk, before: &Report| {
-        let kept = repair::keep_unnamed(disk, &case.place);
+        let kept = repair::keep_first(disk, &case.place, before);
         kept.and_then(|()| repair::run(disk, &case.place, &case.clock, before).map(drop))
     };
     run(&trial, &before).unwrap();
@@ -297,5 +297,25 @@ fn a_repair_stopped_at_any_call_leaves_no_less_than_before() {
             let mended = reachable(&case, &disk);
             assert_eq!(mended.len(), 12, "call {call}, cut {cut}: the next repair has all: {mended:?}");
         }
+    }
+}
+
+#[test]
+fn what_was_set_aside_before_stays_when_the_same_place_is_damaged_again() {
+    let case = Case::new();
+    let last = case.segments().pop().unwrap();
+    let end = case.used(&last);
+    for byte in [0x66, 0x77] {
+        case.disk.damage(&last, |bytes| bytes[end..end + 30].fill(byte));
+        case.disk.damage(&case.transcript("a"), |bytes| bytes.splice(0..0, [byte, byte, b'\n']).for_each(drop));
+        repaired(&case, &case.disk);
+    }
+    let aside: Vec<Vec<u8>> = content(&case.disk)
+        .into_iter()
+        .filter_map(|(path, bytes)| path.iter().any(|name| name == "quarantine").then_some(bytes))
+        .collect();
+    for byte in [0x66, 0x77] {
+        assert!(aside.contains(&vec![byte; 30]), "the tail {byte}: {aside:?}");
+        assert!(aside.contains(&vec![byte, byte, b'\n']), "the line {byte}: {aside:?}");
     }
 }
