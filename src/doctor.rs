@@ -253,7 +253,7 @@ fn examine<D: Disk>(disk: &D, place: &Place, clock: &Clock) -> Result<Report, Fa
     report.compare(disk, &mut torn);
     for (session, bytes) in torn {
         let what = format!("its last line is cut off ({bytes} bytes), and the journal no longer has it");
-        report.findings.add(Weight::Damage, session.file_name(), what);
+        report.findings.add(Weight::Damage, transcript_name(place, &session), what);
     }
     report.apart = report.count_apart(disk);
     report.judge();
@@ -267,6 +267,10 @@ fn there<T>(path: &Path, outcome: io::Result<T>) -> Result<Option<T>, Failure> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(Failure::Io { path: path.to_owned(), source }),
     }
+}
+
+fn transcript_name(place: &Place, session: &SessionId) -> String {
+    place.transcripts().join(session.file_name()).display().to_string()
 }
 
 /// Whether a message is to be shown at all: it is neither expired nor erased.
@@ -317,11 +321,11 @@ impl Report {
                 }
             };
             if named.len() < LISTED_MAX && named.insert(message.session().clone()) {
-                findings.add(Weight::Damage, message.session().file_name(), what);
+                findings.add(Weight::Damage, transcript_name(&self.place, message.session()), what);
             }
         });
         if let Some((session, e)) = fault {
-            findings.add(Weight::Damage, session.file_name(), format!("cannot be read: {e}"));
+            findings.add(Weight::Damage, transcript_name(&self.place, &session), format!("cannot be read: {e}"));
         }
         if let Err(e) = walked {
             findings.add(Weight::Damage, self.place.journal().display().to_string(), format!("cannot be read: {e}"));

@@ -86,7 +86,7 @@ pub fn run<D: Disk>(disk: &D, place: &Place, clock: &Clock, before: &Report) -> 
     if let Some(digests) = before.journal.as_ref().map(|journal| journal.digests.missing + journal.digests.damaged)
         && digests > 0
     {
-        done.push(format!("{digests} digests of segments were written anew"));
+        done.push(format!("digests of segments that were written anew: {digests}"));
     }
     recover_apart(disk, place, clock, &mut done).map_err(|e| unfinished(&e))?;
     Ok(done)
@@ -95,7 +95,7 @@ pub fn run<D: Disk>(disk: &D, place: &Place, clock: &Clock, before: &Report) -> 
 fn told_of_the_journal<D: Disk>(journal: &Journal<D>, before: &Report, done: &mut Vec<String>) {
     let findings = journal.findings();
     if findings.lost_segments > 0 {
-        done.push(format!("{} segments with a damaged header were set aside in quarantine/", findings.lost_segments));
+        done.push(format!("segments with a damaged header, set aside in quarantine/: {}", findings.lost_segments));
     }
     if findings.tail_bytes > 0 {
         done.push(format!(
@@ -105,11 +105,11 @@ fn told_of_the_journal<D: Disk>(journal: &Journal<D>, before: &Report, done: &mu
     }
     let torn = before.journal.as_ref().map_or(0, |journal| journal.torn);
     if torn > 0 {
-        done.push(format!("{torn} records of requests that a power cut had torn were voided"));
+        done.push(format!("records of torn requests that were voided: {torn}"));
     }
     let leftovers = before.journal.as_ref().map_or(0, |journal| journal.leftovers.0);
     if leftovers > 0 {
-        done.push(format!("{leftovers} unfinished files of the journal were cleared away"));
+        done.push(format!("unfinished files of the journal that were cleared away: {leftovers}"));
     }
 }
 
@@ -129,7 +129,7 @@ fn transcripts<D: Disk>(
     }
     if !faulty.is_empty() {
         let count = faulty.len();
-        done.push(format!("{count} transcripts were put in order, what is no line of them set aside in quarantine/"));
+        done.push(format!("transcripts put in order, what is no line of them set aside in quarantine/: {count}"));
     }
     let erased = before.journal.as_ref().map(|journal| journal.erased.clone()).unwrap_or_default();
     let oldest = oldest_shown(place, clock.now());
@@ -144,7 +144,7 @@ fn transcripts<D: Disk>(
         })?;
     }
     if replay.appended > 0 {
-        done.push(format!("{} lines were put back into transcripts", replay.appended));
+        done.push(format!("lines put back into transcripts: {}", replay.appended));
     }
     replay.end();
     if store_checkpoint(journal, &transcripts)? {
@@ -201,7 +201,7 @@ fn recover_apart<D: Disk>(disk: &D, place: &Place, clock: &Clock, done: &mut Vec
     file.sync()?;
     disk.rename(&temporary, &path)?;
     disk.sync_dir(place.journal())?;
-    done.push(format!("{count} messages that stood in the quarantine only were written to {}", path.display()));
+    done.push(format!("messages that stood in the quarantine only, written to {}: {count}", path.display()));
     Ok(())
 }
 

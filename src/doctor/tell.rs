@@ -21,7 +21,7 @@ pub fn journal_fault(findings: &mut Findings, folder: &Path, name: &str, fault: 
     let what = match fault {
         journal::Fault::Newer(why) => why.to_string(),
         journal::Fault::Header { messages } => {
-            format!("its header is damaged: a start sets it aside; {messages} intact messages are in it")
+            format!("its header is damaged; intact messages found in it: {messages}")
         }
         journal::Fault::OtherEpoch => "it is a segment of another journal".to_owned(),
         journal::Fault::OtherNumber => "its header has another number than its name".to_owned(),

@@ -319,3 +319,44 @@ fn what_was_set_aside_before_stays_when_the_same_place_is_damaged_again() {
         assert!(aside.contains(&vec![byte, byte, b'\n']), "the line {byte}: {aside:?}");
     }
 }
+
+#[test]
+fn what_is_recovered_later_is_added_to_what_was_recovered_before() {
+    let case = Case::new();
+    let segments = case.segments();
+    let mut had = 0;
+    for path in &segments[..2] {
+        // The transcripts have what the journal had: without them it stands in the quarantine only.
+        for session in SESSIONS {
+            case.disk.remove(&case.transcript(session)).unwrap();
+        }
+        case.disk.damage(path, |bytes| bytes[20] ^= 1);
+        repaired(&case, &case.disk);
+        let found = recovered(&case, &case.disk);
+        assert!(found.len() > had, "{found:?}");
+        had = found.len();
+    }
+    let found: BTreeSet<String> = recovered(&case, &case.disk).into_iter().collect();
+    assert!(found.len() == had && found.contains("a0"), "{found:?}");
+    assert_eq!(reachable(&case, &case.disk).len(), 12);
+}
+
+#[test]
+fn a_torn_request_is_pending_and_a_segment_of_another_journal_is_damage() {
+    let case = Case::new();
+    let last = case.segments().pop().unwrap();
+    let bytes = disk::read(&case.disk, &last).unwrap();
+    // The last frame belongs to b5: without it a5 is what is left of a request.
+    let text = memchr::memmem::rfind(&bytes, b"\"session_id\":\"b\"").unwrap();
+    case.disk.damage(&last, |bytes| bytes[text..].fill(0));
+    let report = examine(&case.disk, &case.place, &case.clock).unwrap();
+    assert_eq!(report.journal.as_ref().unwrap().torn, 1, "{}", report.to_text());
+    // A transcript keeps what it has.
+    assert_eq!((report.damage(), report.transcripts.unwrap().messages), (0, 12), "{}", report.to_text());
+
+    let other = Case::new();
+    let foreign = disk::read(&other.disk, &other.segments()[1]).unwrap();
+    case.disk.damage(&case.segments()[1], |bytes| bytes.clone_from(&foreign));
+    let report = examine(&case.disk, &case.place, &case.clock).unwrap();
+    assert!(report.to_text().contains("it is a segment of another journal"), "{}", report.to_text());
+}

@@ -20,8 +20,8 @@ use super::read::Lines;
 
 /// Sessions whose place a comparison remembers; in others it is looked for again.
 const PLACES_MAX: NonZeroUsize = NonZeroUsize::new(65_536).expect("not 0");
-/// Files a comparison keeps open.
-const OPEN_MAX: NonZeroUsize = NonZeroUsize::new(64).expect("not 0");
+/// Files a comparison keeps open, where the limit of open files allows as many.
+const OPEN_MAX: NonZeroUsize = NonZeroUsize::new(512).expect("not 0");
 /// What is wrong with a transcript.
 #[derive(Debug)]
 pub enum Fault {
@@ -183,7 +183,7 @@ impl<'a, D: Disk> Comparison<'a, D> {
             return Ok(Found::Lacking);
         }
         if !self.open.contains(session) {
-            match self.disk.open_read(&self.folder.join(session.file_name())) {
+            match self.open_file(session) {
                 Ok(file) => drop(self.open.put(session.clone(), file)),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {
                     self.places.put(session.clone(), None);
@@ -203,6 +203,19 @@ impl<'a, D: Disk> Comparison<'a, D> {
             None => drop(self.places.put(session.clone(), Some(next))),
         }
         Ok(found)
+    }
+}
+
+impl<D: Disk> Comparison<'_, D> {
+    fn open_file(&mut self, session: &SessionId) -> io::Result<D::File> {
+        let path = self.folder.join(session.file_name());
+        match self.disk.open_read(&path) {
+            Err(e) if e.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error()) && !self.open.is_empty() => {
+                self.open.clear();
+                self.disk.open_read(&path)
+            }
+            opened => opened,
+        }
     }
 }
 
