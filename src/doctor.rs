@@ -2,8 +2,8 @@
 //!
 //! It stands beside the server and shares its readers, so that both mean the same by "intact". Looking changes nothing on
 //! disk; only `repair.rs` writes, and it does what a start does, with the journal's own recovery and the transcripts' own
-//! replay. Memory is bounded whatever the data: everything is streamed, and of each kind of finding only the first are
-//! listed and the others counted.
+//! replay. Everything is streamed: memory grows with the names in a folder and not with what is in the files, and of each
+//! weight only the first findings are listed and the others counted.
 //!
 //! | file | what |
 //! |---|---|

@@ -6,15 +6,16 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::Write as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::server::{BINARY, run};
-use support::{Options, Server, walk};
+use support::{Options, Random, Server, walk};
 
 const SESSIONS: [&str; 3] = ["a", "b", "c"];
 /// Messages of each session in [`kept`].
@@ -360,6 +361,17 @@ fn a_running_server_is_named_and_left_alone() {
 }
 
 #[test]
+fn two_looks_at_once_are_let_be_and_no_server_starts_under_one() {
+    let server = copy(&kept());
+    let lock = File::open(server.data().join("journal")).unwrap();
+    lock.lock_shared().unwrap();
+    assert_eq!(doctor(&server, &[]).0, 0);
+    let output = run(&mut server.command());
+    assert_eq!(output.status.code(), Some(1), "a server does not start under a look");
+    drop(lock);
+}
+
+#[test]
 fn a_missing_folder_is_said_and_not_made_and_an_empty_one_is_well() {
     let server = Server::prepared(Options::default());
     for more in [&[][..], &["--repair"]] {
@@ -437,6 +449,34 @@ fn what_stands_in_the_quarantine_only_is_written_out_once() {
     fs::remove_dir_all(journal(&server, "quarantine")).unwrap();
     assert_eq!(doctor(&server, &["--repair"]).0, 0);
     assert_eq!(fs::read_to_string(journal(&server, "recovered.jsonl")).unwrap(), recovered);
+}
+
+#[test]
+fn a_repair_that_is_killed_again_and_again_loses_nothing() {
+    let mut random = Random::announced("killed repair");
+    let mut server = copy(&kept());
+    flip(&segment(&server, 0), 30);
+    fs::remove_file(server.transcript_path("b")).unwrap();
+    append(&server.transcript_path("a"), b"no message\n");
+    flip(&segment(&server, 1).with_extension("digest"), 50);
+    for _ in 0..15 {
+        let mut command = Command::new(BINARY);
+        command.arg("doctor").arg("--repair").arg("--config").arg(server.config_path());
+        command.arg("--data").arg(server.data()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        // Anywhere between its first step and its end.
+        std::thread::park_timeout(Duration::from_micros(random.between(500, 25_000)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    let (code, out, err) = doctor(&server, &["--repair"]);
+    assert_eq!(code, 0, "{out}{err}");
+    let recovered = fs::read_to_string(journal(&server, "recovered.jsonl")).unwrap_or_default();
+    server.start_again();
+    assert_eq!(served(&server, "a").len(), EACH);
+    assert_eq!(served(&server, "c").len(), EACH);
+    // What the removed transcript had from the lost segment stands in the quarantine, and was recovered.
+    assert_eq!(served(&server, "b").len() + recovered.lines().count(), EACH);
 }
 
 #[test]

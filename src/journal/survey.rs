@@ -134,7 +134,8 @@ pub struct Hold {
     _files: Vec<File>,
 }
 
-/// Keeps a server from starting on the folder while this lives; when one runs already, what the lock says of it.
+/// Keeps a server from starting on the folder while this lives, and nobody from looking; when a server runs already, what
+/// the lock says of it.
 ///
 /// # Errors
 /// The disk's.
@@ -146,7 +147,7 @@ pub fn hold(folder: &Path) -> io::Result<Result<Hold, String>> {
         Err(e) => return Err(e),
     }
     // Some file systems cannot lock folders: the file alone counts there, as it does for a server.
-    if files.iter().any(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock))) {
+    if files.iter().any(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))) {
         let holder = std::fs::read_to_string(folder.join("lock")).unwrap_or_default();
         let holder = holder.trim();
         return Ok(Err(if holder.is_empty() { "unknown".to_owned() } else { holder.to_owned() }));

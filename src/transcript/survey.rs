@@ -1,7 +1,7 @@
 //! A look at the transcripts that changes nothing: what readers pass over, and what the journal has and a file lacks.
 //!
 //! It needs no open [`super::Transcripts`], because opening them makes their folder. Every line of every file is read and
-//! parsed; memory is bounded by one line and by the sessions a comparison keeps its place in.
+//! parsed; memory is bounded by one line, the names in the folder, and the sessions a comparison keeps its place in.
 //!
 //! Knows nothing of the journal's files, nor of how a fault is told.
 
