@@ -16,10 +16,13 @@ use std::process::ExitCode;
 use lexopt::Arg;
 
 use crate::config::{Overrides, Settings, closest};
-use crate::{app, logging, store};
+use crate::{app, doctor, logging, store};
 
 /// The config file that is read when none is named, and may be missing.
 const DEFAULT_CONFIG: &str = "config.yaml";
+
+/// What `data/` means in the default paths when nothing else is said.
+const DEFAULT_DATA: &str = "data";
 
 /// The largest config file, in bytes; beyond it the wrong file was named.
 const CONFIG_BYTES: u64 = 1 << 20;
@@ -30,28 +33,33 @@ chatkeep keeps chat conversations: durable on disk before it answers, recent his
 Usage:
   chatkeep [serve] [OPTIONS]       serve until SIGTERM or SIGINT
   chatkeep check-config [OPTIONS]  print the effective configuration without secrets, or every fault of it
+  chatkeep doctor [OPTIONS]        say what of a stopped server's data is intact, pending or damaged; changes nothing
   chatkeep help                    print this
 
 Options:
   --config FILE   the configuration (default: ./config.yaml, or built-in defaults without one)
   --listen ADDR   HOST:PORT in place of server.listen; port 0 takes a free one
   --data DIR      what data/ means in the default paths
+  --repair        doctor: do what a start would do, and take what is intact out of the quarantine
+  --json          doctor: one JSON object in place of the lines
   -h, --help      print this
   -V, --version   print the version
 
-Exit codes: 0 done, 2 a fault in the arguments or the configuration, 1 anything else.
+Exit codes: 0 done, 2 a fault in the arguments or the configuration, 1 anything else. doctor: 0 nothing is damaged, 1
+something is, or it could not look.
 ";
 
 /// The commands, as they are suggested.
-const COMMANDS: &[&str] = &["serve", "check-config", "help"];
+const COMMANDS: &[&str] = &["serve", "check-config", "doctor", "help"];
 /// The options, as they are suggested.
-const OPTIONS: &[&str] = &["--config", "--listen", "--data", "--help", "--version"];
+const OPTIONS: &[&str] = &["--config", "--listen", "--data", "--repair", "--json", "--help", "--version"];
 
 /// Runs the command that `args` (without the program's name) ask for.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let done = parse(args).and_then(|call| match call.command {
         Command::Serve => serve(&call.options),
         Command::CheckConfig => check_config(&call.options),
+        Command::Doctor => doctor(&call.options),
         Command::Help => print(HELP),
         Command::Version => print(concat!("chatkeep ", env!("CARGO_PKG_VERSION"), "\n")),
     });
@@ -91,6 +99,7 @@ impl Failure {
 enum Command {
     Serve,
     CheckConfig,
+    Doctor,
     Help,
     Version,
 }
@@ -100,6 +109,16 @@ struct Options {
     config: Option<PathBuf>,
     listen: Option<String>,
     data: Option<PathBuf>,
+    task: Option<doctor::Task>,
+    form: Form,
+}
+
+/// What a report is printed as.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Form {
+    #[default]
+    Lines,
+    Json,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -118,6 +137,8 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Call, Failure> {
             Arg::Long("config") => set("--config", &mut options.config, &mut parser, |file| Ok(file.into()))?,
             Arg::Long("data") => set("--data", &mut options.data, &mut parser, |folder| Ok(folder.into()))?,
             Arg::Long("listen") => set("--listen", &mut options.listen, &mut parser, OsString::into_string)?,
+            Arg::Long("repair") => options.task = Some(doctor::Task::Repair),
+            Arg::Long("json") => options.form = Form::Json,
             Arg::Long(name) => return Err(unknown("option", &format!("--{name}"), OPTIONS)),
             Arg::Short(name) => return Err(unknown("option", &format!("-{name}"), OPTIONS)),
             Arg::Value(word) if command.is_none() => command = Some(command_of(&word.to_string_lossy())?),
@@ -129,13 +150,20 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Call, Failure> {
             }
         }
     }
-    Ok(Call { command: command.unwrap_or(Command::Serve), options })
+    let command = command.unwrap_or(Command::Serve);
+    for (name, given) in [("--repair", options.task.is_some()), ("--json", options.form == Form::Json)] {
+        if given && command != Command::Doctor {
+            return Err(Failure::asked(format!("{name} belongs to doctor: chatkeep doctor {name}")));
+        }
+    }
+    Ok(Call { command, options })
 }
 
 fn command_of(word: &str) -> Result<Command, Failure> {
     match word {
         "serve" => Ok(Command::Serve),
         "check-config" => Ok(Command::CheckConfig),
+        "doctor" => Ok(Command::Doctor),
         "help" => Ok(Command::Help),
         _ => Err(unknown("command", word, COMMANDS)),
     }
@@ -192,6 +220,21 @@ fn check_config(options: &Options) -> Result<(), Failure> {
     let loaded = load(options)?;
     let from = loaded.file.as_deref().map_or_else(|| "the built-in defaults".to_owned(), logging::escaped);
     print(&format!("# In effect, from {from}.\n{}", loaded.settings.to_yaml()))
+}
+
+fn doctor(options: &Options) -> Result<(), Failure> {
+    let config = load(options)?.settings.config();
+    // What a repair makes is private, as what a server makes.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let data = options.data.clone().unwrap_or_else(|| DEFAULT_DATA.into());
+    let task = options.task.unwrap_or(doctor::Task::Look);
+    let place = doctor::Place { data, config };
+    let report = doctor::run(&place, task).map_err(|failure| Failure::Other(failure.to_string()))?;
+    print(&match options.form {
+        Form::Lines => report.to_text(),
+        Form::Json => format!("{}\n", report.to_json()),
+    })?;
+    if report.damage() > 0 { Err(Failure::Other(report.verdict())) } else { Ok(()) }
 }
 
 struct Loaded {
@@ -283,7 +326,12 @@ mod tests {
             (
                 "serve --listen 127.0.0.1:0 --data d",
                 Command::Serve,
-                Options { config: None, listen: Some("127.0.0.1:0".to_owned()), data: Some("d".into()) },
+                Options { listen: Some("127.0.0.1:0".to_owned()), data: Some("d".into()), ..Options::default() },
+            ),
+            (
+                "doctor --json --repair",
+                Command::Doctor,
+                Options { task: Some(doctor::Task::Repair), form: Form::Json, ..Options::default() },
             ),
             ("help", Command::Help, Options::default()),
             ("serve --help", Command::Help, Options::default()),
@@ -313,6 +361,8 @@ mod tests {
             ("--confg x", "unknown option `--confg`; did you mean --config?"),
             ("-x", "unknown option `-x`; chatkeep --help lists every option"),
             ("serve now", "unexpected argument `now` after the command"),
+            ("serve --repair", "--repair belongs to doctor: chatkeep doctor --repair"),
+            ("--json", "--json belongs to doctor: chatkeep doctor --json"),
             ("--config", "--config needs a value: --config VALUE"),
             ("--data=", "--data needs a value that is not empty"),
             ("--data a --data b", "--data is given twice: give it once"),

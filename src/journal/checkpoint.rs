@@ -22,6 +22,9 @@ use std::path::{Path, PathBuf};
 use crate::disk::{self, Disk};
 use crate::message::Id;
 
+/// The file's name.
+pub const NAME: &str = "checkpoint";
+
 const MAGIC: &[u8; 8] = b"CKCHKPNT";
 const VERSION: u32 = 1;
 const BYTES: usize = 64;
@@ -37,8 +40,21 @@ pub struct Checkpoint {
     pub largest_id: Option<Id>,
 }
 
+/// What stands where the checkpoint should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing.
+    Missing,
+    /// Something that is no checkpoint, or cannot be read.
+    Damaged,
+    /// The checkpoint of another journal.
+    Foreign,
+    /// This journal's.
+    Ours(Checkpoint),
+}
+
 fn path(folder: &Path) -> PathBuf {
-    folder.join("checkpoint")
+    folder.join(NAME)
 }
 
 impl Checkpoint {
@@ -68,6 +84,19 @@ impl Checkpoint {
             transcribed: of(32),
             largest_id: Id::from_bytes(bytes[40..56].try_into().expect("sixteen bytes")).ok(),
         })
+    }
+
+    /// Looks at the checkpoint and judges nothing.
+    pub(super) fn standing<D: Disk>(disk: &D, folder: &Path, epoch: u64) -> Standing {
+        match disk::read(disk, &path(folder)) {
+            Ok(bytes) => match Self::decode(&bytes, epoch) {
+                Some(_) if bytes[16..24] != epoch.to_le_bytes() => Standing::Foreign,
+                Some(checkpoint) => Standing::Ours(checkpoint),
+                None => Standing::Damaged,
+            },
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Standing::Missing,
+            Err(_) => Standing::Damaged,
+        }
     }
 
     /// Reads the checkpoint of the journal with that epoch; "from the start" when there is none to be trusted.

@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 use crate::disk::{self, Disk, DiskFile};
 use crate::message::Id;
 
-use super::frame::{Group, Kind, SegmentHeader};
+use super::frame::{FrameHeader, Group, Kind, SegmentHeader};
 use super::keys::{Keys, Known};
 use super::record::Entry;
 use super::scan::{Found, Scanner};
@@ -87,14 +87,7 @@ impl Digest {
         loop {
             match scanner.next()? {
                 Found::Frame(header) => {
-                    digest.records += 1;
-                    digest.last_sequence = digest.last_sequence.max(header.sequence);
-                    if header.kind != Kind::Abort {
-                        digest.note_group(header.sequence, header.group);
-                    }
-                    if let Some(entry) = Entry::decode(header.kind, scanner.payload()) {
-                        digest.note(header.sequence, &entry);
-                    }
+                    digest.take(&header, scanner.payload());
                 }
                 Found::Gap(range) => {
                     digest.gaps.push((range.start, range.end));
@@ -103,6 +96,25 @@ impl Digest {
                 Found::End { dirty } => return Ok((digest, End { offset: scanner.offset(), dirty })),
             }
         }
+    }
+
+    /// Takes an intact frame in, and returns what it holds.
+    pub(super) fn take(&mut self, header: &FrameHeader, payload: &[u8]) -> Option<Entry> {
+        self.records += 1;
+        self.last_sequence = self.last_sequence.max(header.sequence);
+        if header.kind != Kind::Abort {
+            self.note_group(header.sequence, header.group);
+        }
+        let entry = Entry::decode(header.kind, payload);
+        if let Some(entry) = &entry {
+            self.note(header.sequence, entry);
+        }
+        entry
+    }
+
+    /// The digest that stands beside a segment; `None` when there is none that can be read and belongs to it.
+    pub(super) fn stored<D: Disk>(disk: &D, folder: &Path, header: &SegmentHeader) -> Option<Self> {
+        disk::read(disk, &path(folder, header.number)).ok().and_then(|bytes| Self::decode(&bytes, header))
     }
 
     /// Follows the requests over their records: a request is whole when its records follow each other from one that
@@ -216,8 +228,7 @@ impl Digest {
     /// # Errors
     /// The disk's, while walking.
     pub fn load<D: Disk>(disk: &D, folder: &Path, info: &SegmentInfo) -> io::Result<Self> {
-        let stored = disk::read(disk, &path(folder, info.header.number)).ok();
-        if let Some(digest) = stored.and_then(|bytes| Self::decode(&bytes, &info.header)) {
+        if let Some(digest) = Self::stored(disk, folder, &info.header) {
             return Ok(digest);
         }
         let name = segment::path(folder, info.header.number);
@@ -235,15 +246,13 @@ impl Digest {
     /// # Errors
     /// The disk's; the next start then walks the segment.
     pub fn ensure<D: Disk>(disk: &D, folder: &Path, info: &SegmentInfo) -> io::Result<()> {
-        let path = path(folder, info.header.number);
-        let stored = disk::read(disk, &path).ok();
-        if stored.is_some_and(|bytes| Self::decode(&bytes, &info.header).is_some()) {
+        if Self::stored(disk, folder, &info.header).is_some() {
             return Ok(());
         }
         // Under `never` nothing has synced the segment yet, and a digest must not outlive what it speaks of.
         disk.open(&segment::path(folder, info.header.number))?.sync()?;
         let digest = Self::load(disk, folder, info)?;
-        disk::replace(disk, &path, &digest.encode(&info.header))
+        disk::replace(disk, &path(folder, info.header.number), &digest.encode(&info.header))
     }
 }
 

@@ -16,7 +16,7 @@ use super::frame::{HeaderError, SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::quarantine::Quarantine;
 use super::recovery::{OpenError, at};
 use super::segment::{self, SegmentInfo};
-use super::{random_u64, scan};
+use super::{random_u64, salvage};
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -45,12 +45,14 @@ pub fn take<D: Disk>(disk: &D, folder: &Path, clock: &Clock) -> Result<Inventory
     let mut damaged = Vec::new();
     for number in numbers {
         match header(disk, folder, number)? {
-            Some(info) => inventory.segments.push(info),
-            None => damaged.push(number),
+            Header::Good(info) => inventory.segments.push(info),
+            Header::Damaged => damaged.push((number, true)),
+            Header::Another => damaged.push((number, false)),
         }
     }
-    for number in damaged {
-        inventory.mend(disk, folder, number, clock).map_err(at(&segment::path(folder, number)))?;
+    for (number, may_rebuild) in damaged {
+        let mended = inventory.mend(disk, folder, number, clock, may_rebuild);
+        mended.map_err(at(&segment::path(folder, number)))?;
     }
     inventory.segments.sort_by_key(|info| info.header.number);
     for name in names.iter().filter(|name| name.ends_with(".tmp")) {
@@ -61,35 +63,81 @@ pub fn take<D: Disk>(disk: &D, folder: &Path, clock: &Clock) -> Result<Inventory
     Ok(inventory)
 }
 
-/// One header; `None` when it is damaged, or is another segment's.
-fn header<D: Disk>(disk: &D, folder: &Path, number: u64) -> Result<Option<SegmentInfo>, OpenError> {
+/// How a header was found.
+enum Header {
+    Good(SegmentInfo),
+    Damaged,
+    /// It names another number than the file: a power cut gave a file the name of its next life. What stands in it belongs
+    /// to none.
+    Another,
+}
+
+fn header<D: Disk>(disk: &D, folder: &Path, number: u64) -> Result<Header, OpenError> {
     let path = segment::path(folder, number);
     let file = disk.open_read(&path).map_err(at(&path))?;
     let mut bytes = [0; SEGMENT_HEADER_BYTES];
     let read = file.read_at(&mut bytes, 0).map_err(at(&path))?;
     match SegmentHeader::decode(&bytes[..read]) {
         Ok(header) if header.number == number => {
-            Ok(Some(SegmentInfo { header, file_bytes: file.byte_len().map_err(at(&path))? }))
+            Ok(Header::Good(SegmentInfo { header, file_bytes: file.byte_len().map_err(at(&path))? }))
         }
+        Ok(_) => Ok(Header::Another),
+        Err(HeaderError::Damaged) => Ok(Header::Damaged),
         Err(source @ HeaderError::Newer(_)) => Err(OpenError::Newer { path, source }),
-        Ok(_) | Err(HeaderError::Damaged) => Ok(None),
     }
+}
+
+/// What the damaged header of segment `number` said: from the digest, or else from the first intact frame. `intact` are the
+/// segments whose headers are.
+///
+/// In the second case the segment may have begun earlier than its first frame says; what a failed segment before it holds
+/// from there on was refused or stands in both, so the worst is a refused message that comes back. A first frame that comes
+/// before what an earlier segment begins with is of another life of the file, and nothing is made of it.
+///
+/// # Errors
+/// The disk's.
+pub fn rebuilt<D: Disk>(
+    disk: &D,
+    folder: &Path,
+    number: u64,
+    intact: &[SegmentInfo],
+    clock: &Clock,
+) -> io::Result<Option<SegmentHeader>> {
+    let frame = salvage::first_frame(&disk.open_read(&segment::path(folder, number))?)?;
+    if let Some(header) = Digest::header_of(disk, folder, number)
+        && frame.is_none_or(|(salt, _)| salt == header.salt)
+    {
+        return Ok(Some(header));
+    }
+    let before = intact.iter().filter(|info| info.header.number < number).map(|info| info.header.first_sequence).max();
+    let epoch = intact.first().map(|info| info.header.epoch).or_else(|| Checkpoint::epoch(disk, folder));
+    Ok(frame.filter(|(_, first)| before.is_none_or(|before| *first >= before)).map(|(salt, first_sequence)| {
+        let made_micros = clock.now().micros();
+        SegmentHeader { salt, epoch: epoch.unwrap_or_else(random_u64), number, first_sequence, made_micros }
+    }))
 }
 
 impl Inventory {
     /// Rebuilds a header, or sets the file aside.
-    fn mend<D: Disk>(&mut self, disk: &D, folder: &Path, number: u64, clock: &Clock) -> io::Result<()> {
+    fn mend<D: Disk>(
+        &mut self,
+        disk: &D,
+        folder: &Path,
+        number: u64,
+        clock: &Clock,
+        may_rebuild: bool,
+    ) -> io::Result<()> {
         let path = segment::path(folder, number);
         let quarantine = Quarantine::new(disk, folder);
-        let file = disk.open(&path)?;
-        let Some(header) = self.known_elsewhere(disk, folder, number, &file, clock)? else {
-            drop(file);
+        let known = if may_rebuild { rebuilt(disk, folder, number, &self.segments, clock)? } else { None };
+        let Some(header) = known else {
             let aside = quarantine.take_segment(number)?;
-            log::error!("nothing in {} can be read: the file is kept as {}", path.display(), aside.display());
+            log::error!("{} is no segment that can be used: it is kept as {}", path.display(), aside.display());
             self.lost += 1;
             self.lost_last |= number == self.last_number;
             return Ok(());
         };
+        let file = disk.open(&path)?;
         let mut damaged = [0; SEGMENT_HEADER_BYTES];
         let read = file.read_at(&mut damaged, 0)?;
         let aside = quarantine.keep(&format!("header-{number:016}"), &damaged[..read])?;
@@ -99,33 +147,5 @@ impl Inventory {
         self.rebuilt += 1;
         self.segments.push(SegmentInfo { header, file_bytes: file.byte_len()? });
         Ok(())
-    }
-
-    /// What the header said: from the digest, or else from the first intact frame. In the second case the segment may have
-    /// begun earlier than its first frame says; what a failed segment before it holds from there on was refused or stands
-    /// in both, so the worst is a refused message that comes back.
-    fn known_elsewhere<D: Disk>(
-        &self,
-        disk: &D,
-        folder: &Path,
-        number: u64,
-        file: &D::File,
-        clock: &Clock,
-    ) -> io::Result<Option<SegmentHeader>> {
-        let frame = scan::find_any_frame(file)?;
-        if let Some(header) = Digest::header_of(disk, folder, number)
-            && frame.is_none_or(|(salt, _)| salt == header.salt)
-        {
-            return Ok(Some(header));
-        }
-        let epoch = self.segments.first().map(|info| info.header.epoch);
-        let epoch = epoch.or_else(|| Checkpoint::epoch(disk, folder));
-        Ok(frame.map(|(salt, first_sequence)| SegmentHeader {
-            salt,
-            epoch: epoch.unwrap_or_else(random_u64),
-            number,
-            first_sequence,
-            made_micros: clock.now().micros(),
-        }))
     }
 }

@@ -17,6 +17,8 @@
 //! | `quarantine.rs` | copies of what a start takes out or steps over |
 //! | `lock.rs` | one process at a time |
 //! | `upkeep.rs` | dropping segments, the spare, digests, syncs by interval, warnings |
+//! | `survey.rs` | a look at all of it that changes nothing |
+//! | `salvage.rs` | intact frames out of a file of which nothing else is known |
 //! | `checkpoint.rs` | up to where everything has arrived |
 //! | `digest.rs` | what a start must know of a segment, without walking it |
 //! | `keys.rs` | idempotency keys |
@@ -57,8 +59,10 @@ mod queue;
 mod reader;
 mod record;
 mod recovery;
+mod salvage;
 mod scan;
 mod segment;
+pub mod survey;
 #[cfg(test)]
 mod tests;
 mod upkeep;
@@ -75,7 +79,7 @@ use crate::config::JournalConfig;
 use crate::disk::{Disk, RealDisk};
 use crate::message::{Clock, IdGenerator, LINE_BYTES_MAX};
 
-pub use checkpoint::Checkpoint;
+pub use checkpoint::{Checkpoint, Standing};
 pub use commit::Ticket;
 pub use queue::Kept;
 pub use reader::{Progress, Reader};

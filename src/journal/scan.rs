@@ -185,34 +185,6 @@ impl<F: DiskFile> Scanner<F> {
     }
 }
 
-/// The salt and the sequence of the first intact frame of any segment in a file whose header cannot be read. The salt is
-/// part of what a frame's checksum covers, so a frame vouches for its own.
-///
-/// Bounded: no more bytes are summed than four times the file's.
-///
-/// # Errors
-/// The disk's.
-pub fn find_any_frame<F: DiskFile>(file: &F) -> io::Result<Option<(u32, u64)>> {
-    let mut bytes = vec![0; usize::try_from(file.byte_len()?).map_err(io::Error::other)?];
-    let read = read_over_damage(file, &mut bytes, 0)?;
-    bytes.truncate(read);
-    let mut summed = 0;
-    for at in SEGMENT_HEADER_BYTES..bytes.len().saturating_sub(FRAME_HEADER_BYTES) {
-        let rest = &bytes[at..];
-        let salt = u32::from_le_bytes(rest[..4].try_into().expect("four bytes"));
-        let Some(header) = FrameHeader::peek(rest, salt).filter(|_| salt != 0) else { continue };
-        let Some(frame) = rest.get(..header.frame_bytes()) else { continue };
-        if is_intact(frame) {
-            return Ok(Some((salt, header.sequence)));
-        }
-        summed += frame.len();
-        if summed > 4 * bytes.len() {
-            break;
-        }
-    }
-    Ok(None)
-}
-
 /// Reads as [`DiskFile::read_at`] does, but a sector the medium has lost reads as zeros, which no frame is: it costs what
 /// stood there and not the file.
 pub fn read_over_damage<F: DiskFile>(file: &F, to: &mut [u8], offset: u64) -> io::Result<usize> {

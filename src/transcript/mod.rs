@@ -13,12 +13,15 @@
 //! | `replay.rs` | making transcripts agree with the journal |
 //! | `merge.rs` | writing a transcript anew |
 //! | `expire.rs` | taking out what has expired, while appends go on |
+//! | `clean.rs` | a transcript put in order, of a stopped server |
+//! | `survey.rs` | a look at all of them that changes nothing |
 //!
 //! Who syncs files, mends them or gives one another's name does it alone: the worker and the janitor, one after the other.
 //! Appends wait for neither.
 //!
 //! Knows nothing of the journal's files, nor of what the cache has. Lock order: maintenance, the open files, then nothing.
 
+mod clean;
 mod ending;
 #[cfg(test)]
 mod ending_tests;
@@ -32,6 +35,7 @@ mod mend_tests;
 mod merge;
 mod read;
 mod replay;
+pub mod survey;
 mod sync;
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,133 @@
+//! Messages that stand intact in the journal's quarantine and nowhere else: neither in the journal nor in a transcript nor
+//! among what was already recovered.
+//!
+//! The quarantine may be as large as a journal, so it is worked through in batches of a few megabytes. Expired and erased
+//! messages are not wanted. A message in two files of the quarantine is found once.
+
+use std::collections::{BTreeMap, HashSet};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::disk::{Disk, DiskFile};
+use crate::journal::survey::{Survey, salvage};
+use crate::message::{Id, Message, Timestamp};
+use crate::transcript::survey::{Comparison, Found};
+
+use super::{Place, is_wanted, oldest_shown};
+
+/// Bytes of lines in a batch, unless one alone has more.
+const BATCH_BYTES: usize = 8 << 20;
+/// Messages that are known to be found already; beyond, one in two files may be found twice.
+const FOUND_MAX: usize = 1 << 18;
+/// Bytes of the recovered messages read at once.
+const BLOCK_BYTES: usize = 1 << 20;
+
+/// Messages of the quarantine that are still to be looked for elsewhere.
+#[derive(Default)]
+struct Batch {
+    messages: BTreeMap<Id, (u64, Arc<Message>)>,
+    bytes: usize,
+}
+
+struct Search<'a, D: Disk> {
+    disk: &'a D,
+    place: &'a Place,
+    journal: &'a Survey,
+    found: HashSet<Id>,
+}
+
+/// Hands every such message to `take`, those of one batch in the order of their ids.
+///
+/// # Errors
+/// The disk's, and what `take` says.
+pub fn find<D: Disk>(
+    disk: &D,
+    place: &Place,
+    journal: &Survey,
+    now: Timestamp,
+    take: &mut dyn FnMut(&Message) -> io::Result<()>,
+) -> io::Result<()> {
+    let folder = place.journal().join("quarantine");
+    let mut names = match disk.list(&folder) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        names => names?,
+    };
+    names.sort_unstable();
+    let oldest = oldest_shown(place, now);
+    let mut search = Search { disk, place, journal, found: HashSet::new() };
+    for name in names {
+        let mut batch = Batch::default();
+        let mut outcome = Ok(());
+        salvage(disk, &folder.join(name), &mut |sequence, message| {
+            if outcome.is_err() || !is_wanted(message, oldest, &journal.erased) {
+                return;
+            }
+            batch.bytes += message.line().len();
+            batch.messages.insert(message.id(), (sequence, message.clone()));
+            if batch.bytes >= BATCH_BYTES {
+                outcome = search.settle(std::mem::take(&mut batch), take);
+            }
+        })?;
+        outcome?;
+        search.settle(batch, take)?;
+    }
+    Ok(())
+}
+
+impl<D: Disk> Search<'_, D> {
+    fn settle(&mut self, mut batch: Batch, take: &mut dyn FnMut(&Message) -> io::Result<()>) -> io::Result<()> {
+        let rest = &mut batch.messages;
+        rest.retain(|id, _| !self.found.contains(id));
+        let sequences = || rest.values().map(|(sequence, _)| *sequence);
+        let (Some(first), Some(last)) = (sequences().min(), sequences().max()) else { return Ok(()) };
+        self.journal.records(self.disk, self.place.journal(), first..=last, &mut |record| {
+            record.entry.id().map(|id| rest.remove(&id));
+        })?;
+        let mut comparison = Comparison::new(self.disk, self.place.transcripts());
+        let mut fault = None;
+        rest.retain(|_, (_, message)| match comparison.look(message) {
+            Ok(found) => found == Found::Lacking,
+            Err(e) => {
+                fault = Some(e);
+                true
+            }
+        });
+        fault.map_or(Ok(()), Err)?;
+        if !rest.is_empty() {
+            each_id(self.disk, &self.place.recovered(), &mut |id| drop(rest.remove(&id)))?;
+        }
+        for (id, (_, message)) in &*rest {
+            if self.found.len() < FOUND_MAX {
+                self.found.insert(*id);
+            }
+            take(message)?;
+        }
+        Ok(())
+    }
+}
+
+/// Hands the id of every line to `take`; a missing file has none.
+fn each_id<D: Disk>(disk: &D, path: &Path, take: &mut dyn FnMut(Id)) -> io::Result<()> {
+    let file = match disk.open_read(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        file => file?,
+    };
+    let (mut block, mut at, mut wanted) = (Vec::new(), 0, BLOCK_BYTES);
+    loop {
+        block.resize(wanted, 0);
+        let read = file.read_at(&mut block, at)?;
+        let Some(end) = memchr::memrchr(b'\n', &block[..read]) else {
+            // The end, or a line longer than the block.
+            if read < wanted {
+                return Ok(());
+            }
+            wanted *= 2;
+            continue;
+        };
+        for line in block[..end].split(|&byte| byte == b'\n') {
+            Message::id_of_line(line).map(&mut *take);
+        }
+        (at, wanted) = (at + end as u64 + 1, BLOCK_BYTES);
+    }
+}

@@ -1,0 +1,225 @@
+//! The repair: what a start would do, and two things no start does: it compares the transcripts with all the journal still
+//! has, and not only from the checkpoint on, and it takes intact messages out of the quarantine.
+//!
+//! Rule: no byte that may be a message leaves its only place before a copy stands in another. Recovery, replay and merge
+//! keep it by themselves; a segment that was whole but never got its name would be removed by a start, and is kept here.
+//! Everything can be stopped at any moment and run again; run twice it changes nothing more.
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use crate::disk::{self, Disk, DiskFile};
+use crate::journal::survey::{Survey, salvage};
+use crate::journal::{Checkpoint, Journal, Progress};
+use crate::message::{Clock, Message, SessionId};
+use crate::transcript::Transcripts;
+
+use super::{Failure, Place, Report, apart, is_wanted, oldest_shown};
+
+/// How much of the journal is read at once, in bytes.
+const READ_BYTES: usize = 1 << 20;
+/// Transcripts kept open.
+const OPEN_MAX: NonZeroUsize = NonZeroUsize::new(64).expect("not 0");
+/// Bytes copied at once.
+const COPY_BYTES: usize = 1 << 20;
+
+/// What a later version wrote is left as it is.
+pub fn refuse_what_is_newer(report: &Report) -> Result<(), Failure> {
+    let newer = report.journal.as_ref().and_then(|journal| journal.newer.as_ref());
+    newer.map_or(Ok(()), |(name, why)| Err(Failure::Unrepairable(format!("{name}: {why}"))))
+}
+
+/// Keeps what the next open would take away: segments that hold messages and never got their name.
+pub fn keep_first<D: Disk>(disk: &D, place: &Place) -> Result<(), Failure> {
+    let folder = place.journal();
+    let quarantine = folder.join("quarantine");
+    let keep = || -> io::Result<()> {
+        for name in names(disk, folder)?.iter().filter(|name| name.ends_with(".tmp")) {
+            let mut messages = 0;
+            salvage(disk, &folder.join(name), &mut |_, _| messages += 1)?;
+            if messages > 0 {
+                disk::make_folder(disk, &quarantine)?;
+                disk.rename(&folder.join(name), &free_name(disk, &quarantine, name))?;
+                disk.sync_dir(&quarantine)?;
+            }
+        }
+        Ok(())
+    };
+    keep().map_err(|source| Failure::Io { path: folder.to_owned(), source })
+}
+
+/// The names in a folder; none when there is no such folder.
+fn names<D: Disk>(disk: &D, folder: &Path) -> io::Result<Vec<String>> {
+    match disk.list(folder) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        names => names,
+    }
+}
+
+/// A name nothing has yet.
+fn free_name<D: Disk>(disk: &D, folder: &Path, name: &str) -> PathBuf {
+    let name = name.trim_end_matches(".tmp");
+    let mut names = (0_u64..).map(|n| folder.join(format!("unnamed-{name}-{n}")));
+    names.find(|path| disk.open_read(path).is_err()).expect("numbers do not end")
+}
+
+/// Repairs, and returns what it did, a line each.
+///
+/// # Errors
+/// [`Failure::Unfinished`].
+pub fn run<D: Disk>(disk: &D, place: &Place, clock: &Clock, before: &Report) -> Result<Vec<String>, Failure> {
+    let unfinished = |e: &dyn std::fmt::Display| Failure::Unfinished(e.to_string());
+    let config = &place.config.journal;
+    let opened = Journal::open_on(disk.clone(), config, clock.clone(), Box::new(|_| {}), Box::new(|| {}));
+    let journal = opened.map_err(|e| unfinished(&e))?;
+    let mut done = Vec::new();
+    told_of_the_journal(&journal, before, &mut done);
+    transcripts(disk, place, clock, &journal, before, &mut done).map_err(|e| unfinished(&e))?;
+    journal.tend().map_err(|e| unfinished(&e))?;
+    if let Some(digests) = before.journal.as_ref().map(|journal| journal.digests.missing + journal.digests.damaged)
+        && digests > 0
+    {
+        done.push(format!("digests of segments that were written anew: {digests}"));
+    }
+    recover_apart(disk, place, clock, &mut done).map_err(|e| unfinished(&e))?;
+    Ok(done)
+}
+
+fn told_of_the_journal<D: Disk>(journal: &Journal<D>, before: &Report, done: &mut Vec<String>) {
+    let findings = journal.findings();
+    if findings.rebuilt_headers > 0 {
+        done.push(format!("damaged headers of segments that were rebuilt: {}", findings.rebuilt_headers));
+    }
+    if findings.lost_segments > 0 {
+        done.push(format!("segments without a usable header, set aside in quarantine/: {}", findings.lost_segments));
+    }
+    if findings.tail_bytes > 0 {
+        done.push(format!(
+            "{} bytes behind the journal's last record were copied to quarantine/ and zeroed",
+            findings.tail_bytes
+        ));
+    }
+    let torn = before.journal.as_ref().map_or(0, |journal| journal.torn);
+    if torn > 0 {
+        done.push(format!("records of torn requests that were voided: {torn}"));
+    }
+    let leftovers = before.journal.as_ref().map_or(0, |journal| journal.leftovers.0);
+    if leftovers > 0 {
+        done.push(format!("unfinished files of the journal that were cleared away: {leftovers}"));
+    }
+}
+
+/// Puts the transcripts in order, then brings them up to all that the journal has.
+fn transcripts<D: Disk>(
+    disk: &D,
+    place: &Place,
+    clock: &Clock,
+    journal: &Journal<D>,
+    before: &Report,
+    done: &mut Vec<String>,
+) -> io::Result<()> {
+    let transcripts = Transcripts::open(disk.clone(), place.transcripts(), OPEN_MAX)?;
+    let faulty = faulty(disk, place)?;
+    for session in &faulty {
+        transcripts.put_in_order(session)?;
+    }
+    if !faulty.is_empty() {
+        let count = faulty.len();
+        done.push(format!("transcripts put in order, what is no line of them set aside in quarantine/: {count}"));
+    }
+    let erased = before.journal.as_ref().map(|journal| journal.erased.clone()).unwrap_or_default();
+    let oldest = oldest_shown(place, clock.now());
+    let mut replay = transcripts.replay();
+    let mut reader = journal.reader(0);
+    let mut progress = Progress::More;
+    while progress == Progress::More {
+        progress = reader.read(READ_BYTES, |record| {
+            if let Some(message) = record.entry.message().filter(|message| is_wanted(message, oldest, &erased)) {
+                replay.message(record.sequence, message);
+            }
+        })?;
+    }
+    if replay.appended > 0 {
+        done.push(format!("lines put back into transcripts: {}", replay.appended));
+    }
+    replay.end();
+    if store_checkpoint(journal, &transcripts)? {
+        done.push("the checkpoint says how far the transcripts are".to_owned());
+    }
+    Ok(())
+}
+
+/// Says in the checkpoint how far the transcripts are, as a start does, unless it says so.
+fn store_checkpoint<D: Disk>(journal: &Journal<D>, transcripts: &Transcripts<D>) -> io::Result<bool> {
+    let start = journal.start();
+    let reached = transcripts.first_lacking().map_or(journal.published(), |lacking| lacking - 1);
+    if start.transcribed == reached {
+        return Ok(false);
+    }
+    journal.store_checkpoint(&Checkpoint { transcribed: reached, ..start })?;
+    Ok(true)
+}
+
+/// Sessions whose transcripts are to be put in order.
+fn faulty<D: Disk>(disk: &D, place: &Place) -> io::Result<Vec<SessionId>> {
+    use crate::transcript::survey::{Fault, Survey};
+    let mut sessions = Vec::new();
+    Survey::of(disk, place.transcripts(), &mut |session, fault| {
+        let can_be_mended = matches!(fault, Fault::Foreign { .. } | Fault::OutOfOrder(_) | Fault::Torn(_));
+        if can_be_mended && sessions.last() != Some(session) {
+            sessions.push(session.clone());
+        }
+    })?;
+    Ok(sessions)
+}
+
+/// Writes what stands in the quarantine only to `recovered.jsonl`, behind what is there already. The old file stands until
+/// the new one is whole.
+fn recover_apart<D: Disk>(disk: &D, place: &Place, clock: &Clock, done: &mut Vec<String>) -> io::Result<()> {
+    let journal = Survey::of(disk, place.journal(), &mut |_, _| {})?;
+    let path = place.recovered();
+    let temporary = path.with_extension("jsonl.tmp");
+    let mut new: Option<(D::File, u64)> = None;
+    let mut count = 0;
+    apart::find(disk, place, &journal, clock.now(), &mut |message: &Message| {
+        let (file, bytes) = match &mut new {
+            Some(new) => new,
+            None => new.insert(copied(disk, &path, &temporary)?),
+        };
+        let mut line = message.line().to_vec();
+        line.push(b'\n');
+        file.write_all_at(&line, *bytes)?;
+        *bytes += line.len() as u64;
+        count += 1;
+        Ok(())
+    })?;
+    let Some((file, _)) = new else { return Ok(()) };
+    file.sync()?;
+    disk.rename(&temporary, &path)?;
+    disk.sync_dir(place.journal())?;
+    done.push(format!("messages that stood in the quarantine only, written to {}: {count}", path.display()));
+    Ok(())
+}
+
+/// A copy of `from`, empty when there is none, and its length; the last line has its newline.
+fn copied<D: Disk>(disk: &D, from: &Path, to: &Path) -> io::Result<(D::File, u64)> {
+    let new = disk.create(to)?;
+    let old = match disk.open_read(from) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok((new, 0)),
+        old => old?,
+    };
+    let (mut block, mut at, mut last) = (vec![0; COPY_BYTES], 0, b'\n');
+    loop {
+        let read = old.read_at(&mut block, at)?;
+        let Some(end) = block[..read].last() else { break };
+        last = *end;
+        new.write_all_at(&block[..read], at)?;
+        at += read as u64;
+    }
+    if last != b'\n' {
+        new.write_all_at(b"\n", at)?;
+        at += 1;
+    }
+    Ok((new, at))
+}

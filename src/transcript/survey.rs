@@ -1,0 +1,240 @@
+//! A look at the transcripts that changes nothing: what readers pass over, and what the journal has and a file lacks.
+//!
+//! It needs no open [`super::Transcripts`], because opening them makes their folder. Every line of every file is read and
+//! parsed; memory is bounded by one line, the names in the folder, and the sessions a comparison keeps its place in.
+//!
+//! Knows nothing of the journal's files, nor of how a fault is told.
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use lru::LruCache;
+
+use crate::disk::{Disk, DiskFile};
+use crate::message::{Id, Message, SessionId};
+
+use super::merge::{next_line, stands_at};
+use super::read::Lines;
+
+/// Sessions whose place a comparison remembers; in others it is looked for again.
+const PLACES_MAX: NonZeroUsize = NonZeroUsize::new(65_536).expect("not 0");
+/// Files a comparison keeps open, where the limit of open files allows as many.
+const OPEN_MAX: NonZeroUsize = NonZeroUsize::new(512).expect("not 0");
+/// What is wrong with a transcript.
+#[derive(Debug)]
+pub enum Fault {
+    /// It has lines that are no message, or of another session: every reader passes over them. The first stands there.
+    Foreign {
+        /// Lines that are no message.
+        bad: u64,
+        /// Messages of another session.
+        others: u64,
+        /// The first of both.
+        first: Range<u64>,
+    },
+    /// Lines behind one with a later id, though they may be second copies: they hide what lies between from some readers.
+    OutOfOrder(u64),
+    /// Its last line has no end: so many bytes.
+    Torn(u64),
+    /// The disk cannot read it.
+    Io(io::Error),
+}
+
+/// What was found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// Transcripts.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Messages that readers find.
+    pub messages: u64,
+    /// Lines that say again what stands right before them: nobody sees them.
+    pub repeated: u64,
+    /// Files a stop in the middle of a rewrite left, and their bytes.
+    pub leftovers: (u64, u64),
+}
+
+impl Survey {
+    /// Reads every transcript in `folder`; each fault goes to `tell`, with its session.
+    ///
+    /// # Errors
+    /// The disk's, when the folder itself cannot be read.
+    pub fn of<D: Disk>(disk: &D, folder: &Path, tell: &mut dyn FnMut(&SessionId, Fault)) -> io::Result<Self> {
+        let mut survey = Self::default();
+        for name in disk.list(folder)? {
+            let Some(session) = SessionId::from_file_name(&name) else { continue };
+            survey.files += 1;
+            if let Err(e) = survey.file(disk, &folder.join(name), &session, tell) {
+                tell(&session, Fault::Io(e));
+            }
+        }
+        for name in disk.list(&folder.join(super::merge::WORKSHOP)).unwrap_or_default() {
+            let file = disk.open_read(&folder.join(super::merge::WORKSHOP).join(name));
+            survey.leftovers.0 += 1;
+            survey.leftovers.1 += file.and_then(|file| file.byte_len()).unwrap_or(0);
+        }
+        Ok(survey)
+    }
+
+    fn file<D: Disk>(
+        &mut self,
+        disk: &D,
+        path: &Path,
+        session: &SessionId,
+        tell: &mut dyn FnMut(&SessionId, Fault),
+    ) -> io::Result<()> {
+        let file = disk.open_read(path)?;
+        let bytes = file.byte_len()?;
+        self.bytes += bytes;
+        let mut lines = Lines::new(&file, u64::MAX)?;
+        let mut walk = Walk::default();
+        let mut at = 0;
+        while let Some(range) = lines.line_at(at)? {
+            at = range.end;
+            match lines.message(&range) {
+                Some(message) if message.session() == session => walk.message(message.id()),
+                Some(_) => {
+                    walk.others += 1;
+                    walk.first.get_or_insert(range);
+                }
+                None => {
+                    walk.bad += 1;
+                    walk.first.get_or_insert(range);
+                }
+            }
+        }
+        self.messages += walk.messages;
+        self.repeated += walk.repeated;
+        if let Some(first) = walk.first {
+            tell(session, Fault::Foreign { bad: walk.bad, others: walk.others, first });
+        }
+        if walk.out_of_order > 0 {
+            tell(session, Fault::OutOfOrder(walk.out_of_order));
+        }
+        if at < bytes {
+            tell(session, Fault::Torn(bytes - at));
+        }
+        Ok(())
+    }
+}
+
+/// The way through one file.
+#[derive(Default)]
+struct Walk {
+    largest: Option<Id>,
+    messages: u64,
+    repeated: u64,
+    out_of_order: u64,
+    bad: u64,
+    others: u64,
+    first: Option<Range<u64>>,
+}
+
+impl Walk {
+    fn message(&mut self, id: Id) {
+        if Some(id) > self.largest {
+            self.largest = Some(id);
+            self.messages += 1;
+        } else if Some(id) == self.largest {
+            self.repeated += 1;
+        } else {
+            self.out_of_order += 1;
+        }
+    }
+}
+
+/// Whether transcripts have what the journal has; messages of a session come in the order of their ids.
+pub struct Comparison<'a, D: Disk> {
+    disk: &'a D,
+    folder: PathBuf,
+    /// Where the next line of a session is looked for; none where there is no file.
+    places: LruCache<SessionId, Option<u64>>,
+    open: LruCache<SessionId, D::File>,
+}
+
+/// How a message stands in its transcript.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// As it is.
+    Same,
+    /// With other bytes.
+    Differs,
+    /// Not where a reader finds it.
+    Lacking,
+}
+
+impl<'a, D: Disk> Comparison<'a, D> {
+    /// A comparison with the transcripts in `folder`.
+    pub fn new(disk: &'a D, folder: &Path) -> Self {
+        Self { disk, folder: folder.to_owned(), places: LruCache::new(PLACES_MAX), open: LruCache::new(OPEN_MAX) }
+    }
+
+    /// How a message stands in its transcript.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn look(&mut self, message: &Message) -> io::Result<Found> {
+        let session = message.session();
+        let place = self.places.get(session).copied();
+        if place == Some(None) {
+            return Ok(Found::Lacking);
+        }
+        if !self.open.contains(session) {
+            match self.open_file(session) {
+                Ok(file) => drop(self.open.put(session.clone(), file)),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    self.places.put(session.clone(), None);
+                    return Ok(Found::Lacking);
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        let file = self.open.get(session).expect("it was put there");
+        let at = match place.flatten() {
+            Some(at) => at,
+            None => Lines::new(file, u64::MAX)?.first_not_before(message.id())?,
+        };
+        let (found, next) = look_from(file, at, message)?;
+        match self.places.get_mut(session) {
+            Some(place) => *place = Some(next),
+            None => drop(self.places.put(session.clone(), Some(next))),
+        }
+        Ok(found)
+    }
+}
+
+impl<D: Disk> Comparison<'_, D> {
+    fn open_file(&mut self, session: &SessionId) -> io::Result<D::File> {
+        let path = self.folder.join(session.file_name());
+        match self.disk.open_read(&path) {
+            Err(e) if e.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error()) && !self.open.is_empty() => {
+                self.open.clear();
+                self.disk.open_read(&path)
+            }
+            opened => opened,
+        }
+    }
+}
+
+/// How the message stands at or behind `at`, and where the next one is to be looked for.
+fn look_from<F: DiskFile>(file: &F, mut at: u64, message: &Message) -> io::Result<(Found, u64)> {
+    let read = stands_at(file, at, message)?;
+    if read > 0 {
+        return Ok((Found::Same, at + read));
+    }
+    let mut lines = Lines::new(file, u64::MAX)?;
+    while let Some((range, id)) = next_line(&mut lines, at, message.session())? {
+        if id > message.id() {
+            return Ok((Found::Lacking, range.start));
+        }
+        if id == message.id() {
+            let same = stands_at(file, range.start, message)? > 0;
+            return Ok((if same { Found::Same } else { Found::Differs }, range.end));
+        }
+        at = range.end;
+    }
+    Ok((Found::Lacking, at))
+}
