@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use crate::cache::{self, Cache, Extent};
 use crate::config::Config;
+use crate::disk::{Disk, RealDisk};
 use crate::journal::Journal;
 use crate::logging::Throttle;
 use crate::message::{Clock, Id, Message, SessionId, Timestamp};
@@ -30,10 +31,10 @@ use lacking::Lacking;
 const WARM_LINES_PER_SECOND: u32 = 3;
 
 /// See the module.
-pub struct History {
+pub struct History<D: Disk = RealDisk> {
     cache: Arc<Cache>,
-    transcripts: Arc<Transcripts>,
-    journal: Arc<Journal>,
+    transcripts: Arc<Transcripts<D>>,
+    journal: Arc<Journal<D>>,
     clock: Clock,
     ttl: Option<Duration>,
     warm_messages: usize,
@@ -95,15 +96,15 @@ pub struct Answer {
     pub last_persisted_at: Option<Timestamp>,
 }
 
-impl History {
+impl<D: Disk> History<D> {
     /// The read path over these.
     #[must_use]
     pub fn new(
         config: &Config,
         clock: Clock,
         cache: Arc<Cache>,
-        transcripts: Arc<Transcripts>,
-        journal: Arc<Journal>,
+        transcripts: Arc<Transcripts<D>>,
+        journal: Arc<Journal<D>>,
     ) -> Self {
         Self {
             cache,

@@ -15,7 +15,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::cache::Cache;
 use crate::config::{Config, Fsync};
-use crate::disk::RealDisk;
+use crate::disk::{Disk, RealDisk};
 use crate::journal::{Draft, Entry, Journal, Kept, OpenError, Progress, Record, Refusal};
 use crate::logging::Throttle;
 use crate::message::{Clock, Message};
@@ -47,14 +47,14 @@ impl Durability {
 }
 
 /// See the module.
-pub struct Recorder {
-    journal: Arc<Journal>,
+pub struct Recorder<D: Disk = RealDisk> {
+    journal: Arc<Journal<D>>,
     durability: Durability,
 }
 
 /// Where published records go, and what is counted there.
-struct Outlets {
-    transcripts: Arc<Transcripts>,
+struct Outlets<D: Disk> {
+    transcripts: Arc<Transcripts<D>>,
     cache: Arc<Cache>,
     channel: Sender<Record>,
     skipped: Arc<AtomicU64>,
@@ -63,11 +63,11 @@ struct Outlets {
 }
 
 /// The write path and what stands at its ends.
-pub struct Opened {
+pub struct Opened<D: Disk = RealDisk> {
     /// The write path.
-    pub recorder: Recorder,
+    pub recorder: Recorder<D>,
     /// The journal, for the worker, history and the status.
-    pub journal: Arc<Journal>,
+    pub journal: Arc<Journal<D>>,
     /// The worker's end of the channel.
     pub channel: Receiver<Record>,
     /// Records the full channel turned away.
@@ -94,8 +94,7 @@ pub fn open_transcripts(config: &Config, open_max: NonZeroUsize) -> std::io::Res
 }
 
 impl Recorder {
-    /// Opens the journal, brings the transcripts up to it, and is then ready to record. `on_panic` is called when
-    /// publishing panics: what is published is then no longer known, and the process should stop.
+    /// Opens the write path on the real disk; see [`Recorder::open_on`].
     ///
     /// # Errors
     /// [`StartError`].
@@ -106,6 +105,24 @@ impl Recorder {
         cache: Arc<Cache>,
         on_panic: Box<dyn Fn() + Send + Sync>,
     ) -> Result<Opened, StartError> {
+        Self::open_on(RealDisk, config, clock, transcripts, cache, on_panic)
+    }
+}
+
+impl<D: Disk> Recorder<D> {
+    /// Opens the journal on `disk`, brings the transcripts up to it, and is then ready to record. `on_panic` is called when
+    /// publishing panics: what is published is then no longer known, and the process should stop.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn open_on(
+        disk: D,
+        config: &Config,
+        clock: Clock,
+        transcripts: &Arc<Transcripts<D>>,
+        cache: Arc<Cache>,
+        on_panic: Box<dyn Fn() + Send + Sync>,
+    ) -> Result<Opened<D>, StartError> {
         let (sender, channel) = bounded(config.mongo.queue_capacity);
         let skipped = Arc::new(AtomicU64::new(0));
         let outlets = Outlets {
@@ -117,7 +134,7 @@ impl Recorder {
             evicted: Throttle::new(CACHE_LINES_PER_SECOND),
         };
         let publish = Box::new(move |records: &[Record]| outlets.publish(records));
-        let journal = Arc::new(Journal::open(&config.journal, clock, publish, on_panic)?);
+        let journal = Arc::new(Journal::open_on(disk, &config.journal, clock, publish, on_panic)?);
         replay(&journal, transcripts).map_err(StartError::Replay)?;
         let durability = if config.journal.fsync == Fsync::Always { Durability::Disk } else { Durability::Os };
         Ok(Opened { recorder: Self { journal: journal.clone(), durability }, journal, channel, skipped })
@@ -141,7 +158,7 @@ impl Recorder {
     }
 }
 
-impl Outlets {
+impl<D: Disk> Outlets<D> {
     fn publish(&self, records: &[Record]) {
         let mut rest = records;
         while let Some(first) = rest.first() {
@@ -203,7 +220,7 @@ fn belongs_to(record: &Record, message: &Message) -> bool {
 
 /// Brings the transcripts up to what the journal holds, and says so in the checkpoint. A transcript that cannot be written
 /// is behind from the start on.
-fn replay(journal: &Journal, transcripts: &Transcripts) -> std::io::Result<()> {
+fn replay<D: Disk>(journal: &Journal<D>, transcripts: &Transcripts<D>) -> std::io::Result<()> {
     let mut checkpoint = journal.start();
     let mut reader = journal.reader(checkpoint.transcribed);
     let mut replay = transcripts.replay();

@@ -21,7 +21,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// See the module.
 pub struct TranscriptSink<D: Disk = RealDisk> {
     transcripts: Arc<Transcripts<D>>,
-    journal: Arc<Journal>,
+    journal: Arc<Journal<D>>,
     touched: HashSet<SessionId>,
     /// The sequences taken since the last good flush.
     span: Option<(u64, u64)>,
@@ -32,7 +32,7 @@ pub struct TranscriptSink<D: Disk = RealDisk> {
 impl<D: Disk> TranscriptSink<D> {
     /// The sink of these transcripts.
     #[must_use]
-    pub fn new(transcripts: Arc<Transcripts<D>>, journal: Arc<Journal>) -> Self {
+    pub fn new(transcripts: Arc<Transcripts<D>>, journal: Arc<Journal<D>>) -> Self {
         Self { transcripts, journal, touched: HashSet::new(), span: None, pause: None }
     }
 
@@ -73,7 +73,7 @@ impl<D: Disk> TranscriptSink<D> {
 }
 
 /// Hands every message published since the last call to `take`.
-fn feed(reader: &mut journal::Reader<RealDisk>, take: &mut dyn FnMut(u64, &Message)) -> io::Result<u64> {
+fn feed<D: Disk>(reader: &mut journal::Reader<D>, take: &mut dyn FnMut(u64, &Message)) -> io::Result<u64> {
     let mut progress = journal::Progress::More;
     while progress == journal::Progress::More {
         progress = reader.read(READ_BYTES, |record| {
