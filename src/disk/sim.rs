@@ -169,6 +169,12 @@ impl SimDisk {
         inode.sync();
     }
 
+    /// What readers see of a file, behind everyone's back.
+    pub fn peek(&self, path: &Path) -> Option<Vec<u8>> {
+        let world = self.world();
+        world.names.get(path).map(|&inode| world.inodes[inode].now.clone())
+    }
+
     /// The paths of all files.
     pub fn paths(&self) -> Vec<PathBuf> {
         self.world().names.keys().cloned().collect()

@@ -28,6 +28,8 @@ mod commit;
 #[cfg(test)]
 mod crash_tests;
 mod digest;
+#[cfg(test)]
+mod fault_tests;
 mod frame;
 mod keys;
 mod queue;
@@ -36,6 +38,8 @@ mod record;
 mod recovery;
 mod scan;
 mod segment;
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod writer;
