@@ -180,6 +180,49 @@ fn a_disk_that_refuses_every_new_file_leaves_the_journal_readable_and_it_comes_b
 }
 
 #[test]
+fn tries_that_fail_leave_no_files_behind() {
+    let mut fixture = Fixture::new();
+    fixture.config.fsync = Fsync::Interval;
+    let journal = fixture.open();
+    say(&journal, &["one"]).unwrap();
+    // What was acknowledged waits to be written anew.
+    fixture.disk.fail_every(Op::Sync, "journal", EIO);
+    journal.sync_now();
+    let files = fixture.disk.paths().len();
+    for op in [Op::Sync, Op::Write] {
+        fixture.disk.heal();
+        fixture.disk.fail_every(op, ".tmp", EIO);
+        for _ in 0..5 {
+            assert!(journal.tend().is_err());
+        }
+        assert!(fixture.disk.paths().len() <= files + 1, "{op:?}: {:?}", fixture.disk.paths());
+    }
+    fixture.disk.heal();
+    journal.tend().unwrap();
+    assert_eq!(texts(&journal), ["one"]);
+}
+
+#[test]
+fn a_segment_that_failed_while_it_was_named_is_not_met_by_a_later_start() {
+    for call in 1..=8 {
+        let fixture = Fixture::new();
+        let journal = fixture.open();
+        say(&journal, &["one"]).unwrap();
+        fixture.disk.fault_at(fixture.disk.calls() + 1, Fault::Fail(EIO));
+        assert!(say(&journal, &["two"]).is_err());
+        fixture.disk.fault_at(fixture.disk.calls() + call, Fault::Fail(EIO));
+        let _ = journal.tend();
+        journal.tend().unwrap();
+        fill(&journal, 5);
+        journal.prune(journal.published(), Clock::system().now()).unwrap();
+        let (left, first) = (texts(&journal), journal.stats().first_sequence);
+        drop(journal);
+        let journal = fixture.open();
+        assert_eq!((texts(&journal), journal.stats().first_sequence), (left, first), "call {call}");
+    }
+}
+
+#[test]
 fn a_full_disk_at_the_roll_refuses_the_batch_whole_and_the_open_segment_stays_good() {
     let fixture = Fixture::new();
     let journal = fixture.open();
