@@ -8,6 +8,10 @@
 //! Invariants: the checkpoint is stored only after the sink has everything up to it, and before a segment is dropped;
 //! nobody else stores it or drops segments while this runs. Knows nothing of requests.
 
+#[cfg(test)]
+mod fault_tests;
+#[cfg(test)]
+mod model_tests;
 mod sink;
 #[cfg(test)]
 mod tests;

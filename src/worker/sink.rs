@@ -45,6 +45,12 @@ impl<D: Disk> TranscriptSink<D> {
         }
     }
 
+    /// The pause after a rebuild that mended nothing is over.
+    #[cfg(test)]
+    pub(super) fn a_moment_later(&mut self) {
+        self.pause = None;
+    }
+
     fn rebuild(&mut self) {
         let waits = self.pause.is_some_and(|(until, _)| Instant::now() < until);
         if waits || self.transcripts.first_lacking().is_none() {
