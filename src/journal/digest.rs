@@ -151,7 +151,7 @@ impl Digest {
         }
     }
 
-    fn encode(&self, salt: u32) -> Vec<u8> {
+    pub(super) fn encode(&self, salt: u32) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(128 + self.keys.len() * 48 + self.replies.len() * 40);
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&VERSION.to_le_bytes());
@@ -186,7 +186,7 @@ impl Digest {
         bytes
     }
 
-    fn decode(bytes: &[u8], salt: u32) -> Option<Self> {
+    pub(super) fn decode(bytes: &[u8], salt: u32) -> Option<Self> {
         let (content, checksum) = bytes.split_last_chunk::<4>()?;
         if crc32fast::hash(content) != u32::from_le_bytes(*checksum) {
             return None;

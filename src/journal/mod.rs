@@ -31,6 +31,8 @@ mod digest;
 #[cfg(test)]
 mod fault_tests;
 mod frame;
+#[cfg(test)]
+mod fuzz_tests;
 mod keys;
 mod queue;
 mod reader;
