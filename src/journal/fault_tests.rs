@@ -3,75 +3,10 @@
 
 use std::time::Instant;
 
+use super::testing::{Fixture, fill, say, texts};
 use super::*;
 use crate::config::Fsync;
-use crate::disk::sim::{Fault, Op, Random, SimDisk};
-use crate::message::{self, Metadata, SessionId};
-
-struct Fixture {
-    disk: SimDisk,
-    config: JournalConfig,
-    _folder: tempfile::TempDir,
-}
-
-impl Fixture {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        // The lock is the kernel's and stands on the real disk.
-        std::fs::create_dir(folder.path().join("journal")).unwrap();
-        let config = JournalConfig {
-            path: folder.path().join("journal"),
-            fsync: Fsync::Always,
-            fsync_interval: Duration::from_secs(1),
-            segment_bytes: 2048,
-            max_bytes: 1 << 30,
-            retain: Duration::ZERO,
-            max_keys: 1000,
-            checkpoint_interval: Duration::from_secs(1),
-        };
-        Self { disk: SimDisk::default(), config, _folder: folder }
-    }
-
-    fn open(&self) -> Journal<SimDisk> {
-        let clock = Clock::system();
-        Journal::open_on(self.disk.clone(), &self.config, clock, Box::new(|_| ()), Box::new(|| ())).unwrap()
-    }
-
-    fn segment(&self, number: u64) -> PathBuf {
-        segment::path(&self.config.path, number)
-    }
-}
-
-/// One request. A text of `text!` is sent with itself as its key.
-fn say(journal: &Journal<SimDisk>, texts: &[&str]) -> Result<Vec<Kept>, Refusal> {
-    let session = SessionId::new("s").unwrap();
-    let drafts = texts.iter().map(|text| {
-        let (metadata, vector_ids) = (Metadata::default(), [].as_slice());
-        let line = message::Draft { session: &session, role: "user", text, metadata, vector_ids }.prepare();
-        let key = text.ends_with('!').then(|| Key::new(&session, text, &[text.as_bytes()]));
-        Draft::Message { line, key, reply_to: ReplyTo::Nothing }
-    });
-    let (ticket, kept) = journal.append(drafts.collect())?;
-    journal.commit(ticket).map(|()| kept)
-}
-
-fn texts(journal: &Journal<SimDisk>) -> Vec<String> {
-    let mut texts = Vec::new();
-    let mut reader = journal.reader(0);
-    while reader.read(4096, |record| texts.push(record.entry.message().unwrap().text())).unwrap() == Progress::More {}
-    texts
-}
-
-/// Fills segments until there are that many.
-fn fill(journal: &Journal<SimDisk>, segments: usize) -> Vec<String> {
-    let mut sent = Vec::new();
-    while journal.stats().segments < segments {
-        let text = format!("{} {}", sent.len(), "x".repeat(300));
-        say(journal, &[&text]).unwrap();
-        sent.push(text);
-    }
-    sent
-}
+use crate::disk::sim::{Fault, Op, Random};
 
 const EIO: io::ErrorKind = io::ErrorKind::Other;
 const FULL: io::ErrorKind = io::ErrorKind::StorageFull;

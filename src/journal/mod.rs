@@ -16,6 +16,7 @@
 //! | `checkpoint.rs` | up to where everything has arrived |
 //! | `digest.rs` | what a start must know of a segment, without walking it |
 //! | `keys.rs` | idempotency keys |
+//! | `age.rs` | how old a segment is, whatever the clock does |
 //! | `segment.rs` | the files, zeroed ahead |
 //! | `scan.rs` | a walk over frames and damage |
 //! | `record.rs` | payloads: messages, erasures, aborts, context-clears |
@@ -23,7 +24,10 @@
 //!
 //! Knows nothing of sessions, caches, transcripts, MongoDB or HTTP: its records go to the publisher it was opened with.
 
+mod age;
 mod checkpoint;
+#[cfg(test)]
+mod clock_tests;
 mod commit;
 #[cfg(test)]
 mod crash_tests;
@@ -65,6 +69,7 @@ pub use reader::{Progress, Reader};
 pub use record::{Draft, Entry, Key, Links, Record, ReplyTo};
 pub use recovery::{Findings, OpenError};
 
+use age::Ages;
 use digest::Digest;
 use queue::Queue;
 use recovery::{Lock, recover};
@@ -142,6 +147,7 @@ pub struct Journal<D: Disk = RealDisk> {
     start: Checkpoint,
     /// The last segment whose digest is known to be written.
     digested: Mutex<u64>,
+    ages: Mutex<Ages>,
     /// Held, not used: the folder is locked while it is open.
     _lock: Lock,
 }
@@ -224,6 +230,7 @@ impl<D: Disk> Journal<D> {
             findings,
             start,
             digested: Mutex::new(0),
+            ages: Mutex::default(),
             _lock: found.lock,
         })
     }
@@ -292,7 +299,7 @@ impl<D: Disk> Journal<D> {
         checkpoint.store(&self.shared.disk, &self.shared.folder, self.shared.epoch)
     }
 
-    /// Drops segments that `drained` has passed and that are older than `journal.retain_hours`, or, while the journal
+    /// Drops segments that `drained` has passed and that are older than `journal.retain_hours` (age.rs), or, while the journal
     /// takes more than three quarters of `journal.max_bytes`, of any age. While the disk is full one of any age goes with
     /// each call. The checkpoint must be stored first. Returns how many.
     ///
@@ -300,8 +307,13 @@ impl<D: Disk> Journal<D> {
     /// The disk's; what could not be removed is tried again the next time.
     pub fn prune(&self, drained: u64, now: Timestamp) -> io::Result<usize> {
         let short = self.shared.short.swap(false, Ordering::Relaxed);
+        let ages = {
+            let mut ages = self.ages.lock().expect("no holder panics");
+            ages.look(now);
+            *ages
+        };
         let mut dropped = 0;
-        while let Some(oldest) = self.oldest_to_drop(drained, now, short && dropped == 0) {
+        while let Some(oldest) = self.oldest_to_drop(drained, ages, short && dropped == 0) {
             match self.shared.disk.remove(&segment::path(&self.shared.folder, oldest)) {
                 // Removed by hand: that must not keep those behind it for ever.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -323,13 +335,13 @@ impl<D: Disk> Journal<D> {
         Ok(dropped)
     }
 
-    fn oldest_to_drop(&self, drained: u64, now: Timestamp, short: bool) -> Option<u64> {
+    fn oldest_to_drop(&self, drained: u64, ages: Ages, short: bool) -> Option<u64> {
         let segments = self.shared.segments.lock().expect("no holder panics");
         let [oldest, next, ..] = &segments[..] else { return None };
         let bytes: u64 = segments.iter().map(|s| s.file_bytes).sum();
-        let age = Duration::from_micros(now.micros().saturating_sub(next.header.made_micros));
+        let past = ages.is_past(next.header.made_micros, self.config.retain);
         let pressed = bytes + self.config.segment_bytes > self.config.max_bytes / 4 * 3;
-        let may = next.header.first_sequence <= drained + 1 && (age > self.config.retain || pressed || short);
+        let may = next.header.first_sequence <= drained + 1 && (past || pressed || short);
         may.then_some(oldest.header.number)
     }
 
