@@ -279,6 +279,8 @@ impl<'a, D: Disk> Recovery<'a, D> {
         let mut bytes = [0; SEGMENT_HEADER_BYTES];
         let read = file.read_at(&mut bytes, 0).map_err(at(&path))?;
         match SegmentHeader::decode(&bytes[..read]) {
+            // Another's number: a power cut kept the name of a file made from a spare, and not its new header (`never`).
+            Ok(header) if header.number != number => Ok(None),
             Ok(header) => Ok(Some(SegmentInfo { header, file_bytes: file.byte_len().map_err(at(&path))? })),
             Err(source @ HeaderError::Newer(_)) => Err(OpenError::Newer { path, source }),
             Err(HeaderError::Damaged) => Ok(None),
