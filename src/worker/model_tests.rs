@@ -16,8 +16,17 @@ use crate::journal::Kept;
 use oracle::Oracle;
 use world::{Saying, World};
 
-/// Operations of one history.
-const STEPS: u64 = 40;
+/// Operations of a history that is run once, and of one that is run for each of its calls.
+const LONG: u64 = 40;
+const SHORT: u64 = 16;
+
+/// How a history ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Kill,
+    /// The power goes; the number says what is left of what was not synced.
+    PowerCut(u64),
+}
 
 struct Case {
     world: World,
@@ -57,8 +66,8 @@ impl Case {
     }
 
     /// A history; whatever fails, it goes on.
-    fn live(&mut self) {
-        for _ in 0..STEPS {
+    fn live(&mut self, steps: u64) {
+        for _ in 0..steps {
             if self.world.live.is_none() {
                 self.oracle.after_end(false);
                 if self.world.open().is_err() {
@@ -120,8 +129,14 @@ impl Case {
         });
     }
 
-    /// Opens what is left and holds it against the oracle.
-    fn reopen(&mut self, cut: bool) {
+    /// The end, and a start on a disk that works: what is left is held against the oracle.
+    fn end(&mut self, end: End) {
+        let cut = end != End::Kill;
+        match end {
+            End::Kill => self.world.kill(None),
+            End::PowerCut(seed) => self.world.kill(Some(&mut Random(seed))),
+        }
+        self.world.disk.heal();
         self.oracle.after_end(cut);
         self.oracle.check_checkpoint(&self.world);
         self.world.open().unwrap_or_else(|e| panic!("it does not open again: {e}"));
@@ -171,23 +186,21 @@ impl Case {
     }
 }
 
-/// Runs a history with faults at some calls, kills it, and looks at what is left. Returns the calls it took.
-fn run(seed: u64, fsync: Fsync, faults: &[(u64, Fault)], cut: bool) -> u64 {
-    let told = Told(format!("seed {seed}, {fsync:?}, faults {faults:?}, power cut {cut}"));
+/// Runs a history with faults at some calls, ends it, and looks at what is left; once more after all has arrived. Returns
+/// the calls the history took.
+fn run(seed: u64, fsync: Fsync, steps: u64, faults: &[(u64, Fault)], end: End) -> u64 {
+    let told = Told(format!("seed {seed}, {fsync:?}, {steps} steps, faults {faults:?}, {end:?}"));
     let mut case = Case::new(seed, fsync);
     faults.iter().for_each(|(call, fault)| case.world.disk.fault_at(*call, *fault));
-    case.live();
+    case.live(steps);
     let calls = case.world.disk.calls();
-    case.world.kill(cut.then_some(&mut Random(seed ^ calls)));
-    case.world.disk.heal();
-    case.reopen(cut);
+    case.end(end);
     case.retry();
     let sayings = case.request();
     let kept = case.say_at_last(&sayings);
     case.oracle.note(&case.world, &sayings, Some(kept));
     case.drain();
-    case.world.kill(cut.then_some(&mut Random(seed)));
-    case.reopen(cut);
+    case.end(end);
     drop(told);
     calls
 }
@@ -208,46 +221,52 @@ fn scale() -> u64 {
     std::env::var("CHATKEEP_TEST_SCALE").ok().and_then(|scale| scale.parse().ok()).unwrap_or(1)
 }
 
+const POLICIES: [Fsync; 3] = [Fsync::Always, Fsync::Interval, Fsync::Never];
+const FAULTS: [Fault; 3] = [Fault::Fail(io::ErrorKind::StorageFull), Fault::Fail(io::ErrorKind::Other), Fault::Short];
+
+/// Seeds of histories that are run at each of their calls, each with a policy.
+fn seeds(first: u64, policies: &[Fsync]) -> impl Iterator<Item = (u64, Fsync)> {
+    (first..first + 2 * policies.len() as u64 * scale()).zip(policies.iter().copied().cycle())
+}
+
 #[test]
 fn histories_without_faults_keep_everything_in_one_order() {
-    for seed in 0..60 * scale() {
-        for fsync in [Fsync::Always, Fsync::Interval, Fsync::Never] {
-            run(seed, fsync, &[], false);
-            run(seed, fsync, &[], true);
+    for seed in 0..50 * scale() {
+        for fsync in POLICIES {
+            for end in [End::Kill, End::PowerCut(seed), End::PowerCut(!seed)] {
+                run(seed, fsync, LONG, &[], end);
+            }
         }
     }
 }
 
 #[test]
 fn after_a_power_cut_at_every_call_the_transcripts_hold_what_the_checkpoint_passed() {
-    for (seed, fsync) in (1000..1000 + scale()).flat_map(|seed| [(seed, Fsync::Always), (seed + 500, Fsync::Interval)])
-    {
-        let calls = run(seed, fsync, &[], true);
+    for (seed, fsync) in seeds(1000, &POLICIES) {
+        let calls = run(seed, fsync, SHORT, &[], End::PowerCut(0));
         for call in 1..=calls {
-            run(seed, fsync, &[(call, Fault::PowerOff)], true);
+            run(seed, fsync, SHORT, &[(call, Fault::PowerOff)], End::PowerCut(call));
         }
     }
 }
 
 #[test]
 fn after_a_kill_at_every_call_nothing_is_lost_or_there_twice_whatever_the_policy() {
-    for (seed, fsync) in (2000..2000 + scale()).flat_map(|seed| [(seed, Fsync::Never), (seed + 500, Fsync::Interval)]) {
-        let calls = run(seed, fsync, &[], false);
+    for (seed, fsync) in seeds(2000, &POLICIES) {
+        let calls = run(seed, fsync, SHORT, &[], End::Kill);
         for call in 1..=calls {
-            run(seed, fsync, &[(call, Fault::PowerOff)], false);
+            run(seed, fsync, SHORT, &[(call, Fault::PowerOff)], End::Kill);
         }
     }
 }
 
-const FAULTS: [Fault; 3] = [Fault::Fail(io::ErrorKind::StorageFull), Fault::Fail(io::ErrorKind::Other), Fault::Short];
-
 #[test]
 fn a_fault_at_every_call_costs_nothing_that_was_acknowledged() {
-    for (seed, fsync) in (3000..3000 + scale()).flat_map(|seed| [(seed, Fsync::Always), (seed + 500, Fsync::Interval)])
-    {
-        let calls = run(seed, fsync, &[], true);
+    for (seed, fsync) in seeds(3000, &POLICIES[..2]) {
+        let calls = run(seed, fsync, SHORT, &[], End::Kill);
         for call in 1..=calls {
-            run(seed, fsync, &[(call, FAULTS[(call % 3) as usize])], call % 2 == 0);
+            let end = if call % 2 == 0 { End::Kill } else { End::PowerCut(call) };
+            run(seed, fsync, SHORT, &[(call, FAULTS[((call + seed) % 3) as usize])], end);
         }
     }
 }
@@ -255,13 +274,13 @@ fn a_fault_at_every_call_costs_nothing_that_was_acknowledged() {
 #[test]
 fn two_faults_anywhere_cost_nothing_that_was_acknowledged() {
     let mut random = Random(4000);
-    for seed in 4000..4000 + 10 * scale() {
-        let fsync = if seed % 2 == 0 { Fsync::Always } else { Fsync::Interval };
-        let calls = run(seed, fsync, &[], true);
-        for _ in 0..60 {
+    for seed in 4000..4000 + 40 * scale() {
+        let fsync = POLICIES[(seed % 2) as usize];
+        let calls = run(seed, fsync, LONG, &[], End::PowerCut(seed));
+        for _ in 0..8 {
             let mut draw = || (1 + random.below(calls), FAULTS[random.below(3) as usize]);
-            let (first, second) = (draw(), draw());
-            run(seed, fsync, &[first, second], random.one_in(2));
+            let faults = [draw(), draw()];
+            run(seed, fsync, LONG, &faults, End::PowerCut(random.draw()));
         }
     }
 }
