@@ -1,5 +1,7 @@
 //! The journal under clocks that stand, turn back, jump far and end. Compiled under `#[cfg(test)]` only.
 
+use std::time::Duration;
+
 use super::testing::{Fixture, fill, say, texts};
 use super::*;
 use crate::message::Id;

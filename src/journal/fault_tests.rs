@@ -1,7 +1,7 @@
 //! What each failure of the disk does to the journal, one by one, on a disk that fails when it is told to: what is answered,
 //! what is kept, what is given up first, and how it goes on. Compiled under `#[cfg(test)]` only.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::testing::{Fixture, fill, say, texts};
 use super::*;

@@ -2,6 +2,8 @@
 //!
 //! Compiled under `#[cfg(test)]` only.
 
+use std::time::Duration;
+
 use super::*;
 use crate::config::Fsync;
 use crate::disk::sim::SimDisk;

@@ -40,7 +40,7 @@ impl Id {
         const RANDOM_BITS: u128 = (1 << 62) - 1;
         let low = (self.0 & RANDOM_BITS) + 1 + u128::from(random & 0xffff);
         // What does not fit goes over the variant's bits into the fraction, which rounds to the same microsecond.
-        Self((self.0 & !RANDOM_BITS) + ((low >> 62) << 64) | (low & RANDOM_BITS))
+        Self(((self.0 & !RANDOM_BITS) + ((low >> 62) << 64)) | (low & RANDOM_BITS))
     }
 
     /// The least id of that time: every id of this time or a later one is at least this.

@@ -62,7 +62,7 @@ impl Case {
         let live = self.world.live.as_ref().unwrap();
         let outcome = live.say(&sayings).ok();
         self.oracle.published = live.journal.published();
-        self.oracle.note(&self.world, &sayings, outcome);
+        self.oracle.note(&self.world, &sayings, outcome.as_deref());
     }
 
     /// A history; whatever fails, it goes on.
@@ -156,7 +156,7 @@ impl Case {
             let kept = if place.is_some() { live.say(&sayings).unwrap() } else { self.say_at_last(&sayings) };
             match (&kept[0], place) {
                 (Kept::Before { id, .. }, Some(there)) => assert_eq!(there.0, *id, "another's key"),
-                (Kept::New(_), None) => self.oracle.note(&self.world, &sayings, Some(kept)),
+                (Kept::New(_), None) => self.oracle.note(&self.world, &sayings, Some(&kept)),
                 (kept, there) => panic!("{:.20}: {there:?} in the journal, {kept:?} by its key", sayings[0].text),
             }
         }
@@ -198,7 +198,7 @@ fn run(seed: u64, fsync: Fsync, steps: u64, faults: &[(u64, Fault)], end: End) -
     case.retry();
     let sayings = case.request();
     let kept = case.say_at_last(&sayings);
-    case.oracle.note(&case.world, &sayings, Some(kept));
+    case.oracle.note(&case.world, &sayings, Some(&kept));
     case.drain();
     case.end(end);
     drop(told);

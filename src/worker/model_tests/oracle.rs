@@ -47,10 +47,10 @@ type View = BTreeMap<String, (SessionId, Id)>;
 
 impl Oracle {
     /// Notes what became of a request.
-    pub fn note(&mut self, world: &World, sayings: &[Saying], outcome: Option<Vec<Kept>>) {
+    pub fn note(&mut self, world: &World, sayings: &[Saying], outcome: Option<&[Kept]>) {
         let loose = world.config.journal.fsync != Fsync::Always;
         for (index, saying) in sayings.iter().enumerate() {
-            let place = outcome.as_ref().map(|kept| {
+            let place = outcome.map(|kept| {
                 let Kept::New(record) = &kept[index] else { panic!("the key of {:.20} is new", saying.text) };
                 (record.entry.id().unwrap(), record.sequence)
             });
@@ -82,11 +82,9 @@ impl Oracle {
     pub fn by_hand(&mut self, world: &World, session: &SessionId, change: impl FnOnce()) {
         let before = lines(world, session);
         change();
-        let after = lines(world, session);
-        for id in before.difference(&after) {
-            // What was refused and yet found by a start has no place here, and nobody was promised it.
-            let told = self.told.values_mut().find(|told| told.place.is_some_and(|place| place.0 == *id));
-            told.into_iter().for_each(|told| told.taken_out = true);
+        let after: BTreeSet<Id> = lines(world, session).iter().map(Message::id).collect();
+        for message in before.iter().filter(|message| !after.contains(&message.id())) {
+            self.told.get_mut(&message.text()).expect("only what was said stands there").taken_out = true;
         }
         self.blurred.insert(session.clone());
     }
@@ -106,7 +104,7 @@ impl Oracle {
         let claimed = checkpoint.drained.max(checkpoint.transcribed);
         assert!(claimed <= self.published, "the checkpoint says {claimed}, {} is published", self.published);
         let lines: BTreeMap<&SessionId, BTreeSet<Id>> =
-            world.sessions.iter().map(|session| (session, lines(world, session))).collect();
+            world.sessions.iter().map(|s| (s, lines(world, s).iter().map(Message::id).collect())).collect();
         for (text, told) in &self.told {
             let Some((id, sequence)) = told.place.filter(|(_, sequence)| *sequence <= claimed) else { continue };
             let there = told.taken_out || lines[&told.saying.session].contains(&id);
@@ -202,11 +200,11 @@ impl Oracle {
     }
 }
 
-/// The ids of the whole lines in a transcript, as any program finds them.
-fn lines(world: &World, session: &SessionId) -> BTreeSet<Id> {
+/// The whole lines in a transcript, as any program finds them.
+fn lines(world: &World, session: &SessionId) -> Vec<Message> {
     let bytes = world.disk.peek(&world.transcript(session)).unwrap_or_default();
     let whole = bytes.split_inclusive(|&byte| byte == b'\n').filter_map(|line| line.strip_suffix(b"\n"));
-    whole.filter_map(Message::from_line).map(|message| message.id()).collect()
+    whole.filter_map(Message::from_line).collect()
 }
 
 /// Every message of a session, page by page from one of its ends.
