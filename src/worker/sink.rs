@@ -45,6 +45,17 @@ impl<D: Disk> TranscriptSink<D> {
         }
     }
 
+    /// A transcript that is to be written anew is not synced. What it took before it fell behind was not synced either, if
+    /// it was taken since the last flush: that is written anew as well, or the checkpoint would pass it.
+    fn widen(&self) {
+        let Some((first, last)) = self.span else { return };
+        for (session, behind) in self.transcripts.all_behind() {
+            if behind.distrusted && behind.first > first && self.touched.contains(&session) {
+                self.transcripts.mark_behind(&session, first, last);
+            }
+        }
+    }
+
     /// The pause after a rebuild that mended nothing is over.
     #[cfg(test)]
     pub(super) fn a_moment_later(&mut self) {
@@ -103,6 +114,7 @@ impl<D: Disk> Sink for TranscriptSink<D> {
     }
 
     fn flush(&mut self, position: u64) -> io::Result<u64> {
+        self.widen();
         let synced = self.transcripts.sync(self.touched.iter());
         match &synced {
             Ok(unsafe_ones) => self.distrust(unsafe_ones),

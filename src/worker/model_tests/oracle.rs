@@ -28,7 +28,7 @@ struct Told {
     loose: bool,
     /// It must be in the journal while its segment is.
     journalled: bool,
-    /// A user took it out of its transcript.
+    /// A user took it out of its transcript, or the power did: it may be found or not.
     taken_out: bool,
 }
 
@@ -150,7 +150,11 @@ impl Oracle {
             let (seen, sequence) = (view.get(text), journal.get(text));
             told.journalled = sequence.is_some();
             match (seen, sequence) {
-                (None, None) => (told.kept, told.place) = (false, told.place.filter(|_| told.taken_out)),
+                (None, None) => {
+                    // The power took it, all but a line without its end perhaps, which the next line would bring back.
+                    told.taken_out |= told.place.is_some();
+                    told.kept = false;
+                }
                 (seen, sequence) => {
                     let id = seen.map(|(_, id)| *id).or(sequence.map(|place| place.0)).expect("one of them has it");
                     let sequence = sequence.map(|place| place.1).or(told.place.map(|place| place.1));
