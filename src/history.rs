@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use crate::cache::{self, Cache, Extent};
 use crate::config::Config;
+use crate::disk::{Disk, RealDisk};
 use crate::journal::Journal;
 use crate::logging::Throttle;
 use crate::message::{Clock, Expiry, Id, Message, SessionId, Timestamp};
@@ -29,10 +30,10 @@ use lacking::Lacking;
 const WARM_LINES_PER_SECOND: u32 = 3;
 
 /// See the module.
-pub struct History {
+pub struct History<D: Disk = RealDisk> {
     cache: Arc<Cache>,
-    transcripts: Arc<Transcripts>,
-    journal: Arc<Journal>,
+    transcripts: Arc<Transcripts<D>>,
+    journal: Arc<Journal<D>>,
     expiry: Expiry,
     warm_messages: usize,
     scan_bytes_max: u64,
@@ -93,15 +94,15 @@ pub struct Answer {
     pub last_persisted_at: Option<Timestamp>,
 }
 
-impl History {
+impl<D: Disk> History<D> {
     /// The read path over these.
     #[must_use]
     pub fn new(
         config: &Config,
         clock: Clock,
         cache: Arc<Cache>,
-        transcripts: Arc<Transcripts>,
-        journal: Arc<Journal>,
+        transcripts: Arc<Transcripts<D>>,
+        journal: Arc<Journal<D>>,
     ) -> Self {
         Self {
             cache,

@@ -15,7 +15,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::cache::Cache;
 use crate::config::{Config, Fsync};
-use crate::disk::RealDisk;
+use crate::disk::{Disk, RealDisk};
 use crate::journal::{Draft, Entry, Journal, Kept, OpenError, Progress, Record, Refusal};
 use crate::logging::Throttle;
 use crate::message::{Clock, Message};
@@ -50,14 +50,14 @@ impl Durability {
 }
 
 /// See the module.
-pub struct Recorder {
-    journal: Arc<Journal>,
+pub struct Recorder<D: Disk = RealDisk> {
+    journal: Arc<Journal<D>>,
     durability: Durability,
 }
 
 /// Where published records go, and what is counted there.
-struct Outlets {
-    transcripts: Arc<Transcripts>,
+struct Outlets<D: Disk> {
+    transcripts: Arc<Transcripts<D>>,
     cache: Arc<Cache>,
     channel: Sender<Record>,
     skipped: Arc<AtomicU64>,
@@ -66,11 +66,11 @@ struct Outlets {
 }
 
 /// The write path and what stands at its ends.
-pub struct Opened {
+pub struct Opened<D: Disk = RealDisk> {
     /// The write path.
-    pub recorder: Recorder,
+    pub recorder: Recorder<D>,
     /// The journal, for the worker, history and the status.
-    pub journal: Arc<Journal>,
+    pub journal: Arc<Journal<D>>,
     /// The worker's end of the channel.
     pub channel: Receiver<Record>,
     /// Records the full channel turned away.
@@ -97,8 +97,7 @@ pub fn open_transcripts(config: &Config, open_max: NonZeroUsize) -> std::io::Res
 }
 
 impl Recorder {
-    /// Opens the journal, tells the transcripts what it holds for them, and is then ready to record. `on_panic` is called when
-    /// publishing panics: what is published is then no longer known, and the process should stop.
+    /// Opens the write path on the real disk; see [`Recorder::open_on`].
     ///
     /// # Errors
     /// [`StartError`].
@@ -109,6 +108,24 @@ impl Recorder {
         cache: Arc<Cache>,
         on_panic: Box<dyn Fn() + Send + Sync>,
     ) -> Result<Opened, StartError> {
+        Self::open_on(RealDisk, config, clock, transcripts, cache, on_panic)
+    }
+}
+
+impl<D: Disk> Recorder<D> {
+    /// Opens the journal on `disk`, tells the transcripts what it holds for them, and is then ready to record. `on_panic` is called when
+    /// publishing panics: what is published is then no longer known, and the process should stop.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn open_on(
+        disk: D,
+        config: &Config,
+        clock: Clock,
+        transcripts: &Arc<Transcripts<D>>,
+        cache: Arc<Cache>,
+        on_panic: Box<dyn Fn() + Send + Sync>,
+    ) -> Result<Opened<D>, StartError> {
         let (sender, channel) = bounded(config.mongo.queue_capacity);
         let skipped = Arc::new(AtomicU64::new(0));
         let outlets = Outlets {
@@ -120,7 +137,7 @@ impl Recorder {
             evicted: Throttle::new(CACHE_LINES_PER_SECOND),
         };
         let publish = Box::new(move |records: &[Record]| outlets.publish(records));
-        let journal = Arc::new(Journal::open(&config.journal, clock, publish, on_panic)?);
+        let journal = Arc::new(Journal::open_on(disk, &config.journal, clock, publish, on_panic)?);
         expect(&journal, transcripts, ENDINGS_MAX).map_err(StartError::Replay)?;
         let durability = if config.journal.fsync == Fsync::Always { Durability::Disk } else { Durability::Os };
         Ok(Opened { recorder: Self { journal: journal.clone(), durability }, journal, channel, skipped })
@@ -144,7 +161,7 @@ impl Recorder {
     }
 }
 
-impl Outlets {
+impl<D: Disk> Outlets<D> {
     fn publish(&self, records: &[Record]) {
         let mut rest = records;
         while let Some(first) = rest.first() {
@@ -206,7 +223,7 @@ fn belongs_to(record: &Record, message: &Message) -> bool {
 
 /// Tells the transcripts what they must end with: all that was published since the checkpoint. They are compared when
 /// they are used and by the worker, so that a start does not wait for thousands of files.
-fn expect(journal: &Journal, transcripts: &Transcripts, endings_max: usize) -> std::io::Result<()> {
+fn expect<D: Disk>(journal: &Journal<D>, transcripts: &Transcripts<D>, endings_max: usize) -> std::io::Result<()> {
     let mut from = journal.start().transcribed;
     let mut reader = journal.reader(from);
     let mut endings = Endings::default();
@@ -227,7 +244,7 @@ fn expect(journal: &Journal, transcripts: &Transcripts, endings_max: usize) -> s
 }
 
 /// Makes the transcripts hold all that was published behind `from` up to `to`. One that cannot be written is behind.
-fn replay(journal: &Journal, transcripts: &Transcripts, from: u64, to: u64) -> std::io::Result<()> {
+fn replay<D: Disk>(journal: &Journal<D>, transcripts: &Transcripts<D>, from: u64, to: u64) -> std::io::Result<()> {
     let mut reader = journal.reader(from);
     let mut replay = transcripts.replay();
     while reader.position() < to {

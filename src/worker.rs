@@ -8,6 +8,10 @@
 //! Invariants: the checkpoint is stored only after the sink has everything up to it, and before a segment is dropped;
 //! nobody else stores it or drops segments while this runs. Knows nothing of requests.
 
+#[cfg(test)]
+mod fault_tests;
+#[cfg(test)]
+mod model_tests;
 mod sink;
 #[cfg(test)]
 mod tests;
@@ -20,6 +24,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, never, select};
 
 use crate::config::JournalConfig;
+use crate::disk::{Disk, RealDisk};
 use crate::journal::{Checkpoint, Journal, Reader, Record};
 use crate::message::{Clock, Id, Timestamp};
 
@@ -86,12 +91,12 @@ fn time(micros: &AtomicU64) -> Option<Timestamp> {
 }
 
 /// See the module.
-pub struct Worker<S> {
-    journal: Arc<Journal>,
+pub struct Worker<S, D: Disk = RealDisk> {
+    journal: Arc<Journal<D>>,
     channel: Receiver<Record>,
     sink: S,
     clock: Clock,
-    reader: Reader<crate::disk::RealDisk>,
+    reader: Reader<D>,
     /// The sink took everything up to here.
     position: u64,
     /// The largest sequence the channel offered.
@@ -115,10 +120,10 @@ pub struct Worker<S> {
     progress: Arc<Progress>,
 }
 
-impl<S: Sink> Worker<S> {
+impl<S: Sink, D: Disk> Worker<S, D> {
     /// A worker that goes on where `checkpoint` stands.
     pub fn new(
-        journal: Arc<Journal>,
+        journal: Arc<Journal<D>>,
         channel: Receiver<Record>,
         sink: S,
         clock: Clock,

@@ -113,6 +113,12 @@ fn top_of_group(text: &str) -> Vec<String> {
     names
 }
 
+/// Whether a file or folder of that name is the tests' own.
+fn is_test_name(name: &std::ffi::OsStr) -> bool {
+    let stem = Path::new(name).file_stem().unwrap_or_default().to_string_lossy();
+    ["tests", "testing", "sim"].contains(&&*stem) || stem.ends_with("_tests")
+}
+
 /// The files below `src`, tests' own files left out, each with its top module.
 fn sources() -> Vec<(PathBuf, String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
@@ -126,8 +132,7 @@ fn sources() -> Vec<(PathBuf, String, String)> {
                 continue;
             }
             let inner = path.strip_prefix(&root).unwrap().to_owned();
-            let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-            let is_test = ["tests", "testing", "sim"].contains(&&*stem) || stem.ends_with("_tests");
+            let is_test = inner.iter().any(is_test_name);
             if is_test || path.extension().is_none_or(|e| e != "rs") {
                 continue;
             }

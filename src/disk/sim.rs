@@ -2,57 +2,39 @@
 //!
 //! Compiled under `#[cfg(test)]` only. It is harsher than a real disk where the rules allow it: after a power cut every
 //! unsynced write is there, torn or gone, each for itself; a name is what it was at the folder's last sync or anything it
-//! became since; and a failed sync drops what it should have kept, as Linux does.
+//! became since; and a failed sync drops what it should have kept, as Linux does. What goes wrong, and when, is told in
+//! `sim/faults.rs`.
+
+mod faults;
+mod random;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use super::{Disk, DiskFile};
+use faults::{Faults, Outcome};
+
+pub use faults::{Fault, Op};
+pub use random::Random;
 
 /// A write may be torn at multiples of this, in bytes.
 const SECTOR_BYTES: usize = 64;
 
-/// What goes wrong at one call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// The call fails and nothing of it happens.
-    Fail(io::ErrorKind),
-    /// A write is half done, then fails; any other call fails.
-    Short,
-    /// The power goes: this call and all later ones fail until [`SimDisk::power_cut`].
-    PowerOff,
-}
-
-/// A small generator of random numbers, the same for the same seed (SplitMix64).
-#[derive(Clone, Debug)]
-pub struct Random(pub u64);
-
-impl Random {
-    /// The next number.
-    pub fn draw(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `bound`.
-    pub fn below(&mut self, bound: u64) -> u64 {
-        self.draw() % bound
-    }
-
-    /// True once in `odds`.
-    pub fn one_in(&mut self, odds: u64) -> bool {
-        self.below(odds) == 0
-    }
-}
-
 /// See the module. Clones are the same disk.
 #[derive(Clone, Debug, Default)]
-pub struct SimDisk(Arc<Mutex<World>>);
+pub struct SimDisk(Arc<Platter>);
+
+#[derive(Debug, Default)]
+struct Platter {
+    world: Mutex<World>,
+    /// A call began to hang, or those that did go on.
+    stalls: Condvar,
+}
 
 #[derive(Debug, Default)]
 struct World {
@@ -61,10 +43,7 @@ struct World {
     synced_names: BTreeMap<PathBuf, usize>,
     inodes: Vec<Inode>,
     calls: u64,
-    fault_at: Option<(u64, Fault)>,
-    off: bool,
-    /// The most all files may take, in bytes.
-    room: Option<usize>,
+    faults: Faults,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -75,6 +54,8 @@ struct Inode {
     synced: Vec<u8>,
     /// What happened since the last sync.
     pending: Vec<Change>,
+    /// How often a sync of the whole disk lost what was pending: each file that was open then is told once.
+    losses: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -103,34 +84,18 @@ pub struct SimFile {
     disk: SimDisk,
     inode: usize,
     append: bool,
+    /// The losses it was told of, or that came before it was opened.
+    told: AtomicU64,
 }
 
 impl SimDisk {
     fn world(&self) -> MutexGuard<'_, World> {
-        self.0.lock().expect("no holder panics")
+        self.0.world.lock().expect("no holder panics")
     }
 
     /// How many calls there have been.
     pub fn calls(&self) -> u64 {
         self.world().calls
-    }
-
-    /// Lets `fault` happen at the `call`-th call from the start.
-    pub fn fault_at(&self, call: u64, fault: Fault) {
-        self.world().fault_at = Some((call, fault));
-    }
-
-    /// Nothing goes wrong any more.
-    pub fn heal(&self) {
-        let mut world = self.world();
-        world.fault_at = None;
-        world.off = false;
-        world.room = None;
-    }
-
-    /// The most all files may take from now on, in bytes.
-    pub fn limit_room(&self, bytes: usize) {
-        self.world().room = Some(bytes);
     }
 
     /// The bytes all files take.
@@ -160,15 +125,16 @@ impl SimDisk {
         }
         world.synced_names.clone_from(&names);
         world.names = names;
-        world.off = false;
-        world.fault_at = None;
+        world.faults.planned.clear();
+        world.faults.off = false;
     }
 
     /// Another disk with the same content.
     pub fn fork(&self) -> Self {
         let world = self.world();
         let (names, inodes) = (world.names.clone(), world.inodes.clone());
-        Self(Arc::new(Mutex::new(World { synced_names: names.clone(), names, inodes, ..World::default() })))
+        let world = World { synced_names: names.clone(), names, inodes, ..World::default() };
+        Self(Arc::new(Platter { world: Mutex::new(world), stalls: Condvar::new() }))
     }
 
     /// Changes a file behind everyone's back.
@@ -180,48 +146,49 @@ impl SimDisk {
         inode.sync();
     }
 
+    /// What readers see of a file, behind everyone's back.
+    pub fn peek(&self, path: &Path) -> Option<Vec<u8>> {
+        let world = self.world();
+        world.names.get(path).map(|&inode| world.inodes[inode].now.clone())
+    }
+
     /// The paths of all files.
     pub fn paths(&self) -> Vec<PathBuf> {
         self.world().names.keys().cloned().collect()
     }
 
-    /// Counts a call and lets the fault happen whose turn it is; for a short write it is handed back.
-    fn call(&self) -> io::Result<(MutexGuard<'_, World>, bool)> {
+    /// Removes a file behind everyone's back, for good.
+    pub fn unlink(&self, path: &Path) {
         let mut world = self.world();
-        world.calls += 1;
-        if world.off {
-            return Err(io::Error::other("the power is off"));
-        }
-        if let Some((at, fault)) = world.fault_at
-            && at == world.calls
-        {
-            world.fault_at = None;
-            match fault {
-                Fault::Fail(kind) => return Err(kind.into()),
-                Fault::Short => return Ok((world, true)),
-                Fault::PowerOff => {
-                    world.off = true;
-                    return Err(io::Error::other("the power is off"));
-                }
-            }
-        }
-        Ok((world, false))
+        world.names.remove(path);
+        world.synced_names.remove(path);
     }
 
-    /// The same for calls that cannot be half done.
-    fn whole_call(&self) -> io::Result<MutexGuard<'_, World>> {
-        match self.call()? {
-            (world, false) => Ok(world),
-            (_, true) => Err(io::Error::other("a simulated fault")),
+    /// A call that cannot be half done.
+    fn whole_call(&self, op: Op, target: Target<'_>) -> io::Result<MutexGuard<'_, World>> {
+        match self.call(op, target)? {
+            (world, Outcome::Done) => Ok(world),
+            (_, Outcome::Half) => Err(io::Error::other("a simulated fault")),
         }
     }
 
     fn open_inode(&self, path: &Path, append: bool) -> io::Result<SimFile> {
-        let world = self.whole_call()?;
+        let world = self.whole_call(Op::Name, Target::Path(path))?;
         let inode = *world.names.get(path).ok_or(io::ErrorKind::NotFound)?;
-        drop(world);
-        Ok(SimFile { disk: self.clone(), inode, append })
+        Ok(self.file(&world, inode, append))
     }
+
+    fn file(&self, world: &World, inode: usize, append: bool) -> SimFile {
+        let told = AtomicU64::new(world.inodes[inode].losses);
+        SimFile { disk: self.clone(), inode, append, told }
+    }
+}
+
+/// What a call is about.
+#[derive(Clone, Copy)]
+enum Target<'a> {
+    Path(&'a Path),
+    Inode(usize),
 }
 
 impl World {
@@ -253,7 +220,7 @@ impl World {
     /// What is left of the room, in bytes.
     fn room_left(&self) -> usize {
         let used: usize = self.names.values().map(|&inode| self.inodes[inode].now.len()).sum();
-        self.room.map_or(usize::MAX, |room| room.saturating_sub(used))
+        self.faults.room.map_or(usize::MAX, |room| room.saturating_sub(used))
     }
 }
 
@@ -265,18 +232,21 @@ impl Disk for SimDisk {
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<String>> {
-        let world = self.whole_call()?;
+        let world = self.whole_call(Op::Name, Target::Path(path))?;
         let names = world.names.keys().filter(|name| name.parent() == Some(path));
         Ok(names.filter_map(|name| Some(name.file_name()?.to_str()?.to_owned())).collect())
     }
 
     fn create(&self, path: &Path) -> io::Result<SimFile> {
-        let mut world = self.whole_call()?;
+        let mut world = self.whole_call(Op::Name, Target::Path(path))?;
+        if let Some(&inode) = world.names.get(path) {
+            world.inodes[inode].change(Change::Len(0));
+            return Ok(self.file(&world, inode, false));
+        }
         world.inodes.push(Inode::default());
         let inode = world.inodes.len() - 1;
         world.names.insert(path.to_owned(), inode);
-        drop(world);
-        Ok(SimFile { disk: self.clone(), inode, append: false })
+        Ok(self.file(&world, inode, false))
     }
 
     fn open(&self, path: &Path) -> io::Result<SimFile> {
@@ -297,19 +267,19 @@ impl Disk for SimDisk {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let mut world = self.whole_call()?;
+        let mut world = self.whole_call(Op::Name, Target::Path(to))?;
         let inode = world.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
         world.names.insert(to.to_owned(), inode);
         Ok(())
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        let removed = self.whole_call()?.names.remove(path);
+        let removed = self.whole_call(Op::Name, Target::Path(path))?.names.remove(path);
         removed.map(drop).ok_or(io::ErrorKind::NotFound.into())
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        let mut world = self.whole_call()?;
+        let mut world = self.whole_call(Op::Sync, Target::Path(path))?;
         let world = &mut *world;
         world.synced_names.retain(|name, _| name.parent() != Some(path));
         let names = world.names.iter().filter(|(name, _)| name.parent() == Some(path));
@@ -317,11 +287,21 @@ impl Disk for SimDisk {
         Ok(())
     }
 
-    fn sync_all(&self, _: &Path) -> io::Result<()> {
-        let mut world = self.whole_call()?;
-        world.synced_names = world.names.clone();
-        world.inodes.iter_mut().for_each(Inode::sync);
-        Ok(())
+    fn sync_all(&self, path: &Path) -> io::Result<()> {
+        match self.whole_call(Op::Sync, Target::Path(path)) {
+            Ok(mut world) => {
+                world.synced_names = world.names.clone();
+                world.inodes.iter_mut().for_each(Inode::sync);
+                Ok(())
+            }
+            Err(e) => {
+                let mut world = self.world();
+                if !world.faults.off {
+                    world.inodes.iter_mut().for_each(Inode::lose);
+                }
+                Err(e)
+            }
+        }
     }
 }
 
@@ -329,6 +309,14 @@ impl Inode {
     fn sync(&mut self) {
         self.pending.clear();
         self.synced.clone_from(&self.now);
+    }
+
+    /// What a failed sync of the whole disk does to a file that had something pending.
+    fn lose(&mut self) {
+        if !self.pending.is_empty() {
+            self.pending.clear();
+            self.losses += 1;
+        }
     }
 
     fn change(&mut self, change: Change) {
@@ -339,41 +327,46 @@ impl Inode {
 
 impl DiskFile for SimFile {
     fn byte_len(&self) -> io::Result<u64> {
-        Ok(self.disk.whole_call()?.inodes[self.inode].now.len() as u64)
+        let world = self.disk.whole_call(Op::Name, Target::Inode(self.inode))?;
+        Ok(world.inodes[self.inode].now.len() as u64)
     }
 
     fn read_at(&self, to: &mut [u8], offset: u64) -> io::Result<usize> {
-        let world = self.disk.whole_call()?;
+        let world = self.disk.whole_call(Op::Read, Target::Inode(self.inode))?;
         let from = world.inodes[self.inode].now.get(offset as usize..).unwrap_or_default();
         let count = from.len().min(to.len());
+        world.readable(self.inode, offset as usize..offset as usize + count)?;
         to[..count].copy_from_slice(&from[..count]);
         Ok(count)
     }
 
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        let (mut world, short) = self.disk.call()?;
+        let (mut world, outcome) = self.disk.call(Op::Write, Target::Inode(self.inode))?;
         let now = world.inodes[self.inode].now.len();
         let at = if self.append { now } else { offset as usize };
         let grows = (at + bytes.len()).saturating_sub(now);
         let fits = bytes.len() - grows.saturating_sub(world.room_left());
-        let written = if short { fits / 2 } else { fits };
+        let written = if outcome == Outcome::Half { fits / 2 } else { fits };
         world.inodes[self.inode].change(Change::Write(at, bytes[..written].to_vec()));
-        match (written == bytes.len(), short) {
-            (true, false) => Ok(()),
-            (_, true) => Err(io::Error::other("a simulated short write")),
-            (false, false) => Err(io::ErrorKind::StorageFull.into()),
+        match (written == bytes.len(), outcome) {
+            (true, Outcome::Done) => Ok(()),
+            (_, Outcome::Half) => Err(io::Error::other("a simulated short write")),
+            (false, Outcome::Done) => Err(io::ErrorKind::StorageFull.into()),
         }
     }
 
     fn sync(&self) -> io::Result<()> {
-        match self.disk.whole_call() {
-            Ok(mut world) => {
-                world.inodes[self.inode].sync();
-                Ok(())
+        let outcome = self.disk.whole_call(Op::Sync, Target::Inode(self.inode)).map(drop);
+        let mut world = self.disk.world();
+        let inode = &mut world.inodes[self.inode];
+        let untold = self.told.swap(inode.losses, Ordering::Relaxed) < inode.losses;
+        match outcome {
+            Ok(()) => {
+                inode.sync();
+                if untold { Err(io::Error::other("a sync of the whole disk lost what was written")) } else { Ok(()) }
             }
             Err(e) => {
-                let mut world = self.disk.world();
-                if !world.off {
+                if !world.faults.off {
                     // What a failed sync was to keep may be gone for good, and the next sync says nothing of it.
                     world.inodes[self.inode].pending.clear();
                 }
@@ -383,8 +376,12 @@ impl DiskFile for SimFile {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        let mut world = self.disk.whole_call()?;
+        let mut world = self.disk.whole_call(Op::Write, Target::Inode(self.inode))?;
         world.inodes[self.inode].change(Change::Len(len as usize));
         Ok(())
+    }
+
+    fn is_same(&self, other: &Self) -> io::Result<bool> {
+        Ok(self.inode == other.inode)
     }
 }

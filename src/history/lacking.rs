@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
+use crate::disk::Disk;
 use crate::journal::Progress;
 use crate::message::{Id, Message, SessionId};
 use crate::transcript::{Direction, Query};
@@ -26,7 +27,7 @@ pub(super) struct Lacking {
     bytes: usize,
 }
 
-impl History {
+impl<D: Disk> History<D> {
     /// What the session's transcript lacks.
     pub(super) fn lacking(&self, session: &SessionId, query: &Query) -> io::Result<Lacking> {
         let mut lacking = Lacking::default();

@@ -58,7 +58,7 @@ fn path(folder: &Path) -> PathBuf {
 }
 
 impl Checkpoint {
-    fn encode(&self, epoch: u64) -> [u8; BYTES] {
+    pub(super) fn encode(&self, epoch: u64) -> [u8; BYTES] {
         let mut bytes = [0; BYTES];
         bytes[0..8].copy_from_slice(MAGIC);
         bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
@@ -71,7 +71,7 @@ impl Checkpoint {
         bytes
     }
 
-    fn decode(bytes: &[u8], epoch: u64) -> Option<Self> {
+    pub(super) fn decode(bytes: &[u8], epoch: u64) -> Option<Self> {
         let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
         let known = bytes.len() == BYTES
             && &bytes[0..8] == MAGIC

@@ -163,7 +163,7 @@ impl Digest {
         }
     }
 
-    fn encode(&self, header: &SegmentHeader) -> Vec<u8> {
+    pub(super) fn encode(&self, header: &SegmentHeader) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(128 + self.keys.len() * 48 + self.replies.len() * 40);
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&VERSION.to_le_bytes());
@@ -197,7 +197,7 @@ impl Digest {
         bytes
     }
 
-    fn decode(bytes: &[u8], header: &SegmentHeader) -> Option<Self> {
+    pub(super) fn decode(bytes: &[u8], header: &SegmentHeader) -> Option<Self> {
         let mut rest = Bytes(vouched_for(bytes)?);
         if rest.take()? != header.encode() {
             return None;

@@ -22,6 +22,7 @@
 //! | `checkpoint.rs` | up to where everything has arrived |
 //! | `digest.rs` | what a start must know of a segment, without walking it |
 //! | `keys.rs` | idempotency keys |
+//! | `age.rs` | how old a segment is, whatever the clock does |
 //! | `segment.rs` | the files, zeroed ahead |
 //! | `scan.rs` | a walk over frames and damage |
 //! | `record.rs` | payloads: messages, erasures, aborts, context-clears |
@@ -45,12 +46,19 @@
 //!
 //! Knows nothing of sessions, caches, transcripts, MongoDB or HTTP: its records go to the publisher it was opened with.
 
+mod age;
 mod checkpoint;
+#[cfg(test)]
+mod clock_tests;
 mod commit;
 #[cfg(test)]
 mod crash_tests;
 mod digest;
+#[cfg(test)]
+mod fault_tests;
 mod frame;
+#[cfg(test)]
+mod fuzz_tests;
 mod inventory;
 mod keys;
 mod lock;
@@ -63,6 +71,8 @@ mod salvage;
 mod scan;
 mod segment;
 pub mod survey;
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod upkeep;
@@ -87,6 +97,7 @@ pub use record::{Draft, Entry, Key, Links, Record, ReplyTo};
 pub use recovery::{Findings, OpenError};
 pub use upkeep::Warning;
 
+use age::Ages;
 use lock::Lock;
 use queue::Queue;
 use recovery::recover;
@@ -168,6 +179,7 @@ pub struct Journal<D: Disk = RealDisk> {
     drained: AtomicU64,
     /// The warnings that were logged.
     warned: Mutex<Vec<Warning>>,
+    ages: Mutex<Ages>,
     /// Held, not used: the folder is locked while it is open.
     _lock: Lock,
 }
@@ -254,6 +266,7 @@ impl<D: Disk> Journal<D> {
             digested: Mutex::new(0),
             drained: AtomicU64::new(start.drained),
             warned: Mutex::default(),
+            ages: Mutex::default(),
             _lock: found.lock,
         })
     }

@@ -225,6 +225,8 @@ impl<'a, D: Disk> Recovery<'a, D> {
     /// Takes in every segment, oldest first; returns where the last one's frames end.
     fn walk(&mut self, segments: &[SegmentInfo], keys: &mut Keys) -> Result<End, OpenError> {
         let mut end = End { offset: SEGMENT_HEADER_BYTES as u64, dirty: false };
+        // So far nothing but the checkpoint has raised it.
+        let passed = self.last_sequence;
         for (index, info) in segments.iter().enumerate() {
             let path = segment::path(self.folder, info.header.number);
             self.raise(info.header.first_sequence.saturating_sub(1), None);
@@ -238,6 +240,10 @@ impl<'a, D: Disk> Recovery<'a, D> {
             };
             self.keep_gaps(info, &digest);
             let bound = segment::bound(segments, info.header.number);
+            let dropped_before = index == 0 || info.header.first_sequence <= passed + 1;
+            if dropped_before {
+                self.follow_dropped(&digest, info);
+            }
             self.take_in(&digest, bound);
             digest.tell_keys(keys, bound);
         }
@@ -258,6 +264,16 @@ impl<'a, D: Disk> Recovery<'a, D> {
                 // Nothing is lost by it yet: it stands where it stood.
                 Err(e) => log::warn!("{}: damage from byte {from} to {to} cannot be kept: {e}", path.display()),
             }
+        }
+    }
+
+    /// A request may have begun in a segment that was dropped. The checkpoint had passed that part, so all of it was
+    /// acknowledged: the segment behind goes on with it as if the part were there.
+    fn follow_dropped(&mut self, digest: &Digest, behind: &SegmentInfo) {
+        let first = behind.header.first_sequence;
+        let is_there = self.unfinished.is_some_and(|(_, last)| last + 1 == first);
+        if !is_there && digest.head.is_some_and(|(head, ..)| head == first) {
+            self.remains.extend(self.unfinished.replace((first.saturating_sub(1), first.saturating_sub(1))));
         }
     }
 

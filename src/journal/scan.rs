@@ -2,7 +2,8 @@
 //!
 //! After a bad frame it looks on, byte by byte, for the next place where salt, checksum and a rising sequence agree;
 //! what lies between is a gap. A length is bounded by what is left of the file before anything is allocated, and every
-//! step moves forward, so a walk always ends, whatever the bytes.
+//! step moves forward, so a walk always ends, whatever the bytes. Places that look like frames and are none may cost a
+//! few walks over the file, all together; beyond that only short ones are looked at ([`VAIN_WALKS`]).
 //!
 //! Knows nothing of what payloads mean, nor what becomes of a gap.
 
@@ -20,6 +21,10 @@ use super::frame::{FRAME_HEADER_BYTES, FrameHeader, SEGMENT_HEADER_BYTES, is_int
 const WINDOW_BYTES: usize = 256 * 1024;
 /// What is given up at once where the medium cannot be read.
 const SECTOR_BYTES: usize = 4096;
+
+/// How many times the file's length may be checked for frames that turn out to be none. Damage comes nowhere near it; bytes
+/// made so that every few of them promise a frame to the end of the file would else cost the square of its length.
+const VAIN_WALKS: u64 = 8;
 
 /// What stands next in the segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +53,8 @@ pub struct Scanner<F> {
     window: Vec<u8>,
     window_at: u64,
     payload: Range<usize>,
+    /// Bytes that were checked for frames that were none.
+    vain_bytes: u64,
 }
 
 impl<F: DiskFile> Scanner<F> {
@@ -68,6 +75,7 @@ impl<F: DiskFile> Scanner<F> {
             window: Vec::new(),
             window_at: 0,
             payload: 0..0,
+            vain_bytes: 0,
         })
     }
 
@@ -84,6 +92,8 @@ impl<F: DiskFile> Scanner<F> {
     /// Forgets what was read ahead, and gives its memory back: for a segment that is still being written.
     pub fn refresh(&mut self) {
         self.window = Vec::new();
+        // What was half written then is whole by now.
+        self.vain_bytes = 0;
     }
 
     /// Steps back, so that the frame found last is found again.
@@ -122,12 +132,14 @@ impl<F: DiskFile> Scanner<F> {
         let salt = self.salt;
         let Some(header) = FrameHeader::peek(self.bytes(at, FRAME_HEADER_BYTES)?, salt) else { return Ok(None) };
         let rises = self.last_sequence.is_none_or(|last| header.sequence > last);
-        if !rises || header.frame_bytes() as u64 > left {
+        let frame_bytes = header.frame_bytes();
+        let patience = (VAIN_WALKS * (self.file_bytes + at)).saturating_sub(self.vain_bytes);
+        if !rises || frame_bytes as u64 > left.min(patience) {
             return Ok(None);
         }
-        let frame_bytes = header.frame_bytes();
         let frame = self.bytes(at, frame_bytes)?;
         if frame.len() < frame_bytes || !is_intact(frame) {
+            self.vain_bytes += frame_bytes as u64;
             return Ok(None);
         }
         let start = usize::try_from(at - self.window_at).expect("the window holds the frame");
@@ -143,13 +155,11 @@ impl<F: DiskFile> Scanner<F> {
         let mut dirty = false;
         let mut at = start;
         while at < self.file_bytes {
-            let window = self.bytes(at, WINDOW_BYTES)?;
-            if window.is_empty() {
-                break;
-            }
-            // The first byte is no frame: it was tried. A salt may lie across the window's end, so three bytes overlap.
-            let skip = usize::from(at == start);
-            let found = memmem::find(&window[skip.min(window.len())..], &salt).map(|i| i + skip);
+            let file_bytes = self.file_bytes;
+            let window = self.ahead(at)?;
+            // The first byte is no frame: it was tried.
+            let skip = usize::from(at == start).min(window.len());
+            let found = memmem::find(&window[skip..], &salt).map(|i| i + skip);
             let seen = found.unwrap_or(window.len());
             dirty = dirty || window[..seen].iter().any(|&byte| byte != 0);
             match found {
@@ -161,11 +171,26 @@ impl<F: DiskFile> Scanner<F> {
                     dirty = true;
                     at = candidate + 1;
                 }
-                None if window.len() < WINDOW_BYTES => break,
+                None if window.len() < FRAME_HEADER_BYTES || at + window.len() as u64 >= file_bytes => break,
+                // A salt may lie across the window's end, so three bytes overlap.
                 None => at += (window.len() - 3) as u64,
             }
         }
         Ok((None, dirty))
+    }
+
+    /// What the window has from there on: at least a frame's header, unless the file ends before.
+    fn ahead(&mut self, at: u64) -> io::Result<&[u8]> {
+        let left = usize::try_from(self.file_bytes.saturating_sub(at)).unwrap_or(usize::MAX);
+        self.bytes(at, FRAME_HEADER_BYTES.min(left))?;
+        let from = usize::try_from(at - self.window_at).expect("inside the window");
+        Ok(&self.window[from.min(self.window.len())..])
+    }
+
+    /// Bytes checked in vain, for a test of what a walk costs.
+    #[cfg(test)]
+    pub fn vain_bytes(&self) -> u64 {
+        self.vain_bytes
     }
 
     /// Bytes of the file from there on, `wanted` of them unless the file ends before.

@@ -105,16 +105,27 @@ impl<F: DiskFile> Unnamed<F> {
     /// it end where it begins. When `durable` all of it is on disk when this returns.
     ///
     /// # Errors
-    /// The disk's; the name may be there or not.
+    /// The disk's; the file is then removed, if the disk lets it be.
     pub fn name<D: Disk<File = F>>(self, disk: &D, folder: &Path, durable: bool) -> io::Result<Segment<F>> {
+        let name = path(folder, self.segment.header.number);
+        match self.try_name(disk, folder, &name, durable) {
+            Ok(()) => Ok(self.segment),
+            Err(e) => {
+                // The next try takes another number: what all of them left would fill the disk, listed by nobody. And a
+                // start would believe that such a file still holds what its first sequence says.
+                let _ = disk.remove(&name);
+                self.discard(disk);
+                Err(e)
+            }
+        }
+    }
+
+    fn try_name<D: Disk<File = F>>(&self, disk: &D, folder: &Path, name: &Path, durable: bool) -> io::Result<()> {
         if durable {
             self.segment.file.sync()?;
         }
-        disk.rename(&self.temporary, &path(folder, self.segment.header.number))?;
-        if durable {
-            disk.sync_dir(folder)?;
-        }
-        Ok(self.segment)
+        disk.rename(&self.temporary, name)?;
+        if durable { disk.sync_dir(folder) } else { Ok(()) }
     }
 
     /// Gives it up.

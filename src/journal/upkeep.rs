@@ -5,13 +5,13 @@
 
 use std::io;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::disk::{Disk, DiskFile, Room};
 use crate::message::Timestamp;
 
+use super::age::Ages;
 use super::digest::{self, Digest};
 use super::{Journal, Refusal, segment};
 
@@ -39,7 +39,7 @@ impl Warning {
 }
 
 impl<D: Disk> Journal<D> {
-    /// Drops segments that `drained` has passed and that are older than `journal.retain_hours`, or of any age while the
+    /// Drops segments that `drained` has passed and that are older than `journal.retain_hours` (age.rs), or of any age while the
     /// journal takes more than three quarters of `journal.max_bytes`, or while the disk has no room for two more. The
     /// checkpoint must be stored first. Returns how many.
     ///
@@ -47,9 +47,14 @@ impl<D: Disk> Journal<D> {
     /// The disk's; what could not be removed is tried again the next time.
     pub fn prune(&self, drained: u64, now: Timestamp) -> io::Result<usize> {
         let short = self.shared.short.swap(false, Ordering::Relaxed);
+        let ages = {
+            let mut ages = self.ages.lock().expect("no holder panics");
+            ages.look(now);
+            *ages
+        };
         let mut needed = self.room_needed().max(u64::from(short));
         let (was_needed, mut dropped) = (needed > 0, 0);
-        while let Some((oldest, bytes)) = self.oldest_to_drop(drained, now, needed > 0) {
+        while let Some((oldest, bytes)) = self.oldest_to_drop(drained, ages, needed > 0) {
             needed = needed.saturating_sub(bytes);
             match self.shared.disk.remove(&segment::path(&self.shared.folder, oldest)) {
                 // Removed by hand: that must not keep those behind it for ever.
@@ -79,13 +84,13 @@ impl<D: Disk> Journal<D> {
     }
 
     /// The oldest segment and its length, if it may go.
-    fn oldest_to_drop(&self, drained: u64, now: Timestamp, short: bool) -> Option<(u64, u64)> {
+    fn oldest_to_drop(&self, drained: u64, ages: Ages, short: bool) -> Option<(u64, u64)> {
         let segments = self.shared.segments.lock().expect("no holder panics");
         let [oldest, next, ..] = &segments[..] else { return None };
         let bytes: u64 = segments.iter().map(|s| s.file_bytes).sum();
-        let age = Duration::from_micros(now.micros().saturating_sub(next.header.made_micros));
+        let past = ages.is_past(next.header.made_micros, self.config.retain);
         let pressed = bytes + self.config.segment_bytes > self.config.max_bytes / 4 * 3;
-        let may = next.header.first_sequence <= drained + 1 && (age > self.config.retain || pressed || short);
+        let may = next.header.first_sequence <= drained + 1 && (past || pressed || short);
         may.then_some((oldest.header.number, oldest.file_bytes))
     }
 

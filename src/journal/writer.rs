@@ -251,8 +251,13 @@ impl<D: Disk> Writer<D> {
         let first = [self.unsynced.first_sequence(), self.refused_from].into_iter().flatten().min().unwrap_or(next);
         let needed = self.unsynced.bytes.len() as u64;
         let mut made = self.prepare(first, needed, 0)?;
-        let written = put_run(&mut made.segment, &mut self.unsynced, 0, 0, None);
-        let named = written.and_then(|_| made.name(&self.disk, &self.settings.folder, true));
+        let named = match put_run(&mut made.segment, &mut self.unsynced, 0, 0, None) {
+            Ok(_) => made.name(&self.disk, &self.settings.folder, true),
+            Err(e) => {
+                made.discard(&self.disk);
+                Err(e)
+            }
+        };
         let segment = named.map_err(|e| {
             log::error!("the journal cannot go on in a new segment either: {e}");
             Refusal::from_io(&e)

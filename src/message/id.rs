@@ -35,6 +35,14 @@ impl Id {
         Self((millis & ((1 << 48) - 1)) << 80 | 0x7 << 76 | fraction << 64 | 0b10 << 62 | random)
     }
 
+    /// An id shortly after this one, of the same time.
+    fn shortly_after(self, random: u64) -> Self {
+        const RANDOM_BITS: u128 = (1 << 62) - 1;
+        let low = (self.0 & RANDOM_BITS) + 1 + u128::from(random & 0xffff);
+        // What does not fit goes over the variant's bits into the fraction, which rounds to the same microsecond.
+        Self(((self.0 & !RANDOM_BITS) + ((low >> 62) << 64)) | (low & RANDOM_BITS))
+    }
+
     /// The least id of that time: every id of this time or a later one is at least this.
     #[must_use]
     pub fn least_of(time: Timestamp) -> Self {
@@ -115,11 +123,12 @@ impl serde::Serialize for Id {
 /// Makes ids that rise strictly: when the clock stands still or runs backward, the logical time goes on by a microsecond.
 ///
 /// The logical time can run ahead of the clock only beyond a million messages a second; it then waits for nobody and
-/// the clock catches up.
+/// the clock catches up. At the end of the year 9999 time stands still, and only the random bits rise.
 #[derive(Debug)]
 pub struct IdGenerator {
     clock: Clock,
     last: Timestamp,
+    largest: Id,
     pool: Box<[u8; POOL_BYTES]>,
     used: usize,
 }
@@ -128,8 +137,8 @@ impl IdGenerator {
     /// A generator whose ids all lie after `largest`, the largest id that was given before.
     #[must_use]
     pub fn new(clock: Clock, largest: Option<Id>) -> Self {
-        let last = largest.map_or(Timestamp::from_micros(0), Id::time);
-        Self { clock, last, pool: Box::new([0; POOL_BYTES]), used: POOL_BYTES }
+        let largest = largest.unwrap_or(Id::least_of(Timestamp::from_micros(0)));
+        Self { clock, last: largest.time(), largest, pool: Box::new([0; POOL_BYTES]), used: POOL_BYTES }
     }
 
     /// The next id.
@@ -138,8 +147,12 @@ impl IdGenerator {
     /// When the system has no random bytes, which Linux never says once it has started.
     pub fn next_id(&mut self) -> Id {
         let now = self.clock.now();
-        self.last = if now > self.last { now } else { Timestamp::from_micros(self.last.micros() + 1) };
-        Id::from_parts(self.last, self.random())
+        let next = if now > self.last { now } else { Timestamp::from_micros(self.last.micros() + 1) };
+        let random = self.random();
+        let time_stands = next == self.last;
+        self.largest = if time_stands { self.largest.shortly_after(random) } else { Id::from_parts(next, random) };
+        self.last = next;
+        self.largest
     }
 
     fn random(&mut self) -> u64 {
@@ -186,6 +199,25 @@ mod tests {
         }
         let mut after_restart = IdGenerator::new(Clock::fixed(now), Some(last));
         assert!(after_restart.next_id() > last);
+    }
+
+    #[test]
+    fn ids_rise_when_time_can_rise_no_more() {
+        let end = Timestamp::from_micros(u64::MAX);
+        let clock = Clock::fixed(Arc::new(AtomicU64::new(end.micros() - 2)));
+        let mut ids = IdGenerator::new(clock.clone(), None);
+        let mut last = ids.next_id();
+        for _ in 0..1000 {
+            let id = ids.next_id();
+            assert!(id > last && Id::from_bytes(id.to_bytes()) == Ok(id) && id.time() >= last.time());
+            last = id;
+        }
+        assert_eq!(last.time(), end);
+        // Though all random bits are used up.
+        let mut after_restart = IdGenerator::new(clock, Some(Id::from_parts(end, u64::MAX)));
+        let next = after_restart.next_id();
+        assert!(next > Id::from_parts(end, u64::MAX) && next.time() == end);
+        assert_eq!(Id::from_bytes(next.to_bytes()), Ok(next));
     }
 
     #[test]

@@ -21,7 +21,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// See the module.
 pub struct TranscriptSink<D: Disk = RealDisk> {
     transcripts: Arc<Transcripts<D>>,
-    journal: Arc<Journal>,
+    journal: Arc<Journal<D>>,
     touched: HashSet<SessionId>,
     /// The sequences taken since the last good flush.
     span: Option<(u64, u64)>,
@@ -32,7 +32,7 @@ pub struct TranscriptSink<D: Disk = RealDisk> {
 impl<D: Disk> TranscriptSink<D> {
     /// The sink of these transcripts.
     #[must_use]
-    pub fn new(transcripts: Arc<Transcripts<D>>, journal: Arc<Journal>) -> Self {
+    pub fn new(transcripts: Arc<Transcripts<D>>, journal: Arc<Journal<D>>) -> Self {
         Self { transcripts, journal, touched: HashSet::new(), span: None, pause: None }
     }
 
@@ -43,6 +43,23 @@ impl<D: Disk> TranscriptSink<D> {
         for session in sessions {
             self.transcripts.mark_behind(session, first, last);
         }
+    }
+
+    /// A transcript that is to be written anew is not synced. What it took before it fell behind was not synced either, if
+    /// it was taken since the last flush: that is written anew as well, or the checkpoint would pass it.
+    fn widen(&self) {
+        let Some((first, last)) = self.span else { return };
+        for (session, behind) in self.transcripts.all_behind() {
+            if behind.distrusted && behind.first > first && self.touched.contains(&session) {
+                self.transcripts.mark_behind(&session, first, last);
+            }
+        }
+    }
+
+    /// The pause after a rebuild that mended nothing is over.
+    #[cfg(test)]
+    pub(super) fn a_moment_later(&mut self) {
+        self.pause = None;
     }
 
     fn rebuild(&mut self) {
@@ -73,7 +90,7 @@ impl<D: Disk> TranscriptSink<D> {
 }
 
 /// Hands every message published since the last call to `take`.
-fn feed(reader: &mut journal::Reader<RealDisk>, take: &mut dyn FnMut(u64, &Message)) -> io::Result<u64> {
+fn feed<D: Disk>(reader: &mut journal::Reader<D>, take: &mut dyn FnMut(u64, &Message)) -> io::Result<u64> {
     let mut progress = journal::Progress::More;
     while progress == journal::Progress::More {
         progress = reader.read(READ_BYTES, |record| {
@@ -99,6 +116,7 @@ impl<D: Disk> Sink for TranscriptSink<D> {
     fn flush(&mut self, position: u64) -> io::Result<u64> {
         // A start left it to us to look at the transcripts nobody has used since.
         self.transcripts.settle();
+        self.widen();
         let synced = self.transcripts.sync(self.touched.iter());
         match &synced {
             Ok(unsafe_ones) => self.distrust(unsafe_ones),

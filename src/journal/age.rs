@@ -1,0 +1,96 @@
+//! How old a drained segment is, by a clock that may be wrong.
+//!
+//! A segment is as old as the clock says, by the time of the one behind it, with two reserves. The clock is believed only
+//! once it has run evenly for some minutes, since the start or since it last jumped: a machine whose clock is set after
+//! the start, or twice, must not lose everything it kept within a moment. And what is dated in the future counts as made
+//! when the clock began to run evenly: it must not stay until that date. So a wrong clock costs a part of
+//! `journal.retain_hours` at most, and only if it stays wrong.
+//!
+//! A server that is started anew every few minutes drops nothing by age; `journal.max_bytes` bounds what it keeps. Knows
+//! nothing of files, nor of what is drained.
+
+use std::time::Duration;
+
+use crate::message::Timestamp;
+
+/// A step of the clock between two looks that is none of a clock that runs, in microseconds. The worker looks every two
+/// seconds, unless its sink hangs.
+const JUMP_MICROS: u64 = 5 * 60 * 1_000_000;
+/// How long the clock must have run evenly.
+const GRACE: Duration = Duration::from_secs(10 * 60);
+
+/// See the module.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ages {
+    /// Since when the clock runs evenly, and when it was looked at last.
+    even: Option<(Timestamp, Timestamp)>,
+}
+
+impl Ages {
+    /// Looks at the clock.
+    pub fn look(&mut self, now: Timestamp) {
+        let since = match self.even {
+            Some((since, last)) if last.micros().abs_diff(now.micros()) <= JUMP_MICROS => since,
+            Some(_) => {
+                log::warn!("the clock has jumped to {now}: no segment is dropped for its age for {GRACE:?}");
+                now
+            }
+            None => now,
+        };
+        self.even = Some((since, now));
+    }
+
+    /// Whether what was made then is older than `retain`, as of the last look.
+    pub fn is_past(&self, made_micros: u64, retain: Duration) -> bool {
+        let Some((since, now)) = self.even else { return false };
+        let age = |from: u64| Duration::from_micros(now.micros().saturating_sub(from));
+        let even = age(since.micros());
+        let made_since = if made_micros <= now.micros() { age(made_micros) } else { even };
+        even >= GRACE.min(retain) && made_since > retain
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: u64 = 60 * 1_000_000;
+    const NOW: u64 = 1_764_292_425_000_000;
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+
+    fn at(micros: u64) -> Timestamp {
+        Timestamp::from_micros(micros)
+    }
+
+    /// Looks every minute from there on.
+    fn run(ages: &mut Ages, from: u64, minutes: u64) {
+        (0..=minutes).for_each(|minute| ages.look(at(from + minute * MINUTE)));
+    }
+
+    #[test]
+    fn what_is_old_goes_once_the_clock_has_run_evenly_for_ten_minutes() {
+        let mut ages = Ages::default();
+        assert!(!ages.is_past(0, DAY), "nobody has looked at the clock");
+        run(&mut ages, NOW, 9);
+        assert!(!ages.is_past(NOW - 25 * 60 * MINUTE, DAY));
+        run(&mut ages, NOW + 9 * MINUTE, 1);
+        assert!(ages.is_past(NOW - 25 * 60 * MINUTE, DAY));
+        assert!(!ages.is_past(NOW - 23 * 60 * MINUTE, DAY));
+    }
+
+    #[test]
+    fn without_a_time_to_keep_anything_nothing_waits() {
+        let mut ages = Ages::default();
+        ages.look(at(NOW));
+        assert!(ages.is_past(NOW - 1, Duration::ZERO));
+    }
+
+    #[test]
+    fn what_is_dated_in_the_future_ages_from_when_the_clock_began_to_run_evenly() {
+        let mut ages = Ages::default();
+        run(&mut ages, NOW, 24 * 60);
+        assert!(!ages.is_past(u64::MAX, DAY));
+        run(&mut ages, NOW + 24 * 60 * MINUTE, 1);
+        assert!(ages.is_past(u64::MAX, DAY));
+    }
+}

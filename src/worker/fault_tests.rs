@@ -1,0 +1,203 @@
+//! What failures of the disk and users' hands do beside the journal: to checkpoints, transcripts and what readers see
+//! meanwhile, one by one on the simulated disk. Compiled under `#[cfg(test)]` only.
+
+use super::model_tests::world::{Live, Saying, World};
+use super::*;
+use crate::config::Fsync;
+use crate::disk::sim::{Op, Random, SimDisk};
+use crate::history::{Ask, History};
+use crate::journal::testing::stored_checkpoint;
+use crate::message::{self, SessionId};
+
+const FULL: io::ErrorKind = io::ErrorKind::StorageFull;
+
+/// A world that keeps drained segments for an hour and has room for ten transcripts.
+fn world() -> World {
+    let mut world = World::new(&mut Random(1), Fsync::Always);
+    world.config.journal.retain = Duration::from_secs(3600);
+    world.config.journal.max_bytes = 1 << 30;
+    world.config.mongo.queue_capacity = 100;
+    world.open().unwrap();
+    world
+}
+
+fn session(name: &str) -> SessionId {
+    SessionId::new(name).unwrap()
+}
+
+fn say(live: &Live, name: &str, text: &str) {
+    let saying = Saying { session: session(name), text: text.to_owned(), keyed: false };
+    live.say(&[saying]).unwrap();
+}
+
+/// What a reader of the session finds.
+fn texts(history: &History<SimDisk>, name: &str) -> Vec<String> {
+    let (session, limit) = (session(name), 500);
+    let ask = Ask { session, limit, before: None, after: None, role: None, since: None, until: None };
+    history.read(&ask).unwrap().messages.iter().map(|(message, _)| message.text()).collect()
+}
+
+/// The texts of whole lines of a transcript, as they stand on the disk.
+fn transcript(world: &World, name: &str) -> Vec<String> {
+    let bytes = world.disk.peek(&world.transcript(&session(name))).unwrap_or_default();
+    let whole = bytes.split_inclusive(|&byte| byte == b'\n').filter_map(|line| line.strip_suffix(b"\n"));
+    whole.filter_map(message::Message::from_line).map(|message| message.text()).collect()
+}
+
+fn drained(world: &World) -> u64 {
+    stored_checkpoint(&world.disk, &world.config.journal.path).drained
+}
+
+#[test]
+fn a_line_behind_one_that_a_user_tore_is_written_anew_before_the_checkpoint_passes_it() {
+    let torn: fn(&mut Vec<u8>) = |bytes| bytes.extend_from_slice(b"a user's word");
+    let cut: fn(&mut Vec<u8>) = |bytes| bytes.truncate(bytes.len() - 5);
+    for (damage, wanted) in [(torn, vec!["one", "two"]), (cut, vec!["two"])] {
+        for closed in [false, true] {
+            let mut world = world();
+            say(world.live.as_ref().unwrap(), "s", "one");
+            world.live.as_mut().unwrap().drain();
+            let path = world.transcript(&session("s"));
+            world.disk.damage(&path, damage);
+            let live = world.live.as_mut().unwrap();
+            say(live, "s", "two");
+            if closed {
+                // More sessions than transcripts are kept open.
+                (0..4).for_each(|n| say(live, &format!("other{n}"), "hi"));
+            }
+            live.drain();
+            assert_eq!(transcript(&world, "s"), wanted, "closed in between: {closed}");
+            assert_eq!(drained(&world), world.live.as_ref().unwrap().journal.published());
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_at_the_checkpoint_gives_up_a_drained_segment_and_then_stores_it() {
+    let mut world = world();
+    let live = world.live.as_mut().unwrap();
+    (0..20).for_each(|n| say(live, "s", &format!("{n} {}", "x".repeat(300))));
+    live.drain();
+    say(live, "s", "the last");
+    let segments = live.journal.stats().segments;
+    let before = drained(&world);
+    world.disk.limit_room(world.disk.used());
+    world.live.as_mut().unwrap().drain();
+    let live = world.live.as_ref().unwrap();
+    assert_eq!(live.journal.stats().segments, segments - 1, "one was given up");
+    assert_eq!(drained(&world), before, "the old checkpoint stands");
+    let live = world.live.as_mut().unwrap();
+    live.drain();
+    assert_eq!(drained(&world), world.live.as_ref().unwrap().journal.published());
+}
+
+#[test]
+fn a_transcript_without_room_holds_the_checkpoint_and_readers_see_no_difference() {
+    let mut world = world();
+    let live = world.live.as_mut().unwrap();
+    say(live, "s", "one");
+    say(live, "t", "one");
+    live.drain();
+    let before = drained(&world);
+    world.disk.fail_every(Op::Write, "s.jsonl", FULL);
+    let live = world.live.as_mut().unwrap();
+    (2..6).for_each(|n| say(live, "s", &format!("{n}")));
+    say(live, "t", "two");
+    for _ in 0..3 {
+        live.a_moment_later();
+        live.drain();
+        assert_eq!(texts(&live.history, "s"), ["one", "2", "3", "4", "5"]);
+        assert_eq!(texts(&live.history, "t"), ["one", "two"]);
+    }
+    assert_eq!(transcript(&world, "t"), ["one", "two"], "one that cannot be written holds up no other");
+    assert_eq!((drained(&world), transcript(&world, "s").len()), (before, 1));
+    world.disk.heal();
+    let live = world.live.as_mut().unwrap();
+    live.a_moment_later();
+    live.drain();
+    assert_eq!(transcript(&world, "s"), ["one", "2", "3", "4", "5"]);
+    assert_eq!(drained(&world), world.live.as_ref().unwrap().journal.published());
+}
+
+#[test]
+fn a_transcript_whose_sync_failed_is_written_anew_before_the_checkpoint_passes_it() {
+    let mut world = world();
+    let live = world.live.as_mut().unwrap();
+    say(live, "s", "one");
+    live.drain();
+    say(live, "s", "two");
+    let before = drained(&world);
+    world.disk.fail_every(Op::Sync, "s.jsonl", io::ErrorKind::Other);
+    world.live.as_mut().unwrap().drain();
+    assert_eq!(drained(&world), before);
+    world.disk.heal();
+    let live = world.live.as_mut().unwrap();
+    live.a_moment_later();
+    live.drain();
+    assert_eq!(drained(&world), world.live.as_ref().unwrap().journal.published());
+    // The journal is gone: what the checkpoint passed must be in the transcript all the same.
+    world.kill(Some(&mut Random(5)));
+    assert_eq!(transcript(&world, "s"), ["one", "two"]);
+}
+
+#[test]
+fn what_a_transcript_took_before_it_fell_behind_is_not_passed_unsynced() {
+    for seed in 0..8 {
+        let mut world = world();
+        let live = world.live.as_mut().unwrap();
+        say(live, "t", "one");
+        live.work();
+        say(live, "s", "two");
+        world.disk.fail_every(Op::Write, "s.jsonl", FULL);
+        let live = world.live.as_mut().unwrap();
+        say(live, "s", "three");
+        // The worker has not taken the second yet. The third cannot be put in its place: the file is to be written anew.
+        live.worker.flush();
+        world.disk.heal();
+        let live = world.live.as_mut().unwrap();
+        live.work();
+        live.worker.flush();
+        world.kill(Some(&mut Random(seed)));
+        let (drained, left) = (drained(&world), transcript(&world, "s"));
+        assert!(drained < 2 || left.contains(&"two".to_owned()), "the checkpoint says {drained}, {left:?} is there");
+    }
+}
+
+#[test]
+fn history_does_not_wait_for_a_sync_that_hangs_neither_the_journals_nor_a_transcripts() {
+    for part in [".segment", ".jsonl"] {
+        let mut world = world();
+        let live = world.live.as_mut().unwrap();
+        say(live, "s", "one");
+        live.drain();
+        say(live, "s", "two");
+        let disk = world.disk.clone();
+        disk.stall(Op::Sync, part);
+        let Live { recorder, history, worker, journal, .. } = world.live.as_mut().unwrap();
+        let read = |name: &str| texts(history, name).len();
+        let saying = Saying { session: session("s"), text: "three".into(), keyed: false };
+        std::thread::scope(|scope| {
+            let hangs = scope.spawn(|| {
+                if part == ".segment" {
+                    recorder.record(vec![saying.draft()]).unwrap();
+                } else {
+                    worker.take_offered();
+                    worker.flush();
+                }
+            });
+            disk.wait_until_stalled();
+            assert_eq!((read("s"), read("nobody")), (2, 0), "{part}");
+            assert!(journal.is_writable() && journal.stats().published == 2, "{part}");
+            if part == ".jsonl" {
+                recorder.record(vec![saying.draft()]).unwrap();
+                assert_eq!(read("s"), 3, "a transcript's sync holds up nobody who sends");
+            }
+            assert!(!hangs.is_finished());
+            disk.release();
+            hangs.join().unwrap();
+        });
+        let live = world.live.as_mut().unwrap();
+        live.drain();
+        assert_eq!((texts(&live.history, "s").len(), drained(&world)), (3, 3), "{part}");
+    }
+}

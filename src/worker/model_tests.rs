@@ -1,0 +1,289 @@
+//! The whole write path against a model: journal, publication, transcripts, cache, worker, pruning, the replay at the start and
+//! history, on a disk that forgets, fails, tears and fills up. Compiled under `#[cfg(test)]` only.
+//!
+//! A seed makes a history of requests, the worker's steps, looks, restarts, a full disk and users who change transcripts
+//! by hand, and the limits they happen under. It is run again with a fault at each call of the disk. At its end the
+//! process is killed or the power goes, and the oracle says what must be found; then once more, after a drained stop.
+
+mod oracle;
+pub mod world;
+
+use super::*;
+use crate::config::Fsync;
+use crate::disk::sim::{Fault, Random};
+use crate::journal::Kept;
+
+use oracle::Oracle;
+use world::{Saying, World};
+
+/// Operations of a history that is run once, and of one that is run for each of its calls.
+const LONG: u64 = 40;
+const SHORT: u64 = 16;
+
+/// How a history ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Kill,
+    /// The power goes; the number says what is left of what was not synced.
+    PowerCut(u64),
+}
+
+struct Case {
+    world: World,
+    oracle: Oracle,
+    random: Random,
+    said: u64,
+    /// Users tear lines.
+    tears: bool,
+}
+
+impl Case {
+    fn new(seed: u64, fsync: Fsync, tears: bool) -> Self {
+        let mut random = Random(seed);
+        Self { world: World::new(&mut random, fsync), oracle: Oracle::default(), random, said: 0, tears }
+    }
+
+    /// A request of one to three messages, mostly of one session, some with keys, some long.
+    fn request(&mut self) -> Vec<Saying> {
+        let random = &mut self.random;
+        let keyed = random.one_in(2);
+        let one = random.below(self.world.sessions.len() as u64);
+        let count = 1 + random.below(3);
+        let sayings = (0..count).map(|_| {
+            self.said += 1;
+            let session = if random.one_in(4) { random.below(self.world.sessions.len() as u64) } else { one };
+            let filler = if random.one_in(16) { 2500 } else { random.below(200) };
+            let text = format!("{} {}", self.said, "x".repeat(filler as usize));
+            Saying { session: self.world.sessions[session as usize].clone(), text, keyed }
+        });
+        sayings.collect()
+    }
+
+    fn say(&mut self) {
+        let sayings = self.request();
+        let live = self.world.live.as_ref().unwrap();
+        let outcome = live.say(&sayings).ok();
+        self.oracle.published = live.journal.published();
+        self.oracle.note(&self.world, &sayings, outcome.as_deref());
+    }
+
+    /// A history; whatever fails, it goes on.
+    fn live(&mut self, steps: u64) {
+        for _ in 0..steps {
+            if self.world.live.is_none() {
+                self.oracle.after_end(false);
+                if self.world.open().is_err() {
+                    continue;
+                }
+                self.oracle.published = self.world.live.as_ref().unwrap().journal.published();
+            }
+            self.step();
+        }
+    }
+
+    fn step(&mut self) {
+        let choice = self.random.below(32);
+        let live = self.world.live.as_mut().unwrap();
+        match choice {
+            0 => self.world.stop(),
+            1 => self.world.kill(None),
+            2 | 3 => drop(live.journal.tend()),
+            4 => {
+                live.journal.sync_now();
+                if self.world.config.journal.fsync == Fsync::Interval && live.journal.is_writable() {
+                    self.oracle.synced();
+                }
+            }
+            5 => live.a_moment_later(),
+            6 => self.world.disk.limit_room(self.world.disk.used() + self.random.below(6000) as usize),
+            7 | 8 => self.world.disk.limit_room(usize::MAX),
+            9 => self.by_hand(),
+            10 | 11 => {
+                let limit = 1 + self.random.below(9) as usize;
+                let _ = self.oracle.look(self.world.live.as_ref().unwrap(), &self.world, limit);
+            }
+            12..15 => live.work(),
+            15..19 => {
+                live.worker.flush();
+                self.oracle.clear_up(live);
+            }
+            19 => {
+                live.drain();
+                self.oracle.clear_up(live);
+            }
+            _ => self.say(),
+        }
+    }
+
+    /// A user removes a transcript, cuts it anywhere, or writes into it. Where calls fail nobody tears lines: a look at a
+    /// file that fails takes the file for right, so that one without descriptors does not write everything anew.
+    fn by_hand(&mut self) {
+        let session = self.world.sessions[self.random.below(self.world.sessions.len() as u64) as usize].clone();
+        let (disk, path) = (self.world.disk.clone(), self.world.transcript(&session));
+        if !disk.paths().contains(&path) {
+            return;
+        }
+        let (random, tears) = (&mut self.random, self.tears);
+        self.oracle.by_hand(&self.world, &session, || match random.below(4) {
+            0 => disk.unlink(&path),
+            1 if tears => disk.damage(&path, |bytes| bytes.truncate(random.below(bytes.len() as u64 + 1) as usize)),
+            2 if tears => disk.damage(&path, |bytes| bytes.extend_from_slice(b"and does not end")),
+            _ => disk.damage(&path, |bytes| bytes.extend_from_slice(b"what a user writes\n")),
+        });
+    }
+
+    /// The end, and a start on a disk that works: what is left is held against the oracle.
+    fn end(&mut self, end: End) {
+        let cut = end != End::Kill;
+        match end {
+            End::Kill => self.world.kill(None),
+            End::PowerCut(seed) => self.world.kill(Some(&mut Random(seed))),
+        }
+        self.world.disk.heal();
+        self.oracle.after_end(cut);
+        self.oracle.check_checkpoint(&self.world);
+        self.world.open().unwrap_or_else(|e| panic!("it does not open again: {e}"));
+        self.oracle.check(&self.world, cut);
+    }
+
+    /// Sends again what had a key: what is there is found, what is not is kept.
+    fn retry(&mut self) {
+        for (saying, place) in self.oracle.retries() {
+            let sayings = [saying];
+            let live = self.world.live.as_mut().unwrap();
+            live.a_moment_later();
+            // Room that was made for one may have cost another its segment, and the key with it.
+            if place.is_some_and(|(_, sequence)| sequence < live.journal.stats().first_sequence) {
+                continue;
+            }
+            let kept = if place.is_some() { live.say(&sayings).unwrap() } else { self.say_at_last(&sayings) };
+            match (&kept[0], place) {
+                (Kept::Before { id, .. }, Some(there)) => assert_eq!(there.0, *id, "another's key"),
+                (Kept::New(_), None) => self.oracle.note(&self.world, &sayings, Some(&kept)),
+                (kept, there) => panic!("{:.20}: {there:?} in the journal, {kept:?} by its key", sayings[0].text),
+            }
+        }
+    }
+
+    /// On a disk that works everything is taken, if need be after the worker has made room.
+    fn say_at_last(&mut self, sayings: &[Saying]) -> Vec<Kept> {
+        let live = self.world.live.as_mut().unwrap();
+        let kept = live.say(sayings).or_else(|_| {
+            live.a_moment_later();
+            live.drain();
+            live.say(sayings)
+        });
+        self.oracle.published = live.journal.published();
+        kept.unwrap_or_else(|refusal| panic!("refused on a disk that works: {refusal}"))
+    }
+
+    /// On a disk that works everything arrives.
+    fn drain(&mut self) {
+        let live = self.world.live.as_mut().unwrap();
+        for _ in 0..2 {
+            live.a_moment_later();
+            live.drain();
+        }
+        assert_eq!(live.transcripts.first_lacking(), None);
+        assert_eq!(live.worker.checkpoint.drained, live.journal.published());
+    }
+}
+
+/// Runs a history with faults at some calls, ends it, and looks at what is left; once more after all has arrived. Returns
+/// the calls the history took.
+fn run(seed: u64, fsync: Fsync, steps: u64, faults: &[(u64, Fault)], end: End) -> u64 {
+    let told = Told(format!("seed {seed}, {fsync:?}, {steps} steps, faults {faults:?}, {end:?}"));
+    let mut case = Case::new(seed, fsync, faults.is_empty());
+    faults.iter().for_each(|(call, fault)| case.world.disk.fault_at(*call, *fault));
+    case.live(steps);
+    let calls = case.world.disk.calls();
+    case.end(end);
+    case.retry();
+    let sayings = case.request();
+    let kept = case.say_at_last(&sayings);
+    case.oracle.note(&case.world, &sayings, Some(&kept));
+    case.drain();
+    case.end(end);
+    drop(told);
+    calls
+}
+
+/// Tells which case it was when one fails.
+struct Told(String);
+
+#[allow(clippy::print_stderr, reason = "a failing test tells its seed there")]
+impl Drop for Told {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.0);
+        }
+    }
+}
+
+fn scale() -> u64 {
+    std::env::var("CHATKEEP_TEST_SCALE").ok().and_then(|scale| scale.parse().ok()).unwrap_or(1)
+}
+
+const POLICIES: [Fsync; 3] = [Fsync::Always, Fsync::Interval, Fsync::Never];
+const FAULTS: [Fault; 3] = [Fault::Fail(io::ErrorKind::StorageFull), Fault::Fail(io::ErrorKind::Other), Fault::Short];
+
+/// Seeds of histories that are run at each of their calls, each with a policy.
+fn seeds(first: u64, policies: &[Fsync]) -> impl Iterator<Item = (u64, Fsync)> {
+    (first..first + 2 * policies.len() as u64 * scale()).zip(policies.iter().copied().cycle())
+}
+
+#[test]
+fn histories_without_faults_keep_everything_in_one_order() {
+    for seed in 0..50 * scale() {
+        for fsync in POLICIES {
+            for end in [End::Kill, End::PowerCut(seed), End::PowerCut(!seed)] {
+                run(seed, fsync, LONG, &[], end);
+            }
+        }
+    }
+}
+
+#[test]
+fn after_a_power_cut_at_every_call_the_transcripts_hold_what_the_checkpoint_passed() {
+    for (seed, fsync) in seeds(1000, &POLICIES) {
+        let calls = run(seed, fsync, SHORT, &[], End::PowerCut(0));
+        for call in 1..=calls {
+            run(seed, fsync, SHORT, &[(call, Fault::PowerOff)], End::PowerCut(call));
+        }
+    }
+}
+
+#[test]
+fn after_a_kill_at_every_call_nothing_is_lost_or_there_twice_whatever_the_policy() {
+    for (seed, fsync) in seeds(2000, &POLICIES) {
+        let calls = run(seed, fsync, SHORT, &[], End::Kill);
+        for call in 1..=calls {
+            run(seed, fsync, SHORT, &[(call, Fault::PowerOff)], End::Kill);
+        }
+    }
+}
+
+#[test]
+fn a_fault_at_every_call_costs_nothing_that_was_acknowledged() {
+    for (seed, fsync) in seeds(3000, &POLICIES[..2]) {
+        let calls = run(seed, fsync, SHORT, &[], End::Kill);
+        for call in 1..=calls {
+            let end = if call % 2 == 0 { End::Kill } else { End::PowerCut(call) };
+            run(seed, fsync, SHORT, &[(call, FAULTS[((call + seed) % 3) as usize])], end);
+        }
+    }
+}
+
+#[test]
+fn two_faults_anywhere_cost_nothing_that_was_acknowledged() {
+    let mut random = Random(4000);
+    for seed in 4000..4000 + 40 * scale() {
+        let fsync = POLICIES[(seed % 2) as usize];
+        let calls = run(seed, fsync, LONG, &[], End::PowerCut(seed));
+        for _ in 0..8 {
+            let mut draw = || (1 + random.below(calls), FAULTS[random.below(3) as usize]);
+            let faults = [draw(), draw()];
+            run(seed, fsync, LONG, &faults, End::PowerCut(random.draw()));
+        }
+    }
+}

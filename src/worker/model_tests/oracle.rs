@@ -1,0 +1,235 @@
+//! The oracle: remembers what was said and what was answered, and knows what must be found afterwards.
+//!
+//! * What was acknowledged is in its session's history once, in the one order; in the journal too while its segment is kept.
+//! * What was refused is there once or not at all, and never while the process that refused it lives. Nothing else is there.
+//! * What the checkpoint passed stands in its transcript, whatever became of the journal. It passes nothing unpublished.
+//! * A key stands for its message as long as the journal has that.
+//!
+//! What a user took out of a transcript by hand may be gone.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::world::{Live, Saying, World};
+use crate::config::Fsync;
+use crate::history::Ask;
+use crate::journal::testing::stored_checkpoint;
+use crate::journal::{Kept, Progress};
+use crate::message::{Id, Message, SessionId};
+
+/// What is known of one text.
+#[derive(Debug)]
+struct Told {
+    saying: Saying,
+    /// Its id and sequence, once anybody knows them.
+    place: Option<(Id, u64)>,
+    /// It must be found.
+    kept: bool,
+    /// A power cut may take it: it was acknowledged and not synced (`interval`, `never`).
+    loose: bool,
+    /// It must be in the journal while its segment is.
+    journalled: bool,
+    /// A user took it out of its transcript, or the power did: it may be found or not.
+    taken_out: bool,
+}
+
+#[derive(Debug, Default)]
+pub struct Oracle {
+    told: BTreeMap<String, Told>,
+    refused_here: BTreeSet<String>,
+    /// Sessions whose transcript a user changed, until the worker has looked after it.
+    blurred: BTreeSet<SessionId>,
+    largest: Option<(Id, u64)>,
+    pub published: u64,
+}
+
+/// What a reader finds: each text with its session and id.
+type View = BTreeMap<String, (SessionId, Id)>;
+
+impl Oracle {
+    /// Notes what became of a request.
+    pub fn note(&mut self, world: &World, sayings: &[Saying], outcome: Option<&[Kept]>) {
+        let loose = world.config.journal.fsync != Fsync::Always;
+        for (index, saying) in sayings.iter().enumerate() {
+            let place = outcome.map(|kept| {
+                let Kept::New(record) = &kept[index] else { panic!("the key of {:.20} is new", saying.text) };
+                (record.entry.id().unwrap(), record.sequence)
+            });
+            if let Some(place) = place {
+                assert!(self.largest.is_none_or(|largest| place.0 > largest.0 && place.1 > largest.1), "it runs back");
+                self.largest = Some(place);
+            } else {
+                self.refused_here.insert(saying.text.clone());
+            }
+            let (kept, saying) = (place.is_some(), saying.clone());
+            let told = Told { saying, place, kept, loose: kept && loose, journalled: kept, taken_out: false };
+            self.told.insert(told.saying.text.clone(), told);
+        }
+    }
+
+    /// The journal was synced.
+    pub fn synced(&mut self) {
+        self.told.values_mut().for_each(|told| told.loose = false);
+    }
+
+    /// The worker is through: what a user changed by hand was looked after.
+    pub fn clear_up(&mut self, live: &Live) {
+        if live.transcripts.first_lacking().is_none() && live.worker.checkpoint.drained == live.journal.published() {
+            self.blurred.clear();
+        }
+    }
+
+    /// A user changes a transcript.
+    pub fn by_hand(&mut self, world: &World, session: &SessionId, change: impl FnOnce()) {
+        let before = lines(world, session);
+        change();
+        let after: BTreeSet<Id> = lines(world, session).iter().map(Message::id).collect();
+        for message in before.iter().filter(|message| !after.contains(&message.id())) {
+            self.told.get_mut(&message.text()).expect("only what was said stands there").taken_out = true;
+        }
+        self.blurred.insert(session.clone());
+    }
+
+    /// The process is gone, and with `cut` the power was.
+    pub fn after_end(&mut self, cut: bool) {
+        self.refused_here.clear();
+        self.blurred.clear();
+        for told in self.told.values_mut().filter(|told| cut && told.loose) {
+            (told.kept, told.loose, told.journalled) = (false, false, false);
+        }
+    }
+
+    /// What the stored checkpoint claims stands in the transcripts. Looks at the disk only.
+    pub fn check_checkpoint(&self, world: &World) {
+        let checkpoint = stored_checkpoint(&world.disk, &world.config.journal.path);
+        let claimed = checkpoint.drained.max(checkpoint.transcribed);
+        assert!(claimed <= self.published, "the checkpoint says {claimed}, {} is published", self.published);
+        let lines: BTreeMap<&SessionId, BTreeSet<Id>> =
+            world.sessions.iter().map(|s| (s, lines(world, s).iter().map(Message::id).collect())).collect();
+        for (text, told) in &self.told {
+            let Some((id, sequence)) = told.place.filter(|(_, sequence)| *sequence <= claimed) else { continue };
+            let there = told.taken_out || lines[&told.saying.session].contains(&id);
+            assert!(there, "{text:.20} ({sequence}) is not in its transcript, the checkpoint says {claimed}");
+        }
+    }
+
+    /// What readers of a living process see. `None` when the disk would not be read.
+    pub fn look(&self, live: &Live, world: &World, limit: usize) -> Option<View> {
+        let mut view = View::new();
+        for session in &world.sessions {
+            let forward = pages(live, session, limit, true)?;
+            let backward = pages(live, session, limit, false)?;
+            assert_eq!(forward, backward, "{session} reads otherwise from its other end");
+            assert!(forward.windows(2).all(|pair| pair[0].1 < pair[1].1), "{session} is out of order");
+            for (text, id) in forward {
+                let again = view.insert(text.clone(), (session.clone(), id));
+                assert!(again.is_none(), "{text:.20} is there twice");
+            }
+        }
+        for (text, (session, id)) in &view {
+            let told = self.told.get(text).unwrap_or_else(|| panic!("{text:.20} was never said"));
+            assert!(!self.refused_here.contains(text), "{text:.20} was refused by this very process");
+            assert_eq!(&told.saying.session, session);
+            assert!(told.place.is_none_or(|place| place.0 == *id), "{text:.20} has another id");
+        }
+        for (text, told) in self.told.iter().filter(|(_, told)| told.kept && !told.taken_out) {
+            let there = view.contains_key(text) || self.blurred.contains(&told.saying.session);
+            assert!(there, "{text:.20} ({:?}) was acknowledged and is gone", told.place);
+        }
+        Some(view)
+    }
+
+    /// All that must hold of a process that has just opened, on a disk that works. What is there now must stay.
+    pub fn check(&mut self, world: &World, cut: bool) {
+        let live = world.live.as_ref().unwrap();
+        let view = self.look(live, world, 7).expect("the disk works");
+        let journal = self.check_journal(live, cut);
+        let loose = world.config.journal.fsync != Fsync::Always;
+        // Sequences that only transcripts remember, after a power cut, are given again.
+        self.largest = journal.values().max().copied();
+        for (text, told) in &mut self.told {
+            let (seen, sequence) = (view.get(text), journal.get(text));
+            told.journalled = sequence.is_some();
+            match (seen, sequence) {
+                (None, None) => {
+                    // The power took it, all but a line without its end perhaps, which the next line would bring back.
+                    told.taken_out |= told.place.is_some();
+                    told.kept = false;
+                }
+                (seen, sequence) => {
+                    let id = seen.map(|(_, id)| *id).or(sequence.map(|place| place.0)).expect("one of them has it");
+                    let sequence = sequence.map(|place| place.1).or(told.place.map(|place| place.1));
+                    told.kept = seen.is_some() && !told.taken_out;
+                    told.loose = told.kept && loose;
+                    told.place = sequence.map(|sequence| (id, sequence));
+                }
+            }
+        }
+        self.published = live.journal.published();
+    }
+
+    /// The journal has, in order and once, what was acknowledged and not dropped; returns where each text stands.
+    fn check_journal(&self, live: &Live, cut: bool) -> BTreeMap<String, (Id, u64)> {
+        // A power cut may bring back the older of two segments that were dropped.
+        let first = live.journal.stats().first_sequence;
+        let from = if cut { first.max(live.journal.start().drained + 1) } else { first };
+        let mut reader = live.journal.reader(0);
+        let (mut found, mut last) = (BTreeMap::new(), None);
+        let mut progress = Progress::More;
+        while progress == Progress::More {
+            let read = reader.read(700, |record| {
+                let message = record.entry.message().expect("only messages were sent");
+                let place = (message.id(), record.sequence);
+                assert!(last.is_none_or(|last: (Id, u64)| place.0 > last.0 && place.1 > last.1), "out of order");
+                last = Some(place);
+                assert!(found.insert(message.text(), place).is_none(), "{place:?} is there twice");
+            });
+            progress = read.unwrap();
+        }
+        for (text, told) in self.told.iter().filter(|(_, told)| told.journalled) {
+            let place = told.place.filter(|place| place.1 >= from);
+            assert!(
+                place.is_none() || place == found.get(text).copied(),
+                "{text:.20} is not where it was: {place:?} {:?} first {first} {last:?}",
+                found.get(text)
+            );
+        }
+        found
+    }
+
+    /// What was sent with a key and may be sent again, with the place it has by now: what is in the journal, and what is nowhere.
+    pub fn retries(&self) -> Vec<(Saying, Option<(Id, u64)>)> {
+        let keyed = self.told.values().filter(|told| told.saying.keyed && !told.taken_out);
+        let known = keyed.filter(|told| told.journalled || !told.kept);
+        known.map(|told| (told.saying.clone(), told.place.filter(|_| told.journalled))).collect()
+    }
+}
+
+/// The whole lines in a transcript, as any program finds them.
+fn lines(world: &World, session: &SessionId) -> Vec<Message> {
+    let bytes = world.disk.peek(&world.transcript(session)).unwrap_or_default();
+    let whole = bytes.split_inclusive(|&byte| byte == b'\n').filter_map(|line| line.strip_suffix(b"\n"));
+    whole.filter_map(Message::from_line).collect()
+}
+
+/// Every message of a session, page by page from one of its ends.
+fn pages(live: &Live, session: &SessionId, limit: usize, forward: bool) -> Option<Vec<(String, Id)>> {
+    let after = forward.then(|| Id::from_parts(crate::message::Timestamp::from_micros(0), 0));
+    let mut ask = Ask { session: session.clone(), limit, before: None, after, role: None, since: None, until: None };
+    let mut all = Vec::new();
+    loop {
+        let answer = live.history.read(&ask).ok()?;
+        assert!(answer.incomplete.is_none(), "{:?}", answer.incomplete);
+        let mut page: Vec<(String, Id)> = answer.messages.iter().map(|(m, _)| (m.text(), m.id())).collect();
+        if forward {
+            ask.after = page.last().map(|(_, id)| *id);
+            all.append(&mut page);
+        } else {
+            ask.before = page.first().map(|(_, id)| *id);
+            page.append(&mut all);
+            all = page;
+        }
+        if !answer.has_more {
+            return Some(all);
+        }
+    }
+}

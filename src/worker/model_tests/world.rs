@@ -1,0 +1,145 @@
+//! The write path from the recorder to the pruned segment, on a simulated disk and on one thread: what a test may do to it.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use super::super::*;
+use crate::cache::Cache;
+use crate::config::{Config, Fsync};
+use crate::disk::sim::{Random, SimDisk};
+use crate::history::History;
+use crate::journal::{Draft, Kept, Key, Refusal, ReplyTo};
+use crate::message::{self, Metadata, SessionId};
+use crate::recorder::{Opened, Recorder, StartError};
+use crate::transcript::Transcripts;
+
+/// Something to say: the session, the text, and whether the text is its key as well.
+#[derive(Clone, Debug)]
+pub struct Saying {
+    pub session: SessionId,
+    pub text: String,
+    pub keyed: bool,
+}
+
+/// The parts of a process that lives.
+pub struct Live {
+    pub recorder: Recorder<SimDisk>,
+    pub journal: Arc<Journal<SimDisk>>,
+    pub transcripts: Arc<Transcripts<SimDisk>>,
+    pub history: History<SimDisk>,
+    pub worker: Worker<TranscriptSink<SimDisk>, SimDisk>,
+}
+
+pub struct World {
+    pub disk: SimDisk,
+    pub config: Config,
+    pub clock: Clock,
+    pub sessions: Vec<SessionId>,
+    pub live: Option<Live>,
+    open_max: NonZeroUsize,
+    /// The lock is the kernel's and stands on the real disk.
+    _folder: tempfile::TempDir,
+}
+
+impl World {
+    /// A world whose limits are drawn: tiny channels, caches and segments, few open transcripts.
+    pub fn new(random: &mut Random, fsync: Fsync) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("journal")).unwrap();
+        let mut config = Config::defaults(Some(folder.path())).unwrap();
+        config.journal = JournalConfig {
+            path: folder.path().join("journal"),
+            fsync,
+            segment_bytes: 2048,
+            max_bytes: if random.one_in(2) { 24 * 1024 } else { 1 << 30 },
+            retain: if random.one_in(3) { Duration::from_secs(3600) } else { Duration::ZERO },
+            ..config.journal
+        };
+        config.mongo.queue_capacity = 1 + random.below(4) as usize;
+        config.mongo.cache.max_messages_per_session = 1 + random.below(6) as usize;
+        config.mongo.cache.max_bytes = 1000 + random.below(10_000) as usize;
+        let sessions = (0..2 + random.below(4)).map(|n| SessionId::new(&format!("s{n}")).unwrap()).collect();
+        let open_max = NonZeroUsize::new(1 + random.below(2) as usize).unwrap();
+        let (disk, clock) = (SimDisk::default(), Clock::system());
+        Self { disk, config, clock, sessions, live: None, open_max, _folder: folder }
+    }
+
+    pub fn transcript(&self, session: &SessionId) -> PathBuf {
+        self.config.mongo.cache.disk_path.join(session.file_name())
+    }
+
+    /// What `App::start` does, but for threads and listeners.
+    pub fn open(&mut self) -> Result<(), StartError> {
+        self.live = None;
+        let (disk, config, clock) = (self.disk.clone(), &self.config, self.clock.clone());
+        let transcripts = Transcripts::open(disk.clone(), &config.mongo.cache.disk_path, self.open_max);
+        let transcripts = Arc::new(transcripts.map_err(StartError::Replay)?);
+        let cache = Arc::new(Cache::new(&config.mongo.cache));
+        let on_panic = Box::new(|| panic!("the leader panicked"));
+        let Opened { recorder, journal, channel, .. } =
+            Recorder::open_on(disk, config, clock.clone(), &transcripts, cache.clone(), on_panic)?;
+        let history = History::new(config, clock.clone(), cache, transcripts.clone(), journal.clone());
+        let sink = TranscriptSink::new(transcripts.clone(), journal.clone());
+        let start = journal.start();
+        let worker = Worker::new(journal.clone(), channel, sink, clock, &config.journal, start, Arc::default());
+        self.live = Some(Live { recorder, journal, transcripts, history, worker });
+        Ok(())
+    }
+
+    /// The process is gone from one moment to the next, and the power with it when `cut` says so.
+    pub fn kill(&mut self, cut: Option<&mut Random>) {
+        self.live = None;
+        if let Some(random) = cut {
+            self.disk.power_cut(random);
+        }
+    }
+
+    /// What `App::stop` does.
+    pub fn stop(&mut self) {
+        if let Some(mut live) = self.live.take() {
+            live.drain();
+            let _ = live.journal.sync();
+        }
+    }
+}
+
+impl Live {
+    /// Says it all in one request; where each stands.
+    pub fn say(&self, sayings: &[Saying]) -> Result<Vec<Kept>, Refusal> {
+        let drafts = sayings.iter().map(Saying::draft).collect();
+        self.recorder.record(drafts)
+    }
+
+    /// The worker takes what the channel offers and what it was not offered, and flushes, as at a stop.
+    pub fn drain(&mut self) {
+        self.worker.take_offered();
+        self.worker.read_again = None;
+        self.worker.catch_up(None);
+        self.worker.flush();
+    }
+
+    /// Whatever waits for a while after a failure has waited.
+    pub fn a_moment_later(&mut self) {
+        self.journal.a_moment_later();
+        self.worker.read_again = None;
+        self.worker.sink.a_moment_later();
+    }
+
+    /// What the worker does when it looks up: less than [`Live::drain`], and only what is due.
+    pub fn work(&mut self) {
+        self.worker.take_offered();
+        if self.worker.is_behind() {
+            self.worker.catch_up(None);
+        }
+    }
+}
+
+impl Saying {
+    pub fn draft(&self) -> Draft {
+        let Self { session, text, keyed } = self;
+        let (metadata, vector_ids) = (Metadata::default(), [].as_slice());
+        let line = message::Draft { session, role: "user", text, metadata, vector_ids }.prepare();
+        let key = keyed.then(|| Key::new(session, text, &[text.as_bytes()]));
+        Draft::Message { line, key, reply_to: ReplyTo::Nothing }
+    }
+}
