@@ -1,8 +1,8 @@
 //! Pages of a transcript: found by binary search over the ids, read from where they are. The cost follows the page and
 //! not the file.
 //!
-//! Lines are in the order of their ids. A line that is no message is passed over; a line out of order too, since it
-//! could only be a second copy. An unfinished last line is not there yet.
+//! Lines are in the order of their ids. A line that is no message is passed over; a line out of order too: somebody put it
+//! there by hand, and it hides no other. Which line that is going backward its neighbours on both sides tell. An unfinished last line is not there yet.
 
 use std::io;
 use std::ops::Range;
@@ -114,25 +114,37 @@ fn newest<F: DiskFile>(lines: &mut Lines<'_, F>, query: &Query, page: &mut Page)
         None => lines.end,
     };
     let allowed = lines.bytes_read.saturating_add(query.bytes_max);
+    // Waits for the line before it, which tells whether it stands in its order.
+    let mut waiting: Option<Message> = None;
+    let mut passed: Option<Id> = None;
     while let Some(range) = lines.line_before(end)? {
         end = range.start;
         if let Some(message) = lines.message(&range) {
-            let in_order = page.messages.last().is_none_or(|last: &Arc<Message>| message.id() < last.id());
-            if query.after.is_some_and(|after| message.id() <= after) {
-                break;
-            }
             let id = message.id();
-            if in_order && query.wants(&message) && !page.take(message, query) {
+            if waiting.as_ref().is_some_and(|later| id >= later.id()) && passed.is_some_and(|later| id >= later) {
+                // Too new for its place.
+                continue;
+            }
+            if let Some(later) = waiting.take().filter(|later| id < later.id()) {
+                passed = Some(later.id());
+                if !page.meet(later, query) {
+                    page.messages.reverse();
+                    return Ok(());
+                }
+            }
+            if query.after.is_some_and(|after| id <= after) {
                 break;
             }
-            if query.in_range(id) {
-                page.searched = Some(page.searched.map_or(id, |searched| searched.min(id)));
-            }
+            waiting = Some(message);
         }
         if lines.bytes_read > allowed && page.searched.is_some() {
             page.cut_short = end > 0;
             break;
         }
+    }
+    // The line before it was not looked at, or there is none.
+    if let Some(last) = waiting.filter(|_| !page.cut_short) {
+        page.meet(last, query);
     }
     page.messages.reverse();
     Ok(())
@@ -168,6 +180,18 @@ fn oldest<F: DiskFile>(lines: &mut Lines<'_, F>, query: &Query, page: &mut Page)
 }
 
 impl Page {
+    /// Looks at the next message going backward. Whether there is room for more.
+    fn meet(&mut self, message: Message, query: &Query) -> bool {
+        let id = message.id();
+        if query.wants(&message) && !self.take(message, query) {
+            return false;
+        }
+        if query.in_range(id) {
+            self.searched = Some(self.searched.map_or(id, |searched| searched.min(id)));
+        }
+        true
+    }
+
     /// Takes a message if there is room, else notes that there are more.
     fn take(&mut self, message: Message, query: &Query) -> bool {
         self.bytes += message.line().len();

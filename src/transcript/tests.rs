@@ -288,3 +288,22 @@ fn a_stretch_of_zeros_longer_than_any_line_hides_nothing_and_is_not_held() {
     assert!(bytes < 4096, "{bytes}");
     assert_eq!(fixture.read(&query(Direction::Newest, 9)).0, [1, 2, 3, 4, 5]);
 }
+
+#[test]
+fn a_line_out_of_its_order_hides_no_other() {
+    // 2 once more at the end, 9 too early, 4 twice.
+    for order in [&[1, 2, 3, 4, 5, 2][..], &[1, 2, 9, 3, 4, 5], &[1, 2, 3, 4, 4, 5], &[1, 2, 3, 4, 2, 5]] {
+        let fixture = Fixture::new();
+        let lines: Vec<String> =
+            order.iter().map(|&n| String::from_utf8(message(n).line().to_vec()).unwrap() + "\n").collect();
+        fs::write(fixture.path(), lines.concat()).unwrap();
+        let newest = fixture.read(&query(Direction::Newest, 10)).0;
+        assert_eq!(newest, [1, 2, 3, 4, 5], "{order:?}");
+        assert_eq!(fixture.read(&query(Direction::Newest, 2)), (vec![4, 5], true), "{order:?}");
+        let before = Query { before: Some(id(5)), ..query(Direction::Newest, 2) };
+        if order[2] != 9 {
+            // A line from the future misleads the search for a place.
+            assert_eq!(fixture.read(&before), (vec![3, 4], true), "{order:?}");
+        }
+    }
+}
