@@ -165,6 +165,18 @@ pub struct MongoConfig {
     pub ttl: Option<Duration>,
     /// Messages the channel to the worker holds; beyond, the worker reads the journal instead.
     pub queue_capacity: usize,
+    /// The most messages of one insert.
+    pub batch_max_messages: usize,
+    /// The most bytes of one insert, counted as lines; one message alone may have more.
+    pub batch_max_bytes: usize,
+    /// The longest a message waits for others to fill a batch.
+    pub batch_max_age: Duration,
+    /// How long a write to MongoDB may take before it is given up and tried again on another thread.
+    pub call_timeout: Duration,
+    /// The longest pause between two tries while MongoDB does not take a batch.
+    pub backoff_max: Duration,
+    /// Whether other servers write to the same collection.
+    pub shared: bool,
     /// The cache of recent messages.
     pub cache: CacheConfig,
 }
@@ -185,6 +197,8 @@ pub struct CacheConfig {
 pub struct HistoryConfig {
     /// The most one request reads of a transcript, in bytes; beyond, it answers `complete: false`.
     pub max_scan_bytes: u64,
+    /// How long a request waits for MongoDB; beyond, it answers without it, `complete: false`.
+    pub mongo_timeout: Duration,
 }
 
 /// Who answers `POST /api/chat`.

@@ -84,6 +84,10 @@ impl Settings {
         Duration::from_secs(self.whole(path))
     }
 
+    fn millis(&self, path: &str) -> Duration {
+        Duration::from_millis(self.whole(path))
+    }
+
     /// The typed configuration.
     #[must_use]
     pub fn config(&self) -> Config {
@@ -91,7 +95,10 @@ impl Settings {
             server: self.server(),
             journal: self.journal(),
             mongo: self.mongo(),
-            history: HistoryConfig { max_scan_bytes: self.whole("history.max_scan_bytes") },
+            history: HistoryConfig {
+                max_scan_bytes: self.whole("history.max_scan_bytes"),
+                mongo_timeout: self.millis("history.mongo_timeout_ms"),
+            },
             responder: ResponderConfig {
                 kind: match self.text("responder.kind") {
                     "none" => ResponderKind::None,
@@ -130,7 +137,7 @@ impl Settings {
                 "never" => Fsync::Never,
                 _ => Fsync::Always,
             },
-            fsync_interval: Duration::from_millis(self.whole("journal.fsync_interval_ms")),
+            fsync_interval: self.millis("journal.fsync_interval_ms"),
             segment_bytes: self.whole("journal.segment_bytes"),
             max_bytes: self.whole("journal.max_bytes"),
             retain: Duration::from_secs(3600 * self.whole("journal.retain_hours")),
@@ -148,6 +155,12 @@ impl Settings {
             chat_collection: self.text("mongo.chat_collection").to_owned(),
             ttl: (days > 0).then(|| Duration::from_secs(24 * 3600 * days)),
             queue_capacity: self.count("mongo.queue_capacity"),
+            batch_max_messages: self.count("mongo.batch_max_messages"),
+            batch_max_bytes: self.count("mongo.batch_max_bytes"),
+            batch_max_age: self.millis("mongo.batch_max_age_ms"),
+            call_timeout: self.seconds("mongo.call_timeout_seconds"),
+            backoff_max: self.millis("mongo.backoff_ms_max"),
+            shared: self.flag("mongo.shared"),
             cache: CacheConfig {
                 max_messages_per_session: self.count("mongo.cache.max_messages_per_session"),
                 max_bytes: self.count("mongo.cache.max_bytes"),

@@ -144,10 +144,18 @@ pub(super) static KEYS: &[Key] = &[
     text("mongo.chat_collection", "${MONGO_CHAT_COLLECTION:-chat_messages}", rules::is_collection, IS_COLLECTION),
     whole("mongo.ttl_days", 30, 0..=36_500),
     whole("mongo.queue_capacity", 4096, 1..=1_000_000),
+    whole("mongo.batch_max_messages", 1000, 1..=10_000),
+    // One insert command must hold it: a message of the wire protocol ends at 48 MB.
+    whole("mongo.batch_max_bytes", 8 * MIB, 64 * KIB..=40 * MIB),
+    whole("mongo.batch_max_age_ms", 200, 1..=60_000),
+    whole("mongo.call_timeout_seconds", 10, 1..=HOUR),
+    whole("mongo.backoff_ms_max", 5000, 100..=1000 * HOUR),
+    flag("mongo.shared"),
     whole("mongo.cache.max_messages_per_session", 75, 1..=10_000),
     path("mongo.cache.disk_path", "data/cache/chat_sessions", rules::is_path, IS_PATH),
     whole("mongo.cache.max_bytes", 32 * MIB, 64 * KIB..=64 * GIB),
     whole("history.max_scan_bytes", 64 * MIB, 64 * KIB..=TIB),
+    whole("history.mongo_timeout_ms", 1500, 50..=60_000),
     choice("responder.kind", "echo", &["echo", "none"]),
     choice("log.level", "${CHATKEEP_LOG:-info}", &["off", "error", "warn", "info", "debug", "trace"]),
 ];

@@ -93,6 +93,13 @@ fn the_defaults_are_those_of_the_manual() {
     assert_eq!(config.journal.retain, Duration::from_secs(24 * 3600));
     assert_eq!(config.mongo.ttl, Some(Duration::from_secs(30 * 24 * 3600)));
     assert_eq!(config.mongo.uri.expose(), "mongodb://127.0.0.1:27017");
+    assert_eq!(config.mongo.batch_max_messages, 1000);
+    assert_eq!(config.mongo.batch_max_bytes, 8 << 20);
+    assert_eq!(config.mongo.batch_max_age, Duration::from_millis(200));
+    assert_eq!(config.mongo.call_timeout, Duration::from_secs(10));
+    assert_eq!(config.mongo.backoff_max, Duration::from_secs(5));
+    assert!(!config.mongo.shared);
+    assert_eq!(config.history.mongo_timeout, Duration::from_millis(1500));
     assert_eq!(config.mongo.cache.max_messages_per_session, 75);
     assert_eq!(config.mongo.cache.disk_path, PathBuf::from("data/cache/chat_sessions"));
     assert_eq!(config.responder.kind, ResponderKind::Echo);
@@ -156,6 +163,13 @@ fn each_impossible_value_is_refused_with_its_path_value_and_rule() {
         ("mongo.database", "\"a/b\"", "mongo.database: \"a/b\": must be 1 to 63 bytes"),
         ("mongo.database", "${GONE}", "mongo.database: ${GONE} is not set: set it, or write ${GONE:-default}"),
         ("mongo.chat_collection", "system.users", "mongo.chat_collection: \"system.users\": must be 1 to 120"),
+        (
+            "mongo.batch_max_bytes",
+            "41943041",
+            "mongo.batch_max_bytes: 41943041: must be a whole number from 65536 to 41943040",
+        ),
+        ("mongo.batch_max_messages", "0", "mongo.batch_max_messages: 0: must be a whole number from 1 to 10000"),
+        ("history.mongo_timeout_ms", "49", "history.mongo_timeout_ms: 49: must be a whole number from 50 to 60000"),
         ("mongo.cache.disk_path", "data/journal", "must be another folder than journal.path"),
         ("mongo.cache", "5", "mongo.cache: [redacted]: must be a block of keys"),
         ("responder.kind", "telepathy", "responder.kind: \"telepathy\": must be one of echo, none"),

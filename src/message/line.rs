@@ -183,6 +183,17 @@ struct Fields<'a> {
     vector_ids: Vec<Value>,
 }
 
+/// What a line says beside id, session, role and time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parts {
+    /// What was said.
+    pub text: String,
+    /// What else is known of it.
+    pub metadata: Map<String, Value>,
+    /// The client's references into a vector store.
+    pub vector_ids: Vec<Value>,
+}
+
 impl Message {
     /// Its id.
     #[must_use]
@@ -213,6 +224,14 @@ impl Message {
     #[must_use]
     pub fn text(&self) -> String {
         serde_json::from_slice::<Fields<'_>>(&self.line).map(|f| f.text.into_owned()).unwrap_or_default()
+    }
+
+    /// What stands behind the time, parsed: not for the write path. `None` for a line that is no JSON behind its layout, which
+    /// [`Message::from_trusted`] does not look at.
+    #[must_use]
+    pub fn parts(&self) -> Option<Parts> {
+        let fields: Fields<'_> = serde_json::from_slice(&self.line).ok()?;
+        Some(Parts { text: fields.text.into_owned(), metadata: fields.metadata, vector_ids: fields.vector_ids })
     }
 
     /// The memory it takes, in bytes, with the overhead of its owners.

@@ -1,10 +1,42 @@
-//! MongoDB, seen from the rest: so far its connection string, which is checked whether or not it is used.
+//! The database behind the worker and the history: one small trait, and MongoDB as its one implementation.
 //!
-//! The cargo feature `mongo` is asked for here and nowhere else. A connection string may hold a password: nothing here
-//! quotes one.
+//! ```text
+//! document.rs  a message <-> its BSON document, and what can be none
+//! mongo.rs     connect, insert, erase and read by the driver
+//! indexes.rs   the two indexes: made when missing, reported when they differ
+//! verdict.rs   what an error of the driver means for us
+//! calls.rs     threads for calls that may get stuck, with deadlines
+//! without.rs   what stands in for mongo.rs in a build without the cargo feature `mongo`
+//! ```
+//!
+//! Every call blocks and may hang as long as a server does: whoever has a deadline calls through [`Calls`]. The cargo
+//! feature is asked for here and nowhere else below `src/store`.
+//!
+//! Invariant: nothing here quotes a connection string, a credential, or the text of a message, in no error and no reason.
+//! What a server says may quote any of them, so its codes are told and its words are not. Knows nothing of the journal,
+//! of transcripts or of who calls.
 
+mod calls;
 #[cfg(feature = "mongo")]
+mod document;
+#[cfg(feature = "mongo")]
+mod indexes;
+#[cfg_attr(not(feature = "mongo"), path = "without.rs")]
 mod mongo;
+#[cfg(feature = "mongo")]
+mod verdict;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::MongoConfig;
+use crate::message::{Id, Message, SessionId};
+
+pub use calls::{Call, CallError, Calls, Mark};
+
+/// The rule of a connection string.
+const RULE: &str =
+    "must be a MongoDB connection string, mongodb://[user:password@]host[:port][,…][/database][?options]";
 
 /// The hosts a connection string names, `HOST:PORT` each; for `mongodb+srv` the name that is looked up.
 ///
@@ -12,15 +44,164 @@ mod mongo;
 /// The rule it breaks, in words that quote nothing of it. A build without MongoDB looks at the scheme only and names no
 /// hosts.
 pub fn hosts(uri: &str) -> Result<Vec<String>, &'static str> {
-    #[cfg(feature = "mongo")]
-    return mongo::hosts(uri);
-    #[cfg(not(feature = "mongo"))]
-    if uri.starts_with("mongodb://") || uri.starts_with("mongodb+srv://") { Ok(Vec::new()) } else { Err(RULE) }
+    mongo::hosts(uri)
 }
 
-/// The rule of a connection string.
-const RULE: &str =
-    "must be a MongoDB connection string, mongodb://[user:password@]host[:port][,…][/database][?options]";
+/// The store the configuration names. Touches no network: the first call does.
+///
+/// # Errors
+/// [`StoreError::Configuration`] when the connection string is none, or this build has no MongoDB.
+pub fn open(config: &MongoConfig) -> Result<Arc<dyn Store>, StoreError> {
+    mongo::open(config)
+}
+
+/// Where messages are kept beyond this machine.
+///
+/// A call that failed may have done its work, in whole or in part, and even later: what a stopped server had received it
+/// does when it goes on. So every call can be repeated, and is exactly once in effect. Of an erasure this means: it is
+/// final only when no insert that failed before it can still arrive.
+pub trait Store: Send + Sync + 'static {
+    /// Reaches the server, and makes the indexes that are missing; one that differs is reported and left alone. On a large
+    /// collection without them this takes as long as building them.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    fn connect(&self) -> Result<Connected, StoreError>;
+
+    /// Inserts messages: what is stored, already there or refused afterwards is so on a majority, in its journal. After an
+    /// error any part may be stored; the same again ends in the same.
+    ///
+    /// One server command as long as the documents are below 48 MB.
+    ///
+    /// # Errors
+    /// Any [`StoreError`]; the whole batch is to be tried again.
+    fn insert(&self, messages: &[Arc<Message>]) -> Result<Inserted, StoreError>;
+
+    /// Deletes the session's messages up to and with that id; how many went.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    fn erase(&self, session: &SessionId, up_to: Id) -> Result<u64, StoreError>;
+
+    /// Reads a page of a session. Sees every message whose insert succeeded before.
+    ///
+    /// # Errors
+    /// Any [`StoreError`]; never a page that is silently short.
+    fn read(&self, query: &StoreQuery) -> Result<StorePage, StoreError>;
+}
+
+/// What a connection found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Connected {
+    /// Indexes that are not as ours would be, each with how it differs, ready to be shown.
+    pub differing_indexes: Vec<String>,
+}
+
+/// What became of a batch. The three add up to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inserted {
+    /// Messages this call stored.
+    pub stored: usize,
+    /// Messages that were there before.
+    pub already: usize,
+    /// Messages that can never be stored as they are.
+    pub refused: Vec<Refused>,
+}
+
+/// A message that is for the dead letters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Its place in the batch.
+    pub index: usize,
+    /// Why, in words that may be shown.
+    pub reason: String,
+}
+
+/// From which side a page is filled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// The newest messages that fit.
+    Newest,
+    /// The oldest messages that fit.
+    Oldest,
+}
+
+/// Which messages are wanted.
+#[derive(Clone, Debug)]
+pub struct StoreQuery {
+    /// Whose.
+    pub session: SessionId,
+    /// Only ids after this one.
+    pub after: Option<Id>,
+    /// Only ids before this one.
+    pub before: Option<Id>,
+    /// Only this author's.
+    pub role: Option<String>,
+    /// From which side the page is filled.
+    pub direction: Direction,
+    /// The most messages; at least 1.
+    pub limit: usize,
+    /// The most bytes of messages, as lines; the first is taken whatever it has.
+    pub bytes_max: usize,
+    /// After this the server gives up.
+    pub time_max: Duration,
+}
+
+/// What was found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StorePage {
+    /// Oldest first. May be fewer than the limit although there are more.
+    pub messages: Vec<Arc<Message>>,
+    /// More documents are wanted in the direction of reading.
+    pub more: bool,
+    /// The last document that was looked at, a message or not: where to go on, as `before` or as `after`.
+    pub searched: Option<Id>,
+    /// Documents under ids like ours that are no messages.
+    pub passed_over: usize,
+}
+
+/// Why a call failed, by what has to happen.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// Nobody answers, or nobody who may write: an outage or a failover. It passes by itself.
+    #[error("MongoDB cannot be reached: {reason}")]
+    Unreachable {
+        /// What was seen.
+        reason: String,
+    },
+    /// Not known to be on a majority of the servers, whatever one of them has. It passes when they are back.
+    #[error("MongoDB did not confirm the write on a majority of its servers ({reason})")]
+    WriteConcern {
+        /// The code.
+        reason: String,
+    },
+    /// The user, the password or the rights are wrong: somebody has to change them, here or there.
+    #[error("MongoDB refuses the credentials ({reason})")]
+    Credentials {
+        /// The code.
+        reason: String,
+    },
+    /// The connection string or the build is wrong: somebody has to change it and start again.
+    #[error("MongoDB cannot be used: {reason}")]
+    Configuration {
+        /// What is wrong.
+        reason: String,
+    },
+    /// The server answered with another error; whether it passes is not known.
+    #[error("MongoDB answered with an error ({reason})")]
+    Server {
+        /// The code.
+        reason: String,
+    },
+}
+
+impl StoreError {
+    /// Whether nothing but time is needed. What is not should be tried again more slowly, and be seen by somebody.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::WriteConcern { .. } | Self::Server { .. })
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -32,14 +213,5 @@ mod tests {
             assert_eq!(hosts(uri), Err(RULE), "{uri}");
         }
         assert!(hosts("mongodb://user:secret@one:27017,two:27018/db").is_ok());
-    }
-
-    #[cfg(feature = "mongo")]
-    #[test]
-    fn hosts_are_told_and_passwords_are_not() {
-        let told = hosts("mongodb://user:secret@one,two:27018/db?replicaSet=rs").unwrap();
-        assert_eq!(told, ["one:27017", "two:27018"]);
-        assert_eq!(hosts("mongodb+srv://user:secret@cluster.example.org/db").unwrap(), ["cluster.example.org"]);
-        assert_eq!(hosts("mongodb://host/?maxPoolSize=many"), Err(RULE));
     }
 }

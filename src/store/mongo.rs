@@ -1,6 +1,39 @@
-//! What only the MongoDB driver knows.
+//! MongoDB, by its own driver, blocking.
+//!
+//! The client is made at the first call and not before: looking up a `mongodb+srv` name asks the network, and nobody waits
+//! for that at a start. It has its own threads (`tokio-runtime-worker`, one for each processor) that probe the servers.
+//!
+//! Invariants: whatever the connection string says, writes ask for a majority with its journals, and reads go to the
+//! primary, so that a page shows every message whose insert succeeded. A duplicate key is a success only if the document
+//! under our id is this message, and only when the majority was confirmed.
 
-use mongodb::options::{ConnectionString, HostInfo, ServerAddress};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use mongodb::bson::{Document, RawDocumentBuf, doc};
+use mongodb::error::{Error, ErrorKind, IndexedWriteError, InsertManyError};
+use mongodb::options::{
+    Acknowledgment, ClientOptions, ConnectionString, HostInfo, ReadPreference, SelectionCriteria, ServerAddress,
+    WriteConcern,
+};
+use mongodb::sync::{Client, Collection, Database};
+
+use crate::config::{MongoConfig, Secret};
+use crate::message::{Id, Message, SessionId, Timestamp};
+
+use super::document::{Identity, id_of, to_document, to_message};
+use super::{Connected, Direction, Inserted, Refused, Store, StoreError, StorePage, StoreQuery, indexes, verdict};
+
+/// How long a server may take to accept a connection, and how long one that may be written is waited for: with the
+/// driver's own 10 and 30 s a stopped server holds each call for half a minute.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Between two probes of a server; a frozen one is noticed after two of them.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// Documents under ids like ours; every other document of a session is left out by the server. So whatever a page meets
+/// has an id that a reader can go on from.
+const ID_PATTERN: &str = "^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$";
 
 /// See [`super::hosts`].
 pub fn hosts(uri: &str) -> Result<Vec<String>, &'static str> {
@@ -17,5 +50,312 @@ fn host(address: &ServerAddress) -> String {
     match address {
         ServerAddress::Tcp { host, port } => format!("{host}:{}", port.unwrap_or(27017)),
         other => other.to_string(),
+    }
+}
+
+/// See [`super::open`].
+pub fn open(config: &MongoConfig) -> Result<Arc<dyn Store>, StoreError> {
+    hosts(config.uri.expose()).map_err(|rule| StoreError::Configuration { reason: format!("mongo.uri {rule}") })?;
+    Ok(Arc::new(MongoStore {
+        uri: config.uri.clone(),
+        database: config.database.clone(),
+        collection: config.chat_collection.clone(),
+        ttl: config.ttl,
+        confirm_within: config.call_timeout / 2,
+        opened: Mutex::new(None),
+    }))
+}
+
+struct MongoStore {
+    uri: Secret,
+    database: String,
+    collection: String,
+    ttl: Option<Duration>,
+    /// How long the primary waits for the majority: below the caller's deadline, or the call would be given up first and
+    /// its error never be seen.
+    confirm_within: Duration,
+    opened: Mutex<Option<Opened>>,
+}
+
+/// A client and what is asked of it; clones share the connections.
+#[derive(Clone)]
+struct Opened {
+    database: Database,
+    messages: Collection<RawDocumentBuf>,
+    write_concern: WriteConcern,
+}
+
+impl MongoStore {
+    /// The lock is held for a look only: making a client may ask the network. Two at once make one too many, which goes.
+    fn opened(&self) -> Result<Opened, StoreError> {
+        let lock = || self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(opened) = lock().clone() {
+            return Ok(opened);
+        }
+        let made = self.open().map_err(|error| verdict::of(&error))?;
+        Ok(lock().get_or_insert(made).clone())
+    }
+
+    fn open(&self) -> Result<Opened, Error> {
+        let mut options = ClientOptions::parse(self.uri.expose()).run()?;
+        options.app_name.get_or_insert_with(|| "chatkeep".to_owned());
+        options.server_selection_timeout.get_or_insert(PATIENCE);
+        options.connect_timeout.get_or_insert(PATIENCE);
+        options.heartbeat_freq.get_or_insert(HEARTBEAT);
+        let given = options.write_concern.as_ref().and_then(|concern| concern.w_timeout);
+        let write_concern = WriteConcern::builder()
+            .w(Acknowledgment::Majority)
+            .journal(true)
+            .w_timeout(given.unwrap_or(self.confirm_within))
+            .build();
+        let database = Client::with_options(options)?.database(&self.database);
+        let messages = database.collection(&self.collection);
+        Ok(Opened { database, messages, write_concern })
+    }
+}
+
+impl Store for MongoStore {
+    fn connect(&self) -> Result<Connected, StoreError> {
+        let opened = self.opened()?;
+        let differing = indexes::ensure(&opened.database, &opened.messages).map_err(|error| verdict::of(&error))?;
+        Ok(Connected { differing_indexes: differing })
+    }
+
+    fn insert(&self, messages: &[Arc<Message>]) -> Result<Inserted, StoreError> {
+        let opened = self.opened()?;
+        let mut inserted = Inserted::default();
+        let mut batch = Batch { documents: Vec::with_capacity(messages.len()), messages: Vec::new() };
+        for (index, message) in messages.iter().enumerate() {
+            match to_document(message, self.ttl) {
+                Ok(document) => {
+                    batch.documents.push(document);
+                    batch.messages.push((index, message));
+                }
+                Err(unfit) => inserted.refused.push(Refused { index, reason: unfit.to_string() }),
+            }
+        }
+        if !batch.documents.is_empty() {
+            opened.insert(&batch, &mut inserted)?;
+        }
+        inserted.refused.sort_by_key(|refused| refused.index);
+        Ok(inserted)
+    }
+
+    fn erase(&self, session: &SessionId, up_to: Id) -> Result<u64, StoreError> {
+        let opened = self.opened()?;
+        let filter = doc! { "session_id": session.as_str(), "_id": { "$lte": up_to.to_string() } };
+        let deleted = opened.messages.delete_many(filter).write_concern(opened.write_concern).run();
+        Ok(deleted.map_err(|error| verdict::of(&error))?.deleted_count)
+    }
+
+    fn read(&self, query: &StoreQuery) -> Result<StorePage, StoreError> {
+        let opened = self.opened()?;
+        let page = opened.by_time(query).and_then(|found| match found {
+            Some(page) => Ok(page),
+            None => opened.by_id(query),
+        });
+        page.map_err(|error| verdict::of(&error))
+    }
+}
+
+/// The documents of a batch, each with its message and that one's place among all.
+struct Batch<'a> {
+    documents: Vec<RawDocumentBuf>,
+    messages: Vec<(usize, &'a Arc<Message>)>,
+}
+
+impl Opened {
+    fn insert(&self, batch: &Batch<'_>, inserted: &mut Inserted) -> Result<(), StoreError> {
+        let insert = self.messages.insert_many(&batch.documents);
+        let Err(error) = insert.ordered(false).write_concern(self.write_concern.clone()).run() else {
+            inserted.stored = batch.documents.len();
+            return Ok(());
+        };
+        let ErrorKind::InsertMany(InsertManyError { write_errors: Some(failed), write_concern_error: None, .. }) =
+            error.kind.as_ref()
+        else {
+            return Err(verdict::of(&error));
+        };
+        let mut duplicates = Vec::new();
+        for failure in failed {
+            match verdict::permanent(failure.code) {
+                Some(reason) => inserted.refused.push(Refused { index: batch.messages[failure.index].0, reason }),
+                None if failure.code == verdict::DUPLICATE_KEY => duplicates.push(failure),
+                None => return Err(verdict::of_code(failure.code, "")),
+            }
+        }
+        inserted.stored = batch.documents.len() - failed.len();
+        self.compare(batch, &duplicates, inserted)
+    }
+
+    /// Looks at what stands under the ids that were there already. The insert has waited for the majority, so what the
+    /// primary has under them is there to stay.
+    fn compare(
+        &self,
+        batch: &Batch<'_>,
+        duplicates: &[&IndexedWriteError],
+        inserted: &mut Inserted,
+    ) -> Result<(), StoreError> {
+        if duplicates.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<String> =
+            duplicates.iter().map(|failure| batch.messages[failure.index].1.id().to_string()).collect();
+        let fields = doc! { "session_id": 1, "role": 1, "text": 1, "created_at": 1 };
+        let found = self.messages.find(doc! { "_id": { "$in": ids } }).projection(fields);
+        let found = found.selection_criteria(primary()).run().map_err(|error| verdict::of(&error))?;
+        let mut known = HashMap::with_capacity(duplicates.len());
+        for document in found {
+            let document = document.map_err(|error| verdict::of(&error))?;
+            if let Some(id) = id_of(&document) {
+                known.insert(id, document);
+            }
+        }
+        for failure in duplicates {
+            let (index, message) = batch.messages[failure.index];
+            let reason = match known.get(&message.id()) {
+                Some(document) if is_stored_as(message, document) => {
+                    inserted.already += 1;
+                    continue;
+                }
+                Some(_) => "another document has its _id",
+                // Erased or expired in between: the same batch again finds out.
+                None if verdict::is_in_id_index(&failure.message) => {
+                    return Err(verdict::of_code(verdict::DUPLICATE_KEY, "DuplicateKey"));
+                }
+                None => "a unique index of the collection has such an entry already",
+            };
+            inserted.refused.push(Refused { index, reason: reason.to_owned() });
+        }
+        Ok(())
+    }
+
+    /// A page along `session_ts_idx`: with its key as the order a page costs what it holds, however long the session is.
+    ///
+    /// Times and ids have one order, but several ids may share a microsecond when servers or imports meet. A page therefore
+    /// ends between two times: what has the time at which it was cut is left for the next one. `None` when nothing is
+    /// left.
+    fn by_time(&self, query: &StoreQuery) -> Result<Option<StorePage>, Error> {
+        let mut found = self.fetch(query, "created_at")?;
+        if let Some(cut) = found.cut {
+            found.documents.retain(|found| found.time() != cut);
+            if found.documents.is_empty() {
+                return Ok(None);
+            }
+        }
+        Ok(Some(found.into_page(query.direction)))
+    }
+
+    /// The same in the order of the ids, which the server has to sort: only for a time that more messages share than a page
+    /// takes.
+    fn by_id(&self, query: &StoreQuery) -> Result<StorePage, Error> {
+        Ok(self.fetch(query, "_id")?.into_page(query.direction))
+    }
+
+    fn fetch(&self, query: &StoreQuery, order: &str) -> Result<Found, Error> {
+        let direction = if query.direction == Direction::Newest { -1 } else { 1 };
+        let limit = i64::try_from(query.limit.max(1)).unwrap_or(i64::MAX - 1) + 1;
+        let find = self.messages.find(filter(query)).sort(doc! { order: direction }).limit(limit);
+        let mut cursor = find.selection_criteria(primary()).max_time(query.time_max).run()?;
+        let mut found = Found::default();
+        let mut bytes = 0;
+        while cursor.advance()? {
+            let Some(id) = id_of(cursor.current()) else { continue };
+            let message = to_message(cursor.current());
+            bytes += message.as_ref().map_or(0, |message| message.line().len());
+            let is_full = found.documents.len() >= query.limit.max(1) || bytes > query.bytes_max;
+            if is_full && !found.documents.is_empty() {
+                found.cut = Some(id.time());
+                break;
+            }
+            found.documents.push(FoundDocument { id, message });
+        }
+        Ok(found)
+    }
+}
+
+fn primary() -> SelectionCriteria {
+    SelectionCriteria::ReadPreference(ReadPreference::Primary)
+}
+
+fn is_stored_as(message: &Message, document: &RawDocumentBuf) -> bool {
+    let Some(parts) = message.parts() else { return false };
+    let created_at = message.id().time().to_string();
+    let ours = Identity {
+        session: message.session().as_str(),
+        role: message.role(),
+        text: &parts.text,
+        created_at: &created_at,
+    };
+    Identity::of(document) == Some(ours)
+}
+
+/// The bounds are on the ids, which say everything; those on the times only tell the index where to begin and to end.
+fn filter(query: &StoreQuery) -> Document {
+    let mut id = doc! { "$regex": ID_PATTERN };
+    let mut time = Document::new();
+    if let Some(after) = query.after {
+        id.insert("$gt", after.to_string());
+        time.insert("$gte", after.time().to_string());
+    }
+    if let Some(before) = query.before {
+        id.insert("$lt", before.to_string());
+        time.insert("$lte", before.time().to_string());
+    }
+    let mut filter = doc! { "session_id": query.session.as_str(), "_id": id };
+    if !time.is_empty() {
+        filter.insert("created_at", time);
+    }
+    if let Some(role) = &query.role {
+        filter.insert("role", role);
+    }
+    filter
+}
+
+struct FoundDocument {
+    id: Id,
+    /// `None` for a document that is no message.
+    message: Option<Arc<Message>>,
+}
+
+impl FoundDocument {
+    fn time(&self) -> Timestamp {
+        self.id.time()
+    }
+}
+
+/// What a search found, in its own direction.
+#[derive(Default)]
+struct Found {
+    documents: Vec<FoundDocument>,
+    /// The time of the document at which it was cut, if it was.
+    cut: Option<Timestamp>,
+}
+
+impl Found {
+    fn into_page(mut self, direction: Direction) -> StorePage {
+        // One time may hold several ids, in whatever order the index has them.
+        self.documents.sort_by_key(|found| found.id);
+        let searched = match direction {
+            Direction::Newest => self.documents.first(),
+            Direction::Oldest => self.documents.last(),
+        };
+        let searched = searched.map(|found| found.id);
+        let all = self.documents.len();
+        let messages: Vec<_> = self.documents.into_iter().filter_map(|found| found.message).collect();
+        StorePage { passed_over: all - messages.len(), messages, more: self.cut.is_some(), searched }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_told_and_passwords_are_not() {
+        let told = hosts("mongodb://user:secret@one,two:27018/db?replicaSet=rs").unwrap();
+        assert_eq!(told, ["one:27017", "two:27018"]);
+        assert_eq!(hosts("mongodb+srv://user:secret@cluster.example.org/db").unwrap(), ["cluster.example.org"]);
+        assert_eq!(hosts("mongodb://host/?maxPoolSize=many"), Err(super::super::RULE));
     }
 }

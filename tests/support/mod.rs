@@ -8,6 +8,8 @@
 
 pub mod faults;
 pub mod http;
+#[cfg(feature = "mongo")]
+pub mod mongod;
 pub mod oracle;
 pub mod server;
 

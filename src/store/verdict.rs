@@ -1,0 +1,148 @@
+//! What an error of the driver means for us: the one place that knows MongoDB's codes.
+//!
+//! Its words may quote documents and hosts' own texts, so of a server's answer the code and its name are told and nothing
+//! else. Numbers are those of the server's `error_codes.yml`.
+
+use mongodb::error::{Error, ErrorKind, WriteFailure};
+
+use super::StoreError;
+
+/// The longest reason that comes from the driver, in characters.
+const REASON_CHARS: usize = 300;
+
+/// A key stands in a unique index already.
+pub const DUPLICATE_KEY: i32 = 11_000;
+
+/// `NamespaceNotFound`: a collection that is not there yet.
+pub const NAMESPACE_NOT_FOUND: i32 = 26;
+
+/// Codes under which a server refuses a document that it will refuse for ever, with their names.
+const PERMANENT: [(i32, &str); 15] = [
+    (2, "BadValue"),
+    (9, "FailedToParse"),
+    (14, "TypeMismatch"),
+    (15, "Overflow"),
+    (16, "InvalidLength"),
+    (22, "InvalidBSON"),
+    (52, "DollarPrefixedFieldName"),
+    (53, "InvalidIdField"),
+    (55, "InvalidDBRef"),
+    (56, "EmptyFieldName"),
+    (57, "DottedFieldName"),
+    (121, "DocumentValidationFailure"),
+    (171, "CannotIndexParallelArrays"),
+    (10_334, "BSONObjectTooLarge"),
+    (17_280, "KeyTooLong"),
+];
+
+/// Codes of a server that is not, or not yet, the one to ask: failover, shutdown, the network between servers.
+const UNREACHABLE: [i32; 15] = [6, 7, 89, 91, 189, 262, 9001, 10_058, 10_107, 11_600, 11_602, 13_435, 13_436, 50, 112];
+
+/// Codes of a write concern that was not met, where they come as the error of the whole command.
+const WRITE_CONCERN: [i32; 3] = [64, 79, 100];
+
+/// `Unauthorized`, `AuthenticationFailed`, and Atlas' own.
+const CREDENTIALS: [i32; 3] = [13, 18, 8000];
+
+/// Why a document is refused for ever; `None` when it may be taken another time.
+pub fn permanent(code: i32) -> Option<String> {
+    let (_, name) = PERMANENT.iter().find(|(known, _)| *known == code)?;
+    Some(format!("MongoDB refuses the document: code {code}, {name}"))
+}
+
+/// Whether a duplicate key was met in the index of `_id`, by the words of the server: they alone tell. What is quoted of
+/// the document stands behind `dup key:`.
+pub fn is_in_id_index(message: &str) -> bool {
+    let head = message.split(" dup key:").next().unwrap_or_default();
+    head.rsplit_once("index: ").is_some_and(|(_, index)| index == "_id_")
+}
+
+/// What a server's code means when it stands for a whole command.
+pub fn of_code(code: i32, name: &str) -> StoreError {
+    // A name is the server's too, but never made of data; it is still held to what a name looks like.
+    let is_name = !name.is_empty() && name.len() <= 64 && name.bytes().all(|b| b.is_ascii_alphanumeric());
+    let reason = if is_name { format!("code {code}, {name}") } else { format!("code {code}") };
+    if CREDENTIALS.contains(&code) {
+        StoreError::Credentials { reason }
+    } else if WRITE_CONCERN.contains(&code) {
+        StoreError::WriteConcern { reason }
+    } else if UNREACHABLE.contains(&code) {
+        StoreError::Unreachable { reason }
+    } else {
+        StoreError::Server { reason }
+    }
+}
+
+/// What an error means for the whole call.
+pub fn of(error: &Error) -> StoreError {
+    match error.kind.as_ref() {
+        ErrorKind::Authentication { .. } => StoreError::Credentials { reason: "authentication failed".to_owned() },
+        ErrorKind::Command(command) => of_code(command.code, &command.code_name),
+        ErrorKind::Write(WriteFailure::WriteConcernError(concern)) => write_concern(concern.code),
+        ErrorKind::Write(WriteFailure::WriteError(write)) => of_code(write.code, ""),
+        ErrorKind::InsertMany(failure) => match (&failure.write_concern_error, &failure.write_errors) {
+            (Some(concern), _) => write_concern(concern.code),
+            (None, errors) => of_code(errors.iter().flatten().next().map_or(0, |error| error.code), ""),
+        },
+        ErrorKind::Io(io) => StoreError::Unreachable { reason: io.to_string() },
+        ErrorKind::ConnectionPoolCleared { .. } => {
+            StoreError::Unreachable { reason: "the connection was given up with its server".to_owned() }
+        }
+        // Made by the driver from addresses, states and errors of its probes, which carry no credentials.
+        ErrorKind::ServerSelection { message, .. } => StoreError::Unreachable { reason: shown(message) },
+        ErrorKind::DnsResolve { .. } => StoreError::Unreachable { reason: "a name could not be resolved".to_owned() },
+        ErrorKind::InvalidTlsConfig { .. } => {
+            StoreError::Configuration { reason: "the TLS options cannot be used".to_owned() }
+        }
+        ErrorKind::InvalidArgument { .. } => {
+            StoreError::Configuration { reason: "the driver refuses the options".to_owned() }
+        }
+        ErrorKind::IncompatibleServer { .. } => {
+            StoreError::Configuration { reason: "the server and this driver do not fit together".to_owned() }
+        }
+        _ => StoreError::Server { reason: "an answer that was not understood".to_owned() },
+    }
+}
+
+fn write_concern(code: i32) -> StoreError {
+    StoreError::WriteConcern { reason: format!("code {code}") }
+}
+
+fn shown(text: &str) -> String {
+    let mut shown: String = text.chars().filter(|c| !c.is_control()).take(REASON_CHARS).collect();
+    if text.chars().nth(REASON_CHARS).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duplicate_is_one_of_id_only_in_the_index_of_id() {
+        for (message, of_id) in [
+            (r#"E11000 duplicate key error collection: a.b index: _id_ dup key: { _id: "x" }"#, true),
+            (
+                r#"E11000 duplicate key error collection: a.b index: one_text dup key: { text: "index: _id_ dup key:" }"#,
+                false,
+            ),
+            (r#"E11000 duplicate key error collection: a.index: _id_ index: text_1 dup key: { text: "x" }"#, false),
+            ("", false),
+        ] {
+            assert_eq!(is_in_id_index(message), of_id, "{message}");
+        }
+    }
+
+    #[test]
+    fn errors_are_told_by_their_remedy() {
+        assert!(matches!(of_code(10_107, "NotWritablePrimary"), StoreError::Unreachable { .. }));
+        assert!(matches!(of_code(64, "WriteConcernFailed"), StoreError::WriteConcern { .. }));
+        assert!(matches!(of_code(18, "AuthenticationFailed"), StoreError::Credentials { .. }));
+        assert!(matches!(of_code(8, "UnknownError"), StoreError::Server { .. }));
+        assert!(!of_code(13, "Unauthorized").is_passing() && of_code(11_602, "").is_passing());
+        assert_eq!(of_code(1, "user:secret").to_string(), "MongoDB answered with an error (code 1)");
+        assert!(permanent(121).is_some() && permanent(DUPLICATE_KEY).is_none() && permanent(10_107).is_none());
+    }
+}

@@ -1,0 +1,30 @@
+//! What stands in for MongoDB in a build without the cargo feature `mongo`: nothing can be opened, and it says why.
+
+use std::sync::Arc;
+
+use crate::config::MongoConfig;
+
+use super::{Store, StoreError};
+
+/// See [`super::hosts`].
+pub fn hosts(uri: &str) -> Result<Vec<String>, &'static str> {
+    if uri.starts_with("mongodb://") || uri.starts_with("mongodb+srv://") { Ok(Vec::new()) } else { Err(super::RULE) }
+}
+
+/// See [`super::open`].
+pub fn open(_: &MongoConfig) -> Result<Arc<dyn Store>, StoreError> {
+    let reason = "this build has no MongoDB, it was made without the cargo feature `mongo`".to_owned();
+    Err(StoreError::Configuration { reason })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_that_is_not_built_in_says_so() {
+        let config = crate::config::Config::defaults(None).unwrap();
+        let error = open(&config.mongo).err().unwrap();
+        assert!(!error.is_passing() && error.to_string().contains("cargo feature `mongo`"), "{error}");
+    }
+}

@@ -1,0 +1,262 @@
+//! A real MongoDB for tests: one mongod, or a replica set of three, each in a folder and on a port of its own, killed at the
+//! end. `scripts/mongod.sh find` tells where the program is.
+//!
+//! Looks inside by the driver and not by chatkeep. Only builds with MongoDB have it.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use mongodb::bson::{Document, doc};
+use mongodb::error::Result;
+use mongodb::options::ClientOptions;
+use mongodb::sync::{Client, Collection};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use super::{PATIENCE, wait_until};
+
+/// The user of servers with authentication.
+pub const USER: &str = "keeper";
+/// Its password, which no output may hold.
+pub const PASSWORD: &str = "hunter2hunter2";
+
+/// How long elections of a test's replica set take, about.
+const ELECTION_MS: i32 = 1000;
+
+/// The program.
+fn program() -> &'static Path {
+    static FOUND: OnceLock<PathBuf> = OnceLock::new();
+    FOUND.get_or_init(|| {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/mongod.sh");
+        let output = Command::new(script).arg("find").stderr(Stdio::inherit()).output().expect("the script can be run");
+        assert!(output.status.success(), "scripts/mongod.sh find found no mongod");
+        PathBuf::from(String::from_utf8(output.stdout).expect("a path in UTF-8").trim())
+    })
+}
+
+/// A port nobody listens on now. Another process could take it before the server does; the start then fails by name.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port is free").port()
+}
+
+/// One mongod.
+pub struct Mongod {
+    folder: TempDir,
+    port: u16,
+    arguments: Vec<String>,
+    with_password: bool,
+    child: Option<Child>,
+}
+
+impl Mongod {
+    /// Starts one without authentication.
+    #[track_caller]
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Starts one that knows [`USER`] only.
+    #[track_caller]
+    pub fn start_with_password() -> Self {
+        let mut server = Self::start();
+        // In its journal before it is killed.
+        let journal = doc! { "w": 1, "j": true };
+        let create = doc! { "createUser": USER, "pwd": PASSWORD, "roles": ["root"], "writeConcern": journal };
+        server.client().database("admin").run_command(create).run().expect("a user can be made");
+        server.arguments.push("--auth".to_owned());
+        server.with_password = true;
+        server.restart();
+        server
+    }
+
+    fn start_with(arguments: &[&str]) -> Self {
+        let folder = tempfile::Builder::new().prefix("chatkeep-mongod-").tempdir().expect("a temporary folder");
+        let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        let mut server = Self { folder, port: free_port(), arguments, with_password: false, child: None };
+        server.launch();
+        server.wait_until_it_answers();
+        server
+    }
+
+    fn launch(&mut self) {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.folder.path().join("log"));
+        let mut command = Command::new(program());
+        command.arg("--dbpath").arg(self.folder.path()).arg("--unixSocketPrefix").arg(self.folder.path());
+        command.args(["--bind_ip", "127.0.0.1", "--wiredTigerCacheSizeGB", "0.25", "--port", &self.port.to_string()]);
+        command.args(["--setParameter", "diagnosticDataCollectionEnabled=false"]).args(&self.arguments);
+        command.stdin(Stdio::null()).stdout(log.expect("a log can be opened")).stderr(Stdio::null());
+        self.child = Some(command.spawn().expect("mongod can be started"));
+    }
+
+    #[track_caller]
+    fn wait_until_it_answers(&mut self) {
+        let client = Client::with_options(direct(self.port, None)).expect("options of a test");
+        wait_until("mongod answers", PATIENCE, || {
+            let child = self.child.as_mut().expect("it was started");
+            assert!(child.try_wait().expect("a child can be asked").is_none(), "mongod has ended, see its log");
+            client.database("admin").run_command(doc! { "hello": 1 }).run().is_ok()
+        });
+    }
+
+    /// Where it listens.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The connection string, with the credentials if it needs some.
+    pub fn uri(&self) -> String {
+        match self.with_password {
+            true => format!("mongodb://{USER}:{PASSWORD}@127.0.0.1:{}/", self.port),
+            false => format!("mongodb://127.0.0.1:{}/", self.port),
+        }
+    }
+
+    /// The driver's own client, straight to this server.
+    pub fn client(&self) -> Client {
+        let options = ClientOptions::parse(self.uri()).run().expect("a test's own connection string");
+        Client::with_options(direct(self.port, options.credential)).expect("options of a test")
+    }
+
+    /// The collection chatkeep writes to by default.
+    pub fn messages(&self) -> Collection<Document> {
+        self.client().database("oqoqo").collection("chat_messages")
+    }
+
+    /// Kills it as a power switch would kill the process.
+    pub fn kill9(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Starts it again on its data, after a kill if it still runs.
+    #[track_caller]
+    pub fn restart(&mut self) {
+        self.kill9();
+        self.launch();
+        self.wait_until_it_answers();
+    }
+
+    /// Stops the process where it stands (SIGSTOP): connections stay open and nothing answers.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on (SIGCONT).
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// Holds it still for `pause` while `meanwhile` runs, and longer if that takes longer.
+    pub fn stop_cont<T>(&self, pause: Duration, meanwhile: impl FnOnce() -> T) -> T {
+        self.freeze();
+        let until = Instant::now() + pause;
+        let result = meanwhile();
+        while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+            std::thread::park_timeout(left);
+        }
+        self.thaw();
+        result
+    }
+
+    fn signal(&self, signal: Signal) {
+        let child = self.child.as_ref().expect("it runs");
+        kill_process(Pid::from_child(child), signal).expect("a child takes a signal");
+    }
+}
+
+impl Drop for Mongod {
+    fn drop(&mut self) {
+        self.kill9();
+    }
+}
+
+fn direct(port: u16, credential: Option<mongodb::options::Credential>) -> ClientOptions {
+    let address = mongodb::options::ServerAddress::Tcp { host: "127.0.0.1".to_owned(), port: Some(port) };
+    ClientOptions::builder()
+        .hosts(vec![address])
+        .direct_connection(true)
+        .credential(credential)
+        .server_selection_timeout(Duration::from_secs(2))
+        .connect_timeout(Duration::from_secs(2))
+        .build()
+}
+
+/// Three servers, one of them primary.
+pub struct ReplicaSet {
+    /// The members, in the order of the configuration.
+    pub members: Vec<Mongod>,
+}
+
+impl ReplicaSet {
+    /// Starts three and waits for a primary and two secondaries.
+    #[track_caller]
+    pub fn start() -> Self {
+        let start = || Mongod::start_with(&["--replSet", "rs", "--oplogSize", "64"]);
+        let members: Vec<Mongod> = std::thread::scope(|scope| {
+            let started: Vec<_> = (0..3).map(|_| scope.spawn(start)).collect();
+            started.into_iter().map(|thread| thread.join().expect("mongod starts")).collect()
+        });
+        let set = Self { members };
+        let hosts: Vec<Document> = (0_i32..).zip(&set.members).map(|(n, member)| member_of_set(n, member)).collect();
+        let config = doc! { "_id": "rs", "members": hosts, "settings": { "electionTimeoutMillis": ELECTION_MS } };
+        let initiate = doc! { "replSetInitiate": config };
+        set.members[0].client().database("admin").run_command(initiate).run().expect("the set can be initiated");
+        wait_until("a primary and two secondaries", PATIENCE, || {
+            set.primary().is_some() && set.members.iter().filter(|m| is(m, "secondary")).count() == 2
+        });
+        set
+    }
+
+    /// The connection string of all three.
+    pub fn uri(&self) -> String {
+        let hosts: Vec<String> = self.members.iter().map(|m| format!("127.0.0.1:{}", m.port)).collect();
+        format!("mongodb://{}/?replicaSet=rs", hosts.join(","))
+    }
+
+    /// Which member is primary, if one is.
+    pub fn primary(&self) -> Option<usize> {
+        self.members.iter().position(|member| member.child.is_some() && is(member, "isWritablePrimary"))
+    }
+
+    /// Waits for a primary.
+    #[track_caller]
+    pub fn wait_for_primary(&self) -> usize {
+        wait_until("a primary", PATIENCE, || self.primary().is_some());
+        self.primary().expect("there was one just now")
+    }
+
+    /// Kills the primary; which one it was.
+    #[track_caller]
+    pub fn kill_primary(&mut self) -> usize {
+        let primary = self.wait_for_primary();
+        self.members[primary].kill9();
+        primary
+    }
+
+    /// Makes the primary step down, so that another is elected.
+    #[track_caller]
+    pub fn step_down(&self) {
+        let primary = self.wait_for_primary();
+        let step_down = doc! { "replSetStepDown": 20, "secondaryCatchUpPeriodSecs": 5, "force": true };
+        self.members[primary].client().database("admin").run_command(step_down).run().expect("a primary steps down");
+    }
+
+    /// All documents of chatkeep's collection, as the primary has them.
+    pub fn messages(&self) -> Collection<Document> {
+        self.members[self.wait_for_primary()].messages()
+    }
+}
+
+fn member_of_set(n: i32, member: &Mongod) -> Document {
+    doc! { "_id": n, "host": format!("127.0.0.1:{}", member.port) }
+}
+
+fn is(member: &Mongod, what: &str) -> bool {
+    let hello: Result<Document> = member.client().database("admin").run_command(doc! { "hello": 1 }).run();
+    hello.is_ok_and(|hello| hello.get_bool(what).unwrap_or(false))
+}
