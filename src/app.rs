@@ -9,7 +9,7 @@ use std::io::Write;
 use std::num::NonZeroUsize;
 use std::os::unix::fs::DirBuilderExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,7 @@ use crate::api::{Api, Status};
 use crate::cache::Cache;
 use crate::chat::Chat;
 use crate::config::{Config, Fsync};
+use crate::disk::RealDisk;
 use crate::history::History;
 use crate::janitor::Sweeper;
 use crate::journal::Journal;
@@ -28,8 +29,11 @@ use crate::recorder::{Recorder, open_transcripts};
 use crate::server::{local, tcp};
 use crate::signals::{self, Cause, Stopper};
 use crate::transcript::Transcripts;
-use crate::worker::{Progress, TranscriptSink, Worker};
+use crate::worker::{DeadLetters, Drain, Progress, Storage, TranscriptSink, Worker};
 use crate::{descriptors, janitor, responder, store, thread};
+
+/// Left of the deadline of a stop for what must come after the drain to MongoDB: the last syncs.
+const END: Duration = Duration::from_millis(500);
 
 /// Serves until a signal or a fatal fault.
 ///
@@ -58,6 +62,8 @@ struct App {
     /// In the order of their stop.
     background: Vec<Background>,
     drain: Duration,
+    /// Set once, at the stop: when everything must have ended.
+    stop_by: Arc<OnceLock<Instant>>,
 }
 
 impl App {
@@ -89,8 +95,16 @@ impl App {
             Arc::new(History::new(config, clock.clone(), cache.clone(), transcripts.clone(), journal.clone()));
         let recorder = Arc::new(opened.recorder);
         let sweeper = sweeper(config, &clock, &cache, &transcripts);
-        let background =
-            background(config, &clock, stopper, &journal, opened.channel, (transcripts, sweeper), &progress)?;
+        let (storage, stop_by) = (Arc::new(Storage::new(clock.clone())), Arc::new(OnceLock::new()));
+        let sink = TranscriptSink::new(transcripts, journal.clone());
+        let start = journal.start();
+        let worker =
+            Worker::new(journal.clone(), opened.channel, sink, clock.clone(), &config.journal, start, progress.clone());
+        let worker = match config.mongo.enabled {
+            true => worker.draining(drain(config, &clock, &journal, &storage)?, stop_by.clone()),
+            false => worker,
+        };
+        let background = background(config, stopper, &journal, worker, sweeper)?;
 
         let status = Status {
             config: config.clone(),
@@ -98,6 +112,7 @@ impl App {
             cache,
             journal: journal.clone(),
             progress,
+            storage,
             skipped,
             clock,
             started,
@@ -111,11 +126,13 @@ impl App {
         };
         let tcp = tcp::start(server, share.connections, api)?;
         announce(tcp.local_addr(), config, started.elapsed());
-        Ok(Self { tcp, local, journal, background, drain: server.drain })
+        Ok(Self { tcp, local, journal, background, drain: server.drain, stop_by })
     }
 
     fn stop(self) {
         let deadline = Instant::now() + self.drain;
+        // What the threads still owe the disk at the end comes out of the same time.
+        let _ = self.stop_by.set(deadline - END.min(self.drain / 4));
         let mut left = self.tcp.stop(deadline);
         left += self.local.map_or(0, |local| local.stop(deadline));
         if left > 0 {
@@ -192,6 +209,15 @@ impl Background {
     }
 }
 
+/// What drains to MongoDB. Nothing is asked of the network here: a start does not wait for it.
+fn drain(config: &Config, clock: &Clock, journal: &Arc<Journal>, storage: &Arc<Storage>) -> anyhow::Result<Drain> {
+    let mongo = &config.mongo;
+    let store = store::open(mongo)?;
+    let letters = DeadLetters::new(RealDisk, &mongo.dead_letter_path, clock.clone());
+    let expiry = Expiry::new(mongo.ttl, clock.clone());
+    Ok(Drain::new(journal, store, letters, expiry, mongo, journal.start().drained, storage.clone()))
+}
+
 /// What removes the expired from everywhere it stands.
 fn sweeper(config: &Config, clock: &Clock, cache: &Arc<Cache>, transcripts: &Arc<Transcripts>) -> Sweeper {
     let copies = [&config.mongo.cache.disk_path, &config.journal.path].map(|folder| folder.join("quarantine"));
@@ -202,16 +228,11 @@ fn sweeper(config: &Config, clock: &Clock, cache: &Arc<Cache>, transcripts: &Arc
 /// The threads behind the write path, in the order of their stop.
 fn background(
     config: &Config,
-    clock: &Clock,
     stopper: &Stopper,
     journal: &Arc<Journal>,
-    channel: Receiver<crate::journal::Record>,
-    (transcripts, sweeper): (Arc<Transcripts>, Sweeper),
-    progress: &Arc<Progress>,
+    worker: Worker<TranscriptSink>,
+    sweeper: Sweeper,
 ) -> anyhow::Result<Vec<Background>> {
-    let sink = TranscriptSink::new(transcripts, journal.clone());
-    let worker =
-        Worker::new(journal.clone(), channel, sink, clock.clone(), &config.journal, journal.start(), progress.clone());
     let tended = journal.clone();
     // The janitor ends first: the worker's last sync waits for a transcript that it writes anew.
     let mut threads = vec![Background::start("janitor", stopper, move |stop| janitor::run(&tended, sweeper, stop))?];

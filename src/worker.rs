@@ -3,32 +3,41 @@
 //! It stands on a thread of its own so that no request ever waits for the sink. Records come from the channel while each
 //! is the next one; after a start, or when the full channel had to skip some, they come from the journal, in bounded
 //! pieces. A skipped record may be the last one for long, so what is published is looked at too, not only the channel.
-//! Without MongoDB the sink is "the transcripts are synced" (`worker/sink.rs`).
+//! The sink is "the transcripts are synced" (`worker/sink.rs`); with MongoDB the drain takes the same records there at its
+//! own pace (`worker/drain.rs`).
 //!
 //! Invariants: the checkpoint is stored only after the sink has everything up to it, and before a segment is dropped;
 //! nobody else stores it or drops segments while this runs. Knows nothing of requests.
 
+mod backoff;
+mod dead_letters;
+mod drain;
 #[cfg(test)]
 mod fault_tests;
 #[cfg(test)]
 mod model_tests;
 mod sink;
+mod storage;
 #[cfg(test)]
 mod tests;
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, never, select};
+use crossbeam_channel::{Receiver, Select, TryRecvError, never};
 
 use crate::config::JournalConfig;
 use crate::disk::{Disk, RealDisk};
 use crate::journal::{Checkpoint, Journal, Reader, Record};
+use crate::logging::Throttle;
 use crate::message::{Clock, Id, Timestamp};
 
+pub use dead_letters::DeadLetters;
+pub use drain::Drain;
 pub use sink::TranscriptSink;
+pub use storage::{State, Storage, Totals, View};
 
 /// How much of the journal is read at once, in bytes.
 const READ_BYTES: usize = 1 << 20;
@@ -64,15 +73,21 @@ pub trait Sink: Send {
 #[derive(Debug, Default)]
 pub struct Progress {
     drained: AtomicU64,
+    transcribed: AtomicU64,
     /// Microseconds since 1970; 0 when there is none.
     oldest_pending: AtomicU64,
     last_flush: AtomicU64,
 }
 
 impl Progress {
-    /// Everything up to this sequence is where it is to go.
+    /// Everything up to this sequence is where it is to go: in MongoDB, or without it in the transcripts.
     pub fn drained(&self) -> u64 {
         self.drained.load(Ordering::Relaxed)
+    }
+
+    /// Everything up to this sequence is in the transcripts, synced.
+    pub fn transcribed(&self) -> u64 {
+        self.transcribed.load(Ordering::Relaxed)
     }
 
     /// The time of the oldest message that was taken and is not yet safe in the sink.
@@ -88,6 +103,14 @@ impl Progress {
 
 fn time(micros: &AtomicU64) -> Option<Timestamp> {
     Some(micros.load(Ordering::Relaxed)).filter(|&micros| micros > 0).map(Timestamp::from_micros)
+}
+
+/// Why the worker looks up.
+enum Woken {
+    /// It is to stop.
+    Stop,
+    /// Something came, or is due.
+    Looks,
 }
 
 /// See the module.
@@ -118,6 +141,10 @@ pub struct Worker<S, D: Disk = RealDisk> {
     largest_id: Option<Id>,
     failing: bool,
     progress: Arc<Progress>,
+    drain: Option<Drain<D>>,
+    drain_failing: Throttle,
+    /// When the process ends at the latest, once it is to stop.
+    stop_by: Arc<OnceLock<Instant>>,
 }
 
 impl<S: Sink, D: Disk> Worker<S, D> {
@@ -131,15 +158,16 @@ impl<S: Sink, D: Disk> Worker<S, D> {
         checkpoint: Checkpoint,
         progress: Arc<Progress>,
     ) -> Self {
-        progress.drained.store(checkpoint.drained, Ordering::Relaxed);
-        let reader = journal.reader(checkpoint.drained);
+        progress.drained.store(checkpoint.transcribed, Ordering::Relaxed);
+        progress.transcribed.store(checkpoint.transcribed, Ordering::Relaxed);
+        let reader = journal.reader(checkpoint.transcribed);
         Self {
             journal,
             channel,
             sink,
             clock,
             reader,
-            position: checkpoint.drained,
+            position: checkpoint.transcribed,
             offered: 0,
             read_again: None,
             checkpoint,
@@ -153,7 +181,17 @@ impl<S: Sink, D: Disk> Worker<S, D> {
             largest_id: checkpoint.largest_id,
             failing: false,
             progress,
+            drain: None,
+            drain_failing: Throttle::new(1),
+            stop_by: Arc::default(),
         }
+    }
+
+    /// The same with a drain to MongoDB, which at a stop goes on until `stop_by` if it must.
+    #[must_use]
+    pub fn draining(self, drain: Drain<D>, stop_by: Arc<OnceLock<Instant>>) -> Self {
+        self.progress.drained.store(drain.drained(), Ordering::Relaxed);
+        Self { drain: Some(drain), stop_by, ..self }
     }
 
     /// Runs until `stop` has no sender any more, then takes what is left, flushes and stores the checkpoint.
@@ -169,41 +207,101 @@ impl<S: Sink, D: Disk> Worker<S, D> {
             if self.is_behind() {
                 self.catch_up(Some(stop));
             }
+            self.step_drain();
             self.flush_if_due();
-            if lingers {
-                if stop.recv_timeout(LINGER) != Err(RecvTimeoutError::Timeout) {
-                    break;
-                }
-                lingers = self.take_offered();
-                continue;
-            }
-            let channel = self.channel.clone();
-            select! {
-                recv(channel) -> record => match record {
-                    Ok(record) => {
-                        self.offer(&record);
-                        lingers = true;
-                    }
-                    // The recorder is gone: only the stop is still to come.
-                    Err(_) => self.channel = never(),
-                },
-                recv(stop) -> _ => break,
-                default(self.wait()) => {}
+            match self.rest(stop, lingers) {
+                Woken::Stop => break,
+                Woken::Looks => lingers = self.take_offered(),
             }
         }
         self.read_again = None;
         self.catch_up(None);
+        self.drain_out();
         self.flush();
+    }
+
+    /// Waits for a record, unless it `lingers`, for the drain's outcome, for the stop, or until something is due.
+    fn rest(&self, stop: &Receiver<()>, lingers: bool) -> Woken {
+        // Nothing is taken here: the drain looks for its outcome itself.
+        let outcome = self.drain.as_ref().and_then(Drain::outcome);
+        let mut select = Select::new();
+        let stops = select.recv(stop);
+        if !lingers {
+            select.recv(&self.channel);
+        }
+        if let Some(outcome) = outcome {
+            select.recv(outcome);
+        }
+        let wait = if lingers { LINGER } else { self.wait() };
+        match select.ready_timeout(wait) {
+            Ok(index) if index == stops => Woken::Stop,
+            _ => Woken::Looks,
+        }
     }
 
     /// Takes all that is in the channel; whether there was anything.
     fn take_offered(&mut self) -> bool {
-        let waiting = self.channel.len();
-        for _ in 0..waiting {
-            let Ok(record) = self.channel.try_recv() else { break };
-            self.offer(&record);
+        let mut taken = false;
+        // What comes meanwhile is for the next time, or a busy channel would keep everything else waiting.
+        for _ in 0..self.channel.len().max(1) {
+            match self.channel.try_recv() {
+                Ok(record) => {
+                    self.offer(&record);
+                    taken = true;
+                }
+                Err(TryRecvError::Empty) => break,
+                // The recorder is gone: only the stop is still to come.
+                Err(TryRecvError::Disconnected) => {
+                    self.channel = never();
+                    break;
+                }
+            }
         }
-        waiting > 0
+        taken
+    }
+
+    /// Lets the drain go on as far as it can without waiting.
+    fn step_drain(&mut self) {
+        let Some(drain) = &mut self.drain else { return };
+        let before = drain.drained();
+        if let Err(e) = drain.step(self.position)
+            && self.drain_failing.admit().is_some()
+        {
+            log::error!("[CHAT WORKER] The journal cannot be read for MongoDB, trying on: {e}");
+        }
+        if drain.drained() > before {
+            self.progress.drained.store(drain.drained(), Ordering::Relaxed);
+            self.due.get_or_insert_with(|| Instant::now() + self.interval);
+        }
+    }
+
+    /// At a stop: until the drain is through, or the process must end, or MongoDB does not answer. The rest is in the
+    /// journal.
+    fn drain_out(&mut self) {
+        let by = self.stop_by.get().copied().unwrap_or_else(Instant::now);
+        if let Some(drain) = &mut self.drain {
+            drain.hurry();
+        }
+        loop {
+            self.step_drain();
+            let Some(drain) = &self.drain else { return };
+            let left = by.saturating_duration_since(Instant::now());
+            let done = drain.drained() >= self.position;
+            let idle = drain.outcome().is_none();
+            if done || left.is_zero() || (idle && drain.is_failing()) {
+                let rest = self.position.saturating_sub(drain.drained());
+                if rest > 0 {
+                    log::warn!("[CHAT WORKER] {rest} records are not in MongoDB yet and wait in the journal");
+                }
+                return;
+            }
+            let mut select = Select::new();
+            let outcome = drain.outcome();
+            if let Some(outcome) = outcome {
+                select.recv(outcome);
+            }
+            let _ = select.ready_timeout(left.min(SOON));
+        }
     }
 
     /// Takes a record of the channel if it is the next one; otherwise some were skipped, and the journal has them.
@@ -228,7 +326,8 @@ impl<S: Sink, D: Disk> Worker<S, D> {
         let idle = if self.position < self.offered { SOON } else { IDLE };
         let until = |time: Instant| time.saturating_duration_since(Instant::now());
         let idle = self.read_again.map_or(idle, |again| until(again).max(SOON));
-        self.due.map_or(idle, |due| idle.min(until(due)))
+        let drain = self.drain.as_ref().and_then(Drain::wake).map(until);
+        [self.due.map(until), drain].into_iter().flatten().fold(idle, Duration::min)
     }
 
     fn flush_if_due(&mut self) {
@@ -248,6 +347,9 @@ impl<S: Sink, D: Disk> Worker<S, D> {
             self.progress.oldest_pending.store(id.time().micros(), Ordering::Relaxed);
         }
         self.sink.take(record);
+        if let Some(drain) = &mut self.drain {
+            drain.offer(record);
+        }
         self.bytes += record.entry.message().map_or(0, |message| message.line().len() as u64);
         if self.bytes > self.segment_bytes && self.may_flush() {
             self.due = Some(Instant::now());
@@ -314,21 +416,40 @@ impl<S: Sink, D: Disk> Worker<S, D> {
         if stored.as_ref().is_err_and(is_full) {
             self.journal.want_room();
         }
-        let pruned = self.journal.prune(self.checkpoint.drained, self.clock.now());
+        let pruned = self.journal.prune(self.passed(), self.clock.now());
         stored.and(pruned.map(drop))
     }
 
+    /// What segments need not be kept for: everything that is where it is to go.
+    fn passed(&self) -> u64 {
+        match self.drain {
+            Some(_) => self.checkpoint.drained.min(self.checkpoint.transcribed),
+            None => self.checkpoint.transcribed,
+        }
+    }
+
     fn move_checkpoint(&mut self) -> io::Result<()> {
-        let reached =
-            if self.position > self.checkpoint.drained { self.sink.flush(self.position)? } else { self.position };
-        if reached > self.checkpoint.drained {
-            let next = Checkpoint { drained: reached, transcribed: reached, largest_id: self.largest_id };
+        let old = self.checkpoint;
+        let reached = if self.position > old.transcribed { self.sink.flush(self.position)? } else { self.position };
+        let transcribed = reached.max(old.transcribed);
+        let drained = match &self.drain {
+            Some(drain) => drain.drained(),
+            // Without MongoDB the transcripts are where records are to go. What it was still owed when it was switched off
+            // it is owed until it is switched on again.
+            None if old.drained == old.transcribed => transcribed,
+            None => old.drained,
+        };
+        if transcribed > old.transcribed || drained > old.drained {
+            let next = Checkpoint { drained, transcribed, largest_id: self.largest_id };
             self.journal.store_checkpoint(&next)?;
-            log::debug!("[CHAT WORKER] Everything up to record {reached} is safe in the transcripts");
+            log::debug!("[CHAT WORKER] Everything up to record {transcribed} is safe in the transcripts");
             self.checkpoint = next;
-            self.progress.drained.store(reached, Ordering::Relaxed);
-            self.progress.last_flush.store(self.clock.now().micros(), Ordering::Relaxed);
-            if reached == self.position {
+            self.progress.transcribed.store(transcribed, Ordering::Relaxed);
+            if self.drain.is_none() {
+                self.progress.drained.store(transcribed, Ordering::Relaxed);
+                self.progress.last_flush.store(self.clock.now().micros(), Ordering::Relaxed);
+            }
+            if transcribed == self.position {
                 self.progress.oldest_pending.store(0, Ordering::Relaxed);
             }
         }

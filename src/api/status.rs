@@ -9,8 +9,8 @@ use serde_json::json;
 use crate::cache::Cache;
 use crate::config::{Config, Fsync};
 use crate::journal::{Journal, Warning};
-use crate::message::{Clock, Timestamp};
-use crate::worker::Progress;
+use crate::message::{Clock, Id, Timestamp};
+use crate::worker::{Progress, State, Storage};
 
 use super::{Problem, Reply};
 
@@ -26,6 +26,8 @@ pub struct Status {
     pub journal: Arc<Journal>,
     /// How far the worker is.
     pub progress: Arc<Progress>,
+    /// How MongoDB is.
+    pub storage: Arc<Storage>,
     /// Records the full channel turned away.
     pub skipped: Arc<AtomicU64>,
     /// Tells the age of what is pending.
@@ -40,13 +42,21 @@ impl Status {
     pub fn storage(&self) -> Reply {
         let (mongo, cache) = (&self.config.mongo, self.cache.stats());
         let (journal, found) = (self.journal.stats(), self.journal.findings());
-        let (drained, oldest) = (self.progress.drained(), self.progress.oldest_pending());
+        let (drained, database) = (self.progress.drained(), self.storage.view());
+        let (oldest, last_flush) = match database.state {
+            State::Disabled => (self.progress.oldest_pending(), self.progress.last_flush()),
+            _ => (database.oldest_pending.map(Id::time), database.last_flush),
+        };
         super::json(
             200,
             &json!({
                 "mongo": {
                     "enabled": mongo.enabled,
-                    "status": "disabled",
+                    "status": database.state.as_str(),
+                    "since": database.since,
+                    "reason": database.reason,
+                    "differing_indexes": database.differing_indexes,
+                    "shared": mongo.shared,
                     "hosts": self.mongo_hosts,
                     "database": mongo.database,
                     "chat_collection": mongo.chat_collection,
@@ -64,7 +74,13 @@ impl Status {
                 "queue": {
                     "pending": journal.published.saturating_sub(drained),
                     "oldest_pending_seconds": oldest.map_or(0.0, |time| self.age_seconds(time)),
-                    "last_flush": self.progress.last_flush(),
+                    "last_flush": last_flush,
+                    "flushes": database.totals.flushes,
+                    "stored": database.totals.stored,
+                    "already_stored": database.totals.already,
+                    "dead_letters": database.totals.dead_letters,
+                    "failures": database.totals.failures,
+                    "flush_seconds": database.totals.took.as_secs_f64(),
                     "skipped": self.skipped.load(Ordering::Relaxed),
                     "capacity": mongo.queue_capacity,
                 },
@@ -85,6 +101,7 @@ impl Status {
                     "first_sequence": journal.first_sequence,
                     "last_sequence": journal.published,
                     "checkpoint": drained,
+                    "transcribed": self.progress.transcribed(),
                     "undrained_bytes": journal.undrained_bytes,
                     "disk_free_bytes": self.journal.room().ok().map(|room| room.free_bytes),
                     "warnings": self.journal.warnings().into_iter().map(Warning::as_str).collect::<Vec<_>>(),

@@ -177,6 +177,8 @@ pub struct MongoConfig {
     pub backoff_max: Duration,
     /// Whether other servers write to the same collection.
     pub shared: bool,
+    /// The file of messages that MongoDB can never take.
+    pub dead_letter_path: PathBuf,
     /// The cache of recent messages.
     pub cache: CacheConfig,
 }

@@ -157,11 +157,8 @@ fn redact_option(option: &str) -> String {
 /// Why `mongo.enabled: true` cannot be served, while it cannot: by this build, or by this version. The one place to
 /// change when the worker learns to write there.
 pub(super) fn mongo_refusal(built_with_mongo: bool) -> Option<&'static str> {
-    if built_with_mongo {
-        Some("must be false: writing to MongoDB is not in this version yet")
-    } else {
-        Some("must be false: this build has no MongoDB, it was made without the cargo feature `mongo`")
-    }
+    (!built_with_mongo)
+        .then_some("must be false: this build has no MongoDB, it was made without the cargo feature `mongo`")
 }
 
 /// The rules between keys. One whose keys have faults of their own is passed over: it would only repeat them.

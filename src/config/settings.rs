@@ -161,6 +161,7 @@ impl Settings {
             call_timeout: self.seconds("mongo.call_timeout_seconds"),
             backoff_max: self.millis("mongo.backoff_ms_max"),
             shared: self.flag("mongo.shared"),
+            dead_letter_path: self.path("mongo.dead_letter_path").to_owned(),
             cache: CacheConfig {
                 max_messages_per_session: self.count("mongo.cache.max_messages_per_session"),
                 max_bytes: self.count("mongo.cache.max_bytes"),

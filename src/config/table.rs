@@ -151,6 +151,7 @@ pub(super) static KEYS: &[Key] = &[
     whole("mongo.call_timeout_seconds", 10, 1..=HOUR),
     whole("mongo.backoff_ms_max", 5000, 100..=1000 * HOUR),
     flag("mongo.shared"),
+    path("mongo.dead_letter_path", "data/dead_letter.jsonl", rules::is_path, IS_PATH),
     whole("mongo.cache.max_messages_per_session", 75, 1..=10_000),
     path("mongo.cache.disk_path", "data/cache/chat_sessions", rules::is_path, IS_PATH),
     whole("mongo.cache.max_bytes", 32 * MIB, 64 * KIB..=64 * GIB),

@@ -49,7 +49,7 @@ pub fn look(place: &Place, findings: &mut Findings) -> Around {
         journal_quarantine: files(&place.journal().join("quarantine")),
         transcripts_quarantine: files(&place.transcripts().join("quarantine")),
         recovered: lines(&place.recovered()).unwrap_or(0),
-        dead_letters: lines(&place.data.join("dead_letter.jsonl")),
+        dead_letters: lines(&place.config.mongo.dead_letter_path),
         ..Around::default()
     };
     let on = [place.journal(), &place.data].into_iter().find(|path| path.exists());

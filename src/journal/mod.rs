@@ -175,7 +175,7 @@ pub struct Journal<D: Disk = RealDisk> {
     start: Checkpoint,
     /// The last segment whose digest is known to be written.
     digested: Mutex<u64>,
-    /// What the stored checkpoint has passed.
+    /// What segments need not be kept for, as it was said last.
     drained: AtomicU64,
     /// The warnings that were logged.
     warned: Mutex<Vec<Warning>>,
@@ -337,9 +337,7 @@ impl<D: Disk> Journal<D> {
     /// # Errors
     /// The disk's; the old one stands.
     pub fn store_checkpoint(&self, checkpoint: &Checkpoint) -> io::Result<()> {
-        checkpoint.store(&self.shared.disk, &self.shared.folder, self.shared.epoch)?;
-        self.drained.store(checkpoint.drained, Ordering::Relaxed);
-        Ok(())
+        checkpoint.store(&self.shared.disk, &self.shared.folder, self.shared.epoch)
     }
 
     /// Figures for the status.

@@ -46,6 +46,7 @@ impl<D: Disk> Journal<D> {
     /// # Errors
     /// The disk's; what could not be removed is tried again the next time.
     pub fn prune(&self, drained: u64, now: Timestamp) -> io::Result<usize> {
+        self.drained.store(drained, Ordering::Relaxed);
         let short = self.shared.short.swap(false, Ordering::Relaxed);
         let ages = {
             let mut ages = self.ages.lock().expect("no holder panics");

@@ -1,0 +1,417 @@
+//! The drain to the database: batches of messages in sequence, one call under way at a time, until everything published is
+//! there.
+//!
+//! It takes the records the worker takes, as long as it has room for them; what it had no room for, in an outage or after a
+//! start, it reads from the journal later, in bounded pieces. So its memory is bounded by three batches whatever the
+//! backlog. A call runs on a thread of its own ([`Calls`]), and the worker never waits for one: it is told the outcome, or
+//! the deadline passes, and the call is abandoned to its thread.
+//!
+//! Exactly once in effect: a batch is tried again, whole, until the store says that each message of it is there or can never
+//! be; the store's ids make the second time harmless. What can never be stored is a dead letter, synced, before the drain
+//! goes past it. An erasure is carried out in its place, and again once every insert that was abandoned before has returned.
+//!
+//! Knows nothing of transcripts and checkpoints; the worker asks how far it is.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, TryRecvError};
+
+use crate::config::MongoConfig;
+use crate::disk::{Disk, RealDisk};
+use crate::journal::{Entry, Journal, Reader, Record};
+use crate::message::{Expiry, Id, Message, SessionId};
+use crate::store::{Call, CallError, Calls, Connected, Inserted, Mark, Store, StoreError};
+
+use super::backoff::Backoff;
+use super::dead_letters::DeadLetters;
+use super::storage::Storage;
+
+/// How much of the journal is read at once, in bytes.
+const READ_BYTES: usize = 256 * 1024;
+/// Erasures that are remembered until they are final. Beyond, the oldest counts as final.
+const ERASURES_MAX: usize = 10_000;
+/// After an insert failed, the server may do its work this much later, once it goes on: an erasure is then repeated.
+const LATE: Duration = Duration::from_secs(60);
+
+/// What a call came to.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Of a connection.
+    Connected(Result<Connected, StoreError>),
+    /// Of a batch.
+    Inserted(Result<Inserted, StoreError>),
+    /// Of an erasure.
+    Erased(Result<u64, StoreError>),
+}
+
+/// What is under way.
+enum Task {
+    Connect,
+    Insert,
+    Erase(SessionId, Id),
+    /// An erasure once more; nothing waits for it.
+    EraseAgain(SessionId, Id),
+}
+
+struct UnderWay {
+    task: Task,
+    call: Call<Outcome>,
+    began: Instant,
+    deadline: Instant,
+}
+
+/// Messages for one call.
+#[derive(Default)]
+struct Batch {
+    messages: Arc<Vec<Arc<Message>>>,
+    bytes: usize,
+    /// Everything up to this sequence is in it or went before.
+    last: u64,
+    since: Option<Instant>,
+}
+
+/// An erasure that may have to be carried out once more.
+struct Erasure {
+    session: SessionId,
+    up_to: Id,
+    /// Inserts before this may still arrive.
+    mark: Mark,
+    not_before: Instant,
+}
+
+/// See the module.
+pub struct Drain<D: Disk = RealDisk> {
+    store: Arc<dyn Store>,
+    calls: Calls,
+    dead_letters: DeadLetters<D>,
+    expiry: Expiry,
+    storage: Arc<Storage>,
+    batch_messages: usize,
+    batch_bytes: usize,
+    batch_age: Duration,
+    call_timeout: Duration,
+    reader: Reader<D>,
+    /// Everything up to here was taken, or read.
+    position: u64,
+    /// Taken, and not yet in the batch.
+    ahead: VecDeque<Record>,
+    ahead_bytes: usize,
+    batch: Batch,
+    under_way: Option<UnderWay>,
+    connected: bool,
+    backoff: Backoff,
+    drained: u64,
+    /// When an insert failed last: its work may still be done.
+    failed_at: Option<Instant>,
+    erasures: VecDeque<Erasure>,
+    /// What is there goes out at once, whatever its age.
+    hurry: bool,
+}
+
+impl<D: Disk> Drain<D> {
+    /// A drain that goes on behind sequence `drained`.
+    pub fn new(
+        journal: &Journal<D>,
+        store: Arc<dyn Store>,
+        dead_letters: DeadLetters<D>,
+        expiry: Expiry,
+        config: &MongoConfig,
+        drained: u64,
+        storage: Arc<Storage>,
+    ) -> Self {
+        let reader = journal.reader(drained);
+        storage.connecting();
+        Self {
+            store,
+            calls: Calls::new("mongo-write"),
+            dead_letters,
+            expiry,
+            storage,
+            batch_messages: config.batch_max_messages,
+            batch_bytes: config.batch_max_bytes,
+            batch_age: config.batch_max_age,
+            call_timeout: config.call_timeout,
+            reader,
+            position: drained,
+            ahead: VecDeque::new(),
+            ahead_bytes: 0,
+            batch: Batch { last: drained, ..Batch::default() },
+            under_way: None,
+            connected: false,
+            backoff: Backoff::new(config.backoff_max),
+            drained,
+            failed_at: None,
+            erasures: VecDeque::new(),
+            hurry: false,
+        }
+    }
+
+    /// The store has everything up to this sequence.
+    pub fn drained(&self) -> u64 {
+        self.drained
+    }
+
+    /// Whether a call was tried and failed, and none has succeeded since.
+    pub fn is_failing(&self) -> bool {
+        self.backoff.failures() > 0
+    }
+
+    /// What is there goes out at once from now on: the process is about to end.
+    pub fn hurry(&mut self) {
+        self.hurry = true;
+        self.backoff.end_pause();
+    }
+
+    /// Takes a record the worker takes, if it is the next one and there is room.
+    pub fn offer(&mut self, record: &Record) {
+        if record.sequence == self.position + 1 && self.has_room() {
+            self.reader.skip_to(record.sequence);
+            self.take(record.clone());
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.ahead.len() < self.batch_messages && self.ahead_bytes < self.batch_bytes
+    }
+
+    fn take(&mut self, record: Record) {
+        self.position = record.sequence;
+        self.ahead_bytes += bytes_of(&record);
+        self.ahead.push_back(record);
+    }
+
+    /// Where the outcome of the call under way comes.
+    pub fn outcome(&self) -> Option<&Receiver<Outcome>> {
+        self.under_way.as_ref().map(|under_way| under_way.call.outcome())
+    }
+
+    /// Goes on as far as it can without waiting; `passed` is the sequence up to which the worker has taken everything.
+    ///
+    /// # Errors
+    /// The journal cannot be read: it is tried again the next time.
+    pub fn step(&mut self, passed: u64) -> io::Result<()> {
+        loop {
+            let read = self.fill(passed);
+            self.form_batch();
+            if let Some(under_way) = &self.under_way {
+                match under_way.call.outcome().try_recv() {
+                    Ok(outcome) => self.finish(Ok(outcome)),
+                    Err(TryRecvError::Disconnected) => self.finish(Err(CallError::Failed)),
+                    Err(TryRecvError::Empty) if Instant::now() >= under_way.deadline => {
+                        self.finish(Err(CallError::Late));
+                    }
+                    Err(TryRecvError::Empty) => return read,
+                }
+            }
+            if self.backoff.pauses() || !self.begin() {
+                return read;
+            }
+        }
+    }
+
+    /// When [`Drain::step`] has something to do at the latest, if nothing comes before.
+    pub fn wake(&self) -> Option<Instant> {
+        if let Some(under_way) = &self.under_way {
+            return Some(under_way.deadline);
+        }
+        let due = self.batch.since.map(|since| since + self.batch_age);
+        let again =
+            self.erasures.front().map(|erasure| erasure.not_before.max(Instant::now() + Duration::from_secs(1)));
+        let due = due.into_iter().chain(again).min();
+        // Without a connection there is always something to do.
+        let due = if self.connected { due } else { Some(Instant::now()) };
+        match (self.backoff.until(), due) {
+            (Some(until), Some(due)) => Some(until.max(due)),
+            (_, due) => due,
+        }
+    }
+
+    /// Reads from the journal what it had no room for, up to `passed`.
+    fn fill(&mut self, passed: u64) -> io::Result<()> {
+        while self.position < passed && self.has_room() {
+            let (ahead, bytes) = (&mut self.ahead, &mut self.ahead_bytes);
+            let left = self.batch_bytes.saturating_sub(*bytes).clamp(1, READ_BYTES);
+            let read = self.reader.read(left, |record| {
+                *bytes += bytes_of(&record);
+                ahead.push_back(record);
+            });
+            // Refused sequences leave holes.
+            self.position = self.position.max(self.reader.position());
+            read?;
+        }
+        Ok(())
+    }
+
+    /// Moves what was taken into the batch, up to its limits or to an erasure, unless it is under way.
+    fn form_batch(&mut self) {
+        let inserting = matches!(&self.under_way, Some(UnderWay { task: Task::Insert, .. }));
+        // A batch that failed is tried again as it was.
+        if inserting || (self.backoff.failures() > 0 && !self.batch.messages.is_empty()) {
+            return;
+        }
+        let messages = Arc::make_mut(&mut self.batch.messages);
+        while messages.len() < self.batch_messages
+            && let Some(next) = self.ahead.front()
+            && !matches!(next.entry, Entry::Erasure { .. })
+        {
+            let bytes = bytes_of(next);
+            if !messages.is_empty() && self.batch.bytes + bytes > self.batch_bytes {
+                break;
+            }
+            let record = self.ahead.pop_front().expect("it was just seen");
+            self.ahead_bytes -= bytes;
+            self.batch.last = record.sequence;
+            if let Some(message) = record.entry.message()
+                && !self.expiry.has_expired(message.id())
+            {
+                self.batch.bytes += bytes;
+                self.batch.since.get_or_insert_with(Instant::now);
+                messages.push(message.clone());
+            }
+        }
+        let oldest = messages.first().map(|message| message.id());
+        let empty = messages.is_empty();
+        if empty {
+            // Nothing of it is for the store.
+            self.drained = self.drained.max(self.batch.last);
+            if self.ahead.is_empty() {
+                self.drained = self.drained.max(self.position);
+                self.batch.last = self.batch.last.max(self.position);
+            }
+        }
+        self.storage.pending_since(oldest.or_else(|| self.ahead.front().and_then(|record| record.entry.id())));
+    }
+
+    /// Begins the next call, if there is one to make; whether it did.
+    fn begin(&mut self) -> bool {
+        if !self.connected {
+            let store = self.store.clone();
+            return self.call(Task::Connect, move || Outcome::Connected(store.connect()));
+        }
+        if !self.batch.messages.is_empty() {
+            let full = self.batch.messages.len() >= self.batch_messages || self.batch.bytes >= self.batch_bytes;
+            // Behind it stands an erasure, or a message that does not fit: waiting brings nothing more.
+            let blocked = !self.ahead.is_empty();
+            let old = self.batch.since.is_some_and(|since| since.elapsed() >= self.batch_age);
+            let again = self.backoff.failures() > 0;
+            if !(full || blocked || old || again || self.hurry) {
+                return false;
+            }
+            let (store, messages) = (self.store.clone(), self.batch.messages.clone());
+            return self.call(Task::Insert, move || Outcome::Inserted(store.insert(&messages)));
+        }
+        if let Some(Record { entry: Entry::Erasure { id, session }, .. }) = self.ahead.front() {
+            let (store, session, up_to) = (self.store.clone(), session.clone(), *id);
+            let task = Task::Erase(session.clone(), up_to);
+            return self.call(task, move || Outcome::Erased(store.erase(&session, up_to)));
+        }
+        self.erase_again()
+    }
+
+    fn erase_again(&mut self) -> bool {
+        let Some(erasure) = self.erasures.front() else { return false };
+        if Instant::now() < erasure.not_before || !self.calls.is_settled(erasure.mark) {
+            return false;
+        }
+        let Some(Erasure { session, up_to, .. }) = self.erasures.pop_front() else { return false };
+        let (store, of) = (self.store.clone(), session.clone());
+        self.call(Task::EraseAgain(session, up_to), move || Outcome::Erased(store.erase(&of, up_to)))
+    }
+
+    fn call(&mut self, task: Task, call: impl FnOnce() -> Outcome + Send + 'static) -> bool {
+        let began = Instant::now();
+        match self.calls.submit(began, call) {
+            Ok(call) => {
+                self.under_way = Some(UnderWay { task, call, began, deadline: began + self.call_timeout });
+                true
+            }
+            Err(e) => {
+                self.failed(&task, &StoreError::Unreachable { reason: e.to_string() });
+                false
+            }
+        }
+    }
+
+    /// The call under way has ended, one way or another.
+    fn finish(&mut self, outcome: Result<Outcome, CallError>) {
+        let Some(UnderWay { task, call, began, .. }) = self.under_way.take() else { return };
+        drop(call);
+        let took = began.elapsed();
+        let error = match outcome {
+            Ok(Outcome::Connected(Ok(connected))) => {
+                self.connected = true;
+                self.storage.connected(&connected);
+                return self.succeeded();
+            }
+            Ok(Outcome::Inserted(Ok(inserted))) => return self.inserted(&inserted, took),
+            Ok(Outcome::Erased(Ok(count))) => return self.erased(task, count),
+            Ok(Outcome::Connected(Err(e)) | Outcome::Inserted(Err(e)) | Outcome::Erased(Err(e))) => e,
+            Err(CallError::Late) => {
+                StoreError::Unreachable { reason: format!("no answer within {} s", self.call_timeout.as_secs()) }
+            }
+            Err(e) => StoreError::Unreachable { reason: e.to_string() },
+        };
+        self.failed(&task, &error);
+    }
+
+    fn inserted(&mut self, inserted: &Inserted, took: Duration) {
+        let refused = inserted.refused.iter().filter_map(|r| Some((self.batch.messages.get(r.index)?, &*r.reason)));
+        if let Err(e) = self.dead_letters.add(refused) {
+            log::error!("[CHAT WORKER] The dead letters cannot be written, trying on: {e}");
+            self.storage.failed(&format!("the dead letters cannot be written: {e}"));
+            self.backoff.fail(true);
+            return;
+        }
+        self.storage.flushed(inserted, self.batch.messages.len(), took);
+        self.drained = self.batch.last;
+        self.batch = Batch { last: self.batch.last, ..Batch::default() };
+        self.succeeded();
+    }
+
+    fn erased(&mut self, task: Task, count: u64) {
+        if let Task::Erase(session, up_to) = task {
+            log::info!("[CHAT WORKER] Session {session} is erased from MongoDB: {count} messages");
+            if let Some(record) = self.ahead.pop_front() {
+                self.ahead_bytes -= bytes_of(&record);
+                self.drained = record.sequence;
+                self.batch.last = record.sequence;
+            }
+            let failed_lately = self.failed_at.filter(|at| at.elapsed() < LATE);
+            if self.calls.abandoned() > 0 || failed_lately.is_some() {
+                let not_before = failed_lately.map_or_else(Instant::now, |at| at + LATE);
+                self.erasures.push_back(Erasure { session, up_to, mark: self.calls.mark(), not_before });
+                if self.erasures.len() > ERASURES_MAX {
+                    self.erasures.pop_front();
+                }
+            }
+        }
+        self.succeeded();
+    }
+
+    fn succeeded(&mut self) {
+        self.backoff.succeed();
+        self.storage.recovered();
+    }
+
+    fn failed(&mut self, task: &Task, error: &StoreError) {
+        match task {
+            Task::Insert => self.failed_at = Some(Instant::now()),
+            Task::EraseAgain(session, up_to) => {
+                let not_before = Instant::now() + Duration::from_secs(1);
+                let (session, up_to, mark) = (session.clone(), *up_to, self.calls.mark());
+                self.erasures.push_back(Erasure { session, up_to, mark, not_before });
+            }
+            Task::Connect | Task::Erase(..) => {}
+        }
+        self.backoff.fail(error.is_passing());
+        self.storage.failed(&error.to_string());
+    }
+}
+
+/// What a record takes in a batch.
+fn bytes_of(record: &Record) -> usize {
+    record.entry.message().map_or(0, |message| message.line().len())
+}

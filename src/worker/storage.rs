@@ -1,0 +1,208 @@
+//! How MongoDB is, as the worker finds it: for the status, and one log line for each change.
+//!
+//! Its lock is held for memory only; readers of the status never wait for a call.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::message::{Clock, Id, Timestamp};
+use crate::store::{Connected, Inserted};
+
+/// Between two log lines about flushes; those between are summed up.
+const FLUSH_LINE_EVERY: Duration = Duration::from_secs(1);
+
+/// What is known of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum State {
+    /// It is not used.
+    #[default]
+    Disabled,
+    /// Nothing was heard of it yet.
+    Connecting,
+    /// The last call succeeded.
+    Ok,
+    /// The last call failed.
+    Error,
+}
+
+impl State {
+    /// The word of the contract.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Disabled => "disabled",
+            Self::Connecting => "connecting",
+            Self::Ok => "ok",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// What the drain has done since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Batches that went through.
+    pub flushes: u64,
+    /// Messages in them that were stored.
+    pub stored: u64,
+    /// Messages in them that were there before.
+    pub already: u64,
+    /// Messages in them that are dead letters.
+    pub dead_letters: u64,
+    /// Calls that failed.
+    pub failures: u64,
+    /// How long the batches took.
+    pub took: Duration,
+}
+
+/// A look at it.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// See [`State`].
+    pub state: State,
+    /// Since when.
+    pub since: Option<Timestamp>,
+    /// Why, when it is an error.
+    pub reason: Option<String>,
+    /// Indexes that are not as ours would be.
+    pub differing_indexes: Vec<String>,
+    /// The message that has waited longest, as far as the drain has read.
+    pub oldest_pending: Option<Id>,
+    /// When a batch went through last.
+    pub last_flush: Option<Timestamp>,
+    /// See [`Totals`].
+    pub totals: Totals,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Storage {
+    clock: Clock,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    view: View,
+    /// Tries that failed since it was last well, and since when.
+    failing: Option<(Instant, u64)>,
+    /// Flushed and not yet told: messages stored, messages in the batches, since when.
+    untold: (usize, usize),
+    told: Option<Instant>,
+}
+
+impl Storage {
+    /// Not used so far.
+    #[must_use]
+    pub fn new(clock: Clock) -> Self {
+        Self { clock, inner: Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How it is.
+    #[must_use]
+    pub fn view(&self) -> View {
+        self.lock().view.clone()
+    }
+
+    /// It is about to be used.
+    pub fn connecting(&self) {
+        self.lock().turn(State::Connecting, None, self.clock.now());
+    }
+
+    /// It was reached; told once.
+    pub fn connected(&self, connected: &Connected) {
+        for index in &connected.differing_indexes {
+            log::warn!("[CHAT STORAGE] An index of the collection differs and is left alone: {index}");
+        }
+        self.lock().view.differing_indexes.clone_from(&connected.differing_indexes);
+    }
+
+    /// A call succeeded.
+    pub fn recovered(&self) {
+        let mut inner = self.lock();
+        if inner.view.state == State::Ok {
+            return;
+        }
+        inner.turn(State::Ok, None, self.clock.now());
+        match inner.failing.take() {
+            Some((since, count)) => {
+                let seconds = since.elapsed().as_secs_f64();
+                log::info!("[CHAT STORAGE] MongoDB works again after {seconds:.1} s and {count} failed tries");
+            }
+            None => log::info!("[CHAT STORAGE] MongoDB is connected"),
+        }
+    }
+
+    /// A call failed.
+    pub fn failed(&self, reason: &str) {
+        let mut inner = self.lock();
+        inner.view.totals.failures += 1;
+        let (_, count) = inner.failing.get_or_insert((Instant::now(), 0));
+        *count += 1;
+        // Told when it begins, and when it turns out to be something else.
+        if inner.view.state != State::Error || inner.view.reason.as_deref() != Some(reason) {
+            log::warn!("[CHAT STORAGE] {reason}; messages wait in the journal, and it is tried again");
+            let since = Some(inner.view.since).filter(|_| inner.view.state == State::Error).flatten();
+            inner.turn(State::Error, Some(reason.to_owned()), since.unwrap_or_else(|| self.clock.now()));
+        }
+    }
+
+    /// A batch of `count` messages went through.
+    pub fn flushed(&self, inserted: &Inserted, count: usize, took: Duration) {
+        let mut inner = self.lock();
+        let Inserted { stored, already, refused } = inserted;
+        let totals = &mut inner.view.totals;
+        totals.flushes += 1;
+        totals.stored += *stored as u64;
+        totals.already += *already as u64;
+        totals.dead_letters += refused.len() as u64;
+        totals.took += took;
+        inner.view.last_flush = Some(self.clock.now());
+        inner.untold = (inner.untold.0 + stored + already, inner.untold.1 + count);
+        if inner.told.is_none_or(|told| told.elapsed() >= FLUSH_LINE_EVERY) {
+            let ((done, of), ms) = (inner.untold, took.as_secs_f64() * 1e3);
+            (inner.untold, inner.told) = ((0, 0), Some(Instant::now()));
+            log::info!("[CHAT WORKER] Flushed {done}/{of} chat messages to Mongo ({ms:.1} ms).");
+        }
+    }
+
+    /// The message that has waited longest.
+    pub fn pending_since(&self, oldest: Option<Id>) {
+        self.lock().view.oldest_pending = oldest;
+    }
+}
+
+impl Inner {
+    fn turn(&mut self, state: State, reason: Option<String>, since: Timestamp) {
+        self.view.state = state;
+        self.view.since = Some(since);
+        self.view.reason = reason;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_since_its_first_try_until_a_success() {
+        let micros = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(5));
+        let storage = Storage::new(Clock::fixed(micros.clone()));
+        assert_eq!(storage.view().state, State::Disabled);
+        storage.connecting();
+        storage.failed("no answer");
+        micros.store(9, std::sync::atomic::Ordering::Relaxed);
+        storage.failed("no answer");
+        storage.failed("another reason");
+        let view = storage.view();
+        assert_eq!((view.state, view.reason.as_deref()), (State::Error, Some("another reason")));
+        assert_eq!((view.since, view.totals.failures), (Some(Timestamp::from_micros(5)), 3));
+        storage.recovered();
+        let view = storage.view();
+        assert_eq!((view.state, view.reason, view.since), (State::Ok, None, Some(Timestamp::from_micros(9))));
+    }
+}
