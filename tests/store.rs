@@ -388,21 +388,19 @@ fn a_replica_set_that_loses_its_primary_has_everything_once() {
 #[test]
 fn without_a_majority_nothing_counts_as_stored_not_even_what_is_there_already() {
     let set = ReplicaSet::start();
-    let config = MongoConfig { call_timeout: Duration::from_secs(1), ..config(&set.uri()) };
-    let store = store::open(&config).unwrap();
+    // Shorter than a primary's patience: it steps down when it has missed the others for a second.
+    let store = open(&format!("{}&wtimeoutMS=150", set.uri()));
     store.connect().unwrap();
     let mut maker = Maker::new();
     let (before, during) = (maker.batch("s", 5), maker.batch("s", 5));
-    assert_eq!(store.insert(&before), Ok(stored(5)));
+    // The set is young, and the first write may take it longer than that.
+    assert_eq!(insist(&*store, &before).refused, []);
     let primary = set.wait_for_primary();
     let secondaries: Vec<_> = (0..3).filter(|&n| n != primary).map(|n| &set.members[n]).collect();
     secondaries.iter().for_each(|member| member.freeze());
-    for attempt in 0..2 {
+    for _ in 0..2 {
         let error = store.insert(&during).unwrap_err();
-        // It steps down when it has missed them for long enough; then it cannot be reached, which is as true.
-        let told = matches!(error, StoreError::WriteConcern { .. });
-        assert!(told || (attempt > 0 && matches!(error, StoreError::Unreachable { .. })), "{attempt}: {error:?}");
-        assert!(error.is_passing());
+        assert!(matches!(error, StoreError::WriteConcern { .. }) && error.is_passing(), "{error:?}");
     }
     secondaries.iter().for_each(|member| member.thaw());
     assert_eq!(insist(&*store, &during).refused, []);
@@ -463,10 +461,11 @@ fn follow(store: &dyn Store, mut query: StoreQuery) -> Vec<Arc<Message>> {
 fn pages_from_both_sides_give_every_message_once_and_in_order() {
     let (server, store) = connected();
     let mut all = Vec::new();
-    // Ids that share a microsecond, as those of two servers may: runs of 1, 2, 3, 4 and 12.
+    // Ids that share a microsecond, as those of two servers may: runs of 1, 2, 3, 4 and 12. They come in no order, since the
+    // index has such ids in the order they came.
     for (n, run) in (0..20_u64).zip([1, 1, 2, 3, 4, 12, 1].into_iter().cycle()) {
         for tie in 0..run {
-            let id = Id::from_parts(Timestamp::from_micros(1_764_292_425_123_000 + n), u64::MAX - tie * 7919);
+            let id = Id::from_parts(Timestamp::from_micros(1_764_292_425_123_000 + n), tie * 5 % 13);
             let role = if (n + tie) % 3 == 0 { "user" } else { "assistant" };
             all.push(message(id, "s", role, &format!("{n}.{tie}"), "{}"));
         }

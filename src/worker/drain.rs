@@ -63,6 +63,16 @@ struct UnderWay {
     deadline: Instant,
 }
 
+/// What a look at the call under way came to.
+enum Looked {
+    /// There is none.
+    Idle,
+    /// It goes on.
+    Waits,
+    /// It is over.
+    Ended,
+}
+
 /// Messages for one call.
 #[derive(Default)]
 struct Batch {
@@ -196,20 +206,27 @@ impl<D: Disk> Drain<D> {
         loop {
             let read = self.fill(passed);
             self.form_batch();
-            if let Some(under_way) = &self.under_way {
-                match under_way.call.outcome().try_recv() {
-                    Ok(outcome) => self.finish(Ok(outcome)),
-                    Err(TryRecvError::Disconnected) => self.finish(Err(CallError::Failed)),
-                    Err(TryRecvError::Empty) if Instant::now() >= under_way.deadline => {
-                        self.finish(Err(CallError::Late));
-                    }
-                    Err(TryRecvError::Empty) => return read,
-                }
-            }
-            if self.backoff.pauses() || !self.begin() {
-                return read;
+            match self.look() {
+                Looked::Waits => return read,
+                // The next batch is formed first.
+                Looked::Ended => {}
+                Looked::Idle if self.backoff.pauses() || !self.begin() => return read,
+                Looked::Idle => {}
             }
         }
+    }
+
+    /// Looks whether the call under way has ended, or is to be given up.
+    fn look(&mut self) -> Looked {
+        let Some(under_way) = &self.under_way else { return Looked::Idle };
+        let outcome = match under_way.call.outcome().try_recv() {
+            Ok(outcome) => Ok(outcome),
+            Err(TryRecvError::Disconnected) => Err(CallError::Failed),
+            Err(TryRecvError::Empty) if Instant::now() >= under_way.deadline => Err(CallError::Late),
+            Err(TryRecvError::Empty) => return Looked::Waits,
+        };
+        self.finish(outcome);
+        Looked::Ended
     }
 
     /// When [`Drain::step`] has something to do at the latest, if nothing comes before.
