@@ -21,7 +21,7 @@ use crate::cache::Cache;
 use crate::chat::Chat;
 use crate::config::{Config, Fsync};
 use crate::disk::RealDisk;
-use crate::history::History;
+use crate::history::{Database, History};
 use crate::janitor::Sweeper;
 use crate::journal::Journal;
 use crate::message::{Clock, Expiry};
@@ -91,8 +91,7 @@ impl App {
         let journal = opened.journal.clone();
         let progress = Arc::new(Progress::default());
         let skipped = opened.skipped.clone();
-        let history =
-            Arc::new(History::new(config, clock.clone(), cache.clone(), transcripts.clone(), journal.clone()));
+        let history = History::new(config, clock.clone(), cache.clone(), transcripts.clone(), journal.clone());
         let recorder = Arc::new(opened.recorder);
         let sweeper = sweeper(config, &clock, &cache, &transcripts);
         let (storage, stop_by) = (Arc::new(Storage::new(clock.clone())), Arc::new(OnceLock::new()));
@@ -100,10 +99,18 @@ impl App {
         let start = journal.start();
         let worker =
             Worker::new(journal.clone(), opened.channel, sink, clock.clone(), &config.journal, start, progress.clone());
-        let worker = match config.mongo.enabled {
-            true => worker.draining(drain(config, &clock, &journal, &storage)?, stop_by.clone()),
-            false => worker,
+        let (worker, history) = match config.mongo.enabled {
+            true => {
+                // Nothing is asked of the network here: a start does not wait for it.
+                let store = store::open(&config.mongo)?;
+                let drain = drain(config, &clock, &journal, &storage, store.clone());
+                let (timeout, shared) = (config.history.mongo_timeout, config.mongo.shared);
+                let database = Database::new(store, storage.clone(), timeout, shared);
+                (worker.draining(drain, stop_by.clone()), history.with(database))
+            }
+            false => (worker, history),
         };
+        let history = Arc::new(history);
         let background = background(config, stopper, &journal, worker, sweeper)?;
 
         let status = Status {
@@ -209,13 +216,18 @@ impl Background {
     }
 }
 
-/// What drains to MongoDB. Nothing is asked of the network here: a start does not wait for it.
-fn drain(config: &Config, clock: &Clock, journal: &Arc<Journal>, storage: &Arc<Storage>) -> anyhow::Result<Drain> {
+/// What drains to MongoDB.
+fn drain(
+    config: &Config,
+    clock: &Clock,
+    journal: &Arc<Journal>,
+    storage: &Arc<Storage>,
+    store: Arc<dyn store::Store>,
+) -> Drain {
     let mongo = &config.mongo;
-    let store = store::open(mongo)?;
     let letters = DeadLetters::new(RealDisk, &mongo.dead_letter_path, clock.clone());
     let expiry = Expiry::new(mongo.ttl, clock.clone());
-    Ok(Drain::new(journal, store, letters, expiry, mongo, journal.start().drained, storage.clone()))
+    Drain::new(journal, store, letters, expiry, mongo, journal.start().drained, storage.clone())
 }
 
 /// What removes the expired from everywhere it stands.

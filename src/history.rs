@@ -1,4 +1,5 @@
-//! The read path: recent messages from the cache, older ones from the transcript, those a transcript lacks from the journal.
+//! The read path: recent messages from the cache, older ones from the transcript, those a transcript lacks from the journal;
+//! and, where MongoDB is used, what it has beyond these (`history/database.rs`).
 //!
 //! What the cache holds is a run without holes up to the newest message, and everything older than its oldest message is
 //! in the transcript already; so the two meet without a gap whatever is published meanwhile. A session that had to be
@@ -9,6 +10,7 @@
 //!
 //! Knows nothing of HTTP. Takes no lock for longer than the cache's own.
 
+mod database;
 mod lacking;
 #[cfg(test)]
 mod tests;
@@ -24,6 +26,7 @@ use crate::logging::Throttle;
 use crate::message::{Clock, Expiry, Id, Message, SessionId, Timestamp};
 use crate::transcript::{Direction, PAGE_BYTES_MAX, Page, Query, Transcripts};
 
+pub use database::Database;
 use lacking::Lacking;
 
 /// INFO lines of warm-ups a second, at most.
@@ -38,13 +41,19 @@ pub struct History<D: Disk = RealDisk> {
     warm_messages: usize,
     scan_bytes_max: u64,
     warmed: Throttle,
+    database: Option<Database>,
 }
 
+/// A message, and where it was found.
+type Found = (Arc<Message>, Source);
+
 /// Where a message was found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Source {
     /// In memory.
     Cache,
+    /// In MongoDB.
+    Mongo,
     /// In a transcript, or in the journal while the transcript is behind.
     Disk,
 }
@@ -55,6 +64,7 @@ impl Source {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Cache => "cache",
+            Self::Mongo => "mongo",
             Self::Disk => "disk",
         }
     }
@@ -92,6 +102,8 @@ pub struct Answer {
     pub next: Option<Id>,
     /// The time of the session's newest message that is where it is to go.
     pub last_persisted_at: Option<Timestamp>,
+    /// The newest message of the session on this machine.
+    pub newest: Option<Id>,
 }
 
 impl<D: Disk> History<D> {
@@ -112,7 +124,14 @@ impl<D: Disk> History<D> {
             warm_messages: config.mongo.cache.max_messages_per_session,
             scan_bytes_max: config.history.max_scan_bytes,
             warmed: Throttle::new(WARM_LINES_PER_SECOND),
+            database: None,
         }
+    }
+
+    /// The same with what MongoDB has.
+    #[must_use]
+    pub fn with(self, database: Database) -> Self {
+        Self { database: Some(database), ..self }
     }
 
     /// Reads a page.
@@ -122,18 +141,39 @@ impl<D: Disk> History<D> {
     pub fn read(&self, ask: &Ask) -> io::Result<Answer> {
         let query = self.query(ask);
         let held = self.cache.look(&ask.session, |held| Kept::of(held, &query));
-        if let Some(answer) = held.as_ref().and_then(|held| self.cached(held, &query)) {
+        let cached = held.as_ref().and_then(|held| self.cached(held, &query));
+        let mut answer = match &self.database {
+            None => self.local(ask, &query, held, cached)?,
+            Some(database) => {
+                let oldest = held.as_ref().and_then(|held| held.oldest);
+                match cached {
+                    Some(answer) if database.adds_nothing(ask, &query, oldest, &answer) => answer,
+                    cached => {
+                        // Asked first, so that it is under way while the disk is read.
+                        let asked = database.ask(ask, &query);
+                        database.merge(asked, ask, &query, self.local(ask, &query, held, cached)?)
+                    }
+                }
+            }
+        };
+        answer.last_persisted_at = self.persisted(ask, &answer)?;
+        Ok(answer)
+    }
+
+    /// Reads a page of what is on this machine.
+    fn local(&self, ask: &Ask, query: &Query, held: Option<Kept>, cached: Option<Answer>) -> io::Result<Answer> {
+        if let Some(answer) = cached {
             return Ok(answer);
         }
-        if self.would_warm(held.as_ref(), &query)
-            && let Some(warm) = self.warm_up(&ask.session, &query)?
-            && let Some(mut answer) = self.cached(&warm, &query)
+        if self.would_warm(held.as_ref(), query)
+            && let Some(warm) = self.warm_up(&ask.session, query)?
+            && let Some(mut answer) = self.cached(&warm, query)
         {
             mark(&mut answer, held.as_ref().and_then(|held| held.oldest));
             return Ok(answer);
         }
-        let lacking = self.lacking(&ask.session, &query)?;
-        self.merged(ask, &query, held.unwrap_or_default(), lacking)
+        let lacking = self.lacking(&ask.session, query)?;
+        self.merged(ask, query, held.unwrap_or_default(), lacking)
     }
 
     /// The message of that id, if the session has it and it has not expired.
@@ -181,13 +221,29 @@ impl<D: Disk> History<D> {
         let enough = reaches_after || (query.direction == Direction::Newest && held.wanted.len() > query.limit);
         enough.then(|| {
             let found = held.wanted.iter().map(|message| (message.clone(), Source::Cache)).collect();
-            Answer { last_persisted_at: self.persisted_at(held.newest), ..take(found, query) }
+            Answer { newest: held.newest, ..take(found, query) }
         })
     }
 
-    /// When the newest message was sent, unless it has expired.
-    fn persisted_at(&self, newest: Option<Id>) -> Option<Timestamp> {
-        newest.filter(|newest| !self.expiry.has_expired(*newest)).map(Id::time)
+    /// When the session's newest message was sent that is where it is to go, unless it has expired.
+    fn persisted(&self, ask: &Ask, answer: &Answer) -> io::Result<Option<Timestamp>> {
+        let newest = match &self.database {
+            None => answer.newest,
+            Some(database) => {
+                let from_there = answer.messages.iter().rev().find(|(_, source)| *source == Source::Mongo);
+                let drained = match (database.watermark(), answer.newest) {
+                    (Some(watermark), Some(newest)) if newest > watermark => {
+                        let before = Some(watermark.just_after());
+                        let page = self.transcripts.read(&ask.session, &Query { before, ..self.newest_of(1) })?;
+                        page.messages.last().map(|message| message.id())
+                    }
+                    (Some(_), newest) => newest,
+                    (None, _) => None,
+                };
+                drained.max(from_there.map(|(message, _)| message.id()))
+            }
+        };
+        Ok(newest.filter(|newest| !self.expiry.has_expired(*newest)).map(Id::time))
     }
 
     /// Whether the newest messages of a session should be brought into the cache for this query.
@@ -243,7 +299,7 @@ impl<D: Disk> History<D> {
     fn merged(&self, ask: &Ask, query: &Query, held: Kept, lacking: Lacking) -> io::Result<Answer> {
         let before = [query.before, held.oldest].into_iter().flatten().min();
         let page = self.transcripts.read(&ask.session, &Query { before, ..query.clone() })?;
-        let last_persisted_at = self.newest(ask, &held, &lacking)?;
+        let newest = self.newest(ask, &held, &lacking)?;
         let Page { messages, more, cut_short, searched, .. } = page;
         // Going forward, what lies behind the point that was reached must not be shown yet: something may be missing
         // between. Going backward everything was reached from its newest side, without a gap.
@@ -254,11 +310,11 @@ impl<D: Disk> History<D> {
         };
         let from_disk = messages.into_iter().chain(lacking.messages).map(|message| (message, Source::Disk));
         let from_cache = held.wanted.into_iter().map(|message| (message, Source::Cache));
-        let mut found: Vec<(Arc<Message>, Source)> = from_disk.chain(from_cache).collect();
+        let mut found: Vec<Found> = from_disk.chain(from_cache).collect();
         found.retain(|(message, _)| reached.is_none_or(|reached| Some(message.id()) <= reached));
-        found.sort_by_key(|(message, source)| (message.id(), *source == Source::Disk));
+        found.sort_by_key(|(message, source)| (message.id(), *source));
         found.dedup_by_key(|(message, _)| message.id());
-        let mut answer = Answer { last_persisted_at, ..take(found, query) };
+        let mut answer = Answer { newest, ..take(found, query) };
         let first = answer.messages.first().map(|(message, _)| message.id());
         let full = answer.has_more;
         answer.has_more |= more || cut_short || lacking.cut;
@@ -281,13 +337,13 @@ impl<D: Disk> History<D> {
         format!("{what} ended after history.max_scan_bytes ({} bytes){then}", self.scan_bytes_max)
     }
 
-    fn newest(&self, ask: &Ask, held: &Kept, lacking: &Lacking) -> io::Result<Option<Timestamp>> {
+    fn newest(&self, ask: &Ask, held: &Kept, lacking: &Lacking) -> io::Result<Option<Id>> {
         let mut known = held.newest.or(lacking.reached);
         if known.is_none() {
             let page = self.transcripts.read(&ask.session, &self.newest_of(1))?;
             known = page.messages.last().map(|message| message.id());
         }
-        Ok(self.persisted_at(known))
+        Ok(known)
     }
 }
 
@@ -342,7 +398,7 @@ fn mark(answer: &mut Answer, held_from: Option<Id>) {
 }
 
 /// The page out of everything that is wanted: what fits, but at least one message.
-fn take(mut found: Vec<(Arc<Message>, Source)>, query: &Query) -> Answer {
+fn take(mut found: Vec<Found>, query: &Query) -> Answer {
     let mut bytes = 0;
     let fits = |(message, _): &&(Arc<Message>, Source)| {
         let first = bytes == 0;

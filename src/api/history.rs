@@ -114,7 +114,7 @@ fn page(session: &SessionId, answer: &Answer) -> Vec<u8> {
     page.extend_from_slice(b"],");
     let of = |wanted| answer.messages.iter().filter(|(_, source)| *source == wanted).count();
     let tail = Tail {
-        counts: Counts { cache: of(Source::Cache), mongo: 0, disk: of(Source::Disk) },
+        counts: Counts { cache: of(Source::Cache), mongo: of(Source::Mongo), disk: of(Source::Disk) },
         last_persisted_at: answer.last_persisted_at,
         has_more: answer.has_more,
         complete: answer.incomplete.is_none(),

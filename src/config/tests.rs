@@ -255,7 +255,7 @@ fn a_secret_is_in_no_fault() {
         format!("mongo: {{uri: \"postgres://u:{s}@h\"}}"),
         format!("mongo: {{uri: [\"mongodb://u:{s}@h\"]}}"),
         format!("mongo: {{database: \"mongodb://u:{s}@h\"}}"),
-        format!("mongo: {{enabled: true, uri: \"mongodb://u:{s}@h\"}}"),
+        format!("mongo: {{enabled: 1, uri: \"mongodb://u:{s}@h\"}}"),
         format!("server: {{listen: \"0.0.0.0:1\", auth_token: \"{s} \"}}"),
     ] {
         assert!(!faults(&text).contains(s), "{text}: {}", faults(&text));

@@ -55,6 +55,12 @@ impl Id {
         Self(self.0.saturating_sub(1))
     }
 
+    /// What lies just behind this id in the order: a bound too.
+    #[must_use]
+    pub fn just_after(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+
     /// The time within the id.
     #[must_use]
     pub fn time(self) -> Timestamp {

@@ -134,6 +134,7 @@ impl<D: Disk> Drain<D> {
     ) -> Self {
         let reader = journal.reader(drained);
         storage.connecting();
+        storage.reached(id_at(journal, drained));
         Self {
             store,
             calls: Calls::new("mongo-write"),
@@ -384,6 +385,7 @@ impl<D: Disk> Drain<D> {
         }
         self.storage.flushed(inserted, self.batch.messages.len(), took);
         self.drained = self.batch.last;
+        self.storage.reached(self.batch.messages.last().map(|message| message.id()));
         self.batch = Batch { last: self.batch.last, ..Batch::default() };
         self.succeeded();
     }
@@ -426,6 +428,15 @@ impl<D: Disk> Drain<D> {
         self.backoff.fail(error.is_passing());
         self.storage.failed(&error.to_string());
     }
+}
+
+/// The id of the record at that sequence, if the journal still has it.
+fn id_at<D: Disk>(journal: &Journal<D>, sequence: u64) -> Option<Id> {
+    let mut id = None;
+    let read = journal.reader(sequence.checked_sub(1)?).read(1, |record| {
+        id = record.entry.id().filter(|_| record.sequence == sequence);
+    });
+    read.ok().and(id)
 }
 
 /// What a record takes in a batch.

@@ -68,6 +68,8 @@ pub struct View {
     pub differing_indexes: Vec<String>,
     /// The message that has waited longest, as far as the drain has read.
     pub oldest_pending: Option<Id>,
+    /// The newest message that is there: all before it are too, but those that were refused.
+    pub watermark: Option<Id>,
     /// When a batch went through last.
     pub last_flush: Option<Timestamp>,
     /// See [`Totals`].
@@ -168,6 +170,12 @@ impl Storage {
             (inner.untold, inner.told) = ((0, 0), Some(Instant::now()));
             log::info!("[CHAT WORKER] Flushed {done}/{of} chat messages to Mongo ({ms:.1} ms).");
         }
+    }
+
+    /// Everything up to that id is there.
+    pub fn reached(&self, id: Option<Id>) {
+        let mut inner = self.lock();
+        inner.view.watermark = inner.view.watermark.max(id);
     }
 
     /// The message that has waited longest.

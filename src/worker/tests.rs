@@ -169,7 +169,7 @@ fn a_gap_before_a_record_that_is_offered_is_read_from_the_journal() {
     let offered = fixture.channel.recv().unwrap();
     fixture.record(1, "the one that is offered");
     assert_eq!(offered.sequence, 1);
-    let _running = fixture.run(sink, Checkpoint { drained: 1, ..Checkpoint::default() });
+    let _running = fixture.run(sink, Checkpoint { drained: 1, transcribed: 1, ..Checkpoint::default() });
     for sequence in 2..=4 {
         assert_eq!(seen.recv_timeout(Duration::from_secs(20)), Ok(sequence));
     }

@@ -1,0 +1,249 @@
+//! What MongoDB has beyond this machine's own messages: of other servers, of programs that write to the collection, of a
+//! data folder that is gone.
+//!
+//! The page of this machine and the page of MongoDB are each complete down to a point; the answer shows nothing beyond the
+//! nearer of the two, so that there is no gap where one had more and the other not yet. A call that does not come back in
+//! time leaves the answer to this machine, and the answer says so.
+//!
+//! Knows nothing of the cache and the files.
+
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use lru::LruCache;
+
+use crate::message::{Id, SessionId};
+use crate::store::{self, Calls, Store, StoreError, StorePage, StoreQuery};
+use crate::transcript::{Direction, Query};
+use crate::worker::{State, Storage};
+
+use super::{Answer, Ask, Found, Source, take};
+
+/// Sessions of which it is remembered where they begin; about 100 bytes each. Of others MongoDB is asked again.
+const BEGINNINGS_MAX: NonZeroUsize = NonZeroUsize::new(10_000).expect("not 0");
+/// Pages of MongoDB read for one answer: one may be short although there are more.
+const PAGES_MAX: usize = 4;
+
+/// See the module.
+pub struct Database {
+    store: Arc<dyn Store>,
+    calls: Calls,
+    storage: Arc<Storage>,
+    timeout: Duration,
+    shared: bool,
+    /// The oldest message there is of a session, here or there.
+    beginnings: Mutex<LruCache<SessionId, Id>>,
+}
+
+/// A question that is under way.
+pub(super) struct Asked(Result<store::Call<Result<StorePage, StoreError>>, String>, Instant);
+
+impl Database {
+    /// Asks that store, and waits at most `timeout` for each answer. `shared` when other servers write to it.
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>, storage: Arc<Storage>, timeout: Duration, shared: bool) -> Self {
+        let beginnings = Mutex::new(LruCache::new(BEGINNINGS_MAX));
+        Self { store, calls: Calls::new("mongo-read"), storage, timeout, shared, beginnings }
+    }
+
+    /// Whether MongoDB can have nothing for this query that an answer from memory lacks, whose messages go back to `oldest`
+    /// without a hole.
+    pub(super) fn adds_nothing(&self, ask: &Ask, query: &Query, oldest: Option<Id>, answer: &Answer) -> bool {
+        let Some(oldest) = oldest.filter(|_| !self.shared) else { return false };
+        let full = query.direction == Direction::Newest && answer.has_more;
+        let reaches = query.after.is_some_and(|after| oldest <= after);
+        full || reaches || self.beginnings().peek(&ask.session).is_some_and(|beginning| oldest <= *beginning)
+    }
+
+    fn beginnings(&self) -> std::sync::MutexGuard<'_, LruCache<SessionId, Id>> {
+        self.beginnings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins to ask, on a thread of its own.
+    pub(super) fn ask(&self, ask: &Ask, query: &Query) -> Asked {
+        let deadline = Instant::now() + self.timeout;
+        let view = self.storage.view();
+        if view.state == State::Error {
+            return Asked(Err(view.reason.unwrap_or_else(|| "it does not work".into())), deadline);
+        }
+        let wanted = StoreQuery {
+            session: ask.session.clone(),
+            after: query.after,
+            before: query.before,
+            role: query.role.clone(),
+            direction: match query.direction {
+                Direction::Newest => store::Direction::Newest,
+                Direction::Oldest => store::Direction::Oldest,
+            },
+            limit: query.limit,
+            bytes_max: query.page_bytes_max,
+            time_max: self.timeout,
+        };
+        let store = self.store.clone();
+        let call = self.calls.submit(deadline, move || read(&*store, wanted, deadline));
+        Asked(call.map_err(|e| e.to_string()), deadline)
+    }
+
+    /// Waits for the answer and puts it together with what this machine has.
+    pub(super) fn merge(&self, asked: Asked, ask: &Ask, query: &Query, local: Answer) -> Answer {
+        let Asked(call, deadline) = asked;
+        let page = call.and_then(|call| match call.wait(deadline) {
+            Ok(read) => read.map_err(|e| e.to_string()),
+            Err(e) => Err(e.to_string()),
+        });
+        match page {
+            Ok(page) => {
+                let answer = merged(query, local, page);
+                self.remember(ask, &answer);
+                answer
+            }
+            Err(why) => {
+                let why = format!("MongoDB could not be asked, only what is on this machine is shown: {why}");
+                let why = local.incomplete.as_ref().map_or_else(|| why.clone(), |local| format!("{local}; {why}"));
+                Answer { incomplete: Some(why), ..local }
+            }
+        }
+    }
+
+    /// When the answer goes back to the session's beginning, that is known from now on.
+    fn remember(&self, ask: &Ask, answer: &Answer) {
+        let everything = ask.before.is_none()
+            && ask.after.is_none()
+            && ask.role.is_none()
+            && ask.since.is_none()
+            && ask.until.is_none()
+            && !answer.has_more
+            && answer.incomplete.is_none();
+        if let Some((first, _)) = answer.messages.first().filter(|_| everything) {
+            self.beginnings().put(ask.session.clone(), first.id());
+        }
+    }
+
+    /// The newest id that is known to be in MongoDB, whatever its session: all before it are too.
+    pub(super) fn watermark(&self) -> Option<Id> {
+        self.storage.view().watermark
+    }
+}
+
+/// Reads pages until there are enough messages, or no more, or no time.
+fn read(store: &dyn Store, mut wanted: StoreQuery, deadline: Instant) -> Result<StorePage, StoreError> {
+    let limit = wanted.limit;
+    let mut all = StorePage::default();
+    for _ in 0..PAGES_MAX {
+        wanted.time_max = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        let StorePage { messages, more, searched, passed_over } = store.read(&wanted)?;
+        match wanted.direction {
+            store::Direction::Newest => {
+                wanted.before = searched.or(wanted.before);
+                all.messages.splice(0..0, messages);
+            }
+            store::Direction::Oldest => {
+                wanted.after = searched.or(wanted.after);
+                all.messages.extend(messages);
+            }
+        }
+        all.passed_over += passed_over;
+        (all.more, all.searched) = (more, searched.or(all.searched));
+        if !more || all.messages.len() >= limit || Instant::now() >= deadline {
+            break;
+        }
+        wanted.limit = limit - all.messages.len();
+    }
+    Ok(all)
+}
+
+/// Both pages in one, as far as both reach.
+fn merged(query: &Query, local: Answer, page: StorePage) -> Answer {
+    let local_more = local.has_more || local.incomplete.is_some();
+    let of_local = match query.direction {
+        Direction::Newest => local.messages.first(),
+        Direction::Oldest => local.messages.last(),
+    };
+    let local_end = of_local.map(|(message, _)| message.id()).or(local.next).filter(|_| local_more);
+    let page_end = page.searched.filter(|_| page.more);
+    let ends = [local_end, page_end].into_iter().flatten();
+    let end = if query.direction == Direction::Newest { ends.max() } else { ends.min() };
+    let reached = |id: Id| match (end, query.direction) {
+        (None, _) => true,
+        (Some(end), Direction::Newest) => id >= end,
+        (Some(end), Direction::Oldest) => id <= end,
+    };
+    let from_mongo = page.messages.into_iter().map(|message| (message, Source::Mongo));
+    let mut found: Vec<Found> =
+        local.messages.into_iter().chain(from_mongo).filter(|(message, _)| reached(message.id())).collect();
+    found.sort_by_key(|(message, source)| (message.id(), *source));
+    found.dedup_by_key(|(message, _)| message.id());
+    let taken = take(found, query);
+    let has_more = taken.has_more || local_more || page.more;
+    let next = local.incomplete.as_ref().and(end);
+    Answer { has_more, incomplete: local.incomplete, next, newest: local.newest, ..taken }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::{Draft, Message, Metadata, Timestamp};
+
+    fn id(n: u64) -> Id {
+        Id::from_parts(Timestamp::from_micros(n * 1000), 0)
+    }
+
+    fn message(n: u64) -> Arc<Message> {
+        let session = SessionId::new("s").unwrap();
+        let draft =
+            Draft { session: &session, role: "user", text: "hi", metadata: Metadata::default(), vector_ids: &[] };
+        Arc::new(draft.prepare().seal(id(n)))
+    }
+
+    fn query(direction: Direction, limit: usize) -> Query {
+        let (after, before, role) = (None, None, None);
+        Query { after, before, role, direction, limit, bytes_max: u64::MAX, page_bytes_max: usize::MAX }
+    }
+
+    fn numbers(answer: &Answer) -> Vec<u64> {
+        answer.messages.iter().map(|(message, _)| message.id().time().micros() / 1000).collect()
+    }
+
+    fn local(numbers: &[u64], has_more: bool) -> Answer {
+        let messages = numbers.iter().map(|&n| (message(n), Source::Disk)).collect();
+        Answer { messages, has_more, ..Answer::default() }
+    }
+
+    fn page(numbers: &[u64], more: bool, searched: Option<u64>) -> StorePage {
+        let messages = numbers.iter().map(|&n| message(n)).collect();
+        StorePage { messages, more, searched: searched.map(id), passed_over: 0 }
+    }
+
+    #[test]
+    fn a_page_shows_nothing_beyond_where_both_sources_reach() {
+        let newest = query(Direction::Newest, 4);
+        let cases: [(&str, Answer, StorePage, &[u64], bool); 6] = [
+            ("the same", local(&[1, 2, 3], false), page(&[1, 2, 3], false, Some(1)), &[1, 2, 3], false),
+            ("older ones there", local(&[5, 6], false), page(&[1, 2, 5, 6], false, Some(1)), &[1, 2, 5, 6], false),
+            ("newer ones here", local(&[5, 6, 7], false), page(&[1, 2, 5], false, Some(1)), &[2, 5, 6, 7], true),
+            ("more here", local(&[5, 6, 7, 8], true), page(&[1, 2], false, Some(1)), &[5, 6, 7, 8], true),
+            ("more there, with a hole", local(&[2, 3], false), page(&[6, 7], true, Some(5)), &[6, 7], true),
+            ("nothing here", local(&[], false), page(&[6, 7], false, Some(6)), &[6, 7], false),
+        ];
+        for (name, local, page, wanted, more) in cases {
+            let answer = merged(&newest, local, page);
+            assert_eq!((numbers(&answer), answer.has_more), (wanted.to_vec(), more), "{name}");
+        }
+    }
+
+    #[test]
+    fn going_forward_a_page_ends_where_the_nearer_source_does() {
+        let oldest = query(Direction::Oldest, 3);
+        let answer = merged(&oldest, local(&[1, 4, 6], true), page(&[2, 3, 5], true, Some(5)));
+        assert_eq!((numbers(&answer), answer.has_more), (vec![1, 2, 3], true));
+        let answer = merged(&oldest, local(&[1], false), page(&[9], false, Some(9)));
+        assert_eq!((numbers(&answer), answer.has_more), (vec![1, 9], false));
+    }
+
+    #[test]
+    fn a_message_of_both_is_shown_once_as_mongos() {
+        let answer = merged(&query(Direction::Newest, 4), local(&[1], false), page(&[1], false, Some(1)));
+        assert_eq!(answer.messages.iter().map(|(_, source)| *source).collect::<Vec<_>>(), [Source::Mongo]);
+    }
+}
