@@ -235,9 +235,7 @@ impl Message {
     #[must_use]
     pub fn from_line(line: &[u8]) -> Option<Self> {
         match read_layout(line) {
-            Some((id, session, places)) if is_json(line) => {
-                Some(Self { id, session, places, line: line.into() })
-            }
+            Some((id, session, places)) if is_json(line) => Some(Self { id, session, places, line: line.into() }),
             _ => Self::from_fields(line),
         }
     }
