@@ -420,3 +420,35 @@ fn every_prefix_of_a_journal_opens_with_what_it_holds() {
         }
     }
 }
+
+#[test]
+fn a_segment_of_another_journal_hides_nothing_of_this_one() {
+    let (mut case, all, segments) = small_journal(11);
+    let (other, _, theirs) = small_journal(12);
+    let foreign = crate::disk::read(&other.disk, &theirs[0]).unwrap();
+    // Under a number between ours, as a backup copied over a journal leaves it, and behind all of them.
+    for number in [2, 90] {
+        let whole = case.disk.clone();
+        case.disk = whole.fork();
+        let path = segment::path(&case.config.path, number);
+        let mut bytes = foreign.clone();
+        let header = frame::SegmentHeader { number, ..frame::SegmentHeader::decode(&bytes).unwrap() };
+        bytes[..frame::SEGMENT_HEADER_BYTES].copy_from_slice(&header.encode());
+        let replaces = segments.contains(&path);
+        let file = case.disk.create(&path).unwrap();
+        crate::disk::DiskFile::write_all_at(&file, &bytes, 0).unwrap();
+        case.disk.sync_dir(&case.config.path).unwrap();
+        let checkpoint = Checkpoint { drained: 1, transcribed: 1, largest_id: None };
+        checkpoint.store(&case.disk, &case.config.path, epoch_of(&case.disk, &segments[0])).unwrap();
+        case.open().unwrap();
+        let left = case.read();
+        assert!(left.iter().all(|record| all.contains(record)), "something of theirs is there");
+        assert!(replaces || left == all, "{} of {} are left beside number {number}", left.len(), all.len());
+        case.journal = None;
+        case.disk = whole;
+    }
+}
+
+fn epoch_of(disk: &SimDisk, path: &Path) -> u64 {
+    frame::SegmentHeader::decode(&crate::disk::read(disk, path).unwrap()).unwrap().epoch
+}

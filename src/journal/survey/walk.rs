@@ -74,6 +74,16 @@ impl<'a, D: Disk> Walk<'a, D> {
                 Err(e) => (self.tell)(&name, Fault::Io(e)),
             }
         }
+        let ours = inventory::epoch(self.disk, self.folder, &self.survey.infos);
+        let (infos, foreign) = std::mem::take(&mut self.survey.infos)
+            .into_iter()
+            .partition(|info| ours.is_none_or(|ours| info.header.epoch == ours));
+        self.survey.infos = infos;
+        let foreign: Vec<SegmentInfo> = foreign;
+        for info in foreign {
+            self.survey.bytes -= info.file_bytes;
+            self.set_aside(&name_of(info.header.number), |messages| Fault::OtherEpoch { messages });
+        }
         for number in damaged {
             self.headless(number);
         }
@@ -93,10 +103,6 @@ impl<'a, D: Disk> Walk<'a, D> {
     }
 
     fn list(&mut self, name: &str, header: SegmentHeader) {
-        let epoch = self.survey.infos.first().map_or(header.epoch, |first| first.header.epoch);
-        if header.epoch != epoch {
-            (self.tell)(name, Fault::OtherEpoch);
-        }
         let file_bytes = self.len(name);
         self.survey.bytes += file_bytes;
         self.survey.infos.push(SegmentInfo { header, file_bytes });
