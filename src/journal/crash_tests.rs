@@ -472,3 +472,38 @@ fn a_segment_of_another_journal_hides_nothing_of_this_one() {
 fn epoch_of(disk: &SimDisk, path: &Path) -> u64 {
     frame::SegmentHeader::decode(&crate::disk::read(disk, path).unwrap()).unwrap().epoch
 }
+
+#[test]
+fn a_power_cut_brings_no_dropped_segment_back_without_the_one_that_voids_its_end() {
+    for seed in 0..60 * scale() {
+        let mut case = Case::new(seed, Fsync::Always);
+        case.open().unwrap();
+        case.append(0);
+        // The next write ends short: it is refused, and voided by the beginning of the segment behind.
+        for step in 100.. {
+            case.disk.fault_at(case.disk.calls() + 1, Fault::Short);
+            case.append(step);
+            if !case.refused_here.is_empty() {
+                break;
+            }
+        }
+        case.disk.heal();
+        let refused: Vec<String> = case.refused_here.clone();
+        for step in 2..30 {
+            case.journal.as_ref().unwrap().a_moment_later();
+            case.append(step);
+        }
+        let journal = case.journal.as_ref().unwrap();
+        let published = journal.published();
+        let checkpoint = Checkpoint { drained: published, transcribed: published, largest_id: None };
+        journal.store_checkpoint(&checkpoint).unwrap();
+        for _ in 0..2 {
+            journal.want_room();
+            assert_eq!(journal.prune(published, Clock::system().now()).unwrap(), 1);
+        }
+        case.journal = None;
+        case.disk.power_cut(&mut Random(seed));
+        case.open().unwrap();
+        assert!(case.read().iter().all(|(text, ..)| !refused.contains(text)), "seed {seed}");
+    }
+}
