@@ -14,6 +14,8 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::SystemTime;
 
+use rustix::fs::OFlags;
+
 /// A file system, as far as we use one.
 pub trait Disk: Clone + Send + Sync + 'static {
     /// An open file.
@@ -83,8 +85,15 @@ pub struct RealDisk;
 
 fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
-    options.read(true).mode(0o600);
+    // Whoever opens a FIFO would wait for its other end, and with locks in hand.
+    let at_once = i32::try_from(OFlags::NONBLOCK.bits()).expect("a flag of the system fits its own type");
+    options.read(true).mode(0o600).custom_flags(at_once);
     options
+}
+
+/// Anything but a regular file has no place to read at and keeps nothing.
+fn regular(file: File) -> io::Result<File> {
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is no regular file")) }
 }
 
 impl Disk for RealDisk {
@@ -101,19 +110,19 @@ impl Disk for RealDisk {
     }
 
     fn create(&self, path: &Path) -> io::Result<File> {
-        options().write(true).create(true).truncate(true).open(path)
+        options().write(true).create(true).truncate(true).open(path).and_then(regular)
     }
 
     fn open(&self, path: &Path) -> io::Result<File> {
-        options().write(true).open(path)
+        options().write(true).open(path).and_then(regular)
     }
 
     fn open_read(&self, path: &Path) -> io::Result<File> {
-        options().open(path)
+        options().open(path).and_then(regular)
     }
 
     fn open_append(&self, path: &Path) -> io::Result<File> {
-        options().append(true).create(true).open(path)
+        options().append(true).create(true).open(path).and_then(regular)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

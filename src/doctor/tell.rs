@@ -24,7 +24,9 @@ pub fn journal_fault(findings: &mut Findings, folder: &Path, name: &str, fault: 
         journal::Fault::Header { messages: Some(messages) } => {
             format!("its header is damaged and cannot be rebuilt; intact messages found in it: {messages}")
         }
-        journal::Fault::OtherEpoch => "it is a segment of another journal".to_owned(),
+        journal::Fault::OtherEpoch { messages } => {
+            format!("it is a segment of another journal; intact messages found in it: {messages}")
+        }
         journal::Fault::OtherNumber { messages } => {
             format!("its header has another number than its name; intact messages found in it: {messages}")
         }

@@ -23,6 +23,7 @@
 //! | … | 4 | CRC-32 of everything before |
 
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::disk::{self, Disk, DiskFile};
@@ -72,6 +73,23 @@ pub struct End {
     pub dirty: bool,
 }
 
+/// What stands before a frame.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Before {
+    /// The frame before it, or what a power cut has torn there.
+    #[default]
+    Nothing,
+    /// What was whole once, and the medium has damaged.
+    Damage,
+}
+
+impl Before {
+    /// What a gap is.
+    pub fn of_gap<F: DiskFile>(scanner: &mut Scanner<F>, gap: Range<u64>) -> io::Result<Self> {
+        Ok(if scanner.could_be_torn(gap)? { Self::Nothing } else { Self::Damage })
+    }
+}
+
 /// The path of a segment's digest.
 pub fn path(folder: &Path, number: u64) -> PathBuf {
     segment::path(folder, number).with_extension("digest")
@@ -83,27 +101,32 @@ impl Digest {
     /// # Errors
     /// The disk's.
     pub fn of_segment<F: DiskFile>(mut scanner: Scanner<F>, name: &Path) -> io::Result<(Self, End)> {
-        let mut digest = Self::default();
+        let (mut digest, mut before) = (Self::default(), Before::Nothing);
         loop {
             match scanner.next()? {
                 Found::Frame(header) => {
-                    digest.take(&header, scanner.payload());
+                    digest.take(&header, scanner.payload(), std::mem::take(&mut before));
                 }
                 Found::Gap(range) => {
                     digest.gaps.push((range.start, range.end));
                     log::error!("{}: bytes {} to {} are damaged", name.display(), range.start, range.end);
+                    before = Before::of_gap(&mut scanner, range)?;
                 }
-                Found::End { dirty } => return Ok((digest, End { offset: scanner.offset(), dirty })),
+                Found::End { dirty } => {
+                    let end = End { offset: scanner.offset(), dirty };
+                    let damaged = if dirty { digest.damaged_end(&mut scanner)? } else { None };
+                    return Ok((digest, damaged.map_or(end, |offset| End { offset, dirty: false })));
+                }
             }
         }
     }
 
     /// Takes an intact frame in, and returns what it holds.
-    pub(super) fn take(&mut self, header: &FrameHeader, payload: &[u8]) -> Option<Entry> {
+    pub(super) fn take(&mut self, header: &FrameHeader, payload: &[u8], before: Before) -> Option<Entry> {
         self.records += 1;
         self.last_sequence = self.last_sequence.max(header.sequence);
         if header.kind != Kind::Abort {
-            self.note_group(header.sequence, header.group);
+            self.note_group(header.sequence, header.group, before == Before::Damage);
         }
         let entry = Entry::decode(header.kind, payload);
         if let Some(entry) = &entry {
@@ -119,13 +142,21 @@ impl Digest {
 
     /// Follows the requests over their records: a request is whole when its records follow each other from one that
     /// continues nothing to one that nothing continues.
-    fn note_group(&mut self, sequence: u64, group: Group) {
+    ///
+    /// Where the medium has damaged a record its neighbours are no remains of a torn write: they were acknowledged.
+    fn note_group(&mut self, sequence: u64, group: Group, beside_damage: bool) {
         if let Some((first, last)) = self.unfinished.take() {
             if group.continues && sequence == last + 1 {
                 self.unfinished = group.more.then_some((first, sequence));
                 return;
             }
-            self.remains.push((first, last));
+            if !beside_damage {
+                self.remains.push((first, last));
+            }
+        }
+        if beside_damage && group.continues {
+            self.unfinished = group.more.then_some((sequence, sequence));
+            return;
         }
         match (group.continues, &mut self.head) {
             (false, _) => self.unfinished = group.more.then_some((sequence, sequence)),
@@ -137,6 +168,17 @@ impl Digest {
             (true, None) if self.records == 1 => self.head = Some((sequence, sequence, !group.more)),
             (true, _) => self.remains.push((sequence, sequence)),
         }
+    }
+
+    /// When a damaged frame stands behind the segment's last one and nothing else, it is a gap like any other, and the
+    /// request it ended is whole: the offset behind it. It stays where it is, so that the next start knows it too.
+    pub(super) fn damaged_end<F: DiskFile>(&mut self, scanner: &mut Scanner<F>) -> io::Result<Option<u64>> {
+        let end = scanner.damaged_end()?;
+        if let Some(end) = end {
+            self.gaps.push((scanner.offset(), end));
+            self.unfinished = None;
+        }
+        Ok(end)
     }
 
     fn note(&mut self, sequence: u64, entry: &Entry) {

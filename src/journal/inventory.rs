@@ -50,6 +50,14 @@ pub fn take<D: Disk>(disk: &D, folder: &Path, clock: &Clock) -> Result<Inventory
             Header::Another => damaged.push((number, false)),
         }
     }
+    if let Some(ours) = epoch(disk, folder, &inventory.segments) {
+        let (segments, foreign) = inventory.segments.into_iter().partition(|info| info.header.epoch == ours);
+        inventory.segments = segments;
+        for info in foreign {
+            let number = info.header.number;
+            inventory.set_aside(disk, folder, number).map_err(at(&segment::path(folder, number)))?;
+        }
+    }
     for (number, may_rebuild) in damaged {
         let mended = inventory.mend(disk, folder, number, clock, may_rebuild);
         mended.map_err(at(&segment::path(folder, number)))?;
@@ -61,6 +69,14 @@ pub fn take<D: Disk>(disk: &D, folder: &Path, clock: &Clock) -> Result<Inventory
     }
     segment::drop_used_spare(disk, folder).map_err(at(folder))?;
     Ok(inventory)
+}
+
+/// The epoch of the journal in that folder, some of whose segments are `intact`: the checkpoint's, if one of them has it,
+/// else the last one's. A segment of another was put there by somebody, and its sequences say nothing here.
+pub fn epoch<D: Disk>(disk: &D, folder: &Path, intact: &[SegmentInfo]) -> Option<u64> {
+    let of_checkpoint = Checkpoint::epoch(disk, folder);
+    let known = of_checkpoint.filter(|epoch| intact.iter().any(|info| info.header.epoch == *epoch));
+    known.or_else(|| intact.last().map(|info| info.header.epoch))
 }
 
 /// How a header was found.
@@ -118,6 +134,20 @@ pub fn rebuilt<D: Disk>(
 }
 
 impl Inventory {
+    /// Takes a file away that cannot be used as a segment.
+    fn set_aside<D: Disk>(&mut self, disk: &D, folder: &Path, number: u64) -> io::Result<()> {
+        let aside = Quarantine::new(disk, folder).take_segment(number)?;
+        let path = segment::path(folder, number);
+        log::error!(
+            "{} is no segment of this journal that can be used: it is kept as {}",
+            path.display(),
+            aside.display()
+        );
+        self.lost += 1;
+        self.lost_last |= number == self.last_number;
+        Ok(())
+    }
+
     /// Rebuilds a header, or sets the file aside.
     fn mend<D: Disk>(
         &mut self,
@@ -130,13 +160,7 @@ impl Inventory {
         let path = segment::path(folder, number);
         let quarantine = Quarantine::new(disk, folder);
         let known = if may_rebuild { rebuilt(disk, folder, number, &self.segments, clock)? } else { None };
-        let Some(header) = known else {
-            let aside = quarantine.take_segment(number)?;
-            log::error!("{} is no segment that can be used: it is kept as {}", path.display(), aside.display());
-            self.lost += 1;
-            self.lost_last |= number == self.last_number;
-            return Ok(());
-        };
+        let Some(header) = known else { return self.set_aside(disk, folder, number) };
         let file = disk.open(&path)?;
         let mut damaged = [0; SEGMENT_HEADER_BYTES];
         let read = file.read_at(&mut damaged, 0)?;

@@ -4,8 +4,13 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use super::recovery::{OpenError, at};
+
+/// How long a lock is tried: a process that is just ending, or a child it has just started and that has not become another
+/// program yet, gives it back in a moment.
+const PATIENCE: Duration = Duration::from_millis(200);
 
 /// The lock's file, and the folder itself, which stays locked when the file is removed. Some network file systems cannot
 /// lock folders; the file alone counts there.
@@ -24,8 +29,14 @@ impl Lock {
         let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
         let mut file = open.map_err(at(&path))?;
         let itself = File::open(folder).map_err(at(folder))?;
-        let (of_file, of_folder) = (file.try_lock(), itself.try_lock());
-        if [&of_file, &of_folder].into_iter().any(|tried| matches!(tried, Err(TryLockError::WouldBlock))) {
+        let patient_until = Instant::now() + PATIENCE;
+        let is_taken = |tried: &Result<(), TryLockError>| matches!(tried, Err(TryLockError::WouldBlock));
+        let (mut of_file, mut of_folder) = (file.try_lock(), itself.try_lock());
+        while (is_taken(&of_file) || is_taken(&of_folder)) && Instant::now() < patient_until {
+            std::thread::park_timeout(PATIENCE / 20);
+            (of_file, of_folder) = (file.try_lock(), itself.try_lock());
+        }
+        if is_taken(&of_file) || is_taken(&of_folder) {
             let holder = std::fs::read_to_string(&path).unwrap_or_default();
             let holder = if holder.is_empty() { "unknown".into() } else { holder.trim().into() };
             return Err(OpenError::Locked { holder, path });

@@ -26,6 +26,9 @@ const SECTOR_BYTES: usize = 4096;
 /// made so that every few of them promise a frame to the end of the file would else cost the square of its length.
 const VAIN_WALKS: u64 = 8;
 
+/// Zeros in a row that no frame has: a small sequence and a round length are ten.
+const ZEROS_OF_A_TEAR: usize = 12;
+
 /// What stands next in the segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
@@ -99,6 +102,44 @@ impl<F: DiskFile> Scanner<F> {
     /// Steps back, so that the frame found last is found again.
     pub fn step_back(&mut self) {
         (self.offset, self.last_sequence) = self.before;
+    }
+
+    /// Whether a write that ended early can have left that stretch. Segments are zeroed beforehand, so what is missing of a
+    /// torn write is zero to its end; a whole frame has no such run of zeros and does not end with one.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn could_be_torn(&self, stretch: Range<u64>) -> io::Result<bool> {
+        let mut bytes = vec![0; usize::try_from(stretch.end - stretch.start).map_err(io::Error::other)?];
+        let read = read_over_damage(&*self.file, &mut bytes, stretch.start)?;
+        let bytes = &bytes[..read];
+        Ok(bytes.last().is_none_or(|&last| last == 0) || memmem::find(bytes, &[0; ZEROS_OF_A_TEAR]).is_some())
+    }
+
+    /// Where a whole frame ends that stands behind the last intact one with zeros behind it: its header can be read, nothing
+    /// of it is missing, and its checksum is wrong.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn damaged_end(&mut self) -> io::Result<Option<u64>> {
+        let (at, salt) = (self.offset, self.salt);
+        let Some(header) = FrameHeader::peek(self.bytes(at, FRAME_HEADER_BYTES)?, salt) else { return Ok(None) };
+        let end = at + header.frame_bytes() as u64;
+        if end > self.file_bytes || self.could_be_torn(at..end)? {
+            return Ok(None);
+        }
+        let mut behind = end;
+        while behind < self.file_bytes {
+            let bytes = self.bytes(behind, WINDOW_BYTES)?;
+            if bytes.is_empty() {
+                break;
+            }
+            if bytes.iter().any(|&byte| byte != 0) {
+                return Ok(None);
+            }
+            behind += bytes.len() as u64;
+        }
+        Ok(Some(end))
     }
 
     /// Finds what stands next. After [`Found::End`] it may be asked again, once the segment has grown.

@@ -37,8 +37,11 @@ pub enum Fault {
         /// None when it can be rebuilt.
         messages: Option<u64>,
     },
-    /// The segment is of another journal.
-    OtherEpoch,
+    /// The segment is of another journal: a start sets the file aside with so many intact messages.
+    OtherEpoch {
+        /// See above.
+        messages: u64,
+    },
     /// The header names another number than the file: a start sets the file aside with so many intact messages.
     OtherNumber {
         /// See above.

@@ -62,6 +62,8 @@ impl<D: Disk> Journal<D> {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 removed => removed?,
             }
+            // One after the other also after a power cut: what a segment holds may be void only by where a later one begins.
+            self.shared.disk.sync_dir(&self.shared.folder)?;
             // A digest without its segment harms nobody: a new segment of that number has another salt.
             let _ = self.shared.disk.remove(&digest::path(&self.shared.folder, oldest));
             let mut segments = self.shared.segments.lock().expect("no holder panics");

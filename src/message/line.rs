@@ -254,9 +254,7 @@ impl Message {
     #[must_use]
     pub fn from_line(line: &[u8]) -> Option<Self> {
         match read_layout(line) {
-            Some((id, session, places)) if serde_json::from_slice::<IgnoredAny>(line).is_ok() => {
-                Some(Self { id, session, places, line: line.into() })
-            }
+            Some((id, session, places)) if is_json(line) => Some(Self { id, session, places, line: line.into() }),
             _ => Self::from_fields(line),
         }
     }
@@ -283,6 +281,12 @@ impl Message {
             None => Self::from_fields(line).map(|message| message.id),
         }
     }
+}
+
+/// Whether a line is JSON, in UTF-8 throughout: a value that is ignored is not looked at so closely, and one such line
+/// would make a whole page of the history unreadable.
+fn is_json(line: &[u8]) -> bool {
+    str::from_utf8(line).is_ok_and(|line| serde_json::from_str::<IgnoredAny>(line).is_ok())
 }
 
 /// Reads what stands before `text`; `None` when the line has another layout.
@@ -367,6 +371,14 @@ mod tests {
             assert_eq!(Message::from_line(&message.line()[..end]), None, "{end}");
         }
         assert_eq!(Message::from_line(b"[]"), None);
+    }
+
+    #[test]
+    fn a_line_that_is_not_utf_8_is_no_message() {
+        let mut line = sample("plain").line().to_vec();
+        let at = line.windows(5).position(|bytes| bytes == b"plain").unwrap();
+        line[at] = 0xf8;
+        assert_eq!(Message::from_line(&line), None);
     }
 
     #[test]

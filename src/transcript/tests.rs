@@ -307,3 +307,19 @@ fn a_line_out_of_its_order_hides_no_other() {
         }
     }
 }
+
+#[test]
+fn a_fifo_in_a_transcripts_place_keeps_nobody_waiting() {
+    let fixture = Fixture::new();
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, fixture.path(), rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    let (done, outcome) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let read = fixture.transcripts.read(&fixture.session, &query(Direction::Newest, 5)).is_err();
+        let appended = fixture.transcripts.append(&fixture.session, &[(1, &message(1))]);
+        done.send((read, appended)).unwrap();
+    });
+    // Nobody opens the other end.
+    let patience = std::time::Duration::from_secs(10);
+    assert_eq!(outcome.recv_timeout(patience), Ok((true, Appended::Behind)));
+}

@@ -11,7 +11,7 @@ use crate::disk::{Disk, DiskFile};
 use crate::message::{Clock, Id};
 
 use super::super::checkpoint::{self, Checkpoint, Standing};
-use super::super::digest::{self, Digest};
+use super::super::digest::{self, Before, Digest};
 use super::super::frame::{FrameHeader, HeaderError, Kind, SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::super::reader;
 use super::super::record::Entry;
@@ -74,6 +74,16 @@ impl<'a, D: Disk> Walk<'a, D> {
                 Err(e) => (self.tell)(&name, Fault::Io(e)),
             }
         }
+        let ours = inventory::epoch(self.disk, self.folder, &self.survey.infos);
+        let (infos, foreign) = std::mem::take(&mut self.survey.infos)
+            .into_iter()
+            .partition(|info| ours.is_none_or(|ours| info.header.epoch == ours));
+        self.survey.infos = infos;
+        let foreign: Vec<SegmentInfo> = foreign;
+        for info in foreign {
+            self.survey.bytes -= info.file_bytes;
+            self.set_aside(&name_of(info.header.number), |messages| Fault::OtherEpoch { messages });
+        }
         for number in damaged {
             self.headless(number);
         }
@@ -93,10 +103,6 @@ impl<'a, D: Disk> Walk<'a, D> {
     }
 
     fn list(&mut self, name: &str, header: SegmentHeader) {
-        let epoch = self.survey.infos.first().map_or(header.epoch, |first| first.header.epoch);
-        if header.epoch != epoch {
-            (self.tell)(name, Fault::OtherEpoch);
-        }
         let file_bytes = self.len(name);
         self.survey.bytes += file_bytes;
         self.survey.infos.push(SegmentInfo { header, file_bytes });
@@ -161,7 +167,7 @@ impl<'a, D: Disk> Walk<'a, D> {
         is_last: bool,
     ) -> io::Result<(Digest, u64)> {
         let Range { start: first_sequence, end: bound } = sequences;
-        let (mut digest, mut faults, mut gap) = (Digest::default(), 0, None);
+        let (mut digest, mut faults, mut gap, mut before_next) = (Digest::default(), 0, None, Before::Nothing);
         // What was given before the segment's first frame stands in the ones before.
         let before = first_sequence.saturating_sub(1);
         loop {
@@ -174,16 +180,22 @@ impl<'a, D: Disk> Walk<'a, D> {
                         let records = digest.last_sequence.max(before) + 1..=header.sequence.min(bound) - 1;
                         (self.tell)(name, Fault::Damaged { bytes, records });
                     }
-                    let entry = digest.take(&header, scanner.payload());
+                    let entry = digest.take(&header, scanner.payload(), std::mem::take(&mut before_next));
                     self.note(name, &header, entry.as_ref(), bound);
                 }
                 Found::Gap(range) => {
                     digest.gaps.push((range.start, range.end));
+                    before_next = Before::of_gap(scanner, range.clone())?;
                     gap = Some(range);
                 }
                 Found::End { dirty: false } => return Ok((digest, faults)),
                 Found::End { dirty: true } => {
                     let end = scanner.offset();
+                    if let Some(to) = digest.damaged_end(scanner)? {
+                        let records = digest.last_sequence.max(before) + 1..=digest.last_sequence.max(before) + 1;
+                        (self.tell)(name, Fault::Damaged { bytes: end..to, records });
+                        return Ok((digest, faults + 1));
+                    }
                     let tail = end..self.end_of_bytes(name, end)?;
                     if !is_last && bound > digest.last_sequence + 1 {
                         faults += 1;
