@@ -84,6 +84,12 @@ impl<F: DiskFile> Scanner<F> {
         self.offset
     }
 
+    /// Goes on at that offset, where a frame starts as far as the caller knows.
+    pub fn go_to(&mut self, offset: u64) {
+        (self.offset, self.last_sequence) = (offset, None);
+        self.before = (offset, None);
+    }
+
     /// The payload of the frame found last.
     pub fn payload(&self) -> &[u8] {
         &self.window[self.payload.clone()]
