@@ -41,7 +41,10 @@ fn a_reader_that_breaks_off_at_each_record_hands_out_all_of_them_once() {
     let fixture = Fixture::new();
     let journal = fixture.open();
     let sent = fill(&journal, 4).len() as u64;
-    assert_eq!(places(&journal).iter().map(|(sequence, _)| *sequence).collect::<Vec<_>>(), (1..=sent).collect::<Vec<_>>());
+    assert_eq!(
+        places(&journal).iter().map(|(sequence, _)| *sequence).collect::<Vec<_>>(),
+        (1..=sent).collect::<Vec<_>>()
+    );
 }
 
 #[test]
@@ -75,6 +78,10 @@ fn a_place_in_a_segment_written_anew_is_not_believed() {
     bytes.resize(bytes.len() + first, 0);
     fixture.disk.open(&path).unwrap().write_all_at(&bytes, 0).unwrap();
     for (sequence, place) in places.into_iter().skip(1) {
-        assert_eq!(sequences(journal.reader_at(sequence, place)), (sequence + 1..=sent).collect::<Vec<_>>(), "{sequence}");
+        assert_eq!(
+            sequences(journal.reader_at(sequence, place)),
+            (sequence + 1..=sent).collect::<Vec<_>>(),
+            "{sequence}"
+        );
     }
 }
