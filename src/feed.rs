@@ -18,7 +18,7 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::str::FromStr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -38,9 +38,13 @@ const READS_MAX: usize = 64;
 /// Ends of pages whose place in the journal is remembered: each consumer that goes on from one need not walk a segment. At
 /// about 100 bytes each.
 const PLACES_MAX: usize = 256;
-/// How long whoever has waited gives others time to arrive. It bounds how often a waiter is woken, and with that what
-/// many waiters cost those who write.
-const GATHER: Duration = Duration::from_millis(2);
+/// What one turn of a waiter counts for: all waiters together are answered so often, and no oftener, when records come
+/// without a pause. It bounds what they cost those who write.
+const TURN: Duration = Duration::from_micros(500);
+/// Turns that may come at once after a while of rest: a record that comes alone reaches everybody without a pause.
+const TURNS_AT_ONCE: u32 = 64;
+/// The longest a waiter is put off for others, in which it gathers what comes.
+const GATHER_MAX: Duration = Duration::from_millis(100);
 
 /// A place in the feed: everything up to it was seen. Its text is opaque to clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,6 +140,9 @@ pub struct Feed<D: Disk = RealDisk> {
     places: Mutex<LruCache<u64, Place>>,
     watching: AtomicUsize,
     watching_max: usize,
+    began: Instant,
+    /// Up to when turns are given away, in microseconds since it began.
+    turns_until: AtomicU64,
 }
 
 impl<D: Disk> Feed<D> {
@@ -143,7 +150,8 @@ impl<D: Disk> Feed<D> {
     #[must_use]
     pub fn new(journal: Arc<Journal<D>>, expiry: Expiry, watching_max: usize) -> Self {
         let places = LruCache::new(NonZeroUsize::new(PLACES_MAX).expect("it is not zero"));
-        Self { journal, expiry, places: Mutex::new(places), watching: AtomicUsize::new(0), watching_max }
+        let (watching, began, turns_until) = (AtomicUsize::new(0), Instant::now(), AtomicU64::new(0));
+        Self { journal, expiry, places: Mutex::new(places), watching, watching_max, began, turns_until }
     }
 
     /// The cursor to begin with: everything that is kept follows it.
@@ -233,6 +241,19 @@ impl<D: Disk> Feed<D> {
         taken.ok().map(|_| Watch { feed: Arc::clone(self) })
     }
 
+    /// Gives a turn away: when it is.
+    fn next_turn(&self, now: Instant) -> Instant {
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let now_micros = micros(now - self.began);
+        let (turn, rest) = (micros(TURN), micros(TURN * TURNS_AT_ONCE));
+        // The first of a burst lie in the past.
+        let at = |until: u64| until.max(now_micros.saturating_sub(rest)).min(now_micros + micros(GATHER_MAX));
+        let next = |until: u64| Some(at(until) + turn);
+        let until = self.turns_until.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        let at = until.map_or_else(at, at);
+        self.began + Duration::from_micros(at)
+    }
+
     /// How many have the right to wait.
     pub fn watching(&self) -> usize {
         self.watching.load(Ordering::Relaxed)
@@ -256,9 +277,11 @@ impl<D: Disk> Watch<D> {
         journal.arrivals().wait(until, || journal.published() > after.sequence)
     }
 
-    /// Gives others time to arrive.
-    pub fn gather(&self) {
-        self.feed.journal.arrivals().pause(Instant::now() + GATHER);
+    /// Waits for its turn once something has come: for nothing while records are few, else so long that all waiters
+    /// together take no more turns than they may. What comes meanwhile is read with the rest.
+    pub fn take_turn(&self) {
+        let at = self.feed.next_turn(Instant::now());
+        self.feed.journal.arrivals().pause(at);
     }
 
     /// The feed.

@@ -172,9 +172,9 @@ fn whole(form: Form, page: Page) -> Reply {
 /// The page once there is something in it, or the time is over.
 fn wait(watch: &Watch, mut page: Page, limit: usize, until: Instant, to: &dyn Client) -> io::Result<Page> {
     loop {
-        // Also for what was there already: a client that asks again and again is answered a few hundred times a second.
+        // Also for what was there already: a client may ask again and again.
         if !page.events.is_empty() {
-            watch.gather();
+            watch.take_turn();
             extend(watch, &mut page, limit)?;
             return Ok(page);
         }
@@ -232,9 +232,6 @@ fn stream(watch: &Watch, after: Cursor, request_id: &str, to: &mut dyn Client) -
         if page.has_more {
             continue;
         }
-        if !page.events.is_empty() {
-            watch.gather();
-        }
         while watch.wait(after, Instant::now() + GLANCE) == Woken::Late {
             if to.is_gone() {
                 return Err(io::ErrorKind::BrokenPipe.into());
@@ -244,6 +241,7 @@ fn stream(watch: &Watch, after: Cursor, request_id: &str, to: &mut dyn Client) -
                 (told, last_sign) = (after, Instant::now());
             }
         }
+        watch.take_turn();
     }
     Ok(())
 }

@@ -253,3 +253,22 @@ fn the_places_remembered_are_bounded() {
     assert_eq!(all(&feed, 1).len(), 400);
     assert_eq!(feed.places.lock().unwrap().len(), PLACES_MAX);
 }
+
+#[test]
+fn turns_are_taken_at_once_after_a_rest_and_no_oftener_than_they_may_be_after_that() {
+    let fixture = Fixture::new();
+    let feed = fixture.open();
+    let now = feed.began + Duration::from_secs(60);
+    for _ in 0..=TURNS_AT_ONCE {
+        assert!(feed.next_turn(now) <= now);
+    }
+    let turns: Vec<Instant> = (0..10).map(|_| feed.next_turn(now)).collect();
+    assert!(turns[0] > now && turns.windows(2).all(|pair| pair[1] - pair[0] == TURN));
+    for _ in 0..1000 {
+        assert!(feed.next_turn(now) <= now + GATHER_MAX);
+    }
+    let rested = now + Duration::from_secs(1);
+    for _ in 0..=TURNS_AT_ONCE {
+        assert!(feed.next_turn(rested) <= rested);
+    }
+}

@@ -68,6 +68,9 @@ impl Arrivals {
     /// Sleeps until `until` or the stop, whatever arrives.
     pub fn pause(&self, until: Instant) {
         let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return;
+        }
         let guard = self.lock.lock().expect("no holder panics");
         drop(self.stop.wait_timeout_while(guard, left, |()| !self.has_ended()));
     }
