@@ -337,24 +337,42 @@ fn a_stream_goes_on_behind_the_last_event_id_and_tells_what_comes_later() {
 fn clients_that_come_and_go_in_storms_keep_nobody_out() {
     let server = Server::start(Options::default().set("server.max_feed_streams", 4));
     let ids = record(&mut server.client(), "s", &texts("a", 3, 10));
-    for round in 0..20 {
+    let (_, end) = page(&mut server.client(), None, "");
+    for _ in 0..20 {
         // Streams and waits, each given up at once, from where they were or from the beginning.
         let storm: Vec<_> = (0..6)
             .map(|n| match n % 2 {
                 0 => drop(Events::open(&server, "", None)),
                 _ => {
-                    let target =
-                        format!("GET /api/chat/feed?wait=60 HTTP/1.1\r\nHost: localhost\r\nX-Round: {round}\r\n\r\n");
-                    server.connect().send(target.as_bytes()).unwrap();
+                    let request = format!("GET {} HTTP/1.1\r\nHost: localhost\r\n\r\n", target(Some(&end), "wait=60"));
+                    server.connect().send(request.as_bytes()).unwrap();
                 }
             })
             .collect();
         drop(storm);
     }
-    wait_until("a stream is had again", Duration::from_secs(5), || {
+    let is_open = || {
         let mut events = Events::open(&server, "", None);
         events.head().0 == 200 && id(&events.next().unwrap().data) == ids[0]
+    };
+    wait_until("a stream is had again", Duration::from_secs(5), is_open);
+    // All places taken by those who wait, and then left without a word.
+    let mut waits = Vec::new();
+    wait_until("every place is taken", PATIENCE, || {
+        let request = format!("GET {} HTTP/1.1\r\nHost: localhost\r\n\r\n", target(Some(&end), "wait=60"));
+        let mut wait = server.connect();
+        wait.send(request.as_bytes()).unwrap();
+        match wait.reply_within(Duration::from_millis(100)) {
+            Ok(reply) => reply.status == 503,
+            Err(_) => {
+                waits.push(wait);
+                false
+            }
+        }
     });
+    assert!(!is_open());
+    drop(waits);
+    wait_until("the places are free again", Duration::from_secs(5), is_open);
     server.client().chat("s", "still here");
 }
 

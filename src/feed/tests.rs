@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU64;
 
 use super::*;
 use crate::config::{Fsync, JournalConfig};
-use crate::disk::sim::SimDisk;
+use crate::disk::sim::{Op, SimDisk};
 use crate::journal::{Checkpoint, Draft, Kept, ReplyTo};
 use crate::message::{self, Clock, Metadata, Timestamp};
 
@@ -218,13 +218,26 @@ fn segments_dropped_under_a_reader_leave_no_hole_in_what_it_is_told() {
     let fixture = Fixture::new();
     let feed = fixture.open();
     (0..60).for_each(|n| say(&feed, &format!("{n} {}", "x".repeat(200))));
-    // It stands in the first segment and knows its place there; the file goes away with its name still listed, and then
-    // the name goes too.
-    let page = feed.page(feed.oldest(), 3).unwrap();
+    let (first, after) = ("0000000000000001.segment", feed.page(feed.oldest(), 3).unwrap().next);
+    // It has the first segment open and reads it; those behind it are dropped, and it would go on with the last one.
+    fixture.disk.stall(Op::Read, first);
+    std::thread::scope(|scope| {
+        let reading = scope.spawn(|| gone(&feed, after));
+        fixture.disk.wait_until_stalled();
+        prune(&feed);
+        fixture.disk.release();
+        assert_eq!(reading.join().unwrap(), Gone::Dropped);
+    });
+    assert_eq!(gone(&feed, after), Gone::Dropped);
+}
+
+#[test]
+fn a_segment_whose_file_has_gone_before_its_name_is_as_good_as_dropped() {
+    let fixture = Fixture::new();
+    let feed = fixture.open();
+    say(&feed, "one");
     fixture.disk.remove(&fixture.config.path.join("0000000000000001.segment")).unwrap();
-    assert_eq!(gone(&feed, page.next), Gone::Dropped);
-    prune(&feed);
-    assert_eq!(gone(&feed, page.next), Gone::Dropped);
+    assert_eq!(gone(&feed, feed.oldest()), Gone::Dropped);
 }
 
 #[test]

@@ -154,6 +154,8 @@ mod tests {
         let waiting = std::thread::spawn(move || one.wait(Instant::now() + PATIENCE, || false));
         let pausing = std::thread::spawn(move || two.pause(Instant::now() + PATIENCE));
         let began = Instant::now();
+        // Most likely both sleep by then; the end must be seen either way.
+        std::thread::park_timeout(Duration::from_millis(20));
         arrivals.end();
         assert_eq!(waiting.join().unwrap(), Woken::Stopped);
         pausing.join().unwrap();
