@@ -1,8 +1,8 @@
 //! Builds every part, starts the threads, and stops them in order. It alone knows everyone.
 //!
 //! Order of the start: signals, limits, journal (locked, mended), transcripts brought up to it, worker, listeners. The
-//! listeners come last: whoever reaches one finds everything ready. Order of the stop, under one deadline: listeners
-//! (requests in flight finish), janitor, worker (flushes, stores the checkpoint), the journal's last sync.
+//! listeners come last: whoever reaches one finds everything ready. Order of the stop, under one deadline: the feed's
+//! waits, listeners (requests in flight finish), janitor, worker (flushes, stores the checkpoint), the journal's last sync.
 
 use std::fs::DirBuilder;
 use std::io::Write;
@@ -21,6 +21,7 @@ use crate::cache::Cache;
 use crate::chat::Chat;
 use crate::config::{Config, Fsync};
 use crate::disk::RealDisk;
+use crate::feed::Feed;
 use crate::history::{Database, History};
 use crate::janitor::Sweeper;
 use crate::journal::Journal;
@@ -58,6 +59,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
 struct App {
     tcp: tcp::Listening,
     local: Option<local::Local>,
+    feed: Arc<Feed>,
     journal: Arc<Journal>,
     /// In the order of their stop.
     background: Vec<Background>,
@@ -121,11 +123,14 @@ impl App {
             progress,
             storage,
             skipped,
-            clock,
+            clock: clock.clone(),
             started,
         };
+        // Those who wait must leave connections for those who write.
+        let watching_max = config.server.max_feed_streams.min(share.connections / 2).max(1);
+        let feed = Arc::new(Feed::new(journal.clone(), Expiry::new(config.mongo.ttl, clock), watching_max));
         let chat = Chat::new(recorder, history.clone(), responder::new(config.responder.kind));
-        let api = Arc::new(Api { chat, history, status });
+        let api = Arc::new(Api { chat, history, feed: feed.clone(), status });
         let server = &config.server;
         let local = match &server.local_socket {
             Some(path) => Some(start_local(path, server.max_body_bytes, &api)?),
@@ -133,13 +138,15 @@ impl App {
         };
         let tcp = tcp::start(server, share.connections, api)?;
         announce(tcp.local_addr(), config, started.elapsed());
-        Ok(Self { tcp, local, journal, background, drain: server.drain, stop_by })
+        Ok(Self { tcp, local, feed, journal, background, drain: server.drain, stop_by })
     }
 
     fn stop(self) {
         let deadline = Instant::now() + self.drain;
         // What the threads still owe the disk at the end comes out of the same time.
         let _ = self.stop_by.set(deadline - END.min(self.drain / 4));
+        // Those who wait for what comes are no requests in flight.
+        self.feed.stop();
         let mut left = self.tcp.stop(deadline);
         left += self.local.map_or(0, |local| local.stop(deadline));
         if left > 0 {

@@ -6,7 +6,7 @@
 //! ```text
 //! L4 main cli app
 //! L3 server api
-//! L2 chat recorder history worker janitor doctor
+//! L2 chat recorder history feed worker janitor doctor
 //! L1 journal cache transcript store responder
 //! L0 message config descriptors disk thread signals logging
 //! ```
@@ -20,6 +20,7 @@ pub mod config;
 pub mod descriptors;
 pub mod disk;
 pub mod doctor;
+pub mod feed;
 pub mod history;
 pub mod janitor;
 pub mod journal;

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: [&[&str]; 5] = [
     &["message", "config", "descriptors", "disk", "thread", "signals", "logging"],
     &["journal", "cache", "transcript", "store", "responder", "metrics"],
-    &["chat", "recorder", "history", "worker", "janitor", "doctor", "hub"],
+    &["chat", "recorder", "history", "feed", "worker", "janitor", "doctor", "hub"],
     &["server", "api"],
     &["main", "cli", "app", "lib"],
 ];

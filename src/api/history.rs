@@ -1,7 +1,6 @@
 //! `GET /api/chat/history`: a page of a conversation, its lines spliced into the reply as they were kept.
 
 use std::borrow::Cow;
-use std::io::Write;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -10,7 +9,7 @@ use tiny_http::StatusCode;
 use crate::history::{Answer, Ask, History, Source};
 use crate::message::{Id, Message, SessionId, Timestamp, is_role};
 
-use super::{Head, Problem, Reply, Stream, body, header, json_bytes};
+use super::{Client, Head, Problem, Reply, Span, Stream, body, header, json_bytes};
 
 /// Messages a page has when the request does not say.
 const LIMIT_DEFAULT: usize = 50;
@@ -145,7 +144,7 @@ fn ndjson(answer: Answer) -> Reply {
         headers.push(header("X-Next", &next.to_string()));
     }
     let messages: Vec<(Arc<Message>, Source)> = answer.messages;
-    let write = move |to: &mut dyn Write| {
+    let write = move |to: &mut dyn Client| {
         let mut line = Vec::new();
         for (message, source) in &messages {
             line.clear();
@@ -155,7 +154,7 @@ fn ndjson(answer: Answer) -> Reply {
         }
         to.flush()
     };
-    Reply::Stream(Stream { status: StatusCode(200), headers, write: Box::new(write) })
+    Reply::Stream(Stream { status: StatusCode(200), headers, span: Span::Brief, write: Box::new(write) })
 }
 
 #[cfg(test)]

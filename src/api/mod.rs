@@ -8,6 +8,7 @@
 
 mod body;
 mod chat;
+mod feed;
 mod history;
 mod openapi;
 mod problem;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use tiny_http::{Header, Method, Response, StatusCode};
 
 use crate::chat::Chat;
+use crate::feed::Feed;
 use crate::history::History;
 
 pub use problem::Problem;
@@ -81,9 +83,29 @@ pub struct Stream {
     pub status: StatusCode,
     /// Its header fields, without those of framing.
     pub headers: Vec<Header>,
+    /// How long it may take.
+    pub span: Span,
     /// Writes the body; each `flush` sends what was written so far. An error means the client has gone.
     #[allow(clippy::type_complexity)]
-    pub write: Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + Send>,
+    pub write: Box<dyn FnOnce(&mut dyn Client) -> io::Result<()> + Send>,
+}
+
+/// How long a stream may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Span {
+    /// As long as its bytes take: a stop of the server waits for it.
+    Brief,
+    /// As long as its client stays: it ends by itself when the server stops, and a client that does not read then is cut.
+    Lasting,
+}
+
+/// Where a stream goes.
+pub trait Client: Write {
+    /// Whether nobody will read what is written, as far as that can be told without writing. A client that has ended its
+    /// sending side counts as gone: one that only does that and still reads is not told from it.
+    fn is_gone(&self) -> bool {
+        false
+    }
 }
 
 /// What a listener hands its requests to. [`Api`] is the one in the product; listeners are tested with others.
@@ -104,6 +126,8 @@ pub struct Api {
     pub chat: Chat,
     /// The read path.
     pub history: Arc<History>,
+    /// The feed.
+    pub feed: Arc<Feed>,
     /// What is told of both.
     pub status: Status,
 }
@@ -118,6 +142,7 @@ impl Service for Api {
             Route::Chat => chat::say(&self.chat, head, body),
             Route::Messages => chat::record(&self.chat, head, body),
             Route::History => history::read(&self.history, head),
+            Route::Feed => feed::read(&self.feed, head),
             Route::Status => Ok(self.status.storage()),
             Route::Livez => Ok(Status::live()),
             Route::Readyz | Route::Health => self.status.ready(),

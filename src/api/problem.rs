@@ -65,6 +65,11 @@ impl Problem {
         Self { allow: Some(allow), ..Self::new(405, "method_not_allowed", format!("this resource takes {allow}")) }
     }
 
+    /// 410: nothing will ever follow the client's cursor again.
+    pub fn gone(code: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(410, code, detail)
+    }
+
     /// 415.
     #[must_use]
     pub fn unsupported_media_type(wanted: &str) -> Self {
@@ -76,20 +81,25 @@ impl Problem {
         Self { retry_after_seconds: Some(retry_after_seconds), ..Self::new(503, code, detail) }
     }
 
-    /// The reply that carries it.
+    /// Its JSON.
     #[must_use]
-    pub fn reply(&self, request_id: &str) -> Reply {
-        let status = StatusCode(self.status);
+    pub fn json(&self, request_id: &str) -> Vec<u8> {
         let body = Body {
             r#type: "about:blank",
-            title: status.default_reason_phrase(),
+            title: StatusCode(self.status).default_reason_phrase(),
             status: self.status,
             detail: &self.detail,
             code: self.code,
             field: self.field.as_deref(),
             request_id,
         };
-        let body = serde_json::to_vec(&body).expect("strings and numbers always serialise");
+        serde_json::to_vec(&body).expect("strings and numbers always serialise")
+    }
+
+    /// The reply that carries it.
+    #[must_use]
+    pub fn reply(&self, request_id: &str) -> Reply {
+        let (status, body) = (StatusCode(self.status), self.json(request_id));
         let mut headers = vec![header("Content-Type", "application/problem+json")];
         if let Some(allow) = self.allow {
             headers.push(header("Allow", allow));

@@ -15,6 +15,8 @@ pub enum Route {
     Messages,
     /// `GET /api/chat/history`
     History,
+    /// `GET /api/chat/feed`
+    Feed,
     /// `GET /api/storage/status`
     Status,
     /// `GET /livez`
@@ -32,6 +34,7 @@ pub(super) const TABLE: &[(&str, &str, Route)] = &[
     ("/api/chat", "POST", Route::Chat),
     ("/api/chat/messages", "POST", Route::Messages),
     ("/api/chat/history", "GET, HEAD", Route::History),
+    ("/api/chat/feed", "GET, HEAD", Route::Feed),
     ("/api/storage/status", "GET, HEAD", Route::Status),
     ("/livez", "GET, HEAD", Route::Livez),
     ("/readyz", "GET, HEAD", Route::Readyz),

@@ -104,6 +104,8 @@ pub struct ServerConfig {
     pub allowed_hosts: Vec<String>,
     /// Connections at once; each has a thread.
     pub max_connections: usize,
+    /// Streams of the feed and requests that wait for its next event, at once; each has its thread and its connection.
+    pub max_feed_streams: usize,
     /// The largest request body, in bytes.
     pub max_body_bytes: usize,
     /// From a request's first byte to the end of its head.

@@ -120,6 +120,7 @@ impl Settings {
             allowed_origins: self.list("server.allowed_origins"),
             allowed_hosts: self.list("server.allowed_hosts"),
             max_connections: self.count("server.max_connections"),
+            max_feed_streams: self.count("server.max_feed_streams"),
             max_body_bytes: self.count("server.max_body_bytes"),
             head_timeout: self.seconds("server.head_timeout_seconds"),
             body_timeout: self.seconds("server.body_timeout_seconds"),

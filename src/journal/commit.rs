@@ -191,6 +191,7 @@ impl<D: Disk> Shared<D> {
         written?;
         (self.publish)(records);
         self.published.store(last, Ordering::Release);
+        self.arrivals.ring();
         Ok(())
     }
 

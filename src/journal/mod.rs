@@ -12,6 +12,7 @@
 //! | `commit.rs` | group commit: ticket, leader, publication |
 //! | `writer.rs` | frames into segments: sync, roll, what follows a failure |
 //! | `reader.rs` | records back out, in sequence, up to what is published |
+//! | `arrivals.rs` | waiting for what is published next |
 //! | `recovery.rs` | what happens before the first record is taken |
 //! | `inventory.rs` | which segments there are; damaged headers |
 //! | `quarantine.rs` | copies of what a start takes out or steps over |
@@ -47,6 +48,7 @@
 //! Knows nothing of sessions, caches, transcripts, MongoDB or HTTP: its records go to the publisher it was opened with.
 
 mod age;
+mod arrivals;
 mod checkpoint;
 #[cfg(test)]
 mod clock_tests;
@@ -62,6 +64,8 @@ mod fuzz_tests;
 mod inventory;
 mod keys;
 mod lock;
+#[cfg(test)]
+mod place_tests;
 mod quarantine;
 mod queue;
 mod reader;
@@ -89,10 +93,11 @@ use crate::config::JournalConfig;
 use crate::disk::{Disk, RealDisk};
 use crate::message::{Clock, IdGenerator, LINE_BYTES_MAX};
 
+pub use arrivals::{Arrivals, Woken};
 pub use checkpoint::{Checkpoint, Standing};
 pub use commit::Ticket;
 pub use queue::Kept;
-pub use reader::{Progress, Reader};
+pub use reader::{Place, Progress, Reader};
 pub use record::{Draft, Entry, Key, Links, Record, ReplyTo};
 pub use recovery::{Findings, OpenError};
 pub use upkeep::Warning;
@@ -145,6 +150,8 @@ struct Shared<D: Disk> {
     voids: Vec<(u64, u64)>,
     /// Everything up to this sequence is durable and was handed to the publisher.
     published: AtomicU64,
+    /// Who waits for more of it.
+    arrivals: Arrivals,
     /// No file has failed, or a new one was made since.
     writable: AtomicBool,
     /// The last batch was refused although no file has failed: there is no room for it.
@@ -249,6 +256,7 @@ impl<D: Disk> Journal<D> {
             segments,
             voids: found.voids,
             published: AtomicU64::new(found.next_sequence - 1),
+            arrivals: Arrivals::default(),
             writable: AtomicBool::new(true),
             refusing: AtomicBool::new(false),
             short: AtomicBool::new(false),
@@ -309,7 +317,27 @@ impl<D: Disk> Journal<D> {
 
     /// A reader of everything behind sequence `after`.
     pub fn reader(&self, after: u64) -> Reader<D> {
-        Reader::new(self.shared.clone(), after)
+        Reader::new(self.shared.clone(), after, None)
+    }
+
+    /// The same, where `place` is where an earlier reader ended that had come as far.
+    pub fn reader_at(&self, after: u64, place: Option<Place>) -> Reader<D> {
+        Reader::new(self.shared.clone(), after, place)
+    }
+
+    /// The epoch: another journal has another one.
+    pub fn epoch(&self) -> u64 {
+        self.shared.epoch
+    }
+
+    /// The first sequence that may still be there.
+    pub fn first_sequence(&self) -> u64 {
+        self.shared.segments.lock().expect("no holder panics").first().map_or(0, |s| s.header.first_sequence)
+    }
+
+    /// What is rung whenever [`Journal::published`] moves on.
+    pub fn arrivals(&self) -> &Arrivals {
+        &self.shared.arrivals
     }
 
     /// Whether no file has failed. Waits for nothing, not even for a disk that hangs.

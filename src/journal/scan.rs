@@ -19,6 +19,9 @@ use super::frame::{FRAME_HEADER_BYTES, FrameHeader, SEGMENT_HEADER_BYTES, is_int
 
 /// How much is read at once, unless one frame is longer.
 const WINDOW_BYTES: usize = 256 * 1024;
+/// How much is read first by a walk that begins at a place, most likely near the end of what there is; each further read takes
+/// four times as much, up to [`WINDOW_BYTES`].
+const FIRST_WINDOW_BYTES: usize = 16 * 1024;
 /// What is given up at once where the medium cannot be read.
 const SECTOR_BYTES: usize = 4096;
 
@@ -55,6 +58,8 @@ pub struct Scanner<F> {
     before: (u64, Option<u64>),
     window: Vec<u8>,
     window_at: u64,
+    /// How much the next read takes.
+    window_bytes: usize,
     payload: Range<usize>,
     /// Bytes that were checked for frames that were none.
     vain_bytes: u64,
@@ -77,6 +82,7 @@ impl<F: DiskFile> Scanner<F> {
             before: (offset, None),
             window: Vec::new(),
             window_at: 0,
+            window_bytes: WINDOW_BYTES,
             payload: 0..0,
             vain_bytes: 0,
         })
@@ -85,6 +91,13 @@ impl<F: DiskFile> Scanner<F> {
     /// Where the next frame is looked for: behind the last one found.
     pub fn offset(&self) -> u64 {
         self.offset
+    }
+
+    /// Goes on at that offset, where a frame starts as far as the caller knows.
+    pub fn go_to(&mut self, offset: u64) {
+        (self.offset, self.last_sequence) = (offset, None);
+        self.before = (offset, None);
+        self.window_bytes = FIRST_WINDOW_BYTES;
     }
 
     /// The payload of the frame found last.
@@ -239,7 +252,8 @@ impl<F: DiskFile> Scanner<F> {
         let window_end = self.window_at + self.window.len() as u64;
         if at < self.window_at || at + wanted as u64 > window_end {
             let left = usize::try_from(self.file_bytes.saturating_sub(at)).unwrap_or(usize::MAX);
-            self.window.resize(wanted.max(WINDOW_BYTES).min(left), 0);
+            self.window.resize(wanted.max(self.window_bytes).min(left), 0);
+            self.window_bytes = WINDOW_BYTES.min(self.window_bytes * 4);
             self.window_at = at;
             let read = read_over_damage(&*self.file, &mut self.window, at);
             self.window.truncate(*read.as_ref().unwrap_or(&0));

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use tiny_http::{Method, Response, StatusCode};
 
-use crate::api::{Head, Problem, Reply, Service, Stream, Transport, header};
+use crate::api::{Head, Problem, Reply, Service, Span, Stream, Transport, header};
 
 use super::RequestIds;
 use super::chunked::{self, Decoder};
@@ -391,7 +391,11 @@ impl<'a, S: Service> Connection<'a, S> {
         let length = if exchange.is_http11 { Length::Chunked } else { Length::UntilClose };
         let mut head = Vec::with_capacity(512);
         reply::head(&mut head, &mut self.date, stream.status, &stream.headers, &frame(exchange, keep, length));
-        let mut chunks = Chunks::new(self.wire(), head, exchange.is_http11);
+        let wire = match stream.span {
+            Span::Brief => self.wire(),
+            Span::Lasting => Wire::lasting(&self.slot.stream, self.shared.limits.write_timeout, &self.shared.table)?,
+        };
+        let mut chunks = Chunks::new(wire, head, exchange.is_http11);
         if exchange.is_head {
             chunks.flush()?;
             return Ok(keep);

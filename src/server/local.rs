@@ -25,7 +25,7 @@ use rustix::fs::{Mode, chmod};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tiny_http::{HTTPVersion, Header, Method, Request, Response, Server};
 
-use crate::api::{Head, Problem, Reply, Service, Stream, Transport, header};
+use crate::api::{Client, Head, Problem, Reply, Service, Span, Stream, Transport, header};
 use crate::thread;
 
 use super::RequestIds;
@@ -37,6 +37,8 @@ use super::reply::{self, Chunks, Date, Frame, Length};
 const HANDLERS: usize = 4;
 /// Requests that wait for their clients, at once. Beyond: 503 with `Retry-After`.
 const LANES: usize = 16;
+/// Lanes for streams that last as long as their clients stay: the others are for bodies and pages. Beyond: the same.
+const LASTING: usize = LANES / 2;
 /// Threads that turn such requests away, at once; beyond, a request is leaked as if it were beyond [`DRAIN_BYTES`].
 const REFUSING: usize = 16;
 /// A refused body up to this length is read and thrown away, so that its connection goes on, in bytes.
@@ -104,6 +106,7 @@ pub fn start<S: Service>(path: &Path, body_bytes_max: usize, service: Arc<S>) ->
         ids: RequestIds::new(),
         body_bytes_max,
         panics: AtomicUsize::new(0),
+        lasting: AtomicUsize::new(0),
     });
     let mut local = Local { state: Arc::clone(&state), handlers: Vec::new() };
     for i in 0..HANDLERS {
@@ -184,6 +187,8 @@ struct State {
     ids: RequestIds,
     body_bytes_max: usize,
     panics: AtomicUsize,
+    /// Lanes that streams have which last.
+    lasting: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -226,6 +231,16 @@ impl State {
         self.stopping.load(Ordering::SeqCst)
     }
 
+    /// A place for a stream; for one that lasts there may be none.
+    fn place_for(state: &Arc<Self>, span: Span) -> Option<Place> {
+        if span == Span::Brief {
+            return Some(Place(None));
+        }
+        let one_more = |lasting| (lasting < LASTING).then_some(lasting + 1);
+        let taken = state.lasting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+        taken.ok().map(|_| Place(Some(Arc::clone(state))))
+    }
+
     /// tiny_http's accept thread met an error and is gone: binds anew. The other handlers are woken to see it.
     fn revive(&self, dead: &Arc<Server>, fault: &io::Error) {
         let mut server = self.server();
@@ -247,6 +262,17 @@ impl State {
                 drop(self.lane_ended.wait_timeout_while(lanes, REBIND_WAIT, |_| !self.is_stopping()));
                 dead.unblock();
             }
+        }
+    }
+}
+
+/// The place of a stream; a lasting one's is counted, and given back by drop.
+struct Place(Option<Arc<State>>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(state) = &self.0 {
+            state.lasting.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
@@ -353,13 +379,16 @@ impl<S: Service> Handler<S> {
     fn serve(&self, mut request: Request, is_lane: bool) {
         let parts = self.parts(&request);
         let Some(reply) = self.reply(&parts, &mut request) else { return };
-        match reply {
-            Reply::Full(_) => self.respond(request, &parts, reply),
-            Reply::Stream(stream) if is_lane => self.stream(request, &parts, stream),
-            Reply::Stream(stream) => {
-                self.in_lane(request, move |handler, request| handler.stream(request, &parts, stream));
-            }
-        }
+        let Reply::Stream(stream) = reply else { return self.respond(request, &parts, reply) };
+        let Some(place) = State::place_for(&self.state, stream.span) else {
+            let problem = Problem::unavailable("streams_at_cap", "too many streams are open on this socket", 1);
+            return self.respond(request, &parts, problem.reply(&parts.request_id));
+        };
+        let run = move |handler: &Self, request| {
+            handler.stream(request, &parts, stream);
+            drop(place);
+        };
+        if is_lane { run(self, request) } else { self.in_lane(request, run) }
     }
 
     fn parts(&self, request: &Request) -> Parts {
@@ -484,7 +513,7 @@ impl<S: Service> Handler<S> {
         let frame = Frame { request_id: &parts.request_id, origin: None, connection, length };
         let mut head = Vec::with_capacity(512);
         reply::head(&mut head, &mut Date::default(), stream.status, &stream.headers, &frame);
-        let mut chunks = Chunks::new(request.into_writer(), head, parts.is_http11);
+        let mut chunks = Chunks::new(Unseen(request.into_writer()), head, parts.is_http11);
         if parts.method == Method::Head {
             let _ = io::Write::flush(&mut chunks);
             return;
@@ -500,6 +529,21 @@ impl<S: Service> Handler<S> {
         }
     }
 }
+
+/// tiny_http's writer: of its socket nothing more can be asked.
+struct Unseen(Box<dyn io::Write + Send + 'static>);
+
+impl io::Write for Unseen {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl Client for Unseen {}
 
 struct LeaveLane {
     state: Arc<State>,

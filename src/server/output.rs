@@ -1,7 +1,8 @@
 //! Bytes to one socket, with an end to patience.
 //!
 //! The counterpart of input.rs: a send timeout bounds one write, and a client that takes a byte of it each time passes it
-//! for ever, so a whole reply has a deadline too, which grows with its length.
+//! for ever, so a whole reply has a deadline too, which grows with its length. A stream that lasts as long as its client is
+//! not waited for when the listener stops.
 //!
 //! Knows nothing of HTTP.
 
@@ -9,26 +10,51 @@ use std::io::{self, ErrorKind, IoSlice, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use rustix::net::{RecvFlags, recv};
+
+use crate::api::Client;
+
+use super::table::Table;
+
 /// A client must read a reply at least this fast, in bytes a second, after the first `write_timeout`.
 const READ_RATE_MIN: usize = 16 * 1024;
+
+/// How long one write of a lasting stream waits before it looks whether the listener stops.
+const GLANCE: Duration = Duration::from_millis(200);
 
 /// The sending side of a connection. One call is one `write` for the ordinary reply.
 pub(super) struct Wire<'a> {
     stream: &'a TcpStream,
     /// How long one write may wait; the socket's own send timeout is set to it.
     patience: Duration,
+    /// Set for a lasting stream.
+    until_stop: Option<&'a Table>,
 }
 
 impl<'a> Wire<'a> {
     /// The socket's own send timeout must be `patience`.
     pub(super) fn new(stream: &'a TcpStream, patience: Duration) -> Self {
-        Self { stream, patience }
+        Self { stream, patience, until_stop: None }
+    }
+
+    /// The same for a stream that gives its client up when the listener stops. Sets the socket's send timeout; drop gives
+    /// it back.
+    pub(super) fn lasting(stream: &'a TcpStream, patience: Duration, table: &'a Table) -> io::Result<Self> {
+        stream.set_write_timeout(Some(GLANCE.min(patience)))?;
+        Ok(Self { stream, patience, until_stop: Some(table) })
+    }
+
+    /// Whether a write that waited in vain may try again.
+    fn may_wait(&self, fault: &io::Error, began: Instant) -> bool {
+        let waited = matches!(fault.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
+        waited && self.until_stop.is_some_and(|table| !table.is_stopping()) && began.elapsed() < self.patience
     }
 
     /// Sends `head` and `body`. A client that takes them slower than [`READ_RATE_MIN`] is given up.
     pub(super) fn send(&self, mut head: &[u8], mut body: &[u8]) -> io::Result<()> {
         let mut stream = self.stream;
         let mut until = None;
+        let mut began = None;
         let patience = self.patience + Duration::from_secs(((head.len() + body.len()) / READ_RATE_MIN) as u64);
         loop {
             let sent = if body.is_empty() {
@@ -38,8 +64,13 @@ impl<'a> Wire<'a> {
             };
             let sent = match sent {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(sent) => sent,
+                Ok(sent) => {
+                    began = None;
+                    sent
+                }
                 Err(fault) if fault.kind() == ErrorKind::Interrupted => 0,
+                // Its own timeout has gone by once when this is first asked.
+                Err(fault) if self.may_wait(&fault, *began.get_or_insert_with(Instant::now)) => continue,
                 Err(fault) => return Err(fault),
             };
             let of_head = sent.min(head.len());
@@ -47,7 +78,10 @@ impl<'a> Wire<'a> {
             if head.is_empty() && body.is_empty() {
                 return Ok(());
             }
-            if Instant::now() > *until.get_or_insert_with(|| Instant::now() + patience) {
+            let now = Instant::now();
+            let until = *until.get_or_insert_with(|| now + patience);
+            let is_stopping = self.until_stop.is_some_and(Table::is_stopping);
+            if now > until || (is_stopping && now + patience > until + GLANCE) {
                 return Err(ErrorKind::TimedOut.into());
             }
         }
@@ -61,5 +95,24 @@ impl Write for Wire<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+impl Client for Wire<'_> {
+    fn is_gone(&self) -> bool {
+        let mut byte = [0];
+        match recv(self.stream, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+            Ok((_, received)) => received == 0,
+            Err(fault) => !matches!(fault.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted),
+        }
+    }
+}
+
+impl Drop for Wire<'_> {
+    fn drop(&mut self) {
+        if self.until_stop.is_some() {
+            // A connection that goes on waits again as it did.
+            let _ = self.stream.set_write_timeout(Some(self.patience));
+        }
     }
 }

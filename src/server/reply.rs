@@ -12,6 +12,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use time::OffsetDateTime;
 use tiny_http::{Header, StatusCode};
 
+use crate::api::Client;
+
 use super::guard;
 
 /// A stream sends a chunk at each flush, and when this many bytes wait.
@@ -200,6 +202,12 @@ impl<W: Write> Chunks<W> {
         self.failed = sent.is_err();
         self.out.clear();
         sent
+    }
+}
+
+impl<W: Client> Client for Chunks<W> {
+    fn is_gone(&self) -> bool {
+        self.failed || self.to.is_gone()
     }
 }
 

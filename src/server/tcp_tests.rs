@@ -450,3 +450,25 @@ fn a_stop_cuts_what_is_left_at_its_deadline() {
     assert_eq!(server.listening.stop(Instant::now() + Duration::from_millis(100)), 0);
     assert!(began.elapsed() < Duration::from_secs(3));
 }
+
+#[test]
+fn a_stop_does_not_wait_for_the_reader_of_a_lasting_stream() {
+    let server = serve();
+    let _stream = server.client("GET /stream-lasting HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    eventually("the stream", || server.service.streamed.load(Ordering::SeqCst) == 1);
+    let began = Instant::now();
+    assert_eq!(server.listening.stop(Instant::now() + Duration::from_secs(10)), 0);
+    assert!(began.elapsed() < Duration::from_secs(3), "the write timeout is 5 s: {:?}", began.elapsed());
+}
+
+#[test]
+fn a_lasting_stream_waits_for_its_reader_as_long_as_any_reply() {
+    let server = serve_with(&ServerConfig { write_timeout: Duration::from_secs(1), ..config() }, 8);
+    let _stream = server.client("GET /stream-lasting HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    eventually("the stream", || server.service.streamed.load(Ordering::SeqCst) == 1);
+    eventually("it is counted", || server.open() == 1);
+    let began = Instant::now();
+    eventually("its end", || server.open() == 0);
+    let waited = began.elapsed();
+    assert!(waited > Duration::from_millis(800) && waited < Duration::from_secs(4), "{waited:?}");
+}

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use tiny_http::{Method, StatusCode};
 
-use crate::api::{Admission, Head, Problem, Reply, Route, Service, Stream, header, json_bytes};
+use crate::api::{Admission, Client as Reader, Head, Problem, Reply, Route, Service, Span, Stream, header, json_bytes};
 use crate::config::ServerConfig;
 
 /// Loopback, port 0, deadlines that tests can wait for.
@@ -24,6 +24,7 @@ pub(super) fn config() -> ServerConfig {
         allowed_origins: Vec::new(),
         allowed_hosts: Vec::new(),
         max_connections: 64,
+        max_feed_streams: 32,
         max_body_bytes: 1 << 20,
         head_timeout: Duration::from_secs(5),
         body_timeout: Duration::from_secs(5),
@@ -86,7 +87,7 @@ impl Service for Odd {
             "/panic" => panic!("asked to"),
             "/large" => return json_bytes(200, vec![b'x'; 300_000]),
             "/query" => return json_bytes(200, format!("{}?{}", head.path, head.query).into_bytes()),
-            "/stream" | "/stream-gate" | "/stream-cut" | "/stream-panic" | "/stream-endless" => {
+            "/stream" | "/stream-gate" | "/stream-cut" | "/stream-panic" | "/stream-endless" | "/stream-lasting" => {
                 return self.stream(head.path);
             }
             _ => {}
@@ -97,8 +98,9 @@ impl Service for Odd {
 
 impl Odd {
     fn stream(&self, path: &str) -> Reply {
+        let lasts = path == "/stream-lasting";
         let (gate, streamed, path) = (Arc::clone(&self.gate), Arc::clone(&self.streamed), path.to_owned());
-        let write = move |out: &mut dyn Write| {
+        let write = move |out: &mut dyn Reader| {
             streamed.fetch_add(1, Ordering::SeqCst);
             out.write_all(b"first")?;
             out.flush()?;
@@ -106,7 +108,7 @@ impl Odd {
                 "/stream-gate" => gate.pass(),
                 "/stream-cut" => return Err(std::io::ErrorKind::Other.into()),
                 "/stream-panic" => panic!("asked to, in a stream"),
-                "/stream-endless" => loop {
+                "/stream-endless" | "/stream-lasting" => loop {
                     out.write_all(&[b'x'; 4096])?;
                 },
                 _ => {}
@@ -114,7 +116,8 @@ impl Odd {
             out.write_all(b"second")
         };
         let headers = vec![header("Content-Type", "text/plain")];
-        Reply::Stream(Stream { status: StatusCode(200), headers, write: Box::new(write) })
+        let span = if lasts { Span::Lasting } else { Span::Brief };
+        Reply::Stream(Stream { status: StatusCode(200), headers, span, write: Box::new(write) })
     }
 }
 

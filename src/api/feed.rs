@@ -1,0 +1,386 @@
+//! `GET /api/chat/feed`: every durable event in order, as a JSON page, one event a line, or a stream that lasts.
+//!
+//! `feed/` says what follows a cursor; here it becomes bytes. A request that would have to wait is answered by a stream in
+//! any of the three forms, so that it waits on a thread of its own whichever listener it came by. Everyone who waits looks
+//! twice a second whether the client is still there, so that clients that come and go leave no waiters behind.
+//!
+//! Knows nothing of the journal's files.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tiny_http::StatusCode;
+
+use crate::feed::{Cursor, Event, Fault, Feed, Gone, Page, Watch, What};
+use crate::journal::Woken;
+
+use super::{Client, Head, Problem, Reply, Span, Stream, header, json_bytes};
+
+/// Events a page has when the request does not say.
+const LIMIT_DEFAULT: usize = 100;
+/// Events a page may have.
+const LIMIT_MAX: usize = 1000;
+/// The longest a request may wait, in seconds.
+const WAIT_SECONDS_MAX: u64 = 60;
+/// Between two signs of life of a stream that has nothing to say.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+/// Between two looks whether a client that waits is still there.
+const GLANCE: Duration = Duration::from_millis(500);
+const NDJSON: &str = "application/x-ndjson";
+const EVENT_STREAM: &str = "text/event-stream";
+
+/// The form of a reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// One object.
+    Json,
+    /// One event a line.
+    Lines,
+    /// Server-sent events, for as long as the client stays.
+    Stream,
+}
+
+/// What is asked for.
+#[derive(Debug, PartialEq, Eq)]
+struct Ask {
+    /// Everything up to here is known; `None` asks from the oldest that is kept.
+    after: Option<Cursor>,
+    limit: usize,
+    wait: Duration,
+    form: Form,
+}
+
+/// `GET /api/chat/feed`
+pub fn read(feed: &Arc<Feed>, head: &Head<'_>) -> Result<Reply, Problem> {
+    let ask = parse(head)?;
+    let after = ask.after.unwrap_or_else(|| feed.oldest());
+    if ask.form == Form::Stream {
+        feed.check(after).map_err(|gone| problem(Fault::Gone(gone)))?;
+        let (watch, request_id) = (watch(feed)?, head.request_id.to_owned());
+        let write = move |to: &mut dyn Client| stream(&watch, after, &request_id, to);
+        return Ok(reply(Form::Stream, Span::Lasting, &[], Box::new(write)));
+    }
+    let page = feed.page(after, ask.limit).map_err(problem)?;
+    if ask.wait.is_zero() || page.has_more || page.events.len() == ask.limit {
+        return Ok(whole(ask.form, page));
+    }
+    let until = Instant::now() + ask.wait;
+    let watch = watch(feed)?;
+    let write = move |to: &mut dyn Client| {
+        let page = wait(&watch, page, ask.limit, until, to)?;
+        // Who has been answered waits no more, however slowly it reads.
+        drop(watch);
+        write_page(ask.form, &page, to)
+    };
+    Ok(reply(ask.form, Span::Lasting, &[], Box::new(write)))
+}
+
+fn parse(head: &Head<'_>) -> Result<Ask, Problem> {
+    let mut ask = Ask { after: None, limit: LIMIT_DEFAULT, wait: Duration::ZERO, form: form(head) };
+    let mut seen: Vec<std::borrow::Cow<'_, str>> = Vec::new();
+    for (name, value) in form_urlencoded::parse(head.query.as_bytes()) {
+        match &*name {
+            "after" => ask.after = Some(cursor("after", &value)?),
+            "limit" => ask.limit = whole_number("limit", &value, 1, LIMIT_MAX as u64)? as usize,
+            "wait" => ask.wait = Duration::from_secs(whole_number("wait", &value, 0, WAIT_SECONDS_MAX)?),
+            // Other programs' parameters are none of ours.
+            _ => continue,
+        }
+        if seen.contains(&name) {
+            return Err(Problem::field(&name, "must be given once"));
+        }
+        seen.push(name);
+    }
+    // A browser connects again with the address of the first time and says here how far it came.
+    if let Some(last) = head.header("Last-Event-ID").filter(|last| ask.form == Form::Stream && !last.is_empty()) {
+        ask.after = Some(cursor("Last-Event-ID", last)?);
+    }
+    Ok(ask)
+}
+
+fn form(head: &Head<'_>) -> Form {
+    let accept = head.header("Accept").unwrap_or_default();
+    if accept.contains(EVENT_STREAM) {
+        Form::Stream
+    } else if accept.contains(NDJSON) {
+        Form::Lines
+    } else {
+        Form::Json
+    }
+}
+
+fn cursor(field: &str, value: &str) -> Result<Cursor, Problem> {
+    value.parse().map_err(|_| Problem::field(field, "must be a cursor that this feed gave out"))
+}
+
+fn whole_number(field: &str, value: &str, least: u64, most: u64) -> Result<u64, Problem> {
+    let number = value.parse().ok().filter(|number| (least..=most).contains(number));
+    number.ok_or_else(|| Problem::field(field, &format!("must be a whole number from {least} to {most}")))
+}
+
+fn watch(feed: &Arc<Feed>) -> Result<Watch, Problem> {
+    let full = "as many as server.max_feed_streams allows read the feed and wait for more";
+    feed.watch().ok_or_else(|| Problem::unavailable("feed_streams_at_cap", full, 1))
+}
+
+fn problem(fault: Fault) -> Problem {
+    let then = "take everything from GET /api/chat/export and read the feed on without `after`";
+    match fault {
+        Fault::Gone(Gone::Foreign) => {
+            Problem::gone("cursor_foreign", format!("the cursor is of another journal: {then}"))
+        }
+        Fault::Gone(Gone::Dropped) => {
+            Problem::gone("cursor_too_old", format!("what follows the cursor is not kept any more: {then}"))
+        }
+        Fault::Gone(Gone::Ahead) => {
+            Problem::gone("cursor_ahead", format!("the journal does not reach the cursor, it was set back: {then}"))
+        }
+        Fault::Unreadable(e) => {
+            log::error!("the feed cannot be read: {e}");
+            Problem::unavailable("feed_unavailable", "the journal cannot be read now", 1)
+        }
+    }
+}
+
+type WriteTo = Box<dyn FnOnce(&mut dyn Client) -> io::Result<()> + Send>;
+
+fn reply(form: Form, span: Span, more: &[(&str, &str)], write: WriteTo) -> Reply {
+    let kind = match form {
+        Form::Json => "application/json",
+        Form::Lines => NDJSON,
+        Form::Stream => EVENT_STREAM,
+    };
+    let mut headers = vec![header("Content-Type", kind), header("Cache-Control", "no-store")];
+    headers.extend(more.iter().map(|(name, value)| header(name, value)));
+    Reply::Stream(Stream { status: StatusCode(200), headers, span, write })
+}
+
+/// A page that need not wait.
+fn whole(form: Form, page: Page) -> Reply {
+    match form {
+        Form::Json => json_bytes(200, object(&page)),
+        Form::Lines | Form::Stream => {
+            let next = page.next.to_string();
+            let more = [("X-Next", next.as_str()), ("X-Has-More", if page.has_more { "true" } else { "false" })];
+            let write = move |to: &mut dyn Client| write_page(form, &page, to);
+            reply(form, Span::Brief, &more, Box::new(write))
+        }
+    }
+}
+
+/// The page once there is something in it, or the time is over.
+fn wait(watch: &Watch, mut page: Page, limit: usize, until: Instant, to: &dyn Client) -> io::Result<Page> {
+    loop {
+        // Also for what was there already: a client may ask again and again.
+        if !page.events.is_empty() {
+            watch.take_turn();
+            extend(watch, &mut page, limit)?;
+            return Ok(page);
+        }
+        match watch.wait(page.next, until.min(Instant::now() + GLANCE)) {
+            Woken::Arrived => extend(watch, &mut page, limit)?,
+            Woken::Late if Instant::now() >= until => return Ok(page),
+            Woken::Stopped => return Ok(page),
+            Woken::Late => {}
+        }
+        if to.is_gone() {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+    }
+}
+
+/// Adds what has come. The status is on its way by then: a fault can only cut the reply, and the next request is told.
+fn extend(watch: &Watch, page: &mut Page, limit: usize) -> io::Result<()> {
+    watch.feed().extend(page, limit).map_err(|fault| io::Error::other(problem(fault).detail))
+}
+
+fn write_page(form: Form, page: &Page, to: &mut dyn Client) -> io::Result<()> {
+    match form {
+        Form::Json => to.write_all(&object(page))?,
+        Form::Lines | Form::Stream => {
+            let mut line = Vec::new();
+            for event in &page.events {
+                line.clear();
+                push_event(&mut line, event);
+                line.push(b'\n');
+                to.write_all(&line)?;
+            }
+        }
+    }
+    to.flush()
+}
+
+/// Server-sent events until the client goes, the server stops, or nothing can follow any more.
+fn stream(watch: &Watch, after: Cursor, request_id: &str, to: &mut dyn Client) -> io::Result<()> {
+    let (feed, mut after) = (watch.feed(), after);
+    // The head alone: the client is to know that it is connected.
+    to.flush()?;
+    let (mut told, mut last_sign) = (after, Instant::now());
+    while !feed.is_stopping() {
+        let page = match feed.page(after, LIMIT_MAX) {
+            Ok(page) => page,
+            Err(fault) => return write_fault(&problem(fault), request_id, to),
+        };
+        if let Some(last) = page.events.last() {
+            if !write_events(feed, &page, to)? {
+                return Ok(());
+            }
+            (told, last_sign) = (last.cursor, Instant::now());
+        }
+        after = page.next;
+        if page.has_more {
+            continue;
+        }
+        while watch.wait(after, Instant::now() + GLANCE) == Woken::Late {
+            if to.is_gone() {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            if last_sign.elapsed() >= HEARTBEAT {
+                write_sign(after, told, to)?;
+                (told, last_sign) = (after, Instant::now());
+            }
+        }
+        watch.take_turn();
+    }
+    Ok(())
+}
+
+/// `false`: the server stops, and the client goes on behind the last event it got.
+fn write_events(feed: &Feed, page: &Page, to: &mut dyn Client) -> io::Result<bool> {
+    let mut bytes = Vec::new();
+    for event in &page.events {
+        if feed.is_stopping() {
+            return Ok(false);
+        }
+        bytes.clear();
+        let kind = kind(event);
+        write!(bytes, "id: {}\nevent: {kind}\ndata: ", event.cursor)?;
+        push_event(&mut bytes, event);
+        bytes.extend_from_slice(b"\n\n");
+        to.write_all(&bytes)?;
+    }
+    to.flush()?;
+    Ok(true)
+}
+
+/// A comment, and how far the feed has come if that is behind the last event: an id without data makes no event.
+fn write_sign(after: Cursor, told: Cursor, to: &mut dyn Client) -> io::Result<()> {
+    match after == told {
+        true => to.write_all(b":\n\n")?,
+        false => write!(to, ":\nid: {after}\n\n")?,
+    }
+    to.flush()
+}
+
+fn write_fault(problem: &Problem, request_id: &str, to: &mut dyn Client) -> io::Result<()> {
+    to.write_all(b"event: error\ndata: ")?;
+    to.write_all(&problem.json(request_id))?;
+    to.write_all(b"\n\n")?;
+    to.flush()
+}
+
+fn object(page: &Page) -> Vec<u8> {
+    let bytes: usize = page.events.iter().map(|event| line_bytes(event) + 80).sum();
+    let mut object = Vec::with_capacity(bytes + 80);
+    object.extend_from_slice(b"{\"events\":[");
+    for (index, event) in page.events.iter().enumerate() {
+        if index > 0 {
+            object.push(b',');
+        }
+        push_event(&mut object, event);
+    }
+    let _ = write!(object, "],\"next\":\"{}\",\"has_more\":{}}}", page.next, page.has_more);
+    object
+}
+
+fn line_bytes(event: &Event) -> usize {
+    if let What::Message(message) = &event.what { message.line().len() } else { 0 }
+}
+
+fn kind(event: &Event) -> &'static str {
+    match event.what {
+        What::Message(_) => "message",
+        What::Erased(_) => "erased",
+    }
+}
+
+/// One event as JSON, on one line; a message's own line is part of it as it was kept.
+fn push_event(to: &mut Vec<u8>, event: &Event) {
+    // Neither cursors nor session ids have anything in them that JSON would escape.
+    let _ = write!(to, "{{\"cursor\":\"{}\",\"type\":\"{}\",", event.cursor, kind(event));
+    match &event.what {
+        What::Message(message) => {
+            to.extend_from_slice(b"\"message\":");
+            to.extend_from_slice(message.line());
+        }
+        What::Erased(session) => {
+            let _ = write!(to, "\"session_id\":\"{session}\"");
+        }
+    }
+    to.push(b'}');
+}
+
+#[cfg(test)]
+mod tests {
+    use tiny_http::{Header, Method};
+
+    use super::super::Transport;
+    use super::*;
+
+    fn ask(query: &str, fields: &[(&str, &str)]) -> Result<Ask, Problem> {
+        let headers: Vec<Header> = fields.iter().map(|(name, value)| header(name, value)).collect();
+        let (method, path) = (&Method::Get, "/api/chat/feed");
+        parse(&Head { method, path, query, headers: &headers, transport: Transport::Tcp, request_id: "r" })
+    }
+
+    fn known(text: &str) -> Option<Cursor> {
+        Some(text.parse().unwrap())
+    }
+
+    const A: &str = "00000000000000ab-1f";
+    const B: &str = "00000000000000ab-20";
+
+    #[test]
+    fn every_parameter_is_read() {
+        let asked = ask(&format!("after={A}&limit=7&wait=60&_=1"), &[("Accept", "application/x-ndjson")]).unwrap();
+        assert_eq!(asked, Ask { after: known(A), limit: 7, wait: Duration::from_secs(60), form: Form::Lines });
+        let asked = ask("", &[("Accept", "*/*")]).unwrap();
+        assert_eq!(asked, Ask { after: None, limit: 100, wait: Duration::ZERO, form: Form::Json });
+    }
+
+    #[test]
+    fn the_last_event_id_wins_over_after_and_counts_for_streams_alone() {
+        let query = format!("after={A}");
+        let stream = ("Accept", "text/event-stream");
+        assert_eq!(ask(&query, &[stream, ("Last-Event-ID", B)]).unwrap().after, known(B));
+        assert_eq!(ask(&query, &[stream, ("Last-Event-ID", "")]).unwrap().after, known(A));
+        assert_eq!(ask(&query, &[("Last-Event-ID", B)]).unwrap().after, known(A));
+        let problem = ask(&query, &[stream, ("Last-Event-ID", "x")]).unwrap_err();
+        assert_eq!((problem.status, problem.field.as_deref()), (422, Some("Last-Event-ID")));
+    }
+
+    #[test]
+    fn every_bad_parameter_is_named() {
+        for (query, field) in [
+            ("limit=0", "limit"),
+            ("limit=1001", "limit"),
+            ("limit=x", "limit"),
+            ("wait=61", "wait"),
+            ("wait=-1", "wait"),
+            ("wait=1.5", "wait"),
+            ("after=", "after"),
+            ("after=1", "after"),
+            ("after=00000000000000ab-01", "after"),
+            ("after=00000000000000AB-1", "after"),
+            ("after=ab-1", "after"),
+            ("after=00000000000000ab-1-1", "after"),
+            ("after=00000000000000ab-+1", "after"),
+            ("after=00000000000000ab-11111111111111111", "after"),
+            ("wait=1&wait=1", "wait"),
+        ] {
+            let problem = ask(query, &[]).unwrap_err();
+            assert_eq!((problem.status, problem.field.as_deref()), (422, Some(field)), "{query}");
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Waiting for what is published next: for readers at the journal's end, who must cost the write path nothing while there
+//! are none, and little while there are.
+//!
+//! The leader looks at one word after each batch. Only when somebody has gone to sleep since it last rang does it take the
+//! lock and wake all, with one call to the system. Whoever is awake, reading or gathering, is not rung for.
+//!
+//! Invariant: a waiter says that it sleeps before it looks at what is published, and the leader looks at the word after it has
+//! published; so one of the two sees the other. Knows nothing of records.
+
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::{Condvar, Mutex};
+use std::time::Instant;
+
+/// How a wait ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Woken {
+    /// There is more.
+    Arrived,
+    /// The time is over.
+    Late,
+    /// No wait goes on: the server stops.
+    Stopped,
+}
+
+/// See the module.
+#[derive(Default)]
+pub struct Arrivals {
+    /// Somebody has gone to sleep since the last ring.
+    armed: AtomicBool,
+    ended: AtomicBool,
+    lock: Mutex<()>,
+    rung: Condvar,
+    /// For those who wait for nothing but the time and the stop.
+    stop: Condvar,
+}
+
+impl Arrivals {
+    /// What is published has moved on. Called by the leader.
+    pub(super) fn ring(&self) {
+        fence(Ordering::SeqCst);
+        if self.armed.load(Ordering::Relaxed) && self.armed.swap(false, Ordering::SeqCst) {
+            // A waiter that has looked and does not sleep yet holds the lock.
+            drop(self.lock.lock().expect("no holder panics"));
+            self.rung.notify_all();
+        }
+    }
+
+    /// Sleeps until `has_come`, at most until `until`.
+    pub fn wait(&self, until: Instant, has_come: impl Fn() -> bool) -> Woken {
+        let mut guard = self.lock.lock().expect("no holder panics");
+        loop {
+            self.armed.store(true, Ordering::SeqCst);
+            fence(Ordering::SeqCst);
+            if has_come() {
+                return Woken::Arrived;
+            }
+            if self.has_ended() {
+                return Woken::Stopped;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Woken::Late;
+            }
+            guard = self.rung.wait_timeout(guard, left).expect("no holder panics").0;
+        }
+    }
+
+    /// Sleeps until `until` or the stop, whatever arrives.
+    pub fn pause(&self, until: Instant) {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return;
+        }
+        let guard = self.lock.lock().expect("no holder panics");
+        drop(self.stop.wait_timeout_while(guard, left, |()| !self.has_ended()));
+    }
+
+    /// Ends every wait, also those that begin later.
+    pub fn end(&self) {
+        // Under the lock, so that a waiter between its look and its sleep is not missed.
+        let guard = self.lock.lock().expect("no holder panics");
+        self.ended.store(true, Ordering::SeqCst);
+        drop(guard);
+        self.rung.notify_all();
+        self.stop.notify_all();
+    }
+
+    /// Whether [`Arrivals::end`] was called.
+    pub fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::SeqCst)
+    }
+
+    /// Whether the next ring would wake somebody, for a test.
+    #[cfg(test)]
+    pub fn is_armed(&self) -> bool {
+        self.armed.load(Ordering::SeqCst)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicU64;
+    use std::time::Duration;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn no_arrival_is_missed_however_the_two_meet() {
+        let (arrivals, published) = (Arc::new(Arrivals::default()), Arc::new(AtomicU64::new(0)));
+        let seen = Arc::new(AtomicU64::new(0));
+        let waiters: Vec<_> = (0..3)
+            .map(|_| {
+                let (arrivals, published, seen) = (arrivals.clone(), published.clone(), seen.clone());
+                std::thread::spawn(move || {
+                    for n in 1..=3000 {
+                        let woken = arrivals.wait(Instant::now() + PATIENCE, || published.load(Ordering::Acquire) >= n);
+                        assert_eq!(woken, Woken::Arrived, "{n}");
+                        seen.fetch_max(n, Ordering::SeqCst);
+                    }
+                })
+            })
+            .collect();
+        for n in 1..=3000 {
+            published.store(n, Ordering::Release);
+            arrivals.ring();
+            // Every few the next one waits for the waiters to be asleep, or nearly.
+            while n % 7 == 0 && seen.load(Ordering::SeqCst) < n {
+                std::thread::yield_now();
+            }
+        }
+        for waiter in waiters {
+            waiter.join().unwrap();
+        }
+    }
+
+    #[test]
+    fn nobody_is_rung_for_unless_somebody_sleeps() {
+        let arrivals = Arrivals::default();
+        arrivals.ring();
+        assert!(!arrivals.is_armed());
+        assert_eq!(arrivals.wait(Instant::now(), || false), Woken::Late);
+        assert!(arrivals.is_armed());
+        arrivals.ring();
+        assert!(!arrivals.is_armed());
+    }
+
+    #[test]
+    fn the_end_ends_every_wait_now_and_later() {
+        let arrivals = Arc::new(Arrivals::default());
+        let (one, two) = (arrivals.clone(), arrivals.clone());
+        let waiting = std::thread::spawn(move || one.wait(Instant::now() + PATIENCE, || false));
+        let pausing = std::thread::spawn(move || two.pause(Instant::now() + PATIENCE));
+        let began = Instant::now();
+        // Most likely both sleep by then; the end must be seen either way.
+        std::thread::park_timeout(Duration::from_millis(20));
+        arrivals.end();
+        assert_eq!(waiting.join().unwrap(), Woken::Stopped);
+        pausing.join().unwrap();
+        assert_eq!(arrivals.wait(Instant::now() + PATIENCE, || false), Woken::Stopped);
+        arrivals.pause(Instant::now() + PATIENCE);
+        assert!(arrivals.has_ended() && began.elapsed() < PATIENCE / 2);
+    }
+}
