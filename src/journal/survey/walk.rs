@@ -14,7 +14,7 @@ use super::super::checkpoint::{self, Checkpoint, Standing};
 use super::super::digest::{self, Digest};
 use super::super::frame::{FrameHeader, HeaderError, Kind, SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::super::reader;
-use super::super::record::Entry;
+use super::super::record::{self, Entry};
 use super::super::scan::{Found, Scanner};
 use super::super::segment::{self, SegmentInfo};
 use super::super::{inventory, salvage};
@@ -175,7 +175,12 @@ impl<'a, D: Disk> Walk<'a, D> {
                         (self.tell)(name, Fault::Damaged { bytes, records });
                     }
                     let entry = digest.take(&header, scanner.payload());
-                    self.note(name, &header, entry.as_ref(), bound);
+                    let scrubbed = record::is_scrubbed(header.kind, scanner.payload());
+                    if scrubbed && header.sequence < bound {
+                        self.survey.records.scrubbed += 1;
+                    } else {
+                        self.note(name, &header, entry.as_ref(), bound);
+                    }
                 }
                 Found::Gap(range) => {
                     digest.gaps.push((range.start, range.end));
