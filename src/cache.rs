@@ -167,7 +167,7 @@ impl Cache {
         kept
     }
 
-    /// Forgets the messages of a session up to `id`.
+    /// Forgets the messages of a session up to `id`. A warm-up of it under way is dropped.
     pub fn erase(&self, session: &SessionId, id: Id) {
         let mut inner = self.inner.lock().expect("no holder panics");
         if inner.sessions.contains(session) {

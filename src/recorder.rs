@@ -182,7 +182,9 @@ impl<D: Disk> Outlets<D> {
 
     /// Publishes neighbours of one session: one write of the transcript for all of them.
     fn publish_run(&self, run: &[Record]) {
-        if let [Record { entry: Entry::Erasure { id, session }, .. }] = run {
+        if let [Record { entry: Entry::Erasure { id, session }, sequence }] = run {
+            // In this order: a warm-up may have read the transcript before it was gone.
+            self.transcripts.erase(session, *id, *sequence);
             self.cache.erase(session, *id);
             return;
         }
@@ -228,8 +230,10 @@ fn expect<D: Disk>(journal: &Journal<D>, transcripts: &Transcripts<D>, endings_m
     let mut reader = journal.reader(from);
     let mut endings = Endings::default();
     while reader.read(REPLAY_BYTES, |record| {
-        if let Some(message) = record.entry.message() {
-            endings.message(record.sequence, message);
+        match &record.entry {
+            // What it covers is handed out no more, so whatever is expected is newer.
+            Entry::Erasure { id, session } => transcripts.erase_at_start(session, *id, record.sequence),
+            entry => entry.message().into_iter().for_each(|message| endings.message(record.sequence, message)),
         }
     })? == Progress::More
     {
