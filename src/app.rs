@@ -20,8 +20,9 @@ use crate::api::{Api, Status};
 use crate::cache::Cache;
 use crate::chat::Chat;
 use crate::config::{Config, Fsync};
+use crate::disk::RealDisk;
 use crate::history::History;
-use crate::janitor::Sweeper;
+use crate::janitor::{Scrubber, Sweeper};
 use crate::journal::Journal;
 use crate::message::{Clock, Expiry};
 use crate::recorder::{Recorder, open_transcripts};
@@ -199,6 +200,13 @@ fn sweeper(config: &Config, clock: &Clock, cache: &Arc<Cache>, transcripts: &Arc
     Sweeper::new(cache.clone(), transcripts.clone(), copies.to_vec(), rule, Instant::now())
 }
 
+/// What removes the bytes of what was erased from everywhere they stand.
+fn scrubber(config: &Config, journal: &Arc<Journal>, transcripts: &Arc<Transcripts>) -> Scrubber {
+    let folder = &config.journal.path;
+    let dead_letters = folder.with_file_name("dead_letter.jsonl");
+    Scrubber::new(RealDisk, journal.clone(), transcripts.clone(), folder.join("recovered.jsonl"), dead_letters)
+}
+
 /// The threads behind the write path, in the order of their stop.
 fn background(
     config: &Config,
@@ -209,12 +217,15 @@ fn background(
     (transcripts, sweeper): (Arc<Transcripts>, Sweeper),
     progress: &Arc<Progress>,
 ) -> anyhow::Result<Vec<Background>> {
+    let scrubber = scrubber(config, journal, &transcripts);
     let sink = TranscriptSink::new(transcripts, journal.clone());
     let worker =
         Worker::new(journal.clone(), channel, sink, clock.clone(), &config.journal, journal.start(), progress.clone());
     let tended = journal.clone();
     // The janitor ends first: the worker's last sync waits for a transcript that it writes anew.
-    let mut threads = vec![Background::start("janitor", stopper, move |stop| janitor::run(&tended, sweeper, stop))?];
+    let mut threads = vec![Background::start("janitor", stopper, move |stop| {
+        janitor::run(&tended, sweeper, scrubber, stop);
+    })?];
     threads.push(Background::start("chat-worker", stopper, move |stop| worker.run(stop))?);
     if config.journal.fsync == Fsync::Interval {
         let synced = journal.clone();

@@ -91,7 +91,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::config::JournalConfig;
 use crate::disk::{Disk, RealDisk};
-use crate::message::{Clock, IdGenerator, LINE_BYTES_MAX};
+use crate::message::{Clock, IdGenerator, LINE_BYTES_MAX, Message};
 
 pub use checkpoint::{Checkpoint, Standing};
 pub use commit::Ticket;
@@ -185,6 +185,8 @@ impl<D: Disk> Shared<D> {
             if let Entry::Erasure { id, session } = &record.entry {
                 let erasure = Erasure { sequence: record.sequence, id: *id, session: session.clone() };
                 self.erasures.write().expect("no holder panics").note(erasure);
+                // Whoever tends the journal scrubs.
+                let _ = self.bell.0.try_send(());
             }
         }
     }
@@ -340,6 +342,11 @@ impl<D: Disk> Journal<D> {
     /// Everything up to this sequence is durable and published.
     pub fn published(&self) -> u64 {
         self.shared.published()
+    }
+
+    /// Whether a message was erased since it was published: for whoever holds records that no reader hands out any more.
+    pub fn is_erased(&self, message: &Message) -> bool {
+        self.shared.erasures.read().expect("no holder panics").covers(message.session(), message.id())
     }
 
     /// A reader of everything behind sequence `after`.

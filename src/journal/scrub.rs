@@ -251,12 +251,7 @@ fn find<F: DiskFile>(file: &F, wanted: &Unscrubbed) -> io::Result<Findings> {
 }
 
 /// Finds erased lines among bytes that are no frames; returns where the last byte ends that is not zero.
-fn find_raw<F: DiskFile>(
-    file: &F,
-    range: Range<u64>,
-    wanted: &Unscrubbed,
-    blanks: &mut Vec<Blank>,
-) -> io::Result<u64> {
+fn find_raw<F: DiskFile>(file: &F, range: Range<u64>, wanted: &Unscrubbed, blanks: &mut Vec<Blank>) -> io::Result<u64> {
     let (mut block, mut at, mut end) = (vec![0; BLOCK_BYTES], range.start, 0);
     let mut erased_from = None;
     while at < range.end {

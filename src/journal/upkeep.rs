@@ -174,7 +174,7 @@ impl<D: Disk> Journal<D> {
         }
     }
 
-    /// Receives when [`Journal::tend`] has something to do: the spare was taken, or a file failed.
+    /// Receives when [`Journal::tend`] has something to do: the spare was taken, a file failed, or something was erased.
     pub fn bell(&self) -> &Receiver<()> {
         &self.shared.bell.1
     }

@@ -23,6 +23,9 @@ use super::merge::copy;
 use super::read::Lines;
 use super::{Behind, Transcripts};
 
+/// The most of an unfinished line that is looked at: more than a whole one has.
+const REST_BYTES_MAX: usize = 32 << 20;
+
 /// A transcript as it was found before its erasure: it can be counted afterwards, although it has no name any more.
 pub struct Before<F>(Option<F>);
 
@@ -243,6 +246,13 @@ pub fn blank_lines<D: Disk>(disk: &D, path: &Path, goes: &dyn Fn(&[u8]) -> bool)
             count += 1;
         }
         at = range.end;
+    }
+    let mut rest = vec![0; usize::try_from(file.byte_len()?.saturating_sub(at)).unwrap_or(0).min(REST_BYTES_MAX)];
+    let read = file.read_at(&mut rest, at)?;
+    if read > 0 && goes(&rest[..read]) {
+        // Cut off by a crash; whoever appends begins a new line.
+        file.write_all_at(&vec![b' '; read], at)?;
+        count += 1;
     }
     if count > 0 {
         file.sync()?;

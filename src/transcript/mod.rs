@@ -172,7 +172,8 @@ impl<D: Disk> Transcripts<D> {
             Ok(first_ever) => Appended::Written { first_ever },
             Err(e) => {
                 log::warn!("the transcript of {session} falls behind: {e}");
-                open.behind.insert(session.clone(), Behind { first: *first, last: *last, distrusted: false, erased: None });
+                open.behind
+                    .insert(session.clone(), Behind { first: *first, last: *last, distrusted: false, erased: None });
                 Appended::Behind
             }
         }
