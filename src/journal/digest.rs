@@ -15,7 +15,8 @@
 //! | 100 | 8 | intact records |
 //! | 108 | 8, 8 | first and last record of the request that is not ended when the segment ends, or zeros |
 //! | 124 | 8, 8, 1 | first and last record of the request that was begun before the segment, and 1 if it ends; or zeros |
-//! | 141 | 4 | how many stretches of damage follow, of 16 bytes: from, to, as offsets in the segment |
+//! | 141 | 1 | 1 if something stands behind the last frame that is none |
+//! | 142 | 4 | how many stretches of damage follow, of 16 bytes: from, to, as offsets in the segment |
 //! | … | 4 | how many aborted ranges follow, of 16 bytes: first, last |
 //! | … | 4 | how many remains of requests that are not whole follow, of 16 bytes: first, last |
 //! | … | 4 | how many keys follow, of 48 bytes: hash (16), content (8), sequence (8), id (16) |
@@ -24,7 +25,7 @@
 //! | … | 4 | how many erasures follow, of 25 bytes and more: sequence (8), id (16), length of the session id (1), session id |
 //! | … | 4 | CRC-32 of everything before |
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -57,6 +58,8 @@ pub struct Digest {
     pub unfinished: Option<(u64, u64)>,
     /// The first and last record of the request that was begun before the segment, and whether it ends here.
     pub head: Option<(u64, u64, bool)>,
+    /// Something that is no frame stands behind the last one.
+    pub torn: bool,
     /// Aborted ranges.
     pub aborted: Vec<(u64, u64)>,
     /// What is left of requests that are not whole, each a run of records.
@@ -101,7 +104,10 @@ impl Digest {
                     digest.gaps.push((range.start, range.end));
                     log::error!("{}: bytes {} to {} are damaged", name.display(), range.start, range.end);
                 }
-                Found::End { dirty } => return Ok((digest, End { offset: scanner.offset(), dirty })),
+                Found::End { dirty } => {
+                    digest.torn = dirty;
+                    return Ok((digest, End { offset: scanner.offset(), dirty }));
+                }
             }
         }
     }
@@ -167,6 +173,11 @@ impl Digest {
         }
     }
 
+    /// Whether a text of one of those sessions may stand in the segment: in a frame, or in bytes that are none.
+    pub fn may_hold(&self, sessions: &HashSet<u64>) -> bool {
+        self.torn || !self.gaps.is_empty() || self.sessions.iter().any(|session| sessions.contains(session))
+    }
+
     /// Adds what it knows of keys, as far as the segment counts.
     pub fn tell_keys(&self, keys: &mut Keys, bound: u64) {
         for (hash, known) in self.keys.iter().filter(|(_, known)| known.sequence < bound) {
@@ -189,6 +200,7 @@ impl Digest {
         let (first, last, ends) = self.head.unwrap_or_default();
         push_range(&mut bytes, (first, last));
         bytes.push(u8::from(ends));
+        bytes.push(u8::from(self.torn));
         for ranges in [&self.gaps, &self.aborted, &self.remains] {
             push_count(&mut bytes, ranges.len());
             ranges.iter().for_each(|range| push_range(&mut bytes, *range));
@@ -230,6 +242,7 @@ impl Digest {
         digest.unfinished = Some((rest.u64()?, rest.u64()?)).filter(|range| *range != (0, 0));
         let head = (rest.u64()?, rest.u64()?, rest.take::<1>()? == [1]);
         digest.head = Some(head).filter(|(first, ..)| *first != 0);
+        digest.torn = rest.take::<1>()? == [1];
         for ranges in [&mut digest.gaps, &mut digest.aborted, &mut digest.remains] {
             for _ in 0..rest.u32()? {
                 ranges.push((rest.u64()?, rest.u64()?));
@@ -366,6 +379,7 @@ mod tests {
             gaps: vec![(640, 700)],
             unfinished: Some((8, 9)),
             head: Some((1, 2, true)),
+            torn: true,
             aborted: vec![(2, 3)],
             remains: vec![(5, 5)],
             keys: vec![([1; 16], known(4)), ([2; 16], known(5))],

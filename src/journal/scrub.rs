@@ -104,7 +104,7 @@ impl<D: Disk> Journal<D> {
         for info in sealed.iter().filter(|info| info.header.first_sequence <= wanted.last) {
             on(go_on)?;
             let digest = Digest::stored(&self.shared.disk, &self.shared.folder, &info.header);
-            if digest.is_none_or(|digest| digest.sessions.iter().any(|session| hashes.contains(session))) {
+            if digest.is_none_or(|digest| digest.may_hold(&hashes)) {
                 match self.scrub_segment(info, wanted, &mut scrubbed) {
                     // Dropped in the meantime.
                     Err(e) if e.kind() == io::ErrorKind::NotFound && !self.is_listed(info) => {}

@@ -188,6 +188,7 @@ impl<'a, D: Disk> Walk<'a, D> {
                 }
                 Found::End { dirty: false } => return Ok((digest, faults)),
                 Found::End { dirty: true } => {
+                    digest.torn = true;
                     let end = scanner.offset();
                     let tail = end..self.end_of_bytes(name, end)?;
                     if !is_last && bound > digest.last_sequence + 1 {
