@@ -56,6 +56,8 @@ mod commit;
 #[cfg(test)]
 mod crash_tests;
 mod digest;
+#[cfg(test)]
+mod erasure_tests;
 mod erasures;
 #[cfg(test)]
 mod fault_tests;

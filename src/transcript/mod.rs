@@ -27,6 +27,8 @@ mod ending;
 #[cfg(test)]
 mod ending_tests;
 mod erase;
+#[cfg(test)]
+mod erase_tests;
 mod expire;
 #[cfg(test)]
 mod expire_crash_tests;
