@@ -117,7 +117,7 @@ impl Case {
                 (session(name), format!("{mark} {said}.{index} {}", "x".repeat(40 * (said as usize % 5))))
             })
             .collect();
-        let key = |text: &String| (said % 2 == 0).then(|| text.clone());
+        let key = |text: &String| said.is_multiple_of(2).then(|| text.clone());
         let drafts = texts.iter().map(|(session, text)| draft(session, text, key(text).as_deref())).collect();
         self.live().journal.a_moment_later();
         let kept = self.live().recorder.record(drafts)?;
