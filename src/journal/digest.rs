@@ -183,8 +183,8 @@ impl Digest {
         for (hash, known) in self.keys.iter().filter(|(_, known)| known.sequence < bound) {
             keys.insert(*hash, *known);
         }
-        for (hash, _, id) in self.replies.iter().filter(|(_, sequence, _)| *sequence < bound) {
-            keys.note_reply(hash, *id);
+        for (hash, sequence, id) in self.replies.iter().filter(|(_, sequence, _)| *sequence < bound) {
+            keys.note_reply(hash, *sequence, *id);
         }
     }
 

@@ -4,6 +4,7 @@
 
 use super::testing::{Fixture, fill, say, texts};
 use super::*;
+use crate::config::Fsync;
 use crate::disk::sim::{Op, SimDisk};
 use crate::message::{self, Id, Metadata, SessionId};
 
@@ -17,6 +18,13 @@ fn keyed(text: &str) -> Draft {
     let (metadata, vector_ids) = (Metadata::default(), [].as_slice());
     let line = message::Draft { session: &session, role: "user", text, metadata, vector_ids }.prepare();
     Draft::Message { line, key: Some(Key::new(&session, text, &[text.as_bytes()])), reply_to: ReplyTo::Nothing }
+}
+
+fn other(text: &str) -> Draft {
+    let session = SessionId::new("other").unwrap();
+    let (metadata, vector_ids) = (Metadata::default(), [].as_slice());
+    let line = message::Draft { session: &session, role: "user", text, metadata, vector_ids }.prepare();
+    Draft::Message { line, key: None, reply_to: ReplyTo::Nothing }
 }
 
 /// The texts of all messages, erasures passed over.
@@ -137,15 +145,9 @@ fn sealed_and_open_segments_are_scrubbed_frame_by_frame_and_digests_with_them() 
 fn other_records_of_a_segment_and_a_request_stay_byte_for_byte() {
     let fixture = Fixture::new();
     let journal = fixture.open();
-    let other = SessionId::new("other").unwrap();
-    let plain = |text: &str| {
-        let (metadata, vector_ids) = (Metadata::default(), [].as_slice());
-        let line = message::Draft { session: &other, role: "user", text, metadata, vector_ids }.prepare();
-        Draft::Message { line, key: None, reply_to: ReplyTo::Nothing }
-    };
     // Over the edge of a segment.
     let long = "y".repeat(900);
-    let drafts = vec![keyed("secret one"), plain(&long), keyed("secret two"), plain(&long), keyed("secret three")];
+    let drafts = vec![keyed("secret one"), other(&long), keyed("secret two"), other(&long), keyed("secret three")];
     let (ticket, kept) = journal.append(drafts).unwrap();
     journal.commit(ticket).unwrap();
     let stays: Vec<Record> = [&kept[1], &kept[3]]
@@ -208,4 +210,47 @@ fn a_segment_with_an_erasure_that_is_not_scrubbed_stays_past_its_time_unless_roo
     journal.want_room();
     assert!(journal.prune(published, Clock::system().now()).unwrap() >= 1);
     assert_eq!(journal.erasures_pending(), 0, "it went with its segment");
+}
+
+#[test]
+fn a_key_that_is_used_again_has_no_reply_of_its_former_life_after_a_restart() {
+    let fixture = Fixture::new();
+    let journal = fixture.open();
+    let turn = || {
+        let Draft::Message { line, key, .. } = keyed("question!") else { unreachable!() };
+        vec![keyed("question!"), Draft::Message { line, key, reply_to: ReplyTo::Previous }]
+    };
+    let (ticket, _) = journal.append(turn()).unwrap();
+    journal.commit(ticket).unwrap();
+    erase(&journal).unwrap();
+    let asked = say(&journal, &["question!"]).unwrap()[0].id();
+    drop(journal);
+    let journal = fixture.open();
+    let (ticket, kept) = journal.append(turn()).unwrap();
+    journal.commit(ticket).unwrap();
+    assert_eq!(kept[0], Kept::Before { id: asked, reply: None });
+    assert!(matches!(kept[1], Kept::New(_)), "the turn had no reply yet");
+}
+
+#[test]
+fn what_is_kept_in_memory_to_be_written_anew_holds_up_no_scrubbing_and_brings_nothing_back() {
+    for fsync in [Fsync::Never, Fsync::Interval] {
+        let mut fixture = Fixture::new();
+        fixture.config.fsync = fsync;
+        let journal = fixture.open();
+        let sent = fill(&journal, 2);
+        // The erasure stands in a segment of its own, the messages in the ones before.
+        while journal.stats().segments < 4 {
+            let (ticket, _) = journal.append(vec![other("plain")]).unwrap();
+            journal.commit(ticket).unwrap();
+        }
+        erase(&journal).unwrap();
+        assert_eq!(scrub(&journal).blanks, sent.len());
+        fixture.disk.fail_every(Op::Write, ".segment", io::ErrorKind::Other);
+        say(&journal, &["refused"]).unwrap_err();
+        fixture.disk.heal();
+        journal.a_moment_later();
+        say(&journal, &["new"]).unwrap();
+        assert!(holding(&fixture.disk, "xxx").is_empty(), "{fsync:?}");
+    }
 }

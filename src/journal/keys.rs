@@ -73,16 +73,18 @@ impl Keys {
         if let Some(to) = links.reply_to {
             // The key may stand for another message by now: what it stood for was erased.
             if self.known.get(&key.hash).is_some_and(|known| known.id == to) {
-                self.note_reply(&key.hash, id);
+                self.note_reply(&key.hash, record.sequence, id);
             }
         } else {
             self.insert(key.hash, Known { id, content: key.content, sequence: record.sequence, reply: None });
         }
     }
 
-    /// Notes the reply to the message a key stands for.
-    pub fn note_reply(&mut self, hash: &[u8; 16], id: Id) {
-        if let Some(known) = self.known.get_mut(hash) {
+    /// Notes the reply to the message a key stands for. One that came before that message answers another, which was erased.
+    pub fn note_reply(&mut self, hash: &[u8; 16], sequence: u64, id: Id) {
+        if let Some(known) = self.known.get_mut(hash)
+            && known.sequence < sequence
+        {
             known.reply = Some(id);
         }
     }

@@ -115,13 +115,13 @@ impl<D: Disk> Journal<D> {
         Ok(scrubbed)
     }
 
-    /// Ends the open segment if it holds anything that is to go.
+    /// Ends the open segment if it holds anything that is to go, and sees to it that no copy of that is kept in memory.
     fn seal(&self, wanted: &Unscrubbed) -> io::Result<()> {
         let open = self.shared.segments.lock().expect("no holder panics").last().cloned();
         let holds = open.map_or(Ok(false), |info| self.holds_erased(&info, wanted))?;
         let mut writer = self.shared.writer.lock().expect("no holder panics");
-        if holds {
-            let sealed = writer.seal();
+        if holds || writer.owes(wanted.last) {
+            let sealed = if holds { writer.seal() } else { writer.sync() };
             self.shared.writable.store(!writer.is_broken(), Ordering::Relaxed);
             sealed.map_err(|refusal| match refusal {
                 Refusal::Full(reason) => io::Error::new(io::ErrorKind::StorageFull, reason),
