@@ -20,7 +20,7 @@ use crate::disk::sim::{Fault, Random, SimDisk};
 use crate::doctor;
 use crate::history::{Ask, History};
 use crate::journal::{Draft, Journal, Kept, Key, Progress, Record, Refusal, ReplyTo};
-use crate::message::{self, Clock, Id, Metadata, SessionId};
+use crate::message::{self, Clock, Id, Metadata, SessionId, Timestamp};
 use crate::recorder::{Erased, Opened, Recorder, StartError};
 use crate::transcript::Transcripts;
 use crate::worker::{TranscriptSink, Worker};
@@ -62,6 +62,11 @@ fn draft(session: &SessionId, text: &str, key: Option<&str>) -> Draft {
     let line = message::Draft { session, role: "user", text, metadata, vector_ids }.prepare();
     let key = key.map(|key| Key::new(session, key, &[text.as_bytes()]));
     Draft::Message { line, key, reply_to: ReplyTo::Nothing }
+}
+
+fn ask_all(name: &str) -> Ask {
+    let (before, after, role, since, until) = (None, None, None, None, None);
+    Ask { session: session(name), limit: 100, before, after, role, since, until }
 }
 
 impl Case {
@@ -174,13 +179,21 @@ impl Case {
                 13 => drop(self.live().scrubber.scrub(&|| true)),
                 _ => {}
             }
+            self.glance();
+        }
+    }
+
+    /// What a reader of the living process sees, if the disk lets it.
+    fn glance(&self) {
+        let Some(live) = self.live.as_ref().filter(|_| self.erased.is_some()) else { return };
+        for after in [None, Some(Id::from_parts(Timestamp::from_micros(0), 0))] {
+            let Ok(answer) = live.history.read(&Ask { after, ..ask_all("gone") }) else { continue };
+            assert!(answer.messages.iter().all(|(message, _)| !message.text().contains(MARK)), "it is still shown");
         }
     }
 
     fn ask(&self, name: &str) -> Vec<(String, Id, Vec<u8>)> {
-        let ask =
-            Ask { session: session(name), limit: 100, before: None, after: None, role: None, since: None, until: None };
-        let answer = self.live().history.read(&ask).unwrap();
+        let answer = self.live().history.read(&ask_all(name)).unwrap();
         assert!(answer.incomplete.is_none());
         answer.messages.iter().map(|(m, _)| (m.text(), m.id(), m.line().to_vec())).collect()
     }
