@@ -218,18 +218,22 @@ impl Digest {
             bytes.extend_from_slice(&sequence.to_le_bytes());
             bytes.extend_from_slice(&id.to_bytes());
         }
-        push_count(&mut bytes, self.sessions.len());
+        self.push_sessions(&mut bytes);
+        let checksum = crc32fast::hash(&bytes);
+        bytes.extend_from_slice(&checksum.to_le_bytes());
+        bytes
+    }
+
+    fn push_sessions(&self, bytes: &mut Vec<u8>) {
+        push_count(bytes, self.sessions.len());
         self.sessions.iter().for_each(|hash| bytes.extend_from_slice(&hash.to_le_bytes()));
-        push_count(&mut bytes, self.erasures.len());
+        push_count(bytes, self.erasures.len());
         for Erasure { sequence, id, session } in &self.erasures {
             bytes.extend_from_slice(&sequence.to_le_bytes());
             bytes.extend_from_slice(&id.to_bytes());
             bytes.push(u8::try_from(session.as_str().len()).expect("a session id has at most 128 characters"));
             bytes.extend_from_slice(session.as_str().as_bytes());
         }
-        let checksum = crc32fast::hash(&bytes);
-        bytes.extend_from_slice(&checksum.to_le_bytes());
-        bytes
     }
 
     pub(super) fn decode(bytes: &[u8], header: &SegmentHeader) -> Option<Self> {

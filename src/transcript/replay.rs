@@ -88,13 +88,7 @@ impl<D: Disk> Transcripts<D> {
         let mut pending: HashMap<SessionId, Behind> = self.all_behind().into_iter().collect();
         let known = pending.len();
         let mut replay = self.replay();
-        pending.retain(|session, behind| match behind.erased.map_or(Ok(()), |id| self.drop_erased(session, id)) {
-            Ok(()) => true,
-            Err(e) => {
-                replay.fault.get_or_insert(e);
-                false
-            }
-        });
+        replay.fault = self.take_out_erased(&mut pending);
         let Some(first) = pending.values().map(|behind| behind.first).min() else {
             return Ok(Rebuilt { mended: 0, lacking: known, fault: replay.fault });
         };
@@ -122,6 +116,17 @@ impl<D: Disk> Transcripts<D> {
         }
         let lacking = open.behind.len();
         Ok(Rebuilt { mended: known.saturating_sub(lacking), lacking, fault: replay.fault })
+    }
+
+    /// Takes what is erased out of the files of those where some may stand, and those off the list where it fails, with the
+    /// first reason.
+    fn take_out_erased(&self, pending: &mut HashMap<SessionId, Behind>) -> Option<io::Error> {
+        let mut fault = None;
+        pending.retain(|session, behind| {
+            let taken_out = behind.erased.map_or(Ok(()), |id| self.drop_erased(session, id));
+            taken_out.map_err(|e| fault.get_or_insert(e)).is_ok()
+        });
+        fault
     }
 
     /// Takes those off the list that lack nothing behind `reached`; from here on they are appended to again. One that was
