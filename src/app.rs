@@ -23,7 +23,7 @@ use crate::config::{Config, Fsync};
 use crate::disk::RealDisk;
 use crate::feed::Feed;
 use crate::history::{Database, History};
-use crate::janitor::Sweeper;
+use crate::janitor::{Scrubber, Sweeper};
 use crate::journal::Journal;
 use crate::message::{Clock, Expiry};
 use crate::recorder::{Recorder, open_transcripts};
@@ -95,7 +95,7 @@ impl App {
         let skipped = opened.skipped.clone();
         let history = History::new(config, clock.clone(), cache.clone(), transcripts.clone(), journal.clone());
         let recorder = Arc::new(opened.recorder);
-        let sweeper = sweeper(config, &clock, &cache, &transcripts);
+        let cleaners = (sweeper(config, &clock, &cache, &transcripts), scrubber(config, &journal, &transcripts));
         let (storage, stop_by) = (Arc::new(Storage::new(clock.clone())), Arc::new(OnceLock::new()));
         let sink = TranscriptSink::new(transcripts, journal.clone());
         let start = journal.start();
@@ -113,7 +113,7 @@ impl App {
             false => (worker, history),
         };
         let history = Arc::new(history);
-        let background = background(config, stopper, &journal, worker, sweeper)?;
+        let background = background(config, stopper, &journal, worker, cleaners)?;
 
         let status = Status {
             config: config.clone(),
@@ -244,17 +244,26 @@ fn sweeper(config: &Config, clock: &Clock, cache: &Arc<Cache>, transcripts: &Arc
     Sweeper::new(cache.clone(), transcripts.clone(), copies.to_vec(), rule, Instant::now())
 }
 
+/// What removes the bytes of what was erased from everywhere they stand.
+fn scrubber(config: &Config, journal: &Arc<Journal>, transcripts: &Arc<Transcripts>) -> Scrubber {
+    let folder = &config.journal.path;
+    let dead_letters = config.mongo.dead_letter_path.clone();
+    Scrubber::new(RealDisk, journal.clone(), transcripts.clone(), folder.join("recovered.jsonl"), dead_letters)
+}
+
 /// The threads behind the write path, in the order of their stop.
 fn background(
     config: &Config,
     stopper: &Stopper,
     journal: &Arc<Journal>,
     worker: Worker<TranscriptSink>,
-    sweeper: Sweeper,
+    (sweeper, scrubber): (Sweeper, Scrubber),
 ) -> anyhow::Result<Vec<Background>> {
     let tended = journal.clone();
     // The janitor ends first: the worker's last sync waits for a transcript that it writes anew.
-    let mut threads = vec![Background::start("janitor", stopper, move |stop| janitor::run(&tended, sweeper, stop))?];
+    let mut threads = vec![Background::start("janitor", stopper, move |stop| {
+        janitor::run(&tended, sweeper, scrubber, stop);
+    })?];
     threads.push(Background::start("chat-worker", stopper, move |stop| worker.run(stop))?);
     if config.journal.fsync == Fsync::Interval {
         let synced = journal.clone();

@@ -167,18 +167,21 @@ impl Cache {
         kept
     }
 
-    /// Forgets the messages of a session up to `id`.
+    /// Forgets the messages of a session up to `id`. A warm-up of it under way is dropped.
     pub fn erase(&self, session: &SessionId, id: Id) {
         let mut inner = self.inner.lock().expect("no holder panics");
-        if inner.sessions.contains(session) {
-            inner.change(session, |held| {
-                while held.messages.front().is_some_and(|oldest| oldest.id() <= id) {
-                    held.pop_front();
-                }
-                held.whole = true;
-                // A warm-up under way may have read what is erased.
-                held.receded = true;
-            });
+        let mut emptied = false;
+        inner.change(session, |held| {
+            while held.messages.front().is_some_and(|oldest| oldest.id() <= id) {
+                held.pop_front();
+            }
+            held.whole = true;
+            // A warm-up under way may have read what is erased.
+            held.receded = true;
+            emptied = held.messages.is_empty();
+        });
+        if emptied && let Some(held) = inner.sessions.pop(session) {
+            inner.bytes -= held.bytes;
         }
     }
 

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use crate::history::History;
 use crate::journal::{self, Kept, Key, Refusal, ReplyTo};
 use crate::message::{self, Id, Metadata, SessionId};
-use crate::recorder::{Durability, Recorder};
+use crate::recorder::{Durability, Erased, Recorder};
 use crate::responder::Responder;
 
 /// What a user sends to begin a new context.
@@ -146,6 +146,14 @@ impl Chat {
         });
         let kept = self.recorder.record(drafts.collect())?;
         Ok(kept.iter().map(|kept| (kept.id(), is_before(kept))).collect())
+    }
+
+    /// Erases a session.
+    ///
+    /// # Errors
+    /// [`Refusal`]: whether it is erased is unknown.
+    pub fn erase(&self, session: &SessionId) -> Result<Erased, Refusal> {
+        self.recorder.erase(session)
     }
 
     /// What an acknowledgement means.

@@ -223,6 +223,15 @@ fn hold(place: &Place) -> Result<journal::survey::Hold, Failure> {
     }
 }
 
+/// A repair on any disk.
+#[cfg(test)]
+pub(crate) fn repair_on<D: Disk>(disk: &D, place: &Place, clock: &Clock) -> Result<Report, Failure> {
+    let before = examine(disk, place, clock)?;
+    repair::keep_first(disk, place)?;
+    repair::run(disk, place, clock, &before)?;
+    examine(disk, place, clock)
+}
+
 /// Everything but what lies around the data, on any disk.
 fn examine<D: Disk>(disk: &D, place: &Place, clock: &Clock) -> Result<Report, Failure> {
     let mut findings = Findings::default();

@@ -151,7 +151,10 @@ impl<D: Disk> History<D> {
                     cached => {
                         // Asked first, so that it is under way while the disk is read.
                         let asked = database.ask(ask, &query);
-                        database.merge(asked, ask, &query, self.local(ask, &query, held, cached)?)
+                        let local = self.local(ask, &query, held, cached)?;
+                        // What is erased here may still wait to be deleted there.
+                        let is_gone = |message: &Message| self.journal.is_erased(message);
+                        database.merge(asked, ask, &query, local, &is_gone)
                     }
                 }
             }

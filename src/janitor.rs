@@ -1,11 +1,15 @@
 //! The thread `janitor`: what must be done now and then and may never hold up a request: the journal's next segment, zeroed
-//! ahead, a failed journal's way back, and once an hour the removal of what has expired (`janitor/sweeper.rs`).
+//! ahead, a failed journal's way back, the scrubbing of what was erased (`janitor/scrubber.rs`), and once an hour the removal
+//! of what has expired (`janitor/sweeper.rs`).
 //!
 //! The journal comes first: a sweep goes in steps, and between two of them the bell is listened to, and the stop.
 //!
 //! Knows nothing of requests, and holds no lock while it writes but the one that keeps transcripts from being mended
 //! meanwhile.
 
+#[cfg(test)]
+mod erasure_tests;
+mod scrubber;
 mod sweeper;
 
 use std::sync::Arc;
@@ -15,6 +19,7 @@ use crossbeam_channel::{Receiver, TryRecvError, select};
 
 use crate::journal::Journal;
 
+pub use scrubber::Scrubber;
 pub use sweeper::Sweeper;
 
 /// Between two looks at a journal that cannot be written.
@@ -23,7 +28,7 @@ const RETRY: Duration = Duration::from_secs(1);
 const IDLE: Duration = Duration::from_secs(60);
 
 /// Runs until `stop` has no sender any more.
-pub fn run(journal: &Arc<Journal>, mut sweeper: Sweeper, stop: &Receiver<()>) {
+pub fn run(journal: &Arc<Journal>, mut sweeper: Sweeper, mut scrubber: Scrubber, stop: &Receiver<()>) {
     let mut failing = false;
     let mut tend_at = Instant::now();
     loop {
@@ -38,8 +43,11 @@ pub fn run(journal: &Arc<Journal>, mut sweeper: Sweeper, stop: &Receiver<()>) {
             tend_at = Instant::now() + if failing || !journal.is_ready() { RETRY } else { IDLE };
         }
         // A long transcript may be half copied when the server is to stop.
-        sweeper.work(Instant::now(), &|| stop.try_recv() != Err(TryRecvError::Disconnected));
-        let wait = tend_at.min(sweeper.next()).saturating_duration_since(Instant::now());
+        let go_on = || stop.try_recv() != Err(TryRecvError::Disconnected);
+        scrubber.work(Instant::now(), &go_on);
+        sweeper.work(Instant::now(), &go_on);
+        let next = scrubber.next().into_iter().chain([tend_at, sweeper.next()]).min().unwrap_or(tend_at);
+        let wait = next.saturating_duration_since(Instant::now());
         select! {
             recv(journal.bell()) -> _ => tend_at = Instant::now(),
             recv(stop) -> _ => return,

@@ -18,7 +18,7 @@ use crate::config::{Config, Fsync};
 use crate::disk::{Disk, RealDisk};
 use crate::journal::{Draft, Entry, Journal, Kept, OpenError, Progress, Record, Refusal};
 use crate::logging::Throttle;
-use crate::message::{Clock, Message};
+use crate::message::{Clock, Id, Message, SessionId};
 use crate::transcript::{Appended, Endings, Transcripts};
 
 /// How much of the journal is replayed at once, in bytes.
@@ -52,7 +52,20 @@ impl Durability {
 /// See the module.
 pub struct Recorder<D: Disk = RealDisk> {
     journal: Arc<Journal<D>>,
+    transcripts: Arc<Transcripts<D>>,
+    cache: Arc<Cache>,
     durability: Durability,
+}
+
+/// What an erasure came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Erased {
+    /// Everything of the session up to it is erased.
+    pub id: Id,
+    /// Messages that memory held.
+    pub cached: usize,
+    /// Messages that the transcript held.
+    pub transcribed: u64,
 }
 
 /// Where published records go, and what is counted there.
@@ -130,7 +143,7 @@ impl<D: Disk> Recorder<D> {
         let skipped = Arc::new(AtomicU64::new(0));
         let outlets = Outlets {
             transcripts: transcripts.clone(),
-            cache,
+            cache: cache.clone(),
             channel: sender,
             skipped: skipped.clone(),
             touched: Throttle::new(CACHE_LINES_PER_SECOND),
@@ -140,7 +153,8 @@ impl<D: Disk> Recorder<D> {
         let journal = Arc::new(Journal::open_on(disk, &config.journal, clock, publish, on_panic)?);
         expect(&journal, transcripts, ENDINGS_MAX).map_err(StartError::Replay)?;
         let durability = if config.journal.fsync == Fsync::Always { Durability::Disk } else { Durability::Os };
-        Ok(Opened { recorder: Self { journal: journal.clone(), durability }, journal, channel, skipped })
+        let recorder = Self { journal: journal.clone(), transcripts: transcripts.clone(), cache, durability };
+        Ok(Opened { recorder, journal, channel, skipped })
     }
 
     /// Records the drafts side by side: when it returns they are durable and every reader sees them. So is what stands
@@ -152,6 +166,25 @@ impl<D: Disk> Recorder<D> {
         let (ticket, kept) = self.journal.append(drafts)?;
         self.journal.commit(ticket)?;
         Ok(kept)
+    }
+
+    /// Erases everything that is recorded of a session until now: when it returns that is durable, and no reader finds
+    /// anything of it any more. What is recorded later, a reply to an erased message too, is the session's new life. A session
+    /// nobody knows is erased like any other: the journal or a database may know it.
+    ///
+    /// # Errors
+    /// [`Refusal`]: whether it is erased is unknown; to erase it again does no harm.
+    pub fn erase(&self, session: &SessionId) -> Result<Erased, Refusal> {
+        let before = self.transcripts.before(session);
+        let cached = self.cache.look(session, |held| held.messages.len()).unwrap_or(0);
+        let kept = self.record(vec![Draft::Erasure { session: session.clone() }])?;
+        let id = kept[0].id();
+        let transcribed = before.count(id).unwrap_or_else(|e| {
+            log::warn!("what was erased of {session} cannot be counted: {e}");
+            0
+        });
+        log::info!("[CHAT ERASE] Session {session} is erased: {cached} messages in memory, {transcribed} on disk");
+        Ok(Erased { id, cached, transcribed })
     }
 
     /// What an acknowledgement means.
@@ -182,7 +215,9 @@ impl<D: Disk> Outlets<D> {
 
     /// Publishes neighbours of one session: one write of the transcript for all of them.
     fn publish_run(&self, run: &[Record]) {
-        if let [Record { entry: Entry::Erasure { id, session }, .. }] = run {
+        if let [Record { entry: Entry::Erasure { id, session }, sequence }] = run {
+            // In this order: a warm-up may have read the transcript before it was gone.
+            self.transcripts.erase(session, *id, *sequence);
             self.cache.erase(session, *id);
             return;
         }
@@ -228,8 +263,10 @@ fn expect<D: Disk>(journal: &Journal<D>, transcripts: &Transcripts<D>, endings_m
     let mut reader = journal.reader(from);
     let mut endings = Endings::default();
     while reader.read(REPLAY_BYTES, |record| {
-        if let Some(message) = record.entry.message() {
-            endings.message(record.sequence, message);
+        match &record.entry {
+            // What it covers is handed out no more, so whatever is expected is newer.
+            Entry::Erasure { id, session } => transcripts.erase_at_start(session, *id, record.sequence),
+            entry => entry.message().into_iter().for_each(|message| endings.message(record.sequence, message)),
         }
     })? == Progress::More
     {
@@ -263,7 +300,7 @@ fn replay<D: Disk>(journal: &Journal<D>, transcripts: &Transcripts<D>, from: u64
 mod tests {
     use super::*;
     use crate::journal::ReplyTo;
-    use crate::message::{self, Metadata, SessionId};
+    use crate::message::{self, Metadata};
 
     #[test]
     fn more_sessions_than_a_start_keeps_in_mind_are_brought_up_to_the_journal_all_the_same() {

@@ -577,6 +577,9 @@ fn the_description_of_the_api_is_served_and_describes_what_answers() {
                 client.get(path).expect(200);
                 let head = client.request("HEAD", path, &[], None);
                 assert_eq!((head.status, head.body.len()), (200, 0), "{path}");
+            } else if item.get("delete").is_some() {
+                assert_eq!(client.get(path).header("allow"), Some("DELETE"), "{path}");
+                client.request("DELETE", path, &[], None).problem(422);
             } else {
                 assert_eq!(client.get(path).header("allow"), Some("POST"), "{path}");
                 client.post(path, &json!({})).problem(422);

@@ -13,6 +13,7 @@ mod history;
 mod openapi;
 mod problem;
 mod route;
+mod sessions;
 mod status;
 
 use std::io::{self, Cursor, Write};
@@ -143,6 +144,11 @@ impl Service for Api {
             Route::Messages => chat::record(&self.chat, head, body),
             Route::History => history::read(&self.history, head),
             Route::Feed => feed::read(&self.feed, head),
+            Route::Session => {
+                let enabled = self.status.config.mongo.enabled;
+                let mongo = if enabled { sessions::Mongo::Pending } else { sessions::Mongo::None };
+                sessions::erase(&self.chat, mongo, head)
+            }
             Route::Status => Ok(self.status.storage()),
             Route::Livez => Ok(Status::live()),
             Route::Readyz | Route::Health => self.status.ready(),

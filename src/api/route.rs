@@ -17,6 +17,8 @@ pub enum Route {
     History,
     /// `GET /api/chat/feed`
     Feed,
+    /// `DELETE /api/chat/sessions/{id}`
+    Session,
     /// `GET /api/storage/status`
     Status,
     /// `GET /livez`
@@ -35,6 +37,7 @@ pub(super) const TABLE: &[(&str, &str, Route)] = &[
     ("/api/chat/messages", "POST", Route::Messages),
     ("/api/chat/history", "GET, HEAD", Route::History),
     ("/api/chat/feed", "GET, HEAD", Route::Feed),
+    ("/api/chat/sessions/{id}", "DELETE", Route::Session),
     ("/api/storage/status", "GET, HEAD", Route::Status),
     ("/livez", "GET, HEAD", Route::Livez),
     ("/readyz", "GET, HEAD", Route::Readyz),
@@ -44,12 +47,13 @@ pub(super) const TABLE: &[(&str, &str, Route)] = &[
 
 /// Finds the route, or the problem that says why there is none (404, 405 with `Allow`, 415).
 pub(super) fn find(head: &Head<'_>) -> Result<Route, Problem> {
-    let Some(&(_, allow, route)) = TABLE.iter().find(|(path, ..)| *path == head.path) else {
+    let Some(&(_, allow, route)) = TABLE.iter().find(|(path, ..)| is_at(path, head.path)) else {
         return Err(Problem::not_found(head.path));
     };
     let fits = match head.method {
         Method::Get | Method::Head => allow.starts_with("GET"),
         Method::Post => allow == "POST",
+        Method::Delete => allow == "DELETE",
         _ => false,
     };
     if !fits {
@@ -59,6 +63,14 @@ pub(super) fn find(head: &Head<'_>) -> Result<Route, Problem> {
         return Err(Problem::unsupported_media_type("application/json"));
     }
     Ok(route)
+}
+
+/// Whether a path is the one of the table; `{id}` at its end stands for one segment.
+fn is_at(wanted: &str, path: &str) -> bool {
+    match wanted.strip_suffix("{id}") {
+        Some(folder) => path.strip_prefix(folder).is_some_and(|id| !id.is_empty() && !id.contains('/')),
+        None => wanted == path,
+    }
 }
 
 /// Whether a `Content-Type` is JSON, with or without parameters.

@@ -103,6 +103,7 @@ impl Status {
                     "checkpoint": drained,
                     "transcribed": self.progress.transcribed(),
                     "undrained_bytes": journal.undrained_bytes,
+                    "erasures_pending": self.journal.erasures_pending(),
                     "disk_free_bytes": self.journal.room().ok().map(|room| room.free_bytes),
                     "warnings": self.journal.warnings().into_iter().map(Warning::as_str).collect::<Vec<_>>(),
                     "damaged_at_start": found.gaps + found.lost_segments + found.rebuilt_headers,

@@ -120,6 +120,11 @@ fn transcripts<D: Disk>(
     done: &mut Vec<String>,
 ) -> io::Result<()> {
     let transcripts = Transcripts::open(disk.clone(), place.transcripts(), OPEN_MAX)?;
+    let erased = before.journal.as_ref().map(|journal| journal.erased.clone()).unwrap_or_default();
+    // A start looks for those behind the checkpoint only, and the checkpoint is moved below.
+    for (session, id) in &erased {
+        transcripts.drop_erased(session, *id)?;
+    }
     let faulty = faulty(disk, place)?;
     for session in &faulty {
         transcripts.put_in_order(session)?;
@@ -128,7 +133,6 @@ fn transcripts<D: Disk>(
         let count = faulty.len();
         done.push(format!("transcripts put in order, what is no line of them set aside in quarantine/: {count}"));
     }
-    let erased = before.journal.as_ref().map(|journal| journal.erased.clone()).unwrap_or_default();
     let oldest = oldest_shown(place, clock.now());
     let mut replay = transcripts.replay();
     let mut reader = journal.reader(0);

@@ -266,6 +266,7 @@ fn journal_json(survey: &journal::Survey, now: Timestamp) -> Value {
         "context_clears": survey.records.context_clears,
         "erasures": survey.records.erasures,
         "aborts": survey.records.aborts,
+        "scrubbed": survey.records.scrubbed,
         "refused": survey.refused,
         "keys": survey.keys,
         "tail_bytes": survey.tail_bytes,
@@ -300,6 +301,7 @@ fn in_words(survey: &journal::Survey) -> String {
         (survey.records.context_clears, "context-clears"),
         (survey.records.erasures, "erasures"),
         (survey.records.aborts, "aborts"),
+        (survey.records.scrubbed, "scrubbed messages"),
         (survey.refused, "refused"),
     ] {
         if count > 0 {

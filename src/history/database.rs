@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use lru::LruCache;
 
-use crate::message::{Id, SessionId};
+use crate::message::{Id, Message, SessionId};
 use crate::store::{self, Calls, Store, StoreError, StorePage, StoreQuery};
 use crate::transcript::{Direction, Query};
 use crate::worker::{State, Storage};
@@ -86,14 +86,22 @@ impl Database {
     }
 
     /// Waits for the answer and puts it together with what this machine has.
-    pub(super) fn merge(&self, asked: Asked, ask: &Ask, query: &Query, local: Answer) -> Answer {
+    pub(super) fn merge(
+        &self,
+        asked: Asked,
+        ask: &Ask,
+        query: &Query,
+        local: Answer,
+        is_gone: &dyn Fn(&Message) -> bool,
+    ) -> Answer {
         let Asked(call, deadline) = asked;
         let page = call.and_then(|call| match call.wait(deadline) {
             Ok(read) => read.map_err(|e| e.to_string()),
             Err(e) => Err(e.to_string()),
         });
         match page {
-            Ok(page) => {
+            Ok(mut page) => {
+                page.messages.retain(|message| !is_gone(message));
                 let answer = merged(query, local, page);
                 self.remember(ask, &answer);
                 answer
@@ -183,7 +191,7 @@ fn merged(query: &Query, local: Answer, page: StorePage) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::{Draft, Message, Metadata, Timestamp};
+    use crate::message::{Draft, Metadata, Timestamp};
 
     fn id(n: u64) -> Id {
         Id::from_parts(Timestamp::from_micros(n * 1000), 0)

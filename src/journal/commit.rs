@@ -7,7 +7,7 @@
 //! has a word of its own to sleep on, so that a waiter is woken once and not for every batch that passes; and before it
 //! sleeps it gives way a few times, since a batch without a sync is over sooner than a sleep.
 //!
-//! Lock order: queue, then nothing; writer, then the segment list. The leader holds the writer and no queue.
+//! Lock order: queue, then the erasures; writer, then the segment list. The leader holds the writer and no queue.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, MutexGuard, OnceLock};
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use crate::disk::Disk;
 
-use super::queue::{Kept, Queue, Taken};
+use super::queue::{Kept, NoPlace, Queue, Taken};
 use super::record::{Draft, Record};
 use super::writer::Frames;
 use super::{Refusal, Shared};
@@ -122,7 +122,23 @@ impl<D: Disk> Shared<D> {
                 return Err(refusal.clone());
             }
             if queue.frames.bytes.len() < BATCH_BYTES_MAX {
-                let seen = queue.look_up(&drafts)?;
+                let looked_up = {
+                    let erasures = self.erasures.read().expect("no holder panics");
+                    if erasures.is_full(queue.erasing.len()) && drafts.iter().any(Draft::erases) {
+                        let reason = "too many erasures wait to be worked through; try again in a minute";
+                        return Err(Refusal::Unavailable(reason.into()));
+                    }
+                    queue.look_up(&drafts, &erasures)
+                };
+                let seen = match looked_up {
+                    Ok(seen) => seen,
+                    Err(NoPlace::Refused(refusal)) => return Err(refusal),
+                    Err(NoPlace::Until(ticket)) => {
+                        drop(queue);
+                        let _ = self.commit(ticket);
+                        continue;
+                    }
+                };
                 let first_open = queue.first_open();
                 let kept = queue.push(drafts, &seen);
                 return Ok((queue.ticket(&seen, first_open, self.published()), kept));
@@ -189,6 +205,7 @@ impl<D: Disk> Shared<D> {
             let _ = self.bell.0.try_send(());
         }
         written?;
+        self.note_erasures(records);
         (self.publish)(records);
         self.published.store(last, Ordering::Release);
         self.arrivals.ring();
@@ -205,6 +222,9 @@ impl<D: Disk> Shared<D> {
         queue.under_way = None;
         if refusal.is_some() {
             queue.keys.forget(&records);
+        }
+        if let Some(last) = records.last() {
+            queue.erasing.retain(|(sequence, _)| *sequence > last.sequence);
         }
         frames.clear();
         records.clear();

@@ -3,7 +3,7 @@
 //! A sealed segment's digest is written beside it in the background. A start reads the digests and walks the open segment
 //! only; a digest that is missing, damaged or of another segment is made anew by walking.
 //!
-//! Numbers are little-endian. Format version 2; one of another version is made anew:
+//! Numbers are little-endian. Format version 3; one of another version is made anew:
 //!
 //! | at | bytes | what |
 //! |---|---|---|
@@ -15,20 +15,25 @@
 //! | 100 | 8 | intact records |
 //! | 108 | 8, 8 | first and last record of the request that is not ended when the segment ends, or zeros |
 //! | 124 | 8, 8, 1 | first and last record of the request that was begun before the segment, and 1 if it ends; or zeros |
-//! | 141 | 4 | how many stretches of damage follow, of 16 bytes: from, to, as offsets in the segment |
+//! | 141 | 1 | 1 if something stands behind the last frame that is none |
+//! | 142 | 4 | how many stretches of damage follow, of 16 bytes: from, to, as offsets in the segment |
 //! | … | 4 | how many aborted ranges follow, of 16 bytes: first, last |
 //! | … | 4 | how many remains of requests that are not whole follow, of 16 bytes: first, last |
 //! | … | 4 | how many keys follow, of 48 bytes: hash (16), content (8), sequence (8), id (16) |
 //! | … | 4 | how many replies to messages with a key follow, of 40 bytes: key's hash (16), sequence (8), id (16) |
+//! | … | 4 | how many sessions have messages in it that are not scrubbed; of each 8 bytes, FNV-1a of its id, rising |
+//! | … | 4 | how many erasures follow, of 25 bytes and more: sequence (8), id (16), length of the session id (1), session id |
 //! | … | 4 | CRC-32 of everything before |
 
+use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::disk::{self, Disk, DiskFile};
-use crate::message::Id;
+use crate::message::{Id, SessionId};
 
+use super::erasures::Erasure;
 use super::frame::{FrameHeader, Group, Kind, SegmentHeader};
 use super::keys::{Keys, Known};
 use super::record::Entry;
@@ -37,7 +42,7 @@ use super::segment::SegmentInfo;
 use super::{reader, segment};
 
 const MAGIC: &[u8; 8] = b"CKDIGEST";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,6 +59,8 @@ pub struct Digest {
     pub unfinished: Option<(u64, u64)>,
     /// The first and last record of the request that was begun before the segment, and whether it ends here.
     pub head: Option<(u64, u64, bool)>,
+    /// Something that is no frame stands behind the last one.
+    pub torn: bool,
     /// Aborted ranges.
     pub aborted: Vec<(u64, u64)>,
     /// What is left of requests that are not whole, each a run of records.
@@ -62,6 +69,10 @@ pub struct Digest {
     pub keys: Vec<([u8; 16], Known)>,
     /// Replies in it to messages with a key, wherever those stand: the key's hash, the reply's sequence and its id.
     pub replies: Vec<([u8; 16], u64, Id)>,
+    /// Hashes of the sessions that have messages in it, those that do not count too: where an erased text may stand.
+    pub sessions: BTreeSet<u64>,
+    /// Erasures in it, in sequence.
+    pub erasures: Vec<Erasure>,
 }
 
 /// Where the frames of a walked segment end, and whether anything but zeros stands behind.
@@ -113,6 +124,7 @@ impl Digest {
                     before = Before::of_gap(&mut scanner, range)?;
                 }
                 Found::End { dirty } => {
+                    digest.torn = dirty;
                     let end = End { offset: scanner.offset(), dirty };
                     let damaged = if dirty { digest.damaged_end(&mut scanner)? } else { None };
                     return Ok((digest, damaged.map_or(end, |offset| End { offset, dirty: false })));
@@ -186,6 +198,12 @@ impl Digest {
         if let Entry::Abort { first, last } = entry {
             self.aborted.push((*first, *last));
         }
+        if let Entry::Erasure { id, session } = entry {
+            self.erasures.push(Erasure { sequence, id: *id, session: session.clone() });
+        }
+        if let Some(message) = entry.message() {
+            self.sessions.insert(hash_of(message.session()));
+        }
         let links = entry.links();
         let (Some(id), Some(key)) = (entry.id(), links.key) else { return };
         if links.reply_to.is_some() {
@@ -195,13 +213,18 @@ impl Digest {
         }
     }
 
+    /// Whether a text of one of those sessions may stand in the segment: in a frame, or in bytes that are none.
+    pub fn may_hold(&self, sessions: &HashSet<u64>) -> bool {
+        self.torn || !self.gaps.is_empty() || self.sessions.iter().any(|session| sessions.contains(session))
+    }
+
     /// Adds what it knows of keys, as far as the segment counts.
     pub fn tell_keys(&self, keys: &mut Keys, bound: u64) {
         for (hash, known) in self.keys.iter().filter(|(_, known)| known.sequence < bound) {
             keys.insert(*hash, *known);
         }
-        for (hash, _, id) in self.replies.iter().filter(|(_, sequence, _)| *sequence < bound) {
-            keys.note_reply(hash, *id);
+        for (hash, sequence, id) in self.replies.iter().filter(|(_, sequence, _)| *sequence < bound) {
+            keys.note_reply(hash, *sequence, *id);
         }
     }
 
@@ -217,6 +240,7 @@ impl Digest {
         let (first, last, ends) = self.head.unwrap_or_default();
         push_range(&mut bytes, (first, last));
         bytes.push(u8::from(ends));
+        bytes.push(u8::from(self.torn));
         for ranges in [&self.gaps, &self.aborted, &self.remains] {
             push_count(&mut bytes, ranges.len());
             ranges.iter().for_each(|range| push_range(&mut bytes, *range));
@@ -234,9 +258,22 @@ impl Digest {
             bytes.extend_from_slice(&sequence.to_le_bytes());
             bytes.extend_from_slice(&id.to_bytes());
         }
+        self.push_sessions(&mut bytes);
         let checksum = crc32fast::hash(&bytes);
         bytes.extend_from_slice(&checksum.to_le_bytes());
         bytes
+    }
+
+    fn push_sessions(&self, bytes: &mut Vec<u8>) {
+        push_count(bytes, self.sessions.len());
+        self.sessions.iter().for_each(|hash| bytes.extend_from_slice(&hash.to_le_bytes()));
+        push_count(bytes, self.erasures.len());
+        for Erasure { sequence, id, session } in &self.erasures {
+            bytes.extend_from_slice(&sequence.to_le_bytes());
+            bytes.extend_from_slice(&id.to_bytes());
+            bytes.push(u8::try_from(session.as_str().len()).expect("a session id has at most 128 characters"));
+            bytes.extend_from_slice(session.as_str().as_bytes());
+        }
     }
 
     pub(super) fn decode(bytes: &[u8], header: &SegmentHeader) -> Option<Self> {
@@ -249,6 +286,7 @@ impl Digest {
         digest.unfinished = Some((rest.u64()?, rest.u64()?)).filter(|range| *range != (0, 0));
         let head = (rest.u64()?, rest.u64()?, rest.take::<1>()? == [1]);
         digest.head = Some(head).filter(|(first, ..)| *first != 0);
+        digest.torn = rest.take::<1>()? == [1];
         for ranges in [&mut digest.gaps, &mut digest.aborted, &mut digest.remains] {
             for _ in 0..rest.u32()? {
                 ranges.push((rest.u64()?, rest.u64()?));
@@ -261,6 +299,16 @@ impl Digest {
         }
         for _ in 0..rest.u32()? {
             digest.replies.push((rest.take()?, rest.u64()?, rest.id()??));
+        }
+        for _ in 0..rest.u32()? {
+            digest.sessions.insert(rest.u64()?);
+        }
+        for _ in 0..rest.u32()? {
+            let (sequence, id, length) = (rest.u64()?, rest.id()??, rest.take::<1>()?[0]);
+            let (session, after) = rest.0.split_at_checked(usize::from(length))?;
+            let session = SessionId::new(str::from_utf8(session).ok()?).ok()?;
+            digest.erasures.push(Erasure { sequence, id, session });
+            rest.0 = after;
         }
         rest.0.is_empty().then_some(digest)
     }
@@ -293,9 +341,24 @@ impl Digest {
         }
         // Under `never` nothing has synced the segment yet, and a digest must not outlive what it speaks of.
         disk.open(&segment::path(folder, info.header.number))?.sync()?;
-        let digest = Self::load(disk, folder, info)?;
+        Self::renew(disk, folder, info)
+    }
+
+    /// Walks a sealed segment and writes its digest anew, whatever stands there.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn renew<D: Disk>(disk: &D, folder: &Path, info: &SegmentInfo) -> io::Result<()> {
+        let name = segment::path(folder, info.header.number);
+        let (digest, _) = Self::of_segment(reader::open(disk, folder, info)?, &name)?;
         disk::replace(disk, &path(folder, info.header.number), &digest.encode(&info.header))
     }
+}
+
+/// The hash of a session id, FNV-1a: the same for ever, and quick. Sessions that share one cost a look, no more.
+pub fn hash_of(session: &SessionId) -> u64 {
+    let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    session.as_str().as_bytes().iter().fold(0xcbf2_9ce4_8422_2325, step)
 }
 
 /// What stands behind the version of a digest whose checksum is right.
@@ -360,10 +423,13 @@ mod tests {
             gaps: vec![(640, 700)],
             unfinished: Some((8, 9)),
             head: Some((1, 2, true)),
+            torn: true,
             aborted: vec![(2, 3)],
             remains: vec![(5, 5)],
             keys: vec![([1; 16], known(4)), ([2; 16], known(5))],
             replies: vec![([2; 16], 6, id(6)), ([3; 16], 7, id(7))],
+            sessions: BTreeSet::from([3, 9, 1 << 63]),
+            erasures: vec![Erasure { sequence: 8, id: id(8), session: SessionId::new("a:b").unwrap() }],
         }
     }
 

@@ -23,7 +23,7 @@
 //! | 20 | 1 | kind: 1 message, 2 erasure, 3 abort, 4 context-clear |
 //! | 21 | 1 | flags: bit 0, the next record belongs to the same request; bit 1, the one before does |
 //! | 22 | 2 | zero |
-//! | 24 | … | payload (record.rs) |
+//! | 24 | … | payload (record.rs); of a message that was erased, zeros |
 //!
 //! A request's records are kept all or none. A segment ends where a later one's first sequence begins: what a failed
 //! segment holds from there on was refused, or was written anew.

@@ -70,16 +70,21 @@ impl Keys {
     pub fn note(&mut self, record: &Record) {
         let links = record.entry.links();
         let (Some(id), Some(key)) = (record.entry.id(), links.key) else { return };
-        if links.reply_to.is_some() {
-            self.note_reply(&key.hash, id);
+        if let Some(to) = links.reply_to {
+            // The key may stand for another message by now: what it stood for was erased.
+            if self.known.get(&key.hash).is_some_and(|known| known.id == to) {
+                self.note_reply(&key.hash, record.sequence, id);
+            }
         } else {
             self.insert(key.hash, Known { id, content: key.content, sequence: record.sequence, reply: None });
         }
     }
 
-    /// Notes the reply to the message a key stands for.
-    pub fn note_reply(&mut self, hash: &[u8; 16], id: Id) {
-        if let Some(known) = self.known.get_mut(hash) {
+    /// Notes the reply to the message a key stands for. One that came before that message answers another, which was erased.
+    pub fn note_reply(&mut self, hash: &[u8; 16], sequence: u64, id: Id) {
+        if let Some(known) = self.known.get_mut(hash)
+            && known.sequence < sequence
+        {
             known.reply = Some(id);
         }
     }
@@ -123,6 +128,15 @@ impl Keys {
         let from = self.order.partition_point(|(sequence, _)| *sequence < *span.start());
         let to = self.order.partition_point(|(sequence, _)| sequence <= span.end());
         self.order.drain(from..to);
+    }
+
+    /// Forgets the keys of messages that were erased, by the places those stood in.
+    pub fn forget_erased(&mut self, erased: &[([u8; 16], u64)]) {
+        for (hash, sequence) in erased {
+            if self.known.get(hash).is_some_and(|known| known.sequence == *sequence) {
+                self.known.remove(hash);
+            }
+        }
     }
 
     fn forget_oldest(&mut self) {

@@ -23,6 +23,8 @@
 //! | `checkpoint.rs` | up to where everything has arrived |
 //! | `digest.rs` | what a start must know of a segment, without walking it |
 //! | `keys.rs` | idempotency keys |
+//! | `erasures.rs` | what is erased, and whether it was scrubbed |
+//! | `scrub.rs` | segments and copies written anew without what is erased |
 //! | `age.rs` | how old a segment is, whatever the clock does |
 //! | `segment.rs` | the files, zeroed ahead |
 //! | `scan.rs` | a walk over frames and damage |
@@ -45,7 +47,7 @@
 //! | a panic while publishing | the batch is refused, the process stops in order | `PanicGuard` |
 //! | a second process, a newer format | the start ends, naming it | `Lock::take`, `inventory::header` |
 //!
-//! Knows nothing of sessions, caches, transcripts, MongoDB or HTTP: its records go to the publisher it was opened with.
+//! Of sessions it knows no more than which message an erasure covers. Knows nothing of caches, transcripts, MongoDB or HTTP: its records go to the publisher it was opened with.
 
 mod age;
 mod arrivals;
@@ -56,6 +58,9 @@ mod commit;
 #[cfg(test)]
 mod crash_tests;
 mod digest;
+#[cfg(test)]
+mod erasure_tests;
+mod erasures;
 #[cfg(test)]
 mod fault_tests;
 mod frame;
@@ -73,6 +78,7 @@ mod record;
 mod recovery;
 mod salvage;
 mod scan;
+mod scrub;
 mod segment;
 pub mod survey;
 #[cfg(test)]
@@ -85,24 +91,27 @@ mod writer;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::config::JournalConfig;
 use crate::disk::{Disk, RealDisk};
-use crate::message::{Clock, IdGenerator, LINE_BYTES_MAX};
+use crate::message::{Clock, IdGenerator, LINE_BYTES_MAX, Message};
 
 pub use arrivals::{Arrivals, Woken};
 pub use checkpoint::{Checkpoint, Standing};
 pub use commit::Ticket;
+pub use erasures::Unscrubbed;
 pub use queue::Kept;
 pub use reader::{Place, Progress, Reader};
 pub use record::{Draft, Entry, Key, Links, Record, ReplyTo};
 pub use recovery::{Findings, OpenError};
+pub use scrub::Scrubbed;
 pub use upkeep::Warning;
 
 use age::Ages;
+use erasures::{Erasure, Erasures};
 use lock::Lock;
 use queue::Queue;
 use recovery::recover;
@@ -146,8 +155,12 @@ struct Shared<D: Disk> {
     queue: Mutex<Queue>,
     writer: Mutex<Writer<D>>,
     segments: Arc<Mutex<Vec<SegmentInfo>>>,
+    /// Held by whoever removes a segment or puts another file in its place, so that none comes back.
+    exchange: Mutex<()>,
     /// Ranges of sequences that an abort record voids.
     voids: Vec<(u64, u64)>,
+    /// What is erased, from the moment it is published.
+    erasures: RwLock<Erasures>,
     /// Everything up to this sequence is durable and was handed to the publisher.
     published: AtomicU64,
     /// Who waits for more of it.
@@ -167,6 +180,24 @@ struct Shared<D: Disk> {
 impl<D: Disk> Shared<D> {
     fn published(&self) -> u64 {
         self.published.load(Ordering::Acquire)
+    }
+
+    /// Whether the entry is a message that was erased.
+    fn is_erased(&self, entry: &Entry) -> bool {
+        let Some(message) = entry.message() else { return false };
+        self.erasures.read().expect("no holder panics").covers(message.session(), message.id())
+    }
+
+    /// Takes the erasures among records that are durable, before anybody else hears of them.
+    fn note_erasures(&self, records: &[Record]) {
+        for record in records {
+            if let Entry::Erasure { id, session } = &record.entry {
+                let erasure = Erasure { sequence: record.sequence, id: *id, session: session.clone() };
+                self.erasures.write().expect("no holder panics").note(erasure);
+                // Whoever tends the journal scrubs.
+                let _ = self.bell.0.try_send(());
+            }
+        }
     }
 
     fn is_void(&self, sequence: u64) -> bool {
@@ -252,9 +283,17 @@ impl<D: Disk> Journal<D> {
             folder: config.path.clone(),
             epoch: found.epoch,
             queue: Mutex::new(Queue::new(found.next_sequence, IdGenerator::new(clock, found.largest_id), found.keys)),
-            writer: Mutex::new(Writer::new(disk.clone(), settings, found.last, found.next_number, segments.clone())),
+            writer: Mutex::new(Writer::new(
+                disk.clone(),
+                settings,
+                found.last,
+                (found.next_number, found.next_sequence),
+                segments.clone(),
+            )),
             segments,
+            exchange: Mutex::new(()),
             voids: found.voids,
+            erasures: RwLock::new(found.erasures),
             published: AtomicU64::new(found.next_sequence - 1),
             arrivals: Arrivals::default(),
             writable: AtomicBool::new(true),
@@ -313,6 +352,11 @@ impl<D: Disk> Journal<D> {
     /// Everything up to this sequence is durable and published.
     pub fn published(&self) -> u64 {
         self.shared.published()
+    }
+
+    /// Whether a message was erased since it was published: for whoever holds records that no reader hands out any more.
+    pub fn is_erased(&self, message: &Message) -> bool {
+        self.shared.erasures.read().expect("no holder panics").covers(message.session(), message.id())
     }
 
     /// A reader of everything behind sequence `after`.

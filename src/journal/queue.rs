@@ -7,13 +7,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::message::{Id, IdGenerator};
+use crate::message::{Id, IdGenerator, SessionId};
 
 use super::Refusal;
 use super::commit::{Batch, Ticket};
+use super::erasures::Erasures;
 use super::frame::Group;
 use super::keys::{Keys, Known};
-use super::record::{Draft, Record};
+use super::record::{Draft, Entry, Record};
 use super::writer::Frames;
 
 /// What became of a draft.
@@ -39,6 +40,8 @@ pub struct Queue {
     pub(super) records: Vec<Record>,
     /// What clients' keys stand for.
     pub(super) keys: Keys,
+    /// Erasures that were given a place and are not published yet, with their sequences.
+    pub(super) erasing: Vec<(u64, SessionId)>,
     /// The batch a leader has, as long as it has one.
     pub(super) under_way: Option<Arc<Batch>>,
     /// Somebody leads.
@@ -75,6 +78,15 @@ pub enum Seen {
     Draft(usize),
 }
 
+/// Why drafts are given no place.
+pub enum NoPlace {
+    /// They never will be.
+    Refused(Refusal),
+    /// The session of one is being erased, and what its key stands for with it, unless the erasure fails: these batches must
+    /// end before anybody knows.
+    Until(Ticket),
+}
+
 /// A batch with its leader.
 pub struct Taken {
     pub(super) batch: Arc<Batch>,
@@ -89,6 +101,7 @@ impl Queue {
             next_sequence,
             ids,
             keys,
+            erasing: Vec::new(),
             under_way: None,
             batch: Arc::default(),
             frames: Frames::default(),
@@ -110,8 +123,8 @@ impl Queue {
     }
 
     /// What each draft's key stands for, if it came before: in the journal, or earlier among the drafts. A reply to the
-    /// draft before it came before when that one's reply did.
-    pub fn look_up(&self, drafts: &[Draft]) -> Result<Vec<Seen>, Refusal> {
+    /// draft before it came before when that one's reply did. The key of an erased message stands for nothing.
+    pub fn look_up(&self, drafts: &[Draft], erasures: &Erasures) -> Result<Vec<Seen>, NoPlace> {
         let mut seen: Vec<Seen> = Vec::with_capacity(drafts.len());
         let mut own: HashMap<[u8; 16], ([u8; 8], usize)> = HashMap::new();
         for (index, draft) in drafts.iter().enumerate() {
@@ -121,11 +134,15 @@ impl Queue {
                     _ => Seen::No,
                 }
             } else if let Some(key) = draft.key() {
-                let known = self.keys.get(key);
+                let known = self.keys.get(key).filter(|known| !erasures.covers(draft.session(), known.id));
+                if known.is_some_and(|known| self.is_erasing(draft.session(), known.sequence)) {
+                    let ticket = Ticket { earlier: self.under_way.clone(), open: Some(self.batch.clone()) };
+                    return Err(NoPlace::Until(ticket));
+                }
                 let first = own.get(&key.hash);
                 let content = known.map(|known| known.content).or(first.map(|(content, _)| *content));
                 if content.is_some_and(|content| content != key.content) {
-                    return Err(Refusal::KeyConflict(index));
+                    return Err(NoPlace::Refused(Refusal::KeyConflict(index)));
                 }
                 match (known, first) {
                     (Some(known), _) => Seen::Known(known),
@@ -141,6 +158,11 @@ impl Queue {
             seen.push(found);
         }
         Ok(seen)
+    }
+
+    /// Whether an erasure that is not published yet would cover the session's record of that sequence.
+    fn is_erasing(&self, session: &SessionId, sequence: u64) -> bool {
+        self.erasing.iter().any(|(at, erasing)| erasing == session && *at > sequence)
     }
 
     /// Gives every draft that is new its place, and tells what became of each.
@@ -169,6 +191,9 @@ impl Queue {
         self.next_sequence += 1;
         self.frames.push(&record, group);
         self.keys.note(&record);
+        if let Entry::Erasure { session, .. } = &record.entry {
+            self.erasing.push((record.sequence, session.clone()));
+        }
         self.records.push(record.clone());
         record
     }

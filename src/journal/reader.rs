@@ -1,7 +1,7 @@
 //! Reads records back in sequence, up to what is published: for the worker after an outage, and for recovery.
 //!
 //! A segment counts up to where a later one begins, so each sequence is handed out once. Voided records and the aborts that
-//! void them are left out. Invariant: what is published stands in a listed segment, or was refused, voided or damaged; so
+//! void them are left out, and so is what a published erasure covers, scrubbed already or not. Invariant: what is published stands in a listed segment, or was refused, voided or damaged; so
 //! at the end of the last segment everything published was read.
 
 use std::io;
@@ -15,7 +15,7 @@ use super::frame::{FrameHeader, SegmentHeader};
 use super::record::{Entry, Record};
 use super::scan::{Found, Scanner};
 use super::segment::SegmentInfo;
-use super::{Shared, segment};
+use super::{Shared, record, segment};
 
 /// See the module.
 pub struct Reader<D: Disk> {
@@ -190,7 +190,9 @@ fn accept<D: Disk>(shared: &Shared<D>, position: u64, header: &FrameHeader, payl
     }
     match Entry::decode(header.kind, payload) {
         Some(Entry::Abort { .. }) => None,
+        Some(entry) if shared.is_erased(&entry) => None,
         Some(entry) => Some(Record { sequence, entry }),
+        None if record::is_scrubbed(header.kind, payload) => None,
         None => {
             log::error!("the journal's record {sequence} is intact and yet cannot be read: a fault in chatkeep");
             None

@@ -13,6 +13,11 @@
 //! | id: all of the session up to it is erased | 16 | | first voided sequence | 8 |
 //! | session id | … | | last voided sequence | 8 |
 //!
+//! A message or context-clear whose payload begins with an id of zeros was *scrubbed*: it was erased, and its payload is
+//! zeros to its end, as long as it was. Readers pass over it. Sequence, kind and place in the request are what they were, so
+//! nothing that follows requests or counts records sees a difference; no id is zeros, so nothing else can pass for it. A
+//! program that does not know of this passes over it too, and says that it cannot be read.
+//!
 //! Knows nothing of files or batches.
 
 use std::sync::Arc;
@@ -129,6 +134,19 @@ impl Draft {
         }
     }
 
+    /// Whether it is an erasure.
+    pub(super) fn erases(&self) -> bool {
+        matches!(self, Self::Erasure { .. })
+    }
+
+    /// The session it is about.
+    pub(super) fn session(&self) -> &SessionId {
+        match self {
+            Self::Message { line, .. } | Self::ContextClear { line, .. } => line.session(),
+            Self::Erasure { session } => session,
+        }
+    }
+
     /// Whether it answers the draft before it.
     pub(super) fn answers_previous(&self) -> bool {
         matches!(self, Self::Message { reply_to: ReplyTo::Previous, .. })
@@ -223,6 +241,11 @@ impl Entry {
             }
         }
     }
+}
+
+/// Whether what stood there was erased and scrubbed: see the module.
+pub(super) fn is_scrubbed(kind: Kind, payload: &[u8]) -> bool {
+    matches!(kind, Kind::Message | Kind::ContextClear) && payload.first_chunk() == Some(&[0; 16])
 }
 
 impl Record {

@@ -19,6 +19,7 @@ use crate::message::{Clock, Id};
 
 use super::checkpoint::Checkpoint;
 use super::digest::{Digest, End};
+use super::erasures::{Erasure, Erasures};
 use super::frame::{Group, HeaderError, SEGMENT_HEADER_BYTES};
 use super::inventory::{self, Inventory};
 use super::keys::Keys;
@@ -102,6 +103,8 @@ pub struct Recovered<D: Disk> {
     pub voids: Vec<(u64, u64)>,
     /// The idempotency keys of what is kept.
     pub keys: Keys,
+    /// What is erased.
+    pub erasures: Erasures,
     /// For the log.
     pub findings: Findings,
 }
@@ -132,6 +135,7 @@ pub fn recover<D: Disk>(disk: &D, config: &JournalConfig, clock: &Clock) -> Resu
         largest_id: recovery.largest_id,
         voids: std::mem::take(&mut recovery.voids),
         keys,
+        erasures: Erasures::default(),
         findings: recovery.findings,
     };
     recovered.list_last();
@@ -141,6 +145,10 @@ pub fn recover<D: Disk>(disk: &D, config: &JournalConfig, clock: &Clock) -> Resu
         }
     }
     let voids = recovered.voids.clone();
+    let erased = recovery.erasures.into_iter().filter(|erasure| !recovered.is_void(erasure.sequence));
+    let mut erasures = Erasures::default();
+    erased.for_each(|erasure| erasures.note(erasure));
+    recovered.erasures = erasures;
     recovered.keys.forget_voided(|sequence| voids.iter().any(|&(first, last)| (first..=last).contains(&sequence)));
     recovered.last.file.sync().map_err(at(folder))?;
     disk.sync_dir(folder).map_err(at(folder))?;
@@ -195,6 +203,7 @@ struct Recovery<'a, D: Disk> {
     unfinished: Option<(u64, u64)>,
     /// What is left of requests that are not whole.
     remains: Vec<(u64, u64)>,
+    erasures: Vec<Erasure>,
     findings: Findings,
     last_number: u64,
     /// Nothing in the last segment could be read.
@@ -211,6 +220,7 @@ impl<'a, D: Disk> Recovery<'a, D> {
             voids: Vec::new(),
             unfinished: None,
             remains: Vec::new(),
+            erasures: Vec::new(),
             findings: Findings::default(),
             last_number,
             lost_last,
@@ -282,6 +292,7 @@ impl<'a, D: Disk> Recovery<'a, D> {
         self.findings.gaps += digest.gaps.len() as u64;
         self.raise(digest.last_sequence, digest.largest_id);
         self.voids.extend_from_slice(&digest.aborted);
+        self.erasures.extend(digest.erasures.iter().filter(|erasure| erasure.sequence < bound).cloned());
         // What stands behind the bound was refused whole, or is whole in the segment that begins there.
         let counts = |(first, _): &(u64, u64)| *first < bound;
         self.remains.extend(digest.remains.iter().copied().filter(counts));

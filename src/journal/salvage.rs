@@ -29,7 +29,7 @@ const VAIN_WALKS: u64 = 8;
 /// # Errors
 /// The disk's.
 pub fn messages<D: Disk>(disk: &D, path: &Path, take: &mut dyn FnMut(u64, &Arc<Message>)) -> io::Result<()> {
-    frames(&disk.open_read(path)?, |_, header, payload| {
+    frames(&disk.open_read(path)?, |_, header, payload, _| {
         if let Some(message) = Entry::decode(header.kind, payload).as_ref().and_then(Entry::message) {
             take(header.sequence, message);
         }
@@ -43,15 +43,21 @@ pub fn messages<D: Disk>(disk: &D, path: &Path, take: &mut dyn FnMut(u64, &Arc<M
 /// The disk's.
 pub fn first_frame<F: DiskFile>(file: &F) -> io::Result<Option<(u32, u64)>> {
     let mut first = None;
-    frames(file, |salt, header, _| {
+    frames(file, |salt, header, _, _| {
         first = Some((salt, header.sequence));
         ControlFlow::Break(())
     })?;
     Ok(first)
 }
 
-/// Hands every intact frame to `take`, with its salt and its payload, until it says to stop.
-fn frames<F: DiskFile>(file: &F, mut take: impl FnMut(u32, &FrameHeader, &[u8]) -> ControlFlow<()>) -> io::Result<()> {
+/// Hands every intact frame to `take`, with its salt, its payload and where it starts, until it says to stop.
+///
+/// # Errors
+/// The disk's.
+pub fn frames<F: DiskFile>(
+    file: &F,
+    mut take: impl FnMut(u32, &FrameHeader, &[u8], u64) -> ControlFlow<()>,
+) -> io::Result<()> {
     let file_bytes = file.byte_len()?;
     let mut window = Window { bytes: Vec::new(), at: 0 };
     let (mut at, mut vain) = (0, 0);
@@ -69,7 +75,7 @@ fn frames<F: DiskFile>(file: &F, mut take: impl FnMut(u32, &FrameHeader, &[u8]) 
             at += 1;
             continue;
         };
-        if take(salt, &header, &frame[FRAME_HEADER_BYTES..]).is_break() {
+        if take(salt, &header, &frame[FRAME_HEADER_BYTES..], at).is_break() {
             break;
         }
         at += header.frame_bytes() as u64;

@@ -80,6 +80,8 @@ pub struct Records {
     pub erasures: u64,
     /// Aborts.
     pub aborts: u64,
+    /// Messages that were erased and scrubbed: places without content, counted nowhere else.
+    pub scrubbed: u64,
 }
 
 /// How the digests of sealed segments stand.

@@ -57,6 +57,7 @@ impl<D: Disk> Journal<D> {
         let (was_needed, mut dropped) = (needed > 0, 0);
         while let Some((oldest, bytes)) = self.oldest_to_drop(drained, ages, needed > 0) {
             needed = needed.saturating_sub(bytes);
+            let _alone = self.shared.exchange.lock().expect("no holder panics");
             match self.shared.disk.remove(&segment::path(&self.shared.folder, oldest)) {
                 // Removed by hand: that must not keep those behind it for ever.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -71,6 +72,7 @@ impl<D: Disk> Journal<D> {
             let first = segments.first().map_or(0, |s| s.header.first_sequence);
             drop(segments);
             self.shared.queue.lock().expect("no holder panics").forget_keys_before(first);
+            self.shared.erasures.write().expect("no holder panics").forget_before(first);
             dropped += 1;
         }
         if was_needed && dropped > 0 {
@@ -91,7 +93,10 @@ impl<D: Disk> Journal<D> {
         let segments = self.shared.segments.lock().expect("no holder panics");
         let [oldest, next, ..] = &segments[..] else { return None };
         let bytes: u64 = segments.iter().map(|s| s.file_bytes).sum();
-        let past = ages.is_past(next.header.made_micros, self.config.retain);
+        // What tells that copies elsewhere are still to be scrubbed stays for it, unless room is needed.
+        let erasing = self.shared.erasures.read().expect("no holder panics").first_unscrubbed();
+        let past = ages.is_past(next.header.made_micros, self.config.retain)
+            && erasing.is_none_or(|sequence| sequence >= next.header.first_sequence);
         let pressed = bytes + self.config.segment_bytes > self.config.max_bytes / 4 * 3;
         let may = next.header.first_sequence <= drained + 1 && (past || pressed || short);
         may.then_some((oldest.header.number, oldest.file_bytes))
@@ -172,7 +177,7 @@ impl<D: Disk> Journal<D> {
         }
     }
 
-    /// Receives when [`Journal::tend`] has something to do: the spare was taken, or a file failed.
+    /// Receives when [`Journal::tend`] has something to do: the spare was taken, a file failed, or something was erased.
     pub fn bell(&self) -> &Receiver<()> {
         &self.shared.bell.1
     }

@@ -120,6 +120,8 @@ pub struct Writer<D: Disk> {
     next_number: u64,
     /// All segments, oldest first; shared with the readers and with whoever drops drained ones.
     segments: Arc<Mutex<Vec<SegmentInfo>>>,
+    /// The sequence behind the last one that was written.
+    next_sequence: u64,
     /// Frames that were acknowledged and not yet synced: none with `always`, the newest with `never`.
     unsynced: Frames,
     /// How many of them a sync outside the writer is under way for.
@@ -131,17 +133,26 @@ pub struct Writer<D: Disk> {
 }
 
 impl<D: Disk> Writer<D> {
-    /// Goes on in `segment`, the last of `segments`; no segment has `next_number` or a later one.
+    /// Goes on in `segment`, the last of `segments`, with `next_sequence`; no segment has `next_number` or a later one.
     pub fn new(
         disk: D,
         settings: Settings,
         segment: Segment<D::File>,
-        next_number: u64,
+        (next_number, next_sequence): (u64, u64),
         segments: Arc<Mutex<Vec<SegmentInfo>>>,
     ) -> Self {
-        let unsynced = Frames::default();
-        let (in_flight, refused_from, broken) = (0, None, false);
-        Self { disk, settings, segment, next_number, segments, unsynced, in_flight, refused_from, broken }
+        Self {
+            disk,
+            settings,
+            segment,
+            next_number,
+            segments,
+            next_sequence,
+            unsynced: Frames::default(),
+            in_flight: 0,
+            refused_from: None,
+            broken: false,
+        }
     }
 
     /// Writes a batch whose first record has sequence `first`, and syncs it if the policy says so.
@@ -166,10 +177,34 @@ impl<D: Disk> Writer<D> {
             self.refused_from = Some(self.refused_from.map_or(first, |earlier| earlier.min(first)));
             return Err(self.fail("write", &e));
         }
+        self.next_sequence = first + frames.lengths.len() as u64;
         if self.settings.fsync != Fsync::Always {
             self.unsynced.extend(frames);
         }
         Ok(())
+    }
+
+    /// Ends the segment here and goes on in a new one, so that it can be written anew without what was erased. What it holds
+    /// is synced first, whatever the policy.
+    ///
+    /// # Errors
+    /// [`Refusal`]; when there is no room for the new segment the open one stays good, else the next batch mends.
+    pub fn seal(&mut self) -> Result<(), Refusal> {
+        if self.broken {
+            return Err(Refusal::Unavailable("the journal's file failed".into()));
+        }
+        self.sync()?;
+        let made = self.prepare(self.next_sequence, 0, 0)?;
+        // Whether it has its name is not known then: nothing may be written where it would hide it.
+        let named = made.name(&self.disk, &self.settings.folder, true);
+        self.segment = named.map_err(|e| self.fail("seal", &e))?;
+        self.list();
+        Ok(())
+    }
+
+    /// Whether frames up to that sequence are kept in memory, to be written anew should a sync fail.
+    pub fn owes(&self, sequence: u64) -> bool {
+        self.unsynced.first_sequence().is_some_and(|first| first <= sequence)
     }
 
     /// Syncs what was written, in place: when much is unsynced, and at the end of an ordered stop.

@@ -125,6 +125,12 @@ impl Prepared {
         self.line.len()
     }
 
+    /// Its session.
+    #[must_use]
+    pub fn session(&self) -> &SessionId {
+        &self.session
+    }
+
     /// Gives it its id, and with it its time.
     #[must_use]
     pub fn seal(mut self, id: Id) -> Message {
@@ -245,6 +251,14 @@ impl Message {
     pub fn from_trusted(line: &[u8]) -> Option<Self> {
         let (id, session, places) = read_layout(line)?;
         Some(Self { id, session, places, line: line.into() })
+    }
+
+    /// Whose line it is that begins there, as far as the beginning of our layout tells: the rest may be damaged or cut off.
+    #[must_use]
+    pub fn beginning_of_line(line: &[u8]) -> Option<(Id, SessionId)> {
+        let (id, rest) = line.strip_prefix(BEFORE_ID)?.split_at_checked(Id::TEXT_BYTES)?;
+        let (session, _) = until_quote(rest.strip_prefix(BEFORE_SESSION)?)?;
+        Some((str::from_utf8(id).ok()?.parse().ok()?, SessionId::new(session).ok()?))
     }
 
     /// Reads a line of a file anyone may have edited: `None` unless it is a whole JSON object with a message's fields.

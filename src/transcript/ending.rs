@@ -94,7 +94,7 @@ impl Ending {
     }
 
     fn behind(&self) -> Behind {
-        Behind { first: self.first, last: self.last, distrusted: false }
+        Behind { first: self.first, last: self.last, distrusted: false, erased: None }
     }
 }
 
@@ -133,6 +133,11 @@ impl<D: Disk> Transcripts<D> {
     /// Compares one session's ending, if that is still to be done; a transcript that ends otherwise is behind.
     pub(super) fn settle_in(&self, open: &mut Open<D>, session: &SessionId) {
         let Some(ending) = open.endings.remove(session) else { return };
+        if let Some(behind) = open.behind.get_mut(session) {
+            // It is to be mended whatever stands there.
+            (behind.first, behind.last) = (behind.first.min(ending.first), behind.last.max(ending.last));
+            return;
+        }
         let file = self.disk.open_read(&self.path(session));
         match file.and_then(|file| ending.is_of(&file)) {
             Ok(true) => return,

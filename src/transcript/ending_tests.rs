@@ -76,7 +76,7 @@ fn a_transcript_that_ends_otherwise_is_behind_and_is_mended() {
     for (name, damage) in cases {
         let fixture = expecting(damage);
         let behind = fixture.transcripts.behind(&fixture.session).unwrap_or_else(|| panic!("{name} passes"));
-        assert_eq!(behind, Behind { first: 4, last: 6, distrusted: false }, "{name}");
+        assert_eq!(behind, Behind { first: 4, last: 6, distrusted: false, erased: None }, "{name}");
         fixture.fill(7..=7);
         assert_eq!(fixture.transcripts.behind(&fixture.session).unwrap().last, 7, "{name}");
         mend(&fixture, 7);

@@ -70,7 +70,10 @@ fn a_transcript_that_cannot_be_written_falls_behind_and_is_rebuilt() {
     let transcripts = Fixture::reopen(&fixture);
     assert_eq!(transcripts.append(&fixture.session, &[(4, &message(4)), (5, &message(5))]), Appended::Behind);
     assert_eq!(transcripts.append(&fixture.session, &[(6, &message(6))]), Appended::Behind);
-    assert_eq!(transcripts.behind(&fixture.session), Some(Behind { first: 4, last: 6, distrusted: false }));
+    assert_eq!(
+        transcripts.behind(&fixture.session),
+        Some(Behind { first: 4, last: 6, distrusted: false, erased: None })
+    );
     assert_eq!(transcripts.first_lacking(), Some(4));
     let rebuilt = transcripts.rebuild(journal(6)).unwrap();
     assert!((rebuilt.mended, rebuilt.lacking) == (0, 1) && rebuilt.fault.is_some(), "it still cannot be written");

@@ -13,6 +13,7 @@
 //! | `replay.rs` | making transcripts agree with the journal |
 //! | `merge.rs` | writing a transcript anew |
 //! | `expire.rs` | taking out what has expired, while appends go on |
+//! | `erase.rs` | a transcript gone at once, and what is erased out of the copies |
 //! | `clean.rs` | a transcript put in order, of a stopped server |
 //! | `survey.rs` | a look at all of them that changes nothing |
 //!
@@ -25,6 +26,9 @@ mod clean;
 mod ending;
 #[cfg(test)]
 mod ending_tests;
+mod erase;
+#[cfg(test)]
+mod erase_tests;
 mod expire;
 #[cfg(test)]
 mod expire_crash_tests;
@@ -49,9 +53,10 @@ use std::sync::{Arc, Mutex};
 use lru::LruCache;
 
 use crate::disk::{self, Disk, DiskFile, RealDisk};
-use crate::message::{Expiry, Message, SessionId};
+use crate::message::{Expiry, Id, Message, SessionId};
 
 pub use ending::Endings;
+pub use erase::{Before, blank_lines, without_lines};
 pub use expire::{Sweep, Swept};
 pub use read::{Direction, PAGE_BYTES_MAX, Page, Query};
 pub use replay::{Rebuilt, Replay};
@@ -99,6 +104,8 @@ pub struct Behind {
     pub last: u64,
     /// What stands in the file from `first` on may be on no disk, whatever a read shows: it must be written anew.
     pub distrusted: bool,
+    /// The session is erased up to this id, and the file may still hold what is.
+    pub erased: Option<Id>,
 }
 
 /// How an append went.
@@ -167,7 +174,8 @@ impl<D: Disk> Transcripts<D> {
             Ok(first_ever) => Appended::Written { first_ever },
             Err(e) => {
                 log::warn!("the transcript of {session} falls behind: {e}");
-                open.behind.insert(session.clone(), Behind { first: *first, last: *last, distrusted: false });
+                open.behind
+                    .insert(session.clone(), Behind { first: *first, last: *last, distrusted: false, erased: None });
                 Appended::Behind
             }
         }
@@ -238,8 +246,10 @@ impl<D: Disk> Transcripts<D> {
         self.settle_in(&mut open, session);
         open.files.pop(session);
         let last = last.max(open.newest);
-        let behind = open.behind.entry(session.clone()).or_insert(Behind { first, last, distrusted: true });
-        *behind = Behind { first: behind.first.min(first), last: behind.last.max(last), distrusted: true };
+        let new = Behind { first, last, distrusted: true, erased: None };
+        let behind = open.behind.entry(session.clone()).or_insert(new);
+        let (first, last) = (behind.first.min(first), behind.last.max(last));
+        *behind = Behind { first, last, distrusted: true, erased: behind.erased };
     }
 }
 

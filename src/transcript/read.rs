@@ -92,6 +92,14 @@ impl<D: Disk> Transcripts<D> {
     /// # Errors
     /// The disk's.
     pub fn read(&self, session: &SessionId, query: &Query) -> io::Result<Page> {
+        let hidden = self.hidden(session);
+        if hidden > query.after {
+            return self.read_file(session, &Query { after: hidden, ..query.clone() });
+        }
+        self.read_file(session, query)
+    }
+
+    fn read_file(&self, session: &SessionId, query: &Query) -> io::Result<Page> {
         let file = match self.disk.open_read(&self.path(session)) {
             Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Page::default()),

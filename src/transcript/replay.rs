@@ -87,8 +87,11 @@ impl<D: Disk> Transcripts<D> {
         let _alone = self.maintenance.lock().expect("no holder panics");
         let mut pending: HashMap<SessionId, Behind> = self.all_behind().into_iter().collect();
         let known = pending.len();
-        let Some(first) = pending.values().map(|behind| behind.first).min() else { return Ok(Rebuilt::default()) };
         let mut replay = self.replay();
+        replay.fault = self.take_out_erased(&mut pending);
+        let Some(first) = pending.values().map(|behind| behind.first).min() else {
+            return Ok(Rebuilt { mended: 0, lacking: known, fault: replay.fault });
+        };
         let durable = feed(first - 1, &mut |sequence, message| replay.one_of(&pending, sequence, message))?;
         for (session, first, last) in replay.settle() {
             self.mark_behind(&session, first, last);
@@ -106,21 +109,35 @@ impl<D: Disk> Transcripts<D> {
             pending.retain(|session, _| replay.is_settled(session));
         }
         let mut open = self.open.lock().expect("no holder panics");
-        for session in pending.keys() {
-            if let Some(behind) = open.behind.get_mut(session) {
-                *behind = Behind { first: durable + 1, last: behind.last, distrusted: false };
+        for (session, begun) in &pending {
+            if let Some(behind) = open.behind.get_mut(session).filter(|behind| behind.erased == begun.erased) {
+                *behind = Behind { first: durable + 1, last: behind.last, distrusted: false, erased: None };
             }
         }
         let lacking = open.behind.len();
         Ok(Rebuilt { mended: known.saturating_sub(lacking), lacking, fault: replay.fault })
     }
 
-    /// Takes those off the list that lack nothing behind `reached`; from here on they are appended to again.
+    /// Takes what is erased out of the files of those where some may stand, and those off the list where it fails, with the
+    /// first reason.
+    fn take_out_erased(&self, pending: &mut HashMap<SessionId, Behind>) -> Option<io::Error> {
+        let mut fault = None;
+        pending.retain(|session, behind| {
+            let taken_out = behind.erased.map_or(Ok(()), |id| self.drop_erased(session, id));
+            taken_out.map_err(|e| fault.get_or_insert(e)).is_ok()
+        });
+        fault
+    }
+
+    /// Takes those off the list that lack nothing behind `reached`; from here on they are appended to again. One that was
+    /// erased meanwhile may have lines again that it should not: it stays behind for the next rebuild.
     fn release(&self, pending: &mut HashMap<SessionId, Behind>, reached: u64) {
         let mut open = self.open.lock().expect("no holder panics");
-        pending.retain(|session, _| {
-            let lacks = open.behind.get(session).is_some_and(|behind| behind.last > reached);
-            if !lacks {
+        pending.retain(|session, begun| {
+            let behind = open.behind.get(session).filter(|behind| behind.erased == begun.erased);
+            let is_ours = behind.is_some() || !open.behind.contains_key(session);
+            let lacks = behind.is_some_and(|behind| behind.last > reached);
+            if is_ours && !lacks {
                 open.behind.remove(session);
             }
             lacks

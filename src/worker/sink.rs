@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::disk::{Disk, RealDisk};
-use crate::journal::{self, Journal, Record};
+use crate::journal::{self, Entry, Journal, Record};
 use crate::message::{Message, SessionId};
 use crate::transcript::{Rebuilt, Transcripts};
 
@@ -106,6 +106,10 @@ impl<D: Disk> Sink for TranscriptSink<D> {
     fn take(&mut self, record: &Record) {
         let first = self.span.map_or(record.sequence, |(first, _)| first);
         self.span = Some((first, record.sequence));
+        if let Entry::Erasure { session, .. } = &record.entry {
+            // Its file is gone, and with the folder's sync for good.
+            self.touched.remove(session);
+        }
         if let Some(message) = record.entry.message()
             && !self.touched.contains(message.session())
         {

@@ -14,7 +14,7 @@ use super::super::checkpoint::{self, Checkpoint, Standing};
 use super::super::digest::{self, Before, Digest};
 use super::super::frame::{FrameHeader, HeaderError, Kind, SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::super::reader;
-use super::super::record::Entry;
+use super::super::record::{self, Entry};
 use super::super::scan::{Found, Scanner};
 use super::super::segment::{self, SegmentInfo};
 use super::super::{inventory, salvage};
@@ -181,7 +181,12 @@ impl<'a, D: Disk> Walk<'a, D> {
                         (self.tell)(name, Fault::Damaged { bytes, records });
                     }
                     let entry = digest.take(&header, scanner.payload(), std::mem::take(&mut before_next));
-                    self.note(name, &header, entry.as_ref(), bound);
+                    let scrubbed = record::is_scrubbed(header.kind, scanner.payload());
+                    if scrubbed && header.sequence < bound {
+                        self.survey.records.scrubbed += 1;
+                    } else {
+                        self.note(name, &header, entry.as_ref(), bound);
+                    }
                 }
                 Found::Gap(range) => {
                     digest.gaps.push((range.start, range.end));
@@ -190,6 +195,7 @@ impl<'a, D: Disk> Walk<'a, D> {
                 }
                 Found::End { dirty: false } => return Ok((digest, faults)),
                 Found::End { dirty: true } => {
+                    digest.torn = true;
                     let end = scanner.offset();
                     if let Some(to) = digest.damaged_end(scanner)? {
                         let records = digest.last_sequence.max(before) + 1..=digest.last_sequence.max(before) + 1;

@@ -1,0 +1,365 @@
+//! Erasure from the DELETE to the last byte, on a disk that forgets and fails: compiled under `#[cfg(test)]` only.
+//!
+//! A history with an erasure in its middle is run again with a power cut, a kill or a fault at each call of the disk. After
+//! it, whatever became of the checkpoint and the digests and also after a repair, no read path has anything that was erased
+//! and acknowledged as such, everything else that was acknowledged is there as it was, and after the janitor's pass no file
+//! holds an erased text.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, bounded};
+
+use super::Scrubber;
+use crate::cache::Cache;
+use crate::config::{Config, Fsync};
+use crate::disk::sim::{Fault, Random, SimDisk};
+use crate::doctor;
+use crate::history::{Ask, History};
+use crate::journal::{Draft, Journal, Kept, Key, Progress, Record, Refusal, ReplyTo};
+use crate::message::{self, Clock, Id, Metadata, SessionId, Timestamp};
+use crate::recorder::{Erased, Opened, Recorder, StartError};
+use crate::transcript::Transcripts;
+use crate::worker::{TranscriptSink, Worker};
+
+/// In every text that is erased, and in no other.
+const MARK: &str = "SECRET";
+/// All that happens in [`Case::live`].
+const STEPS: u64 = 14;
+
+struct Live {
+    recorder: Recorder<SimDisk>,
+    journal: Arc<Journal<SimDisk>>,
+    transcripts: Arc<Transcripts<SimDisk>>,
+    history: History<SimDisk>,
+    channel: Receiver<Record>,
+    scrubber: Scrubber<SimDisk>,
+}
+
+struct Case {
+    disk: SimDisk,
+    config: Config,
+    live: Option<Live>,
+    /// What must be there, by its text.
+    kept: BTreeMap<String, (SessionId, Id, Vec<u8>)>,
+    /// Keys of erased messages.
+    keys: Vec<String>,
+    erased: Option<Id>,
+    said: u64,
+    /// The lock is the kernel's and stands on the real disk.
+    _folder: tempfile::TempDir,
+}
+
+fn session(name: &str) -> SessionId {
+    SessionId::new(name).unwrap()
+}
+
+fn draft(session: &SessionId, text: &str, key: Option<&str>) -> Draft {
+    let (metadata, vector_ids) = (Metadata::default(), [].as_slice());
+    let line = message::Draft { session, role: "user", text, metadata, vector_ids }.prepare();
+    let key = key.map(|key| Key::new(session, key, &[text.as_bytes()]));
+    Draft::Message { line, key, reply_to: ReplyTo::Nothing }
+}
+
+fn ask_all(name: &str) -> Ask {
+    let (before, after, role, since, until) = (None, None, None, None, None);
+    Ask { session: session(name), limit: 100, before, after, role, since, until }
+}
+
+impl Case {
+    fn new(fsync: Fsync) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("journal")).unwrap();
+        let mut config = Config::defaults(Some(folder.path())).unwrap();
+        config.journal.fsync = fsync;
+        config.journal.segment_bytes = 2048;
+        config.journal.retain = Duration::from_secs(3600);
+        config.mongo.queue_capacity = 3;
+        config.mongo.cache.max_messages_per_session = 3;
+        let (kept, keys) = (BTreeMap::new(), Vec::new());
+        let (disk, live, erased) = (SimDisk::default(), None, None);
+        Self { disk, config, live, kept, keys, erased, said: 0, _folder: folder }
+    }
+
+    fn open(&mut self) -> Result<(), StartError> {
+        self.live = None;
+        let (disk, config, clock) = (self.disk.clone(), &self.config, Clock::system());
+        let open_max = NonZeroUsize::new(2).unwrap();
+        let transcripts = Transcripts::open(disk.clone(), &config.mongo.cache.disk_path, open_max);
+        let transcripts = Arc::new(transcripts.map_err(StartError::Replay)?);
+        let cache = Arc::new(Cache::new(&config.mongo.cache));
+        let on_panic = Box::new(|| panic!("the leader panicked"));
+        let Opened { recorder, journal, channel, .. } =
+            Recorder::open_on(disk.clone(), config, clock.clone(), &transcripts, cache.clone(), on_panic)?;
+        let history = History::new(config, clock, cache, transcripts.clone(), journal.clone());
+        let aside = [config.journal.path.join("recovered.jsonl"), self.dead_letters()];
+        let [recovered, letters] = aside;
+        let scrubber = Scrubber::new(disk, journal.clone(), transcripts.clone(), recovered, letters);
+        self.live = Some(Live { recorder, journal, transcripts, history, channel, scrubber });
+        Ok(())
+    }
+
+    fn dead_letters(&self) -> PathBuf {
+        self.config.journal.path.with_file_name("dead_letter.jsonl")
+    }
+
+    fn live(&self) -> &Live {
+        self.live.as_ref().unwrap()
+    }
+
+    /// One request with a message for each of the sessions; those to the first are to be erased if `secret`.
+    fn say(&mut self, sessions: &[&str], secret: bool) -> Result<Vec<Kept>, Refusal> {
+        self.said += 1;
+        let said = self.said;
+        let texts: Vec<(SessionId, String)> = sessions
+            .iter()
+            .enumerate()
+            .map(|(index, name)| {
+                let mark = if secret && index == 0 { MARK } else { "plain" };
+                (session(name), format!("{mark} {said}.{index} {}", "x".repeat(40 * (said as usize % 5))))
+            })
+            .collect();
+        let key = |text: &String| said.is_multiple_of(2).then(|| text.clone());
+        let drafts = texts.iter().map(|(session, text)| draft(session, text, key(text).as_deref())).collect();
+        self.live().journal.a_moment_later();
+        let kept = self.live().recorder.record(drafts)?;
+        for ((session, text), kept) in texts.iter().zip(&kept) {
+            let Kept::New(record) = kept else { panic!("{text} is new") };
+            let message = record.entry.message().unwrap();
+            if text.contains(MARK) {
+                self.keys.extend(key(text));
+            } else {
+                self.kept.insert(text.clone(), (session.clone(), message.id(), message.line().to_vec()));
+            }
+        }
+        Ok(kept)
+    }
+
+    fn erase(&mut self) -> Result<Erased, Refusal> {
+        self.live().journal.a_moment_later();
+        let erased = self.live().recorder.erase(&session("gone"))?;
+        self.erased = Some(erased.id);
+        Ok(erased)
+    }
+
+    /// What the worker does until a stop.
+    fn work(&self) {
+        let live = self.live();
+        let sink = TranscriptSink::new(live.transcripts.clone(), live.journal.clone());
+        let (config, channel) = (&self.config.journal, live.channel.clone());
+        let checkpoint = live.journal.start();
+        let worker =
+            Worker::new(live.journal.clone(), channel, sink, Clock::system(), config, checkpoint, Arc::default());
+        let (stop, stopped) = bounded(0);
+        drop(stop);
+        worker.run(&stopped);
+    }
+
+    /// A history; whatever fails, it goes on. A fault in the checkpoint's reading ends it.
+    fn live_through(&mut self, from: u64) {
+        for step in from..STEPS {
+            if self.live.is_none() && self.open().is_err() {
+                continue;
+            }
+            match step {
+                0 | 2 | 6 => drop(self.say(&["gone", "kept"], true)),
+                1 => drop(self.say(&["gone", "kept", "other"], true)),
+                3 => drop(self.live().journal.tend()),
+                4 => self.work(),
+                5 => drop(self.say(&["other", "kept"], false)),
+                7 => drop(self.erase()),
+                8 => drop(self.say(&["gone", "kept"], false)),
+                9 => drop(self.live().scrubber.scrub(&|| true)),
+                10 => drop(self.say(&["gone"], false)),
+                11 => self.work(),
+                12 => drop(self.live().journal.tend()),
+                13 => drop(self.live().scrubber.scrub(&|| true)),
+                _ => {}
+            }
+            self.glance();
+        }
+    }
+
+    /// What a reader of the living process sees, if the disk lets it.
+    fn glance(&self) {
+        let Some(live) = self.live.as_ref().filter(|_| self.erased.is_some()) else { return };
+        for after in [None, Some(Id::from_parts(Timestamp::from_micros(0), 0))] {
+            let Ok(answer) = live.history.read(&Ask { after, ..ask_all("gone") }) else { continue };
+            assert!(answer.messages.iter().all(|(message, _)| !message.text().contains(MARK)), "it is still shown");
+        }
+    }
+
+    fn ask(&self, name: &str) -> Vec<(String, Id, Vec<u8>)> {
+        let answer = self.live().history.read(&ask_all(name)).unwrap();
+        assert!(answer.incomplete.is_none());
+        answer.messages.iter().map(|(m, _)| (m.text(), m.id(), m.line().to_vec())).collect()
+    }
+
+    /// What readers find is right, if the erasure was acknowledged.
+    fn check(&self) {
+        let mut found = BTreeMap::new();
+        for name in ["gone", "kept", "other"] {
+            for (text, id, line) in self.ask(name) {
+                assert!(found.insert(text, (session(name), id, line)).is_none());
+            }
+        }
+        for (text, place) in &self.kept {
+            assert_eq!(found.get(text), Some(place), "{text:.20} was acknowledged");
+        }
+        if self.erased.is_none() {
+            return;
+        }
+        assert!(found.keys().all(|text| !text.contains(MARK)), "{found:?}");
+        let mut reader = self.live().journal.reader(0);
+        let no_mark = |record: Record| {
+            assert!(record.entry.message().is_none_or(|message| !message.text().contains(MARK)), "{record:?}");
+        };
+        while reader.read(700, no_mark).unwrap() == Progress::More {}
+    }
+
+    /// No transcript has an erased line once all has arrived.
+    fn check_transcripts(&self) {
+        let folder = &self.config.mongo.cache.disk_path;
+        for path in self.disk.paths().into_iter().filter(|path| path.parent() == Some(folder)) {
+            assert!(self.erased.is_none() || !holds_mark(&self.disk, &path), "{}", path.display());
+        }
+    }
+
+    fn check_files(&self) {
+        if self.erased.is_some() {
+            let holding: Vec<PathBuf> =
+                self.disk.paths().into_iter().filter(|path| holds_mark(&self.disk, path)).collect();
+            assert!(holding.is_empty(), "{holding:?}");
+        }
+    }
+
+    /// Looks on a copy of the disk that something happened to.
+    fn check_without(&mut self, suffix: &str, repaired: bool) {
+        let disk = std::mem::take(&mut self.disk);
+        self.live = None;
+        self.disk = disk.fork();
+        for path in self.disk.paths() {
+            if !suffix.is_empty() && path.to_string_lossy().ends_with(suffix) {
+                self.disk.unlink(&path);
+            }
+        }
+        if repaired {
+            let data = self.config.journal.path.parent().unwrap().to_owned();
+            let place = doctor::Place { data, config: self.config.clone() };
+            doctor::repair_on(&self.disk, &place, &Clock::system()).unwrap();
+            self.check_transcripts();
+            let recovered = self.config.journal.path.join("recovered.jsonl");
+            assert!(self.erased.is_none() || !holds_mark(&self.disk, &recovered));
+        }
+        self.open().unwrap();
+        self.check();
+        self.work();
+        self.check_transcripts();
+        self.check();
+        self.live = None;
+        self.disk = disk;
+    }
+
+    /// The keys of what is erased stand for nothing.
+    fn check_keys(&mut self) {
+        for key in self.keys.clone().iter().filter(|_| self.erased.is_some()) {
+            let kept = self.live().recorder.record(vec![draft(&session("gone"), key, Some(key))]).unwrap();
+            assert!(matches!(&kept[0], Kept::New(_)), "{key:.20} is still known: {kept:?}");
+        }
+    }
+}
+
+fn holds_mark(disk: &SimDisk, path: &std::path::Path) -> bool {
+    disk.peek(path).is_some_and(|bytes| memchr::memmem::find(&bytes, MARK.as_bytes()).is_some())
+}
+
+/// Runs the history with a fault, ends it, and looks from all sides. Returns the calls it took.
+fn run(fsync: Fsync, fault: Option<(u64, Fault)>, cut: Option<u64>) -> u64 {
+    let told = Told(format!("{fsync:?}, fault {fault:?}, power cut {cut:?}"));
+    let mut case = Case::new(fsync);
+    if let Some((call, fault)) = fault {
+        case.disk.fault_at(call, fault);
+    }
+    case.live_through(0);
+    let calls = case.disk.calls();
+    case.live = None;
+    if let Some(seed) = cut {
+        case.disk.power_cut(&mut Random(seed));
+    }
+    case.disk.heal();
+    if cut.is_some() && fsync != Fsync::Always {
+        return calls;
+    }
+    for (suffix, repaired) in [("", true), ("checkpoint", false), (".digest", false)] {
+        case.check_without(suffix, repaired);
+    }
+    case.open().unwrap();
+    case.check();
+    case.work();
+    case.check_transcripts();
+    case.live().scrubber.scrub(&|| true).unwrap();
+    assert_eq!(case.live().journal.erasures_pending(), 0);
+    case.check();
+    case.check_files();
+    for (suffix, repaired) in [("checkpoint", true), (".digest", false)] {
+        case.check_without(suffix, repaired);
+    }
+    case.open().unwrap();
+    case.check();
+    case.check_keys();
+    drop(told);
+    calls
+}
+
+/// Tells which case it was when one fails.
+struct Told(String);
+
+#[allow(clippy::print_stderr, reason = "a failing test tells its case there")]
+impl Drop for Told {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.0);
+        }
+    }
+}
+
+#[test]
+fn what_is_erased_is_gone_from_every_reader_and_then_from_every_file() {
+    for fsync in [Fsync::Always, Fsync::Interval, Fsync::Never] {
+        run(fsync, None, None);
+    }
+    run(Fsync::Always, None, Some(1));
+}
+
+#[test]
+fn after_a_power_cut_at_every_call_nothing_erased_comes_back_and_nothing_else_goes() {
+    let calls = run(Fsync::Always, None, None);
+    for call in 1..=calls {
+        run(Fsync::Always, Some((call, Fault::PowerOff)), Some(call));
+    }
+}
+
+#[test]
+fn after_a_kill_at_every_call_nothing_erased_comes_back_whatever_the_policy() {
+    for fsync in [Fsync::Always, Fsync::Never] {
+        let calls = run(fsync, None, None);
+        for call in (1..=calls).skip(usize::from(fsync == Fsync::Never) * 100) {
+            run(fsync, Some((call, Fault::PowerOff)), None);
+        }
+    }
+}
+
+#[test]
+fn a_fault_at_every_call_of_an_erasure_and_its_scrubbing_is_survived() {
+    use std::io::ErrorKind::{Other, StorageFull};
+    for fsync in [Fsync::Always, Fsync::Interval] {
+        let calls = run(fsync, None, None);
+        for call in 1..=calls {
+            let fault = [Fault::Fail(Other), Fault::Fail(StorageFull), Fault::Short][(call % 3) as usize];
+            run(fsync, Some((call, fault)), (call % 2 == 0).then_some(call));
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! What is erased: of which session everything up to which id, and whether the bytes are gone too.
+//!
+//! The journal's erasure records are the truth; this is what is known of them in memory, so that no reader hands out what
+//! is erased and no key stands for it. An erasure is taken when it is published, and at a start from digests and the open
+//! segment; it goes with its record's segment. At most [`ERASURES_MAX`] are known, at some 200 bytes each: beyond, those that
+//! were scrubbed go (of what they cover nothing is left to hide), and when none was, a new erasure is refused until the
+//! janitor has been at work. A start that finds more keeps the newest: those not yet scrubbed are among them.
+//!
+//! Knows nothing of files.
+
+use std::collections::HashMap;
+
+use crate::message::{Id, SessionId};
+
+/// Sessions whose erasure is remembered.
+pub const ERASURES_MAX: usize = 100_000;
+
+/// One erasure record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Erasure {
+    /// Its place.
+    pub sequence: u64,
+    /// Everything of the session up to it is erased.
+    pub id: Id,
+    /// The session.
+    pub session: SessionId,
+}
+
+/// What is known of a session's last erasure.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    sequence: u64,
+    id: Id,
+    state: State,
+}
+
+/// Whether the payloads are gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Unscrubbed,
+    Scrubbed,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Erasures {
+    known: HashMap<SessionId, Known>,
+    unscrubbed: usize,
+}
+
+/// What is to be scrubbed: a look at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Unscrubbed {
+    /// Of these sessions everything up to that id.
+    pub sessions: HashMap<SessionId, Id>,
+    /// The last of their erasures: what they cover stands before it.
+    pub(super) last: u64,
+}
+
+impl Unscrubbed {
+    /// Whether a message is to go.
+    #[must_use]
+    pub fn covers(&self, session: &SessionId, id: Id) -> bool {
+        self.sessions.get(session).is_some_and(|erased| id <= *erased)
+    }
+}
+
+impl Erasures {
+    /// Takes an erasure; sequences come in rising order.
+    pub fn note(&mut self, erasure: Erasure) {
+        if self.known.len() >= ERASURES_MAX && !self.known.contains_key(&erasure.session) {
+            self.make_room();
+        }
+        let known = Known { sequence: erasure.sequence, id: erasure.id, state: State::Unscrubbed };
+        let before = self.known.insert(erasure.session, known);
+        self.unscrubbed += usize::from(before.is_none_or(|before| before.state == State::Scrubbed));
+    }
+
+    /// Lets go of those that were scrubbed, or, at a start that finds too many, of the older half.
+    fn make_room(&mut self) {
+        self.known.retain(|_, known| known.state == State::Unscrubbed);
+        if self.known.len() >= ERASURES_MAX {
+            let mut sequences: Vec<u64> = self.known.values().map(|known| known.sequence).collect();
+            let (_, middle, _) = sequences.select_nth_unstable(ERASURES_MAX / 2);
+            let middle = *middle;
+            self.known.retain(|_, known| known.sequence >= middle);
+        }
+        self.unscrubbed = self.known.len();
+    }
+
+    /// Whether no more can be taken beside `coming` until some are scrubbed.
+    #[must_use]
+    pub fn is_full(&self, coming: usize) -> bool {
+        self.unscrubbed + coming >= ERASURES_MAX
+    }
+
+    /// Whether a message of the session with that id is erased.
+    #[must_use]
+    pub fn covers(&self, session: &SessionId, id: Id) -> bool {
+        !self.known.is_empty() && self.known.get(session).is_some_and(|known| id <= known.id)
+    }
+
+    /// How many are to be scrubbed.
+    #[must_use]
+    pub fn unscrubbed(&self) -> usize {
+        self.unscrubbed
+    }
+
+    /// The first sequence of those.
+    #[must_use]
+    pub fn first_unscrubbed(&self) -> Option<u64> {
+        if self.unscrubbed == 0 {
+            return None;
+        }
+        self.known.values().filter(|known| known.state == State::Unscrubbed).map(|known| known.sequence).min()
+    }
+
+    /// What is to be scrubbed now.
+    #[must_use]
+    pub fn look(&self) -> Unscrubbed {
+        let left = || self.known.iter().filter(|(_, known)| known.state == State::Unscrubbed);
+        let last = left().map(|(_, known)| known.sequence).max().unwrap_or(0);
+        Unscrubbed { sessions: left().map(|(session, known)| (session.clone(), known.id)).collect(), last }
+    }
+
+    /// What was looked at then is scrubbed; a session that was erased again meanwhile is not.
+    pub fn scrubbed(&mut self, done: &Unscrubbed) {
+        for (session, id) in &done.sessions {
+            if let Some(known) = self.known.get_mut(session)
+                && known.id == *id
+                && known.state == State::Unscrubbed
+            {
+                known.state = State::Scrubbed;
+                self.unscrubbed -= 1;
+            }
+        }
+    }
+
+    /// Forgets erasures before that sequence.
+    pub fn forget_before(&mut self, sequence: u64) {
+        self.known.retain(|_, known| known.sequence >= sequence);
+        self.unscrubbed = self.known.values().filter(|known| known.state == State::Unscrubbed).count();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Timestamp;
+
+    fn erasure(n: u64, session: &str) -> Erasure {
+        let id = Id::from_parts(Timestamp::from_micros(1_790_000_000_000_000 + n), 0);
+        Erasure { sequence: n, id, session: SessionId::new(session).unwrap() }
+    }
+
+    #[test]
+    fn a_session_erased_again_while_it_is_scrubbed_is_to_be_scrubbed_again() {
+        let mut erasures = Erasures::default();
+        erasures.note(erasure(1, "a"));
+        erasures.note(erasure(2, "b"));
+        let look = erasures.look();
+        erasures.note(erasure(3, "a"));
+        erasures.scrubbed(&look);
+        assert_eq!((erasures.unscrubbed(), erasures.first_unscrubbed()), (1, Some(3)));
+        erasures.note(erasure(4, "b"));
+        assert_eq!((erasures.unscrubbed(), erasures.first_unscrubbed()), (2, Some(3)));
+        erasures.forget_before(4);
+        assert_eq!((erasures.unscrubbed(), erasures.first_unscrubbed()), (1, Some(4)));
+        let (a, b) = (erasure(3, "a"), erasure(4, "b"));
+        assert!(!erasures.covers(&a.session, a.id) && erasures.covers(&b.session, b.id));
+        assert!(!erasures.covers(&b.session, erasure(5, "b").id));
+    }
+
+    #[test]
+    fn beyond_the_limit_the_scrubbed_go_and_then_erasures_are_refused() {
+        let mut erasures = Erasures::default();
+        for n in 1..=ERASURES_MAX as u64 {
+            erasures.note(erasure(n, &format!("s{n}")));
+        }
+        assert!(erasures.is_full(0));
+        let mut done = erasures.look();
+        done.sessions.retain(|session, _| session.as_str() != "s7");
+        erasures.scrubbed(&done);
+        assert!(!erasures.is_full(0) && erasures.known.len() == ERASURES_MAX);
+        erasures.note(erasure(1 << 40, "new"));
+        assert_eq!((erasures.known.len(), erasures.unscrubbed()), (2, 2));
+        assert!(erasures.covers(&SessionId::new("s7").unwrap(), erasure(7, "s7").id));
+        // A start that finds too many keeps the newest.
+        for n in 1..=2 * ERASURES_MAX as u64 {
+            erasures.note(erasure((1 << 41) + n, &format!("t{n}")));
+        }
+        assert!(erasures.known.len() <= ERASURES_MAX);
+        assert!(erasures.covers(&SessionId::new("t200000").unwrap(), erasure((1 << 41) + 200_000, "x").id));
+    }
+}

@@ -1,0 +1,312 @@
+//! Scrubbing: segments and the copies in `quarantine/` written anew without the payloads of what is erased.
+//!
+//! Every frame keeps its place, its length and its sequence; the payload becomes zeros (record.rs). So offsets in digests,
+//! readers that have the old file open, and the rules on requests see no difference. A file is copied under another name,
+//! blanked there, synced and renamed: at every moment either the old or the new one has the name. A segment that is no
+//! longer listed is left alone (`Shared::exchange`), and the zeros behind a sealed segment's last record are left out.
+//!
+//! * The open segment is never written anew: it is sealed first, if it holds anything erased. Nothing acknowledged is at
+//!   risk: it is synced, and the copy is of a file that nobody writes to any more.
+//! * Digests tell which segments hold a session at all; one that cannot be read has its segment looked at.
+//! * What is kept in memory to be written anew should a sync fail must not bring anything back, so it is waited for.
+//! * Whatever a frame's fate was (refused, voided, published), its text goes. Of damaged bytes no more is known than what can
+//!   be read: from the beginning of an erased line to the next line's, they are zeroed.
+//!
+//! It can be stopped anywhere and begun again: until all is done the erasures stay to be scrubbed, also over a restart.
+//!
+//! Knows nothing of transcripts or other copies: the janitor does.
+
+use std::collections::HashSet;
+use std::io;
+use std::ops::{ControlFlow, Range};
+use std::path::Path;
+use std::sync::atomic::Ordering;
+
+use memchr::memmem;
+
+use crate::disk::{Disk, DiskFile};
+use crate::message::Message;
+
+use super::digest::{Digest, hash_of};
+use super::erasures::Unscrubbed;
+use super::frame::{FrameHeader, stamp};
+use super::record::Entry;
+use super::scan::{Found, read_over_damage};
+use super::segment::{self, SegmentInfo};
+use super::{Journal, Refusal, quarantine, reader, salvage};
+
+/// Copied or searched at once, in bytes.
+const BLOCK_BYTES: usize = 1 << 20;
+/// How a line begins.
+const LINE_START: &[u8] = b"{\"id\":\"";
+/// The longest stretch that tells whose a line is, in bytes.
+const LAYOUT_BYTES_MAX: usize = 256;
+
+/// What a pass did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scrubbed {
+    /// Files written anew.
+    pub files: usize,
+    /// Messages whose payload went, and stretches of damage.
+    pub blanks: usize,
+}
+
+/// Something to be zeroed.
+enum Blank {
+    /// The payload of the frame that starts there.
+    Frame { at: u64, salt: u32, header: FrameHeader },
+    /// Damaged bytes.
+    Raw(Range<u64>),
+}
+
+/// What is to go of one file.
+#[derive(Default)]
+struct Findings {
+    blanks: Vec<Blank>,
+    /// The keys that stand for what goes: hash and sequence.
+    keys: Vec<([u8; 16], u64)>,
+    /// Behind it there are only zeros.
+    end: u64,
+}
+
+impl<D: Disk> Journal<D> {
+    /// How many sessions were erased whose bytes still stand somewhere.
+    pub fn erasures_pending(&self) -> usize {
+        self.shared.erasures.read().expect("no holder panics").unscrubbed()
+    }
+
+    /// What is to be scrubbed. Once it is, everywhere, [`Journal::scrubbed`] is to be told.
+    pub fn unscrubbed(&self) -> Unscrubbed {
+        self.shared.erasures.read().expect("no holder panics").look()
+    }
+
+    /// Everything that was to be scrubbed then is.
+    pub fn scrubbed(&self, done: &Unscrubbed) {
+        self.shared.erasures.write().expect("no holder panics").scrubbed(done);
+    }
+
+    /// Scrubs the segments and the quarantine, as long as `go_on` says so. For the janitor, who writes the digests too.
+    ///
+    /// # Errors
+    /// The disk's, and [`io::ErrorKind::Interrupted`] when told to stop: begin again.
+    pub fn scrub(&self, wanted: &Unscrubbed, go_on: &dyn Fn() -> bool) -> io::Result<Scrubbed> {
+        let mut scrubbed = Scrubbed::default();
+        // Copies first: they are small, and on a full disk segments may go by themselves.
+        let folder = self.shared.folder.join(quarantine::FOLDER);
+        for name in names(&self.shared.disk, &folder)?.iter().filter(|name| !name.ends_with(".tmp")) {
+            on(go_on)?;
+            self.scrub_copy(&folder.join(name), wanted, &mut scrubbed)?;
+        }
+        self.seal(wanted)?;
+        let hashes: HashSet<u64> = wanted.sessions.keys().map(hash_of).collect();
+        let mut sealed = self.shared.segments.lock().expect("no holder panics").clone();
+        sealed.pop();
+        for info in sealed.iter().filter(|info| info.header.first_sequence <= wanted.last) {
+            on(go_on)?;
+            let digest = Digest::stored(&self.shared.disk, &self.shared.folder, &info.header);
+            if digest.is_none_or(|digest| digest.may_hold(&hashes)) {
+                match self.scrub_segment(info, wanted, &mut scrubbed) {
+                    // Dropped in the meantime.
+                    Err(e) if e.kind() == io::ErrorKind::NotFound && !self.is_listed(info) => {}
+                    done => done?,
+                }
+            }
+        }
+        Ok(scrubbed)
+    }
+
+    /// Ends the open segment if it holds anything that is to go, and sees to it that no copy of that is kept in memory.
+    fn seal(&self, wanted: &Unscrubbed) -> io::Result<()> {
+        let open = self.shared.segments.lock().expect("no holder panics").last().cloned();
+        let holds = open.map_or(Ok(false), |info| self.holds_erased(&info, wanted))?;
+        let mut writer = self.shared.writer.lock().expect("no holder panics");
+        if holds || writer.owes(wanted.last) {
+            let sealed = if holds { writer.seal() } else { writer.sync() };
+            self.shared.writable.store(!writer.is_broken(), Ordering::Relaxed);
+            sealed.map_err(|refusal| match refusal {
+                Refusal::Full(reason) => io::Error::new(io::ErrorKind::StorageFull, reason),
+                refusal => io::Error::other(refusal.to_string()),
+            })?;
+        }
+        if writer.owes(wanted.last) {
+            return Err(io::Error::other("what was written before an erasure waits for a sync"));
+        }
+        Ok(())
+    }
+
+    /// Whether a segment that may still be written to holds anything that is to go.
+    fn holds_erased(&self, info: &SegmentInfo, wanted: &Unscrubbed) -> io::Result<bool> {
+        if info.header.first_sequence > wanted.last {
+            return Ok(false);
+        }
+        let mut scanner = reader::open(&self.shared.disk, &self.shared.folder, info)?;
+        loop {
+            match scanner.next()? {
+                // What an erasure covers stands before it.
+                Found::Frame(header) if header.sequence > wanted.last => return Ok(false),
+                Found::Frame(header) if is_to_go(&header, scanner.payload(), wanted) => return Ok(true),
+                Found::Frame(_) => {}
+                // A write may be under way; what is damaged is looked into when nobody writes any more.
+                Found::Gap(_) => return Ok(true),
+                Found::End { .. } => return Ok(false),
+            }
+        }
+    }
+
+    fn scrub_segment(&self, info: &SegmentInfo, wanted: &Unscrubbed, scrubbed: &mut Scrubbed) -> io::Result<()> {
+        let (disk, folder) = (&self.shared.disk, &self.shared.folder);
+        let path = segment::path(folder, info.header.number);
+        let found = find(&disk.open_read(&path)?, wanted)?;
+        if !found.blanks.is_empty() {
+            let temporary = path.with_extension("scrubbed.tmp");
+            rewrite(disk, &path, &temporary, &found)?;
+            let _alone = self.shared.exchange.lock().expect("no holder panics");
+            if !self.is_listed(info) {
+                return disk.remove(&temporary);
+            }
+            disk.rename(&temporary, &path)?;
+            let mut segments = self.shared.segments.lock().expect("no holder panics");
+            if let Some(listed) = segments.iter_mut().find(|listed| listed.header == info.header) {
+                listed.file_bytes = found.end;
+            }
+            drop(segments);
+            disk.sync_dir(folder)?;
+            scrubbed.files += 1;
+            scrubbed.blanks += found.blanks.len();
+        }
+        self.shared.queue.lock().expect("no holder panics").keys.forget_erased(&found.keys);
+        // It may speak of what went before a stop.
+        Digest::renew(disk, folder, info)
+    }
+
+    fn is_listed(&self, info: &SegmentInfo) -> bool {
+        let segments = self.shared.segments.lock().expect("no holder panics");
+        segments.iter().any(|listed| listed.header == info.header)
+    }
+
+    fn scrub_copy(&self, path: &Path, wanted: &Unscrubbed, scrubbed: &mut Scrubbed) -> io::Result<()> {
+        let disk = &self.shared.disk;
+        let found = match disk.open_read(path).and_then(|file| find(&file, wanted)) {
+            // The sweep removes old copies.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            found => found?,
+        };
+        if found.blanks.is_empty() {
+            return Ok(());
+        }
+        let mut temporary = path.as_os_str().to_owned();
+        temporary.push(".tmp");
+        let temporary = Path::new(&temporary);
+        rewrite(disk, path, temporary, &found)?;
+        disk.rename(temporary, path)?;
+        disk.sync_dir(path.parent().unwrap_or(path))?;
+        scrubbed.files += 1;
+        scrubbed.blanks += found.blanks.len();
+        Ok(())
+    }
+}
+
+fn on(go_on: &dyn Fn() -> bool) -> io::Result<()> {
+    if go_on() { Ok(()) } else { Err(io::ErrorKind::Interrupted.into()) }
+}
+
+/// The names in a folder; none when there is no such folder.
+fn names<D: Disk>(disk: &D, folder: &Path) -> io::Result<Vec<String>> {
+    match disk.list(folder) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        names => names,
+    }
+}
+
+fn is_to_go(header: &FrameHeader, payload: &[u8], wanted: &Unscrubbed) -> bool {
+    let entry = Entry::decode(header.kind, payload);
+    let message = entry.as_ref().and_then(Entry::message);
+    message.is_some_and(|message| wanted.covers(message.session(), message.id()))
+}
+
+/// Finds what is to go of a file of frames, in whatever order and state.
+fn find<F: DiskFile>(file: &F, wanted: &Unscrubbed) -> io::Result<Findings> {
+    let mut found = Findings::default();
+    let mut between = Vec::new();
+    let mut at = 0;
+    salvage::frames(file, |salt, header, payload, start| {
+        if start > at {
+            between.push(at..start);
+        }
+        at = start + header.frame_bytes() as u64;
+        if is_to_go(header, payload, wanted) {
+            found.blanks.push(Blank::Frame { at: start, salt, header: *header });
+            let links = Entry::decode(header.kind, payload).map(|entry| entry.links()).unwrap_or_default();
+            found.keys.extend(links.key.map(|key| (key.hash, header.sequence)));
+        }
+        ControlFlow::Continue(())
+    })?;
+    found.end = at;
+    between.push(at..file.byte_len()?);
+    for range in between {
+        let end = find_raw(file, range, wanted, &mut found.blanks)?;
+        found.end = found.end.max(end);
+    }
+    Ok(found)
+}
+
+/// Finds erased lines among bytes that are no frames; returns where the last byte ends that is not zero.
+fn find_raw<F: DiskFile>(file: &F, range: Range<u64>, wanted: &Unscrubbed, blanks: &mut Vec<Blank>) -> io::Result<u64> {
+    let (mut block, mut at, mut end) = (vec![0; BLOCK_BYTES], range.start, 0);
+    let mut erased_from = None;
+    while at < range.end {
+        let length = usize::try_from(range.end - at).unwrap_or(usize::MAX).min(BLOCK_BYTES);
+        let read = read_over_damage(file, &mut block[..length], at)?;
+        let bytes = &block[..read];
+        if let Some(last) = bytes.iter().rposition(|&byte| byte != 0) {
+            end = at + last as u64 + 1;
+        }
+        let is_last = at + read as u64 >= range.end || read < length;
+        // The beginning of a line that may go on in the next block is found there.
+        let whole = if is_last { read } else { read - LAYOUT_BYTES_MAX };
+        for start in memmem::find_iter(bytes, LINE_START).filter(|start| *start < whole) {
+            let line = &bytes[start..read.min(start + LAYOUT_BYTES_MAX)];
+            let Some((id, session)) = Message::beginning_of_line(line) else { continue };
+            if let Some(from) = erased_from.take() {
+                blanks.push(Blank::Raw(from..at + start as u64));
+            }
+            if wanted.covers(&session, id) {
+                erased_from = Some(at + start as u64);
+            }
+        }
+        if is_last {
+            break;
+        }
+        at += whole as u64;
+    }
+    blanks.extend(erased_from.map(|from| Blank::Raw(from..range.end)));
+    Ok(end)
+}
+
+/// Writes a file anew without what is to go, synced, under another name.
+fn rewrite<D: Disk>(disk: &D, from: &Path, to: &Path, found: &Findings) -> io::Result<()> {
+    let (old, new) = (disk.open_read(from)?, disk.create(to)?);
+    let (mut block, mut at) = (vec![0; BLOCK_BYTES], 0);
+    while at < found.end {
+        let length = usize::try_from(found.end - at).unwrap_or(usize::MAX).min(BLOCK_BYTES);
+        let read = read_over_damage(&old, &mut block[..length], at)?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        new.write_all_at(&block[..read], at)?;
+        at += read as u64;
+    }
+    for blank in &found.blanks {
+        match blank {
+            Blank::Frame { at, salt, header } => {
+                block.clear();
+                header.push_to(&mut block);
+                block.resize(header.frame_bytes(), 0);
+                stamp(&mut block, *salt);
+                new.write_all_at(&block, *at)?;
+            }
+            Blank::Raw(range) => segment::zero(&new, range.start, range.end.min(found.end))?,
+        }
+    }
+    new.sync()
+}

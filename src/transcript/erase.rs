@@ -1,0 +1,285 @@
+//! Erasing: a transcript gone at once, also from under a rebuild, and from the copies that were set aside.
+//!
+//! At the erasure's publication the file is removed, under the lock of the open files: whatever is appended from then on
+//! stands in a new one. Two cases are not so simple, and both make the session *behind* with what is erased noted
+//! ([`Behind::erased`]): a file that cannot be removed, and a session that is behind already, whose file a rebuild may be
+//! writing anew at this moment with lines it read before. The next rebuild first takes out what is erased and then goes on
+//! as ever; until then nothing is appended, no reader is shown anything that is erased, and the checkpoint waits before
+//! the erasure. So a start finds every erasure whose file may still be there behind its checkpoint and asks for it again.
+//!
+//! The folder is synced by the worker before its checkpoint passes the erasure, as for every line.
+//!
+//! Knows nothing of why.
+
+use std::collections::HashMap;
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+
+use crate::disk::{self, Disk, DiskFile};
+use crate::message::{Id, Message, SessionId};
+
+use super::merge::copy;
+use super::read::Lines;
+use super::{Behind, Transcripts};
+
+/// The most of an unfinished line that is looked at: more than a whole one has.
+const REST_BYTES_MAX: usize = 32 << 20;
+
+/// A transcript as it was found before its erasure: it can be counted afterwards, although it has no name any more.
+pub struct Before<F>(Option<F>);
+
+/// What is to become of a line, or of what stands in its place, in a copy that was set aside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Stays,
+    Goes,
+}
+
+impl<F: DiskFile> Before<F> {
+    /// How many messages before `id` it has.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn count(&self, id: Id) -> io::Result<u64> {
+        let Some(file) = &self.0 else { return Ok(0) };
+        let mut lines = Lines::new(file, u64::MAX)?;
+        let (mut at, mut count) = (0, 0);
+        while let Some(range) = lines.line_at(at)? {
+            count += u64::from(Message::id_of_line(lines.bytes(&range)).is_some_and(|found| found < id));
+            at = range.end;
+        }
+        Ok(count)
+    }
+}
+
+impl<D: Disk> Transcripts<D> {
+    /// The transcript as it stands now.
+    pub fn before(&self, session: &SessionId) -> Before<D::File> {
+        Before(self.old_file(session).ok().flatten())
+    }
+
+    /// Forgets everything of a session up to `id`, whose erasure has that sequence: between the appends of what comes before
+    /// and after it. Never fails: what cannot be removed makes the session fall behind.
+    pub fn erase(&self, session: &SessionId, id: Id, sequence: u64) {
+        let mut open = self.open.lock().expect("no holder panics");
+        open.newest = open.newest.max(sequence);
+        open.endings.remove(session);
+        open.files.pop(session);
+        open.lost.remove(session);
+        let removed = match self.disk.remove(&self.path(session)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        };
+        if let Err(e) = &removed {
+            log::warn!("the transcript of {session} cannot be removed yet: {e}");
+        }
+        if removed.is_err() || open.behind.contains_key(session) {
+            open.behind.insert(session.clone(), Behind::erased(id, sequence));
+        }
+    }
+
+    /// The same for an erasure that a start finds: before anybody appends or anything is expected.
+    pub fn erase_at_start(&self, session: &SessionId, id: Id, sequence: u64) {
+        if let Err(e) = self.drop_erased(session, id) {
+            log::warn!("the transcript of {session} cannot be removed yet: {e}");
+            self.open.lock().expect("no holder panics").behind.insert(session.clone(), Behind::erased(id, sequence));
+        }
+    }
+
+    /// Takes everything up to `id` out of a transcript to which nobody appends. What is newer stays.
+    ///
+    /// # Errors
+    /// The disk's; the old file is then still there.
+    pub fn drop_erased(&self, session: &SessionId, id: Id) -> io::Result<()> {
+        let Some(old) = self.old_file(session)? else { return Ok(()) };
+        let path = self.path(session);
+        let mut lines = Lines::new(&old, u64::MAX)?;
+        let (mut at, mut holds_erased, mut newer) = (0, false, None);
+        while let Some(range) = lines.line_at(at)? {
+            match Message::id_of_line(lines.bytes(&range)) {
+                Some(found) if found > id => {
+                    newer = Some(range.start);
+                    break;
+                }
+                Some(_) => holds_erased = true,
+                None => {}
+            }
+            at = range.end;
+        }
+        match newer {
+            Some(_) if !holds_erased => return Ok(()),
+            // What is no whole line may be the rest of one that is erased.
+            None => self.disk.remove(&path)?,
+            Some(newer) => {
+                disk::make_folder(&self.disk, &self.workshop())?;
+                let temporary = self.workshop().join(session.file_name());
+                let new = self.disk.create(&temporary)?;
+                copy(&old, newer..old.byte_len()?, &new, 0)?;
+                new.sync()?;
+                self.disk.rename(&temporary, &path)?;
+            }
+        }
+        self.disk.sync_dir(&self.folder)
+    }
+
+    /// The id up to which the session is erased, while its file may still hold what is.
+    pub(super) fn hidden(&self, session: &SessionId) -> Option<Id> {
+        self.open.lock().expect("no holder panics").behind.get(session).and_then(|behind| behind.erased)
+    }
+
+    /// Takes what is erased out of what was set aside, and out of what a rewrite left: of each session everything up to its
+    /// id. Of a copy that was taken from one of these sessions nothing stays but whole lines that are not erased. Returns how
+    /// many files it changed.
+    ///
+    /// # Errors
+    /// The disk's, and [`io::ErrorKind::Interrupted`] when `go_on` says no.
+    pub fn scrub_copies(&self, erased: &HashMap<SessionId, Id>, go_on: &dyn Fn() -> bool) -> io::Result<usize> {
+        let _alone = self.maintenance.lock().expect("no holder panics");
+        for session in erased.keys() {
+            match self.disk.remove(&self.workshop().join(session.file_name())) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                removed => removed?,
+            }
+        }
+        let folder = self.folder.join("quarantine");
+        let names = match self.disk.list(&folder) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
+            names => names?,
+        };
+        let mut changed = 0;
+        for name in names {
+            if !go_on() {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            if name.ends_with(".tmp") {
+                // Nobody sets anything aside meanwhile: a stop left it.
+                self.disk.remove(&folder.join(&name))?;
+                continue;
+            }
+            let own = taken_from(&name).is_some_and(|session| erased.contains_key(&session));
+            changed += usize::from(self.scrub_copy(&folder.join(&name), erased, own)?);
+        }
+        Ok(changed)
+    }
+
+    fn scrub_copy(&self, path: &Path, erased: &HashMap<SessionId, Id>, own: bool) -> io::Result<bool> {
+        without_lines(&self.disk, path, &|line| {
+            let whole = Message::from_line(line).map(|message| (message.id(), message.session().clone()));
+            let is_erased = |(id, session): (Id, SessionId)| erased.get(&session).is_some_and(|erased| id <= *erased);
+            match whole {
+                Some(known) => is_erased(known),
+                None => own || Message::beginning_of_line(line).is_some_and(is_erased),
+            }
+        })
+    }
+}
+
+impl Behind {
+    fn erased(id: Id, sequence: u64) -> Self {
+        Self { first: sequence, last: sequence, distrusted: false, erased: Some(id) }
+    }
+}
+
+/// The session whose transcript a copy was taken from: its file's name, and numbers behind it.
+fn taken_from(name: &str) -> Option<SessionId> {
+    let mut name = name;
+    while !name.ends_with(".jsonl") {
+        let (before, number) = name.rsplit_once('.')?;
+        number.parse::<u64>().ok()?;
+        name = before;
+    }
+    SessionId::from_file_name(name)
+}
+
+/// Writes a file of lines anew without those that go, an unfinished last one among them; one of which nothing is left is
+/// removed. Whether there were any. Nobody may write to it meanwhile.
+///
+/// # Errors
+/// The disk's; the old file is then still there.
+pub fn without_lines<D: Disk>(disk: &D, path: &Path, goes: &dyn Fn(&[u8]) -> bool) -> io::Result<bool> {
+    let old = match disk.open_read(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+        old => old?,
+    };
+    let mut any_goes = false;
+    each_line(&old, goes, &mut |_, fate| {
+        any_goes |= fate == Fate::Goes;
+        Ok(())
+    })?;
+    if !any_goes {
+        return Ok(false);
+    }
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".tmp");
+    let temporary = Path::new(&temporary);
+    let (new, mut bytes) = (disk.create(temporary)?, 0);
+    each_line(&old, goes, &mut |range, fate| {
+        bytes += if fate == Fate::Stays { copy(&old, range, &new, bytes)? } else { 0 };
+        Ok(())
+    })?;
+    new.sync()?;
+    disk.rename(temporary, path)?;
+    if bytes == 0 {
+        disk.remove(path)?;
+    }
+    disk.sync_dir(path.parent().unwrap_or(path))?;
+    Ok(true)
+}
+
+/// Overwrites the lines that go with spaces, where they stand: for a file to which somebody may be appending. How many
+/// there were.
+///
+/// # Errors
+/// The disk's; some lines may be blank already.
+pub fn blank_lines<D: Disk>(disk: &D, path: &Path, goes: &dyn Fn(&[u8]) -> bool) -> io::Result<usize> {
+    let file = match disk.open(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
+        file => file?,
+    };
+    let mut lines = Lines::new(&file, u64::MAX)?;
+    let (mut at, mut count) = (0, 0);
+    while let Some(range) = lines.line_at(at)? {
+        if goes(lines.bytes(&range)) {
+            let length = usize::try_from(range.end - range.start).map_err(io::Error::other)?;
+            file.write_all_at(&vec![b' '; length - 1], range.start)?;
+            count += 1;
+        }
+        at = range.end;
+    }
+    let mut rest = vec![0; usize::try_from(file.byte_len()?.saturating_sub(at)).unwrap_or(0).min(REST_BYTES_MAX)];
+    let read = file.read_at(&mut rest, at)?;
+    if read > 0 && goes(&rest[..read]) {
+        // Cut off by a crash; whoever appends begins a new line.
+        file.write_all_at(&vec![b' '; read], at)?;
+        count += 1;
+    }
+    if count > 0 {
+        file.sync()?;
+    }
+    Ok(count)
+}
+
+/// Hands every line to `take`, and what stands behind the last one.
+fn each_line<F: DiskFile>(
+    file: &F,
+    goes: &dyn Fn(&[u8]) -> bool,
+    take: &mut dyn FnMut(Range<u64>, Fate) -> io::Result<()>,
+) -> io::Result<()> {
+    let fate = |bytes: &[u8]| if goes(bytes) { Fate::Goes } else { Fate::Stays };
+    let mut lines = Lines::new(file, u64::MAX)?;
+    let mut at = 0;
+    while let Some(range) = lines.line_at(at)? {
+        at = range.end;
+        let fate = fate(lines.bytes(&range));
+        take(range, fate)?;
+    }
+    let rest = at..file.byte_len()?;
+    if rest.end > rest.start {
+        // Its beginning tells whose it is.
+        let mut bytes = vec![0; usize::try_from(rest.end - rest.start).unwrap_or(usize::MAX).min(1024)];
+        let read = file.read_at(&mut bytes, rest.start)?;
+        take(rest, fate(&bytes[..read]))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,110 @@
+//! Transcripts that are erased: at once, from under a rebuild, and where the disk refuses.
+//!
+//! Compiled under `#[cfg(test)]` only.
+
+use std::fs;
+
+use super::tests::*;
+use super::*;
+
+fn numbers<D: Disk>(transcripts: &Transcripts<D>, session: &SessionId) -> Vec<u64> {
+    let page = transcripts.read(session, &query(Direction::Oldest, 500)).unwrap();
+    page.messages.iter().map(|message| number(message)).collect()
+}
+
+#[test]
+fn an_erased_transcript_is_gone_and_what_comes_later_stands_in_a_new_one() {
+    let fixture = Fixture::new();
+    fixture.fill(1..=4);
+    let (transcripts, session) = (&fixture.transcripts, &fixture.session);
+    let before = transcripts.before(session);
+    transcripts.erase(session, id(5), 5);
+    assert!(!fixture.path().exists());
+    assert_eq!(before.count(id(5)).unwrap(), 4);
+    assert_eq!(before.count(id(3)).unwrap(), 2);
+    let written = transcripts.append(session, &[(6, &message(6))]);
+    assert_eq!(written, Appended::Written { first_ever: true });
+    assert_eq!(numbers(transcripts, session), [6]);
+    assert_eq!((transcripts.first_lacking(), transcripts.behind(session)), (None, None));
+    transcripts.erase(&SessionId::new("nobody").unwrap(), id(7), 7);
+    assert_eq!(transcripts.before(&SessionId::new("nobody").unwrap()).count(id(9)).unwrap(), 0);
+}
+
+#[test]
+fn a_transcript_that_is_erased_while_a_rebuild_writes_it_comes_back_to_no_reader() {
+    let fixture = Fixture::new();
+    fixture.fill(1..=3);
+    let (transcripts, session) = (&fixture.transcripts, &fixture.session);
+    for distrusted in [false, true] {
+        transcripts.mark_behind(session, 2, 4);
+        if !distrusted {
+            transcripts.open.lock().unwrap().behind.get_mut(session).unwrap().distrusted = false;
+        }
+        let mut erased = false;
+        let rebuilt = transcripts.rebuild(|after, take| {
+            (after + 1..=4).for_each(|number| take(number, &message(number)));
+            if !erased {
+                erased = true;
+                transcripts.erase(session, id(5), 5);
+                assert_eq!(transcripts.append(session, &[(6, &message(6))]), Appended::Behind);
+                // What it has read is still on its way into the file.
+                take(4, &message(4));
+            }
+            Ok(6)
+        });
+        assert_eq!(rebuilt.unwrap().lacking, 1, "{distrusted}");
+        assert!(transcripts.first_lacking().unwrap() <= 5, "the checkpoint waits before the erasure");
+        assert!(numbers(transcripts, session).is_empty(), "{distrusted}");
+        let rebuilt = transcripts.rebuild(|after, take| {
+            assert!(after < 6);
+            take(6, &message(6));
+            Ok(6)
+        });
+        assert_eq!((rebuilt.unwrap().mended, transcripts.first_lacking()), (1, None));
+        assert_eq!(fs::read(fixture.path()).unwrap(), [message(6).line(), b"\n"].concat(), "{distrusted}");
+        fs::remove_file(fixture.path()).unwrap();
+        transcripts.open.lock().unwrap().files.pop(session);
+        fixture.fill(1..=3);
+    }
+}
+
+#[test]
+fn a_transcript_that_cannot_be_removed_is_hidden_until_it_is_rebuilt() {
+    let fixture = Fixture::new();
+    fixture.fill(1..=4);
+    let (transcripts, session) = (&fixture.transcripts, &fixture.session);
+    // A folder in its place cannot be removed as a file, not even by root.
+    let away = fixture.folder.path().join("away");
+    fs::rename(fixture.path(), &away).unwrap();
+    fs::create_dir(fixture.path()).unwrap();
+    transcripts.erase(session, id(5), 5);
+    fs::remove_dir(fixture.path()).unwrap();
+    fs::rename(&away, fixture.path()).unwrap();
+    assert_eq!(transcripts.append(session, &[(6, &message(6))]), Appended::Behind);
+    assert!(numbers(transcripts, session).is_empty());
+    assert_eq!(transcripts.first_lacking(), Some(5));
+    let rebuilt = transcripts.rebuild(|_, take| {
+        take(6, &message(6));
+        Ok(6)
+    });
+    assert_eq!(rebuilt.unwrap().mended, 1);
+    assert_eq!(numbers(transcripts, session), [6]);
+}
+
+#[test]
+fn a_start_takes_out_what_is_erased_and_leaves_what_is_newer_and_what_was_gone_already() {
+    let fixture = Fixture::new();
+    fixture.fill(1..=4);
+    fs::write(fixture.path(), [&fs::read(fixture.path()).unwrap()[..], b"by hand\n"].concat()).unwrap();
+    let transcripts = Fixture::reopen(&fixture);
+    transcripts.append(&fixture.session, &[(6, &message(6))]);
+    let transcripts = Fixture::reopen(&fixture);
+    for _ in 0..2 {
+        transcripts.erase_at_start(&fixture.session, id(5), 5);
+        assert_eq!(fs::read(fixture.path()).unwrap(), [message(6).line(), b"\n"].concat());
+    }
+    fs::write(fixture.path(), &message(6).line()[..100]).unwrap();
+    transcripts.erase_at_start(&fixture.session, id(7), 7);
+    assert!(!fixture.path().exists(), "the rest of an erased line");
+    transcripts.erase_at_start(&fixture.session, id(7), 7);
+}
