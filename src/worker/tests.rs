@@ -169,7 +169,7 @@ fn a_gap_before_a_record_that_is_offered_is_read_from_the_journal() {
     let offered = fixture.channel.recv().unwrap();
     fixture.record(1, "the one that is offered");
     assert_eq!(offered.sequence, 1);
-    let _running = fixture.run(sink, Checkpoint { drained: 1, ..Checkpoint::default() });
+    let _running = fixture.run(sink, Checkpoint { drained: 1, transcribed: 1, ..Checkpoint::default() });
     for sequence in 2..=4 {
         assert_eq!(seen.recv_timeout(Duration::from_secs(20)), Ok(sequence));
     }
@@ -248,7 +248,7 @@ fn segments_that_were_drained_are_dropped_although_nothing_more_can_be_flushed()
     while fixture.channel.try_recv().is_ok() {}
     let (sink, open, _seen) = gated(true);
     drop(open);
-    let _running = fixture.run(sink, Checkpoint { drained: 100, ..Checkpoint::default() });
+    let _running = fixture.run(sink, Checkpoint { drained: 100, transcribed: 100, ..Checkpoint::default() });
     eventually(|| fixture.journal.stats().segments < before / 2 + 2);
     assert_eq!(fixture.progress.drained(), 100);
 }
