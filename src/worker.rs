@@ -12,6 +12,7 @@
 mod backoff;
 mod dead_letters;
 mod drain;
+mod erasures;
 #[cfg(test)]
 mod fault_tests;
 #[cfg(test)]
@@ -273,6 +274,9 @@ impl<S: Sink, D: Disk> Worker<S, D> {
             self.progress.drained.store(drain.drained(), Ordering::Relaxed);
             self.due.get_or_insert_with(|| Instant::now() + self.interval);
         }
+        if drain.wrote_letters() {
+            self.due = Some(Instant::now());
+        }
     }
 
     /// At a stop: until the drain is through, or the process must end, or MongoDB does not answer. The rest is in the
@@ -433,7 +437,7 @@ impl<S: Sink, D: Disk> Worker<S, D> {
         let reached = if self.position > old.transcribed { self.sink.flush(self.position)? } else { self.position };
         let transcribed = reached.max(old.transcribed);
         let drained = match &self.drain {
-            Some(drain) => drain.drained(),
+            Some(drain) => drain.settled(),
             // Without MongoDB the transcripts are where records are to go. What it was still owed when it was switched off
             // it is owed until it is switched on again.
             None if old.drained == old.transcribed => transcribed,

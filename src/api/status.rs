@@ -41,12 +41,15 @@ impl Status {
     #[must_use]
     pub fn storage(&self) -> Reply {
         let (mongo, cache) = (&self.config.mongo, self.cache.stats());
-        let (journal, found) = (self.journal.stats(), self.journal.findings());
+        // In this order: what has waited longest was published, and had not been drained.
         let (drained, database) = (self.progress.drained(), self.storage.view());
         let (oldest, last_flush) = match database.state {
             State::Disabled => (self.progress.oldest_pending(), self.progress.last_flush()),
             _ => (database.oldest_pending.map(Id::time), database.last_flush),
         };
+        let (journal, found) = (self.journal.stats(), self.journal.findings());
+        let pending = journal.published.saturating_sub(drained);
+        let oldest = oldest.filter(|_| pending > 0);
         super::json(
             200,
             &json!({
@@ -72,7 +75,7 @@ impl Status {
                     "bytes": cache.bytes,
                 },
                 "queue": {
-                    "pending": journal.published.saturating_sub(drained),
+                    "pending": pending,
                     "oldest_pending_seconds": oldest.map_or(0.0, |time| self.age_seconds(time)),
                     "last_flush": last_flush,
                     "flushes": database.totals.flushes,

@@ -3,6 +3,9 @@
 //! `{"reason": "…", "at": "…", "message": {…}}`, synced before the drain goes past the message. A batch that is tried again
 //! after a crash meets the same refusals, so an id that is there already is not added twice. Nothing here is removed but by
 //! people, the TTL and erasure.
+//!
+//! What a process before this one left may be in no more than the system's memory, so it is synced before it counts; and
+//! what a failed write or sync left never counts: it is cut off, and written anew.
 
 use std::collections::HashSet;
 use std::io;
@@ -12,22 +15,27 @@ use std::sync::Arc;
 use crate::disk::{Disk, DiskFile, RealDisk};
 use crate::message::{Clock, Id, Message};
 
-/// How much of the file's end is looked at for what a try before a crash has added: many batches' worth.
-const TAIL_BYTES: u64 = 8 << 20;
+/// How much of the file's end is looked at for what a try before a crash has added: more than the largest batch. The
+/// checkpoint is stored after each batch with letters, so there is hardly ever more than one.
+const TAIL_BYTES: u64 = 64 << 20;
+/// How much of it is read at once.
+const PIECE_BYTES: u64 = 1 << 20;
 
 /// See the module.
 pub struct DeadLetters<D: Disk = RealDisk> {
     disk: D,
     path: PathBuf,
     clock: Clock,
-    /// The ids near the file's end when it was last looked at; what was added since cannot come again.
+    /// The ids near the file's end when it was first looked at; what was added since cannot come again.
     known: Option<HashSet<Id>>,
+    /// The file's name is on the disk.
+    is_named: bool,
 }
 
 impl<D: Disk> DeadLetters<D> {
     /// The dead letters in that file, which is made with the first.
     pub fn new(disk: D, path: &Path, clock: Clock) -> Self {
-        Self { disk, path: path.to_owned(), clock, known: None }
+        Self { disk, path: path.to_owned(), clock, known: None, is_named: false }
     }
 
     /// Adds letters that are not there yet; they are on disk when it returns.
@@ -40,15 +48,19 @@ impl<D: Disk> DeadLetters<D> {
             return Ok(());
         }
         let file = self.disk.open_append(&self.path)?;
+        self.name()?;
         let end = file.byte_len()?;
-        if self.known.is_none() {
-            self.known = Some(ids_near_the_end(&file, end)?);
-        }
-        let (known, now) = (self.known.iter().flatten().collect::<HashSet<_>>(), self.clock.now());
-        let new = letters.filter(|(message, _)| !known.contains(&message.id()));
-        let mut lines: Vec<u8> = Vec::new();
-        let mut count = 0;
-        for (message, reason) in new {
+        let known = match &self.known {
+            Some(known) => known,
+            None => {
+                if end > 0 {
+                    file.sync()?;
+                }
+                self.known.insert(ids_near_the_end(&file, end)?)
+            }
+        };
+        let (mut lines, mut count, now) = (Vec::new(), 0, self.clock.now());
+        for (message, reason) in letters.filter(|(message, _)| !known.contains(&message.id())) {
             let reason = serde_json::Value::from(reason);
             lines.extend_from_slice(format!("{{\"reason\":{reason},\"at\":\"{now}\",\"message\":").as_bytes());
             lines.extend_from_slice(message.line());
@@ -62,22 +74,24 @@ impl<D: Disk> DeadLetters<D> {
             // What comes now stands on a line of its own.
             lines.insert(0, b'\n');
         }
-        if let Err(e) = write(&self.disk, &file, &lines, &self.path, end) {
-            self.known = None;
+        if let Err(e) = file.write_all_at(&lines, end).and_then(|()| file.sync()) {
+            // Where this fails too, a letter may be there twice in the end, which is better than not at all.
+            let _ = file.set_len(end);
             return Err(e);
         }
         log::error!("[CHAT WORKER] {count} messages can never be stored in MongoDB and are in {}", self.path.display());
         Ok(())
     }
-}
 
-fn write<D: Disk>(disk: &D, file: &D::File, lines: &[u8], path: &Path, end: u64) -> io::Result<()> {
-    file.write_all_at(lines, end)?;
-    file.sync()?;
-    if end == 0 {
-        disk.sync_dir(path.parent().unwrap_or(Path::new(".")))?;
+    /// Syncs the folder, once, before the first letter: a failure then leaves no letter that is written again.
+    fn name(&mut self) -> io::Result<()> {
+        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        if !self.is_named {
+            self.disk.sync_dir(folder.unwrap_or(Path::new(".")))?;
+            self.is_named = true;
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 fn is_torn<F: DiskFile>(file: &F, end: u64) -> io::Result<bool> {
@@ -89,14 +103,30 @@ fn is_torn<F: DiskFile>(file: &F, end: u64) -> io::Result<bool> {
 }
 
 fn ids_near_the_end<F: DiskFile>(file: &F, end: u64) -> io::Result<HashSet<Id>> {
-    let at = end.saturating_sub(TAIL_BYTES);
-    let mut tail = vec![0; usize::try_from(end - at).expect("the tail fits")];
-    let read = file.read_at(&mut tail, at)?;
-    let of_line = |line: &[u8]| {
-        let at = memchr::memmem::find(line, MESSAGE)? + MESSAGE.len();
-        Message::id_of_line(line.get(at..line.len() - 1)?)
-    };
-    Ok(tail[..read].split(|&byte| byte == b'\n').filter_map(of_line).collect())
+    let (mut ids, mut at, mut line_begun) = (HashSet::new(), end.saturating_sub(TAIL_BYTES), Vec::new());
+    while at < end {
+        let mut piece = vec![0; usize::try_from(PIECE_BYTES.min(end - at)).expect("a piece fits")];
+        let read = file.read_at(&mut piece, at)?;
+        if read == 0 {
+            break;
+        }
+        at += read as u64;
+        line_begun.extend_from_slice(&piece[..read]);
+        if let Some(newline) = memchr::memrchr(b'\n', &line_begun) {
+            ids.extend(line_begun[..newline].split(|&byte| byte == b'\n').filter_map(id_of_letter));
+            line_begun.drain(..=newline);
+        }
+    }
+    // The last one may lack nothing but its newline.
+    ids.extend(id_of_letter(&line_begun));
+    Ok(ids)
+}
+
+/// The id of a letter that is whole: a torn one has to be written again.
+fn id_of_letter(line: &[u8]) -> Option<Id> {
+    let at = memchr::memmem::find(line, MESSAGE)? + MESSAGE.len();
+    serde_json::from_slice::<serde::de::IgnoredAny>(line).ok()?;
+    Message::id_of_line(line.get(at..line.len() - 1)?)
 }
 
 const MESSAGE: &[u8] = b",\"message\":";
@@ -104,6 +134,7 @@ const MESSAGE: &[u8] = b",\"message\":";
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::sim::{Fault, Random, SimDisk};
     use crate::message::{Draft, Metadata, SessionId, Timestamp};
 
     fn message(n: u64) -> Arc<Message> {
@@ -132,5 +163,67 @@ mod tests {
         let good: Vec<serde_json::Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         assert_eq!(good.len(), 2, "{text}");
         assert_eq!((&good[0]["reason"], &good[1]["message"]["text"]), (&"too \"big\"".into(), &"hi".into()));
+    }
+    fn ids_of(bytes: &[u8]) -> Vec<Id> {
+        bytes.split(|&byte| byte == b'\n').filter_map(id_of_letter).collect()
+    }
+
+    #[test]
+    fn a_letter_torn_anywhere_is_written_again_and_a_whole_one_is_not() {
+        let (one, two) = (message(1), message(2));
+        let both = [(&one, "no"), (&two, "no")];
+        let path = Path::new("/data/dead_letter.jsonl");
+        let whole = {
+            let disk = SimDisk::default();
+            DeadLetters::new(disk.clone(), path, Clock::system()).add(both.into_iter()).unwrap();
+            disk.peek(path).unwrap()
+        };
+        for end in 0..=whole.len() {
+            let disk = SimDisk::default();
+            disk.open_append(path).unwrap().write_all_at(&whole[..end], 0).unwrap();
+            DeadLetters::new(disk.clone(), path, Clock::system()).add(both.into_iter()).unwrap();
+            assert_eq!(ids_of(&disk.peek(path).unwrap()), [one.id(), two.id()], "cut at {end}");
+        }
+    }
+
+    #[test]
+    fn whatever_call_of_the_disk_fails_a_letter_that_counts_as_written_survives_a_power_cut() {
+        let (one, two) = (message(1), message(2));
+        let path = Path::new("/data/dead_letter.jsonl");
+        for seed in 0..20 {
+            for at in 1..15 {
+                for fault in [Fault::Fail(io::ErrorKind::StorageFull), Fault::Short] {
+                    let disk = SimDisk::default();
+                    disk.fault_at(at, fault);
+                    let mut letters = DeadLetters::new(disk.clone(), path, Clock::system());
+                    let mut tries = 0;
+                    for letter in [(&one, "no"), (&two, "no")] {
+                        while letters.add([letter].into_iter()).is_err() {
+                            tries += 1;
+                            assert!(tries < 5);
+                        }
+                    }
+                    disk.power_cut(&mut Random(seed));
+                    let found = ids_of(&disk.peek(path).unwrap());
+                    assert_eq!(found, [one.id(), two.id()], "seed {seed}, fault {at}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_letter_that_a_killed_process_left_unsynced_is_synced_before_it_counts() {
+        let one = message(1);
+        let path = Path::new("/data/dead_letter.jsonl");
+        let disk = SimDisk::default();
+        DeadLetters::new(disk.clone(), path, Clock::system()).add([(&one, "no")].into_iter()).unwrap();
+        let bytes = disk.peek(path).unwrap();
+        for seed in 0..20 {
+            let disk = SimDisk::default();
+            disk.open_append(path).unwrap().write_all_at(&bytes, 0).unwrap();
+            DeadLetters::new(disk.clone(), path, Clock::system()).add([(&one, "no")].into_iter()).unwrap();
+            disk.power_cut(&mut Random(seed));
+            assert_eq!(disk.peek(path), Some(bytes.clone()), "seed {seed}");
+        }
     }
 }

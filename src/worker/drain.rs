@@ -8,9 +8,18 @@
 //!
 //! Exactly once in effect: a batch is tried again, whole, until the store says that each message of it is there or can never
 //! be; the store's ids make the second time harmless. What can never be stored is a dead letter, synced, before the drain
-//! goes past it. An erasure is carried out in its place, and again once every insert that was abandoned before has returned.
+//! goes past it.
+//!
+//! An erasure is carried out in its place, and again when no insert that failed before it can arrive any more
+//! (`erasures.rs`).
+//!
+//! A connection that takes longer than a call may, because it builds indexes, keeps its one thread, and batches go on over
+//! the other.
 //!
 //! Knows nothing of transcripts and checkpoints; the worker asks how far it is.
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::io;
@@ -23,18 +32,15 @@ use crate::config::MongoConfig;
 use crate::disk::{Disk, RealDisk};
 use crate::journal::{Entry, Journal, Reader, Record};
 use crate::message::{Expiry, Id, Message, SessionId};
-use crate::store::{Call, CallError, Calls, Connected, Inserted, Mark, Store, StoreError};
+use crate::store::{Call, CallError, Calls, Connected, Inserted, Store, StoreError};
 
 use super::backoff::Backoff;
 use super::dead_letters::DeadLetters;
+use super::erasures::Erasures;
 use super::storage::Storage;
 
 /// How much of the journal is read at once, in bytes.
 const READ_BYTES: usize = 256 * 1024;
-/// Erasures that are remembered until they are final. Beyond, the oldest counts as final.
-const ERASURES_MAX: usize = 10_000;
-/// After an insert failed, the server may do its work this much later, once it goes on: an erasure is then repeated.
-const LATE: Duration = Duration::from_secs(60);
 
 /// What a call came to.
 #[derive(Debug)]
@@ -52,8 +58,8 @@ enum Task {
     Connect,
     Insert,
     Erase(SessionId, Id),
-    /// An erasure once more; nothing waits for it.
-    EraseAgain(SessionId, Id),
+    /// The first of those to be carried out again.
+    EraseAgain,
 }
 
 struct UnderWay {
@@ -61,6 +67,15 @@ struct UnderWay {
     call: Call<Outcome>,
     began: Instant,
     deadline: Instant,
+}
+
+enum Connection {
+    /// To be made.
+    Missing,
+    /// Under way for longer than a call may be.
+    Slow(Call<Outcome>),
+    /// Made.
+    Made,
 }
 
 /// What a look at the call under way came to.
@@ -83,15 +98,6 @@ struct Batch {
     since: Option<Instant>,
 }
 
-/// An erasure that may have to be carried out once more.
-struct Erasure {
-    session: SessionId,
-    up_to: Id,
-    /// Inserts before this may still arrive.
-    mark: Mark,
-    not_before: Instant,
-}
-
 /// See the module.
 pub struct Drain<D: Disk = RealDisk> {
     store: Arc<dyn Store>,
@@ -111,14 +117,14 @@ pub struct Drain<D: Disk = RealDisk> {
     ahead_bytes: usize,
     batch: Batch,
     under_way: Option<UnderWay>,
-    connected: bool,
+    connection: Connection,
     backoff: Backoff,
     drained: u64,
-    /// When an insert failed last: its work may still be done.
-    failed_at: Option<Instant>,
-    erasures: VecDeque<Erasure>,
+    erasures: Erasures,
     /// What is there goes out at once, whatever its age.
     hurry: bool,
+    /// Letters were written since somebody asked.
+    wrote_letters: bool,
 }
 
 impl<D: Disk> Drain<D> {
@@ -151,18 +157,30 @@ impl<D: Disk> Drain<D> {
             ahead_bytes: 0,
             batch: Batch { last: drained, ..Batch::default() },
             under_way: None,
-            connected: false,
+            connection: Connection::Missing,
             backoff: Backoff::new(config.backoff_max),
             drained,
-            failed_at: None,
-            erasures: VecDeque::new(),
+            erasures: Erasures::new(),
             hurry: false,
+            wrote_letters: false,
         }
     }
 
     /// The store has everything up to this sequence.
     pub fn drained(&self) -> u64 {
         self.drained
+    }
+
+    /// Where a drain after a restart has to begin: behind this sequence. Less than [`Drain::drained`] as long as an erasure
+    /// is not final.
+    pub fn settled(&self) -> u64 {
+        self.erasures.settled(self.drained)
+    }
+
+    /// Whether dead letters were written since this was asked last: how far the drain is should be stored, or they are
+    /// looked for in vain after a crash.
+    pub fn wrote_letters(&mut self) -> bool {
+        std::mem::take(&mut self.wrote_letters)
     }
 
     /// Whether a call was tried and failed, and none has succeeded since.
@@ -205,6 +223,7 @@ impl<D: Disk> Drain<D> {
     /// The journal cannot be read: it is tried again the next time.
     pub fn step(&mut self, passed: u64) -> io::Result<()> {
         loop {
+            self.look_at_slow_connection();
             let read = self.fill(passed);
             self.form_batch();
             match self.look() {
@@ -230,17 +249,29 @@ impl<D: Disk> Drain<D> {
         Looked::Ended
     }
 
+    fn look_at_slow_connection(&mut self) {
+        let Connection::Slow(call) = &self.connection else { return };
+        let outcome = match call.outcome().try_recv() {
+            Err(TryRecvError::Empty) => return,
+            outcome => outcome,
+        };
+        self.connection = Connection::Missing;
+        match outcome {
+            Ok(Outcome::Connected(Ok(connected))) => self.connected(&connected),
+            Ok(Outcome::Connected(Err(e))) => self.failed(&Task::Connect, &e),
+            _ => self.failed(&Task::Connect, &StoreError::Unreachable { reason: CallError::Failed.to_string() }),
+        }
+    }
+
     /// When [`Drain::step`] has something to do at the latest, if nothing comes before.
     pub fn wake(&self) -> Option<Instant> {
         if let Some(under_way) = &self.under_way {
             return Some(under_way.deadline);
         }
         let due = self.batch.since.map(|since| since + self.batch_age);
-        let again =
-            self.erasures.front().map(|erasure| erasure.not_before.max(Instant::now() + Duration::from_secs(1)));
-        let due = due.into_iter().chain(again).min();
+        let due = due.into_iter().chain(self.erasures.wake()).min();
         // Without a connection there is always something to do.
-        let due = if self.connected { due } else { Some(Instant::now()) };
+        let due = if matches!(self.connection, Connection::Missing) { Some(Instant::now()) } else { due };
         match (self.backoff.until(), due) {
             (Some(until), Some(due)) => Some(until.max(due)),
             (_, due) => due,
@@ -305,9 +336,14 @@ impl<D: Disk> Drain<D> {
 
     /// Begins the next call, if there is one to make; whether it did.
     fn begin(&mut self) -> bool {
-        if !self.connected {
+        if matches!(self.connection, Connection::Missing) {
             let store = self.store.clone();
             return self.call(Task::Connect, move || Outcome::Connected(store.connect()));
+        }
+        // Before a batch, or under a steady load it would never come to it.
+        if let Some((session, up_to)) = self.erasures.due(&self.calls) {
+            let store = self.store.clone();
+            return self.call(Task::EraseAgain, move || Outcome::Erased(store.erase(&session, up_to)));
         }
         if !self.batch.messages.is_empty() {
             let full = self.batch.messages.len() >= self.batch_messages || self.batch.bytes >= self.batch_bytes;
@@ -326,17 +362,7 @@ impl<D: Disk> Drain<D> {
             let task = Task::Erase(session.clone(), up_to);
             return self.call(task, move || Outcome::Erased(store.erase(&session, up_to)));
         }
-        self.erase_again()
-    }
-
-    fn erase_again(&mut self) -> bool {
-        let Some(erasure) = self.erasures.front() else { return false };
-        if Instant::now() < erasure.not_before || !self.calls.is_settled(erasure.mark) {
-            return false;
-        }
-        let Some(Erasure { session, up_to, .. }) = self.erasures.pop_front() else { return false };
-        let (store, of) = (self.store.clone(), session.clone());
-        self.call(Task::EraseAgain(session, up_to), move || Outcome::Erased(store.erase(&of, up_to)))
+        false
     }
 
     fn call(&mut self, task: Task, call: impl FnOnce() -> Outcome + Send + 'static) -> bool {
@@ -347,7 +373,11 @@ impl<D: Disk> Drain<D> {
                 true
             }
             Err(e) => {
-                self.failed(&task, &StoreError::Unreachable { reason: e.to_string() });
+                let reason = match e {
+                    CallError::Busy => "the calls before have not returned".to_owned(),
+                    e => e.to_string(),
+                };
+                self.failed(&task, &StoreError::Unreachable { reason });
                 false
             }
         }
@@ -356,18 +386,16 @@ impl<D: Disk> Drain<D> {
     /// The call under way has ended, one way or another.
     fn finish(&mut self, outcome: Result<Outcome, CallError>) {
         let Some(UnderWay { task, call, began, .. }) = self.under_way.take() else { return };
-        drop(call);
         let took = began.elapsed();
         let error = match outcome {
-            Ok(Outcome::Connected(Ok(connected))) => {
-                self.connected = true;
-                self.storage.connected(&connected);
-                return self.succeeded();
-            }
+            Ok(Outcome::Connected(Ok(connected))) => return self.connected(&connected),
             Ok(Outcome::Inserted(Ok(inserted))) => return self.inserted(&inserted, took),
-            Ok(Outcome::Erased(Ok(count))) => return self.erased(task, count),
+            Ok(Outcome::Erased(Ok(count))) => return self.erased(&task, count),
             Ok(Outcome::Connected(Err(e)) | Outcome::Inserted(Err(e)) | Outcome::Erased(Err(e))) => e,
             Err(CallError::Late) => {
+                if matches!(task, Task::Connect) {
+                    self.connection = Connection::Slow(call);
+                }
                 StoreError::Unreachable { reason: format!("no answer within {} s", self.call_timeout.as_secs()) }
             }
             Err(e) => StoreError::Unreachable { reason: e.to_string() },
@@ -375,14 +403,20 @@ impl<D: Disk> Drain<D> {
         self.failed(&task, &error);
     }
 
+    fn connected(&mut self, connected: &Connected) {
+        self.connection = Connection::Made;
+        self.storage.connected(connected);
+        self.succeeded();
+    }
+
     fn inserted(&mut self, inserted: &Inserted, took: Duration) {
         let refused = inserted.refused.iter().filter_map(|r| Some((self.batch.messages.get(r.index)?, &*r.reason)));
         if let Err(e) = self.dead_letters.add(refused) {
-            log::error!("[CHAT WORKER] The dead letters cannot be written, trying on: {e}");
             self.storage.failed(&format!("the dead letters cannot be written: {e}"));
             self.backoff.fail(true);
             return;
         }
+        self.wrote_letters |= !inserted.refused.is_empty();
         self.storage.flushed(inserted, self.batch.messages.len(), took);
         self.drained = self.batch.last;
         self.storage.reached(self.batch.messages.last().map(|message| message.id()));
@@ -390,22 +424,18 @@ impl<D: Disk> Drain<D> {
         self.succeeded();
     }
 
-    fn erased(&mut self, task: Task, count: u64) {
-        if let Task::Erase(session, up_to) = task {
-            log::info!("[CHAT WORKER] Session {session} is erased from MongoDB: {count} messages");
-            if let Some(record) = self.ahead.pop_front() {
-                self.ahead_bytes -= bytes_of(&record);
-                self.drained = record.sequence;
-                self.batch.last = record.sequence;
-            }
-            let failed_lately = self.failed_at.filter(|at| at.elapsed() < LATE);
-            if self.calls.abandoned() > 0 || failed_lately.is_some() {
-                let not_before = failed_lately.map_or_else(Instant::now, |at| at + LATE);
-                self.erasures.push_back(Erasure { session, up_to, mark: self.calls.mark(), not_before });
-                if self.erasures.len() > ERASURES_MAX {
-                    self.erasures.pop_front();
+    fn erased(&mut self, task: &Task, count: u64) {
+        match task {
+            Task::Erase(session, up_to) => {
+                log::info!("[CHAT WORKER] Session {session} is erased from MongoDB: {count} messages");
+                if let Some(record) = self.ahead.pop_front() {
+                    self.ahead_bytes -= bytes_of(&record);
+                    self.drained = record.sequence;
+                    self.batch.last = record.sequence;
+                    self.erasures.carried_out(record.sequence, session.clone(), *up_to, &self.calls);
                 }
             }
+            _ => self.erasures.carried_out_again(),
         }
         self.succeeded();
     }
@@ -416,14 +446,8 @@ impl<D: Disk> Drain<D> {
     }
 
     fn failed(&mut self, task: &Task, error: &StoreError) {
-        match task {
-            Task::Insert => self.failed_at = Some(Instant::now()),
-            Task::EraseAgain(session, up_to) => {
-                let not_before = Instant::now() + Duration::from_secs(1);
-                let (session, up_to, mark) = (session.clone(), *up_to, self.calls.mark());
-                self.erasures.push_back(Erasure { session, up_to, mark, not_before });
-            }
-            Task::Connect | Task::Erase(..) => {}
+        if matches!(task, Task::Insert) {
+            self.erasures.insert_failed();
         }
         self.backoff.fail(error.is_passing());
         self.storage.failed(&error.to_string());

@@ -11,6 +11,9 @@ use crate::store::{Connected, Inserted};
 /// Between two log lines about flushes; those between are summed up.
 const FLUSH_LINE_EVERY: Duration = Duration::from_secs(1);
 
+/// Reasons that are told in one outage: it may have several, one after the other and over again.
+const REASONS_MAX: usize = 8;
+
 /// What is known of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum State {
@@ -88,6 +91,8 @@ struct Inner {
     view: View,
     /// Tries that failed since it was last well, and since when.
     failing: Option<(Instant, u64)>,
+    /// The reasons that were told since then.
+    reasons: Vec<String>,
     /// Flushed and not yet told: messages stored, messages in the batches, since when.
     untold: (usize, usize),
     told: Option<Instant>,
@@ -130,6 +135,7 @@ impl Storage {
             return;
         }
         inner.turn(State::Ok, None, self.clock.now());
+        inner.reasons.clear();
         match inner.failing.take() {
             Some((since, count)) => {
                 let seconds = since.elapsed().as_secs_f64();
@@ -145,11 +151,12 @@ impl Storage {
         inner.view.totals.failures += 1;
         let (_, count) = inner.failing.get_or_insert((Instant::now(), 0));
         *count += 1;
-        // Told when it begins, and when it turns out to be something else.
-        if inner.view.state != State::Error || inner.view.reason.as_deref() != Some(reason) {
+        let since = Some(inner.view.since).filter(|_| inner.view.state == State::Error).flatten();
+        inner.turn(State::Error, Some(reason.to_owned()), since.unwrap_or_else(|| self.clock.now()));
+        // Each is told once, when it is new: two that alternate would fill the log.
+        if inner.reasons.len() < REASONS_MAX && !inner.reasons.iter().any(|told| told == reason) {
             log::warn!("[CHAT STORAGE] {reason}; messages wait in the journal, and it is tried again");
-            let since = Some(inner.view.since).filter(|_| inner.view.state == State::Error).flatten();
-            inner.turn(State::Error, Some(reason.to_owned()), since.unwrap_or_else(|| self.clock.now()));
+            inner.reasons.push(reason.to_owned());
         }
     }
 
@@ -209,6 +216,12 @@ mod tests {
         let view = storage.view();
         assert_eq!((view.state, view.reason.as_deref()), (State::Error, Some("another reason")));
         assert_eq!((view.since, view.totals.failures), (Some(Timestamp::from_micros(5)), 3));
+        for n in 0..100 {
+            storage.failed(if n % 2 == 0 { "no answer" } else { "another reason" });
+        }
+        assert_eq!(storage.lock().reasons, ["no answer", "another reason"], "each is told once");
+        (0..100).for_each(|n| storage.failed(&format!("reason {n}")));
+        assert_eq!(storage.lock().reasons.len(), REASONS_MAX);
         storage.recovered();
         let view = storage.view();
         assert_eq!((view.state, view.reason, view.since), (State::Ok, None, Some(Timestamp::from_micros(9))));

@@ -248,7 +248,7 @@ fn segments_that_were_drained_are_dropped_although_nothing_more_can_be_flushed()
     while fixture.channel.try_recv().is_ok() {}
     let (sink, open, _seen) = gated(true);
     drop(open);
-    let _running = fixture.run(sink, Checkpoint { drained: 100, ..Checkpoint::default() });
+    let _running = fixture.run(sink, Checkpoint { drained: 100, transcribed: 100, ..Checkpoint::default() });
     eventually(|| fixture.journal.stats().segments < before / 2 + 2);
     assert_eq!(fixture.progress.drained(), 100);
 }

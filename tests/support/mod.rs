@@ -8,6 +8,7 @@
 
 pub mod faults;
 pub mod http;
+pub mod load;
 #[cfg(feature = "mongo")]
 pub mod mongod;
 pub mod oracle;
@@ -21,6 +22,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 pub use http::{Client, Connection, Reply};
+pub use load::Load;
 pub use oracle::Oracle;
 pub use server::{Options, Server};
 

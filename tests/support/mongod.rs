@@ -6,7 +6,7 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use mongodb::bson::{Document, doc};
@@ -56,6 +56,19 @@ impl Mongod {
     #[track_caller]
     pub fn start() -> Self {
         Self::start_with(&[])
+    }
+
+    /// One without authentication that tests share, each in a database of its own; nobody may kill it. It ends with the last
+    /// of them.
+    #[track_caller]
+    pub fn shared() -> Arc<Self> {
+        static SHARED: Mutex<Weak<Mongod>> = Mutex::new(Weak::new());
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.upgrade().unwrap_or_else(|| {
+            let server = Arc::new(Self::start());
+            *shared = Arc::downgrade(&server);
+            server
+        })
     }
 
     /// Starts one that knows [`USER`] only.
@@ -122,7 +135,12 @@ impl Mongod {
 
     /// The collection chatkeep writes to by default.
     pub fn messages(&self) -> Collection<Document> {
-        self.client().database("oqoqo").collection("chat_messages")
+        self.messages_of("oqoqo")
+    }
+
+    /// The same in another database.
+    pub fn messages_of(&self, database: &str) -> Collection<Document> {
+        self.client().database(database).collection("chat_messages")
     }
 
     /// Kills it as a power switch would kill the process.
@@ -184,6 +202,25 @@ fn direct(port: u16, credential: Option<mongodb::options::Credential>) -> Client
         .server_selection_timeout(Duration::from_secs(2))
         .connect_timeout(Duration::from_secs(2))
         .build()
+}
+
+/// A document as the message it is, after a look at its form: fields, their order and their types.
+#[track_caller]
+pub fn message_of(document: &Document) -> serde_json::Value {
+    let fields: Vec<&str> = document.keys().map(String::as_str).collect();
+    let wanted = ["_id", "session_id", "role", "text", "metadata", "vector_ids", "created_at", "expires_at"];
+    assert!(fields == wanted || fields == wanted[..7], "the fields of {document}");
+    let text = |field: &str| document.get_str(field).unwrap_or_else(|e| panic!("{field}: {e}: {document}")).to_owned();
+    let (id, created_at) = (text("_id"), text("created_at"));
+    let time = mongodb::bson::DateTime::parse_rfc3339_str(&created_at).unwrap_or_else(|e| panic!("{e}: {document}"));
+    let of_id = i64::from_str_radix(&id[..13].replace('-', ""), 16).unwrap_or_else(|e| panic!("{e}: {document}"));
+    assert_eq!(time.timestamp_millis(), of_id, "created_at says what the id says: {document}");
+    assert!(created_at.len() == 32 && created_at.ends_with("+00:00"), "microseconds of UTC: {document}");
+    assert!(document.get_document("metadata").is_ok() && document.get_array("vector_ids").is_ok(), "{document}");
+    if fields.len() == 8 {
+        assert!(document.get_datetime("expires_at").is_ok(), "a TTL index looks at dates only: {document}");
+    }
+    serde_json::json!({"id": id, "session_id": text("session_id"), "role": text("role"), "text": text("text")})
 }
 
 /// Three servers, one of them primary.

@@ -1,12 +1,17 @@
 //! The oracle: remembers everything that was sent and everything that was acknowledged, and later tells whether the
 //! server kept its promise. Each acknowledged message is found exactly once, with its text, in the history and in the
-//! transcript; nothing is there that was never sent; ids rise; a fresh write works.
+//! transcript, and once it is drained in MongoDB; nothing is there that was never sent; ids rise; a fresh write works.
 //!
 //! Every text it hears of is unique in its session and role, so that a text names one message.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard};
 
+#[cfg(feature = "mongo")]
+use mongodb::{
+    bson::{Document, doc},
+    sync::Collection,
+};
 use serde_json::Value;
 
 use super::{PATIENCE, Server, wait_until};
@@ -85,6 +90,34 @@ impl Oracle {
     #[track_caller]
     pub fn compare(&self, place: &str, name: &str, found: &[Value]) {
         self.lock().get(name).expect("a session that was told of").compare(place, name, found);
+    }
+
+    /// Checks that MongoDB holds the sessions whose name begins with `prefix`: every acknowledged message but those whose text
+    /// `is_elsewhere`, once, as the document other programs expect; and nothing that was never sent.
+    #[cfg(feature = "mongo")]
+    #[track_caller]
+    pub fn check_mongo(&self, collection: &Collection<Document>, prefix: &str, is_elsewhere: impl Fn(&str) -> bool) {
+        let mut found: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+        for document in collection.find(doc! {}).sort(doc! { "_id": 1 }).run().expect("find") {
+            let message = super::mongod::message_of(&document.expect("a document"));
+            let session = message["session_id"].as_str().expect("a session").to_owned();
+            found.entry(session).or_default().push(message);
+        }
+        let sessions = self.lock();
+        for name in found.keys().filter(|name| name.starts_with(prefix)) {
+            assert!(sessions.contains_key(name), "MongoDB has a session nobody wrote to: {name}");
+        }
+        for (name, session) in sessions.iter().filter(|(name, _)| name.starts_with(prefix)) {
+            let wanted = Session {
+                sent: session
+                    .sent
+                    .iter()
+                    .filter(|((_, text), _)| !is_elsewhere(text))
+                    .map(|(k, v)| (k.clone(), v.clone()))
+                    .collect(),
+            };
+            wanted.compare(&format!("MongoDB, {name}"), name, found.get(name).map_or(&[], Vec::as_slice));
+        }
     }
 
     #[track_caller]

@@ -1,0 +1,562 @@
+//! The drain to MongoDB, from outside: the real binary before a real mongod that is absent, killed, frozen, locked, outvoted
+//! or picky, and killed itself.
+//!
+//! The oracle of all of it: MongoDB ends with every acknowledged message exactly once, as a document of the right form, and
+//! with nothing that was never sent; meanwhile nobody who posts or reads notices.
+
+#![allow(clippy::unwrap_used, reason = "a test says where it failed by panicking there")]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mongodb::IndexModel;
+use mongodb::bson::{Bson, Document, doc};
+use mongodb::sync::Collection;
+use serde_json::{Value, json};
+use support::mongod::{Mongod, PASSWORD, ReplicaSet, USER, message_of};
+use support::{Load, Options, Oracle, PATIENCE, Random, Server, wait_until};
+
+/// Nobody listens there.
+const NOWHERE: &str = "mongodb://127.0.0.1:1/";
+
+fn options(uri: &str, database: &str) -> Options {
+    Options::default()
+        .set("mongo.enabled", true)
+        .set("mongo.uri", uri)
+        .set("mongo.database", database)
+        .set("mongo.backoff_ms_max", 500)
+        .set("journal.checkpoint_seconds", 1)
+}
+
+/// A server and a database of its own on the mongod that the tests share.
+fn drained_to(database: &str) -> (Arc<Mongod>, Server) {
+    let mongod = Mongod::shared();
+    let server = Server::start(options(&mongod.uri(), database));
+    (mongod, server)
+}
+
+fn status(server: &Server) -> Value {
+    server.client().get("/api/storage/status").expect(200)
+}
+
+fn queue(server: &Server, field: &str) -> u64 {
+    status(server)["queue"][field].as_u64().unwrap_or_else(|| panic!("{field} is a number"))
+}
+
+/// Waits until nothing is pending.
+#[track_caller]
+fn wait_until_drained(server: &Server) {
+    let mut last = Value::Null;
+    let deadline = Instant::now() + 3 * PATIENCE;
+    loop {
+        let status = status(server);
+        if status["queue"]["pending"] == 0 {
+            assert_eq!(
+                status["queue"]["oldest_pending_seconds"], 0.0,
+                "nothing is pending, so nothing waits: {status}"
+            );
+            assert_eq!(status["mongo"]["status"], "ok", "{status}");
+            return;
+        }
+        assert!(Instant::now() < deadline, "it is not drained: {last}");
+        last = status;
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+}
+
+/// Waits until MongoDB is said to be in error, and gives the reason.
+#[track_caller]
+fn wait_until_in_error(server: &Server) -> String {
+    wait_until("the status tells of the error", PATIENCE, || status(server)["mongo"]["status"] == "error");
+    let mongo = status(server)["mongo"].clone();
+    assert!(mongo["since"].as_str().is_some_and(|since| since.ends_with("+00:00")), "{mongo}");
+    mongo["reason"].as_str().unwrap_or_else(|| panic!("an error has a reason: {mongo}")).to_owned()
+}
+
+/// Posts `count` messages in arrays, and gives id and text of each.
+#[track_caller]
+fn post(server: &Server, session: &str, tag: &str, count: usize) -> BTreeMap<String, String> {
+    let mut client = server.client();
+    let texts: Vec<String> = (0..count).map(|n| format!("{tag} {n}")).collect();
+    let mut kept = BTreeMap::new();
+    for part in texts.chunks(1000) {
+        let body: Value = part.iter().map(|t| json!({"session_id": session, "role": "user", "text": t})).collect();
+        let reply = client.post("/api/chat/messages", &body).expect(201);
+        let ids = reply["messages"].as_array().unwrap().iter().map(|m| m["id"].as_str().unwrap().to_owned());
+        kept.extend(ids.zip(part.iter().cloned()));
+    }
+    assert_eq!(kept.len(), count, "each has an id of its own");
+    kept
+}
+
+/// All documents, each looked at: id and text.
+#[track_caller]
+fn stored(collection: &Collection<Document>) -> BTreeMap<String, String> {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let documents: Vec<Value> = collection.find(doc! {}).run().unwrap().map(|d| message_of(&d.unwrap())).collect();
+    let found: BTreeMap<_, _> = documents.iter().map(|m| (text(&m["id"]), text(&m["text"]))).collect();
+    assert_eq!(found.len(), documents.len(), "an id is there once");
+    found
+}
+
+#[track_caller]
+fn assert_holds(collection: &Collection<Document>, wanted: &BTreeMap<String, String>) {
+    let found = stored(collection);
+    assert_eq!(found.len(), wanted.len(), "documents and messages");
+    assert!(found == *wanted, "each is there with its text");
+}
+
+/// The dead letters: reason and text by id; panics when one is there twice.
+#[track_caller]
+fn letters(server: &Server) -> BTreeMap<String, (String, String)> {
+    let bytes = std::fs::read_to_string(server.data().join("dead_letter.jsonl")).unwrap_or_default();
+    let mut found = BTreeMap::new();
+    for line in bytes.lines() {
+        let letter: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        let text = |value: &Value| value.as_str().unwrap_or_else(|| panic!("{letter}")).to_owned();
+        let message = &letter["message"];
+        let before = found.insert(text(&message["id"]), (text(&letter["reason"]), text(&message["text"])));
+        assert!(before.is_none(), "a letter is there twice: {line}");
+    }
+    found
+}
+
+fn memory_kib(server: &Server) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// No credential is in the log or the status.
+#[track_caller]
+fn assert_keeps_secrets(server: &Server) {
+    let said = format!("{}{}", server.log(), status(server));
+    for secret in [PASSWORD, USER, "hunter3"] {
+        assert!(!said.contains(secret), "{secret} is told: {said}");
+    }
+}
+
+#[test]
+fn documents_and_indexes_are_as_a_foreign_program_expects_them() {
+    let (mongod, server) = drained_to("form");
+    let body = json!({
+        "session_id": "s", "role": "assistant", "text": "grüße \u{1F600}",
+        "metadata": {"n": 7, "deep": {"f": 0.5}, "none": null}, "vector_ids": ["v1", "v2"],
+    });
+    let reply = server.client().post("/api/chat/messages", &body).expect(201);
+    let kept = &reply["messages"][0];
+    wait_until_drained(&server);
+    let collection = mongod.messages_of("form");
+    let document = collection.find_one(doc! {}).run().unwrap().unwrap();
+    message_of(&document);
+    assert_eq!(document.get_str("_id").unwrap(), kept["id"]);
+    assert_eq!(document.get_str("created_at").unwrap(), kept["created_at"]);
+    assert_eq!(document.get_str("text").unwrap(), "grüße \u{1F600}");
+    let deep = document.get_document("metadata").unwrap();
+    assert_eq!((deep.get("n"), deep.get("none")), (Some(&Bson::Int32(7)), Some(&Bson::Null)));
+    assert_eq!(document.get_array("vector_ids").unwrap(), &vec![Bson::from("v1"), Bson::from("v2")]);
+    let created = mongodb::bson::DateTime::parse_rfc3339_str(document.get_str("created_at").unwrap()).unwrap();
+    let expires = document.get_datetime("expires_at").unwrap();
+    let days_30 = 30 * 86_400_000;
+    assert!((0..=1).contains(&(expires.timestamp_millis() - created.timestamp_millis() - days_30)), "{document}");
+    let indexes: Vec<IndexModel> = collection.list_indexes().run().unwrap().map(Result::unwrap).collect();
+    let told: Vec<(String, Document, Option<Duration>)> = indexes
+        .into_iter()
+        .map(|index| (index.options.unwrap(), index.keys))
+        .map(|(options, keys)| (options.name.unwrap(), keys, options.expire_after))
+        .collect();
+    assert_eq!(told[1], ("session_ts_idx".to_owned(), doc! { "session_id": 1, "created_at": -1 }, None));
+    assert_eq!(told[2], ("expires_at_idx".to_owned(), doc! { "expires_at": 1 }, Some(Duration::ZERO)));
+    assert_eq!(status(&server)["mongo"]["differing_indexes"], json!([]));
+}
+
+#[test]
+fn messages_kept_for_ever_have_no_expiry_in_mongodb() {
+    let mongod = Mongod::shared();
+    let server = Server::start(options(&mongod.uri(), "forever").set("mongo.ttl_days", 0));
+    post(&server, "s", "kept", 3);
+    wait_until_drained(&server);
+    let collection = mongod.messages_of("forever");
+    assert_eq!(collection.count_documents(doc! { "expires_at": { "$exists": true } }).run().unwrap(), 0);
+    assert_eq!(stored(&collection).len(), 3);
+}
+
+#[test]
+fn a_server_starts_at_once_without_mongodb_and_drains_when_it_comes() {
+    let mut mongod = Mongod::start();
+    mongod.kill9();
+    let uri = mongod.uri().replace("//", &format!("//{USER}:{PASSWORD}@"));
+    let began = Instant::now();
+    let mut server = Server::start(options(&uri, "oqoqo"));
+    assert!(began.elapsed() < Duration::from_secs(5), "it waited for MongoDB: {:?}", began.elapsed());
+    let first = status(&server)["mongo"]["status"].clone();
+    assert!(first == "connecting" || first == "error", "{first}");
+    let kept = post(&server, "s", "early", 50);
+    assert_eq!(server.client().whole_history("s").len(), 50);
+    let reason = wait_until_in_error(&server);
+    assert!(reason.contains("cannot be reached"), "{reason}");
+    assert_eq!(queue(&server, "pending"), 50);
+    assert!(status(&server)["queue"]["oldest_pending_seconds"].as_f64().unwrap() > 0.0);
+    assert_keeps_secrets(&server);
+
+    server.reconfigure(options(&mongod.uri(), "oqoqo"));
+    server.restart();
+    let since = || status(&server)["mongo"]["since"].clone();
+    wait_until_in_error(&server);
+    let before = since();
+    wait_until("it goes on trying", PATIENCE, || queue(&server, "failures") > 2);
+    assert_eq!(since(), before, "an error is since its first failure");
+    mongod.restart();
+    wait_until_drained(&server);
+    assert_holds(&mongod.messages(), &kept);
+    assert!(server.log().contains("MongoDB works again after"), "{}", server.log());
+    let lines = server.log().lines().filter(|line| line.contains("tried again")).count();
+    assert!(lines <= 3, "an outage is told once, not with every try:\n{}", server.log());
+}
+
+#[test]
+fn a_mongod_killed_under_load_has_everything_once_when_it_is_back() {
+    let mut random = Random::announced("mongod killed");
+    let mut mongod = Mongod::start();
+    let server = Server::start(options(&mongod.uri(), "oqoqo").set("mongo.batch_max_messages", 50));
+    let oracle = Arc::new(Oracle::default());
+    let load = Load::start(&server, &oracle, "k", "r", &mut random);
+    for _ in 0..4 {
+        let (stored, seen) = (queue(&server, "stored"), load.acknowledged());
+        wait_until("batches go through", PATIENCE, || queue(&server, "stored") > stored + 100);
+        load.wait_for(seen + 50);
+        std::thread::park_timeout(Duration::from_micros(random.between(0, 50_000)));
+        mongod.kill9();
+        load.wait_for(load.acknowledged() + 200);
+        mongod.restart();
+    }
+    let slowest = load.slowest();
+    load.end();
+    assert!(slowest < Duration::from_secs(4), "a post took {slowest:?}");
+    wait_until_drained(&server);
+    oracle.check_mongo(&mongod.messages(), "k", |_| false);
+    oracle.check(&server, "k", 0);
+    assert_eq!(queue(&server, "dead_letters"), 0);
+}
+
+#[test]
+fn a_server_killed_again_and_again_under_load_has_everything_in_mongodb_once() {
+    let mut random = Random::announced("chatkeep killed");
+    let (mongod, mut server) = drained_to("killed");
+    let oracle = Arc::new(Oracle::default());
+    let rounds = 8;
+    for round in 0..rounds {
+        if round % 2 == 1 {
+            server.reconfigure(options(&mongod.uri(), "killed").set("mongo.batch_max_age_ms", 1));
+        }
+        let load = Load::start(&server, &oracle, "k", &format!("r{round}"), &mut random);
+        load.wait_for(usize::try_from(random.between(1, 300)).unwrap());
+        std::thread::park_timeout(Duration::from_micros(random.between(0, 400_000)));
+        server.assert_running();
+        server.kill9();
+        load.end();
+        server.start_again();
+    }
+    wait_until_drained(&server);
+    oracle.check(&server, "k", rounds);
+    wait_until_drained(&server);
+    oracle.check_mongo(&mongod.messages_of("killed"), "", |_| false);
+}
+
+#[test]
+fn a_mongod_frozen_for_twenty_seconds_is_noticed_by_the_status_and_by_nobody_else() {
+    let mut random = Random::announced("frozen");
+    let mongod = Mongod::start();
+    let server = Server::start(options(&mongod.uri(), "oqoqo"));
+    let oracle = Arc::new(Oracle::default());
+    let load = Load::start(&server, &oracle, "f", "r", &mut random);
+    load.wait_for(200);
+    let (slowest_read, before) = mongod.stop_cont(Duration::from_secs(20), || {
+        let (began, mut client, before) = (Instant::now(), server.client(), load.acknowledged());
+        let mut slowest = Duration::ZERO;
+        let mut reason = None;
+        while began.elapsed() < Duration::from_secs(20) {
+            let asked = Instant::now();
+            let page = client.history("f-0", "&limit=50");
+            assert_eq!(page["complete"], true, "{page}");
+            slowest = slowest.max(asked.elapsed());
+            let status = client.get("/api/storage/status").expect(200);
+            reason = reason.or_else(|| status["mongo"]["reason"].as_str().map(str::to_owned));
+            std::thread::park_timeout(Duration::from_millis(50));
+        }
+        let reason = reason.expect("the status tells why");
+        assert!(reason.contains("cannot be reached"), "{reason}");
+        (slowest, before)
+    });
+    let (slowest, during) = (load.slowest(), load.acknowledged() - before);
+    load.end();
+    assert!(during > 100, "posts went on: {during}");
+    assert!(slowest < Duration::from_secs(4) && slowest_read < Duration::from_secs(4), "{slowest:?} {slowest_read:?}");
+    wait_until_drained(&server);
+    oracle.check_mongo(&mongod.messages(), "f", |_| false);
+    oracle.check(&server, "f", 0);
+    let lines = server.log().lines().filter(|line| line.contains("tried again")).count();
+    assert!(lines <= 4, "each reason is told once:\n{}", server.log());
+}
+
+#[test]
+fn a_replica_set_whose_primary_dies_or_steps_down_or_is_left_alone_has_everything_once() {
+    let mut random = Random::announced("replica set");
+    let mut set = ReplicaSet::start();
+    let server = Server::start(options(&set.uri(), "oqoqo").set("mongo.batch_max_messages", 100));
+    let oracle = Arc::new(Oracle::default());
+    let stored_more = |than: u64| {
+        let more = || queue(&server, "stored") + queue(&server, "already_stored") > than + 200;
+        wait_until("batches go through", 2 * PATIENCE, more);
+        queue(&server, "stored") + queue(&server, "already_stored")
+    };
+    let mut load = Load::start(&server, &oracle, "rs", "killed", &mut random);
+    let seen = stored_more(0);
+    let killed = set.kill_primary();
+    set.wait_for_primary();
+    set.members[killed].restart();
+    let seen = stored_more(seen);
+    set.step_down();
+    set.wait_for_primary();
+    stored_more(seen);
+    load.end();
+    wait_until_drained(&server);
+    oracle.check_mongo(&set.messages(), "rs", |_| false);
+
+    let primary = set.wait_for_primary();
+    let secondaries: Vec<_> = (0..3).filter(|&n| n != primary).map(|n| &set.members[n]).collect();
+    load = Load::start(&server, &oracle, "rs", "alone", &mut random);
+    load.wait_for(100);
+    secondaries.iter().for_each(|member| member.freeze());
+    load.wait_for(300);
+    load.end();
+    let reason = wait_until_in_error(&server);
+    assert!(reason.contains("majority") || reason.contains("cannot be reached"), "{reason}");
+    assert!(queue(&server, "pending") > 0, "what no majority confirmed is pending");
+    secondaries.iter().for_each(|member| member.thaw());
+    wait_until_drained(&server);
+    oracle.check_mongo(&set.messages(), "rs", |_| false);
+    oracle.check(&server, "rs", 0);
+}
+
+/// Makes the collection so that it refuses texts which begin with `poison`.
+fn refuse_poison(mongod: &Mongod, database: &str) {
+    let validator = doc! { "text": { "$not": { "$regex": "^poison" } } };
+    let create = doc! { "create": "chat_messages", "validator": validator };
+    mongod.client().database(database).run_command(create).run().unwrap();
+}
+
+#[test]
+fn what_a_validator_refuses_is_a_dead_letter_once_and_keeps_nothing_back() {
+    let mongod = Mongod::shared();
+    refuse_poison(&mongod, "poison");
+    let mut server = Server::start(options(&mongod.uri(), "poison").set("mongo.batch_max_messages", 40));
+    let mut good = BTreeMap::new();
+    let mut bad = BTreeMap::new();
+    for round in 0..5 {
+        good.extend(post(&server, "s", &format!("good {round}"), 90));
+        bad.extend(post(&server, "s", &format!("poison {round}"), 10));
+    }
+    wait_until_drained(&server);
+    assert_holds(&mongod.messages_of("poison"), &good);
+    let found = letters(&server);
+    assert_eq!(found.iter().map(|(id, (_, text))| (id.clone(), text.clone())).collect::<BTreeMap<_, _>>(), bad);
+    assert!(found.values().all(|(reason, _)| reason.contains("121")), "{found:?}");
+    assert_eq!(queue(&server, "dead_letters"), 50);
+    assert_eq!(server.client().whole_history("s").len(), 500, "they stay in the history");
+
+    // With no checkpoint everything is offered once more.
+    server.kill9();
+    let checkpoint = server.data().join("journal/checkpoint");
+    if checkpoint.exists() {
+        std::fs::remove_file(checkpoint).unwrap();
+    }
+    server.start_again();
+    good.extend(post(&server, "s", "after", 10));
+    wait_until_drained(&server);
+    assert_holds(&mongod.messages_of("poison"), &good);
+    assert_eq!(letters(&server).len(), 50);
+}
+
+#[test]
+fn an_id_that_belongs_to_another_document_is_a_dead_letter_and_nothing_is_overwritten() {
+    let mongod = Mongod::shared();
+    let mut server = Server::start(options(NOWHERE, "collision"));
+    let mut kept = post(&server, "s", "ours", 20);
+    let (id, text) = kept.pop_first().unwrap();
+    let theirs = doc! { "_id": &id, "text": "theirs" };
+    mongod.messages_of("collision").insert_one(theirs.clone()).run().unwrap();
+    server.reconfigure(options(&mongod.uri(), "collision"));
+    server.restart();
+    wait_until_drained(&server);
+    let reason = "another document has its _id".to_owned();
+    assert_eq!(letters(&server), BTreeMap::from([(id.clone(), (reason, text))]));
+    assert_eq!(queue(&server, "dead_letters"), 1);
+    let collection = mongod.messages_of("collision");
+    assert_eq!(collection.find_one(doc! { "_id": &id }).run().unwrap(), Some(theirs));
+    collection.delete_one(doc! { "_id": &id }).run().unwrap();
+    assert_holds(&collection, &kept);
+}
+
+#[test]
+fn a_wrong_password_is_told_without_any_credential_until_a_restart_with_the_right_one() {
+    let mongod = Mongod::start_with_password();
+    let mut server = Server::start(options(&mongod.uri().replace(PASSWORD, "hunter3"), "oqoqo"));
+    let kept = post(&server, "s", "locked out", 30);
+    let reason = wait_until_in_error(&server);
+    assert!(reason.contains("refuses the credentials"), "{reason}");
+    assert_keeps_secrets(&server);
+    assert_eq!(status(&server)["mongo"]["hosts"], json!([format!("127.0.0.1:{}", mongod.port())]));
+    let stopped = Instant::now();
+    server.reconfigure(options(&mongod.uri(), "oqoqo"));
+    server.restart();
+    assert!(stopped.elapsed() < Duration::from_secs(8), "the stop waited for nothing: {:?}", stopped.elapsed());
+    wait_until_drained(&server);
+    assert_holds(&mongod.messages(), &kept);
+    assert_keeps_secrets(&server);
+}
+
+#[test]
+fn a_stop_with_100_000_pending_ends_in_time_whether_mongodb_is_there_or_not() {
+    let mongod = Mongod::shared();
+    let mut server = Server::start(options(NOWHERE, "stopped"));
+    let mut kept = BTreeMap::new();
+    for n in 0..10 {
+        kept.extend(post(&server, &format!("s{n}"), &format!("backlog {n}"), 10_000));
+    }
+    let stop = |server: &mut Server| {
+        let began = Instant::now();
+        let status = server.sigterm_and_wait();
+        assert_eq!(status.code(), Some(0), "{}", server.log());
+        began.elapsed()
+    };
+    let took = stop(&mut server);
+    assert!(took < Duration::from_secs(8), "without MongoDB a stop takes {took:?}");
+    assert!(server.log().contains("100000 records are not in MongoDB yet"), "{}", server.log());
+
+    server.reconfigure(options(&mongod.uri(), "stopped").set("server.drain_seconds", 3));
+    server.start_again();
+    let took = stop(&mut server);
+    assert!(took < Duration::from_millis(4500), "with MongoDB a stop takes {took:?}");
+    let after_the_stop = mongod.messages_of("stopped").count_documents(doc! {}).run().unwrap();
+    assert!(after_the_stop > 0, "it drains as long as it may");
+    server.start_again();
+    wait_until_drained(&server);
+    assert_holds(&mongod.messages_of("stopped"), &kept);
+    let again = queue(&server, "already_stored");
+    assert!(
+        again <= 3_000,
+        "the stop left a checkpoint behind what it drained: {again} of {after_the_stop} came again"
+    );
+}
+
+#[test]
+fn a_stop_while_a_call_hangs_ends_within_the_deadline() {
+    let mongod = Mongod::start();
+    let mut server = Server::start(options(&mongod.uri(), "oqoqo").set("server.drain_seconds", 3));
+    let mut kept = post(&server, "s", "before", 10);
+    wait_until_drained(&server);
+    mongod.freeze();
+    kept.extend(post(&server, "s", "during", 10));
+    let began = Instant::now();
+    assert_eq!(server.sigterm_and_wait().code(), Some(0));
+    assert!(began.elapsed() < Duration::from_millis(4500), "the stop took {:?}", began.elapsed());
+    mongod.thaw();
+    server.start_again();
+    wait_until_drained(&server);
+    assert_holds(&mongod.messages(), &kept);
+}
+
+#[test]
+fn mongodb_switched_off_and_on_again_gets_the_backlog_and_what_came_meanwhile() {
+    let mongod = Mongod::shared();
+    let mut server = Server::start(options(&mongod.uri(), "switched"));
+    let mut kept = post(&server, "s", "first", 50);
+    wait_until_drained(&server);
+    for (uri, enabled, tag) in [(NOWHERE, true, "outage"), (NOWHERE, false, "off"), (&mongod.uri(), true, "on")] {
+        server.reconfigure(options(uri, "switched").set("mongo.enabled", enabled));
+        server.restart();
+        kept.extend(post(&server, "s", tag, 50));
+    }
+    wait_until_drained(&server);
+    assert_holds(&mongod.messages_of("switched"), &kept);
+    assert_eq!(server.client().whole_history("s").len(), 200);
+}
+
+#[test]
+fn a_channel_that_overflows_under_load_loses_nothing() {
+    let mut random = Random::announced("overflow");
+    let mongod = Mongod::shared();
+    let server = Server::start(options(&mongod.uri(), "overflow").set("mongo.queue_capacity", 1));
+    let oracle = Arc::new(Oracle::default());
+    let load = Load::start(&server, &oracle, "o", "r", &mut random);
+    load.wait_for(3_000);
+    load.end();
+    assert!(queue(&server, "skipped") > 0, "the channel was full at times");
+    wait_until_drained(&server);
+    oracle.check_mongo(&mongod.messages_of("overflow"), "o", |_| false);
+}
+
+/// `cargo test --test drain -- --ignored --nocapture million`
+#[test]
+#[ignore = "minutes long"]
+#[allow(clippy::print_stderr, reason = "what was measured must be on the screen")]
+fn an_outage_with_a_million_messages_takes_no_memory_and_all_are_there_afterwards() {
+    let mut mongod = Mongod::start();
+    let options = options(&mongod.uri(), "oqoqo").set("journal.fsync", "never");
+    let server = Server::start(options);
+    let mut kept = post(&server, "s-0", "warm", 50_000);
+    wait_until_drained(&server);
+    mongod.kill9();
+    // What a first outage needs once is there before it is measured.
+    kept.extend(post(&server, "s-0", "down", 50_000));
+    wait_until_in_error(&server);
+    let before = memory_kib(&server);
+    for n in 1..=90 {
+        kept.extend(post(&server, &format!("s-{}", n % 20), &format!("outage {n}"), 10_000));
+    }
+    let during = memory_kib(&server);
+    eprintln!("resident: {before} KiB before, {during} KiB with {} pending", queue(&server, "pending"));
+    assert!(during < before + 20 * 1024, "{before} KiB became {during}");
+    let (began, pending) = (Instant::now(), queue(&server, "pending"));
+    mongod.restart();
+    wait_until("all of it is drained", 20 * PATIENCE, || queue(&server, "pending") == 0);
+    let (after, took) = (memory_kib(&server), began.elapsed());
+    eprintln!("drained {pending} in {took:?}; resident: {after} KiB");
+    assert!(after < before + 20 * 1024, "{before} KiB became {after}");
+    assert_holds(&mongod.messages(), &kept);
+}
+
+/// `cargo test --test drain -- --ignored --nocapture rate`
+#[test]
+#[ignore = "a measurement"]
+#[allow(clippy::print_stderr, reason = "what was measured must be on the screen")]
+fn the_rate_of_a_drain_beside_bare_inserts() {
+    let mongod = Mongod::start();
+    let mut server = Server::start(options(NOWHERE, "oqoqo").set("journal.fsync", "never"));
+    for n in 0..20 {
+        post(&server, &format!("s{n}"), &format!("backlog {n}"), 10_000);
+    }
+    server.reconfigure(options(&mongod.uri(), "oqoqo"));
+    server.restart();
+    let began = Instant::now();
+    wait_until_drained(&server);
+    let drained = began.elapsed();
+    let documents: Vec<Document> = mongod.messages().find(doc! {}).run().unwrap().map(Result::unwrap).collect();
+    let bare = mongod.client().database("bare").collection::<Document>("bare");
+    for keys in [doc! { "session_id": 1, "created_at": -1 }, doc! { "expires_at": 1 }] {
+        bare.create_index(IndexModel::builder().keys(keys).build()).run().unwrap();
+    }
+    let majority =
+        mongodb::options::WriteConcern::builder().w(mongodb::options::Acknowledgment::Majority).journal(true);
+    let majority = majority.build();
+    let began = Instant::now();
+    for batch in documents.chunks(1000) {
+        bare.insert_many(batch).ordered(false).write_concern(majority.clone()).run().unwrap();
+    }
+    let (loops, count) = (began.elapsed(), documents.len());
+    eprintln!("{count} messages: drained in {drained:?}, bare in {loops:?}");
+}
