@@ -100,6 +100,7 @@ struct Batch {
 
 /// See the module.
 pub struct Drain<D: Disk = RealDisk> {
+    journal: Arc<Journal<D>>,
     store: Arc<dyn Store>,
     calls: Calls,
     dead_letters: DeadLetters<D>,
@@ -130,7 +131,7 @@ pub struct Drain<D: Disk = RealDisk> {
 impl<D: Disk> Drain<D> {
     /// A drain that goes on behind sequence `drained`.
     pub fn new(
-        journal: &Journal<D>,
+        journal: &Arc<Journal<D>>,
         store: Arc<dyn Store>,
         dead_letters: DeadLetters<D>,
         expiry: Expiry,
@@ -142,6 +143,7 @@ impl<D: Disk> Drain<D> {
         storage.connecting();
         storage.reached(id_at(journal, drained));
         Self {
+            journal: journal.clone(),
             store,
             calls: Calls::new("mongo-write"),
             dead_letters,
@@ -411,6 +413,8 @@ impl<D: Disk> Drain<D> {
 
     fn inserted(&mut self, inserted: &Inserted, took: Duration) {
         let refused = inserted.refused.iter().filter_map(|r| Some((self.batch.messages.get(r.index)?, &*r.reason)));
+        // What was erased meanwhile is scrubbed from every file, and must not come to stand in another.
+        let refused = refused.filter(|(message, _)| !self.journal.is_erased(message));
         if let Err(e) = self.dead_letters.add(refused) {
             self.storage.failed(&format!("the dead letters cannot be written: {e}"));
             self.backoff.fail(true);
