@@ -292,10 +292,12 @@ fn at_a_stop_what_is_there_goes_out_at_once() {
 fn an_erasure_is_carried_out_in_its_place() {
     let fixture = Fixture::new();
     fixture.say(&["1", "2"]);
-    fixture.erase();
-    fixture.say(&["3"]);
     fixture.store.plan([Act::Work, Act::LoseAnswer, Act::Half, Act::Work, Act::Fail, Act::LoseAnswer]);
     let mut drain = fixture.drain();
+    // From here on the journal hands them out no more.
+    fixture.until(&mut drain, |drain| drain.position == 2);
+    fixture.erase();
+    fixture.say(&["3"]);
     fixture.all(&mut drain);
     let inserts = ["insert 1 2", "insert 1 2", "insert 1 2"];
     let asked = [&["connect"], &inserts[..], &["erase s", "erase s", "erase s", "insert 3"]].concat();
@@ -554,7 +556,7 @@ fn whatever_happens_in_whatever_order_the_store_ends_with_what_was_said_and_not_
     for seed in 0..100 {
         let mut random = Random(seed);
         let fixture = Fixture::new();
-        let (mut wanted, mut letters) = (Vec::new(), Vec::new());
+        let (mut wanted, mut letters, mut erased) = (Vec::new(), Vec::new(), Vec::new());
         let mut hanging: Vec<Sender<()>> = Vec::new();
         let mut drain = fixture.drain();
         for n in 0..40 {
@@ -562,6 +564,7 @@ fn whatever_happens_in_whatever_order_the_store_ends_with_what_was_said_and_not_
                 0 => {
                     fixture.erase();
                     wanted.clear();
+                    erased.append(&mut letters);
                 }
                 1 => {
                     fixture.say(&[&format!("poison {n}")]);
@@ -594,6 +597,9 @@ fn whatever_happens_in_whatever_order_the_store_ends_with_what_was_said_and_not_
         drain.erasures.a_moment_later();
         fixture.until(&mut drain, |drain| drain.settled() == drain.drained());
         assert_eq!(fixture.store.texts(), wanted, "seed {seed}: {:?}", fixture.store.asked());
-        assert_eq!(fixture.letters(), letters, "seed {seed}");
+        // What was a dead letter before it was erased is the scrubber's to remove.
+        let mut found = fixture.letters();
+        found.retain(|letter| !erased.contains(letter));
+        assert_eq!(found, letters, "seed {seed}");
     }
 }
