@@ -12,6 +12,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use chatkeep::config::{Config, Fsync, JournalConfig, MongoConfig, Secret};
+use chatkeep::disk::RealDisk;
+use chatkeep::journal::{Draft, Journal, ReplyTo};
+use chatkeep::message::{self, Clock, Expiry, Metadata, SessionId};
+use chatkeep::store;
+use chatkeep::worker::{DeadLetters, Drain, Storage};
 use mongodb::IndexModel;
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::sync::Collection;
@@ -498,6 +504,104 @@ fn a_channel_that_overflows_under_load_loses_nothing() {
     assert!(queue(&server, "skipped") > 0, "the channel was full at times");
     wait_until_drained(&server);
     oracle.check_mongo(&mongod.messages_of("overflow"), "o", |_| false);
+}
+
+/// A journal and a drain in this process: no call of the server erases anything yet.
+struct Inside {
+    journal: Journal,
+    drain: Drain,
+    storage: Arc<Storage>,
+    folder: tempfile::TempDir,
+}
+
+impl Inside {
+    fn draining_to(mongod: &Mongod, database: &str, call_timeout: Duration) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config::defaults(Some(folder.path())).unwrap();
+        let uri = Secret::new(&mongod.uri());
+        let (backoff_max, database) = (Duration::from_millis(200), database.to_owned());
+        let mongo = MongoConfig { uri, database, call_timeout, backoff_max, ..config.mongo };
+        let config = JournalConfig { fsync: Fsync::Never, ..config.journal };
+        let journal = Journal::open(&config, Clock::system(), Box::new(|_| ()), Box::new(|| ())).unwrap();
+        let letters = DeadLetters::new(RealDisk, &folder.path().join("dead_letter.jsonl"), Clock::system());
+        let (store, storage) = (store::open(&mongo).unwrap(), Arc::new(Storage::new(Clock::system())));
+        let drain = Drain::new(&journal, store, letters, Expiry::never(), &mongo, 0, storage.clone());
+        Self { journal, drain, storage, folder: folder }
+    }
+
+    fn append(&self, draft: Draft) {
+        let (ticket, _) = self.journal.append(vec![draft]).unwrap();
+        self.journal.commit(ticket).unwrap();
+    }
+
+    fn say(&self, session: &str, text: &str) {
+        let session = SessionId::new(session).unwrap();
+        let draft =
+            message::Draft { session: &session, role: "user", text, metadata: Metadata::default(), vector_ids: &[] };
+        self.append(Draft::Message { line: draft.prepare(), key: None, reply_to: ReplyTo::Nothing });
+    }
+
+    fn erase(&self, session: &str) {
+        self.append(Draft::Erasure { session: SessionId::new(session).unwrap() });
+    }
+
+    #[track_caller]
+    fn until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
+        wait_until(what, PATIENCE, || {
+            self.drain.step(self.journal.published()).unwrap();
+            holds(self)
+        });
+    }
+}
+
+fn texts(collection: &Collection<Document>) -> Vec<String> {
+    stored(collection).into_values().collect()
+}
+
+#[test]
+fn an_erasure_takes_what_was_said_before_it_and_nothing_that_is_said_later() {
+    let mongod = Mongod::shared();
+    let mut inside = Inside::draining_to(&mongod, "erased", Duration::from_secs(10));
+    inside.say("gone", "gone 1");
+    inside.say("stays", "stays 1");
+    inside.until("the first are there", |inside| inside.drain.drained() == 2);
+    assert_eq!(texts(&mongod.messages_of("erased")), ["gone 1", "stays 1"]);
+    inside.say("gone", "gone 2");
+    inside.erase("gone");
+    inside.say("gone", "later 1");
+    inside.say("stays", "stays 2");
+    inside.until("all is there", |inside| inside.drain.drained() == 6);
+    assert_eq!(texts(&mongod.messages_of("erased")), ["stays 1", "later 1", "stays 2"]);
+}
+
+#[test]
+fn inserts_that_hung_before_an_erasure_bring_nothing_back() {
+    let mongod = Mongod::start();
+    let mut inside = Inside::draining_to(&mongod, "oqoqo", Duration::from_millis(500));
+    inside.say("gone", "before");
+    inside.until("the first is there", |inside| inside.drain.drained() == 1);
+    mongod.freeze();
+    (0..100).for_each(|n| inside.say("gone", &format!("gone {n}")));
+    inside.until("two calls hang", |inside| inside.storage.view().totals.failures > 2);
+    inside.erase("gone");
+    inside.say("gone", "later");
+    mongod.thaw();
+    inside.until("all is there", |inside| inside.drain.drained() == 103);
+    assert!(inside.drain.settled() < 102, "a restart begins with the erasure until it is final");
+    // What hung arrives within moments, before the erasure or behind it. As a restart does, another drain erases again.
+    let settled = inside.drain.settled();
+    wait_until("what hung has arrived or never will", PATIENCE, || {
+        let running = doc! { "currentOp": 1, "active": true, "op": "insert" };
+        let running = mongod.client().database("admin").run_command(running).run().unwrap();
+        running.get_array("inprog").unwrap().is_empty()
+    });
+    let mongo = MongoConfig { uri: Secret::new(&mongod.uri()), ..Config::defaults(None).unwrap().mongo };
+    let letters = DeadLetters::new(RealDisk, &inside.folder.path().join("letters"), Clock::system());
+    let (store, storage) = (store::open(&mongo).unwrap(), inside.storage.clone());
+    let drain = Drain::new(&inside.journal, store, letters, Expiry::never(), &mongo, settled, storage);
+    inside.drain = drain;
+    inside.until("all is there again", |inside| inside.drain.drained() == 103);
+    assert_eq!(texts(&mongod.messages()), ["later"]);
 }
 
 /// `cargo test --test drain -- --ignored --nocapture million`

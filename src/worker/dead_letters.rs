@@ -164,8 +164,11 @@ mod tests {
         assert_eq!(good.len(), 2, "{text}");
         assert_eq!((&good[0]["reason"], &good[1]["message"]["text"]), (&"too \"big\"".into(), &"hi".into()));
     }
+    /// Of the letters a reader can read.
     fn ids_of(bytes: &[u8]) -> Vec<Id> {
-        bytes.split(|&byte| byte == b'\n').filter_map(id_of_letter).collect()
+        let lines = bytes.split(|&byte| byte == b'\n');
+        let letters = lines.filter_map(|line| serde_json::from_slice::<serde_json::Value>(line).ok());
+        letters.map(|letter| letter["message"]["id"].as_str().unwrap().parse().unwrap()).collect()
     }
 
     #[test]
