@@ -508,7 +508,7 @@ fn a_channel_that_overflows_under_load_loses_nothing() {
 
 /// A journal and a drain in this process: no call of the server erases anything yet.
 struct Inside {
-    journal: Journal,
+    journal: Arc<Journal>,
     drain: Drain,
     storage: Arc<Storage>,
     folder: tempfile::TempDir,
@@ -522,7 +522,7 @@ impl Inside {
         let (backoff_max, database) = (Duration::from_millis(200), database.to_owned());
         let mongo = MongoConfig { uri, database, call_timeout, backoff_max, ..config.mongo };
         let config = JournalConfig { fsync: Fsync::Never, ..config.journal };
-        let journal = Journal::open(&config, Clock::system(), Box::new(|_| ()), Box::new(|| ())).unwrap();
+        let journal = Arc::new(Journal::open(&config, Clock::system(), Box::new(|_| ()), Box::new(|| ())).unwrap());
         let letters = DeadLetters::new(RealDisk, &folder.path().join("dead_letter.jsonl"), Clock::system());
         let (store, storage) = (store::open(&mongo).unwrap(), Arc::new(Storage::new(Clock::system())));
         let drain = Drain::new(&journal, store, letters, Expiry::never(), &mongo, 0, storage.clone());
