@@ -201,7 +201,9 @@ fn a_server_starts_at_once_without_mongodb_and_drains_when_it_comes() {
     let first = status(&server)["mongo"]["status"].clone();
     assert!(first == "connecting" || first == "error", "{first}");
     let kept = post(&server, "s", "early", 50);
-    assert_eq!(server.client().whole_history("s").len(), 50);
+    let page = server.client().history("s", "&limit=500");
+    assert_eq!((page["messages"].as_array().unwrap().len(), &page["complete"]), (50, &false.into()));
+    assert!(page["reason"].as_str().unwrap().contains("MongoDB could not be asked"), "{page}");
     let reason = wait_until_in_error(&server);
     assert!(reason.contains("cannot be reached"), "{reason}");
     assert_eq!(queue(&server, "pending"), 50);
