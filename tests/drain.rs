@@ -518,7 +518,7 @@ impl Inside {
     fn draining_to(mongod: &Mongod, database: &str, call_timeout: Duration) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let config = Config::defaults(Some(folder.path())).unwrap();
-        let uri = Secret::new(&mongod.uri());
+        let uri = Secret::new(mongod.uri());
         let (backoff_max, database) = (Duration::from_millis(200), database.to_owned());
         let mongo = MongoConfig { uri, database, call_timeout, backoff_max, ..config.mongo };
         let config = JournalConfig { fsync: Fsync::Never, ..config.journal };
@@ -526,7 +526,7 @@ impl Inside {
         let letters = DeadLetters::new(RealDisk, &folder.path().join("dead_letter.jsonl"), Clock::system());
         let (store, storage) = (store::open(&mongo).unwrap(), Arc::new(Storage::new(Clock::system())));
         let drain = Drain::new(&journal, store, letters, Expiry::never(), &mongo, 0, storage.clone());
-        Self { journal, drain, storage, folder: folder }
+        Self { journal, drain, storage, folder }
     }
 
     fn append(&self, draft: Draft) {
@@ -595,7 +595,7 @@ fn inserts_that_hung_before_an_erasure_bring_nothing_back() {
         let running = mongod.client().database("admin").run_command(running).run().unwrap();
         running.get_array("inprog").unwrap().is_empty()
     });
-    let mongo = MongoConfig { uri: Secret::new(&mongod.uri()), ..Config::defaults(None).unwrap().mongo };
+    let mongo = MongoConfig { uri: Secret::new(mongod.uri()), ..Config::defaults(None).unwrap().mongo };
     let letters = DeadLetters::new(RealDisk, &inside.folder.path().join("letters"), Clock::system());
     let (store, storage) = (store::open(&mongo).unwrap(), inside.storage.clone());
     let drain = Drain::new(&inside.journal, store, letters, Expiry::never(), &mongo, settled, storage);
