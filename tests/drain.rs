@@ -621,7 +621,7 @@ fn an_outage_with_a_million_messages_takes_no_memory_and_all_are_there_afterward
     kept.extend(post(&server, "s-0", "down", 50_000));
     wait_until_in_error(&server);
     let before = memory_kib(&server);
-    for n in 1..=90 {
+    for n in 1..=95 {
         kept.extend(post(&server, &format!("s-{}", n % 20), &format!("outage {n}"), 10_000));
     }
     let during = memory_kib(&server);
