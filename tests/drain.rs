@@ -64,8 +64,11 @@ fn wait_until_drained(server: &Server) {
                 status["queue"]["oldest_pending_seconds"], 0.0,
                 "nothing is pending, so nothing waits: {status}"
             );
-            assert_eq!(status["mongo"]["status"], "ok", "{status}");
-            return;
+            assert_ne!(status["mongo"]["status"], "error", "{status}");
+            // A server that has just started and owes nothing may not have heard of it yet.
+            if status["mongo"]["status"] == "ok" {
+                return;
+            }
         }
         assert!(Instant::now() < deadline, "it is not drained: {last}");
         last = status;
