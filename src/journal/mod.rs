@@ -14,6 +14,7 @@
 //! | `reader.rs` | records back out, in sequence, up to what is published |
 //! | `arrivals.rs` | waiting for what is published next |
 //! | `recovery.rs` | what happens before the first record is taken |
+//! | `requests.rs` | which requests are whole, from segment to segment |
 //! | `inventory.rs` | which segments there are; damaged headers |
 //! | `quarantine.rs` | copies of what a start takes out or steps over |
 //! | `lock.rs` | one process at a time |
@@ -76,6 +77,7 @@ mod queue;
 mod reader;
 mod record;
 mod recovery;
+mod requests;
 mod salvage;
 mod scan;
 mod scrub;

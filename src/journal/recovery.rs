@@ -28,6 +28,7 @@ use super::quarantine::Quarantine;
 use super::random_u64;
 use super::reader;
 use super::record::{Entry, Record};
+use super::requests::Requests;
 use super::segment::{self, Segment, SegmentInfo};
 use super::writer::{Frames, new_header};
 
@@ -139,7 +140,7 @@ pub fn recover<D: Disk>(disk: &D, config: &JournalConfig, clock: &Clock) -> Resu
         findings: recovery.findings,
     };
     recovered.list_last();
-    for (first, last) in recovery.remains.into_iter().filter(|(first, _)| *first > passed) {
+    for (first, last) in recovery.requests.end().into_iter().filter(|(first, _)| *first > passed) {
         if !recovered.is_void(first) {
             recovered.void(disk, config, clock, first, last).map_err(at(folder))?;
         }
@@ -199,10 +200,7 @@ struct Recovery<'a, D: Disk> {
     last_sequence: u64,
     largest_id: Option<Id>,
     voids: Vec<(u64, u64)>,
-    /// The first and last record of a request whose end has not been seen yet.
-    unfinished: Option<(u64, u64)>,
-    /// What is left of requests that are not whole.
-    remains: Vec<(u64, u64)>,
+    requests: Requests,
     erasures: Vec<Erasure>,
     findings: Findings,
     last_number: u64,
@@ -218,8 +216,7 @@ impl<'a, D: Disk> Recovery<'a, D> {
             last_sequence: 0,
             largest_id: None,
             voids: Vec::new(),
-            unfinished: None,
-            remains: Vec::new(),
+            requests: Requests::default(),
             erasures: Vec::new(),
             findings: Findings::default(),
             last_number,
@@ -250,14 +247,10 @@ impl<'a, D: Disk> Recovery<'a, D> {
             };
             self.keep_gaps(info, &digest);
             let bound = segment::bound(segments, info.header.number);
-            let dropped_before = index == 0 || info.header.first_sequence <= passed + 1;
-            if dropped_before {
-                self.follow_dropped(&digest, info);
-            }
+            self.requests.follow(info, &digest, bound, passed, index == 0);
             self.take_in(&digest, bound);
             digest.tell_keys(keys, bound);
         }
-        self.remains.extend(self.unfinished.take());
         Ok(end)
     }
 
@@ -277,38 +270,12 @@ impl<'a, D: Disk> Recovery<'a, D> {
         }
     }
 
-    /// A request may have begun in a segment that was dropped. The checkpoint had passed that part, so all of it was
-    /// acknowledged: the segment behind goes on with it as if the part were there.
-    fn follow_dropped(&mut self, digest: &Digest, behind: &SegmentInfo) {
-        let first = behind.header.first_sequence;
-        let is_there = self.unfinished.is_some_and(|(_, last)| last + 1 == first);
-        if !is_there && digest.head.is_some_and(|(head, ..)| head == first) {
-            self.remains.extend(self.unfinished.replace((first.saturating_sub(1), first.saturating_sub(1))));
-        }
-    }
-
     fn take_in(&mut self, digest: &Digest, bound: u64) {
         self.findings.records += digest.records;
         self.findings.gaps += digest.gaps.len() as u64;
         self.raise(digest.last_sequence, digest.largest_id);
         self.voids.extend_from_slice(&digest.aborted);
         self.erasures.extend(digest.erasures.iter().filter(|erasure| erasure.sequence < bound).cloned());
-        // What stands behind the bound was refused whole, or is whole in the segment that begins there.
-        let counts = |(first, _): &(u64, u64)| *first < bound;
-        self.remains.extend(digest.remains.iter().copied().filter(counts));
-        match (self.unfinished, digest.head) {
-            (Some((first, last)), Some((next, end, ends))) if next == last + 1 => {
-                self.unfinished = (!ends).then_some((first, end));
-            }
-            (_, head) if digest.records > 0 => {
-                self.remains.extend(self.unfinished.take());
-                self.remains.extend(head.map(|(first, last, _)| (first, last)).filter(counts));
-            }
-            _ => {}
-        }
-        if let Some(unfinished) = digest.unfinished.filter(counts) {
-            self.unfinished = Some(unfinished);
-        }
     }
 
     /// The segment to go on in, the last one with its tail mended or a new one, and the first sequence to give.

@@ -15,6 +15,7 @@ use super::super::digest::{self, Before, Digest};
 use super::super::frame::{FrameHeader, HeaderError, Kind, SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::super::reader;
 use super::super::record::{self, Entry};
+use super::super::requests::Requests;
 use super::super::scan::{Found, Scanner};
 use super::super::segment::{self, SegmentInfo};
 use super::super::{inventory, salvage};
@@ -33,15 +34,13 @@ pub(super) struct Walk<'a, D: Disk> {
     survey: Survey,
     /// The checkpoint has passed everything up to here.
     passed: u64,
-    /// As in recovery: the request whose end was not seen yet, and what is left of those that are not whole.
-    unfinished: Option<(u64, u64)>,
-    remains: Vec<(u64, u64)>,
+    requests: Requests,
 }
 
 impl<'a, D: Disk> Walk<'a, D> {
     /// A walk through `folder` that nothing was seen of yet.
     pub(super) fn new(disk: &'a D, folder: &'a Path, tell: &'a mut dyn FnMut(&str, Fault), survey: Survey) -> Self {
-        Self { disk, folder, tell, survey, passed: 0, unfinished: None, remains: Vec::new() }
+        Self { disk, folder, tell, survey, passed: 0, requests: Requests::default() }
     }
 
     /// Walks to the end; `names` are those in the folder.
@@ -151,6 +150,9 @@ impl<'a, D: Disk> Walk<'a, D> {
                 if !is_last {
                     self.compare_digest(&name, &info, &digest, faults);
                 }
+                self.requests.follow(&info, &digest, bound, self.passed, index == 0);
+                // What was found whole, voided or acknowledged need not be remembered any longer.
+                self.requests.forget_passed(self.passed);
                 self.take_in(&digest, bound);
             }
             Err(e) => (self.tell)(&name, Fault::Io(e)),
@@ -278,35 +280,17 @@ impl<'a, D: Disk> Walk<'a, D> {
         }
     }
 
-    /// Follows requests from one segment into the next, as recovery does.
+    /// What a digest tells of the whole.
     fn take_in(&mut self, digest: &Digest, bound: u64) {
         self.survey.last_sequence = self.survey.last_sequence.max(digest.last_sequence.min(bound - 1));
         self.survey.voids.extend_from_slice(&digest.aborted);
-        let counts = |(first, _): &(u64, u64)| *first < bound;
-        self.remains.extend(digest.remains.iter().copied().filter(counts));
-        match (self.unfinished, digest.head) {
-            (Some((first, last)), Some((next, end, ends))) if next == last + 1 => {
-                self.unfinished = (!ends).then_some((first, end));
-            }
-            (_, head) if digest.records > 0 => {
-                self.remains.extend(self.unfinished.take());
-                self.remains.extend(head.map(|(first, last, _)| (first, last)).filter(counts));
-            }
-            _ => {}
-        }
-        if let Some(unfinished) = digest.unfinished.filter(counts) {
-            self.unfinished = Some(unfinished);
-        }
-        // What was found whole, voided or acknowledged need not be remembered any longer.
-        let passed = self.passed;
-        self.remains.retain(|(first, _)| *first > passed);
     }
 
     fn end(&mut self, names: &[String]) {
-        self.remains.extend(self.unfinished.take().filter(|(first, _)| *first > self.passed));
+        let (passed, requests) = (self.passed, std::mem::take(&mut self.requests));
+        let remains = requests.end().into_iter().filter(|(first, _)| *first > passed);
         let survey = &mut self.survey;
-        let torn =
-            self.remains.iter().filter(|(first, _)| !survey.is_void(*first)).map(|(first, last)| last - first + 1);
+        let torn = remains.filter(|(first, _)| !survey.is_void(*first)).map(|(first, last)| last - first + 1);
         survey.torn = torn.sum();
         if self.passed > survey.last_sequence {
             (self.tell)(checkpoint::NAME, Fault::EndsBefore(self.passed));
