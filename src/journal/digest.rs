@@ -300,7 +300,7 @@ impl Digest {
         for _ in 0..rest.u32()? {
             digest.replies.push((rest.take()?, rest.u64()?, rest.id()??));
         }
-        // They stand in order: built at once they cost a tenth of what they cost one by one, and a start reads all digests.
+        // They stand in order, and built at once they cost far less than one by one: a start reads all digests.
         let count = rest.u32()?;
         digest.sessions = (0..count).map(|_| rest.u64()).collect::<Option<BTreeSet<u64>>>()?;
         for _ in 0..rest.u32()? {
