@@ -285,6 +285,10 @@ fn a_mongod_frozen_for_twenty_seconds_is_noticed_by_the_status_and_by_nobody_els
     let oracle = Arc::new(Oracle::default());
     let load = Load::start(&server, &oracle, "f", "r", &mut random);
     load.wait_for(200);
+    // A page that is full asks MongoDB for nothing; a shorter one would be told to be incomplete, and rightly.
+    wait_until("a session has more than a page", PATIENCE, || {
+        server.client().history("f-0", "&limit=50")["has_more"] == true
+    });
     let (slowest_read, before) = mongod.stop_cont(Duration::from_secs(20), || {
         let (began, mut client, before) = (Instant::now(), server.client(), load.acknowledged());
         let mut slowest = Duration::ZERO;
