@@ -97,7 +97,7 @@ impl Chat {
             let kept = self.recorder.record(drafts)?;
             return Ok(Outcome { user: kept[0].id(), reply: None, text: None, duplicate: is_before(&kept[0]) });
         };
-        let text = responder.reply(turn.text);
+        let text = responder.at_once(turn.text).unwrap_or_default();
         let answered = [("transport", turn.transport), ("status", "completed")];
         let reply = line(turn.session, "assistant", &text, Metadata { given: None, defaults: &answered });
         // The reply carries the key too: after a restart it is found by it.

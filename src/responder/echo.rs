@@ -1,14 +1,20 @@
 //! The responder of the default: proves the way there and back without anything to set up.
 
-use super::Responder;
+use super::{Answer, Failure, Question, Responder};
 
 /// `ping` gives `pong!`, any other text comes back as it is.
 #[derive(Clone, Copy, Debug)]
 pub struct Echo;
 
 impl Responder for Echo {
-    fn reply(&self, text: &str) -> String {
-        if text.trim().eq_ignore_ascii_case("ping") { "pong!".into() } else { text.into() }
+    fn at_once(&self, text: &str) -> Option<String> {
+        Some(if text.trim().eq_ignore_ascii_case("ping") { "pong!".into() } else { text.into() })
+    }
+
+    fn answer(&self, question: &Question, say: &mut dyn FnMut(&str)) -> Result<Answer, Failure> {
+        let text = question.messages.last().map(|message| message.text()).unwrap_or_default();
+        self.at_once(&text).iter().for_each(|text| say(text));
+        Ok(Answer::default())
     }
 }
 
@@ -19,8 +25,8 @@ mod tests {
     #[test]
     fn ping_gives_pong_and_other_text_comes_back() {
         for ping in ["ping", " Ping\n", "PING"] {
-            assert_eq!(Echo.reply(ping), "pong!");
+            assert_eq!(Echo.at_once(ping).as_deref(), Some("pong!"));
         }
-        assert_eq!(Echo.reply("ping from rest"), "ping from rest");
+        assert_eq!(Echo.at_once("ping from rest").as_deref(), Some("ping from rest"));
     }
 }
