@@ -77,7 +77,7 @@ impl App {
             log::warn!("the limit of open files cannot be raised: {e}");
             descriptors::limit()
         });
-        let share = descriptors::share(limit, config.server.max_connections);
+        let share = descriptors::share(limit, config.server.max_connections, config.websocket.max_connections);
         let clock = Clock::system();
 
         let open_max = NonZeroUsize::new(share.transcripts).unwrap_or(NonZeroUsize::MIN);
@@ -136,7 +136,7 @@ impl App {
             Some(path) => Some(start_local(path, server.max_body_bytes, &api)?),
             None => None,
         };
-        let tcp = tcp::start(server, share.connections, api)?;
+        let tcp = tcp::start(server, share.connections, api, None)?;
         announce(tcp.local_addr(), config, started.elapsed());
         Ok(Self { tcp, local, feed, journal, background, drain: server.drain, stop_by })
     }

@@ -17,22 +17,28 @@ const TRANSCRIPTS_MAX: u64 = 256;
 /// What each side may keep open at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share {
-    /// TCP connections. At the cap the listener closes the oldest idle one, or turns the newcomer away.
+    /// TCP connections that are no WebSocket. At the cap the listener closes the oldest idle one, or turns the newcomer away.
     pub connections: usize,
+    /// WebSockets. At the cap a handshake is refused.
+    pub sockets: usize,
     /// Transcript files held open between two appends. Beyond it the least recently used is closed.
     pub transcripts: usize,
 }
 
-/// Shares out a limit of `descriptors`; `connections_max` is what the configuration asks for.
+/// Shares out a limit of `descriptors`; `connections_max` and `sockets_max` are what the configuration asks for.
 ///
-/// Tiny limits still leave a quarter to connections, so that the server answers at all.
+/// Where there are not enough, WebSockets get a quarter of what the files leave, or what connections leave of it, and
+/// transcripts half of what nobody else has a claim on. Tiny limits still leave a quarter to connections, so that the server
+/// answers at all.
 #[must_use]
-pub fn share(descriptors: u64, connections_max: usize) -> Share {
+pub fn share(descriptors: u64, connections_max: usize, sockets_max: usize) -> Share {
     let left = descriptors.saturating_sub(FILES).max(descriptors / 4).max(1);
-    let connections = usize::try_from(left).unwrap_or(usize::MAX).min(connections_max).max(1);
-    let files = descriptors.saturating_sub(connections as u64);
+    let left = usize::try_from(left).unwrap_or(usize::MAX);
+    let sockets = sockets_max.min(left.saturating_sub(connections_max).max(left / 4)).max(1);
+    let connections = (left.saturating_sub(sockets)).min(connections_max).max(1);
+    let files = descriptors.saturating_sub(connections as u64).saturating_sub(sockets as u64);
     let transcripts = if descriptors < 256 { 8 } else { (files / 2).min(TRANSCRIPTS_MAX) as usize };
-    Share { connections, transcripts }
+    Share { connections, sockets, transcripts }
 }
 
 /// Raises the soft limit of open files to the hard one; returns the limit that now holds.
@@ -59,23 +65,25 @@ mod tests {
 
     #[test]
     fn a_wide_limit_leaves_what_the_configuration_asks_for() {
-        assert_eq!(share(20_000, 4096), Share { connections: 4096, transcripts: 256 });
-        assert_eq!(share(u64::MAX, 4096).connections, 4096);
+        assert_eq!(share(20_000, 4096, 10_000), Share { connections: 4096, sockets: 10_000, transcripts: 256 });
+        assert_eq!(share(u64::MAX, 4096, 10_000).connections, 4096);
+        assert_eq!(share(20_000, 4096, 100_000), Share { connections: 4096, sockets: 15_840, transcripts: 32 });
     }
 
     #[test]
     fn a_narrow_limit_keeps_room_for_files() {
-        assert_eq!(share(1024, 4096), Share { connections: 960, transcripts: 32 });
-        assert_eq!(share(256, 4096), Share { connections: 192, transcripts: 32 });
-        assert_eq!(share(255, 4096), Share { connections: 191, transcripts: 8 });
+        assert_eq!(share(1024, 4096, 10_000), Share { connections: 720, sockets: 240, transcripts: 32 });
+        assert_eq!(share(256, 4096, 10_000), Share { connections: 144, sockets: 48, transcripts: 32 });
+        assert_eq!(share(255, 4096, 10_000), Share { connections: 144, sockets: 47, transcripts: 8 });
+        assert_eq!(share(1024, 4096, 10), Share { connections: 950, sockets: 10, transcripts: 32 });
     }
 
     #[test]
     fn a_tiny_limit_still_leaves_a_quarter_to_connections() {
-        assert_eq!(share(64, 4096), Share { connections: 16, transcripts: 8 });
-        assert_eq!(share(80, 4096).connections, 20);
-        assert_eq!(share(0, 4096).connections, 1);
-        assert_eq!(share(1024, 0).connections, 1);
+        assert_eq!(share(64, 4096, 10_000), Share { connections: 12, sockets: 4, transcripts: 8 });
+        assert_eq!(share(80, 4096, 10_000).connections, 15);
+        assert_eq!(share(0, 4096, 10_000).connections, 1);
+        assert_eq!(share(1024, 0, 0).connections, 1);
     }
 
     #[test]

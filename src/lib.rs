@@ -6,7 +6,7 @@
 //! ```text
 //! L4 main cli app
 //! L3 server api
-//! L2 chat recorder history feed worker janitor doctor
+//! L2 chat recorder history feed hub worker janitor doctor
 //! L1 journal cache transcript store responder
 //! L0 message config descriptors disk thread signals logging
 //! ```
@@ -22,6 +22,7 @@ pub mod disk;
 pub mod doctor;
 pub mod feed;
 pub mod history;
+pub mod hub;
 pub mod janitor;
 pub mod journal;
 pub mod logging;

@@ -1,8 +1,8 @@
 //! The write path, one function for every message: append, commit, publish.
 //!
 //! The recorder owns the journal's writing end. What is durable is published by the journal's leader, one batch after
-//! the other, in sequence: to the transcript, then to the cache, then to the channel of the worker. The transcript comes
-//! first, so that whatever the cache lets go of can be read there. When the channel is full the record is skipped: the
+//! the other, in sequence: to the transcript, then to the cache, then to the hub and to the channel of the worker. The
+//! transcript comes first, so that whatever the cache lets go of can be read there. When the channel is full the record is skipped: the
 //! worker reads it from the journal instead.
 //!
 //! Knows nothing of requests and replies. Holds no lock of its own.
@@ -16,7 +16,8 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use crate::cache::Cache;
 use crate::config::{Config, Fsync};
 use crate::disk::{Disk, RealDisk};
-use crate::journal::{Draft, Entry, Journal, Kept, OpenError, Progress, Record, Refusal};
+use crate::hub::Hub;
+use crate::journal::{Draft, Entry, Journal, Kept, OpenError, Progress, Record, Refusal, Ticket};
 use crate::logging::Throttle;
 use crate::message::{Clock, Id, Message, SessionId};
 use crate::transcript::{Appended, Endings, Transcripts};
@@ -73,6 +74,7 @@ struct Outlets<D: Disk> {
     transcripts: Arc<Transcripts<D>>,
     cache: Arc<Cache>,
     channel: Sender<Record>,
+    hub: Arc<Hub>,
     skipped: Arc<AtomicU64>,
     touched: Throttle,
     evicted: Throttle,
@@ -86,6 +88,8 @@ pub struct Opened<D: Disk = RealDisk> {
     pub journal: Arc<Journal<D>>,
     /// The worker's end of the channel.
     pub channel: Receiver<Record>,
+    /// Who listens to sessions hears of them here.
+    pub hub: Arc<Hub>,
     /// Records the full channel turned away.
     pub skipped: Arc<AtomicU64>,
 }
@@ -140,11 +144,12 @@ impl<D: Disk> Recorder<D> {
         on_panic: Box<dyn Fn() + Send + Sync>,
     ) -> Result<Opened<D>, StartError> {
         let (sender, channel) = bounded(config.mongo.queue_capacity);
-        let skipped = Arc::new(AtomicU64::new(0));
+        let (skipped, hub) = (Arc::new(AtomicU64::new(0)), Arc::new(Hub::default()));
         let outlets = Outlets {
             transcripts: transcripts.clone(),
             cache: cache.clone(),
             channel: sender,
+            hub: hub.clone(),
             skipped: skipped.clone(),
             touched: Throttle::new(CACHE_LINES_PER_SECOND),
             evicted: Throttle::new(CACHE_LINES_PER_SECOND),
@@ -154,7 +159,7 @@ impl<D: Disk> Recorder<D> {
         expect(&journal, transcripts, ENDINGS_MAX).map_err(StartError::Replay)?;
         let durability = if config.journal.fsync == Fsync::Always { Durability::Disk } else { Durability::Os };
         let recorder = Self { journal: journal.clone(), transcripts: transcripts.clone(), cache, durability };
-        Ok(Opened { recorder, journal, channel, skipped })
+        Ok(Opened { recorder, journal, channel, hub, skipped })
     }
 
     /// Records the drafts side by side: when it returns they are durable and every reader sees them. So is what stands
@@ -163,9 +168,26 @@ impl<D: Disk> Recorder<D> {
     /// # Errors
     /// [`Refusal`]: to the sender this means "unknown".
     pub fn record(&self, drafts: Vec<Draft>) -> Result<Vec<Kept>, Refusal> {
-        let (ticket, kept) = self.journal.append(drafts)?;
-        self.journal.commit(ticket)?;
+        let (ticket, kept) = self.append(drafts)?;
+        self.commit(ticket)?;
         Ok(kept)
+    }
+
+    /// The first half of [`Recorder::record`], which waits for nothing, so that one thread can append for many and let them
+    /// wait for one sync. Nothing of it counts before the ticket is committed.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn append(&self, drafts: Vec<Draft>) -> Result<(Ticket, Vec<Kept>), Refusal> {
+        self.journal.append(drafts)
+    }
+
+    /// The second half.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn commit(&self, ticket: Ticket) -> Result<(), Refusal> {
+        self.journal.commit(ticket)
     }
 
     /// Erases everything that is recorded of a session until now: when it returns that is durable, and no reader finds
@@ -206,6 +228,7 @@ impl<D: Disk> Outlets<D> {
             self.publish_run(now);
             rest = later;
         }
+        self.hub.publish(records);
         for record in records {
             if self.channel.try_send(record.clone()).is_err() {
                 self.skipped.fetch_add(1, Ordering::Relaxed);

@@ -14,6 +14,7 @@ mod openapi;
 mod problem;
 mod route;
 mod sessions;
+mod socket;
 mod status;
 
 use std::io::{self, Cursor, Write};
@@ -27,6 +28,7 @@ use crate::history::History;
 
 pub use problem::Problem;
 pub use route::Route;
+pub use socket::{Bell, Joining, Lines, Lobby, Payload, Shared, SocketCounters, SocketId, Sockets};
 pub use status::Status;
 
 /// Which listener a request came by.
@@ -149,6 +151,8 @@ impl Service for Api {
                 let mongo = if enabled { sessions::Mongo::Pending } else { sessions::Mongo::None };
                 sessions::erase(&self.chat, mongo, head)
             }
+            // A listener that can do more than refuse does not come here.
+            Route::Socket => Err(socket::not_here()),
             Route::Status => Ok(self.status.storage()),
             Route::Livez => Ok(Status::live()),
             Route::Readyz | Route::Health => self.status.ready(),

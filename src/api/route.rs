@@ -19,6 +19,8 @@ pub enum Route {
     Feed,
     /// `DELETE /api/chat/sessions/{id}`
     Session,
+    /// `GET /ws/chat`, which becomes a WebSocket
+    Socket,
     /// `GET /api/storage/status`
     Status,
     /// `GET /livez`
@@ -38,6 +40,7 @@ pub(super) const TABLE: &[(&str, &str, Route)] = &[
     ("/api/chat/history", "GET, HEAD", Route::History),
     ("/api/chat/feed", "GET, HEAD", Route::Feed),
     ("/api/chat/sessions/{id}", "DELETE", Route::Session),
+    ("/ws/chat", "GET", Route::Socket),
     ("/api/storage/status", "GET, HEAD", Route::Status),
     ("/livez", "GET, HEAD", Route::Livez),
     ("/readyz", "GET, HEAD", Route::Readyz),
@@ -51,7 +54,8 @@ pub(super) fn find(head: &Head<'_>) -> Result<Route, Problem> {
         return Err(Problem::not_found(head.path));
     };
     let fits = match head.method {
-        Method::Get | Method::Head => allow.starts_with("GET"),
+        Method::Get => allow.starts_with("GET"),
+        Method::Head => allow.ends_with("HEAD"),
         Method::Post => allow == "POST",
         Method::Delete => allow == "DELETE",
         _ => false,

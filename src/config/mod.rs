@@ -68,6 +68,8 @@ pub struct Config {
     pub journal: JournalConfig,
     /// MongoDB, and the cache that stands in front of it.
     pub mongo: MongoConfig,
+    /// WebSockets.
+    pub websocket: WebsocketConfig,
     /// The read path.
     pub history: HistoryConfig,
     /// Who answers `POST /api/chat`.
@@ -194,6 +196,23 @@ pub struct CacheConfig {
     pub max_bytes: usize,
     /// The folder of the transcripts.
     pub disk_path: PathBuf,
+}
+
+/// `websocket:` the sockets of those who listen in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebsocketConfig {
+    /// The threads that own them.
+    pub threads: usize,
+    /// Sockets at once; none has a thread.
+    pub max_connections: usize,
+    /// The longest message a client may send, in bytes, in one frame or many; never more than a body may have.
+    pub max_message_bytes: usize,
+    /// What may wait for a client that does not read, in bytes; beyond it the client is cut.
+    pub max_outgoing_bytes: usize,
+    /// How often a socket shows that the server is there, and asks whether the client is.
+    pub heartbeat: Duration,
+    /// How long a socket may bring nothing, not even the answer to a ping.
+    pub idle_timeout: Duration,
 }
 
 /// `history:` the read path.

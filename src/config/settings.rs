@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::table::{KEYS, Key, Kind};
 use super::{
     CacheConfig, Config, Fsync, HistoryConfig, JournalConfig, LogConfig, MongoConfig, ResponderConfig, ResponderKind,
-    Secret, ServerConfig,
+    Secret, ServerConfig, WebsocketConfig,
 };
 
 /// A value of its key's kind.
@@ -95,6 +95,7 @@ impl Settings {
             server: self.server(),
             journal: self.journal(),
             mongo: self.mongo(),
+            websocket: self.websocket(),
             history: HistoryConfig {
                 max_scan_bytes: self.whole("history.max_scan_bytes"),
                 mongo_timeout: self.millis("history.mongo_timeout_ms"),
@@ -127,6 +128,18 @@ impl Settings {
             idle_timeout: self.seconds("server.idle_timeout_seconds"),
             write_timeout: self.seconds("server.write_timeout_seconds"),
             drain: self.seconds("server.drain_seconds"),
+        }
+    }
+
+    fn websocket(&self) -> WebsocketConfig {
+        WebsocketConfig {
+            threads: self.count("websocket.threads"),
+            max_connections: self.count("websocket.max_connections"),
+            // The journal's segments are made for bodies of that length.
+            max_message_bytes: self.count("websocket.max_message_bytes").min(self.count("server.max_body_bytes")),
+            max_outgoing_bytes: self.count("websocket.max_outgoing_bytes"),
+            heartbeat: self.seconds("websocket.heartbeat_seconds"),
+            idle_timeout: self.seconds("websocket.idle_timeout_seconds"),
         }
     }
 

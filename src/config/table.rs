@@ -136,6 +136,12 @@ pub(super) static KEYS: &[Key] = &[
     whole("journal.retain_hours", 24, 0..=87_600),
     whole("journal.max_keys", 100_000, 0..=10_000_000),
     whole("journal.checkpoint_seconds", 5, 1..=HOUR),
+    whole("websocket.threads", 2, 1..=64),
+    whole("websocket.max_connections", 10_000, 1..=1_000_000),
+    whole("websocket.max_message_bytes", MIB, KIB..=8 * MIB),
+    whole("websocket.max_outgoing_bytes", MIB, 64 * KIB..=64 * MIB),
+    whole("websocket.heartbeat_seconds", 30, 1..=HOUR),
+    whole("websocket.idle_timeout_seconds", 75, 1..=DAY),
     flag("mongo.enabled"),
     secret(
         text("mongo.uri", "${MONGO_URI:-mongodb://127.0.0.1:27017}", rules::is_mongo_uri, IS_MONGO_URI),

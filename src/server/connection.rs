@@ -8,6 +8,8 @@
 //!
 //! Knows nothing of routes, nor of how connections are accepted or chosen for closing (table.rs).
 
+mod upgrade;
+
 use std::io::{self, ErrorKind, Write};
 use std::net::Shutdown;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use tiny_http::{Method, Response, StatusCode};
 
-use crate::api::{Head, Problem, Reply, Service, Span, Stream, Transport, header};
+use crate::api::{Head, Problem, Reply, Route, Service, Span, Stream, Transport, header};
 
 use super::RequestIds;
 use super::chunked::{self, Decoder};
@@ -27,6 +29,8 @@ use super::input::{Cut, Input};
 use super::output::Wire;
 use super::reply::{self, Chunks, Date, Frame, Length};
 use super::table::{Slot, Table};
+
+pub(super) use upgrade::WebSockets;
 
 /// After an early answer this much of the unread body is discarded, so that the client reads the answer before the reset...
 const LINGER_BYTES: usize = 64 * 1024 * 1024;
@@ -45,6 +49,8 @@ pub(super) struct Shared<S> {
     pub(super) table: Arc<Table>,
     pub(super) ids: RequestIds,
     pub(super) limits: Limits,
+    /// `None`: none are served.
+    pub(super) websockets: Option<WebSockets>,
 }
 
 /// The limits of one connection; see `ServerConfig`.
@@ -231,6 +237,9 @@ impl<'a, S: Service> Connection<'a, S> {
             Some(Err(reply)) => return self.answer_unread(exchange, request.framing, reply),
             None => return self.refuse(exchange, &panicked()),
         };
+        if let (Route::Socket, Some(websockets)) = (admission.route, &shared.websockets) {
+            return self.upgrade(websockets, exchange, request, &head);
+        }
         let body = match self.read_body(request) {
             Ok(body) => body,
             Err(Stop::Refused(problem)) => return self.refuse(exchange, &problem),

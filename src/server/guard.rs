@@ -14,6 +14,7 @@ use crate::api::{Problem, header};
 use crate::config::ServerConfig;
 
 use super::http1::{Asked, Once, split_port};
+use super::websocket::handshake;
 
 /// What a configured origin may send.
 const ALLOWED_METHODS: &str = "GET, POST, DELETE";
@@ -63,7 +64,9 @@ impl Guard {
         }
         // Probes must work for whoever runs the process, who need not hold its token.
         let is_probe = matches!(method, Method::Get | Method::Head) && matches!(path, "/livez" | "/readyz");
-        if is_probe || self.knows_token(asked.authorization) {
+        // A browser can send no Authorization with a WebSocket's handshake.
+        let by_protocol = || handshake::token_of(asked.protocols).is_some_and(|token| self.is_token(&token));
+        if is_probe || self.knows_token(asked.authorization) || by_protocol() {
             return Verdict::Pass { origin };
         }
         let detail = "Authorization: Bearer with the token of server.auth_token is needed";
@@ -91,13 +94,20 @@ impl Guard {
     }
 
     fn knows_token(&self, authorization: Once<'_>) -> bool {
-        let Some(known) = &self.token else { return true };
+        if self.token.is_none() {
+            return true;
+        }
         let Once::Given(value) = authorization else { return false };
         let Some((scheme, token)) = value.split_at_checked(7) else { return false };
         if !scheme.eq_ignore_ascii_case(b"Bearer ") {
             return false;
         }
-        let given: [u8; 32] = Sha256::digest(token.trim_ascii()).into();
+        self.is_token(token.trim_ascii())
+    }
+
+    fn is_token(&self, token: &[u8]) -> bool {
+        let Some(known) = &self.token else { return false };
+        let given: [u8; 32] = Sha256::digest(token).into();
         let difference = known.iter().zip(&given).fold(0, |all, (a, b)| all | (a ^ b));
         std::hint::black_box(difference) == 0
     }
@@ -213,6 +223,17 @@ mod tests {
             (200, 200, 401)
         );
         assert!(matches!(guard.check(&Method::Post, "/livez", &Asked::default()), Verdict::Refuse { .. }));
+        let offer = |protocols| {
+            let asked = Asked { host: Some("localhost"), protocols, ..Asked::default() };
+            verdict(&guard, "/ws/chat", &asked).0
+        };
+        // "s3cret" in base64url.
+        assert_eq!(offer(Once::Given(b"chatkeep, chatkeep.token.czNjcmV0")), 200);
+        for wrong in ["chatkeep.token.czNjcmV1", "chatkeep.token.", "czNjcmV0", "chatkeep.token.czNjcmV0=", "chatkeep.token.s3cret"] {
+            assert_eq!(offer(Once::Given(wrong.as_bytes())), 401, "{wrong}");
+        }
+        let twice = b"chatkeep.token.czNjcmV0,chatkeep.token.czNjcmV0";
+        assert_eq!((offer(Once::Given(twice)), offer(Once::Repeated)), (401, 401));
         let foreign = Asked { host: Some("evil.test"), ..Asked::default() };
         assert_eq!(verdict(&guard, "/livez", &foreign).0, 403);
     }

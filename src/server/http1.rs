@@ -168,6 +168,8 @@ pub(super) struct Asked<'b> {
     pub(super) origin: Once<'b>,
     /// `Authorization`.
     pub(super) authorization: Once<'b>,
+    /// `Sec-WebSocket-Protocol`, which may carry a token.
+    pub(super) protocols: Once<'b>,
     /// `Access-Control-Request-Method` is there.
     pub(super) is_preflight: bool,
 }
@@ -219,6 +221,7 @@ impl<'b> Fields<'b> {
             13 if name.eq_ignore_ascii_case("authorization") => self.asked.authorization.add(value),
             14 if name.eq_ignore_ascii_case("content-length") => self.content_length.add(value),
             17 if name.eq_ignore_ascii_case("transfer-encoding") => self.transfer_encoding.add(value),
+            22 if name.eq_ignore_ascii_case("sec-websocket-protocol") => self.asked.protocols.add(value),
             29 if name.eq_ignore_ascii_case("access-control-request-method") => self.asked.is_preflight = true,
             _ => {}
         }

@@ -7,6 +7,7 @@
 //! input output  bytes in and out, under deadlines |
 //! http1 chunked guard     pure rules            |
 //! reply       bytes out, for both  <------------+
+//! websocket   handshake, and the pool of sockets
 //! ```
 //!
 //! Both hand the same [`Head`](crate::api::Head) to the same [`Service`](crate::api::Service). Nothing here knows what a
@@ -26,6 +27,7 @@ pub mod tcp;
 mod tcp_tests;
 #[cfg(test)]
 mod testing;
+mod websocket;
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -13,15 +13,16 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::api::{Problem, Reply, Service};
-use crate::config::ServerConfig;
+use crate::api::{Problem, Reply, Service, SocketCounters, Sockets};
+use crate::config::{ServerConfig, WebsocketConfig};
 use crate::thread;
 
 use super::RequestIds;
-use super::connection::{self, Limits, Shared};
+use super::connection::{self, Limits, Shared, WebSockets};
 use super::guard::Guard;
 use super::reply::{self, Date, Frame, Length};
 use super::table::{Counters, Table};
+use super::websocket::Pool;
 
 /// Connections the system may hold for us while the accept thread is busy.
 const BACKLOG: i32 = 1024;
@@ -61,6 +62,21 @@ pub enum StartError {
     /// No thread can be had.
     #[error("cannot start the accept thread: {0}")]
     Thread(io::Error),
+    /// The threads of the WebSockets cannot be had.
+    #[error("cannot start the threads of the WebSockets: {0}")]
+    WebSockets(io::Error),
+}
+
+/// The WebSockets a listener is to serve.
+pub struct Offer {
+    /// Their limits.
+    pub config: WebsocketConfig,
+    /// How many may be open at once (see [`crate::descriptors::share`]).
+    pub open_max: usize,
+    /// Where they are counted.
+    pub counters: Arc<SocketCounters>,
+    /// Who serves them.
+    pub serve: Arc<dyn Sockets>,
 }
 
 /// A running listener.
@@ -69,10 +85,11 @@ pub struct Listening {
     listener: Arc<TcpListener>,
     table: Arc<Table>,
     accept: Option<JoinHandle<()>>,
+    pool: Option<Arc<Pool>>,
 }
 
 /// Listens on `config.listen` and serves with at most `connections_max` connections at once
-/// (see [`crate::descriptors::share`]).
+/// (see [`crate::descriptors::share`]), and the WebSockets that are offered.
 ///
 /// # Errors
 /// See [`StartError`]; nothing is left running then.
@@ -80,11 +97,14 @@ pub fn start<S: Service>(
     config: &ServerConfig,
     connections_max: usize,
     service: Arc<S>,
+    offer: Option<Offer>,
 ) -> Result<Listening, StartError> {
     let listener = bind(config)?;
     let failed = |source| StartError::Bind { listen: config.listen.clone(), source };
     let address = listener.local_addr().map_err(failed)?;
     let table = Arc::new(Table::new());
+    let websockets = offer.map(open_pool).transpose().map_err(StartError::WebSockets)?;
+    let pool = websockets.as_ref().map(|websockets| websockets.pool.clone());
     let shared = Arc::new(Shared {
         service,
         guard: Guard::new(config, is_loopback(address.ip())),
@@ -97,13 +117,20 @@ pub fn start<S: Service>(
             idle_timeout: config.idle_timeout,
             write_timeout: config.write_timeout,
         },
+        websockets,
     });
     let listener = Arc::new(listener);
     let accepting = Arc::clone(&listener);
     let cap = connections_max.max(1);
     let accept = thread::spawn("http-accept", move || Accept { shared, cap, is_failing: false }.run(&accepting))
         .map_err(StartError::Thread)?;
-    Ok(Listening { address, listener, table, accept: Some(accept) })
+    Ok(Listening { address, listener, table, accept: Some(accept), pool })
+}
+
+fn open_pool(offer: Offer) -> io::Result<WebSockets> {
+    let Offer { config, open_max, counters, serve } = offer;
+    let pool = Arc::new(Pool::start(&config, open_max, &*serve, &counters)?);
+    Ok(WebSockets { pool, serve })
 }
 
 fn bind(config: &ServerConfig) -> Result<TcpListener, StartError> {
@@ -138,10 +165,13 @@ impl Listening {
         Arc::clone(&self.table.counters)
     }
 
-    /// Stops accepting, closes idle connections, lets requests in flight finish until `deadline` and cuts the rest.
-    /// Returns how many connection threads had not ended a second after that: handlers that would not come back.
+    /// Stops accepting, closes idle connections, lets requests in flight finish until `deadline` and cuts the rest;
+    /// WebSockets are closed with 1001 behind the answers they are owed. Returns how many connection threads had not ended a second after that: handlers that would not come back.
     pub fn stop(mut self, deadline: Instant) -> usize {
         self.stop_accepting();
+        if let Some(pool) = self.pool.take() {
+            pool.stop(deadline);
+        }
         self.table.finish_stop(deadline)
     }
 

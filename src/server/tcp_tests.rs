@@ -18,7 +18,7 @@ struct Server {
 
 fn serve_with(config: &ServerConfig, cap: usize) -> Server {
     let service = Arc::new(Odd::default());
-    Server { listening: start(config, cap, Arc::clone(&service)).unwrap(), service }
+    Server { listening: start(config, cap, Arc::clone(&service), None).unwrap(), service }
 }
 
 fn serve() -> Server {
@@ -364,13 +364,13 @@ fn the_guard_stands_before_everything() {
 #[test]
 fn an_open_listener_without_a_token_does_not_start() {
     let open = ServerConfig { listen: "0.0.0.0:0".into(), ..config() };
-    let fault = start(&open, 4, Arc::new(Odd::default())).err().unwrap();
+    let fault = start(&open, 4, Arc::new(Odd::default()), None).err().unwrap();
     assert!(matches!(fault, StartError::Open { .. }));
     assert!(fault.to_string().contains("server.allow_open_listen: true"), "{fault}");
     drop(serve_with(&ServerConfig { allow_open_listen: true, ..open.clone() }, 4));
     drop(serve_with(&ServerConfig { auth_token: Some(Secret::new("t")), ..open.clone() }, 4));
     let wrong = ServerConfig { listen: "nonsense".into(), ..config() };
-    assert!(matches!(start(&wrong, 4, Arc::new(Odd::default())), Err(StartError::Address { .. })));
+    assert!(matches!(start(&wrong, 4, Arc::new(Odd::default()), None), Err(StartError::Address { .. })));
 }
 
 #[test]

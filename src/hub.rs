@@ -1,0 +1,253 @@
+//! Who listens to a session hears of everything that is recorded in it, in the one order, and of its turns as they go.
+//!
+//! A listener is a thread with many clients, not a client: what is published is put once into the mailbox of each thread that
+//! listens to the session, whatever the number of its clients. So the journal's leader, which publishes, pays for threads,
+//! and one load and a fence while nobody listens at all.
+//!
+//! Invariants: what is published after [`Listener::subscribe`] has returned is in the mailbox, or the mailbox says that it lost
+//! something of that session; records of a session come in sequence; between a turn's `started` and `ended` its pieces
+//! come in order. A full mailbox loses what does not fit and remembers for which sessions: whoever reads it can go on from the
+//! history.
+//!
+//! Knows nothing of clients, sockets or JSON. Its locks are held for memory only; the list of sessions, then a mailbox.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering, fence};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::journal::{Entry, Record};
+use crate::message::{Id, SessionId};
+
+/// What a mailbox may hold, in bytes of text. A thread empties it in milliseconds; beyond it something is wrong or a great
+/// burst is under way, and the history serves better.
+const MAILBOX_BYTES_MAX: usize = 32 << 20;
+/// What an event takes beside its text, roughly.
+const EVENT_BYTES: usize = 96;
+
+/// Something that happened in a session.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// It is durable. Never an abort.
+    Recorded(Entry),
+    /// A turn that is answered on a thread of its own.
+    Live(Arc<Live>),
+}
+
+/// What is told of a turn while it runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Live {
+    /// Where.
+    pub session: SessionId,
+    /// The message that is being answered.
+    pub user: Id,
+    /// What happened.
+    pub what: What,
+}
+
+/// See [`Live`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
+    /// It is being answered.
+    Started,
+    /// More of the answer.
+    Delta {
+        /// Where it begins, in bytes of the whole text.
+        offset: usize,
+        /// The piece.
+        text: String,
+    },
+    /// Somebody has asked it to stop.
+    Stopping,
+    /// It is over; its reply, if it was recorded, came before.
+    Ended {
+        /// Why no reply could be recorded.
+        failure: Option<String>,
+    },
+}
+
+impl Event {
+    /// Where it happened.
+    #[must_use]
+    pub fn session(&self) -> Option<&SessionId> {
+        match self {
+            Self::Live(live) => Some(&live.session),
+            Self::Recorded(Entry::Erasure { session, .. }) => Some(session),
+            Self::Recorded(entry) => entry.message().map(|message| message.session()),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        let text = match self {
+            Self::Live(live) => match &live.what {
+                What::Delta { text, .. } => text.len(),
+                _ => 0,
+            },
+            Self::Recorded(entry) => entry.message().map_or(0, |message| message.line().len()),
+        };
+        EVENT_BYTES + text
+    }
+}
+
+/// See the module.
+#[derive(Default)]
+pub struct Hub {
+    /// Sessions somebody listens to, counted for each listener.
+    subscriptions: AtomicUsize,
+    sessions: Mutex<HashMap<SessionId, Vec<Arc<Mailbox>>>>,
+}
+
+struct Mailbox {
+    inner: Mutex<Mail>,
+    ring: Box<dyn Fn() + Send + Sync>,
+}
+
+/// What came for a listener.
+#[derive(Default)]
+pub struct Mail {
+    /// In order.
+    pub events: Vec<Event>,
+    /// Sessions of which something did not fit, after the events; with the erasure among what was lost, if there was one.
+    pub lost: HashMap<SessionId, Option<Id>>,
+    bytes: usize,
+}
+
+/// Listens to sessions; dropping it ends that.
+pub struct Listener {
+    hub: Arc<Hub>,
+    mailbox: Arc<Mailbox>,
+}
+
+impl Mailbox {
+    fn inner(&self) -> MutexGuard<'_, Mail> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, session: &SessionId, event: Event) {
+        let mut mail = self.inner();
+        let bytes = event.bytes();
+        // What follows something lost is lost too, so that nothing comes out of order.
+        if mail.lost.contains_key(session) || mail.bytes + bytes > MAILBOX_BYTES_MAX {
+            let erased = match event {
+                Event::Recorded(Entry::Erasure { id, .. }) => Some(id),
+                _ => None,
+            };
+            let known = mail.lost.entry(session.clone()).or_default();
+            *known = erased.or(*known);
+        } else {
+            mail.bytes += bytes;
+            mail.events.push(event);
+        }
+    }
+}
+
+impl Hub {
+    fn sessions(&self) -> MutexGuard<'_, HashMap<SessionId, Vec<Arc<Mailbox>>>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether nobody listens. What was done before this is seen by whoever subscribes after it.
+    fn is_quiet(&self) -> bool {
+        fence(Ordering::SeqCst);
+        self.subscriptions.load(Ordering::Relaxed) == 0
+    }
+
+    /// Tells of records, once every reader can find them. Called by the journal's leader, in sequence.
+    pub fn publish(&self, records: &[Record]) {
+        if self.is_quiet() {
+            return;
+        }
+        let sessions = self.sessions();
+        let mut rung: Vec<&Arc<Mailbox>> = Vec::new();
+        for record in records {
+            let event = Event::Recorded(record.entry.clone());
+            let Some(mailboxes) = event.session().and_then(|session| sessions.get(session)) else { continue };
+            for mailbox in mailboxes {
+                if let Some(session) = event.session() {
+                    mailbox.put(session, event.clone());
+                }
+                if !rung.iter().any(|other| Arc::ptr_eq(other, mailbox)) {
+                    rung.push(mailbox);
+                }
+            }
+        }
+        for mailbox in rung {
+            (mailbox.ring)();
+        }
+    }
+
+    /// Tells of a turn.
+    pub fn tell(&self, live: Live) {
+        if self.is_quiet() {
+            return;
+        }
+        let sessions = self.sessions();
+        let Some(mailboxes) = sessions.get(&live.session) else { return };
+        let live = Arc::new(live);
+        for mailbox in mailboxes {
+            mailbox.put(&live.session, Event::Live(live.clone()));
+            (mailbox.ring)();
+        }
+    }
+
+    /// A new listener, to nothing yet. `ring` is called after something was put into its mailbox; it must be cheap and take no
+    /// lock of whoever subscribes or publishes.
+    #[must_use]
+    pub fn listener(self: &Arc<Self>, ring: Box<dyn Fn() + Send + Sync>) -> Listener {
+        Listener { hub: Arc::clone(self), mailbox: Arc::new(Mailbox { inner: Mutex::default(), ring }) }
+    }
+}
+
+impl Listener {
+    /// Listens to a session, once.
+    pub fn subscribe(&self, session: &SessionId) {
+        let mut sessions = self.hub.sessions();
+        let mailboxes = sessions.entry(session.clone()).or_default();
+        if !mailboxes.iter().any(|mailbox| Arc::ptr_eq(mailbox, &self.mailbox)) {
+            mailboxes.push(self.mailbox.clone());
+            self.hub.subscriptions.fetch_add(1, Ordering::SeqCst);
+        }
+        fence(Ordering::SeqCst);
+    }
+
+    /// Listens to it no more. What is in the mailbox stays there.
+    pub fn unsubscribe(&self, session: &SessionId) {
+        let mut sessions = self.hub.sessions();
+        let Some(mailboxes) = sessions.get_mut(session) else { return };
+        let before = mailboxes.len();
+        mailboxes.retain(|mailbox| !Arc::ptr_eq(mailbox, &self.mailbox));
+        self.hub.subscriptions.fetch_sub(before - mailboxes.len(), Ordering::SeqCst);
+        if mailboxes.is_empty() {
+            sessions.remove(session);
+        }
+    }
+
+    /// Whether there is something.
+    #[must_use]
+    pub fn has_mail(&self) -> bool {
+        let mail = self.mailbox.inner();
+        !mail.events.is_empty() || !mail.lost.is_empty()
+    }
+
+    /// Takes what came.
+    #[must_use]
+    pub fn take(&self) -> Mail {
+        std::mem::take(&mut *self.mailbox.inner())
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let mut sessions = self.hub.sessions();
+        let mut gone = 0;
+        sessions.retain(|_, mailboxes| {
+            let before = mailboxes.len();
+            mailboxes.retain(|mailbox| !Arc::ptr_eq(mailbox, &self.mailbox));
+            gone += before - mailboxes.len();
+            !mailboxes.is_empty()
+        });
+        self.hub.subscriptions.fetch_sub(gone, Ordering::SeqCst);
+    }
+}

@@ -1,0 +1,135 @@
+//! WebSockets: a handshake on the connection's own thread, then a place in a pool of few threads.
+//!
+//! | file | what |
+//! |---|---|
+//! | `handshake.rs` | what must stand in the head, and the 101 |
+//! | `pool.rs` | a thread and its sockets |
+//! | `socket.rs` | one socket: reading, what waits to be sent, closing |
+//! | `frames.rs` | bytes into messages, messages into bytes |
+//!
+//! A connection takes a [`Place`] before it is answered with 101, so that the number of sockets is bounded and a refusal is
+//! an HTTP reply. Afterwards its socket belongs to a thread of the pool, its own thread ends, and it counts among the
+//! WebSockets and no longer among the connections.
+//!
+//! Knows nothing of what is said: that is for the [`Lobby`](crate::api::Lobby) of each thread.
+
+mod frames;
+pub(super) mod handshake;
+mod pool;
+mod socket;
+#[cfg(test)]
+mod websocket_tests;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use crate::api::{SocketCounters, Sockets};
+use crate::config::WebsocketConfig;
+use crate::thread;
+
+use pool::{Arrival, Limits, Mailbox, Thread};
+
+/// The threads that own the WebSockets of a listener.
+pub(super) struct Pool {
+    threads: Vec<(Arc<Mailbox>, Arc<AtomicUsize>)>,
+    handles: std::sync::Mutex<Vec<JoinHandle<()>>>,
+    open: Arc<AtomicUsize>,
+    open_max: usize,
+    counters: Arc<SocketCounters>,
+}
+
+/// A place among the sockets that may be open; given back by drop.
+pub(super) struct Place {
+    all: Arc<AtomicUsize>,
+    /// Of its thread, once it has one.
+    thread: Option<Arc<AtomicUsize>>,
+    counters: Arc<SocketCounters>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.all.fetch_sub(1, Ordering::SeqCst);
+        self.counters.open.fetch_sub(1, Ordering::Relaxed);
+        if let Some(thread) = &self.thread {
+            thread.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+}
+
+impl Pool {
+    /// Starts the threads `ws-0` and so on, for at most `open_max` sockets.
+    ///
+    /// # Errors
+    /// The system's: no thread or no descriptor is left. What was started has ended then.
+    pub(super) fn start(
+        config: &WebsocketConfig,
+        open_max: usize,
+        sockets: &dyn Sockets,
+        counters: &Arc<SocketCounters>,
+    ) -> io::Result<Self> {
+        let limits = Limits {
+            message_bytes_max: config.max_message_bytes,
+            outgoing_bytes_max: config.max_outgoing_bytes,
+            heartbeat: config.heartbeat,
+            idle_timeout: config.idle_timeout,
+        };
+        let mut pool = Self {
+            threads: Vec::new(),
+            handles: std::sync::Mutex::default(),
+            open: Arc::default(),
+            open_max,
+            counters: counters.clone(),
+        };
+        let mut handles = Vec::new();
+        for index in 0..config.threads {
+            let (poll, mailbox) = pool::prepare()?;
+            let lobby = sockets.lobby(mailbox.bell());
+            let thread = Thread::new(poll, mailbox.clone(), lobby, limits, counters.clone());
+            handles.push(thread::spawn(format!("ws-{index}"), move || thread.run())?);
+            pool.threads.push((mailbox, Arc::default()));
+        }
+        pool.handles = handles.into();
+        Ok(pool)
+    }
+
+    /// A place for one more socket; `None`: all are taken.
+    pub(super) fn take_place(&self) -> Option<Place> {
+        let taken = self.open.fetch_add(1, Ordering::SeqCst);
+        self.counters.open.fetch_add(1, Ordering::Relaxed);
+        let place = Place { all: self.open.clone(), thread: None, counters: self.counters.clone() };
+        if taken < self.open_max {
+            return Some(place);
+        }
+        self.counters.refused.fetch_add(1, Ordering::Relaxed);
+        None
+    }
+
+    /// Hands a socket that was shaken hands with to the thread with the fewest.
+    pub(super) fn adopt(&self, stream: std::net::TcpStream, early: Vec<u8>, joining: crate::api::Joining, mut place: Place) {
+        let fewest = self.threads.iter().min_by_key(|(_, open)| open.load(Ordering::SeqCst));
+        let (mailbox, open) = fewest.expect("there is at least one thread");
+        open.fetch_add(1, Ordering::SeqCst);
+        place.thread = Some(open.clone());
+        mailbox.arrive(Arrival { stream, early, joining, place });
+    }
+
+    /// Closes all sockets, those that are owed an answer after it, and joins the threads.
+    pub(super) fn stop(&self, deadline: Instant) {
+        for (mailbox, _) in &self.threads {
+            mailbox.stop(deadline);
+        }
+        let handles = std::mem::take(&mut *self.handles.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        for handle in handles {
+            let _ = handle.join();
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.stop(Instant::now());
+    }
+}

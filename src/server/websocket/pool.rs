@@ -1,0 +1,533 @@
+//! A thread that owns many WebSockets: it polls, reads, hands what is whole to its lobby, and sends what waits.
+//!
+//! A fixed number of such threads serves all sockets, so that a socket costs memory and no thread. Nothing here waits but the
+//! poll itself: sockets do not block, and whoever serves them works elsewhere and rings.
+//!
+//! Invariants: a socket that says much takes turns with the others ([`READS_AT_ONCE`]); what a batch of events brings about
+//! is written once for each socket; a number of a socket does not come back; a panic of the lobby over one socket closes
+//! that one (1011), and over all of them all.
+//!
+//! Knows nothing of HTTP, nor of what is said.
+
+use std::collections::VecDeque;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use mio::net::TcpStream;
+use mio::{Events, Interest, Poll, Token, Waker};
+
+use crate::api::{Bell, Joining, Lines, Lobby, Payload, Shared, SocketCounters, SocketId};
+
+use super::frames::{self, Heard};
+use super::socket::{Phase, Socket, Took};
+
+/// The poll's own events.
+const BELL: Token = Token(usize::MAX);
+/// Events taken from one poll.
+const EVENTS: usize = 512;
+/// What one read takes, in bytes; one buffer for the thread.
+const READ_BYTES: usize = 64 * 1024;
+/// Reads of one socket before the others have their turn.
+const READS_AT_ONCE: usize = 4;
+/// Heartbeats of sockets that have gone are forgotten when there are so many more than sockets, twice counted.
+const BEATS_SPARE: usize = 1024;
+/// How long a client has to answer a close frame.
+const LEAVE: Duration = Duration::from_secs(2);
+/// The same while the listener stops.
+const LEAVE_AT_STOP: Duration = Duration::from_secs(1);
+/// Left of the deadline of a stop for what must come after the answers under way.
+const STOP_MARGIN: Duration = Duration::from_millis(1500);
+
+/// The limits of one socket; see `WebsocketConfig`.
+#[derive(Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) message_bytes_max: usize,
+    pub(super) outgoing_bytes_max: usize,
+    pub(super) heartbeat: Duration,
+    pub(super) idle_timeout: Duration,
+}
+
+/// What others leave for a thread.
+pub(super) struct Mailbox {
+    arrivals: Mutex<Vec<Arrival>>,
+    /// Set once: when everything must have ended.
+    stop: Mutex<Option<Instant>>,
+    bell: Arc<WakerBell>,
+}
+
+/// A socket that was shaken hands with.
+pub(super) struct Arrival {
+    pub(super) stream: std::net::TcpStream,
+    /// What the client sent behind its handshake.
+    pub(super) early: Vec<u8>,
+    pub(super) joining: Joining,
+    pub(super) place: super::Place,
+}
+
+/// Wakes a thread out of its poll, and costs a word to look at while it is awake.
+struct WakerBell {
+    waker: Waker,
+    asleep: AtomicBool,
+}
+
+impl Bell for WakerBell {
+    fn ring(&self) {
+        // Whoever rings has left its mail before; the thread says that it sleeps before it looks for mail. One sees the other.
+        if self.asleep.load(Ordering::SeqCst) && self.asleep.swap(false, Ordering::SeqCst) {
+            // It can only fail when the poll is gone.
+            let _ = self.waker.wake();
+        }
+    }
+}
+
+impl Mailbox {
+    pub(super) fn arrive(&self, arrival: Arrival) {
+        self.arrivals.lock().unwrap_or_else(PoisonError::into_inner).push(arrival);
+        self.bell.ring();
+    }
+
+    pub(super) fn stop(&self, deadline: Instant) {
+        *self.stop.lock().unwrap_or_else(PoisonError::into_inner) = Some(deadline);
+        self.bell.ring();
+    }
+
+    pub(super) fn bell(&self) -> Arc<dyn Bell> {
+        self.bell.clone()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.arrivals.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    fn take(&self) -> Vec<Arrival> {
+        std::mem::take(&mut *self.arrivals.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn stop_by(&self) -> Option<Instant> {
+        *self.stop.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A socket, and its place among those that may be open.
+struct Entry {
+    socket: Socket,
+    _place: super::Place,
+}
+
+/// The sockets of a thread. Their numbers hold index and count, so that an old one finds nobody.
+struct Sockets {
+    entries: Vec<(u32, Option<Entry>)>,
+    free: Vec<u32>,
+    /// Those whose queues are to be sent.
+    listed: Vec<SocketId>,
+    limits: Limits,
+    counters: Arc<SocketCounters>,
+    open: usize,
+}
+
+impl Sockets {
+    fn add(&mut self, entry: Entry) -> SocketId {
+        self.open += 1;
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.entries.push((0, None));
+            self.entries.len() as u32 - 1
+        });
+        let slot = &mut self.entries[index as usize];
+        slot.1 = Some(entry);
+        SocketId(u64::from(slot.0) << 32 | u64::from(index))
+    }
+
+    fn get(&mut self, id: SocketId) -> Option<&mut Socket> {
+        let (index, count) = (id.0 as u32, (id.0 >> 32) as u32);
+        let slot = self.entries.get_mut(index as usize).filter(|slot| slot.0 == count)?;
+        slot.1.as_mut().map(|entry| &mut entry.socket)
+    }
+
+    fn remove(&mut self, id: SocketId) -> Option<Entry> {
+        self.get(id)?;
+        let slot = &mut self.entries[id.0 as u32 as usize];
+        slot.0 = slot.0.wrapping_add(1);
+        let entry = slot.1.take();
+        self.free.push(id.0 as u32);
+        self.open -= 1;
+        entry
+    }
+
+    fn ids(&self) -> Vec<SocketId> {
+        let taken = self.entries.iter().enumerate().filter(|(_, (_, entry))| entry.is_some());
+        taken.map(|(index, (count, _))| SocketId(u64::from(*count) << 32 | index as u64)).collect()
+    }
+
+    /// Puts a socket on the list of those to be sent.
+    fn list(&mut self, id: SocketId) {
+        if let Some(socket) = self.get(id)
+            && !std::mem::replace(&mut socket.is_listed, true)
+        {
+            self.listed.push(id);
+        }
+    }
+
+    /// Gives up a client that does not read.
+    fn cut(&mut self, id: SocketId) {
+        if let Some(socket) = self.get(id).filter(|socket| socket.phase != Phase::Gone) {
+            socket.phase = Phase::Gone;
+            self.counters.cut.fetch_add(1, Ordering::Relaxed);
+            self.list(id);
+        }
+    }
+
+    fn close_with(&mut self, id: SocketId, code: Option<u16>, reason: &str, wait: Duration) {
+        if let Some(socket) = self.get(id) {
+            socket.close(code, reason, Instant::now() + wait);
+            self.list(id);
+        }
+    }
+}
+
+impl Lines for Sockets {
+    fn send(&mut self, to: SocketId, payload: Payload, message: &Shared) {
+        let bytes_max = self.limits.outgoing_bytes_max;
+        let Some(socket) = self.get(to) else { return };
+        if socket.queue_message(payload, message, bytes_max) {
+            self.counters.messages_out.fetch_add(1, Ordering::Relaxed);
+            self.list(to);
+        } else {
+            self.cut(to);
+        }
+    }
+
+    fn waiting(&self, to: SocketId) -> usize {
+        let slot = self.entries.get(to.0 as u32 as usize).filter(|slot| slot.0 == (to.0 >> 32) as u32);
+        slot.and_then(|slot| slot.1.as_ref()).map_or(0, |entry| entry.socket.waiting())
+    }
+
+    fn close(&mut self, socket: SocketId, code: u16, reason: &'static str) {
+        self.close_with(socket, Some(code), reason, LEAVE);
+    }
+}
+
+/// See the module.
+pub(super) struct Thread {
+    poll: Poll,
+    mailbox: Arc<Mailbox>,
+    lobby: Box<dyn Lobby>,
+    sockets: Sockets,
+    /// Those that have more to be read.
+    again: Vec<SocketId>,
+    /// When which is to be shown that the server is there: all wait equally long, so they come in the order they went.
+    beats: VecDeque<(Instant, SocketId)>,
+    /// Those whose close frames are to be answered, in the order of their times, nearly.
+    leaving: VecDeque<(Instant, SocketId)>,
+    buffer: Vec<u8>,
+}
+
+/// Makes a thread's poll and mailbox.
+///
+/// # Errors
+/// The system's: no descriptor is left.
+pub(super) fn prepare() -> io::Result<(Poll, Arc<Mailbox>)> {
+    let poll = Poll::new()?;
+    let waker = Waker::new(poll.registry(), BELL)?;
+    let bell = Arc::new(WakerBell { waker, asleep: AtomicBool::new(false) });
+    Ok((poll, Arc::new(Mailbox { arrivals: Mutex::default(), stop: Mutex::default(), bell })))
+}
+
+impl Thread {
+    pub(super) fn new(
+        poll: Poll,
+        mailbox: Arc<Mailbox>,
+        lobby: Box<dyn Lobby>,
+        limits: Limits,
+        counters: Arc<SocketCounters>,
+    ) -> Self {
+        let sockets =
+            Sockets { entries: Vec::new(), free: Vec::new(), listed: Vec::new(), limits, counters, open: 0 };
+        Self {
+            poll,
+            mailbox,
+            lobby,
+            sockets,
+            again: Vec::new(),
+            beats: VecDeque::new(),
+            leaving: VecDeque::new(),
+            buffer: Vec::new(),
+        }
+    }
+
+    /// Serves until it is told to stop and all sockets are gone, or the deadline is there.
+    pub(super) fn run(mut self) {
+        let mut events = Events::with_capacity(EVENTS);
+        let mut stopping: Option<Instant> = None;
+        loop {
+            self.wait(&mut events, stopping);
+            for event in &events {
+                if event.token() != BELL {
+                    self.ready(event);
+                }
+            }
+            for id in std::mem::take(&mut self.again) {
+                self.read(id);
+            }
+            for arrival in self.mailbox.take() {
+                self.open(arrival, stopping.is_some());
+            }
+            if self.lobby.has_mail() {
+                self.rung();
+            }
+            self.tick(Instant::now());
+            if stopping.is_none() {
+                stopping = self.mailbox.stop_by();
+            }
+            if let Some(deadline) = stopping {
+                self.take_leave(deadline);
+            }
+            self.send_listed();
+            if let Some(deadline) = stopping
+                && (self.sockets.open == 0 || Instant::now() >= deadline)
+            {
+                return self.end();
+            }
+        }
+    }
+
+    /// Waits for something to do.
+    fn wait(&mut self, events: &mut Events, stopping: Option<Instant>) {
+        let bell = self.mailbox.bell.clone();
+        bell.asleep.store(true, Ordering::SeqCst);
+        let has_work = !self.again.is_empty()
+            || !self.mailbox.is_empty()
+            || self.lobby.has_mail()
+            || (stopping.is_none() && self.mailbox.stop_by().is_some());
+        let timeout = if has_work { Some(Duration::ZERO) } else { self.timeout(stopping) };
+        if let Err(fault) = self.poll.poll(events, timeout)
+            && fault.kind() != io::ErrorKind::Interrupted
+        {
+            // Only a fault of our own brings this about; without a pause it would fill the log.
+            log::error!("the poll of WebSockets failed: {fault}");
+            std::thread::park_timeout(Duration::from_millis(100));
+        }
+        bell.asleep.store(false, Ordering::SeqCst);
+    }
+
+    /// Until when nothing needs to be looked at by time.
+    fn timeout(&self, stopping: Option<Instant>) -> Option<Duration> {
+        let next = [self.beats.front().map(|(at, _)| *at), self.leaving.front().map(|(at, _)| *at), stopping];
+        let next = next.into_iter().flatten().min()?;
+        // A poll counts in milliseconds and would end just before its time.
+        let left = next.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+        // While it stops, what is owed is looked at again and again; a ring comes with each answer, this is for safety.
+        Some(if stopping.is_some() { left.min(Duration::from_millis(50)) } else { left })
+    }
+
+    fn open(&mut self, arrival: Arrival, is_stopping: bool) {
+        let now = Instant::now();
+        let mut stream = TcpStream::from_std(arrival.stream);
+        let socket_of = |stream| Socket::new(stream, self.sockets.limits.message_bytes_max, now);
+        // The number is known only when there is an entry, and the poll wants it.
+        let index = self.sockets.free.last().map_or(self.sockets.entries.len(), |index| *index as usize);
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        if let Err(fault) = self.poll.registry().register(&mut stream, Token(index), interest) {
+            log::warn!("a WebSocket cannot be polled and is dropped: {fault}");
+            return;
+        }
+        let socket = socket_of(stream);
+        let id = self.sockets.add(Entry { socket, _place: arrival.place });
+        self.sockets.counters.opened.fetch_add(1, Ordering::Relaxed);
+        if is_stopping {
+            return self.sockets.close_with(id, Some(1001), "the server is stopping", LEAVE_AT_STOP);
+        }
+        if let Some(socket) = self.sockets.get(id) {
+            socket.is_known = true;
+        }
+        self.beats.push_back((now + self.sockets.limits.heartbeat, id));
+        let joining = arrival.joining;
+        self.guarded(id, |lobby, sockets| lobby.opened(id, joining, sockets));
+        let mut early = &arrival.early[..];
+        self.hear(id, &mut early);
+        self.read(id);
+    }
+
+    fn ready(&mut self, event: &mio::event::Event) {
+        let index = event.token().0;
+        let Some(&(count, Some(_))) = self.sockets.entries.get(index) else { return };
+        let id = SocketId(u64::from(count) << 32 | index as u64);
+        if event.is_writable() && self.sockets.waiting(id) > 0 {
+            self.sockets.list(id);
+        }
+        if event.is_readable() || event.is_read_closed() || event.is_error() {
+            self.read(id);
+        }
+    }
+
+    /// Reads what a socket has to say, but not more than its turn.
+    fn read(&mut self, id: SocketId) {
+        self.buffer.resize(READ_BYTES, 0);
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let mut has_more = true;
+        for _ in 0..READS_AT_ONCE {
+            let Some(socket) = self.sockets.get(id).filter(|socket| socket.phase != Phase::Gone) else {
+                has_more = false;
+                break;
+            };
+            match socket.read(&mut buffer) {
+                Ok(0) => {
+                    has_more = false;
+                    break;
+                }
+                Ok(read) => {
+                    socket.heard_at = Instant::now();
+                    self.hear(id, &mut &buffer[..read]);
+                    // Less than there was room for: that was all, and what comes next is told of.
+                    if read < buffer.len() {
+                        has_more = false;
+                        break;
+                    }
+                }
+                Err(_) => {
+                    socket.phase = Phase::Gone;
+                    self.sockets.list(id);
+                    has_more = false;
+                    break;
+                }
+            }
+        }
+        if has_more {
+            self.again.push(id);
+        }
+        self.buffer = buffer;
+    }
+
+    /// Takes a client's bytes apart and sees to what is whole.
+    fn hear(&mut self, id: SocketId, bytes: &mut &[u8]) {
+        while let Some(socket) = self.sockets.get(id).filter(|socket| socket.phase == Phase::Open) {
+            match socket.take(bytes) {
+                Took::Nothing => return,
+                Took::Broke(violation) => {
+                    return self.sockets.close_with(id, Some(violation.code()), violation.reason(), LEAVE);
+                }
+                Took::Heard(Heard::Message(payload, message)) => {
+                    self.sockets.counters.messages_in.fetch_add(1, Ordering::Relaxed);
+                    self.guarded(id, |lobby, sockets| lobby.received(id, payload, message, sockets));
+                }
+                Took::Heard(Heard::Ping(payload)) => self.answer(id, frames::pong(&payload)),
+                Took::Heard(Heard::Pong) => {}
+                Took::Heard(Heard::Close(code)) => self.sockets.close_with(id, code, "", LEAVE),
+            }
+        }
+    }
+
+    fn answer(&mut self, id: SocketId, frame: Vec<u8>) {
+        let bytes_max = self.sockets.limits.outgoing_bytes_max;
+        let Some(socket) = self.sockets.get(id) else { return };
+        if socket.queue_control(frame, bytes_max) { self.sockets.list(id) } else { self.sockets.cut(id) }
+    }
+
+    /// Calls the lobby about one socket.
+    fn guarded(&mut self, id: SocketId, call: impl FnOnce(&mut dyn Lobby, &mut Sockets)) {
+        let (lobby, sockets) = (&mut *self.lobby, &mut self.sockets);
+        if catch_unwind(AssertUnwindSafe(|| call(lobby, sockets))).is_err() {
+            log::error!("serving a WebSocket panicked; it is closed");
+            self.sockets.close_with(id, Some(1011), "the server met a fault of its own", LEAVE);
+        }
+    }
+
+    fn rung(&mut self) {
+        let (lobby, sockets) = (&mut *self.lobby, &mut self.sockets);
+        if catch_unwind(AssertUnwindSafe(|| lobby.rung(sockets))).is_err() {
+            log::error!("serving WebSockets panicked; those of this thread are closed");
+            for id in self.sockets.ids() {
+                self.sockets.close_with(id, Some(1011), "the server met a fault of its own", LEAVE);
+            }
+        }
+    }
+
+    /// What is due by time: heartbeats, idle clients, those that do not answer a close.
+    fn tick(&mut self, now: Instant) {
+        while let Some(&(at, id)) = self.beats.front().filter(|(at, _)| *at <= now) {
+            self.beats.pop_front();
+            let Limits { heartbeat, idle_timeout, .. } = self.sockets.limits;
+            let Some(socket) = self.sockets.get(id).filter(|socket| socket.phase == Phase::Open) else { continue };
+            if now.saturating_duration_since(socket.heard_at) >= idle_timeout {
+                self.sockets.counters.idle.fetch_add(1, Ordering::Relaxed);
+                self.sockets.close_with(id, Some(1001), "nothing came, not even a pong", LEAVE);
+                continue;
+            }
+            self.answer(id, frames::ping());
+            self.guarded(id, |lobby, sockets| lobby.beat(id, sockets));
+            // Counted from when it was due, else it would slip a little with each; but not to catch up.
+            self.beats.push_back(((at + heartbeat).max(now), id));
+        }
+        if self.beats.len() > 2 * self.sockets.open + BEATS_SPARE {
+            let sockets = &mut self.sockets;
+            self.beats.retain(|(_, id)| sockets.get(*id).is_some());
+        }
+        while let Some(&(_, id)) = self.leaving.front().filter(|(at, _)| *at <= now) {
+            self.leaving.pop_front();
+            if let Some(socket) = self.sockets.get(id) {
+                socket.phase = Phase::Gone;
+                self.sockets.list(id);
+            }
+        }
+    }
+
+    /// Tells everybody that the server stops: at once, or when what they are owed is sent, or when time is nearly up.
+    fn take_leave(&mut self, deadline: Instant) {
+        let now = Instant::now();
+        let is_late = now + STOP_MARGIN >= deadline;
+        for id in self.sockets.ids() {
+            if is_late || !self.lobby.is_owed(id) {
+                let wait = LEAVE_AT_STOP.min(deadline.saturating_duration_since(now));
+                self.sockets.close_with(id, Some(1001), "the server is stopping", wait);
+            }
+        }
+    }
+
+    /// Sends what was queued, once for each socket, and ends those that are of no more use.
+    fn send_listed(&mut self) {
+        // A lobby that is told of a drained socket may list others.
+        while !self.sockets.listed.is_empty() {
+            for id in std::mem::take(&mut self.sockets.listed) {
+                self.send_one(id);
+            }
+        }
+    }
+
+    fn send_one(&mut self, id: SocketId) {
+        let Some(socket) = self.sockets.get(id) else { return };
+        socket.is_listed = false;
+        let before = socket.waiting();
+        if socket.phase != Phase::Gone && socket.write().is_err() {
+            socket.phase = Phase::Gone;
+        }
+        let (phase, waiting) = (socket.phase, socket.waiting());
+        let was_timed = std::mem::replace(&mut socket.is_timed, phase != Phase::Open);
+        if phase != Phase::Open && std::mem::take(&mut socket.is_known) {
+            self.guarded(id, |lobby, _| lobby.closed(id));
+        }
+        match phase {
+            Phase::Gone => self.drop_socket(id),
+            Phase::Leaving(until) if !was_timed => self.leaving.push_back((until, id)),
+            Phase::Open if before > 0 && waiting == 0 => self.guarded(id, |lobby, sockets| lobby.drained(id, sockets)),
+            Phase::Leaving(_) | Phase::Open => {}
+        }
+    }
+
+    fn drop_socket(&mut self, id: SocketId) {
+        if let Some(mut entry) = self.sockets.remove(id) {
+            // A descriptor that is closed leaves the poll by itself; this is the polite way.
+            let _ = self.poll.registry().deregister(&mut entry.socket.stream);
+        }
+    }
+
+    fn end(mut self) {
+        for id in self.sockets.ids() {
+            if self.sockets.get(id).is_some_and(|socket| std::mem::take(&mut socket.is_known)) {
+                self.guarded(id, |lobby, _| lobby.closed(id));
+            }
+            self.drop_socket(id);
+        }
+    }
+}

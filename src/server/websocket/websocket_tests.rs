@@ -1,0 +1,1 @@
+//! The pool behind the real listener, with a lobby that echoes.
