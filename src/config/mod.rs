@@ -238,6 +238,10 @@ pub enum ResponderKind {
 pub struct ResponderConfig {
     /// Which responder.
     pub kind: ResponderKind,
+    /// Turns that are being answered at once, each on a thread; for a responder that may wait.
+    pub max_concurrent: usize,
+    /// How long an answer may take, and how long a turn waits for those of its session before it.
+    pub timeout: Duration,
 }
 
 /// `log:` the log.

@@ -105,6 +105,8 @@ impl Settings {
                     "none" => ResponderKind::None,
                     _ => ResponderKind::Echo,
                 },
+                max_concurrent: self.count("responder.max_concurrent"),
+                timeout: self.seconds("responder.timeout_seconds"),
             },
             log: LogConfig { level: self.text("log.level").parse().unwrap_or(log::LevelFilter::Info) },
         }

@@ -165,5 +165,7 @@ pub(super) static KEYS: &[Key] = &[
     whole("history.max_scan_bytes", 64 * MIB, 64 * KIB..=TIB),
     whole("history.mongo_timeout_ms", 1500, 50..=60_000),
     choice("responder.kind", "echo", &["echo", "none"]),
+    whole("responder.max_concurrent", 8, 1..=1000),
+    whole("responder.timeout_seconds", 120, 1..=HOUR),
     choice("log.level", "${CHATKEEP_LOG:-info}", &["off", "error", "warn", "info", "debug", "trace"]),
 ];
