@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::api::{Api, Status};
+use crate::api::{Api, Rooms, SocketCounters, Status};
 use crate::cache::Cache;
 use crate::chat::Chat;
 use crate::config::{Config, Fsync};
@@ -59,6 +59,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
 struct App {
     tcp: tcp::Listening,
     local: Option<local::Local>,
+    rooms: Arc<Rooms>,
     feed: Arc<Feed>,
     journal: Arc<Journal>,
     /// In the order of their stop.
@@ -92,7 +93,7 @@ impl App {
         let opened = Recorder::open(config, clock.clone(), &transcripts, cache.clone(), on_panic)?;
         let journal = opened.journal.clone();
         let progress = Arc::new(Progress::default());
-        let skipped = opened.skipped.clone();
+        let (skipped, hub) = (opened.skipped.clone(), opened.hub.clone());
         let history = History::new(config, clock.clone(), cache.clone(), transcripts.clone(), journal.clone());
         let recorder = Arc::new(opened.recorder);
         let cleaners = (sweeper(config, &clock, &cache, &transcripts), scrubber(config, &journal, &transcripts));
@@ -123,25 +124,36 @@ impl App {
             progress,
             storage,
             skipped,
+            sockets: Arc::new(SocketCounters::default()),
+            sockets_max: share.sockets,
             clock: clock.clone(),
             started,
         };
         // Those who wait must leave connections for those who write.
         let watching_max = config.server.max_feed_streams.min(share.connections / 2).max(1);
-        let feed = Arc::new(Feed::new(journal.clone(), Expiry::new(config.mongo.ttl, clock), watching_max));
+        let feed = Arc::new(Feed::new(journal.clone(), Expiry::new(config.mongo.ttl, clock.clone()), watching_max));
         // So must those who wait for answers.
         let waiting_max = (share.connections / 4).max(1);
         let responder = responder::new(config.responder.kind);
-        let chat = Arc::new(Chat::new(recorder, history.clone(), responder, &config.responder, waiting_max));
+        let chat = Chat::new(recorder, history.clone(), responder, &config.responder, waiting_max);
+        let chat = Arc::new(chat.watched_by(hub.clone()));
+        let rooms = Rooms::start(&config.websocket, clock.clone(), chat.clone(), history.clone(), hub);
+        let rooms = Arc::new(rooms.context("the threads behind the WebSockets cannot be started")?);
+        let offer = tcp::Offer {
+            config: config.websocket.clone(),
+            open_max: share.sockets,
+            counters: status.sockets.clone(),
+            serve: rooms.clone(),
+        };
         let api = Arc::new(Api { chat, history, feed: feed.clone(), status });
         let server = &config.server;
         let local = match &server.local_socket {
             Some(path) => Some(start_local(path, server.max_body_bytes, &api)?),
             None => None,
         };
-        let tcp = tcp::start(server, share.connections, api, None)?;
+        let tcp = tcp::start(server, share.connections, api, Some(offer))?;
         announce(tcp.local_addr(), config, started.elapsed());
-        Ok(Self { tcp, local, feed, journal, background, drain: server.drain, stop_by })
+        Ok(Self { tcp, local, rooms, feed, journal, background, drain: server.drain, stop_by })
     }
 
     fn stop(self) {
@@ -155,6 +167,8 @@ impl App {
         if left > 0 {
             log::warn!("{left} connections were still busy at the deadline and are cut");
         }
+        // Nobody is connected who could still say something.
+        self.rooms.stop();
         for part in self.background {
             part.stop(deadline);
         }

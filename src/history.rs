@@ -163,6 +163,18 @@ impl<D: Disk> History<D> {
         Ok(answer)
     }
 
+    /// Reads a page of what is on this machine, of at most `page_bytes_max` bytes: for those who follow a session, which this
+    /// server publishes. Nothing is waited for but the disk.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn read_here(&self, ask: &Ask, page_bytes_max: usize) -> io::Result<Answer> {
+        let query = Query { page_bytes_max, ..self.query(ask) };
+        let held = self.cache.look(&ask.session, |held| Kept::of(held, &query));
+        let cached = held.as_ref().and_then(|held| self.cached(held, &query));
+        self.local(ask, &query, held, cached)
+    }
+
     /// Reads a page of what is on this machine.
     fn local(&self, ask: &Ask, query: &Query, held: Option<Kept>, cached: Option<Answer>) -> io::Result<Answer> {
         if let Some(answer) = cached {

@@ -10,6 +10,7 @@ mod body;
 mod chat;
 mod feed;
 mod history;
+mod live;
 mod openapi;
 mod problem;
 mod route;
@@ -27,6 +28,7 @@ use crate::chat::Chat;
 use crate::feed::Feed;
 use crate::history::History;
 
+pub use live::Rooms;
 pub use problem::Problem;
 pub use route::Route;
 pub use socket::{Bell, Joining, Lines, Lobby, Payload, Shared, SocketCounters, SocketId, Sockets};

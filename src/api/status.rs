@@ -13,7 +13,7 @@ use crate::journal::{Journal, Warning};
 use crate::message::{Clock, Id, Timestamp};
 use crate::worker::{Progress, State, Storage};
 
-use super::{Problem, Reply};
+use super::{Problem, Reply, SocketCounters};
 
 /// What the status is read from.
 pub struct Status {
@@ -31,6 +31,10 @@ pub struct Status {
     pub storage: Arc<Storage>,
     /// Records the full channel turned away.
     pub skipped: Arc<AtomicU64>,
+    /// What the WebSockets have counted.
+    pub sockets: Arc<SocketCounters>,
+    /// How many may be open, by the configuration and the limit of open files.
+    pub sockets_max: usize,
     /// Tells the age of what is pending.
     pub clock: Clock,
     /// When the server started.
@@ -76,6 +80,7 @@ impl Status {
                     "messages": cache.messages,
                     "bytes": cache.bytes,
                 },
+                "websocket": self.websocket(),
                 "queue": {
                     "pending": pending,
                     "oldest_pending_seconds": oldest.map_or(0.0, |time| self.age_seconds(time)),
@@ -130,6 +135,21 @@ impl Status {
                 "uptime_seconds": self.started.elapsed().as_secs(),
             }),
         )
+    }
+
+    fn websocket(&self) -> serde_json::Value {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let sockets = &self.sockets;
+        json!({
+            "open": count(&sockets.open),
+            "max_connections": self.sockets_max,
+            "opened": count(&sockets.opened),
+            "refused": count(&sockets.refused),
+            "messages_in": count(&sockets.messages_in),
+            "messages_out": count(&sockets.messages_out),
+            "cut": count(&sockets.cut),
+            "idle_closed": count(&sockets.idle),
+        })
     }
 
     #[allow(clippy::cast_precision_loss)]

@@ -13,6 +13,7 @@ pub mod load;
 pub mod mongod;
 pub mod oracle;
 pub mod server;
+pub mod socket;
 
 use std::fs;
 use std::io;

@@ -1,0 +1,441 @@
+//! One client of a session: what it was told, what waits for its turn to be told, and what it has under way.
+//!
+//! A guest is told of a session in three phases: it waits for the welcome; it is given what it missed, read elsewhere page by
+//! page; it is told what happens. While it is not told of what happens, and while something it said is being recorded, events
+//! are *held*: in the latter case because the ack goes in the place of its message, and the number of that is not known
+//! before. What is held is bounded; when it overflows it is thrown away, and the guest is given the same from the history as if it
+//! had missed it. So a slow reader costs a bound and loses nothing.
+//!
+//! Invariants: records are told in the order of the hub, none twice, none left out but between a `gap` and what follows it; of
+//! a turn's text no byte is told twice, and none is left out before a byte that is told.
+//!
+//! Knows nothing of other guests, nor of threads.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::api::{Joining, Lines, Payload, Problem, Shared, SocketId};
+use crate::chat::{NoTurn, Outcome};
+use crate::hub::{Event, Live, What};
+use crate::message::{Id, Message, SessionId};
+
+use super::replay::Page;
+use super::wire::{self, Asked, CLEAR, Notice, Say};
+use super::{Desk, Errand};
+
+/// Messages a guest is given of what it missed; beyond, it is told of the gap.
+pub(super) const REPLAY_MAX: usize = 10_000;
+/// What may be held for a guest, in bytes of text and in events.
+const HELD_BYTES_MAX: usize = 256 << 10;
+const HELD_MAX: usize = 1024;
+
+/// See the module.
+pub(super) struct Guest {
+    session: SessionId,
+    phase: Phase,
+    held: VecDeque<Arc<Notice>>,
+    held_bytes: usize,
+    /// Something that was to be held was thrown away; with the erasure among it.
+    lost: Option<Option<Id>>,
+    /// What it said is being recorded.
+    saying: Option<Saying>,
+    /// What it said when it could not be recorded yet.
+    parked: Option<Say>,
+    /// The last record it was told of, or knew of.
+    told: Option<Id>,
+    /// What it was given by replay reaches so far: nothing up to here is told again.
+    floor: Option<Id>,
+    /// The message an ack was sent for before its record came by.
+    acked: Option<Id>,
+    /// The turn it was told of, and how many bytes of its text.
+    turn: Option<(Id, usize)>,
+}
+
+/// How far a guest is.
+enum Phase {
+    /// It waits for the welcome.
+    Waiting,
+    /// It is given what it missed.
+    Replaying(Replay),
+    /// It is told what happens.
+    Live,
+}
+
+struct Replay {
+    /// What was read and not sent.
+    page: VecDeque<Arc<Message>>,
+    /// There is more behind it.
+    more: bool,
+    /// The next page is being read.
+    is_asked: bool,
+    /// So many more messages may be given.
+    left: usize,
+}
+
+struct Saying {
+    client_id: Option<String>,
+}
+
+/// The way to one guest's socket, and to those who work for it.
+pub(super) struct Way<'a> {
+    pub(super) socket: SocketId,
+    pub(super) desk: &'a Desk,
+    pub(super) lines: &'a mut dyn Lines,
+}
+
+impl Way<'_> {
+    fn send(&mut self, event: &Shared) {
+        self.lines.send(self.socket, Payload::Text, event);
+    }
+
+    fn leave(&self, errand: Errand) {
+        self.desk.leave(self.socket, errand);
+    }
+}
+
+impl Guest {
+    /// Asks for the welcome. The guest is subscribed by then.
+    pub(super) fn join(joining: Joining, way: &Way<'_>) -> Self {
+        way.leave(Errand::Join { session: joining.session.clone(), after: joining.after });
+        Self {
+            session: joining.session,
+            phase: Phase::Waiting,
+            held: VecDeque::new(),
+            held_bytes: 0,
+            lost: None,
+            saying: None,
+            parked: None,
+            told: joining.after,
+            floor: None,
+            acked: None,
+            turn: None,
+        }
+    }
+
+    pub(super) fn session(&self) -> &SessionId {
+        &self.session
+    }
+
+    /// Whether it waits for the outcome of something.
+    pub(super) fn is_owed(&self) -> bool {
+        self.saying.is_some()
+    }
+
+    /// It has sent something.
+    pub(super) fn received(&mut self, payload: Payload, bytes: &[u8], way: &mut Way<'_>) {
+        if payload == Payload::Binary {
+            let problem = Problem::new(415, "not_text", "messages are JSON in text frames");
+            return way.send(&wire::error(&problem, None));
+        }
+        match wire::read(bytes) {
+            Err((problem, client_id)) => way.send(&wire::error(&problem, client_id.as_deref())),
+            Ok(Asked::Say(say)) => self.say(say, way),
+            Ok(Asked::Stop) => self.stop(way),
+            Ok(Asked::Help) => way.send(&wire::help(&self.session, way.desk.now())),
+            Ok(Asked::Ping) => way.send(&wire::heartbeat(way.desk.now())),
+        }
+    }
+
+    fn say(&mut self, say: Say, way: &mut Way<'_>) {
+        if self.saying.is_some() || self.parked.is_some() {
+            return way.send(&wire::busy(&self.session, say.client_id.as_deref()));
+        }
+        // A new context ends the answer that is being given, and begins behind it.
+        let is_clear = say.text.trim() == CLEAR;
+        if is_clear && let Some(running) = way.desk.chat.current(&self.session) {
+            running.stop();
+            // Its end may have come by already, and then nobody would wake what is parked.
+            if !running.is_over() {
+                self.parked = Some(say);
+                return;
+            }
+        }
+        match self.phase {
+            Phase::Live => self.submit(say, way),
+            _ => self.parked = Some(say),
+        }
+    }
+
+    fn submit(&mut self, say: Say, way: &Way<'_>) {
+        self.saying = Some(Saying { client_id: say.client_id.clone() });
+        way.leave(Errand::Say { session: self.session.clone(), say });
+    }
+
+    fn submit_parked(&mut self, way: &Way<'_>) {
+        if self.saying.is_none()
+            && matches!(self.phase, Phase::Live)
+            && let Some(say) = self.parked.take()
+        {
+            self.submit(say, way);
+        }
+    }
+
+    fn stop(&self, way: &mut Way<'_>) {
+        if way.desk.chat.stop(&self.session) {
+            // Everybody hears of it, this one too.
+            return;
+        }
+        let running = way.desk.chat.current(&self.session);
+        let word = if running.is_some() { "cancelling" } else { "idle" };
+        way.send(&wire::status(&self.session, word, running.map(|running| running.user())));
+    }
+
+    /// What it missed, or the beginning of it.
+    pub(super) fn paged(&mut self, page: Page, way: &mut Way<'_>) {
+        if let Some(welcome) = &page.welcome {
+            way.send(&wire::welcome(&wire::Welcome {
+                session: &self.session,
+                is_known: welcome.is_known,
+                interactions: welcome.interactions,
+                now: way.desk.now(),
+                heartbeat_seconds: way.desk.heartbeat_seconds,
+            }));
+        }
+        let left = match &mut self.phase {
+            Phase::Replaying(replay) => replay.left,
+            Phase::Waiting => REPLAY_MAX,
+            Phase::Live => return,
+        };
+        if let Some(reason) = page.gap {
+            way.send(&wire::gap(&self.session, self.told, reason));
+            // What comes from here on is told as it comes; what it missed it fetches.
+            self.told = page.newest.max(self.told);
+            return self.go_live(way);
+        }
+        if page.welcome.is_some() && self.told.is_none() {
+            self.told = page.newest;
+            if self.lost.take().is_some() {
+                way.send(&wire::gap(&self.session, None, "too much happened while the session was opened"));
+            }
+            return self.go_live(way);
+        }
+        self.phase = Phase::Replaying(Replay { page: page.messages.into(), more: page.more, is_asked: false, left });
+        self.pump(way);
+    }
+
+    /// Sends of what was read as much as there is room for, and asks for more.
+    pub(super) fn pump(&mut self, way: &mut Way<'_>) {
+        let Phase::Replaying(replay) = &mut self.phase else { return };
+        while way.lines.waiting(way.socket) < way.desk.watermark_bytes
+            && let Some(message) = replay.page.pop_front()
+        {
+            self.told = Some(message.id());
+            self.floor = Some(message.id());
+            if self.acked == Some(message.id()) {
+                self.acked = None;
+                continue;
+            }
+            if replay.left == 0 {
+                replay.page.clear();
+                let reason = "more than 10000 messages were missed";
+                // Nothing of this one was said.
+                let before = Some(message.id().just_before());
+                way.send(&wire::gap(&self.session, before, reason));
+                return self.go_live(way);
+            }
+            replay.left -= 1;
+            way.send(&wire::message(&message, true));
+        }
+        if !replay.page.is_empty() || replay.is_asked {
+            return;
+        }
+        if replay.more || self.lost.is_some() {
+            replay.is_asked = true;
+            self.ask_for_more(way);
+        } else {
+            self.go_live(way);
+        }
+    }
+
+    /// Asks for what follows the last it was told of; what was thrown away is among it.
+    fn ask_for_more(&mut self, way: &mut Way<'_>) {
+        if let Some(Some(erasure)) = self.lost.take() {
+            way.send(&wire::erased(&self.session, erasure));
+        }
+        way.leave(Errand::Page { session: self.session.clone(), after: self.told });
+    }
+
+    /// From here on it is told what happens.
+    fn go_live(&mut self, way: &mut Way<'_>) {
+        self.phase = Phase::Live;
+        // Of a turn it is told by where it stands now.
+        self.turn = None;
+        self.held.retain(|notice| matches!(notice.event, Event::Recorded(_)));
+        self.held_bytes = self.held.iter().map(|notice| notice.bytes()).sum();
+        if self.saying.is_none() {
+            self.flush(way);
+        }
+        if matches!(self.phase, Phase::Live) && self.saying.is_none() {
+            self.show_turn(way);
+            self.submit_parked(way);
+        }
+    }
+
+    /// Tells of the turn that is being answered, with its text so far.
+    fn show_turn(&mut self, way: &mut Way<'_>) {
+        let Some(running) = way.desk.chat.current(&self.session) else { return };
+        let (user, text) = (running.user(), running.text());
+        if self.turn.is_some_and(|(told, _)| told == user) {
+            return;
+        }
+        self.turn = Some((user, text.len()));
+        way.send(&wire::status(&self.session, "processing", Some(user)));
+        if !text.is_empty() {
+            way.send(&wire::delta(user, &text));
+        }
+        if running.is_stopping() {
+            way.send(&wire::status(&self.session, "cancelling", Some(user)));
+        }
+    }
+
+    /// Something happened in its session.
+    pub(super) fn hear(&mut self, notice: &Arc<Notice>, way: &mut Way<'_>) {
+        if matches!(self.phase, Phase::Live) && self.saying.is_none() {
+            self.tell(notice, way);
+        } else {
+            self.hold(notice);
+        }
+    }
+
+    /// Some of what happened in its session was thrown away before it could be heard, with that erasure among it.
+    pub(super) fn missed(&mut self, erasure: Option<Id>, way: &mut Way<'_>) {
+        self.throw_away(erasure);
+        if matches!(self.phase, Phase::Live) && self.saying.is_none() {
+            self.catch_up(way);
+        }
+    }
+
+    fn hold(&mut self, notice: &Arc<Notice>) {
+        let bytes = notice.bytes();
+        if self.lost.is_some() || self.held.len() == HELD_MAX || self.held_bytes + bytes > HELD_BYTES_MAX {
+            return self.throw_away(notice.erasure());
+        }
+        self.held_bytes += bytes;
+        self.held.push_back(notice.clone());
+    }
+
+    fn throw_away(&mut self, erasure: Option<Id>) {
+        let held = self.held.iter().filter_map(|notice| notice.erasure()).max();
+        let known = self.lost.flatten();
+        self.lost = Some(erasure.max(held).max(known));
+        self.held = VecDeque::new();
+        self.held_bytes = 0;
+    }
+
+    /// Gives it from the history what was thrown away.
+    fn catch_up(&mut self, way: &mut Way<'_>) {
+        self.phase = Phase::Replaying(Replay { page: VecDeque::new(), more: true, is_asked: true, left: REPLAY_MAX });
+        self.ask_for_more(way);
+    }
+
+    /// Tells what was held.
+    fn flush(&mut self, way: &mut Way<'_>) {
+        for notice in std::mem::take(&mut self.held) {
+            self.tell(&notice, way);
+        }
+        self.held_bytes = 0;
+        if self.lost.is_some() {
+            self.catch_up(way);
+        }
+    }
+
+    fn tell(&mut self, notice: &Notice, way: &mut Way<'_>) {
+        match &notice.event {
+            Event::Recorded(_) => {
+                let id = notice.recorded();
+                if id <= self.floor && notice.erasure().is_none() {
+                    return;
+                }
+                self.told = self.told.max(id);
+                let was_acked = id.is_some() && id == self.acked;
+                if was_acked {
+                    self.acked = None;
+                }
+                // A new context is news to who asked for it, too.
+                if !was_acked || is_clear(notice) {
+                    way.send(notice.shared());
+                }
+            }
+            Event::Live(live) => self.tell_live(live, notice, way),
+        }
+    }
+
+    fn tell_live(&mut self, live: &Live, notice: &Notice, way: &mut Way<'_>) {
+        let have = self.turn.filter(|(user, _)| *user == live.user).map(|(_, have)| have);
+        match (&live.what, have) {
+            (What::Started, None) => {
+                self.turn = Some((live.user, 0));
+                way.send(notice.shared());
+            }
+            (What::Delta { offset, text }, Some(have)) if *offset <= have => {
+                // A part of it may have been told with what was said so far.
+                let Some(rest) = text.get(have - offset..).filter(|rest| !rest.is_empty()) else { return };
+                self.turn = Some((live.user, have + rest.len()));
+                if rest.len() == text.len() {
+                    way.send(notice.shared());
+                } else {
+                    way.send(&wire::delta(live.user, rest));
+                }
+            }
+            (What::Stopping, Some(_)) => way.send(notice.shared()),
+            (What::Ended { failure }, Some(_)) => {
+                self.turn = None;
+                if let Some(failure) = failure {
+                    let problem = Problem::new(503, "reply_not_recorded", failure.as_str());
+                    way.send(&wire::error(&problem, None));
+                }
+                way.send(notice.shared());
+                self.submit_parked(way);
+            }
+            // It was told of this turn's beginning, or never; the reply itself comes whole.
+            _ => {}
+        }
+        if matches!(live.what, What::Ended { .. }) {
+            self.submit_parked(way);
+        }
+    }
+
+    /// What it said came to this.
+    pub(super) fn said(&mut self, outcome: Result<Outcome, NoTurn>, way: &mut Way<'_>) {
+        let Some(Saying { client_id }) = self.saying.take() else { return };
+        let client_id = client_id.as_deref();
+        let is_live = matches!(self.phase, Phase::Live);
+        match outcome {
+            Ok(outcome) => self.acknowledge(&outcome, client_id, way),
+            Err(NoTurn::Busy) => way.send(&wire::busy(&self.session, client_id)),
+            Err(no_turn) => way.send(&wire::error(&no_turn.into(), client_id)),
+        }
+        if is_live {
+            self.flush(way);
+        }
+        if matches!(self.phase, Phase::Live) {
+            // Held back while it spoke, or begun by what it said.
+            self.show_turn(way);
+            self.submit_parked(way);
+        }
+    }
+
+    /// Tells what was held up to its own message, and in the place of that the ack.
+    fn acknowledge(&mut self, outcome: &Outcome, client_id: Option<&str>, way: &mut Way<'_>) {
+        let ack = wire::ack(client_id, outcome.user, way.desk.durable, outcome.duplicate);
+        let is_reply_held = self.held.iter().any(|notice| outcome.reply.is_some() && notice.recorded() == outcome.reply);
+        // While it is given what it missed, what is held comes behind that.
+        if matches!(self.phase, Phase::Live)
+            && let Some(place) = self.held.iter().position(|notice| notice.recorded() == Some(outcome.user))
+        {
+            for notice in self.held.drain(..place).collect::<Vec<_>>() {
+                self.tell(&notice, way);
+            }
+        }
+        way.send(&ack);
+        // Its record is the next that is held, or has been told long ago.
+        self.acked = Some(outcome.user);
+        if let (true, false, Some(reply), Some(text)) = (outcome.duplicate, is_reply_held, outcome.reply, &outcome.text) {
+            way.send(&wire::response(&self.session, text, outcome.status.as_str(), reply, outcome.user));
+        }
+    }
+}
+
+fn is_clear(notice: &Notice) -> bool {
+    matches!(notice.event, Event::Recorded(crate::journal::Entry::ContextClear(..)))
+}

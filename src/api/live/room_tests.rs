@@ -1,0 +1,1 @@
+//! Guests, with a real journal and history below them.

@@ -1,0 +1,356 @@
+//! The JSON of a WebSocket: what clients may send, and what each event looks like to them.
+//!
+//! A message is not serialised again: its line, as it is kept, becomes the event by the fields put before it. An event for
+//! many is made once.
+//!
+//! Pure: knows no socket, and nothing of who gets what when.
+
+use std::borrow::Cow;
+use std::sync::OnceLock;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use crate::api::body::check_metadata;
+use crate::api::chat::check_key;
+use crate::api::{Problem, Shared};
+use crate::hub::{Event, What};
+use crate::journal::Entry;
+use crate::message::{Id, Message, SessionId, Timestamp};
+
+/// The longest `client_id`, in characters.
+const CLIENT_ID_CHARS_MAX: usize = 128;
+/// What `/help` says.
+const HELP: &str = "Send {\"message\": \"…\"} to say something; with client_id it comes back in the ack, with message_id it \
+     may be sent again without being kept twice. Commands, as {\"command\": \"…\"} or as a message: /stop ends the answer that \
+     is being given, /clear begins a new context, /help shows this. {\"command\": \"ping\"} is answered with a heartbeat.";
+
+/// What a client sent.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Asked {
+    Say(Say),
+    Stop,
+    Help,
+    Ping,
+}
+
+/// Something to be recorded.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Say {
+    pub(super) text: String,
+    pub(super) client_id: Option<String>,
+    pub(super) key: Option<String>,
+    pub(super) metadata: Option<Map<String, Value>>,
+}
+
+/// What a new context is asked for with, and how such a message is known.
+pub(super) const CLEAR: &str = "/clear";
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Frame<'a> {
+    #[serde(borrow, default)]
+    message: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    command: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    client_id: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    message_id: Option<Cow<'a, str>>,
+    #[serde(default)]
+    metadata: Option<Map<String, Value>>,
+}
+
+/// Reads a client's message.
+///
+/// # Errors
+/// What is wrong with it, and its `client_id` if that can be found.
+pub(super) fn read(bytes: &[u8]) -> Result<Asked, (Problem, Option<String>)> {
+    // The typed reader would take an array for an object's values.
+    let is_array = bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
+    let frame: Frame<'_> = match serde_json::from_slice(bytes) {
+        Ok(frame) if !is_array => frame,
+        Err(error) if !error.is_data() => {
+            return Err((Problem::new(400, "malformed_json", format!("the message is not JSON: {error}")), None));
+        }
+        other => {
+            let why = other.err().map_or_else(|| "it must be an object".to_owned(), |error| error.to_string());
+            let detail = format!("the message has the wrong shape: {why}");
+            return Err((Problem::new(422, "invalid_body", detail), client_id_of(bytes)));
+        }
+    };
+    let client_id = frame.client_id.as_deref().map(str::to_owned);
+    asked(frame).map_err(|problem| (problem, client_id))
+}
+
+fn asked(frame: Frame<'_>) -> Result<Asked, Problem> {
+    let Frame { message, command, client_id, message_id, metadata } = frame;
+    if client_id.as_ref().is_some_and(|id| id.chars().count() > CLIENT_ID_CHARS_MAX) {
+        return Err(Problem::field("client_id", &format!("must be at most {CLIENT_ID_CHARS_MAX} characters")));
+    }
+    check_key(message_id.as_deref(), "message_id")?;
+    check_metadata(metadata.as_ref(), "metadata")?;
+    let say = |text: String| {
+        let (client_id, key) = (client_id.map(Cow::into_owned), message_id.map(Cow::into_owned));
+        Asked::Say(Say { text, client_id, key, metadata })
+    };
+    match (message.as_deref().map(str::trim), command.as_deref()) {
+        (Some(_), Some(_)) => Err(Problem::field("command", "and `message` exclude each other")),
+        (None, None) => Err(Problem::field("message", "or `command` must be there")),
+        (Some("/stop"), _) | (_, Some("stop")) => Ok(Asked::Stop),
+        (Some("/help"), _) | (_, Some("help")) => Ok(Asked::Help),
+        (_, Some("ping")) => Ok(Asked::Ping),
+        (_, Some("clear")) => Ok(say(CLEAR.to_owned())),
+        (_, Some(_)) => Err(Problem::field("command", "must be one of stop, clear, help, ping")),
+        (Some(_), None) => match message {
+            Some(text) if !text.is_empty() => Ok(say(text.into_owned())),
+            _ => Err(Problem::field("message", "must not be empty")),
+        },
+    }
+}
+
+fn client_id_of(bytes: &[u8]) -> Option<String> {
+    let value: Value = serde_json::from_slice(bytes).ok()?;
+    let id = value.get("client_id")?.as_str()?;
+    (id.chars().count() <= CLIENT_ID_CHARS_MAX).then(|| id.to_owned())
+}
+
+fn shared<T: Serialize>(event: &T) -> Shared {
+    serde_json::to_vec(event).expect("our own events always serialise").into()
+}
+
+/// What the welcome says.
+pub(super) struct Welcome<'a> {
+    pub(super) session: &'a SessionId,
+    pub(super) is_known: bool,
+    pub(super) interactions: usize,
+    pub(super) now: Timestamp,
+    pub(super) heartbeat_seconds: u64,
+}
+
+pub(super) fn welcome(welcome: &Welcome<'_>) -> Shared {
+    let (status, message) = match welcome.is_known {
+        true => ("resumed", "Welcome back."),
+        false => ("new", "Welcome."),
+    };
+    shared(&json!({
+        "type": "system",
+        "message": message,
+        "session_id": welcome.session,
+        "session_status": status,
+        "interactions": welcome.interactions,
+        "timestamp": welcome.now,
+        "version": env!("CARGO_PKG_VERSION"),
+        "heartbeat_seconds": welcome.heartbeat_seconds,
+    }))
+}
+
+pub(super) fn help(session: &SessionId, now: Timestamp) -> Shared {
+    shared(&json!({"type": "system", "message": HELP, "session_id": session, "timestamp": now}))
+}
+
+pub(super) fn heartbeat(now: Timestamp) -> Shared {
+    shared(&json!({"type": "heartbeat", "timestamp": now}))
+}
+
+pub(super) fn ack(client_id: Option<&str>, id: Id, durable: &str, duplicate: bool) -> Shared {
+    shared(&json!({
+        "type": "ack", "client_id": client_id, "id": id, "created_at": id.time(), "durable": durable, "duplicate": duplicate,
+    }))
+}
+
+pub(super) fn gap(session: &SessionId, after: Option<Id>, reason: &str) -> Shared {
+    shared(&json!({"type": "gap", "session_id": session, "after": after, "reason": reason}))
+}
+
+pub(super) fn error(problem: &Problem, client_id: Option<&str>) -> Shared {
+    let mut event = json!({"type": "error", "code": problem.code, "detail": problem.detail});
+    if let Some(client_id) = client_id {
+        event["client_id"] = client_id.into();
+    }
+    if let Some(field) = &problem.field {
+        event["field"] = field.as_str().into();
+    }
+    shared(&event)
+}
+
+pub(super) fn busy(session: &SessionId, client_id: Option<&str>) -> Shared {
+    shared(&json!({"type": "status", "status": "busy", "session_id": session, "client_id": client_id}))
+}
+
+/// `processing`, `cancelling` or `idle`.
+pub(super) fn status(session: &SessionId, status: &str, reply_to: Option<Id>) -> Shared {
+    shared(&json!({"type": "status", "status": status, "session_id": session, "reply_to": reply_to}))
+}
+
+pub(super) fn delta(reply_to: Id, text: &str) -> Shared {
+    shared(&json!({"type": "delta", "reply_to": reply_to, "text": text}))
+}
+
+/// What a reply looks like that was given before, to who asks again.
+pub(super) fn response(session: &SessionId, text: &str, status: &str, id: Id, reply_to: Id) -> Shared {
+    shared(&json!({
+        "type": "response", "message": text, "status": status, "session_id": session, "id": id, "timestamp": id.time(),
+        "reply_to": reply_to, "duplicate": true,
+    }))
+}
+
+pub(super) fn erased(session: &SessionId, id: Id) -> Shared {
+    shared(&json!({"type": "erased", "session_id": session, "id": id}))
+}
+
+/// A recorded message.
+pub(super) fn message(message: &Message, is_replayed: bool) -> Shared {
+    let start: &[u8] = match is_replayed {
+        true => b"{\"type\":\"message\",\"replayed\":true,",
+        false => b"{\"type\":\"message\",\"replayed\":false,",
+    };
+    [start, &message.line()[1..]].concat().into()
+}
+
+#[derive(Serialize)]
+struct Response<'a> {
+    r#type: &'a str,
+    message: &'a str,
+    status: &'a str,
+    session_id: &'a SessionId,
+    id: Id,
+    timestamp: Timestamp,
+    reply_to: Id,
+    metadata: &'a Map<String, Value>,
+}
+
+/// A reply that was recorded just now.
+fn live_response(message: &Message, reply_to: Id) -> Shared {
+    let parts = message.parts();
+    let none = Map::new();
+    let metadata = parts.as_ref().map_or(&none, |parts| &parts.metadata);
+    shared(&Response {
+        r#type: "response",
+        message: parts.as_ref().map_or("", |parts| &parts.text),
+        status: metadata.get("status").and_then(Value::as_str).unwrap_or("completed"),
+        session_id: message.session(),
+        id: message.id(),
+        timestamp: message.id().time(),
+        reply_to,
+        metadata,
+    })
+}
+
+/// An event on its way to many, in the form that most of them get.
+pub(super) struct Notice {
+    pub(super) event: Event,
+    made: OnceLock<Shared>,
+}
+
+impl Notice {
+    pub(super) fn new(event: Event) -> Self {
+        Self { event, made: OnceLock::new() }
+    }
+
+    /// The id of what was recorded.
+    pub(super) fn recorded(&self) -> Option<Id> {
+        match &self.event {
+            Event::Recorded(Entry::Erasure { id, .. }) => Some(*id),
+            Event::Recorded(entry) => entry.message().map(|message| message.id()),
+            Event::Live(_) => None,
+        }
+    }
+
+    /// The erasure's id, if it is one.
+    pub(super) fn erasure(&self) -> Option<Id> {
+        match &self.event {
+            Event::Recorded(Entry::Erasure { id, .. }) => Some(*id),
+            _ => None,
+        }
+    }
+
+    /// Its length in memory, nearly.
+    pub(super) fn bytes(&self) -> usize {
+        match &self.event {
+            Event::Recorded(entry) => entry.message().map_or(0, |message| message.line().len()),
+            Event::Live(live) => match &live.what {
+                What::Delta { text, .. } => text.len(),
+                _ => 0,
+            },
+        }
+    }
+
+    /// The event as everybody gets it who gets all of it.
+    pub(super) fn shared(&self) -> &Shared {
+        self.made.get_or_init(|| self.make())
+    }
+
+    fn make(&self) -> Shared {
+        match &self.event {
+            Event::Recorded(Entry::Message(recorded, links)) => match links.reply_to {
+                Some(reply_to) => live_response(recorded, reply_to),
+                None => message(recorded, false),
+            },
+            Event::Recorded(Entry::ContextClear(recorded, _)) => {
+                let (session, id) = (recorded.session(), recorded.id());
+                shared(&json!({"type": "clear", "session_id": session, "id": id, "timestamp": id.time()}))
+            }
+            Event::Recorded(Entry::Erasure { id, session }) => erased(session, *id),
+            Event::Recorded(Entry::Abort { .. }) => shared(&json!({})),
+            Event::Live(live) => match &live.what {
+                What::Started => status(&live.session, "processing", Some(live.user)),
+                What::Delta { text, .. } => delta(live.user, text),
+                What::Stopping => status(&live.session, "cancelling", Some(live.user)),
+                What::Ended { .. } => status(&live.session, "idle", Some(live.user)),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault(text: &str) -> (&'static str, Option<String>, Option<String>) {
+        let (problem, client_id) = read(text.as_bytes()).unwrap_err();
+        (problem.code, problem.field, client_id)
+    }
+
+    #[test]
+    fn what_clients_may_send_is_read() {
+        let say = |text: &str| Say { text: text.into(), client_id: None, key: None, metadata: None };
+        assert_eq!(read(br#"{"message":"hi"}"#), Ok(Asked::Say(say("hi"))));
+        assert_eq!(read(br#"{"message":" /clear "}"#), Ok(Asked::Say(say(" /clear "))));
+        assert_eq!(read(br#"{"command":"clear"}"#), Ok(Asked::Say(say("/clear"))));
+        let whole = Say {
+            text: "gr\u{fc}\u{df}e".into(),
+            client_id: Some("c".into()),
+            key: Some("k".into()),
+            metadata: json!({"a": 1}).as_object().cloned(),
+        };
+        let text = r#"{"message":"gr\u00fcße","client_id":"c","message_id":"k","metadata":{"a":1},"command":null}"#;
+        assert_eq!(read(text.as_bytes()), Ok(Asked::Say(whole)));
+        for (text, asked) in [
+            (r#"{"command":"stop"}"#, Asked::Stop),
+            (r#"{"message":"/stop"}"#, Asked::Stop),
+            (r#"{"message":"/help\n"}"#, Asked::Help),
+            (r#"{"command":"help"}"#, Asked::Help),
+            (r#"{"command":"ping"}"#, Asked::Ping),
+        ] {
+            assert_eq!(read(text.as_bytes()), Ok(asked), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_they_may_not_is_named_with_their_own_id() {
+        assert_eq!(fault("hello"), ("malformed_json", None, None));
+        assert_eq!(fault("{"), ("malformed_json", None, None));
+        assert_eq!(fault("[]").0, "invalid_body");
+        assert_eq!(fault(r#"{"client_id":"c"}"#), ("invalid_field", Some("message".into()), Some("c".into())));
+        assert_eq!(fault(r#"{"message":"","client_id":"c"}"#).1.as_deref(), Some("message"));
+        assert_eq!(fault(r#"{"message":"x","command":"stop"}"#).1.as_deref(), Some("command"));
+        assert_eq!(fault(r#"{"command":"dance"}"#).1.as_deref(), Some("command"));
+        assert_eq!(fault(r#"{"message":"x","session":"s","client_id":"c"}"#), ("invalid_body", None, Some("c".into())));
+        assert_eq!(fault(r#"{"message":5,"client_id":"c"}"#), ("invalid_body", None, Some("c".into())));
+        assert_eq!(fault(r#"{"message":"x","message_id":""}"#).1.as_deref(), Some("message_id"));
+        assert_eq!(fault(r#"{"message":"x","metadata":{"a\u0000":1}}"#).1.as_deref(), Some("metadata"));
+        let long = format!(r#"{{"message":"x","client_id":"{}"}}"#, "i".repeat(129));
+        assert_eq!(fault(&long).1.as_deref(), Some("client_id"));
+    }
+}

@@ -1,0 +1,137 @@
+//! A WebSocket client: tungstenite over a blocking socket with deadlines, and a look at how it ends.
+
+use std::net::TcpStream;
+use std::time::Duration;
+
+use serde_json::Value;
+use tungstenite::client::IntoClientRequest as _;
+use tungstenite::protocol::WebSocket;
+use tungstenite::{Error, Message};
+
+use super::{PATIENCE, Server};
+
+/// One client.
+pub struct Socket {
+    inner: WebSocket<TcpStream>,
+    /// The first event.
+    pub welcome: Value,
+}
+
+impl Socket {
+    /// Connects and takes the welcome.
+    #[track_caller]
+    pub fn open(server: &Server, query: &str) -> Self {
+        Self::try_open(server, query).unwrap_or_else(|e| panic!("a WebSocket to {query}: {e}"))
+    }
+
+    /// The same, where it may fail.
+    pub fn try_open(server: &Server, query: &str) -> Result<Self, Error> {
+        Self::try_open_with(server, query, &[])
+    }
+
+    /// The same with header fields.
+    pub fn try_open_with(server: &Server, query: &str, headers: &[(&'static str, &str)]) -> Result<Self, Error> {
+        let stream = TcpStream::connect(server.address())?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_nodelay(true)?;
+        let mut request = format!("ws://{}/ws/chat?{query}", server.address()).into_client_request()?;
+        for (name, value) in headers {
+            request.headers_mut().insert(*name, value.parse().expect("a header's value"));
+        }
+        let (inner, _) = tungstenite::client(request, stream).map_err(|fault| match fault {
+            tungstenite::HandshakeError::Failure(error) => error,
+            tungstenite::HandshakeError::Interrupted(_) => panic!("the socket blocks"),
+        })?;
+        let mut socket = Self { inner, welcome: Value::Null };
+        socket.welcome = socket.try_next()?;
+        assert_eq!(socket.welcome["type"], "system", "the welcome comes first: {}", socket.welcome);
+        Ok(socket)
+    }
+
+    /// Sends an event.
+    #[track_caller]
+    pub fn send(&mut self, event: &Value) {
+        self.try_send(event).expect("the socket takes it");
+    }
+
+    /// The same, where it may fail.
+    pub fn try_send(&mut self, event: &Value) -> Result<(), Error> {
+        self.send_raw(Message::text(event.to_string()))
+    }
+
+    /// Sends any message.
+    pub fn send_raw(&mut self, message: Message) -> Result<(), Error> {
+        self.inner.send(message)
+    }
+
+    /// The next event that is no heartbeat.
+    #[track_caller]
+    pub fn next(&mut self) -> Value {
+        self.try_next().unwrap_or_else(|e| panic!("an event was to come: {e}"))
+    }
+
+    /// The same, where it may fail.
+    pub fn try_next(&mut self) -> Result<Value, Error> {
+        loop {
+            let event: Value = match self.inner.read()? {
+                Message::Text(text) => serde_json::from_str(&text).expect("an event is JSON"),
+                Message::Close(_) => {
+                    // So that the close handshake goes on.
+                    let _ = self.inner.flush();
+                    return Err(Error::ConnectionClosed);
+                }
+                _ => continue,
+            };
+            if event["type"] != "heartbeat" {
+                return Ok(event);
+            }
+        }
+    }
+
+    /// The next event of that type; others before it are passed over.
+    #[track_caller]
+    pub fn next_of(&mut self, kind: &str) -> Value {
+        loop {
+            let event = self.next();
+            if event["type"] == kind {
+                return event;
+            }
+        }
+    }
+
+    /// Whether nothing comes within `within`.
+    #[track_caller]
+    pub fn is_silent(&mut self, within: Duration) -> bool {
+        self.inner.get_ref().set_read_timeout(Some(within)).expect("a socket takes a timeout");
+        let came = self.try_next();
+        self.inner.get_ref().set_read_timeout(Some(PATIENCE)).expect("a socket takes a timeout");
+        matches!(came, Err(Error::Io(e)) if matches!(e.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut))
+    }
+
+    /// Reads to the end and says by which code the server closed.
+    #[track_caller]
+    pub fn close_code(&mut self) -> u16 {
+        loop {
+            match self.inner.read() {
+                Ok(Message::Close(frame)) => {
+                    let _ = self.inner.flush();
+                    return frame.map_or(1005, |frame| frame.code.into());
+                }
+                Ok(_) => {}
+                Err(e) => panic!("it ended without a close frame: {e}"),
+            }
+        }
+    }
+
+    /// The stream below.
+    pub fn stream(&self) -> &TcpStream {
+        self.inner.get_ref()
+    }
+
+    /// Closes in order.
+    #[track_caller]
+    pub fn close(mut self) {
+        self.inner.close(None).expect("a close can be sent");
+        while self.inner.read().is_ok() {}
+    }
+}
