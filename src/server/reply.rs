@@ -58,6 +58,10 @@ pub(super) fn head(out: &mut Vec<u8>, date: &mut Date, status: StatusCode, heade
     line(out, "Date", date.now());
     line(out, "X-Request-ID", frame.request_id);
     out.extend_from_slice(b"X-Content-Type-Options: nosniff\r\n");
+    if status.0 == 426 {
+        // RFC 9110, 15.5.22; tiny_http's replies take no such field.
+        line(out, "Upgrade", "websocket");
+    }
     if let Some(origin) = frame.origin {
         guard::cors(out, origin);
     }

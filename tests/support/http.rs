@@ -154,6 +154,11 @@ impl Connection {
         }
     }
 
+    /// The next `length` bytes, for what is no reply.
+    pub fn exactly(&mut self, length: usize) -> io::Result<Vec<u8>> {
+        self.take(length, Instant::now() + PATIENCE)
+    }
+
     /// The next reply, or an error: `UnexpectedEof` when the server closed before it was whole, `TimedOut` when it
     /// took longer than `within`.
     pub fn reply_within(&mut self, within: Duration) -> io::Result<Reply> {

@@ -8,7 +8,7 @@ use tungstenite::client::IntoClientRequest as _;
 use tungstenite::protocol::WebSocket;
 use tungstenite::{Error, Message};
 
-use super::{PATIENCE, Server};
+use super::{Connection, PATIENCE, Server};
 
 /// One client.
 pub struct Socket {
@@ -134,4 +134,36 @@ impl Socket {
         self.inner.close(None).expect("a close can be sent");
         while self.inner.read().is_ok() {}
     }
+}
+
+/// A client's frame with that first byte.
+pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![first];
+    match payload.len() {
+        short @ 0..126 => frame.push(0x80 | short as u8),
+        long @ 126..65_536 => {
+            frame.push(0x80 | 126);
+            frame.extend((long as u16).to_be_bytes());
+        }
+        long => {
+            frame.push(0x80 | 127);
+            frame.extend((long as u64).to_be_bytes());
+        }
+    }
+    let mask = [0x11, 0x22, 0x33, 0x44];
+    frame.extend(mask);
+    frame.extend(payload.iter().enumerate().map(|(at, byte)| byte ^ mask[at % 4]));
+    frame
+}
+
+/// The next frame of a server: its first byte and its payload.
+#[track_caller]
+pub fn read_frame(connection: &mut Connection) -> (u8, Vec<u8>) {
+    let head = connection.exactly(2).expect("a frame's header");
+    let length = match head[1] {
+        126 => u64::from(u16::from_be_bytes(connection.exactly(2).expect("its length").try_into().expect("two"))),
+        127 => u64::from_be_bytes(connection.exactly(8).expect("its length").try_into().expect("eight")),
+        short => u64::from(short),
+    };
+    (head[0], connection.exactly(length as usize).expect("its payload"))
 }

@@ -25,8 +25,9 @@ use super::{Desk, Errand};
 
 /// Messages a guest is given of what it missed; beyond, it is told of the gap.
 pub(super) const REPLAY_MAX: usize = 10_000;
-/// What may be held for a guest, in bytes of text and in events.
+/// What may be held for a guest that is given what it missed, in bytes of text.
 const HELD_BYTES_MAX: usize = 256 << 10;
+/// The most events that may be held for a guest.
 const HELD_MAX: usize = 1024;
 
 /// See the module.
@@ -293,7 +294,7 @@ impl Guest {
         if matches!(self.phase, Phase::Live) && self.saying.is_none() {
             self.tell(notice, way);
         } else {
-            self.hold(notice);
+            self.hold(notice, way);
         }
     }
 
@@ -305,9 +306,11 @@ impl Guest {
         }
     }
 
-    fn hold(&mut self, notice: &Arc<Notice>) {
+    fn hold(&mut self, notice: &Arc<Notice>, way: &Way<'_>) {
         let bytes = notice.bytes();
-        if self.lost.is_some() || self.held.len() == HELD_MAX || self.held_bytes + bytes > HELD_BYTES_MAX {
+        // Its own message must find room, and the answer beside it; that lasts as long as a sync.
+        let room = if matches!(self.phase, Phase::Live) { way.desk.own_bytes_max } else { HELD_BYTES_MAX };
+        if self.lost.is_some() || self.held.len() == HELD_MAX || self.held_bytes + bytes > room {
             return self.throw_away(notice.erasure());
         }
         self.held_bytes += bytes;

@@ -72,6 +72,7 @@ pub struct Rooms {
     clock: Clock,
     heartbeat_seconds: u64,
     outgoing_bytes_max: usize,
+    message_bytes_max: usize,
     turns: Arc<Errands<Left>>,
     pages: Arc<Errands<Left>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -86,6 +87,8 @@ struct Desk {
     durable: &'static str,
     /// While more than this waits to be sent to a guest, no more is given of what it missed.
     watermark_bytes: usize,
+    /// What may be held for a guest while something it said is being recorded.
+    own_bytes_max: usize,
     tray: Arc<Tray>,
     turns: Arc<Errands<Left>>,
     pages: Arc<Errands<Left>>,
@@ -121,6 +124,7 @@ impl Rooms {
             clock,
             heartbeat_seconds: config.heartbeat.as_secs(),
             outgoing_bytes_max: config.max_outgoing_bytes,
+            message_bytes_max: config.max_message_bytes,
             turns: Arc::default(),
             pages: Arc::default(),
             threads: Mutex::default(),
@@ -194,6 +198,7 @@ impl Sockets for Rooms {
             heartbeat_seconds: self.heartbeat_seconds,
             durable: self.chat.durability().as_str(),
             watermark_bytes: self.outgoing_bytes_max / 4,
+            own_bytes_max: 4 * self.message_bytes_max,
             tray,
             turns: self.turns.clone(),
             pages: self.pages.clone(),

@@ -64,7 +64,7 @@ pub(in crate::server) fn check(request: &Request) -> Result<Handshake, Box<Refus
 /// The reply to a request for the WebSocket's path that asks for none.
 pub(in crate::server) fn not_asked_for() -> Refused {
     let problem = Problem::new(426, "websocket_only", "this resource is a WebSocket");
-    Refused { problem, more: Some(header("Upgrade", "websocket")) }
+    Refused { problem, more: None }
 }
 
 /// A refusal, with a field of its own.
