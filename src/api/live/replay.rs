@@ -8,8 +8,8 @@ use std::sync::Arc;
 use crate::history::{Answer, Ask, History};
 use crate::message::{Id, Message, SessionId};
 
-/// Messages of one page.
-const PAGE: usize = 200;
+/// Messages of one page; few in tests, so that there are many.
+const PAGE: usize = if cfg!(test) { 20 } else { 200 };
 /// Bytes of one page, but for a single message that has more: what a guest with much to catch up holds in memory.
 const PAGE_BYTES_MAX: usize = 256 << 10;
 /// Of how many messages the welcome counts those of the user.

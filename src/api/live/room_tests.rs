@@ -1,1 +1,406 @@
-//! Guests, with a real journal and history below them.
+//! A room with a real journal, history and engine below it, and clients that are lists: joins, resumes and slow readers while
+//! others write, and turns that take their time.
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::*;
+use crate::api::{Lines, Payload, Shared};
+use crate::cache::Cache;
+use crate::chat::Given;
+use crate::config::Config;
+use crate::history::Ask;
+use crate::recorder::{Recorder, open_transcripts};
+use crate::responder::{Answer, Echo, Failure, Question, Responder};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Says what it is given until it is stopped or the sender is gone; `at_once` is the echo's.
+struct Slow(Receiver<&'static str>);
+
+impl Responder for Slow {
+    fn answer(&self, question: &Question, say: &mut dyn FnMut(&str)) -> Result<Answer, Failure> {
+        loop {
+            match self.0.recv_timeout(Duration::from_millis(5)) {
+                Ok("") | Err(crossbeam_channel::RecvTimeoutError::Disconnected) => return Ok(Answer::default()),
+                Ok(piece) => say(piece),
+                Err(_) if question.stop.is_set() => return Err(Failure::Stopped),
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+struct TestBell(AtomicUsize);
+
+impl Bell for TestBell {
+    fn ring(&self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// A client: what it was sent.
+#[derive(Default)]
+struct Client {
+    events: Vec<Value>,
+    waiting: usize,
+    /// Nothing is taken off it but by [`World::drain`].
+    is_slow: bool,
+}
+
+#[derive(Default)]
+struct Clients(HashMap<SocketId, Client>);
+
+impl Lines for Clients {
+    fn send(&mut self, to: SocketId, payload: Payload, message: &Shared) {
+        assert_eq!(payload, Payload::Text);
+        let client = self.0.get_mut(&to).expect("it is connected");
+        client.events.push(serde_json::from_slice(message).expect("an event is JSON"));
+        client.waiting += message.len();
+    }
+
+    fn waiting(&self, to: SocketId) -> usize {
+        self.0[&to].waiting
+    }
+
+    fn close(&mut self, _: SocketId, _: u16, _: &'static str) {
+        panic!("nobody is closed here");
+    }
+}
+
+struct World {
+    _folder: TempDir,
+    chat: Arc<Chat>,
+    history: Arc<History>,
+    rooms: Rooms,
+    room: Box<dyn Lobby>,
+    clients: Clients,
+    next: u64,
+}
+
+impl World {
+    fn new(responder: Box<dyn Responder>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = Config::defaults(Some(folder.path())).unwrap();
+        config.journal.fsync = crate::config::Fsync::Never;
+        // So that most of what is missed is read from disk.
+        config.mongo.cache.max_messages_per_session = 5;
+        config.websocket.max_outgoing_bytes = 16 << 10;
+        let clock = Clock::system();
+        let transcripts = Arc::new(open_transcripts(&config, NonZeroUsize::new(8).unwrap()).unwrap());
+        let cache = Arc::new(Cache::new(&config.mongo.cache));
+        let panics = Box::new(|| panic!("the leader panicked"));
+        let opened = Recorder::open(&config, clock.clone(), &transcripts, cache.clone(), panics).unwrap();
+        let history = Arc::new(History::new(&config, clock.clone(), cache, transcripts, opened.journal.clone()));
+        let chat = Chat::new(Arc::new(opened.recorder), history.clone(), Some(responder), &config.responder, 8);
+        let chat = Arc::new(chat.watched_by(opened.hub.clone()));
+        let rooms = Rooms::start(&config.websocket, clock, chat.clone(), history.clone(), opened.hub).unwrap();
+        let room = rooms.lobby(Arc::new(TestBell::default()));
+        Self { _folder: folder, chat, history, rooms, room, clients: Clients::default(), next: 0 }
+    }
+
+    fn open(&mut self, session: &str, after: Option<Id>) -> SocketId {
+        self.next += 1;
+        let socket = SocketId(self.next);
+        self.clients.0.insert(socket, Client::default());
+        self.room.opened(socket, Joining { session: session_of(session), after }, &mut self.clients);
+        socket
+    }
+
+    fn close(&mut self, socket: SocketId) -> Client {
+        self.room.closed(socket);
+        self.clients.0.remove(&socket).unwrap()
+    }
+
+    fn send(&mut self, socket: SocketId, event: &Value) {
+        self.room.received(socket, Payload::Text, event.to_string().into_bytes(), &mut self.clients);
+    }
+
+    /// One round of the thread's loop: the mail, and what was sent goes out to those who read.
+    fn turn(&mut self) {
+        if self.room.has_mail() {
+            self.room.rung(&mut self.clients);
+        }
+        let quick: Vec<SocketId> =
+            self.clients.0.iter().filter(|(_, c)| !c.is_slow && c.waiting > 0).map(|(id, _)| *id).collect();
+        for socket in quick {
+            self.drain(socket);
+        }
+    }
+
+    fn drain(&mut self, socket: SocketId) {
+        self.clients.0.get_mut(&socket).unwrap().waiting = 0;
+        self.room.drained(socket, &mut self.clients);
+    }
+
+    /// Goes round until `holds`.
+    #[track_caller]
+    fn until(&mut self, what: &str, mut holds: impl FnMut(&Clients) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !holds(&self.clients) {
+            assert!(Instant::now() < deadline, "in vain: {what}; {:?}", self.clients.0.values().map(|c| &c.events).collect::<Vec<_>>());
+            self.turn();
+            std::thread::yield_now();
+        }
+    }
+
+    /// The next events of a client, which are then forgotten.
+    #[track_caller]
+    fn next(&mut self, socket: SocketId, count: usize) -> Vec<Value> {
+        self.until(&format!("{count} events"), |clients| clients.0[&socket].events.len() >= count);
+        self.clients.0.get_mut(&socket).unwrap().events.drain(..count).collect()
+    }
+
+    fn all_ids(&self, session: &str) -> Vec<Id> {
+        let mut ids: Vec<Id> = Vec::new();
+        loop {
+            let after = Some(ids.last().copied().unwrap_or(Id::least_of(Timestamp::from_micros(0))));
+            let ask = Ask { session: session_of(session), limit: 500, before: None, after, role: None, since: None, until: None };
+            let answer = self.history.read_here(&ask, 1 << 20).unwrap();
+            ids.extend(answer.messages.iter().map(|(message, _)| message.id()));
+            if !answer.has_more {
+                return ids;
+            }
+        }
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.rooms.stop();
+    }
+}
+
+fn session_of(name: &str) -> SessionId {
+    SessionId::new(name).unwrap()
+}
+
+/// The ids of the records a client was told of, acks in the place of messages.
+fn told(events: &[Value]) -> Vec<Id> {
+    let is_record = |event: &&Value| ["message", "response", "ack", "clear"].contains(&event["type"].as_str().unwrap());
+    events.iter().filter(is_record).map(|event| event["id"].as_str().unwrap().parse().unwrap()).collect()
+}
+
+fn kinds(events: &[Value]) -> Vec<String> {
+    let kind = |event: &Value| match event["type"].as_str().unwrap() {
+        "status" => event["status"].as_str().unwrap().to_owned(),
+        "delta" => format!("+{}", event["text"].as_str().unwrap()),
+        "response" => format!("={} {}", event["message"].as_str().unwrap(), event["status"].as_str().unwrap()),
+        other => other.to_owned(),
+    };
+    events.iter().map(kind).collect()
+}
+
+/// A client of the property test.
+struct Follower {
+    socket: SocketId,
+    session: usize,
+    /// Everything it was told, over all its connections.
+    told: Vec<Id>,
+    /// It began without `after`: it is told of what follows some point.
+    from_nothing: bool,
+}
+
+/// Turns and arrays into two sessions until it is told to stop.
+fn write(chat: &Chat, stop: &AtomicBool, seed: usize) {
+    for n in 0.. {
+        if stop.load(Ordering::SeqCst) {
+            return;
+        }
+        let session = session_of(["a", "b"][(n + seed) % 2]);
+        let text = format!("{seed}.{n} {}", "x".repeat(n * 37 % 300));
+        if n % 3 == 0 {
+            let one = Given { session: &session, role: "tool", text: &text, metadata: None, vector_ids: &[], key: None };
+            chat.record(&[one; 4], "test").unwrap();
+        } else {
+            let turn = Turn { session: &session, text: &text, metadata: None, transport: "test", key: None };
+            chat.say(&turn).unwrap();
+        }
+        // Not faster than a thread that reads pages can follow, or nobody would ever catch up.
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn whoever_joins_resumes_or_reads_slowly_is_told_everything_once_and_in_order() {
+    let scale: u64 = std::env::var("CHATKEEP_TEST_SCALE").ok().and_then(|s| s.parse().ok()).unwrap_or(1);
+    let seed = std::env::var("CHATKEEP_TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(7);
+    let mut random = Xorshift(seed);
+    let mut world = World::new(Box::new(Echo));
+    let stop = Arc::new(AtomicBool::new(false));
+    let writers: Vec<_> = (0..2)
+        .map(|seed| {
+            let (chat, stop) = (world.chat.clone(), stop.clone());
+            std::thread::spawn(move || write(&chat, &stop, seed))
+        })
+        .collect();
+    let mut followers: Vec<Follower> = Vec::new();
+    let mut resumed = 0;
+    let until = Instant::now() + Duration::from_secs(3 * scale);
+    while Instant::now() < until {
+        match random.below(40) {
+            0 if followers.len() < 30 => {
+                let session = random.below(2);
+                let socket = world.open(["a", "b"][session], None);
+                world.clients.0.get_mut(&socket).unwrap().is_slow = random.below(3) == 0;
+                followers.push(Follower { socket, session, told: Vec::new(), from_nothing: true });
+            }
+            1 if !followers.is_empty() => {
+                // It loses its connection, with what it was told until then, and comes again.
+                let at = random.below(followers.len());
+                let follower = &mut followers[at];
+                follower.told.extend(told(&world.close(follower.socket).events));
+                let after = follower.told.last().copied();
+                if after.is_none() {
+                    follower.from_nothing = true;
+                }
+                follower.socket = world.open(["a", "b"][follower.session], after);
+                world.clients.0.get_mut(&follower.socket).unwrap().is_slow = random.below(2) == 0;
+                resumed += usize::from(after.is_some());
+            }
+            2 if !followers.is_empty() => {
+                let socket = followers[random.below(followers.len())].socket;
+                world.send(socket, &json!({"message": "by socket", "client_id": "c"}));
+            }
+            3..8 if !followers.is_empty() => {
+                let socket = followers[random.below(followers.len())].socket;
+                world.drain(socket);
+            }
+            _ => world.turn(),
+        }
+    }
+    stop.store(true, Ordering::SeqCst);
+    writers.into_iter().for_each(|writer| writer.join().unwrap());
+    for client in world.clients.0.values_mut() {
+        client.is_slow = false;
+    }
+    // What is under way still comes; then everybody is told of the last.
+    let deadline = Instant::now() + PATIENCE;
+    let all = loop {
+        world.turn();
+        let all = ["a", "b"].map(|session| world.all_ids(session));
+        let is_told = |follower: &Follower| {
+            let told = told(&world.clients.0[&follower.socket].events);
+            told.last().or(follower.told.last()) == all[follower.session].last()
+        };
+        if followers.iter().all(is_told) && !followers.iter().any(|follower| world.room.is_owed(follower.socket)) {
+            break all;
+        }
+        let late: Vec<&SocketId> = followers.iter().filter(|f| !is_told(f)).map(|f| &f.socket).collect();
+        assert!(Instant::now() < deadline, "not told of the last: {late:?} of {}, {:?}", followers.len(), all.map(|a| a.len()));
+        std::thread::park_timeout(Duration::from_millis(1));
+    };
+    assert!(followers.len() > 5 && resumed > 5 && all[0].len() > 100, "{} {resumed} {}", followers.len(), all[0].len());
+    let mut replayed = 0;
+    for follower in &mut followers {
+        let events = world.close(follower.socket).events;
+        replayed += events.iter().filter(|event| event["replayed"] == true).count();
+        assert!(!events.iter().any(|event| event["type"] == "gap" || event["type"] == "error"), "{events:?}");
+        follower.told.extend(told(&events));
+        let all = &all[follower.session];
+        assert!(follower.from_nothing);
+        let from = follower.told.first().map_or(all.len(), |first| all.iter().position(|id| id == first).unwrap());
+        assert_eq!(follower.told, all[from..], "seed {seed}");
+    }
+    assert!(replayed > 100, "{replayed}");
+}
+
+struct Xorshift(u64);
+
+impl Xorshift {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 20) as usize % bound
+    }
+}
+
+fn slow() -> (World, Sender<&'static str>) {
+    let (send, pieces) = bounded(16);
+    (World::new(Box::new(Slow(pieces))), send)
+}
+
+#[test]
+fn a_turn_is_told_as_it_goes_and_who_joins_in_the_middle_gets_the_text_so_far() {
+    let (mut world, pieces) = slow();
+    let (one, other) = (world.open("s", None), world.open("s", None));
+    assert_eq!(kinds(&world.next(one, 1)), ["system"]);
+    assert_eq!(kinds(&world.next(other, 1)), ["system"]);
+    world.send(one, &json!({"message": "why", "client_id": "c"}));
+    pieces.send("because ").unwrap();
+    assert_eq!(kinds(&world.next(one, 3)), ["ack", "processing", "+because "]);
+    assert_eq!(kinds(&world.next(other, 3)), ["message", "processing", "+because "]);
+    world.send(other, &json!({"message": "me too", "client_id": "d"}));
+    let busy = world.next(other, 1);
+    assert_eq!((kinds(&busy), &busy[0]["client_id"]), (vec!["busy".to_owned()], &json!("d")));
+    let late = world.open("s", None);
+    assert_eq!(kinds(&world.next(late, 3)), ["system", "processing", "+because "]);
+    pieces.send("of that").unwrap();
+    for socket in [one, other, late] {
+        assert_eq!(kinds(&world.next(socket, 1)), ["+of that"]);
+    }
+    pieces.send("").unwrap();
+    for socket in [one, other, late] {
+        let end = world.next(socket, 2);
+        assert_eq!(kinds(&end), ["=because of that completed", "idle"]);
+        assert_eq!(end[0]["reply_to"], end[1]["reply_to"]);
+    }
+    assert_eq!(world.all_ids("s").len(), 2, "what found it busy is not recorded");
+}
+
+#[test]
+fn a_stop_takes_effect_within_100_ms_and_what_was_said_is_kept() {
+    let (mut world, pieces) = slow();
+    let (one, other) = (world.open("s", None), world.open("s", None));
+    world.send(one, &json!({"message": "why"}));
+    pieces.send("because").unwrap();
+    assert_eq!(kinds(&world.next(one, 4)), ["system", "ack", "processing", "+because"]);
+    world.next(other, 4);
+    let began = Instant::now();
+    // Whoever is in the session may.
+    world.send(other, &json!({"command": "stop"}));
+    for socket in [one, other] {
+        assert_eq!(kinds(&world.next(socket, 3)), ["cancelling", "=because cancelled", "idle"]);
+    }
+    assert!(began.elapsed() < Duration::from_millis(100), "{:?}", began.elapsed());
+    world.send(one, &json!({"command": "stop"}));
+    assert_eq!(kinds(&world.next(one, 1)), ["idle"]);
+}
+
+#[test]
+fn a_new_context_in_the_middle_of_a_turn_stops_it_and_begins_behind_it() {
+    let (mut world, pieces) = slow();
+    let one = world.open("s", None);
+    world.send(one, &json!({"message": "why"}));
+    pieces.send("because").unwrap();
+    assert_eq!(kinds(&world.next(one, 4)), ["system", "ack", "processing", "+because"]);
+    world.send(one, &json!({"message": "/clear", "client_id": "c"}));
+    let events = world.next(one, 5);
+    assert_eq!(kinds(&events), ["cancelling", "=because cancelled", "idle", "ack", "clear"]);
+    assert_eq!((&events[3]["client_id"], &events[3]["id"]), (&json!("c"), &events[4]["id"]));
+}
+
+#[test]
+fn an_erasure_in_the_middle_of_a_turn_ends_it() {
+    let (mut world, pieces) = slow();
+    let one = world.open("s", None);
+    world.send(one, &json!({"message": "why"}));
+    pieces.send("because").unwrap();
+    assert_eq!(kinds(&world.next(one, 4)), ["system", "ack", "processing", "+because"]);
+    world.chat.erase(&session_of("s")).unwrap();
+    let mut last = kinds(&world.next(one, 2));
+    last.sort();
+    assert_eq!(last, ["erased", "idle"]);
+    world.send(one, &json!({"message": "a new life"}));
+    assert_eq!(kinds(&world.next(one, 2)), ["ack", "processing"]);
+    drop(pieces);
+    assert_eq!(kinds(&world.next(one, 2)), ["= completed", "idle"]);
+}

@@ -1,1 +1,140 @@
-//! The pool behind the real listener, with a lobby that echoes.
+//! The pool behind the real listener, with a lobby that echoes: panics, order, many sockets, and, where it is asked for, a
+//! conformance suite.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tungstenite::Message;
+use tungstenite::protocol::WebSocket;
+
+use crate::api::{
+    Admission, Bell, Head, Joining, Lines, Lobby, Payload, Problem, Reply, Route, Service, SocketCounters, SocketId,
+    Sockets,
+};
+use crate::config::{Config, WebsocketConfig};
+use crate::message::SessionId;
+use crate::server::tcp::{self, Listening, Offer};
+
+/// Everything is a WebSocket, and every message comes back.
+struct Echo;
+
+impl Service for Echo {
+    fn admit(&self, _: &Head<'_>) -> Result<Admission, Reply> {
+        Ok(Admission { route: Route::Socket })
+    }
+
+    fn handle(&self, head: &Head<'_>, _: Admission, _: &[u8]) -> Reply {
+        Problem::not_found(head.path).reply(head.request_id)
+    }
+}
+
+impl Sockets for Echo {
+    fn join(&self, _: &Head<'_>) -> Result<Joining, Problem> {
+        Ok(Joining { session: SessionId::new("echo").unwrap(), after: None })
+    }
+
+    fn lobby(&self, _: Arc<dyn Bell>) -> Box<dyn Lobby> {
+        Box::new(Self)
+    }
+}
+
+impl Lobby for Echo {
+    fn opened(&mut self, _: SocketId, _: Joining, _: &mut dyn Lines) {}
+
+    fn received(&mut self, socket: SocketId, payload: Payload, bytes: Vec<u8>, lines: &mut dyn Lines) {
+        match &bytes[..] {
+            b"panic" => panic!("asked to"),
+            b"close" => lines.close(socket, 1013, "try again later"),
+            _ => lines.send(socket, payload, &bytes.into()),
+        }
+    }
+}
+
+fn listen(change: impl FnOnce(&mut WebsocketConfig)) -> (Listening, Arc<SocketCounters>) {
+    let mut config = Config::defaults(None).unwrap();
+    config.server.listen = "127.0.0.1:0".into();
+    config.websocket.max_message_bytes = 32 << 20;
+    config.websocket.max_outgoing_bytes = 64 << 20;
+    change(&mut config.websocket);
+    let counters = Arc::new(SocketCounters::default());
+    let offer = Offer { config: config.websocket, open_max: 1000, counters: counters.clone(), serve: Arc::new(Echo) };
+    (tcp::start(&config.server, 64, Arc::new(Echo), Some(offer)).unwrap(), counters)
+}
+
+fn connect(listening: &Listening) -> WebSocket<TcpStream> {
+    let stream = TcpStream::connect(listening.local_addr()).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    tungstenite::client(format!("ws://{}/", listening.local_addr()), stream).unwrap().0
+}
+
+fn close_code(socket: &mut WebSocket<TcpStream>) -> u16 {
+    loop {
+        match socket.read().unwrap() {
+            Message::Close(frame) => return frame.unwrap().code.into(),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn messages_come_back_in_order_and_a_panic_closes_its_socket_only() {
+    let (listening, counters) = listen(|config| config.threads = 1);
+    let (mut one, mut other) = (connect(&listening), connect(&listening));
+    for n in 0..200 {
+        one.write(Message::text(format!("{n}"))).unwrap();
+    }
+    one.flush().unwrap();
+    for n in 0..200 {
+        assert_eq!(one.read().unwrap(), Message::text(format!("{n}")));
+    }
+    one.send(Message::text("panic")).unwrap();
+    assert_eq!(close_code(&mut one), 1011);
+    other.send(Message::binary(vec![7; 3_000_000])).unwrap();
+    assert_eq!(other.read().unwrap(), Message::binary(vec![7; 3_000_000]));
+    other.send(Message::text("close")).unwrap();
+    assert_eq!(close_code(&mut other), 1013);
+    assert!(counters.opened.load(std::sync::atomic::Ordering::SeqCst) == 2);
+    assert_eq!(listening.stop(Instant::now() + Duration::from_secs(5)), 0);
+}
+
+#[test]
+fn a_stop_ends_sockets_whose_clients_say_nothing() {
+    let (listening, counters) = listen(|_| ());
+    let mut sockets: Vec<_> = (0..50).map(|_| connect(&listening)).collect();
+    // One does not read either, and owes its own close.
+    let mut silent = sockets.pop().unwrap();
+    let began = Instant::now();
+    assert_eq!(listening.stop(began + Duration::from_secs(10)), 0);
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert_eq!(counters.open.load(std::sync::atomic::Ordering::SeqCst), 0);
+    assert_eq!(close_code(&mut silent), 1001);
+}
+
+#[test]
+fn a_client_that_pings_and_never_reads_is_cut() {
+    let (listening, counters) = listen(|config| config.max_outgoing_bytes = 64 << 10);
+    let mut socket = connect(&listening);
+    let ping = [&[0x89, 0x80 | 125, 0, 0, 0, 0][..], &[7; 125]].concat().repeat(500);
+    let stream = socket.get_mut();
+    stream.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
+    while stream.write_all(&ping).is_ok() {}
+    assert_eq!(counters.cut.load(std::sync::atomic::Ordering::SeqCst), 1);
+    // What it was sent before is there; it ends.
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest);
+}
+
+/// `KOSOKU=path cargo test --lib conformance -- --ignored`: the conformance suite of that name against our pool.
+#[test]
+#[ignore = "needs kosoku; scripts/ws-clients.sh fetches it and runs this"]
+fn conformance() {
+    let kosoku = std::env::var("KOSOKU").expect("KOSOKU names the suite");
+    let (listening, _) = listen(|_| ());
+    let url = format!("ws://{}", listening.local_addr());
+    let ran = std::process::Command::new(kosoku).args(["-m", "fuzzingclient", "-x", "12.*", "-x", "13.*", &url]).output().unwrap();
+    let said = format!("{}{}", String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
+    std::fs::write(std::env::temp_dir().join("kosoku.txt"), &said).unwrap();
+    assert!(ran.status.success(), "{said}");
+}

@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# WebSocket clients of other people against a running server, and a conformance suite against our frames.
+#
+#   scripts/ws-clients.sh python HOST:PORT [TOKEN]     websockets, for Python
+#   scripts/ws-clients.sh node HOST:PORT [TOKEN]       ws, for Node
+#   scripts/ws-clients.sh chromium HOST:PORT TOKEN     a headless Chromium, with a page of http://127.0.0.1:PAGE_PORT,
+#                                                      which the server must allow as an origin (default port 8765)
+#   scripts/ws-clients.sh kosoku                       the suite, against the pool with a lobby that echoes
+#
+# Each does the same: says something, sees it from a second socket, loses the connection, resumes without a gap; the last line
+# is `ok`. What is needed is fetched in pinned versions into .cache/ws-clients (Chromium by apt, which needs root).
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cache="$root/.cache/ws-clients"
+here="$root/scripts/ws-clients"
+readonly WEBSOCKETS=websockets==17.4
+readonly KOSOKU=kosoku==0.1.0
+readonly WS=ws@8.23.0
+
+fail() {
+    echo "error: $1" >&2
+    exit 1
+}
+
+usage() {
+    sed -n 's/^#   //p' "${BASH_SOURCE[0]}" >&2
+    exit 2
+}
+
+# Several tests may want the same: one fetches.
+locked() {
+    mkdir -p "$cache"
+    exec 9>"$cache/lock"
+    flock 9
+}
+
+python() {
+    locked
+    if [ ! -x "$cache/python/bin/python" ]; then python3 -m venv "$cache/python" >&2; fi
+    if ! "$cache/python/bin/python" -m pip --quiet --disable-pip-version-check install "$1" >&2; then
+        fail "pip could not fetch $1"
+    fi
+    exec 9>&-
+}
+
+case "${1:-}" in
+    python)
+        python "$WEBSOCKETS"
+        exec "$cache/python/bin/python" "$here/client.py" "${@:2}"
+        ;;
+    node)
+        command -v npm >/dev/null || fail "no npm on the PATH"
+        locked
+        if [ ! -d "$cache/node_modules/ws" ]; then npm install --silent --no-audit --no-fund --prefix "$cache" "$WS" >&2; fi
+        exec 9>&-
+        NODE_PATH="$cache/node_modules" exec node "$here/client.js" "${@:2}"
+        ;;
+    chromium)
+        locked
+        if ! command -v chromium >/dev/null; then
+            as_root=()
+            ((EUID == 0)) || as_root=(sudo)
+            { "${as_root[@]}" apt-get update -q && "${as_root[@]}" apt-get install -y -q --no-install-recommends chromium; } >&2 ||
+                fail "apt could not install chromium"
+        fi
+        exec 9>&-
+        exec python3 "$here/browser.py" "${@:2}"
+        ;;
+    kosoku)
+        python "$KOSOKU"
+        cd "$root"
+        KOSOKU="$cache/python/bin/kosoku" exec cargo test --locked --no-default-features --lib conformance -- --ignored
+        ;;
+    *) usage ;;
+esac

@@ -1,0 +1,225 @@
+//! Many WebSockets at once: one order for all, storms of those who come again, a killed server, ten thousand at rest; and the
+//! clients of other people.
+
+#![allow(clippy::unwrap_used, reason = "a test says where it failed by panicking there")]
+
+mod support;
+
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use support::socket::Socket;
+use support::{Options, PATIENCE, Random, Server, wait_until};
+
+fn status(server: &Server) -> Value {
+    server.client().get("/api/storage/status").json()["websocket"].clone()
+}
+
+/// The id of an event that tells of a record.
+fn record(event: &Value) -> Option<String> {
+    let is_record = ["message", "response", "ack", "clear"].contains(&event["type"].as_str().unwrap());
+    is_record.then(|| event["id"].as_str().unwrap().to_owned())
+}
+
+fn history_ids(server: &Server, session: &str) -> Vec<String> {
+    let messages = server.client().whole_history(session);
+    messages.iter().map(|message| message["id"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn two_hundred_clients_of_a_session_see_the_same_order_at_fifty_messages_a_second() {
+    const CLIENTS: usize = 200;
+    const MESSAGES: usize = 150;
+    let server = Server::start(Options::default());
+    let mut sockets: Vec<Socket> = (0..CLIENTS).map(|_| Socket::open(&server, "session_id=s")).collect();
+    let began = Instant::now();
+    let mut client = server.client();
+    for n in 0..MESSAGES {
+        // From a socket, by REST, and as an array, one after the other.
+        match n % 3 {
+            0 => sockets[n % CLIENTS].send(&json!({"message": format!("{n}")})),
+            1 => drop(client.chat("s", &format!("{n}"))),
+            _ => {
+                let two = json!([{"session_id": "s", "role": "user", "text": format!("{n}")}, {"session_id": "s", "role": "tool", "text": format!("{n}")}]);
+                client.post("/api/chat/messages", &two).expect(201);
+            }
+        }
+        // The rate, and no faster.
+        let due = began + Duration::from_millis(20) * (n as u32 + 1);
+        std::thread::park_timeout(due.saturating_duration_since(Instant::now()));
+    }
+    wait_until("all is recorded", PATIENCE, || history_ids(&server, "s").len() == 2 * MESSAGES);
+    let all = history_ids(&server, "s");
+    for (n, socket) in sockets.iter_mut().enumerate() {
+        let mut seen = Vec::new();
+        while seen.len() < all.len() {
+            seen.extend(record(&socket.next()));
+        }
+        assert_eq!(seen, all, "client {n}");
+    }
+}
+
+/// A client that is cut off at random and comes again with the last id it has; what it has in the end.
+fn restless(server: &Server, stop: &AtomicBool, seed: u64) -> (Vec<String>, usize) {
+    let mut random = Random::new(seed);
+    let (mut has, mut times): (Vec<String>, usize) = (Vec::new(), 0);
+    while !stop.load(Ordering::SeqCst) {
+        let after = has.last().map(|id| format!("&after={id}")).unwrap_or_default();
+        let mut socket = Socket::open(server, &format!("session_id=s{after}"));
+        times += 1;
+        for _ in 0..random.between(1, 40) {
+            if stop.load(Ordering::SeqCst) {
+                break;
+            }
+            let event = socket.next();
+            assert_ne!(event["type"], "gap");
+            has.extend(record(&event));
+        }
+        // Dropped in the middle of whatever comes.
+    }
+    (has, times)
+}
+
+#[test]
+fn a_storm_of_clients_that_come_again_misses_nothing_and_sees_nothing_twice() {
+    const CLIENTS: u64 = 12;
+    let server = Arc::new(Server::start(Options::default()));
+    let stop = Arc::new(AtomicBool::new(false));
+    let first = server.client().chat("s", "first")["user_message_id"].as_str().unwrap().to_owned();
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|seed| {
+            let (server, stop) = (server.clone(), stop.clone());
+            std::thread::spawn(move || restless(&server, &stop, seed))
+        })
+        .collect();
+    let mut client = server.client();
+    for n in 0..600 {
+        client.chat("s", &format!("{n}"));
+    }
+    stop.store(true, Ordering::SeqCst);
+    // Whoever waits for an event gets these.
+    for n in 0..50 {
+        client.chat("s", &format!("to end with {n}"));
+    }
+    let all = history_ids(&server, "s");
+    let mut times = 0;
+    for client in clients {
+        let (has, came) = client.join().unwrap();
+        times += came;
+        let from = all.iter().position(|id| Some(id) == has.first()).expect("it has something");
+        assert_eq!(has, all[from..from + has.len()], "from {from}, {first}");
+        assert!(has.len() > 100, "{}", has.len());
+    }
+    assert!(times > 60, "{times}");
+    wait_until("nobody is left", PATIENCE, || status(&server)["open"] == 0);
+}
+
+#[test]
+fn clients_of_a_killed_server_resume_without_a_gap_and_what_was_acknowledged_is_there() {
+    let mut server = Server::start(Options::default());
+    let mut acknowledged: Vec<String> = Vec::new();
+    let mut has: Vec<String> = Vec::new();
+    for round in 0..3 {
+        let mut sender = Socket::open(&server, "session_id=s");
+        let after = has.last().map(|id| format!("&after={id}")).unwrap_or_default();
+        let mut reader = Socket::open(&server, &format!("session_id=s{after}"));
+        let killed = std::thread::spawn(move || {
+            let mut acks = Vec::new();
+            for n in 0.. {
+                if sender.try_send(&json!({"message": format!("{round}.{n}")})).is_err() {
+                    break;
+                }
+                match (sender.try_next(), sender.try_next()) {
+                    (Ok(ack), Ok(_)) => acks.extend(record(&ack)),
+                    (Ok(ack), Err(_)) => {
+                        acks.extend(record(&ack));
+                        break;
+                    }
+                    _ => break,
+                }
+            }
+            acks
+        });
+        for _ in 0..60 {
+            has.extend(record(&reader.next()));
+        }
+        server.kill9();
+        while let Ok(event) = reader.try_next() {
+            has.extend(record(&event));
+        }
+        acknowledged.extend(killed.join().unwrap());
+        server.start_again();
+    }
+    let mut reader = Socket::open(&server, &format!("session_id=s&after={}", has.last().unwrap()));
+    server.client().chat("s", "the end");
+    let all = history_ids(&server, "s");
+    while has.last() != all.last() {
+        has.extend(record(&reader.next()));
+    }
+    let from = all.iter().position(|id| *id == has[0]).unwrap();
+    assert_eq!(has, all[from..], "each once, in order");
+    assert!(acknowledged.len() > 60 && acknowledged.iter().all(|id| all.contains(id)), "{}", acknowledged.len());
+}
+
+/// Resident bytes and threads.
+fn cost(server: &Server) -> (u64, u64) {
+    let text = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    let figure = |name: &str| -> u64 {
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    };
+    (figure("VmRSS:") * 1024, figure("Threads:"))
+}
+
+#[test]
+#[ignore = "long: ten thousand sockets"]
+fn ten_thousand_idle_sockets_cost_at_most_10_kib_each_and_no_thread() {
+    const IDLE: usize = 10_000;
+    chatkeep::descriptors::raise().unwrap();
+    let options = Options::default().set("websocket.max_connections", IDLE as u64 + 200);
+    let server = Server::start(options.set("websocket.heartbeat_seconds", 3600).set("websocket.idle_timeout_seconds", 7200));
+    let large = "x".repeat(32 << 10);
+    let talk = |n: usize| {
+        let mut socket = Socket::open(&server, &format!("session_id=s{}", n % 10));
+        // What a library's buffers would keep.
+        socket.send(&json!({"command": "ping", "metadata": {"x": large}}));
+        socket.send(&json!({"command": "stop"}));
+        assert_eq!(socket.next()["status"], "idle");
+        socket
+    };
+    let first: Vec<Socket> = (0..100).map(talk).collect();
+    let (memory, threads) = cost(&server);
+    let sockets: Vec<Socket> = (0..IDLE).map(talk).collect();
+    let (grown, more) = cost(&server);
+    let each = grown.saturating_sub(memory) / IDLE as u64;
+    assert!(each <= 10 << 10, "an idle socket costs {each} bytes");
+    assert!(more <= threads + 1, "{threads} threads became {more}");
+    // All of them hear of it, and they go as they came.
+    server.client().chat("s3", "to a thousand");
+    let mut told = first.into_iter().chain(sockets).enumerate().filter(|(n, _)| n % 10 == 3).map(|(_, socket)| socket);
+    assert!(told.all(|mut socket| socket.next()["text"] == "to a thousand"));
+    wait_until("all are gone", PATIENCE, || status(&server)["open"] == 0);
+    server.client().chat("s", "and it serves");
+}
+
+/// Runs one of the clients of scripts/ws-clients.sh.
+fn client_of(name: &str, server: &Server) {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/ws-clients.sh");
+    let mut command = Command::new(script);
+    let ran = command.arg(name).arg(server.address().to_string()).arg("s3cret/+?").output().unwrap();
+    let said = format!("{}{}", String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
+    assert!(ran.status.success() && said.contains("ok"), "{name}: {said}");
+}
+
+#[test]
+#[ignore = "long: fetches clients of other people"]
+fn python_node_and_chromium_talk_resume_and_lose_nothing() {
+    let options = Options::default().set("server.auth_token", "s3cret/+?");
+    let server = Server::start(options.set("server.allowed_origins", json!(["http://127.0.0.1:8765"])));
+    for name in ["python", "node", "chromium"] {
+        client_of(name, &server);
+    }
+}
