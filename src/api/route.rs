@@ -40,7 +40,7 @@ pub(super) const TABLE: &[(&str, &str, Route)] = &[
     ("/api/chat/history", "GET, HEAD", Route::History),
     ("/api/chat/feed", "GET, HEAD", Route::Feed),
     ("/api/chat/sessions/{id}", "DELETE", Route::Session),
-    ("/ws/chat", "GET", Route::Socket),
+    ("/ws/chat", "GET, HEAD", Route::Socket),
     ("/api/storage/status", "GET, HEAD", Route::Status),
     ("/livez", "GET, HEAD", Route::Livez),
     ("/readyz", "GET, HEAD", Route::Readyz),

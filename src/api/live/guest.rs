@@ -44,7 +44,7 @@ pub(super) struct Guest {
     parked: Option<Say>,
     /// The last record it was told of, or knew of.
     told: Option<Id>,
-    /// What it was given by replay reaches so far: nothing up to here is told again.
+    /// Nothing up to here is told again: it had this before it came, or was given it by replay.
     floor: Option<Id>,
     /// The message an ack was sent for before its record came by.
     acked: Option<Id>,
@@ -110,7 +110,8 @@ impl Guest {
             saying: None,
             parked: None,
             told: joining.after,
-            floor: None,
+            // What waits for this thread may be older than the guest.
+            floor: joining.after,
             acked: None,
             owed: None,
             turn: None,
@@ -205,6 +206,7 @@ impl Guest {
             way.send(&wire::gap(&self.session, self.told, reason));
             // What comes from here on is told as it comes; what it missed it fetches.
             self.told = page.newest.max(self.told);
+            self.floor = None;
             return self.go_live(way);
         }
         if page.welcome.is_some() && self.told.is_none() {
