@@ -239,8 +239,10 @@ fn status_line(server: &Server, name: &str) -> u64 {
 /// Resident bytes and threads for each of [`IDLE`] sockets, each of which has said something once.
 fn idle_cost() -> (u64, u64) {
     // What wakes them up would be measured with them.
-    let options = Options::default().set("websocket.heartbeat_seconds", 3600).set("websocket.idle_timeout_seconds", 7200);
-    let server = Server::start(options.set("websocket.max_connections", IDLE as u64).set("mongo.cache.max_bytes", 65_536));
+    let options =
+        Options::default().set("websocket.heartbeat_seconds", 3600).set("websocket.idle_timeout_seconds", 7200);
+    let server =
+        Server::start(options.set("websocket.max_connections", IDLE as u64).set("mongo.cache.max_bytes", 65_536));
     // What the first ones bring about is no cost of theirs.
     let first: Vec<Socket> = (0..100).map(|n| talked(&server, &format!("first-{n}"))).collect();
     let (memory, threads) = (status_line(&server, "VmRSS:"), status_line(&server, "Threads:"));

@@ -14,7 +14,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache="$root/.cache/ws-clients"
 here="$root/scripts/ws-clients"
 readonly WEBSOCKETS=websockets==17.4
-readonly KOSOKU=kosoku==0.1.0
+readonly SUITE=kosoku==0.1.0
 readonly WS=ws@8.23.0
 
 fail() {
@@ -67,7 +67,7 @@ case "${1:-}" in
         exec python3 "$here/browser.py" "${@:2}"
         ;;
     kosoku)
-        python "$KOSOKU"
+        python "$SUITE"
         cd "$root"
         KOSOKU="$cache/python/bin/kosoku" exec cargo test --locked --no-default-features --lib conformance -- --ignored
         ;;

@@ -189,7 +189,8 @@ fn ten_thousand_idle_sockets_cost_at_most_10_kib_each_and_no_thread() {
     const IDLE: usize = 10_000;
     chatkeep::descriptors::raise().unwrap();
     let options = Options::default().set("websocket.max_connections", IDLE as u64 + 200);
-    let server = Server::start(options.set("websocket.heartbeat_seconds", 3600).set("websocket.idle_timeout_seconds", 7200));
+    let server =
+        Server::start(options.set("websocket.heartbeat_seconds", 3600).set("websocket.idle_timeout_seconds", 7200));
     let large = "x".repeat(32 << 10);
     let talk = |n: usize| {
         let mut socket = Socket::open(&server, &format!("session_id=s{}", n % 10));

@@ -748,14 +748,3 @@ fn under_a_limit_of_64_descriptors_it_starts_and_outlives_200_connections() {
     }
     assert_eq!(server.sigterm_and_wait().code(), Some(0));
 }
-
-#[test]
-fn a_websocket_client_is_told_that_nothing_is_there_yet() {
-    let server = Server::start(Options::default());
-    let stream = TcpStream::connect(server.address()).unwrap();
-    let request = format!("ws://{}/ws/chat", server.address());
-    match tungstenite::client(request, stream) {
-        Err(tungstenite::HandshakeError::Failure(tungstenite::Error::Http(reply))) => assert_eq!(reply.status(), 404),
-        other => panic!("not refused by HTTP: {other:?}"),
-    }
-}

@@ -166,8 +166,7 @@ fn a_second_message_before_the_answer_is_busy_and_not_recorded() {
     assert_eq!(socket.next()["message"], "one");
     socket.send(&json!({"message": "three"}));
     socket.next_of("response");
-    let texts: Vec<Value> =
-        server.client().whole_history("s").iter().map(|message| message["text"].clone()).collect();
+    let texts: Vec<Value> = server.client().whole_history("s").iter().map(|message| message["text"].clone()).collect();
     assert_eq!(texts, ["one", "one", "three", "three"]);
 }
 
@@ -229,7 +228,8 @@ fn masked_text(text: &str) -> Vec<u8> {
 #[track_caller]
 fn raw(server: &Server, behind: &[u8]) -> Connection {
     let mut connection = server.connect();
-    let head = format!("GET /ws/chat?session_id=raw HTTP/1.1\r\nHost: {}\r\n{UPGRADE}{VERSION}{KEY}\r\n", server.address());
+    let head =
+        format!("GET /ws/chat?session_id=raw HTTP/1.1\r\nHost: {}\r\n{UPGRADE}{VERSION}{KEY}\r\n", server.address());
     connection.send(&[head.as_bytes(), behind].concat()).unwrap();
     assert_eq!(connection.reply().unwrap().status, 101);
     let welcome = socket::read_frame(&mut connection);
@@ -255,7 +255,8 @@ fn frames_are_understood_however_they_come() {
     // In fragments, with a ping between, byte by byte.
     let text = r#"{"message":"grüße"}"#.as_bytes();
     let middle = text.iter().position(|byte| *byte > 127).unwrap() + 1;
-    let pieces = [socket::frame(0x01, &text[..middle]), socket::frame(0x89, b"ping?"), socket::frame(0x80, &text[middle..])];
+    let pieces =
+        [socket::frame(0x01, &text[..middle]), socket::frame(0x89, b"ping?"), socket::frame(0x80, &text[middle..])];
     for byte in pieces.concat() {
         connection.send(&[byte]).unwrap();
     }
@@ -354,7 +355,10 @@ fn where_nothing_can_be_resumed_a_gap_is_told_and_what_comes_is_seen() {
     let other = server.client().chat("other", "one")["user_message_id"].as_str().unwrap().to_owned();
     let one = |n: u64| json!({"session_id": "s", "role": "user", "text": format!("{n}")});
     for from in 0..11 {
-        server.client().post("/api/chat/messages", &(from * 1000..from * 1000 + 1000).map(one).collect::<Value>()).expect(201);
+        server
+            .client()
+            .post("/api/chat/messages", &(from * 1000..from * 1000 + 1000).map(one).collect::<Value>())
+            .expect(201);
     }
     let mut foreign = Socket::open(&server, &format!("session_id=s&after={other}"));
     assert_eq!(foreign.next()["type"], "gap", "a message of another session");
@@ -395,7 +399,10 @@ fn a_client_that_does_not_read_is_cut_and_can_resume_without_a_gap() {
     let mut sent = 0;
     while status(&server)["cut"] == 0 {
         assert!(began.elapsed() < PATIENCE, "{sent} messages are sent and nobody was cut");
-        server.client().post("/api/chat/messages", &json!({"session_id": "s", "role": "user", "text": text})).expect(201);
+        server
+            .client()
+            .post("/api/chat/messages", &json!({"session_id": "s", "role": "user", "text": text}))
+            .expect(201);
         sent += 1;
     }
     quick.send(&json!({"message": "still served"}));

@@ -194,13 +194,17 @@ pub(super) fn check_together(settings: &Settings, is_sound: &dyn Fn(&str) -> boo
         ),
     );
 
-    let (heartbeat, idle) = (settings.whole("websocket.heartbeat_seconds"), settings.whole("websocket.idle_timeout_seconds"));
+    let (heartbeat, idle) =
+        (settings.whole("websocket.heartbeat_seconds"), settings.whole("websocket.idle_timeout_seconds"));
     check(
         "websocket.idle_timeout_seconds",
         &["websocket.heartbeat_seconds"],
         idle.to_string(),
         idle < 2 * heartbeat,
-        format!("must be at least {}, twice websocket.heartbeat_seconds: a client has one heartbeat to answer", 2 * heartbeat),
+        format!(
+            "must be at least {}, twice websocket.heartbeat_seconds: a client has one heartbeat to answer",
+            2 * heartbeat
+        ),
     );
 
     let most = settings.whole("journal.max_bytes");

@@ -229,7 +229,13 @@ mod tests {
         };
         // "s3cret" in base64url.
         assert_eq!(offer(Once::Given(b"chatkeep, chatkeep.token.czNjcmV0")), 200);
-        for wrong in ["chatkeep.token.czNjcmV1", "chatkeep.token.", "czNjcmV0", "chatkeep.token.czNjcmV0=", "chatkeep.token.s3cret"] {
+        for wrong in [
+            "chatkeep.token.czNjcmV1",
+            "chatkeep.token.",
+            "czNjcmV0",
+            "chatkeep.token.czNjcmV0=",
+            "chatkeep.token.s3cret",
+        ] {
             assert_eq!(offer(Once::Given(wrong.as_bytes())), 401, "{wrong}");
         }
         let twice = b"chatkeep.token.czNjcmV0,chatkeep.token.czNjcmV0";

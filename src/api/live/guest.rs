@@ -428,15 +428,14 @@ impl Guest {
     /// Tells what was held up to its own message, and in the place of that the ack.
     fn acknowledge(&mut self, outcome: &Outcome, client_id: Option<&str>, way: &mut Way<'_>) {
         let ack = wire::ack(client_id, outcome.user, way.desk.durable, outcome.duplicate);
-        let is_reply_held = self.held.iter().any(|notice| outcome.reply.is_some() && notice.recorded() == outcome.reply);
+        let is_reply_held =
+            self.held.iter().any(|notice| outcome.reply.is_some() && notice.recorded() == outcome.reply);
         let is_whole = matches!(self.phase, Phase::Live) && self.lost.is_none();
         if !is_whole && !outcome.duplicate {
             self.owed = Some((outcome.user, ack));
             return;
         }
-        if is_whole
-            && let Some(place) = self.held.iter().position(|notice| notice.recorded() == Some(outcome.user))
-        {
+        if is_whole && let Some(place) = self.held.iter().position(|notice| notice.recorded() == Some(outcome.user)) {
             for notice in self.held.drain(..place).collect::<Vec<_>>() {
                 self.tell(&notice, way);
             }
@@ -444,7 +443,8 @@ impl Guest {
         way.send(&ack);
         // Its record is the next that is held, or was told long ago.
         self.acked = Some(outcome.user);
-        if let (true, false, Some(reply), Some(text)) = (outcome.duplicate, is_reply_held, outcome.reply, &outcome.text) {
+        if let (true, false, Some(reply), Some(text)) = (outcome.duplicate, is_reply_held, outcome.reply, &outcome.text)
+        {
             way.send(&wire::response(&self.session, text, outcome.status.as_str(), reply, outcome.user));
         }
     }

@@ -173,7 +173,8 @@ impl Sockets for Rooms {
                 }
                 // Addresses are logged and remembered by whatever lies between.
                 "token" | "access_token" => {
-                    let rule = "must not be in the URL: send Authorization, or the subprotocol chatkeep.token.<base64url>";
+                    let rule =
+                        "must not be in the URL: send Authorization, or the subprotocol chatkeep.token.<base64url>";
                     return Err(Problem::field(&name, rule));
                 }
                 _ => false,

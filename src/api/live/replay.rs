@@ -41,7 +41,9 @@ pub(super) struct Known {
 pub(super) fn first(history: &History, session: &SessionId, after: Option<Id>) -> Page {
     let newest = match history.read_here(&ask(session, COUNTED, None), PAGE_BYTES_MAX) {
         Ok(newest) => newest,
-        Err(fault) => return Page { welcome: Some(Known { is_known: false, interactions: 0 }), ..failed(session, &fault) },
+        Err(fault) => {
+            return Page { welcome: Some(Known { is_known: false, interactions: 0 }), ..failed(session, &fault) };
+        }
     };
     let welcome = Some(Known {
         is_known: !newest.messages.is_empty(),

@@ -104,7 +104,7 @@ impl Lobby for Room {
     }
 
     fn drained(&mut self, socket: SocketId, lines: &mut dyn Lines) {
-        self.with(socket, lines, |guest, way| guest.pump(way));
+        self.with(socket, lines, Guest::pump);
     }
 
     fn beat(&mut self, socket: SocketId, lines: &mut dyn Lines) {

@@ -145,7 +145,11 @@ impl World {
     fn until(&mut self, what: &str, mut holds: impl FnMut(&Clients) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !holds(&self.clients) {
-            assert!(Instant::now() < deadline, "in vain: {what}; {:?}", self.clients.0.values().map(|c| &c.events).collect::<Vec<_>>());
+            assert!(
+                Instant::now() < deadline,
+                "in vain: {what}; {:?}",
+                self.clients.0.values().map(|c| &c.events).collect::<Vec<_>>()
+            );
             self.turn();
             std::thread::yield_now();
         }
@@ -162,7 +166,15 @@ impl World {
         let mut ids: Vec<Id> = Vec::new();
         loop {
             let after = Some(ids.last().copied().unwrap_or(Id::least_of(Timestamp::from_micros(0))));
-            let ask = Ask { session: session_of(session), limit: 500, before: None, after, role: None, since: None, until: None };
+            let ask = Ask {
+                session: session_of(session),
+                limit: 500,
+                before: None,
+                after,
+                role: None,
+                since: None,
+                until: None,
+            };
             let answer = self.history.read_here(&ask, 1 << 20).unwrap();
             ids.extend(answer.messages.iter().map(|(message, _)| message.id()));
             if !answer.has_more {
@@ -217,7 +229,8 @@ fn write(chat: &Chat, stop: &AtomicBool, seed: usize) {
         let session = session_of(["a", "b"][(n + seed) % 2]);
         let text = format!("{seed}.{n} {}", "x".repeat(n * 37 % 300));
         if n % 3 == 0 {
-            let one = Given { session: &session, role: "tool", text: &text, metadata: None, vector_ids: &[], key: None };
+            let one =
+                Given { session: &session, role: "tool", text: &text, metadata: None, vector_ids: &[], key: None };
             chat.record(&[one; 4], "test").unwrap();
         } else {
             let turn = Turn { session: &session, text: &text, metadata: None, transport: "test", key: None };
@@ -294,7 +307,12 @@ fn whoever_joins_resumes_or_reads_slowly_is_told_everything_once_and_in_order() 
             break all;
         }
         let late: Vec<&SocketId> = followers.iter().filter(|f| !is_told(f)).map(|f| &f.socket).collect();
-        assert!(Instant::now() < deadline, "not told of the last: {late:?} of {}, {:?}", followers.len(), all.map(|a| a.len()));
+        assert!(
+            Instant::now() < deadline,
+            "not told of the last: {late:?} of {}, {:?}",
+            followers.len(),
+            all.map(|a| a.len())
+        );
         std::thread::park_timeout(Duration::from_millis(1));
     };
     assert!(followers.len() > 5 && resumed > 5 && all[0].len() > 100, "{} {resumed} {}", followers.len(), all[0].len());

@@ -23,7 +23,13 @@ pub(in crate::server) struct WebSockets {
 
 impl<'a, S: Service> Connection<'a, S> {
     /// Turns the connection into a WebSocket, or says why not.
-    pub(super) fn upgrade(&mut self, to: &WebSockets, exchange: &Exchange<'a>, request: &Request, head: &Head<'_>) -> Next {
+    pub(super) fn upgrade(
+        &mut self,
+        to: &WebSockets,
+        exchange: &Exchange<'a>,
+        request: &Request,
+        head: &Head<'_>,
+    ) -> Next {
         let refused = match self.judge(to, request, head) {
             Ok((handshake, joining, place)) => {
                 let handed = self.hand_over(to, exchange, &handshake, joining, place);
@@ -52,7 +58,11 @@ impl<'a, S: Service> Connection<'a, S> {
             Refused::plain(Problem::unavailable("websockets_at_cap", detail, RETRY_AFTER_SECONDS))
         };
         if self.shared.table.is_stopping() {
-            return Err(Refused::plain(Problem::unavailable("stopping", "the server is stopping", RETRY_AFTER_SECONDS)));
+            return Err(Refused::plain(Problem::unavailable(
+                "stopping",
+                "the server is stopping",
+                RETRY_AFTER_SECONDS,
+            )));
         }
         Ok((handshake, joining, to.pool.take_place().ok_or_else(full)?))
     }

@@ -131,9 +131,7 @@ fn at_rest_nothing_is_kept() {
 
 #[test]
 fn headers_say_lengths_in_the_shortest_form() {
-    for (length, expected) in
-        [(0, 2), (125, 2), (126, 4), (65_535, 4), (65_536, 10), (usize::from(u16::MAX) * 9, 10)]
-    {
+    for (length, expected) in [(0, 2), (125, 2), (126, 4), (65_535, 4), (65_536, 10), (usize::from(u16::MAX) * 9, 10)] {
         assert_eq!(Header::message(Payload::Text, length).bytes().len(), expected, "{length}");
     }
     assert_eq!(close(None, "ignored"), [0x88, 0]);

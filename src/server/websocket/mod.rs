@@ -108,7 +108,13 @@ impl Pool {
     }
 
     /// Hands a socket that was shaken hands with to the thread with the fewest.
-    pub(super) fn adopt(&self, stream: std::net::TcpStream, early: Vec<u8>, joining: crate::api::Joining, mut place: Place) {
+    pub(super) fn adopt(
+        &self,
+        stream: std::net::TcpStream,
+        early: Vec<u8>,
+        joining: crate::api::Joining,
+        mut place: Place,
+    ) {
         let fewest = self.threads.iter().min_by_key(|(_, open)| open.load(Ordering::SeqCst));
         let (mailbox, open) = fewest.expect("there is at least one thread");
         open.fetch_add(1, Ordering::SeqCst);

@@ -243,8 +243,7 @@ impl Thread {
         limits: Limits,
         counters: Arc<SocketCounters>,
     ) -> Self {
-        let sockets =
-            Sockets { entries: Vec::new(), free: Vec::new(), listed: Vec::new(), limits, counters, open: 0 };
+        let sockets = Sockets { entries: Vec::new(), free: Vec::new(), listed: Vec::new(), limits, counters, open: 0 };
         Self {
             poll,
             mailbox,
