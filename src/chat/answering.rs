@@ -115,7 +115,8 @@ impl Answering {
 
     /// Records the reply, unless its session was erased.
     fn record(&self, answer: Result<Answer, Failure>) -> End {
-        let (text, why) = self.running.begin_recording();
+        let heard = self.place.as_ref().map(|place| place.begin_recording(&self.running));
+        let (text, why) = heard.unwrap_or_default();
         if why == Some(Why::Erased) {
             return Ok(Said { reply: None, text, status: Status::Cancelled });
         }
