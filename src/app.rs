@@ -129,7 +129,7 @@ impl App {
         // Those who wait must leave connections for those who write.
         let watching_max = config.server.max_feed_streams.min(share.connections / 2).max(1);
         let feed = Arc::new(Feed::new(journal.clone(), Expiry::new(config.mongo.ttl, clock), watching_max));
-        let chat = Chat::new(recorder, history.clone(), responder::new(config.responder.kind));
+        let chat = Chat::new(recorder, history.clone(), responder::new(&config.responder));
         let api = Arc::new(Api { chat, history, feed: feed.clone(), status });
         let server = &config.server;
         let local = match &server.local_socket {

@@ -194,7 +194,7 @@ mod tests {
 
     use super::*;
     use crate::cache::Cache;
-    use crate::config::{Config, ResponderKind};
+    use crate::config::Config;
     use crate::message::{Clock, Expiry};
     use crate::recorder::open_transcripts;
     use crate::responder;
@@ -215,7 +215,7 @@ mod tests {
         let opened = Recorder::open(&config, clock.clone(), &transcripts, cache.clone(), panics).unwrap();
         let journal = opened.journal.clone();
         let history = History::new(&config, clock, cache.clone(), transcripts.clone(), journal.clone());
-        let chat = Chat::new(Arc::new(opened.recorder), Arc::new(history), responder::new(ResponderKind::Echo));
+        let chat = Chat::new(Arc::new(opened.recorder), Arc::new(history), responder::new(&config.responder));
         let session = SessionId::new("s").unwrap();
         let turn = Turn { session: &session, text: "hi", metadata: None, transport: "rest", key: Some("k") };
         let first = chat.say(&turn).unwrap();

@@ -210,6 +210,8 @@ pub struct HistoryConfig {
 pub enum ResponderKind {
     /// `ping` gives `pong!`, any other text comes back.
     Echo,
+    /// A program of the user's, run once for each message.
+    Command,
     /// Records only; `POST /api/chat` answers 202.
     None,
 }
@@ -219,6 +221,8 @@ pub enum ResponderKind {
 pub struct ResponderConfig {
     /// Which responder.
     pub kind: ResponderKind,
+    /// The program of [`ResponderKind::Command`] and its arguments; begins with a program if that is the kind.
+    pub command: Vec<String>,
 }
 
 /// `log:` the log.
