@@ -131,7 +131,7 @@ impl App {
         let feed = Arc::new(Feed::new(journal.clone(), Expiry::new(config.mongo.ttl, clock), watching_max));
         // So must those who wait for answers.
         let waiting_max = (share.connections / 4).max(1);
-        let responder = responder::new(config.responder.kind);
+        let responder = responder::new(&config.responder);
         let chat = Arc::new(Chat::new(recorder, history.clone(), responder, &config.responder, waiting_max));
         let api = Arc::new(Api { chat, history, feed: feed.clone(), status });
         let server = &config.server;

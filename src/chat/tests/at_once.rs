@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::super::*;
 use crate::cache::Cache;
-use crate::config::{Config, ResponderKind};
+use crate::config::Config;
 use crate::message::{Clock, Expiry};
 use crate::recorder::open_transcripts;
 use crate::responder;
@@ -31,7 +31,7 @@ fn a_retry_whose_turn_has_expired_since_learns_its_ids_and_stores_nothing() {
     let chat = Chat::new(
         Arc::new(opened.recorder),
         Arc::new(history),
-        responder::new(ResponderKind::Echo),
+        responder::new(&config.responder),
         &config.responder,
         8,
     );
