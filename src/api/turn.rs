@@ -78,6 +78,17 @@ struct Owned {
     request_id: String,
 }
 
+/// Follows a turn for a client; dropped before its end was told, the client is gone.
+struct Stay(Option<Follow>);
+
+impl Drop for Stay {
+    fn drop(&mut self) {
+        if let Some(follow) = self.0.take() {
+            follow.leave();
+        }
+    }
+}
+
 /// `POST /api/chat`
 pub fn say(chat: &Arc<Chat>, head: &Head<'_>, body: &[u8]) -> Result<Reply, Problem> {
     let turn: TurnBody<'_> = body::object(body, TURN)?;
@@ -122,13 +133,12 @@ fn answer(chat: &Arc<Chat>, owned: Owned) -> Result<Reply, Problem> {
     if form == Form::Json {
         return Ok(whole(form, chat, &session, &follow.wait()?));
     }
-    let chat = Arc::clone(chat);
-    let write = move |to: &mut dyn Client| match stream(&chat, &follow, &request_id, to) {
-        Ok(()) => Ok(()),
-        Err(gone) => {
-            follow.leave();
-            Err(gone)
-        }
+    let (chat, mut stay) = (Arc::clone(chat), Stay(Some(follow)));
+    let write = move |to: &mut dyn Client| {
+        let Some(follow) = &stay.0 else { return Ok(()) };
+        stream(&chat, follow, &request_id, to)?;
+        stay.0 = None;
+        Ok(())
     };
     let headers = event_headers();
     Ok(Reply::Stream(Stream { status: StatusCode(200), headers, span: Span::Lasting, write: Box::new(write) }))
