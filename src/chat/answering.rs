@@ -139,7 +139,10 @@ impl Answering {
                 log::error!("the reply to {} cannot be recorded: {refusal}", self.running.user());
             }
         }
-        self.running.tell_end(&end);
+        let told = catch_unwind(AssertUnwindSafe(|| self.running.tell_end(&end)));
+        if told.is_err() {
+            log::error!("whoever watches turns panicked at the end of one");
+        }
         drop(place);
         self.running.settle(end);
     }
