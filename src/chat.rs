@@ -332,9 +332,7 @@ impl Chat {
     /// # Errors
     /// [`Refusal`]: whether it is erased is unknown.
     pub fn erase(&self, session: &SessionId) -> Result<Erased, Refusal> {
-        if let Some(running) = self.sessions.running(session) {
-            running.erase();
-        }
+        let _erasing = self.sessions.begin_erasing(session);
         let erased = self.recorder.erase(session)?;
         // One that began in between. One that begins later does not find its message any more.
         if let Some(running) = self.sessions.running(session).filter(|running| running.user() < erased.id) {

@@ -470,3 +470,51 @@ fn an_ordered_stop_closes_with_1001_behind_what_is_owed() {
         assert_eq!(server.client().whole_history(&format!("s{n}")).len(), 2);
     }
 }
+
+/// Says `one `, then waits for much longer than any test.
+fn slow() -> Options {
+    let program = "printf 'one '; exec sleep 300";
+    Options::default().set("responder.kind", "command").set("responder.command", json!(["sh", "-c", program]))
+}
+
+#[test]
+fn an_answer_is_told_as_it_is_said_and_a_stop_ends_it() {
+    let server = Server::start(slow());
+    let mut one = Socket::open(&server, "session_id=s");
+    one.send(&json!({"message": "count"}));
+    assert_eq!(one.next()["type"], "ack");
+    assert_eq!(one.next()["status"], "processing");
+    assert_eq!(one.next()["text"], "one ");
+    let mut late = Socket::open(&server, "session_id=s");
+    assert_eq!((late.next()["status"].clone(), late.next()["text"].clone()), (json!("processing"), json!("one ")));
+    late.send(&json!({"message": "me", "client_id": "c"}));
+    let busy = late.next();
+    assert_eq!((&busy["status"], &busy["client_id"]), (&json!("busy"), &json!("c")));
+    let began = Instant::now();
+    late.send(&json!({"message": "/stop"}));
+    for socket in [&mut one, &mut late] {
+        assert_eq!(socket.next()["status"], "cancelling");
+        let response = socket.next();
+        assert_eq!((&response["status"], &response["message"]), (&json!("cancelled"), &json!("one ")));
+        assert_eq!(socket.next()["status"], "idle");
+    }
+    // 100 ms to take effect; the rest is for a machine under load.
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    let history = server.client().whole_history("s");
+    assert_eq!((history.len(), &history[1]["metadata"]["status"]), (2, &json!("cancelled")));
+}
+
+#[test]
+fn a_stop_of_the_server_ends_an_answer_and_its_clients_hear_that_before_they_go() {
+    let mut server = Server::start(slow().set("server.drain_seconds", 4));
+    let mut socket = Socket::open(&server, "session_id=s");
+    socket.send(&json!({"message": "count"}));
+    while socket.next()["text"] != "one " {}
+    let mut resting = Socket::open(&server, "session_id=elsewhere");
+    assert_eq!(server.sigterm_and_wait().code(), Some(0));
+    assert_eq!(resting.close_code(), 1001);
+    let response = socket.next_of("response");
+    assert_eq!((&response["status"], &response["message"]), (&json!("cancelled"), &json!("one ")));
+    assert_eq!(socket.next()["status"], "idle");
+    assert_eq!(socket.close_code(), 1001);
+}

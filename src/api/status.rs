@@ -121,6 +121,7 @@ impl Status {
                 "responder": {
                     "kind": match self.config.responder.kind {
                         ResponderKind::Echo => "echo",
+                        ResponderKind::Command => "command",
                         ResponderKind::None => "none",
                     },
                     "max_concurrent": turns.max_concurrent,

@@ -59,6 +59,13 @@ struct TurnReply<'a> {
     durable: &'a str,
 }
 
+/// A piece of an answer.
+#[derive(Serialize)]
+struct Delta<'a> {
+    text: &'a str,
+    reply_to: Id,
+}
+
 /// The form of a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
@@ -76,6 +83,17 @@ struct Owned {
     key: Option<String>,
     form: Form,
     request_id: String,
+}
+
+/// Follows a turn for a client; dropped before its end was told, the client is gone.
+struct Stay(Option<Follow>);
+
+impl Drop for Stay {
+    fn drop(&mut self) {
+        if let Some(follow) = self.0.take() {
+            follow.leave();
+        }
+    }
 }
 
 /// `POST /api/chat`
@@ -122,13 +140,12 @@ fn answer(chat: &Arc<Chat>, owned: Owned) -> Result<Reply, Problem> {
     if form == Form::Json {
         return Ok(whole(form, chat, &session, &follow.wait()?));
     }
-    let chat = Arc::clone(chat);
-    let write = move |to: &mut dyn Client| match stream(&chat, &follow, &request_id, to) {
-        Ok(()) => Ok(()),
-        Err(gone) => {
-            follow.leave();
-            Err(gone)
-        }
+    let (chat, mut stay) = (Arc::clone(chat), Stay(Some(follow)));
+    let write = move |to: &mut dyn Client| {
+        let Some(follow) = &stay.0 else { return Ok(()) };
+        stream(&chat, follow, &request_id, to)?;
+        stay.0 = None;
+        Ok(())
     };
     let headers = event_headers();
     Ok(Reply::Stream(Stream { status: StatusCode(200), headers, span: Span::Lasting, write: Box::new(write) }))
@@ -202,7 +219,7 @@ fn stream(chat: &Chat, follow: &Follow, request_id: &str, to: &mut dyn Client) -
 }
 
 fn push_delta(to: &mut Vec<u8>, text: &str, reply_to: Id) {
-    push_event(to, "delta", &serde_json::json!({ "text": text, "reply_to": reply_to }));
+    push_event(to, "delta", &Delta { text, reply_to });
 }
 
 /// The status is on its way by then.

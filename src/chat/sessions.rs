@@ -12,7 +12,7 @@ use std::time::Instant;
 use crate::journal::{Key, Refusal};
 use crate::message::SessionId;
 
-use super::running::Running;
+use super::running::{Running, Why};
 use super::turn::{NoTurn, WhenBusy};
 
 /// See the module.
@@ -35,6 +35,8 @@ struct Line {
     occupant: Option<Occupant>,
     next_ticket: u64,
     waiting: VecDeque<u64>,
+    /// Erasures of the session that are under way.
+    erasing: usize,
     changed: Arc<Condvar>,
 }
 
@@ -58,6 +60,12 @@ pub(super) enum Entered {
 
 /// The place of a session, given back when it is dropped.
 pub(super) struct Place {
+    sessions: Arc<Sessions>,
+    session: SessionId,
+}
+
+/// An erasure of a session that is under way; over when it is dropped.
+pub(super) struct Erasing {
     sessions: Arc<Sessions>,
     session: SessionId,
 }
@@ -95,7 +103,7 @@ impl Line {
     }
 
     fn is_unused(&self) -> bool {
-        self.occupant.is_none() && self.waiting.is_empty()
+        self.occupant.is_none() && self.waiting.is_empty() && self.erasing == 0
     }
 }
 
@@ -173,6 +181,26 @@ impl Sessions {
         self.inner().lines.get(session)?.running().cloned()
     }
 
+    /// How many wait for the place of a session.
+    #[cfg(test)]
+    pub(super) fn waiting(&self, session: &SessionId) -> usize {
+        self.inner().lines.get(session).map_or(0, |line| line.waiting.len())
+    }
+
+    /// Keeps replies of the session from being recorded until the erasure is over. A reply that is being recorded at the
+    /// moment is waited for, by [`Running::erase`].
+    pub(super) fn begin_erasing(self: &Arc<Self>, session: &SessionId) -> Erasing {
+        let mut inner = self.inner();
+        let line = inner.lines.entry(session.clone()).or_default();
+        line.erasing += 1;
+        let running = line.running().cloned();
+        drop(inner);
+        if let Some(running) = running {
+            running.erase();
+        }
+        Erasing { sessions: Arc::clone(self), session: session.clone() }
+    }
+
     /// All turns that are being answered.
     pub(super) fn all_running(&self) -> Vec<Arc<Running>> {
         self.inner().lines.values().filter_map(Line::running).cloned().collect()
@@ -201,6 +229,26 @@ impl Place {
         line.occupant = Some(Occupant::Running(running.clone()));
         // Who brings the same key joins it.
         line.changed.notify_all();
+    }
+
+    /// Makes what was said final, once no erasure of the session is under way: it tells then whether it has erased the turn.
+    pub(super) fn begin_recording(&self, running: &Running) -> (String, Option<Why>) {
+        let mut inner = self.sessions.inner();
+        while let Some(line) = inner.lines.get(&self.session).filter(|line| line.erasing > 0) {
+            let changed = line.changed.clone();
+            inner = changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
+        }
+        running.begin_recording()
+    }
+}
+
+impl Drop for Erasing {
+    fn drop(&mut self) {
+        let mut inner = self.sessions.inner();
+        if let Some(line) = inner.lines.get_mut(&self.session) {
+            line.erasing -= 1;
+        }
+        self.sessions.tidy(&mut inner, &self.session);
     }
 }
 

@@ -229,6 +229,8 @@ pub struct HistoryConfig {
 pub enum ResponderKind {
     /// `ping` gives `pong!`, any other text comes back.
     Echo,
+    /// A program of the user's, run once for each message.
+    Command,
     /// Records only; `POST /api/chat` answers 202.
     None,
 }
@@ -238,6 +240,8 @@ pub enum ResponderKind {
 pub struct ResponderConfig {
     /// Which responder.
     pub kind: ResponderKind,
+    /// The program of [`ResponderKind::Command`] and its arguments; begins with a program if that is the kind.
+    pub command: Vec<String>,
     /// Turns that are being answered at once, each on a thread; for a responder that may wait.
     pub max_concurrent: usize,
     /// How long an answer may take, and how long a turn waits for those of its session before it.

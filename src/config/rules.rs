@@ -127,6 +127,11 @@ pub(super) fn is_collection(text: &str) -> bool {
         && !text.starts_with('.')
 }
 
+/// What the system takes as one argument of a program.
+pub(super) fn is_argument(text: &str) -> bool {
+    text.len() < 128 * 1024 && !text.contains('\0')
+}
+
 /// A connection string without its credentials: user and password, and the values of all options that may hold one.
 ///
 /// A password may hold an unescaped `@` or `/`, so everything from the scheme to the last `@` is taken for it.
@@ -223,6 +228,16 @@ pub(super) fn check_together(settings: &Settings, is_sound: &dyn Fn(&str) -> boo
         quote_text(&transcripts.to_string_lossy()),
         transcripts == settings.path("journal.path"),
         "must be another folder than journal.path".to_owned(),
+    );
+
+    let command = settings.list("responder.command");
+    check(
+        "responder.command",
+        &["responder.kind"],
+        command.first().map_or_else(|| "[]".to_owned(), |program| format!("[{}, …]", quote_text(program))),
+        settings.text("responder.kind") == "command" && command.first().is_none_or(String::is_empty),
+        "must begin with the program to run while responder.kind is command, such as [\"/usr/bin/python3\", \"answer.py\"]"
+            .to_owned(),
     );
 
     let refusal = mongo_refusal(cfg!(feature = "mongo"));

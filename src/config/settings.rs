@@ -68,7 +68,7 @@ impl Settings {
         }
     }
 
-    fn list(&self, path: &str) -> Vec<String> {
+    pub(super) fn list(&self, path: &str) -> Vec<String> {
         match self.values.get(path) {
             Some(Setting::List(items)) => items.clone(),
             _ => unreachable!("the table has no list at {path}"),
@@ -100,14 +100,7 @@ impl Settings {
                 max_scan_bytes: self.whole("history.max_scan_bytes"),
                 mongo_timeout: self.millis("history.mongo_timeout_ms"),
             },
-            responder: ResponderConfig {
-                kind: match self.text("responder.kind") {
-                    "none" => ResponderKind::None,
-                    _ => ResponderKind::Echo,
-                },
-                max_concurrent: self.count("responder.max_concurrent"),
-                timeout: self.seconds("responder.timeout_seconds"),
-            },
+            responder: self.responder(),
             log: LogConfig { level: self.text("log.level").parse().unwrap_or(log::LevelFilter::Info) },
         }
     }
@@ -183,6 +176,19 @@ impl Settings {
                 max_bytes: self.count("mongo.cache.max_bytes"),
                 disk_path: self.path("mongo.cache.disk_path").to_owned(),
             },
+        }
+    }
+
+    fn responder(&self) -> ResponderConfig {
+        ResponderConfig {
+            kind: match self.text("responder.kind") {
+                "command" => ResponderKind::Command,
+                "none" => ResponderKind::None,
+                _ => ResponderKind::Echo,
+            },
+            command: self.list("responder.command"),
+            max_concurrent: self.count("responder.max_concurrent"),
+            timeout: self.seconds("responder.timeout_seconds"),
         }
     }
 

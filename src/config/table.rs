@@ -109,6 +109,7 @@ const IS_HOST: &str =
 const IS_MONGO_URI: &str = "must begin with mongodb:// or mongodb+srv://, without spaces or control characters; \
      and not be what check-config prints in place of it";
 const IS_DATABASE: &str = "must be 1 to 63 bytes without any of / \\ . \" $ * < > : | ? or white space";
+const IS_ARGUMENT: &str = "must be an argument of a program: at most 128 KiB, without zero bytes";
 const IS_COLLECTION: &str =
     "must be 1 to 120 bytes without $ or control characters, and not begin with system. or a dot";
 
@@ -164,7 +165,8 @@ pub(super) static KEYS: &[Key] = &[
     whole("mongo.cache.max_bytes", 32 * MIB, 64 * KIB..=64 * GIB),
     whole("history.max_scan_bytes", 64 * MIB, 64 * KIB..=TIB),
     whole("history.mongo_timeout_ms", 1500, 50..=60_000),
-    choice("responder.kind", "echo", &["echo", "none"]),
+    choice("responder.kind", "echo", &["echo", "command", "none"]),
+    list("responder.command", rules::is_argument, IS_ARGUMENT),
     whole("responder.max_concurrent", 8, 1..=1000),
     whole("responder.timeout_seconds", 120, 1..=HOUR),
     choice("log.level", "${CHATKEEP_LOG:-info}", &["off", "error", "warn", "info", "debug", "trace"]),

@@ -172,7 +172,15 @@ fn each_impossible_value_is_refused_with_its_path_value_and_rule() {
         ("history.mongo_timeout_ms", "49", "history.mongo_timeout_ms: 49: must be a whole number from 50 to 60000"),
         ("mongo.cache.disk_path", "data/journal", "must be another folder than journal.path"),
         ("mongo.cache", "5", "mongo.cache: [redacted]: must be a block of keys"),
-        ("responder.kind", "telepathy", "responder.kind: \"telepathy\": must be one of echo, none"),
+        ("responder.kind", "telepathy", "responder.kind: \"telepathy\": must be one of echo, command, none"),
+        (
+            "responder.kind",
+            "command",
+            "responder.command: []: must begin with the program to run while responder.kind is",
+        ),
+        ("responder.command", "cat", "responder.command: \"cat\": must be a list"),
+        ("responder.command", "[cat, 5]", "responder.command[1]: 5: must be text (in quotes): must be an argument"),
+        ("responder.command", "[\"a\\0b\"]", "responder.command[0]: \"a\\0b\": must be an argument"),
         ("log.level", "loud", "log.level: \"loud\": must be one of off, error, warn, info, debug, trace"),
     ] {
         let told_instead = faults(&one(path, value));
@@ -357,6 +365,18 @@ fn a_listen_address_beyond_loopback_needs_a_token_or_the_override() {
 fn small_segments_are_fine_when_bodies_are_small() {
     let config = config("server: {max_body_bytes: 1024}\njournal: {segment_bytes: 67584, max_bytes: 270336}\n");
     assert_eq!(config.journal.segment_bytes, 67_584);
+}
+
+#[test]
+fn a_command_is_taken_as_it_stands_and_needs_a_program() {
+    let with = |command: &str| format!("responder: {{kind: command, command: {command}}}");
+    let config = config(&with("[sh, -c, \"echo $HOME $${HOME} ${TTL}\", \"\"]"));
+    assert_eq!(config.responder.kind, ResponderKind::Command);
+    assert_eq!(config.responder.command, ["sh", "-c", "echo $HOME ${HOME} 7", ""]);
+    let told = faults(&with("[\"\", x]"));
+    assert!(told.starts_with("responder.command: [\"\", …]: must begin with the program to run"), "{told}");
+    // Told once, and not on top of a fault of its own.
+    assert_eq!(faults(&with("[5]")).lines().count(), 1);
 }
 
 #[test]

@@ -169,10 +169,15 @@ impl Listening {
     /// WebSockets are closed with 1001 behind the answers they are owed. Returns how many connection threads had not ended a second after that: handlers that would not come back.
     pub fn stop(mut self, deadline: Instant) -> usize {
         self.stop_accepting();
-        if let Some(pool) = self.pool.take() {
-            pool.stop(deadline);
+        let pool = self.pool.take();
+        if let Some(pool) = &pool {
+            pool.begin_stop(deadline);
         }
-        self.table.finish_stop(deadline)
+        let left = self.table.finish_stop(deadline);
+        if let Some(pool) = pool {
+            pool.finish_stop();
+        }
+        left
     }
 
     fn stop_accepting(&mut self) {

@@ -122,9 +122,14 @@ impl Guest {
         &self.session
     }
 
-    /// Whether it waits for the outcome of something.
-    pub(super) fn is_owed(&self) -> bool {
+    /// Whether it waits for the outcome of something it said.
+    fn is_waiting(&self) -> bool {
         self.saying.is_some() || self.owed.is_some()
+    }
+
+    /// Whether it is to be told more of what has begun: an outcome, or the end of an answer.
+    pub(super) fn is_owed(&self) -> bool {
+        self.is_waiting() || self.turn.is_some()
     }
 
     /// It has sent something.
@@ -143,7 +148,7 @@ impl Guest {
     }
 
     fn say(&mut self, say: Say, way: &mut Way<'_>) {
-        if self.is_owed() || self.parked.is_some() {
+        if self.is_waiting() || self.parked.is_some() {
             return way.send(&wire::busy(&self.session, say.client_id.as_deref()));
         }
         // A new context ends the answer that is being given, and begins behind it.

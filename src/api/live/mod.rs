@@ -25,6 +25,9 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::api::{Bell, Head, Joining, Lobby, Problem, SocketId, Sockets};
 use crate::chat::{Begun, Chat, NoTurn, Outcome, Turn, WhenBusy};
@@ -76,6 +79,8 @@ pub struct Rooms {
     turns: Arc<Errands<Left>>,
     pages: Arc<Errands<Left>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Nothing is sent: it ends when every thread has.
+    ended: Receiver<()>,
 }
 
 /// What the guests of one thread work with.
@@ -117,6 +122,7 @@ impl Rooms {
         history: Arc<History>,
         hub: Arc<Hub>,
     ) -> io::Result<Self> {
+        let (alive, ended) = bounded(0);
         let rooms = Self {
             chat,
             history,
@@ -128,22 +134,28 @@ impl Rooms {
             turns: Arc::default(),
             pages: Arc::default(),
             threads: Mutex::default(),
+            ended,
         };
         let mut threads = Vec::new();
         for index in 0..TURN_THREADS {
-            let (turns, chat) = (rooms.turns.clone(), rooms.chat.clone());
-            threads.push(thread::spawn(format!("ws-turn-{index}"), move || take_turns(&turns, &chat))?);
+            let (turns, chat, alive) = (rooms.turns.clone(), rooms.chat.clone(), alive.clone());
+            threads.push(thread::spawn(format!("ws-turn-{index}"), move || take_turns(&turns, &chat, &alive))?);
         }
         let (pages, history) = (rooms.pages.clone(), rooms.history.clone());
-        threads.push(thread::spawn("ws-replay", move || read_pages(&pages, &history))?);
+        threads.push(thread::spawn("ws-replay", move || read_pages(&pages, &history, &alive))?);
         *rooms.threads.lock().unwrap_or_else(PoisonError::into_inner) = threads;
         Ok(rooms)
     }
 
-    /// Works through what is left and joins the threads. The sockets are gone by then.
-    pub fn stop(&self) {
+    /// Works through what is left and joins the threads, up to `deadline`: what hangs on a dead disk is left. The sockets are
+    /// gone by then.
+    pub fn stop(&self, deadline: Instant) {
         self.turns.close();
         self.pages.close();
+        if self.ended.recv_deadline(deadline) == Err(RecvTimeoutError::Timeout) {
+            log::error!("a turn that came by WebSocket had not ended by the deadline and is left");
+            return;
+        }
         for thread in std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner)) {
             // They catch their own panics.
             let _ = thread.join();
@@ -218,7 +230,7 @@ fn new_session() -> Result<SessionId, Problem> {
 }
 
 /// The life of a thread that takes turns.
-fn take_turns(turns: &Errands<Left>, chat: &Chat) {
+fn take_turns(turns: &Errands<Left>, chat: &Chat, _alive: &Sender<()>) {
     while let Some(batch) = turns.take(TURNS_AT_ONCE) {
         let mut appended = Vec::new();
         let mut others = Vec::new();
@@ -277,7 +289,7 @@ fn guarded<T>(call: impl FnOnce() -> T) -> Result<T, NoTurn> {
 }
 
 /// The life of the thread that reads.
-fn read_pages(pages: &Errands<Left>, history: &History) {
+fn read_pages(pages: &Errands<Left>, history: &History, _alive: &Sender<()>) {
     while let Some(batch) = pages.take(1) {
         for Left { tray, socket, errand } in batch {
             let read = || match &errand {

@@ -39,7 +39,7 @@ pub(super) struct Known {
 
 /// The first page, with what the welcome tells.
 pub(super) fn first(history: &History, session: &SessionId, after: Option<Id>) -> Page {
-    let newest = match history.read_here(&ask(session, COUNTED, None), PAGE_BYTES_MAX) {
+    let newest = match history.read_page_here(&ask(session, COUNTED, None), PAGE_BYTES_MAX) {
         Ok(newest) => newest,
         Err(fault) => {
             return Page { welcome: Some(Known { is_known: false, interactions: 0 }), ..failed(session, &fault) };
@@ -52,7 +52,7 @@ pub(super) fn first(history: &History, session: &SessionId, after: Option<Id>) -
     let last = newest.messages.last().map(|(message, _)| message.id());
     let Some(after) = after else { return Page { welcome, newest: last, ..Page::default() } };
     // The message itself must be there: else what followed it may be gone as well.
-    let page = match history.read_here(&ask(session, PAGE, Some(after.just_before())), PAGE_BYTES_MAX) {
+    let page = match history.read_page_here(&ask(session, PAGE, Some(after.just_before())), PAGE_BYTES_MAX) {
         Ok(answer) => page_of(answer),
         Err(fault) => failed(session, &fault),
     };
@@ -67,7 +67,7 @@ pub(super) fn first(history: &History, session: &SessionId, after: Option<Id>) -
 /// What follows a message, or everything.
 pub(super) fn next(history: &History, session: &SessionId, after: Option<Id>) -> Page {
     let after = after.unwrap_or_else(|| Id::least_of(crate::message::Timestamp::from_micros(0)));
-    match history.read_here(&ask(session, PAGE, Some(after)), PAGE_BYTES_MAX) {
+    match history.read_page_here(&ask(session, PAGE, Some(after)), PAGE_BYTES_MAX) {
         Ok(answer) => page_of(answer),
         Err(fault) => failed(session, &fault),
     }

@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -28,7 +28,7 @@ impl Responder for Slow {
     fn answer(&self, question: &Question, say: &mut dyn FnMut(&str)) -> Result<Answer, Failure> {
         loop {
             match self.0.recv_timeout(Duration::from_millis(5)) {
-                Ok("") | Err(crossbeam_channel::RecvTimeoutError::Disconnected) => return Ok(Answer::default()),
+                Ok("") | Err(RecvTimeoutError::Disconnected) => return Ok(Answer::default()),
                 Ok(piece) => say(piece),
                 Err(_) if question.stop.is_set() => return Err(Failure::Stopped),
                 Err(_) => {}
@@ -175,7 +175,7 @@ impl World {
                 since: None,
                 until: None,
             };
-            let answer = self.history.read_here(&ask, 1 << 20).unwrap();
+            let answer = self.history.read_page_here(&ask, 1 << 20).unwrap();
             ids.extend(answer.messages.iter().map(|(message, _)| message.id()));
             if !answer.has_more {
                 return ids;
@@ -186,7 +186,7 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        self.rooms.stop();
+        self.rooms.stop(Instant::now() + PATIENCE);
     }
 }
 

@@ -122,11 +122,15 @@ impl Pool {
         mailbox.arrive(Arrival { stream, early, joining, place });
     }
 
-    /// Closes all sockets, those that are owed an answer after it, and joins the threads.
-    pub(super) fn stop(&self, deadline: Instant) {
+    /// Closes all sockets, those that are owed something behind it.
+    pub(super) fn begin_stop(&self, deadline: Instant) {
         for (mailbox, _) in &self.threads {
             mailbox.stop(deadline);
         }
+    }
+
+    /// Joins the threads, which end by the deadline.
+    pub(super) fn finish_stop(&self) {
         let handles = std::mem::take(&mut *self.handles.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
         for handle in handles {
             let _ = handle.join();
@@ -136,6 +140,7 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.stop(Instant::now());
+        self.begin_stop(Instant::now());
+        self.finish_stop();
     }
 }

@@ -38,7 +38,7 @@ const BEATS_SPARE: usize = 1024;
 const LEAVE: Duration = Duration::from_secs(2);
 /// The same while the listener stops.
 const LEAVE_AT_STOP: Duration = Duration::from_secs(1);
-/// Left of the deadline of a stop for what must come after the answers under way.
+/// Left of the time of a stop, or an eighth of it, for leaving once nobody is waited for any more.
 const STOP_MARGIN: Duration = Duration::from_millis(1500);
 
 /// The limits of one socket; see `WebsocketConfig`.
@@ -260,6 +260,7 @@ impl Thread {
     pub(super) fn run(mut self) {
         let mut events = Events::with_capacity(EVENTS);
         let mut stopping: Option<Instant> = None;
+        let mut patient_until = Instant::now();
         loop {
             self.wait(&mut events, stopping);
             for event in &events {
@@ -277,11 +278,15 @@ impl Thread {
                 self.rung();
             }
             self.tick(Instant::now());
-            if stopping.is_none() {
-                stopping = self.mailbox.stop_by();
+            if stopping.is_none()
+                && let Some(deadline) = self.mailbox.stop_by()
+            {
+                let now = Instant::now();
+                patient_until = deadline - STOP_MARGIN.min(deadline.saturating_duration_since(now) / 8);
+                stopping = Some(deadline);
             }
             if let Some(deadline) = stopping {
-                self.take_leave(deadline);
+                self.take_leave(Instant::now() >= patient_until, deadline);
             }
             self.send_listed();
             if let Some(deadline) = stopping
@@ -473,9 +478,8 @@ impl Thread {
     }
 
     /// Tells everybody that the server stops: at once, or when what they are owed is sent, or when time is nearly up.
-    fn take_leave(&mut self, deadline: Instant) {
+    fn take_leave(&mut self, is_late: bool, deadline: Instant) {
         let now = Instant::now();
-        let is_late = now + STOP_MARGIN >= deadline;
         for id in self.sockets.ids() {
             if is_late || !self.lobby.is_owed(id) {
                 let wait = LEAVE_AT_STOP.min(deadline.saturating_duration_since(now));

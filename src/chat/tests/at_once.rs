@@ -1,12 +1,13 @@
-//! Turns as callers meet them, with responders that wait, fail, flood and panic.
+//! Turns that are answered at once, and what their keys stand for later.
 
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::*;
+use super::super::*;
 use crate::cache::Cache;
-use crate::config::{Config, ResponderKind};
+use crate::config::Config;
 use crate::message::{Clock, Expiry};
 use crate::recorder::open_transcripts;
 use crate::responder;
@@ -30,7 +31,7 @@ fn a_retry_whose_turn_has_expired_since_learns_its_ids_and_stores_nothing() {
     let chat = Chat::new(
         Arc::new(opened.recorder),
         Arc::new(history),
-        responder::new(ResponderKind::Echo),
+        responder::new(&config.responder),
         &config.responder,
         8,
     );
@@ -49,7 +50,11 @@ fn a_retry_whose_turn_has_expired_since_learns_its_ids_and_stores_nothing() {
             assert_eq!(sweep.swept.removed, 1);
         }
         let again = chat.say(&turn).unwrap();
-        assert_eq!(again, Outcome { duplicate: true, text: None, ..first.clone() }, "{removed}");
+        assert_eq!(
+            again,
+            Outcome { duplicate: true, text: None, status: Status::Recorded, ..first.clone() },
+            "{removed}"
+        );
         assert_eq!(journal.published(), 2, "{removed}");
     }
     let other = Given { session: &session, role: "user", text: "hi", metadata: None, vector_ids: &[], key: Some("k") };
