@@ -6,7 +6,6 @@ use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

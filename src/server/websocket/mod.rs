@@ -3,7 +3,9 @@
 //! | file | what |
 //! |---|---|
 //! | `handshake.rs` | what must stand in the head, and the 101 |
-//! | `pool.rs` | a thread and its sockets |
+//! | `pool.rs` | a thread: poll, read, send, heartbeats, leaving |
+//! | `table.rs` | the sockets of a thread, by number |
+//! | `mailbox.rs` | what others leave for a thread, and its bell |
 //! | `socket.rs` | one socket: reading, what waits to be sent, closing |
 //! | `frames.rs` | bytes into messages, messages into bytes |
 //!
@@ -15,8 +17,10 @@
 
 mod frames;
 pub(super) mod handshake;
+mod mailbox;
 mod pool;
 mod socket;
+mod table;
 #[cfg(test)]
 mod websocket_tests;
 
@@ -24,13 +28,23 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::api::{SocketCounters, Sockets};
 use crate::config::WebsocketConfig;
 use crate::thread;
 
-use pool::{Arrival, Limits, Mailbox, Thread};
+use mailbox::{Arrival, Mailbox};
+use pool::Thread;
+
+/// The limits of one socket; see `WebsocketConfig`.
+#[derive(Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) message_bytes_max: usize,
+    pub(super) outgoing_bytes_max: usize,
+    pub(super) heartbeat: Duration,
+    pub(super) idle_timeout: Duration,
+}
 
 /// The threads that own the WebSockets of a listener.
 pub(super) struct Pool {
@@ -85,7 +99,7 @@ impl Pool {
         };
         let mut handles = Vec::new();
         for index in 0..config.threads {
-            let (poll, mailbox) = pool::prepare()?;
+            let (poll, mailbox) = mailbox::prepare()?;
             let lobby = sockets.lobby(mailbox.bell());
             let thread = Thread::new(poll, mailbox.clone(), lobby, limits, counters.clone());
             handles.push(thread::spawn(format!("ws-{index}"), move || thread.run())?);

@@ -12,20 +12,21 @@
 use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Interest, Poll, Token};
 
-use crate::api::{Bell, Joining, Lines, Lobby, Payload, Shared, SocketCounters, SocketId};
+use crate::api::{Lines as _, Lobby, SocketCounters, SocketId};
 
+use super::Limits;
 use super::frames::{self, Heard};
+use super::mailbox::{Arrival, BELL, Mailbox};
 use super::socket::{Phase, Socket, Took};
+use super::table::{Entry, LEAVE, Sockets};
 
-/// The poll's own events.
-const BELL: Token = Token(usize::MAX);
 /// Events taken from one poll.
 const EVENTS: usize = 512;
 /// What one read takes, in bytes; one buffer for the thread.
@@ -34,180 +35,10 @@ const READ_BYTES: usize = 64 * 1024;
 const READS_AT_ONCE: usize = 4;
 /// Heartbeats of sockets that have gone are forgotten when there are so many more than sockets, twice counted.
 const BEATS_SPARE: usize = 1024;
-/// How long a client has to answer a close frame.
-const LEAVE: Duration = Duration::from_secs(2);
-/// The same while the listener stops.
+/// How long a client has to answer a close frame while the listener stops.
 const LEAVE_AT_STOP: Duration = Duration::from_secs(1);
 /// Left of the time of a stop, or an eighth of it, for leaving once nobody is waited for any more.
 const STOP_MARGIN: Duration = Duration::from_millis(1500);
-
-/// The limits of one socket; see `WebsocketConfig`.
-#[derive(Clone, Copy)]
-pub(super) struct Limits {
-    pub(super) message_bytes_max: usize,
-    pub(super) outgoing_bytes_max: usize,
-    pub(super) heartbeat: Duration,
-    pub(super) idle_timeout: Duration,
-}
-
-/// What others leave for a thread.
-pub(super) struct Mailbox {
-    arrivals: Mutex<Vec<Arrival>>,
-    /// Set once: when everything must have ended.
-    stop: Mutex<Option<Instant>>,
-    bell: Arc<WakerBell>,
-}
-
-/// A socket that was shaken hands with.
-pub(super) struct Arrival {
-    pub(super) stream: std::net::TcpStream,
-    /// What the client sent behind its handshake.
-    pub(super) early: Vec<u8>,
-    pub(super) joining: Joining,
-    pub(super) place: super::Place,
-}
-
-/// Wakes a thread out of its poll, and costs a word to look at while it is awake.
-struct WakerBell {
-    waker: Waker,
-    asleep: AtomicBool,
-}
-
-impl Bell for WakerBell {
-    fn ring(&self) {
-        // Whoever rings has left its mail before; the thread says that it sleeps before it looks for mail. One sees the other.
-        if self.asleep.load(Ordering::SeqCst) && self.asleep.swap(false, Ordering::SeqCst) {
-            // It can only fail when the poll is gone.
-            let _ = self.waker.wake();
-        }
-    }
-}
-
-impl Mailbox {
-    pub(super) fn arrive(&self, arrival: Arrival) {
-        self.arrivals.lock().unwrap_or_else(PoisonError::into_inner).push(arrival);
-        self.bell.ring();
-    }
-
-    pub(super) fn stop(&self, deadline: Instant) {
-        *self.stop.lock().unwrap_or_else(PoisonError::into_inner) = Some(deadline);
-        self.bell.ring();
-    }
-
-    pub(super) fn bell(&self) -> Arc<dyn Bell> {
-        self.bell.clone()
-    }
-
-    fn is_empty(&self) -> bool {
-        self.arrivals.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
-    }
-
-    fn take(&self) -> Vec<Arrival> {
-        std::mem::take(&mut *self.arrivals.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn stop_by(&self) -> Option<Instant> {
-        *self.stop.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A socket, and its place among those that may be open.
-struct Entry {
-    socket: Socket,
-    _place: super::Place,
-}
-
-/// The sockets of a thread. Their numbers hold index and count, so that an old one finds nobody.
-struct Sockets {
-    entries: Vec<(u32, Option<Entry>)>,
-    free: Vec<u32>,
-    /// Those whose queues are to be sent.
-    listed: Vec<SocketId>,
-    limits: Limits,
-    counters: Arc<SocketCounters>,
-    open: usize,
-}
-
-impl Sockets {
-    fn add(&mut self, entry: Entry) -> SocketId {
-        self.open += 1;
-        let index = self.free.pop().unwrap_or_else(|| {
-            self.entries.push((0, None));
-            self.entries.len() as u32 - 1
-        });
-        let slot = &mut self.entries[index as usize];
-        slot.1 = Some(entry);
-        SocketId(u64::from(slot.0) << 32 | u64::from(index))
-    }
-
-    fn get(&mut self, id: SocketId) -> Option<&mut Socket> {
-        let (index, count) = (id.0 as u32, (id.0 >> 32) as u32);
-        let slot = self.entries.get_mut(index as usize).filter(|slot| slot.0 == count)?;
-        slot.1.as_mut().map(|entry| &mut entry.socket)
-    }
-
-    fn remove(&mut self, id: SocketId) -> Option<Entry> {
-        self.get(id)?;
-        let slot = &mut self.entries[id.0 as u32 as usize];
-        slot.0 = slot.0.wrapping_add(1);
-        let entry = slot.1.take();
-        self.free.push(id.0 as u32);
-        self.open -= 1;
-        entry
-    }
-
-    fn ids(&self) -> Vec<SocketId> {
-        let taken = self.entries.iter().enumerate().filter(|(_, (_, entry))| entry.is_some());
-        taken.map(|(index, (count, _))| SocketId(u64::from(*count) << 32 | index as u64)).collect()
-    }
-
-    /// Puts a socket on the list of those to be sent.
-    fn list(&mut self, id: SocketId) {
-        if let Some(socket) = self.get(id)
-            && !std::mem::replace(&mut socket.is_listed, true)
-        {
-            self.listed.push(id);
-        }
-    }
-
-    /// Gives up a client that does not read.
-    fn cut(&mut self, id: SocketId) {
-        if let Some(socket) = self.get(id).filter(|socket| socket.phase != Phase::Gone) {
-            socket.phase = Phase::Gone;
-            self.counters.cut.fetch_add(1, Ordering::Relaxed);
-            self.list(id);
-        }
-    }
-
-    fn close_with(&mut self, id: SocketId, code: Option<u16>, reason: &str, wait: Duration) {
-        if let Some(socket) = self.get(id) {
-            socket.close(code, reason, Instant::now() + wait);
-            self.list(id);
-        }
-    }
-}
-
-impl Lines for Sockets {
-    fn send(&mut self, to: SocketId, payload: Payload, message: &Shared) {
-        let bytes_max = self.limits.outgoing_bytes_max;
-        let Some(socket) = self.get(to) else { return };
-        if socket.queue_message(payload, message, bytes_max) {
-            self.counters.messages_out.fetch_add(1, Ordering::Relaxed);
-            self.list(to);
-        } else {
-            self.cut(to);
-        }
-    }
-
-    fn waiting(&self, to: SocketId) -> usize {
-        let slot = self.entries.get(to.0 as u32 as usize).filter(|slot| slot.0 == (to.0 >> 32) as u32);
-        slot.and_then(|slot| slot.1.as_ref()).map_or(0, |entry| entry.socket.waiting())
-    }
-
-    fn close(&mut self, socket: SocketId, code: u16, reason: &'static str) {
-        self.close_with(socket, Some(code), reason, LEAVE);
-    }
-}
 
 /// See the module.
 pub(super) struct Thread {
@@ -224,17 +55,6 @@ pub(super) struct Thread {
     buffer: Vec<u8>,
 }
 
-/// Makes a thread's poll and mailbox.
-///
-/// # Errors
-/// The system's: no descriptor is left.
-pub(super) fn prepare() -> io::Result<(Poll, Arc<Mailbox>)> {
-    let poll = Poll::new()?;
-    let waker = Waker::new(poll.registry(), BELL)?;
-    let bell = Arc::new(WakerBell { waker, asleep: AtomicBool::new(false) });
-    Ok((poll, Arc::new(Mailbox { arrivals: Mutex::default(), stop: Mutex::default(), bell })))
-}
-
 impl Thread {
     pub(super) fn new(
         poll: Poll,
@@ -243,7 +63,7 @@ impl Thread {
         limits: Limits,
         counters: Arc<SocketCounters>,
     ) -> Self {
-        let sockets = Sockets { entries: Vec::new(), free: Vec::new(), listed: Vec::new(), limits, counters, open: 0 };
+        let sockets = Sockets::new(limits, counters);
         Self {
             poll,
             mailbox,
@@ -299,8 +119,7 @@ impl Thread {
 
     /// Waits for something to do.
     fn wait(&mut self, events: &mut Events, stopping: Option<Instant>) {
-        let bell = self.mailbox.bell.clone();
-        bell.asleep.store(true, Ordering::SeqCst);
+        self.mailbox.fall_asleep();
         let has_work = !self.again.is_empty()
             || !self.mailbox.is_empty()
             || self.lobby.has_mail()
@@ -313,7 +132,7 @@ impl Thread {
             log::error!("the poll of WebSockets failed: {fault}");
             std::thread::park_timeout(Duration::from_millis(100));
         }
-        bell.asleep.store(false, Ordering::SeqCst);
+        self.mailbox.wake_up();
     }
 
     /// Until when nothing needs to be looked at by time.
@@ -329,15 +148,13 @@ impl Thread {
     fn open(&mut self, arrival: Arrival, is_stopping: bool) {
         let now = Instant::now();
         let mut stream = TcpStream::from_std(arrival.stream);
-        let socket_of = |stream| Socket::new(stream, self.sockets.limits.message_bytes_max, now);
-        // The number is known only when there is an entry, and the poll wants it.
-        let index = self.sockets.free.last().map_or(self.sockets.entries.len(), |index| *index as usize);
+        let index = self.sockets.next_index();
         let interest = Interest::READABLE | Interest::WRITABLE;
         if let Err(fault) = self.poll.registry().register(&mut stream, Token(index), interest) {
             log::warn!("a WebSocket cannot be polled and is dropped: {fault}");
             return;
         }
-        let socket = socket_of(stream);
+        let socket = Socket::new(stream, self.sockets.limits.message_bytes_max, now);
         let id = self.sockets.add(Entry { socket, _place: arrival.place });
         self.sockets.counters.opened.fetch_add(1, Ordering::Relaxed);
         if is_stopping {
@@ -355,9 +172,7 @@ impl Thread {
     }
 
     fn ready(&mut self, event: &mio::event::Event) {
-        let index = event.token().0;
-        let Some(&(count, Some(_))) = self.sockets.entries.get(index) else { return };
-        let id = SocketId(u64::from(count) << 32 | index as u64);
+        let Some(id) = self.sockets.at(event.token().0) else { return };
         if event.is_writable() && self.sockets.waiting(id) > 0 {
             self.sockets.list(id);
         }

@@ -19,6 +19,8 @@ use super::frames::{self, Decoder, Header, Heard, Violation};
 
 /// Messages handed to one write.
 const SLICES: usize = 32;
+/// The most that may wait, in messages and control frames: small ones cost more than their bytes.
+const QUEUE_MAX: usize = 16_384;
 /// A queue that grew beyond this is given back when it is empty.
 const KEPT_QUEUE: usize = 4;
 
@@ -128,9 +130,9 @@ impl Socket {
         }
         let header = Header::message(payload, message.len());
         let bytes = header.bytes().len() + message.len();
-        if self.waiting > 0 && self.waiting + bytes > bytes_max {
+        if !self.has_room(bytes, bytes_max) {
             // The system may take some of it by now.
-            if self.write().is_err() || (self.waiting > 0 && self.waiting + bytes > bytes_max) {
+            if self.write().is_err() || !self.has_room(bytes, bytes_max) {
                 return false;
             }
         }
@@ -143,11 +145,15 @@ impl Socket {
         if self.phase != Phase::Open {
             return true;
         }
-        let fits = self.waiting == 0 || self.waiting + frame.len() <= bytes_max;
+        let fits = self.has_room(frame.len(), bytes_max);
         if fits {
             self.push(Outgoing::Control(frame));
         }
         fits
+    }
+
+    fn has_room(&self, bytes: usize, bytes_max: usize) -> bool {
+        self.queue.is_empty() || (self.waiting + bytes <= bytes_max && self.queue.len() < QUEUE_MAX)
     }
 
     /// Queues a close frame behind everything else; from now on nothing is sent but what waits.
