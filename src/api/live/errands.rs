@@ -1,7 +1,8 @@
 //! What a thread of sockets leaves for others to do, because it must not wait itself.
 //!
-//! Bounded by construction: a socket has one errand of a kind at most, so there are never more than sockets; a channel would
-//! have to be made that long beforehand. Whoever works takes many at once.
+//! Bounded by construction: a socket has one errand of a kind at most, so there are no more than sockets, and few of those
+//! that have gone meanwhile, which cost nothing to pass over; a channel would have to be made that long beforehand. Whoever
+//! works takes many at once.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};

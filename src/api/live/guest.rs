@@ -32,6 +32,8 @@ const HELD_MAX: usize = if cfg!(test) { 12 } else { 1024 };
 
 /// See the module.
 pub(super) struct Guest {
+    /// Held by nobody else: what is read for a guest that is gone is not read.
+    presence: Arc<()>,
     session: SessionId,
     phase: Phase,
     held: VecDeque<Arc<Notice>>,
@@ -92,16 +94,18 @@ impl Way<'_> {
         self.lines.send(self.socket, Payload::Text, event);
     }
 
-    fn leave(&self, errand: Errand) {
-        self.desk.leave(self.socket, errand);
+    fn leave(&self, presence: &Arc<()>, errand: Errand) {
+        self.desk.leave(self.socket, Arc::downgrade(presence), errand);
     }
 }
 
 impl Guest {
     /// Asks for the welcome. The guest is subscribed by then.
     pub(super) fn join(joining: Joining, way: &Way<'_>) -> Self {
-        way.leave(Errand::Join { session: joining.session.clone(), after: joining.after });
+        let presence = Arc::default();
+        way.leave(&presence, Errand::Join { session: joining.session.clone(), after: joining.after });
         Self {
+            presence,
             session: joining.session,
             phase: Phase::Waiting,
             held: VecDeque::new(),
@@ -169,7 +173,7 @@ impl Guest {
 
     fn submit(&mut self, say: Say, way: &Way<'_>) {
         self.saying = Some(Saying { client_id: say.client_id.clone() });
-        way.leave(Errand::Say { session: self.session.clone(), say });
+        way.leave(&self.presence, Errand::Say { session: self.session.clone(), say });
     }
 
     fn submit_parked(&mut self, way: &Way<'_>) {
@@ -260,7 +264,7 @@ impl Guest {
         if let Some(Some(erasure)) = self.lost.take() {
             way.send(&wire::erased(&self.session, erasure));
         }
-        way.leave(Errand::Page { session: self.session.clone(), after: self.told });
+        way.leave(&self.presence, Errand::Page { session: self.session.clone(), after: self.told });
     }
 
     /// From here on it is told what happens.

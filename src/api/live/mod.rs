@@ -23,7 +23,7 @@ mod wire;
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -64,6 +64,8 @@ enum Errand {
 struct Left {
     tray: Arc<Tray>,
     socket: SocketId,
+    /// Whether the guest is still there.
+    presence: Weak<()>,
     errand: Errand,
 }
 
@@ -104,9 +106,9 @@ impl Desk {
         self.clock.now()
     }
 
-    fn leave(&self, socket: SocketId, errand: Errand) {
+    fn leave(&self, socket: SocketId, presence: Weak<()>, errand: Errand) {
         let errands = if matches!(errand, Errand::Say { .. }) { &self.turns } else { &self.pages };
-        errands.leave(Left { tray: self.tray.clone(), socket, errand });
+        errands.leave(Left { tray: self.tray.clone(), socket, presence, errand });
     }
 }
 
@@ -291,7 +293,11 @@ fn guarded<T>(call: impl FnOnce() -> T) -> Result<T, NoTurn> {
 /// The life of the thread that reads.
 fn read_pages(pages: &Errands<Left>, history: &History, _alive: &Sender<()>) {
     while let Some(batch) = pages.take(1) {
-        for Left { tray, socket, errand } in batch {
+        for Left { tray, socket, presence, errand } in batch {
+            // In a storm of clients that come and go, only those that stayed.
+            if presence.strong_count() == 0 {
+                continue;
+            }
             let read = || match &errand {
                 Errand::Join { session, after } => replay::first(history, session, *after),
                 Errand::Page { session, after } => replay::next(history, session, *after),

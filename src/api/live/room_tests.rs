@@ -257,14 +257,14 @@ fn whoever_joins_resumes_or_reads_slowly_is_told_everything_once_and_in_order() 
     let mut resumed = 0;
     let until = Instant::now() + Duration::from_secs(3 * scale);
     while Instant::now() < until {
-        match random.below(40) {
-            0 if followers.len() < 30 => {
+        match random.below(400) {
+            0..4 if followers.len() < 30 => {
                 let session = random.below(2);
                 let socket = world.open(["a", "b"][session], None);
                 world.clients.0.get_mut(&socket).unwrap().is_slow = random.below(3) == 0;
                 followers.push(Follower { socket, session, told: Vec::new(), from_nothing: true });
             }
-            1 if !followers.is_empty() => {
+            4..6 if !followers.is_empty() => {
                 // It loses its connection, with what it was told until then, and comes again.
                 let at = random.below(followers.len());
                 let follower = &mut followers[at];
@@ -277,11 +277,11 @@ fn whoever_joins_resumes_or_reads_slowly_is_told_everything_once_and_in_order() 
                 world.clients.0.get_mut(&follower.socket).unwrap().is_slow = random.below(2) == 0;
                 resumed += usize::from(after.is_some());
             }
-            2 if !followers.is_empty() => {
+            6..10 if !followers.is_empty() => {
                 let socket = followers[random.below(followers.len())].socket;
                 world.send(socket, &json!({"message": "by socket", "client_id": "c"}));
             }
-            3..8 if !followers.is_empty() => {
+            10..50 if !followers.is_empty() => {
                 let socket = followers[random.below(followers.len())].socket;
                 world.drain(socket);
             }
