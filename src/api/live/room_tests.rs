@@ -220,7 +220,7 @@ struct Follower {
 }
 
 /// Turns and arrays into two sessions until it is told to stop.
-fn write(chat: &Chat, stop: &AtomicBool, seed: usize) {
+fn write(chat: &Chat, stop: &AtomicBool, written: &AtomicUsize, seed: usize) {
     for n in 0.. {
         if stop.load(Ordering::SeqCst) {
             return;
@@ -235,6 +235,7 @@ fn write(chat: &Chat, stop: &AtomicBool, seed: usize) {
             let turn = Turn { session: &session, text: &text, metadata: None, transport: "test", key: None };
             chat.say(&turn).unwrap();
         }
+        written.fetch_add(1, Ordering::SeqCst);
         // Not faster than a thread that reads pages can follow, or nobody would ever catch up.
         std::thread::park_timeout(Duration::from_millis(5));
     }
@@ -246,17 +247,19 @@ fn whoever_joins_resumes_or_reads_slowly_is_told_everything_once_and_in_order() 
     let seed = std::env::var("CHATKEEP_TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(7);
     let mut random = Xorshift(seed);
     let mut world = World::new(Box::new(Echo));
-    let stop = Arc::new(AtomicBool::new(false));
+    let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let writers: Vec<_> = (0..2)
         .map(|seed| {
-            let (chat, stop) = (world.chat.clone(), stop.clone());
-            std::thread::spawn(move || write(&chat, &stop, seed))
+            let (chat, stop, written) = (world.chat.clone(), stop.clone(), written.clone());
+            std::thread::spawn(move || write(&chat, &stop, &written, seed))
         })
         .collect();
     let mut followers: Vec<Follower> = Vec::new();
     let mut resumed = 0;
-    let until = Instant::now() + Duration::from_secs(3 * scale);
-    while Instant::now() < until {
+    let mut rounds = 0;
+    while rounds < 8000 * scale || written.load(Ordering::SeqCst) < 200 {
+        rounds += 1;
+        std::thread::park_timeout(Duration::from_micros(100));
         match random.below(400) {
             0..4 if followers.len() < 30 => {
                 let session = random.below(2);
