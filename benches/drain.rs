@@ -109,10 +109,7 @@ fn bare(mongod: &Mongod, database: &str, documents: &[RawDocumentBuf]) -> Cost {
         collection.insert_many(batch).ordered(false).write_concern(majority.clone()).run().unwrap();
     }
     let count = documents.len() as f64;
-    Cost {
-        wall: began.elapsed().as_secs_f64() / count,
-        processor: (processor(std::process::id()) - before) / count,
-    }
+    Cost { wall: began.elapsed().as_secs_f64() / count, processor: (processor(std::process::id()) - before) / count }
 }
 
 fn median(figures: impl Iterator<Item = f64>) -> f64 {

@@ -114,6 +114,7 @@ pub struct Outgoing {
     /// The message.
     pub message: Arc<Message>,
     /// Its document, or why it can be none; `None` in a store that has no documents.
+    #[cfg_attr(not(feature = "mongo"), allow(dead_code, reason = "only MongoDB has documents"))]
     document: Option<Result<mongo::OutgoingDocument, String>>,
 }
 

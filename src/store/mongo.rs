@@ -23,7 +23,9 @@ use crate::config::{MongoConfig, Secret};
 use crate::message::{Id, Message, SessionId, Timestamp};
 
 use super::document::{Identity, id_of, to_document, to_message};
-use super::{Connected, Direction, Inserted, Outgoing, Refused, Store, StoreError, StorePage, StoreQuery, indexes, verdict};
+use super::{
+    Connected, Direction, Inserted, Outgoing, Refused, Store, StoreError, StorePage, StoreQuery, indexes, verdict,
+};
 
 /// How long a server may take to accept a connection, and how long one that may be written is waited for: with the
 /// driver's own 10 and 30 s a stopped server holds each call for half a minute.

@@ -428,7 +428,8 @@ impl<D: Disk> Drain<D> {
     }
 
     fn inserted(&mut self, inserted: &Inserted, took: Duration) {
-        let refused = inserted.refused.iter().filter_map(|r| Some((&self.batch.messages.get(r.index)?.message, &*r.reason)));
+        let refused =
+            inserted.refused.iter().filter_map(|r| Some((&self.batch.messages.get(r.index)?.message, &*r.reason)));
         // What was erased meanwhile is scrubbed from every file, and must not come to stand in another.
         let refused = refused.filter(|(message, _)| !self.journal.is_erased(message));
         if let Err(e) = self.dead_letters.add(refused) {
