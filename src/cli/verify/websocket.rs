@@ -1,0 +1,145 @@
+//! The check of `/ws/chat`: welcome and status, a message, its ack and its response, both in the history.
+//!
+//! It stands alone because it speaks another protocol, over TCP only. A server that answers 404 there and does not claim
+//! WebSocket in its status is one that has none, and that is said and is no fault. Every wait is under one deadline.
+//! Knows nothing of what the other checks do.
+
+use std::io::{self, ErrorKind};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tungstenite::http::Uri;
+use tungstenite::{ClientRequestBuilder, Error, HandshakeError, Message, WebSocket};
+
+use crate::cli::client::{Socket, reachable};
+use crate::cli::show::encoded;
+
+use super::{Outcome, Run, Sent, checks};
+
+/// From the connection to the response: somebody may have to think of it.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// What the ack is known by.
+const CLIENT_ID: &str = "verify";
+
+/// What has come so far.
+#[derive(Debug, Default)]
+struct Seen {
+    welcome: bool,
+    status: bool,
+    ack: Option<Value>,
+    response: Option<Value>,
+}
+
+/// See the module.
+pub(super) fn check(run: &mut Run<'_>) -> Outcome {
+    let address = reachable(&run.config.server.listen);
+    if address.ends_with(":0") {
+        return Err("server.listen has port 0 (say with --listen HOST:PORT where the server listens)".to_owned());
+    }
+    let mut socket = match connect(run, &address) {
+        Ok(socket) => socket,
+        Err(Error::Http(reply)) if reply.status() == 404 && !run.before["websocket"].is_object() => {
+            return Ok("/ws/chat is not served by this version (404)".to_owned());
+        }
+        Err(Error::Http(reply)) => {
+            return Err(format!("ws://{address}/ws/chat is refused with {}", reply.status().as_u16()));
+        }
+        Err(fault) => return Err(format!("ws://{address}/ws/chat: {}", told(fault))),
+    };
+    let mut seen = Seen::default();
+    while !seen.welcome {
+        take(&mut socket, &mut seen, run.session.as_str())?;
+    }
+    let message = json!({"message": "ping from websocket", "client_id": CLIENT_ID});
+    socket.send(Message::text(message.to_string())).map_err(|fault| format!("sending: {}", told(fault)))?;
+    while seen.ack.is_none() || seen.response.is_none() || !seen.status {
+        take(&mut socket, &mut seen, run.session.as_str())?;
+    }
+    let id = |frame: &Option<Value>| frame.as_ref().and_then(|frame| frame["id"].as_str().map(str::to_owned));
+    let (Some(user), Some(reply)) = (id(&seen.ack), id(&seen.response)) else {
+        return Err("the ack or the response has no id".to_owned());
+    };
+    if seen.response.is_some_and(|response| response["reply_to"] != user.as_str()) {
+        return Err("the response is to another message".to_owned());
+    }
+    run.sent.extend([Sent { id: user, role: "user" }, Sent { id: reply, role: "assistant" }]);
+    // It has all it wanted; a server that does not say goodbye is no fault of this check's.
+    let _ = socket.close(None);
+    checks::history(run)?;
+    Ok(format!("ws://{address}/ws/chat: welcome, status, ack and response came, both messages are in the history"))
+}
+
+fn connect(run: &Run<'_>, address: &str) -> Result<WebSocket<Socket>, Error> {
+    let uri: Uri = format!("ws://{address}/ws/chat?session_id={}", encoded(run.session)).parse()?;
+    let mut request = ClientRequestBuilder::new(uri);
+    if let Some(token) = &run.config.server.auth_token {
+        request = request.with_header("Authorization", format!("Bearer {}", token.expose()));
+    }
+    match tungstenite::client(request, Socket::tcp(address, TIMEOUT)?) {
+        Ok((socket, _)) => Ok(socket),
+        Err(HandshakeError::Failure(fault)) => Err(fault),
+        Err(HandshakeError::Interrupted(_)) => Err(Error::Io(ErrorKind::TimedOut.into())),
+    }
+}
+
+/// Reads one frame and notes what it is.
+fn take(socket: &mut WebSocket<Socket>, seen: &mut Seen, session: &str) -> Result<(), String> {
+    let missing = || {
+        let welcome = if seen.welcome { "" } else { " a welcome" };
+        let status = if seen.status { "" } else { " a status" };
+        let ack = if seen.ack.is_some() { "" } else { " an ack" };
+        let response = if seen.response.is_some() { "" } else { " a response" };
+        format!(
+            "waiting for{}",
+            [welcome, status, ack, response].into_iter().filter(|w| !w.is_empty()).collect::<Vec<_>>().join(",")
+        )
+    };
+    let frame = match socket.read() {
+        Ok(Message::Text(text)) => text,
+        Ok(Message::Close(frame)) => {
+            let code = frame.map_or_else(|| "without a code".to_owned(), |frame| format!("with {}", frame.code));
+            return Err(format!("{}: the server closes {code}", missing()));
+        }
+        Ok(_) => return Ok(()),
+        Err(fault) => return Err(format!("{}: {}", missing(), told(fault))),
+    };
+    let frame: Value = serde_json::from_str(&frame).map_err(|fault| format!("a frame is no JSON ({fault})"))?;
+    note(seen, frame, session)
+}
+
+/// What a frame means here; the others are none of this check's.
+fn note(seen: &mut Seen, frame: Value, session: &str) -> Result<(), String> {
+    match frame["type"].as_str().unwrap_or_default() {
+        "system" if frame["session_id"] != session => {
+            return Err(format!("the welcome is to the session {}", frame["session_id"]));
+        }
+        "system" => seen.welcome = true,
+        "status" if frame["status"] == "busy" => {
+            return Err("the session is busy with another message (name another with --session)".to_owned());
+        }
+        "status" => seen.status = true,
+        "ack" if frame["client_id"] == CLIENT_ID => seen.ack = Some(frame),
+        "response" if frame["status"] == "completed" => seen.response = Some(frame),
+        "response" => return Err(format!("the response is {}: {}", frame["status"], frame["message"])),
+        "error" => return Err(format!("the server says {}: {}", frame["code"], frame["detail"])),
+        _ => {}
+    }
+    Ok(())
+}
+
+fn told(fault: Error) -> String {
+    match fault {
+        Error::Io(fault) => plain(&fault),
+        fault => fault.to_string(),
+    }
+}
+
+fn plain(fault: &io::Error) -> String {
+    match fault.kind() {
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => format!("nothing came within {} s", TIMEOUT.as_secs()),
+        ErrorKind::ConnectionRefused => {
+            "nobody listens there (say with --listen HOST:PORT where the server listens)".to_owned()
+        }
+        _ => fault.to_string(),
+    }
+}
