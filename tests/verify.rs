@@ -12,6 +12,7 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
+use support::faults::Tmpfs;
 use support::server::{BINARY, run};
 use support::{Client, Options, Server};
 
@@ -114,14 +115,19 @@ fn a_server_that_records_only_fails_where_a_reply_is_wanted() {
 
 #[test]
 fn a_transcript_that_cannot_be_written_fails_and_holds_up_the_flush() {
-    let server = Server::start(options());
-    // In its place stands what nobody can append to.
-    std::fs::create_dir(server.transcript_path("verifier")).unwrap();
+    let mut server = Server::prepared(options());
+    let folder = Tmpfs::mount(&server.data().join("cache/chat_sessions"), 1);
+    server.start_again();
+    folder.read_only();
     let (code, out, _) = verify(&server, server.address(), &[]);
     assert_eq!(code, Some(1), "{out}");
     let line = only_failed(&out, "transcript", &["flush"]);
-    assert!(line.contains("verifier.jsonl: it is no file (is its folder writable"), "{out}");
-    assert!(only_failed(&out, "flush", &["transcript"]).contains("writable"), "{out}");
+    assert!(line.contains("verifier.jsonl: No such file") && line.contains("(is its folder writable"), "{out}");
+    let line = only_failed(&out, "flush", &["transcript"]);
+    assert!(line.contains("2 records are pending") && line.contains("writable, and has the disk room?"), "{out}");
+    let (code, out, _) = script(&["--unix-socket", server.data().join("chatkeep.sock").to_str().unwrap()], None);
+    assert_eq!(code, Some(1), "{out}");
+    only_failed(&out, "transcript", &["flush"]);
 }
 
 #[test]
@@ -249,6 +255,7 @@ fn script(args: &[&str], path: Option<&Path>) -> (Option<i32>, String, String) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/verify.sh");
     let mut command = Command::new("/bin/bash");
     command.arg(script).args(args).current_dir("/");
+    command.env("CHATKEEP_VERIFY_SECONDS", "10");
     if let Some(path) = path {
         command.env("PATH", path);
     }
