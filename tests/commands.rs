@@ -315,7 +315,9 @@ fn say_prints_a_streamed_reply_and_takes_its_last_object() {
         ("delta", json!({"text": "lo"})),
         ("response", json!({"response": "Hello", "status": "completed"})),
     ];
-    let (place, asked) = toy(vec![stream(&events), stream(&events), stream(&events[2..])]);
+    let line =
+        [("delta", json!({"text": "Hello\n"})), ("response", json!({"response": "Hello\n", "status": "completed"}))];
+    let (place, asked) = toy(vec![stream(&events), stream(&events), stream(&events[2..]), stream(&line)]);
     assert_eq!(printed(place.folder(), &["say", "hi", "--session", "s"]), "Hello\n");
     let request = asked.recv().unwrap();
     assert!(request.contains("Accept: text/event-stream"), "{request}");
@@ -325,6 +327,15 @@ fn say_prints_a_streamed_reply_and_takes_its_last_object() {
         "{\"response\":\"Hello\",\"status\":\"completed\"}\n"
     );
     assert_eq!(printed(place.folder(), &["say", "hi"]), "Hello\n", "a reply without deltas is printed whole");
+    assert_eq!(printed(place.folder(), &["say", "hi"]), "Hello\n", "a line that has its end gets no other");
+}
+
+#[test]
+fn say_takes_a_stream_that_has_no_reply_for_what_it_is() {
+    let recorded = stream(&[("response", json!({"status": "recorded", "assistant_message_id": null}))]);
+    let (place, _asked) = toy(vec![recorded.replace("200", "202")]);
+    let (code, out, err) = ran(place.folder(), &["say", "hi"]);
+    assert_eq!((code, out.as_str(), err.starts_with("note: the message is recorded, ")), (Some(0), "", true), "{err}");
 }
 
 #[test]

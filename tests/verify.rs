@@ -10,6 +10,7 @@ mod support;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::faults::Tmpfs;
@@ -154,8 +155,8 @@ fn an_address_where_nobody_listens_fails_the_websocket_alone() {
 /// What the toy does with a message, given the ids it was recorded under.
 type Answers = fn(&str, &str) -> Vec<Value>;
 
-/// Speaks WebSocket on a port of its own, and has what it hears recorded by `server`.
-fn toy(server: &Server, welcome: Vec<Value>, answers: Answers) -> SocketAddr {
+/// Speaks WebSocket on a port of its own, and has what it hears recorded by `server`. Closes then, unless it is patient.
+fn toy(server: &Server, is_patient: bool, welcome: Vec<Value>, answers: Answers) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let mut client: Client = server.client();
@@ -173,7 +174,9 @@ fn toy(server: &Server, welcome: Vec<Value>, answers: Answers) -> SocketAddr {
         for frame in answers(id("user_message_id"), id("assistant_message_id")) {
             socket.send(frame.to_string().into()).unwrap();
         }
-        let _ = socket.close(None);
+        if !is_patient {
+            let _ = socket.close(None);
+        }
         while socket.read().is_ok() {}
     });
     address
@@ -198,7 +201,7 @@ fn response(user: &str, reply: &str) -> Value {
 #[test]
 fn a_websocket_is_verified_frame_by_frame() {
     let server = Server::start(options());
-    let address = toy(&server, welcome(), |user, reply| {
+    let address = toy(&server, true, welcome(), |user, reply| {
         vec![json!({"type": "heartbeat"}), processing(), ack(user), json!({"type": "delta"}), response(user, reply)]
     });
     let (code, out, _) = verify(&server, address, &[]);
@@ -241,12 +244,24 @@ fn a_websocket_fails_by_any_frame_that_is_missing_or_wrong() {
         (welcome(), |_, _| vec![json!({"type": "status", "status": "busy"})], "the session is busy"),
         (vec![json!({"type": "system", "session_id": "other"})], all, "the welcome is to the session \"other\""),
     ] {
-        let address = toy(&server, greeting, answers);
+        let address = toy(&server, false, greeting, answers);
         let (code, out, _) = verify(&server, address, &[]);
         assert_eq!(code, Some(1), "{out}");
         let line = only_failed(&out, "WebSocket", &["flush", "transcript"]);
         assert!(line.contains(told), "{told:?} is not in {line}");
     }
+}
+
+#[test]
+fn a_websocket_without_a_status_is_given_up_soon_after_the_response() {
+    let server = Server::start(options());
+    let began = Instant::now();
+    let address = toy(&server, true, welcome(), |user, reply| vec![ack(user), response(user, reply)]);
+    let (code, out, _) = verify(&server, address, &[]);
+    assert_eq!(code, Some(1), "{out}");
+    let line = only_failed(&out, "WebSocket", &[]);
+    assert!(line.contains("waiting for a status: nothing came in time"), "{out}");
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
 }
 
 /// The same by the script, which knows no configuration: over the socket, or at an address.

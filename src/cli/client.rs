@@ -381,6 +381,11 @@ impl Socket {
         stream.set_write_timeout(WRITE_TIMEOUT)?;
         Ok(Self { stream, until: Until::Moment(Instant::now() + within) })
     }
+
+    /// What is still read must come within that time from now.
+    pub(super) fn end_within(&mut self, within: Duration) {
+        self.until = Until::Moment(Instant::now() + within);
+    }
 }
 
 impl Read for Socket {

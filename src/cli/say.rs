@@ -37,7 +37,8 @@ pub(super) fn say(options: &Options) -> Result<(), Failure> {
         }
         reply => reply?,
     };
-    let mut printed = Printed { form: options.form, is_terminal: io::stdout().is_terminal(), ends_line: true };
+    let is_terminal = io::stdout().is_terminal();
+    let mut printed = Printed { form: options.form, is_terminal, has_begun: false, ends_line: true };
     let last = match reply.kind == EVENT_STREAM {
         true => follow(reply, &mut printed)?,
         false => Some(reply.json()?),
@@ -99,6 +100,7 @@ fn follow(reply: Reply, printed: &mut Printed) -> Result<Option<Value>, Failure>
 struct Printed {
     form: Form,
     is_terminal: bool,
+    has_begun: bool,
     /// Nothing was printed, or a line's end was the last of it.
     ends_line: bool,
 }
@@ -108,7 +110,7 @@ impl Printed {
         if self.form == Form::Json || text.is_empty() {
             return Ok(Audience::There);
         }
-        self.ends_line = text.ends_with('\n');
+        (self.has_begun, self.ends_line) = (true, text.ends_with('\n'));
         match self.is_terminal {
             true => show(&visible(text)),
             false => show(text),
@@ -123,13 +125,12 @@ impl Printed {
     fn finish(&mut self, reply: &Value) -> Result<(), Failure> {
         let text = reply["response"].as_str();
         let status = reply["status"].as_str().unwrap_or_default();
-        let is_new = self.ends_line;
         match (self.form, status, text) {
             (Form::Json, ..) => print(&format!("{reply}\n"))?,
             // The reason of an error is told on stderr, and not as an answer.
             (Form::Lines, "error" | "cancelled", _) => self.end_line()?,
             (Form::Lines, _, Some(text)) => {
-                if is_new {
+                if !self.has_begun {
                     self.delta(text)?;
                 }
                 self.end_line()?;

@@ -4,7 +4,7 @@
 //! WebSocket in its status is one that has none, and that is said and is no fault. Every wait is under one deadline.
 //! Knows nothing of what the other checks do.
 
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -18,6 +18,8 @@ use super::{Outcome, Run, Sent, checks};
 
 /// From the connection to the response: somebody may have to think of it.
 const TIMEOUT: Duration = Duration::from_secs(60);
+/// From the response to a status, if none came before.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 /// What the ack is known by.
 const CLIENT_ID: &str = "verify";
 
@@ -52,7 +54,12 @@ pub(super) fn check(run: &mut Run<'_>) -> Outcome {
     }
     let message = json!({"message": "ping from websocket", "client_id": CLIENT_ID});
     socket.send(Message::text(message.to_string())).map_err(|fault| format!("sending: {}", told(fault)))?;
-    while seen.ack.is_none() || seen.response.is_none() || !seen.status {
+    while seen.ack.is_none() || seen.response.is_none() {
+        take(&mut socket, &mut seen, run.session.as_str())?;
+    }
+    // One may follow the response; nobody has to think of that.
+    socket.get_mut().end_within(STATUS_TIMEOUT);
+    while !seen.status {
         take(&mut socket, &mut seen, run.session.as_str())?;
     }
     let id = |frame: &Option<Value>| frame.as_ref().and_then(|frame| frame["id"].as_str().map(str::to_owned));
@@ -85,14 +92,14 @@ fn connect(run: &Run<'_>, address: &str) -> Result<WebSocket<Socket>, Error> {
 /// Reads one frame and notes what it is.
 fn take(socket: &mut WebSocket<Socket>, seen: &mut Seen, session: &str) -> Result<(), String> {
     let missing = || {
-        let welcome = if seen.welcome { "" } else { " a welcome" };
-        let status = if seen.status { "" } else { " a status" };
-        let ack = if seen.ack.is_some() { "" } else { " an ack" };
-        let response = if seen.response.is_some() { "" } else { " a response" };
-        format!(
-            "waiting for{}",
-            [welcome, status, ack, response].into_iter().filter(|w| !w.is_empty()).collect::<Vec<_>>().join(",")
-        )
+        let wanted = [
+            (seen.welcome, "a welcome"),
+            (seen.status, "a status"),
+            (seen.ack.is_some(), "an ack"),
+            (seen.response.is_some(), "a response"),
+        ];
+        let missing = wanted.into_iter().filter(|(is_there, _)| !is_there).map(|(_, what)| what);
+        format!("waiting for {}", missing.collect::<Vec<_>>().join(", "))
     };
     let frame = match socket.read() {
         Ok(Message::Text(text)) => text,
@@ -129,17 +136,13 @@ fn note(seen: &mut Seen, frame: Value, session: &str) -> Result<(), String> {
 
 fn told(fault: Error) -> String {
     match fault {
-        Error::Io(fault) => plain(&fault),
+        Error::Io(fault) => match fault.kind() {
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => "nothing came in time".to_owned(),
+            ErrorKind::ConnectionRefused => {
+                "nobody listens there (say with --listen HOST:PORT where the server listens)".to_owned()
+            }
+            _ => fault.to_string(),
+        },
         fault => fault.to_string(),
-    }
-}
-
-fn plain(fault: &io::Error) -> String {
-    match fault.kind() {
-        ErrorKind::WouldBlock | ErrorKind::TimedOut => format!("nothing came within {} s", TIMEOUT.as_secs()),
-        ErrorKind::ConnectionRefused => {
-            "nobody listens there (say with --listen HOST:PORT where the server listens)".to_owned()
-        }
-        _ => fault.to_string(),
     }
 }
