@@ -217,7 +217,8 @@ fn session(word: &str) -> Result<SessionId, String> {
 }
 
 fn limit(word: OsString) -> Result<usize, String> {
-    let number = word.to_str().and_then(|word| word.parse().ok()).filter(|number| (1..=LIMIT_MAX).contains(number));
+    let number = word.into_string().ok().and_then(|word| word.parse().ok());
+    let number = number.filter(|number| (1..=LIMIT_MAX).contains(number));
     number.ok_or_else(|| format!("must be a whole number from 1 to {LIMIT_MAX}"))
 }
 

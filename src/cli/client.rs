@@ -4,35 +4,30 @@
 //! It stands alone because the commands want sentences and not codes: every fault here is one line that says what to do. A
 //! request is never sent twice: after an error its outcome may be unknown, and only the user knows whether it may be repeated.
 //!
-//! Invariants: every read and write has an end ([`Wait`]); a head has at most [`HEAD_BYTES_MAX`] bytes and a body that is
-//! taken whole at most [`BODY_BYTES_MAX`]. The token is in no message. Knows nothing of what is asked.
+//! Invariants: every read and write has an end ([`Wait`]); a head is bounded, and a body that is taken whole has at most
+//! [`BODY_BYTES_MAX`]. The token is in no message. Knows nothing of what is asked.
 
 mod body;
 mod events;
+mod head;
+mod socket;
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::config::{Config, Secret};
 
-use body::{Body, Framing};
+use body::Body;
 pub(super) use events::Events;
+use head::{Head, read_head};
+pub(super) use socket::Socket;
 
-/// The longest head of a reply, in bytes.
-const HEAD_BYTES_MAX: usize = 16 * 1024;
-/// The most fields of a head.
-const FIELDS_MAX: usize = 64;
 /// The largest body that is taken whole, in bytes: a page of the history with metadata has half of it.
 const BODY_BYTES_MAX: u64 = 64 << 20;
-/// How long a connection may take to be made over TCP, to each of the addresses of a name.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The longest one write waits for the server.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why there is no reply, by what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -214,19 +209,11 @@ impl Client {
     }
 
     fn connect(&self, wait: Wait) -> Result<Socket, ClientError> {
-        let stream = match &self.target {
-            Target::Unix(path) => UnixStream::connect(path).map(Stream::Unix),
+        let socket = match &self.target {
+            Target::Unix(path) => Socket::unix(path, wait),
             Target::Tcp(address) if address.ends_with(":0") => return Err(ClientError::NoPort),
-            Target::Tcp(address) => connect_tcp(address).map(Stream::Tcp),
+            Target::Tcp(address) => Socket::tcp(address, wait),
         };
-        let until = match wait {
-            Wait::Whole(within) => Until::Moment(Instant::now() + within),
-            Wait::Silence(within) => Until::Silence(within),
-        };
-        let socket = stream.and_then(|stream| {
-            stream.set_write_timeout(WRITE_TIMEOUT)?;
-            Ok(Socket { stream, until })
-        });
         socket.map_err(|source| match source.kind() {
             ErrorKind::NotFound | ErrorKind::ConnectionRefused => ClientError::Absent(self.place()),
             ErrorKind::PermissionDenied => ClientError::Forbidden(self.place()),
@@ -242,21 +229,6 @@ pub(super) fn reachable(listen: &str) -> String {
         Some(("[::]", port)) => format!("[::1]:{port}"),
         _ => listen.to_owned(),
     }
-}
-
-/// Connects to the first address of `HOST:PORT` that takes connections.
-fn connect_tcp(address: &str) -> io::Result<TcpStream> {
-    let mut last = io::Error::new(ErrorKind::NotFound, "the name has no address");
-    for address in address.to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
-            Ok(stream) => {
-                stream.set_nodelay(true)?;
-                return Ok(stream);
-            }
-            Err(fault) => last = fault,
-        }
-    }
-    Err(last)
 }
 
 fn told(place: String, wait: Wait, source: io::Error) -> ClientError {
@@ -300,168 +272,9 @@ impl Reply {
     }
 }
 
-struct Head {
-    status: u16,
-    kind: String,
-    framing: Framing,
-}
-
-/// Reads the head of the final reply; interim ones are passed over.
-fn read_head(from: &mut impl BufRead) -> io::Result<Head> {
-    loop {
-        let head = parse_head(&body::read_lines(from, HEAD_BYTES_MAX)?)?;
-        if head.status >= 200 {
-            return Ok(head);
-        }
-    }
-}
-
-fn parse_head(bytes: &[u8]) -> io::Result<Head> {
-    let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
-    let mut response = httparse::Response::new(&mut fields);
-    match response.parse(bytes) {
-        Ok(httparse::Status::Complete(_)) => {}
-        Ok(httparse::Status::Partial) => return Err(body::bad("its head ends early")),
-        Err(fault) => return Err(body::bad(&format!("its head cannot be read ({fault})"))),
-    }
-    let field = |name: &str| {
-        let found = response.headers.iter().find(|field| field.name.eq_ignore_ascii_case(name))?;
-        Some(String::from_utf8_lossy(found.value).trim().to_ascii_lowercase())
-    };
-    let status = response.code.unwrap_or_default();
-    let framing = match (status, field("transfer-encoding"), field("content-length")) {
-        (..200 | 204 | 304, ..) => Framing::Length(0),
-        (_, Some(coding), _) if coding == "chunked" => Framing::chunked(),
-        (_, Some(coding), _) => return Err(body::bad(&format!("it has the unknown coding {coding}"))),
-        (_, None, Some(length)) => {
-            Framing::Length(length.parse().map_err(|_| body::bad(&format!("its length is {length}")))?)
-        }
-        (_, None, None) => Framing::ToEnd,
-    };
-    let kind = field("content-type").unwrap_or_default();
-    Ok(Head { status, kind: kind.split(';').next().unwrap_or_default().trim().to_owned(), framing })
-}
-
-enum Stream {
-    Unix(UnixStream),
-    Tcp(TcpStream),
-}
-
-impl Stream {
-    fn set_write_timeout(&self, within: Duration) -> io::Result<()> {
-        match self {
-            Self::Unix(stream) => stream.set_write_timeout(Some(within)),
-            Self::Tcp(stream) => stream.set_write_timeout(Some(within)),
-        }
-    }
-
-    fn set_read_timeout(&self, within: Duration) -> io::Result<()> {
-        match self {
-            Self::Unix(stream) => stream.set_read_timeout(Some(within)),
-            Self::Tcp(stream) => stream.set_read_timeout(Some(within)),
-        }
-    }
-}
-
-enum Until {
-    Moment(Instant),
-    Silence(Duration),
-}
-
-/// A connection whose reads end in time.
-pub(super) struct Socket {
-    stream: Stream,
-    until: Until,
-}
-
-impl Socket {
-    /// Connects to `HOST:PORT`; all that is read must come within that time.
-    pub(super) fn tcp(address: &str, within: Duration) -> io::Result<Self> {
-        let stream = Stream::Tcp(connect_tcp(address)?);
-        stream.set_write_timeout(WRITE_TIMEOUT)?;
-        Ok(Self { stream, until: Until::Moment(Instant::now() + within) })
-    }
-
-    /// What is still read must come within that time from now.
-    pub(super) fn end_within(&mut self, within: Duration) {
-        self.until = Until::Moment(Instant::now() + within);
-    }
-}
-
-impl Read for Socket {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let left = match self.until {
-            Until::Moment(moment) => moment.saturating_duration_since(Instant::now()),
-            Until::Silence(within) => within,
-        };
-        if left.is_zero() {
-            return Err(ErrorKind::TimedOut.into());
-        }
-        self.stream.set_read_timeout(left)?;
-        match &mut self.stream {
-            Stream::Unix(stream) => stream.read(into),
-            Stream::Tcp(stream) => stream.read(into),
-        }
-    }
-}
-
-impl Write for Socket {
-    fn write(&mut self, from: &[u8]) -> io::Result<usize> {
-        match &mut self.stream {
-            Stream::Unix(stream) => stream.write(from),
-            Stream::Tcp(stream) => stream.write(from),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_head_says_how_its_body_ends() {
-        for (head, status, kind, framing) in [
-            (
-                "200 OK\r\nContent-Length: 12\r\nContent-Type: application/json; charset=utf-8",
-                200,
-                "application/json",
-                Framing::Length(12),
-            ),
-            (
-                "200 OK\r\nTransfer-Encoding: Chunked\r\ncontent-type: Text/Event-Stream",
-                200,
-                "text/event-stream",
-                Framing::chunked(),
-            ),
-            ("503 \r\nX: y", 503, "", Framing::ToEnd),
-            ("204 No Content", 204, "", Framing::Length(0)),
-        ] {
-            let head = format!("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 {head}\r\n\r\nbody");
-            let mut from = head.as_bytes();
-            let found = read_head(&mut from).unwrap();
-            assert_eq!((found.status, found.kind.as_str(), found.framing), (status, kind, framing), "{head}");
-            assert_eq!(from, b"body", "the body is left");
-        }
-    }
-
-    #[test]
-    fn a_head_that_is_none_or_never_ends_is_refused() {
-        let long = format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(HEAD_BYTES_MAX));
-        for (head, kind) in [
-            ("SSH-2.0-OpenSSH_9\r\n\r\n", ErrorKind::InvalidData),
-            ("HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", ErrorKind::InvalidData),
-            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n", ErrorKind::InvalidData),
-            (long.as_str(), ErrorKind::InvalidData),
-            ("HTTP/1.1 200 OK\r\nContent-Le", ErrorKind::UnexpectedEof),
-            ("", ErrorKind::UnexpectedEof),
-        ] {
-            assert_eq!(read_head(&mut head.as_bytes()).map(|head| head.status).unwrap_err().kind(), kind, "{head:.40}");
-        }
-    }
 
     #[test]
     fn a_listener_on_every_address_is_reached_at_loopback() {

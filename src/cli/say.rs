@@ -78,7 +78,8 @@ fn follow(reply: Reply, printed: &mut Printed) -> Result<Option<Value>, Failure>
         let data: Value = serde_json::from_str(&event.data).unwrap_or_default();
         match event.name.as_str() {
             "delta" => {
-                if printed.delta(data["text"].as_str().unwrap_or_default())? == Audience::Gone {
+                let audience = printed.delta(data["text"].as_str().unwrap_or_default())?;
+                if audience == Audience::Gone {
                     return Ok(None);
                 }
             }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tungstenite::http::Uri;
 use tungstenite::{ClientRequestBuilder, Error, HandshakeError, Message, WebSocket};
 
-use crate::cli::client::{Socket, reachable};
+use crate::cli::client::{Socket, Wait, reachable};
 use crate::cli::show::encoded;
 
 use super::{Outcome, Run, Sent, checks};
@@ -82,7 +82,7 @@ fn connect(run: &Run<'_>, address: &str) -> Result<WebSocket<Socket>, Error> {
     if let Some(token) = &run.config.server.auth_token {
         request = request.with_header("Authorization", format!("Bearer {}", token.expose()));
     }
-    match tungstenite::client(request, Socket::tcp(address, TIMEOUT)?) {
+    match tungstenite::client(request, Socket::tcp(address, Wait::Whole(TIMEOUT))?) {
         Ok((socket, _)) => Ok(socket),
         Err(HandshakeError::Failure(fault)) => Err(fault),
         Err(HandshakeError::Interrupted(_)) => Err(Error::Io(ErrorKind::TimedOut.into())),
