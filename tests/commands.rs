@@ -254,7 +254,7 @@ fn tail_of_an_empty_server_waits_for_the_first_message_and_ends_with_the_server(
     let mut err = String::new();
     tail.child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
     assert_eq!(ended.and_then(|status| status.code()), Some(1));
-    let is_told = err.contains("data/chatkeep.sock") || err.contains("it stops or is overloaded");
+    let is_told = err.contains("data/chatkeep.sock") || err.contains("it stops, or its log says why");
     assert!(err.starts_with("error: ") && is_told && err.lines().count() == 1, "{err}");
 }
 

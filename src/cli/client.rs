@@ -250,7 +250,9 @@ impl Reply {
         let status = self.status;
         // What is no problem of ours is told by its status alone: it may be a page of whatever listens there.
         let problem = self.json().unwrap_or_default();
-        let silent = if status == 503 { "it stops or is overloaded; try again" } else { "no reason is given" };
+        // The listener itself answers so when it stops with a request in its hands.
+        let silent =
+            if status == 500 || status == 503 { "it stops, or its log says why" } else { "no reason is given" };
         let detail = problem["detail"].as_str().unwrap_or(silent).to_owned();
         Err(ClientError::Refused { status, detail, field: problem["field"].as_str().map(str::to_owned) })
     }
