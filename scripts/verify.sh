@@ -9,6 +9,9 @@
 # or ✗; exit code 0 when all passed. What a check expects of the configuration is what the status says of it: a script does
 # not know the server's config file. A WebSocket is looked at up to its welcome, as curl cannot send there; `chatkeep verify`
 # sends.
+#
+# Variables of jq's own stand in single quotes.
+# shellcheck disable=SC2016
 set -euo pipefail
 
 readonly WAIT_SECONDS=${CHATKEEP_VERIFY_SECONDS:-20}
@@ -162,13 +165,13 @@ websocket() {
 }
 
 flush() {
-    local last
+    local last why
     last=$(value "$(ask /api/storage/status)" .journal.last_sequence)
     if wait_for '.journal.checkpoint >= $last' --argjson last "${last:-0}"; then
         passed flush "all $last records have arrived, $(value "$status" .queue.pending) are pending"
     else
-        refused flush "$(value "$status" .queue.pending) records are pending after $WAIT_SECONDS s" \
-            "(why: $(value "$status" '.mongo.reason // "is the folder of the transcripts writable? the log says"'))"
+        why=$(value "$status" '.mongo.reason // "is the folder of the transcripts writable? the log says"')
+        refused flush "$(value "$status" .queue.pending) records are pending after $WAIT_SECONDS s (why: $why)"
     fi
 }
 
@@ -196,14 +199,14 @@ transcript() {
 }
 
 mongo() {
+    local how_it_is
     wait_for '.mongo.status != "connecting"' || true
     case "$(value "$status" '"\(.mongo.enabled) \(.mongo.status)"')" in
         "false disabled") passed MongoDB "disabled, as configured" ;;
         "true ok") passed MongoDB "ok, $(value "$status" '.mongo | "\(.database).\(.chat_collection) on \(.hosts | join(", "))"')" ;;
         *)
-            refused MongoDB "its status is $(value "$status" '.mongo | "\(.status) since \(.since): \(.reason)"')$(
-                echo " (start MongoDB, or put mongo.uri right; messages wait in the journal)"
-            )"
+            how_it_is=$(value "$status" '.mongo | "\(.status) since \(.since): \(.reason)"')
+            refused MongoDB "its status is $how_it_is (start MongoDB, or put mongo.uri right; messages wait in the journal)"
             ;;
     esac
 }
@@ -248,7 +251,9 @@ journal() {
     fi
 }
 
-user= assistant= status=
+user=''
+assistant=''
+status=''
 rest
 history
 websocket

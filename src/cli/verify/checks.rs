@@ -202,9 +202,12 @@ pub(super) fn documents(run: &Run<'_>) -> Outcome {
     if arrived(&status) < target {
         return Err(format!("MongoDB has not got all {sent} messages (why: {})", reason(&status)));
     }
-    let page = page(run)?;
     let newest = run.sent.iter().map(|sent| sent.id.as_str()).max().and_then(|id| id.parse::<Id>().ok());
-    let persisted = page["last_persisted_at"].as_str().and_then(Timestamp::parse);
+    let persisted = |page: &Value| page["last_persisted_at"].as_str().and_then(Timestamp::parse);
+    // What others send is counted with ours, and may have come first.
+    let has_all = |page: &Value| newest.is_none_or(|newest| persisted(page).is_some_and(|time| time >= newest.time()));
+    let page = once(run, page, has_all)?;
+    let persisted = persisted(&page);
     match (newest, persisted) {
         _ if page["complete"] != true => {
             let why = page["reason"].as_str().unwrap_or("no reason is given");
@@ -274,11 +277,20 @@ fn status(run: &Run<'_>) -> Result<Value, String> {
 
 /// The status once it `holds`, or the last one of the time there is.
 fn wait(run: &Run<'_>, holds: impl Fn(&Value) -> bool) -> Result<Value, String> {
+    once(run, status, holds)
+}
+
+/// The same for any answer.
+fn once(
+    run: &Run<'_>,
+    ask: impl Fn(&Run<'_>) -> Result<Value, String>,
+    holds: impl Fn(&Value) -> bool,
+) -> Result<Value, String> {
     let until = Instant::now() + FLUSH_TIMEOUT + run.config.journal.checkpoint_interval;
     loop {
-        let status = status(run)?;
-        if holds(&status) || Instant::now() >= until {
-            return Ok(status);
+        let answer = ask(run)?;
+        if holds(&answer) || Instant::now() >= until {
+            return Ok(answer);
         }
         // There is nothing to wake us: the condition is another process's.
         std::thread::park_timeout(GLANCE);
