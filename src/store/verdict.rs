@@ -104,6 +104,15 @@ pub fn of(error: &Error) -> StoreError {
     }
 }
 
+/// Why a server that can be reached refuses a command; `None` when the error is another, or passes by itself.
+pub fn refusal(error: &Error) -> Option<String> {
+    let ErrorKind::Command(command) = error.kind.as_ref() else { return None };
+    match of_code(command.code, &command.code_name) {
+        StoreError::Credentials { reason } | StoreError::Server { reason } => Some(reason),
+        _ => None,
+    }
+}
+
 fn write_concern(code: i32) -> StoreError {
     StoreError::WriteConcern { reason: format!("code {code}") }
 }
