@@ -22,101 +22,11 @@ use mongodb::IndexModel;
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::sync::Collection;
 use serde_json::{Value, json};
+use support::drained::{
+    NOWHERE, assert_holds, drained_to, options, post, queue, status, stored, wait_until_drained, wait_until_in_error,
+};
 use support::mongod::{Mongod, PASSWORD, ReplicaSet, USER, message_of};
-use support::{Load, Options, Oracle, PATIENCE, Random, Server, wait_until};
-
-/// Nobody listens there.
-const NOWHERE: &str = "mongodb://127.0.0.1:1/";
-
-fn options(uri: &str, database: &str) -> Options {
-    Options::default()
-        .set("mongo.enabled", true)
-        .set("mongo.uri", uri)
-        .set("mongo.database", database)
-        .set("mongo.backoff_ms_max", 500)
-        .set("journal.checkpoint_seconds", 1)
-}
-
-/// A server and a database of its own on the mongod that the tests share.
-fn drained_to(database: &str) -> (Arc<Mongod>, Server) {
-    let mongod = Mongod::shared();
-    let server = Server::start(options(&mongod.uri(), database));
-    (mongod, server)
-}
-
-fn status(server: &Server) -> Value {
-    server.client().get("/api/storage/status").expect(200)
-}
-
-fn queue(server: &Server, field: &str) -> u64 {
-    status(server)["queue"][field].as_u64().unwrap_or_else(|| panic!("{field} is a number"))
-}
-
-/// Waits until nothing is pending.
-#[track_caller]
-fn wait_until_drained(server: &Server) {
-    let mut last = Value::Null;
-    let deadline = Instant::now() + 3 * PATIENCE;
-    loop {
-        let status = status(server);
-        if status["queue"]["pending"] == 0 {
-            assert_eq!(
-                status["queue"]["oldest_pending_seconds"], 0.0,
-                "nothing is pending, so nothing waits: {status}"
-            );
-            assert_ne!(status["mongo"]["status"], "error", "{status}");
-            // A server that has just started and owes nothing may not have heard of it yet.
-            if status["mongo"]["status"] == "ok" {
-                return;
-            }
-        }
-        assert!(Instant::now() < deadline, "it is not drained: {last}");
-        last = status;
-        std::thread::park_timeout(Duration::from_millis(20));
-    }
-}
-
-/// Waits until MongoDB is said to be in error, and gives the reason.
-#[track_caller]
-fn wait_until_in_error(server: &Server) -> String {
-    wait_until("the status tells of the error", PATIENCE, || status(server)["mongo"]["status"] == "error");
-    let mongo = status(server)["mongo"].clone();
-    assert!(mongo["since"].as_str().is_some_and(|since| since.ends_with("+00:00")), "{mongo}");
-    mongo["reason"].as_str().unwrap_or_else(|| panic!("an error has a reason: {mongo}")).to_owned()
-}
-
-/// Posts `count` messages in arrays, and gives id and text of each.
-#[track_caller]
-fn post(server: &Server, session: &str, tag: &str, count: usize) -> BTreeMap<String, String> {
-    let mut client = server.client();
-    let texts: Vec<String> = (0..count).map(|n| format!("{tag} {n}")).collect();
-    let mut kept = BTreeMap::new();
-    for part in texts.chunks(1000) {
-        let body: Value = part.iter().map(|t| json!({"session_id": session, "role": "user", "text": t})).collect();
-        let reply = client.post("/api/chat/messages", &body).expect(201);
-        let ids = reply["messages"].as_array().unwrap().iter().map(|m| m["id"].as_str().unwrap().to_owned());
-        kept.extend(ids.zip(part.iter().cloned()));
-    }
-    assert_eq!(kept.len(), count, "each has an id of its own");
-    kept
-}
-
-/// All documents, each looked at: id and text.
-#[track_caller]
-fn stored(collection: &Collection<Document>) -> BTreeMap<String, String> {
-    let text = |value: &Value| value.as_str().unwrap().to_owned();
-    let documents: Vec<Value> = collection.find(doc! {}).run().unwrap().map(|d| message_of(&d.unwrap())).collect();
-    let found: BTreeMap<_, _> = documents.iter().map(|m| (text(&m["id"]), text(&m["text"]))).collect();
-    assert_eq!(found.len(), documents.len(), "an id is there once");
-    found
-}
-
-#[track_caller]
-fn assert_holds(collection: &Collection<Document>, wanted: &BTreeMap<String, String>) {
-    let found = stored(collection);
-    assert_eq!(found.len(), wanted.len(), "documents and messages");
-    assert!(found == *wanted, "each is there with its text");
-}
+use support::{Load, Oracle, PATIENCE, Random, Server, wait_until};
 
 /// The dead letters: reason and text by id; panics when one is there twice.
 #[track_caller]
