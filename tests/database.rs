@@ -287,3 +287,56 @@ fn a_consumer_of_the_feed_reads_all_once_across_restarts_of_both_sides() {
     assert_eq!(read, kept.keys().cloned().collect::<Vec<_>>(), "each once and in order");
     assert_holds(&mongod.messages(), &kept);
 }
+
+#[test]
+fn what_was_recorded_before_mongodb_was_switched_on_reaches_it_when_the_checkpoint_is_removed() {
+    let mongod = Mongod::start();
+    let mut server = Server::start(options(&mongod.uri(), "oqoqo").set("mongo.enabled", false));
+    let mut kept = post(&server, "s", "before", 50);
+    let gone = post(&server, "gone", "erased", 50);
+    let reply = server.client().request("DELETE", "/api/chat/sessions/gone", &[], None).expect(200);
+    assert_eq!(reply["mongo"], "none");
+    let on = options(&mongod.uri(), "oqoqo");
+    server.reconfigure(on);
+    server.restart();
+    let later = post(&server, "s", "later", 50);
+    wait_until_drained(&server);
+    assert_holds(&mongod.messages(), &later);
+    kept.extend(later);
+    assert_eq!(server.sigterm_and_wait().code(), Some(0));
+    std::fs::remove_file(server.data().join("journal/checkpoint")).unwrap();
+    server.start_again();
+    wait_until("all is there", PATIENCE, || stored(&mongod.messages()).len() == kept.len());
+    wait_until_drained(&server);
+    assert_holds(&mongod.messages(), &kept);
+    assert!(gone.keys().all(|id| !kept.contains_key(id)));
+}
+
+#[test]
+fn an_insert_that_was_given_up_before_an_erasure_brings_nothing_back() {
+    let mongod = Mongod::start();
+    let mut server = Server::start(options(&mongod.uri(), "oqoqo").set("mongo.call_timeout_seconds", 1));
+    post(&server, "gone", "drained", 10);
+    let mut kept = post(&server, "stays", "stays", 10);
+    wait_until_drained(&server);
+    mongod.freeze();
+    post(&server, "gone", "given up", 500);
+    wait_until("a call is given up", PATIENCE, || queue(&server, "failures") > 1);
+    assert_eq!(erase(&server, "gone")["mongo"], "pending");
+    kept.extend(post(&server, "gone", "later", 10));
+    let page = server.client().history("gone", "&limit=500");
+    assert_eq!(page["messages"].as_array().unwrap().len(), 10, "{page}");
+    mongod.thaw();
+    wait_until("it has found MongoDB again", PATIENCE, || status(&server)["mongo"]["status"] == "ok");
+    wait_until_drained(&server);
+    assert_eq!(status(&server)["mongo"]["erasures_to_repeat"], 1, "what was given up may still arrive");
+    wait_until("what hung has arrived or never will", PATIENCE, || {
+        let running = doc! { "currentOp": 1, "active": true, "op": "insert" };
+        let running = mongod.client().database("admin").run_command(running).run().unwrap();
+        running.get_array("inprog").unwrap().is_empty()
+    });
+    // A restart begins with the erasure.
+    server.restart();
+    wait_until_drained(&server);
+    assert_holds(&mongod.messages(), &kept);
+}
