@@ -52,7 +52,7 @@ pub fn ensure<T: Send + Sync>(
 ) -> Result<Vec<String>> {
     let present = match list(database, collection.name()) {
         // What is there already is then made once more, which changes nothing.
-        Err(error) if verdict::refusal(&error).is_some() => Vec::new(),
+        Err(error) if verdict::refusal(&error).is_some() && !is_nobody(database, &error) => Vec::new(),
         present => present?,
     };
     let mut differing = Vec::new();
@@ -80,6 +80,16 @@ fn list(database: &Database, collection: &str) -> Result<Vec<Document>> {
         Err(error) if code(&error) == Some(NAMESPACE_NOT_FOUND) => Ok(Vec::new()),
         Err(error) => Err(error),
     }
+}
+
+/// Whether it is refused because no user is given: then nothing will be allowed, and that is no matter of an index.
+fn is_nobody(database: &Database, error: &Error) -> bool {
+    if code(error) != Some(verdict::UNAUTHORIZED) {
+        return false;
+    }
+    let status = database.run_command(doc! { "connectionStatus": 1 }).run();
+    let users = status.as_ref().ok().and_then(|status| status.get_document("authInfo").ok());
+    users.and_then(|info| info.get_array("authenticatedUsers").ok()).is_some_and(Vec::is_empty)
 }
 
 fn code(error: &Error) -> Option<i32> {
