@@ -77,6 +77,31 @@ fn a_user_who_may_make_no_index_drains_all_the_same_and_is_told_of_once() {
 }
 
 #[test]
+fn a_user_who_may_not_read_what_other_servers_erased_drains_and_erases_and_the_status_says_so() {
+    let mongod = Mongod::start_with_password();
+    let uri = clerk(&mongod, "writer", &["find", "insert", "remove", "createIndex", "listIndexes"]);
+    let admin = mongod.client().database("admin");
+    let narrow = doc! {
+        "updateRole": "writer",
+        "privileges": [
+            { "resource": { "db": "oqoqo", "collection": "chat_messages" }, "actions": ["find", "insert", "remove"] },
+            { "resource": { "db": "oqoqo", "collection": "chat_messages_erasures" }, "actions": ["insert", "update"] },
+        ],
+    };
+    admin.run_command(narrow).run().unwrap();
+    let server = Server::start(options(&uri, "oqoqo").set("mongo.shared", true));
+    let kept = post(&server, "s", "kept", 20);
+    post(&server, "gone", "erased", 20);
+    wait_until_drained(&server);
+    erase(&server, "gone");
+    wait_until_drained(&server);
+    assert_holds(&mongod.messages(), &kept);
+    let reason = || status(&server)["mongo"]["shared_reason"].as_str().unwrap_or_default().to_owned();
+    wait_until("the status says so", PATIENCE, || reason().contains("cannot be read: MongoDB refuses the credentials"));
+    assert_eq!(server.log().matches("what other servers erased cannot be read").count(), 1, "{}", server.log());
+}
+
+#[test]
 fn whatever_a_server_answers_for_a_while_all_is_there_once_afterwards() {
     let mongod = Mongod::start_fallible();
     let server = Server::start(options(&mongod.uri(), "oqoqo").set("mongo.batch_max_messages", 50));
