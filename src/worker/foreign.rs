@@ -5,11 +5,15 @@
 //! server's journal, if there is anything to erase, and all the rest is the same path as for its own.
 //!
 //! Nothing is kept over a restart: a start asks for all that is kept. What is erased here already is passed over by the
-//! recorder, so that to hear of it again costs a look.
+//! recorder, so that to hear of it again costs a look. What was heard of in this process is not carried out again: of a
+//! server whose clock is far ahead it would take whatever is said until that time comes.
 //!
 //! Knows nothing of journals and files.
 
+use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
+
+use lru::LruCache;
 
 use crate::journal::Refusal;
 use crate::message::{Id, SessionId};
@@ -23,6 +27,9 @@ const EVERY_REFUSED: Duration = Duration::from_secs(30);
 /// their times, and after a failover another clock counts.
 const AGAIN_MILLIS: i64 = 5 * 60 * 1000;
 
+/// Erasures that were heard of and are remembered; about 100 bytes each.
+const HEARD_MAX: NonZeroUsize = NonZeroUsize::new(10_000).expect("not 0");
+
 /// Erases here what is erased there; returns of how many sessions there was something.
 pub type Apply = Box<dyn FnMut(&[(SessionId, Id)]) -> Result<usize, Refusal> + Send>;
 
@@ -33,6 +40,8 @@ pub struct Foreign {
     place: Option<ErasurePlace>,
     /// The latest time that was seen.
     newest: i64,
+    /// What was carried out.
+    heard: LruCache<SessionId, Id>,
     due: Instant,
     told: Option<String>,
 }
@@ -41,7 +50,8 @@ impl Foreign {
     /// Nothing is known yet, and it is to be asked for at once.
     #[must_use]
     pub fn new(apply: Apply) -> Self {
-        Self { apply, place: None, newest: 0, due: Instant::now(), told: None }
+        let (heard, due) = (LruCache::new(HEARD_MAX), Instant::now());
+        Self { apply, place: None, newest: 0, heard, due, told: None }
     }
 
     /// When to ask.
@@ -57,7 +67,9 @@ impl Foreign {
     /// Takes the answer; why it cannot be carried out, if so: then the same is asked for again.
     pub(super) fn take(&mut self, found: &[StoredErasure]) -> Option<String> {
         self.due = Instant::now() + EVERY;
-        let erased: Vec<(SessionId, Id)> = found.iter().filter_map(|found| found.erasure.clone()).collect();
+        let is_new = |(session, up_to): &&(SessionId, Id)| self.heard.peek(session).is_none_or(|heard| heard < up_to);
+        let erased = found.iter().filter_map(|found| found.erasure.as_ref()).filter(is_new);
+        let erased: Vec<(SessionId, Id)> = erased.cloned().collect();
         match (self.apply)(&erased) {
             Ok(0) => {}
             Ok(count) => log::info!("[CHAT ERASE] {count} sessions are erased here as on another server"),
@@ -66,6 +78,7 @@ impl Foreign {
             }
         }
         self.told = None;
+        erased.into_iter().for_each(|(session, up_to)| drop(self.heard.put(session, up_to)));
         self.newest = found.iter().map(|found| found.place.millis).fold(self.newest, i64::max);
         if found.len() < ERASURES_MAX {
             self.place = Some(ErasurePlace { millis: self.newest.saturating_sub(AGAIN_MILLIS), id: String::new() });
@@ -122,7 +135,7 @@ mod tests {
         foreign.take(&[StoredErasure { erasure: None, ..stored(500) }]);
         assert!(foreign.due() > Instant::now());
         assert_eq!(foreign.place().unwrap().millis, stored(500).place.millis - AGAIN_MILLIS);
-        foreign.take(&[]);
+        foreign.take(&[stored(499)]);
         assert_eq!(foreign.place().unwrap().millis, stored(500).place.millis - AGAIN_MILLIS);
         assert_eq!(heard.lock().unwrap().len(), 500);
     }
