@@ -43,6 +43,9 @@ fn letters(server: &Server) -> BTreeMap<String, (String, String)> {
     found
 }
 
+/// How much a million messages may add to resident memory: 1 MiB was seen.
+const GROWTH_KIB_MAX: u64 = 4 * 1024;
+
 fn memory_kib(server: &Server) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
@@ -529,7 +532,8 @@ fn inserts_that_hung_before_an_erasure_bring_nothing_back() {
 #[allow(clippy::print_stderr, reason = "what was measured must be on the screen")]
 fn an_outage_with_a_million_messages_takes_no_memory_and_all_are_there_afterwards() {
     let mut mongod = Mongod::start();
-    let options = options(&mongod.uri(), "oqoqo").set("journal.fsync", "never");
+    // What glibc keeps for each of its arenas is not what is measured here, and alone is up to 17 MiB on two processors.
+    let options = options(&mongod.uri(), "oqoqo").set("journal.fsync", "never").environment("MALLOC_ARENA_MAX", "1");
     let server = Server::start(options);
     let mut kept = post(&server, "s-0", "warm", 50_000);
     wait_until_drained(&server);
@@ -543,13 +547,13 @@ fn an_outage_with_a_million_messages_takes_no_memory_and_all_are_there_afterward
     }
     let during = memory_kib(&server);
     eprintln!("resident: {before} KiB before, {during} KiB with {} pending", queue(&server, "pending"));
-    assert!(during < before + 20 * 1024, "{before} KiB became {during}");
+    assert!(during < before + GROWTH_KIB_MAX, "{before} KiB became {during}");
     let (began, pending) = (Instant::now(), queue(&server, "pending"));
     mongod.restart();
     wait_until("all of it is drained", 20 * PATIENCE, || queue(&server, "pending") == 0);
     let (after, took) = (memory_kib(&server), began.elapsed());
     eprintln!("drained {pending} in {took:?}; resident: {after} KiB");
-    assert!(after < before + 20 * 1024, "{before} KiB became {after}");
+    assert!(after < before + GROWTH_KIB_MAX, "{before} KiB became {after}");
     assert_holds(&mongod.messages(), &kept);
 }
 

@@ -78,7 +78,9 @@ impl Foreign {
             }
         }
         self.told = None;
-        erased.into_iter().for_each(|(session, up_to)| drop(self.heard.put(session, up_to)));
+        for (session, up_to) in erased {
+            self.heard.put(session, up_to);
+        }
         self.newest = found.iter().map(|found| found.place.millis).fold(self.newest, i64::max);
         if found.len() < ERASURES_MAX {
             self.place = Some(ErasurePlace { millis: self.newest.saturating_sub(AGAIN_MILLIS), id: String::new() });
