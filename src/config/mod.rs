@@ -225,6 +225,10 @@ pub struct ResponderConfig {
     pub kind: ResponderKind,
     /// The program of [`ResponderKind::Command`] and its arguments; begins with a program if that is the kind.
     pub command: Vec<String>,
+    /// Turns that are being answered at once, each on a thread; for a responder that may wait.
+    pub max_concurrent: usize,
+    /// How long an answer may take, and how long a turn waits for those of its session before it.
+    pub timeout: Duration,
     /// The server of [`ResponderKind::OpenAi`].
     pub openai: OpenAiConfig,
 }

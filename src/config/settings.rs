@@ -176,6 +176,8 @@ impl Settings {
                 _ => ResponderKind::Echo,
             },
             command: self.list("responder.command"),
+            max_concurrent: self.count("responder.max_concurrent"),
+            timeout: self.seconds("responder.timeout_seconds"),
             openai: OpenAiConfig {
                 base_url: self.text("responder.openai.base_url").trim_end_matches('/').to_owned(),
                 model: self.text("responder.openai.model").to_owned(),

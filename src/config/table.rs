@@ -165,6 +165,8 @@ pub(super) static KEYS: &[Key] = &[
     whole("history.mongo_timeout_ms", 1500, 50..=60_000),
     choice("responder.kind", "echo", &["echo", "command", "openai", "none"]),
     list("responder.command", rules::is_argument, IS_ARGUMENT),
+    whole("responder.max_concurrent", 8, 1..=1000),
+    whole("responder.timeout_seconds", 120, 1..=HOUR),
     text("responder.openai.base_url", "http://127.0.0.1:11434/v1", rules::is_base_url, IS_BASE_URL),
     text("responder.openai.model", "", rules::is_model, IS_MODEL),
     secret(text("responder.openai.api_key", "", rules::is_token, IS_TOKEN), |_| REDACTED.to_owned()),
