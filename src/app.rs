@@ -154,7 +154,7 @@ impl App {
         let _ = self.stop_by.set(deadline - END.min(self.drain / 4));
         // Those who wait for what comes are no requests in flight.
         self.feed.stop();
-        let turns = end_turns(self.chat, deadline - TURNS.min(self.drain / 4), deadline);
+        let turns = end_turns(&self.chat, deadline - TURNS.min(self.drain / 4), deadline);
         let mut left = self.tcp.stop(deadline);
         left += self.local.map_or(0, |local| local.stop(deadline));
         if left > 0 {
@@ -174,7 +174,7 @@ impl App {
 }
 
 /// Ends the turns beside the listeners, whose requests wait for them. Without a thread for it, before them.
-fn end_turns(chat: Arc<Chat>, turns_until: Instant, deadline: Instant) -> Option<JoinHandle<bool>> {
+fn end_turns(chat: &Arc<Chat>, turns_until: Instant, deadline: Instant) -> Option<JoinHandle<bool>> {
     let ending = chat.clone();
     let thread = thread::spawn("turns-end", move || ending.close(turns_until, deadline));
     if let Err(e) = &thread {

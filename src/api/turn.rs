@@ -59,6 +59,13 @@ struct TurnReply<'a> {
     durable: &'a str,
 }
 
+/// A piece of an answer.
+#[derive(Serialize)]
+struct Delta<'a> {
+    text: &'a str,
+    reply_to: Id,
+}
+
 /// The form of a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
@@ -212,7 +219,7 @@ fn stream(chat: &Chat, follow: &Follow, request_id: &str, to: &mut dyn Client) -
 }
 
 fn push_delta(to: &mut Vec<u8>, text: &str, reply_to: Id) {
-    push_event(to, "delta", &serde_json::json!({ "text": text, "reply_to": reply_to }));
+    push_event(to, "delta", &Delta { text, reply_to });
 }
 
 /// The status is on its way by then.

@@ -21,11 +21,11 @@ use crate::responder::{Answer, Failure, Question, Responder};
 
 use super::context;
 use super::pool::Slot;
-use super::running::{End, REPLY_BYTES_MAX, Running, Said, Why};
+use super::running::{End, REPLY_BYTES_MAX, Running, Said, Why, fitting};
 use super::sessions::Place;
 use super::turn::Status;
 
-/// The longest reason of a failure, in bytes; the rest is left out.
+/// The longest reason of a failure, in bytes as a line keeps it; the rest is left out.
 const REASON_BYTES_MAX: usize = 16 << 10;
 /// The longest metadata of an answer, in bytes; longer ones are left out whole.
 const METADATA_BYTES_MAX: usize = 1 << 20;
@@ -139,7 +139,10 @@ impl Answering {
                 log::error!("the reply to {} cannot be recorded: {refusal}", self.running.user());
             }
         }
-        self.running.tell_end(&end);
+        let told = catch_unwind(AssertUnwindSafe(|| self.running.tell_end(&end)));
+        if told.is_err() {
+            log::error!("whoever watches turns panicked at the end of one");
+        }
         drop(place);
         self.running.settle(end);
     }
@@ -175,7 +178,7 @@ impl Verdict {
         if !said.is_empty() {
             metadata.insert("partial".into(), said.into());
         }
-        let text = reason[..reason.floor_char_boundary(REASON_BYTES_MAX)].to_owned();
+        let text = fitting(reason, REASON_BYTES_MAX).0.to_owned();
         Self { status: Status::Error, text, metadata }
     }
 

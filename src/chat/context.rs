@@ -31,7 +31,7 @@ pub(super) fn up_to(
         since: None,
         until: None,
     };
-    let mut older = history.read(&ask)?.messages.into_iter().map(|(message, _)| message).rev();
+    let mut older = history.read_here(&ask)?.messages.into_iter().map(|(message, _)| message).rev();
     let Some(asked) = older.next().filter(|message| message.id() == user) else { return Ok(None) };
     let mut bytes = if context.messages > 1 { asked.text().len() } else { 0 };
     let mut messages = vec![asked];

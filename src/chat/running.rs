@@ -337,7 +337,7 @@ impl Follow {
 }
 
 /// As much of `piece` as has room in a line, and what it takes there.
-fn fitting(piece: &str, room: usize) -> (&str, usize) {
+pub(super) fn fitting(piece: &str, room: usize) -> (&str, usize) {
     let mut taken = 0;
     for (at, c) in piece.char_indices() {
         let bytes = match c {

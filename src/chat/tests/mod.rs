@@ -134,6 +134,7 @@ struct World {
 }
 
 /// How a world differs from the usual one.
+#[derive(Clone, Copy)]
 struct Sizes {
     max_concurrent: usize,
     waiting_max: usize,
