@@ -32,6 +32,7 @@ use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use ureq::tls::TlsConfig;
 use ureq::unversioned::transport::{Connector, RustlsConnector};
 use ureq::{Agent, Body, http};
 
@@ -69,6 +70,8 @@ pub struct OpenAi {
     /// Whether the server was seen not to understand `stream_options`.
     is_plain: AtomicBool,
     lookups: Running,
+    /// Mozilla's roots, but in tests.
+    tls: TlsConfig,
 }
 
 /// Why a try gave no answer.
@@ -96,6 +99,7 @@ impl OpenAi {
             url: format!("{}/chat/completions", config.base_url),
             is_plain: AtomicBool::new(false),
             lookups: Running::default(),
+            tls: TlsConfig::default(),
         }
     }
 
@@ -142,6 +146,7 @@ impl OpenAi {
             .max_redirects(0)
             .max_redirects_will_error(false)
             .proxy(None)
+            .tls_config(self.tls.clone())
             .max_response_header_size(HEAD_BYTES_MAX)
             .input_buffer_size(HEAD_BYTES_MAX)
             .output_buffer_size(PIECE_BYTES)

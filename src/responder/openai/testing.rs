@@ -4,6 +4,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use crate::config::{Config, OpenAiConfig, Secret};
@@ -69,6 +70,47 @@ fn read_request(stream: &TcpStream) -> (String, String) {
     let mut body = vec![0; length];
     let _ = reader.read_exact(&mut body);
     (head, String::from_utf8_lossy(&body).into_owned())
+}
+
+/// A server behind TLS, by python3: it says that to everyone, and then nothing until the other side closes. Its certificate is
+/// of the authority in `tests/support/tls/ca.pem`, whose key nobody has any more.
+pub(super) struct Encrypted {
+    child: Child,
+    pub(super) port: u16,
+}
+
+impl Encrypted {
+    pub(super) fn new(says: &str) -> Self {
+        let script = r"
+import os, socket, ssl, sys
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(sys.argv[1])
+listener = socket.create_server(('127.0.0.1', 0))
+print(listener.getsockname()[1], flush=True)
+while True:
+    plain = listener.accept()[0]
+    try:
+        stream = context.wrap_socket(plain, server_side=True)
+        stream.recv(65536)
+        stream.sendall(sys.argv[2].encode())
+        stream.recv(65536)
+    except OSError:
+        pass
+";
+        let pem = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/tls/server.pem");
+        let mut command = Command::new("python3");
+        let mut child = command.args(["-c", script, pem, says]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        Self { child, port: line.trim().parse().unwrap() }
+    }
+}
+
+impl Drop for Encrypted {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 /// Sends these bytes and closes.
