@@ -379,6 +379,8 @@ impl<S: Sink, D: Disk> Worker<S, D> {
             }
             // Refused sequences leave holes.
             self.position = self.position.max(self.reader.position());
+            // However much there is to read, MongoDB does not wait for its next batch.
+            self.step_drain();
             match read {
                 Ok(_) if self.read_again.take().is_some() => log::info!("[CHAT WORKER] The journal can be read again"),
                 Ok(_) => {}

@@ -5,11 +5,14 @@
 mod support;
 
 use std::fs;
+use std::io::Read as _;
+use std::process::{Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use support::server::{BINARY, said};
 use support::{Client, Connection, Options, PATIENCE, Reply, Server, wait_until};
 
 /// `gate` says `one`, waits for the file `open` and says ` two`; `hang` says `so far` and no more; `talk` never ends;
@@ -174,6 +177,43 @@ fn a_client_of_a_stream_that_goes_away_ends_its_turn_and_what_was_said_is_kept()
         assert!(["on and", "so far"].iter().any(|said| reply["text"].as_str().unwrap().starts_with(said)), "{reply}");
     }
     assert_eq!(responder(&mut client)["cancelled"], 3);
+}
+
+#[test]
+fn a_client_without_a_stream_may_go_and_the_answer_is_kept() {
+    let server = Server::start(options());
+    let mut client = server.client();
+    let mut connection = server.connect();
+    let body = turn("gate").to_string();
+    let head = "POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length";
+    connection.send(format!("{head}: {}\r\n\r\n{body}", body.len()).as_bytes()).unwrap();
+    wait_until("it is being answered", PATIENCE, || responder(&mut client)["running"] == 1);
+    drop(connection);
+    open_gate(&server);
+    wait_until("the reply is recorded", PATIENCE, || told(&mut client, "gate").len() == 2);
+    assert_eq!(client.history("gate", "")["messages"][1]["metadata"]["status"], "completed");
+}
+
+#[test]
+fn a_stream_that_has_nothing_to_say_shows_that_the_line_stands() {
+    let server = Server::start(options());
+    let (mut connection, _) = begin_stream(server.connect(), &turn("hang"));
+    let (began, sign) = (Instant::now(), connection.until(":\n\n").unwrap());
+    assert!(!sign.contains("event") && began.elapsed().as_secs() < 20, "{sign:?} after {:?}", began.elapsed());
+}
+
+#[test]
+fn say_prints_an_answer_as_it_comes() {
+    let server = Server::start(options());
+    let mut say = Command::new(BINARY);
+    say.args(["say", "--session", "gate", "go on"]).current_dir(server.folder());
+    let mut say = say.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut first = [0; 3];
+    say.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+    assert_eq!(&first, b"one", "and the gate is closed");
+    open_gate(&server);
+    let output = say.wait_with_output().unwrap();
+    assert_eq!((said(&output).as_str(), output.status.code()), (" two\n", Some(0)));
 }
 
 #[test]

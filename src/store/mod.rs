@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! document.rs  a message <-> its BSON document, and what can be none
+//! bson.rs      JSON text into BSON bytes
 //! mongo.rs     connect, insert, erase and read by the driver
 //! indexes.rs   the two indexes: made when missing, reported when they differ
 //! verdict.rs   what an error of the driver means for us
@@ -16,6 +17,8 @@
 //! What a server says may quote any of them, so its codes are told and its words are not. Knows nothing of the journal,
 //! of transcripts or of who calls.
 
+#[cfg(feature = "mongo")]
+mod bson;
 mod calls;
 #[cfg(feature = "mongo")]
 mod document;
@@ -68,6 +71,12 @@ pub trait Store: Send + Sync + 'static {
     /// Any [`StoreError`].
     fn connect(&self) -> Result<Connected, StoreError>;
 
+    /// Makes ready what [`Store::send`] sends of a message: the part of an insert that needs no server, so that it can be
+    /// done while another call is under way.
+    fn prepare(&self, message: &Arc<Message>) -> Outgoing {
+        Outgoing { message: Arc::clone(message), document: None }
+    }
+
     /// Inserts messages: what is stored, already there or refused afterwards is so on a majority, in its journal. After an
     /// error any part may be stored; the same again ends in the same.
     ///
@@ -75,7 +84,16 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// # Errors
     /// Any [`StoreError`]; the whole batch is to be tried again.
-    fn insert(&self, messages: &[Arc<Message>]) -> Result<Inserted, StoreError>;
+    fn send(&self, batch: &[Outgoing]) -> Result<Inserted, StoreError>;
+
+    /// Prepares and sends.
+    ///
+    /// # Errors
+    /// As [`Store::send`].
+    fn insert(&self, messages: &[Arc<Message>]) -> Result<Inserted, StoreError> {
+        let batch: Vec<_> = messages.iter().map(|message| self.prepare(message)).collect();
+        self.send(&batch)
+    }
 
     /// Deletes the session's messages up to and with that id; how many went.
     ///
@@ -88,6 +106,16 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// Any [`StoreError`]; never a page that is silently short.
     fn read(&self, query: &StoreQuery) -> Result<StorePage, StoreError>;
+}
+
+/// A message and what a store sends of it.
+#[derive(Clone, Debug)]
+pub struct Outgoing {
+    /// The message.
+    pub message: Arc<Message>,
+    /// Its document, or why it can be none; `None` in a store that has no documents.
+    #[cfg_attr(not(feature = "mongo"), allow(dead_code, reason = "only MongoDB has documents"))]
+    document: Option<Result<mongo::OutgoingDocument, String>>,
 }
 
 /// What a connection found.

@@ -23,7 +23,9 @@ use crate::config::{MongoConfig, Secret};
 use crate::message::{Id, Message, SessionId, Timestamp};
 
 use super::document::{Identity, id_of, to_document, to_message};
-use super::{Connected, Direction, Inserted, Refused, Store, StoreError, StorePage, StoreQuery, indexes, verdict};
+use super::{
+    Connected, Direction, Inserted, Outgoing, Refused, Store, StoreError, StorePage, StoreQuery, indexes, verdict,
+};
 
 /// How long a server may take to accept a connection, and how long one that may be written is waited for: with the
 /// driver's own 10 and 30 s a stopped server holds each call for half a minute.
@@ -34,6 +36,9 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Documents under ids like ours; every other document of a session is left out by the server. So whatever a page meets
 /// has an id that a reader can go on from.
 const ID_PATTERN: &str = "^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$";
+
+/// What is sent of a message.
+pub type OutgoingDocument = RawDocumentBuf;
 
 /// See [`super::hosts`].
 pub fn hosts(uri: &str) -> Result<Vec<String>, &'static str> {
@@ -121,21 +126,26 @@ impl Store for MongoStore {
         Ok(Connected { differing_indexes: differing })
     }
 
-    fn insert(&self, messages: &[Arc<Message>]) -> Result<Inserted, StoreError> {
+    fn prepare(&self, message: &Arc<Message>) -> Outgoing {
+        let document = to_document(message, self.ttl).map_err(|unfit| unfit.to_string());
+        Outgoing { message: Arc::clone(message), document: Some(document) }
+    }
+
+    fn send(&self, batch: &[Outgoing]) -> Result<Inserted, StoreError> {
         let opened = self.opened()?;
         let mut inserted = Inserted::default();
-        let mut batch = Batch { documents: Vec::with_capacity(messages.len()), messages: Vec::new() };
-        for (index, message) in messages.iter().enumerate() {
-            match to_document(message, self.ttl) {
+        let mut fit = Batch { documents: Vec::with_capacity(batch.len()), messages: Vec::with_capacity(batch.len()) };
+        for (index, Outgoing { message, document }) in batch.iter().enumerate() {
+            match document.as_ref().expect("it was prepared by this store") {
                 Ok(document) => {
-                    batch.documents.push(document);
-                    batch.messages.push((index, message));
+                    fit.documents.push(document);
+                    fit.messages.push((index, message));
                 }
-                Err(unfit) => inserted.refused.push(Refused { index, reason: unfit.to_string() }),
+                Err(reason) => inserted.refused.push(Refused { index, reason: reason.clone() }),
             }
         }
-        if !batch.documents.is_empty() {
-            opened.insert(&batch, &mut inserted)?;
+        if !fit.documents.is_empty() {
+            opened.insert(&fit, &mut inserted)?;
         }
         inserted.refused.sort_by_key(|refused| refused.index);
         Ok(inserted)
@@ -160,13 +170,13 @@ impl Store for MongoStore {
 
 /// The documents of a batch, each with its message and that one's place among all.
 struct Batch<'a> {
-    documents: Vec<RawDocumentBuf>,
+    documents: Vec<&'a RawDocumentBuf>,
     messages: Vec<(usize, &'a Arc<Message>)>,
 }
 
 impl Opened {
     fn insert(&self, batch: &Batch<'_>, inserted: &mut Inserted) -> Result<(), StoreError> {
-        let insert = self.messages.insert_many(&batch.documents);
+        let insert = self.messages.insert_many(batch.documents.iter().copied());
         let Err(error) = insert.ordered(false).write_concern(self.write_concern.clone()).run() else {
             inserted.stored = batch.documents.len();
             return Ok(());

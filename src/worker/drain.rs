@@ -2,8 +2,8 @@
 //! there.
 //!
 //! It takes the records the worker takes, as long as it has room for them; what it had no room for, in an outage or after a
-//! start, it reads from the journal later, in bounded pieces. So its memory is bounded by three batches whatever the
-//! backlog. A call runs on a thread of its own ([`Calls`]), and the worker never waits for one: it is told the outcome, or
+//! start, it reads from the journal later, in bounded pieces. So its memory is bounded by three batches and their documents
+//! whatever the backlog. A call runs on a thread of its own ([`Calls`]), and the worker never waits for one: it is told the outcome, or
 //! the deadline passes, and the call is abandoned to its thread.
 //!
 //! Exactly once in effect: a batch is tried again, whole, until the store says that each message of it is there or can never
@@ -31,8 +31,8 @@ use crossbeam_channel::{Receiver, TryRecvError};
 use crate::config::MongoConfig;
 use crate::disk::{Disk, RealDisk};
 use crate::journal::{Entry, Journal, Reader, Record};
-use crate::message::{Expiry, Id, Message, SessionId};
-use crate::store::{Call, CallError, Calls, Connected, Inserted, Store, StoreError};
+use crate::message::{Expiry, Id, SessionId};
+use crate::store::{Call, CallError, Calls, Connected, Inserted, Outgoing, Store, StoreError};
 
 use super::backoff::Backoff;
 use super::dead_letters::DeadLetters;
@@ -88,14 +88,28 @@ enum Looked {
     Ended,
 }
 
+/// A record that was taken.
+struct Taken {
+    record: Record,
+    /// Its message, ready to be sent.
+    outgoing: Option<Outgoing>,
+}
+
 /// Messages for one call.
 #[derive(Default)]
 struct Batch {
-    messages: Arc<Vec<Arc<Message>>>,
+    messages: Arc<Vec<Outgoing>>,
     bytes: usize,
     /// Everything up to this sequence is in it or went before.
     last: u64,
     since: Option<Instant>,
+}
+
+impl Taken {
+    fn by(store: &dyn Store, record: Record) -> Self {
+        let outgoing = record.entry.message().map(|message| store.prepare(message));
+        Self { record, outgoing }
+    }
 }
 
 /// See the module.
@@ -113,8 +127,9 @@ pub struct Drain<D: Disk = RealDisk> {
     reader: Reader<D>,
     /// Everything up to here was taken, or read.
     position: u64,
-    /// Taken, and not yet in the batch.
-    ahead: VecDeque<Record>,
+    /// Taken, and not yet in the batch. Made ready while the batch before is under way: a server waits for the next one no
+    /// longer than it takes to hand it over.
+    ahead: VecDeque<Taken>,
     ahead_bytes: usize,
     batch: Batch,
     under_way: Option<UnderWay>,
@@ -211,7 +226,7 @@ impl<D: Disk> Drain<D> {
     fn take(&mut self, record: Record) {
         self.position = record.sequence;
         self.ahead_bytes += bytes_of(&record);
-        self.ahead.push_back(record);
+        self.ahead.push_back(Taken::by(&*self.store, record));
     }
 
     /// Where the outcome of the call under way comes.
@@ -283,11 +298,11 @@ impl<D: Disk> Drain<D> {
     /// Reads from the journal what it had no room for, up to `passed`.
     fn fill(&mut self, passed: u64) -> io::Result<()> {
         while self.position < passed && self.has_room() {
-            let (ahead, bytes) = (&mut self.ahead, &mut self.ahead_bytes);
+            let (store, ahead, bytes) = (&*self.store, &mut self.ahead, &mut self.ahead_bytes);
             let left = self.batch_bytes.saturating_sub(*bytes).clamp(1, READ_BYTES);
             let read = self.reader.read(left, |record| {
                 *bytes += bytes_of(&record);
-                ahead.push_back(record);
+                ahead.push_back(Taken::by(store, record));
             });
             // Refused sequences leave holes.
             self.position = self.position.max(self.reader.position());
@@ -303,27 +318,28 @@ impl<D: Disk> Drain<D> {
         if inserting || (self.backoff.failures() > 0 && !self.batch.messages.is_empty()) {
             return;
         }
+        let expired_before = self.expiry.bound();
         let messages = Arc::make_mut(&mut self.batch.messages);
         while messages.len() < self.batch_messages
             && let Some(next) = self.ahead.front()
-            && !matches!(next.entry, Entry::Erasure { .. })
+            && !matches!(next.record.entry, Entry::Erasure { .. })
         {
-            let bytes = bytes_of(next);
+            let bytes = bytes_of(&next.record);
             if !messages.is_empty() && self.batch.bytes + bytes > self.batch_bytes {
                 break;
             }
-            let record = self.ahead.pop_front().expect("it was just seen");
+            let Taken { record, outgoing } = self.ahead.pop_front().expect("it was just seen");
             self.ahead_bytes -= bytes;
             self.batch.last = record.sequence;
-            if let Some(message) = record.entry.message()
-                && !self.expiry.has_expired(message.id())
+            if let Some(outgoing) = outgoing
+                && expired_before.is_none_or(|bound| outgoing.message.id() >= bound)
             {
                 self.batch.bytes += bytes;
                 self.batch.since.get_or_insert_with(Instant::now);
-                messages.push(message.clone());
+                messages.push(outgoing);
             }
         }
-        let oldest = messages.first().map(|message| message.id());
+        let oldest = messages.first().map(|outgoing| outgoing.message.id());
         let empty = messages.is_empty();
         if empty {
             // Nothing of it is for the store.
@@ -333,7 +349,7 @@ impl<D: Disk> Drain<D> {
                 self.batch.last = self.batch.last.max(self.position);
             }
         }
-        self.storage.pending_since(oldest.or_else(|| self.ahead.front().and_then(|record| record.entry.id())));
+        self.storage.pending_since(oldest.or_else(|| self.ahead.front().and_then(|next| next.record.entry.id())));
     }
 
     /// Begins the next call, if there is one to make; whether it did.
@@ -357,9 +373,9 @@ impl<D: Disk> Drain<D> {
                 return false;
             }
             let (store, messages) = (self.store.clone(), self.batch.messages.clone());
-            return self.call(Task::Insert, move || Outcome::Inserted(store.insert(&messages)));
+            return self.call(Task::Insert, move || Outcome::Inserted(store.send(&messages)));
         }
-        if let Some(Record { entry: Entry::Erasure { id, session }, .. }) = self.ahead.front() {
+        if let Some(Entry::Erasure { id, session }) = self.ahead.front().map(|next| &next.record.entry) {
             let (store, session, up_to) = (self.store.clone(), session.clone(), *id);
             let task = Task::Erase(session.clone(), up_to);
             return self.call(task, move || Outcome::Erased(store.erase(&session, up_to)));
@@ -412,7 +428,8 @@ impl<D: Disk> Drain<D> {
     }
 
     fn inserted(&mut self, inserted: &Inserted, took: Duration) {
-        let refused = inserted.refused.iter().filter_map(|r| Some((self.batch.messages.get(r.index)?, &*r.reason)));
+        let refused =
+            inserted.refused.iter().filter_map(|r| Some((&self.batch.messages.get(r.index)?.message, &*r.reason)));
         // What was erased meanwhile is scrubbed from every file, and must not come to stand in another.
         let refused = refused.filter(|(message, _)| !self.journal.is_erased(message));
         if let Err(e) = self.dead_letters.add(refused) {
@@ -423,7 +440,7 @@ impl<D: Disk> Drain<D> {
         self.wrote_letters |= !inserted.refused.is_empty();
         self.storage.flushed(inserted, self.batch.messages.len(), took);
         self.drained = self.batch.last;
-        self.storage.reached(self.batch.messages.last().map(|message| message.id()));
+        self.storage.reached(self.batch.messages.last().map(|outgoing| outgoing.message.id()));
         self.batch = Batch { last: self.batch.last, ..Batch::default() };
         self.succeeded();
     }
@@ -432,7 +449,7 @@ impl<D: Disk> Drain<D> {
         match task {
             Task::Erase(session, up_to) => {
                 log::info!("[CHAT WORKER] Session {session} is erased from MongoDB: {count} messages");
-                if let Some(record) = self.ahead.pop_front() {
+                if let Some(Taken { record, .. }) = self.ahead.pop_front() {
                     self.ahead_bytes -= bytes_of(&record);
                     self.drained = record.sequence;
                     self.batch.last = record.sequence;
