@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::fakellm::Fakellm;
+use support::server::BINARY;
 use support::{Client, Connection, Options, PATIENCE, Server, wait_until};
 
 /// The key, which no output may hold.
@@ -66,7 +67,7 @@ fn assert_no_key(server: &Server, client: &mut Client) {
 }
 
 #[test]
-fn with_three_lines_of_configuration_a_user_chats_by_curl() {
+fn with_three_lines_of_configuration_a_user_chats_by_curl_and_by_say() {
     let model = Fakellm::start(&[("", "Nice to meet you, I am made of rules.")]);
     let openai = json!({"base_url": model.base_url(), "model": "some-model"});
     let server = Server::start(Options::default().set("responder.kind", "openai").set("responder.openai", openai));
@@ -86,6 +87,12 @@ fn with_three_lines_of_configuration_a_user_chats_by_curl() {
         (&json!("some-model"), &json!("stop"))
     );
     assert_eq!(model.stats()["recent"][0]["stream"], true);
+    let mut say = Command::new(BINARY);
+    say.args(["say", "--session", "s", "and you?", "--config"]).arg(server.config_path());
+    say.arg("--data").arg(server.data()).current_dir(server.folder()).stdin(Stdio::null());
+    let said = say.output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&said.stdout), format!("{text}\n"), "{}", String::from_utf8_lossy(&said.stderr));
+    assert_eq!(messages(&mut client).len(), 4);
 }
 
 #[test]
