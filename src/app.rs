@@ -2,7 +2,7 @@
 //!
 //! Order of the start: signals, limits, journal (locked, mended), transcripts brought up to it, worker, listeners. The
 //! listeners come last: whoever reaches one finds everything ready. Order of the stop, under one deadline: the feed's
-//! waits, listeners (requests in flight finish), janitor, worker (flushes, stores the checkpoint), the journal's last sync.
+//! waits, turns (new ones refused, the others finished or stopped) beside listeners (requests in flight finish), janitor, worker (flushes, stores the checkpoint), the journal's last sync.
 
 use std::fs::DirBuilder;
 use std::io::Write;
@@ -36,6 +36,9 @@ use crate::{descriptors, janitor, responder, store, thread};
 /// Left of the deadline of a stop for what must come after the drain to MongoDB: the last syncs.
 const END: Duration = Duration::from_millis(500);
 
+/// Left of it for what must come after the answers that are stopped: their records, and the replies to who waits for them.
+const TURNS: Duration = Duration::from_secs(2);
+
 /// Serves until a signal or a fatal fault.
 ///
 /// # Errors
@@ -60,6 +63,7 @@ struct App {
     tcp: tcp::Listening,
     local: Option<local::Local>,
     feed: Arc<Feed>,
+    chat: Arc<Chat>,
     journal: Arc<Journal>,
     /// In the order of their stop.
     background: Vec<Background>,
@@ -129,8 +133,11 @@ impl App {
         // Those who wait must leave connections for those who write.
         let watching_max = config.server.max_feed_streams.min(share.connections / 2).max(1);
         let feed = Arc::new(Feed::new(journal.clone(), Expiry::new(config.mongo.ttl, clock), watching_max));
-        let chat = Chat::new(recorder, history.clone(), responder::new(config.responder.kind));
-        let api = Arc::new(Api { chat, history, feed: feed.clone(), status });
+        // So must those who wait for answers.
+        let waiting_max = (share.connections / 4).max(1);
+        let responder = responder::new(&config.responder);
+        let chat = Arc::new(Chat::new(recorder, history.clone(), responder, &config.responder, waiting_max));
+        let api = Arc::new(Api { chat: chat.clone(), history, feed: feed.clone(), status });
         let server = &config.server;
         let local = match &server.local_socket {
             Some(path) => Some(start_local(path, server.max_body_bytes, &api)?),
@@ -138,7 +145,7 @@ impl App {
         };
         let tcp = tcp::start(server, share.connections, api)?;
         announce(tcp.local_addr(), config, started.elapsed());
-        Ok(Self { tcp, local, feed, journal, background, drain: server.drain, stop_by })
+        Ok(Self { tcp, local, feed, chat, journal, background, drain: server.drain, stop_by })
     }
 
     fn stop(self) {
@@ -147,10 +154,14 @@ impl App {
         let _ = self.stop_by.set(deadline - END.min(self.drain / 4));
         // Those who wait for what comes are no requests in flight.
         self.feed.stop();
+        let turns = end_turns(&self.chat, deadline - TURNS.min(self.drain / 4), deadline);
         let mut left = self.tcp.stop(deadline);
         left += self.local.map_or(0, |local| local.stop(deadline));
         if left > 0 {
             log::warn!("{left} connections were still busy at the deadline and are cut");
+        }
+        if turns.is_some_and(|turns| turns.join().is_ok_and(|ended| !ended)) {
+            log::error!("a turn had not ended by the deadline and is left");
         }
         for part in self.background {
             part.stop(deadline);
@@ -160,6 +171,17 @@ impl App {
         }
         log::info!("stopped");
     }
+}
+
+/// Ends the turns beside the listeners, whose requests wait for them. Without a thread for it, before them.
+fn end_turns(chat: &Arc<Chat>, turns_until: Instant, deadline: Instant) -> Option<JoinHandle<bool>> {
+    let ending = chat.clone();
+    let thread = thread::spawn("turns-end", move || ending.close(turns_until, deadline));
+    if let Err(e) = &thread {
+        log::warn!("no thread to end the turns: {e}");
+        chat.close(Instant::now(), deadline);
+    }
+    thread.ok()
 }
 
 fn start_local(path: &std::path::Path, body_bytes_max: usize, api: &Arc<Api>) -> anyhow::Result<local::Local> {

@@ -1,20 +1,47 @@
 //! A turn of a conversation: the user's message, the answer, both recorded.
 //!
-//! A responder that answers at once runs inline, and its two messages are recorded side by side with one sync. No reply
-//! leaves before both are durable. A turn whose key came before is answered as it was then, and nothing is recorded; if it
-//! has no reply yet (a crash came between), it gets one now.
+//! A responder that answers at once runs inline, and its two messages are recorded side by side with one sync; it takes no
+//! lock here and no other thread. For any other a turn takes its session's place (`sessions.rs`), a slot (`pool.rs`), records the
+//! user's message, and is answered on a thread of its own (`answering.rs`) while others watch it (`running.rs`, `onlooker.rs`).
+//!
+//! Invariants: no reply, and no piece of one, leaves before the user's message is durable. A turn whose key came before is
+//! answered as it was then, and nothing is recorded; if it is being answered it is joined; if it has no reply (a crash came
+//! between), it gets one now. Turns of a session do not overlap. What is refused for want of a place records nothing.
 //!
 //! Knows nothing of HTTP.
 
+mod answering;
+mod context;
+mod onlooker;
+mod pool;
+mod running;
+mod sessions;
+#[cfg(test)]
+mod tests;
+mod turn;
+mod waiting;
+
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 
+use crate::config::ResponderConfig;
 use crate::history::History;
 use crate::journal::{self, Kept, Key, Refusal, ReplyTo};
 use crate::message::{self, Id, Metadata, SessionId};
 use crate::recorder::{Durability, Erased, Recorder};
 use crate::responder::Responder;
+
+pub use onlooker::{Nobody, Onlooker};
+pub use running::{End, Follow, News, REPLY_BYTES_MAX, Running, Said};
+pub use turn::{Begun, Given, NoTurn, Outcome, Status, Turn, WhenBusy};
+
+use answering::{Answering, Counts};
+use pool::{Pool, Slot};
+use sessions::{Entered, Occupant, Place, Sessions};
+use waiting::{Waiting, WaitingRoom};
 
 /// What a user sends to begin a new context.
 const CLEAR: &str = "/clear";
@@ -25,104 +52,234 @@ const CLEARED: &str = "A new context begins here.";
 pub struct Chat {
     recorder: Arc<Recorder>,
     history: Arc<History>,
-    responder: Option<Box<dyn Responder>>,
+    responder: Option<Arc<dyn Responder>>,
+    timeout: Duration,
+    sessions: Arc<Sessions>,
+    pool: Arc<Pool>,
+    waiting: Arc<WaitingRoom>,
+    counts: Arc<Counts>,
+    onlooker: Arc<dyn Onlooker>,
 }
 
-/// What a user says.
-#[derive(Clone, Copy, Debug)]
-pub struct Turn<'a> {
-    /// Where.
-    pub session: &'a SessionId,
-    /// What.
-    pub text: &'a str,
-    /// What the client sent along.
-    pub metadata: Option<&'a Map<String, Value>>,
-    /// By which way, for the metadata.
-    pub transport: &'a str,
-    /// The client's idempotency key.
-    pub key: Option<&'a str>,
-}
-
-/// A message of a program that has its own assistant.
-#[derive(Clone, Copy, Debug)]
-pub struct Given<'a> {
-    /// Where.
-    pub session: &'a SessionId,
-    /// Whose; [`message::is_role`] holds.
-    pub role: &'a str,
-    /// What.
-    pub text: &'a str,
-    /// What the client sent along.
-    pub metadata: Option<&'a Map<String, Value>>,
-    /// References into the client's vector store.
-    pub vector_ids: &'a [Value],
-    /// The client's idempotency key.
-    pub key: Option<&'a str>,
-}
-
-/// How a turn ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outcome {
-    /// The user's message, or the record of a new context.
-    pub user: Id,
-    /// The assistant's message; `None` without a responder and for a new context.
-    pub reply: Option<Id>,
-    /// What to say; `None` when the message is only recorded, and when what was said before is no longer kept.
-    pub text: Option<String>,
-    /// The key came before: nothing was recorded now.
-    pub duplicate: bool,
+/// Figures for the status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stats {
+    /// Turns that are being answered on threads of their own.
+    pub running: usize,
+    /// The most of them.
+    pub max_concurrent: usize,
+    /// Requests that wait for an answer, or for the turns before theirs.
+    pub waiting: usize,
+    /// Answers that are whole, since the start; those given at once among them.
+    pub completed: u64,
+    /// Answers that were stopped.
+    pub cancelled: u64,
+    /// Answers that failed.
+    pub errors: u64,
+    /// Responders that panicked.
+    pub panics: u64,
 }
 
 impl Chat {
-    /// A chat whose turns are answered by `responder`, or only recorded without one. Answers given before are looked up in
-    /// `history`.
+    /// A chat whose turns are answered by `responder`, or only recorded without one, by the limits of `config`; at most
+    /// `waiting_max` requests wait for answers at once. Answers given before are looked up in `history`.
     #[must_use]
-    pub fn new(recorder: Arc<Recorder>, history: Arc<History>, responder: Option<Box<dyn Responder>>) -> Self {
-        Self { recorder, history, responder }
+    pub fn new(
+        recorder: Arc<Recorder>,
+        history: Arc<History>,
+        responder: Option<Box<dyn Responder>>,
+        config: &ResponderConfig,
+        waiting_max: usize,
+    ) -> Self {
+        Self {
+            recorder,
+            history,
+            responder: responder.map(Arc::from),
+            timeout: config.timeout,
+            sessions: Arc::default(),
+            pool: Arc::new(Pool::new(config.max_concurrent)),
+            waiting: Arc::new(WaitingRoom::new(waiting_max)),
+            counts: Arc::default(),
+            onlooker: Arc::new(Nobody),
+        }
     }
 
-    /// Takes a turn.
+    /// The same, with somebody who is told of turns as they are answered.
+    #[must_use]
+    pub fn watched_by(self, onlooker: Arc<dyn Onlooker>) -> Self {
+        Self { onlooker, ..self }
+    }
+
+    /// Takes a turn that waits for nothing but a sync: without a responder, or with one that answers at once. `None`: it may
+    /// have to wait, and [`Chat::begin`] is to take it, on a thread that can be spared.
+    pub fn at_once(&self, turn: &Turn<'_>) -> Option<Result<Outcome, Refusal>> {
+        if is_clear(turn) {
+            if self.responder.is_none() {
+                return Some(self.clear(turn));
+            }
+            let entered = self.sessions.enter(turn.session, Occupant::Brief, WhenBusy::Queue, Instant::now());
+            return entered.is_ok().then(|| self.clear(turn));
+        }
+        let Some(responder) = &self.responder else { return Some(self.record_only(turn)) };
+        let text = responder.at_once(turn.text)?;
+        Some(self.answer_at_once(turn, text))
+    }
+
+    /// Begins a turn: when it returns the user's message is durable, and the turn is over or being answered. Waits for a sync,
+    /// and with [`WhenBusy::Queue`] for the session's turns before it.
     ///
     /// # Errors
-    /// [`Refusal`]: nothing of the turn is known to be kept, or its key came before with another text.
-    pub fn say(&self, turn: &Turn<'_>) -> Result<Outcome, Refusal> {
-        let key = turn.key.map(|key| key_of(turn.session, key, "user", turn.text, turn.metadata, &[]));
-        if turn.text.trim() == CLEAR {
-            return self.clear(turn, key);
+    /// [`NoTurn`].
+    pub fn begin(&self, turn: &Turn<'_>, when_busy: WhenBusy) -> Result<Begun, NoTurn> {
+        if let Some(done) = self.at_once(turn) {
+            return Ok(Begun::Done(done?));
         }
-        let sent = [("transport", turn.transport)];
-        let user = line(turn.session, "user", turn.text, Metadata { given: turn.metadata, defaults: &sent });
-        let mut drafts = vec![journal::Draft::Message { line: user, key, reply_to: ReplyTo::Nothing }];
-        let Some(responder) = &self.responder else {
-            let kept = self.recorder.record(drafts)?;
-            return Ok(Outcome { user: kept[0].id(), reply: None, text: None, duplicate: is_before(&kept[0]) });
+        // Who is refused when busy holds no thread for the answer either.
+        let waiting = match when_busy {
+            WhenBusy::Queue => Some(self.waiting.enter().ok_or(NoTurn::Crowded)?),
+            WhenBusy::Refuse => None,
         };
-        let text = responder.at_once(turn.text).unwrap_or_default();
-        let answered = [("transport", turn.transport), ("status", "completed")];
-        let reply = line(turn.session, "assistant", &text, Metadata { given: None, defaults: &answered });
-        // The reply carries the key too: after a restart it is found by it.
-        drafts.push(journal::Draft::Message { line: reply, key, reply_to: ReplyTo::Previous });
-        let kept = self.recorder.record(drafts)?;
-        let text = if is_before(&kept[1]) { self.said_before(turn.session, kept[1].id())? } else { Some(text) };
-        let (user, reply) = (kept[0].id(), kept[1].id());
-        Ok(Outcome { user, reply: Some(reply), text, duplicate: is_before(&kept[0]) })
+        let until = Instant::now() + self.timeout;
+        if is_clear(turn) {
+            let _place = self.sessions.enter(turn.session, Occupant::Brief, when_busy, until)?;
+            return Ok(Begun::Done(self.clear(turn)?));
+        }
+        let key = user_key(turn);
+        match self.sessions.enter(turn.session, Occupant::Beginning(key), when_busy, until)? {
+            Entered::Same(running) => Ok(Begun::Follow(Follow::new(running, true, waiting))),
+            Entered::Place(place) => self.begin_at(place, turn, key, waiting),
+        }
     }
 
-    fn clear(&self, turn: &Turn<'_>, key: Option<Key>) -> Result<Outcome, Refusal> {
+    /// Takes a turn and waits for its end.
+    ///
+    /// # Errors
+    /// [`NoTurn`].
+    pub fn say(&self, turn: &Turn<'_>) -> Result<Outcome, NoTurn> {
+        match self.begin(turn, WhenBusy::Queue)? {
+            Begun::Done(outcome) => Ok(outcome),
+            Begun::Follow(follow) => Ok(follow.wait()?),
+        }
+    }
+
+    /// Begins a turn that has its session's place.
+    fn begin_at(
+        &self,
+        place: Place,
+        turn: &Turn<'_>,
+        key: Option<Key>,
+        waiting: Option<Waiting>,
+    ) -> Result<Begun, NoTurn> {
+        let draft = journal::Draft::Message { line: user_line(turn), key, reply_to: ReplyTo::Nothing };
+        let before = if key.is_some() { self.recorder.find(&draft)? } else { None };
+        // An answer of before takes no slot.
+        if let Some(Kept::Before { id, reply: Some(reply) }) = before {
+            return Ok(Begun::Done(self.said_before(turn.session, id, reply)?));
+        }
+        let slot = self.pool.reserve()?;
+        let kept = match before {
+            Some(kept) => kept,
+            None => self.recorder.record(vec![draft])?.remove(0),
+        };
+        // It may have been recorded in between, by another way.
+        if let Kept::Before { id, reply: Some(reply) } = kept {
+            return Ok(Begun::Done(self.said_before(turn.session, id, reply)?));
+        }
+        let running = Running::new(turn.session.clone(), kept.id(), key, self.onlooker.clone());
+        let running = Arc::new(running);
+        self.run(running.clone(), place, slot, turn.transport);
+        Ok(Begun::Follow(Follow::new(running, is_before(&kept), waiting)))
+    }
+
+    /// Has a turn answered on a thread.
+    fn run(&self, running: Arc<Running>, place: Place, slot: Slot, transport: &str) {
+        let Some(responder) = self.responder.clone() else { return };
+        running.tell_start();
+        place.run(&running);
+        let pool = self.pool.clone();
+        let answering = Answering {
+            recorder: self.recorder.clone(),
+            history: self.history.clone(),
+            responder,
+            counts: self.counts.clone(),
+            running,
+            transport: transport.to_owned(),
+            timeout: self.timeout,
+            slot: Some(slot),
+            place: Some(place),
+        };
+        pool.run(Box::new(move || answering.run()));
+    }
+
+    fn record_only(&self, turn: &Turn<'_>) -> Result<Outcome, Refusal> {
+        let draft = journal::Draft::Message { line: user_line(turn), key: user_key(turn), reply_to: ReplyTo::Nothing };
+        let kept = self.recorder.record(vec![draft])?;
+        let (user, duplicate) = (kept[0].id(), is_before(&kept[0]));
+        Ok(Outcome { user, reply: None, text: None, status: Status::Recorded, duplicate })
+    }
+
+    fn answer_at_once(&self, turn: &Turn<'_>, text: String) -> Result<Outcome, Refusal> {
+        let key = user_key(turn);
+        let answered = [("transport", turn.transport), ("status", Status::Completed.as_str())];
+        let reply = line(turn.session, "assistant", &text, Metadata { given: None, defaults: &answered });
+        let kept = self.recorder.record(vec![
+            journal::Draft::Message { line: user_line(turn), key, reply_to: ReplyTo::Nothing },
+            // The reply carries the key too: after a restart it is found by it.
+            journal::Draft::Message { line: reply, key, reply_to: ReplyTo::Previous },
+        ])?;
+        if is_before(&kept[1]) {
+            return self.said_before(turn.session, kept[0].id(), kept[1].id());
+        }
+        self.counts.count(Status::Completed);
+        let (user, reply, duplicate) = (kept[0].id(), Some(kept[1].id()), is_before(&kept[0]));
+        Ok(Outcome { user, reply, text: Some(text), status: Status::Completed, duplicate })
+    }
+
+    fn clear(&self, turn: &Turn<'_>) -> Result<Outcome, Refusal> {
         let marked = [("type", "clear"), ("transport", turn.transport)];
         let line = line(turn.session, "system", CLEARED, Metadata { given: None, defaults: &marked });
-        let kept = self.recorder.record(vec![journal::Draft::ContextClear { line, key }])?;
+        let kept = self.recorder.record(vec![journal::Draft::ContextClear { line, key: user_key(turn) }])?;
         let (user, duplicate) = (kept[0].id(), is_before(&kept[0]));
-        Ok(Outcome { user, reply: None, text: Some(CLEARED.into()), duplicate })
+        Ok(Outcome { user, reply: None, text: Some(CLEARED.into()), status: Status::Completed, duplicate })
     }
 
-    /// The text of a reply that was given before; `None` when it has expired since. Then the retry still learns that its
+    /// What a turn came to whose reply was given before. When that has expired since, the retry still learns that its
     /// message was taken, and by which ids: with an error it would come again for ever.
-    fn said_before(&self, session: &SessionId, id: Id) -> Result<Option<String>, Refusal> {
-        match self.history.find(session, id) {
-            Ok(message) => Ok(message.map(|message| message.text())),
-            Err(e) => Err(Refusal::Unavailable(format!("the answer given before cannot be read: {e}"))),
+    fn said_before(&self, session: &SessionId, user: Id, reply: Id) -> Result<Outcome, Refusal> {
+        let found = self.history.find(session, reply);
+        let found = found.map_err(|e| Refusal::Unavailable(format!("the answer given before cannot be read: {e}")))?;
+        let (text, status) = match found.and_then(|message| message.parts()) {
+            Some(parts) => (Some(parts.text), Status::of_metadata(&parts.metadata)),
+            None => (None, Status::Recorded),
+        };
+        Ok(Outcome { user, reply: Some(reply), text, status, duplicate: true })
+    }
+
+    /// The turn of a session that is being answered, for who comes in the middle of it: its text so far, and then, from the
+    /// onlooker, what comes behind that.
+    #[must_use]
+    pub fn current(&self, session: &SessionId) -> Option<Arc<Running>> {
+        self.sessions.running(session).filter(|running| !running.is_over())
+    }
+
+    /// Stops the turn of a session that is being answered. `false`: there is none, or it is stopping already.
+    pub fn stop(&self, session: &SessionId) -> bool {
+        self.sessions.running(session).is_some_and(|running| running.stop())
+    }
+
+    /// Ends all turns, once: new ones are refused from now on, those being answered have until `turns_until`, and are then
+    /// stopped and recorded as cancelled. The threads are joined, up to `deadline`. Returns whether all of it has ended.
+    pub fn close(&self, turns_until: Instant, deadline: Instant) -> bool {
+        self.sessions.close();
+        if !self.sessions.wait_until_idle(turns_until) {
+            let running = self.sessions.all_running();
+            log::info!("{} answers are stopped and kept as far as they came", running.len());
+            for turn in running {
+                turn.stop();
+            }
+            self.sessions.wait_until_idle(deadline);
         }
+        !self.pool.close(deadline)
     }
 
     /// Records messages as they are, all or none, in their order. Returns the id of each, and whether its key came before.
@@ -148,12 +305,18 @@ impl Chat {
         Ok(kept.iter().map(|kept| (kept.id(), is_before(kept))).collect())
     }
 
-    /// Erases a session.
+    /// Erases a session. A turn of it that is being answered is stopped, and its reply is not recorded.
     ///
     /// # Errors
     /// [`Refusal`]: whether it is erased is unknown.
     pub fn erase(&self, session: &SessionId) -> Result<Erased, Refusal> {
-        self.recorder.erase(session)
+        let _erasing = self.sessions.begin_erasing(session);
+        let erased = self.recorder.erase(session)?;
+        // One that began in between. One that begins later does not find its message any more.
+        if let Some(running) = self.sessions.running(session).filter(|running| running.user() < erased.id) {
+            running.erase();
+        }
+        Ok(erased)
     }
 
     /// What an acknowledgement means.
@@ -161,6 +324,34 @@ impl Chat {
     pub fn durability(&self) -> Durability {
         self.recorder.durability()
     }
+
+    /// Figures for the status.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        Stats {
+            running: self.pool.busy(),
+            max_concurrent: self.pool.max(),
+            waiting: self.waiting.count(),
+            completed: count(&self.counts.completed),
+            cancelled: count(&self.counts.cancelled),
+            errors: count(&self.counts.errors),
+            panics: count(&self.counts.panics),
+        }
+    }
+}
+
+fn is_clear(turn: &Turn<'_>) -> bool {
+    turn.text.trim() == CLEAR
+}
+
+fn user_line(turn: &Turn<'_>) -> message::Prepared {
+    let sent = [("transport", turn.transport)];
+    line(turn.session, "user", turn.text, Metadata { given: turn.metadata, defaults: &sent })
+}
+
+fn user_key(turn: &Turn<'_>) -> Option<Key> {
+    turn.key.map(|key| key_of(turn.session, key, "user", turn.text, turn.metadata, &[]))
 }
 
 fn line(session: &SessionId, role: &str, text: &str, metadata: Metadata<'_>) -> message::Prepared {
@@ -184,60 +375,4 @@ fn key_of(
     // Lengths first, so that no two contents run into the same bytes.
     let lengths = format!("{} {} ", role.len(), text.len());
     Key::new(session, key, &[lengths.as_bytes(), role.as_bytes(), text.as_bytes(), &rest])
-}
-
-#[cfg(test)]
-mod tests {
-    use std::num::NonZeroUsize;
-    use std::sync::atomic::{AtomicU64, Ordering};
-    use std::time::Duration;
-
-    use super::*;
-    use crate::cache::Cache;
-    use crate::config::{Config, ResponderKind};
-    use crate::message::{Clock, Expiry};
-    use crate::recorder::open_transcripts;
-    use crate::responder;
-
-    const DAY: u64 = 86_400;
-
-    #[test]
-    fn a_retry_whose_turn_has_expired_since_learns_its_ids_and_stores_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let now = Arc::new(AtomicU64::new(1_790_000_000_000_000));
-        let clock = Clock::fixed(now.clone());
-        let mut config = Config::defaults(Some(folder.path())).unwrap();
-        config.mongo.ttl = Some(Duration::from_secs(DAY));
-        let expiry = Expiry::new(config.mongo.ttl, clock.clone());
-        let transcripts = open_transcripts(&config, NonZeroUsize::MIN).unwrap().expiring(expiry.clone());
-        let (transcripts, cache) = (Arc::new(transcripts), Arc::new(Cache::new(&config.mongo.cache)));
-        let panics = Box::new(|| panic!("it panicked"));
-        let opened = Recorder::open(&config, clock.clone(), &transcripts, cache.clone(), panics).unwrap();
-        let journal = opened.journal.clone();
-        let history = History::new(&config, clock, cache.clone(), transcripts.clone(), journal.clone());
-        let chat = Chat::new(Arc::new(opened.recorder), Arc::new(history), responder::new(ResponderKind::Echo));
-        let session = SessionId::new("s").unwrap();
-        let turn = Turn { session: &session, text: "hi", metadata: None, transport: "rest", key: Some("k") };
-        let first = chat.say(&turn).unwrap();
-        assert!(!first.duplicate && first.text.is_some());
-        assert_eq!(chat.say(&turn).unwrap(), Outcome { duplicate: true, ..first.clone() });
-        // Expired by the clock, then also gone from memory and disk.
-        now.fetch_add((DAY + 1) * 1_000_000, Ordering::Relaxed);
-        for removed in [false, true] {
-            if removed {
-                cache.expire(expiry.bound().unwrap());
-                let mut sweep = transcripts.sweep().unwrap();
-                while transcripts.sweep_on(&mut sweep, 10, &|| true) {}
-                assert_eq!(sweep.swept.removed, 1);
-            }
-            let again = chat.say(&turn).unwrap();
-            assert_eq!(again, Outcome { duplicate: true, text: None, ..first.clone() }, "{removed}");
-            assert_eq!(journal.published(), 2, "{removed}");
-        }
-        let other =
-            Given { session: &session, role: "user", text: "hi", metadata: None, vector_ids: &[], key: Some("k") };
-        assert_eq!(chat.record(&[other], "rest").unwrap(), [(first.user, true)]);
-        let later = Turn { key: Some("another"), ..turn };
-        assert!(!chat.say(&later).unwrap().duplicate);
-    }
 }

@@ -163,6 +163,21 @@ impl<D: Disk> History<D> {
         Ok(answer)
     }
 
+    /// Reads a page for who must not wait for MongoDB: what is on this machine, which is all of it unless other servers write
+    /// to the same collection (`mongo.shared`); then as [`History::read`]. Tells nothing of what is persisted.
+    ///
+    /// # Errors
+    /// As [`History::read`].
+    pub fn read_here(&self, ask: &Ask) -> io::Result<Answer> {
+        if self.database.as_ref().is_some_and(Database::is_shared) {
+            return self.read(ask);
+        }
+        let query = self.query(ask);
+        let held = self.cache.look(&ask.session, |held| Kept::of(held, &query));
+        let cached = held.as_ref().and_then(|held| self.cached(held, &query));
+        self.local(ask, &query, held, cached)
+    }
+
     /// Reads a page of what is on this machine.
     fn local(&self, ask: &Ask, query: &Query, held: Option<Kept>, cached: Option<Answer>) -> io::Result<Answer> {
         if let Some(answer) = cached {
@@ -179,7 +194,8 @@ impl<D: Disk> History<D> {
         self.merged(ask, query, held.unwrap_or_default(), lacking)
     }
 
-    /// The message of that id, if the session has it and it has not expired.
+    /// The message of that id, if the session has it and it has not expired. It was recorded here, so it is looked for as by
+    /// [`History::read_here`].
     ///
     /// # Errors
     /// The disk's.
@@ -193,7 +209,7 @@ impl<D: Disk> History<D> {
             since: None,
             until: None,
         };
-        let found = self.read(&ask)?.messages.pop().map(|(message, _)| message);
+        let found = self.read_here(&ask)?.messages.pop().map(|(message, _)| message);
         Ok(found.filter(|message| message.id() == id))
     }
 

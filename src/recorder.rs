@@ -168,6 +168,14 @@ impl<D: Disk> Recorder<D> {
         Ok(kept)
     }
 
+    /// What the draft's key stands for, if it came before, durable and seen by every reader. Nothing is recorded.
+    ///
+    /// # Errors
+    /// [`Refusal`]: the key came before with other content, or it is unknown what it stands for.
+    pub fn find(&self, draft: &Draft) -> Result<Option<Kept>, Refusal> {
+        self.journal.find(draft)
+    }
+
     /// Erases everything that is recorded of a session until now: when it returns that is durable, and no reader finds
     /// anything of it any more. What is recorded later, a reply to an erased message too, is the session's new life. A session
     /// nobody knows is erased like any other: the journal or a database may know it.

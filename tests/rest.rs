@@ -458,16 +458,6 @@ fn a_field_of_the_wrong_type_or_missing_is_422_and_named() {
 }
 
 #[test]
-fn streaming_is_refused_by_name_and_stores_nothing() {
-    let server = start();
-    let mut client = server.client();
-    let detail = client.post("/api/chat", &json!({"message": "x", "session_id": "s", "stream": true})).problem(422);
-    assert!(detail.contains("stream"), "{detail}");
-    assert_eq!(client.history("s", "")["messages"], json!([]));
-    client.post("/api/chat", &json!({"message": "x", "session_id": "s", "stream": false})).expect(200);
-}
-
-#[test]
 fn any_text_comes_back_as_it_was_sent() {
     let server = start();
     let mut client = server.client();

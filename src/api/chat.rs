@@ -1,11 +1,11 @@
-//! `POST /api/chat` and `POST /api/chat/messages`: bodies in, turns and records out.
+//! `POST /api/chat/messages`: bodies in, records out. And what it shares with `POST /api/chat`.
 
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::chat::{Chat, Given, Turn};
+use crate::chat::{Chat, Given};
 use crate::message::{Id, ROLE_BYTES_MAX, SessionId, Timestamp, is_role};
 
 use super::body::{self, Kind, Shape};
@@ -14,19 +14,11 @@ use super::{Head, Problem, Reply, json};
 /// Messages one request may bring.
 const MESSAGES_MAX: usize = 1000;
 /// What the metadata says of messages that came by HTTP.
-const TRANSPORT: &str = "rest";
+pub(super) const TRANSPORT: &str = "rest";
 /// The header that brings an idempotency key; a `message_id` in the body goes before it.
-const KEY_HEADER: &str = "Idempotency-Key";
+pub(super) const KEY_HEADER: &str = "Idempotency-Key";
 /// The longest key.
 const KEY_CHARS_MAX: usize = 128;
-
-const TURN: &Shape = &[
-    ("message", Kind::Text),
-    ("session_id", Kind::MaybeText),
-    ("metadata", Kind::MaybeObject),
-    ("message_id", Kind::MaybeText),
-    ("stream", Kind::MaybeBool),
-];
 
 const MESSAGE: &Shape = &[
     ("role", Kind::Text),
@@ -36,16 +28,6 @@ const MESSAGE: &Shape = &[
     ("vector_ids", Kind::MaybeArray),
     ("message_id", Kind::MaybeText),
 ];
-
-#[derive(Deserialize)]
-struct TurnBody<'a> {
-    #[serde(borrow)]
-    message: Cow<'a, str>,
-    session_id: Option<Cow<'a, str>>,
-    metadata: Option<Map<String, Value>>,
-    message_id: Option<Cow<'a, str>>,
-    stream: Option<bool>,
-}
 
 #[derive(Deserialize)]
 struct MessageBody<'a> {
@@ -60,19 +42,6 @@ struct MessageBody<'a> {
 }
 
 #[derive(Serialize)]
-struct TurnReply<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    response: Option<&'a str>,
-    status: &'a str,
-    timestamp: Timestamp,
-    session_id: &'a SessionId,
-    user_message_id: Id,
-    assistant_message_id: Option<Id>,
-    duplicate: bool,
-    durable: &'a str,
-}
-
-#[derive(Serialize)]
 struct Kept {
     id: Id,
     created_at: Timestamp,
@@ -83,37 +52,6 @@ struct Kept {
 struct KeptReply<'a> {
     messages: Vec<Kept>,
     durable: &'a str,
-}
-
-/// `POST /api/chat`
-pub fn say(chat: &Chat, head: &Head<'_>, body: &[u8]) -> Result<Reply, Problem> {
-    let turn: TurnBody<'_> = body::object(body, TURN)?;
-    let session = body::session(turn.session_id.as_deref(), "session_id")?;
-    body::check_metadata(turn.metadata.as_ref(), "metadata")?;
-    let key = turn.message_id.as_deref().or(head.header(KEY_HEADER));
-    check_key(key, "message_id")?;
-    if turn.stream == Some(true) {
-        return Err(Problem::field("stream", "must be false: replies are not streamed in this version yet"));
-    }
-    if turn.message.is_empty() {
-        return Err(Problem::field("message", "must not be empty"));
-    }
-    let metadata = turn.metadata.as_ref();
-    let outcome = chat.say(&Turn { session: &session, text: &turn.message, metadata, transport: TRANSPORT, key })?;
-    let (status, word) = if outcome.text.is_some() { (200, "completed") } else { (202, "recorded") };
-    Ok(json(
-        status,
-        &TurnReply {
-            response: outcome.text.as_deref(),
-            status: word,
-            timestamp: outcome.reply.unwrap_or(outcome.user).time(),
-            session_id: &session,
-            user_message_id: outcome.user,
-            assistant_message_id: outcome.reply,
-            duplicate: outcome.duplicate,
-            durable: chat.durability().as_str(),
-        },
-    ))
 }
 
 /// `POST /api/chat/messages`
@@ -177,7 +115,7 @@ fn key_of<'a>(
     }
 }
 
-fn check_key(key: Option<&str>, field: &str) -> Result<(), Problem> {
+pub(super) fn check_key(key: Option<&str>, field: &str) -> Result<(), Problem> {
     match key {
         Some(key) if !(1..=KEY_CHARS_MAX).contains(&key.chars().count()) => {
             Err(Problem::field(field, &format!("must be 1 to {KEY_CHARS_MAX} characters")))

@@ -15,6 +15,7 @@ mod problem;
 mod route;
 mod sessions;
 mod status;
+mod turn;
 
 use std::io::{self, Cursor, Write};
 use std::sync::Arc;
@@ -76,6 +77,9 @@ pub enum Reply {
     Full(Response<Cursor<Vec<u8>>>),
     /// The listener frames what the function writes: in chunks, or for HTTP/1.0 up to the close.
     Stream(Stream),
+    /// Who makes it may wait, for another request or a responder: the listener calls the function where that stands in
+    /// nobody's way.
+    Later(Box<dyn FnOnce() -> Self + Send>),
 }
 
 /// A reply whose length nobody knows yet.
@@ -124,7 +128,7 @@ pub trait Service: Send + Sync + 'static {
 /// Serves every route.
 pub struct Api {
     /// The write path.
-    pub chat: Chat,
+    pub chat: Arc<Chat>,
     /// The read path.
     pub history: Arc<History>,
     /// The feed.
@@ -140,7 +144,7 @@ impl Service for Api {
 
     fn handle(&self, head: &Head<'_>, admission: Admission, body: &[u8]) -> Reply {
         let reply = match admission.route {
-            Route::Chat => chat::say(&self.chat, head, body),
+            Route::Chat => turn::say(&self.chat, head, body),
             Route::Messages => chat::record(&self.chat, head, body),
             Route::History => history::read(&self.history, head),
             Route::Feed => feed::read(&self.feed, head),
@@ -149,7 +153,7 @@ impl Service for Api {
                 let mongo = if enabled { sessions::Mongo::Pending } else { sessions::Mongo::None };
                 sessions::erase(&self.chat, mongo, head)
             }
-            Route::Status => Ok(self.status.storage()),
+            Route::Status => Ok(self.status.storage(&self.chat)),
             Route::Livez => Ok(Status::live()),
             Route::Readyz | Route::Health => self.status.ready(),
             Route::OpenApi => Ok(openapi::document()),

@@ -7,6 +7,7 @@ use std::io::Cursor;
 use serde::Serialize;
 use tiny_http::{Response, StatusCode};
 
+use crate::chat::NoTurn;
 use crate::journal::Refusal;
 use crate::message::LINE_BYTES_MAX;
 
@@ -129,5 +130,19 @@ impl From<Refusal> for Problem {
             }
             Refusal::Unavailable(reason) => Self::unavailable("journal_unavailable", reason, 1),
         }
+    }
+}
+
+impl From<NoTurn> for Problem {
+    /// 503 when the turn may come again as it is: nothing of it was kept.
+    fn from(no_turn: NoTurn) -> Self {
+        let (code, retry_after_seconds) = match no_turn {
+            NoTurn::Refused(refusal) => return refusal.into(),
+            NoTurn::Busy | NoTurn::Late => ("session_busy", 5),
+            NoTurn::AtCap => ("responder_at_cap", 5),
+            NoTurn::Crowded => ("turns_at_cap", 5),
+            NoTurn::Stopping => ("stopping", 5),
+        };
+        Self::unavailable(code, format!("{no_turn}; nothing of this one was kept"), retry_after_seconds)
     }
 }

@@ -7,7 +7,8 @@ use std::time::Instant;
 use serde_json::json;
 
 use crate::cache::Cache;
-use crate::config::{Config, Fsync};
+use crate::chat::Chat;
+use crate::config::{Config, Fsync, ResponderKind};
 use crate::journal::{Journal, Warning};
 use crate::message::{Clock, Id, Timestamp};
 use crate::worker::{Progress, State, Storage};
@@ -39,7 +40,8 @@ pub struct Status {
 impl Status {
     /// `GET /api/storage/status`
     #[must_use]
-    pub fn storage(&self) -> Reply {
+    pub fn storage(&self, chat: &Chat) -> Reply {
+        let turns = chat.stats();
         let (mongo, cache) = (&self.config.mongo, self.cache.stats());
         // In this order: what has waited longest was published, and had not been drained.
         let (drained, database) = (self.progress.drained(), self.storage.view());
@@ -116,6 +118,21 @@ impl Status {
                     "disk_free_bytes": self.journal.room().ok().map(|room| room.free_bytes),
                     "warnings": self.journal.warnings().into_iter().map(Warning::as_str).collect::<Vec<_>>(),
                     "damaged_at_start": found.gaps + found.lost_segments + found.rebuilt_headers,
+                },
+                "responder": {
+                    "kind": match self.config.responder.kind {
+                        ResponderKind::Echo => "echo",
+                        ResponderKind::Command => "command",
+                        ResponderKind::OpenAi => "openai",
+                        ResponderKind::None => "none",
+                    },
+                    "max_concurrent": turns.max_concurrent,
+                    "running": turns.running,
+                    "waiting": turns.waiting,
+                    "completed": turns.completed,
+                    "cancelled": turns.cancelled,
+                    "errors": turns.errors,
+                    "panics": turns.panics,
                 },
                 "version": env!("CARGO_PKG_VERSION"),
                 "uptime_seconds": self.started.elapsed().as_secs(),

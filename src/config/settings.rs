@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use super::table::{KEYS, Key, Kind};
 use super::{
-    CacheConfig, Config, Fsync, HistoryConfig, JournalConfig, LogConfig, MongoConfig, ResponderConfig, ResponderKind,
-    Secret, ServerConfig,
+    CacheConfig, Config, Fsync, HistoryConfig, JournalConfig, LogConfig, MongoConfig, OpenAiConfig, ResponderConfig,
+    ResponderKind, Secret, ServerConfig,
 };
 
 /// A value of its key's kind.
@@ -68,7 +68,7 @@ impl Settings {
         }
     }
 
-    fn list(&self, path: &str) -> Vec<String> {
+    pub(super) fn list(&self, path: &str) -> Vec<String> {
         match self.values.get(path) {
             Some(Setting::List(items)) => items.clone(),
             _ => unreachable!("the table has no list at {path}"),
@@ -99,12 +99,7 @@ impl Settings {
                 max_scan_bytes: self.whole("history.max_scan_bytes"),
                 mongo_timeout: self.millis("history.mongo_timeout_ms"),
             },
-            responder: ResponderConfig {
-                kind: match self.text("responder.kind") {
-                    "none" => ResponderKind::None,
-                    _ => ResponderKind::Echo,
-                },
-            },
+            responder: self.responder(),
             log: LogConfig { level: self.text("log.level").parse().unwrap_or(log::LevelFilter::Info) },
         }
     }
@@ -167,6 +162,29 @@ impl Settings {
                 max_messages_per_session: self.count("mongo.cache.max_messages_per_session"),
                 max_bytes: self.count("mongo.cache.max_bytes"),
                 disk_path: self.path("mongo.cache.disk_path").to_owned(),
+            },
+        }
+    }
+
+    fn responder(&self) -> ResponderConfig {
+        let key = self.text("responder.openai.api_key");
+        ResponderConfig {
+            kind: match self.text("responder.kind") {
+                "command" => ResponderKind::Command,
+                "openai" => ResponderKind::OpenAi,
+                "none" => ResponderKind::None,
+                _ => ResponderKind::Echo,
+            },
+            command: self.list("responder.command"),
+            max_concurrent: self.count("responder.max_concurrent"),
+            timeout: self.seconds("responder.timeout_seconds"),
+            openai: OpenAiConfig {
+                base_url: self.text("responder.openai.base_url").trim_end_matches('/').to_owned(),
+                model: self.text("responder.openai.model").to_owned(),
+                api_key: (!key.is_empty()).then(|| Secret::new(key)),
+                system_prompt: self.text("responder.openai.system_prompt").to_owned(),
+                context_messages: self.count("responder.openai.context_messages"),
+                context_bytes: self.count("responder.openai.context_bytes"),
             },
         }
     }

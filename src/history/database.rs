@@ -56,6 +56,11 @@ impl Database {
         full || reaches || self.beginnings().peek(&ask.session).is_some_and(|beginning| oldest <= *beginning)
     }
 
+    /// Whether other servers write to it.
+    pub(super) fn is_shared(&self) -> bool {
+        self.shared
+    }
+
     fn beginnings(&self) -> std::sync::MutexGuard<'_, LruCache<SessionId, Id>> {
         self.beginnings.lock().unwrap_or_else(PoisonError::into_inner)
     }

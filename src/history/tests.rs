@@ -11,6 +11,8 @@ use crate::config::Fsync;
 use crate::journal::{self, Kept as Recorded, ReplyTo};
 use crate::message::{Draft, Metadata};
 use crate::recorder::{Recorder, open_transcripts};
+use crate::store::{Connected, Inserted, Outgoing, Store, StoreError, StorePage, StoreQuery};
+use crate::worker::Storage;
 
 struct Fixture {
     _folder: tempfile::TempDir,
@@ -273,4 +275,45 @@ fn a_warm_up_leaves_out_what_has_expired_and_is_not_repeated() {
     let held = fixture.cache.look(&ask(None, None).session, |held| held.messages.len());
     assert_eq!(held, Some(4));
     assert_eq!(fixture.shown(), (ids[6..].to_vec(), 4));
+}
+
+/// A MongoDB that is asked and does not answer.
+#[derive(Default)]
+struct Silent {
+    asked: AtomicU64,
+}
+
+impl Store for Silent {
+    fn connect(&self) -> Result<Connected, StoreError> {
+        unreachable!("nobody drains here")
+    }
+
+    fn send(&self, _: &[Outgoing]) -> Result<Inserted, StoreError> {
+        unreachable!("nobody drains here")
+    }
+
+    fn erase(&self, _: &SessionId, _: Id) -> Result<u64, StoreError> {
+        unreachable!("nobody drains here")
+    }
+
+    fn read(&self, _: &StoreQuery) -> Result<StorePage, StoreError> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        Ok(StorePage::default())
+    }
+}
+
+#[test]
+fn who_must_not_wait_for_mongodb_is_answered_without_it_unless_others_write_there() {
+    for shared in [false, true] {
+        let fixture = Fixture::new(|config| config.mongo.cache.max_messages_per_session = 2);
+        let ids: Vec<Id> = (0..4).map(|_| fixture.say("s", "user", 10)).collect();
+        let store = Arc::new(Silent::default());
+        let storage = Arc::new(Storage::new(Clock::system()));
+        let database = Database::new(store.clone(), storage, Duration::from_secs(5), shared);
+        let history = fixture.history.with(database);
+        let page = history.read_here(&ask(None, None)).unwrap();
+        assert_eq!(page.messages.iter().map(|(message, _)| message.id()).collect::<Vec<_>>(), ids);
+        assert!(history.find(&SessionId::new("s").unwrap(), ids[0]).unwrap().is_some());
+        assert_eq!(store.asked.load(Ordering::SeqCst) > 0, shared);
+    }
 }

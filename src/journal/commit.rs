@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use crate::disk::Disk;
 
-use super::queue::{Kept, NoPlace, Queue, Taken};
+use super::queue::{Kept, NoPlace, Queue, Seen, Taken};
 use super::record::{Draft, Record};
 use super::writer::Frames;
 use super::{Refusal, Shared};
@@ -147,6 +147,32 @@ impl<D: Disk> Shared<D> {
             let full = Ticket { open: Some(queue.batch.clone()), ..Ticket::default() };
             drop(queue);
             let _ = self.commit(full);
+        }
+    }
+
+    /// What the draft's key stands for, if it came before: durable by then. Nothing is given a place.
+    pub(super) fn find(&self, draft: &Draft) -> Result<Option<Kept>, Refusal> {
+        loop {
+            let queue = self.queue.lock().expect("no holder panics");
+            let looked_up = {
+                let erasures = self.erasures.read().expect("no holder panics");
+                queue.look_up(std::slice::from_ref(draft), &erasures)
+            };
+            let seen = match looked_up {
+                Ok(seen) => seen,
+                Err(NoPlace::Refused(refusal)) => return Err(refusal),
+                Err(NoPlace::Until(ticket)) => {
+                    drop(queue);
+                    let _ = self.commit(ticket);
+                    continue;
+                }
+            };
+            let Some(Seen::Known(known)) = seen.first() else { return Ok(None) };
+            let kept = Kept::Before { id: known.id, reply: known.reply };
+            let ticket = queue.ticket(&seen, queue.first_open(), self.published());
+            drop(queue);
+            self.commit(ticket)?;
+            return Ok(Some(kept));
         }
     }
 

@@ -343,6 +343,14 @@ impl<D: Disk> Journal<D> {
         self.shared.append(drafts)
     }
 
+    /// What the draft's key stands for, if it came before; that is durable when this returns. Nothing is recorded.
+    ///
+    /// # Errors
+    /// [`Refusal`]: the key came before with other content, or what it stands for could not be made durable.
+    pub fn find(&self, draft: &Draft) -> Result<Option<Kept>, Refusal> {
+        self.shared.find(draft)
+    }
+
     /// Waits until what the ticket stands for is durable, as the policy means it, and published.
     ///
     /// # Errors

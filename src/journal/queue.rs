@@ -14,7 +14,7 @@ use super::commit::{Batch, Ticket};
 use super::erasures::Erasures;
 use super::frame::Group;
 use super::keys::{Keys, Known};
-use super::record::{Draft, Entry, Record};
+use super::record::{Draft, Entry, Record, ReplyTo};
 use super::writer::Frames;
 
 /// What became of a draft.
@@ -128,36 +128,50 @@ impl Queue {
         let mut seen: Vec<Seen> = Vec::with_capacity(drafts.len());
         let mut own: HashMap<[u8; 16], ([u8; 8], usize)> = HashMap::new();
         for (index, draft) in drafts.iter().enumerate() {
-            let found = if draft.answers_previous() {
-                match seen.last() {
+            let found = match draft.reply_to() {
+                ReplyTo::Previous => match seen.last() {
                     Some(Seen::Known(Known { reply: Some(id), .. })) => Seen::Reply(*id),
                     _ => Seen::No,
-                }
-            } else if let Some(key) = draft.key() {
-                let known = self.keys.get(key).filter(|known| !erasures.covers(draft.session(), known.id));
-                if known.is_some_and(|known| self.is_erasing(draft.session(), known.sequence)) {
-                    let ticket = Ticket { earlier: self.under_way.clone(), open: Some(self.batch.clone()) };
-                    return Err(NoPlace::Until(ticket));
-                }
-                let first = own.get(&key.hash);
-                let content = known.map(|known| known.content).or(first.map(|(content, _)| *content));
-                if content.is_some_and(|content| content != key.content) {
-                    return Err(NoPlace::Refused(Refusal::KeyConflict(index)));
-                }
-                match (known, first) {
-                    (Some(known), _) => Seen::Known(known),
-                    (None, Some((_, first))) => Seen::Draft(*first),
-                    (None, None) => {
-                        own.insert(key.hash, (key.content, index));
-                        Seen::No
-                    }
-                }
-            } else {
-                Seen::No
+                },
+                // Its key is the one of what it answers: what that stands for is no reply to it unless it says so.
+                ReplyTo::Message(to) => match draft.key().and_then(|key| self.keys.get(key)) {
+                    Some(Known { id, reply: Some(reply), .. }) if id == to => Seen::Reply(reply),
+                    _ => Seen::No,
+                },
+                ReplyTo::Nothing => self.look_up_one(draft, index, erasures, &mut own)?,
             };
             seen.push(found);
         }
         Ok(seen)
+    }
+
+    /// The same for one draft that answers nothing. `own` has the keys of the drafts before it.
+    fn look_up_one(
+        &self,
+        draft: &Draft,
+        index: usize,
+        erasures: &Erasures,
+        own: &mut HashMap<[u8; 16], ([u8; 8], usize)>,
+    ) -> Result<Seen, NoPlace> {
+        let Some(key) = draft.key() else { return Ok(Seen::No) };
+        let known = self.keys.get(key).filter(|known| !erasures.covers(draft.session(), known.id));
+        if known.is_some_and(|known| self.is_erasing(draft.session(), known.sequence)) {
+            let ticket = Ticket { earlier: self.under_way.clone(), open: Some(self.batch.clone()) };
+            return Err(NoPlace::Until(ticket));
+        }
+        let first = own.get(&key.hash);
+        let content = known.map(|known| known.content).or(first.map(|(content, _)| *content));
+        if content.is_some_and(|content| content != key.content) {
+            return Err(NoPlace::Refused(Refusal::KeyConflict(index)));
+        }
+        Ok(match (known, first) {
+            (Some(known), _) => Seen::Known(known),
+            (None, Some((_, first))) => Seen::Draft(*first),
+            (None, None) => {
+                own.insert(key.hash, (key.content, index));
+                Seen::No
+            }
+        })
     }
 
     /// Whether an erasure that is not published yet would cover the session's record of that sequence.

@@ -160,9 +160,12 @@ impl Draft {
         }
     }
 
-    /// Whether it answers the draft before it.
-    pub(super) fn answers_previous(&self) -> bool {
-        matches!(self, Self::Message { reply_to: ReplyTo::Previous, .. })
+    /// What it answers.
+    pub(super) fn reply_to(&self) -> ReplyTo {
+        match self {
+            Self::Message { reply_to, .. } => *reply_to,
+            Self::ContextClear { .. } | Self::Erasure { .. } => ReplyTo::Nothing,
+        }
     }
 
     /// Gives the draft `id` and turns it into an entry; `previous` is the id of the draft before it.

@@ -349,6 +349,29 @@ fn a_message_without_a_reply_gets_one_when_its_key_comes_again() {
 }
 
 #[test]
+fn a_reply_that_comes_later_is_kept_once_and_its_key_finds_both() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(folder.path());
+    let (journal, published) = open(&config);
+    let reply = |to| {
+        let Draft::Message { line, .. } = draft("reply") else { unreachable!() };
+        Draft::Message { line, key: keyed("k", "hi").key().copied(), reply_to: ReplyTo::Message(to) }
+    };
+    assert_eq!(journal.find(&keyed("k", "hi")).unwrap(), None);
+    let asked = keep(&journal, vec![keyed("k", "hi")])[0].id();
+    assert_eq!(journal.find(&keyed("k", "hi")).unwrap(), Some(Kept::Before { id: asked, reply: None }));
+    assert_eq!(journal.find(&keyed("k", "other")), Err(Refusal::KeyConflict(0)));
+    let kept = keep(&journal, vec![reply(asked)]);
+    assert!(matches!(kept[0], Kept::New(_)), "the key stands for the question, not for its reply");
+    assert_eq!(keep(&journal, vec![reply(asked)])[0].id(), kept[0].id(), "a second reply is the first");
+    assert_eq!(published.lock().unwrap().len(), 2);
+    drop(journal);
+    let (journal, _) = open(&config);
+    let both = Kept::Before { id: asked, reply: Some(kept[0].id()) };
+    assert_eq!(journal.find(&keyed("k", "hi")).unwrap(), Some(both), "after a restart");
+}
+
+#[test]
 fn one_key_sent_by_many_threads_at_once_is_kept_once() {
     let folder = tempfile::tempdir().unwrap();
     let (journal, published) = open(&config(folder.path()));

@@ -5,18 +5,29 @@
 //!
 //! Knows nothing of how messages are kept or sent.
 
+mod command;
 mod echo;
+mod excerpt;
+#[cfg_attr(not(feature = "openai"), path = "openai/without.rs")]
+mod openai;
+mod speech;
 mod stop;
+#[cfg(test)]
+mod testing;
+mod utf8;
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use serde_json::{Map, Value};
 
-use crate::config::ResponderKind;
+use crate::config::{ResponderConfig, ResponderKind};
 use crate::message::{Id, Message, SessionId};
 
+pub use command::Command;
 pub use echo::Echo;
+pub use openai::OpenAi;
+pub use speech::TEXT_BYTES_MAX;
 pub use stop::Stop;
 
 /// Answers a user's message.
@@ -32,8 +43,9 @@ pub trait Responder: Send + Sync + 'static {
         Context { messages: 1, bytes: 0 }
     }
 
-    /// Answers on a thread where it may wait, and hands each piece of the text to `say` as it comes. It returns soon after
-    /// the question's `stop` is set (within 50 ms) or its `until` has passed, whatever it waits for, and leaves nothing running.
+    /// Answers on a thread where it may wait, and hands each piece of the text to `say` as it comes, at most
+    /// [`TEXT_BYTES_MAX`] in all. It returns soon after the question's `stop` is set or its `until` has passed, whatever it
+    /// waits for, and leaves nothing running: within 50 ms, or 400 ms where a program has to be ended that does not hear.
     ///
     /// # Errors
     /// Why the text that was said is not the whole answer.
@@ -85,11 +97,13 @@ pub enum Failure {
     Failed(String),
 }
 
-/// The responder of that kind; `None` records only.
+/// The responder that is configured; `None` records only.
 #[must_use]
-pub fn new(kind: ResponderKind) -> Option<Box<dyn Responder>> {
-    match kind {
+pub fn new(config: &ResponderConfig) -> Option<Box<dyn Responder>> {
+    match config.kind {
         ResponderKind::Echo => Some(Box::new(Echo)),
+        ResponderKind::Command => Some(Box::new(Command::new(&config.command))),
+        ResponderKind::OpenAi => Some(Box::new(OpenAi::new(&config.openai))),
         ResponderKind::None => None,
     }
 }

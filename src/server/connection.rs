@@ -244,7 +244,8 @@ impl<'a, S: Service> Connection<'a, S> {
         if let Body::Buffered(length) = body {
             self.input.consume(length);
         }
-        match reply {
+        // One that comes later waits here: this thread is its client's own.
+        match reply.and_then(|reply| self.guarded(|| settled(reply))) {
             Some(reply) => self.answer(exchange, reply, exchange.keep_alive),
             None => self.refuse(exchange, &panicked()),
         }
@@ -353,6 +354,8 @@ impl<'a, S: Service> Connection<'a, S> {
         let written = match reply {
             Reply::Full(response) => self.write_full(exchange, response, keep).map(|()| keep),
             Reply::Stream(stream) => self.write_stream(exchange, stream, keep),
+            // Only a handler gives one, and its reply is settled by now.
+            Reply::Later(_) => Err(ErrorKind::Other.into()),
         };
         match written {
             Ok(true) => Next::Request,
@@ -422,6 +425,14 @@ impl<'a, S: Service> Connection<'a, S> {
             self.input.discard(LINGER_BYTES, now + linger);
         }
     }
+}
+
+/// A reply that need not wait any more.
+fn settled(mut reply: Reply) -> Reply {
+    while let Reply::Later(make) = reply {
+        reply = make();
+    }
+    reply
 }
 
 /// The reply with its length named, and that length.

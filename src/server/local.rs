@@ -2,8 +2,8 @@
 //!
 //! File permissions decide who may ask (the socket has mode 0600 before it listens), so there is no Host, Origin or
 //! token here, and scripts need neither port nor secret. tiny_http parses and keeps connections; four handler threads take
-//! requests whose bodies are in memory, and anything that may wait for its client (a long body, a stream) moves to a
-//! lane, a thread of its own, so that no client keeps `status` from answering.
+//! requests whose bodies are in memory, and anything that may wait, for its client (a long body, a stream) or for an answer
+//! ([`Reply::Later`]), moves to a lane, a thread of its own, so that nobody keeps `status` from answering.
 //!
 //! What tiny_http 0.12 cannot do, and what is done about it: it allocates the declared length of a body that is dropped
 //! unread, or that ends early, and aborts the process where that fails. So a body over the limit is first read to its end into
@@ -35,10 +35,12 @@ use super::reply::{self, Chunks, Date, Frame, Length};
 
 /// Threads that serve what need not wait for its client.
 const HANDLERS: usize = 4;
-/// Requests that wait for their clients, at once. Beyond: 503 with `Retry-After`.
-const LANES: usize = 16;
-/// Lanes for streams that last as long as their clients stay: the others are for bodies and pages. Beyond: the same.
-const LASTING: usize = LANES / 2;
+/// Requests that wait for their clients or for others, at once. Beyond: 503 with `Retry-After`.
+const LANES: usize = 32;
+/// Lanes for streams that last as long as their clients stay. Beyond: the same.
+const LASTING: usize = LANES / 4;
+/// Lanes for replies that come later. Beyond: the same. What is left is for bodies and pages.
+const LATER: usize = LANES / 2;
 /// Threads that turn such requests away, at once; beyond, a request is leaked as if it were beyond [`DRAIN_BYTES`].
 const REFUSING: usize = 16;
 /// A refused body up to this length is read and thrown away, so that its connection goes on, in bytes.
@@ -106,7 +108,8 @@ pub fn start<S: Service>(path: &Path, body_bytes_max: usize, service: Arc<S>) ->
         ids: RequestIds::new(),
         body_bytes_max,
         panics: AtomicUsize::new(0),
-        lasting: AtomicUsize::new(0),
+        lasting: Arc::new(Places::new(LASTING)),
+        later: Arc::new(Places::new(LATER)),
     });
     let mut local = Local { state: Arc::clone(&state), handlers: Vec::new() };
     for i in 0..HANDLERS {
@@ -187,8 +190,10 @@ struct State {
     ids: RequestIds,
     body_bytes_max: usize,
     panics: AtomicUsize,
-    /// Lanes that streams have which last.
-    lasting: AtomicUsize,
+    /// For streams that last.
+    lasting: Arc<Places>,
+    /// For replies that come later.
+    later: Arc<Places>,
 }
 
 #[derive(Default)]
@@ -231,16 +236,6 @@ impl State {
         self.stopping.load(Ordering::SeqCst)
     }
 
-    /// A place for a stream; for one that lasts there may be none.
-    fn place_for(state: &Arc<Self>, span: Span) -> Option<Place> {
-        if span == Span::Brief {
-            return Some(Place(None));
-        }
-        let one_more = |lasting| (lasting < LASTING).then_some(lasting + 1);
-        let taken = state.lasting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
-        taken.ok().map(|_| Place(Some(Arc::clone(state))))
-    }
-
     /// tiny_http's accept thread met an error and is gone: binds anew. The other handlers are woken to see it.
     fn revive(&self, dead: &Arc<Server>, fault: &io::Error) {
         let mut server = self.server();
@@ -266,14 +261,30 @@ impl State {
     }
 }
 
-/// The place of a stream; a lasting one's is counted, and given back by drop.
-struct Place(Option<Arc<State>>);
+/// Lanes that some kind of request may have at once.
+struct Places {
+    taken: AtomicUsize,
+    max: usize,
+}
+
+/// One of them, given back by drop.
+struct Place(Arc<Places>);
+
+impl Places {
+    fn new(max: usize) -> Self {
+        Self { taken: AtomicUsize::new(0), max }
+    }
+
+    fn take(self: &Arc<Self>) -> Option<Place> {
+        let one_more = |taken| (taken < self.max).then_some(taken + 1);
+        let taken = self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+        taken.ok().map(|_| Place(Arc::clone(self)))
+    }
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if let Some(state) = &self.0 {
-            state.lasting.fetch_sub(1, Ordering::Relaxed);
-        }
+        self.0.taken.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -379,16 +390,34 @@ impl<S: Service> Handler<S> {
     fn serve(&self, mut request: Request, is_lane: bool) {
         let parts = self.parts(&request);
         let Some(reply) = self.reply(&parts, &mut request) else { return };
-        let Reply::Stream(stream) = reply else { return self.respond(request, &parts, reply) };
-        let Some(place) = State::place_for(&self.state, stream.span) else {
-            let problem = Problem::unavailable("streams_at_cap", "too many streams are open on this socket", 1);
-            return self.respond(request, &parts, problem.reply(&parts.request_id));
+        // What may wait needs a place of its kind, and a lane if this is none.
+        let places = match &reply {
+            Reply::Full(_) => return self.respond(request, &parts, reply),
+            Reply::Stream(stream) if stream.span == Span::Brief => None,
+            Reply::Stream(_) => Some(&self.state.lasting),
+            Reply::Later(_) => Some(&self.state.later),
         };
+        let place = places.map(Places::take);
+        if matches!(place, Some(None)) {
+            let problem = Problem::unavailable("streams_at_cap", "too many requests wait on this socket", 1);
+            return self.respond(request, &parts, problem.reply(&parts.request_id));
+        }
         let run = move |handler: &Self, request| {
-            handler.stream(request, &parts, stream);
+            handler.finish(request, &parts, reply);
             drop(place);
         };
         if is_lane { run(self, request) } else { self.in_lane(request, run) }
+    }
+
+    /// Gives the reply, in a lane.
+    fn finish(&self, request: Request, parts: &Parts, mut reply: Reply) {
+        while let Reply::Later(make) = reply {
+            reply = self.guarded(make).unwrap_or_else(|problem| problem.reply(&parts.request_id));
+        }
+        match reply {
+            Reply::Stream(stream) => self.stream(request, parts, stream),
+            reply => self.respond(request, parts, reply),
+        }
     }
 
     fn parts(&self, request: &Request) -> Parts {

@@ -122,16 +122,16 @@ fn streams_and_slow_bodies_do_not_keep_others_from_being_answered() {
     let fixture = serve();
     // One after the other: tiny_http may queue the connections of a burst behind busy ones.
     let mut streams = Vec::new();
-    for _ in 0..8 {
+    for _ in 0..LANES / 2 {
         let mut client = fixture.client(get("/stream-gate"));
         assert_eq!(client.head().unwrap().status, 200);
         assert_eq!(client.chunk().unwrap(), b"first");
         streams.push(client);
     }
     let mut slow = Vec::new();
-    for i in 0..8 {
+    for i in 0..LANES / 2 {
         slow.push(fixture.client("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n"));
-        eventually("a lane", || fixture.lanes() == 9 + i);
+        eventually("a lane", || fixture.lanes() == LANES / 2 + 1 + i);
     }
     assert_eq!(fixture.client(post("/echo", "quick")).answer().unwrap().body, b"quick");
     let refused = fixture.client(get("/stream")).answer().unwrap();
@@ -143,6 +143,30 @@ fn streams_and_slow_bodies_do_not_keep_others_from_being_answered() {
     drop(slow);
     eventually("all lanes are free", || fixture.lanes() == 0);
     assert_eq!(fixture.client(get("/stream")).answer().unwrap().body, b"firstsecond");
+}
+
+#[test]
+fn replies_that_come_later_wait_in_lanes_and_leave_some_to_others() {
+    let fixture = serve();
+    let mut waiting = Vec::new();
+    for i in 0..LATER {
+        waiting.push(fixture.client(post(if i == 0 { "/later-stream" } else { "/later" }, "x")));
+        eventually("a lane", || fixture.lanes() == i + 1);
+    }
+    let refused = fixture.client(post("/later", "x")).answer().unwrap();
+    assert_eq!((refused.status, refused.field("Retry-After")), (503, Some("1")));
+    assert_eq!(fixture.client(post("/echo", "quick")).answer().unwrap().body, b"quick");
+    assert_eq!(fixture.client(post("/echo", &"x".repeat(5000))).answer().unwrap().body.len(), 5000);
+    assert_eq!(fixture.client(get("/stream")).answer().unwrap().body, b"firstsecond");
+    fixture.service.gate.open();
+    for (i, client) in waiting.iter_mut().enumerate() {
+        let expected: &[u8] = if i == 0 { b"firstsecond" } else { b"later" };
+        assert_eq!(client.answer().unwrap().body, expected);
+    }
+    eventually("all lanes are free", || fixture.lanes() == 0);
+    assert_eq!(fixture.client(post("/later", &"x".repeat(5000))).answer().unwrap().body, b"later", "from a lane");
+    assert_eq!(fixture.client(post("/later-panic", "x")).answer().unwrap().status, 500);
+    assert_eq!(fixture.local.panics(), 1);
 }
 
 #[test]

@@ -208,6 +208,12 @@ impl Connection {
         Ok(self.inbox.drain(..length).collect())
     }
 
+    /// The bytes up to and with the next `end`, as they come: chunks of a stream with their framing.
+    pub fn until(&mut self, end: &str) -> io::Result<String> {
+        let bytes = self.take_until(end.as_bytes(), Instant::now() + PATIENCE)?;
+        String::from_utf8(bytes).map_err(|_| bad("not UTF-8".to_owned()))
+    }
+
     /// Takes up to and with the next `end`.
     fn take_until(&mut self, end: &[u8], deadline: Instant) -> io::Result<Vec<u8>> {
         let mut from = 0;

@@ -8,6 +8,8 @@
 
 #[cfg(feature = "mongo")]
 pub mod drained;
+#[cfg(feature = "openai")]
+pub mod fakellm;
 pub mod faults;
 pub mod http;
 pub mod load;

@@ -1,0 +1,237 @@
+//! `POST /api/chat`: a turn, answered with one object, or streamed as it is said.
+//!
+//! A turn whose responder answers at once is a whole reply. Any other is a [`Reply::Later`]: beginning it may wait for the turns
+//! before it, and its end for the responder. Whatever keeps a turn from beginning has its own status; once it has begun,
+//! the user's message is durable, and only then the first byte of a stream goes out.
+//!
+//! Knows nothing of how turns are run.
+
+use std::borrow::Cow;
+use std::io::{self, Cursor};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use tiny_http::{Response, StatusCode};
+
+use crate::chat::{Begun, Chat, Follow, News, Outcome, Status, Turn, WhenBusy};
+use crate::message::{Id, SessionId, Timestamp};
+
+use super::body::{self, Kind, Shape};
+use super::chat::{KEY_HEADER, TRANSPORT, check_key};
+use super::{Client, Head, Problem, Reply, Span, Stream, header, json};
+
+/// Between two signs of life of a stream that has nothing to say.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+/// Between two looks whether the client of a stream is still there.
+const GLANCE: Duration = Duration::from_millis(500);
+const EVENT_STREAM: &str = "text/event-stream";
+
+const TURN: &Shape = &[
+    ("message", Kind::Text),
+    ("session_id", Kind::MaybeText),
+    ("metadata", Kind::MaybeObject),
+    ("message_id", Kind::MaybeText),
+    ("stream", Kind::MaybeBool),
+];
+
+#[derive(Deserialize)]
+struct TurnBody<'a> {
+    #[serde(borrow)]
+    message: Cow<'a, str>,
+    session_id: Option<Cow<'a, str>>,
+    metadata: Option<Map<String, Value>>,
+    message_id: Option<Cow<'a, str>>,
+    stream: Option<bool>,
+}
+
+#[derive(Serialize)]
+struct TurnReply<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response: Option<&'a str>,
+    status: &'a str,
+    timestamp: Timestamp,
+    session_id: &'a SessionId,
+    user_message_id: Id,
+    assistant_message_id: Option<Id>,
+    duplicate: bool,
+    durable: &'a str,
+}
+
+/// A piece of an answer.
+#[derive(Serialize)]
+struct Delta<'a> {
+    text: &'a str,
+    reply_to: Id,
+}
+
+/// The form of a reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// One object.
+    Json,
+    /// Server-sent events: the pieces as they are said, and then that object.
+    Events,
+}
+
+/// A turn that outlives its request's bytes.
+struct Owned {
+    session: SessionId,
+    text: String,
+    metadata: Option<Map<String, Value>>,
+    key: Option<String>,
+    form: Form,
+    request_id: String,
+}
+
+/// Follows a turn for a client; dropped before its end was told, the client is gone.
+struct Stay(Option<Follow>);
+
+impl Drop for Stay {
+    fn drop(&mut self) {
+        if let Some(follow) = self.0.take() {
+            follow.leave();
+        }
+    }
+}
+
+/// `POST /api/chat`
+pub fn say(chat: &Arc<Chat>, head: &Head<'_>, body: &[u8]) -> Result<Reply, Problem> {
+    let turn: TurnBody<'_> = body::object(body, TURN)?;
+    let session = body::session(turn.session_id.as_deref(), "session_id")?;
+    body::check_metadata(turn.metadata.as_ref(), "metadata")?;
+    let key = turn.message_id.as_deref().or(head.header(KEY_HEADER));
+    check_key(key, "message_id")?;
+    if turn.message.is_empty() {
+        return Err(Problem::field("message", "must not be empty"));
+    }
+    let form = form(head, turn.stream);
+    let metadata = turn.metadata.as_ref();
+    let said = Turn { session: &session, text: &turn.message, metadata, transport: TRANSPORT, key };
+    if let Some(outcome) = chat.at_once(&said) {
+        return Ok(whole(form, chat, &session, &outcome?));
+    }
+    let (text, key) = (turn.message.into_owned(), key.map(str::to_owned));
+    let request_id = head.request_id.to_owned();
+    let owned = Owned { session, text, metadata: turn.metadata, key, form, request_id };
+    let chat = Arc::clone(chat);
+    Ok(Reply::Later(Box::new(move || {
+        let request_id = owned.request_id.clone();
+        answer(&chat, owned).unwrap_or_else(|problem| problem.reply(&request_id))
+    })))
+}
+
+/// What the body says goes before what the head accepts.
+fn form(head: &Head<'_>, stream: Option<bool>) -> Form {
+    let accepts = || head.header("Accept").is_some_and(|accept| accept.contains(EVENT_STREAM));
+    if stream.unwrap_or_else(accepts) { Form::Events } else { Form::Json }
+}
+
+/// Takes a turn that may wait.
+fn answer(chat: &Arc<Chat>, owned: Owned) -> Result<Reply, Problem> {
+    let Owned { session, text, metadata, key, form, request_id } = owned;
+    let (metadata, key) = (metadata.as_ref(), key.as_deref());
+    let turn = Turn { session: &session, text: &text, metadata, transport: TRANSPORT, key };
+    let follow = match chat.begin(&turn, WhenBusy::Queue)? {
+        Begun::Done(outcome) => return Ok(whole(form, chat, &session, &outcome)),
+        Begun::Follow(follow) => follow,
+    };
+    if form == Form::Json {
+        return Ok(whole(form, chat, &session, &follow.wait()?));
+    }
+    let (chat, mut stay) = (Arc::clone(chat), Stay(Some(follow)));
+    let write = move |to: &mut dyn Client| {
+        let Some(follow) = &stay.0 else { return Ok(()) };
+        stream(&chat, follow, &request_id, to)?;
+        stay.0 = None;
+        Ok(())
+    };
+    let headers = event_headers();
+    Ok(Reply::Stream(Stream { status: StatusCode(200), headers, span: Span::Lasting, write: Box::new(write) }))
+}
+
+fn event_headers() -> Vec<tiny_http::Header> {
+    vec![header("Content-Type", EVENT_STREAM), header("Cache-Control", "no-store")]
+}
+
+fn object<'a>(chat: &Chat, session: &'a SessionId, outcome: &'a Outcome) -> TurnReply<'a> {
+    TurnReply {
+        response: outcome.text.as_deref(),
+        status: outcome.status.as_str(),
+        timestamp: outcome.reply.unwrap_or(outcome.user).time(),
+        session_id: session,
+        user_message_id: outcome.user,
+        assistant_message_id: outcome.reply,
+        duplicate: outcome.duplicate,
+        durable: chat.durability().as_str(),
+    }
+}
+
+/// The reply to a turn that is over.
+fn whole(form: Form, chat: &Chat, session: &SessionId, outcome: &Outcome) -> Reply {
+    let status = if outcome.status == Status::Recorded { 202 } else { 200 };
+    let object = object(chat, session, outcome);
+    if form == Form::Json {
+        return json(status, &object);
+    }
+    let mut events = Vec::new();
+    if let (Some(text), Some(_), Status::Completed | Status::Cancelled) =
+        (object.response, outcome.reply, outcome.status)
+        && !text.is_empty()
+    {
+        push_delta(&mut events, text, outcome.user);
+    }
+    push_event(&mut events, "response", &object);
+    let length = events.len();
+    Reply::Full(Response::new(StatusCode(status), event_headers(), Cursor::new(events), Some(length), None))
+}
+
+/// Server-sent events from the beginning of the turn to its end. An error: the client is gone.
+fn stream(chat: &Chat, follow: &Follow, request_id: &str, to: &mut dyn Client) -> io::Result<()> {
+    let running = follow.running();
+    // The head alone: the client is to know that its message is kept.
+    to.flush()?;
+    let (mut seen, mut last_sign, mut event) = (0, Instant::now(), Vec::new());
+    loop {
+        event.clear();
+        match running.wait_for_text(seen, Instant::now() + GLANCE) {
+            News::Text(text) => {
+                seen += text.len();
+                push_delta(&mut event, &text, running.user());
+            }
+            News::End(end) => {
+                match follow.outcome(&end) {
+                    Ok(outcome) => push_event(&mut event, "response", &object(chat, running.session(), &outcome)),
+                    Err(refusal) => push_fault(&mut event, &refusal.into(), request_id),
+                }
+                to.write_all(&event)?;
+                return to.flush();
+            }
+            News::Nothing if to.is_gone() => return Err(io::ErrorKind::BrokenPipe.into()),
+            News::Nothing if last_sign.elapsed() < HEARTBEAT => continue,
+            News::Nothing => event.extend_from_slice(b":\n\n"),
+        }
+        to.write_all(&event)?;
+        to.flush()?;
+        last_sign = Instant::now();
+    }
+}
+
+fn push_delta(to: &mut Vec<u8>, text: &str, reply_to: Id) {
+    push_event(to, "delta", &Delta { text, reply_to });
+}
+
+/// The status is on its way by then.
+fn push_fault(to: &mut Vec<u8>, problem: &Problem, request_id: &str) {
+    to.extend_from_slice(b"event: error\ndata: ");
+    to.extend_from_slice(&problem.json(request_id));
+    to.extend_from_slice(b"\n\n");
+}
+
+/// JSON has no line breaks outside strings, and escapes them within.
+fn push_event<T: Serialize>(to: &mut Vec<u8>, kind: &str, data: &T) {
+    to.extend_from_slice(format!("event: {kind}\ndata: ").as_bytes());
+    serde_json::to_writer(&mut *to, data).expect("our own replies always serialise");
+    to.extend_from_slice(b"\n\n");
+}

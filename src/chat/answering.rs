@@ -1,0 +1,203 @@
+//! One turn on its thread: the context is read, the responder asked, the reply recorded, the end told.
+//!
+//! It stands alone because whatever happens, a panic too, a turn that was begun ends: its place and its slot are given back,
+//! its followers and the onlooker learn it. The order of the end: the slot, so that who reads the reply finds it free; the
+//! reply is recorded; the onlooker is told; the session's place; those who wait.
+//!
+//! Knows nothing of who follows the turn.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, Value};
+
+use crate::history::History;
+use crate::journal::{Draft, Refusal, ReplyTo};
+use crate::message::{self, Metadata, SessionId};
+use crate::recorder::Recorder;
+use crate::responder::{Answer, Failure, Question, Responder};
+
+use super::context;
+use super::pool::Slot;
+use super::running::{End, REPLY_BYTES_MAX, Running, Said, Why, fitting};
+use super::sessions::Place;
+use super::turn::Status;
+
+/// The longest reason of a failure, in bytes as a line keeps it; the rest is left out.
+const REASON_BYTES_MAX: usize = 16 << 10;
+/// The longest metadata of an answer, in bytes; longer ones are left out whole.
+const METADATA_BYTES_MAX: usize = 1 << 20;
+
+/// What turns came to since the start.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub(super) completed: AtomicU64,
+    pub(super) cancelled: AtomicU64,
+    pub(super) errors: AtomicU64,
+    /// Of the errors: responders that panicked.
+    pub(super) panics: AtomicU64,
+}
+
+impl Counts {
+    pub(super) fn count(&self, status: Status) {
+        let counter = match status {
+            Status::Completed => &self.completed,
+            Status::Cancelled => &self.cancelled,
+            Status::Error => &self.errors,
+            Status::Recorded => return,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A turn that is to be answered, and everything that takes.
+pub(super) struct Answering {
+    pub(super) recorder: Arc<Recorder>,
+    pub(super) history: Arc<History>,
+    pub(super) responder: Arc<dyn Responder>,
+    pub(super) counts: Arc<Counts>,
+    pub(super) running: Arc<Running>,
+    pub(super) transport: String,
+    pub(super) timeout: Duration,
+    /// Given back first.
+    pub(super) slot: Option<Slot>,
+    /// `None` once the end was told.
+    pub(super) place: Option<Place>,
+}
+
+/// What is to be recorded.
+struct Verdict {
+    status: Status,
+    text: String,
+    metadata: Map<String, Value>,
+}
+
+impl Answering {
+    /// Answers it to the end.
+    pub(super) fn run(mut self) {
+        let answer = self.answer();
+        drop(self.slot.take());
+        let end = self.record(answer);
+        self.end(end);
+    }
+
+    fn answer(&self) -> Result<Answer, Failure> {
+        let running = &self.running;
+        let until = Instant::now() + self.timeout;
+        let messages = match context::up_to(&self.history, running.session(), running.user(), self.responder.context())
+        {
+            Ok(Some(messages)) => messages,
+            Ok(None) => {
+                running.erase();
+                return Err(Failure::Stopped);
+            }
+            Err(e) => {
+                log::error!("the context of a turn in {} cannot be read: {e}", running.session());
+                return Err(Failure::Failed("the conversation cannot be read now".into()));
+            }
+        };
+        let question = Question {
+            session: running.session().clone(),
+            user: running.user(),
+            messages,
+            stop: running.stop_word(),
+            until,
+        };
+        let ask = || self.responder.answer(&question, &mut |piece| running.say(piece));
+        catch_unwind(AssertUnwindSafe(ask)).unwrap_or_else(|_| {
+            self.counts.panics.fetch_add(1, Ordering::Relaxed);
+            log::error!("the responder panicked in {}", running.session());
+            Err(Failure::Failed("the responder met a fault of its own; it is in the server's log".into()))
+        })
+    }
+
+    /// Records the reply, unless its session was erased.
+    fn record(&self, answer: Result<Answer, Failure>) -> End {
+        let heard = self.place.as_ref().map(|place| place.begin_recording(&self.running));
+        let (text, why) = heard.unwrap_or_default();
+        if why == Some(Why::Erased) {
+            return Ok(Said { reply: None, text, status: Status::Cancelled });
+        }
+        let verdict = Verdict::of(answer, text, why);
+        let metadata = verdict.metadata(&self.transport);
+        let line = reply_line(self.running.session(), &verdict.text, &metadata);
+        // The reply carries the key too: after a restart it is found by it.
+        let key = self.running.key().copied();
+        let reply_to = ReplyTo::Message(self.running.user());
+        let kept = self.recorder.record(vec![Draft::Message { line, key, reply_to }])?;
+        Ok(Said { reply: Some(kept[0].id()), text: verdict.text, status: verdict.status })
+    }
+
+    fn end(&mut self, end: End) {
+        let Some(place) = self.place.take() else { return };
+        match &end {
+            Ok(said) => self.counts.count(said.status),
+            Err(refusal) => {
+                self.counts.count(Status::Error);
+                log::error!("the reply to {} cannot be recorded: {refusal}", self.running.user());
+            }
+        }
+        let told = catch_unwind(AssertUnwindSafe(|| self.running.tell_end(&end)));
+        if told.is_err() {
+            log::error!("whoever watches turns panicked at the end of one");
+        }
+        drop(place);
+        self.running.settle(end);
+    }
+}
+
+impl Drop for Answering {
+    /// The turn ends, also when its thread panics or it never comes to one.
+    fn drop(&mut self) {
+        drop(self.slot.take());
+        if self.place.is_some() {
+            let _ = self.running.begin_recording();
+            self.end(Err(Refusal::Unavailable("the turn met a fault of chatkeep's own; see its log".into())));
+        }
+    }
+}
+
+impl Verdict {
+    /// What an answer means, with what was said until then and why it was stopped, if it was.
+    fn of(answer: Result<Answer, Failure>, said: String, why: Option<Why>) -> Self {
+        let none = Map::new();
+        match (answer, why) {
+            (_, Some(Why::TooLong)) => {
+                Self::failed(said, &format!("the reply is longer than {REPLY_BYTES_MAX} bytes as it would be kept"))
+            }
+            (Ok(answer), _) => Self { status: Status::Completed, text: said, metadata: answer.metadata },
+            (Err(_), Some(_)) => Self { status: Status::Cancelled, text: said, metadata: none },
+            (Err(failure), None) => Self::failed(said, &failure.to_string()),
+        }
+    }
+
+    fn failed(said: String, reason: &str) -> Self {
+        let mut metadata = Map::new();
+        if !said.is_empty() {
+            metadata.insert("partial".into(), said.into());
+        }
+        let text = fitting(reason, REASON_BYTES_MAX).0.to_owned();
+        Self { status: Status::Error, text, metadata }
+    }
+
+    /// The reply's metadata: what the responder tells, and what it cannot tell otherwise.
+    fn metadata(&self, transport: &str) -> Map<String, Value> {
+        let mut metadata = self.metadata.clone();
+        let told =
+            if self.status == Status::Completed { serde_json::to_vec(&metadata).map_or(0, |m| m.len()) } else { 0 };
+        if told > METADATA_BYTES_MAX {
+            log::warn!("the metadata of an answer has {told} bytes and is left out");
+            metadata.clear();
+        }
+        metadata.insert("transport".into(), transport.into());
+        metadata.insert("status".into(), self.status.as_str().into());
+        metadata
+    }
+}
+
+fn reply_line(session: &SessionId, text: &str, metadata: &Map<String, Value>) -> message::Prepared {
+    let metadata = Metadata { given: Some(metadata), defaults: &[] };
+    message::Draft { session, role: "assistant", text, metadata, vector_ids: &[] }.prepare()
+}

@@ -1,0 +1,57 @@
+//! What a responder is given of a conversation: the newest messages that fit, from the last new context on.
+//!
+//! Knows nothing of turns.
+
+use std::io;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::history::{Ask, History};
+use crate::message::{Id, Message, SessionId};
+use crate::responder::Context;
+
+/// The messages up to the one of that id, oldest first; it is the last. `None`: it is not there any more, because its session
+/// was erased or it has expired.
+///
+/// # Errors
+/// The disk's.
+pub(super) fn up_to(
+    history: &History,
+    session: &SessionId,
+    user: Id,
+    context: Context,
+) -> io::Result<Option<Vec<Arc<Message>>>> {
+    let ask = Ask {
+        session: session.clone(),
+        limit: context.messages.max(1),
+        before: Some(user.just_after()),
+        after: None,
+        role: None,
+        since: None,
+        until: None,
+    };
+    let mut older = history.read_here(&ask)?.messages.into_iter().map(|(message, _)| message).rev();
+    let Some(asked) = older.next().filter(|message| message.id() == user) else { return Ok(None) };
+    let mut bytes = if context.messages > 1 { asked.text().len() } else { 0 };
+    let mut messages = vec![asked];
+    for message in older {
+        // It has text, so it need not be parsed when the bytes are used up.
+        if bytes >= context.bytes || begins_context(&message) {
+            break;
+        }
+        bytes += message.text().len();
+        if bytes > context.bytes {
+            break;
+        }
+        messages.push(message);
+    }
+    messages.reverse();
+    Ok(Some(messages))
+}
+
+/// Whether what came before it is no part of the conversation any more.
+fn begins_context(message: &Message) -> bool {
+    let is_clear = |metadata: &serde_json::Map<String, Value>| metadata.get("type").is_some_and(|kind| kind == "clear");
+    message.role() == "system" && message.parts().is_some_and(|parts| is_clear(&parts.metadata))
+}

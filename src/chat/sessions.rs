@@ -1,0 +1,265 @@
+//! Whose turn it is: one at a time for each session, in order of arrival; sessions do not wait for each other.
+//!
+//! Only turns that may wait for their responder come here. A session stands here as long as somebody has its place or waits
+//! for it, so the memory follows the turns under way.
+//!
+//! Knows nothing of responders and records. Lock order: this lock, then a turn's own.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use crate::journal::{Key, Refusal};
+use crate::message::SessionId;
+
+use super::running::{Running, Why};
+use super::turn::{NoTurn, WhenBusy};
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Sessions {
+    inner: Mutex<Inner>,
+    /// The last place was given back.
+    idle: Condvar,
+}
+
+#[derive(Default)]
+struct Inner {
+    lines: HashMap<SessionId, Line>,
+    is_closed: bool,
+}
+
+/// One session's: who has the place, and who waits for it.
+#[derive(Default)]
+struct Line {
+    occupant: Option<Occupant>,
+    next_ticket: u64,
+    waiting: VecDeque<u64>,
+    /// Erasures of the session that are under way.
+    erasing: usize,
+    changed: Arc<Condvar>,
+}
+
+/// Who has the place of a session.
+pub(super) enum Occupant {
+    /// Somebody who gives it back after a sync at most.
+    Brief,
+    /// A turn whose message is not recorded yet, with its key.
+    Beginning(Option<Key>),
+    /// A turn that is answered.
+    Running(Arc<Running>),
+}
+
+/// What came of waiting.
+pub(super) enum Entered {
+    /// The place is the caller's.
+    Place(Place),
+    /// A turn with the caller's key is being answered.
+    Same(Arc<Running>),
+}
+
+/// The place of a session, given back when it is dropped.
+pub(super) struct Place {
+    sessions: Arc<Sessions>,
+    session: SessionId,
+}
+
+/// An erasure of a session that is under way; over when it is dropped.
+pub(super) struct Erasing {
+    sessions: Arc<Sessions>,
+    session: SessionId,
+}
+
+impl Line {
+    fn running(&self) -> Option<&Arc<Running>> {
+        match &self.occupant {
+            Some(Occupant::Running(running)) => Some(running),
+            _ => None,
+        }
+    }
+
+    /// The turn that is answered under that key.
+    ///
+    /// An error: it came with other content.
+    fn same(&self, key: Option<&Key>) -> Result<Option<&Arc<Running>>, NoTurn> {
+        let Some(key) = key else { return Ok(None) };
+        // What an erased message's key stood for is forgotten, also while its turn is ending.
+        let is_same =
+            |running: &&Arc<Running>| running.key().is_some_and(|other| other.hash == key.hash) && !running.is_erased();
+        match self.running().filter(is_same) {
+            Some(running) if running.key() != Some(key) => Err(NoTurn::Refused(Refusal::KeyConflict(0))),
+            found => Ok(found),
+        }
+    }
+
+    /// Whether another message is being answered, for one that does not queue.
+    fn is_busy_for(&self, ticket: u64, key: Option<&Key>) -> bool {
+        let is_behind = self.waiting.front() != Some(&ticket);
+        is_behind
+            || match &self.occupant {
+                None | Some(Occupant::Brief) => false,
+                // The same message by another way: it is answered soon, or over.
+                Some(Occupant::Beginning(other)) => key.is_none() || other.as_ref() != key,
+                Some(Occupant::Running(running)) => running.is_answering(),
+            }
+    }
+
+    fn is_unused(&self) -> bool {
+        self.occupant.is_none() && self.waiting.is_empty() && self.erasing == 0
+    }
+}
+
+impl Sessions {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the session's place for `occupant`, or joins the turn that is answered under the same key.
+    ///
+    /// # Errors
+    /// [`NoTurn`]: busy, closed, or `until` has come.
+    pub(super) fn enter(
+        self: &Arc<Self>,
+        session: &SessionId,
+        occupant: Occupant,
+        when_busy: WhenBusy,
+        until: Instant,
+    ) -> Result<Entered, NoTurn> {
+        let key = match &occupant {
+            Occupant::Beginning(key) => *key,
+            _ => None,
+        };
+        let mut inner = self.inner();
+        let line = inner.lines.entry(session.clone()).or_default();
+        let (ticket, changed) = (line.next_ticket, line.changed.clone());
+        line.next_ticket += 1;
+        line.waiting.push_back(ticket);
+        loop {
+            let is_closed = inner.is_closed;
+            let line = inner.lines.get_mut(session).expect("who waits keeps the line");
+            let left = until.saturating_duration_since(Instant::now());
+            let is_mine = line.occupant.is_none() && line.waiting.front() == Some(&ticket);
+            let came = match line.same(key.as_ref()) {
+                Err(no_turn) => Some(Err(no_turn)),
+                Ok(Some(running)) => {
+                    running.join();
+                    Some(Ok(Entered::Same(running.clone())))
+                }
+                Ok(None) if is_closed => Some(Err(NoTurn::Stopping)),
+                Ok(None) if is_mine => {
+                    line.occupant = Some(occupant);
+                    line.waiting.pop_front();
+                    return Ok(Entered::Place(Place { sessions: Arc::clone(self), session: session.clone() }));
+                }
+                Ok(None) if when_busy == WhenBusy::Refuse && line.is_busy_for(ticket, key.as_ref()) => {
+                    Some(Err(NoTurn::Busy))
+                }
+                Ok(None) if left.is_zero() => Some(Err(NoTurn::Late)),
+                Ok(None) => None,
+            };
+            if let Some(came) = came {
+                line.waiting.retain(|other| *other != ticket);
+                self.tidy(&mut inner, session);
+                return came;
+            }
+            inner = changed.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Wakes those who may go on, or takes a line away that nobody needs.
+    fn tidy(&self, inner: &mut Inner, session: &SessionId) {
+        let Some(line) = inner.lines.get(session) else { return };
+        line.changed.notify_all();
+        if line.is_unused() {
+            inner.lines.remove(session);
+        }
+        if inner.lines.is_empty() {
+            self.idle.notify_all();
+        }
+    }
+
+    /// The turn of a session that is being answered.
+    pub(super) fn running(&self, session: &SessionId) -> Option<Arc<Running>> {
+        self.inner().lines.get(session)?.running().cloned()
+    }
+
+    /// How many wait for the place of a session.
+    #[cfg(test)]
+    pub(super) fn waiting(&self, session: &SessionId) -> usize {
+        self.inner().lines.get(session).map_or(0, |line| line.waiting.len())
+    }
+
+    /// Keeps replies of the session from being recorded until the erasure is over. A reply that is being recorded at the
+    /// moment is waited for, by [`Running::erase`].
+    pub(super) fn begin_erasing(self: &Arc<Self>, session: &SessionId) -> Erasing {
+        let mut inner = self.inner();
+        let line = inner.lines.entry(session.clone()).or_default();
+        line.erasing += 1;
+        let running = line.running().cloned();
+        drop(inner);
+        if let Some(running) = running {
+            running.erase();
+        }
+        Erasing { sessions: Arc::clone(self), session: session.clone() }
+    }
+
+    /// All turns that are being answered.
+    pub(super) fn all_running(&self) -> Vec<Arc<Running>> {
+        self.inner().lines.values().filter_map(Line::running).cloned().collect()
+    }
+
+    /// Lets nobody in any more, and sends away who waits.
+    pub(super) fn close(&self) {
+        let mut inner = self.inner();
+        inner.is_closed = true;
+        inner.lines.values().for_each(|line| line.changed.notify_all());
+    }
+
+    /// Waits until every place is given back, at most until `until`; whether they are.
+    pub(super) fn wait_until_idle(&self, until: Instant) -> bool {
+        let left = until.saturating_duration_since(Instant::now());
+        let waited = self.idle.wait_timeout_while(self.inner(), left, |inner| !inner.lines.is_empty());
+        waited.unwrap_or_else(PoisonError::into_inner).0.lines.is_empty()
+    }
+}
+
+impl Place {
+    /// The turn it was taken for is being answered.
+    pub(super) fn run(&self, running: &Arc<Running>) {
+        let mut inner = self.sessions.inner();
+        let line = inner.lines.get_mut(&self.session).expect("who has the place keeps the line");
+        line.occupant = Some(Occupant::Running(running.clone()));
+        // Who brings the same key joins it.
+        line.changed.notify_all();
+    }
+
+    /// Makes what was said final, once no erasure of the session is under way: it tells then whether it has erased the turn.
+    pub(super) fn begin_recording(&self, running: &Running) -> (String, Option<Why>) {
+        let mut inner = self.sessions.inner();
+        while let Some(line) = inner.lines.get(&self.session).filter(|line| line.erasing > 0) {
+            let changed = line.changed.clone();
+            inner = changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
+        }
+        running.begin_recording()
+    }
+}
+
+impl Drop for Erasing {
+    fn drop(&mut self) {
+        let mut inner = self.sessions.inner();
+        if let Some(line) = inner.lines.get_mut(&self.session) {
+            line.erasing -= 1;
+        }
+        self.sessions.tidy(&mut inner, &self.session);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut inner = self.sessions.inner();
+        if let Some(line) = inner.lines.get_mut(&self.session) {
+            line.occupant = None;
+        }
+        self.sessions.tidy(&mut inner, &self.session);
+    }
+}

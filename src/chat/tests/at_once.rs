@@ -1,0 +1,64 @@
+//! Turns that are answered at once, and what their keys stand for later.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::super::*;
+use crate::cache::Cache;
+use crate::config::Config;
+use crate::message::{Clock, Expiry};
+use crate::recorder::open_transcripts;
+use crate::responder;
+
+const DAY: u64 = 86_400;
+
+#[test]
+fn a_retry_whose_turn_has_expired_since_learns_its_ids_and_stores_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let now = Arc::new(AtomicU64::new(1_790_000_000_000_000));
+    let clock = Clock::fixed(now.clone());
+    let mut config = Config::defaults(Some(folder.path())).unwrap();
+    config.mongo.ttl = Some(Duration::from_secs(DAY));
+    let expiry = Expiry::new(config.mongo.ttl, clock.clone());
+    let transcripts = open_transcripts(&config, NonZeroUsize::MIN).unwrap().expiring(expiry.clone());
+    let (transcripts, cache) = (Arc::new(transcripts), Arc::new(Cache::new(&config.mongo.cache)));
+    let panics = Box::new(|| panic!("it panicked"));
+    let opened = Recorder::open(&config, clock.clone(), &transcripts, cache.clone(), panics).unwrap();
+    let journal = opened.journal.clone();
+    let history = History::new(&config, clock, cache.clone(), transcripts.clone(), journal.clone());
+    let chat = Chat::new(
+        Arc::new(opened.recorder),
+        Arc::new(history),
+        responder::new(&config.responder),
+        &config.responder,
+        8,
+    );
+    let session = SessionId::new("s").unwrap();
+    let turn = Turn { session: &session, text: "hi", metadata: None, transport: "rest", key: Some("k") };
+    let first = chat.say(&turn).unwrap();
+    assert!(!first.duplicate && first.text.is_some());
+    assert_eq!(chat.say(&turn).unwrap(), Outcome { duplicate: true, ..first.clone() });
+    // Expired by the clock, then also gone from memory and disk.
+    now.fetch_add((DAY + 1) * 1_000_000, Ordering::Relaxed);
+    for removed in [false, true] {
+        if removed {
+            cache.expire(expiry.bound().unwrap());
+            let mut sweep = transcripts.sweep().unwrap();
+            while transcripts.sweep_on(&mut sweep, 10, &|| true) {}
+            assert_eq!(sweep.swept.removed, 1);
+        }
+        let again = chat.say(&turn).unwrap();
+        assert_eq!(
+            again,
+            Outcome { duplicate: true, text: None, status: Status::Recorded, ..first.clone() },
+            "{removed}"
+        );
+        assert_eq!(journal.published(), 2, "{removed}");
+    }
+    let other = Given { session: &session, role: "user", text: "hi", metadata: None, vector_ids: &[], key: Some("k") };
+    assert_eq!(chat.record(&[other], "rest").unwrap(), [(first.user, true)]);
+    let later = Turn { key: Some("another"), ..turn };
+    assert!(!chat.say(&later).unwrap().duplicate);
+}

@@ -1,0 +1,269 @@
+//! Turns as callers meet them: a responder that does what the message says, and a world around it.
+
+mod at_once;
+mod ends;
+mod order;
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use serde_json::{Map, Value, json};
+
+use super::*;
+use crate::cache::Cache;
+use crate::config::Config;
+use crate::history::{Ask, History};
+use crate::message::{Clock, Message};
+use crate::recorder::open_transcripts;
+use crate::responder::{Answer, Context, Failure, Question};
+
+/// How long anything may take that should take milliseconds.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Answers as the message says: `say A B` says the words, `gate` says `one`, waits for [`World::open_gate`] and says ` two`,
+/// `deaf` does the same and hears no stop, `hang` says `so far` and waits to be stopped, `fail` says `half` and fails, `flood` never ends, `panic` panics after `half`.
+struct Scripted {
+    context: Context,
+    gate: Receiver<()>,
+    asked: Arc<Mutex<Vec<Vec<String>>>>,
+}
+
+impl Responder for Scripted {
+    fn context(&self) -> Context {
+        self.context
+    }
+
+    fn answer(&self, question: &Question, say: &mut dyn FnMut(&str)) -> Result<Answer, Failure> {
+        let texts: Vec<String> = question.messages.iter().map(|message| message.text()).collect();
+        let text = texts.last().unwrap().clone();
+        self.asked.lock().unwrap().push(texts);
+        assert_eq!(question.messages.last().unwrap().id(), question.user);
+        match text.split(' ').next().unwrap() {
+            "gate" => {
+                say("one");
+                self.wait_for_gate(question)?;
+                say(" two");
+            }
+            "hang" => {
+                say("so far");
+                return Err(if question.stop.wait(question.until) { Failure::Stopped } else { Failure::Late });
+            }
+            // Does not hear a stop.
+            "deaf" => {
+                say("one");
+                self.gate.recv_timeout(PATIENCE).unwrap();
+            }
+            "fail" => {
+                say("half");
+                return Err(Failure::Failed("it did not work".into()));
+            }
+            "flood" => {
+                let piece = "\u{1}é".repeat(100_000);
+                while !question.stop.is_set() {
+                    say(&piece);
+                }
+                return Err(Failure::Stopped);
+            }
+            "panic" => {
+                say("half");
+                panic!("asked to");
+            }
+            _ => text.split_inclusive(' ').skip(1).for_each(&mut *say),
+        }
+        Ok(Answer { metadata: Map::from_iter([("model".into(), json!("scripted")), ("status".into(), json!("mine"))]) })
+    }
+}
+
+impl Scripted {
+    fn wait_for_gate(&self, question: &Question) -> Result<(), Failure> {
+        loop {
+            match self.gate.recv_timeout(Duration::from_millis(10)) {
+                Ok(()) => return Ok(()),
+                Err(RecvTimeoutError::Timeout) if question.stop.is_set() => return Err(Failure::Stopped),
+                Err(RecvTimeoutError::Timeout) if Instant::now() < question.until => {}
+                Err(_) => return Err(Failure::Late),
+            }
+        }
+    }
+}
+
+/// Writes down what it is told.
+#[derive(Default)]
+struct Diary {
+    told: Mutex<Vec<String>>,
+}
+
+impl Diary {
+    fn note(&self, line: String) {
+        self.told.lock().unwrap().push(line);
+    }
+
+    fn lines(&self) -> Vec<String> {
+        self.told.lock().unwrap().clone()
+    }
+}
+
+impl Onlooker for Diary {
+    fn started(&self, turn: &Running) {
+        self.note(format!("{} started", turn.session()));
+    }
+
+    fn delta(&self, turn: &Running, offset: usize, text: &str) {
+        assert_eq!(turn.text().get(offset..offset + text.len()), Some(text));
+        self.note(format!("{} {offset} {text:?}", turn.session()));
+    }
+
+    fn stopping(&self, turn: &Running) {
+        assert!(turn.is_stopping() && !turn.is_over());
+        self.note(format!("{} stopping", turn.session()));
+    }
+
+    fn ended(&self, turn: &Running, end: &End) {
+        assert!(turn.is_over());
+        let said = end.as_ref().unwrap();
+        let kept = if said.reply.is_some() { "kept" } else { "not kept" };
+        self.note(format!("{} {} {kept} {:?}", turn.session(), said.status.as_str(), said.text));
+    }
+}
+
+struct World {
+    chat: Arc<Chat>,
+    history: Arc<History>,
+    diary: Arc<Diary>,
+    asked: Arc<Mutex<Vec<Vec<String>>>>,
+    gate: Sender<()>,
+    folder: Option<tempfile::TempDir>,
+}
+
+/// How a world differs from the usual one.
+#[derive(Clone, Copy)]
+struct Sizes {
+    max_concurrent: usize,
+    waiting_max: usize,
+    timeout: Duration,
+    context: Context,
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        let context = Context { messages: 100, bytes: 1 << 20 };
+        Self { max_concurrent: 8, waiting_max: 8, timeout: PATIENCE, context }
+    }
+}
+
+impl World {
+    fn new() -> Self {
+        Self::sized(Sizes::default())
+    }
+
+    fn sized(sizes: Sizes) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut world = Self::at(folder.path(), sizes);
+        world.folder = Some(folder);
+        world
+    }
+
+    fn at(folder: &Path, sizes: Sizes) -> Self {
+        let mut config = Config::defaults(Some(folder)).unwrap();
+        config.responder.max_concurrent = sizes.max_concurrent;
+        config.responder.timeout = sizes.timeout;
+        let transcripts = Arc::new(open_transcripts(&config, NonZeroUsize::MIN).unwrap());
+        let cache = Arc::new(Cache::new(&config.mongo.cache));
+        let panics = Box::new(|| panic!("it panicked"));
+        let opened = Recorder::open(&config, Clock::system(), &transcripts, cache.clone(), panics).unwrap();
+        let history = Arc::new(History::new(&config, Clock::system(), cache, transcripts, opened.journal.clone()));
+        let (gate, wait) = bounded(100);
+        let (asked, diary) = (Arc::default(), Arc::new(Diary::default()));
+        let scripted = Scripted { context: sizes.context, gate: wait, asked: Arc::clone(&asked) };
+        let responder: Option<Box<dyn Responder>> = Some(Box::new(scripted));
+        let recorder = Arc::new(opened.recorder);
+        let chat = Chat::new(recorder, history.clone(), responder, &config.responder, sizes.waiting_max);
+        let chat = Arc::new(chat.watched_by(diary.clone()));
+        Self { chat, history, diary, asked, gate, folder: None }
+    }
+
+    fn open_gate(&self) {
+        self.gate.send(()).unwrap();
+    }
+
+    fn say(&self, text: &str) -> Outcome {
+        self.chat.say(&turn("s", text).as_turn()).unwrap()
+    }
+
+    fn begin(&self, session: &str, text: &str) -> Follow {
+        self.begin_keyed(session, text, None)
+    }
+
+    fn begin_keyed(&self, session: &str, text: &str, key: Option<&'static str>) -> Follow {
+        let said = Said { key, ..turn(session, text) };
+        match self.chat.begin(&said.as_turn(), WhenBusy::Queue).unwrap() {
+            Begun::Follow(follow) => follow,
+            Begun::Done(outcome) => panic!("{text} is over: {outcome:?}"),
+        }
+    }
+
+    fn try_begin(&self, session: &str, text: &str) -> Result<Begun, NoTurn> {
+        self.chat.begin(&turn(session, text).as_turn(), WhenBusy::Refuse)
+    }
+
+    /// Role and text of all that a session has.
+    fn told(&self, session: &str) -> Vec<(String, String)> {
+        let told = self.messages(session).into_iter();
+        told.map(|message| (message.role().to_owned(), message.text())).collect()
+    }
+
+    fn messages(&self, session: &str) -> Vec<Arc<Message>> {
+        let ask = Ask {
+            session: SessionId::new(session).unwrap(),
+            limit: 500,
+            before: None,
+            after: None,
+            role: None,
+            since: None,
+            until: None,
+        };
+        self.history.read(&ask).unwrap().messages.into_iter().map(|(message, _)| message).collect()
+    }
+
+    /// The metadata of a session's last message.
+    fn last_metadata(&self, session: &str) -> Value {
+        Value::Object(self.messages(session).last().unwrap().parts().unwrap().metadata)
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        assert!(self.chat.close(now, now + PATIENCE), "a turn did not end");
+    }
+}
+
+/// A turn's parts, owned.
+#[derive(Clone)]
+struct Said {
+    session: SessionId,
+    text: String,
+    key: Option<&'static str>,
+}
+
+fn turn(session: &str, text: &str) -> Said {
+    Said { session: SessionId::new(session).unwrap(), text: text.into(), key: None }
+}
+
+impl Said {
+    fn as_turn(&self) -> Turn<'_> {
+        Turn { session: &self.session, text: &self.text, metadata: None, transport: "rest", key: self.key }
+    }
+}
+
+#[track_caller]
+fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let until = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < until, "waited in vain: {what}");
+        std::thread::park_timeout(Duration::from_millis(2));
+    }
+}

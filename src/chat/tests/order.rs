@@ -1,0 +1,188 @@
+//! Who is answered when, what a key stands for while turns run, what a responder is given, and what is refused.
+
+use super::*;
+
+fn texts(world: &World, session: &str) -> Vec<String> {
+    world.told(session).into_iter().map(|(_, text)| text).collect()
+}
+
+#[test]
+fn turns_of_a_session_are_answered_in_order_of_arrival_and_sessions_side_by_side() {
+    let world = World::new();
+    let first = world.begin("s", "gate");
+    let mut queued = Vec::new();
+    for (n, text) in ["say 1", "/clear", "say 2"].into_iter().enumerate() {
+        let (chat, said) = (world.chat.clone(), turn("s", text));
+        queued.push(std::thread::spawn(move || chat.say(&said.as_turn())));
+        wait_until("it stands in line", || world.chat.sessions.waiting(&turn("s", "").session) == n + 1);
+    }
+    assert_eq!(world.chat.say(&turn("other", "say x").as_turn()).unwrap().text.as_deref(), Some("x"));
+    world.open_gate();
+    for thread in queued {
+        thread.join().unwrap().unwrap();
+    }
+    assert_eq!(first.wait().unwrap().text.as_deref(), Some("one two"));
+    assert_eq!(texts(&world, "s"), ["gate", "one two", "say 1", "1", CLEARED, "say 2", "2"]);
+    assert_eq!(world.chat.stats().waiting, 1, "the first still has its follower's");
+}
+
+#[test]
+fn a_turn_that_waits_too_long_for_those_before_it_is_not_begun() {
+    let world = World::sized(Sizes { timeout: Duration::from_millis(300), ..Sizes::default() });
+    let first = world.begin("s", "hang");
+    // It came later, and so it is late later than the first; unless the first is over by then.
+    let late = world.chat.sessions.enter(
+        &turn("s", "").session,
+        Occupant::Beginning(None),
+        WhenBusy::Queue,
+        Instant::now() + Duration::from_millis(20),
+    );
+    assert!(matches!(late, Err(NoTurn::Late)));
+    assert_eq!(first.wait().unwrap().status, Status::Error);
+    assert_eq!(world.chat.sessions.waiting(&turn("s", "").session), 0);
+}
+
+#[test]
+fn who_does_not_queue_is_refused_while_another_message_is_answered_and_nothing_is_recorded() {
+    let world = World::new();
+    let first = world.begin("s", "gate");
+    for text in ["say x", "/clear"] {
+        assert!(matches!(world.try_begin("s", text), Err(NoTurn::Busy)), "{text}");
+    }
+    assert_eq!(texts(&world, "s"), ["gate"]);
+    world.open_gate();
+    first.wait().unwrap();
+    // Over means free: whoever has read the reply may go on at once.
+    assert!(matches!(world.try_begin("s", "say x"), Ok(Begun::Follow(_))));
+}
+
+#[test]
+fn a_turn_beyond_the_limits_is_refused_and_nothing_of_it_is_recorded() {
+    let world = World::sized(Sizes { max_concurrent: 2, waiting_max: 3, ..Sizes::default() });
+    let running = [world.begin("a", "gate"), world.begin("b", "gate")];
+    assert!(matches!(world.try_begin("c", "say x"), Err(NoTurn::AtCap)));
+    let queued = {
+        let (chat, said) = (world.chat.clone(), turn("a", "say y"));
+        std::thread::spawn(move || chat.say(&said.as_turn()))
+    };
+    wait_until("it waits", || world.chat.stats().waiting == 3);
+    assert_eq!(world.chat.say(&turn("c", "say x").as_turn()), Err(NoTurn::Crowded));
+    assert!(world.told("c").is_empty());
+    // An answer of before takes no slot, and a message without a responder's answer takes nothing at all.
+    world.open_gate();
+    world.open_gate();
+    for follow in running {
+        assert_eq!(follow.wait().unwrap().status, Status::Completed);
+    }
+    assert_eq!(queued.join().unwrap().unwrap().text.as_deref(), Some("y"));
+    assert_eq!(world.chat.stats().waiting, 0);
+}
+
+#[test]
+fn a_place_is_free_for_whoever_has_read_the_answer() {
+    let world = World::sized(Sizes { max_concurrent: 1, ..Sizes::default() });
+    for n in 0..200 {
+        let text = format!("say {n}");
+        match world.try_begin("s", &text).unwrap_or_else(|e| panic!("{n}: {e}")) {
+            Begun::Follow(follow) => assert_eq!(follow.wait().unwrap().text, Some(n.to_string())),
+            Begun::Done(outcome) => panic!("{outcome:?}"),
+        }
+    }
+}
+
+#[test]
+fn one_key_sent_by_many_at_once_is_answered_once_and_everybody_gets_the_answer() {
+    let world = World::new();
+    let first = world.begin_keyed("s", "gate", Some("k"));
+    let said = Said { key: Some("k"), ..turn("s", "gate") };
+    let others: Vec<_> = (0..4)
+        .map(|_| {
+            let (chat, said) = (world.chat.clone(), said.clone());
+            std::thread::spawn(move || chat.say(&said.as_turn()))
+        })
+        .collect();
+    wait_until("they follow", || world.chat.stats().waiting == 5);
+    let other = Said { key: Some("k"), ..turn("s", "something else") };
+    assert_eq!(world.chat.say(&other.as_turn()), Err(NoTurn::Refused(Refusal::KeyConflict(0))));
+    world.open_gate();
+    let outcome = first.wait().unwrap();
+    let again = Outcome { duplicate: true, ..outcome.clone() };
+    for other in others {
+        assert_eq!(other.join().unwrap().unwrap(), again);
+    }
+    assert_eq!(world.chat.say(&said.as_turn()).unwrap(), again, "and later");
+    assert_eq!(texts(&world, "s"), ["gate", "one two"]);
+}
+
+#[test]
+fn a_failed_answer_is_what_its_key_stands_for() {
+    let world = World::new();
+    let said = Said { key: Some("k"), ..turn("s", "fail") };
+    let outcome = world.chat.say(&said.as_turn()).unwrap();
+    assert_eq!(world.chat.say(&said.as_turn()).unwrap(), Outcome { duplicate: true, ..outcome });
+    assert_eq!(world.asked.lock().unwrap().len(), 1);
+}
+
+#[test]
+fn a_message_whose_turn_has_no_reply_is_answered_when_its_key_comes_again_also_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let session = turn("s", "").session;
+    let given =
+        |text, key| Given { session: &session, role: "user", text, metadata: None, vector_ids: &[], key: Some(key) };
+    let mut ids = Vec::new();
+    for restarted in [false, true] {
+        let world = World::at(folder.path(), Sizes::default());
+        if !restarted {
+            // As a crash between the two leaves it.
+            ids = world.chat.record(&[given("say a", "a"), given("say b", "b")], "rest").unwrap();
+        }
+        let key = if restarted { "b" } else { "a" };
+        let said = Said { key: Some(key), ..turn("s", &format!("say {key}")) };
+        let outcome = world.chat.say(&said.as_turn()).unwrap();
+        assert_eq!((outcome.text.as_deref(), outcome.duplicate), (Some(key), true));
+        assert_eq!(outcome.user, ids[usize::from(restarted)].0);
+        assert_eq!(world.chat.say(&said.as_turn()).unwrap(), outcome, "once");
+    }
+    let world = World::at(folder.path(), Sizes::default());
+    assert_eq!(texts(&world, "s"), ["say a", "say b", "a", "b"]);
+}
+
+#[test]
+fn a_responder_is_given_what_fits_from_the_last_new_context_on() {
+    let asked = |context: Context, said: &[&str]| {
+        let world = World::sized(Sizes { context, ..Sizes::default() });
+        said.iter().for_each(|text| drop(world.say(text)));
+        world.asked.lock().unwrap().last().unwrap().clone()
+    };
+    let all = Context { messages: 100, bytes: 1000 };
+    assert_eq!(asked(all, &["say a", "say b"]), ["say a", "a", "say b"]);
+    assert_eq!(asked(all, &["say a", "/clear", "say b", "say c"]), ["say b", "b", "say c"]);
+    assert_eq!(asked(Context { messages: 2, ..all }, &["say a", "say b"]), ["a", "say b"]);
+    assert_eq!(asked(Context { messages: 0, ..all }, &["say a", "say b"]), ["say b"]);
+    assert_eq!(asked(Context { bytes: 6, ..all }, &["say a", "say b"]), ["a", "say b"]);
+    assert_eq!(asked(Context { bytes: 10, ..all }, &["say a", "say b"]), ["a", "say b"]);
+    assert_eq!(asked(Context { bytes: 11, ..all }, &["say a", "say b"]), ["say a", "a", "say b"]);
+    assert_eq!(asked(Context { bytes: 0, ..all }, &["say a", "say b"]), ["say b"]);
+}
+
+#[test]
+fn who_comes_in_the_middle_has_the_text_so_far_and_then_every_piece_behind_it() {
+    let world = World::new();
+    let follow = world.begin("s", "gate");
+    wait_until("it has begun", || !follow.running().text().is_empty());
+    let current = world.chat.current(follow.running().session()).unwrap();
+    let mut text = current.text();
+    assert_eq!((text.as_str(), current.user()), ("one", follow.running().user()));
+    world.open_gate();
+    loop {
+        match current.wait_for_text(text.len(), Instant::now() + PATIENCE) {
+            News::Text(more) => text.push_str(&more),
+            News::End(end) => break assert_eq!(end.unwrap().text, text),
+            News::Nothing => panic!("it does not end"),
+        }
+    }
+    assert_eq!(text, "one two");
+    assert!(world.chat.current(current.session()).is_none());
+    let told = ["s started", "s 0 \"one\"", "s 3 \" two\"", "s completed kept \"one two\""];
+    assert_eq!(world.diary.lines(), told);
+}

@@ -1,0 +1,270 @@
+//! A program of the user's answers: run once for each message, without a shell between.
+//!
+//! ```text
+//! command.rs        one answer: the pipes, the stop, the deadline, and what the end means
+//! conversation.rs   what the program reads on its standard input
+//! group.rs          the program in a process group of its own, and the end of that group
+//! ```
+//!
+//! The program reads the conversation (or does not), and what it writes to its standard output is the answer, as it comes;
+//! newlines at its end are not part of it, as in a shell's `$(…)`. Its environment is ours with `CHATKEEP_SESSION_ID` and
+//! `CHATKEEP_MESSAGE_ID`, its folder is ours. It has answered when it has exited with code 0. Any other end, and an answer
+//! beyond [`TEXT_BYTES_MAX`](super::TEXT_BYTES_MAX), is a failure, with the end of what it wrote to its standard error.
+//!
+//! Invariants: no pipe is ever waited for alone, so no order of reading and writing can hang; every wait looks at the stop
+//! and the deadline each [`SLICE`]; whatever the way out, the process group has been ended. Memory is one piece of output,
+//! [`TAIL_BYTES`] of error output and one message. Knows nothing of what the answer is for.
+
+mod conversation;
+mod group;
+
+#[cfg(test)]
+mod tests;
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::excerpt::{Tail, escaped};
+use super::speech::Speech;
+use super::utf8::Decoder;
+use super::{Answer, Context, Failure, Question, Responder};
+use group::{Group, Pipes};
+
+/// What a command is given of a conversation.
+const CONTEXT: Context = Context { messages: 100, bytes: 1 << 20 };
+
+/// The longest wait that looks at nothing else.
+const SLICE: Duration = Duration::from_millis(25);
+
+/// How long after the exit a pipe that something else holds open is listened to without a word.
+const DRAIN: Duration = Duration::from_millis(100);
+
+/// What is kept of the error output.
+const TAIL_BYTES: usize = 2048;
+
+/// The most that is read at once; as much as a pipe holds.
+const PIECE_BYTES: usize = 64 * 1024;
+
+/// Runs a program for each answer.
+#[derive(Clone, Debug)]
+pub struct Command {
+    argv: Vec<String>,
+}
+
+impl Command {
+    /// Runs `argv`, its first item the program: a path, or a name on the `PATH`.
+    #[must_use]
+    pub fn new(argv: &[String]) -> Self {
+        Self { argv: argv.to_vec() }
+    }
+}
+
+impl Responder for Command {
+    fn context(&self) -> Context {
+        CONTEXT
+    }
+
+    fn answer(&self, question: &Question, say: &mut dyn FnMut(&str)) -> Result<Answer, Failure> {
+        let environment = [
+            ("CHATKEEP_SESSION_ID", question.session.as_str().to_owned()),
+            ("CHATKEEP_MESSAGE_ID", question.user.to_string()),
+        ];
+        let (mut group, pipes) = Group::start(&self.argv, &environment).map_err(|e| {
+            let program = self.argv.first().map_or("", String::as_str);
+            Failure::Failed(format!("the command {} cannot be run: {e}", escaped(program)))
+        })?;
+        let mut talk = Talk::new(question, pipes, say);
+        let end = talk.run(&group);
+        let status = group.end();
+        end?;
+        match status {
+            Some(status) if status.success() => Ok(Answer::default()),
+            status => Err(Failure::Failed(complaint(status, &talk.errors.shown()))),
+        }
+    }
+}
+
+/// What is told of a program that did not exit with code 0.
+fn complaint(status: Option<ExitStatus>, errors: &str) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    let (code, signal) = (status.and_then(|s| s.code()), status.and_then(|s| s.signal()));
+    let end = match (code, signal) {
+        (Some(code), _) => format!("the command failed with exit code {code}"),
+        (None, Some(signal)) => {
+            let name = signal_hook::low_level::signal_name(signal).map(|name| format!(" ({name})"));
+            format!("the command was ended by signal {signal}{}", name.unwrap_or_default())
+        }
+        (None, None) => "the command has not ended in any known way".to_owned(),
+    };
+    if errors.is_empty() { end } else { format!("{end}: {errors}") }
+}
+
+/// The talk with one running program.
+struct Talk<'a> {
+    question: &'a Question,
+    pipes: Pipes,
+    input: Input<'a>,
+    output: Output<'a>,
+    errors: Tail,
+    piece: Vec<u8>,
+}
+
+impl<'a> Talk<'a> {
+    fn new(question: &'a Question, pipes: Pipes, say: &'a mut dyn FnMut(&str)) -> Self {
+        let input = Input { pieces: Box::new(conversation::pieces(question)), piece: Vec::new(), at: 0 };
+        let output = Output { speech: Speech::new(say), decoder: Decoder::default(), newlines: 0 };
+        Self { question, pipes, input, output, errors: Tail::new(TAIL_BYTES), piece: vec![0; PIECE_BYTES] }
+    }
+
+    /// Talks until the program has exited and nothing more comes.
+    fn run(&mut self, group: &Group) -> Result<(), Failure> {
+        let (mut exited_at, mut wait) = (None, SLICE);
+        loop {
+            if self.question.stop.is_set() {
+                return Err(Failure::Stopped);
+            }
+            let now = Instant::now();
+            if now >= self.question.until {
+                return Err(Failure::Late);
+            }
+            let came = self.exchange(wait.min(self.question.until - now))?;
+            if exited_at.is_none() && group.has_exited() {
+                exited_at = Some(Instant::now());
+            }
+            let is_silent = self.pipes.stdout.is_none() && self.pipes.stderr.is_none();
+            // Between the end of its output and its exit there is most often next to nothing.
+            wait = if is_silent { (wait / 2).max(Duration::from_millis(1)) } else { SLICE };
+            match exited_at {
+                Some(_) if is_silent => break,
+                Some(exited_at) if !came && exited_at.elapsed() >= DRAIN => break,
+                _ => {}
+            }
+        }
+        self.output.finish()
+    }
+
+    /// Waits until a pipe is ready, at most `time`, and moves what can be moved. Says whether any output came.
+    fn exchange(&mut self, time: Duration) -> Result<bool, Failure> {
+        let broken = |e: io::Error| Failure::Failed(format!("the pipes to the command failed: {e}"));
+        let ready = ready(&self.pipes, time).map_err(broken)?;
+        if ready.stdin && self.input.write(self.pipes.stdin.as_mut()).map_err(broken)? {
+            // What is closed is the end of the conversation.
+            self.pipes.stdin = None;
+        }
+        let mut came = false;
+        if ready.stderr {
+            match read(self.pipes.stderr.as_mut(), &mut self.piece).map_err(broken)? {
+                Some(0) => self.pipes.stderr = None,
+                Some(n) => (came, _) = (true, self.errors.push(&self.piece[..n])),
+                None => {}
+            }
+        }
+        if ready.stdout {
+            match read(self.pipes.stdout.as_mut(), &mut self.piece).map_err(broken)? {
+                Some(0) => self.pipes.stdout = None,
+                Some(n) => (came, _) = (true, self.output.hear(&self.piece[..n])?),
+                None => {}
+            }
+        }
+        Ok(came)
+    }
+}
+
+/// Which pipes have something to do, if only to tell that they are closed.
+#[derive(Default)]
+struct Ready {
+    stdin: bool,
+    stdout: bool,
+    stderr: bool,
+}
+
+fn ready(pipes: &Pipes, time: Duration) -> io::Result<Ready> {
+    let stdin = pipes.stdin.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::OUT));
+    let stdout = pipes.stdout.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::IN));
+    let stderr = pipes.stderr.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::IN));
+    let are_open = [stdin.is_some(), stdout.is_some(), stderr.is_some()];
+    let mut open: Vec<PollFd<'_>> = [stdin, stdout, stderr].into_iter().flatten().collect();
+    let time = Timespec::try_from(time).unwrap_or_default();
+    match poll(&mut open, Some(&time)) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        Err(e) => return Err(e.into()),
+    }
+    let mut polled = open.iter().map(|fd| !fd.revents().is_empty());
+    let [stdin, stdout, stderr] = are_open.map(|is_open| is_open && polled.next().unwrap_or_default());
+    Ok(Ready { stdin, stdout, stderr })
+}
+
+/// `None` when there is nothing to read now; 0 at the end.
+fn read(pipe: Option<&mut impl Read>, piece: &mut [u8]) -> io::Result<Option<usize>> {
+    let Some(pipe) = pipe else { return Ok(None) };
+    match pipe.read(piece) {
+        Ok(n) => Ok(Some(n)),
+        Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// What is still to be written.
+struct Input<'a> {
+    pieces: Box<dyn Iterator<Item = Vec<u8>> + 'a>,
+    piece: Vec<u8>,
+    at: usize,
+}
+
+impl Input<'_> {
+    /// Writes what the pipe takes. Says whether it is to be closed: everything was written, or nobody reads it.
+    fn write(&mut self, pipe: Option<&mut impl Write>) -> io::Result<bool> {
+        let Some(pipe) = pipe else { return Ok(true) };
+        loop {
+            if self.at == self.piece.len() {
+                let Some(piece) = self.pieces.next() else { return Ok(true) };
+                (self.piece, self.at) = (piece, 0);
+            }
+            match pipe.write(&self.piece[self.at..]) {
+                Ok(n) => self.at += n,
+                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return Ok(false),
+                // A program need not read what it was told.
+                Err(e) if e.kind() == ErrorKind::BrokenPipe => return Ok(true),
+                Err(e) => return Err(e),
+            }
+        }
+    }
+}
+
+/// What was written to the standard output, on its way to who hears it.
+struct Output<'a> {
+    speech: Speech<'a>,
+    decoder: Decoder,
+    /// Newlines that are part of the answer only if something follows them.
+    newlines: usize,
+}
+
+impl Output<'_> {
+    fn hear(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        let text = self.decoder.decode(bytes);
+        self.say(&text)
+    }
+
+    fn say(&mut self, text: &str) -> Result<(), Failure> {
+        let body = text.trim_end_matches('\n');
+        let newlines = text.len() - body.len();
+        if body.is_empty() {
+            self.newlines += newlines;
+            return Ok(());
+        }
+        // Bounded by what may be said at all, whatever was written.
+        let held = std::mem::replace(&mut self.newlines, newlines).min(super::TEXT_BYTES_MAX + 1);
+        if held > 0 {
+            self.speech.say(&"\n".repeat(held))?;
+        }
+        self.speech.say(body)
+    }
+
+    fn finish(&mut self) -> Result<(), Failure> {
+        let rest = std::mem::take(&mut self.decoder).finish();
+        self.say(rest)
+    }
+}

@@ -1,0 +1,83 @@
+//! What a command is given on its standard input: one JSON object on one line, with this order of its fields.
+//!
+//! | field | is |
+//! |---|---|
+//! | `session_id` | the session |
+//! | `message_id` | the id of the message to answer |
+//! | `text` | its text: in front, so that a shell finds it without a JSON parser |
+//! | `messages` | the conversation, oldest first; the last one is the message to answer |
+//! | `messages[].id`, `.role`, `.text`, `.created_at`, `.metadata` | as in the history |
+//!
+//! Fields may be added at the end, none is renamed. Invariant: of the whole there is one message at a time in memory, beside
+//! those of the question. Knows nothing of pipes.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::message::Message;
+use crate::responder::Question;
+
+/// The fields of one message.
+#[derive(Serialize)]
+struct Fields<'a> {
+    id: &'a str,
+    role: &'a str,
+    text: &'a str,
+    created_at: &'a str,
+    metadata: &'a Map<String, Value>,
+}
+
+/// The pieces of the object, in order.
+pub(super) fn pieces(question: &Question) -> impl Iterator<Item = Vec<u8>> + '_ {
+    let text = question.messages.last().map(|message| message.text()).unwrap_or_default();
+    let head = format!(
+        "{{\"session_id\":{},\"message_id\":{},\"text\":{},\"messages\":[",
+        Value::from(question.session.as_str()),
+        Value::from(question.user.to_string()),
+        Value::from(text),
+    );
+    let messages = question.messages.iter().enumerate().map(|(at, message)| piece(message, at > 0));
+    std::iter::once(head.into_bytes()).chain(messages).chain(std::iter::once(b"]}\n".to_vec()))
+}
+
+fn piece(message: &Arc<Message>, follows_another: bool) -> Vec<u8> {
+    let mut piece = if follows_another { vec![b','] } else { Vec::new() };
+    // A line that is no JSON cannot be told; what was damaged so was never shown to anyone either.
+    let (text, metadata) = message.parts().map(|parts| (parts.text, parts.metadata)).unwrap_or_default();
+    let fields = Fields {
+        id: &message.id().to_string(),
+        role: message.role(),
+        text: &text,
+        created_at: &message.id().time().to_string(),
+        metadata: &metadata,
+    };
+    serde_json::to_writer(&mut piece, &fields).expect("strings and JSON values always serialise into memory");
+    piece
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::responder::testing::question;
+
+    #[test]
+    fn the_object_has_the_message_to_answer_in_front_and_the_conversation_behind() {
+        let question = question(&[("user", "hi \"you\"\n"), ("assistant", "yes?"), ("user", "ü\u{1b}")]);
+        let bytes: Vec<u8> = pieces(&question).flatten().collect();
+        let text = String::from_utf8(bytes).unwrap();
+        assert!(text.ends_with("]}\n") && text.lines().count() == 1, "{text}");
+        let beginning =
+            format!("{{\"session_id\":\"s\",\"message_id\":\"{}\",\"text\":\"ü\\u001b\",\"messages\":[", question.user);
+        assert!(text.starts_with(&beginning), "{text}");
+        let object: Value = serde_json::from_str(&text).unwrap();
+        let first = &object["messages"][0];
+        assert_eq!(first["text"], "hi \"you\"\n");
+        assert_eq!(first["created_at"], question.messages[0].id().time().to_string());
+        assert_eq!(first["metadata"]["mood"], "fine");
+        assert_eq!(object["messages"][1]["role"], "assistant");
+        assert_eq!(object["messages"][2]["id"], question.user.to_string());
+        assert_eq!(object["messages"].as_array().unwrap().len(), 3);
+    }
+}

@@ -1,0 +1,285 @@
+//! Commands that behave and commands that do not, each a real program run by `sh`.
+//!
+//! Compiled under `#[cfg(test)]` only.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::*;
+use crate::responder::testing::{Heard, PATIENCE, SOON, ask, ask_and_stop, question};
+
+fn sh(script: &str) -> Command {
+    Command::new(&["sh".to_owned(), "-c".to_owned(), script.to_owned()])
+}
+
+fn heard(script: &str) -> Heard {
+    ask(&sh(script), &question(&[("user", "hi")]))
+}
+
+fn failed(heard: &Heard) -> &str {
+    match &heard.end {
+        Err(Failure::Failed(why)) => why,
+        end => panic!("{end:?}, {:?}", heard.text),
+    }
+}
+
+/// Whether that process runs. One that has ended may wait for whoever adopted it to look.
+fn runs(pid: &str) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{}/stat", pid.trim())) else { return false };
+    !stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with(['Z', 'X'])
+}
+
+#[track_caller]
+fn assert_ends(pid: &str) {
+    let until = Instant::now() + PATIENCE;
+    while runs(pid) {
+        assert!(Instant::now() < until, "process {pid} still runs");
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn what_a_program_writes_is_the_answer_without_the_newlines_at_its_end() {
+    for (script, text) in [
+        ("echo hi", "hi"),
+        ("printf 'a\\n\\nb\\n\\n\\n'", "a\n\nb"),
+        ("printf '\\n\\n'; sleep 0.05; printf 'x'", "\n\nx"),
+        ("true", ""),
+        ("echo complaint >&2; echo fine", "fine"),
+    ] {
+        let heard = heard(script);
+        assert_eq!((heard.text.as_str(), &heard.end), (text, &Ok(Answer::default())), "{script}");
+    }
+}
+
+#[test]
+fn the_conversation_and_the_ids_are_given_to_the_program() {
+    let question = question(&[("user", "one"), ("assistant", "two"), ("user", "drei ü")]);
+    let heard = ask(&sh("echo $CHATKEEP_SESSION_ID $CHATKEEP_MESSAGE_ID; cat"), &question);
+    let (ids, object) = heard.text.split_once('\n').unwrap();
+    assert_eq!(ids, format!("s {}", question.user));
+    let object: Value = serde_json::from_str(object).unwrap();
+    assert_eq!(object["messages"][2]["text"], "drei ü");
+    assert_eq!(object["messages"].as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn text_is_said_as_it_comes_and_no_character_in_parts() {
+    let question = question(&[("user", "hi")]);
+    let mut pieces = Vec::new();
+    // It goes on only when what it said was heard, so this hangs until the deadline if it is not said at once.
+    let folder = tempfile::tempdir().unwrap();
+    let go = folder.path().join("go");
+    let script = format!(
+        "printf 'one \\342\\202'; until [ -e {0} ]; do sleep 0.01; done; printf '\\254 two\\377'; printf '\\303'",
+        go.display()
+    );
+    let end = sh(&script).answer(&question, &mut |piece| {
+        pieces.push(piece.to_owned());
+        fs::write(&go, "").unwrap();
+    });
+    assert_eq!(end, Ok(Answer::default()));
+    assert_eq!(pieces[0], "one ");
+    assert_eq!(pieces.concat(), "one € two\u{fffd}\u{fffd}");
+}
+
+#[test]
+fn a_failure_names_the_code_or_the_signal_and_the_end_of_the_error_output() {
+    for (script, why) in [
+        ("exit 3", "the command failed with exit code 3"),
+        ("printf 'a\\033[31m\\nb\\n\\n' >&2; exit 3", "the command failed with exit code 3: a\\u{1b}[31m\\nb"),
+        ("kill -9 $$", "the command was ended by signal 9 (SIGKILL)"),
+        ("echo half; echo why >&2; kill -TERM $$", "the command was ended by signal 15 (SIGTERM): why"),
+    ] {
+        assert_eq!(failed(&heard(script)), why, "{script}");
+    }
+    let long = heard("head -c 5000 /dev/zero | tr '\\0' x >&2; echo the end >&2; exit 1");
+    let why = failed(&long);
+    assert!(why.ends_with("xxthe end") && why.contains(": …x") && why.len() < 2200, "{why}");
+    assert_eq!(heard("echo half; exit 1").text, "half");
+}
+
+#[test]
+fn what_cannot_be_run_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let plain = folder.path().join("plain");
+    fs::write(&plain, "#!/bin/sh\n").unwrap();
+    fs::set_permissions(&plain, fs::Permissions::from_mode(0o644)).unwrap();
+    let no_interpreter = folder.path().join("none");
+    fs::write(&no_interpreter, "#!/nowhere/sh\n").unwrap();
+    fs::set_permissions(&no_interpreter, fs::Permissions::from_mode(0o755)).unwrap();
+    for (program, why) in [
+        (Path::new("/nowhere/at all"), "No such file"),
+        (&plain, "Permission denied"),
+        (&no_interpreter, "No such file"),
+        (folder.path(), "Permission denied"),
+    ] {
+        let heard = ask(&Command::new(&[program.display().to_string()]), &question(&[("user", "hi")]));
+        let told = failed(&heard);
+        assert!(told.starts_with(&format!("the command {} cannot be run: {why}", program.display())), "{told}");
+    }
+    assert!(failed(&ask(&Command::new(&[]), &question(&[("user", "hi")]))).contains("cannot be run"));
+}
+
+#[test]
+fn a_program_that_does_not_read_a_long_conversation_answers_all_the_same() {
+    let long = "x".repeat(1 << 20);
+    let question = question(&[("user", &long), ("user", "hi")]);
+    for script in [
+        "echo fine",
+        "exec <&-; sleep 0.05; echo fine",
+        "head -c 9 >/dev/null; echo fine",
+        "cat | tail -c 0; echo fine",
+    ] {
+        let heard = ask(&sh(script), &question);
+        assert_eq!((heard.text.as_str(), heard.end), ("fine", Ok(Answer::default())), "{script}");
+    }
+    // It writes before it reads, more than the pipe holds.
+    let heard = ask(&sh("head -c 300000 /dev/zero | tr '\\0' y; wc -c"), &question);
+    assert!(heard.end.is_ok() && heard.text.starts_with("yyy"), "{:?}", heard.end);
+    let read: usize = heard.text.trim_start_matches('y').trim().parse().unwrap();
+    assert_eq!(read, conversation::pieces(&question).map(|piece| piece.len()).sum::<usize>());
+}
+
+#[test]
+fn a_stop_ends_a_program_wherever_it_hangs() {
+    for script in ["sleep 600", "cat >/dev/null; sleep 600", "exec >&- 2>&-; sleep 600", "sleep 600 & wait"] {
+        let heard = ask_and_stop(&sh(script), &question(&[("user", "hi")]), Some(Duration::from_millis(50)));
+        assert_eq!(heard.end, Err(Failure::Stopped), "{script}");
+        assert!(heard.took < SOON, "{script}: {:?}", heard.took);
+    }
+}
+
+#[test]
+fn a_stop_before_the_start_and_a_stop_in_the_answer_are_heard() {
+    let heard = ask_and_stop(&sh("echo $$; sleep 600"), &question(&[("user", "hi")]), None);
+    assert_eq!(heard.end, Err(Failure::Stopped));
+    assert!(heard.took < SOON && !runs(&heard.text), "{:?}", heard.took);
+    let stopped = question(&[("user", "hi")]);
+    stopped.stop.set();
+    assert_eq!(ask(&sh("echo hi"), &stopped).end, Err(Failure::Stopped));
+}
+
+#[test]
+fn the_deadline_ends_a_program() {
+    let mut question = question(&[("user", "hi")]);
+    question.until = Instant::now() + Duration::from_millis(100);
+    let heard = ask(&sh("echo $$; sleep 600"), &question);
+    assert_eq!(heard.end, Err(Failure::Late));
+    assert!(heard.took >= Duration::from_millis(100) && heard.took < SOON && !runs(&heard.text), "{:?}", heard.took);
+}
+
+#[test]
+fn who_does_not_hear_is_killed_after_the_grace_with_its_whole_group() {
+    // The shell and its child ignore SIGTERM; the last one is stopped besides.
+    let script = "trap '' TERM; sleep 600 & echo $!; sleep 600 & kill -STOP $!; echo $!; echo $$; wait";
+    let question = question(&[("user", "hi")]);
+    let (mut pids, mut stopped) = (String::new(), None);
+    let end = sh(script).answer(&question, &mut |piece| {
+        pids.push_str(piece);
+        if pids.lines().count() == 3 {
+            stopped = Some(Instant::now());
+            question.stop.set();
+        }
+    });
+    let took = stopped.unwrap().elapsed();
+    assert_eq!(end, Err(Failure::Stopped));
+    assert!(took >= Duration::from_millis(300) && took < 3 * SOON, "{took:?}");
+    pids.lines().for_each(assert_ends);
+}
+
+#[test]
+fn who_hears_may_put_things_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = format!(
+        "trap 'echo gone > {0}/note; exit 0' TERM; echo up; while :; do sleep 0.01; done",
+        folder.path().display()
+    );
+    let heard = ask_and_stop(&sh(&script), &question(&[("user", "hi")]), None);
+    assert_eq!(heard.end, Err(Failure::Stopped));
+    assert_eq!(fs::read_to_string(folder.path().join("note")).unwrap(), "gone\n");
+}
+
+#[test]
+fn what_a_program_leaves_behind_keeps_no_turn_and_does_not_stay() {
+    let heard = heard("sleep 600 & echo $!");
+    assert_eq!(heard.end, Ok(Answer::default()));
+    assert!(heard.took < 3 * SOON, "{:?}", heard.took);
+    assert_ends(&heard.text);
+}
+
+#[test]
+fn what_has_left_the_group_keeps_no_turn() {
+    let folder = tempfile::tempdir().unwrap();
+    let gate = folder.path().join("gate").display().to_string();
+    for rest in ["", "exit 3", "sleep 600"] {
+        let script = format!(
+            "rm -f {gate}; mkfifo {gate}; setsid sh -c 'echo $$; echo go >{gate}; exec sleep 600' & read word <{gate}; {rest}"
+        );
+        let heard = ask_and_stop(&sh(&script), &question(&[("user", "hi")]), Some(Duration::from_secs(1)));
+        assert!(heard.took < 3 * SOON, "{:?}", heard.took);
+        assert!(
+            runs(&heard.text),
+            "it is out of reach, and the test would show nothing if it were not: {:?}",
+            heard.end
+        );
+        let pid = heard.text.trim().parse().ok().and_then(rustix::process::Pid::from_raw).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    }
+}
+
+#[test]
+fn a_flood_is_cut_at_the_limit() {
+    let heard = heard("head -c 100000000 /dev/zero | tr '\\0' x");
+    assert_eq!(failed(&heard), "the answer is longer than 1048576 bytes");
+    assert_eq!(heard.text.len(), 1 << 20);
+    let errors = heard_errors();
+    assert!(errors.end.is_ok() && errors.text == "fine", "{:?}", errors.end);
+}
+
+/// A flood where nothing is kept of it.
+fn heard_errors() -> Heard {
+    heard("head -c 100000000 /dev/zero >&2; head -c 100000000 /dev/zero | tr '\\0' '\\n' | head -c 0; echo fine")
+}
+
+#[test]
+fn a_panic_of_who_listens_leaves_nothing_running() {
+    let pid = std::sync::Mutex::new(String::new());
+    let question = question(&[("user", "hi")]);
+    let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        sh("echo $$; sleep 600").answer(&question, &mut |piece| {
+            pid.lock().unwrap().push_str(piece);
+            std::panic::resume_unwind(Box::new("he has had enough"));
+        })
+    }));
+    assert!(caught.is_err());
+    assert!(!runs(&pid.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)));
+}
+
+#[test]
+fn a_program_has_three_descriptors_no_blocked_signal_and_nothing_ignored_of_ours() {
+    // All that the standard library and our own code open is closed on exec; what the tests' own parent left open is not ours.
+    let ours = fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{name}")).ok()?;
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"))?;
+        (u32::from_str_radix(flags.trim(), 8).unwrap() & 0o2_000_000 == 0).then_some(name)
+    });
+    let inherited: Vec<String> = ours.collect();
+    let _open = (fs::File::open("/dev/null").unwrap(), std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    let heard = heard("ls -l /proc/$$/fd; grep -E '^Sig(Blk|Ign)' /proc/$$/status");
+    let (fds, signals): (Vec<&str>, Vec<&str>) = heard.text.lines().partition(|line| !line.starts_with("Sig"));
+    assert!(fds.len() > 3, "{}", heard.text);
+    for fd in fds.iter().filter_map(|line| line.split_once(" -> ")?.0.split(' ').next_back()) {
+        assert!(["0", "1", "2"].contains(&fd) || inherited.iter().any(|name| name == fd), "{}", heard.text);
+    }
+    let broken_pipe = 1 << (13 - 1);
+    for (line, mask) in signals.iter().zip([u64::MAX, broken_pipe]) {
+        let set = u64::from_str_radix(line.split_whitespace().nth(1).unwrap(), 16).unwrap();
+        assert_eq!(set & mask, 0, "{line}");
+    }
+}

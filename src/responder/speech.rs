@@ -1,0 +1,55 @@
+//! What an answer has said so far, counted: whatever answers cannot say more than a message may hold.
+//!
+//! Knows nothing of who speaks and who listens.
+
+use super::Failure;
+
+/// The most text of one answer, in bytes: as much as a user's message has with the default `server.max_body_bytes`. Beyond it
+/// the answer fails, and what was said until then is there.
+pub const TEXT_BYTES_MAX: usize = 1 << 20;
+
+/// Hands text on, up to the limit.
+pub(super) struct Speech<'a> {
+    say: &'a mut dyn FnMut(&str),
+    bytes: usize,
+}
+
+impl<'a> Speech<'a> {
+    /// A speech that `say` hears.
+    pub(super) fn new(say: &'a mut dyn FnMut(&str)) -> Self {
+        Self { say, bytes: 0 }
+    }
+
+    /// Says `text`, or as much of it as fits.
+    ///
+    /// # Errors
+    /// When not all of it fits.
+    pub(super) fn say(&mut self, text: &str) -> Result<(), Failure> {
+        let left = TEXT_BYTES_MAX - self.bytes;
+        let fits = (0..=left.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
+        if fits > 0 {
+            self.bytes += fits;
+            (self.say)(&text[..fits]);
+        }
+        if fits == text.len() {
+            return Ok(());
+        }
+        Err(Failure::Failed(format!("the answer is longer than {TEXT_BYTES_MAX} bytes")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_is_said_than_fits_and_no_character_is_cut() {
+        let mut heard = String::new();
+        let mut say = |text: &str| heard.push_str(text);
+        let mut speech = Speech::new(&mut say);
+        speech.say("").unwrap();
+        speech.say(&"x".repeat(TEXT_BYTES_MAX - 3)).unwrap();
+        assert_eq!(speech.say("ü€").unwrap_err().to_string(), "the answer is longer than 1048576 bytes");
+        assert!(heard.ends_with("xü") && heard.len() == TEXT_BYTES_MAX - 1);
+    }
+}

@@ -1,0 +1,115 @@
+//! Commands that answer, as a user has them: the example scripts, run as they are shipped, and what a program finds when the
+//! real binary runs it.
+
+#![allow(clippy::unwrap_used, reason = "a test says where it failed by panicking there")]
+
+mod support;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chatkeep::message::{Clock, Draft, IdGenerator, Metadata, SessionId};
+use chatkeep::responder::{Answer, Command, Failure, Question, Responder, Stop};
+use serde_json::json;
+use support::{Options, Server};
+
+/// A question of these messages, by role, text and the status in their metadata.
+fn question(messages: &[(&str, &str, &str)]) -> Question {
+    let session = SessionId::new("s1").unwrap();
+    let mut ids = IdGenerator::new(Clock::system(), None);
+    let mut made = Vec::new();
+    for (role, text, status) in messages {
+        let given = json!({ "status": status });
+        let metadata = Metadata { given: given.as_object(), defaults: &[] };
+        let draft = Draft { session: &session, role, text, metadata, vector_ids: &[] };
+        made.push(Arc::new(draft.prepare().seal(ids.next_id())));
+    }
+    let user = made.last().unwrap().id();
+    Question { session, user, messages: made, stop: Stop::default(), until: Instant::now() + Duration::from_secs(30) }
+}
+
+fn ask(responder: &dyn Responder, question: &Question) -> (String, Result<Answer, Failure>) {
+    let mut text = String::new();
+    let end = responder.answer(question, &mut |more| text.push_str(more));
+    (text, end)
+}
+
+/// The example of that name with these arguments.
+fn example(name: &str, arguments: &[&str]) -> Command {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/responders").join(name);
+    let argv = std::iter::once(script.display().to_string()).chain(arguments.iter().map(|s| (*s).to_owned()));
+    Command::new(&argv.collect::<Vec<_>>())
+}
+
+#[test]
+fn the_example_in_sh_answers_its_words_and_runs_nothing_of_a_message() {
+    let machine = example("machine.sh", &[]);
+    let ask =
+        |text: &str| ask(&machine, &question(&[("user", "disk", ""), ("assistant", "…", ""), ("user", text, "")]));
+    let (text, end) = ask("WHO");
+    assert!(text.starts_with("session s1, message 0") && end.is_ok(), "{text} {end:?}");
+    assert!(ask("disk").0.contains('%'));
+    assert!(ask("time").0.contains(':'));
+    for other in ["hello", "\"; echo gone", "$(echo gone)", "disk\nload", "a \\\" b", "'", ""] {
+        let (text, end) = ask(other);
+        assert_eq!(
+            (text.as_str(), end.is_ok()),
+            ("I know these words: disk, memory, load, time, who, fail", true),
+            "{other}"
+        );
+    }
+    let (_, end) = ask("fail");
+    assert_eq!(end.unwrap_err().to_string(), "the command failed with exit code 3: this is how a failure looks");
+}
+
+#[test]
+fn the_example_in_python_gives_a_program_the_conversation_as_a_prompt() {
+    let asked = question(&[
+        ("user", "one", ""),
+        ("assistant", "two", ""),
+        ("assistant", "it failed", "error"),
+        ("user", "drei ü", ""),
+    ]);
+    let (text, end) = ask(&example("prompt.py", &["cat"]), &asked);
+    assert_eq!((text.as_str(), end), ("User: one\nAssistant: two\nUser: drei ü\nAssistant:", Ok(Answer::default())));
+    let (text, end) = ask(&example("prompt.py", &["sh", "-c", "echo half; echo no model >&2; exit 7"]), &asked);
+    assert_eq!(text, "half");
+    assert_eq!(end.unwrap_err().to_string(), "the command failed with exit code 7: no model");
+    let (_, end) = ask(&example("prompt.py", &["/nowhere/llm"]), &asked);
+    assert!(end.unwrap_err().to_string().contains("/nowhere/llm: No such file"));
+}
+
+#[test]
+fn a_program_behind_the_example_in_python_streams_and_ends_with_it() {
+    let asked = question(&[("user", "hi", "")]);
+    let mut first = None;
+    let end = example("prompt.py", &["sh", "-c", "echo $$; exec sleep 600"]).answer(&asked, &mut |piece| {
+        first = Some((piece.to_owned(), Instant::now()));
+        asked.stop.set();
+    });
+    let (pid, stopped) = first.unwrap();
+    assert_eq!(end, Err(Failure::Stopped));
+    assert!(stopped.elapsed() < Duration::from_secs(3), "{:?}", stopped.elapsed());
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+    assert!(stat.is_empty() || stat.contains(") Z"), "{stat}");
+}
+
+#[test]
+fn a_program_has_no_file_and_no_socket_of_the_server() {
+    let command = json!(["sh", "-c", "ls -l /proc/$$/fd; pwd; kill -0 $PPID && echo $PPID"]);
+    let server = Server::start(Options::default().set("responder.kind", "command").set("responder.command", command));
+    // Under load there are most: a connection that waits, the journal, transcripts.
+    let _idle = server.connect();
+    let mut client = server.client();
+    for session in ["a", "b"] {
+        let reply = client.chat(session, "what do you have?");
+        let text = reply["response"].as_str().unwrap();
+        assert_eq!(reply["status"], "completed", "{text}");
+        for of_ours in ["socket:", "journal", "jsonl", "anon_inode", "chatkeep.sock"] {
+            assert!(!text.contains(of_ours), "{text}");
+        }
+        let folder = server.folder().canonicalize().unwrap();
+        assert!(text.lines().any(|line| Path::new(line) == folder), "{text}");
+    }
+}

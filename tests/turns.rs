@@ -1,0 +1,331 @@
+//! Turns of a responder that takes its time, on the real binary: a program that does what the session's name says.
+
+#![allow(clippy::unwrap_used, reason = "a test says where it failed by panicking there")]
+
+mod support;
+
+use std::fs;
+use std::io::Read as _;
+use std::process::{Command, Stdio};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use support::server::{BINARY, said};
+use support::{Client, Connection, Options, PATIENCE, Reply, Server, wait_until};
+
+/// `gate` says `one`, waits for the file `open` and says ` two`; `hang` says `so far` and no more; `talk` never ends;
+/// `fail` fails in the middle; any other session is answered at once.
+const PROGRAM: &str = "case $CHATKEEP_SESSION_ID in \
+    gate*) printf one; while [ ! -e open ]; do sleep 0.02; done; printf ' two';; \
+    hang*) printf 'so far'; exec sleep 1000;; \
+    talk*) while :; do printf 'on and '; sleep 0.02; done;; \
+    fail*) printf half; exit 3;; \
+    *) printf fine;; esac";
+
+fn options() -> Options {
+    Options::default().set("responder.kind", "command").set("responder.command", json!(["sh", "-c", PROGRAM]))
+}
+
+fn turn(session: &str) -> Value {
+    json!({"message": "go on", "session_id": session})
+}
+
+fn keyed(session: &str, key: &str) -> Value {
+    json!({"message": "go on", "session_id": session, "message_id": key})
+}
+
+fn open_gate(server: &Server) {
+    fs::write(server.folder().join("open"), "").unwrap();
+}
+
+fn unix(server: &Server) -> Connection {
+    Connection::unix(&server.data().join("chatkeep.sock")).unwrap()
+}
+
+/// Asks for a stream and reads its head and its first event.
+fn begin_stream(mut connection: Connection, body: &Value) -> (Connection, String) {
+    let body = body.to_string();
+    let head = format!(
+        "POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nAccept: text/event-stream\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    connection.send(head.as_bytes()).unwrap();
+    let head = connection.until("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 ") && head.contains("Content-Type: text/event-stream"), "{head}");
+    let first = connection.until("\n\n").unwrap();
+    (connection, first)
+}
+
+/// What an event of that kind says, out of a stream with its framing.
+fn event(kind: &str, stream: &str) -> Value {
+    let mark = format!("event: {kind}\ndata: ");
+    let at = stream.rfind(&mark).unwrap_or_else(|| panic!("no {kind} in {stream:?}")) + mark.len();
+    serde_json::from_str(stream[at..].lines().next().unwrap()).unwrap()
+}
+
+fn later(mut client: Client, body: Value) -> JoinHandle<Reply> {
+    std::thread::spawn(move || client.post("/api/chat", &body))
+}
+
+fn responder(client: &mut Client) -> Value {
+    client.get("/api/storage/status").expect(200)["responder"].clone()
+}
+
+fn told(client: &mut Client, session: &str) -> Vec<(String, String)> {
+    let page = client.history(session, "");
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    page["messages"].as_array().unwrap().iter().map(|m| (text(&m["role"]), text(&m["text"]))).collect()
+}
+
+#[test]
+fn a_stream_gives_each_piece_as_it_comes_and_ends_with_the_plain_reply_on_both_listeners() {
+    let server = Server::start(options());
+    let mut client = server.client();
+    for (session, connection) in [("gate-tcp", server.connect()), ("gate-unix", unix(&server))] {
+        let _ = fs::remove_file(server.folder().join("open"));
+        let (mut connection, first) = begin_stream(connection, &turn(session));
+        let messages = client.history(session, "")["messages"].clone();
+        assert_eq!(messages.as_array().unwrap().len(), 1, "the user's message is kept before the first byte");
+        assert_eq!(event("delta", &first), json!({"text": "one", "reply_to": messages[0]["id"]}));
+        open_gate(&server);
+        let rest = connection.until("0\r\n\r\n").unwrap();
+        assert_eq!(event("delta", &rest)["text"], " two");
+        let response = event("response", &rest);
+        assert_eq!((&response["response"], &response["status"]), (&json!("one two"), &json!("completed")));
+        assert_eq!(response["user_message_id"], messages[0]["id"]);
+        let messages = client.history(session, "")["messages"].clone();
+        assert_eq!(messages[1]["id"], response["assistant_message_id"]);
+        assert_eq!(messages[1]["metadata"], json!({"transport": "rest", "status": "completed"}));
+    }
+    assert_eq!(client.chat("plain", "go on")["response"], "fine");
+    assert_eq!(server.local_client().chat("plain", "go on")["response"], "fine");
+    let status = responder(&mut client);
+    assert_eq!((&status["kind"], &status["completed"], &status["running"]), (&json!("command"), &json!(4), &json!(0)));
+}
+
+#[test]
+fn an_echo_streams_its_answer_in_one_piece_and_nobody_answers_with_a_piece() {
+    let server = Server::start(Options::default());
+    let mut client = server.client();
+    let stream = json!({"message": "hi", "session_id": "s", "stream": true});
+    for mut client in [server.client(), server.local_client()] {
+        let reply = client.post("/api/chat", &stream);
+        assert_eq!((reply.status, reply.header("content-type")), (200, Some("text/event-stream")));
+        let (text, response) = (reply.text(), event("response", &reply.text()));
+        assert_eq!(text.matches("event: ").count(), 2, "{text}");
+        assert_eq!(event("delta", &text), json!({"text": "hi", "reply_to": response["user_message_id"]}));
+        assert_eq!((&response["response"], &response["durable"]), (&json!("hi"), &json!("disk")));
+    }
+    let clear = json!({"message": "/clear", "session_id": "s", "stream": true});
+    let text = client.post("/api/chat", &clear).text();
+    assert_eq!((text.matches("event: ").count(), &event("response", &text)["status"]), (1, &json!("completed")));
+    // What the body says goes before what the head accepts.
+    let plain = json!({"message": "hi", "stream": false}).to_string();
+    let fields = [("Content-Type", "application/json"), ("Accept", "text/event-stream")];
+    client.request("POST", "/api/chat", &fields, Some(plain.as_bytes())).expect(200);
+    let silent = Server::start(Options::default().set("responder.kind", "none"));
+    let reply = silent.client().post("/api/chat", &stream);
+    assert_eq!((reply.status, &event("response", &reply.text())["status"]), (202, &json!("recorded")));
+}
+
+#[test]
+fn a_responder_that_fails_is_a_200_that_says_so() {
+    let server = Server::start(options());
+    let mut client = server.client();
+    let reply = client.chat("fail", "go on");
+    assert_eq!(reply["status"], "error");
+    let reason = reply["response"].as_str().unwrap();
+    assert!(reason.contains("exit code 3"), "{reason}");
+    let message = client.history("fail", "")["messages"][1].clone();
+    assert_eq!((&message["text"], &message["metadata"]["partial"]), (&reply["response"], &json!("half")));
+    let (mut connection, first) = begin_stream(server.connect(), &turn("fail-again"));
+    assert_eq!(event("delta", &first)["text"], "half");
+    assert_eq!(event("response", &connection.until("0\r\n\r\n").unwrap())["status"], "error");
+}
+
+#[test]
+fn what_keeps_a_stream_from_beginning_has_its_own_status() {
+    let server = Server::start(options());
+    let mut client = server.client();
+    for body in [
+        json!({"message": "", "stream": true}),
+        json!({"message": "x", "session_id": "a/b", "stream": true}),
+        json!({"message": "x", "message_id": "", "stream": true}),
+    ] {
+        client.post("/api/chat", &body).problem(422);
+    }
+    client.post("/api/chat", &keyed("s", "k")).expect(200);
+    let other = json!({"message": "another", "session_id": "s", "message_id": "k", "stream": true});
+    client.post("/api/chat", &other).problem(409);
+}
+
+#[test]
+fn a_client_of_a_stream_that_goes_away_ends_its_turn_and_what_was_said_is_kept() {
+    let server = Server::start(options());
+    let mut client = server.client();
+    for (session, connection) in
+        [("talk-tcp", server.connect()), ("talk-unix", unix(&server)), ("hang", server.connect())]
+    {
+        let (connection, _) = begin_stream(connection, &turn(session));
+        drop(connection);
+        wait_until("the reply is recorded", PATIENCE, || told(&mut client, session).len() == 2);
+        let reply = client.history(session, "")["messages"][1].clone();
+        assert_eq!(reply["metadata"]["status"], "cancelled", "{session}");
+        assert!(["on and", "so far"].iter().any(|said| reply["text"].as_str().unwrap().starts_with(said)), "{reply}");
+    }
+    assert_eq!(responder(&mut client)["cancelled"], 3);
+}
+
+#[test]
+fn a_client_without_a_stream_may_go_and_the_answer_is_kept() {
+    let server = Server::start(options());
+    let mut client = server.client();
+    let mut connection = server.connect();
+    let body = turn("gate").to_string();
+    let head = "POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length";
+    connection.send(format!("{head}: {}\r\n\r\n{body}", body.len()).as_bytes()).unwrap();
+    wait_until("it is being answered", PATIENCE, || responder(&mut client)["running"] == 1);
+    drop(connection);
+    open_gate(&server);
+    wait_until("the reply is recorded", PATIENCE, || told(&mut client, "gate").len() == 2);
+    assert_eq!(client.history("gate", "")["messages"][1]["metadata"]["status"], "completed");
+}
+
+#[test]
+fn a_stream_that_has_nothing_to_say_shows_that_the_line_stands() {
+    let server = Server::start(options());
+    let (mut connection, _) = begin_stream(server.connect(), &turn("hang"));
+    let (began, sign) = (Instant::now(), connection.until(":\n\n").unwrap());
+    assert!(!sign.contains("event") && began.elapsed().as_secs() < 20, "{sign:?} after {:?}", began.elapsed());
+}
+
+#[test]
+fn say_prints_an_answer_as_it_comes() {
+    let server = Server::start(options());
+    let mut say = Command::new(BINARY);
+    say.args(["say", "--session", "gate", "go on"]).current_dir(server.folder());
+    let mut say = say.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut first = [0; 3];
+    say.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+    assert_eq!(&first, b"one", "and the gate is closed");
+    open_gate(&server);
+    let output = say.wait_with_output().unwrap();
+    assert_eq!((said(&output).as_str(), output.status.code()), (" two\n", Some(0)));
+}
+
+#[test]
+fn a_key_that_comes_again_in_the_middle_of_its_turn_gets_the_same_answer() {
+    let server = Server::start(options());
+    let mut client = server.client();
+    let (mut connection, _) = begin_stream(server.connect(), &keyed("gate", "k"));
+    let plain = later(server.client(), keyed("gate", "k"));
+    wait_until("it follows", PATIENCE, || responder(&mut client)["waiting"] == 2);
+    let (mut again, first) = begin_stream(unix(&server), &keyed("gate", "k"));
+    assert_eq!(event("delta", &first)["text"], "one", "from the beginning");
+    open_gate(&server);
+    let response = event("response", &connection.until("0\r\n\r\n").unwrap());
+    let mut expected = response.clone();
+    expected["duplicate"] = json!(true);
+    assert_eq!(plain.join().unwrap().expect(200), expected);
+    assert_eq!(event("response", &again.until("0\r\n\r\n").unwrap()), expected);
+    assert_eq!(client.post("/api/chat", &keyed("gate", "k")).expect(200), expected);
+    assert_eq!(told(&mut client, "gate").len(), 2);
+}
+
+#[test]
+fn hung_turns_stall_neither_other_sessions_nor_history_nor_status_on_either_listener() {
+    let server = Server::start(options());
+    let mut client = server.client();
+    let hung: Vec<JoinHandle<Reply>> = (0..8)
+        .map(|n| later(if n % 2 == 0 { server.client() } else { server.local_client() }, turn(&format!("hang-{n}"))))
+        .collect();
+    wait_until("all eight run", PATIENCE, || responder(&mut client)["running"] == 8);
+    // More than the Unix socket has handlers wait behind them.
+    let queued: Vec<JoinHandle<Reply>> = (0..8).map(|_| later(server.local_client(), turn("hang-1"))).collect();
+    wait_until("they wait", PATIENCE, || responder(&mut client)["waiting"] == 16);
+    for mut client in [server.client(), server.local_client()] {
+        let began = Instant::now();
+        let reply = client.post("/api/chat", &turn("another"));
+        assert!(reply.header("retry-after").is_some(), "{reply}");
+        assert!(reply.problem(503).contains("max_concurrent"), "{reply}");
+        let given = json!({"session_id": "another", "role": "user", "text": "hi"});
+        client.post("/api/chat/messages", &given).expect(201);
+        client.get("/api/storage/status").expect(200);
+        assert_eq!(told(&mut client, "hang-0").len(), 1);
+        assert!(began.elapsed().as_secs() < 5, "{:?}", began.elapsed());
+    }
+    assert_eq!(told(&mut client, "another"), [("user".into(), "hi".into()), ("user".into(), "hi".into())]);
+    // An erasure ends the turn of its session.
+    client.request("DELETE", "/api/chat/sessions/hang-0", &[], None).expect(200);
+    let mut hung = hung.into_iter();
+    let reply = hung.next().unwrap().join().unwrap().expect(200);
+    assert_eq!((&reply["status"], &reply["assistant_message_id"]), (&json!("cancelled"), &Value::Null));
+    assert_eq!(told(&mut client, "hang-0"), []);
+    assert_eq!(client.chat("another", "go on")["response"], "fine", "there is a place again");
+    drop(server);
+    // Their connections broke, and their threads ended in a panic that says so.
+    hung.chain(queued).for_each(|thread| drop(thread.join().unwrap_err()));
+}
+
+#[test]
+fn more_requests_than_may_wait_are_refused_and_connections_stay_for_others() {
+    let server = Server::start(options().set("server.max_connections", 8));
+    let mut client = server.client();
+    let waiting = [later(server.client(), turn("gate-1")), later(server.client(), turn("gate-2"))];
+    wait_until("both wait", PATIENCE, || responder(&mut client)["waiting"] == 2);
+    let reply = client.post("/api/chat", &turn("s"));
+    assert_eq!((reply.status, &reply.json()["code"]), (503, &json!("turns_at_cap")), "{reply}");
+    assert_eq!(told(&mut client, "s"), []);
+    open_gate(&server);
+    for thread in waiting {
+        assert_eq!(thread.join().unwrap().expect(200)["response"], "one two");
+    }
+}
+
+#[test]
+fn a_kill_in_the_middle_of_a_reply_leaves_the_question_and_its_key_brings_the_answer() {
+    let mut server = Server::start(options());
+    let (connection, _) = begin_stream(server.connect(), &keyed("gate", "k"));
+    server.kill9();
+    drop(connection);
+    server.start_again();
+    let mut client = server.client();
+    assert_eq!(told(&mut client, "gate"), [("user".into(), "go on".into())]);
+    let asked = client.history("gate", "")["messages"][0]["id"].clone();
+    open_gate(&server);
+    let reply = client.post("/api/chat", &keyed("gate", "k")).expect(200);
+    assert_eq!((&reply["response"], &reply["duplicate"]), (&json!("one two"), &json!(true)));
+    assert_eq!(reply["user_message_id"], asked);
+    assert_eq!(told(&mut client, "gate").len(), 2);
+}
+
+#[test]
+fn a_stop_gives_turns_their_time_and_keeps_what_the_others_said() {
+    let mut server = Server::start(options().set("server.drain_seconds", 4));
+    let mut client = server.client();
+    let (mut hangs, _) = begin_stream(server.connect(), &turn("hang"));
+    let plain = later(server.local_client(), turn("hang-plain"));
+    let gate = later(server.client(), turn("gate"));
+    let queued = later(server.client(), turn("hang"));
+    wait_until("all wait", PATIENCE, || responder(&mut client)["waiting"] == 4);
+    let began = Instant::now();
+    server.signal(Signal::TERM);
+    // Who has not begun is refused at once.
+    queued.join().unwrap().problem(503);
+    open_gate(&server);
+    assert_eq!(gate.join().unwrap().expect(200)["status"], "completed");
+    assert_eq!(event("response", &hangs.until("0\r\n\r\n").unwrap())["status"], "cancelled");
+    assert_eq!(plain.join().unwrap().expect(200)["status"], "cancelled");
+    assert_eq!(server.wait().code(), Some(0), "{}", server.log());
+    assert!(began.elapsed().as_secs() < 6, "{:?}", began.elapsed());
+    assert!(server.log().contains("2 answers are stopped"), "{}", server.log());
+    server.start_again();
+    let mut client = server.client();
+    for session in ["hang", "hang-plain"] {
+        let messages = client.history(session, "")["messages"].clone();
+        assert_eq!((&messages[1]["text"], &messages[1]["metadata"]["status"]), (&json!("so far"), &json!("cancelled")));
+    }
+}
