@@ -15,6 +15,7 @@ mod drain;
 mod erasures;
 #[cfg(test)]
 mod fault_tests;
+mod foreign;
 #[cfg(test)]
 mod model_tests;
 mod sink;
@@ -37,6 +38,7 @@ use crate::message::{Clock, Id, Timestamp};
 
 pub use dead_letters::DeadLetters;
 pub use drain::Drain;
+pub use foreign::Foreign;
 pub use sink::TranscriptSink;
 pub use storage::{State, Storage, Totals, View};
 

@@ -4,8 +4,9 @@
 //! document.rs  a message <-> its BSON document, and what can be none
 //! bson.rs      JSON text into BSON bytes
 //! mongo.rs     connect, insert, erase and read by the driver
-//! indexes.rs   the two indexes: made when missing, reported when they differ
+//! indexes.rs   the indexes: made when missing, reported when they differ or cannot be made
 //! verdict.rs   what an error of the driver means for us
+//! erasures.rs  what is erased, told to the other servers of a shared database
 //! calls.rs     threads for calls that may get stuck, with deadlines
 //! without.rs   what stands in for mongo.rs in a build without the cargo feature `mongo`
 //! ```
@@ -22,6 +23,8 @@ mod bson;
 mod calls;
 #[cfg(feature = "mongo")]
 mod document;
+#[cfg(feature = "mongo")]
+mod erasures;
 #[cfg(feature = "mongo")]
 mod indexes;
 #[cfg_attr(not(feature = "mongo"), path = "without.rs")]
@@ -64,8 +67,8 @@ pub fn open(config: &MongoConfig) -> Result<Arc<dyn Store>, StoreError> {
 /// does when it goes on. So every call can be repeated, and is exactly once in effect. Of an erasure this means: it is
 /// final only when no insert that failed before it can still arrive.
 pub trait Store: Send + Sync + 'static {
-    /// Reaches the server, and makes the indexes that are missing; one that differs is reported and left alone. On a large
-    /// collection without them this takes as long as building them.
+    /// Reaches the server, and makes the indexes that are missing; one that differs or that the server refuses to make is
+    /// reported and left alone. On a large collection without them this takes as long as building them.
     ///
     /// # Errors
     /// Any [`StoreError`].
@@ -95,7 +98,8 @@ pub trait Store: Send + Sync + 'static {
         self.send(&batch)
     }
 
-    /// Deletes the session's messages up to and with that id; how many went.
+    /// Deletes the session's messages up to and with that id; how many went. Where other servers write to the store they
+    /// are told first ([`Store::erasures`]).
     ///
     /// # Errors
     /// Any [`StoreError`].
@@ -106,6 +110,38 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// Any [`StoreError`]; never a page that is silently short.
     fn read(&self, query: &StoreQuery) -> Result<StorePage, StoreError>;
+
+    /// What was erased by whatever server behind that place, oldest first; from the first that is kept without one. Fewer
+    /// than [`ERASURES_MAX`] are all there are.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    fn erasures(&self, after: Option<&ErasurePlace>) -> Result<Vec<StoredErasure>, StoreError> {
+        let _ = after;
+        Ok(Vec::new())
+    }
+}
+
+/// The most erasures of one call.
+pub const ERASURES_MAX: usize = 500;
+
+/// A session's erasure as the servers of one store tell it to each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredErasure {
+    /// Where it stands among them.
+    pub place: ErasurePlace,
+    /// The session and the id up to which it is erased; `None` for a document that is no erasure.
+    pub erasure: Option<(SessionId, Id)>,
+}
+
+/// A place among the erasures of a store: when it came there by the store's own clock, in milliseconds since 1970, and
+/// which of that time it is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ErasurePlace {
+    /// When.
+    pub millis: i64,
+    /// Which.
+    pub id: String,
 }
 
 /// A message and what a store sends of it.
@@ -121,7 +157,7 @@ pub struct Outgoing {
 /// What a connection found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Connected {
-    /// Indexes that are not as ours would be, each with how it differs, ready to be shown.
+    /// Indexes that are not as ours would be, each with how it differs or why it cannot be made, ready to be shown.
     pub differing_indexes: Vec<String>,
 }
 

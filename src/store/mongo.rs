@@ -23,8 +23,10 @@ use crate::config::{MongoConfig, Secret};
 use crate::message::{Id, Message, SessionId, Timestamp};
 
 use super::document::{Identity, id_of, to_document, to_message};
+use super::erasures::Erasures;
 use super::{
-    Connected, Direction, Inserted, Outgoing, Refused, Store, StoreError, StorePage, StoreQuery, indexes, verdict,
+    Connected, Direction, ErasurePlace, Inserted, Outgoing, Refused, Store, StoreError, StorePage, StoreQuery,
+    StoredErasure, indexes, verdict,
 };
 
 /// How long a server may take to accept a connection, and how long one that may be written is waited for: with the
@@ -66,6 +68,7 @@ pub fn open(config: &MongoConfig) -> Result<Arc<dyn Store>, StoreError> {
         database: config.database.clone(),
         collection: config.chat_collection.clone(),
         ttl: config.ttl,
+        shared: config.shared,
         confirm_within: config.call_timeout / 2,
         opened: Mutex::new(None),
     }))
@@ -76,6 +79,7 @@ struct MongoStore {
     database: String,
     collection: String,
     ttl: Option<Duration>,
+    shared: bool,
     /// How long the primary waits for the majority: below the caller's deadline, or the call would be given up first and
     /// its error never be seen.
     confirm_within: Duration,
@@ -87,6 +91,8 @@ struct MongoStore {
 struct Opened {
     database: Database,
     messages: Collection<RawDocumentBuf>,
+    /// Where other servers are told what is erased, if there are any.
+    erasures: Option<Erasures>,
     write_concern: WriteConcern,
 }
 
@@ -115,14 +121,20 @@ impl MongoStore {
             .build();
         let database = Client::with_options(options)?.database(&self.database);
         let messages = database.collection(&self.collection);
-        Ok(Opened { database, messages, write_concern })
+        let erasures = || Erasures::beside(&database, &self.collection, self.ttl, write_concern.clone());
+        let erasures = self.shared.then(erasures);
+        Ok(Opened { database, messages, erasures, write_concern })
     }
 }
 
 impl Store for MongoStore {
     fn connect(&self) -> Result<Connected, StoreError> {
         let opened = self.opened()?;
-        let differing = indexes::ensure(&opened.database, &opened.messages).map_err(|error| verdict::of(&error))?;
+        let differing = indexes::ensure(&opened.database, &opened.messages, indexes::of_messages());
+        let mut differing = differing.map_err(|error| verdict::of(&error))?;
+        if let Some(erasures) = &opened.erasures {
+            differing.extend(erasures.connect(&opened.database).map_err(|error| verdict::of(&error))?);
+        }
         Ok(Connected { differing_indexes: differing })
     }
 
@@ -153,6 +165,9 @@ impl Store for MongoStore {
 
     fn erase(&self, session: &SessionId, up_to: Id) -> Result<u64, StoreError> {
         let opened = self.opened()?;
+        if let Some(erasures) = &opened.erasures {
+            erasures.tell(session, up_to).map_err(|error| verdict::of(&error))?;
+        }
         let filter = doc! { "session_id": session.as_str(), "_id": { "$lte": up_to.to_string() } };
         let deleted = opened.messages.delete_many(filter).write_concern(opened.write_concern).run();
         Ok(deleted.map_err(|error| verdict::of(&error))?.deleted_count)
@@ -165,6 +180,13 @@ impl Store for MongoStore {
             None => opened.by_id(query),
         });
         page.map_err(|error| verdict::of(&error))
+    }
+
+    fn erasures(&self, after: Option<&ErasurePlace>) -> Result<Vec<StoredErasure>, StoreError> {
+        match &self.opened()?.erasures {
+            Some(erasures) => erasures.read(after).map_err(|error| verdict::of(&error)),
+            None => Ok(Vec::new()),
+        }
     }
 }
 
@@ -284,7 +306,7 @@ impl Opened {
     }
 }
 
-fn primary() -> SelectionCriteria {
+pub fn primary() -> SelectionCriteria {
     SelectionCriteria::ReadPreference(ReadPreference::Primary)
 }
 

@@ -13,6 +13,10 @@
 //! An erasure is carried out in its place, and again when no insert that failed before it can arrive any more
 //! (`erasures.rs`).
 //!
+//! Where other servers write to the same database, what they erased is asked for every few seconds and before the first batch
+//! after an outage (`foreign.rs`). What is erased by it has a record of the journal like any erasure, and with it comes to
+//! its place here: so nothing that this drain sent before can bring back what another server erased.
+//!
 //! A connection that takes longer than a call may, because it builds indexes, keeps its one thread, and batches go on over
 //! the other.
 //!
@@ -32,11 +36,12 @@ use crate::config::MongoConfig;
 use crate::disk::{Disk, RealDisk};
 use crate::journal::{Entry, Journal, Reader, Record};
 use crate::message::{Expiry, Id, SessionId};
-use crate::store::{Call, CallError, Calls, Connected, Inserted, Outgoing, Store, StoreError};
+use crate::store::{Call, CallError, Calls, Connected, Inserted, Outgoing, Store, StoreError, StoredErasure};
 
 use super::backoff::Backoff;
 use super::dead_letters::DeadLetters;
 use super::erasures::Erasures;
+use super::foreign::Foreign;
 use super::storage::Storage;
 
 /// How much of the journal is read at once, in bytes.
@@ -51,6 +56,8 @@ pub enum Outcome {
     Inserted(Result<Inserted, StoreError>),
     /// Of an erasure.
     Erased(Result<u64, StoreError>),
+    /// Of the question what other servers erased.
+    Foreign(Result<Vec<StoredErasure>, StoreError>),
 }
 
 /// What is under way.
@@ -60,6 +67,7 @@ enum Task {
     Erase(SessionId, Id),
     /// The first of those to be carried out again.
     EraseAgain,
+    Foreign,
 }
 
 struct UnderWay {
@@ -137,6 +145,10 @@ pub struct Drain<D: Disk = RealDisk> {
     backoff: Backoff,
     drained: u64,
     erasures: Erasures,
+    /// What other servers erase, where there are any.
+    foreign: Option<Foreign>,
+    /// The last call that failed was the question for it: when it is answered again, all is well.
+    failed_to_ask: bool,
     /// What is there goes out at once, whatever its age.
     hurry: bool,
     /// Letters were written since somebody asked.
@@ -178,9 +190,17 @@ impl<D: Disk> Drain<D> {
             backoff: Backoff::new(config.backoff_max),
             drained,
             erasures: Erasures::new(),
+            foreign: None,
+            failed_to_ask: false,
             hurry: false,
             wrote_letters: false,
         }
+    }
+
+    /// The same where other servers write to the store, too.
+    #[must_use]
+    pub fn sharing(self, foreign: Foreign) -> Self {
+        Self { foreign: Some(foreign), ..self }
     }
 
     /// The store has everything up to this sequence.
@@ -286,7 +306,8 @@ impl<D: Disk> Drain<D> {
             return Some(under_way.deadline);
         }
         let due = self.batch.since.map(|since| since + self.batch_age);
-        let due = due.into_iter().chain(self.erasures.wake()).min();
+        let due = due.into_iter().chain(self.erasures.wake());
+        let due = due.chain(self.foreign.as_ref().map(Foreign::due)).min();
         // Without a connection there is always something to do.
         let due = if matches!(self.connection, Connection::Missing) { Some(Instant::now()) } else { due };
         match (self.backoff.until(), due) {
@@ -358,7 +379,11 @@ impl<D: Disk> Drain<D> {
             let store = self.store.clone();
             return self.call(Task::Connect, move || Outcome::Connected(store.connect()));
         }
-        // Before a batch, or under a steady load it would never come to it.
+        // Both before a batch, or under a steady load it would never come to them.
+        if let Some(foreign) = self.foreign.as_ref().filter(|foreign| foreign.due() <= Instant::now()) {
+            let (store, place) = (self.store.clone(), foreign.place());
+            return self.call(Task::Foreign, move || Outcome::Foreign(store.erasures(place.as_ref())));
+        }
         if let Some((session, up_to)) = self.erasures.due(&self.calls) {
             let store = self.store.clone();
             return self.call(Task::EraseAgain, move || Outcome::Erased(store.erase(&session, up_to)));
@@ -409,7 +434,17 @@ impl<D: Disk> Drain<D> {
             Ok(Outcome::Connected(Ok(connected))) => return self.connected(&connected),
             Ok(Outcome::Inserted(Ok(inserted))) => return self.inserted(&inserted, took),
             Ok(Outcome::Erased(Ok(count))) => return self.erased(&task, count),
-            Ok(Outcome::Connected(Err(e)) | Outcome::Inserted(Err(e)) | Outcome::Erased(Err(e))) => e,
+            Ok(Outcome::Foreign(Ok(found))) => return self.heard(&found),
+            Ok(Outcome::Foreign(Err(e @ (StoreError::Credentials { .. } | StoreError::Server { .. })))) => {
+                let Some(foreign) = &mut self.foreign else { return };
+                return self.storage.cannot_share(Some(&foreign.refused(&e)));
+            }
+            Ok(
+                Outcome::Connected(Err(e))
+                | Outcome::Inserted(Err(e))
+                | Outcome::Erased(Err(e))
+                | Outcome::Foreign(Err(e)),
+            ) => e,
             Err(CallError::Late) => {
                 if matches!(task, Task::Connect) {
                     self.connection = Connection::Slow(call);
@@ -458,10 +493,21 @@ impl<D: Disk> Drain<D> {
             }
             _ => self.erasures.carried_out_again(),
         }
+        self.storage.erasures_to_repeat(self.erasures.len());
         self.succeeded();
     }
 
+    /// Other servers erased this. A batch or an erasure that failed has not gone through by it.
+    fn heard(&mut self, found: &[StoredErasure]) {
+        let Some(foreign) = &mut self.foreign else { return };
+        self.storage.cannot_share(foreign.take(found).as_deref());
+        if self.failed_to_ask {
+            self.succeeded();
+        }
+    }
+
     fn succeeded(&mut self) {
+        self.failed_to_ask = false;
         self.backoff.succeed();
         self.storage.recovered();
     }
@@ -470,6 +516,7 @@ impl<D: Disk> Drain<D> {
         if matches!(task, Task::Insert) {
             self.erasures.insert_failed();
         }
+        self.failed_to_ask = matches!(task, Task::Foreign);
         self.backoff.fail(error.is_passing());
         self.storage.failed(&error.to_string());
     }
