@@ -164,7 +164,7 @@ impl Draft {
     pub(super) fn reply_to(&self) -> ReplyTo {
         match self {
             Self::Message { reply_to, .. } => *reply_to,
-            Self::ContextClear { .. } | Self::Erasure { .. } => ReplyTo::Nothing,
+            Self::ContextClear { .. } | Self::Erasure { .. } | Self::ForeignErasure { .. } => ReplyTo::Nothing,
         }
     }
 
