@@ -270,6 +270,35 @@ fn tail_ends_quietly_when_its_reader_has_seen_enough() {
     assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0));
 }
 
+#[test]
+fn say_prints_what_a_program_says_as_it_says_it_and_why_it_failed() {
+    let script = "cat >/dev/null; printf one; read line <gate; printf 'two'; [ \"$line\" = go ] || exit 3";
+    let command = json!(["sh", "-c", script]);
+    let server = Server::start(Options::default().set("responder.kind", "command").set("responder.command", command));
+    let gate = server.folder().join("gate");
+    assert!(Command::new("mkfifo").arg(&gate).status().unwrap().success());
+    let say = || {
+        let mut child =
+            chatkeep(server.folder(), &["say", "hi"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut piece = [0; 3];
+        child.stdout.as_mut().unwrap().read_exact(&mut piece).unwrap();
+        assert_eq!(&piece, b"one", "it is there while the program waits at its gate");
+        child
+    };
+    let child = say();
+    std::fs::write(&gate, "go\n").unwrap();
+    assert_eq!(told(&child.wait_with_output().unwrap()), (Some(0), "two\n".to_owned(), String::new()));
+
+    let child = say();
+    std::fs::write(&gate, "stop\n").unwrap();
+    let (code, _, err) = told(&child.wait_with_output().unwrap());
+    assert_eq!(
+        (code, err.starts_with("error: no answer: the command failed with exit code 3")),
+        (Some(1), true),
+        "{err}"
+    );
+}
+
 /// A folder where a toy stands at the socket's place: it answers each connection with the next of `replies`, keeps what was
 /// asked, and closes.
 fn toy(replies: Vec<String>) -> (Server, Receiver<String>) {
