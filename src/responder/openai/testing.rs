@@ -72,19 +72,51 @@ fn read_request(stream: &TcpStream) -> (String, String) {
     (head, String::from_utf8_lossy(&body).into_owned())
 }
 
-/// A server behind TLS, by python3: it says that to everyone, and then nothing until the other side closes. Its certificate is
-/// of the authority in `tests/support/tls/ca.pem`, whose key nobody has any more.
+/// What openssl makes a certificate by: of this machine, and nobody's authority.
+const CERTIFICATE: &str = "\
+[req]
+distinguished_name = name
+x509_extensions = v3
+prompt = no
+[name]
+CN = localhost
+[v3]
+basicConstraints = critical, CA:FALSE
+subjectAltName = DNS:localhost, IP:127.0.0.1
+";
+
+/// A key and a certificate of its own, made by openssl for one test.
+pub(super) struct Identity(tempfile::TempDir);
+
+impl Identity {
+    pub(super) fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("config"), CERTIFICATE).unwrap();
+        let args =
+            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -config config -keyout key -out cert";
+        let made = Command::new("openssl").args(args.split(' ')).current_dir(&folder).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        Self(folder)
+    }
+
+    /// The certificate, as PEM.
+    pub(super) fn certificate(&self) -> Vec<u8> {
+        std::fs::read(self.0.path().join("cert")).unwrap()
+    }
+}
+
+/// A server behind TLS, by python3: it says that to everyone, and then nothing until the other side closes.
 pub(super) struct Encrypted {
     child: Child,
     pub(super) port: u16,
 }
 
 impl Encrypted {
-    pub(super) fn new(says: &str) -> Self {
+    pub(super) fn new(identity: &Identity, says: &str) -> Self {
         let script = r"
 import os, socket, ssl, sys
 context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-context.load_cert_chain(sys.argv[1])
+context.load_cert_chain('cert', 'key')
 listener = socket.create_server(('127.0.0.1', 0))
 print(listener.getsockname()[1], flush=True)
 while True:
@@ -92,14 +124,14 @@ while True:
     try:
         stream = context.wrap_socket(plain, server_side=True)
         stream.recv(65536)
-        stream.sendall(sys.argv[2].encode())
+        stream.sendall(sys.argv[1].encode())
         stream.recv(65536)
     except OSError:
         pass
 ";
-        let pem = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/tls/server.pem");
         let mut command = Command::new("python3");
-        let mut child = command.args(["-c", script, pem, says]).stdout(Stdio::piped()).spawn().unwrap();
+        command.args(["-c", script, says]).current_dir(&identity.0).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         Self { child, port: line.trim().parse().unwrap() }

@@ -314,14 +314,14 @@ fn a_stop_in_the_answer_is_heard_and_the_server_sees_it() {
 #[test]
 fn an_answer_comes_through_tls_from_whom_the_roots_vouch_for_and_a_stop_is_heard_there() {
     use ureq::tls::{Certificate, RootCerts};
-    let ca = include_bytes!("../../../tests/support/tls/ca.pem");
-    let roots = RootCerts::new_with_certs(&[Certificate::from_pem(ca).unwrap()]);
+    let identity = Identity::new();
+    let roots = RootCerts::new_with_certs(&[Certificate::from_pem(&identity.certificate()).unwrap()]);
     let ask_at = |server: &Encrypted, host: &str| {
         let mut openai = OpenAi::new(&config(&format!("https://{host}:{}/v1", server.port)));
         openai.tls = TlsConfig::builder().root_certs(roots.clone()).build();
         openai
     };
-    let whole = Encrypted::new(&stream("hi ü"));
+    let whole = Encrypted::new(&identity, &stream("hi ü"));
     for host in ["127.0.0.1", "localhost"] {
         let heard = ask(&ask_at(&whole, host), &question(&[("user", "hi")]));
         assert_eq!((heard.text.as_str(), heard.end.is_ok()), ("hi ü", true), "{host}");
@@ -330,7 +330,7 @@ fn an_answer_comes_through_tls_from_whom_the_roots_vouch_for_and_a_stop_is_heard
     let stranger = OpenAi::new(&config(&format!("https://127.0.0.1:{}/v1", whole.port)));
     let heard = ask(&stranger, &question(&[("user", "hi")]));
     assert!(failed(&heard).contains("did not answer the request: invalid peer certificate"), "{heard:?}");
-    let half = Encrypted::new(&format!("{STREAM}{}", event("half")));
+    let half = Encrypted::new(&identity, &format!("{STREAM}{}", event("half")));
     let heard = ask_and_stop(&ask_at(&half, "127.0.0.1"), &question(&[("user", "hi")]), None);
     assert_eq!((heard.text.as_str(), heard.end), ("half", Err(Failure::Stopped)));
     assert!(heard.took < SOON, "{:?}", heard.took);
