@@ -30,7 +30,7 @@ use crate::recorder::{Recorder, open_transcripts};
 use crate::server::{local, tcp};
 use crate::signals::{self, Cause, Stopper};
 use crate::transcript::Transcripts;
-use crate::worker::{DeadLetters, Drain, Progress, Storage, TranscriptSink, Worker};
+use crate::worker::{DeadLetters, Drain, Foreign, Progress, Storage, TranscriptSink, Worker};
 use crate::{descriptors, janitor, responder, store, thread};
 
 /// Left of the deadline of a stop for what must come after the drain to MongoDB: the last syncs.
@@ -110,7 +110,7 @@ impl App {
             true => {
                 // Nothing is asked of the network here: a start does not wait for it.
                 let store = store::open(&config.mongo)?;
-                let drain = drain(config, &clock, &journal, &storage, store.clone());
+                let drain = drain(config, &clock, &recorder, &journal, &storage, store.clone());
                 let (timeout, shared) = (config.history.mongo_timeout, config.mongo.shared);
                 let database = Database::new(store, storage.clone(), timeout, shared);
                 (worker.draining(drain, stop_by.clone()), history.with(database))
@@ -263,6 +263,7 @@ impl Background {
 fn drain(
     config: &Config,
     clock: &Clock,
+    recorder: &Arc<Recorder>,
     journal: &Arc<Journal>,
     storage: &Arc<Storage>,
     store: Arc<dyn store::Store>,
@@ -270,7 +271,12 @@ fn drain(
     let mongo = &config.mongo;
     let letters = DeadLetters::new(RealDisk, &mongo.dead_letter_path, clock.clone());
     let expiry = Expiry::new(mongo.ttl, clock.clone());
-    Drain::new(journal, store, letters, expiry, mongo, journal.start().drained, storage.clone())
+    let drain = Drain::new(journal, store, letters, expiry, mongo, journal.start().drained, storage.clone());
+    if !mongo.shared {
+        return drain;
+    }
+    let recorder = recorder.clone();
+    drain.sharing(Foreign::new(Box::new(move |erased| recorder.erase_elsewhere(erased))))
 }
 
 /// What removes the expired from everywhere it stands.

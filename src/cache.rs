@@ -174,8 +174,9 @@ impl Cache {
         inner.change(session, |held| {
             while held.messages.front().is_some_and(|oldest| oldest.id() <= id) {
                 held.pop_front();
+                // Whatever is newer than what goes is held too.
+                held.whole = true;
             }
-            held.whole = true;
             // A warm-up under way may have read what is erased.
             held.receded = true;
             emptied = held.messages.is_empty();

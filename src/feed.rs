@@ -101,8 +101,8 @@ pub enum Fault {
 pub enum What {
     /// A message was recorded; a new context is one of role `system`.
     Message(Arc<Message>),
-    /// All of the session up to here was erased.
-    Erased(SessionId),
+    /// The session was erased up to that id: all of it up to here, unless another server erased it.
+    Erased(SessionId, Id),
 }
 
 /// One event and its place.
@@ -308,26 +308,27 @@ impl Page {
                 let bytes = message.line().len();
                 (What::Message(message), bytes)
             }
-            Entry::Erasure { session, .. } => (What::Erased(session), 0),
+            Entry::Erasure { id, session } => (What::Erased(session, id), 0),
             Entry::Abort { .. } => return true,
         };
         let first = self.events.is_empty();
         if self.events.len() == limit || (!first && self.bytes + bytes > PAGE_BYTES_MAX) {
             return false;
         }
-        if let What::Erased(session) = &what {
-            self.forget(session);
+        if let What::Erased(session, up_to) = &what {
+            self.forget(session, *up_to);
         }
         self.bytes += bytes;
         self.events.push(Event { cursor: feed.cursor(record.sequence), what });
         true
     }
 
-    /// Takes the messages of a session out again: all that stand before its erasure.
-    fn forget(&mut self, session: &SessionId) {
+    /// Takes the messages of a session up to that id out again: of those before its erasure all, unless it comes from another
+    /// server.
+    fn forget(&mut self, session: &SessionId, up_to: Id) {
         let mut bytes = 0;
         self.events.retain(|event| match &event.what {
-            What::Message(message) if message.session() == session => {
+            What::Message(message) if message.session() == session && message.id() <= up_to => {
                 bytes += message.line().len();
                 false
             }

@@ -39,6 +39,9 @@ const FLUSH_WAIT: Duration = Duration::from_secs(1);
 /// The target of our own records, as `log` makes it from the module path.
 const OURS: &str = env!("CARGO_CRATE_NAME");
 
+/// A crate that traces every byte of a request, the key of a model's server among them: never heard below WARN.
+const TELLS_SECRETS: &str = "ureq_proto";
+
 /// RFC 3339 with microseconds, always UTC, as everywhere else.
 const TIME: &[BorrowedFormatItem<'static>] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]+00:00");
@@ -79,9 +82,9 @@ impl<W: Write + Send + 'static> Log for Logger<W> {
     /// Other crates are heard from WARN up only: their details are for trace, some hold what goes over the wire.
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         let target = metadata.target();
-        let is_ours = target.strip_prefix(OURS).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"));
-        metadata.level() <= self.level
-            && (is_ours || metadata.level() <= Level::Warn || self.level == LevelFilter::Trace)
+        let is_of = |name| target.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"));
+        let is_told = self.level == LevelFilter::Trace && !is_of(TELLS_SECRETS);
+        metadata.level() <= self.level && (is_of(OURS) || metadata.level() <= Level::Warn || is_told)
     }
 
     fn log(&self, record: &Record<'_>) {

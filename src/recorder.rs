@@ -217,6 +217,28 @@ impl<D: Disk> Recorder<D> {
         Ok(Erased { id, cached, transcribed })
     }
 
+    /// Erases what other servers have erased, of each session up to that id, as [`Recorder::erase`] does; how many of them
+    /// there were to erase. What is newer stays. One that is erased as far already, or has nothing here, leaves no record.
+    ///
+    /// # Errors
+    /// [`Refusal`]: whether any of it is erased is unknown; to do it again does no harm.
+    pub fn erase_elsewhere(&self, erased: &[(SessionId, Id)]) -> Result<usize, Refusal> {
+        let is_held = |session: &SessionId, up_to: Id| {
+            let begins_before = |message: &Arc<Message>| message.id() <= up_to;
+            let in_memory = self.cache.look(session, |held| held.messages.front().is_some_and(begins_before));
+            in_memory.unwrap_or(false) || self.transcripts.may_hold(session, up_to)
+        };
+        let wanted = erased.iter().filter(|(session, up_to)| !self.journal.is_erased_up_to(session, *up_to));
+        let wanted = wanted.filter(|(session, up_to)| is_held(session, *up_to));
+        let drafts: Vec<Draft> =
+            wanted.map(|(session, up_to)| Draft::ForeignErasure { session: session.clone(), up_to: *up_to }).collect();
+        let count = drafts.len();
+        if count > 0 {
+            self.record(drafts)?;
+        }
+        Ok(count)
+    }
+
     /// What an acknowledgement means.
     #[must_use]
     pub fn durability(&self) -> Durability {

@@ -15,6 +15,7 @@ mod drain;
 mod erasures;
 #[cfg(test)]
 mod fault_tests;
+mod foreign;
 #[cfg(test)]
 mod model_tests;
 mod sink;
@@ -37,6 +38,7 @@ use crate::message::{Clock, Id, Timestamp};
 
 pub use dead_letters::DeadLetters;
 pub use drain::Drain;
+pub use foreign::Foreign;
 pub use sink::TranscriptSink;
 pub use storage::{State, Storage, Totals, View};
 
@@ -379,6 +381,8 @@ impl<S: Sink, D: Disk> Worker<S, D> {
             }
             // Refused sequences leave holes.
             self.position = self.position.max(self.reader.position());
+            // However much there is to read, MongoDB does not wait for its next batch.
+            self.step_drain();
             match read {
                 Ok(_) if self.read_again.take().is_some() => log::info!("[CHAT WORKER] The journal can be read again"),
                 Ok(_) => {}

@@ -22,101 +22,11 @@ use mongodb::IndexModel;
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::sync::Collection;
 use serde_json::{Value, json};
+use support::drained::{
+    NOWHERE, assert_holds, drained_to, options, post, queue, status, stored, wait_until_drained, wait_until_in_error,
+};
 use support::mongod::{Mongod, PASSWORD, ReplicaSet, USER, message_of};
-use support::{Load, Options, Oracle, PATIENCE, Random, Server, wait_until};
-
-/// Nobody listens there.
-const NOWHERE: &str = "mongodb://127.0.0.1:1/";
-
-fn options(uri: &str, database: &str) -> Options {
-    Options::default()
-        .set("mongo.enabled", true)
-        .set("mongo.uri", uri)
-        .set("mongo.database", database)
-        .set("mongo.backoff_ms_max", 500)
-        .set("journal.checkpoint_seconds", 1)
-}
-
-/// A server and a database of its own on the mongod that the tests share.
-fn drained_to(database: &str) -> (Arc<Mongod>, Server) {
-    let mongod = Mongod::shared();
-    let server = Server::start(options(&mongod.uri(), database));
-    (mongod, server)
-}
-
-fn status(server: &Server) -> Value {
-    server.client().get("/api/storage/status").expect(200)
-}
-
-fn queue(server: &Server, field: &str) -> u64 {
-    status(server)["queue"][field].as_u64().unwrap_or_else(|| panic!("{field} is a number"))
-}
-
-/// Waits until nothing is pending.
-#[track_caller]
-fn wait_until_drained(server: &Server) {
-    let mut last = Value::Null;
-    let deadline = Instant::now() + 3 * PATIENCE;
-    loop {
-        let status = status(server);
-        if status["queue"]["pending"] == 0 {
-            assert_eq!(
-                status["queue"]["oldest_pending_seconds"], 0.0,
-                "nothing is pending, so nothing waits: {status}"
-            );
-            assert_ne!(status["mongo"]["status"], "error", "{status}");
-            // A server that has just started and owes nothing may not have heard of it yet.
-            if status["mongo"]["status"] == "ok" {
-                return;
-            }
-        }
-        assert!(Instant::now() < deadline, "it is not drained: {last}");
-        last = status;
-        std::thread::park_timeout(Duration::from_millis(20));
-    }
-}
-
-/// Waits until MongoDB is said to be in error, and gives the reason.
-#[track_caller]
-fn wait_until_in_error(server: &Server) -> String {
-    wait_until("the status tells of the error", PATIENCE, || status(server)["mongo"]["status"] == "error");
-    let mongo = status(server)["mongo"].clone();
-    assert!(mongo["since"].as_str().is_some_and(|since| since.ends_with("+00:00")), "{mongo}");
-    mongo["reason"].as_str().unwrap_or_else(|| panic!("an error has a reason: {mongo}")).to_owned()
-}
-
-/// Posts `count` messages in arrays, and gives id and text of each.
-#[track_caller]
-fn post(server: &Server, session: &str, tag: &str, count: usize) -> BTreeMap<String, String> {
-    let mut client = server.client();
-    let texts: Vec<String> = (0..count).map(|n| format!("{tag} {n}")).collect();
-    let mut kept = BTreeMap::new();
-    for part in texts.chunks(1000) {
-        let body: Value = part.iter().map(|t| json!({"session_id": session, "role": "user", "text": t})).collect();
-        let reply = client.post("/api/chat/messages", &body).expect(201);
-        let ids = reply["messages"].as_array().unwrap().iter().map(|m| m["id"].as_str().unwrap().to_owned());
-        kept.extend(ids.zip(part.iter().cloned()));
-    }
-    assert_eq!(kept.len(), count, "each has an id of its own");
-    kept
-}
-
-/// All documents, each looked at: id and text.
-#[track_caller]
-fn stored(collection: &Collection<Document>) -> BTreeMap<String, String> {
-    let text = |value: &Value| value.as_str().unwrap().to_owned();
-    let documents: Vec<Value> = collection.find(doc! {}).run().unwrap().map(|d| message_of(&d.unwrap())).collect();
-    let found: BTreeMap<_, _> = documents.iter().map(|m| (text(&m["id"]), text(&m["text"]))).collect();
-    assert_eq!(found.len(), documents.len(), "an id is there once");
-    found
-}
-
-#[track_caller]
-fn assert_holds(collection: &Collection<Document>, wanted: &BTreeMap<String, String>) {
-    let found = stored(collection);
-    assert_eq!(found.len(), wanted.len(), "documents and messages");
-    assert!(found == *wanted, "each is there with its text");
-}
+use support::{Load, Oracle, PATIENCE, Random, Server, wait_until};
 
 /// The dead letters: reason and text by id; panics when one is there twice.
 #[track_caller]
@@ -132,6 +42,9 @@ fn letters(server: &Server) -> BTreeMap<String, (String, String)> {
     }
     found
 }
+
+/// How much a million messages may add to resident memory: 1 MiB was seen.
+const GROWTH_KIB_MAX: u64 = 4 * 1024;
 
 fn memory_kib(server: &Server) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
@@ -619,7 +532,8 @@ fn inserts_that_hung_before_an_erasure_bring_nothing_back() {
 #[allow(clippy::print_stderr, reason = "what was measured must be on the screen")]
 fn an_outage_with_a_million_messages_takes_no_memory_and_all_are_there_afterwards() {
     let mut mongod = Mongod::start();
-    let options = options(&mongod.uri(), "oqoqo").set("journal.fsync", "never");
+    // What glibc keeps for each of its arenas is not what is measured here, and alone is up to 17 MiB on two processors.
+    let options = options(&mongod.uri(), "oqoqo").set("journal.fsync", "never").environment("MALLOC_ARENA_MAX", "1");
     let server = Server::start(options);
     let mut kept = post(&server, "s-0", "warm", 50_000);
     wait_until_drained(&server);
@@ -633,13 +547,13 @@ fn an_outage_with_a_million_messages_takes_no_memory_and_all_are_there_afterward
     }
     let during = memory_kib(&server);
     eprintln!("resident: {before} KiB before, {during} KiB with {} pending", queue(&server, "pending"));
-    assert!(during < before + 20 * 1024, "{before} KiB became {during}");
+    assert!(during < before + GROWTH_KIB_MAX, "{before} KiB became {during}");
     let (began, pending) = (Instant::now(), queue(&server, "pending"));
     mongod.restart();
     wait_until("all of it is drained", 20 * PATIENCE, || queue(&server, "pending") == 0);
     let (after, took) = (memory_kib(&server), began.elapsed());
     eprintln!("drained {pending} in {took:?}; resident: {after} KiB");
-    assert!(after < before + 20 * 1024, "{before} KiB became {after}");
+    assert!(after < before + GROWTH_KIB_MAX, "{before} KiB became {after}");
     assert_holds(&mongod.messages(), &kept);
 }
 

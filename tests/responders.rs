@@ -1,6 +1,9 @@
-//! The responders as a user has them: the example scripts, run as they are shipped.
+//! Commands that answer, as a user has them: the example scripts, run as they are shipped, and what a program finds when the
+//! real binary runs it.
 
 #![allow(clippy::unwrap_used, reason = "a test says where it failed by panicking there")]
+
+mod support;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,6 +12,7 @@ use std::time::{Duration, Instant};
 use chatkeep::message::{Clock, Draft, IdGenerator, Metadata, SessionId};
 use chatkeep::responder::{Answer, Command, Failure, Question, Responder, Stop};
 use serde_json::json;
+use support::{Options, Server};
 
 /// A question of these messages, by role, text and the status in their metadata.
 fn question(messages: &[(&str, &str, &str)]) -> Question {
@@ -89,4 +93,23 @@ fn a_program_behind_the_example_in_python_streams_and_ends_with_it() {
     assert!(stopped.elapsed() < Duration::from_secs(3), "{:?}", stopped.elapsed());
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
     assert!(stat.is_empty() || stat.contains(") Z"), "{stat}");
+}
+
+#[test]
+fn a_program_has_no_file_and_no_socket_of_the_server() {
+    let command = json!(["sh", "-c", "ls -l /proc/$$/fd; pwd; kill -0 $PPID && echo $PPID"]);
+    let server = Server::start(Options::default().set("responder.kind", "command").set("responder.command", command));
+    // Under load there are most: a connection that waits, the journal, transcripts.
+    let _idle = server.connect();
+    let mut client = server.client();
+    for session in ["a", "b"] {
+        let reply = client.chat(session, "what do you have?");
+        let text = reply["response"].as_str().unwrap();
+        assert_eq!(reply["status"], "completed", "{text}");
+        for of_ours in ["socket:", "journal", "jsonl", "anon_inode", "chatkeep.sock"] {
+            assert!(!text.contains(of_ours), "{text}");
+        }
+        let folder = server.folder().canonicalize().unwrap();
+        assert!(text.lines().any(|line| Path::new(line) == folder), "{text}");
+    }
 }

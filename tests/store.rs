@@ -421,6 +421,61 @@ fn an_erasure_takes_a_session_up_to_an_id_and_nothing_else() {
     assert_exactly(&server.messages(), &[&theirs[..], &[later]].concat());
 }
 
+#[test]
+fn servers_of_one_store_tell_each_other_what_is_erased_and_it_only_rises() {
+    let server = Mongod::start();
+    let open = |shared| store::open(&MongoConfig { shared, ..config(&server.uri()) }).unwrap();
+    let (alone, store) = (open(false), open(true));
+    assert_eq!(store.connect().unwrap().differing_indexes, [""; 0]);
+    let mut maker = Maker::new();
+    let ids: Vec<Id> = (0..600).map(|_| maker.0.next_id()).collect();
+    let session = |n: usize| SessionId::new(&format!("s{n}")).unwrap();
+    alone.erase(&session(0), ids[0]).unwrap();
+    assert_eq!((alone.erasures(None).unwrap().len(), store.erasures(None).unwrap().len()), (0, 0));
+    // Whoever comes last, the largest stays; at once in many threads, too.
+    std::thread::scope(|scope| {
+        for id in ids.iter().rev().take(16) {
+            scope.spawn(|| store.erase(&session(0), *id).unwrap());
+        }
+    });
+    store.erase(&session(0), ids[0]).unwrap();
+    let told = store.erasures(None).unwrap();
+    assert_eq!(told.len(), 1);
+    assert_eq!(told[0].erasure, Some((session(0), ids[599])));
+    let documents = server.client().database("oqoqo").collection::<Document>("chat_messages_erasures");
+    documents.insert_one(doc! { "_id": 7, "erased_at": "never" }).run().unwrap();
+    for (n, id) in ids.iter().enumerate().skip(1) {
+        store.erase(&session(n), *id).unwrap();
+    }
+    let (mut found, mut after, mut pages) = (BTreeMap::new(), None, 0);
+    loop {
+        let page = store.erasures(after.as_ref()).unwrap();
+        after = page.last().map(|last| last.place.clone()).or(after);
+        pages += 1;
+        let full = page.len() == store::ERASURES_MAX;
+        found.extend(page.into_iter().filter_map(|one| one.erasure));
+        if !full {
+            break;
+        }
+    }
+    assert_eq!((pages, found.len()), (2, 600));
+    assert!((1..600).all(|n| found[&session(n)] == ids[n]));
+    // What is raised comes again behind everything that was seen.
+    let last = maker.0.next_id();
+    store.erase(&session(5), last).unwrap();
+    let again = store.erasures(after.as_ref()).unwrap();
+    assert_eq!(again.iter().map(|one| one.erasure.clone()).collect::<Vec<_>>(), [Some((session(5), last))]);
+    let expires = documents
+        .find_one(doc! { "_id": "s5" })
+        .run()
+        .unwrap()
+        .unwrap()
+        .get_datetime("expires_at")
+        .unwrap()
+        .timestamp_millis();
+    assert_eq!(expires, i64::try_from(last.time().micros() / 1000).unwrap() + 31 * 86_400_000);
+}
+
 fn query(session: &str) -> StoreQuery {
     StoreQuery {
         session: SessionId::new(session).unwrap(),

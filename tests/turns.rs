@@ -5,20 +5,24 @@
 mod support;
 
 use std::fs;
+use std::io::Read as _;
+use std::process::{Command, Stdio};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use support::{Client, Connection, Options, PATIENCE, Reply, Server, wait_until};
+use support::server::{BINARY, said};
+use support::{Client, Connection, Options, PATIENCE, Random, Reply, Server, wait_until};
 
 /// `gate` says `one`, waits for the file `open` and says ` two`; `hang` says `so far` and no more; `talk` never ends;
-/// `fail` fails in the middle; any other session is answered at once.
+/// `fail` fails in the middle, `slow` counts to five; any other session is answered at once.
 const PROGRAM: &str = "case $CHATKEEP_SESSION_ID in \
     gate*) printf one; while [ ! -e open ]; do sleep 0.02; done; printf ' two';; \
     hang*) printf 'so far'; exec sleep 1000;; \
     talk*) while :; do printf 'on and '; sleep 0.02; done;; \
     fail*) printf half; exit 3;; \
+    slow*) for n in 1 2 3 4 5; do printf $n; sleep 0.01; done;; \
     *) printf fine;; esac";
 
 fn options() -> Options {
@@ -177,6 +181,43 @@ fn a_client_of_a_stream_that_goes_away_ends_its_turn_and_what_was_said_is_kept()
 }
 
 #[test]
+fn a_client_without_a_stream_may_go_and_the_answer_is_kept() {
+    let server = Server::start(options());
+    let mut client = server.client();
+    let mut connection = server.connect();
+    let body = turn("gate").to_string();
+    let head = "POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length";
+    connection.send(format!("{head}: {}\r\n\r\n{body}", body.len()).as_bytes()).unwrap();
+    wait_until("it is being answered", PATIENCE, || responder(&mut client)["running"] == 1);
+    drop(connection);
+    open_gate(&server);
+    wait_until("the reply is recorded", PATIENCE, || told(&mut client, "gate").len() == 2);
+    assert_eq!(client.history("gate", "")["messages"][1]["metadata"]["status"], "completed");
+}
+
+#[test]
+fn a_stream_that_has_nothing_to_say_shows_that_the_line_stands() {
+    let server = Server::start(options());
+    let (mut connection, _) = begin_stream(server.connect(), &turn("hang"));
+    let (began, sign) = (Instant::now(), connection.until(":\n\n").unwrap());
+    assert!(!sign.contains("event") && began.elapsed().as_secs() < 20, "{sign:?} after {:?}", began.elapsed());
+}
+
+#[test]
+fn say_prints_an_answer_as_it_comes() {
+    let server = Server::start(options());
+    let mut say = Command::new(BINARY);
+    say.args(["say", "--session", "gate", "go on"]).current_dir(server.folder());
+    let mut say = say.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut first = [0; 3];
+    say.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+    assert_eq!(&first, b"one", "and the gate is closed");
+    open_gate(&server);
+    let output = say.wait_with_output().unwrap();
+    assert_eq!((said(&output).as_str(), output.status.code()), (" two\n", Some(0)));
+}
+
+#[test]
 fn a_key_that_comes_again_in_the_middle_of_its_turn_gets_the_same_answer() {
     let server = Server::start(options());
     let mut client = server.client();
@@ -199,13 +240,20 @@ fn a_key_that_comes_again_in_the_middle_of_its_turn_gets_the_same_answer() {
 fn hung_turns_stall_neither_other_sessions_nor_history_nor_status_on_either_listener() {
     let server = Server::start(options());
     let mut client = server.client();
-    let hung: Vec<JoinHandle<Reply>> = (0..8)
-        .map(|n| later(if n % 2 == 0 { server.client() } else { server.local_client() }, turn(&format!("hang-{n}"))))
-        .collect();
-    wait_until("all eight run", PATIENCE, || responder(&mut client)["running"] == 8);
+    let mut waiting = Vec::new();
+    let mut wait_in = |local: bool, session: &str| {
+        waiting.push(later(if local { server.local_client() } else { server.client() }, turn(session)));
+        // One after the other: of connections made at once tiny_http may leave some until another ends.
+        wait_until("one more waits", PATIENCE, || responder(&mut client)["waiting"] == waiting.len());
+    };
+    for n in 0..8 {
+        wait_in(n % 2 == 1, &format!("hang-{n}"));
+    }
     // More than the Unix socket has handlers wait behind them.
-    let queued: Vec<JoinHandle<Reply>> = (0..8).map(|_| later(server.local_client(), turn("hang-1"))).collect();
-    wait_until("they wait", PATIENCE, || responder(&mut client)["waiting"] == 16);
+    for _ in 0..8 {
+        wait_in(true, "hang-1");
+    }
+    assert_eq!(responder(&mut client)["running"], 8);
     for mut client in [server.client(), server.local_client()] {
         let began = Instant::now();
         let reply = client.post("/api/chat", &turn("another"));
@@ -220,14 +268,14 @@ fn hung_turns_stall_neither_other_sessions_nor_history_nor_status_on_either_list
     assert_eq!(told(&mut client, "another"), [("user".into(), "hi".into()), ("user".into(), "hi".into())]);
     // An erasure ends the turn of its session.
     client.request("DELETE", "/api/chat/sessions/hang-0", &[], None).expect(200);
-    let mut hung = hung.into_iter();
-    let reply = hung.next().unwrap().join().unwrap().expect(200);
+    let mut waiting = waiting.into_iter();
+    let reply = waiting.next().unwrap().join().unwrap().expect(200);
     assert_eq!((&reply["status"], &reply["assistant_message_id"]), (&json!("cancelled"), &Value::Null));
     assert_eq!(told(&mut client, "hang-0"), []);
     assert_eq!(client.chat("another", "go on")["response"], "fine", "there is a place again");
     drop(server);
     // Their connections broke, and their threads ended in a panic that says so.
-    hung.chain(queued).for_each(|thread| drop(thread.join().unwrap_err()));
+    waiting.for_each(|thread| drop(thread.join().unwrap_err()));
 }
 
 #[test]
@@ -260,6 +308,47 @@ fn a_kill_in_the_middle_of_a_reply_leaves_the_question_and_its_key_brings_the_an
     assert_eq!((&reply["response"], &reply["duplicate"]), (&json!("one two"), &json!(true)));
     assert_eq!(reply["user_message_id"], asked);
     assert_eq!(told(&mut client, "gate").len(), 2);
+}
+
+/// Streams a turn as long as the server lives: whether its head came, and whether its end did.
+fn stream_until_killed(mut connection: Connection, body: &Value) -> (bool, bool) {
+    let body = body.to_string();
+    let head = "POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+                Accept: text/event-stream\r\nContent-Length";
+    let sent = connection.send(format!("{head}: {}\r\n\r\n{body}", body.len()).as_bytes());
+    let is_begun = sent.and_then(|()| connection.until("\r\n\r\n")).is_ok_and(|head| head.contains(" 200 "));
+    (is_begun, is_begun && connection.until("0\r\n\r\n").is_ok())
+}
+
+#[test]
+fn killed_at_any_moment_a_question_that_was_begun_is_kept_and_its_reply_is_whole_or_absent() {
+    let mut server = Server::start(options());
+    let mut random = Random::announced("turns killed at any moment");
+    let (mut whole, mut absent) = (0, 0);
+    for round in 0..8 {
+        let sessions: Vec<String> = (0..4).map(|n| format!("slow-{round}-{n}")).collect();
+        let streams: Vec<_> = sessions
+            .iter()
+            .map(|session| {
+                let (connection, body) = (server.connect(), turn(session));
+                std::thread::spawn(move || stream_until_killed(connection, &body))
+            })
+            .collect();
+        std::thread::park_timeout(Duration::from_millis(random.between(0, 150)));
+        server.kill9();
+        let seen: Vec<(bool, bool)> = streams.into_iter().map(|stream| stream.join().unwrap()).collect();
+        server.start_again();
+        let mut client = server.client();
+        for (session, (is_begun, is_over)) in sessions.iter().zip(seen) {
+            let told = told(&mut client, session);
+            let expected = [("user".to_owned(), "go on".to_owned()), ("assistant".to_owned(), "12345".to_owned())];
+            assert!(told.len() <= 2 && told == expected[..told.len()], "{session}: {told:?}");
+            assert!(told.len() >= usize::from(is_begun) && (!is_over || told.len() == 2), "{session}: {told:?}");
+            whole += usize::from(told.len() == 2);
+            absent += usize::from(told.len() == 1);
+        }
+    }
+    assert!(whole + absent > 0, "some were begun");
 }
 
 #[test]

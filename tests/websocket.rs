@@ -234,6 +234,7 @@ fn raw(server: &Server, behind: &[u8]) -> Connection {
     assert_eq!(connection.reply().unwrap().status, 101);
     let welcome = socket::read_frame(&mut connection);
     assert!(welcome.1.starts_with(b"{\"type\":\"system\""), "{welcome:?}");
+    assert_eq!(event(&mut connection)["status"], "idle");
     connection
 }
 

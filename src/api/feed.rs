@@ -301,7 +301,7 @@ fn line_bytes(event: &Event) -> usize {
 fn kind(event: &Event) -> &'static str {
     match event.what {
         What::Message(_) => "message",
-        What::Erased(_) => "erased",
+        What::Erased(..) => "erased",
     }
 }
 
@@ -314,8 +314,8 @@ fn push_event(to: &mut Vec<u8>, event: &Event) {
             to.extend_from_slice(b"\"message\":");
             to.extend_from_slice(message.line());
         }
-        What::Erased(session) => {
-            let _ = write!(to, "\"session_id\":\"{session}\"");
+        What::Erased(session, up_to) => {
+            let _ = write!(to, "\"session_id\":\"{session}\",\"erasure_id\":\"{up_to}\"");
         }
     }
     to.push(b'}');

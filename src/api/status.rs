@@ -66,6 +66,12 @@ impl Status {
                     "reason": database.reason,
                     "differing_indexes": database.differing_indexes,
                     "shared": mongo.shared,
+                    "shared_reason": database.cannot_share,
+                    "erasures_pending": match database.state {
+                        State::Disabled => 0,
+                        _ => self.journal.erased_after(drained),
+                    },
+                    "erasures_to_repeat": database.erasures_to_repeat,
                     "hosts": self.mongo_hosts,
                     "database": mongo.database,
                     "chat_collection": mongo.chat_collection,
@@ -122,6 +128,7 @@ impl Status {
                     "kind": match self.config.responder.kind {
                         ResponderKind::Echo => "echo",
                         ResponderKind::Command => "command",
+                        ResponderKind::OpenAi => "openai",
                         ResponderKind::None => "none",
                     },
                     "max_concurrent": turns.max_concurrent,

@@ -102,6 +102,19 @@ fn erased_messages_are_forgotten() {
     assert_eq!(times(&cache, "s"), [4]);
 }
 
+#[test]
+fn an_erasure_that_takes_nothing_from_memory_does_not_make_it_whole() {
+    let cache = cache(2, 1 << 20);
+    for at in 1..=4 {
+        cache.push(&message("s", at), at == 1);
+    }
+    let erase = |at| cache.erase(&SessionId::new("s").unwrap(), Id::from_parts(Timestamp::from_micros(at), 0));
+    erase(1);
+    assert_eq!((times(&cache, "s"), is_whole(&cache)), (vec![3, 4], false), "2 is on disk only");
+    erase(3);
+    assert_eq!((times(&cache, "s"), is_whole(&cache)), (vec![4], true));
+}
+
 fn is_whole(cache: &Cache) -> bool {
     cache.look(&SessionId::new("s").unwrap(), |held| held.whole).unwrap()
 }

@@ -145,6 +145,11 @@ impl Running {
         self.live().why.is_some()
     }
 
+    /// Whether its session was erased.
+    pub(super) fn is_erased(&self) -> bool {
+        self.live().why == Some(Why::Erased)
+    }
+
     /// Whether its end was told.
     #[must_use]
     pub fn is_over(&self) -> bool {

@@ -83,7 +83,9 @@ impl Line {
     /// An error: it came with other content.
     fn same(&self, key: Option<&Key>) -> Result<Option<&Arc<Running>>, NoTurn> {
         let Some(key) = key else { return Ok(None) };
-        let is_same = |running: &&Arc<Running>| running.key().is_some_and(|other| other.hash == key.hash);
+        // What an erased message's key stood for is forgotten, also while its turn is ending.
+        let is_same =
+            |running: &&Arc<Running>| running.key().is_some_and(|other| other.hash == key.hash) && !running.is_erased();
         match self.running().filter(is_same) {
             Some(running) if running.key() != Some(key) => Err(NoTurn::Refused(Refusal::KeyConflict(0))),
             found => Ok(found),

@@ -231,6 +231,8 @@ pub enum ResponderKind {
     Echo,
     /// A program of the user's, run once for each message.
     Command,
+    /// A server that speaks the protocol of OpenAI's chat completions.
+    OpenAi,
     /// Records only; `POST /api/chat` answers 202.
     None,
 }
@@ -246,6 +248,25 @@ pub struct ResponderConfig {
     pub max_concurrent: usize,
     /// How long an answer may take, and how long a turn waits for those of its session before it.
     pub timeout: Duration,
+    /// The server of [`ResponderKind::OpenAi`].
+    pub openai: OpenAiConfig,
+}
+
+/// `responder.openai:` the server that answers, and what it is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenAiConfig {
+    /// Its address without a slash at the end; `/chat/completions` is added.
+    pub base_url: String,
+    /// The model; has a name if [`ResponderKind::OpenAi`] is the kind.
+    pub model: String,
+    /// The bearer token, when it wants one.
+    pub api_key: Option<Secret>,
+    /// Said before every conversation, unless it is empty.
+    pub system_prompt: String,
+    /// The most messages of a conversation it is told, the one to answer included.
+    pub context_messages: usize,
+    /// The most text of a conversation it is told, in bytes; the message to answer is told whole all the same.
+    pub context_bytes: usize,
 }
 
 /// `log:` the log.

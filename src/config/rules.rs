@@ -132,6 +132,30 @@ pub(super) fn is_argument(text: &str) -> bool {
     text.len() < 128 * 1024 && !text.contains('\0')
 }
 
+/// The address of an OpenAI-compatible server, to which `/chat/completions` is added.
+pub(super) fn is_base_url(text: &str) -> bool {
+    let Some(rest) = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")) else { return false };
+    let authority = rest.split('/').next().unwrap_or_default();
+    let (host, port) = match authority.rsplit_once(':') {
+        // The colon may be one inside the brackets.
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (authority, None),
+    };
+    is_host(&host.to_ascii_lowercase())
+        && port.is_none_or(|port| is_port(port) && !port.is_empty())
+        && rest.bytes().all(|b| b.is_ascii_graphic() && !b"?#@\\\"<>^`{|}".contains(&b))
+}
+
+/// The name of a model, or none.
+pub(super) fn is_model(text: &str) -> bool {
+    text.len() <= 256 && !text.chars().any(char::is_control)
+}
+
+/// What a model is told before a conversation, or nothing.
+pub(super) fn is_prompt(text: &str) -> bool {
+    text.len() <= 256 * 1024 && !text.contains('\0')
+}
+
 /// A connection string without its credentials: user and password, and the values of all options that may hold one.
 ///
 /// A password may hold an unescaped `@` or `/`, so everything from the scheme to the last `@` is taken for it.
@@ -164,6 +188,12 @@ fn redact_option(option: &str) -> String {
 pub(super) fn mongo_refusal(built_with_mongo: bool) -> Option<&'static str> {
     (!built_with_mongo)
         .then_some("must be false: this build has no MongoDB, it was made without the cargo feature `mongo`")
+}
+
+/// Why `responder.kind: openai` cannot be served, while it cannot be.
+pub(super) fn openai_refusal(built_with_openai: bool) -> Option<&'static str> {
+    (!built_with_openai)
+        .then_some("must be another: this build has no client for it, it was made without the cargo feature `openai`")
 }
 
 /// The rules between keys. One whose keys have faults of their own is passed over: it would only repeat them.
@@ -238,6 +268,23 @@ pub(super) fn check_together(settings: &Settings, is_sound: &dyn Fn(&str) -> boo
         settings.text("responder.kind") == "command" && command.first().is_none_or(String::is_empty),
         "must begin with the program to run while responder.kind is command, such as [\"/usr/bin/python3\", \"answer.py\"]"
             .to_owned(),
+    );
+
+    let is_openai = settings.text("responder.kind") == "openai";
+    let refusal = openai_refusal(cfg!(feature = "openai"));
+    check(
+        "responder.kind",
+        &[],
+        "openai".to_owned(),
+        is_openai && refusal.is_some(),
+        refusal.unwrap_or_default().to_owned(),
+    );
+    check(
+        "responder.openai.model",
+        &["responder.kind"],
+        quote_text(""),
+        is_openai && settings.text("responder.openai.model").is_empty(),
+        "must name a model of the server while responder.kind is openai".to_owned(),
     );
 
     let refusal = mongo_refusal(cfg!(feature = "mongo"));

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use super::table::{KEYS, Key, Kind};
 use super::{
-    CacheConfig, Config, Fsync, HistoryConfig, JournalConfig, LogConfig, MongoConfig, ResponderConfig, ResponderKind,
-    Secret, ServerConfig, WebsocketConfig,
+    CacheConfig, Config, Fsync, HistoryConfig, JournalConfig, LogConfig, MongoConfig, OpenAiConfig, ResponderConfig,
+    ResponderKind, Secret, ServerConfig, WebsocketConfig,
 };
 
 /// A value of its key's kind.
@@ -180,15 +180,25 @@ impl Settings {
     }
 
     fn responder(&self) -> ResponderConfig {
+        let key = self.text("responder.openai.api_key");
         ResponderConfig {
             kind: match self.text("responder.kind") {
                 "command" => ResponderKind::Command,
+                "openai" => ResponderKind::OpenAi,
                 "none" => ResponderKind::None,
                 _ => ResponderKind::Echo,
             },
             command: self.list("responder.command"),
             max_concurrent: self.count("responder.max_concurrent"),
             timeout: self.seconds("responder.timeout_seconds"),
+            openai: OpenAiConfig {
+                base_url: self.text("responder.openai.base_url").trim_end_matches('/').to_owned(),
+                model: self.text("responder.openai.model").to_owned(),
+                api_key: (!key.is_empty()).then(|| Secret::new(key)),
+                system_prompt: self.text("responder.openai.system_prompt").to_owned(),
+                context_messages: self.count("responder.openai.context_messages"),
+                context_bytes: self.count("responder.openai.context_bytes"),
+            },
         }
     }
 

@@ -110,6 +110,10 @@ const IS_MONGO_URI: &str = "must begin with mongodb:// or mongodb+srv://, withou
      and not be what check-config prints in place of it";
 const IS_DATABASE: &str = "must be 1 to 63 bytes without any of / \\ . \" $ * < > : | ? or white space";
 const IS_ARGUMENT: &str = "must be an argument of a program: at most 128 KiB, without zero bytes";
+const IS_BASE_URL: &str = "must be http://HOST[:PORT][/PATH] or https://…, as the server's manual gives it, without user, \
+     query, fragment or spaces";
+const IS_MODEL: &str = "must be the name of a model: at most 256 characters, without control characters";
+const IS_PROMPT: &str = "must be at most 256 KiB, without zero bytes";
 const IS_COLLECTION: &str =
     "must be 1 to 120 bytes without $ or control characters, and not begin with system. or a dot";
 
@@ -165,9 +169,15 @@ pub(super) static KEYS: &[Key] = &[
     whole("mongo.cache.max_bytes", 32 * MIB, 64 * KIB..=64 * GIB),
     whole("history.max_scan_bytes", 64 * MIB, 64 * KIB..=TIB),
     whole("history.mongo_timeout_ms", 1500, 50..=60_000),
-    choice("responder.kind", "echo", &["echo", "command", "none"]),
+    choice("responder.kind", "echo", &["echo", "command", "openai", "none"]),
     list("responder.command", rules::is_argument, IS_ARGUMENT),
     whole("responder.max_concurrent", 8, 1..=1000),
     whole("responder.timeout_seconds", 120, 1..=HOUR),
+    text("responder.openai.base_url", "http://127.0.0.1:11434/v1", rules::is_base_url, IS_BASE_URL),
+    text("responder.openai.model", "", rules::is_model, IS_MODEL),
+    secret(text("responder.openai.api_key", "", rules::is_token, IS_TOKEN), |_| REDACTED.to_owned()),
+    text("responder.openai.system_prompt", "", rules::is_prompt, IS_PROMPT),
+    whole("responder.openai.context_messages", 40, 1..=500),
+    whole("responder.openai.context_bytes", 64 * KIB, KIB..=8 * MIB),
     choice("log.level", "${CHATKEEP_LOG:-info}", &["off", "error", "warn", "info", "debug", "trace"]),
 ];

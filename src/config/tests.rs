@@ -172,11 +172,28 @@ fn each_impossible_value_is_refused_with_its_path_value_and_rule() {
         ("history.mongo_timeout_ms", "49", "history.mongo_timeout_ms: 49: must be a whole number from 50 to 60000"),
         ("mongo.cache.disk_path", "data/journal", "must be another folder than journal.path"),
         ("mongo.cache", "5", "mongo.cache: [redacted]: must be a block of keys"),
-        ("responder.kind", "telepathy", "responder.kind: \"telepathy\": must be one of echo, command, none"),
+        ("responder.kind", "telepathy", "responder.kind: \"telepathy\": must be one of echo, command, openai, none"),
         (
             "responder.kind",
             "command",
             "responder.command: []: must begin with the program to run while responder.kind is",
+        ),
+        (
+            "responder.openai.base_url",
+            "\"localhost:1/v1\"",
+            "\"localhost:1/v1\": must be http://HOST[:PORT][/PATH] or https",
+        ),
+        ("responder.openai.base_url", "\"http://h/v1?key=1\"", "must be http://HOST"),
+        ("responder.openai.base_url", "\"http://h:99999/v1\"", "must be http://HOST"),
+        ("responder.openai.base_url", "\"http://u:p@h/v1\"", "\"http://[redacted]@h/v1\": must be http://HOST"),
+        ("responder.openai.base_url", "\"http:///v1\"", "must be http://HOST"),
+        ("responder.openai.base_url", "\"http://h/a b\"", "must be http://HOST"),
+        ("responder.openai.model", "\"a\\nb\"", "responder.openai.model: \"a\\nb\": must be the name of a model"),
+        ("responder.openai.api_key", "\"a b\"", "responder.openai.api_key: [redacted]: must be at most 1024 visible"),
+        (
+            "responder.openai.context_messages",
+            "0",
+            "responder.openai.context_messages: 0: must be a whole number from 1",
         ),
         ("responder.command", "cat", "responder.command: \"cat\": must be a list"),
         ("responder.command", "[cat, 5]", "responder.command[1]: 5: must be text (in quotes): must be an argument"),
@@ -377,6 +394,25 @@ fn a_command_is_taken_as_it_stands_and_needs_a_program() {
     assert!(told.starts_with("responder.command: [\"\", …]: must begin with the program to run"), "{told}");
     // Told once, and not on top of a fault of its own.
     assert_eq!(faults(&with("[5]")).lines().count(), 1);
+}
+
+#[test]
+fn a_server_that_answers_needs_a_model_and_a_build_that_can_ask_it() {
+    let missing = "this build has no client for it, it was made without the cargo feature `openai`";
+    assert!(rules::openai_refusal(false).is_some_and(|rule| rule.ends_with(missing)));
+    assert_eq!(rules::openai_refusal(true), None);
+    let text = "responder: {kind: openai, openai: {base_url: \"HTTPS\", model: gpt, api_key: \"${TOKEN}\"}}"
+        .replace("HTTPS", "https://[::1]:8080/a/v1/");
+    if cfg!(not(feature = "openai")) {
+        assert_eq!(faults(&text), format!("responder.kind: openai: must be another: {missing}"));
+        return;
+    }
+    let config = config(&text).responder;
+    assert_eq!((config.kind, config.openai.base_url.as_str()), (ResponderKind::OpenAi, "https://[::1]:8080/a/v1"));
+    assert_eq!(config.openai.api_key.as_ref().map(Secret::expose), Some(SECRET));
+    assert!(!format!("{config:?}").contains(SECRET) && !load(&text).unwrap().to_yaml().contains(SECRET));
+    let told = faults("responder: {kind: openai}");
+    assert_eq!(told, "responder.openai.model: \"\": must name a model of the server while responder.kind is openai");
 }
 
 #[test]

@@ -74,7 +74,7 @@ fn erase(feed: &Feed<SimDisk>, session: &str) {
 fn told(events: &[Event]) -> Vec<String> {
     let one = |event: &Event| match &event.what {
         What::Message(message) => message.text(),
-        What::Erased(session) => format!("-{session}"),
+        What::Erased(session, _) => format!("-{session}"),
     };
     events.iter().map(one).collect()
 }

@@ -11,7 +11,7 @@ use crate::config::Fsync;
 use crate::journal::{self, Kept as Recorded, ReplyTo};
 use crate::message::{Draft, Metadata};
 use crate::recorder::{Recorder, open_transcripts};
-use crate::store::{Connected, Inserted, Store, StoreError, StorePage, StoreQuery};
+use crate::store::{Connected, Inserted, Outgoing, Store, StoreError, StorePage, StoreQuery};
 use crate::worker::Storage;
 
 struct Fixture {
@@ -288,7 +288,7 @@ impl Store for Silent {
         unreachable!("nobody drains here")
     }
 
-    fn insert(&self, _: &[Arc<Message>]) -> Result<Inserted, StoreError> {
+    fn send(&self, _: &[Outgoing]) -> Result<Inserted, StoreError> {
         unreachable!("nobody drains here")
     }
 

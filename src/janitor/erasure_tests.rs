@@ -21,7 +21,7 @@ use crate::doctor;
 use crate::history::{Ask, History};
 use crate::journal::{Draft, Journal, Kept, Key, Progress, Record, Refusal, ReplyTo};
 use crate::message::{self, Clock, Id, Metadata, SessionId, Timestamp};
-use crate::recorder::{Erased, Opened, Recorder, StartError};
+use crate::recorder::{Opened, Recorder, StartError};
 use crate::transcript::Transcripts;
 use crate::worker::{TranscriptSink, Worker};
 
@@ -47,7 +47,10 @@ struct Case {
     kept: BTreeMap<String, (SessionId, Id, Vec<u8>)>,
     /// Keys of erased messages.
     keys: Vec<String>,
-    erased: Option<Id>,
+    /// It was acknowledged.
+    erased: bool,
+    /// The erasure comes from another server, and there are newer messages.
+    elsewhere: bool,
     said: u64,
     /// The lock is the kernel's and stands on the real disk.
     _folder: tempfile::TempDir,
@@ -70,7 +73,7 @@ fn ask_all(name: &str) -> Ask {
 }
 
 impl Case {
-    fn new(fsync: Fsync) -> Self {
+    fn new(fsync: Fsync, elsewhere: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("journal")).unwrap();
         let mut config = Config::defaults(Some(folder.path())).unwrap();
@@ -80,8 +83,8 @@ impl Case {
         config.mongo.queue_capacity = 3;
         config.mongo.cache.max_messages_per_session = 3;
         let (kept, keys) = (BTreeMap::new(), Vec::new());
-        let (disk, live, erased) = (SimDisk::default(), None, None);
-        Self { disk, config, live, kept, keys, erased, said: 0, _folder: folder }
+        let (disk, live, erased) = (SimDisk::default(), None, false);
+        Self { disk, config, live, kept, keys, erased, elsewhere, said: 0, _folder: folder }
     }
 
     fn open(&mut self) -> Result<(), StartError> {
@@ -138,11 +141,19 @@ impl Case {
         Ok(kept)
     }
 
-    fn erase(&mut self) -> Result<Erased, Refusal> {
-        self.live().journal.a_moment_later();
-        let erased = self.live().recorder.erase(&session("gone"))?;
-        self.erased = Some(erased.id);
-        Ok(erased)
+    fn erase(&mut self) -> Result<(), Refusal> {
+        if self.elsewhere {
+            // Before the erasure and newer than what it covers.
+            let newer = self.say(&["gone", "kept"], false)?[0].id().time().micros();
+            let up_to = Id::from_parts(Timestamp::from_micros(newer - 1), u64::MAX);
+            self.live().journal.a_moment_later();
+            self.live().recorder.erase_elsewhere(&[(session("gone"), up_to), (session("nobody"), up_to)])?;
+        } else {
+            self.live().journal.a_moment_later();
+            self.live().recorder.erase(&session("gone"))?;
+        }
+        self.erased = true;
+        Ok(())
     }
 
     /// What the worker does until a stop.
@@ -185,7 +196,7 @@ impl Case {
 
     /// What a reader of the living process sees, if the disk lets it.
     fn glance(&self) {
-        let Some(live) = self.live.as_ref().filter(|_| self.erased.is_some()) else { return };
+        let Some(live) = self.live.as_ref().filter(|_| self.erased) else { return };
         for after in [None, Some(Id::from_parts(Timestamp::from_micros(0), 0))] {
             let Ok(answer) = live.history.read(&Ask { after, ..ask_all("gone") }) else { continue };
             assert!(answer.messages.iter().all(|(message, _)| !message.text().contains(MARK)), "it is still shown");
@@ -209,7 +220,7 @@ impl Case {
         for (text, place) in &self.kept {
             assert_eq!(found.get(text), Some(place), "{text:.20} was acknowledged");
         }
-        if self.erased.is_none() {
+        if !self.erased {
             return;
         }
         assert!(found.keys().all(|text| !text.contains(MARK)), "{found:?}");
@@ -224,12 +235,12 @@ impl Case {
     fn check_transcripts(&self) {
         let folder = &self.config.mongo.cache.disk_path;
         for path in self.disk.paths().into_iter().filter(|path| path.parent() == Some(folder)) {
-            assert!(self.erased.is_none() || !holds_mark(&self.disk, &path), "{}", path.display());
+            assert!(!self.erased || !holds_mark(&self.disk, &path), "{}", path.display());
         }
     }
 
     fn check_files(&self) {
-        if self.erased.is_some() {
+        if self.erased {
             let holding: Vec<PathBuf> =
                 self.disk.paths().into_iter().filter(|path| holds_mark(&self.disk, path)).collect();
             assert!(holding.is_empty(), "{holding:?}");
@@ -252,7 +263,7 @@ impl Case {
             doctor::repair_on(&self.disk, &place, &Clock::system()).unwrap();
             self.check_transcripts();
             let recovered = self.config.journal.path.join("recovered.jsonl");
-            assert!(self.erased.is_none() || !holds_mark(&self.disk, &recovered));
+            assert!(!self.erased || !holds_mark(&self.disk, &recovered));
         }
         self.open().unwrap();
         self.check();
@@ -265,7 +276,7 @@ impl Case {
 
     /// The keys of what is erased stand for nothing.
     fn check_keys(&mut self) {
-        for key in self.keys.clone().iter().filter(|_| self.erased.is_some()) {
+        for key in self.keys.clone().iter().filter(|_| self.erased) {
             let kept = self.live().recorder.record(vec![draft(&session("gone"), key, Some(key))]).unwrap();
             assert!(matches!(&kept[0], Kept::New(_)), "{key:.20} is still known: {kept:?}");
         }
@@ -278,8 +289,12 @@ fn holds_mark(disk: &SimDisk, path: &std::path::Path) -> bool {
 
 /// Runs the history with a fault, ends it, and looks from all sides. Returns the calls it took.
 fn run(fsync: Fsync, fault: Option<(u64, Fault)>, cut: Option<u64>) -> u64 {
-    let told = Told(format!("{fsync:?}, fault {fault:?}, power cut {cut:?}"));
-    let mut case = Case::new(fsync);
+    run_erased(false, fsync, fault, cut)
+}
+
+fn run_erased(elsewhere: bool, fsync: Fsync, fault: Option<(u64, Fault)>, cut: Option<u64>) -> u64 {
+    let told = Told(format!("{fsync:?}, fault {fault:?}, power cut {cut:?}, elsewhere: {elsewhere}"));
+    let mut case = Case::new(fsync, elsewhere);
     if let Some((call, fault)) = fault {
         case.disk.fault_at(call, fault);
     }
@@ -360,6 +375,22 @@ fn a_fault_at_every_call_of_an_erasure_and_its_scrubbing_is_survived() {
         for call in 1..=calls {
             let fault = [Fault::Fail(Other), Fault::Fail(StorageFull), Fault::Short][(call % 3) as usize];
             run(fsync, Some((call, fault)), (call % 2 == 0).then_some(call));
+        }
+    }
+}
+
+#[test]
+fn what_another_server_erased_goes_and_what_is_newer_stays_whatever_happens() {
+    use std::io::ErrorKind::Other;
+    let all = [
+        (Fsync::Always, Fault::PowerOff, true),
+        (Fsync::Never, Fault::PowerOff, false),
+        (Fsync::Always, Fault::Fail(Other), false),
+    ];
+    for (fsync, fault, cut) in all {
+        let calls = run_erased(true, fsync, None, None);
+        for call in 1..=calls {
+            run_erased(true, fsync, Some((call, fault)), cut.then_some(call));
         }
     }
 }

@@ -71,7 +71,9 @@ impl Erasures {
         if self.known.len() >= ERASURES_MAX && !self.known.contains_key(&erasure.session) {
             self.make_room();
         }
-        let known = Known { sequence: erasure.sequence, id: erasure.id, state: State::Unscrubbed };
+        // One of another server may reach less far than one before it.
+        let id = self.known.get(&erasure.session).map_or(erasure.id, |known| known.id.max(erasure.id));
+        let known = Known { sequence: erasure.sequence, id, state: State::Unscrubbed };
         let before = self.known.insert(erasure.session, known);
         self.unscrubbed += usize::from(before.is_none_or(|before| before.state == State::Scrubbed));
     }
@@ -98,6 +100,12 @@ impl Erasures {
     #[must_use]
     pub fn covers(&self, session: &SessionId, id: Id) -> bool {
         !self.known.is_empty() && self.known.get(session).is_some_and(|known| id <= known.id)
+    }
+
+    /// How many sessions were erased last behind that sequence.
+    #[must_use]
+    pub fn after(&self, sequence: u64) -> usize {
+        self.known.values().filter(|known| known.sequence > sequence).count()
     }
 
     /// How many are to be scrubbed.
@@ -169,6 +177,16 @@ mod tests {
         let (a, b) = (erasure(3, "a"), erasure(4, "b"));
         assert!(!erasures.covers(&a.session, a.id) && erasures.covers(&b.session, b.id));
         assert!(!erasures.covers(&b.session, erasure(5, "b").id));
+    }
+
+    #[test]
+    fn an_erasure_that_reaches_less_far_than_the_one_before_takes_nothing_back() {
+        let mut erasures = Erasures::default();
+        let (own, foreign) = (erasure(7, "a"), Erasure { sequence: 9, ..erasure(3, "a") });
+        erasures.note(own.clone());
+        erasures.note(foreign);
+        assert!(erasures.covers(&own.session, own.id));
+        assert_eq!((erasures.after(8), erasures.after(9)), (1, 0));
     }
 
     #[test]

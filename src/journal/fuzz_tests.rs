@@ -308,7 +308,7 @@ fn side_files_and_headers_with_right_checksums_and_wrong_content_are_read_withou
 fn payloads_of_any_bytes_are_entries_or_none_and_never_a_panic() {
     let mut random = Random(4);
     let id = Id::from_parts(Timestamp::from_micros(1_764_292_425_000_000), 1);
-    let session = crate::message::SessionId::new("s").unwrap();
+    let session = SessionId::new("s").unwrap();
     let (metadata, vector_ids) = (crate::message::Metadata::default(), [].as_slice());
     let line = || crate::message::Draft { session: &session, role: "user", text: "hé", metadata, vector_ids }.prepare();
     let key = Some(Key { hash: [1; 16], content: [2; 8] });

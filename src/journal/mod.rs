@@ -99,7 +99,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::config::JournalConfig;
 use crate::disk::{Disk, RealDisk};
-use crate::message::{Clock, IdGenerator, LINE_BYTES_MAX, Message};
+use crate::message::{Clock, Id, IdGenerator, LINE_BYTES_MAX, Message, SessionId};
 
 pub use arrivals::{Arrivals, Woken};
 pub use checkpoint::{Checkpoint, Standing};
@@ -367,6 +367,16 @@ impl<D: Disk> Journal<D> {
     /// Whether a message was erased since it was published: for whoever holds records that no reader hands out any more.
     pub fn is_erased(&self, message: &Message) -> bool {
         self.shared.erasures.read().expect("no holder panics").covers(message.session(), message.id())
+    }
+
+    /// Whether everything of the session up to that id is erased, as far as it is remembered.
+    pub fn is_erased_up_to(&self, session: &SessionId, id: Id) -> bool {
+        self.shared.erasures.read().expect("no holder panics").covers(session, id)
+    }
+
+    /// How many sessions were erased last behind that sequence.
+    pub fn erased_after(&self, sequence: u64) -> usize {
+        self.shared.erasures.read().expect("no holder panics").after(sequence)
     }
 
     /// A reader of everything behind sequence `after`.

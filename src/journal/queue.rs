@@ -200,7 +200,10 @@ impl Queue {
     }
 
     fn push_one(&mut self, draft: Draft, previous: Option<Id>, group: Group) -> Record {
-        let id = self.ids.next_id();
+        let id = match draft.erased_elsewhere() {
+            Some(up_to) => self.ids.pass(up_to),
+            None => self.ids.next_id(),
+        };
         let record = Record { sequence: self.next_sequence, entry: draft.seal(id, previous) };
         self.next_sequence += 1;
         self.frames.push(&record, group);

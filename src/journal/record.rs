@@ -83,6 +83,14 @@ pub enum Draft {
         /// The session.
         session: SessionId,
     },
+    /// What another server has erased of a session: everything up to that id, which is the record's own then (see
+    /// [`IdGenerator::pass`](crate::message::IdGenerator::pass)).
+    ForeignErasure {
+        /// The session.
+        session: SessionId,
+        /// Up to here.
+        up_to: Id,
+    },
 }
 
 /// Something that was recorded.
@@ -94,7 +102,7 @@ pub enum Entry {
     ContextClear(Arc<Message>, Links),
     /// All of `session` up to `id` is erased.
     Erasure {
-        /// The erasure's own id.
+        /// The erasure's own id, or of another server's, whose id it was there. Such a one may be below the ids before it.
         id: Id,
         /// The session.
         session: SessionId,
@@ -122,7 +130,7 @@ impl Draft {
     pub(super) fn line_bytes(&self) -> usize {
         match self {
             Self::Message { line, .. } | Self::ContextClear { line, .. } => line.line_bytes(),
-            Self::Erasure { .. } => 0,
+            Self::Erasure { .. } | Self::ForeignErasure { .. } => 0,
         }
     }
 
@@ -130,20 +138,25 @@ impl Draft {
     pub(super) fn key(&self) -> Option<&Key> {
         match self {
             Self::Message { key, .. } | Self::ContextClear { key, .. } => key.as_ref(),
-            Self::Erasure { .. } => None,
+            Self::Erasure { .. } | Self::ForeignErasure { .. } => None,
         }
     }
 
     /// Whether it is an erasure.
     pub(super) fn erases(&self) -> bool {
-        matches!(self, Self::Erasure { .. })
+        matches!(self, Self::Erasure { .. } | Self::ForeignErasure { .. })
+    }
+
+    /// The id up to which another server has erased.
+    pub(super) fn erased_elsewhere(&self) -> Option<Id> {
+        if let Self::ForeignErasure { up_to, .. } = self { Some(*up_to) } else { None }
     }
 
     /// The session it is about.
     pub(super) fn session(&self) -> &SessionId {
         match self {
             Self::Message { line, .. } | Self::ContextClear { line, .. } => line.session(),
-            Self::Erasure { session } => session,
+            Self::Erasure { session } | Self::ForeignErasure { session, .. } => session,
         }
     }
 
@@ -151,7 +164,7 @@ impl Draft {
     pub(super) fn reply_to(&self) -> ReplyTo {
         match self {
             Self::Message { reply_to, .. } => *reply_to,
-            Self::ContextClear { .. } | Self::Erasure { .. } => ReplyTo::Nothing,
+            Self::ContextClear { .. } | Self::Erasure { .. } | Self::ForeignErasure { .. } => ReplyTo::Nothing,
         }
     }
 
@@ -169,7 +182,7 @@ impl Draft {
             Self::ContextClear { line, key } => {
                 Entry::ContextClear(Arc::new(line.seal(id)), Links { key, reply_to: None })
             }
-            Self::Erasure { session } => Entry::Erasure { id, session },
+            Self::Erasure { session } | Self::ForeignErasure { session, .. } => Entry::Erasure { id, session },
         }
     }
 }

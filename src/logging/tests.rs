@@ -76,6 +76,8 @@ fn other_crates_are_heard_from_warn_up_unless_all_is_traced() {
         (LevelFilter::Debug, Level::Info, "chatkeeper", false),
         (LevelFilter::Info, Level::Warn, "mongodb", true),
         (LevelFilter::Trace, Level::Trace, "tungstenite", true),
+        (LevelFilter::Trace, Level::Debug, "ureq_proto::util", false),
+        (LevelFilter::Trace, Level::Warn, "ureq_proto", true),
         (LevelFilter::Off, Level::Error, "chatkeep", false),
     ] {
         let (writes, logger) = logger(level);

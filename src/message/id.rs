@@ -126,6 +126,9 @@ impl serde::Serialize for Id {
     }
 }
 
+/// How far another server's clock may be ahead of this one's to be followed: as far as imported ids may.
+const AHEAD_MICROS_MAX: u64 = 5 * 60 * 1_000_000;
+
 /// Makes ids that rise strictly: when the clock stands still or runs backward, the logical time goes on by a microsecond.
 ///
 /// The logical time can run ahead of the clock only beyond a million messages a second; it then waits for nobody and
@@ -161,6 +164,22 @@ impl IdGenerator {
         self.largest
     }
 
+    /// The id up to which another server's order goes: `id`, and every later one of this generator lies after it. One that
+    /// lies far ahead of the clock is not followed, or it would take the times of all that comes with it: then the next own.
+    ///
+    /// # Panics
+    /// As [`IdGenerator::next_id`].
+    pub fn pass(&mut self, id: Id) -> Id {
+        let own = self.next_id();
+        if id > own {
+            if id.time().micros() - own.time().micros() > AHEAD_MICROS_MAX {
+                return own;
+            }
+            (self.last, self.largest) = (id.time(), id);
+        }
+        id
+    }
+
     fn random(&mut self) -> u64 {
         if self.used == POOL_BYTES {
             getrandom::fill(&mut self.pool[..]).expect("the system gives random bytes");
@@ -187,6 +206,21 @@ mod tests {
             assert_eq!(id.to_string().parse::<Id>(), Ok(id));
             assert_eq!(Id::from_bytes(id.to_bytes()), Ok(id));
             assert_eq!(&id.to_string()[14..15], "7");
+        }
+    }
+
+    #[test]
+    fn an_id_of_another_server_is_passed_unless_it_lies_far_ahead() {
+        let now = 1_764_292_425_123_456;
+        let mut ids = IdGenerator::new(Clock::fixed(Arc::new(AtomicU64::new(now))), None);
+        let first = ids.next_id();
+        let at = |micros| Id::from_parts(Timestamp::from_micros(micros), u64::MAX);
+        for (passed, taken) in [(at(now - 9), true), (at(now + 1000), true), (at(now + 2 * AHEAD_MICROS_MAX), false)] {
+            let up_to = ids.pass(passed);
+            assert_eq!(up_to == passed, taken, "{passed}");
+            assert!(taken || (up_to > first && up_to < passed), "{up_to}");
+            let next = ids.next_id();
+            assert!(next > up_to && next.time().micros() < now + 2000, "{next}");
         }
     }
 

@@ -8,6 +8,8 @@
 mod command;
 mod echo;
 mod excerpt;
+#[cfg_attr(not(feature = "openai"), path = "openai/without.rs")]
+mod openai;
 mod speech;
 mod stop;
 #[cfg(test)]
@@ -24,6 +26,7 @@ use crate::message::{Id, Message, SessionId};
 
 pub use command::Command;
 pub use echo::Echo;
+pub use openai::OpenAi;
 pub use speech::TEXT_BYTES_MAX;
 pub use stop::Stop;
 
@@ -100,6 +103,7 @@ pub fn new(config: &ResponderConfig) -> Option<Box<dyn Responder>> {
     match config.kind {
         ResponderKind::Echo => Some(Box::new(Echo)),
         ResponderKind::Command => Some(Box::new(Command::new(&config.command))),
+        ResponderKind::OpenAi => Some(Box::new(OpenAi::new(&config.openai))),
         ResponderKind::None => None,
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::{Answer, Failure, Question, Responder, Stop};
-use crate::message::{Clock, Draft, IdGenerator, Message, Metadata, SessionId};
+use crate::message::{Clock, Draft, IdGenerator, Metadata, SessionId};
 
 /// Generous: the machines are shared.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
@@ -18,20 +18,26 @@ pub(super) const SOON: Duration = Duration::from_secs(1);
 
 /// A question of these messages, by role and text, each with metadata.
 pub(super) fn question(messages: &[(&str, &str)]) -> Question {
+    question_with(&messages.iter().map(|(role, text)| (*role, *text, "")).collect::<Vec<_>>())
+}
+
+/// The same, with the status in the metadata of each.
+pub(super) fn question_with(messages: &[(&str, &str, &str)]) -> Question {
     let session = SessionId::new("s").unwrap();
     let mut ids = IdGenerator::new(Clock::system(), None);
-    let given = json!({"mood": "fine"});
-    let mut make = |(role, text): &(&str, &str)| -> Arc<Message> {
+    let mut made = Vec::new();
+    for (role, text, status) in messages {
+        let given = json!({"mood": "fine", "status": status});
         let metadata = Metadata { given: given.as_object(), defaults: &[] };
         let draft = Draft { session: &session, role, text, metadata, vector_ids: &[] };
-        Arc::new(draft.prepare().seal(ids.next_id()))
-    };
-    let messages: Vec<_> = messages.iter().map(&mut make).collect();
-    let user = messages.last().unwrap().id();
-    Question { session, user, messages, stop: Stop::default(), until: Instant::now() + PATIENCE }
+        made.push(Arc::new(draft.prepare().seal(ids.next_id())));
+    }
+    let user = made.last().unwrap().id();
+    Question { session, user, messages: made, stop: Stop::default(), until: Instant::now() + PATIENCE }
 }
 
 /// What became of a question.
+#[derive(Debug)]
 pub(super) struct Heard {
     pub text: String,
     pub end: Result<Answer, Failure>,

@@ -10,20 +10,23 @@
 //! | `expires_at` | date | `created_at` and `mongo.ttl_days`; missing when that is 0 |
 //!
 //! It stands alone because both ways must fit each other exactly: a message that comes back has the line it went with.
-//! JSON numbers become the narrowest of int32, int64 and double that holds them, as every driver writes them; a whole number
-//! beyond int64, which BSON has no integer for, becomes a decimal128. Keys stay as they are, dots and dollars included.
+//! How JSON becomes BSON stands in `bson.rs`.
 //!
 //! What was never JSON (other programs may add to `metadata` and `vector_ids`) is read as the text it is commonly shown as,
 //! else as null, so that it hides no message. Knows nothing of servers.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mongodb::bson::raw::{CStr, RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, cstr};
-use mongodb::bson::{DateTime, Decimal128};
-use serde_json::{Map, Number, Value};
+use mongodb::bson::DateTime;
+use mongodb::bson::raw::{RawBsonRef, RawDocument, RawDocumentBuf};
+use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, Visitor};
+use serde_json::{Map, Value};
 
 use crate::message::{Draft, Id, Message, Metadata, SessionId, Timestamp, is_role};
+
+use super::bson::{Elements, Kind};
 
 /// The largest document a server takes, in bytes (`maxBsonObjectSize` of every version so far).
 pub const DOCUMENT_BYTES_MAX: usize = 16 << 20;
@@ -47,72 +50,66 @@ pub enum Unfit {
 /// # Errors
 /// Why there is none.
 pub fn to_document(message: &Message, ttl: Option<Duration>) -> Result<RawDocumentBuf, Unfit> {
-    let parts = message.parts().ok_or(Unfit::Line)?;
     let time = message.id().time();
-    let mut document = RawDocumentBuf::new();
-    document.append(cstr!("_id"), message.id().to_string());
-    document.append(cstr!("session_id"), message.session().as_str());
-    document.append(cstr!("role"), message.role());
-    document.append(cstr!("text"), parts.text);
-    document.append(cstr!("metadata"), object(&parts.metadata)?);
-    document.append(cstr!("vector_ids"), array(&parts.vector_ids)?);
-    document.append(cstr!("created_at"), time.to_string());
+    let mut document = Elements::new(message.line().len() + 160);
+    document.string("_id", ascii(&message.id().to_text()));
+    document.string("session_id", message.session().as_str());
+    document.string("role", message.role());
+    let mut line = serde_json::Deserializer::from_slice(message.line());
+    line.deserialize_map(Fields { to: &mut document }).and_then(|()| line.end()).map_err(|_| Unfit::Line)?;
+    document.string("created_at", ascii(&time.to_text()));
     if let Some(ttl) = ttl {
-        document.append(cstr!("expires_at"), expiry(time, ttl));
+        document.date("expires_at", expiry(time, ttl));
     }
-    if document.as_bytes().len() > DOCUMENT_BYTES_MAX { Err(Unfit::Size) } else { Ok(document) }
+    Ok(RawDocumentBuf::from_bytes(document.finish()?).expect("its length stands before it and a zero behind"))
+}
+
+fn ascii(bytes: &[u8]) -> &str {
+    str::from_utf8(bytes).expect("ids and times are ASCII")
+}
+
+/// What a document takes over from a line, in the order of both.
+const WANTED: [(&str, Kind); 3] = [("text", Kind::String), ("metadata", Kind::Document), ("vector_ids", Kind::Array)];
+
+/// Takes it over.
+struct Fields<'a> {
+    to: &'a mut Elements,
+}
+
+impl<'de> Visitor<'de> for Fields<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the line of a message")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut line: A) -> Result<(), A::Error> {
+        let mut wanted = WANTED.into_iter().peekable();
+        while let Some(name) = line.next_key::<&str>()? {
+            if let Some((key, kind)) = wanted.next_if(|(key, _)| *key == name) {
+                line.next_value_seed(self.to.json(key, kind))?;
+            } else if WANTED.iter().any(|(key, _)| *key == name) {
+                return Err(A::Error::custom("a field stands at another place than in any line of ours"));
+            } else {
+                line.next_value::<IgnoredAny>()?;
+            }
+        }
+        match wanted.next() {
+            None => Ok(()),
+            // A line of ours ends without them when there are none.
+            Some(("vector_ids", _)) => {
+                self.to.empty_array("vector_ids");
+                Ok(())
+            }
+            Some((missing, _)) => Err(A::Error::missing_field(missing)),
+        }
+    }
 }
 
 /// A date has milliseconds; rounded up, so that nothing goes before its time.
 fn expiry(time: Timestamp, ttl: Duration) -> DateTime {
     let micros = u128::from(time.micros()) + ttl.as_micros();
     DateTime::from_millis(i64::try_from(micros.div_ceil(1000)).unwrap_or(i64::MAX))
-}
-
-fn object(map: &Map<String, Value>) -> Result<RawDocumentBuf, Unfit> {
-    let mut document = RawDocumentBuf::new();
-    for (key, value) in map {
-        let key: &CStr = key.as_str().try_into().map_err(|_| Unfit::Key)?;
-        match value {
-            Value::Null => document.append(key, RawBsonRef::Null),
-            Value::Bool(flag) => document.append(key, *flag),
-            Value::Number(n) => document.append(key, number(n)),
-            Value::String(text) => document.append(key, text.as_str()),
-            Value::Array(items) => document.append(key, array(items)?),
-            Value::Object(map) => document.append(key, object(map)?),
-        }
-    }
-    Ok(document)
-}
-
-fn array(items: &[Value]) -> Result<RawArrayBuf, Unfit> {
-    let mut array = RawArrayBuf::new();
-    for value in items {
-        match value {
-            Value::Null => array.push(RawBsonRef::Null),
-            Value::Bool(flag) => array.push(*flag),
-            Value::Number(n) => array.push(number(n)),
-            Value::String(text) => array.push(text.as_str()),
-            Value::Array(items) => array.push(self::array(items)?),
-            Value::Object(map) => array.push(object(map)?),
-        }
-        // An element costs up to six times its two characters of JSON: no more is built than can be sent.
-        if array.as_bytes().len() > DOCUMENT_BYTES_MAX {
-            return Err(Unfit::Size);
-        }
-    }
-    Ok(array)
-}
-
-fn number(number: &Number) -> RawBsonRef<'static> {
-    if let Some(whole) = number.as_i64() {
-        return i32::try_from(whole).map_or(RawBsonRef::Int64(whole), RawBsonRef::Int32);
-    }
-    if number.is_u64() {
-        let decimal = number.to_string().parse::<Decimal128>().expect("twenty digits fit a decimal128");
-        return RawBsonRef::Decimal128(decimal);
-    }
-    RawBsonRef::Double(number.as_f64().expect("a JSON number that is no integer is a double"))
 }
 
 /// What identifies a stored message: enough to tell whether it is ours.
@@ -193,6 +190,8 @@ fn from_bson(value: RawBsonRef<'_>) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use mongodb::bson::raw::{RawArrayBuf, cstr};
+
     use super::*;
 
     fn message(text: &str, metadata: &str, vector_ids: &str) -> Message {

@@ -1,46 +1,73 @@
-//! The two indexes of the collection: made when they are missing, and when they differ reported and left alone, since
-//! somebody made them so and dropping one can take a busy database down.
+//! The indexes of the collections: made when they are missing, and when they differ reported and left alone, since
+//! somebody made them so and dropping one can take a busy database down. What the server refuses to list or to make (no
+//! rights, another index in the way, no disk) is reported too and left: messages do not wait for an index. It is tried
+//! again with the next start.
 //!
-//! | name | key | serves |
-//! |---|---|---|
-//! | `session_ts_idx` | `{session_id: 1, created_at: -1}` | pages of a session, and erasing one |
-//! | `expires_at_idx` | `{expires_at: 1}`, `expireAfterSeconds: 0` | the server removes what has expired |
+//! | of | name | key | serves |
+//! |---|---|---|---|
+//! | messages | `session_ts_idx` | `{session_id: 1, created_at: -1}` | pages of a session, and erasing one |
+//! | erasures | `erased_at_idx` | `{erased_at: 1, _id: 1}` | what was erased lately |
+//! | both | `expires_at_idx` | `{expires_at: 1}`, `expireAfterSeconds: 0` | the server removes what has expired |
 
 use mongodb::IndexModel;
-use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
+use mongodb::bson::{Bson, Document, doc};
 use mongodb::error::{Error, ErrorKind, Result};
 use mongodb::options::IndexOptions;
 use mongodb::sync::{Collection, Database};
 use std::time::Duration;
 
-use super::verdict::NAMESPACE_NOT_FOUND;
+use super::verdict::{self, NAMESPACE_NOT_FOUND};
 
 /// An index as it has to be.
-struct Wanted {
+pub struct Wanted {
     name: &'static str,
     key: Document,
     expire_after_seconds: Option<i64>,
 }
 
-fn wanted() -> [Wanted; 2] {
-    [
-        Wanted { name: "session_ts_idx", key: doc! { "session_id": 1, "created_at": -1 }, expire_after_seconds: None },
-        Wanted { name: "expires_at_idx", key: doc! { "expires_at": 1 }, expire_after_seconds: Some(0) },
-    ]
+/// Those of the messages.
+pub fn of_messages() -> [Wanted; 2] {
+    let key = doc! { "session_id": 1, "created_at": -1 };
+    [Wanted { name: "session_ts_idx", key, expire_after_seconds: None }, expires_at()]
 }
 
-/// Makes what is missing and tells what differs.
+/// Those of the erasures.
+pub fn of_erasures() -> [Wanted; 2] {
+    let key = doc! { "erased_at": 1, "_id": 1 };
+    [Wanted { name: "erased_at_idx", key, expire_after_seconds: None }, expires_at()]
+}
+
+fn expires_at() -> Wanted {
+    Wanted { name: "expires_at_idx", key: doc! { "expires_at": 1 }, expire_after_seconds: Some(0) }
+}
+
+/// Makes what is missing and tells what differs or is refused.
 ///
 /// # Errors
-/// The driver's.
-pub fn ensure(database: &Database, collection: &Collection<RawDocumentBuf>) -> Result<Vec<String>> {
-    let present = list(database, collection.name())?;
+/// The driver's, unless the server refuses.
+pub fn ensure<T: Send + Sync>(
+    database: &Database,
+    collection: &Collection<T>,
+    all: [Wanted; 2],
+) -> Result<Vec<String>> {
+    let present = match list(database, collection.name()) {
+        // What is there already is then made once more, which changes nothing.
+        Err(error) if verdict::refusal(&error).is_some() && !is_nobody(database, &error) => Vec::new(),
+        present => present?,
+    };
     let mut differing = Vec::new();
-    for index in wanted() {
+    for index in all {
+        let name = index.name;
         match present.iter().find_map(|found| difference(&index, found)) {
             Some(None) => {}
-            Some(Some(how)) => differing.push(format!("{}: {how}", index.name)),
-            None => create(collection, index)?,
+            Some(Some(how)) => differing.push(format!("{name}: {how}")),
+            None => match create(collection, index) {
+                Ok(()) => {}
+                Err(error) => match verdict::refusal(&error) {
+                    Some(reason) => differing.push(format!("{name}: MongoDB refuses to make it ({reason})")),
+                    None => return Err(error),
+                },
+            },
         }
     }
     Ok(differing)
@@ -55,6 +82,16 @@ fn list(database: &Database, collection: &str) -> Result<Vec<Document>> {
     }
 }
 
+/// Whether it is refused because no user is given: then nothing will be allowed, and that is no matter of an index.
+fn is_nobody(database: &Database, error: &Error) -> bool {
+    if code(error) != Some(verdict::UNAUTHORIZED) {
+        return false;
+    }
+    let status = database.run_command(doc! { "connectionStatus": 1 }).run();
+    let users = status.as_ref().ok().and_then(|status| status.get_document("authInfo").ok());
+    users.and_then(|info| info.get_array("authenticatedUsers").ok()).is_some_and(Vec::is_empty)
+}
+
 fn code(error: &Error) -> Option<i32> {
     match error.kind.as_ref() {
         ErrorKind::Command(command) => Some(command.code),
@@ -62,7 +99,7 @@ fn code(error: &Error) -> Option<i32> {
     }
 }
 
-fn create(collection: &Collection<RawDocumentBuf>, index: Wanted) -> Result<()> {
+fn create<T: Send + Sync>(collection: &Collection<T>, index: Wanted) -> Result<()> {
     let expire_after = index.expire_after_seconds.map(|seconds| Duration::from_secs(seconds.unsigned_abs()));
     let options = IndexOptions::builder().name(index.name.to_owned()).expire_after(expire_after).build();
     collection.create_index(IndexModel::builder().keys(index.key).options(options).build()).run().map(|_| ())
@@ -119,7 +156,7 @@ mod tests {
 
     #[test]
     fn an_index_differs_by_name_key_expiry_or_options() {
-        let [session, expiry] = wanted();
+        let [session, expiry] = of_messages();
         let same = doc! { "v": 2, "key": { "session_id": 1.0, "created_at": -1_i64 }, "name": "session_ts_idx" };
         assert_eq!(difference(&session, &same), Some(None));
         assert_eq!(difference(&expiry, &same), None);

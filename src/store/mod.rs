@@ -2,9 +2,11 @@
 //!
 //! ```text
 //! document.rs  a message <-> its BSON document, and what can be none
+//! bson.rs      JSON text into BSON bytes
 //! mongo.rs     connect, insert, erase and read by the driver
-//! indexes.rs   the two indexes: made when missing, reported when they differ
+//! indexes.rs   the indexes: made when missing, reported when they differ or cannot be made
 //! verdict.rs   what an error of the driver means for us
+//! erasures.rs  what is erased, told to the other servers of a shared database
 //! calls.rs     threads for calls that may get stuck, with deadlines
 //! without.rs   what stands in for mongo.rs in a build without the cargo feature `mongo`
 //! ```
@@ -16,9 +18,13 @@
 //! What a server says may quote any of them, so its codes are told and its words are not. Knows nothing of the journal,
 //! of transcripts or of who calls.
 
+#[cfg(feature = "mongo")]
+mod bson;
 mod calls;
 #[cfg(feature = "mongo")]
 mod document;
+#[cfg(feature = "mongo")]
+mod erasures;
 #[cfg(feature = "mongo")]
 mod indexes;
 #[cfg_attr(not(feature = "mongo"), path = "without.rs")]
@@ -61,12 +67,18 @@ pub fn open(config: &MongoConfig) -> Result<Arc<dyn Store>, StoreError> {
 /// does when it goes on. So every call can be repeated, and is exactly once in effect. Of an erasure this means: it is
 /// final only when no insert that failed before it can still arrive.
 pub trait Store: Send + Sync + 'static {
-    /// Reaches the server, and makes the indexes that are missing; one that differs is reported and left alone. On a large
-    /// collection without them this takes as long as building them.
+    /// Reaches the server, and makes the indexes that are missing; one that differs or that the server refuses to make is
+    /// reported and left alone. On a large collection without them this takes as long as building them.
     ///
     /// # Errors
     /// Any [`StoreError`].
     fn connect(&self) -> Result<Connected, StoreError>;
+
+    /// Makes ready what [`Store::send`] sends of a message: the part of an insert that needs no server, so that it can be
+    /// done while another call is under way.
+    fn prepare(&self, message: &Arc<Message>) -> Outgoing {
+        Outgoing { message: Arc::clone(message), document: None }
+    }
 
     /// Inserts messages: what is stored, already there or refused afterwards is so on a majority, in its journal. After an
     /// error any part may be stored; the same again ends in the same.
@@ -75,9 +87,19 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// # Errors
     /// Any [`StoreError`]; the whole batch is to be tried again.
-    fn insert(&self, messages: &[Arc<Message>]) -> Result<Inserted, StoreError>;
+    fn send(&self, batch: &[Outgoing]) -> Result<Inserted, StoreError>;
 
-    /// Deletes the session's messages up to and with that id; how many went.
+    /// Prepares and sends.
+    ///
+    /// # Errors
+    /// As [`Store::send`].
+    fn insert(&self, messages: &[Arc<Message>]) -> Result<Inserted, StoreError> {
+        let batch: Vec<_> = messages.iter().map(|message| self.prepare(message)).collect();
+        self.send(&batch)
+    }
+
+    /// Deletes the session's messages up to and with that id; how many went. Where other servers write to the store they
+    /// are told first ([`Store::erasures`]).
     ///
     /// # Errors
     /// Any [`StoreError`].
@@ -88,12 +110,54 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// Any [`StoreError`]; never a page that is silently short.
     fn read(&self, query: &StoreQuery) -> Result<StorePage, StoreError>;
+
+    /// What was erased by whatever server behind that place, oldest first; from the first that is kept without one. Fewer
+    /// than [`ERASURES_MAX`] are all there are.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    fn erasures(&self, after: Option<&ErasurePlace>) -> Result<Vec<StoredErasure>, StoreError> {
+        let _ = after;
+        Ok(Vec::new())
+    }
+}
+
+/// The most erasures of one call.
+pub const ERASURES_MAX: usize = 500;
+
+/// A session's erasure as the servers of one store tell it to each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredErasure {
+    /// Where it stands among them.
+    pub place: ErasurePlace,
+    /// The session and the id up to which it is erased; `None` for a document that is no erasure.
+    pub erasure: Option<(SessionId, Id)>,
+}
+
+/// A place among the erasures of a store: when it came there by the store's own clock, in milliseconds since 1970, and
+/// which of that time it is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ErasurePlace {
+    /// When.
+    pub millis: i64,
+    /// Which.
+    pub id: String,
+}
+
+/// A message and what a store sends of it.
+#[derive(Clone, Debug)]
+pub struct Outgoing {
+    /// The message.
+    pub message: Arc<Message>,
+    /// Its document, or why it can be none; `None` in a store that has no documents.
+    #[cfg_attr(not(feature = "mongo"), allow(dead_code, reason = "only MongoDB has documents"))]
+    document: Option<Result<mongo::OutgoingDocument, String>>,
 }
 
 /// What a connection found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Connected {
-    /// Indexes that are not as ours would be, each with how it differs, ready to be shown.
+    /// Indexes that are not as ours would be, each with how it differs or why it cannot be made, ready to be shown.
     pub differing_indexes: Vec<String>,
 }
 

@@ -23,7 +23,11 @@ use crate::config::{MongoConfig, Secret};
 use crate::message::{Id, Message, SessionId, Timestamp};
 
 use super::document::{Identity, id_of, to_document, to_message};
-use super::{Connected, Direction, Inserted, Refused, Store, StoreError, StorePage, StoreQuery, indexes, verdict};
+use super::erasures::Erasures;
+use super::{
+    Connected, Direction, ErasurePlace, Inserted, Outgoing, Refused, Store, StoreError, StorePage, StoreQuery,
+    StoredErasure, indexes, verdict,
+};
 
 /// How long a server may take to accept a connection, and how long one that may be written is waited for: with the
 /// driver's own 10 and 30 s a stopped server holds each call for half a minute.
@@ -34,6 +38,9 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Documents under ids like ours; every other document of a session is left out by the server. So whatever a page meets
 /// has an id that a reader can go on from.
 const ID_PATTERN: &str = "^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$";
+
+/// What is sent of a message.
+pub type OutgoingDocument = RawDocumentBuf;
 
 /// See [`super::hosts`].
 pub fn hosts(uri: &str) -> Result<Vec<String>, &'static str> {
@@ -61,6 +68,7 @@ pub fn open(config: &MongoConfig) -> Result<Arc<dyn Store>, StoreError> {
         database: config.database.clone(),
         collection: config.chat_collection.clone(),
         ttl: config.ttl,
+        shared: config.shared,
         confirm_within: config.call_timeout / 2,
         opened: Mutex::new(None),
     }))
@@ -71,6 +79,7 @@ struct MongoStore {
     database: String,
     collection: String,
     ttl: Option<Duration>,
+    shared: bool,
     /// How long the primary waits for the majority: below the caller's deadline, or the call would be given up first and
     /// its error never be seen.
     confirm_within: Duration,
@@ -82,6 +91,8 @@ struct MongoStore {
 struct Opened {
     database: Database,
     messages: Collection<RawDocumentBuf>,
+    /// Where other servers are told what is erased, if there are any.
+    erasures: Option<Erasures>,
     write_concern: WriteConcern,
 }
 
@@ -110,32 +121,43 @@ impl MongoStore {
             .build();
         let database = Client::with_options(options)?.database(&self.database);
         let messages = database.collection(&self.collection);
-        Ok(Opened { database, messages, write_concern })
+        let erasures = || Erasures::beside(&database, &self.collection, self.ttl, write_concern.clone());
+        let erasures = self.shared.then(erasures);
+        Ok(Opened { database, messages, erasures, write_concern })
     }
 }
 
 impl Store for MongoStore {
     fn connect(&self) -> Result<Connected, StoreError> {
         let opened = self.opened()?;
-        let differing = indexes::ensure(&opened.database, &opened.messages).map_err(|error| verdict::of(&error))?;
+        let differing = indexes::ensure(&opened.database, &opened.messages, indexes::of_messages());
+        let mut differing = differing.map_err(|error| verdict::of(&error))?;
+        if let Some(erasures) = &opened.erasures {
+            differing.extend(erasures.connect(&opened.database).map_err(|error| verdict::of(&error))?);
+        }
         Ok(Connected { differing_indexes: differing })
     }
 
-    fn insert(&self, messages: &[Arc<Message>]) -> Result<Inserted, StoreError> {
+    fn prepare(&self, message: &Arc<Message>) -> Outgoing {
+        let document = to_document(message, self.ttl).map_err(|unfit| unfit.to_string());
+        Outgoing { message: Arc::clone(message), document: Some(document) }
+    }
+
+    fn send(&self, batch: &[Outgoing]) -> Result<Inserted, StoreError> {
         let opened = self.opened()?;
         let mut inserted = Inserted::default();
-        let mut batch = Batch { documents: Vec::with_capacity(messages.len()), messages: Vec::new() };
-        for (index, message) in messages.iter().enumerate() {
-            match to_document(message, self.ttl) {
+        let mut fit = Batch { documents: Vec::with_capacity(batch.len()), messages: Vec::with_capacity(batch.len()) };
+        for (index, Outgoing { message, document }) in batch.iter().enumerate() {
+            match document.as_ref().expect("it was prepared by this store") {
                 Ok(document) => {
-                    batch.documents.push(document);
-                    batch.messages.push((index, message));
+                    fit.documents.push(document);
+                    fit.messages.push((index, message));
                 }
-                Err(unfit) => inserted.refused.push(Refused { index, reason: unfit.to_string() }),
+                Err(reason) => inserted.refused.push(Refused { index, reason: reason.clone() }),
             }
         }
-        if !batch.documents.is_empty() {
-            opened.insert(&batch, &mut inserted)?;
+        if !fit.documents.is_empty() {
+            opened.insert(&fit, &mut inserted)?;
         }
         inserted.refused.sort_by_key(|refused| refused.index);
         Ok(inserted)
@@ -143,6 +165,9 @@ impl Store for MongoStore {
 
     fn erase(&self, session: &SessionId, up_to: Id) -> Result<u64, StoreError> {
         let opened = self.opened()?;
+        if let Some(erasures) = &opened.erasures {
+            erasures.tell(session, up_to).map_err(|error| verdict::of(&error))?;
+        }
         let filter = doc! { "session_id": session.as_str(), "_id": { "$lte": up_to.to_string() } };
         let deleted = opened.messages.delete_many(filter).write_concern(opened.write_concern).run();
         Ok(deleted.map_err(|error| verdict::of(&error))?.deleted_count)
@@ -156,17 +181,24 @@ impl Store for MongoStore {
         });
         page.map_err(|error| verdict::of(&error))
     }
+
+    fn erasures(&self, after: Option<&ErasurePlace>) -> Result<Vec<StoredErasure>, StoreError> {
+        match &self.opened()?.erasures {
+            Some(erasures) => erasures.read(after).map_err(|error| verdict::of(&error)),
+            None => Ok(Vec::new()),
+        }
+    }
 }
 
 /// The documents of a batch, each with its message and that one's place among all.
 struct Batch<'a> {
-    documents: Vec<RawDocumentBuf>,
+    documents: Vec<&'a RawDocumentBuf>,
     messages: Vec<(usize, &'a Arc<Message>)>,
 }
 
 impl Opened {
     fn insert(&self, batch: &Batch<'_>, inserted: &mut Inserted) -> Result<(), StoreError> {
-        let insert = self.messages.insert_many(&batch.documents);
+        let insert = self.messages.insert_many(batch.documents.iter().copied());
         let Err(error) = insert.ordered(false).write_concern(self.write_concern.clone()).run() else {
             inserted.stored = batch.documents.len();
             return Ok(());
@@ -274,7 +306,7 @@ impl Opened {
     }
 }
 
-fn primary() -> SelectionCriteria {
+pub fn primary() -> SelectionCriteria {
     SelectionCriteria::ReadPreference(ReadPreference::Primary)
 }
 

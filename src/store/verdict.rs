@@ -16,6 +16,9 @@ pub const DUPLICATE_KEY: i32 = 11_000;
 /// `NamespaceNotFound`: a collection that is not there yet.
 pub const NAMESPACE_NOT_FOUND: i32 = 26;
 
+/// `Unauthorized`: the user, or nobody, may not do that.
+pub const UNAUTHORIZED: i32 = 13;
+
 /// Codes under which a server refuses a document that it will refuse for ever, with their names.
 const PERMANENT: [(i32, &str); 15] = [
     (2, "BadValue"),
@@ -42,7 +45,7 @@ const UNREACHABLE: [i32; 15] = [6, 7, 89, 91, 189, 262, 9001, 10_058, 10_107, 11
 const WRITE_CONCERN: [i32; 3] = [64, 79, 100];
 
 /// `Unauthorized`, `AuthenticationFailed`, and Atlas' own.
-const CREDENTIALS: [i32; 3] = [13, 18, 8000];
+const CREDENTIALS: [i32; 3] = [UNAUTHORIZED, 18, 8000];
 
 /// Why a document is refused for ever; `None` when it may be taken another time.
 pub fn permanent(code: i32) -> Option<String> {
@@ -101,6 +104,15 @@ pub fn of(error: &Error) -> StoreError {
             StoreError::Configuration { reason: "the server and this driver do not fit together".to_owned() }
         }
         _ => StoreError::Server { reason: "an answer that was not understood".to_owned() },
+    }
+}
+
+/// Why a server that can be reached refuses a command; `None` when the error is another, or passes by itself.
+pub fn refusal(error: &Error) -> Option<String> {
+    let ErrorKind::Command(command) = error.kind.as_ref() else { return None };
+    match of_code(command.code, &command.code_name) {
+        StoreError::Credentials { reason } | StoreError::Server { reason } => Some(reason),
+        _ => None,
     }
 }
 

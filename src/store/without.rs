@@ -6,6 +6,9 @@ use crate::config::MongoConfig;
 
 use super::{Store, StoreError};
 
+/// There is none.
+pub type OutgoingDocument = std::convert::Infallible;
+
 /// See [`super::hosts`].
 pub fn hosts(uri: &str) -> Result<Vec<String>, &'static str> {
     if uri.starts_with("mongodb://") || uri.starts_with("mongodb+srv://") { Ok(Vec::new()) } else { Err(super::RULE) }

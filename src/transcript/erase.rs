@@ -1,9 +1,10 @@
 //! Erasing: a transcript gone at once, also from under a rebuild, and from the copies that were set aside.
 //!
 //! At the erasure's publication the file is removed, under the lock of the open files: whatever is appended from then on
-//! stands in a new one. Two cases are not so simple, and both make the session *behind* with what is erased noted
-//! ([`Behind::erased`]): a file that cannot be removed, and a session that is behind already, whose file a rebuild may be
-//! writing anew at this moment with lines it read before. The next rebuild first takes out what is erased and then goes on
+//! stands in a new one. Three cases are not so simple, and all make the session *behind* with what is erased noted
+//! ([`Behind::erased`]): a file that cannot be removed; a session that is behind already, whose file a rebuild may be
+//! writing anew at this moment with lines it read before; and one that holds newer messages, because the erasure was asked
+//! for on another server. The next rebuild first takes out what is erased and then goes on
 //! as ever; until then nothing is appended, no reader is shown anything that is erased, and the checkpoint waits before
 //! the erasure. So a start finds every erasure whose file may still be there behind its checkpoint and asks for it again.
 //!
@@ -64,8 +65,13 @@ impl<D: Disk> Transcripts<D> {
     pub fn erase(&self, session: &SessionId, id: Id, sequence: u64) {
         let mut open = self.open.lock().expect("no holder panics");
         open.newest = open.newest.max(sequence);
-        open.endings.remove(session);
+        self.settle_in(&mut open, session);
         open.files.pop(session);
+        let before = open.behind.get(session).copied();
+        if self.holds_newer(session, id).unwrap_or(true) {
+            open.behind.insert(session.clone(), Behind::erased(id, sequence, before));
+            return;
+        }
         open.lost.remove(session);
         let removed = match self.disk.remove(&self.path(session)) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -74,16 +80,56 @@ impl<D: Disk> Transcripts<D> {
         if let Err(e) = &removed {
             log::warn!("the transcript of {session} cannot be removed yet: {e}");
         }
-        if removed.is_err() || open.behind.contains_key(session) {
-            open.behind.insert(session.clone(), Behind::erased(id, sequence));
+        if removed.is_err() || before.is_some() {
+            open.behind.insert(session.clone(), Behind::erased(id, sequence, before));
         }
+    }
+
+    /// Whether the file has a message after `id`: never, when the erasure was asked for here.
+    fn holds_newer(&self, session: &SessionId, id: Id) -> io::Result<bool> {
+        let Some(file) = self.old_file(session)? else { return Ok(false) };
+        let mut lines = Lines::new(&file, u64::MAX)?;
+        let mut at = lines.first_not_before(id)?;
+        while let Some(range) = lines.line_at(at)? {
+            if Message::id_of_line(lines.bytes(&range)).is_some_and(|found| found > id) {
+                return Ok(true);
+            }
+            at = range.end;
+        }
+        Ok(false)
+    }
+
+    /// Whether there may be a message of the session up to `id` here.
+    pub fn may_hold(&self, session: &SessionId, id: Id) -> bool {
+        let open = self.open.lock().expect("no holder panics");
+        let is_open =
+            open.behind.contains_key(session) || open.endings.contains_key(session) || open.lost.contains(session);
+        drop(open);
+        is_open || self.holds_not_after(session, id).unwrap_or(true)
+    }
+
+    fn holds_not_after(&self, session: &SessionId, id: Id) -> io::Result<bool> {
+        let Some(file) = self.old_file(session)? else { return Ok(false) };
+        let mut lines = Lines::new(&file, u64::MAX)?;
+        let mut at = 0;
+        while let Some(range) = lines.line_at(at)? {
+            if let Some(found) = Message::id_of_line(lines.bytes(&range)) {
+                return Ok(found <= id);
+            }
+            at = range.end;
+        }
+        Ok(false)
     }
 
     /// The same for an erasure that a start finds: before anybody appends or anything is expected.
     pub fn erase_at_start(&self, session: &SessionId, id: Id, sequence: u64) {
         if let Err(e) = self.drop_erased(session, id) {
             log::warn!("the transcript of {session} cannot be removed yet: {e}");
-            self.open.lock().expect("no holder panics").behind.insert(session.clone(), Behind::erased(id, sequence));
+            self.open
+                .lock()
+                .expect("no holder panics")
+                .behind
+                .insert(session.clone(), Behind::erased(id, sequence, None));
         }
     }
 
@@ -176,8 +222,11 @@ impl<D: Disk> Transcripts<D> {
 }
 
 impl Behind {
-    fn erased(id: Id, sequence: u64) -> Self {
-        Self { first: sequence, last: sequence, distrusted: false, erased: Some(id) }
+    /// Behind `before` too: what is newer than the erasure may be lacking from there on.
+    fn erased(id: Id, sequence: u64, before: Option<Self>) -> Self {
+        let first = before.map_or(sequence, |before| before.first.min(sequence));
+        let distrusted = before.is_some_and(|before| before.distrusted);
+        Self { first, last: sequence, distrusted, erased: Some(id).max(before.and_then(|before| before.erased)) }
     }
 }
 

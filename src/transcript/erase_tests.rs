@@ -92,6 +92,41 @@ fn a_transcript_that_cannot_be_removed_is_hidden_until_it_is_rebuilt() {
 }
 
 #[test]
+fn what_is_newer_than_an_erasure_of_another_server_stays_and_is_shown_all_the_time() {
+    let fixture = Fixture::new();
+    fixture.fill(1..=6);
+    let (transcripts, session) = (&fixture.transcripts, &fixture.session);
+    assert!(transcripts.may_hold(session, id(1)) && !transcripts.may_hold(session, id(0)));
+    assert!(!transcripts.may_hold(&SessionId::new("nobody").unwrap(), id(9)));
+    transcripts.erase(session, id(3), 7);
+    assert_eq!(numbers(transcripts, session), [4, 5, 6]);
+    assert_eq!(transcripts.append(session, &[(8, &message(8))]), Appended::Behind);
+    assert_eq!(transcripts.first_lacking(), Some(7), "the checkpoint waits before the erasure");
+    let rebuild = |number: u64| {
+        let rebuilt = transcripts.rebuild(|after, take| {
+            assert!(after >= 6, "what is there is not read again");
+            take(number, &message(number));
+            Ok(number)
+        });
+        assert_eq!(rebuilt.unwrap().lacking, 0);
+    };
+    rebuild(8);
+    assert_eq!(numbers(transcripts, session), [4, 5, 6, 8]);
+    let lines: Vec<u8> = [4, 5, 6, 8].iter().flat_map(|n| [message(*n).line(), b"\n"].concat()).collect();
+    assert_eq!(fs::read(fixture.path()).unwrap(), lines);
+    // Of one that was behind from earlier on nothing is lost either.
+    transcripts.mark_behind(session, 8, 8);
+    transcripts.erase(session, id(5), 9);
+    assert_eq!(transcripts.first_lacking(), Some(8));
+    let rebuilt = transcripts.rebuild(|after, take| {
+        assert_eq!(after, 7);
+        take(8, &message(8));
+        Ok(9)
+    });
+    assert_eq!((rebuilt.unwrap().lacking, numbers(transcripts, session)), (0, vec![6, 8]));
+}
+
+#[test]
 fn a_start_takes_out_what_is_erased_and_leaves_what_is_newer_and_what_was_gone_already() {
     let fixture = Fixture::new();
     fixture.fill(1..=4);

@@ -280,11 +280,23 @@ impl<F: DiskFile> Transcript<F> {
             self.torn = false;
         }
         if let Err(e) = self.file.write_all_at(lines, self.bytes) {
-            // A part may stand there. If it cannot be cut off it is one bad line, and the next starts behind it.
-            let _ = self.file.set_len(self.bytes);
+            self.take_back(lines);
             return Err(e);
         }
         self.bytes += lines.len() as u64;
         Ok(())
+    }
+
+    /// Cuts off the part of the lines that a failed write left at the end. Anything else there is somebody's, who wrote into
+    /// the file since we did: by our length a line of ours would be cut. It stays, and the file is not as we left it
+    /// ([`Transcripts::has_its_name`]). A part that cannot be cut off is one bad line, and the next starts behind it.
+    fn take_back(&self, lines: &[u8]) {
+        let Ok(bytes) = self.file.byte_len() else { return };
+        let left = bytes.checked_sub(self.bytes).and_then(|left| usize::try_from(left).ok());
+        let Some(part) = left.and_then(|left| lines.get(..left)) else { return };
+        let mut there = vec![0; part.len()];
+        if self.file.read_at(&mut there, self.bytes).is_ok_and(|read| read == part.len()) && there == part {
+            let _ = self.file.set_len(self.bytes);
+        }
     }
 }

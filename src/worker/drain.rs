@@ -2,8 +2,8 @@
 //! there.
 //!
 //! It takes the records the worker takes, as long as it has room for them; what it had no room for, in an outage or after a
-//! start, it reads from the journal later, in bounded pieces. So its memory is bounded by three batches whatever the
-//! backlog. A call runs on a thread of its own ([`Calls`]), and the worker never waits for one: it is told the outcome, or
+//! start, it reads from the journal later, in bounded pieces. So its memory is bounded by three batches and their documents
+//! whatever the backlog. A call runs on a thread of its own ([`Calls`]), and the worker never waits for one: it is told the outcome, or
 //! the deadline passes, and the call is abandoned to its thread.
 //!
 //! Exactly once in effect: a batch is tried again, whole, until the store says that each message of it is there or can never
@@ -12,6 +12,10 @@
 //!
 //! An erasure is carried out in its place, and again when no insert that failed before it can arrive any more
 //! (`erasures.rs`).
+//!
+//! Where other servers write to the same database, what they erased is asked for every few seconds and before the first batch
+//! after an outage (`foreign.rs`). What is erased by it has a record of the journal like any erasure, and with it comes to
+//! its place here: so nothing that this drain sent before can bring back what another server erased.
 //!
 //! A connection that takes longer than a call may, because it builds indexes, keeps its one thread, and batches go on over
 //! the other.
@@ -31,12 +35,13 @@ use crossbeam_channel::{Receiver, TryRecvError};
 use crate::config::MongoConfig;
 use crate::disk::{Disk, RealDisk};
 use crate::journal::{Entry, Journal, Reader, Record};
-use crate::message::{Expiry, Id, Message, SessionId};
-use crate::store::{Call, CallError, Calls, Connected, Inserted, Store, StoreError};
+use crate::message::{Expiry, Id, SessionId};
+use crate::store::{Call, CallError, Calls, Connected, Inserted, Outgoing, Store, StoreError, StoredErasure};
 
 use super::backoff::Backoff;
 use super::dead_letters::DeadLetters;
 use super::erasures::Erasures;
+use super::foreign::Foreign;
 use super::storage::Storage;
 
 /// How much of the journal is read at once, in bytes.
@@ -51,6 +56,8 @@ pub enum Outcome {
     Inserted(Result<Inserted, StoreError>),
     /// Of an erasure.
     Erased(Result<u64, StoreError>),
+    /// Of the question what other servers erased.
+    Foreign(Result<Vec<StoredErasure>, StoreError>),
 }
 
 /// What is under way.
@@ -60,6 +67,7 @@ enum Task {
     Erase(SessionId, Id),
     /// The first of those to be carried out again.
     EraseAgain,
+    Foreign,
 }
 
 struct UnderWay {
@@ -88,14 +96,28 @@ enum Looked {
     Ended,
 }
 
+/// A record that was taken.
+struct Taken {
+    record: Record,
+    /// Its message, ready to be sent.
+    outgoing: Option<Outgoing>,
+}
+
 /// Messages for one call.
 #[derive(Default)]
 struct Batch {
-    messages: Arc<Vec<Arc<Message>>>,
+    messages: Arc<Vec<Outgoing>>,
     bytes: usize,
     /// Everything up to this sequence is in it or went before.
     last: u64,
     since: Option<Instant>,
+}
+
+impl Taken {
+    fn by(store: &dyn Store, record: Record) -> Self {
+        let outgoing = record.entry.message().map(|message| store.prepare(message));
+        Self { record, outgoing }
+    }
 }
 
 /// See the module.
@@ -113,8 +135,9 @@ pub struct Drain<D: Disk = RealDisk> {
     reader: Reader<D>,
     /// Everything up to here was taken, or read.
     position: u64,
-    /// Taken, and not yet in the batch.
-    ahead: VecDeque<Record>,
+    /// Taken, and not yet in the batch. Made ready while the batch before is under way: a server waits for the next one no
+    /// longer than it takes to hand it over.
+    ahead: VecDeque<Taken>,
     ahead_bytes: usize,
     batch: Batch,
     under_way: Option<UnderWay>,
@@ -122,6 +145,10 @@ pub struct Drain<D: Disk = RealDisk> {
     backoff: Backoff,
     drained: u64,
     erasures: Erasures,
+    /// What other servers erase, where there are any.
+    foreign: Option<Foreign>,
+    /// The last call that failed was the question for it: when it is answered again, all is well.
+    failed_to_ask: bool,
     /// What is there goes out at once, whatever its age.
     hurry: bool,
     /// Letters were written since somebody asked.
@@ -163,9 +190,17 @@ impl<D: Disk> Drain<D> {
             backoff: Backoff::new(config.backoff_max),
             drained,
             erasures: Erasures::new(),
+            foreign: None,
+            failed_to_ask: false,
             hurry: false,
             wrote_letters: false,
         }
+    }
+
+    /// The same where other servers write to the store, too.
+    #[must_use]
+    pub fn sharing(self, foreign: Foreign) -> Self {
+        Self { foreign: Some(foreign), ..self }
     }
 
     /// The store has everything up to this sequence.
@@ -211,7 +246,7 @@ impl<D: Disk> Drain<D> {
     fn take(&mut self, record: Record) {
         self.position = record.sequence;
         self.ahead_bytes += bytes_of(&record);
-        self.ahead.push_back(record);
+        self.ahead.push_back(Taken::by(&*self.store, record));
     }
 
     /// Where the outcome of the call under way comes.
@@ -271,7 +306,8 @@ impl<D: Disk> Drain<D> {
             return Some(under_way.deadline);
         }
         let due = self.batch.since.map(|since| since + self.batch_age);
-        let due = due.into_iter().chain(self.erasures.wake()).min();
+        let due = due.into_iter().chain(self.erasures.wake());
+        let due = due.chain(self.foreign.as_ref().map(Foreign::due)).min();
         // Without a connection there is always something to do.
         let due = if matches!(self.connection, Connection::Missing) { Some(Instant::now()) } else { due };
         match (self.backoff.until(), due) {
@@ -283,11 +319,11 @@ impl<D: Disk> Drain<D> {
     /// Reads from the journal what it had no room for, up to `passed`.
     fn fill(&mut self, passed: u64) -> io::Result<()> {
         while self.position < passed && self.has_room() {
-            let (ahead, bytes) = (&mut self.ahead, &mut self.ahead_bytes);
+            let (store, ahead, bytes) = (&*self.store, &mut self.ahead, &mut self.ahead_bytes);
             let left = self.batch_bytes.saturating_sub(*bytes).clamp(1, READ_BYTES);
             let read = self.reader.read(left, |record| {
                 *bytes += bytes_of(&record);
-                ahead.push_back(record);
+                ahead.push_back(Taken::by(store, record));
             });
             // Refused sequences leave holes.
             self.position = self.position.max(self.reader.position());
@@ -303,27 +339,28 @@ impl<D: Disk> Drain<D> {
         if inserting || (self.backoff.failures() > 0 && !self.batch.messages.is_empty()) {
             return;
         }
+        let expired_before = self.expiry.bound();
         let messages = Arc::make_mut(&mut self.batch.messages);
         while messages.len() < self.batch_messages
             && let Some(next) = self.ahead.front()
-            && !matches!(next.entry, Entry::Erasure { .. })
+            && !matches!(next.record.entry, Entry::Erasure { .. })
         {
-            let bytes = bytes_of(next);
+            let bytes = bytes_of(&next.record);
             if !messages.is_empty() && self.batch.bytes + bytes > self.batch_bytes {
                 break;
             }
-            let record = self.ahead.pop_front().expect("it was just seen");
+            let Taken { record, outgoing } = self.ahead.pop_front().expect("it was just seen");
             self.ahead_bytes -= bytes;
             self.batch.last = record.sequence;
-            if let Some(message) = record.entry.message()
-                && !self.expiry.has_expired(message.id())
+            if let Some(outgoing) = outgoing
+                && expired_before.is_none_or(|bound| outgoing.message.id() >= bound)
             {
                 self.batch.bytes += bytes;
                 self.batch.since.get_or_insert_with(Instant::now);
-                messages.push(message.clone());
+                messages.push(outgoing);
             }
         }
-        let oldest = messages.first().map(|message| message.id());
+        let oldest = messages.first().map(|outgoing| outgoing.message.id());
         let empty = messages.is_empty();
         if empty {
             // Nothing of it is for the store.
@@ -333,7 +370,7 @@ impl<D: Disk> Drain<D> {
                 self.batch.last = self.batch.last.max(self.position);
             }
         }
-        self.storage.pending_since(oldest.or_else(|| self.ahead.front().and_then(|record| record.entry.id())));
+        self.storage.pending_since(oldest.or_else(|| self.ahead.front().and_then(|next| next.record.entry.id())));
     }
 
     /// Begins the next call, if there is one to make; whether it did.
@@ -342,7 +379,11 @@ impl<D: Disk> Drain<D> {
             let store = self.store.clone();
             return self.call(Task::Connect, move || Outcome::Connected(store.connect()));
         }
-        // Before a batch, or under a steady load it would never come to it.
+        // Both before a batch, or under a steady load it would never come to them.
+        if let Some(foreign) = self.foreign.as_ref().filter(|foreign| foreign.due() <= Instant::now()) {
+            let (store, place) = (self.store.clone(), foreign.place());
+            return self.call(Task::Foreign, move || Outcome::Foreign(store.erasures(place.as_ref())));
+        }
         if let Some((session, up_to)) = self.erasures.due(&self.calls) {
             let store = self.store.clone();
             return self.call(Task::EraseAgain, move || Outcome::Erased(store.erase(&session, up_to)));
@@ -357,9 +398,9 @@ impl<D: Disk> Drain<D> {
                 return false;
             }
             let (store, messages) = (self.store.clone(), self.batch.messages.clone());
-            return self.call(Task::Insert, move || Outcome::Inserted(store.insert(&messages)));
+            return self.call(Task::Insert, move || Outcome::Inserted(store.send(&messages)));
         }
-        if let Some(Record { entry: Entry::Erasure { id, session }, .. }) = self.ahead.front() {
+        if let Some(Entry::Erasure { id, session }) = self.ahead.front().map(|next| &next.record.entry) {
             let (store, session, up_to) = (self.store.clone(), session.clone(), *id);
             let task = Task::Erase(session.clone(), up_to);
             return self.call(task, move || Outcome::Erased(store.erase(&session, up_to)));
@@ -393,7 +434,17 @@ impl<D: Disk> Drain<D> {
             Ok(Outcome::Connected(Ok(connected))) => return self.connected(&connected),
             Ok(Outcome::Inserted(Ok(inserted))) => return self.inserted(&inserted, took),
             Ok(Outcome::Erased(Ok(count))) => return self.erased(&task, count),
-            Ok(Outcome::Connected(Err(e)) | Outcome::Inserted(Err(e)) | Outcome::Erased(Err(e))) => e,
+            Ok(Outcome::Foreign(Ok(found))) => return self.heard(&found),
+            Ok(Outcome::Foreign(Err(e @ (StoreError::Credentials { .. } | StoreError::Server { .. })))) => {
+                let Some(foreign) = &mut self.foreign else { return };
+                return self.storage.cannot_share(Some(&foreign.refused(&e)));
+            }
+            Ok(
+                Outcome::Connected(Err(e))
+                | Outcome::Inserted(Err(e))
+                | Outcome::Erased(Err(e))
+                | Outcome::Foreign(Err(e)),
+            ) => e,
             Err(CallError::Late) => {
                 if matches!(task, Task::Connect) {
                     self.connection = Connection::Slow(call);
@@ -412,7 +463,8 @@ impl<D: Disk> Drain<D> {
     }
 
     fn inserted(&mut self, inserted: &Inserted, took: Duration) {
-        let refused = inserted.refused.iter().filter_map(|r| Some((self.batch.messages.get(r.index)?, &*r.reason)));
+        let refused =
+            inserted.refused.iter().filter_map(|r| Some((&self.batch.messages.get(r.index)?.message, &*r.reason)));
         // What was erased meanwhile is scrubbed from every file, and must not come to stand in another.
         let refused = refused.filter(|(message, _)| !self.journal.is_erased(message));
         if let Err(e) = self.dead_letters.add(refused) {
@@ -423,7 +475,7 @@ impl<D: Disk> Drain<D> {
         self.wrote_letters |= !inserted.refused.is_empty();
         self.storage.flushed(inserted, self.batch.messages.len(), took);
         self.drained = self.batch.last;
-        self.storage.reached(self.batch.messages.last().map(|message| message.id()));
+        self.storage.reached(self.batch.messages.last().map(|outgoing| outgoing.message.id()));
         self.batch = Batch { last: self.batch.last, ..Batch::default() };
         self.succeeded();
     }
@@ -432,7 +484,7 @@ impl<D: Disk> Drain<D> {
         match task {
             Task::Erase(session, up_to) => {
                 log::info!("[CHAT WORKER] Session {session} is erased from MongoDB: {count} messages");
-                if let Some(record) = self.ahead.pop_front() {
+                if let Some(Taken { record, .. }) = self.ahead.pop_front() {
                     self.ahead_bytes -= bytes_of(&record);
                     self.drained = record.sequence;
                     self.batch.last = record.sequence;
@@ -441,10 +493,21 @@ impl<D: Disk> Drain<D> {
             }
             _ => self.erasures.carried_out_again(),
         }
+        self.storage.erasures_to_repeat(self.erasures.len());
         self.succeeded();
     }
 
+    /// Other servers erased this. A batch or an erasure that failed has not gone through by it.
+    fn heard(&mut self, found: &[StoredErasure]) {
+        let Some(foreign) = &mut self.foreign else { return };
+        self.storage.cannot_share(foreign.take(found).as_deref());
+        if self.failed_to_ask {
+            self.succeeded();
+        }
+    }
+
     fn succeeded(&mut self) {
+        self.failed_to_ask = false;
         self.backoff.succeed();
         self.storage.recovered();
     }
@@ -453,6 +516,7 @@ impl<D: Disk> Drain<D> {
         if matches!(task, Task::Insert) {
             self.erasures.insert_failed();
         }
+        self.failed_to_ask = matches!(task, Task::Foreign);
         self.backoff.fail(error.is_passing());
         self.storage.failed(&error.to_string());
     }

@@ -73,6 +73,11 @@ impl Erasures {
         self.waiting.pop_front();
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// When to look whether one is due.
     pub fn wake(&self) -> Option<Instant> {
         // Calls return without a word.

@@ -73,6 +73,30 @@ fn a_line_behind_one_that_a_user_tore_is_written_anew_before_the_checkpoint_pass
 }
 
 #[test]
+fn a_write_that_fails_behind_a_line_of_a_users_takes_nothing_that_was_acknowledged_before() {
+    for theirs in ["what a user writes\n", "x"] {
+        let mut world = world();
+        say(world.live.as_ref().unwrap(), "s", "one");
+        world.live.as_mut().unwrap().drain();
+        let path = world.transcript(&session("s"));
+        world.disk.damage(&path, |bytes| bytes.extend_from_slice(theirs.as_bytes()));
+        // Longer than theirs, so that a cut by our own length would go through it.
+        say(world.live.as_ref().unwrap(), "s", &format!("two {}", "x".repeat(100)));
+        world.disk.limit_room(world.disk.used());
+        say(world.live.as_ref().unwrap(), "s", "three");
+        world.disk.limit_room(usize::MAX);
+        let live = world.live.as_mut().unwrap();
+        live.a_moment_later();
+        live.drain();
+        live.a_moment_later();
+        live.drain();
+        assert_eq!(drained(&world), world.live.as_ref().unwrap().journal.published());
+        let there = transcript(&world, "s");
+        assert_eq!(there.len(), 3, "beside {theirs:?}: {there:?}");
+    }
+}
+
+#[test]
 fn a_full_disk_at_the_checkpoint_gives_up_a_drained_segment_and_then_stores_it() {
     let mut world = world();
     let live = world.live.as_mut().unwrap();

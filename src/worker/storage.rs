@@ -75,6 +75,10 @@ pub struct View {
     pub watermark: Option<Id>,
     /// When a batch went through last.
     pub last_flush: Option<Timestamp>,
+    /// Erasures that were carried out and will be again, because something sent before them may still arrive.
+    pub erasures_to_repeat: usize,
+    /// Why what other servers erased is not carried out here, if so.
+    pub cannot_share: Option<String>,
     /// See [`Totals`].
     pub totals: Totals,
 }
@@ -123,9 +127,19 @@ impl Storage {
     /// It was reached; told once.
     pub fn connected(&self, connected: &Connected) {
         for index in &connected.differing_indexes {
-            log::warn!("[CHAT STORAGE] An index of the collection differs and is left alone: {index}");
+            log::warn!("[CHAT STORAGE] An index is not as it should be and is left alone: {index}");
         }
         self.lock().view.differing_indexes.clone_from(&connected.differing_indexes);
+    }
+
+    /// So many erasures are not final.
+    pub fn erasures_to_repeat(&self, count: usize) {
+        self.lock().view.erasures_to_repeat = count;
+    }
+
+    /// What other servers erased cannot be carried out here, or can.
+    pub fn cannot_share(&self, reason: Option<&str>) {
+        self.lock().view.cannot_share = reason.map(str::to_owned);
     }
 
     /// A call succeeded.

@@ -6,6 +6,10 @@
 
 #![allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
 
+#[cfg(feature = "mongo")]
+pub mod drained;
+#[cfg(feature = "openai")]
+pub mod fakellm;
 pub mod faults;
 pub mod http;
 pub mod load;

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use mongodb::bson::{Document, doc};
+use mongodb::bson::{Bson, Document, doc};
 use mongodb::error::Result;
 use mongodb::options::ClientOptions;
 use mongodb::sync::{Client, Collection};
@@ -85,7 +85,29 @@ impl Mongod {
         server
     }
 
-    fn start_with(arguments: &[&str]) -> Self {
+    /// Starts one that can be told to fail, see [`Mongod::fail`].
+    #[track_caller]
+    pub fn start_fallible() -> Self {
+        Self::start_with(&["--setParameter", "enableTestCommands=1"])
+    }
+
+    /// Makes commands fail as `data` says, `mode` times or until [`Mongod::work`].
+    #[track_caller]
+    pub fn fail(&self, mode: impl Into<Bson>, data: Document) {
+        let set = doc! { "configureFailPoint": "failCommand", "mode": mode, "data": data };
+        self.client().database("admin").run_command(set).run().expect("a fail point can be set");
+    }
+
+    /// Ends what [`Mongod::fail`] began.
+    #[track_caller]
+    pub fn work(&self) {
+        let set = doc! { "configureFailPoint": "failCommand", "mode": "off" };
+        self.client().database("admin").run_command(set).run().expect("a fail point can be taken off");
+    }
+
+    /// Starts one with more arguments.
+    #[track_caller]
+    pub fn start_with(arguments: &[&str]) -> Self {
         let folder = tempfile::Builder::new().prefix("chatkeep-mongod-").tempdir().expect("a temporary folder");
         let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
         let mut server = Self { folder, port: free_port(), arguments, with_password: false, child: None };

@@ -24,11 +24,17 @@ pub struct Options {
     config: Value,
     listen: String,
     descriptors: Option<u32>,
+    environment: Vec<(String, String)>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { config: json!({"mongo": {"enabled": false}}), listen: "127.0.0.1:0".to_owned(), descriptors: None }
+        Self {
+            config: json!({"mongo": {"enabled": false}}),
+            listen: "127.0.0.1:0".to_owned(),
+            descriptors: None,
+            environment: Vec::new(),
+        }
     }
 }
 
@@ -48,6 +54,13 @@ impl Options {
     #[must_use]
     pub fn listen(mut self, address: &str) -> Self {
         address.clone_into(&mut self.listen);
+        self
+    }
+
+    /// A variable of the server's environment.
+    #[must_use]
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -113,6 +126,7 @@ impl Server {
         command.arg("serve").arg("--config").arg(self.config_path());
         command.arg("--listen").arg(&self.options.listen).arg("--data").arg(self.data());
         command.current_dir(self.folder.path()).stdin(Stdio::null());
+        command.envs(self.options.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 

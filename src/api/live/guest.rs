@@ -55,6 +55,8 @@ pub(super) struct Guest {
     owed: Option<(Id, Shared)>,
     /// The turn it was told of, and how many bytes of its text.
     turn: Option<(Id, usize)>,
+    /// It was told once how the session is.
+    knows_status: bool,
 }
 
 /// How far a guest is.
@@ -119,6 +121,7 @@ impl Guest {
             acked: None,
             owed: None,
             turn: None,
+            knows_status: false,
         }
     }
 
@@ -205,6 +208,10 @@ impl Guest {
                 now: way.desk.now(),
                 heartbeat_seconds: way.desk.heartbeat_seconds,
             }));
+            // A turn is shown when it is told of what happens.
+            if way.desk.chat.current(&self.session).is_none() {
+                self.show_idle(way);
+            }
         }
         let left = match &mut self.phase {
             Phase::Replaying(replay) => replay.left,
@@ -289,18 +296,26 @@ impl Guest {
 
     /// Tells of the turn that is being answered, with its text so far.
     fn show_turn(&mut self, way: &mut Way<'_>) {
-        let Some(running) = way.desk.chat.current(&self.session) else { return };
+        let Some(running) = way.desk.chat.current(&self.session) else { return self.show_idle(way) };
         let (user, text) = (running.user(), running.text());
         if self.turn.is_some_and(|(told, _)| told == user) {
             return;
         }
         self.turn = Some((user, text.len()));
+        self.knows_status = true;
         way.send(&wire::status(&self.session, "processing", Some(user)));
         if !text.is_empty() {
             way.send(&wire::delta(user, &text));
         }
         if running.is_stopping() {
             way.send(&wire::status(&self.session, "cancelling", Some(user)));
+        }
+    }
+
+    /// Tells, once, that nothing is being answered.
+    fn show_idle(&mut self, way: &mut Way<'_>) {
+        if !std::mem::replace(&mut self.knows_status, true) {
+            way.send(&wire::status(&self.session, "idle", None));
         }
     }
 

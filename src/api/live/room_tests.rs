@@ -357,8 +357,8 @@ fn slow() -> (World, Sender<&'static str>) {
 fn a_turn_is_told_as_it_goes_and_who_joins_in_the_middle_gets_the_text_so_far() {
     let (mut world, pieces) = slow();
     let (one, other) = (world.open("s", None), world.open("s", None));
-    assert_eq!(kinds(&world.next(one, 1)), ["system"]);
-    assert_eq!(kinds(&world.next(other, 1)), ["system"]);
+    assert_eq!(kinds(&world.next(one, 2)), ["system", "idle"]);
+    assert_eq!(kinds(&world.next(other, 2)), ["system", "idle"]);
     world.send(one, &json!({"message": "why", "client_id": "c"}));
     pieces.send("because ").unwrap();
     assert_eq!(kinds(&world.next(one, 3)), ["ack", "processing", "+because "]);
@@ -387,8 +387,8 @@ fn a_stop_takes_effect_within_100_ms_and_what_was_said_is_kept() {
     let (one, other) = (world.open("s", None), world.open("s", None));
     world.send(one, &json!({"message": "why"}));
     pieces.send("because").unwrap();
-    assert_eq!(kinds(&world.next(one, 4)), ["system", "ack", "processing", "+because"]);
-    world.next(other, 4);
+    assert_eq!(kinds(&world.next(one, 5)), ["system", "idle", "ack", "processing", "+because"]);
+    world.next(other, 5);
     let began = Instant::now();
     // Whoever is in the session may.
     world.send(other, &json!({"command": "stop"}));
@@ -406,7 +406,7 @@ fn a_new_context_in_the_middle_of_a_turn_stops_it_and_begins_behind_it() {
     let one = world.open("s", None);
     world.send(one, &json!({"message": "why"}));
     pieces.send("because").unwrap();
-    assert_eq!(kinds(&world.next(one, 4)), ["system", "ack", "processing", "+because"]);
+    assert_eq!(kinds(&world.next(one, 5)), ["system", "idle", "ack", "processing", "+because"]);
     world.send(one, &json!({"message": "/clear", "client_id": "c"}));
     let events = world.next(one, 5);
     assert_eq!(kinds(&events), ["cancelling", "=because cancelled", "idle", "ack", "clear"]);
@@ -419,7 +419,7 @@ fn an_erasure_in_the_middle_of_a_turn_ends_it() {
     let one = world.open("s", None);
     world.send(one, &json!({"message": "why"}));
     pieces.send("because").unwrap();
-    assert_eq!(kinds(&world.next(one, 4)), ["system", "ack", "processing", "+because"]);
+    assert_eq!(kinds(&world.next(one, 5)), ["system", "idle", "ack", "processing", "+because"]);
     world.chat.erase(&session_of("s")).unwrap();
     let mut last = kinds(&world.next(one, 2));
     last.sort();

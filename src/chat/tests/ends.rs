@@ -88,6 +88,23 @@ fn an_erased_session_s_turn_ends_and_leaves_nothing() {
 }
 
 #[test]
+fn a_key_whose_message_is_erased_is_new_also_while_the_turn_of_then_is_ending() {
+    let world = World::new();
+    let erased = world.begin_keyed("s", "deaf", Some("k"));
+    wait_until("the responder is asked", || erased.running().text() == "one");
+    world.chat.erase(&turn("s", "").session).unwrap();
+    let (chat, said) = (world.chat.clone(), Said { key: Some("k"), ..turn("s", "deaf") });
+    let new = std::thread::spawn(move || chat.say(&said.as_turn()));
+    wait_until("it waits", || world.chat.sessions.waiting(&turn("s", "").session) == 1);
+    world.open_gate();
+    world.open_gate();
+    assert_eq!(erased.wait().unwrap().reply, None);
+    let new = new.join().unwrap().unwrap();
+    assert_eq!((new.status, new.duplicate), (Status::Completed, false));
+    assert_eq!(world.told("s").len(), 2);
+}
+
+#[test]
 fn an_erasure_at_any_moment_of_a_turn_leaves_the_whole_turn_or_nothing_of_its_reply() {
     let world = World::new();
     for round in 0..60 {

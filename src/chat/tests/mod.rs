@@ -24,7 +24,7 @@ use crate::responder::{Answer, Context, Failure, Question};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Answers as the message says: `say A B` says the words, `gate` says `one`, waits for [`World::open_gate`] and says ` two`,
-/// `hang` says `so far` and waits to be stopped, `fail` says `half` and fails, `flood` never ends, `panic` panics after `half`.
+/// `deaf` does the same and hears no stop, `hang` says `so far` and waits to be stopped, `fail` says `half` and fails, `flood` never ends, `panic` panics after `half`.
 struct Scripted {
     context: Context,
     gate: Receiver<()>,
@@ -50,6 +50,11 @@ impl Responder for Scripted {
             "hang" => {
                 say("so far");
                 return Err(if question.stop.wait(question.until) { Failure::Stopped } else { Failure::Late });
+            }
+            // Does not hear a stop.
+            "deaf" => {
+                say("one");
+                self.gate.recv_timeout(PATIENCE).unwrap();
             }
             "fail" => {
                 say("half");

@@ -239,7 +239,8 @@ impl<'a, D: Disk> Walk<'a, D> {
         if let Entry::Erasure { id, session } = entry
             && (self.survey.erased.len() < ERASED_MAX || self.survey.erased.contains_key(session))
         {
-            self.survey.erased.insert(session.clone(), *id);
+            let erased = self.survey.erased.entry(session.clone()).or_insert(*id);
+            *erased = (*erased).max(*id);
         }
         let drained = if let Standing::Ours(checkpoint) = self.survey.checkpoint { checkpoint.drained } else { 0 };
         if header.sequence > drained && header.kind != Kind::Abort {

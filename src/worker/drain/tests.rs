@@ -15,8 +15,8 @@ use crate::config::{Config, MongoConfig};
 use crate::disk::sim::{Fault, Op, Random, SimDisk};
 use crate::journal::Draft;
 use crate::journal::testing::{Fixture as JournalFixture, say};
-use crate::message::Clock;
-use crate::store::{Refused, StorePage, StoreQuery};
+use crate::message::{Clock, Message};
+use crate::store::{Outgoing, Refused, StorePage, StoreQuery};
 use crate::worker::storage::State;
 
 /// How a call ends. Without one it does its work and says so.
@@ -96,11 +96,12 @@ impl Store for Scripted {
         self.work("connect".to_owned(), |_| Connected { differing_indexes: vec!["one differs".to_owned()] })
     }
 
-    fn insert(&self, messages: &[Arc<Message>]) -> Result<Inserted, StoreError> {
+    fn send(&self, batch: &[Outgoing]) -> Result<Inserted, StoreError> {
+        let messages: Vec<_> = batch.iter().map(|outgoing| &outgoing.message).collect();
         let texts: Vec<String> = messages.iter().map(|message| message.text()).collect();
         self.work(format!("insert {}", texts.join(" ")), |most| {
             let (mut held, mut inserted) = (self.held.lock().unwrap(), Inserted::default());
-            for (index, message) in messages.iter().take(most).enumerate() {
+            for (index, message) in messages.iter().take(most).copied().enumerate() {
                 if message.text().starts_with("poison") {
                     inserted.refused.push(Refused { index, reason: "poison".to_owned() });
                 } else if held.insert(message.id(), message.clone()).is_none() {
@@ -476,11 +477,11 @@ fn a_huge_backlog_takes_no_more_memory_than_a_few_batches() {
         fixture.say(&[text.as_str(); 100]);
         drain.backoff.end_pause();
         drain.step(fixture.journal.published()).unwrap();
-        let batch: usize = drain.batch.messages.iter().map(|message| message.line().len()).sum();
+        let batch: usize = drain.batch.messages.iter().map(|outgoing| outgoing.message.line().len()).sum();
         // A batch, as much again, and what one read goes beyond it.
         assert!(drain.batch.messages.len() <= 100 && batch <= 64 * 1024 + 1000, "{batch} in the batch");
         assert!(drain.ahead_bytes <= 2 * 64 * 1024, "{} ahead", drain.ahead_bytes);
-        assert_eq!(drain.ahead_bytes, drain.ahead.iter().map(bytes_of).sum::<usize>());
+        assert_eq!(drain.ahead_bytes, drain.ahead.iter().map(|next| bytes_of(&next.record)).sum::<usize>());
     }
     fixture.all(&mut drain);
     assert_eq!((fixture.store.texts().len(), drain.ahead_bytes), (10_000, 0));

@@ -1,0 +1,368 @@
+//! Arguments into a [`Call`]: which command, with which options; a slip becomes one line that says how to put it right.
+//!
+//! It stands alone because it is pure: no file is read here, so every call that can be written down is a line of a table in
+//! its test. Invariant: a call that comes out holds what its command needs and nothing that the command would ignore.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use lexopt::Arg;
+
+use crate::config::closest;
+use crate::doctor;
+use crate::message::{InvalidSession, SessionId};
+
+use super::Failure;
+
+/// What `--help` prints.
+pub(super) const HELP: &str = "\
+chatkeep keeps chat conversations: durable on disk before it answers, recent history from memory.
+
+Usage:
+  chatkeep [serve] [OPTIONS]       serve until SIGTERM or SIGINT
+  chatkeep check-config [OPTIONS]  print the effective configuration without secrets, or every fault of it
+  chatkeep doctor [OPTIONS]        say what of a stopped server's data is intact, pending or damaged; changes nothing
+  chatkeep help                    print this
+
+Of a running server, over its local socket:
+  chatkeep say [OPTIONS] TEXT         send one message and print the reply as it comes; TEXT - reads it from stdin
+  chatkeep history [OPTIONS] SESSION  print the newest messages of a session
+  chatkeep tail [OPTIONS] [SESSION]   print the newest messages, of one session or of all, and what follows
+  chatkeep status [OPTIONS]           print what is kept where and what waits
+  chatkeep verify [OPTIONS]           record a few messages and check that they arrive everywhere, a line for each check
+
+Options:
+  --config FILE   the configuration (default: ./config.yaml, or built-in defaults without one)
+  --listen ADDR   HOST:PORT in place of server.listen; port 0 takes a free one
+  --data DIR      what data/ means in the default paths
+  --session S     say, verify: the session (default: default, verifier)
+  --limit N       history, tail: how many messages, 1 to 500 (default: 50, 10)
+  --repair        doctor: do what a start would do, and take what is intact out of the quarantine
+  --json          JSON in place of readable lines: one object; tail: one a line
+  -h, --help      print this
+  -V, --version   print the version
+
+Exit codes: 0 done, 2 a fault in the arguments or the configuration, 1 anything else. doctor: 0 nothing is damaged, 1
+something is, or it could not look. verify: 0 every check passed. say: 1 also when the reply is an error.
+";
+
+/// The commands, as they are suggested.
+const COMMANDS: &[&str] = &["serve", "check-config", "doctor", "say", "history", "tail", "status", "verify", "help"];
+/// The options, as they are suggested.
+const OPTIONS: &[&str] =
+    &["--config", "--listen", "--data", "--session", "--limit", "--repair", "--json", "--help", "--version"];
+/// The most messages `--limit` may ask for: what one page of the server's may hold.
+const LIMIT_MAX: usize = 500;
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Command {
+    Serve,
+    CheckConfig,
+    Doctor,
+    Say,
+    History,
+    Tail,
+    Status,
+    Verify,
+    Help,
+    Version,
+}
+
+/// With what.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Options {
+    /// `--config`
+    pub(super) config: Option<PathBuf>,
+    /// `--listen`
+    pub(super) listen: Option<String>,
+    /// `--data`
+    pub(super) data: Option<PathBuf>,
+    /// `--session`, or the session that stands behind the command.
+    pub(super) session: Option<SessionId>,
+    /// The text of `say`.
+    pub(super) text: Option<String>,
+    /// `--limit`
+    pub(super) limit: Option<usize>,
+    /// `--repair`
+    pub(super) task: Option<doctor::Task>,
+    /// `--json`
+    pub(super) form: Form,
+}
+
+/// What a report is printed as.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Form {
+    #[default]
+    Lines,
+    Json,
+}
+
+/// What the arguments ask for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Call {
+    pub(super) command: Command,
+    pub(super) options: Options,
+}
+
+/// Reads the arguments (without the program's name).
+pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Call, Failure> {
+    let mut parser = lexopt::Parser::from_args(args);
+    let (mut command, mut operand, mut options) = (None, None, Options::default());
+    while let Some(arg) = parser.next().map_err(|error| Failure::asked(error.to_string()))? {
+        match arg {
+            Arg::Short('h') | Arg::Long("help") => return Ok(Call { command: Command::Help, options }),
+            Arg::Short('V') | Arg::Long("version") => return Ok(Call { command: Command::Version, options }),
+            Arg::Long("config") => set("--config", &mut options.config, &mut parser, |file| Ok(file.into()))?,
+            Arg::Long("data") => set("--data", &mut options.data, &mut parser, |folder| Ok(folder.into()))?,
+            Arg::Long("listen") => set("--listen", &mut options.listen, &mut parser, text)?,
+            Arg::Long("session") => set("--session", &mut options.session, &mut parser, |word| session(&text(word)?))?,
+            Arg::Long("limit") => set("--limit", &mut options.limit, &mut parser, limit)?,
+            Arg::Long("repair") => options.task = Some(doctor::Task::Repair),
+            Arg::Long("json") => options.form = Form::Json,
+            Arg::Long(name) => return Err(unknown("option", &format!("--{name}"), OPTIONS)),
+            Arg::Short(name) => return Err(unknown("option", &format!("-{name}"), OPTIONS)),
+            Arg::Value(word) if command.is_none() => command = Some(command_of(&word.to_string_lossy())?),
+            Arg::Value(word) => take(&mut operand, command, word)?,
+        }
+    }
+    let command = command.unwrap_or(Command::Serve);
+    check(command, &options)?;
+    place(command, operand, &mut options)?;
+    Ok(Call { command, options })
+}
+
+fn command_of(word: &str) -> Result<Command, Failure> {
+    match word {
+        "serve" => Ok(Command::Serve),
+        "check-config" => Ok(Command::CheckConfig),
+        "doctor" => Ok(Command::Doctor),
+        "say" => Ok(Command::Say),
+        "history" => Ok(Command::History),
+        "tail" => Ok(Command::Tail),
+        "status" => Ok(Command::Status),
+        "verify" => Ok(Command::Verify),
+        "help" => Ok(Command::Help),
+        _ => Err(unknown("command", word, COMMANDS)),
+    }
+}
+
+/// Takes a word behind the command, where the command wants one.
+fn take(operand: &mut Option<String>, command: Option<Command>, word: OsString) -> Result<(), Failure> {
+    let shown = word.to_string_lossy().into_owned();
+    let takes = matches!(command, Some(Command::Say | Command::History | Command::Tail));
+    match (takes, operand.is_some(), command) {
+        (true, false, _) => {
+            let word = word.into_string();
+            *operand = Some(word.map_err(|_| Failure::asked(format!("`{shown}` is not UTF-8 text")))?);
+            Ok(())
+        }
+        (true, true, Some(Command::Say)) => Err(Failure::asked(format!(
+            "unexpected argument `{shown}` after the text: put quotes around a text of several words"
+        ))),
+        (true, true, _) => Err(Failure::asked(format!("unexpected argument `{shown}` after the session"))),
+        (false, ..) => Err(Failure::asked(format!("unexpected argument `{shown}` after the command"))),
+    }
+}
+
+/// Refuses options that the command would ignore.
+fn check(command: Command, options: &Options) -> Result<(), Failure> {
+    use Command::{Doctor, History, Say, Status, Tail, Verify};
+    let rules: [(&str, bool, &[Command], &str); 4] = [
+        ("--repair", options.task.is_some(), &[Doctor], "doctor"),
+        (
+            "--json",
+            options.form == Form::Json,
+            &[Doctor, Say, History, Tail, Status, Verify],
+            "doctor, say, history, tail, status and verify",
+        ),
+        ("--session", options.session.is_some(), &[Say, Verify], "say and verify"),
+        ("--limit", options.limit.is_some(), &[History, Tail], "history and tail"),
+    ];
+    match rules.into_iter().find(|(_, given, commands, _)| *given && !commands.contains(&command)) {
+        Some((name, .., whose)) => {
+            let one = whose.split([',', ' ']).next().unwrap_or(whose);
+            Err(Failure::asked(format!("{name} belongs to {whose}: chatkeep {one} {name}")))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Puts the word behind the command where it belongs.
+fn place(command: Command, operand: Option<String>, options: &mut Options) -> Result<(), Failure> {
+    match (command, operand) {
+        (Command::Say, None) => {
+            Err(Failure::asked("say needs a text: chatkeep say TEXT, or chatkeep say - to read it from stdin"))
+        }
+        (Command::Say, Some(text)) => {
+            options.text = Some(text);
+            Ok(())
+        }
+        (Command::History, None) => Err(Failure::asked("history needs a session: chatkeep history SESSION")),
+        (_, Some(word)) => {
+            let named = session(&word).map_err(|rule| Failure::asked(format!("session `{word}` {rule}")))?;
+            options.session = Some(named);
+            Ok(())
+        }
+        (_, None) => Ok(()),
+    }
+}
+
+fn text(word: OsString) -> Result<String, String> {
+    word.into_string().map_err(|_| "needs a value that is UTF-8 text".to_owned())
+}
+
+fn session(word: &str) -> Result<SessionId, String> {
+    SessionId::new(word).map_err(|rule: InvalidSession| rule.to_string())
+}
+
+fn limit(word: OsString) -> Result<usize, String> {
+    let number = word.into_string().ok().and_then(|word| word.parse().ok());
+    let number = number.filter(|number| (1..=LIMIT_MAX).contains(number));
+    number.ok_or_else(|| format!("must be a whole number from 1 to {LIMIT_MAX}"))
+}
+
+/// Takes the option's value; a second one is refused, because one of the two would be ignored in silence.
+fn set<T>(
+    name: &str,
+    place: &mut Option<T>,
+    parser: &mut lexopt::Parser,
+    convert: impl FnOnce(OsString) -> Result<T, String>,
+) -> Result<(), Failure> {
+    let value = parser.value().map_err(|_| Failure::asked(format!("{name} needs a value: {name} VALUE")))?;
+    if value.is_empty() {
+        return Err(Failure::asked(format!("{name} needs a value that is not empty")));
+    }
+    let value = convert(value).map_err(|rule| Failure::asked(format!("{name} {rule}")))?;
+    if place.replace(value).is_some() {
+        return Err(Failure::asked(format!("{name} is given twice: give it once")));
+    }
+    Ok(())
+}
+
+fn unknown(what: &str, word: &str, known: &[&str]) -> Failure {
+    let fix = match closest(word, known.iter().copied()) {
+        Some(meant) => format!("did you mean {meant}?"),
+        None => format!("chatkeep --help lists every {what}"),
+    };
+    Failure::asked(format!("unknown {what} `{word}`; {fix}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(args: &str) -> Result<Call, String> {
+        parse(args.split_whitespace().map(OsString::from)).map_err(|failure| match failure {
+            Failure::Asked(lines) => lines.join("\n"),
+            Failure::Other(line) => panic!("{line}"),
+        })
+    }
+
+    fn named(name: &str) -> Option<SessionId> {
+        Some(SessionId::new(name).unwrap())
+    }
+
+    #[test]
+    fn the_command_may_stand_anywhere_and_is_serve_without_one() {
+        let config = || Options { config: Some("a.yaml".into()), ..Options::default() };
+        for (args, command, options) in [
+            ("", Command::Serve, Options::default()),
+            ("serve", Command::Serve, Options::default()),
+            ("--config a.yaml", Command::Serve, config()),
+            ("--config=a.yaml check-config", Command::CheckConfig, config()),
+            ("check-config --config a.yaml", Command::CheckConfig, config()),
+            (
+                "serve --listen 127.0.0.1:0 --data d",
+                Command::Serve,
+                Options { listen: Some("127.0.0.1:0".to_owned()), data: Some("d".into()), ..Options::default() },
+            ),
+            (
+                "doctor --json --repair",
+                Command::Doctor,
+                Options { task: Some(doctor::Task::Repair), form: Form::Json, ..Options::default() },
+            ),
+            ("help", Command::Help, Options::default()),
+            ("serve --help", Command::Help, Options::default()),
+            ("-h", Command::Help, Options::default()),
+            ("-V", Command::Version, Options::default()),
+            ("--version", Command::Version, Options::default()),
+        ] {
+            assert_eq!(parsed(args), Ok(Call { command, options }), "{args}");
+        }
+    }
+
+    #[test]
+    fn commands_for_a_running_server_take_a_text_or_a_session() {
+        let say = |text: &str| Options { text: Some(text.to_owned()), ..Options::default() };
+        for (args, command, options) in [
+            ("say hi", Command::Say, say("hi")),
+            ("say -", Command::Say, say("-")),
+            ("say -- --json", Command::Say, say("--json")),
+            ("say --session s hi --json", Command::Say, Options { session: named("s"), form: Form::Json, ..say("hi") }),
+            (
+                "history a:b --limit 500",
+                Command::History,
+                Options { session: named("a:b"), limit: Some(500), ..Options::default() },
+            ),
+            ("tail", Command::Tail, Options::default()),
+            ("tail s --limit=1", Command::Tail, Options { session: named("s"), limit: Some(1), ..Options::default() }),
+            ("status --data d", Command::Status, Options { data: Some("d".into()), ..Options::default() }),
+            ("verify --session v", Command::Verify, Options { session: named("v"), ..Options::default() }),
+        ] {
+            assert_eq!(parsed(args), Ok(Call { command, options }), "{args}");
+        }
+    }
+
+    #[test]
+    fn a_slip_is_told_with_its_fix() {
+        let session_rule = "must be 1 to 128 characters of A-Z a-z 0-9 . _ - : @, and not . or ..";
+        for (args, told) in [
+            ("sevre", "unknown command `sevre`; did you mean serve?"),
+            ("stauts", "unknown command `stauts`; did you mean status?"),
+            ("hsitory s", "unknown command `hsitory`; did you mean history?"),
+            ("frobnicate", "unknown command `frobnicate`; chatkeep --help lists every command"),
+            ("--confg x", "unknown option `--confg`; did you mean --config?"),
+            ("say --sesion x hi", "unknown option `--sesion`; did you mean --session?"),
+            ("-x", "unknown option `-x`; chatkeep --help lists every option"),
+            ("serve now", "unexpected argument `now` after the command"),
+            ("serve --repair", "--repair belongs to doctor: chatkeep doctor --repair"),
+            ("--json", "--json belongs to doctor, say, history, tail, status and verify: chatkeep doctor --json"),
+            ("history s --session t", "--session belongs to say and verify: chatkeep say --session"),
+            ("say hi --limit 3", "--limit belongs to history and tail: chatkeep history --limit"),
+            ("history s --limit 501", "--limit must be a whole number from 1 to 500"),
+            ("tail --limit -1", "--limit must be a whole number from 1 to 500"),
+            ("--config", "--config needs a value: --config VALUE"),
+            ("--data=", "--data needs a value that is not empty"),
+            ("--data a --data b", "--data is given twice: give it once"),
+            ("say", "say needs a text: chatkeep say TEXT, or chatkeep say - to read it from stdin"),
+            ("say two words", "unexpected argument `words` after the text: put quotes around a text of several words"),
+            ("history", "history needs a session: chatkeep history SESSION"),
+            ("tail a b", "unexpected argument `b` after the session"),
+            ("verify now", "unexpected argument `now` after the command"),
+            ("tail a/b", &format!("session `a/b` {session_rule}")),
+            ("say --session .. hi", &format!("--session {session_rule}")),
+        ] {
+            assert_eq!(parsed(args), Err(told.to_owned()), "{args}");
+        }
+        let word = std::os::unix::ffi::OsStringExt::from_vec(b"a\xff".to_vec());
+        let failure = parse(["say".into(), word]).unwrap_err();
+        assert_eq!(failure, Failure::asked("`a\u{fffd}` is not UTF-8 text"));
+    }
+
+    #[test]
+    fn help_tells_of_every_command_and_option() {
+        for word in COMMANDS {
+            let line = HELP.lines().any(|line| {
+                line.strip_prefix("  chatkeep ").is_some_and(|rest| rest.trim_start_matches('[').starts_with(word))
+            });
+            assert!(line, "{word}");
+        }
+        for option in OPTIONS {
+            assert!(
+                HELP.lines().any(|line| line.trim_start().replace("-h, ", "").replace("-V, ", "").starts_with(option)),
+                "{option}"
+            );
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! A small blocking HTTP/1.1 client for the server of this configuration: one request a connection, over its Unix socket, or
+//! over TCP with the configured token where there is no socket.
+//!
+//! It stands alone because the commands want sentences and not codes: every fault here is one line that says what to do. A
+//! request is never sent twice: after an error its outcome may be unknown, and only the user knows whether it may be repeated.
+//!
+//! Invariants: every read and write has an end ([`Wait`]); a head is bounded, and a body that is taken whole has at most
+//! [`BODY_BYTES_MAX`]. The token is in no message. Knows nothing of what is asked.
+
+mod body;
+mod events;
+mod head;
+mod socket;
+
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::config::{Config, Secret};
+
+use body::Body;
+pub(super) use events::Events;
+use head::{Head, read_head};
+pub(super) use socket::Socket;
+
+/// The largest body that is taken whole, in bytes: a page of the history with metadata has half of it.
+const BODY_BYTES_MAX: u64 = 64 << 20;
+
+/// Why there is no reply, by what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ClientError {
+    /// Nobody is there.
+    #[error("no server is listening on {0}: start it with `chatkeep serve`")]
+    Absent(String),
+    /// The socket's mode says no.
+    #[error("{0} belongs to another user: run this as the user that runs the server")]
+    Forbidden(String),
+    /// The configuration does not say where it is.
+    #[error("server.listen has port 0, so the port is not known: say it with --listen HOST:PORT")]
+    NoPort,
+    /// Somebody is there and does not answer in time.
+    #[error("{place} does not answer within {seconds} s")]
+    Late {
+        /// Where.
+        place: String,
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// It ended in mid-reply: it was killed, or it stops.
+    #[error("{0} closed the connection before the reply was whole")]
+    Cut(String),
+    /// Something else listens there.
+    #[error("{place} does not answer as a chatkeep server does: {what}")]
+    Malformed {
+        /// Where.
+        place: String,
+        /// What is wrong with the reply.
+        what: String,
+    },
+    /// The system's reason.
+    #[error("cannot talk to {place}: {source}")]
+    Io {
+        /// Where.
+        place: String,
+        /// The reason.
+        source: io::Error,
+    },
+    /// The server's own words.
+    #[error("the server refuses with {status}: {detail}")]
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// The `detail` of its problem.
+        detail: String,
+        /// The field at fault.
+        field: Option<String>,
+    },
+}
+
+/// How long a reply may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Wait {
+    /// From the first byte sent to the last one read.
+    Whole(Duration),
+    /// From one byte to the next: for a reply that lasts.
+    Silence(Duration),
+}
+
+enum Target {
+    Unix(PathBuf),
+    Tcp(String),
+}
+
+/// See the module.
+pub(super) struct Client {
+    target: Target,
+    token: Option<Secret>,
+}
+
+/// What is asked.
+pub(super) struct Request<'a> {
+    /// The method.
+    pub(super) method: &'a str,
+    /// Path and query.
+    pub(super) target: &'a str,
+    /// `Accept`
+    pub(super) accept: &'a str,
+    /// A JSON body.
+    pub(super) body: Option<&'a Value>,
+    /// How long it may take.
+    pub(super) wait: Wait,
+}
+
+/// A reply whose body is not read yet.
+pub(super) struct Reply {
+    place: String,
+    wait: Wait,
+    /// The status.
+    pub(super) status: u16,
+    /// `Content-Type` without parameters, in lower case.
+    pub(super) kind: String,
+    body: Body<BufReader<Socket>>,
+}
+
+impl Client {
+    /// A client of the server that this configuration starts.
+    pub(super) fn of(config: &Config) -> Self {
+        match &config.server.local_socket {
+            Some(path) => Self { target: Target::Unix(path.clone()), token: None },
+            None => {
+                Self { target: Target::Tcp(reachable(&config.server.listen)), token: config.server.auth_token.clone() }
+            }
+        }
+    }
+
+    /// Where the server is, for messages.
+    pub(super) fn place(&self) -> String {
+        match &self.target {
+            Target::Unix(path) => path.display().to_string(),
+            Target::Tcp(address) => format!("http://{address}"),
+        }
+    }
+
+    /// The socket, if it is asked over one.
+    pub(super) fn socket(&self) -> Option<&PathBuf> {
+        match &self.target {
+            Target::Unix(path) => Some(path),
+            Target::Tcp(_) => None,
+        }
+    }
+
+    /// Whether it sends a token.
+    pub(super) fn has_token(&self) -> bool {
+        self.token.is_some()
+    }
+
+    /// The working directory of the server, where its relative paths begin; known of one that is asked over its socket.
+    pub(super) fn servers_folder(&self) -> Option<PathBuf> {
+        let stream = UnixStream::connect(self.socket()?).ok()?;
+        let peer = rustix::net::sockopt::socket_peercred(&stream).ok()?;
+        std::fs::read_link(format!("/proc/{}/cwd", peer.pid.as_raw_nonzero())).ok()
+    }
+
+    /// Sends a request and reads the head of its reply.
+    pub(super) fn send(&self, request: &Request<'_>) -> Result<Reply, ClientError> {
+        let mut socket = self.connect(request.wait)?;
+        // A server may refuse before it has read all: then its reply says more than a broken pipe does.
+        let sent = socket.write_all(&self.bytes(request));
+        let mut from = BufReader::new(socket);
+        let head = read_head(&mut from).map_err(|fault| match (sent, fault.kind()) {
+            (Err(fault), ErrorKind::UnexpectedEof) => fault,
+            _ => fault,
+        });
+        let fault = |fault| told(self.place(), request.wait, fault);
+        let Head { status, kind, framing } = head.map_err(fault)?;
+        let body = Body::new(from, framing);
+        Ok(Reply { place: self.place(), wait: request.wait, status, kind, body })
+    }
+
+    /// GET of JSON, within that time.
+    pub(super) fn get(&self, target: &str, within: Duration) -> Result<Value, ClientError> {
+        let wait = Wait::Whole(within);
+        self.send(&Request { method: "GET", target, accept: "application/json", body: None, wait })?.accepted()?.json()
+    }
+
+    fn bytes(&self, request: &Request<'_>) -> Vec<u8> {
+        let host = match &self.target {
+            Target::Unix(_) => "localhost",
+            Target::Tcp(address) => address,
+        };
+        let mut head = format!(
+            "{} {} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nAccept: {}\r\nUser-Agent: chatkeep/{}\r\n",
+            request.method,
+            request.target,
+            request.accept,
+            env!("CARGO_PKG_VERSION"),
+        );
+        if let Some(token) = &self.token {
+            head.push_str(&format!("Authorization: Bearer {}\r\n", token.expose()));
+        }
+        let body = request.body.map(Value::to_string).unwrap_or_default();
+        if request.body.is_some() {
+            head.push_str(&format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len()));
+        }
+        format!("{head}\r\n{body}").into_bytes()
+    }
+
+    fn connect(&self, wait: Wait) -> Result<Socket, ClientError> {
+        let socket = match &self.target {
+            Target::Unix(path) => Socket::unix(path, wait),
+            Target::Tcp(address) if address.ends_with(":0") => return Err(ClientError::NoPort),
+            Target::Tcp(address) => Socket::tcp(address, wait),
+        };
+        socket.map_err(|source| match source.kind() {
+            ErrorKind::NotFound | ErrorKind::ConnectionRefused => ClientError::Absent(self.place()),
+            ErrorKind::PermissionDenied => ClientError::Forbidden(self.place()),
+            _ => told(self.place(), wait, source),
+        })
+    }
+}
+
+/// Where a client reaches a listener: one of all addresses is reached at loopback.
+pub(super) fn reachable(listen: &str) -> String {
+    match listen.rsplit_once(':') {
+        Some(("0.0.0.0", port)) => format!("127.0.0.1:{port}"),
+        Some(("[::]", port)) => format!("[::1]:{port}"),
+        _ => listen.to_owned(),
+    }
+}
+
+fn told(place: String, wait: Wait, source: io::Error) -> ClientError {
+    let (Wait::Whole(within) | Wait::Silence(within)) = wait;
+    match source.kind() {
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => ClientError::Late { place, seconds: within.as_secs() },
+        ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => ClientError::Cut(place),
+        ErrorKind::InvalidData => ClientError::Malformed { place, what: source.to_string() },
+        _ => ClientError::Io { place, source },
+    }
+}
+
+impl Reply {
+    /// This reply, unless it is a refusal.
+    pub(super) fn accepted(self) -> Result<Self, ClientError> {
+        if self.status < 400 {
+            return Ok(self);
+        }
+        let status = self.status;
+        // What is no problem of ours is told by its status alone: it may be a page of whatever listens there.
+        let problem = self.json().unwrap_or_default();
+        // The listener itself answers so when it stops with a request in its hands.
+        let silent =
+            if status == 500 || status == 503 { "it stops, or its log says why" } else { "no reason is given" };
+        let detail = problem["detail"].as_str().unwrap_or(silent).to_owned();
+        Err(ClientError::Refused { status, detail, field: problem["field"].as_str().map(str::to_owned) })
+    }
+
+    /// The whole body as JSON.
+    pub(super) fn json(self) -> Result<Value, ClientError> {
+        let (place, wait) = (self.place, self.wait);
+        let mut bytes = Vec::new();
+        let read = self.body.take(BODY_BYTES_MAX).read_to_end(&mut bytes);
+        read.map_err(|fault| told(place.clone(), wait, fault))?;
+        let what = |fault: serde_json::Error| format!("its reply is no JSON ({fault})");
+        serde_json::from_slice(&bytes).map_err(|fault| ClientError::Malformed { place, what: what(fault) })
+    }
+
+    /// The body as server-sent events.
+    pub(super) fn events(self) -> Events<impl FnMut(io::Error) -> ClientError, impl BufRead> {
+        let (place, wait) = (self.place, self.wait);
+        Events::new(BufReader::new(self.body), move |fault| told(place.clone(), wait, fault))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_on_every_address_is_reached_at_loopback() {
+        for (listen, wanted) in [
+            ("0.0.0.0:8000", "127.0.0.1:8000"),
+            ("[::]:1", "[::1]:1"),
+            ("localhost:8000", "localhost:8000"),
+            ("[::1]:8000", "[::1]:8000"),
+        ] {
+            assert_eq!(reachable(listen), wanted);
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! A connection whose reads and writes end: over a Unix socket or TCP.
+//!
+//! It stands alone because the WebSocket check reads through it, too. Invariant: no read waits beyond its [`Wait`], and no
+//! write longer than [`WRITE_TIMEOUT`]. Knows nothing of HTTP.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::Wait;
+
+/// How long a connection may take to be made over TCP, to each of the addresses of a name.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest one write waits for the server.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Whichever it is.
+enum Stream {
+    Unix(UnixStream),
+    Tcp(TcpStream),
+}
+
+impl Stream {
+    fn set_write_timeout(&self, within: Duration) -> io::Result<()> {
+        match self {
+            Self::Unix(stream) => stream.set_write_timeout(Some(within)),
+            Self::Tcp(stream) => stream.set_write_timeout(Some(within)),
+        }
+    }
+
+    fn set_read_timeout(&self, within: Duration) -> io::Result<()> {
+        match self {
+            Self::Unix(stream) => stream.set_read_timeout(Some(within)),
+            Self::Tcp(stream) => stream.set_read_timeout(Some(within)),
+        }
+    }
+}
+
+/// The end of waiting.
+enum Until {
+    Moment(Instant),
+    Silence(Duration),
+}
+
+/// A connection whose reads end in time.
+pub(in crate::cli) struct Socket {
+    stream: Stream,
+    until: Until,
+}
+
+impl Socket {
+    /// Connects to the first address of `HOST:PORT` that takes connections; all that is read must come within `wait`.
+    pub(in crate::cli) fn tcp(address: &str, wait: Wait) -> io::Result<Self> {
+        Self::of(Stream::Tcp(connect_tcp(address)?), wait)
+    }
+
+    /// Connects to a Unix socket.
+    pub(super) fn unix(path: &Path, wait: Wait) -> io::Result<Self> {
+        Self::of(Stream::Unix(UnixStream::connect(path)?), wait)
+    }
+
+    fn of(stream: Stream, wait: Wait) -> io::Result<Self> {
+        stream.set_write_timeout(WRITE_TIMEOUT)?;
+        let until = match wait {
+            Wait::Whole(within) => Until::Moment(Instant::now() + within),
+            Wait::Silence(within) => Until::Silence(within),
+        };
+        Ok(Self { stream, until })
+    }
+
+    /// What is still read must come within that time from now.
+    pub(in crate::cli) fn end_within(&mut self, within: Duration) {
+        self.until = Until::Moment(Instant::now() + within);
+    }
+}
+
+impl Read for Socket {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let left = match self.until {
+            Until::Moment(moment) => moment.saturating_duration_since(Instant::now()),
+            Until::Silence(within) => within,
+        };
+        if left.is_zero() {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        self.stream.set_read_timeout(left)?;
+        match &mut self.stream {
+            Stream::Unix(stream) => stream.read(into),
+            Stream::Tcp(stream) => stream.read(into),
+        }
+    }
+}
+
+impl Write for Socket {
+    fn write(&mut self, from: &[u8]) -> io::Result<usize> {
+        match &mut self.stream {
+            Stream::Unix(stream) => stream.write(from),
+            Stream::Tcp(stream) => stream.write(from),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Connects to the first address of `HOST:PORT` that takes connections.
+fn connect_tcp(address: &str) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(ErrorKind::NotFound, "the name has no address");
+    for address in address.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
+            Ok(stream) => {
+                stream.set_nodelay(true)?;
+                return Ok(stream);
+            }
+            Err(fault) => last = fault,
+        }
+    }
+    Err(last)
+}

@@ -1,0 +1,77 @@
+//! The configuration the options ask for: the file found and read, the environment, the overrides.
+//!
+//! It stands alone so that `config` stays free of I/O. Every fault is one line with the file, and exit code 2. Knows nothing
+//! of what the configuration is for.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use crate::config::{Overrides, Settings};
+use crate::store;
+
+use super::Failure;
+use super::args::Options;
+
+/// The config file that is read when none is named, and may be missing.
+const DEFAULT_CONFIG: &str = "config.yaml";
+
+/// The largest config file, in bytes; beyond it the wrong file was named.
+const CONFIG_BYTES: u64 = 1 << 20;
+
+/// What was found.
+pub(super) struct Loaded {
+    /// The file that was read, if one was.
+    pub(super) file: Option<String>,
+    /// What is in effect.
+    pub(super) settings: Settings,
+}
+
+/// The configuration the options ask for.
+pub(super) fn load(options: &Options) -> Result<Loaded, Failure> {
+    let (file, text) = match &options.config {
+        Some(path) => (Some(path.as_path()), read(path)?),
+        None => match read_if_there(Path::new(DEFAULT_CONFIG))? {
+            Some(text) => (Some(Path::new(DEFAULT_CONFIG)), text),
+            None => (None, String::new()),
+        },
+    };
+    let file = file.map(|path| path.display().to_string());
+    let overrides = Overrides { listen: options.listen.as_deref(), data: options.data.as_deref() };
+    match Settings::load(&text, &|name| std::env::var_os(name), &overrides) {
+        Ok(settings) => match store::hosts(settings.config().mongo.uri.expose()) {
+            Ok(_) => Ok(Loaded { file, settings }),
+            Err(rule) => Err(Failure::asked(format!("mongo.uri: [redacted]: {rule}"))),
+        },
+        Err(faults) => Err(Failure::Asked(
+            faults
+                .iter()
+                .map(|fault| match &file {
+                    Some(file) if fault.is_in_file() => format!("{file}: {fault}"),
+                    _ => fault.to_string(),
+                })
+                .collect(),
+        )),
+    }
+}
+
+fn read(path: &Path) -> Result<String, Failure> {
+    read_if_there(path)?
+        .ok_or_else(|| Failure::asked(format!("cannot read the config file {}: there is no such file", path.display())))
+}
+
+fn read_if_there(path: &Path) -> Result<Option<String>, Failure> {
+    let refuse = |why: String| Failure::asked(format!("cannot read the config file {}: {why}", path.display()));
+    let mut bytes = Vec::new();
+    // One byte more than allowed, to see whether there is one.
+    match File::open(path).and_then(|file| file.take(CONFIG_BYTES + 1).read_to_end(&mut bytes)) {
+        // A link to nowhere is a slip, and no wish for the defaults.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !path.is_symlink() => Ok(None),
+        Err(error) => Err(refuse(error.to_string())),
+        Ok(_) if bytes.len() as u64 > CONFIG_BYTES => Err(refuse(format!("it is larger than {CONFIG_BYTES} bytes"))),
+        Ok(_) => match String::from_utf8(bytes) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) => Err(refuse(format!("byte {} is not UTF-8 text", error.utf8_error().valid_up_to() + 1))),
+        },
+    }
+}

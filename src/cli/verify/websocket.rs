@@ -1,0 +1,148 @@
+//! The check of `/ws/chat`: welcome and status, a message, its ack and its response, both in the history.
+//!
+//! It stands alone because it speaks another protocol, over TCP only. A server that answers 404 there and does not claim
+//! WebSocket in its status is one that has none, and that is said and is no fault. Every wait is under one deadline.
+//! Knows nothing of what the other checks do.
+
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tungstenite::http::Uri;
+use tungstenite::{ClientRequestBuilder, Error, HandshakeError, Message, WebSocket};
+
+use crate::cli::client::{Socket, Wait, reachable};
+use crate::cli::show::encoded;
+
+use super::{Outcome, Run, Sent, checks};
+
+/// From the connection to the response: somebody may have to think of it.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// From the response to a status, if none came before.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
+/// What the ack is known by.
+const CLIENT_ID: &str = "verify";
+
+/// What has come so far.
+#[derive(Debug, Default)]
+struct Seen {
+    welcome: bool,
+    status: bool,
+    ack: Option<Value>,
+    response: Option<Value>,
+}
+
+/// See the module.
+pub(super) fn check(run: &mut Run<'_>) -> Outcome {
+    let address = reachable(&run.config.server.listen);
+    if address.ends_with(":0") {
+        return Err("server.listen has port 0 (say with --listen HOST:PORT where the server listens)".to_owned());
+    }
+    let mut socket = match connect(run, &address) {
+        Ok(socket) => socket,
+        Err(Error::Http(reply)) if reply.status() == 404 && !run.before["websocket"].is_object() => {
+            return Ok("/ws/chat is not served by this version (404)".to_owned());
+        }
+        Err(Error::Http(reply)) => {
+            return Err(format!("ws://{address}/ws/chat is refused with {}", reply.status().as_u16()));
+        }
+        Err(fault) => return Err(format!("ws://{address}/ws/chat: {}", told(fault))),
+    };
+    let mut seen = Seen::default();
+    while !seen.welcome {
+        take(&mut socket, &mut seen, run.session.as_str())?;
+    }
+    let message = json!({"message": "ping from websocket", "client_id": CLIENT_ID});
+    socket.send(Message::text(message.to_string())).map_err(|fault| format!("sending: {}", told(fault)))?;
+    while seen.ack.is_none() || seen.response.is_none() {
+        take(&mut socket, &mut seen, run.session.as_str())?;
+    }
+    // One may follow the response; nobody has to think of that.
+    socket.get_mut().end_within(STATUS_TIMEOUT);
+    while !seen.status {
+        take(&mut socket, &mut seen, run.session.as_str())?;
+    }
+    let id = |frame: &Option<Value>| frame.as_ref().and_then(|frame| frame["id"].as_str().map(str::to_owned));
+    let (Some(user), Some(reply)) = (id(&seen.ack), id(&seen.response)) else {
+        return Err("the ack or the response has no id".to_owned());
+    };
+    if seen.response.is_some_and(|response| response["reply_to"] != user.as_str()) {
+        return Err("the response is to another message".to_owned());
+    }
+    run.sent.extend([Sent { id: user, role: "user" }, Sent { id: reply, role: "assistant" }]);
+    // It has all it wanted; a server that does not say goodbye is no fault of this check's.
+    let _ = socket.close(None);
+    checks::history(run)?;
+    Ok(format!("ws://{address}/ws/chat: welcome, status, ack and response came, both messages are in the history"))
+}
+
+fn connect(run: &Run<'_>, address: &str) -> Result<WebSocket<Socket>, Error> {
+    let uri: Uri = format!("ws://{address}/ws/chat?session_id={}", encoded(run.session)).parse()?;
+    let mut request = ClientRequestBuilder::new(uri);
+    if let Some(token) = &run.config.server.auth_token {
+        request = request.with_header("Authorization", format!("Bearer {}", token.expose()));
+    }
+    match tungstenite::client(request, Socket::tcp(address, Wait::Whole(TIMEOUT))?) {
+        Ok((socket, _)) => Ok(socket),
+        Err(HandshakeError::Failure(fault)) => Err(fault),
+        Err(HandshakeError::Interrupted(_)) => Err(Error::Io(ErrorKind::TimedOut.into())),
+    }
+}
+
+/// Reads one frame and notes what it is.
+fn take(socket: &mut WebSocket<Socket>, seen: &mut Seen, session: &str) -> Result<(), String> {
+    let missing = || {
+        let wanted = [
+            (seen.welcome, "a welcome"),
+            (seen.status, "a status"),
+            (seen.ack.is_some(), "an ack"),
+            (seen.response.is_some(), "a response"),
+        ];
+        let missing = wanted.into_iter().filter(|(is_there, _)| !is_there).map(|(_, what)| what);
+        format!("waiting for {}", missing.collect::<Vec<_>>().join(", "))
+    };
+    let frame = match socket.read() {
+        Ok(Message::Text(text)) => text,
+        Ok(Message::Close(frame)) => {
+            let code = frame.map_or_else(|| "without a code".to_owned(), |frame| format!("with {}", frame.code));
+            return Err(format!("{}: the server closes {code}", missing()));
+        }
+        Ok(_) => return Ok(()),
+        Err(fault) => return Err(format!("{}: {}", missing(), told(fault))),
+    };
+    let frame: Value = serde_json::from_str(&frame).map_err(|fault| format!("a frame is no JSON ({fault})"))?;
+    note(seen, frame, session)
+}
+
+/// What a frame means here; the others are none of this check's.
+fn note(seen: &mut Seen, frame: Value, session: &str) -> Result<(), String> {
+    match frame["type"].as_str().unwrap_or_default() {
+        "system" if frame["session_id"] != session => {
+            return Err(format!("the welcome is to the session {}", frame["session_id"]));
+        }
+        "system" => seen.welcome = true,
+        "status" if frame["status"] == "busy" => {
+            return Err("the session is busy with another message (name another with --session)".to_owned());
+        }
+        "status" => seen.status = true,
+        "ack" if frame["client_id"] == CLIENT_ID => seen.ack = Some(frame),
+        "response" if frame["status"] == "completed" => seen.response = Some(frame),
+        "response" => return Err(format!("the response is {}: {}", frame["status"], frame["message"])),
+        "error" => return Err(format!("the server says {}: {}", frame["code"], frame["detail"])),
+        _ => {}
+    }
+    Ok(())
+}
+
+fn told(fault: Error) -> String {
+    match fault {
+        Error::Io(fault) => match fault.kind() {
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => "nothing came in time".to_owned(),
+            ErrorKind::ConnectionRefused => {
+                "nobody listens there (say with --listen HOST:PORT where the server listens)".to_owned()
+            }
+            _ => fault.to_string(),
+        },
+        fault => fault.to_string(),
+    }
+}

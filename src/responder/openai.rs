@@ -1,0 +1,250 @@
+//! A server that speaks OpenAI's chat completions answers: Ollama, llama.cpp, vLLM, LiteLLM, OpenAI and others.
+//!
+//! ```text
+//! openai.rs    one answer: the tries, their pauses, and the reading of the answer
+//! request.rs   what is asked
+//! stream.rs    the answer, as its bytes come
+//! refusal.rs   what is told when there is none
+//! wire.rs      the bytes below TLS, where every wait hears the stop
+//! names.rs     the addresses of the server's name
+//! without.rs   what stands in for all of it in a build without the cargo feature `openai`
+//! ```
+//!
+//! `POST {base_url}/chat/completions` with `stream: true`, a connection for each. It is tried again, twice, only while the
+//! server cannot have begun an answer: no connection, 429, 5xx. The key goes to the host of `base_url` and nowhere else: no
+//! redirect is followed, and no proxy of the environment used. Certificates are judged by Mozilla's roots.
+//!
+//! Invariants: the stop and the deadline are heard within 25 ms in every phase; the key is in no text that is told; what a
+//! server sends is bounded in every direction (a line, the whole, an error's body, the head). Knows nothing of who asks.
+
+mod names;
+mod refusal;
+mod request;
+mod stream;
+mod wire;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::io::Read;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use ureq::tls::TlsConfig;
+use ureq::unversioned::transport::{Connector, RustlsConnector};
+use ureq::{Agent, Body, http};
+
+use super::speech::Speech;
+use super::{Answer, Context, Failure, Question, Responder};
+use crate::config::OpenAiConfig;
+use names::{Names, Running};
+use refusal::{Quoter, refusal};
+use stream::Stream;
+use wire::{Dial, Watch};
+
+/// The pauses before the second and the third try, unless the server names its own.
+const PAUSES: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(1)];
+
+/// The longest pause a server may ask for.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// What is read of the body of an error, in bytes.
+const ERROR_BYTES_MAX: u64 = 64 << 10;
+
+/// How long an error's body, and what follows a whole text, may take to come.
+const REST: Duration = Duration::from_secs(2);
+
+/// What is read at once, in bytes.
+const PIECE_BYTES: usize = 16 << 10;
+
+/// The head of an answer, in bytes; the buffer it is parsed in.
+const HEAD_BYTES_MAX: usize = 64 << 10;
+
+/// Asks a server for each answer.
+#[derive(Debug)]
+pub struct OpenAi {
+    config: OpenAiConfig,
+    url: String,
+    /// Whether the server was seen not to understand `stream_options`.
+    is_plain: AtomicBool,
+    lookups: Running,
+    /// Mozilla's roots, but in tests.
+    tls: TlsConfig,
+}
+
+/// Why a try gave no answer.
+enum Trouble {
+    /// It stays so.
+    Lasting(Failure),
+    /// It may pass, after the pause the server asks for if it does.
+    Passing { why: String, pause: Option<Duration> },
+    /// The server does not take the request as it is.
+    Refused(String),
+}
+
+impl From<Failure> for Trouble {
+    fn from(failure: Failure) -> Self {
+        Self::Lasting(failure)
+    }
+}
+
+impl OpenAi {
+    /// Asks the server of `config`.
+    #[must_use]
+    pub fn new(config: &OpenAiConfig) -> Self {
+        Self {
+            config: config.clone(),
+            url: format!("{}/chat/completions", config.base_url),
+            is_plain: AtomicBool::new(false),
+            lookups: Running::default(),
+            tls: TlsConfig::default(),
+        }
+    }
+
+    fn quoter(&self) -> Quoter<'_> {
+        Quoter { key: self.config.api_key.as_ref() }
+    }
+
+    /// One try: sends the request and reads the answer.
+    fn attempt(
+        &self,
+        question: &Question,
+        watch: &Watch,
+        speech: &mut Speech<'_>,
+        plain: bool,
+    ) -> Result<Answer, Trouble> {
+        let response = self.send(question, watch, plain)?;
+        let status = response.status().as_u16();
+        let pause = retry_after(&response);
+        let place = response.headers().get("location").and_then(|place| place.to_str().ok()).map(str::to_owned);
+        let mut body = response.into_body().into_reader();
+        if (200..300).contains(&status) {
+            return Ok(self.read(&mut body, watch, speech)?);
+        }
+        watch.hurry(REST);
+        let mut told = Vec::new();
+        // What cannot be read of it is not told.
+        let _ = body.take(ERROR_BYTES_MAX).read_to_end(&mut told);
+        if let Some(end) = watch.end() {
+            return Err(end.into());
+        }
+        let told = if (300..400).contains(&status) { place.unwrap_or_default().into_bytes() } else { told };
+        let why = refusal(status, &told, self.quoter());
+        Err(match status {
+            429 | 500..=599 => Trouble::Passing { why, pause },
+            400 | 422 => Trouble::Refused(why),
+            _ => Failure::Failed(why).into(),
+        })
+    }
+
+    /// Sends the request and waits for the head of the answer.
+    fn send(&self, question: &Question, watch: &Watch, plain: bool) -> Result<http::Response<Body>, Trouble> {
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .proxy(None)
+            .tls_config(self.tls.clone())
+            .max_response_header_size(HEAD_BYTES_MAX)
+            .input_buffer_size(HEAD_BYTES_MAX)
+            .output_buffer_size(PIECE_BYTES)
+            .user_agent(concat!("chatkeep/", env!("CARGO_PKG_VERSION")))
+            .build();
+        let names = Names { watch: watch.clone(), running: self.lookups.clone() };
+        let agent = Agent::with_parts(config, ().chain(Dial(watch.clone())).chain(RustlsConnector::default()), names);
+        let mut request = agent.post(&self.url).header("content-type", "application/json");
+        request = request.header("accept", "text/event-stream, application/json");
+        if let Some(key) = &self.config.api_key {
+            request = request.header("authorization", format!("Bearer {}", key.expose()));
+        }
+        request.send(request::body(&self.config, question, !plain)).map_err(|e| {
+            if let Some(end) = watch.end() {
+                return end.into();
+            }
+            let words = match &e {
+                ureq::Error::Io(e) => e.to_string(),
+                e => e.to_string(),
+            };
+            let words = self.quoter().quote(&words);
+            match watch.has_sent() {
+                true => Failure::Failed(format!("the model's server did not answer the request: {words}")).into(),
+                false => {
+                    Trouble::Passing { why: format!("the model's server cannot be reached: {words}"), pause: None }
+                }
+            }
+        })
+    }
+
+    /// Reads the answer and says it.
+    fn read(&self, body: &mut impl Read, watch: &Watch, speech: &mut Speech<'_>) -> Result<Answer, Failure> {
+        let mut stream = Stream::new(self.quoter());
+        let mut piece = vec![0; PIECE_BYTES];
+        let mut was_whole = false;
+        while !stream.is_done() {
+            if stream.is_whole() && !was_whole {
+                // Counts may follow, and the sign of the end. A server that sends neither has answered all the same.
+                was_whole = true;
+                watch.hurry(REST);
+            }
+            let read = body.read(&mut piece);
+            if let Some(end) = watch.end() {
+                return Err(end);
+            }
+            match read {
+                Ok(0) => break,
+                Ok(n) => stream.take(&piece[..n], speech)?,
+                Err(_) if stream.is_whole() => break,
+                Err(e) => {
+                    let words = self.quoter().quote(&e.to_string());
+                    return Err(Failure::Failed(format!("the model's server broke off in the answer: {words}")));
+                }
+            }
+        }
+        stream.end(speech)
+    }
+}
+
+/// The seconds a server asks to wait. The other form, a date, is no use to a wait of seconds.
+fn retry_after(response: &http::Response<Body>) -> Option<Duration> {
+    let seconds = response.headers().get("retry-after")?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds))
+}
+
+impl Responder for OpenAi {
+    fn context(&self) -> Context {
+        Context { messages: self.config.context_messages, bytes: self.config.context_bytes }
+    }
+
+    fn answer(&self, question: &Question, say: &mut dyn FnMut(&str)) -> Result<Answer, Failure> {
+        let watch = Watch::new(question.stop.clone(), question.until);
+        let mut speech = Speech::new(say);
+        let mut pauses = PAUSES.into_iter();
+        let mut plain = self.is_plain.load(Ordering::Relaxed);
+        loop {
+            watch.end().map_or(Ok(()), Err)?;
+            let watch = watch.afresh();
+            match self.attempt(question, &watch, &mut speech, plain) {
+                Ok(answer) => {
+                    self.is_plain.store(plain, Ordering::Relaxed);
+                    return Ok(answer);
+                }
+                Err(Trouble::Lasting(failure)) => return Err(failure),
+                // Perhaps it was the wish for counts: without it, once.
+                Err(Trouble::Refused(_)) if !plain => plain = true,
+                Err(Trouble::Refused(why)) => return Err(Failure::Failed(why)),
+                Err(Trouble::Passing { why, pause: asked }) => {
+                    let pause = pauses.next().map(|own| asked.unwrap_or(own));
+                    match pause {
+                        Some(pause) if pause <= PAUSE_MAX && watch.has_time_for(pause) => {
+                            log::debug!("the responder's server is asked again after {} ms", pause.as_millis());
+                            watch.pause(pause)?;
+                        }
+                        _ => return Err(Failure::Failed(why)),
+                    }
+                }
+            }
+        }
+    }
+}

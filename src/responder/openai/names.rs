@@ -1,0 +1,143 @@
+//! The addresses of a host name, asked for on a thread of its own: the system's lookup can take half a minute and cannot be
+//! taken back, and a stop must not wait for it.
+//!
+//! A lookup that is given up is left to its thread, which ends with it; at most [`RUNNING_MAX`] run at once, and beyond that
+//! none is begun. An address that is one needs no lookup. Knows nothing of what is asked of the host.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{RecvTimeoutError, bounded};
+use ureq::Error;
+use ureq::config::Config;
+use ureq::http::Uri;
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::NextTimeout;
+
+use super::wire::Watch;
+use crate::thread;
+
+/// The most lookups at once, those that were given up included.
+const RUNNING_MAX: usize = 64;
+
+/// The longest wait that looks at nothing else.
+const SLICE: Duration = Duration::from_millis(25);
+
+/// As many as the client takes.
+const ADDRESSES_MAX: usize = 16;
+
+/// How many lookups run.
+pub(super) type Running = Arc<AtomicUsize>;
+
+/// Finds addresses while it watches.
+pub(super) struct Names {
+    pub(super) watch: Watch,
+    pub(super) running: Running,
+}
+
+impl Resolver for Names {
+    fn resolve(&self, uri: &Uri, _: &Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
+        let host = uri.host().unwrap_or_default();
+        let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
+        let mut found = self.empty();
+        for address in self.look_up(host.trim_matches(['[', ']']), port)?.into_iter().take(ADDRESSES_MAX) {
+            found.push(address);
+        }
+        if found.is_empty() { Err(Error::HostNotFound) } else { Ok(found) }
+    }
+}
+
+impl Names {
+    fn look_up(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        if let Ok(ip) = host.parse::<IpAddr>() {
+            return Ok(vec![SocketAddr::new(ip, port)]);
+        }
+        let one = Counted::new(&self.running).ok_or_else(|| io::Error::other("too many names are being looked up"))?;
+        // One answer, for which there is always room: the thread never waits to hand it over.
+        let (tell, told) = bounded(1);
+        let host = host.to_owned();
+        // Not joined: it may outlive whoever asked, by as long as the system's lookup takes.
+        thread::spawn("responder-dns", move || {
+            let _one = one;
+            let _ = tell.send((host.as_str(), port).to_socket_addrs().map(Iterator::collect));
+        })?;
+        loop {
+            self.watch.check()?;
+            match told.recv_deadline(Instant::now() + SLICE) {
+                Ok(answer) => return answer,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Err(io::Error::other("the lookup panicked")),
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Names").finish_non_exhaustive()
+    }
+}
+
+/// One of those that run.
+struct Counted(Running);
+
+impl Counted {
+    fn new(running: &Running) -> Option<Self> {
+        let one = Self(running.clone());
+        (running.fetch_add(1, Ordering::Relaxed) < RUNNING_MAX).then_some(one)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::responder::{Failure, Stop};
+
+    fn names() -> Names {
+        Names {
+            watch: Watch::new(Stop::default(), Instant::now() + Duration::from_secs(30)),
+            running: Running::default(),
+        }
+    }
+
+    #[test]
+    fn addresses_and_names_are_found_with_the_port_of_the_scheme() {
+        let names = names();
+        for (uri, address) in [
+            ("http://127.0.0.1:7/v1", "127.0.0.1:7"),
+            ("https://127.0.0.1", "127.0.0.1:443"),
+            ("http://[::1]/v1", "[::1]:80"),
+        ] {
+            let uri: Uri = uri.parse().unwrap();
+            let found = names.resolve(&uri, &Config::default(), NextTimeout::default()).unwrap();
+            assert_eq!(&*found, [address.parse::<SocketAddr>().unwrap()]);
+        }
+        let found = names.look_up("localhost", 80).unwrap();
+        assert!(!found.is_empty() && found.iter().all(|address| address.ip().is_loopback()));
+    }
+
+    #[test]
+    fn lookups_are_counted_and_given_up_at_the_stop() {
+        let names = names();
+        names.running.store(RUNNING_MAX, Ordering::Relaxed);
+        assert!(names.look_up("localhost", 80).unwrap_err().to_string().contains("too many"));
+        assert_eq!(names.running.load(Ordering::Relaxed), RUNNING_MAX);
+        names.running.store(0, Ordering::Relaxed);
+        let stop = Stop::default();
+        stop.set();
+        let watch = Watch::new(stop, Instant::now() + Duration::from_secs(30));
+        let stopped = Names { watch, ..names };
+        assert!(stopped.look_up("localhost", 80).is_err());
+        assert_eq!(stopped.watch.end(), Some(Failure::Stopped));
+    }
+}

@@ -1,0 +1,105 @@
+//! What the server is asked: the body of `POST /chat/completions`.
+//!
+//! The conversation is told in a form that also strict templates of models take, in which user and assistant alternate:
+//! * the roles `user`, `assistant` and `system` stand as they are, `developer` is `system`; what any other author said is told
+//!   as the user's, with the author in front (`[tool] …`);
+//! * an assistant's message with `metadata.status: "error"` is left out, because its text is the reason of a failure;
+//! * what stands before the first message of a user is left out, unless it is the system's;
+//! * messages of one role that follow each other become one, with an empty line between.
+//!
+//! Knows nothing of HTTP.
+
+use serde_json::{Value, json};
+
+use crate::config::OpenAiConfig;
+use crate::responder::Question;
+
+/// The body. `with_usage` asks for what the answer has used, which some servers do not understand.
+pub(super) fn body(config: &OpenAiConfig, question: &Question, with_usage: bool) -> Vec<u8> {
+    let mut told = conversation(question);
+    if !config.system_prompt.is_empty() {
+        told.insert(0, ("system", config.system_prompt.clone()));
+    }
+    let messages: Vec<Value> = told.into_iter().map(|(role, text)| json!({"role": role, "content": text})).collect();
+    let mut body = json!({"model": config.model, "messages": messages, "stream": true});
+    if with_usage {
+        body["stream_options"] = json!({"include_usage": true});
+    }
+    body.to_string().into_bytes()
+}
+
+fn conversation(question: &Question) -> Vec<(&'static str, String)> {
+    let mut told: Vec<(&'static str, String)> = Vec::new();
+    for message in &question.messages {
+        let Some(parts) = message.parts() else { continue };
+        let (role, text) = match message.role() {
+            "user" => ("user", parts.text),
+            "assistant" if parts.metadata.get("status").is_some_and(|status| status == "error") => continue,
+            "assistant" => ("assistant", parts.text),
+            "system" | "developer" => ("system", parts.text),
+            other => ("user", format!("[{other}] {}", parts.text)),
+        };
+        let follows_a_user = told.iter().any(|(role, _)| *role == "user");
+        match told.last_mut() {
+            Some((last, before)) if *last == role => {
+                before.push_str("\n\n");
+                before.push_str(&text);
+            }
+            _ if role == "assistant" && !follows_a_user => {}
+            _ => told.push((role, text)),
+        }
+    }
+    told
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::responder::testing::{question, question_with};
+
+    fn asked(question: &Question, system_prompt: &str, with_usage: bool) -> Value {
+        let config = Config::defaults(None).unwrap().responder.openai;
+        let config = OpenAiConfig { model: "m".into(), system_prompt: system_prompt.into(), ..config };
+        serde_json::from_slice(&body(&config, question, with_usage)).unwrap()
+    }
+
+    #[test]
+    fn the_prompt_and_the_conversation_are_told() {
+        let question = question(&[("user", "hi \"ü\"\n"), ("assistant", "yes?"), ("user", "go")]);
+        let body = asked(&question, "Be kind.", true);
+        let expected = json!({"model": "m", "stream": true, "stream_options": {"include_usage": true}, "messages": [
+            {"role": "system", "content": "Be kind."},
+            {"role": "user", "content": "hi \"ü\"\n"},
+            {"role": "assistant", "content": "yes?"},
+            {"role": "user", "content": "go"},
+        ]});
+        assert_eq!(body, expected);
+        assert_eq!(asked(&question, "", false).get("stream_options"), None);
+        assert_eq!(asked(&question, "", false)["messages"][0]["role"], "user");
+    }
+
+    #[test]
+    fn user_and_assistant_alternate_and_no_failure_is_told() {
+        let question = question_with(&[
+            ("assistant", "cut off", ""),
+            ("system", "be short", ""),
+            ("developer", "be kind", ""),
+            ("assistant", "still before", ""),
+            ("user", "a", ""),
+            ("assistant", "it timed out", "error"),
+            ("user", "b", ""),
+            ("tool", "c", ""),
+            ("assistant", "half", "cancelled"),
+            ("user", "d", ""),
+        ]);
+        let messages = &asked(&question, "", true)["messages"];
+        let expected = json!([
+            {"role": "system", "content": "be short\n\nbe kind"},
+            {"role": "user", "content": "a\n\nb\n\n[tool] c"},
+            {"role": "assistant", "content": "half"},
+            {"role": "user", "content": "d"},
+        ]);
+        assert_eq!(messages, &expected);
+    }
+}

@@ -1,0 +1,23 @@
+//! What stands in for the client in a build without the cargo feature `openai`: it fails, and says why. The configuration
+//! refuses it before anyone asks.
+
+use crate::config::OpenAiConfig;
+use crate::responder::{Answer, Failure, Question, Responder};
+
+/// See [`super::OpenAi`].
+#[derive(Debug)]
+pub struct OpenAi;
+
+impl OpenAi {
+    /// See [`super::OpenAi`].
+    #[must_use]
+    pub fn new(_: &OpenAiConfig) -> Self {
+        Self
+    }
+}
+
+impl Responder for OpenAi {
+    fn answer(&self, _: &Question, _: &mut dyn FnMut(&str)) -> Result<Answer, Failure> {
+        Err(Failure::Failed("this build was made without the cargo feature `openai`".into()))
+    }
+}

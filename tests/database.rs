@@ -1,0 +1,367 @@
+//! What a real mongod may answer, one by one, and what comes of it: rights that are missing, write concerns that are not met,
+//! connections that break, a full disk, documents that expire, erasures that have to wait.
+//!
+//! In all of them MongoDB ends with every acknowledged message exactly once, and nobody who posts or reads notices.
+
+#![allow(clippy::unwrap_used, reason = "a test says where it failed by panicking there")]
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use chatkeep::config::{Config, MongoConfig, Secret};
+use chatkeep::message::{Clock, Draft, Id, Metadata, SessionId, Timestamp};
+use chatkeep::store;
+use mongodb::bson::{Bson, Document, doc};
+use serde_json::{Value, json};
+use support::drained::{assert_holds, options, post, queue, status, stored, wait_until_drained, wait_until_in_error};
+use support::mongod::Mongod;
+use support::{PATIENCE, Server, wait_until};
+
+fn erase(server: &Server, session: &str) -> Value {
+    server.client().request("DELETE", &format!("/api/chat/sessions/{session}"), &[], None).expect(202)
+}
+
+/// A user of the database `oqoqo` who may do `actions` with its collections, and nothing else.
+fn clerk(mongod: &Mongod, name: &str, actions: &[&str]) -> String {
+    let admin = mongod.client().database("admin");
+    let may: Vec<Bson> = actions.iter().map(|&action| Bson::from(action)).collect();
+    let all = doc! { "db": "oqoqo", "collection": "" };
+    let role =
+        doc! { "createRole": name, "privileges": [{ "resource": all, "actions": may }], "roles": Vec::<Bson>::new() };
+    admin.run_command(role).run().unwrap();
+    admin.run_command(doc! { "createUser": name, "pwd": "clerks-own", "roles": [name] }).run().unwrap();
+    format!("mongodb://{name}:clerks-own@127.0.0.1:{}/?authSource=admin", mongod.port())
+}
+
+#[test]
+fn a_user_who_may_make_no_index_drains_all_the_same_and_is_told_of_once() {
+    let mongod = Mongod::start_with_password();
+    let key = doc! { "session_id": -1 };
+    let other = mongodb::options::IndexOptions::builder().name("session_ts_idx".to_owned()).build();
+    let other = mongodb::IndexModel::builder().keys(key).options(other).build();
+    mongod.messages().create_index(other).run().unwrap();
+    let mut kept = BTreeMap::new();
+    for (name, actions, wanted) in [
+        (
+            "reader",
+            &["find", "insert", "remove"][..],
+            ["session_ts_idx: MongoDB refuses to make it (code 13, Unauthorized)"; 1],
+        ),
+        (
+            "maker",
+            &["find", "insert", "remove", "createIndex"],
+            ["session_ts_idx: MongoDB refuses to make it (code 86, IndexKeySpecsConflict)"],
+        ),
+    ] {
+        let server = Server::start(options(&clerk(&mongod, name, actions), "oqoqo"));
+        let gone = post(&server, "gone", "erased", 10);
+        kept.extend(post(&server, "s", name, 20));
+        wait_until_drained(&server);
+        assert!(gone.keys().all(|id| stored(&mongod.messages()).contains_key(id)));
+        erase(&server, "gone");
+        wait_until_drained(&server);
+        assert_holds(&mongod.messages(), &kept);
+        let told = status(&server)["mongo"]["differing_indexes"].clone();
+        let told: Vec<&str> = told.as_array().unwrap().iter().map(|index| index.as_str().unwrap()).collect();
+        assert!(told.contains(&wanted[0]), "{told:?}");
+        assert_eq!(told.len(), if name == "reader" { 2 } else { 1 }, "{told:?}");
+        let lines = server.log().lines().filter(|line| line.contains("session_ts_idx")).count();
+        assert_eq!(lines, 1, "{}", server.log());
+        assert!(!server.log().contains("clerks-own"));
+    }
+    let found: Vec<String> = mongod.messages().list_index_names().run().unwrap();
+    assert!(found.contains(&"expires_at_idx".to_owned()), "{found:?}");
+}
+
+#[test]
+fn a_user_who_may_not_read_what_other_servers_erased_drains_and_erases_and_the_status_says_so() {
+    let mongod = Mongod::start_with_password();
+    let uri = clerk(&mongod, "writer", &["find", "insert", "remove", "createIndex", "listIndexes"]);
+    let admin = mongod.client().database("admin");
+    let narrow = doc! {
+        "updateRole": "writer",
+        "privileges": [
+            { "resource": { "db": "oqoqo", "collection": "chat_messages" }, "actions": ["find", "insert", "remove"] },
+            { "resource": { "db": "oqoqo", "collection": "chat_messages_erasures" }, "actions": ["insert", "update"] },
+        ],
+    };
+    admin.run_command(narrow).run().unwrap();
+    let server = Server::start(options(&uri, "oqoqo").set("mongo.shared", true));
+    let kept = post(&server, "s", "kept", 20);
+    post(&server, "gone", "erased", 20);
+    wait_until_drained(&server);
+    erase(&server, "gone");
+    wait_until_drained(&server);
+    assert_holds(&mongod.messages(), &kept);
+    let reason = || status(&server)["mongo"]["shared_reason"].as_str().unwrap_or_default().to_owned();
+    wait_until("the status says so", PATIENCE, || reason().contains("cannot be read: MongoDB refuses the credentials"));
+    assert_eq!(server.log().matches("what other servers erased cannot be read").count(), 1, "{}", server.log());
+}
+
+#[test]
+fn whatever_a_server_answers_for_a_while_all_is_there_once_afterwards() {
+    let mongod = Mongod::start_fallible();
+    let server = Server::start(options(&mongod.uri(), "oqoqo").set("mongo.batch_max_messages", 50));
+    let mut kept = post(&server, "s", "before", 10);
+    wait_until_drained(&server);
+    let concern = |code: i32| doc! { "code": code, "errmsg": "waiting for replication timed out" };
+    for (name, data, told) in [
+        // The documents are stored, and the answer is an error.
+        ("timed out", doc! { "writeConcernError": concern(64) }, "confirm the write on a majority"),
+        ("unsatisfiable", doc! { "writeConcernError": concern(100) }, "confirm the write on a majority"),
+        ("broken", doc! { "closeConnection": true }, "cannot be reached"),
+        ("stepped down", doc! { "errorCode": 10_107 }, "cannot be reached"),
+        ("stepping down", doc! { "errorCode": 11_602 }, "cannot be reached"),
+        ("full", doc! { "errorCode": 14_031 }, "code 14031, OutOfDiskSpace"),
+        ("locked out", doc! { "errorCode": 13 }, "refuses the credentials (code 13, Unauthorized)"),
+    ] {
+        let mut data = data;
+        data.insert("failCommands", vec!["insert"]);
+        mongod.fail("alwaysOn", data);
+        kept.extend(post(&server, "s", name, 120));
+        let reason = wait_until_in_error(&server);
+        assert!(reason.contains(told), "{name}: {reason}");
+        assert!(queue(&server, "pending") >= 120, "{name}");
+        let failures = queue(&server, "failures");
+        wait_until("it goes on trying", PATIENCE, || queue(&server, "failures") > failures);
+        let page = server.client().history("s", "&limit=1");
+        assert_eq!(page["messages"][0]["text"], format!("{name} 119"), "who reads does not notice");
+        mongod.work();
+        wait_until_drained(&server);
+        assert_holds(&mongod.messages(), &kept);
+    }
+    assert_eq!(queue(&server, "dead_letters"), 0);
+    assert_eq!(server.client().whole_history("s").len(), kept.len());
+}
+
+#[test]
+fn an_erasure_that_mongodb_does_not_carry_out_yet_is_pending_and_is_carried_out_after_a_kill() {
+    let mongod = Mongod::start_fallible();
+    let mut server = Server::start(options(&mongod.uri(), "oqoqo"));
+    post(&server, "gone", "drained", 30);
+    let mut kept = post(&server, "stays", "stays", 30);
+    wait_until_drained(&server);
+    let pending = |server: &Server| status(server)["mongo"]["erasures_pending"].clone();
+    assert_eq!(pending(&server), 0);
+    mongod.fail("alwaysOn", doc! { "failCommands": ["delete", "insert"], "errorCode": 14_031 });
+    post(&server, "gone", "undrained", 30);
+    let reply = erase(&server, "gone");
+    assert_eq!((&reply["mongo"], &reply["counts"]["transcript"]), (&json!("pending"), &json!(60)));
+    kept.extend(post(&server, "gone", "later", 5));
+    let texts = |server: &Server| -> BTreeSet<String> {
+        let page = server.client().history("gone", "&limit=500");
+        page["messages"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|message| message["text"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let later: BTreeSet<String> = (0..5).map(|n| format!("later {n}")).collect();
+    for _ in 0..2 {
+        wait_until_in_error(&server);
+        assert_eq!(pending(&server), 1);
+        assert_eq!(texts(&server), later, "what MongoDB still has is not shown");
+        server.kill9();
+        server.start_again();
+    }
+    mongod.work();
+    wait_until_drained(&server);
+    assert_holds(&mongod.messages(), &kept);
+    assert_eq!((pending(&server), texts(&server)), (json!(0), later));
+    // The insert that failed may have been on its way: once more, later.
+    assert_eq!(status(&server)["mongo"]["erasures_to_repeat"], 1);
+}
+
+#[test]
+fn what_expires_leaves_mongodb_and_the_history_together_and_nothing_chokes() {
+    let mongod = Mongod::start_with(&["--setParameter", "ttlMonitorSleepSecs=1"]);
+    let options = options(&mongod.uri(), "oqoqo").set("mongo.ttl_days", 1).set("mongo.shared", true);
+    let server = Server::start(options);
+    let mut kept = post(&server, "s", "young", 20);
+    wait_until_drained(&server);
+    // As another server stored them, a day before they expire within the next moments.
+    let ttl = Some(Duration::from_secs(86_400));
+    let config = MongoConfig { uri: Secret::new(mongod.uri()), ttl, ..Config::defaults(None).unwrap().mongo };
+    let session = SessionId::new("s").unwrap();
+    let now = Clock::system().now().micros();
+    let old: Vec<_> = (0..20)
+        .map(|n| {
+            let id = Id::from_parts(Timestamp::from_micros(now - 86_400_000_000 + 4_000_000 + n), n);
+            let metadata = Metadata::default();
+            let draft = Draft { session: &session, role: "user", text: "old", metadata, vector_ids: &[] };
+            Arc::new(draft.prepare().seal(id))
+        })
+        .collect();
+    store::open(&config).unwrap().insert(&old).unwrap();
+    let shown = || server.client().history("s", "&limit=500");
+    let texts = |page: &Value, text: &str| {
+        page["messages"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|message| message["text"].as_str().unwrap().starts_with(text))
+            .count()
+    };
+    let page = shown();
+    assert_eq!((texts(&page, "old"), texts(&page, "young")), (20, 20), "{page}");
+    wait_until("the history leaves out what has expired", PATIENCE, || texts(&shown(), "old") == 0);
+    kept.extend(post(&server, "s", "younger", 20));
+    let old = || mongod.messages().count_documents(doc! { "text": "old" }).run().unwrap();
+    wait_until("MongoDB removes what has expired", 3 * PATIENCE, || old() == 0);
+    wait_until_drained(&server);
+    assert_holds(&mongod.messages(), &kept);
+    let page = shown();
+    assert_eq!((texts(&page, "young"), &page["complete"]), (40, &json!(true)));
+    assert_eq!(queue(&server, "failures"), 0);
+}
+
+#[test]
+fn a_history_is_whole_while_messages_are_undrained_or_have_left_memory_and_says_so_while_mongodb_is_stalled() {
+    let mongod = Mongod::start_fallible();
+    let server = Server::start(options(&mongod.uri(), "oqoqo").set("mongo.cache.max_messages_per_session", 5));
+    let mut kept = post(&server, "s", "drained", 100);
+    wait_until_drained(&server);
+    // Of a data folder that is gone: only MongoDB has them, and they are the oldest.
+    let hour_ago = Clock::system().now().micros() - 3_600_000_000;
+    let theirs: Vec<Document> = (0..10_u64)
+        .map(|n| {
+            let id = Id::from_parts(Timestamp::from_micros(hour_ago + n), n);
+            kept.insert(id.to_string(), format!("theirs {n}"));
+            doc! {
+                "_id": id.to_string(), "session_id": "s", "role": "user", "text": format!("theirs {n}"), "metadata": {},
+                "vector_ids": Vec::<Bson>::new(), "created_at": id.time().to_string(),
+            }
+        })
+        .collect();
+    mongod.messages().insert_many(theirs).run().unwrap();
+    mongod.fail("alwaysOn", doc! { "failCommands": ["insert"], "errorCode": 14_031 });
+    kept.extend(post(&server, "s", "undrained", 100));
+    wait_until_in_error(&server);
+    let texts = |server: &Server| -> BTreeMap<String, String> {
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let page = server.client().history("s", "&limit=500");
+        page["messages"].as_array().unwrap().iter().map(|m| (text(&m["id"]), text(&m["text"]))).collect()
+    };
+    let here: BTreeMap<String, String> = kept
+        .iter()
+        .filter(|(_, text)| !text.starts_with("theirs"))
+        .map(|(id, text)| (id.clone(), text.clone()))
+        .collect();
+    assert_eq!(texts(&server), here, "what is known to fail is not asked");
+    let page = server.client().history("s", "&limit=500");
+    assert_eq!(page["complete"], false);
+    assert!(page["reason"].as_str().unwrap().contains("code 14031"), "{page}");
+    mongod.work();
+    wait_until_drained(&server);
+    assert_eq!(texts(&server), kept);
+    let page = server.client().history("s", "&limit=500");
+    assert_eq!((&page["complete"], &page["counts"]["mongo"].as_u64().is_some_and(|n| n >= 10)), (&json!(true), &true));
+    mongod.freeze();
+    let began = std::time::Instant::now();
+    let page = server.client().history("s", "&limit=500");
+    mongod.thaw();
+    assert_eq!((page["messages"].as_array().unwrap().len(), &page["complete"]), (200, &json!(false)), "{page}");
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_consumer_of_the_feed_reads_all_once_across_restarts_of_both_sides() {
+    let mut mongod = Mongod::start();
+    let configured =
+        options(&mongod.uri(), "oqoqo").set("journal.segment_bytes", 80 * 1024).set("server.max_body_bytes", 8192);
+    let mut server = Server::start(configured);
+    let (mut kept, mut read, mut cursor) = (BTreeMap::new(), Vec::new(), None::<String>);
+    let mut read_on = |server: &Server, most: usize| {
+        for _ in 0..most {
+            let after = cursor.as_ref().map(|cursor| format!("&after={cursor}")).unwrap_or_default();
+            let page = server.client().get(&format!("/api/chat/feed?limit=37{after}")).expect(200);
+            let events = page["events"].as_array().unwrap();
+            read.extend(events.iter().map(|event| event["message"]["id"].as_str().unwrap().to_owned()));
+            cursor = Some(page["next"].as_str().unwrap().to_owned());
+            if events.is_empty() {
+                break;
+            }
+        }
+        read.clone()
+    };
+    for round in 0..6 {
+        for part in 0..4 {
+            kept.extend(post(&server, &format!("s{part}"), &format!("{round} {part}"), 40));
+            read_on(&server, 2);
+        }
+        match round % 3 {
+            0 => mongod.kill9(),
+            1 => mongod.restart(),
+            _ => {}
+        }
+        if round % 2 == 0 {
+            server.kill9();
+        } else {
+            assert_eq!(server.sigterm_and_wait().code(), Some(0));
+        }
+        server.start_again();
+    }
+    mongod.restart();
+    wait_until("it has found MongoDB again", PATIENCE, || status(&server)["mongo"]["status"] == "ok");
+    wait_until_drained(&server);
+    let read = read_on(&server, usize::MAX);
+    assert_eq!(read, kept.keys().cloned().collect::<Vec<_>>(), "each once and in order");
+    assert_holds(&mongod.messages(), &kept);
+}
+
+#[test]
+fn what_was_recorded_before_mongodb_was_switched_on_reaches_it_when_the_checkpoint_is_removed() {
+    let mongod = Mongod::start();
+    let mut server = Server::start(options(&mongod.uri(), "oqoqo").set("mongo.enabled", false));
+    let mut kept = post(&server, "s", "before", 50);
+    let gone = post(&server, "gone", "erased", 50);
+    let reply = server.client().request("DELETE", "/api/chat/sessions/gone", &[], None).expect(200);
+    assert_eq!(reply["mongo"], "none");
+    let on = options(&mongod.uri(), "oqoqo");
+    server.reconfigure(on);
+    server.restart();
+    let later = post(&server, "s", "later", 50);
+    wait_until_drained(&server);
+    assert_holds(&mongod.messages(), &later);
+    kept.extend(later);
+    assert_eq!(server.sigterm_and_wait().code(), Some(0));
+    std::fs::remove_file(server.data().join("journal/checkpoint")).unwrap();
+    server.start_again();
+    wait_until("all is there", PATIENCE, || stored(&mongod.messages()).len() == kept.len());
+    wait_until_drained(&server);
+    assert_holds(&mongod.messages(), &kept);
+    assert!(gone.keys().all(|id| !kept.contains_key(id)));
+}
+
+#[test]
+fn an_insert_that_was_given_up_before_an_erasure_brings_nothing_back() {
+    let mongod = Mongod::start();
+    let mut server = Server::start(options(&mongod.uri(), "oqoqo").set("mongo.call_timeout_seconds", 1));
+    post(&server, "gone", "drained", 10);
+    let mut kept = post(&server, "stays", "stays", 10);
+    wait_until_drained(&server);
+    mongod.freeze();
+    post(&server, "gone", "given up", 500);
+    wait_until("a call is given up", PATIENCE, || queue(&server, "failures") > 1);
+    assert_eq!(erase(&server, "gone")["mongo"], "pending");
+    kept.extend(post(&server, "gone", "later", 10));
+    let page = server.client().history("gone", "&limit=500");
+    assert_eq!(page["messages"].as_array().unwrap().len(), 10, "{page}");
+    mongod.thaw();
+    wait_until("it has found MongoDB again", PATIENCE, || status(&server)["mongo"]["status"] == "ok");
+    wait_until_drained(&server);
+    assert_eq!(status(&server)["mongo"]["erasures_to_repeat"], 1, "what was given up may still arrive");
+    wait_until("what hung has arrived or never will", PATIENCE, || {
+        let running = doc! { "currentOp": 1, "active": true, "op": "insert" };
+        let running = mongod.client().database("admin").run_command(running).run().unwrap();
+        running.get_array("inprog").unwrap().is_empty()
+    });
+    // A restart begins with the erasure.
+    server.restart();
+    wait_until_drained(&server);
+    assert_holds(&mongod.messages(), &kept);
+}

@@ -1,0 +1,192 @@
+//! A chat with an OpenAI-compatible server that others wrote, through the real binary and by curl, as a user has it.
+
+#![allow(clippy::unwrap_used, reason = "a test says where it failed by panicking there")]
+
+mod support;
+
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use support::fakellm::Fakellm;
+use support::server::BINARY;
+use support::{Client, Connection, Options, PATIENCE, Server, wait_until};
+
+/// The key, which no output may hold.
+const KEY: &str = "sk-hunter2hunter2";
+
+/// A story that takes the server minutes: ten milliseconds for each word.
+fn story() -> String {
+    "word ".repeat(20_000)
+}
+
+fn options(base_url: &str) -> Options {
+    let openai = json!({"base_url": base_url, "model": "some-model", "api_key": KEY});
+    Options::default().set("log.level", "trace").set("responder.kind", "openai").set("responder.openai", openai)
+}
+
+/// What a shell makes of `curl -N …`: the lines of a stream.
+fn curl(server: &Server, message: &str) -> String {
+    let mut curl = Command::new("curl");
+    curl.args(["-sSN", "--max-time", "30", "-H", "Content-Type: application/json", "-H", "Accept: text/event-stream"]);
+    curl.arg("-d").arg(json!({"message": message, "session_id": "s"}).to_string());
+    let output = curl.arg(format!("http://{}/api/chat", server.address())).stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// What the events of that kind say.
+fn events(kind: &str, stream: &str) -> Vec<Value> {
+    let mark = format!("event: {kind}\ndata: ");
+    stream.split(&mark).skip(1).map(|rest| serde_json::from_str(rest.lines().next().unwrap()).unwrap()).collect()
+}
+
+/// Asks for a stream and reads it up to its first piece of text.
+fn begin_stream(server: &Server, message: &str) -> Connection {
+    let body = json!({"message": message, "session_id": "s"}).to_string();
+    let mut connection = server.connect();
+    let length = body.len();
+    let head = format!(
+        "POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nAccept: text/event-stream\r\n\
+         Content-Length: {length}\r\n\r\n{body}"
+    );
+    connection.send(head.as_bytes()).unwrap();
+    connection.until("event: delta").unwrap();
+    connection
+}
+
+fn messages(client: &mut Client) -> Vec<Value> {
+    client.history("s", "")["messages"].as_array().unwrap().clone()
+}
+
+#[track_caller]
+fn assert_no_key(server: &Server, client: &mut Client) {
+    assert!(!server.log().contains("hunter2"), "the key is in the log");
+    assert!(!client.history("s", "").to_string().contains("hunter2"));
+    assert!(!client.get("/api/storage/status").text().contains("hunter2"));
+}
+
+#[test]
+fn with_three_lines_of_configuration_a_user_chats_by_curl_and_by_say() {
+    let model = Fakellm::start(&[("", "Nice to meet you, I am made of rules.")]);
+    let openai = json!({"base_url": model.base_url(), "model": "some-model"});
+    let server = Server::start(Options::default().set("responder.kind", "openai").set("responder.openai", openai));
+    let stream = curl(&server, "hello");
+    let deltas = events("delta", &stream);
+    assert!(deltas.len() >= 8, "a word at a time: {stream}");
+    let text: String = deltas.iter().map(|delta| delta["text"].as_str().unwrap()).collect();
+    let response = &events("response", &stream)[0];
+    assert_eq!((text.as_str(), &response["status"]), ("Nice to meet you, I am made of rules.", &json!("completed")));
+    assert_eq!(response["response"], text);
+    let mut client = server.client();
+    assert_eq!(client.chat("plain", "hi")["response"], text);
+    let reply = &messages(&mut client)[1];
+    assert_eq!((&reply["text"], &reply["role"]), (&json!(text), &json!("assistant")));
+    assert_eq!(
+        (&reply["metadata"]["model"], &reply["metadata"]["finish_reason"]),
+        (&json!("some-model"), &json!("stop"))
+    );
+    assert_eq!(model.stats()["recent"][0]["stream"], true);
+    let mut say = Command::new(BINARY);
+    say.args(["say", "--session", "s", "and you?", "--config"]).arg(server.config_path());
+    say.arg("--data").arg(server.data()).current_dir(server.folder()).stdin(Stdio::null());
+    let said = say.output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&said.stdout), format!("{text}\n"), "{}", String::from_utf8_lossy(&said.stderr));
+    assert_eq!(messages(&mut client).len(), 4);
+}
+
+#[test]
+fn the_model_is_told_the_prompt_and_the_conversation_up_to_the_last_clear() {
+    let model = Fakellm::start(&[
+        ("my name is ada", "You are Ada."),
+        ("talk like a pirate", "Arr, I know nobody."),
+        ("", "I know nothing."),
+    ]);
+    let mut server =
+        Server::start(options(&model.base_url()).set("responder.openai.system_prompt", "Talk like a pirate."));
+    let mut client = server.client();
+    assert_eq!(client.chat("s", "who am I?")["response"], "Arr, I know nobody.");
+    assert_eq!(client.chat("s", "my name is Ada")["response"], "You are Ada.");
+    assert_eq!(client.chat("s", "who am I?")["response"], "You are Ada.");
+    assert_eq!(client.chat("another", "who am I?")["response"], "Arr, I know nobody.");
+    // What was said before a restart is told as well.
+    server.kill9();
+    server.start_again();
+    let mut client = server.client();
+    assert_eq!(client.chat("s", "who am I?")["response"], "You are Ada.");
+    client.chat("s", "/clear");
+    assert_eq!(client.chat("s", "who am I?")["response"], "Arr, I know nobody.");
+    assert_eq!(client.history("s", "")["messages"].as_array().unwrap().len(), 11, "history stays");
+    assert_no_key(&server, &mut client);
+}
+
+#[test]
+fn a_long_conversation_is_told_up_to_the_limits() {
+    let model = Fakellm::start(&[("my name is ada", "You are Ada."), ("", "Who?")]);
+    for limit in ["responder.openai.context_messages", "responder.openai.context_bytes"] {
+        let most = if limit.ends_with("bytes") { 2048 } else { 5 };
+        let server = Server::start(options(&model.base_url()).set(limit, most));
+        let mut client = server.client();
+        assert_eq!(client.chat("s", "my name is Ada")["response"], "You are Ada.");
+        let filler = if limit.ends_with("bytes") { "x".repeat(1500) } else { "and on".into() };
+        let replies: Vec<Value> = (0..4).map(|_| client.chat("s", &filler)["response"].clone()).collect();
+        assert_eq!(replies[3], "Who?", "{limit}: {replies:?}");
+    }
+}
+
+#[test]
+fn a_kill_in_the_middle_of_a_reply_leaves_the_question_and_no_half_reply() {
+    let model = Fakellm::start(&[("story", &story()), ("", "I am still here.")]);
+    let mut server = Server::start(options(&model.base_url()));
+    let connection = begin_stream(&server, "tell me a story");
+    server.kill9();
+    drop(connection);
+    server.start_again();
+    let mut client = server.client();
+    let kept = messages(&mut client);
+    assert_eq!((kept.len(), &kept[0]["text"]), (1, &json!("tell me a story")));
+    client.chat("s", "/clear");
+    assert_eq!(client.chat("s", "hello")["response"], "I am still here.");
+    assert_no_key(&server, &mut client);
+}
+
+#[test]
+fn a_client_that_goes_away_and_a_deadline_end_a_reply_and_what_was_said_is_kept() {
+    let model = Fakellm::start(&[("", &story())]);
+    let server = Server::start(options(&model.base_url()).set("responder.timeout_seconds", 2));
+    let mut client = server.client();
+    drop(begin_stream(&server, "one"));
+    wait_until("the reply is recorded", PATIENCE, || messages(&mut client).len() == 2);
+    let reply = &messages(&mut client)[1];
+    assert_eq!(reply["metadata"]["status"], "cancelled");
+    assert!(reply["text"].as_str().unwrap().starts_with("word"), "{reply}");
+    let began = Instant::now();
+    let late = client.chat("s", "two");
+    assert_eq!((&late["status"], &late["response"]), (&json!("error"), &json!("the responder did not answer in time")));
+    assert!(began.elapsed() < Duration::from_secs(2) + PATIENCE / 10, "{:?}", began.elapsed());
+    let reply = &messages(&mut client)[3];
+    assert_eq!(reply["metadata"]["status"], "error");
+    assert!(reply["metadata"]["partial"].as_str().unwrap().starts_with("word word"), "{reply}");
+    assert_no_key(&server, &mut client);
+}
+
+#[test]
+fn a_server_that_refuses_or_is_not_there_is_told_in_the_reply() {
+    let model = Fakellm::start(&[]);
+    let wrong = model.base_url().replace("/v1", "/v2");
+    let gone = "http://127.0.0.1:9/v1".to_owned();
+    for (base_url, told) in [
+        (wrong, "the model's server does not know the address or the model (404): Not Found"),
+        (gone, "the model's server cannot be reached: Connection refused"),
+        // It speaks no TLS.
+        (model.base_url().replace("http:", "https:"), "the model's server did not answer the request: "),
+    ] {
+        let server = Server::start(options(&base_url));
+        let mut client = server.client();
+        let reply = client.chat("s", "hi");
+        assert_eq!(reply["status"], "error");
+        assert!(reply["response"].as_str().unwrap().starts_with(told), "{reply}");
+        assert_eq!(messages(&mut client)[1]["metadata"]["status"], "error");
+        assert_no_key(&server, &mut client);
+    }
+}

@@ -1,0 +1,134 @@
+//! Two servers with one database (`mongo.shared: true`): what is erased on one is gone on the other, also when that one was cut
+//! off from MongoDB or killed meanwhile; what was said after the erasure stays on both.
+
+#![allow(clippy::unwrap_used, reason = "a test says where it failed by panicking there")]
+
+mod support;
+
+use std::collections::BTreeSet;
+
+use mongodb::bson::{Document, doc};
+use serde_json::Value;
+use support::drained::{NOWHERE, options, post, status, wait_until_drained};
+use support::mongod::Mongod;
+use support::{Options, PATIENCE, Server, files_holding, wait_until};
+
+fn shared(uri: &str) -> Options {
+    options(uri, "oqoqo").set("mongo.shared", true)
+}
+
+fn erase(server: &Server, session: &str) -> String {
+    let reply = server.client().request("DELETE", &format!("/api/chat/sessions/{session}"), &[], None).expect(202);
+    reply["erasure_id"].as_str().unwrap().to_owned()
+}
+
+/// What is shown, with MongoDB or without.
+fn texts(server: &Server, session: &str) -> BTreeSet<String> {
+    let page = server.client().history(session, "&limit=500");
+    page["messages"].as_array().unwrap().iter().map(|message| message["text"].as_str().unwrap().to_owned()).collect()
+}
+
+fn of(tags: &[&str], count: usize) -> BTreeSet<String> {
+    tags.iter().flat_map(|tag| (0..count).map(move |n| format!("{tag} {n}"))).collect()
+}
+
+fn documents(mongod: &Mongod, session: &str) -> BTreeSet<String> {
+    let found = mongod.messages().find(doc! { "session_id": session }).run().unwrap();
+    found.map(|document| document.unwrap().get_str("text").unwrap().to_owned()).collect()
+}
+
+/// The bytes are in no file of the data folder.
+#[track_caller]
+fn wait_until_scrubbed(server: &Server, text: &str) {
+    wait_until("it is scrubbed", 3 * PATIENCE, || {
+        status(server)["journal"]["erasures_pending"] == 0 && files_holding(&server.data(), text).is_empty()
+    });
+}
+
+/// The erasures in the feed: session and id.
+fn erased(server: &Server) -> Vec<(String, String)> {
+    let page = server.client().get("/api/chat/feed?limit=1000").expect(200);
+    let events = page["events"].as_array().unwrap().iter().filter(|event| event["type"] == "erased");
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    events.map(|event| (text(&event["session_id"]), text(&event["erasure_id"]))).collect()
+}
+
+#[test]
+fn what_is_erased_on_one_server_is_gone_on_the_other_and_what_is_said_later_stays() {
+    let mongod = Mongod::start();
+    let (a, b) = (Server::start(shared(&mongod.uri())), Server::start(shared(&mongod.uri())));
+    post(&a, "gone", "SECRET a", 20);
+    post(&b, "gone", "SECRET b", 20);
+    post(&b, "stays", "stays", 20);
+    wait_until_drained(&a);
+    wait_until_drained(&b);
+    assert_eq!(texts(&a, "gone"), of(&["SECRET a", "SECRET b"], 20), "each shows what both have");
+    let id = erase(&a, "gone");
+    post(&b, "gone", "later b", 3);
+    wait_until("the other server has heard of it", PATIENCE, || texts(&b, "gone") == of(&["later b"], 3));
+    post(&a, "gone", "later a", 3);
+    post(&b, "gone", "latest b", 3);
+    wait_until_drained(&a);
+    wait_until_drained(&b);
+    let later = of(&["later a", "later b", "latest b"], 3);
+    assert_eq!(documents(&mongod, "gone"), later);
+    assert_eq!((texts(&a, "gone"), texts(&b, "gone")), (later.clone(), later));
+    assert_eq!((documents(&mongod, "stays"), texts(&b, "stays")), (of(&["stays"], 20), of(&["stays"], 20)));
+    assert_eq!(erased(&b), [("gone".to_owned(), id.clone())], "a consumer of the other feed learns it once");
+    assert_eq!(erased(&a), erased(&b));
+    wait_until_scrubbed(&a, "SECRET");
+    wait_until_scrubbed(&b, "SECRET");
+    wait_until("the transcript has what is left", PATIENCE, || b.transcript("gone").0.len() == 6);
+    // One document for each session, which does not fall.
+    let erasures = mongod.client().database("oqoqo").collection::<Document>("chat_messages_erasures");
+    let found = erasures.find_one(doc! { "_id": "gone" }).run().unwrap().unwrap();
+    assert_eq!(found.get_str("erased_to").unwrap(), id);
+    assert!(found.get_datetime("erased_at").is_ok() && found.get_datetime("expires_at").is_ok(), "{found}");
+    let again = erase(&b, "gone");
+    wait_until("both are empty", PATIENCE, || texts(&a, "gone").is_empty() && texts(&b, "gone").is_empty());
+    let found = erasures.find_one(doc! { "_id": "gone" }).run().unwrap().unwrap();
+    assert_eq!(found.get_str("erased_to").unwrap(), again);
+    assert_eq!(status(&a)["mongo"]["shared_reason"], Value::Null);
+}
+
+#[test]
+fn a_server_that_was_cut_off_and_killed_brings_nothing_back_of_what_another_one_erased() {
+    let mongod = Mongod::start();
+    let a = Server::start(shared(&mongod.uri()));
+    let mut b = Server::start(shared(&mongod.uri()));
+    post(&b, "gone", "SECRET drained", 20);
+    wait_until_drained(&b);
+    // From here on MongoDB is away for one of them.
+    b.reconfigure(shared(NOWHERE));
+    b.restart();
+    post(&b, "gone", "SECRET undrained", 20);
+    post(&b, "stays", "stays", 20);
+    erase(&a, "gone");
+    wait_until_drained(&a);
+    post(&b, "gone", "later", 5);
+    assert_eq!(texts(&b, "gone").len(), 45, "it cannot know");
+    b.kill9();
+    b.reconfigure(shared(&mongod.uri()));
+    for round in 0..3 {
+        b.start_again();
+        if round > 0 {
+            wait_until("it has heard of it", PATIENCE, || texts(&b, "gone") == of(&["later"], 5));
+        }
+        b.kill9();
+    }
+    b.start_again();
+    wait_until_drained(&b);
+    wait_until("it is erased", PATIENCE, || documents(&mongod, "gone") == of(&["later"], 5));
+    assert_eq!((texts(&a, "gone"), texts(&b, "gone")), (of(&["later"], 5), of(&["later"], 5)));
+    assert_eq!((documents(&mongod, "stays"), texts(&b, "stays")), (of(&["stays"], 20), of(&["stays"], 20)));
+    wait_until_scrubbed(&b, "SECRET");
+    wait_until("the transcript has what is left", PATIENCE, || b.transcript("gone").0.len() == 5);
+    // A start hears of it again, and has nothing to do.
+    let before = erased(&b);
+    assert_eq!(before.len(), 1);
+    b.restart();
+    post(&b, "gone", "latest", 1);
+    wait_until_drained(&b);
+    assert_eq!(erased(&b), before);
+    assert_eq!(texts(&b, "gone"), &of(&["later"], 5) | &of(&["latest"], 1));
+}
