@@ -125,7 +125,7 @@ fn a_transcript_that_cannot_be_written_fails_and_holds_up_the_flush() {
     let line = only_failed(&out, "transcript", &["flush"]);
     assert!(line.contains("verifier.jsonl: No such file") && line.contains("(is its folder writable"), "{out}");
     let line = only_failed(&out, "flush", &["transcript"]);
-    assert!(line.contains("2 records are pending") && line.contains("writable, and has the disk room?"), "{out}");
+    assert!(line.contains("4 records are pending") && line.contains("writable, and has the disk room?"), "{out}");
     let (code, out, _) = script(&["--unix-socket", server.data().join("chatkeep.sock").to_str().unwrap()], None);
     assert_eq!(code, Some(1), "{out}");
     only_failed(&out, "transcript", &["flush"]);
