@@ -1,25 +1,26 @@
 //! WebSocket frames (RFC 6455, 5): what clients send as messages, and the headers of what we send.
 //!
-//! It stands alone, in place of a library's codec, for the memory of a socket at rest: nothing is kept between two messages,
-//! whatever their size (tungstenite keeps 68 kB after one message of 32 KiB), nothing is allocated from a length that a client
-//! names, and a frame for many sockets is made once. Its judgement is held to tungstenite's, byte by byte, by a test.
+//! Headers, opcodes and close codes are tungstenite's (its frame codec). The buffers are ours, for the memory of a socket at
+//! rest: nothing is kept between two messages, whatever their size (tungstenite's own socket keeps 68 kB after one message of
+//! 32 KiB), nothing is allocated from a length that a client names, and a frame for many sockets is made once. The whole is
+//! held to the judgement of tungstenite's socket, byte by byte, by a test.
 //!
 //! Invariants: a message beyond the limit is refused at the header that makes it too long; text is UTF-8 when it is handed
 //! out, and text that cannot become UTF-8 is refused at its first wrong byte. Pure: knows no socket and no clock.
+
+use std::io::Cursor;
+
+use tungstenite::protocol::frame::FrameHeader;
+use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
 
 use crate::api::Payload;
 
 /// The longest header of a frame we send.
 const HEADER_BYTES_MAX: usize = 10;
+/// The longest header of a frame of a client's, which is masked.
+const MASKED_HEADER_BYTES_MAX: usize = HEADER_BYTES_MAX + 4;
 /// The longest payload of a control frame (RFC 6455, 5.5).
 pub(super) const CONTROL_BYTES_MAX: usize = 125;
-
-const CONTINUATION: u8 = 0;
-const TEXT: u8 = 1;
-const BINARY: u8 = 2;
-const CLOSE: u8 = 8;
-const PING: u8 = 9;
-const PONG: u8 = 10;
 
 /// What a client sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,7 +64,7 @@ impl Violation {
 /// A frame whose header was read.
 #[derive(Clone, Copy)]
 struct Frame {
-    opcode: u8,
+    opcode: OpCode,
     is_last: bool,
     mask: [u8; 4],
     /// Bytes of its payload that were taken.
@@ -74,7 +75,8 @@ struct Frame {
 /// Reads one client's bytes, however they are cut.
 pub(super) struct Decoder {
     message_bytes_max: usize,
-    header: [u8; 14],
+    /// The beginning of a header that is not whole.
+    header: [u8; MASKED_HEADER_BYTES_MAX],
     header_bytes: u8,
     frame: Option<Frame>,
     /// Of what kind the message is that has begun.
@@ -90,7 +92,7 @@ impl Decoder {
     pub(super) fn new(message_bytes_max: usize) -> Self {
         Self {
             message_bytes_max,
-            header: [0; 14],
+            header: [0; MASKED_HEADER_BYTES_MAX],
             header_bytes: 0,
             frame: None,
             payload: None,
@@ -115,11 +117,12 @@ impl Decoder {
             let left = usize::try_from(frame.length - frame.taken).unwrap_or(usize::MAX);
             let (now, later) = bytes.split_at(left.min(bytes.len()));
             *bytes = later;
-            let into = if frame.opcode >= CLOSE { &mut self.control } else { &mut self.message };
+            let is_control = matches!(frame.opcode, OpCode::Control(_));
+            let into = if is_control { &mut self.control } else { &mut self.message };
             unmask(into, now, frame.mask, frame.taken);
             frame.taken += now.len() as u64;
             self.frame = Some(frame);
-            if frame.opcode < CLOSE {
+            if !is_control {
                 self.check_text()?;
             }
             if frame.taken < frame.length {
@@ -140,65 +143,47 @@ impl Decoder {
 
     /// `false`: the header is not whole.
     fn take_header(&mut self, bytes: &mut &[u8]) -> Result<bool, Violation> {
-        loop {
-            let have = usize::from(self.header_bytes);
-            let wanted = if have < 2 { 2 } else { header_bytes(self.header[1]) };
-            if have == wanted {
-                break;
-            }
-            let Some((first, rest)) = bytes.split_first() else { return Ok(false) };
-            (self.header[have], *bytes) = (*first, rest);
-            self.header_bytes += 1;
-            if have + 1 == 2 {
-                self.check_start()?;
-            }
-        }
-        let all = self.header_bytes as usize;
-        let length = match self.header[1] & 0x7f {
-            126 => u64::from(u16::from_be_bytes([self.header[2], self.header[3]])),
-            127 => u64::from_be_bytes(self.header[2..10].try_into().expect("they are eight")),
-            short => u64::from(short),
+        let have = usize::from(self.header_bytes);
+        let more = bytes.len().min(MASKED_HEADER_BYTES_MAX - have);
+        self.header[have..have + more].copy_from_slice(&bytes[..more]);
+        let mut cursor = Cursor::new(&self.header[..have + more]);
+        let parsed = FrameHeader::parse(&mut cursor).map_err(|_| Violation::Protocol("the opcode is reserved"))?;
+        let Some((header, length)) = parsed else {
+            self.header_bytes = (have + more) as u8;
+            *bytes = &bytes[more..];
+            return Ok(false);
         };
-        let mask = self.header[all - 4..all].try_into().expect("they are four");
-        let (is_last, opcode) = (self.header[0] & 0x80 != 0, self.header[0] & 0x0f);
+        *bytes = &bytes[cursor.position() as usize - have..];
         self.header_bytes = 0;
-        if length >> 63 != 0 {
-            return Err(Violation::Protocol("a length has its highest bit set"));
+        let mask = self.judge(&header, length)?;
+        match header.opcode {
+            OpCode::Data(Data::Text) => self.payload = Some(Payload::Text),
+            OpCode::Data(Data::Binary) => self.payload = Some(Payload::Binary),
+            _ => {}
         }
-        if opcode < CLOSE {
-            let room = self.message_bytes_max - self.message.len().min(self.message_bytes_max);
-            if length > room as u64 {
-                return Err(Violation::TooBig);
-            }
-            match opcode {
-                TEXT => self.payload = Some(Payload::Text),
-                BINARY => self.payload = Some(Payload::Binary),
-                _ => {}
-            }
-        }
-        self.frame = Some(Frame { opcode, is_last, mask, taken: 0, length });
+        self.frame = Some(Frame { opcode: header.opcode, is_last: header.is_final, mask, taken: 0, length });
         Ok(true)
     }
 
-    /// Judges the first two bytes of a header.
-    fn check_start(&self) -> Result<(), Violation> {
-        let [first, second, ..] = self.header;
+    /// Judges a header by what came before it. Returns its mask.
+    fn judge(&self, header: &FrameHeader, length: u64) -> Result<[u8; 4], Violation> {
         let wrong = |reason| Err(Violation::Protocol(reason));
-        if first & 0x70 != 0 {
+        if header.rsv1 || header.rsv2 || header.rsv3 {
             return wrong("a reserved bit is set");
         }
-        if second & 0x80 == 0 {
-            return wrong("frames of clients must be masked");
+        let Some(mask) = header.mask else { return wrong("frames of clients must be masked") };
+        if length >> 63 != 0 {
+            return wrong("a length has its highest bit set");
         }
-        match (first & 0x0f, self.payload) {
-            (CLOSE | PING | PONG, _) if first & 0x80 == 0 => wrong("a control frame must not be fragmented"),
-            (CLOSE | PING | PONG, _) if usize::from(second & 0x7f) > CONTROL_BYTES_MAX => {
-                wrong("a control frame may have 125 bytes")
-            }
-            (CLOSE | PING | PONG, _) | (CONTINUATION, Some(_)) | (TEXT | BINARY, None) => Ok(()),
-            (CONTINUATION, None) => wrong("a continuation continues nothing"),
-            (TEXT | BINARY, Some(_)) => wrong("a message began within another"),
-            _ => wrong("the opcode is reserved"),
+        let room = self.message_bytes_max.saturating_sub(self.message.len());
+        match (header.opcode, self.payload) {
+            (OpCode::Control(_), _) if !header.is_final => wrong("a control frame must not be fragmented"),
+            (OpCode::Control(_), _) if length > CONTROL_BYTES_MAX as u64 => wrong("a control frame may have 125 bytes"),
+            (OpCode::Control(_), _) => Ok(mask),
+            (OpCode::Data(Data::Continue), None) => wrong("a continuation continues nothing"),
+            (OpCode::Data(Data::Text | Data::Binary), Some(_)) => wrong("a message began within another"),
+            (OpCode::Data(_), _) if length > room as u64 => Err(Violation::TooBig),
+            (OpCode::Data(_), _) => Ok(mask),
         }
     }
 
@@ -218,12 +203,15 @@ impl Decoder {
 
     fn end_frame(&mut self, frame: Frame) -> Result<Option<Heard>, Violation> {
         match frame.opcode {
-            PING => Ok(Some(Heard::Ping(std::mem::take(&mut self.control)))),
-            PONG => {
-                self.control = Vec::new();
-                Ok(Some(Heard::Pong))
+            OpCode::Control(control) => {
+                let payload = std::mem::take(&mut self.control);
+                match control {
+                    Control::Ping => Ok(Some(Heard::Ping(payload))),
+                    Control::Close => close_code(&payload).map(|code| Some(Heard::Close(code))),
+                    // A reserved one has no header.
+                    Control::Pong | Control::Reserved(_) => Ok(Some(Heard::Pong)),
+                }
             }
-            CLOSE => close_code(&std::mem::take(&mut self.control)).map(|code| Some(Heard::Close(code))),
             _ if !frame.is_last => Ok(None),
             _ => {
                 let payload = self.payload.take().unwrap_or(Payload::Binary);
@@ -234,15 +222,6 @@ impl Decoder {
                 Ok(Some(Heard::Message(payload, std::mem::take(&mut self.message))))
             }
         }
-    }
-}
-
-/// The length of a client's header whose second byte is this one.
-fn header_bytes(second: u8) -> usize {
-    match second & 0x7f {
-        126 => 2 + 2 + 4,
-        127 => 2 + 8 + 4,
-        _ => 2 + 4,
     }
 }
 
@@ -266,7 +245,7 @@ fn close_code(payload: &[u8]) -> Result<Option<u16>, Violation> {
         [_] => return Err(Violation::Protocol("a close frame of one byte")),
         [high, low, reason @ ..] => (u16::from_be_bytes([*high, *low]), reason),
     };
-    if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
+    if !CloseCode::from(code).is_allowed() {
         return Err(Violation::Protocol("the close code is not one to send"));
     }
     if std::str::from_utf8(reason).is_err() {
@@ -283,31 +262,19 @@ pub(super) struct Header {
 }
 
 impl Header {
-    fn new(opcode: u8, payload_bytes: usize) -> Self {
+    fn new(opcode: OpCode, payload_bytes: usize) -> Self {
         let mut bytes = [0; HEADER_BYTES_MAX];
-        bytes[0] = 0x80 | opcode;
-        let length = match payload_bytes {
-            0..=125 => {
-                bytes[1] = payload_bytes as u8;
-                2
-            }
-            126..=0xffff => {
-                bytes[1] = 126;
-                bytes[2..4].copy_from_slice(&(payload_bytes as u16).to_be_bytes());
-                4
-            }
-            _ => {
-                bytes[1] = 127;
-                bytes[2..10].copy_from_slice(&(payload_bytes as u64).to_be_bytes());
-                10
-            }
-        };
+        let mut free = &mut bytes[..];
+        let header = FrameHeader { opcode, ..FrameHeader::default() };
+        header.format(payload_bytes as u64, &mut free).expect("an unmasked header has ten bytes at most");
+        let length = (HEADER_BYTES_MAX - free.len()) as u8;
         Self { bytes, length }
     }
 
     /// Of a whole message.
     pub(super) fn message(payload: Payload, payload_bytes: usize) -> Self {
-        Self::new(if payload == Payload::Text { TEXT } else { BINARY }, payload_bytes)
+        let kind = if payload == Payload::Text { Data::Text } else { Data::Binary };
+        Self::new(OpCode::Data(kind), payload_bytes)
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
@@ -316,31 +283,31 @@ impl Header {
 }
 
 /// A whole control frame: its payload is at most [`CONTROL_BYTES_MAX`].
-fn control(opcode: u8, payload: &[u8]) -> Vec<u8> {
+fn control(opcode: Control, payload: &[u8]) -> Vec<u8> {
     debug_assert!(payload.len() <= CONTROL_BYTES_MAX);
-    let mut frame = Header::new(opcode, payload.len()).bytes().to_vec();
+    let mut frame = Header::new(OpCode::Control(opcode), payload.len()).bytes().to_vec();
     frame.extend_from_slice(payload);
     frame
 }
 
 /// A ping without payload.
 pub(super) fn ping() -> Vec<u8> {
-    control(PING, &[])
+    control(Control::Ping, &[])
 }
 
 /// The answer to a ping.
 pub(super) fn pong(payload: &[u8]) -> Vec<u8> {
-    control(PONG, payload)
+    control(Control::Pong, payload)
 }
 
 /// A close frame; without a code it says none.
 pub(super) fn close(code: Option<u16>, reason: &str) -> Vec<u8> {
-    let Some(code) = code else { return control(CLOSE, &[]) };
+    let Some(code) = code else { return control(Control::Close, &[]) };
     let room = CONTROL_BYTES_MAX - 2;
     let end = (0..=room.min(reason.len())).rev().find(|end| reason.is_char_boundary(*end)).unwrap_or(0);
     let mut payload = code.to_be_bytes().to_vec();
     payload.extend_from_slice(&reason.as_bytes()[..end]);
-    control(CLOSE, &payload)
+    control(Control::Close, &payload)
 }
 
 #[cfg(test)]

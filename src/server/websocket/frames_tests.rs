@@ -1,4 +1,4 @@
-//! Frames: each rule by itself, and the whole reader against tungstenite's, over bytes that are whole, damaged and cut anywhere.
+//! Frames: each rule by itself, and the whole reader against tungstenite's socket, over bytes that are whole, damaged and cut anywhere.
 
 use std::io::{self, Read, Write};
 
@@ -11,7 +11,7 @@ const MESSAGE_BYTES_MAX: usize = 70_000;
 /// A client's frame.
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mask = [0x11, 0xa2, 0x33, 0xc4];
-    let mut bytes = Header::new(first & 0x0f, payload.len()).bytes().to_vec();
+    let mut bytes = Header::new(OpCode::from(first & 0x0f), payload.len()).bytes().to_vec();
     bytes[0] = first;
     bytes[1] |= 0x80;
     bytes.extend_from_slice(&mask);
@@ -221,7 +221,8 @@ fn stream_of(seed: u64) -> Vec<u8> {
             1 if payload.len() <= 125 => 0x8a,
             2 if payload.is_empty() => 0x88,
             _ => {
-                let opcode = if within { CONTINUATION } else { [BINARY, TEXT][usize::from(is_text)] };
+                let opcode = if within { Data::Continue } else { [Data::Binary, Data::Text][usize::from(is_text)] };
+                let opcode = u8::from(OpCode::Data(opcode));
                 within = !is_last;
                 opcode | if is_last { 0x80 } else { 0 }
             }
