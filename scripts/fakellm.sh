@@ -4,6 +4,13 @@
 #   scripts/fakellm.sh find                    prints the path of a fakellm, fetching one if need be
 #   scripts/fakellm.sh serve --config FILE …   runs it in the foreground; `--port 0` takes a free port and says which
 #
+# With these rules in FILE it answers everything, on http://127.0.0.1:9999/v1 unless --port says otherwise:
+#
+#     version: 1
+#     rules:
+#       - {name: hello, when: {messages_contain: hello}, respond: {content: "Hello to you."}}
+#       - {name: rest, when: {}, respond: {content: "I have rules only."}}
+#
 # It is looked for in $FAKELLM and on the PATH; else it is fetched by pip into a virtual environment in .cache/fakellm.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

@@ -125,7 +125,8 @@ fn watch(feed: &Arc<Feed>) -> Result<Watch, Problem> {
 }
 
 fn problem(fault: Fault) -> Problem {
-    let then = "take everything from GET /api/chat/export and read the feed on without `after`";
+    let then = "take everything anew (there is no export in this version: the history of each session) \
+                and read the feed on without `after`";
     match fault {
         Fault::Gone(Gone::Foreign) => {
             Problem::gone("cursor_foreign", format!("the cursor is of another journal: {then}"))

@@ -19,7 +19,7 @@ pub(super) const HELP: &str = "\
 chatkeep keeps chat conversations: durable on disk before it answers, recent history from memory.
 
 Usage:
-  chatkeep [serve] [OPTIONS]       serve until SIGTERM or SIGINT
+  chatkeep [serve] [OPTIONS]       serve until SIGTERM, SIGINT or SIGHUP
   chatkeep check-config [OPTIONS]  print the effective configuration without secrets, or every fault of it
   chatkeep doctor [OPTIONS]        say what of a stopped server's data is intact, pending or damaged; changes nothing
   chatkeep help                    print this
