@@ -326,6 +326,18 @@ fn messages_are_recorded_without_a_responder_one_or_many_in_order() {
 }
 
 #[test]
+fn an_array_in_an_objects_place_is_no_object_however_well_its_items_fit() {
+    let server = Server::start(Options::default());
+    let mut client = server.client();
+    let turn = client.post("/api/chat", &json!(["hi", "arr", null, null, null])).problem(422);
+    assert!(turn.contains("must be a JSON object"), "{turn}");
+    let message = json!([["user", "x", "arr", null, null, null]]);
+    let message = client.post("/api/chat/messages", &message).problem(422);
+    assert!(message.contains("[0] must be a JSON object"), "{message}");
+    assert_eq!(client.history("arr", "")["messages"], json!([]));
+}
+
+#[test]
 fn one_bad_message_refuses_the_whole_array_and_nothing_is_stored() {
     let server = start();
     let mut client = server.client();

@@ -167,17 +167,21 @@ fn what_keeps_a_stream_from_beginning_has_its_own_status() {
 fn a_client_of_a_stream_that_goes_away_ends_its_turn_and_what_was_said_is_kept() {
     let server = Server::start(options());
     let mut client = server.client();
-    for (session, connection) in
-        [("talk-tcp", server.connect()), ("talk-unix", unix(&server)), ("hang", server.connect())]
-    {
+    for (session, connection) in [
+        ("talk-tcp", server.connect()),
+        ("talk-unix", unix(&server)),
+        ("hang-tcp", server.connect()),
+        ("hang-unix", unix(&server)),
+    ] {
         let (connection, _) = begin_stream(connection, &turn(session));
         drop(connection);
-        wait_until("the reply is recorded", PATIENCE, || told(&mut client, session).len() == 2);
+        // Before a sign of life every 15 seconds would tell.
+        wait_until("the reply is recorded", Duration::from_secs(12), || told(&mut client, session).len() == 2);
         let reply = client.history(session, "")["messages"][1].clone();
         assert_eq!(reply["metadata"]["status"], "cancelled", "{session}");
         assert!(["on and", "so far"].iter().any(|said| reply["text"].as_str().unwrap().starts_with(said)), "{reply}");
     }
-    assert_eq!(responder(&mut client)["cancelled"], 3);
+    assert_eq!(responder(&mut client)["cancelled"], 4);
 }
 
 #[test]

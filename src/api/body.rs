@@ -3,7 +3,12 @@
 //! 400 when the bytes are no JSON, 422 when they are JSON of the wrong shape. The typed reader is quick and its errors
 //! are vague, so the shape is looked at again, slowly, only after it has failed.
 
-use serde::Deserialize;
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 use crate::message::SessionId;
@@ -55,14 +60,39 @@ impl Kind {
     }
 }
 
+/// A value whose fields have names. What serde derives for a struct would take an array, too, as its fields in order.
+struct Named<T>(T);
+
+impl<'a, T: Deserialize<'a>> Deserialize<'a> for Named<T> {
+    fn deserialize<D: Deserializer<'a>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_map(NamedVisitor(PhantomData)).map(Self)
+    }
+}
+
+struct NamedVisitor<T>(PhantomData<T>);
+
+impl<'a, T: Deserialize<'a>> Visitor<'a> for NamedVisitor<T> {
+    type Value = T;
+
+    fn expecting(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        to.write_str("an object")
+    }
+
+    fn visit_map<M: MapAccess<'a>>(self, map: M) -> Result<T, M::Error> {
+        T::deserialize(MapAccessDeserializer::new(map))
+    }
+}
+
 /// Reads an object of that shape.
 pub fn object<'a, T: Deserialize<'a>>(body: &'a [u8], shape: &Shape) -> Result<T, Problem> {
-    serde_json::from_slice(body).map_err(|e| explain(body, &e, |value| wrong_in_object(value, shape, "")))
+    let read: Result<Named<T>, _> = serde_json::from_slice(body);
+    read.map(|named| named.0).map_err(|e| explain(body, &e, |value| wrong_in_object(value, shape, "")))
 }
 
 /// Reads an array of objects of that shape.
 pub fn array<'a, T: Deserialize<'a>>(body: &'a [u8], shape: &Shape) -> Result<Vec<T>, Problem> {
-    serde_json::from_slice(body).map_err(|e| {
+    let read: Result<Vec<Named<T>>, _> = serde_json::from_slice(body);
+    read.map(|all| all.into_iter().map(|named| named.0).collect()).map_err(|e| {
         explain(body, &e, |value| {
             let mut items = value.as_array().into_iter().flatten().enumerate();
             items.find_map(|(index, item)| wrong_in_object(item, shape, &format!("[{index}].")))

@@ -115,6 +115,11 @@ pub trait Client: Write {
     fn is_gone(&self) -> bool {
         false
     }
+
+    /// Whether [`Client::is_gone`] can be told at all. Where it cannot, only a write that fails tells.
+    fn can_be_seen(&self) -> bool {
+        false
+    }
 }
 
 /// What a listener hands its requests to. [`Api`] is the one in the product; listeners are tested with others.

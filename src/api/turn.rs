@@ -24,6 +24,8 @@ use super::{Client, Head, Problem, Reply, Span, Stream, header, json};
 
 /// Between two signs of life of a stream that has nothing to say.
 const HEARTBEAT: Duration = Duration::from_secs(15);
+/// The same where only a sign of life shows whether the client is still there: a turn must not go on for nobody.
+const HEARTBEAT_UNSEEN: Duration = Duration::from_secs(1);
 /// Between two looks whether the client of a stream is still there.
 const GLANCE: Duration = Duration::from_millis(500);
 const EVENT_STREAM: &str = "text/event-stream";
@@ -192,6 +194,7 @@ fn stream(chat: &Chat, follow: &Follow, request_id: &str, to: &mut dyn Client) -
     let running = follow.running();
     // The head alone: the client is to know that its message is kept.
     to.flush()?;
+    let heartbeat = if to.can_be_seen() { HEARTBEAT } else { HEARTBEAT_UNSEEN };
     let (mut seen, mut last_sign, mut event) = (0, Instant::now(), Vec::new());
     loop {
         event.clear();
@@ -209,7 +212,7 @@ fn stream(chat: &Chat, follow: &Follow, request_id: &str, to: &mut dyn Client) -
                 return to.flush();
             }
             News::Nothing if to.is_gone() => return Err(io::ErrorKind::BrokenPipe.into()),
-            News::Nothing if last_sign.elapsed() < HEARTBEAT => continue,
+            News::Nothing if last_sign.elapsed() < heartbeat => continue,
             News::Nothing => event.extend_from_slice(b":\n\n"),
         }
         to.write_all(&event)?;

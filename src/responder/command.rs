@@ -42,6 +42,9 @@ const SLICE: Duration = Duration::from_millis(25);
 /// How long after the exit a pipe that something else holds open is listened to without a word.
 const DRAIN: Duration = Duration::from_millis(100);
 
+/// How long after the exit it is listened to at all: something that goes on talking there is not the program.
+const DRAIN_MAX: Duration = Duration::from_secs(1);
+
 /// What is kept of the error output.
 const TAIL_BYTES: usize = 2048;
 
@@ -128,7 +131,8 @@ impl<'a> Talk<'a> {
             }
             let now = Instant::now();
             if now >= self.question.until {
-                return Err(Failure::Late);
+                // What has exited was in time.
+                break exited_at.map_or(Err(Failure::Late), |_| self.output.finish());
             }
             let came = self.exchange(wait.min(self.question.until - now))?;
             if exited_at.is_none() && group.has_exited() {
@@ -138,12 +142,13 @@ impl<'a> Talk<'a> {
             // Between the end of its output and its exit there is most often next to nothing.
             wait = if is_silent { (wait / 2).max(Duration::from_millis(1)) } else { SLICE };
             match exited_at {
-                Some(_) if is_silent => break,
-                Some(exited_at) if !came && exited_at.elapsed() >= DRAIN => break,
+                Some(_) if is_silent => break self.output.finish(),
+                Some(exited_at) if exited_at.elapsed() >= if came { DRAIN_MAX } else { DRAIN } => {
+                    break self.output.finish();
+                }
                 _ => {}
             }
         }
-        self.output.finish()
     }
 
     /// Waits until a pipe is ready, at most `time`, and moves what can be moved. Says whether any output came.

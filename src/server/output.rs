@@ -106,6 +106,10 @@ impl Client for Wire<'_> {
             Err(fault) => !matches!(fault.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted),
         }
     }
+
+    fn can_be_seen(&self) -> bool {
+        true
+    }
 }
 
 impl Drop for Wire<'_> {

@@ -213,6 +213,10 @@ impl<W: Client> Client for Chunks<W> {
     fn is_gone(&self) -> bool {
         self.failed || self.to.is_gone()
     }
+
+    fn can_be_seen(&self) -> bool {
+        self.to.can_be_seen()
+    }
 }
 
 impl<W: Write> Write for Chunks<W> {

@@ -233,6 +233,17 @@ fn what_has_left_the_group_keeps_no_turn() {
 }
 
 #[test]
+fn what_a_program_leaves_behind_may_talk_and_keeps_its_answer_no_longer() {
+    // In its group, and out of it; each ends by itself when nobody reads any more, or soon.
+    for rest in ["", "setsid "] {
+        let talk = "for n in $(seq 500); do echo . >&2 || exit; sleep 0.01; done";
+        let heard = ask(&sh(&format!("{rest}sh -c '{talk}' & echo done")), &question(&[("user", "hi")]));
+        assert_eq!((heard.text.as_str(), heard.end.is_ok()), ("done", true), "{rest:?}");
+        assert!(heard.took < DRAIN_MAX + 2 * SOON, "{rest:?}: {:?}", heard.took);
+    }
+}
+
+#[test]
 fn a_flood_is_cut_at_the_limit() {
     let heard = heard("head -c 100000000 /dev/zero | tr '\\0' x");
     assert_eq!(failed(&heard), "the answer is longer than 1048576 bytes");
