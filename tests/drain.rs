@@ -121,7 +121,9 @@ fn a_server_starts_at_once_without_mongodb_and_drains_when_it_comes() {
     assert_eq!((page["messages"].as_array().unwrap().len(), &page["complete"]), (50, &false.into()));
     assert!(page["reason"].as_str().unwrap().contains("MongoDB could not be asked"), "{page}");
     let reason = wait_until_in_error(&server);
-    assert!(reason.contains("cannot be reached"), "{reason}");
+    // One sentence for the same outage, whatever the driver dumps.
+    let host = mongod.uri().trim_start_matches("mongodb://").split(['/', '?']).next().unwrap().to_owned();
+    assert_eq!(reason, format!("MongoDB cannot be reached: {host}: Connection refused (os error 111)"));
     assert_eq!(queue(&server, "pending"), 50);
     assert!(status(&server)["queue"]["oldest_pending_seconds"].as_f64().unwrap() > 0.0);
     assert_keeps_secrets(&server);

@@ -62,8 +62,10 @@ fn host(address: &ServerAddress) -> String {
 
 /// See [`super::open`].
 pub fn open(config: &MongoConfig) -> Result<Arc<dyn Store>, StoreError> {
-    hosts(config.uri.expose()).map_err(|rule| StoreError::Configuration { reason: format!("mongo.uri {rule}") })?;
+    let hosts =
+        hosts(config.uri.expose()).map_err(|rule| StoreError::Configuration { reason: format!("mongo.uri {rule}") })?;
     Ok(Arc::new(MongoStore {
+        hosts: hosts.into(),
         uri: config.uri.clone(),
         database: config.database.clone(),
         collection: config.chat_collection.clone(),
@@ -75,6 +77,8 @@ pub fn open(config: &MongoConfig) -> Result<Arc<dyn Store>, StoreError> {
 }
 
 struct MongoStore {
+    /// Those of the connection string, in its order.
+    hosts: Arc<[String]>,
     uri: Secret,
     database: String,
     collection: String,
@@ -94,6 +98,7 @@ struct Opened {
     /// Where other servers are told what is erased, if there are any.
     erasures: Option<Erasures>,
     write_concern: WriteConcern,
+    hosts: Arc<[String]>,
 }
 
 impl MongoStore {
@@ -103,7 +108,7 @@ impl MongoStore {
         if let Some(opened) = lock().clone() {
             return Ok(opened);
         }
-        let made = self.open().map_err(|error| verdict::of(&error))?;
+        let made = self.open().map_err(|error| verdict::of(&error, &self.hosts))?;
         Ok(lock().get_or_insert(made).clone())
     }
 
@@ -123,7 +128,7 @@ impl MongoStore {
         let messages = database.collection(&self.collection);
         let erasures = || Erasures::beside(&database, &self.collection, self.ttl, write_concern.clone());
         let erasures = self.shared.then(erasures);
-        Ok(Opened { database, messages, erasures, write_concern })
+        Ok(Opened { database, messages, erasures, write_concern, hosts: Arc::clone(&self.hosts) })
     }
 }
 
@@ -131,9 +136,9 @@ impl Store for MongoStore {
     fn connect(&self) -> Result<Connected, StoreError> {
         let opened = self.opened()?;
         let differing = indexes::ensure(&opened.database, &opened.messages, indexes::of_messages());
-        let mut differing = differing.map_err(|error| verdict::of(&error))?;
+        let mut differing = differing.map_err(|error| verdict::of(&error, &self.hosts))?;
         if let Some(erasures) = &opened.erasures {
-            differing.extend(erasures.connect(&opened.database).map_err(|error| verdict::of(&error))?);
+            differing.extend(erasures.connect(&opened.database).map_err(|error| verdict::of(&error, &self.hosts))?);
         }
         Ok(Connected { differing_indexes: differing })
     }
@@ -166,11 +171,11 @@ impl Store for MongoStore {
     fn erase(&self, session: &SessionId, up_to: Id) -> Result<u64, StoreError> {
         let opened = self.opened()?;
         if let Some(erasures) = &opened.erasures {
-            erasures.tell(session, up_to).map_err(|error| verdict::of(&error))?;
+            erasures.tell(session, up_to).map_err(|error| verdict::of(&error, &self.hosts))?;
         }
         let filter = doc! { "session_id": session.as_str(), "_id": { "$lte": up_to.to_string() } };
         let deleted = opened.messages.delete_many(filter).write_concern(opened.write_concern).run();
-        Ok(deleted.map_err(|error| verdict::of(&error))?.deleted_count)
+        Ok(deleted.map_err(|error| verdict::of(&error, &self.hosts))?.deleted_count)
     }
 
     fn read(&self, query: &StoreQuery) -> Result<StorePage, StoreError> {
@@ -179,12 +184,12 @@ impl Store for MongoStore {
             Some(page) => Ok(page),
             None => opened.by_id(query),
         });
-        page.map_err(|error| verdict::of(&error))
+        page.map_err(|error| verdict::of(&error, &self.hosts))
     }
 
     fn erasures(&self, after: Option<&ErasurePlace>) -> Result<Vec<StoredErasure>, StoreError> {
         match &self.opened()?.erasures {
-            Some(erasures) => erasures.read(after).map_err(|error| verdict::of(&error)),
+            Some(erasures) => erasures.read(after).map_err(|error| verdict::of(&error, &self.hosts)),
             None => Ok(Vec::new()),
         }
     }
@@ -206,7 +211,7 @@ impl Opened {
         let ErrorKind::InsertMany(InsertManyError { write_errors: Some(failed), write_concern_error: None, .. }) =
             error.kind.as_ref()
         else {
-            return Err(verdict::of(&error));
+            return Err(verdict::of(&error, &self.hosts));
         };
         let mut duplicates = Vec::new();
         for failure in failed {
@@ -235,10 +240,10 @@ impl Opened {
             duplicates.iter().map(|failure| batch.messages[failure.index].1.id().to_string()).collect();
         let fields = doc! { "session_id": 1, "role": 1, "text": 1, "created_at": 1 };
         let found = self.messages.find(doc! { "_id": { "$in": ids } }).projection(fields);
-        let found = found.selection_criteria(primary()).run().map_err(|error| verdict::of(&error))?;
+        let found = found.selection_criteria(primary()).run().map_err(|error| verdict::of(&error, &self.hosts))?;
         let mut known = HashMap::with_capacity(duplicates.len());
         for document in found {
-            let document = document.map_err(|error| verdict::of(&error))?;
+            let document = document.map_err(|error| verdict::of(&error, &self.hosts))?;
             if let Some(id) = id_of(&document) {
                 known.insert(id, document);
             }

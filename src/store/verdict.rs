@@ -10,6 +10,12 @@ use super::StoreError;
 /// The longest reason that comes from the driver, in characters.
 const REASON_CHARS: usize = 300;
 
+/// The longest that is said of one server, in characters.
+const PROBE_CHARS: usize = 100;
+
+/// The longest address that is one, in bytes: a host's name and a port.
+const ADDRESS_BYTES_MAX: usize = 260;
+
 /// A key stands in a unique index already.
 pub const DUPLICATE_KEY: i32 = 11_000;
 
@@ -76,8 +82,9 @@ pub fn of_code(code: i32, name: &str) -> StoreError {
     }
 }
 
-/// What an error means for the whole call.
-pub fn of(error: &Error) -> StoreError {
+/// What an error means for the whole call. `hosts` are those of the connection string: what is said of them stands in
+/// their order.
+pub fn of(error: &Error, hosts: &[String]) -> StoreError {
     match error.kind.as_ref() {
         ErrorKind::Authentication { .. } => StoreError::Credentials { reason: "authentication failed".to_owned() },
         ErrorKind::Command(command) => of_code(command.code, &command.code_name),
@@ -91,8 +98,7 @@ pub fn of(error: &Error) -> StoreError {
         ErrorKind::ConnectionPoolCleared { .. } => {
             StoreError::Unreachable { reason: "the connection was given up with its server".to_owned() }
         }
-        // Made by the driver from addresses, states and errors of its probes, which carry no credentials.
-        ErrorKind::ServerSelection { message, .. } => StoreError::Unreachable { reason: shown(message) },
+        ErrorKind::ServerSelection { message, .. } => StoreError::Unreachable { reason: unselected(message, hosts) },
         ErrorKind::DnsResolve { .. } => StoreError::Unreachable { reason: "a name could not be resolved".to_owned() },
         ErrorKind::InvalidTlsConfig { .. } => {
             StoreError::Configuration { reason: "the TLS options cannot be used".to_owned() }
@@ -120,9 +126,55 @@ fn write_concern(code: i32) -> StoreError {
     StoreError::WriteConcern { reason: format!("code {code}") }
 }
 
+/// Why no server was selected, host by host. The driver tells it as a dump of what it knows of them, in no fixed order:
+/// the address of each and how its last probe failed are taken from that, and the same outage reads the same each time.
+fn unselected(message: &str, hosts: &[String]) -> String {
+    let mut told: Vec<(usize, &str, String)> = Vec::new();
+    for server in message.split("{ Address: ").skip(1) {
+        let Some((address, rest)) = server.split_once(", Type: ").filter(|(address, _)| is_address(address)) else {
+            continue;
+        };
+        let place = hosts.iter().position(|host| host == address).unwrap_or(usize::MAX);
+        told.push((place, address, probed(rest)));
+    }
+    told.sort();
+    told.dedup();
+    if told.is_empty() {
+        return shown(&format!("{}: server selection timed out", hosts.join(", ")));
+    }
+    let told: Vec<_> = told.into_iter().map(|(_, address, why)| format!("{address}: {why}")).collect();
+    shown(&told.join("; "))
+}
+
+fn is_address(text: &str) -> bool {
+    text.len() <= ADDRESS_BYTES_MAX && text.bytes().all(|b| b.is_ascii_alphanumeric() || b".:-_[]/%".contains(&b))
+}
+
+/// How a server's last probe ended, by the dump from behind `Type: `. Of its errors only those of the connection are
+/// quoted, which this machine words.
+fn probed(rest: &str) -> String {
+    let kind = rest.split([',', ' ']).next().unwrap_or_default();
+    match rest.strip_prefix(kind).and_then(|rest| rest.strip_prefix(", Error: ")) {
+        Some(error) => {
+            let io = error.strip_prefix("Kind: I/O error: ").and_then(|io| io.split(", labels: ").next());
+            io.map_or_else(|| "its answer was not understood".to_owned(), |io| cut(io, PROBE_CHARS))
+        }
+        None => match kind {
+            "RsSecondary" => "a secondary".to_owned(),
+            "RsArbiter" => "an arbiter".to_owned(),
+            "Unknown" => "no answer yet".to_owned(),
+            _ => "it cannot be written to".to_owned(),
+        },
+    }
+}
+
 fn shown(text: &str) -> String {
-    let mut shown: String = text.chars().filter(|c| !c.is_control()).take(REASON_CHARS).collect();
-    if text.chars().nth(REASON_CHARS).is_some() {
+    cut(text, REASON_CHARS)
+}
+
+fn cut(text: &str, chars: usize) -> String {
+    let mut shown: String = text.chars().filter(|c| !c.is_control()).take(chars).collect();
+    if text.chars().nth(chars).is_some() {
         shown.push('…');
     }
     shown
@@ -145,6 +197,38 @@ mod tests {
         ] {
             assert_eq!(is_in_id_index(message), of_id, "{message}");
         }
+    }
+
+    #[test]
+    fn servers_that_cannot_be_reached_are_told_in_the_order_of_the_configuration_whatever_the_driver_dumps() {
+        let refused = |address: &str, labels: &str| {
+            format!(
+                "{{ Address: {address}, Type: Unknown, Error: Kind: I/O error: Connection refused (os error 111), labels: \
+                 {{{labels}}}, source: None, server response: None }}"
+            )
+        };
+        let dump = |servers: &[String]| {
+            let servers = servers.join(", ");
+            format!(
+                "Server selection timeout: No available servers. Topology: {{ Type: Unknown, Set Name: secret, Servers: [ \
+                 {servers} ] }}"
+            )
+        };
+        let hosts = ["b:27017".to_owned(), "a:27017".to_owned()];
+        let (one, other) =
+            (r#""SystemOverloadedError", "RetryableError""#, r#""RetryableError", "SystemOverloadedError""#);
+        let told = "b:27017: Connection refused (os error 111); a:27017: Connection refused (os error 111)";
+        assert_eq!(unselected(&dump(&[refused("a:27017", one), refused("b:27017", other)]), &hosts), told);
+        assert_eq!(unselected(&dump(&[refused("b:27017", other), refused("a:27017", one)]), &hosts), told);
+        let words = "{ Address: a:27017, Type: Unknown, Error: Kind: Command failed: secret, labels: {} }";
+        assert_eq!(unselected(&dump(&[words.to_owned()]), &hosts), "a:27017: its answer was not understood");
+        let follower = "{ Address: c:1, Type: RsSecondary, Average RTT: 1ms, Tags: {\"a\": \"secret\"} }";
+        assert_eq!(unselected(&dump(&[follower.to_owned()]), &hosts), "c:1: a secondary");
+        for odd in ["secret", "{ Address: user:secret@a, Type: Unknown }", "{ Address: "] {
+            assert_eq!(unselected(odd, &hosts), "b:27017, a:27017: server selection timed out");
+        }
+        let many: Vec<_> = (0..50).map(|n| refused(&format!("h{n}:1"), one)).collect();
+        assert_eq!(unselected(&dump(&many), &hosts).chars().count(), REASON_CHARS + 1);
     }
 
     #[test]
