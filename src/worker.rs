@@ -73,13 +73,30 @@ pub trait Sink: Send {
 }
 
 /// How far the worker is, for the status.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Progress {
     drained: AtomicU64,
     transcribed: AtomicU64,
+    /// What MongoDB has, while it is switched off and is owed more; [`NOTHING_OWED`] otherwise.
+    owed_after: AtomicU64,
     /// Microseconds since 1970; 0 when there is none.
     oldest_pending: AtomicU64,
     last_flush: AtomicU64,
+}
+
+/// No sequence: the journal's end would have to come there.
+const NOTHING_OWED: u64 = u64::MAX;
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self {
+            drained: AtomicU64::default(),
+            transcribed: AtomicU64::default(),
+            owed_after: AtomicU64::new(NOTHING_OWED),
+            oldest_pending: AtomicU64::default(),
+            last_flush: AtomicU64::default(),
+        }
+    }
 }
 
 impl Progress {
@@ -91,6 +108,12 @@ impl Progress {
     /// Everything up to this sequence is in the transcripts, synced.
     pub fn transcribed(&self) -> u64 {
         self.transcribed.load(Ordering::Relaxed)
+    }
+
+    /// MongoDB is switched off, and everything behind this sequence is owed to it once it is switched on again; `None`
+    /// when it is in use, or owed nothing.
+    pub fn owed_after(&self) -> Option<u64> {
+        Some(self.owed_after.load(Ordering::Relaxed)).filter(|&sequence| sequence != NOTHING_OWED)
     }
 
     /// The time of the oldest message that was taken and is not yet safe in the sink.
@@ -163,6 +186,9 @@ impl<S: Sink, D: Disk> Worker<S, D> {
     ) -> Self {
         progress.drained.store(checkpoint.transcribed, Ordering::Relaxed);
         progress.transcribed.store(checkpoint.transcribed, Ordering::Relaxed);
+        // It stays so until MongoDB is switched on, see `move_checkpoint`.
+        let owed_after = if checkpoint.drained < checkpoint.transcribed { checkpoint.drained } else { NOTHING_OWED };
+        progress.owed_after.store(owed_after, Ordering::Relaxed);
         let reader = journal.reader(checkpoint.transcribed);
         Self {
             journal,
@@ -194,6 +220,7 @@ impl<S: Sink, D: Disk> Worker<S, D> {
     #[must_use]
     pub fn draining(self, drain: Drain<D>, stop_by: Arc<OnceLock<Instant>>) -> Self {
         self.progress.drained.store(drain.drained(), Ordering::Relaxed);
+        self.progress.owed_after.store(NOTHING_OWED, Ordering::Relaxed);
         Self { drain: Some(drain), stop_by, ..self }
     }
 

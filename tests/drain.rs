@@ -410,6 +410,9 @@ fn mongodb_switched_off_and_on_again_gets_the_backlog_and_what_came_meanwhile() 
         server.reconfigure(options(uri, "switched").set("mongo.enabled", enabled));
         server.restart();
         kept.extend(post(&server, "s", tag, 50));
+        let owed = status(&server)["journal"]["owed_to_mongo"].as_u64();
+        // Also what came since it was switched off; while it is on, `pending` says it.
+        assert_eq!(owed, Some(if enabled { 0 } else { 100 }), "{tag}");
     }
     wait_until_drained(&server);
     assert_holds(&mongod.messages_of("switched"), &kept);

@@ -56,6 +56,8 @@ impl Status {
         let (journal, found) = (self.journal.stats(), self.journal.findings());
         let pending = journal.published.saturating_sub(drained);
         let oldest = oldest.filter(|_| pending > 0);
+        // Segments that went meanwhile are owed to nobody.
+        let owed_after = self.progress.owed_after().map(|after| after.max(journal.first_sequence.saturating_sub(1)));
         super::json(
             200,
             &json!({
@@ -118,6 +120,7 @@ impl Status {
                     "last_sequence": journal.published,
                     "checkpoint": drained,
                     "transcribed": self.progress.transcribed(),
+                    "owed_to_mongo": owed_after.map_or(0, |after| journal.published.saturating_sub(after)),
                     "undrained_bytes": journal.undrained_bytes,
                     "erasures_pending": self.journal.erasures_pending(),
                     "disk_free_bytes": self.journal.room().ok().map(|room| room.free_bytes),

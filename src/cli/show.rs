@@ -168,7 +168,14 @@ fn print_message(message: &Value, form: Form) -> Result<Audience, Failure> {
 fn message_lines(message: &Value) -> String {
     let field = |name: &str| message[name].as_str().unwrap_or_default();
     let time: String = field("created_at").chars().take(19).collect();
-    let head = format!("{}Z  {}  {:<9}  ", time, field("session_id"), field("role"));
+    // How an answer ended is told unless it ended well.
+    let who = match message["metadata"]["status"].as_str() {
+        Some(status) if status != "completed" && field("role") == "assistant" => {
+            format!("{} ({})", field("role"), visible(status).replace('\n', " "))
+        }
+        _ => field("role").to_owned(),
+    };
+    let head = format!("{}Z  {}  {who:<9}  ", time, field("session_id"));
     let indent = " ".repeat(4);
     format!("{head}{}\n", visible(field("text")).replace('\n', &format!("\n{indent}")))
 }
@@ -192,9 +199,9 @@ fn status_lines(status: &Value) -> String {
     line(
         "cache",
         format!(
-            "{} messages of {} sessions, {} of {}, up to {} a session; transcripts in {}",
-            number(&cache["messages"]),
-            number(&cache["sessions"]),
+            "{} of {}, {} of {}, up to {} a session; transcripts in {}",
+            some(number(&cache["messages"]), "message"),
+            some(number(&cache["sessions"]), "session"),
             size(number(&cache["bytes"])),
             size(number(&cache["max_bytes"])),
             number(&cache["max_messages_per_session"]),
@@ -205,17 +212,21 @@ fn status_lines(status: &Value) -> String {
     line(
         "journal",
         format!(
-            "{}, fsync {}, {} of {} in {} segments, {} to be drained, records {} to {}",
+            "{}, fsync {}, {} of {} in {}, {} to be drained, records {} to {}",
             word(&journal["status"]),
             word(&journal["fsync"]),
             size(number(&journal["bytes"])),
             size(number(&journal["max_bytes"])),
-            number(&journal["segments"]),
+            some(number(&journal["segments"]), "segment"),
             size(number(&journal["undrained_bytes"])),
             number(&journal["first_sequence"]),
             number(&journal["last_sequence"]),
         ),
     );
+    let owed = number(&journal["owed_to_mongo"]);
+    if owed > 0 {
+        line("owed", format!("{} to MongoDB, which is switched off", some(owed, "record")));
+    }
     for warning in journal["warnings"].as_array().into_iter().flatten() {
         line("warning", word(warning));
     }
@@ -244,12 +255,20 @@ fn queue_line(queue: &Value) -> String {
     if number("stored") + number("already_stored") > 0 {
         told.push_str(&format!(", {} stored since the start", number("stored") + number("already_stored")));
     }
-    for (count, what) in [("dead_letters", "dead letters"), ("failures", "failed calls"), ("skipped", "skipped")] {
+    for (count, what) in [("dead_letters", "dead letter"), ("failures", "failed call")] {
         if number(count) > 0 {
-            told.push_str(&format!(", {} {what}", number(count)));
+            told.push_str(&format!(", {}", some(number(count), what)));
         }
     }
+    if number("skipped") > 0 {
+        told.push_str(&format!(", {} skipped", number("skipped")));
+    }
     told
+}
+
+/// A number and what it counts.
+fn some(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// A span of time in its two largest units.
@@ -284,6 +303,43 @@ mod tests {
             "text": "one\ntwo\x1b[2J",
         });
         assert_eq!(message_lines(&message), "2025-11-28T01:23:45Z  s  user       one\n    two\\u{1b}[2J\n");
+    }
+
+    #[test]
+    fn an_answer_that_did_not_end_well_says_how_it_ended() {
+        let lines = |role: &str, status: &str| {
+            message_lines(&json!({
+                "session_id": "s", "role": role, "created_at": "2025-11-28T01:23:45.123456+00:00", "text": "one",
+                "metadata": {"status": status},
+            }))
+        };
+        for (role, status, who) in [
+            ("assistant", "completed", "assistant"),
+            ("assistant", "cancelled", "assistant (cancelled)"),
+            ("assistant", "error", "assistant (error)"),
+            ("user", "error", "user     "),
+        ] {
+            assert_eq!(lines(role, status), format!("2025-11-28T01:23:45Z  s  {who}  one\n"));
+        }
+    }
+
+    #[test]
+    fn a_status_counts_one_thing_as_one_and_tells_what_mongodb_is_owed() {
+        let status = |count: u64| {
+            status_lines(&json!({
+                "cache": {"messages": count, "sessions": count},
+                "queue": {"dead_letters": count, "failures": count},
+                "journal": {"segments": count, "owed_to_mongo": count},
+            }))
+        };
+        let one = status(1);
+        for words in
+            ["1 message of 1 session,", "1 dead letter, 1 failed call", " in 1 segment,", "1 record to MongoDB"]
+        {
+            assert!(one.contains(words), "{words} is not in {one}");
+        }
+        assert!(status(2).contains("2 messages of 2 sessions,") && status(2).contains("2 records to MongoDB"));
+        assert!(!status(0).contains("to MongoDB"));
     }
 
     #[test]

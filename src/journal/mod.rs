@@ -233,7 +233,8 @@ pub struct Stats {
     pub segments: usize,
     /// Their length together, in bytes, the zeros of the last one with them.
     pub bytes: u64,
-    /// The length of those that hold something beyond the checkpoint, in bytes: they cannot go.
+    /// The length of those that hold something beyond the checkpoint, in bytes: they cannot go. 0 when nothing is: that
+    /// the last one is written to says nothing of what is to be drained.
     pub undrained_bytes: u64,
     /// The first sequence that may still be there.
     pub first_sequence: u64,
@@ -435,16 +436,19 @@ impl<D: Disk> Journal<D> {
     /// Figures for the status.
     pub fn stats(&self) -> Stats {
         let segments = self.shared.segments.lock().expect("no holder panics");
-        let drained = self.drained.load(Ordering::Relaxed);
+        let (drained, published) = (self.drained.load(Ordering::Relaxed), self.published());
         // A segment ends where the next one begins.
-        let passed = segments.windows(2).take_while(|pair| pair[1].header.first_sequence <= drained + 1).count();
+        let passed = match drained >= published {
+            true => segments.len(),
+            false => segments.windows(2).take_while(|pair| pair[1].header.first_sequence <= drained + 1).count(),
+        };
         Stats {
             undrained_bytes: segments[passed..].iter().map(|s| s.file_bytes).sum(),
             epoch: self.shared.epoch,
             segments: segments.len(),
             bytes: segments.iter().map(|s| s.file_bytes).sum(),
             first_sequence: segments.first().map_or(0, |s| s.header.first_sequence),
-            published: self.published(),
+            published,
         }
     }
 }

@@ -232,7 +232,11 @@ fn undrained_records_at_the_limit_are_refused_and_drained_ones_make_room() {
     assert!(journal.is_writable() && !journal.is_ready(), "no file has failed");
     assert_eq!(read_all(&journal, 0).len(), taken);
     assert_eq!(journal.prune(0, Clock::system().now()).unwrap(), 0, "nothing is drained");
-    assert!(journal.prune(journal.published(), Clock::system().now()).unwrap() > 0);
+    assert_eq!(journal.stats().undrained_bytes, journal.stats().bytes);
+    assert!(journal.prune(journal.published() - 1, Clock::system().now()).unwrap() > 0);
+    assert!(journal.stats().undrained_bytes > 0, "the last record stands in the open segment");
+    journal.prune(journal.published(), Clock::system().now()).unwrap();
+    assert_eq!(journal.stats().undrained_bytes, 0, "nothing is left to be drained, though a segment is open");
     let deadline = std::time::Instant::now() + Duration::from_secs(10);
     while journal.append(vec![draft("fits")]).and_then(|(ticket, _)| journal.commit(ticket)).is_err() {
         assert!(std::time::Instant::now() < deadline, "room was made and is not used");
