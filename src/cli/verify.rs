@@ -48,6 +48,11 @@ impl Run<'_> {
     fn status(&self) -> Result<Value, ClientError> {
         status_of(self.client)
     }
+
+    /// Whether somebody answers, by the server's own word: it may run with another configuration than ours.
+    fn is_answered(&self) -> bool {
+        self.before["responder"]["kind"] != "none"
+    }
 }
 
 /// The lines so far.

@@ -13,7 +13,6 @@ use tungstenite::{ClientRequestBuilder, Error, HandshakeError, Message, WebSocke
 
 use crate::cli::client::{Socket, Wait, reachable};
 use crate::cli::show::encoded;
-use crate::config::ResponderKind;
 
 use super::{Outcome, Run, Sent, checks};
 
@@ -55,7 +54,7 @@ pub(super) fn check(run: &mut Run<'_>) -> Outcome {
     }
     let message = json!({"message": "ping from websocket", "client_id": CLIENT_ID});
     socket.send(Message::text(message.to_string())).map_err(|fault| format!("sending: {}", told(fault)))?;
-    let is_answered = run.config.responder.kind != ResponderKind::None;
+    let is_answered = run.is_answered();
     while seen.ack.is_none() || (is_answered && seen.response.is_none()) {
         take(&mut socket, &mut seen, run.session.as_str())?;
     }
@@ -68,7 +67,10 @@ pub(super) fn check(run: &mut Run<'_>) -> Outcome {
         let user = seen.ack.and_then(|ack| ack["id"].as_str().map(str::to_owned)).ok_or("the ack has no id")?;
         run.sent.push(Sent { id: user, role: "user" });
         let _ = socket.close(None);
-        return Ok(format!("ws://{address}/ws/chat: welcome, status and ack came; nobody answers (see REST)"));
+        checks::history(run)?;
+        return Ok(format!(
+            "ws://{address}/ws/chat: welcome, status and ack came; nobody answers (responder.kind is none)"
+        ));
     }
     let id = |frame: &Option<Value>| frame.as_ref().and_then(|frame| frame["id"].as_str().map(str::to_owned));
     let (Some(user), Some(reply)) = (id(&seen.ack), id(&seen.response)) else {
