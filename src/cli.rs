@@ -126,7 +126,8 @@ fn doctor(options: &Options) -> Result<(), Failure> {
         Form::Lines => report.to_text(),
         Form::Json => format!("{}\n", report.to_json()),
     })?;
-    if report.damage() > 0 { Err(Failure::Other(report.verdict())) } else { Ok(()) }
+    // The report has said what.
+    if report.damage() > 0 { Err(Failure::Other("something is damaged".to_owned())) } else { Ok(()) }
 }
 
 /// Whether anybody reads stdout.

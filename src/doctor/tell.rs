@@ -57,23 +57,24 @@ pub fn journal_figures(findings: &mut Findings, folder: &str, survey: &journal::
     let journal::Digests { missing, damaged, outdated, .. } = survey.digests;
     let mut pending = |what: String| findings.add(Weight::Pending, folder, what);
     if missing + damaged > 0 {
-        pending(format!("{missing} digests are missing and {damaged} damaged: a start walks those segments instead"));
+        let missing = are(missing, "digest");
+        pending(format!("{missing} missing and {damaged} damaged: a start walks those segments instead"));
     }
     if survey.tail_bytes > 0 {
-        let bytes = survey.tail_bytes;
-        pending(format!("{bytes} bytes behind the last record are none: a write that was cut off, or damage"));
+        let bytes = some(survey.tail_bytes, "byte");
+        pending(format!("{bytes} behind the last record, of a write that was cut off or of damage"));
     }
     if survey.torn > 0 {
         pending(format!(
-            "{} records of requests that were cut off: never acknowledged, a start voids them",
-            survey.torn
+            "{} of requests that were cut off: never acknowledged, a start voids what there is of those",
+            some(survey.torn, "record")
         ));
     }
     if survey.leftovers.0 > 0 {
-        pending(format!("{} unfinished files ({})", survey.leftovers.0, size(survey.leftovers.1)));
+        pending(format!("{} ({})", some(survey.leftovers.0, "unfinished file"), size(survey.leftovers.1)));
     }
     if outdated > 0 {
-        findings.add(Weight::Warning, folder, format!("{outdated} digests say something else than their segments"));
+        findings.add(Weight::Warning, folder, format!("{} not what the segments say", are(outdated, "digest")));
     }
     match survey.checkpoint {
         Standing::Foreign => {
@@ -94,11 +95,12 @@ pub fn journal_figures(findings: &mut Findings, folder: &str, survey: &journal::
 pub fn transcript_fault(findings: &mut Findings, folder: &Path, session: &SessionId, fault: &transcript::Fault) {
     let what = match fault {
         transcript::Fault::Foreign { bad, others, first } => format!(
-            "{bad} lines are no message and {others} of another session, the first at byte {}: readers pass over them",
+            "{} no message and {others} of another session, the first at byte {}: readers pass over them",
+            are(*bad, "line"),
             first.start
         ),
         transcript::Fault::OutOfOrder(lines) => {
-            format!("{lines} lines are out of place and may hide others from readers")
+            format!("{} out of place and may hide others from readers", are(*lines, "line"))
         }
         transcript::Fault::Torn(bytes) => format!("its last line is cut off ({bytes} bytes)"),
         transcript::Fault::Io(e) => format!("it cannot be read: {e}"),
@@ -109,12 +111,18 @@ pub fn transcript_fault(findings: &mut Findings, folder: &Path, session: &Sessio
 /// What the transcripts' figures mean.
 pub fn transcript_figures(findings: &mut Findings, folder: &str, survey: &transcript::Survey) {
     if survey.repeated > 0 {
-        let what = format!("{} lines repeat the one before them: nobody sees them", survey.repeated);
+        let what = match survey.repeated {
+            1 => "1 line repeats the one before it: nobody sees it".to_owned(),
+            lines => format!("{lines} lines repeat the one before them: nobody sees them"),
+        };
         findings.add(Weight::Warning, folder, what);
     }
     if survey.leftovers.0 > 0 {
-        let what =
-            format!("{} unfinished files ({}): a start removes them", survey.leftovers.0, size(survey.leftovers.1));
+        let what = format!(
+            "{} ({}): a start removes that",
+            some(survey.leftovers.0, "unfinished file"),
+            size(survey.leftovers.1)
+        );
         findings.add(Weight::Pending, folder, what);
     }
 }
@@ -298,15 +306,17 @@ fn in_words(survey: &journal::Survey) -> String {
         some(survey.records.messages, "message")
     );
     for (count, what) in [
-        (survey.records.context_clears, "context-clears"),
-        (survey.records.erasures, "erasures"),
-        (survey.records.aborts, "aborts"),
-        (survey.records.scrubbed, "scrubbed messages"),
-        (survey.refused, "refused"),
+        (survey.records.context_clears, "context-clear"),
+        (survey.records.erasures, "erasure"),
+        (survey.records.aborts, "abort"),
+        (survey.records.scrubbed, "scrubbed message"),
     ] {
         if count > 0 {
-            let _ = write!(text, ", {count} {what}");
+            let _ = write!(text, ", {}", some(count, what));
         }
+    }
+    if survey.refused > 0 {
+        let _ = write!(text, ", {} refused", survey.refused);
     }
     text
 }
@@ -334,6 +344,11 @@ fn seconds(since: Timestamp, now: Timestamp) -> u64 {
 /// A number and what it counts.
 fn some(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+/// The same, with its verb.
+fn are(count: u64, what: &str) -> String {
+    format!("{} {}", some(count, what), if count == 1 { "is" } else { "are" })
 }
 
 /// Bytes for people, to one place.
