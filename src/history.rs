@@ -308,7 +308,8 @@ impl<D: Disk> History<D> {
             self.cache.expire_one(session, bound);
         }
         if let Some(left_out) = self.warmed.admit() {
-            log::info!("[CHAT CACHE] Warmed up {session} with {kept} messages ({left_out} such lines were left out)");
+            let others = if left_out > 0 { format!(" (such lines left out: {left_out})") } else { String::new() };
+            log::info!("[CHAT CACHE] Warmed up {session} with {kept} messages{others}");
         }
         Ok(self.cache.look(session, |held| Kept::of(held, query)))
     }

@@ -294,14 +294,14 @@ impl<D: Disk> Outlets<D> {
         if pushed.evicted > 0
             && let Some(left_out) = self.evicted.admit()
         {
-            log::info!("[CHAT CACHE] {} sessions left to make room{}", pushed.evicted, others(left_out));
+            log::info!("[CHAT CACHE] Sessions that left to make room: {}{}", pushed.evicted, others(left_out));
         }
     }
 }
 
 /// What a throttle left out, for the end of a line.
 fn others(left_out: u64) -> String {
-    if left_out > 0 { format!(" ({left_out} such lines were left out)") } else { String::new() }
+    if left_out > 0 { format!(" (such lines left out: {left_out})") } else { String::new() }
 }
 
 /// Whether the record is a message of the same session.

@@ -155,7 +155,7 @@ fn status_is_told_in_lines_and_as_the_server_gives_it() {
     for wanted in [
         concat!("server   ", env!("CARGO_PKG_VERSION"), ", up "),
         "mongo    disabled\n",
-        "cache    2 messages of 1 sessions, ",
+        "cache    2 messages of 1 session, ",
         "queue    ",
         "journal  ok, fsync always, ",
         ", records 1 to 2\n",
