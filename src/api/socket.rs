@@ -8,7 +8,7 @@
 //! Knows nothing of frames, and nothing of what is said.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 use crate::message::{Id, SessionId};
 
@@ -118,6 +118,8 @@ pub struct SocketCounters {
     pub cut: AtomicU64,
     /// Closed because nothing came from them, not even the answer to a ping.
     pub idle: AtomicU64,
+    /// Bytes held now of messages that are not whole, over all sockets.
+    pub unfinished_bytes: AtomicUsize,
 }
 
 /// The answer of a listener that speaks no WebSocket: the one on the Unix socket, whose server could not end one.

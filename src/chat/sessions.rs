@@ -34,7 +34,8 @@ struct Inner {
 struct Line {
     occupant: Option<Occupant>,
     next_ticket: u64,
-    waiting: VecDeque<u64>,
+    /// By ticket, with their keys.
+    waiting: VecDeque<(u64, Option<Key>)>,
     /// Erasures of the session that are under way.
     erasing: usize,
     changed: Arc<Condvar>,
@@ -94,7 +95,9 @@ impl Line {
 
     /// Whether another message is being answered, for one that does not queue.
     fn is_busy_for(&self, ticket: u64, key: Option<&Key>) -> bool {
-        let is_behind = self.waiting.front() != Some(&ticket);
+        // Others with the same message do not count: whoever of them goes first, the others are told the same.
+        let mut before = self.waiting.iter().take_while(|(other, _)| *other != ticket);
+        let is_behind = before.any(|(_, other)| key.is_none() || other.as_ref() != key);
         is_behind
             || match &self.occupant {
                 None | Some(Occupant::Brief) => false,
@@ -133,12 +136,12 @@ impl Sessions {
         let line = inner.lines.entry(session.clone()).or_default();
         let (ticket, changed) = (line.next_ticket, line.changed.clone());
         line.next_ticket += 1;
-        line.waiting.push_back(ticket);
+        line.waiting.push_back((ticket, key));
         loop {
             let is_closed = inner.is_closed;
             let line = inner.lines.get_mut(session).expect("who waits keeps the line");
             let left = until.saturating_duration_since(Instant::now());
-            let is_mine = line.occupant.is_none() && line.waiting.front() == Some(&ticket);
+            let is_mine = line.occupant.is_none() && line.waiting.front().is_some_and(|(first, _)| *first == ticket);
             let came = match line.same(key.as_ref()) {
                 Err(no_turn) => Some(Err(no_turn)),
                 Ok(Some(running)) => {
@@ -158,7 +161,7 @@ impl Sessions {
                 Ok(None) => None,
             };
             if let Some(came) = came {
-                line.waiting.retain(|other| *other != ticket);
+                line.waiting.retain(|(other, _)| *other != ticket);
                 self.tidy(&mut inner, session);
                 return came;
             }

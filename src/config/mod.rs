@@ -207,6 +207,8 @@ pub struct WebsocketConfig {
     pub max_connections: usize,
     /// The longest message a client may send, in bytes, in one frame or many; never more than a body may have.
     pub max_message_bytes: usize,
+    /// What all sockets together may hold of messages that are not whole, in bytes; beyond it who sends more is closed.
+    pub max_incoming_bytes: usize,
     /// What may wait for a client that does not read, in bytes; beyond it the client is cut.
     pub max_outgoing_bytes: usize,
     /// How often a socket shows that the server is there, and asks whether the client is.

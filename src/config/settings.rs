@@ -132,6 +132,7 @@ impl Settings {
             max_connections: self.count("websocket.max_connections"),
             // The journal's segments are made for bodies of that length.
             max_message_bytes: self.count("websocket.max_message_bytes").min(self.count("server.max_body_bytes")),
+            max_incoming_bytes: self.count("websocket.max_incoming_bytes"),
             max_outgoing_bytes: self.count("websocket.max_outgoing_bytes"),
             heartbeat: self.seconds("websocket.heartbeat_seconds"),
             idle_timeout: self.seconds("websocket.idle_timeout_seconds"),

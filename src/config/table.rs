@@ -144,6 +144,8 @@ pub(super) static KEYS: &[Key] = &[
     whole("websocket.threads", 2, 1..=64),
     whole("websocket.max_connections", 10_000, 1..=1_000_000),
     whole("websocket.max_message_bytes", MIB, KIB..=8 * MIB),
+    // A message that may be sent fits, whatever its limit.
+    whole("websocket.max_incoming_bytes", 32 * MIB, 8 * MIB..=1024 * MIB),
     whole("websocket.max_outgoing_bytes", MIB, 64 * KIB..=64 * MIB),
     whole("websocket.heartbeat_seconds", 30, 1..=HOUR),
     whole("websocket.idle_timeout_seconds", 75, 1..=DAY),

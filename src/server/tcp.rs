@@ -103,7 +103,8 @@ pub fn start<S: Service>(
     let failed = |source| StartError::Bind { listen: config.listen.clone(), source };
     let address = listener.local_addr().map_err(failed)?;
     let table = Arc::new(Table::new());
-    let websockets = offer.map(open_pool).transpose().map_err(StartError::WebSockets)?;
+    let websockets =
+        offer.map(|offer| open_pool(offer, config.body_timeout)).transpose().map_err(StartError::WebSockets)?;
     let pool = websockets.as_ref().map(|websockets| websockets.pool.clone());
     let shared = Arc::new(Shared {
         service,
@@ -127,9 +128,9 @@ pub fn start<S: Service>(
     Ok(Listening { address, listener, table, accept: Some(accept), pool })
 }
 
-fn open_pool(offer: Offer) -> io::Result<WebSockets> {
+fn open_pool(offer: Offer, message_timeout: Duration) -> io::Result<WebSockets> {
     let Offer { config, open_max, counters, serve } = offer;
-    let pool = Arc::new(Pool::start(&config, open_max, &*serve, &counters)?);
+    let pool = Arc::new(Pool::start(&config, open_max, message_timeout, &*serve, &counters)?);
     Ok(WebSockets { pool, serve })
 }
 

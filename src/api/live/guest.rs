@@ -20,13 +20,16 @@ use crate::hub::{Event, Live, What};
 use crate::message::{Id, Message, SessionId};
 
 use super::replay::Page;
-use super::wire::{self, Asked, CLEAR, Notice, Say};
+use super::wire::{self, Asked, Notice, Say};
 use super::{Desk, Errand};
 
 /// Messages a guest is given of what it missed; beyond, it is told of the gap.
 pub(super) const REPLAY_MAX: usize = 10_000;
 /// What may be held for a guest that is given what it missed, in bytes of text.
 const HELD_BYTES_MAX: usize = 256 << 10;
+/// What a guest may send before its welcome, in messages and in bytes: it may go on at once, but not for ever.
+const EARLY_MAX: usize = 64;
+const EARLY_BYTES_MAX: usize = 64 << 10;
 /// The most events that may be held for a guest; few in tests, so that it often overflows.
 const HELD_MAX: usize = if cfg!(test) { 12 } else { 1024 };
 
@@ -36,6 +39,8 @@ pub(super) struct Guest {
     presence: Arc<()>,
     session: SessionId,
     phase: Phase,
+    /// What it sent before its welcome, which comes first.
+    early: Vec<(Payload, Vec<u8>)>,
     held: VecDeque<Arc<Notice>>,
     held_bytes: usize,
     /// Something that was to be held was thrown away; with the erasure among it.
@@ -44,6 +49,8 @@ pub(super) struct Guest {
     saying: Option<Saying>,
     /// What it said when it could not be recorded yet.
     parked: Option<Say>,
+    /// It wants the answer stopped to what it said, which has not begun.
+    is_unwanted: bool,
     /// The last record it was told of, or knew of.
     told: Option<Id>,
     /// Nothing up to here is told again: it had this before it came, or was given it by replay.
@@ -110,11 +117,13 @@ impl Guest {
             presence,
             session: joining.session,
             phase: Phase::Waiting,
+            early: Vec::new(),
             held: VecDeque::new(),
             held_bytes: 0,
             lost: None,
             saying: None,
             parked: None,
+            is_unwanted: false,
             told: joining.after,
             // What waits for this thread may be older than the guest.
             floor: joining.after,
@@ -140,7 +149,20 @@ impl Guest {
     }
 
     /// It has sent something.
-    pub(super) fn received(&mut self, payload: Payload, bytes: &[u8], way: &mut Way<'_>) {
+    pub(super) fn received(&mut self, payload: Payload, bytes: Vec<u8>, way: &mut Way<'_>) {
+        if !matches!(self.phase, Phase::Waiting) {
+            return self.take(payload, &bytes, way);
+        }
+        let held: usize = self.early.iter().map(|(_, bytes)| bytes.len()).sum();
+        // A single one may have the length that any may have.
+        if self.early.len() == EARLY_MAX || (!self.early.is_empty() && held + bytes.len() > EARLY_BYTES_MAX) {
+            self.early = Vec::new();
+            return way.lines.close(way.socket, 1013, "too much was said before the welcome");
+        }
+        self.early.push((payload, bytes));
+    }
+
+    fn take(&mut self, payload: Payload, bytes: &[u8], way: &mut Way<'_>) {
         if payload == Payload::Binary {
             let problem = Problem::new(415, "not_text", "messages are JSON in text frames");
             return way.send(&wire::error(&problem, None));
@@ -159,8 +181,9 @@ impl Guest {
             return way.send(&wire::busy(&self.session, say.client_id.as_deref()));
         }
         // A new context ends the answer that is being given, and begins behind it.
-        let is_clear = say.text.trim() == CLEAR;
-        if is_clear && let Some(running) = way.desk.chat.current(&self.session) {
+        if say.is_clear()
+            && let Some(running) = way.desk.chat.current(&self.session)
+        {
             running.stop();
             // Its end may have come by already, and then nobody would wake what is parked.
             if !running.is_over() {
@@ -184,22 +207,47 @@ impl Guest {
             && matches!(self.phase, Phase::Live)
             && let Some(say) = self.parked.take()
         {
+            // The end of that turn, which it may have stopped itself, is still to come and wakes it.
+            if say.is_clear() && way.desk.chat.current(&self.session).is_some() {
+                self.parked = Some(say);
+                return;
+            }
             self.submit(say, way);
         }
     }
 
-    fn stop(&self, way: &mut Way<'_>) {
+    fn stop(&mut self, way: &mut Way<'_>) {
         if way.desk.chat.stop(&self.session) {
             // Everybody hears of it, this one too.
             return;
         }
+        if way.desk.chat.current(&self.session).is_none() && (self.saying.is_some() || self.parked.is_some()) {
+            // It means the answer to what it said itself.
+            self.is_unwanted = true;
+            return;
+        }
+        self.tell_status(way);
+    }
+
+    fn tell_status(&self, way: &mut Way<'_>) {
         let running = way.desk.chat.current(&self.session);
-        let word = if running.is_some() { "cancelling" } else { "idle" };
+        let word = match &running {
+            Some(running) if running.is_stopping() => "cancelling",
+            Some(_) => "processing",
+            None => "idle",
+        };
         way.send(&wire::status(&self.session, word, running.map(|running| running.user())));
     }
 
     /// What it missed, or the beginning of it.
     pub(super) fn paged(&mut self, page: Page, way: &mut Way<'_>) {
+        self.give(page, way);
+        for (payload, bytes) in std::mem::take(&mut self.early) {
+            self.take(payload, &bytes, way);
+        }
+    }
+
+    fn give(&mut self, page: Page, way: &mut Way<'_>) {
         if let Some(welcome) = &page.welcome {
             way.send(&wire::welcome(&wire::Welcome {
                 session: &self.session,
@@ -434,6 +482,7 @@ impl Guest {
         let Some(Saying { client_id }) = self.saying.take() else { return };
         let client_id = client_id.as_deref();
         let is_live = matches!(self.phase, Phase::Live);
+        let begun = outcome.as_ref().ok().map(|outcome| outcome.user);
         match outcome {
             Ok(outcome) => self.acknowledge(&outcome, client_id, way),
             Err(NoTurn::Busy) => way.send(&wire::busy(&self.session, client_id)),
@@ -446,6 +495,17 @@ impl Guest {
             // Held back while it spoke, or begun by what it said.
             self.show_turn(way);
             self.submit_parked(way);
+        }
+        if std::mem::take(&mut self.is_unwanted) {
+            self.stop_own(begun, way);
+        }
+    }
+
+    /// Stops the answer to what it said, if one is being given.
+    fn stop_own(&self, begun: Option<Id>, way: &mut Way<'_>) {
+        let own = way.desk.chat.current(&self.session).filter(|running| Some(running.user()) == begun);
+        if !own.is_some_and(|running| running.stop()) {
+            self.tell_status(way);
         }
     }
 

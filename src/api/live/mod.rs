@@ -9,7 +9,8 @@
 //! | `errands.rs` | what a thread of sockets leaves to others |
 //!
 //! Three threads work for all rooms: `ws-turn-0` and `ws-turn-1` take turns, many at once, so that those of all sockets wait for
-//! one sync together; `ws-replay` reads. They put what they have done into the room's tray and ring.
+//! one sync together; `ws-replay` reads. A new context that must wait in its session's line does so on a `ws-clear` of its own.
+//! They put what they have done into the room's tray and ring.
 //!
 //! Knows nothing of frames; a room is called by its own thread only.
 
@@ -67,6 +68,12 @@ struct Left {
     /// Whether the guest is still there.
     presence: Weak<()>,
     errand: Errand,
+}
+
+impl Left {
+    fn is_clear(&self) -> bool {
+        matches!(&self.errand, Errand::Say { say, .. } if say.is_clear())
+    }
 }
 
 /// Serves WebSockets.
@@ -141,7 +148,7 @@ impl Rooms {
         let mut threads = Vec::new();
         for index in 0..TURN_THREADS {
             let (turns, chat, alive) = (rooms.turns.clone(), rooms.chat.clone(), alive.clone());
-            threads.push(thread::spawn(format!("ws-turn-{index}"), move || take_turns(&turns, &chat, &alive))?);
+            threads.push(thread::spawn(format!("ws-turn-{index}"), move || take_turns(&turns, &chat, alive))?);
         }
         let (pages, history) = (rooms.pages.clone(), rooms.history.clone());
         threads.push(thread::spawn("ws-replay", move || read_pages(&pages, &history, &alive))?);
@@ -232,7 +239,8 @@ fn new_session() -> Result<SessionId, Problem> {
 }
 
 /// The life of a thread that takes turns.
-fn take_turns(turns: &Errands<Left>, chat: &Chat, _alive: &Sender<()>) {
+fn take_turns(turns: &Errands<Left>, chat: &Arc<Chat>, alive: Sender<()>) {
+    let mut clearing = Vec::new();
     while let Some(batch) = turns.take(TURNS_AT_ONCE) {
         let mut appended = Vec::new();
         let mut others = Vec::new();
@@ -253,7 +261,34 @@ fn take_turns(turns: &Errands<Left>, chat: &Chat, _alive: &Sender<()>) {
         for left in others {
             let begun = guarded(|| with_turn(&left, |turn| Some(chat.begin(turn, WhenBusy::Refuse))));
             let outcome = begun.and_then(|begun| begun.unwrap_or(Err(NoTurn::Stopping)));
-            put(&left, outcome.map(|begun| outcome_of(&begun)));
+            match outcome {
+                Err(NoTurn::Busy) if left.is_clear() => clear_in_line(left, chat, &mut clearing),
+                outcome => put(&left, outcome.map(|begun| outcome_of(&begun))),
+            }
+        }
+    }
+    // Those who stand in line have been sent away: the turns have ended before this.
+    for thread in clearing {
+        let _ = thread.join();
+    }
+    drop(alive);
+}
+
+/// Has a new context wait behind the turns that stand in line, on a thread of its own: it has stopped an answer, and must not
+/// be refused for that. So many may wait as [`Chat`] lets wait; beyond it the client is told.
+fn clear_in_line(left: Left, chat: &Arc<Chat>, clearing: &mut Vec<JoinHandle<()>>) {
+    clearing.retain(|thread| !thread.is_finished());
+    let (tray, socket, chat) = (left.tray.clone(), left.socket, chat.clone());
+    let spawned = thread::spawn("ws-clear".to_owned(), move || {
+        let begun = guarded(|| with_turn(&left, |turn| Some(chat.begin(turn, WhenBusy::Queue))));
+        let outcome = begun.and_then(|begun| begun.unwrap_or(Err(NoTurn::Stopping)));
+        put(&left, outcome.map(|begun| outcome_of(&begun)));
+    });
+    match spawned {
+        Ok(thread) => clearing.push(thread),
+        Err(fault) => {
+            log::error!("no thread can be had for a new context that waits: {fault}");
+            tray.put(socket, Done::Said(Err(NoTurn::Crowded)));
         }
     }
 }

@@ -100,7 +100,7 @@ impl Lobby for Room {
     }
 
     fn received(&mut self, socket: SocketId, payload: Payload, bytes: Vec<u8>, lines: &mut dyn Lines) {
-        self.with(socket, lines, |guest, way| guest.received(payload, &bytes, way));
+        self.with(socket, lines, |guest, way| guest.received(payload, bytes, way));
     }
 
     fn drained(&mut self, socket: SocketId, lines: &mut dyn Lines) {

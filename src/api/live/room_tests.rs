@@ -52,6 +52,8 @@ struct Client {
     waiting: usize,
     /// Nothing is taken off it but by [`World::drain`].
     is_slow: bool,
+    /// The close code it was sent.
+    closed: Option<u16>,
 }
 
 #[derive(Default)]
@@ -69,8 +71,8 @@ impl Lines for Clients {
         self.0[&to].waiting
     }
 
-    fn close(&mut self, _: SocketId, _: u16, _: &'static str) {
-        panic!("nobody is closed here");
+    fn close(&mut self, socket: SocketId, code: u16, _: &'static str) {
+        self.0.get_mut(&socket).expect("it is connected").closed = Some(code);
     }
 }
 
@@ -124,6 +126,7 @@ impl World {
 
     /// One round of the thread's loop: the mail, and what was sent goes out to those who read.
     fn turn(&mut self) {
+        assert!(self.clients.0.values().all(|client| client.closed.is_none()), "nobody is closed here");
         if self.room.has_mail() {
             self.room.rung(&mut self.clients);
         }
@@ -152,6 +155,13 @@ impl World {
             self.turn();
             std::thread::yield_now();
         }
+    }
+
+    /// Goes round until `holds` of the turns.
+    #[track_caller]
+    fn until_chat(&mut self, what: &str, holds: impl Fn(&Chat) -> bool) {
+        let chat = self.chat.clone();
+        self.until(what, |_| holds(&chat));
     }
 
     /// The next events of a client, which are then forgotten.
@@ -414,6 +424,86 @@ fn a_new_context_in_the_middle_of_a_turn_stops_it_and_begins_behind_it() {
 }
 
 #[test]
+fn a_new_context_waits_behind_the_turns_in_line_and_is_not_lost() {
+    let (mut world, pieces) = slow();
+    let one = world.open("s", None);
+    world.send(one, &json!({"message": "why"}));
+    pieces.send("because").unwrap();
+    assert_eq!(kinds(&world.next(one, 5)), ["system", "idle", "ack", "processing", "+because"]);
+    let chat = world.chat.clone();
+    let queued = std::thread::spawn(move || {
+        let turn = Turn { session: &session_of("s"), text: "next", metadata: None, transport: "test", key: None };
+        chat.say(&turn).unwrap()
+    });
+    // The first has a follower's place only where it came by REST.
+    world.until_chat("it stands in line", |chat| chat.stats().waiting == 1);
+    world.send(one, &json!({"command": "clear", "client_id": "c"}));
+    world.until_chat("the next is answered", |chat| {
+        chat.current(&session_of("s")).is_some_and(|running| !running.is_stopping())
+    });
+    pieces.send("so").unwrap();
+    pieces.send("").unwrap();
+    assert_eq!(queued.join().unwrap().text.as_deref(), Some("so"));
+    world.until("the context begins", |clients| kinds(&clients.0[&one].events).contains(&"clear".to_owned()));
+    let all = kinds(&std::mem::take(&mut world.clients.0.get_mut(&one).unwrap().events));
+    assert!(all.ends_with(&["ack".to_owned(), "clear".to_owned()]), "{all:?}");
+    assert!(!all.contains(&"busy".to_owned()) && all.contains(&"=so completed".to_owned()), "{all:?}");
+}
+
+#[test]
+fn a_new_context_asked_for_before_the_welcome_in_the_middle_of_a_turn_is_not_lost() {
+    let (mut world, pieces) = slow();
+    let one = world.open("s", None);
+    world.send(one, &json!({"message": "why"}));
+    pieces.send("because").unwrap();
+    let begun = world.next(one, 5);
+    let user: Id = begun[2]["id"].as_str().unwrap().parse().unwrap();
+    for after in [None, Some(user)] {
+        let late = world.open("s", after);
+        world.send(late, &json!({"command": "clear", "client_id": "c"}));
+        world.until("the context begins", |clients| kinds(&clients.0[&late].events).contains(&"clear".to_owned()));
+        let events = world.close(late).events;
+        assert!(!kinds(&events).contains(&"busy".to_owned()), "{events:?}");
+        world.send(one, &json!({"message": "why"}));
+        world.until_chat("it is answered again", |chat| chat.current(&session_of("s")).is_some());
+    }
+    drop(pieces);
+}
+
+#[test]
+fn a_stop_right_behind_a_message_stops_the_answer_to_it() {
+    let (mut world, pieces) = slow();
+    let one = world.open("s", None);
+    // Both before the welcome, and both after it.
+    for first in [2, 0] {
+        world.send(one, &json!({"message": "why", "client_id": "c"}));
+        world.send(one, &json!({"command": "stop"}));
+        let events = world.next(one, first + 5);
+        assert_eq!(kinds(&events[first..]), ["ack", "processing", "cancelling", "= cancelled", "idle"]);
+    }
+    drop(pieces);
+}
+
+#[test]
+fn nothing_is_said_before_the_welcome_and_what_came_before_it_is_bounded() {
+    let mut world = World::new(Box::new(Echo));
+    let one = world.open("s", None);
+    for event in [json!({"command": "ping"}), json!({}), json!({"command": "help"}), json!({"command": "stop"})] {
+        world.send(one, &event);
+    }
+    assert!(world.clients.0[&one].events.is_empty());
+    let events = world.next(one, 6);
+    assert_eq!(kinds(&events), ["system", "idle", "heartbeat", "error", "system", "idle"]);
+    let other = world.open("s", None);
+    for _ in 0..64 {
+        world.send(other, &json!({"command": "ping"}));
+    }
+    assert_eq!(world.clients.0[&other].closed, None);
+    world.send(other, &json!({"command": "ping"}));
+    assert_eq!(world.close(other).closed, Some(1013));
+}
+
+#[test]
 fn an_erasure_in_the_middle_of_a_turn_ends_it() {
     let (mut world, pieces) = slow();
     let one = world.open("s", None);
@@ -421,7 +511,10 @@ fn an_erasure_in_the_middle_of_a_turn_ends_it() {
     pieces.send("because").unwrap();
     assert_eq!(kinds(&world.next(one, 5)), ["system", "idle", "ack", "processing", "+because"]);
     world.chat.erase(&session_of("s")).unwrap();
-    let mut last = kinds(&world.next(one, 2));
+    let events = world.next(one, 2);
+    // Its id is no message's, and none to go on from.
+    assert!(events.iter().all(|event| event.get("id").is_none()), "{events:?}");
+    let mut last = kinds(&events);
     last.sort();
     assert_eq!(last, ["erased", "idle"]);
     world.send(one, &json!({"message": "a new life"}));

@@ -44,7 +44,14 @@ pub(super) struct Say {
 }
 
 /// What a new context is asked for with, and how such a message is known.
-pub(super) const CLEAR: &str = "/clear";
+const CLEAR: &str = "/clear";
+
+impl Say {
+    /// Whether it asks for a new context.
+    pub(super) fn is_clear(&self) -> bool {
+        self.text.trim() == CLEAR
+    }
+}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -195,8 +202,9 @@ pub(super) fn response(session: &SessionId, text: &str, status: &str, id: Id, re
     }))
 }
 
+/// Its id is none to go on from, and so has another name than those of messages; it is the feed's and the `DELETE`'s.
 pub(super) fn erased(session: &SessionId, id: Id) -> Shared {
-    shared(&json!({"type": "erased", "session_id": session, "id": id}))
+    shared(&json!({"type": "erased", "session_id": session, "erasure_id": id}))
 }
 
 /// A recorded message.

@@ -57,6 +57,29 @@ fn who_does_not_queue_is_refused_while_another_message_is_answered_and_nothing_i
 }
 
 #[test]
+fn a_retry_that_does_not_queue_joins_others_with_its_key_also_while_they_stand_in_line() {
+    let world = World::new();
+    let key = Some(Key::new(&turn("s", "").session, "k", &[b"x"]));
+    let session = turn("s", "").session;
+    let until = Instant::now() + PATIENCE;
+    let enter = |key| {
+        let (sessions, session) = (world.chat.sessions.clone(), session.clone());
+        std::thread::spawn(move || sessions.enter(&session, Occupant::Beginning(key), WhenBusy::Refuse, until).is_ok())
+    };
+    let Ok(Entered::Place(place)) = world.chat.sessions.enter(&session, Occupant::Brief, WhenBusy::Queue, until) else {
+        panic!("it is free");
+    };
+    let first = enter(key);
+    wait_until("it stands in line", || world.chat.sessions.waiting(&session) == 1);
+    let second = enter(key);
+    wait_until("both stand in line", || world.chat.sessions.waiting(&session) == 2);
+    let other = Some(Key::new(&session, "other", &[b"x"]));
+    assert!(!enter(other).join().unwrap(), "another message is not let behind them");
+    drop(place);
+    assert!(first.join().unwrap() && second.join().unwrap());
+}
+
+#[test]
 fn a_turn_beyond_the_limits_is_refused_and_nothing_of_it_is_recorded() {
     let world = World::sized(Sizes { max_concurrent: 2, waiting_max: 3, ..Sizes::default() });
     let running = [world.begin("a", "gate"), world.begin("b", "gate")];

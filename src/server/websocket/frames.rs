@@ -135,9 +135,13 @@ impl Decoder {
         }
     }
 
+    /// Bytes of the message that is not whole.
+    pub(super) fn gathered(&self) -> usize {
+        self.message.len()
+    }
+
     /// Whether nothing is under way: what comes next is the first byte of a frame.
-    #[cfg(test)]
-    fn is_at_rest(&self) -> bool {
+    pub(super) fn is_at_rest(&self) -> bool {
         self.header_bytes == 0 && self.frame.is_none() && self.payload.is_none()
     }
 

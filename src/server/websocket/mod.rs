@@ -44,6 +44,10 @@ pub(super) struct Limits {
     pub(super) outgoing_bytes_max: usize,
     pub(super) heartbeat: Duration,
     pub(super) idle_timeout: Duration,
+    /// How long a message may take from its first byte to its last.
+    pub(super) message_timeout: Duration,
+    /// What all sockets of the pool together may hold of messages that are not whole.
+    pub(super) incoming_bytes_max: usize,
 }
 
 /// The threads that own the WebSockets of a listener.
@@ -74,13 +78,15 @@ impl Drop for Place {
 }
 
 impl Pool {
-    /// Starts the threads `ws-0` and so on, for at most `open_max` sockets.
+    /// Starts the threads `ws-0` and so on, for at most `open_max` sockets, whose messages may take
+    /// `message_timeout` each from first byte to last.
     ///
     /// # Errors
     /// The system's: no thread or no descriptor is left. What was started has ended then.
     pub(super) fn start(
         config: &WebsocketConfig,
         open_max: usize,
+        message_timeout: Duration,
         sockets: &dyn Sockets,
         counters: &Arc<SocketCounters>,
     ) -> io::Result<Self> {
@@ -89,6 +95,8 @@ impl Pool {
             outgoing_bytes_max: config.max_outgoing_bytes,
             heartbeat: config.heartbeat,
             idle_timeout: config.idle_timeout,
+            message_timeout,
+            incoming_bytes_max: config.max_incoming_bytes,
         };
         let mut pool = Self {
             threads: Vec::new(),

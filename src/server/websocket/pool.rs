@@ -137,7 +137,12 @@ impl Thread {
 
     /// Until when nothing needs to be looked at by time.
     fn timeout(&self, stopping: Option<Instant>) -> Option<Duration> {
-        let next = [self.beats.front().map(|(at, _)| *at), self.leaving.front().map(|(at, _)| *at), stopping];
+        let next = [
+            self.beats.front().map(|(at, _)| *at),
+            self.leaving.front().map(|(at, _)| *at),
+            self.sockets.unfinished.first().map(|(at, _)| *at),
+            stopping,
+        ];
         let next = next.into_iter().flatten().min()?;
         // A poll counts in milliseconds and would end just before its time.
         let left = next.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
@@ -222,8 +227,18 @@ impl Thread {
     /// Takes a client's bytes apart and sees to what is whole.
     fn hear(&mut self, id: SocketId, bytes: &mut &[u8]) {
         while let Some(socket) = self.sockets.get(id).filter(|socket| socket.phase == Phase::Open) {
-            match socket.take(bytes) {
-                Took::Nothing => return,
+            let took = socket.take(bytes);
+            if socket.whole_by.is_some() && socket.decoder.is_at_rest() {
+                self.sockets.finish(id);
+            }
+            match took {
+                Took::Nothing => {
+                    if !self.sockets.note_unfinished(id, Instant::now()) {
+                        let reason = "too many messages are unfinished; try again later";
+                        self.sockets.close_with(id, Some(1013), reason, LEAVE);
+                    }
+                    return;
+                }
                 Took::Broke(violation) => {
                     return self.sockets.close_with(id, Some(violation.code()), violation.reason(), LEAVE);
                 }
@@ -263,8 +278,13 @@ impl Thread {
         }
     }
 
-    /// What is due by time: heartbeats, idle clients, those that do not answer a close.
+    /// What is due by time: heartbeats, idle clients, messages that are not whole, those that do not answer a close.
     fn tick(&mut self, now: Instant) {
+        while let Some(&(_, id)) = self.sockets.unfinished.first().filter(|(at, _)| *at <= now) {
+            let id = SocketId(id);
+            self.sockets.finish(id);
+            self.sockets.close_with(id, Some(1008), "the message took too long", LEAVE);
+        }
         while let Some(&(at, id)) = self.beats.front().filter(|(at, _)| *at <= now) {
             self.beats.pop_front();
             let Limits { heartbeat, idle_timeout, .. } = self.sockets.limits;

@@ -68,6 +68,10 @@ pub(super) struct Socket {
     pub(super) phase: Phase,
     /// When a byte came last.
     pub(super) heard_at: Instant,
+    /// When what is under way must be whole; it stands in the thread's list by that.
+    pub(super) whole_by: Option<Instant>,
+    /// So many bytes of it count among those of all sockets.
+    pub(super) counted: usize,
     queue: VecDeque<Outgoing>,
     /// So much of its first was sent.
     sent: usize,
@@ -87,6 +91,8 @@ impl Socket {
             decoder: Decoder::new(message_bytes_max),
             phase: Phase::Open,
             heard_at: now,
+            whole_by: None,
+            counted: 0,
             queue: VecDeque::new(),
             sent: 0,
             waiting: 0,

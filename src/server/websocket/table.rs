@@ -2,6 +2,7 @@
 //!
 //! It is what a lobby sends through. Knows nothing of polls.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -29,11 +30,21 @@ pub(super) struct Sockets {
     pub(super) limits: Limits,
     pub(super) counters: Arc<SocketCounters>,
     pub(super) open: usize,
+    /// Those whose messages are not whole, by when they must be.
+    pub(super) unfinished: BTreeSet<(Instant, u64)>,
 }
 
 impl Sockets {
     pub(super) fn new(limits: Limits, counters: Arc<SocketCounters>) -> Self {
-        Self { entries: Vec::new(), free: Vec::new(), listed: Vec::new(), limits, counters, open: 0 }
+        Self {
+            entries: Vec::new(),
+            free: Vec::new(),
+            listed: Vec::new(),
+            limits,
+            counters,
+            open: 0,
+            unfinished: BTreeSet::new(),
+        }
     }
 
     /// The number that the next one will have in the poll.
@@ -66,6 +77,8 @@ impl Sockets {
 
     pub(super) fn remove(&mut self, id: SocketId) -> Option<Entry> {
         self.get(id)?;
+        self.finish(id);
+        self.count(id, 0);
         let slot = &mut self.entries[id.0 as u32 as usize];
         slot.0 = slot.0.wrapping_add(1);
         let entry = slot.1.take();
@@ -85,6 +98,42 @@ impl Sockets {
             && !std::mem::replace(&mut socket.is_listed, true)
         {
             self.listed.push(id);
+        }
+    }
+
+    /// Takes note of what a socket has under way, now that all it sent so far was taken. `false`: with it there is more over
+    /// all sockets than may be.
+    pub(super) fn note_unfinished(&mut self, id: SocketId, now: Instant) -> bool {
+        let whole_by = now + self.limits.message_timeout;
+        let Some(socket) = self.get(id) else { return true };
+        let (is_at_rest, gathered) = (socket.decoder.is_at_rest(), socket.decoder.gathered());
+        if is_at_rest {
+            self.finish(id);
+        } else if socket.whole_by.is_none() {
+            socket.whole_by = Some(whole_by);
+            self.unfinished.insert((whole_by, id.0));
+        }
+        let all = self.count(id, gathered);
+        gathered == 0 || all <= self.limits.incoming_bytes_max
+    }
+
+    /// What was under way is whole, or given up.
+    pub(super) fn finish(&mut self, id: SocketId) {
+        if let Some(whole_by) = self.get(id).and_then(|socket| socket.whole_by.take()) {
+            self.unfinished.remove(&(whole_by, id.0));
+        }
+    }
+
+    /// Counts what a socket holds of a message that is not whole. Returns what all hold.
+    fn count(&mut self, id: SocketId, gathered: usize) -> usize {
+        let Some(socket) = self.get(id) else { return 0 };
+        let before = std::mem::replace(&mut socket.counted, gathered);
+        let all = &self.counters.unfinished_bytes;
+        // Never below nothing: what is taken off was put on.
+        if gathered >= before {
+            all.fetch_add(gathered - before, Ordering::Relaxed) + (gathered - before)
+        } else {
+            all.fetch_sub(before - gathered, Ordering::Relaxed) - (before - gathered)
         }
     }
 

@@ -53,7 +53,12 @@ impl Lobby for Echo {
 }
 
 fn listen(change: impl FnOnce(&mut WebsocketConfig)) -> (Listening, Arc<SocketCounters>) {
+    listen_with(Duration::from_secs(30), change)
+}
+
+fn listen_with(body_timeout: Duration, change: impl FnOnce(&mut WebsocketConfig)) -> (Listening, Arc<SocketCounters>) {
     let mut config = Config::defaults(None).unwrap();
+    config.server.body_timeout = body_timeout;
     config.server.listen = "127.0.0.1:0".into();
     config.websocket.max_message_bytes = 32 << 20;
     config.websocket.max_outgoing_bytes = 64 << 20;
@@ -63,10 +68,24 @@ fn listen(change: impl FnOnce(&mut WebsocketConfig)) -> (Listening, Arc<SocketCo
     (tcp::start(&config.server, 64, Arc::new(Echo), Some(offer)).unwrap(), counters)
 }
 
+/// The beginning of a text message, whose frame says that more frames follow.
+fn fragment(bytes: usize) -> Vec<u8> {
+    [&[0x01, 0x80 | 127][..], &(bytes as u64).to_be_bytes(), &[0; 4], &vec![b'x'; bytes]].concat()
+}
+
 fn connect(listening: &Listening) -> WebSocket<TcpStream> {
     let stream = TcpStream::connect(listening.local_addr()).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     tungstenite::client(format!("ws://{}/", listening.local_addr()), stream).unwrap().0
+}
+
+#[track_caller]
+fn wait_until(what: &str, holds: impl Fn() -> bool) {
+    let until = Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(Instant::now() < until, "waited in vain: {what}");
+        std::thread::yield_now();
+    }
 }
 
 fn close_code(socket: &mut WebSocket<TcpStream>) -> u16 {
@@ -123,6 +142,46 @@ fn a_client_that_pings_and_never_reads_is_cut() {
     // What it was sent before is there; it ends.
     let mut rest = Vec::new();
     let _ = stream.read_to_end(&mut rest);
+}
+
+#[test]
+fn a_message_that_is_not_whole_in_time_closes_its_socket_whatever_else_comes() {
+    let timeout = Duration::from_millis(300);
+    let (listening, counters) = listen_with(timeout, |_| ());
+    let (mut slow, mut quick) = (connect(&listening), connect(&listening));
+    let began = Instant::now();
+    slow.get_mut().write_all(&fragment(1000)).unwrap();
+    // A sign of life, and a second frame of the same message.
+    slow.get_mut().write_all(&[0x8a, 0x80, 0, 0, 0, 0, 0x00, 0x81, 0, 0, 0, 0, b'x']).unwrap();
+    // One that ends its messages may be there for as long as it likes.
+    while began.elapsed() < 2 * timeout {
+        quick.get_mut().write_all(&fragment(10)).unwrap();
+        quick.get_mut().write_all(&[0x80, 0x81, 0, 0, 0, 0, b'x']).unwrap();
+        assert_eq!(quick.read().unwrap(), Message::text("xxxxxxxxxxx"));
+    }
+    assert_eq!(close_code(&mut slow), 1008);
+    assert!(began.elapsed() >= timeout);
+    drop(slow);
+    wait_until("nothing is held", || counters.unfinished_bytes.load(std::sync::atomic::Ordering::SeqCst) == 0);
+}
+
+#[test]
+fn unfinished_messages_of_all_sockets_together_are_bounded() {
+    let (listening, counters) = listen(|config| config.max_incoming_bytes = 1_000_000);
+    let held = || counters.unfinished_bytes.load(std::sync::atomic::Ordering::SeqCst);
+    let mut sockets: Vec<_> = (0..4).map(|_| connect(&listening)).collect();
+    for (n, socket) in sockets.iter_mut().take(3).enumerate() {
+        socket.get_mut().write_all(&fragment(300_000)).unwrap();
+        wait_until("it is held", || held() == (n + 1) * 300_000);
+    }
+    sockets[3].get_mut().write_all(&fragment(300_000)).unwrap();
+    assert_eq!(close_code(&mut sockets.pop().unwrap()), 1013);
+    // Who was there first goes on, and room comes back.
+    wait_until("it is gone", || held() == 900_000);
+    sockets[0].get_mut().write_all(&[0x80, 0x80, 0, 0, 0, 0]).unwrap();
+    assert_eq!(sockets[0].read().unwrap().len(), 300_000);
+    sockets.truncate(1);
+    wait_until("all is given back", || held() == 0);
 }
 
 /// `KOSOKU=path cargo test --lib conformance -- --ignored`: the conformance suite of that name against our pool.
