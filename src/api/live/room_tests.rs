@@ -36,6 +36,16 @@ impl Responder for Slow {
     }
 }
 
+/// The same, but a stop does not hurry it.
+struct Stubborn(Receiver<&'static str>);
+
+impl Responder for Stubborn {
+    fn answer(&self, _: &Question, say: &mut dyn FnMut(&str)) -> Result<Answer, Failure> {
+        self.0.iter().take_while(|piece| !piece.is_empty()).for_each(say);
+        Ok(Answer::default())
+    }
+}
+
 #[derive(Default)]
 struct TestBell(AtomicUsize);
 
@@ -395,10 +405,12 @@ fn a_turn_is_told_as_it_goes_and_who_joins_in_the_middle_gets_the_text_so_far() 
 fn a_stop_takes_effect_within_100_ms_and_what_was_said_is_kept() {
     let (mut world, pieces) = slow();
     let (one, other) = (world.open("s", None), world.open("s", None));
+    // Who is welcomed in the middle of the turn is told less of it.
+    world.next(other, 2);
     world.send(one, &json!({"message": "why"}));
     pieces.send("because").unwrap();
     assert_eq!(kinds(&world.next(one, 5)), ["system", "idle", "ack", "processing", "+because"]);
-    world.next(other, 5);
+    world.next(other, 3);
     let began = Instant::now();
     // Whoever is in the session may.
     world.send(other, &json!({"command": "stop"}));
@@ -448,6 +460,50 @@ fn a_new_context_waits_behind_the_turns_in_line_and_is_not_lost() {
     let all = kinds(&std::mem::take(&mut world.clients.0.get_mut(&one).unwrap().events));
     assert!(all.ends_with(&["ack".to_owned(), "clear".to_owned()]), "{all:?}");
     assert!(!all.contains(&"busy".to_owned()) && all.contains(&"=so completed".to_owned()), "{all:?}");
+}
+
+#[test]
+fn a_new_context_that_finds_the_session_taken_stands_in_its_line() {
+    let (mut world, pieces) = slow();
+    let one = world.open("s", None);
+    world.send(one, &json!({"message": "why"}));
+    world.next(one, 4);
+    // As when another turn begins between the end of the one that was stopped and this.
+    let say = Say { text: "/clear".into(), client_id: None, key: None, metadata: None };
+    let presence = Arc::new(());
+    world.rooms.turns.leave(Left {
+        tray: Room::tray(Arc::new(TestBell::default())),
+        socket: SocketId(0),
+        presence: Arc::downgrade(&presence),
+        errand: Errand::Say { session: session_of("s"), say },
+    });
+    world.until_chat("it stands in line", |chat| chat.stats().waiting == 1);
+    pieces.send("").unwrap();
+    assert_eq!(kinds(&world.next(one, 3)), ["= completed", "idle", "clear"]);
+}
+
+#[test]
+fn a_new_context_asked_for_while_what_was_missed_is_given_waits_for_the_end_of_the_answer() {
+    let (pieces, given) = bounded(16);
+    let mut world = World::new(Box::new(Stubborn(given)));
+    let (session, text) = (session_of("s"), "x".repeat(500));
+    let old = Given { session: &session, role: "tool", text: &text, metadata: None, vector_ids: &[], key: None };
+    world.chat.record(&[old; 30], "test").unwrap();
+    let first = world.all_ids("s")[0];
+    let one = world.open("s", None);
+    world.send(one, &json!({"message": "why"}));
+    world.next(one, 4);
+    let late = world.open("s", Some(first));
+    world.clients.0.get_mut(&late).unwrap().is_slow = true;
+    world.until("it is given some", |clients| kinds(&clients.0[&late].events).contains(&"message".to_owned()));
+    world.send(late, &json!({"command": "clear"}));
+    assert_eq!(kinds(&world.next(one, 1)), ["cancelling"]);
+    world.clients.0.get_mut(&late).unwrap().is_slow = false;
+    world.until("it is live", |clients| kinds(&clients.0[&late].events).contains(&"cancelling".to_owned()));
+    pieces.send("").unwrap();
+    world.until("the context begins", |clients| kinds(&clients.0[&late].events).contains(&"clear".to_owned()));
+    let all = kinds(&world.close(late).events);
+    assert!(all.ends_with(&["idle".to_owned(), "ack".to_owned(), "clear".to_owned()]), "{all:?}");
 }
 
 #[test]
