@@ -3,7 +3,7 @@
 //! File permissions decide who may ask (the socket has mode 0600 before it listens), so there is no Host, Origin or
 //! token here, and scripts need neither port nor secret. tiny_http parses and keeps connections; four handler threads take
 //! requests whose bodies are in memory, and anything that may wait, for its client (a long body, a stream) or for an answer
-//! ([`Reply::Later`]), moves to a lane, a thread of its own, so that nobody keeps `status` from answering.
+//! ([`crate::api::Reply::Later`]), moves to a lane, a thread of its own, so that nobody keeps `status` from answering.
 //!
 //! What tiny_http 0.12 cannot do, and what is done about it: it allocates the declared length of a body that is dropped
 //! unread, or that ends early, and aborts the process where that fails. So a body over the limit is first read to its end into
