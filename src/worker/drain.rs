@@ -140,6 +140,8 @@ pub struct Drain<D: Disk = RealDisk> {
     ahead: VecDeque<Taken>,
     ahead_bytes: usize,
     batch: Batch,
+    /// What went through last. It is freed once the next call is under way: that takes as long as handing the call over.
+    through: Arc<Vec<Outgoing>>,
     under_way: Option<UnderWay>,
     connection: Connection,
     backoff: Backoff,
@@ -185,6 +187,7 @@ impl<D: Disk> Drain<D> {
             ahead: VecDeque::new(),
             ahead_bytes: 0,
             batch: Batch { last: drained, ..Batch::default() },
+            through: Arc::default(),
             under_way: None,
             connection: Connection::Missing,
             backoff: Backoff::new(config.backoff_max),
@@ -267,8 +270,13 @@ impl<D: Disk> Drain<D> {
                 Looked::Waits => return read,
                 // The next batch is formed first.
                 Looked::Ended => {}
-                Looked::Idle if self.backoff.pauses() || !self.begin() => return read,
-                Looked::Idle => {}
+                Looked::Idle => {
+                    let begun = !self.backoff.pauses() && self.begin();
+                    self.through = Arc::default();
+                    if !begun {
+                        return read;
+                    }
+                }
             }
         }
     }
@@ -476,7 +484,8 @@ impl<D: Disk> Drain<D> {
         self.storage.flushed(inserted, self.batch.messages.len(), took);
         self.drained = self.batch.last;
         self.storage.reached(self.batch.messages.last().map(|outgoing| outgoing.message.id()));
-        self.batch = Batch { last: self.batch.last, ..Batch::default() };
+        let next = Batch { last: self.batch.last, ..Batch::default() };
+        self.through = std::mem::replace(&mut self.batch, next).messages;
         self.succeeded();
     }
 
