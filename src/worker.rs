@@ -18,13 +18,13 @@ mod fault_tests;
 mod foreign;
 #[cfg(test)]
 mod model_tests;
+mod progress;
 mod sink;
 mod storage;
 #[cfg(test)]
 mod tests;
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -34,11 +34,12 @@ use crate::config::JournalConfig;
 use crate::disk::{Disk, RealDisk};
 use crate::journal::{Checkpoint, Journal, Reader, Record};
 use crate::logging::Throttle;
-use crate::message::{Clock, Id, Timestamp};
+use crate::message::{Clock, Id};
 
 pub use dead_letters::DeadLetters;
 pub use drain::Drain;
 pub use foreign::Foreign;
+pub use progress::Progress;
 pub use sink::TranscriptSink;
 pub use storage::{State, Storage, Totals, View};
 
@@ -72,65 +73,6 @@ pub trait Sink: Send {
     fn flush(&mut self, position: u64) -> io::Result<u64>;
 }
 
-/// How far the worker is, for the status.
-#[derive(Debug)]
-pub struct Progress {
-    drained: AtomicU64,
-    transcribed: AtomicU64,
-    /// What MongoDB has, while it is switched off and is owed more; [`NOTHING_OWED`] otherwise.
-    owed_after: AtomicU64,
-    /// Microseconds since 1970; 0 when there is none.
-    oldest_pending: AtomicU64,
-    last_flush: AtomicU64,
-}
-
-/// No sequence: the journal's end would have to come there.
-const NOTHING_OWED: u64 = u64::MAX;
-
-impl Default for Progress {
-    fn default() -> Self {
-        Self {
-            drained: AtomicU64::default(),
-            transcribed: AtomicU64::default(),
-            owed_after: AtomicU64::new(NOTHING_OWED),
-            oldest_pending: AtomicU64::default(),
-            last_flush: AtomicU64::default(),
-        }
-    }
-}
-
-impl Progress {
-    /// Everything up to this sequence is where it is to go: in MongoDB, or without it in the transcripts.
-    pub fn drained(&self) -> u64 {
-        self.drained.load(Ordering::Relaxed)
-    }
-
-    /// Everything up to this sequence is in the transcripts, synced.
-    pub fn transcribed(&self) -> u64 {
-        self.transcribed.load(Ordering::Relaxed)
-    }
-
-    /// MongoDB is switched off, and everything behind this sequence is owed to it once it is switched on again; `None`
-    /// when it is in use, or owed nothing.
-    pub fn owed_after(&self) -> Option<u64> {
-        Some(self.owed_after.load(Ordering::Relaxed)).filter(|&sequence| sequence != NOTHING_OWED)
-    }
-
-    /// The time of the oldest message that was taken and is not yet safe in the sink.
-    pub fn oldest_pending(&self) -> Option<Timestamp> {
-        time(&self.oldest_pending)
-    }
-
-    /// When the sink was last made safe.
-    pub fn last_flush(&self) -> Option<Timestamp> {
-        time(&self.last_flush)
-    }
-}
-
-fn time(micros: &AtomicU64) -> Option<Timestamp> {
-    Some(micros.load(Ordering::Relaxed)).filter(|&micros| micros > 0).map(Timestamp::from_micros)
-}
-
 /// Why the worker looks up.
 enum Woken {
     /// It is to stop.
@@ -153,6 +95,8 @@ pub struct Worker<S, D: Disk = RealDisk> {
     /// The journal could not be read and is tried again then.
     read_again: Option<Instant>,
     checkpoint: Checkpoint,
+    /// What [`Checkpoint::owes_mongo`] is to be.
+    owes_mongo: bool,
     /// A checkpoint is due then.
     due: Option<Instant>,
     /// Segments are looked at then at the latest.
@@ -184,11 +128,13 @@ impl<S: Sink, D: Disk> Worker<S, D> {
         checkpoint: Checkpoint,
         progress: Arc<Progress>,
     ) -> Self {
-        progress.drained.store(checkpoint.transcribed, Ordering::Relaxed);
-        progress.transcribed.store(checkpoint.transcribed, Ordering::Relaxed);
-        // It stays so until MongoDB is switched on, see `move_checkpoint`.
-        let owed_after = if checkpoint.drained < checkpoint.transcribed { checkpoint.drained } else { NOTHING_OWED };
-        progress.owed_after.store(owed_after, Ordering::Relaxed);
+        // MongoDB was in use to the end, and lacks something of what was recorded by then; or did before, and was switched on
+        // never since. It stays so until it is, see `move_checkpoint`.
+        let recorded = if checkpoint.owes_mongo { journal.published() } else { checkpoint.transcribed };
+        let owes_mongo = checkpoint.drained < recorded;
+        progress.set_drained(checkpoint.transcribed);
+        progress.set_transcribed(checkpoint.transcribed);
+        progress.set_owed_after(owes_mongo.then_some(checkpoint.drained));
         let reader = journal.reader(checkpoint.transcribed);
         Self {
             journal,
@@ -200,7 +146,8 @@ impl<S: Sink, D: Disk> Worker<S, D> {
             offered: 0,
             read_again: None,
             checkpoint,
-            due: None,
+            owes_mongo,
+            due: (owes_mongo != checkpoint.owes_mongo).then(Instant::now),
             look: Instant::now(),
             interval: config.checkpoint_interval,
             bytes: 0,
@@ -216,12 +163,17 @@ impl<S: Sink, D: Disk> Worker<S, D> {
         }
     }
 
-    /// The same with a drain to MongoDB, which at a stop goes on until `stop_by` if it must.
+    /// The same with a drain to MongoDB, which at a stop goes on until `stop_by` if it must. That MongoDB is in use is noted
+    /// at once, before anything is recorded: whatever end this process has, a start without MongoDB knows what it is owed.
     #[must_use]
     pub fn draining(self, drain: Drain<D>, stop_by: Arc<OnceLock<Instant>>) -> Self {
-        self.progress.drained.store(drain.drained(), Ordering::Relaxed);
-        self.progress.owed_after.store(NOTHING_OWED, Ordering::Relaxed);
-        Self { drain: Some(drain), stop_by, ..self }
+        self.progress.set_drained(drain.drained());
+        self.progress.set_owed_after(None);
+        let mut worker = Self { drain: Some(drain), stop_by, owes_mongo: true, due: None, ..self };
+        if !worker.checkpoint.owes_mongo {
+            worker.flush();
+        }
+        worker
     }
 
     /// Runs until `stop` has no sender any more, then takes what is left, flushes and stores the checkpoint.
@@ -300,7 +252,7 @@ impl<S: Sink, D: Disk> Worker<S, D> {
             log::error!("[CHAT WORKER] The journal cannot be read for MongoDB, trying on: {e}");
         }
         if drain.drained() > before {
-            self.progress.drained.store(drain.drained(), Ordering::Relaxed);
+            self.progress.set_drained(drain.drained());
             self.due.get_or_insert_with(|| Instant::now() + self.interval);
         }
         if drain.wrote_letters() {
@@ -374,10 +326,8 @@ impl<S: Sink, D: Disk> Worker<S, D> {
     fn take(&mut self, record: &Record) {
         self.position = record.sequence;
         self.largest_id = self.largest_id.max(record.entry.id());
-        if let Some(id) = record.entry.id()
-            && self.progress.oldest_pending().is_none()
-        {
-            self.progress.oldest_pending.store(id.time().micros(), Ordering::Relaxed);
+        if let Some(id) = record.entry.id() {
+            self.progress.took(id.time());
         }
         self.sink.take(record);
         if let Some(drain) = &mut self.drain {
@@ -471,21 +421,21 @@ impl<S: Sink, D: Disk> Worker<S, D> {
             Some(drain) => drain.settled(),
             // Without MongoDB the transcripts are where records are to go. What it was still owed when it was switched off
             // it is owed until it is switched on again.
-            None if old.drained == old.transcribed => transcribed,
-            None => old.drained,
+            None if self.owes_mongo => old.drained,
+            None => transcribed,
         };
-        if transcribed > old.transcribed || drained > old.drained {
-            let next = Checkpoint { drained, transcribed, largest_id: self.largest_id };
+        let next = Checkpoint { drained, transcribed, largest_id: self.largest_id, owes_mongo: self.owes_mongo };
+        if transcribed > old.transcribed || drained > old.drained || next.owes_mongo != old.owes_mongo {
             self.journal.store_checkpoint(&next)?;
             log::debug!("[CHAT WORKER] Everything up to record {transcribed} is safe in the transcripts");
             self.checkpoint = next;
-            self.progress.transcribed.store(transcribed, Ordering::Relaxed);
+            self.progress.set_transcribed(transcribed);
             if self.drain.is_none() {
-                self.progress.drained.store(transcribed, Ordering::Relaxed);
-                self.progress.last_flush.store(self.clock.now().micros(), Ordering::Relaxed);
+                self.progress.set_drained(transcribed);
+                self.progress.flushed(self.clock.now());
             }
             if transcribed == self.position {
-                self.progress.oldest_pending.store(0, Ordering::Relaxed);
+                self.progress.nothing_pending();
             }
         }
         if reached < self.position {

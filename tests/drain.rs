@@ -419,6 +419,35 @@ fn mongodb_switched_off_and_on_again_gets_the_backlog_and_what_came_meanwhile() 
     assert_eq!(server.client().whole_history("s").len(), 200);
 }
 
+/// No checkpoint was stored since the messages came: the one of the start says that they are owed.
+#[test]
+fn a_backlog_of_a_killed_server_is_owed_to_mongodb_although_it_is_switched_off_meanwhile() {
+    let mongod = Mongod::shared();
+    let rarely = |uri: &str| options(uri, "killed").set("journal.checkpoint_seconds", 3600);
+    let mut server = Server::start(rarely(NOWHERE));
+    let mut kept = post(&server, "s", "outage", 50);
+    server.kill9();
+    for (tag, owed) in [("off", 100), ("still off", 150)] {
+        server.reconfigure(rarely(NOWHERE).set("mongo.enabled", false));
+        server.start_again();
+        kept.extend(post(&server, "s", tag, 50));
+        assert_eq!(status(&server)["journal"]["owed_to_mongo"], owed, "{tag}");
+        server.kill9();
+    }
+    server.reconfigure(rarely(&mongod.uri()));
+    server.start_again();
+    wait_until_drained(&server);
+    assert_holds(&mongod.messages_of("killed"), &kept);
+    // Now it has everything: switched off, it is owed nothing.
+    server.reconfigure(rarely(NOWHERE).set("mongo.enabled", false));
+    server.restart();
+    post(&server, "s", "off again", 50);
+    assert_eq!(status(&server)["journal"]["owed_to_mongo"], 0);
+    server.kill9();
+    server.start_again();
+    assert_eq!(status(&server)["journal"]["owed_to_mongo"], 0);
+}
+
 #[test]
 fn a_channel_that_overflows_under_load_loses_nothing() {
     let mut random = Random::announced("overflow");

@@ -122,7 +122,7 @@ impl Case {
         let synced = SESSIONS.map(|session| SessionId::new(session).unwrap());
         assert!(transcripts.sync(synced.iter()).unwrap().is_empty());
         let reached = journal.published();
-        let checkpoint = Checkpoint { drained: reached, transcribed: reached, largest_id: None };
+        let checkpoint = Checkpoint { drained: reached, transcribed: reached, ..Checkpoint::default() };
         journal.store_checkpoint(&checkpoint).unwrap();
         for n in 4..6 {
             case.say(&journal, &transcripts, n);

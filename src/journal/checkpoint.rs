@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | 0 | 8 | `CKCHKPNT` |
 //! | 8 | 4 | format version |
-//! | 12 | 4 | zero |
+//! | 12 | 4 | bit 0: what lies behind `drained` is owed to MongoDB; the others zero |
 //! | 16 | 8 | epoch of the journal it belongs to |
 //! | 24 | 8 | `drained`: the sink has everything up to this sequence |
 //! | 32 | 8 | `transcribed`: the transcripts hold everything up to this sequence, synced |
@@ -28,6 +28,7 @@ pub const NAME: &str = "checkpoint";
 const MAGIC: &[u8; 8] = b"CKCHKPNT";
 const VERSION: u32 = 1;
 const BYTES: usize = 64;
+const OWES_MONGO: u32 = 1;
 
 /// See the module's table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,6 +39,9 @@ pub struct Checkpoint {
     pub transcribed: u64,
     /// The largest id given so far.
     pub largest_id: Option<Id>,
+    /// What lies behind `drained` is owed to MongoDB, which was in use when something of it was recorded. Without this a
+    /// start with MongoDB switched off could not tell a backlog from what an ordinary crash left to be transcribed.
+    pub owes_mongo: bool,
 }
 
 /// What stands where the checkpoint should be.
@@ -62,6 +66,8 @@ impl Checkpoint {
         let mut bytes = [0; BYTES];
         bytes[0..8].copy_from_slice(MAGIC);
         bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        let flags = if self.owes_mongo { OWES_MONGO } else { 0 };
+        bytes[12..16].copy_from_slice(&flags.to_le_bytes());
         bytes[16..24].copy_from_slice(&epoch.to_le_bytes());
         bytes[24..32].copy_from_slice(&self.drained.to_le_bytes());
         bytes[32..40].copy_from_slice(&self.transcribed.to_le_bytes());
@@ -78,11 +84,13 @@ impl Checkpoint {
             && bytes[8..12] == VERSION.to_le_bytes()
             && bytes[60..64] == crc32fast::hash(&bytes[..60]).to_le_bytes();
         // Of another journal only the id counts: ids rise, whatever became of the journal they were given by.
-        let of = |at| if number(16) == epoch { number(at) } else { 0 };
+        let ours = || number(16) == epoch;
+        let of = |at| if ours() { number(at) } else { 0 };
         known.then(|| Self {
             drained: of(24),
             transcribed: of(32),
             largest_id: Id::from_bytes(bytes[40..56].try_into().expect("sixteen bytes")).ok(),
+            owes_mongo: ours() && bytes[12..16] == OWES_MONGO.to_le_bytes(),
         })
     }
 
@@ -139,7 +147,7 @@ mod tests {
 
     fn sample() -> Checkpoint {
         let id = Id::from_parts(Timestamp::from_micros(1_764_292_425_123_456), 5);
-        Checkpoint { drained: 7, transcribed: 9, largest_id: Some(id) }
+        Checkpoint { drained: 7, transcribed: 9, largest_id: Some(id), owes_mongo: true }
     }
 
     #[test]
@@ -155,7 +163,7 @@ mod tests {
     fn a_damaged_cut_or_foreign_checkpoint_means_from_the_start() {
         let bytes = sample().encode(1);
         let foreign = Checkpoint::decode(&bytes, 2).unwrap();
-        assert_eq!(foreign, Checkpoint { drained: 0, transcribed: 0, ..sample() });
+        assert_eq!(foreign, Checkpoint { drained: 0, transcribed: 0, owes_mongo: false, ..sample() });
         for at in 0..BYTES {
             let mut damaged = bytes;
             damaged[at] ^= 1;

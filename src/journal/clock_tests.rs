@@ -78,7 +78,8 @@ fn ids_rise_over_a_start_that_knows_the_largest_from_the_checkpoint_alone() {
     let journal = fixture.open();
     say(&journal, &["one"]).unwrap();
     let (_, largest, _) = places(&journal)[0];
-    journal.store_checkpoint(&Checkpoint { drained: 1, transcribed: 1, largest_id: Some(largest) }).unwrap();
+    let checkpoint = Checkpoint { largest_id: Some(largest), ..Checkpoint::default() };
+    journal.store_checkpoint(&Checkpoint { drained: 1, transcribed: 1, ..checkpoint }).unwrap();
     drop(journal);
     fixture.disk.unlink(&fixture.segment(1));
     now.store(today(), Ordering::Relaxed);

@@ -213,7 +213,7 @@ impl Case {
                 2 => self.sync(),
                 3 => {
                     let published = self.journal.as_ref().unwrap().published();
-                    let checkpoint = Checkpoint { drained: published, transcribed: published, largest_id: None };
+                    let checkpoint = Checkpoint { drained: published, transcribed: published, ..Checkpoint::default() };
                     let _ = self.journal.as_ref().unwrap().store_checkpoint(&checkpoint);
                 }
                 _ => self.append(step),
@@ -340,7 +340,7 @@ fn a_power_cut_brings_no_dropped_segment_back_without_the_one_that_voids_its_end
         }
         let journal = case.journal.as_ref().unwrap();
         let published = journal.published();
-        let checkpoint = Checkpoint { drained: published, transcribed: published, largest_id: None };
+        let checkpoint = Checkpoint { drained: published, transcribed: published, ..Checkpoint::default() };
         journal.store_checkpoint(&checkpoint).unwrap();
         for _ in 0..2 {
             journal.want_room();

@@ -20,7 +20,7 @@ fn a_request_whose_beginning_was_dropped_with_its_segment_stays_whole() {
         // Three records of one request, in three segments.
         say(&journal, &[&format!("1{long}"), &format!("2{long}"), &format!("3{long}")]).unwrap();
         assert_eq!(journal.stats().segments, 3);
-        journal.store_checkpoint(&Checkpoint { drained: 1, transcribed: 1, largest_id: None }).unwrap();
+        journal.store_checkpoint(&Checkpoint { drained: 1, transcribed: 1, ..Checkpoint::default() }).unwrap();
         assert_eq!(journal.prune(1, Clock::system().now()).unwrap(), 1);
         let left = texts(&journal);
         assert_eq!(left.len(), 2);
@@ -234,7 +234,7 @@ fn a_checkpoint_that_finds_no_room_leaves_the_old_one_and_everything_is_kept() {
     let fixture = Fixture::new();
     let journal = fixture.open();
     let sent = fill(&journal, 3);
-    let old = Checkpoint { drained: 2, transcribed: 2, largest_id: None };
+    let old = Checkpoint { drained: 2, transcribed: 2, ..Checkpoint::default() };
     journal.store_checkpoint(&old).unwrap();
     for fault in [Fault::Fail(FULL), Fault::Short, Fault::Fail(EIO)] {
         for call in 1..=5 {

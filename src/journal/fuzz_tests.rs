@@ -264,7 +264,7 @@ fn seal(bytes: &mut [u8]) {
 fn side_files_and_headers_with_right_checksums_and_wrong_content_are_read_without_a_panic() {
     let mut random = Random(3);
     let id = Id::from_parts(Timestamp::from_micros(1_764_292_425_000_000), 1);
-    let checkpoint = Checkpoint { drained: 1, transcribed: 2, largest_id: Some(id) }.encode(7);
+    let checkpoint = Checkpoint { drained: 1, transcribed: 2, largest_id: Some(id), ..Checkpoint::default() }.encode(7);
     let of = SegmentHeader { salt: SALT, epoch: 7, number: 1, first_sequence: 1, made_micros: 1 };
     let header = of.encode();
     let known = keys::Known { id, content: [1; 8], sequence: 3, reply: None };

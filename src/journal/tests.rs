@@ -273,7 +273,7 @@ fn a_backlog_beyond_half_of_the_limit_is_a_warning_until_it_is_drained() {
         last = record(&journal, &["a message that nobody drains"])[0].sequence;
     }
     assert_eq!(journal.warnings(), [Warning::BacklogHigh]);
-    let drained = Checkpoint { drained: last, transcribed: last, largest_id: None };
+    let drained = Checkpoint { drained: last, transcribed: last, ..Checkpoint::default() };
     journal.store_checkpoint(&drained).unwrap();
     assert_eq!(journal.prune(last, Clock::system().now()).unwrap(), 0);
     assert_eq!(journal.warnings(), []);

@@ -146,7 +146,7 @@ fn a_segment_of_another_journal_hides_nothing_of_this_one() {
         let file = case.disk.create(&path).unwrap();
         crate::disk::DiskFile::write_all_at(&file, &bytes, 0).unwrap();
         case.disk.sync_dir(&case.config.path).unwrap();
-        let checkpoint = Checkpoint { drained: 1, transcribed: 1, largest_id: None };
+        let checkpoint = Checkpoint { drained: 1, transcribed: 1, ..Checkpoint::default() };
         checkpoint.store(&case.disk, &case.config.path, epoch_of(&case.disk, &segments[0])).unwrap();
         case.open().unwrap();
         let left = case.read();
