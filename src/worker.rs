@@ -10,6 +10,7 @@
 //! nobody else stores it or drops segments while this runs. Knows nothing of requests.
 
 mod backoff;
+mod batch;
 mod dead_letters;
 mod drain;
 mod erasures;

@@ -25,7 +25,6 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -36,9 +35,10 @@ use crate::config::MongoConfig;
 use crate::disk::{Disk, RealDisk};
 use crate::journal::{Entry, Journal, Reader, Record};
 use crate::message::{Expiry, Id, SessionId};
-use crate::store::{Call, CallError, Calls, Connected, Inserted, Outgoing, Store, StoreError, StoredErasure};
+use crate::store::{Call, CallError, Calls, Connected, Inserted, Store, StoreError, StoredErasure};
 
 use super::backoff::Backoff;
+use super::batch::{Ahead, Batch};
 use super::dead_letters::DeadLetters;
 use super::erasures::Erasures;
 use super::foreign::Foreign;
@@ -96,30 +96,6 @@ enum Looked {
     Ended,
 }
 
-/// A record that was taken.
-struct Taken {
-    record: Record,
-    /// Its message, ready to be sent.
-    outgoing: Option<Outgoing>,
-}
-
-/// Messages for one call.
-#[derive(Default)]
-struct Batch {
-    messages: Arc<Vec<Outgoing>>,
-    bytes: usize,
-    /// Everything up to this sequence is in it or went before.
-    last: u64,
-    since: Option<Instant>,
-}
-
-impl Taken {
-    fn by(store: &dyn Store, record: Record) -> Self {
-        let outgoing = record.entry.message().map(|message| store.prepare(message));
-        Self { record, outgoing }
-    }
-}
-
 /// See the module.
 pub struct Drain<D: Disk = RealDisk> {
     journal: Arc<Journal<D>>,
@@ -128,20 +104,16 @@ pub struct Drain<D: Disk = RealDisk> {
     dead_letters: DeadLetters<D>,
     expiry: Expiry,
     storage: Arc<Storage>,
-    batch_messages: usize,
-    batch_bytes: usize,
     batch_age: Duration,
     call_timeout: Duration,
     reader: Reader<D>,
     /// Everything up to here was taken, or read.
     position: u64,
-    /// Taken, and not yet in the batch. Made ready while the batch before is under way: a server waits for the next one no
-    /// longer than it takes to hand it over.
-    ahead: VecDeque<Taken>,
-    ahead_bytes: usize,
+    /// Taken, and not yet in the batch.
+    ahead: Ahead,
     batch: Batch,
     /// What went through last. It is freed once the next call is under way: that takes as long as handing the call over.
-    through: Arc<Vec<Outgoing>>,
+    through: Batch,
     under_way: Option<UnderWay>,
     connection: Connection,
     backoff: Backoff,
@@ -178,16 +150,13 @@ impl<D: Disk> Drain<D> {
             dead_letters,
             expiry,
             storage,
-            batch_messages: config.batch_max_messages,
-            batch_bytes: config.batch_max_bytes,
             batch_age: config.batch_max_age,
             call_timeout: config.call_timeout,
             reader,
             position: drained,
-            ahead: VecDeque::new(),
-            ahead_bytes: 0,
-            batch: Batch { last: drained, ..Batch::default() },
-            through: Arc::default(),
+            ahead: Ahead::new(config),
+            batch: Batch::behind(drained),
+            through: Batch::default(),
             under_way: None,
             connection: Connection::Missing,
             backoff: Backoff::new(config.backoff_max),
@@ -236,20 +205,11 @@ impl<D: Disk> Drain<D> {
 
     /// Takes a record the worker takes, if it is the next one and there is room.
     pub fn offer(&mut self, record: &Record) {
-        if record.sequence == self.position + 1 && self.has_room() {
+        if record.sequence == self.position + 1 && self.ahead.has_room() {
             self.reader.skip_to(record.sequence);
-            self.take(record.clone());
+            self.position = record.sequence;
+            self.ahead.push(&*self.store, record.clone());
         }
-    }
-
-    fn has_room(&self) -> bool {
-        self.ahead.len() < self.batch_messages && self.ahead_bytes < self.batch_bytes
-    }
-
-    fn take(&mut self, record: Record) {
-        self.position = record.sequence;
-        self.ahead_bytes += bytes_of(&record);
-        self.ahead.push_back(Taken::by(&*self.store, record));
     }
 
     /// Where the outcome of the call under way comes.
@@ -272,7 +232,7 @@ impl<D: Disk> Drain<D> {
                 Looked::Ended => {}
                 Looked::Idle => {
                     let begun = !self.backoff.pauses() && self.begin();
-                    self.through = Arc::default();
+                    self.through = Batch::default();
                     if !begun {
                         return read;
                     }
@@ -313,7 +273,7 @@ impl<D: Disk> Drain<D> {
         if let Some(under_way) = &self.under_way {
             return Some(under_way.deadline);
         }
-        let due = self.batch.since.map(|since| since + self.batch_age);
+        let due = self.batch.since().map(|since| since + self.batch_age);
         let due = due.into_iter().chain(self.erasures.wake());
         let due = due.chain(self.foreign.as_ref().map(Foreign::due)).min();
         // Without a connection there is always something to do.
@@ -326,13 +286,10 @@ impl<D: Disk> Drain<D> {
 
     /// Reads from the journal what it had no room for, up to `passed`.
     fn fill(&mut self, passed: u64) -> io::Result<()> {
-        while self.position < passed && self.has_room() {
-            let (store, ahead, bytes) = (&*self.store, &mut self.ahead, &mut self.ahead_bytes);
-            let left = self.batch_bytes.saturating_sub(*bytes).clamp(1, READ_BYTES);
-            let read = self.reader.read(left, |record| {
-                *bytes += bytes_of(&record);
-                ahead.push_back(Taken::by(store, record));
-            });
+        while self.position < passed && self.ahead.has_room() {
+            let (store, ahead) = (&*self.store, &mut self.ahead);
+            let left = ahead.bytes_left().clamp(1, READ_BYTES);
+            let read = self.reader.read(left, |record| ahead.push(store, record));
             // Refused sequences leave holes.
             self.position = self.position.max(self.reader.position());
             read?;
@@ -344,41 +301,20 @@ impl<D: Disk> Drain<D> {
     fn form_batch(&mut self) {
         let inserting = matches!(&self.under_way, Some(UnderWay { task: Task::Insert, .. }));
         // A batch that failed is tried again as it was.
-        if inserting || (self.backoff.failures() > 0 && !self.batch.messages.is_empty()) {
+        if inserting || (self.backoff.failures() > 0 && !self.batch.is_empty()) {
             return;
         }
-        let expired_before = self.expiry.bound();
-        let messages = Arc::make_mut(&mut self.batch.messages);
-        while messages.len() < self.batch_messages
-            && let Some(next) = self.ahead.front()
-            && !matches!(next.record.entry, Entry::Erasure { .. })
-        {
-            let bytes = bytes_of(&next.record);
-            if !messages.is_empty() && self.batch.bytes + bytes > self.batch_bytes {
-                break;
-            }
-            let Taken { record, outgoing } = self.ahead.pop_front().expect("it was just seen");
-            self.ahead_bytes -= bytes;
-            self.batch.last = record.sequence;
-            if let Some(outgoing) = outgoing
-                && expired_before.is_none_or(|bound| outgoing.message.id() >= bound)
-            {
-                self.batch.bytes += bytes;
-                self.batch.since.get_or_insert_with(Instant::now);
-                messages.push(outgoing);
-            }
-        }
-        let oldest = messages.first().map(|outgoing| outgoing.message.id());
-        let empty = messages.is_empty();
-        if empty {
+        self.batch.fill(&mut self.ahead, self.expiry.bound());
+        let oldest = self.batch.messages().first().map(|outgoing| outgoing.message.id());
+        if oldest.is_none() {
             // Nothing of it is for the store.
-            self.drained = self.drained.max(self.batch.last);
+            self.drained = self.drained.max(self.batch.last());
             if self.ahead.is_empty() {
                 self.drained = self.drained.max(self.position);
-                self.batch.last = self.batch.last.max(self.position);
+                self.batch.pass(self.position);
             }
         }
-        self.storage.pending_since(oldest.or_else(|| self.ahead.front().and_then(|next| next.record.entry.id())));
+        self.storage.pending_since(oldest.or_else(|| self.ahead.first().and_then(|next| next.entry.id())));
     }
 
     /// Begins the next call, if there is one to make; whether it did.
@@ -396,19 +332,19 @@ impl<D: Disk> Drain<D> {
             let store = self.store.clone();
             return self.call(Task::EraseAgain, move || Outcome::Erased(store.erase(&session, up_to)));
         }
-        if !self.batch.messages.is_empty() {
-            let full = self.batch.messages.len() >= self.batch_messages || self.batch.bytes >= self.batch_bytes;
+        if !self.batch.is_empty() {
+            let full = self.batch.is_full(&self.ahead);
             // Behind it stands an erasure, or a message that does not fit: waiting brings nothing more.
             let blocked = !self.ahead.is_empty();
-            let old = self.batch.since.is_some_and(|since| since.elapsed() >= self.batch_age);
+            let old = self.batch.since().is_some_and(|since| since.elapsed() >= self.batch_age);
             let again = self.backoff.failures() > 0;
             if !(full || blocked || old || again || self.hurry) {
                 return false;
             }
-            let (store, messages) = (self.store.clone(), self.batch.messages.clone());
+            let (store, messages) = (self.store.clone(), self.batch.messages().clone());
             return self.call(Task::Insert, move || Outcome::Inserted(store.send(&messages)));
         }
-        if let Some(Entry::Erasure { id, session }) = self.ahead.front().map(|next| &next.record.entry) {
+        if let Some(Entry::Erasure { id, session }) = self.ahead.first().map(|next| &next.entry) {
             let (store, session, up_to) = (self.store.clone(), session.clone(), *id);
             let task = Task::Erase(session.clone(), up_to);
             return self.call(task, move || Outcome::Erased(store.erase(&session, up_to)));
@@ -472,7 +408,7 @@ impl<D: Disk> Drain<D> {
 
     fn inserted(&mut self, inserted: &Inserted, took: Duration) {
         let refused =
-            inserted.refused.iter().filter_map(|r| Some((&self.batch.messages.get(r.index)?.message, &*r.reason)));
+            inserted.refused.iter().filter_map(|r| Some((&self.batch.messages().get(r.index)?.message, &*r.reason)));
         // What was erased meanwhile is scrubbed from every file, and must not come to stand in another.
         let refused = refused.filter(|(message, _)| !self.journal.is_erased(message));
         if let Err(e) = self.dead_letters.add(refused) {
@@ -481,11 +417,10 @@ impl<D: Disk> Drain<D> {
             return;
         }
         self.wrote_letters |= !inserted.refused.is_empty();
-        self.storage.flushed(inserted, self.batch.messages.len(), took);
-        self.drained = self.batch.last;
-        self.storage.reached(self.batch.messages.last().map(|outgoing| outgoing.message.id()));
-        let next = Batch { last: self.batch.last, ..Batch::default() };
-        self.through = std::mem::replace(&mut self.batch, next).messages;
+        self.storage.flushed(inserted, self.batch.messages().len(), took);
+        self.drained = self.batch.last();
+        self.storage.reached(self.batch.messages().last().map(|outgoing| outgoing.message.id()));
+        self.through = std::mem::replace(&mut self.batch, Batch::behind(self.drained));
         self.succeeded();
     }
 
@@ -493,10 +428,9 @@ impl<D: Disk> Drain<D> {
         match task {
             Task::Erase(session, up_to) => {
                 log::info!("[CHAT WORKER] Session {session} is erased from MongoDB: {count} messages");
-                if let Some(Taken { record, .. }) = self.ahead.pop_front() {
-                    self.ahead_bytes -= bytes_of(&record);
+                if let Some(record) = self.ahead.pop() {
                     self.drained = record.sequence;
-                    self.batch.last = record.sequence;
+                    self.batch.pass(record.sequence);
                     self.erasures.carried_out(record.sequence, session.clone(), *up_to, &self.calls);
                 }
             }
@@ -538,9 +472,4 @@ fn id_at<D: Disk>(journal: &Journal<D>, sequence: u64) -> Option<Id> {
         id = record.entry.id().filter(|_| record.sequence == sequence);
     });
     read.ok().and(id)
-}
-
-/// What a record takes in a batch.
-fn bytes_of(record: &Record) -> usize {
-    record.entry.message().map_or(0, |message| message.line().len())
 }

@@ -10,7 +10,8 @@ use crate::api::{Head, Joining, Problem, Service, Sockets};
 use super::super::reply::{self, Length};
 use super::super::websocket::handshake::{self, Handshake, Refused};
 use super::super::websocket::{Place, Pool};
-use super::{Connection, Exchange, Next, Request, frame};
+use super::answer::frame;
+use super::{Connection, Exchange, Next, Request};
 
 /// `Retry-After` when all places are taken, in seconds.
 const RETRY_AFTER_SECONDS: u32 = 5;

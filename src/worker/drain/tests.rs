@@ -3,7 +3,7 @@
 //!
 //! Compiled under `#[cfg(test)]` only.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -260,8 +260,8 @@ fn a_batch_ends_with_its_count_its_bytes_its_age_or_an_erasure() {
     fixture.erase();
     fixture.all(&mut drain);
     fixture.say(&["old"]);
-    fixture.until(&mut drain, |drain| drain.batch.messages.len() == 1);
-    drain.batch.since = Some(Instant::now().checked_sub(drain.batch_age).unwrap());
+    fixture.until(&mut drain, |drain| drain.batch.messages().len() == 1);
+    drain.batch.age(drain.batch_age);
     fixture.all(&mut drain);
     let inserts = ["insert 1 2 3 4", &format!("insert 5 {long}"), &format!("insert {long}"), "erase s", "insert old"];
     assert_eq!(fixture.store.asked()[1..], inserts);
@@ -284,7 +284,7 @@ fn at_a_stop_what_is_there_goes_out_at_once() {
     fixture.config.batch_max_age = Duration::from_secs(3600);
     fixture.say(&["1"]);
     let mut drain = fixture.drain();
-    fixture.until(&mut drain, |drain| drain.batch.messages.len() == 1 && drain.under_way.is_none());
+    fixture.until(&mut drain, |drain| drain.batch.messages().len() == 1 && drain.under_way.is_none());
     drain.hurry();
     fixture.all(&mut drain);
 }
@@ -477,14 +477,15 @@ fn a_huge_backlog_takes_no_more_memory_than_a_few_batches() {
         fixture.say(&[text.as_str(); 100]);
         drain.backoff.end_pause();
         drain.step(fixture.journal.published()).unwrap();
-        let batch: usize = drain.batch.messages.iter().map(|outgoing| outgoing.message.line().len()).sum();
+        let batch: usize = drain.batch.messages().iter().map(|outgoing| outgoing.message.line().len()).sum();
         // A batch, as much again, and what one read goes beyond it.
-        assert!(drain.batch.messages.len() <= 100 && batch <= 64 * 1024 + 1000, "{batch} in the batch");
-        assert!(drain.ahead_bytes <= 2 * 64 * 1024, "{} ahead", drain.ahead_bytes);
-        assert_eq!(drain.ahead_bytes, drain.ahead.iter().map(|next| bytes_of(&next.record)).sum::<usize>());
+        assert!(drain.batch.messages().len() <= 100 && batch <= 64 * 1024 + 1000, "{batch} in the batch");
+        let (counted, there) = drain.ahead.bytes();
+        assert!(there <= 2 * 64 * 1024, "{there} ahead");
+        assert_eq!(counted, there);
     }
     fixture.all(&mut drain);
-    assert_eq!((fixture.store.texts().len(), drain.ahead_bytes), (10_000, 0));
+    assert_eq!((fixture.store.texts().len(), drain.ahead.bytes()), (10_000, (0, 0)));
 }
 
 #[test]
@@ -536,7 +537,7 @@ fn records_that_are_offered_are_not_read_and_what_was_not_offered_is() {
     fixture.disk.heal();
     fixture.all(&mut drain);
     drain.offer(&records[5]);
-    assert_eq!((fixture.store.texts().len(), drain.ahead.len()), (6, 0));
+    assert_eq!((fixture.store.texts().len(), drain.ahead.is_empty()), (6, true));
 }
 
 #[test]

@@ -1,0 +1,223 @@
+//! Turns that take their time, and what is said in the middle of them: stops, new contexts, erasures.
+
+use super::*;
+
+fn slow() -> (World, Sender<&'static str>) {
+    let (send, pieces) = bounded(16);
+    (World::new(Box::new(Slow(pieces))), send)
+}
+
+#[test]
+fn a_turn_is_told_as_it_goes_and_who_joins_in_the_middle_gets_the_text_so_far() {
+    let (mut world, pieces) = slow();
+    let (one, other) = (world.open("s", None), world.open("s", None));
+    assert_eq!(kinds(&world.next(one, 2)), ["system", "idle"]);
+    assert_eq!(kinds(&world.next(other, 2)), ["system", "idle"]);
+    world.send(one, &json!({"message": "why", "client_id": "c"}));
+    pieces.send("because ").unwrap();
+    assert_eq!(kinds(&world.next(one, 3)), ["ack", "processing", "+because "]);
+    assert_eq!(kinds(&world.next(other, 3)), ["message", "processing", "+because "]);
+    world.send(other, &json!({"message": "me too", "client_id": "d"}));
+    let busy = world.next(other, 1);
+    assert_eq!((kinds(&busy), &busy[0]["client_id"]), (vec!["busy".to_owned()], &json!("d")));
+    let late = world.open("s", None);
+    assert_eq!(kinds(&world.next(late, 3)), ["system", "processing", "+because "]);
+    pieces.send("of that").unwrap();
+    for socket in [one, other, late] {
+        assert_eq!(kinds(&world.next(socket, 1)), ["+of that"]);
+    }
+    pieces.send("").unwrap();
+    for socket in [one, other, late] {
+        let end = world.next(socket, 2);
+        assert_eq!(kinds(&end), ["=because of that completed", "idle"]);
+        assert_eq!(end[0]["reply_to"], end[1]["reply_to"]);
+    }
+    assert_eq!(world.all_ids("s").len(), 2, "what found it busy is not recorded");
+}
+
+#[test]
+fn a_stop_takes_effect_within_100_ms_and_what_was_said_is_kept() {
+    let (mut world, pieces) = slow();
+    let (one, other) = (world.open("s", None), world.open("s", None));
+    for socket in [one, other] {
+        assert_eq!(kinds(&world.next(socket, 2)), ["system", "idle"]);
+    }
+    // The best of some, as other tests may have the processors and the disk.
+    let mut fastest = Duration::MAX;
+    for _ in 0..20 {
+        world.send(one, &json!({"message": "why"}));
+        pieces.send("because").unwrap();
+        assert_eq!(kinds(&world.next(one, 3)), ["ack", "processing", "+because"]);
+        world.next(other, 3);
+        let began = Instant::now();
+        // Whoever is in the session may.
+        world.send(other, &json!({"command": "stop"}));
+        for socket in [one, other] {
+            assert_eq!(kinds(&world.next(socket, 3)), ["cancelling", "=because cancelled", "idle"]);
+        }
+        fastest = fastest.min(began.elapsed());
+        if fastest < Duration::from_millis(100) {
+            break;
+        }
+    }
+    assert!(fastest < Duration::from_millis(100), "{fastest:?}");
+    world.send(one, &json!({"command": "stop"}));
+    assert_eq!(kinds(&world.next(one, 1)), ["idle"]);
+}
+
+#[test]
+fn a_new_context_in_the_middle_of_a_turn_stops_it_and_begins_behind_it() {
+    let (mut world, pieces) = slow();
+    let one = world.open("s", None);
+    world.send(one, &json!({"message": "why"}));
+    pieces.send("because").unwrap();
+    assert_eq!(kinds(&world.next(one, 5)), ["system", "idle", "ack", "processing", "+because"]);
+    world.send(one, &json!({"message": "/clear", "client_id": "c"}));
+    let events = world.next(one, 5);
+    assert_eq!(kinds(&events), ["cancelling", "=because cancelled", "idle", "ack", "clear"]);
+    assert_eq!((&events[3]["client_id"], &events[3]["id"]), (&json!("c"), &events[4]["id"]));
+}
+
+#[test]
+fn a_new_context_waits_behind_the_turns_in_line_and_is_not_lost() {
+    let (mut world, pieces) = slow();
+    let one = world.open("s", None);
+    world.send(one, &json!({"message": "why"}));
+    pieces.send("because").unwrap();
+    assert_eq!(kinds(&world.next(one, 5)), ["system", "idle", "ack", "processing", "+because"]);
+    let chat = world.chat.clone();
+    let queued = std::thread::spawn(move || {
+        let turn = Turn { session: &session_of("s"), text: "next", metadata: None, transport: "test", key: None };
+        chat.say(&turn).unwrap()
+    });
+    // The first has a follower's place only where it came by REST.
+    world.until_chat("it stands in line", |chat| chat.stats().waiting == 1);
+    world.send(one, &json!({"command": "clear", "client_id": "c"}));
+    world.until_chat("the next is answered", |chat| {
+        chat.current(&session_of("s")).is_some_and(|running| !running.is_stopping())
+    });
+    pieces.send("so").unwrap();
+    pieces.send("").unwrap();
+    assert_eq!(queued.join().unwrap().text.as_deref(), Some("so"));
+    world.until("the context begins", |clients| kinds(&clients.0[&one].events).contains(&"clear".to_owned()));
+    let all = kinds(&std::mem::take(&mut world.clients.0.get_mut(&one).unwrap().events));
+    assert!(all.ends_with(&["ack".to_owned(), "clear".to_owned()]), "{all:?}");
+    assert!(!all.contains(&"busy".to_owned()) && all.contains(&"=so completed".to_owned()), "{all:?}");
+}
+
+#[test]
+fn a_new_context_that_finds_the_session_taken_stands_in_its_line() {
+    let (mut world, pieces) = slow();
+    let one = world.open("s", None);
+    world.send(one, &json!({"message": "why"}));
+    world.next(one, 4);
+    // As when another turn begins between the end of the one that was stopped and this.
+    let say = Say { text: "/clear".into(), client_id: None, key: None, metadata: None };
+    let presence = Arc::new(());
+    world.rooms.turns.leave(Left {
+        tray: Room::tray(Arc::new(TestBell::default())),
+        socket: SocketId(0),
+        presence: Arc::downgrade(&presence),
+        errand: Errand::Say { session: session_of("s"), say },
+    });
+    world.until_chat("it stands in line", |chat| chat.stats().waiting == 1);
+    pieces.send("").unwrap();
+    assert_eq!(kinds(&world.next(one, 3)), ["= completed", "idle", "clear"]);
+}
+
+#[test]
+fn a_new_context_asked_for_while_what_was_missed_is_given_waits_for_the_end_of_the_answer() {
+    let (pieces, given) = bounded(16);
+    let mut world = World::new(Box::new(Stubborn(given)));
+    let (session, text) = (session_of("s"), "x".repeat(500));
+    let old = Given { session: &session, role: "tool", text: &text, metadata: None, vector_ids: &[], key: None };
+    world.chat.record(&[old; 30], "test").unwrap();
+    let first = world.all_ids("s")[0];
+    let one = world.open("s", None);
+    world.send(one, &json!({"message": "why"}));
+    world.next(one, 4);
+    let late = world.open("s", Some(first));
+    world.clients.0.get_mut(&late).unwrap().is_slow = true;
+    world.until("it is given some", |clients| kinds(&clients.0[&late].events).contains(&"message".to_owned()));
+    world.send(late, &json!({"command": "clear"}));
+    assert_eq!(kinds(&world.next(one, 1)), ["cancelling"]);
+    world.clients.0.get_mut(&late).unwrap().is_slow = false;
+    world.until("it is live", |clients| kinds(&clients.0[&late].events).contains(&"cancelling".to_owned()));
+    pieces.send("").unwrap();
+    world.until("the context begins", |clients| kinds(&clients.0[&late].events).contains(&"clear".to_owned()));
+    let all = kinds(&world.close(late).events);
+    assert!(all.ends_with(&["idle".to_owned(), "ack".to_owned(), "clear".to_owned()]), "{all:?}");
+}
+
+#[test]
+fn a_new_context_asked_for_before_the_welcome_in_the_middle_of_a_turn_is_not_lost() {
+    let (mut world, pieces) = slow();
+    let one = world.open("s", None);
+    world.send(one, &json!({"message": "why"}));
+    pieces.send("because").unwrap();
+    let begun = world.next(one, 5);
+    let user: Id = begun[2]["id"].as_str().unwrap().parse().unwrap();
+    for after in [None, Some(user)] {
+        let late = world.open("s", after);
+        world.send(late, &json!({"command": "clear", "client_id": "c"}));
+        world.until("the context begins", |clients| kinds(&clients.0[&late].events).contains(&"clear".to_owned()));
+        let events = world.close(late).events;
+        assert!(!kinds(&events).contains(&"busy".to_owned()), "{events:?}");
+        world.send(one, &json!({"message": "why"}));
+        world.until_chat("it is answered again", |chat| chat.current(&session_of("s")).is_some());
+    }
+    drop(pieces);
+}
+
+#[test]
+fn a_stop_right_behind_a_message_stops_the_answer_to_it() {
+    let (mut world, pieces) = slow();
+    let one = world.open("s", None);
+    // Both before the welcome, and both after it.
+    for first in [2, 0] {
+        world.send(one, &json!({"message": "why", "client_id": "c"}));
+        world.send(one, &json!({"command": "stop"}));
+        let events = world.next(one, first + 5);
+        assert_eq!(kinds(&events[first..]), ["ack", "processing", "cancelling", "= cancelled", "idle"]);
+    }
+    drop(pieces);
+}
+
+#[test]
+fn nothing_is_said_before_the_welcome_and_what_came_before_it_is_bounded() {
+    let mut world = World::new(Box::new(Echo));
+    let one = world.open("s", None);
+    for event in [json!({"command": "ping"}), json!({}), json!({"command": "help"}), json!({"command": "stop"})] {
+        world.send(one, &event);
+    }
+    assert!(world.clients.0[&one].events.is_empty());
+    let events = world.next(one, 6);
+    assert_eq!(kinds(&events), ["system", "idle", "heartbeat", "error", "system", "idle"]);
+    let other = world.open("s", None);
+    for _ in 0..64 {
+        world.send(other, &json!({"command": "ping"}));
+    }
+    assert_eq!(world.clients.0[&other].closed, None);
+    world.send(other, &json!({"command": "ping"}));
+    assert_eq!(world.close(other).closed, Some(1013));
+}
+
+#[test]
+fn an_erasure_in_the_middle_of_a_turn_ends_it() {
+    let (mut world, pieces) = slow();
+    let one = world.open("s", None);
+    world.send(one, &json!({"message": "why"}));
+    pieces.send("because").unwrap();
+    assert_eq!(kinds(&world.next(one, 5)), ["system", "idle", "ack", "processing", "+because"]);
+    world.chat.erase(&session_of("s")).unwrap();
+    let events = world.next(one, 2);
+    // Its id is no message's, and none to go on from.
+    assert!(events.iter().all(|event| event.get("id").is_none()), "{events:?}");
+    let mut last = kinds(&events);
+    last.sort();
+    assert_eq!(last, ["erased", "idle"]);
+    world.send(one, &json!({"message": "a new life"}));
+    assert_eq!(kinds(&world.next(one, 2)), ["ack", "processing"]);
+    drop(pieces);
+    assert_eq!(kinds(&world.next(one, 2)), ["= completed", "idle"]);
+}
