@@ -106,18 +106,23 @@ impl App {
         let start = journal.start();
         let worker =
             Worker::new(journal.clone(), opened.channel, sink, clock.clone(), &config.journal, start, progress.clone());
-        let (worker, history) = match config.mongo.enabled {
-            true => {
-                // Nothing is asked of the network here: a start does not wait for it.
-                let store = store::open(&config.mongo)?;
-                let drain = drain(config, &clock, &recorder, &journal, &storage, store.clone());
-                let (timeout, shared) = (config.history.mongo_timeout, config.mongo.shared);
-                let database = Database::new(store, storage.clone(), timeout, shared);
-                (worker.draining(drain, stop_by.clone()), history.with(database))
-            }
-            false => (worker, history),
+        // Nothing is asked of the network here: a start does not wait for it.
+        let store = if config.mongo.enabled { Some(store::open(&config.mongo)?) } else { None };
+        let (timeout, shared) = (config.history.mongo_timeout, config.mongo.shared);
+        let database = store.clone().map(|store| Database::new(store, storage.clone(), timeout, shared));
+        let history = Arc::new(match database {
+            Some(database) => history.with(database),
+            None => history,
+        });
+        // Those who wait for answers must leave connections for those who write.
+        let waiting_max = (share.connections / 4).max(1);
+        let responder = responder::new(&config.responder);
+        let chat = Chat::new(recorder, history.clone(), responder, &config.responder, waiting_max);
+        let chat = Arc::new(chat.watched_by(hub.clone()));
+        let worker = match store {
+            Some(store) => worker.draining(drain(config, &clock, &chat, &journal, &storage, store), stop_by.clone()),
+            None => worker,
         };
-        let history = Arc::new(history);
         let background = background(config, stopper, &journal, worker, cleaners)?;
 
         let status = Status {
@@ -133,14 +138,9 @@ impl App {
             clock: clock.clone(),
             started,
         };
-        // Those who wait must leave connections for those who write.
+        // So must those who wait for what comes.
         let watching_max = config.server.max_feed_streams.min(share.connections / 2).max(1);
         let feed = Arc::new(Feed::new(journal.clone(), Expiry::new(config.mongo.ttl, clock.clone()), watching_max));
-        // So must those who wait for answers.
-        let waiting_max = (share.connections / 4).max(1);
-        let responder = responder::new(&config.responder);
-        let chat = Chat::new(recorder, history.clone(), responder, &config.responder, waiting_max);
-        let chat = Arc::new(chat.watched_by(hub.clone()));
         let rooms = Rooms::start(&config.websocket, clock.clone(), chat.clone(), history.clone(), hub);
         let rooms = Arc::new(rooms.context("the threads behind the WebSockets cannot be started")?);
         let offer = tcp::Offer {
@@ -263,7 +263,7 @@ impl Background {
 fn drain(
     config: &Config,
     clock: &Clock,
-    recorder: &Arc<Recorder>,
+    chat: &Arc<Chat>,
     journal: &Arc<Journal>,
     storage: &Arc<Storage>,
     store: Arc<dyn store::Store>,
@@ -275,8 +275,8 @@ fn drain(
     if !mongo.shared {
         return drain;
     }
-    let recorder = recorder.clone();
-    drain.sharing(Foreign::new(Box::new(move |erased| recorder.erase_elsewhere(erased))))
+    let chat = chat.clone();
+    drain.sharing(Foreign::new(Box::new(move |erased| chat.erase_elsewhere(erased))))
 }
 
 /// What removes the expired from everywhere it stands.

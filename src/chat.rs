@@ -341,6 +341,20 @@ impl Chat {
         Ok(erased)
     }
 
+    /// Erases what other servers have erased, of each session up to that id; of how many there was something. A turn whose
+    /// message is among it is stopped first, and its reply is not recorded.
+    ///
+    /// # Errors
+    /// [`Refusal`]: whether any of it is erased is unknown; to do it again does no harm.
+    pub fn erase_elsewhere(&self, erased: &[(SessionId, Id)]) -> Result<usize, Refusal> {
+        for (session, up_to) in erased {
+            if let Some(running) = self.sessions.running(session).filter(|running| running.user() <= *up_to) {
+                running.erase();
+            }
+        }
+        self.recorder.erase_elsewhere(erased)
+    }
+
     /// What an acknowledgement means.
     #[must_use]
     pub fn durability(&self) -> Durability {

@@ -8,7 +8,7 @@ mod support;
 use std::collections::BTreeSet;
 
 use mongodb::bson::{Document, doc};
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::drained::{NOWHERE, options, post, status, wait_until_drained};
 use support::mongod::Mongod;
 use support::{Options, PATIENCE, Server, files_holding, wait_until};
@@ -89,6 +89,32 @@ fn what_is_erased_on_one_server_is_gone_on_the_other_and_what_is_said_later_stay
     let found = erasures.find_one(doc! { "_id": "gone" }).run().unwrap().unwrap();
     assert_eq!(found.get_str("erased_to").unwrap(), again);
     assert_eq!(status(&a)["mongo"]["shared_reason"], Value::Null);
+}
+
+#[test]
+fn an_answer_to_what_another_server_erased_is_stopped_and_not_recorded() {
+    let mongod = Mongod::start();
+    let says = json!(["sh", "-c", "printf 'SECRET begun'; [ $CHATKEEP_SESSION_ID = fine ] || exec sleep 1000"]);
+    let b = shared(&mongod.uri()).set("responder.kind", "command").set("responder.command", says);
+    let (a, b) = (Server::start(shared(&mongod.uri())), Server::start(b));
+    let ask = |session: &str| {
+        let (mut client, body) = (b.client(), json!({"message": "SECRET question", "session_id": session}));
+        std::thread::spawn(move || client.post("/api/chat", &body))
+    };
+    let (gone, stays) = (ask("gone"), ask("stays"));
+    let running = || b.client().get("/api/storage/status").json()["responder"]["running"].clone();
+    wait_until("both are being answered", PATIENCE, || running() == 2);
+    erase(&a, "gone");
+    let reply = gone.join().unwrap().expect(200);
+    assert_eq!((&reply["status"], &reply["assistant_message_id"]), (&json!("cancelled"), &Value::Null), "{reply}");
+    assert_eq!(running(), 1, "another session's goes on");
+    wait_until("the question is gone, too", PATIENCE, || texts(&b, "gone").is_empty());
+    b.client().post("/api/chat", &json!({"message": "hi", "session_id": "fine"})).expect(200);
+    wait_until_drained(&b);
+    assert_eq!(documents(&mongod, "gone"), BTreeSet::new());
+    drop(b);
+    // Its connection broke, and its thread ended in a panic that says so.
+    drop(stays.join().unwrap_err());
 }
 
 #[test]
