@@ -423,7 +423,7 @@ impl<S: Sink, D: Disk> Worker<S, D> {
             // Without MongoDB the transcripts are where records are to go. What it was still owed when it was switched off
             // it is owed until it is switched on again.
             None if self.owes_mongo => old.drained,
-            None => transcribed,
+            None => transcribed.max(old.drained),
         };
         let next = Checkpoint { drained, transcribed, largest_id: self.largest_id, owes_mongo: self.owes_mongo };
         if transcribed > old.transcribed || drained > old.drained || next.owes_mongo != old.owes_mongo {
