@@ -85,3 +85,18 @@ fn a_place_in_a_segment_written_anew_is_not_believed() {
         );
     }
 }
+
+#[test]
+fn a_reader_that_skips_walks_over_nothing_that_lies_between() {
+    let fixture = Fixture::new();
+    let journal = fixture.open();
+    let sent = fill(&journal, 6).len() as u64;
+    let mut reader = journal.reader(0);
+    reader.read(1, |_| {}).unwrap();
+    reader.skip_to(sent - 1);
+    // Dropped meanwhile, as it were.
+    for number in 2..=4 {
+        fixture.disk.unlink(&fixture.segment(number));
+    }
+    assert_eq!(sequences(reader), [sent]);
+}

@@ -63,9 +63,13 @@ impl<D: Disk> Reader<D> {
         self.position
     }
 
-    /// Goes on behind `sequence`: what lies before came to the caller another way.
+    /// Goes on behind `sequence`: what lies before came to the caller another way. The segment that was being read is let
+    /// go: it may be dropped long before the next read, which would walk on from there.
     pub fn skip_to(&mut self, sequence: u64) {
-        self.position = self.position.max(sequence);
+        if sequence > self.position {
+            self.position = sequence;
+            self.current = None;
+        }
     }
 
     /// Hands records to `take`, in sequence, until it has had `bytes_max` bytes of payload or all that is published.

@@ -26,6 +26,7 @@
 mod tests;
 
 use std::io;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -33,7 +34,7 @@ use crossbeam_channel::{Receiver, TryRecvError};
 
 use crate::config::MongoConfig;
 use crate::disk::{Disk, RealDisk};
-use crate::journal::{Entry, Journal, Reader, Record};
+use crate::journal::{Entry, Journal, Progress, Reader, Record};
 use crate::message::{Expiry, Id, SessionId};
 use crate::store::{Call, CallError, Calls, Connected, Inserted, Store, StoreError, StoredErasure};
 
@@ -86,6 +87,17 @@ enum Connection {
     Made,
 }
 
+/// What a success tells of a failure before.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Failing {
+    /// A connection, a batch or an erasure in its place: any other success tells nothing of it.
+    Drain,
+    /// An erasure that is carried out again.
+    EraseAgain,
+    /// The question what other servers erased.
+    Foreign,
+}
+
 /// What a look at the call under way came to.
 enum Looked {
     /// There is none.
@@ -121,8 +133,10 @@ pub struct Drain<D: Disk = RealDisk> {
     erasures: Erasures,
     /// What other servers erase, where there are any.
     foreign: Option<Foreign>,
-    /// The last call that failed was the question for it: when it is answered again, all is well.
-    failed_to_ask: bool,
+    /// What failed last, and has not succeeded since.
+    failing: Option<Failing>,
+    /// What the store had at the start was looked up, for the status and the history.
+    knows_reached: bool,
     /// What is there goes out at once, whatever its age.
     hurry: bool,
     /// Letters were written since somebody asked.
@@ -142,7 +156,6 @@ impl<D: Disk> Drain<D> {
     ) -> Self {
         let reader = journal.reader(drained);
         storage.connecting();
-        storage.reached(id_at(journal, drained));
         Self {
             journal: journal.clone(),
             store,
@@ -163,7 +176,8 @@ impl<D: Disk> Drain<D> {
             drained,
             erasures: Erasures::new(),
             foreign: None,
-            failed_to_ask: false,
+            failing: None,
+            knows_reached: false,
             hurry: false,
             wrote_letters: false,
         }
@@ -222,6 +236,10 @@ impl<D: Disk> Drain<D> {
     /// # Errors
     /// The journal cannot be read: it is tried again the next time.
     pub fn step(&mut self, passed: u64) -> io::Result<()> {
+        // Here and not at the start, which would wait for it: up to a segment is walked.
+        if !std::mem::replace(&mut self.knows_reached, true) {
+            self.storage.reached(id_at(&self.journal, self.drained));
+        }
         loop {
             self.look_at_slow_connection();
             let read = self.fill(passed);
@@ -437,20 +455,22 @@ impl<D: Disk> Drain<D> {
             _ => self.erasures.carried_out_again(),
         }
         self.storage.erasures_to_repeat(self.erasures.len());
-        self.succeeded();
+        if matches!(task, Task::Erase(..)) || self.failing == Some(Failing::EraseAgain) {
+            self.succeeded();
+        }
     }
 
     /// Other servers erased this. A batch or an erasure that failed has not gone through by it.
     fn heard(&mut self, found: &[StoredErasure]) {
         let Some(foreign) = &mut self.foreign else { return };
         self.storage.cannot_share(foreign.take(found).as_deref());
-        if self.failed_to_ask {
+        if self.failing == Some(Failing::Foreign) {
             self.succeeded();
         }
     }
 
     fn succeeded(&mut self) {
-        self.failed_to_ask = false;
+        self.failing = None;
         self.backoff.succeed();
         self.storage.recovered();
     }
@@ -459,7 +479,11 @@ impl<D: Disk> Drain<D> {
         if matches!(task, Task::Insert) {
             self.erasures.insert_failed();
         }
-        self.failed_to_ask = matches!(task, Task::Foreign);
+        self.failing = Some(match task {
+            Task::Foreign => Failing::Foreign,
+            Task::EraseAgain => Failing::EraseAgain,
+            Task::Connect | Task::Insert | Task::Erase(..) => Failing::Drain,
+        });
         self.backoff.fail(error.is_passing());
         self.storage.failed(&error.to_string());
     }
@@ -467,9 +491,15 @@ impl<D: Disk> Drain<D> {
 
 /// The id of the record at that sequence, if the journal still has it.
 fn id_at<D: Disk>(journal: &Journal<D>, sequence: u64) -> Option<Id> {
-    let mut id = None;
-    let read = journal.reader(sequence.checked_sub(1)?).read(1, |record| {
-        id = record.entry.id().filter(|_| record.sequence == sequence);
-    });
-    read.ok().and(id)
+    let (mut reader, mut next) = (journal.reader(sequence.checked_sub(1)?), None);
+    // What its segment has before it is passed over piece by piece.
+    loop {
+        let read = reader.read_while(READ_BYTES, |record| {
+            next = Some(record);
+            ControlFlow::Break(())
+        });
+        if next.is_some() || !matches!(read, Ok(Progress::More)) {
+            return next.filter(|record| record.sequence == sequence)?.entry.id();
+        }
+    }
 }

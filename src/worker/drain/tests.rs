@@ -3,6 +3,8 @@
 //!
 //! Compiled under `#[cfg(test)]` only.
 
+mod status;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::Mutex;
