@@ -342,17 +342,24 @@ impl Chat {
     }
 
     /// Erases what other servers have erased, of each session up to that id; of how many there was something. A turn whose
-    /// message is among it is stopped first, and its reply is not recorded.
+    /// message is among it is stopped, and its reply is not recorded unless that was under way: then it is newer than the
+    /// erasure, as what is said behind it, and stays.
     ///
     /// # Errors
     /// [`Refusal`]: whether any of it is erased is unknown; to do it again does no harm.
     pub fn erase_elsewhere(&self, erased: &[(SessionId, Id)]) -> Result<usize, Refusal> {
-        for (session, up_to) in erased {
-            if let Some(running) = self.sessions.running(session).filter(|running| running.user() <= *up_to) {
-                running.erase();
+        let end_turns = || {
+            for (session, up_to) in erased {
+                if let Some(running) = self.sessions.running(session).filter(|running| running.user() <= *up_to) {
+                    running.erase();
+                }
             }
-        }
-        self.recorder.erase_elsewhere(erased)
+        };
+        end_turns();
+        let count = self.recorder.erase_elsewhere(erased)?;
+        // Those that began in between. One that begins later does not find its message any more.
+        end_turns();
+        Ok(count)
     }
 
     /// What an acknowledgement means.

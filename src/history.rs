@@ -184,13 +184,18 @@ impl<D: Disk> History<D> {
         if self.database.as_ref().is_some_and(Database::is_shared) {
             return self.read(ask);
         }
+        self.read_local(ask)
+    }
+
+    /// Reads a page of what is on this machine.
+    fn read_local(&self, ask: &Ask) -> io::Result<Answer> {
         let query = self.query(ask);
         let held = self.cache.look(&ask.session, |held| Kept::of(held, &query));
         let cached = held.as_ref().and_then(|held| self.cached(held, &query));
         self.local(ask, &query, held, cached)
     }
 
-    /// Reads a page of what is on this machine.
+    /// The same, with what the cache said.
     fn local(&self, ask: &Ask, query: &Query, held: Option<Kept>, cached: Option<Answer>) -> io::Result<Answer> {
         if let Some(answer) = cached {
             return Ok(answer);
@@ -206,8 +211,8 @@ impl<D: Disk> History<D> {
         self.merged(ask, query, held.unwrap_or_default(), lacking)
     }
 
-    /// The message of that id, if the session has it and it has not expired. It was recorded here, so it is looked for as by
-    /// [`History::read_here`].
+    /// The message of that id, if the session has it and it has not expired. It was recorded here, and is looked for nowhere
+    /// else: nobody who asks for one waits for MongoDB.
     ///
     /// # Errors
     /// The disk's.
@@ -221,7 +226,7 @@ impl<D: Disk> History<D> {
             since: None,
             until: None,
         };
-        let found = self.read_here(&ask)?.messages.pop().map(|(message, _)| message);
+        let found = self.read_local(&ask)?.messages.pop().map(|(message, _)| message);
         Ok(found.filter(|message| message.id() == id))
     }
 

@@ -129,10 +129,9 @@ impl<S: Sink, D: Disk> Worker<S, D> {
         checkpoint: Checkpoint,
         progress: Arc<Progress>,
     ) -> Self {
-        // MongoDB was in use to the end, and lacks something of what was recorded by then; or did before, and was switched on
-        // never since. It stays so until it is, see `move_checkpoint`.
-        let recorded = if checkpoint.owes_mongo { journal.published() } else { checkpoint.transcribed };
-        let owes_mongo = checkpoint.drained < recorded;
+        // MongoDB was in use when something of what it lacks was recorded, and was not switched on since. It stays so until it
+        // is, see `move_checkpoint`.
+        let owes_mongo = checkpoint.owes_mongo && checkpoint.drained < journal.published();
         progress.set_drained(checkpoint.transcribed);
         progress.set_transcribed(checkpoint.transcribed);
         progress.set_owed_after(owes_mongo.then_some(checkpoint.drained));

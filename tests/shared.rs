@@ -118,6 +118,22 @@ fn an_answer_to_what_another_server_erased_is_stopped_and_not_recorded() {
 }
 
 #[test]
+fn a_turn_that_is_asked_for_again_does_not_wait_for_a_frozen_mongodb() {
+    let mongod = Mongod::start();
+    let server = Server::start(shared(&mongod.uri()).set("history.mongo_timeout_ms", 60_000));
+    let turn = json!({"message": "hi", "session_id": "s", "message_id": "key"});
+    let first = server.client().post("/api/chat", &turn).expect(200);
+    wait_until_drained(&server);
+    mongod.freeze();
+    let began = std::time::Instant::now();
+    let again = server.client().post("/api/chat", &turn).expect(200);
+    let took = began.elapsed();
+    mongod.thaw();
+    assert_eq!((&again["duplicate"], &again["response"]), (&json!(true), &first["response"]));
+    assert!(took < PATIENCE / 2, "{took:?}");
+}
+
+#[test]
 fn a_server_that_was_cut_off_and_killed_brings_nothing_back_of_what_another_one_erased() {
     let mongod = Mongod::start();
     let a = Server::start(shared(&mongod.uri()));

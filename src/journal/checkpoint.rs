@@ -15,6 +15,7 @@
 //! | 60 | 4 | CRC-32 of bytes 0..60 |
 //!
 //! A missing, damaged or foreign checkpoint means "from the start": everything is then looked at again, and nothing is lost.
+//! Of a damaged one it is not known whether MongoDB was in use, so that is taken for granted.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -107,18 +108,22 @@ impl Checkpoint {
         }
     }
 
+    /// There was one, and nobody knows what it said.
+    fn unknown() -> Self {
+        Self { owes_mongo: true, ..Self::default() }
+    }
+
     /// Reads the checkpoint of the journal with that epoch; "from the start" when there is none to be trusted.
     pub fn load<D: Disk>(disk: &D, folder: &Path, epoch: u64) -> Self {
         match disk::read(disk, &path(folder)) {
             Ok(bytes) => Self::decode(&bytes, epoch).unwrap_or_else(|| {
                 log::warn!("the journal's checkpoint is unreadable: everything kept is looked at again");
-                Self::default()
+                Self::unknown()
             }),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Self::default(),
             Err(e) => {
-                if e.kind() != io::ErrorKind::NotFound {
-                    log::warn!("the journal's checkpoint cannot be read ({e}): everything kept is looked at again");
-                }
-                Self::default()
+                log::warn!("the journal's checkpoint cannot be read ({e}): everything kept is looked at again");
+                Self::unknown()
             }
         }
     }
@@ -157,6 +162,11 @@ mod tests {
         sample().store(&RealDisk, folder.path(), 1).unwrap();
         assert_eq!(Checkpoint::load(&RealDisk, folder.path(), 1), sample());
         assert_eq!(Checkpoint::epoch(&RealDisk, folder.path()), Some(1));
+        std::fs::write(folder.path().join(NAME), "not one").unwrap();
+        assert_eq!(
+            Checkpoint::load(&RealDisk, folder.path(), 1),
+            Checkpoint { owes_mongo: true, ..Checkpoint::default() }
+        );
     }
 
     #[test]

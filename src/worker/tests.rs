@@ -11,6 +11,7 @@ use crossbeam_channel::{Sender, bounded, unbounded};
 use super::*;
 use crate::config::{Config, Fsync};
 use crate::disk::RealDisk;
+use crate::journal::testing::stored_checkpoint;
 use crate::journal::{Draft, ReplyTo};
 use crate::message::{self, Metadata, SessionId};
 use crate::transcript::{Direction, PAGE_BYTES_MAX, Query, Transcripts};
@@ -279,4 +280,19 @@ fn a_transcript_that_cannot_be_written_holds_the_checkpoint_until_it_can() {
     fs::remove_dir(&in_its_place).unwrap();
     fixture.drains(3);
     assert_eq!(fixture.in_transcript(), 3);
+}
+
+#[test]
+fn only_what_was_recorded_while_mongodb_was_in_use_is_owed_to_it() {
+    let behind = |owes_mongo| Checkpoint { drained: 1, transcribed: 2, owes_mongo, ..Checkpoint::default() };
+    for (checkpoint, owed) in [(behind(true), Some(1)), (behind(false), None), (Checkpoint::default(), None)] {
+        let fixture = Fixture::new(1000);
+        fixture.record(3, "hi");
+        let (sink, open, _seen) = gated(false);
+        drop(open);
+        drop(fixture.run(sink, checkpoint));
+        assert_eq!(fixture.progress.owed_after(), owed);
+        let stored = stored_checkpoint(&RealDisk, &fixture.config.path);
+        assert_eq!((stored.drained, stored.transcribed), (owed.unwrap_or(3), 3), "{checkpoint:?}");
+    }
 }
