@@ -23,7 +23,7 @@ use crate::config::{Config, Fsync};
 use crate::disk::RealDisk;
 use crate::feed::Feed;
 use crate::history::{Database, History};
-use crate::janitor::{Scrubber, Sweeper};
+use crate::janitor::{Aside, Scrubber, Sweeper};
 use crate::journal::Journal;
 use crate::message::{Clock, Expiry};
 use crate::recorder::{Recorder, open_transcripts};
@@ -281,9 +281,11 @@ fn drain(
 
 /// What removes the expired from everywhere it stands.
 fn sweeper(config: &Config, clock: &Clock, cache: &Arc<Cache>, transcripts: &Arc<Transcripts>) -> Sweeper {
-    let copies = [&config.mongo.cache.disk_path, &config.journal.path].map(|folder| folder.join("quarantine"));
+    let folder = &config.journal.path;
+    let copies = [&config.mongo.cache.disk_path, folder].map(|folder| folder.join("quarantine")).to_vec();
+    let aside = Aside { copies, lines: vec![config.mongo.dead_letter_path.clone(), folder.join("recovered.jsonl")] };
     let rule = (Expiry::new(config.mongo.ttl, clock.clone()), clock.clone());
-    Sweeper::new(cache.clone(), transcripts.clone(), copies.to_vec(), rule, Instant::now())
+    Sweeper::new(cache.clone(), transcripts.clone(), aside, rule, Instant::now())
 }
 
 /// What removes the bytes of what was erased from everywhere they stand.

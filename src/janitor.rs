@@ -20,7 +20,7 @@ use crossbeam_channel::{Receiver, TryRecvError, select};
 use crate::journal::Journal;
 
 pub use scrubber::Scrubber;
-pub use sweeper::Sweeper;
+pub use sweeper::{Aside, Sweeper};
 
 /// Between two looks at a journal that cannot be written.
 const RETRY: Duration = Duration::from_secs(1);

@@ -1,5 +1,5 @@
-//! The sweep: once an hour, what has expired by `mongo.ttl_days` leaves the cache, the transcripts and the folders of
-//! what was set aside.
+//! The sweep: once an hour, what has expired by `mongo.ttl_days` leaves the cache, the transcripts, the dead letters and what
+//! was set aside or recovered.
 //!
 //! It stands beside the thread so that tests can let hours pass. It goes in steps of a few hundred files with a pause
 //! between them, so that a hundred thousand transcripts are no burst on the disk.
@@ -15,10 +15,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
+use serde_json::Value;
+
 use crate::cache::Cache;
 use crate::disk::{Disk, DiskFile, RealDisk};
-use crate::message::{Clock, Expiry, Timestamp};
-use crate::transcript::{Sweep, Transcripts};
+use crate::message::{Clock, Expiry, Id, Timestamp};
+use crate::transcript::{self, Sweep, Transcripts};
 
 /// From the start to the first sweep: it is to be no part of the start.
 const FIRST: Duration = Duration::from_secs(10);
@@ -31,12 +33,19 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// What the clock may gain on the one that only counts before it is said to have leapt.
 const LEAP: Duration = Duration::from_secs(3600);
 
+/// Where messages stand beside transcripts and journal.
+pub struct Aside {
+    /// Folders with copies of what was set aside.
+    pub copies: Vec<PathBuf>,
+    /// Files with a message in each line, or in a line's `message`; others may be appending to them.
+    pub lines: Vec<PathBuf>,
+}
+
 /// See the module.
 pub struct Sweeper {
     cache: Arc<Cache>,
     transcripts: Arc<Transcripts>,
-    /// Folders with copies of what was set aside.
-    copies: Vec<PathBuf>,
+    aside: Aside,
     expiry: Expiry,
     clock: Clock,
     /// When the clock was last looked at, and what it said.
@@ -51,12 +60,12 @@ impl Sweeper {
     pub fn new(
         cache: Arc<Cache>,
         transcripts: Arc<Transcripts>,
-        copies: Vec<PathBuf>,
+        aside: Aside,
         (expiry, clock): (Expiry, Clock),
         now: Instant,
     ) -> Self {
         let seen = (now, clock.now());
-        Self { cache, transcripts, copies, expiry, clock, seen, next: now + FIRST, under_way: None }
+        Self { cache, transcripts, aside, expiry, clock, seen, next: now + FIRST, under_way: None }
     }
 
     /// When there is something to do next.
@@ -81,9 +90,13 @@ impl Sweeper {
             Some(sweep) => sweep,
             None => {
                 let messages = self.cache.expire(bound);
-                let copies: usize = self.copies.iter().map(|folder| remove_old(&RealDisk, folder, time)).sum();
-                if messages + copies > 0 {
-                    log::info!("[CHAT TTL] {messages} expired messages left memory, {copies} old copies were removed");
+                let copies: usize = self.aside.copies.iter().map(|folder| remove_old(&RealDisk, folder, time)).sum();
+                let lines: usize = self.aside.lines.iter().map(|path| blank_old(&RealDisk, path, bound)).sum();
+                if messages + copies + lines > 0 {
+                    log::info!(
+                        "[CHAT TTL] {messages} expired messages left memory, {lines} dead letters or recovered ones were \
+                         blanked, {copies} old copies removed"
+                    );
                 }
                 match self.transcripts.sweep() {
                     Ok(sweep) => sweep,
@@ -124,6 +137,20 @@ fn tell(sweep: &Sweep) {
     }
 }
 
+/// Blanks the lines of messages before `bound`. Returns how many.
+fn blank_old<D: Disk>(disk: &D, path: &Path, bound: Id) -> usize {
+    let is_old = |line: &[u8]| {
+        let line: Option<Value> = serde_json::from_slice(line).ok();
+        let message = line.as_ref().map(|line| line.get("message").unwrap_or(line));
+        let id = message.and_then(|message| message.get("id")?.as_str()?.parse::<Id>().ok());
+        id.is_some_and(|id| id < bound)
+    };
+    transcript::blank_lines(disk, path, &is_old).unwrap_or_else(|e| {
+        log::warn!("[CHAT TTL] {} keeps what has expired, and is tried again in an hour: {e}", path.display());
+        0
+    })
+}
+
 /// Removes the files of a folder that were last written to before `time`. Returns how many.
 fn remove_old<D: Disk>(disk: &D, folder: &Path, time: Timestamp) -> usize {
     // Mostly there is no such folder: nothing was ever set aside.
@@ -154,7 +181,7 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
-    use crate::message::{Draft, Id, Message, Metadata, SessionId};
+    use crate::message::{Draft, Message, Metadata, SessionId};
 
     const DAY: u64 = 86_400;
 
@@ -189,9 +216,11 @@ mod tests {
                 transcripts.append(&session, &[(1, &message)]);
                 cache.push(&message, true);
             }
-            let copies = vec![folder.path().join("quarantine"), folder.path().join("never made")];
+            let at = |name: &str| folder.path().join(name);
+            let copies = vec![at("quarantine"), at("never made")];
+            let aside = Aside { copies, lines: vec![at("letters"), at("never written")] };
             let start = Instant::now();
-            let sweeper = Sweeper::new(cache.clone(), transcripts, copies, (expiry, clock), start);
+            let sweeper = Sweeper::new(cache.clone(), transcripts, aside, (expiry, clock), start);
             Self { folder, cache, now, sweeper, start }
         }
 
@@ -224,6 +253,26 @@ mod tests {
         assert_eq!((fixture.files(), fixture.cache.stats().messages), (0, 0));
         assert_eq!(fs::read_dir(&aside).unwrap().count(), 0);
         assert_eq!(fixture.cache.stats().bytes, 0);
+    }
+
+    #[test]
+    fn a_dead_letter_is_blanked_when_its_message_has_expired_and_the_others_stay() {
+        let mut fixture = Fixture::new(0, 2);
+        let path = fixture.folder.path().join("letters");
+        let session = SessionId::new("s").unwrap();
+        let line = |days: u64| {
+            let message = message(&session, fixture.now.load(Ordering::Relaxed) + days * DAY * 1_000_000);
+            String::from_utf8(message.line().to_vec()).unwrap()
+        };
+        let letter = |days: u64| format!(r#"{{"reason":"none","message":{}}}"#, line(days));
+        let lines = [letter(0), letter(1), line(0), line(1), r#"{"id":7}"#.to_owned(), "no letter".to_owned()];
+        fs::write(&path, lines.join("\n") + "\n").unwrap();
+        fixture.pass(Duration::from_secs(2 * DAY + 2 * 3600));
+        let text = fs::read_to_string(&path).unwrap();
+        let blank = |line: &String| " ".repeat(line.len());
+        let [old, new, old_line, new_line, other, none] = &lines;
+        assert_eq!(text.lines().collect::<Vec<_>>(), [&blank(old), new, &blank(old_line), new_line, other, none]);
+        assert_eq!(text.len(), lines.iter().map(|line| line.len() + 1).sum::<usize>());
     }
 
     #[test]
