@@ -30,7 +30,9 @@ use crate::recorder::{Recorder, open_transcripts};
 use crate::server::{local, tcp};
 use crate::signals::{self, Cause, Stopper};
 use crate::transcript::Transcripts;
-use crate::worker::{DeadLetters, Drain, Foreign, Progress, Storage, TranscriptSink, Worker};
+use crate::worker::{
+    DeadLetters, Drain, ERASURES_OWED, Foreign, OwedErasures, Progress, Storage, TranscriptSink, Worker,
+};
 use crate::{descriptors, janitor, responder, store, thread};
 
 /// Left of the deadline of a stop for what must come after the drain to MongoDB: the last syncs.
@@ -119,9 +121,17 @@ impl App {
         let responder = responder::new(&config.responder);
         let chat = Chat::new(recorder, history.clone(), responder, &config.responder, waiting_max);
         let chat = Arc::new(chat.watched_by(hub.clone()));
+        let path = config.journal.path.join(ERASURES_OWED);
+        let mut owed = OwedErasures::load(RealDisk, &path).with_context(|| path.display().to_string())?;
         let worker = match store {
-            Some(store) => worker.draining(drain(config, &clock, &chat, &journal, &storage, store), stop_by.clone()),
-            None => worker,
+            Some(store) => {
+                if let Err(e) = owed.begin() {
+                    log::warn!("{} cannot be made, where erasures stand while MongoDB is off: {e}", path.display());
+                }
+                let drain = drain(config, &clock, &chat, &journal, &storage, store);
+                worker.draining(drain.owing(owed), stop_by.clone())
+            }
+            None => worker.owing(owed),
         };
         let background = background(config, stopper, &journal, worker, cleaners)?;
 

@@ -19,6 +19,7 @@ mod fault_tests;
 mod foreign;
 #[cfg(test)]
 mod model_tests;
+mod owed;
 mod progress;
 mod sink;
 mod storage;
@@ -40,6 +41,7 @@ use crate::message::{Clock, Id};
 pub use dead_letters::DeadLetters;
 pub use drain::Drain;
 pub use foreign::Foreign;
+pub use owed::{NAME as ERASURES_OWED, OwedErasures};
 pub use progress::Progress;
 pub use sink::TranscriptSink;
 pub use storage::{State, Storage, Totals, View};
@@ -98,6 +100,9 @@ pub struct Worker<S, D: Disk = RealDisk> {
     checkpoint: Checkpoint,
     /// What [`Checkpoint::owes_mongo`] is to be.
     owes_mongo: bool,
+    /// Where erasures are noted while MongoDB is switched off, if it was in use before, and up to which sequence they are.
+    owed: Option<OwedErasures<D>>,
+    noted: u64,
     /// A checkpoint is due then.
     due: Option<Instant>,
     /// Segments are looked at then at the latest.
@@ -129,12 +134,8 @@ impl<S: Sink, D: Disk> Worker<S, D> {
         checkpoint: Checkpoint,
         progress: Arc<Progress>,
     ) -> Self {
-        // MongoDB was in use when something of what it lacks was recorded, and was not switched on since. It stays so until it
-        // is, see `move_checkpoint`.
-        let owes_mongo = checkpoint.owes_mongo && checkpoint.drained < journal.published();
         progress.set_drained(checkpoint.transcribed);
         progress.set_transcribed(checkpoint.transcribed);
-        progress.set_owed_after(owes_mongo.then_some(checkpoint.drained));
         let reader = journal.reader(checkpoint.transcribed);
         Self {
             journal,
@@ -146,8 +147,10 @@ impl<S: Sink, D: Disk> Worker<S, D> {
             offered: 0,
             read_again: None,
             checkpoint,
-            owes_mongo,
-            due: (owes_mongo != checkpoint.owes_mongo).then(Instant::now),
+            owes_mongo: false,
+            owed: None,
+            noted: checkpoint.drained,
+            due: None,
             look: Instant::now(),
             interval: config.checkpoint_interval,
             bytes: 0,
@@ -163,12 +166,27 @@ impl<S: Sink, D: Disk> Worker<S, D> {
         }
     }
 
+    /// The same without MongoDB. If it was in use before, what it lacks is kept in mind until it is switched on again:
+    /// records by the checkpoint (see `move_checkpoint`), erasures in that file.
+    #[must_use]
+    pub fn owing(self, owed: OwedErasures<D>) -> Self {
+        let Checkpoint { drained, owes_mongo, .. } = self.checkpoint;
+        let owes = owed.is_there() && owes_mongo && drained < self.journal.published();
+        self.progress.set_owed_after(owes.then_some(drained));
+        self.progress.set_used_mongo(owed.is_there());
+        self.progress.set_erasures_owed(owed.count());
+        let due = (owes != owes_mongo).then(Instant::now);
+        Self { owes_mongo: owes, owed: owed.is_there().then_some(owed), due, ..self }
+    }
+
     /// The same with a drain to MongoDB, which at a stop goes on until `stop_by` if it must. That MongoDB is in use is noted
     /// at once, before anything is recorded: whatever end this process has, a start without MongoDB knows what it is owed.
     #[must_use]
     pub fn draining(self, drain: Drain<D>, stop_by: Arc<OnceLock<Instant>>) -> Self {
         self.progress.set_drained(drain.drained());
         self.progress.set_owed_after(None);
+        self.progress.set_used_mongo(true);
+        self.progress.set_erasures_owed(drain.erasures_owed());
         let mut worker = Self { drain: Some(drain), stop_by, owes_mongo: true, due: None, ..self };
         if !worker.checkpoint.owes_mongo {
             worker.flush();
@@ -255,6 +273,7 @@ impl<S: Sink, D: Disk> Worker<S, D> {
             self.progress.set_drained(drain.drained());
             self.due.get_or_insert_with(|| Instant::now() + self.interval);
         }
+        self.progress.set_erasures_owed(drain.erasures_owed());
         if drain.wrote_letters() {
             self.due = Some(Instant::now());
         }
@@ -415,6 +434,7 @@ impl<S: Sink, D: Disk> Worker<S, D> {
 
     fn move_checkpoint(&mut self) -> io::Result<()> {
         let old = self.checkpoint;
+        self.note_erasures()?;
         let reached = if self.position > old.transcribed { self.sink.flush(self.position)? } else { self.position };
         let transcribed = reached.max(old.transcribed);
         let drained = match &self.drain {
@@ -441,6 +461,20 @@ impl<S: Sink, D: Disk> Worker<S, D> {
         if reached < self.position {
             self.due = Some(Instant::now() + PAUSE_AFTER_FAILURE);
         }
+        Ok(())
+    }
+
+    /// Notes what was erased since the last time, for a MongoDB that is switched off: before the checkpoint passes it.
+    fn note_erasures(&mut self) -> io::Result<()> {
+        let Some(owed) = &mut self.owed else { return Ok(()) };
+        // In this order: what is published was erased before.
+        let published = self.journal.published();
+        let erased = if published > self.noted { self.journal.erasures_after(self.noted) } else { Vec::new() };
+        if !erased.is_empty() {
+            owed.add(erased)?;
+            self.progress.set_erasures_owed(owed.count());
+        }
+        self.noted = published;
         Ok(())
     }
 }

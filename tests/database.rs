@@ -18,7 +18,7 @@ use mongodb::bson::{Bson, Document, doc};
 use serde_json::{Value, json};
 use support::drained::{assert_holds, options, post, queue, status, stored, wait_until_drained, wait_until_in_error};
 use support::mongod::Mongod;
-use support::{PATIENCE, Server, wait_until};
+use support::{Options, PATIENCE, Server, wait_until};
 
 fn erase(server: &Server, session: &str) -> Value {
     server.client().request("DELETE", &format!("/api/chat/sessions/{session}"), &[], None).expect(202)
@@ -174,6 +174,64 @@ fn an_erasure_that_mongodb_does_not_carry_out_yet_is_pending_and_is_carried_out_
     assert_eq!((pending(&server), texts(&server)), (json!(0), later));
     // The insert that failed may have been on its way: once more, later.
     assert_eq!(status(&server)["mongo"]["erasures_to_repeat"], 1);
+}
+
+#[test]
+fn what_is_erased_while_mongodb_is_switched_off_is_erased_there_when_it_is_on_again_however_late() {
+    let mongod = Mongod::start();
+    let options = |enabled: bool| {
+        let small =
+            options(&mongod.uri(), "oqoqo").set("journal.segment_bytes", 1 << 20).set("journal.retain_hours", 0);
+        small.set("server.max_body_bytes", 400_000).set("mongo.enabled", enabled)
+    };
+    let mut server = Server::start(options(true));
+    post(&server, "gone", "SECRET", 5);
+    post(&server, "undrained", "SECRET too", 5);
+    post(&server, "stays", "stays", 5);
+    wait_until_drained(&server);
+    // One is erased while MongoDB hangs, and is not carried out before it is switched off.
+    mongod.freeze();
+    assert_eq!(erase(&server, "undrained")["mongo"], "pending");
+    server.kill9();
+    mongod.thaw();
+    server.reconfigure(options(false));
+    server.start_again();
+    let reply = server.client().request("DELETE", "/api/chat/sessions/gone", &[], None).expect(202);
+    assert_eq!(reply["mongo"], "pending");
+    let pending = |server: &Server| status(server)["mongo"]["erasures_pending"].clone();
+    wait_until("both are noted", PATIENCE, || pending(&server) == 2);
+    post(&server, "gone", "later", 5);
+    // Until no segment knows of it any more.
+    let erased = status(&server)["journal"]["last_sequence"].as_u64().unwrap();
+    wait_until("its segment is gone", 3 * PATIENCE, || {
+        post(&server, "filler", &"x".repeat(50_000), 5);
+        status(&server)["journal"]["first_sequence"].as_u64() > Some(erased)
+    });
+    server.kill9();
+    let texts = |session: &str| {
+        let found = mongod.messages().find(doc! { "session_id": session }).run().unwrap();
+        found.map(|document| document.unwrap().get_str("text").unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!((texts("gone").len(), texts("undrained").len()), (5, 5), "MongoDB has them still");
+    server.reconfigure(options(true));
+    server.start_again();
+    post(&server, "gone", "latest", 5);
+    wait_until("it is erased there", PATIENCE, || pending(&server) == 0);
+    wait_until_drained(&server);
+    assert!(texts("gone").iter().all(|text| text.starts_with("late")), "{:?}", texts("gone"));
+    assert!(texts("gone").len() >= 5);
+    assert_eq!((texts("undrained").len(), texts("stays").len()), (0, 5));
+    assert_eq!(std::fs::read(server.data().join("journal/erasures_owed.jsonl")).unwrap(), b"");
+}
+
+/// A server that never had a MongoDB has nobody to tell.
+#[test]
+fn without_a_mongodb_at_any_time_nothing_is_noted_for_one() {
+    let server = Server::start(Options::default());
+    post(&server, "gone", "hi", 2);
+    let reply = server.client().request("DELETE", "/api/chat/sessions/gone", &[], None).expect(200);
+    assert_eq!((&reply["mongo"], &status(&server)["mongo"]["erasures_pending"]), (&"none".into(), &0.into()));
+    assert!(!server.data().join("journal/erasures_owed.jsonl").exists());
 }
 
 #[test]

@@ -158,8 +158,8 @@ impl Service for Api {
             Route::History => history::read(&self.history, head),
             Route::Feed => feed::read(&self.feed, head),
             Route::Session => {
-                let enabled = self.status.config.mongo.enabled;
-                let mongo = if enabled { sessions::Mongo::Pending } else { sessions::Mongo::None };
+                let used = self.status.progress.used_mongo();
+                let mongo = if used { sessions::Mongo::Pending } else { sessions::Mongo::None };
                 sessions::erase(&self.chat, mongo, head)
             }
             // A listener that can do more than refuse does not come here.

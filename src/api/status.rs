@@ -69,7 +69,7 @@ impl Status {
                     "differing_indexes": database.differing_indexes,
                     "shared": mongo.shared,
                     "shared_reason": database.cannot_share,
-                    "erasures_pending": match database.state {
+                    "erasures_pending": self.progress.erasures_owed() + match database.state {
                         State::Disabled => 0,
                         _ => self.journal.erased_after(drained),
                     },

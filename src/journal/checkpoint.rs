@@ -15,7 +15,8 @@
 //! | 60 | 4 | CRC-32 of bytes 0..60 |
 //!
 //! A missing, damaged or foreign checkpoint means "from the start": everything is then looked at again, and nothing is lost.
-//! Of a damaged one it is not known whether MongoDB was in use, so that is taken for granted.
+//! Of a damaged one it is not known whether something was owed to MongoDB, so that is taken for granted (where there was one:
+//! `worker/owed.rs`).
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -163,10 +164,8 @@ mod tests {
         assert_eq!(Checkpoint::load(&RealDisk, folder.path(), 1), sample());
         assert_eq!(Checkpoint::epoch(&RealDisk, folder.path()), Some(1));
         std::fs::write(folder.path().join(NAME), "not one").unwrap();
-        assert_eq!(
-            Checkpoint::load(&RealDisk, folder.path(), 1),
-            Checkpoint { owes_mongo: true, ..Checkpoint::default() }
-        );
+        let unknown = Checkpoint { owes_mongo: true, ..Checkpoint::default() };
+        assert_eq!(Checkpoint::load(&RealDisk, folder.path(), 1), unknown);
     }
 
     #[test]

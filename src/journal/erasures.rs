@@ -108,6 +108,13 @@ impl Erasures {
         self.known.values().filter(|known| known.sequence > sequence).count()
     }
 
+    /// Those.
+    #[must_use]
+    pub fn those_after(&self, sequence: u64) -> Vec<(SessionId, Id)> {
+        let after = self.known.iter().filter(|(_, known)| known.sequence > sequence);
+        after.map(|(session, known)| (session.clone(), known.id)).collect()
+    }
+
     /// How many are to be scrubbed.
     #[must_use]
     pub fn unscrubbed(&self) -> usize {

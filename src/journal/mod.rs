@@ -380,6 +380,11 @@ impl<D: Disk> Journal<D> {
         self.shared.erasures.read().expect("no holder panics").after(sequence)
     }
 
+    /// The sessions that were erased last behind that sequence, each with the id up to which.
+    pub fn erasures_after(&self, sequence: u64) -> Vec<(SessionId, Id)> {
+        self.shared.erasures.read().expect("no holder panics").those_after(sequence)
+    }
+
     /// A reader of everything behind sequence `after`.
     pub fn reader(&self, after: u64) -> Reader<D> {
         Reader::new(self.shared.clone(), after, None)

@@ -43,6 +43,7 @@ use super::batch::{Ahead, Batch};
 use super::dead_letters::DeadLetters;
 use super::erasures::Erasures;
 use super::foreign::Foreign;
+use super::owed::OwedErasures;
 use super::storage::Storage;
 
 /// How much of the journal is read at once, in bytes.
@@ -68,6 +69,8 @@ enum Task {
     Erase(SessionId, Id),
     /// The first of those to be carried out again.
     EraseAgain,
+    /// The first of those of a time without MongoDB.
+    EraseOwed,
     Foreign,
 }
 
@@ -131,6 +134,8 @@ pub struct Drain<D: Disk = RealDisk> {
     backoff: Backoff,
     drained: u64,
     erasures: Erasures,
+    /// What was erased while MongoDB was switched off.
+    owed: Option<OwedErasures<D>>,
     /// What other servers erase, where there are any.
     foreign: Option<Foreign>,
     /// What failed last, and has not succeeded since.
@@ -175,6 +180,7 @@ impl<D: Disk> Drain<D> {
             backoff: Backoff::new(config.backoff_max),
             drained,
             erasures: Erasures::new(),
+            owed: None,
             foreign: None,
             failing: None,
             knows_reached: false,
@@ -187,6 +193,18 @@ impl<D: Disk> Drain<D> {
     #[must_use]
     pub fn sharing(self, foreign: Foreign) -> Self {
         Self { foreign: Some(foreign), ..self }
+    }
+
+    /// The same with what was erased while MongoDB was switched off, which is carried out first: it is bounded by ids, so it
+    /// takes nothing that was said later.
+    #[must_use]
+    pub fn owing(self, owed: OwedErasures<D>) -> Self {
+        Self { owed: Some(owed), ..self }
+    }
+
+    /// How much of that is left.
+    pub fn erasures_owed(&self) -> usize {
+        self.owed.as_ref().map_or(0, OwedErasures::count)
     }
 
     /// The store has everything up to this sequence.
@@ -295,7 +313,11 @@ impl<D: Disk> Drain<D> {
         let due = due.into_iter().chain(self.erasures.wake());
         let due = due.chain(self.foreign.as_ref().map(Foreign::due)).min();
         // Without a connection there is always something to do.
-        let due = if matches!(self.connection, Connection::Missing) { Some(Instant::now()) } else { due };
+        let due = if matches!(self.connection, Connection::Missing) || self.erasures_owed() > 0 {
+            Some(Instant::now())
+        } else {
+            due
+        };
         match (self.backoff.until(), due) {
             (Some(until), Some(due)) => Some(until.max(due)),
             (_, due) => due,
@@ -345,6 +367,10 @@ impl<D: Disk> Drain<D> {
         if let Some(foreign) = self.foreign.as_ref().filter(|foreign| foreign.due() <= Instant::now()) {
             let (store, place) = (self.store.clone(), foreign.place());
             return self.call(Task::Foreign, move || Outcome::Foreign(store.erasures(place.as_ref())));
+        }
+        if let Some((session, up_to)) = self.owed.as_ref().and_then(OwedErasures::first) {
+            let store = self.store.clone();
+            return self.call(Task::EraseOwed, move || Outcome::Erased(store.erase(&session, up_to)));
         }
         if let Some((session, up_to)) = self.erasures.due(&self.calls) {
             let store = self.store.clone();
@@ -452,10 +478,15 @@ impl<D: Disk> Drain<D> {
                     self.erasures.carried_out(record.sequence, session.clone(), *up_to, &self.calls);
                 }
             }
+            Task::EraseOwed => {
+                if let Some(owed) = &mut self.owed {
+                    owed.carried_out();
+                }
+            }
             _ => self.erasures.carried_out_again(),
         }
         self.storage.erasures_to_repeat(self.erasures.len());
-        if matches!(task, Task::Erase(..)) || self.failing == Some(Failing::EraseAgain) {
+        if matches!(task, Task::Erase(..) | Task::EraseOwed) || self.failing == Some(Failing::EraseAgain) {
             self.succeeded();
         }
     }
@@ -482,7 +513,7 @@ impl<D: Disk> Drain<D> {
         self.failing = Some(match task {
             Task::Foreign => Failing::Foreign,
             Task::EraseAgain => Failing::EraseAgain,
-            Task::Connect | Task::Insert | Task::Erase(..) => Failing::Drain,
+            Task::Connect | Task::Insert | Task::Erase(..) | Task::EraseOwed => Failing::Drain,
         });
         self.backoff.fail(error.is_passing());
         self.storage.failed(&error.to_string());

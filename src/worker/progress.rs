@@ -1,7 +1,7 @@
 //! How far the worker is, told to whoever asks for the status. One thread writes it and any may read; each figure stands for
 //! itself, so they are relaxed atomics and no lock. Knows nothing of how they come about.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use crate::message::Timestamp;
 
@@ -15,6 +15,8 @@ pub struct Progress {
     /// Microseconds since 1970; 0 when there is none.
     oldest_pending: AtomicU64,
     last_flush: AtomicU64,
+    used_mongo: AtomicBool,
+    erasures_owed: AtomicUsize,
 }
 
 /// No sequence: the journal's end would have to come there.
@@ -28,6 +30,8 @@ impl Default for Progress {
             owed_after: AtomicU64::new(NOTHING_OWED),
             oldest_pending: AtomicU64::default(),
             last_flush: AtomicU64::default(),
+            used_mongo: AtomicBool::default(),
+            erasures_owed: AtomicUsize::default(),
         }
     }
 }
@@ -47,6 +51,16 @@ impl Progress {
     /// when it is in use, or owed nothing.
     pub fn owed_after(&self) -> Option<u64> {
         Some(self.owed_after.load(Ordering::Relaxed)).filter(|&sequence| sequence != NOTHING_OWED)
+    }
+
+    /// MongoDB is or was in use: it may hold what is erased now.
+    pub fn used_mongo(&self) -> bool {
+        self.used_mongo.load(Ordering::Relaxed)
+    }
+
+    /// Sessions that were erased while MongoDB was switched off, and that it has not deleted since.
+    pub fn erasures_owed(&self) -> usize {
+        self.erasures_owed.load(Ordering::Relaxed)
     }
 
     /// The time of the oldest message that was taken and is not yet safe in the sink.
@@ -69,6 +83,14 @@ impl Progress {
 
     pub(super) fn set_owed_after(&self, sequence: Option<u64>) {
         self.owed_after.store(sequence.unwrap_or(NOTHING_OWED), Ordering::Relaxed);
+    }
+
+    pub(super) fn set_used_mongo(&self, used: bool) {
+        self.used_mongo.store(used, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_erasures_owed(&self, count: usize) {
+        self.erasures_owed.store(count, Ordering::Relaxed);
     }
 
     /// The oldest is the first of those that were taken since the last flush.

@@ -93,9 +93,13 @@ impl Fixture {
     }
 
     fn run(&self, sink: impl Sink + 'static, checkpoint: Checkpoint) -> Running {
-        let (journal, channel) = (self.journal.clone(), self.channel.clone());
-        let worker =
-            Worker::new(journal, channel, sink, Clock::system(), &self.config, checkpoint, self.progress.clone());
+        self.run_owing(sink, checkpoint, OwedErasures::load(RealDisk, &self.folder.path().join("owed")).unwrap())
+    }
+
+    fn run_owing(&self, sink: impl Sink + 'static, checkpoint: Checkpoint, owed: OwedErasures) -> Running {
+        let (journal, channel, progress) = (self.journal.clone(), self.channel.clone(), self.progress.clone());
+        let worker = Worker::new(journal, channel, sink, Clock::system(), &self.config, checkpoint, progress);
+        let worker = worker.owing(owed);
         let (stop, stopped) = bounded::<()>(0);
         Running { stop: Some(stop), thread: Some(std::thread::spawn(move || worker.run(&stopped))) }
     }
@@ -290,7 +294,9 @@ fn only_what_was_recorded_while_mongodb_was_in_use_is_owed_to_it() {
         fixture.record(3, "hi");
         let (sink, open, _seen) = gated(false);
         drop(open);
-        drop(fixture.run(sink, checkpoint));
+        let mut file = OwedErasures::load(RealDisk, &fixture.config.path.join("owed")).unwrap();
+        file.begin().unwrap();
+        drop(fixture.run_owing(sink, checkpoint, file));
         assert_eq!(fixture.progress.owed_after(), owed);
         let stored = stored_checkpoint(&RealDisk, &fixture.config.path);
         assert_eq!((stored.drained, stored.transcribed), (owed.unwrap_or(3), 3), "{checkpoint:?}");
