@@ -1,0 +1,99 @@
+//! How the worker moves the checkpoint: the sink made safe, what MongoDB lacks noted, the checkpoint stored, segments dropped.
+//!
+//! Invariant: in this order. What fails is tried again; the old checkpoint stands meanwhile.
+
+use std::io;
+use std::time::Instant;
+
+use crate::disk::Disk;
+use crate::journal::Checkpoint;
+
+use super::{LOOK, PAUSE_AFTER_FAILURE, Sink, Worker};
+
+impl<S: Sink, D: Disk> Worker<S, D> {
+    pub(super) fn flush(&mut self) {
+        self.due = None;
+        self.bytes = 0;
+        self.last_flush = Instant::now();
+        self.look = Instant::now() + LOOK;
+        match self.store() {
+            Ok(()) if self.failing => {
+                self.failing = false;
+                log::info!("[CHAT WORKER] The disk takes checkpoints again");
+            }
+            Ok(()) => {}
+            Err(e) => {
+                self.due = Some(Instant::now() + PAUSE_AFTER_FAILURE);
+                if !std::mem::replace(&mut self.failing, true) {
+                    log::error!("[CHAT WORKER] What was taken cannot be made safe, trying on: {e}");
+                }
+            }
+        }
+    }
+
+    /// Flushes the sink, stores the checkpoint, drops old segments: in this order. Segments that the stored checkpoint has
+    /// passed are dropped whatever failed before: on a full disk that is what makes room.
+    fn store(&mut self) -> io::Result<()> {
+        let stored = self.move_checkpoint();
+        let is_full = |e: &io::Error| matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        if stored.as_ref().is_err_and(is_full) {
+            self.journal.want_room();
+        }
+        let pruned = self.journal.prune(self.passed(), self.clock.now());
+        stored.and(pruned.map(drop))
+    }
+
+    /// What segments need not be kept for: everything that is where it is to go.
+    fn passed(&self) -> u64 {
+        match self.drain {
+            Some(_) => self.checkpoint.drained.min(self.checkpoint.transcribed),
+            None => self.checkpoint.transcribed,
+        }
+    }
+
+    fn move_checkpoint(&mut self) -> io::Result<()> {
+        let old = self.checkpoint;
+        self.note_erasures()?;
+        let reached = if self.position > old.transcribed { self.sink.flush(self.position)? } else { self.position };
+        let transcribed = reached.max(old.transcribed);
+        let drained = match &self.drain {
+            Some(drain) => drain.settled(),
+            // Without MongoDB the transcripts are where records are to go. What it was still owed when it was switched off
+            // it is owed until it is switched on again.
+            None if self.owes_mongo => old.drained,
+            None => transcribed.max(old.drained),
+        };
+        let next = Checkpoint { drained, transcribed, largest_id: self.largest_id, owes_mongo: self.owes_mongo };
+        if transcribed > old.transcribed || drained > old.drained || next.owes_mongo != old.owes_mongo {
+            self.journal.store_checkpoint(&next)?;
+            log::debug!("[CHAT WORKER] Everything up to record {transcribed} is safe in the transcripts");
+            self.checkpoint = next;
+            self.progress.set_transcribed(transcribed);
+            if self.drain.is_none() {
+                self.progress.set_drained(transcribed);
+                self.progress.flushed(self.clock.now());
+            }
+            if transcribed == self.position {
+                self.progress.nothing_pending();
+            }
+        }
+        if reached < self.position {
+            self.due = Some(Instant::now() + PAUSE_AFTER_FAILURE);
+        }
+        Ok(())
+    }
+
+    /// Notes what was erased since the last time, for a MongoDB that is switched off: before the checkpoint passes it.
+    fn note_erasures(&mut self) -> io::Result<()> {
+        let Some(owed) = &mut self.owed else { return Ok(()) };
+        // In this order: what is published was erased before.
+        let published = self.journal.published();
+        let erased = if published > self.noted { self.journal.erasures_after(self.noted) } else { Vec::new() };
+        if !erased.is_empty() {
+            owed.add(erased)?;
+            self.progress.set_erasures_owed(owed.count());
+        }
+        self.noted = published;
+        Ok(())
+    }
+}
