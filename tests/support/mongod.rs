@@ -3,6 +3,7 @@
 //!
 //! Looks inside by the driver and not by chatkeep. Only builds with MongoDB have it.
 
+use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -117,7 +118,7 @@ impl Mongod {
     }
 
     fn launch(&mut self) {
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.folder.path().join("log"));
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.folder.path().join("log"));
         let mut command = Command::new(program());
         command.arg("--dbpath").arg(self.folder.path()).arg("--unixSocketPrefix").arg(self.folder.path());
         command.args(["--bind_ip", "127.0.0.1", "--wiredTigerCacheSizeGB", "0.25", "--port", &self.port.to_string()]);
@@ -181,9 +182,17 @@ impl Mongod {
         self.wait_until_it_answers();
     }
 
-    /// Stops the process where it stands (SIGSTOP): connections stay open and nothing answers.
+    /// Stops the process where it stands (SIGSTOP): connections stay open and nothing answers. When this returns it stands:
+    /// a thread that runs when the signal comes may do some more, an answer even.
     pub fn freeze(&self) {
         self.signal(Signal::STOP);
+        let tasks = format!("/proc/{}/task", self.child.as_ref().expect("it runs").id());
+        let stands = |stat: String| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'));
+        wait_until("every thread of it stands", PATIENCE, || {
+            let tasks = fs::read_dir(&tasks).expect("it runs").flatten();
+            // One that ended in between has none.
+            tasks.map(|task| fs::read_to_string(task.path().join("stat"))).all(|stat| stat.map_or(true, stands))
+        });
     }
 
     /// Lets it go on (SIGCONT).
