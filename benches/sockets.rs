@@ -289,7 +289,13 @@ fn main() {
     let (bytes, threads) = idle_cost();
     println!("an idle socket of {IDLE}: {bytes} B, {threads} more threads for all");
     let limit = LATENCY_MAX.as_secs_f64() * 1e3;
-    if check && (sockets < rest * RATIO_MIN || by_socket.0 > limit || by_rest.0 > limit || bytes > IDLE_BYTES_MAX || threads > 2) {
+    if check
+        && (sockets < rest * RATIO_MIN
+            || by_socket.0 > limit
+            || by_rest.0 > limit
+            || bytes > IDLE_BYTES_MAX
+            || threads > 2)
+    {
         println!("FAILED: a bound is not kept");
         std::process::exit(1);
     }
