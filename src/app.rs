@@ -122,14 +122,15 @@ impl App {
         let chat = Chat::new(recorder, history.clone(), responder, &config.responder, waiting_max);
         let chat = Arc::new(chat.watched_by(hub.clone()));
         let path = config.journal.path.join(ERASURES_OWED);
-        let mut owed = OwedErasures::load(RealDisk, &path).with_context(|| path.display().to_string())?;
+        let mut owed = OwedErasures::load(RealDisk, &path, || journal.erasures_after(0))
+            .with_context(|| path.display().to_string())?;
         let worker = match store {
             Some(store) => {
                 if let Err(e) = owed.begin() {
                     log::warn!("{} cannot be made, where erasures stand while MongoDB is off: {e}", path.display());
                 }
-                let drain = drain(config, &clock, &chat, &journal, &storage, store);
-                worker.draining(drain.owing(owed), stop_by.clone())
+                let drain = drain(config, &clock, &chat, &journal, &storage, (store, owed));
+                worker.draining(drain, stop_by.clone())
             }
             None => worker.owing(owed),
         };
@@ -276,12 +277,12 @@ fn drain(
     chat: &Arc<Chat>,
     journal: &Arc<Journal>,
     storage: &Arc<Storage>,
-    store: Arc<dyn store::Store>,
+    (store, owed): (Arc<dyn store::Store>, OwedErasures),
 ) -> Drain {
     let mongo = &config.mongo;
     let letters = DeadLetters::new(RealDisk, &mongo.dead_letter_path, clock.clone());
     let expiry = Expiry::new(mongo.ttl, clock.clone());
-    let drain = Drain::new(journal, store, letters, expiry, mongo, journal.start().drained, storage.clone());
+    let drain = Drain::new(journal, store, (letters, owed), expiry, mongo, journal.start().drained, storage.clone());
     if !mongo.shared {
         return drain;
     }

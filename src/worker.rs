@@ -176,6 +176,7 @@ impl<S: Sink, D: Disk> Worker<S, D> {
         self.progress.set_owed_after(owes.then_some(drained));
         self.progress.set_used_mongo(owed.is_there());
         self.progress.set_erasures_owed(owed.count());
+        self.progress.set_erasures_noted(if owed.is_there() { drained } else { u64::MAX });
         let due = (owes != owes_mongo).then(Instant::now);
         Self { owes_mongo: owes, owed: owed.is_there().then_some(owed), due, ..self }
     }

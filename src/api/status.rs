@@ -69,10 +69,11 @@ impl Status {
                     "differing_indexes": database.differing_indexes,
                     "shared": mongo.shared,
                     "shared_reason": database.cannot_share,
-                    "erasures_pending": self.progress.erasures_owed() + match database.state {
-                        State::Disabled => 0,
-                        _ => self.journal.erased_after(drained),
-                    },
+                    // In this order: what is noted meanwhile counts twice, and not never.
+                    "erasures_pending": self.journal.erased_after(match database.state {
+                        State::Disabled => self.progress.erasures_noted(),
+                        _ => drained,
+                    }) + self.progress.erasures_owed(),
                     "erasures_to_repeat": database.erasures_to_repeat,
                     "hosts": self.mongo_hosts,
                     "database": mongo.database,

@@ -15,7 +15,7 @@
 //! | 60 | 4 | CRC-32 of bytes 0..60 |
 //!
 //! A missing, damaged or foreign checkpoint means "from the start": everything is then looked at again, and nothing is lost.
-//! Of a damaged one it is not known whether something was owed to MongoDB, so that is taken for granted (where there was one:
+//! It is not known then whether something was owed to MongoDB, so that is taken for granted (where there was one:
 //! `worker/owed.rs`).
 
 use std::io;
@@ -92,7 +92,7 @@ impl Checkpoint {
             drained: of(24),
             transcribed: of(32),
             largest_id: Id::from_bytes(bytes[40..56].try_into().expect("sixteen bytes")).ok(),
-            owes_mongo: ours() && bytes[12..16] == OWES_MONGO.to_le_bytes(),
+            owes_mongo: !ours() || bytes[12..16] == OWES_MONGO.to_le_bytes(),
         })
     }
 
@@ -109,7 +109,7 @@ impl Checkpoint {
         }
     }
 
-    /// There was one, and nobody knows what it said.
+    /// Nobody knows what it said.
     fn unknown() -> Self {
         Self { owes_mongo: true, ..Self::default() }
     }
@@ -121,9 +121,10 @@ impl Checkpoint {
                 log::warn!("the journal's checkpoint is unreadable: everything kept is looked at again");
                 Self::unknown()
             }),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Self::default(),
             Err(e) => {
-                log::warn!("the journal's checkpoint cannot be read ({e}): everything kept is looked at again");
+                if e.kind() != io::ErrorKind::NotFound {
+                    log::warn!("the journal's checkpoint cannot be read ({e}): everything kept is looked at again");
+                }
                 Self::unknown()
             }
         }
@@ -159,12 +160,12 @@ mod tests {
     #[test]
     fn a_checkpoint_reads_back() {
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(Checkpoint::load(&RealDisk, folder.path(), 1), Checkpoint::default());
+        let unknown = Checkpoint { owes_mongo: true, ..Checkpoint::default() };
+        assert_eq!(Checkpoint::load(&RealDisk, folder.path(), 1), unknown);
         sample().store(&RealDisk, folder.path(), 1).unwrap();
         assert_eq!(Checkpoint::load(&RealDisk, folder.path(), 1), sample());
         assert_eq!(Checkpoint::epoch(&RealDisk, folder.path()), Some(1));
         std::fs::write(folder.path().join(NAME), "not one").unwrap();
-        let unknown = Checkpoint { owes_mongo: true, ..Checkpoint::default() };
         assert_eq!(Checkpoint::load(&RealDisk, folder.path(), 1), unknown);
     }
 
@@ -172,7 +173,7 @@ mod tests {
     fn a_damaged_cut_or_foreign_checkpoint_means_from_the_start() {
         let bytes = sample().encode(1);
         let foreign = Checkpoint::decode(&bytes, 2).unwrap();
-        assert_eq!(foreign, Checkpoint { drained: 0, transcribed: 0, owes_mongo: false, ..sample() });
+        assert_eq!(foreign, Checkpoint { drained: 0, transcribed: 0, ..sample() });
         for at in 0..BYTES {
             let mut damaged = bytes;
             damaged[at] ^= 1;

@@ -57,7 +57,7 @@ impl<S: Sink, D: Disk> Worker<S, D> {
         let reached = if self.position > old.transcribed { self.sink.flush(self.position)? } else { self.position };
         let transcribed = reached.max(old.transcribed);
         let drained = match &self.drain {
-            Some(drain) => drain.settled(),
+            Some(drain) => drain.drained(),
             // Without MongoDB the transcripts are where records are to go. What it was still owed when it was switched off
             // it is owed until it is switched on again.
             None if self.owes_mongo => old.drained,
@@ -94,6 +94,7 @@ impl<S: Sink, D: Disk> Worker<S, D> {
             self.progress.set_erasures_owed(owed.count());
         }
         self.noted = published;
+        self.progress.set_erasures_noted(published);
         Ok(())
     }
 }

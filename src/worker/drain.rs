@@ -72,7 +72,7 @@ enum Task {
     Erase(SessionId, Id),
     /// The first of those to be carried out again.
     EraseAgain,
-    /// The first of those of a time without MongoDB.
+    /// The first of those that were not final at the start.
     EraseOwed,
     Foreign,
 }
@@ -126,8 +126,8 @@ pub struct Drain<D: Disk = RealDisk> {
     backoff: Backoff,
     drained: u64,
     erasures: Erasures,
-    /// What was erased while MongoDB was switched off.
-    owed: Option<OwedErasures<D>>,
+    /// Erasures that are not final, also those of a time when MongoDB was switched off.
+    owed: OwedErasures<D>,
     /// What other servers erase, where there are any.
     foreign: Option<Foreign>,
     /// What failed last, and has not succeeded since.
@@ -145,7 +145,7 @@ impl<D: Disk> Drain<D> {
     pub fn new(
         journal: &Arc<Journal<D>>,
         store: Arc<dyn Store>,
-        dead_letters: DeadLetters<D>,
+        (dead_letters, owed): (DeadLetters<D>, OwedErasures<D>),
         expiry: Expiry,
         config: &MongoConfig,
         drained: u64,
@@ -172,7 +172,7 @@ impl<D: Disk> Drain<D> {
             backoff: Backoff::new(config.backoff_max),
             drained,
             erasures: Erasures::new(),
-            owed: None,
+            owed,
             foreign: None,
             failing: None,
             knows_reached: false,
@@ -187,27 +187,15 @@ impl<D: Disk> Drain<D> {
         Self { foreign: Some(foreign), ..self }
     }
 
-    /// The same with what was erased while MongoDB was switched off, which is carried out first: it is bounded by ids, so it
-    /// takes nothing that was said later.
-    #[must_use]
-    pub fn owing(self, owed: OwedErasures<D>) -> Self {
-        Self { owed: Some(owed), ..self }
-    }
-
-    /// How much of that is left.
+    /// Erasures that were not final at the start, and were not carried out since. They come first: each is bounded by an id,
+    /// so it takes nothing that was said later.
     pub fn erasures_owed(&self) -> usize {
-        self.owed.as_ref().map_or(0, OwedErasures::count)
+        self.owed.left()
     }
 
     /// The store has everything up to this sequence.
     pub fn drained(&self) -> u64 {
         self.drained
-    }
-
-    /// Where a drain after a restart has to begin: behind this sequence. Less than [`Drain::drained`] as long as an erasure
-    /// is not final.
-    pub fn settled(&self) -> u64 {
-        self.erasures.settled(self.drained)
     }
 
     /// Whether dead letters were written since this was asked last: how far the drain is should be stored, or they are
@@ -360,7 +348,7 @@ impl<D: Disk> Drain<D> {
             let (store, place) = (self.store.clone(), foreign.place());
             return self.call(Task::Foreign, move || Outcome::Foreign(store.erasures(place.as_ref())));
         }
-        if let Some((session, up_to)) = self.owed.as_ref().and_then(OwedErasures::first) {
+        if let Some((session, up_to)) = self.owed.first() {
             let store = self.store.clone();
             return self.call(Task::EraseOwed, move || Outcome::Erased(store.erase(&session, up_to)));
         }

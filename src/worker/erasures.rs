@@ -1,8 +1,8 @@
 //! Erasures that were carried out and are not final yet: an insert that failed before one may still arrive behind it.
 //!
 //! It may as long as its call has not returned, and for a while longer ([`LATE`]). Then the erasure is carried out again, and
-//! only then it is final; until then a restart begins with it ([`Erasures::settled`]), and takes for granted that the
-//! process before it had sent something, too. Knows nothing of how one is carried out.
+//! only then it is final; until then it stands in a file (`owed.rs`), a restart begins with it, and takes for granted that the
+//! process before it had sent something, too. Knows nothing of files, nor of how one is carried out.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -19,7 +19,6 @@ const LATE: Duration = Duration::from_secs(300);
 const FINAL: Duration = Duration::from_secs(3600);
 
 struct Erasure {
-    sequence: u64,
     session: SessionId,
     up_to: Id,
     /// Inserts before this may still arrive.
@@ -46,18 +45,20 @@ impl Erasures {
         self.failed_at = Instant::now();
     }
 
-    /// One was carried out in its place; every call so far is one of `calls`.
-    pub fn carried_out(&mut self, sequence: u64, session: SessionId, up_to: Id, calls: &Calls) {
+    /// Whether one that is carried out now is to be carried out again; every call so far is one of `calls`.
+    pub fn must_wait(&self, calls: &Calls) -> bool {
+        self.failed_at + LATE > Instant::now() || calls.abandoned() > 0
+    }
+
+    /// One was carried out. Returns one that is final by it: that one, if it need not wait, or the oldest, if too many do.
+    pub fn carried_out(&mut self, session: SessionId, up_to: Id, calls: &Calls) -> Option<(SessionId, Id)> {
+        if !self.must_wait(calls) {
+            return Some((session, up_to));
+        }
         let now = Instant::now();
-        let not_before = now.max(self.failed_at + LATE);
-        if not_before == now && calls.abandoned() == 0 {
-            return;
-        }
-        let (mark, not_after) = (calls.mark(), now + FINAL);
-        self.waiting.push_back(Erasure { sequence, session, up_to, mark, not_before, not_after });
-        if self.waiting.len() > MAX {
-            self.waiting.pop_front();
-        }
+        let (not_before, not_after) = (now.max(self.failed_at + LATE), now + FINAL);
+        self.waiting.push_back(Erasure { session, up_to, mark: calls.mark(), not_before, not_after });
+        if self.waiting.len() > MAX { self.carried_out_again() } else { None }
     }
 
     /// The one that can be carried out again by now.
@@ -68,9 +69,9 @@ impl Erasures {
         is_due.then(|| (session.clone(), *up_to))
     }
 
-    /// The one that was due was carried out again.
-    pub fn carried_out_again(&mut self) {
-        self.waiting.pop_front();
+    /// The one that was due was carried out again, and is final.
+    pub fn carried_out_again(&mut self) -> Option<(SessionId, Id)> {
+        self.waiting.pop_front().map(|erasure| (erasure.session, erasure.up_to))
     }
 
     /// How many there are.
@@ -82,11 +83,6 @@ impl Erasures {
     pub fn wake(&self) -> Option<Instant> {
         // Calls return without a word.
         self.waiting.front().map(|erasure| erasure.not_before.max(Instant::now() + Duration::from_secs(1)))
-    }
-
-    /// How far everything is as it is to stay, when `drained` is how far it is.
-    pub fn settled(&self, drained: u64) -> u64 {
-        self.waiting.front().map_or(drained, |erasure| drained.min(erasure.sequence - 1))
     }
 
     /// Whatever waits for a while has waited.

@@ -1,16 +1,18 @@
-//! Erasures that MongoDB is to hear of when it is switched on again.
+//! Erasures that are not final in MongoDB, in a file: those of a time when it was switched off, and those that are to be carried
+//! out once more (`erasures.rs`).
 //!
-//! While it is switched off nothing holds a segment for it, so an erasure's record may be gone by then, and what was erased here
-//! would stand there for ever. So these are kept in a file of their own, one JSON object a line, `{"session_id": "…",
-//! "erased_to": "…"}`: everything of the session up to that id. The file is replaced whole, and it is empty when MongoDB has
-//! carried out all of them; until then a start begins with all, since a second time does no harm. It holds no word of what
-//! was said.
+//! While MongoDB is switched off nothing holds a segment for it, so an erasure's record may be gone by the time it is on again,
+//! and what was erased here would stand there for ever. And an erasure that is to be repeated minutes later must not keep the
+//! checkpoint and all segments behind it waiting. So both are kept here, one JSON object a line, `{"session_id": "…",
+//! "erased_to": "…"}`: everything of the session up to that id. A start carries out all of them first. The file is replaced
+//! whole; what became final since stands in it until the next time, which does no harm: a second time takes nothing more. It
+//! holds no word of what was said.
 //!
 //! The file is there once MongoDB was in use: where it is not, nothing is owed to any.
 //!
 //! Knows nothing of journals and of how one is carried out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -28,25 +30,38 @@ pub struct OwedErasures<D: Disk = RealDisk> {
     path: PathBuf,
     is_there: bool,
     sessions: BTreeMap<SessionId, Id>,
+    /// Those that were found at the start and are still to be carried out.
+    found: VecDeque<(SessionId, Id)>,
 }
 
 impl<D: Disk> OwedErasures<D> {
-    /// Those in the file at `path`, if there is one. A line that is none is told in the log and passed over.
+    /// Those in the file at `path`, if there is one. When a line cannot be read, which is told in the log, those that the
+    /// journal still `knows` are taken, too.
     ///
     /// # Errors
     /// The disk's: the file is there and cannot be read.
-    pub fn load(disk: D, path: &Path) -> io::Result<Self> {
+    pub fn load(disk: D, path: &Path, knows: impl FnOnce() -> Vec<(SessionId, Id)>) -> io::Result<Self> {
         let (bytes, is_there) = match disk::read(&disk, path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => (Vec::new(), false),
             bytes => (bytes?, true),
         };
-        let mut owed = Self { disk, path: path.to_owned(), is_there, sessions: BTreeMap::new() };
+        let (sessions, found) = (BTreeMap::new(), VecDeque::new());
+        let mut owed = Self { disk, path: path.to_owned(), is_there, sessions, found };
+        let mut is_damaged = false;
         for line in bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
             match read_line(line) {
                 Some((session, up_to)) => owed.note(session, up_to),
-                None => log::warn!("[CHAT ERASE] {} has a line that is no erasure", path.display()),
+                None => is_damaged = true,
             }
         }
+        if is_damaged {
+            log::warn!(
+                "[CHAT ERASE] {} has lines that are no erasures: all of the journal's are taken",
+                path.display()
+            );
+            owed.add(knows())?;
+        }
+        owed.found = owed.sessions.iter().map(|(session, up_to)| (session.clone(), *up_to)).collect();
         Ok(owed)
     }
 
@@ -91,19 +106,32 @@ impl<D: Disk> OwedErasures<D> {
         *known = up_to.max(*known);
     }
 
-    /// How many there are.
+    /// How many are not final.
     pub fn count(&self) -> usize {
         self.sessions.len()
     }
 
-    /// One of them.
-    pub fn first(&self) -> Option<(SessionId, Id)> {
-        self.sessions.first_key_value().map(|(session, up_to)| (session.clone(), *up_to))
+    /// How many of those that were found at the start are to be carried out.
+    pub fn left(&self) -> usize {
+        self.found.len()
     }
 
-    /// That one was carried out. With the last one the file is emptied.
-    pub fn carried_out(&mut self) {
-        self.sessions.pop_first();
+    /// The first of those.
+    pub fn first(&self) -> Option<(SessionId, Id)> {
+        self.found.front().cloned()
+    }
+
+    /// That one was carried out.
+    pub fn carried_out(&mut self) -> Option<(SessionId, Id)> {
+        self.found.pop_front()
+    }
+
+    /// Everything of the session up to that id is erased for good. With the last one the file is emptied.
+    pub fn is_final(&mut self, session: &SessionId, up_to: Id) {
+        if self.sessions.get(session).is_none_or(|known| *known > up_to) {
+            return;
+        }
+        self.sessions.remove(session);
         if self.sessions.is_empty()
             && let Err(e) = self.store()
         {
@@ -129,35 +157,49 @@ mod tests {
         (SessionId::new(session).unwrap(), id)
     }
 
-    fn all(mut owed: OwedErasures<SimDisk>) -> Vec<(SessionId, Id)> {
-        std::iter::from_fn(|| {
-            let first = owed.first();
-            owed.carried_out();
-            first
-        })
-        .collect()
+    const PATH: &str = "/erasures_owed.jsonl";
+
+    fn load(disk: &SimDisk) -> OwedErasures<SimDisk> {
+        OwedErasures::load(disk.clone(), Path::new(PATH), || panic!("the file is damaged")).unwrap()
     }
 
     #[test]
     fn what_was_added_is_there_after_a_restart_each_session_once_and_the_file_is_empty_after_the_last() {
-        let (disk, path) = (SimDisk::default(), Path::new("/erasures_owed.jsonl"));
-        let mut owed = OwedErasures::load(disk.clone(), path).unwrap();
+        let (disk, path) = (SimDisk::default(), Path::new(PATH));
+        let mut owed = load(&disk);
         assert_eq!((owed.is_there(), owed.count(), owed.first()), (false, 0, None));
         owed.begin().unwrap();
         assert_eq!(disk.peek(path), Some(Vec::new()));
         owed.add(vec![erasure("b", 2), erasure("a:b", 1)]).unwrap();
         owed.add(vec![erasure("b", 5), erasure("b", 3)]).unwrap();
-        disk.damage(path, |bytes| bytes.extend_from_slice(b"{\"session_id\":\"torn"));
-        let wanted = [erasure("a:b", 1), erasure("b", 5)];
+        assert_eq!(owed.left(), 0, "what comes later is not of a start");
         for _ in 0..2 {
-            let mut owed = OwedErasures::load(disk.clone(), path).unwrap();
-            assert_eq!(owed.first(), Some(wanted[0].clone()));
-            owed.carried_out();
-            // A start before the last one is carried out begins with all.
+            let mut owed = load(&disk);
+            assert_eq!((owed.left(), owed.carried_out()), (2, Some(erasure("a:b", 1))));
+            let (session, up_to) = erasure("a:b", 1);
+            owed.is_final(&session, up_to);
+            // A start before the last one is final begins with all.
         }
-        assert_eq!(all(OwedErasures::load(disk.clone(), path).unwrap()), wanted);
-        assert_eq!(disk.peek(path), Some(Vec::new()));
-        let owed = OwedErasures::load(disk, path).unwrap();
-        assert_eq!((owed.is_there(), owed.count()), (true, 0));
+        let mut owed = load(&disk);
+        for (session, up_to) in [erasure("a:b", 1), erasure("b", 3), erasure("b", 5)] {
+            assert_ne!(disk.peek(path), Some(Vec::new()), "{session} up to {up_to}");
+            owed.is_final(&session, up_to);
+        }
+        assert_eq!((owed.count(), disk.peek(path)), (0, Some(Vec::new())));
+        assert!(load(&disk).is_there());
+    }
+
+    #[test]
+    fn a_line_that_cannot_be_read_costs_no_other_and_the_journal_may_know_it() {
+        let disk = SimDisk::default();
+        load(&disk).add(vec![erasure("a", 1), erasure("b", 2), erasure("c", 3)]).unwrap();
+        disk.damage(Path::new(PATH), |bytes| {
+            let second = bytes.iter().position(|&byte| byte == b'\n').unwrap() + 1;
+            bytes[second] = 0;
+        });
+        let known = || vec![erasure("b", 2), erasure("c", 1)];
+        let owed = OwedErasures::load(disk.clone(), Path::new(PATH), known).unwrap();
+        assert_eq!(owed.found, [erasure("a", 1), erasure("b", 2), erasure("c", 3)]);
+        assert_eq!(load(&disk).found, owed.found, "it is whole again");
     }
 }

@@ -17,6 +17,7 @@ pub struct Progress {
     last_flush: AtomicU64,
     used_mongo: AtomicBool,
     erasures_owed: AtomicUsize,
+    erasures_noted: AtomicU64,
 }
 
 /// No sequence: the journal's end would have to come there.
@@ -32,6 +33,7 @@ impl Default for Progress {
             last_flush: AtomicU64::default(),
             used_mongo: AtomicBool::default(),
             erasures_owed: AtomicUsize::default(),
+            erasures_noted: AtomicU64::default(),
         }
     }
 }
@@ -58,9 +60,14 @@ impl Progress {
         self.used_mongo.load(Ordering::Relaxed)
     }
 
-    /// Sessions that were erased while MongoDB was switched off, and that it has not deleted since.
+    /// Sessions that are erased and noted for MongoDB, which has still to delete them.
     pub fn erasures_owed(&self) -> usize {
         self.erasures_owed.load(Ordering::Relaxed)
+    }
+
+    /// While MongoDB is switched off and was in use before: what is erased behind this sequence is not noted yet.
+    pub fn erasures_noted(&self) -> u64 {
+        self.erasures_noted.load(Ordering::Relaxed)
     }
 
     /// The time of the oldest message that was taken and is not yet safe in the sink.
@@ -91,6 +98,10 @@ impl Progress {
 
     pub(super) fn set_erasures_owed(&self, count: usize) {
         self.erasures_owed.store(count, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_erasures_noted(&self, sequence: u64) {
+        self.erasures_noted.store(sequence, Ordering::Relaxed);
     }
 
     /// The oldest is the first of those that were taken since the last flush.

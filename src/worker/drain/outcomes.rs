@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use crate::disk::Disk;
+use crate::message::{Id, SessionId};
 use crate::store::{CallError, Connected, Inserted, StoreError, StoredErasure};
 
 use super::super::batch::Batch;
@@ -79,23 +80,41 @@ impl<D: Disk> Drain<D> {
     pub(super) fn erased(&mut self, task: &Task, count: u64) {
         match task {
             Task::Erase(session, up_to) => {
+                // Noted before it counts, or a restart would not know that it is to be repeated.
+                let again = self.erasures.must_wait(&self.calls);
+                if again && let Err(e) = self.owed.add(vec![(session.clone(), *up_to)]) {
+                    self.failing = Some(Failing::Drain);
+                    self.storage.failed(&format!("an erasure that is to be repeated cannot be noted: {e}"));
+                    self.backoff.fail(true);
+                    return;
+                }
                 log::info!("[CHAT WORKER] Session {session} is erased from MongoDB: {count} messages");
                 if let Some(record) = self.ahead.pop() {
                     self.drained = record.sequence;
                     self.batch.pass(record.sequence);
-                    self.erasures.carried_out(record.sequence, session.clone(), *up_to, &self.calls);
                 }
+                self.carried_out(session.clone(), *up_to);
             }
             Task::EraseOwed => {
-                if let Some(owed) = &mut self.owed {
-                    owed.carried_out();
+                if let Some((session, up_to)) = self.owed.carried_out() {
+                    self.carried_out(session, up_to);
                 }
             }
-            _ => self.erasures.carried_out_again(),
+            _ => {
+                if let Some((session, up_to)) = self.erasures.carried_out_again() {
+                    self.owed.is_final(&session, up_to);
+                }
+            }
         }
         self.storage.erasures_to_repeat(self.erasures.len());
         if matches!(task, Task::Erase(..) | Task::EraseOwed) || self.failing == Some(Failing::EraseAgain) {
             self.succeeded();
+        }
+    }
+
+    fn carried_out(&mut self, session: SessionId, up_to: Id) {
+        if let Some((session, up_to)) = self.erasures.carried_out(session, up_to, &self.calls) {
+            self.owed.is_final(&session, up_to);
         }
     }
 
