@@ -1,12 +1,20 @@
-//! The shape of `src/`: imports go down only, every file says what it is, and nothing unwraps outside tests.
+//! The shape of `src/`: imports go down only and in no circle, every file says what it is, no struct holds more than one
+//! concern, and nothing unwraps outside tests.
 //!
 //! The layers stand in DESIGN and at the top of `src/lib.rs`; a new module is entered in [`LAYERS`] first. What a test
 //! module does is its own affair and is not looked at.
 
 #![allow(clippy::unwrap_used, reason = "a test says where it failed by panicking there")]
 
+#[path = "layers/graph.rs"]
+mod graph;
+#[path = "layers/tokens.rs"]
+mod tokens;
+
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use graph::Graph;
 
 /// From the bottom up. Siblings in L1 do not import each other; elsewhere they may.
 const LAYERS: [&[&str]; 5] = [
@@ -16,6 +24,46 @@ const LAYERS: [&[&str]; 5] = [
     &["server", "api"],
     &["main", "cli", "app", "lib"],
 ];
+
+/// The circles that still stand, a line each. Whoever takes one apart takes it out.
+const CIRCLES: &str = "\
+api/body.rs api/chat.rs api/feed.rs api/history.rs api/mod.rs api/openapi.rs api/problem.rs api/route.rs api/sessions.rs api/socket.rs api/status.rs api/turn.rs
+api/live/guest.rs api/live/mod.rs api/live/room.rs
+chat/onlooker.rs chat/running.rs chat/turn.rs
+cli.rs cli/args.rs cli/load.rs cli/say.rs cli/show.rs cli/verify.rs cli/verify/checks.rs cli/verify/websocket.rs
+cli/client.rs cli/client/events.rs cli/client/socket.rs
+config/fault.rs config/mod.rs config/resolve.rs config/rules.rs config/settings.rs config/table.rs config/yaml.rs
+doctor.rs doctor/apart.rs doctor/around.rs doctor/repair.rs doctor/tell.rs
+history.rs history/database.rs history/lacking.rs
+journal/commit.rs journal/digest.rs journal/digest/bytes.rs journal/inventory.rs journal/lock.rs journal/mod.rs journal/queue.rs journal/reader.rs journal/recovery.rs journal/requests.rs journal/upkeep.rs journal/writer.rs
+journal/survey.rs journal/survey/walk.rs
+responder/command.rs responder/command/conversation.rs responder/echo.rs responder/mod.rs responder/openai.rs responder/openai/names.rs responder/openai/request.rs responder/openai/stream.rs responder/openai/wire.rs responder/openai/without.rs responder/speech.rs
+server/connection.rs server/connection/answer.rs server/connection/upgrade.rs
+server/local.rs server/local/handler.rs
+server/websocket/mailbox.rs server/websocket/mod.rs server/websocket/pool.rs server/websocket/table.rs
+store/bson.rs store/document.rs
+store/erasures.rs store/indexes.rs store/mod.rs store/mongo.rs store/verdict.rs store/without.rs
+transcript/ending.rs transcript/mod.rs
+worker/drain.rs worker/drain/outcomes.rs
+";
+
+/// Fields a struct may have: beyond, the state of one concern becomes a struct of its own.
+const FIELDS_MAX: usize = 12;
+
+/// The structs that still have more. Whoever takes one apart takes it out.
+const LARGE: &[(&str, usize)] = &[
+    ("api/live/guest.rs Guest", 16),
+    ("config/mod.rs ServerConfig", 14),
+    ("config/mod.rs MongoConfig", 14),
+    ("journal/digest.rs Digest", 13),
+    ("journal/mod.rs Shared", 17),
+    ("journal/survey.rs Survey", 18),
+    ("worker/drain.rs Drain", 24),
+    ("worker.rs Worker", 25),
+];
+
+/// Lines of code that `src/` may have.
+const LINES_MAX: usize = 25_000;
 
 fn layer_of(module: &str) -> Option<usize> {
     LAYERS.iter().position(|layer| layer.contains(&module))
@@ -30,7 +78,7 @@ fn may_import(from: &str, to: &str) -> bool {
     }
 }
 
-/// The code of a file with comments blanked and test modules left out, line by line with its number.
+/// The code of a file as it is counted, with comments blanked and test modules left out, line by line with its number.
 fn code_lines(text: &str) -> Vec<(usize, String)> {
     let mut lines = Vec::new();
     let mut skip_until: Option<String> = None;
@@ -192,4 +240,117 @@ fn the_reader_of_imports_sees_groups_paths_and_no_comments_or_tests() {
     assert!(may_import("app", "journal") && may_import("server", "api") && may_import("journal", "config"));
     assert!(!may_import("journal", "cache") && !may_import("cache", "chat") && !may_import("chat", "api"));
     assert!(!may_import("config", "unheard_of"));
+}
+
+fn named(path: &Path) -> &str {
+    path.strip_prefix("src").unwrap().to_str().unwrap()
+}
+
+#[test]
+fn no_file_needs_one_that_needs_it() {
+    let sources = sources();
+    let graph = Graph::read(sources.iter().map(|(path, _, text)| (named(path), text.as_str())));
+    assert!(graph.faults.is_empty(), "\n{}", graph.faults.join("\n"));
+    let circles = graph.circles();
+    let inside: Vec<String> = circles.iter().map(|circle| graph.inside(circle)).collect();
+    let (found, inside) = (circles.join("\n"), inside.join("\n"));
+    assert_eq!(circles, CIRCLES.lines().collect::<Vec<_>>(), "CIRCLES is to be:\n{found}\n\n{inside}");
+}
+
+#[test]
+fn a_struct_holds_the_state_of_one_concern() {
+    let mut large = Vec::new();
+    for (path, _, text) in sources() {
+        for (name, count) in tokens::fields(&text).into_iter().filter(|(_, count)| *count > FIELDS_MAX) {
+            large.push((format!("{} {name}", named(&path)), count));
+        }
+    }
+    let known: Vec<(String, usize)> = LARGE.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
+    assert_eq!(large, known, "LARGE is to be {large:#?}");
+}
+
+#[test]
+#[allow(clippy::print_stdout, reason = "the count is asked for with --nocapture")]
+fn the_code_stays_small_enough_to_be_read() {
+    let count = |text: &str| code_lines(text).iter().filter(|(_, line)| !line.trim().is_empty()).count();
+    let lines: usize = sources().iter().map(|(_, _, text)| count(text)).sum();
+    println!("src/ has {lines} lines of code without tests, comments and blank lines");
+    assert!(lines <= LINES_MAX, "{lines} lines of code, more than {LINES_MAX}");
+}
+
+/// The edges between these files, `from -> to`.
+fn edges(files: &[(&str, &str)]) -> Vec<String> {
+    let graph = Graph::read(files.iter().copied());
+    assert!(graph.faults.is_empty(), "{:?}", graph.faults);
+    graph.edges.iter().flat_map(|(from, to)| to.iter().map(move |to| format!("{from} -> {to}"))).collect()
+}
+
+const LIB: (&str, &str) = ("lib.rs", "pub mod a;\npub mod b;\n");
+
+#[test]
+fn a_path_counts_to_the_file_that_defines_what_it_names() {
+    let b = [
+        (
+            "b/mod.rs",
+            "mod leaf;\nmod other;\npub use leaf::{Leaf, make as made};\npub use other::*;\nconst LIMIT: u8 = 1;\n",
+        ),
+        ("b/leaf.rs", "pub struct Leaf;\npub enum Kind { Leaf }\npub const fn make() {}\n"),
+        ("b/other.rs", "pub trait Other {}\n"),
+    ];
+    for (a, to) in [
+        ("use crate::b::Leaf;", "b/leaf.rs"),
+        ("use crate::b::{self};\nfn f(_: b::Leaf) {}", "b/leaf.rs"),
+        ("use crate::b as c;\nfn f() { let x: Vec<c::Leaf> = c::made(); }", "b/leaf.rs"),
+        ("use super::b::{\n    Other as _,\n};", "b/other.rs"),
+        ("fn f() { use crate::b::leaf::Kind::*; }", "b/leaf.rs"),
+        ("fn f() -> Vec<crate::b::leaf::Kind> { r#\"\"crate::b::Leaf\"\"#; '\\''; '\"'; &'static str }", "b/leaf.rs"),
+        ("/* use crate::b::Other; */\nuse crate::b::LIMIT; // crate::b::Leaf", "b/mod.rs"),
+        (
+            "pub(crate) use crate::b::Leaf;\npub use crate::b::Other;\nfn f() -> impl Sized { Leaf { x: 1 } }",
+            "b/leaf.rs",
+        ),
+    ] {
+        let found = edges(&[&[LIB, ("a.rs", a)], &b[..]].concat());
+        assert_eq!(found, [format!("a.rs -> {to}")], "{a}");
+    }
+    let nowhere = Graph::read([LIB, ("a.rs", "use crate::b::Nothing;"), ("b.rs", "")]);
+    assert_eq!(nowhere.faults, ["a.rs: crate::b::Nothing leads nowhere"]);
+}
+
+#[test]
+fn modules_reexports_tests_and_other_crates_make_no_edge() {
+    let b = ("b.rs", "pub struct B;\n");
+    for a in [
+        "pub use crate::b::B;",
+        "pub(super) use crate::b::{B, B as C};\nfn f() { x.b.B; \"B::new()\"; }",
+        "use crate::b;",
+        "use b::B;\nuse std::b::B as C;\nfn f() { other::b::B }",
+        "#[cfg(test)]\nmod tests {\n    use crate::b::B;\n}",
+        "#[cfg(test)]\n#[allow(x)]\nuse crate::{b::B};\nstruct A {\n    #[cfg(test)]\n    b: Vec<crate::b::B>,\n}",
+        "#[cfg(test)]\npub fn f(b: crate::b::B) -> (u8, u8) { crate::b::B }\nmacro!(($crate::b::B));",
+    ] {
+        assert_eq!(edges(&[LIB, ("a.rs", a), b]), [""; 0], "{a}");
+    }
+}
+
+#[test]
+fn a_circle_is_told_with_all_of_its_files_and_a_stand_in_of_another_build_is_one_of_them() {
+    let circle = [
+        ("a/mod.rs", "#[cfg_attr(not(feature = \"x\"), path = \"without.rs\")]\nmod real;\npub struct A(real::R);\n"),
+        ("a/real.rs", "use super::super::b::B;\npub struct R;\n"),
+        ("a/without.rs", "use super::A;\npub struct R;\n"),
+        ("b.rs", "mod c;\npub use c::C;\npub struct B;\nfn f() { crate::a::A }\n"),
+        ("b/c.rs", "pub struct C(super::B);\n"),
+    ];
+    let graph = Graph::read([LIB].into_iter().chain(circle));
+    assert_eq!(graph.circles(), ["a/mod.rs a/real.rs a/without.rs b.rs"]);
+    assert!(graph.inside(&graph.circles()[0]).contains("a/mod.rs needs a/real.rs, a/without.rs\n"));
+}
+
+#[test]
+fn fields_are_counted_whatever_their_types() {
+    let text = "struct A<T: Copy> where T: Send {\n    /// a: b\n    pub a: Vec<std::io::Error>,\n    b: Box<dyn Fn(x: u8) -> u8>,\n    \
+                #[cfg(test)]\n    c: u8,\n}\nstruct B(u8);\nstruct C;\nfn f() { let x: u8 = S { a: 1 }; }\nstruct D { d: [u8; 2] }\n";
+    let found = tokens::fields(text);
+    assert_eq!(found, [("A".to_owned(), 2), ("D".to_owned(), 1)]);
 }
