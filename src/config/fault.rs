@@ -7,13 +7,10 @@ use std::fmt;
 
 use serde_yaml::Value;
 
-use super::rules::redact_uri;
+use super::secret::redact_uri;
 
 /// The longest part of a value that a fault quotes, in characters.
 const QUOTED_CHARS: usize = 80;
-
-/// What stands where a secret would.
-pub(super) const REDACTED: &str = "[redacted]";
 
 /// One fault, by what the reader has to change.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -9,8 +9,11 @@
 //! expand.rs   ${VAR} and ${VAR:-default}
 //! resolve.rs  plain values -> Settings, or every fault
 //! settings.rs Settings     -> Config, and the effective configuration as YAML
-//! rules.rs    what a single value and what several together must satisfy
+//! rules.rs    what a single value must satisfy
+//! together.rs what several must satisfy together
+//! types.rs    Config and its parts
 //! fault.rs    the faults, their wording, and what they may quote
+//! secret.rs   what must not be shown
 //! ```
 //!
 //! Invariants: a secret is in no fault, no `Debug` output and no [`Settings::to_yaml`]; a [`Config`] that exists has
@@ -20,8 +23,11 @@ mod expand;
 mod fault;
 mod resolve;
 mod rules;
+mod secret;
 mod settings;
 mod table;
+mod together;
+mod types;
 mod yaml;
 
 #[cfg(test)]
@@ -29,54 +35,14 @@ mod tests;
 
 pub use fault::{Fault, Faults, closest};
 pub use resolve::Overrides;
-pub use rules::redact_uri;
+pub use secret::{Secret, redact_uri};
 pub use settings::Settings;
+pub use types::{
+    BatchConfig, CacheConfig, Config, Fsync, HistoryConfig, JournalConfig, LogConfig, MongoConfig, OpenAiConfig,
+    ResponderConfig, ResponderKind, ServerConfig, Timeouts, WebsocketConfig,
+};
 
-use std::fmt;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-/// A value that must never reach a log, a status reply or a fault message.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Wraps `value`.
-    pub fn new(value: impl Into<String>) -> Self {
-        Self(value.into())
-    }
-
-    /// The value itself, for the one place that needs it.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[redacted]")
-    }
-}
-
-/// The whole configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Config {
-    /// The listeners.
-    pub server: ServerConfig,
-    /// The write-ahead journal.
-    pub journal: JournalConfig,
-    /// MongoDB, and the cache that stands in front of it.
-    pub mongo: MongoConfig,
-    /// WebSockets.
-    pub websocket: WebsocketConfig,
-    /// The read path.
-    pub history: HistoryConfig,
-    /// Who answers `POST /api/chat`.
-    pub responder: ResponderConfig,
-    /// The log.
-    pub log: LogConfig,
-}
+use std::path::Path;
 
 impl Config {
     /// The built-in defaults: what an empty `config.yaml` and an empty environment give. `data` stands in for `data/`.
@@ -87,193 +53,4 @@ impl Config {
         let overrides = Overrides { data, ..Overrides::default() };
         Settings::load("", &|_| None, &overrides).map(|settings| settings.config())
     }
-}
-
-/// `server:` the listeners, their limits and deadlines.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServerConfig {
-    /// `HOST:PORT` of the TCP listener; port 0 takes a free one.
-    pub listen: String,
-    /// The Unix socket; `None` (an empty string in the file) serves none.
-    pub local_socket: Option<PathBuf>,
-    /// The bearer token every TCP request must carry, when set.
-    pub auth_token: Option<Secret>,
-    /// Lets a non-loopback `listen` start without a token.
-    pub allow_open_listen: bool,
-    /// Origins (`https://host[:port]`) of web pages that may call us, beside same-origin ones.
-    pub allowed_origins: Vec<String>,
-    /// Host names accepted in `Host` beside the loopback ones.
-    pub allowed_hosts: Vec<String>,
-    /// Connections at once; each has a thread.
-    pub max_connections: usize,
-    /// Streams of the feed and requests that wait for its next event, at once; each has its thread and its connection.
-    pub max_feed_streams: usize,
-    /// The largest request body, in bytes.
-    pub max_body_bytes: usize,
-    /// From a request's first byte to the end of its head.
-    pub head_timeout: Duration,
-    /// From the end of the head to the end of the body.
-    pub body_timeout: Duration,
-    /// How long a kept-alive connection may wait for its next request.
-    pub idle_timeout: Duration,
-    /// How long one write of a reply may wait for a client that does not read.
-    pub write_timeout: Duration,
-    /// The one deadline of an ordered stop.
-    pub drain: Duration,
-}
-
-/// When the journal syncs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fsync {
-    /// Before every acknowledgement, one sync for all who wait.
-    Always,
-    /// Every `journal.fsync_interval_ms`.
-    Interval,
-    /// Never; the system writes back when it likes.
-    Never,
-}
-
-/// `journal:` the write-ahead journal.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct JournalConfig {
-    /// Its folder.
-    pub path: PathBuf,
-    /// When it syncs.
-    pub fsync: Fsync,
-    /// The longest an acknowledged record stays unsynced under [`Fsync::Interval`].
-    pub fsync_interval: Duration,
-    /// The size of one segment file, in bytes.
-    pub segment_bytes: u64,
-    /// The most all segments may take, in bytes; drained ones go first, then appends are refused (507).
-    pub max_bytes: u64,
-    /// How long drained segments are kept.
-    pub retain: Duration,
-    /// The most idempotency keys that are kept; beyond, the oldest is forgotten.
-    pub max_keys: usize,
-    /// How often the worker syncs transcripts and moves the checkpoint.
-    pub checkpoint_interval: Duration,
-}
-
-/// `mongo:` the seed's block.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MongoConfig {
-    /// Whether messages are drained to MongoDB.
-    pub enabled: bool,
-    /// The connection string; may hold a password.
-    pub uri: Secret,
-    /// The database's name.
-    pub database: String,
-    /// The collection's name.
-    pub chat_collection: String,
-    /// How long a message is kept; `None` (0 in the file) keeps it for ever.
-    pub ttl: Option<Duration>,
-    /// Messages the channel to the worker holds; beyond, the worker reads the journal instead.
-    pub queue_capacity: usize,
-    /// The most messages of one insert.
-    pub batch_max_messages: usize,
-    /// The most bytes of one insert, counted as lines; one message alone may have more.
-    pub batch_max_bytes: usize,
-    /// The longest a message waits for others to fill a batch.
-    pub batch_max_age: Duration,
-    /// How long a write to MongoDB may take before it is given up and tried again on another thread.
-    pub call_timeout: Duration,
-    /// The longest pause between two tries while MongoDB does not take a batch.
-    pub backoff_max: Duration,
-    /// Whether other servers write to the same collection.
-    pub shared: bool,
-    /// The file of messages that MongoDB can never take.
-    pub dead_letter_path: PathBuf,
-    /// The cache of recent messages.
-    pub cache: CacheConfig,
-}
-
-/// `mongo.cache:` the recent messages, in memory and as transcripts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CacheConfig {
-    /// The newest messages kept in memory for each session.
-    pub max_messages_per_session: usize,
-    /// The most memory all sessions take, in bytes; the least recently used go first.
-    pub max_bytes: usize,
-    /// The folder of the transcripts.
-    pub disk_path: PathBuf,
-}
-
-/// `websocket:` the sockets of those who listen in.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WebsocketConfig {
-    /// The threads that own them.
-    pub threads: usize,
-    /// Sockets at once; none has a thread.
-    pub max_connections: usize,
-    /// The longest message a client may send, in bytes, in one frame or many; never more than a body may have.
-    pub max_message_bytes: usize,
-    /// What all sockets together may hold of messages that are not whole, in bytes; beyond it who sends more is closed.
-    pub max_incoming_bytes: usize,
-    /// What may wait for a client that does not read, in bytes; beyond it the client is cut.
-    pub max_outgoing_bytes: usize,
-    /// How often a socket shows that the server is there, and asks whether the client is.
-    pub heartbeat: Duration,
-    /// How long a socket may bring nothing, not even the answer to a ping.
-    pub idle_timeout: Duration,
-}
-
-/// `history:` the read path.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HistoryConfig {
-    /// The most one request reads of a transcript, in bytes; beyond, it answers `complete: false`.
-    pub max_scan_bytes: u64,
-    /// How long a request waits for MongoDB; beyond, it answers without it, `complete: false`.
-    pub mongo_timeout: Duration,
-}
-
-/// Who answers `POST /api/chat`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ResponderKind {
-    /// `ping` gives `pong!`, any other text comes back.
-    Echo,
-    /// A program of the user's, run once for each message.
-    Command,
-    /// A server that speaks the protocol of OpenAI's chat completions.
-    OpenAi,
-    /// Records only; `POST /api/chat` answers 202.
-    None,
-}
-
-/// `responder:` who answers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ResponderConfig {
-    /// Which responder.
-    pub kind: ResponderKind,
-    /// The program of [`ResponderKind::Command`] and its arguments; begins with a program if that is the kind.
-    pub command: Vec<String>,
-    /// Turns that are being answered at once, each on a thread; for a responder that may wait.
-    pub max_concurrent: usize,
-    /// How long an answer may take, and how long a turn waits for those of its session before it.
-    pub timeout: Duration,
-    /// The server of [`ResponderKind::OpenAi`].
-    pub openai: OpenAiConfig,
-}
-
-/// `responder.openai:` the server that answers, and what it is told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OpenAiConfig {
-    /// Its address without a slash at the end; `/chat/completions` is added.
-    pub base_url: String,
-    /// The model; has a name if [`ResponderKind::OpenAi`] is the kind.
-    pub model: String,
-    /// The bearer token, when it wants one.
-    pub api_key: Option<Secret>,
-    /// Said before every conversation, unless it is empty.
-    pub system_prompt: String,
-    /// The most messages of a conversation it is told, the one to answer included.
-    pub context_messages: usize,
-    /// The most text of a conversation it is told, in bytes; the message to answer is told whole all the same.
-    pub context_bytes: usize,
-}
-
-/// `log:` the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LogConfig {
-    /// The most detailed level that is written.
-    pub level: log::LevelFilter,
 }

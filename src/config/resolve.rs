@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 use serde_yaml::{Mapping, Value};
 
 use super::expand::{Env, Expanded, expand};
-use super::fault::{Fault, Faults, REDACTED, closest, quote, quote_text};
+use super::fault::{Fault, Faults, closest, quote, quote_text};
+use super::secret::REDACTED;
 use super::settings::{Setting, Settings};
 use super::table::{Given, KEYS, Key, Kind, Rule};
-use super::{rules, yaml};
+use super::{together, yaml};
 
 /// What the command line sets above the file.
 #[derive(Clone, Copy, Debug, Default)]
@@ -55,7 +56,7 @@ impl Settings {
             }
             settings.values.insert(key.path, setting);
         }
-        rules::check_together(&settings, &|path| !faulty.contains(path), &mut faults);
+        faults.extend(together::check(&settings, &|path| !faulty.contains(path)));
         Faults::or(faults, settings)
     }
 }

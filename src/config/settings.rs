@@ -10,10 +10,11 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::secret::Secret;
 use super::table::{KEYS, Key, Kind};
-use super::{
-    CacheConfig, Config, Fsync, HistoryConfig, JournalConfig, LogConfig, MongoConfig, OpenAiConfig, ResponderConfig,
-    ResponderKind, Secret, ServerConfig, WebsocketConfig,
+use super::types::{
+    BatchConfig, CacheConfig, Config, Fsync, HistoryConfig, JournalConfig, LogConfig, MongoConfig, OpenAiConfig,
+    ResponderConfig, ResponderKind, ServerConfig, Timeouts, WebsocketConfig,
 };
 
 /// A value of its key's kind.
@@ -118,10 +119,12 @@ impl Settings {
             max_connections: self.count("server.max_connections"),
             max_feed_streams: self.count("server.max_feed_streams"),
             max_body_bytes: self.count("server.max_body_bytes"),
-            head_timeout: self.seconds("server.head_timeout_seconds"),
-            body_timeout: self.seconds("server.body_timeout_seconds"),
-            idle_timeout: self.seconds("server.idle_timeout_seconds"),
-            write_timeout: self.seconds("server.write_timeout_seconds"),
+            timeouts: Timeouts {
+                head: self.seconds("server.head_timeout_seconds"),
+                body: self.seconds("server.body_timeout_seconds"),
+                idle: self.seconds("server.idle_timeout_seconds"),
+                write: self.seconds("server.write_timeout_seconds"),
+            },
             drain: self.seconds("server.drain_seconds"),
         }
     }
@@ -165,9 +168,11 @@ impl Settings {
             chat_collection: self.text("mongo.chat_collection").to_owned(),
             ttl: (days > 0).then(|| Duration::from_secs(24 * 3600 * days)),
             queue_capacity: self.count("mongo.queue_capacity"),
-            batch_max_messages: self.count("mongo.batch_max_messages"),
-            batch_max_bytes: self.count("mongo.batch_max_bytes"),
-            batch_max_age: self.millis("mongo.batch_max_age_ms"),
+            batch: BatchConfig {
+                max_messages: self.count("mongo.batch_max_messages"),
+                max_bytes: self.count("mongo.batch_max_bytes"),
+                max_age: self.millis("mongo.batch_max_age_ms"),
+            },
             call_timeout: self.seconds("mongo.call_timeout_seconds"),
             backoff_max: self.millis("mongo.backoff_ms_max"),
             shared: self.flag("mongo.shared"),

@@ -1,14 +1,14 @@
 //! The one table of keys: path, kind with bounds, default, and whether it is a secret.
 //!
 //! Everything that needs to know a key reads it here: the walk, the defaults, the suggestions, `check-config`. A new
-//! key is a line here, a field in `mod.rs` and `Settings::config`, and a commented line in the shipped `config.yaml`;
+//! key is a line here, a field in `types.rs` and `Settings::config`, and a commented line in the shipped `config.yaml`;
 //! tests hold them together. Keys of one block stand together, because the effective configuration is printed in this
 //! order.
 
 use std::ops::RangeInclusive;
 
-use super::fault::REDACTED;
 use super::rules;
+use super::secret::{REDACTED, redact_uri};
 
 /// A rule for one text.
 pub(super) struct Rule {
@@ -150,10 +150,7 @@ pub(super) static KEYS: &[Key] = &[
     whole("websocket.heartbeat_seconds", 30, 1..=HOUR),
     whole("websocket.idle_timeout_seconds", 75, 1..=DAY),
     flag("mongo.enabled"),
-    secret(
-        text("mongo.uri", "${MONGO_URI:-mongodb://127.0.0.1:27017}", rules::is_mongo_uri, IS_MONGO_URI),
-        rules::redact_uri,
-    ),
+    secret(text("mongo.uri", "${MONGO_URI:-mongodb://127.0.0.1:27017}", rules::is_mongo_uri, IS_MONGO_URI), redact_uri),
     text("mongo.database", "${MONGO_DB:-oqoqo}", rules::is_database, IS_DATABASE),
     text("mongo.chat_collection", "${MONGO_CHAT_COLLECTION:-chat_messages}", rules::is_collection, IS_COLLECTION),
     whole("mongo.ttl_days", 30, 0..=36_500),

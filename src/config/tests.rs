@@ -93,9 +93,9 @@ fn the_defaults_are_those_of_the_manual() {
     assert_eq!(config.journal.retain, Duration::from_secs(24 * 3600));
     assert_eq!(config.mongo.ttl, Some(Duration::from_secs(30 * 24 * 3600)));
     assert_eq!(config.mongo.uri.expose(), "mongodb://127.0.0.1:27017");
-    assert_eq!(config.mongo.batch_max_messages, 1000);
-    assert_eq!(config.mongo.batch_max_bytes, 8 << 20);
-    assert_eq!(config.mongo.batch_max_age, Duration::from_millis(200));
+    assert_eq!(config.mongo.batch.max_messages, 1000);
+    assert_eq!(config.mongo.batch.max_bytes, 8 << 20);
+    assert_eq!(config.mongo.batch.max_age, Duration::from_millis(200));
     assert_eq!(config.mongo.call_timeout, Duration::from_secs(10));
     assert_eq!(config.mongo.backoff_max, Duration::from_secs(5));
     assert!(!config.mongo.shared);
@@ -399,8 +399,8 @@ fn a_command_is_taken_as_it_stands_and_needs_a_program() {
 #[test]
 fn a_server_that_answers_needs_a_model_and_a_build_that_can_ask_it() {
     let missing = "this build has no client for it, it was made without the cargo feature `openai`";
-    assert!(rules::openai_refusal(false).is_some_and(|rule| rule.ends_with(missing)));
-    assert_eq!(rules::openai_refusal(true), None);
+    assert!(together::openai_refusal(false).is_some_and(|rule| rule.ends_with(missing)));
+    assert_eq!(together::openai_refusal(true), None);
     let text = "responder: {kind: openai, openai: {base_url: \"HTTPS\", model: gpt, api_key: \"${TOKEN}\"}}"
         .replace("HTTPS", "https://[::1]:8080/a/v1/");
     if cfg!(not(feature = "openai")) {
@@ -418,8 +418,8 @@ fn a_server_that_answers_needs_a_model_and_a_build_that_can_ask_it() {
 #[test]
 fn a_build_without_mongo_refuses_it_and_names_the_feature() {
     let missing = "this build has no MongoDB, it was made without the cargo feature `mongo`";
-    assert!(rules::mongo_refusal(false).is_some_and(|rule| rule.ends_with(missing)));
-    assert_eq!(rules::mongo_refusal(true), None);
+    assert!(together::mongo_refusal(false).is_some_and(|rule| rule.ends_with(missing)));
+    assert_eq!(together::mongo_refusal(true), None);
     if cfg!(feature = "mongo") {
         assert!(config("mongo: {enabled: true}").mongo.enabled);
     } else {

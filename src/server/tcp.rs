@@ -104,7 +104,7 @@ pub fn start<S: Service>(
     let address = listener.local_addr().map_err(failed)?;
     let table = Arc::new(Table::new());
     let websockets =
-        offer.map(|offer| open_pool(offer, config.body_timeout)).transpose().map_err(StartError::WebSockets)?;
+        offer.map(|offer| open_pool(offer, config.timeouts.body)).transpose().map_err(StartError::WebSockets)?;
     let pool = websockets.as_ref().map(|websockets| websockets.pool.clone());
     let shared = Arc::new(Shared {
         service,
@@ -113,10 +113,10 @@ pub fn start<S: Service>(
         ids: RequestIds::new(),
         limits: Limits {
             body_bytes_max: config.max_body_bytes,
-            head_timeout: config.head_timeout,
-            body_timeout: config.body_timeout,
-            idle_timeout: config.idle_timeout,
-            write_timeout: config.write_timeout,
+            head_timeout: config.timeouts.head,
+            body_timeout: config.timeouts.body,
+            idle_timeout: config.timeouts.idle,
+            write_timeout: config.timeouts.write,
         },
         websockets,
     });

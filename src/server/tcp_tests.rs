@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::tcp::{Listening, StartError, start};
 use super::testing::{Answer, Odd, config, eventually, send};
-use crate::config::{Secret, ServerConfig};
+use crate::config::{Secret, ServerConfig, Timeouts};
 
 struct Server {
     listening: Listening,
@@ -179,7 +179,10 @@ fn a_refusal_whose_body_is_here_keeps_the_connection() {
 #[test]
 fn a_dribbling_client_is_cut_at_the_total_deadline() {
     let short = Duration::from_millis(300);
-    let server = serve_with(&ServerConfig { head_timeout: short, body_timeout: short, ..config() }, 64);
+    let server = serve_with(
+        &ServerConfig { timeouts: Timeouts { head: short, body: short, ..config().timeouts }, ..config() },
+        64,
+    );
     for start in ["GET / HTTP/1.1\r\nX: ", "POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n"]
     {
         let began = Instant::now();
@@ -215,7 +218,10 @@ fn a_body_shorter_than_announced_reaches_nobody() {
 
 #[test]
 fn an_idle_connection_is_closed_silently() {
-    let server = serve_with(&ServerConfig { idle_timeout: Duration::from_millis(100), ..config() }, 64);
+    let server = serve_with(
+        &ServerConfig { timeouts: Timeouts { idle: Duration::from_millis(100), ..config().timeouts }, ..config() },
+        64,
+    );
     let mut client = server.client(GET);
     assert_eq!(client.answer().unwrap().status, 200);
     assert!(client.is_closed());
@@ -310,7 +316,10 @@ fn a_client_that_leaves_ends_its_stream() {
 
 #[test]
 fn a_client_that_does_not_read_is_given_up() {
-    let server = serve_with(&ServerConfig { write_timeout: Duration::from_millis(100), ..config() }, 64);
+    let server = serve_with(
+        &ServerConfig { timeouts: Timeouts { write: Duration::from_millis(100), ..config().timeouts }, ..config() },
+        64,
+    );
     let _client = server.client("GET /stream-endless HTTP/1.1\r\nHost: localhost\r\n\r\n");
     eventually("the stream", || server.service.streamed.load(Ordering::SeqCst) == 1);
     eventually("the end", || server.open() == 0);
@@ -463,7 +472,10 @@ fn a_stop_does_not_wait_for_the_reader_of_a_lasting_stream() {
 
 #[test]
 fn a_lasting_stream_waits_for_its_reader_as_long_as_any_reply() {
-    let server = serve_with(&ServerConfig { write_timeout: Duration::from_secs(1), ..config() }, 8);
+    let server = serve_with(
+        &ServerConfig { timeouts: Timeouts { write: Duration::from_secs(1), ..config().timeouts }, ..config() },
+        8,
+    );
     let _stream = server.client("GET /stream-lasting HTTP/1.1\r\nHost: localhost\r\n\r\n");
     eventually("the stream", || server.service.streamed.load(Ordering::SeqCst) == 1);
     eventually("it is counted", || server.open() == 1);

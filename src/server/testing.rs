@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tiny_http::{Method, StatusCode};
 
 use crate::api::{Admission, Client as Reader, Head, Problem, Reply, Route, Service, Span, Stream, header, json_bytes};
-use crate::config::ServerConfig;
+use crate::config::{ServerConfig, Timeouts};
 
 /// Loopback, port 0, deadlines that tests can wait for.
 pub(super) fn config() -> ServerConfig {
@@ -26,10 +26,12 @@ pub(super) fn config() -> ServerConfig {
         max_connections: 64,
         max_feed_streams: 32,
         max_body_bytes: 1 << 20,
-        head_timeout: Duration::from_secs(5),
-        body_timeout: Duration::from_secs(5),
-        idle_timeout: Duration::from_secs(20),
-        write_timeout: Duration::from_secs(5),
+        timeouts: Timeouts {
+            head: Duration::from_secs(5),
+            body: Duration::from_secs(5),
+            idle: Duration::from_secs(20),
+            write: Duration::from_secs(5),
+        },
         drain: Duration::from_secs(5),
     }
 }

@@ -38,7 +38,7 @@ pub struct Ahead {
 
 impl Ahead {
     pub fn new(config: &MongoConfig) -> Self {
-        let limits = Limits { messages: config.batch_max_messages, bytes: config.batch_max_bytes };
+        let limits = Limits { messages: config.batch.max_messages, bytes: config.batch.max_bytes };
         Self { limits, records: VecDeque::new(), bytes: 0 }
     }
 

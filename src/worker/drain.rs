@@ -160,7 +160,7 @@ impl<D: Disk> Drain<D> {
             dead_letters,
             expiry,
             storage,
-            batch_age: config.batch_max_age,
+            batch_age: config.batch.max_age,
             call_timeout: config.call_timeout,
             reader,
             position: drained,

@@ -58,7 +58,7 @@ fn listen(change: impl FnOnce(&mut WebsocketConfig)) -> (Listening, Arc<SocketCo
 
 fn listen_with(body_timeout: Duration, change: impl FnOnce(&mut WebsocketConfig)) -> (Listening, Arc<SocketCounters>) {
     let mut config = Config::defaults(None).unwrap();
-    config.server.body_timeout = body_timeout;
+    config.server.timeouts.body = body_timeout;
     config.server.listen = "127.0.0.1:0".into();
     config.websocket.max_message_bytes = 32 << 20;
     config.websocket.max_outgoing_bytes = 64 << 20;

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crossbeam_channel::{Sender, bounded};
 
 use super::*;
-use crate::config::{Config, MongoConfig};
+use crate::config::{BatchConfig, Config, MongoConfig};
 use crate::disk::sim::{Fault, Op, Random, SimDisk};
 use crate::journal::Draft;
 use crate::journal::testing::{Fixture as JournalFixture, say};
@@ -148,13 +148,13 @@ impl Fixture {
     fn new() -> Self {
         let mut folder = JournalFixture::new();
         folder.config.segment_bytes = 64 * 1024;
+        let defaults = Config::defaults(None).unwrap().mongo;
         let config = MongoConfig {
-            batch_max_messages: 4,
-            batch_max_age: Duration::ZERO,
+            batch: BatchConfig { max_messages: 4, max_age: Duration::ZERO, ..defaults.batch },
             backoff_max: Duration::from_millis(100),
             // What is to hang is told to; nothing else may take as long.
             call_timeout: Duration::from_secs(30),
-            ..Config::defaults(None).unwrap().mongo
+            ..defaults
         };
         Self {
             disk: folder.disk.clone(),
@@ -256,8 +256,8 @@ fn whatever_call_fails_and_however_everything_is_there_once_and_never_counts_bef
 #[test]
 fn a_batch_ends_with_its_count_its_bytes_its_age_or_an_erasure() {
     let mut fixture = Fixture::new();
-    fixture.config.batch_max_age = Duration::from_secs(3600);
-    fixture.config.batch_max_bytes = 1000;
+    fixture.config.batch.max_age = Duration::from_secs(3600);
+    fixture.config.batch.max_bytes = 1000;
     let long = "x".repeat(600);
     let mut drain = fixture.drain();
     fixture.say(&["1", "2", "3", "4", "5"]);
@@ -280,7 +280,7 @@ fn a_batch_ends_with_its_count_its_bytes_its_age_or_an_erasure() {
 #[test]
 fn a_message_larger_than_a_batch_goes_alone() {
     let mut fixture = Fixture::new();
-    fixture.config.batch_max_bytes = 300;
+    fixture.config.batch.max_bytes = 300;
     let long = "x".repeat(1000);
     fixture.say(&["1", &long, "2"]);
     let mut drain = fixture.drain();
@@ -291,7 +291,7 @@ fn a_message_larger_than_a_batch_goes_alone() {
 #[test]
 fn at_a_stop_what_is_there_goes_out_at_once() {
     let mut fixture = Fixture::new();
-    fixture.config.batch_max_age = Duration::from_secs(3600);
+    fixture.config.batch.max_age = Duration::from_secs(3600);
     fixture.say(&["1"]);
     let mut drain = fixture.drain();
     fixture.until(&mut drain, |drain| drain.batch.messages().len() == 1 && drain.under_way.is_none());
@@ -477,8 +477,8 @@ fn a_slow_connection_that_fails_is_made_again() {
 #[test]
 fn a_huge_backlog_takes_no_more_memory_than_a_few_batches() {
     let mut fixture = Fixture::new();
-    fixture.config.batch_max_messages = 100;
-    fixture.config.batch_max_bytes = 64 * 1024;
+    fixture.config.batch.max_messages = 100;
+    fixture.config.batch.max_bytes = 64 * 1024;
     let text = "x".repeat(500);
     let mut drain = fixture.drain();
     fixture.until(&mut drain, |drain| matches!(drain.connection, Connection::Made));

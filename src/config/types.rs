@@ -1,0 +1,230 @@
+//! The configuration as the other modules meet it: typed values with units.
+//!
+//! They stand apart because they need nothing: neither the keys they come from nor the rules they kept.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::secret::Secret;
+
+/// The whole configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The listeners.
+    pub server: ServerConfig,
+    /// The write-ahead journal.
+    pub journal: JournalConfig,
+    /// MongoDB, and the cache that stands in front of it.
+    pub mongo: MongoConfig,
+    /// WebSockets.
+    pub websocket: WebsocketConfig,
+    /// The read path.
+    pub history: HistoryConfig,
+    /// Who answers `POST /api/chat`.
+    pub responder: ResponderConfig,
+    /// The log.
+    pub log: LogConfig,
+}
+
+/// `server:` the listeners, their limits and deadlines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerConfig {
+    /// `HOST:PORT` of the TCP listener; port 0 takes a free one.
+    pub listen: String,
+    /// The Unix socket; `None` (an empty string in the file) serves none.
+    pub local_socket: Option<PathBuf>,
+    /// The bearer token every TCP request must carry, when set.
+    pub auth_token: Option<Secret>,
+    /// Lets a non-loopback `listen` start without a token.
+    pub allow_open_listen: bool,
+    /// Origins (`https://host[:port]`) of web pages that may call us, beside same-origin ones.
+    pub allowed_origins: Vec<String>,
+    /// Host names accepted in `Host` beside the loopback ones.
+    pub allowed_hosts: Vec<String>,
+    /// Connections at once; each has a thread.
+    pub max_connections: usize,
+    /// Streams of the feed and requests that wait for its next event, at once; each has its thread and its connection.
+    pub max_feed_streams: usize,
+    /// The largest request body, in bytes.
+    pub max_body_bytes: usize,
+    /// How long a connection may take.
+    pub timeouts: Timeouts,
+    /// The one deadline of an ordered stop.
+    pub drain: Duration,
+}
+
+/// How long a TCP connection may take for each thing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// From a request's first byte to the end of its head.
+    pub head: Duration,
+    /// From the end of the head to the end of the body.
+    pub body: Duration,
+    /// How long a kept-alive connection may wait for its next request.
+    pub idle: Duration,
+    /// How long one write of a reply may wait for a client that does not read.
+    pub write: Duration,
+}
+
+/// When the journal syncs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fsync {
+    /// Before every acknowledgement, one sync for all who wait.
+    Always,
+    /// Every `journal.fsync_interval_ms`.
+    Interval,
+    /// Never; the system writes back when it likes.
+    Never,
+}
+
+/// `journal:` the write-ahead journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JournalConfig {
+    /// Its folder.
+    pub path: PathBuf,
+    /// When it syncs.
+    pub fsync: Fsync,
+    /// The longest an acknowledged record stays unsynced under [`Fsync::Interval`].
+    pub fsync_interval: Duration,
+    /// The size of one segment file, in bytes.
+    pub segment_bytes: u64,
+    /// The most all segments may take, in bytes; drained ones go first, then appends are refused (507).
+    pub max_bytes: u64,
+    /// How long drained segments are kept.
+    pub retain: Duration,
+    /// The most idempotency keys that are kept; beyond, the oldest is forgotten.
+    pub max_keys: usize,
+    /// How often the worker syncs transcripts and moves the checkpoint.
+    pub checkpoint_interval: Duration,
+}
+
+/// `mongo:` the seed's block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MongoConfig {
+    /// Whether messages are drained to MongoDB.
+    pub enabled: bool,
+    /// The connection string; may hold a password.
+    pub uri: Secret,
+    /// The database's name.
+    pub database: String,
+    /// The collection's name.
+    pub chat_collection: String,
+    /// How long a message is kept; `None` (0 in the file) keeps it for ever.
+    pub ttl: Option<Duration>,
+    /// Messages the channel to the worker holds; beyond, the worker reads the journal instead.
+    pub queue_capacity: usize,
+    /// What one insert holds.
+    pub batch: BatchConfig,
+    /// How long a write to MongoDB may take before it is given up and tried again on another thread.
+    pub call_timeout: Duration,
+    /// The longest pause between two tries while MongoDB does not take a batch.
+    pub backoff_max: Duration,
+    /// Whether other servers write to the same collection.
+    pub shared: bool,
+    /// The file of messages that MongoDB can never take.
+    pub dead_letter_path: PathBuf,
+    /// The cache of recent messages.
+    pub cache: CacheConfig,
+}
+
+/// What one insert into MongoDB holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchConfig {
+    /// The most messages.
+    pub max_messages: usize,
+    /// The most bytes, counted as lines; one message alone may have more.
+    pub max_bytes: usize,
+    /// The longest a message waits for others.
+    pub max_age: Duration,
+}
+
+/// `mongo.cache:` the recent messages, in memory and as transcripts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheConfig {
+    /// The newest messages kept in memory for each session.
+    pub max_messages_per_session: usize,
+    /// The most memory all sessions take, in bytes; the least recently used go first.
+    pub max_bytes: usize,
+    /// The folder of the transcripts.
+    pub disk_path: PathBuf,
+}
+
+/// `websocket:` the sockets of those who listen in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebsocketConfig {
+    /// The threads that own them.
+    pub threads: usize,
+    /// Sockets at once; none has a thread.
+    pub max_connections: usize,
+    /// The longest message a client may send, in bytes, in one frame or many; never more than a body may have.
+    pub max_message_bytes: usize,
+    /// What all sockets together may hold of messages that are not whole, in bytes; beyond it who sends more is closed.
+    pub max_incoming_bytes: usize,
+    /// What may wait for a client that does not read, in bytes; beyond it the client is cut.
+    pub max_outgoing_bytes: usize,
+    /// How often a socket shows that the server is there, and asks whether the client is.
+    pub heartbeat: Duration,
+    /// How long a socket may bring nothing, not even the answer to a ping.
+    pub idle_timeout: Duration,
+}
+
+/// `history:` the read path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HistoryConfig {
+    /// The most one request reads of a transcript, in bytes; beyond, it answers `complete: false`.
+    pub max_scan_bytes: u64,
+    /// How long a request waits for MongoDB; beyond, it answers without it, `complete: false`.
+    pub mongo_timeout: Duration,
+}
+
+/// Who answers `POST /api/chat`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResponderKind {
+    /// `ping` gives `pong!`, any other text comes back.
+    Echo,
+    /// A program of the user's, run once for each message.
+    Command,
+    /// A server that speaks the protocol of OpenAI's chat completions.
+    OpenAi,
+    /// Records only; `POST /api/chat` answers 202.
+    None,
+}
+
+/// `responder:` who answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResponderConfig {
+    /// Which responder.
+    pub kind: ResponderKind,
+    /// The program of [`ResponderKind::Command`] and its arguments; begins with a program if that is the kind.
+    pub command: Vec<String>,
+    /// Turns that are being answered at once, each on a thread; for a responder that may wait.
+    pub max_concurrent: usize,
+    /// How long an answer may take, and how long a turn waits for those of its session before it.
+    pub timeout: Duration,
+    /// The server of [`ResponderKind::OpenAi`].
+    pub openai: OpenAiConfig,
+}
+
+/// `responder.openai:` the server that answers, and what it is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenAiConfig {
+    /// Its address without a slash at the end; `/chat/completions` is added.
+    pub base_url: String,
+    /// The model; has a name if [`ResponderKind::OpenAi`] is the kind.
+    pub model: String,
+    /// The bearer token, when it wants one.
+    pub api_key: Option<Secret>,
+    /// Said before every conversation, unless it is empty.
+    pub system_prompt: String,
+    /// The most messages of a conversation it is told, the one to answer included.
+    pub context_messages: usize,
+    /// The most text of a conversation it is told, in bytes; the message to answer is told whole all the same.
+    pub context_bytes: usize,
+}
+
+/// `log:` the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// The most detailed level that is written.
+    pub level: log::LevelFilter,
+}
