@@ -30,10 +30,8 @@ use crate::recorder::{Recorder, open_transcripts};
 use crate::server::{local, tcp};
 use crate::signals::{self, Cause, Stopper};
 use crate::transcript::Transcripts;
-use crate::worker::{
-    DeadLetters, Drain, ERASURES_OWED, Foreign, OwedErasures, Progress, Storage, TranscriptSink, Worker,
-};
-use crate::{descriptors, janitor, responder, store, thread};
+use crate::worker::{DeadLetters, Drain, Foreign, OwedErasures, Progress, Storage, TranscriptSink, Worker};
+use crate::{descriptors, janitor, layout, responder, store, thread};
 
 /// Left of the deadline of a stop for what must come after the drain to MongoDB: the last syncs.
 const END: Duration = Duration::from_millis(500);
@@ -121,7 +119,7 @@ impl App {
         let responder = responder::new(&config.responder);
         let chat = Chat::new(recorder, history.clone(), responder, &config.responder, waiting_max);
         let chat = Arc::new(chat.watched_by(hub.clone()));
-        let path = config.journal.path.join(ERASURES_OWED);
+        let path = layout::owed_erasures(&config.journal.path);
         let mut owed = OwedErasures::load(RealDisk, &path, || journal.erasures_after(0))
             .with_context(|| path.display().to_string())?;
         let worker = match store {
@@ -293,8 +291,8 @@ fn drain(
 /// What removes the expired from everywhere it stands.
 fn sweeper(config: &Config, clock: &Clock, cache: &Arc<Cache>, transcripts: &Arc<Transcripts>) -> Sweeper {
     let folder = &config.journal.path;
-    let copies = [&config.mongo.cache.disk_path, folder].map(|folder| folder.join("quarantine")).to_vec();
-    let aside = Aside { copies, lines: vec![config.mongo.dead_letter_path.clone(), folder.join("recovered.jsonl")] };
+    let copies = [&config.mongo.cache.disk_path, folder].map(|folder| layout::quarantine(folder)).to_vec();
+    let aside = Aside { copies, lines: vec![config.mongo.dead_letter_path.clone(), layout::recovered(folder)] };
     let rule = (Expiry::new(config.mongo.ttl, clock.clone()), clock.clone());
     Sweeper::new(cache.clone(), transcripts.clone(), aside, rule, Instant::now())
 }
@@ -303,7 +301,7 @@ fn sweeper(config: &Config, clock: &Clock, cache: &Arc<Cache>, transcripts: &Arc
 fn scrubber(config: &Config, journal: &Arc<Journal>, transcripts: &Arc<Transcripts>) -> Scrubber {
     let folder = &config.journal.path;
     let dead_letters = config.mongo.dead_letter_path.clone();
-    Scrubber::new(RealDisk, journal.clone(), transcripts.clone(), folder.join("recovered.jsonl"), dead_letters)
+    Scrubber::new(RealDisk, journal.clone(), transcripts.clone(), layout::recovered(folder), dead_letters)
 }
 
 /// The threads behind the write path, in the order of their stop.

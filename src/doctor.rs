@@ -31,6 +31,7 @@ use std::sync::atomic::AtomicU64;
 use crate::config::Config;
 use crate::disk::{Disk, RealDisk};
 use crate::journal::{self, Standing};
+use crate::layout;
 use crate::message::{Clock, Expiry, Id, Message, SessionId, Timestamp};
 use crate::transcript;
 
@@ -61,7 +62,7 @@ impl Place {
 
     /// What a repair took out of the quarantine stands here.
     fn recovered(&self) -> PathBuf {
-        self.journal().join("recovered.jsonl")
+        layout::recovered(self.journal())
     }
 }
 
@@ -349,7 +350,7 @@ impl Report {
             count += 1;
             Ok(())
         }) {
-            let place = self.place.journal().join("quarantine").display().to_string();
+            let place = layout::quarantine(self.place.journal()).display().to_string();
             self.findings.add(Weight::Damage, place, format!("cannot be read: {e}"));
         }
         count
@@ -372,7 +373,7 @@ impl Report {
             findings.add(Weight::Pending, self.place.transcripts().display().to_string(), what);
         }
         if self.apart > 0 {
-            let quarantine = self.place.journal().join("quarantine").display().to_string();
+            let quarantine = layout::quarantine(self.place.journal()).display().to_string();
             let what =
                 format!("{} intact messages stand here only; --repair writes them to recovered.jsonl", self.apart);
             findings.add(Weight::Damage, quarantine, what);

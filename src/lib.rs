@@ -8,7 +8,7 @@
 //! L3 server api
 //! L2 chat recorder history feed hub worker janitor doctor
 //! L1 journal cache transcript store responder
-//! L0 message config descriptors disk thread signals logging
+//! L0 message config descriptors disk layout thread signals logging
 //! ```
 
 pub mod api;
@@ -25,6 +25,7 @@ pub mod history;
 pub mod hub;
 pub mod janitor;
 pub mod journal;
+pub mod layout;
 pub mod logging;
 pub mod message;
 pub mod recorder;

@@ -42,7 +42,7 @@ use crate::message::{Clock, Id};
 pub use dead_letters::DeadLetters;
 pub use drain::Drain;
 pub use foreign::Foreign;
-pub use owed::{NAME as ERASURES_OWED, OwedErasures};
+pub use owed::OwedErasures;
 pub use progress::Progress;
 pub use sink::TranscriptSink;
 pub use storage::{State, Storage, Totals, View};

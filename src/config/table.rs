@@ -7,6 +7,8 @@
 
 use std::ops::RangeInclusive;
 
+use crate::layout;
+
 use super::rules;
 use super::secret::{REDACTED, redact_uri};
 
@@ -120,7 +122,7 @@ const IS_COLLECTION: &str =
 /// Every key there is.
 pub(super) static KEYS: &[Key] = &[
     text("server.listen", "127.0.0.1:8000", rules::is_listen, "must be HOST:PORT ([HOST]:PORT for IPv6)"),
-    path("server.local_socket", "data/chatkeep.sock", rules::is_socket, IS_SOCKET),
+    path("server.local_socket", layout::SOCKET, rules::is_socket, IS_SOCKET),
     secret(text("server.auth_token", "", rules::is_token, IS_TOKEN), |_| REDACTED.to_owned()),
     flag("server.allow_open_listen"),
     list("server.allowed_origins", rules::is_origin, IS_ORIGIN),
@@ -133,7 +135,7 @@ pub(super) static KEYS: &[Key] = &[
     whole("server.idle_timeout_seconds", 60, 1..=DAY),
     whole("server.write_timeout_seconds", 30, 1..=HOUR),
     whole("server.drain_seconds", 10, 1..=HOUR),
-    path("journal.path", "data/journal", rules::is_path, IS_PATH),
+    path("journal.path", layout::JOURNAL, rules::is_path, IS_PATH),
     choice("journal.fsync", "always", &["always", "interval", "never"]),
     whole("journal.fsync_interval_ms", 100, 1..=60_000),
     whole("journal.segment_bytes", 16 * MIB, 64 * KIB..=GIB),
@@ -162,9 +164,9 @@ pub(super) static KEYS: &[Key] = &[
     whole("mongo.call_timeout_seconds", 10, 1..=HOUR),
     whole("mongo.backoff_ms_max", 5000, 100..=1000 * HOUR),
     flag("mongo.shared"),
-    path("mongo.dead_letter_path", "data/dead_letter.jsonl", rules::is_path, IS_PATH),
+    path("mongo.dead_letter_path", layout::DEAD_LETTERS, rules::is_path, IS_PATH),
     whole("mongo.cache.max_messages_per_session", 75, 1..=10_000),
-    path("mongo.cache.disk_path", "data/cache/chat_sessions", rules::is_path, IS_PATH),
+    path("mongo.cache.disk_path", layout::TRANSCRIPTS, rules::is_path, IS_PATH),
     whole("mongo.cache.max_bytes", 32 * MIB, 64 * KIB..=64 * GIB),
     whole("history.max_scan_bytes", 64 * MIB, 64 * KIB..=TIB),
     whole("history.mongo_timeout_ms", 1500, 50..=60_000),

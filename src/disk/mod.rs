@@ -5,6 +5,7 @@
 //!
 //! Knows nothing of what the files mean. Files are made 0600 and folders 0700: conversations are private.
 
+pub mod aside;
 #[cfg(test)]
 pub mod sim;
 
@@ -15,6 +16,8 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use rustix::fs::OFlags;
+
+use crate::layout;
 
 /// A file system, as far as we use one.
 pub trait Disk: Clone + Send + Sync + 'static {
@@ -208,13 +211,11 @@ pub fn make_folder<D: Disk>(disk: &D, path: &Path) -> io::Result<()> {
 /// # Errors
 /// The disk's; the old file is then still there.
 pub fn replace<D: Disk>(disk: &D, path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".tmp");
-    let temporary = Path::new(&temporary);
-    let file = disk.create(temporary)?;
+    let temporary = layout::unfinished(path);
+    let file = disk.create(&temporary)?;
     file.write_all_at(content, 0)?;
     file.sync()?;
-    disk.rename(temporary, path)?;
+    disk.rename(&temporary, path)?;
     disk.sync_dir(path.parent().unwrap_or(Path::new(".")))
 }
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use crate::disk::{Disk, DiskFile};
 use crate::journal::survey::{Survey, salvage};
+use crate::layout;
 use crate::message::{Id, Message, Timestamp};
 use crate::transcript::survey::{Comparison, Found};
 
@@ -48,7 +49,7 @@ pub fn find<D: Disk>(
     now: Timestamp,
     take: &mut dyn FnMut(&Message) -> io::Result<()>,
 ) -> io::Result<()> {
-    let folder = place.journal().join("quarantine");
+    let folder = layout::quarantine(place.journal());
     let mut names = match disk.list(&folder) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         names => names?,

@@ -8,6 +8,8 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use crate::layout;
+
 use super::{Findings, Place, Weight};
 
 /// Files that are named as too open; the others are counted.
@@ -46,8 +48,8 @@ pub struct Around {
 /// Looks around.
 pub fn look(place: &Place, findings: &mut Findings) -> Around {
     let mut around = Around {
-        journal_quarantine: files(&place.journal().join("quarantine")),
-        transcripts_quarantine: files(&place.transcripts().join("quarantine")),
+        journal_quarantine: files(&layout::quarantine(place.journal())),
+        transcripts_quarantine: files(&layout::quarantine(place.transcripts())),
         recovered: lines(&place.recovered()).unwrap_or(0),
         dead_letters: lines(&place.config.mongo.dead_letter_path),
         ..Around::default()

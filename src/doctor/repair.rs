@@ -7,11 +7,12 @@
 
 use std::io;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use crate::disk::{self, Disk, DiskFile};
+use crate::disk::{Disk, DiskFile, aside};
 use crate::journal::survey::{Survey, salvage};
 use crate::journal::{Checkpoint, Journal, Progress};
+use crate::layout;
 use crate::message::{Clock, Message, SessionId};
 use crate::transcript::Transcripts;
 
@@ -33,15 +34,13 @@ pub fn refuse_what_is_newer(report: &Report) -> Result<(), Failure> {
 /// Keeps what the next open would take away: segments that hold messages and never got their name.
 pub fn keep_first<D: Disk>(disk: &D, place: &Place) -> Result<(), Failure> {
     let folder = place.journal();
-    let quarantine = folder.join("quarantine");
     let keep = || -> io::Result<()> {
-        for name in names(disk, folder)?.iter().filter(|name| name.ends_with(".tmp")) {
+        for name in names(disk, folder)?.iter().filter(|name| name.ends_with(layout::UNFINISHED)) {
             let mut messages = 0;
             salvage(disk, &folder.join(name), &mut |_, _| messages += 1)?;
             if messages > 0 {
-                disk::make_folder(disk, &quarantine)?;
-                disk.rename(&folder.join(name), &free_name(disk, &quarantine, name))?;
-                disk.sync_dir(&quarantine)?;
+                let unnamed = format!("unnamed-{}", name.trim_end_matches(layout::UNFINISHED));
+                aside::take(disk, &layout::quarantine(folder), &unnamed, &folder.join(name))?;
             }
         }
         Ok(())
@@ -55,13 +54,6 @@ fn names<D: Disk>(disk: &D, folder: &Path) -> io::Result<Vec<String>> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         names => names,
     }
-}
-
-/// A name nothing has yet.
-fn free_name<D: Disk>(disk: &D, folder: &Path, name: &str) -> PathBuf {
-    let name = name.trim_end_matches(".tmp");
-    let mut names = (0_u64..).map(|n| folder.join(format!("unnamed-{name}-{n}")));
-    names.find(|path| disk.open_read(path).is_err()).expect("numbers do not end")
 }
 
 /// Repairs, and returns what it did, a line each.
@@ -183,7 +175,7 @@ fn faulty<D: Disk>(disk: &D, place: &Place) -> io::Result<Vec<SessionId>> {
 fn recover_apart<D: Disk>(disk: &D, place: &Place, clock: &Clock, done: &mut Vec<String>) -> io::Result<()> {
     let journal = Survey::of(disk, place.journal(), &mut |_, _| {})?;
     let path = place.recovered();
-    let temporary = path.with_extension("jsonl.tmp");
+    let temporary = layout::unfinished(&path);
     let mut new: Option<(D::File, u64)> = None;
     let mut count = 0;
     apart::find(disk, place, &journal, clock.now(), &mut |message: &Message| {

@@ -19,13 +19,11 @@
 //! `worker/owed.rs`).
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::disk::{self, Disk};
+use crate::layout::checkpoint as path;
 use crate::message::Id;
-
-/// The file's name.
-pub const NAME: &str = "checkpoint";
 
 const MAGIC: &[u8; 8] = b"CKCHKPNT";
 const VERSION: u32 = 1;
@@ -57,10 +55,6 @@ pub enum Standing {
     Foreign,
     /// This journal's.
     Ours(Checkpoint),
-}
-
-fn path(folder: &Path) -> PathBuf {
-    folder.join(NAME)
 }
 
 impl Checkpoint {
@@ -165,7 +159,7 @@ mod tests {
         sample().store(&RealDisk, folder.path(), 1).unwrap();
         assert_eq!(Checkpoint::load(&RealDisk, folder.path(), 1), sample());
         assert_eq!(Checkpoint::epoch(&RealDisk, folder.path()), Some(1));
-        std::fs::write(folder.path().join(NAME), "not one").unwrap();
+        std::fs::write(path(folder.path()), "not one").unwrap();
         assert_eq!(Checkpoint::load(&RealDisk, folder.path(), 1), unknown);
     }
 

@@ -10,7 +10,7 @@ mod bytes;
 use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::disk::{self, Disk, DiskFile};
 use crate::message::{Id, SessionId};
@@ -22,6 +22,8 @@ use super::record::Entry;
 use super::scan::{Found, Scanner};
 use super::segment::SegmentInfo;
 use super::{reader, segment};
+
+pub use crate::layout::digest as path;
 
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -78,11 +80,6 @@ impl Before {
     pub fn of_gap<F: DiskFile>(scanner: &mut Scanner<F>, gap: Range<u64>) -> io::Result<Self> {
         Ok(if scanner.could_be_torn(gap)? { Self::Nothing } else { Self::Damage })
     }
-}
-
-/// The path of a segment's digest.
-pub fn path(folder: &Path, number: u64) -> PathBuf {
-    segment::path(folder, number).with_extension("digest")
 }
 
 impl Digest {

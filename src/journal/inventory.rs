@@ -8,15 +8,15 @@ use std::io;
 use std::path::Path;
 
 use crate::disk::{Disk, DiskFile};
+use crate::layout;
 use crate::message::Clock;
 
 use super::checkpoint::Checkpoint;
 use super::digest::Digest;
+use super::error::{OpenError, at};
 use super::frame::{HeaderError, SEGMENT_HEADER_BYTES, SegmentHeader};
-use super::quarantine::Quarantine;
-use super::recovery::{OpenError, at};
 use super::segment::{self, SegmentInfo};
-use super::{random_u64, salvage};
+use super::{quarantine, random_u64, salvage};
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -63,7 +63,7 @@ pub fn take<D: Disk>(disk: &D, folder: &Path, clock: &Clock) -> Result<Inventory
         mended.map_err(at(&segment::path(folder, number)))?;
     }
     inventory.segments.sort_by_key(|info| info.header.number);
-    for name in names.iter().filter(|name| name.ends_with(".tmp")) {
+    for name in names.iter().filter(|name| name.ends_with(layout::UNFINISHED)) {
         // Left by a crash between making and naming it.
         disk.remove(&folder.join(name)).map_err(at(folder))?;
     }
@@ -136,7 +136,7 @@ pub fn rebuilt<D: Disk>(
 impl Inventory {
     /// Takes a file away that cannot be used as a segment.
     fn set_aside<D: Disk>(&mut self, disk: &D, folder: &Path, number: u64) -> io::Result<()> {
-        let aside = Quarantine::new(disk, folder).take_segment(number)?;
+        let aside = quarantine::take_segment(disk, folder, number)?;
         let path = segment::path(folder, number);
         log::error!(
             "{} is no segment of this journal that can be used: it is kept as {}",
@@ -158,13 +158,10 @@ impl Inventory {
         may_rebuild: bool,
     ) -> io::Result<()> {
         let path = segment::path(folder, number);
-        let quarantine = Quarantine::new(disk, folder);
         let known = if may_rebuild { rebuilt(disk, folder, number, &self.segments, clock)? } else { None };
         let Some(header) = known else { return self.set_aside(disk, folder, number) };
         let file = disk.open(&path)?;
-        let mut damaged = [0; SEGMENT_HEADER_BYTES];
-        let read = file.read_at(&mut damaged, 0)?;
-        let aside = quarantine.keep(&format!("header-{number:016}"), &damaged[..read])?;
+        let aside = quarantine::keep_header(disk, folder, number, &file, SEGMENT_HEADER_BYTES as u64)?;
         file.write_all_at(&header.encode(), 0)?;
         file.sync()?;
         log::error!("the header of {} was damaged and is rebuilt; it was kept as {}", path.display(), aside.display());

@@ -6,7 +6,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::recovery::{OpenError, at};
+use crate::layout;
+
+use super::error::{OpenError, at};
 
 /// How long a lock is tried: a process that is just ending, or a child it has just started and that has not become another
 /// program yet, gives it back in a moment.
@@ -25,7 +27,7 @@ impl Lock {
     /// # Errors
     /// [`OpenError::Locked`] when another process has it.
     pub fn take(folder: &Path) -> Result<Self, OpenError> {
-        let path = folder.join("lock");
+        let path = layout::lock(folder);
         let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
         let mut file = open.map_err(at(&path))?;
         let itself = File::open(folder).map_err(at(folder))?;

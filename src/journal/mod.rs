@@ -14,6 +14,7 @@
 //! | `reader.rs` | records back out, in sequence, up to what is published |
 //! | `arrivals.rs` | waiting for what is published next |
 //! | `recovery.rs` | what happens before the first record is taken |
+//! | `error.rs` | why it cannot be opened |
 //! | `requests.rs` | which requests are whole, from segment to segment |
 //! | `inventory.rs` | which segments there are; damaged headers |
 //! | `quarantine.rs` | copies of what a start takes out or steps over |
@@ -62,6 +63,7 @@ mod digest;
 #[cfg(test)]
 mod erasure_tests;
 mod erasures;
+mod error;
 #[cfg(test)]
 mod fault_tests;
 mod frame;
@@ -105,10 +107,11 @@ pub use arrivals::{Arrivals, Woken};
 pub use checkpoint::{Checkpoint, Standing};
 pub use commit::Ticket;
 pub use erasures::Unscrubbed;
+pub use error::OpenError;
 pub use queue::Kept;
 pub use reader::{Place, Progress, Reader};
 pub use record::{Draft, Entry, Key, Links, Record, ReplyTo};
-pub use recovery::{Findings, OpenError};
+pub use recovery::Findings;
 pub use scrub::Scrubbed;
 pub use upkeep::Warning;
 

@@ -10,7 +10,7 @@
 //! 6. What is there is synced: a record that survived only in the system's memory must not be built upon.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::config::JournalConfig;
@@ -20,52 +20,23 @@ use crate::message::{Clock, Id};
 use super::checkpoint::Checkpoint;
 use super::digest::{Digest, End};
 use super::erasures::{Erasure, Erasures};
-use super::frame::{Group, HeaderError, SEGMENT_HEADER_BYTES};
+use super::error::{OpenError, at};
+use super::frame::{Group, SEGMENT_HEADER_BYTES};
 use super::inventory::{self, Inventory};
 use super::keys::Keys;
 use super::lock::Lock;
-use super::quarantine::Quarantine;
 use super::random_u64;
-use super::reader;
 use super::record::{Entry, Record};
 use super::requests::Requests;
 use super::segment::{self, Segment, SegmentInfo};
 use super::writer::{Frames, new_header};
+use super::{quarantine, reader};
 
 /// The size of a journal's very first segment, at most: a new server zeroes little and starts at once.
 const FIRST_SEGMENT_BYTES: u64 = 1 << 20;
 
 /// Sequences passed over when the last segment is set aside and with it the sequences given there.
 const SEQUENCE_LEAP: u64 = 1 << 24;
-
-/// Why the journal cannot be opened; the caller names the fault and ends.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Another process has it.
-    #[error("{} is locked by another chatkeep (process {holder}); stop it, or use another --data", path.display())]
-    Locked {
-        /// The lock's file.
-        path: PathBuf,
-        /// What the lock says of its holder.
-        holder: String,
-    },
-    /// A later version wrote it.
-    #[error("{}: {source}", path.display())]
-    Newer {
-        /// The segment.
-        path: PathBuf,
-        /// Its version.
-        source: HeaderError,
-    },
-    /// The disk refused.
-    #[error("{}: {source}", path.display())]
-    Io {
-        /// What was to be read or written.
-        path: PathBuf,
-        /// The system's error.
-        source: io::Error,
-    },
-}
 
 /// What a start found: counts for the log and the status.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -154,10 +125,6 @@ pub fn recover<D: Disk>(disk: &D, config: &JournalConfig, clock: &Clock) -> Resu
     recovered.last.file.sync().map_err(at(folder))?;
     disk.sync_dir(folder).map_err(at(folder))?;
     Ok(recovered)
-}
-
-pub(super) fn at(path: &Path) -> impl FnOnce(io::Error) -> OpenError + '_ {
-    move |source| OpenError::Io { path: path.to_owned(), source }
 }
 
 impl<D: Disk> Recovered<D> {
@@ -257,10 +224,11 @@ impl<'a, D: Disk> Recovery<'a, D> {
     /// Keeps a copy of what is damaged between intact frames: the segment goes one day, and with it what may be read yet.
     fn keep_gaps(&self, info: &SegmentInfo, digest: &Digest) {
         let path = segment::path(self.folder, info.header.number);
-        let quarantine = Quarantine::new(self.disk, self.folder);
         for &(from, to) in &digest.gaps {
             let file = self.disk.open_read(&path);
-            match file.and_then(|file| quarantine.keep_range("gap", info.header.number, &file, from..to)) {
+            match file.and_then(|file| {
+                quarantine::keep_range(self.disk, self.folder, ("gap", info.header.number), &file, from..to)
+            }) {
                 Ok((aside, _)) => {
                     log::warn!("{}: damage from byte {from} to {to}, kept as {}", path.display(), aside.display());
                 }
@@ -310,8 +278,8 @@ impl<'a, D: Disk> Recovery<'a, D> {
     /// Sets a copy of the bytes behind `end` aside and zeroes them.
     fn cut_tail(&mut self, file: &D::File, info: &SegmentInfo, end: u64) -> Result<(), OpenError> {
         let path = segment::path(self.folder, info.header.number);
-        let quarantine = Quarantine::new(self.disk, self.folder);
-        let keep = || quarantine.keep_range("tail", info.header.number, file, end..info.file_bytes);
+        let what = ("tail", info.header.number);
+        let keep = || quarantine::keep_range(self.disk, self.folder, what, file, end..info.file_bytes);
         // On a full disk the next segment's zeros give way to it.
         let kept = keep().or_else(|_| segment::drop_spare(self.disk, self.folder).and_then(|()| keep()));
         let (aside, bytes) = kept.map_err(at(&path))?;

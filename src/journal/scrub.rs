@@ -25,6 +25,7 @@ use std::sync::atomic::Ordering;
 use memchr::memmem;
 
 use crate::disk::{Disk, DiskFile};
+use crate::layout;
 use crate::message::Message;
 
 use super::digest::{Digest, hash_of};
@@ -33,7 +34,7 @@ use super::frame::{FrameHeader, stamp};
 use super::record::Entry;
 use super::scan::{Found, read_over_damage};
 use super::segment::{self, SegmentInfo};
-use super::{Journal, Refusal, quarantine, reader, salvage};
+use super::{Journal, Refusal, reader, salvage};
 
 /// Copied or searched at once, in bytes.
 const BLOCK_BYTES: usize = 1 << 20;
@@ -92,8 +93,8 @@ impl<D: Disk> Journal<D> {
     pub fn scrub(&self, wanted: &Unscrubbed, go_on: &dyn Fn() -> bool) -> io::Result<Scrubbed> {
         let mut scrubbed = Scrubbed::default();
         // Copies first: they are small, and on a full disk segments may go by themselves.
-        let folder = self.shared.folder.join(quarantine::FOLDER);
-        for name in names(&self.shared.disk, &folder)?.iter().filter(|name| !name.ends_with(".tmp")) {
+        let folder = layout::quarantine(&self.shared.folder);
+        for name in names(&self.shared.disk, &folder)?.iter().filter(|name| !name.ends_with(layout::UNFINISHED)) {
             on(go_on)?;
             self.scrub_copy(&folder.join(name), wanted, &mut scrubbed)?;
         }
@@ -158,7 +159,7 @@ impl<D: Disk> Journal<D> {
         let path = segment::path(folder, info.header.number);
         let found = find(&disk.open_read(&path)?, wanted)?;
         if !found.blanks.is_empty() {
-            let temporary = path.with_extension("scrubbed.tmp");
+            let temporary = layout::unfinished(&path.with_extension("scrubbed"));
             rewrite(disk, &path, &temporary, &found)?;
             let _alone = self.shared.exchange.lock().expect("no holder panics");
             if !self.is_listed(info) {
@@ -194,11 +195,9 @@ impl<D: Disk> Journal<D> {
         if found.blanks.is_empty() {
             return Ok(());
         }
-        let mut temporary = path.as_os_str().to_owned();
-        temporary.push(".tmp");
-        let temporary = Path::new(&temporary);
-        rewrite(disk, path, temporary, &found)?;
-        disk.rename(temporary, path)?;
+        let temporary = layout::unfinished(path);
+        rewrite(disk, path, &temporary, &found)?;
+        disk.rename(&temporary, path)?;
         disk.sync_dir(path.parent().unwrap_or(path))?;
         scrubbed.files += 1;
         scrubbed.blanks += found.blanks.len();

@@ -11,11 +11,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::disk::{Disk, DiskFile};
+use crate::layout;
 
 use super::frame::{SEGMENT_HEADER_BYTES, SegmentHeader};
 
-const SUFFIX: &str = ".segment";
-const SPARE: &str = "spare";
+pub use crate::layout::{number_of_segment as number_of, segment as path};
+
 static ZEROS: [u8; 256 * 1024] = [0; 256 * 1024];
 
 /// One segment, as the list of them knows it.
@@ -52,17 +53,6 @@ pub fn bound(segments: &[SegmentInfo], number: u64) -> u64 {
     later.map(|info| info.header.first_sequence).min().unwrap_or(u64::MAX)
 }
 
-/// The path of segment `number`.
-pub fn path(folder: &Path, number: u64) -> PathBuf {
-    folder.join(format!("{number:016}{SUFFIX}"))
-}
-
-/// The number in a segment's file name.
-pub fn number_of(name: &str) -> Option<u64> {
-    let digits = name.strip_suffix(SUFFIX)?;
-    (digits.len() == 16).then(|| digits.parse().ok()).flatten()
-}
-
 /// A segment that has no name yet: a full disk has shown by now, and nobody who starts meanwhile finds it.
 pub struct Unnamed<F> {
     /// The segment.
@@ -80,8 +70,8 @@ pub fn prepare<D: Disk>(
     header: SegmentHeader,
     file_bytes: u64,
 ) -> io::Result<Unnamed<D::File>> {
-    let spare = folder.join(SPARE);
-    let temporary = folder.join(format!("{:016}.tmp", header.number));
+    let spare = layout::spare(folder);
+    let temporary = layout::unnamed_segment(folder, header.number);
     let file = match disk.open(&spare).and_then(|file| file.byte_len().map(|len| (file, len))) {
         Ok((file, len)) if len == file_bytes => {
             disk.rename(&spare, &temporary)?;
@@ -140,11 +130,11 @@ impl<F: DiskFile> Unnamed<F> {
 /// # Errors
 /// The disk's; the next segment then is zeroed when it is made.
 pub fn prepare_spare<D: Disk>(disk: &D, folder: &Path, file_bytes: u64) -> io::Result<()> {
-    let spare = folder.join(SPARE);
+    let spare = layout::spare(folder);
     if disk.open_read(&spare).and_then(|file| file.byte_len()).is_ok_and(|len| len == file_bytes) {
         return Ok(());
     }
-    let temporary = folder.join("spare.tmp");
+    let temporary = layout::unfinished(&spare);
     zeroed(disk, &temporary, file_bytes)?.sync()?;
     disk.rename(&temporary, &spare)
 }
@@ -155,7 +145,7 @@ pub fn prepare_spare<D: Disk>(disk: &D, folder: &Path, file_bytes: u64) -> io::R
 /// The disk's.
 pub fn drop_used_spare<D: Disk>(disk: &D, folder: &Path) -> io::Result<()> {
     let mut header = [0; SEGMENT_HEADER_BYTES];
-    match disk.open_read(&folder.join(SPARE)).and_then(|file| file.read_at(&mut header, 0)) {
+    match disk.open_read(&layout::spare(folder)).and_then(|file| file.read_at(&mut header, 0)) {
         Ok(_) if header == [0; SEGMENT_HEADER_BYTES] => Ok(()),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         Ok(_) => drop_spare(disk, folder),
@@ -168,7 +158,7 @@ pub fn drop_used_spare<D: Disk>(disk: &D, folder: &Path) -> io::Result<()> {
 /// # Errors
 /// The disk's.
 pub fn drop_spare<D: Disk>(disk: &D, folder: &Path) -> io::Result<()> {
-    disk.remove(&folder.join(SPARE))
+    disk.remove(&layout::spare(folder))
 }
 
 fn zeroed<D: Disk>(disk: &D, path: &Path, file_bytes: u64) -> io::Result<D::File> {
@@ -205,10 +195,10 @@ mod tests {
     fn a_segment_takes_the_spare_and_has_its_size() {
         let folder = tempfile::tempdir().unwrap();
         prepare_spare(&RealDisk, folder.path(), 1 << 20).unwrap();
-        assert!(folder.path().join(SPARE).exists());
+        assert!(layout::spare(folder.path()).exists());
         let made = prepare(&RealDisk, folder.path(), HEADER, 1 << 20).unwrap();
         let segment = made.name(&RealDisk, folder.path(), true).unwrap();
-        assert!(!folder.path().join(SPARE).exists());
+        assert!(!layout::spare(folder.path()).exists());
         assert_eq!(segment.file.byte_len().unwrap(), 1 << 20);
         assert_eq!(segment.room(), (1 << 20) - 64);
         let bytes = std::fs::read(path(folder.path(), 3)).unwrap();
@@ -219,17 +209,8 @@ mod tests {
     #[test]
     fn a_segment_without_a_spare_or_with_a_wrong_one_is_made_all_the_same() {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join(SPARE), b"short").unwrap();
+        std::fs::write(layout::spare(folder.path()), b"short").unwrap();
         let segment = prepare(&RealDisk, folder.path(), HEADER, 100_000).unwrap().segment;
         assert_eq!(segment.file.byte_len().unwrap(), 100_000);
-    }
-
-    #[test]
-    fn names_sort_as_numbers_and_nothing_else_is_a_segment() {
-        let name = path(Path::new(""), 42).into_os_string().into_string().unwrap();
-        assert_eq!(number_of(&name), Some(42));
-        for other in ["spare", "checkpoint", "42.segment", "0000000000000042.segment.tmp", "lock"] {
-            assert_eq!(number_of(other), None, "{other}");
-        }
     }
 }

@@ -16,6 +16,7 @@ use std::ops::{Range, RangeInclusive};
 use std::path::Path;
 
 use crate::disk::Disk;
+use crate::layout;
 use crate::message::{Id, SessionId, Timestamp};
 
 use super::checkpoint::Standing;
@@ -148,14 +149,14 @@ pub struct Hold {
 /// The disk's.
 pub fn hold(folder: &Path) -> io::Result<Result<Hold, String>> {
     let mut files = vec![File::open(folder)?];
-    match File::open(folder.join("lock")) {
+    match File::open(layout::lock(folder)) {
         Ok(file) => files.push(file),
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         Err(e) => return Err(e),
     }
     // Some file systems cannot lock folders: the file alone counts there, as it does for a server.
     if files.iter().any(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))) {
-        let holder = std::fs::read_to_string(folder.join("lock")).unwrap_or_default();
+        let holder = std::fs::read_to_string(layout::lock(folder)).unwrap_or_default();
         let holder = holder.trim();
         return Ok(Err(if holder.is_empty() { "unknown".to_owned() } else { holder.to_owned() }));
     }

@@ -18,6 +18,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use crate::disk::{self, Disk, DiskFile};
+use crate::layout;
 use crate::message::{Id, Message, SessionId};
 
 use super::merge::copy;
@@ -188,7 +189,7 @@ impl<D: Disk> Transcripts<D> {
                 removed => removed?,
             }
         }
-        let folder = self.folder.join("quarantine");
+        let folder = layout::quarantine(&self.folder);
         let names = match self.disk.list(&folder) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
             names => names?,
@@ -198,7 +199,7 @@ impl<D: Disk> Transcripts<D> {
             if !go_on() {
                 return Err(io::ErrorKind::Interrupted.into());
             }
-            if name.ends_with(".tmp") {
+            if name.ends_with(layout::UNFINISHED) {
                 // Nobody sets anything aside meanwhile: a stop left it.
                 self.disk.remove(&folder.join(&name))?;
                 continue;
@@ -259,16 +260,14 @@ pub fn without_lines<D: Disk>(disk: &D, path: &Path, goes: &dyn Fn(&[u8]) -> boo
     if !any_goes {
         return Ok(false);
     }
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".tmp");
-    let temporary = Path::new(&temporary);
-    let (new, mut bytes) = (disk.create(temporary)?, 0);
+    let temporary = layout::unfinished(path);
+    let (new, mut bytes) = (disk.create(&temporary)?, 0);
     each_line(&old, goes, &mut |range, fate| {
         bytes += if fate == Fate::Stays { copy(&old, range, &new, bytes)? } else { 0 };
         Ok(())
     })?;
     new.sync()?;
-    disk.rename(temporary, path)?;
+    disk.rename(&temporary, path)?;
     if bytes == 0 {
         disk.remove(path)?;
     }

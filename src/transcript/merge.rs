@@ -9,20 +9,17 @@
 
 use std::io;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use crate::disk::{self, Disk, DiskFile};
+use crate::disk::{self, Disk, DiskFile, aside};
+use crate::layout;
 use crate::message::{Id, Message, SessionId};
 
 use super::Transcripts;
 use super::read::Lines;
 
-/// The folder where new files stand until they are whole.
-pub(super) const WORKSHOP: &str = "rewriting";
 /// Bytes copied at once.
 const COPY_BYTES: u64 = 1 << 20;
-/// Bytes compared at once.
-const COMPARE_BYTES: usize = 64 * 1024;
 
 /// See the module.
 pub(super) struct Merge {
@@ -36,7 +33,7 @@ pub(super) struct Merge {
 impl<D: Disk> Transcripts<D> {
     /// Where new files stand until they are whole.
     pub(super) fn workshop(&self) -> PathBuf {
-        self.folder.join(WORKSHOP)
+        layout::rewriting(&self.folder)
     }
 
     /// Removes what a stop in the middle of a rewrite left.
@@ -130,50 +127,15 @@ impl<D: Disk> Transcripts<D> {
 
     /// Keeps a copy of what will be taken out of a transcript.
     pub(super) fn set_aside(&self, session: &SessionId, file: &D::File, what: Range<u64>) -> io::Result<()> {
-        let folder = self.folder.join("quarantine");
-        disk::make_folder(&self.disk, &folder)?;
         let name = format!("{}.{}", session.file_name(), what.start);
-        let temporary = folder.join(format!("{name}.tmp"));
-        let kept = self.disk.create(&temporary)?;
-        copy(file, what, &kept, 0)?;
-        kept.sync()?;
-        let name = self.name_aside(&folder, &name, &kept)?;
-        self.disk.rename(&temporary, &folder.join(&name))?;
-        self.disk.sync_dir(&folder)?;
+        let read = |to: &mut [u8], at: u64| file.read_at(to, what.start + at);
+        let folder = layout::quarantine(&self.folder);
+        let aside = aside::keep(&self.disk, &folder, &name, &read, what.end - what.start)?;
         log::warn!(
-            "the transcript of {session} differs from the journal: what it had in place of a line was set aside as {name}"
+            "the transcript of {session} differs from the journal: what it had in place of a line was set aside as {}",
+            aside.display()
         );
         Ok(())
-    }
-
-    /// The name for what is set aside: what stands under it already stays, unless it is the same.
-    fn name_aside(&self, folder: &Path, name: &str, kept: &D::File) -> io::Result<String> {
-        let mut free = name.to_owned();
-        for number in 1_u64.. {
-            match self.disk.open_read(&folder.join(&free)) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => break,
-                Ok(there) if same_bytes(&there, kept)? => break,
-                Ok(_) => free = format!("{name}.{number}"),
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(free)
-    }
-}
-
-/// Whether both files have the same bytes.
-fn same_bytes<F: DiskFile>(one: &F, other: &F) -> io::Result<bool> {
-    let (mut left, mut right) = (vec![0; COMPARE_BYTES], vec![0; COMPARE_BYTES]);
-    let mut at = 0;
-    loop {
-        let (read, other_read) = (one.read_at(&mut left, at)?, other.read_at(&mut right, at)?);
-        if left[..read] != right[..other_read] {
-            return Ok(false);
-        }
-        if read == 0 {
-            return Ok(true);
-        }
-        at += read as u64;
     }
 }
 

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use lru::LruCache;
 
 use crate::disk::{Disk, DiskFile};
+use crate::layout;
 use crate::message::{Id, Message, SessionId};
 
 use super::merge::{next_line, stands_at};
@@ -71,8 +72,8 @@ impl Survey {
                 tell(&session, Fault::Io(e));
             }
         }
-        for name in disk.list(&folder.join(super::merge::WORKSHOP)).unwrap_or_default() {
-            let file = disk.open_read(&folder.join(super::merge::WORKSHOP).join(name));
+        for name in disk.list(&layout::rewriting(folder)).unwrap_or_default() {
+            let file = disk.open_read(&layout::rewriting(folder).join(name));
             survey.leftovers.0 += 1;
             survey.leftovers.1 += file.and_then(|file| file.byte_len()).unwrap_or(0);
         }

@@ -21,9 +21,6 @@ use serde_json::{Value, json};
 use crate::disk::{self, Disk, RealDisk};
 use crate::message::{Id, SessionId};
 
-/// The file's name, in the journal's folder.
-pub const NAME: &str = "erasures_owed.jsonl";
-
 /// See the module. In memory some 200 bytes for each session.
 pub struct OwedErasures<D: Disk = RealDisk> {
     disk: D,

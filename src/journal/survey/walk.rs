@@ -10,7 +10,7 @@ use std::path::Path;
 use crate::disk::{Disk, DiskFile};
 use crate::message::{Clock, Id};
 
-use super::super::checkpoint::{self, Checkpoint, Standing};
+use super::super::checkpoint::{Checkpoint, Standing};
 use super::super::digest::{self, Before, Digest};
 use super::super::frame::{FrameHeader, HeaderError, Kind, SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::super::reader;
@@ -294,7 +294,7 @@ impl<'a, D: Disk> Walk<'a, D> {
         let torn = remains.filter(|(first, _)| !survey.is_void(*first)).map(|(first, last)| last - first + 1);
         survey.torn = torn.sum();
         if self.passed > survey.last_sequence {
-            (self.tell)(checkpoint::NAME, Fault::EndsBefore(self.passed));
+            (self.tell)("checkpoint", Fault::EndsBefore(self.passed));
         }
         for name in names.iter().filter(|name| name.ends_with(".tmp")) {
             self.survey.leftovers.0 += 1;

@@ -1,0 +1,128 @@
+//! What is set aside: copies and files kept in a folder under a name that nothing else has there.
+//!
+//! A name that is taken by other bytes gets `.2`, `.3` and so on: no copy ever replaces another, and none is kept twice.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::{Disk, DiskFile, make_folder};
+
+/// Copied or compared at once, in bytes.
+const BLOCK_BYTES: usize = 256 * 1024;
+
+/// Reads what is to be kept, from an offset in it; fewer bytes than asked for only at its end.
+pub type Source<'a> = &'a dyn Fn(&mut [u8], u64) -> io::Result<usize>;
+
+/// Keeps a copy of the first `len` bytes of `source` in `folder`, unless one is there. It is durable when this returns; where
+/// it stands.
+///
+/// # Errors
+/// The disk's.
+pub fn keep<D: Disk>(disk: &D, folder: &Path, name: &str, source: Source<'_>, len: u64) -> io::Result<PathBuf> {
+    make_folder(disk, folder)?;
+    let cut = |to: &mut [u8], at: u64| {
+        let wanted = to.len().min(usize::try_from(len.saturating_sub(at)).unwrap_or(usize::MAX));
+        source(&mut to[..wanted], at)
+    };
+    let (path, is_there) = place(disk, folder, name, &|there| same_bytes(there, &cut))?;
+    if !is_there {
+        let temporary = folder.join(format!("{name}.tmp"));
+        let copy = disk.create(&temporary)?;
+        let (mut block, mut at) = (vec![0; BLOCK_BYTES], 0);
+        loop {
+            let read = cut(&mut block, at)?;
+            if read == 0 {
+                break;
+            }
+            copy.write_all_at(&block[..read], at)?;
+            at += read as u64;
+        }
+        copy.sync()?;
+        disk.rename(&temporary, &path)?;
+        disk.sync_dir(folder)?;
+    }
+    Ok(path)
+}
+
+/// Moves a whole file into `folder`, durably; where it stands.
+///
+/// # Errors
+/// The disk's.
+pub fn take<D: Disk>(disk: &D, folder: &Path, name: &str, from: &Path) -> io::Result<PathBuf> {
+    make_folder(disk, folder)?;
+    let (path, _) = place(disk, folder, name, &|_| Ok(false))?;
+    disk.rename(from, &path)?;
+    disk.sync_dir(folder)?;
+    disk.sync_dir(from.parent().unwrap_or(Path::new(".")))?;
+    Ok(path)
+}
+
+/// The first name of its kind that nothing has yet, or that a copy has already; and whether one has.
+fn place<D: Disk>(
+    disk: &D,
+    folder: &Path,
+    name: &str,
+    is_copy: &dyn Fn(&D::File) -> io::Result<bool>,
+) -> io::Result<(PathBuf, bool)> {
+    let mut path = folder.join(name);
+    for number in 2_u64.. {
+        match disk.open_read(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => break,
+            Ok(there) if is_copy(&there)? => return Ok((path, true)),
+            Ok(_) => path = folder.join(format!("{name}.{number}")),
+            Err(e) => return Err(e),
+        }
+    }
+    Ok((path, false))
+}
+
+fn same_bytes<F: DiskFile>(there: &F, source: Source<'_>) -> io::Result<bool> {
+    let (mut left, mut right) = (vec![0; BLOCK_BYTES], vec![0; BLOCK_BYTES]);
+    let mut at = 0;
+    loop {
+        let (read, other_read) = (there.read_at(&mut left, at)?, source(&mut right, at)?);
+        if left[..read] != right[..other_read] {
+            return Ok(false);
+        }
+        if read == 0 {
+            return Ok(true);
+        }
+        at += read as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::sim::SimDisk;
+    use crate::disk::{self};
+
+    #[test]
+    fn a_copy_is_kept_once_and_other_bytes_of_its_name_stand_beside_it() {
+        let (disk, folder) = (SimDisk::default(), Path::new("/aside"));
+        let keep = |bytes: &[u8], len: usize| {
+            let source = |to: &mut [u8], at: u64| {
+                let left = &bytes[(at as usize).min(bytes.len())..];
+                let read = left.len().min(to.len());
+                to[..read].copy_from_slice(&left[..read]);
+                Ok(read)
+            };
+            keep(&disk, folder, "tail", &source, len as u64).unwrap()
+        };
+        let long = vec![7; BLOCK_BYTES + 1];
+        for (bytes, len, name) in [
+            (&long[..], long.len(), "tail"),
+            (&long, long.len(), "tail"),
+            (&long, BLOCK_BYTES, "tail.2"),
+            (b"", 0, "tail.3"),
+            (&long, BLOCK_BYTES, "tail.2"),
+        ] {
+            assert_eq!(keep(bytes, len), folder.join(name));
+            assert!(disk::read(&disk, &folder.join(name)).unwrap() == bytes[..len]);
+        }
+        let file = Path::new("/other/file");
+        disk.create(file).unwrap();
+        assert_eq!(take(&disk, folder, "tail", file).unwrap(), folder.join("tail.4"));
+        assert_eq!(disk.paths().len(), 4);
+    }
+}
