@@ -34,7 +34,7 @@ cli.rs cli/args.rs cli/load.rs cli/say.rs cli/show.rs cli/verify.rs cli/verify/c
 cli/client.rs cli/client/events.rs cli/client/socket.rs
 doctor.rs doctor/apart.rs doctor/around.rs doctor/repair.rs doctor/tell.rs
 history.rs history/database.rs history/lacking.rs
-journal/commit.rs journal/digest.rs journal/digest/bytes.rs journal/inventory.rs journal/lock.rs journal/mod.rs journal/queue.rs journal/reader.rs journal/recovery.rs journal/requests.rs journal/upkeep.rs journal/writer.rs
+journal/commit.rs journal/digest.rs journal/digest/bytes.rs journal/inventory.rs journal/mod.rs journal/queue.rs journal/reader.rs journal/recovery.rs journal/requests.rs journal/upkeep.rs journal/writer.rs
 journal/survey.rs journal/survey/walk.rs
 responder/command.rs responder/command/conversation.rs responder/echo.rs responder/mod.rs responder/openai.rs responder/openai/names.rs responder/openai/request.rs responder/openai/stream.rs responder/openai/wire.rs responder/openai/without.rs responder/speech.rs
 server/connection.rs server/connection/answer.rs server/connection/upgrade.rs
