@@ -27,7 +27,6 @@ const LAYERS: [&[&str]; 5] = [
 
 /// The circles that still stand, a line each. Whoever takes one apart takes it out.
 const CIRCLES: &str = "\
-api/body.rs api/chat.rs api/feed.rs api/history.rs api/mod.rs api/openapi.rs api/problem.rs api/route.rs api/sessions.rs api/socket.rs api/status.rs api/turn.rs
 api/live/guest.rs api/live/mod.rs api/live/room.rs
 chat/onlooker.rs chat/running.rs chat/turn.rs
 cli.rs cli/args.rs cli/load.rs cli/say.rs cli/show.rs cli/verify.rs cli/verify/checks.rs cli/verify/websocket.rs
@@ -36,12 +35,9 @@ doctor.rs doctor/apart.rs doctor/around.rs doctor/repair.rs doctor/tell.rs
 history.rs history/database.rs history/lacking.rs
 journal/commit.rs journal/digest.rs journal/digest/bytes.rs journal/inventory.rs journal/mod.rs journal/queue.rs journal/reader.rs journal/recovery.rs journal/requests.rs journal/upkeep.rs journal/writer.rs
 journal/survey.rs journal/survey/walk.rs
-responder/command.rs responder/command/conversation.rs responder/echo.rs responder/mod.rs responder/openai.rs responder/openai/names.rs responder/openai/request.rs responder/openai/stream.rs responder/openai/wire.rs responder/openai/without.rs responder/speech.rs
 server/connection.rs server/connection/answer.rs server/connection/upgrade.rs
 server/local.rs server/local/handler.rs
 server/websocket/mailbox.rs server/websocket/mod.rs server/websocket/pool.rs server/websocket/table.rs
-store/bson.rs store/document.rs
-store/erasures.rs store/indexes.rs store/mod.rs store/mongo.rs store/verdict.rs store/without.rs
 transcript/ending.rs transcript/mod.rs
 worker/drain.rs worker/drain/outcomes.rs
 ";

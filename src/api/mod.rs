@@ -1,7 +1,6 @@
 //! One request in, one reply out, whichever listener it came by.
 //!
-//! The vocabulary is tiny_http's (`Method`, `Header`, `StatusCode`, `Response`), so that the server on the Unix socket
-//! needs no translation and the TCP listener has a well-known shape to write. A listener calls [`Service::admit`] with the
+//! A listener calls [`Service::admit`] with the
 //! head alone, so that a request nobody will serve is refused before its body is read, and then [`Service::handle`].
 //!
 //! Knows nothing of sockets, framing, Host, Origin or tokens: those are the listeners' (server/guard.rs).
@@ -10,6 +9,7 @@ mod body;
 mod chat;
 mod feed;
 mod history;
+mod http;
 mod live;
 mod openapi;
 mod problem;
@@ -19,107 +19,24 @@ mod socket;
 mod status;
 mod turn;
 
-use std::io::{self, Cursor, Write};
 use std::sync::Arc;
-
-use tiny_http::{Header, Method, Response, StatusCode};
 
 use crate::chat::Chat;
 use crate::feed::Feed;
 use crate::history::History;
 
+pub use http::{Client, Head, Reply, Span, Stream, Transport, header, json, json_bytes};
 pub use live::Rooms;
 pub use problem::Problem;
 pub use route::Route;
 pub use socket::{Bell, Joining, Lines, Lobby, Payload, Shared, SocketCounters, SocketId, Sockets};
 pub use status::Status;
 
-/// Which listener a request came by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transport {
-    /// The TCP listener.
-    Tcp,
-    /// The Unix socket.
-    Local,
-}
-
-/// A request without its body.
-#[derive(Clone, Copy, Debug)]
-pub struct Head<'a> {
-    /// The method.
-    pub method: &'a Method,
-    /// The target's path as sent: starts with `/`, still percent-encoded.
-    pub path: &'a str,
-    /// The target's query as sent, without the `?`; empty when there is none.
-    pub query: &'a str,
-    /// The header fields, in order. Values that are not ASCII are left out by the listener.
-    pub headers: &'a [Header],
-    /// The listener.
-    pub transport: Transport,
-    /// The id this request goes by in logs and replies.
-    pub request_id: &'a str,
-}
-
-impl<'a> Head<'a> {
-    /// The value of the first field of that name, whatever its case.
-    #[must_use]
-    pub fn header(&self, name: &'static str) -> Option<&'a str> {
-        self.headers.iter().find(|h| h.field.equiv(name)).map(|h| h.value.as_str())
-    }
-}
-
 /// What the listener may do with the body of an admitted request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Admission {
     /// Who serves it.
     pub route: Route,
-}
-
-/// A whole reply, or one that is written as it comes.
-pub enum Reply {
-    /// Head and body are known.
-    Full(Response<Cursor<Vec<u8>>>),
-    /// The listener frames what the function writes: in chunks, or for HTTP/1.0 up to the close.
-    Stream(Stream),
-    /// Who makes it may wait, for another request or a responder: the listener calls the function where that stands in
-    /// nobody's way.
-    Later(Box<dyn FnOnce() -> Self + Send>),
-}
-
-/// A reply whose length nobody knows yet.
-pub struct Stream {
-    /// The status.
-    pub status: StatusCode,
-    /// Its header fields, without those of framing.
-    pub headers: Vec<Header>,
-    /// How long it may take.
-    pub span: Span,
-    /// Writes the body; each `flush` sends what was written so far. An error means the client has gone.
-    #[allow(clippy::type_complexity)]
-    pub write: Box<dyn FnOnce(&mut dyn Client) -> io::Result<()> + Send>,
-}
-
-/// How long a stream may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Span {
-    /// As long as its bytes take: a stop of the server waits for it.
-    Brief,
-    /// As long as its client stays: it ends by itself when the server stops, and a client that does not read then is cut.
-    Lasting,
-}
-
-/// Where a stream goes.
-pub trait Client: Write {
-    /// Whether nobody will read what is written, as far as that can be told without writing. A client that has ended its
-    /// sending side counts as gone: one that only does that and still reads is not told from it.
-    fn is_gone(&self) -> bool {
-        false
-    }
-
-    /// Whether [`Client::is_gone`] can be told at all. Where it cannot, only a write that fails tells.
-    fn can_be_seen(&self) -> bool {
-        false
-    }
 }
 
 /// What a listener hands its requests to. [`Api`] is the one in the product; listeners are tested with others.
@@ -171,24 +88,4 @@ impl Service for Api {
         };
         reply.unwrap_or_else(|problem| problem.reply(head.request_id))
     }
-}
-
-/// A JSON reply.
-#[must_use]
-pub fn json<T: serde::Serialize>(status: u16, body: &T) -> Reply {
-    json_bytes(status, serde_json::to_vec(body).expect("our own replies always serialise"))
-}
-
-/// A JSON reply that is already serialised.
-#[must_use]
-pub fn json_bytes(status: u16, body: Vec<u8>) -> Reply {
-    let headers = vec![header("Content-Type", "application/json")];
-    let length = body.len();
-    Reply::Full(Response::new(StatusCode(status), headers, Cursor::new(body), Some(length), None))
-}
-
-/// A header field of our own making.
-#[must_use]
-pub fn header(name: &str, value: &str) -> Header {
-    Header::from_bytes(name, value).expect("our own header fields are ASCII")
 }

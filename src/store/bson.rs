@@ -16,7 +16,22 @@ use std::io::Write;
 use mongodb::bson::{DateTime, Decimal128};
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::document::{DOCUMENT_BYTES_MAX, Unfit};
+/// The largest document a server takes, in bytes (`maxBsonObjectSize` of every version so far).
+pub const DOCUMENT_BYTES_MAX: usize = 16 << 20;
+
+/// Why a message can be no document. Its text is a reason of [`super::Refused`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    /// The line is no JSON behind its layout.
+    #[error("the line is not the JSON of a message")]
+    Line,
+    /// BSON ends a key there.
+    #[error("a key of the metadata holds a NUL")]
+    Key,
+    /// Beyond [`DOCUMENT_BYTES_MAX`].
+    #[error("as a BSON document it has more than 16 MiB")]
+    Size,
+}
 
 /// The types that JSON needs, and dates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -26,24 +26,7 @@ use serde_json::{Map, Value};
 
 use crate::message::{Draft, Id, Message, Metadata, SessionId, Timestamp, is_role};
 
-use super::bson::{Elements, Kind};
-
-/// The largest document a server takes, in bytes (`maxBsonObjectSize` of every version so far).
-pub const DOCUMENT_BYTES_MAX: usize = 16 << 20;
-
-/// Why a message can be no document. Its text is a reason of [`super::Refused`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unfit {
-    /// The line is no JSON behind its layout.
-    #[error("the line is not the JSON of a message")]
-    Line,
-    /// BSON ends a key there.
-    #[error("a key of the metadata holds a NUL")]
-    Key,
-    /// Beyond [`DOCUMENT_BYTES_MAX`].
-    #[error("as a BSON document it has more than 16 MiB")]
-    Size,
-}
+use super::bson::{Elements, Kind, Unfit};
 
 /// The document of a message.
 ///

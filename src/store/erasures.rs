@@ -17,12 +17,11 @@ use std::time::Duration;
 
 use mongodb::bson::{DateTime, Document, doc};
 use mongodb::error::{Error, ErrorKind, WriteFailure};
-use mongodb::options::WriteConcern;
+use mongodb::options::{ReadPreference, SelectionCriteria, WriteConcern};
 use mongodb::sync::{Collection, Database};
 
 use crate::message::{Id, SessionId};
 
-use super::mongo::primary;
 use super::{ERASURES_MAX, ErasurePlace, StoredErasure, indexes, verdict};
 
 /// An erasure outlives what it covers by this: clocks differ, and the server looks for what has expired once a minute.
@@ -89,6 +88,11 @@ impl Erasures {
         let found = self.documents.find(filter).sort(doc! { "erased_at": 1, "_id": 1 }).limit(limit);
         found.selection_criteria(primary()).run()?.map(|document| document.map(|found| read_one(&found))).collect()
     }
+}
+
+/// Whatever the connection string says: where all that was confirmed is.
+pub fn primary() -> SelectionCriteria {
+    SelectionCriteria::ReadPreference(ReadPreference::Primary)
 }
 
 /// A document that is no erasure has a place all the same, so that a reader gets past it.

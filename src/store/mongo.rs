@@ -13,17 +13,15 @@ use std::time::Duration;
 
 use mongodb::bson::{Document, RawDocumentBuf, doc};
 use mongodb::error::{Error, ErrorKind, IndexedWriteError, InsertManyError};
-use mongodb::options::{
-    Acknowledgment, ClientOptions, ConnectionString, HostInfo, ReadPreference, SelectionCriteria, ServerAddress,
-    WriteConcern,
-};
+use mongodb::options::{Acknowledgment, ClientOptions, ConnectionString, HostInfo, ServerAddress, WriteConcern};
 use mongodb::sync::{Client, Collection, Database};
 
 use crate::config::{MongoConfig, Secret};
 use crate::message::{Id, Message, SessionId, Timestamp};
 
 use super::document::{Identity, id_of, to_document, to_message};
-use super::erasures::Erasures;
+use super::erasures::{Erasures, primary};
+use super::interface::RULE;
 use super::{
     Connected, Direction, ErasurePlace, Inserted, Outgoing, Refused, Store, StoreError, StorePage, StoreQuery,
     StoredErasure, indexes, verdict,
@@ -39,12 +37,13 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 /// has an id that a reader can go on from.
 const ID_PATTERN: &str = "^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$";
 
-/// What is sent of a message.
-pub type OutgoingDocument = RawDocumentBuf;
-
-/// See [`super::hosts`].
+/// The hosts a connection string names, `HOST:PORT` each; for `mongodb+srv` the name that is looked up.
+///
+/// # Errors
+/// The rule it breaks, in words that quote nothing of it. A build without MongoDB looks at the scheme only and names no
+/// hosts.
 pub fn hosts(uri: &str) -> Result<Vec<String>, &'static str> {
-    let parsed = ConnectionString::parse(uri).map_err(|_| super::RULE)?;
+    let parsed = ConnectionString::parse(uri).map_err(|_| RULE)?;
     Ok(match parsed.host_info {
         HostInfo::HostIdentifiers(hosts) => hosts.iter().map(host).collect(),
         HostInfo::DnsRecord(name) => vec![name],
@@ -60,7 +59,10 @@ fn host(address: &ServerAddress) -> String {
     }
 }
 
-/// See [`super::open`].
+/// The store the configuration names. Touches no network: the first call does.
+///
+/// # Errors
+/// [`StoreError::Configuration`] when the connection string is none, or this build has no MongoDB.
 pub fn open(config: &MongoConfig) -> Result<Arc<dyn Store>, StoreError> {
     let hosts =
         hosts(config.uri.expose()).map_err(|rule| StoreError::Configuration { reason: format!("mongo.uri {rule}") })?;
@@ -311,10 +313,6 @@ impl Opened {
     }
 }
 
-pub fn primary() -> SelectionCriteria {
-    SelectionCriteria::ReadPreference(ReadPreference::Primary)
-}
-
 fn is_stored_as(message: &Message, document: &RawDocumentBuf) -> bool {
     let Some(parts) = message.parts() else { return false };
     let created_at = message.id().time().to_string();
@@ -393,6 +391,6 @@ mod tests {
         let told = hosts("mongodb://user:secret@one,two:27018/db?replicaSet=rs").unwrap();
         assert_eq!(told, ["one:27017", "two:27018"]);
         assert_eq!(hosts("mongodb+srv://user:secret@cluster.example.org/db").unwrap(), ["cluster.example.org"]);
-        assert_eq!(hosts("mongodb://host/?maxPoolSize=many"), Err(super::super::RULE));
+        assert_eq!(hosts("mongodb://host/?maxPoolSize=many"), Err(RULE));
     }
 }

@@ -4,17 +4,21 @@ use std::sync::Arc;
 
 use crate::config::MongoConfig;
 
+use super::interface::RULE;
 use super::{Store, StoreError};
 
-/// There is none.
-pub type OutgoingDocument = std::convert::Infallible;
-
-/// See [`super::hosts`].
+/// No hosts, of a connection string; else the rule it breaks.
+///
+/// # Errors
+/// That rule.
 pub fn hosts(uri: &str) -> Result<Vec<String>, &'static str> {
-    if uri.starts_with("mongodb://") || uri.starts_with("mongodb+srv://") { Ok(Vec::new()) } else { Err(super::RULE) }
+    if uri.starts_with("mongodb://") || uri.starts_with("mongodb+srv://") { Ok(Vec::new()) } else { Err(RULE) }
 }
 
-/// See [`super::open`].
+/// None.
+///
+/// # Errors
+/// [`StoreError::Configuration`], always.
 pub fn open(_: &MongoConfig) -> Result<Arc<dyn Store>, StoreError> {
     let reason = "this build has no MongoDB, it was made without the cargo feature `mongo`".to_owned();
     Err(StoreError::Configuration { reason })
