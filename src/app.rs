@@ -117,8 +117,8 @@ impl App {
         // Those who wait for answers must leave connections for those who write.
         let waiting_max = (share.connections / 4).max(1);
         let responder = responder::new(&config.responder);
-        let chat = Chat::new(recorder, history.clone(), responder, &config.responder, waiting_max);
-        let chat = Arc::new(chat.watched_by(hub.clone()));
+        let chat = Chat::new(recorder, history.clone(), hub.clone(), responder, &config.responder, waiting_max);
+        let chat = Arc::new(chat);
         let path = layout::owed_erasures(&config.journal.path);
         let mut owed = OwedErasures::load(RealDisk, &path, || journal.erasures_after(0))
             .with_context(|| path.display().to_string())?;

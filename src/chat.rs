@@ -2,7 +2,7 @@
 //!
 //! A responder that answers at once runs inline, and its two messages are recorded side by side with one sync; it takes no
 //! lock here and no other thread. For any other a turn takes its session's place (`sessions.rs`), a slot (`pool.rs`), records the
-//! user's message, and is answered on a thread of its own (`answering.rs`) while others watch it (`running.rs`, `onlooker.rs`).
+//! user's message, and is answered on a thread of its own (`answering.rs`) while others watch it (`running.rs`), by the hub.
 //!
 //! Invariants: no reply, and no piece of one, leaves before the user's message is durable. A turn whose key came before is
 //! answered as it was then, and nothing is recorded; if it is being answered it is joined; if it has no reply (a crash came
@@ -12,7 +12,6 @@
 
 mod answering;
 mod context;
-mod onlooker;
 mod pool;
 mod running;
 mod sessions;
@@ -29,14 +28,14 @@ use serde_json::{Map, Value};
 
 use crate::config::ResponderConfig;
 use crate::history::History;
+use crate::hub::Hub;
 use crate::journal::{self, Kept, Key, Refusal, ReplyTo, Ticket};
 use crate::message::{self, Id, Metadata, SessionId};
 use crate::recorder::{Durability, Erased, Recorder};
 use crate::responder::Responder;
 
-pub use onlooker::{Nobody, Onlooker};
-pub use running::{End, Follow, News, REPLY_BYTES_MAX, Running, Said};
-pub use turn::{Begun, Given, NoTurn, Outcome, Status, Turn, WhenBusy};
+pub use running::{Begun, Follow, News, REPLY_BYTES_MAX, Running};
+pub use turn::{End, Given, NoTurn, Outcome, Said, Status, Turn, WhenBusy};
 
 use answering::{Answering, Counts};
 use pool::{Pool, Slot};
@@ -58,7 +57,7 @@ pub struct Chat {
     pool: Arc<Pool>,
     waiting: Arc<WaitingRoom>,
     counts: Arc<Counts>,
-    onlooker: Arc<dyn Onlooker>,
+    hub: Arc<Hub>,
 }
 
 /// A turn that has its place and waits for the sync.
@@ -90,11 +89,13 @@ pub struct Stats {
 
 impl Chat {
     /// A chat whose turns are answered by `responder`, or only recorded without one, by the limits of `config`; at most
-    /// `waiting_max` requests wait for answers at once. Answers given before are looked up in `history`.
+    /// `waiting_max` requests wait for answers at once. Answers given before are looked up in `history`; `hub` is told of turns
+    /// as they are answered.
     #[must_use]
     pub fn new(
         recorder: Arc<Recorder>,
         history: Arc<History>,
+        hub: Arc<Hub>,
         responder: Option<Box<dyn Responder>>,
         config: &ResponderConfig,
         waiting_max: usize,
@@ -108,14 +109,8 @@ impl Chat {
             pool: Arc::new(Pool::new(config.max_concurrent)),
             waiting: Arc::new(WaitingRoom::new(waiting_max)),
             counts: Arc::default(),
-            onlooker: Arc::new(Nobody),
+            hub,
         }
-    }
-
-    /// The same, with somebody who is told of turns as they are answered.
-    #[must_use]
-    pub fn watched_by(self, onlooker: Arc<dyn Onlooker>) -> Self {
-        Self { onlooker, ..self }
     }
 
     /// Takes a turn that waits for nothing but a sync: without a responder, or with one that answers at once. `None`: it may
@@ -231,7 +226,7 @@ impl Chat {
         if let Kept::Before { id, reply: Some(reply) } = kept {
             return Ok(Begun::Done(self.said_before(turn.session, id, reply)?));
         }
-        let running = Running::new(turn.session.clone(), kept.id(), key, self.onlooker.clone());
+        let running = Running::new(turn.session.clone(), kept.id(), key, self.hub.clone());
         let running = Arc::new(running);
         self.run(running.clone(), place, slot, turn.transport);
         Ok(Begun::Follow(Follow::new(running, is_before(&kept), waiting)))
@@ -278,7 +273,7 @@ impl Chat {
     }
 
     /// The turn of a session that is being answered, for who comes in the middle of it: its text so far, and then, from the
-    /// onlooker, what comes behind that.
+    /// hub, what comes behind that.
     #[must_use]
     pub fn current(&self, session: &SessionId) -> Option<Arc<Running>> {
         self.sessions.running(session).filter(|running| !running.is_over())

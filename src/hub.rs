@@ -18,7 +18,6 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::chat::{End, Onlooker, Running};
 use crate::journal::{Entry, Record};
 use crate::message::{Id, SessionId};
 
@@ -150,7 +149,8 @@ impl Hub {
     }
 
     /// Whether nobody listens. What was done before this is seen by whoever subscribes after it.
-    fn is_quiet(&self) -> bool {
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
         fence(Ordering::SeqCst);
         self.subscriptions.load(Ordering::Relaxed) == 0
     }
@@ -193,37 +193,11 @@ impl Hub {
         }
     }
 
-    fn tell_of(&self, turn: &Running, what: What) {
-        self.tell(Live { session: turn.session().clone(), user: turn.user(), what });
-    }
-
     /// A new listener, to nothing yet. `ring` is called after something was put into its mailbox; it must be cheap and take no
     /// lock of whoever subscribes or publishes.
     #[must_use]
     pub fn listener(self: &Arc<Self>, ring: Box<dyn Fn() + Send + Sync>) -> Listener {
         Listener { hub: Arc::clone(self), mailbox: Arc::new(Mailbox { inner: Mutex::default(), ring }) }
-    }
-}
-
-impl Onlooker for Hub {
-    fn started(&self, turn: &Running) {
-        self.tell_of(turn, What::Started);
-    }
-
-    fn delta(&self, turn: &Running, offset: usize, text: &str) {
-        // The copy is made for somebody only.
-        if !self.is_quiet() {
-            self.tell_of(turn, What::Delta { offset, text: text.to_owned() });
-        }
-    }
-
-    fn stopping(&self, turn: &Running) {
-        self.tell_of(turn, What::Stopping);
-    }
-
-    fn ended(&self, turn: &Running, end: &End) {
-        let failure = end.as_ref().err().map(ToString::to_string);
-        self.tell_of(turn, What::Ended { failure });
     }
 }
 

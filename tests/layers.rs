@@ -28,7 +28,6 @@ const LAYERS: [&[&str]; 5] = [
 /// The circles that still stand, a line each. Whoever takes one apart takes it out.
 const CIRCLES: &str = "\
 api/live/guest.rs api/live/mod.rs api/live/room.rs
-chat/onlooker.rs chat/running.rs chat/turn.rs
 cli.rs cli/args.rs cli/load.rs cli/say.rs cli/show.rs cli/verify.rs cli/verify/checks.rs cli/verify/websocket.rs
 cli/client.rs cli/client/events.rs cli/client/socket.rs
 doctor.rs doctor/apart.rs doctor/around.rs doctor/repair.rs doctor/tell.rs

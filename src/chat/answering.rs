@@ -1,8 +1,8 @@
 //! One turn on its thread: the context is read, the responder asked, the reply recorded, the end told.
 //!
 //! It stands alone because whatever happens, a panic too, a turn that was begun ends: its place and its slot are given back,
-//! its followers and the onlooker learn it. The order of the end: the slot, so that who reads the reply finds it free; the
-//! reply is recorded; the onlooker is told; the session's place; those who wait.
+//! its followers and the hub learn it. The order of the end: the slot, so that who reads the reply finds it free; the
+//! reply is recorded; the hub is told; the session's place; those who wait.
 //!
 //! Knows nothing of who follows the turn.
 
@@ -21,9 +21,9 @@ use crate::responder::{Answer, Failure, Question, Responder};
 
 use super::context;
 use super::pool::Slot;
-use super::running::{End, REPLY_BYTES_MAX, Running, Said, Why, fitting};
+use super::running::{REPLY_BYTES_MAX, Running, Why, fitting};
 use super::sessions::Place;
-use super::turn::Status;
+use super::turn::{End, Said, Status};
 
 /// The longest reason of a failure, in bytes as a line keeps it; the rest is left out.
 const REASON_BYTES_MAX: usize = 16 << 10;

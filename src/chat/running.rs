@@ -3,42 +3,32 @@
 //! One thread says; any number read, wait, or stop it. The text only grows, so a place in it is a number of bytes, and
 //! whoever has read so far asks for the rest.
 //!
-//! Invariants: nothing is added once it was asked to stop, or once its reply is being recorded. The end is told to the
-//! onlooker before the next turn of the session begins, and to those who wait once that could. An erasure that finds the
-//! reply being recorded waits for that, and covers it; else the reply is never recorded.
+//! The hub is told of it in this order: that it began, any number of pieces, its end; that it is to stop at most once between
+//! beginning and end, beside a piece perhaps. The user's message is published before the beginning, the reply after the last
+//! piece and before the end. A turn that is answered at once is none of these: the hub is told of its two messages only.
 //!
-//! Lock order: `telling`, then `live`. The onlooker is called under `telling` for `stopping` and `ended`, so that neither
-//! comes after the end.
+//! Invariants: nothing is added once it was asked to stop, or once its reply is being recorded. The hub hears of the end
+//! before the next turn of the session begins, and those who wait once that could. An erasure that finds the reply being
+//! recorded waits for that, and covers it; else the reply is never recorded. The text has a piece before the hub has it.
+//!
+//! Lock order: `telling`, then `live`. The hub is told under `telling` of a stop and of the end, so that the stop never comes
+//! after the end.
 
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use crate::hub::{Hub, Live as Told, What};
 use crate::journal::{Key, Refusal};
 use crate::message::{Id, SessionId};
 use crate::responder::Stop;
 
-use super::onlooker::Onlooker;
-use super::turn::{Outcome, Status};
+use super::turn::{End, Outcome};
 use super::waiting::Waiting;
 
 /// The longest reply, in bytes as its line keeps it: a third of what a line may have, so that with metadata, and as the part
 /// of a failed reply, it always fits.
 pub const REPLY_BYTES_MAX: usize = 4 << 20;
-
-/// How a turn ended; an error: no reply could be recorded, and whether one was is unknown.
-pub type End = Result<Said, Refusal>;
-
-/// A reply.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Said {
-    /// Its id; `None` when it was not recorded because its session was erased.
-    pub reply: Option<Id>,
-    /// Its text: of a failed one the reason.
-    pub text: String,
-    /// How it ended.
-    pub status: Status,
-}
 
 /// What happened to the text of a turn.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,10 +47,10 @@ pub struct Running {
     user: Id,
     key: Option<Key>,
     stop: Stop,
-    onlooker: Arc<dyn Onlooker>,
+    hub: Arc<Hub>,
     live: Mutex<Live>,
     changed: Condvar,
-    /// Held while the onlooker is told of a stop or of the end.
+    /// Held while the hub is told of a stop or of the end.
     telling: Mutex<()>,
 }
 
@@ -82,7 +72,7 @@ enum Phase {
     Answering,
     /// What was said is final, and is being recorded.
     Recording,
-    /// The end was told to the onlooker.
+    /// The hub was told of the end.
     Ended,
 }
 
@@ -99,13 +89,13 @@ pub(super) enum Why {
 
 impl Running {
     /// A turn with one follower.
-    pub(super) fn new(session: SessionId, user: Id, key: Option<Key>, onlooker: Arc<dyn Onlooker>) -> Self {
+    pub(super) fn new(session: SessionId, user: Id, key: Option<Key>, hub: Arc<Hub>) -> Self {
         Self {
             session,
             user,
             key,
             stop: Stop::default(),
-            onlooker,
+            hub,
             live: Mutex::new(Live { followers: 1, ..Live::default() }),
             changed: Condvar::new(),
             telling: Mutex::default(),
@@ -166,7 +156,7 @@ impl Running {
         let telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
         let first = self.give_up(Why::Asked);
         if first {
-            self.onlooker.stopping(self);
+            self.tell(What::Stopping);
         }
         drop(telling);
         first
@@ -213,8 +203,9 @@ impl Running {
         live.line_bytes += line_bytes;
         drop(live);
         self.changed.notify_all();
-        if !fits.is_empty() {
-            self.onlooker.delta(self, offset, fits);
+        // The copy is made for somebody only.
+        if !fits.is_empty() && !self.hub.is_quiet() {
+            self.tell(What::Delta { offset, text: fits.to_owned() });
         }
         if fits.len() < piece.len() {
             self.give_up(Why::TooLong);
@@ -241,9 +232,13 @@ impl Running {
         live.unwrap_or_else(PoisonError::into_inner).end.clone().expect("it was waited for")
     }
 
-    /// Tells the onlooker that it began.
+    fn tell(&self, what: What) {
+        self.hub.tell(Told { session: self.session.clone(), user: self.user, what });
+    }
+
+    /// Tells the hub that it began.
     pub(super) fn tell_start(&self) {
-        self.onlooker.started(self);
+        self.tell(What::Started);
     }
 
     /// Makes what was said final. Says it, and why it was to stop, if it was.
@@ -253,12 +248,12 @@ impl Running {
         (live.text.clone(), live.why)
     }
 
-    /// Tells the onlooker how it ended; those who wait are told by [`Running::settle`].
+    /// Tells the hub how it ended; those who wait are told by [`Running::settle`].
     pub(super) fn tell_end(&self, end: &End) {
         let telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
         self.live().phase = Phase::Ended;
         self.changed.notify_all();
-        self.onlooker.ended(self, end);
+        self.tell(What::Ended { failure: end.as_ref().err().map(ToString::to_string) });
         drop(telling);
     }
 
@@ -289,6 +284,15 @@ impl fmt::Debug for Running {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Running({} in {})", self.user, self.session)
     }
+}
+
+/// A turn whose user's message is durable.
+#[derive(Debug)]
+pub enum Begun {
+    /// It is over already.
+    Done(Outcome),
+    /// It is being answered.
+    Follow(Follow),
 }
 
 /// The right to wait for the end of a turn, for a request that holds a thread meanwhile. Dropping it changes nothing for the

@@ -8,8 +8,6 @@ use serde_json::{Map, Value};
 use crate::journal::Refusal;
 use crate::message::{Id, SessionId};
 
-use super::running::{End, Follow};
-
 /// What a user says.
 #[derive(Clone, Copy, Debug)]
 pub struct Turn<'a> {
@@ -51,15 +49,6 @@ pub enum WhenBusy {
     Refuse,
 }
 
-/// A turn whose user's message is durable.
-#[derive(Debug)]
-pub enum Begun {
-    /// It is over already.
-    Done(Outcome),
-    /// It is being answered.
-    Follow(Follow),
-}
-
 /// How a turn ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
@@ -94,6 +83,20 @@ impl Status {
             _ => Self::Completed,
         }
     }
+}
+
+/// How a turn ended; an error: no reply could be recorded, and whether one was is unknown.
+pub type End = Result<Said, Refusal>;
+
+/// A reply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    /// Its id; `None` when it was not recorded because its session was erased.
+    pub reply: Option<Id>,
+    /// Its text: of a failed one the reason.
+    pub text: String,
+    /// How it ended.
+    pub status: Status,
 }
 
 /// What a turn came to.

@@ -112,8 +112,8 @@ impl World {
         let panics = Box::new(|| panic!("the leader panicked"));
         let opened = Recorder::open(&config, clock.clone(), &transcripts, cache.clone(), panics).unwrap();
         let history = Arc::new(History::new(&config, clock.clone(), cache, transcripts, opened.journal.clone()));
-        let chat = Chat::new(Arc::new(opened.recorder), history.clone(), Some(responder), &config.responder, 8);
-        let chat = Arc::new(chat.watched_by(opened.hub.clone()));
+        let (recorder, hub) = (Arc::new(opened.recorder), opened.hub.clone());
+        let chat = Arc::new(Chat::new(recorder, history.clone(), hub, Some(responder), &config.responder, 8));
         let rooms = Rooms::start(&config.websocket, clock, chat.clone(), history.clone(), opened.hub).unwrap();
         let room = rooms.lobby(Arc::new(TestBell::default()));
         Self { _folder: folder, chat, history, rooms, room, clients: Clients::default(), next: 0 }

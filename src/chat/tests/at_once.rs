@@ -31,6 +31,7 @@ fn a_retry_whose_turn_has_expired_since_learns_its_ids_and_stores_nothing() {
     let chat = Chat::new(
         Arc::new(opened.recorder),
         Arc::new(history),
+        opened.hub,
         responder::new(&config.responder),
         &config.responder,
         8,

@@ -6,7 +6,7 @@ mod order;
 
 use std::num::NonZeroUsize;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
@@ -16,6 +16,7 @@ use super::*;
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::history::{Ask, History};
+use crate::hub::{Event, Listener, Live, What};
 use crate::message::{Clock, Message};
 use crate::recorder::open_transcripts;
 use crate::responder::{Answer, Context, Failure, Question};
@@ -90,42 +91,63 @@ impl Scripted {
     }
 }
 
-/// Writes down what it is told.
+/// Writes down what the hub is told of the session `s`, while whoever tells it waits.
 #[derive(Default)]
 struct Diary {
+    listener: OnceLock<Listener>,
+    chat: OnceLock<Weak<Chat>>,
     told: Mutex<Vec<String>>,
+    /// The last reply that was published.
+    reply: Mutex<Option<String>>,
 }
 
 impl Diary {
-    fn note(&self, line: String) {
-        self.told.lock().unwrap().push(line);
+    fn open(hub: &Arc<Hub>) -> Arc<Self> {
+        let diary = Arc::new(Self::default());
+        let reader = Arc::downgrade(&diary);
+        let listener = hub.listener(Box::new(move || reader.upgrade().iter().for_each(|diary| diary.read())));
+        listener.subscribe(&SessionId::new("s").unwrap());
+        assert!(diary.listener.set(listener).is_ok());
+        diary
     }
 
     fn lines(&self) -> Vec<String> {
         self.told.lock().unwrap().clone()
     }
-}
 
-impl Onlooker for Diary {
-    fn started(&self, turn: &Running) {
-        self.note(format!("{} started", turn.session()));
+    fn read(&self) {
+        let events = self.listener.get().map(|listener| listener.take().events).unwrap_or_default();
+        for event in events {
+            match event {
+                Event::Recorded(entry) if entry.links().reply_to.is_some() => {
+                    let parts = entry.message().unwrap().parts().unwrap();
+                    let status = parts.metadata["status"].as_str().unwrap();
+                    *self.reply.lock().unwrap() = Some(format!("{status} kept {:?}", parts.text));
+                }
+                Event::Recorded(_) => {}
+                Event::Live(live) => self.note(&live),
+            }
+        }
     }
 
-    fn delta(&self, turn: &Running, offset: usize, text: &str) {
-        assert_eq!(turn.text().get(offset..offset + text.len()), Some(text));
-        self.note(format!("{} {offset} {text:?}", turn.session()));
-    }
-
-    fn stopping(&self, turn: &Running) {
-        assert!(turn.is_stopping() && !turn.is_over());
-        self.note(format!("{} stopping", turn.session()));
-    }
-
-    fn ended(&self, turn: &Running, end: &End) {
-        assert!(turn.is_over());
-        let said = end.as_ref().unwrap();
-        let kept = if said.reply.is_some() { "kept" } else { "not kept" };
-        self.note(format!("{} {} {kept} {:?}", turn.session(), said.status.as_str(), said.text));
+    fn note(&self, live: &Live) {
+        let turn = self.chat.get().and_then(Weak::upgrade).and_then(|chat| chat.sessions.running(&live.session));
+        let line = match &live.what {
+            What::Started => "started".to_owned(),
+            What::Delta { offset, text } => {
+                assert_eq!(turn.unwrap().text().get(*offset..offset + text.len()), Some(text.as_str()));
+                format!("{offset} {text:?}")
+            }
+            What::Stopping => {
+                assert!(turn.is_some_and(|turn| turn.is_stopping() && !turn.is_over()));
+                "stopping".to_owned()
+            }
+            What::Ended { failure } => {
+                assert!(turn.is_some_and(|turn| turn.is_over()) && failure.is_none());
+                self.reply.lock().unwrap().take().unwrap_or_else(|| "not kept".to_owned())
+            }
+        };
+        self.told.lock().unwrap().push(format!("{} {line}", live.session));
     }
 }
 
@@ -176,12 +198,14 @@ impl World {
         let opened = Recorder::open(&config, Clock::system(), &transcripts, cache.clone(), panics).unwrap();
         let history = Arc::new(History::new(&config, Clock::system(), cache, transcripts, opened.journal.clone()));
         let (gate, wait) = bounded(100);
-        let (asked, diary) = (Arc::default(), Arc::new(Diary::default()));
+        let (asked, diary) = (Arc::default(), Diary::open(&opened.hub));
         let scripted = Scripted { context: sizes.context, gate: wait, asked: Arc::clone(&asked) };
         let responder: Option<Box<dyn Responder>> = Some(Box::new(scripted));
         let recorder = Arc::new(opened.recorder);
-        let chat = Chat::new(recorder, history.clone(), responder, &config.responder, sizes.waiting_max);
-        let chat = Arc::new(chat.watched_by(diary.clone()));
+        let (history_of_chat, hub) = (history.clone(), opened.hub);
+        let chat = Chat::new(recorder, history_of_chat, hub, responder, &config.responder, sizes.waiting_max);
+        let chat = Arc::new(chat);
+        diary.chat.set(Arc::downgrade(&chat)).unwrap();
         Self { chat, history, diary, asked, gate, folder: None }
     }
 
