@@ -35,6 +35,17 @@ fn doctor(server: &Server, more: &[&str]) -> (i32, String, String) {
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }
 
+/// What it says for scripts when it may take no more than 48 MiB of memory, with its exit code.
+fn facts_in_little_memory(server: &Server, more: &[&str]) -> (i32, Value) {
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -d 49152 && exec \"$@\"", "sh", BINARY, "doctor", "--json"]);
+    command.arg("--config").arg(server.config_path()).arg("--data").arg(server.data()).args(more);
+    let output = run(command.current_dir(server.folder()));
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let facts = serde_json::from_str(&out).unwrap_or_else(|e| panic!("{e}: {out}{err}"));
+    (output.status.code().unwrap(), facts)
+}
+
 /// What it says for scripts, with its exit code.
 fn facts(server: &Server, more: &[&str]) -> (i32, Value) {
     let (code, out, err) = doctor(server, &[&["--json"], more].concat());
@@ -487,6 +498,73 @@ fn a_repair_that_is_killed_again_and_again_loses_nothing() {
     assert_eq!(served(&server, "c").len(), EACH);
     // What the removed transcript had from the lost segment stands in the quarantine, and was recovered.
     assert_eq!(served(&server, "b").len() + recovered.lines().count(), EACH);
+}
+
+#[test]
+fn what_would_end_a_start_is_told_and_the_rest_is_looked_at() {
+    let server = copy(&kept());
+    let path = segment(&server, 0);
+    fs::rename(&path, server.folder().join("elsewhere")).unwrap();
+    fs::create_dir(&path).unwrap();
+    let before = state(&server);
+    let (code, facts) = facts(&server, &[]);
+    assert_eq!((code, &facts["damaged"]), (1, &json!(1)), "{facts}");
+    assert!(facts["findings"].to_string().contains("it is no regular file"), "{facts}");
+    let looked_for = facts["transcripts"]["looked_for"].as_u64().unwrap();
+    assert!(looked_for > 0 && facts["journal"]["messages"] == looked_for, "{facts}");
+    let (code, _, err) = doctor(&server, &["--repair"]);
+    assert!(code == 1 && err.contains("the repair could not go on"), "{err}");
+    assert!(
+        state(&server)
+            .into_iter()
+            .filter(|(path, _)| !path.ends_with("lock"))
+            .all(|(path, now)| before[&path] == now || path.is_dir())
+    );
+}
+
+#[test]
+fn damage_larger_than_all_that_may_be_held_is_told_and_repaired_in_little_memory() {
+    const DAMAGE: usize = 66 << 20;
+    let mut server = Server::start(Options::default().set("journal.segment_bytes", 144 << 20));
+    fill(&server, 20);
+    let path = last_segment(&server);
+    let from = end(&path);
+    server.client().chat("late", "the record behind the damage");
+    assert_eq!(server.sigterm_and_wait().code(), Some(0));
+    // The last records stand far behind the others, with damage between, and more of it behind them.
+    let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    let mut last = vec![0; usize::try_from(end(&path) - from).unwrap()];
+    file.read_exact_at(&mut last, from).unwrap();
+    let garbage = vec![0x77; DAMAGE];
+    file.write_all_at(&garbage, from).unwrap();
+    file.write_all_at(&last, from + DAMAGE as u64).unwrap();
+    file.write_all_at(&garbage, from + (DAMAGE + last.len()) as u64).unwrap();
+    let before = content(&server);
+    let (code, facts) = facts_in_little_memory(&server, &[]);
+    assert!(content(&server) == before, "looking changed something");
+    assert_eq!(facts["journal"]["tail_bytes"], DAMAGE, "{facts}");
+    assert_eq!((code, &facts["damaged"], &facts["journal"]["messages"]), (1, &json!(1), &json!(62)), "{facts}");
+    let damaged = format!("bytes {from} to {} are damaged", from + DAMAGE as u64);
+    assert!(facts["findings"].to_string().contains(&damaged), "{facts}");
+
+    let (_, facts) = facts_in_little_memory(&server, &["--repair"]);
+    assert_eq!((&facts["journal"]["tail_bytes"], &facts["quarantine"]["journal"]["files"]), (&json!(0), &json!(2)));
+    assert_eq!(facts["quarantine"]["journal"]["bytes"], 2 * DAMAGE);
+    server.start_again();
+    assert_eq!(served(&server, "late").len(), 2);
+}
+
+#[test]
+fn many_damaged_sessions_are_counted_in_little_memory() {
+    const MANY: usize = 20_000;
+    let server = copy(&kept());
+    for n in 0..MANY {
+        fs::write(server.transcript_path(&format!("torn-{n}")), "{\"id\":\"cut off").unwrap();
+    }
+    let (code, facts) = facts_in_little_memory(&server, &[]);
+    assert_eq!((code, &facts["damaged"]), (1, &json!(MANY)));
+    assert_eq!(facts["transcripts"]["files"], MANY + SESSIONS.len());
+    assert!(facts["findings"].as_array().unwrap().len() < 100, "the first are listed, the others counted");
 }
 
 #[test]

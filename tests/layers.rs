@@ -30,10 +30,8 @@ const CIRCLES: &str = "\
 api/live/guest.rs api/live/mod.rs api/live/room.rs
 cli.rs cli/args.rs cli/load.rs cli/say.rs cli/show.rs cli/verify.rs cli/verify/checks.rs cli/verify/websocket.rs
 cli/client.rs cli/client/events.rs cli/client/socket.rs
-doctor.rs doctor/apart.rs doctor/around.rs doctor/repair.rs doctor/tell.rs
 history.rs history/database.rs history/lacking.rs
-journal/commit.rs journal/digest.rs journal/digest/bytes.rs journal/inventory.rs journal/mod.rs journal/queue.rs journal/reader.rs journal/recovery.rs journal/requests.rs journal/upkeep.rs journal/writer.rs
-journal/survey.rs journal/survey/walk.rs
+journal/commit.rs journal/digest.rs journal/digest/bytes.rs journal/inventory.rs journal/mod.rs journal/queue.rs journal/reader.rs journal/recovery.rs journal/requests.rs journal/survey.rs journal/upkeep.rs journal/writer.rs
 server/connection.rs server/connection/answer.rs server/connection/upgrade.rs
 server/local.rs server/local/handler.rs
 server/websocket/mailbox.rs server/websocket/mod.rs server/websocket/pool.rs server/websocket/table.rs
@@ -49,7 +47,6 @@ const LARGE: &[(&str, usize)] = &[
     ("api/live/guest.rs Guest", 16),
     ("journal/digest.rs Digest", 13),
     ("journal/mod.rs Shared", 17),
-    ("journal/survey.rs Survey", 18),
     ("worker/drain.rs Drain", 24),
     ("worker.rs Worker", 25),
 ];

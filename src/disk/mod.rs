@@ -6,6 +6,7 @@
 //! Knows nothing of what the files mean. Files are made 0600 and folders 0700: conversations are private.
 
 pub mod aside;
+pub mod overlay;
 #[cfg(test)]
 pub mod sim;
 

@@ -10,12 +10,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::disk::{Disk, DiskFile};
-use crate::journal::survey::{Survey, salvage};
+use crate::journal::{Journal, salvage};
 use crate::layout;
 use crate::message::{Id, Message, Timestamp};
 use crate::transcript::survey::{Comparison, Found};
 
-use super::{Place, is_wanted, oldest_shown};
+use super::place::{Place, messages};
 
 /// Bytes of lines in a batch, unless one alone has more.
 const BATCH_BYTES: usize = 8 << 20;
@@ -31,10 +31,10 @@ struct Batch {
     bytes: usize,
 }
 
-struct Search<'a, D: Disk> {
+struct Search<'a, D: Disk, J: Disk> {
     disk: &'a D,
     place: &'a Place,
-    journal: &'a Survey,
+    journal: &'a Journal<J>,
     found: HashSet<Id>,
 }
 
@@ -42,10 +42,10 @@ struct Search<'a, D: Disk> {
 ///
 /// # Errors
 /// The disk's, and what `take` says.
-pub fn find<D: Disk>(
+pub fn find<D: Disk, J: Disk>(
     disk: &D,
     place: &Place,
-    journal: &Survey,
+    journal: &Journal<J>,
     now: Timestamp,
     take: &mut dyn FnMut(&Message) -> io::Result<()>,
 ) -> io::Result<()> {
@@ -55,13 +55,13 @@ pub fn find<D: Disk>(
         names => names?,
     };
     names.sort_unstable();
-    let oldest = oldest_shown(place, now);
+    let oldest = place.oldest_shown(now);
     let mut search = Search { disk, place, journal, found: HashSet::new() };
     for name in names {
         let mut batch = Batch::default();
         let mut outcome = Ok(());
         salvage(disk, &folder.join(name), &mut |sequence, message| {
-            if outcome.is_err() || !is_wanted(message, oldest, &journal.erased) {
+            if outcome.is_err() || oldest.is_some_and(|oldest| message.id() < oldest) || journal.is_erased(message) {
                 return;
             }
             batch.bytes += message.line().len();
@@ -76,15 +76,13 @@ pub fn find<D: Disk>(
     Ok(())
 }
 
-impl<D: Disk> Search<'_, D> {
+impl<D: Disk, J: Disk> Search<'_, D, J> {
     fn settle(&mut self, mut batch: Batch, take: &mut dyn FnMut(&Message) -> io::Result<()>) -> io::Result<()> {
         let rest = &mut batch.messages;
         rest.retain(|id, _| !self.found.contains(id));
         let sequences = || rest.values().map(|(sequence, _)| *sequence);
         let (Some(first), Some(last)) = (sequences().min(), sequences().max()) else { return Ok(()) };
-        self.journal.records(self.disk, self.place.journal(), first..=last, &mut |record| {
-            record.entry.id().map(|id| rest.remove(&id));
-        })?;
+        messages(self.journal, &(first..=last), None, &mut |_, message| drop(rest.remove(&message.id())))?;
         let mut comparison = Comparison::new(self.disk, self.place.transcripts());
         let mut fault = None;
         rest.retain(|_, (_, message)| match comparison.look(message) {

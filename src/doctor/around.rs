@@ -10,7 +10,8 @@ use std::path::Path;
 
 use crate::layout;
 
-use super::{Findings, Place, Weight};
+use super::findings::{Findings, Weight};
+use super::place::Place;
 
 /// Files that are named as too open; the others are counted.
 const NAMED_MAX: usize = 3;

@@ -10,16 +10,15 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 
 use crate::disk::{Disk, DiskFile, aside};
-use crate::journal::survey::{Survey, salvage};
-use crate::journal::{Checkpoint, Journal, Progress};
+use crate::journal::{Checkpoint, Journal, salvage};
 use crate::layout;
 use crate::message::{Clock, Message, SessionId};
 use crate::transcript::Transcripts;
 
-use super::{Failure, Place, Report, apart, is_wanted, oldest_shown};
+use super::apart;
+use super::examine::Report;
+use super::place::{Failure, Place, messages};
 
-/// How much of the journal is read at once, in bytes.
-const READ_BYTES: usize = 1 << 20;
 /// Transcripts kept open.
 const OPEN_MAX: NonZeroUsize = NonZeroUsize::new(64).expect("not 0");
 /// Bytes copied at once.
@@ -67,14 +66,14 @@ pub fn run<D: Disk>(disk: &D, place: &Place, clock: &Clock, before: &Report) -> 
     let journal = opened.map_err(|e| unfinished(&e))?;
     let mut done = Vec::new();
     told_of_the_journal(&journal, before, &mut done);
-    transcripts(disk, place, clock, &journal, before, &mut done).map_err(|e| unfinished(&e))?;
+    transcripts(disk, place, clock, &journal, &mut done).map_err(|e| unfinished(&e))?;
     journal.tend().map_err(|e| unfinished(&e))?;
     if let Some(digests) = before.journal.as_ref().map(|journal| journal.digests.missing + journal.digests.damaged)
         && digests > 0
     {
         done.push(format!("digests of segments that were written anew: {digests}"));
     }
-    recover_apart(disk, place, clock, &mut done).map_err(|e| unfinished(&e))?;
+    recover_apart(disk, place, clock, &journal, &mut done).map_err(|e| unfinished(&e))?;
     Ok(done)
 }
 
@@ -96,7 +95,7 @@ fn told_of_the_journal<D: Disk>(journal: &Journal<D>, before: &Report, done: &mu
     if torn > 0 {
         done.push(format!("records of torn requests that were voided: {torn}"));
     }
-    let leftovers = before.journal.as_ref().map_or(0, |journal| journal.leftovers.0);
+    let leftovers = before.journal.as_ref().map_or(0, |journal| journal.files.leftovers);
     if leftovers > 0 {
         done.push(format!("unfinished files of the journal that were cleared away: {leftovers}"));
     }
@@ -108,14 +107,12 @@ fn transcripts<D: Disk>(
     place: &Place,
     clock: &Clock,
     journal: &Journal<D>,
-    before: &Report,
     done: &mut Vec<String>,
 ) -> io::Result<()> {
     let transcripts = Transcripts::open(disk.clone(), place.transcripts(), OPEN_MAX)?;
-    let erased = before.journal.as_ref().map(|journal| journal.erased.clone()).unwrap_or_default();
     // A start looks for those behind the checkpoint only, and the checkpoint is moved below.
-    for (session, id) in &erased {
-        transcripts.drop_erased(session, *id)?;
+    for (session, id) in journal.erasures_after(0) {
+        transcripts.drop_erased(&session, id)?;
     }
     let faulty = faulty(disk, place)?;
     for session in &faulty {
@@ -125,17 +122,9 @@ fn transcripts<D: Disk>(
         let count = faulty.len();
         done.push(format!("transcripts put in order, what is no line of them set aside in quarantine/: {count}"));
     }
-    let oldest = oldest_shown(place, clock.now());
+    let oldest = place.oldest_shown(clock.now());
     let mut replay = transcripts.replay();
-    let mut reader = journal.reader(0);
-    let mut progress = Progress::More;
-    while progress == Progress::More {
-        progress = reader.read(READ_BYTES, |record| {
-            if let Some(message) = record.entry.message().filter(|message| is_wanted(message, oldest, &erased)) {
-                replay.message(record.sequence, message);
-            }
-        })?;
-    }
+    messages(journal, &(1..=u64::MAX), oldest, &mut |sequence, message| replay.message(sequence, message))?;
     if replay.appended > 0 {
         done.push(format!("lines put back into transcripts: {}", replay.appended));
     }
@@ -172,13 +161,18 @@ fn faulty<D: Disk>(disk: &D, place: &Place) -> io::Result<Vec<SessionId>> {
 
 /// Writes what stands in the quarantine only to `recovered.jsonl`, behind what is there already. The old file stands until
 /// the new one is whole.
-fn recover_apart<D: Disk>(disk: &D, place: &Place, clock: &Clock, done: &mut Vec<String>) -> io::Result<()> {
-    let journal = Survey::of(disk, place.journal(), &mut |_, _| {})?;
+fn recover_apart<D: Disk>(
+    disk: &D,
+    place: &Place,
+    clock: &Clock,
+    journal: &Journal<D>,
+    done: &mut Vec<String>,
+) -> io::Result<()> {
     let path = place.recovered();
     let temporary = layout::unfinished(&path);
     let mut new: Option<(D::File, u64)> = None;
     let mut count = 0;
-    apart::find(disk, place, &journal, clock.now(), &mut |message: &Message| {
+    apart::find(disk, place, journal, clock.now(), &mut |message: &Message| {
         let (file, bytes) = match &mut new {
             Some(new) => new,
             None => new.insert(copied(disk, &path, &temporary)?),

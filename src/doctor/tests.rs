@@ -8,10 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use super::*;
+use crate::config::Config;
+use crate::disk::overlay::{self, Overlay};
 use crate::disk::sim::{Fault, Random, SimDisk};
-use crate::disk::{self, DiskFile};
-use crate::journal::{Checkpoint, Draft, Entry, Journal, Kept, Progress, ReplyTo};
-use crate::message::{self, Metadata};
+use crate::disk::{self, Disk, DiskFile};
+use crate::journal::{self, Checkpoint, Draft, Entry, Journal, Kept, Progress, ReplyTo};
+use crate::layout;
+use crate::message::{self, Message, Metadata, SessionId};
 use crate::transcript::{Direction, Query, Transcripts};
 
 const SESSIONS: [&str; 2] = ["a", "b"];
@@ -366,4 +369,22 @@ fn a_torn_request_is_pending_and_a_segment_of_another_journal_is_damage() {
     case.disk.damage(&case.segments()[1], |bytes| bytes.clone_from(&foreign));
     let report = examine(&case.disk, &case.place, &case.clock).unwrap();
     assert!(report.to_text().contains("it is a segment of another journal"), "{}", report.to_text());
+}
+
+#[test]
+fn a_look_that_would_have_to_hold_too_much_says_so_and_what_it_has_seen() {
+    let case = Case::new();
+    let last = case.segments().pop().unwrap();
+    let bytes = disk::read(&case.disk, &last).unwrap();
+    let text = memchr::memmem::rfind(&bytes, b"\"session_id\":\"b\"").unwrap();
+    // A torn request: a start writes that it does not count.
+    case.disk.damage(&last, |bytes| bytes[text..].fill(0));
+    let overlay = Overlay::new(case.disk.clone(), layout::quarantine(case.place.journal()));
+    let full = overlay.create(Path::new("/elsewhere")).unwrap();
+    full.write_all_at(&vec![1; overlay::HELD_BYTES_MAX - 164], 0).unwrap();
+    let mut faults = Vec::new();
+    let mut tell = |path: &Path, fault: journal::survey::Fault| faults.push(format!("{}: {fault:?}", path.display()));
+    let (survey, opened) = Journal::look(overlay, &case.place.config.journal, case.clock.clone(), &mut tell);
+    assert!(opened.is_none() && survey.records.messages == 11, "{survey:?}");
+    assert!(faults.len() == 1 && faults[0].contains("too much would be written"), "{faults:?}");
 }

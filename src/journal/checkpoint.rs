@@ -45,9 +45,10 @@ pub struct Checkpoint {
 }
 
 /// What stands where the checkpoint should be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Standing {
     /// Nothing.
+    #[default]
     Missing,
     /// Something that is no checkpoint, or cannot be read.
     Damaged,

@@ -65,6 +65,14 @@ pub struct End {
     pub dirty: bool,
 }
 
+/// What a walk meets.
+pub enum Seen<'a> {
+    /// An intact frame, its payload, and what that holds.
+    Frame(&'a FrameHeader, &'a [u8], Option<&'a Entry>),
+    /// Damaged bytes.
+    Gap(Range<u64>),
+}
+
 /// What stands before a frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Before {
@@ -83,34 +91,44 @@ impl Before {
 }
 
 impl Digest {
-    /// Walks a segment.
+    /// Walks a segment; what it meets is shown to `see`.
     ///
     /// # Errors
     /// The disk's.
-    pub fn of_segment<F: DiskFile>(mut scanner: Scanner<F>, name: &Path) -> io::Result<(Self, End)> {
+    pub fn of_segment<F: DiskFile>(
+        mut scanner: Scanner<F>,
+        name: &Path,
+        see: &mut dyn FnMut(Seen<'_>),
+    ) -> io::Result<(Self, End)> {
         let (mut digest, mut before) = (Self::default(), Before::Nothing);
         loop {
             match scanner.next()? {
                 Found::Frame(header) => {
-                    digest.take(&header, scanner.payload(), std::mem::take(&mut before));
+                    let entry = digest.take(&header, scanner.payload(), std::mem::take(&mut before));
+                    see(Seen::Frame(&header, scanner.payload(), entry.as_ref()));
                 }
                 Found::Gap(range) => {
                     digest.gaps.push((range.start, range.end));
                     log::error!("{}: bytes {} to {} are damaged", name.display(), range.start, range.end);
+                    see(Seen::Gap(range.clone()));
                     before = Before::of_gap(&mut scanner, range)?;
                 }
                 Found::End { dirty } => {
                     digest.torn = dirty;
                     let end = End { offset: scanner.offset(), dirty };
                     let damaged = if dirty { digest.damaged_end(&mut scanner)? } else { None };
-                    return Ok((digest, damaged.map_or(end, |offset| End { offset, dirty: false })));
+                    if let Some(offset) = damaged {
+                        see(Seen::Gap(end.offset..offset));
+                        return Ok((digest, End { offset, dirty: false }));
+                    }
+                    return Ok((digest, end));
                 }
             }
         }
     }
 
     /// Takes an intact frame in, and returns what it holds.
-    pub(super) fn take(&mut self, header: &FrameHeader, payload: &[u8], before: Before) -> Option<Entry> {
+    fn take(&mut self, header: &FrameHeader, payload: &[u8], before: Before) -> Option<Entry> {
         self.records += 1;
         self.last_sequence = self.last_sequence.max(header.sequence);
         if header.kind != Kind::Abort {
@@ -160,7 +178,7 @@ impl Digest {
 
     /// When a damaged frame stands behind the segment's last one and nothing else, it is a gap like any other, and the
     /// request it ended is whole: the offset behind it. It stays where it is, so that the next start knows it too.
-    pub(super) fn damaged_end<F: DiskFile>(&mut self, scanner: &mut Scanner<F>) -> io::Result<Option<u64>> {
+    fn damaged_end<F: DiskFile>(&mut self, scanner: &mut Scanner<F>) -> io::Result<Option<u64>> {
         let end = scanner.damaged_end()?;
         if let Some(end) = end {
             self.gaps.push((scanner.offset(), end));
@@ -213,7 +231,7 @@ impl Digest {
             return Ok(digest);
         }
         let name = segment::path(folder, info.header.number);
-        Self::of_segment(reader::open(disk, folder, info)?, &name).map(|(digest, _)| digest)
+        Self::of_segment(reader::open(disk, folder, info)?, &name, &mut |_| ()).map(|(digest, _)| digest)
     }
 
     /// The header of a segment as its digest has it.
@@ -241,7 +259,7 @@ impl Digest {
     /// The disk's.
     pub fn renew<D: Disk>(disk: &D, folder: &Path, info: &SegmentInfo) -> io::Result<()> {
         let name = segment::path(folder, info.header.number);
-        let (digest, _) = Self::of_segment(reader::open(disk, folder, info)?, &name)?;
+        let (digest, _) = Self::of_segment(reader::open(disk, folder, info)?, &name, &mut |_| ())?;
         disk::replace(disk, &path(folder, info.header.number), &digest.encode(&info.header))
     }
 }

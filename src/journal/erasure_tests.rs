@@ -6,6 +6,7 @@ use super::testing::{Fixture, fill, say, texts};
 use super::*;
 use crate::config::Fsync;
 use crate::disk::sim::{Op, SimDisk};
+use crate::layout;
 use crate::message::{self, Id, Metadata, SessionId};
 
 fn erase(journal: &Journal<SimDisk>) -> Result<Id, Refusal> {
@@ -125,13 +126,13 @@ fn sealed_and_open_segments_are_scrubbed_frame_by_frame_and_digests_with_them() 
             disk.unlink(path);
         }
         let mut faults = Vec::new();
-        let survey = survey::Survey::of(&disk, &fixture.config.path, &mut |name, fault| {
-            faults.push(format!("{name}: {fault:?}"));
+        let overlay = Overlay::new(disk.clone(), layout::quarantine(&fixture.config.path));
+        let (survey, _) = Journal::look(overlay, &fixture.config, fixture.clock.clone(), &mut |path, fault| {
+            faults.push(format!("{}: {fault:?}", path.display()));
         });
-        let survey = survey.unwrap();
         assert!(faults.is_empty(), "{faults:?}");
         assert_eq!((survey.records.scrubbed, survey.records.messages), (sent.len() as u64, 1));
-        assert_eq!((survey.keys, survey.digests.outdated), (1, 0));
+        assert_eq!((survey.records.keys, survey.digests.outdated), (1, 0));
     }
     drop(journal);
     let journal = fixture.open();

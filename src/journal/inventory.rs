@@ -16,6 +16,7 @@ use super::digest::Digest;
 use super::error::{OpenError, at};
 use super::frame::{HeaderError, SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::segment::{self, SegmentInfo};
+use super::survey::{Fault, Watch};
 use super::{quarantine, random_u64, salvage};
 
 /// What was found.
@@ -37,17 +38,19 @@ pub struct Inventory {
 ///
 /// # Errors
 /// [`OpenError`].
-pub fn take<D: Disk>(disk: &D, folder: &Path, clock: &Clock) -> Result<Inventory, OpenError> {
+pub fn take<D: Disk>(disk: &D, folder: &Path, clock: &Clock, watch: &mut Watch<'_>) -> Result<Inventory, OpenError> {
     let names = disk.list(folder).map_err(at(folder))?;
     let mut numbers: Vec<u64> = names.iter().filter_map(|name| segment::number_of(name)).collect();
     numbers.sort_unstable();
     let mut inventory = Inventory { last_number: numbers.last().copied().unwrap_or(0), ..Inventory::default() };
     let mut damaged = Vec::new();
     for number in numbers {
-        match header(disk, folder, number)? {
-            Header::Good(info) => inventory.segments.push(info),
-            Header::Damaged => damaged.push((number, true)),
-            Header::Another => damaged.push((number, false)),
+        let found = header(disk, folder, number, watch);
+        match watch.pass(found)? {
+            Some(Header::Good(info)) => inventory.segments.push(info),
+            Some(Header::Damaged) => damaged.push((number, true)),
+            Some(Header::Another) => damaged.push((number, false)),
+            None => {}
         }
     }
     if let Some(ours) = epoch(disk, folder, &inventory.segments) {
@@ -55,25 +58,27 @@ pub fn take<D: Disk>(disk: &D, folder: &Path, clock: &Clock) -> Result<Inventory
         inventory.segments = segments;
         for info in foreign {
             let number = info.header.number;
-            inventory.set_aside(disk, folder, number).map_err(at(&segment::path(folder, number)))?;
+            let aside = inventory.set_aside(disk, folder, number, watch, |messages| Fault::OtherEpoch { messages });
+            watch.pass(aside.map_err(at(&segment::path(folder, number))))?;
         }
     }
     for (number, may_rebuild) in damaged {
-        let mended = inventory.mend(disk, folder, number, clock, may_rebuild);
-        mended.map_err(at(&segment::path(folder, number)))?;
+        let mended = inventory.mend(disk, folder, number, clock, may_rebuild, watch);
+        watch.pass(mended.map_err(at(&segment::path(folder, number))))?;
     }
     inventory.segments.sort_by_key(|info| info.header.number);
     for name in names.iter().filter(|name| name.ends_with(layout::UNFINISHED)) {
         // Left by a crash between making and naming it.
-        disk.remove(&folder.join(name)).map_err(at(folder))?;
+        watch.leftover(disk, &folder.join(name));
+        watch.pass(disk.remove(&folder.join(name)).map_err(at(&folder.join(name))))?;
     }
-    segment::drop_used_spare(disk, folder).map_err(at(folder))?;
+    watch.pass(segment::drop_used_spare(disk, folder).map_err(at(&layout::spare(folder))))?;
     Ok(inventory)
 }
 
 /// The epoch of the journal in that folder, some of whose segments are `intact`: the checkpoint's, if one of them has it,
 /// else the last one's. A segment of another was put there by somebody, and its sequences say nothing here.
-pub fn epoch<D: Disk>(disk: &D, folder: &Path, intact: &[SegmentInfo]) -> Option<u64> {
+fn epoch<D: Disk>(disk: &D, folder: &Path, intact: &[SegmentInfo]) -> Option<u64> {
     let of_checkpoint = Checkpoint::epoch(disk, folder);
     let known = of_checkpoint.filter(|epoch| intact.iter().any(|info| info.header.epoch == *epoch));
     known.or_else(|| intact.last().map(|info| info.header.epoch))
@@ -88,15 +93,15 @@ enum Header {
     Another,
 }
 
-fn header<D: Disk>(disk: &D, folder: &Path, number: u64) -> Result<Header, OpenError> {
+fn header<D: Disk>(disk: &D, folder: &Path, number: u64, watch: &mut Watch<'_>) -> Result<Header, OpenError> {
     let path = segment::path(folder, number);
     let file = disk.open_read(&path).map_err(at(&path))?;
     let mut bytes = [0; SEGMENT_HEADER_BYTES];
     let read = file.read_at(&mut bytes, 0).map_err(at(&path))?;
+    let file_bytes = file.byte_len().map_err(at(&path))?;
+    watch.file(file_bytes);
     match SegmentHeader::decode(&bytes[..read]) {
-        Ok(header) if header.number == number => {
-            Ok(Header::Good(SegmentInfo { header, file_bytes: file.byte_len().map_err(at(&path))? }))
-        }
+        Ok(header) if header.number == number => Ok(Header::Good(SegmentInfo { header, file_bytes })),
         Ok(_) => Ok(Header::Another),
         Err(HeaderError::Damaged) => Ok(Header::Damaged),
         Err(source @ HeaderError::Newer(_)) => Err(OpenError::Newer { path, source }),
@@ -109,10 +114,7 @@ fn header<D: Disk>(disk: &D, folder: &Path, number: u64) -> Result<Header, OpenE
 /// In the second case the segment may have begun earlier than its first frame says; what a failed segment before it holds
 /// from there on was refused or stands in both, so the worst is a refused message that comes back. A first frame that comes
 /// before what an earlier segment begins with is of another life of the file, and nothing is made of it.
-///
-/// # Errors
-/// The disk's.
-pub fn rebuilt<D: Disk>(
+fn rebuilt<D: Disk>(
     disk: &D,
     folder: &Path,
     number: u64,
@@ -135,7 +137,15 @@ pub fn rebuilt<D: Disk>(
 
 impl Inventory {
     /// Takes a file away that cannot be used as a segment.
-    fn set_aside<D: Disk>(&mut self, disk: &D, folder: &Path, number: u64) -> io::Result<()> {
+    fn set_aside<D: Disk>(
+        &mut self,
+        disk: &D,
+        folder: &Path,
+        number: u64,
+        watch: &mut Watch<'_>,
+        fault: fn(u64) -> Fault,
+    ) -> io::Result<()> {
+        watch.set_aside(disk, &segment::path(folder, number), fault)?;
         let aside = quarantine::take_segment(disk, folder, number)?;
         let path = segment::path(folder, number);
         log::error!(
@@ -156,10 +166,18 @@ impl Inventory {
         number: u64,
         clock: &Clock,
         may_rebuild: bool,
+        watch: &mut Watch<'_>,
     ) -> io::Result<()> {
         let path = segment::path(folder, number);
         let known = if may_rebuild { rebuilt(disk, folder, number, &self.segments, clock)? } else { None };
-        let Some(header) = known else { return self.set_aside(disk, folder, number) };
+        let Some(header) = known else {
+            let fault: fn(u64) -> Fault = match may_rebuild {
+                true => |messages| Fault::Header { messages: Some(messages) },
+                false => |messages| Fault::OtherNumber { messages },
+            };
+            return self.set_aside(disk, folder, number, watch, fault);
+        };
+        watch.rebuilt(&path);
         let file = disk.open(&path)?;
         let aside = quarantine::keep_header(disk, folder, number, &file, SEGMENT_HEADER_BYTES as u64)?;
         file.write_all_at(&header.encode(), 0)?;

@@ -1,7 +1,7 @@
 //! The lock: one process at a time has a journal's folder.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_millis(200);
 /// The lock's file, and the folder itself, which stays locked when the file is removed. Some network file systems cannot
 /// lock folders; the file alone counts there.
 pub struct Lock {
-    _file: File,
+    file: Option<File>,
     _folder: Option<File>,
 }
 
@@ -29,14 +29,37 @@ impl Lock {
     pub fn take(folder: &Path) -> Result<Self, OpenError> {
         let path = layout::lock(folder);
         let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
-        let mut file = open.map_err(at(&path))?;
+        let lock = Self::hold(folder, Some(open.map_err(at(&path))?), File::try_lock)?;
+        // For people and for the message below; the lock itself is the kernel's, and a full disk does not undo it.
+        let name = |mut file: &File| file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+        if let Err(e) = lock.file.as_ref().map_or(Ok(()), name) {
+            log::warn!("{} does not name this process: {e}", path.display());
+        }
+        Ok(lock)
+    }
+
+    /// Keeps every server from starting there while this lives, and nobody from looking. Writes nothing.
+    ///
+    /// # Errors
+    /// [`OpenError::Locked`] when a server has it.
+    pub fn look(folder: &Path) -> Result<Self, OpenError> {
+        let path = layout::lock(folder);
+        match File::open(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Self::hold(folder, None, File::try_lock_shared),
+            file => Self::hold(folder, Some(file.map_err(at(&path))?), File::try_lock_shared),
+        }
+    }
+
+    fn hold(folder: &Path, file: Option<File>, lock: fn(&File) -> Result<(), TryLockError>) -> Result<Self, OpenError> {
+        let path = layout::lock(folder);
         let itself = File::open(folder).map_err(at(folder))?;
         let patient_until = Instant::now() + PATIENCE;
         let is_taken = |tried: &Result<(), TryLockError>| matches!(tried, Err(TryLockError::WouldBlock));
-        let (mut of_file, mut of_folder) = (file.try_lock(), itself.try_lock());
+        let tried = || (file.as_ref().map_or(Ok(()), lock), lock(&itself));
+        let (mut of_file, mut of_folder) = tried();
         while (is_taken(&of_file) || is_taken(&of_folder)) && Instant::now() < patient_until {
             std::thread::park_timeout(PATIENCE / 20);
-            (of_file, of_folder) = (file.try_lock(), itself.try_lock());
+            (of_file, of_folder) = tried();
         }
         if is_taken(&of_file) || is_taken(&of_folder) {
             let holder = std::fs::read_to_string(&path).unwrap_or_default();
@@ -46,11 +69,6 @@ impl Lock {
         if let Err(TryLockError::Error(e)) = of_file {
             return Err(at(&path)(e));
         }
-        let _folder = of_folder.is_ok().then_some(itself);
-        // For people and for the message above; the lock itself is the kernel's, and a full disk does not undo it.
-        if let Err(e) = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())) {
-            log::warn!("{} does not name this process: {e}", path.display());
-        }
-        Ok(Self { _file: file, _folder })
+        Ok(Self { file, _folder: of_folder.is_ok().then_some(itself) })
     }
 }

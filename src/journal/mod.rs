@@ -20,7 +20,7 @@
 //! | `quarantine.rs` | copies of what a start takes out or steps over |
 //! | `lock.rs` | one process at a time |
 //! | `upkeep.rs` | dropping segments, the spare, digests, syncs by interval, warnings |
-//! | `survey.rs` | a look at all of it that changes nothing |
+//! | `survey.rs` | a recovery that is watched: its faults and counts, for the doctor |
 //! | `salvage.rs` | intact frames out of a file of which nothing else is known |
 //! | `checkpoint.rs` | up to where everything has arrived |
 //! | `digest.rs` | what a start must know of a segment, without walking it |
@@ -100,6 +100,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::config::JournalConfig;
+use crate::disk::overlay::Overlay;
 use crate::disk::{Disk, RealDisk};
 use crate::message::{Clock, Id, IdGenerator, LINE_BYTES_MAX, Message, SessionId};
 
@@ -108,19 +109,21 @@ pub use checkpoint::{Checkpoint, Standing};
 pub use commit::Ticket;
 pub use erasures::Unscrubbed;
 pub use error::OpenError;
+pub use lock::Lock;
 pub use queue::Kept;
 pub use reader::{Place, Progress, Reader};
 pub use record::{Draft, Entry, Key, Links, Record, ReplyTo};
 pub use recovery::Findings;
+pub use salvage::messages as salvage;
 pub use scrub::Scrubbed;
 pub use upkeep::Warning;
 
 use age::Ages;
 use erasures::{Erasure, Erasures};
-use lock::Lock;
 use queue::Queue;
 use recovery::recover;
 use segment::SegmentInfo;
+use survey::{Survey, Tell, Watch};
 use writer::{Settings, Writer};
 
 /// Why a record was not taken. To its sender this means "unknown": it may be there after a crash, so retry with a key.
@@ -224,7 +227,7 @@ pub struct Journal<D: Disk = RealDisk> {
     warned: Mutex<Vec<Warning>>,
     ages: Mutex<Ages>,
     /// Held, not used: the folder is locked while it is open.
-    _lock: Lock,
+    _lock: Option<Lock>,
 }
 
 /// Figures for the status.
@@ -272,7 +275,17 @@ impl<D: Disk> Journal<D> {
         publish: Publish,
         on_panic: Box<dyn Fn() + Send + Sync>,
     ) -> Result<Self, OpenError> {
-        let found = recover(&disk, config, &clock)?;
+        Self::open_watched(disk, config, clock, (publish, on_panic), &mut Watch::nobody())
+    }
+
+    fn open_watched(
+        disk: D,
+        config: &JournalConfig,
+        clock: Clock,
+        (publish, on_panic): (Publish, Box<dyn Fn() + Send + Sync>),
+        watch: &mut Watch<'_>,
+    ) -> Result<Self, OpenError> {
+        let found = recover(&disk, config, &clock, watch)?;
         // One ring is as good as many.
         let bell = bounded(1);
         let segments = Arc::new(Mutex::new(found.segments));
@@ -458,6 +471,17 @@ impl<D: Disk> Journal<D> {
             first_sequence: segments.first().map_or(0, |s| s.header.first_sequence),
             published,
         }
+    }
+}
+
+impl<D: Disk> Journal<Overlay<D>> {
+    /// What a start would find and do, and the journal as it would be then; none when even that cannot be told. Each fault goes
+    /// to `tell`. Nothing is written, and whoever looks holds the lock ([`Lock::look`]).
+    pub fn look(disk: Overlay<D>, config: &JournalConfig, clock: Clock, tell: Tell<'_>) -> (Survey, Option<Self>) {
+        let mut watch = Watch::new(tell);
+        let opened = Self::open_watched(disk, config, clock, (Box::new(|_| ()), Box::new(|| ())), &mut watch);
+        let journal = watch.pass(opened).ok().flatten();
+        (watch.end(), journal)
     }
 }
 

@@ -41,7 +41,10 @@ pub fn keep_range<D: Disk>(
 }
 
 /// The length of a stretch without the zeros at its end.
-fn used_bytes<F: DiskFile>(file: &F, range: Range<u64>) -> io::Result<u64> {
+///
+/// # Errors
+/// The disk's.
+pub fn used_bytes<F: DiskFile>(file: &F, range: Range<u64>) -> io::Result<u64> {
     let (mut block, mut at, mut end) = (vec![0; BLOCK_BYTES], range.start, range.start);
     while at < range.end {
         let wanted = usize::try_from(range.end - at).unwrap_or(usize::MAX).min(BLOCK_BYTES);

@@ -29,6 +29,7 @@ use super::random_u64;
 use super::record::{Entry, Record};
 use super::requests::Requests;
 use super::segment::{self, Segment, SegmentInfo};
+use super::survey::Watch;
 use super::writer::{Frames, new_header};
 use super::{quarantine, reader};
 
@@ -55,8 +56,8 @@ pub struct Findings {
 
 /// The journal's state, ready to go on.
 pub struct Recovered<D: Disk> {
-    /// Keeps the folder locked as long as it is open.
-    pub lock: Lock,
+    /// Keeps the folder locked as long as it is open. None where a look recovers: its lock is another.
+    pub lock: Option<Lock>,
     /// The journal's epoch.
     pub epoch: u64,
     /// The checkpoint found, or "from the start".
@@ -81,21 +82,28 @@ pub struct Recovered<D: Disk> {
     pub findings: Findings,
 }
 
-/// See the module.
-pub fn recover<D: Disk>(disk: &D, config: &JournalConfig, clock: &Clock) -> Result<Recovered<D>, OpenError> {
+/// See the module. Who watches is told all of it, and passes over what would end a start (survey.rs).
+pub fn recover<D: Disk>(
+    disk: &D,
+    config: &JournalConfig,
+    clock: &Clock,
+    watch: &mut Watch<'_>,
+) -> Result<Recovered<D>, OpenError> {
     let folder = &config.path;
     disk::make_folder(disk, folder).map_err(at(folder))?;
-    let lock = Lock::take(folder)?;
-    let Inventory { segments, last_number, lost_last, lost, rebuilt } = inventory::take(disk, folder, clock)?;
+    let lock = if watch.is_there() { None } else { Some(Lock::take(folder)?) };
+    let Inventory { segments, last_number, lost_last, lost, rebuilt } = inventory::take(disk, folder, clock, watch)?;
     let mut recovery = Recovery::new(disk, folder, last_number, lost_last);
     recovery.findings = Findings { lost_segments: lost, rebuilt_headers: rebuilt, ..Findings::default() };
     let epoch = segments.first().map_or_else(random_u64, |s| s.header.epoch);
     let checkpoint = Checkpoint::load(disk, folder, epoch);
+    watch.segments(&segments, || Checkpoint::standing(disk, folder, epoch));
     let passed = checkpoint.drained.max(checkpoint.transcribed);
     recovery.raise(passed, checkpoint.largest_id);
     let mut keys = Keys::new(config.max_keys);
-    let end = recovery.walk(&segments, &mut keys)?;
-    let (last, next_sequence) = recovery.last_segment(&segments, end, epoch, config, clock)?;
+    let end = recovery.walk(&segments, &mut keys, watch)?;
+    watch.all_walked(folder, passed);
+    let (last, next_sequence) = recovery.last_segment(&segments, end, epoch, (config, clock), watch)?;
     let mut recovered: Recovered<D> = Recovered {
         next_number: last.header.number + 1,
         last,
@@ -114,6 +122,7 @@ pub fn recover<D: Disk>(disk: &D, config: &JournalConfig, clock: &Clock) -> Resu
     for (first, last) in recovery.requests.end().into_iter().filter(|(first, _)| *first > passed) {
         if !recovered.is_void(first) {
             recovered.void(disk, config, clock, first, last).map_err(at(folder))?;
+            watch.change(|survey| survey.torn += last - first + 1);
         }
     }
     let voids = recovered.voids.clone();
@@ -197,28 +206,48 @@ impl<'a, D: Disk> Recovery<'a, D> {
     }
 
     /// Takes in every segment, oldest first; returns where the last one's frames end.
-    fn walk(&mut self, segments: &[SegmentInfo], keys: &mut Keys) -> Result<End, OpenError> {
+    fn walk(&mut self, segments: &[SegmentInfo], keys: &mut Keys, watch: &mut Watch<'_>) -> Result<End, OpenError> {
         let mut end = End { offset: SEGMENT_HEADER_BYTES as u64, dirty: false };
         // So far nothing but the checkpoint has raised it.
         let passed = self.last_sequence;
         for (index, info) in segments.iter().enumerate() {
-            let path = segment::path(self.folder, info.header.number);
             self.raise(info.header.first_sequence.saturating_sub(1), None);
-            let digest = if index + 1 < segments.len() {
-                Digest::load(self.disk, self.folder, info).map_err(at(&path))?
-            } else {
-                let scanner = reader::open(self.disk, self.folder, info).map_err(at(&path))?;
-                let (digest, found) = Digest::of_segment(scanner, &path).map_err(at(&path))?;
-                end = found;
-                digest
-            };
-            self.keep_gaps(info, &digest);
             let bound = segment::bound(segments, info.header.number);
+            let is_sealed = index + 1 < segments.len();
+            let read = self.read(info, bound, is_sealed, watch);
+            let Some((digest, found)) = watch.pass(read)? else { continue };
+            if !is_sealed {
+                end = found;
+            }
+            self.keep_gaps(info, &digest);
             self.requests.follow(info, &digest, bound, passed, index == 0);
             self.take_in(&digest, bound);
             digest.tell_keys(keys, bound);
         }
         Ok(end)
+    }
+
+    /// What a segment's digest says, or, where there is none, or it is open, or somebody watches, what a walk finds; and where
+    /// the walk ended.
+    fn read(
+        &self,
+        info: &SegmentInfo,
+        bound: u64,
+        is_sealed: bool,
+        watch: &mut Watch<'_>,
+    ) -> Result<(Digest, End), OpenError> {
+        let path = segment::path(self.folder, info.header.number);
+        if is_sealed
+            && !watch.is_there()
+            && let Some(digest) = Digest::stored(self.disk, self.folder, &info.header)
+        {
+            return Ok((digest, End { offset: info.file_bytes, dirty: false }));
+        }
+        watch.begin(&path, info, bound);
+        let scanner = reader::open(self.disk, self.folder, info).map_err(at(&path))?;
+        let (digest, end) = Digest::of_segment(scanner, &path, &mut |seen| watch.see(seen)).map_err(at(&path))?;
+        watch.walked(self.disk, self.folder, info, (&digest, end, is_sealed))?;
+        Ok((digest, end))
     }
 
     /// Keeps a copy of what is damaged between intact frames: the segment goes one day, and with it what may be read yet.
@@ -252,12 +281,13 @@ impl<'a, D: Disk> Recovery<'a, D> {
         segments: &[SegmentInfo],
         end: End,
         epoch: u64,
-        config: &JournalConfig,
-        clock: &Clock,
+        (config, clock): (&JournalConfig, &Clock),
+        watch: &mut Watch<'_>,
     ) -> Result<(Segment<D::File>, u64), OpenError> {
         let mut next_sequence = self.last_sequence + 1;
         let last = segments.last().filter(|info| info.header.number == self.last_number);
-        let Some(info) = last else {
+        let mended = last.map(|info| self.mended(info, end)).transpose();
+        let Some(Some(segment)) = watch.pass(mended)? else {
             if self.lost_last {
                 next_sequence += SEQUENCE_LEAP;
             }
@@ -267,12 +297,18 @@ impl<'a, D: Disk> Recovery<'a, D> {
             let named = made.and_then(|made| made.name(self.disk, self.folder, true));
             return Ok((named.map_err(at(self.folder))?, next_sequence));
         };
+        watch.change(|survey| survey.tail_bytes = self.findings.tail_bytes);
+        Ok((segment, next_sequence))
+    }
+
+    /// A segment without what stands behind its last frame.
+    fn mended(&mut self, info: &SegmentInfo, end: End) -> Result<Segment<D::File>, OpenError> {
         let path = segment::path(self.folder, info.header.number);
         let file = Arc::new(self.disk.open(&path).map_err(at(&path))?);
         if end.dirty {
             self.cut_tail(&*file, info, end.offset)?;
         }
-        Ok((Segment { header: info.header, file, file_bytes: info.file_bytes, offset: end.offset }, next_sequence))
+        Ok(Segment { header: info.header, file, file_bytes: info.file_bytes, offset: end.offset })
     }
 
     /// Sets a copy of the bytes behind `end` aside and zeroes them.

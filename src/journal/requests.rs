@@ -1,4 +1,4 @@
-//! Which requests are whole, from segment to segment: what a start and a look that changes nothing both have to know.
+//! Which requests are whole, from segment to segment: what a start has to know.
 //!
 //! A digest tells of the requests within its segment; one may begin in a segment and end in the next, and its beginning may
 //! stand in a segment that was dropped. Knows nothing of what becomes of those that are not whole.
@@ -38,6 +38,8 @@ impl Requests {
         if let Some(unfinished) = digest.unfinished.filter(counts) {
             self.unfinished = Some(unfinished);
         }
+        // What begins at or before it was acknowledged.
+        self.remains.retain(|(first, _)| *first > passed);
     }
 
     /// A request may have begun in a segment that was dropped. The checkpoint had passed that part, so all of it was
@@ -48,11 +50,6 @@ impl Requests {
         if !is_there && digest.head.is_some_and(|(head, ..)| head == first) {
             self.remains.extend(self.unfinished.replace((first.saturating_sub(1), first.saturating_sub(1))));
         }
-    }
-
-    /// Forgets remains that begin at or before `passed`: they were acknowledged.
-    pub fn forget_passed(&mut self, passed: u64) {
-        self.remains.retain(|(first, _)| *first > passed);
     }
 
     /// All that is left of requests that are not whole, now that no segment follows.

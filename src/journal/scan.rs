@@ -123,10 +123,22 @@ impl<F: DiskFile> Scanner<F> {
     /// # Errors
     /// The disk's.
     pub fn could_be_torn(&self, stretch: Range<u64>) -> io::Result<bool> {
-        let mut bytes = vec![0; usize::try_from(stretch.end - stretch.start).map_err(io::Error::other)?];
-        let read = read_over_damage(&*self.file, &mut bytes, stretch.start)?;
-        let bytes = &bytes[..read];
-        Ok(bytes.last().is_none_or(|&last| last == 0) || memmem::find(bytes, &[0; ZEROS_OF_A_TEAR]).is_some())
+        let (mut block, mut at, mut zeros) = (vec![0; WINDOW_BYTES], stretch.start, 0);
+        while at < stretch.end {
+            let wanted = usize::try_from(stretch.end - at).unwrap_or(usize::MAX).min(WINDOW_BYTES);
+            let read = read_over_damage(&*self.file, &mut block[..wanted], at)?;
+            if read == 0 {
+                break;
+            }
+            for &byte in &block[..read] {
+                zeros = if byte == 0 { zeros + 1 } else { 0 };
+                if zeros == ZEROS_OF_A_TEAR {
+                    return Ok(true);
+                }
+            }
+            at += read as u64;
+        }
+        Ok(zeros > 0 || at == stretch.start)
     }
 
     /// Where a whole frame ends that stands behind the last intact one with zeros behind it: its header can be read, nothing

@@ -1,32 +1,27 @@
-//! A look at a journal's folder that changes nothing: what is intact, what a start would mend, what is lost.
+//! A recovery that is watched: what it meets and what it would do, told as it comes, and told to its end.
 //!
-//! It stands beside recovery and not in it, because recovery mends what it finds and reads digests where it can; here every
-//! frame of every segment is walked and nothing is ever written, not even the lock. The rules of what counts are the same
-//! ones: a segment ends where a later one begins, voided records are none.
+//! A start recovers unwatched, and ends at the first thing it cannot pass. `chatkeep doctor` watches the same recovery over a
+//! disk that forgets what is written (`disk/overlay.rs`). What would end a start is then told and passed over, the lock is
+//! not taken (the doctor holds it without writing), and digests are compared and then passed over too, so that every frame of every segment is read.
 //!
-//! Memory is bounded by one segment's digest and by the voided ranges, whatever the journal holds: each fault is handed
-//! out when it is met. Knows nothing of transcripts, nor of how a fault is told.
+//! Memory is bounded by what an open journal keeps, whatever stands in the files: each fault is handed out when it is met.
+//! Knows nothing of transcripts, nor of how a fault is told.
 
-mod walk;
-
-use std::collections::HashMap;
-use std::fs::{File, TryLockError};
 use std::io;
 use std::ops::{Range, RangeInclusive};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use crate::disk::Disk;
+use crate::disk::{Disk, DiskFile};
 use crate::layout;
-use crate::message::{Id, SessionId, Timestamp};
+use crate::message::{Id, Timestamp};
 
 use super::checkpoint::Standing;
-use super::frame::{HeaderError, Kind};
-use super::reader;
-use super::record::{Entry, Record};
-use super::scan::Found;
-use super::segment::{self, SegmentInfo};
-
-pub use super::salvage::messages as salvage;
+use super::digest::{self, Digest, End, Seen};
+use super::error::{OpenError, at};
+use super::frame::{FrameHeader, HeaderError, Kind};
+use super::record::{self, Entry};
+use super::segment::SegmentInfo;
+use super::{quarantine, salvage};
 
 /// Something that is not as it was written.
 #[derive(Debug)]
@@ -64,13 +59,13 @@ pub enum Fault {
     },
     /// Records that are intact and yet cannot be read: a fault in chatkeep.
     Unreadable(u64),
-    /// The disk cannot read the file.
+    /// The disk cannot read it: a start ends there.
     Io(io::Error),
     /// The checkpoint has passed this sequence, and the journal ends before it.
     EndsBefore(u64),
 }
 
-/// How many records there are of each kind.
+/// How many records there are of each kind, those that count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Records {
     /// Messages.
@@ -83,6 +78,10 @@ pub struct Records {
     pub aborts: u64,
     /// Messages that were erased and scrubbed: places without content, counted nowhere else.
     pub scrubbed: u64,
+    /// Frames behind the beginning of a later segment: refused, or written anew there.
+    pub refused: u64,
+    /// Messages with a key that was sent by a client.
+    pub keys: u64,
 }
 
 /// How the digests of sealed segments stand.
@@ -98,23 +97,30 @@ pub struct Digests {
     pub outdated: u64,
 }
 
-/// What was found.
-#[derive(Debug)]
-pub struct Survey {
-    /// Segments whose header is intact.
+/// Which files there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Files {
+    /// Segments whose header is intact or can be rebuilt.
     pub segments: usize,
     /// Bytes of all files with a segment's name.
     pub bytes: u64,
+    /// Files that a stop in the middle of something left.
+    pub leftovers: u64,
+    /// Their bytes.
+    pub leftover_bytes: u64,
+}
+
+/// What was found.
+#[derive(Clone, Debug, Default)]
+pub struct Survey {
+    /// See [`Files`].
+    pub files: Files,
     /// The first sequence that may still be there.
     pub first_sequence: u64,
     /// The last sequence that was given, as far as the segments tell.
     pub last_sequence: u64,
-    /// Records that count.
+    /// See [`Records`].
     pub records: Records,
-    /// Frames behind the beginning of a later segment: refused, or written anew there.
-    pub refused: u64,
-    /// Messages with a key that was sent by a client.
-    pub keys: u64,
     /// See [`Digests`].
     pub digests: Digests,
     /// Bytes behind the last intact record of the last segment: a start sets a copy aside and zeroes them.
@@ -127,116 +133,240 @@ pub struct Survey {
     pub pending: u64,
     /// When the oldest pending message was recorded.
     pub oldest_pending: Option<Timestamp>,
-    /// Files that a stop in the middle of something left, and their bytes.
-    pub leftovers: (u64, u64),
     /// A segment that a later version wrote, and why it cannot be read.
     pub newer: Option<(String, HeaderError)>,
-    /// What is erased: of these sessions everything up to that id.
-    pub erased: HashMap<SessionId, Id>,
-    infos: Vec<SegmentInfo>,
-    voids: Vec<(u64, u64)>,
-}
-
-/// The journal's lock, held without writing to it.
-pub struct Hold {
-    _files: Vec<File>,
-}
-
-/// Keeps a server from starting on the folder while this lives, and nobody from looking; when a server runs already, what
-/// the lock says of it.
-///
-/// # Errors
-/// The disk's.
-pub fn hold(folder: &Path) -> io::Result<Result<Hold, String>> {
-    let mut files = vec![File::open(folder)?];
-    match File::open(layout::lock(folder)) {
-        Ok(file) => files.push(file),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-        Err(e) => return Err(e),
-    }
-    // Some file systems cannot lock folders: the file alone counts there, as it does for a server.
-    if files.iter().any(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))) {
-        let holder = std::fs::read_to_string(layout::lock(folder)).unwrap_or_default();
-        let holder = holder.trim();
-        return Ok(Err(if holder.is_empty() { "unknown".to_owned() } else { holder.to_owned() }));
-    }
-    Ok(Ok(Hold { _files: files }))
 }
 
 impl Survey {
-    /// Walks the journal in `folder`; each fault goes to `tell`, with its file's name.
-    ///
-    /// # Errors
-    /// The disk's, when the folder itself cannot be read.
-    pub fn of<D: Disk>(disk: &D, folder: &Path, tell: &mut dyn FnMut(&str, Fault)) -> io::Result<Self> {
-        let names = disk.list(folder)?;
-        Ok(walk::Walk::new(disk, folder, tell, Self::empty()).run(&names))
-    }
-
-    fn empty() -> Self {
-        Self {
-            segments: 0,
-            bytes: 0,
-            first_sequence: 0,
-            last_sequence: 0,
-            records: Records::default(),
-            refused: 0,
-            keys: 0,
-            digests: Digests::default(),
-            tail_bytes: 0,
-            torn: 0,
-            checkpoint: Standing::Missing,
-            pending: 0,
-            oldest_pending: None,
-            leftovers: (0, 0),
-            newer: None,
-            erased: HashMap::new(),
-            infos: Vec::new(),
-            voids: Vec::new(),
-        }
-    }
-
     /// Up to which sequence the transcripts hold everything, as the checkpoint has it.
     pub fn transcribed(&self) -> u64 {
         if let Standing::Ours(checkpoint) = self.checkpoint { checkpoint.transcribed } else { 0 }
     }
 
-    /// Hands the records of those sequences to `take`, in sequence, without what is voided.
+    fn note(&mut self, header: &FrameHeader, entry: &Entry) {
+        let records = &mut self.records;
+        match header.kind {
+            Kind::Message => records.messages += 1,
+            Kind::ContextClear => records.context_clears += 1,
+            Kind::Erasure => records.erasures += 1,
+            Kind::Abort => records.aborts += 1,
+        }
+        let links = entry.links();
+        records.keys += u64::from(links.key.is_some() && links.reply_to.is_none());
+        let drained = if let Standing::Ours(checkpoint) = self.checkpoint { checkpoint.drained } else { 0 };
+        if header.sequence > drained && header.kind != Kind::Abort {
+            self.pending += 1;
+            self.oldest_pending = self.oldest_pending.or_else(|| entry.id().map(Id::time));
+        }
+    }
+}
+
+/// Where faults go, each with its file.
+pub type Tell<'a> = &'a mut dyn FnMut(&Path, Fault);
+
+/// Who watches a recovery: nobody at a start, and then none of this does anything.
+pub struct Watch<'a>(Option<Watcher<'a>>);
+
+struct Watcher<'a> {
+    survey: Survey,
+    tell: Tell<'a>,
+    segment: Stretch,
+}
+
+/// The way through one segment.
+#[derive(Default)]
+struct Stretch {
+    path: PathBuf,
+    /// The first sequence that stands in a later one.
+    bound: u64,
+    /// The last sequence that was met, or the one before the segment's first.
+    last: u64,
+    /// Damage before what comes next.
+    gap: Option<Range<u64>>,
+    faults: u64,
+}
+
+impl<'a> Watch<'a> {
+    /// A start.
+    pub fn nobody() -> Self {
+        Self(None)
+    }
+
+    /// Somebody.
+    pub fn new(tell: Tell<'a>) -> Self {
+        Self(Some(Watcher { survey: Survey::default(), tell, segment: Stretch::default() }))
+    }
+
+    /// Whether anybody does.
+    pub fn is_there(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// What was found in all.
+    pub fn end(self) -> Survey {
+        self.0.map(|watcher| watcher.survey).unwrap_or_default()
+    }
+
+    /// What would end a start: is told, and passed over.
+    ///
+    /// # Errors
+    /// The outcome's, when nobody watches.
+    pub fn pass<T>(&mut self, outcome: Result<T, OpenError>) -> Result<Option<T>, OpenError> {
+        match (outcome, &mut self.0) {
+            (Ok(value), _) => Ok(Some(value)),
+            (Err(e), None) => Err(e),
+            (Err(OpenError::Newer { path, source }), Some(watcher)) => {
+                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                watcher.survey.newer.get_or_insert((name, source));
+                (watcher.tell)(&path, Fault::Newer(source));
+                Ok(None)
+            }
+            (Err(OpenError::Io { path, source }), Some(watcher)) => {
+                (watcher.tell)(&path, Fault::Io(source));
+                Ok(None)
+            }
+            (Err(e @ OpenError::Locked { .. }), Some(_)) => Err(e),
+        }
+    }
+
+    /// A file with a segment's name, of that length.
+    pub fn file(&mut self, bytes: u64) {
+        self.change(|survey| survey.files.bytes += bytes);
+    }
+
+    /// A file that a stop in the middle of something left.
+    pub fn leftover<D: Disk>(&mut self, disk: &D, path: &Path) {
+        self.change(|survey| {
+            survey.files.leftovers += 1;
+            survey.files.leftover_bytes += disk.open_read(path).and_then(|file| file.byte_len()).unwrap_or(0);
+        });
+    }
+
+    /// A header that is rebuilt.
+    pub fn rebuilt(&mut self, path: &Path) {
+        if let Some(watcher) = &mut self.0 {
+            (watcher.tell)(path, Fault::Header { messages: None });
+        }
+    }
+
+    /// A file that is going to be set aside.
     ///
     /// # Errors
     /// The disk's.
-    pub fn records<D: Disk>(
-        &self,
-        disk: &D,
-        folder: &Path,
-        wanted: RangeInclusive<u64>,
-        take: &mut dyn FnMut(Record),
-    ) -> io::Result<()> {
-        for info in &self.infos {
-            let bound = segment::bound(&self.infos, info.header.number);
-            if bound <= *wanted.start() || info.header.first_sequence > *wanted.end() {
-                continue;
-            }
-            let mut scanner = reader::open(disk, folder, info)?;
-            loop {
-                let header = match scanner.next()? {
-                    Found::Frame(header) if header.sequence >= bound || header.sequence > *wanted.end() => break,
-                    Found::Frame(header) => header,
-                    Found::Gap(_) => continue,
-                    Found::End { .. } => break,
-                };
-                let counts = wanted.contains(&header.sequence) && !self.is_void(header.sequence);
-                if let Some(entry) = Entry::decode(header.kind, scanner.payload()).filter(|_| counts)
-                    && header.kind != Kind::Abort
-                {
-                    take(Record { sequence: header.sequence, entry });
-                }
-            }
-        }
+    pub fn set_aside<D: Disk>(&mut self, disk: &D, path: &Path, fault: fn(u64) -> Fault) -> io::Result<()> {
+        let Some(watcher) = &mut self.0 else { return Ok(()) };
+        let mut messages = 0;
+        salvage::messages(disk, path, &mut |_, _| messages += 1)?;
+        (watcher.tell)(path, fault(messages));
         Ok(())
     }
 
-    fn is_void(&self, sequence: u64) -> bool {
-        self.voids.iter().any(|&(first, last)| (first..=last).contains(&sequence))
+    /// All segments that can be read, and the checkpoint beside them.
+    pub fn segments(&mut self, segments: &[SegmentInfo], checkpoint: impl FnOnce() -> Standing) {
+        self.change(|survey| {
+            survey.files.segments = segments.len();
+            survey.first_sequence = segments.first().map_or(0, |info| info.header.first_sequence);
+            survey.checkpoint = checkpoint();
+        });
+    }
+
+    /// A segment's walk begins; it counts up to `bound`.
+    pub fn begin(&mut self, path: &Path, info: &SegmentInfo, bound: u64) {
+        if let Some(watcher) = &mut self.0 {
+            let last = info.header.first_sequence.saturating_sub(1);
+            watcher.segment = Stretch { path: path.to_owned(), bound, last, gap: None, faults: 0 };
+            watcher.survey.last_sequence = watcher.survey.last_sequence.max(last);
+        }
+    }
+
+    /// What the walk meets.
+    pub fn see(&mut self, seen: Seen<'_>) {
+        match (&mut self.0, seen) {
+            (None, _) => {}
+            (Some(watcher), Seen::Gap(bytes)) => watcher.segment.gap = Some(bytes),
+            (Some(watcher), Seen::Frame(header, payload, entry)) => watcher.frame(header, payload, entry),
+        }
+    }
+
+    /// A segment's walk is over. Of a sealed one the digest beside it is compared.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn walked<D: Disk>(
+        &mut self,
+        disk: &D,
+        folder: &Path,
+        info: &SegmentInfo,
+        (digest, end, is_sealed): (&Digest, End, bool),
+    ) -> Result<(), OpenError> {
+        let Some(watcher) = &mut self.0 else { return Ok(()) };
+        let Stretch { bound, last, .. } = watcher.segment;
+        if let Some(bytes) = watcher.segment.gap.take() {
+            watcher.damaged(bytes, last + 1..=last + 1);
+        }
+        if is_sealed && end.dirty && bound > last + 1 {
+            let path = watcher.segment.path.clone();
+            let file = disk.open_read(&path).map_err(at(&path))?;
+            let used = quarantine::used_bytes(&file, end.offset..info.file_bytes).map_err(at(&path))?;
+            watcher.damaged(end.offset..end.offset + used, last + 1..=bound - 1);
+        }
+        if is_sealed {
+            watcher.compare(disk, folder, info, digest);
+        }
+        watcher.survey.last_sequence = watcher.survey.last_sequence.max(digest.last_sequence.min(bound - 1));
+        Ok(())
+    }
+
+    /// A tail that is set aside, of that length, or records of a torn request that are voided.
+    pub fn change(&mut self, change: impl FnOnce(&mut Survey)) {
+        if let Some(watcher) = &mut self.0 {
+            change(&mut watcher.survey);
+        }
+    }
+
+    /// All segments were walked; the checkpoint has passed that sequence.
+    pub fn all_walked(&mut self, folder: &Path, passed: u64) {
+        if let Some(watcher) = self.0.as_mut().filter(|watcher| passed > watcher.survey.last_sequence) {
+            (watcher.tell)(&layout::checkpoint(folder), Fault::EndsBefore(passed));
+        }
+    }
+}
+
+impl Watcher<'_> {
+    fn damaged(&mut self, bytes: Range<u64>, records: RangeInclusive<u64>) {
+        self.segment.faults += 1;
+        (self.tell)(&self.segment.path, Fault::Damaged { bytes, records });
+    }
+
+    fn frame(&mut self, header: &FrameHeader, payload: &[u8], entry: Option<&Entry>) {
+        let Stretch { bound, last, .. } = self.segment;
+        // Between the last record that counts and a later segment's first there was nothing that counted.
+        let is_beyond = header.sequence >= bound && last + 1 >= bound;
+        if let Some(bytes) = self.segment.gap.take().filter(|_| !is_beyond) {
+            self.damaged(bytes, last + 1..=header.sequence.min(bound) - 1);
+        }
+        self.segment.last = last.max(header.sequence);
+        match entry {
+            _ if header.sequence >= bound => self.survey.records.refused += 1,
+            _ if record::is_scrubbed(header.kind, payload) => self.survey.records.scrubbed += 1,
+            Some(entry) => self.survey.note(header, entry),
+            None => (self.tell)(&self.segment.path, Fault::Unreadable(header.sequence)),
+        }
+    }
+
+    fn compare<D: Disk>(&mut self, disk: &D, folder: &Path, info: &SegmentInfo, walked: &Digest) {
+        let digests = &mut self.survey.digests;
+        match Digest::stored(disk, folder, &info.header) {
+            Some(stored) if stored == *walked => digests.good += 1,
+            Some(stored) => {
+                digests.outdated += 1;
+                if stored.records > walked.records && self.segment.faults == 0 {
+                    let fault = Fault::FewerThanDigest { known: stored.records, found: walked.records };
+                    (self.tell)(&self.segment.path, fault);
+                }
+            }
+            None if disk.open_read(&digest::path(folder, info.header.number)).is_ok() => digests.damaged += 1,
+            None => digests.missing += 1,
+        }
     }
 }

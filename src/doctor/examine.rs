@@ -1,0 +1,205 @@
+//! The examination: the journal's own recovery, watched, on a disk that forgets what is written; then the transcripts,
+//! read and compared with the journal as it would be after that.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::path::Path;
+
+use crate::disk::Disk;
+use crate::disk::overlay::Overlay;
+use crate::journal::{Journal, Standing, survey as journal};
+use crate::layout;
+use crate::message::{Clock, SessionId, Timestamp};
+use crate::transcript::survey::{self as transcript, Comparison, Found};
+
+use super::findings::{Findings, LISTED_MAX, Weight};
+use super::place::{Failure, Place, messages};
+use super::{apart, around, words};
+
+/// Sessions with a torn last line that are followed; the journal usually has what their line was.
+const TORN_MAX: usize = 10_000;
+
+/// How the transcripts stand against the journal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Compared {
+    /// Messages of the journal that were looked for.
+    pub looked_for: u64,
+    /// They lack so many that the next start puts back.
+    pub behind: u64,
+    /// They lack so many that no start looks for any more.
+    pub lost: u64,
+    /// They hold so many with other bytes.
+    pub differing: u64,
+}
+
+/// The report.
+#[derive(Debug)]
+pub struct Report {
+    pub(super) place: Place,
+    pub(super) journal: Option<journal::Survey>,
+    pub(super) transcripts: Option<transcript::Survey>,
+    pub(super) compared: Compared,
+    pub(super) around: around::Around,
+    /// Messages that stand in the journal's quarantine only.
+    pub(super) apart: u64,
+    pub(super) findings: Findings,
+    /// What the repair did, a line each; none when it was not asked for.
+    pub(super) done: Option<Vec<String>>,
+    pub(super) now: Timestamp,
+}
+
+impl Report {
+    /// How many things are damaged, or could not be looked at.
+    #[must_use]
+    pub fn damage(&self) -> u64 {
+        self.findings.count(Weight::Damage)
+    }
+}
+
+/// Everything but what lies around the data, on any disk.
+pub(super) fn examine<D: Disk>(disk: &D, place: &Place, clock: &Clock) -> Result<Report, Failure> {
+    let mut findings = Findings::default();
+    let (survey, journal) = match there(place.journal(), disk.list(place.journal()))? {
+        None => (None, None),
+        Some(_) => {
+            let overlay = Overlay::new(disk.clone(), layout::quarantine(place.journal()));
+            let mut tell = |path: &Path, fault| words::journal_fault(&mut findings, path, fault);
+            let (survey, journal) = Journal::look(overlay, &place.config.journal, clock.clone(), &mut tell);
+            (Some(survey), journal)
+        }
+    };
+    let mut torn = HashMap::new();
+    let transcripts = {
+        let mut tell = |session: &SessionId, fault| match fault {
+            transcript::Fault::Torn(bytes) if torn.len() < TORN_MAX => {
+                torn.insert(session.clone(), bytes);
+            }
+            fault => words::transcript_fault(&mut findings, place.transcripts(), session, &fault),
+        };
+        there(place.transcripts(), transcript::Survey::of(disk, place.transcripts(), &mut tell))?
+    };
+    let now = clock.now();
+    let mut report = Report {
+        place: place.clone(),
+        journal: survey,
+        transcripts,
+        compared: Compared::default(),
+        around: around::Around::default(),
+        apart: 0,
+        findings,
+        done: None,
+        now,
+    };
+    if let Some(journal) = &journal {
+        report.compare(disk, journal, &mut torn);
+    }
+    for (session, bytes) in torn {
+        let what = format!("its last line is cut off ({bytes} bytes), and the journal no longer has it");
+        report.findings.add(Weight::Damage, transcript_name(place, &session), what);
+    }
+    if let Some(journal) = &journal {
+        report.apart = report.count_apart(disk, journal);
+    }
+    report.judge();
+    Ok(report)
+}
+
+/// What was read, or none where there is no such folder.
+fn there<T>(path: &Path, outcome: io::Result<T>) -> Result<Option<T>, Failure> {
+    match outcome {
+        Ok(found) => Ok(Some(found)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(Failure::Io { path: path.to_owned(), source }),
+    }
+}
+
+fn transcript_name(place: &Place, session: &SessionId) -> String {
+    place.transcripts().join(session.file_name()).display().to_string()
+}
+
+impl Report {
+    /// Looks for every message of the journal in its transcript. Takes those out of `torn` whose line is put back.
+    fn compare<D: Disk, J: Disk>(&mut self, disk: &D, journal: &Journal<J>, torn: &mut HashMap<SessionId, u64>) {
+        let mut comparison = Comparison::new(disk, self.place.transcripts());
+        let (compared, findings) = (&mut self.compared, &mut self.findings);
+        let transcribed = self.journal.as_ref().map_or(0, journal::Survey::transcribed);
+        let oldest = self.place.oldest_shown(self.now);
+        let mut named = HashSet::new();
+        let mut fault = None;
+        let walked = messages(journal, &(1..=u64::MAX), oldest, &mut |sequence, message| {
+            compared.looked_for += 1;
+            let found = comparison.look(message).unwrap_or_else(|e| {
+                fault.get_or_insert((message.session().clone(), e));
+                Found::Same
+            });
+            let what = match found {
+                Found::Same => return,
+                Found::Differs => {
+                    compared.differing += 1;
+                    "holds messages with other bytes than the journal; --repair takes the journal's"
+                }
+                Found::Lacking if sequence > transcribed => {
+                    compared.behind += 1;
+                    torn.remove(message.session());
+                    return;
+                }
+                Found::Lacking => {
+                    compared.lost += 1;
+                    "lacks messages the journal still has, and no start looks for them; --repair puts them back"
+                }
+            };
+            if named.len() < LISTED_MAX && named.insert(message.session().clone()) {
+                findings.add(Weight::Damage, transcript_name(&self.place, message.session()), what);
+            }
+        });
+        if let Some((session, e)) = fault {
+            findings.add(Weight::Damage, transcript_name(&self.place, &session), format!("cannot be read: {e}"));
+        }
+        if let Err(e) = walked {
+            findings.add(Weight::Damage, self.place.journal().display().to_string(), format!("cannot be read: {e}"));
+        }
+    }
+
+    fn count_apart<D: Disk, J: Disk>(&mut self, disk: &D, journal: &Journal<J>) -> u64 {
+        let mut count = 0;
+        if let Err(e) = apart::find(disk, &self.place, journal, self.now, &mut |_| {
+            count += 1;
+            Ok(())
+        }) {
+            let place = layout::quarantine(self.place.journal()).display().to_string();
+            self.findings.add(Weight::Damage, place, format!("cannot be read: {e}"));
+        }
+        count
+    }
+
+    /// What the figures mean.
+    fn judge(&mut self) {
+        let folder = self.place.journal().display().to_string();
+        let (findings, compared) = (&mut self.findings, self.compared);
+        if let Some(journal) = &self.journal {
+            words::journal_figures(findings, &folder, journal);
+        } else if self.transcripts.is_some_and(|transcripts| transcripts.files > 0) {
+            findings.add(Weight::Damage, folder.clone(), "there is no journal, although there are transcripts");
+        }
+        if let Some(transcripts) = &self.transcripts {
+            words::transcript_figures(findings, &self.place.transcripts().display().to_string(), transcripts);
+        }
+        if compared.behind > 0 {
+            let what = format!("{} messages of the journal are not in the transcripts yet", compared.behind);
+            findings.add(Weight::Pending, self.place.transcripts().display().to_string(), what);
+        }
+        if self.apart > 0 {
+            let quarantine = layout::quarantine(self.place.journal()).display().to_string();
+            let what =
+                format!("{} intact messages stand here only; --repair writes them to recovered.jsonl", self.apart);
+            findings.add(Weight::Damage, quarantine, what);
+        }
+        if self.journal.as_ref().is_some_and(|journal| journal.checkpoint == Standing::Damaged) {
+            findings.add(
+                Weight::Warning,
+                format!("{folder}/checkpoint"),
+                "it is damaged: a start looks at everything again",
+            );
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! What was found, by its weight.
+
+/// Findings of one weight that are listed; the others are counted.
+pub(super) const LISTED_MAX: usize = 30;
+
+/// How much a finding weighs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Weight {
+    /// Something that was kept cannot be read any more, or could not be looked at.
+    Damage,
+    /// The next start mends it.
+    Pending,
+    /// Nothing is lost, and yet somebody should know.
+    Warning,
+}
+
+/// One thing that was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// How much it weighs.
+    pub weight: Weight,
+    /// The file or folder.
+    pub place: String,
+    /// What about it.
+    pub what: String,
+}
+
+/// The findings, the first of each weight.
+#[derive(Clone, Debug, Default)]
+pub struct Findings {
+    pub(super) listed: Vec<Finding>,
+    counts: [u64; 3],
+}
+
+impl Findings {
+    /// Takes one.
+    pub(super) fn add(&mut self, weight: Weight, place: impl Into<String>, what: impl Into<String>) {
+        let count = &mut self.counts[weight as usize];
+        *count += 1;
+        if *count <= LISTED_MAX as u64 {
+            self.listed.push(Finding { weight, place: place.into(), what: what.into() });
+        }
+    }
+
+    /// How many there are of a weight.
+    #[must_use]
+    pub fn count(&self, weight: Weight) -> u64 {
+        self.counts[weight as usize]
+    }
+}

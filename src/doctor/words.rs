@@ -1,0 +1,139 @@
+//! What faults and figures mean, in words.
+
+use std::path::Path;
+
+use crate::journal::Standing;
+use crate::journal::survey as journal;
+use crate::message::SessionId;
+use crate::transcript::survey as transcript;
+
+use super::findings::{Findings, Weight};
+
+/// Puts a fault of the journal into words.
+pub fn journal_fault(findings: &mut Findings, path: &Path, fault: journal::Fault) {
+    let what = match fault {
+        journal::Fault::Newer(why) => why.to_string(),
+        journal::Fault::Header { messages: None } => "its header is damaged; a start rebuilds it".to_owned(),
+        journal::Fault::Header { messages: Some(messages) } => {
+            format!("its header is damaged and cannot be rebuilt; intact messages found in it: {messages}")
+        }
+        journal::Fault::OtherEpoch { messages } => {
+            format!("it is a segment of another journal; intact messages found in it: {messages}")
+        }
+        journal::Fault::OtherNumber { messages } => {
+            format!("its header has another number than its name; intact messages found in it: {messages}")
+        }
+        journal::Fault::Damaged { bytes, records } => {
+            let lost = if records.is_empty() {
+                String::new()
+            } else {
+                format!(", and with them records {} to {}", records.start(), records.end())
+            };
+            format!("bytes {} to {} are damaged{lost}", bytes.start, bytes.end)
+        }
+        journal::Fault::FewerThanDigest { known, found } => {
+            format!("it had {known} records, and {found} are left")
+        }
+        journal::Fault::Unreadable(sequence) => {
+            format!("record {sequence} is intact and yet cannot be read: a fault in chatkeep")
+        }
+        journal::Fault::Io(e) => format!("it cannot be read: {e}"),
+        journal::Fault::EndsBefore(sequence) => {
+            format!("it has passed record {sequence}, and the journal ends before: its last records are gone")
+        }
+    };
+    findings.add(Weight::Damage, path.display().to_string(), what);
+}
+
+/// What the journal's figures mean.
+pub fn journal_figures(findings: &mut Findings, folder: &str, survey: &journal::Survey) {
+    let journal::Digests { missing, damaged, outdated, .. } = survey.digests;
+    let mut pending = |what: String| findings.add(Weight::Pending, folder, what);
+    if missing + damaged > 0 {
+        let missing = are(missing, "digest");
+        pending(format!("{missing} missing and {damaged} damaged: a start walks those segments instead"));
+    }
+    if survey.tail_bytes > 0 {
+        let bytes = some(survey.tail_bytes, "byte");
+        pending(format!("{bytes} behind the last record, of a write that was cut off or of damage"));
+    }
+    if survey.torn > 0 {
+        pending(format!(
+            "{} of requests that were cut off: never acknowledged, a start voids what there is of those",
+            some(survey.torn, "record")
+        ));
+    }
+    if survey.files.leftovers > 0 {
+        pending(format!("{} ({})", some(survey.files.leftovers, "unfinished file"), size(survey.files.leftover_bytes)));
+    }
+    if outdated > 0 {
+        findings.add(Weight::Warning, folder, format!("{} not what the segments say", are(outdated, "digest")));
+    }
+    match survey.checkpoint {
+        Standing::Foreign => {
+            findings.add(
+                Weight::Warning,
+                folder,
+                "the checkpoint is of another journal: a start looks at everything again",
+            );
+        }
+        Standing::Missing if survey.files.segments > 0 => {
+            findings.add(Weight::Pending, folder, "there is no checkpoint: a start looks at everything again");
+        }
+        _ => {}
+    }
+}
+
+/// Puts a fault of a transcript into words.
+pub fn transcript_fault(findings: &mut Findings, folder: &Path, session: &SessionId, fault: &transcript::Fault) {
+    let what = match fault {
+        transcript::Fault::Foreign { bad, others, first } => format!(
+            "{} no message and {others} of another session, the first at byte {}: readers pass over them",
+            are(*bad, "line"),
+            first.start
+        ),
+        transcript::Fault::OutOfOrder(lines) => {
+            format!("{} out of place and may hide others from readers", are(*lines, "line"))
+        }
+        transcript::Fault::Torn(bytes) => format!("its last line is cut off ({bytes} bytes)"),
+        transcript::Fault::Io(e) => format!("it cannot be read: {e}"),
+    };
+    findings.add(Weight::Damage, folder.join(session.file_name()).display().to_string(), what);
+}
+
+/// What the transcripts' figures mean.
+pub fn transcript_figures(findings: &mut Findings, folder: &str, survey: &transcript::Survey) {
+    if survey.repeated > 0 {
+        let what = match survey.repeated {
+            1 => "1 line repeats the one before it: nobody sees it".to_owned(),
+            lines => format!("{lines} lines repeat the one before them: nobody sees them"),
+        };
+        findings.add(Weight::Warning, folder, what);
+    }
+    if survey.leftovers.0 > 0 {
+        let what = format!(
+            "{} ({}): a start removes that",
+            some(survey.leftovers.0, "unfinished file"),
+            size(survey.leftovers.1)
+        );
+        findings.add(Weight::Pending, folder, what);
+    }
+}
+
+/// A number and what it counts.
+pub fn some(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+/// The same, with its verb.
+pub fn are(count: u64, what: &str) -> String {
+    format!("{} {}", some(count, what), if count == 1 { "is" } else { "are" })
+}
+
+/// Bytes for people, to one place.
+pub fn size(bytes: u64) -> String {
+    let units = ["KiB", "MiB", "GiB", "TiB"];
+    let Some(unit) = (0..4).rev().find(|unit| bytes >> (10 * (unit + 1)) > 0) else { return format!("{bytes} B") };
+    let tenths = (u128::from(bytes) * 10) >> (10 * (unit + 1));
+    format!("{}.{} {}", tenths / 10, tenths % 10, units[unit])
+}
