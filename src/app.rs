@@ -30,7 +30,7 @@ use crate::recorder::{Recorder, open_transcripts};
 use crate::server::{local, tcp};
 use crate::signals::{self, Cause, Stopper};
 use crate::transcript::Transcripts;
-use crate::worker::{DeadLetters, Drain, Foreign, OwedErasures, Progress, Storage, TranscriptSink, Worker};
+use crate::worker::{DeadLetters, Drain, Foreign, PendingErasures, Progress, Storage, TranscriptSink, Worker};
 use crate::{descriptors, janitor, layout, responder, store, thread};
 
 /// Left of the deadline of a stop for what must come after the drain to MongoDB: the last syncs.
@@ -120,7 +120,7 @@ impl App {
         let chat = Chat::new(recorder, history.clone(), hub.clone(), responder, &config.responder, waiting_max);
         let chat = Arc::new(chat);
         let path = layout::owed_erasures(&config.journal.path);
-        let mut owed = OwedErasures::load(RealDisk, &path, || journal.erasures_after(0))
+        let mut owed = PendingErasures::load(RealDisk, &path, || journal.erasures_after(0))
             .with_context(|| path.display().to_string())?;
         let worker = match store {
             Some(store) => {
@@ -275,7 +275,7 @@ fn drain(
     chat: &Arc<Chat>,
     journal: &Arc<Journal>,
     storage: &Arc<Storage>,
-    (store, owed): (Arc<dyn store::Store>, OwedErasures),
+    (store, owed): (Arc<dyn store::Store>, PendingErasures),
 ) -> Drain {
     let mongo = &config.mongo;
     let letters = DeadLetters::new(RealDisk, &mongo.dead_letter_path, clock.clone());

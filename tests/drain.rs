@@ -17,7 +17,7 @@ use chatkeep::disk::RealDisk;
 use chatkeep::journal::{Draft, Journal, ReplyTo};
 use chatkeep::message::{self, Clock, Expiry, Metadata, SessionId};
 use chatkeep::store;
-use chatkeep::worker::{DeadLetters, Drain, OwedErasures, Storage};
+use chatkeep::worker::{DeadLetters, Drain, PendingErasures, Storage};
 use mongodb::IndexModel;
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::sync::Collection;
@@ -496,8 +496,8 @@ struct Inside {
 }
 
 /// Erasures that a restart begins with.
-fn owed_in(folder: &tempfile::TempDir) -> OwedErasures {
-    OwedErasures::load(RealDisk, &folder.path().join("erasures_owed.jsonl"), Vec::new).unwrap()
+fn owed_in(folder: &tempfile::TempDir) -> PendingErasures {
+    PendingErasures::load(RealDisk, &folder.path().join("erasures_owed.jsonl"), Vec::new).unwrap()
 }
 
 impl Inside {

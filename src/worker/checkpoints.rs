@@ -3,19 +3,15 @@
 //! Invariant: in this order. What fails is tried again; the old checkpoint stands meanwhile.
 
 use std::io;
-use std::time::Instant;
 
 use crate::disk::Disk;
 use crate::journal::Checkpoint;
 
-use super::{LOOK, PAUSE_AFTER_FAILURE, Sink, Worker};
+use super::{InUse, Sink, SwitchedOff, Worker};
 
 impl<S: Sink, D: Disk> Worker<S, D> {
     pub(super) fn flush(&mut self) {
-        self.due = None;
-        self.bytes = 0;
-        self.last_flush = Instant::now();
-        self.look = Instant::now() + LOOK;
+        self.schedule.begin();
         match self.store() {
             Ok(()) if self.failing => {
                 self.failing = false;
@@ -23,7 +19,7 @@ impl<S: Sink, D: Disk> Worker<S, D> {
             }
             Ok(()) => {}
             Err(e) => {
-                self.due = Some(Instant::now() + PAUSE_AFTER_FAILURE);
+                self.schedule.again();
                 if !std::mem::replace(&mut self.failing, true) {
                     log::error!("[CHAT WORKER] What was taken cannot be made safe, trying on: {e}");
                 }
@@ -45,7 +41,7 @@ impl<S: Sink, D: Disk> Worker<S, D> {
 
     /// What segments need not be kept for: everything that is where it is to go.
     fn passed(&self) -> u64 {
-        match self.drain {
+        match self.in_use {
             Some(_) => self.checkpoint.drained.min(self.checkpoint.transcribed),
             None => self.checkpoint.transcribed,
         }
@@ -54,46 +50,48 @@ impl<S: Sink, D: Disk> Worker<S, D> {
     fn move_checkpoint(&mut self) -> io::Result<()> {
         let old = self.checkpoint;
         self.note_erasures()?;
-        let reached = if self.position > old.transcribed { self.sink.flush(self.position)? } else { self.position };
+        let position = self.source.position;
+        let reached = if position > old.transcribed { self.sink.flush(position)? } else { position };
         let transcribed = reached.max(old.transcribed);
-        let drained = match &self.drain {
-            Some(drain) => drain.drained(),
+        let drained = match &self.in_use {
+            Some(InUse { drain, .. }) => drain.drained(),
             // Without MongoDB the transcripts are where records are to go. What it was still owed when it was switched off
             // it is owed until it is switched on again.
             None if self.owes_mongo => old.drained,
             None => transcribed.max(old.drained),
         };
-        let next = Checkpoint { drained, transcribed, largest_id: self.largest_id, owes_mongo: self.owes_mongo };
+        let (largest_id, owes_mongo) = (self.source.largest_id, self.owes_mongo);
+        let next = Checkpoint { drained, transcribed, largest_id, owes_mongo };
         if transcribed > old.transcribed || drained > old.drained || next.owes_mongo != old.owes_mongo {
             self.journal.store_checkpoint(&next)?;
             log::debug!("[CHAT WORKER] Everything up to record {transcribed} is safe in the transcripts");
             self.checkpoint = next;
             self.progress.set_transcribed(transcribed);
-            if self.drain.is_none() {
+            if self.in_use.is_none() {
                 self.progress.set_drained(transcribed);
                 self.progress.flushed(self.clock.now());
             }
-            if transcribed == self.position {
+            if transcribed == position {
                 self.progress.nothing_pending();
             }
         }
-        if reached < self.position {
-            self.due = Some(Instant::now() + PAUSE_AFTER_FAILURE);
+        if reached < position {
+            self.schedule.again();
         }
         Ok(())
     }
 
     /// Notes what was erased since the last time, for a MongoDB that is switched off: before the checkpoint passes it.
     fn note_erasures(&mut self) -> io::Result<()> {
-        let Some(owed) = &mut self.owed else { return Ok(()) };
+        let Some(SwitchedOff { erasures, noted }) = &mut self.switched_off else { return Ok(()) };
         // In this order: what is published was erased before.
         let published = self.journal.published();
-        let erased = if published > self.noted { self.journal.erasures_after(self.noted) } else { Vec::new() };
+        let erased = if published > *noted { self.journal.erasures_after(*noted) } else { Vec::new() };
         if !erased.is_empty() {
-            owed.add(erased)?;
-            self.progress.set_erasures_owed(owed.count());
+            erasures.add(erased)?;
+            self.progress.set_erasures_owed(erasures.count());
         }
-        self.noted = published;
+        *noted = published;
         self.progress.set_erasures_noted(published);
         Ok(())
     }

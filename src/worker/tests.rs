@@ -96,11 +96,11 @@ impl Fixture {
         self.run_owing(
             sink,
             checkpoint,
-            OwedErasures::load(RealDisk, &self.folder.path().join("owed"), Vec::new).unwrap(),
+            PendingErasures::load(RealDisk, &self.folder.path().join("owed"), Vec::new).unwrap(),
         )
     }
 
-    fn run_owing(&self, sink: impl Sink + 'static, checkpoint: Checkpoint, owed: OwedErasures) -> Running {
+    fn run_owing(&self, sink: impl Sink + 'static, checkpoint: Checkpoint, owed: PendingErasures) -> Running {
         let (journal, channel, progress) = (self.journal.clone(), self.channel.clone(), self.progress.clone());
         let worker = Worker::new(journal, channel, sink, Clock::system(), &self.config, checkpoint, progress);
         let worker = worker.owing(owed);
@@ -298,7 +298,7 @@ fn only_what_was_recorded_while_mongodb_was_in_use_is_owed_to_it() {
         fixture.record(3, "hi");
         let (sink, open, _seen) = gated(false);
         drop(open);
-        let mut file = OwedErasures::load(RealDisk, &fixture.config.path.join("owed"), Vec::new).unwrap();
+        let mut file = PendingErasures::load(RealDisk, &fixture.config.path.join("owed"), Vec::new).unwrap();
         file.begin().unwrap();
         drop(fixture.run_owing(sink, checkpoint, file));
         assert_eq!(fixture.progress.owed_after(), owed);

@@ -5,27 +5,15 @@
 use std::time::Duration;
 
 use crate::disk::Disk;
-use crate::message::{Id, SessionId};
 use crate::store::{CallError, Connected, Inserted, StoreError, StoredErasure};
 
-use super::super::batch::Batch;
-use super::{Connection, Drain, Outcome, Task, UnderWay};
-
-/// What a success tells of a failure before.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Failing {
-    /// A connection, a batch or an erasure in its place: any other success tells nothing of it.
-    Drain,
-    /// An erasure that is carried out again.
-    EraseAgain,
-    /// The question what other servers erased.
-    Foreign,
-}
+use super::Drain;
+use super::call::{Connection, Failing, Outcome, Task, UnderWay};
 
 impl<D: Disk> Drain<D> {
     /// The call under way has ended, one way or another.
     pub(super) fn finish(&mut self, outcome: Result<Outcome, CallError>) {
-        let Some(UnderWay { task, call, began, .. }) = self.under_way.take() else { return };
+        let Some(UnderWay { task, call, began, .. }) = self.caller.under_way.take() else { return };
         let took = began.elapsed();
         let error = match outcome {
             Ok(Outcome::Connected(Ok(connected))) => return self.connected(&connected),
@@ -44,9 +32,9 @@ impl<D: Disk> Drain<D> {
             ) => e,
             Err(CallError::Late) => {
                 if matches!(task, Task::Connect) {
-                    self.connection = Connection::Slow(call);
+                    self.caller.connection = Connection::Slow(call);
                 }
-                StoreError::Unreachable { reason: format!("no answer within {} s", self.call_timeout.as_secs()) }
+                StoreError::Unreachable { reason: format!("no answer within {} s", self.caller.timeout.as_secs()) }
             }
             Err(e) => StoreError::Unreachable { reason: e.to_string() },
         };
@@ -54,95 +42,77 @@ impl<D: Disk> Drain<D> {
     }
 
     pub(super) fn connected(&mut self, connected: &Connected) {
-        self.connection = Connection::Made;
+        self.caller.connection = Connection::Made;
         self.storage.connected(connected);
         self.succeeded();
     }
 
     pub(super) fn inserted(&mut self, inserted: &Inserted, took: Duration) {
-        let refused =
-            inserted.refused.iter().filter_map(|r| Some((&self.batch.messages().get(r.index)?.message, &*r.reason)));
+        let messages = self.intake.batch.messages().clone();
+        let refused = inserted.refused.iter().filter_map(|r| Some((&messages.get(r.index)?.message, &*r.reason)));
         // What was erased meanwhile is scrubbed from every file, and must not come to stand in another.
         let refused = refused.filter(|(message, _)| !self.journal.is_erased(message));
         if let Err(e) = self.dead_letters.add(refused) {
-            self.storage.failed(&format!("the dead letters cannot be written: {e}"));
-            self.backoff.fail(true);
-            return;
+            return self.held_up(&format!("the dead letters cannot be written: {e}"));
         }
         self.wrote_letters |= !inserted.refused.is_empty();
-        self.storage.flushed(inserted, self.batch.messages().len(), took);
-        self.drained = self.batch.last();
-        self.storage.reached(self.batch.messages().last().map(|outgoing| outgoing.message.id()));
-        self.through = std::mem::replace(&mut self.batch, Batch::behind(self.drained));
+        self.storage.flushed(inserted, messages.len(), took);
+        self.storage.reached(messages.last().map(|outgoing| outgoing.message.id()));
+        self.through = self.intake.inserted();
         self.succeeded();
     }
 
     pub(super) fn erased(&mut self, task: &Task, count: u64) {
-        match task {
-            Task::Erase(session, up_to) => {
-                // Noted before it counts, or a restart would not know that it is to be repeated.
-                let again = self.erasures.must_wait(&self.calls);
-                if again && let Err(e) = self.owed.add(vec![(session.clone(), *up_to)]) {
-                    self.failing = Some(Failing::Drain);
-                    self.storage.failed(&format!("an erasure that is to be repeated cannot be noted: {e}"));
-                    self.backoff.fail(true);
-                    return;
-                }
-                log::info!("[CHAT WORKER] Session {session} is erased from MongoDB: {count} messages");
-                if let Some(record) = self.ahead.pop() {
-                    self.drained = record.sequence;
-                    self.batch.pass(record.sequence);
-                }
-                self.carried_out(session.clone(), *up_to);
+        if let Task::Erase(session, up_to) = task {
+            if let Err(e) = self.erasures.carried_out(session, *up_to, &self.caller.calls) {
+                return self.held_up(&format!("an erasure that is to be repeated cannot be noted: {e}"));
             }
-            Task::EraseOwed => {
-                if let Some((session, up_to)) = self.owed.carried_out() {
-                    self.carried_out(session, up_to);
-                }
-            }
-            _ => {
-                if let Some((session, up_to)) = self.erasures.carried_out_again() {
-                    self.owed.is_final(&session, up_to);
-                }
-            }
-        }
-        self.storage.erasures_to_repeat(self.erasures.len());
-        if matches!(task, Task::Erase(..) | Task::EraseOwed) || self.failing == Some(Failing::EraseAgain) {
+            log::info!("[CHAT WORKER] Session {session} is erased from MongoDB: {count} messages");
+            self.intake.erased();
             self.succeeded();
+        } else {
+            self.erasures.next_is_carried_out(&self.caller.calls);
+            self.succeeded_if(Failing::ErasePending);
         }
+        self.storage.erasures_to_repeat(self.erasures.again());
     }
 
-    fn carried_out(&mut self, session: SessionId, up_to: Id) {
-        if let Some((session, up_to)) = self.erasures.carried_out(session, up_to, &self.calls) {
-            self.owed.is_final(&session, up_to);
-        }
-    }
-
-    /// Other servers erased this. A batch or an erasure that failed has not gone through by it.
+    /// Other servers erased this.
     fn heard(&mut self, found: &[StoredErasure]) {
         let Some(foreign) = &mut self.foreign else { return };
         self.storage.cannot_share(foreign.take(found).as_deref());
-        if self.failing == Some(Failing::Foreign) {
+        self.succeeded_if(Failing::Foreign);
+    }
+
+    fn succeeded(&mut self) {
+        self.caller.succeeded();
+        self.storage.recovered();
+    }
+
+    /// What succeeded tells that all is well only if it was the same that failed: a batch or an erasure in its place has not
+    /// gone through by it.
+    fn succeeded_if(&mut self, failing: Failing) {
+        if self.caller.failing == Some(failing) {
             self.succeeded();
         }
     }
 
-    pub(super) fn succeeded(&mut self) {
-        self.failing = None;
-        self.backoff.succeed();
-        self.storage.recovered();
+    /// The store did its part, and this machine cannot do its own.
+    fn held_up(&mut self, reason: &str) {
+        self.caller.failed(Failing::Drain, true);
+        self.storage.failed(reason);
     }
 
     pub(super) fn failed(&mut self, task: &Task, error: &StoreError) {
         if matches!(task, Task::Insert) {
             self.erasures.insert_failed();
         }
-        self.failing = Some(match task {
+        let what = match task {
             Task::Foreign => Failing::Foreign,
-            Task::EraseAgain => Failing::EraseAgain,
-            Task::Connect | Task::Insert | Task::Erase(..) | Task::EraseOwed => Failing::Drain,
-        });
-        self.backoff.fail(error.is_passing());
+            Task::ErasePending => Failing::ErasePending,
+            Task::Connect | Task::Insert | Task::Erase(..) => Failing::Drain,
+        };
+        self.caller.failed(what, error.is_passing());
         self.storage.failed(&error.to_string());
     }
 }

@@ -12,13 +12,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_channel::{Sender, bounded};
 
+use super::call::Connection;
 use super::*;
 use crate::config::{BatchConfig, Config, MongoConfig};
 use crate::disk::sim::{Fault, Op, Random, SimDisk};
 use crate::journal::Draft;
 use crate::journal::testing::{Fixture as JournalFixture, say};
-use crate::message::{Clock, Message};
-use crate::store::{Outgoing, Refused, StorePage, StoreQuery};
+use crate::message::{Clock, Id, Message, SessionId};
+use crate::store::{Connected, Inserted, Outgoing, Refused, StorePage, StoreQuery};
 use crate::worker::storage::State;
 
 /// How a call ends. Without one it does its work and says so.
@@ -179,7 +180,7 @@ impl Fixture {
 
     fn drain_from(&self, drained: u64) -> Drain<SimDisk> {
         let letters = DeadLetters::new(self.disk.clone(), Path::new(LETTERS), Clock::system());
-        let owed = OwedErasures::load(self.disk.clone(), Path::new(OWED), || panic!("it is damaged")).unwrap();
+        let owed = PendingErasures::load(self.disk.clone(), Path::new(OWED), || panic!("it is damaged")).unwrap();
         let (store, storage) = (self.store.clone(), self.storage.clone());
         Drain::new(&self.journal, store, (letters, owed), self.expiry.clone(), &self.config, drained, storage)
     }
@@ -201,7 +202,7 @@ impl Fixture {
         while !holds(drain) {
             let (asked, view) = (self.store.asked(), self.storage.view());
             assert!(Instant::now() < deadline, "it does not come to that: {asked:?} {view:?}");
-            drain.backoff.end_pause();
+            drain.caller.backoff.end_pause();
             drain.step(self.journal.published()).unwrap();
             if let Some(outcome) = drain.outcome() {
                 let mut select = crossbeam_channel::Select::new();
@@ -226,7 +227,7 @@ impl Fixture {
 
 /// Gives up the call under way, as its deadline would.
 fn give_up(drain: &mut Drain<SimDisk>) {
-    drain.under_way.as_mut().unwrap().deadline = Instant::now();
+    drain.caller.under_way.as_mut().unwrap().deadline = Instant::now();
     assert!(matches!(drain.look(), Looked::Ended));
 }
 
@@ -262,16 +263,16 @@ fn a_batch_ends_with_its_count_its_bytes_its_age_or_an_erasure() {
     let mut drain = fixture.drain();
     fixture.say(&["1", "2", "3", "4", "5"]);
     fixture.until(&mut drain, |drain| drain.drained() == 4);
-    assert!(drain.under_way.is_none(), "the fifth waits for others");
+    assert!(drain.caller.under_way.is_none(), "the fifth waits for others");
     assert!(drain.wake().is_some_and(|wake| wake > Instant::now() + Duration::from_secs(3000)));
     fixture.say(&[&long, &long]);
     fixture.until(&mut drain, |drain| drain.drained() == 6);
-    assert!(drain.under_way.is_none(), "the second long one waits");
+    assert!(drain.caller.under_way.is_none(), "the second long one waits");
     fixture.erase();
     fixture.all(&mut drain);
     fixture.say(&["old"]);
-    fixture.until(&mut drain, |drain| drain.batch.messages().len() == 1);
-    drain.batch.age(drain.batch_age);
+    fixture.until(&mut drain, |drain| drain.intake.batch.messages().len() == 1);
+    drain.intake.batch.age(drain.batch_age);
     fixture.all(&mut drain);
     let inserts = ["insert 1 2 3 4", &format!("insert 5 {long}"), &format!("insert {long}"), "erase s", "insert old"];
     assert_eq!(fixture.store.asked()[1..], inserts);
@@ -294,7 +295,7 @@ fn at_a_stop_what_is_there_goes_out_at_once() {
     fixture.config.batch.max_age = Duration::from_secs(3600);
     fixture.say(&["1"]);
     let mut drain = fixture.drain();
-    fixture.until(&mut drain, |drain| drain.batch.messages().len() == 1 && drain.under_way.is_none());
+    fixture.until(&mut drain, |drain| drain.intake.batch.messages().len() == 1 && drain.caller.under_way.is_none());
     drain.hurry();
     fixture.all(&mut drain);
 }
@@ -306,7 +307,7 @@ fn an_erasure_is_carried_out_in_its_place() {
     fixture.store.plan([Act::Work, Act::LoseAnswer, Act::Half, Act::Work, Act::Fail, Act::LoseAnswer]);
     let mut drain = fixture.drain();
     // From here on the journal hands them out no more.
-    fixture.until(&mut drain, |drain| drain.position == 2);
+    fixture.until(&mut drain, |drain| drain.intake.position == 2);
     fixture.erase();
     fixture.say(&["3"]);
     fixture.all(&mut drain);
@@ -335,7 +336,7 @@ fn an_insert_that_arrives_behind_an_erasure_brings_nothing_back() {
     assert_eq!(fixture.noted(), 1, "its call has not returned");
 
     drop(late);
-    let calls = &drain.calls;
+    let calls = &drain.caller.calls;
     while calls.abandoned() > 0 {
         std::thread::yield_now();
     }
@@ -359,7 +360,7 @@ fn an_erasure_is_repeated_although_batches_never_cease() {
         fixture.say(&["more"]);
         said += 1;
         assert!(said < 50, "the erasure is never repeated: {:?}", fixture.store.asked());
-        fixture.until(&mut drain, |drain| drain.drained() + 2 >= said && drain.position == said);
+        fixture.until(&mut drain, |drain| drain.drained() + 2 >= said && drain.intake.position == said);
     }
 }
 
@@ -402,7 +403,7 @@ fn dead_letters_that_cannot_be_written_hold_the_drain_until_they_can() {
     fixture.say(&["1", "poison 2", "3"]);
     let mut drain = fixture.drain();
     fixture.disk.fail_every(Op::Write, "dead_letter", io::ErrorKind::StorageFull);
-    fixture.until(&mut drain, |drain| drain.backoff.failures() > 3);
+    fixture.until(&mut drain, |drain| drain.caller.backoff.failures() > 3);
     assert_eq!(drain.drained(), 0);
     let view = fixture.storage.view();
     assert!(view.reason.is_some_and(|reason| reason.contains("dead letters cannot be written")));
@@ -428,8 +429,8 @@ fn with_both_threads_stuck_it_waits_and_goes_on_with_the_first_that_returns() {
         fixture.until(&mut drain, |_| fixture.store.asked().len() == asked);
         give_up(&mut drain);
     }
-    fixture.until(&mut drain, |drain| drain.backoff.failures() > 5);
-    assert_eq!((fixture.store.asked().len(), drain.calls.abandoned()), (3, 2), "nothing more is asked");
+    fixture.until(&mut drain, |drain| drain.caller.backoff.failures() > 5);
+    assert_eq!((fixture.store.asked().len(), drain.caller.calls.abandoned()), (3, 2), "nothing more is asked");
     assert!(fixture.storage.view().reason.is_some_and(|reason| reason.contains("have not returned")));
     drop(stuck);
     fixture.all(&mut drain);
@@ -454,7 +455,7 @@ fn a_connection_that_builds_indexes_keeps_one_thread_and_batches_go_over_the_oth
     assert_eq!(fixture.store.asked().iter().filter(|asked| *asked == "connect").count(), 1);
     assert_eq!((fixture.store.texts().len(), fixture.storage.view().state), (9, State::Ok));
     drop(building);
-    fixture.until(&mut drain, |drain| matches!(drain.connection, Connection::Made));
+    fixture.until(&mut drain, |drain| matches!(drain.caller.connection, Connection::Made));
     assert_eq!(fixture.storage.view().differing_indexes, ["one differs"]);
 }
 
@@ -467,9 +468,9 @@ fn a_slow_connection_that_fails_is_made_again() {
     give_up(&mut drain);
     let (fails, failed) = bounded(1);
     fails.send(Outcome::Connected(Err(UNREACHABLE))).unwrap();
-    let call = drain.calls.submit(Instant::now(), move || failed.recv().unwrap()).unwrap();
-    drain.connection = Connection::Slow(call);
-    fixture.until(&mut drain, |drain| matches!(drain.connection, Connection::Made));
+    let call = drain.caller.calls.submit(Instant::now(), move || failed.recv().unwrap()).unwrap();
+    drain.caller.connection = Connection::Slow(call);
+    fixture.until(&mut drain, |drain| matches!(drain.caller.connection, Connection::Made));
     assert_eq!(fixture.store.asked(), ["connect", "connect"]);
     drop(building);
 }
@@ -481,21 +482,21 @@ fn a_huge_backlog_takes_no_more_memory_than_a_few_batches() {
     fixture.config.batch.max_bytes = 64 * 1024;
     let text = "x".repeat(500);
     let mut drain = fixture.drain();
-    fixture.until(&mut drain, |drain| matches!(drain.connection, Connection::Made));
+    fixture.until(&mut drain, |drain| matches!(drain.caller.connection, Connection::Made));
     fixture.store.plan((0..50).map(|_| Act::Fail));
     for _ in 0..100 {
         fixture.say(&[text.as_str(); 100]);
-        drain.backoff.end_pause();
+        drain.caller.backoff.end_pause();
         drain.step(fixture.journal.published()).unwrap();
-        let batch: usize = drain.batch.messages().iter().map(|outgoing| outgoing.message.line().len()).sum();
+        let batch: usize = drain.intake.batch.messages().iter().map(|outgoing| outgoing.message.line().len()).sum();
         // A batch, as much again, and what one read goes beyond it.
-        assert!(drain.batch.messages().len() <= 100 && batch <= 64 * 1024 + 1000, "{batch} in the batch");
-        let (counted, there) = drain.ahead.bytes();
+        assert!(drain.intake.batch.messages().len() <= 100 && batch <= 64 * 1024 + 1000, "{batch} in the batch");
+        let (counted, there) = drain.intake.ahead.bytes();
         assert!(there <= 2 * 64 * 1024, "{there} ahead");
         assert_eq!(counted, there);
     }
     fixture.all(&mut drain);
-    assert_eq!((fixture.store.texts().len(), drain.ahead.bytes()), (10_000, (0, 0)));
+    assert_eq!((fixture.store.texts().len(), drain.intake.ahead.bytes()), (10_000, (0, 0)));
 }
 
 #[test]
@@ -522,7 +523,7 @@ fn what_has_expired_is_passed_over() {
     now.fetch_add(2 * 86_400_000_000, Ordering::Relaxed);
     let mut drain = fixture.drain();
     fixture.all(&mut drain);
-    fixture.until(&mut drain, |drain| drain.under_way.is_none());
+    fixture.until(&mut drain, |drain| drain.caller.under_way.is_none());
     assert_eq!(fixture.store.asked(), ["connect"], "there is nothing to insert");
     assert_eq!(fixture.storage.view().oldest_pending, None);
 }
@@ -543,11 +544,11 @@ fn records_that_are_offered_are_not_read_and_what_was_not_offered_is() {
     }
     // The fourth was not offered, so the fifth comes too early.
     drain.offer(&records[4]);
-    assert_eq!(drain.position, 3);
+    assert_eq!(drain.intake.position, 3);
     fixture.disk.heal();
     fixture.all(&mut drain);
     drain.offer(&records[5]);
-    assert_eq!((fixture.store.texts().len(), drain.ahead.is_empty()), (6, true));
+    assert_eq!((fixture.store.texts().len(), drain.intake.ahead.is_empty()), (6, true));
 }
 
 #[test]
@@ -556,7 +557,7 @@ fn the_oldest_that_is_pending_is_told_as_long_as_it_is_and_no_longer() {
     let mut drain = fixture.drain();
     fixture.store.plan([Act::Work, Act::Fail]);
     fixture.say(&["1", "2"]);
-    fixture.until(&mut drain, |drain| drain.backoff.failures() > 0);
+    fixture.until(&mut drain, |drain| drain.caller.backoff.failures() > 0);
     assert!(fixture.storage.view().oldest_pending.is_some());
     fixture.all(&mut drain);
     assert_eq!(fixture.storage.view().oldest_pending, None);
@@ -585,7 +586,7 @@ fn whatever_happens_in_whatever_order_the_store_ends_with_what_was_said_and_not_
                 2 => fixture.store.plan([Act::Fail, Act::LoseAnswer]),
                 3 => fixture.store.plan([Act::Half]),
                 4 => hanging.push(fixture.store.hang()),
-                5 if drain.under_way.is_some() => give_up(&mut drain),
+                5 if drain.caller.under_way.is_some() => give_up(&mut drain),
                 6 => drop(hanging.pop()),
                 7 => {
                     let drained = drain.drained();
@@ -597,7 +598,7 @@ fn whatever_happens_in_whatever_order_the_store_ends_with_what_was_said_and_not_
                     wanted.push(format!("{n}"));
                 }
             }
-            drain.backoff.end_pause();
+            drain.caller.backoff.end_pause();
             drain.step(fixture.journal.published()).unwrap();
         }
         hanging.clear();

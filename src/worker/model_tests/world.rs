@@ -113,7 +113,7 @@ impl Live {
     /// The worker takes what the channel offers and what it was not offered, and flushes, as at a stop.
     pub fn drain(&mut self) {
         self.worker.take_offered();
-        self.worker.read_again = None;
+        self.worker.source.end_pause();
         self.worker.catch_up(None);
         self.worker.flush();
     }
@@ -121,14 +121,14 @@ impl Live {
     /// Whatever waits for a while after a failure has waited.
     pub fn a_moment_later(&mut self) {
         self.journal.a_moment_later();
-        self.worker.read_again = None;
+        self.worker.source.end_pause();
         self.worker.sink.a_moment_later();
     }
 
     /// What the worker does when it looks up: less than [`Live::drain`], and only what is due.
     pub fn work(&mut self) {
         self.worker.take_offered();
-        if self.worker.is_behind() {
+        if self.worker.source.is_behind() {
             self.worker.catch_up(None);
         }
     }

@@ -19,16 +19,16 @@ fn a_start_tells_what_the_store_had_by_then_wherever_that_stands_in_its_segment(
 fn what_was_to_be_repeated_and_is_says_nothing_of_a_batch_that_fails() {
     let fixture = Fixture::new();
     let mut drain = fixture.drain();
-    fixture.until(&mut drain, |drain| matches!(drain.connection, Connection::Made));
+    fixture.until(&mut drain, |drain| matches!(drain.caller.connection, Connection::Made));
     drain.failed(&Task::Insert, &UNREACHABLE);
-    drain.erased(&Task::EraseAgain, 0);
+    drain.erased(&Task::ErasePending, 0);
     assert!(drain.is_failing());
     assert_eq!(drain.storage.view().state, State::Error);
     drain.inserted(&Inserted::default(), Duration::ZERO);
     assert!(!drain.is_failing());
     // When it was the repetition that failed, it is well again by the next one.
-    drain.failed(&Task::EraseAgain, &UNREACHABLE);
-    drain.erased(&Task::EraseAgain, 0);
+    drain.failed(&Task::ErasePending, &UNREACHABLE);
+    drain.erased(&Task::ErasePending, 0);
     assert!(!drain.is_failing());
     assert_eq!(drain.storage.view().state, State::Ok);
 }

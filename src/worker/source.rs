@@ -1,0 +1,121 @@
+//! Where the worker's records come from: the channel while each is the next one, else the journal, in bounded pieces.
+//!
+//! Invariant: what is handed out is in sequence and without gaps but for those of refused records. Knows nothing of what is
+//! done with it.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, TryRecvError, never};
+
+use crate::disk::Disk;
+use crate::journal::{Checkpoint, Journal, Reader, Record};
+use crate::message::Id;
+
+/// How much of the journal is read at once, in bytes.
+pub(super) const READ_BYTES: usize = 1 << 20;
+/// Between two looks at what is published when nothing is known to be missing: all that an idle process wakes for.
+const IDLE: Duration = Duration::from_secs(1);
+/// The same while a record was offered whose predecessors are not yet said to be published.
+pub(super) const SOON: Duration = Duration::from_millis(5);
+/// The pause after a failed read.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
+
+/// See the module.
+pub(super) struct Source<D: Disk> {
+    journal: Arc<Journal<D>>,
+    pub(super) channel: Receiver<Record>,
+    reader: Reader<D>,
+    /// Everything up to here was taken.
+    pub(super) position: u64,
+    /// The largest id of it.
+    pub(super) largest_id: Option<Id>,
+    /// The largest sequence the channel offered.
+    offered: u64,
+    /// The journal could not be read and is tried again then.
+    read_again: Option<Instant>,
+}
+
+impl<D: Disk> Source<D> {
+    /// What comes behind `checkpoint`.
+    pub(super) fn new(journal: Arc<Journal<D>>, channel: Receiver<Record>, checkpoint: &Checkpoint) -> Self {
+        let (reader, position) = (journal.reader(checkpoint.transcribed), checkpoint.transcribed);
+        Self { journal, channel, reader, position, largest_id: checkpoint.largest_id, offered: 0, read_again: None }
+    }
+
+    /// A record of the channel, if there is one.
+    pub(super) fn receive(&mut self) -> Option<Record> {
+        let received = self.channel.try_recv();
+        if received == Err(TryRecvError::Disconnected) {
+            // The recorder is gone: only the stop is still to come.
+            self.channel = never();
+        }
+        received.ok()
+    }
+
+    /// Whether a record of the channel is the next one; otherwise some were skipped, and the journal has them.
+    pub(super) fn is_next(&mut self, record: &Record) -> bool {
+        self.offered = self.offered.max(record.sequence);
+        let is_next = record.sequence == self.position + 1;
+        if is_next {
+            self.reader.skip_to(record.sequence);
+        }
+        is_next
+    }
+
+    /// A record was taken.
+    pub(super) fn took(&mut self, record: &Record) {
+        self.position = record.sequence;
+        self.largest_id = self.largest_id.max(record.entry.id());
+    }
+
+    /// Whether records are to be read from the journal: those before one that was offered, or, with nothing left in the
+    /// channel, the last ones, which were skipped.
+    pub(super) fn is_behind(&self) -> bool {
+        // In this order: what is published was offered before.
+        let published = self.journal.published();
+        let skipped = self.position < self.offered || (self.position < published && self.channel.is_empty());
+        skipped && self.read_again.is_none_or(|again| Instant::now() >= again)
+    }
+
+    /// Whether more is published.
+    pub(super) fn has_more(&self) -> bool {
+        self.position < self.journal.published()
+    }
+
+    /// The next records of the journal. Those before a failure count, too.
+    pub(super) fn read(&mut self) -> (Vec<Record>, io::Result<()>) {
+        let mut records = Vec::new();
+        let read = self.reader.read(READ_BYTES, |record| records.push(record));
+        (records, read.map(drop))
+    }
+
+    /// What was read is taken; whether to read on.
+    pub(super) fn has_read(&mut self, read: io::Result<()>) -> bool {
+        // Refused sequences leave holes.
+        self.position = self.position.max(self.reader.position());
+        match read {
+            Ok(()) if self.read_again.take().is_some() => log::info!("[CHAT WORKER] The journal can be read again"),
+            Ok(()) => {}
+            Err(e) => {
+                if self.read_again.replace(Instant::now() + PAUSE_AFTER_FAILURE).is_none() {
+                    log::error!("[CHAT WORKER] The journal cannot be read, trying on: {e}");
+                }
+                return false;
+            }
+        }
+        true
+    }
+
+    /// The next try comes at once.
+    pub(super) fn end_pause(&mut self) {
+        self.read_again = None;
+    }
+
+    /// How long nothing is to be done, if nothing comes.
+    pub(super) fn wait(&self) -> Duration {
+        let idle = if self.position < self.offered { SOON } else { IDLE };
+        self.read_again.map_or(idle, |again| again.saturating_duration_since(Instant::now()).max(SOON))
+    }
+}
