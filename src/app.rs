@@ -9,6 +9,7 @@ use std::io::Write;
 use std::num::NonZeroUsize;
 use std::os::unix::fs::DirBuilderExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -16,19 +17,22 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::api::{Api, Rooms, SocketCounters, Status};
+use crate::api::{Api, Rooms, Status};
 use crate::cache::Cache;
 use crate::chat::Chat;
 use crate::config::{Config, Fsync};
+use crate::descriptors::Share;
 use crate::disk::RealDisk;
 use crate::feed::Feed;
 use crate::history::{Database, History};
+use crate::hub::Hub;
 use crate::janitor::{Aside, Scrubber, Sweeper};
-use crate::journal::Journal;
+use crate::journal::{Journal, Record};
 use crate::message::{Clock, Expiry};
-use crate::recorder::{Recorder, open_transcripts};
+use crate::recorder::{Opened, Recorder, open_transcripts};
 use crate::server::{local, tcp};
 use crate::signals::{self, Cause, Stopper};
+use crate::store::Store;
 use crate::transcript::Transcripts;
 use crate::worker::{DeadLetters, Drain, Foreign, PendingErasures, Progress, Storage, TranscriptSink, Worker};
 use crate::{descriptors, janitor, layout, responder, store, thread};
@@ -75,97 +79,32 @@ struct App {
 
 impl App {
     fn start(config: &Config, stopper: &Stopper) -> anyhow::Result<Self> {
-        let started = Instant::now();
-        // Whatever makes a file: conversations are private.
-        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
-        let limit = descriptors::raise().unwrap_or_else(|e| {
-            log::warn!("the limit of open files cannot be raised: {e}");
-            descriptors::limit()
-        });
-        let share = descriptors::share(limit, config.server.max_connections, config.websocket.max_connections);
-        let clock = Clock::system();
-
-        let open_max = NonZeroUsize::new(share.transcripts).unwrap_or(NonZeroUsize::MIN);
-        let folder = &config.mongo.cache.disk_path;
-        let transcripts = open_transcripts(config, open_max).with_context(|| folder.display().to_string())?;
-        let transcripts = Arc::new(transcripts.expiring(Expiry::new(config.mongo.ttl, clock.clone())));
-        let cache = Arc::new(Cache::new(&config.mongo.cache));
-        let on_panic = {
-            let stopper = stopper.clone();
-            Box::new(move || stopper.fatal("the journal's leader panicked"))
-        };
-        let opened = Recorder::open(config, clock.clone(), &transcripts, cache.clone(), on_panic)?;
-        let journal = opened.journal.clone();
-        let progress = Arc::new(Progress::default());
-        let (skipped, hub) = (opened.skipped.clone(), opened.hub.clone());
-        let history = History::new(config, clock.clone(), cache.clone(), transcripts.clone(), journal.clone());
-        let recorder = Arc::new(opened.recorder);
-        let cleaners = (sweeper(config, &clock, &cache, &transcripts), scrubber(config, &journal, &transcripts));
-        let (storage, stop_by) = (Arc::new(Storage::new(clock.clone())), Arc::new(OnceLock::new()));
-        let sink = TranscriptSink::new(transcripts, journal.clone());
-        let start = journal.start();
-        let worker =
-            Worker::new(journal.clone(), opened.channel, sink, clock.clone(), &config.journal, start, progress.clone());
-        // Nothing is asked of the network here: a start does not wait for it.
-        let store = if config.mongo.enabled { Some(store::open(&config.mongo)?) } else { None };
-        let (timeout, shared) = (config.history.mongo_timeout, config.mongo.shared);
-        let database = store.clone().map(|store| Database::new(store, storage.clone(), timeout, shared));
-        let history = Arc::new(match database {
-            Some(database) => history.with(database),
-            None => history,
-        });
-        // Those who wait for answers must leave connections for those who write.
-        let waiting_max = (share.connections / 4).max(1);
-        let responder = responder::new(&config.responder);
-        let chat = Chat::new(recorder, history.clone(), hub.clone(), responder, &config.responder, waiting_max);
-        let chat = Arc::new(chat);
-        let path = layout::owed_erasures(&config.journal.path);
-        let mut owed = PendingErasures::load(RealDisk, &path, || journal.erasures_after(0))
-            .with_context(|| path.display().to_string())?;
-        let worker = match store {
-            Some(store) => {
-                if let Err(e) = owed.begin() {
-                    log::warn!("{} cannot be made, where erasures stand while MongoDB is off: {e}", path.display());
-                }
-                let drain = drain(config, &clock, &chat, &journal, &storage, (store, owed));
-                worker.draining(drain, stop_by.clone())
-            }
-            None => worker.owing(owed),
-        };
-        let background = background(config, stopper, &journal, worker, cleaners)?;
-
-        let status = Status {
-            config: config.clone(),
-            mongo_hosts: store::hosts(config.mongo.uri.expose()).unwrap_or_default(),
-            cache,
-            journal: journal.clone(),
-            progress,
-            storage,
-            skipped,
-            sockets: Arc::new(SocketCounters::default()),
-            sockets_max: share.sockets,
-            clock: clock.clone(),
-            started,
-        };
-        // So must those who wait for what comes.
-        let watching_max = config.server.max_feed_streams.min(share.connections / 2).max(1);
-        let feed = Arc::new(Feed::new(journal.clone(), Expiry::new(config.mongo.ttl, clock.clone()), watching_max));
-        let rooms = Rooms::start(&config.websocket, clock.clone(), chat.clone(), history.clone(), hub);
+        let base = Base::new(config);
+        let (core, channel) = Core::open(&base, stopper)?;
+        let (progress, stop_by) = (Arc::new(Progress::default()), Arc::new(OnceLock::new()));
+        let worker = core.worker(&base, channel, &progress, &stop_by)?;
+        let background = core.background(&base, stopper, worker)?;
+        // Those who wait for what comes must leave connections for those who write.
+        let watching_max = config.server.max_feed_streams.min(base.share.connections / 2).max(1);
+        let feed = Arc::new(Feed::new(core.journal.clone(), base.expiry(), watching_max));
+        let (chat, history) = (core.chat.clone(), core.history.clone());
+        let rooms =
+            Rooms::start(&config.websocket, base.clock.clone(), chat.clone(), history.clone(), core.hub.clone());
         let rooms = Arc::new(rooms.context("the threads behind the WebSockets cannot be started")?);
+        let journal = core.journal.clone();
+        let status = core.status(&base, progress);
         let offer = tcp::Offer {
             config: config.websocket.clone(),
-            open_max: share.sockets,
+            open_max: base.share.sockets,
             counters: status.sockets.clone(),
             serve: rooms.clone(),
         };
         let api = Arc::new(Api { chat: chat.clone(), history, feed: feed.clone(), status });
         let server = &config.server;
-        let local = match &server.local_socket {
-            Some(path) => Some(start_local(path, server.max_body_bytes, &api)?),
-            None => None,
-        };
-        let tcp = tcp::start(server, share.connections, api, Some(offer))?;
-        announce(tcp.local_addr(), config, started.elapsed());
+        let local =
+            server.local_socket.as_ref().map(|path| start_local(path, server.max_body_bytes, &api)).transpose()?;
+        let tcp = tcp::start(server, base.share.connections, api, Some(offer))?;
+        announce(tcp.local_addr(), config, base.started.elapsed());
         Ok(Self { tcp, local, rooms, feed, chat, journal, background, drain: server.drain, stop_by })
     }
 
@@ -268,59 +207,159 @@ impl Background {
     }
 }
 
-/// What drains to MongoDB.
-fn drain(
-    config: &Config,
-    clock: &Clock,
-    chat: &Arc<Chat>,
-    journal: &Arc<Journal>,
-    storage: &Arc<Storage>,
-    (store, owed): (Arc<dyn store::Store>, PendingErasures),
-) -> Drain {
-    let mongo = &config.mongo;
-    let letters = DeadLetters::new(RealDisk, &mongo.dead_letter_path, clock.clone());
-    let expiry = Expiry::new(mongo.ttl, clock.clone());
-    let drain = Drain::new(journal, store, (letters, owed), expiry, mongo, journal.start().drained, storage.clone());
-    if !mongo.shared {
-        return drain;
+/// What everything is built from.
+struct Base<'a> {
+    config: &'a Config,
+    clock: Clock,
+    /// What of the open files is whose.
+    share: Share,
+    started: Instant,
+}
+
+impl<'a> Base<'a> {
+    fn new(config: &'a Config) -> Self {
+        let started = Instant::now();
+        // Whatever makes a file: conversations are private.
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+        let limit = descriptors::raise().unwrap_or_else(|e| {
+            log::warn!("the limit of open files cannot be raised: {e}");
+            descriptors::limit()
+        });
+        let share = descriptors::share(limit, config.server.max_connections, config.websocket.max_connections);
+        Self { config, clock: Clock::system(), share, started }
     }
-    let chat = chat.clone();
-    drain.sharing(Foreign::new(Box::new(move |erased| chat.erase_elsewhere(erased))))
-}
 
-/// What removes the expired from everywhere it stands.
-fn sweeper(config: &Config, clock: &Clock, cache: &Arc<Cache>, transcripts: &Arc<Transcripts>) -> Sweeper {
-    let folder = &config.journal.path;
-    let copies = [&config.mongo.cache.disk_path, folder].map(|folder| layout::quarantine(folder)).to_vec();
-    let aside = Aside { copies, lines: vec![config.mongo.dead_letter_path.clone(), layout::recovered(folder)] };
-    let rule = (Expiry::new(config.mongo.ttl, clock.clone()), clock.clone());
-    Sweeper::new(cache.clone(), transcripts.clone(), aside, rule, Instant::now())
-}
-
-/// What removes the bytes of what was erased from everywhere they stand.
-fn scrubber(config: &Config, journal: &Arc<Journal>, transcripts: &Arc<Transcripts>) -> Scrubber {
-    let folder = &config.journal.path;
-    let dead_letters = config.mongo.dead_letter_path.clone();
-    Scrubber::new(RealDisk, journal.clone(), transcripts.clone(), layout::recovered(folder), dead_letters)
-}
-
-/// The threads behind the write path, in the order of their stop.
-fn background(
-    config: &Config,
-    stopper: &Stopper,
-    journal: &Arc<Journal>,
-    worker: Worker<TranscriptSink>,
-    (sweeper, scrubber): (Sweeper, Scrubber),
-) -> anyhow::Result<Vec<Background>> {
-    let tended = journal.clone();
-    // The janitor ends first: the worker's last sync waits for a transcript that it writes anew.
-    let mut threads = vec![Background::start("janitor", stopper, move |stop| {
-        janitor::run(&tended, sweeper, scrubber, stop);
-    })?];
-    threads.push(Background::start("chat-worker", stopper, move |stop| worker.run(stop))?);
-    if config.journal.fsync == Fsync::Interval {
-        let synced = journal.clone();
-        threads.push(Background::start("journal-sync", stopper, move |stop| synced.sync_by_interval(stop))?);
+    fn expiry(&self) -> Expiry {
+        Expiry::new(self.config.mongo.ttl, self.clock.clone())
     }
-    Ok(threads)
+}
+
+/// The write path, the read path and what they stand on, before any thread runs.
+struct Core {
+    cache: Arc<Cache>,
+    transcripts: Arc<Transcripts>,
+    journal: Arc<Journal>,
+    hub: Arc<Hub>,
+    skipped: Arc<AtomicU64>,
+    /// The database, if it is used.
+    store: Option<Arc<dyn Store>>,
+    storage: Arc<Storage>,
+    history: Arc<History>,
+    chat: Arc<Chat>,
+}
+
+impl Core {
+    fn open(base: &Base<'_>, stopper: &Stopper) -> anyhow::Result<(Self, Receiver<Record>)> {
+        let (config, clock) = (base.config, &base.clock);
+        let open_max = NonZeroUsize::new(base.share.transcripts).unwrap_or(NonZeroUsize::MIN);
+        let folder = &config.mongo.cache.disk_path;
+        let transcripts = open_transcripts(config, open_max).with_context(|| folder.display().to_string())?;
+        let transcripts = Arc::new(transcripts.expiring(base.expiry()));
+        let cache = Arc::new(Cache::new(&config.mongo.cache));
+        let panicked = stopper.clone();
+        let on_panic = Box::new(move || panicked.fatal("the journal's leader panicked"));
+        let Opened { recorder, journal, channel, hub, skipped } =
+            Recorder::open(config, clock.clone(), &transcripts, cache.clone(), on_panic)?;
+        let storage = Arc::new(Storage::new(clock.clone()));
+        // Nothing is asked of the network here: a start does not wait for it.
+        let store = if config.mongo.enabled { Some(store::open(&config.mongo)?) } else { None };
+        let mut history = History::new(config, clock.clone(), cache.clone(), transcripts.clone(), journal.clone());
+        if let Some(store) = store.clone() {
+            let (timeout, shared) = (config.history.mongo_timeout, config.mongo.shared);
+            history = history.with(Database::new(store, storage.clone(), timeout, shared));
+        }
+        let history = Arc::new(history);
+        // Those who wait for answers must leave connections for those who write.
+        let waiting_max = (base.share.connections / 4).max(1);
+        let responder = responder::new(&config.responder);
+        let (recorder, told) = (Arc::new(recorder), hub.clone());
+        let chat = Arc::new(Chat::new(recorder, history.clone(), told, responder, &config.responder, waiting_max));
+        Ok((Self { cache, transcripts, journal, hub, skipped, store, storage, history, chat }, channel))
+    }
+
+    /// What takes records where they are to go.
+    fn worker(
+        &self,
+        base: &Base<'_>,
+        channel: Receiver<Record>,
+        progress: &Arc<Progress>,
+        stop_by: &Arc<OnceLock<Instant>>,
+    ) -> anyhow::Result<Worker<TranscriptSink>> {
+        let (journal, clock, config) = (&self.journal, base.clock.clone(), &base.config.journal);
+        let sink = TranscriptSink::new(self.transcripts.clone(), journal.clone());
+        let worker = Worker::new(journal.clone(), channel, sink, clock, config, journal.start(), progress.clone());
+        let path = layout::owed_erasures(&config.path);
+        let mut erasures = PendingErasures::load(RealDisk, &path, || journal.erasures_after(0))
+            .with_context(|| path.display().to_string())?;
+        let Some(store) = &self.store else { return Ok(worker.owing(erasures)) };
+        if let Err(e) = erasures.begin() {
+            log::warn!("{} cannot be made, where erasures stand while MongoDB is off: {e}", path.display());
+        }
+        Ok(worker.draining(self.drain(base, store.clone(), erasures), stop_by.clone()))
+    }
+
+    /// What drains to MongoDB.
+    fn drain(&self, base: &Base<'_>, store: Arc<dyn Store>, erasures: PendingErasures) -> Drain {
+        let (mongo, journal) = (&base.config.mongo, &self.journal);
+        let files = (DeadLetters::new(RealDisk, &mongo.dead_letter_path, base.clock.clone()), erasures);
+        let (drained, storage) = (journal.start().drained, self.storage.clone());
+        let drain = Drain::new(journal, store, files, base.expiry(), mongo, drained, storage);
+        if !mongo.shared {
+            return drain;
+        }
+        let chat = self.chat.clone();
+        drain.sharing(Foreign::new(Box::new(move |erased| chat.erase_elsewhere(erased))))
+    }
+
+    /// What removes the expired from everywhere it stands.
+    fn sweeper(&self, base: &Base<'_>) -> Sweeper {
+        let (journal, mongo) = (&base.config.journal.path, &base.config.mongo);
+        let copies = [&mongo.cache.disk_path, journal].map(|folder| layout::quarantine(folder)).to_vec();
+        let aside = Aside { copies, lines: vec![mongo.dead_letter_path.clone(), layout::recovered(journal)] };
+        let rule = (base.expiry(), base.clock.clone());
+        Sweeper::new(self.cache.clone(), self.transcripts.clone(), aside, rule, Instant::now())
+    }
+
+    /// What removes the bytes of what was erased from everywhere they stand.
+    fn scrubber(&self, base: &Base<'_>) -> Scrubber {
+        let (journal, transcripts) = (self.journal.clone(), self.transcripts.clone());
+        let recovered = layout::recovered(&base.config.journal.path);
+        Scrubber::new(RealDisk, journal, transcripts, recovered, base.config.mongo.dead_letter_path.clone())
+    }
+
+    /// The threads behind the write path, in the order of their stop.
+    fn background(
+        &self,
+        base: &Base<'_>,
+        stopper: &Stopper,
+        worker: Worker<TranscriptSink>,
+    ) -> anyhow::Result<Vec<Background>> {
+        let (tended, sweeper, scrubber) = (self.journal.clone(), self.sweeper(base), self.scrubber(base));
+        // The janitor ends first: the worker's last sync waits for a transcript that it writes anew.
+        let mut threads = vec![Background::start("janitor", stopper, move |stop| {
+            janitor::run(&tended, sweeper, scrubber, stop);
+        })?];
+        threads.push(Background::start("chat-worker", stopper, move |stop| worker.run(stop))?);
+        if base.config.journal.fsync == Fsync::Interval {
+            let synced = self.journal.clone();
+            threads.push(Background::start("journal-sync", stopper, move |stop| synced.sync_by_interval(stop))?);
+        }
+        Ok(threads)
+    }
+
+    fn status(self, base: &Base<'_>, progress: Arc<Progress>) -> Status {
+        Status {
+            config: base.config.clone(),
+            mongo_hosts: store::hosts(base.config.mongo.uri.expose()).unwrap_or_default(),
+            cache: self.cache,
+            journal: self.journal,
+            progress,
+            storage: self.storage,
+            skipped: self.skipped,
+            sockets: Arc::default(),
+            sockets_max: base.share.sockets,
+            clock: base.clock.clone(),
+            started: base.started,
+        }
+    }
 }

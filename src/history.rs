@@ -12,6 +12,7 @@
 
 mod database;
 mod lacking;
+mod page;
 #[cfg(test)]
 mod tests;
 
@@ -27,7 +28,10 @@ use crate::message::{Clock, Expiry, Id, Message, SessionId, Timestamp};
 use crate::transcript::{Direction, PAGE_BYTES_MAX, Page, Query, Transcripts};
 
 pub use database::Database;
+pub use page::{Answer, Ask, Source};
+
 use lacking::Lacking;
+use page::{Found, merge, take};
 
 /// INFO lines of warm-ups a second, at most.
 const WARM_LINES_PER_SECOND: u32 = 3;
@@ -42,68 +46,6 @@ pub struct History<D: Disk = RealDisk> {
     scan_bytes_max: u64,
     warmed: Throttle,
     database: Option<Database>,
-}
-
-/// A message, and where it was found.
-type Found = (Arc<Message>, Source);
-
-/// Where a message was found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Source {
-    /// In memory.
-    Cache,
-    /// In MongoDB.
-    Mongo,
-    /// In a transcript, or in the journal while the transcript is behind.
-    Disk,
-}
-
-impl Source {
-    /// The word of the contract.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Cache => "cache",
-            Self::Mongo => "mongo",
-            Self::Disk => "disk",
-        }
-    }
-}
-
-/// What is asked for.
-#[derive(Clone, Debug)]
-pub struct Ask {
-    /// Whose messages.
-    pub session: SessionId,
-    /// The most messages.
-    pub limit: usize,
-    /// Only ids before this one.
-    pub before: Option<Id>,
-    /// Only ids after this one; the page is then filled from its oldest side, so that a reader can go forward.
-    pub after: Option<Id>,
-    /// Only this author's.
-    pub role: Option<String>,
-    /// Only messages of this time or later.
-    pub since: Option<Timestamp>,
-    /// Only messages before this time.
-    pub until: Option<Timestamp>,
-}
-
-/// What was found.
-#[derive(Clone, Debug, Default)]
-pub struct Answer {
-    /// Oldest first.
-    pub messages: Vec<(Arc<Message>, Source)>,
-    /// More messages are wanted in the direction of paging.
-    pub has_more: bool,
-    /// Why the answer may lack messages, when it may.
-    pub incomplete: Option<String>,
-    /// Where an incomplete answer ended: what to ask for as `before`, or going forward as `after`, to go on.
-    pub next: Option<Id>,
-    /// The time of the session's newest message that is where it is to go.
-    pub last_persisted_at: Option<Timestamp>,
-    /// The newest message of the session on this machine.
-    pub newest: Option<Id>,
 }
 
 impl<D: Disk> History<D> {
@@ -140,8 +82,7 @@ impl<D: Disk> History<D> {
     /// The disk's: nothing is known then, and the answer must not be taken for an empty one.
     pub fn read(&self, ask: &Ask) -> io::Result<Answer> {
         let query = self.query(ask);
-        let held = self.cache.look(&ask.session, |held| Kept::of(held, &query));
-        let cached = held.as_ref().and_then(|held| self.cached(held, &query));
+        let (held, cached) = self.look(ask, &query);
         let mut answer = match &self.database {
             None => self.local(ask, &query, held, cached)?,
             Some(database) => {
@@ -170,9 +111,15 @@ impl<D: Disk> History<D> {
     /// The disk's.
     pub fn read_page_here(&self, ask: &Ask, page_bytes_max: usize) -> io::Result<Answer> {
         let query = Query { page_bytes_max, ..self.query(ask) };
-        let held = self.cache.look(&ask.session, |held| Kept::of(held, &query));
-        let cached = held.as_ref().and_then(|held| self.cached(held, &query));
+        let (held, cached) = self.look(ask, &query);
         self.local(ask, &query, held, cached)
+    }
+
+    /// What the cache has, and the answer if that is enough.
+    fn look(&self, ask: &Ask, query: &Query) -> (Option<Kept>, Option<Answer>) {
+        let held = self.cache.look(&ask.session, |held| Kept::of(held, query));
+        let cached = held.as_ref().and_then(|held| self.cached(held, query));
+        (held, cached)
     }
 
     /// Reads a page for who must not wait for MongoDB: what is on this machine, which is all of it unless other servers write
@@ -184,15 +131,7 @@ impl<D: Disk> History<D> {
         if self.database.as_ref().is_some_and(Database::is_shared) {
             return self.read(ask);
         }
-        self.read_local(ask)
-    }
-
-    /// Reads a page of what is on this machine.
-    fn read_local(&self, ask: &Ask) -> io::Result<Answer> {
-        let query = self.query(ask);
-        let held = self.cache.look(&ask.session, |held| Kept::of(held, &query));
-        let cached = held.as_ref().and_then(|held| self.cached(held, &query));
-        self.local(ask, &query, held, cached)
+        self.read_page_here(ask, PAGE_BYTES_MAX)
     }
 
     /// The same, with what the cache said.
@@ -207,7 +146,7 @@ impl<D: Disk> History<D> {
             mark(&mut answer, held.as_ref().and_then(|held| held.oldest));
             return Ok(answer);
         }
-        let lacking = self.lacking(&ask.session, query)?;
+        let lacking = Lacking::of(&self.transcripts, &self.journal, &ask.session, query)?;
         self.merged(ask, query, held.unwrap_or_default(), lacking)
     }
 
@@ -226,7 +165,7 @@ impl<D: Disk> History<D> {
             since: None,
             until: None,
         };
-        let found = self.read_local(&ask)?.messages.pop().map(|(message, _)| message);
+        let found = self.read_page_here(&ask, PAGE_BYTES_MAX)?.messages.pop().map(|(message, _)| message);
         Ok(found.filter(|message| message.id() == id))
     }
 
@@ -349,9 +288,7 @@ impl<D: Disk> History<D> {
         let from_cache = held.wanted.into_iter().map(|message| (message, Source::Cache));
         let mut found: Vec<Found> = from_disk.chain(from_cache).collect();
         found.retain(|(message, _)| reached.is_none_or(|reached| Some(message.id()) <= reached));
-        found.sort_by_key(|(message, source)| (message.id(), *source));
-        found.dedup_by_key(|(message, _)| message.id());
-        let mut answer = Answer { newest, ..take(found, query) };
+        let mut answer = Answer { newest, ..merge(found, query) };
         let first = answer.messages.first().map(|(message, _)| message.id());
         let full = answer.has_more;
         answer.has_more |= more || cut_short || lacking.cut;
@@ -432,24 +369,4 @@ fn mark(answer: &mut Answer, held_from: Option<Id>) {
             *source = Source::Disk;
         }
     }
-}
-
-/// The page out of everything that is wanted: what fits, but at least one message.
-fn take(mut found: Vec<Found>, query: &Query) -> Answer {
-    let mut bytes = 0;
-    let fits = |(message, _): &&(Arc<Message>, Source)| {
-        let first = bytes == 0;
-        bytes += message.line().len();
-        first || bytes <= query.page_bytes_max
-    };
-    let count = match query.direction {
-        Direction::Newest => found.iter().rev().take(query.limit).take_while(fits).count(),
-        Direction::Oldest => found.iter().take(query.limit).take_while(fits).count(),
-    };
-    let has_more = found.len() > count;
-    match query.direction {
-        Direction::Newest => drop(found.drain(..found.len() - count)),
-        Direction::Oldest => found.truncate(count),
-    }
-    Answer { messages: found, has_more, ..Answer::default() }
 }

@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cache::Cache;
-use crate::chat::Chat;
-use crate::config::{Config, Fsync, ResponderKind};
-use crate::journal::{Journal, Warning};
+use crate::chat::{self, Chat};
+use crate::config::Config;
+use crate::journal::{self, Journal, Warning};
 use crate::message::{Clock, Id, Timestamp};
-use crate::worker::{Progress, State, Storage};
+use crate::worker::{Progress, State, Storage, View};
 
 use super::{Problem, Reply, SocketCounters};
 
@@ -45,111 +45,123 @@ impl Status {
     /// `GET /api/storage/status`
     #[must_use]
     pub fn storage(&self, chat: &Chat) -> Reply {
-        let turns = chat.stats();
-        let (mongo, cache) = (&self.config.mongo, self.cache.stats());
         // In this order: what has waited longest was published, and had not been drained.
         let (drained, database) = (self.progress.drained(), self.storage.view());
-        let (oldest, last_flush) = match database.state {
-            State::Disabled => (self.progress.oldest_pending(), self.progress.last_flush()),
-            _ => (database.oldest_pending.map(Id::time), database.last_flush),
-        };
-        let (journal, found) = (self.journal.stats(), self.journal.findings());
-        let pending = journal.published.saturating_sub(drained);
-        let oldest = oldest.filter(|_| pending > 0);
-        // Segments that went meanwhile are owed to nobody.
-        let owed_after = self.progress.owed_after().map(|after| after.max(journal.first_sequence.saturating_sub(1)));
+        let journal = self.journal.stats();
         super::json(
             200,
             &json!({
-                "mongo": {
-                    "enabled": mongo.enabled,
-                    "status": database.state.as_str(),
-                    "since": database.since,
-                    "reason": database.reason,
-                    "differing_indexes": database.differing_indexes,
-                    "shared": mongo.shared,
-                    "shared_reason": database.cannot_share,
-                    // In this order: what is noted meanwhile counts twice, and not never.
-                    "erasures_pending": self.journal.erased_after(match database.state {
-                        State::Disabled => self.progress.erasures_noted(),
-                        _ => drained,
-                    }) + self.progress.erasures_owed(),
-                    "erasures_to_repeat": database.erasures_to_repeat,
-                    "hosts": self.mongo_hosts,
-                    "database": mongo.database,
-                    "chat_collection": mongo.chat_collection,
-                    "ttl_days": mongo.ttl.map_or(0, |ttl| ttl.as_secs() / 86_400),
-                },
-                "cache": {
-                    "max_messages_per_session": mongo.cache.max_messages_per_session,
-                    "disk_path": mongo.cache.disk_path,
-                    "flush_enabled": mongo.enabled,
-                    "max_bytes": mongo.cache.max_bytes,
-                    "sessions": cache.sessions,
-                    "messages": cache.messages,
-                    "bytes": cache.bytes,
-                },
+                "mongo": self.mongo(drained, &database),
+                "cache": self.cache(),
                 "websocket": self.websocket(),
-                "queue": {
-                    "pending": pending,
-                    "oldest_pending_seconds": oldest.map_or(0.0, |time| self.age_seconds(time)),
-                    "last_flush": last_flush,
-                    "flushes": database.totals.flushes,
-                    "stored": database.totals.stored,
-                    "already_stored": database.totals.already,
-                    "dead_letters": database.totals.dead_letters,
-                    "failures": database.totals.failures,
-                    "flush_seconds": database.totals.took.as_secs_f64(),
-                    "skipped": self.skipped.load(Ordering::Relaxed),
-                    "capacity": mongo.queue_capacity,
-                },
-                "journal": {
-                    "status": match (self.journal.is_writable(), self.journal.is_ready()) {
-                        (_, true) => "ok",
-                        (true, false) => "full",
-                        (false, false) => "error",
-                    },
-                    "fsync": match self.config.journal.fsync {
-                        Fsync::Always => "always",
-                        Fsync::Interval => "interval",
-                        Fsync::Never => "never",
-                    },
-                    "segments": journal.segments,
-                    "bytes": journal.bytes,
-                    "max_bytes": self.config.journal.max_bytes,
-                    "first_sequence": journal.first_sequence,
-                    "last_sequence": journal.published,
-                    "checkpoint": drained,
-                    "transcribed": self.progress.transcribed(),
-                    "owed_to_mongo": owed_after.map_or(0, |after| journal.published.saturating_sub(after)),
-                    "undrained_bytes": journal.undrained_bytes,
-                    "erasures_pending": self.journal.erasures_pending(),
-                    "disk_free_bytes": self.journal.room().ok().map(|room| room.free_bytes),
-                    "warnings": self.journal.warnings().into_iter().map(Warning::as_str).collect::<Vec<_>>(),
-                    "damaged_at_start": found.gaps + found.lost_segments + found.rebuilt_headers,
-                },
-                "responder": {
-                    "kind": match self.config.responder.kind {
-                        ResponderKind::Echo => "echo",
-                        ResponderKind::Command => "command",
-                        ResponderKind::OpenAi => "openai",
-                        ResponderKind::None => "none",
-                    },
-                    "max_concurrent": turns.max_concurrent,
-                    "running": turns.running,
-                    "waiting": turns.waiting,
-                    "completed": turns.completed,
-                    "cancelled": turns.cancelled,
-                    "errors": turns.errors,
-                    "panics": turns.panics,
-                },
+                "queue": self.queue(journal.published.saturating_sub(drained), &database),
+                "journal": self.journal(drained, &journal),
+                "responder": self.responder(&chat.stats()),
                 "version": env!("CARGO_PKG_VERSION"),
                 "uptime_seconds": self.started.elapsed().as_secs(),
             }),
         )
     }
 
-    fn websocket(&self) -> serde_json::Value {
+    fn mongo(&self, drained: u64, database: &View) -> Value {
+        let mongo = &self.config.mongo;
+        // In this order: what is noted meanwhile counts twice, and not never.
+        let unnoted = self.journal.erased_after(match database.state {
+            State::Disabled => self.progress.erasures_noted(),
+            _ => drained,
+        });
+        json!({
+            "enabled": mongo.enabled,
+            "status": database.state.as_str(),
+            "since": database.since,
+            "reason": database.reason,
+            "differing_indexes": database.differing_indexes,
+            "shared": mongo.shared,
+            "shared_reason": database.cannot_share,
+            "erasures_pending": unnoted + self.progress.erasures_owed(),
+            "erasures_to_repeat": database.erasures_to_repeat,
+            "hosts": self.mongo_hosts,
+            "database": mongo.database,
+            "chat_collection": mongo.chat_collection,
+            "ttl_days": mongo.ttl.map_or(0, |ttl| ttl.as_secs() / 86_400),
+        })
+    }
+
+    fn cache(&self) -> Value {
+        let (mongo, stats) = (&self.config.mongo, self.cache.stats());
+        json!({
+            "max_messages_per_session": mongo.cache.max_messages_per_session,
+            "disk_path": mongo.cache.disk_path,
+            "flush_enabled": mongo.enabled,
+            "max_bytes": mongo.cache.max_bytes,
+            "sessions": stats.sessions,
+            "messages": stats.messages,
+            "bytes": stats.bytes,
+        })
+    }
+
+    fn queue(&self, pending: u64, database: &View) -> Value {
+        let (oldest, last_flush) = match database.state {
+            State::Disabled => (self.progress.oldest_pending(), self.progress.last_flush()),
+            _ => (database.oldest_pending.map(Id::time), database.last_flush),
+        };
+        let (oldest, totals) = (oldest.filter(|_| pending > 0), &database.totals);
+        json!({
+            "pending": pending,
+            "oldest_pending_seconds": oldest.map_or(0.0, |time| self.age_seconds(time)),
+            "last_flush": last_flush,
+            "flushes": totals.flushes,
+            "stored": totals.stored,
+            "already_stored": totals.already,
+            "dead_letters": totals.dead_letters,
+            "failures": totals.failures,
+            "flush_seconds": totals.took.as_secs_f64(),
+            "skipped": self.skipped.load(Ordering::Relaxed),
+            "capacity": self.config.mongo.queue_capacity,
+        })
+    }
+
+    fn journal(&self, drained: u64, stats: &journal::Stats) -> Value {
+        let found = self.journal.findings();
+        // Segments that went meanwhile are owed to nobody.
+        let owed_after = self.progress.owed_after().map(|after| after.max(stats.first_sequence.saturating_sub(1)));
+        json!({
+            "status": match (self.journal.is_writable(), self.journal.is_ready()) {
+                (_, true) => "ok",
+                (true, false) => "full",
+                (false, false) => "error",
+            },
+            "fsync": self.config.journal.fsync.as_str(),
+            "segments": stats.segments,
+            "bytes": stats.bytes,
+            "max_bytes": self.config.journal.max_bytes,
+            "first_sequence": stats.first_sequence,
+            "last_sequence": stats.published,
+            "checkpoint": drained,
+            "transcribed": self.progress.transcribed(),
+            "owed_to_mongo": owed_after.map_or(0, |after| stats.published.saturating_sub(after)),
+            "undrained_bytes": stats.undrained_bytes,
+            "erasures_pending": self.journal.erasures_pending(),
+            "disk_free_bytes": self.journal.room().ok().map(|room| room.free_bytes),
+            "warnings": self.journal.warnings().into_iter().map(Warning::as_str).collect::<Vec<_>>(),
+            "damaged_at_start": found.gaps + found.lost_segments + found.rebuilt_headers,
+        })
+    }
+
+    fn responder(&self, turns: &chat::Stats) -> Value {
+        json!({
+            "kind": self.config.responder.kind.as_str(),
+            "max_concurrent": turns.max_concurrent,
+            "running": turns.running,
+            "waiting": turns.waiting,
+            "completed": turns.completed,
+            "cancelled": turns.cancelled,
+            "errors": turns.errors,
+            "panics": turns.panics,
+        })
+    }
+
+    fn websocket(&self) -> Value {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let sockets = &self.sockets;
         json!({

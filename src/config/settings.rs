@@ -89,6 +89,12 @@ impl Settings {
         Duration::from_millis(self.whole(path))
     }
 
+    /// The value of a choice. The table of keys lists the same words.
+    fn one_of<T: Copy>(&self, path: &str, all: &[T], word: fn(T) -> &'static str) -> T {
+        let found = all.iter().copied().find(|value| word(*value) == self.text(path));
+        found.expect("the walk takes no other word")
+    }
+
     /// The typed configuration.
     #[must_use]
     pub fn config(&self) -> Config {
@@ -145,11 +151,7 @@ impl Settings {
     fn journal(&self) -> JournalConfig {
         JournalConfig {
             path: self.path("journal.path").to_owned(),
-            fsync: match self.text("journal.fsync") {
-                "interval" => Fsync::Interval,
-                "never" => Fsync::Never,
-                _ => Fsync::Always,
-            },
+            fsync: self.one_of("journal.fsync", &Fsync::ALL, Fsync::as_str),
             fsync_interval: self.millis("journal.fsync_interval_ms"),
             segment_bytes: self.whole("journal.segment_bytes"),
             max_bytes: self.whole("journal.max_bytes"),
@@ -188,12 +190,7 @@ impl Settings {
     fn responder(&self) -> ResponderConfig {
         let key = self.text("responder.openai.api_key");
         ResponderConfig {
-            kind: match self.text("responder.kind") {
-                "command" => ResponderKind::Command,
-                "openai" => ResponderKind::OpenAi,
-                "none" => ResponderKind::None,
-                _ => ResponderKind::Echo,
-            },
+            kind: self.one_of("responder.kind", &ResponderKind::ALL, ResponderKind::as_str),
             command: self.list("responder.command"),
             max_concurrent: self.count("responder.max_concurrent"),
             timeout: self.seconds("responder.timeout_seconds"),

@@ -77,6 +77,20 @@ pub enum Fsync {
     Never,
 }
 
+impl Fsync {
+    pub(super) const ALL: [Self; 3] = [Self::Always, Self::Interval, Self::Never];
+
+    /// The word of `journal.fsync`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Always => "always",
+            Self::Interval => "interval",
+            Self::Never => "never",
+        }
+    }
+}
+
 /// `journal:` the write-ahead journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JournalConfig {
@@ -188,6 +202,21 @@ pub enum ResponderKind {
     OpenAi,
     /// Records only; `POST /api/chat` answers 202.
     None,
+}
+
+impl ResponderKind {
+    pub(super) const ALL: [Self; 4] = [Self::Echo, Self::Command, Self::OpenAi, Self::None];
+
+    /// The word of `responder.kind`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Echo => "echo",
+            Self::Command => "command",
+            Self::OpenAi => "openai",
+            Self::None => "none",
+        }
+    }
 }
 
 /// `responder:` who answers.

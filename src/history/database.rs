@@ -18,7 +18,7 @@ use crate::store::{self, Calls, Store, StoreError, StorePage, StoreQuery};
 use crate::transcript::{Direction, Query};
 use crate::worker::{State, Storage};
 
-use super::{Answer, Ask, Found, Source, take};
+use super::page::{Answer, Ask, Found, Source, merge};
 
 /// Sessions of which it is remembered where they begin; about 100 bytes each. Of others MongoDB is asked again.
 const BEGINNINGS_MAX: NonZeroUsize = NonZeroUsize::new(10_000).expect("not 0");
@@ -183,11 +183,9 @@ fn merged(query: &Query, local: Answer, page: StorePage) -> Answer {
         (Some(end), Direction::Oldest) => id <= end,
     };
     let from_mongo = page.messages.into_iter().map(|message| (message, Source::Mongo));
-    let mut found: Vec<Found> =
+    let found: Vec<Found> =
         local.messages.into_iter().chain(from_mongo).filter(|(message, _)| reached(message.id())).collect();
-    found.sort_by_key(|(message, source)| (message.id(), *source));
-    found.dedup_by_key(|(message, _)| message.id());
-    let taken = take(found, query);
+    let taken = merge(found, query);
     let has_more = taken.has_more || local_more || page.more;
     let next = local.incomplete.as_ref().and(end);
     Answer { has_more, incomplete: local.incomplete, next, newest: local.newest, ..taken }

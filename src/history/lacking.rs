@@ -5,11 +5,9 @@ use std::io;
 use std::sync::Arc;
 
 use crate::disk::Disk;
-use crate::journal::Progress;
+use crate::journal::{Journal, Progress};
 use crate::message::{Id, Message, SessionId};
-use crate::transcript::{Direction, Query};
-
-use super::History;
+use crate::transcript::{Direction, Query, Transcripts};
 
 /// How much of the journal is read at once, in bytes.
 const READ_BYTES: usize = 1 << 20;
@@ -27,16 +25,21 @@ pub(super) struct Lacking {
     bytes: usize,
 }
 
-impl<D: Disk> History<D> {
+impl Lacking {
     /// What the session's transcript lacks.
-    pub(super) fn lacking(&self, session: &SessionId, query: &Query) -> io::Result<Lacking> {
-        let mut lacking = Lacking::default();
-        let Some(behind) = self.transcripts.behind(session) else { return Ok(lacking) };
-        let mut reader = self.journal.reader(behind.first - 1);
+    pub(super) fn of<D: Disk>(
+        transcripts: &Transcripts<D>,
+        journal: &Journal<D>,
+        session: &SessionId,
+        query: &Query,
+    ) -> io::Result<Self> {
+        let mut lacking = Self::default();
+        let Some(behind) = transcripts.behind(session) else { return Ok(lacking) };
+        let mut reader = journal.reader(behind.first - 1);
         // What stands before the first record in its segment is passed over, not counted: it can be no more than a segment.
         let mut read = 0;
-        let at_once = usize::try_from(self.scan_bytes_max).unwrap_or(READ_BYTES).min(READ_BYTES);
-        while read < self.scan_bytes_max {
+        let at_once = usize::try_from(query.bytes_max).unwrap_or(READ_BYTES).min(READ_BYTES);
+        while read < query.bytes_max {
             let progress = reader.read(at_once, |record| {
                 let Some(message) = record.entry.message() else { return };
                 read += message.line().len() as u64;
@@ -51,9 +54,7 @@ impl<D: Disk> History<D> {
         lacking.cut = true;
         Ok(lacking)
     }
-}
 
-impl Lacking {
     fn meet(&mut self, message: &Arc<Message>, query: &Query) {
         self.reached = Some(message.id());
         if !query.wants(message) {

@@ -132,7 +132,9 @@ fn going_forward_nothing_is_shown_behind_the_point_that_a_search_has_reached() {
 fn a_session_that_is_far_behind_is_told_to_be_incomplete() {
     let (fixture, _) = with_rare_replies();
     fixture.transcripts.mark_behind(&SessionId::new("s").unwrap(), 1, 300);
-    let lacking = fixture.history.lacking(&ask(None, None).session, &fixture.history.newest_of(500)).unwrap();
+    let History { transcripts, journal, .. } = &fixture.history;
+    let query = fixture.history.newest_of(500);
+    let lacking = Lacking::of(transcripts, journal, &ask(None, None).session, &query).unwrap();
     assert!(lacking.cut && lacking.messages.len() < 100, "{}", lacking.messages.len());
     let answer = fixture.history.read(&Ask { limit: 50, ..ask(None, None) }).unwrap();
     assert!(answer.incomplete.is_some_and(|reason| reason.contains("journal")) && answer.has_more);

@@ -16,7 +16,7 @@
 //!
 //! A missing, damaged or foreign checkpoint means "from the start": everything is then looked at again, and nothing is lost.
 //! It is not known then whether something was owed to MongoDB, so that is taken for granted (where there was one:
-//! `worker/owed.rs`).
+//! `worker/pending_erasures.rs`).
 
 use std::io;
 use std::path::Path;

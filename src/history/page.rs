@@ -1,0 +1,95 @@
+//! What is asked of the history, what is answered, and how a page is put together from where messages were found.
+
+use std::sync::Arc;
+
+use crate::message::{Id, Message, SessionId, Timestamp};
+use crate::transcript::{Direction, Query};
+
+/// A message, and where it was found.
+pub(super) type Found = (Arc<Message>, Source);
+
+/// Where a message was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Source {
+    /// In memory.
+    Cache,
+    /// In MongoDB.
+    Mongo,
+    /// In a transcript, or in the journal while the transcript is behind.
+    Disk,
+}
+
+impl Source {
+    /// The word of the contract.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cache => "cache",
+            Self::Mongo => "mongo",
+            Self::Disk => "disk",
+        }
+    }
+}
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// Whose messages.
+    pub session: SessionId,
+    /// The most messages.
+    pub limit: usize,
+    /// Only ids before this one.
+    pub before: Option<Id>,
+    /// Only ids after this one; the page is then filled from its oldest side, so that a reader can go forward.
+    pub after: Option<Id>,
+    /// Only this author's.
+    pub role: Option<String>,
+    /// Only messages of this time or later.
+    pub since: Option<Timestamp>,
+    /// Only messages before this time.
+    pub until: Option<Timestamp>,
+}
+
+/// What was found.
+#[derive(Clone, Debug, Default)]
+pub struct Answer {
+    /// Oldest first.
+    pub messages: Vec<(Arc<Message>, Source)>,
+    /// More messages are wanted in the direction of paging.
+    pub has_more: bool,
+    /// Why the answer may lack messages, when it may.
+    pub incomplete: Option<String>,
+    /// Where an incomplete answer ended: what to ask for as `before`, or going forward as `after`, to go on.
+    pub next: Option<Id>,
+    /// The time of the session's newest message that is where it is to go.
+    pub last_persisted_at: Option<Timestamp>,
+    /// The newest message of the session on this machine.
+    pub newest: Option<Id>,
+}
+
+/// [`take`] out of what was found in several places, in any order: a message that is in two counts for the nearer.
+pub(super) fn merge(mut found: Vec<Found>, query: &Query) -> Answer {
+    found.sort_by_key(|(message, source)| (message.id(), *source));
+    found.dedup_by_key(|(message, _)| message.id());
+    take(found, query)
+}
+
+/// The page out of everything that is wanted, oldest first: what fits, but at least one message.
+pub(super) fn take(mut found: Vec<Found>, query: &Query) -> Answer {
+    let mut bytes = 0;
+    let fits = |(message, _): &&(Arc<Message>, Source)| {
+        let first = bytes == 0;
+        bytes += message.line().len();
+        first || bytes <= query.page_bytes_max
+    };
+    let count = match query.direction {
+        Direction::Newest => found.iter().rev().take(query.limit).take_while(fits).count(),
+        Direction::Oldest => found.iter().take(query.limit).take_while(fits).count(),
+    };
+    let has_more = found.len() > count;
+    match query.direction {
+        Direction::Newest => drop(found.drain(..found.len() - count)),
+        Direction::Oldest => found.truncate(count),
+    }
+    Answer { messages: found, has_more, ..Answer::default() }
+}
