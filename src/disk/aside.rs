@@ -5,13 +5,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Disk, DiskFile, make_folder};
+use super::{Disk, DiskFile, Source, copy_from, make_folder};
 
-/// Copied or compared at once, in bytes.
+/// Compared at once, in bytes.
 const BLOCK_BYTES: usize = 256 * 1024;
-
-/// Reads what is to be kept, from an offset in it; fewer bytes than asked for only at its end.
-pub type Source<'a> = &'a dyn Fn(&mut [u8], u64) -> io::Result<usize>;
 
 /// Keeps a copy of the first `len` bytes of `source` in `folder`, unless one is there. It is durable when this returns; where
 /// it stands.
@@ -28,15 +25,7 @@ pub fn keep<D: Disk>(disk: &D, folder: &Path, name: &str, source: Source<'_>, le
     if !is_there {
         let temporary = folder.join(format!("{name}.tmp"));
         let copy = disk.create(&temporary)?;
-        let (mut block, mut at) = (vec![0; BLOCK_BYTES], 0);
-        loop {
-            let read = cut(&mut block, at)?;
-            if read == 0 {
-                break;
-            }
-            copy.write_all_at(&block[..read], at)?;
-            at += read as u64;
-        }
+        copy_from(source, len, &copy, 0)?;
         copy.sync()?;
         disk.rename(&temporary, &path)?;
         disk.sync_dir(folder)?;

@@ -12,6 +12,7 @@ pub mod sim;
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::SystemTime;
@@ -19,6 +20,9 @@ use std::time::SystemTime;
 use rustix::fs::OFlags;
 
 use crate::layout;
+
+/// Copied at once, in bytes.
+const COPY_BYTES: u64 = 1 << 20;
 
 /// A file system, as far as we use one.
 pub trait Disk: Clone + Send + Sync + 'static {
@@ -230,4 +234,31 @@ pub fn read<D: Disk>(disk: &D, path: &Path) -> io::Result<Vec<u8>> {
     let read = file.read_at(&mut content, 0)?;
     content.truncate(read);
     Ok(content)
+}
+
+/// Copies a stretch, or as much of it as there is; returns how much.
+///
+/// # Errors
+/// The disk's.
+pub fn copy<F: DiskFile>(from: &F, what: Range<u64>, to: &F, to_at: u64) -> io::Result<u64> {
+    let source = |to: &mut [u8], at: u64| from.read_at(to, what.start + at);
+    copy_from(&source, what.end - what.start, to, to_at)
+}
+
+/// Reads from an offset; fewer bytes than asked for only at the end.
+pub type Source<'a> = &'a dyn Fn(&mut [u8], u64) -> io::Result<usize>;
+
+/// The same of whatever can be read.
+fn copy_from<F: DiskFile>(from: Source<'_>, len: u64, to: &F, to_at: u64) -> io::Result<u64> {
+    let (mut block, mut at) = (Vec::new(), 0);
+    while at < len {
+        block.resize(usize::try_from((len - at).min(COPY_BYTES)).expect("a block fits"), 0);
+        let read = from(&mut block, at)?;
+        if read == 0 {
+            break;
+        }
+        to.write_all_at(&block[..read], to_at + at)?;
+        at += read as u64;
+    }
+    Ok(at)
 }

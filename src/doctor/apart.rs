@@ -6,14 +6,13 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 
-use crate::disk::{Disk, DiskFile};
+use crate::disk::Disk;
 use crate::journal::{Journal, salvage};
 use crate::layout;
 use crate::message::{Id, Message, Timestamp};
-use crate::transcript::survey::{Comparison, Found};
+use crate::transcript::survey::{Comparison, Found, each_message};
 
 use super::place::{Place, messages};
 
@@ -21,8 +20,6 @@ use super::place::{Place, messages};
 const BATCH_BYTES: usize = 8 << 20;
 /// Messages that are known to be found already; beyond, one in two files may be found twice.
 const FOUND_MAX: usize = 1 << 18;
-/// Bytes of the recovered messages read at once.
-const BLOCK_BYTES: usize = 1 << 20;
 
 /// Messages of the quarantine that are still to be looked for elsewhere.
 #[derive(Default)]
@@ -94,7 +91,7 @@ impl<D: Disk, J: Disk> Search<'_, D, J> {
         });
         fault.map_or(Ok(()), Err)?;
         if !rest.is_empty() {
-            each_id(self.disk, &self.place.recovered(), &mut |id| drop(rest.remove(&id)))?;
+            each_message(self.disk, &self.place.recovered(), &mut |message| drop(rest.remove(&message.id())))?;
         }
         for (id, (_, message)) in &*rest {
             if self.found.len() < FOUND_MAX {
@@ -103,30 +100,5 @@ impl<D: Disk, J: Disk> Search<'_, D, J> {
             take(message)?;
         }
         Ok(())
-    }
-}
-
-/// Hands the id of every line to `take`; a missing file has none.
-fn each_id<D: Disk>(disk: &D, path: &Path, take: &mut dyn FnMut(Id)) -> io::Result<()> {
-    let file = match disk.open_read(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        file => file?,
-    };
-    let (mut block, mut at, mut wanted) = (Vec::new(), 0, BLOCK_BYTES);
-    loop {
-        block.resize(wanted, 0);
-        let read = file.read_at(&mut block, at)?;
-        let Some(end) = memchr::memrchr(b'\n', &block[..read]) else {
-            // The end, or a line longer than the block.
-            if read < wanted {
-                return Ok(());
-            }
-            wanted *= 2;
-            continue;
-        };
-        for line in block[..end].split(|&byte| byte == b'\n') {
-            Message::id_of_line(line).map(&mut *take);
-        }
-        (at, wanted) = (at + end as u64 + 1, BLOCK_BYTES);
     }
 }

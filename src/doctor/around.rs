@@ -8,6 +8,8 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use serde::Serialize;
+
 use crate::layout;
 
 use super::findings::{Findings, Weight};
@@ -19,9 +21,10 @@ const NAMED_MAX: usize = 3;
 const SEGMENTS_FREE_MIN: u64 = 4;
 
 /// Files and their bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Files {
     /// How many.
+    #[serde(rename = "files")]
     pub count: u64,
     /// Their bytes together.
     pub bytes: u64,

@@ -9,7 +9,7 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::path::Path;
 
-use crate::disk::{Disk, DiskFile, aside};
+use crate::disk::{self, Disk, DiskFile, aside};
 use crate::journal::{Checkpoint, Journal, salvage};
 use crate::layout;
 use crate::message::{Clock, Message, SessionId};
@@ -21,8 +21,6 @@ use super::place::{Failure, Place, messages};
 
 /// Transcripts kept open.
 const OPEN_MAX: NonZeroUsize = NonZeroUsize::new(64).expect("not 0");
-/// Bytes copied at once.
-const COPY_BYTES: usize = 1 << 20;
 
 /// What a later version wrote is left as it is.
 pub fn refuse_what_is_newer(report: &Report) -> Result<(), Failure> {
@@ -199,15 +197,10 @@ fn copied<D: Disk>(disk: &D, from: &Path, to: &Path) -> io::Result<(D::File, u64
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok((new, 0)),
         old => old?,
     };
-    let (mut block, mut at, mut last) = (vec![0; COPY_BYTES], 0, b'\n');
-    loop {
-        let read = old.read_at(&mut block, at)?;
-        let Some(end) = block[..read].last() else { break };
-        last = *end;
-        new.write_all_at(&block[..read], at)?;
-        at += read as u64;
-    }
-    if last != b'\n' {
+    let mut at = disk::copy(&old, 0..u64::MAX, &new, 0)?;
+    let mut last = [b'\n'];
+    new.read_at(&mut last, at.saturating_sub(1))?;
+    if last != *b"\n" {
         new.write_all_at(b"\n", at)?;
         at += 1;
     }

@@ -11,7 +11,6 @@ use crate::journal::survey as journal;
 use crate::journal::{Checkpoint, Standing};
 use crate::message::Timestamp;
 
-use super::around::Files;
 use super::examine::Report;
 use super::findings::{Finding, Weight};
 use super::words::{size, some};
@@ -125,8 +124,8 @@ impl Report {
                 "differing": self.compared.differing,
             })),
             "quarantine": {
-                "journal": files_json(around.journal_quarantine),
-                "transcripts": files_json(around.transcripts_quarantine),
+                "journal": around.journal_quarantine,
+                "transcripts": around.transcripts_quarantine,
                 "messages_nowhere_else": self.apart,
             },
             "recovered": around.recovered,
@@ -169,20 +168,11 @@ fn journal_json(survey: &journal::Survey, now: Timestamp) -> Value {
         "tail_bytes": survey.tail_bytes,
         "torn_records": survey.torn,
         "leftovers": survey.files.leftovers,
-        "digests": {
-            "good": survey.digests.good,
-            "missing": survey.digests.missing,
-            "damaged": survey.digests.damaged,
-            "outdated": survey.digests.outdated,
-        },
+        "digests": survey.digests,
         "checkpoint": { "state": state, "drained": drained, "transcribed": transcribed },
         "pending": survey.pending,
         "oldest_pending_seconds": survey.oldest_pending.map(|oldest| seconds(oldest, now)),
     })
-}
-
-fn files_json(files: Files) -> Value {
-    json!({ "files": files.count, "bytes": files.bytes })
 }
 
 fn in_words(survey: &journal::Survey) -> String {

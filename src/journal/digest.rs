@@ -222,18 +222,6 @@ impl Digest {
         }
     }
 
-    /// Reads a sealed segment's digest, or makes it anew by walking the segment.
-    ///
-    /// # Errors
-    /// The disk's, while walking.
-    pub fn load<D: Disk>(disk: &D, folder: &Path, info: &SegmentInfo) -> io::Result<Self> {
-        if let Some(digest) = Self::stored(disk, folder, &info.header) {
-            return Ok(digest);
-        }
-        let name = segment::path(folder, info.header.number);
-        Self::of_segment(reader::open(disk, folder, info)?, &name, &mut |_| ()).map(|(digest, _)| digest)
-    }
-
     /// The header of a segment as its digest has it.
     pub fn header_of<D: Disk>(disk: &D, folder: &Path, number: u64) -> Option<SegmentHeader> {
         let stored = disk::read(disk, &path(folder, number)).ok()?;

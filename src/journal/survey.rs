@@ -11,6 +11,8 @@ use std::io;
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+
 use crate::disk::{Disk, DiskFile};
 use crate::layout;
 use crate::message::{Id, Timestamp};
@@ -66,7 +68,7 @@ pub enum Fault {
 }
 
 /// How many records there are of each kind, those that count.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Records {
     /// Messages.
     pub messages: u64,
@@ -85,7 +87,7 @@ pub struct Records {
 }
 
 /// How the digests of sealed segments stand.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Digests {
     /// They say what the segments say.
     pub good: u64,

@@ -9,11 +9,11 @@ use std::collections::HashSet;
 use std::io;
 use std::ops::Range;
 
-use crate::disk::{self, Disk, DiskFile};
+use crate::disk::{self, Disk, DiskFile, copy};
 use crate::message::{Id, SessionId};
 
 use super::Transcripts;
-use super::merge::{copy, next_line};
+use super::merge::next_line;
 use super::read::Lines;
 
 /// Lines out of place that are moved in one pass; with more there are more passes.

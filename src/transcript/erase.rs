@@ -17,11 +17,10 @@ use std::io;
 use std::ops::Range;
 use std::path::Path;
 
-use crate::disk::{self, Disk, DiskFile};
+use crate::disk::{self, Disk, DiskFile, copy};
 use crate::layout;
 use crate::message::{Id, Message, SessionId};
 
-use super::merge::copy;
 use super::read::Lines;
 use super::{Behind, Transcripts};
 

@@ -25,11 +25,10 @@
 use std::io;
 use std::ops::Range;
 
-use crate::disk::{self, Disk, DiskFile};
+use crate::disk::{self, Disk, DiskFile, copy};
 use crate::message::{Id, Message, SessionId};
 
 use super::Transcripts;
-use super::merge::copy;
 use super::read::Lines;
 
 /// A transcript is written anew when one in this many of its bytes has expired.

@@ -11,15 +11,12 @@ use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
 
-use crate::disk::{self, Disk, DiskFile, aside};
+use crate::disk::{self, Disk, DiskFile, aside, copy};
 use crate::layout;
 use crate::message::{Id, Message, SessionId};
 
 use super::Transcripts;
 use super::read::Lines;
-
-/// Bytes copied at once.
-const COPY_BYTES: u64 = 1 << 20;
 
 /// See the module.
 pub(super) struct Merge {
@@ -162,22 +159,4 @@ pub(super) fn next_line<F: DiskFile>(
         at = range.end;
     }
     Ok(None)
-}
-
-/// Copies a stretch, or as much of it as there is; returns how much.
-pub(super) fn copy<F: DiskFile>(from: &F, what: Range<u64>, to: &F, mut to_at: u64) -> io::Result<u64> {
-    let mut block = Vec::new();
-    let mut at = what.start;
-    while at < what.end {
-        let wanted = usize::try_from((what.end - at).min(COPY_BYTES)).expect("a block fits");
-        block.resize(wanted, 0);
-        let read = from.read_at(&mut block, at)?;
-        if read == 0 {
-            break;
-        }
-        to.write_all_at(&block[..read], to_at)?;
-        at += read as u64;
-        to_at += read as u64;
-    }
-    Ok(at - what.start)
 }

@@ -239,3 +239,20 @@ fn look_from<F: DiskFile>(file: &F, mut at: u64, message: &Message) -> io::Resul
     }
     Ok((Found::Lacking, at))
 }
+
+/// Hands every message of a file of lines to `take`; a missing file has none.
+///
+/// # Errors
+/// The disk's.
+pub fn each_message<D: Disk>(disk: &D, path: &Path, take: &mut dyn FnMut(&Message)) -> io::Result<()> {
+    let file = match disk.open_read(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        file => file?,
+    };
+    let (mut lines, mut at) = (Lines::new(&file, u64::MAX)?, 0);
+    while let Some(range) = lines.line_at(at)? {
+        at = range.end;
+        lines.message(&range).as_ref().map(&mut *take);
+    }
+    Ok(())
+}
