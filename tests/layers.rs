@@ -30,7 +30,7 @@ const CIRCLES: &str = "\
 api/live/guest.rs api/live/mod.rs api/live/room.rs
 cli.rs cli/args.rs cli/load.rs cli/say.rs cli/show.rs cli/verify.rs cli/verify/checks.rs cli/verify/websocket.rs
 cli/client.rs cli/client/events.rs cli/client/socket.rs
-journal/commit.rs journal/digest.rs journal/digest/bytes.rs journal/inventory.rs journal/mod.rs journal/queue.rs journal/reader.rs journal/recovery.rs journal/requests.rs journal/survey.rs journal/upkeep.rs journal/writer.rs
+journal/commit.rs journal/mod.rs journal/queue.rs journal/reader.rs journal/upkeep.rs
 server/connection.rs server/connection/answer.rs server/connection/upgrade.rs
 server/local.rs server/local/handler.rs
 server/websocket/mailbox.rs server/websocket/mod.rs server/websocket/pool.rs server/websocket/table.rs

@@ -15,10 +15,11 @@ use std::time::{Duration, Instant};
 
 use crate::disk::Disk;
 
+use super::Shared;
+use super::error::Refusal;
 use super::queue::{Kept, NoPlace, Queue, Seen, Taken};
 use super::record::{Draft, Record};
 use super::writer::Frames;
-use super::{Refusal, Shared};
 
 /// Bytes an open batch may hold; whoever finds more waits for it to be written first. It bounds the memory of appends.
 const BATCH_BYTES_MAX: usize = 4 << 20;

@@ -21,7 +21,7 @@ use super::keys::{Keys, Known};
 use super::record::Entry;
 use super::scan::{Found, Scanner};
 use super::segment::SegmentInfo;
-use super::{reader, segment};
+use super::{scan, segment};
 
 pub use crate::layout::digest as path;
 
@@ -225,7 +225,7 @@ impl Digest {
     /// The header of a segment as its digest has it.
     pub fn header_of<D: Disk>(disk: &D, folder: &Path, number: u64) -> Option<SegmentHeader> {
         let stored = disk::read(disk, &path(folder, number)).ok()?;
-        bytes::header(&stored).filter(|header| header.number == number)
+        Self::header_in(&stored).filter(|header| header.number == number)
     }
 
     /// Writes the digest of a sealed segment, unless a good one is there.
@@ -247,7 +247,7 @@ impl Digest {
     /// The disk's.
     pub fn renew<D: Disk>(disk: &D, folder: &Path, info: &SegmentInfo) -> io::Result<()> {
         let name = segment::path(folder, info.header.number);
-        let (digest, _) = Self::of_segment(reader::open(disk, folder, info)?, &name, &mut |_| ())?;
+        let (digest, _) = Self::of_segment(scan::open(disk, folder, info)?, &name, &mut |_| ())?;
         disk::replace(disk, &path(folder, info.header.number), &digest.encode(&info.header))
     }
 }

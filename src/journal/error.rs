@@ -1,9 +1,36 @@
-//! Why the journal cannot be opened.
+//! Why the journal cannot be opened, and why a record was not taken.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::frame::HeaderError;
+
+/// Why a record was not taken. To its sender this means "unknown": it may be there after a crash, so retry with a key.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The disk, or the journal's share of it, is full: room must be made.
+    #[error("no room: {0}")]
+    Full(String),
+    /// The disk failed; the journal tries to go on by itself.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The draft of that index has a line beyond [`crate::message::LINE_BYTES_MAX`]. Nothing of the append was taken.
+    #[error("the message is too long to be kept")]
+    TooLong(usize),
+    /// The draft of that index brings a key that came before with other content. Nothing of the append was taken.
+    #[error("the key came before with other content")]
+    KeyConflict(usize),
+}
+
+impl Refusal {
+    /// What the disk's error means to who appends.
+    pub(super) fn from_io(e: &io::Error) -> Self {
+        match e.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full(e.to_string()),
+            _ => Self::Unavailable(format!("the journal cannot be written: {e}")),
+        }
+    }
+}
 
 /// Why the journal cannot be opened; the caller names the fault and ends.
 #[derive(Debug, thiserror::Error)]

@@ -17,7 +17,7 @@ use super::error::{OpenError, at};
 use super::frame::{HeaderError, SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::segment::{self, SegmentInfo};
 use super::survey::{Fault, Watch};
-use super::{quarantine, random_u64, salvage};
+use super::{quarantine, salvage};
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -131,7 +131,7 @@ fn rebuilt<D: Disk>(
     let epoch = intact.first().map(|info| info.header.epoch).or_else(|| Checkpoint::epoch(disk, folder));
     Ok(frame.filter(|(_, first)| before.is_none_or(|before| *first >= before)).map(|(salt, first_sequence)| {
         let made_micros = clock.now().micros();
-        SegmentHeader { salt, epoch: epoch.unwrap_or_else(random_u64), number, first_sequence, made_micros }
+        SegmentHeader { salt, epoch: epoch.unwrap_or_else(segment::random_u64), number, first_sequence, made_micros }
     }))
 }
 

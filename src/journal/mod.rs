@@ -14,7 +14,7 @@
 //! | `reader.rs` | records back out, in sequence, up to what is published |
 //! | `arrivals.rs` | waiting for what is published next |
 //! | `recovery.rs` | what happens before the first record is taken |
-//! | `error.rs` | why it cannot be opened |
+//! | `error.rs` | why it cannot be opened, why a record was not taken |
 //! | `requests.rs` | which requests are whole, from segment to segment |
 //! | `inventory.rs` | which segments there are; damaged headers |
 //! | `quarantine.rs` | copies of what a start takes out or steps over |
@@ -108,7 +108,7 @@ pub use arrivals::{Arrivals, Woken};
 pub use checkpoint::{Checkpoint, Standing};
 pub use commit::Ticket;
 pub use erasures::Unscrubbed;
-pub use error::OpenError;
+pub use error::{OpenError, Refusal};
 pub use lock::Lock;
 pub use queue::Kept;
 pub use reader::{Place, Progress, Reader};
@@ -125,32 +125,6 @@ use recovery::recover;
 use segment::SegmentInfo;
 use survey::{Survey, Tell, Watch};
 use writer::{Settings, Writer};
-
-/// Why a record was not taken. To its sender this means "unknown": it may be there after a crash, so retry with a key.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// The disk, or the journal's share of it, is full: room must be made.
-    #[error("no room: {0}")]
-    Full(String),
-    /// The disk failed; the journal tries to go on by itself.
-    #[error("{0}")]
-    Unavailable(String),
-    /// The draft of that index has a line beyond [`LINE_BYTES_MAX`]. Nothing of the append was taken.
-    #[error("the message is too long to be kept")]
-    TooLong(usize),
-    /// The draft of that index brings a key that came before with other content. Nothing of the append was taken.
-    #[error("the key came before with other content")]
-    KeyConflict(usize),
-}
-
-impl Refusal {
-    fn from_io(e: &io::Error) -> Self {
-        match e.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full(e.to_string()),
-            _ => Self::Unavailable(format!("the journal cannot be written: {e}")),
-        }
-    }
-}
 
 /// What takes the records of a batch once they are durable: called by one thread at a time, in sequence.
 pub type Publish = Box<dyn Fn(&[Record]) + Send + Sync>;
@@ -483,10 +457,4 @@ impl<D: Disk> Journal<Overlay<D>> {
         let journal = watch.pass(opened).ok().flatten();
         (watch.end(), journal)
     }
-}
-
-fn random_u64() -> u64 {
-    let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes).expect("the system gives random bytes");
-    u64::from_le_bytes(bytes)
 }

@@ -9,9 +9,9 @@ use std::time::Instant;
 
 use crate::message::{Id, IdGenerator, SessionId};
 
-use super::Refusal;
 use super::commit::{Batch, Ticket};
 use super::erasures::Erasures;
+use super::error::Refusal;
 use super::frame::Group;
 use super::keys::{Keys, Known};
 use super::record::{Draft, Entry, Record, ReplyTo};

@@ -6,14 +6,13 @@
 
 use std::io;
 use std::ops::ControlFlow;
-use std::path::Path;
 use std::sync::Arc;
 
 use crate::disk::Disk;
 
 use super::frame::{FrameHeader, SegmentHeader};
 use super::record::{Entry, Record};
-use super::scan::{Found, Scanner};
+use super::scan::{Found, Scanner, open};
 use super::segment::SegmentInfo;
 use super::{Shared, record, segment};
 
@@ -178,12 +177,6 @@ impl<D: Disk> Reader<D> {
 /// The last segment that starts at or before `wanted`, or the first of all.
 fn first_holding(segments: &[SegmentInfo], wanted: u64) -> Option<&SegmentInfo> {
     segments.iter().rev().find(|s| s.header.first_sequence <= wanted).or_else(|| segments.first())
-}
-
-/// Opens a segment for walking.
-pub fn open<D: Disk>(disk: &D, folder: &Path, info: &SegmentInfo) -> io::Result<Scanner<D::File>> {
-    let file = disk.open_read(&segment::path(folder, info.header.number))?;
-    Scanner::new(Arc::new(file), info.header.salt)
 }
 
 /// The record of an intact frame, unless it was handed out before, is voided, or voids others.

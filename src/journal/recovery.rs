@@ -25,13 +25,12 @@ use super::frame::{Group, SEGMENT_HEADER_BYTES};
 use super::inventory::{self, Inventory};
 use super::keys::Keys;
 use super::lock::Lock;
-use super::random_u64;
 use super::record::{Entry, Record};
 use super::requests::Requests;
 use super::segment::{self, Segment, SegmentInfo};
 use super::survey::Watch;
-use super::writer::{Frames, new_header};
-use super::{quarantine, reader};
+use super::writer::Frames;
+use super::{quarantine, scan};
 
 /// The size of a journal's very first segment, at most: a new server zeroes little and starts at once.
 const FIRST_SEGMENT_BYTES: u64 = 1 << 20;
@@ -95,7 +94,7 @@ pub fn recover<D: Disk>(
     let Inventory { segments, last_number, lost_last, lost, rebuilt } = inventory::take(disk, folder, clock, watch)?;
     let mut recovery = Recovery::new(disk, folder, last_number, lost_last);
     recovery.findings = Findings { lost_segments: lost, rebuilt_headers: rebuilt, ..Findings::default() };
-    let epoch = segments.first().map_or_else(random_u64, |s| s.header.epoch);
+    let epoch = segments.first().map_or_else(segment::random_u64, |s| s.header.epoch);
     let checkpoint = Checkpoint::load(disk, folder, epoch);
     watch.segments(&segments, || Checkpoint::standing(disk, folder, epoch));
     let passed = checkpoint.drained.max(checkpoint.transcribed);
@@ -154,7 +153,7 @@ impl<D: Disk> Recovered<D> {
         let abort = Record { sequence: self.next_sequence, entry: Entry::Abort { first, last } };
         frames.push(&abort, Group::default());
         if self.last.room() < frames.bytes.len() as u64 {
-            let header = new_header(clock, self.epoch, self.next_number, self.next_sequence);
+            let header = segment::new_header(clock, self.epoch, self.next_number, self.next_sequence);
             self.last.file.sync()?;
             self.last =
                 segment::prepare(disk, &config.path, header, config.segment_bytes)?.name(disk, &config.path, true)?;
@@ -244,7 +243,7 @@ impl<'a, D: Disk> Recovery<'a, D> {
             return Ok((digest, End { offset: info.file_bytes, dirty: false }));
         }
         watch.begin(&path, info, bound);
-        let scanner = reader::open(self.disk, self.folder, info).map_err(at(&path))?;
+        let scanner = scan::open(self.disk, self.folder, info).map_err(at(&path))?;
         let (digest, end) = Digest::of_segment(scanner, &path, &mut |seen| watch.see(seen)).map_err(at(&path))?;
         watch.walked(self.disk, self.folder, info, (&digest, end, is_sealed))?;
         Ok((digest, end))
@@ -291,7 +290,7 @@ impl<'a, D: Disk> Recovery<'a, D> {
             if self.lost_last {
                 next_sequence += SEQUENCE_LEAP;
             }
-            let header = new_header(clock, epoch, self.last_number + 1, next_sequence);
+            let header = segment::new_header(clock, epoch, self.last_number + 1, next_sequence);
             let file_bytes = if segments.is_empty() { FIRST_SEGMENT_BYTES } else { config.segment_bytes };
             let made = segment::prepare(self.disk, self.folder, header, file_bytes.min(config.segment_bytes));
             let named = made.and_then(|made| made.name(self.disk, self.folder, true));

@@ -9,13 +9,15 @@
 
 use std::io;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 
 use memchr::memmem;
 
-use crate::disk::DiskFile;
+use crate::disk::{Disk, DiskFile};
 
 use super::frame::{FRAME_HEADER_BYTES, FrameHeader, SEGMENT_HEADER_BYTES, is_intact};
+use super::segment::{self, SegmentInfo};
 
 /// How much is read at once, unless one frame is longer.
 const WINDOW_BYTES: usize = 256 * 1024;
@@ -277,6 +279,15 @@ impl<F: DiskFile> Scanner<F> {
     }
 }
 
+/// Opens a segment for walking.
+///
+/// # Errors
+/// The disk's.
+pub fn open<D: Disk>(disk: &D, folder: &Path, info: &SegmentInfo) -> io::Result<Scanner<D::File>> {
+    let file = disk.open_read(&segment::path(folder, info.header.number))?;
+    Scanner::new(Arc::new(file), info.header.salt)
+}
+
 /// Reads as [`DiskFile::read_at`] does, but a sector the medium has lost reads as zeros, which no frame is: it costs what
 /// stood there and not the file.
 pub fn read_over_damage<F: DiskFile>(file: &F, to: &mut [u8], offset: u64) -> io::Result<usize> {
@@ -302,7 +313,7 @@ pub fn read_over_damage<F: DiskFile>(file: &F, to: &mut [u8], offset: u64) -> io
 mod tests {
     use super::super::frame::{Group, Kind, stamp};
     use super::*;
-    use crate::disk::{Disk, RealDisk};
+    use crate::disk::RealDisk;
 
     const SALT: u32 = 0x0102_0304;
 

@@ -30,11 +30,12 @@ use crate::message::Message;
 
 use super::digest::{Digest, hash_of};
 use super::erasures::Unscrubbed;
+use super::error::Refusal;
 use super::frame::{FrameHeader, stamp};
 use super::record::Entry;
 use super::scan::{Found, read_over_damage};
 use super::segment::{self, SegmentInfo};
-use super::{Journal, Refusal, reader, salvage};
+use super::{Journal, salvage, scan};
 
 /// Copied or searched at once, in bytes.
 const BLOCK_BYTES: usize = 1 << 20;
@@ -140,7 +141,7 @@ impl<D: Disk> Journal<D> {
         if info.header.first_sequence > wanted.last {
             return Ok(false);
         }
-        let mut scanner = reader::open(&self.shared.disk, &self.shared.folder, info)?;
+        let mut scanner = scan::open(&self.shared.disk, &self.shared.folder, info)?;
         loop {
             match scanner.next()? {
                 // What an erasure covers stands before it.

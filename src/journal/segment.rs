@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use crate::disk::{Disk, DiskFile};
 use crate::layout;
+use crate::message::Clock;
 
 use super::frame::{SEGMENT_HEADER_BYTES, SegmentHeader};
 
@@ -51,6 +52,19 @@ impl<F> Segment<F> {
 pub fn bound(segments: &[SegmentInfo], number: u64) -> u64 {
     let later = segments.iter().rev().take_while(|info| info.header.number > number);
     later.map(|info| info.header.first_sequence).min().unwrap_or(u64::MAX)
+}
+
+/// A header with a salt of its own.
+pub fn new_header(clock: &Clock, epoch: u64, number: u64, first_sequence: u64) -> SegmentHeader {
+    let salt = u32::try_from(random_u64() >> 32).expect("32 bits").max(1);
+    SegmentHeader { salt, epoch, number, first_sequence, made_micros: clock.now().micros() }
+}
+
+/// A number that nobody can guess.
+pub fn random_u64() -> u64 {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).expect("the system gives random bytes");
+    u64::from_le_bytes(bytes)
 }
 
 /// A segment that has no name yet: a full disk has shown by now, and nobody who starts meanwhile finds it.

@@ -429,7 +429,7 @@ fn a_digest_says_what_a_walk_says() {
     sealed.pop();
     for info in &sealed {
         let read = Digest::stored(&RealDisk, &config.path, &info.header).unwrap();
-        let scanner = reader::open(&RealDisk, &config.path, info).unwrap();
+        let scanner = scan::open(&RealDisk, &config.path, info).unwrap();
         assert_eq!(read, Digest::of_segment(scanner, &config.path, &mut |_| ()).unwrap().0);
         assert!(!read.keys.is_empty());
     }

@@ -13,7 +13,8 @@ use crate::message::Timestamp;
 
 use super::age::Ages;
 use super::digest::{self, Digest};
-use super::{Journal, Refusal, segment};
+use super::error::Refusal;
+use super::{Journal, segment};
 
 /// A file system counts as low when less than a tenth of it is free and less than this.
 const LOW_BYTES: u64 = 2 << 30;

@@ -23,10 +23,10 @@ use crate::config::Fsync;
 use crate::disk::{Disk, DiskFile};
 use crate::message::Clock;
 
-use super::frame::{Group, SEGMENT_HEADER_BYTES, SegmentHeader, stamp};
+use super::error::Refusal;
+use super::frame::{Group, SEGMENT_HEADER_BYTES, stamp};
 use super::record::Record;
 use super::segment::{self, Segment, SegmentInfo, Unnamed};
-use super::{Refusal, random_u64};
 
 /// Acknowledged bytes of which a copy is kept until they are synced. Beyond, `interval` forces a sync; `never`, which
 /// promises nothing of the kind, lets the older half of the copies go.
@@ -358,7 +358,7 @@ impl<D: Disk> Writer<D> {
                 self.settings.max_bytes
             )));
         }
-        let header = new_header(&self.settings.clock, self.settings.epoch, self.next_number, first_sequence);
+        let header = segment::new_header(&self.settings.clock, self.settings.epoch, self.next_number, first_sequence);
         let made = segment::prepare(&self.disk, &self.settings.folder, header, file_bytes);
         self.next_number += 1;
         let _ = self.settings.bell.try_send(());
@@ -395,12 +395,6 @@ fn put_run<F: DiskFile>(
         segment.offset += (end - at) as u64;
     }
     Ok((end, until))
-}
-
-/// A header with a salt of its own.
-pub fn new_header(clock: &Clock, epoch: u64, number: u64, first_sequence: u64) -> SegmentHeader {
-    let salt = u32::try_from(random_u64() >> 32).expect("32 bits").max(1);
-    SegmentHeader { salt, epoch, number, first_sequence, made_micros: clock.now().micros() }
 }
 
 #[cfg(test)]

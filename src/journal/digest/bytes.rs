@@ -37,6 +37,11 @@ const MAGIC: &[u8; 8] = b"CKDIGEST";
 const VERSION: u32 = 3;
 
 impl Digest {
+    /// The header of the segment that a digest speaks of.
+    pub(super) fn header_in(bytes: &[u8]) -> Option<SegmentHeader> {
+        SegmentHeader::decode(vouched_for(bytes)?).ok()
+    }
+
     pub(in crate::journal) fn encode(&self, header: &SegmentHeader) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(128 + self.keys.len() * 48 + self.replies.len() * 40);
         bytes.extend_from_slice(MAGIC);
@@ -121,11 +126,6 @@ impl Digest {
         }
         rest.0.is_empty().then_some(digest)
     }
-}
-
-/// The header of the segment that a digest speaks of.
-pub(super) fn header(bytes: &[u8]) -> Option<SegmentHeader> {
-    SegmentHeader::decode(vouched_for(bytes)?).ok()
 }
 
 /// What stands behind the version of a digest whose checksum is right.
