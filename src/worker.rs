@@ -44,7 +44,7 @@ pub use dead_letters::DeadLetters;
 pub use drain::Drain;
 pub use foreign::Foreign;
 pub use pending_erasures::PendingErasures;
-pub use progress::Progress;
+pub use progress::{Progress, Reached};
 pub use sink::TranscriptSink;
 pub use storage::{State, Storage, Totals, View};
 
@@ -117,8 +117,8 @@ impl<S: Sink, D: Disk> Worker<S, D> {
         checkpoint: Checkpoint,
         progress: Arc<Progress>,
     ) -> Self {
-        progress.set_drained(checkpoint.transcribed);
-        progress.set_transcribed(checkpoint.transcribed);
+        let reached = checkpoint.transcribed;
+        *progress.now() = Reached { drained: reached, transcribed: reached, ..Reached::default() };
         Self {
             source: Source::new(journal.clone(), channel, &checkpoint),
             journal,
@@ -141,10 +141,14 @@ impl<S: Sink, D: Disk> Worker<S, D> {
         let Checkpoint { drained, owes_mongo, .. } = self.checkpoint;
         let was_used = erasures.is_there();
         self.owes_mongo = was_used && owes_mongo && drained < self.journal.published();
-        self.progress.set_owed_after(self.owes_mongo.then_some(drained));
-        self.progress.set_used_mongo(was_used);
-        self.progress.set_erasures_owed(erasures.count());
-        self.progress.set_erasures_noted(if was_used { drained } else { u64::MAX });
+        let reached = self.progress.look();
+        *self.progress.now() = Reached {
+            owed_after: self.owes_mongo.then_some(drained),
+            used_mongo: was_used,
+            erasures_owed: erasures.count(),
+            erasures_noted: if was_used { drained } else { u64::MAX },
+            ..reached
+        };
         if self.owes_mongo != owes_mongo {
             self.schedule.now();
         }
@@ -156,10 +160,9 @@ impl<S: Sink, D: Disk> Worker<S, D> {
     /// at once, before anything is recorded: whatever end this process has, a start without MongoDB knows what it is owed.
     #[must_use]
     pub fn draining(mut self, drain: Drain<D>, stop_by: Arc<OnceLock<Instant>>) -> Self {
-        self.progress.set_drained(drain.drained());
-        self.progress.set_owed_after(None);
-        self.progress.set_used_mongo(true);
-        self.progress.set_erasures_owed(drain.erasures_owed());
+        let reached = self.progress.look();
+        *self.progress.now() =
+            Reached { drained: drain.drained(), used_mongo: true, erasures_owed: drain.erasures_owed(), ..reached };
         self.in_use = Some(InUse { drain, failing: Throttle::new(1), stop_by });
         self.owes_mongo = true;
         if !self.checkpoint.owes_mongo {
@@ -243,10 +246,11 @@ impl<S: Sink, D: Disk> Worker<S, D> {
             log::error!("[CHAT WORKER] The journal cannot be read for MongoDB, trying on: {e}");
         }
         if drain.drained() > before {
-            self.progress.set_drained(drain.drained());
             self.schedule.soon();
         }
-        self.progress.set_erasures_owed(drain.erasures_owed());
+        let mut reached = self.progress.now();
+        (reached.drained, reached.erasures_owed) = (drain.drained(), drain.erasures_owed());
+        drop(reached);
         if drain.wrote_letters() {
             self.schedule.now();
         }
@@ -287,7 +291,7 @@ impl<S: Sink, D: Disk> Worker<S, D> {
     fn take(&mut self, record: &Record) {
         self.source.took(record);
         if let Some(id) = record.entry.id() {
-            self.progress.took(id.time());
+            self.progress.now().oldest_pending.get_or_insert(id.time());
         }
         self.sink.take(record);
         if let Some(InUse { drain, .. }) = &mut self.in_use {

@@ -75,7 +75,7 @@ impl Service for Api {
             Route::History => history::read(&self.history, head),
             Route::Feed => feed::read(&self.feed, head),
             Route::Session => {
-                let used = self.status.progress.used_mongo();
+                let used = self.status.progress.look().used_mongo;
                 let mongo = if used { sessions::Mongo::Pending } else { sessions::Mongo::None };
                 sessions::erase(&self.chat, mongo, head)
             }

@@ -11,7 +11,7 @@ use crate::chat::{self, Chat};
 use crate::config::Config;
 use crate::journal::{self, Journal, Warning};
 use crate::message::{Clock, Id, Timestamp};
-use crate::worker::{Progress, State, Storage, View};
+use crate::worker::{Progress, Reached, State, Storage, View};
 
 use super::{Problem, Reply, SocketCounters};
 
@@ -46,16 +46,16 @@ impl Status {
     #[must_use]
     pub fn storage(&self, chat: &Chat) -> Reply {
         // In this order: what has waited longest was published, and had not been drained.
-        let (drained, database) = (self.progress.drained(), self.storage.view());
+        let (reached, database) = (self.progress.look(), self.storage.view());
         let journal = self.journal.stats();
         super::json(
             200,
             &json!({
-                "mongo": self.mongo(drained, &database),
+                "mongo": self.mongo(&reached, &database),
                 "cache": self.cache(),
                 "websocket": self.websocket(),
-                "queue": self.queue(journal.published.saturating_sub(drained), &database),
-                "journal": self.journal(drained, &journal),
+                "queue": self.queue(journal.published, &reached, &database),
+                "journal": self.journal(&reached, &journal),
                 "responder": self.responder(&chat.stats()),
                 "version": env!("CARGO_PKG_VERSION"),
                 "uptime_seconds": self.started.elapsed().as_secs(),
@@ -63,12 +63,12 @@ impl Status {
         )
     }
 
-    fn mongo(&self, drained: u64, database: &View) -> Value {
+    fn mongo(&self, reached: &Reached, database: &View) -> Value {
         let mongo = &self.config.mongo;
-        // In this order: what is noted meanwhile counts twice, and not never.
+        // Later than what is reached: what is noted meanwhile counts here.
         let unnoted = self.journal.erased_after(match database.state {
-            State::Disabled => self.progress.erasures_noted(),
-            _ => drained,
+            State::Disabled => reached.erasures_noted,
+            _ => reached.drained,
         });
         json!({
             "enabled": mongo.enabled,
@@ -78,7 +78,7 @@ impl Status {
             "differing_indexes": database.differing_indexes,
             "shared": mongo.shared,
             "shared_reason": database.cannot_share,
-            "erasures_pending": unnoted + self.progress.erasures_owed(),
+            "erasures_pending": unnoted + reached.erasures_owed,
             "erasures_to_repeat": database.erasures_to_repeat,
             "hosts": self.mongo_hosts,
             "database": mongo.database,
@@ -100,11 +100,12 @@ impl Status {
         })
     }
 
-    fn queue(&self, pending: u64, database: &View) -> Value {
+    fn queue(&self, published: u64, reached: &Reached, database: &View) -> Value {
         let (oldest, last_flush) = match database.state {
-            State::Disabled => (self.progress.oldest_pending(), self.progress.last_flush()),
+            State::Disabled => (reached.oldest_pending, reached.last_flush),
             _ => (database.oldest_pending.map(Id::time), database.last_flush),
         };
+        let pending = published.saturating_sub(reached.drained);
         let (oldest, totals) = (oldest.filter(|_| pending > 0), &database.totals);
         json!({
             "pending": pending,
@@ -121,10 +122,10 @@ impl Status {
         })
     }
 
-    fn journal(&self, drained: u64, stats: &journal::Stats) -> Value {
+    fn journal(&self, reached: &Reached, stats: &journal::Stats) -> Value {
         let found = self.journal.findings();
         // Segments that went meanwhile are owed to nobody.
-        let owed_after = self.progress.owed_after().map(|after| after.max(stats.first_sequence.saturating_sub(1)));
+        let owed_after = reached.owed_after.map(|after| after.max(stats.first_sequence.saturating_sub(1)));
         json!({
             "status": match (self.journal.is_writable(), self.journal.is_ready()) {
                 (_, true) => "ok",
@@ -137,8 +138,8 @@ impl Status {
             "max_bytes": self.config.journal.max_bytes,
             "first_sequence": stats.first_sequence,
             "last_sequence": stats.published,
-            "checkpoint": drained,
-            "transcribed": self.progress.transcribed(),
+            "checkpoint": reached.drained,
+            "transcribed": reached.transcribed,
             "owed_to_mongo": owed_after.map_or(0, |after| stats.published.saturating_sub(after)),
             "undrained_bytes": stats.undrained_bytes,
             "erasures_pending": self.journal.erasures_pending(),

@@ -66,13 +66,13 @@ impl<S: Sink, D: Disk> Worker<S, D> {
             self.journal.store_checkpoint(&next)?;
             log::debug!("[CHAT WORKER] Everything up to record {transcribed} is safe in the transcripts");
             self.checkpoint = next;
-            self.progress.set_transcribed(transcribed);
+            let mut reached = self.progress.now();
+            reached.transcribed = transcribed;
             if self.in_use.is_none() {
-                self.progress.set_drained(transcribed);
-                self.progress.flushed(self.clock.now());
+                (reached.drained, reached.last_flush) = (transcribed, Some(self.clock.now()));
             }
             if transcribed == position {
-                self.progress.nothing_pending();
+                reached.oldest_pending = None;
             }
         }
         if reached < position {
@@ -89,10 +89,10 @@ impl<S: Sink, D: Disk> Worker<S, D> {
         let erased = if published > *noted { self.journal.erasures_after(*noted) } else { Vec::new() };
         if !erased.is_empty() {
             erasures.add(erased)?;
-            self.progress.set_erasures_owed(erasures.count());
+            self.progress.now().erasures_owed = erasures.count();
         }
         *noted = published;
-        self.progress.set_erasures_noted(published);
+        self.progress.now().erasures_noted = published;
         Ok(())
     }
 }

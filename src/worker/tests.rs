@@ -109,7 +109,7 @@ impl Fixture {
     }
 
     fn drains(&self, sequence: u64) {
-        eventually(|| self.progress.drained() >= sequence);
+        eventually(|| self.progress.look().drained >= sequence);
     }
 
     fn in_transcript(&self) -> usize {
@@ -219,11 +219,11 @@ fn a_sink_that_is_slow_has_its_checkpoints_stored_while_it_catches_up() {
     open.send(()).unwrap();
     eventually(|| Instant::now() > due);
     open.send(()).unwrap();
-    eventually(|| fixture.progress.drained() > 0);
-    assert!(fixture.progress.drained() < 50);
+    eventually(|| fixture.progress.look().drained > 0);
+    assert!(fixture.progress.look().drained < 50);
     drop(open);
     drop(running);
-    assert_eq!(fixture.progress.drained(), 50);
+    assert_eq!(fixture.progress.look().drained, 50);
 }
 
 #[test]
@@ -259,7 +259,7 @@ fn segments_that_were_drained_are_dropped_although_nothing_more_can_be_flushed()
     drop(open);
     let _running = fixture.run(sink, Checkpoint { drained: 100, transcribed: 100, ..Checkpoint::default() });
     eventually(|| fixture.journal.stats().segments < before / 2 + 2);
-    assert_eq!(fixture.progress.drained(), 100);
+    assert_eq!(fixture.progress.look().drained, 100);
 }
 
 #[test]
@@ -283,8 +283,8 @@ fn a_transcript_that_cannot_be_written_holds_the_checkpoint_until_it_can() {
     let sink = TranscriptSink::new(fixture.transcripts.clone(), fixture.journal.clone());
     let _running = fixture.run(sink, Checkpoint::default());
     fixture.record(3, "hi");
-    eventually(|| fixture.progress.oldest_pending().is_some());
-    assert_eq!(fixture.progress.drained(), 0);
+    eventually(|| fixture.progress.look().oldest_pending.is_some());
+    assert_eq!(fixture.progress.look().drained, 0);
     fs::remove_dir(&in_its_place).unwrap();
     fixture.drains(3);
     assert_eq!(fixture.in_transcript(), 3);
@@ -301,7 +301,7 @@ fn only_what_was_recorded_while_mongodb_was_in_use_is_owed_to_it() {
         let mut file = PendingErasures::load(RealDisk, &fixture.config.path.join("owed"), Vec::new).unwrap();
         file.begin().unwrap();
         drop(fixture.run_owing(sink, checkpoint, file));
-        assert_eq!(fixture.progress.owed_after(), owed);
+        assert_eq!(fixture.progress.look().owed_after, owed);
         let stored = stored_checkpoint(&RealDisk, &fixture.config.path);
         assert_eq!((stored.drained, stored.transcribed), (owed.unwrap_or(3), 3), "{checkpoint:?}");
     }
