@@ -255,6 +255,7 @@ impl Chat {
     fn clear(&self, turn: &Turn<'_>) -> Result<Outcome, Refusal> {
         let marked = [("type", "clear"), ("transport", turn.transport)];
         let line = line(turn.session, "system", CLEARED, Metadata { given: None, defaults: &marked });
+        let line = line.sent_by(turn.origin);
         let kept = self.recorder.record(vec![journal::Draft::ContextClear { line, key: user_key(turn) }])?;
         let (user, duplicate) = (kept[0].id(), is_before(&kept[0]));
         Ok(Outcome { user, reply: None, text: Some(CLEARED.into()), status: Status::Completed, duplicate })
@@ -385,7 +386,7 @@ fn is_clear(turn: &Turn<'_>) -> bool {
 
 fn user_line(turn: &Turn<'_>) -> message::Prepared {
     let sent = [("transport", turn.transport)];
-    line(turn.session, "user", turn.text, Metadata { given: turn.metadata, defaults: &sent })
+    line(turn.session, "user", turn.text, Metadata { given: turn.metadata, defaults: &sent }).sent_by(turn.origin)
 }
 
 fn user_key(turn: &Turn<'_>) -> Option<Key> {

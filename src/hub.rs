@@ -22,8 +22,8 @@ use crate::journal::{Entry, Record};
 use crate::message::{Id, SessionId};
 
 /// What a mailbox may hold, in bytes of text. A thread empties it in milliseconds; beyond it something is wrong or a great
-/// burst is under way, and the history serves better.
-const MAILBOX_BYTES_MAX: usize = 32 << 20;
+/// burst is under way, and the history serves better. Little in tests, so that it often overflows.
+const MAILBOX_BYTES_MAX: usize = if cfg!(test) { 24 << 10 } else { 32 << 20 };
 /// What an event takes beside its text, roughly.
 const EVENT_BYTES: usize = 96;
 
@@ -31,7 +31,7 @@ const EVENT_BYTES: usize = 96;
 #[derive(Clone, Debug)]
 pub enum Event {
     /// It is durable. Never an abort.
-    Recorded(Entry),
+    Recorded(Record),
     /// A turn that is answered on a thread of its own.
     Live(Arc<Live>),
 }
@@ -74,18 +74,31 @@ impl Event {
     pub fn session(&self) -> Option<&SessionId> {
         match self {
             Self::Live(live) => Some(&live.session),
-            Self::Recorded(Entry::Erasure { session, .. }) => Some(session),
-            Self::Recorded(entry) => entry.message().map(|message| message.session()),
+            Self::Recorded(record) => match &record.entry {
+                Entry::Erasure { session, .. } => Some(session),
+                entry => entry.message().map(|message| message.session()),
+            },
         }
     }
 
-    fn bytes(&self) -> usize {
+    /// The erasure's id, if it is one.
+    #[must_use]
+    pub fn erasure(&self) -> Option<Id> {
+        match self {
+            Self::Recorded(Record { entry: Entry::Erasure { id, .. }, .. }) => Some(*id),
+            _ => None,
+        }
+    }
+
+    /// What it takes in memory, nearly.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
         let text = match self {
             Self::Live(live) => match &live.what {
                 What::Delta { text, .. } => text.len(),
                 _ => 0,
             },
-            Self::Recorded(entry) => entry.message().map_or(0, |message| message.line().len()),
+            Self::Recorded(record) => record.entry.message().map_or(0, |message| message.line().len()),
         };
         EVENT_BYTES + text
     }
@@ -130,12 +143,8 @@ impl Mailbox {
         let bytes = event.bytes();
         // What follows something lost is lost too, so that nothing comes out of order.
         if mail.lost.contains_key(session) || mail.bytes + bytes > MAILBOX_BYTES_MAX {
-            let erased = match event {
-                Event::Recorded(Entry::Erasure { id, .. }) => Some(id),
-                _ => None,
-            };
             let known = mail.lost.entry(session.clone()).or_default();
-            *known = erased.or(*known);
+            *known = event.erasure().or(*known);
         } else {
             mail.bytes += bytes;
             mail.events.push(event);
@@ -163,7 +172,7 @@ impl Hub {
         let sessions = self.sessions();
         let mut rung: Vec<&Arc<Mailbox>> = Vec::new();
         for record in records {
-            let event = Event::Recorded(record.entry.clone());
+            let event = Event::Recorded(record.clone());
             let Some(mailboxes) = event.session().and_then(|session| sessions.get(session)) else { continue };
             for mailbox in mailboxes {
                 if let Some(session) = event.session() {

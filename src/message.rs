@@ -19,6 +19,6 @@ mod timestamp;
 
 pub use expiry::Expiry;
 pub use id::{Id, IdGenerator, InvalidId};
-pub use line::{Draft, LAYOUT, LINE_BYTES_MAX, Message, Metadata, Parts, Prepared, ROLE_BYTES_MAX, is_role};
+pub use line::{Draft, LAYOUT, LINE_BYTES_MAX, Message, Metadata, Origin, Parts, Prepared, ROLE_BYTES_MAX, is_role};
 pub use session::{InvalidSession, SessionId};
 pub use timestamp::{Clock, Timestamp};

@@ -268,7 +268,7 @@ impl<D: Disk> Outlets<D> {
 
     /// Publishes neighbours of one session: one write of the transcript for all of them.
     fn publish_run(&self, run: &[Record]) {
-        if let [Record { entry: Entry::Erasure { id, session }, sequence }] = run {
+        if let [Record { entry: Entry::Erasure { id, session }, sequence, .. }] = run {
             // In this order: a warm-up may have read the transcript before it was gone.
             self.transcripts.erase(session, *id, *sequence);
             self.cache.erase(session, *id);

@@ -110,7 +110,7 @@ pub fn say(chat: &Arc<Chat>, head: &Head<'_>, body: &[u8]) -> Result<Reply, Prob
     }
     let form = form(head, turn.stream);
     let metadata = turn.metadata.as_ref();
-    let said = Turn { session: &session, text: &turn.message, metadata, transport: TRANSPORT, key };
+    let said = Turn { session: &session, text: &turn.message, metadata, transport: TRANSPORT, key, origin: None };
     if let Some(outcome) = chat.at_once(&said) {
         return Ok(whole(form, chat, &session, &outcome?));
     }
@@ -134,7 +134,7 @@ fn form(head: &Head<'_>, stream: Option<bool>) -> Form {
 fn answer(chat: &Arc<Chat>, owned: Owned) -> Result<Reply, Problem> {
     let Owned { session, text, metadata, key, form, request_id } = owned;
     let (metadata, key) = (metadata.as_ref(), key.as_deref());
-    let turn = Turn { session: &session, text: &text, metadata, transport: TRANSPORT, key };
+    let turn = Turn { session: &session, text: &text, metadata, transport: TRANSPORT, key, origin: None };
     let follow = match chat.begin(&turn, WhenBusy::Queue)? {
         Begun::Done(outcome) => return Ok(whole(form, chat, &session, &outcome)),
         Begun::Follow(follow) => follow,

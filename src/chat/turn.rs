@@ -6,7 +6,7 @@
 use serde_json::{Map, Value};
 
 use crate::journal::Refusal;
-use crate::message::{Id, SessionId};
+use crate::message::{Id, Origin, SessionId};
 
 /// What a user says.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +21,8 @@ pub struct Turn<'a> {
     pub transport: &'a str,
     /// The client's idempotency key.
     pub key: Option<&'a str>,
+    /// By what the sender recognises it among what is published.
+    pub origin: Option<Origin>,
 }
 
 /// A message of a program that has its own assistant.

@@ -15,7 +15,7 @@ fn message(ids: &mut IdGenerator, name: &str, text: &str) -> Record {
     let metadata = Metadata::default();
     let draft = message::Draft { session: &session, role: "user", text, metadata, vector_ids: &[] };
     let sealed = Arc::new(draft.prepare().seal(ids.next_id()));
-    Record { sequence: 1, entry: Entry::Message(sealed, Links::default()) }
+    Record { sequence: 1, entry: Entry::Message(sealed, Links::default()), origin: None }
 }
 
 fn ids() -> IdGenerator {
@@ -24,7 +24,7 @@ fn ids() -> IdGenerator {
 
 fn texts(mail: &Mail) -> Vec<String> {
     let told = |event: &Event| match event {
-        Event::Recorded(entry) => entry.message().map_or_else(|| "erased".to_owned(), |message| message.text()),
+        Event::Recorded(record) => record.entry.message().map_or_else(|| "erased".to_owned(), |message| message.text()),
         Event::Live(live) => format!("{:?}", live.what),
     };
     mail.events.iter().map(told).collect()
@@ -45,7 +45,7 @@ fn a_listener_hears_of_its_sessions_once_and_in_order() {
     hub.tell(Live { session: session("a"), user: ids.next_id(), what: What::Started });
     hub.tell(Live { session: session("b"), user: ids.next_id(), what: What::Started });
     let erasure = Entry::Erasure { id: ids.next_id(), session: session("a") };
-    hub.publish(&[Record { sequence: 9, entry: erasure }]);
+    hub.publish(&[Record { sequence: 9, entry: erasure, origin: None }]);
     assert_eq!(rung.load(Ordering::SeqCst), 3, "once for each publication");
     assert!(listener.has_mail());
     assert_eq!(texts(&listener.take()), ["1", "2", "Started", "erased"]);
@@ -71,7 +71,11 @@ fn a_full_mailbox_says_which_sessions_lost_something_and_nothing_comes_out_of_or
     hub.publish(&[message(&mut ids, "full", "small, behind what was lost")]);
     hub.publish(&[message(&mut ids, "other", "small")]);
     let erasure = ids.next_id();
-    hub.publish(&[Record { sequence: 9, entry: Entry::Erasure { id: erasure, session: session("full") } }]);
+    hub.publish(&[Record {
+        sequence: 9,
+        entry: Entry::Erasure { id: erasure, session: session("full") },
+        origin: None,
+    }]);
     let mail = listener.take();
     assert_eq!(mail.events.len(), 4);
     assert_eq!(mail.events.last().unwrap().session(), Some(&session("other")));

@@ -204,7 +204,8 @@ impl Queue {
             Some(up_to) => self.ids.pass(up_to),
             None => self.ids.next_id(),
         };
-        let record = Record { sequence: self.next_sequence, entry: draft.seal(id, previous) };
+        let origin = draft.origin();
+        let record = Record { sequence: self.next_sequence, entry: draft.seal(id, previous), origin };
         self.next_sequence += 1;
         self.frames.push(&record, group);
         self.keys.note(&record);

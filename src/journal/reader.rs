@@ -188,7 +188,7 @@ fn accept<D: Disk>(shared: &Shared<D>, position: u64, header: &FrameHeader, payl
     match Entry::decode(header.kind, payload) {
         Some(Entry::Abort { .. }) => None,
         Some(entry) if shared.is_erased(&entry) => None,
-        Some(entry) => Some(Record { sequence, entry }),
+        Some(entry) => Some(Record { sequence, entry, origin: None }),
         None if record::is_scrubbed(header.kind, payload) => None,
         None => {
             log::error!("the journal's record {sequence} is intact and yet cannot be read: a fault in chatkeep");

@@ -22,7 +22,7 @@
 
 use std::sync::Arc;
 
-use crate::message::{Id, Message, Prepared, SessionId};
+use crate::message::{Id, Message, Origin, Prepared, SessionId};
 
 use super::frame::{FrameHeader, Group, Kind};
 
@@ -123,6 +123,8 @@ pub struct Record {
     pub sequence: u64,
     /// The entry.
     pub entry: Entry,
+    /// Who sent it, if it was recorded just now for somebody who is to recognise it; nothing that is read has one.
+    pub origin: Option<Origin>,
 }
 
 impl Draft {
@@ -138,6 +140,14 @@ impl Draft {
     pub(super) fn key(&self) -> Option<&Key> {
         match self {
             Self::Message { key, .. } | Self::ContextClear { key, .. } => key.as_ref(),
+            Self::Erasure { .. } | Self::ForeignErasure { .. } => None,
+        }
+    }
+
+    /// Who sent it.
+    pub(super) fn origin(&self) -> Option<Origin> {
+        match self {
+            Self::Message { line, .. } | Self::ContextClear { line, .. } => line.origin(),
             Self::Erasure { .. } | Self::ForeignErasure { .. } => None,
         }
     }
@@ -340,7 +350,7 @@ mod tests {
             Entry::Abort { first: 3, last: 9 },
         ];
         for entry in entries {
-            let record = Record { sequence: 11, entry };
+            let record = Record { sequence: 11, entry, origin: None };
             let mut frame = Vec::new();
             assert_eq!(record.push_frame(Group::default(), &mut frame), frame.len());
             stamp(&mut frame, 5);

@@ -150,7 +150,7 @@ impl<D: Disk> Recovered<D> {
     /// Writes an abort record of the range behind everything else, in a new segment if it must.
     fn void(&mut self, disk: &D, config: &JournalConfig, clock: &Clock, first: u64, last: u64) -> io::Result<()> {
         let mut frames = Frames::default();
-        let abort = Record { sequence: self.next_sequence, entry: Entry::Abort { first, last } };
+        let abort = Record { sequence: self.next_sequence, entry: Entry::Abort { first, last }, origin: None };
         frames.push(&abort, Group::default());
         if self.last.room() < frames.bytes.len() as u64 {
             let header = segment::new_header(clock, self.epoch, self.next_number, self.next_sequence);

@@ -102,12 +102,22 @@ impl Draft<'_> {
             write_json(&mut line, self.vector_ids);
         }
         line.push(b'}');
-        Prepared { line, session: self.session.clone(), role_bytes: self.role.len() }
+        Prepared { line, session: self.session.clone(), role_bytes: self.role.len(), origin: None }
     }
 }
 
 fn write_json<T: serde::Serialize + ?Sized>(line: &mut Vec<u8>, value: &T) {
     serde_json::to_writer(line, value).expect("strings and JSON values always serialise into memory");
+}
+
+/// Who sent a message, for as long as it is on its way: whoever sees it published knows by this that it is its own. It is
+/// never written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The client's connection.
+    pub socket: u64,
+    /// Which of the client's messages it is.
+    pub request: u64,
 }
 
 /// A serialised message that waits for its id.
@@ -116,6 +126,7 @@ pub struct Prepared {
     line: Vec<u8>,
     session: SessionId,
     role_bytes: usize,
+    origin: Option<Origin>,
 }
 
 impl Prepared {
@@ -129,6 +140,18 @@ impl Prepared {
     #[must_use]
     pub fn session(&self) -> &SessionId {
         &self.session
+    }
+
+    /// The same, sent by `origin`.
+    #[must_use]
+    pub fn sent_by(self, origin: Option<Origin>) -> Self {
+        Self { origin, ..self }
+    }
+
+    /// Who sent it, if anybody is to recognise it.
+    #[must_use]
+    pub fn origin(&self) -> Option<Origin> {
+        self.origin
     }
 
     /// Gives it its id, and with it its time.

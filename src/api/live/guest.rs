@@ -1,10 +1,9 @@
 //! One client of a session: what it was told, what waits for its turn to be told, and what it has under way.
 //!
 //! A guest is told of a session in three phases: it waits for the welcome; it is given what it missed, read elsewhere page by
-//! page; it is told what happens. While it is not told of what happens, and while something it said is being recorded, events
-//! are *held*: in the latter case because the ack goes in the place of its message, and the number of that is not known
-//! before. What is held is bounded; when it overflows it is thrown away, and the guest is given the same from the history as if it
-//! had missed it. So a slow reader costs a bound and loses nothing.
+//! page, while what happens is held; it is told what happens. What overflows meanwhile, or is lost by a full mailbox, it is
+//! given from the history as if it had missed it. So a slow reader costs a bound and loses nothing. Nothing is held back while
+//! it says something itself: its own event is its ack (`own.rs`).
 //!
 //! Invariants: records are told in the order of the hub, none twice, none left out but between a `gap` and what follows it; of
 //! a turn's text no byte is told twice, and none is left out before a byte that is told.
@@ -12,27 +11,29 @@
 //! Knows nothing of other guests, nor of threads.
 
 mod asks;
+mod held;
+mod own;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::api::{Joining, Lines, Payload, Problem, Shared, SocketId};
 use crate::hub::{Event, Live, What};
+use crate::journal::Entry;
 use crate::message::{Id, Message, SessionId};
 
+use super::desk::{Desk, Errand};
 use super::replay::Page;
-use super::wire::{self, Notice, Say};
-use super::{Desk, Errand};
+use super::wire::{self, Notice};
+
+use held::Held;
+use own::Own;
 
 /// Messages a guest is given of what it missed; beyond, it is told of the gap.
 pub(super) const REPLAY_MAX: usize = 10_000;
-/// What may be held for a guest that is given what it missed, in bytes of text.
-const HELD_BYTES_MAX: usize = 256 << 10;
 /// What a guest may send before its welcome, in messages and in bytes: it may go on at once, but not for ever.
 const EARLY_MAX: usize = 64;
 const EARLY_BYTES_MAX: usize = 64 << 10;
-/// The most events that may be held for a guest; few in tests, so that it often overflows.
-const HELD_MAX: usize = if cfg!(test) { 12 } else { 1024 };
 
 /// See the module.
 pub(super) struct Guest {
@@ -42,25 +43,12 @@ pub(super) struct Guest {
     phase: Phase,
     /// What it sent before its welcome, which comes first.
     early: Vec<(Payload, Vec<u8>)>,
-    held: VecDeque<Arc<Notice>>,
-    held_bytes: usize,
-    /// Something that was to be held was thrown away; with the erasure among it.
-    lost: Option<Option<Id>>,
-    /// What it said is being recorded.
-    saying: Option<Saying>,
-    /// What it said when it could not be recorded yet.
-    parked: Option<Say>,
-    /// It wants the answer stopped to what it said, which has not begun.
-    is_unwanted: bool,
+    held: Held,
+    own: Own,
     /// The last record it was told of, or knew of.
     told: Option<Id>,
     /// Nothing up to here is told again: it had this before it came, or was given it by replay.
     floor: Option<Id>,
-    /// The message an ack was sent for before its record came by.
-    acked: Option<Id>,
-    /// The ack of a message whose record was thrown away: it goes in the place where that comes by again, so that whoever
-    /// goes on from the last id it has misses nothing.
-    owed: Option<(Id, Shared)>,
     /// The turn it was told of, and how many bytes of its text.
     turn: Option<(Id, usize)>,
     /// It was told once how the session is.
@@ -86,10 +74,6 @@ struct Replay {
     is_asked: bool,
     /// So many more messages may be given.
     left: usize,
-}
-
-struct Saying {
-    client_id: Option<String>,
 }
 
 /// The way to one guest's socket, and to those who work for it.
@@ -119,17 +103,11 @@ impl Guest {
             session: joining.session,
             phase: Phase::Waiting,
             early: Vec::new(),
-            held: VecDeque::new(),
-            held_bytes: 0,
-            lost: None,
-            saying: None,
-            parked: None,
-            is_unwanted: false,
+            held: Held::default(),
+            own: Own::default(),
             told: joining.after,
             // What waits for this thread may be older than the guest.
             floor: joining.after,
-            acked: None,
-            owed: None,
             turn: None,
             knows_status: false,
         }
@@ -139,14 +117,9 @@ impl Guest {
         &self.session
     }
 
-    /// Whether it waits for the outcome of something it said.
-    fn is_waiting(&self) -> bool {
-        self.saying.is_some() || self.owed.is_some()
-    }
-
     /// Whether it is to be told more of what has begun: an outcome, or the end of an answer.
     pub(super) fn is_owed(&self) -> bool {
-        self.is_waiting() || self.turn.is_some()
+        self.own.saying.is_some() || self.own.owed.is_some() || self.turn.is_some()
     }
 
     /// It has sent something.
@@ -199,9 +172,6 @@ impl Guest {
         }
         if page.welcome.is_some() && self.told.is_none() {
             self.told = page.newest;
-            if self.lost.take().is_some() {
-                way.send(&wire::gap(&self.session, None, "too much happened while the session was opened"));
-            }
             return self.go_live(way);
         }
         self.phase = Phase::Replaying(Replay { page: page.messages.into(), more: page.more, is_asked: false, left });
@@ -211,6 +181,10 @@ impl Guest {
     /// Sends of what was read as much as there is room for, and asks for more.
     pub(super) fn pump(&mut self, way: &mut Way<'_>) {
         let Phase::Replaying(replay) = &mut self.phase else { return };
+        // Which of the messages is its own is known by the outcome only.
+        if self.own.is_unacked() {
+            return;
+        }
         while way.lines.waiting(way.socket) < way.desk.watermark_bytes
             && let Some(message) = replay.page.pop_front()
         {
@@ -223,14 +197,14 @@ impl Guest {
             replay.left -= 1;
             self.told = Some(message.id());
             self.floor = Some(message.id());
-            if !pay(&mut self.owed, message.id(), way) {
+            if !pay(&mut self.own, message.id(), way) {
                 way.send(&wire::message(&message, true));
             }
         }
         if !replay.page.is_empty() || replay.is_asked {
             return;
         }
-        if replay.more || self.lost.is_some() {
+        if replay.more || self.held.has_lost() {
             replay.is_asked = true;
             self.ask_for_more(way);
         } else {
@@ -240,7 +214,7 @@ impl Guest {
 
     /// Asks for what follows the last it was told of; what was thrown away is among it.
     fn ask_for_more(&mut self, way: &mut Way<'_>) {
-        if let Some(Some(erasure)) = self.lost.take() {
+        if let Some(Some(erasure)) = self.held.take_lost() {
             way.send(&wire::erased(&self.session, erasure));
         }
         way.leave(&self.presence, Errand::Page { session: self.session.clone(), after: self.told });
@@ -251,18 +225,21 @@ impl Guest {
         self.phase = Phase::Live;
         // Of a turn it is told by where it stands now.
         self.turn = None;
-        self.held.retain(|notice| matches!(notice.event, Event::Recorded(_)));
-        self.held_bytes = self.held.iter().map(|notice| notice.bytes()).sum();
-        if self.saying.is_none() {
-            self.flush(way);
+        for notice in self.held.take() {
+            self.tell(&notice, way);
         }
-        if matches!(self.phase, Phase::Live) && self.saying.is_none() {
-            // Its record was erased, or lies in a gap.
-            if let Some((_, ack)) = self.owed.take() {
-                way.send(&ack);
-            }
-            self.show_turn(way);
-            self.submit_parked(way);
+        if self.held.has_lost() {
+            return self.catch_up(way);
+        }
+        // The record was erased, or lies in a gap.
+        self.send_owed(way);
+        self.show_turn(way);
+        self.submit_parked(way);
+    }
+
+    fn send_owed(&mut self, way: &mut Way<'_>) {
+        if let Some((_, ack)) = self.own.owed.take() {
+            way.send(&ack);
         }
     }
 
@@ -293,72 +270,39 @@ impl Guest {
 
     /// Something happened in its session.
     pub(super) fn hear(&mut self, notice: &Arc<Notice>, way: &mut Way<'_>) {
-        if matches!(self.phase, Phase::Live) && self.saying.is_none() {
-            self.tell(notice, way);
-        } else {
-            self.hold(notice, way);
+        match self.phase {
+            Phase::Live => self.tell(notice, way),
+            _ => self.held.push(notice),
         }
     }
 
     /// Some of what happened in its session was thrown away before it could be heard, with that erasure among it.
     pub(super) fn missed(&mut self, erasure: Option<Id>, way: &mut Way<'_>) {
-        self.throw_away(erasure);
-        if matches!(self.phase, Phase::Live) && self.saying.is_none() {
+        self.held.throw_away(erasure);
+        if matches!(self.phase, Phase::Live) {
             self.catch_up(way);
         }
-    }
-
-    fn hold(&mut self, notice: &Arc<Notice>, way: &Way<'_>) {
-        let bytes = notice.bytes();
-        // Its own message must find room, and the answer beside it; that lasts as long as a sync.
-        let room = if matches!(self.phase, Phase::Live) { way.desk.own_bytes_max } else { HELD_BYTES_MAX };
-        if self.lost.is_some() || self.held.len() == HELD_MAX || self.held_bytes + bytes > room {
-            return self.throw_away(notice.erasure());
-        }
-        self.held_bytes += bytes;
-        self.held.push_back(notice.clone());
-    }
-
-    fn throw_away(&mut self, erasure: Option<Id>) {
-        let held = self.held.iter().filter_map(|notice| notice.erasure()).max();
-        let known = self.lost.flatten();
-        self.lost = Some(erasure.max(held).max(known));
-        self.held = VecDeque::new();
-        self.held_bytes = 0;
     }
 
     /// Gives it from the history what was thrown away.
     fn catch_up(&mut self, way: &mut Way<'_>) {
-        self.phase = Phase::Replaying(Replay { page: VecDeque::new(), more: true, is_asked: true, left: REPLAY_MAX });
-        self.ask_for_more(way);
-    }
-
-    /// Tells what was held.
-    fn flush(&mut self, way: &mut Way<'_>) {
-        for notice in std::mem::take(&mut self.held) {
-            self.tell(&notice, way);
-        }
-        self.held_bytes = 0;
-        if self.lost.is_some() {
-            self.catch_up(way);
-        }
+        self.phase = Phase::Replaying(Replay { page: VecDeque::new(), more: true, is_asked: false, left: REPLAY_MAX });
+        self.pump(way);
     }
 
     fn tell(&mut self, notice: &Notice, way: &mut Way<'_>) {
         match &notice.event {
             Event::Recorded(_) => {
                 let id = notice.recorded();
-                if id <= self.floor && notice.erasure().is_none() {
+                if id <= self.floor && notice.event.erasure().is_none() {
                     return;
                 }
                 self.told = self.told.max(id);
-                let was_owed = id.is_some_and(|id| pay(&mut self.owed, id, way));
-                let was_acked = id.is_some() && id == self.acked;
-                if was_acked {
-                    self.acked = None;
-                }
+                let ack = self.own.ack(notice, way.socket, way.desk.durable);
+                ack.iter().for_each(|ack| way.send(ack));
+                let is_acked = ack.is_some() || id.is_some_and(|id| pay(&mut self.own, id, way));
                 // A new context is news to who asked for it, too.
-                if !(was_acked || was_owed) || is_clear(notice) {
+                if !is_acked || is_clear(notice) {
                     way.send(notice.shared());
                 }
             }
@@ -403,12 +347,12 @@ impl Guest {
 }
 
 /// Sends the ack that is owed for the record of that id, or for one before it. `true`: it stands in the place of this one.
-fn pay(owed: &mut Option<(Id, Shared)>, id: Id, way: &mut Way<'_>) -> bool {
-    let Some((user, ack)) = owed.take_if(|(user, _)| *user <= id) else { return false };
+fn pay(own: &mut Own, id: Id, way: &mut Way<'_>) -> bool {
+    let Some((ack, is_here)) = own.pay(id) else { return false };
     way.send(&ack);
-    user == id
+    is_here
 }
 
 fn is_clear(notice: &Notice) -> bool {
-    matches!(notice.event, Event::Recorded(crate::journal::Entry::ContextClear(..)))
+    matches!(&notice.event, Event::Recorded(record) if matches!(record.entry, Entry::ContextClear(..)))
 }

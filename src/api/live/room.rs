@@ -6,44 +6,15 @@
 //! guest's outcome or page speaks of have come by when it is seen to.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use crate::api::{Bell, Joining, Lines, Lobby, Payload, SocketId};
-use crate::chat::{NoTurn, Outcome};
+use crate::api::{Joining, Lines, Lobby, Payload, SocketId};
 use crate::hub::{Listener, Mail};
 use crate::message::SessionId;
 
-use super::Desk;
+use super::desk::{Desk, Done};
 use super::guest::{Guest, Way};
-use super::replay::Page;
 use super::wire::{self, Notice};
-
-/// What a worker has done for a guest.
-pub(super) enum Done {
-    Page(Page),
-    Said(Result<Outcome, NoTurn>),
-}
-
-/// Where workers leave what they have done for the guests of one thread.
-pub(super) struct Tray {
-    done: Mutex<Vec<(SocketId, Done)>>,
-    bell: Arc<dyn Bell>,
-}
-
-impl Tray {
-    pub(super) fn put(&self, socket: SocketId, done: Done) {
-        self.done.lock().unwrap_or_else(PoisonError::into_inner).push((socket, done));
-        self.bell.ring();
-    }
-
-    fn take(&self) -> Vec<(SocketId, Done)> {
-        std::mem::take(&mut *self.done.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn is_empty(&self) -> bool {
-        self.done.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
-    }
-}
 
 /// See the module.
 pub(super) struct Room {
@@ -56,10 +27,6 @@ pub(super) struct Room {
 impl Room {
     pub(super) fn new(desk: Desk, listener: Listener) -> Self {
         Self { desk, listener, guests: HashMap::new(), sessions: HashMap::new() }
-    }
-
-    pub(super) fn tray(bell: Arc<dyn Bell>) -> Arc<Tray> {
-        Arc::new(Tray { done: Mutex::default(), bell })
     }
 
     /// Calls a guest, if it is still there.

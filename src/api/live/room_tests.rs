@@ -8,15 +8,19 @@ use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::Sender;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::desk::{Errand, Left, Tray};
+use super::wire::Say;
 use super::*;
-use crate::api::{Lines, Payload, Shared};
+use crate::api::{Bell, Joining, Lines, Lobby, Payload, Shared, SocketId};
 use crate::cache::Cache;
-use crate::chat::Given;
+use crate::chat::{Given, Turn};
 use crate::config::Config;
 use crate::history::Ask;
+use crate::message::{Origin, Timestamp};
 use crate::recorder::{Recorder, open_transcripts};
 use crate::responder::{Answer, Echo, Failure, Question, Responder};
 
@@ -215,9 +219,11 @@ fn session_of(name: &str) -> SessionId {
     SessionId::new(name).unwrap()
 }
 
-/// The ids of the records a client was told of, acks in the place of messages.
+/// The ids of the records a client was told of, acks in the place of messages; what is told of again is no record.
 fn told(events: &[Value]) -> Vec<Id> {
-    let is_record = |event: &&Value| ["message", "response", "ack", "clear"].contains(&event["type"].as_str().unwrap());
+    let is_record = |event: &&Value| {
+        event["duplicate"] != true && ["message", "response", "ack", "clear"].contains(&event["type"].as_str().unwrap())
+    };
     events.iter().filter(is_record).map(|event| event["id"].as_str().unwrap().parse().unwrap()).collect()
 }
 
@@ -254,7 +260,8 @@ fn write(chat: &Chat, stop: &AtomicBool, written: &AtomicUsize, seed: usize) {
                 Given { session: &session, role: "tool", text: &text, metadata: None, vector_ids: &[], key: None };
             chat.record(&[one; 4], "test").unwrap();
         } else {
-            let turn = Turn { session: &session, text: &text, metadata: None, transport: "test", key: None };
+            let turn =
+                Turn { session: &session, text: &text, metadata: None, transport: "test", key: None, origin: None };
             chat.say(&turn).unwrap();
         }
         written.fetch_add(1, Ordering::SeqCst);
@@ -309,9 +316,20 @@ fn whoever_joins_resumes_or_reads_slowly_is_told_everything_once_and_in_order() 
             }
             6..10 if !followers.is_empty() => {
                 let socket = followers[random.below(followers.len())].socket;
-                world.send(socket, &json!({"message": "by socket", "client_id": "c"}));
+                let event = json!({"message": "by socket", "client_id": "c"});
+                let keyed = json!({"message": "again", "message_id": format!("k{}", random.below(40))});
+                world.send(socket, if random.below(3) == 0 { &keyed } else { &event });
             }
-            10..50 if !followers.is_empty() => {
+            10 if !followers.is_empty() => {
+                // The thread does not get to its mail for so long that some of it is lost, the own messages of some, too.
+                let socket = followers[random.below(followers.len())].socket;
+                world.send(socket, &json!({"message": "before much", "client_id": "c"}));
+                std::thread::park_timeout(Duration::from_millis(30));
+                let socket = followers[random.below(followers.len())].socket;
+                world.send(socket, &json!({"message": "behind much", "client_id": "c"}));
+                std::thread::park_timeout(Duration::from_millis(30));
+            }
+            11..50 if !followers.is_empty() => {
                 let socket = followers[random.below(followers.len())].socket;
                 world.drain(socket);
             }
@@ -324,7 +342,7 @@ fn whoever_joins_resumes_or_reads_slowly_is_told_everything_once_and_in_order() 
         client.is_slow = false;
     }
     // What is under way still comes; then everybody is told of the last.
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + 4 * PATIENCE;
     let all = loop {
         // Many rounds for one look, which reads everything: whoever is far behind is given a page in each.
         for _ in 0..100 {

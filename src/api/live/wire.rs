@@ -16,7 +16,7 @@ use crate::api::chat::check_key;
 use crate::api::{Problem, Shared};
 use crate::hub::{Event, What};
 use crate::journal::Entry;
-use crate::message::{Id, Message, SessionId, Timestamp};
+use crate::message::{Id, Message, Origin, SessionId, Timestamp};
 
 /// The longest `client_id`, in characters.
 const CLIENT_ID_CHARS_MAX: usize = 128;
@@ -258,30 +258,14 @@ impl Notice {
 
     /// The id of what was recorded.
     pub(super) fn recorded(&self) -> Option<Id> {
-        match &self.event {
-            Event::Recorded(Entry::Erasure { id, .. }) => Some(*id),
-            Event::Recorded(entry) => entry.message().map(|message| message.id()),
-            Event::Live(_) => None,
-        }
+        let Event::Recorded(record) = &self.event else { return None };
+        record.entry.id()
     }
 
-    /// The erasure's id, if it is one.
-    pub(super) fn erasure(&self) -> Option<Id> {
-        match &self.event {
-            Event::Recorded(Entry::Erasure { id, .. }) => Some(*id),
-            _ => None,
-        }
-    }
-
-    /// Its length in memory, nearly.
-    pub(super) fn bytes(&self) -> usize {
-        match &self.event {
-            Event::Recorded(entry) => entry.message().map_or(0, |message| message.line().len()),
-            Event::Live(live) => match &live.what {
-                What::Delta { text, .. } => text.len(),
-                _ => 0,
-            },
-        }
+    /// The id of what was recorded, if it came from there.
+    pub(super) fn recorded_from(&self, origin: Origin) -> Option<Id> {
+        let Event::Recorded(record) = &self.event else { return None };
+        record.entry.id().filter(|_| record.origin == Some(origin))
     }
 
     /// The event as everybody gets it who gets all of it.
@@ -291,16 +275,7 @@ impl Notice {
 
     fn make(&self) -> Shared {
         match &self.event {
-            Event::Recorded(Entry::Message(recorded, links)) => match links.reply_to {
-                Some(reply_to) => live_response(recorded, reply_to),
-                None => message(recorded, false),
-            },
-            Event::Recorded(Entry::ContextClear(recorded, _)) => {
-                let (session, id) = (recorded.session(), recorded.id());
-                shared(&json!({"type": "clear", "session_id": session, "id": id, "timestamp": id.time()}))
-            }
-            Event::Recorded(Entry::Erasure { id, session }) => erased(session, *id),
-            Event::Recorded(Entry::Abort { .. }) => shared(&json!({})),
+            Event::Recorded(record) => recorded(&record.entry),
             Event::Live(live) => match &live.what {
                 What::Started => status(&live.session, "processing", Some(live.user)),
                 What::Delta { text, .. } => delta(live.user, text),
@@ -308,6 +283,22 @@ impl Notice {
                 What::Ended { .. } => status(&live.session, "idle", Some(live.user)),
             },
         }
+    }
+}
+
+/// What was recorded just now.
+fn recorded(entry: &Entry) -> Shared {
+    match entry {
+        Entry::Message(recorded, links) => match links.reply_to {
+            Some(reply_to) => live_response(recorded, reply_to),
+            None => message(recorded, false),
+        },
+        Entry::ContextClear(recorded, _) => {
+            let (session, id) = (recorded.session(), recorded.id());
+            shared(&json!({"type": "clear", "session_id": session, "id": id, "timestamp": id.time()}))
+        }
+        Entry::Erasure { id, session } => erased(session, *id),
+        Entry::Abort { .. } => shared(&json!({})),
     }
 }
 

@@ -37,7 +37,7 @@ fn a_retry_whose_turn_has_expired_since_learns_its_ids_and_stores_nothing() {
         8,
     );
     let session = SessionId::new("s").unwrap();
-    let turn = Turn { session: &session, text: "hi", metadata: None, transport: "rest", key: Some("k") };
+    let turn = Turn { session: &session, text: "hi", metadata: None, transport: "rest", key: Some("k"), origin: None };
     let first = chat.say(&turn).unwrap();
     assert!(!first.duplicate && first.text.is_some());
     assert_eq!(chat.say(&turn).unwrap(), Outcome { duplicate: true, ..first.clone() });

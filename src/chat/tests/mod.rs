@@ -119,8 +119,8 @@ impl Diary {
         let events = self.listener.get().map(|listener| listener.take().events).unwrap_or_default();
         for event in events {
             match event {
-                Event::Recorded(entry) if entry.links().reply_to.is_some() => {
-                    let parts = entry.message().unwrap().parts().unwrap();
+                Event::Recorded(record) if record.entry.links().reply_to.is_some() => {
+                    let parts = record.entry.message().unwrap().parts().unwrap();
                     let status = parts.metadata["status"].as_str().unwrap();
                     *self.reply.lock().unwrap() = Some(format!("{status} kept {:?}", parts.text));
                 }
@@ -279,7 +279,14 @@ fn turn(session: &str, text: &str) -> Said {
 
 impl Said {
     fn as_turn(&self) -> Turn<'_> {
-        Turn { session: &self.session, text: &self.text, metadata: None, transport: "rest", key: self.key }
+        Turn {
+            session: &self.session,
+            text: &self.text,
+            metadata: None,
+            transport: "rest",
+            key: self.key,
+            origin: None,
+        }
     }
 }
 

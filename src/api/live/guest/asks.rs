@@ -1,15 +1,13 @@
 //! What a guest asks for, and what comes of it: something said, an answer stopped, help.
-//!
-//! One thing it said is on its way at a time. It is *parked* while it cannot go yet: before the guest is told what happens, or
-//! behind an answer that a new context ends.
 
 use crate::api::{Payload, Problem};
 use crate::chat::{NoTurn, Outcome};
 use crate::message::Id;
 
-use super::super::Errand;
+use super::super::desk::Errand;
 use super::super::wire::{self, Asked, Say};
-use super::{Guest, Phase, Saying, Way};
+use super::own::Saying;
+use super::{Guest, Phase, Way};
 
 impl Guest {
     pub(super) fn take(&mut self, payload: Payload, bytes: &[u8], way: &mut Way<'_>) {
@@ -27,7 +25,7 @@ impl Guest {
     }
 
     fn say(&mut self, say: Say, way: &mut Way<'_>) {
-        if self.is_waiting() || self.parked.is_some() {
+        if self.own.is_waiting() || self.own.parked.is_some() {
             return way.send(&wire::busy(&self.session, say.client_id.as_deref()));
         }
         // A new context ends the answer that is being given, and begins behind it.
@@ -37,29 +35,29 @@ impl Guest {
             running.stop();
             // Its end may have come by already, and then nobody would wake what is parked.
             if !running.is_over() {
-                self.parked = Some(say);
+                self.own.parked = Some(say);
                 return;
             }
         }
         match self.phase {
-            Phase::Live => self.submit(say, way),
-            _ => self.parked = Some(say),
+            Phase::Live if self.own.saying.is_none() => self.submit(say, way),
+            _ => self.own.parked = Some(say),
         }
     }
 
     fn submit(&mut self, say: Say, way: &Way<'_>) {
-        self.saying = Some(Saying { client_id: say.client_id.clone() });
-        way.leave(&self.presence, Errand::Say { session: self.session.clone(), say });
+        let origin = self.own.begin(way.socket, say.client_id.clone(), self.told);
+        way.leave(&self.presence, Errand::Say { session: self.session.clone(), say, origin });
     }
 
     pub(super) fn submit_parked(&mut self, way: &Way<'_>) {
-        if self.saying.is_none()
+        if self.own.saying.is_none()
             && matches!(self.phase, Phase::Live)
-            && let Some(say) = self.parked.take()
+            && let Some(say) = self.own.parked.take()
         {
             // The end of that turn, which it may have stopped itself, is still to come and wakes it.
             if say.is_clear() && way.desk.chat.current(&self.session).is_some() {
-                self.parked = Some(say);
+                self.own.parked = Some(say);
                 return;
             }
             self.submit(say, way);
@@ -71,9 +69,10 @@ impl Guest {
             // Everybody hears of it, this one too.
             return;
         }
-        if way.desk.chat.current(&self.session).is_none() && (self.saying.is_some() || self.parked.is_some()) {
+        let has_own = self.own.saying.is_some() || self.own.parked.is_some();
+        if has_own && way.desk.chat.current(&self.session).is_none() {
             // It means the answer to what it said itself.
-            self.is_unwanted = true;
+            self.own.is_unwanted = true;
             return;
         }
         self.tell_status(way);
@@ -89,27 +88,30 @@ impl Guest {
         way.send(&wire::status(&self.session, word, running.map(|running| running.user())));
     }
 
-    /// What it said came to this.
+    /// What it said came to this. Its event, if it has one, has come by.
     pub(in super::super) fn said(&mut self, outcome: Result<Outcome, NoTurn>, way: &mut Way<'_>) {
-        let Some(Saying { client_id }) = self.saying.take() else { return };
-        let client_id = client_id.as_deref();
-        let is_live = matches!(self.phase, Phase::Live);
+        let Some(saying) = self.own.saying.take() else { return };
         let begun = outcome.as_ref().ok().map(|outcome| outcome.user);
         match outcome {
-            Ok(outcome) => self.acknowledge(&outcome, client_id, way),
-            Err(NoTurn::Busy) => way.send(&wire::busy(&self.session, client_id)),
-            Err(no_turn) => way.send(&wire::error(&no_turn.into(), client_id)),
+            Ok(outcome) if outcome.duplicate => self.repeat(&outcome, &saying, way),
+            Ok(outcome) if !saying.is_acked => {
+                let ack = wire::ack(saying.client_id.as_deref(), outcome.user, way.desk.durable, false);
+                self.own.owed = Some((outcome.user, ack));
+            }
+            Ok(_) => {}
+            Err(NoTurn::Busy) => way.send(&wire::busy(&self.session, saying.client_id.as_deref())),
+            Err(no_turn) => way.send(&wire::error(&no_turn.into(), saying.client_id.as_deref())),
         }
-        if is_live {
-            self.flush(way);
+        // What a full mailbox lost is read now, or there is nothing to be read.
+        match self.phase {
+            Phase::Live => self.send_owed(way),
+            _ => self.pump(way),
         }
-        if matches!(self.phase, Phase::Live) {
-            // Held back while it spoke, or begun by what it said.
-            self.show_turn(way);
-            self.submit_parked(way);
-        }
-        if std::mem::take(&mut self.is_unwanted) {
+        if std::mem::take(&mut self.own.is_unwanted) {
             self.stop_own(begun, way);
+        }
+        if let Some(say) = self.own.parked.take() {
+            self.say(say, way);
         }
     }
 
@@ -121,26 +123,11 @@ impl Guest {
         }
     }
 
-    /// Tells what was held up to its own message, and in the place of that the ack.
-    fn acknowledge(&mut self, outcome: &Outcome, client_id: Option<&str>, way: &mut Way<'_>) {
-        let ack = wire::ack(client_id, outcome.user, way.desk.durable, outcome.duplicate);
-        let is_reply_held =
-            self.held.iter().any(|notice| outcome.reply.is_some() && notice.recorded() == outcome.reply);
-        let is_whole = matches!(self.phase, Phase::Live) && self.lost.is_none();
-        if !is_whole && !outcome.duplicate {
-            self.owed = Some((outcome.user, ack));
-            return;
-        }
-        if is_whole && let Some(place) = self.held.iter().position(|notice| notice.recorded() == Some(outcome.user)) {
-            for notice in self.held.drain(..place).collect::<Vec<_>>() {
-                self.tell(&notice, way);
-            }
-        }
-        way.send(&ack);
-        // Its record is the next that is held, or was told long ago.
-        self.acked = Some(outcome.user);
-        if let (true, false, Some(reply), Some(text)) = (outcome.duplicate, is_reply_held, outcome.reply, &outcome.text)
-        {
+    /// Acknowledges what came before, with the reply it was given unless that came by just now.
+    fn repeat(&self, outcome: &Outcome, saying: &Saying, way: &mut Way<'_>) {
+        way.send(&wire::ack(saying.client_id.as_deref(), outcome.user, way.desk.durable, true));
+        let came_by = saying.since < outcome.reply && outcome.reply <= self.told;
+        if let (false, Some(reply), Some(text)) = (came_by, outcome.reply, &outcome.text) {
             way.send(&wire::response(&self.session, text, outcome.status.as_str(), reply, outcome.user));
         }
     }

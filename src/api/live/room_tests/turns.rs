@@ -87,7 +87,14 @@ fn a_new_context_waits_behind_the_turns_in_line_and_is_not_lost() {
     assert_eq!(kinds(&world.next(one, 5)), ["system", "idle", "ack", "processing", "+because"]);
     let chat = world.chat.clone();
     let queued = std::thread::spawn(move || {
-        let turn = Turn { session: &session_of("s"), text: "next", metadata: None, transport: "test", key: None };
+        let turn = Turn {
+            session: &session_of("s"),
+            text: "next",
+            metadata: None,
+            transport: "test",
+            key: None,
+            origin: None,
+        };
         chat.say(&turn).unwrap()
     });
     // The first has a follower's place only where it came by REST.
@@ -115,10 +122,10 @@ fn a_new_context_that_finds_the_session_taken_stands_in_its_line() {
     let say = Say { text: "/clear".into(), client_id: None, key: None, metadata: None };
     let presence = Arc::new(());
     world.rooms.turns.leave(Left {
-        tray: Room::tray(Arc::new(TestBell::default())),
+        tray: Tray::new(Arc::new(TestBell::default())),
         socket: SocketId(0),
         presence: Arc::downgrade(&presence),
-        errand: Errand::Say { session: session_of("s"), say },
+        errand: Errand::Say { session: session_of("s"), say, origin: Origin { socket: 0, request: 1 } },
     });
     world.until_chat("it stands in line", |chat| chat.stats().waiting == 1);
     pieces.send("").unwrap();
@@ -220,4 +227,79 @@ fn an_erasure_in_the_middle_of_a_turn_ends_it() {
     assert_eq!(kinds(&world.next(one, 2)), ["ack", "processing"]);
     drop(pieces);
     assert_eq!(kinds(&world.next(one, 2)), ["= completed", "idle"]);
+}
+
+/// Is asked nothing before the sender is gone; then it echoes at once.
+struct Gated(Receiver<()>);
+
+impl Responder for Gated {
+    fn at_once(&self, text: &str) -> Option<String> {
+        assert!(self.0.recv_timeout(PATIENCE).is_err_and(|e| e == RecvTimeoutError::Disconnected));
+        Some(text.to_owned())
+    }
+
+    fn answer(&self, _: &Question, _: &mut dyn FnMut(&str)) -> Result<Answer, Failure> {
+        unreachable!("it answers at once")
+    }
+}
+
+#[test]
+fn what_others_say_is_told_while_a_message_of_ones_own_is_under_way_and_its_event_is_its_ack() {
+    let (gate, gated) = bounded(1);
+    let mut world = World::new(Box::new(Gated(gated)));
+    let one = world.open("s", None);
+    world.next(one, 2);
+    world.send(one, &json!({"message": "mine", "client_id": "c"}));
+    let session = session_of("s");
+    for _ in 0..3 {
+        let theirs =
+            Given { session: &session, role: "tool", text: "theirs", metadata: None, vector_ids: &[], key: None };
+        world.chat.record(&[theirs], "test").unwrap();
+        assert_eq!(world.next(one, 1)[0]["text"], "theirs", "nothing is held back");
+    }
+    drop(gate);
+    let events = world.next(one, 2);
+    assert_eq!(kinds(&events), ["ack", "=mine completed"]);
+    assert_eq!((&events[0]["client_id"], &events[0]["duplicate"]), (&json!("c"), &json!(false)));
+    assert_eq!(events[0]["id"], world.all_ids("s")[3].to_string());
+}
+
+#[test]
+fn what_a_full_mailbox_lost_of_ones_own_is_acknowledged_in_its_place_when_it_is_read() {
+    let mut world = World::new(Box::new(Echo));
+    let one = world.open("s", None);
+    world.next(one, 2);
+    let (session, text) = (session_of("s"), "x".repeat(2000));
+    let theirs = Given { session: &session, role: "tool", text: &text, metadata: None, vector_ids: &[], key: None };
+    // More than a mailbox takes, then its own, then others again.
+    world.chat.record(&[theirs; 20], "test").unwrap();
+    world.send(one, &json!({"message": "mine", "client_id": "c"}));
+    let deadline = Instant::now() + PATIENCE;
+    while world.all_ids("s").len() < 22 {
+        assert!(Instant::now() < deadline, "it is not recorded");
+        std::thread::yield_now();
+    }
+    world.chat.record(&[theirs; 3], "test").unwrap();
+    let events = world.next(one, 25);
+    assert_eq!(told(&events), world.all_ids("s"));
+    let ack = &events[20];
+    assert_eq!((&ack["type"], &ack["client_id"], &ack["duplicate"]), (&json!("ack"), &json!("c"), &json!(false)));
+    assert!(events.iter().filter(|event| event["replayed"] == true).count() > 4, "some were lost");
+    world.send(one, &json!({"message": "more"}));
+    assert_eq!(kinds(&world.next(one, 2)), ["ack", "=more completed"]);
+}
+
+#[test]
+fn whoever_has_the_ack_may_go_on_before_the_outcome_is_there() {
+    let mut world = World::new(Box::new(Echo));
+    let one = world.open("s", None);
+    world.next(one, 2);
+    for n in 0..50 {
+        world.send(one, &json!({"message": format!("{n}")}));
+        world.until("the ack", |clients| kinds(&clients.0[&one].events).contains(&"ack".to_owned()));
+        world.send(one, &json!({"message": format!("{n}, and more")}));
+        let events = world.next(one, 4);
+        let reply = |text: String| format!("={text} completed");
+        assert_eq!(kinds(&events), ["ack".into(), reply(n.to_string()), "ack".into(), reply(format!("{n}, and more"))]);
+    }
 }
