@@ -32,7 +32,6 @@ cli/client.rs cli/client/events.rs cli/client/socket.rs
 journal/commit.rs journal/mod.rs journal/queue.rs journal/reader.rs journal/upkeep.rs
 server/connection.rs server/connection/answer.rs server/connection/upgrade.rs
 server/local.rs server/local/handler.rs
-server/websocket/mailbox.rs server/websocket/mod.rs server/websocket/pool.rs server/websocket/table.rs
 transcript/ending.rs transcript/mod.rs
 ";
 

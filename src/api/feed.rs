@@ -15,6 +15,7 @@ use tiny_http::StatusCode;
 use crate::feed::{Cursor, Event, Fault, Feed, Gone, Page, Watch, What};
 use crate::journal::Woken;
 
+use super::event_stream::{self, EVENT_STREAM, GLANCE, Signs};
 use super::{Client, Head, Problem, Reply, Span, Stream, header, json_bytes};
 
 /// Events a page has when the request does not say.
@@ -23,12 +24,7 @@ const LIMIT_DEFAULT: usize = 100;
 const LIMIT_MAX: usize = 1000;
 /// The longest a request may wait, in seconds.
 const WAIT_SECONDS_MAX: u64 = 60;
-/// Between two signs of life of a stream that has nothing to say.
-const HEARTBEAT: Duration = Duration::from_secs(15);
-/// Between two looks whether a client that waits is still there.
-const GLANCE: Duration = Duration::from_millis(500);
 const NDJSON: &str = "application/x-ndjson";
-const EVENT_STREAM: &str = "text/event-stream";
 
 /// The form of a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,7 +148,7 @@ fn reply(form: Form, span: Span, more: &[(&str, &str)], write: WriteTo) -> Reply
         Form::Lines => NDJSON,
         Form::Stream => EVENT_STREAM,
     };
-    let mut headers = vec![header("Content-Type", kind), header("Cache-Control", "no-store")];
+    let mut headers = event_stream::headers(kind);
     headers.extend(more.iter().map(|(name, value)| header(name, value)));
     Reply::Stream(Stream { status: StatusCode(200), headers, span, write })
 }
@@ -217,29 +213,33 @@ fn stream(watch: &Watch, after: Cursor, request_id: &str, to: &mut dyn Client) -
     let (feed, mut after) = (watch.feed(), after);
     // The head alone: the client is to know that it is connected.
     to.flush()?;
-    let (mut told, mut last_sign) = (after, Instant::now());
+    let (mut told, mut signs) = (after, Signs::new());
     while !feed.is_stopping() {
         let page = match feed.page(after, LIMIT_MAX) {
             Ok(page) => page,
-            Err(fault) => return write_fault(&problem(fault), request_id, to),
+            Err(fault) => {
+                let mut event = Vec::new();
+                event_stream::push_fault(&mut event, &problem(fault), request_id);
+                to.write_all(&event)?;
+                return to.flush();
+            }
         };
         if let Some(last) = page.events.last() {
             if !write_events(feed, &page, to)? {
                 return Ok(());
             }
-            (told, last_sign) = (last.cursor, Instant::now());
+            told = last.cursor;
+            signs.sent();
         }
         after = page.next;
         if page.has_more {
             continue;
         }
         while watch.wait(after, Instant::now() + GLANCE) == Woken::Late {
-            if to.is_gone() {
-                return Err(io::ErrorKind::BrokenPipe.into());
-            }
-            if last_sign.elapsed() >= HEARTBEAT {
+            if signs.are_due(to)? {
                 write_sign(after, told, to)?;
-                (told, last_sign) = (after, Instant::now());
+                told = after;
+                signs.sent();
             }
         }
         watch.take_turn();
@@ -255,10 +255,8 @@ fn write_events(feed: &Feed, page: &Page, to: &mut dyn Client) -> io::Result<boo
             return Ok(false);
         }
         bytes.clear();
-        let kind = kind(event);
-        write!(bytes, "id: {}\nevent: {kind}\ndata: ", event.cursor)?;
-        push_event(&mut bytes, event);
-        bytes.extend_from_slice(b"\n\n");
+        writeln!(bytes, "id: {}", event.cursor)?;
+        event_stream::push(&mut bytes, kind(event), |bytes| push_event(bytes, event));
         to.write_all(&bytes)?;
     }
     to.flush()?;
@@ -268,16 +266,9 @@ fn write_events(feed: &Feed, page: &Page, to: &mut dyn Client) -> io::Result<boo
 /// A comment, and how far the feed has come if that is behind the last event: an id without data makes no event.
 fn write_sign(after: Cursor, told: Cursor, to: &mut dyn Client) -> io::Result<()> {
     match after == told {
-        true => to.write_all(b":\n\n")?,
+        true => to.write_all(event_stream::SIGN)?,
         false => write!(to, ":\nid: {after}\n\n")?,
     }
-    to.flush()
-}
-
-fn write_fault(problem: &Problem, request_id: &str, to: &mut dyn Client) -> io::Result<()> {
-    to.write_all(b"event: error\ndata: ")?;
-    to.write_all(&problem.json(request_id))?;
-    to.write_all(b"\n\n")?;
     to.flush()
 }
 

@@ -7,6 +7,7 @@
 
 mod body;
 mod chat;
+mod event_stream;
 mod feed;
 mod history;
 mod http;

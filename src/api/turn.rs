@@ -9,7 +9,7 @@
 use std::borrow::Cow;
 use std::io::{self, Cursor};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -20,15 +20,8 @@ use crate::message::{Id, SessionId, Timestamp};
 
 use super::body::{self, Kind, Shape};
 use super::chat::{KEY_HEADER, TRANSPORT, check_key};
-use super::{Client, Head, Problem, Reply, Span, Stream, header, json};
-
-/// Between two signs of life of a stream that has nothing to say.
-const HEARTBEAT: Duration = Duration::from_secs(15);
-/// The same where only a sign of life shows whether the client is still there: a turn must not go on for nobody.
-const HEARTBEAT_UNSEEN: Duration = Duration::from_secs(1);
-/// Between two looks whether the client of a stream is still there.
-const GLANCE: Duration = Duration::from_millis(500);
-const EVENT_STREAM: &str = "text/event-stream";
+use super::event_stream::{self, EVENT_STREAM, GLANCE, Signs, push_json};
+use super::{Client, Head, Problem, Reply, Span, Stream, json};
 
 const TURN: &Shape = &[
     ("message", Kind::Text),
@@ -149,12 +142,8 @@ fn answer(chat: &Arc<Chat>, owned: Owned) -> Result<Reply, Problem> {
         stay.0 = None;
         Ok(())
     };
-    let headers = event_headers();
+    let headers = event_stream::headers(EVENT_STREAM);
     Ok(Reply::Stream(Stream { status: StatusCode(200), headers, span: Span::Lasting, write: Box::new(write) }))
-}
-
-fn event_headers() -> Vec<tiny_http::Header> {
-    vec![header("Content-Type", EVENT_STREAM), header("Cache-Control", "no-store")]
 }
 
 fn object<'a>(chat: &Chat, session: &'a SessionId, outcome: &'a Outcome) -> TurnReply<'a> {
@@ -184,9 +173,10 @@ fn whole(form: Form, chat: &Chat, session: &SessionId, outcome: &Outcome) -> Rep
     {
         push_delta(&mut events, text, outcome.user);
     }
-    push_event(&mut events, "response", &object);
+    push_json(&mut events, "response", &object);
     let length = events.len();
-    Reply::Full(Response::new(StatusCode(status), event_headers(), Cursor::new(events), Some(length), None))
+    let headers = event_stream::headers(EVENT_STREAM);
+    Reply::Full(Response::new(StatusCode(status), headers, Cursor::new(events), Some(length), None))
 }
 
 /// Server-sent events from the beginning of the turn to its end. An error: the client is gone.
@@ -194,8 +184,7 @@ fn stream(chat: &Chat, follow: &Follow, request_id: &str, to: &mut dyn Client) -
     let running = follow.running();
     // The head alone: the client is to know that its message is kept.
     to.flush()?;
-    let heartbeat = if to.can_be_seen() { HEARTBEAT } else { HEARTBEAT_UNSEEN };
-    let (mut seen, mut last_sign, mut event) = (0, Instant::now(), Vec::new());
+    let (mut seen, mut signs, mut event) = (0, Signs::watching(to), Vec::new());
     loop {
         event.clear();
         match running.wait_for_text(seen, Instant::now() + GLANCE) {
@@ -205,36 +194,21 @@ fn stream(chat: &Chat, follow: &Follow, request_id: &str, to: &mut dyn Client) -
             }
             News::End(end) => {
                 match follow.outcome(&end) {
-                    Ok(outcome) => push_event(&mut event, "response", &object(chat, running.session(), &outcome)),
-                    Err(refusal) => push_fault(&mut event, &refusal.into(), request_id),
+                    Ok(outcome) => push_json(&mut event, "response", &object(chat, running.session(), &outcome)),
+                    Err(refusal) => event_stream::push_fault(&mut event, &refusal.into(), request_id),
                 }
                 to.write_all(&event)?;
                 return to.flush();
             }
-            News::Nothing if to.is_gone() => return Err(io::ErrorKind::BrokenPipe.into()),
-            News::Nothing if last_sign.elapsed() < heartbeat => continue,
-            News::Nothing => event.extend_from_slice(b":\n\n"),
+            News::Nothing if !signs.are_due(to)? => continue,
+            News::Nothing => event.extend_from_slice(event_stream::SIGN),
         }
         to.write_all(&event)?;
         to.flush()?;
-        last_sign = Instant::now();
+        signs.sent();
     }
 }
 
 fn push_delta(to: &mut Vec<u8>, text: &str, reply_to: Id) {
-    push_event(to, "delta", &Delta { text, reply_to });
-}
-
-/// The status is on its way by then.
-fn push_fault(to: &mut Vec<u8>, problem: &Problem, request_id: &str) {
-    to.extend_from_slice(b"event: error\ndata: ");
-    to.extend_from_slice(&problem.json(request_id));
-    to.extend_from_slice(b"\n\n");
-}
-
-/// JSON has no line breaks outside strings, and escapes them within.
-fn push_event<T: Serialize>(to: &mut Vec<u8>, kind: &str, data: &T) {
-    to.extend_from_slice(format!("event: {kind}\ndata: ").as_bytes());
-    serde_json::to_writer(&mut *to, data).expect("our own replies always serialise");
-    to.extend_from_slice(b"\n\n");
+    push_json(to, "delta", &Delta { text, reply_to });
 }

@@ -14,7 +14,7 @@ use mio::{Poll, Token, Waker};
 
 use crate::api::{Bell, Joining};
 
-use super::Place;
+use super::place::Place;
 
 /// The poll's event of the bell.
 pub(super) const BELL: Token = Token(usize::MAX);

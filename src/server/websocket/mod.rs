@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `handshake.rs` | what must stand in the head, and the 101 |
 //! | `pool.rs` | a thread: poll, read, send, heartbeats, leaving |
+//! | `place.rs` | a socket's place among those that may be open, and its limits |
 //! | `table.rs` | the sockets of a thread, by number |
 //! | `mailbox.rs` | what others leave for a thread, and its bell |
 //! | `socket.rs` | one socket: reading, what waits to be sent, closing |
@@ -18,6 +19,7 @@
 mod frames;
 pub(super) mod handshake;
 mod mailbox;
+mod place;
 mod pool;
 mod socket;
 mod table;
@@ -35,20 +37,9 @@ use crate::config::WebsocketConfig;
 use crate::thread;
 
 use mailbox::{Arrival, Mailbox};
+use place::Limits;
+pub(super) use place::Place;
 use pool::Thread;
-
-/// The limits of one socket; see `WebsocketConfig`.
-#[derive(Clone, Copy)]
-pub(super) struct Limits {
-    pub(super) message_bytes_max: usize,
-    pub(super) outgoing_bytes_max: usize,
-    pub(super) heartbeat: Duration,
-    pub(super) idle_timeout: Duration,
-    /// How long a message may take from its first byte to its last.
-    pub(super) message_timeout: Duration,
-    /// What all sockets of the pool together may hold of messages that are not whole.
-    pub(super) incoming_bytes_max: usize,
-}
 
 /// The threads that own the WebSockets of a listener.
 pub(super) struct Pool {
@@ -57,24 +48,6 @@ pub(super) struct Pool {
     open: Arc<AtomicUsize>,
     open_max: usize,
     counters: Arc<SocketCounters>,
-}
-
-/// A place among the sockets that may be open; given back by drop.
-pub(super) struct Place {
-    all: Arc<AtomicUsize>,
-    /// Of its thread, once it has one.
-    thread: Option<Arc<AtomicUsize>>,
-    counters: Arc<SocketCounters>,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.all.fetch_sub(1, Ordering::SeqCst);
-        self.counters.open.fetch_sub(1, Ordering::Relaxed);
-        if let Some(thread) = &self.thread {
-            thread.fetch_sub(1, Ordering::SeqCst);
-        }
-    }
 }
 
 impl Pool {
@@ -119,14 +92,7 @@ impl Pool {
 
     /// A place for one more socket; `None`: all are taken.
     pub(super) fn take_place(&self) -> Option<Place> {
-        let taken = self.open.fetch_add(1, Ordering::SeqCst);
-        self.counters.open.fetch_add(1, Ordering::Relaxed);
-        let place = Place { all: self.open.clone(), thread: None, counters: self.counters.clone() };
-        if taken < self.open_max {
-            return Some(place);
-        }
-        self.counters.refused.fetch_add(1, Ordering::Relaxed);
-        None
+        Place::take(&self.open, self.open_max, &self.counters)
     }
 
     /// Hands a socket that was shaken hands with to the thread with the fewest.
@@ -139,8 +105,7 @@ impl Pool {
     ) {
         let fewest = self.threads.iter().min_by_key(|(_, open)| open.load(Ordering::SeqCst));
         let (mailbox, open) = fewest.expect("there is at least one thread");
-        open.fetch_add(1, Ordering::SeqCst);
-        place.thread = Some(open.clone());
+        place.belong_to(open);
         mailbox.arrive(Arrival { stream, early, joining, place });
     }
 

@@ -21,9 +21,9 @@ use mio::{Events, Interest, Poll, Token};
 
 use crate::api::{Lines as _, Lobby, SocketCounters, SocketId};
 
-use super::Limits;
 use super::frames::{self, Heard};
 use super::mailbox::{Arrival, BELL, Mailbox};
+use super::place::Limits;
 use super::socket::{Phase, Socket, Took};
 use super::table::{Entry, LEAVE, Sockets};
 

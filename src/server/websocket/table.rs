@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use crate::api::{Lines, Payload, Shared, SocketCounters, SocketId};
 
+use super::place::{Limits, Place};
 use super::socket::{Phase, Socket};
-use super::{Limits, Place};
 
 /// How long a client has to answer a close frame.
 pub(super) const LEAVE: Duration = Duration::from_secs(2);
