@@ -6,6 +6,7 @@
 #   scripts/ws-clients.sh chromium HOST:PORT TOKEN     a headless Chromium, with a page of http://127.0.0.1:PAGE_PORT,
 #                                                      which the server must allow as an origin (default port 8765)
 #   scripts/ws-clients.sh kosoku                       the suite, against the pool with a lobby that echoes
+#   scripts/ws-clients.sh fetch                        fetches what these need, Chromium excepted
 #
 # Each does the same: says something, sees it from a second socket, loses the connection, resumes without a gap; the last line
 # is `ok`. What is needed is fetched in pinned versions into .cache/ws-clients (Chromium by apt, which needs root).
@@ -43,16 +44,25 @@ python() {
     exec 9>&-
 }
 
+node_client() {
+    command -v npm >/dev/null || fail "no npm on the PATH"
+    locked
+    if [ ! -d "$cache/node_modules/ws" ]; then npm install --silent --no-audit --no-fund --prefix "$cache" "$WS" >&2; fi
+    exec 9>&-
+}
+
 case "${1:-}" in
+    fetch)
+        python "$WEBSOCKETS"
+        python "$SUITE"
+        node_client
+        ;;
     python)
         python "$WEBSOCKETS"
         exec "$cache/python/bin/python" "$here/client.py" "${@:2}"
         ;;
     node)
-        command -v npm >/dev/null || fail "no npm on the PATH"
-        locked
-        if [ ! -d "$cache/node_modules/ws" ]; then npm install --silent --no-audit --no-fund --prefix "$cache" "$WS" >&2; fi
-        exec 9>&-
+        node_client
         NODE_PATH="$cache/node_modules" exec node "$here/client.js" "${@:2}"
         ;;
     chromium)
