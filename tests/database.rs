@@ -18,7 +18,7 @@ use mongodb::bson::{Bson, Document, doc};
 use serde_json::{Value, json};
 use support::drained::{assert_holds, options, post, queue, status, stored, wait_until_drained, wait_until_in_error};
 use support::mongod::Mongod;
-use support::{Options, PATIENCE, Server, wait_until};
+use support::{Options, PATIENCE, SLACK, Server, wait_until};
 
 fn erase(server: &Server, session: &str) -> Value {
     server.client().request("DELETE", &format!("/api/chat/sessions/{session}"), &[], None).expect(202)
@@ -98,7 +98,9 @@ fn a_user_who_may_not_read_what_other_servers_erased_drains_and_erases_and_the_s
     assert_holds(&mongod.messages(), &kept);
     let reason = || status(&server)["mongo"]["shared_reason"].as_str().unwrap_or_default().to_owned();
     wait_until("the status says so", PATIENCE, || reason().contains("cannot be read: MongoDB refuses the credentials"));
-    assert_eq!(server.log().matches("what other servers erased cannot be read").count(), 1, "{}", server.log());
+    let told = || server.log().matches("what other servers erased cannot be read").count();
+    wait_until("the log says so", PATIENCE, || told() > 0);
+    assert_eq!(told(), 1, "{}", server.log());
 }
 
 #[test]
@@ -249,7 +251,7 @@ fn what_expires_leaves_mongodb_and_the_history_together_and_nothing_chokes() {
     let now = Clock::system().now().micros();
     let old: Vec<_> = (0..20)
         .map(|n| {
-            let id = Id::from_parts(Timestamp::from_micros(now - 86_400_000_000 + 4_000_000 + n), n);
+            let id = Id::from_parts(Timestamp::from_micros(now - 86_400_000_000 + 12_000_000 + n), n);
             let metadata = Metadata::default();
             let draft = Draft { session: &session, role: "user", text: "old", metadata, vector_ids: &[] };
             Arc::new(draft.prepare().seal(id))
@@ -281,7 +283,8 @@ fn what_expires_leaves_mongodb_and_the_history_together_and_nothing_chokes() {
 #[test]
 fn a_history_is_whole_while_messages_are_undrained_or_have_left_memory_and_says_so_while_mongodb_is_stalled() {
     let mongod = Mongod::start_fallible();
-    let server = Server::start(options(&mongod.uri(), "oqoqo").set("mongo.cache.max_messages_per_session", 5));
+    let options = options(&mongod.uri(), "oqoqo").set("mongo.call_timeout_seconds", 60);
+    let server = Server::start(options.set("mongo.cache.max_messages_per_session", 5));
     let mut kept = post(&server, "s", "drained", 100);
     wait_until_drained(&server);
     // Of a data folder that is gone: only MongoDB has them, and they are the oldest.
@@ -324,7 +327,7 @@ fn a_history_is_whole_while_messages_are_undrained_or_have_left_memory_and_says_
     let page = server.client().history("s", "&limit=500");
     mongod.thaw();
     assert_eq!((page["messages"].as_array().unwrap().len(), &page["complete"]), (200, &json!(false)), "{page}");
-    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert!(began.elapsed() < SLACK, "{:?}", began.elapsed());
 }
 
 #[test]

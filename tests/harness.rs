@@ -7,6 +7,7 @@ mod support;
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
@@ -58,7 +59,7 @@ fn the_client_keeps_a_connection_and_reads_two_replies_from_one_packet() {
     connection.send(b"GET / HTTP/1.1\r\n\r\n").unwrap();
     assert_eq!(connection.reply().unwrap().text(), "one");
     assert_eq!(connection.reply().unwrap().status, 404);
-    assert_eq!(connection.rest_within(Duration::from_secs(5)), Some(Vec::new()));
+    assert_eq!(connection.rest_within(support::PATIENCE), Some(Vec::new()));
 }
 
 #[test]
@@ -128,4 +129,26 @@ fn the_search_for_stored_bytes_finds_them_between_zeros() {
     std::fs::write(inner.join("without"), [0; 5_000]).unwrap();
     assert_eq!(support::files_holding(folder.path(), "-NEEDLE-"), [inner.join("with")]);
     assert!(support::files_holding(folder.path(), "-STRAW-").is_empty());
+}
+
+#[test]
+fn a_search_for_stored_bytes_outlives_files_that_are_renamed_under_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (temporary, name) = (folder.path().join("checkpoint.tmp"), folder.path().join("checkpoint"));
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::SeqCst) {
+                std::fs::write(&temporary, "-NEEDLE-").unwrap();
+                std::fs::rename(&temporary, &name).unwrap();
+                std::thread::park_timeout(Duration::from_micros(200));
+            }
+        });
+        support::wait_until("it is there", support::PATIENCE, || name.exists());
+        for _ in 0..30 {
+            assert!(!support::files_holding(folder.path(), "-NEEDLE-").is_empty());
+            assert!(support::files_holding(folder.path(), "-STRAW-").is_empty());
+        }
+        stop.store(true, Ordering::SeqCst);
+    });
 }

@@ -20,7 +20,7 @@ const MARKER: &str = "REFUSED-MARKER";
 const BODY: &str = r#"{"message":"REFUSED-MARKER","session_id":"refused"}"#;
 
 /// How long a refused connection may stay open.
-const CLOSES_WITHIN: Duration = Duration::from_secs(10);
+const CLOSES_WITHIN: Duration = Duration::from_secs(30);
 
 /// Small segments, so that the whole data folder can be searched after each case.
 fn options() -> Options {

@@ -59,7 +59,7 @@ fn an_ordered_stop_exits_0_and_everything_is_there_after_the_next_start() {
 
 #[test]
 fn a_stop_does_not_wait_for_connections_that_say_nothing() {
-    let mut server = Server::start(Options::default());
+    let mut server = Server::start(Options::default().set("server.drain_seconds", 60));
     let mut client = server.client();
     client.chat("idle", "hello");
     let mut idle: Vec<_> = (0..20).map(|_| server.connect()).collect();
@@ -68,7 +68,7 @@ fn a_stop_does_not_wait_for_connections_that_say_nothing() {
     }
     let from = Instant::now();
     assert_eq!(server.sigterm_and_wait().code(), Some(0));
-    assert!(from.elapsed() < Duration::from_secs(9), "it took {:?}", from.elapsed());
+    assert!(from.elapsed() < support::SLACK, "it took {:?}", from.elapsed());
 }
 
 #[test]
@@ -321,9 +321,7 @@ fn the_newest_page_of_a_long_transcript_reads_only_its_end() {
     let mut client = server.client();
     client.get("/livez").expect(200);
     let read_before = server.bytes_read();
-    let from = Instant::now();
     let page = client.history("huge", "&limit=50");
-    let took = from.elapsed();
     let read = server.bytes_read() - read_before;
     let messages = page["messages"].as_array().unwrap();
     assert_eq!(messages.len(), 50);
@@ -332,7 +330,6 @@ fn the_newest_page_of_a_long_transcript_reads_only_its_end() {
     assert_eq!(messages[0]["text"], format!("old {}", LINES - 48));
     assert_eq!((&page["has_more"], &page["complete"]), (&json!(true), &json!(true)));
     assert!(read < 4 << 20, "{read} bytes were read of a file of {size}");
-    assert!(took < Duration::from_secs(2), "it took {took:?}");
 
     let before = messages[0]["id"].as_str().unwrap();
     let page = client.history("huge", &format!("&limit=500&before={before}"));
@@ -373,6 +370,8 @@ fn a_transcript_removed_or_replaced_by_hand_gets_what_came_after_it() {
     let mut client = server.client();
     fill(&mut client, "removed", 0..3);
     fill(&mut client, "replaced", 0..3);
+    server.transcript_of("removed", 3);
+    server.transcript_of("replaced", 3);
     fs::remove_file(server.transcript_path("removed")).unwrap();
     let (path, copy) = (server.transcript_path("replaced"), server.folder().join("copy"));
     fs::copy(&path, &copy).unwrap();
@@ -399,6 +398,7 @@ fn the_folder_of_the_transcripts_comes_back_when_it_is_removed() {
     let server = Server::start(Options::default().set("journal.checkpoint_seconds", 1));
     let mut client = server.client();
     fill(&mut client, "before", 0..1);
+    server.transcript_of("before", 1);
     fs::remove_dir_all(server.transcript_path("before").parent().unwrap()).unwrap();
     fill(&mut client, "after", 0..3);
     support::wait_until("the transcript is there", support::PATIENCE, || server.transcript_path("after").exists());

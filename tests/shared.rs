@@ -107,6 +107,7 @@ fn an_answer_to_what_another_server_erased_is_stopped_and_not_recorded() {
     erase(&a, "gone");
     let reply = gone.join().unwrap().expect(200);
     assert_eq!((&reply["status"], &reply["assistant_message_id"]), (&json!("cancelled"), &Value::Null), "{reply}");
+    wait_until("it is over", PATIENCE, || running() != 2);
     assert_eq!(running(), 1, "another session's goes on");
     wait_until("the question is gone, too", PATIENCE, || texts(&b, "gone").is_empty());
     b.client().post("/api/chat", &json!({"message": "hi", "session_id": "fine"})).expect(200);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::socket::{self, Socket};
-use support::{Connection, Options, PATIENCE, Server, wait_until};
+use support::{Connection, Options, PATIENCE, SLACK, Server, wait_until};
 use tungstenite::{Error, Message};
 
 const KEY: &str = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
@@ -426,7 +426,7 @@ fn a_client_that_does_not_read_is_cut_and_can_resume_without_a_gap() {
 
 #[test]
 fn heartbeats_come_and_who_does_not_answer_pings_is_closed() {
-    let options = Options::default().set("websocket.heartbeat_seconds", 1).set("websocket.idle_timeout_seconds", 2);
+    let options = Options::default().set("websocket.heartbeat_seconds", 1).set("websocket.idle_timeout_seconds", 5);
     let server = Server::start(options);
     let began = Instant::now();
     let mut dead = raw(&server, &[]);
@@ -443,15 +443,15 @@ fn heartbeats_come_and_who_does_not_answer_pings_is_closed() {
         assert!(alive.is_silent(Duration::from_millis(10)));
     }
     assert!(kinds.contains(&0x89) && kinds.contains(&0x81), "pings and heartbeats: {kinds:x?}");
-    assert!(began.elapsed() >= Duration::from_secs(2));
+    assert!(began.elapsed() >= Duration::from_secs(5));
     alive.send(&json!({"message": "here"}));
     assert_eq!(alive.next()["type"], "ack");
-    assert_eq!(status(&server)["idle_closed"], 1);
+    wait_until("it is counted", PATIENCE, || status(&server)["idle_closed"] == 1);
 }
 
 #[test]
 fn an_ordered_stop_closes_with_1001_behind_what_is_owed() {
-    let mut server = Server::start(Options::default());
+    let mut server = Server::start(Options::default().set("server.drain_seconds", 60));
     let mut sockets: Vec<Socket> = (0..20).map(|n| Socket::open(&server, &format!("session_id=s{n}"))).collect();
     for socket in &mut sockets {
         socket.send(&json!({"message": "last words"}));
@@ -460,7 +460,7 @@ fn an_ordered_stop_closes_with_1001_behind_what_is_owed() {
     wait_until("all are heard", PATIENCE, || status(&server)["messages_in"] == 20);
     let began = Instant::now();
     assert_eq!(server.sigterm_and_wait().code(), Some(0));
-    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    assert!(began.elapsed() < SLACK, "{:?}", began.elapsed());
     for mut socket in sockets {
         assert_eq!(socket.next()["type"], "ack");
         assert_eq!(socket.next()["type"], "response");
@@ -499,8 +499,8 @@ fn an_answer_is_told_as_it_is_said_and_a_stop_ends_it() {
         assert_eq!((&response["status"], &response["message"]), (&json!("cancelled"), &json!("one ")));
         assert_eq!(socket.next()["status"], "idle");
     }
-    // 100 ms to take effect; the rest is for a machine under load.
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    // The program would sleep on for five minutes.
+    assert!(began.elapsed() < SLACK, "{:?}", began.elapsed());
     let history = server.client().whole_history("s");
     assert_eq!((history.len(), &history[1]["metadata"]["status"]), (2, &json!("cancelled")));
 }

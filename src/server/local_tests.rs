@@ -28,7 +28,7 @@ fn serve() -> Fixture {
 impl Fixture {
     fn client(&self, bytes: impl AsRef<[u8]>) -> Client<UnixStream> {
         let stream = UnixStream::connect(&self.path).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         let mut client = Client { stream, bytes: Vec::new() };
         client.send(bytes);
         client
@@ -51,7 +51,7 @@ fn get(path: &str) -> String {
 fn the_socket_belongs_to_its_user_and_goes_with_the_server() {
     let fixture = serve();
     assert_eq!(std::fs::metadata(&fixture.path).unwrap().permissions().mode() & 0o777, 0o600);
-    assert_eq!(fixture.local.stop(Instant::now() + Duration::from_secs(5)), 0);
+    assert_eq!(fixture.local.stop(Instant::now() + Duration::from_secs(60)), 0);
     assert!(!fixture.path.exists());
 }
 

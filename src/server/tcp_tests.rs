@@ -44,7 +44,7 @@ impl Server {
 }
 
 fn soon() -> Instant {
-    Instant::now() + Duration::from_secs(5)
+    Instant::now() + Duration::from_secs(60)
 }
 
 const GET: &str = "GET /echo HTTP/1.1\r\nHost: localhost\r\n\r\n";
@@ -191,9 +191,9 @@ fn a_dribbling_client_is_cut_at_the_total_deadline() {
         client.stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
         while client.stream.peek(&mut [0]).is_err() {
             client.send("x");
-            assert!(began.elapsed() < Duration::from_secs(5), "never cut");
+            assert!(began.elapsed() < Duration::from_secs(20), "never cut");
         }
-        client.stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        client.stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         assert_eq!(client.answer().unwrap().status, 408);
         assert!(began.elapsed() >= short * 7 / 8, "cut early");
     }
@@ -457,7 +457,7 @@ fn a_stop_cuts_what_is_left_at_its_deadline() {
     eventually("both", || server.listening.counters().requests.load(Ordering::SeqCst) == 2);
     let began = Instant::now();
     assert_eq!(server.listening.stop(Instant::now() + Duration::from_millis(100)), 0);
-    assert!(began.elapsed() < Duration::from_secs(3));
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
 }
 
 #[test]
@@ -466,8 +466,8 @@ fn a_stop_does_not_wait_for_the_reader_of_a_lasting_stream() {
     let _stream = server.client("GET /stream-lasting HTTP/1.1\r\nHost: localhost\r\n\r\n");
     eventually("the stream", || server.service.streamed.load(Ordering::SeqCst) == 1);
     let began = Instant::now();
-    assert_eq!(server.listening.stop(Instant::now() + Duration::from_secs(10)), 0);
-    assert!(began.elapsed() < Duration::from_secs(3), "the write timeout is 5 s: {:?}", began.elapsed());
+    assert_eq!(server.listening.stop(soon()), 0);
+    assert!(began.elapsed() < Duration::from_secs(20), "the write timeout is 30 s: {:?}", began.elapsed());
 }
 
 #[test]
@@ -482,5 +482,5 @@ fn a_lasting_stream_waits_for_its_reader_as_long_as_any_reply() {
     let began = Instant::now();
     eventually("its end", || server.open() == 0);
     let waited = began.elapsed();
-    assert!(waited > Duration::from_millis(800) && waited < Duration::from_secs(4), "{waited:?}");
+    assert!(waited > Duration::from_millis(800) && waited < Duration::from_secs(20), "{waited:?}");
 }

@@ -27,10 +27,10 @@ pub(super) fn config() -> ServerConfig {
         max_feed_streams: 32,
         max_body_bytes: 1 << 20,
         timeouts: Timeouts {
-            head: Duration::from_secs(5),
-            body: Duration::from_secs(5),
+            head: Duration::from_secs(30),
+            body: Duration::from_secs(30),
             idle: Duration::from_secs(20),
-            write: Duration::from_secs(5),
+            write: Duration::from_secs(30),
         },
         drain: Duration::from_secs(5),
     }
@@ -53,7 +53,7 @@ impl Gate {
     pub(super) fn pass(&self) {
         self.waiting.fetch_add(1, Ordering::SeqCst);
         let (guard, waited) =
-            self.changed.wait_timeout_while(self.open.lock().unwrap(), Duration::from_secs(10), |open| !*open).unwrap();
+            self.changed.wait_timeout_while(self.open.lock().unwrap(), Duration::from_secs(60), |open| !*open).unwrap();
         drop(guard);
         assert!(!waited.timed_out(), "nobody opened the gate");
         self.waiting.fetch_sub(1, Ordering::SeqCst);
@@ -132,19 +132,19 @@ impl Odd {
     }
 }
 
-/// Waits for a condition, at most ten seconds.
+/// Waits for a condition, at most a minute.
 pub(super) fn eventually(what: &str, condition: impl Fn() -> bool) {
-    let until = Instant::now() + Duration::from_secs(10);
+    let until = Instant::now() + Duration::from_secs(60);
     while !condition() {
         assert!(Instant::now() < until, "{what} did not happen");
-        std::thread::yield_now();
+        std::thread::park_timeout(Duration::from_millis(1));
     }
 }
 
 /// Sends `bytes` and returns a client to read answers with.
 pub(super) fn send(address: SocketAddr, bytes: impl AsRef<[u8]>) -> Client<TcpStream> {
     let stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     let mut client = Client { stream, bytes: Vec::new() };
     client.send(bytes);
     client

@@ -39,7 +39,7 @@ fn a_panic_is_a_failure_and_the_next_turn_is_answered_on_the_same_thread() {
 
 #[test]
 fn a_turn_past_its_time_is_an_error() {
-    let world = World::sized(Sizes { timeout: Duration::from_millis(50), ..Sizes::default() });
+    let world = World::sized(Sizes { timeout: Duration::from_secs(2), ..Sizes::default() });
     let outcome = world.say("hang");
     assert_eq!((outcome.status, outcome.text.unwrap().contains("in time")), (Status::Error, true));
     assert_eq!(world.last_metadata("s")["partial"], "so far");

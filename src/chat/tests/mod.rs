@@ -22,7 +22,7 @@ use crate::recorder::open_transcripts;
 use crate::responder::{Answer, Context, Failure, Question};
 
 /// How long anything may take that should take milliseconds.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Answers as the message says: `say A B` says the words, `gate` says `one`, waits for [`World::open_gate`] and says ` two`,
 /// `deaf` does the same and hears no stop, `hang` says `so far` and waits to be stopped, `fail` says `half` and fails, `flood` never ends, `panic` panics after `half`.

@@ -28,7 +28,7 @@ fn turns_of_a_session_are_answered_in_order_of_arrival_and_sessions_side_by_side
 
 #[test]
 fn a_turn_that_waits_too_long_for_those_before_it_is_not_begun() {
-    let world = World::sized(Sizes { timeout: Duration::from_millis(300), ..Sizes::default() });
+    let world = World::sized(Sizes { timeout: Duration::from_secs(3), ..Sizes::default() });
     let first = world.begin("s", "hang");
     // It came later, and so it is late later than the first; unless the first is over by then.
     let late = world.chat.sessions.enter(

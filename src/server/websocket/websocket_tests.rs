@@ -75,16 +75,16 @@ fn fragment(bytes: usize) -> Vec<u8> {
 
 fn connect(listening: &Listening) -> WebSocket<TcpStream> {
     let stream = TcpStream::connect(listening.local_addr()).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     tungstenite::client(format!("ws://{}/", listening.local_addr()), stream).unwrap().0
 }
 
 #[track_caller]
 fn wait_until(what: &str, holds: impl Fn() -> bool) {
-    let until = Instant::now() + Duration::from_secs(20);
+    let until = Instant::now() + Duration::from_secs(60);
     while !holds() {
         assert!(Instant::now() < until, "waited in vain: {what}");
-        std::thread::yield_now();
+        std::thread::park_timeout(Duration::from_millis(1));
     }
 }
 
@@ -114,7 +114,7 @@ fn messages_come_back_in_order_and_a_panic_closes_its_socket_only() {
     other.send(Message::text("close")).unwrap();
     assert_eq!(close_code(&mut other), 1013);
     assert!(counters.opened.load(std::sync::atomic::Ordering::SeqCst) == 2);
-    assert_eq!(listening.stop(Instant::now() + Duration::from_secs(5)), 0);
+    assert_eq!(listening.stop(Instant::now() + Duration::from_secs(60)), 0);
 }
 
 #[test]
@@ -124,8 +124,8 @@ fn a_stop_ends_sockets_whose_clients_say_nothing() {
     // One does not read either, and owes its own close.
     let mut silent = sockets.pop().unwrap();
     let began = Instant::now();
-    assert_eq!(listening.stop(began + Duration::from_secs(10)), 0);
-    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert_eq!(listening.stop(began + Duration::from_secs(60)), 0);
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
     assert_eq!(counters.open.load(std::sync::atomic::Ordering::SeqCst), 0);
     assert_eq!(close_code(&mut silent), 1001);
 }
@@ -136,9 +136,9 @@ fn a_client_that_pings_and_never_reads_is_cut() {
     let mut socket = connect(&listening);
     let ping = [&[0x89, 0x80 | 125, 0, 0, 0, 0][..], &[7; 125]].concat().repeat(500);
     let stream = socket.get_mut();
-    stream.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.set_write_timeout(Some(Duration::from_secs(60))).unwrap();
     while stream.write_all(&ping).is_ok() {}
-    assert_eq!(counters.cut.load(std::sync::atomic::Ordering::SeqCst), 1);
+    wait_until("it is counted", || counters.cut.load(std::sync::atomic::Ordering::SeqCst) == 1);
     // What it was sent before is there; it ends.
     let mut rest = Vec::new();
     let _ = stream.read_to_end(&mut rest);
@@ -155,8 +155,9 @@ fn a_message_that_is_not_whole_in_time_closes_its_socket_whatever_else_comes() {
     slow.get_mut().write_all(&[0x8a, 0x80, 0, 0, 0, 0, 0x00, 0x81, 0, 0, 0, 0, b'x']).unwrap();
     // One that ends its messages may be there for as long as it likes.
     while began.elapsed() < 2 * timeout {
-        quick.get_mut().write_all(&fragment(10)).unwrap();
-        quick.get_mut().write_all(&[0x80, 0x81, 0, 0, 0, 0, b'x']).unwrap();
+        // In one piece: between two the machine may do something else for longer than the timeout.
+        let end = [0x80, 0x81, 0, 0, 0, 0, b'x'];
+        quick.get_mut().write_all(&[&fragment(10)[..], &end].concat()).unwrap();
         assert_eq!(quick.read().unwrap(), Message::text("xxxxxxxxxxx"));
     }
     assert_eq!(close_code(&mut slow), 1008);

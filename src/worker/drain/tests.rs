@@ -198,7 +198,7 @@ impl Fixture {
     /// Lets the drain go on until `holds`.
     #[track_caller]
     fn until(&self, drain: &mut Drain<SimDisk>, holds: impl Fn(&Drain<SimDisk>) -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while !holds(drain) {
             let (asked, view) = (self.store.asked(), self.storage.view());
             assert!(Instant::now() < deadline, "it does not come to that: {asked:?} {view:?}");
@@ -537,7 +537,7 @@ fn records_that_are_offered_are_not_read_and_what_was_not_offered_is() {
     let mut drain = fixture.drain();
     fixture.disk.fail_every(Op::Read, "segment", io::ErrorKind::Other);
     records[..3].iter().for_each(|record| drain.offer(record));
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while drain.drained() < 3 {
         assert!(Instant::now() < deadline);
         drain.step(3).unwrap();
