@@ -111,12 +111,14 @@ impl App {
     fn stop(self) {
         let deadline = Instant::now() + self.drain;
         // What the threads still owe the disk at the end comes out of the same time.
-        let _ = self.stop_by.set(deadline - END.min(self.drain / 4));
+        let until = deadline - END.min(self.drain / 4);
+        let _ = self.stop_by.set(until);
         // Those who wait for what comes are no requests in flight.
         self.feed.stop();
         let turns = end_turns(&self.chat, deadline - TURNS.min(self.drain / 4), deadline);
-        let mut left = self.tcp.stop(deadline);
-        left += self.local.map_or(0, |local| local.stop(deadline));
+        // A client that does not read takes nothing of that.
+        let mut left = self.tcp.stop(until);
+        left += self.local.map_or(0, |local| local.stop(until));
         if left > 0 {
             log::warn!("{left} connections were still busy at the deadline and are cut");
         }

@@ -18,7 +18,6 @@ mod sessions;
 #[cfg(test)]
 mod tests;
 mod turn;
-mod waiting;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -37,10 +36,11 @@ use crate::responder::Responder;
 pub use running::{Begun, Follow, News, REPLY_BYTES_MAX, Running};
 pub use turn::{End, Given, NoTurn, Outcome, Said, Status, Turn, WhenBusy};
 
+use crate::permit::{Permit, Semaphore};
+
 use answering::{Answering, Counts};
 use pool::{Pool, Slot};
 use sessions::{Entered, Occupant, Place, Sessions};
-use waiting::{Waiting, WaitingRoom};
 
 /// What a user sends to begin a new context.
 const CLEAR: &str = "/clear";
@@ -55,7 +55,7 @@ pub struct Chat {
     timeout: Duration,
     sessions: Arc<Sessions>,
     pool: Arc<Pool>,
-    waiting: Arc<WaitingRoom>,
+    waiting: Arc<Semaphore>,
     counts: Arc<Counts>,
     hub: Arc<Hub>,
 }
@@ -107,7 +107,7 @@ impl Chat {
             timeout: config.timeout,
             sessions: Arc::default(),
             pool: Arc::new(Pool::new(config.max_concurrent)),
-            waiting: Arc::new(WaitingRoom::new(waiting_max)),
+            waiting: Semaphore::new(waiting_max),
             counts: Arc::default(),
             hub,
         }
@@ -177,7 +177,7 @@ impl Chat {
         }
         // Who is refused when busy holds no thread for the answer either.
         let waiting = match when_busy {
-            WhenBusy::Queue => Some(self.waiting.enter().ok_or(NoTurn::Crowded)?),
+            WhenBusy::Queue => Some(self.waiting.try_acquire().ok_or(NoTurn::Crowded)?),
             WhenBusy::Refuse => None,
         };
         let until = Instant::now() + self.timeout;
@@ -209,7 +209,7 @@ impl Chat {
         place: Place,
         turn: &Turn<'_>,
         key: Option<Key>,
-        waiting: Option<Waiting>,
+        waiting: Option<Permit>,
     ) -> Result<Begun, NoTurn> {
         let draft = journal::Draft::Message { line: user_line(turn), key, reply_to: ReplyTo::Nothing };
         let before = if key.is_some() { self.recorder.find(&draft)? } else { None };
@@ -371,7 +371,7 @@ impl Chat {
         Stats {
             running: self.pool.busy(),
             max_concurrent: self.pool.max(),
-            waiting: self.waiting.count(),
+            waiting: self.waiting.taken(),
             completed: count(&self.counts.completed),
             cancelled: count(&self.counts.cancelled),
             errors: count(&self.counts.errors),

@@ -18,7 +18,7 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::str::FromStr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,7 @@ use lru::LruCache;
 use crate::disk::{Disk, RealDisk};
 use crate::journal::{Entry, Journal, Place, Progress, Record, Woken};
 use crate::message::{Expiry, Id, Message, SessionId};
+use crate::permit::{Permit, Semaphore};
 
 /// The most a page holds of messages, in bytes; one longer than this is a page by itself.
 pub const PAGE_BYTES_MAX: usize = 8 << 20;
@@ -130,6 +131,7 @@ pub struct Page {
 /// The right to wait; given back when it is dropped.
 pub struct Watch<D: Disk = RealDisk> {
     feed: Arc<Feed<D>>,
+    _permit: Permit,
 }
 
 /// See the module.
@@ -138,8 +140,7 @@ pub struct Feed<D: Disk = RealDisk> {
     expiry: Expiry,
     /// By the sequence they serve.
     places: Mutex<LruCache<u64, Place>>,
-    watching: AtomicUsize,
-    watching_max: usize,
+    watching: Arc<Semaphore>,
     began: Instant,
     /// Up to when turns are given away, in microseconds since it began.
     turns_until: AtomicU64,
@@ -150,8 +151,8 @@ impl<D: Disk> Feed<D> {
     #[must_use]
     pub fn new(journal: Arc<Journal<D>>, expiry: Expiry, watching_max: usize) -> Self {
         let places = LruCache::new(NonZeroUsize::new(PLACES_MAX).expect("it is not zero"));
-        let (watching, began, turns_until) = (AtomicUsize::new(0), Instant::now(), AtomicU64::new(0));
-        Self { journal, expiry, places: Mutex::new(places), watching, watching_max, began, turns_until }
+        let (watching, began, turns_until) = (Semaphore::new(watching_max), Instant::now(), AtomicU64::new(0));
+        Self { journal, expiry, places: Mutex::new(places), watching, began, turns_until }
     }
 
     /// The cursor to begin with: everything that is kept follows it.
@@ -236,9 +237,7 @@ impl<D: Disk> Feed<D> {
 
     /// Takes the right to wait, unless as many have it as may.
     pub fn watch(self: &Arc<Self>) -> Option<Watch<D>> {
-        let one_more = |watching| (watching < self.watching_max).then_some(watching + 1);
-        let taken = self.watching.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
-        taken.ok().map(|_| Watch { feed: Arc::clone(self) })
+        self.watching.try_acquire().map(|permit| Watch { feed: Arc::clone(self), _permit: permit })
     }
 
     /// Gives a turn away: when it is.
@@ -256,7 +255,7 @@ impl<D: Disk> Feed<D> {
 
     /// How many have the right to wait.
     pub fn watching(&self) -> usize {
-        self.watching.load(Ordering::Relaxed)
+        self.watching.taken()
     }
 
     /// Ends every wait and every stream, now and later.
@@ -288,12 +287,6 @@ impl<D: Disk> Watch<D> {
     #[must_use]
     pub fn feed(&self) -> &Feed<D> {
         &self.feed
-    }
-}
-
-impl<D: Disk> Drop for Watch<D> {
-    fn drop(&mut self) {
-        self.feed.watching.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -8,7 +8,7 @@
 //! L3 server api
 //! L2 chat recorder history feed hub worker janitor doctor
 //! L1 journal cache transcript store responder
-//! L0 message config descriptors disk layout thread signals logging
+//! L0 message config descriptors disk layout permit thread signals logging
 //! ```
 
 pub mod api;
@@ -28,6 +28,7 @@ pub mod journal;
 pub mod layout;
 pub mod logging;
 pub mod message;
+pub mod permit;
 pub mod recorder;
 pub mod responder;
 pub mod server;

@@ -18,7 +18,7 @@ use graph::Graph;
 
 /// From the bottom up. Siblings in L1 do not import each other; elsewhere they may.
 const LAYERS: [&[&str]; 5] = [
-    &["message", "config", "descriptors", "disk", "layout", "thread", "signals", "logging"],
+    &["message", "config", "descriptors", "disk", "layout", "permit", "thread", "signals", "logging"],
     &["journal", "cache", "transcript", "store", "responder", "metrics"],
     &["chat", "recorder", "history", "feed", "worker", "janitor", "doctor", "hub"],
     &["server", "api"],
@@ -31,7 +31,6 @@ cli.rs cli/args.rs cli/load.rs cli/say.rs cli/show.rs cli/verify.rs cli/verify/c
 cli/client.rs cli/client/events.rs cli/client/socket.rs
 journal/commit.rs journal/mod.rs journal/queue.rs journal/reader.rs journal/upkeep.rs
 server/connection.rs server/connection/answer.rs server/connection/upgrade.rs
-server/local.rs server/local/handler.rs
 transcript/ending.rs transcript/mod.rs
 ";
 

@@ -47,9 +47,6 @@ pub enum Reply {
     Full(Response<Cursor<Vec<u8>>>),
     /// The listener frames what the function writes: in chunks, or for HTTP/1.0 up to the close.
     Stream(Stream),
-    /// Who makes it may wait, for another request or a responder: the listener calls the function where that stands in
-    /// nobody's way.
-    Later(Box<dyn FnOnce() -> Self + Send>),
 }
 
 /// A reply whose length nobody knows yet.

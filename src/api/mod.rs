@@ -48,7 +48,10 @@ pub trait Service: Send + Sync + 'static {
     /// The reply to give instead. The listener need not read the body first.
     fn admit(&self, head: &Head<'_>) -> Result<Admission, Reply>;
 
-    /// Serves an admitted request.
+    /// Whether a path tells how the server is, which is to be answered however many others wait.
+    fn is_probe(&self, path: &str) -> bool;
+
+    /// Serves an admitted request. Waits where its answer has to: for a sync, a turn, what comes.
     fn handle(&self, head: &Head<'_>, admission: Admission, body: &[u8]) -> Reply;
 }
 
@@ -67,6 +70,10 @@ pub struct Api {
 impl Service for Api {
     fn admit(&self, head: &Head<'_>) -> Result<Admission, Reply> {
         route::find(head).map(|route| Admission { route }).map_err(|problem| problem.reply(head.request_id))
+    }
+
+    fn is_probe(&self, path: &str) -> bool {
+        route::is_probe(path)
     }
 
     fn handle(&self, head: &Head<'_>, admission: Admission, body: &[u8]) -> Reply {

@@ -69,6 +69,12 @@ pub(super) fn find(head: &Head<'_>) -> Result<Route, Problem> {
     Ok(route)
 }
 
+/// Whether a path tells how the server is.
+pub(super) fn is_probe(path: &str) -> bool {
+    let found = TABLE.iter().find(|(wanted, ..)| *wanted == path);
+    found.is_some_and(|(.., route)| matches!(route, Route::Status | Route::Livez | Route::Readyz | Route::Health))
+}
+
 /// Whether a path is the one of the table; `{id}` at its end stands for one segment.
 fn is_at(wanted: &str, path: &str) -> bool {
     match wanted.strip_suffix("{id}") {

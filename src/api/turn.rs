@@ -1,8 +1,7 @@
 //! `POST /api/chat`: a turn, answered with one object, or streamed as it is said.
 //!
-//! A turn whose responder answers at once is a whole reply. Any other is a [`Reply::Later`]: beginning it may wait for the turns
-//! before it, and its end for the responder. Whatever keeps a turn from beginning has its own status; once it has begun,
-//! the user's message is durable, and only then the first byte of a stream goes out.
+//! Serving one may wait: its beginning for the turns before it, its end for the responder. Whatever keeps a turn from beginning
+//! has its own status; once it has begun, the user's message is durable, and only then the first byte of a stream goes out.
 //!
 //! Knows nothing of how turns are run.
 
@@ -70,16 +69,6 @@ enum Form {
     Events,
 }
 
-/// A turn that outlives its request's bytes.
-struct Owned {
-    session: SessionId,
-    text: String,
-    metadata: Option<Map<String, Value>>,
-    key: Option<String>,
-    form: Form,
-    request_id: String,
-}
-
 /// Follows a turn for a client; dropped before its end was told, the client is gone.
 struct Stay(Option<Follow>);
 
@@ -104,38 +93,14 @@ pub fn say(chat: &Arc<Chat>, head: &Head<'_>, body: &[u8]) -> Result<Reply, Prob
     let form = form(head, turn.stream);
     let metadata = turn.metadata.as_ref();
     let said = Turn { session: &session, text: &turn.message, metadata, transport: TRANSPORT, key, origin: None };
-    if let Some(outcome) = chat.at_once(&said) {
-        return Ok(whole(form, chat, &session, &outcome?));
-    }
-    let (text, key) = (turn.message.into_owned(), key.map(str::to_owned));
-    let request_id = head.request_id.to_owned();
-    let owned = Owned { session, text, metadata: turn.metadata, key, form, request_id };
-    let chat = Arc::clone(chat);
-    Ok(Reply::Later(Box::new(move || {
-        let request_id = owned.request_id.clone();
-        answer(&chat, owned).unwrap_or_else(|problem| problem.reply(&request_id))
-    })))
-}
-
-/// What the body says goes before what the head accepts.
-fn form(head: &Head<'_>, stream: Option<bool>) -> Form {
-    let accepts = || head.header("Accept").is_some_and(|accept| accept.contains(EVENT_STREAM));
-    if stream.unwrap_or_else(accepts) { Form::Events } else { Form::Json }
-}
-
-/// Takes a turn that may wait.
-fn answer(chat: &Arc<Chat>, owned: Owned) -> Result<Reply, Problem> {
-    let Owned { session, text, metadata, key, form, request_id } = owned;
-    let (metadata, key) = (metadata.as_ref(), key.as_deref());
-    let turn = Turn { session: &session, text: &text, metadata, transport: TRANSPORT, key, origin: None };
-    let follow = match chat.begin(&turn, WhenBusy::Queue)? {
+    let follow = match chat.begin(&said, WhenBusy::Queue)? {
         Begun::Done(outcome) => return Ok(whole(form, chat, &session, &outcome)),
         Begun::Follow(follow) => follow,
     };
     if form == Form::Json {
         return Ok(whole(form, chat, &session, &follow.wait()?));
     }
-    let (chat, mut stay) = (Arc::clone(chat), Stay(Some(follow)));
+    let (chat, request_id, mut stay) = (Arc::clone(chat), head.request_id.to_owned(), Stay(Some(follow)));
     let write = move |to: &mut dyn Client| {
         let Some(follow) = &stay.0 else { return Ok(()) };
         stream(&chat, follow, &request_id, to)?;
@@ -144,6 +109,12 @@ fn answer(chat: &Arc<Chat>, owned: Owned) -> Result<Reply, Problem> {
     };
     let headers = event_stream::headers(EVENT_STREAM);
     Ok(Reply::Stream(Stream { status: StatusCode(200), headers, span: Span::Lasting, write: Box::new(write) }))
+}
+
+/// What the body says goes before what the head accepts.
+fn form(head: &Head<'_>, stream: Option<bool>) -> Form {
+    let accepts = || head.header("Accept").is_some_and(|accept| accept.contains(EVENT_STREAM));
+    if stream.unwrap_or_else(accepts) { Form::Events } else { Form::Json }
 }
 
 fn object<'a>(chat: &Chat, session: &'a SessionId, outcome: &'a Outcome) -> TurnReply<'a> {

@@ -21,10 +21,10 @@ use std::time::Instant;
 use crate::hub::{Hub, Live as Told, What};
 use crate::journal::{Key, Refusal};
 use crate::message::{Id, SessionId};
+use crate::permit::Permit;
 use crate::responder::Stop;
 
 use super::turn::{End, Outcome};
-use super::waiting::Waiting;
 
 /// The longest reply, in bytes as its line keeps it: a third of what a line may have, so that with metadata, and as the part
 /// of a failed reply, it always fits.
@@ -302,11 +302,11 @@ pub struct Follow {
     running: Arc<Running>,
     duplicate: bool,
     /// Given back with it.
-    _waiting: Option<Waiting>,
+    _waiting: Option<Permit>,
 }
 
 impl Follow {
-    pub(super) fn new(running: Arc<Running>, duplicate: bool, waiting: Option<Waiting>) -> Self {
+    pub(super) fn new(running: Arc<Running>, duplicate: bool, waiting: Option<Permit>) -> Self {
         Self { running, duplicate, _waiting: waiting }
     }
 

@@ -243,8 +243,7 @@ impl<'a, S: Service> Connection<'a, S> {
         if let Body::Buffered(length) = body {
             self.input.consume(length);
         }
-        // One that comes later waits here: this thread is its client's own.
-        match reply.and_then(|reply| self.guarded(|| settled(reply))) {
+        match reply {
             Some(reply) => self.answer(exchange, reply, exchange.keep_alive),
             None => self.refuse(exchange, &panicked()),
         }
@@ -312,14 +311,6 @@ impl<'a, S: Service> Connection<'a, S> {
             self.input.fill(until).map_err(body_cut)?;
         }
     }
-}
-
-/// A reply that need not wait any more.
-fn settled(mut reply: Reply) -> Reply {
-    while let Reply::Later(make) = reply {
-        reply = make();
-    }
-    reply
 }
 
 fn panicked() -> Problem {

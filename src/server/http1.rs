@@ -255,6 +255,15 @@ impl<'b> Fields<'b> {
     }
 }
 
+/// How the body behind those fields is delimited.
+pub(super) fn framing(headers: &[Header], is_http11: bool) -> Result<Framing, Problem> {
+    let mut fields = Fields::default();
+    for Header { field, value } in headers {
+        fields.add(field.as_str().as_str(), value.as_str().as_bytes());
+    }
+    fields.framing(is_http11)
+}
+
 /// Understands the head in `bytes`, which [`Scan`] has found whole. `request_id` is set as soon as a sane one is met, so
 /// that a refusal carries it too.
 pub(super) fn parse<'b>(bytes: &'b [u8], request_id: &mut Option<String>) -> Result<(Request, Asked<'b>), Problem> {

@@ -1,15 +1,30 @@
 //! The server on the Unix socket: tiny_http, for this machine's own user.
 //!
 //! File permissions decide who may ask (the socket has mode 0600 before it listens), so there is no Host, Origin or
-//! token here, and scripts need neither port nor secret. tiny_http parses and keeps connections; four handler threads take
-//! requests whose bodies are in memory, and anything that may wait, for its client (a long body, a stream) or for an answer
-//! ([`crate::api::Reply::Later`]), moves to a lane, a thread of its own, so that nobody keeps `status` from answering.
+//! token here, and scripts need neither port nor secret. tiny_http parses and keeps connections. One thread receives its
+//! requests and never writes; each request is served in a thread of its own, [`REQUESTS`] at once. The next [`PROBES`] are for
+//! requests that ask how the server is, so that nobody who does not read keeps `status` from answering. Whoever comes beyond
+//! is told so with 503 and `Retry-After`, by at most [`REFUSING`] threads that end when nobody is left to be told.
 //!
-//! What tiny_http 0.12 cannot do, and what is done about it: it allocates the declared length of a body that is dropped
-//! unread, or that ends early, and aborts the process where that fails. So a body over the limit is first read to its end into
-//! a fixed buffer; one announced beyond `DRAIN_BYTES` is neither read nor answered but leaked, with its connection, as
-//! even answering drops it. An error of its accept ends its listener: it is bound anew. Of several connections made within
-//! microseconds some may wait until another ends, as its pool counts a thread as idle until it runs.
+//! A stop waits for the requests in hand until its deadline; what is left then ends with the process.
+//!
+//! What ends inside tiny_http 0.12, out of our hands, with what is done about it. Only the process's own user can cause it.
+//!
+//! * It allocates the declared length of a body that is dropped unread, or that ends early, and aborts the process where that
+//!   fails. So a body over the limit is first read to its end into a fixed buffer; one announced beyond `DRAIN_BYTES` is neither
+//!   read nor answered but leaked, with its connection, as even answering drops it.
+//! * A write waits for its client without end. Nothing of the socket can be reached to give it a timeout or to shut it down, and
+//!   `SO_SNDTIMEO` is not handed from a Unix listener to what it accepts. Such a client holds one thread, and a stop to its
+//!   deadline.
+//! * The length of a head, the number of its fields, the time it takes, and the number of connections have no bound.
+//! * A head that is not ASCII is closed upon without an answer; a body up to 1 KiB that ends early, too. A request line
+//!   or a field it cannot read, and an `Expect` other than `100-continue`, get a 400 or 417 with an empty body.
+//! * `HTTP/2.0` in a request line is answered with 505 and leaks a thread and two descriptors.
+//! * What follows a body whose length or chunks cannot be read is taken for the next request. A chunked body that ends within
+//!   a chunk's data is taken for whole.
+//! * Of several connections made within microseconds some may wait until another ends, as its pool counts a thread as idle
+//!   until it runs.
+//! * An error of its accept ends its listener: it is bound anew.
 //!
 //! Knows nothing of routes.
 
@@ -17,35 +32,31 @@ mod handler;
 
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use rustix::fs::{Mode, chmod};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use tiny_http::{Response, Server};
+use tiny_http::{Request, Server};
 
-use crate::api::Service;
+use crate::api::{Problem, Service};
+use crate::permit::{Permit, Semaphore};
 use crate::thread;
 
 use super::RequestIds;
-use handler::{Handler, leak, may_wait};
+use handler::{DRAIN_BYTES, Handler};
 
-/// Threads that serve what need not wait for its client.
-const HANDLERS: usize = 4;
-/// Requests that wait for their clients or for others, at once. Beyond: 503 with `Retry-After`.
-const LANES: usize = 32;
-/// Lanes for streams that last as long as their clients stay. Beyond: the same.
-const LASTING: usize = LANES / 4;
-/// Lanes for replies that come later. Beyond: the same. What is left is for bodies and pages.
-const LATER: usize = LANES / 2;
-/// Threads that turn such requests away, at once; beyond, a request is leaked as if it were beyond [`DRAIN_BYTES`].
+/// Requests served at once. Beyond: 503 with `Retry-After`.
+const REQUESTS: usize = 64;
+/// Requests for `status`, `livez` and `readyz` beyond these. Beyond both: the same.
+const PROBES: usize = 4;
+/// Threads that write such refusals, as a client may not read even that.
 const REFUSING: usize = 16;
-/// A refused body up to this length is read and thrown away, so that its connection goes on, in bytes.
-const DRAIN_BYTES: usize = 64 * 1024 * 1024;
-/// tiny_http has read bodies up to this length before it hands a request over, in bytes.
-const BUFFERED_BYTES: usize = 1024;
+/// Refusals that wait for one of them. Beyond, a request is leaked as if it were beyond [`DRAIN_BYTES`].
+const REFUSED: usize = 1024;
 /// The longest path of a socket: `sun_path` without its final zero, in bytes.
 const PATH_BYTES_MAX: usize = 107;
 /// Connections the system may hold while tiny_http's accept thread is busy.
@@ -82,8 +93,14 @@ pub enum LocalError {
 
 /// A running local server.
 pub struct Local {
-    state: Arc<State>,
-    handlers: Vec<JoinHandle<()>>,
+    current: Arc<Current>,
+    /// Gives back the threads of requests that it has not joined.
+    receiver: Option<JoinHandle<Vec<JoinHandle<()>>>>,
+    /// Dropped to stop.
+    stop: Option<Sender<()>>,
+    /// Ends when the last thread has.
+    ended: Receiver<()>,
+    panics: Arc<AtomicUsize>,
 }
 
 /// Serves on a Unix socket at `path`, which is replaced if it is there: the caller holds the lock of the data folder, and
@@ -91,32 +108,29 @@ pub struct Local {
 ///
 /// # Errors
 /// See [`LocalError`]; nothing is left running then.
-#[allow(clippy::needless_pass_by_value)] // The same shape as `tcp::start`.
 pub fn start<S: Service>(path: &Path, body_bytes_max: usize, service: Arc<S>) -> Result<Local, LocalError> {
     let bytes = path.as_os_str().len();
     if bytes > PATH_BYTES_MAX {
         return Err(LocalError::PathTooLong { path: path.to_owned(), bytes });
     }
     let server = listen(path).map_err(|source| LocalError::Bind { path: path.to_owned(), source })?;
-    let state = Arc::new(State {
+    let current = Arc::new(Current(Mutex::new(Some(Arc::new(server)))));
+    let panics = Arc::new(AtomicUsize::new(0));
+    let handler = Handler { service, ids: RequestIds::new(), body_bytes_max, panics: panics.clone() };
+    let ((stop, stopped), (alive, ended)) = (bounded(0), bounded(0));
+    let threads = Threads { handler: Arc::new(handler), alive, next: 0, running: Vec::new() };
+    let dispatcher = Dispatcher {
         path: path.to_owned(),
-        server: Mutex::new(Some(Arc::new(server))),
-        stopping: AtomicBool::new(false),
-        lanes: Mutex::default(),
-        lane_ended: Condvar::new(),
-        ids: RequestIds::new(),
-        body_bytes_max,
-        panics: AtomicUsize::new(0),
-        lasting: Arc::new(Places::new(LASTING)),
-        later: Arc::new(Places::new(LATER)),
-    });
-    let mut local = Local { state: Arc::clone(&state), handlers: Vec::new() };
-    for i in 0..HANDLERS {
-        let handler = Handler { state: Arc::clone(&state), service: Arc::clone(&service) };
-        let started = thread::spawn(format!("local-{i}"), move || handler.run());
-        local.handlers.push(started.map_err(LocalError::Thread)?);
-    }
-    Ok(local)
+        current: current.clone(),
+        stopped,
+        threads,
+        requests: Semaphore::new(REQUESTS),
+        probes: Semaphore::new(PROBES),
+        refusing: Semaphore::new(REFUSING),
+        refused: bounded(REFUSED),
+    };
+    let receiver = thread::spawn("local-accept", move || dispatcher.run()).map_err(LocalError::Thread)?;
+    Ok(Local { current, receiver: Some(receiver), stop: Some(stop), ended, panics })
 }
 
 /// Binds, and listens only once the mode is set: in between a connect is refused.
@@ -138,107 +152,175 @@ impl Local {
     /// Panics caught in handlers since the start.
     #[must_use]
     pub fn panics(&self) -> usize {
-        self.state.panics.load(Ordering::Relaxed)
+        self.panics.load(Ordering::Relaxed)
     }
 
-    /// Stops serving, waits for handlers and lanes until `deadline`, removes the socket. Returns how many lanes
-    /// still wait for their clients; they end with the process.
+    /// Stops serving, waits for the requests in hand until `deadline`, removes the socket. Returns how many threads are left,
+    /// which still wait for their clients; they end with the process.
     pub fn stop(mut self, deadline: Instant) -> usize {
         self.stop_by(deadline)
     }
 
     fn stop_by(&mut self, deadline: Instant) -> usize {
-        self.state.stopping.store(true, Ordering::SeqCst);
-        let server = self.state.server().take();
+        let Some(receiver) = self.receiver.take() else { return 0 };
+        self.stop = None;
+        let server = self.current.lock().take();
         if let Some(server) = &server {
-            self.handlers.iter().for_each(|_| server.unblock());
+            server.unblock();
         }
-        self.state.lane_ended.notify_all();
-        for handler in self.handlers.drain(..) {
-            let _ = handler.join();
-        }
-        // What came behind the last handler: dropped with the server it would wait for its body, or allocate it.
-        while let Some(request) = server.as_ref().and_then(|s| s.try_recv().ok().flatten()) {
-            if may_wait(&request) { leak(request) } else { drop(request.respond(Response::empty(503))) }
-        }
+        let threads = receiver.join().unwrap_or_default();
         // The last reference: tiny_http connects to its own socket to end its accept thread, then removes the file.
         drop(server);
-        let wait = deadline.saturating_duration_since(Instant::now());
-        let waited = self.state.lane_ended.wait_timeout_while(self.state.lanes(), wait, |lanes| lanes.running() > 0);
-        let mut lanes = waited.unwrap_or_else(PoisonError::into_inner).0;
-        lanes.join_ended();
-        lanes.running()
+        // Nothing is ever sent: this ends with the last thread, or with patience.
+        if self.ended.recv_deadline(deadline) == Err(RecvTimeoutError::Timeout) {
+            return threads.iter().filter(|thread| !thread.is_finished()).count();
+        }
+        for thread in threads {
+            let _ = thread.join();
+        }
+        0
     }
 }
 
 impl Drop for Local {
     fn drop(&mut self) {
-        if !self.handlers.is_empty() {
-            self.stop_by(Instant::now());
-        }
+        self.stop_by(Instant::now());
     }
 }
 
-struct State {
-    path: PathBuf,
-    /// `None` once stopped.
-    server: Mutex<Option<Arc<Server>>>,
-    stopping: AtomicBool,
-    lanes: Mutex<Lanes>,
-    lane_ended: Condvar,
-    ids: RequestIds,
-    body_bytes_max: usize,
-    panics: AtomicUsize,
-    /// For streams that last.
-    lasting: Arc<Places>,
-    /// For replies that come later.
-    later: Arc<Places>,
-}
+/// tiny_http's server; `None` once stopped.
+struct Current(Mutex<Option<Arc<Server>>>);
 
-#[derive(Default)]
-struct Lanes {
-    serving: usize,
-    refusing: usize,
-    next: usize,
-    threads: Vec<JoinHandle<()>>,
-}
-
-impl Lanes {
-    fn running(&self) -> usize {
-        self.serving + self.refusing
+impl Current {
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<Server>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn join_ended(&mut self) {
-        for ended in self.threads.extract_if(.., |t| t.is_finished()) {
+/// The threads of requests.
+struct Threads<S> {
+    handler: Arc<Handler<S>>,
+    /// Each thread holds one, and their end is the threads'.
+    alive: Sender<()>,
+    next: u64,
+    running: Vec<JoinHandle<()>>,
+}
+
+impl<S: Service> Threads<S> {
+    fn spawn(&mut self, run: impl FnOnce(&Handler<S>) + Send + 'static) -> io::Result<()> {
+        for ended in self.running.extract_if(.., |thread| thread.is_finished()) {
             let _ = ended.join();
         }
+        let (handler, alive) = (self.handler.clone(), self.alive.clone());
+        self.next += 1;
+        self.running.push(thread::spawn(format!("local-{}", self.next), move || {
+            run(&handler);
+            drop(alive);
+        })?);
+        Ok(())
     }
 }
 
-/// What a lane is for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Purpose {
-    Serve,
-    Refuse,
+/// Receives requests and gives each to a thread.
+struct Dispatcher<S> {
+    path: PathBuf,
+    current: Arc<Current>,
+    stopped: Receiver<()>,
+    threads: Threads<S>,
+    requests: Arc<Semaphore>,
+    probes: Arc<Semaphore>,
+    refusing: Arc<Semaphore>,
+    refused: (Sender<Refused>, Receiver<Refused>),
 }
 
-impl State {
-    fn server(&self) -> MutexGuard<'_, Option<Arc<Server>>> {
-        self.server.lock().unwrap_or_else(PoisonError::into_inner)
+type Refused = (Request, Problem);
+
+impl<S: Service> Dispatcher<S> {
+    fn run(mut self) -> Vec<JoinHandle<()>> {
+        let mut last = self.server();
+        while let Some(server) = self.server() {
+            match server.recv() {
+                Ok(request) => self.dispatch(request),
+                Err(fault) => self.revive(&server, &fault),
+            }
+            last = Some(server);
+        }
+        // What came behind the last.
+        while let Some(request) = last.as_ref().and_then(|server| server.try_recv().ok().flatten()) {
+            self.refuse(request, Problem::unavailable("stopping", "the server is stopping", 1));
+        }
+        // Dropped with the queue a request would wait for its body, or allocate it.
+        std::mem::forget(self.refused);
+        self.threads.running
     }
 
-    fn lanes(&self) -> MutexGuard<'_, Lanes> {
-        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    fn server(&self) -> Option<Arc<Server>> {
+        self.current.lock().clone()
     }
 
-    fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::SeqCst)
+    fn dispatch(&mut self, request: Request) {
+        let mut permit = self.requests.try_acquire();
+        if permit.is_none() && self.threads.handler.is_probe(&request) {
+            permit = self.probes.try_acquire();
+        }
+        match permit {
+            Some(permit) => self.serve(request, permit),
+            None => self.refuse(request, crowded()),
+        }
     }
 
-    /// tiny_http's accept thread met an error and is gone: binds anew. The other handlers are woken to see it.
+    fn serve(&mut self, request: Request, permit: Permit) {
+        if request.body_length().is_some_and(|l| l > DRAIN_BYTES) {
+            return leak(request);
+        }
+        // The request stays out of the closure until the thread runs: dropped with it, it would wait for its body.
+        let (give, given) = bounded::<Request>(1);
+        let started = self.threads.spawn(move |handler| {
+            if let Ok(request) = given.recv() {
+                handler.serve(request);
+            }
+            drop(permit);
+        });
+        if let Err(fault) = started {
+            log::warn!("no thread for a request of the local socket: {fault}");
+            self.refuse(request, crowded());
+        } else if let Err(unsent) = give.send(request) {
+            leak(unsent.into_inner());
+        }
+    }
+
+    /// Has a request answered with a problem.
+    fn refuse(&mut self, request: Request, problem: Problem) {
+        if request.body_length().is_some_and(|l| l > DRAIN_BYTES) {
+            return leak(request);
+        }
+        if let Err(TrySendError::Full((request, _)) | TrySendError::Disconnected((request, _))) =
+            self.refused.0.try_send((request, problem))
+        {
+            return leak(request);
+        }
+        let Some(permit) = self.refusing.try_acquire() else { return };
+        let (refusing, refused) = (self.refusing.clone(), self.refused.1.clone());
+        let started = self.threads.spawn(move |handler| {
+            let mut permit = Some(permit);
+            while permit.is_some() {
+                while let Ok((request, problem)) = refused.try_recv() {
+                    handler.refuse(request, &problem);
+                }
+                drop(permit);
+                // One that came before the permit was back has found none.
+                permit = if refused.is_empty() { None } else { refusing.try_acquire() };
+            }
+        });
+        if let Err(fault) = started {
+            log::warn!("no thread to refuse a request of the local socket; it waits for the next: {fault}");
+        }
+    }
+
+    /// tiny_http's accept thread met an error and is gone: binds anew. At a stop it is merely unblocked.
     fn revive(&self, dead: &Arc<Server>, fault: &io::Error) {
-        let mut server = self.server();
-        if !server.as_ref().is_some_and(|current| Arc::ptr_eq(current, dead)) {
+        let mut server = self.current.lock();
+        if server.is_none() {
             return;
         }
         log::error!("the local socket {} failed and is bound anew: {fault}", self.path.display());
@@ -247,44 +329,29 @@ impl State {
                 *server = Some(Arc::new(new));
                 // Its drop would remove the new socket's file.
                 std::mem::forget(Arc::clone(dead));
-                (1..HANDLERS).for_each(|_| dead.unblock());
             }
             Err(fault) => {
                 log::error!("the local socket cannot be bound: {fault}");
                 drop(server);
-                let lanes = self.lanes();
-                drop(self.lane_ended.wait_timeout_while(lanes, REBIND_WAIT, |_| !self.is_stopping()));
+                // Ends at once at a stop.
+                let _ = self.stopped.recv_timeout(REBIND_WAIT);
                 dead.unblock();
             }
         }
     }
 }
 
-/// Lanes that some kind of request may have at once.
-struct Places {
-    taken: AtomicUsize,
-    max: usize,
+fn crowded() -> Problem {
+    let detail = "as many requests as may be served at once wait on this socket, for answers or for their clients";
+    Problem::unavailable("requests_at_cap", detail, 1)
 }
 
-/// One of them, given back by drop.
-struct Place(Arc<Places>);
-
-impl Places {
-    fn new(max: usize) -> Self {
-        Self { taken: AtomicUsize::new(0), max }
-    }
-
-    fn take(self: &Arc<Self>) -> Option<Place> {
-        let one_more = |taken| (taken < self.max).then_some(taken + 1);
-        let taken = self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
-        taken.ok().map(|_| Place(Arc::clone(self)))
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.taken.fetch_sub(1, Ordering::Relaxed);
-    }
+/// Gives up a request that can neither be answered nor dropped without waiting or allocating what it announces. It costs
+/// a thread of tiny_http's and two descriptors until the process ends; only the process's own user can cause it.
+fn leak(request: Request) {
+    let bytes = request.body_length().unwrap_or(0);
+    log::warn!("a request on the local socket with a body of {bytes} bytes is left unanswered");
+    std::mem::forget(request);
 }
 
 #[cfg(test)]

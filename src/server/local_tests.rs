@@ -34,8 +34,24 @@ impl Fixture {
         client
     }
 
-    fn lanes(&self) -> usize {
-        self.local.state.lanes().running()
+    fn ask(&self, bytes: impl AsRef<[u8]>) -> u16 {
+        self.client(bytes).answer().unwrap().status
+    }
+
+    fn handled(&self) -> usize {
+        self.service.handled.load(Ordering::SeqCst)
+    }
+
+    /// Takes so many of the requests that are served at once, with waiting ones.
+    fn wait(&self, requests: usize) -> Vec<Client<UnixStream>> {
+        let mut waiting = Vec::new();
+        for _ in 0..requests {
+            // One after the other: tiny_http may queue the connections of a burst behind busy ones.
+            let before = self.handled();
+            waiting.push(self.client(get("/gate")));
+            eventually("a request waits", || self.handled() == before + 1);
+        }
+        waiting
     }
 }
 
@@ -113,60 +129,67 @@ fn a_monstrous_declared_length_does_not_end_the_process() {
         );
     }
     drop(fixture.client("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 60000000\r\n\r\nab"));
-    assert_eq!(fixture.client(get("/echo")).answer().unwrap().status, 200);
-    eventually("all lanes end", || fixture.lanes() == 0);
+    assert_eq!(fixture.ask(get("/echo")), 200);
 }
 
 #[test]
-fn streams_and_slow_bodies_do_not_keep_others_from_being_answered() {
+fn beyond_as_many_requests_as_are_served_at_once_only_probes_are_answered() {
     let fixture = serve();
-    // One after the other: tiny_http may queue the connections of a burst behind busy ones.
-    let mut streams = Vec::new();
-    for _ in 0..LANES / 2 {
-        let mut client = fixture.client(get("/stream-gate"));
-        assert_eq!(client.head().unwrap().status, 200);
-        assert_eq!(client.chunk().unwrap(), b"first");
-        streams.push(client);
+    let mut waiting = fixture.wait(REQUESTS - 1);
+    let slow = fixture.client("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n");
+    eventually("it counts, too", || fixture.ask(get("/echo")) == 503);
+    for _ in 0..3 * REFUSING {
+        let refused = fixture.client(post("/echo", &"x".repeat(5000))).answer().unwrap();
+        assert_eq!((refused.status, refused.field("Retry-After")), (503, Some("1")));
+        assert!(String::from_utf8(refused.body).unwrap().contains("requests_at_cap"));
+        assert_eq!(fixture.ask(get("/probe")), 200);
     }
-    let mut slow = Vec::new();
-    for i in 0..LANES / 2 {
-        slow.push(fixture.client("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n"));
-        eventually("a lane", || fixture.lanes() == LANES / 2 + 1 + i);
-    }
-    assert_eq!(fixture.client(post("/echo", "quick")).answer().unwrap().body, b"quick");
-    let refused = fixture.client(get("/stream")).answer().unwrap();
-    assert_eq!((refused.status, refused.field("Retry-After")), (503, Some("1")));
-    fixture.service.gate.open();
-    for client in &mut streams {
-        assert_eq!((client.chunk().unwrap(), client.chunk().unwrap()), (b"second".to_vec(), Vec::new()));
-    }
+    assert_eq!(fixture.ask(post("/probe", "x")), 503, "a body may be waited for");
     drop(slow);
-    eventually("all lanes are free", || fixture.lanes() == 0);
-    assert_eq!(fixture.client(get("/stream")).answer().unwrap().body, b"firstsecond");
+    eventually("its place is free", || fixture.ask(get("/echo")) == 200);
+    fixture.service.gate.open();
+    assert!(waiting.iter_mut().all(|client| client.answer().unwrap().status == 200));
 }
 
 #[test]
-fn replies_that_come_later_wait_in_lanes_and_leave_some_to_others() {
+fn who_reads_no_refusal_keeps_nobody_from_probes() {
     let fixture = serve();
-    let mut waiting = Vec::new();
-    for i in 0..LATER {
-        waiting.push(fixture.client(post(if i == 0 { "/later-stream" } else { "/later" }, "x")));
-        eventually("a lane", || fixture.lanes() == i + 1);
+    let mut waiting = fixture.wait(REQUESTS);
+    // A reply behind another that is not given yet cannot be written.
+    waiting.iter_mut().for_each(|client| client.send(get("/echo")));
+    for _ in 0..10 {
+        assert_eq!(fixture.ask(get("/probe")), 200);
     }
-    let refused = fixture.client(post("/later", "x")).answer().unwrap();
-    assert_eq!((refused.status, refused.field("Retry-After")), (503, Some("1")));
-    assert_eq!(fixture.client(post("/echo", "quick")).answer().unwrap().body, b"quick");
-    assert_eq!(fixture.client(post("/echo", &"x".repeat(5000))).answer().unwrap().body.len(), 5000);
-    assert_eq!(fixture.client(get("/stream")).answer().unwrap().body, b"firstsecond");
     fixture.service.gate.open();
-    for (i, client) in waiting.iter_mut().enumerate() {
-        let expected: &[u8] = if i == 0 { b"firstsecond" } else { b"later" };
-        assert_eq!(client.answer().unwrap().body, expected);
+    for client in &mut waiting {
+        assert_eq!(client.answer().unwrap().status, 200);
+        assert!(matches!(client.answer().unwrap().status, 200 | 503), "one of many that were refused meanwhile");
     }
-    eventually("all lanes are free", || fixture.lanes() == 0);
-    assert_eq!(fixture.client(post("/later", &"x".repeat(5000))).answer().unwrap().body, b"later", "from a lane");
-    assert_eq!(fixture.client(post("/later-panic", "x")).answer().unwrap().status, 500);
-    assert_eq!(fixture.local.panics(), 1);
+}
+
+#[test]
+fn what_cannot_be_understood_is_answered_with_a_reason() {
+    let fixture = serve();
+    let long = format!("Content-Length: 5000\r\n\r\n{}", "x".repeat(4000));
+    for (fields, status, code) in [
+        ("Transfer-Encoding: chunked\r\n\r\nzz\r\nabc\r\n0\r\n\r\n", 400, "malformed_request"),
+        ("Transfer-Encoding: chunked\r\n\r\n3\r\nabcd\r\n0\r\n\r\n", 400, "malformed_request"),
+        ("Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 1\r\n\r\n", 400, "malformed_request"),
+        ("Transfer-Encoding: chunked\r\nConnection: upgrade\r\n\r\n3\r\nabc\r\n0\r\n\r\n", 400, "malformed_request"),
+        ("Transfer-Encoding: gzip\r\n\r\n0\r\n\r\n", 501, "transfer_coding"),
+        ("Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n", 400, "malformed_request"),
+        ("Content-Length: abc\r\n\r\n", 400, "malformed_request"),
+        ("Content-Length: +3\r\n\r\nabc", 400, "malformed_request"),
+        ("Content-Length: 3\r\nContent-Length: 4\r\n\r\nabc", 400, "malformed_request"),
+        (&long, 408, "body_cut_short"),
+    ] {
+        let mut client = fixture.client(format!("POST /echo HTTP/1.1\r\nHost: x\r\n{fields}"));
+        client.stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let answer = client.answer().unwrap();
+        let body = String::from_utf8(answer.body).unwrap();
+        assert!(answer.status == status && body.contains(code), "{fields:?}: {} {body}", answer.status);
+    }
+    assert_eq!(fixture.handled(), 0);
 }
 
 #[test]
@@ -197,29 +220,41 @@ fn a_stop_does_not_wait_for_clients() {
     let mut stream = fixture.client(get("/stream-gate"));
     assert_eq!(stream.head().unwrap().status, 200);
     let _slow = fixture.client("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n");
-    eventually("two lanes", || fixture.lanes() == 2);
-    assert_eq!(fixture.local.stop(Instant::now() + Duration::from_millis(50)), 2);
+    let _unread = fixture.wait(1);
+    eventually("none of them ends", || fixture.handled() == 2);
+    assert_eq!(fixture.local.stop(Instant::now() + Duration::from_millis(50)), 3);
     assert!(!fixture.path.exists());
     fixture.service.gate.open();
 }
 
 #[test]
+fn a_stop_waits_for_requests_in_hand_and_joins_their_threads() {
+    let fixture = serve();
+    let mut waiting = fixture.wait(3);
+    let service = fixture.service.clone();
+    let opening = std::thread::spawn(move || service.gate.open());
+    assert_eq!(fixture.local.stop(Instant::now() + Duration::from_secs(10)), 0);
+    opening.join().unwrap();
+    assert!(waiting.iter_mut().all(|client| client.answer().unwrap().status == 200));
+}
+
+#[test]
 fn a_panic_is_answered_and_counted() {
     let fixture = serve();
-    for _ in 0..2 * HANDLERS {
+    for _ in 0..8 {
         assert_eq!(fixture.client(post("/panic", "x")).answer().unwrap().status, 500);
     }
-    assert_eq!(fixture.local.panics(), 2 * HANDLERS);
+    assert_eq!(fixture.local.panics(), 8);
     assert_eq!(fixture.client(get("/echo")).answer().unwrap().status, 200);
 }
 
 #[test]
 fn a_listener_that_died_is_bound_anew() {
     let fixture = serve();
-    let first = Arc::clone(fixture.local.state.server().as_ref().unwrap());
-    // To the handlers an unblock outside a stop looks like tiny_http's accept error.
+    let first = Arc::clone(fixture.local.current.lock().as_ref().unwrap());
+    // To the receiver an unblock outside a stop looks like tiny_http's accept error.
     first.unblock();
-    eventually("a new server", || !Arc::ptr_eq(fixture.local.state.server().as_ref().unwrap(), &first));
+    eventually("a new server", || !Arc::ptr_eq(fixture.local.current.lock().as_ref().unwrap(), &first));
     eventually("an answer", || UnixStream::connect(&fixture.path).is_ok());
     assert_eq!(fixture.client(get("/echo")).answer().unwrap().status, 200);
 }

@@ -60,7 +60,7 @@ impl Gate {
     }
 }
 
-/// `/echo` gives the body back, `/gate` waits, `/later` waits later, `/stream` streams, `/panic` panics; `/refused` is not admitted.
+/// `/echo` gives the body back, `/gate` waits, `/probe` is one, `/stream` streams, `/panic` panics; `/refused` is not admitted.
 #[derive(Default)]
 pub(super) struct Odd {
     pub(super) gate: Arc<Gate>,
@@ -82,20 +82,15 @@ impl Service for Odd {
         }
     }
 
+    fn is_probe(&self, path: &str) -> bool {
+        path == "/probe"
+    }
+
     fn handle(&self, head: &Head<'_>, _: Admission, body: &[u8]) -> Reply {
         self.handled.fetch_add(1, Ordering::SeqCst);
         match head.path {
             "/gate" => self.gate.pass(),
             "/panic" => panic!("asked to"),
-            "/later" | "/later-panic" | "/later-stream" => {
-                let (gate, path) = (Arc::clone(&self.gate), head.path.to_owned());
-                let stream = (head.path == "/later-stream").then(|| self.stream("/stream"));
-                return Reply::Later(Box::new(move || {
-                    assert_ne!(path, "/later-panic", "asked to, later");
-                    gate.pass();
-                    stream.unwrap_or_else(|| json_bytes(200, b"later".to_vec()))
-                }));
-            }
             "/large" => return json_bytes(200, vec![b'x'; 300_000]),
             "/query" => return json_bytes(200, format!("{}?{}", head.path, head.query).into_bytes()),
             "/stream" | "/stream-gate" | "/stream-cut" | "/stream-panic" | "/stream-endless" | "/stream-lasting" => {

@@ -65,8 +65,6 @@ impl<'a, S: Service> Connection<'a, S> {
         let written = match reply {
             Reply::Full(response) => self.write_full(exchange, response, keep).map(|()| keep),
             Reply::Stream(stream) => self.write_stream(exchange, stream, keep),
-            // Only a handler gives one, and its reply is settled by now.
-            Reply::Later(_) => Err(ErrorKind::Other.into()),
         };
         match written {
             Ok(true) => Next::Request,

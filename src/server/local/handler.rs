@@ -1,35 +1,31 @@
-//! One request on the Unix socket: read, served, answered, in the thread that took it or in a lane.
+//! One request on the Unix socket: read, served, answered, in a thread of its own.
 //!
-//! Nothing that may wait for its client stays in a handler's thread, and no request is dropped with a body that was not read:
-//! tiny_http would read it, or allocate what it announces.
+//! No request is dropped with a body that was not read: tiny_http would read it, or allocate what it announces.
 //!
-//! Knows nothing of how the socket is bound and stopped (`local.rs`).
+//! Knows nothing of how the socket is bound and stopped, and of how many threads there are (`local.rs`).
 
-use std::io::{self, Read};
+use std::io::{self, ErrorKind, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tiny_http::{HTTPVersion, Header, Method, Request};
 
-use crate::api::{Client, Head, Problem, Reply, Service, Span, Stream, Transport, header};
+use crate::api::{Client, Head, Problem, Reply, Service, Stream, Transport, header};
+use crate::server::RequestIds;
 use crate::server::chunked::too_large;
-use crate::server::http1::{is_sane_id, malformed};
+use crate::server::http1::{self, Framing, is_sane_id, malformed};
 use crate::server::reply::{self, Chunks, Date, Frame, Length};
-use crate::thread;
 
-use super::{BUFFERED_BYTES, DRAIN_BYTES, LANES, Places, Purpose, REFUSING, State};
+/// A refused body up to this length is read and thrown away, so that its connection goes on, in bytes.
+pub(super) const DRAIN_BYTES: usize = 64 * 1024 * 1024;
 
-/// One handler thread, or one lane.
+/// What every request is served with.
 pub(super) struct Handler<S> {
-    pub(super) state: Arc<State>,
     pub(super) service: Arc<S>,
-}
-
-impl<S> Clone for Handler<S> {
-    fn clone(&self) -> Self {
-        Self { state: Arc::clone(&self.state), service: Arc::clone(&self.service) }
-    }
+    pub(super) ids: RequestIds,
+    pub(super) body_bytes_max: usize,
+    pub(super) panics: Arc<AtomicUsize>,
 }
 
 /// The parts of a request that outlive the reading of its body.
@@ -42,115 +38,27 @@ struct Parts {
 }
 
 impl<S: Service> Handler<S> {
-    /// Takes requests until the server stops.
-    pub(super) fn run(&self) {
-        loop {
-            let Some(server) = self.state.server().clone() else { return };
-            match server.recv() {
-                Ok(request) => self.take(request),
-                Err(_) if self.state.is_stopping() => return,
-                Err(fault) => self.state.revive(&server, &fault),
-            }
-        }
-    }
-
-    /// Serves a request here, unless it may have to wait for its client.
-    fn take(&self, request: Request) {
-        if request.body_length().is_some_and(|l| l > DRAIN_BYTES) {
-            return leak(request);
-        }
-        if may_wait(&request) {
-            self.in_lane(request, |handler, request| handler.serve(request, true));
-        } else {
-            self.serve(request, false);
-        }
-    }
-
-    /// Runs `serve` in a lane; with none free, the request is refused in one kept for that.
-    fn in_lane<F>(&self, request: Request, serve: F)
-    where
-        F: FnOnce(&Self, Request) + Send + 'static,
-    {
-        let Some(purpose) = self.enter_lane() else { return leak(request) };
-        let handler = self.clone();
-        // The request stays out of the closure until the thread runs: dropped with it, it would wait for its body.
-        let (give, given) = crossbeam_channel::bounded(1);
-        let name = format!("local-stream-{}", self.state.lanes().next);
-        let started = thread::spawn(name, move || {
-            let leave = LeaveLane { state: Arc::clone(&handler.state), purpose };
-            match (given.recv(), purpose) {
-                (Ok(request), Purpose::Serve) => serve(&handler, request),
-                (Ok(request), Purpose::Refuse) => {
-                    let problem = Problem::unavailable("streams_at_cap", "too many requests wait for their clients", 1);
-                    handler.refuse(request, &problem);
-                }
-                (Err(_), _) => {}
-            }
-            drop(leave);
-        });
-        match started {
-            Ok(thread) => {
-                let mut lanes = self.state.lanes();
-                lanes.join_ended();
-                lanes.threads.push(thread);
-                drop(lanes);
-                if let Err(fault) = give.send(request) {
-                    leak(fault.into_inner());
-                }
-            }
-            Err(fault) => {
-                log::warn!("no thread for a request of the local socket: {fault}");
-                drop(LeaveLane { state: Arc::clone(&self.state), purpose });
-                leak(request);
-            }
-        }
-    }
-
-    fn enter_lane(&self) -> Option<Purpose> {
-        let mut lanes = self.state.lanes();
-        lanes.next += 1;
-        if lanes.serving < LANES {
-            lanes.serving += 1;
-            Some(Purpose::Serve)
-        } else if lanes.refusing < REFUSING {
-            lanes.refusing += 1;
-            Some(Purpose::Refuse)
-        } else {
-            None
-        }
-    }
-
-    fn serve(&self, mut request: Request, is_lane: bool) {
+    /// Serves a request to its end. Waits for its client wherever that does not read or send.
+    pub(super) fn serve(&self, mut request: Request) {
         let parts = self.parts(&request);
-        let Some(reply) = self.reply(&parts, &mut request) else { return };
-        // What may wait needs a place of its kind, and a lane if this is none.
-        let places = match &reply {
-            Reply::Full(_) => return self.respond(request, &parts, reply),
-            Reply::Stream(stream) if stream.span == Span::Brief => None,
-            Reply::Stream(_) => Some(&self.state.lasting),
-            Reply::Later(_) => Some(&self.state.later),
-        };
-        let place = places.map(Places::take);
-        if matches!(place, Some(None)) {
-            let problem = Problem::unavailable("streams_at_cap", "too many requests wait on this socket", 1);
-            return self.respond(request, &parts, problem.reply(&parts.request_id));
+        match self.reply(&parts, &mut request) {
+            Reply::Stream(stream) => self.stream(request, &parts, stream),
+            Reply::Full(response) => respond(request, &parts, response),
         }
-        let run = move |handler: &Self, request| {
-            handler.finish(request, &parts, reply);
-            drop(place);
-        };
-        if is_lane { run(self, request) } else { self.in_lane(request, run) }
     }
 
-    /// Gives the reply, in a lane.
-    fn finish(&self, request: Request, parts: &Parts, mut reply: Reply) {
-        while let Reply::Later(make) = reply {
-            reply = self.guarded(make).unwrap_or_else(|problem| problem.reply(&parts.request_id));
-        }
-        match reply {
-            Reply::Stream(stream) => self.stream(request, parts, stream),
-            reply => self.respond(request, parts, reply),
-        }
+    /// Answers a request with a problem instead.
+    pub(super) fn refuse(&self, mut request: Request, problem: &Problem) {
+        let parts = self.parts(&request);
+        drain(&mut request);
+        fail(request, &parts, problem);
+    }
+
+    /// Whether the request asks how the server is, and brings no body that one would have to wait for.
+    pub(super) fn is_probe(&self, request: &Request) -> bool {
+        let has_body = request.body_length().is_some_and(|l| l > 0) || has_field(request, "Transfer-Encoding");
+        let path = request.url().split('?').next().unwrap_or_default();
+        !has_body && self.service.is_probe(path)
     }
 
     fn parts(&self, request: &Request) -> Parts {
@@ -162,17 +70,13 @@ impl<S: Service> Handler<S> {
             url: request.url().to_owned(),
             headers,
             is_http11: *request.http_version() >= HTTPVersion(1, 1),
-            request_id: request_id.unwrap_or_else(|| self.state.ids.next()),
+            request_id: request_id.unwrap_or_else(|| self.ids.next()),
         }
     }
 
-    /// Asks the service. `None`: the client has gone.
-    fn reply(&self, parts: &Parts, request: &mut Request) -> Option<Reply> {
+    /// Asks the service.
+    fn reply(&self, parts: &Parts, request: &mut Request) -> Reply {
         let id = parts.request_id.as_str();
-        if !parts.url.starts_with('/') {
-            self.drain(request);
-            return Some(malformed("a request target is a path").reply(id));
-        }
         let (path, query) = parts.url.split_once('?').unwrap_or((parts.url.as_str(), ""));
         let head = Head {
             method: &parts.method,
@@ -182,30 +86,31 @@ impl<S: Service> Handler<S> {
             transport: Transport::Local,
             request_id: id,
         };
-        let admission = match self.guarded(|| self.service.admit(&head)) {
-            Ok(Ok(admission)) => admission,
-            Ok(Err(reply)) => {
-                self.drain(request);
-                return Some(reply);
-            }
-            Err(problem) => {
-                self.drain(request);
-                return Some(problem.reply(id));
-            }
-        };
-        let body = match self.read_body(request) {
-            Ok(body) => body,
-            Err(problem) => {
-                self.drain(request);
-                return Some(problem?.reply(id));
+        let admitted = framing(parts).map_err(|problem| problem.reply(id)).and_then(|framing| {
+            let admission = self.guarded(|| self.service.admit(&head)).map_err(|problem| problem.reply(id))??;
+            Ok((framing, admission))
+        });
+        let (framing, admission) = match admitted {
+            Ok(admitted) => admitted,
+            Err(reply) => {
+                drain(request);
+                return reply;
             }
         };
-        Some(self.guarded(|| self.service.handle(&head, admission, &body)).unwrap_or_else(|problem| problem.reply(id)))
+        match self.read_body(request, &framing) {
+            Ok(body) => self
+                .guarded(|| self.service.handle(&head, admission, &body))
+                .unwrap_or_else(|problem| problem.reply(id)),
+            Err(problem) => {
+                drain(request);
+                problem.reply(id)
+            }
+        }
     }
 
     fn guarded<T>(&self, run: impl FnOnce() -> T) -> Result<T, Problem> {
         catch_unwind(AssertUnwindSafe(run)).map_err(|_| {
-            self.state.panics.fetch_add(1, Ordering::Relaxed);
+            self.panics.fetch_add(1, Ordering::Relaxed);
             log::error!("a handler panicked on the local socket");
             Problem::new(
                 500,
@@ -215,50 +120,24 @@ impl<S: Service> Handler<S> {
         })
     }
 
-    /// The whole body; `Err(None)`: the client has gone.
-    fn read_body(&self, request: &mut Request) -> Result<Vec<u8>, Option<Problem>> {
-        let max = self.state.body_bytes_max;
-        let announced = request.body_length();
-        if announced.is_some_and(|l| l > max) {
-            return Err(Some(too_large(max)));
-        }
-        if announced.is_none() && !has_field(request, "Transfer-Encoding") {
-            return Ok(Vec::new());
-        }
+    fn read_body(&self, request: &mut Request, framing: &Framing) -> Result<Vec<u8>, Problem> {
+        let max = self.body_bytes_max;
+        let most = match *framing {
+            Framing::None => return Ok(Vec::new()),
+            Framing::Length(length) if length > max as u64 => return Err(too_large(max)),
+            Framing::Length(length) => length,
+            Framing::Chunked => max as u64 + 1,
+        };
         let mut body = Vec::new();
-        let most = announced.unwrap_or(max + 1);
-        request.as_reader().take(most as u64).read_to_end(&mut body).map_err(|_| None)?;
-        match announced {
-            Some(length) if body.len() < length => {
-                Err(Some(Problem::new(408, "body_cut_short", "the body is shorter than announced")))
+        let read = request.as_reader().take(most).read_to_end(&mut body);
+        match (read, framing) {
+            (Err(fault), Framing::Chunked) if fault.kind() == ErrorKind::InvalidInput => {
+                Err(malformed("the chunks of the body cannot be read; on the Unix socket they have no trailers"))
             }
-            None if body.len() > max => Err(Some(too_large(max))),
-            _ => Ok(body),
-        }
-    }
-
-    /// Reads what is left of a body into a fixed buffer. A client that waits for `100 Continue` has not sent it.
-    fn drain(&self, request: &mut Request) {
-        let has_body = request.body_length().is_some_and(|l| l > 0) || has_field(request, "Transfer-Encoding");
-        if has_body && !has_field(request, "Expect") {
-            let most = request.body_length().unwrap_or(DRAIN_BYTES);
-            let _ = io::copy(&mut request.as_reader().take(most as u64), &mut io::sink());
-        }
-    }
-
-    fn refuse(&self, mut request: Request, problem: &Problem) {
-        let parts = self.parts(&request);
-        self.drain(&mut request);
-        self.respond(request, &parts, problem.reply(&parts.request_id));
-    }
-
-    fn respond(&self, request: Request, parts: &Parts, reply: Reply) {
-        let Reply::Full(mut response) = reply else { return };
-        response.add_header(header("X-Request-ID", &parts.request_id));
-        response.add_header(header("X-Content-Type-Options", "nosniff"));
-        let whole = response.with_chunked_threshold(usize::MAX);
-        if let Err(fault) = request.respond(whole) {
-            log::debug!("request {}: the local client has gone: {fault}", parts.request_id);
+            (Ok(_), Framing::Chunked) if body.len() > max => Err(too_large(max)),
+            (Ok(_), Framing::Chunked) => Ok(body),
+            (Ok(_), _) if body.len() as u64 == most => Ok(body),
+            _ => Err(Problem::new(408, "body_cut_short", "the body is shorter than announced")),
         }
     }
 
@@ -266,9 +145,8 @@ impl<S: Service> Handler<S> {
     fn stream(&self, request: Request, parts: &Parts, stream: Stream) {
         if !parts.is_http11 && has_field(&request, "Connection") {
             // tiny_http may keep the connection, and then nothing would end the stream.
-            let problem =
-                Problem::new(505, "http_version", "a stream on a kept HTTP/1.0 connection has no end; use HTTP/1.1");
-            return self.respond(request, parts, problem.reply(&parts.request_id));
+            let detail = "a stream on a kept HTTP/1.0 connection has no end; use HTTP/1.1";
+            return fail(request, parts, &Problem::new(505, "http_version", detail));
         }
         let length = if parts.is_http11 { Length::Chunked } else { Length::UntilClose };
         let connection = (!parts.is_http11).then_some("close");
@@ -292,6 +170,58 @@ impl<S: Service> Handler<S> {
     }
 }
 
+/// How the body is delimited, by the rules of the TCP listener; tiny_http takes a length it cannot read for none, the first of
+/// several, and every coding for chunks.
+fn framing(parts: &Parts) -> Result<Framing, Problem> {
+    if !parts.url.starts_with('/') {
+        return Err(malformed("a request target is a path"));
+    }
+    let framing = http1::framing(&parts.headers, parts.is_http11)?;
+    if upgrades(&parts.headers) && matches!(framing, Framing::Chunked) {
+        // tiny_http hands such a body over undecoded.
+        return Err(malformed("a request that asks for an upgrade has no chunks"));
+    }
+    Ok(framing)
+}
+
+/// As tiny_http reads it.
+fn upgrades(headers: &[Header]) -> bool {
+    let connection = headers.iter().find(|h| h.field.equiv("Connection"));
+    connection.is_some_and(|h| h.value.as_str().to_ascii_lowercase().contains("upgrade"))
+}
+
+/// Reads what is left of a body into a fixed buffer. A client that waits for `100 Continue` has not sent it, and
+/// of one that asks for an upgrade the end is not known.
+fn drain(request: &mut Request) {
+    let most = match request.body_length() {
+        Some(length) => length,
+        None if has_field(request, "Transfer-Encoding") && !upgrades(request.headers()) => DRAIN_BYTES,
+        None => 0,
+    };
+    if most > 0 && !has_field(request, "Expect") {
+        let _ = io::copy(&mut request.as_reader().take(most as u64), &mut io::sink());
+    }
+}
+
+fn fail(request: Request, parts: &Parts, problem: &Problem) {
+    if let Reply::Full(response) = problem.reply(&parts.request_id) {
+        respond(request, parts, response);
+    }
+}
+
+fn respond(request: Request, parts: &Parts, mut response: tiny_http::Response<io::Cursor<Vec<u8>>>) {
+    response.add_header(header("X-Request-ID", &parts.request_id));
+    response.add_header(header("X-Content-Type-Options", "nosniff"));
+    let whole = response.with_chunked_threshold(usize::MAX);
+    if let Err(fault) = request.respond(whole) {
+        log::debug!("request {}: the local client has gone: {fault}", parts.request_id);
+    }
+}
+
+fn has_field(request: &Request, name: &'static str) -> bool {
+    request.headers().iter().any(|h| h.field.equiv(name))
+}
+
 /// tiny_http's writer: of its socket nothing more can be asked.
 struct Unseen(Box<dyn io::Write + Send + 'static>);
 
@@ -306,38 +236,3 @@ impl io::Write for Unseen {
 }
 
 impl Client for Unseen {}
-
-struct LeaveLane {
-    state: Arc<State>,
-    purpose: Purpose,
-}
-
-impl Drop for LeaveLane {
-    fn drop(&mut self) {
-        let mut lanes = self.state.lanes();
-        match self.purpose {
-            Purpose::Serve => lanes.serving -= 1,
-            Purpose::Refuse => lanes.refusing -= 1,
-        }
-        drop(lanes);
-        self.state.lane_ended.notify_all();
-    }
-}
-
-/// Whether reading the body may wait for the client: it is not in memory yet.
-pub(super) fn may_wait(request: &Request) -> bool {
-    let length = request.body_length().unwrap_or(0);
-    length > BUFFERED_BYTES || (length > 0 && has_field(request, "Expect")) || has_field(request, "Transfer-Encoding")
-}
-
-fn has_field(request: &Request, name: &'static str) -> bool {
-    request.headers().iter().any(|h| h.field.equiv(name))
-}
-
-/// Gives up a request that can neither be answered nor dropped without allocating what it announces. It costs
-/// a thread of tiny_http's and two descriptors until the process ends; only the process's own user can cause it.
-pub(super) fn leak(request: Request) {
-    let bytes = request.body_length().unwrap_or(0);
-    log::warn!("a request on the local socket announces {bytes} bytes and is left unanswered");
-    std::mem::forget(request);
-}

@@ -25,6 +25,10 @@ impl Service for Echo {
         Ok(Admission { route: Route::Socket })
     }
 
+    fn is_probe(&self, _: &str) -> bool {
+        false
+    }
+
     fn handle(&self, head: &Head<'_>, _: Admission, _: &[u8]) -> Reply {
         Problem::not_found(head.path).reply(head.request_id)
     }
