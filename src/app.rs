@@ -355,6 +355,7 @@ impl Core {
             mongo_hosts: store::hosts(base.config.mongo.uri.expose()).unwrap_or_default(),
             cache: self.cache,
             journal: self.journal,
+            transcripts: self.transcripts,
             progress,
             storage: self.storage,
             skipped: self.skipped,

@@ -12,6 +12,7 @@
 
 mod database;
 mod lacking;
+mod loss;
 mod page;
 #[cfg(test)]
 mod tests;
@@ -100,6 +101,7 @@ impl<D: Disk> History<D> {
                 }
             }
         };
+        self.tell_of_loss(ask, &query, &mut answer);
         answer.last_persisted_at = self.persisted(ask, &answer)?;
         Ok(answer)
     }

@@ -9,6 +9,7 @@
 //! | `spare` | the next segment, zeroed ahead |
 //! | `checkpoint`, `lock` | up to where everything has arrived; one process at a time |
 //! | `erasures_owed.jsonl` | erasures that a database is still to hear of |
+//! | `transcript_lengths` | how long each transcript was when it was synced |
 //! | `recovered.jsonl` | what a repair took out of the quarantine |
 //! | `quarantine/` | what was set aside |
 //!
@@ -16,6 +17,7 @@
 //! |---|---|
 //! | `SESSION.jsonl` | a transcript (`message/session.rs`) |
 //! | `rewriting/` | new ones, until they are whole |
+//! | `.chatkeep` | marks the folder as the one they were written to |
 //! | `quarantine/` | what was set aside |
 //!
 //! What is not whole yet is named `NAME.tmp`. Knows nothing of what stands in the files.
@@ -102,6 +104,18 @@ pub fn lock(journal: &Path) -> PathBuf {
 #[must_use]
 pub fn owed_erasures(journal: &Path) -> PathBuf {
     journal.join("erasures_owed.jsonl")
+}
+
+/// How long each transcript was when it was synced.
+#[must_use]
+pub fn transcript_lengths(journal: &Path) -> PathBuf {
+    journal.join("transcript_lengths")
+}
+
+/// Marks the transcripts' folder as the one they were written to.
+#[must_use]
+pub fn marker(transcripts: &Path) -> PathBuf {
+    transcripts.join(".chatkeep")
 }
 
 /// What a repair took out of the quarantine.

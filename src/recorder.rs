@@ -18,6 +18,7 @@ use crate::config::{Config, Fsync};
 use crate::disk::{Disk, RealDisk};
 use crate::hub::Hub;
 use crate::journal::{Draft, Entry, Journal, Kept, OpenError, Progress, Record, Refusal, Ticket};
+use crate::layout;
 use crate::logging::Throttle;
 use crate::message::{Clock, Id, Message, SessionId};
 use crate::transcript::{Appended, Endings, Transcripts};
@@ -110,7 +111,8 @@ pub enum StartError {
 /// # Errors
 /// The disk's.
 pub fn open_transcripts(config: &Config, open_max: NonZeroUsize) -> std::io::Result<Transcripts> {
-    Transcripts::open(RealDisk, &config.mongo.cache.disk_path, open_max)
+    let transcripts = Transcripts::open(RealDisk, &config.mongo.cache.disk_path, open_max)?;
+    Ok(transcripts.remembering(&layout::transcript_lengths(&config.journal.path)))
 }
 
 impl Recorder {

@@ -60,6 +60,11 @@ pub trait Sink: Send {
     /// Takes a record; it need not be safe until the flush.
     fn take(&mut self, record: &Record);
 
+    /// Whether it lacks something of what it was given before: it wants to be flushed, whatever it took.
+    fn is_behind(&self) -> bool {
+        false
+    }
+
     /// Makes everything taken safe and returns the sequence up to which it is: `position`, or less while something lags.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ use crate::chat::{self, Chat};
 use crate::config::Config;
 use crate::journal::{self, Journal, Warning};
 use crate::message::{Clock, Id, Timestamp};
+use crate::transcript::{Losses, Transcripts};
 use crate::worker::{Progress, Reached, State, Storage, View};
 
 use super::{Problem, Reply, SocketCounters};
@@ -25,6 +26,8 @@ pub struct Status {
     pub cache: Arc<Cache>,
     /// The journal.
     pub journal: Arc<Journal>,
+    /// The transcripts.
+    pub transcripts: Arc<Transcripts>,
     /// How far the worker is.
     pub progress: Arc<Progress>,
     /// How MongoDB is.
@@ -53,6 +56,7 @@ impl Status {
             &json!({
                 "mongo": self.mongo(&reached, &database),
                 "cache": self.cache(),
+                "transcripts": self.transcripts(),
                 "websocket": self.websocket(),
                 "queue": self.queue(journal.published, &reached, &database),
                 "journal": self.journal(&reached, &journal),
@@ -160,6 +164,13 @@ impl Status {
             "errors": turns.errors,
             "panics": turns.panics,
         })
+    }
+
+    fn transcripts(&self) -> Value {
+        let Losses { behind, lost, folder_is_new } = self.transcripts.losses();
+        let warnings = [(behind > 0, "behind"), (lost > 0, "lost"), (folder_is_new, "folder_is_new")];
+        let warnings: Vec<&str> = warnings.iter().filter(|(is_so, _)| *is_so).map(|(_, word)| *word).collect();
+        json!({"behind": behind, "lost": lost, "warnings": warnings})
     }
 
     fn websocket(&self) -> Value {

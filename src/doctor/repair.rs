@@ -108,6 +108,7 @@ fn transcripts<D: Disk>(
     done: &mut Vec<String>,
 ) -> io::Result<()> {
     let transcripts = Transcripts::open(disk.clone(), place.transcripts(), OPEN_MAX)?;
+    let transcripts = transcripts.remembering(&layout::transcript_lengths(place.journal()));
     // A start looks for those behind the checkpoint only, and the checkpoint is moved below.
     for (session, id) in journal.erasures_after(0) {
         transcripts.drop_erased(&session, id)?;

@@ -40,6 +40,12 @@ impl Expiry {
         Some(Timestamp::from_micros(self.clock.now().micros().saturating_sub(ttl)))
     }
 
+    /// What the clock says.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
     /// The least id that has not expired: every id before it has. `None` when nothing ever does.
     #[must_use]
     pub fn bound(&self) -> Option<Id> {

@@ -56,6 +56,7 @@ impl<D: Disk> Transcripts<D> {
         let mut ordered = Ordered { transcripts: self, session, old: &old, new, bytes: 0, last: None };
         ordered.write(&strays)?;
         ordered.new.sync()?;
+        self.note_lengths([(session, 0)].into_iter())?;
         self.disk.rename(&path, &self.path(session))?;
         Ok(strays.by_id.len() == STRAYS_MAX)
     }

@@ -126,12 +126,13 @@ impl<D: Disk> Transcripts<D> {
         self.behind_count().saturating_sub(before)
     }
 
-    fn settle_one(&self, session: &SessionId) {
+    pub(super) fn settle_one(&self, session: &SessionId) {
         self.settle_in(&mut self.open.lock().expect("no holder panics"), session);
     }
 
-    /// Compares one session's ending, if that is still to be done; a transcript that ends otherwise is behind.
+    /// Compares one session's length and ending, if that is still to be done; a transcript that ends otherwise is behind.
     pub(super) fn settle_in(&self, open: &mut Open<D>, session: &SessionId) {
+        self.check_length(open, session);
         let Some(ending) = open.endings.remove(session) else { return };
         if let Some(behind) = open.behind.get_mut(session) {
             // It is to be mended whatever stands there.

@@ -67,6 +67,8 @@ impl<D: Disk> Transcripts<D> {
         open.newest = open.newest.max(sequence);
         self.settle_in(&mut open, session);
         open.files.pop(session);
+        open.losses.remove(session);
+        open.unnoted.insert(session.clone(), sequence);
         let before = open.behind.get(session).copied();
         if self.holds_newer(session, id).unwrap_or(true) {
             open.behind.insert(session.clone(), Behind::erased(id, sequence, before));
@@ -123,6 +125,7 @@ impl<D: Disk> Transcripts<D> {
 
     /// The same for an erasure that a start finds: before anybody appends or anything is expected.
     pub fn erase_at_start(&self, session: &SessionId, id: Id, sequence: u64) {
+        self.open.lock().expect("no holder panics").unnoted.insert(session.clone(), sequence);
         if let Err(e) = self.drop_erased(session, id) {
             log::warn!("the transcript of {session} cannot be removed yet: {e}");
             self.open

@@ -136,10 +136,12 @@ impl<D: Disk> Transcripts<D> {
             return Ok(Outcome::Left);
         }
         let Some(old) = self.old_file(session)? else { return Ok(Outcome::Left) };
+        let synced = old.byte_len()?;
         if let Err(e) = old.sync() {
             self.open.lock().expect("no holder panics").lost.insert(session.clone());
             return Err(e);
         }
+        self.note_lengths([(session, 0)].into_iter())?;
         let outcome = self.rewrite(session, &old, bound, go_on);
         if !matches!(outcome, Ok(Outcome::Rewritten(_))) {
             let _ = self.disk.remove(&self.workshop().join(session.file_name()));
@@ -148,6 +150,12 @@ impl<D: Disk> Transcripts<D> {
         if outcome != Outcome::Left {
             self.disk.sync_dir(&self.folder)?;
         }
+        let bytes = match outcome {
+            Outcome::Left => synced,
+            Outcome::Rewritten(gone) => synced.saturating_sub(gone),
+            Outcome::Removed(_) => 0,
+        };
+        self.note_lengths([(session, bytes)].into_iter())?;
         Ok(outcome)
     }
 

@@ -10,6 +10,8 @@
 //! | `sync.rs` | making what was appended durable, and noticing what is not |
 //! | `read.rs` | pages of a transcript by binary search and from its end |
 //! | `ending.rs` | what a start expects at their ends |
+//! | `lengths.rs` | how long they were, in a file |
+//! | `loss.rs` | those that are gone or shorter than that |
 //! | `replay.rs` | making transcripts agree with the journal |
 //! | `merge.rs` | writing a transcript anew |
 //! | `expire.rs` | taking out what has expired, while appends go on |
@@ -34,6 +36,10 @@ mod expire;
 mod expire_crash_tests;
 #[cfg(test)]
 mod expire_tests;
+mod lengths;
+mod loss;
+#[cfg(test)]
+mod loss_tests;
 #[cfg(test)]
 mod mend_tests;
 mod merge;
@@ -58,10 +64,13 @@ use crate::message::{Expiry, Id, Message, SessionId};
 pub use ending::Endings;
 pub use erase::{Before, blank_lines, without_lines};
 pub use expire::{Sweep, Swept};
+pub use lengths::Lost;
+pub use loss::Losses;
 pub use read::{Direction, PAGE_BYTES_MAX, Page, Query};
 pub use replay::{Rebuilt, Replay};
 
 use ending::Ending;
+use lengths::{Known, Lengths};
 
 /// See the module.
 pub struct Transcripts<D: Disk = RealDisk> {
@@ -69,6 +78,8 @@ pub struct Transcripts<D: Disk = RealDisk> {
     folder: PathBuf,
     open_max: NonZeroUsize,
     expiry: Expiry,
+    lengths: Option<Lengths<D>>,
+    folder_is_new: bool,
     /// Held by whoever syncs, mends or exchanges files: for as long as that takes, so never by who appends or reads.
     maintenance: Mutex<()>,
     open: Mutex<Open<D>>,
@@ -81,6 +92,10 @@ struct Open<D: Disk> {
     endings: HashMap<SessionId, Ending>,
     /// Sessions whose file no longer had their name when it was closed: what it took is on no disk for long.
     lost: HashSet<SessionId>,
+    /// Sessions of whose transcript a part is gone: with the length it had.
+    losses: HashMap<SessionId, Known>,
+    /// Sessions whose erasure, of that sequence, took what their noted length counts.
+    unnoted: HashMap<SessionId, u64>,
     /// The last sequence that was to be appended, whatever came of it.
     newest: u64,
     /// One buffer for the lines of an append.
@@ -132,6 +147,8 @@ impl<D: Disk> Transcripts<D> {
             behind: HashMap::new(),
             endings: HashMap::new(),
             lost: HashSet::new(),
+            losses: HashMap::new(),
+            unnoted: HashMap::new(),
             newest: 0,
             lines: Vec::new(),
         };
@@ -140,6 +157,8 @@ impl<D: Disk> Transcripts<D> {
             folder: folder.to_owned(),
             open_max,
             expiry: Expiry::never(),
+            lengths: None,
+            folder_is_new: false,
             maintenance: Mutex::new(()),
             open: Mutex::new(open),
         };

@@ -31,6 +31,8 @@ pub struct Replay<'a, D: Disk> {
     open: LruCache<SessionId, Transcript<D::File>>,
     /// Lines that were missing.
     pub appended: u64,
+    /// Of none that it meets it is known any more how long it was.
+    are_forgotten: bool,
     /// Why the first transcript failed that did.
     fault: Option<io::Error>,
 }
@@ -72,7 +74,7 @@ impl<D: Disk> Transcripts<D> {
     /// Begins a replay. Nobody may append to the sessions it meets until it is done.
     pub fn replay(&self) -> Replay<'_, D> {
         let open = LruCache::new(self.open_max);
-        Replay { transcripts: self, sessions: HashMap::new(), open, appended: 0, fault: None }
+        Replay { transcripts: self, sessions: HashMap::new(), open, appended: 0, are_forgotten: false, fault: None }
     }
 
     /// Catches up sessions that are behind: `feed` hands every published message behind a sequence to its callback, with
@@ -87,16 +89,23 @@ impl<D: Disk> Transcripts<D> {
         let _alone = self.maintenance.lock().expect("no holder panics");
         let mut pending: HashMap<SessionId, Behind> = self.all_behind().into_iter().collect();
         let known = pending.len();
+        self.note_lengths(pending.keys().map(|session| (session, 0)))?;
+        let mut met = self.begin_search();
         let mut replay = self.replay();
+        replay.are_forgotten = true;
         replay.fault = self.take_out_erased(&mut pending);
         let Some(first) = pending.values().map(|behind| behind.first).min() else {
             return Ok(Rebuilt { mended: 0, lacking: known, fault: replay.fault });
         };
-        let durable = feed(first - 1, &mut |sequence, message| replay.one_of(&pending, sequence, message))?;
+        let durable = feed(first - 1, &mut |sequence, message| {
+            met.message(message);
+            replay.one_of(&pending, sequence, message);
+        })?;
         for (session, first, last) in replay.settle() {
             self.mark_behind(&session, first, last);
             pending.remove(&session);
         }
+        self.end_search(&met, pending.keys())?;
         // Nothing is synced from here on, so that a busy session is caught up with: what comes now is not yet taken by
         // the worker, which will sync it.
         let mut reached = durable;
@@ -154,7 +163,19 @@ impl<D: Disk> Replay<'_, D> {
 
     /// Takes the next message of a session whose transcript is trusted.
     pub fn message(&mut self, sequence: u64, message: &Message) {
+        if !self.sessions.contains_key(message.session()) {
+            self.transcripts.settle_one(message.session());
+        }
         self.take(sequence, message, false);
+    }
+
+    /// Takes back the lengths of what is about to be written anew or cut.
+    fn forget(&self, sessions: &[&SessionId]) -> io::Result<()> {
+        if self.are_forgotten {
+            Ok(())
+        } else {
+            self.transcripts.note_lengths(sessions.iter().map(|session| (*session, 0)))
+        }
     }
 
     fn take(&mut self, sequence: u64, message: &Message, distrusted: bool) {
@@ -241,6 +262,7 @@ impl<D: Disk> Replay<'_, D> {
             }
             if offset < transcript.bytes {
                 self.transcripts.set_aside(message.session(), &transcript.file, offset..transcript.bytes)?;
+                self.forget(&[message.session()])?;
                 transcript.cut(offset)?;
             }
         }
@@ -259,8 +281,12 @@ impl<D: Disk> Replay<'_, D> {
     /// Puts new files in their places and makes everything durable. Returns the sessions of which that is not known, with
     /// the first and the last sequence they may lack.
     fn settle(&mut self) -> Vec<(SessionId, u64, u64)> {
+        let merging = self.sessions.iter().filter(|(_, seen)| matches!(seen.place, Place::Merging(_)));
+        let forgotten = self.forget(&merging.map(|(session, _)| session).collect::<Vec<_>>());
+        let may_rename = forgotten.map_err(|e| self.fault.get_or_insert(e)).is_ok();
         for seen in self.sessions.values_mut() {
             seen.place = match std::mem::replace(&mut seen.place, Place::Ended) {
+                Place::Merging(_) if !may_rename => Place::Failed,
                 Place::Merging(merge) => match self.transcripts.end_merge(merge) {
                     Ok(()) => Place::Ended,
                     Err(e) => {

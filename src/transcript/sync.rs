@@ -31,9 +31,12 @@ impl<D: Disk> Transcripts<D> {
             let open = self.open.lock().expect("no holder panics");
             sessions.filter(|session| !open.behind.get(session).is_some_and(|behind| behind.distrusted)).collect()
         };
+        let measured = self.measure(&sessions);
         let mut unsafe_ones: HashSet<SessionId> = self.sync_files(&sessions)?.into_iter().collect();
         unsafe_ones.extend(sessions.into_iter().filter(|session| self.was_lost(session)).cloned());
-        Ok(unsafe_ones.into_iter().collect())
+        let unsafe_ones: Vec<SessionId> = unsafe_ones.into_iter().collect();
+        self.note_synced(measured, &unsafe_ones)?;
+        Ok(unsafe_ones)
     }
 
     /// Syncs the files that have those sessions' names. Returns the sessions whose file is not there or failed by itself.

@@ -51,7 +51,8 @@ impl<S: Sink, D: Disk> Worker<S, D> {
         let old = self.checkpoint;
         self.note_erasures()?;
         let position = self.source.position;
-        let reached = if position > old.transcribed { self.sink.flush(position)? } else { position };
+        let is_due = self.sink.is_behind() || position > old.transcribed;
+        let reached = if is_due { self.sink.flush(position)? } else { position };
         let transcribed = reached.max(old.transcribed);
         let drained = match &self.in_use {
             Some(InUse { drain, .. }) => drain.drained(),

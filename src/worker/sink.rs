@@ -18,6 +18,9 @@ use super::{READ_BYTES, Sink};
 /// The longest pause between two rebuilds that mend nothing: each reads the journal from the first missing record on.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
+/// Lengths compared whenever the worker looks up, until all are: they cost 10 µs each.
+const LENGTHS_AT_ONCE: usize = 4000;
+
 /// See the module.
 pub struct TranscriptSink<D: Disk = RealDisk> {
     transcripts: Arc<Transcripts<D>>,
@@ -64,7 +67,8 @@ impl<D: Disk> TranscriptSink<D> {
 
     fn rebuild(&mut self) {
         let waits = self.pause.is_some_and(|(until, _)| Instant::now() < until);
-        if waits || self.transcripts.first_lacking().is_none() {
+        // All that a start finds gone is written again in one walk over the journal.
+        if waits || self.transcripts.first_lacking().is_none() || self.transcripts.check_lengths(0) {
             return;
         }
         let mut reader = None;
@@ -103,6 +107,11 @@ fn feed<D: Disk>(reader: &mut journal::Reader<D>, take: &mut dyn FnMut(u64, &Mes
 }
 
 impl<D: Disk> Sink for TranscriptSink<D> {
+    fn is_behind(&self) -> bool {
+        self.transcripts.check_lengths(LENGTHS_AT_ONCE);
+        self.transcripts.first_lacking().is_some()
+    }
+
     fn take(&mut self, record: &Record) {
         let first = self.span.map_or(record.sequence, |(first, _)| first);
         self.span = Some((first, record.sequence));

@@ -1,0 +1,309 @@
+//! How long each transcript was when it was last synced, in one small file beside the journal: whoever finds a transcript
+//! shorter than that knows that somebody removed it, cut it or put an old one in its place.
+//!
+//! The file is a log: a line a change, `CRC BYTES SESSION` or, where a part is lost, `CRC BYTES AFTER BEFORE SESSION`; the last
+//! one of a session counts. It is written anew when half of it no longer counts, so that a hundred thousand sessions are not
+//! written at every checkpoint, and it takes no more than twice what counts and a mebibyte. It is read once, by whoever first
+//! asks after a start, and what was asked for leaves memory.
+//!
+//! Invariants: a length is written when the bytes are synced, before the checkpoint passes them. Whoever makes a transcript
+//! shorter writes 0 first, *nothing is known*, and goes on when that is durable; an erasure need not, since the journal
+//! tells a start of every one that the checkpoint has not passed. The file is derived: where it is missing, or a whole
+//! line is damaged (it may have taken an earlier one back), nothing is known of any. A line without its end was not waited for.
+//!
+//! Knows nothing of transcripts.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard};
+
+use crate::disk::{self, Disk, DiskFile};
+use crate::message::{Id, SessionId};
+
+/// Up to this size the file is not written anew, in bytes.
+const SMALL_BYTES: u64 = 1 << 20;
+
+/// What is known of a session's transcript.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Known {
+    /// Its length when it was last synced; 0 when nothing is known.
+    pub bytes: u64,
+    /// What it lacks and nobody has here.
+    pub lost: Option<Lost>,
+}
+
+/// A stretch of a transcript that is not there any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// The last message before it; `None` when it reaches to the beginning.
+    pub after: Option<Id>,
+    /// What was lost lies before this id; `None` while it is being written again from the journal.
+    pub before: Option<Id>,
+}
+
+/// See the module.
+pub(super) struct Lengths<D: Disk> {
+    disk: D,
+    path: PathBuf,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// What the file said at the start, of sessions nobody has asked for; `None` before it was read.
+    unasked: Option<HashMap<SessionId, Known>>,
+    /// The file's length, and the one it had when it was last written anew.
+    bytes: u64,
+    compact: u64,
+}
+
+impl<D: Disk> Lengths<D> {
+    /// Those in the file at `path`.
+    pub fn new(disk: D, path: &Path) -> Self {
+        let state = Mutex::new(State { unasked: None, bytes: 0, compact: 0 });
+        Self { disk, path: path.to_owned(), state }
+    }
+
+    /// Whether anything was ever written.
+    pub fn any(&self) -> bool {
+        self.disk.open_read(&self.path).and_then(|file| file.byte_len()).is_ok_and(|bytes| bytes > 0)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        let mut state = self.state.lock().expect("no holder panics");
+        if state.unasked.is_none() {
+            let known = self.load(&mut state).unwrap_or_else(|e| {
+                log::warn!("{} cannot be read, so it is not known how long transcripts were: {e}", self.path.display());
+                HashMap::new()
+            });
+            state.unasked = Some(known);
+        }
+        state
+    }
+
+    fn load(&self, state: &mut State) -> io::Result<HashMap<SessionId, Known>> {
+        let content = match disk::read(&self.disk, &self.path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(HashMap::new()),
+            content => content?,
+        };
+        let Some((known, whole)) = parse(&content) else {
+            let _ = self.disk.remove(&self.path);
+            return Err(io::Error::other("it is damaged, and is begun anew"));
+        };
+        (state.bytes, state.compact) = (whole as u64, whole as u64);
+        if whole < content.len() {
+            self.write_anew(state, &known)?;
+        }
+        Ok(known)
+    }
+
+    /// What was known of a session at the start. It is told once.
+    pub fn take(&self, session: &SessionId) -> Option<Known> {
+        self.state().unasked.as_mut()?.remove(session)
+    }
+
+    /// Some sessions nobody has asked for yet.
+    pub fn unasked(&self, at_most: usize) -> Vec<SessionId> {
+        let mut state = self.state();
+        let Some(unasked) = &mut state.unasked else { return Vec::new() };
+        if unasked.is_empty() {
+            // The room goes back.
+            *unasked = HashMap::new();
+        }
+        unasked.keys().take(at_most).cloned().collect()
+    }
+
+    /// Writes what is known now: it is durable when this returns, or nothing is known of any session any more, which is what
+    /// a full disk comes to.
+    ///
+    /// # Errors
+    /// The disk's: what stood there before may still count.
+    pub fn write(&self, known: &[(SessionId, Known)]) -> io::Result<()> {
+        if known.is_empty() {
+            return Ok(());
+        }
+        let mut state = self.state();
+        let Err(e) = self.append(&mut state, known) else { return Ok(()) };
+        log::debug!("{} cannot be written and is begun anew: {e}", self.path.display());
+        (state.bytes, state.compact) = (0, 0);
+        match self.disk.remove(&self.path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        }?;
+        self.sync_folder()
+    }
+
+    fn append(&self, state: &mut State, known: &[(SessionId, Known)]) -> io::Result<()> {
+        let mut lines = String::new();
+        known.iter().for_each(|(session, known)| push_line(&mut lines, session, *known));
+        let file = self.disk.open_append(&self.path)?;
+        file.write_all_at(lines.as_bytes(), state.bytes)?;
+        file.sync()?;
+        if state.bytes == 0 {
+            self.sync_folder()?;
+        }
+        state.bytes += lines.len() as u64;
+        if state.bytes > SMALL_BYTES + 2 * state.compact {
+            let content = disk::read(&self.disk, &self.path)?;
+            let (known, _) = parse(&content).ok_or_else(|| io::Error::other("it is damaged"))?;
+            self.write_anew(state, &known)?;
+        }
+        Ok(())
+    }
+
+    fn write_anew(&self, state: &mut State, known: &HashMap<SessionId, Known>) -> io::Result<()> {
+        let mut lines = String::new();
+        let counts = known.iter().filter(|(_, known)| **known != Known::default());
+        counts.for_each(|(session, known)| push_line(&mut lines, session, *known));
+        disk::replace(&self.disk, &self.path, lines.as_bytes())?;
+        (state.bytes, state.compact) = (lines.len() as u64, lines.len() as u64);
+        Ok(())
+    }
+
+    fn sync_folder(&self) -> io::Result<()> {
+        self.disk.sync_dir(self.path.parent().unwrap_or(Path::new(".")))
+    }
+}
+
+fn push_line(to: &mut String, session: &SessionId, known: Known) {
+    let text = |id: Option<Id>| id.map_or_else(|| "-".to_owned(), |id| id.to_string());
+    let line = match known.lost {
+        None => format!("{} {session}", known.bytes),
+        Some(lost) => format!("{} {} {} {session}", known.bytes, text(lost.after), text(lost.before)),
+    };
+    let _ = writeln!(to, "{:08x} {line}", crc32fast::hash(line.as_bytes()));
+}
+
+/// What the lines say, and where the last whole one ends; `None` when one is damaged.
+fn parse(content: &[u8]) -> Option<(HashMap<SessionId, Known>, usize)> {
+    let (mut known, mut whole) = (HashMap::new(), 0);
+    for line in content.split_inclusive(|&byte| byte == b'\n') {
+        match parse_line(line) {
+            Some((session, now)) => {
+                known.insert(session, now);
+                whole += line.len();
+            }
+            None if line.ends_with(b"\n") => return None,
+            None => break,
+        }
+    }
+    Some((known, whole))
+}
+
+fn parse_line(line: &[u8]) -> Option<(SessionId, Known)> {
+    let (checksum, line) = std::str::from_utf8(line.strip_suffix(b"\n")?).ok()?.split_once(' ')?;
+    if u32::from_str_radix(checksum, 16).ok()? != crc32fast::hash(line.as_bytes()) {
+        return None;
+    }
+    let id = |text: &str| if text == "-" { Some(None) } else { text.parse().ok().map(Some) };
+    let words: Vec<&str> = line.split(' ').collect();
+    let (bytes, lost, session) = match words[..] {
+        [bytes, session] => (bytes, None, session),
+        [bytes, after, before, session] => (bytes, Some(Lost { after: id(after)?, before: id(before)? }), session),
+        _ => return None,
+    };
+    Some((SessionId::new(session).ok()?, Known { bytes: bytes.parse().ok()?, lost }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::sim::{Fault, Random, SimDisk};
+    use crate::message::Timestamp;
+
+    const PATH: &str = "/lengths";
+
+    fn session(n: u64) -> SessionId {
+        SessionId::new(&format!("s:{n}")).unwrap()
+    }
+
+    fn of(bytes: u64) -> Known {
+        Known { bytes, lost: None }
+    }
+
+    fn lengths(disk: &SimDisk) -> Lengths<SimDisk> {
+        Lengths::new(disk.clone(), Path::new(PATH))
+    }
+
+    #[test]
+    fn the_last_word_of_a_session_counts_after_a_restart_and_is_told_once() {
+        let disk = SimDisk::default();
+        let id = Id::from_parts(Timestamp::from_micros(1_790_000_000_000_000), 7);
+        let lost = Some(Lost { after: None, before: Some(id) });
+        let pending = Known { bytes: 9, lost: Some(Lost { after: Some(id), before: None }) };
+        let before = lengths(&disk);
+        assert!(!before.any());
+        before.write(&[(session(1), of(5)), (session(2), of(6)), (session(4), pending)]).unwrap();
+        before.write(&[(session(1), of(7)), (session(3), Known { bytes: 8, lost })]).unwrap();
+        let after = lengths(&disk);
+        assert_eq!((after.any(), after.unasked(9).len()), (true, 4));
+        assert_eq!((after.take(&session(1)), after.take(&session(1))), (Some(of(7)), None));
+        assert_eq!(after.take(&session(3)), Some(Known { bytes: 8, lost }));
+        assert_eq!(after.take(&session(4)), Some(pending));
+        assert_eq!(after.unasked(9), [session(2)]);
+    }
+
+    #[test]
+    fn the_file_is_bounded_however_often_lengths_change() {
+        let disk = SimDisk::default();
+        let before = lengths(&disk);
+        for round in 1..=60 {
+            before.write(&(0..1000).map(|n| (session(n), of(round * 1000 + n))).collect::<Vec<_>>()).unwrap();
+            assert!(disk.peek(Path::new(PATH)).unwrap().len() < (1 << 20) + 3 * 30_000, "round {round}");
+        }
+        let after = lengths(&disk);
+        assert!((0..1000).all(|n| after.take(&session(n)) == Some(of(60_000 + n))));
+    }
+
+    #[test]
+    fn damage_leaves_nothing_known_and_a_torn_end_only_what_was_not_waited_for() {
+        let whole = {
+            let disk = SimDisk::default();
+            lengths(&disk).write(&(0..3).map(|n| (session(n), of(n + 1))).collect::<Vec<_>>()).unwrap();
+            disk.peek(Path::new(PATH)).unwrap()
+        };
+        let last = whole.len() - 1;
+        for at in 0..whole.len() {
+            let (disk, path) = (SimDisk::default(), Path::new(PATH));
+            drop(disk.create(path).unwrap());
+            disk.damage(path, |bytes| {
+                bytes.clone_from(&whole);
+                bytes[at] ^= 1;
+            });
+            let after = lengths(&disk);
+            assert_eq!(after.unasked(9).len(), if at < last { 0 } else { 2 }, "damage at {at}");
+            after.write(&[(session(9), of(9))]).unwrap();
+            assert_eq!(lengths(&disk).take(&session(9)), Some(of(9)), "damage at {at}");
+            disk.damage(path, |bytes| *bytes = whole[..at].to_vec());
+            assert_eq!(lengths(&disk).unasked(9).len(), at / (whole.len() / 3), "cut at {at}");
+        }
+    }
+
+    #[test]
+    fn after_a_power_cut_or_a_fault_at_any_call_what_was_taken_back_never_counts_again() {
+        for cut in [true, false] {
+            for call in 0.. {
+                let disk = SimDisk::default();
+                lengths(&disk).write(&[(session(1), of(5)), (session(2), of(6))]).unwrap();
+                let before = lengths(&disk);
+                before.take(&session(1));
+                let fault = if cut { Fault::PowerOff } else { Fault::Fail(io::ErrorKind::StorageFull) };
+                let at = disk.calls() + call;
+                disk.fault_at(at, fault);
+                let written = before.write(&[(session(1), of(0))]);
+                let is_done = disk.calls() <= at;
+                disk.power_cut(&mut Random(call + 1));
+                let after = lengths(&disk);
+                let found = after.take(&session(1)).unwrap_or_default();
+                assert!(found == of(0) || (written.is_err() && found == of(5)), "call {call}: {written:?}, {found:?}");
+                if cut {
+                    assert_eq!(after.take(&session(2)), Some(of(6)), "call {call}");
+                }
+                if is_done {
+                    break;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! A transcript that is gone or shorter than what was synced: noticed, told, and written again from the journal.
+//!
+//! A start opens no transcript. The length of each is compared with the one it had (`lengths.rs`) when the session is first
+//! used, and the worker compares the rest. One that is too short is *behind* from the first record of the journal on, so it is
+//! mended as all that are, and until then history reads the journal in its place. What the journal does not have any more is
+//! lost; the stretch is kept with the lengths, and history tells of it on the pages that reach it. Which that is:
+//!
+//! * behind the last message that the file still had, and before the first that the journal has;
+//! * nothing, if the file is as long again as it was, or if the journal reaches back to what the file still had, or to what
+//!   has expired.
+//!
+//! A marker in the folder tells one that was removed, or is not mounted, from one that is empty.
+//!
+//! Knows nothing of how the lengths are kept.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::Path;
+
+use crate::disk::{Disk, DiskFile};
+use crate::layout;
+use crate::message::{Id, Message, SessionId};
+
+use super::lengths::{Known, Lengths, Lost};
+use super::read::Lines;
+use super::{Behind, Open, Transcripts};
+
+/// Sessions looked at without letting go of the lock.
+const AT_ONCE: usize = 256;
+/// Read at most to find a file's last message.
+const LOOK_BYTES_MAX: u64 = 1 << 20;
+
+/// What is not as it should be with the transcripts as a whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Losses {
+    /// Sessions whose transcript lacks something the journal has.
+    pub behind: usize,
+    /// Sessions whose transcript lacks something that nobody has here.
+    pub lost: usize,
+    /// The folder was not the one that was written before: it was removed, or is not mounted.
+    pub folder_is_new: bool,
+}
+
+/// The lengths of transcripts before a sync, and the erasures until then.
+pub(super) type Measured = (HashMap<SessionId, u64>, HashMap<SessionId, u64>);
+
+/// What a rebuild met in the journal, of the sessions that lost something.
+pub(super) struct Met {
+    /// The first message of each.
+    first: HashMap<SessionId, Option<Id>>,
+    /// The newest of all.
+    newest: Option<Id>,
+}
+
+impl Met {
+    pub fn message(&mut self, message: &Message) {
+        self.newest = self.newest.max(Some(message.id()));
+        if let Some(first) = self.first.get_mut(message.session()) {
+            first.get_or_insert(message.id());
+        }
+    }
+}
+
+impl<D: Disk> Transcripts<D> {
+    /// The same with their lengths in the file at `path`, which is made once something was synced.
+    #[must_use]
+    pub fn remembering(self, path: &Path) -> Self {
+        let lengths = Lengths::new(self.disk.clone(), path);
+        let marker = layout::marker(&self.folder);
+        let mut folder_is_new = false;
+        if self.disk.open_read(&marker).is_err() {
+            let folder = self.folder.display();
+            folder_is_new = lengths.any();
+            if folder_is_new {
+                log::warn!("{folder} is not what the transcripts were written to: it was removed, or is not mounted");
+            }
+            if let Err(e) = self.disk.create(&marker).and_then(|_| self.disk.sync_dir(&self.folder)) {
+                log::warn!("{folder} cannot be marked: {e}");
+            }
+        }
+        Self { lengths: Some(lengths), folder_is_new, ..self }
+    }
+
+    /// Compares up to `at_most` more transcripts with the length they had, one at a time; whether some are left.
+    pub fn check_lengths(&self, at_most: usize) -> bool {
+        let Some(lengths) = &self.lengths else { return false };
+        let some = lengths.unasked(at_most);
+        some.iter().for_each(|session| self.check_length(&mut self.open.lock().expect("no holder panics"), session));
+        !lengths.unasked(1).is_empty()
+    }
+
+    /// Compares one transcript with the length it had, if that is still to be done.
+    pub(super) fn check_length(&self, open: &mut Open<D>, session: &SessionId) {
+        let Some(known) = self.lengths.as_ref().and_then(|lengths| lengths.take(session)) else { return };
+        if open.unnoted.contains_key(session) {
+            // Erased since.
+            return;
+        }
+        let has_expired = |lost: Lost| lost.before.is_some_and(|before| self.expiry.has_expired(before));
+        let lost = known.lost.filter(|lost| !has_expired(*lost));
+        if lost.is_some() {
+            open.losses.insert(session.clone(), Known { lost, ..known });
+        }
+        match self.byte_len(session) {
+            Ok(left) if left < known.bytes || lost.is_some_and(|lost| lost.before.is_none()) => {
+                self.lose(open, session, known.bytes, left);
+            }
+            Ok(_) => {}
+            Err(e) => log::warn!("the transcript of {session} cannot be compared with what it was: {e}"),
+        }
+    }
+
+    /// The length of a transcript.
+    fn byte_len(&self, session: &SessionId) -> io::Result<u64> {
+        self.old_file(session)?.map_or(Ok(0), |file| file.byte_len())
+    }
+
+    /// The transcript had more bytes than it has now: it is to be written again.
+    fn lose(&self, open: &mut Open<D>, session: &SessionId, had: u64, has: u64) {
+        let last = self.old_file(session).and_then(|file| file.map_or(Ok(None), |file| last_id(&file))).ok().flatten();
+        log::warn!(
+            "the transcript of {session} is gone or was cut, {has} bytes are left of {had}: it is written again from the \
+             journal, as far as that is kept"
+        );
+        let before = open.losses.get(session).copied().unwrap_or(Known { bytes: had, lost: None });
+        // One that was not whole then either cannot be told to be by its length.
+        let bytes = if before.lost.is_some_and(|lost| lost.before.is_some()) { u64::MAX } else { before.bytes };
+        let after = before.lost.map_or(last, |lost| lost.after.min(last));
+        let known = Known { bytes, lost: Some(Lost { after, before: None }) };
+        open.losses.insert(session.clone(), known);
+        open.files.pop(session);
+        let new = Behind { first: 1, last: open.newest, distrusted: false, erased: None };
+        let behind = open.behind.entry(session.clone()).or_insert(new);
+        (behind.first, behind.last) = (1, behind.last.max(new.last));
+    }
+
+    /// What the session's transcript lacks and nobody has here, or not yet.
+    pub fn lost(&self, session: &SessionId) -> Option<Lost> {
+        let mut open = self.open.lock().expect("no holder panics");
+        self.settle_in(&mut open, session);
+        open.losses.get(session).and_then(|known| known.lost)
+    }
+
+    /// How they are.
+    pub fn losses(&self) -> Losses {
+        let open = self.open.lock().expect("no holder panics");
+        let lost = open.losses.values().filter(|known| known.lost.is_some_and(|lost| lost.before.is_some())).count();
+        Losses { behind: open.behind.len(), lost, folder_is_new: self.folder_is_new }
+    }
+
+    /// The lengths of those that are not behind, as they stand now, and what was erased before.
+    pub(super) fn measure(&self, sessions: &[&SessionId]) -> Measured {
+        let mut measured = HashMap::new();
+        if self.lengths.is_none() {
+            return Measured::default();
+        }
+        let erased = self.open.lock().expect("no holder panics").unnoted.clone();
+        for some in sessions.chunks(AT_ONCE) {
+            let mut closed = Vec::new();
+            let open = self.open.lock().expect("no holder panics");
+            for session in some.iter().filter(|session| !open.behind.contains_key(session)) {
+                match open.files.peek(session) {
+                    Some(transcript) => drop(measured.insert((*session).clone(), transcript.bytes)),
+                    None => closed.push(*session),
+                }
+            }
+            drop(open);
+            let file = |session: &SessionId| self.disk.open_read(&self.path(session));
+            let bytes = |session: &&SessionId| file(session).and_then(|file| file.byte_len()).ok();
+            measured.extend(closed.iter().filter_map(|session| Some(((*session).clone(), bytes(session)?))));
+        }
+        (measured, erased)
+    }
+
+    /// Keeps the lengths of what was synced, and takes back those of what was erased. Of one that is not there or
+    /// shorter now a part is lost.
+    pub(super) fn note_synced(&self, measured: Measured, unsafe_ones: &[SessionId]) -> io::Result<()> {
+        let (mut measured, erased) = measured;
+        for session in unsafe_ones {
+            if let (Some(had), Ok(left)) = (measured.remove(session), self.byte_len(session))
+                && left < had
+            {
+                self.lose(&mut self.open.lock().expect("no holder panics"), session, had, left);
+            }
+        }
+        for session in erased.keys() {
+            measured.entry(session.clone()).or_insert(0);
+        }
+        self.note_lengths(measured.iter().map(|(session, bytes)| (session, *bytes)))?;
+        // One that was erased again meanwhile is for the next time.
+        let mut open = self.open.lock().expect("no holder panics");
+        open.unnoted.retain(|session, sequence| erased.get(session) != Some(sequence));
+        Ok(())
+    }
+
+    /// Keeps those lengths, with what was lost. 0 before a transcript is written anew.
+    pub(super) fn note_lengths<'a>(&self, lengths: impl Iterator<Item = (&'a SessionId, u64)>) -> io::Result<()> {
+        let Some(file) = &self.lengths else { return Ok(()) };
+        let open = self.open.lock().expect("no holder panics");
+        let of = |session: &SessionId, bytes: u64| match open.losses.get(session) {
+            // With the length it had, for whoever has to begin again.
+            Some(known) if known.lost.is_some_and(|lost| lost.before.is_none()) => *known,
+            known => Known { bytes, lost: known.and_then(|known| known.lost) },
+        };
+        let known: Vec<(SessionId, Known)> =
+            lengths.map(|(session, bytes)| (session.clone(), of(session, bytes))).collect();
+        drop(open);
+        file.write(&known)
+    }
+
+    /// What is to be met in the journal of those that lost something.
+    pub(super) fn begin_search(&self) -> Met {
+        let open = self.open.lock().expect("no holder panics");
+        let pending = |known: &Known| known.lost.is_some_and(|lost| lost.before.is_none());
+        let first = open.losses.iter().filter(|(_, known)| pending(known)).map(|(session, _)| (session.clone(), None));
+        Met { first: first.collect(), newest: None }
+    }
+
+    /// Those sessions hold, synced, all that the journal has: what they have lost for good is known now.
+    pub(super) fn end_search<'a>(&self, met: &Met, sessions: impl Iterator<Item = &'a SessionId>) -> io::Result<()> {
+        let (mut lengths, mut whole, mut short) = (Vec::new(), 0, Vec::new());
+        for session in sessions.filter(|_| self.lengths.is_some()) {
+            let Ok(bytes) = self.byte_len(session) else { continue };
+            lengths.push((session, bytes));
+            let mut open = self.open.lock().expect("no holder panics");
+            if let Some(first) = met.first.get(session)
+                && let Some(pending) = open.losses.remove(session)
+            {
+                let lost = self.lost_for_good(pending, bytes, *first, met.newest);
+                if lost.is_some() {
+                    open.losses.insert(session.clone(), Known { bytes, lost });
+                    short.push(session);
+                } else {
+                    whole += 1;
+                }
+            }
+        }
+        if whole > 0 {
+            log::info!("{whole} transcripts that were gone or cut are whole again");
+        }
+        if let Some(session) = short.first() {
+            let count = short.len();
+            log::warn!("{count} transcripts lack what the journal no longer has, among them that of {session}");
+        }
+        self.note_lengths(lengths.into_iter())
+    }
+
+    fn lost_for_good(&self, pending: Known, bytes: u64, first: Option<Id>, newest: Option<Id>) -> Option<Lost> {
+        let lost = pending.lost?;
+        let reaches_back = first.is_some_and(|first| Some(first) <= lost.after || self.expiry.has_expired(first));
+        if bytes >= pending.bytes || reaches_back {
+            return None;
+        }
+        // Whatever is said from now on was not lost.
+        let now = Id::least_of(self.expiry.now());
+        Some(Lost { before: first.or(newest.map(Id::just_after).max(Some(now))), ..lost })
+    }
+}
+
+/// The last message of a file.
+fn last_id<F: DiskFile>(file: &F) -> io::Result<Option<Id>> {
+    let mut lines = Lines::new(file, LOOK_BYTES_MAX)?;
+    let mut end = lines.end;
+    while let Some(range) = lines.line_before(end)? {
+        if let Some(id) = Message::id_of_line(lines.bytes(&range)) {
+            return Ok(Some(id));
+        }
+        end = range.start;
+    }
+    Ok(None)
+}

@@ -1,0 +1,244 @@
+//! Transcripts that are gone, cut or old: noticed after a start, written again, and what is lost is told; and that nothing
+//! else is ever taken for a loss, whatever the disk does at whichever call.
+//!
+//! Compiled under `#[cfg(test)]` only.
+
+use std::sync::atomic::AtomicU64;
+
+use super::expire_tests::{one_day, short};
+use super::tests::*;
+use super::*;
+use crate::disk::sim::{Fault, Random, SimDisk};
+
+const FOLDER: &str = "/chats";
+const FILE: &str = "/chats/s.jsonl";
+
+type Take<'a> = &'a mut dyn FnMut(u64, &Message);
+
+/// A journal that has the messages from `first` on.
+fn feed(first: u64, published: u64) -> impl FnMut(u64, Take<'_>) -> io::Result<u64> {
+    move |after, take| {
+        (first.max(after + 1)..=published).for_each(|number| take(number, &short("s", number)));
+        Ok(published)
+    }
+}
+
+fn s() -> SessionId {
+    SessionId::new("s").unwrap()
+}
+
+fn open(disk: &SimDisk, now: &Arc<AtomicU64>) -> Transcripts<SimDisk> {
+    let transcripts = Transcripts::open(disk.clone(), Path::new(FOLDER), NonZeroUsize::new(2).unwrap()).unwrap();
+    transcripts.expiring(one_day(now)).remembering(Path::new("/journal/transcript_lengths"))
+}
+
+/// A clock at which nothing has expired.
+fn early() -> Arc<AtomicU64> {
+    Arc::new(AtomicU64::new(90_000))
+}
+
+fn append(transcripts: &Transcripts<SimDisk>, numbers: std::ops::RangeInclusive<u64>) {
+    for number in numbers {
+        transcripts.append(&s(), &[(number, &short("s", number))]);
+    }
+}
+
+/// A disk with a synced transcript of 1 to `last`.
+fn filled(last: u64) -> SimDisk {
+    let disk = SimDisk::default();
+    let transcripts = open(&disk, &early());
+    append(&transcripts, 1..=last);
+    assert!(transcripts.sync([&s()].into_iter()).unwrap().is_empty());
+    disk
+}
+
+fn numbers(transcripts: &Transcripts<SimDisk>) -> Vec<u64> {
+    let page = transcripts.read(&s(), &query(Direction::Oldest, 1000)).unwrap();
+    page.messages.iter().map(|message| number(message)).collect()
+}
+
+/// Cuts the file to so many lines.
+fn cut(disk: &SimDisk, lines: usize) {
+    disk.damage(Path::new(FILE), |bytes| {
+        let end = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n').nth(lines).unwrap().0;
+        bytes.truncate(end - 3);
+    });
+}
+
+fn damaged(left: Option<usize>) -> SimDisk {
+    let disk = filled(20);
+    match left {
+        Some(lines) => cut(&disk, lines),
+        None => disk.unlink(Path::new(FILE)),
+    }
+    disk
+}
+
+#[test]
+fn a_transcript_that_is_gone_or_cut_is_whole_again_when_the_journal_has_it() {
+    for left in [None, Some(0), Some(2), Some(19)] {
+        // From the beginning, and from what is left on.
+        for first in [1, left.unwrap_or(0) as u64] {
+            let disk = damaged(left);
+            let transcripts = open(&disk, &early());
+            let after = left.filter(|left| *left > 0).map(|left| id(left as u64));
+            assert_eq!(transcripts.lost(&s()), Some(Lost { after, before: None }));
+            assert_eq!(transcripts.append(&s(), &[(21, &short("s", 21))]), Appended::Behind);
+            assert_eq!(transcripts.rebuild(feed(first, 21)).unwrap().lacking, 0);
+            assert_eq!(numbers(&transcripts), (1..=21).collect::<Vec<_>>(), "{left:?}");
+            assert_eq!((transcripts.lost(&s()), transcripts.losses().lost), (None, 0));
+            assert_eq!(open(&disk, &early()).lost(&s()), None, "{left:?}");
+        }
+    }
+}
+
+#[test]
+fn what_the_journal_no_longer_has_is_told_also_after_the_next_start() {
+    for (left, first) in [(None, 11), (Some(2), 11), (None, 99), (Some(2), 99)] {
+        let disk = damaged(left);
+        let transcripts = open(&disk, &early());
+        assert!(!transcripts.check_lengths(10) && transcripts.losses().behind == 1, "nobody used it");
+        transcripts.rebuild(feed(first, 20)).unwrap();
+        let found: Vec<u64> = (1..=left.unwrap_or(0) as u64).chain(first..=20).collect();
+        assert_eq!(numbers(&transcripts), found);
+        let lost = transcripts.lost(&s()).unwrap();
+        assert_eq!(lost.after, left.map(|left| id(left as u64)));
+        // What comes now was not lost.
+        assert!(
+            lost.before == Some(id(11)) || (first == 99 && lost.before > Some(id(20)) && lost.before < Some(id(91)))
+        );
+        transcripts.append(&s(), &[(91, &short("s", 91))]);
+        transcripts.sync([&s()].into_iter()).unwrap();
+        let again = open(&disk, &early());
+        assert_eq!((again.lost(&s()), again.losses().behind), (Some(lost), 0));
+        again.erase(&s(), id(92), 92);
+        assert_eq!(again.lost(&s()), None);
+        again.sync(std::iter::empty()).unwrap();
+        assert_eq!(open(&disk, &early()).lost(&s()), None);
+    }
+}
+
+#[test]
+fn a_second_loss_does_not_hide_the_first() {
+    let disk = damaged(Some(2));
+    open_and_mend(&disk, 11);
+    cut(&disk, 5);
+    let transcripts = open_and_mend(&disk, 16);
+    assert_eq!(transcripts.lost(&s()), Some(Lost { after: Some(id(2)), before: Some(id(16)) }));
+}
+
+fn open_and_mend(disk: &SimDisk, first: u64) -> Transcripts<SimDisk> {
+    let transcripts = open(disk, &early());
+    transcripts.check_lengths(10);
+    transcripts.rebuild(feed(first, 20)).unwrap();
+    transcripts
+}
+
+#[test]
+fn what_has_expired_is_no_loss_and_neither_is_what_a_sweep_or_an_erasure_took() {
+    let day = 86_400_000_000;
+    let late = Arc::new(AtomicU64::new(day + 16_000));
+    // The journal's first messages have expired: what came before has, too.
+    let disk = damaged(None);
+    let transcripts = open(&disk, &late);
+    assert!(transcripts.lost(&s()).is_some());
+    transcripts.rebuild(feed(11, 20)).unwrap();
+    assert_eq!((numbers(&transcripts), transcripts.lost(&s())), ((16..=20).collect::<Vec<_>>(), None));
+    // Swept: some of it, and all.
+    for now in [day + 16_000, day + 90_000] {
+        let disk = filled(20);
+        let (late, before) = (Arc::new(AtomicU64::new(now)), disk.peek(Path::new(FILE)));
+        let transcripts = open(&disk, &late);
+        transcripts.sweep_on(&mut transcripts.sweep().unwrap(), 100, &|| true);
+        assert_ne!(disk.peek(Path::new(FILE)), before, "it was swept");
+        assert_eq!(open(&disk, &early()).lost(&s()), None);
+    }
+    let disk = filled(20);
+    open(&disk, &early()).erase(&s(), id(50), 50);
+    let next = open(&disk, &early());
+    next.erase_at_start(&s(), id(50), 50);
+    assert_eq!(next.lost(&s()), None, "the journal told of it");
+}
+
+#[test]
+fn a_file_that_vanishes_while_it_is_open_is_written_again_from_its_beginning() {
+    let disk = SimDisk::default();
+    let transcripts = open(&disk, &early());
+    append(&transcripts, 1..=20);
+    transcripts.sync([&s()].into_iter()).unwrap();
+    disk.unlink(Path::new(FILE));
+    transcripts.append(&s(), &[(21, &short("s", 21))]);
+    assert_eq!(transcripts.sync([&s()].into_iter()).unwrap(), [s()]);
+    transcripts.mark_behind(&s(), 21, 21);
+    transcripts.rebuild(feed(1, 21)).unwrap();
+    assert_eq!((numbers(&transcripts), transcripts.lost(&s())), ((1..=21).collect::<Vec<_>>(), None));
+}
+
+#[test]
+fn a_folder_without_its_marker_is_told_from_one_that_is_empty() {
+    let disk = filled(3);
+    assert!(!open(&disk, &early()).losses().folder_is_new);
+    disk.unlink(Path::new(FILE));
+    assert!(!open(&disk, &early()).losses().folder_is_new, "it is empty");
+    disk.unlink(&crate::layout::marker(Path::new(FOLDER)));
+    assert!(open(&disk, &early()).losses().folder_is_new);
+    assert!(!open(&SimDisk::default(), &early()).losses().folder_is_new, "the first start");
+}
+
+#[test]
+fn a_power_cut_or_a_fault_at_any_call_of_the_rewriting_loses_nothing_and_hides_no_loss() {
+    for (left, first) in [(None, 1), (Some(2), 1), (None, 11), (Some(2), 11)] {
+        for fault in [Fault::PowerOff, Fault::Fail(io::ErrorKind::Other), Fault::Fail(io::ErrorKind::StorageFull)] {
+            for call in 0.. {
+                let disk = damaged(left);
+                let transcripts = open(&disk, &early());
+                let at = disk.calls() + call;
+                disk.fault_at(at, fault);
+                transcripts.check_lengths(10);
+                let _ = transcripts.rebuild(feed(first, 20));
+                let is_done = disk.calls() <= at;
+                drop(transcripts);
+                disk.power_cut(&mut Random(call + 1));
+                let next = open(&disk, &early());
+                next.check_lengths(10);
+                next.rebuild(feed(first, 20)).unwrap();
+                let case = format!("{left:?}, from {first}, {fault:?} at call {call}");
+                let found: Vec<u64> = (1..=left.unwrap_or(0) as u64).filter(|n| *n < first).chain(first..=20).collect();
+                // What the disk refused to keep is not known: then nothing is told, but nothing is lost by it.
+                let lost = next.lost(&s());
+                let told = Some(Lost { after: left.map(|left| id(left as u64)), before: Some(id(11)) });
+                let wanted = if first == 1 { None } else { told };
+                assert!(lost == wanted || (fault != Fault::PowerOff && lost.is_none()), "{case}: {lost:?}");
+                if lost == wanted {
+                    assert_eq!(numbers(&next), found, "{case}");
+                }
+                if is_done {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn no_power_cut_at_any_call_makes_a_loss_of_what_was_appended_swept_or_erased() {
+    let day = 86_400_000_000;
+    for call in 0.. {
+        let (disk, now) = (filled(12), Arc::new(AtomicU64::new(day + 8_000)));
+        let transcripts = open(&disk, &now);
+        let at = disk.calls() + call;
+        disk.fault_at(at, Fault::PowerOff);
+        append(&transcripts, 13..=20);
+        let _ = transcripts.sync([&s()].into_iter());
+        if let Ok(mut sweep) = transcripts.sweep() {
+            transcripts.sweep_on(&mut sweep, 100, &|| true);
+        }
+        let is_done = disk.calls() <= at;
+        disk.power_cut(&mut Random(call + 1));
+        let next = open(&disk, &now);
+        assert_eq!((next.lost(&s()), next.losses().behind), (None, 0), "call {call}");
+        if is_done {
+            break;
+        }
+    }
+}

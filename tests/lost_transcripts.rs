@@ -1,0 +1,189 @@
+//! Transcripts that somebody removed, cut or put back from a backup while the server was down: noticed after the start, written
+//! again from the journal as far as that is kept, and what is not is told. What an erasure took is no loss.
+
+#![allow(clippy::unwrap_used, reason = "a test says where it failed by panicking there")]
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use support::{Client, Options, PATIENCE, Server, wait_until};
+
+/// A checkpoint each second.
+fn options() -> Options {
+    Options::default().set("journal.checkpoint_seconds", 1)
+}
+
+fn status(server: &Server) -> Value {
+    server.client().get("/api/storage/status").expect(200)
+}
+
+fn fill(client: &mut Client, session: &str, numbers: std::ops::Range<usize>, bytes: usize) {
+    for n in numbers {
+        let text = format!("m{n} {}", "x".repeat(bytes));
+        let body = json!({"session_id": session, "role": "user", "text": text});
+        client.post("/api/chat/messages", &body).expect(201);
+    }
+}
+
+fn wait_for_the_checkpoint(server: &Server) {
+    wait_until("the checkpoint has passed everything", PATIENCE, || {
+        let journal = &status(server)["journal"];
+        journal["transcribed"] == journal["last_sequence"]
+    });
+}
+
+fn ids(messages: &[Value]) -> Vec<String> {
+    messages.iter().map(|message| message["id"].as_str().unwrap().to_owned()).collect()
+}
+
+fn end(server: &mut Server, killed: bool) {
+    if killed {
+        server.kill9();
+    } else {
+        server.sigterm_and_wait();
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap).filter(|entry| entry.path().is_file()) {
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+fn cut_to_two_lines(path: &Path) {
+    let text = fs::read_to_string(path).unwrap();
+    fs::write(path, text.split_inclusive('\n').take(2).collect::<String>()).unwrap();
+}
+
+/// What somebody does to the transcripts, of which a backup stands in `backup`.
+type Deed = fn(server: &Server, backup: &Path);
+
+const DEEDS: [(&str, Deed); 4] = [
+    ("the folder removed", |server, _| fs::remove_dir_all(server.data().join("cache")).unwrap()),
+    ("one file removed", |server, _| fs::remove_file(server.transcript_path("a")).unwrap()),
+    ("one cut to two lines", |server, _| cut_to_two_lines(&server.transcript_path("a"))),
+    ("an older folder put back", |server, backup| {
+        let folder = server.transcript_path("a").parent().unwrap().to_owned();
+        fs::remove_dir_all(&folder).unwrap();
+        copy(backup, &folder);
+    }),
+];
+
+#[test]
+fn a_transcript_that_is_gone_cut_or_old_is_whole_again_after_the_start() {
+    for (name, deed) in DEEDS {
+        for killed in [false, true] {
+            let mut server = Server::start(options());
+            let mut client = server.client();
+            fill(&mut client, "a", 0..4, 10);
+            fill(&mut client, "b", 0..4, 10);
+            wait_for_the_checkpoint(&server);
+            let backup = server.folder().join("backup");
+            copy(server.transcript_path("a").parent().unwrap(), &backup);
+            fill(&mut client, "a", 4..8, 10);
+            fill(&mut client, "later", 0..3, 10);
+            wait_for_the_checkpoint(&server);
+            // The last one may or may not be behind the checkpoint.
+            fill(&mut client, "a", 8..9, 10);
+            let before = ["a", "b", "later"].map(|session| ids(&client.whole_history(session)));
+            end(&mut server, killed);
+            deed(&server, &backup);
+            server.start_again();
+            let case = format!("{name}, killed: {killed}");
+            let mut client = server.client();
+            let page = client.history("a", "");
+            assert!(page["complete"] == false || page["messages"].as_array().unwrap().len() == 9, "{case}: {page}");
+            wait_until(&format!("{case}: everything is whole"), PATIENCE, || {
+                status(&server)["transcripts"]["behind"] == 0
+                    && ["a", "b", "later"].iter().all(|session| client.history(session, "")["complete"] == true)
+            });
+            assert_eq!(["a", "b", "later"].map(|session| ids(&client.whole_history(session))), before, "{case}");
+            assert_eq!(ids(&server.transcript_of("a", 9)), before[0], "{case}");
+            server.transcript_of("later", 3);
+            assert!(server.log().contains("is gone or was cut"), "{case}");
+            let warned = status(&server)["transcripts"]["warnings"] == json!(["folder_is_new"]);
+            assert_eq!(warned, name == "the folder removed", "{case}");
+            server.restart();
+            assert_eq!(status(&server)["transcripts"], json!({"behind": 0, "lost": 0, "warnings": []}), "{case}");
+            assert_eq!(ids(&server.client().whole_history("a")), before[0], "{case}");
+            assert!(!server.log().contains("is gone or was cut"), "{case}");
+        }
+    }
+}
+
+#[test]
+fn what_the_journal_no_longer_has_is_told_on_the_pages_that_reach_it_until_the_session_is_erased() {
+    for (name, deed) in [DEEDS[0], DEEDS[2]] {
+        let small = options().set("journal.segment_bytes", 2_162_688).set("journal.retain_hours", 0);
+        let mut server = Server::start(small);
+        let mut client = server.client();
+        fill(&mut client, "a", 0..5, 100_000);
+        fill(&mut client, "other", 0..25, 100_000);
+        wait_for_the_checkpoint(&server);
+        fill(&mut client, "a", 5..8, 10);
+        wait_until("the first segments are gone", PATIENCE, || {
+            status(&server)["journal"]["first_sequence"].as_u64().unwrap() > 5
+        });
+        let before = ids(&client.whole_history("a"));
+        end(&mut server, true);
+        deed(&server, Path::new(""));
+        server.start_again();
+        let left = if name == DEEDS[0].0 { 0 } else { 2 };
+        let wanted: Vec<String> = before[..left].iter().chain(&before[5..]).cloned().collect();
+        for _ in 0..2 {
+            let mut client = server.client();
+            wait_until("what is left is written", PATIENCE, || {
+                let transcripts = status(&server)["transcripts"].clone();
+                transcripts["behind"] == 0 && transcripts["lost"].as_u64() > Some(0)
+            });
+            let transcripts = status(&server)["transcripts"].clone();
+            assert!(transcripts["warnings"].as_array().unwrap().contains(&json!("lost")), "{transcripts}");
+            fill(&mut client, "a", 0..1, 10);
+            let page = client.history("a", "");
+            assert_eq!(ids(page["messages"].as_array().unwrap())[..wanted.len()], wanted, "{name}");
+            assert_eq!(page["complete"], false, "{name}");
+            assert!(page["reason"].as_str().unwrap().contains("a part of the transcript is gone"), "{page}");
+            // Pages on either side of it are as complete as ever.
+            assert_eq!(client.history("a", "&limit=2")["complete"], true);
+            assert_eq!(client.history("a", &format!("&after={}", before[5]))["complete"], true);
+            assert_eq!(client.history("a", &format!("&before={}", before[6]))["complete"], false);
+            if left > 0 {
+                assert_eq!(client.history("a", &format!("&before={}", before[1]))["complete"], true);
+            }
+            server.restart();
+        }
+        let mut client = server.client();
+        client.request("DELETE", "/api/chat/sessions/a", &[], None).expect(200);
+        assert_eq!(client.history("a", "")["complete"], true);
+    }
+}
+
+#[test]
+fn what_was_erased_is_no_loss() {
+    for killed in [false, true] {
+        let mut server = Server::start(options());
+        let mut client = server.client();
+        fill(&mut client, "gone", 0..5, 100);
+        fill(&mut client, "again", 0..5, 100);
+        wait_for_the_checkpoint(&server);
+        for session in ["gone", "again"] {
+            client.request("DELETE", &format!("/api/chat/sessions/{session}"), &[], None).expect(200);
+        }
+        fill(&mut client, "again", 5..6, 10);
+        end(&mut server, killed);
+        for round in 0..2 {
+            server.start_again();
+            let mut client = server.client();
+            assert_eq!(client.history("gone", "")["complete"], true, "round {round}");
+            assert_eq!(client.history("again", "")["complete"], true, "round {round}");
+            assert_eq!(client.whole_history("again").len(), 1);
+            assert_eq!(status(&server)["transcripts"]["lost"], 0);
+            assert!(!server.log().contains("is gone or was cut"), "round {round}");
+            server.sigterm_and_wait();
+        }
+    }
+}
