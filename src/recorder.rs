@@ -326,6 +326,8 @@ fn expect<D: Disk>(journal: &Journal<D>, transcripts: &Transcripts<D>, endings_m
     })? == Progress::More
     {
         if endings.len() > endings_max {
+            // What is appended to a transcript that was cut would hide that.
+            while transcripts.check_lengths(endings_max) {}
             replay(journal, transcripts, from, reader.position())?;
             from = reader.position();
             endings = Endings::default();

@@ -126,7 +126,7 @@ impl<D: Disk> Transcripts<D> {
         self.behind_count().saturating_sub(before)
     }
 
-    pub(super) fn settle_one(&self, session: &SessionId) {
+    fn settle_one(&self, session: &SessionId) {
         self.settle_in(&mut self.open.lock().expect("no holder panics"), session);
     }
 

@@ -163,9 +163,6 @@ impl<D: Disk> Replay<'_, D> {
 
     /// Takes the next message of a session whose transcript is trusted.
     pub fn message(&mut self, sequence: u64, message: &Message) {
-        if !self.sessions.contains_key(message.session()) {
-            self.transcripts.settle_one(message.session());
-        }
         self.take(sequence, message, false);
     }
 
