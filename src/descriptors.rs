@@ -11,8 +11,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Descriptors kept for everything that is not a connection: standard streams, the journal, the lock, transcripts, the driver.
 const FILES: u64 = 64;
-/// The most transcripts worth keeping open; each one that is saves an open and a close for every append.
-const TRANSCRIPTS_MAX: u64 = 256;
+/// The most transcripts worth keeping open, at about 150 bytes each; one that is saves an open, four looks and a close for
+/// an append.
+const TRANSCRIPTS_MAX: u64 = 16_384;
 
 /// What each side may keep open at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,8 +66,8 @@ mod tests {
 
     #[test]
     fn a_wide_limit_leaves_what_the_configuration_asks_for() {
-        assert_eq!(share(20_000, 4096, 10_000), Share { connections: 4096, sockets: 10_000, transcripts: 256 });
-        assert_eq!(share(u64::MAX, 4096, 10_000).connections, 4096);
+        assert_eq!(share(20_000, 4096, 10_000), Share { connections: 4096, sockets: 10_000, transcripts: 2952 });
+        assert_eq!(share(u64::MAX, 4096, 10_000), Share { connections: 4096, sockets: 10_000, transcripts: 16_384 });
         assert_eq!(share(20_000, 4096, 100_000), Share { connections: 4096, sockets: 15_840, transcripts: 32 });
     }
 

@@ -41,6 +41,11 @@ pub trait Disk: Clone + Send + Sync + 'static {
     fn open_read(&self, path: &Path) -> io::Result<Self::File>;
     /// Opens a file for appending and reading, making it when there is none.
     fn open_append(&self, path: &Path) -> io::Result<Self::File>;
+    /// Whether the file is what has that name, and has so many bytes.
+    fn is_named(&self, path: &Path, file: &Self::File, bytes: u64) -> io::Result<bool> {
+        let named = self.open_read(path)?;
+        Ok(named.is_same(file)? && named.byte_len()? == bytes)
+    }
     /// Gives a file another name, replacing what had it.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.
@@ -131,6 +136,12 @@ impl Disk for RealDisk {
 
     fn open_append(&self, path: &Path) -> io::Result<File> {
         options().append(true).create(true).open(path).and_then(regular)
+    }
+
+    fn is_named(&self, path: &Path, file: &File, bytes: u64) -> io::Result<bool> {
+        // Nothing is opened: a look costs a quarter of that.
+        let (named, file) = (std::fs::metadata(path)?, file.metadata()?);
+        Ok((named.dev(), named.ino(), named.len()) == (file.dev(), file.ino(), bytes))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -261,4 +272,28 @@ fn copy_from<F: DiskFile>(from: Source<'_>, len: u64, to: &F, to_at: u64) -> io:
         at += read as u64;
     }
     Ok(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_was_removed_replaced_or_cut_no_longer_has_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, other) = (folder.path().join("a"), folder.path().join("b"));
+        let file = RealDisk.open_append(&path).unwrap();
+        DiskFile::write_all_at(&file, b"1234", 0).unwrap();
+        assert!(RealDisk.is_named(&path, &file, 4).unwrap());
+        // Longer or shorter than whoever asks has left it.
+        assert!(!RealDisk.is_named(&path, &file, 3).unwrap() && !RealDisk.is_named(&path, &file, 5).unwrap());
+        std::fs::write(&other, "1234").unwrap();
+        RealDisk.rename(&other, &path).unwrap();
+        assert!(!RealDisk.is_named(&path, &file, 4).unwrap());
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(RealDisk.is_named(&path, &file, 4).unwrap_err().kind(), io::ErrorKind::NotFound);
+        // A folder or a FIFO in its place is not it either, and nobody waits at it.
+        std::fs::create_dir(&path).unwrap();
+        assert!(!RealDisk.is_named(&path, &file, 4).unwrap());
+    }
 }

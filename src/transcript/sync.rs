@@ -82,15 +82,10 @@ impl<D: Disk> Transcripts<D> {
     }
 
     /// Whether the open file is the one a reader finds, and as long as we left it: a line behind one that somebody cut, or
-    /// began, is torn with it. When nobody can tell, for want of a descriptor most likely, it is.
+    /// began, is torn with it. When nobody can tell, it is.
     pub(super) fn has_its_name(&self, session: &SessionId, transcript: &Transcript<D::File>) -> bool {
-        match self.disk.open_read(&self.path(session)) {
-            Ok(file) => {
-                file.is_same(&transcript.file).unwrap_or(true)
-                    && file.byte_len().map_or(true, |bytes| bytes == transcript.bytes)
-            }
-            Err(e) => e.kind() != io::ErrorKind::NotFound,
-        }
+        let named = self.disk.is_named(&self.path(session), &transcript.file, transcript.bytes);
+        named.unwrap_or_else(|e| e.kind() != io::ErrorKind::NotFound)
     }
 }
 
