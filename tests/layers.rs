@@ -29,7 +29,6 @@ const LAYERS: [&[&str]; 5] = [
 const CIRCLES: &str = "\
 cli.rs cli/args.rs cli/load.rs cli/say.rs cli/show.rs cli/verify.rs cli/verify/checks.rs cli/verify/websocket.rs
 cli/client.rs cli/client/events.rs cli/client/socket.rs
-journal/commit.rs journal/mod.rs journal/queue.rs journal/reader.rs journal/upkeep.rs
 server/connection.rs server/connection/answer.rs server/connection/upgrade.rs
 transcript/ending.rs transcript/mod.rs
 ";
@@ -38,7 +37,7 @@ transcript/ending.rs transcript/mod.rs
 const FIELDS_MAX: usize = 12;
 
 /// The structs that still have more. Whoever takes one apart takes it out.
-const LARGE: &[(&str, usize)] = &[("journal/digest.rs Digest", 13), ("journal/mod.rs Shared", 17)];
+const LARGE: &[(&str, usize)] = &[("journal/digest.rs Digest", 13)];
 
 /// Lines of code that `src/` may have.
 const LINES_MAX: usize = 25_000;

@@ -2,6 +2,8 @@
 //!
 //! Compiled under `#[cfg(test)]` only. Power cuts and faults at every call are tested with the whole path (janitor/).
 
+use std::path::PathBuf;
+
 use super::testing::{Fixture, fill, say, texts};
 use super::*;
 use crate::config::Fsync;

@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{bounded, unbounded};
+
 use super::testing::{Fixture, fill, say, texts};
 use super::*;
 use crate::config::Fsync;
@@ -353,4 +355,38 @@ fn while_a_sync_hangs_nobody_is_answered_falsely_and_nobody_else_waits() {
     assert_eq!(texts(&journal).len(), 3);
     let deadline = Instant::now() + Duration::from_secs(60);
     assert!(say(&journal, &["after"]).is_ok() && Instant::now() < deadline);
+}
+
+#[test]
+fn whoever_led_a_synced_batch_is_answered_while_the_next_one_is_synced() {
+    let fixture = Fixture::new();
+    let ((to_test, published), (to_leader, go)) = (bounded::<()>(1), bounded::<()>(1));
+    let publish = Box::new(move |records: &[Record]| {
+        if records[0].sequence == 1 {
+            to_test.send(()).unwrap();
+            go.recv().unwrap();
+        }
+    });
+    let clock = fixture.clock.clone();
+    let journal = Journal::open_on(fixture.disk.clone(), &fixture.config, clock, publish, Box::new(|| ())).unwrap();
+    std::thread::scope(|scope| {
+        let (to_all, answered) = unbounded();
+        let send = |text: &'static str| {
+            let (journal, to_all) = (&journal, to_all.clone());
+            scope.spawn(move || to_all.send(say(journal, &[text]).map(|_| text)).unwrap());
+        };
+        send("first");
+        published.recv().unwrap();
+        send("second");
+        // It has its place in the next batch, which the leader finds when it comes back.
+        while journal.shared.queue.lock().unwrap().records.is_empty() {
+            std::thread::yield_now();
+        }
+        fixture.disk.stall(Op::Sync, ".segment");
+        to_leader.send(()).unwrap();
+        let first = answered.recv_timeout(Duration::from_secs(20));
+        fixture.disk.release();
+        assert_eq!(first.unwrap(), Ok("first"));
+        assert_eq!(answered.recv().unwrap(), Ok("second"));
+    });
 }

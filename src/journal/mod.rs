@@ -9,7 +9,9 @@
 //! | file | what |
 //! |---|---|
 //! | `queue.rs` | what gives records their place: the open batch, ids, keys |
+//! | `batch.rs` | what the waiters of one batch sleep on |
 //! | `commit.rs` | group commit: ticket, leader, publication |
+//! | `shared.rs` | what the parts share, and how the journal is |
 //! | `writer.rs` | frames into segments: sync, roll, what follows a failure |
 //! | `reader.rs` | records back out, in sequence, up to what is published |
 //! | `arrivals.rs` | waiting for what is published next |
@@ -53,6 +55,7 @@
 
 mod age;
 mod arrivals;
+mod batch;
 mod checkpoint;
 #[cfg(test)]
 mod clock_tests;
@@ -84,6 +87,7 @@ mod salvage;
 mod scan;
 mod scrub;
 mod segment;
+mod shared;
 pub mod survey;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -93,20 +97,19 @@ mod upkeep;
 mod writer;
 
 use std::io;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::bounded;
 
-use crate::config::JournalConfig;
+use crate::config::{Fsync, JournalConfig};
 use crate::disk::overlay::Overlay;
 use crate::disk::{Disk, RealDisk};
 use crate::message::{Clock, Id, IdGenerator, LINE_BYTES_MAX, Message, SessionId};
 
 pub use arrivals::{Arrivals, Woken};
+pub use batch::Ticket;
 pub use checkpoint::{Checkpoint, Standing};
-pub use commit::Ticket;
 pub use erasures::Unscrubbed;
 pub use error::{OpenError, Refusal};
 pub use lock::Lock;
@@ -116,76 +119,14 @@ pub use record::{Draft, Entry, Key, Links, Record, ReplyTo};
 pub use recovery::Findings;
 pub use salvage::messages as salvage;
 pub use scrub::Scrubbed;
-pub use upkeep::Warning;
+pub use shared::{Publish, Warning};
 
 use age::Ages;
-use erasures::{Erasure, Erasures};
 use queue::Queue;
 use recovery::recover;
-use segment::SegmentInfo;
+use shared::{Condition, Outlet, Shared};
 use survey::{Survey, Tell, Watch};
 use writer::{Settings, Writer};
-
-/// What takes the records of a batch once they are durable: called by one thread at a time, in sequence.
-pub type Publish = Box<dyn Fn(&[Record]) + Send + Sync>;
-
-/// What the parts share.
-struct Shared<D: Disk> {
-    disk: D,
-    folder: PathBuf,
-    epoch: u64,
-    queue: Mutex<Queue>,
-    writer: Mutex<Writer<D>>,
-    segments: Arc<Mutex<Vec<SegmentInfo>>>,
-    /// Held by whoever removes a segment or puts another file in its place, so that none comes back.
-    exchange: Mutex<()>,
-    /// Ranges of sequences that an abort record voids.
-    voids: Vec<(u64, u64)>,
-    /// What is erased, from the moment it is published.
-    erasures: RwLock<Erasures>,
-    /// Everything up to this sequence is durable and was handed to the publisher.
-    published: AtomicU64,
-    /// Who waits for more of it.
-    arrivals: Arrivals,
-    /// No file has failed, or a new one was made since.
-    writable: AtomicBool,
-    /// The last batch was refused although no file has failed: there is no room for it.
-    refusing: AtomicBool,
-    /// Something could not be written for want of room: drained segments are to go, whatever their age.
-    short: AtomicBool,
-    publish: Publish,
-    on_panic: Box<dyn Fn() + Send + Sync>,
-    /// Rung when [`Journal::tend`] has something to do.
-    bell: (Sender<()>, Receiver<()>),
-}
-
-impl<D: Disk> Shared<D> {
-    fn published(&self) -> u64 {
-        self.published.load(Ordering::Acquire)
-    }
-
-    /// Whether the entry is a message that was erased.
-    fn is_erased(&self, entry: &Entry) -> bool {
-        let Some(message) = entry.message() else { return false };
-        self.erasures.read().expect("no holder panics").covers(message.session(), message.id())
-    }
-
-    /// Takes the erasures among records that are durable, before anybody else hears of them.
-    fn note_erasures(&self, records: &[Record]) {
-        for record in records {
-            if let Entry::Erasure { id, session } = &record.entry {
-                let erasure = Erasure { sequence: record.sequence, id: *id, session: session.clone() };
-                self.erasures.write().expect("no holder panics").note(erasure);
-                // Whoever tends the journal scrubs.
-                let _ = self.bell.0.try_send(());
-            }
-        }
-    }
-
-    fn is_void(&self, sequence: u64) -> bool {
-        self.voids.iter().any(|&(first, last)| (first..=last).contains(&sequence))
-    }
-}
 
 /// The open journal.
 pub struct Journal<D: Disk = RealDisk> {
@@ -260,7 +201,6 @@ impl<D: Disk> Journal<D> {
         watch: &mut Watch<'_>,
     ) -> Result<Self, OpenError> {
         let found = recover(&disk, config, &clock, watch)?;
-        // One ring is as good as many.
         let bell = bounded(1);
         let segments = Arc::new(Mutex::new(found.segments));
         let settings = Settings {
@@ -287,14 +227,9 @@ impl<D: Disk> Journal<D> {
             exchange: Mutex::new(()),
             voids: found.voids,
             erasures: RwLock::new(found.erasures),
-            published: AtomicU64::new(found.next_sequence - 1),
-            arrivals: Arrivals::default(),
-            writable: AtomicBool::new(true),
-            refusing: AtomicBool::new(false),
-            short: AtomicBool::new(false),
-            publish,
-            on_panic,
-            bell,
+            syncs: config.fsync == Fsync::Always,
+            outlet: Outlet::new(publish, on_panic, found.next_sequence - 1),
+            condition: Condition::new(bell),
             disk,
         };
         let (findings, start) = (found.findings, found.checkpoint);
@@ -352,7 +287,7 @@ impl<D: Disk> Journal<D> {
 
     /// Everything up to this sequence is durable and published.
     pub fn published(&self) -> u64 {
-        self.shared.published()
+        self.shared.outlet.published()
     }
 
     /// Whether a message was erased since it was published: for whoever holds records that no reader hands out any more.
@@ -397,27 +332,27 @@ impl<D: Disk> Journal<D> {
 
     /// What is rung whenever [`Journal::published`] moves on.
     pub fn arrivals(&self) -> &Arrivals {
-        &self.shared.arrivals
+        &self.shared.outlet.arrivals
     }
 
     /// Whether no file has failed. Waits for nothing, not even for a disk that hangs.
     pub fn is_writable(&self) -> bool {
-        self.shared.writable.load(Ordering::Relaxed)
+        self.shared.condition.is_writable()
     }
 
     /// Whether an append would be taken now: no file has failed, and there is room. Waits for nothing either.
     pub fn is_ready(&self) -> bool {
-        self.is_writable() && !self.shared.refusing.load(Ordering::Relaxed)
+        self.is_writable() && !self.shared.condition.is_refusing()
     }
 
     /// Something beside the journal, on the same disk most likely, had no room: the next [`Journal::prune`] makes some.
     pub fn want_room(&self) {
-        self.shared.short.store(true, Ordering::Relaxed);
+        self.shared.condition.want_room();
     }
 
     /// Whether somebody waits for drained segments to go.
     pub fn wants_room(&self) -> bool {
-        self.shared.short.load(Ordering::Relaxed)
+        self.shared.condition.wants_room()
     }
 
     /// Replaces the checkpoint, on disk.

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use crate::message::{Id, IdGenerator, SessionId};
 
-use super::commit::{Batch, Ticket};
+use super::batch::{Batch, Ticket};
 use super::erasures::Erasures;
 use super::error::Refusal;
 use super::frame::Group;

@@ -14,7 +14,8 @@ use super::frame::{FrameHeader, SegmentHeader};
 use super::record::{Entry, Record};
 use super::scan::{Found, Scanner, open};
 use super::segment::SegmentInfo;
-use super::{Shared, record, segment};
+use super::shared::Shared;
+use super::{record, segment};
 
 /// See the module.
 pub struct Reader<D: Disk> {
@@ -92,7 +93,7 @@ impl<D: Disk> Reader<D> {
         mut take: impl FnMut(Record) -> ControlFlow<()>,
     ) -> io::Result<Progress> {
         // In this order: whatever segment holds what is published by now is listed by now.
-        let published = self.shared.published();
+        let published = self.shared.outlet.published();
         let mut bytes = 0;
         if let Some((header, scanner, bound)) = &mut self.current {
             scanner.refresh();

@@ -20,7 +20,6 @@ use std::collections::HashSet;
 use std::io;
 use std::ops::{ControlFlow, Range};
 use std::path::Path;
-use std::sync::atomic::Ordering;
 
 use memchr::memmem;
 
@@ -124,7 +123,7 @@ impl<D: Disk> Journal<D> {
         let mut writer = self.shared.writer.lock().expect("no holder panics");
         if holds || writer.owes(wanted.last) {
             let sealed = if holds { writer.seal() } else { writer.sync() };
-            self.shared.writable.store(!writer.is_broken(), Ordering::Relaxed);
+            self.shared.condition.look(&writer);
             sealed.map_err(|refusal| match refusal {
                 Refusal::Full(reason) => io::Error::new(io::ErrorKind::StorageFull, reason),
                 refusal => io::Error::other(refusal.to_string()),

@@ -2,6 +2,7 @@
 //!
 //! Compiled under `#[cfg(test)]` only.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::*;

@@ -14,30 +14,11 @@ use crate::message::Timestamp;
 use super::age::Ages;
 use super::digest::{self, Digest};
 use super::error::Refusal;
+use super::shared::Warning;
 use super::{Journal, segment};
 
 /// A file system counts as low when less than a tenth of it is free and less than this.
 const LOW_BYTES: u64 = 2 << 30;
-
-/// What will end in refusals unless somebody sees to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Warning {
-    /// The file system of the journal is nearly full.
-    DiskLow,
-    /// More than half of `journal.max_bytes` is not drained yet.
-    BacklogHigh,
-}
-
-impl Warning {
-    /// The word for the status.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::DiskLow => "disk_low",
-            Self::BacklogHigh => "backlog_high",
-        }
-    }
-}
 
 impl<D: Disk> Journal<D> {
     /// Drops segments that `drained` has passed and that are older than `journal.retain_hours` (age.rs), or of any age while the
@@ -48,7 +29,7 @@ impl<D: Disk> Journal<D> {
     /// The disk's; what could not be removed is tried again the next time.
     pub fn prune(&self, drained: u64, now: Timestamp) -> io::Result<usize> {
         self.drained.store(drained, Ordering::Relaxed);
-        let short = self.shared.short.swap(false, Ordering::Relaxed);
+        let short = self.shared.condition.take_wish_for_room();
         let ages = {
             let mut ages = self.ages.lock().expect("no holder panics");
             ages.look(now);
@@ -78,7 +59,7 @@ impl<D: Disk> Journal<D> {
         }
         if was_needed && dropped > 0 {
             log::warn!("the disk is full: {dropped} drained segments of the journal were dropped for room");
-            let _ = self.shared.bell.0.try_send(());
+            self.shared.condition.ring();
         }
         Ok(dropped)
     }
@@ -109,14 +90,14 @@ impl<D: Disk> Journal<D> {
     /// # Errors
     /// The disk's; all of it is tried again the next time.
     pub fn tend(&self) -> io::Result<()> {
-        if !self.shared.writable.load(Ordering::Relaxed) {
+        if !self.is_writable() {
             self.shared.mend();
         }
         self.log_warnings();
         let ready = segment::prepare_spare(&self.shared.disk, &self.shared.folder, self.config.segment_bytes);
         match &ready {
             Ok(()) if self.stats().bytes + self.config.segment_bytes <= self.config.max_bytes => {
-                self.shared.refusing.store(false, Ordering::Relaxed);
+                self.shared.condition.has_room();
             }
             Err(e) if matches!(Refusal::from_io(e), Refusal::Full(_)) => self.want_room(),
             _ => {}
@@ -180,7 +161,7 @@ impl<D: Disk> Journal<D> {
 
     /// Receives when [`Journal::tend`] has something to do: the spare was taken, a file failed, or something was erased.
     pub fn bell(&self) -> &Receiver<()> {
-        &self.shared.bell.1
+        self.shared.condition.bell()
     }
 
     /// Syncs every `journal.fsync_interval_ms` until `stop` says so or has no sender any more: the thread `journal-sync`.
@@ -198,7 +179,7 @@ impl<D: Disk> Journal<D> {
         let mut writer = self.shared.writer.lock().expect("no holder panics");
         // A failure is logged where it is noted; the next batch mends.
         let _ = writer.end_sync(result);
-        self.shared.writable.store(!writer.is_broken(), Ordering::Relaxed);
+        self.shared.condition.look(&writer);
     }
 
     /// Syncs everything written so far: the end of an ordered stop.
@@ -213,7 +194,7 @@ impl<D: Disk> Journal<D> {
             return Err(Refusal::Unavailable("the journal's file failed, and no new one can be made".into()));
         }
         let outcome = writer.sync();
-        self.shared.writable.store(!writer.is_broken(), Ordering::Relaxed);
+        self.shared.condition.look(&writer);
         outcome
     }
 }

@@ -1,0 +1,191 @@
+//! What the parts of an open journal share.
+//!
+//! The journal's face, the leader and the readers stand above it. Lock order: see commit.rs.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+
+use crossbeam_channel::{Receiver, Sender};
+
+use crate::disk::Disk;
+
+use super::arrivals::Arrivals;
+use super::erasures::{Erasure, Erasures};
+use super::error::Refusal;
+use super::queue::Queue;
+use super::record::{Entry, Record};
+use super::segment::SegmentInfo;
+use super::writer::Writer;
+
+/// What takes the records of a batch once they are durable: called by one thread at a time, in sequence.
+pub type Publish = Box<dyn Fn(&[Record]) + Send + Sync>;
+
+/// See the module.
+pub struct Shared<D: Disk> {
+    pub(super) disk: D,
+    pub(super) folder: PathBuf,
+    pub(super) epoch: u64,
+    pub(super) queue: Mutex<Queue>,
+    pub(super) writer: Mutex<Writer<D>>,
+    pub(super) segments: Arc<Mutex<Vec<SegmentInfo>>>,
+    /// Held by whoever removes a segment or puts another file in its place, so that none comes back.
+    pub(super) exchange: Mutex<()>,
+    /// Ranges of sequences that an abort record voids.
+    pub(super) voids: Vec<(u64, u64)>,
+    /// What is erased, from the moment it is published.
+    pub(super) erasures: RwLock<Erasures>,
+    /// Whether every batch is synced before it is answered.
+    pub(super) syncs: bool,
+    pub(super) outlet: Outlet,
+    pub(super) condition: Condition,
+}
+
+/// Where batches go once they are durable.
+pub struct Outlet {
+    publish: Publish,
+    /// Called once a leader has panicked.
+    pub(super) on_panic: Box<dyn Fn() + Send + Sync>,
+    /// Everything up to this sequence is durable and was handed to the publisher.
+    published: AtomicU64,
+    /// Who waits for more of it.
+    pub(super) arrivals: Arrivals,
+}
+
+/// How the journal is, for those who look at it without a lock.
+pub struct Condition {
+    /// No file has failed, or a new one was made since.
+    writable: AtomicBool,
+    /// The last batch was refused although no file has failed: there is no room for it.
+    refusing: AtomicBool,
+    /// Something could not be written for want of room: drained segments are to go, whatever their age.
+    short: AtomicBool,
+    /// Rung when whoever tends the journal has something to do. One ring is as good as many.
+    bell: (Sender<()>, Receiver<()>),
+}
+
+/// What will end in refusals unless somebody sees to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Warning {
+    /// The file system of the journal is nearly full.
+    DiskLow,
+    /// More than half of `journal.max_bytes` is not drained yet.
+    BacklogHigh,
+}
+
+impl Warning {
+    /// The word for the status.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::DiskLow => "disk_low",
+            Self::BacklogHigh => "backlog_high",
+        }
+    }
+}
+
+impl Outlet {
+    /// Where everything up to `published` went.
+    pub fn new(publish: Publish, on_panic: Box<dyn Fn() + Send + Sync>, published: u64) -> Self {
+        Self { publish, on_panic, published: AtomicU64::new(published), arrivals: Arrivals::default() }
+    }
+
+    /// Everything up to this sequence is durable and was handed to the publisher.
+    pub fn published(&self) -> u64 {
+        self.published.load(Ordering::Acquire)
+    }
+
+    /// Hands on records, of which `last` is the last sequence.
+    pub fn publish(&self, records: &[Record], last: u64) {
+        (self.publish)(records);
+        self.published.store(last, Ordering::Release);
+        self.arrivals.ring();
+    }
+}
+
+impl Condition {
+    /// A good one, with a bell.
+    pub fn new(bell: (Sender<()>, Receiver<()>)) -> Self {
+        let no = || AtomicBool::new(false);
+        Self { writable: AtomicBool::new(true), refusing: no(), short: no(), bell }
+    }
+
+    /// No file has failed, or a new one was made since.
+    pub fn is_writable(&self) -> bool {
+        self.writable.load(Ordering::Relaxed)
+    }
+
+    /// The last batch was refused for want of room.
+    pub fn is_refusing(&self) -> bool {
+        self.refusing.load(Ordering::Relaxed)
+    }
+
+    /// There is room again.
+    pub fn has_room(&self) {
+        self.refusing.store(false, Ordering::Relaxed);
+    }
+
+    /// Takes how the writer is after it was used.
+    pub fn look<D: Disk>(&self, writer: &Writer<D>) {
+        self.writable.store(!writer.is_broken(), Ordering::Relaxed);
+    }
+
+    /// Takes how a batch ended. Whoever tends the journal is to see a refusal, and to go on looking.
+    pub fn batch_ended<D: Disk>(&self, writer: &Writer<D>, written: &Result<(), Refusal>) {
+        self.look(writer);
+        self.refusing.store(written.is_err() && !writer.is_broken(), Ordering::Relaxed);
+        if let Err(refusal) = written {
+            self.short.fetch_or(matches!(refusal, Refusal::Full(_)), Ordering::Relaxed);
+            self.ring();
+        }
+    }
+
+    /// Drained segments are to go, whatever their age.
+    pub fn want_room(&self) {
+        self.short.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether somebody waits for drained segments to go.
+    pub fn wants_room(&self) -> bool {
+        self.short.load(Ordering::Relaxed)
+    }
+
+    /// The same, once for each wish.
+    pub fn take_wish_for_room(&self) -> bool {
+        self.short.swap(false, Ordering::Relaxed)
+    }
+
+    /// Whoever tends the journal has something to do.
+    pub fn ring(&self) {
+        let _ = self.bell.0.try_send(());
+    }
+
+    /// Receives when it was rung.
+    pub fn bell(&self) -> &Receiver<()> {
+        &self.bell.1
+    }
+}
+
+impl<D: Disk> Shared<D> {
+    /// Whether the entry is a message that was erased.
+    pub(super) fn is_erased(&self, entry: &Entry) -> bool {
+        let Some(message) = entry.message() else { return false };
+        self.erasures.read().expect("no holder panics").covers(message.session(), message.id())
+    }
+
+    /// Takes the erasures among records that are durable, before anybody else hears of them.
+    pub(super) fn note_erasures(&self, records: &[Record]) {
+        for record in records {
+            if let Entry::Erasure { id, session } = &record.entry {
+                let erasure = Erasure { sequence: record.sequence, id: *id, session: session.clone() };
+                self.erasures.write().expect("no holder panics").note(erasure);
+                // Whoever tends the journal scrubs.
+                self.condition.ring();
+            }
+        }
+    }
+
+    pub(super) fn is_void(&self, sequence: u64) -> bool {
+        self.voids.iter().any(|&(first, last)| (first..=last).contains(&sequence))
+    }
+}
