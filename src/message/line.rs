@@ -161,7 +161,8 @@ impl Prepared {
         self.line[ID_AT..ID_AT + Id::TEXT_BYTES].copy_from_slice(&id.to_text());
         let time_at = places.time_at();
         self.line[time_at..time_at + Timestamp::TEXT_BYTES].copy_from_slice(&id.time().to_text());
-        Message { id, session: self.session, places, line: self.line.into_boxed_slice() }
+        // A copy of the right length: to cut it in place would leave a piece behind it that nothing fits into.
+        Message { id, session: self.session, places, line: self.line.as_slice().into() }
     }
 }
 
@@ -193,6 +194,11 @@ pub struct Message {
     session: SessionId,
     places: Places,
     line: Box<[u8]>,
+}
+
+/// What a piece of memory costs: glibc puts a word before it and gives whole pairs of words.
+const fn allocated(bytes: usize) -> usize {
+    (bytes + 8).next_multiple_of(16)
 }
 
 /// The fields of a line as any program may have written them.
@@ -263,10 +269,12 @@ impl Message {
         Some(Parts { text: fields.text.into_owned(), metadata: fields.metadata, vector_ids: fields.vector_ids })
     }
 
-    /// The memory it takes, in bytes, with the overhead of its owners.
+    /// The memory it takes, in bytes, as the allocator counts: three pieces, and its place in a queue.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        self.line.len() + size_of::<Self>() + 48
+        // What is counted has two counts before it.
+        let counted = |bytes: usize| allocated(bytes + 2 * size_of::<usize>());
+        allocated(self.line.len()) + counted(size_of::<Self>()) + counted(self.session.as_str().len()) + 16
     }
 
     /// Reads a line whose bytes a checksum has vouched for: checks the layout and nothing behind it.
@@ -365,6 +373,14 @@ mod tests {
         let given: Map<String, Value> = serde_json::from_str(r#"{"z":1,"a":[true]}"#).unwrap();
         let metadata = Metadata { given: Some(&given), defaults: &[("transport", "rest"), ("z", "not this")] };
         Draft { session: &session, role: "user", text, metadata, vector_ids: &[] }.prepare().seal(id())
+    }
+
+    #[test]
+    fn a_message_counts_for_the_memory_that_its_allocations_take() {
+        let message = sample("hi");
+        // A word before each, the counts of what is shared, and two places in a queue that has grown.
+        let least = message.line.len() + 8 + size_of::<Message>() + 24 + "default".len() + 24 + 16;
+        assert!((least..least + 3 * 16).contains(&message.memory_bytes()), "{} of {least}", message.memory_bytes());
     }
 
     #[test]
