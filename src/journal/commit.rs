@@ -33,34 +33,21 @@ const PATIENCE: u32 = 8;
 /// How long appends are refused at once after a failed disk could not be mended, before it is tried again.
 const MEND_PAUSE: Duration = Duration::from_millis(500);
 
+/// The queue, still held, and what drafts' keys stand for there.
+type LookedUp<'a> = (MutexGuard<'a, Queue>, Vec<Seen>);
+
 impl<D: Disk> Shared<D> {
     /// Gives the drafts their places, all in one batch and side by side; those whose key came before have theirs.
     pub(super) fn append(&self, drafts: Vec<Draft>) -> Result<(Ticket, Vec<Kept>), Refusal> {
         loop {
-            let mut queue = self.queue.lock().expect("no holder panics");
+            let queue = self.queue.lock().expect("no holder panics");
             if let Some((until, refusal)) = &queue.refusing
                 && Instant::now() < *until
             {
                 return Err(refusal.clone());
             }
             if queue.frames.bytes.len() < BATCH_BYTES_MAX {
-                let looked_up = {
-                    let erasures = self.erasures.read().expect("no holder panics");
-                    if erasures.is_full(queue.erasing.len()) && drafts.iter().any(Draft::erases) {
-                        let reason = "too many erasures wait to be worked through; try again in a minute";
-                        return Err(Refusal::Unavailable(reason.into()));
-                    }
-                    queue.look_up(&drafts, &erasures)
-                };
-                let seen = match looked_up {
-                    Ok(seen) => seen,
-                    Err(NoPlace::Refused(refusal)) => return Err(refusal),
-                    Err(NoPlace::Until(ticket)) => {
-                        drop(queue);
-                        let _ = self.commit(ticket);
-                        continue;
-                    }
-                };
+                let Some((mut queue, seen)) = self.look_up(queue, &drafts)? else { continue };
                 let first_open = queue.first_open();
                 let kept = queue.push(drafts, &seen);
                 return Ok((queue.ticket(&seen, first_open, self.outlet.published()), kept));
@@ -72,23 +59,30 @@ impl<D: Disk> Shared<D> {
         }
     }
 
+    /// What the drafts' keys stand for. `None` when that could not be told before other batches had ended, which they have
+    /// by now: the queue was given back for that.
+    fn look_up<'a>(&self, queue: MutexGuard<'a, Queue>, drafts: &[Draft]) -> Result<Option<LookedUp<'a>>, Refusal> {
+        let erasures = self.erasures.read().expect("no holder panics");
+        if erasures.is_full(queue.erasing.len()) && drafts.iter().any(Draft::erases) {
+            let reason = "too many erasures wait to be worked through; try again in a minute";
+            return Err(Refusal::Unavailable(reason.into()));
+        }
+        match queue.look_up(drafts, &erasures) {
+            Ok(seen) => Ok(Some((queue, seen))),
+            Err(NoPlace::Refused(refusal)) => Err(refusal),
+            Err(NoPlace::Until(ticket)) => {
+                drop((erasures, queue));
+                let _ = self.commit(ticket);
+                Ok(None)
+            }
+        }
+    }
+
     /// What the draft's key stands for, if it came before: durable by then. Nothing is given a place.
     pub(super) fn find(&self, draft: &Draft) -> Result<Option<Kept>, Refusal> {
         loop {
             let queue = self.queue.lock().expect("no holder panics");
-            let looked_up = {
-                let erasures = self.erasures.read().expect("no holder panics");
-                queue.look_up(std::slice::from_ref(draft), &erasures)
-            };
-            let seen = match looked_up {
-                Ok(seen) => seen,
-                Err(NoPlace::Refused(refusal)) => return Err(refusal),
-                Err(NoPlace::Until(ticket)) => {
-                    drop(queue);
-                    let _ = self.commit(ticket);
-                    continue;
-                }
-            };
+            let Some((queue, seen)) = self.look_up(queue, std::slice::from_ref(draft))? else { continue };
             let Some(Seen::Known(known)) = seen.first() else { return Ok(None) };
             let kept = Kept::Before { id: known.id, reply: known.reply };
             let ticket = queue.ticket(&seen, queue.first_open(), self.outlet.published());
@@ -138,13 +132,12 @@ impl<D: Disk> Shared<D> {
     fn write_and_publish(&self, frames: &mut Frames, records: &[Record]) -> Result<(), Refusal> {
         let (Some(first), Some(last)) = (records.first(), records.last()) else { return Ok(()) };
         let (first, last) = (first.sequence, last.sequence);
-        let written = {
+        {
             let mut writer = self.writer.lock().expect("no holder panics");
             let written = writer.write(frames, first);
             self.condition.batch_ended(&writer, &written);
-            written
-        };
-        written?;
+            written?;
+        }
         self.note_erasures(records);
         self.outlet.publish(records, last);
         Ok(())

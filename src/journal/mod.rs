@@ -337,22 +337,22 @@ impl<D: Disk> Journal<D> {
 
     /// Whether no file has failed. Waits for nothing, not even for a disk that hangs.
     pub fn is_writable(&self) -> bool {
-        self.shared.condition.is_writable()
+        self.shared.condition.writable.load(Ordering::Relaxed)
     }
 
     /// Whether an append would be taken now: no file has failed, and there is room. Waits for nothing either.
     pub fn is_ready(&self) -> bool {
-        self.is_writable() && !self.shared.condition.is_refusing()
+        self.is_writable() && !self.shared.condition.refusing.load(Ordering::Relaxed)
     }
 
     /// Something beside the journal, on the same disk most likely, had no room: the next [`Journal::prune`] makes some.
     pub fn want_room(&self) {
-        self.shared.condition.want_room();
+        self.shared.condition.short.store(true, Ordering::Relaxed);
     }
 
     /// Whether somebody waits for drained segments to go.
     pub fn wants_room(&self) -> bool {
-        self.shared.condition.wants_room()
+        self.shared.condition.short.load(Ordering::Relaxed)
     }
 
     /// Replaces the checkpoint, on disk.

@@ -183,7 +183,7 @@ fn first_holding(segments: &[SegmentInfo], wanted: u64) -> Option<&SegmentInfo> 
 /// The record of an intact frame, unless it was handed out before, is voided, or voids others.
 fn accept<D: Disk>(shared: &Shared<D>, position: u64, header: &FrameHeader, payload: &[u8]) -> Option<Record> {
     let sequence = header.sequence;
-    if sequence <= position || shared.is_void(sequence) {
+    if sequence <= position || shared.voids.iter().any(|&(first, last)| (first..=last).contains(&sequence)) {
         return None;
     }
     match Entry::decode(header.kind, payload) {

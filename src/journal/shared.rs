@@ -55,13 +55,13 @@ pub struct Outlet {
 /// How the journal is, for those who look at it without a lock.
 pub struct Condition {
     /// No file has failed, or a new one was made since.
-    writable: AtomicBool,
+    pub(super) writable: AtomicBool,
     /// The last batch was refused although no file has failed: there is no room for it.
-    refusing: AtomicBool,
+    pub(super) refusing: AtomicBool,
     /// Something could not be written for want of room: drained segments are to go, whatever their age.
-    short: AtomicBool,
+    pub(super) short: AtomicBool,
     /// Rung when whoever tends the journal has something to do. One ring is as good as many.
-    bell: (Sender<()>, Receiver<()>),
+    pub(super) bell: (Sender<()>, Receiver<()>),
 }
 
 /// What will end in refusals unless somebody sees to it.
@@ -110,21 +110,6 @@ impl Condition {
         Self { writable: AtomicBool::new(true), refusing: no(), short: no(), bell }
     }
 
-    /// No file has failed, or a new one was made since.
-    pub fn is_writable(&self) -> bool {
-        self.writable.load(Ordering::Relaxed)
-    }
-
-    /// The last batch was refused for want of room.
-    pub fn is_refusing(&self) -> bool {
-        self.refusing.load(Ordering::Relaxed)
-    }
-
-    /// There is room again.
-    pub fn has_room(&self) {
-        self.refusing.store(false, Ordering::Relaxed);
-    }
-
     /// Takes how the writer is after it was used.
     pub fn look<D: Disk>(&self, writer: &Writer<D>) {
         self.writable.store(!writer.is_broken(), Ordering::Relaxed);
@@ -140,29 +125,9 @@ impl Condition {
         }
     }
 
-    /// Drained segments are to go, whatever their age.
-    pub fn want_room(&self) {
-        self.short.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether somebody waits for drained segments to go.
-    pub fn wants_room(&self) -> bool {
-        self.short.load(Ordering::Relaxed)
-    }
-
-    /// The same, once for each wish.
-    pub fn take_wish_for_room(&self) -> bool {
-        self.short.swap(false, Ordering::Relaxed)
-    }
-
     /// Whoever tends the journal has something to do.
     pub fn ring(&self) {
         let _ = self.bell.0.try_send(());
-    }
-
-    /// Receives when it was rung.
-    pub fn bell(&self) -> &Receiver<()> {
-        &self.bell.1
     }
 }
 
@@ -183,9 +148,5 @@ impl<D: Disk> Shared<D> {
                 self.condition.ring();
             }
         }
-    }
-
-    pub(super) fn is_void(&self, sequence: u64) -> bool {
-        self.voids.iter().any(|&(first, last)| (first..=last).contains(&sequence))
     }
 }

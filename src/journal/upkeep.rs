@@ -29,7 +29,7 @@ impl<D: Disk> Journal<D> {
     /// The disk's; what could not be removed is tried again the next time.
     pub fn prune(&self, drained: u64, now: Timestamp) -> io::Result<usize> {
         self.drained.store(drained, Ordering::Relaxed);
-        let short = self.shared.condition.take_wish_for_room();
+        let short = self.shared.condition.short.swap(false, Ordering::Relaxed);
         let ages = {
             let mut ages = self.ages.lock().expect("no holder panics");
             ages.look(now);
@@ -97,7 +97,7 @@ impl<D: Disk> Journal<D> {
         let ready = segment::prepare_spare(&self.shared.disk, &self.shared.folder, self.config.segment_bytes);
         match &ready {
             Ok(()) if self.stats().bytes + self.config.segment_bytes <= self.config.max_bytes => {
-                self.shared.condition.has_room();
+                self.shared.condition.refusing.store(false, Ordering::Relaxed);
             }
             Err(e) if matches!(Refusal::from_io(e), Refusal::Full(_)) => self.want_room(),
             _ => {}
@@ -161,7 +161,7 @@ impl<D: Disk> Journal<D> {
 
     /// Receives when [`Journal::tend`] has something to do: the spare was taken, a file failed, or something was erased.
     pub fn bell(&self) -> &Receiver<()> {
-        self.shared.condition.bell()
+        &self.shared.condition.bell.1
     }
 
     /// Syncs every `journal.fsync_interval_ms` until `stop` says so or has no sender any more: the thread `journal-sync`.

@@ -196,11 +196,6 @@ pub struct Message {
     line: Box<[u8]>,
 }
 
-/// What a piece of memory costs: glibc puts a word before it and gives whole pairs of words.
-const fn allocated(bytes: usize) -> usize {
-    (bytes + 8).next_multiple_of(16)
-}
-
 /// The fields of a line as any program may have written them.
 #[derive(Deserialize)]
 struct Fields<'a> {
@@ -272,7 +267,8 @@ impl Message {
     /// The memory it takes, in bytes, as the allocator counts: three pieces, and its place in a queue.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        // What is counted has two counts before it.
+        // glibc puts a word before each and gives whole pairs of words; what is shared has two counts before it.
+        let allocated = |bytes: usize| (bytes + 8).next_multiple_of(16);
         let counted = |bytes: usize| allocated(bytes + 2 * size_of::<usize>());
         allocated(self.line.len()) + counted(size_of::<Self>()) + counted(self.session.as_str().len()) + 16
     }
