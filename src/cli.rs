@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! args.rs     arguments -> a call
+//! screen.rs   stdout, stderr, and how a command ends
 //! load.rs     the config file, found and read
 //! client.rs   asks a running server, over its Unix socket or TCP
 //! say.rs      one message, the reply as it comes
@@ -19,16 +20,17 @@ mod args;
 mod client;
 mod load;
 mod say;
+mod screen;
 mod show;
 mod verify;
 
 use std::ffi::OsString;
-use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use args::{Command, Form, HELP, Options};
 use load::load;
+use screen::{Failure, print};
 
 use crate::{app, doctor, logging};
 
@@ -52,38 +54,6 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
-    }
-}
-
-/// What a command ends with when it does not do what it was asked.
-#[derive(Debug, PartialEq, Eq)]
-enum Failure {
-    /// The arguments or the configuration are at fault, once for each line.
-    Asked(Vec<String>),
-    /// Anything else.
-    Other(String),
-}
-
-impl From<client::ClientError> for Failure {
-    fn from(error: client::ClientError) -> Self {
-        Self::Other(error.to_string())
-    }
-}
-
-impl Failure {
-    fn asked(line: impl Into<String>) -> Self {
-        Self::Asked(vec![line.into()])
-    }
-
-    fn report(self) -> ExitCode {
-        let (lines, code) = match self {
-            Self::Asked(lines) => (lines, 2),
-            Self::Other(line) => (vec![line], 1),
-        };
-        let report: String = lines.iter().map(|line| format!("error: {}\n", logging::escaped(line))).collect();
-        // The exit code still tells what stderr cannot.
-        let _ = io::stderr().write_all(report.as_bytes());
-        ExitCode::from(code)
     }
 }
 
@@ -130,54 +100,9 @@ fn doctor(options: &Options) -> Result<(), Failure> {
     if report.damage() > 0 { Err(Failure::Other("something is damaged".to_owned())) } else { Ok(()) }
 }
 
-/// Whether anybody reads stdout.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Audience {
-    There,
-    Gone,
-}
-
-/// Writes to stdout and says whether there is a point in going on. Whoever closed it has what it wanted.
-fn show(text: &str) -> Result<Audience, Failure> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Ok(()) => Ok(Audience::There),
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Audience::Gone),
-        Err(error) => Err(Failure::Other(format!("cannot write to stdout: {error}"))),
-    }
-}
-
-/// The same for who has nothing more to say.
-fn print(text: &str) -> Result<(), Failure> {
-    show(text).map(drop)
-}
-
-/// Text of somebody's for a screen: lines and tabs stay, what could steer a terminal is made visible.
-fn visible(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '\n' | '\t' => shown.push(c),
-            c if c.is_control() => shown.extend(c.escape_default()),
-            c => shown.push(c),
-        }
-    }
-    shown
-}
-
-/// Says on stderr what is no fault but should be known, so that stdout has what was asked for and nothing else.
-fn note(text: &str) {
-    let _ = io::stderr().write_all(format!("note: {}\n", logging::escaped(text)).as_bytes());
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn text_of_others_cannot_steer_the_terminal() {
-        assert_eq!(visible("a\tb\nc\x1b[31m\r\u{9b}ä"), "a\tb\nc\\u{1b}[31m\\r\\u{9b}ä");
-    }
 
     #[test]
     fn a_cause_is_told_once() {

@@ -27,8 +27,6 @@ const LAYERS: [&[&str]; 5] = [
 
 /// The circles that still stand, a line each. Whoever takes one apart takes it out.
 const CIRCLES: &str = "\
-cli.rs cli/args.rs cli/load.rs cli/say.rs cli/show.rs cli/verify.rs cli/verify/checks.rs cli/verify/websocket.rs
-cli/client.rs cli/client/events.rs cli/client/socket.rs
 server/connection.rs server/connection/answer.rs server/connection/upgrade.rs
 transcript/ending.rs transcript/mod.rs
 ";

@@ -12,7 +12,7 @@ use crate::config::closest;
 use crate::doctor;
 use crate::message::{InvalidSession, SessionId};
 
-use super::Failure;
+use super::screen::Failure;
 
 /// What `--help` prints.
 pub(super) const HELP: &str = "\

@@ -8,6 +8,7 @@
 //! [`BODY_BYTES_MAX`]. The token is in no message. Knows nothing of what is asked.
 
 mod body;
+mod error;
 mod events;
 mod head;
 mod socket;
@@ -22,72 +23,13 @@ use serde_json::Value;
 use crate::config::{Config, Secret};
 
 use body::Body;
+pub(super) use error::ClientError;
 pub(super) use events::Events;
 use head::{Head, read_head};
-pub(super) use socket::Socket;
+pub(super) use socket::{Socket, Wait};
 
 /// The largest body that is taken whole, in bytes: a page of the history with metadata has half of it.
 const BODY_BYTES_MAX: u64 = 64 << 20;
-
-/// Why there is no reply, by what to do about it.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum ClientError {
-    /// Nobody is there.
-    #[error("no server is listening on {0}: start it with `chatkeep serve`")]
-    Absent(String),
-    /// The socket's mode says no.
-    #[error("{0} belongs to another user: run this as the user that runs the server")]
-    Forbidden(String),
-    /// The configuration does not say where it is.
-    #[error("server.listen has port 0, so the port is not known: say it with --listen HOST:PORT")]
-    NoPort,
-    /// Somebody is there and does not answer in time.
-    #[error("{place} does not answer within {seconds} s")]
-    Late {
-        /// Where.
-        place: String,
-        /// How long it was waited for.
-        seconds: u64,
-    },
-    /// It ended in mid-reply: it was killed, or it stops.
-    #[error("{0} closed the connection before the reply was whole")]
-    Cut(String),
-    /// Something else listens there.
-    #[error("{place} does not answer as a chatkeep server does: {what}")]
-    Malformed {
-        /// Where.
-        place: String,
-        /// What is wrong with the reply.
-        what: String,
-    },
-    /// The system's reason.
-    #[error("cannot talk to {place}: {source}")]
-    Io {
-        /// Where.
-        place: String,
-        /// The reason.
-        source: io::Error,
-    },
-    /// The server's own words.
-    #[error("the server refuses with {status}: {detail}")]
-    Refused {
-        /// The HTTP status.
-        status: u16,
-        /// The `detail` of its problem.
-        detail: String,
-        /// The field at fault.
-        field: Option<String>,
-    },
-}
-
-/// How long a reply may take.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Wait {
-    /// From the first byte sent to the last one read.
-    Whole(Duration),
-    /// From one byte to the next: for a reply that lasts.
-    Silence(Duration),
-}
 
 enum Target {
     Unix(PathBuf),

@@ -10,8 +10,8 @@ use std::path::Path;
 use crate::config::{Overrides, Settings};
 use crate::store;
 
-use super::Failure;
 use super::args::Options;
+use super::screen::Failure;
 
 /// The config file that is read when none is named, and may be missing.
 const DEFAULT_CONFIG: &str = "config.yaml";

@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 
 use super::args::{Form, Options};
 use super::client::{Client, ClientError, Reply, Request, Wait};
-use super::{Audience, Failure, load, note, print, show, visible};
+use super::load::load;
+use super::screen::{Audience, Failure, note, print, show, visible};
 
 /// The longest pause before and within a reply: a model on a small machine may think for minutes.
 const SILENCE: Duration = Duration::from_secs(15 * 60);

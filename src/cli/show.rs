@@ -14,7 +14,8 @@ use crate::message::SessionId;
 
 use super::args::{Form, Options};
 use super::client::{Client, ClientError};
-use super::{Audience, Failure, load, note, print, show, visible};
+use super::load::load;
+use super::screen::{Audience, Failure, note, print, show, visible};
 
 /// How long an answer may take: the history waits for MongoDB, at most for a few seconds.
 const PATIENCE: Duration = Duration::from_secs(60);

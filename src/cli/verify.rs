@@ -5,55 +5,29 @@
 //! what to do, and the others are made all the same. Knows nothing of the server's inside.
 //!
 //! ```text
+//! run.rs        what the checks share
 //! checks.rs     REST, history, flush, transcript, MongoDB, cache, journal
 //! websocket.rs  /ws/chat
 //! ```
 
 mod checks;
+mod run;
 mod websocket;
 
 use serde_json::{Value, json};
 
-use crate::config::Config;
 use crate::message::SessionId;
 
 use super::args::{Form, Options};
-use super::client::{Client, ClientError};
-use super::{Failure, load, print, show::status_of, visible};
+use super::client::Client;
+use super::load::load;
+use super::screen::{Failure, print, visible};
+use super::show::status_of;
+
+use run::{Outcome, Run};
 
 /// The session it records in when none is named.
 const SESSION: &str = "verifier";
-
-/// What a check found: what is well, or what is not, with the reason and the remedy in parentheses.
-type Outcome = Result<String, String>;
-
-/// A message that was recorded.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Sent {
-    id: String,
-    role: &'static str,
-}
-
-/// What the checks share.
-struct Run<'a> {
-    client: &'a Client,
-    config: &'a Config,
-    session: &'a SessionId,
-    /// Before anything was recorded.
-    before: Value,
-    sent: Vec<Sent>,
-}
-
-impl Run<'_> {
-    fn status(&self) -> Result<Value, ClientError> {
-        status_of(self.client)
-    }
-
-    /// Whether somebody answers, by the server's own word: it may run with another configuration than ours.
-    fn is_answered(&self) -> bool {
-        self.before["responder"]["kind"] != "none"
-    }
-}
 
 /// The lines so far.
 struct Report {

@@ -6,8 +6,8 @@
 
 use std::io::{self, BufRead, ErrorKind};
 
-use super::ClientError;
 use super::body::read_line;
+use super::error::ClientError;
 
 /// The longest line, in bytes: a whole reply in JSON.
 const LINE_BYTES_MAX: usize = 32 << 20;

@@ -9,12 +9,19 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::Wait;
-
 /// How long a connection may take to be made over TCP, to each of the addresses of a name.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest one write waits for the server.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a reply may take.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::cli) enum Wait {
+    /// From the first byte sent to the last one read.
+    Whole(Duration),
+    /// From one byte to the next: for a reply that lasts.
+    Silence(Duration),
+}
 
 /// Whichever it is.
 enum Stream {

@@ -16,7 +16,7 @@ use crate::cli::client::{Request, Wait};
 use crate::cli::show::encoded;
 use crate::message::{Id, Timestamp};
 
-use super::{Outcome, Run, Sent};
+use super::run::{Outcome, Run, Sent};
 
 /// How long a reply may take: somebody may have to think of it.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(60);

@@ -14,7 +14,8 @@ use tungstenite::{ClientRequestBuilder, Error, HandshakeError, Message, WebSocke
 use crate::cli::client::{Socket, Wait, reachable};
 use crate::cli::show::encoded;
 
-use super::{Outcome, Run, Sent, checks};
+use super::checks;
+use super::run::{Outcome, Run, Sent};
 
 /// From the connection to the response: somebody may have to think of it.
 const TIMEOUT: Duration = Duration::from_secs(60);

@@ -1,0 +1,93 @@
+//! What a command says on stdout and stderr, and how it ends.
+//!
+//! It stands alone because every command needs it. Invariant: a fault is one line that begins with `error:`, and text of
+//! others cannot steer the terminal. Knows nothing of the commands.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use crate::logging;
+
+use super::client::ClientError;
+
+/// What a command ends with when it does not do what it was asked.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// The arguments or the configuration are at fault, once for each line.
+    Asked(Vec<String>),
+    /// Anything else.
+    Other(String),
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        Self::Other(error.to_string())
+    }
+}
+
+impl Failure {
+    pub(super) fn asked(line: impl Into<String>) -> Self {
+        Self::Asked(vec![line.into()])
+    }
+
+    pub(super) fn report(self) -> ExitCode {
+        let (lines, code) = match self {
+            Self::Asked(lines) => (lines, 2),
+            Self::Other(line) => (vec![line], 1),
+        };
+        let report: String = lines.iter().map(|line| format!("error: {}\n", logging::escaped(line))).collect();
+        // The exit code still tells what stderr cannot.
+        let _ = io::stderr().write_all(report.as_bytes());
+        ExitCode::from(code)
+    }
+}
+
+/// Whether anybody reads stdout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Audience {
+    There,
+    Gone,
+}
+
+/// Writes to stdout and says whether there is a point in going on. Whoever closed it has what it wanted.
+pub(super) fn show(text: &str) -> Result<Audience, Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(Audience::There),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Audience::Gone),
+        Err(error) => Err(Failure::Other(format!("cannot write to stdout: {error}"))),
+    }
+}
+
+/// The same for who has nothing more to say.
+pub(super) fn print(text: &str) -> Result<(), Failure> {
+    show(text).map(drop)
+}
+
+/// Text of somebody's for a screen: lines and tabs stay, what could steer a terminal is made visible.
+pub(super) fn visible(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' | '\t' => shown.push(c),
+            c if c.is_control() => shown.extend(c.escape_default()),
+            c => shown.push(c),
+        }
+    }
+    shown
+}
+
+/// Says on stderr what is no fault but should be known, so that stdout has what was asked for and nothing else.
+pub(super) fn note(text: &str) {
+    let _ = io::stderr().write_all(format!("note: {}\n", logging::escaped(text)).as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_of_others_cannot_steer_the_terminal() {
+        assert_eq!(visible("a\tb\nc\x1b[31m\r\u{9b}ä"), "a\tb\nc\\u{1b}[31m\\r\\u{9b}ä");
+    }
+}
