@@ -14,7 +14,7 @@ const FIELDS_MAX: usize = 64;
 
 /// What a head says.
 pub(super) struct Head {
-    /// The status, 200 or more.
+    /// The status.
     pub(super) status: u16,
     /// `Content-Type` without parameters, in lower case.
     pub(super) kind: String,
@@ -22,14 +22,9 @@ pub(super) struct Head {
     pub(super) framing: Framing,
 }
 
-/// Reads the head of the final reply; interim ones are passed over.
+/// Reads the head of a reply. Nothing is asked for that an interim one would answer.
 pub(super) fn read_head(from: &mut impl BufRead) -> io::Result<Head> {
-    loop {
-        let head = parse_head(&body::read_lines(from, HEAD_BYTES_MAX)?)?;
-        if head.status >= 200 {
-            return Ok(head);
-        }
-    }
+    parse_head(&body::read_lines(from, HEAD_BYTES_MAX)?)
 }
 
 fn parse_head(bytes: &[u8]) -> io::Result<Head> {
@@ -46,7 +41,7 @@ fn parse_head(bytes: &[u8]) -> io::Result<Head> {
     };
     let status = response.code.unwrap_or_default();
     let framing = match (status, field("transfer-encoding"), field("content-length")) {
-        (..200 | 204 | 304, ..) => Framing::Length(0),
+        (204 | 304, ..) => Framing::Length(0),
         (_, Some(coding), _) if coding == "chunked" => Framing::chunked(),
         (_, Some(coding), _) => return Err(body::bad(&format!("it has the unknown coding {coding}"))),
         (_, None, Some(length)) => {
@@ -82,7 +77,7 @@ mod tests {
             ("503 \r\nX: y", 503, "", Framing::ToEnd),
             ("204 No Content", 204, "", Framing::Length(0)),
         ] {
-            let head = format!("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 {head}\r\n\r\nbody");
+            let head = format!("HTTP/1.1 {head}\r\n\r\nbody");
             let mut from = head.as_bytes();
             let found = read_head(&mut from).unwrap();
             assert_eq!((found.status, found.kind.as_str(), found.framing), (status, kind, framing), "{head}");
