@@ -16,26 +16,12 @@ const TRAILER_BYTES_MAX: usize = 8 * 1024;
 pub(super) enum Framing {
     /// After that many bytes more.
     Length(u64),
-    /// After the chunk of no bytes.
-    Chunked(Chunk),
+    /// After the chunk of no bytes; the size of one is next.
+    Chunked,
+    /// The same, in a chunk with that many bytes left, never 0.
+    Chunk(u64),
     /// With the connection.
     ToEnd,
-}
-
-/// Where in the chunks a reader is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Chunk {
-    /// Before a size.
-    Size,
-    /// In a chunk, with that many bytes left, never 0.
-    Data(u64),
-}
-
-impl Framing {
-    /// Chunks from their beginning.
-    pub(super) fn chunked() -> Self {
-        Self::Chunked(Chunk::Size)
-    }
 }
 
 /// See the module.
@@ -87,17 +73,17 @@ impl<R: BufRead> Read for Body<R> {
                 self.framing = Framing::Length(left - read as u64);
                 Ok(read)
             }
-            Framing::Chunked(Chunk::Size) => {
+            Framing::Chunked => {
                 self.framing = match self.size()? {
                     0 => Framing::Length(0),
-                    size => Framing::Chunked(Chunk::Data(size)),
+                    size => Framing::Chunk(size),
                 };
                 self.read(into)
             }
-            Framing::Chunked(Chunk::Data(left)) => {
+            Framing::Chunk(left) => {
                 let read = self.some(into, left)?;
                 let left = left - read as u64;
-                self.framing = Framing::Chunked(if left == 0 { Chunk::Size } else { Chunk::Data(left) });
+                self.framing = if left == 0 { Framing::Chunked } else { Framing::Chunk(left) };
                 if left == 0 && !read_line(&mut self.from, 2)?.is_empty() {
                     return Err(bad("a chunk is longer than its size"));
                 }
@@ -177,9 +163,9 @@ mod tests {
             for (bytes, framing, wanted, left) in [
                 ("hello, rest", Framing::Length(5), "hello", 6),
                 ("", Framing::Length(0), "", 0),
-                ("3\r\nhel\r\n2;x=y\r\nlo\r\n0\r\n\r\nrest", Framing::chunked(), "hello", 4),
-                ("A\r\n0123456789\r\n0\r\nX: y\r\nZ: \r\n\r\n", Framing::chunked(), "0123456789", 0),
-                ("0\r\n\r\n", Framing::chunked(), "", 0),
+                ("3\r\nhel\r\n2;x=y\r\nlo\r\n0\r\n\r\nrest", Framing::Chunked, "hello", 4),
+                ("A\r\n0123456789\r\n0\r\nX: y\r\nZ: \r\n\r\n", Framing::Chunked, "0123456789", 0),
+                ("0\r\n\r\n", Framing::Chunked, "", 0),
                 ("hello", Framing::ToEnd, "hello", 0),
             ] {
                 let (found, rest) = read(bytes, most, framing);
@@ -193,14 +179,14 @@ mod tests {
         let long = format!("5;{}\r\nhello\r\n0\r\n\r\n", "x".repeat(SIZE_LINE_BYTES_MAX));
         for (bytes, framing, kind) in [
             ("hell", Framing::Length(5), ErrorKind::UnexpectedEof),
-            ("5\r\nhell", Framing::chunked(), ErrorKind::UnexpectedEof),
-            ("5\r\nhello\r\n", Framing::chunked(), ErrorKind::UnexpectedEof),
-            ("5\r\nhello\r\n0\r\n", Framing::chunked(), ErrorKind::UnexpectedEof),
-            ("5\r\nhello6", Framing::chunked(), ErrorKind::UnexpectedEof),
-            ("5\r\nhello world\r\n", Framing::chunked(), ErrorKind::InvalidData),
-            ("+5\r\nhello\r\n", Framing::chunked(), ErrorKind::InvalidData),
-            ("\r\n", Framing::chunked(), ErrorKind::InvalidData),
-            (&long, Framing::chunked(), ErrorKind::InvalidData),
+            ("5\r\nhell", Framing::Chunked, ErrorKind::UnexpectedEof),
+            ("5\r\nhello\r\n", Framing::Chunked, ErrorKind::UnexpectedEof),
+            ("5\r\nhello\r\n0\r\n", Framing::Chunked, ErrorKind::UnexpectedEof),
+            ("5\r\nhello6", Framing::Chunked, ErrorKind::UnexpectedEof),
+            ("5\r\nhello world\r\n", Framing::Chunked, ErrorKind::InvalidData),
+            ("+5\r\nhello\r\n", Framing::Chunked, ErrorKind::InvalidData),
+            ("\r\n", Framing::Chunked, ErrorKind::InvalidData),
+            (&long, Framing::Chunked, ErrorKind::InvalidData),
         ] {
             for most in [1, 4096] {
                 assert_eq!(read(bytes, most, framing).0.unwrap_err().kind(), kind, "{bytes:.20} by {most}");

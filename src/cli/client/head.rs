@@ -42,7 +42,7 @@ fn parse_head(bytes: &[u8]) -> io::Result<Head> {
     let status = response.code.unwrap_or_default();
     let framing = match (status, field("transfer-encoding"), field("content-length")) {
         (204 | 304, ..) => Framing::Length(0),
-        (_, Some(coding), _) if coding == "chunked" => Framing::chunked(),
+        (_, Some(coding), _) if coding == "chunked" => Framing::Chunked,
         (_, Some(coding), _) => return Err(body::bad(&format!("it has the unknown coding {coding}"))),
         (_, None, Some(length)) => {
             Framing::Length(length.parse().map_err(|_| body::bad(&format!("its length is {length}")))?)
@@ -72,7 +72,7 @@ mod tests {
                 "200 OK\r\nTransfer-Encoding: Chunked\r\ncontent-type: Text/Event-Stream",
                 200,
                 "text/event-stream",
-                Framing::chunked(),
+                Framing::Chunked,
             ),
             ("503 \r\nX: y", 503, "", Framing::ToEnd),
             ("204 No Content", 204, "", Framing::Length(0)),

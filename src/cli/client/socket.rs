@@ -30,13 +30,6 @@ enum Stream {
 }
 
 impl Stream {
-    fn set_write_timeout(&self, within: Duration) -> io::Result<()> {
-        match self {
-            Self::Unix(stream) => stream.set_write_timeout(Some(within)),
-            Self::Tcp(stream) => stream.set_write_timeout(Some(within)),
-        }
-    }
-
     fn set_read_timeout(&self, within: Duration) -> io::Result<()> {
         match self {
             Self::Unix(stream) => stream.set_read_timeout(Some(within)),
@@ -45,49 +38,39 @@ impl Stream {
     }
 }
 
-/// The end of waiting.
-enum Until {
-    Moment(Instant),
-    Silence(Duration),
-}
-
 /// A connection whose reads end in time.
 pub(in crate::cli) struct Socket {
     stream: Stream,
-    until: Until,
+    wait: Wait,
+    since: Instant,
 }
 
 impl Socket {
     /// Connects to the first address of `HOST:PORT` that takes connections; all that is read must come within `wait`.
     pub(in crate::cli) fn tcp(address: &str, wait: Wait) -> io::Result<Self> {
-        Self::of(Stream::Tcp(connect_tcp(address)?), wait)
+        let stream = connect_tcp(address)?;
+        stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
+        Ok(Self { stream: Stream::Tcp(stream), wait, since: Instant::now() })
     }
 
     /// Connects to a Unix socket.
     pub(super) fn unix(path: &Path, wait: Wait) -> io::Result<Self> {
-        Self::of(Stream::Unix(UnixStream::connect(path)?), wait)
-    }
-
-    fn of(stream: Stream, wait: Wait) -> io::Result<Self> {
-        stream.set_write_timeout(WRITE_TIMEOUT)?;
-        let until = match wait {
-            Wait::Whole(within) => Until::Moment(Instant::now() + within),
-            Wait::Silence(within) => Until::Silence(within),
-        };
-        Ok(Self { stream, until })
+        let stream = UnixStream::connect(path)?;
+        stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
+        Ok(Self { stream: Stream::Unix(stream), wait, since: Instant::now() })
     }
 
     /// What is still read must come within that time from now.
     pub(in crate::cli) fn end_within(&mut self, within: Duration) {
-        self.until = Until::Moment(Instant::now() + within);
+        (self.wait, self.since) = (Wait::Whole(within), Instant::now());
     }
 }
 
 impl Read for Socket {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let left = match self.until {
-            Until::Moment(moment) => moment.saturating_duration_since(Instant::now()),
-            Until::Silence(within) => within,
+        let left = match self.wait {
+            Wait::Whole(within) => within.saturating_sub(self.since.elapsed()),
+            Wait::Silence(within) => within,
         };
         if left.is_zero() {
             return Err(ErrorKind::TimedOut.into());
