@@ -404,7 +404,12 @@ fn every_session_id_within_the_rules_keeps_its_own_messages() {
     for id in ids {
         assert_eq!(texts(&client.history(id, "")), [format!("in {id}"), format!("in {id}")], "{id}");
     }
-    let transcripts = || walk(&server.data().join("cache/chat_sessions")).iter().filter(|p| p.is_file()).count();
+    let transcripts = || {
+        walk(&server.data().join("cache/chat_sessions"))
+            .iter()
+            .filter(|p| p.extension().is_some_and(|e| e == "jsonl"))
+            .count()
+    };
     support::wait_until("each has a transcript", support::PATIENCE, || transcripts() >= ids.len());
     assert_eq!(transcripts(), ids.len());
     assert!(server.transcript_path("a.b_c-d").exists(), "a usual id is the file's plain name");

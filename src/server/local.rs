@@ -2,9 +2,9 @@
 //!
 //! File permissions decide who may ask (the socket has mode 0600 before it listens), so there is no Host, Origin or
 //! token here, and scripts need neither port nor secret. tiny_http parses and keeps connections. One thread receives its
-//! requests and never writes; each request is served in a thread of its own, [`REQUESTS`] at once. The next [`PROBES`] are for
+//! requests and never writes; each request is served in a thread of its own, `REQUESTS` at once. The next `PROBES` are for
 //! requests that ask how the server is, so that nobody who does not read keeps `status` from answering. Whoever comes beyond
-//! is told so with 503 and `Retry-After`, by at most [`REFUSING`] threads that end when nobody is left to be told.
+//! is told so with 503 and `Retry-After`, by at most `REFUSING` threads that end when nobody is left to be told.
 //!
 //! A stop waits for the requests in hand until its deadline; what is left then ends with the process.
 //!

@@ -248,8 +248,12 @@ struct Follower {
 }
 
 /// Turns and arrays into two sessions until it is told to stop.
-fn write(chat: &Chat, stop: &AtomicBool, written: &AtomicUsize, seed: usize) {
+fn write(chat: &Chat, stop: &AtomicBool, (written, rounds): (&AtomicUsize, &AtomicUsize), seed: usize) {
     for n in 0.. {
+        // Not further ahead than on a quiet machine: a follower that misses more than ten thousand is told of a gap.
+        while written.load(Ordering::SeqCst) > 200 + rounds.load(Ordering::SeqCst) / 4 && !stop.load(Ordering::SeqCst) {
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
         if stop.load(Ordering::SeqCst) {
             return;
         }
@@ -277,10 +281,11 @@ fn whoever_joins_resumes_or_reads_slowly_is_told_everything_once_and_in_order() 
     let mut random = Xorshift(seed);
     let mut world = World::new(Box::new(Echo));
     let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let paced = Arc::new(AtomicUsize::new(0));
     let writers: Vec<_> = (0..2)
         .map(|seed| {
-            let (chat, stop, written) = (world.chat.clone(), stop.clone(), written.clone());
-            std::thread::spawn(move || write(&chat, &stop, &written, seed))
+            let (chat, stop, written, paced) = (world.chat.clone(), stop.clone(), written.clone(), paced.clone());
+            std::thread::spawn(move || write(&chat, &stop, (&written, &paced), seed))
         })
         .collect();
     let mut followers: Vec<Follower> = Vec::new();
@@ -288,6 +293,7 @@ fn whoever_joins_resumes_or_reads_slowly_is_told_everything_once_and_in_order() 
     let mut rounds = 0;
     while rounds < 6000 * scale || written.load(Ordering::SeqCst) < 200 {
         rounds += 1;
+        paced.fetch_add(1, Ordering::SeqCst);
         std::thread::park_timeout(Duration::from_micros(100));
         if rounds % 3000 == 1500 && !followers.is_empty() {
             // The thread does not get to its mail for so long that some of it is lost, messages of some followers, too. Not
