@@ -156,8 +156,11 @@ mod tests {
     }
 
     impl Role {
+        /// With SIGHUP as it is by default: whoever runs the tests under `nohup` has them ignore it.
         fn start(role: &str) -> Self {
-            Self::start_by(&mut Command::new(std::env::current_exe().unwrap()), role)
+            let mut heeding = Command::new("env");
+            heeding.arg("--default-signal=HUP").arg(std::env::current_exe().unwrap());
+            Self::start_by(&mut heeding, role)
         }
 
         fn start_by(command: &mut Command, role: &str) -> Self {
