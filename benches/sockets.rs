@@ -2,8 +2,9 @@
 //! what an idle socket costs.
 //!
 //! `cargo bench --no-default-features --bench sockets`; `-- --check` fails beyond the bounds: 0.85 of the turns by REST (the
-//! goal is as many; the machines are noisy), 5 ms to the others at the median, 10 KiB for an idle socket, and no thread. The same generator drives both kinds of turns, one
-//! thread that polls; where wrk is there, it drives REST beside it. Medians of three rounds, taken in turn.
+//! goal is as many; the machines are noisy), 5 ms to the others at the median, 10 KiB for an idle socket, and no thread.
+//! The same generator drives both kinds of turns, one thread that polls; where wrk is there, it drives REST beside it.
+//! Medians of three rounds, taken in turn.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark says where it failed, and what it found")]
 

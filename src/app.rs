@@ -2,7 +2,8 @@
 //!
 //! Order of the start: signals, limits, journal (locked, mended), transcripts brought up to it, worker, listeners. The
 //! listeners come last: whoever reaches one finds everything ready. Order of the stop, under one deadline: the feed's
-//! waits, turns (new ones refused, the others finished or stopped) beside listeners (requests in flight finish), janitor, worker (flushes, stores the checkpoint), the journal's last sync.
+//! waits, turns (new ones refused, the others finished or stopped) beside listeners (requests in flight finish), janitor,
+//! worker (flushes, stores the checkpoint), the journal's last sync.
 
 use std::fs::DirBuilder;
 use std::io::Write;

@@ -1,10 +1,10 @@
 //! The look at the data folder of a stopped server: what is intact, what a start will mend, what is damaged.
 //!
 //! A look is a start that writes nowhere: the journal's own recovery runs over a disk that forgets what is written
-//! (`disk/overlay.rs`), and what it meets and would do is the report. So there is one reader of damage. Transcripts are compared with the
-//! journal as it would be then, and counted. A repair is the same on the real disk, with the transcripts' own replay. Memory grows with
-//! the names in a folder and not with what is in the files, and of each weight only the first findings are listed and the
-//! others counted.
+//! (`disk/overlay.rs`), and what it meets and would do is the report. So there is one reader of damage. Transcripts are
+//! compared with the journal as it would be then, and counted. A repair is the same on the real disk, with the transcripts'
+//! own replay. Memory grows with the names in a folder and not with what is in the files, and of each weight only the first
+//! findings are listed and the others counted.
 //!
 //! | file | what |
 //! |---|---|

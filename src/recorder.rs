@@ -2,8 +2,8 @@
 //!
 //! The recorder owns the journal's writing end. What is durable is published by the journal's leader, one batch after
 //! the other, in sequence: to the transcript, then to the cache, then to the hub and to the channel of the worker. The
-//! transcript comes first, so that whatever the cache lets go of can be read there. When the channel is full the record is skipped: the
-//! worker reads it from the journal instead.
+//! transcript comes first, so that whatever the cache lets go of can be read there. When the channel is full the record is
+//! skipped: the worker reads it from the journal instead.
 //!
 //! Knows nothing of requests and replies. Holds no lock of its own.
 
@@ -132,8 +132,8 @@ impl Recorder {
 }
 
 impl<D: Disk> Recorder<D> {
-    /// Opens the journal on `disk`, tells the transcripts what it holds for them, and is then ready to record. `on_panic` is called when
-    /// publishing panics: what is published is then no longer known, and the process should stop.
+    /// Opens the journal on `disk`, tells the transcripts what it holds for them, and is then ready to record. `on_panic`
+    /// is called when publishing panics: what is published is then no longer known, and the process should stop.
     ///
     /// # Errors
     /// [`StartError`].

@@ -51,7 +51,8 @@
 //! | a panic while publishing | the batch is refused, the process stops in order | `PanicGuard` |
 //! | a second process, a newer format | the start ends, naming it | `Lock::take`, `inventory::header` |
 //!
-//! Of sessions it knows no more than which message an erasure covers. Knows nothing of caches, transcripts, MongoDB or HTTP: its records go to the publisher it was opened with.
+//! Of sessions it knows no more than which message an erasure covers. Knows nothing of caches, transcripts, MongoDB or
+//! HTTP: its records go to the publisher it was opened with.
 
 mod age;
 mod arrivals;

@@ -1,8 +1,9 @@
 //! Reads records back in sequence, up to what is published: for the worker after an outage, and for recovery.
 //!
 //! A segment counts up to where a later one begins, so each sequence is handed out once. Voided records and the aborts that
-//! void them are left out, and so is what a published erasure covers, scrubbed already or not. Invariant: what is published stands in a listed segment, or was refused, voided or damaged; so
-//! at the end of the last segment everything published was read.
+//! void them are left out, and so is what a published erasure covers, scrubbed already or not. Invariant: what is published
+//! stands in a listed segment, or was refused, voided or damaged; so at the end of the last segment everything published
+//! was read.
 
 use std::io;
 use std::ops::ControlFlow;

@@ -2,7 +2,8 @@
 //!
 //! A start recovers unwatched, and ends at the first thing it cannot pass. `chatkeep doctor` watches the same recovery over a
 //! disk that forgets what is written (`disk/overlay.rs`). What would end a start is then told and passed over, the lock is
-//! not taken (the doctor holds it without writing), and digests are compared and then passed over too, so that every frame of every segment is read.
+//! not taken (the doctor holds it without writing), and digests are compared and then passed over too, so that every frame
+//! of every segment is read.
 //!
 //! Memory is bounded by what an open journal keeps, whatever stands in the files: each fault is handed out when it is met.
 //! Knows nothing of transcripts, nor of how a fault is told.

@@ -26,8 +26,9 @@ pub trait Responder: Send + Sync + 'static {
     }
 
     /// Answers on a thread where it may wait, and hands each piece of the text to `say` as it comes, at most
-    /// [`TEXT_BYTES_MAX`](super::TEXT_BYTES_MAX) in all. It returns soon after the question's `stop` is set or its `until` has passed, whatever it
-    /// waits for, and leaves nothing running: within 50 ms, or 400 ms where a program has to be ended that does not hear.
+    /// [`TEXT_BYTES_MAX`](super::TEXT_BYTES_MAX) in all. It returns soon after the question's `stop` is set or its `until`
+    /// has passed, whatever it waits for, and leaves nothing running: within 50 ms, or 400 ms where a program has to be
+    /// ended that does not hear.
     ///
     /// # Errors
     /// Why the text that was said is not the whole answer.

@@ -167,7 +167,8 @@ impl Listening {
     }
 
     /// Stops accepting, closes idle connections, lets requests in flight finish until `deadline` and cuts the rest;
-    /// WebSockets are closed with 1001 behind the answers they are owed. Returns how many connection threads had not ended a second after that: handlers that would not come back.
+    /// WebSockets are closed with 1001 behind the answers they are owed. Returns how many connection threads had not ended
+    /// a second after that: handlers that would not come back.
     pub fn stop(mut self, deadline: Instant) -> usize {
         self.stop_accepting();
         let pool = self.pool.take();

@@ -2,7 +2,8 @@
 //! not the file.
 //!
 //! Lines are in the order of their ids. A line that is no message is passed over; a line out of order too: somebody put it
-//! there by hand, and it hides no other. Which line that is going backward its neighbours on both sides tell. An unfinished last line is not there yet.
+//! there by hand, and it hides no other. Which line that is going backward its neighbours on both sides tell. An unfinished
+//! last line is not there yet.
 
 use std::io;
 use std::ops::Range;

@@ -1,4 +1,5 @@
-//! Frames: each rule by itself, and the whole reader against tungstenite's socket, over bytes that are whole, damaged and cut anywhere.
+//! Frames: each rule by itself, and the whole reader against tungstenite's socket, over bytes that are whole, damaged and
+//! cut anywhere.
 
 use std::io::{self, Read, Write};
 
