@@ -28,7 +28,6 @@ const LAYERS: [&[&str]; 5] = [
 /// The circles that still stand, a line each. Whoever takes one apart takes it out.
 const CIRCLES: &str = "\
 server/connection.rs server/connection/answer.rs server/connection/upgrade.rs
-transcript/ending.rs transcript/mod.rs
 ";
 
 /// Fields a struct may have: beyond, the state of one concern becomes a struct of its own.

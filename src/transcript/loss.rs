@@ -129,7 +129,7 @@ impl<D: Disk> Transcripts<D> {
         let known = Known { bytes, lost: Some(Lost { after, before: None }) };
         open.losses.insert(session.clone(), known);
         open.files.pop(session);
-        let new = Behind { first: 1, last: open.newest, distrusted: false, erased: None };
+        let new = Behind::of(1, open.newest);
         let behind = open.behind.entry(session.clone()).or_insert(new);
         (behind.first, behind.last) = (1, behind.last.max(new.last));
     }

@@ -9,7 +9,7 @@
 //! | `mod.rs` | appending, falling behind |
 //! | `sync.rs` | making what was appended durable, and noticing what is not |
 //! | `read.rs` | pages of a transcript by binary search and from its end |
-//! | `ending.rs` | what a start expects at their ends |
+//! | `ending.rs`, `settle.rs` | what a start expects at their ends, and when that is compared |
 //! | `lengths.rs` | how long they were, in a file |
 //! | `loss.rs` | those that are gone or shorter than that |
 //! | `replay.rs` | making transcripts agree with the journal |
@@ -45,6 +45,7 @@ mod mend_tests;
 mod merge;
 mod read;
 mod replay;
+mod settle;
 pub mod survey;
 mod sync;
 #[cfg(test)]
@@ -123,6 +124,13 @@ pub struct Behind {
     pub erased: Option<Id>,
 }
 
+impl Behind {
+    /// One that lacks no more than that.
+    fn of(first: u64, last: u64) -> Self {
+        Self { first, last, distrusted: false, erased: None }
+    }
+}
+
 /// How an append went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Appended {
@@ -193,8 +201,7 @@ impl<D: Disk> Transcripts<D> {
             Ok(first_ever) => Appended::Written { first_ever },
             Err(e) => {
                 log::warn!("the transcript of {session} falls behind: {e}");
-                open.behind
-                    .insert(session.clone(), Behind { first: *first, last: *last, distrusted: false, erased: None });
+                open.behind.insert(session.clone(), Behind::of(*first, *last));
                 Appended::Behind
             }
         }
@@ -265,8 +272,7 @@ impl<D: Disk> Transcripts<D> {
         self.settle_in(&mut open, session);
         open.files.pop(session);
         let last = last.max(open.newest);
-        let new = Behind { first, last, distrusted: true, erased: None };
-        let behind = open.behind.entry(session.clone()).or_insert(new);
+        let behind = open.behind.entry(session.clone()).or_insert(Behind::of(first, last));
         let (first, last) = (behind.first.min(first), behind.last.max(last));
         *behind = Behind { first, last, distrusted: true, erased: behind.erased };
     }

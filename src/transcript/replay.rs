@@ -120,7 +120,7 @@ impl<D: Disk> Transcripts<D> {
         let mut open = self.open.lock().expect("no holder panics");
         for (session, begun) in &pending {
             if let Some(behind) = open.behind.get_mut(session).filter(|behind| behind.erased == begun.erased) {
-                *behind = Behind { first: durable + 1, last: behind.last, distrusted: false, erased: None };
+                *behind = Behind::of(durable + 1, behind.last);
             }
         }
         let lacking = open.behind.len();
