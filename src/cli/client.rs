@@ -7,13 +7,12 @@
 //! Invariants: every read and write has an end ([`Wait`]); a head is bounded, and a body that is taken whole has at most
 //! [`BODY_BYTES_MAX`]. The token is in no message. Knows nothing of what is asked.
 
-mod body;
 mod error;
 mod events;
-mod head;
+mod http1;
 mod socket;
 
-use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{self, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -22,35 +21,29 @@ use serde_json::Value;
 
 use crate::config::{Config, Secret};
 
-use body::Body;
 pub(super) use error::ClientError;
-pub(super) use events::Events;
-use head::{Head, read_head};
+use events::{Event, next_event};
+use http1::{Body, Head, read_head};
 pub(super) use socket::{Socket, Wait};
 
 /// The largest body that is taken whole, in bytes: a page of the history with metadata has half of it.
 const BODY_BYTES_MAX: u64 = 64 << 20;
 
-enum Target {
-    Unix(PathBuf),
-    Tcp(String),
-}
-
 /// See the module.
 pub(super) struct Client {
-    target: Target,
+    socket: Option<PathBuf>,
+    /// `HOST:PORT`, for one without a socket.
+    address: String,
     token: Option<Secret>,
 }
 
 /// What is asked.
 pub(super) struct Request<'a> {
-    /// The method.
-    pub(super) method: &'a str,
     /// Path and query.
     pub(super) target: &'a str,
     /// `Accept`
     pub(super) accept: &'a str,
-    /// A JSON body.
+    /// A JSON body, and the method is POST; without one it is GET.
     pub(super) body: Option<&'a Value>,
     /// How long it may take.
     pub(super) wait: Wait,
@@ -64,34 +57,27 @@ pub(super) struct Reply {
     pub(super) status: u16,
     /// `Content-Type` without parameters, in lower case.
     pub(super) kind: String,
-    body: Body<BufReader<Socket>>,
+    body: BufReader<Body<BufReader<Socket>>>,
 }
 
 impl Client {
     /// A client of the server that this configuration starts.
     pub(super) fn of(config: &Config) -> Self {
-        match &config.server.local_socket {
-            Some(path) => Self { target: Target::Unix(path.clone()), token: None },
-            None => {
-                Self { target: Target::Tcp(reachable(&config.server.listen)), token: config.server.auth_token.clone() }
-            }
-        }
+        let server = &config.server;
+        let socket = server.local_socket.clone();
+        // The mode of the socket says who may connect.
+        let token = if socket.is_some() { None } else { server.auth_token.clone() };
+        Self { socket, address: reachable(&server.listen), token }
     }
 
     /// Where the server is, for messages.
     pub(super) fn place(&self) -> String {
-        match &self.target {
-            Target::Unix(path) => path.display().to_string(),
-            Target::Tcp(address) => format!("http://{address}"),
-        }
+        self.socket.as_ref().map_or_else(|| format!("http://{}", self.address), |path| path.display().to_string())
     }
 
     /// The socket, if it is asked over one.
     pub(super) fn socket(&self) -> Option<&PathBuf> {
-        match &self.target {
-            Target::Unix(path) => Some(path),
-            Target::Tcp(_) => None,
-        }
+        self.socket.as_ref()
     }
 
     /// Whether it sends a token.
@@ -110,33 +96,26 @@ impl Client {
     pub(super) fn send(&self, request: &Request<'_>) -> Result<Reply, ClientError> {
         let mut socket = self.connect(request.wait)?;
         // A server may refuse before it has read all: then its reply says more than a broken pipe does.
-        let sent = socket.write_all(&self.bytes(request));
+        let _ = socket.write_all(&self.bytes(request));
         let mut from = BufReader::new(socket);
-        let head = read_head(&mut from).map_err(|fault| match (sent, fault.kind()) {
-            (Err(fault), ErrorKind::UnexpectedEof) => fault,
-            _ => fault,
-        });
-        let fault = |fault| told(self.place(), request.wait, fault);
-        let Head { status, kind, framing } = head.map_err(fault)?;
-        let body = Body::new(from, framing);
+        let Head { status, kind, framing } =
+            read_head(&mut from).map_err(|fault| told(self.place(), request.wait, fault))?;
+        let body = BufReader::new(Body::new(from, framing));
         Ok(Reply { place: self.place(), wait: request.wait, status, kind, body })
     }
 
     /// GET of JSON, within that time.
     pub(super) fn get(&self, target: &str, within: Duration) -> Result<Value, ClientError> {
         let wait = Wait::Whole(within);
-        self.send(&Request { method: "GET", target, accept: "application/json", body: None, wait })?.accepted()?.json()
+        self.send(&Request { target, accept: "application/json", body: None, wait })?.accepted()?.json()
     }
 
     fn bytes(&self, request: &Request<'_>) -> Vec<u8> {
-        let host = match &self.target {
-            Target::Unix(_) => "localhost",
-            Target::Tcp(address) => address,
-        };
         let mut head = format!(
-            "{} {} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nAccept: {}\r\nUser-Agent: chatkeep/{}\r\n",
-            request.method,
+            "{} {} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nAccept: {}\r\nUser-Agent: chatkeep/{}\r\n",
+            if request.body.is_some() { "POST" } else { "GET" },
             request.target,
+            if self.socket.is_some() { "localhost" } else { &self.address },
             request.accept,
             env!("CARGO_PKG_VERSION"),
         );
@@ -151,15 +130,15 @@ impl Client {
     }
 
     fn connect(&self, wait: Wait) -> Result<Socket, ClientError> {
-        let socket = match &self.target {
-            Target::Unix(path) => Socket::unix(path, wait),
-            Target::Tcp(address) if address.ends_with(":0") => return Err(ClientError::NoPort),
-            Target::Tcp(address) => Socket::tcp(address, wait),
+        let socket = match &self.socket {
+            Some(path) => Socket::unix(path, wait),
+            None if self.address.ends_with(":0") => return Err(ClientError::NoPort),
+            None => Socket::tcp(&self.address, wait),
         };
         socket.map_err(|source| match source.kind() {
             ErrorKind::NotFound | ErrorKind::ConnectionRefused => ClientError::Absent(self.place()),
             ErrorKind::PermissionDenied => ClientError::Forbidden(self.place()),
-            _ => told(self.place(), wait, source),
+            _ => ClientError::Io { place: self.place(), source },
         })
     }
 }
@@ -200,19 +179,21 @@ impl Reply {
     }
 
     /// The whole body as JSON.
-    pub(super) fn json(self) -> Result<Value, ClientError> {
-        let (place, wait) = (self.place, self.wait);
+    pub(super) fn json(mut self) -> Result<Value, ClientError> {
         let mut bytes = Vec::new();
-        let read = self.body.take(BODY_BYTES_MAX).read_to_end(&mut bytes);
-        read.map_err(|fault| told(place.clone(), wait, fault))?;
-        let what = |fault: serde_json::Error| format!("its reply is no JSON ({fault})");
-        serde_json::from_slice(&bytes).map_err(|fault| ClientError::Malformed { place, what: what(fault) })
+        let read = (&mut self.body).take(BODY_BYTES_MAX).read_to_end(&mut bytes);
+        read.map_err(|fault| self.told(fault))?;
+        let what = |fault| format!("its reply is no JSON ({fault})");
+        serde_json::from_slice(&bytes).map_err(|fault| ClientError::Malformed { place: self.place, what: what(fault) })
     }
 
-    /// The body as server-sent events.
-    pub(super) fn events(self) -> Events<impl FnMut(io::Error) -> ClientError, impl BufRead> {
-        let (place, wait) = (self.place, self.wait);
-        Events::new(BufReader::new(self.body), move |fault| told(place.clone(), wait, fault))
+    /// The next server-sent event; that the body ends is an error.
+    pub(super) fn next_event(&mut self) -> Result<Event, ClientError> {
+        next_event(&mut self.body).map_err(|fault| self.told(fault))
+    }
+
+    fn told(&self, fault: io::Error) -> ClientError {
+        told(self.place.clone(), self.wait, fault)
     }
 }
 

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::message::SessionId;
+
 use super::args::{Form, Options};
 use super::client::{Client, ClientError, Reply, Request, Wait};
 use super::load::load;
@@ -19,33 +21,42 @@ const SILENCE: Duration = Duration::from_secs(15 * 60);
 /// The most that is read from stdin, in bytes; what a server takes is less.
 const STDIN_BYTES_MAX: u64 = 64 << 20;
 const EVENT_STREAM: &str = "text/event-stream";
+/// Where a message goes that names no session.
+const DEFAULT_SESSION: &str = "default";
 
 /// Sends the text and prints the reply.
 pub(super) fn say(options: &Options) -> Result<(), Failure> {
     let client = Client::of(&load(options)?.settings.config());
+    let session = options.session.as_ref().map_or(DEFAULT_SESSION, SessionId::as_str);
+    let lost = |fault| lost(fault, session);
     let text = match options.text.as_deref().unwrap_or_default() {
         "-" => from_stdin()?,
         text => text.to_owned(),
     };
-    let mut body = json!({"message": text, "stream": true});
-    if let Some(session) = &options.session {
-        body["session_id"] = session.as_str().into();
+    let mut body = json!({"message": text, "session_id": session, "stream": true});
+    let mut reply = ask(&client, &body);
+    if let Err(ClientError::Refused { status: 422, field: Some(field), .. }) = &reply
+        && field == "stream"
+    {
+        body["stream"] = false.into();
+        reply = ask(&client, &body);
     }
-    let reply = match ask(&client, &body) {
-        Err(ClientError::Refused { status: 422, field: Some(field), .. }) if field == "stream" => {
-            body["stream"] = false.into();
-            ask(&client, &body)?
-        }
-        reply => reply?,
-    };
+    let reply = reply.map_err(lost)?;
     let is_terminal = io::stdout().is_terminal();
     let mut printed = Printed { form: options.form, is_terminal, has_begun: false, ends_line: true };
     let last = match reply.kind == EVENT_STREAM {
-        true => follow(reply, &mut printed)?,
-        false => Some(reply.json()?),
+        true => follow(reply, &mut printed, lost),
+        false => reply.json().map(Some).map_err(lost),
     };
-    // Without one, who read the reply has gone.
-    last.map_or(Ok(()), |last| printed.finish(&last))
+    match last {
+        Ok(Some(last)) => printed.finish(&last),
+        // Who read the reply has gone.
+        Ok(None) => Ok(()),
+        Err(failure) => {
+            printed.end_line()?;
+            Err(failure)
+        }
+    }
 }
 
 /// The last line's end is the shell's and none of the text's.
@@ -67,15 +78,28 @@ fn ask(client: &Client, body: &Value) -> Result<Reply, ClientError> {
         true => "text/event-stream, application/json",
         false => "application/json",
     };
-    let request =
-        Request { method: "POST", target: "/api/chat", accept, body: Some(body), wait: Wait::Silence(SILENCE) };
+    let request = Request { target: "/api/chat", accept, body: Some(body), wait: Wait::Silence(SILENCE) };
     client.send(&request)?.accepted()
 }
 
+/// Without a reply it is not known what became of the message.
+fn lost(fault: ClientError, session: &str) -> Failure {
+    match fault {
+        ClientError::Late { .. } | ClientError::Cut(_) => Failure::Other(format!(
+            "{fault}; the message may be recorded all the same: `chatkeep history {session}` shows it then"
+        )),
+        fault => fault.into(),
+    }
+}
+
 /// Prints deltas until the reply is whole, and gives it; `None` when nobody reads any more.
-fn follow(reply: Reply, printed: &mut Printed) -> Result<Option<Value>, Failure> {
-    let mut events = reply.events();
-    while let Some(event) = events.next()? {
+fn follow(
+    mut reply: Reply,
+    printed: &mut Printed,
+    lost: impl Fn(ClientError) -> Failure,
+) -> Result<Option<Value>, Failure> {
+    loop {
+        let event = reply.next_event().map_err(&lost)?;
         let data: Value = serde_json::from_str(&event.data).unwrap_or_default();
         match event.name.as_str() {
             "delta" => {
@@ -86,7 +110,6 @@ fn follow(reply: Reply, printed: &mut Printed) -> Result<Option<Value>, Failure>
             }
             "response" => return Ok(Some(data)),
             "error" => {
-                printed.end_line()?;
                 let detail = data["detail"].as_str().unwrap_or("no reason is given");
                 return Err(Failure::Other(format!("the reply broke off: {detail}")));
             }
@@ -94,8 +117,6 @@ fn follow(reply: Reply, printed: &mut Printed) -> Result<Option<Value>, Failure>
             _ => {}
         }
     }
-    printed.end_line()?;
-    Err(Failure::Other("the reply broke off: the server stopped in the middle of it".to_owned()))
 }
 
 /// What is on the screen so far.
