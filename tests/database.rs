@@ -427,3 +427,95 @@ fn an_insert_that_was_given_up_before_an_erasure_brings_nothing_back() {
     wait_until_drained(&server);
     assert_holds(&mongod.messages(), &kept);
 }
+
+/// Messages of one session whose transcript and journal lost the first five, of a server that drained them: id and text.
+fn lost(mongod: &Mongod, deed: fn(&Server)) -> (Server, BTreeMap<String, String>) {
+    let small = options(&mongod.uri(), "oqoqo").set("journal.segment_bytes", 2_162_688).set("journal.retain_hours", 0);
+    let mut server = Server::start(small);
+    let long = "x".repeat(100_000);
+    let mut kept = post(&server, "s", &long, 5);
+    (0..5).for_each(|part| drop(post(&server, "filler", &format!("{part} {long}"), 5)));
+    wait_until_drained(&server);
+    wait_until("the first segments are gone", PATIENCE, || {
+        post(&server, "filler", "more", 1);
+        status(&server)["journal"]["first_sequence"].as_u64() > Some(5)
+    });
+    kept.extend(post(&server, "s", "later", 3));
+    wait_until_drained(&server);
+    wait_until("the checkpoint has passed everything", PATIENCE, || {
+        let journal = &status(&server)["journal"];
+        journal["transcribed"] == journal["last_sequence"]
+    });
+    server.kill9();
+    deed(&server);
+    (server, kept)
+}
+
+fn wait_until_what_is_left_is_written(server: &Server) {
+    wait_until("what is left is written", PATIENCE, || {
+        let transcripts = status(server)["transcripts"].clone();
+        transcripts["behind"] == 0 && transcripts["lost"].as_u64() > Some(0)
+    });
+}
+
+/// Whether a page is complete, and what it shows: id and text.
+fn page(server: &Server, more: &str) -> (bool, BTreeMap<String, String>) {
+    let page = server.client().history("s", more);
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let messages = page["messages"].as_array().unwrap();
+    (page["complete"] == true, messages.iter().map(|m| (text(&m["id"]), text(&m["text"]))).collect())
+}
+
+#[test]
+fn what_a_transcript_lost_is_shown_from_mongodb_and_what_nobody_has_is_told() {
+    let mut mongod = Mongod::start();
+    let deeds: [fn(&Server); 2] = [
+        |server| std::fs::remove_dir_all(server.data().join("cache")).unwrap(),
+        |server| std::fs::remove_file(server.transcript_path("s")).unwrap(),
+    ];
+    for deed in deeds {
+        mongod.restart();
+        mongod.messages().delete_many(doc! {}).run().unwrap();
+        let (mut server, kept) = lost(&mongod, deed);
+        let here: BTreeMap<_, _> = kept.iter().skip(5).map(|(id, text)| (id.clone(), text.clone())).collect();
+        server.start_again();
+        wait_until_what_is_left_is_written(&server);
+        wait_until_drained(&server);
+        // From memory and from disk the last three come, and with MongoDB all; pages on both sides of the border, too.
+        for _ in 0..2 {
+            assert_eq!(page(&server, ""), (true, kept.clone()));
+            let (mut before, mut shown) = (String::new(), BTreeMap::new());
+            while shown.len() < kept.len() {
+                let (complete, some) = page(&server, &format!("&limit=2{before}"));
+                assert!(complete && !some.is_empty(), "{before}");
+                before = format!("&before={}", some.keys().next().unwrap());
+                shown.extend(some);
+            }
+            assert_eq!(shown, kept);
+            let first = kept.keys().next().unwrap();
+            assert_eq!(page(&server, &format!("&after={first}")).1.len(), kept.len() - 1);
+            server.restart();
+        }
+        mongod.kill9();
+        for _ in 0..2 {
+            assert_eq!(page(&server, ""), (false, here.clone()), "MongoDB is down");
+            let reason = server.client().history("s", "")["reason"].as_str().unwrap().to_owned();
+            assert!(reason.contains("MongoDB could not be asked"), "{reason}");
+            server.restart();
+        }
+        mongod.restart();
+        wait_until("it has found MongoDB again", PATIENCE, || status(&server)["mongo"]["status"] == "ok");
+        assert_eq!(page(&server, ""), (true, kept.clone()));
+        // A server that has not shown them before, of a database that lacks them.
+        let lacked: Vec<_> = kept.keys().take(5).map(|id| Bson::from(id.clone())).collect();
+        mongod.messages().delete_many(doc! { "_id": { "$in": lacked } }).run().unwrap();
+        server.restart();
+        wait_until_drained(&server);
+        for _ in 0..2 {
+            assert_eq!(page(&server, ""), (false, here.clone()), "MongoDB lacks them");
+            let reason = server.client().history("s", "")["reason"].as_str().unwrap().to_owned();
+            assert!(reason.contains("a part of the transcript is gone"), "{reason}");
+            assert!(page(&server, "&limit=2").0, "a page that ends before it lacks nothing");
+        }
+    }
+}

@@ -37,15 +37,15 @@ pub(super) enum Task {
     Foreign,
 }
 
-/// What a success tells of a failure before.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// What failed, the least first. Only a success of the same or of more tells that all is well again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Failing {
-    /// A connection, a batch or an erasure in its place: any other success tells nothing of it.
-    Drain,
-    /// An erasure that is not final.
-    ErasePending,
     /// The question what other servers erased.
     Foreign,
+    /// An erasure that is not final.
+    ErasePending,
+    /// A connection, a batch or an erasure in its place, without which nothing more reaches the store.
+    Drain,
 }
 
 pub(super) struct UnderWay {
@@ -72,7 +72,7 @@ pub(super) struct Caller {
     pub(super) under_way: Option<UnderWay>,
     pub(super) connection: Connection,
     pub(super) backoff: Backoff,
-    /// What failed last, and has not succeeded since.
+    /// The most of what failed and has not succeeded since.
     pub(super) failing: Option<Failing>,
 }
 
@@ -145,15 +145,19 @@ impl Caller {
         }
     }
 
-    /// It worked.
-    pub(super) fn succeeded(&mut self) {
-        self.failing = None;
-        self.backoff.succeed();
+    /// It worked; whether all is well by it. What failed and is more has not gone through by this.
+    pub(super) fn succeeded(&mut self, what: Failing) -> bool {
+        let is_well = self.failing <= Some(what);
+        if is_well {
+            self.failing = None;
+            self.backoff.succeed();
+        }
+        is_well
     }
 
     /// It failed; `passing` when nothing but time is needed.
     pub(super) fn failed(&mut self, what: Failing, passing: bool) {
-        self.failing = Some(what);
+        self.failing = self.failing.max(Some(what));
         self.backoff.fail(passing);
     }
 }

@@ -44,7 +44,7 @@ impl<D: Disk> Drain<D> {
     pub(super) fn connected(&mut self, connected: &Connected) {
         self.caller.connection = Connection::Made;
         self.storage.connected(connected);
-        self.succeeded();
+        self.succeeded(Failing::Drain);
     }
 
     pub(super) fn inserted(&mut self, inserted: &Inserted, took: Duration) {
@@ -59,7 +59,7 @@ impl<D: Disk> Drain<D> {
         self.storage.flushed(inserted, messages.len(), took);
         self.storage.reached(messages.last().map(|outgoing| outgoing.message.id()));
         self.through = self.intake.inserted();
-        self.succeeded();
+        self.succeeded(Failing::Drain);
     }
 
     pub(super) fn erased(&mut self, task: &Task, count: u64) {
@@ -69,31 +69,24 @@ impl<D: Disk> Drain<D> {
             }
             log::info!("[CHAT WORKER] Session {session} is erased from MongoDB: {count} messages");
             self.intake.erased();
-            self.succeeded();
+            self.succeeded(Failing::Drain);
         } else {
             self.erasures.next_is_carried_out(&self.caller.calls);
-            self.succeeded_if(Failing::ErasePending);
+            self.succeeded(Failing::ErasePending);
         }
         self.storage.erasures_to_repeat(self.erasures.again());
     }
 
     /// Other servers erased this.
-    fn heard(&mut self, found: &[StoredErasure]) {
+    pub(super) fn heard(&mut self, found: &[StoredErasure]) {
         let Some(foreign) = &mut self.foreign else { return };
         self.storage.cannot_share(foreign.take(found).as_deref());
-        self.succeeded_if(Failing::Foreign);
+        self.succeeded(Failing::Foreign);
     }
 
-    fn succeeded(&mut self) {
-        self.caller.succeeded();
-        self.storage.recovered();
-    }
-
-    /// What succeeded tells that all is well only if it was the same that failed: a batch or an erasure in its place has not
-    /// gone through by it.
-    fn succeeded_if(&mut self, failing: Failing) {
-        if self.caller.failing == Some(failing) {
-            self.succeeded();
+    fn succeeded(&mut self, what: Failing) {
+        if self.caller.succeeded(what) {
+            self.storage.recovered();
         }
     }
 
