@@ -31,7 +31,7 @@ use crate::janitor::{Aside, Scrubber, Sweeper};
 use crate::journal::{Journal, Record};
 use crate::message::{Clock, Expiry};
 use crate::recorder::{Opened, Recorder, open_transcripts};
-use crate::server::{local, tcp};
+use crate::server::{WebSocketOptions, local, tcp};
 use crate::signals::{self, Cause, Stopper};
 use crate::store::Store;
 use crate::transcript::Transcripts;
@@ -94,17 +94,17 @@ impl App {
         let rooms = Arc::new(rooms.context("the threads behind the WebSockets cannot be started")?);
         let journal = core.journal.clone();
         let status = core.status(&base, progress);
-        let offer = tcp::Offer {
+        let websockets = WebSocketOptions {
             config: config.websocket.clone(),
             open_max: base.share.sockets,
             counters: status.sockets.clone(),
-            serve: rooms.clone(),
+            sockets: rooms.clone(),
         };
         let api = Arc::new(Api { chat: chat.clone(), history, feed: feed.clone(), status });
         let server = &config.server;
         let local =
             server.local_socket.as_ref().map(|path| start_local(path, server.max_body_bytes, &api)).transpose()?;
-        let tcp = tcp::start(server, base.share.connections, api, Some(offer))?;
+        let tcp = tcp::start(server, base.share.connections, api, Some(websockets))?;
         announce(tcp.local_addr(), config, base.started.elapsed());
         Ok(Self { tcp, local, rooms, feed, chat, journal, background, drain: server.drain, stop_by })
     }

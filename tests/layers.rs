@@ -25,11 +25,6 @@ const LAYERS: [&[&str]; 5] = [
     &["main", "cli", "app", "lib"],
 ];
 
-/// The circles that still stand, a line each. Whoever takes one apart takes it out.
-const CIRCLES: &str = "\
-server/connection.rs server/connection/answer.rs server/connection/upgrade.rs
-";
-
 /// Fields a struct may have: beyond, the state of one concern becomes a struct of its own.
 const FIELDS_MAX: usize = 12;
 
@@ -227,8 +222,7 @@ fn no_file_needs_one_that_needs_it() {
     assert!(graph.faults.is_empty(), "\n{}", graph.faults.join("\n"));
     let circles = graph.circles();
     let inside: Vec<String> = circles.iter().map(|circle| graph.inside(circle)).collect();
-    let (found, inside) = (circles.join("\n"), inside.join("\n"));
-    assert_eq!(circles, CIRCLES.lines().collect::<Vec<_>>(), "CIRCLES is to be:\n{found}\n\n{inside}");
+    assert!(circles.is_empty(), "circles:\n{}\n\n{}", circles.join("\n"), inside.join("\n"));
 }
 
 #[test]

@@ -9,61 +9,29 @@
 //! Knows nothing of routes, nor of how connections are accepted or chosen for closing (table.rs).
 
 mod answer;
+mod state;
 mod upgrade;
 
-use std::io::{self, Write};
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::io::{Cursor, Write};
+use std::time::Instant;
 
 use tiny_http::{Method, Response, StatusCode};
 
-use crate::api::{Head, Problem, Reply, Route, Service, Transport};
+use crate::api::{Problem, Reply, Route, Service, Transport};
 
-use super::RequestIds;
 use super::chunked::{self, Decoder};
-use super::guard::{self, Guard, Verdict};
+use super::guard::{self, Verdict};
+use super::guarded;
 use super::http1::{self, Framing, Request, Scan, malformed};
 use super::input::{Cut, Input};
-use super::reply::Date;
-use super::table::{Slot, Table};
+use super::reply::{Date, Exchange};
+use super::table::Slot;
 
-pub(super) use upgrade::WebSockets;
+pub(super) use state::Shared;
+use state::{Connection, Next};
 
-/// Buffers that one large body or reply inflated beyond this are given back, in bytes.
+/// A buffer that one large body inflated beyond this is given back, in bytes.
 const KEPT_BUFFER_BYTES: usize = 64 * 1024;
-
-/// What all connections of a listener share.
-pub(super) struct Shared<S> {
-    pub(super) service: Arc<S>,
-    pub(super) guard: Guard,
-    pub(super) table: Arc<Table>,
-    pub(super) ids: RequestIds,
-    pub(super) limits: Limits,
-    /// `None`: none are served.
-    pub(super) websockets: Option<WebSockets>,
-}
-
-/// The limits of one connection; see `ServerConfig`.
-#[derive(Clone, Copy)]
-pub(super) struct Limits {
-    pub(super) body_bytes_max: usize,
-    pub(super) head_timeout: Duration,
-    pub(super) body_timeout: Duration,
-    pub(super) idle_timeout: Duration,
-    pub(super) write_timeout: Duration,
-}
-
-/// Whether the connection may serve another request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Next {
-    Request,
-    /// Nobody is there to read.
-    Close,
-    /// An answer was written; the client is to read it before the connection goes.
-    Linger,
-}
 
 /// Why a request is not served.
 enum Stop {
@@ -72,42 +40,16 @@ enum Stop {
     Refused(Problem),
 }
 
-/// Where a body is.
-enum Body {
-    /// In the input buffer: its first so many bytes.
-    Buffered(usize),
-    Collected,
-}
-
-/// What answers need to know of their request.
-struct Exchange<'a> {
-    request_id: String,
-    origin: Option<&'a str>,
-    is_head: bool,
-    is_http11: bool,
-    keep_alive: bool,
-}
-
-pub(super) struct Connection<'a, S> {
-    shared: &'a Shared<S>,
-    slot: &'a Slot,
-    input: Input<'a>,
-    body: Vec<u8>,
-    out: Vec<u8>,
-    date: Date,
-}
-
 /// Serves a connection to its end.
 pub(super) fn serve<S: Service>(shared: &Shared<S>, slot: &Slot) {
-    let limits = shared.limits;
-    let tick = limits.idle_timeout.min(limits.head_timeout).min(limits.body_timeout);
+    let timeouts = shared.timeouts;
+    let tick = timeouts.idle.min(timeouts.head).min(timeouts.body);
     let _ = slot.stream.set_nodelay(true);
-    if slot.stream.set_write_timeout(Some(limits.write_timeout)).is_err() {
+    if slot.stream.set_write_timeout(Some(timeouts.write)).is_err() {
         return;
     }
     let Ok(input) = Input::new(&slot.stream, tick) else { return };
-    let mut connection = Connection { shared, slot, input, body: Vec::new(), out: Vec::new(), date: Date::default() };
-    connection.run();
+    Connection { shared, slot, input, body: Vec::new(), date: Date::default() }.run();
 }
 
 impl<'a, S: Service> Connection<'a, S> {
@@ -121,32 +63,24 @@ impl<'a, S: Service> Connection<'a, S> {
             }
             self.body.clear();
             self.body.shrink_to(KEPT_BUFFER_BYTES);
-            self.out.shrink_to(KEPT_BUFFER_BYTES);
             idle_since = Instant::now();
-            self.shared.table.release(self.slot, idle_since);
+            self.slot.release(idle_since);
         }
     }
 
     fn serve_one(&mut self, idle_since: Instant) -> Next {
-        let head = self.read_head(idle_since);
-        // From here on only this thread closes the connection, unless somebody was faster.
-        if matches!(head, Err(Stop::Silent)) || !self.slot.claim() {
-            return Next::Close;
-        }
-        self.shared.table.counters.requests.fetch_add(1, Ordering::Relaxed);
-        match head {
-            Ok((start, end)) => self.serve_head(start, end),
-            Err(Stop::Refused(problem)) => {
-                let exchange = self.unknown(None);
-                self.refuse(&exchange, &problem)
-            }
+        match self.read_head(idle_since) {
             Err(Stop::Silent) => Next::Close,
+            // From here on only this thread closes the connection, unless somebody was faster.
+            _ if !self.slot.claim() => Next::Close,
+            Ok((start, end)) => self.serve_head(start, end),
+            Err(Stop::Refused(problem)) => self.refuse(Exchange::unknown(self.shared.ids.next()), &problem),
         }
     }
 
     /// Waits for a request and reads its head; says where in the buffer it begins and ends.
     fn read_head(&mut self, idle_since: Instant) -> Result<(usize, usize), Stop> {
-        let limits = self.shared.limits;
+        let timeouts = self.shared.timeouts;
         let mut scan = Scan::default();
         let mut until = None;
         loop {
@@ -155,9 +89,9 @@ impl<'a, S: Service> Connection<'a, S> {
                 if let Some(found) = scan.advance(self.input.unread()).map_err(Stop::Refused)? {
                     return Ok(found);
                 }
-                until.get_or_insert_with(|| Instant::now() + limits.head_timeout);
+                until.get_or_insert_with(|| Instant::now() + timeouts.head);
             }
-            let filled = self.input.fill(until.unwrap_or(idle_since + limits.idle_timeout));
+            let filled = self.input.fill(until.unwrap_or(idle_since + timeouts.idle));
             match filled {
                 Ok(()) => {}
                 Err(Cut::Deadline) if has_begun => {
@@ -173,18 +107,18 @@ impl<'a, S: Service> Connection<'a, S> {
         let shared = self.shared;
         let mut request_id = None;
         let parsed = http1::parse(&self.input.unread()[start..end], &mut request_id);
+        let request_id = request_id.unwrap_or_else(|| shared.ids.next());
         let (request, asked) = match parsed {
             Ok(parsed) => parsed,
             Err(problem) => {
-                let mut exchange = self.unknown(request_id);
-                exchange.is_head = self.input.unread()[start..].starts_with(b"HEAD ");
-                return self.refuse(&exchange, &problem);
+                let is_head = self.input.unread()[start..].starts_with(b"HEAD ");
+                return self.refuse(Exchange { is_head, ..Exchange::unknown(request_id) }, &problem);
             }
         };
         let verdict = shared.guard.check(&request.method, request.path(), &asked);
         self.input.consume(end);
         let mut exchange = Exchange {
-            request_id: request_id.unwrap_or_else(|| shared.ids.next()),
+            request_id,
             origin: None,
             is_head: request.method == Method::Head,
             is_http11: request.is_http11,
@@ -193,128 +127,88 @@ impl<'a, S: Service> Connection<'a, S> {
         let reply = match verdict {
             Verdict::Pass { origin } => {
                 exchange.origin = origin;
-                return self.serve_request(&exchange, &request);
+                return self.serve_request(exchange, &request);
             }
             Verdict::Preflight { origin } => {
                 exchange.origin = Some(origin);
-                Reply::Full(Response::new(StatusCode(204), guard::preflight(), io::Cursor::default(), Some(0), None))
+                Reply::Full(Response::new(StatusCode(204), guard::preflight(), Cursor::default(), Some(0), None))
             }
             Verdict::Refuse { problem, origin } => {
                 exchange.origin = origin;
-                self.refusal(&exchange, &problem)
+                exchange.refusal(&problem)
             }
         };
-        self.answer_unread(&exchange, request.framing, reply)
+        self.answer_unread(exchange, request.framing, reply)
     }
 
     /// Serves a request that passed the guard.
-    fn serve_request(&mut self, exchange: &Exchange<'a>, request: &Request) -> Next {
+    fn serve_request(&mut self, exchange: Exchange<'a>, request: &Request) -> Next {
         let shared = self.shared;
         if request.expects_unknown {
             let problem = Problem::new(417, "expectation_failed", "the only expectation served is: 100-continue");
             return self.refuse(exchange, &problem);
         }
-        let head = Head {
-            method: &request.method,
-            path: request.path(),
-            query: request.query(),
-            headers: &request.headers,
-            transport: Transport::Tcp,
-            request_id: &exchange.request_id,
+        let head = request.head(Transport::Tcp, &exchange.request_id);
+        let admission = match guarded(|| shared.service.admit(&head)) {
+            Ok(Ok(admission)) => admission,
+            Ok(Err(reply)) => return self.answer_unread(exchange, request.framing, reply),
+            Err(panicked) => return self.refuse(exchange, &panicked),
         };
-        let admission = match self.guarded(|| shared.service.admit(&head)) {
-            Some(Ok(admission)) => admission,
-            Some(Err(reply)) => return self.answer_unread(exchange, request.framing, reply),
-            None => return self.refuse(exchange, &panicked()),
-        };
-        if let (Route::Socket, Some(websockets)) = (admission.route, &shared.websockets) {
-            return self.upgrade(websockets, exchange, request, &head);
+        if let (Route::Socket, Some(pool)) = (admission.route, &shared.websockets) {
+            return self.upgrade(pool, exchange, request);
         }
-        let body = match self.read_body(request) {
-            Ok(body) => body,
+        match self.read_body(request) {
+            Ok(()) => {}
             Err(Stop::Refused(problem)) => return self.refuse(exchange, &problem),
             Err(Stop::Silent) => return Next::Close,
-        };
-        let bytes = match body {
-            Body::Buffered(length) => &self.input.unread()[..length],
-            Body::Collected => &self.body,
-        };
-        let reply = self.guarded(|| shared.service.handle(&head, admission, bytes));
-        if let Body::Buffered(length) = body {
-            self.input.consume(length);
         }
-        match reply {
-            Some(reply) => self.answer(exchange, reply, exchange.keep_alive),
-            None => self.refuse(exchange, &panicked()),
+        match guarded(|| shared.service.handle(&head, admission, &self.body)) {
+            Ok(reply) => self.answer(exchange, reply),
+            Err(panicked) => self.refuse(exchange, &panicked),
         }
-    }
-
-    /// Runs a part of the service; a panic in it is counted and `None`. The panic hook has logged it.
-    fn guarded<T>(&self, run: impl FnOnce() -> T) -> Option<T> {
-        let result = catch_unwind(AssertUnwindSafe(run)).ok();
-        if result.is_none() {
-            self.shared.table.counters.panics.fetch_add(1, Ordering::Relaxed);
-            log::error!("a handler panicked; its connection is closed");
-        }
-        result
     }
 
     /// Reads the whole body, or says why not. Memory grows with what has arrived, never with what was announced.
-    fn read_body(&mut self, request: &Request) -> Result<Body, Stop> {
-        let max = self.shared.limits.body_bytes_max;
-        let buffered = self.input.unread().len();
+    fn read_body(&mut self, request: &Request) -> Result<(), Stop> {
+        let max = self.shared.body_bytes_max;
         match request.framing {
-            Framing::None => Ok(Body::Buffered(0)),
-            Framing::Length(length) if length > max as u64 => Err(Stop::Refused(chunked::too_large(max))),
-            Framing::Length(length) if length <= buffered as u64 => Ok(Body::Buffered(length as usize)),
-            Framing::Length(length) => {
-                self.invite(request)?;
-                self.collect(length as usize)
-            }
-            Framing::Chunked => {
-                if buffered == 0 {
-                    self.invite(request)?;
-                }
-                self.collect_chunks()
-            }
+            Framing::None => return Ok(()),
+            Framing::Length(length) if length > max as u64 => return Err(Stop::Refused(chunked::too_large(max))),
+            Framing::Length(_) | Framing::Chunked => {}
+        }
+        // The request is admitted. Who has begun to send the body does not wait (RFC 9110, 10.1.1).
+        if request.expects_continue && self.input.unread().is_empty() {
+            self.wire().write_all(b"HTTP/1.1 100 Continue\r\n\r\n").map_err(|_| Stop::Silent)?;
+        }
+        let until = Instant::now() + self.shared.timeouts.body;
+        match request.framing {
+            Framing::Length(length) => self.collect(length as usize, until),
+            _ => self.collect_chunks(until),
         }
     }
 
-    /// Sends `100 Continue` to a client that waits for it: the request is admitted.
-    fn invite(&self, request: &Request) -> Result<(), Stop> {
-        if !request.expects_continue {
-            return Ok(());
-        }
-        self.wire().write_all(b"HTTP/1.1 100 Continue\r\n\r\n").map_err(|_| Stop::Silent)
-    }
-
-    fn collect(&mut self, length: usize) -> Result<Body, Stop> {
-        let until = Instant::now() + self.shared.limits.body_timeout;
-        self.body.extend_from_slice(self.input.unread());
-        self.input.consume(self.body.len());
+    fn collect(&mut self, length: usize, until: Instant) -> Result<(), Stop> {
+        let here = self.input.unread().len().min(length);
+        self.body.extend_from_slice(&self.input.unread()[..here]);
+        self.input.consume(here);
         while self.body.len() < length {
             let left = length - self.body.len();
             self.input.fill_body(&mut self.body, left, until).map_err(body_cut)?;
         }
-        Ok(Body::Collected)
+        Ok(())
     }
 
-    fn collect_chunks(&mut self) -> Result<Body, Stop> {
-        let until = Instant::now() + self.shared.limits.body_timeout;
-        let mut decoder = Decoder::new(self.shared.limits.body_bytes_max);
+    fn collect_chunks(&mut self, until: Instant) -> Result<(), Stop> {
+        let mut decoder = Decoder::new(self.shared.body_bytes_max);
         loop {
             let taken = decoder.feed(self.input.unread(), &mut self.body).map_err(Stop::Refused)?;
             self.input.consume(taken);
             if decoder.is_done() {
-                return Ok(Body::Collected);
+                return Ok(());
             }
             self.input.fill(until).map_err(body_cut)?;
         }
     }
-}
-
-fn panicked() -> Problem {
-    Problem::new(500, "internal_error", "the server met a fault of its own; it is in its log under this request_id")
 }
 
 fn body_cut(cut: Cut) -> Stop {

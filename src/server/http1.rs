@@ -11,7 +11,7 @@ use std::mem::MaybeUninit;
 
 use tiny_http::{Header, Method};
 
-use crate::api::Problem;
+use crate::api::{Head, Problem, Transport};
 
 /// The longest head, in bytes, from the request line to the empty line. Longer: 431, close.
 pub(super) const HEAD_BYTES_MAX: usize = 16 * 1024;
@@ -149,6 +149,22 @@ pub(super) struct Request {
 }
 
 impl Request {
+    /// One that another parser has read, by the same rules on its framing.
+    pub(super) fn new(method: Method, target: String, headers: Vec<Header>, is_http11: bool) -> Result<Self, Problem> {
+        let mut fields = Fields::default();
+        for Header { field, value } in &headers {
+            fields.add(field.as_str().as_str(), value.as_str().as_bytes());
+        }
+        let request = fields.request(method, target, is_http11)?;
+        Ok(Self { headers, ..request })
+    }
+
+    /// It, without its framing.
+    pub(super) fn head<'a>(&'a self, transport: Transport, request_id: &'a str) -> Head<'a> {
+        let (path, query, headers) = (self.path(), self.query(), &self.headers);
+        Head { method: &self.method, path, query, headers, transport, request_id }
+    }
+
     pub(super) fn path(&self) -> &str {
         &self.target[..self.path_end]
     }
@@ -253,15 +269,22 @@ impl<'b> Fields<'b> {
             Once::Repeated => Err(malformed("Host may stand once")),
         }
     }
-}
 
-/// How the body behind those fields is delimited.
-pub(super) fn framing(headers: &[Header], is_http11: bool) -> Result<Framing, Problem> {
-    let mut fields = Fields::default();
-    for Header { field, value } in headers {
-        fields.add(field.as_str().as_str(), value.as_str().as_bytes());
+    /// The request with that target, path and query, that has these fields; without its headers.
+    fn request(&self, method: Method, target: String, is_http11: bool) -> Result<Request, Problem> {
+        Ok(Request {
+            path_end: target.find('?').unwrap_or(target.len()),
+            framing: self.framing(is_http11)?,
+            // RFC 9110, 10.1.1: an expectation in HTTP/1.0 is ignored.
+            expects_continue: is_http11 && self.expects_continue,
+            expects_unknown: is_http11 && self.expects_unknown,
+            keep_alive: !self.close && (is_http11 || self.keep_alive),
+            method,
+            target,
+            headers: Vec::new(),
+            is_http11,
+        })
     }
-    fields.framing(is_http11)
 }
 
 /// Understands the head in `bytes`, which [`Scan`] has found whole. `request_id` is set as soon as a sane one is met, so
@@ -291,21 +314,8 @@ pub(super) fn parse<'b>(bytes: &'b [u8], request_id: &mut Option<String>) -> Res
     let mut asked = fields.asked;
     asked.host = fields.host(is_http11)?;
     let target = split_target(target, &mut asked)?;
-    let path_end = target.find('?').unwrap_or(target.len());
-    let framing = fields.framing(is_http11)?;
-    let request = Request {
-        method,
-        target,
-        path_end,
-        headers,
-        is_http11,
-        framing,
-        // RFC 9110, 10.1.1: an expectation in HTTP/1.0 is ignored.
-        expects_continue: is_http11 && fields.expects_continue,
-        expects_unknown: is_http11 && fields.expects_unknown,
-        keep_alive: !fields.close && (is_http11 || fields.keep_alive),
-    };
-    Ok((request, asked))
+    let request = fields.request(method, target, is_http11)?;
+    Ok((Request { headers, ..request }, asked))
 }
 
 /// Splits `METHOD SP TARGET SP VERSION`; the version decides before anything else is believed.

@@ -32,7 +32,6 @@ mod handler;
 
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -100,7 +99,6 @@ pub struct Local {
     stop: Option<Sender<()>>,
     /// Ends when the last thread has.
     ended: Receiver<()>,
-    panics: Arc<AtomicUsize>,
 }
 
 /// Serves on a Unix socket at `path`, which is replaced if it is there: the caller holds the lock of the data folder, and
@@ -115,8 +113,7 @@ pub fn start<S: Service>(path: &Path, body_bytes_max: usize, service: Arc<S>) ->
     }
     let server = listen(path).map_err(|source| LocalError::Bind { path: path.to_owned(), source })?;
     let current = Arc::new(Current(Mutex::new(Some(Arc::new(server)))));
-    let panics = Arc::new(AtomicUsize::new(0));
-    let handler = Handler { service, ids: RequestIds::new(), body_bytes_max, panics: panics.clone() };
+    let handler = Handler { service, ids: RequestIds::new(), body_bytes_max };
     let ((stop, stopped), (alive, ended)) = (bounded(0), bounded(0));
     let threads = Threads { handler: Arc::new(handler), alive, next: 0, running: Vec::new() };
     let dispatcher = Dispatcher {
@@ -130,7 +127,7 @@ pub fn start<S: Service>(path: &Path, body_bytes_max: usize, service: Arc<S>) ->
         refused: bounded(REFUSED),
     };
     let receiver = thread::spawn("local-accept", move || dispatcher.run()).map_err(LocalError::Thread)?;
-    Ok(Local { current, receiver: Some(receiver), stop: Some(stop), ended, panics })
+    Ok(Local { current, receiver: Some(receiver), stop: Some(stop), ended })
 }
 
 /// Binds, and listens only once the mode is set: in between a connect is refused.
@@ -149,12 +146,6 @@ fn listen(path: &Path) -> io::Result<Server> {
 }
 
 impl Local {
-    /// Panics caught in handlers since the start.
-    #[must_use]
-    pub fn panics(&self) -> usize {
-        self.panics.load(Ordering::Relaxed)
-    }
-
     /// Stops serving, waits for the requests in hand until `deadline`, removes the socket. Returns how many threads are left,
     /// which still wait for their clients; they end with the process.
     pub fn stop(mut self, deadline: Instant) -> usize {

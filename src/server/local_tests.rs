@@ -4,6 +4,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::Ordering;
 
 use tempfile::TempDir;
 
@@ -239,12 +240,11 @@ fn a_stop_waits_for_requests_in_hand_and_joins_their_threads() {
 }
 
 #[test]
-fn a_panic_is_answered_and_counted() {
+fn a_panic_is_answered() {
     let fixture = serve();
     for _ in 0..8 {
         assert_eq!(fixture.client(post("/panic", "x")).answer().unwrap().status, 500);
     }
-    assert_eq!(fixture.local.panics(), 8);
     assert_eq!(fixture.client(get("/echo")).answer().unwrap().status, 200);
 }
 

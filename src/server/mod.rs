@@ -29,34 +29,37 @@ mod tcp_tests;
 mod testing;
 mod websocket;
 
-use std::fmt::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-pub use table::Counters;
+use crate::api::Problem;
+
+pub use websocket::WebSocketOptions;
 
 /// Makes the ids of requests that bring none: a random prefix per listener and a count.
 struct RequestIds {
-    prefix: String,
+    prefix: u32,
     next: AtomicU64,
 }
 
 impl RequestIds {
     fn new() -> Self {
-        let mut random = [0_u8; 4];
+        let mut random = [0; 4];
         // Without randomness ids repeat between starts, which only makes logs harder to read.
         let _ = getrandom::fill(&mut random);
-        let mut prefix = String::with_capacity(9);
-        for byte in random {
-            let _ = write!(prefix, "{byte:02x}");
-        }
-        prefix.push('-');
-        Self { prefix, next: AtomicU64::new(1) }
+        Self { prefix: u32::from_ne_bytes(random), next: AtomicU64::new(1) }
     }
 
     fn next(&self) -> String {
-        let mut id = String::with_capacity(self.prefix.len() + 12);
-        id.push_str(&self.prefix);
-        let _ = write!(id, "{:x}", self.next.fetch_add(1, Ordering::Relaxed));
-        id
+        format!("{:08x}-{:x}", self.prefix, self.next.fetch_add(1, Ordering::Relaxed))
     }
+}
+
+/// Runs a part of a service; a panic in it, which the panic hook has logged, becomes an answer.
+fn guarded<T>(run: impl FnOnce() -> T) -> Result<T, Problem> {
+    catch_unwind(AssertUnwindSafe(run)).map_err(|_| {
+        log::error!("a handler panicked; its request ends there");
+        let detail = "the server met a fault of its own; it is in its log under this request_id";
+        Problem::new(500, "internal_error", detail)
+    })
 }

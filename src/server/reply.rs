@@ -4,17 +4,18 @@
 //! alone decides on the fields of framing, so that no handler can contradict them; a field with a control byte in it is
 //! left out, so that no value can start a field of its own.
 //!
-//! Knows nothing of connections: it writes into a buffer, or into whatever [`Chunks`] is given.
+//! Knows nothing of connections: it makes buffers, or writes into whatever a stream is given.
 
-use std::io::{self, Write};
+use std::io::{self, Cursor, ErrorKind, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use time::OffsetDateTime;
-use tiny_http::{Header, StatusCode};
+use tiny_http::{Header, Response, StatusCode};
 
-use crate::api::Client;
+use crate::api::{Client, Problem, Reply, Stream};
 
 use super::guard;
+use super::guarded;
 
 /// A stream sends a chunk at each flush, and when this many bytes wait.
 const CHUNK_BYTES: usize = 8 * 1024;
@@ -32,54 +33,109 @@ pub(super) enum Length {
     UntilClose,
 }
 
-/// What a reply carries beside its own status and fields.
-pub(super) struct Frame<'a> {
-    pub(super) request_id: &'a str,
+/// What a reply needs to know of its request.
+pub(super) struct Exchange<'a> {
+    pub(super) request_id: String,
     /// The configured origin that may read it.
     pub(super) origin: Option<&'a str>,
-    /// The value of `Connection`, where it says something.
-    pub(super) connection: Option<&'static str>,
-    pub(super) length: Length,
+    pub(super) is_head: bool,
+    pub(super) is_http11: bool,
+    /// The connection goes on after the reply.
+    pub(super) keep_alive: bool,
 }
 
-/// Appends status line and fields, with the empty line.
-pub(super) fn head(out: &mut Vec<u8>, date: &mut Date, status: StatusCode, headers: &[Header], frame: &Frame<'_>) {
-    out.extend_from_slice(b"HTTP/1.1 ");
-    number(out, usize::from(status.0));
-    out.push(b' ');
-    out.extend_from_slice(status.default_reason_phrase().as_bytes());
-    out.extend_from_slice(b"\r\n");
+impl Exchange<'_> {
+    /// Of a request that was not understood: the connection ends with its answer.
+    pub(super) fn unknown(request_id: String) -> Self {
+        Self { request_id, origin: None, is_head: false, is_http11: true, keep_alive: false }
+    }
+
+    /// The reply of a refusal by the listener itself.
+    pub(super) fn refusal(&self, problem: &Problem) -> Reply {
+        log::debug!("request {} refused: {} {}", self.request_id, problem.status, problem.code);
+        problem.reply(&self.request_id)
+    }
+
+    /// The value of `Connection`, where it says something.
+    fn connection(&self, status: StatusCode) -> Option<&'static str> {
+        match (status.0, self.keep_alive, self.is_http11) {
+            (101, ..) => Some("Upgrade"),
+            (_, false, _) => Some("close"),
+            (_, true, true) => None,
+            (_, true, false) => Some("keep-alive"),
+        }
+    }
+}
+
+/// Status line and fields, with the empty line.
+pub(super) fn head(
+    date: &mut Date,
+    status: StatusCode,
+    headers: &[Header],
+    length: Length,
+    exchange: &Exchange<'_>,
+) -> Vec<u8> {
+    let mut out = Vec::with_capacity(512);
+    let _ = write!(out, "HTTP/1.1 {} {}\r\n", status.0, status.default_reason_phrase());
     for Header { field, value } in headers {
         let (name, value) = (field.as_str().as_str(), value.as_str());
         if !is_ours(name) && !name.bytes().chain(value.bytes()).any(|b| b.is_ascii_control()) {
-            line(out, name, value);
+            line(&mut out, name, value);
         }
     }
-    line(out, "Date", date.now());
-    line(out, "X-Request-ID", frame.request_id);
-    out.extend_from_slice(b"X-Content-Type-Options: nosniff\r\n");
-    if status.0 == 426 {
-        // RFC 9110, 15.5.22; tiny_http's replies take no such field.
-        line(out, "Upgrade", "websocket");
+    line(&mut out, "Date", date.now());
+    line(&mut out, "X-Request-ID", &exchange.request_id);
+    line(&mut out, "X-Content-Type-Options", "nosniff");
+    match status.0 {
+        401 => line(&mut out, "WWW-Authenticate", "Bearer"),
+        // RFC 9110, 15.5.22, and RFC 6455, 4.2.2; tiny_http's replies take no field of the first name.
+        426 => out.extend_from_slice(b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"),
+        _ => {}
     }
-    if let Some(origin) = frame.origin {
-        guard::cors(out, origin);
+    if let Some(origin) = exchange.origin {
+        guard::cors(&mut out, origin);
     }
-    match frame.length {
+    match length {
         // RFC 9110, 8.6: neither 1xx nor 204 says a length.
         Length::Known(_) if status.0 < 200 || status.0 == 204 => {}
-        Length::Known(bytes) => {
-            out.extend_from_slice(b"Content-Length: ");
-            number(out, bytes);
-            out.extend_from_slice(b"\r\n");
-        }
-        Length::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+        Length::Known(bytes) => drop(write!(out, "Content-Length: {bytes}\r\n")),
+        Length::Chunked => line(&mut out, "Transfer-Encoding", "chunked"),
         Length::UntilClose => {}
     }
-    if let Some(connection) = frame.connection {
-        line(out, "Connection", connection);
+    if let Some(connection) = exchange.connection(status) {
+        line(&mut out, "Connection", connection);
     }
     out.extend_from_slice(b"\r\n");
+    out
+}
+
+/// Head and body of a whole reply; the body is empty where the request or the status has none (RFC 9112, 6.3).
+pub(super) fn full(
+    date: &mut Date,
+    response: Response<Cursor<Vec<u8>>>,
+    exchange: &Exchange<'_>,
+) -> (Vec<u8>, Vec<u8>) {
+    let status = response.status_code();
+    let length = response.data_length().expect("whole replies say their length");
+    let head = head(date, status, response.headers(), Length::Known(length), exchange);
+    let has_body = !exchange.is_head && !matches!(status.0, 100..=199 | 204 | 304);
+    (head, if has_body { response.into_reader().into_inner() } else { Vec::new() })
+}
+
+/// Runs a stream's function into `to`, or not, for HEAD.
+///
+/// # Errors
+/// The client is gone, or the function failed: the last chunk was not sent.
+pub(super) fn stream(to: &mut dyn Client, date: &mut Date, stream: Stream, exchange: &Exchange<'_>) -> io::Result<()> {
+    let length = if exchange.is_http11 { Length::Chunked } else { Length::UntilClose };
+    let head = head(date, stream.status, &stream.headers, length, exchange);
+    let mut chunks = Chunks { to, out: head, waiting: Vec::new(), is_chunked: exchange.is_http11, failed: false };
+    if exchange.is_head {
+        return chunks.flush();
+    }
+    let run = stream.write;
+    guarded(|| run(&mut chunks)).map_err(|_| io::Error::from(ErrorKind::Other))??;
+    chunks.finish()
 }
 
 /// Fields that this module alone writes.
@@ -94,25 +150,6 @@ fn line(out: &mut Vec<u8>, name: &str, value: &str) {
     out.extend_from_slice(b": ");
     out.extend_from_slice(value.as_bytes());
     out.extend_from_slice(b"\r\n");
-}
-
-fn number(out: &mut Vec<u8>, value: usize) {
-    let mut digits = [0_u8; 20];
-    let (mut at, mut rest) = (digits.len(), value);
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[at..]);
-}
-
-/// Whether a reply of that status has a body at all (RFC 9112, 6.3).
-pub(super) fn may_have_body(status: StatusCode) -> bool {
-    !matches!(status.0, 100..=199 | 204 | 304)
 }
 
 /// The time of day in the form of RFC 9110, 5.6.7, made once a second.
@@ -147,8 +184,8 @@ fn imf_fixdate(second: u64) -> String {
 }
 
 /// What a stream's function writes into. The head goes out with the first bytes, or with the first flush.
-pub(super) struct Chunks<W> {
-    to: W,
+struct Chunks<'a> {
+    to: &'a mut dyn Client,
     /// The head, until it is sent; afterwards the frame being built.
     out: Vec<u8>,
     waiting: Vec<u8>,
@@ -157,32 +194,14 @@ pub(super) struct Chunks<W> {
     failed: bool,
 }
 
-impl<W: Write> Chunks<W> {
-    pub(super) fn new(to: W, head: Vec<u8>, is_chunked: bool) -> Self {
-        Self { to, out: head, waiting: Vec::new(), is_chunked, failed: false }
-    }
-
+impl Chunks<'_> {
     /// Sends what waits, and the last chunk.
-    ///
-    /// # Errors
-    /// The client's connection is gone, now or before.
-    pub(super) fn finish(mut self) -> io::Result<()> {
-        if self.failed {
-            return Err(io::ErrorKind::BrokenPipe.into());
-        }
+    fn finish(mut self) -> io::Result<()> {
         self.frame();
         if self.is_chunked {
             self.out.extend_from_slice(b"0\r\n\r\n");
         }
         self.send()
-    }
-
-    /// Makes a stream that failed unreadable where the connection cannot be cut: what follows is no chunk.
-    pub(super) fn abandon(mut self) {
-        if self.is_chunked {
-            self.out.extend_from_slice(b"!\r\n");
-            let _ = self.send();
-        }
     }
 
     fn frame(&mut self) {
@@ -200,7 +219,7 @@ impl<W: Write> Chunks<W> {
 
     fn send(&mut self) -> io::Result<()> {
         if self.failed {
-            return Err(io::ErrorKind::BrokenPipe.into());
+            return Err(ErrorKind::BrokenPipe.into());
         }
         let sent = self.to.write_all(&self.out).and_then(|()| self.to.flush());
         self.failed = sent.is_err();
@@ -209,7 +228,7 @@ impl<W: Write> Chunks<W> {
     }
 }
 
-impl<W: Client> Client for Chunks<W> {
+impl Client for Chunks<'_> {
     fn is_gone(&self) -> bool {
         self.failed || self.to.is_gone()
     }
@@ -219,7 +238,7 @@ impl<W: Client> Client for Chunks<W> {
     }
 }
 
-impl<W: Write> Write for Chunks<W> {
+impl Write for Chunks<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let taken = bytes.len().min(CHUNK_BYTES_MAX);
         self.waiting.extend_from_slice(&bytes[..taken]);
@@ -241,7 +260,9 @@ impl<W: Write> Write for Chunks<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::header;
+    use crate::api::{Span, header};
+
+    impl Client for Vec<u8> {}
 
     #[test]
     fn the_date_has_the_form_of_http() {
@@ -253,27 +274,30 @@ mod tests {
     fn no_value_starts_a_field_of_its_own_and_no_handler_contradicts_the_framing() {
         let headers =
             [header("X-A", "b\r\nX-Evil: 1"), header("Connection", "upgrade"), header("x-request-id", "other")];
-        let mut out = Vec::new();
-        let frame = Frame { request_id: "id", origin: None, connection: None, length: Length::Known(1204) };
-        head(&mut out, &mut Date::default(), StatusCode(200), &headers, &frame);
-        let text = String::from_utf8(out).unwrap();
+        let exchange = Exchange { keep_alive: true, ..Exchange::unknown("id".into()) };
+        let head = head(&mut Date::default(), StatusCode(200), &headers, Length::Known(1204), &exchange);
+        let text = String::from_utf8(head).unwrap();
         assert!(!text.contains("Evil") && !text.contains("upgrade") && !text.contains("other"), "{text}");
         assert!(text.contains("Content-Length: 1204\r\n") && text.contains("X-Request-ID: id\r\n"), "{text}");
     }
 
     #[test]
     fn chunks_go_out_at_each_flush_and_when_many_bytes_wait() {
+        let write = |out: &mut dyn Client| {
+            out.write_all(b"one")?;
+            out.write_all(b"two")?;
+            out.flush()?;
+            out.flush()?;
+            out.write_all(&[b'x'; CHUNK_BYTES])?;
+            out.write_all(b"end")
+        };
+        let status = StatusCode(200);
+        let one = Stream { status, headers: Vec::new(), span: Span::Brief, write: Box::new(write) };
         let mut sent = Vec::new();
-        let mut chunks = Chunks::new(&mut sent, b"HEAD".to_vec(), true);
-        chunks.write_all(b"one").unwrap();
-        chunks.write_all(b"two").unwrap();
-        chunks.flush().unwrap();
-        chunks.flush().unwrap();
-        chunks.write_all(&[b'x'; CHUNK_BYTES]).unwrap();
-        chunks.write_all(b"end").unwrap();
-        chunks.finish().unwrap();
+        stream(&mut sent, &mut Date::default(), one, &Exchange::unknown("id".into())).unwrap();
+        let body_at = sent.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap() + 4;
         let expected =
-            [b"HEAD6\r\nonetwo\r\n2000\r\n".as_slice(), &[b'x'; CHUNK_BYTES], b"\r\n3\r\nend\r\n0\r\n\r\n"].concat();
-        assert_eq!(sent, expected);
+            [b"6\r\nonetwo\r\n2000\r\n".as_slice(), &[b'x'; CHUNK_BYTES], b"\r\n3\r\nend\r\n0\r\n\r\n"].concat();
+        assert_eq!(&sent[body_at..], expected);
     }
 }

@@ -4,7 +4,7 @@
 //! themselves, and the stop that ends them all.
 //!
 //! Invariants: one descriptor per connection, closed before its entry's going is announced. A connection is closed from
-//! outside only while it holds no complete request ([`Slot::claim`] and the closer race on one atomic). Every thread is
+//! outside only while it holds no complete request ([`Slot::claim`] and the closer race for one lock). Every thread is
 //! joined: each that ends joins the one that ended before it, and the stop joins the last.
 //!
 //! Knows nothing of HTTP.
@@ -12,7 +12,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{Shutdown, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -25,53 +25,64 @@ const ROOM_WAIT: Duration = Duration::from_millis(250);
 /// How long a stop waits, after cutting the sockets at its deadline, for handlers to notice.
 const CUT_WAIT: Duration = Duration::from_secs(1);
 
-/// Waiting for a request, or reading its head, or done with it: may be closed by others.
-const IDLE: u8 = 0;
-/// Serving a complete head: only its own thread closes it.
-const BUSY: u8 = 1;
-/// Closed from outside.
-const CLOSED: u8 = 2;
-
-/// What the TCP listener has counted since it started.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// Connections accepted.
-    pub accepted: AtomicU64,
-    /// Connections turned away with 503: none could be closed to make room, or no thread could be started.
-    pub refused: AtomicU64,
-    /// Idle connections closed to make room.
-    pub evicted: AtomicU64,
-    /// Connections open now.
-    pub open: AtomicU64,
-    /// Complete heads read.
-    pub requests: AtomicU64,
-    /// Requests refused by the listener itself: framing, limits, deadlines, Host, Origin, token.
-    pub refusals: AtomicU64,
-    /// Panics caught in a handler.
-    pub panics: AtomicU64,
+/// What a connection is doing.
+enum State {
+    /// Waiting for a request since then, or reading its head, or done with it: may be closed by others.
+    Idle(Instant),
+    /// Serving a complete head: only its own thread closes it.
+    Busy,
+    /// Closed from outside.
+    Closed,
 }
 
 /// One connection.
 pub(super) struct Slot {
     pub(super) stream: TcpStream,
-    state: AtomicU8,
-    /// Since when it is idle, in microseconds after the table was made.
-    idle_since_us: AtomicU64,
+    state: Mutex<State>,
 }
 
 impl Slot {
+    pub(super) fn new(stream: TcpStream) -> Arc<Self> {
+        Arc::new(Self { stream, state: Mutex::new(State::Idle(Instant::now())) })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn idle_since(&self) -> Option<Instant> {
+        match *self.state() {
+            State::Idle(since) => Some(since),
+            State::Busy | State::Closed => None,
+        }
+    }
+
+    /// Waits for a request from now on, and may be closed meanwhile.
+    pub(super) fn release(&self, now: Instant) {
+        *self.state() = State::Idle(now);
+    }
+
     /// A complete head is in hand. `false`: the connection was closed from outside.
     pub(super) fn claim(&self) -> bool {
-        self.state.compare_exchange(IDLE, BUSY, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+        self.leave_idle(State::Busy)
     }
 
     /// Closes it, unless a request is in hand.
     fn close_if_idle(&self) -> bool {
-        let is_ours = self.state.compare_exchange(IDLE, CLOSED, Ordering::SeqCst, Ordering::SeqCst).is_ok();
+        let is_ours = self.leave_idle(State::Closed);
         if is_ours {
             let _ = self.stream.shutdown(Shutdown::Both);
         }
         is_ours
+    }
+
+    fn leave_idle(&self, to: State) -> bool {
+        let mut state = self.state();
+        let is_idle = matches!(*state, State::Idle(_));
+        if is_idle {
+            *state = to;
+        }
+        is_idle
     }
 }
 
@@ -89,70 +100,49 @@ struct Inner {
 }
 
 /// All open connections of one listener.
+#[derive(Default)]
 pub(super) struct Table {
     inner: Mutex<Inner>,
     /// A connection has ended, or the stop has begun.
     changed: Condvar,
     stopping: AtomicBool,
-    epoch: Instant,
-    pub(super) counters: Arc<Counters>,
 }
 
 impl Table {
-    pub(super) fn new() -> Self {
-        Self {
-            inner: Mutex::default(),
-            changed: Condvar::new(),
-            stopping: AtomicBool::new(false),
-            epoch: Instant::now(),
-            counters: Arc::default(),
-        }
-    }
-
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[cfg(test)]
+    pub(super) fn open_now(&self) -> usize {
+        self.lock().open.len()
     }
 
     pub(super) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::SeqCst)
     }
 
-    /// The connection waits for a request from now on, and may be closed meanwhile.
-    pub(super) fn release(&self, slot: &Slot, now: Instant) {
-        let since = now.saturating_duration_since(self.epoch).as_micros();
-        slot.idle_since_us.store(since as u64, Ordering::Relaxed);
-        slot.state.store(IDLE, Ordering::SeqCst);
-    }
-
     /// Starts the thread of a connection.
     ///
     /// # Errors
-    /// No thread can be had; the connection is given back, to be turned away.
-    pub(super) fn open<F>(self: &Arc<Self>, stream: TcpStream, serve: F) -> Result<(), (io::Error, Option<TcpStream>)>
+    /// No thread can be had.
+    pub(super) fn open<F>(self: &Arc<Self>, slot: &Arc<Slot>, serve: F) -> io::Result<()>
     where
         F: FnOnce(&Slot) + Send + 'static,
     {
-        let slot = Arc::new(Slot { stream, state: AtomicU8::new(IDLE), idle_since_us: AtomicU64::new(0) });
-        self.release(&slot, Instant::now());
-        let (table, thread_slot) = (Arc::clone(self), Arc::clone(&slot));
+        let (table, thread_slot) = (Arc::clone(self), Arc::clone(slot));
         // The lock is held over the start, so that the thread cannot end before its entry stands.
         let mut inner = self.lock();
         let id = inner.next;
-        let started = thread::spawn(format!("http-{id}"), move || {
+        let thread = thread::spawn(format!("http-{id}"), move || {
             let leave = Leave { table, id };
             serve(&thread_slot);
             drop(thread_slot);
             drop(leave);
-        });
-        match started {
-            Ok(thread) => {
-                inner.next += 1;
-                inner.open.insert(id, Entry { slot, thread });
-                self.counters.open.fetch_add(1, Ordering::Relaxed);
-                Ok(())
-            }
-            Err(fault) => Err((fault, Arc::into_inner(slot).map(|slot| slot.stream))),
-        }
+        })?;
+        inner.next += 1;
+        inner.open.insert(id, Entry { slot: Arc::clone(slot), thread });
+        Ok(())
     }
 
     /// Ends a connection's entry; called by its own thread, as its last act.
@@ -165,7 +155,6 @@ impl Table {
             }
         };
         drop(entry_slot);
-        self.counters.open.fetch_sub(1, Ordering::Relaxed);
         self.changed.notify_all();
         if let Some(before) = before {
             let _ = before.join();
@@ -177,12 +166,11 @@ impl Table {
         loop {
             let oldest = {
                 let inner = self.lock();
-                let idle = inner.open.values().filter(|e| e.slot.state.load(Ordering::SeqCst) == IDLE);
-                idle.min_by_key(|e| e.slot.idle_since_us.load(Ordering::Relaxed)).map(|e| Arc::clone(&e.slot))
+                let idle = inner.open.values().filter_map(|e| Some((e.slot.idle_since()?, &e.slot)));
+                idle.min_by_key(|(since, _)| *since).map(|(_, slot)| Arc::clone(slot))
             };
             let Some(slot) = oldest else { return false };
             if slot.close_if_idle() {
-                self.counters.evicted.fetch_add(1, Ordering::Relaxed);
                 return true;
             }
         }

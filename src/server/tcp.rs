@@ -9,20 +9,19 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::api::{Problem, Reply, Service, SocketCounters, Sockets};
-use crate::config::{ServerConfig, WebsocketConfig};
+use crate::api::{Problem, Reply, Service};
+use crate::config::ServerConfig;
 use crate::thread;
 
 use super::RequestIds;
-use super::connection::{self, Limits, Shared, WebSockets};
+use super::connection::{self, Shared};
 use super::guard::Guard;
-use super::reply::{self, Date, Frame, Length};
-use super::table::{Counters, Table};
-use super::websocket::Pool;
+use super::reply::{self, Date, Exchange};
+use super::table::{Slot, Table};
+use super::websocket::{Pool, WebSocketOptions};
 
 /// Connections the system may hold for us while the accept thread is busy.
 const BACKLOG: i32 = 1024;
@@ -67,18 +66,6 @@ pub enum StartError {
     WebSockets(io::Error),
 }
 
-/// The WebSockets a listener is to serve.
-pub struct Offer {
-    /// Their limits.
-    pub config: WebsocketConfig,
-    /// How many may be open at once (see [`crate::descriptors::share`]).
-    pub open_max: usize,
-    /// Where they are counted.
-    pub counters: Arc<SocketCounters>,
-    /// Who serves them.
-    pub serve: Arc<dyn Sockets>,
-}
-
 /// A running listener.
 pub struct Listening {
     address: SocketAddr,
@@ -89,7 +76,7 @@ pub struct Listening {
 }
 
 /// Listens on `config.listen` and serves with at most `connections_max` connections at once
-/// (see [`crate::descriptors::share`]), and the WebSockets that are offered.
+/// (see [`crate::descriptors::share`]), and WebSockets if it has options for them.
 ///
 /// # Errors
 /// See [`StartError`]; nothing is left running then.
@@ -97,28 +84,22 @@ pub fn start<S: Service>(
     config: &ServerConfig,
     connections_max: usize,
     service: Arc<S>,
-    offer: Option<Offer>,
+    websockets: Option<WebSocketOptions>,
 ) -> Result<Listening, StartError> {
     let listener = bind(config)?;
     let failed = |source| StartError::Bind { listen: config.listen.clone(), source };
     let address = listener.local_addr().map_err(failed)?;
-    let table = Arc::new(Table::new());
-    let websockets =
-        offer.map(|offer| open_pool(offer, config.timeouts.body)).transpose().map_err(StartError::WebSockets)?;
-    let pool = websockets.as_ref().map(|websockets| websockets.pool.clone());
+    let table = Arc::new(Table::default());
+    let start_pool = |options| Pool::start(options, config.timeouts.body).map(Arc::new);
+    let pool = websockets.map(start_pool).transpose().map_err(StartError::WebSockets)?;
     let shared = Arc::new(Shared {
         service,
         guard: Guard::new(config, is_loopback(address.ip())),
         table: Arc::clone(&table),
         ids: RequestIds::new(),
-        limits: Limits {
-            body_bytes_max: config.max_body_bytes,
-            head_timeout: config.timeouts.head,
-            body_timeout: config.timeouts.body,
-            idle_timeout: config.timeouts.idle,
-            write_timeout: config.timeouts.write,
-        },
-        websockets,
+        body_bytes_max: config.max_body_bytes,
+        timeouts: config.timeouts,
+        websockets: pool.clone(),
     });
     let listener = Arc::new(listener);
     let accepting = Arc::clone(&listener);
@@ -126,12 +107,6 @@ pub fn start<S: Service>(
     let accept = thread::spawn("http-accept", move || Accept { shared, cap, is_failing: false }.run(&accepting))
         .map_err(StartError::Thread)?;
     Ok(Listening { address, listener, table, accept: Some(accept), pool })
-}
-
-fn open_pool(offer: Offer, message_timeout: Duration) -> io::Result<WebSockets> {
-    let Offer { config, open_max, counters, serve } = offer;
-    let pool = Arc::new(Pool::start(&config, open_max, message_timeout, &*serve, &counters)?);
-    Ok(WebSockets { pool, serve })
 }
 
 fn bind(config: &ServerConfig) -> Result<TcpListener, StartError> {
@@ -160,10 +135,10 @@ impl Listening {
         self.address
     }
 
-    /// What it has counted.
-    #[must_use]
-    pub fn counters(&self) -> Arc<Counters> {
-        Arc::clone(&self.table.counters)
+    /// How many connections are open.
+    #[cfg(test)]
+    pub(super) fn open(&self) -> usize {
+        self.table.open_now()
     }
 
     /// Stops accepting, closes idle connections, lets requests in flight finish until `deadline` and cuts the rest;
@@ -228,22 +203,21 @@ impl<S: Service> Accept<S> {
     }
 
     fn take(&mut self, stream: TcpStream) {
-        self.shared.table.counters.accepted.fetch_add(1, Ordering::Relaxed);
         if !self.shared.table.make_room(self.cap) {
             return self.turn_away(&stream, "connections_at_cap", "all connections are busy");
         }
-        let Err((fault, stream)) = self.open(stream) else { return self.recovered() };
+        let slot = Slot::new(stream);
+        let Err(fault) = self.open(&slot) else { return self.recovered() };
         // At the limit of threads: an idle connection's thread makes room, as its descriptor does at the cap.
         self.recover(&fault);
-        let Some(stream) = stream else { return };
-        if let Err((_, Some(stream))) = self.open(stream) {
-            self.turn_away(&stream, "threads_at_limit", "no thread is free for this connection");
+        if self.open(&slot).is_err() {
+            self.turn_away(&slot.stream, "threads_at_limit", "no thread is free for this connection");
         }
     }
 
-    fn open(&self, stream: TcpStream) -> Result<(), (io::Error, Option<TcpStream>)> {
+    fn open(&self, slot: &Arc<Slot>) -> io::Result<()> {
         let shared = Arc::clone(&self.shared);
-        self.shared.table.open(stream, move |slot| connection::serve(&shared, slot))
+        self.shared.table.open(slot, move |slot| connection::serve(&shared, slot))
     }
 
     /// Out of descriptors, threads or memory: makes room, and waits for it rather than spin.
@@ -262,16 +236,12 @@ impl<S: Service> Accept<S> {
 
     /// 503, without ever waiting: a new socket's send buffer is empty, and what does not fit is not sent.
     fn turn_away(&self, mut stream: &TcpStream, code: &'static str, detail: &'static str) {
-        self.shared.table.counters.refused.fetch_add(1, Ordering::Relaxed);
-        let request_id = self.shared.ids.next();
-        let Reply::Full(response) = Problem::unavailable(code, detail, RETRY_AFTER_SECONDS).reply(&request_id) else {
+        let exchange = Exchange::unknown(self.shared.ids.next());
+        let Reply::Full(response) = exchange.refusal(&Problem::unavailable(code, detail, RETRY_AFTER_SECONDS)) else {
             return;
         };
-        let length = Length::Known(response.data_length().unwrap_or(0));
-        let frame = Frame { request_id: &request_id, origin: None, connection: Some("close"), length };
-        let mut out = Vec::with_capacity(512);
-        reply::head(&mut out, &mut Date::default(), response.status_code(), response.headers(), &frame);
-        out.extend_from_slice(response.into_reader().get_ref());
+        let (mut out, body) = reply::full(&mut Date::default(), response, &exchange);
+        out.extend(body);
         if stream.set_nonblocking(true).is_ok() {
             // Unread bytes at the close would become a reset that may overtake the answer.
             let _ = stream.read(&mut [0; 4096]);

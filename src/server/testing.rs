@@ -64,6 +64,8 @@ impl Gate {
 #[derive(Default)]
 pub(super) struct Odd {
     pub(super) gate: Arc<Gate>,
+    /// Calls of `admit`.
+    pub(super) admitted: AtomicUsize,
     /// Calls of `handle`.
     pub(super) handled: AtomicUsize,
     /// Stream functions that ran.
@@ -72,6 +74,7 @@ pub(super) struct Odd {
 
 impl Service for Odd {
     fn admit(&self, head: &Head<'_>) -> Result<Admission, Reply> {
+        self.admitted.fetch_add(1, Ordering::SeqCst);
         match head.path {
             "/refused" => Err(Problem::not_found(head.path).reply(head.request_id)),
             "/panic-early" => panic!("asked to, early"),

@@ -4,18 +4,16 @@
 //!
 //! Knows nothing of how the socket is bound and stopped, and of how many threads there are (`local.rs`).
 
-use std::io::{self, ErrorKind, Read};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::io::{self, Cursor, ErrorKind, Read, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tiny_http::{HTTPVersion, Header, Method, Request};
+use tiny_http::{HTTPVersion, Header, Method, Request, Response};
 
-use crate::api::{Client, Head, Problem, Reply, Service, Stream, Transport, header};
-use crate::server::RequestIds;
+use crate::api::{Client, Problem, Reply, Service, Transport, header};
 use crate::server::chunked::too_large;
 use crate::server::http1::{self, Framing, is_sane_id, malformed};
-use crate::server::reply::{self, Chunks, Date, Frame, Length};
+use crate::server::reply::{self, Date, Exchange};
+use crate::server::{RequestIds, guarded};
 
 /// A refused body up to this length is read and thrown away, so that its connection goes on, in bytes.
 pub(super) const DRAIN_BYTES: usize = 64 * 1024 * 1024;
@@ -25,33 +23,25 @@ pub(super) struct Handler<S> {
     pub(super) service: Arc<S>,
     pub(super) ids: RequestIds,
     pub(super) body_bytes_max: usize,
-    pub(super) panics: Arc<AtomicUsize>,
-}
-
-/// The parts of a request that outlive the reading of its body.
-struct Parts {
-    method: Method,
-    url: String,
-    headers: Vec<Header>,
-    is_http11: bool,
-    request_id: String,
 }
 
 impl<S: Service> Handler<S> {
     /// Serves a request to its end. Waits for its client wherever that does not read or send.
     pub(super) fn serve(&self, mut request: Request) {
-        let parts = self.parts(&request);
-        match self.reply(&parts, &mut request) {
-            Reply::Stream(stream) => self.stream(request, &parts, stream),
-            Reply::Full(response) => respond(request, &parts, response),
-        }
+        let exchange = self.exchange(&request);
+        let reply = self.reply(&exchange, &mut request).unwrap_or_else(|reply| {
+            drain(&mut request);
+            reply
+        });
+        answer(request, &exchange, reply);
     }
 
     /// Answers a request with a problem instead.
     pub(super) fn refuse(&self, mut request: Request, problem: &Problem) {
-        let parts = self.parts(&request);
+        let exchange = self.exchange(&request);
         drain(&mut request);
-        fail(request, &parts, problem);
+        let reply = exchange.refusal(problem);
+        answer(request, &exchange, reply);
     }
 
     /// Whether the request asks how the server is, and brings no body that one would have to wait for.
@@ -61,68 +51,33 @@ impl<S: Service> Handler<S> {
         !has_body && self.service.is_probe(path)
     }
 
-    fn parts(&self, request: &Request) -> Parts {
-        let headers = request.headers().to_vec();
-        let sent = headers.iter().find(|h| h.field.equiv("X-Request-ID")).map(|h| h.value.as_str());
+    fn exchange(&self, request: &Request) -> Exchange<'static> {
+        let sent = request.headers().iter().find(|h| h.field.equiv("X-Request-ID")).map(|h| h.value.as_str());
         let request_id = sent.filter(|id| is_sane_id(id.as_bytes())).map(str::to_owned);
-        Parts {
-            method: request.method().clone(),
-            url: request.url().to_owned(),
-            headers,
-            is_http11: *request.http_version() >= HTTPVersion(1, 1),
+        let is_http11 = *request.http_version() >= HTTPVersion(1, 1);
+        Exchange {
             request_id: request_id.unwrap_or_else(|| self.ids.next()),
+            origin: None,
+            is_head: *request.method() == Method::Head,
+            is_http11,
+            // Of a stream, which ends with a connection of HTTP/1.0.
+            keep_alive: is_http11,
         }
     }
 
-    /// Asks the service.
-    fn reply(&self, parts: &Parts, request: &mut Request) -> Reply {
-        let id = parts.request_id.as_str();
-        let (path, query) = parts.url.split_once('?').unwrap_or((parts.url.as_str(), ""));
-        let head = Head {
-            method: &parts.method,
-            path,
-            query,
-            headers: &parts.headers,
-            transport: Transport::Local,
-            request_id: id,
-        };
-        let admitted = framing(parts).map_err(|problem| problem.reply(id)).and_then(|framing| {
-            let admission = self.guarded(|| self.service.admit(&head)).map_err(|problem| problem.reply(id))??;
-            Ok((framing, admission))
-        });
-        let (framing, admission) = match admitted {
-            Ok(admitted) => admitted,
-            Err(reply) => {
-                drain(request);
-                return reply;
-            }
-        };
-        match self.read_body(request, &framing) {
-            Ok(body) => self
-                .guarded(|| self.service.handle(&head, admission, &body))
-                .unwrap_or_else(|problem| problem.reply(id)),
-            Err(problem) => {
-                drain(request);
-                problem.reply(id)
-            }
-        }
+    /// Asks the service. `Err`: the reply to a request whose body was not read.
+    fn reply(&self, exchange: &Exchange<'_>, request: &mut Request) -> Result<Reply, Reply> {
+        let refusal = |problem: Problem| exchange.refusal(&problem);
+        let parsed = parse(request, exchange.is_http11).map_err(refusal)?;
+        let head = parsed.head(Transport::Local, &exchange.request_id);
+        let admission = guarded(|| self.service.admit(&head)).map_err(refusal)??;
+        let body = self.read_body(request, parsed.framing).map_err(refusal)?;
+        Ok(guarded(|| self.service.handle(&head, admission, &body)).unwrap_or_else(refusal))
     }
 
-    fn guarded<T>(&self, run: impl FnOnce() -> T) -> Result<T, Problem> {
-        catch_unwind(AssertUnwindSafe(run)).map_err(|_| {
-            self.panics.fetch_add(1, Ordering::Relaxed);
-            log::error!("a handler panicked on the local socket");
-            Problem::new(
-                500,
-                "internal_error",
-                "the server met a fault of its own; it is in its log under this request_id",
-            )
-        })
-    }
-
-    fn read_body(&self, request: &mut Request, framing: &Framing) -> Result<Vec<u8>, Problem> {
+    fn read_body(&self, request: &mut Request, framing: Framing) -> Result<Vec<u8>, Problem> {
         let max = self.body_bytes_max;
-        let most = match *framing {
+        let most = match framing {
             Framing::None => return Ok(Vec::new()),
             Framing::Length(length) if length > max as u64 => return Err(too_large(max)),
             Framing::Length(length) => length,
@@ -140,48 +95,21 @@ impl<S: Service> Handler<S> {
             _ => Err(Problem::new(408, "body_cut_short", "the body is shorter than announced")),
         }
     }
-
-    /// Writes a stream, framed here: tiny_http would keep 8 KiB back.
-    fn stream(&self, request: Request, parts: &Parts, stream: Stream) {
-        if !parts.is_http11 && has_field(&request, "Connection") {
-            // tiny_http may keep the connection, and then nothing would end the stream.
-            let detail = "a stream on a kept HTTP/1.0 connection has no end; use HTTP/1.1";
-            return fail(request, parts, &Problem::new(505, "http_version", detail));
-        }
-        let length = if parts.is_http11 { Length::Chunked } else { Length::UntilClose };
-        let connection = (!parts.is_http11).then_some("close");
-        let frame = Frame { request_id: &parts.request_id, origin: None, connection, length };
-        let mut head = Vec::with_capacity(512);
-        reply::head(&mut head, &mut Date::default(), stream.status, &stream.headers, &frame);
-        let mut chunks = Chunks::new(Unseen(request.into_writer()), head, parts.is_http11);
-        if parts.method == Method::Head {
-            let _ = io::Write::flush(&mut chunks);
-            return;
-        }
-        let run = stream.write;
-        match self.guarded(|| run(&mut chunks)) {
-            Ok(Ok(())) => drop(chunks.finish()),
-            Ok(Err(fault)) => {
-                log::debug!("request {}: its stream was cut: {fault}", parts.request_id);
-                chunks.abandon();
-            }
-            Err(_) => chunks.abandon(),
-        }
-    }
 }
 
-/// How the body is delimited, by the rules of the TCP listener; tiny_http takes a length it cannot read for none, the first of
+/// Understands a request by the rules of the TCP listener; tiny_http takes a length it cannot read for none, the first of
 /// several, and every coding for chunks.
-fn framing(parts: &Parts) -> Result<Framing, Problem> {
-    if !parts.url.starts_with('/') {
+fn parse(request: &Request, is_http11: bool) -> Result<http1::Request, Problem> {
+    if !request.url().starts_with('/') {
         return Err(malformed("a request target is a path"));
     }
-    let framing = http1::framing(&parts.headers, parts.is_http11)?;
-    if upgrades(&parts.headers) && matches!(framing, Framing::Chunked) {
+    let (method, target) = (request.method().clone(), request.url().to_owned());
+    let parsed = http1::Request::new(method, target, request.headers().to_vec(), is_http11)?;
+    if upgrades(&parsed.headers) && parsed.framing == Framing::Chunked {
         // tiny_http hands such a body over undecoded.
         return Err(malformed("a request that asks for an upgrade has no chunks"));
     }
-    Ok(framing)
+    Ok(parsed)
 }
 
 /// As tiny_http reads it.
@@ -203,19 +131,34 @@ fn drain(request: &mut Request) {
     }
 }
 
-fn fail(request: Request, parts: &Parts, problem: &Problem) {
-    if let Reply::Full(response) = problem.reply(&parts.request_id) {
-        respond(request, parts, response);
+fn answer(request: Request, exchange: &Exchange<'_>, reply: Reply) {
+    let written = match reply {
+        Reply::Full(response) => respond(request, exchange, response),
+        Reply::Stream(_) if !exchange.is_http11 && has_field(&request, "Connection") => {
+            // tiny_http may keep the connection, and then nothing would end the stream.
+            let detail = "a stream on a kept HTTP/1.0 connection has no end; use HTTP/1.1";
+            let Reply::Full(response) = exchange.refusal(&Problem::new(505, "http_version", detail)) else { return };
+            respond(request, exchange, response)
+        }
+        Reply::Stream(stream) => {
+            // Framed here: tiny_http would keep 8 KiB back.
+            let mut client = Unseen(request.into_writer());
+            reply::stream(&mut client, &mut Date::default(), stream, exchange).inspect_err(|_| {
+                // The connection cannot be cut: what follows is no chunk, and not the last one.
+                let _ = client.write_all(b"!\r\n").and_then(|()| client.flush());
+            })
+        }
+    };
+    if let Err(fault) = written {
+        log::debug!("request {}: its reply was cut: {fault}", exchange.request_id);
     }
 }
 
-fn respond(request: Request, parts: &Parts, mut response: tiny_http::Response<io::Cursor<Vec<u8>>>) {
-    response.add_header(header("X-Request-ID", &parts.request_id));
+/// tiny_http writes before it lets go of a body that was not read, which a client that waits for `100 Continue` never sends.
+fn respond(request: Request, exchange: &Exchange<'_>, mut response: Response<Cursor<Vec<u8>>>) -> io::Result<()> {
+    response.add_header(header("X-Request-ID", &exchange.request_id));
     response.add_header(header("X-Content-Type-Options", "nosniff"));
-    let whole = response.with_chunked_threshold(usize::MAX);
-    if let Err(fault) = request.respond(whole) {
-        log::debug!("request {}: the local client has gone: {fault}", parts.request_id);
-    }
+    request.respond(response.with_chunked_threshold(usize::MAX))
 }
 
 fn has_field(request: &Request, name: &'static str) -> bool {
@@ -223,9 +166,9 @@ fn has_field(request: &Request, name: &'static str) -> bool {
 }
 
 /// tiny_http's writer: of its socket nothing more can be asked.
-struct Unseen(Box<dyn io::Write + Send + 'static>);
+struct Unseen(Box<dyn Write + Send + 'static>);
 
-impl io::Write for Unseen {
+impl Write for Unseen {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.write(bytes)
     }

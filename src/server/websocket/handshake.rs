@@ -1,4 +1,4 @@
-//! The handshake (RFC 6455, 4.2): what must stand in the head, and what the 101 says.
+//! The handshake (RFC 6455, 4.2): what must stand in the head, and the fields of the 101.
 //!
 //! Host, Origin and token were decided on before (guard.rs), as for any request. A browser cannot send `Authorization`
 //! here, so the guard also takes the token from a subprotocol, which [`token_of`] finds.
@@ -7,101 +7,47 @@
 
 use data_encoding::{BASE64, BASE64URL_NOPAD};
 use sha1::{Digest, Sha1};
-use tiny_http::{Header, Method, Response, StatusCode};
+use tiny_http::{Header, Method};
 
-use crate::api::{Problem, Reply, header};
+use crate::api::{Problem, header};
 
 use super::super::http1::{Framing, Once, Request};
 
 /// What the answer's key is made with (RFC 6455, 1.3).
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
-/// The one version there is.
-const VERSION: &str = "13";
 /// A subprotocol that says nothing, for clients that must offer one beside their token and are to see neither it nor an
 /// error.
 const PROTOCOL: &str = "chatkeep";
 /// What a subprotocol that carries a token begins with; the token follows in base64url without padding.
 const TOKEN_PREFIX: &str = "chatkeep.token.";
 
-/// What the 101 says.
-#[derive(Debug, PartialEq, Eq)]
-pub(in crate::server) struct Handshake {
-    accept: String,
-    protocol: Option<String>,
-}
-
-/// Whether the request wants to become a WebSocket.
-pub(in crate::server) fn is_asked_for(request: &Request) -> bool {
-    names(request, "Upgrade", "websocket")
-}
-
-/// Judges the head of a request that asks for a WebSocket.
+/// Judges the head of a request for a WebSocket; gives the fields of the 101, but `Connection`.
 ///
 /// # Errors
-/// The reply to give instead.
-pub(in crate::server) fn check(request: &Request) -> Result<Handshake, Box<Refused>> {
-    let wrong = |status, code, detail: &str| Err(Refused::plain(Problem::new(status, code, detail)));
+/// The refusal to give instead.
+pub(in crate::server) fn check(request: &Request) -> Result<Vec<Header>, Problem> {
+    let wrong = |detail| Err(Problem::new(400, "bad_handshake", detail));
+    if !names(request, "Upgrade", "websocket") {
+        return Err(Problem::new(426, "websocket_only", "this resource is a WebSocket"));
+    }
     if request.method != Method::Get || !request.is_http11 || request.framing != Framing::None {
-        return wrong(400, "bad_handshake", "a WebSocket begins with GET over HTTP/1.1, without a body");
+        return wrong("a WebSocket begins with GET over HTTP/1.1, without a body");
     }
     if !names(request, "Connection", "upgrade") {
-        return wrong(400, "bad_handshake", "a WebSocket begins with Connection: Upgrade");
+        return wrong("a WebSocket begins with Connection: Upgrade");
     }
-    if values(request, "Sec-WebSocket-Version").collect::<Vec<_>>() != [VERSION] {
-        let problem = Problem::new(426, "websocket_version", "the version of WebSocket served is 13");
-        return Err(Box::new(Refused { problem, more: Some(header("Sec-WebSocket-Version", VERSION)) }));
+    if values(request, "Sec-WebSocket-Version").collect::<Vec<_>>() != ["13"] {
+        return Err(Problem::new(426, "websocket_version", "the version of WebSocket served is 13"));
     }
     let mut keys = values(request, "Sec-WebSocket-Key");
-    let (Some(key), None) = (keys.next(), keys.next()) else {
-        return wrong(400, "bad_handshake", "Sec-WebSocket-Key stands once");
-    };
+    let (Some(key), None) = (keys.next(), keys.next()) else { return wrong("Sec-WebSocket-Key stands once") };
     if BASE64.decode(key.as_bytes()).map(|bytes| bytes.len()) != Ok(16) {
-        return wrong(400, "bad_handshake", "Sec-WebSocket-Key is 16 bytes in base64");
+        return wrong("Sec-WebSocket-Key is 16 bytes in base64");
     }
-    Ok(Handshake { accept: accept(key), protocol: protocol(request) })
-}
-
-/// The reply to a request for the WebSocket's path that asks for none.
-pub(in crate::server) fn not_asked_for() -> Refused {
-    let problem = Problem::new(426, "websocket_only", "this resource is a WebSocket");
-    Refused { problem, more: None }
-}
-
-/// A refusal, with a field of its own.
-#[derive(Debug)]
-pub(in crate::server) struct Refused {
-    pub(in crate::server) problem: Problem,
-    more: Option<Header>,
-}
-
-impl Refused {
-    pub(in crate::server) fn plain(problem: Problem) -> Box<Self> {
-        Box::new(Self { problem, more: None })
-    }
-
-    /// The reply that carries it.
-    pub(in crate::server) fn reply(&self, reply: Reply) -> Reply {
-        match (reply, &self.more) {
-            (Reply::Full(response), Some(more)) => Reply::Full(response.with_header(more.clone())),
-            (reply, _) => reply,
-        }
-    }
-}
-
-impl Handshake {
-    /// The fields of the 101, without `Connection`.
-    pub(in crate::server) fn headers(&self) -> Vec<Header> {
-        let mut headers = vec![header("Upgrade", "websocket"), header("Sec-WebSocket-Accept", &self.accept)];
-        if let Some(protocol) = &self.protocol {
-            headers.push(header("Sec-WebSocket-Protocol", protocol));
-        }
-        headers
-    }
-
-    /// The status of the 101.
-    pub(in crate::server) fn status() -> StatusCode {
-        Response::empty(101).status_code()
-    }
+    let accept = BASE64.encode(&Sha1::new().chain_update(key).chain_update(GUID).finalize());
+    let mut headers = vec![header("Upgrade", "websocket"), header("Sec-WebSocket-Accept", &accept)];
+    headers.extend(protocol(request).map(|protocol| header("Sec-WebSocket-Protocol", protocol)));
+    Ok(headers)
 }
 
 /// The token in the subprotocols that a client offers.
@@ -115,15 +61,11 @@ pub(in crate::server) fn token_of(offered: Once<'_>) -> Option<Vec<u8>> {
 
 /// The subprotocol to name: a browser that offers some fails a connection that takes none. Ours if it is offered, so that a
 /// token is not said again; else the token's, if that is all there is.
-fn protocol(request: &Request) -> Option<String> {
+fn protocol(request: &Request) -> Option<&str> {
     let offered: Vec<&str> =
         values(request, "Sec-WebSocket-Protocol").flat_map(|value| value.split(',').map(str::trim)).collect();
     let ours = offered.iter().find(|name| **name == PROTOCOL);
-    ours.or_else(|| offered.iter().find(|name| name.starts_with(TOKEN_PREFIX))).map(|name| (*name).to_owned())
-}
-
-fn accept(key: &str) -> String {
-    BASE64.encode(&Sha1::new().chain_update(key).chain_update(GUID).finalize())
+    ours.or_else(|| offered.iter().find(|name| name.starts_with(TOKEN_PREFIX))).copied()
 }
 
 fn values<'r>(request: &'r Request, name: &'static str) -> impl Iterator<Item = &'r str> {

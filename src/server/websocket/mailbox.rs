@@ -6,45 +6,47 @@
 //! Knows nothing of what the mail brings about.
 
 use std::io;
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use mio::{Poll, Token, Waker};
 
 use crate::api::{Bell, Joining};
-
-use super::place::Place;
+use crate::permit::Permit;
 
 /// The poll's event of the bell.
 pub(super) const BELL: Token = Token(usize::MAX);
 
-/// What others leave for a thread.
+/// A thread's mail, and its bell.
 pub(super) struct Mailbox {
-    arrivals: Mutex<Vec<Arrival>>,
-    /// Set once: when everything must have ended.
-    stop: Mutex<Option<Instant>>,
-    bell: Arc<WakerBell>,
+    mail: Mutex<Mail>,
+    waker: Waker,
+    is_asleep: AtomicBool,
+}
+
+/// What was left for it.
+#[derive(Default)]
+pub(super) struct Mail {
+    pub(super) arrivals: Vec<Arrival>,
+    /// When everything must have ended.
+    pub(super) stop_by: Option<Instant>,
 }
 
 /// A socket that was shaken hands with.
 pub(super) struct Arrival {
-    pub(super) stream: std::net::TcpStream,
+    pub(super) stream: TcpStream,
     /// What the client sent behind its handshake.
     pub(super) early: Vec<u8>,
     pub(super) joining: Joining,
-    pub(super) place: Place,
+    /// Of all sockets, and of those of the thread.
+    pub(super) permits: [Permit; 2],
 }
 
-/// Wakes a thread out of its poll, and costs a word to look at while it is awake.
-struct WakerBell {
-    waker: Waker,
-    asleep: AtomicBool,
-}
-
-impl Bell for WakerBell {
+impl Bell for Mailbox {
     fn ring(&self) {
-        if self.asleep.load(Ordering::SeqCst) && self.asleep.swap(false, Ordering::SeqCst) {
+        if self.is_asleep.load(Ordering::SeqCst) && self.is_asleep.swap(false, Ordering::SeqCst) {
             // It can only fail when the poll is gone.
             let _ = self.waker.wake();
         }
@@ -52,40 +54,32 @@ impl Bell for WakerBell {
 }
 
 impl Mailbox {
+    fn mail(&self) -> MutexGuard<'_, Mail> {
+        self.mail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn arrive(&self, arrival: Arrival) {
-        self.arrivals.lock().unwrap_or_else(PoisonError::into_inner).push(arrival);
-        self.bell.ring();
+        self.mail().arrivals.push(arrival);
+        self.ring();
     }
 
     pub(super) fn stop(&self, deadline: Instant) {
-        *self.stop.lock().unwrap_or_else(PoisonError::into_inner) = Some(deadline);
-        self.bell.ring();
+        self.mail().stop_by = Some(deadline);
+        self.ring();
     }
 
-    pub(super) fn bell(&self) -> Arc<dyn Bell> {
-        self.bell.clone()
+    /// Whether a ring has to wake the thread from here on.
+    pub(super) fn set_asleep(&self, is_asleep: bool) {
+        self.is_asleep.store(is_asleep, Ordering::SeqCst);
     }
 
-    /// From here on a ring wakes the thread.
-    pub(super) fn fall_asleep(&self) {
-        self.bell.asleep.store(true, Ordering::SeqCst);
+    pub(super) fn has_mail(&self) -> bool {
+        let mail = self.mail();
+        !mail.arrivals.is_empty() || mail.stop_by.is_some()
     }
 
-    /// From here on it need not.
-    pub(super) fn wake_up(&self) {
-        self.bell.asleep.store(false, Ordering::SeqCst);
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.arrivals.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
-    }
-
-    pub(super) fn take(&self) -> Vec<Arrival> {
-        std::mem::take(&mut *self.arrivals.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    pub(super) fn stop_by(&self) -> Option<Instant> {
-        *self.stop.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn take(&self) -> Mail {
+        std::mem::take(&mut *self.mail())
     }
 }
 
@@ -96,6 +90,5 @@ impl Mailbox {
 pub(super) fn prepare() -> io::Result<(Poll, Arc<Mailbox>)> {
     let poll = Poll::new()?;
     let waker = Waker::new(poll.registry(), BELL)?;
-    let bell = Arc::new(WakerBell { waker, asleep: AtomicBool::new(false) });
-    Ok((poll, Arc::new(Mailbox { arrivals: Mutex::default(), stop: Mutex::default(), bell })))
+    Ok((poll, Arc::new(Mailbox { mail: Mutex::default(), waker, is_asleep: AtomicBool::new(false) })))
 }

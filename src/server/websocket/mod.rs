@@ -1,16 +1,16 @@
-//! WebSockets: a handshake on the connection's own thread, then a place in a pool of few threads.
+//! WebSockets: a handshake on the connection's own thread, then a pool of few threads.
 //!
 //! | file | what |
 //! |---|---|
-//! | `handshake.rs` | what must stand in the head, and the 101 |
+//! | `handshake.rs` | what must stand in the head, and the fields of the 101 |
 //! | `pool.rs` | a thread: poll, read, send, heartbeats, leaving |
-//! | `place.rs` | a socket's place among those that may be open, and its limits |
-//! | `table.rs` | the sockets of a thread, by number |
+//! | `table.rs` | the sockets of a thread, and when each is to be looked at |
 //! | `mailbox.rs` | what others leave for a thread, and its bell |
-//! | `socket.rs` | one socket: reading, what waits to be sent, closing |
+//! | `socket.rs` | one socket: reading, closing, when it is to be looked at |
+//! | `outbox.rs` | what waits to be sent to it |
 //! | `frames.rs` | bytes into messages, messages into bytes |
 //!
-//! A connection takes a [`Place`] before it is answered with 101, so that the number of sockets is bounded and a refusal is
+//! A connection takes a permit before it is answered with 101, so that the number of sockets is bounded and a refusal is
 //! an HTTP reply. Afterwards its socket belongs to a thread of the pool, its own thread ends, and it counts among the
 //! WebSockets and no longer among the connections.
 //!
@@ -19,7 +19,7 @@
 mod frames;
 pub(super) mod handshake;
 mod mailbox;
-mod place;
+mod outbox;
 mod pool;
 mod socket;
 mod table;
@@ -27,86 +27,85 @@ mod table;
 mod websocket_tests;
 
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::net::TcpStream;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::api::{SocketCounters, Sockets};
+use crate::api::{Joining, SocketCounters, Sockets};
 use crate::config::WebsocketConfig;
+use crate::permit::{Permit, Semaphore};
 use crate::thread;
 
 use mailbox::{Arrival, Mailbox};
-use place::Limits;
-pub(super) use place::Place;
 use pool::Thread;
+use table::Table;
+
+/// The WebSockets a listener is to serve.
+pub struct WebSocketOptions {
+    /// Their limits.
+    pub config: WebsocketConfig,
+    /// How many may be open at once (see [`crate::descriptors::share`]).
+    pub open_max: usize,
+    /// Where they are counted.
+    pub counters: Arc<SocketCounters>,
+    /// Who serves them.
+    pub sockets: Arc<dyn Sockets>,
+}
 
 /// The threads that own the WebSockets of a listener.
 pub(super) struct Pool {
-    threads: Vec<(Arc<Mailbox>, Arc<AtomicUsize>)>,
-    handles: std::sync::Mutex<Vec<JoinHandle<()>>>,
-    open: Arc<AtomicUsize>,
-    open_max: usize,
+    /// Who serves them.
+    pub(super) sockets: Arc<dyn Sockets>,
     counters: Arc<SocketCounters>,
+    open: Arc<Semaphore>,
+    /// With the sockets of each.
+    threads: Vec<(Arc<Mailbox>, Arc<Semaphore>)>,
+    handles: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Pool {
-    /// Starts the threads `ws-0` and so on, for at most `open_max` sockets, whose messages may take
-    /// `message_timeout` each from first byte to last.
+    /// Starts the threads `ws-0` and so on for sockets whose messages may take `message_timeout` each from first byte to
+    /// last.
     ///
     /// # Errors
     /// The system's: no thread or no descriptor is left. What was started has ended then.
-    pub(super) fn start(
-        config: &WebsocketConfig,
-        open_max: usize,
-        message_timeout: Duration,
-        sockets: &dyn Sockets,
-        counters: &Arc<SocketCounters>,
-    ) -> io::Result<Self> {
-        let limits = Limits {
-            message_bytes_max: config.max_message_bytes,
-            outgoing_bytes_max: config.max_outgoing_bytes,
-            heartbeat: config.heartbeat,
-            idle_timeout: config.idle_timeout,
-            message_timeout,
-            incoming_bytes_max: config.max_incoming_bytes,
-        };
-        let mut pool = Self {
-            threads: Vec::new(),
-            handles: std::sync::Mutex::default(),
-            open: Arc::default(),
-            open_max,
-            counters: counters.clone(),
-        };
-        let mut handles = Vec::new();
+    pub(super) fn start(options: WebSocketOptions, message_timeout: Duration) -> io::Result<Self> {
+        let WebSocketOptions { config, open_max, counters, sockets } = options;
+        let open = Semaphore::new(open_max);
+        let mut pool = Self { sockets, counters, open, threads: Vec::new(), handles: Mutex::default() };
         for index in 0..config.threads {
             let (poll, mailbox) = mailbox::prepare()?;
-            let lobby = sockets.lobby(mailbox.bell());
-            let thread = Thread::new(poll, mailbox.clone(), lobby, limits, counters.clone());
-            handles.push(thread::spawn(format!("ws-{index}"), move || thread.run())?);
-            pool.threads.push((mailbox, Arc::default()));
+            let lobby = pool.sockets.lobby(mailbox.clone());
+            let table = Table::new(config.clone(), message_timeout, pool.counters.clone());
+            let thread = Thread::new(poll, mailbox.clone(), lobby, table);
+            pool.threads.push((mailbox, Semaphore::new(open_max)));
+            let handle = thread::spawn(format!("ws-{index}"), move || thread.run())?;
+            pool.handles().push(handle);
         }
-        pool.handles = handles.into();
         Ok(pool)
     }
 
-    /// A place for one more socket; `None`: all are taken.
-    pub(super) fn take_place(&self) -> Option<Place> {
-        Place::take(&self.open, self.open_max, &self.counters)
+    fn handles(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.handles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A permit for one more socket; `None`: all are taken.
+    pub(super) fn try_acquire(&self) -> Option<Permit> {
+        let permit = self.open.try_acquire();
+        if permit.is_none() {
+            self.counters.refused.fetch_add(1, Ordering::Relaxed);
+        }
+        permit
     }
 
     /// Hands a socket that was shaken hands with to the thread with the fewest.
-    pub(super) fn adopt(
-        &self,
-        stream: std::net::TcpStream,
-        early: Vec<u8>,
-        joining: crate::api::Joining,
-        mut place: Place,
-    ) {
-        let fewest = self.threads.iter().min_by_key(|(_, open)| open.load(Ordering::SeqCst));
+    pub(super) fn adopt(&self, stream: TcpStream, early: Vec<u8>, joining: Joining, permit: Permit) {
+        let fewest = self.threads.iter().min_by_key(|(_, open)| open.taken());
         let (mailbox, open) = fewest.expect("there is at least one thread");
-        place.belong_to(open);
-        mailbox.arrive(Arrival { stream, early, joining, place });
+        let of_thread = open.try_acquire().expect("a thread has room for all sockets there may be");
+        mailbox.arrive(Arrival { stream, early, joining, permits: [permit, of_thread] });
     }
 
     /// Closes all sockets, those that are owed something behind it.
@@ -118,8 +117,7 @@ impl Pool {
 
     /// Joins the threads, which end by the deadline.
     pub(super) fn finish_stop(&self) {
-        let handles = std::mem::take(&mut *self.handles.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
-        for handle in handles {
+        for handle in std::mem::take(&mut *self.handles()) {
             let _ = handle.join();
         }
     }

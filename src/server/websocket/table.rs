@@ -1,95 +1,81 @@
-//! The sockets of one thread: who is there, by a number that does not come back, and whose queue is to be sent.
+//! The sockets of one thread: who is there, whose queue is to be sent, and who is to be looked at when.
 //!
-//! It is what a lobby sends through. Knows nothing of polls.
+//! It is what a lobby sends through. Invariant: a number of a socket does not come back. Knows nothing of polls.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::api::{Lines, Payload, Shared, SocketCounters, SocketId};
+use crate::config::WebsocketConfig;
 
-use super::place::{Limits, Place};
+use super::outbox::Outgoing;
 use super::socket::{Phase, Socket};
 
 /// How long a client has to answer a close frame.
-pub(super) const LEAVE: Duration = Duration::from_secs(2);
+pub(super) const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A socket, and its place among those that may be open.
-pub(super) struct Entry {
-    pub(super) socket: Socket,
-    pub(super) _place: Place,
-}
-
-/// The sockets of a thread. Their numbers hold index and count, so that an old one finds nobody.
-pub(super) struct Sockets {
-    entries: Vec<(u32, Option<Entry>)>,
-    free: Vec<u32>,
+/// The sockets of a thread.
+pub(super) struct Table {
+    sockets: HashMap<SocketId, Socket>,
+    next: u64,
     /// Those whose queues are to be sent.
     pub(super) listed: Vec<SocketId>,
-    pub(super) limits: Limits,
+    /// Each but those that are gone, by when it is to be looked at.
+    due: BTreeSet<(Instant, SocketId)>,
+    pub(super) config: WebsocketConfig,
+    /// How long a message may take from its first byte to its last.
+    message_timeout: Duration,
     pub(super) counters: Arc<SocketCounters>,
-    pub(super) open: usize,
-    /// Those whose messages are not whole, by when they must be.
-    pub(super) unfinished: BTreeSet<(Instant, u64)>,
 }
 
-impl Sockets {
-    pub(super) fn new(limits: Limits, counters: Arc<SocketCounters>) -> Self {
+impl Table {
+    pub(super) fn new(config: WebsocketConfig, message_timeout: Duration, counters: Arc<SocketCounters>) -> Self {
         Self {
-            entries: Vec::new(),
-            free: Vec::new(),
+            sockets: HashMap::new(),
+            next: 0,
             listed: Vec::new(),
-            limits,
+            due: BTreeSet::new(),
+            config,
+            message_timeout,
             counters,
-            open: 0,
-            unfinished: BTreeSet::new(),
         }
     }
 
-    /// The number that the next one will have in the poll.
-    pub(super) fn next_index(&self) -> usize {
-        self.free.last().map_or(self.entries.len(), |index| *index as usize)
+    /// A number for the next socket.
+    pub(super) fn next_id(&mut self) -> SocketId {
+        self.next += 1;
+        SocketId(self.next)
     }
 
-    /// Who has that number in the poll.
-    pub(super) fn at(&self, index: usize) -> Option<SocketId> {
-        let (count, entry) = self.entries.get(index)?;
-        entry.as_ref().map(|_| SocketId(u64::from(*count) << 32 | index as u64))
-    }
-
-    pub(super) fn add(&mut self, entry: Entry) -> SocketId {
-        self.open += 1;
-        let index = self.free.pop().unwrap_or_else(|| {
-            self.entries.push((0, None));
-            self.entries.len() as u32 - 1
-        });
-        let slot = &mut self.entries[index as usize];
-        slot.1 = Some(entry);
-        SocketId(u64::from(slot.0) << 32 | u64::from(index))
+    pub(super) fn add(&mut self, id: SocketId, socket: Socket) {
+        self.sockets.insert(id, socket);
+        self.schedule(id);
+        self.counters.opened.fetch_add(1, Ordering::Relaxed);
+        self.counters.open.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn get(&mut self, id: SocketId) -> Option<&mut Socket> {
-        let (index, count) = (id.0 as u32, (id.0 >> 32) as u32);
-        let slot = self.entries.get_mut(index as usize).filter(|slot| slot.0 == count)?;
-        slot.1.as_mut().map(|entry| &mut entry.socket)
+        self.sockets.get_mut(&id)
     }
 
-    pub(super) fn remove(&mut self, id: SocketId) -> Option<Entry> {
-        self.get(id)?;
-        self.finish(id);
+    pub(super) fn remove(&mut self, id: SocketId) -> Option<Socket> {
         self.count(id, 0);
-        let slot = &mut self.entries[id.0 as u32 as usize];
-        slot.0 = slot.0.wrapping_add(1);
-        let entry = slot.1.take();
-        self.free.push(id.0 as u32);
-        self.open -= 1;
-        entry
+        let socket = self.sockets.remove(&id)?;
+        if let Some(at) = socket.scheduled {
+            self.due.remove(&(at, id));
+        }
+        self.counters.open.fetch_sub(1, Ordering::Relaxed);
+        Some(socket)
     }
 
     pub(super) fn ids(&self) -> Vec<SocketId> {
-        let taken = self.entries.iter().enumerate().filter(|(_, (_, entry))| entry.is_some());
-        taken.map(|(index, (count, _))| SocketId(u64::from(*count) << 32 | index as u64)).collect()
+        self.sockets.keys().copied().collect()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.sockets.is_empty()
     }
 
     /// Puts a socket on the list of those to be sent.
@@ -101,64 +87,91 @@ impl Sockets {
         }
     }
 
+    /// When the next socket is to be looked at.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.due.first().map(|(at, _)| *at)
+    }
+
+    /// Takes one that is to be looked at by now; it is to be scheduled again afterwards.
+    pub(super) fn take_due(&mut self, now: Instant) -> Option<SocketId> {
+        let (_, id) = *self.due.first().filter(|(at, _)| *at <= now)?;
+        self.due.pop_first();
+        if let Some(socket) = self.get(id) {
+            socket.scheduled = None;
+        }
+        Some(id)
+    }
+
+    /// Enters a socket by when it is to be looked at next.
+    pub(super) fn schedule(&mut self, id: SocketId) {
+        let Some(socket) = self.sockets.get_mut(&id) else { return };
+        let due = socket.due();
+        let before = std::mem::replace(&mut socket.scheduled, due);
+        if due != before {
+            before.map(|at| self.due.remove(&(at, id)));
+            due.map(|at| self.due.insert((at, id)));
+        }
+    }
+
     /// Takes note of what a socket has under way, now that all it sent so far was taken. `false`: with it there is more over
     /// all sockets than may be.
     pub(super) fn note_unfinished(&mut self, id: SocketId, now: Instant) -> bool {
-        let whole_by = now + self.limits.message_timeout;
+        let whole_by = now + self.message_timeout;
         let Some(socket) = self.get(id) else { return true };
-        let (is_at_rest, gathered) = (socket.decoder.is_at_rest(), socket.decoder.gathered());
-        if is_at_rest {
-            self.finish(id);
-        } else if socket.whole_by.is_none() {
-            socket.whole_by = Some(whole_by);
-            self.unfinished.insert((whole_by, id.0));
+        let gathered = socket.decoder.gathered();
+        if !socket.decoder.is_at_rest() {
+            socket.whole_by.get_or_insert(whole_by);
         }
+        self.schedule(id);
         let all = self.count(id, gathered);
-        gathered == 0 || all <= self.limits.incoming_bytes_max
-    }
-
-    /// What was under way is whole, or given up.
-    pub(super) fn finish(&mut self, id: SocketId) {
-        if let Some(whole_by) = self.get(id).and_then(|socket| socket.whole_by.take()) {
-            self.unfinished.remove(&(whole_by, id.0));
-        }
+        gathered == 0 || all <= self.config.max_incoming_bytes
     }
 
     /// Counts what a socket holds of a message that is not whole. Returns what all hold.
     fn count(&mut self, id: SocketId, gathered: usize) -> usize {
         let Some(socket) = self.get(id) else { return 0 };
         let before = std::mem::replace(&mut socket.counted, gathered);
-        let all = &self.counters.unfinished_bytes;
-        // Never below nothing: what is taken off was put on.
-        if gathered >= before {
-            all.fetch_add(gathered - before, Ordering::Relaxed) + (gathered - before)
-        } else {
-            all.fetch_sub(before - gathered, Ordering::Relaxed) - (before - gathered)
+        // Atomics wrap, so this takes off as well; never below nothing, as what is taken off was put on.
+        let more = gathered.wrapping_sub(before);
+        self.counters.unfinished_bytes.fetch_add(more, Ordering::Relaxed).wrapping_add(more)
+    }
+
+    /// A socket is of no more use.
+    pub(super) fn give_up(&mut self, id: SocketId) {
+        if let Some(socket) = self.get(id) {
+            socket.phase = Phase::Gone;
+            self.list(id);
         }
     }
 
     /// Gives up a client that does not read.
     pub(super) fn cut(&mut self, id: SocketId) {
-        if let Some(socket) = self.get(id).filter(|socket| socket.phase != Phase::Gone) {
-            socket.phase = Phase::Gone;
+        if self.get(id).is_some_and(|socket| socket.phase != Phase::Gone) {
             self.counters.cut.fetch_add(1, Ordering::Relaxed);
+            self.give_up(id);
+        }
+    }
+
+    /// Closes a socket behind what waits; its client has `wait` to answer.
+    pub(super) fn close_within(&mut self, wait: Duration, id: SocketId, code: Option<u16>, reason: &str) {
+        if let Some(socket) = self.get(id) {
+            socket.close(code, reason, Instant::now() + wait);
+            self.schedule(id);
             self.list(id);
         }
     }
 
-    pub(super) fn close_with(&mut self, id: SocketId, code: Option<u16>, reason: &str, wait: Duration) {
-        if let Some(socket) = self.get(id) {
-            socket.close(code, reason, Instant::now() + wait);
-            self.list(id);
-        }
+    /// The same with the ordinary time.
+    pub(super) fn close_with(&mut self, id: SocketId, code: Option<u16>, reason: &str) {
+        self.close_within(LEAVE_TIMEOUT, id, code, reason);
     }
 }
 
-impl Lines for Sockets {
+impl Lines for Table {
     fn send(&mut self, to: SocketId, payload: Payload, message: &Shared) {
-        let bytes_max = self.limits.outgoing_bytes_max;
+        let bytes_max = self.config.max_outgoing_bytes;
         let Some(socket) = self.get(to) else { return };
-        if socket.queue_message(payload, message, bytes_max) {
+        if socket.queue(Outgoing::message(payload, message), bytes_max) {
             self.counters.messages_out.fetch_add(1, Ordering::Relaxed);
             self.list(to);
         } else {
@@ -167,11 +180,10 @@ impl Lines for Sockets {
     }
 
     fn waiting(&self, to: SocketId) -> usize {
-        let slot = self.entries.get(to.0 as u32 as usize).filter(|slot| slot.0 == (to.0 >> 32) as u32);
-        slot.and_then(|slot| slot.1.as_ref()).map_or(0, |entry| entry.socket.waiting())
+        self.sockets.get(&to).map_or(0, Socket::waiting)
     }
 
     fn close(&mut self, socket: SocketId, code: u16, reason: &'static str) {
-        self.close_with(socket, Some(code), reason, LEAVE);
+        self.close_with(socket, Some(code), reason);
     }
 }

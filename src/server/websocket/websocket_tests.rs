@@ -15,7 +15,8 @@ use crate::api::{
 };
 use crate::config::{Config, WebsocketConfig};
 use crate::message::SessionId;
-use crate::server::tcp::{self, Listening, Offer};
+use crate::server::WebSocketOptions;
+use crate::server::tcp::{self, Listening};
 
 /// Everything is a WebSocket, and every message comes back.
 struct Echo;
@@ -68,8 +69,9 @@ fn listen_with(body_timeout: Duration, change: impl FnOnce(&mut WebsocketConfig)
     config.websocket.max_outgoing_bytes = 64 << 20;
     change(&mut config.websocket);
     let counters = Arc::new(SocketCounters::default());
-    let offer = Offer { config: config.websocket, open_max: 1000, counters: counters.clone(), serve: Arc::new(Echo) };
-    (tcp::start(&config.server, 64, Arc::new(Echo), Some(offer)).unwrap(), counters)
+    let (counted, sockets) = (counters.clone(), Arc::new(Echo));
+    let websockets = WebSocketOptions { config: config.websocket, open_max: 1000, counters: counted, sockets };
+    (tcp::start(&config.server, 64, Arc::new(Echo), Some(websockets)).unwrap(), counters)
 }
 
 /// The beginning of a text message, whose frame says that more frames follow.

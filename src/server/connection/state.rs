@@ -1,0 +1,50 @@
+//! What the files of a connection share: the listener's part of it, and its own.
+
+use std::sync::Arc;
+
+use crate::config::Timeouts;
+use crate::server::RequestIds;
+use crate::server::guard::Guard;
+use crate::server::input::Input;
+use crate::server::output::Wire;
+use crate::server::reply::Date;
+use crate::server::table::{Slot, Table};
+use crate::server::websocket::Pool;
+
+/// What all connections of a listener share.
+pub(in crate::server) struct Shared<S> {
+    pub(in crate::server) service: Arc<S>,
+    pub(in crate::server) guard: Guard,
+    pub(in crate::server) table: Arc<Table>,
+    pub(in crate::server) ids: RequestIds,
+    pub(in crate::server) body_bytes_max: usize,
+    pub(in crate::server) timeouts: Timeouts,
+    /// `None`: none are served.
+    pub(in crate::server) websockets: Option<Arc<Pool>>,
+}
+
+/// One connection.
+pub(super) struct Connection<'a, S> {
+    pub(super) shared: &'a Shared<S>,
+    pub(super) slot: &'a Slot,
+    pub(super) input: Input<'a>,
+    /// Of the request under way.
+    pub(super) body: Vec<u8>,
+    pub(super) date: Date,
+}
+
+impl<'a, S> Connection<'a, S> {
+    pub(super) fn wire(&self) -> Wire<'a> {
+        Wire::new(&self.slot.stream, self.shared.timeouts.write)
+    }
+}
+
+/// Whether the connection may serve another request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    Request,
+    /// Nobody is there to read.
+    Close,
+    /// An answer was written; the client is to read it before the connection goes.
+    Linger,
+}

@@ -1,0 +1,110 @@
+//! What waits to be sent to one client.
+//!
+//! Invariants: what waits is bounded, but for one message that found nothing waiting, so that a message longer than the bound
+//! can be sent at all; when nothing waits nothing is held; a write never waits.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, IoSlice, Write};
+
+use crate::api::{Payload, Shared};
+
+use super::frames::Header;
+
+/// Messages handed to one write.
+const SLICES: usize = 32;
+/// The most that may wait, in messages and control frames: small ones cost more than their bytes.
+const QUEUE_MAX: usize = 16_384;
+/// A queue that grew beyond this is given back when it is empty.
+const KEPT_QUEUE: usize = 4;
+
+/// Something that waits to be sent.
+pub(super) enum Outgoing {
+    Message(Header, Shared),
+    Control(Vec<u8>),
+}
+
+impl Outgoing {
+    pub(super) fn message(payload: Payload, message: &Shared) -> Self {
+        Self::Message(Header::message(payload, message.len()), message.clone())
+    }
+
+    fn parts(&self) -> [&[u8]; 2] {
+        match self {
+            Self::Message(header, payload) => [header.bytes(), payload],
+            Self::Control(bytes) => [bytes, &[]],
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.parts().iter().map(|part| part.len()).sum()
+    }
+}
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Outbox {
+    queue: VecDeque<Outgoing>,
+    /// So much of its first was sent.
+    sent: usize,
+    waiting: usize,
+}
+
+impl Outbox {
+    /// Bytes that wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    pub(super) fn has_room(&self, outgoing: &Outgoing, bytes_max: usize) -> bool {
+        self.queue.is_empty() || (self.waiting + outgoing.bytes() <= bytes_max && self.queue.len() < QUEUE_MAX)
+    }
+
+    pub(super) fn push(&mut self, outgoing: Outgoing) {
+        self.waiting += outgoing.bytes();
+        self.queue.push_back(outgoing);
+    }
+
+    /// Sends what waits, as far as the system takes it.
+    ///
+    /// # Errors
+    /// The connection is of no more use.
+    pub(super) fn send(&mut self, stream: &mut impl Write) -> io::Result<()> {
+        while !self.queue.is_empty() {
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let count = self.slices(&mut slices);
+            match stream.write_vectored(&slices[..count]) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(written) => self.written(written),
+                Err(fault) if fault.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(fault) if fault.kind() == ErrorKind::Interrupted => {}
+                Err(fault) => return Err(fault),
+            }
+        }
+        if self.queue.capacity() > KEPT_QUEUE {
+            self.queue = VecDeque::new();
+        }
+        Ok(())
+    }
+
+    /// Fills `slices` with what comes next; says how many.
+    fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let mut skip = self.sent;
+        let parts = self.queue.iter().flat_map(Outgoing::parts).filter_map(|part| {
+            let now = skip.min(part.len());
+            skip -= now;
+            Some(&part[now..]).filter(|part| !part.is_empty())
+        });
+        slices.iter_mut().zip(parts).map(|(slice, part)| *slice = IoSlice::new(part)).count()
+    }
+
+    fn written(&mut self, bytes: usize) {
+        self.waiting -= bytes;
+        self.sent += bytes;
+        while let Some(first) = self.queue.front()
+            && self.sent >= first.bytes()
+        {
+            self.sent -= first.bytes();
+            self.queue.pop_front();
+        }
+    }
+}
