@@ -18,7 +18,8 @@ use super::frame::{SEGMENT_HEADER_BYTES, SegmentHeader};
 
 pub use crate::layout::{number_of_segment as number_of, segment as path};
 
-static ZEROS: [u8; 256 * 1024] = [0; 256 * 1024];
+/// Bytes of one write of zeros.
+const ZEROS_BYTES: u64 = 256 * 1024;
 
 /// One segment, as the list of them knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -189,11 +190,13 @@ fn zeroed<D: Disk>(disk: &D, path: &Path, file_bytes: u64) -> io::Result<D::File
 
 /// Writes zeros from `from` up to `to`.
 pub fn zero<F: DiskFile>(file: &F, from: u64, to: u64) -> io::Result<()> {
+    // Never touched, so it takes no memory; as a constant it would take its length of the binary.
+    let zeros = vec![0; usize::try_from((to - from).min(ZEROS_BYTES)).expect("a small number")];
     let mut at = from;
     while at < to {
-        let count = usize::try_from(to - at).unwrap_or(usize::MAX).min(ZEROS.len());
-        file.write_all_at(&ZEROS[..count], at)?;
-        at += count as u64;
+        let count = (to - at).min(ZEROS_BYTES);
+        file.write_all_at(&zeros[..count as usize], at)?;
+        at += count;
     }
     Ok(())
 }
