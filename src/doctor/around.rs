@@ -65,7 +65,7 @@ pub fn look(place: &Place, findings: &mut Findings) -> Around {
         around.low = free < SEGMENTS_FREE_MIN * place.config.journal.segment_bytes;
         if around.low {
             let what = "the disk is nearly full: new messages will be refused";
-            findings.add(Weight::Warning, place.data.display().to_string(), what);
+            findings.add(Weight::Warning, &place.data, what);
         }
     }
     let mut named = Vec::new();
@@ -77,7 +77,7 @@ pub fn look(place: &Place, findings: &mut Findings) -> Around {
         let more = around.open_to_others - named.len() as u64;
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         let what = format!("others may read or enter {}{more}: chmod go= them", named.join(", "));
-        findings.add(Weight::Warning, place.data.display().to_string(), what);
+        findings.add(Weight::Warning, &place.data, what);
     }
     around
 }

@@ -3,11 +3,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::disk::Disk;
 use crate::disk::overlay::Overlay;
-use crate::journal::{Journal, Standing, survey as journal};
+use crate::journal::{Journal, survey as journal};
 use crate::layout;
 use crate::message::{Clock, SessionId, Timestamp};
 use crate::transcript::survey::{self as transcript, Comparison, Found};
@@ -68,17 +68,7 @@ pub(super) fn examine<D: Disk>(disk: &D, place: &Place, clock: &Clock) -> Result
             (Some(survey), journal)
         }
     };
-    let mut torn = HashMap::new();
-    let transcripts = {
-        let mut tell = |session: &SessionId, fault| match fault {
-            transcript::Fault::Torn(bytes) if torn.len() < TORN_MAX => {
-                torn.insert(session.clone(), bytes);
-            }
-            fault => words::transcript_fault(&mut findings, place.transcripts(), session, &fault),
-        };
-        there(place.transcripts(), transcript::Survey::of(disk, place.transcripts(), &mut tell))?
-    };
-    let now = clock.now();
+    let (transcripts, mut torn) = read_transcripts(disk, place, &mut findings)?;
     let mut report = Report {
         place: place.clone(),
         journal: survey,
@@ -88,20 +78,35 @@ pub(super) fn examine<D: Disk>(disk: &D, place: &Place, clock: &Clock) -> Result
         apart: 0,
         findings,
         done: None,
-        now,
+        now: clock.now(),
     };
     if let Some(journal) = &journal {
         report.compare(disk, journal, &mut torn);
+        report.count_apart(disk, journal);
     }
     for (session, bytes) in torn {
         let what = format!("its last line is cut off ({bytes} bytes), and the journal no longer has it");
-        report.findings.add(Weight::Damage, transcript_name(place, &session), what);
-    }
-    if let Some(journal) = &journal {
-        report.apart = report.count_apart(disk, journal);
+        report.findings.add(Weight::Damage, transcript_path(place, &session), what);
     }
     report.judge();
     Ok(report)
+}
+
+/// Reads the transcripts. A last line that is cut off is no finding yet: the sessions with one, and its bytes, are returned.
+fn read_transcripts<D: Disk>(
+    disk: &D,
+    place: &Place,
+    findings: &mut Findings,
+) -> Result<(Option<transcript::Survey>, HashMap<SessionId, u64>), Failure> {
+    let mut torn = HashMap::new();
+    let mut tell = |session: &SessionId, fault| match fault {
+        transcript::Fault::Torn(bytes) if torn.len() < TORN_MAX => {
+            torn.insert(session.clone(), bytes);
+        }
+        fault => words::transcript_fault(findings, place.transcripts(), session, &fault),
+    };
+    let survey = there(place.transcripts(), transcript::Survey::of(disk, place.transcripts(), &mut tell))?;
+    Ok((survey, torn))
 }
 
 /// What was read, or none where there is no such folder.
@@ -113,8 +118,8 @@ fn there<T>(path: &Path, outcome: io::Result<T>) -> Result<Option<T>, Failure> {
     }
 }
 
-fn transcript_name(place: &Place, session: &SessionId) -> String {
-    place.transcripts().join(session.file_name()).display().to_string()
+fn transcript_path(place: &Place, session: &SessionId) -> PathBuf {
+    place.transcripts().join(session.file_name())
 }
 
 impl Report {
@@ -149,57 +154,48 @@ impl Report {
                 }
             };
             if named.len() < LISTED_MAX && named.insert(message.session().clone()) {
-                findings.add(Weight::Damage, transcript_name(&self.place, message.session()), what);
+                findings.add(Weight::Damage, transcript_path(&self.place, message.session()), what);
             }
         });
         if let Some((session, e)) = fault {
-            findings.add(Weight::Damage, transcript_name(&self.place, &session), format!("cannot be read: {e}"));
+            findings.add(Weight::Damage, transcript_path(&self.place, &session), format!("cannot be read: {e}"));
         }
         if let Err(e) = walked {
-            findings.add(Weight::Damage, self.place.journal().display().to_string(), format!("cannot be read: {e}"));
+            findings.add(Weight::Damage, self.place.journal(), format!("cannot be read: {e}"));
         }
     }
 
-    fn count_apart<D: Disk, J: Disk>(&mut self, disk: &D, journal: &Journal<J>) -> u64 {
-        let mut count = 0;
-        if let Err(e) = apart::find(disk, &self.place, journal, self.now, &mut |_| {
-            count += 1;
+    fn count_apart<D: Disk, J: Disk>(&mut self, disk: &D, journal: &Journal<J>) {
+        let found = apart::find(disk, &self.place, journal, self.now, &mut |_| {
+            self.apart += 1;
             Ok(())
-        }) {
-            let place = layout::quarantine(self.place.journal()).display().to_string();
-            self.findings.add(Weight::Damage, place, format!("cannot be read: {e}"));
+        });
+        if let Err(e) = found {
+            let quarantine = layout::quarantine(self.place.journal());
+            self.findings.add(Weight::Damage, quarantine, format!("cannot be read: {e}"));
         }
-        count
     }
 
     /// What the figures mean.
     fn judge(&mut self) {
-        let folder = self.place.journal().display().to_string();
-        let (findings, compared) = (&mut self.findings, self.compared);
-        if let Some(journal) = &self.journal {
-            words::journal_figures(findings, &folder, journal);
+        let (journal, transcripts) = (self.place.journal(), self.place.transcripts());
+        let (findings, behind) = (&mut self.findings, self.compared.behind);
+        if let Some(survey) = &self.journal {
+            words::journal_figures(findings, journal, survey);
         } else if self.transcripts.is_some_and(|transcripts| transcripts.files > 0) {
-            findings.add(Weight::Damage, folder.clone(), "there is no journal, although there are transcripts");
+            findings.add(Weight::Damage, journal, "there is no journal, although there are transcripts");
         }
-        if let Some(transcripts) = &self.transcripts {
-            words::transcript_figures(findings, &self.place.transcripts().display().to_string(), transcripts);
+        if let Some(survey) = &self.transcripts {
+            words::transcript_figures(findings, transcripts, survey);
         }
-        if compared.behind > 0 {
-            let what = format!("{} messages of the journal are not in the transcripts yet", compared.behind);
-            findings.add(Weight::Pending, self.place.transcripts().display().to_string(), what);
+        if behind > 0 {
+            let what = format!("{behind} messages of the journal are not in the transcripts yet");
+            findings.add(Weight::Pending, transcripts, what);
         }
         if self.apart > 0 {
-            let quarantine = layout::quarantine(self.place.journal()).display().to_string();
             let what =
                 format!("{} intact messages stand here only; --repair writes them to recovered.jsonl", self.apart);
-            findings.add(Weight::Damage, quarantine, what);
-        }
-        if self.journal.as_ref().is_some_and(|journal| journal.checkpoint == Standing::Damaged) {
-            findings.add(
-                Weight::Warning,
-                format!("{folder}/checkpoint"),
-                "it is damaged: a start looks at everything again",
-            );
+            findings.add(Weight::Damage, layout::quarantine(journal), what);
         }
     }
 }

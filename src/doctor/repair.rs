@@ -12,7 +12,7 @@ use std::path::Path;
 use crate::disk::{self, Disk, DiskFile, aside};
 use crate::journal::{Checkpoint, Journal, salvage};
 use crate::layout;
-use crate::message::{Clock, Message, SessionId};
+use crate::message::{Clock, Message, SessionId, Timestamp};
 use crate::transcript::Transcripts;
 
 use super::apart;
@@ -53,6 +53,16 @@ fn names<D: Disk>(disk: &D, folder: &Path) -> io::Result<Vec<String>> {
     }
 }
 
+/// A repair that is under way.
+struct Repair<'a, D: Disk> {
+    disk: &'a D,
+    place: &'a Place,
+    journal: Journal<D>,
+    now: Timestamp,
+    /// What it did, a line each.
+    done: Vec<String>,
+}
+
 /// Repairs, and returns what it did, a line each.
 ///
 /// # Errors
@@ -62,87 +72,97 @@ pub fn run<D: Disk>(disk: &D, place: &Place, clock: &Clock, before: &Report) -> 
     let config = &place.config.journal;
     let opened = Journal::open_on(disk.clone(), config, clock.clone(), Box::new(|_| {}), Box::new(|| {}));
     let journal = opened.map_err(|e| unfinished(&e))?;
-    let mut done = Vec::new();
-    told_of_the_journal(&journal, before, &mut done);
-    transcripts(disk, place, clock, &journal, &mut done).map_err(|e| unfinished(&e))?;
-    journal.tend().map_err(|e| unfinished(&e))?;
-    if let Some(digests) = before.journal.as_ref().map(|journal| journal.digests.missing + journal.digests.damaged)
-        && digests > 0
-    {
-        done.push(format!("digests of segments that were written anew: {digests}"));
-    }
-    recover_apart(disk, place, clock, &journal, &mut done).map_err(|e| unfinished(&e))?;
-    Ok(done)
+    let mut repair = Repair { disk, place, journal, now: clock.now(), done: Vec::new() };
+    repair.opened(before);
+    repair.transcripts().map_err(|e| unfinished(&e))?;
+    repair.journal.tend().map_err(|e| unfinished(&e))?;
+    let digests = before.journal.as_ref().map_or(0, |journal| journal.digests.missing + journal.digests.damaged);
+    repair.did("digests of segments that were written anew", digests);
+    repair.recover_apart().map_err(|e| unfinished(&e))?;
+    Ok(repair.done)
 }
 
-fn told_of_the_journal<D: Disk>(journal: &Journal<D>, before: &Report, done: &mut Vec<String>) {
-    let findings = journal.findings();
-    if findings.rebuilt_headers > 0 {
-        done.push(format!("damaged headers of segments that were rebuilt: {}", findings.rebuilt_headers));
+impl<D: Disk> Repair<'_, D> {
+    fn did(&mut self, what: &str, count: u64) {
+        if count > 0 {
+            self.done.push(format!("{what}: {count}"));
+        }
     }
-    if findings.lost_segments > 0 {
-        done.push(format!("segments without a usable header, set aside in quarantine/: {}", findings.lost_segments));
-    }
-    if findings.tail_bytes > 0 {
-        done.push(format!(
-            "{} bytes behind the journal's last record were copied to quarantine/ and zeroed",
-            findings.tail_bytes
-        ));
-    }
-    let torn = before.journal.as_ref().map_or(0, |journal| journal.torn);
-    if torn > 0 {
-        done.push(format!("records of torn requests that were voided: {torn}"));
-    }
-    let leftovers = before.journal.as_ref().map_or(0, |journal| journal.files.leftovers);
-    if leftovers > 0 {
-        done.push(format!("unfinished files of the journal that were cleared away: {leftovers}"));
-    }
-}
 
-/// Puts the transcripts in order, then brings them up to all that the journal has.
-fn transcripts<D: Disk>(
-    disk: &D,
-    place: &Place,
-    clock: &Clock,
-    journal: &Journal<D>,
-    done: &mut Vec<String>,
-) -> io::Result<()> {
-    let transcripts = Transcripts::open(disk.clone(), place.transcripts(), OPEN_MAX)?;
-    let transcripts = transcripts.remembering(&layout::transcript_lengths(place.journal()));
-    // A start looks for those behind the checkpoint only, and the checkpoint is moved below.
-    for (session, id) in journal.erasures_after(0) {
-        transcripts.drop_erased(&session, id)?;
+    /// What opening the journal did.
+    fn opened(&mut self, before: &Report) {
+        let findings = self.journal.findings();
+        let (headers, lost, tail) = (findings.rebuilt_headers, findings.lost_segments, findings.tail_bytes);
+        self.did("damaged headers of segments that were rebuilt", headers);
+        self.did("segments without a usable header, set aside in quarantine/", lost);
+        self.did("bytes behind the journal's last record, copied to quarantine/ and zeroed", tail);
+        if let Some(journal) = &before.journal {
+            self.did("records of torn requests that were voided", journal.torn);
+            self.did("unfinished files of the journal that were cleared away", journal.files.leftovers);
+        }
     }
-    let faulty = faulty(disk, place)?;
-    for session in &faulty {
-        transcripts.put_in_order(session)?;
-    }
-    if !faulty.is_empty() {
-        let count = faulty.len();
-        done.push(format!("transcripts put in order, what is no line of them set aside in quarantine/: {count}"));
-    }
-    let oldest = place.oldest_shown(clock.now());
-    let mut replay = transcripts.replay();
-    messages(journal, &(1..=u64::MAX), oldest, &mut |sequence, message| replay.message(sequence, message))?;
-    if replay.appended > 0 {
-        done.push(format!("lines put back into transcripts: {}", replay.appended));
-    }
-    replay.end();
-    if store_checkpoint(journal, &transcripts)? {
-        done.push("the checkpoint says how far the transcripts are".to_owned());
-    }
-    Ok(())
-}
 
-/// Says in the checkpoint how far the transcripts are, as a start does, unless it says so.
-fn store_checkpoint<D: Disk>(journal: &Journal<D>, transcripts: &Transcripts<D>) -> io::Result<bool> {
-    let start = journal.start();
-    let reached = transcripts.first_lacking().map_or(journal.published(), |lacking| lacking - 1);
-    if start.transcribed == reached {
-        return Ok(false);
+    /// Puts the transcripts in order, then brings them up to all that the journal has.
+    fn transcripts(&mut self) -> io::Result<()> {
+        let transcripts = Transcripts::open(self.disk.clone(), self.place.transcripts(), OPEN_MAX)?;
+        let transcripts = transcripts.remembering(&layout::transcript_lengths(self.place.journal()));
+        // A start looks for those behind the checkpoint only, and the checkpoint is moved below.
+        for (session, id) in self.journal.erasures_after(0) {
+            transcripts.drop_erased(&session, id)?;
+        }
+        let faulty = faulty(self.disk, self.place)?;
+        for session in &faulty {
+            transcripts.put_in_order(session)?;
+        }
+        self.did("transcripts put in order, what is no line of them set aside in quarantine/", faulty.len() as u64);
+        let oldest = self.place.oldest_shown(self.now);
+        let mut replay = transcripts.replay();
+        messages(&self.journal, &(1..=u64::MAX), oldest, &mut |sequence, message| replay.message(sequence, message))?;
+        self.did("lines put back into transcripts", replay.appended);
+        replay.end();
+        if self.store_checkpoint(&transcripts)? {
+            self.done.push("the checkpoint says how far the transcripts are".to_owned());
+        }
+        Ok(())
     }
-    journal.store_checkpoint(&Checkpoint { transcribed: reached, ..start })?;
-    Ok(true)
+
+    /// Says in the checkpoint how far the transcripts are, as a start does, unless it says so.
+    fn store_checkpoint(&self, transcripts: &Transcripts<D>) -> io::Result<bool> {
+        let start = self.journal.start();
+        let reached = transcripts.first_lacking().map_or(self.journal.published(), |lacking| lacking - 1);
+        if start.transcribed == reached {
+            return Ok(false);
+        }
+        self.journal.store_checkpoint(&Checkpoint { transcribed: reached, ..start })?;
+        Ok(true)
+    }
+
+    /// Writes what stands in the quarantine only to `recovered.jsonl`, behind what is there already. The old file stands
+    /// until the new one is whole.
+    fn recover_apart(&mut self) -> io::Result<()> {
+        let path = self.place.recovered();
+        let temporary = layout::unfinished(&path);
+        let mut new: Option<(D::File, u64)> = None;
+        let mut count = 0;
+        apart::find(self.disk, self.place, &self.journal, self.now, &mut |message: &Message| {
+            let (file, bytes) = match &mut new {
+                Some(new) => new,
+                None => new.insert(copied(self.disk, &path, &temporary)?),
+            };
+            let mut line = message.line().to_vec();
+            line.push(b'\n');
+            file.write_all_at(&line, *bytes)?;
+            *bytes += line.len() as u64;
+            count += 1;
+            Ok(())
+        })?;
+        let Some((file, _)) = new else { return Ok(()) };
+        file.sync()?;
+        self.disk.rename(&temporary, &path)?;
+        self.disk.sync_dir(self.place.journal())?;
+        self.did(&format!("messages that stood in the quarantine only, written to {}", path.display()), count);
+        Ok(())
+    }
 }
 
 /// Sessions whose transcripts are to be put in order.
@@ -156,39 +176,6 @@ fn faulty<D: Disk>(disk: &D, place: &Place) -> io::Result<Vec<SessionId>> {
         }
     })?;
     Ok(sessions)
-}
-
-/// Writes what stands in the quarantine only to `recovered.jsonl`, behind what is there already. The old file stands until
-/// the new one is whole.
-fn recover_apart<D: Disk>(
-    disk: &D,
-    place: &Place,
-    clock: &Clock,
-    journal: &Journal<D>,
-    done: &mut Vec<String>,
-) -> io::Result<()> {
-    let path = place.recovered();
-    let temporary = layout::unfinished(&path);
-    let mut new: Option<(D::File, u64)> = None;
-    let mut count = 0;
-    apart::find(disk, place, journal, clock.now(), &mut |message: &Message| {
-        let (file, bytes) = match &mut new {
-            Some(new) => new,
-            None => new.insert(copied(disk, &path, &temporary)?),
-        };
-        let mut line = message.line().to_vec();
-        line.push(b'\n');
-        file.write_all_at(&line, *bytes)?;
-        *bytes += line.len() as u64;
-        count += 1;
-        Ok(())
-    })?;
-    let Some((file, _)) = new else { return Ok(()) };
-    file.sync()?;
-    disk.rename(&temporary, &path)?;
-    disk.sync_dir(place.journal())?;
-    done.push(format!("messages that stood in the quarantine only, written to {}: {count}", path.display()));
-    Ok(())
 }
 
 /// A copy of `from`, empty when there is none, and its length; the last line has its newline.

@@ -3,13 +3,12 @@
 //!
 //! Plain text without colours. What stands in files is never quoted, only where it stands.
 
-use std::fmt::Write as _;
-
 use serde_json::{Value, json};
 
 use crate::journal::survey as journal;
 use crate::journal::{Checkpoint, Standing};
 use crate::message::Timestamp;
+use crate::transcript::survey as transcript;
 
 use super::examine::Report;
 use super::findings::{Finding, Weight};
@@ -19,61 +18,65 @@ impl Report {
     /// For people.
     #[must_use]
     pub fn to_text(&self) -> String {
-        let mut text = String::new();
-        let mut line = |label: &str, what: &str| {
-            let _ = writeln!(text, "{label:<13}{what}");
-        };
-        line("data", &self.place.data.display().to_string());
-        line("journal", &self.journal.as_ref().map_or_else(|| "none".to_owned(), in_words));
+        let done = self.done.iter().flatten().map(|done| ("repaired", done.clone()));
+        let lines = self.facts().into_iter().chain(self.faults()).chain(done);
+        let lines: String = lines.map(|(label, what)| format!("{label:<13}{what}\n")).collect();
+        format!("{lines}{}\n", self.verdict())
+    }
+
+    fn facts(&self) -> Vec<(&'static str, String)> {
+        let none = || "none".to_owned();
+        let mut facts = vec![
+            ("data", self.place.data.display().to_string()),
+            ("journal", self.journal.as_ref().map_or_else(none, in_words)),
+        ];
         if let Some(journal) = &self.journal {
-            line("checkpoint", &checkpoint(journal, self.now));
+            facts.push(("checkpoint", checkpoint(journal, self.now)));
             if journal.records.keys > 0 {
-                line("keys", &some(journal.records.keys, "idempotency key"));
+                facts.push(("keys", some(journal.records.keys, "idempotency key")));
             }
         }
-        let transcripts = self.transcripts.map_or_else(
-            || "none".to_owned(),
-            |found| {
-                format!("{}, {}, {}", some(found.files, "file"), size(found.bytes), some(found.messages, "message"))
-            },
-        );
-        line("transcripts", &transcripts);
+        let transcripts = |found: transcript::Survey| {
+            format!("{}, {}, {}", some(found.files, "file"), size(found.bytes), some(found.messages, "message"))
+        };
+        facts.push(("transcripts", self.transcripts.map_or_else(none, transcripts)));
         let around = &self.around;
         for (name, files) in [("journal", around.journal_quarantine), ("transcripts", around.transcripts_quarantine)] {
             if files.count > 0 {
                 let files = format!("{}, {}, set aside from the {name}", some(files.count, "file"), size(files.bytes));
-                line("quarantine", &files);
+                facts.push(("quarantine", files));
             }
         }
         if around.recovered > 0 {
             let path = self.place.recovered();
-            line("recovered", &format!("{}, one a line, in {}", some(around.recovered, "message"), path.display()));
+            let what = format!("{}, one a line, in {}", some(around.recovered, "message"), path.display());
+            facts.push(("recovered", what));
         }
-        if let Some(letters) = around.dead_letters {
-            line("dead letters", &some(letters, "message"));
-        }
-        if let Some(free) = around.free_bytes {
-            line("disk", &format!("{} free", size(free)));
-        }
-        for finding in self.in_order() {
-            let label = match finding.weight {
-                Weight::Damage => "DAMAGED",
-                Weight::Pending => "pending",
-                Weight::Warning => "warning",
-            };
-            line(label, &format!("{}: {}", finding.place, finding.what));
-        }
+        facts.extend(around.dead_letters.map(|letters| ("dead letters", some(letters, "message"))));
+        facts.extend(around.free_bytes.map(|free| ("disk", format!("{} free", size(free)))));
+        facts
+    }
+
+    fn faults(&self) -> Vec<(&'static str, String)> {
+        let mut faults: Vec<_> = self
+            .in_order()
+            .into_iter()
+            .map(|finding| {
+                let label = match finding.weight {
+                    Weight::Damage => "DAMAGED",
+                    Weight::Pending => "pending",
+                    Weight::Warning => "warning",
+                };
+                (label, format!("{}: {}", finding.place, finding.what))
+            })
+            .collect();
         for weight in [Weight::Damage, Weight::Pending, Weight::Warning] {
-            let listed = self.findings.listed.iter().filter(|finding| finding.weight == weight).count() as u64;
-            if self.findings.count(weight) > listed {
-                line("", &format!("and {} more like these", self.findings.count(weight) - listed));
+            let more = self.findings.unlisted(weight);
+            if more > 0 {
+                faults.push(("", format!("and {more} more like these")));
             }
         }
-        for done in self.done.iter().flatten() {
-            line("repaired", done);
-        }
-        let _ = writeln!(text, "{}", self.verdict());
-        text
+        faults
     }
 
     fn in_order(&self) -> Vec<&Finding> {
@@ -132,15 +135,7 @@ impl Report {
             "dead_letters": around.dead_letters,
             "disk": { "free_bytes": around.free_bytes, "low": around.low },
             "open_to_others": around.open_to_others,
-            "findings": self.in_order().into_iter().map(|finding| json!({
-                "weight": match finding.weight {
-                    Weight::Damage => "damaged",
-                    Weight::Pending => "pending",
-                    Weight::Warning => "warning",
-                },
-                "place": finding.place,
-                "what": finding.what,
-            })).collect::<Vec<_>>(),
+            "findings": self.in_order(),
             "repaired": self.done,
         })
     }
@@ -191,11 +186,11 @@ fn in_words(survey: &journal::Survey) -> String {
         (survey.records.scrubbed, "scrubbed message"),
     ] {
         if count > 0 {
-            let _ = write!(text, ", {}", some(count, what));
+            text.push_str(&format!(", {}", some(count, what)));
         }
     }
     if survey.records.refused > 0 {
-        let _ = write!(text, ", {} refused", survey.records.refused);
+        text.push_str(&format!(", {} refused", survey.records.refused));
     }
     text
 }

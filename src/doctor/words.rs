@@ -42,11 +42,11 @@ pub fn journal_fault(findings: &mut Findings, path: &Path, fault: journal::Fault
             format!("it has passed record {sequence}, and the journal ends before: its last records are gone")
         }
     };
-    findings.add(Weight::Damage, path.display().to_string(), what);
+    findings.add(Weight::Damage, path, what);
 }
 
 /// What the journal's figures mean.
-pub fn journal_figures(findings: &mut Findings, folder: &str, survey: &journal::Survey) {
+pub fn journal_figures(findings: &mut Findings, folder: &Path, survey: &journal::Survey) {
     let journal::Digests { missing, damaged, outdated, .. } = survey.digests;
     let mut pending = |what: String| findings.add(Weight::Pending, folder, what);
     if missing + damaged > 0 {
@@ -77,10 +77,13 @@ pub fn journal_figures(findings: &mut Findings, folder: &str, survey: &journal::
                 "the checkpoint is of another journal: a start looks at everything again",
             );
         }
+        Standing::Damaged => {
+            findings.add(Weight::Warning, folder, "the checkpoint is damaged: a start looks at everything again");
+        }
         Standing::Missing if survey.files.segments > 0 => {
             findings.add(Weight::Pending, folder, "there is no checkpoint: a start looks at everything again");
         }
-        _ => {}
+        Standing::Missing | Standing::Ours(_) => {}
     }
 }
 
@@ -98,11 +101,11 @@ pub fn transcript_fault(findings: &mut Findings, folder: &Path, session: &Sessio
         transcript::Fault::Torn(bytes) => format!("its last line is cut off ({bytes} bytes)"),
         transcript::Fault::Io(e) => format!("it cannot be read: {e}"),
     };
-    findings.add(Weight::Damage, folder.join(session.file_name()).display().to_string(), what);
+    findings.add(Weight::Damage, folder.join(session.file_name()), what);
 }
 
 /// What the transcripts' figures mean.
-pub fn transcript_figures(findings: &mut Findings, folder: &str, survey: &transcript::Survey) {
+pub fn transcript_figures(findings: &mut Findings, folder: &Path, survey: &transcript::Survey) {
     if survey.repeated > 0 {
         let what = match survey.repeated {
             1 => "1 line repeats the one before it: nobody sees it".to_owned(),
