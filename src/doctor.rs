@@ -41,6 +41,7 @@ use examine::examine;
 pub use examine::{Compared, Report};
 pub use findings::{Finding, Findings, Weight};
 pub use place::{Failure, Place};
+pub(crate) use words::{size, some};
 
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

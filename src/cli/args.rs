@@ -46,8 +46,18 @@ Exit codes: 0 done, 2 a fault in the arguments or the configuration, 1 anything 
 something is, or it could not look. verify: 0 every check passed. say: 1 also when the reply is an error.
 ";
 
-/// The commands, as they are suggested.
-const COMMANDS: &[&str] = &["serve", "check-config", "doctor", "say", "history", "tail", "status", "verify", "help"];
+/// The commands, as they are written.
+const COMMANDS: [(&str, Command); 9] = [
+    ("serve", Command::Serve),
+    ("check-config", Command::CheckConfig),
+    ("doctor", Command::Doctor),
+    ("say", Command::Say),
+    ("history", Command::History),
+    ("tail", Command::Tail),
+    ("status", Command::Status),
+    ("verify", Command::Verify),
+    ("help", Command::Help),
+];
 /// The options, as they are suggested.
 const OPTIONS: &[&str] =
     &["--config", "--listen", "--data", "--session", "--limit", "--repair", "--json", "--help", "--version"];
@@ -108,7 +118,7 @@ pub(super) struct Call {
 /// Reads the arguments (without the program's name).
 pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Call, Failure> {
     let mut parser = lexopt::Parser::from_args(args);
-    let (mut command, mut operand, mut options) = (None, None, Options::default());
+    let (mut command, mut words, mut options) = (None, Vec::new(), Options::default());
     while let Some(arg) = parser.next().map_err(|error| Failure::asked(error.to_string()))? {
         match arg {
             Arg::Short('h') | Arg::Long("help") => return Ok(Call { command: Command::Help, options }),
@@ -120,48 +130,26 @@ pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Call, Fa
             Arg::Long("limit") => set("--limit", &mut options.limit, &mut parser, limit)?,
             Arg::Long("repair") => options.task = Some(doctor::Task::Repair),
             Arg::Long("json") => options.form = Form::Json,
-            Arg::Long(name) => return Err(unknown("option", &format!("--{name}"), OPTIONS)),
-            Arg::Short(name) => return Err(unknown("option", &format!("-{name}"), OPTIONS)),
-            Arg::Value(word) if command.is_none() => command = Some(command_of(&word.to_string_lossy())?),
-            Arg::Value(word) => take(&mut operand, command, word)?,
+            Arg::Long(name) => return Err(unknown_option(&format!("--{name}"), command)),
+            Arg::Short(name) => return Err(unknown_option(&format!("-{name}"), command)),
+            Arg::Value(word) if command.is_none() => match command_of(&word.to_string_lossy())? {
+                // There is one help, whichever command stands behind.
+                Command::Help => return Ok(Call { command: Command::Help, options }),
+                named => command = Some(named),
+            },
+            Arg::Value(word) => words.push(word),
         }
     }
     let command = command.unwrap_or(Command::Serve);
     check(command, &options)?;
-    place(command, operand, &mut options)?;
+    place(command, words, &mut options)?;
     Ok(Call { command, options })
 }
 
 fn command_of(word: &str) -> Result<Command, Failure> {
-    match word {
-        "serve" => Ok(Command::Serve),
-        "check-config" => Ok(Command::CheckConfig),
-        "doctor" => Ok(Command::Doctor),
-        "say" => Ok(Command::Say),
-        "history" => Ok(Command::History),
-        "tail" => Ok(Command::Tail),
-        "status" => Ok(Command::Status),
-        "verify" => Ok(Command::Verify),
-        "help" => Ok(Command::Help),
-        _ => Err(unknown("command", word, COMMANDS)),
-    }
-}
-
-/// Takes a word behind the command, where the command wants one.
-fn take(operand: &mut Option<String>, command: Option<Command>, word: OsString) -> Result<(), Failure> {
-    let shown = word.to_string_lossy().into_owned();
-    let takes = matches!(command, Some(Command::Say | Command::History | Command::Tail));
-    match (takes, operand.is_some(), command) {
-        (true, false, _) => {
-            let word = word.into_string();
-            *operand = Some(word.map_err(|_| Failure::asked(format!("`{shown}` is not UTF-8 text")))?);
-            Ok(())
-        }
-        (true, true, Some(Command::Say)) => Err(Failure::asked(format!(
-            "unexpected argument `{shown}` after the text: put quotes around a text of several words"
-        ))),
-        (true, true, _) => Err(Failure::asked(format!("unexpected argument `{shown}` after the session"))),
-        (false, ..) => Err(Failure::asked(format!("unexpected argument `{shown}` after the command"))),
+    match COMMANDS.iter().find(|(name, _)| *name == word) {
+        Some((_, command)) => Ok(*command),
+        None => Err(unknown_command(word)),
     }
 }
 
@@ -189,23 +177,31 @@ fn check(command: Command, options: &Options) -> Result<(), Failure> {
 }
 
 /// Puts the word behind the command where it belongs.
-fn place(command: Command, operand: Option<String>, options: &mut Options) -> Result<(), Failure> {
-    match (command, operand) {
+fn place(command: Command, words: Vec<OsString>, options: &mut Options) -> Result<(), Failure> {
+    let (most, last) = match command {
+        Command::Say => (1, "text: put quotes around a text of several words"),
+        Command::History | Command::Tail => (1, "session"),
+        _ => (0, "command"),
+    };
+    if let Some(word) = words.get(most) {
+        let word = word.to_string_lossy();
+        return Err(Failure::asked(format!("unexpected argument `{word}` after the {last}")));
+    }
+    let word = words.into_iter().next().map(OsString::into_string).transpose();
+    let word = word.map_err(|word| Failure::asked(format!("`{}` is not UTF-8 text", word.to_string_lossy())))?;
+    match (command, word) {
         (Command::Say, None) => {
-            Err(Failure::asked("say needs a text: chatkeep say TEXT, or chatkeep say - to read it from stdin"))
+            return Err(Failure::asked("say needs a text: chatkeep say TEXT, or chatkeep say - to read it from stdin"));
         }
-        (Command::Say, Some(text)) => {
-            options.text = Some(text);
-            Ok(())
-        }
-        (Command::History, None) => Err(Failure::asked("history needs a session: chatkeep history SESSION")),
+        (Command::History, None) => return Err(Failure::asked("history needs a session: chatkeep history SESSION")),
+        (Command::Say, text) => options.text = text,
         (_, Some(word)) => {
             let named = session(&word).map_err(|rule| Failure::asked(format!("session `{word}` {rule}")))?;
             options.session = Some(named);
-            Ok(())
         }
-        (_, None) => Ok(()),
+        (_, None) => {}
     }
+    Ok(())
 }
 
 fn text(word: OsString) -> Result<String, String> {
@@ -240,12 +236,23 @@ fn set<T>(
     Ok(())
 }
 
-fn unknown(what: &str, word: &str, known: &[&str]) -> Failure {
-    let fix = match closest(word, known.iter().copied()) {
+fn unknown_command(word: &str) -> Failure {
+    let option = OPTIONS.iter().copied().find(|option| option.strip_prefix("--") == Some(word));
+    match option.or_else(|| closest(word, COMMANDS.iter().map(|(name, _)| *name))) {
+        Some(meant) => Failure::asked(format!("unknown command `{word}`; did you mean {meant}?")),
+        None => Failure::asked(format!("unknown command `{word}`; chatkeep --help lists every command")),
+    }
+}
+
+fn unknown_option(word: &str, command: Option<Command>) -> Failure {
+    let fix = match closest(word, OPTIONS.iter().copied()) {
         Some(meant) => format!("did you mean {meant}?"),
-        None => format!("chatkeep --help lists every {what}"),
+        None if command == Some(Command::Say) => {
+            "a text that begins with - stands behind --: chatkeep say -- TEXT".to_owned()
+        }
+        None => "chatkeep --help lists every option".to_owned(),
     };
-    Failure::asked(format!("unknown {what} `{word}`; {fix}"))
+    Failure::asked(format!("unknown option `{word}`; {fix}"))
 }
 
 #[cfg(test)]
@@ -284,6 +291,7 @@ mod tests {
             ),
             ("help", Command::Help, Options::default()),
             ("serve --help", Command::Help, Options::default()),
+            ("help say", Command::Help, Options::default()),
             ("-h", Command::Help, Options::default()),
             ("-V", Command::Version, Options::default()),
             ("--version", Command::Version, Options::default()),
@@ -322,6 +330,8 @@ mod tests {
             ("stauts", "unknown command `stauts`; did you mean status?"),
             ("hsitory s", "unknown command `hsitory`; did you mean history?"),
             ("frobnicate", "unknown command `frobnicate`; chatkeep --help lists every command"),
+            ("version", "unknown command `version`; did you mean --version?"),
+            ("say -5", "unknown option `-5`; a text that begins with - stands behind --: chatkeep say -- TEXT"),
             ("--confg x", "unknown option `--confg`; did you mean --config?"),
             ("say --sesion x hi", "unknown option `--sesion`; did you mean --session?"),
             ("-x", "unknown option `-x`; chatkeep --help lists every option"),
@@ -352,7 +362,7 @@ mod tests {
 
     #[test]
     fn help_tells_of_every_command_and_option() {
-        for word in COMMANDS {
+        for (word, _) in COMMANDS {
             let line = HELP.lines().any(|line| {
                 line.strip_prefix("  chatkeep ").is_some_and(|rest| rest.trim_start_matches('[').starts_with(word))
             });

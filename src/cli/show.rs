@@ -4,11 +4,11 @@
 //! journal ended when it was called, so that nothing is missing between what it shows first and what follows, and nothing
 //! is shown twice. Text of messages is made harmless for a terminal. Knows nothing of how a server finds its answers.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::doctor::{size, some};
 use crate::feed::Cursor;
 use crate::message::SessionId;
 
@@ -182,94 +182,95 @@ fn message_lines(message: &Value) -> String {
 }
 
 fn status_lines(status: &Value) -> String {
-    let mut text = String::new();
-    let mut line = |label: &str, what: String| {
-        let _ = writeln!(text, "{label:<9}{what}");
-    };
-    let (mongo, cache, queue, journal) = (&status["mongo"], &status["cache"], &status["queue"], &status["journal"]);
-    let word = |value: &Value| visible(value.as_str().unwrap_or("unknown"));
-    let number = |value: &Value| value.as_u64().unwrap_or_default();
-    line("server", format!("{}, up {}", word(&status["version"]), span(number(&status["uptime_seconds"]))));
-    line(
-        "mongo",
-        match mongo["enabled"] == true {
-            false => "disabled".to_owned(),
-            true => mongo_line(mongo),
-        },
-    );
-    line(
-        "cache",
-        format!(
-            "{} of {}, {} of {}, up to {} a session; transcripts in {}",
-            some(number(&cache["messages"]), "message"),
-            some(number(&cache["sessions"]), "session"),
-            size(number(&cache["bytes"])),
-            size(number(&cache["max_bytes"])),
-            number(&cache["max_messages_per_session"]),
-            word(&cache["disk_path"]),
-        ),
-    );
-    line("queue", queue_line(queue));
-    line(
-        "journal",
-        format!(
-            "{}, fsync {}, {} of {} in {}, {} to be drained, records {} to {}",
-            word(&journal["status"]),
-            word(&journal["fsync"]),
-            size(number(&journal["bytes"])),
-            size(number(&journal["max_bytes"])),
-            some(number(&journal["segments"]), "segment"),
-            size(number(&journal["undrained_bytes"])),
-            number(&journal["first_sequence"]),
-            number(&journal["last_sequence"]),
-        ),
-    );
+    let journal = &status["journal"];
+    let mut lines = vec![
+        ("server", format!("{}, up {}", word(&status["version"]), span(number(&status["uptime_seconds"])))),
+        ("mongo", mongo_line(&status["mongo"])),
+        ("cache", cache_line(&status["cache"])),
+        ("queue", queue_line(&status["queue"])),
+        ("journal", journal_line(journal)),
+    ];
     let owed = number(&journal["owed_to_mongo"]);
     if owed > 0 {
-        line("owed", format!("{} to MongoDB, which is switched off", some(owed, "record")));
+        lines.push(("owed", format!("{} to MongoDB, which is switched off", some(owed, "record"))));
     }
-    for warning in journal["warnings"].as_array().into_iter().flatten() {
-        line("warning", word(warning));
-    }
-    text
+    let warnings = journal["warnings"].as_array().into_iter().flatten();
+    lines.extend(warnings.map(|warning| ("warning", word(warning))));
+    lines.iter().map(|(label, what)| format!("{label:<9}{what}\n")).collect()
+}
+
+fn word(value: &Value) -> String {
+    visible(value.as_str().unwrap_or("unknown"))
+}
+
+fn number(value: &Value) -> u64 {
+    value.as_u64().unwrap_or_default()
 }
 
 fn mongo_line(mongo: &Value) -> String {
-    let word = |value: &Value| visible(value.as_str().unwrap_or("unknown"));
-    let hosts: Vec<String> = mongo["hosts"].as_array().into_iter().flatten().map(word).collect();
-    let mut told = format!("{} since {}", word(&mongo["status"]), word(&mongo["since"]));
-    if mongo["reason"].is_string() {
-        told.push_str(&format!(": {}", word(&mongo["reason"])));
+    if mongo["enabled"] != true {
+        return "disabled".to_owned();
     }
-    told + &format!("; {} on {}", [&mongo["database"], &mongo["chat_collection"]].map(word).join("."), hosts.join(", "))
+    let hosts: Vec<String> = mongo["hosts"].as_array().into_iter().flatten().map(word).collect();
+    let reason = if mongo["reason"].is_string() { format!(": {}", word(&mongo["reason"])) } else { String::new() };
+    format!(
+        "{} since {}{reason}; {}.{} on {}",
+        word(&mongo["status"]),
+        word(&mongo["since"]),
+        word(&mongo["database"]),
+        word(&mongo["chat_collection"]),
+        hosts.join(", ")
+    )
+}
+
+fn cache_line(cache: &Value) -> String {
+    format!(
+        "{} of {}, {} of {}, up to {} a session; transcripts in {}",
+        some(number(&cache["messages"]), "message"),
+        some(number(&cache["sessions"]), "session"),
+        size(number(&cache["bytes"])),
+        size(number(&cache["max_bytes"])),
+        number(&cache["max_messages_per_session"]),
+        word(&cache["disk_path"]),
+    )
 }
 
 fn queue_line(queue: &Value) -> String {
-    let number = |field: &str| queue[field].as_u64().unwrap_or_default();
-    let mut told = match number("pending") {
+    let mut told = match number(&queue["pending"]) {
         0 => "nothing is pending".to_owned(),
         pending => {
             let oldest = queue["oldest_pending_seconds"].as_f64().unwrap_or_default();
             format!("{pending} pending, the oldest for {oldest:.1} s")
         }
     };
-    if number("stored") + number("already_stored") > 0 {
-        told.push_str(&format!(", {} stored since the start", number("stored") + number("already_stored")));
-    }
-    for (count, what) in [("dead_letters", "dead letter"), ("failures", "failed call")] {
-        if number(count) > 0 {
-            told.push_str(&format!(", {}", some(number(count), what)));
+    let stored = number(&queue["stored"]) + number(&queue["already_stored"]);
+    let (letters, failures, skipped) =
+        (number(&queue["dead_letters"]), number(&queue["failures"]), number(&queue["skipped"]));
+    for (count, what) in [
+        (stored, format!("{stored} stored since the start")),
+        (letters, some(letters, "dead letter")),
+        (failures, some(failures, "failed call")),
+        (skipped, format!("{skipped} skipped")),
+    ] {
+        if count > 0 {
+            told.push_str(&format!(", {what}"));
         }
-    }
-    if number("skipped") > 0 {
-        told.push_str(&format!(", {} skipped", number("skipped")));
     }
     told
 }
 
-/// A number and what it counts.
-fn some(count: u64, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+fn journal_line(journal: &Value) -> String {
+    format!(
+        "{}, fsync {}, {} of {} in {}, {} to be drained, records {} to {}",
+        word(&journal["status"]),
+        word(&journal["fsync"]),
+        size(number(&journal["bytes"])),
+        size(number(&journal["max_bytes"])),
+        some(number(&journal["segments"]), "segment"),
+        size(number(&journal["undrained_bytes"])),
+        number(&journal["first_sequence"]),
+        number(&journal["last_sequence"]),
+    )
 }
 
 /// A span of time in its two largest units.
@@ -280,16 +281,6 @@ fn span(seconds: u64) -> String {
         (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
         (0, ..) => format!("{hours} h {} min", minutes % 60),
         _ => format!("{days} d {} h", hours % 24),
-    }
-}
-
-/// Bytes in the largest unit that they fill.
-#[allow(clippy::cast_precision_loss, reason = "one digit behind the point is shown")]
-fn size(bytes: u64) -> String {
-    const UNITS: [(u64, &str); 3] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
-    match UNITS.iter().find(|(unit, _)| bytes >= *unit) {
-        Some((unit, name)) => format!("{:.1} {name}", bytes as f64 / *unit as f64),
-        None => format!("{bytes} B"),
     }
 }
 

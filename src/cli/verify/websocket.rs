@@ -49,42 +49,47 @@ pub(super) fn check(run: &mut Run<'_>) -> Outcome {
         }
         Err(fault) => return Err(format!("ws://{address}/ws/chat: {}", told(fault))),
     };
-    let mut seen = Seen::default();
+    let seen = talk(run, &mut socket)?;
+    // It has all it wanted; a server that does not say goodbye is no fault of this check's.
+    let _ = socket.close(None);
+    let came = recorded(run, &seen)?;
+    checks::history(run)?;
+    Ok(format!("ws://{address}/ws/chat: {came}"))
+}
+
+/// Sends a message and reads until all has come that is waited for.
+fn talk(run: &Run<'_>, socket: &mut WebSocket<Socket>) -> Result<Seen, String> {
+    let (mut seen, session) = (Seen::default(), run.session.as_str());
     while !seen.welcome {
-        take(&mut socket, &mut seen, run.session.as_str())?;
+        take(socket, &mut seen, session)?;
     }
     let message = json!({"message": "ping from websocket", "client_id": CLIENT_ID});
     socket.send(Message::text(message.to_string())).map_err(|fault| format!("sending: {}", told(fault)))?;
-    let is_answered = run.is_answered();
-    while seen.ack.is_none() || (is_answered && seen.response.is_none()) {
-        take(&mut socket, &mut seen, run.session.as_str())?;
+    while seen.ack.is_none() || (run.is_answered() && seen.response.is_none()) {
+        take(socket, &mut seen, session)?;
     }
     // One may follow the response; nobody has to think of that.
     socket.get_mut().end_within(STATUS_TIMEOUT);
     while !seen.status {
-        take(&mut socket, &mut seen, run.session.as_str())?;
+        take(socket, &mut seen, session)?;
     }
-    if !is_answered {
-        let user = seen.ack.and_then(|ack| ack["id"].as_str().map(str::to_owned)).ok_or("the ack has no id")?;
+    Ok(seen)
+}
+
+/// Notes what was recorded, and says what came.
+fn recorded(run: &mut Run<'_>, seen: &Seen) -> Outcome {
+    let id = |frame: &Option<Value>| Some(frame.as_ref()?["id"].as_str()?.to_owned());
+    let user = id(&seen.ack).ok_or("the ack has no id")?;
+    if !run.is_answered() {
         run.sent.push(Sent { id: user, role: "user" });
-        let _ = socket.close(None);
-        checks::history(run)?;
-        return Ok(format!(
-            "ws://{address}/ws/chat: welcome, status and ack came; nobody answers (responder.kind is none)"
-        ));
+        return Ok("welcome, status and ack came; nobody answers (responder.kind is none)".to_owned());
     }
-    let id = |frame: &Option<Value>| frame.as_ref().and_then(|frame| frame["id"].as_str().map(str::to_owned));
-    let (Some(user), Some(reply)) = (id(&seen.ack), id(&seen.response)) else {
-        return Err("the ack or the response has no id".to_owned());
-    };
-    if seen.response.is_some_and(|response| response["reply_to"] != user.as_str()) {
+    let reply = id(&seen.response).ok_or("the response has no id")?;
+    if seen.response.as_ref().is_some_and(|response| response["reply_to"] != user.as_str()) {
         return Err("the response is to another message".to_owned());
     }
     run.sent.extend([Sent { id: user, role: "user" }, Sent { id: reply, role: "assistant" }]);
-    // It has all it wanted; a server that does not say goodbye is no fault of this check's.
-    let _ = socket.close(None);
-    checks::history(run)?;
-    Ok(format!("ws://{address}/ws/chat: welcome, status, ack and response came, both messages are in the history"))
+    Ok("welcome, status, ack and response came, both messages are in the history".to_owned())
 }
 
 fn connect(run: &Run<'_>, address: &str) -> Result<WebSocket<Socket>, Error> {
