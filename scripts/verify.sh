@@ -16,38 +16,37 @@ if [ "$url" = --unix-socket ]; then how=(--unix-socket "$2") place=$2 url=http:/
 token() { [ -z "${CHATKEEP_TOKEN:-}" ] || echo "Authorization: Bearer $CHATKEEP_TOKEN"; }
 ask() { curl -sS --max-time 60 "${how[@]}" -H @<(token) "${@:2}" "${url%/}$1"; }
 failed=0
-check() { # NAME WHAT JSON FILTER [JQ-OPTION…]
+check() { # NAME WHAT JSON FILTER [PART]: of a JSON that does not meet the filter, the part is shown
     local mark=✓ what=$2
-    jq -e "${@:4}" >/dev/null 2>&1 <<<"$3" || { mark=✗ failed=$((failed + 1)) what="$2? ${3:0:2000}"; }
+    jq -e "${given[@]}" "$4" >/dev/null 2>&1 <<<"$3" || { mark=✗ failed=$((failed + 1)) what="$2? $(jq -c "${5:-.}" <<<"$3" 2>&1 | head -c 2000)"; }
     printf '%s %-11s %s\n' "$mark" "$1" "$what"
 }
-await() { # FILTER [JQ-OPTION…]: leaves in $status the first for which it holds, or the last
-    local until=$((SECONDS + ${CHATKEEP_VERIFY_SECONDS:-20}))
-    while status=$(ask /api/storage/status) && ! jq -e "$@" >/dev/null <<<"$status" && ((SECONDS < until)); do sleep 0.1; done
+await() { # NAME WHAT FILTER PART: checks the first status that meets the filter, or the last of the time there is
+    local status until=$((SECONDS + ${CHATKEEP_VERIFY_SECONDS:-20}))
+    while status=$(ask /api/storage/status) && ! jq -e "${given[@]}" "$3" >/dev/null <<<"$status" && ((SECONDS < until)); do sleep 0.1; done
+    check "$1" "$2" "$status" "$3" "$4"
 }
 
 before=$(ask /api/storage/status 2>&1) || { echo "error: no server answers at $place: $before" >&2; exit 1; }
 jq -e .cache >/dev/null <<<"$before" || { echo "error: $place refuses: $before" >&2; exit 1; }
-given=(--argjson before "$before")
-reply=$(ask /api/chat -H 'Content-Type: application/json' -d '{"message": "ping from rest", "session_id": "verifier"}')
-ids=$(jq -c '[.user_message_id, .assistant_message_id // empty]' <<<"$reply")
-check REST "POST /api/chat records a message and its answer" "$reply" "${given[@]}" \
+reply=$(ask /api/chat -H 'Content-Type: application/json' -d '{"message": "ping from rest", "session_id": "verifier"}') || true
+ids=$(jq -c '[.user_message_id, .assistant_message_id // empty]' <<<"$reply" 2>/dev/null) && [ -n "$ids" ] || ids='[null]'
+given=(--argjson before "$before" --argjson ids "$ids" --arg how "${how[*]}")
+check REST "POST /api/chat records a message and its answer" "$reply" \
     '.user_message_id and ($before.responder.kind == "none" or .status == "completed") and .durable == (if $before.journal.fsync == "always" then "disk" else "os" end)'
-check history "GET /api/chat/history shows them" "$(ask '/api/chat/history?session_id=verifier')" --argjson ids "$ids" '$ids - [.messages[].id] == []'
+check history "GET /api/chat/history shows them" "$(ask '/api/chat/history?session_id=verifier')" '$ids - [.messages[].id] == []'
 upgrade=$(ask '/ws/chat?session_id=verifier' --http1.1 -N -m 3 -H 'Connection: Upgrade' -H 'Upgrade: websocket' -H 'Sec-WebSocket-Version: 13' \
     -H 'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==' 2>/dev/null | tr -d '\000' | grep -ao '"type":"system"' | head -n 1) || true
-check WebSocket "/ws/chat sends its welcome (over TCP)" "{${upgrade:-}}" --arg how "${how[*]}" '$how != "" or .type == "system"'
-await '.journal.checkpoint >= $last' --argjson last "$(ask /api/storage/status | jq .journal.last_sequence)"
-check flush "all records have arrived" "$status" '.queue.pending == 0'
+check WebSocket "/ws/chat sends its welcome (over TCP)" "{${upgrade:-}}" '$how != "" or .type == "system"'
+given+=(--argjson last "$(ask /api/storage/status | jq .journal.last_sequence)")
+await flush "all records have arrived" '.journal.checkpoint >= $last and .queue.pending == 0' .queue
 folder=$(jq -r .cache.disk_path <<<"$before") && [ "${folder:0:1}" = / ] || folder=$base/$folder
 if [ -d "$folder" ]; then lines=$(tail -n 1000 "$folder/verifier.jsonl" | jq -cs 'map(.id)') || lines=[]; else lines=$ids; fi
-check transcript "$folder/verifier.jsonl has them, where it can be seen from here" "$lines" --argjson ids "$ids" '$ids - . == []'
-await '.mongo.status != "connecting"'
-check MongoDB "disabled, or ok" "$(jq -c .mongo <<<"$status")" '[.enabled, .status] | . == [false, "disabled"] or . == [true, "ok"]'
-stored='($before.mongo.enabled | not) or (.queue | .stored + .already_stored) >= ($before.queue | .stored + .already_stored) + ($ids | length)'
-await "${given[@]}" --argjson ids "$ids" "$stored"
-check documents "MongoDB has them, if it is enabled" "$(jq -c .queue <<<"$status" | jq -c '{queue: .}')" "${given[@]}" --argjson ids "$ids" "$stored"
-check cache "as configured" "$(jq -c .cache <<<"$before")" "${given[@]}" '.max_messages_per_session > 0 and .flush_enabled == $before.mongo.enabled'
-check journal "ok" "$(jq -c .journal <<<"$status")" '.status == "ok"'
+check transcript "$folder/verifier.jsonl has them, where it can be seen from here" "$lines" '$ids - . == []'
+await MongoDB "disabled, or ok" '.mongo | [.enabled, .status] | . == [false, "disabled"] or . == [true, "ok"]' .mongo
+await documents "MongoDB has them, if it is enabled" \
+    '($before.mongo.enabled | not) or (.queue | .stored + .already_stored) >= ($before.queue | .stored + .already_stored) + ($ids | length)' .queue
+check cache "as configured" "$before" '.cache.max_messages_per_session > 0 and .cache.flush_enabled == $before.mongo.enabled' .cache
+await journal "ok" '.journal.status == "ok"' .journal
 echo "To erase what this recorded: curl -X DELETE${CHATKEEP_TOKEN:+ -H \"Authorization: Bearer \$CHATKEEP_TOKEN\"}${how[*]:+ ${how[*]}} ${url%/}/api/chat/sessions/verifier"
 ((failed == 0)) || { echo "error: $failed of 9 checks failed" >&2; exit 1; }
