@@ -13,7 +13,6 @@ mod http1;
 mod socket;
 
 use std::io::{self, BufReader, ErrorKind, Read, Write};
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -24,6 +23,7 @@ use crate::config::{Config, Secret};
 pub(super) use error::ClientError;
 use events::{Event, next_event};
 use http1::{Body, Head, read_head};
+use socket::{CONNECT_TIMEOUT, connect_unix};
 pub(super) use socket::{Socket, Wait};
 
 /// The largest body that is taken whole, in bytes: a page of the history with metadata has half of it.
@@ -87,7 +87,7 @@ impl Client {
 
     /// The working directory of the server, where its relative paths begin; known of one that is asked over its socket.
     pub(super) fn servers_folder(&self) -> Option<PathBuf> {
-        let stream = UnixStream::connect(self.socket()?).ok()?;
+        let stream = connect_unix(self.socket()?, CONNECT_TIMEOUT).ok()?;
         let peer = rustix::net::sockopt::socket_peercred(&stream).ok()?;
         std::fs::read_link(format!("/proc/{}/cwd", peer.pid.as_raw_nonzero())).ok()
     }

@@ -7,14 +7,15 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
-/// How long a connection may take to be made over TCP, to each of the addresses of a name.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection may take to be made: over TCP, to each of the addresses of a name.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest one write waits for the server.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -52,7 +53,7 @@ impl Socket {
 
     /// Connects to a Unix socket.
     pub(super) fn unix(path: &Path, wait: Wait) -> io::Result<Self> {
-        Self::over(UnixStream::connect(path)?.into(), wait)
+        Self::over(connect_unix(path, CONNECT_TIMEOUT)?, wait)
     }
 
     fn over(stream: OwnedFd, wait: Wait) -> io::Result<Self> {
@@ -87,5 +88,41 @@ impl Write for Socket {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// Connects to a Unix socket. A server that is frozen accepts nothing, and when its queue is full, a plain connect waits
+/// without an end.
+pub(super) fn connect_unix(path: &Path, within: Duration) -> io::Result<OwnedFd> {
+    let stream = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    set_socket_timeout(&stream, Timeout::Send, Some(within))?;
+    match connect(&stream, &SocketAddrUnix::new(path)?) {
+        Err(Errno::AGAIN) => Err(io::Error::new(ErrorKind::TimedOut, "it does not accept connections")),
+        connected => Ok(connected.map(|()| stream)?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn a_frozen_server_with_a_full_queue_is_not_waited_for_without_an_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let within = Duration::from_millis(20);
+        let mut queued = Vec::new();
+        let fault = loop {
+            match connect_unix(&path, within) {
+                Ok(stream) => queued.push(stream),
+                Err(fault) => break fault,
+            }
+            assert!(queued.len() < 100, "the queue has an end");
+        };
+        assert_eq!((fault.kind(), queued.is_empty()), (ErrorKind::TimedOut, false));
     }
 }
