@@ -35,7 +35,7 @@ use crate::server::{WebSocketOptions, local, tcp};
 use crate::signals::{self, Cause, Stopper};
 use crate::store::Store;
 use crate::transcript::Transcripts;
-use crate::worker::{DeadLetters, Drain, Foreign, PendingErasures, Progress, Storage, TranscriptSink, Worker};
+use crate::worker::{DeadLetters, Drain, Foreign, PendingErasures, Progress, Storage, Worker};
 use crate::{descriptors, janitor, layout, responder, store, thread};
 
 /// Left of the deadline of a stop for what must come after the drain to MongoDB: the last syncs.
@@ -287,10 +287,10 @@ impl Core {
         channel: Receiver<Record>,
         progress: &Arc<Progress>,
         stop_by: &Arc<OnceLock<Instant>>,
-    ) -> anyhow::Result<Worker<TranscriptSink>> {
+    ) -> anyhow::Result<Worker> {
         let (journal, clock, config) = (&self.journal, base.clock.clone(), &base.config.journal);
-        let sink = TranscriptSink::new(self.transcripts.clone(), journal.clone());
-        let worker = Worker::new(journal.clone(), channel, sink, clock, config, journal.start(), progress.clone());
+        let (start, progress) = (journal.start(), progress.clone());
+        let worker = Worker::new(journal.clone(), channel, self.transcripts.clone(), clock, config, start, progress);
         let path = layout::owed_erasures(&config.path);
         let mut erasures = PendingErasures::load(RealDisk, &path, || journal.erasures_after(0))
             .with_context(|| path.display().to_string())?;
@@ -331,12 +331,7 @@ impl Core {
     }
 
     /// The threads behind the write path, in the order of their stop.
-    fn background(
-        &self,
-        base: &Base<'_>,
-        stopper: &Stopper,
-        worker: Worker<TranscriptSink>,
-    ) -> anyhow::Result<Vec<Background>> {
+    fn background(&self, base: &Base<'_>, stopper: &Stopper, worker: Worker) -> anyhow::Result<Vec<Background>> {
         let (tended, sweeper, scrubber) = (self.journal.clone(), self.sweeper(base), self.scrubber(base));
         // The janitor ends first: the worker's last sync waits for a transcript that it writes anew.
         let mut threads = vec![Background::start("janitor", stopper, move |stop| {

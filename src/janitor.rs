@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, TryRecvError, select};
 
+use crate::backoff::Backoff;
 use crate::journal::Journal;
 
 pub use scrubber::Scrubber;
@@ -29,18 +30,14 @@ const IDLE: Duration = Duration::from_secs(60);
 
 /// Runs until `stop` has no sender any more.
 pub fn run(journal: &Arc<Journal>, mut sweeper: Sweeper, mut scrubber: Scrubber, stop: &Receiver<()>) {
-    let mut failing = false;
+    let mut tending = Backoff::new(RETRY, RETRY);
     let mut tend_at = Instant::now();
     loop {
         if tend_at <= Instant::now() {
-            let tended = journal.tend();
-            match &tended {
-                Ok(()) if failing => log::info!("the journal's next segment is ready again"),
-                Err(e) if !failing => log::warn!("the journal's next segment cannot be made ready: {e}"),
-                _ => {}
-            }
-            failing = tended.is_err();
-            tend_at = Instant::now() + if failing || !journal.is_ready() { RETRY } else { IDLE };
+            let what = "the journal's next segment";
+            tending.take(journal.tend(), &format!("{what} cannot be made ready"), &format!("{what} is ready again"));
+            let look = Instant::now() + if journal.is_ready() { IDLE } else { RETRY };
+            tend_at = tending.until().unwrap_or(look);
         }
         // A long transcript may be half copied when the server is to stop.
         let go_on = || stop.try_recv() != Err(TryRecvError::Disconnected);

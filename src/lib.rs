@@ -8,11 +8,12 @@
 //! L3 server api
 //! L2 chat recorder history feed hub worker janitor doctor
 //! L1 journal cache transcript store responder
-//! L0 message config descriptors disk layout permit thread signals logging
+//! L0 message backoff config descriptors disk layout permit thread signals logging
 //! ```
 
 pub mod api;
 pub mod app;
+pub mod backoff;
 pub mod cache;
 pub mod chat;
 pub mod cli;

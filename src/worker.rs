@@ -9,7 +9,6 @@
 //! Invariants: the checkpoint is stored only after the sink has everything up to it, and before a segment is dropped;
 //! nobody else stores it or drops segments while this runs. Knows nothing of requests.
 
-mod backoff;
 mod batch;
 mod checkpoints;
 mod dead_letters;
@@ -28,49 +27,32 @@ mod storage;
 #[cfg(test)]
 mod tests;
 
-use std::io;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Select, TryRecvError};
 
+use crate::backoff::Backoff;
 use crate::config::JournalConfig;
 use crate::disk::{Disk, RealDisk};
 use crate::journal::{Checkpoint, Journal, Record};
-use crate::logging::Throttle;
 use crate::message::Clock;
+use crate::transcript::Transcripts;
 
 pub use dead_letters::DeadLetters;
 pub use drain::Drain;
 pub use foreign::Foreign;
 pub use pending_erasures::PendingErasures;
 pub use progress::{Progress, Reached};
-pub use sink::TranscriptSink;
 pub use storage::{State, Storage, Totals, View};
 
-use schedule::Schedule;
+use schedule::{PAUSE_AFTER_FAILURE, Schedule};
+use sink::TranscriptSink;
 use source::{READ_BYTES, SOON, Source};
 
 /// Between two looks into the channel while records come. Waking for each would cost the leader a call to the system and
 /// a processor a switch, for every message.
 const LINGER: Duration = Duration::from_millis(5);
-
-/// Where records are taken.
-pub trait Sink: Send {
-    /// Takes a record; it need not be safe until the flush.
-    fn take(&mut self, record: &Record);
-
-    /// Whether it lacks something of what it was given before: it wants to be flushed, whatever it took.
-    fn is_behind(&self) -> bool {
-        false
-    }
-
-    /// Makes everything taken safe and returns the sequence up to which it is: `position`, or less while something lags.
-    ///
-    /// # Errors
-    /// The sink's; the flush is tried again, with everything taken since the last good one.
-    fn flush(&mut self, position: u64) -> io::Result<u64>;
-}
 
 /// Why the worker looks up.
 enum Woken {
@@ -83,7 +65,7 @@ enum Woken {
 /// MongoDB in use.
 struct InUse<D: Disk> {
     drain: Drain<D>,
-    failing: Throttle,
+    reading: Backoff,
     /// When the process ends at the latest, once it is to stop.
     stop_by: Arc<OnceLock<Instant>>,
 }
@@ -95,10 +77,10 @@ struct SwitchedOff<D: Disk> {
 }
 
 /// See the module.
-pub struct Worker<S, D: Disk = RealDisk> {
+pub struct Worker<D: Disk = RealDisk> {
     journal: Arc<Journal<D>>,
     source: Source<D>,
-    sink: S,
+    sink: TranscriptSink<D>,
     clock: Clock,
     checkpoint: Checkpoint,
     /// What [`Checkpoint::owes_mongo`] is to be.
@@ -106,17 +88,17 @@ pub struct Worker<S, D: Disk = RealDisk> {
     in_use: Option<InUse<D>>,
     switched_off: Option<SwitchedOff<D>>,
     schedule: Schedule,
-    /// The last flush failed.
-    failing: bool,
+    /// Tells of flushes that fail; the schedule knows when the next one is due.
+    storing: Backoff,
     progress: Arc<Progress>,
 }
 
-impl<S: Sink, D: Disk> Worker<S, D> {
+impl<D: Disk> Worker<D> {
     /// A worker that goes on where `checkpoint` stands.
     pub fn new(
         journal: Arc<Journal<D>>,
         channel: Receiver<Record>,
-        sink: S,
+        transcripts: Arc<Transcripts<D>>,
         clock: Clock,
         config: &JournalConfig,
         checkpoint: Checkpoint,
@@ -126,15 +108,15 @@ impl<S: Sink, D: Disk> Worker<S, D> {
         *progress.now() = Reached { drained: reached, transcribed: reached, ..Reached::default() };
         Self {
             source: Source::new(journal.clone(), channel, &checkpoint),
+            sink: TranscriptSink::new(transcripts, journal.clone()),
             journal,
-            sink,
             clock,
             checkpoint,
             owes_mongo: false,
             in_use: None,
             switched_off: None,
             schedule: Schedule::new(config),
-            failing: false,
+            storing: Backoff::new(PAUSE_AFTER_FAILURE, PAUSE_AFTER_FAILURE),
             progress,
         }
     }
@@ -168,7 +150,7 @@ impl<S: Sink, D: Disk> Worker<S, D> {
         let reached = self.progress.look();
         *self.progress.now() =
             Reached { drained: drain.drained(), used_mongo: true, erasures_owed: drain.erasures_owed(), ..reached };
-        self.in_use = Some(InUse { drain, failing: Throttle::new(1), stop_by });
+        self.in_use = Some(InUse { drain, reading: Backoff::new(PAUSE_AFTER_FAILURE, PAUSE_AFTER_FAILURE), stop_by });
         self.owes_mongo = true;
         if !self.checkpoint.owes_mongo {
             self.flush();
@@ -243,13 +225,10 @@ impl<S: Sink, D: Disk> Worker<S, D> {
 
     /// Lets the drain go on as far as it can without waiting.
     fn step_drain(&mut self) {
-        let Some(InUse { drain, failing, .. }) = &mut self.in_use else { return };
+        let Some(InUse { drain, reading, .. }) = &mut self.in_use else { return };
         let before = drain.drained();
-        if let Err(e) = drain.step(self.source.position)
-            && failing.admit().is_some()
-        {
-            log::error!("[CHAT WORKER] The journal cannot be read for MongoDB, trying on: {e}");
-        }
+        let works = "[CHAT WORKER] The journal can be read for MongoDB again";
+        reading.take(drain.step(self.source.position), "[CHAT WORKER] The journal cannot be read for MongoDB", works);
         if drain.drained() > before {
             self.schedule.soon();
         }

@@ -18,7 +18,7 @@ use graph::Graph;
 
 /// From the bottom up. Siblings in L1 do not import each other; elsewhere they may.
 const LAYERS: [&[&str]; 5] = [
-    &["message", "config", "descriptors", "disk", "layout", "permit", "thread", "signals", "logging"],
+    &["message", "backoff", "config", "descriptors", "disk", "layout", "permit", "thread", "signals", "logging"],
     &["journal", "cache", "transcript", "store", "responder", "metrics"],
     &["chat", "recorder", "history", "feed", "worker", "janitor", "doctor", "hub"],
     &["server", "api"],

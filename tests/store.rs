@@ -295,7 +295,7 @@ fn a_wrong_password_is_told_as_such_and_no_credential_is_quoted() {
     for uri in [wrong, nobody] {
         let store = open(&uri);
         for error in [store.connect().unwrap_err(), store.insert(&Maker::new().batch("s", 1)).unwrap_err()] {
-            assert!(matches!(error, StoreError::Credentials { .. }) && !error.is_passing(), "{error:?}");
+            assert!(matches!(error, StoreError::Credentials(_)) && !error.is_passing(), "{error:?}");
             assert!(!format!("{error} {error:?}").contains("hunter"), "{error:?}");
             assert!(!format!("{error} {error:?}").contains(USER), "{error:?}");
         }
@@ -312,7 +312,7 @@ fn a_server_that_is_not_there_is_told_within_seconds_and_found_when_it_comes() {
     let store = open(&server.uri().replace("//", &format!("//{USER}:{PASSWORD}@")));
     let began = Instant::now();
     let error = store.connect().unwrap_err();
-    assert!(matches!(error, StoreError::Unreachable { .. }) && error.is_passing(), "{error:?}");
+    assert!(matches!(error, StoreError::Unreachable(_)) && error.is_passing(), "{error:?}");
     assert!(!format!("{error:?}").contains(PASSWORD), "{error:?}");
     assert!(began.elapsed() < SLACK, "it took {:?}", began.elapsed());
 
@@ -328,7 +328,7 @@ fn a_server_that_is_not_there_is_told_within_seconds_and_found_when_it_comes() {
 fn a_connection_string_that_cannot_be_used_is_refused_before_anything_is_tried() {
     for uri in ["mongodb://user:hunter2hunter2@host/?maxPoolSize=many", "http://user:hunter2hunter2@host"] {
         let error = store::open(&config(uri)).err().unwrap();
-        assert!(matches!(error, StoreError::Configuration { .. }), "{error:?}");
+        assert!(matches!(error, StoreError::Configuration(_)), "{error:?}");
         assert!(!format!("{error:?}").contains(PASSWORD), "{error:?}");
     }
 }
@@ -400,7 +400,7 @@ fn without_a_majority_nothing_counts_as_stored_not_even_what_is_there_already() 
     secondaries.iter().for_each(|member| member.freeze());
     for _ in 0..2 {
         let error = store.insert(&during).unwrap_err();
-        assert!(matches!(error, StoreError::WriteConcern { .. }) && error.is_passing(), "{error:?}");
+        assert!(matches!(error, StoreError::WriteConcern(_)) && error.is_passing(), "{error:?}");
     }
     secondaries.iter().for_each(|member| member.thaw());
     assert_eq!(insist(&*store, &during).refused, []);

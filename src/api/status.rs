@@ -76,7 +76,7 @@ impl Status {
         });
         json!({
             "enabled": mongo.enabled,
-            "status": database.state.as_str(),
+            "status": database.state,
             "since": database.since,
             "reason": database.reason,
             "differing_indexes": database.differing_indexes,

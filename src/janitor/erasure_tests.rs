@@ -23,7 +23,7 @@ use crate::journal::{Draft, Journal, Kept, Key, Progress, Record, Refusal, Reply
 use crate::message::{self, Clock, Id, Metadata, SessionId, Timestamp};
 use crate::recorder::{Opened, Recorder, StartError};
 use crate::transcript::Transcripts;
-use crate::worker::{TranscriptSink, Worker};
+use crate::worker::Worker;
 
 /// In every text that is erased, and in no other.
 const MARK: &str = "SECRET";
@@ -159,11 +159,9 @@ impl Case {
     /// What the worker does until a stop.
     fn work(&self) {
         let live = self.live();
-        let sink = TranscriptSink::new(live.transcripts.clone(), live.journal.clone());
-        let (config, channel) = (&self.config.journal, live.channel.clone());
-        let checkpoint = live.journal.start();
-        let worker =
-            Worker::new(live.journal.clone(), channel, sink, Clock::system(), config, checkpoint, Arc::default());
+        let (config, channel, transcripts) = (&self.config.journal, live.channel.clone(), live.transcripts.clone());
+        let (checkpoint, clock) = (live.journal.start(), Clock::system());
+        let worker = Worker::new(live.journal.clone(), channel, transcripts, clock, config, checkpoint, Arc::default());
         let (stop, stopped) = bounded(0);
         drop(stop);
         worker.run(&stopped);

@@ -9,7 +9,6 @@
 //! ends when the pool is dropped, unless it is stuck: then it ends with its call, or with the process when `main` returns,
 //! whichever comes first. Knows nothing of MongoDB.
 
-use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -28,7 +27,7 @@ type Job = Box<dyn FnOnce() + Send>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
     /// Every thread is taken: at once when by abandoned calls, else at the deadline. The call was not begun.
-    #[error("every thread for such calls is busy")]
+    #[error("the calls before have not returned")]
     Busy,
     /// The deadline came first. The call goes on and may still do its work.
     #[error("the call did not return in time")]
@@ -48,25 +47,28 @@ pub struct Calls {
     shared: Arc<Shared>,
 }
 
+#[derive(Debug)]
 struct Shared {
     inner: Mutex<Inner>,
     /// A thread has become free, or was abandoned.
     changed: Condvar,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Inner {
     threads: Vec<Worker>,
     /// The number of the next call.
     next: u64,
 }
 
+#[derive(Debug)]
 struct Worker {
     jobs: Sender<Job>,
     thread: JoinHandle<()>,
     running: Option<Running>,
 }
 
+#[derive(Debug)]
 struct Running {
     number: u64,
     abandoned: bool,
@@ -202,6 +204,7 @@ impl Drop for Calls {
 }
 
 /// A call under way. Dropped before it has returned, it is abandoned.
+#[derive(Debug)]
 pub struct Call<T> {
     number: u64,
     outcome: Receiver<T>,
@@ -230,12 +233,6 @@ impl<T> Call<T> {
 impl<T> Drop for Call<T> {
     fn drop(&mut self) {
         self.shared.abandon(self.number);
-    }
-}
-
-impl<T> fmt::Debug for Call<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Call({})", self.number)
     }
 }
 

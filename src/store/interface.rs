@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use crate::message::{Id, Message, SessionId};
 
+use super::CallError;
+
 /// The rule of a connection string.
 pub(super) const RULE: &str =
     "must be a MongoDB connection string, mongodb://[user:password@]host[:port][,…][/database][?options]";
@@ -179,45 +181,36 @@ pub struct StorePage {
     pub passed_over: usize,
 }
 
-/// Why a call failed, by what has to happen.
+/// Why a call failed, by what has to happen; each with what was seen, in words that may be shown.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// Nobody answers, or nobody who may write: an outage or a failover. It passes by itself.
-    #[error("MongoDB cannot be reached: {reason}")]
-    Unreachable {
-        /// What was seen.
-        reason: String,
-    },
+    #[error("MongoDB cannot be reached: {0}")]
+    Unreachable(String),
     /// Not known to be on a majority of the servers, whatever one of them has. It passes when they are back.
-    #[error("MongoDB did not confirm the write on a majority of its servers ({reason})")]
-    WriteConcern {
-        /// The code.
-        reason: String,
-    },
+    #[error("MongoDB did not confirm the write on a majority of its servers ({0})")]
+    WriteConcern(String),
     /// The user, the password or the rights are wrong: somebody has to change them, here or there.
-    #[error("MongoDB refuses the credentials ({reason})")]
-    Credentials {
-        /// The code.
-        reason: String,
-    },
+    #[error("MongoDB refuses the credentials ({0})")]
+    Credentials(String),
     /// The connection string or the build is wrong: somebody has to change it and start again.
-    #[error("MongoDB cannot be used: {reason}")]
-    Configuration {
-        /// What is wrong.
-        reason: String,
-    },
+    #[error("MongoDB cannot be used: {0}")]
+    Configuration(String),
     /// The server answered with another error; whether it passes is not known.
-    #[error("MongoDB answered with an error ({reason})")]
-    Server {
-        /// The code.
-        reason: String,
-    },
+    #[error("MongoDB answered with an error ({0})")]
+    Server(String),
 }
 
 impl StoreError {
     /// Whether nothing but time is needed. What is not should be tried again more slowly, and be seen by somebody.
     #[must_use]
     pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::WriteConcern { .. } | Self::Server { .. })
+        matches!(self, Self::Unreachable(_) | Self::WriteConcern(_) | Self::Server(_))
+    }
+}
+
+impl From<CallError> for StoreError {
+    fn from(error: CallError) -> Self {
+        Self::Unreachable(error.to_string())
     }
 }

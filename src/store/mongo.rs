@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use mongodb::bson::{Document, RawDocumentBuf, doc};
+use mongodb::bson::{Document, RawDocument, RawDocumentBuf, doc};
 use mongodb::error::{Error, ErrorKind, IndexedWriteError, InsertManyError};
 use mongodb::options::{Acknowledgment, ClientOptions, ConnectionString, HostInfo, ServerAddress, WriteConcern};
 use mongodb::sync::{Client, Collection, Database};
@@ -19,7 +19,7 @@ use mongodb::sync::{Client, Collection, Database};
 use crate::config::{MongoConfig, Secret};
 use crate::message::{Id, Message, SessionId, Timestamp};
 
-use super::document::{Identity, id_of, to_document, to_message};
+use super::document::{id_of, to_document, to_message};
 use super::erasures::{Erasures, primary};
 use super::interface::RULE;
 use super::{
@@ -64,8 +64,7 @@ fn host(address: &ServerAddress) -> String {
 /// # Errors
 /// [`StoreError::Configuration`] when the connection string is none, or this build has no MongoDB.
 pub fn open(config: &MongoConfig) -> Result<Arc<dyn Store>, StoreError> {
-    let hosts =
-        hosts(config.uri.expose()).map_err(|rule| StoreError::Configuration { reason: format!("mongo.uri {rule}") })?;
+    let hosts = hosts(config.uri.expose()).map_err(|rule| StoreError::Configuration(format!("mongo.uri {rule}")))?;
     Ok(Arc::new(MongoStore {
         hosts: hosts.into(),
         uri: config.uri.clone(),
@@ -114,6 +113,10 @@ impl MongoStore {
         Ok(lock().get_or_insert(made).clone())
     }
 
+    fn ask<T>(&self, ask: impl FnOnce(&Opened) -> Result<T, Error>) -> Result<T, StoreError> {
+        ask(&self.opened()?).map_err(|error| verdict::of(&error, &self.hosts))
+    }
+
     fn open(&self) -> Result<Opened, Error> {
         let mut options = ClientOptions::parse(self.uri.expose()).run()?;
         options.app_name.get_or_insert_with(|| "chatkeep".to_owned());
@@ -136,13 +139,13 @@ impl MongoStore {
 
 impl Store for MongoStore {
     fn connect(&self) -> Result<Connected, StoreError> {
-        let opened = self.opened()?;
-        let differing = indexes::ensure(&opened.database, &opened.messages, indexes::of_messages());
-        let mut differing = differing.map_err(|error| verdict::of(&error, &self.hosts))?;
-        if let Some(erasures) = &opened.erasures {
-            differing.extend(erasures.connect(&opened.database).map_err(|error| verdict::of(&error, &self.hosts))?);
-        }
-        Ok(Connected { differing_indexes: differing })
+        self.ask(|opened| {
+            let mut differing = indexes::ensure(&opened.database, &opened.messages, indexes::of_messages())?;
+            if let Some(erasures) = &opened.erasures {
+                differing.extend(erasures.connect(&opened.database)?);
+            }
+            Ok(Connected { differing_indexes: differing })
+        })
     }
 
     fn prepare(&self, message: &Arc<Message>) -> Outgoing {
@@ -153,17 +156,14 @@ impl Store for MongoStore {
     fn send(&self, batch: &[Outgoing]) -> Result<Inserted, StoreError> {
         let opened = self.opened()?;
         let mut inserted = Inserted::default();
-        let mut fit = Batch { documents: Vec::with_capacity(batch.len()), messages: Vec::with_capacity(batch.len()) };
+        let mut fit = Vec::with_capacity(batch.len());
         for (index, Outgoing { message, document }) in batch.iter().enumerate() {
             match document.as_ref().expect("it was prepared by this store") {
-                Ok(document) => {
-                    fit.documents.push(document);
-                    fit.messages.push((index, message));
-                }
+                Ok(document) => fit.push((index, message, document)),
                 Err(reason) => inserted.refused.push(Refused { index, reason: reason.clone() }),
             }
         }
-        if !fit.documents.is_empty() {
+        if !fit.is_empty() {
             opened.insert(&fit, &mut inserted)?;
         }
         inserted.refused.sort_by_key(|refused| refused.index);
@@ -171,43 +171,36 @@ impl Store for MongoStore {
     }
 
     fn erase(&self, session: &SessionId, up_to: Id) -> Result<u64, StoreError> {
-        let opened = self.opened()?;
-        if let Some(erasures) = &opened.erasures {
-            erasures.tell(session, up_to).map_err(|error| verdict::of(&error, &self.hosts))?;
-        }
-        let filter = doc! { "session_id": session.as_str(), "_id": { "$lte": up_to.to_string() } };
-        let deleted = opened.messages.delete_many(filter).write_concern(opened.write_concern).run();
-        Ok(deleted.map_err(|error| verdict::of(&error, &self.hosts))?.deleted_count)
+        self.ask(|opened| {
+            if let Some(erasures) = &opened.erasures {
+                erasures.tell(session, up_to)?;
+            }
+            let filter = doc! { "session_id": session.as_str(), "_id": { "$lte": up_to.to_string() } };
+            let deleted = opened.messages.delete_many(filter).write_concern(opened.write_concern.clone()).run()?;
+            Ok(deleted.deleted_count)
+        })
     }
 
     fn read(&self, query: &StoreQuery) -> Result<StorePage, StoreError> {
-        let opened = self.opened()?;
-        let page = opened.by_time(query).and_then(|found| match found {
+        self.ask(|opened| match opened.by_time(query)? {
             Some(page) => Ok(page),
             None => opened.by_id(query),
-        });
-        page.map_err(|error| verdict::of(&error, &self.hosts))
+        })
     }
 
     fn erasures(&self, after: Option<&ErasurePlace>) -> Result<Vec<StoredErasure>, StoreError> {
-        match &self.opened()?.erasures {
-            Some(erasures) => erasures.read(after).map_err(|error| verdict::of(&error, &self.hosts)),
-            None => Ok(Vec::new()),
-        }
+        self.ask(|opened| opened.erasures.as_ref().map_or_else(|| Ok(Vec::new()), |erasures| erasures.read(after)))
     }
 }
 
-/// The documents of a batch, each with its message and that one's place among all.
-struct Batch<'a> {
-    documents: Vec<&'a RawDocumentBuf>,
-    messages: Vec<(usize, &'a Arc<Message>)>,
-}
+/// A message of a batch that can be a document: its place among all, and the document.
+type Fit<'a> = (usize, &'a Arc<Message>, &'a RawDocumentBuf);
 
 impl Opened {
-    fn insert(&self, batch: &Batch<'_>, inserted: &mut Inserted) -> Result<(), StoreError> {
-        let insert = self.messages.insert_many(batch.documents.iter().copied());
+    fn insert(&self, batch: &[Fit<'_>], inserted: &mut Inserted) -> Result<(), StoreError> {
+        let insert = self.messages.insert_many(batch.iter().map(|(.., document)| *document));
         let Err(error) = insert.ordered(false).write_concern(self.write_concern.clone()).run() else {
-            inserted.stored = batch.documents.len();
+            inserted.stored = batch.len();
             return Ok(());
         };
         let ErrorKind::InsertMany(InsertManyError { write_errors: Some(failed), write_concern_error: None, .. }) =
@@ -218,12 +211,12 @@ impl Opened {
         let mut duplicates = Vec::new();
         for failure in failed {
             match verdict::permanent(failure.code) {
-                Some(reason) => inserted.refused.push(Refused { index: batch.messages[failure.index].0, reason }),
+                Some(reason) => inserted.refused.push(Refused { index: batch[failure.index].0, reason }),
                 None if failure.code == verdict::DUPLICATE_KEY => duplicates.push(failure),
                 None => return Err(verdict::of_code(failure.code, "")),
             }
         }
-        inserted.stored = batch.documents.len() - failed.len();
+        inserted.stored = batch.len() - failed.len();
         self.compare(batch, &duplicates, inserted)
     }
 
@@ -231,27 +224,17 @@ impl Opened {
     /// primary has under them is there to stay.
     fn compare(
         &self,
-        batch: &Batch<'_>,
+        batch: &[Fit<'_>],
         duplicates: &[&IndexedWriteError],
         inserted: &mut Inserted,
     ) -> Result<(), StoreError> {
         if duplicates.is_empty() {
             return Ok(());
         }
-        let ids: Vec<String> =
-            duplicates.iter().map(|failure| batch.messages[failure.index].1.id().to_string()).collect();
-        let fields = doc! { "session_id": 1, "role": 1, "text": 1, "created_at": 1 };
-        let found = self.messages.find(doc! { "_id": { "$in": ids } }).projection(fields);
-        let found = found.selection_criteria(primary()).run().map_err(|error| verdict::of(&error, &self.hosts))?;
-        let mut known = HashMap::with_capacity(duplicates.len());
-        for document in found {
-            let document = document.map_err(|error| verdict::of(&error, &self.hosts))?;
-            if let Some(id) = id_of(&document) {
-                known.insert(id, document);
-            }
-        }
+        let ids = duplicates.iter().map(|failure| batch[failure.index].1.id().to_string()).collect();
+        let known = self.documents(ids).map_err(|error| verdict::of(&error, &self.hosts))?;
         for failure in duplicates {
-            let (index, message) = batch.messages[failure.index];
+            let (index, message, _) = batch[failure.index];
             let reason = match known.get(&message.id()) {
                 Some(document) if is_stored_as(message, document) => {
                     inserted.already += 1;
@@ -269,6 +252,14 @@ impl Opened {
         Ok(())
     }
 
+    /// Those under these ids, with what tells whether they are ours.
+    fn documents(&self, ids: Vec<String>) -> Result<HashMap<Id, RawDocumentBuf>, Error> {
+        let fields = doc! { "session_id": 1, "role": 1, "text": 1, "created_at": 1 };
+        let found = self.messages.find(doc! { "_id": { "$in": ids } }).projection(fields);
+        let with_id = |document: RawDocumentBuf| id_of(&document).map(|id| (id, document));
+        found.selection_criteria(primary()).run()?.filter_map(|found| found.map(with_id).transpose()).collect()
+    }
+
     /// A page along `session_ts_idx`: with its key as the order a page costs what it holds, however long the session is.
     ///
     /// Times and ids have one order, but several ids may share a microsecond when servers or imports meet. A page therefore
@@ -277,7 +268,7 @@ impl Opened {
     fn by_time(&self, query: &StoreQuery) -> Result<Option<StorePage>, Error> {
         let mut found = self.fetch(query, "created_at")?;
         if let Some(cut) = found.cut {
-            found.documents.retain(|found| found.time() != cut);
+            found.documents.retain(|(id, _)| id.time() != cut);
             if found.documents.is_empty() {
                 return Ok(None);
             }
@@ -307,22 +298,18 @@ impl Opened {
                 found.cut = Some(id.time());
                 break;
             }
-            found.documents.push(FoundDocument { id, message });
+            found.documents.push((id, message));
         }
         Ok(found)
     }
 }
 
-fn is_stored_as(message: &Message, document: &RawDocumentBuf) -> bool {
-    let Some(parts) = message.parts() else { return false };
-    let created_at = message.id().time().to_string();
-    let ours = Identity {
-        session: message.session().as_str(),
-        role: message.role(),
-        text: &parts.text,
-        created_at: &created_at,
-    };
-    Identity::of(document) == Some(ours)
+/// Whether the document is that message, whatever other programs added to it.
+fn is_stored_as(message: &Message, document: &RawDocument) -> bool {
+    let said = |message: &Message| (message.session().clone(), message.role().to_owned(), message.text());
+    let time = message.id().time().to_string();
+    document.get_str("created_at").is_ok_and(|created_at| created_at == time)
+        && to_message(document).is_some_and(|theirs| said(&theirs) == said(message))
 }
 
 /// The bounds are on the ids, which say everything; those on the times only tell the index where to begin and to end.
@@ -347,22 +334,11 @@ fn filter(query: &StoreQuery) -> Document {
     filter
 }
 
-struct FoundDocument {
-    id: Id,
-    /// `None` for a document that is no message.
-    message: Option<Arc<Message>>,
-}
-
-impl FoundDocument {
-    fn time(&self) -> Timestamp {
-        self.id.time()
-    }
-}
-
 /// What a search found, in its own direction.
 #[derive(Default)]
 struct Found {
-    documents: Vec<FoundDocument>,
+    /// Each with its message; `None` for a document that is none.
+    documents: Vec<(Id, Option<Arc<Message>>)>,
     /// The time of the document at which it was cut, if it was.
     cut: Option<Timestamp>,
 }
@@ -370,14 +346,14 @@ struct Found {
 impl Found {
     fn into_page(mut self, direction: Direction) -> StorePage {
         // One time may hold several ids, in whatever order the index has them.
-        self.documents.sort_by_key(|found| found.id);
+        self.documents.sort_by_key(|(id, _)| *id);
         let searched = match direction {
             Direction::Newest => self.documents.first(),
             Direction::Oldest => self.documents.last(),
         };
-        let searched = searched.map(|found| found.id);
+        let searched = searched.map(|(id, _)| *id);
         let all = self.documents.len();
-        let messages: Vec<_> = self.documents.into_iter().filter_map(|found| found.message).collect();
+        let messages: Vec<_> = self.documents.into_iter().filter_map(|(_, message)| message).collect();
         StorePage { passed_over: all - messages.len(), messages, more: self.cut.is_some(), searched }
     }
 }

@@ -72,13 +72,13 @@ pub fn of_code(code: i32, name: &str) -> StoreError {
     let is_name = !name.is_empty() && name.len() <= 64 && name.bytes().all(|b| b.is_ascii_alphanumeric());
     let reason = if is_name { format!("code {code}, {name}") } else { format!("code {code}") };
     if CREDENTIALS.contains(&code) {
-        StoreError::Credentials { reason }
+        StoreError::Credentials(reason)
     } else if WRITE_CONCERN.contains(&code) {
-        StoreError::WriteConcern { reason }
+        StoreError::WriteConcern(reason)
     } else if UNREACHABLE.contains(&code) {
-        StoreError::Unreachable { reason }
+        StoreError::Unreachable(reason)
     } else {
-        StoreError::Server { reason }
+        StoreError::Server(reason)
     }
 }
 
@@ -86,7 +86,7 @@ pub fn of_code(code: i32, name: &str) -> StoreError {
 /// their order.
 pub fn of(error: &Error, hosts: &[String]) -> StoreError {
     match error.kind.as_ref() {
-        ErrorKind::Authentication { .. } => StoreError::Credentials { reason: "authentication failed".to_owned() },
+        ErrorKind::Authentication { .. } => StoreError::Credentials("authentication failed".to_owned()),
         ErrorKind::Command(command) => of_code(command.code, &command.code_name),
         ErrorKind::Write(WriteFailure::WriteConcernError(concern)) => write_concern(concern.code),
         ErrorKind::Write(WriteFailure::WriteError(write)) => of_code(write.code, ""),
@@ -94,22 +94,18 @@ pub fn of(error: &Error, hosts: &[String]) -> StoreError {
             (Some(concern), _) => write_concern(concern.code),
             (None, errors) => of_code(errors.iter().flatten().next().map_or(0, |error| error.code), ""),
         },
-        ErrorKind::Io(io) => StoreError::Unreachable { reason: io.to_string() },
+        ErrorKind::Io(io) => StoreError::Unreachable(io.to_string()),
         ErrorKind::ConnectionPoolCleared { .. } => {
-            StoreError::Unreachable { reason: "the connection was given up with its server".to_owned() }
+            StoreError::Unreachable("the connection was given up with its server".to_owned())
         }
-        ErrorKind::ServerSelection { message, .. } => StoreError::Unreachable { reason: unselected(message, hosts) },
-        ErrorKind::DnsResolve { .. } => StoreError::Unreachable { reason: "a name could not be resolved".to_owned() },
-        ErrorKind::InvalidTlsConfig { .. } => {
-            StoreError::Configuration { reason: "the TLS options cannot be used".to_owned() }
-        }
-        ErrorKind::InvalidArgument { .. } => {
-            StoreError::Configuration { reason: "the driver refuses the options".to_owned() }
-        }
+        ErrorKind::ServerSelection { message, .. } => StoreError::Unreachable(unselected(message, hosts)),
+        ErrorKind::DnsResolve { .. } => StoreError::Unreachable("a name could not be resolved".to_owned()),
+        ErrorKind::InvalidTlsConfig { .. } => StoreError::Configuration("the TLS options cannot be used".to_owned()),
+        ErrorKind::InvalidArgument { .. } => StoreError::Configuration("the driver refuses the options".to_owned()),
         ErrorKind::IncompatibleServer { .. } => {
-            StoreError::Configuration { reason: "the server and this driver do not fit together".to_owned() }
+            StoreError::Configuration("the server and this driver do not fit together".to_owned())
         }
-        _ => StoreError::Server { reason: "an answer that was not understood".to_owned() },
+        _ => StoreError::Server("an answer that was not understood".to_owned()),
     }
 }
 
@@ -117,13 +113,13 @@ pub fn of(error: &Error, hosts: &[String]) -> StoreError {
 pub fn refusal(error: &Error) -> Option<String> {
     let ErrorKind::Command(command) = error.kind.as_ref() else { return None };
     match of_code(command.code, &command.code_name) {
-        StoreError::Credentials { reason } | StoreError::Server { reason } => Some(reason),
+        StoreError::Credentials(reason) | StoreError::Server(reason) => Some(reason),
         _ => None,
     }
 }
 
 fn write_concern(code: i32) -> StoreError {
-    StoreError::WriteConcern { reason: format!("code {code}") }
+    StoreError::WriteConcern(format!("code {code}"))
 }
 
 /// Why no server was selected, host by host. The driver tells it as a dump of what it knows of them, in no fixed order:
@@ -233,10 +229,10 @@ mod tests {
 
     #[test]
     fn errors_are_told_by_their_remedy() {
-        assert!(matches!(of_code(10_107, "NotWritablePrimary"), StoreError::Unreachable { .. }));
-        assert!(matches!(of_code(64, "WriteConcernFailed"), StoreError::WriteConcern { .. }));
-        assert!(matches!(of_code(18, "AuthenticationFailed"), StoreError::Credentials { .. }));
-        assert!(matches!(of_code(8, "UnknownError"), StoreError::Server { .. }));
+        assert!(matches!(of_code(10_107, "NotWritablePrimary"), StoreError::Unreachable(_)));
+        assert!(matches!(of_code(64, "WriteConcernFailed"), StoreError::WriteConcern(_)));
+        assert!(matches!(of_code(18, "AuthenticationFailed"), StoreError::Credentials(_)));
+        assert!(matches!(of_code(8, "UnknownError"), StoreError::Server(_)));
         assert!(!of_code(13, "Unauthorized").is_passing() && of_code(11_602, "").is_passing());
         assert_eq!(of_code(1, "user:secret").to_string(), "MongoDB answered with an error (code 1)");
         assert!(permanent(121).is_some() && permanent(DUPLICATE_KEY).is_none() && permanent(10_107).is_none());

@@ -21,7 +21,7 @@ pub fn hosts(uri: &str) -> Result<Vec<String>, &'static str> {
 /// [`StoreError::Configuration`], always.
 pub fn open(_: &MongoConfig) -> Result<Arc<dyn Store>, StoreError> {
     let reason = "this build has no MongoDB, it was made without the cargo feature `mongo`".to_owned();
-    Err(StoreError::Configuration { reason })
+    Err(StoreError::Configuration(reason))
 }
 
 #[cfg(test)]

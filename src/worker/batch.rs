@@ -9,17 +9,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::config::MongoConfig;
+use crate::config::BatchConfig;
 use crate::journal::{Entry, Record};
 use crate::message::Id;
 use crate::store::{Outgoing, Store};
-
-/// What a batch holds at most; one message may be beyond the bytes.
-#[derive(Clone, Copy)]
-struct Limits {
-    messages: usize,
-    bytes: usize,
-}
 
 /// A record that was taken.
 struct Taken {
@@ -31,24 +24,24 @@ struct Taken {
 /// Records in sequence, as many as one batch may hold and what one read brings beyond. Their messages are made ready here,
 /// while the batch before is under way: a server waits for the next one no longer than it takes to hand it over.
 pub struct Ahead {
-    limits: Limits,
+    /// Of a batch; one message may be beyond the bytes.
+    limits: BatchConfig,
     records: VecDeque<Taken>,
     bytes: usize,
 }
 
 impl Ahead {
-    pub fn new(config: &MongoConfig) -> Self {
-        let limits = Limits { messages: config.batch.max_messages, bytes: config.batch.max_bytes };
+    pub fn new(limits: BatchConfig) -> Self {
         Self { limits, records: VecDeque::new(), bytes: 0 }
     }
 
     pub fn has_room(&self) -> bool {
-        self.records.len() < self.limits.messages && self.bytes < self.limits.bytes
+        self.records.len() < self.limits.max_messages && self.bytes < self.limits.max_bytes
     }
 
     /// For how many bytes more it has room.
     pub fn bytes_left(&self) -> usize {
-        self.limits.bytes.saturating_sub(self.bytes)
+        self.limits.max_bytes.saturating_sub(self.bytes)
     }
 
     pub fn is_empty(&self) -> bool {
@@ -129,19 +122,19 @@ impl Batch {
 
     /// Whether nothing of what is ahead goes into it any more, whatever comes.
     pub fn is_full(&self, ahead: &Ahead) -> bool {
-        self.messages.len() >= ahead.limits.messages || self.bytes >= ahead.limits.bytes
+        self.messages.len() >= ahead.limits.max_messages || self.bytes >= ahead.limits.max_bytes
     }
 
     /// Moves what is ahead into it, up to the limits or to an erasure. Messages below `expired_before` are passed over.
     pub fn fill(&mut self, ahead: &mut Ahead, expired_before: Option<Id>) {
         let limits = ahead.limits;
         let messages = Arc::make_mut(&mut self.messages);
-        while messages.len() < limits.messages
+        while messages.len() < limits.max_messages
             && let Some(next) = ahead.first()
             && !matches!(next.entry, Entry::Erasure { .. })
         {
             let bytes = bytes_of(next);
-            if !messages.is_empty() && self.bytes + bytes > limits.bytes {
+            if !messages.is_empty() && self.bytes + bytes > limits.max_bytes {
                 break;
             }
             let Some(Taken { record, outgoing }) = ahead.pop_taken() else { break };

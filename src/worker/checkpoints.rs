@@ -7,24 +7,17 @@ use std::io;
 use crate::disk::Disk;
 use crate::journal::Checkpoint;
 
-use super::{InUse, Sink, SwitchedOff, Worker};
+use super::{InUse, SwitchedOff, Worker};
 
-impl<S: Sink, D: Disk> Worker<S, D> {
+impl<D: Disk> Worker<D> {
     pub(super) fn flush(&mut self) {
         self.schedule.begin();
-        match self.store() {
-            Ok(()) if self.failing => {
-                self.failing = false;
-                log::info!("[CHAT WORKER] The disk takes checkpoints again");
-            }
-            Ok(()) => {}
-            Err(e) => {
-                self.schedule.again();
-                if !std::mem::replace(&mut self.failing, true) {
-                    log::error!("[CHAT WORKER] What was taken cannot be made safe, trying on: {e}");
-                }
-            }
+        let stored = self.store();
+        if stored.is_err() {
+            self.schedule.again();
         }
+        let works = "[CHAT WORKER] The disk takes checkpoints again";
+        self.storing.take(stored, "[CHAT WORKER] What was taken cannot be made safe", works);
     }
 
     /// Flushes the sink, stores the checkpoint, drops old segments: in this order. Segments that the stored checkpoint has

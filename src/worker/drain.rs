@@ -35,7 +35,7 @@ use crate::config::MongoConfig;
 use crate::disk::{Disk, RealDisk};
 use crate::journal::{Journal, Record};
 use crate::message::Expiry;
-use crate::store::{Store, StoreError};
+use crate::store::Store;
 
 use super::batch::Batch;
 use super::dead_letters::DeadLetters;
@@ -43,18 +43,8 @@ use super::foreign::Foreign;
 use super::pending_erasures::PendingErasures;
 use super::storage::Storage;
 
-use call::{Caller, Outcome, Task};
+use call::{Answer, Caller, Outcome, Task};
 use intake::{Intake, id_at};
-
-/// What a look at the call under way came to.
-enum Looked {
-    /// There is none.
-    Idle,
-    /// It goes on.
-    Waits,
-    /// It is over.
-    Ended,
-}
 
 /// See the module.
 pub struct Drain<D: Disk = RealDisk> {
@@ -146,7 +136,7 @@ impl<D: Disk> Drain<D> {
     }
 
     /// Where the outcome of the call under way comes.
-    pub fn outcome(&self) -> Option<&Receiver<Outcome>> {
+    pub fn outcome(&self) -> Option<&Receiver<Answer>> {
         self.caller.under_way.as_ref().map(|under_way| under_way.call.outcome())
     }
 
@@ -160,37 +150,24 @@ impl<D: Disk> Drain<D> {
             self.storage.reached(id_at(&self.journal, self.intake.drained));
         }
         loop {
-            match self.caller.look_at_slow_connection() {
-                Some(Ok(connected)) => self.connected(&connected),
-                Some(Err(e)) => self.failed(&Task::Connect, &e),
-                None => {}
+            if let Some(answer) = self.caller.take_slow_connection() {
+                self.finish(Task::Connect, Duration::ZERO, answer);
             }
             let read = self.intake.read(&*self.caller.store, passed);
             self.form_batch();
-            match self.look() {
-                Looked::Waits => return read,
+            if let Some((task, took, answer)) = self.caller.take() {
+                self.finish(task, took, answer);
                 // The next batch is formed first.
-                Looked::Ended => {}
-                Looked::Idle => {
-                    let begun = !self.caller.backoff.pauses() && self.begin();
-                    self.through = Batch::default();
-                    if !begun {
-                        return read;
-                    }
-                }
+                continue;
             }
-        }
-    }
-
-    /// Looks whether the call under way has ended, or is to be given up.
-    fn look(&mut self) -> Looked {
-        match self.caller.look() {
-            Some(outcome) => {
-                self.finish(outcome);
-                Looked::Ended
+            if self.caller.under_way.is_some() {
+                return read;
             }
-            None if self.caller.under_way.is_some() => Looked::Waits,
-            None => Looked::Idle,
+            let begun = !self.caller.backoff.pauses() && self.begin();
+            self.through = Batch::default();
+            if !begun {
+                return read;
+            }
         }
     }
 
@@ -232,22 +209,25 @@ impl<D: Disk> Drain<D> {
     /// Begins the next call, if there is one to make; whether it did.
     fn begin(&mut self) -> bool {
         // A batch comes last but for the erasure behind it, or under a steady load it would never come to the others.
-        let begun = if self.caller.is_unconnected() {
-            self.caller.begin(Task::Connect, |store| Outcome::Connected(store.connect()))
+        if self.caller.is_unconnected() {
+            self.call(Task::Connect, |store| store.connect().map(Outcome::Connected))
         } else if let Some(foreign) = self.foreign.as_ref().filter(|foreign| foreign.due() <= Instant::now()) {
             let place = foreign.place();
-            self.caller.begin(Task::Foreign, move |store| Outcome::Foreign(store.erasures(place.as_ref())))
+            self.call(Task::Foreign, move |store| store.erasures(place.as_ref()).map(Outcome::Foreign))
         } else if let Some((session, up_to)) = self.erasures.next(&self.caller.calls) {
-            self.caller.begin(Task::ErasePending, move |store| Outcome::Erased(store.erase(&session, up_to)))
+            self.call(Task::ErasePending, move |store| store.erase(&session, up_to).map(Outcome::Erased))
         } else if self.batch_is_due() {
             let messages = self.intake.batch.messages().clone();
-            self.caller.begin(Task::Insert, move |store| Outcome::Inserted(store.send(&messages)))
+            self.call(Task::Insert, move |store| store.send(&messages).map(Outcome::Inserted))
         } else if let Some((session, up_to)) = self.intake.erasure() {
-            let task = Task::Erase(session.clone(), up_to);
-            self.caller.begin(task, move |store| Outcome::Erased(store.erase(&session, up_to)))
+            self.call(Task::Erase, move |store| store.erase(&session, up_to).map(Outcome::Erased))
         } else {
-            return false;
-        };
-        begun.map_err(|(task, error): (Task, StoreError)| self.failed(&task, &error)).is_ok()
+            false
+        }
+    }
+
+    fn call(&mut self, task: Task, call: impl FnOnce(&dyn Store) -> Answer + Send + 'static) -> bool {
+        let begun = self.caller.begin(task, call);
+        begun.map_err(|error| self.failed(task, &error)).is_ok()
     }
 }

@@ -1,6 +1,8 @@
 //! What failures of the disk and users' hands do beside the journal: to checkpoints, transcripts and what readers see
 //! meanwhile, one by one on the simulated disk. Compiled under `#[cfg(test)]` only.
 
+use std::io;
+
 use super::model_tests::world::{Live, Saying, World};
 use super::*;
 use crate::config::Fsync;

@@ -43,7 +43,6 @@ pub struct Foreign {
     /// What was carried out.
     heard: LruCache<SessionId, Id>,
     due: Instant,
-    told: Option<String>,
 }
 
 impl Foreign {
@@ -51,7 +50,7 @@ impl Foreign {
     #[must_use]
     pub fn new(apply: Apply) -> Self {
         let (heard, due) = (LruCache::new(HEARD_MAX), Instant::now());
-        Self { apply, place: None, newest: 0, heard, due, told: None }
+        Self { apply, place: None, newest: 0, heard, due }
     }
 
     /// When to ask.
@@ -73,11 +72,8 @@ impl Foreign {
         match (self.apply)(&erased) {
             Ok(0) => {}
             Ok(count) => log::info!("[CHAT ERASE] {count} sessions are erased here as on another server"),
-            Err(refusal) => {
-                return Some(self.tell(format!("what other servers erased cannot be erased here: {refusal}")));
-            }
+            Err(refusal) => return Some(format!("what other servers erased cannot be erased here: {refusal}")),
         }
-        self.told = None;
         for (session, up_to) in erased {
             self.heard.put(session, up_to);
         }
@@ -93,16 +89,7 @@ impl Foreign {
     /// The question was refused; in what words to say so.
     pub(super) fn refused(&mut self, error: &StoreError) -> String {
         self.due = Instant::now() + EVERY_REFUSED;
-        self.tell(format!("what other servers erased cannot be read: {error}"))
-    }
-
-    /// Logs a reason when it is new.
-    fn tell(&mut self, reason: String) -> String {
-        if self.told.as_ref() != Some(&reason) {
-            log::warn!("[CHAT ERASE] {reason}; it is tried again");
-            self.told = Some(reason.clone());
-        }
-        reason
+        format!("what other servers erased cannot be read: {error}")
     }
 }
 

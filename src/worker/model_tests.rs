@@ -8,7 +8,8 @@
 mod oracle;
 pub mod world;
 
-use super::*;
+use std::io;
+
 use crate::config::Fsync;
 use crate::disk::sim::{Fault, Random};
 use crate::journal::Kept;

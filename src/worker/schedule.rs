@@ -13,7 +13,7 @@ const FOR_ROOM: Duration = Duration::from_millis(50);
 /// Between two flushes that are brought forward by what was taken: each looks at every transcript touched since the last.
 const BETWEEN_FLUSHES: Duration = Duration::from_millis(500);
 /// The pause after a failed flush.
-const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
+pub(super) const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
 
 /// See the module.
 pub(super) struct Schedule {

@@ -1,4 +1,4 @@
-//! The sink without a database: the transcripts, synced; those that fell behind are rebuilt from the journal.
+//! What the worker knows of the transcripts: they are synced, and those that fell behind are rebuilt from the journal.
 //!
 //! Invariant: a sequence counts as reached only when no transcript lacks it and every file that took it was synced under
 //! its own name. After a failed sync nothing that it covered is believed: it is written anew.
@@ -6,37 +6,52 @@
 use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::disk::{Disk, RealDisk};
+use crate::backoff::Backoff;
+use crate::disk::Disk;
 use crate::journal::{self, Entry, Journal, Record};
 use crate::message::{Message, SessionId};
 use crate::transcript::{Rebuilt, Transcripts};
 
-use super::{READ_BYTES, Sink};
+use super::READ_BYTES;
+#[cfg(test)]
+use super::tests::Gate;
 
-/// The longest pause between two rebuilds that mend nothing: each reads the journal from the first missing record on.
+/// The first and the longest pause between two rebuilds that mend nothing: each reads the journal from the first missing
+/// record on.
+const PAUSE_FIRST: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// Lengths compared whenever the worker looks up, until all are: they cost 10 µs each.
 const LENGTHS_AT_ONCE: usize = 4000;
 
 /// See the module.
-pub struct TranscriptSink<D: Disk = RealDisk> {
+pub(super) struct TranscriptSink<D: Disk> {
     transcripts: Arc<Transcripts<D>>,
     journal: Arc<Journal<D>>,
     touched: HashSet<SessionId>,
     /// The sequences taken since the last good flush.
     span: Option<(u64, u64)>,
-    /// The last rebuild mended nothing: the next one comes then, after a pause of this length.
-    pause: Option<(Instant, Duration)>,
+    /// Pauses after one that mended nothing.
+    rebuilding: Backoff,
+    /// Makes it slow, and fail.
+    #[cfg(test)]
+    pub(super) gate: Option<Gate>,
 }
 
 impl<D: Disk> TranscriptSink<D> {
     /// The sink of these transcripts.
-    #[must_use]
-    pub fn new(transcripts: Arc<Transcripts<D>>, journal: Arc<Journal<D>>) -> Self {
-        Self { transcripts, journal, touched: HashSet::new(), span: None, pause: None }
+    pub(super) fn new(transcripts: Arc<Transcripts<D>>, journal: Arc<Journal<D>>) -> Self {
+        Self {
+            transcripts,
+            journal,
+            touched: HashSet::new(),
+            span: None,
+            rebuilding: Backoff::new(PAUSE_FIRST, PAUSE_MAX),
+            #[cfg(test)]
+            gate: None,
+        }
     }
 
     /// Everything taken is written anew for those sessions.
@@ -62,13 +77,12 @@ impl<D: Disk> TranscriptSink<D> {
     /// The pause after a rebuild that mended nothing is over.
     #[cfg(test)]
     pub(super) fn a_moment_later(&mut self) {
-        self.pause = None;
+        self.rebuilding.end_pause();
     }
 
     fn rebuild(&mut self) {
-        let waits = self.pause.is_some_and(|(until, _)| Instant::now() < until);
         // All that a start finds gone is written again in one walk over the journal.
-        if waits || self.transcripts.first_lacking().is_none() || self.transcripts.check_lengths(0) {
+        if self.rebuilding.pauses() || self.transcripts.first_lacking().is_none() || self.transcripts.check_lengths(0) {
             return;
         }
         let mut reader = None;
@@ -80,39 +94,23 @@ impl<D: Disk> TranscriptSink<D> {
         if mended > 0 {
             log::info!("{mended} transcripts that had fallen behind were rebuilt; {lacking} still lack something");
         }
-        self.pause = match fault {
-            Some(fault) if mended == 0 => {
-                let pause = self.pause.map_or(Duration::from_millis(500), |(_, pause)| (pause * 2).min(PAUSE_MAX));
-                if self.pause.is_none() {
-                    log::warn!("transcripts that fell behind cannot be rebuilt, trying on: {fault}");
-                }
-                Some((Instant::now() + pause, pause))
-            }
-            _ => None,
-        };
+        let failed = fault.filter(|_| mended == 0).map_or(Ok(()), Err);
+        let works = "transcripts that fell behind can be rebuilt again";
+        self.rebuilding.take(failed, "transcripts that fell behind cannot be rebuilt", works);
     }
-}
 
-/// Hands every message published since the last call to `take`.
-fn feed<D: Disk>(reader: &mut journal::Reader<D>, take: &mut dyn FnMut(u64, &Message)) -> io::Result<u64> {
-    let mut progress = journal::Progress::More;
-    while progress == journal::Progress::More {
-        progress = reader.read(READ_BYTES, |record| {
-            if let Some(message) = record.entry.message() {
-                take(record.sequence, message);
-            }
-        })?;
-    }
-    Ok(reader.position())
-}
-
-impl<D: Disk> Sink for TranscriptSink<D> {
-    fn is_behind(&self) -> bool {
+    /// Whether a transcript lacks something: it is to be flushed, whatever was taken.
+    pub(super) fn is_behind(&self) -> bool {
         self.transcripts.check_lengths(LENGTHS_AT_ONCE);
         self.transcripts.first_lacking().is_some()
     }
 
-    fn take(&mut self, record: &Record) {
+    /// Takes a record; it need not be safe until the flush.
+    pub(super) fn take(&mut self, record: &Record) {
+        #[cfg(test)]
+        if let Some(gate) = &self.gate {
+            gate.pass(record);
+        }
         let first = self.span.map_or(record.sequence, |(first, _)| first);
         self.span = Some((first, record.sequence));
         if let Entry::Erasure { session, .. } = &record.entry {
@@ -126,7 +124,15 @@ impl<D: Disk> Sink for TranscriptSink<D> {
         }
     }
 
-    fn flush(&mut self, position: u64) -> io::Result<u64> {
+    /// Makes everything taken safe and returns the sequence up to which it is: `position`, or less while a transcript lags.
+    ///
+    /// # Errors
+    /// The disk's; the flush is tried again, with everything taken since the last good one.
+    pub(super) fn flush(&mut self, position: u64) -> io::Result<u64> {
+        #[cfg(test)]
+        if let Some(gate) = self.gate.as_ref().filter(|gate| gate.fails) {
+            return Err(gate.error());
+        }
         // A start left it to us to look at the transcripts nobody has used since.
         self.transcripts.settle();
         self.widen();
@@ -141,4 +147,17 @@ impl<D: Disk> Sink for TranscriptSink<D> {
         self.rebuild();
         Ok(self.transcripts.first_lacking().map_or(position, |lacking| position.min(lacking - 1)))
     }
+}
+
+/// Hands every message published since the last call to `take`.
+fn feed<D: Disk>(reader: &mut journal::Reader<D>, take: &mut dyn FnMut(u64, &Message)) -> io::Result<u64> {
+    let mut progress = journal::Progress::More;
+    while progress == journal::Progress::More {
+        progress = reader.read(READ_BYTES, |record| {
+            if let Some(message) = record.entry.message() {
+                take(record.sequence, message);
+            }
+        })?;
+    }
+    Ok(reader.position())
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, TryRecvError, never};
 
+use crate::backoff::Backoff;
 use crate::disk::Disk;
 use crate::journal::{Checkpoint, Journal, Reader, Record};
 use crate::message::Id;
@@ -19,7 +20,7 @@ pub(super) const READ_BYTES: usize = 1 << 20;
 const IDLE: Duration = Duration::from_secs(1);
 /// The same while a record was offered whose predecessors are not yet said to be published.
 pub(super) const SOON: Duration = Duration::from_millis(5);
-/// The pause after a failed read.
+/// The longest pause after a failed read.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
 
 /// See the module.
@@ -33,15 +34,15 @@ pub(super) struct Source<D: Disk> {
     pub(super) largest_id: Option<Id>,
     /// The largest sequence the channel offered.
     offered: u64,
-    /// The journal could not be read and is tried again then.
-    read_again: Option<Instant>,
+    reading: Backoff,
 }
 
 impl<D: Disk> Source<D> {
     /// What comes behind `checkpoint`.
     pub(super) fn new(journal: Arc<Journal<D>>, channel: Receiver<Record>, checkpoint: &Checkpoint) -> Self {
         let (reader, position) = (journal.reader(checkpoint.transcribed), checkpoint.transcribed);
-        Self { journal, channel, reader, position, largest_id: checkpoint.largest_id, offered: 0, read_again: None }
+        let reading = Backoff::new(PAUSE_AFTER_FAILURE, PAUSE_AFTER_FAILURE);
+        Self { journal, channel, reader, position, largest_id: checkpoint.largest_id, offered: 0, reading }
     }
 
     /// A record of the channel, if there is one.
@@ -76,7 +77,7 @@ impl<D: Disk> Source<D> {
         // In this order: what is published was offered before.
         let published = self.journal.published();
         let skipped = self.position < self.offered || (self.position < published && self.channel.is_empty());
-        skipped && self.read_again.is_none_or(|again| Instant::now() >= again)
+        skipped && !self.reading.pauses()
     }
 
     /// Whether more is published.
@@ -95,27 +96,23 @@ impl<D: Disk> Source<D> {
     pub(super) fn has_read(&mut self, read: io::Result<()>) -> bool {
         // Refused sequences leave holes.
         self.position = self.position.max(self.reader.position());
-        match read {
-            Ok(()) if self.read_again.take().is_some() => log::info!("[CHAT WORKER] The journal can be read again"),
-            Ok(()) => {}
-            Err(e) => {
-                if self.read_again.replace(Instant::now() + PAUSE_AFTER_FAILURE).is_none() {
-                    log::error!("[CHAT WORKER] The journal cannot be read, trying on: {e}");
-                }
-                return false;
-            }
-        }
-        true
+        let is_read = read.is_ok();
+        self.reading.take(
+            read,
+            "[CHAT WORKER] The journal cannot be read",
+            "[CHAT WORKER] The journal can be read again",
+        );
+        is_read
     }
 
     /// The next try comes at once.
     pub(super) fn end_pause(&mut self) {
-        self.read_again = None;
+        self.reading.end_pause();
     }
 
     /// How long nothing is to be done, if nothing comes.
     pub(super) fn wait(&self) -> Duration {
         let idle = if self.position < self.offered { SOON } else { IDLE };
-        self.read_again.map_or(idle, |again| again.saturating_duration_since(Instant::now()).max(SOON))
+        self.reading.until().map_or(idle, |again| again.saturating_duration_since(Instant::now()).max(SOON))
     }
 }

@@ -14,8 +14,9 @@ const FLUSH_LINE_EVERY: Duration = Duration::from_secs(1);
 /// Reasons that are told in one outage: it may have several, one after the other and over again.
 const REASONS_MAX: usize = 8;
 
-/// What is known of it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What is known of it. In the status its name is the word.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum State {
     /// It is not used.
     #[default]
@@ -26,19 +27,6 @@ pub enum State {
     Ok,
     /// The last call failed.
     Error,
-}
-
-impl State {
-    /// The word of the contract.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Disabled => "disabled",
-            Self::Connecting => "connecting",
-            Self::Ok => "ok",
-            Self::Error => "error",
-        }
-    }
 }
 
 /// What the drain has done since the start.
@@ -137,9 +125,13 @@ impl Storage {
         self.lock().view.erasures_to_repeat = count;
     }
 
-    /// What other servers erased cannot be carried out here, or can.
-    pub fn cannot_share(&self, reason: Option<&str>) {
-        self.lock().view.cannot_share = reason.map(str::to_owned);
+    /// What other servers erased cannot be carried out here, or can; a reason is told when it is new.
+    pub fn cannot_share(&self, reason: Option<String>) {
+        let mut inner = self.lock();
+        if let Some(reason) = reason.as_ref().filter(|reason| inner.view.cannot_share.as_ref() != Some(reason)) {
+            log::warn!("[CHAT ERASE] {reason}; it is tried again");
+        }
+        inner.view.cannot_share = reason;
     }
 
     /// A call succeeded.

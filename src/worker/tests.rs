@@ -1,8 +1,9 @@
-//! The worker before a journal on a real disk, with sinks that are slow or fail.
+//! The worker before a journal on a real disk, with transcripts that are slow or fail.
 //!
 //! Compiled under `#[cfg(test)]` only.
 
 use std::fs;
+use std::io;
 use std::num::NonZeroUsize;
 use std::thread::JoinHandle;
 
@@ -16,22 +17,22 @@ use crate::journal::{Draft, ReplyTo};
 use crate::message::{self, Metadata, SessionId};
 use crate::transcript::{Direction, PAGE_BYTES_MAX, Query, Transcripts};
 
-/// A sink that takes a record for each word it gets, and any number once nobody can say one any more.
-struct Gated {
-    gate: Receiver<()>,
+/// Before the transcripts: lets a record pass for each word it gets, and any number once nobody can say one any more.
+pub(super) struct Gate {
+    words: Receiver<()>,
     taken: Sender<u64>,
-    fails: bool,
+    pub(super) fails: bool,
 }
 
-impl Sink for Gated {
-    fn take(&mut self, record: &Record) {
+impl Gate {
+    pub(super) fn pass(&self, record: &Record) {
         // The deadline lets a test that failed end.
-        let _ = self.gate.recv_timeout(Duration::from_secs(30));
+        let _ = self.words.recv_timeout(Duration::from_secs(30));
         let _ = self.taken.send(record.sequence);
     }
 
-    fn flush(&mut self, position: u64) -> io::Result<u64> {
-        if self.fails { Err(io::Error::other("no")) } else { Ok(position) }
+    pub(super) fn error(&self) -> io::Error {
+        io::Error::other("no")
     }
 }
 
@@ -92,18 +93,20 @@ impl Fixture {
         }
     }
 
-    fn run(&self, sink: impl Sink + 'static, checkpoint: Checkpoint) -> Running {
+    fn run(&self, gate: Option<Gate>, checkpoint: Checkpoint) -> Running {
         self.run_owing(
-            sink,
+            gate,
             checkpoint,
             PendingErasures::load(RealDisk, &self.folder.path().join("owed"), Vec::new).unwrap(),
         )
     }
 
-    fn run_owing(&self, sink: impl Sink + 'static, checkpoint: Checkpoint, owed: PendingErasures) -> Running {
+    fn run_owing(&self, gate: Option<Gate>, checkpoint: Checkpoint, owed: PendingErasures) -> Running {
         let (journal, channel, progress) = (self.journal.clone(), self.channel.clone(), self.progress.clone());
-        let worker = Worker::new(journal, channel, sink, Clock::system(), &self.config, checkpoint, progress);
-        let worker = worker.owing(owed);
+        let transcripts = self.transcripts.clone();
+        let worker = Worker::new(journal, channel, transcripts, Clock::system(), &self.config, checkpoint, progress);
+        let mut worker = worker.owing(owed);
+        worker.sink.gate = gate;
         let (stop, stopped) = bounded::<()>(0);
         Running { stop: Some(stop), thread: Some(std::thread::spawn(move || worker.run(&stopped))) }
     }
@@ -148,16 +151,16 @@ fn eventually(mut holds: impl FnMut() -> bool) {
     }
 }
 
-fn gated(fails: bool) -> (Gated, Sender<()>, Receiver<u64>) {
-    let ((open, gate), (taken, seen)) = (bounded(0), unbounded());
-    (Gated { gate, taken, fails }, open, seen)
+fn gated(fails: bool) -> (Option<Gate>, Sender<()>, Receiver<u64>) {
+    let ((open, words), (taken, seen)) = (bounded(0), unbounded());
+    (Some(Gate { words, taken, fails }), open, seen)
 }
 
 #[test]
 fn the_last_records_that_a_full_channel_turned_away_are_taken_in_the_silence_after() {
     let fixture = Fixture::new(2);
-    let (sink, open, seen) = gated(false);
-    let running = fixture.run(sink, Checkpoint::default());
+    let (gate, open, seen) = gated(false);
+    let running = fixture.run(gate, Checkpoint::default());
     fixture.record(10, "hi");
     drop(open);
     for sequence in 1..=10 {
@@ -173,12 +176,12 @@ fn a_gap_before_a_record_that_is_offered_is_read_from_the_journal() {
     let fixture = Fixture::new(1);
     fixture.record(3, "hi");
     // The first one stands in the channel; the worker starts behind a hole.
-    let (sink, open, seen) = gated(false);
+    let (gate, open, seen) = gated(false);
     drop(open);
     let offered = fixture.channel.recv().unwrap();
     fixture.record(1, "the one that is offered");
     assert_eq!(offered.sequence, 1);
-    let _running = fixture.run(sink, Checkpoint { drained: 1, transcribed: 1, ..Checkpoint::default() });
+    let _running = fixture.run(gate, Checkpoint { drained: 1, transcribed: 1, ..Checkpoint::default() });
     for sequence in 2..=4 {
         assert_eq!(seen.recv_timeout(Duration::from_secs(60)), Ok(sequence));
     }
@@ -194,9 +197,9 @@ fn a_record_that_is_offered_before_it_is_published_is_taken_once_it_is() {
             let _ = held.recv_timeout(Duration::from_secs(30));
         }
     });
-    let (sink, open, seen) = gated(false);
+    let (gate, open, seen) = gated(false);
     drop(open);
-    let _running = fixture.run(sink, Checkpoint::default());
+    let _running = fixture.run(gate, Checkpoint::default());
     fixture.record(2, "turned away");
     std::thread::scope(|scope| {
         scope.spawn(|| fixture.record(1, "offered"));
@@ -213,8 +216,8 @@ fn a_record_that_is_offered_before_it_is_published_is_taken_once_it_is() {
 fn a_sink_that_is_slow_has_its_checkpoints_stored_while_it_catches_up() {
     let fixture = Fixture::new(1);
     fixture.record(50, "hi");
-    let (sink, open, _seen) = gated(false);
-    let running = fixture.run(sink, Checkpoint::default());
+    let (gate, open, _seen) = gated(false);
+    let running = fixture.run(gate, Checkpoint::default());
     let due = Instant::now() + 2 * fixture.config.checkpoint_interval;
     open.send(()).unwrap();
     eventually(|| Instant::now() > due);
@@ -236,9 +239,9 @@ fn a_journal_that_could_not_be_read_is_read_again() {
     for path in &segments {
         fs::rename(path, path.with_extension("away")).unwrap();
     }
-    let (sink, open, seen) = gated(false);
+    let (gate, open, seen) = gated(false);
     drop(open);
-    let _running = fixture.run(sink, Checkpoint::default());
+    let _running = fixture.run(gate, Checkpoint::default());
     assert_eq!(seen.recv_timeout(Duration::from_secs(60)), Ok(1), "the channel has the first");
     for path in &segments {
         fs::rename(path.with_extension("away"), path).unwrap();
@@ -255,9 +258,9 @@ fn segments_that_were_drained_are_dropped_although_nothing_more_can_be_flushed()
     let before = fixture.journal.stats().segments;
     // The worker reads from the journal, and its first flush already has something that cannot be made safe.
     while fixture.channel.try_recv().is_ok() {}
-    let (sink, open, _seen) = gated(true);
+    let (gate, open, _seen) = gated(true);
     drop(open);
-    let _running = fixture.run(sink, Checkpoint { drained: 100, transcribed: 100, ..Checkpoint::default() });
+    let _running = fixture.run(gate, Checkpoint { drained: 100, transcribed: 100, ..Checkpoint::default() });
     eventually(|| fixture.journal.stats().segments < before / 2 + 2);
     assert_eq!(fixture.progress.look().drained, 100);
 }
@@ -265,8 +268,7 @@ fn segments_that_were_drained_are_dropped_although_nothing_more_can_be_flushed()
 #[test]
 fn a_transcript_removed_under_a_running_worker_has_what_came_since() {
     let fixture = Fixture::new(1000);
-    let sink = TranscriptSink::new(fixture.transcripts.clone(), fixture.journal.clone());
-    let _running = fixture.run(sink, Checkpoint::default());
+    let _running = fixture.run(None, Checkpoint::default());
     fixture.record(5, "before");
     fixture.drains(5);
     fs::remove_dir_all(fixture.folder.path().join("chats")).unwrap();
@@ -280,8 +282,7 @@ fn a_transcript_that_cannot_be_written_holds_the_checkpoint_until_it_can() {
     let fixture = Fixture::new(1000);
     let in_its_place = fixture.folder.path().join("chats/s.jsonl");
     fs::create_dir(&in_its_place).unwrap();
-    let sink = TranscriptSink::new(fixture.transcripts.clone(), fixture.journal.clone());
-    let _running = fixture.run(sink, Checkpoint::default());
+    let _running = fixture.run(None, Checkpoint::default());
     fixture.record(3, "hi");
     eventually(|| fixture.progress.look().oldest_pending.is_some());
     assert_eq!(fixture.progress.look().drained, 0);
@@ -296,11 +297,11 @@ fn only_what_was_recorded_while_mongodb_was_in_use_is_owed_to_it() {
     for (checkpoint, owed) in [(behind(true), Some(1)), (behind(false), None), (Checkpoint::default(), None)] {
         let fixture = Fixture::new(1000);
         fixture.record(3, "hi");
-        let (sink, open, _seen) = gated(false);
+        let (gate, open, _seen) = gated(false);
         drop(open);
         let mut file = PendingErasures::load(RealDisk, &fixture.config.path.join("owed"), Vec::new).unwrap();
         file.begin().unwrap();
-        drop(fixture.run_owing(sink, checkpoint, file));
+        drop(fixture.run_owing(gate, checkpoint, file));
         assert_eq!(fixture.progress.look().owed_after, owed);
         let stored = stored_checkpoint(&RealDisk, &fixture.config.path);
         assert_eq!((stored.drained, stored.transcribed), (owed.unwrap_or(3), 3), "{checkpoint:?}");

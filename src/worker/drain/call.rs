@@ -8,49 +8,47 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::TryRecvError;
 
+use crate::backoff::Backoff;
 use crate::config::MongoConfig;
-use crate::message::{Id, SessionId};
 use crate::store::{Call, CallError, Calls, Connected, Inserted, Store, StoreError, StoredErasure};
-use crate::worker::backoff::Backoff;
+
+/// The first pause after a failure.
+const PAUSE_FIRST: Duration = Duration::from_millis(100);
+
+/// What a call that succeeded came to.
+#[derive(Debug, PartialEq)]
+pub enum Outcome {
+    /// A connection.
+    Connected(Connected),
+    /// A batch.
+    Inserted(Inserted),
+    /// An erasure.
+    Erased(u64),
+    /// The question what other servers erased.
+    Foreign(Vec<StoredErasure>),
+}
 
 /// What a call came to.
-#[derive(Debug)]
-pub enum Outcome {
-    /// Of a connection.
-    Connected(Result<Connected, StoreError>),
-    /// Of a batch.
-    Inserted(Result<Inserted, StoreError>),
-    /// Of an erasure.
-    Erased(Result<u64, StoreError>),
-    /// Of the question what other servers erased.
-    Foreign(Result<Vec<StoredErasure>, StoreError>),
-}
+pub type Answer = Result<Outcome, StoreError>;
 
-/// What is under way.
-pub(super) enum Task {
-    Connect,
-    Insert,
-    /// In its place.
-    Erase(SessionId, Id),
-    /// The next of those that are not final.
-    ErasePending,
-    Foreign,
-}
-
-/// What failed, the least first. Only a success of the same or of more tells that all is well again.
+/// What a call is for, the least first. Of what failed only a success of the same or of more tells that it is well again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Failing {
+pub(super) enum Task {
     /// The question what other servers erased.
     Foreign,
-    /// An erasure that is not final.
+    /// The next of the erasures that are not final.
     ErasePending,
-    /// A connection, a batch or an erasure in its place, without which nothing more reaches the store.
-    Drain,
+    /// A connection.
+    Connect,
+    /// The batch.
+    Insert,
+    /// The erasure that comes next, in its place.
+    Erase,
 }
 
 pub(super) struct UnderWay {
     pub(super) task: Task,
-    pub(super) call: Call<Outcome>,
+    pub(super) call: Call<Answer>,
     pub(super) began: Instant,
     pub(super) deadline: Instant,
 }
@@ -59,7 +57,7 @@ pub(super) enum Connection {
     /// To be made.
     Missing,
     /// Under way for longer than a call may be.
-    Slow(Call<Outcome>),
+    Slow(Call<Answer>),
     /// Made.
     Made,
 }
@@ -73,7 +71,7 @@ pub(super) struct Caller {
     pub(super) connection: Connection,
     pub(super) backoff: Backoff,
     /// The most of what failed and has not succeeded since.
-    pub(super) failing: Option<Failing>,
+    pub(super) failing: Option<Task>,
 }
 
 impl Caller {
@@ -85,7 +83,7 @@ impl Caller {
             timeout: config.call_timeout,
             under_way: None,
             connection: Connection::Missing,
-            backoff: Backoff::new(config.backoff_max),
+            backoff: Backoff::new(PAUSE_FIRST, config.backoff_max),
             failing: None,
         }
     }
@@ -97,56 +95,57 @@ impl Caller {
 
     /// Whether a batch is under way.
     pub(super) fn is_inserting(&self) -> bool {
-        matches!(&self.under_way, Some(UnderWay { task: Task::Insert, .. }))
+        self.under_way.as_ref().is_some_and(|under_way| under_way.task == Task::Insert)
     }
 
     /// Begins a call of the store.
     ///
     /// # Errors
-    /// What was to be done, and why it was not begun.
+    /// Why it was not begun.
     pub(super) fn begin(
         &mut self,
         task: Task,
-        call: impl FnOnce(&dyn Store) -> Outcome + Send + 'static,
-    ) -> Result<(), (Task, StoreError)> {
+        call: impl FnOnce(&dyn Store) -> Answer + Send + 'static,
+    ) -> Result<(), StoreError> {
         let (began, store) = (Instant::now(), Arc::clone(&self.store));
-        let reason = match self.calls.submit(began, move || call(&*store)) {
-            Ok(call) => {
-                self.under_way = Some(UnderWay { task, call, began, deadline: began + self.timeout });
-                return Ok(());
-            }
-            Err(CallError::Busy) => "the calls before have not returned".to_owned(),
-            Err(e) => e.to_string(),
-        };
-        Err((task, StoreError::Unreachable { reason }))
+        let call = self.calls.submit(began, move || call(&*store))?;
+        self.under_way = Some(UnderWay { task, call, began, deadline: began + self.timeout });
+        Ok(())
     }
 
-    /// What the call under way came to, if it is over or has been too long.
-    pub(super) fn look(&self) -> Option<Result<Outcome, CallError>> {
+    /// The call under way and what it came to, if it is over or has been too long: then it is given up.
+    pub(super) fn take(&mut self) -> Option<(Task, Duration, Answer)> {
         let under_way = self.under_way.as_ref()?;
-        match under_way.call.outcome().try_recv() {
-            Ok(outcome) => Some(Ok(outcome)),
-            Err(TryRecvError::Disconnected) => Some(Err(CallError::Failed)),
-            Err(TryRecvError::Empty) => (Instant::now() >= under_way.deadline).then_some(Err(CallError::Late)),
+        let outcome = under_way.call.outcome().try_recv();
+        if outcome == Err(TryRecvError::Empty) && Instant::now() < under_way.deadline {
+            return None;
         }
+        let UnderWay { task, call, began, .. } = self.under_way.take()?;
+        if outcome == Err(TryRecvError::Empty) && task == Task::Connect {
+            self.connection = Connection::Slow(call);
+        }
+        let answer = outcome.unwrap_or_else(|e| match e {
+            TryRecvError::Empty => {
+                Err(StoreError::Unreachable(format!("no answer within {} s", self.timeout.as_secs())))
+            }
+            TryRecvError::Disconnected => Err(CallError::Failed.into()),
+        });
+        Some((task, began.elapsed(), answer))
     }
 
-    /// The same of a slow connection.
-    pub(super) fn look_at_slow_connection(&mut self) -> Option<Result<Connected, StoreError>> {
+    /// What a slow connection came to, if it is over.
+    pub(super) fn take_slow_connection(&mut self) -> Option<Answer> {
         let Connection::Slow(call) = &self.connection else { return None };
-        let outcome = match call.outcome().try_recv() {
-            Err(TryRecvError::Empty) => return None,
-            outcome => outcome,
-        };
-        self.connection = Connection::Missing;
-        match outcome {
-            Ok(Outcome::Connected(connected)) => Some(connected),
-            _ => Some(Err(StoreError::Unreachable { reason: CallError::Failed.to_string() })),
+        let outcome = call.outcome().try_recv();
+        if outcome == Err(TryRecvError::Empty) {
+            return None;
         }
+        self.connection = Connection::Missing;
+        Some(outcome.unwrap_or_else(|_| Err(CallError::Failed.into())))
     }
 
     /// It worked; whether all is well by it. What failed and is more has not gone through by this.
-    pub(super) fn succeeded(&mut self, what: Failing) -> bool {
+    pub(super) fn succeeded(&mut self, what: Task) -> bool {
         let is_well = self.failing <= Some(what);
         if is_well {
             self.failing = None;
@@ -156,7 +155,7 @@ impl Caller {
     }
 
     /// It failed; `passing` when nothing but time is needed.
-    pub(super) fn failed(&mut self, what: Failing, passing: bool) {
+    pub(super) fn failed(&mut self, what: Task, passing: bool) {
         self.failing = self.failing.max(Some(what));
         self.backoff.fail(passing);
     }

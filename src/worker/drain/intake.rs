@@ -31,7 +31,7 @@ pub(super) struct Intake<D: Disk> {
 impl<D: Disk> Intake<D> {
     /// One that goes on behind sequence `drained`.
     pub(super) fn new(journal: &Journal<D>, expiry: Expiry, config: &MongoConfig, drained: u64) -> Self {
-        let (reader, ahead, batch) = (journal.reader(drained), Ahead::new(config), Batch::behind(drained));
+        let (reader, ahead, batch) = (journal.reader(drained), Ahead::new(config.batch), Batch::behind(drained));
         Self { reader, expiry, position: drained, ahead, batch, drained }
     }
 

@@ -5,46 +5,32 @@
 use std::time::Duration;
 
 use crate::disk::Disk;
-use crate::store::{CallError, Connected, Inserted, StoreError, StoredErasure};
+use crate::store::{Connected, Inserted, StoreError, StoredErasure};
 
 use super::Drain;
-use super::call::{Connection, Failing, Outcome, Task, UnderWay};
+use super::call::{Answer, Connection, Outcome, Task};
 
 impl<D: Disk> Drain<D> {
-    /// The call under way has ended, one way or another.
-    pub(super) fn finish(&mut self, outcome: Result<Outcome, CallError>) {
-        let Some(UnderWay { task, call, began, .. }) = self.caller.under_way.take() else { return };
-        let took = began.elapsed();
-        let error = match outcome {
-            Ok(Outcome::Connected(Ok(connected))) => return self.connected(&connected),
-            Ok(Outcome::Inserted(Ok(inserted))) => return self.inserted(&inserted, took),
-            Ok(Outcome::Erased(Ok(count))) => return self.erased(&task, count),
-            Ok(Outcome::Foreign(Ok(found))) => return self.heard(&found),
-            Ok(Outcome::Foreign(Err(e @ (StoreError::Credentials { .. } | StoreError::Server { .. })))) => {
-                let Some(foreign) = &mut self.foreign else { return };
-                return self.storage.cannot_share(Some(&foreign.refused(&e)));
+    /// A call has ended, one way or another.
+    pub(super) fn finish(&mut self, task: Task, took: Duration, answer: Answer) {
+        match answer {
+            Ok(Outcome::Connected(connected)) => self.connected(&connected),
+            Ok(Outcome::Inserted(inserted)) => self.inserted(&inserted, took),
+            Ok(Outcome::Erased(count)) => self.erased(task, count),
+            Ok(Outcome::Foreign(found)) => self.heard(&found),
+            // Messages do not wait for that right.
+            Err(e @ (StoreError::Credentials(_) | StoreError::Server(_))) if task == Task::Foreign => {
+                let reason = self.foreign.as_mut().map(|foreign| foreign.refused(&e));
+                self.storage.cannot_share(reason);
             }
-            Ok(
-                Outcome::Connected(Err(e))
-                | Outcome::Inserted(Err(e))
-                | Outcome::Erased(Err(e))
-                | Outcome::Foreign(Err(e)),
-            ) => e,
-            Err(CallError::Late) => {
-                if matches!(task, Task::Connect) {
-                    self.caller.connection = Connection::Slow(call);
-                }
-                StoreError::Unreachable { reason: format!("no answer within {} s", self.caller.timeout.as_secs()) }
-            }
-            Err(e) => StoreError::Unreachable { reason: e.to_string() },
-        };
-        self.failed(&task, &error);
+            Err(e) => self.failed(task, &e),
+        }
     }
 
     pub(super) fn connected(&mut self, connected: &Connected) {
         self.caller.connection = Connection::Made;
         self.storage.connected(connected);
-        self.succeeded(Failing::Drain);
+        self.succeeded(Task::Connect);
     }
 
     pub(super) fn inserted(&mut self, inserted: &Inserted, took: Duration) {
@@ -53,59 +39,53 @@ impl<D: Disk> Drain<D> {
         // What was erased meanwhile is scrubbed from every file, and must not come to stand in another.
         let refused = refused.filter(|(message, _)| !self.journal.is_erased(message));
         if let Err(e) = self.dead_letters.add(refused) {
-            return self.held_up(&format!("the dead letters cannot be written: {e}"));
+            return self.held_up(Task::Insert, &format!("the dead letters cannot be written: {e}"));
         }
         self.wrote_letters |= !inserted.refused.is_empty();
         self.storage.flushed(inserted, messages.len(), took);
         self.storage.reached(messages.last().map(|outgoing| outgoing.message.id()));
         self.through = self.intake.inserted();
-        self.succeeded(Failing::Drain);
+        self.succeeded(Task::Insert);
     }
 
-    pub(super) fn erased(&mut self, task: &Task, count: u64) {
-        if let Task::Erase(session, up_to) = task {
-            if let Err(e) = self.erasures.carried_out(session, *up_to, &self.caller.calls) {
-                return self.held_up(&format!("an erasure that is to be repeated cannot be noted: {e}"));
+    pub(super) fn erased(&mut self, task: Task, count: u64) {
+        if task == Task::ErasePending {
+            self.erasures.next_is_carried_out(&self.caller.calls);
+        } else if let Some((session, up_to)) = self.intake.erasure() {
+            if let Err(e) = self.erasures.carried_out(&session, up_to, &self.caller.calls) {
+                return self.held_up(task, &format!("an erasure that is to be repeated cannot be noted: {e}"));
             }
             log::info!("[CHAT WORKER] Session {session} is erased from MongoDB: {count} messages");
             self.intake.erased();
-            self.succeeded(Failing::Drain);
-        } else {
-            self.erasures.next_is_carried_out(&self.caller.calls);
-            self.succeeded(Failing::ErasePending);
         }
+        self.succeeded(task);
         self.storage.erasures_to_repeat(self.erasures.again());
     }
 
     /// Other servers erased this.
     pub(super) fn heard(&mut self, found: &[StoredErasure]) {
         let Some(foreign) = &mut self.foreign else { return };
-        self.storage.cannot_share(foreign.take(found).as_deref());
-        self.succeeded(Failing::Foreign);
+        self.storage.cannot_share(foreign.take(found));
+        self.succeeded(Task::Foreign);
     }
 
-    fn succeeded(&mut self, what: Failing) {
+    fn succeeded(&mut self, what: Task) {
         if self.caller.succeeded(what) {
             self.storage.recovered();
         }
     }
 
     /// The store did its part, and this machine cannot do its own.
-    fn held_up(&mut self, reason: &str) {
-        self.caller.failed(Failing::Drain, true);
+    fn held_up(&mut self, task: Task, reason: &str) {
+        self.caller.failed(task, true);
         self.storage.failed(reason);
     }
 
-    pub(super) fn failed(&mut self, task: &Task, error: &StoreError) {
-        if matches!(task, Task::Insert) {
+    pub(super) fn failed(&mut self, task: Task, error: &StoreError) {
+        if task == Task::Insert {
             self.erasures.insert_failed();
         }
-        let what = match task {
-            Task::Foreign => Failing::Foreign,
-            Task::ErasePending => Failing::ErasePending,
-            Task::Connect | Task::Insert | Task::Erase(..) => Failing::Drain,
-        };
-        self.caller.failed(what, error.is_passing());
+        self.caller.failed(task, error.is_passing());
         self.storage.failed(&error.to_string());
     }
 }

@@ -27,7 +27,7 @@ pub struct Live {
     pub journal: Arc<Journal<SimDisk>>,
     pub transcripts: Arc<Transcripts<SimDisk>>,
     pub history: History<SimDisk>,
-    pub worker: Worker<TranscriptSink<SimDisk>, SimDisk>,
+    pub worker: Worker<SimDisk>,
 }
 
 pub struct World {
@@ -79,9 +79,9 @@ impl World {
         let Opened { recorder, journal, channel, .. } =
             Recorder::open_on(disk, config, clock.clone(), &transcripts, cache.clone(), on_panic)?;
         let history = History::new(config, clock.clone(), cache, transcripts.clone(), journal.clone());
-        let sink = TranscriptSink::new(transcripts.clone(), journal.clone());
-        let start = journal.start();
-        let worker = Worker::new(journal.clone(), channel, sink, clock, &config.journal, start, Arc::default());
+        let (start, progress) = (journal.start(), Arc::default());
+        let worker =
+            Worker::new(journal.clone(), channel, transcripts.clone(), clock, &config.journal, start, progress);
         self.live = Some(Live { recorder, journal, transcripts, history, worker });
         Ok(())
     }

@@ -1,38 +1,45 @@
-//! How long to wait after a failure: twice as long each time, up to a limit, and never quite the same, so that many clients
-//! of one server do not come back together.
+//! Work that is tried again when it fails: how long to wait, and a line in the log when it begins to fail and when it works
+//! again.
+//!
+//! Each pause is twice as long as the one before, up to a limit, and never quite the same, so that many clients of one server
+//! do not come back together.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
-/// The first pause.
-const FIRST: Duration = Duration::from_millis(100);
 /// The longest pause where somebody has to change something first.
 const UNTIL_CHANGED_MAX: Duration = Duration::from_secs(30);
 
 /// See the module.
 #[derive(Debug)]
 pub struct Backoff {
+    first: Duration,
     max: Duration,
     failures: u32,
     until: Option<Instant>,
 }
 
 impl Backoff {
-    /// No failure yet; the longest pause is `max`.
-    pub fn new(max: Duration) -> Self {
-        Self { max, failures: 0, until: None }
+    /// No failure yet; the pauses go from `first` to `max`.
+    #[must_use]
+    pub fn new(first: Duration, max: Duration) -> Self {
+        Self { first, max, failures: 0, until: None }
     }
 
     /// How many failures there were since the last success.
+    #[must_use]
     pub fn failures(&self) -> u32 {
         self.failures
     }
 
     /// Whether it is too early to try again.
+    #[must_use]
     pub fn pauses(&self) -> bool {
         self.until.is_some_and(|until| Instant::now() < until)
     }
 
     /// When the pause ends.
+    #[must_use]
     pub fn until(&self) -> Option<Instant> {
         self.until
     }
@@ -50,10 +57,28 @@ impl Backoff {
     /// It failed; `passing` when nothing but time is needed.
     pub fn fail(&mut self, passing: bool) {
         let max = if passing { self.max } else { UNTIL_CHANGED_MAX.max(self.max) };
-        let whole = FIRST.saturating_mul(1 << self.failures.min(16)).min(max);
+        let whole = self.first.saturating_mul(1 << self.failures.min(16)).min(max);
         self.failures = self.failures.saturating_add(1);
         // Half of it for certain, the other half by chance.
         self.until = Some(Instant::now() + whole / 2 + (whole / 2).mul_f64(chance()));
+    }
+
+    /// Takes the result of a try that nothing but time is needed for. The first failure is logged as `fails`, and the success
+    /// after it as `works`.
+    pub fn take<E: fmt::Display>(&mut self, result: Result<(), E>, fails: &str, works: &str) {
+        match result {
+            Ok(()) if self.failures > 0 => {
+                self.succeed();
+                log::info!("{works}");
+            }
+            Ok(()) => {}
+            Err(e) => {
+                if self.failures == 0 {
+                    log::error!("{fails}, trying on: {e}");
+                }
+                self.fail(true);
+            }
+        }
     }
 }
 
@@ -75,7 +100,7 @@ mod tests {
 
     #[test]
     fn pauses_grow_to_their_limit_and_end_with_a_success() {
-        let mut backoff = Backoff::new(Duration::from_secs(5));
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         let mut longest = Duration::ZERO;
         for n in 0..40 {
             backoff.fail(true);

@@ -1,0 +1,100 @@
+//! Erasures: in their place, and again until nothing that was sent before can arrive any more.
+
+use super::*;
+
+#[test]
+fn an_erasure_is_carried_out_in_its_place() {
+    let fixture = Fixture::new();
+    fixture.say(&["1", "2"]);
+    fixture.store.plan([Act::Work, Act::LoseAnswer, Act::Half, Act::Work, Act::Fail, Act::LoseAnswer]);
+    let mut drain = fixture.drain();
+    // From here on the journal hands them out no more.
+    fixture.until(&mut drain, |drain| drain.intake.position == 2);
+    fixture.erase();
+    fixture.say(&["3"]);
+    fixture.all(&mut drain);
+    let inserts = ["insert 1 2", "insert 1 2", "insert 1 2"];
+    let asked = [&["connect"], &inserts[..], &["erase s", "erase s", "erase s", "insert 3"]].concat();
+    assert_eq!(fixture.store.asked(), asked);
+    assert_eq!(fixture.store.texts(), ["3"]);
+}
+
+#[test]
+fn an_insert_that_arrives_behind_an_erasure_brings_nothing_back() {
+    let fixture = Fixture::new();
+    fixture.say(&["1", "2"]);
+    fixture.store.plan([Act::Work]);
+    let late = fixture.store.hang();
+    let mut drain = fixture.drain();
+    fixture.until(&mut drain, |_| fixture.store.asked().len() == 2);
+    give_up(&mut drain);
+    fixture.erase();
+    fixture.say(&["3"]);
+    fixture.all(&mut drain);
+    assert_eq!(fixture.store.texts(), ["3"]);
+    assert_eq!((drain.drained(), fixture.noted()), (4, 1), "a restart would begin with the erasure");
+    drain.erasures.a_moment_later();
+    drain.step(fixture.journal.published()).unwrap();
+    assert_eq!(fixture.noted(), 1, "its call has not returned");
+
+    drop(late);
+    let calls = &drain.caller.calls;
+    while calls.abandoned() > 0 {
+        std::thread::yield_now();
+    }
+    assert_eq!(fixture.store.texts(), ["1", "2", "3"], "it came back");
+    fixture.until(&mut drain, |_| fixture.noted() == 0);
+    assert_eq!(fixture.store.texts(), ["3"]);
+}
+
+#[test]
+fn an_erasure_is_repeated_although_batches_never_cease() {
+    let fixture = Fixture::new();
+    fixture.say(&["1"]);
+    fixture.erase();
+    let mut drain = fixture.drain();
+    fixture.all(&mut drain);
+    assert_eq!(fixture.noted(), 1, "a process before may have sent an insert");
+    drain.erasures.a_moment_later();
+    let mut said = 2;
+    while fixture.noted() > 0 {
+        // There is always a batch that waits.
+        fixture.say(&["more"]);
+        said += 1;
+        assert!(said < 50, "the erasure is never repeated: {:?}", fixture.store.asked());
+        fixture.until(&mut drain, |drain| drain.drained() + 2 >= said && drain.intake.position == said);
+    }
+}
+
+#[test]
+fn an_erasure_long_after_any_failure_is_final_at_once() {
+    let fixture = Fixture::new();
+    let mut drain = fixture.drain();
+    drain.erasures.a_moment_later();
+    fixture.say(&["1"]);
+    fixture.erase();
+    fixture.all(&mut drain);
+    assert_eq!((drain.drained(), fixture.noted()), (2, 0));
+}
+
+#[test]
+fn what_a_process_before_had_sent_does_not_outlive_an_erasure_after_the_restart() {
+    let fixture = Fixture::new();
+    fixture.say(&["1"]);
+    fixture.store.plan([Act::Work]);
+    let late = fixture.store.hang();
+    let mut drain = fixture.drain();
+    fixture.until(&mut drain, |_| fixture.store.asked().len() == 2);
+    let drained = drain.drained();
+    drop(drain);
+    fixture.erase();
+    let mut drain = fixture.drain_from(drained);
+    fixture.all(&mut drain);
+    drop(late);
+    while fixture.store.texts().is_empty() {
+        std::thread::yield_now();
+    }
+    drain.erasures.a_moment_later();
+    fixture.until(&mut drain, |_| fixture.noted() == 0);
+    assert!(fixture.store.texts().is_empty());
+}

@@ -1,0 +1,101 @@
+//! Calls that hang or fail, and letters that cannot be written.
+
+use super::*;
+
+#[test]
+fn dead_letters_that_cannot_be_written_hold_the_drain_until_they_can() {
+    let fixture = Fixture::new();
+    fixture.say(&["1", "poison 2", "3"]);
+    let mut drain = fixture.drain();
+    fixture.disk.fail_every(Op::Write, "dead_letter", io::ErrorKind::StorageFull);
+    fixture.until(&mut drain, |drain| drain.caller.backoff.failures() > 3);
+    assert_eq!(drain.drained(), 0);
+    let view = fixture.storage.view();
+    assert!(view.reason.is_some_and(|reason| reason.contains("dead letters cannot be written")));
+    fixture.disk.heal();
+    fixture.all(&mut drain);
+    assert_eq!((fixture.letters(), drain.wrote_letters()), (vec!["poison 2".to_owned()], true));
+    assert_eq!(fixture.storage.view().totals.dead_letters, 1);
+    // The same again, as after a crash before the checkpoint.
+    let mut again = fixture.drain();
+    fixture.all(&mut again);
+    assert_eq!(fixture.letters(), ["poison 2"]);
+    assert_eq!(fixture.store.texts(), ["1", "3"]);
+}
+
+#[test]
+fn with_both_threads_stuck_it_waits_and_goes_on_with_the_first_that_returns() {
+    let fixture = Fixture::new();
+    fixture.say(&["1", "2"]);
+    fixture.store.plan([Act::Work]);
+    let stuck = [fixture.store.hang(), fixture.store.hang()];
+    let mut drain = fixture.drain();
+    for asked in [2, 3] {
+        fixture.until(&mut drain, |_| fixture.store.asked().len() == asked);
+        give_up(&mut drain);
+    }
+    fixture.until(&mut drain, |drain| drain.caller.backoff.failures() > 5);
+    assert_eq!((fixture.store.asked().len(), drain.caller.calls.abandoned()), (3, 2), "nothing more is asked");
+    assert!(fixture.storage.view().reason.is_some_and(|reason| reason.contains("have not returned")));
+    drop(stuck);
+    fixture.all(&mut drain);
+    assert_eq!(
+        (fixture.store.texts(), fixture.storage.view().state),
+        (vec!["1".to_owned(), "2".to_owned()], State::Ok)
+    );
+}
+
+#[test]
+fn a_connection_that_builds_indexes_keeps_one_thread_and_batches_go_over_the_other() {
+    let fixture = Fixture::new();
+    let mut drain = fixture.drain();
+    let building = fixture.store.hang();
+    fixture.until(&mut drain, |_| fixture.store.asked() == ["connect"]);
+    give_up(&mut drain);
+    assert_eq!(fixture.storage.view().state, State::Error);
+    for n in 1..=9 {
+        fixture.say(&[&n.to_string()]);
+        fixture.all(&mut drain);
+    }
+    assert_eq!(fixture.store.asked().iter().filter(|asked| *asked == "connect").count(), 1);
+    assert_eq!((fixture.store.texts().len(), fixture.storage.view().state), (9, State::Ok));
+    drop(building);
+    fixture.until(&mut drain, |drain| matches!(drain.caller.connection, Connection::Made));
+    assert_eq!(fixture.storage.view().differing_indexes, ["one differs"]);
+}
+
+#[test]
+fn a_slow_connection_that_fails_is_made_again() {
+    let fixture = Fixture::new();
+    let mut drain = fixture.drain();
+    let building = fixture.store.hang();
+    fixture.until(&mut drain, |_| fixture.store.asked() == ["connect"]);
+    give_up(&mut drain);
+    let (fails, failed) = bounded(1);
+    fails.send(Err(UNREACHABLE)).unwrap();
+    let call = drain.caller.calls.submit(Instant::now(), move || failed.recv().unwrap()).unwrap();
+    drain.caller.connection = Connection::Slow(call);
+    fixture.until(&mut drain, |drain| matches!(drain.caller.connection, Connection::Made));
+    assert_eq!(fixture.store.asked(), ["connect", "connect"]);
+    drop(building);
+}
+
+#[test]
+fn letters_that_cannot_be_written_are_a_failure_that_only_the_batch_itself_ends() {
+    let fixture = Fixture::new();
+    fixture.say(&["1", "poison 2"]);
+    let mut drain = fixture.drain().sharing(Foreign::new(Box::new(|_| Ok(0))));
+    fixture.until(&mut drain, |drain| matches!(drain.caller.connection, Connection::Made));
+    drain.failed(Task::Foreign, &UNREACHABLE);
+    fixture.disk.fail_every(Op::Write, "dead_letter", io::ErrorKind::StorageFull);
+    let about_letters = || fixture.storage.view().reason.is_some_and(|reason| reason.contains("dead letters"));
+    fixture.until(&mut drain, |_| about_letters());
+    drain.heard(&[]);
+    drain.erased(Task::ErasePending, 0);
+    assert!(drain.is_failing() && about_letters() && drain.caller.backoff.pauses());
+    assert_eq!((fixture.storage.view().state, drain.drained()), (State::Error, 0));
+    fixture.disk.heal();
+    fixture.all(&mut drain);
+    assert_eq!((drain.is_failing(), fixture.storage.view().state), (false, State::Ok));
+    assert_eq!((fixture.letters(), fixture.store.texts()), (vec!["poison 2".to_owned()], vec!["1".to_owned()]));
+}
