@@ -8,10 +8,10 @@
 //! table.rs    the one table: path, kind, bounds, default, secret
 //! expand.rs   ${VAR} and ${VAR:-default}
 //! resolve.rs  plain values -> Settings, or every fault
-//! settings.rs Settings     -> Config, and the effective configuration as YAML
+//! settings.rs the values by key -> Config, and the effective configuration as YAML
 //! rules.rs    what a single value must satisfy
 //! together.rs what several must satisfy together
-//! types.rs    Config and its parts
+//! types.rs    Config and its parts, each field with its key and unit
 //! fault.rs    the faults, their wording, and what they may quote
 //! secret.rs   what must not be shown
 //! ```

@@ -5,14 +5,14 @@
 //! one fault refuses the whole. Knows no single key but `server.listen`, which the command line may set.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_yaml::{Mapping, Value};
 
 use super::expand::{Env, Expanded, expand};
 use super::fault::{Fault, Faults, closest, quote, quote_text};
 use super::secret::REDACTED;
-use super::settings::{Setting, Settings};
+use super::settings::{Settings, Values, typed};
 use super::table::{Given, KEYS, Key, Kind, Rule};
 use super::{together, yaml};
 
@@ -44,20 +44,20 @@ impl Settings {
         if let Some(listen) = &listen {
             given.insert("server.listen", listen);
         }
-        let mut settings = Self { values: BTreeMap::new(), listen_overridden: listen.is_some() };
-        let mut faulty = BTreeSet::new();
+        let origin = |path| if listen.is_some() && path == "server.listen" { "--listen" } else { path };
+        let (mut values, mut faulty) = (Values::new(), BTreeSet::new());
         for key in KEYS {
             let value = given.get(key.path).map_or_else(|| default_value(key), |value| (*value).clone());
             let before = faults.len();
-            let reader = Reader { key, path: settings.origin(key.path), env, data: overrides.data };
-            let setting = reader.read(&value, &mut faults);
+            let reader = Reader { key, path: origin(key.path), env, data: overrides.data };
+            values.insert(key.path, reader.read(&value, &mut faults));
             if faults.len() > before {
                 faulty.insert(key.path);
             }
-            settings.values.insert(key.path, setting);
         }
-        faults.extend(together::check(&settings, &|path| !faulty.contains(path)));
-        Faults::or(faults, settings)
+        let config = typed(&values, overrides.data)?;
+        faults.extend(together::check(&config, &origin, &|path| !faulty.contains(path)));
+        Faults::or(faults, Self { values, config })
     }
 }
 
@@ -121,7 +121,7 @@ fn default_value(key: &Key) -> Value {
     }
 }
 
-/// Turns the value of one key into a setting.
+/// Reads the value of one key.
 struct Reader<'a> {
     key: &'a Key,
     /// How faults name the key.
@@ -131,10 +131,10 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// The setting; with a fault told, a stand-in of the right kind.
-    fn read(&self, value: &Value, faults: &mut Vec<Fault>) -> Setting {
+    /// The value of the key's kind; with a fault told, a stand-in.
+    fn read(&self, value: &Value, faults: &mut Vec<Fault>) -> Value {
         if let Kind::List(rule) = &self.key.kind {
-            return Setting::List(self.read_list(value, rule, faults));
+            return self.read_list(value, rule, faults).into();
         }
         let value = match value {
             Value::String(text) => match expand(text, self.env) {
@@ -147,7 +147,7 @@ impl Reader<'_> {
             other => other.clone(),
         };
         match self.accept(&value) {
-            Ok(setting) => setting,
+            Ok(value) => value,
             Err(rule) => {
                 faults.push(Fault::Value { path: self.path.to_owned(), value: self.quoted(&value), rule });
                 self.stand_in()
@@ -168,27 +168,27 @@ impl Reader<'_> {
         typed.unwrap_or(Value::String(expanded.text))
     }
 
-    fn accept(&self, value: &Value) -> Result<Setting, String> {
+    fn accept(&self, value: &Value) -> Result<Value, String> {
         match (&self.key.kind, value) {
-            (Kind::Text(rule), Value::String(text)) if (rule.holds)(text) => Ok(Setting::Text(text.clone())),
+            (Kind::Text(rule), Value::String(text)) if (rule.holds)(text) => Ok(value.clone()),
             (Kind::Path(rule), Value::String(text)) => {
                 let path = self.under_data(text);
-                if (rule.holds)(&path.to_string_lossy()) { Ok(Setting::Path(path)) } else { Err(rule.must.to_owned()) }
+                if (rule.holds)(&path) { Ok(path.into()) } else { Err(rule.must.to_owned()) }
             }
             (Kind::Text(rule) | Kind::Path(rule) | Kind::List(rule), value) => Err(match value {
                 Value::String(_) => rule.must.to_owned(),
                 _ => format!("must be text (in quotes): {}", rule.must),
             }),
-            (Kind::Flag, Value::Bool(flag)) => Ok(Setting::Flag(*flag)),
+            (Kind::Flag, Value::Bool(flag)) => Ok((*flag).into()),
             (Kind::Flag, _) => Err("must be true or false".to_owned()),
             (Kind::Whole(bounds), value) => match value.as_u64() {
-                Some(number) if bounds.contains(&number) => Ok(Setting::Whole(number)),
+                Some(number) if bounds.contains(&number) => Ok(number.into()),
                 _ => Err(format!("must be a whole number from {} to {}", bounds.start(), bounds.end())),
             },
             (Kind::Choice(words), value) => {
                 let word = value.as_str().map(|text| text.trim().to_ascii_lowercase()).unwrap_or_default();
                 let known = words.contains(&word.as_str());
-                if known { Ok(Setting::Text(word)) } else { Err(format!("must be one of {}", words.join(", "))) }
+                if known { Ok(word.into()) } else { Err(format!("must be one of {}", words.join(", "))) }
             }
         }
     }
@@ -232,12 +232,12 @@ impl Reader<'_> {
     }
 
     /// `--data` replaces the leading `data/` of the default's own text.
-    fn under_data(&self, text: &str) -> PathBuf {
+    fn under_data(&self, text: &str) -> String {
         match (self.data, &self.key.default) {
             (Some(data), Given::Text(default)) if *default == text => {
-                data.join(text.strip_prefix("data/").unwrap_or(text))
+                data.join(text.strip_prefix("data/").unwrap_or(text)).to_string_lossy().into_owned()
             }
-            _ => PathBuf::from(text),
+            _ => text.to_owned(),
         }
     }
 
@@ -246,13 +246,10 @@ impl Reader<'_> {
     }
 
     /// The default without its variables, so that rules between keys always find a value.
-    fn stand_in(&self) -> Setting {
-        match (&self.key.kind, &self.key.default) {
-            (Kind::Path(_), Given::Text(text)) => Setting::Path(PathBuf::from(text)),
-            (_, Given::Text(text)) => Setting::Text((*text).to_owned()),
-            (_, Given::Whole(number)) => Setting::Whole(*number),
-            (_, Given::Flag(flag)) => Setting::Flag(*flag),
-            (_, Given::NoItems) => Setting::List(Vec::new()),
+    fn stand_in(&self) -> Value {
+        match self.key.kind {
+            Kind::Choice(words) => words[0].into(),
+            _ => default_value(self.key),
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::Deserialize;
+
 /// What stands where a secret would.
 pub(super) const REDACTED: &str = "[redacted]";
 
@@ -20,7 +22,7 @@ const OPEN_OPTIONS: &[&str] = &[
 ];
 
 /// A value that must never reach a log, a status reply or a fault message.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Deserialize)]
 pub struct Secret(String);
 
 impl Secret {

@@ -1,7 +1,7 @@
 //! The one table of keys: path, kind with bounds, default, and whether it is a secret.
 //!
 //! Everything that needs to know a key reads it here: the walk, the defaults, the suggestions, `check-config`. A new
-//! key is a line here, a field in `types.rs` and `Settings::config`, and a commented line in the shipped `config.yaml`;
+//! key is a line here, a field in `types.rs`, and a commented line in the shipped `config.yaml`;
 //! tests hold them together. Keys of one block stand together, because the effective configuration is printed in this
 //! order.
 

@@ -2,7 +2,8 @@
 //!
 //! Compiled under `#[cfg(test)]` only.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -343,6 +344,16 @@ fn the_data_folder_stands_in_for_data_in_default_paths_only() {
     }
     let config = Settings::load(&one("journal.path", "data/elsewhere"), &env, &overrides).unwrap().config();
     assert_eq!(config.journal.path, PathBuf::from("data/elsewhere"));
+}
+
+#[test]
+fn a_data_folder_whose_name_is_not_utf_8_is_taken_byte_by_byte() {
+    let data = Path::new(OsStr::from_bytes(b"/srv/\xff"));
+    let config = Config::defaults(Some(data)).unwrap();
+    assert_eq!(config.journal.path, data.join("journal"));
+    assert_eq!(config.server.local_socket, Some(data.join("chatkeep.sock")));
+    assert_eq!(config.mongo.dead_letter_path.parent(), Some(data));
+    assert_eq!(config.mongo.cache.disk_path, data.join("cache/chat_sessions"));
 }
 
 #[test]

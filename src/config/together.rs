@@ -4,7 +4,7 @@
 
 use super::fault::{Fault, quote_text};
 use super::rules::is_loopback;
-use super::settings::Settings;
+use super::types::{Config, ResponderKind};
 
 /// What a record adds to the text it holds: the frame, ids and names, generously.
 const RECORD_OVERHEAD_BYTES: u64 = 64 * 1024;
@@ -20,38 +20,35 @@ struct Broken {
     rule: String,
 }
 
-/// Every rule between keys that is broken. `is_sound` tells whether a key has no fault of its own.
-pub(super) fn check(settings: &Settings, is_sound: &dyn Fn(&str) -> bool) -> Vec<Fault> {
-    const RULES: [fn(&Settings) -> Option<Broken>; 9] =
+/// Every rule between keys that is broken. `origin` names a key as it was given, and `is_sound` tells whether it has no fault
+/// of its own.
+pub(super) fn check(
+    config: &Config,
+    origin: &dyn Fn(&'static str) -> &'static str,
+    is_sound: &dyn Fn(&str) -> bool,
+) -> Vec<Fault> {
+    const RULES: [fn(&Config) -> Option<Broken>; 9] =
         [listen, segment_bytes, idle_timeout, max_bytes, disk_path, command, openai, model, mongo];
-    let broken = RULES.iter().filter_map(|rule| rule(settings));
+    let broken = RULES.iter().filter_map(|rule| rule(config));
     let told = broken.filter(|broken| is_sound(broken.path) && broken.with.iter().all(|other| is_sound(other)));
-    told.map(|Broken { path, value, rule, .. }| Fault::Value { path: settings.origin(path).to_owned(), value, rule })
-        .collect()
+    told.map(|Broken { path, value, rule, .. }| Fault::Value { path: origin(path).to_owned(), value, rule }).collect()
 }
 
-fn listen(settings: &Settings) -> Option<Broken> {
-    let listen = settings.text("server.listen");
-    let is_open = !is_loopback(listen) && settings.text("server.auth_token").is_empty();
-    (is_open && !settings.flag("server.allow_open_listen")).then(|| Broken {
+fn listen(config: &Config) -> Option<Broken> {
+    let server = &config.server;
+    let is_open = !is_loopback(&server.listen) && server.auth_token.is_none();
+    (is_open && !server.allow_open_listen).then(|| Broken {
         path: "server.listen",
         with: &["server.auth_token", "server.allow_open_listen"],
-        value: quote_text(listen),
+        value: quote_text(&server.listen),
         rule: "must be a loopback address while server.auth_token is empty: set a token, or server.allow_open_listen: \
                true to let everyone who reaches the port read and write"
             .to_owned(),
     })
 }
 
-/// A key whose number must be at least that, and why.
-fn at_least(
-    settings: &Settings,
-    path: &'static str,
-    with: &'static [&'static str],
-    least: u64,
-    why: &str,
-) -> Option<Broken> {
-    let value = settings.whole(path);
+/// A key whose number must be at least that, for the sake of another.
+fn at_least(path: &'static str, with: &'static [&'static str], value: u64, least: u64, why: &str) -> Option<Broken> {
     (value < least).then(|| Broken {
         path,
         with,
@@ -60,26 +57,26 @@ fn at_least(
     })
 }
 
-fn segment_bytes(settings: &Settings) -> Option<Broken> {
-    let least = 2 * settings.whole("server.max_body_bytes") + RECORD_OVERHEAD_BYTES;
+fn segment_bytes(config: &Config) -> Option<Broken> {
+    let least = 2 * config.server.max_body_bytes as u64 + RECORD_OVERHEAD_BYTES;
     let why = "so that a segment holds the largest record (2 × server.max_body_bytes + 65536)";
-    at_least(settings, "journal.segment_bytes", &["server.max_body_bytes"], least, why)
+    at_least("journal.segment_bytes", &["server.max_body_bytes"], config.journal.segment_bytes, least, why)
 }
 
-fn idle_timeout(settings: &Settings) -> Option<Broken> {
-    let least = 2 * settings.whole("websocket.heartbeat_seconds");
+fn idle_timeout(config: &Config) -> Option<Broken> {
+    let (idle, least) = (config.websocket.idle_timeout.as_secs(), 2 * config.websocket.heartbeat.as_secs());
     let why = "twice websocket.heartbeat_seconds: a client has one heartbeat to answer";
-    at_least(settings, "websocket.idle_timeout_seconds", &["websocket.heartbeat_seconds"], least, why)
+    at_least("websocket.idle_timeout_seconds", &["websocket.heartbeat_seconds"], idle, least, why)
 }
 
-fn max_bytes(settings: &Settings) -> Option<Broken> {
-    let least = 4 * settings.whole("journal.segment_bytes");
-    at_least(settings, "journal.max_bytes", &["journal.segment_bytes"], least, "four times journal.segment_bytes")
+fn max_bytes(config: &Config) -> Option<Broken> {
+    let (max, least) = (config.journal.max_bytes, 4 * config.journal.segment_bytes);
+    at_least("journal.max_bytes", &["journal.segment_bytes"], max, least, "four times journal.segment_bytes")
 }
 
-fn disk_path(settings: &Settings) -> Option<Broken> {
-    let transcripts = settings.path("mongo.cache.disk_path");
-    (transcripts == settings.path("journal.path")).then(|| Broken {
+fn disk_path(config: &Config) -> Option<Broken> {
+    let transcripts = &config.mongo.cache.disk_path;
+    (*transcripts == config.journal.path).then(|| Broken {
         path: "mongo.cache.disk_path",
         with: &["journal.path"],
         value: quote_text(&transcripts.to_string_lossy()),
@@ -87,27 +84,27 @@ fn disk_path(settings: &Settings) -> Option<Broken> {
     })
 }
 
-fn command(settings: &Settings) -> Option<Broken> {
-    let command = settings.list("responder.command");
-    let is_missing = command.first().is_none_or(String::is_empty);
-    (settings.text("responder.kind") == "command" && is_missing).then(|| Broken {
+fn command(config: &Config) -> Option<Broken> {
+    let program = config.responder.command.first();
+    let is_missing = program.is_none_or(String::is_empty);
+    (config.responder.kind == ResponderKind::Command && is_missing).then(|| Broken {
         path: "responder.command",
         with: &["responder.kind"],
-        value: command.first().map_or_else(|| "[]".to_owned(), |program| format!("[{}, …]", quote_text(program))),
+        value: program.map_or_else(|| "[]".to_owned(), |program| format!("[{}, …]", quote_text(program))),
         rule: "must begin with the program to run while responder.kind is command, such as [\"/usr/bin/python3\", \
                \"answer.py\"]"
             .to_owned(),
     })
 }
 
-fn openai(settings: &Settings) -> Option<Broken> {
-    let rule = openai_refusal(cfg!(feature = "openai")).filter(|_| settings.text("responder.kind") == "openai")?;
+fn openai(config: &Config) -> Option<Broken> {
+    let rule = openai_refusal(cfg!(feature = "openai")).filter(|_| config.responder.kind == ResponderKind::OpenAi)?;
     Some(Broken { path: "responder.kind", with: &[], value: "openai".to_owned(), rule: rule.to_owned() })
 }
 
-fn model(settings: &Settings) -> Option<Broken> {
-    let is_missing = settings.text("responder.openai.model").is_empty();
-    (settings.text("responder.kind") == "openai" && is_missing).then(|| Broken {
+fn model(config: &Config) -> Option<Broken> {
+    let is_asked = config.responder.kind == ResponderKind::OpenAi;
+    (is_asked && config.responder.openai.model.is_empty()).then(|| Broken {
         path: "responder.openai.model",
         with: &["responder.kind"],
         value: quote_text(""),
@@ -115,8 +112,8 @@ fn model(settings: &Settings) -> Option<Broken> {
     })
 }
 
-fn mongo(settings: &Settings) -> Option<Broken> {
-    let rule = mongo_refusal(cfg!(feature = "mongo")).filter(|_| settings.flag("mongo.enabled"))?;
+fn mongo(config: &Config) -> Option<Broken> {
+    let rule = mongo_refusal(cfg!(feature = "mongo")).filter(|_| config.mongo.enabled)?;
     Some(Broken { path: "mongo.enabled", with: &[], value: "true".to_owned(), rule: rule.to_owned() })
 }
 

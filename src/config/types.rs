@@ -1,14 +1,17 @@
 //! The configuration as the other modules meet it: typed values with units.
 //!
-//! They stand apart because they need nothing: neither the keys they come from nor the rules they kept.
+//! Each field is read from the key of its name, or of the one that its attribute gives, in the unit at the end of that name.
+//! What a key may hold is the table's; a value that comes here has kept its rule.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Deserializer};
+
 use super::secret::Secret;
 
 /// The whole configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Config {
     /// The listeners.
     pub server: ServerConfig,
@@ -27,13 +30,15 @@ pub struct Config {
 }
 
 /// `server:` the listeners, their limits and deadlines.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct ServerConfig {
     /// `HOST:PORT` of the TCP listener; port 0 takes a free one.
     pub listen: String,
     /// The Unix socket; `None` (an empty string in the file) serves none.
+    #[serde(deserialize_with = "path_unless_empty")]
     pub local_socket: Option<PathBuf>,
     /// The bearer token every TCP request must carry, when set.
+    #[serde(deserialize_with = "secret_unless_empty")]
     pub auth_token: Option<Secret>,
     /// Lets a non-loopback `listen` start without a token.
     pub allow_open_listen: bool,
@@ -48,26 +53,33 @@ pub struct ServerConfig {
     /// The largest request body, in bytes.
     pub max_body_bytes: usize,
     /// How long a connection may take.
+    #[serde(flatten)]
     pub timeouts: Timeouts,
     /// The one deadline of an ordered stop.
+    #[serde(rename = "drain_seconds", deserialize_with = "seconds")]
     pub drain: Duration,
 }
 
 /// How long a TCP connection may take for each thing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub struct Timeouts {
     /// From a request's first byte to the end of its head.
+    #[serde(rename = "head_timeout_seconds", deserialize_with = "seconds")]
     pub head: Duration,
     /// From the end of the head to the end of the body.
+    #[serde(rename = "body_timeout_seconds", deserialize_with = "seconds")]
     pub body: Duration,
     /// How long a kept-alive connection may wait for its next request.
+    #[serde(rename = "idle_timeout_seconds", deserialize_with = "seconds")]
     pub idle: Duration,
     /// How long one write of a reply may wait for a client that does not read.
+    #[serde(rename = "write_timeout_seconds", deserialize_with = "seconds")]
     pub write: Duration,
 }
 
 /// When the journal syncs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Fsync {
     /// Before every acknowledgement, one sync for all who wait.
     Always,
@@ -78,8 +90,6 @@ pub enum Fsync {
 }
 
 impl Fsync {
-    pub(super) const ALL: [Self; 3] = [Self::Always, Self::Interval, Self::Never];
-
     /// The word of `journal.fsync`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -92,28 +102,31 @@ impl Fsync {
 }
 
 /// `journal:` the write-ahead journal.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct JournalConfig {
     /// Its folder.
     pub path: PathBuf,
     /// When it syncs.
     pub fsync: Fsync,
     /// The longest an acknowledged record stays unsynced under [`Fsync::Interval`].
+    #[serde(rename = "fsync_interval_ms", deserialize_with = "millis")]
     pub fsync_interval: Duration,
     /// The size of one segment file, in bytes.
     pub segment_bytes: u64,
     /// The most all segments may take, in bytes; drained ones go first, then appends are refused (507).
     pub max_bytes: u64,
     /// How long drained segments are kept.
+    #[serde(rename = "retain_hours", deserialize_with = "hours")]
     pub retain: Duration,
     /// The most idempotency keys that are kept; beyond, the oldest is forgotten.
     pub max_keys: usize,
     /// How often the worker syncs transcripts and moves the checkpoint.
+    #[serde(rename = "checkpoint_seconds", deserialize_with = "seconds")]
     pub checkpoint_interval: Duration,
 }
 
 /// `mongo:` the seed's block.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct MongoConfig {
     /// Whether messages are drained to MongoDB.
     pub enabled: bool,
@@ -124,14 +137,18 @@ pub struct MongoConfig {
     /// The collection's name.
     pub chat_collection: String,
     /// How long a message is kept; `None` (0 in the file) keeps it for ever.
+    #[serde(rename = "ttl_days", deserialize_with = "days_unless_zero")]
     pub ttl: Option<Duration>,
     /// Messages the channel to the worker holds; beyond, the worker reads the journal instead.
     pub queue_capacity: usize,
     /// What one insert holds.
+    #[serde(flatten)]
     pub batch: BatchConfig,
     /// How long a write to MongoDB may take before it is given up and tried again on another thread.
+    #[serde(rename = "call_timeout_seconds", deserialize_with = "seconds")]
     pub call_timeout: Duration,
     /// The longest pause between two tries while MongoDB does not take a batch.
+    #[serde(rename = "backoff_ms_max", deserialize_with = "millis")]
     pub backoff_max: Duration,
     /// Whether other servers write to the same collection.
     pub shared: bool,
@@ -142,18 +159,21 @@ pub struct MongoConfig {
 }
 
 /// What one insert into MongoDB holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub struct BatchConfig {
     /// The most messages.
+    #[serde(rename = "batch_max_messages")]
     pub max_messages: usize,
     /// The most bytes, counted as lines; one message alone may have more.
+    #[serde(rename = "batch_max_bytes")]
     pub max_bytes: usize,
     /// The longest a message waits for others.
+    #[serde(rename = "batch_max_age_ms", deserialize_with = "millis")]
     pub max_age: Duration,
 }
 
 /// `mongo.cache:` the recent messages, in memory and as transcripts.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct CacheConfig {
     /// The newest messages kept in memory for each session.
     pub max_messages_per_session: usize,
@@ -164,7 +184,7 @@ pub struct CacheConfig {
 }
 
 /// `websocket:` the sockets of those who listen in.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct WebsocketConfig {
     /// The threads that own them.
     pub threads: usize,
@@ -177,22 +197,26 @@ pub struct WebsocketConfig {
     /// What may wait for a client that does not read, in bytes; beyond it the client is cut.
     pub max_outgoing_bytes: usize,
     /// How often a socket shows that the server is there, and asks whether the client is.
+    #[serde(rename = "heartbeat_seconds", deserialize_with = "seconds")]
     pub heartbeat: Duration,
     /// How long a socket may bring nothing, not even the answer to a ping.
+    #[serde(rename = "idle_timeout_seconds", deserialize_with = "seconds")]
     pub idle_timeout: Duration,
 }
 
 /// `history:` the read path.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct HistoryConfig {
     /// The most one request reads of a transcript, in bytes; beyond, it answers `complete: false`.
     pub max_scan_bytes: u64,
     /// How long a request waits for MongoDB; beyond, it answers without it, `complete: false`.
+    #[serde(rename = "mongo_timeout_ms", deserialize_with = "millis")]
     pub mongo_timeout: Duration,
 }
 
 /// Who answers `POST /api/chat`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum ResponderKind {
     /// `ping` gives `pong!`, any other text comes back.
     Echo,
@@ -205,8 +229,6 @@ pub enum ResponderKind {
 }
 
 impl ResponderKind {
-    pub(super) const ALL: [Self; 4] = [Self::Echo, Self::Command, Self::OpenAi, Self::None];
-
     /// The word of `responder.kind`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -220,7 +242,7 @@ impl ResponderKind {
 }
 
 /// `responder:` who answers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct ResponderConfig {
     /// Which responder.
     pub kind: ResponderKind,
@@ -229,19 +251,22 @@ pub struct ResponderConfig {
     /// Turns that are being answered at once, each on a thread; for a responder that may wait.
     pub max_concurrent: usize,
     /// How long an answer may take, and how long a turn waits for those of its session before it.
+    #[serde(rename = "timeout_seconds", deserialize_with = "seconds")]
     pub timeout: Duration,
     /// The server of [`ResponderKind::OpenAi`].
     pub openai: OpenAiConfig,
 }
 
 /// `responder.openai:` the server that answers, and what it is told.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct OpenAiConfig {
     /// Its address without a slash at the end; `/chat/completions` is added.
+    #[serde(deserialize_with = "without_last_slash")]
     pub base_url: String,
     /// The model; has a name if [`ResponderKind::OpenAi`] is the kind.
     pub model: String,
     /// The bearer token, when it wants one.
+    #[serde(deserialize_with = "secret_unless_empty")]
     pub api_key: Option<Secret>,
     /// Said before every conversation, unless it is empty.
     pub system_prompt: String,
@@ -252,8 +277,42 @@ pub struct OpenAiConfig {
 }
 
 /// `log:` the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct LogConfig {
     /// The most detailed level that is written.
+    #[serde(deserialize_with = "level")]
     pub level: log::LevelFilter,
+}
+
+fn seconds<'a, D: Deserializer<'a>>(from: D) -> Result<Duration, D::Error> {
+    u64::deserialize(from).map(Duration::from_secs)
+}
+
+fn millis<'a, D: Deserializer<'a>>(from: D) -> Result<Duration, D::Error> {
+    u64::deserialize(from).map(Duration::from_millis)
+}
+
+fn hours<'a, D: Deserializer<'a>>(from: D) -> Result<Duration, D::Error> {
+    u64::deserialize(from).map(|hours| Duration::from_secs(3600 * hours))
+}
+
+fn days_unless_zero<'a, D: Deserializer<'a>>(from: D) -> Result<Option<Duration>, D::Error> {
+    let days = u64::deserialize(from)?;
+    Ok((days > 0).then(|| Duration::from_secs(24 * 3600 * days)))
+}
+
+fn path_unless_empty<'a, D: Deserializer<'a>>(from: D) -> Result<Option<PathBuf>, D::Error> {
+    PathBuf::deserialize(from).map(|path| Some(path).filter(|path| !path.as_os_str().is_empty()))
+}
+
+fn secret_unless_empty<'a, D: Deserializer<'a>>(from: D) -> Result<Option<Secret>, D::Error> {
+    Secret::deserialize(from).map(|secret| Some(secret).filter(|secret| !secret.expose().is_empty()))
+}
+
+fn without_last_slash<'a, D: Deserializer<'a>>(from: D) -> Result<String, D::Error> {
+    String::deserialize(from).map(|url| url.trim_end_matches('/').to_owned())
+}
+
+fn level<'a, D: Deserializer<'a>>(from: D) -> Result<log::LevelFilter, D::Error> {
+    String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
 }
