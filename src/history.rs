@@ -158,15 +158,7 @@ impl<D: Disk> History<D> {
     /// # Errors
     /// The disk's.
     pub fn find(&self, session: &SessionId, id: Id) -> io::Result<Option<Arc<Message>>> {
-        let ask = Ask {
-            session: session.clone(),
-            limit: 1,
-            before: None,
-            after: Some(id.just_before()),
-            role: None,
-            since: None,
-            until: None,
-        };
+        let ask = Ask { after: Some(id.just_before()), ..Ask::newest(session.clone(), 1) };
         let found = self.read_page_here(&ask, PAGE_BYTES_MAX)?.messages.pop().map(|(message, _)| message);
         Ok(found.filter(|message| message.id() == id))
     }

@@ -16,15 +16,15 @@ use crate::feed::{Cursor, Event, Fault, Feed, Gone, Page, Watch, What};
 use crate::journal::Woken;
 
 use super::event_stream::{self, EVENT_STREAM, GLANCE, Signs};
-use super::{Client, Head, Problem, Reply, Span, Stream, header, json_bytes};
+use super::http::NDJSON;
+use super::{Client, Head, Problem, Reply, Span, Stream, header, json_bytes, query};
 
 /// Events a page has when the request does not say.
 const LIMIT_DEFAULT: usize = 100;
 /// Events a page may have.
 const LIMIT_MAX: usize = 1000;
 /// The longest a request may wait, in seconds.
-const WAIT_SECONDS_MAX: u64 = 60;
-const NDJSON: &str = "application/x-ndjson";
+const WAIT_SECONDS_MAX: usize = 60;
 
 /// The form of a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,20 +74,15 @@ pub fn read(feed: &Arc<Feed>, head: &Head<'_>) -> Result<Reply, Problem> {
 
 fn parse(head: &Head<'_>) -> Result<Ask, Problem> {
     let mut ask = Ask { after: None, limit: LIMIT_DEFAULT, wait: Duration::ZERO, form: form(head) };
-    let mut seen: Vec<std::borrow::Cow<'_, str>> = Vec::new();
-    for (name, value) in form_urlencoded::parse(head.query.as_bytes()) {
-        match &*name {
-            "after" => ask.after = Some(cursor("after", &value)?),
-            "limit" => ask.limit = whole_number("limit", &value, 1, LIMIT_MAX as u64)? as usize,
-            "wait" => ask.wait = Duration::from_secs(whole_number("wait", &value, 0, WAIT_SECONDS_MAX)?),
-            // Other programs' parameters are none of ours.
-            _ => continue,
+    query::each(head.query, |name, value| {
+        match name {
+            "after" => ask.after = Some(cursor(name, value)?),
+            "limit" => ask.limit = query::whole_number(name, value, 1, LIMIT_MAX)?,
+            "wait" => ask.wait = Duration::from_secs(query::whole_number(name, value, 0, WAIT_SECONDS_MAX)? as u64),
+            _ => return Ok(false),
         }
-        if seen.contains(&name) {
-            return Err(Problem::field(&name, "must be given once"));
-        }
-        seen.push(name);
-    }
+        Ok(true)
+    })?;
     // A browser connects again with the address of the first time and says here how far it came.
     if let Some(last) = head.header("Last-Event-ID").filter(|last| ask.form == Form::Stream && !last.is_empty()) {
         ask.after = Some(cursor("Last-Event-ID", last)?);
@@ -96,10 +91,9 @@ fn parse(head: &Head<'_>) -> Result<Ask, Problem> {
 }
 
 fn form(head: &Head<'_>) -> Form {
-    let accept = head.header("Accept").unwrap_or_default();
-    if accept.contains(EVENT_STREAM) {
+    if head.accepts(EVENT_STREAM) {
         Form::Stream
-    } else if accept.contains(NDJSON) {
+    } else if head.accepts(NDJSON) {
         Form::Lines
     } else {
         Form::Json
@@ -108,11 +102,6 @@ fn form(head: &Head<'_>) -> Form {
 
 fn cursor(field: &str, value: &str) -> Result<Cursor, Problem> {
     value.parse().map_err(|_| Problem::field(field, "must be a cursor that this feed gave out"))
-}
-
-fn whole_number(field: &str, value: &str, least: u64, most: u64) -> Result<u64, Problem> {
-    let number = value.parse().ok().filter(|number| (least..=most).contains(number));
-    number.ok_or_else(|| Problem::field(field, &format!("must be a whole number from {least} to {most}")))
 }
 
 fn watch(feed: &Arc<Feed>) -> Result<Watch, Problem> {
@@ -125,13 +114,13 @@ fn problem(fault: Fault) -> Problem {
                 and read the feed on without `after`";
     match fault {
         Fault::Gone(Gone::Foreign) => {
-            Problem::gone("cursor_foreign", format!("the cursor is of another journal: {then}"))
+            Problem::new(410, "cursor_foreign", format!("the cursor is of another journal: {then}"))
         }
         Fault::Gone(Gone::Dropped) => {
-            Problem::gone("cursor_too_old", format!("what follows the cursor is not kept any more: {then}"))
+            Problem::new(410, "cursor_too_old", format!("what follows the cursor is not kept any more: {then}"))
         }
         Fault::Gone(Gone::Ahead) => {
-            Problem::gone("cursor_ahead", format!("the journal does not reach the cursor, it was set back: {then}"))
+            Problem::new(410, "cursor_ahead", format!("the journal does not reach the cursor, it was set back: {then}"))
         }
         Fault::Unreadable(e) => {
             log::error!("the feed cannot be read: {e}");

@@ -1,6 +1,5 @@
 //! `GET /api/chat/history`: a page of a conversation, its lines spliced into the reply as they were kept.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -9,14 +8,13 @@ use tiny_http::StatusCode;
 use crate::history::{Answer, Ask, History, Source};
 use crate::message::{Id, Message, SessionId, Timestamp, is_role};
 
-use super::{Client, Head, Problem, Reply, Span, Stream, body, header, json_bytes};
+use super::http::NDJSON;
+use super::{Client, Head, Problem, Reply, Span, Stream, body, header, json_bytes, query};
 
 /// Messages a page has when the request does not say.
 const LIMIT_DEFAULT: usize = 50;
 /// Messages a page may have.
 const LIMIT_MAX: usize = 500;
-/// The type of a reply with one message a line.
-const NDJSON: &str = "application/x-ndjson";
 
 /// What stands behind the messages.
 #[derive(Serialize)]
@@ -46,49 +44,26 @@ pub fn read(history: &History, head: &Head<'_>) -> Result<Reply, Problem> {
         log::error!("the history of {} cannot be read: {e}", ask.session);
         Problem::unavailable("history_unavailable", "the transcript cannot be read now", 1)
     })?;
-    let lines = head.header("Accept").is_some_and(|accept| accept.contains(NDJSON));
-    Ok(if lines { ndjson(answer) } else { json_bytes(200, page(&ask.session, &answer)) })
+    Ok(if head.accepts(NDJSON) { ndjson(answer) } else { json_bytes(200, page(&ask.session, &answer)) })
 }
 
 fn parse(query: &str) -> Result<Ask, Problem> {
-    let mut ask = Ask {
-        session: body::session(None, "session_id")?,
-        limit: LIMIT_DEFAULT,
-        before: None,
-        after: None,
-        role: None,
-        since: None,
-        until: None,
-    };
-    let mut seen: Vec<Cow<'_, str>> = Vec::new();
-    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-        match &*name {
-            "session_id" => ask.session = body::session(Some(&value), "session_id")?,
-            "limit" => ask.limit = limit(&value)?,
-            "before" => ask.before = Some(id("before", &value)?),
-            "after" => ask.after = Some(id("after", &value)?),
-            "role" if is_role(&value) => ask.role = Some(value.into_owned()),
-            "role" => return Err(Problem::field("role", "must be the name of an author, such as user or assistant")),
-            "since" => ask.since = Some(time("since", &value)?),
-            "until" => ask.until = Some(time("until", &value)?),
-            // Other programs' parameters are none of ours.
-            _ => continue,
+    let mut ask = Ask::newest(body::session(None, "session_id")?, LIMIT_DEFAULT);
+    query::each(query, |name, value| {
+        match name {
+            "session_id" => ask.session = body::session(Some(value), name)?,
+            "limit" => ask.limit = query::whole_number(name, value, 1, LIMIT_MAX)?,
+            "before" => ask.before = Some(query::id(name, value)?),
+            "after" => ask.after = Some(query::id(name, value)?),
+            "role" if is_role(value) => ask.role = Some(value.to_owned()),
+            "role" => return Err(Problem::field(name, "must be the name of an author, such as user or assistant")),
+            "since" => ask.since = Some(time(name, value)?),
+            "until" => ask.until = Some(time(name, value)?),
+            _ => return Ok(false),
         }
-        if seen.contains(&name) {
-            return Err(Problem::field(&name, "must be given once"));
-        }
-        seen.push(name);
-    }
+        Ok(true)
+    })?;
     Ok(ask)
-}
-
-fn limit(value: &str) -> Result<usize, Problem> {
-    let limit = value.parse().ok().filter(|limit| (1..=LIMIT_MAX).contains(limit));
-    limit.ok_or_else(|| Problem::field("limit", &format!("must be a whole number from 1 to {LIMIT_MAX}")))
-}
-
-fn id(field: &str, value: &str) -> Result<Id, Problem> {
-    value.parse().map_err(|_| Problem::field(field, "must be the id of a message (a UUIDv7)"))
 }
 
 fn time(field: &str, value: &str) -> Result<Timestamp, Problem> {

@@ -7,6 +7,9 @@ use std::io::{self, Cursor, Write};
 
 use tiny_http::{Header, Method, Response, StatusCode};
 
+/// The media type of a reply with one JSON object a line.
+pub(super) const NDJSON: &str = "application/x-ndjson";
+
 /// Which listener a request came by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
@@ -38,6 +41,11 @@ impl<'a> Head<'a> {
     #[must_use]
     pub fn header(&self, name: &'static str) -> Option<&'a str> {
         self.headers.iter().find(|h| h.field.equiv(name)).map(|h| h.value.as_str())
+    }
+
+    /// Whether the client asks for that media type by name.
+    pub(super) fn accepts(&self, kind: &str) -> bool {
+        self.header("Accept").is_some_and(|accept| accept.contains(kind))
     }
 }
 
@@ -94,7 +102,11 @@ pub fn json<T: serde::Serialize>(status: u16, body: &T) -> Reply {
 /// A JSON reply that is already serialised.
 #[must_use]
 pub fn json_bytes(status: u16, body: Vec<u8>) -> Reply {
-    let headers = vec![header("Content-Type", "application/json")];
+    full(status, vec![header("Content-Type", "application/json")], body)
+}
+
+/// A reply that is whole.
+pub(super) fn full(status: u16, headers: Vec<Header>, body: Vec<u8>) -> Reply {
     let length = body.len();
     Reply::Full(Response::new(StatusCode(status), headers, Cursor::new(body), Some(length), None))
 }

@@ -14,6 +14,7 @@ mod http;
 mod live;
 mod openapi;
 mod problem;
+mod query;
 mod route;
 mod sessions;
 mod socket;
@@ -33,26 +34,19 @@ pub use route::Route;
 pub use socket::{Bell, Joining, Lines, Lobby, Payload, Shared, SocketCounters, SocketId, Sockets};
 pub use status::Status;
 
-/// What the listener may do with the body of an admitted request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Admission {
-    /// Who serves it.
-    pub route: Route,
-}
-
 /// What a listener hands its requests to. [`Api`] is the one in the product; listeners are tested with others.
 pub trait Service: Send + Sync + 'static {
-    /// Decides on the head alone whether a request will be served.
+    /// Decides on the head alone whether a request will be served, and by what.
     ///
     /// # Errors
     /// The reply to give instead. The listener need not read the body first.
-    fn admit(&self, head: &Head<'_>) -> Result<Admission, Reply>;
+    fn admit(&self, head: &Head<'_>) -> Result<Route, Reply>;
 
     /// Whether a path tells how the server is, which is to be answered however many others wait.
     fn is_probe(&self, path: &str) -> bool;
 
     /// Serves an admitted request. Waits where its answer has to: for a sync, a turn, what comes.
-    fn handle(&self, head: &Head<'_>, admission: Admission, body: &[u8]) -> Reply;
+    fn handle(&self, head: &Head<'_>, route: Route, body: &[u8]) -> Reply;
 }
 
 /// Serves every route.
@@ -68,16 +62,16 @@ pub struct Api {
 }
 
 impl Service for Api {
-    fn admit(&self, head: &Head<'_>) -> Result<Admission, Reply> {
-        route::find(head).map(|route| Admission { route }).map_err(|problem| problem.reply(head.request_id))
+    fn admit(&self, head: &Head<'_>) -> Result<Route, Reply> {
+        route::find(head).map_err(|problem| problem.reply(head.request_id))
     }
 
     fn is_probe(&self, path: &str) -> bool {
         route::is_probe(path)
     }
 
-    fn handle(&self, head: &Head<'_>, admission: Admission, body: &[u8]) -> Reply {
-        let reply = match admission.route {
+    fn handle(&self, head: &Head<'_>, route: Route, body: &[u8]) -> Reply {
+        let reply = match route {
             Route::Chat => turn::say(&self.chat, head, body),
             Route::Messages => chat::record(&self.chat, head, body),
             Route::History => history::read(&self.history, head),

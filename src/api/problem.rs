@@ -2,15 +2,14 @@
 //!
 //! Knows nothing of who meets the fault. A detail never quotes a token nor a message's text.
 
-use std::io::Cursor;
-
 use serde::Serialize;
-use tiny_http::{Response, StatusCode};
+use tiny_http::StatusCode;
 
 use crate::chat::NoTurn;
 use crate::journal::Refusal;
 use crate::message::LINE_BYTES_MAX;
 
+use super::http::full;
 use super::{Reply, header};
 
 /// One fault, told to the client.
@@ -24,10 +23,8 @@ pub struct Problem {
     pub detail: String,
     /// The field or parameter at fault, for 422.
     pub field: Option<String>,
-    /// `Allow`, for 405.
-    pub allow: Option<&'static str>,
-    /// `Retry-After` in seconds, for 503.
-    pub retry_after_seconds: Option<u32>,
+    /// What the head says beside: `Allow` for 405, `Retry-After` in seconds for 503.
+    pub header: Option<(&'static str, String)>,
 }
 
 #[derive(Serialize)]
@@ -45,7 +42,7 @@ struct Body<'a> {
 impl Problem {
     /// A fault of that status.
     pub fn new(status: u16, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), field: None, allow: None, retry_after_seconds: None }
+        Self { status, code, detail: detail.into(), field: None, header: None }
     }
 
     /// 422 that names a field and its rule.
@@ -63,23 +60,14 @@ impl Problem {
     /// 405 with `Allow`.
     #[must_use]
     pub fn method_not_allowed(allow: &'static str) -> Self {
-        Self { allow: Some(allow), ..Self::new(405, "method_not_allowed", format!("this resource takes {allow}")) }
-    }
-
-    /// 410: nothing will ever follow the client's cursor again.
-    pub fn gone(code: &'static str, detail: impl Into<String>) -> Self {
-        Self::new(410, code, detail)
-    }
-
-    /// 415.
-    #[must_use]
-    pub fn unsupported_media_type(wanted: &str) -> Self {
-        Self::new(415, "unsupported_media_type", format!("the body must be sent with Content-Type: {wanted}"))
+        let header = Some(("Allow", allow.to_owned()));
+        Self { header, ..Self::new(405, "method_not_allowed", format!("this resource takes {allow}")) }
     }
 
     /// 503 with `Retry-After`.
     pub fn unavailable(code: &'static str, detail: impl Into<String>, retry_after_seconds: u32) -> Self {
-        Self { retry_after_seconds: Some(retry_after_seconds), ..Self::new(503, code, detail) }
+        let header = Some(("Retry-After", retry_after_seconds.to_string()));
+        Self { header, ..Self::new(503, code, detail) }
     }
 
     /// Its JSON.
@@ -100,16 +88,9 @@ impl Problem {
     /// The reply that carries it.
     #[must_use]
     pub fn reply(&self, request_id: &str) -> Reply {
-        let (status, body) = (StatusCode(self.status), self.json(request_id));
         let mut headers = vec![header("Content-Type", "application/problem+json")];
-        if let Some(allow) = self.allow {
-            headers.push(header("Allow", allow));
-        }
-        if let Some(seconds) = self.retry_after_seconds {
-            headers.push(header("Retry-After", &seconds.to_string()));
-        }
-        let length = body.len();
-        Reply::Full(Response::new(status, headers, Cursor::new(body), Some(length), None))
+        headers.extend(self.header.iter().map(|(name, value)| header(name, value)));
+        full(self.status, headers, self.json(request_id))
     }
 }
 

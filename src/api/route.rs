@@ -64,7 +64,8 @@ pub(super) fn find(head: &Head<'_>) -> Result<Route, Problem> {
         return Err(Problem::method_not_allowed(allow));
     }
     if allow == "POST" && !is_json(head.header("Content-Type")) {
-        return Err(Problem::unsupported_media_type("application/json"));
+        let detail = "the body must be sent with Content-Type: application/json";
+        return Err(Problem::new(415, "unsupported_media_type", detail));
     }
     Ok(route)
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::chat::Chat;
 use crate::message::{Id, SessionId, Timestamp};
 
-use super::{Head, Problem, Reply, json};
+use super::{Head, Problem, Reply, body, json};
 
 /// What stands before a session's id in its path.
 const FOLDER: &str = "/api/chat/sessions/";
@@ -61,27 +61,9 @@ pub fn erase(chat: &Chat, mongo: Mongo, head: &Head<'_>) -> Result<Reply, Proble
 
 /// The session that a path names, percent-encoded or not.
 fn session(path: &str) -> Result<SessionId, Problem> {
-    let name = decoded(path.strip_prefix(FOLDER).unwrap_or_default());
-    let session = name.as_deref().and_then(|name| SessionId::new(name).ok());
-    session.ok_or_else(|| Problem::field("session_id", &crate::message::InvalidSession.to_string()))
-}
-
-/// The text with every `%XX` replaced by its byte; `None` when that is no text.
-fn decoded(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        rest = after;
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let (digits, after) = rest.split_first_chunk::<2>()?;
-        let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-        bytes.push(digit(digits[0])? * 16 + digit(digits[1])?);
-        rest = after;
-    }
-    String::from_utf8(bytes).ok()
+    // What is no text, or no encoding, holds a character that no name has.
+    let name = percent_encoding::percent_decode_str(path.strip_prefix(FOLDER).unwrap_or_default()).decode_utf8_lossy();
+    body::session(Some(&name), "session_id")
 }
 
 #[cfg(test)]

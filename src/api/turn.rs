@@ -6,13 +6,13 @@
 //! Knows nothing of how turns are run.
 
 use std::borrow::Cow;
-use std::io::{self, Cursor};
+use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use tiny_http::{Response, StatusCode};
+use tiny_http::StatusCode;
 
 use crate::chat::{Begun, Chat, Follow, News, Outcome, Status, Turn, WhenBusy};
 use crate::message::{Id, SessionId, Timestamp};
@@ -20,6 +20,7 @@ use crate::message::{Id, SessionId, Timestamp};
 use super::body::{self, Kind, Shape};
 use super::chat::{KEY_HEADER, TRANSPORT, check_key};
 use super::event_stream::{self, EVENT_STREAM, GLANCE, Signs, push_json};
+use super::http::full;
 use super::{Client, Head, Problem, Reply, Span, Stream, json};
 
 const TURN: &Shape = &[
@@ -113,8 +114,7 @@ pub fn say(chat: &Arc<Chat>, head: &Head<'_>, body: &[u8]) -> Result<Reply, Prob
 
 /// What the body says goes before what the head accepts.
 fn form(head: &Head<'_>, stream: Option<bool>) -> Form {
-    let accepts = || head.header("Accept").is_some_and(|accept| accept.contains(EVENT_STREAM));
-    if stream.unwrap_or_else(accepts) { Form::Events } else { Form::Json }
+    if stream.unwrap_or_else(|| head.accepts(EVENT_STREAM)) { Form::Events } else { Form::Json }
 }
 
 fn object<'a>(chat: &Chat, session: &'a SessionId, outcome: &'a Outcome) -> TurnReply<'a> {
@@ -145,9 +145,7 @@ fn whole(form: Form, chat: &Chat, session: &SessionId, outcome: &Outcome) -> Rep
         push_delta(&mut events, text, outcome.user);
     }
     push_json(&mut events, "response", &object);
-    let length = events.len();
-    let headers = event_stream::headers(EVENT_STREAM);
-    Reply::Full(Response::new(StatusCode(status), headers, Cursor::new(events), Some(length), None))
+    full(status, event_stream::headers(EVENT_STREAM), events)
 }
 
 /// Server-sent events from the beginning of the turn to its end. An error: the client is gone.

@@ -22,15 +22,7 @@ pub(super) fn up_to(
     user: Id,
     context: Context,
 ) -> io::Result<Option<Vec<Arc<Message>>>> {
-    let ask = Ask {
-        session: session.clone(),
-        limit: context.messages.max(1),
-        before: Some(user.just_after()),
-        after: None,
-        role: None,
-        since: None,
-        until: None,
-    };
+    let ask = Ask { before: Some(user.just_after()), ..Ask::newest(session.clone(), context.messages.max(1)) };
     let mut older = history.read_here(&ask)?.messages.into_iter().map(|(message, _)| message).rev();
     let Some(asked) = older.next().filter(|message| message.id() == user) else { return Ok(None) };
     let mut bytes = if context.messages > 1 { asked.text().len() } else { 0 };

@@ -50,6 +50,14 @@ pub struct Ask {
     pub until: Option<Timestamp>,
 }
 
+impl Ask {
+    /// The newest messages of a session.
+    #[must_use]
+    pub fn newest(session: SessionId, limit: usize) -> Self {
+        Self { session, limit, before: None, after: None, role: None, since: None, until: None }
+    }
+}
+
 /// What was found.
 #[derive(Clone, Debug, Default)]
 pub struct Answer {

@@ -149,12 +149,12 @@ impl<'a, S: Service> Connection<'a, S> {
             return self.refuse(exchange, &problem);
         }
         let head = request.head(Transport::Tcp, &exchange.request_id);
-        let admission = match guarded(|| shared.service.admit(&head)) {
-            Ok(Ok(admission)) => admission,
+        let route = match guarded(|| shared.service.admit(&head)) {
+            Ok(Ok(route)) => route,
             Ok(Err(reply)) => return self.answer_unread(exchange, request.framing, reply),
             Err(panicked) => return self.refuse(exchange, &panicked),
         };
-        if let (Route::Socket, Some(pool)) = (admission.route, &shared.websockets) {
+        if let (Route::Socket, Some(pool)) = (route, &shared.websockets) {
             return self.upgrade(pool, exchange, request);
         }
         match self.read_body(request) {
@@ -162,7 +162,7 @@ impl<'a, S: Service> Connection<'a, S> {
             Err(Stop::Refused(problem)) => return self.refuse(exchange, &problem),
             Err(Stop::Silent) => return Next::Close,
         }
-        match guarded(|| shared.service.handle(&head, admission, &self.body)) {
+        match guarded(|| shared.service.handle(&head, route, &self.body)) {
             Ok(reply) => self.answer(exchange, reply),
             Err(panicked) => self.refuse(exchange, &panicked),
         }

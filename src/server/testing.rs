@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use tiny_http::{Method, StatusCode};
 
-use crate::api::{Admission, Client as Reader, Head, Problem, Reply, Route, Service, Span, Stream, header, json_bytes};
+use crate::api::{Client as Reader, Head, Problem, Reply, Route, Service, Span, Stream, header, json_bytes};
 use crate::config::{ServerConfig, Timeouts};
 
 /// Loopback, port 0, deadlines that tests can wait for.
@@ -73,14 +73,12 @@ pub(super) struct Odd {
 }
 
 impl Service for Odd {
-    fn admit(&self, head: &Head<'_>) -> Result<Admission, Reply> {
+    fn admit(&self, head: &Head<'_>) -> Result<Route, Reply> {
         self.admitted.fetch_add(1, Ordering::SeqCst);
         match head.path {
             "/refused" => Err(Problem::not_found(head.path).reply(head.request_id)),
             "/panic-early" => panic!("asked to, early"),
-            _ if matches!(head.method, Method::Get | Method::Head | Method::Post) => {
-                Ok(Admission { route: Route::Chat })
-            }
+            _ if matches!(head.method, Method::Get | Method::Head | Method::Post) => Ok(Route::Chat),
             _ => Err(Problem::method_not_allowed("GET, POST").reply(head.request_id)),
         }
     }
@@ -89,7 +87,7 @@ impl Service for Odd {
         path == "/probe"
     }
 
-    fn handle(&self, head: &Head<'_>, _: Admission, body: &[u8]) -> Reply {
+    fn handle(&self, head: &Head<'_>, _: Route, body: &[u8]) -> Reply {
         self.handled.fetch_add(1, Ordering::SeqCst);
         match head.path {
             "/gate" => self.gate.pass(),

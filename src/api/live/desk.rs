@@ -1,37 +1,53 @@
 //! What a thread of sockets and those who work for it elsewhere share: errands go one way, what came of them the other.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::api::{Bell, SocketId};
-use crate::chat::{Chat, NoTurn, Outcome};
+use crate::chat::{Chat, NoTurn, Outcome, Turn};
 use crate::message::{Clock, Id, Origin, SessionId, Timestamp};
 
 use super::errands::Errands;
 use super::replay::Page;
 use super::wire::Say;
 
-/// Something a thread of sockets leaves to others.
-pub(super) enum Errand {
-    /// A guest is to be welcomed, and given what follows that message.
-    Join { session: SessionId, after: Option<Id> },
-    /// A guest is to be given what follows that message.
-    Page { session: SessionId, after: Option<Id> },
-    /// A guest has said something.
-    Say { session: SessionId, say: Say, origin: Origin },
-}
+/// What the metadata says of messages that came by WebSocket.
+const TRANSPORT: &str = "websocket";
 
-/// An errand, and where its outcome goes.
-pub(super) struct Left {
-    pub(super) tray: Arc<Tray>,
-    pub(super) socket: SocketId,
+/// A guest is to be given what follows a message.
+pub(super) struct Missed {
+    pub(super) session: SessionId,
+    pub(super) after: Option<Id>,
+    /// It is to be welcomed first.
+    pub(super) is_new: bool,
     /// Whether the guest is still there.
     pub(super) presence: Weak<()>,
-    pub(super) errand: Errand,
 }
 
-impl Left {
-    pub(super) fn is_clear(&self) -> bool {
-        matches!(&self.errand, Errand::Say { say, .. } if say.is_clear())
+/// A guest has said something.
+pub(super) struct Said {
+    pub(super) session: SessionId,
+    pub(super) say: Say,
+    pub(super) origin: Origin,
+}
+
+impl Said {
+    pub(super) fn turn(&self) -> Turn<'_> {
+        let Say { text, key, metadata, .. } = &self.say;
+        let (metadata, key, origin) = (metadata.as_ref(), key.as_deref(), Some(self.origin));
+        Turn { session: &self.session, text, metadata, transport: TRANSPORT, key, origin }
+    }
+}
+
+/// Where the outcome of an errand goes.
+pub(super) struct Recipient {
+    pub(super) tray: Arc<Tray>,
+    pub(super) socket: SocketId,
+}
+
+impl Recipient {
+    pub(super) fn put(&self, done: Done) {
+        self.tray.done().push((self.socket, done));
+        self.tray.bell.ring();
     }
 }
 
@@ -52,17 +68,16 @@ impl Tray {
         Arc::new(Self { done: Mutex::default(), bell })
     }
 
-    pub(super) fn put(&self, socket: SocketId, done: Done) {
-        self.done.lock().unwrap_or_else(PoisonError::into_inner).push((socket, done));
-        self.bell.ring();
+    fn done(&self) -> MutexGuard<'_, Vec<(SocketId, Done)>> {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn take(&self) -> Vec<(SocketId, Done)> {
-        std::mem::take(&mut *self.done.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.done())
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.done.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        self.done().is_empty()
     }
 }
 
@@ -76,8 +91,8 @@ pub(super) struct Desk {
     /// While more than this waits to be sent to a guest, no more is given of what it missed.
     pub(super) watermark_bytes: usize,
     pub(super) tray: Arc<Tray>,
-    pub(super) turns: Arc<Errands<Left>>,
-    pub(super) pages: Arc<Errands<Left>>,
+    pub(super) turns: Arc<Errands<(Recipient, Said)>>,
+    pub(super) pages: Arc<Errands<(Recipient, Missed)>>,
 }
 
 impl Desk {
@@ -85,8 +100,7 @@ impl Desk {
         self.clock.now()
     }
 
-    pub(super) fn leave(&self, socket: SocketId, presence: Weak<()>, errand: Errand) {
-        let errands = if matches!(errand, Errand::Say { .. }) { &self.turns } else { &self.pages };
-        errands.leave(Left { tray: self.tray.clone(), socket, presence, errand });
+    pub(super) fn recipient(&self, socket: SocketId) -> Recipient {
+        Recipient { tray: self.tray.clone(), socket }
     }
 }

@@ -22,7 +22,7 @@ use crate::hub::{Event, Live, What};
 use crate::journal::Entry;
 use crate::message::{Id, Message, SessionId};
 
-use super::desk::{Desk, Errand};
+use super::desk::{Desk, Missed};
 use super::replay::Page;
 use super::wire::{self, Notice};
 
@@ -88,16 +88,18 @@ impl Way<'_> {
         self.lines.send(self.socket, Payload::Text, event);
     }
 
-    fn leave(&self, presence: &Arc<()>, errand: Errand) {
-        self.desk.leave(self.socket, Arc::downgrade(presence), errand);
+    /// Has it read what the guest missed.
+    fn ask_for(&self, missed: Missed) {
+        self.desk.pages.leave((self.desk.recipient(self.socket), missed));
     }
 }
 
 impl Guest {
     /// Asks for the welcome. The guest is subscribed by then.
     pub(super) fn join(joining: Joining, way: &Way<'_>) -> Self {
-        let presence = Arc::default();
-        way.leave(&presence, Errand::Join { session: joining.session.clone(), after: joining.after });
+        let presence: Arc<()> = Arc::default();
+        let (session, after) = (joining.session.clone(), joining.after);
+        way.ask_for(Missed { session, after, is_new: true, presence: Arc::downgrade(&presence) });
         Self {
             presence,
             session: joining.session,
@@ -146,13 +148,7 @@ impl Guest {
 
     fn give(&mut self, page: Page, way: &mut Way<'_>) {
         if let Some(welcome) = &page.welcome {
-            way.send(&wire::welcome(&wire::Welcome {
-                session: &self.session,
-                is_known: welcome.is_known,
-                interactions: welcome.interactions,
-                now: way.desk.now(),
-                heartbeat_seconds: way.desk.heartbeat_seconds,
-            }));
+            way.send(&wire::welcome(&self.session, welcome, way.desk.now(), way.desk.heartbeat_seconds));
             // A turn is shown when it is told of what happens.
             if way.desk.chat.current(&self.session).is_none() {
                 self.show_idle(way);
@@ -217,7 +213,8 @@ impl Guest {
         if let Some(Some(erasure)) = self.held.take_lost() {
             way.send(&wire::erased(&self.session, erasure));
         }
-        way.leave(&self.presence, Errand::Page { session: self.session.clone(), after: self.told });
+        let (session, presence) = (self.session.clone(), Arc::downgrade(&self.presence));
+        way.ask_for(Missed { session, after: self.told, is_new: false, presence });
     }
 
     /// From here on it is told what happens.

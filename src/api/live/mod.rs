@@ -37,11 +37,11 @@ use crate::chat::Chat;
 use crate::config::WebsocketConfig;
 use crate::history::History;
 use crate::hub::Hub;
-use crate::message::{Clock, Id, SessionId};
+use crate::message::{Clock, SessionId};
 use crate::thread;
 
-use super::body;
-use desk::{Desk, Left, Tray};
+use super::{body, query};
+use desk::{Desk, Missed, Recipient, Said, Tray};
 use errands::Errands;
 use room::Room;
 use workers::{read_pages, take_turns};
@@ -57,8 +57,8 @@ pub struct Rooms {
     clock: Clock,
     heartbeat_seconds: u64,
     outgoing_bytes_max: usize,
-    turns: Arc<Errands<Left>>,
-    pages: Arc<Errands<Left>>,
+    turns: Arc<Errands<(Recipient, Said)>>,
+    pages: Arc<Errands<(Recipient, Missed)>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Nothing is sent: it ends when every thread has.
     ended: Receiver<()>,
@@ -125,34 +125,23 @@ impl Drop for Rooms {
 
 impl Sockets for Rooms {
     fn join(&self, head: &Head<'_>) -> Result<Joining, Problem> {
-        let mut joining: (Option<SessionId>, Option<Id>) = (None, None);
-        for (name, value) in form_urlencoded::parse(head.query.as_bytes()) {
-            let is_repeated = match &*name {
-                "session_id" => joining.0.replace(body::session(Some(&value), "session_id")?).is_some(),
+        let (mut session, mut after) = (None, None);
+        query::each(head.query, |name, value| {
+            match name {
+                "session_id" => session = Some(body::session(Some(value), name)?),
                 // An empty one is that of a client that has nothing yet.
-                "after" if value.is_empty() => false,
-                "after" => {
-                    let id = value.parse();
-                    let id = id.map_err(|_| Problem::field("after", "must be the id of a message (a UUIDv7)"))?;
-                    joining.1.replace(id).is_some()
-                }
+                "after" if !value.is_empty() => after = Some(query::id(name, value)?),
                 // Addresses are logged and remembered by whatever lies between.
                 "token" | "access_token" => {
                     let rule =
                         "must not be in the URL: send Authorization, or the subprotocol chatkeep.token.<base64url>";
-                    return Err(Problem::field(&name, rule));
+                    return Err(Problem::field(name, rule));
                 }
-                _ => false,
-            };
-            if is_repeated {
-                return Err(Problem::field(&name, "must be given once"));
+                _ => return Ok(false),
             }
-        }
-        let session = match joining.0 {
-            Some(session) => session,
-            None => new_session()?,
-        };
-        Ok(Joining { session, after: joining.1 })
+            Ok(true)
+        })?;
+        Ok(Joining { session: session.map_or_else(new_session, Ok)?, after })
     }
 
     fn lobby(&self, bell: Arc<dyn Bell>) -> Box<dyn Lobby> {

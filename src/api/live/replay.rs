@@ -74,7 +74,7 @@ pub(super) fn next(history: &History, session: &SessionId, after: Option<Id>) ->
 }
 
 fn ask(session: &SessionId, limit: usize, after: Option<Id>) -> Ask {
-    Ask { session: session.clone(), limit, before: None, after, role: None, since: None, until: None }
+    Ask { after, ..Ask::newest(session.clone(), limit) }
 }
 
 fn page_of(answer: Answer) -> Page {

@@ -12,7 +12,7 @@ use crossbeam_channel::Sender;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::desk::{Errand, Left, Tray};
+use super::desk::{Recipient, Said, Tray};
 use super::wire::Say;
 use super::*;
 use crate::api::{Bell, Joining, Lines, Lobby, Payload, Shared, SocketId};
@@ -20,7 +20,7 @@ use crate::cache::Cache;
 use crate::chat::{Given, Turn};
 use crate::config::Config;
 use crate::history::Ask;
-use crate::message::{Origin, Timestamp};
+use crate::message::{Id, Origin, Timestamp};
 use crate::recorder::{Recorder, open_transcripts};
 use crate::responder::{Answer, Echo, Failure, Question, Responder};
 

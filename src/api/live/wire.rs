@@ -18,6 +18,8 @@ use crate::hub::{Event, What};
 use crate::journal::Entry;
 use crate::message::{Id, Message, Origin, SessionId, Timestamp};
 
+use super::replay::Known;
+
 /// The longest `client_id`, in characters.
 const CLIENT_ID_CHARS_MAX: usize = 128;
 /// What `/help` says.
@@ -126,29 +128,20 @@ fn shared<T: Serialize>(event: &T) -> Shared {
     serde_json::to_vec(event).expect("our own events always serialise").into()
 }
 
-/// What the welcome says.
-pub(super) struct Welcome<'a> {
-    pub(super) session: &'a SessionId,
-    pub(super) is_known: bool,
-    pub(super) interactions: usize,
-    pub(super) now: Timestamp,
-    pub(super) heartbeat_seconds: u64,
-}
-
-pub(super) fn welcome(welcome: &Welcome<'_>) -> Shared {
-    let (status, message) = match welcome.is_known {
+pub(super) fn welcome(session: &SessionId, known: &Known, now: Timestamp, heartbeat_seconds: u64) -> Shared {
+    let (status, message) = match known.is_known {
         true => ("resumed", "Welcome back."),
         false => ("new", "Welcome."),
     };
     shared(&json!({
         "type": "system",
         "message": message,
-        "session_id": welcome.session,
+        "session_id": session,
         "session_status": status,
-        "interactions": welcome.interactions,
-        "timestamp": welcome.now,
+        "interactions": known.interactions,
+        "timestamp": now,
         "version": env!("CARGO_PKG_VERSION"),
-        "heartbeat_seconds": welcome.heartbeat_seconds,
+        "heartbeat_seconds": heartbeat_seconds,
     }))
 }
 
@@ -216,33 +209,14 @@ pub(super) fn message(message: &Message, is_replayed: bool) -> Shared {
     [start, &message.line()[1..]].concat().into()
 }
 
-#[derive(Serialize)]
-struct Response<'a> {
-    r#type: &'a str,
-    message: &'a str,
-    status: &'a str,
-    session_id: &'a SessionId,
-    id: Id,
-    timestamp: Timestamp,
-    reply_to: Id,
-    metadata: &'a Map<String, Value>,
-}
-
 /// A reply that was recorded just now.
 fn live_response(message: &Message, reply_to: Id) -> Shared {
-    let parts = message.parts();
-    let none = Map::new();
-    let metadata = parts.as_ref().map_or(&none, |parts| &parts.metadata);
-    shared(&Response {
-        r#type: "response",
-        message: parts.as_ref().map_or("", |parts| &parts.text),
-        status: metadata.get("status").and_then(Value::as_str).unwrap_or("completed"),
-        session_id: message.session(),
-        id: message.id(),
-        timestamp: message.id().time(),
-        reply_to,
-        metadata,
-    })
+    let (text, metadata) = message.parts().map(|parts| (parts.text, parts.metadata)).unwrap_or_default();
+    let (session, id) = (message.session(), message.id());
+    shared(&json!({
+        "type": "response", "message": text, "status": metadata.get("status").and_then(Value::as_str).unwrap_or("completed"),
+        "session_id": session, "id": id, "timestamp": id.time(), "reply_to": reply_to, "metadata": metadata,
+    }))
 }
 
 /// An event on its way to many, in the form that most of them get.

@@ -6,47 +6,38 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::Sender;
 
-use crate::chat::{Begun, Chat, NoTurn, Outcome, Status, Turn, WhenBusy};
+use crate::chat::{Begun, Chat, NoTurn, Outcome, Status, WhenBusy};
 use crate::history::History;
 use crate::journal::Refusal;
 use crate::thread;
 
-use super::desk::{Done, Errand, Left};
+use super::desk::{Done, Missed, Recipient, Said};
 use super::errands::Errands;
 use super::replay;
-use super::wire::Say;
 
-/// What the metadata says of messages that came by WebSocket.
-const TRANSPORT: &str = "websocket";
 /// Turns taken at once.
 const TURNS_AT_ONCE: usize = 256;
 
 /// The life of a thread that takes turns.
-pub(super) fn take_turns(turns: &Errands<Left>, chat: &Arc<Chat>, alive: Sender<()>) {
+pub(super) fn take_turns(turns: &Errands<(Recipient, Said)>, chat: &Arc<Chat>, alive: Sender<()>) {
     let mut clearing = Vec::new();
     while let Some(batch) = turns.take(TURNS_AT_ONCE) {
-        let mut appended = Vec::new();
-        let mut others = Vec::new();
-        for left in batch {
-            match guarded(|| with_turn(&left, |turn| chat.append(turn))) {
-                Ok(Some(Ok(one))) => appended.push((left, one)),
-                Ok(Some(Err(refusal))) => put(&left, Err(refusal.into())),
-                Ok(None) => others.push(left),
-                Err(no_turn) => put(&left, Err(no_turn)),
+        let (mut appended, mut others) = (Vec::new(), Vec::new());
+        for (to, said) in batch {
+            match guarded(|| Ok(chat.append(&said.turn()).transpose()?)) {
+                Ok(Some(one)) => appended.push((to, said, one)),
+                Ok(None) => others.push((to, said)),
+                Err(no_turn) => to.put(Done::Said(Err(no_turn))),
             }
         }
         // The first waits for the sync, the others find it done.
-        for (left, one) in appended {
-            let Errand::Say { session, .. } = &left.errand else { continue };
-            let outcome = guarded(|| chat.settle(session, one));
-            put(&left, outcome.and_then(|outcome| outcome.map_err(NoTurn::from)));
+        for (to, said, one) in appended {
+            to.put(Done::Said(guarded(|| Ok(chat.settle(&said.session, one)?))));
         }
-        for left in others {
-            let begun = guarded(|| with_turn(&left, |turn| Some(chat.begin(turn, WhenBusy::Refuse))));
-            let outcome = begun.and_then(|begun| begun.unwrap_or(Err(NoTurn::Stopping)));
-            match outcome {
-                Err(NoTurn::Busy) if left.is_clear() => clear_in_line(left, chat, &mut clearing),
-                outcome => put(&left, outcome.map(|begun| outcome_of(&begun))),
+        for (to, said) in others {
+            match begin(chat, &said, WhenBusy::Refuse) {
+                Err(NoTurn::Busy) if said.say.is_clear() => clear_in_line(to, said, chat, &mut clearing),
+                outcome => to.put(Done::Said(outcome)),
             }
         }
     }
@@ -59,34 +50,24 @@ pub(super) fn take_turns(turns: &Errands<Left>, chat: &Arc<Chat>, alive: Sender<
 
 /// Has a new context wait behind the turns that stand in line, on a thread of its own: it has stopped an answer, and must not
 /// be refused for that. So many may wait as [`Chat`] lets wait; beyond it the client is told.
-fn clear_in_line(left: Left, chat: &Arc<Chat>, clearing: &mut Vec<JoinHandle<()>>) {
+fn clear_in_line(to: Recipient, said: Said, chat: &Arc<Chat>, clearing: &mut Vec<JoinHandle<()>>) {
     clearing.retain(|thread| !thread.is_finished());
-    let (tray, socket, chat) = (left.tray.clone(), left.socket, chat.clone());
-    let spawned = thread::spawn("ws-clear".to_owned(), move || {
-        let begun = guarded(|| with_turn(&left, |turn| Some(chat.begin(turn, WhenBusy::Queue))));
-        let outcome = begun.and_then(|begun| begun.unwrap_or(Err(NoTurn::Stopping)));
-        put(&left, outcome.map(|begun| outcome_of(&begun)));
-    });
-    match spawned {
+    let (to, chat) = (Arc::new(to), chat.clone());
+    let recipient = to.clone();
+    let wait = move || recipient.put(Done::Said(begin(&chat, &said, WhenBusy::Queue)));
+    match thread::spawn("ws-clear", wait) {
         Ok(thread) => clearing.push(thread),
         Err(fault) => {
             log::error!("no thread can be had for a new context that waits: {fault}");
-            tray.put(socket, Done::Said(Err(NoTurn::Crowded)));
+            to.put(Done::Said(Err(NoTurn::Crowded)));
         }
     }
 }
 
-fn with_turn<T>(left: &Left, call: impl FnOnce(&Turn<'_>) -> Option<T>) -> Option<T> {
-    let Errand::Say { session, say, origin } = &left.errand else { return None };
-    let Say { text, key, metadata, .. } = say;
-    let (metadata, key, origin) = (metadata.as_ref(), key.as_deref(), Some(*origin));
-    call(&Turn { session, text, metadata, transport: TRANSPORT, key, origin })
-}
-
-/// What a turn came to so far; of one that is being answered the rest is told as it comes.
-fn outcome_of(begun: &Begun) -> Outcome {
-    match begun {
-        Begun::Done(outcome) => outcome.clone(),
+/// Begins a turn: what it came to so far. Of one that is being answered the rest is told as it comes.
+fn begin(chat: &Chat, said: &Said, when_busy: WhenBusy) -> Result<Outcome, NoTurn> {
+    Ok(match guarded(|| chat.begin(&said.turn(), when_busy))? {
+        Begun::Done(outcome) => outcome,
         Begun::Follow(follow) => Outcome {
             user: follow.running().user(),
             reply: None,
@@ -94,39 +75,34 @@ fn outcome_of(begun: &Begun) -> Outcome {
             status: Status::Recorded,
             duplicate: follow.is_duplicate(),
         },
-    }
-}
-
-fn put(left: &Left, outcome: Result<Outcome, NoTurn>) {
-    left.tray.put(left.socket, Done::Said(outcome));
+    })
 }
 
 /// A panic is that guest's error and nobody else's.
-fn guarded<T>(call: impl FnOnce() -> T) -> Result<T, NoTurn> {
-    catch_unwind(AssertUnwindSafe(call)).map_err(|_| {
+fn guarded<T>(call: impl FnOnce() -> Result<T, NoTurn>) -> Result<T, NoTurn> {
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| {
         log::error!("a turn that came by WebSocket panicked");
-        NoTurn::Refused(Refusal::Unavailable("the server met a fault of its own; it is in its log".into()))
+        Err(Refusal::Unavailable("the server met a fault of its own; it is in its log".into()).into())
     })
 }
 
 /// The life of the thread that reads.
-pub(super) fn read_pages(pages: &Errands<Left>, history: &History, _alive: &Sender<()>) {
+pub(super) fn read_pages(pages: &Errands<(Recipient, Missed)>, history: &History, _alive: &Sender<()>) {
     while let Some(batch) = pages.take(1) {
-        for Left { tray, socket, presence, errand } in batch {
+        for (to, Missed { session, after, is_new, presence }) in batch {
             // In a storm of clients that come and go, only those that stayed.
             if presence.strong_count() == 0 {
                 continue;
             }
-            let read = || match &errand {
-                Errand::Join { session, after } => replay::first(history, session, *after),
-                Errand::Page { session, after } => replay::next(history, session, *after),
-                Errand::Say { .. } => replay::Page::default(),
+            let read = || match is_new {
+                true => replay::first(history, &session, after),
+                false => replay::next(history, &session, after),
             };
             let page = catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
                 log::error!("reading what a client missed panicked");
                 replay::Page { gap: Some("the server met a fault of its own"), ..replay::Page::default() }
             });
-            tray.put(socket, Done::Page(page));
+            to.put(Done::Page(page));
         }
     }
 }

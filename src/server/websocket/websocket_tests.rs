@@ -10,8 +10,7 @@ use tungstenite::Message;
 use tungstenite::protocol::WebSocket;
 
 use crate::api::{
-    Admission, Bell, Head, Joining, Lines, Lobby, Payload, Problem, Reply, Route, Service, SocketCounters, SocketId,
-    Sockets,
+    Bell, Head, Joining, Lines, Lobby, Payload, Problem, Reply, Route, Service, SocketCounters, SocketId, Sockets,
 };
 use crate::config::{Config, WebsocketConfig};
 use crate::message::SessionId;
@@ -22,15 +21,15 @@ use crate::server::tcp::{self, Listening};
 struct Echo;
 
 impl Service for Echo {
-    fn admit(&self, _: &Head<'_>) -> Result<Admission, Reply> {
-        Ok(Admission { route: Route::Socket })
+    fn admit(&self, _: &Head<'_>) -> Result<Route, Reply> {
+        Ok(Route::Socket)
     }
 
     fn is_probe(&self, _: &str) -> bool {
         false
     }
 
-    fn handle(&self, head: &Head<'_>, _: Admission, _: &[u8]) -> Reply {
+    fn handle(&self, head: &Head<'_>, _: Route, _: &[u8]) -> Reply {
         Problem::not_found(head.path).reply(head.request_id)
     }
 }

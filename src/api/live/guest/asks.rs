@@ -4,7 +4,7 @@ use crate::api::{Payload, Problem};
 use crate::chat::{NoTurn, Outcome};
 use crate::message::Id;
 
-use super::super::desk::Errand;
+use super::super::desk::Said;
 use super::super::wire::{self, Asked, Say};
 use super::own::Saying;
 use super::{Guest, Phase, Way};
@@ -47,7 +47,8 @@ impl Guest {
 
     fn submit(&mut self, say: Say, way: &Way<'_>) {
         let origin = self.own.begin(way.socket, say.client_id.clone(), self.told);
-        way.leave(&self.presence, Errand::Say { session: self.session.clone(), say, origin });
+        let said = Said { session: self.session.clone(), say, origin };
+        way.desk.turns.leave((way.desk.recipient(way.socket), said));
     }
 
     pub(super) fn submit_parked(&mut self, way: &Way<'_>) {

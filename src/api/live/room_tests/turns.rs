@@ -120,13 +120,9 @@ fn a_new_context_that_finds_the_session_taken_stands_in_its_line() {
     world.next(one, 4);
     // As when another turn begins between the end of the one that was stopped and this.
     let say = Say { text: "/clear".into(), client_id: None, key: None, metadata: None };
-    let presence = Arc::new(());
-    world.rooms.turns.leave(Left {
-        tray: Tray::new(Arc::new(TestBell::default())),
-        socket: SocketId(0),
-        presence: Arc::downgrade(&presence),
-        errand: Errand::Say { session: session_of("s"), say, origin: Origin { socket: 0, request: 1 } },
-    });
+    let recipient = Recipient { tray: Tray::new(Arc::new(TestBell::default())), socket: SocketId(0) };
+    let said = Said { session: session_of("s"), say, origin: Origin { socket: 0, request: 1 } };
+    world.rooms.turns.leave((recipient, said));
     world.until_chat("it stands in line", |chat| chat.stats().waiting == 1);
     pieces.send("").unwrap();
     assert_eq!(kinds(&world.next(one, 3)), ["= completed", "idle", "clear"]);
