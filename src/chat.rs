@@ -54,7 +54,7 @@ pub struct Chat {
     responder: Option<Arc<dyn Responder>>,
     timeout: Duration,
     sessions: Arc<Sessions>,
-    pool: Arc<Pool>,
+    pool: Pool,
     waiting: Arc<Semaphore>,
     counts: Arc<Counts>,
     hub: Arc<Hub>,
@@ -73,8 +73,6 @@ pub struct Appended {
 pub struct Stats {
     /// Turns that are being answered on threads of their own.
     pub running: usize,
-    /// The most of them.
-    pub max_concurrent: usize,
     /// Requests that wait for an answer, or for the turns before theirs.
     pub waiting: usize,
     /// Answers that are whole, since the start; those given at once among them.
@@ -106,7 +104,7 @@ impl Chat {
             responder: responder.map(Arc::from),
             timeout: config.timeout,
             sessions: Arc::default(),
-            pool: Arc::new(Pool::new(config.max_concurrent)),
+            pool: Pool::new(config.max_concurrent),
             waiting: Semaphore::new(waiting_max),
             counts: Arc::default(),
             hub,
@@ -134,7 +132,8 @@ impl Chat {
             return None;
         }
         let key = user_key(turn);
-        let mut drafts = vec![journal::Draft::Message { line: user_line(turn), key, reply_to: ReplyTo::Nothing }];
+        let mut drafts = Vec::with_capacity(2);
+        drafts.push(journal::Draft::Message { line: user_line(turn), key, reply_to: ReplyTo::Nothing });
         let mut text = None;
         if let Some(responder) = &self.responder {
             let said = responder.at_once(turn.text)?;
@@ -237,7 +236,6 @@ impl Chat {
         let Some(responder) = self.responder.clone() else { return };
         running.tell_start();
         place.run(&running);
-        let pool = self.pool.clone();
         let answering = Answering {
             recorder: self.recorder.clone(),
             history: self.history.clone(),
@@ -246,10 +244,11 @@ impl Chat {
             running,
             transport: transport.to_owned(),
             timeout: self.timeout,
-            slot: Some(slot),
+            slot: Some(slot.place),
             place: Some(place),
         };
-        pool.run(Box::new(move || answering.run()));
+        // There is room for it, and a thread.
+        let _ = slot.turns.send(answering);
     }
 
     fn clear(&self, turn: &Turn<'_>) -> Result<Outcome, Refusal> {
@@ -297,7 +296,7 @@ impl Chat {
             }
             self.sessions.wait_until_idle(deadline);
         }
-        !self.pool.close(deadline)
+        self.pool.close(deadline)
     }
 
     /// Records messages as they are, all or none, in their order. Returns the id of each, and whether its key came before.
@@ -331,9 +330,7 @@ impl Chat {
         let _erasing = self.sessions.begin_erasing(session);
         let erased = self.recorder.erase(session)?;
         // One that began in between. One that begins later does not find its message any more.
-        if let Some(running) = self.sessions.running(session).filter(|running| running.user() < erased.id) {
-            running.erase();
-        }
+        self.end_erased(session, erased.id);
         Ok(erased)
     }
 
@@ -344,18 +341,19 @@ impl Chat {
     /// # Errors
     /// [`Refusal`]: whether any of it is erased is unknown; to do it again does no harm.
     pub fn erase_elsewhere(&self, erased: &[(SessionId, Id)]) -> Result<usize, Refusal> {
-        let end_turns = || {
-            for (session, up_to) in erased {
-                if let Some(running) = self.sessions.running(session).filter(|running| running.user() <= *up_to) {
-                    running.erase();
-                }
-            }
-        };
+        let end_turns = || erased.iter().for_each(|(session, up_to)| self.end_erased(session, *up_to));
         end_turns();
         let count = self.recorder.erase_elsewhere(erased)?;
-        // Those that began in between. One that begins later does not find its message any more.
+        // As for an erasure of our own.
         end_turns();
         Ok(count)
+    }
+
+    /// Ends the turn of a session whose message is erased.
+    fn end_erased(&self, session: &SessionId, up_to: Id) {
+        if let Some(running) = self.sessions.running(session).filter(|running| running.user() <= up_to) {
+            running.erase();
+        }
     }
 
     /// What an acknowledgement means.
@@ -370,7 +368,6 @@ impl Chat {
         let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         Stats {
             running: self.pool.busy(),
-            max_concurrent: self.pool.max(),
             waiting: self.waiting.taken(),
             completed: count(&self.counts.completed),
             cancelled: count(&self.counts.cancelled),

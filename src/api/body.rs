@@ -3,8 +3,10 @@
 //! 400 when the bytes are no JSON, 422 when they are JSON of the wrong shape. The typed reader is quick and its errors
 //! are vague, so the shape is looked at again, slowly, only after it has failed.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
+use std::ops::Deref;
 
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
@@ -57,6 +59,18 @@ impl Kind {
             Self::MaybeArray => "must be an array",
             Self::MaybeBool => "must be true or false",
         }
+    }
+}
+
+/// A text of a body, borrowed from there unless it has escapes. Serde copies a `Cow` in an `Option`.
+#[derive(Deserialize)]
+pub struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl Deref for Text<'_> {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use crate::chat::{Chat, Given};
 use crate::message::{Id, ROLE_BYTES_MAX, SessionId, Timestamp, is_role};
 
-use super::body::{self, Kind, Shape};
+use super::body::{self, Kind, Shape, Text};
 use super::{Head, Problem, Reply, json};
 
 /// Messages one request may bring.
@@ -32,13 +32,15 @@ const MESSAGE: &Shape = &[
 #[derive(Deserialize)]
 struct MessageBody<'a> {
     #[serde(borrow)]
-    role: Cow<'a, str>,
+    role: Text<'a>,
     #[serde(borrow)]
-    text: Cow<'a, str>,
-    session_id: Option<Cow<'a, str>>,
+    text: Text<'a>,
+    #[serde(borrow)]
+    session_id: Option<Text<'a>>,
     metadata: Option<Map<String, Value>>,
     vector_ids: Option<Vec<Value>>,
-    message_id: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    message_id: Option<Text<'a>>,
 }
 
 #[derive(Serialize)]

@@ -96,7 +96,10 @@ pub trait Client: Write {
 /// A JSON reply.
 #[must_use]
 pub fn json<T: serde::Serialize>(status: u16, body: &T) -> Reply {
-    json_bytes(status, serde_json::to_vec(body).expect("our own replies always serialise"))
+    // Most have less than that, and so are allocated once.
+    let mut bytes = Vec::with_capacity(512);
+    serde_json::to_writer(&mut bytes, body).expect("our own replies always serialise");
+    json_bytes(status, bytes)
 }
 
 /// A JSON reply that is already serialised.

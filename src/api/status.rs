@@ -156,7 +156,7 @@ impl Status {
     fn responder(&self, turns: &chat::Stats) -> Value {
         json!({
             "kind": self.config.responder.kind.as_str(),
-            "max_concurrent": turns.max_concurrent,
+            "max_concurrent": self.config.responder.max_concurrent,
             "running": turns.running,
             "waiting": turns.waiting,
             "completed": turns.completed,

@@ -5,7 +5,6 @@
 //!
 //! Knows nothing of how turns are run.
 
-use std::borrow::Cow;
 use std::io;
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,7 +16,7 @@ use tiny_http::StatusCode;
 use crate::chat::{Begun, Chat, Follow, News, Outcome, Status, Turn, WhenBusy};
 use crate::message::{Id, SessionId, Timestamp};
 
-use super::body::{self, Kind, Shape};
+use super::body::{self, Kind, Shape, Text};
 use super::chat::{KEY_HEADER, TRANSPORT, check_key};
 use super::event_stream::{self, EVENT_STREAM, GLANCE, Signs, push_json};
 use super::http::full;
@@ -34,10 +33,12 @@ const TURN: &Shape = &[
 #[derive(Deserialize)]
 struct TurnBody<'a> {
     #[serde(borrow)]
-    message: Cow<'a, str>,
-    session_id: Option<Cow<'a, str>>,
+    message: Text<'a>,
+    #[serde(borrow)]
+    session_id: Option<Text<'a>>,
     metadata: Option<Map<String, Value>>,
-    message_id: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    message_id: Option<Text<'a>>,
     stream: Option<bool>,
 }
 

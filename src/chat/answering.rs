@@ -16,11 +16,11 @@ use serde_json::{Map, Value};
 use crate::history::History;
 use crate::journal::{Draft, Refusal, ReplyTo};
 use crate::message::{self, Metadata, SessionId};
+use crate::permit::Permit;
 use crate::recorder::Recorder;
 use crate::responder::{Answer, Failure, Question, Responder};
 
 use super::context;
-use super::pool::Slot;
 use super::running::{REPLY_BYTES_MAX, Running, Why, fitting};
 use super::sessions::Place;
 use super::turn::{End, Said, Status};
@@ -62,12 +62,12 @@ pub(super) struct Answering {
     pub(super) transport: String,
     pub(super) timeout: Duration,
     /// Given back first.
-    pub(super) slot: Option<Slot>,
+    pub(super) slot: Option<Permit>,
     /// `None` once the end was told.
     pub(super) place: Option<Place>,
 }
 
-/// What is to be recorded.
+/// What is to be recorded. The metadata is what the responder tells, or what it cannot tell otherwise.
 struct Verdict {
     status: Status,
     text: String,
@@ -120,9 +120,8 @@ impl Answering {
         if why == Some(Why::Erased) {
             return Ok(Said { reply: None, text, status: Status::Cancelled });
         }
-        let verdict = Verdict::of(answer, text, why);
-        let metadata = verdict.metadata(&self.transport);
-        let line = reply_line(self.running.session(), &verdict.text, &metadata);
+        let mut verdict = Verdict::of(answer, text, why);
+        let line = verdict.line(self.running.session(), &self.transport);
         // The reply carries the key too: after a restart it is found by it.
         let key = self.running.key().copied();
         let reply_to = ReplyTo::Message(self.running.user());
@@ -167,7 +166,9 @@ impl Verdict {
             (_, Some(Why::TooLong)) => {
                 Self::failed(said, &format!("the reply is longer than {REPLY_BYTES_MAX} bytes as it would be kept"))
             }
-            (Ok(answer), _) => Self { status: Status::Completed, text: said, metadata: answer.metadata },
+            (Ok(answer), _) => {
+                Self { status: Status::Completed, text: said, metadata: fitting_metadata(answer.metadata) }
+            }
             (Err(_), Some(_)) => Self { status: Status::Cancelled, text: said, metadata: none },
             (Err(failure), None) => Self::failed(said, &failure.to_string()),
         }
@@ -182,22 +183,21 @@ impl Verdict {
         Self { status: Status::Error, text, metadata }
     }
 
-    /// The reply's metadata: what the responder tells, and what it cannot tell otherwise.
-    fn metadata(&self, transport: &str) -> Map<String, Value> {
-        let mut metadata = self.metadata.clone();
-        let told =
-            if self.status == Status::Completed { serde_json::to_vec(&metadata).map_or(0, |m| m.len()) } else { 0 };
-        if told > METADATA_BYTES_MAX {
-            log::warn!("the metadata of an answer has {told} bytes and is left out");
-            metadata.clear();
-        }
-        metadata.insert("transport".into(), transport.into());
-        metadata.insert("status".into(), self.status.as_str().into());
-        metadata
+    fn line(&mut self, session: &SessionId, transport: &str) -> message::Prepared {
+        // What a responder tells does not stand for what is known.
+        self.metadata.insert("transport".into(), transport.into());
+        self.metadata.insert("status".into(), self.status.as_str().into());
+        let metadata = Metadata { given: Some(&self.metadata), defaults: &[] };
+        message::Draft { session, role: "assistant", text: &self.text, metadata, vector_ids: &[] }.prepare()
     }
 }
 
-fn reply_line(session: &SessionId, text: &str, metadata: &Map<String, Value>) -> message::Prepared {
-    let metadata = Metadata { given: Some(metadata), defaults: &[] };
-    message::Draft { session, role: "assistant", text, metadata, vector_ids: &[] }.prepare()
+/// The metadata of a whole answer, unless it is too long.
+fn fitting_metadata(metadata: Map<String, Value>) -> Map<String, Value> {
+    let bytes = serde_json::to_vec(&metadata).map_or(0, |json| json.len());
+    if bytes <= METADATA_BYTES_MAX {
+        return metadata;
+    }
+    log::warn!("the metadata of an answer has {bytes} bytes and is left out");
+    Map::new()
 }

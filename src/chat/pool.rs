@@ -3,8 +3,6 @@
 //! A place is reserved before anything of a turn is recorded, and brings its thread with it, so that what is recorded is
 //! also answered. A thread that gives its place back early, before it is quite done, makes the next one wait for that
 //! little.
-//!
-//! Knows nothing of turns.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,117 +11,99 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
+use crate::permit::{Permit, Semaphore};
 use crate::thread;
 
+use super::answering::Answering;
 use super::turn::NoTurn;
-
-pub(super) type Job = Box<dyn FnOnce() + Send>;
 
 /// See the module.
 pub(super) struct Pool {
-    inner: Mutex<Inner>,
-    max: usize,
-    jobs: Receiver<Job>,
+    places: Arc<Semaphore>,
+    threads: Mutex<Threads>,
+    turns: Receiver<Answering>,
     /// Ends when every thread has.
     ended: Receiver<()>,
 }
 
-struct Inner {
-    busy: usize,
-    threads: Vec<JoinHandle<()>>,
-    /// `None` once closed.
+struct Threads {
+    started: Vec<JoinHandle<()>>,
+    /// What a place needs; `None` once closed.
     open: Option<Open>,
 }
 
 struct Open {
-    /// Holds a job for each place, so it is never full; who has a place need not wait to hand its job over.
-    jobs: Sender<Job>,
+    /// Holds a turn for each place, so it is never full; who has a place need not wait to hand its turn over.
+    turns: Sender<Answering>,
     /// Nothing is sent: each thread holds one, and their end is the threads'.
     alive: Sender<()>,
 }
 
-/// A place, given back when it is dropped.
-pub(super) struct Slot(Arc<Pool>);
+/// A place, and where its turn goes to be answered.
+pub(super) struct Slot {
+    pub(super) place: Permit,
+    pub(super) turns: Sender<Answering>,
+}
 
 impl Pool {
     pub(super) fn new(max: usize) -> Self {
-        let (send, jobs) = bounded(max);
+        let (send, turns) = bounded(max);
         let (alive, ended) = bounded(0);
-        let open = Some(Open { jobs: send, alive });
-        Self { inner: Mutex::new(Inner { busy: 0, threads: Vec::new(), open }), max, jobs, ended }
+        let threads = Threads { started: Vec::new(), open: Some(Open { turns: send, alive }) };
+        Self { places: Semaphore::new(max), threads: Mutex::new(threads), turns, ended }
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    fn threads(&self) -> MutexGuard<'_, Threads> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a place, with a thread for it.
     ///
     /// # Errors
     /// [`NoTurn::AtCap`], also when the system has no thread left; [`NoTurn::Stopping`].
-    pub(super) fn reserve(self: &Arc<Self>) -> Result<Slot, NoTurn> {
-        let mut inner = self.inner();
-        let alive = inner.open.as_ref().ok_or(NoTurn::Stopping)?.alive.clone();
-        if inner.busy == self.max {
-            return Err(NoTurn::AtCap);
-        }
-        if inner.threads.len() == inner.busy {
-            let (jobs, name) = (self.jobs.clone(), format!("responder-{}", inner.threads.len()));
-            let started = thread::spawn(name, move || run(&jobs, &alive)).map_err(|e| {
+    pub(super) fn reserve(&self) -> Result<Slot, NoTurn> {
+        let mut threads = self.threads();
+        let Some(Open { turns, alive }) = &threads.open else { return Err(NoTurn::Stopping) };
+        let slot = Slot { place: self.places.try_acquire().ok_or(NoTurn::AtCap)?, turns: turns.clone() };
+        if threads.started.len() < self.places.taken() {
+            let (turns, alive, name) =
+                (self.turns.clone(), alive.clone(), format!("responder-{}", threads.started.len()));
+            let started = thread::spawn(name, move || answer(&turns, &alive)).map_err(|e| {
                 log::warn!("no thread for an answer: {e}");
                 NoTurn::AtCap
             })?;
-            inner.threads.push(started);
+            threads.started.push(started);
         }
-        inner.busy += 1;
-        Ok(Slot(Arc::clone(self)))
-    }
-
-    /// Has a job run on a thread, for who has a place. Once the pool is closed the job is dropped instead.
-    pub(super) fn run(&self, job: Job) {
-        let jobs = self.inner().open.as_ref().map(|open| open.jobs.clone());
-        if let Some(jobs) = jobs {
-            let _ = jobs.try_send(job);
-        }
+        Ok(slot)
     }
 
     /// Places that are taken.
     pub(super) fn busy(&self) -> usize {
-        self.inner().busy
+        self.places.taken()
     }
 
-    /// The most places.
-    pub(super) fn max(&self) -> usize {
-        self.max
-    }
-
-    /// Ends the threads and joins them; those that have not ended by `deadline` are left. Returns whether any was.
+    /// Ends the threads and joins them, once every slot is gone; those that have not ended by `deadline` are left. Returns
+    /// whether all have.
     pub(super) fn close(&self, deadline: Instant) -> bool {
         let threads = {
-            let mut inner = self.inner();
-            inner.open = None;
-            std::mem::take(&mut inner.threads)
+            let mut threads = self.threads();
+            threads.open = None;
+            std::mem::take(&mut threads.started)
         };
         if self.ended.recv_deadline(deadline) == Err(RecvTimeoutError::Timeout) {
-            return true;
+            return false;
         }
         for thread in threads {
             // It caught its own panics.
             let _ = thread.join();
         }
-        false
+        true
     }
 }
 
-fn run(jobs: &Receiver<Job>, _alive: &Sender<()>) {
-    for job in jobs {
-        // A job that panics has said so to whoever waits for it.
-        let _ = catch_unwind(AssertUnwindSafe(job));
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.0.inner().busy -= 1;
+fn answer(turns: &Receiver<Answering>, _alive: &Sender<()>) {
+    for turn in turns {
+        // One that panics has said so to whoever waits for it.
+        let _ = catch_unwind(AssertUnwindSafe(|| turn.run()));
     }
 }

@@ -34,11 +34,18 @@ struct Inner {
 struct Line {
     occupant: Option<Occupant>,
     next_ticket: u64,
-    /// By ticket, with their keys.
-    waiting: VecDeque<(u64, Option<Key>)>,
+    waiting: VecDeque<Waiter>,
     /// Erasures of the session that are under way.
     erasing: usize,
     changed: Arc<Condvar>,
+}
+
+/// A turn that waits for the place, in the order of tickets.
+#[derive(Clone, Copy)]
+struct Waiter {
+    ticket: u64,
+    key: Option<Key>,
+    when_busy: WhenBusy,
 }
 
 /// Who has the place of a session.
@@ -93,16 +100,32 @@ impl Line {
         }
     }
 
+    /// What comes of waiting now: the turn to join, or the place if there is none. `None`: it waits on.
+    fn call(&self, waiter: &Waiter, is_closed: bool, is_late: bool) -> Option<Result<Option<Arc<Running>>, NoTurn>> {
+        match self.same(waiter.key.as_ref()) {
+            Err(no_turn) => Some(Err(no_turn)),
+            Ok(Some(running)) => Some(Ok(Some(running.clone()))),
+            Ok(None) if is_closed => Some(Err(NoTurn::Stopping)),
+            Ok(None) if self.is_turn_of(waiter) => Some(Ok(None)),
+            Ok(None) if waiter.when_busy == WhenBusy::Refuse && self.is_busy_for(waiter) => Some(Err(NoTurn::Busy)),
+            Ok(None) => is_late.then_some(Err(NoTurn::Late)),
+        }
+    }
+
+    fn is_turn_of(&self, waiter: &Waiter) -> bool {
+        self.occupant.is_none() && self.waiting.front().is_some_and(|first| first.ticket == waiter.ticket)
+    }
+
     /// Whether another message is being answered, for one that does not queue.
-    fn is_busy_for(&self, ticket: u64, key: Option<&Key>) -> bool {
+    fn is_busy_for(&self, waiter: &Waiter) -> bool {
         // Others with the same message do not count: whoever of them goes first, the others are told the same.
-        let mut before = self.waiting.iter().take_while(|(other, _)| *other != ticket);
-        let is_behind = before.any(|(_, other)| key.is_none() || other.as_ref() != key);
-        is_behind
+        let is_other = |key: &Option<Key>| waiter.key.is_none() || *key != waiter.key;
+        let mut before = self.waiting.iter().take_while(|other| other.ticket != waiter.ticket);
+        before.any(|other| is_other(&other.key))
             || match &self.occupant {
                 None | Some(Occupant::Brief) => false,
                 // The same message by another way: it is answered soon, or over.
-                Some(Occupant::Beginning(other)) => key.is_none() || other.as_ref() != key,
+                Some(Occupant::Beginning(key)) => is_other(key),
                 Some(Occupant::Running(running)) => running.is_answering(),
             }
     }
@@ -134,39 +157,29 @@ impl Sessions {
         };
         let mut inner = self.inner();
         let line = inner.lines.entry(session.clone()).or_default();
-        let (ticket, changed) = (line.next_ticket, line.changed.clone());
+        let (waiter, changed) = (Waiter { ticket: line.next_ticket, key, when_busy }, line.changed.clone());
         line.next_ticket += 1;
-        line.waiting.push_back((ticket, key));
-        loop {
+        line.waiting.push_back(waiter);
+        let called = loop {
             let is_closed = inner.is_closed;
-            let line = inner.lines.get_mut(session).expect("who waits keeps the line");
             let left = until.saturating_duration_since(Instant::now());
-            let is_mine = line.occupant.is_none() && line.waiting.front().is_some_and(|(first, _)| *first == ticket);
-            let came = match line.same(key.as_ref()) {
-                Err(no_turn) => Some(Err(no_turn)),
-                Ok(Some(running)) => {
-                    running.join();
-                    Some(Ok(Entered::Same(running.clone())))
-                }
-                Ok(None) if is_closed => Some(Err(NoTurn::Stopping)),
-                Ok(None) if is_mine => {
+            let line = inner.lines.get_mut(session).expect("who waits keeps the line");
+            if let Some(called) = line.call(&waiter, is_closed, left.is_zero()) {
+                line.waiting.retain(|other| other.ticket != waiter.ticket);
+                if let Ok(None) = called {
                     line.occupant = Some(occupant);
-                    line.waiting.pop_front();
-                    return Ok(Entered::Place(Place { sessions: Arc::clone(self), session: session.clone() }));
                 }
-                Ok(None) if when_busy == WhenBusy::Refuse && line.is_busy_for(ticket, key.as_ref()) => {
-                    Some(Err(NoTurn::Busy))
-                }
-                Ok(None) if left.is_zero() => Some(Err(NoTurn::Late)),
-                Ok(None) => None,
-            };
-            if let Some(came) = came {
-                line.waiting.retain(|(other, _)| *other != ticket);
-                self.tidy(&mut inner, session);
-                return came;
+                break called;
             }
             inner = changed.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
+        };
+        // Before the lock is given back: with its last follower a turn is stopped.
+        called.iter().flatten().for_each(|running| running.join());
+        self.tidy(&mut inner, session);
+        Ok(match called? {
+            Some(running) => Entered::Same(running),
+            None => Entered::Place(Place { sessions: Arc::clone(self), session: session.clone() }),
+        })
     }
 
     /// Wakes those who may go on, or takes a line away that nobody needs.

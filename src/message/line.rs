@@ -283,9 +283,7 @@ impl Message {
     /// Whose line it is that begins there, as far as the beginning of our layout tells: the rest may be damaged or cut off.
     #[must_use]
     pub fn beginning_of_line(line: &[u8]) -> Option<(Id, SessionId)> {
-        let (id, rest) = line.strip_prefix(BEFORE_ID)?.split_at_checked(Id::TEXT_BYTES)?;
-        let (session, _) = until_quote(rest.strip_prefix(BEFORE_SESSION)?)?;
-        Some((str::from_utf8(id).ok()?.parse().ok()?, SessionId::new(session).ok()?))
+        read_beginning(line).map(|(id, session, _)| (id, session))
     }
 
     /// Reads a line of a file anyone may have edited: `None` unless it is a whole JSON object with a message's fields.
@@ -330,15 +328,18 @@ fn is_json(line: &[u8]) -> bool {
     str::from_utf8(line).is_ok_and(|line| serde_json::from_str::<IgnoredAny>(line).is_ok())
 }
 
+/// Reads what stands before `role`, and what follows.
+fn read_beginning(line: &[u8]) -> Option<(Id, SessionId, &[u8])> {
+    let (id, rest) = line.strip_prefix(BEFORE_ID)?.split_at_checked(Id::TEXT_BYTES)?;
+    let (session, rest) = until_quote(rest.strip_prefix(BEFORE_SESSION)?)?;
+    Some((str::from_utf8(id).ok()?.parse().ok()?, SessionId::new(session).ok()?, rest))
+}
+
 /// Reads what stands before `text`; `None` when the line has another layout.
 fn read_layout(line: &[u8]) -> Option<(Id, SessionId, Places)> {
-    let rest = line.strip_prefix(BEFORE_ID)?;
-    let (id, rest) = rest.split_at_checked(Id::TEXT_BYTES)?;
-    let id: Id = str::from_utf8(id).ok()?.parse().ok()?;
-    let (session, rest) = until_quote(rest.strip_prefix(BEFORE_SESSION)?)?;
+    let (id, session, rest) = read_beginning(line)?;
     let (role, rest) = until_quote(rest.strip_prefix(BEFORE_ROLE)?)?;
     let (time, rest) = until_quote(rest.strip_prefix(BEFORE_TIME)?)?;
-    let session = SessionId::new(session).ok()?;
     let fits = is_role(role) && time.as_bytes() == id.time().to_text() && rest.starts_with(BEFORE_TEXT);
     let places = Places { session_bytes: session.as_str().len(), role_bytes: role.len() };
     (fits && line.len() > places.text_at() && line.ends_with(b"}")).then_some((id, session, places))

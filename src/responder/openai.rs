@@ -29,6 +29,7 @@ mod testing;
 mod tests;
 
 use std::io::Read;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -39,7 +40,8 @@ use ureq::{Agent, Body, http};
 use super::speech::Speech;
 use super::{Answer, Context, Failure, Question, Responder};
 use crate::config::OpenAiConfig;
-use names::{Names, Running};
+use crate::permit::Semaphore;
+use names::{Names, RUNNING_MAX};
 use refusal::{Quoter, refusal};
 use stream::Stream;
 use wire::{Dial, Watch};
@@ -69,7 +71,7 @@ pub struct OpenAi {
     url: String,
     /// Whether the server was seen not to understand `stream_options`.
     is_plain: AtomicBool,
-    lookups: Running,
+    lookups: Arc<Semaphore>,
     /// Mozilla's roots, but in tests.
     tls: TlsConfig,
 }
@@ -98,7 +100,7 @@ impl OpenAi {
             config: config.clone(),
             url: format!("{}/chat/completions", config.base_url),
             is_plain: AtomicBool::new(false),
-            lookups: Running::default(),
+            lookups: Semaphore::new(RUNNING_MAX),
             tls: TlsConfig::default(),
         }
     }

@@ -2,8 +2,8 @@
 //!
 //! Knows nothing of turns.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 /// Set once, never unset; clones are the same one.
 #[derive(Clone, Debug, Default)]
@@ -16,38 +16,35 @@ struct Inner {
 }
 
 impl Stop {
-    /// Sets it. Returns whether it was not set before.
-    pub fn set(&self) -> bool {
-        let mut set = self.0.set.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = !*set;
-        *set = true;
+    fn word(&self) -> MutexGuard<'_, bool> {
+        self.0.set.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets it.
+    pub fn set(&self) {
+        *self.word() = true;
         self.0.changed.notify_all();
-        first
     }
 
     /// Whether it is set.
     #[must_use]
     pub fn is_set(&self) -> bool {
-        *self.0.set.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.word()
     }
 
     /// Waits until it is set or `until` has come; says whether it is set.
     #[must_use]
     pub fn wait(&self, until: Instant) -> bool {
-        let mut set = self.0.set.lock().unwrap_or_else(PoisonError::into_inner);
-        while !*set {
-            let left = until.saturating_duration_since(Instant::now());
-            if left == Duration::ZERO {
-                return false;
-            }
-            set = self.0.changed.wait_timeout(set, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        true
+        let left = until.saturating_duration_since(Instant::now());
+        let waited = self.0.changed.wait_timeout_while(self.word(), left, |is_set| !*is_set);
+        *waited.unwrap_or_else(PoisonError::into_inner).0
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -58,7 +55,7 @@ mod tests {
             let stop = stop.clone();
             std::thread::spawn(move || stop.wait(Instant::now() + Duration::from_secs(60)))
         };
-        assert!(stop.set());
-        assert!(waiter.join().unwrap() && stop.is_set() && !stop.set());
+        stop.set();
+        assert!(waiter.join().unwrap() && stop.is_set());
     }
 }

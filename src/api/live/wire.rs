@@ -73,23 +73,23 @@ struct Frame<'a> {
 /// Reads a client's message.
 ///
 /// # Errors
-/// What is wrong with it, and its `client_id` if that can be found.
-pub(super) fn read(bytes: &[u8]) -> Result<Asked, (Problem, Option<String>)> {
+/// The event that says what is wrong with it, with its `client_id` if that can be found.
+pub(super) fn read(bytes: &[u8]) -> Result<Asked, Shared> {
     // The typed reader would take an array for an object's values.
     let is_array = bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
     let frame: Frame<'_> = match serde_json::from_slice(bytes) {
         Ok(frame) if !is_array => frame,
-        Err(error) if !error.is_data() => {
-            return Err((Problem::new(400, "malformed_json", format!("the message is not JSON: {error}")), None));
+        Err(fault) if !fault.is_data() => {
+            return Err(error(&Problem::new(400, "malformed_json", format!("the message is not JSON: {fault}")), None));
         }
         other => {
             let why = other.err().map_or_else(|| "it must be an object".to_owned(), |error| error.to_string());
             let detail = format!("the message has the wrong shape: {why}");
-            return Err((Problem::new(422, "invalid_body", detail), client_id_of(bytes)));
+            return Err(error(&Problem::new(422, "invalid_body", detail), client_id_of(bytes).as_deref()));
         }
     };
     let client_id = frame.client_id.as_deref().map(str::to_owned);
-    asked(frame).map_err(|problem| (problem, client_id))
+    asked(frame).map_err(|problem| error(&problem, client_id.as_deref()))
 }
 
 fn asked(frame: Frame<'_>) -> Result<Asked, Problem> {
@@ -281,8 +281,9 @@ mod tests {
     use super::*;
 
     fn fault(text: &str) -> (&'static str, Option<String>, Option<String>) {
-        let (problem, client_id) = read(text.as_bytes()).unwrap_err();
-        (problem.code, problem.field, client_id)
+        let event: Value = serde_json::from_slice(&read(text.as_bytes()).unwrap_err()).unwrap();
+        let text_of = |name: &str| event.get(name).and_then(Value::as_str).map(str::to_owned);
+        (text_of("code").unwrap().leak(), text_of("field"), text_of("client_id"))
     }
 
     #[test]

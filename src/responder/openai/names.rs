@@ -8,7 +8,6 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, bounded};
@@ -19,10 +18,11 @@ use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::NextTimeout;
 
 use super::wire::Watch;
+use crate::permit::Semaphore;
 use crate::thread;
 
 /// The most lookups at once, those that were given up included.
-const RUNNING_MAX: usize = 64;
+pub(super) const RUNNING_MAX: usize = 64;
 
 /// The longest wait that looks at nothing else.
 const SLICE: Duration = Duration::from_millis(25);
@@ -30,13 +30,10 @@ const SLICE: Duration = Duration::from_millis(25);
 /// As many as the client takes.
 const ADDRESSES_MAX: usize = 16;
 
-/// How many lookups run.
-pub(super) type Running = Arc<AtomicUsize>;
-
 /// Finds addresses while it watches.
 pub(super) struct Names {
     pub(super) watch: Watch,
-    pub(super) running: Running,
+    pub(super) running: Arc<Semaphore>,
 }
 
 impl Resolver for Names {
@@ -56,7 +53,8 @@ impl Names {
         if let Ok(ip) = host.parse::<IpAddr>() {
             return Ok(vec![SocketAddr::new(ip, port)]);
         }
-        let one = Counted::new(&self.running).ok_or_else(|| io::Error::other("too many names are being looked up"))?;
+        let too_many = || io::Error::other("too many names are being looked up");
+        let one = self.running.try_acquire().ok_or_else(too_many)?;
         // One answer, for which there is always room: the thread never waits to hand it over.
         let (tell, told) = bounded(1);
         let host = host.to_owned();
@@ -82,22 +80,6 @@ impl fmt::Debug for Names {
     }
 }
 
-/// One of those that run.
-struct Counted(Running);
-
-impl Counted {
-    fn new(running: &Running) -> Option<Self> {
-        let one = Self(running.clone());
-        (running.fetch_add(1, Ordering::Relaxed) < RUNNING_MAX).then_some(one)
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,7 +88,7 @@ mod tests {
     fn names() -> Names {
         Names {
             watch: Watch::new(Stop::default(), Instant::now() + Duration::from_secs(30)),
-            running: Running::default(),
+            running: Semaphore::new(RUNNING_MAX),
         }
     }
 
@@ -129,10 +111,8 @@ mod tests {
     #[test]
     fn lookups_are_counted_and_given_up_at_the_stop() {
         let names = names();
-        names.running.store(RUNNING_MAX, Ordering::Relaxed);
-        assert!(names.look_up("localhost", 80).unwrap_err().to_string().contains("too many"));
-        assert_eq!(names.running.load(Ordering::Relaxed), RUNNING_MAX);
-        names.running.store(0, Ordering::Relaxed);
+        let full = Names { running: Semaphore::new(0), watch: names.watch.clone() };
+        assert!(full.look_up("localhost", 80).unwrap_err().to_string().contains("too many"));
         let stop = Stop::default();
         stop.set();
         let watch = Watch::new(stop, Instant::now() + Duration::from_secs(30));

@@ -16,7 +16,7 @@ impl Guest {
             return way.send(&wire::error(&problem, None));
         }
         match wire::read(bytes) {
-            Err((problem, client_id)) => way.send(&wire::error(&problem, client_id.as_deref())),
+            Err(fault) => way.send(&fault),
             Ok(Asked::Say(say)) => self.say(say, way),
             Ok(Asked::Stop) => self.stop(way),
             Ok(Asked::Help) => way.send(&wire::help(&self.session, way.desk.now())),
