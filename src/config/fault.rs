@@ -57,12 +57,8 @@ impl Fault {
     /// Whether the fault stands in the file, and not in an option of the command line.
     #[must_use]
     pub fn is_in_file(&self) -> bool {
-        match self {
-            Self::Syntax { .. } => true,
-            Self::UnknownKey { path, .. } | Self::Value { path, .. } | Self::Reference { path, .. } => {
-                !path.starts_with("--")
-            }
-        }
+        // It begins with the place, or with the key or the option that gave the value.
+        !self.to_string().starts_with("--")
     }
 }
 

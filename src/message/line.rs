@@ -1,6 +1,7 @@
 //! The line: a message as one JSON object, made once and patched with its id and time when they are given.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::fmt;
 
 use serde::Deserialize;
@@ -28,6 +29,13 @@ const BEFORE_TIME: &[u8] = b"\",\"created_at\":\"";
 const BEFORE_TEXT: &[u8] = b"\",\"text\":";
 const ID_AT: usize = BEFORE_ID.len();
 const SESSION_AT: usize = ID_AT + Id::TEXT_BYTES + BEFORE_SESSION.len();
+
+/// What a thread keeps of the room it writes lines in, in bytes: most lines fit.
+const SCRATCH_BYTES: usize = 2048;
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// Whether `role` names an author: 1 to 32 characters of `a-z 0-9 _ -`, starting with a letter.
 #[must_use]
@@ -84,7 +92,20 @@ impl Draft<'_> {
     #[must_use]
     pub fn prepare(&self) -> Prepared {
         assert!(is_role(self.role), "a draft's role is checked where it comes in");
-        let mut line = Vec::with_capacity(SESSION_AT + self.session.as_str().len() + self.text.len() + 192);
+        // Written where there is room, and copied once its length is known: a piece left behind it would fit nothing.
+        let line = SCRATCH.with_borrow_mut(|line| {
+            line.clear();
+            self.write(line);
+            let exact = line.as_slice().into();
+            if line.capacity() > SCRATCH_BYTES {
+                *line = Vec::new();
+            }
+            exact
+        });
+        Prepared { line, session: self.session.clone(), role_bytes: self.role.len(), origin: None }
+    }
+
+    fn write(&self, line: &mut Vec<u8>) {
         line.extend_from_slice(BEFORE_ID);
         line.extend_from_slice(&[b'0'; Id::TEXT_BYTES]);
         line.extend_from_slice(BEFORE_SESSION);
@@ -94,15 +115,14 @@ impl Draft<'_> {
         line.extend_from_slice(BEFORE_TIME);
         line.extend_from_slice(&[b'0'; Timestamp::TEXT_BYTES]);
         line.extend_from_slice(BEFORE_TEXT);
-        write_json(&mut line, self.text);
+        write_json(line, self.text);
         line.extend_from_slice(b",\"metadata\":");
-        write_json(&mut line, &self.metadata);
+        write_json(line, &self.metadata);
         if !self.vector_ids.is_empty() {
             line.extend_from_slice(b",\"vector_ids\":");
-            write_json(&mut line, self.vector_ids);
+            write_json(line, self.vector_ids);
         }
         line.push(b'}');
-        Prepared { line, session: self.session.clone(), role_bytes: self.role.len(), origin: None }
     }
 }
 
@@ -123,7 +143,7 @@ pub struct Origin {
 /// A serialised message that waits for its id.
 #[derive(Debug)]
 pub struct Prepared {
-    line: Vec<u8>,
+    line: Box<[u8]>,
     session: SessionId,
     role_bytes: usize,
     origin: Option<Origin>,
@@ -161,8 +181,7 @@ impl Prepared {
         self.line[ID_AT..ID_AT + Id::TEXT_BYTES].copy_from_slice(&id.to_text());
         let time_at = places.time_at();
         self.line[time_at..time_at + Timestamp::TEXT_BYTES].copy_from_slice(&id.time().to_text());
-        // A copy of the right length: to cut it in place would leave a piece behind it that nothing fits into.
-        Message { id, session: self.session, places, line: self.line.as_slice().into() }
+        Message { id, session: self.session, places, line: self.line }
     }
 }
 
@@ -378,6 +397,13 @@ mod tests {
         // A word before each, the counts of what is shared, and two places in a queue that has grown.
         let least = message.line.len() + 8 + size_of::<Message>() + 24 + "default".len() + 24 + 16;
         assert!((least..least + 3 * 16).contains(&message.memory_bytes()), "{} of {least}", message.memory_bytes());
+    }
+
+    #[test]
+    fn a_thread_keeps_no_room_of_a_long_line() {
+        sample(&"x".repeat(100_000));
+        assert!(SCRATCH.with_borrow(Vec::capacity) <= SCRATCH_BYTES);
+        assert!(sample("hi").line().len() < SCRATCH_BYTES);
     }
 
     #[test]

@@ -151,55 +151,40 @@ impl<'a> Talk<'a> {
         }
     }
 
-    /// Waits until a pipe is ready, at most `time`, and moves what can be moved. Says whether any output came.
+    /// Waits until a pipe is ready, at most `time`, and moves what can be moved; none of them blocks. Says whether any output
+    /// came.
     fn exchange(&mut self, time: Duration) -> Result<bool, Failure> {
         let broken = |e: io::Error| Failure::Failed(format!("the pipes to the command failed: {e}"));
-        let ready = ready(&self.pipes, time).map_err(broken)?;
-        if ready.stdin && self.input.write(self.pipes.stdin.as_mut()).map_err(broken)? {
+        wait_for_any(&self.pipes, time).map_err(broken)?;
+        if self.input.write(self.pipes.stdin.as_mut()).map_err(broken)? {
             // What is closed is the end of the conversation.
             self.pipes.stdin = None;
         }
         let mut came = false;
-        if ready.stderr {
-            match read(self.pipes.stderr.as_mut(), &mut self.piece).map_err(broken)? {
-                Some(0) => self.pipes.stderr = None,
-                Some(n) => (came, _) = (true, self.errors.push(&self.piece[..n])),
-                None => {}
-            }
+        match read(self.pipes.stderr.as_mut(), &mut self.piece).map_err(broken)? {
+            Some(0) => self.pipes.stderr = None,
+            Some(n) => (came, _) = (true, self.errors.push(&self.piece[..n])),
+            None => {}
         }
-        if ready.stdout {
-            match read(self.pipes.stdout.as_mut(), &mut self.piece).map_err(broken)? {
-                Some(0) => self.pipes.stdout = None,
-                Some(n) => (came, _) = (true, self.output.hear(&self.piece[..n])?),
-                None => {}
-            }
+        match read(self.pipes.stdout.as_mut(), &mut self.piece).map_err(broken)? {
+            Some(0) => self.pipes.stdout = None,
+            Some(n) => (came, _) = (true, self.output.hear(&self.piece[..n])?),
+            None => {}
         }
         Ok(came)
     }
 }
 
-/// Which pipes have something to do, if only to tell that they are closed.
-#[derive(Default)]
-struct Ready {
-    stdin: bool,
-    stdout: bool,
-    stderr: bool,
-}
-
-fn ready(pipes: &Pipes, time: Duration) -> io::Result<Ready> {
+/// Waits until a pipe has something to do, if only to tell that it is closed, at most `time`.
+fn wait_for_any(pipes: &Pipes, time: Duration) -> io::Result<()> {
     let stdin = pipes.stdin.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::OUT));
     let stdout = pipes.stdout.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::IN));
     let stderr = pipes.stderr.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::IN));
-    let are_open = [stdin.is_some(), stdout.is_some(), stderr.is_some()];
     let mut open: Vec<PollFd<'_>> = [stdin, stdout, stderr].into_iter().flatten().collect();
-    let time = Timespec::try_from(time).unwrap_or_default();
-    match poll(&mut open, Some(&time)) {
-        Ok(_) | Err(rustix::io::Errno::INTR) => {}
-        Err(e) => return Err(e.into()),
+    match poll(&mut open, Some(&Timespec::try_from(time).unwrap_or_default())) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(e) => Err(e.into()),
     }
-    let mut polled = open.iter().map(|fd| !fd.revents().is_empty());
-    let [stdin, stdout, stderr] = are_open.map(|is_open| is_open && polled.next().unwrap_or_default());
-    Ok(Ready { stdin, stdout, stderr })
 }
 
 /// `None` when there is nothing to read now; 0 at the end.

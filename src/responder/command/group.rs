@@ -10,6 +10,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, ExitStatus, Stdio};
 use std::thread::park_timeout;
@@ -57,15 +58,9 @@ impl Group {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         let pipes = Pipes { stdin: child.stdin.take(), stdout: child.stdout.take(), stderr: child.stderr.take() };
         let group = Self { pid: Pid::from_child(&child), child, status: None, ended: false };
-        if let Some(pipe) = &pipes.stdin {
-            ioctl_fionbio(pipe, true)?;
-        }
-        if let Some(pipe) = &pipes.stdout {
-            ioctl_fionbio(pipe, true)?;
-        }
-        if let Some(pipe) = &pipes.stderr {
-            ioctl_fionbio(pipe, true)?;
-        }
+        let Pipes { stdin, stdout, stderr } = &pipes;
+        let all = [stdin.as_ref().map(AsFd::as_fd), stdout.as_ref().map(AsFd::as_fd), stderr.as_ref().map(AsFd::as_fd)];
+        all.into_iter().flatten().try_for_each(|pipe| ioctl_fionbio(pipe, true))?;
         Ok((group, pipes))
     }
 
