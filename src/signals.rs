@@ -114,7 +114,9 @@ fn ignores_hangup(status: &str) -> bool {
 mod tests {
     use std::io::{BufRead, BufReader, Read};
     use std::os::unix::process::ExitStatusExt;
-    use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+    use std::process::{Child, Command, ExitStatus, Stdio};
+    use std::sync::mpsc::{Receiver, channel};
+    use std::time::{Duration, Instant};
 
     use rustix::process::{Pid, Signal, kill_process};
 
@@ -150,9 +152,12 @@ mod tests {
         writeln!(io::stdout(), "said: {line}").unwrap();
     }
 
+    /// How long a child may take to say something, or to end.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
     struct Role {
         child: Child,
-        said: BufReader<ChildStdout>,
+        said: Receiver<String>,
     }
 
     impl Role {
@@ -167,21 +172,20 @@ mod tests {
             let only = ["--exact", "signals::tests::the_child_of_the_other_tests", "--nocapture", "--test-threads=1"];
             let command = command.args(only).env(ROLE, role).stdin(Stdio::piped()).stdout(Stdio::piped());
             let mut child = command.spawn().unwrap();
-            let said = BufReader::new(child.stdout.take().unwrap());
-            let mut role = Self { child, said };
+            let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+            let (tell, said) = channel();
+            std::thread::spawn(move || {
+                for line in lines {
+                    let _ = line.split_once("said: ").map(|(_, said)| tell.send(said.to_owned()));
+                }
+            });
+            let role = Self { child, said };
             assert_eq!(role.next(), "ready");
             role
         }
 
-        fn next(&mut self) -> String {
-            let mut line = String::new();
-            while self.said.read_line(&mut line).unwrap() > 0 {
-                if let Some((_, said)) = line.split_once("said: ") {
-                    return said.trim_end().to_owned();
-                }
-                line.clear();
-            }
-            "nothing".to_owned()
+        fn next(&self) -> String {
+            self.said.recv_timeout(PATIENCE).unwrap_or_else(|_| "nothing".to_owned())
         }
 
         fn send(&self, signal: Signal) {
@@ -191,7 +195,25 @@ mod tests {
         /// Its end, with standard input still open: a stuck child ends by its signal or not at all.
         fn end(&mut self) -> ExitStatus {
             let _held_open = self.child.stdin.take();
-            self.child.wait().unwrap()
+            self.wait()
+        }
+
+        fn wait(&mut self) -> ExitStatus {
+            let until = Instant::now() + PATIENCE;
+            loop {
+                if let Some(status) = self.child.try_wait().unwrap() {
+                    return status;
+                }
+                assert!(Instant::now() < until, "it does not end");
+                std::thread::park_timeout(Duration::from_millis(1));
+            }
+        }
+    }
+
+    impl Drop for Role {
+        fn drop(&mut self) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
         }
     }
 
@@ -227,7 +249,7 @@ mod tests {
         }
         // The child's ordered stop is still running, and ends in order when it may.
         drop(role.child.stdin.take());
-        let status = role.child.wait().unwrap();
+        let status = role.wait();
         assert_eq!((status.code(), status.signal()), (Some(0), None));
     }
 
@@ -241,7 +263,7 @@ mod tests {
 
     #[test]
     fn a_file_size_limit_does_not_end_the_process() {
-        let mut role = Role::start("signal-handler-of-files");
+        let role = Role::start("signal-handler-of-files");
         role.send(Signal::TERM);
         assert_eq!(role.next(), "Signal(\"SIGTERM\") None");
     }
@@ -250,7 +272,7 @@ mod tests {
     fn a_hangup_ignored_from_the_start_stays_ignored() {
         let mut nohup = Command::new("sh");
         nohup.args(["-c", "trap '' HUP; exec \"$0\" \"$@\""]).arg(std::env::current_exe().unwrap());
-        let mut role = Role::start_by(&mut nohup, "waiting");
+        let role = Role::start_by(&mut nohup, "waiting");
         role.send(Signal::HUP);
         role.send(Signal::TERM);
         assert_eq!(role.next(), "Signal(\"SIGTERM\") None");

@@ -3,10 +3,14 @@
 // The helpers of tests are tests; clippy lets only the functions marked so unwrap.
 #![allow(clippy::unwrap_used)]
 
+mod support;
+
 use std::fs::{self, File};
 use std::io::Read;
 use std::process::{Command, Output, Stdio};
 
+use support::Limit;
+use support::server::run;
 use tempfile::TempDir;
 
 fn chatkeep(folder: &TempDir) -> Command {
@@ -16,7 +20,7 @@ fn chatkeep(folder: &TempDir) -> Command {
 }
 
 fn ran(folder: &TempDir, args: &[&str]) -> (Option<i32>, String, String) {
-    let Output { status, stdout, stderr } = chatkeep(folder).args(args).output().unwrap();
+    let Output { status, stdout, stderr } = run(chatkeep(folder).args(args));
     (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
 }
 
@@ -57,7 +61,7 @@ fn check_config_prints_what_is_in_effect_without_secrets() {
 
     fs::write(folder.path().join("config.yaml"), "server: {auth_token: \"${TOKEN}\"}\n").unwrap();
     let args = ["check-config", "--data", "/srv/d", "--listen", "[::]:0"];
-    let Output { status, stdout, stderr } = chatkeep(&folder).args(args).env("TOKEN", "hunter2").output().unwrap();
+    let Output { status, stdout, stderr } = run(chatkeep(&folder).args(args).env("TOKEN", "hunter2"));
     let (out, err) = (String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap());
     assert_eq!((status.code(), err.as_str()), (Some(0), ""));
     assert!(out.starts_with("# In effect, from config.yaml.\n"), "{out}");
@@ -110,13 +114,16 @@ fn a_reader_that_has_seen_enough_is_no_fault_and_a_full_disk_is_one() {
     let folder = folder();
     let mut child =
         chatkeep(&folder).arg("check-config").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let _limit = Limit::on(&child);
     drop(child.stdout.take());
     let mut err = String::new();
     child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
     assert_eq!((child.wait().unwrap().code(), err.as_str()), (Some(0), ""));
 
     let full = File::options().write(true).open("/dev/full").unwrap();
-    let output = chatkeep(&folder).arg("check-config").stdout(full).output().unwrap();
+    let child = chatkeep(&folder).arg("check-config").stdout(full).stderr(Stdio::piped()).spawn().unwrap();
+    let _limit = Limit::on(&child);
+    let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8(output.stderr).unwrap().starts_with("error: cannot write to stdout: "));
 }

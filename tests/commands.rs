@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::server::{BINARY, run};
-use support::{Options, PATIENCE, Server, wait_until};
+use support::{Limit, Options, PATIENCE, Server, wait_until};
 
 /// The command on a folder with `config.yaml` and `data/`.
 fn chatkeep(folder: &Path, args: &[&str]) -> Command {
@@ -67,6 +67,7 @@ fn say_reads_a_text_from_stdin_without_its_last_line_end() {
         let mut command = chatkeep(server.folder(), &["say", "-"]);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         child.stdin.take().unwrap().write_all(given.as_bytes()).unwrap();
+        let _limit = Limit::on(&child);
         let output = child.wait_with_output().unwrap();
         let wanted = if kept.ends_with('\n') { kept.to_owned() } else { format!("{kept}\n") };
         assert_eq!((output.status.code(), String::from_utf8(output.stdout).unwrap()), (Some(0), wanted));
@@ -263,6 +264,7 @@ fn tail_ends_quietly_when_its_reader_has_seen_enough() {
     let server = Server::start(Options::default());
     server.client().chat("s", "hello");
     let mut child = chatkeep(server.folder(), &["tail"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let _limit = Limit::on(&child);
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     server.client().chat("s", "nobody reads this");
@@ -280,16 +282,17 @@ fn say_prints_what_a_program_says_as_it_says_it_and_why_it_failed() {
     let say = || {
         let mut child =
             chatkeep(server.folder(), &["say", "hi"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let limit = Limit::on(&child);
         let mut piece = [0; 3];
         child.stdout.as_mut().unwrap().read_exact(&mut piece).unwrap();
         assert_eq!(&piece, b"one", "it is there while the program waits at its gate");
-        child
+        (child, limit)
     };
-    let child = say();
+    let (child, _limit) = say();
     std::fs::write(&gate, "go\n").unwrap();
     assert_eq!(told(&child.wait_with_output().unwrap()), (Some(0), "two\n".to_owned(), String::new()));
 
-    let child = say();
+    let (child, _limit) = say();
     std::fs::write(&gate, "stop\n").unwrap();
     let (code, _, err) = told(&child.wait_with_output().unwrap());
     assert_eq!(

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::server::{BINARY, run};
-use support::{Options, PATIENCE, Random, Server, wait_until, walk};
+use support::{Limit, Options, PATIENCE, Random, Server, wait_until, walk};
 
 const SESSIONS: [&str; 3] = ["a", "b", "c"];
 /// Messages of each session in [`kept`].
@@ -40,8 +40,11 @@ fn facts_in_little_memory(server: &Server, more: &[&str]) -> (i32, Value) {
     let mut command = Command::new("sh");
     command.args(["-c", "ulimit -d 49152 && exec \"$@\"", "sh", BINARY, "doctor", "--json"]);
     command.arg("--config").arg(server.config_path()).arg("--data").arg(server.data()).args(more);
-    // It reads a lot: how long that takes is the machine's affair.
-    let output = command.current_dir(server.folder()).stdin(Stdio::null()).output().unwrap();
+    let child = command.current_dir(server.folder()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = child.spawn().unwrap();
+    // It reads a lot.
+    let _limit = Limit::within(&child, 10 * PATIENCE);
+    let output = child.wait_with_output().unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     let facts = serde_json::from_str(&out).unwrap_or_else(|e| panic!("{e}: {out}{err}"));
     (output.status.code().unwrap(), facts)

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::fakellm::Fakellm;
-use support::server::BINARY;
+use support::server::{BINARY, run};
 use support::{Client, Connection, Options, PATIENCE, SLACK, Server, wait_until};
 
 /// The key, which no output may hold.
@@ -91,7 +91,7 @@ fn with_three_lines_of_configuration_a_user_chats_by_curl_and_by_say() {
     let mut say = Command::new(BINARY);
     say.args(["say", "--session", "s", "and you?", "--config"]).arg(server.config_path());
     say.arg("--data").arg(server.data()).current_dir(server.folder()).stdin(Stdio::null());
-    let said = say.output().unwrap();
+    let said = run(&mut say);
     assert_eq!(String::from_utf8_lossy(&said.stdout), format!("{text}\n"), "{}", String::from_utf8_lossy(&said.stderr));
     assert_eq!(messages(&mut client).len(), 4);
 }

@@ -15,7 +15,7 @@ use std::sync::OnceLock;
 use mongodb::bson::{Bson, DateTime, doc};
 use serde_json::{Value, json};
 use support::mongod::Mongod;
-use support::{Options, PATIENCE, Server, wait_until};
+use support::{Limit, Options, PATIENCE, Server, wait_until};
 
 /// The python of `scripts/pymongo.sh`.
 fn python() -> &'static str {
@@ -33,6 +33,7 @@ fn read(ask: &Value) -> Output {
     let mut command = Command::new(python());
     command.arg(reader).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
+    let _limit = Limit::on(&child);
     child.stdin.take().unwrap().write_all(ask.to_string().as_bytes()).unwrap();
     child.wait_with_output().unwrap()
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use support::server::{BINARY, said};
-use support::{Client, Connection, Options, PATIENCE, Random, Reply, SLACK, Server, wait_until};
+use support::{Client, Connection, Limit, Options, PATIENCE, Random, Reply, SLACK, Server, wait_until};
 
 /// `gate` says `one`, waits for the file `open` (as long as its server's folder is there) and says ` two`; `hang` says `so far` and no more; `talk` never ends;
 /// `fail` fails in the middle, `slow` counts to five; any other session is answered at once.
@@ -219,6 +219,7 @@ fn say_prints_an_answer_as_it_comes() {
     let mut say = Command::new(BINARY);
     say.args(["say", "--session", "gate", "go on"]).current_dir(server.folder());
     let mut say = say.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let _limit = Limit::on(&say);
     let mut first = [0; 3];
     say.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
     assert_eq!(&first, b"one", "and the gate is closed");

@@ -1,8 +1,8 @@
 //! Decodes a chunked request body, strictly by RFC 9112, 7.1: hexadecimal sizes, CR LF only, everything bounded.
 //!
-//! Stands alone because it is a state machine over bytes and wants to be tested at every cut. It keeps no more than the
-//! body itself, whose limit it enforces as bytes arrive; a size is never trusted with memory. Extensions and trailers
-//! are checked, counted and thrown away.
+//! Stands alone because it wants to be tested at every cut. Lines are looked at once they are whole: until then their bytes
+//! stay where they came from, which must have room for the longest. It keeps no more than the body itself, whose limit it
+//! enforces as bytes arrive; a size is never trusted with memory. Extensions and trailers are checked, counted and thrown away.
 //!
 //! Knows nothing of sockets nor of deadlines.
 
@@ -19,153 +19,111 @@ const TRAILER_BYTES_MAX: usize = 8 * 1024;
 /// Hexadecimal digits of a size; sixteen fill a u64.
 const SIZE_DIGITS_MAX: usize = 16;
 
+/// What comes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum Expected {
     Size,
-    Extension,
-    SizeLf,
-    Data,
-    DataCr,
-    DataLf,
-    /// At the first byte of a trailer line.
-    TrailerStart,
+    /// So many bytes.
+    Data(u64),
+    DataEnd,
     Trailer,
-    TrailerLf,
-    EndLf,
-    Done,
+    Nothing,
 }
 
 /// The decoder of one body.
 pub(super) struct Decoder {
-    state: State,
-    /// Of the chunk being read: its size so far, then what is left of it.
-    size: u64,
-    digits: usize,
-    line_bytes: usize,
+    expected: Expected,
     extension_bytes: usize,
     trailer_bytes: usize,
-    /// Whether the trailer line has had its colon.
-    colon: bool,
     body_bytes_max: usize,
 }
 
 impl Decoder {
     pub(super) fn new(body_bytes_max: usize) -> Self {
-        Self {
-            state: State::Size,
-            size: 0,
-            digits: 0,
-            line_bytes: 0,
-            extension_bytes: 0,
-            trailer_bytes: 0,
-            colon: false,
-            body_bytes_max,
-        }
+        Self { expected: Expected::Size, extension_bytes: 0, trailer_bytes: 0, body_bytes_max }
     }
 
     /// Whether the last chunk and its trailers were read.
     pub(super) fn is_done(&self) -> bool {
-        self.state == State::Done
+        self.expected == Expected::Nothing
     }
 
-    /// Takes from `bytes`, appends to `body`; returns how many were taken: all of them, unless the body ended.
+    /// Takes from `bytes`, appends to `body`; returns how many were taken: all but a line that is not whole, unless the body
+    /// ended.
     ///
     /// # Errors
     /// 400, or 413 when the body would grow over the limit.
     pub(super) fn feed(&mut self, bytes: &[u8], body: &mut Vec<u8>) -> Result<usize, Problem> {
         let mut at = 0;
-        while at < bytes.len() && self.state != State::Done {
-            if self.state == State::Data {
-                let taken = usize::try_from(self.size).unwrap_or(usize::MAX).min(bytes.len() - at);
-                body.extend_from_slice(&bytes[at..at + taken]);
-                at += taken;
-                self.size -= taken as u64;
-                if self.size == 0 {
-                    self.state = State::DataCr;
+        loop {
+            let rest = &bytes[at..];
+            let line_max = match self.expected {
+                Expected::Nothing => return Ok(at),
+                Expected::Data(left) => {
+                    let taken = usize::try_from(left).unwrap_or(usize::MAX).min(rest.len());
+                    body.extend_from_slice(&rest[..taken]);
+                    at += taken;
+                    let left = left - taken as u64;
+                    self.expected = if left == 0 { Expected::DataEnd } else { Expected::Data(left) };
+                    if left > 0 {
+                        return Ok(at);
+                    }
+                    continue;
                 }
-                continue;
-            }
-            self.step(bytes[at], body.len())?;
-            at += 1;
+                Expected::Size => SIZE_LINE_BYTES_MAX,
+                Expected::DataEnd => 0,
+                Expected::Trailer => TRAILER_BYTES_MAX - self.trailer_bytes,
+            };
+            let Some(line) = line(rest, line_max)? else { return Ok(at) };
+            at += line.len() + 2;
+            self.expected = match self.expected {
+                Expected::Size => self.size(line, body.len())?,
+                Expected::Trailer => self.trailer(line)?,
+                _ => Expected::Size,
+            };
         }
-        Ok(at)
     }
 
-    fn step(&mut self, byte: u8, body_bytes: usize) -> Result<(), Problem> {
-        self.state = match (self.state, byte) {
-            (State::Size, _) => return self.size_byte(byte),
-            (State::Extension, b'\r') => State::SizeLf,
-            (State::Extension, b'\t' | b' '..=0x7e | 0x80..) => {
-                self.extension_bytes += 1;
-                self.line_bytes += 1;
-                if self.line_bytes > SIZE_LINE_BYTES_MAX || self.extension_bytes > EXTENSION_BYTES_MAX {
-                    return Err(malformed("the extensions of a chunk are too long"));
-                }
-                State::Extension
-            }
-            (State::SizeLf, b'\n') => return self.size_ended(body_bytes),
-            (State::DataCr, b'\r') => State::DataLf,
-            (State::DataLf, b'\n') => State::Size,
-            (State::TrailerStart, b'\r') => State::EndLf,
-            (State::EndLf, b'\n') => State::Done,
-            (State::TrailerStart | State::Trailer, _) => return self.trailer_byte(byte),
-            (State::TrailerLf, b'\n') => State::TrailerStart,
-            _ => return Err(malformed("the chunks of the body cannot be read")),
-        };
-        Ok(())
-    }
-
-    fn size_byte(&mut self, byte: u8) -> Result<(), Problem> {
+    fn size(&mut self, line: &[u8], body_bytes: usize) -> Result<Expected, Problem> {
         let wrong = || malformed("the size of a chunk is not a hexadecimal number");
-        if let Some(digit) = (byte as char).to_digit(16) {
-            self.digits += 1;
-            self.line_bytes += 1;
-            if self.digits > SIZE_DIGITS_MAX {
-                return Err(wrong());
-            }
-            self.size = self.size << 4 | u64::from(digit);
-            return Ok(());
+        let digits = line.iter().take_while(|b| b.is_ascii_hexdigit()).count();
+        let (digits, extension) = line.split_at(digits);
+        let is_size = (1..=SIZE_DIGITS_MAX).contains(&digits.len()) && matches!(extension, [] | [b';', ..]);
+        let size = std::str::from_utf8(digits).ok().filter(|_| is_size);
+        let size = size.and_then(|digits| u64::from_str_radix(digits, 16).ok()).ok_or_else(wrong)?;
+        self.extension_bytes += extension.len();
+        if self.extension_bytes > EXTENSION_BYTES_MAX {
+            return Err(malformed("the extensions of the chunks are too long"));
         }
-        self.state = match byte {
-            _ if self.digits == 0 => return Err(wrong()),
-            b'\r' => State::SizeLf,
-            b';' => State::Extension,
-            _ => return Err(wrong()),
-        };
-        Ok(())
-    }
-
-    fn size_ended(&mut self, body_bytes: usize) -> Result<(), Problem> {
-        self.digits = 0;
-        self.line_bytes = 0;
-        if self.size > self.body_bytes_max.saturating_sub(body_bytes) as u64 {
+        if size > self.body_bytes_max.saturating_sub(body_bytes) as u64 {
             return Err(too_large(self.body_bytes_max));
         }
-        self.state = if self.size == 0 { State::TrailerStart } else { State::Data };
-        Ok(())
+        Ok(if size == 0 { Expected::Trailer } else { Expected::Data(size) })
     }
 
-    fn trailer_byte(&mut self, byte: u8) -> Result<(), Problem> {
-        let wrong = || malformed("a trailer cannot be read");
-        self.trailer_bytes += 1;
-        if self.trailer_bytes > TRAILER_BYTES_MAX {
-            return Err(malformed("the trailers are too long"));
+    fn trailer(&mut self, line: &[u8]) -> Result<Expected, Problem> {
+        if line.is_empty() {
+            return Ok(Expected::Nothing);
         }
-        let at_start = self.state == State::TrailerStart;
-        if at_start {
-            self.colon = false;
+        self.trailer_bytes += line.len();
+        let name = line.split(|b| *b == b':').next().filter(|name| name.len() < line.len());
+        if !name.is_some_and(|name| !name.is_empty() && name.iter().all(|b| is_name_byte(*b))) {
+            return Err(malformed("a trailer cannot be read"));
         }
-        self.state = match byte {
-            b'\r' if self.colon => State::TrailerLf,
-            b':' if !at_start => {
-                self.colon = true;
-                State::Trailer
-            }
-            b'\t' | b' ' | 0x80.. if self.colon => State::Trailer,
-            0x21..=0x7e if self.colon || is_name_byte(byte) => State::Trailer,
-            _ => return Err(wrong()),
-        };
-        Ok(())
+        Ok(Expected::Trailer)
+    }
+}
+
+/// The line that `bytes` begin with, without its CR LF. `None`: it is not whole.
+fn line(bytes: &[u8], most: usize) -> Result<Option<&[u8]>, Problem> {
+    let wrong = || malformed("the chunks of the body cannot be read");
+    let is_control = |b: &u8| b.is_ascii_control() && *b != b'\t';
+    let end = bytes.iter().take(most + 1).position(is_control);
+    match end.map(|end| (&bytes[..end], &bytes[end..])) {
+        Some((line, [b'\r', b'\n', ..])) => Ok(Some(line)),
+        Some((_, [b'\r'])) => Ok(None),
+        None if bytes.len() <= most => Ok(None),
+        _ => Err(wrong()),
     }
 }
 

@@ -4,7 +4,7 @@
 //! token here, and scripts need neither port nor secret. tiny_http parses and keeps connections. One thread receives its
 //! requests and never writes; each request is served in a thread of its own, `REQUESTS` at once. The next `PROBES` are for
 //! requests that ask how the server is, so that nobody who does not read keeps `status` from answering. Whoever comes beyond
-//! is told so with 503 and `Retry-After`, by at most `REFUSING` threads that end when nobody is left to be told.
+//! is told so with 503 and `Retry-After`, in a thread of its own as well, `REFUSALS` at once.
 //!
 //! A stop waits for the requests in hand until its deadline; what is left then ends with the process.
 //!
@@ -36,7 +36,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use rustix::fs::{Mode, chmod};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tiny_http::{Request, Server};
@@ -52,10 +52,9 @@ use handler::{DRAIN_BYTES, Handler};
 const REQUESTS: usize = 64;
 /// Requests for `status`, `livez` and `readyz` beyond these. Beyond both: the same.
 const PROBES: usize = 4;
-/// Threads that write such refusals, as a client may not read even that.
-const REFUSING: usize = 16;
-/// Refusals that wait for one of them. Beyond, a request is leaked as if it were beyond [`DRAIN_BYTES`].
-const REFUSED: usize = 1024;
+/// Such refusals written at once, as a client may not read even that. Beyond, a request is leaked as if it were beyond
+/// [`DRAIN_BYTES`].
+const REFUSALS: usize = 1024;
 /// The longest path of a socket: `sun_path` without its final zero, in bytes.
 const PATH_BYTES_MAX: usize = 107;
 /// Connections the system may hold while tiny_http's accept thread is busy.
@@ -123,8 +122,7 @@ pub fn start<S: Service>(path: &Path, body_bytes_max: usize, service: Arc<S>) ->
         threads,
         requests: Semaphore::new(REQUESTS),
         probes: Semaphore::new(PROBES),
-        refusing: Semaphore::new(REFUSING),
-        refused: bounded(REFUSED),
+        refusals: Semaphore::new(REFUSALS),
     };
     let receiver = thread::spawn("local-accept", move || dispatcher.run()).map_err(LocalError::Thread)?;
     Ok(Local { current, receiver: Some(receiver), stop: Some(stop), ended })
@@ -220,11 +218,8 @@ struct Dispatcher<S> {
     threads: Threads<S>,
     requests: Arc<Semaphore>,
     probes: Arc<Semaphore>,
-    refusing: Arc<Semaphore>,
-    refused: (Sender<Refused>, Receiver<Refused>),
+    refusals: Arc<Semaphore>,
 }
-
-type Refused = (Request, Problem);
 
 impl<S: Service> Dispatcher<S> {
     fn run(mut self) -> Vec<JoinHandle<()>> {
@@ -240,8 +235,6 @@ impl<S: Service> Dispatcher<S> {
         while let Some(request) = last.as_ref().and_then(|server| server.try_recv().ok().flatten()) {
             self.refuse(request, Problem::unavailable("stopping", "the server is stopping", 1));
         }
-        // Dropped with the queue a request would wait for its body, or allocate it.
-        std::mem::forget(self.refused);
         self.threads.running
     }
 
@@ -255,12 +248,24 @@ impl<S: Service> Dispatcher<S> {
             permit = self.probes.try_acquire();
         }
         match permit {
-            Some(permit) => self.serve(request, permit),
+            Some(permit) => self.hand_over(request, permit, Handler::serve),
             None => self.refuse(request, crowded()),
         }
     }
 
-    fn serve(&mut self, request: Request, permit: Permit) {
+    /// Has a request answered with a problem.
+    fn refuse(&mut self, request: Request, problem: Problem) {
+        match self.refusals.try_acquire() {
+            Some(permit) => self.hand_over(request, permit, move |handler, request| handler.refuse(request, &problem)),
+            None => leak(request),
+        }
+    }
+
+    /// Gives a request to a thread of its own. Where none can be had nobody is left to answer it.
+    fn hand_over<F>(&mut self, request: Request, permit: Permit, run: F)
+    where
+        F: FnOnce(&Handler<S>, Request) + Send + 'static,
+    {
         if request.body_length().is_some_and(|l| l > DRAIN_BYTES) {
             return leak(request);
         }
@@ -268,43 +273,15 @@ impl<S: Service> Dispatcher<S> {
         let (give, given) = bounded::<Request>(1);
         let started = self.threads.spawn(move |handler| {
             if let Ok(request) = given.recv() {
-                handler.serve(request);
+                run(handler, request);
             }
             drop(permit);
         });
         if let Err(fault) = started {
             log::warn!("no thread for a request of the local socket: {fault}");
-            self.refuse(request, crowded());
+            leak(request);
         } else if let Err(unsent) = give.send(request) {
             leak(unsent.into_inner());
-        }
-    }
-
-    /// Has a request answered with a problem.
-    fn refuse(&mut self, request: Request, problem: Problem) {
-        if request.body_length().is_some_and(|l| l > DRAIN_BYTES) {
-            return leak(request);
-        }
-        if let Err(TrySendError::Full((request, _)) | TrySendError::Disconnected((request, _))) =
-            self.refused.0.try_send((request, problem))
-        {
-            return leak(request);
-        }
-        let Some(permit) = self.refusing.try_acquire() else { return };
-        let (refusing, refused) = (self.refusing.clone(), self.refused.1.clone());
-        let started = self.threads.spawn(move |handler| {
-            let mut permit = Some(permit);
-            while permit.is_some() {
-                while let Ok((request, problem)) = refused.try_recv() {
-                    handler.refuse(request, &problem);
-                }
-                drop(permit);
-                // One that came before the permit was back has found none.
-                permit = if refused.is_empty() { None } else { refusing.try_acquire() };
-            }
-        });
-        if let Err(fault) = started {
-            log::warn!("no thread to refuse a request of the local socket; it waits for the next: {fault}");
         }
     }
 

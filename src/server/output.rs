@@ -1,4 +1,4 @@
-//! Bytes to one socket, with an end to patience.
+//! Bytes to one socket, under deadlines.
 //!
 //! The counterpart of input.rs: a send timeout bounds one write, and a client that takes a byte of it each time passes it
 //! for ever, so a whole reply has a deadline too, which grows with its length. A stream that lasts as long as its client is
@@ -20,57 +20,51 @@ use super::table::Table;
 const READ_RATE_MIN: usize = 16 * 1024;
 
 /// How long one write of a lasting stream waits before it looks whether the listener stops.
-const GLANCE: Duration = Duration::from_millis(200);
+const STOP_POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The sending side of a connection. One call is one `write` for the ordinary reply.
 pub(super) struct Wire<'a> {
     stream: &'a TcpStream,
     /// How long one write may wait; the socket's own send timeout is set to it.
-    patience: Duration,
+    timeout: Duration,
     /// Set for a lasting stream.
     until_stop: Option<&'a Table>,
 }
 
 impl<'a> Wire<'a> {
-    /// The socket's own send timeout must be `patience`.
-    pub(super) fn new(stream: &'a TcpStream, patience: Duration) -> Self {
-        Self { stream, patience, until_stop: None }
+    /// The socket's own send timeout must be `timeout`.
+    pub(super) fn new(stream: &'a TcpStream, timeout: Duration) -> Self {
+        Self { stream, timeout, until_stop: None }
     }
 
     /// The same for a stream that gives its client up when the listener stops. Sets the socket's send timeout; drop gives
     /// it back.
-    pub(super) fn lasting(stream: &'a TcpStream, patience: Duration, table: &'a Table) -> io::Result<Self> {
-        stream.set_write_timeout(Some(GLANCE.min(patience)))?;
-        Ok(Self { stream, patience, until_stop: Some(table) })
+    pub(super) fn lasting(stream: &'a TcpStream, timeout: Duration, table: &'a Table) -> io::Result<Self> {
+        stream.set_write_timeout(Some(STOP_POLL_INTERVAL.min(timeout)))?;
+        Ok(Self { stream, timeout, until_stop: Some(table) })
     }
 
     /// Whether a write that waited in vain may try again.
     fn may_wait(&self, fault: &io::Error, began: Instant) -> bool {
         let waited = matches!(fault.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
-        waited && self.until_stop.is_some_and(|table| !table.is_stopping()) && began.elapsed() < self.patience
+        waited && self.until_stop.is_some_and(|table| !table.is_stopping()) && began.elapsed() < self.timeout
     }
 
     /// Sends `head` and `body`. A client that takes them slower than [`READ_RATE_MIN`] is given up.
     pub(super) fn send(&self, mut head: &[u8], mut body: &[u8]) -> io::Result<()> {
         let mut stream = self.stream;
-        let mut until = None;
-        let mut began = None;
-        let patience = self.patience + Duration::from_secs(((head.len() + body.len()) / READ_RATE_MIN) as u64);
+        let total = self.timeout + Duration::from_secs(((head.len() + body.len()) / READ_RATE_MIN) as u64);
+        let (mut first, mut waiting) = (None::<Instant>, None);
         loop {
-            let sent = if body.is_empty() {
-                stream.write(head)
-            } else {
-                stream.write_vectored(&[IoSlice::new(head), IoSlice::new(body)])
-            };
-            let sent = match sent {
+            let sent = match stream.write_vectored(&[IoSlice::new(head), IoSlice::new(body)]) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
                 Ok(sent) => {
-                    began = None;
+                    waiting = None;
                     sent
                 }
                 Err(fault) if fault.kind() == ErrorKind::Interrupted => 0,
                 // Its own timeout has gone by once when this is first asked.
-                Err(fault) if self.may_wait(&fault, *began.get_or_insert_with(Instant::now)) => continue,
+                Err(fault) if self.may_wait(&fault, *waiting.get_or_insert_with(Instant::now)) => continue,
                 Err(fault) => return Err(fault),
             };
             let of_head = sent.min(head.len());
@@ -78,10 +72,9 @@ impl<'a> Wire<'a> {
             if head.is_empty() && body.is_empty() {
                 return Ok(());
             }
-            let now = Instant::now();
-            let until = *until.get_or_insert_with(|| now + patience);
             let is_stopping = self.until_stop.is_some_and(Table::is_stopping);
-            if now > until || (is_stopping && now + patience > until + GLANCE) {
+            let most = if is_stopping { STOP_POLL_INTERVAL.min(total) } else { total };
+            if first.get_or_insert_with(Instant::now).elapsed() > most {
                 return Err(ErrorKind::TimedOut.into());
             }
         }
@@ -116,7 +109,7 @@ impl Drop for Wire<'_> {
     fn drop(&mut self) {
         if self.until_stop.is_some() {
             // A connection that goes on waits again as it did.
-            let _ = self.stream.set_write_timeout(Some(self.patience));
+            let _ = self.stream.set_write_timeout(Some(self.timeout));
         }
     }
 }

@@ -147,18 +147,13 @@ impl Table {
 
     /// Ends a connection's entry; called by its own thread, as its last act.
     fn leave(&self, id: u64) {
-        let (entry_slot, before) = {
-            let mut inner = self.lock();
-            match inner.open.remove(&id) {
-                Some(Entry { slot, thread }) => (Some(slot), inner.ended.replace(thread)),
-                None => (None, None),
-            }
-        };
-        drop(entry_slot);
+        let mut inner = self.lock();
+        // With its slot goes the descriptor.
+        let thread = inner.open.remove(&id).map(|entry| entry.thread);
+        let before = thread.and_then(|thread| inner.ended.replace(thread));
+        drop(inner);
         self.changed.notify_all();
-        if let Some(before) = before {
-            let _ = before.join();
-        }
+        before.map(JoinHandle::join);
     }
 
     /// Closes the connection that has been idle longest. `false`: all have a request in hand.

@@ -6,6 +6,8 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::Limit;
+
 /// A file system in memory of a certain size, mounted on a folder as long as this lives.
 pub struct Tmpfs(PathBuf);
 
@@ -54,6 +56,7 @@ impl Injection {
         strace.arg("-f").arg("-e").arg(format!("trace={calls}")).arg("-e").arg(format!("inject={inject}"));
         strace.arg("-p").arg(pid.to_string()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = strace.spawn().expect("strace is installed");
+        let limit = Limit::on(&child);
         let mut said = BufReader::new(child.stderr.take().expect("its stderr is piped"));
         let mut line = String::new();
         // It says so once it has all threads.
@@ -62,6 +65,7 @@ impl Injection {
             let read = said.read_line(&mut line).expect("strace can be read");
             assert!(read > 0, "strace ended before it was attached: may this user trace processes?");
         }
+        drop(limit);
         // Nobody reads what it traces; it must not block on a full pipe.
         std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
         Self(child)

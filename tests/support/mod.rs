@@ -12,6 +12,7 @@ pub mod drained;
 pub mod fakellm;
 pub mod faults;
 pub mod http;
+pub mod limit;
 pub mod load;
 #[cfg(feature = "mongo")]
 pub mod mongod;
@@ -27,6 +28,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 pub use http::{Client, Connection, Reply};
+pub use limit::Limit;
 pub use load::Load;
 pub use oracle::Oracle;
 pub use server::{Options, Server};

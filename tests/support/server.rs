@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
@@ -13,7 +14,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::http::{Client, Connection};
-use super::{PATIENCE, wait_until};
+use super::{Limit, PATIENCE, wait_until};
 
 /// The binary under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_chatkeep");
@@ -333,17 +334,12 @@ impl Drop for Server {
 /// When it takes longer than [`PATIENCE`]: what must refuse to start must not serve instead.
 #[track_caller]
 pub fn run(command: &mut Command) -> Output {
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the command can be started");
-    let deadline = Instant::now() + PATIENCE;
-    while child.try_wait().expect("a child can be asked").is_none() {
-        if Instant::now() >= deadline {
-            let _ = child.kill();
-            let output = child.wait_with_output().expect("a killed child can be read");
-            panic!("it should have ended by itself; it said:\n{}", said(&output));
-        }
-        std::thread::park_timeout(Duration::from_millis(5));
-    }
-    child.wait_with_output().expect("an ended child can be read")
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the command can be started");
+    let _limit = Limit::on(&child);
+    let output = child.wait_with_output().expect("a child can be waited for");
+    let is_killed = output.status.signal() == Some(Signal::KILL.as_raw());
+    assert!(!is_killed, "it should have ended by itself; it said:\n{}", said(&output));
+    output
 }
 
 /// Both outputs as one text.
