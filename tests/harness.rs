@@ -7,11 +7,13 @@ mod support;
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
-use support::{Client, Connection, Random};
+use support::{Client, Connection, Limit, Random};
 
 /// Answers each connection with the next of `replies`, a part at a time, and closes.
 fn toy_server(replies: Vec<Vec<&'static [u8]>>) -> SocketAddr {
@@ -151,4 +153,15 @@ fn a_search_for_stored_bytes_outlives_files_that_are_renamed_under_it() {
         }
         stop.store(true, Ordering::SeqCst);
     });
+}
+
+#[test]
+fn a_child_that_takes_too_long_is_killed_and_one_that_has_ended_is_left_alone() {
+    let mut slow = Command::new("sleep").arg("600").spawn().unwrap();
+    let limit = Limit::within(&slow, Duration::from_millis(10));
+    assert_eq!(slow.wait().unwrap().signal(), Some(9));
+    drop(limit);
+    let mut quick = Command::new("true").spawn().unwrap();
+    let _limit = Limit::on(&quick);
+    assert_eq!(quick.wait().unwrap().code(), Some(0));
 }
