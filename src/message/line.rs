@@ -133,12 +133,10 @@ fn write_json<T: serde::Serialize + ?Sized>(line: &mut Vec<u8>, value: &T) {
 /// Who sent a message, for as long as it is on its way: whoever sees it published knows by this that it is its own. It is
 /// never written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Origin {
-    /// The client's connection.
-    pub socket: u64,
-    /// Which of the client's messages it is.
-    pub request: u64,
-}
+pub struct Origin(
+    /// A number that nothing else has that this process was sent.
+    pub u64,
+);
 
 /// A serialised message that waits for its id.
 #[derive(Debug)]

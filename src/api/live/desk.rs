@@ -1,5 +1,6 @@
 //! What a thread of sockets and those who work for it elsewhere share: errands go one way, what came of them the other.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::api::{Bell, SocketId};
@@ -91,6 +92,8 @@ pub(super) struct Desk {
     /// While more than this waits to be sent to a guest, no more is given of what it missed.
     pub(super) watermark_bytes: usize,
     pub(super) tray: Arc<Tray>,
+    /// How many things were said, by the guests of all threads.
+    pub(super) said: Arc<AtomicU64>,
     pub(super) turns: Arc<Errands<(Recipient, Said)>>,
     pub(super) pages: Arc<Errands<(Recipient, Missed)>>,
 }
@@ -98,6 +101,10 @@ pub(super) struct Desk {
 impl Desk {
     pub(super) fn now(&self) -> Timestamp {
         self.clock.now()
+    }
+
+    pub(super) fn next_origin(&self) -> Origin {
+        Origin(self.said.fetch_add(1, Ordering::Relaxed))
     }
 
     pub(super) fn recipient(&self, socket: SocketId) -> Recipient {

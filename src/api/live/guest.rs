@@ -295,7 +295,7 @@ impl Guest {
                     return;
                 }
                 self.told = self.told.max(id);
-                let ack = self.own.ack(notice, way.socket, way.desk.durable);
+                let ack = self.own.ack(notice, way.desk.durable);
                 ack.iter().for_each(|ack| way.send(ack));
                 let is_acked = ack.is_some() || id.is_some_and(|id| pay(&mut self.own, id, way));
                 // A new context is news to who asked for it, too.

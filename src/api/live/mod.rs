@@ -26,6 +26,7 @@ mod wire;
 mod workers;
 
 use std::io;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -57,6 +58,7 @@ pub struct Rooms {
     clock: Clock,
     heartbeat_seconds: u64,
     outgoing_bytes_max: usize,
+    said: Arc<AtomicU64>,
     turns: Arc<Errands<(Recipient, Said)>>,
     pages: Arc<Errands<(Recipient, Missed)>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -84,6 +86,7 @@ impl Rooms {
             clock,
             heartbeat_seconds: config.heartbeat.as_secs(),
             outgoing_bytes_max: config.max_outgoing_bytes,
+            said: Arc::default(),
             turns: Arc::default(),
             pages: Arc::default(),
             threads: Mutex::default(),
@@ -154,6 +157,7 @@ impl Sockets for Rooms {
             durable: self.chat.durability().as_str(),
             watermark_bytes: self.outgoing_bytes_max / 4,
             tray,
+            said: self.said.clone(),
             turns: self.turns.clone(),
             pages: self.pages.clone(),
         };

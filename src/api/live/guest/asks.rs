@@ -46,7 +46,8 @@ impl Guest {
     }
 
     fn submit(&mut self, say: Say, way: &Way<'_>) {
-        let origin = self.own.begin(way.socket, say.client_id.clone(), self.told);
+        let origin = way.desk.next_origin();
+        self.own.begin(origin, say.client_id.clone(), self.told);
         let said = Said { session: self.session.clone(), say, origin };
         way.desk.turns.leave((way.desk.recipient(way.socket), said));
     }

@@ -1,6 +1,6 @@
 //! What a guest says itself, and the ack it is to get for it.
 //!
-//! Its record carries the number of what was said, so the guest's own event is the ack, in its place among the others. What
+//! Its record carries the number of what was said, which is nobody else's, in whichever thread of sockets that is. So the guest's own event is the ack, in its place among the others. What
 //! has no event is acknowledged by its outcome, which comes behind the mailbox: a key that came before, and what a full
 //! mailbox lost. Of the latter the ack is *owed* until what was lost is read and its place comes by, so that whoever goes on
 //! from the last id it has misses nothing.
@@ -8,7 +8,7 @@
 //! One thing is on its way at a time. What cannot go yet is *parked*: before the guest is told what happens, behind an answer
 //! that a new context ends, or when the client was quicker than the outcome of what it has the ack of.
 
-use crate::api::{Shared, SocketId};
+use crate::api::Shared;
 use crate::message::{Id, Origin};
 
 use super::super::wire::{self, Notice, Say};
@@ -18,8 +18,6 @@ use super::super::wire::{self, Notice, Say};
 pub(super) struct Own {
     /// What is on its way, until its outcome is there.
     pub(super) saying: Option<Saying>,
-    /// How many were.
-    count: u64,
     pub(super) parked: Option<Say>,
     /// It wants the answer stopped to what it said, which has not begun.
     pub(super) is_unwanted: bool,
@@ -28,6 +26,7 @@ pub(super) struct Own {
 
 /// Something on its way.
 pub(super) struct Saying {
+    origin: Origin,
     pub(super) client_id: Option<String>,
     /// The last record the guest was told of before.
     pub(super) since: Option<Id>,
@@ -45,17 +44,15 @@ impl Own {
         self.saying.as_ref().is_some_and(|saying| !saying.is_acked)
     }
 
-    /// Something goes on its way: what its record is to carry.
-    pub(super) fn begin(&mut self, socket: SocketId, client_id: Option<String>, since: Option<Id>) -> Origin {
-        self.count += 1;
-        self.saying = Some(Saying { client_id, since, is_acked: false });
-        Origin { socket: socket.0, request: self.count }
+    /// Something goes on its way, whose record is to carry that number.
+    pub(super) fn begin(&mut self, origin: Origin, client_id: Option<String>, since: Option<Id>) {
+        self.saying = Some(Saying { origin, client_id, since, is_acked: false });
     }
 
     /// The ack that this event is, if it is what was said.
-    pub(super) fn ack(&mut self, notice: &Notice, socket: SocketId, durable: &str) -> Option<Shared> {
-        let origin = Origin { socket: socket.0, request: self.count };
-        let (id, saying) = (notice.recorded_from(origin)?, self.saying.as_mut()?);
+    pub(super) fn ack(&mut self, notice: &Notice, durable: &str) -> Option<Shared> {
+        let saying = self.saying.as_mut()?;
+        let id = notice.recorded_from(saying.origin)?;
         saying.is_acked = true;
         Some(wire::ack(saying.client_id.as_deref(), id, durable, false))
     }

@@ -121,7 +121,7 @@ fn a_new_context_that_finds_the_session_taken_stands_in_its_line() {
     // As when another turn begins between the end of the one that was stopped and this.
     let say = Say { text: "/clear".into(), client_id: None, key: None, metadata: None };
     let recipient = Recipient { tray: Tray::new(Arc::new(TestBell::default())), socket: SocketId(0) };
-    let said = Said { session: session_of("s"), say, origin: Origin { socket: 0, request: 1 } };
+    let said = Said { session: session_of("s"), say, origin: Origin(1) };
     world.rooms.turns.leave((recipient, said));
     world.until_chat("it stands in line", |chat| chat.stats().waiting == 1);
     pieces.send("").unwrap();
@@ -258,6 +258,34 @@ fn what_others_say_is_told_while_a_message_of_ones_own_is_under_way_and_its_even
     assert_eq!(kinds(&events), ["ack", "=mine completed"]);
     assert_eq!((&events[0]["client_id"], &events[0]["duplicate"]), (&json!("c"), &json!(false)));
     assert_eq!(events[0]["id"], world.all_ids("s")[3].to_string());
+}
+
+#[test]
+fn a_socket_of_another_thread_that_has_the_same_number_is_somebody_else() {
+    let mut world = World::new(Box::new(Echo));
+    let one = world.open("s", None);
+    world.next(one, 2);
+    let (mut other, mut clients) = (world.rooms.lobby(Arc::new(TestBell::default())), Clients::default());
+    clients.0.insert(one, Client::default());
+    other.opened(one, Joining { session: session_of("s"), after: None }, &mut clients);
+    let deadline = Instant::now() + PATIENCE;
+    let has = |other: &mut Box<dyn Lobby>, clients: &mut Clients, count: usize| {
+        while clients.0[&one].events.len() < count {
+            assert!(Instant::now() < deadline, "{:?}", clients.0[&one].events);
+            other.rung(clients);
+            std::thread::yield_now();
+        }
+    };
+    has(&mut other, &mut clients, 2);
+    world.send(one, &json!({"message": "mine", "client_id": "1"}));
+    world.next(one, 2);
+    // That thread has not heard of it when its own client speaks.
+    other.received(one, Payload::Text, br#"{"message": "theirs", "client_id": "2"}"#.to_vec(), &mut clients);
+    has(&mut other, &mut clients, 6);
+    let events = &clients.0[&one].events[2..];
+    assert_eq!(told(events), world.all_ids("s"));
+    assert_eq!((&events[0]["type"], &events[0]["text"]), (&json!("message"), &json!("mine")));
+    assert_eq!((&events[2]["type"], &events[2]["client_id"]), (&json!("ack"), &json!("2")));
 }
 
 #[test]
