@@ -114,7 +114,9 @@ impl<D: Disk> History<D> {
     pub fn read_page_here(&self, ask: &Ask, page_bytes_max: usize) -> io::Result<Answer> {
         let query = Query { page_bytes_max, ..self.query(ask) };
         let (held, cached) = self.look(ask, &query);
-        self.local(ask, &query, held, cached)
+        let mut answer = self.local(ask, &query, held, cached)?;
+        self.tell_of_loss(ask, &query, &mut answer);
+        Ok(answer)
     }
 
     /// What the cache has, and the answer if that is enough.

@@ -38,7 +38,8 @@ fn reaches(query: &Query, answer: &Answer, lost: Lost) -> bool {
     };
     let from = end(true).or(query.after).max(lost.after);
     let until = [end(false).or(query.before), lost.before].into_iter().flatten().min();
-    until.is_none_or(|until| from < Some(until))
+    // Neither bound is within.
+    until.is_none_or(|until| from.map(Id::just_after) < Some(until))
 }
 
 /// Whether MongoDB has what was lost, as far as can be told: it had some of it for this page, or the page goes on where it

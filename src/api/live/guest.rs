@@ -160,7 +160,7 @@ impl Guest {
             Phase::Live => return,
         };
         if let Some(reason) = page.gap {
-            way.send(&wire::gap(&self.session, self.told, reason));
+            way.send(&wire::gap(&self.session, self.told, &reason));
             // What comes from here on is told as it comes; what it missed it fetches.
             self.told = page.newest.max(self.told);
             self.floor = None;

@@ -2,6 +2,7 @@
 //!
 //! Knows nothing of sockets; the rest is [`History`]'s.
 
+use std::borrow::Cow;
 use std::io;
 use std::sync::Arc;
 
@@ -25,7 +26,7 @@ pub(super) struct Page {
     /// There is more behind them.
     pub(super) more: bool,
     /// Why nothing can be given from there.
-    pub(super) gap: Option<&'static str>,
+    pub(super) gap: Option<Cow<'static, str>>,
     /// The newest message of the session, for a gap or who wants nothing of what was.
     pub(super) newest: Option<Id>,
 }
@@ -57,7 +58,7 @@ pub(super) fn first(history: &History, session: &SessionId, after: Option<Id>) -
         Err(fault) => failed(session, &fault),
     };
     if page.gap.is_none() && page.messages.first().is_none_or(|message| message.id() != after) {
-        let gap = Some("the message to go on from is not kept here");
+        let gap = Some("the message to go on from is not kept here".into());
         return Page { welcome, gap, newest: last, ..Page::default() };
     }
     let messages = page.messages.into_iter().skip(1).collect();
@@ -78,12 +79,12 @@ fn ask(session: &SessionId, limit: usize, after: Option<Id>) -> Ask {
 }
 
 fn page_of(answer: Answer) -> Page {
-    let gap = answer.incomplete.as_ref().map(|_| "the history here cannot be read that far at once");
+    let gap = answer.incomplete.map(Cow::from);
     let messages: Vec<Arc<Message>> = answer.messages.into_iter().map(|(message, _)| message).collect();
     Page { welcome: None, messages, more: answer.has_more, gap, newest: answer.newest }
 }
 
 fn failed(session: &SessionId, fault: &io::Error) -> Page {
     log::warn!("what a client missed of {session} cannot be read: {fault}");
-    Page { gap: Some("the history cannot be read now"), ..Page::default() }
+    Page { gap: Some("the history cannot be read now".into()), ..Page::default() }
 }

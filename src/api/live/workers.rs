@@ -100,7 +100,7 @@ pub(super) fn read_pages(pages: &Errands<(Recipient, Missed)>, history: &History
             };
             let page = catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
                 log::error!("reading what a client missed panicked");
-                replay::Page { gap: Some("the server met a fault of its own"), ..replay::Page::default() }
+                replay::Page { gap: Some("the server met a fault of its own".into()), ..replay::Page::default() }
             });
             to.put(Done::Page(page));
         }
