@@ -7,8 +7,11 @@ mod support;
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::{Value, json};
+use support::server::{BINARY, run};
+use support::socket::Socket;
 use support::{Client, Options, PATIENCE, Server, wait_until};
 
 /// A checkpoint each second.
@@ -45,6 +48,14 @@ fn end(server: &mut Server, killed: bool) {
     } else {
         server.sigterm_and_wait();
     }
+}
+
+/// The exit code of the doctor, and what it says for people.
+fn doctor(server: &Server, more: &[&str]) -> (i32, String) {
+    let mut command = Command::new(BINARY);
+    command.arg("doctor").arg("--config").arg(server.config_path()).arg("--data").arg(server.data()).args(more);
+    let output = run(command.current_dir(server.folder()));
+    (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -92,6 +103,8 @@ fn a_transcript_that_is_gone_cut_or_old_is_whole_again_after_the_start() {
             let before = ["a", "b", "later"].map(|session| ids(&client.whole_history(session)));
             end(&mut server, killed);
             deed(&server, &backup);
+            let (code, told) = doctor(&server, &[]);
+            assert!(code == 0 && told.contains("a start writes it again from the journal"), "{name}: {told}");
             server.start_again();
             let case = format!("{name}, killed: {killed}");
             let mut client = server.client();
@@ -116,8 +129,29 @@ fn a_transcript_that_is_gone_cut_or_old_is_whole_again_after_the_start() {
 }
 
 #[test]
+fn a_transcript_that_is_gone_or_cut_while_the_server_runs_is_told_of_and_whole_again() {
+    for (name, deed) in DEEDS {
+        let server = Server::start(options().set("mongo.cache.max_messages_per_session", 2));
+        let mut client = server.client();
+        fill(&mut client, "a", 0..4, 10);
+        wait_for_the_checkpoint(&server);
+        let backup = server.folder().join("backup");
+        copy(server.transcript_path("a").parent().unwrap(), &backup);
+        fill(&mut client, "a", 4..9, 10);
+        wait_for_the_checkpoint(&server);
+        let before = ids(&client.whole_history("a"));
+        deed(&server, &backup);
+        let page = client.history("a", "");
+        assert!(page["complete"] == false || page["messages"].as_array().unwrap().len() == 9, "{name}: {page}");
+        wait_until(&format!("{name}: it is whole"), PATIENCE, || client.history("a", "")["complete"] == true);
+        assert_eq!(ids(&client.whole_history("a")), before, "{name}");
+        assert_eq!(ids(&server.transcript_of("a", 9)), before, "{name}");
+    }
+}
+
+#[test]
 fn what_the_journal_no_longer_has_is_told_on_the_pages_that_reach_it_until_the_session_is_erased() {
-    for (name, deed) in [DEEDS[0], DEEDS[2]] {
+    for ((name, deed), repaired) in [(DEEDS[0], false), (DEEDS[2], false), (DEEDS[0], true), (DEEDS[2], true)] {
         let small = options().set("journal.segment_bytes", 2_162_688).set("journal.retain_hours", 0);
         let mut server = Server::start(small);
         let mut client = server.client();
@@ -131,6 +165,15 @@ fn what_the_journal_no_longer_has_is_told_on_the_pages_that_reach_it_until_the_s
         let before = ids(&client.whole_history("a"));
         end(&mut server, true);
         deed(&server, Path::new(""));
+        let (code, told) = doctor(&server, &[]);
+        assert!(code == 1 && told.contains("a part of it is gone that the journal no longer has"), "{name}: {told}");
+        if repaired {
+            // What it writes anew hides no loss, and twice is as once.
+            doctor(&server, &["--repair"]);
+            let (code, told) = doctor(&server, &["--repair"]);
+            assert!(code == 0 && told.contains("There was nothing to repair"), "{name}: {told}");
+            assert!(told.contains("a part of it is gone for good"), "{name}: {told}");
+        }
         server.start_again();
         let left = if name == DEEDS[0].0 { 0 } else { 2 };
         let wanted: Vec<String> = before[..left].iter().chain(&before[5..]).cloned().collect();
@@ -151,8 +194,13 @@ fn what_the_journal_no_longer_has_is_told_on_the_pages_that_reach_it_until_the_s
             assert_eq!(client.history("a", "&limit=2")["complete"], true);
             assert_eq!(client.history("a", &format!("&after={}", before[5]))["complete"], true);
             assert_eq!(client.history("a", &format!("&before={}", before[6]))["complete"], false);
+            let mut beyond = Socket::open(&server, &format!("session_id=a&after={}", before[5]));
+            assert_eq!(beyond.next()["id"], before[6]);
             if left > 0 {
                 assert_eq!(client.history("a", &format!("&before={}", before[1]))["complete"], true);
+                // A client that goes on from before it is told, as it is not given what is gone.
+                let mut across = Socket::open(&server, &format!("session_id=a&after={}", before[0]));
+                assert_eq!(across.next()["type"], "gap", "{name}");
             }
             server.restart();
         }
@@ -164,7 +212,7 @@ fn what_the_journal_no_longer_has_is_told_on_the_pages_that_reach_it_until_the_s
 
 #[test]
 fn what_was_erased_is_no_loss() {
-    for killed in [false, true] {
+    for (killed, repaired) in [(false, false), (true, false), (true, true)] {
         let mut server = Server::start(options());
         let mut client = server.client();
         fill(&mut client, "gone", 0..5, 100);
@@ -175,6 +223,8 @@ fn what_was_erased_is_no_loss() {
         }
         fill(&mut client, "again", 5..6, 10);
         end(&mut server, killed);
+        let (code, told) = doctor(&server, if repaired { &["--repair"] } else { &[] });
+        assert!(code == 0 && !told.contains("gone"), "{told}");
         for round in 0..2 {
             server.start_again();
             let mut client = server.client();

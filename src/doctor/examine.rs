@@ -10,7 +10,7 @@ use crate::disk::overlay::Overlay;
 use crate::journal::{Journal, survey as journal};
 use crate::layout;
 use crate::message::{Clock, SessionId, Timestamp};
-use crate::transcript::survey::{self as transcript, Comparison, Found};
+use crate::transcript::survey::{self as transcript, Comparison, Found, Shortened};
 
 use super::findings::{Findings, LISTED_MAX, Weight};
 use super::place::{Failure, Place, messages};
@@ -118,6 +118,14 @@ fn there<T>(path: &Path, outcome: io::Result<T>) -> Result<Option<T>, Failure> {
     }
 }
 
+fn shortened<D: Disk>(disk: &D, place: &Place, findings: &mut Findings) -> Shortened {
+    let path = layout::transcript_lengths(place.journal());
+    Shortened::of(disk, place.transcripts(), &path).unwrap_or_else(|e| {
+        findings.add(Weight::Damage, &path, format!("it cannot be read: {e}"));
+        Shortened::default()
+    })
+}
+
 fn transcript_path(place: &Place, session: &SessionId) -> PathBuf {
     place.transcripts().join(session.file_name())
 }
@@ -131,19 +139,26 @@ impl Report {
         let oldest = self.place.oldest_shown(self.now);
         let mut named = HashSet::new();
         let mut fault = None;
-        let walked = messages(journal, &(1..=u64::MAX), oldest, &mut |sequence, message| {
+        let mut shortened = shortened(disk, &self.place, findings);
+        journal.erasures_after(transcribed).iter().for_each(|(session, _)| shortened.forget(session));
+        let walked = messages(journal, &(1..=u64::MAX), None, &mut |sequence, message| {
+            if oldest.is_some_and(|oldest| message.id() < oldest) {
+                shortened.meet(message, false);
+                return;
+            }
             compared.looked_for += 1;
             let found = comparison.look(message).unwrap_or_else(|e| {
                 fault.get_or_insert((message.session().clone(), e));
                 Found::Same
             });
+            let is_rewritten = shortened.meet(message, found == Found::Lacking);
             let what = match found {
                 Found::Same => return,
                 Found::Differs => {
                     compared.differing += 1;
                     "holds messages with other bytes than the journal; --repair takes the journal's"
                 }
-                Found::Lacking if sequence > transcribed => {
+                Found::Lacking if sequence > transcribed || is_rewritten => {
                     compared.behind += 1;
                     torn.remove(message.session());
                     return;
@@ -159,6 +174,10 @@ impl Report {
         });
         if let Some((session, e)) = fault {
             findings.add(Weight::Damage, transcript_path(&self.place, &session), format!("cannot be read: {e}"));
+        }
+        for (session, part, left) in shortened.judge(oldest) {
+            let (weight, what) = words::shortened(part, left);
+            findings.add(weight, transcript_path(&self.place, session), what);
         }
         if let Err(e) = walked {
             findings.add(Weight::Damage, self.place.journal(), format!("cannot be read: {e}"));

@@ -16,7 +16,7 @@ pub enum Weight {
     Damage,
     /// The next start mends it.
     Pending,
-    /// Nothing is lost, and yet somebody should know.
+    /// Nothing is lost that was not known to be, and yet somebody should know.
     Warning,
 }
 

@@ -19,6 +19,8 @@ use super::apart;
 use super::examine::Report;
 use super::place::{Failure, Place, messages};
 
+/// Transcripts compared with their lengths at once.
+const LENGTHS_AT_ONCE: usize = 256;
 /// Transcripts kept open.
 const OPEN_MAX: NonZeroUsize = NonZeroUsize::new(64).expect("not 0");
 
@@ -110,6 +112,15 @@ impl<D: Disk> Repair<'_, D> {
         for (session, id) in self.journal.erasures_after(0) {
             transcripts.drop_erased(&session, id)?;
         }
+        for (session, id) in self.journal.erasures_after(self.journal.start().transcribed) {
+            transcripts.erase_at_start(&session, id, self.journal.published());
+        }
+        // What is gone for good is found before anything is written anew: no length tells of it afterwards.
+        while transcripts.check_lengths(LENGTHS_AT_ONCE) {}
+        let rebuilt = transcripts.rebuild(|after, take| {
+            messages(&self.journal, &(after + 1..=u64::MAX), None, take)?;
+            Ok(self.journal.published())
+        })?;
         let faulty = faulty(self.disk, self.place)?;
         for session in &faulty {
             transcripts.put_in_order(session)?;
@@ -118,8 +129,10 @@ impl<D: Disk> Repair<'_, D> {
         let oldest = self.place.oldest_shown(self.now);
         let mut replay = transcripts.replay();
         messages(&self.journal, &(1..=u64::MAX), oldest, &mut |sequence, message| replay.message(sequence, message))?;
-        self.did("lines put back into transcripts", replay.appended);
+        self.did("lines put back into transcripts", rebuilt.appended + replay.appended);
         replay.end();
+        // The lengths of what was erased, too, before the checkpoint passes that.
+        transcripts.sync(std::iter::empty())?;
         if self.store_checkpoint(&transcripts)? {
             self.done.push("the checkpoint says how far the transcripts are".to_owned());
         }

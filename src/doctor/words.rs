@@ -104,6 +104,22 @@ pub fn transcript_fault(findings: &mut Findings, folder: &Path, session: &Sessio
     findings.add(Weight::Damage, folder.join(session.file_name()), what);
 }
 
+/// What it means that a part of a transcript is gone, and so many bytes are left of it.
+pub fn shortened(part: transcript::Part, left: u64) -> (Weight, String) {
+    match part {
+        transcript::Part::InTheJournal => (
+            Weight::Pending,
+            format!("it is gone or was cut, {left} bytes are left: a start writes it again from the journal"),
+        ),
+        transcript::Part::Nowhere => {
+            (Weight::Damage, format!("a part of it is gone that the journal no longer has, {left} bytes are left"))
+        }
+        transcript::Part::KnownToBeGone => {
+            (Weight::Warning, "a part of it is gone for good, and pages that reach it say so".to_owned())
+        }
+    }
+}
+
 /// What the transcripts' figures mean.
 pub fn transcript_figures(findings: &mut Findings, folder: &Path, survey: &transcript::Survey) {
     if survey.repeated > 0 {

@@ -4,7 +4,7 @@
 //! The file is a log: a line a change, `CRC BYTES SESSION` or, where a part is lost, `CRC BYTES AFTER BEFORE SESSION`; the last
 //! one of a session counts. It is written anew when half of it no longer counts, so that a hundred thousand sessions are not
 //! written at every checkpoint, and it takes no more than twice what counts and a mebibyte. It is read once, by whoever first
-//! asks after a start, and what was asked for leaves memory.
+//! asks after a start, and of what was asked for only the length stays in memory, for those who read a transcript later on.
 //!
 //! Invariants: a length is written when the bytes are synced, before the checkpoint passes them. Whoever makes a transcript
 //! shorter writes 0 first, *nothing is known*, and goes on when that is durable; an erasure need not, since the journal
@@ -15,6 +15,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
@@ -24,6 +25,9 @@ use crate::message::{Id, SessionId};
 
 /// Up to this size the file is not written anew, in bytes.
 const SMALL_BYTES: u64 = 1 << 20;
+
+/// Sessions whose length stays in memory: about 2 MiB. Of more it is compared at the next start.
+const NOTED_MAX: usize = 65_536;
 
 /// What is known of a session's transcript.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,17 +47,37 @@ pub struct Lost {
     pub before: Option<Id>,
 }
 
+/// What the file at `path` says, without touching it; nothing where there is none, or it is damaged.
+pub(super) fn look<D: Disk>(disk: &D, path: &Path) -> io::Result<HashMap<SessionId, Known>> {
+    match disk::read(disk, path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(HashMap::new()),
+        content => Ok(parse(&content?).map(|(known, _)| known).unwrap_or_default()),
+    }
+}
+
 /// See the module.
 pub(super) struct Lengths<D: Disk> {
     disk: D,
     path: PathBuf,
-    state: Mutex<State>,
+    hasher: RandomState,
+    /// Never held while the disk works, but for the one read.
+    told: Mutex<Told>,
+    /// Taken behind `told` by that read only.
+    file: Mutex<Content>,
 }
 
-struct State {
+/// What is known, in memory.
+#[derive(Default)]
+struct Told {
     /// What the file said at the start, of sessions nobody has asked for; `None` before it was read.
     unasked: Option<HashMap<SessionId, Known>>,
-    /// The file's length, and the one it had when it was last written anew.
+    /// The lengths of others, as far as [`NOTED_MAX`] goes, by the hash of their name.
+    noted: HashMap<u64, u64>,
+}
+
+/// The file's length, and the one it had when it was last written anew.
+#[derive(Default)]
+struct Content {
     bytes: u64,
     compact: u64,
 }
@@ -61,8 +85,8 @@ struct State {
 impl<D: Disk> Lengths<D> {
     /// Those in the file at `path`.
     pub fn new(disk: D, path: &Path) -> Self {
-        let state = Mutex::new(State { unasked: None, bytes: 0, compact: 0 });
-        Self { disk, path: path.to_owned(), state }
+        let (told, file) = (Mutex::default(), Mutex::default());
+        Self { disk, path: path.to_owned(), hasher: RandomState::new(), told, file }
     }
 
     /// Whether anything was ever written.
@@ -70,19 +94,23 @@ impl<D: Disk> Lengths<D> {
         self.disk.open_read(&self.path).and_then(|file| file.byte_len()).is_ok_and(|bytes| bytes > 0)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        let mut state = self.state.lock().expect("no holder panics");
-        if state.unasked.is_none() {
-            let known = self.load(&mut state).unwrap_or_else(|e| {
+    fn told(&self) -> MutexGuard<'_, Told> {
+        let mut told = self.told.lock().expect("no holder panics");
+        if told.unasked.is_none() {
+            let known = self.load(&mut self.content()).unwrap_or_else(|e| {
                 log::warn!("{} cannot be read, so it is not known how long transcripts were: {e}", self.path.display());
                 HashMap::new()
             });
-            state.unasked = Some(known);
+            told.unasked = Some(known);
         }
-        state
+        told
     }
 
-    fn load(&self, state: &mut State) -> io::Result<HashMap<SessionId, Known>> {
+    fn content(&self) -> MutexGuard<'_, Content> {
+        self.file.lock().expect("no holder panics")
+    }
+
+    fn load(&self, state: &mut Content) -> io::Result<HashMap<SessionId, Known>> {
         let content = match disk::read(&self.disk, &self.path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(HashMap::new()),
             content => content?,
@@ -100,13 +128,21 @@ impl<D: Disk> Lengths<D> {
 
     /// What was known of a session at the start. It is told once.
     pub fn take(&self, session: &SessionId) -> Option<Known> {
-        self.state().unasked.as_mut()?.remove(session)
+        let mut told = self.told();
+        let known = told.unasked.as_mut()?.remove(session)?;
+        told.note(self.hasher.hash_one(session), known.bytes);
+        Some(known)
+    }
+
+    /// The length that was last noted of a session that was asked for; 0 when nothing is known.
+    pub fn noted(&self, session: &SessionId) -> u64 {
+        self.told().noted.get(&self.hasher.hash_one(session)).copied().unwrap_or(0)
     }
 
     /// Some sessions nobody has asked for yet.
     pub fn unasked(&self, at_most: usize) -> Vec<SessionId> {
-        let mut state = self.state();
-        let Some(unasked) = &mut state.unasked else { return Vec::new() };
+        let mut told = self.told();
+        let Some(unasked) = &mut told.unasked else { return Vec::new() };
         if unasked.is_empty() {
             // The room goes back.
             *unasked = HashMap::new();
@@ -123,7 +159,10 @@ impl<D: Disk> Lengths<D> {
         if known.is_empty() {
             return Ok(());
         }
-        let mut state = self.state();
+        let mut told = self.told();
+        known.iter().for_each(|(session, known)| told.note(self.hasher.hash_one(session), known.bytes));
+        drop(told);
+        let mut state = self.content();
         let Err(e) = self.append(&mut state, known) else { return Ok(()) };
         log::debug!("{} cannot be written and is begun anew: {e}", self.path.display());
         (state.bytes, state.compact) = (0, 0);
@@ -134,7 +173,7 @@ impl<D: Disk> Lengths<D> {
         self.sync_folder()
     }
 
-    fn append(&self, state: &mut State, known: &[(SessionId, Known)]) -> io::Result<()> {
+    fn append(&self, state: &mut Content, known: &[(SessionId, Known)]) -> io::Result<()> {
         let mut lines = String::new();
         known.iter().for_each(|(session, known)| push_line(&mut lines, session, *known));
         let file = self.disk.open_append(&self.path)?;
@@ -152,7 +191,7 @@ impl<D: Disk> Lengths<D> {
         Ok(())
     }
 
-    fn write_anew(&self, state: &mut State, known: &HashMap<SessionId, Known>) -> io::Result<()> {
+    fn write_anew(&self, state: &mut Content, known: &HashMap<SessionId, Known>) -> io::Result<()> {
         let mut lines = String::new();
         let counts = known.iter().filter(|(_, known)| **known != Known::default());
         counts.for_each(|(session, known)| push_line(&mut lines, session, *known));
@@ -163,6 +202,18 @@ impl<D: Disk> Lengths<D> {
 
     fn sync_folder(&self) -> io::Result<()> {
         self.disk.sync_dir(self.path.parent().unwrap_or(Path::new(".")))
+    }
+}
+
+impl Told {
+    fn note(&mut self, session: u64, bytes: u64) {
+        let has_room = self.noted.len() < NOTED_MAX || self.noted.contains_key(&session);
+        // None is so long that has a part gone of which the length is not known.
+        if bytes == 0 || bytes == u64::MAX || !has_room {
+            self.noted.remove(&session);
+        } else {
+            self.noted.insert(session, bytes);
+        }
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! A start opens no transcript. The length of each is compared with the one it had (`lengths.rs`) when the session is first
 //! used, and the worker compares the rest. One that is too short is *behind* from the first record of the journal on, so it is
-//! mended as all that are, and until then history reads the journal in its place. What the journal does not have any more is
+//! mended as all that are, and until then history reads the journal in its place. While the server runs the same is noticed by
+//! whoever reads one. What the journal does not have any more is
 //! lost; the stretch is kept with the lengths, and history tells of it on the pages that reach it. Which that is:
 //!
 //! * behind the last message that the file still had, and before the first that the journal has;
@@ -107,6 +108,23 @@ impl<D: Disk> Transcripts<D> {
             }
             Ok(_) => {}
             Err(e) => log::warn!("the transcript of {session} cannot be compared with what it was: {e}"),
+        }
+    }
+
+    /// Compares a transcript that is about to be read with the length it has by what was noted and appended: somebody may
+    /// have removed or cut it since it was compared at the start.
+    pub(super) fn check_again(&self, open: &mut Open<D>, session: &SessionId) {
+        let Some(lengths) = &self.lengths else { return };
+        let is_pending = |known: &Known| known.lost.is_some_and(|lost| lost.before.is_none());
+        if open.unnoted.contains_key(session) || open.losses.get(session).is_some_and(is_pending) {
+            return;
+        }
+        let appended_to = open.files.peek(session).map_or(0, |transcript| transcript.bytes);
+        let had = lengths.noted(session).max(appended_to);
+        if let Ok(left) = self.byte_len(session)
+            && left < had
+        {
+            self.lose(open, session, had, left);
         }
     }
 
@@ -258,7 +276,7 @@ impl<D: Disk> Transcripts<D> {
 }
 
 /// The last message of a file.
-fn last_id<F: DiskFile>(file: &F) -> io::Result<Option<Id>> {
+pub(super) fn last_id<F: DiskFile>(file: &F) -> io::Result<Option<Id>> {
     let mut lines = Lines::new(file, LOOK_BYTES_MAX)?;
     let mut end = lines.end;
     while let Some(range) = lines.line_before(end)? {

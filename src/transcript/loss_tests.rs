@@ -75,6 +75,37 @@ fn damaged(left: Option<usize>) -> SimDisk {
 }
 
 #[test]
+fn one_that_goes_or_is_cut_while_others_are_used_is_noticed_by_who_reads_it_and_is_whole_again() {
+    for left in [None, Some(0), Some(2), Some(19)] {
+        // With its file open, closed since, and compared at a start and not used since.
+        for others in [Some(0), Some(5), None] {
+            let disk = if others.is_some() { SimDisk::default() } else { filled(20) };
+            let transcripts = open(&disk, &early());
+            while transcripts.check_lengths(256) {}
+            if let Some(others) = others {
+                append(&transcripts, 1..=20);
+                assert!(transcripts.sync([&s()].into_iter()).unwrap().is_empty());
+                for other in ["t", "u", "v"].iter().cycle().take(others) {
+                    transcripts.append(&SessionId::new(other).unwrap(), &[(20, &short(other, 20))]);
+                }
+            }
+            assert_eq!((transcripts.behind(&s()), transcripts.lost(&s())), (None, None));
+            match left {
+                Some(lines) => cut(&disk, lines),
+                None => disk.unlink(Path::new(FILE)),
+            }
+            assert_eq!(transcripts.behind(&s()).map(|behind| behind.first), Some(1), "{left:?}, {others:?}");
+            let after = left.filter(|left| *left > 0).map(|left| id(left as u64));
+            assert_eq!(transcripts.lost(&s()), Some(Lost { after, before: None }));
+            assert_eq!(transcripts.append(&s(), &[(21, &short("s", 21))]), Appended::Behind);
+            assert_eq!(transcripts.rebuild(feed(1, 21)).unwrap().lacking, 0);
+            assert_eq!(numbers(&transcripts), (1..=21).collect::<Vec<_>>(), "{left:?}, {others:?}");
+            assert_eq!((transcripts.behind(&s()), transcripts.lost(&s())), (None, None));
+        }
+    }
+}
+
+#[test]
 fn a_transcript_that_is_gone_or_cut_is_whole_again_when_the_journal_has_it() {
     for left in [None, Some(0), Some(2), Some(19)] {
         // From the beginning, and from what is left on.

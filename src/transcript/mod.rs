@@ -252,10 +252,11 @@ impl<D: Disk> Transcripts<D> {
         open.behind.values().map(|behind| behind.first).chain(expected).min()
     }
 
-    /// What that session's transcript lacks.
+    /// What that session's transcript lacks, for who is about to read it.
     pub fn behind(&self, session: &SessionId) -> Option<Behind> {
         let mut open = self.open.lock().expect("no holder panics");
         self.settle_in(&mut open, session);
+        self.check_again(&mut open, session);
         open.behind.get(session).copied()
     }
 

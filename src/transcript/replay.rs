@@ -66,6 +66,8 @@ pub struct Rebuilt {
     pub mended: usize,
     /// Sessions that still do.
     pub lacking: usize,
+    /// Lines that were missing.
+    pub appended: u64,
     /// Why, for one of those that could not be written.
     pub fault: Option<io::Error>,
 }
@@ -95,7 +97,7 @@ impl<D: Disk> Transcripts<D> {
         replay.are_forgotten = true;
         replay.fault = self.take_out_erased(&mut pending);
         let Some(first) = pending.values().map(|behind| behind.first).min() else {
-            return Ok(Rebuilt { mended: 0, lacking: known, fault: replay.fault });
+            return Ok(Rebuilt { mended: 0, lacking: known, appended: 0, fault: replay.fault });
         };
         let durable = feed(first - 1, &mut |sequence, message| {
             met.message(message);
@@ -124,7 +126,7 @@ impl<D: Disk> Transcripts<D> {
             }
         }
         let lacking = open.behind.len();
-        Ok(Rebuilt { mended: known.saturating_sub(lacking), lacking, fault: replay.fault })
+        Ok(Rebuilt { mended: known.saturating_sub(lacking), lacking, appended: replay.appended, fault: replay.fault })
     }
 
     /// Takes what is erased out of the files of those where some may stand, and those off the list where it fails, with the

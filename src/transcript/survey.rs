@@ -5,6 +5,7 @@
 //!
 //! Knows nothing of the journal's files, nor of how a fault is told.
 
+use std::collections::HashMap;
 use std::io;
 use std::num::NonZeroUsize;
 use std::ops::Range;
@@ -16,6 +17,8 @@ use crate::disk::{Disk, DiskFile};
 use crate::layout;
 use crate::message::{Id, Message, SessionId};
 
+use super::lengths;
+use super::loss::last_id;
 use super::merge::{next_line, stands_at};
 use super::read::Lines;
 
@@ -238,6 +241,90 @@ fn look_from<F: DiskFile>(file: &F, mut at: u64, message: &Message) -> io::Resul
         at = range.end;
     }
     Ok((Found::Lacking, at))
+}
+
+/// Transcripts of which a part is gone: those that are shorter than when they were synced, which a start writes again from the
+/// journal, and those of which a start has told.
+#[derive(Default)]
+pub struct Shortened(HashMap<SessionId, Shorter>);
+
+/// Where that is what is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// A start puts it back.
+    InTheJournal,
+    /// It is lost.
+    Nowhere,
+    /// A start has told that it is lost.
+    KnownToBeGone,
+}
+
+struct Shorter {
+    /// Bytes it had, and has.
+    had: u64,
+    has: u64,
+    /// The last message it has before what is gone.
+    last: Option<Id>,
+    /// What is gone lies before this, by what a start found.
+    told: Option<Id>,
+    /// The first message the journal has, and the bytes of those that the file lacks.
+    first: Option<Id>,
+    lacking: u64,
+}
+
+impl Shortened {
+    /// Those in `folder` by the lengths in the file at `lengths`. One that cannot be read is left out.
+    ///
+    /// # Errors
+    /// The disk's, when the lengths cannot be read.
+    pub fn of<D: Disk>(disk: &D, folder: &Path, lengths: &Path) -> io::Result<Self> {
+        let mut shortened = HashMap::new();
+        for (session, known) in lengths::look(disk, lengths)? {
+            let found = match disk.open_read(&folder.join(session.file_name())) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => Ok((0, None)),
+                file => file.and_then(|file| Ok((file.byte_len()?, last_id(&file)?))),
+            };
+            let (Ok((has, last)), lost) = (found, known.lost) else { continue };
+            let is_pending = has < known.bytes || lost.is_some_and(|lost| lost.before.is_none());
+            let told = lost.and_then(|lost| lost.before).filter(|_| !is_pending);
+            if is_pending || told.is_some() {
+                let last = lost.map_or(last, |lost| lost.after.min(last));
+                shortened.insert(session, Shorter { had: known.bytes, has, last, told, first: None, lacking: 0 });
+            }
+        }
+        Ok(Self(shortened))
+    }
+
+    /// A session that was erased since its length was noted.
+    pub fn forget(&mut self, session: &SessionId) {
+        self.0.remove(session);
+    }
+
+    /// The journal has a message, which its transcript may lack. Whether a start puts it back because that is shorter.
+    pub fn meet(&mut self, message: &Message, is_lacking: bool) -> bool {
+        let Some(shorter) = self.0.get_mut(message.session()) else { return false };
+        shorter.first.get_or_insert(message.id());
+        if is_lacking {
+            shorter.lacking += message.line().len() as u64 + 1;
+        }
+        shorter.told.is_none()
+    }
+
+    /// When the whole journal was met: of each session where the part is that is gone, and the bytes that are left. Nothing is
+    /// missed from before `oldest`.
+    pub fn judge(&self, oldest: Option<Id>) -> impl Iterator<Item = (&SessionId, Part, u64)> {
+        let is_over = move |id: Id| oldest.is_some_and(|oldest| id < oldest);
+        let shorter = self.0.iter().filter(move |(_, shorter)| !shorter.told.is_some_and(is_over));
+        shorter.map(move |(session, shorter)| {
+            let reaches_back = shorter.first.is_some_and(|first| Some(first) <= shorter.last || is_over(first));
+            let part = match shorter.told {
+                Some(_) => Part::KnownToBeGone,
+                None if reaches_back || shorter.has + shorter.lacking >= shorter.had => Part::InTheJournal,
+                None => Part::Nowhere,
+            };
+            (session, part, shorter.has)
+        })
+    }
 }
 
 /// Hands every message of a file of lines to `take`; a missing file has none.

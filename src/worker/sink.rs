@@ -89,7 +89,7 @@ impl<D: Disk> TranscriptSink<D> {
         let journal = &self.journal;
         let rebuilt =
             self.transcripts.rebuild(|after, take| feed(reader.get_or_insert_with(|| journal.reader(after)), take));
-        let Rebuilt { mended, lacking, fault } =
+        let Rebuilt { mended, lacking, fault, .. } =
             rebuilt.unwrap_or_else(|e| Rebuilt { fault: Some(e), ..Rebuilt::default() });
         if mended > 0 {
             log::info!("{mended} transcripts that had fallen behind were rebuilt; {lacking} still lack something");
