@@ -145,7 +145,7 @@ fn journal_json(survey: &journal::Survey, now: Timestamp) -> Value {
     let (state, drained, transcribed) = match survey.checkpoint {
         Standing::Missing => ("missing", None, None),
         Standing::Damaged => ("damaged", None, None),
-        Standing::Foreign => ("foreign", None, None),
+        Standing::Foreign { .. } => ("foreign", None, None),
         Standing::Ours(Checkpoint { drained, transcribed, .. }) => ("ok", Some(drained), Some(transcribed)),
     };
     json!({
@@ -199,7 +199,7 @@ fn checkpoint(survey: &journal::Survey, now: Timestamp) -> String {
     let at = match survey.checkpoint {
         Standing::Missing => "none".to_owned(),
         Standing::Damaged => "damaged".to_owned(),
-        Standing::Foreign => "of another journal".to_owned(),
+        Standing::Foreign { .. } => "of another journal".to_owned(),
         Standing::Ours(checkpoint) => format!("everything up to record {} has arrived", checkpoint.drained),
     };
     match survey.oldest_pending {

@@ -70,7 +70,7 @@ pub fn journal_figures(findings: &mut Findings, folder: &Path, survey: &journal:
         findings.add(Weight::Warning, folder, format!("{} not what the segments say", are(outdated, "digest")));
     }
     match survey.checkpoint {
-        Standing::Foreign => {
+        Standing::Foreign { .. } => {
             findings.add(
                 Weight::Warning,
                 folder,

@@ -25,7 +25,9 @@ use crate::disk::{self, Disk};
 use crate::layout::checkpoint as path;
 use crate::message::Id;
 
-const MAGIC: &[u8; 8] = b"CKCHKPNT";
+use super::codec::{Field, sealed, vouched_for};
+
+const LETTERS: &[u8; 8] = b"CKCHKPNT";
 const VERSION: u32 = 1;
 const BYTES: usize = 64;
 const OWES_MONGO: u32 = 1;
@@ -52,84 +54,62 @@ pub enum Standing {
     Missing,
     /// Something that is no checkpoint, or cannot be read.
     Damaged,
-    /// The checkpoint of another journal.
-    Foreign,
+    /// The checkpoint of another journal. Only the id counts.
+    Foreign {
+        /// The largest one given there.
+        largest_id: Option<Id>,
+    },
     /// This journal's.
     Ours(Checkpoint),
 }
 
-impl Checkpoint {
-    pub(super) fn encode(&self, epoch: u64) -> [u8; BYTES] {
-        let mut bytes = [0; BYTES];
-        bytes[0..8].copy_from_slice(MAGIC);
-        bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
-        let flags = if self.owes_mongo { OWES_MONGO } else { 0 };
-        bytes[12..16].copy_from_slice(&flags.to_le_bytes());
-        bytes[16..24].copy_from_slice(&epoch.to_le_bytes());
-        bytes[24..32].copy_from_slice(&self.drained.to_le_bytes());
-        bytes[32..40].copy_from_slice(&self.transcribed.to_le_bytes());
-        bytes[40..56].copy_from_slice(&self.largest_id.map_or([0; 16], Id::to_bytes));
-        let checksum = crc32fast::hash(&bytes[..60]);
-        bytes[60..64].copy_from_slice(&checksum.to_le_bytes());
-        bytes
+impl Standing {
+    /// Looks at the checkpoint in the folder of the journal with that epoch.
+    pub(super) fn of<D: Disk>(disk: &D, folder: &Path, epoch: u64) -> Self {
+        let why = match disk::read(disk, &path(folder)) {
+            Ok(bytes) => match Checkpoint::decode(&bytes) {
+                Some((of, checkpoint)) if of == epoch => return Self::Ours(checkpoint),
+                Some((_, Checkpoint { largest_id, .. })) => return Self::Foreign { largest_id },
+                None => "it is damaged".to_owned(),
+            },
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Self::Missing,
+            Err(e) => e.to_string(),
+        };
+        log::warn!("the journal's checkpoint cannot be read ({why}): everything kept is looked at again");
+        Self::Damaged
     }
 
-    pub(super) fn decode(bytes: &[u8], epoch: u64) -> Option<Self> {
-        let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
-        let known = bytes.len() == BYTES
-            && &bytes[0..8] == MAGIC
-            && bytes[8..12] == VERSION.to_le_bytes()
-            && bytes[60..64] == crc32fast::hash(&bytes[..60]).to_le_bytes();
-        // Of another journal only the id counts: ids rise, whatever became of the journal they were given by.
-        let ours = || number(16) == epoch;
-        let of = |at| if ours() { number(at) } else { 0 };
-        known.then(|| Self {
-            drained: of(24),
-            transcribed: of(32),
-            largest_id: Id::from_bytes(bytes[40..56].try_into().expect("sixteen bytes")).ok(),
-            owes_mongo: !ours() || bytes[12..16] == OWES_MONGO.to_le_bytes(),
+    /// The checkpoint; "from the start" when there is none to be trusted.
+    pub(super) fn checkpoint(self) -> Checkpoint {
+        let unknown = Checkpoint { owes_mongo: true, ..Checkpoint::default() };
+        match self {
+            Self::Missing | Self::Damaged => unknown,
+            // Ids rise, whatever became of the journal they were given by.
+            Self::Foreign { largest_id } => Checkpoint { largest_id, ..unknown },
+            Self::Ours(checkpoint) => checkpoint,
+        }
+    }
+}
+
+impl Checkpoint {
+    pub(super) fn encode(&self, epoch: u64) -> Vec<u8> {
+        let flags = if self.owes_mongo { OWES_MONGO } else { 0 };
+        sealed(LETTERS, VERSION, BYTES, |to| {
+            (flags, epoch, self.drained, self.transcribed, self.largest_id).put(to);
         })
     }
 
-    /// Looks at the checkpoint and judges nothing.
-    pub(super) fn standing<D: Disk>(disk: &D, folder: &Path, epoch: u64) -> Standing {
-        match disk::read(disk, &path(folder)) {
-            Ok(bytes) => match Self::decode(&bytes, epoch) {
-                Some(_) if bytes[16..24] != epoch.to_le_bytes() => Standing::Foreign,
-                Some(checkpoint) => Standing::Ours(checkpoint),
-                None => Standing::Damaged,
-            },
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Standing::Missing,
-            Err(_) => Standing::Damaged,
-        }
-    }
-
-    /// Nobody knows what it said.
-    fn unknown() -> Self {
-        Self { owes_mongo: true, ..Self::default() }
-    }
-
-    /// Reads the checkpoint of the journal with that epoch; "from the start" when there is none to be trusted.
-    pub fn load<D: Disk>(disk: &D, folder: &Path, epoch: u64) -> Self {
-        match disk::read(disk, &path(folder)) {
-            Ok(bytes) => Self::decode(&bytes, epoch).unwrap_or_else(|| {
-                log::warn!("the journal's checkpoint is unreadable: everything kept is looked at again");
-                Self::unknown()
-            }),
-            Err(e) => {
-                if e.kind() != io::ErrorKind::NotFound {
-                    log::warn!("the journal's checkpoint cannot be read ({e}): everything kept is looked at again");
-                }
-                Self::unknown()
-            }
-        }
+    /// The epoch of the journal it belongs to, and the checkpoint.
+    pub(super) fn decode(bytes: &[u8]) -> Option<(u64, Self)> {
+        let (_, mut fields) =
+            vouched_for(LETTERS, bytes).filter(|(version, _)| *version == VERSION && bytes.len() == BYTES)?;
+        let (flags, epoch, drained, transcribed, largest_id): (u32, _, _, _, _) = Field::take(&mut fields)?;
+        Some((epoch, Self { drained, transcribed, largest_id, owes_mongo: flags == OWES_MONGO }))
     }
 
     /// The epoch of the journal that the checkpoint in `folder` belongs to.
     pub fn epoch<D: Disk>(disk: &D, folder: &Path) -> Option<u64> {
-        let bytes = disk::read(disk, &path(folder)).ok()?;
-        Self::decode(&bytes, 0)?;
-        Some(u64::from_le_bytes(bytes[16..24].try_into().expect("eight bytes")))
+        Self::decode(&disk::read(disk, &path(folder)).ok()?).map(|(epoch, _)| epoch)
     }
 
     /// Replaces the checkpoint; it is on disk when this returns.
@@ -156,24 +136,26 @@ mod tests {
     fn a_checkpoint_reads_back() {
         let folder = tempfile::tempdir().unwrap();
         let unknown = Checkpoint { owes_mongo: true, ..Checkpoint::default() };
-        assert_eq!(Checkpoint::load(&RealDisk, folder.path(), 1), unknown);
+        assert_eq!(Standing::of(&RealDisk, folder.path(), 1).checkpoint(), unknown);
         sample().store(&RealDisk, folder.path(), 1).unwrap();
-        assert_eq!(Checkpoint::load(&RealDisk, folder.path(), 1), sample());
+        assert_eq!(Standing::of(&RealDisk, folder.path(), 1).checkpoint(), sample());
         assert_eq!(Checkpoint::epoch(&RealDisk, folder.path()), Some(1));
         std::fs::write(path(folder.path()), "not one").unwrap();
-        assert_eq!(Checkpoint::load(&RealDisk, folder.path(), 1), unknown);
+        assert_eq!(Standing::of(&RealDisk, folder.path(), 1).checkpoint(), unknown);
     }
 
     #[test]
     fn a_damaged_cut_or_foreign_checkpoint_means_from_the_start() {
         let bytes = sample().encode(1);
-        let foreign = Checkpoint::decode(&bytes, 2).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        sample().store(&RealDisk, folder.path(), 1).unwrap();
+        let foreign = Standing::of(&RealDisk, folder.path(), 2).checkpoint();
         assert_eq!(foreign, Checkpoint { drained: 0, transcribed: 0, ..sample() });
         for at in 0..BYTES {
-            let mut damaged = bytes;
+            let mut damaged = bytes.clone();
             damaged[at] ^= 1;
-            assert_eq!(Checkpoint::decode(&damaged, 1), None, "byte {at}");
-            assert_eq!(Checkpoint::decode(&bytes[..at], 1), None, "cut at {at}");
+            assert_eq!(Checkpoint::decode(&damaged), None, "byte {at}");
+            assert_eq!(Checkpoint::decode(&bytes[..at]), None, "cut at {at}");
         }
     }
 }

@@ -16,9 +16,10 @@ use crate::disk::{self, Disk, DiskFile};
 use crate::message::{Id, SessionId};
 
 use super::erasures::Erasure;
-use super::frame::{FrameHeader, Group, Kind, SegmentHeader};
+use super::frame::{FrameHeader, Kind, SegmentHeader};
 use super::keys::{Keys, Known};
 use super::record::Entry;
+use super::requests::Fragments;
 use super::scan::{Found, Scanner};
 use super::segment::SegmentInfo;
 use super::{scan, segment};
@@ -36,16 +37,12 @@ pub struct Digest {
     pub records: u64,
     /// Stretches of damage between intact records, as offsets in the segment.
     pub gaps: Vec<(u64, u64)>,
-    /// The first and last record of the request that is not ended when the segment ends.
-    pub unfinished: Option<(u64, u64)>,
-    /// The first and last record of the request that was begun before the segment, and whether it ends here.
-    pub head: Option<(u64, u64, bool)>,
+    /// What it has of requests that are not whole within it.
+    pub requests: Fragments,
     /// Something that is no frame stands behind the last one.
     pub torn: bool,
     /// Aborted ranges.
     pub aborted: Vec<(u64, u64)>,
-    /// What is left of requests that are not whole, each a run of records.
-    pub remains: Vec<(u64, u64)>,
     /// Keys of messages in it, in sequence.
     pub keys: Vec<([u8; 16], Known)>,
     /// Replies in it to messages with a key, wherever those stand: the key's hash, the reply's sequence and its id.
@@ -132,7 +129,8 @@ impl Digest {
         self.records += 1;
         self.last_sequence = self.last_sequence.max(header.sequence);
         if header.kind != Kind::Abort {
-            self.note_group(header.sequence, header.group, before == Before::Damage);
+            let is_first = self.records == 1;
+            self.requests.note(header.sequence, header.group, is_first, before == Before::Damage);
         }
         let entry = Entry::decode(header.kind, payload);
         if let Some(entry) = &entry {
@@ -146,43 +144,13 @@ impl Digest {
         disk::read(disk, &path(folder, header.number)).ok().and_then(|bytes| Self::decode(&bytes, header))
     }
 
-    /// Follows the requests over their records: a request is whole when its records follow each other from one that
-    /// continues nothing to one that nothing continues.
-    ///
-    /// Where the medium has damaged a record its neighbours are no remains of a torn write: they were acknowledged.
-    fn note_group(&mut self, sequence: u64, group: Group, beside_damage: bool) {
-        if let Some((first, last)) = self.unfinished.take() {
-            if group.continues && sequence == last + 1 {
-                self.unfinished = group.more.then_some((first, sequence));
-                return;
-            }
-            if !beside_damage {
-                self.remains.push((first, last));
-            }
-        }
-        if beside_damage && group.continues {
-            self.unfinished = group.more.then_some((sequence, sequence));
-            return;
-        }
-        match (group.continues, &mut self.head) {
-            (false, _) => self.unfinished = group.more.then_some((sequence, sequence)),
-            // The segment's first records may continue a request of the segment before.
-            (true, Some((_, last, false))) if sequence == *last + 1 => {
-                *last = sequence;
-                self.head = self.head.map(|(first, last, _)| (first, last, !group.more));
-            }
-            (true, None) if self.records == 1 => self.head = Some((sequence, sequence, !group.more)),
-            (true, _) => self.remains.push((sequence, sequence)),
-        }
-    }
-
     /// When a damaged frame stands behind the segment's last one and nothing else, it is a gap like any other, and the
     /// request it ended is whole: the offset behind it. It stays where it is, so that the next start knows it too.
     fn damaged_end<F: DiskFile>(&mut self, scanner: &mut Scanner<F>) -> io::Result<Option<u64>> {
         let end = scanner.damaged_end()?;
         if let Some(end) = end {
             self.gaps.push((scanner.offset(), end));
-            self.unfinished = None;
+            self.requests.unfinished = None;
         }
         Ok(end)
     }
@@ -225,7 +193,7 @@ impl Digest {
     /// The header of a segment as its digest has it.
     pub fn header_of<D: Disk>(disk: &D, folder: &Path, number: u64) -> Option<SegmentHeader> {
         let stored = disk::read(disk, &path(folder, number)).ok()?;
-        Self::header_in(&stored).filter(|header| header.number == number)
+        Self::header_in(&stored).map(|(header, _)| header).filter(|header| header.number == number)
     }
 
     /// Writes the digest of a sealed segment, unless a good one is there.

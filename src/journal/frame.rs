@@ -31,6 +31,8 @@
 //! Behind the last frame the segment is zero. Checksums are not chained: damage costs the frames it touches and no other.
 //! To raise the version: write the new one, keep reading this one, and refuse a newer one by name ([`HeaderError`]).
 
+use super::codec::{Field, sealed, vouched_for};
+
 /// The version we write.
 pub const FORMAT_VERSION: u32 = 1;
 /// The length of a segment's header, in bytes.
@@ -38,7 +40,7 @@ pub const SEGMENT_HEADER_BYTES: usize = 64;
 /// The length of a frame's header, in bytes.
 pub const FRAME_HEADER_BYTES: usize = 24;
 
-const MAGIC: &[u8; 8] = b"CHATKEEP";
+const LETTERS: &[u8; 8] = b"CHATKEEP";
 const FLAG_MORE: u8 = 1;
 const FLAG_CONTINUES: u8 = 2;
 
@@ -98,18 +100,10 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 impl SegmentHeader {
     /// The bytes.
     #[must_use]
-    pub fn encode(&self) -> [u8; SEGMENT_HEADER_BYTES] {
-        let mut bytes = [0; SEGMENT_HEADER_BYTES];
-        bytes[0..8].copy_from_slice(MAGIC);
-        bytes[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
-        bytes[12..16].copy_from_slice(&self.salt.to_le_bytes());
-        bytes[16..24].copy_from_slice(&self.epoch.to_le_bytes());
-        bytes[24..32].copy_from_slice(&self.number.to_le_bytes());
-        bytes[32..40].copy_from_slice(&self.first_sequence.to_le_bytes());
-        bytes[40..48].copy_from_slice(&self.made_micros.to_le_bytes());
-        let checksum = crc32fast::hash(&bytes[..60]);
-        bytes[60..64].copy_from_slice(&checksum.to_le_bytes());
-        bytes
+    pub fn encode(&self) -> Vec<u8> {
+        sealed(LETTERS, FORMAT_VERSION, SEGMENT_HEADER_BYTES, |to| {
+            (self.salt, self.epoch, self.number, self.first_sequence, self.made_micros).put(to);
+        })
     }
 
     /// Reads the first bytes of a file.
@@ -117,22 +111,15 @@ impl SegmentHeader {
     /// # Errors
     /// [`HeaderError`], told apart by what is to be done.
     pub fn decode(bytes: &[u8]) -> Result<Self, HeaderError> {
-        if bytes.len() < SEGMENT_HEADER_BYTES || &bytes[0..8] != MAGIC {
-            return Err(HeaderError::Damaged);
-        }
-        if crc32fast::hash(&bytes[..60]) != u32_at(bytes, 60) {
-            return Err(HeaderError::Damaged);
-        }
-        match u32_at(bytes, 8) {
-            FORMAT_VERSION => Ok(Self {
-                salt: u32_at(bytes, 12),
-                epoch: u64_at(bytes, 16),
-                number: u64_at(bytes, 24),
-                first_sequence: u64_at(bytes, 32),
-                made_micros: u64_at(bytes, 40),
-            }),
-            0 => Err(HeaderError::Damaged),
-            newer => Err(HeaderError::Newer(newer)),
+        let header = bytes.get(..SEGMENT_HEADER_BYTES).and_then(|header| vouched_for(LETTERS, header));
+        match header {
+            Some((FORMAT_VERSION, mut fields)) => {
+                let fields = Field::take(&mut fields).ok_or(HeaderError::Damaged)?;
+                let (salt, epoch, number, first_sequence, made_micros) = fields;
+                Ok(Self { salt, epoch, number, first_sequence, made_micros })
+            }
+            Some((0, _)) | None => Err(HeaderError::Damaged),
+            Some((newer, _)) => Err(HeaderError::Newer(newer)),
         }
     }
 }

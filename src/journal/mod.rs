@@ -34,6 +34,7 @@
 //! | `scan.rs` | a walk over frames and damage |
 //! | `record.rs` | payloads: messages, erasures, aborts, context-clears |
 //! | `frame.rs` | the bytes |
+//! | `codec.rs` | values as bytes, for headers and side files |
 //!
 //! What happens when something fails, and where to read it:
 //!
@@ -60,6 +61,7 @@ mod batch;
 mod checkpoint;
 #[cfg(test)]
 mod clock_tests;
+mod codec;
 mod commit;
 #[cfg(test)]
 mod crash_tests;

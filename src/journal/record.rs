@@ -24,6 +24,7 @@ use std::sync::Arc;
 
 use crate::message::{Id, Message, Origin, Prepared, SessionId};
 
+use super::codec::Field;
 use super::frame::{FrameHeader, Group, Kind};
 
 const LINK_KEY: u8 = 1;
@@ -239,31 +240,26 @@ impl Entry {
         match self {
             Self::Message(message, links) | Self::ContextClear(message, links) => push_message(buffer, message, links),
             Self::Erasure { id, session } => {
-                buffer.extend_from_slice(&id.to_bytes());
+                id.put(buffer);
                 buffer.extend_from_slice(session.as_str().as_bytes());
             }
-            Self::Abort { first, last } => {
-                buffer.extend_from_slice(&first.to_le_bytes());
-                buffer.extend_from_slice(&last.to_le_bytes());
-            }
+            Self::Abort { first, last } => (*first, *last).put(buffer),
         }
     }
 
     /// Reads a payload whose checksum was right; `None` only when a fault of ours wrote it.
     #[must_use]
-    pub fn decode(kind: Kind, payload: &[u8]) -> Option<Self> {
+    pub fn decode(kind: Kind, mut payload: &[u8]) -> Option<Self> {
         match kind {
             Kind::Message => read_message(payload).map(|(message, links)| Self::Message(message, links)),
             Kind::ContextClear => read_message(payload).map(|(message, links)| Self::ContextClear(message, links)),
             Kind::Erasure => {
-                let (id, session) = payload.split_first_chunk()?;
-                let session = SessionId::new(str::from_utf8(session).ok()?).ok()?;
-                Some(Self::Erasure { id: Id::from_bytes(*id).ok()?, session })
+                let id = Field::take(&mut payload)?;
+                Some(Self::Erasure { id, session: SessionId::new(str::from_utf8(payload).ok()?).ok()? })
             }
             Kind::Abort => {
-                let (first, rest) = payload.split_first_chunk()?;
-                let last = rest.try_into().ok()?;
-                Some(Self::Abort { first: u64::from_le_bytes(*first), last: u64::from_le_bytes(last) })
+                let (first, last) = Field::take(&mut payload)?;
+                payload.is_empty().then_some(Self::Abort { first, last })
             }
         }
     }
@@ -289,36 +285,29 @@ impl Record {
 }
 
 fn push_message(buffer: &mut Vec<u8>, message: &Message, links: &Links) {
-    buffer.extend_from_slice(&message.id().to_bytes());
     let bits = links.key.map_or(0, |_| LINK_KEY) | links.reply_to.map_or(0, |_| LINK_REPLY);
-    buffer.push(bits);
-    if let Some(key) = &links.key {
-        buffer.extend_from_slice(&key.hash);
-        buffer.extend_from_slice(&key.content);
+    (message.id(), bits).put(buffer);
+    if let Some(Key { hash, content }) = links.key {
+        (hash, content).put(buffer);
     }
-    if let Some(id) = &links.reply_to {
-        buffer.extend_from_slice(&id.to_bytes());
+    if let Some(id) = links.reply_to {
+        id.put(buffer);
     }
     buffer.extend_from_slice(message.line());
 }
 
-fn read_message(payload: &[u8]) -> Option<(Arc<Message>, Links)> {
-    let (id, rest) = payload.split_first_chunk::<16>()?;
-    let (&bits, mut rest) = rest.split_first()?;
+fn read_message(mut payload: &[u8]) -> Option<(Arc<Message>, Links)> {
+    let (id, bits): (Id, u8) = Field::take(&mut payload)?;
     let mut links = Links::default();
     if bits & LINK_KEY != 0 {
-        let (hash, after) = rest.split_first_chunk()?;
-        let (content, after) = after.split_first_chunk()?;
-        links.key = Some(Key { hash: *hash, content: *content });
-        rest = after;
+        let (hash, content) = Field::take(&mut payload)?;
+        links.key = Some(Key { hash, content });
     }
     if bits & LINK_REPLY != 0 {
-        let (id, after) = rest.split_first_chunk()?;
-        links.reply_to = Some(Id::from_bytes(*id).ok()?);
-        rest = after;
+        links.reply_to = Some(Id::take(&mut payload)?);
     }
-    let message = Message::from_trusted(rest)?;
-    (message.id().to_bytes() == *id).then(|| (Arc::new(message), links))
+    let message = Message::from_trusted(payload)?;
+    (message.id() == id).then(|| (Arc::new(message), links))
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use crate::config::JournalConfig;
 use crate::disk::{self, Disk, DiskFile};
 use crate::message::{Clock, Id};
 
-use super::checkpoint::Checkpoint;
+use super::checkpoint::{Checkpoint, Standing};
 use super::digest::{Digest, End};
 use super::erasures::{Erasure, Erasures};
 use super::error::{OpenError, at};
@@ -95,8 +95,9 @@ pub fn recover<D: Disk>(
     let mut recovery = Recovery::new(disk, folder, last_number, lost_last);
     recovery.findings = Findings { lost_segments: lost, rebuilt_headers: rebuilt, ..Findings::default() };
     let epoch = segments.first().map_or_else(segment::random_u64, |s| s.header.epoch);
-    let checkpoint = Checkpoint::load(disk, folder, epoch);
-    watch.segments(&segments, || Checkpoint::standing(disk, folder, epoch));
+    let standing = Standing::of(disk, folder, epoch);
+    let checkpoint = standing.checkpoint();
+    watch.segments(&segments, standing);
     let passed = checkpoint.drained.max(checkpoint.transcribed);
     recovery.raise(passed, checkpoint.largest_id);
     let mut keys = Keys::new(config.max_keys);
@@ -219,7 +220,9 @@ impl<'a, D: Disk> Recovery<'a, D> {
                 end = found;
             }
             self.keep_gaps(info, &digest);
-            self.requests.follow(info, &digest, bound, passed, index == 0);
+            if digest.records > 0 {
+                self.requests.follow(info.header.first_sequence, &digest.requests, bound, passed, index == 0);
+            }
             self.take_in(&digest, bound);
             digest.tell_keys(keys, bound);
         }

@@ -1,10 +1,48 @@
-//! Which requests are whole, from segment to segment: what a start has to know.
+//! Which requests are whole, within a segment and from segment to segment: what a start has to know.
 //!
-//! A digest tells of the requests within its segment; one may begin in a segment and end in the next, and its beginning may
-//! stand in a segment that was dropped. Knows nothing of what becomes of those that are not whole.
+//! A request is whole when its records follow each other from one that continues nothing to one that nothing continues. It
+//! may begin in a segment and end in the next, and its beginning may stand in a segment that was dropped. Knows nothing of
+//! what becomes of those that are not whole.
 
-use super::digest::Digest;
-use super::segment::SegmentInfo;
+use super::frame::Group;
+
+/// What a segment has of requests that are not whole within it, each a run of records told by its first and last.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fragments {
+    /// The request that is not ended when the segment ends.
+    pub unfinished: Option<(u64, u64)>,
+    /// The request that was begun before the segment, and whether it ends here.
+    pub head: Option<(u64, u64, bool)>,
+    /// What is left of others.
+    pub remains: Vec<(u64, u64)>,
+}
+
+impl Fragments {
+    /// Goes on with the next record; `is_first` when the segment has none before it.
+    ///
+    /// Where the medium has damaged a record its neighbours are no remains of a torn write: they were acknowledged.
+    pub fn note(&mut self, sequence: u64, group: Group, is_first: bool, beside_damage: bool) {
+        if let Some((first, last)) = self.unfinished.take() {
+            if group.continues && sequence == last + 1 {
+                self.unfinished = group.more.then_some((first, sequence));
+                return;
+            }
+            if !beside_damage {
+                self.remains.push((first, last));
+            }
+        }
+        if beside_damage || !group.continues {
+            self.unfinished = group.more.then_some((sequence, sequence));
+            return;
+        }
+        match &mut self.head {
+            // The segment's first records may continue a request of the segment before.
+            Some((_, last, ends @ false)) if sequence == *last + 1 => (*last, *ends) = (sequence, !group.more),
+            None if is_first => self.head = Some((sequence, sequence, !group.more)),
+            _ => self.remains.push((sequence, sequence)),
+        }
+    }
+}
 
 /// The requests of the segments followed so far, oldest first.
 #[derive(Debug, Default)]
@@ -16,26 +54,25 @@ pub struct Requests {
 }
 
 impl Requests {
-    /// Goes on with the next segment, which counts up to `bound`. `passed` is what the checkpoint has passed; `is_first` when
-    /// no segment before it is kept.
-    pub fn follow(&mut self, info: &SegmentInfo, digest: &Digest, bound: u64, passed: u64, is_first: bool) {
-        if is_first || info.header.first_sequence <= passed + 1 {
-            self.follow_dropped(info, digest);
+    /// Goes on with the next segment that holds records; it begins with `first_sequence` and counts up to `bound`. `passed` is
+    /// what the checkpoint has passed; `is_first` when no segment before it is kept.
+    pub fn follow(&mut self, first_sequence: u64, segment: &Fragments, bound: u64, passed: u64, is_first: bool) {
+        if is_first || first_sequence <= passed + 1 {
+            self.follow_dropped(first_sequence, segment);
         }
         // What stands behind the bound was refused whole, or is whole in the segment that begins there.
         let counts = |(first, _): &(u64, u64)| *first < bound;
-        self.remains.extend(digest.remains.iter().copied().filter(counts));
-        match (self.unfinished, digest.head) {
+        self.remains.extend(segment.remains.iter().copied().filter(counts));
+        match (self.unfinished, segment.head) {
             (Some((first, last)), Some((next, end, ends))) if next == last + 1 => {
                 self.unfinished = (!ends).then_some((first, end));
             }
-            (_, head) if digest.records > 0 => {
+            (_, head) => {
                 self.remains.extend(self.unfinished.take());
                 self.remains.extend(head.map(|(first, last, _)| (first, last)).filter(counts));
             }
-            _ => {}
         }
-        if let Some(unfinished) = digest.unfinished.filter(counts) {
+        if let Some(unfinished) = segment.unfinished.filter(counts) {
             self.unfinished = Some(unfinished);
         }
         // What begins at or before it was acknowledged.
@@ -43,11 +80,10 @@ impl Requests {
     }
 
     /// A request may have begun in a segment that was dropped. The checkpoint had passed that part, so all of it was
-    /// acknowledged: the segment behind goes on with it as if the part were there.
-    fn follow_dropped(&mut self, behind: &SegmentInfo, digest: &Digest) {
-        let first = behind.header.first_sequence;
+    /// acknowledged: the segment behind, which begins with `first`, goes on with it as if the part were there.
+    fn follow_dropped(&mut self, first: u64, segment: &Fragments) {
         let is_there = self.unfinished.is_some_and(|(_, last)| last + 1 == first);
-        if !is_there && digest.head.is_some_and(|(head, ..)| head == first) {
+        if !is_there && segment.head.is_some_and(|(head, ..)| head == first) {
             self.remains.extend(self.unfinished.replace((first.saturating_sub(1), first.saturating_sub(1))));
         }
     }

@@ -265,11 +265,11 @@ impl<'a> Watch<'a> {
     }
 
     /// All segments that can be read, and the checkpoint beside them.
-    pub fn segments(&mut self, segments: &[SegmentInfo], checkpoint: impl FnOnce() -> Standing) {
+    pub fn segments(&mut self, segments: &[SegmentInfo], checkpoint: Standing) {
         self.change(|survey| {
             survey.files.segments = segments.len();
             survey.first_sequence = segments.first().map_or(0, |info| info.header.first_sequence);
-            survey.checkpoint = checkpoint();
+            survey.checkpoint = checkpoint;
         });
     }
 

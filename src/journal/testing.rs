@@ -31,7 +31,7 @@ pub(crate) fn stored_checkpoint<D: Disk>(disk: &D, folder: &std::path::Path) -> 
         let bytes = crate::disk::read(disk, &segment::path(folder, *number)).unwrap();
         frame::SegmentHeader::decode(&bytes).ok().map(|header| header.epoch)
     });
-    epoch.map_or_else(Checkpoint::default, |epoch| Checkpoint::load(disk, folder, epoch))
+    epoch.map_or_else(Checkpoint::default, |epoch| Standing::of(disk, folder, epoch).checkpoint())
 }
 
 /// A journal's place on a simulated disk, and the clock of whoever opens it.
