@@ -160,7 +160,7 @@ fn journal_json(survey: &journal::Survey, now: Timestamp) -> Value {
         "scrubbed": survey.records.scrubbed,
         "refused": survey.records.refused,
         "keys": survey.records.keys,
-        "tail_bytes": survey.tail_bytes,
+        "tail_bytes": survey.findings.tail_bytes,
         "torn_records": survey.torn,
         "leftovers": survey.files.leftovers,
         "digests": survey.digests,

@@ -13,14 +13,14 @@ use super::findings::{Findings, Weight};
 pub fn journal_fault(findings: &mut Findings, path: &Path, fault: journal::Fault) {
     let what = match fault {
         journal::Fault::Newer(why) => why.to_string(),
-        journal::Fault::Header { messages: None } => "its header is damaged; a start rebuilds it".to_owned(),
-        journal::Fault::Header { messages: Some(messages) } => {
+        journal::Fault::Header => "its header is damaged; a start rebuilds it".to_owned(),
+        journal::Fault::NoHeader(messages) => {
             format!("its header is damaged and cannot be rebuilt; intact messages found in it: {messages}")
         }
-        journal::Fault::OtherEpoch { messages } => {
+        journal::Fault::OtherEpoch(messages) => {
             format!("it is a segment of another journal; intact messages found in it: {messages}")
         }
-        journal::Fault::OtherNumber { messages } => {
+        journal::Fault::OtherNumber(messages) => {
             format!("its header has another number than its name; intact messages found in it: {messages}")
         }
         journal::Fault::Damaged { bytes, records } => {
@@ -53,8 +53,8 @@ pub fn journal_figures(findings: &mut Findings, folder: &Path, survey: &journal:
         let missing = are(missing, "digest");
         pending(format!("{missing} missing and {damaged} damaged: a start walks those segments instead"));
     }
-    if survey.tail_bytes > 0 {
-        let bytes = some(survey.tail_bytes, "byte");
+    if survey.findings.tail_bytes > 0 {
+        let bytes = some(survey.findings.tail_bytes, "byte");
         pending(format!("{bytes} behind the last record, of a write that was cut off or of damage"));
     }
     if survey.torn > 0 {

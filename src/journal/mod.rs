@@ -103,8 +103,6 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
-use crossbeam_channel::bounded;
-
 use crate::config::{Fsync, JournalConfig};
 use crate::disk::overlay::Overlay;
 use crate::disk::{Disk, RealDisk};
@@ -119,12 +117,13 @@ pub use lock::Lock;
 pub use queue::Kept;
 pub use reader::{Place, Progress, Reader};
 pub use record::{Draft, Entry, Key, Links, Record, ReplyTo};
-pub use recovery::Findings;
 pub use salvage::messages as salvage;
 pub use scrub::Scrubbed;
 pub use shared::{Publish, Warning};
+pub use survey::Findings;
 
 use age::Ages;
+use inventory::Start;
 use queue::Queue;
 use recovery::recover;
 use shared::{Condition, Outlet, Shared};
@@ -134,7 +133,6 @@ use writer::{Settings, Writer};
 /// The open journal.
 pub struct Journal<D: Disk = RealDisk> {
     shared: Arc<Shared<D>>,
-    config: JournalConfig,
     findings: Findings,
     start: Checkpoint,
     /// The last segment whose digest is known to be written.
@@ -193,7 +191,7 @@ impl<D: Disk> Journal<D> {
         publish: Publish,
         on_panic: Box<dyn Fn() + Send + Sync>,
     ) -> Result<Self, OpenError> {
-        Self::open_watched(disk, config, clock, (publish, on_panic), &mut Watch::nobody())
+        Self::open_watched(disk, config, clock, (publish, on_panic), &mut Watch::default())
     }
 
     fn open_watched(
@@ -203,46 +201,32 @@ impl<D: Disk> Journal<D> {
         (publish, on_panic): (Publish, Box<dyn Fn() + Send + Sync>),
         watch: &mut Watch<'_>,
     ) -> Result<Self, OpenError> {
-        let found = recover(&disk, config, &clock, watch)?;
-        let bell = bounded(1);
+        let found = recover(&Start { disk: &disk, config, clock: &clock }, watch)?;
+        let condition = Condition::new();
         let segments = Arc::new(Mutex::new(found.segments));
-        let settings = Settings {
-            folder: config.path.clone(),
-            epoch: found.epoch,
-            clock: clock.clone(),
-            fsync: config.fsync,
-            segment_bytes: config.segment_bytes,
-            max_bytes: config.max_bytes,
-            bell: bell.0.clone(),
-        };
+        let bell = condition.bell.0.clone();
+        let settings = Settings { config: config.clone(), epoch: found.epoch, clock: clock.clone(), bell };
+        let next = (found.next_number, found.next_sequence);
         let shared = Shared {
-            folder: config.path.clone(),
+            config: config.clone(),
             epoch: found.epoch,
             queue: Mutex::new(Queue::new(found.next_sequence, IdGenerator::new(clock, found.largest_id), found.keys)),
-            writer: Mutex::new(Writer::new(
-                disk.clone(),
-                settings,
-                found.last,
-                (found.next_number, found.next_sequence),
-                segments.clone(),
-            )),
+            writer: Mutex::new(Writer::new(disk.clone(), settings, found.last, next, segments.clone())),
             segments,
             exchange: Mutex::new(()),
             voids: found.voids,
             erasures: RwLock::new(found.erasures),
             syncs: config.fsync == Fsync::Always,
             outlet: Outlet::new(publish, on_panic, found.next_sequence - 1),
-            condition: Condition::new(bell),
+            condition,
             disk,
         };
-        let (findings, start) = (found.findings, found.checkpoint);
         Ok(Self {
             shared: Arc::new(shared),
-            config: config.clone(),
-            findings,
-            start,
+            findings: watch.survey.findings,
+            start: found.checkpoint,
             digested: Mutex::new(0),
-            drained: AtomicU64::new(start.drained),
+            drained: AtomicU64::new(found.checkpoint.drained),
             warned: Mutex::default(),
             ages: Mutex::default(),
             _lock: found.lock,
@@ -363,7 +347,7 @@ impl<D: Disk> Journal<D> {
     /// # Errors
     /// The disk's; the old one stands.
     pub fn store_checkpoint(&self, checkpoint: &Checkpoint) -> io::Result<()> {
-        checkpoint.store(&self.shared.disk, &self.shared.folder, self.shared.epoch)
+        checkpoint.store(&self.shared.disk, &self.shared.config.path, self.shared.epoch)
     }
 
     /// Figures for the status.
@@ -393,6 +377,6 @@ impl<D: Disk> Journal<Overlay<D>> {
         let mut watch = Watch::new(tell);
         let opened = Self::open_watched(disk, config, clock, (Box::new(|_| ()), Box::new(|| ())), &mut watch);
         let journal = watch.pass(opened).ok().flatten();
-        (watch.end(), journal)
+        (watch.survey, journal)
     }
 }

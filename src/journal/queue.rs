@@ -117,11 +117,6 @@ impl Queue {
         self.next_sequence - self.records.len() as u64
     }
 
-    /// Forgets the keys of messages before that sequence.
-    pub fn forget_keys_before(&mut self, sequence: u64) {
-        self.keys.forget_before(sequence);
-    }
-
     /// What each draft's key stands for, if it came before: in the journal, or earlier among the drafts. A reply to the
     /// draft before it came before when that one's reply did. The key of an erased message stands for nothing.
     pub fn look_up(&self, drafts: &[Draft], erasures: &Erasures) -> Result<Vec<Seen>, NoPlace> {

@@ -13,6 +13,7 @@ use crate::disk::Disk;
 
 use super::frame::{FrameHeader, SegmentHeader};
 use super::record::{Entry, Record};
+use super::requests::is_in;
 use super::scan::{Found, Scanner, open};
 use super::segment::SegmentInfo;
 use super::shared::Shared;
@@ -158,7 +159,7 @@ impl<D: Disk> Reader<D> {
         };
         let scanner = match self.place.filter(|place| number.is_none() && place.number == info.header.number) {
             Some(place) => self.open_at(&info, place)?,
-            None => open(&self.shared.disk, &self.shared.folder, &info)?,
+            None => open(&self.shared.disk, &self.shared.config.path, &info)?,
         };
         self.current = Some((info.header, scanner, bound));
         Ok(true)
@@ -167,11 +168,11 @@ impl<D: Disk> Reader<D> {
     /// Opens a segment behind the record at `place`, or at its beginning when that record does not stand there any more: a
     /// segment may have been written anew.
     fn open_at(&self, info: &SegmentInfo, place: Place) -> io::Result<Scanner<D::File>> {
-        let mut scanner = open(&self.shared.disk, &self.shared.folder, info)?;
+        let mut scanner = open(&self.shared.disk, &self.shared.config.path, info)?;
         scanner.go_to(place.offset);
         match scanner.next()? {
             Found::Frame(header) if header.sequence == place.sequence => Ok(scanner),
-            _ => open(&self.shared.disk, &self.shared.folder, info),
+            _ => open(&self.shared.disk, &self.shared.config.path, info),
         }
     }
 }
@@ -184,7 +185,7 @@ fn first_holding(segments: &[SegmentInfo], wanted: u64) -> Option<&SegmentInfo> 
 /// The record of an intact frame, unless it was handed out before, is voided, or voids others.
 fn accept<D: Disk>(shared: &Shared<D>, position: u64, header: &FrameHeader, payload: &[u8]) -> Option<Record> {
     let sequence = header.sequence;
-    if sequence <= position || shared.voids.iter().any(|&(first, last)| (first..=last).contains(&sequence)) {
+    if sequence <= position || is_in(&shared.voids, sequence) {
         return None;
     }
     match Entry::decode(header.kind, payload) {

@@ -94,3 +94,8 @@ impl Requests {
         self.remains
     }
 }
+
+/// Whether a sequence lies in one of those ranges.
+pub fn is_in(ranges: &[(u64, u64)], sequence: u64) -> bool {
+    ranges.iter().any(|(first, last)| (first..=last).contains(&&sequence))
+}

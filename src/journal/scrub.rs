@@ -93,7 +93,7 @@ impl<D: Disk> Journal<D> {
     pub fn scrub(&self, wanted: &Unscrubbed, go_on: &dyn Fn() -> bool) -> io::Result<Scrubbed> {
         let mut scrubbed = Scrubbed::default();
         // Copies first: they are small, and on a full disk segments may go by themselves.
-        let folder = layout::quarantine(&self.shared.folder);
+        let folder = layout::quarantine(&self.shared.config.path);
         for name in names(&self.shared.disk, &folder)?.iter().filter(|name| !name.ends_with(layout::UNFINISHED)) {
             on(go_on)?;
             self.scrub_copy(&folder.join(name), wanted, &mut scrubbed)?;
@@ -104,7 +104,7 @@ impl<D: Disk> Journal<D> {
         sealed.pop();
         for info in sealed.iter().filter(|info| info.header.first_sequence <= wanted.last) {
             on(go_on)?;
-            let digest = Digest::stored(&self.shared.disk, &self.shared.folder, &info.header);
+            let digest = Digest::stored(&self.shared.disk, &self.shared.config.path, &info.header);
             if digest.is_none_or(|digest| digest.may_hold(&hashes)) {
                 match self.scrub_segment(info, wanted, &mut scrubbed) {
                     // Dropped in the meantime.
@@ -140,7 +140,7 @@ impl<D: Disk> Journal<D> {
         if info.header.first_sequence > wanted.last {
             return Ok(false);
         }
-        let mut scanner = scan::open(&self.shared.disk, &self.shared.folder, info)?;
+        let mut scanner = scan::open(&self.shared.disk, &self.shared.config.path, info)?;
         loop {
             match scanner.next()? {
                 // What an erasure covers stands before it.
@@ -155,7 +155,7 @@ impl<D: Disk> Journal<D> {
     }
 
     fn scrub_segment(&self, info: &SegmentInfo, wanted: &Unscrubbed, scrubbed: &mut Scrubbed) -> io::Result<()> {
-        let (disk, folder) = (&self.shared.disk, &self.shared.folder);
+        let (disk, folder) = (&self.shared.disk, &self.shared.config.path);
         let path = segment::path(folder, info.header.number);
         let found = find(&disk.open_read(&path)?, wanted)?;
         if !found.blanks.is_empty() {

@@ -2,12 +2,12 @@
 //!
 //! The journal's face, the leader and the readers stand above it. Lock order: see commit.rs.
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, Sender, bounded};
 
+use crate::config::JournalConfig;
 use crate::disk::Disk;
 
 use super::arrivals::Arrivals;
@@ -24,7 +24,7 @@ pub type Publish = Box<dyn Fn(&[Record]) + Send + Sync>;
 /// See the module.
 pub struct Shared<D: Disk> {
     pub(super) disk: D,
-    pub(super) folder: PathBuf,
+    pub(super) config: JournalConfig,
     pub(super) epoch: u64,
     pub(super) queue: Mutex<Queue>,
     pub(super) writer: Mutex<Writer<D>>,
@@ -105,9 +105,9 @@ impl Outlet {
 
 impl Condition {
     /// A good one, with a bell.
-    pub fn new(bell: (Sender<()>, Receiver<()>)) -> Self {
+    pub fn new() -> Self {
         let no = || AtomicBool::new(false);
-        Self { writable: AtomicBool::new(true), refusing: no(), short: no(), bell }
+        Self { writable: AtomicBool::new(true), refusing: no(), short: no(), bell: bounded(1) }
     }
 
     /// Takes how the writer is after it was used.

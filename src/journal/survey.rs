@@ -14,8 +14,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::disk::{Disk, DiskFile};
-use crate::layout;
+use crate::disk::Disk;
 use crate::message::{Id, Timestamp};
 
 use super::checkpoint::Standing;
@@ -31,21 +30,14 @@ use super::{quarantine, salvage};
 pub enum Fault {
     /// A later version wrote the segment: it cannot be looked into.
     Newer(HeaderError),
-    /// The segment's header is damaged. A start rebuilds it, or sets the file aside with so many intact messages.
-    Header {
-        /// None when it can be rebuilt.
-        messages: Option<u64>,
-    },
+    /// The segment's header is damaged, and a start rebuilds it.
+    Header,
+    /// The segment's header is damaged for good: a start sets the file aside with so many intact messages.
+    NoHeader(u64),
     /// The segment is of another journal: a start sets the file aside with so many intact messages.
-    OtherEpoch {
-        /// See above.
-        messages: u64,
-    },
+    OtherEpoch(u64),
     /// The header names another number than the file: a start sets the file aside with so many intact messages.
-    OtherNumber {
-        /// See above.
-        messages: u64,
-    },
+    OtherNumber(u64),
     /// These bytes are damaged, and the records they held are lost to the journal.
     Damaged {
         /// Where in the file.
@@ -113,9 +105,26 @@ pub struct Files {
     pub leftover_bytes: u64,
 }
 
+/// What a start found: counts for the log and the status.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// Intact records that were looked at.
+    pub records: u64,
+    /// Stretches of damage between intact records.
+    pub gaps: u64,
+    /// Bytes behind the last intact record of the last segment: a copy was set aside, and they were zeroed.
+    pub tail_bytes: u64,
+    /// Segments set aside because nothing in them could be read.
+    pub lost_segments: u64,
+    /// Damaged headers that were rebuilt.
+    pub rebuilt_headers: u64,
+}
+
 /// What was found.
 #[derive(Clone, Debug, Default)]
 pub struct Survey {
+    /// See [`Findings`].
+    pub findings: Findings,
     /// See [`Files`].
     pub files: Files,
     /// The first sequence that may still be there.
@@ -126,8 +135,6 @@ pub struct Survey {
     pub records: Records,
     /// See [`Digests`].
     pub digests: Digests,
-    /// Bytes behind the last intact record of the last segment: a start sets a copy aside and zeroes them.
-    pub tail_bytes: u64,
     /// Records of requests a power cut has torn: a start voids them.
     pub torn: u64,
     /// See [`Standing`].
@@ -167,12 +174,12 @@ impl Survey {
 /// Where faults go, each with its file.
 pub type Tell<'a> = &'a mut dyn FnMut(&Path, Fault);
 
-/// Who watches a recovery: nobody at a start, and then none of this does anything.
-pub struct Watch<'a>(Option<Watcher<'a>>);
-
-struct Watcher<'a> {
-    survey: Survey,
-    tell: Tell<'a>,
+/// Who watches a recovery, and what was found so far. At a start nobody does, and no fault is told.
+#[derive(Default)]
+pub struct Watch<'a> {
+    /// What was found.
+    pub survey: Survey,
+    tell: Option<Tell<'a>>,
     segment: Stretch,
 }
 
@@ -190,24 +197,21 @@ struct Stretch {
 }
 
 impl<'a> Watch<'a> {
-    /// A start.
-    pub fn nobody() -> Self {
-        Self(None)
-    }
-
     /// Somebody.
     pub fn new(tell: Tell<'a>) -> Self {
-        Self(Some(Watcher { survey: Survey::default(), tell, segment: Stretch::default() }))
+        Self { tell: Some(tell), ..Self::default() }
     }
 
     /// Whether anybody does.
     pub fn is_there(&self) -> bool {
-        self.0.is_some()
+        self.tell.is_some()
     }
 
-    /// What was found in all.
-    pub fn end(self) -> Survey {
-        self.0.map(|watcher| watcher.survey).unwrap_or_default()
+    /// Tells a fault.
+    pub fn tell(&mut self, path: &Path, fault: Fault) {
+        if let Some(tell) = &mut self.tell {
+            tell(path, fault);
+        }
     }
 
     /// What would end a start: is told, and passed over.
@@ -215,41 +219,18 @@ impl<'a> Watch<'a> {
     /// # Errors
     /// The outcome's, when nobody watches.
     pub fn pass<T>(&mut self, outcome: Result<T, OpenError>) -> Result<Option<T>, OpenError> {
-        match (outcome, &mut self.0) {
-            (Ok(value), _) => Ok(Some(value)),
-            (Err(e), None) => Err(e),
-            (Err(OpenError::Newer { path, source }), Some(watcher)) => {
+        match outcome {
+            Ok(value) => return Ok(Some(value)),
+            Err(e) if !self.is_there() => return Err(e),
+            Err(OpenError::Newer { path, source }) => {
                 let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                watcher.survey.newer.get_or_insert((name, source));
-                (watcher.tell)(&path, Fault::Newer(source));
-                Ok(None)
+                self.survey.newer.get_or_insert((name, source));
+                self.tell(&path, Fault::Newer(source));
             }
-            (Err(OpenError::Io { path, source }), Some(watcher)) => {
-                (watcher.tell)(&path, Fault::Io(source));
-                Ok(None)
-            }
-            (Err(e @ OpenError::Locked { .. }), Some(_)) => Err(e),
+            Err(OpenError::Io { path, source }) => self.tell(&path, Fault::Io(source)),
+            Err(e @ OpenError::Locked { .. }) => return Err(e),
         }
-    }
-
-    /// A file with a segment's name, of that length.
-    pub fn file(&mut self, bytes: u64) {
-        self.change(|survey| survey.files.bytes += bytes);
-    }
-
-    /// A file that a stop in the middle of something left.
-    pub fn leftover<D: Disk>(&mut self, disk: &D, path: &Path) {
-        self.change(|survey| {
-            survey.files.leftovers += 1;
-            survey.files.leftover_bytes += disk.open_read(path).and_then(|file| file.byte_len()).unwrap_or(0);
-        });
-    }
-
-    /// A header that is rebuilt.
-    pub fn rebuilt(&mut self, path: &Path) {
-        if let Some(watcher) = &mut self.0 {
-            (watcher.tell)(path, Fault::Header { messages: None });
-        }
+        Ok(None)
     }
 
     /// A file that is going to be set aside.
@@ -257,37 +238,26 @@ impl<'a> Watch<'a> {
     /// # Errors
     /// The disk's.
     pub fn set_aside<D: Disk>(&mut self, disk: &D, path: &Path, fault: fn(u64) -> Fault) -> io::Result<()> {
-        let Some(watcher) = &mut self.0 else { return Ok(()) };
-        let mut messages = 0;
-        salvage::messages(disk, path, &mut |_, _| messages += 1)?;
-        (watcher.tell)(path, fault(messages));
+        if self.is_there() {
+            let mut messages = 0;
+            salvage::messages(disk, path, &mut |_, _| messages += 1)?;
+            self.tell(path, fault(messages));
+        }
         Ok(())
-    }
-
-    /// All segments that can be read, and the checkpoint beside them.
-    pub fn segments(&mut self, segments: &[SegmentInfo], checkpoint: Standing) {
-        self.change(|survey| {
-            survey.files.segments = segments.len();
-            survey.first_sequence = segments.first().map_or(0, |info| info.header.first_sequence);
-            survey.checkpoint = checkpoint;
-        });
     }
 
     /// A segment's walk begins; it counts up to `bound`.
     pub fn begin(&mut self, path: &Path, info: &SegmentInfo, bound: u64) {
-        if let Some(watcher) = &mut self.0 {
-            let last = info.header.first_sequence.saturating_sub(1);
-            watcher.segment = Stretch { path: path.to_owned(), bound, last, gap: None, faults: 0 };
-            watcher.survey.last_sequence = watcher.survey.last_sequence.max(last);
-        }
+        let last = info.header.first_sequence.saturating_sub(1);
+        self.segment = Stretch { path: path.to_owned(), bound, last, gap: None, faults: 0 };
+        self.survey.last_sequence = self.survey.last_sequence.max(last);
     }
 
     /// What the walk meets.
     pub fn see(&mut self, seen: Seen<'_>) {
-        match (&mut self.0, seen) {
-            (None, _) => {}
-            (Some(watcher), Seen::Gap(bytes)) => watcher.segment.gap = Some(bytes),
-            (Some(watcher), Seen::Frame(header, payload, entry)) => watcher.frame(header, payload, entry),
+        match seen {
+            Seen::Gap(bytes) => self.segment.gap = Some(bytes),
+            Seen::Frame(header, payload, entry) => self.frame(header, payload, entry),
         }
     }
 
@@ -302,43 +272,27 @@ impl<'a> Watch<'a> {
         info: &SegmentInfo,
         (digest, end, is_sealed): (&Digest, End, bool),
     ) -> Result<(), OpenError> {
-        let Some(watcher) = &mut self.0 else { return Ok(()) };
-        let Stretch { bound, last, .. } = watcher.segment;
-        if let Some(bytes) = watcher.segment.gap.take() {
-            watcher.damaged(bytes, last + 1..=last + 1);
+        let Stretch { bound, last, .. } = self.segment;
+        if let Some(bytes) = self.segment.gap.take() {
+            self.damaged(bytes, last + 1..=last + 1);
         }
-        if is_sealed && end.dirty && bound > last + 1 {
-            let path = watcher.segment.path.clone();
-            let file = disk.open_read(&path).map_err(at(&path))?;
-            let used = quarantine::used_bytes(&file, end.offset..info.file_bytes).map_err(at(&path))?;
-            watcher.damaged(end.offset..end.offset + used, last + 1..=bound - 1);
+        if self.is_there() && is_sealed {
+            if end.dirty && bound > last + 1 {
+                let path = self.segment.path.clone();
+                let file = disk.open_read(&path).map_err(at(&path))?;
+                let used = quarantine::used_bytes(&file, end.offset..info.file_bytes).map_err(at(&path))?;
+                self.damaged(end.offset..end.offset + used, last + 1..=bound - 1);
+            }
+            self.compare(disk, folder, info, digest);
         }
-        if is_sealed {
-            watcher.compare(disk, folder, info, digest);
-        }
-        watcher.survey.last_sequence = watcher.survey.last_sequence.max(digest.last_sequence.min(bound - 1));
+        self.survey.last_sequence = self.survey.last_sequence.max(digest.last_sequence.min(bound - 1));
         Ok(())
     }
 
-    /// A tail that is set aside, of that length, or records of a torn request that are voided.
-    pub fn change(&mut self, change: impl FnOnce(&mut Survey)) {
-        if let Some(watcher) = &mut self.0 {
-            change(&mut watcher.survey);
-        }
-    }
-
-    /// All segments were walked; the checkpoint has passed that sequence.
-    pub fn all_walked(&mut self, folder: &Path, passed: u64) {
-        if let Some(watcher) = self.0.as_mut().filter(|watcher| passed > watcher.survey.last_sequence) {
-            (watcher.tell)(&layout::checkpoint(folder), Fault::EndsBefore(passed));
-        }
-    }
-}
-
-impl Watcher<'_> {
     fn damaged(&mut self, bytes: Range<u64>, records: RangeInclusive<u64>) {
         self.segment.faults += 1;
-        (self.tell)(&self.segment.path, Fault::Damaged { bytes, records });
+        let path = self.segment.path.clone();
+        self.tell(&path, Fault::Damaged { bytes, records });
     }
 
     fn frame(&mut self, header: &FrameHeader, payload: &[u8], entry: Option<&Entry>) {
@@ -353,7 +307,10 @@ impl Watcher<'_> {
             _ if header.sequence >= bound => self.survey.records.refused += 1,
             _ if record::is_scrubbed(header.kind, payload) => self.survey.records.scrubbed += 1,
             Some(entry) => self.survey.note(header, entry),
-            None => (self.tell)(&self.segment.path, Fault::Unreadable(header.sequence)),
+            None => {
+                let path = self.segment.path.clone();
+                self.tell(&path, Fault::Unreadable(header.sequence));
+            }
         }
     }
 
@@ -364,8 +321,8 @@ impl Watcher<'_> {
             Some(stored) => {
                 digests.outdated += 1;
                 if stored.records > walked.records && self.segment.faults == 0 {
-                    let fault = Fault::FewerThanDigest { known: stored.records, found: walked.records };
-                    (self.tell)(&self.segment.path, fault);
+                    let (path, known, found) = (self.segment.path.clone(), stored.records, walked.records);
+                    self.tell(&path, Fault::FewerThanDigest { known, found });
                 }
             }
             None if disk.open_read(&digest::path(folder, info.header.number)).is_ok() => digests.damaged += 1,

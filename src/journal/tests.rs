@@ -286,7 +286,7 @@ fn interval_acknowledges_before_the_sync_and_syncs_soon_after() {
     let folder = tempfile::tempdir().unwrap();
     let config = JournalConfig { fsync: Fsync::Interval, ..config(folder.path()) };
     let (journal, _) = open(&config);
-    let (stop, stopped) = bounded::<()>(0);
+    let (stop, stopped) = crossbeam_channel::bounded::<()>(0);
     std::thread::scope(|scope| {
         scope.spawn(|| journal.sync_by_interval(&stopped));
         record(&journal, &["kept"]);

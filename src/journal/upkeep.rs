@@ -40,20 +40,20 @@ impl<D: Disk> Journal<D> {
         while let Some((oldest, bytes)) = self.oldest_to_drop(drained, ages, needed > 0) {
             needed = needed.saturating_sub(bytes);
             let _alone = self.shared.exchange.lock().expect("no holder panics");
-            match self.shared.disk.remove(&segment::path(&self.shared.folder, oldest)) {
+            match self.shared.disk.remove(&segment::path(&self.shared.config.path, oldest)) {
                 // Removed by hand: that must not keep those behind it for ever.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 removed => removed?,
             }
             // One after the other also after a power cut: what a segment holds may be void only by where a later one begins.
-            self.shared.disk.sync_dir(&self.shared.folder)?;
+            self.shared.disk.sync_dir(&self.shared.config.path)?;
             // A digest without its segment harms nobody: a new segment of that number has another salt.
-            let _ = self.shared.disk.remove(&digest::path(&self.shared.folder, oldest));
+            let _ = self.shared.disk.remove(&digest::path(&self.shared.config.path, oldest));
             let mut segments = self.shared.segments.lock().expect("no holder panics");
             segments.retain(|s| s.header.number != oldest);
             let first = segments.first().map_or(0, |s| s.header.first_sequence);
             drop(segments);
-            self.shared.queue.lock().expect("no holder panics").forget_keys_before(first);
+            self.shared.queue.lock().expect("no holder panics").keys.forget_before(first);
             self.shared.erasures.write().expect("no holder panics").forget_before(first);
             dropped += 1;
         }
@@ -67,7 +67,7 @@ impl<D: Disk> Journal<D> {
     /// Bytes that are lacking on the disk for the next segment and the spare behind it.
     fn room_needed(&self) -> u64 {
         let free = self.room().map_or(u64::MAX, |room| room.free_bytes);
-        self.config.segment_bytes.saturating_mul(2).saturating_sub(free)
+        self.shared.config.segment_bytes.saturating_mul(2).saturating_sub(free)
     }
 
     /// The oldest segment and its length, if it may go.
@@ -77,9 +77,9 @@ impl<D: Disk> Journal<D> {
         let bytes: u64 = segments.iter().map(|s| s.file_bytes).sum();
         // What tells that copies elsewhere are still to be scrubbed stays for it, unless room is needed.
         let erasing = self.shared.erasures.read().expect("no holder panics").first_unscrubbed();
-        let past = ages.is_past(next.header.made_micros, self.config.retain)
+        let past = ages.is_past(next.header.made_micros, self.shared.config.retain)
             && erasing.is_none_or(|sequence| sequence >= next.header.first_sequence);
-        let pressed = bytes + self.config.segment_bytes > self.config.max_bytes / 4 * 3;
+        let pressed = bytes + self.shared.config.segment_bytes > self.shared.config.max_bytes / 4 * 3;
         let may = next.header.first_sequence <= drained + 1 && (past || pressed || short);
         may.then_some((oldest.header.number, oldest.file_bytes))
     }
@@ -94,9 +94,10 @@ impl<D: Disk> Journal<D> {
             self.shared.mend();
         }
         self.log_warnings();
-        let ready = segment::prepare_spare(&self.shared.disk, &self.shared.folder, self.config.segment_bytes);
+        let ready =
+            segment::prepare_spare(&self.shared.disk, &self.shared.config.path, self.shared.config.segment_bytes);
         match &ready {
-            Ok(()) if self.stats().bytes + self.config.segment_bytes <= self.config.max_bytes => {
+            Ok(()) if self.stats().bytes + self.shared.config.segment_bytes <= self.shared.config.max_bytes => {
                 self.shared.condition.refusing.store(false, Ordering::Relaxed);
             }
             Err(e) if matches!(Refusal::from_io(e), Refusal::Full(_)) => self.want_room(),
@@ -112,7 +113,7 @@ impl<D: Disk> Journal<D> {
         sealed.pop();
         let mut digested = self.digested.lock().expect("no holder panics");
         for info in sealed.iter().filter(|info| info.header.number > *digested) {
-            match Digest::ensure(&self.shared.disk, &self.shared.folder, info) {
+            match Digest::ensure(&self.shared.disk, &self.shared.config.path, info) {
                 // Dropped in the meantime.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 written => written?,
@@ -127,13 +128,13 @@ impl<D: Disk> Journal<D> {
     /// # Errors
     /// The disk's.
     pub fn room(&self) -> io::Result<Room> {
-        self.shared.disk.room(&self.shared.folder)
+        self.shared.disk.room(&self.shared.config.path)
     }
 
     /// What will end in refusals unless somebody sees to it, as things stand now.
     pub fn warnings(&self) -> Vec<Warning> {
         let disk = self.room().is_ok_and(is_low).then_some(Warning::DiskLow);
-        let backlog = self.stats().undrained_bytes > self.config.max_bytes / 2;
+        let backlog = self.stats().undrained_bytes > self.shared.config.max_bytes / 2;
         disk.into_iter().chain(backlog.then_some(Warning::BacklogHigh)).collect()
     }
 
@@ -145,12 +146,12 @@ impl<D: Disk> Journal<D> {
             match warning {
                 Warning::DiskLow => {
                     let free = self.room().map_or(0, |room| room.free_bytes >> 20);
-                    log::warn!("the disk of {} is nearly full: {free} MiB are free", self.shared.folder.display());
+                    log::warn!("the disk of {} is nearly full: {free} MiB are free", self.shared.config.path.display());
                 }
                 Warning::BacklogHigh => log::warn!(
                     "{} MiB of the journal are not drained yet; at journal.max_bytes ({} MiB) messages are refused",
                     self.stats().undrained_bytes >> 20,
-                    self.config.max_bytes >> 20
+                    self.shared.config.max_bytes >> 20
                 ),
             }
         }
@@ -166,7 +167,7 @@ impl<D: Disk> Journal<D> {
 
     /// Syncs every `journal.fsync_interval_ms` until `stop` says so or has no sender any more: the thread `journal-sync`.
     pub fn sync_by_interval(&self, stop: &Receiver<()>) {
-        while let Err(RecvTimeoutError::Timeout) = stop.recv_timeout(self.config.fsync_interval) {
+        while let Err(RecvTimeoutError::Timeout) = stop.recv_timeout(self.shared.config.fsync_interval) {
             self.sync_outside();
         }
     }

@@ -14,12 +14,11 @@
 //! Knows nothing of waiters and of what records mean.
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::Sender;
 
-use crate::config::Fsync;
+use crate::config::{Fsync, JournalConfig};
 use crate::disk::{Disk, DiskFile};
 use crate::message::Clock;
 
@@ -34,18 +33,12 @@ const UNSYNCED_BYTES_MAX: usize = 4 << 20;
 
 /// What a writer is told once.
 pub struct Settings {
-    /// The journal's folder.
-    pub folder: PathBuf,
+    /// How the journal is to be.
+    pub config: JournalConfig,
     /// The journal's epoch.
     pub epoch: u64,
     /// Dates the segments.
     pub clock: Clock,
-    /// When it syncs.
-    pub fsync: Fsync,
-    /// The size of a new segment, in bytes.
-    pub segment_bytes: u64,
-    /// The most all segments may take together, in bytes.
-    pub max_bytes: u64,
     /// Rung when a spare was taken and when a file failed; when it rings already that is enough.
     pub bell: Sender<()>,
 }
@@ -163,13 +156,13 @@ impl<D: Disk> Writer<D> {
         if self.broken {
             self.mend(first)?;
         }
-        match self.settings.fsync {
+        match self.settings.config.fsync {
             Fsync::Interval if self.unsynced.bytes.len() > UNSYNCED_BYTES_MAX => self.sync()?,
             Fsync::Never => self.unsynced.keep_last(UNSYNCED_BYTES_MAX),
             Fsync::Always | Fsync::Interval => {}
         }
         let extra = self.make_room(frames, first)?;
-        let written = self.put(frames, extra).and_then(|()| match self.settings.fsync {
+        let written = self.put(frames, extra).and_then(|()| match self.settings.config.fsync {
             Fsync::Always => self.segment.file.sync(),
             Fsync::Interval | Fsync::Never => Ok(()),
         });
@@ -178,7 +171,7 @@ impl<D: Disk> Writer<D> {
             return Err(self.fail("write", &e));
         }
         self.next_sequence = first + frames.lengths.len() as u64;
-        if self.settings.fsync != Fsync::Always {
+        if self.settings.config.fsync != Fsync::Always {
             self.unsynced.extend(frames);
         }
         Ok(())
@@ -196,7 +189,7 @@ impl<D: Disk> Writer<D> {
         self.sync()?;
         let made = self.prepare(self.next_sequence, 0, 0)?;
         // Whether it has its name is not known then: nothing may be written where it would hide it.
-        let named = made.name(&self.disk, &self.settings.folder, true);
+        let named = made.name(&self.disk, &self.settings.config.path, true);
         self.segment = named.map_err(|e| self.fail("seal", &e))?;
         self.list();
         Ok(())
@@ -287,7 +280,7 @@ impl<D: Disk> Writer<D> {
         let needed = self.unsynced.bytes.len() as u64;
         let mut made = self.prepare(first, needed, 0)?;
         let named = match put_run(&mut made.segment, &mut self.unsynced, 0, 0, None) {
-            Ok(_) => made.name(&self.disk, &self.settings.folder, true),
+            Ok(_) => made.name(&self.disk, &self.settings.config.path, true),
             Err(e) => {
                 made.discard(&self.disk);
                 Err(e)
@@ -332,7 +325,7 @@ impl<D: Disk> Writer<D> {
 
     /// Stamps and writes the frames, going over into the segments of `extra` where it says.
     fn put(&mut self, frames: &mut Frames, extra: Vec<Next<D>>) -> io::Result<()> {
-        let durable = self.settings.fsync != Fsync::Never;
+        let durable = self.settings.config.fsync != Fsync::Never;
         let mut at = (0, 0);
         for Next { index, segment } in extra {
             at = put_run(&mut self.segment, frames, at.0, at.1, Some(index))?;
@@ -340,7 +333,7 @@ impl<D: Disk> Writer<D> {
                 self.segment.file.sync()?;
                 self.all_synced();
             }
-            self.segment = segment.name(&self.disk, &self.settings.folder, durable)?;
+            self.segment = segment.name(&self.disk, &self.settings.config.path, durable)?;
             self.list();
         }
         put_run(&mut self.segment, frames, at.0, at.1, None).map(|_| ())
@@ -349,17 +342,17 @@ impl<D: Disk> Writer<D> {
     /// Makes a segment that begins with `first_sequence` and has room for at least `needed` bytes of frames. `extra_bytes`
     /// is what was made and is not listed yet.
     fn prepare(&mut self, first_sequence: u64, needed: u64, extra_bytes: u64) -> Result<Unnamed<D::File>, Refusal> {
-        let file_bytes = self.settings.segment_bytes.max(needed + SEGMENT_HEADER_BYTES as u64);
+        let file_bytes = self.settings.config.segment_bytes.max(needed + SEGMENT_HEADER_BYTES as u64);
         let listed: u64 = self.segments.lock().expect("no holder panics").iter().map(|s| s.file_bytes).sum();
         let used = listed + extra_bytes;
-        if used + file_bytes > self.settings.max_bytes {
+        if used + file_bytes > self.settings.config.max_bytes {
             return Err(Refusal::Full(format!(
                 "the journal holds {used} bytes that are not drained yet, and journal.max_bytes is {}",
-                self.settings.max_bytes
+                self.settings.config.max_bytes
             )));
         }
         let header = segment::new_header(&self.settings.clock, self.settings.epoch, self.next_number, first_sequence);
-        let made = segment::prepare(&self.disk, &self.settings.folder, header, file_bytes);
+        let made = segment::prepare(&self.disk, &self.settings.config.path, header, file_bytes);
         self.next_number += 1;
         let _ = self.settings.bell.try_send(());
         made.map_err(|e| {
