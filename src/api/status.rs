@@ -70,7 +70,7 @@ impl Status {
     fn mongo(&self, reached: &Reached, database: &View) -> Value {
         let mongo = &self.config.mongo;
         // Later than what is reached: what is noted meanwhile counts here.
-        let unnoted = self.journal.erased_after(match database.state {
+        let unnoted = self.journal.erasures_after(match database.state {
             State::Disabled => reached.erasures_noted,
             _ => reached.drained,
         });
@@ -82,7 +82,7 @@ impl Status {
             "differing_indexes": database.differing_indexes,
             "shared": mongo.shared,
             "shared_reason": database.cannot_share,
-            "erasures_pending": unnoted + reached.erasures_owed,
+            "erasures_pending": unnoted.len() + reached.erasures_owed,
             "erasures_to_repeat": database.erasures_to_repeat,
             "hosts": self.mongo_hosts,
             "database": mongo.database,

@@ -260,7 +260,10 @@ pub fn copy<F: DiskFile>(from: &F, what: Range<u64>, to: &F, to_at: u64) -> io::
 pub type Source<'a> = &'a dyn Fn(&mut [u8], u64) -> io::Result<usize>;
 
 /// The same of whatever can be read.
-fn copy_from<F: DiskFile>(from: Source<'_>, len: u64, to: &F, to_at: u64) -> io::Result<u64> {
+///
+/// # Errors
+/// The disk's.
+pub fn copy_from<F: DiskFile>(from: Source<'_>, len: u64, to: &F, to_at: u64) -> io::Result<u64> {
     let (mut block, mut at) = (Vec::new(), 0);
     while at < len {
         block.resize(usize::try_from((len - at).min(COPY_BYTES)).expect("a block fits"), 0);

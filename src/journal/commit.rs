@@ -63,7 +63,7 @@ impl<D: Disk> Shared<D> {
     /// by now: the queue was given back for that.
     fn look_up<'a>(&self, queue: MutexGuard<'a, Queue>, drafts: &[Draft]) -> Result<Option<LookedUp<'a>>, Refusal> {
         let erasures = self.erasures.read().expect("no holder panics");
-        if erasures.is_full(queue.erasing.len()) && drafts.iter().any(Draft::erases) {
+        if erasures.is_full(queue.erasing.len()) && drafts.iter().any(|draft| draft.line().is_none()) {
             let reason = "too many erasures wait to be worked through; try again in a minute";
             return Err(Refusal::Unavailable(reason.into()));
         }

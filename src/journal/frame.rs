@@ -58,7 +58,8 @@ pub enum Kind {
 }
 
 impl Kind {
-    fn from_byte(byte: u8) -> Option<Self> {
+    /// The kind that a frame's byte stands for.
+    pub fn from_byte(byte: u8) -> Option<Self> {
         [Self::Message, Self::Erasure, Self::Abort, Self::ContextClear].into_iter().find(|kind| *kind as u8 == byte)
     }
 }

@@ -130,7 +130,7 @@ impl<D: Disk> Taking<'_, '_, D> {
     fn rebuilt(&self, number: u64) -> io::Result<Option<SegmentHeader>> {
         let Start { disk, config, clock } = self.start;
         let intact = &self.found.segments;
-        let frame = salvage::first_frame(&disk.open_read(&self.path(number))?)?;
+        let frame = salvage::first_frame(disk.open_read(&self.path(number))?)?;
         if let Some(header) = Digest::header_of(*disk, &config.path, number)
             && frame.is_none_or(|(salt, _)| salt == header.salt)
         {

@@ -250,7 +250,8 @@ impl<D: Disk> Journal<D> {
     /// [`Refusal`], at once, while a failed disk is not mended, or when a draft is too long or its key came before with other
     /// content.
     pub fn append(&self, drafts: Vec<Draft>) -> Result<(Ticket, Vec<Kept>), Refusal> {
-        if let Some(index) = drafts.iter().position(|draft| draft.line_bytes() > LINE_BYTES_MAX) {
+        let is_too_long = |draft: &Draft| draft.line().is_some_and(|line| line.line_bytes() > LINE_BYTES_MAX);
+        if let Some(index) = drafts.iter().position(is_too_long) {
             return Err(Refusal::TooLong(index));
         }
         self.shared.append(drafts)
@@ -279,7 +280,7 @@ impl<D: Disk> Journal<D> {
 
     /// Whether a message was erased since it was published: for whoever holds records that no reader hands out any more.
     pub fn is_erased(&self, message: &Message) -> bool {
-        self.shared.erasures.read().expect("no holder panics").covers(message.session(), message.id())
+        self.is_erased_up_to(message.session(), message.id())
     }
 
     /// Whether everything of the session up to that id is erased, as far as it is remembered.
@@ -287,14 +288,9 @@ impl<D: Disk> Journal<D> {
         self.shared.erasures.read().expect("no holder panics").covers(session, id)
     }
 
-    /// How many sessions were erased last behind that sequence.
-    pub fn erased_after(&self, sequence: u64) -> usize {
-        self.shared.erasures.read().expect("no holder panics").after(sequence)
-    }
-
     /// The sessions that were erased last behind that sequence, each with the id up to which.
     pub fn erasures_after(&self, sequence: u64) -> Vec<(SessionId, Id)> {
-        self.shared.erasures.read().expect("no holder panics").those_after(sequence)
+        self.shared.erasures.read().expect("no holder panics").after(sequence)
     }
 
     /// A reader of everything behind sequence `after`.

@@ -17,10 +17,7 @@ use std::path::{Path, PathBuf};
 use crate::disk::{Disk, DiskFile, aside};
 use crate::layout;
 
-use super::scan::read_over_damage;
-
-/// Bytes read at once where only zeros are looked for.
-const BLOCK_BYTES: usize = 64 * 1024;
+use super::scan::{read_over_damage, used_bytes};
 
 /// Keeps a copy of a stretch of segment `number`; the zeros at its end are left out. It is durable when this returns.
 /// Returns where it is and how long.
@@ -38,26 +35,6 @@ pub fn keep_range<D: Disk>(
     let name = format!("{what}-{number:016}-{}", range.start);
     let read = |to: &mut [u8], at: u64| read_over_damage(file, to, range.start + at);
     Ok((aside::keep(disk, &layout::quarantine(folder), &name, &read, len)?, len))
-}
-
-/// The length of a stretch without the zeros at its end.
-///
-/// # Errors
-/// The disk's.
-pub fn used_bytes<F: DiskFile>(file: &F, range: Range<u64>) -> io::Result<u64> {
-    let (mut block, mut at, mut end) = (vec![0; BLOCK_BYTES], range.start, range.start);
-    while at < range.end {
-        let wanted = usize::try_from(range.end - at).unwrap_or(usize::MAX).min(BLOCK_BYTES);
-        let read = read_over_damage(file, &mut block[..wanted], at)?;
-        if read == 0 {
-            break;
-        }
-        if let Some(last) = block[..read].iter().rposition(|&byte| byte != 0) {
-            end = at + last as u64 + 1;
-        }
-        at += read as u64;
-    }
-    Ok(end - range.start)
 }
 
 /// Keeps a copy of the damaged header of segment `number`.

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::message::{Id, IdGenerator, SessionId};
+use crate::message::{Id, IdGenerator, Prepared, SessionId};
 
 use super::batch::{Batch, Ticket};
 use super::erasures::Erasures;
@@ -199,7 +199,7 @@ impl Queue {
             Some(up_to) => self.ids.pass(up_to),
             None => self.ids.next_id(),
         };
-        let origin = draft.origin();
+        let origin = draft.line().and_then(Prepared::origin);
         let record = Record { sequence: self.next_sequence, entry: draft.seal(id, previous), origin };
         self.next_sequence += 1;
         self.frames.push(&record, group);

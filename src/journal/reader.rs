@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use crate::disk::Disk;
 
-use super::frame::{FrameHeader, SegmentHeader};
+use super::frame::FrameHeader;
 use super::record::{Entry, Record};
 use super::requests::is_in;
 use super::scan::{Found, Scanner, open};
@@ -24,10 +24,17 @@ pub struct Reader<D: Disk> {
     shared: Arc<Shared<D>>,
     /// Everything up to this sequence was handed out or asked to be left out.
     position: u64,
-    /// The segment it stands in, and the sequence where that ends.
-    current: Option<(SegmentHeader, Scanner<D::File>, u64)>,
+    current: Option<Current<D::File>>,
     /// Where the last record handed out stands, or where the reader was told to begin.
     place: Option<Place>,
+}
+
+/// The segment a reader stands in.
+struct Current<F> {
+    number: u64,
+    scanner: Scanner<F>,
+    /// The sequence where it ends.
+    bound: u64,
 }
 
 /// Where a record stands. A hint: whoever goes on from it finds the same records as without it, only sooner, since a segment
@@ -97,12 +104,12 @@ impl<D: Disk> Reader<D> {
         // In this order: whatever segment holds what is published by now is listed by now.
         let published = self.shared.outlet.published();
         let mut bytes = 0;
-        if let Some((header, scanner, bound)) = &mut self.current {
-            scanner.refresh();
-            *bound = segment::bound(&self.shared.segments.lock().expect("no holder panics"), header.number);
+        if let Some(current) = &mut self.current {
+            current.scanner.refresh();
+            current.bound = segment::bound(&self.shared.segments.lock().expect("no holder panics"), current.number);
         }
         while self.position < published && bytes < bytes_max {
-            let Some((segment, scanner, bound)) = &mut self.current else {
+            let Some(Current { scanner, bound, .. }) = &mut self.current else {
                 if !self.open_next(None)? {
                     self.position = published;
                 }
@@ -117,15 +124,8 @@ impl<D: Disk> Reader<D> {
                 }
                 Found::Frame(header) => {
                     bytes += header.frame_bytes();
-                    let payload = scanner.payload();
-                    if let Some(record) = accept(&self.shared, self.position, &header, payload) {
-                        if take(record).is_break() {
-                            scanner.step_back();
-                            return Ok(Progress::More);
-                        }
-                        self.position = header.sequence;
-                        let offset = scanner.offset() - header.frame_bytes() as u64;
-                        self.place = Some(Place { sequence: header.sequence, number: segment.number, offset });
+                    if self.hand_out(&header, &mut take).is_break() {
+                        return Ok(Progress::More);
                     }
                 }
                 Found::Gap(range) => log::warn!("the journal has {} damaged bytes", range.end - range.start),
@@ -135,9 +135,24 @@ impl<D: Disk> Reader<D> {
         Ok(if self.position >= published { Progress::CaughtUp } else { Progress::More })
     }
 
+    /// Hands out the record of the frame that was found, if it is to be. When `take` breaks the frame is found again.
+    fn hand_out(&mut self, header: &FrameHeader, take: impl FnOnce(Record) -> ControlFlow<()>) -> ControlFlow<()> {
+        let Some(Current { number, scanner, .. }) = &mut self.current else { return ControlFlow::Continue(()) };
+        let accepted = accept(&self.shared, self.position, header, scanner.payload());
+        let Some(record) = accepted else { return ControlFlow::Continue(()) };
+        if take(record).is_break() {
+            scanner.step_back();
+            return ControlFlow::Break(());
+        }
+        self.position = header.sequence;
+        let offset = scanner.offset() - header.frame_bytes() as u64;
+        self.place = Some(Place { sequence: header.sequence, number: *number, offset });
+        ControlFlow::Continue(())
+    }
+
     /// The segment's end: on to the next one; in the last one all that is published was read.
     fn leave(&mut self, published: u64) -> io::Result<()> {
-        let number = self.current.as_ref().map(|(header, ..)| header.number);
+        let number = self.current.as_ref().map(|current| current.number);
         if !self.open_next(number)? {
             self.position = published;
         }
@@ -161,7 +176,7 @@ impl<D: Disk> Reader<D> {
             Some(place) => self.open_at(&info, place)?,
             None => open(&self.shared.disk, &self.shared.config.path, &info)?,
         };
-        self.current = Some((info.header, scanner, bound));
+        self.current = Some(Current { number: info.header.number, scanner, bound });
         Ok(true)
     }
 

@@ -129,11 +129,11 @@ pub struct Record {
 }
 
 impl Draft {
-    /// The length of its line, in bytes.
-    pub(super) fn line_bytes(&self) -> usize {
+    /// What is recorded of it, unless it is an erasure.
+    pub(super) fn line(&self) -> Option<&Prepared> {
         match self {
-            Self::Message { line, .. } | Self::ContextClear { line, .. } => line.line_bytes(),
-            Self::Erasure { .. } | Self::ForeignErasure { .. } => 0,
+            Self::Message { line, .. } | Self::ContextClear { line, .. } => Some(line),
+            Self::Erasure { .. } | Self::ForeignErasure { .. } => None,
         }
     }
 
@@ -143,19 +143,6 @@ impl Draft {
             Self::Message { key, .. } | Self::ContextClear { key, .. } => key.as_ref(),
             Self::Erasure { .. } | Self::ForeignErasure { .. } => None,
         }
-    }
-
-    /// Who sent it.
-    pub(super) fn origin(&self) -> Option<Origin> {
-        match self {
-            Self::Message { line, .. } | Self::ContextClear { line, .. } => line.origin(),
-            Self::Erasure { .. } | Self::ForeignErasure { .. } => None,
-        }
-    }
-
-    /// Whether it is an erasure.
-    pub(super) fn erases(&self) -> bool {
-        matches!(self, Self::Erasure { .. } | Self::ForeignErasure { .. })
     }
 
     /// The id up to which another server has erased.

@@ -5,6 +5,10 @@
 //! step moves forward, so a walk always ends, whatever the bytes. Places that look like frames and are none may cost a
 //! few walks over the file, all together; beyond that only short ones are looked at ([`VAIN_WALKS`]).
 //!
+//! Of a file whose header is lost, or that was set aside, not even the salt is known. A frame is told by itself then: its salt,
+//! whatever that is, stands under its checksum, and kind, flags and the zeros behind them leave few other places to try. The
+//! bytes before the kind are in no message's line, so no text can pass for a frame.
+//!
 //! Knows nothing of what payloads mean, nor what becomes of a gap.
 
 use std::io;
@@ -15,8 +19,9 @@ use std::sync::Arc;
 use memchr::memmem;
 
 use crate::disk::{Disk, DiskFile};
+use crate::message::LINE_BYTES_MAX;
 
-use super::frame::{FRAME_HEADER_BYTES, FrameHeader, SEGMENT_HEADER_BYTES, is_intact};
+use super::frame::{FRAME_HEADER_BYTES, FrameHeader, Kind, SEGMENT_HEADER_BYTES, is_intact};
 use super::segment::{self, SegmentInfo};
 
 /// How much is read at once, unless one frame is longer.
@@ -30,6 +35,9 @@ const SECTOR_BYTES: usize = 4096;
 /// How many times the file's length may be checked for frames that turn out to be none. Damage comes nowhere near it; bytes
 /// made so that every few of them promise a frame to the end of the file would else cost the square of its length.
 const VAIN_WALKS: u64 = 8;
+
+/// The most a payload has before its line.
+const LINKS_BYTES_MAX: usize = 64;
 
 /// Zeros in a row that no frame has: a small sequence and a round length are ten.
 const ZEROS_OF_A_TEAR: usize = 12;
@@ -52,7 +60,8 @@ pub enum Found {
 pub struct Scanner<F> {
     file: Arc<F>,
     file_bytes: u64,
-    salt: u32,
+    /// The salt of all frames; none where every frame may have its own.
+    salt: Option<u32>,
     /// Where the next frame is looked for.
     offset: u64,
     last_sequence: Option<u64>,
@@ -73,11 +82,21 @@ impl<F: DiskFile> Scanner<F> {
     /// # Errors
     /// The disk's.
     pub fn new(file: Arc<F>, salt: u32) -> io::Result<Self> {
-        let file_bytes = file.byte_len()?;
-        let offset = SEGMENT_HEADER_BYTES as u64;
+        Self::from(file, Some(salt), SEGMENT_HEADER_BYTES as u64)
+    }
+
+    /// Starts at the beginning of a file of whatever frames, in whatever order.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn of_any(file: Arc<F>) -> io::Result<Self> {
+        Self::from(file, None, 0)
+    }
+
+    fn from(file: Arc<F>, salt: Option<u32>, offset: u64) -> io::Result<Self> {
         Ok(Self {
+            file_bytes: file.byte_len()?,
             file,
-            file_bytes,
             salt,
             offset,
             last_sequence: None,
@@ -107,6 +126,11 @@ impl<F: DiskFile> Scanner<F> {
         &self.window[self.payload.clone()]
     }
 
+    /// The salt of the frame found last.
+    pub fn salt(&self) -> u32 {
+        salt_of(&self.window[self.payload.start - FRAME_HEADER_BYTES..])
+    }
+
     /// Forgets what was read ahead, and gives its memory back: for a segment that is still being written.
     pub fn refresh(&mut self) {
         self.window = Vec::new();
@@ -125,22 +149,15 @@ impl<F: DiskFile> Scanner<F> {
     /// # Errors
     /// The disk's.
     pub fn could_be_torn(&self, stretch: Range<u64>) -> io::Result<bool> {
-        let (mut block, mut at, mut zeros) = (vec![0; WINDOW_BYTES], stretch.start, 0);
-        while at < stretch.end {
-            let wanted = usize::try_from(stretch.end - at).unwrap_or(usize::MAX).min(WINDOW_BYTES);
-            let read = read_over_damage(&*self.file, &mut block[..wanted], at)?;
-            if read == 0 {
-                break;
-            }
-            for &byte in &block[..read] {
+        let (mut zeros, mut is_torn, mut is_there) = (0, false, false);
+        each_block(&*self.file, stretch, |_, block| {
+            is_there = true;
+            for &byte in block {
                 zeros = if byte == 0 { zeros + 1 } else { 0 };
-                if zeros == ZEROS_OF_A_TEAR {
-                    return Ok(true);
-                }
+                is_torn |= zeros == ZEROS_OF_A_TEAR;
             }
-            at += read as u64;
-        }
-        Ok(zeros > 0 || at == stretch.start)
+        })?;
+        Ok(is_torn || zeros > 0 || !is_there)
     }
 
     /// Where a whole frame ends that stands behind the last intact one with zeros behind it: its header can be read, nothing
@@ -150,23 +167,12 @@ impl<F: DiskFile> Scanner<F> {
     /// The disk's.
     pub fn damaged_end(&mut self) -> io::Result<Option<u64>> {
         let (at, salt) = (self.offset, self.salt);
-        let Some(header) = FrameHeader::peek(self.bytes(at, FRAME_HEADER_BYTES)?, salt) else { return Ok(None) };
+        let Some(header) = peek(self.bytes(at, FRAME_HEADER_BYTES)?, salt) else { return Ok(None) };
         let end = at + header.frame_bytes() as u64;
         if end > self.file_bytes || self.could_be_torn(at..end)? {
             return Ok(None);
         }
-        let mut behind = end;
-        while behind < self.file_bytes {
-            let bytes = self.bytes(behind, WINDOW_BYTES)?;
-            if bytes.is_empty() {
-                break;
-            }
-            if bytes.iter().any(|&byte| byte != 0) {
-                return Ok(None);
-            }
-            behind += bytes.len() as u64;
-        }
-        Ok(Some(end))
+        Ok((used_bytes(&*self.file, end..self.file_bytes)? == 0).then_some(end))
     }
 
     /// Finds what stands next. After [`Found::End`] it may be asked again, once the segment has grown.
@@ -198,8 +204,8 @@ impl<F: DiskFile> Scanner<F> {
             return Ok(None);
         }
         let salt = self.salt;
-        let Some(header) = FrameHeader::peek(self.bytes(at, FRAME_HEADER_BYTES)?, salt) else { return Ok(None) };
-        let rises = self.last_sequence.is_none_or(|last| header.sequence > last);
+        let Some(header) = peek(self.bytes(at, FRAME_HEADER_BYTES)?, salt) else { return Ok(None) };
+        let rises = salt.is_none() || self.last_sequence.is_none_or(|last| header.sequence > last);
         let frame_bytes = header.frame_bytes();
         let patience = (VAIN_WALKS * (self.file_bytes + at)).saturating_sub(self.vain_bytes);
         if !rises || frame_bytes as u64 > left.min(patience) {
@@ -218,16 +224,13 @@ impl<F: DiskFile> Scanner<F> {
     /// Looks on from the byte behind `offset`: the next intact frame, and whether the way to it (or to the end) holds
     /// anything but zeros.
     fn resynchronise(&mut self) -> io::Result<(Option<u64>, bool)> {
-        let salt = self.salt.to_le_bytes();
-        let start = self.offset;
-        let mut dirty = false;
-        let mut at = start;
-        while at < self.file_bytes {
-            let file_bytes = self.file_bytes;
+        let (salt, start, file_bytes) = (self.salt, self.offset, self.file_bytes);
+        let (mut dirty, mut at) = (false, start);
+        while at < file_bytes {
             let window = self.ahead(at)?;
             // The first byte is no frame: it was tried.
             let skip = usize::from(at == start).min(window.len());
-            let found = memmem::find(&window[skip..], &salt).map(|i| i + skip);
+            let found = candidate(&window[skip..], salt).map(|i| i + skip);
             let seen = found.unwrap_or(window.len());
             dirty = dirty || window[..seen].iter().any(|&byte| byte != 0);
             match found {
@@ -240,8 +243,8 @@ impl<F: DiskFile> Scanner<F> {
                     at = candidate + 1;
                 }
                 None if window.len() < FRAME_HEADER_BYTES || at + window.len() as u64 >= file_bytes => break,
-                // A salt may lie across the window's end, so three bytes overlap.
-                None => at += (window.len() - 3) as u64,
+                // A frame's header may lie across the window's end.
+                None => at += (window.len() + 1 - FRAME_HEADER_BYTES) as u64,
             }
         }
         Ok((None, dirty))
@@ -279,6 +282,56 @@ impl<F: DiskFile> Scanner<F> {
     }
 }
 
+fn salt_of(frame: &[u8]) -> u32 {
+    u32::from_le_bytes(frame[..4].try_into().expect("four bytes"))
+}
+
+/// The header of a frame that may start with those bytes.
+fn peek(bytes: &[u8], salt: Option<u32>) -> Option<FrameHeader> {
+    if salt.is_some() || bytes.len() < FRAME_HEADER_BYTES {
+        return FrameHeader::peek(bytes, salt?);
+    }
+    let is_likely = |header: &FrameHeader| header.payload_bytes as usize <= LINE_BYTES_MAX + LINKS_BYTES_MAX;
+    Some(salt_of(bytes)).filter(|salt| *salt != 0).and_then(|salt| FrameHeader::peek(bytes, salt)).filter(is_likely)
+}
+
+/// The first place in the window where a frame may start.
+fn candidate(window: &[u8], salt: Option<u32>) -> Option<usize> {
+    match salt {
+        Some(salt) => memmem::find(window, &salt.to_le_bytes()),
+        // Cheap first: almost every byte is no kind.
+        None => (0..(window.len() + 1).saturating_sub(FRAME_HEADER_BYTES))
+            .find(|&at| Kind::from_byte(window[at + 20]).is_some() && peek(&window[at..], None).is_some()),
+    }
+}
+
+/// Reads a stretch block by block, as far as the file goes; what the medium has lost is zeros.
+fn each_block<F: DiskFile>(file: &F, stretch: Range<u64>, mut see: impl FnMut(u64, &[u8])) -> io::Result<()> {
+    let (mut block, mut at) = (vec![0; WINDOW_BYTES], stretch.start);
+    while at < stretch.end {
+        let wanted = usize::try_from(stretch.end - at).unwrap_or(usize::MAX).min(WINDOW_BYTES);
+        let read = read_over_damage(file, &mut block[..wanted], at)?;
+        if read == 0 {
+            break;
+        }
+        see(at, &block[..read]);
+        at += read as u64;
+    }
+    Ok(())
+}
+
+/// The length of a stretch without the zeros at its end.
+///
+/// # Errors
+/// The disk's.
+pub fn used_bytes<F: DiskFile>(file: &F, stretch: Range<u64>) -> io::Result<u64> {
+    let (start, mut end) = (stretch.start, stretch.start);
+    each_block(file, stretch, |at, block| {
+        end = block.iter().rposition(|&byte| byte != 0).map_or(end, |last| at + last as u64 + 1);
+    })?;
+    Ok(end - start)
+}
+
 /// Opens a segment for walking.
 ///
 /// # Errors
@@ -311,7 +364,7 @@ pub fn read_over_damage<F: DiskFile>(file: &F, to: &mut [u8], offset: u64) -> io
 
 #[cfg(test)]
 mod tests {
-    use super::super::frame::{Group, Kind, stamp};
+    use super::super::frame::{Group, stamp};
     use super::*;
     use crate::disk::RealDisk;
 

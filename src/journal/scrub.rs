@@ -18,12 +18,13 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::ops::{ControlFlow, Range};
+use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use memchr::memmem;
 
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{self, Disk, DiskFile};
 use crate::layout;
 use crate::message::Message;
 
@@ -32,11 +33,11 @@ use super::erasures::Unscrubbed;
 use super::error::Refusal;
 use super::frame::{FrameHeader, stamp};
 use super::record::Entry;
-use super::scan::{Found, read_over_damage};
+use super::scan::{Found, Scanner, read_over_damage};
 use super::segment::{self, SegmentInfo};
-use super::{Journal, salvage, scan};
+use super::{Journal, scan};
 
-/// Copied or searched at once, in bytes.
+/// Searched at once, in bytes.
 const BLOCK_BYTES: usize = 1 << 20;
 /// How a line begins.
 const LINE_START: &[u8] = b"{\"id\":\"";
@@ -96,7 +97,11 @@ impl<D: Disk> Journal<D> {
         let folder = layout::quarantine(&self.shared.config.path);
         for name in names(&self.shared.disk, &folder)?.iter().filter(|name| !name.ends_with(layout::UNFINISHED)) {
             on(go_on)?;
-            self.scrub_copy(&folder.join(name), wanted, &mut scrubbed)?;
+            match self.scrub_file(&folder.join(name), wanted, &mut scrubbed, &|| true) {
+                // The sweep removes old copies.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                done => drop(done?),
+            }
         }
         self.seal(wanted)?;
         let hashes: HashSet<u64> = wanted.sessions.keys().map(hash_of).collect();
@@ -155,29 +160,17 @@ impl<D: Disk> Journal<D> {
     }
 
     fn scrub_segment(&self, info: &SegmentInfo, wanted: &Unscrubbed, scrubbed: &mut Scrubbed) -> io::Result<()> {
-        let (disk, folder) = (&self.shared.disk, &self.shared.config.path);
-        let path = segment::path(folder, info.header.number);
-        let found = find(&disk.open_read(&path)?, wanted)?;
+        let path = segment::path(&self.shared.config.path, info.header.number);
+        let Some(found) = self.scrub_file(&path, wanted, scrubbed, &|| self.is_listed(info))? else { return Ok(()) };
         if !found.blanks.is_empty() {
-            let temporary = layout::unfinished(&path.with_extension("scrubbed"));
-            rewrite(disk, &path, &temporary, &found)?;
-            let _alone = self.shared.exchange.lock().expect("no holder panics");
-            if !self.is_listed(info) {
-                return disk.remove(&temporary);
-            }
-            disk.rename(&temporary, &path)?;
             let mut segments = self.shared.segments.lock().expect("no holder panics");
             if let Some(listed) = segments.iter_mut().find(|listed| listed.header == info.header) {
                 listed.file_bytes = found.end;
             }
-            drop(segments);
-            disk.sync_dir(folder)?;
-            scrubbed.files += 1;
-            scrubbed.blanks += found.blanks.len();
         }
         self.shared.queue.lock().expect("no holder panics").keys.forget_erased(&found.keys);
         // It may speak of what went before a stop.
-        Digest::renew(disk, folder, info)
+        Digest::renew(&self.shared.disk, &self.shared.config.path, info)
     }
 
     fn is_listed(&self, info: &SegmentInfo) -> bool {
@@ -185,23 +178,29 @@ impl<D: Disk> Journal<D> {
         segments.iter().any(|listed| listed.header == info.header)
     }
 
-    fn scrub_copy(&self, path: &Path, wanted: &Unscrubbed, scrubbed: &mut Scrubbed) -> io::Result<()> {
+    /// Writes a file anew if anything in it is to go. `None` when it was not to be kept by then: it stays gone.
+    fn scrub_file(
+        &self,
+        path: &Path,
+        wanted: &Unscrubbed,
+        scrubbed: &mut Scrubbed,
+        is_kept: &dyn Fn() -> bool,
+    ) -> io::Result<Option<Findings>> {
         let disk = &self.shared.disk;
-        let found = match disk.open_read(path).and_then(|file| find(&file, wanted)) {
-            // The sweep removes old copies.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-            found => found?,
-        };
-        if found.blanks.is_empty() {
-            return Ok(());
+        let found = find(Arc::new(disk.open_read(path)?), wanted)?;
+        if !found.blanks.is_empty() {
+            let temporary = layout::unfinished(path);
+            rewrite(disk, path, &temporary, &found)?;
+            let _alone = self.shared.exchange.lock().expect("no holder panics");
+            if !is_kept() {
+                return disk.remove(&temporary).map(|()| None);
+            }
+            disk.rename(&temporary, path)?;
+            disk.sync_dir(path.parent().unwrap_or(path))?;
+            scrubbed.files += 1;
+            scrubbed.blanks += found.blanks.len();
         }
-        let temporary = layout::unfinished(path);
-        rewrite(disk, path, &temporary, &found)?;
-        disk.rename(&temporary, path)?;
-        disk.sync_dir(path.parent().unwrap_or(path))?;
-        scrubbed.files += 1;
-        scrubbed.blanks += found.blanks.len();
-        Ok(())
+        Ok(Some(found))
     }
 }
 
@@ -224,26 +223,28 @@ fn is_to_go(header: &FrameHeader, payload: &[u8], wanted: &Unscrubbed) -> bool {
 }
 
 /// Finds what is to go of a file of frames, in whatever order and state.
-fn find<F: DiskFile>(file: &F, wanted: &Unscrubbed) -> io::Result<Findings> {
+fn find<F: DiskFile>(file: Arc<F>, wanted: &Unscrubbed) -> io::Result<Findings> {
     let mut found = Findings::default();
     let mut between = Vec::new();
-    let mut at = 0;
-    salvage::frames(file, |salt, header, payload, start| {
-        if start > at {
-            between.push(at..start);
+    let mut scanner = Scanner::of_any(file.clone())?;
+    loop {
+        match scanner.next()? {
+            Found::Frame(header) => {
+                found.end = scanner.offset();
+                if is_to_go(&header, scanner.payload(), wanted) {
+                    let at = found.end - header.frame_bytes() as u64;
+                    found.blanks.push(Blank::Frame { at, salt: scanner.salt(), header });
+                    let links = Entry::decode(header.kind, scanner.payload()).map(|entry| entry.links());
+                    found.keys.extend(links.unwrap_or_default().key.map(|key| (key.hash, header.sequence)));
+                }
+            }
+            Found::Gap(range) => between.push(range),
+            Found::End { .. } => break,
         }
-        at = start + header.frame_bytes() as u64;
-        if is_to_go(header, payload, wanted) {
-            found.blanks.push(Blank::Frame { at: start, salt, header: *header });
-            let links = Entry::decode(header.kind, payload).map(|entry| entry.links()).unwrap_or_default();
-            found.keys.extend(links.key.map(|key| (key.hash, header.sequence)));
-        }
-        ControlFlow::Continue(())
-    })?;
-    found.end = at;
-    between.push(at..file.byte_len()?);
+    }
+    between.push(scanner.offset()..file.byte_len()?);
     for range in between {
-        let end = find_raw(file, range, wanted, &mut found.blanks)?;
+        let end = find_raw(&*file, range, wanted, &mut found.blanks)?;
         found.end = found.end.max(end);
     }
     Ok(found)
@@ -285,16 +286,11 @@ fn find_raw<F: DiskFile>(file: &F, range: Range<u64>, wanted: &Unscrubbed, blank
 /// Writes a file anew without what is to go, synced, under another name.
 fn rewrite<D: Disk>(disk: &D, from: &Path, to: &Path, found: &Findings) -> io::Result<()> {
     let (old, new) = (disk.open_read(from)?, disk.create(to)?);
-    let (mut block, mut at) = (vec![0; BLOCK_BYTES], 0);
-    while at < found.end {
-        let length = usize::try_from(found.end - at).unwrap_or(usize::MAX).min(BLOCK_BYTES);
-        let read = read_over_damage(&old, &mut block[..length], at)?;
-        if read == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        new.write_all_at(&block[..read], at)?;
-        at += read as u64;
+    let read = |to: &mut [u8], at: u64| read_over_damage(&old, to, at);
+    if disk::copy_from(&read, found.end, &new, 0)? < found.end {
+        return Err(io::ErrorKind::UnexpectedEof.into());
     }
+    let mut block = Vec::new();
     for blank in &found.blanks {
         match blank {
             Blank::Frame { at, salt, header } => {

@@ -23,7 +23,7 @@ use super::error::{OpenError, at};
 use super::frame::{FrameHeader, HeaderError, Kind};
 use super::record::{self, Entry};
 use super::segment::SegmentInfo;
-use super::{quarantine, salvage};
+use super::{salvage, scan};
 
 /// Something that is not as it was written.
 #[derive(Debug)]
@@ -280,7 +280,7 @@ impl<'a> Watch<'a> {
             if end.dirty && bound > last + 1 {
                 let path = self.segment.path.clone();
                 let file = disk.open_read(&path).map_err(at(&path))?;
-                let used = quarantine::used_bytes(&file, end.offset..info.file_bytes).map_err(at(&path))?;
+                let used = scan::used_bytes(&file, end.offset..info.file_bytes).map_err(at(&path))?;
                 self.damaged(end.offset..end.offset + used, last + 1..=bound - 1);
             }
             self.compare(disk, folder, info, digest);
