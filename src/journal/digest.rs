@@ -9,7 +9,6 @@ mod bytes;
 
 use std::collections::{BTreeSet, HashSet};
 use std::io;
-use std::ops::Range;
 use std::path::Path;
 
 use crate::disk::{self, Disk, DiskFile};
@@ -62,75 +61,51 @@ pub struct End {
     pub dirty: bool,
 }
 
-/// What a walk meets.
-pub enum Seen<'a> {
-    /// An intact frame, its payload, and what that holds.
-    Frame(&'a FrameHeader, &'a [u8], Option<&'a Entry>),
-    /// Damaged bytes.
-    Gap(Range<u64>),
-}
-
-/// What stands before a frame.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Before {
-    /// The frame before it, or what a power cut has torn there.
-    #[default]
-    Nothing,
-    /// What was whole once, and the medium has damaged.
-    Damage,
-}
-
-impl Before {
-    /// What a gap is.
-    pub fn of_gap<F: DiskFile>(scanner: &mut Scanner<F>, gap: Range<u64>) -> io::Result<Self> {
-        Ok(if scanner.could_be_torn(gap)? { Self::Nothing } else { Self::Damage })
-    }
-}
+/// Shown what a walk meets; of a frame its payload, and what that holds.
+pub type See<'a> = &'a mut dyn FnMut(&Found, &[u8], Option<&Entry>);
 
 impl Digest {
     /// Walks a segment; what it meets is shown to `see`.
     ///
     /// # Errors
     /// The disk's.
-    pub fn of_segment<F: DiskFile>(
-        mut scanner: Scanner<F>,
-        name: &Path,
-        see: &mut dyn FnMut(Seen<'_>),
-    ) -> io::Result<(Self, End)> {
-        let (mut digest, mut before) = (Self::default(), Before::Nothing);
+    pub fn of_segment<F: DiskFile>(mut scanner: Scanner<F>, name: &Path, see: See<'_>) -> io::Result<(Self, End)> {
+        let (mut digest, mut beside_damage) = (Self::default(), false);
         loop {
-            match scanner.next()? {
+            let found = scanner.next()?;
+            match &found {
                 Found::Frame(header) => {
-                    let entry = digest.take(&header, scanner.payload(), std::mem::take(&mut before));
-                    see(Seen::Frame(&header, scanner.payload(), entry.as_ref()));
+                    let entry = digest.take(header, scanner.payload(), std::mem::take(&mut beside_damage));
+                    see(&found, scanner.payload(), entry.as_ref());
                 }
                 Found::Gap(range) => {
                     digest.gaps.push((range.start, range.end));
                     log::error!("{}: bytes {} to {} are damaged", name.display(), range.start, range.end);
-                    see(Seen::Gap(range.clone()));
-                    before = Before::of_gap(&mut scanner, range)?;
+                    see(&found, &[], None);
+                    // A power cut has torn it, or it was whole once, and the medium has damaged it.
+                    beside_damage = !scanner.could_be_torn(range.clone())?;
                 }
                 Found::End { dirty } => {
+                    let (offset, dirty) = (scanner.offset(), *dirty);
                     digest.torn = dirty;
-                    let end = End { offset: scanner.offset(), dirty };
                     let damaged = if dirty { digest.damaged_end(&mut scanner)? } else { None };
-                    if let Some(offset) = damaged {
-                        see(Seen::Gap(end.offset..offset));
-                        return Ok((digest, End { offset, dirty: false }));
+                    if let Some(end) = damaged {
+                        see(&Found::Gap(offset..end), &[], None);
+                        return Ok((digest, End { offset: end, dirty: false }));
                     }
-                    return Ok((digest, end));
+                    return Ok((digest, End { offset, dirty }));
                 }
             }
         }
     }
 
     /// Takes an intact frame in, and returns what it holds.
-    fn take(&mut self, header: &FrameHeader, payload: &[u8], before: Before) -> Option<Entry> {
+    fn take(&mut self, header: &FrameHeader, payload: &[u8], beside_damage: bool) -> Option<Entry> {
         self.records += 1;
         self.last_sequence = self.last_sequence.max(header.sequence);
         if header.kind != Kind::Abort {
             let is_first = self.records == 1;
-            self.requests.note(header.sequence, header.group, is_first, before == Before::Damage);
+            self.requests.note(header.sequence, header.group, is_first, beside_damage);
         }
         let entry = Entry::decode(header.kind, payload);
         if let Some(entry) = &entry {
@@ -215,7 +190,7 @@ impl Digest {
     /// The disk's.
     pub fn renew<D: Disk>(disk: &D, folder: &Path, info: &SegmentInfo) -> io::Result<()> {
         let name = segment::path(folder, info.header.number);
-        let (digest, _) = Self::of_segment(scan::open(disk, folder, info)?, &name, &mut |_| ())?;
+        let (digest, _) = Self::of_segment(scan::open(disk, folder, info)?, &name, &mut |_, _, _| ())?;
         disk::replace(disk, &path(folder, info.header.number), &digest.encode(&info.header))
     }
 }

@@ -157,7 +157,8 @@ impl<D: Disk> Taking<'_, '_, D> {
         let (path, folder) = (self.path(number), &self.start.config.path);
         self.watch.tell(&path, Fault::Header);
         let file = self.start.disk.open(&path)?;
-        let aside = quarantine::keep_header(self.start.disk, folder, number, &file, SEGMENT_HEADER_BYTES as u64)?;
+        let (name, header_bytes) = (format!("header-{number:016}"), 0..SEGMENT_HEADER_BYTES as u64);
+        let (aside, _) = quarantine::keep_range(self.start.disk, folder, &name, &file, header_bytes)?;
         file.write_all_at(&header.encode(), 0)?;
         file.sync()?;
         log::error!("the header of {} was damaged and is rebuilt; it was kept as {}", path.display(), aside.display());

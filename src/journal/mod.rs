@@ -17,7 +17,7 @@
 //! | `arrivals.rs` | waiting for what is published next |
 //! | `recovery.rs` | what happens before the first record is taken |
 //! | `error.rs` | why it cannot be opened, why a record was not taken |
-//! | `requests.rs` | which requests are whole, from segment to segment |
+//! | `requests.rs` | which requests are whole, within a segment and over several |
 //! | `inventory.rs` | which segments there are; damaged headers |
 //! | `quarantine.rs` | copies of what a start takes out or steps over |
 //! | `lock.rs` | one process at a time |

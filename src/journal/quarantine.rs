@@ -14,12 +14,12 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use crate::disk::{Disk, DiskFile, aside};
+use crate::disk::{Disk, aside};
 use crate::layout;
 
 use super::scan::{read_over_damage, used_bytes};
 
-/// Keeps a copy of a stretch of segment `number`; the zeros at its end are left out. It is durable when this returns.
+/// Keeps a copy of a stretch of a segment under that name; the zeros at its end are left out. It is durable when this returns.
 /// Returns where it is and how long.
 ///
 /// # Errors
@@ -27,23 +27,13 @@ use super::scan::{read_over_damage, used_bytes};
 pub fn keep_range<D: Disk>(
     disk: &D,
     folder: &Path,
-    (what, number): (&str, u64),
+    name: &str,
     file: &D::File,
     range: Range<u64>,
 ) -> io::Result<(PathBuf, u64)> {
     let len = used_bytes(file, range.clone())?;
-    let name = format!("{what}-{number:016}-{}", range.start);
     let read = |to: &mut [u8], at: u64| read_over_damage(file, to, range.start + at);
-    Ok((aside::keep(disk, &layout::quarantine(folder), &name, &read, len)?, len))
-}
-
-/// Keeps a copy of the damaged header of segment `number`.
-///
-/// # Errors
-/// The disk's.
-pub fn keep_header<D: Disk>(disk: &D, folder: &Path, number: u64, file: &D::File, bytes: u64) -> io::Result<PathBuf> {
-    let read = |to: &mut [u8], at: u64| file.read_at(to, at);
-    aside::keep(disk, &layout::quarantine(folder), &format!("header-{number:016}"), &read, bytes)
+    Ok((aside::keep(disk, &layout::quarantine(folder), name, &read, len)?, len))
 }
 
 /// Moves the file of segment `number` there, whole.

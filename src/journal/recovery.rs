@@ -27,6 +27,7 @@ use super::keys::Keys;
 use super::lock::Lock;
 use super::record::{Entry, Record};
 use super::requests::{Requests, is_in};
+use super::scan::Found;
 use super::segment::{self, Segment, SegmentInfo};
 use super::survey::{Fault, Watch};
 use super::writer::Frames;
@@ -235,19 +236,19 @@ impl<'a, D: Disk> Recovery<'a, D> {
         }
         watch.begin(&path, info, bound);
         let scanner = scan::open(disk, self.folder, info).map_err(at(&path))?;
-        let (digest, end) = Digest::of_segment(scanner, &path, &mut |seen| watch.see(seen)).map_err(at(&path))?;
+        let mut see = |found: &Found, payload: &[u8], entry: Option<&Entry>| watch.see(found, payload, entry);
+        let (digest, end) = Digest::of_segment(scanner, &path, &mut see).map_err(at(&path))?;
         watch.walked(disk, self.folder, info, (&digest, end, is_sealed))?;
         Ok((digest, end))
     }
 
     /// Keeps a copy of what is damaged between intact frames: the segment goes one day, and with it what may be read yet.
     fn keep_gaps(&self, info: &SegmentInfo, digest: &Digest) {
-        let path = segment::path(self.folder, info.header.number);
+        let (disk, path) = (self.start.disk, segment::path(self.folder, info.header.number));
         for &(from, to) in &digest.gaps {
-            let file = self.start.disk.open_read(&path);
-            match file.and_then(|file| {
-                quarantine::keep_range(self.start.disk, self.folder, ("gap", info.header.number), &file, from..to)
-            }) {
+            let name = format!("gap-{:016}-{from}", info.header.number);
+            let kept = disk.open_read(&path);
+            match kept.and_then(|file| quarantine::keep_range(disk, self.folder, &name, &file, from..to)) {
                 Ok((aside, _)) => {
                     log::warn!("{}: damage from byte {from} to {to}, kept as {}", path.display(), aside.display());
                 }
@@ -300,8 +301,8 @@ impl<'a, D: Disk> Recovery<'a, D> {
     /// Sets a copy of the bytes behind `end` aside and zeroes them; returns how many.
     fn cut_tail(&self, file: &D::File, info: &SegmentInfo, end: u64) -> Result<u64, OpenError> {
         let path = segment::path(self.folder, info.header.number);
-        let what = ("tail", info.header.number);
-        let keep = || quarantine::keep_range(self.start.disk, self.folder, what, file, end..info.file_bytes);
+        let name = format!("tail-{:016}-{end}", info.header.number);
+        let keep = || quarantine::keep_range(self.start.disk, self.folder, &name, file, end..info.file_bytes);
         // On a full disk the next segment's zeros give way to it.
         let kept = keep().or_else(|_| segment::drop_spare(self.start.disk, self.folder).and_then(|()| keep()));
         let (aside, bytes) = kept.map_err(at(&path))?;

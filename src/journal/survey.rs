@@ -18,12 +18,13 @@ use crate::disk::Disk;
 use crate::message::{Id, Timestamp};
 
 use super::checkpoint::Standing;
-use super::digest::{self, Digest, End, Seen};
+use super::digest::{self, Digest, End};
 use super::error::{OpenError, at};
 use super::frame::{FrameHeader, HeaderError, Kind};
 use super::record::{self, Entry};
+use super::salvage;
+use super::scan::{self, Found};
 use super::segment::SegmentInfo;
-use super::{salvage, scan};
 
 /// Something that is not as it was written.
 #[derive(Debug)]
@@ -254,10 +255,11 @@ impl<'a> Watch<'a> {
     }
 
     /// What the walk meets.
-    pub fn see(&mut self, seen: Seen<'_>) {
-        match seen {
-            Seen::Gap(bytes) => self.segment.gap = Some(bytes),
-            Seen::Frame(header, payload, entry) => self.frame(header, payload, entry),
+    pub fn see(&mut self, found: &Found, payload: &[u8], entry: Option<&Entry>) {
+        match found {
+            Found::Frame(header) => self.frame(header, payload, entry),
+            Found::Gap(bytes) => self.segment.gap = Some(bytes.clone()),
+            Found::End { .. } => {}
         }
     }
 
@@ -291,8 +293,13 @@ impl<'a> Watch<'a> {
 
     fn damaged(&mut self, bytes: Range<u64>, records: RangeInclusive<u64>) {
         self.segment.faults += 1;
-        let path = self.segment.path.clone();
-        self.tell(&path, Fault::Damaged { bytes, records });
+        self.tell_of_segment(Fault::Damaged { bytes, records });
+    }
+
+    fn tell_of_segment(&mut self, fault: Fault) {
+        if let Some(tell) = &mut self.tell {
+            tell(&self.segment.path, fault);
+        }
     }
 
     fn frame(&mut self, header: &FrameHeader, payload: &[u8], entry: Option<&Entry>) {
@@ -307,10 +314,7 @@ impl<'a> Watch<'a> {
             _ if header.sequence >= bound => self.survey.records.refused += 1,
             _ if record::is_scrubbed(header.kind, payload) => self.survey.records.scrubbed += 1,
             Some(entry) => self.survey.note(header, entry),
-            None => {
-                let path = self.segment.path.clone();
-                self.tell(&path, Fault::Unreadable(header.sequence));
-            }
+            None => self.tell_of_segment(Fault::Unreadable(header.sequence)),
         }
     }
 
@@ -321,8 +325,7 @@ impl<'a> Watch<'a> {
             Some(stored) => {
                 digests.outdated += 1;
                 if stored.records > walked.records && self.segment.faults == 0 {
-                    let (path, known, found) = (self.segment.path.clone(), stored.records, walked.records);
-                    self.tell(&path, Fault::FewerThanDigest { known, found });
+                    self.tell_of_segment(Fault::FewerThanDigest { known: stored.records, found: walked.records });
                 }
             }
             None if disk.open_read(&digest::path(folder, info.header.number)).is_ok() => digests.damaged += 1,
