@@ -102,7 +102,7 @@ fn push_frame(bytes: &mut Vec<u8>, sequence: u64, payload: &[u8], salt: u32) -> 
 /// A segment of some frames and zeros behind them, and where each frame stands.
 fn segment(random: &mut Random) -> (Vec<u8>, Vec<Range<usize>>) {
     let header = SegmentHeader { salt: SALT, epoch: 1, number: 1, first_sequence: 1, made_micros: 1 };
-    let mut bytes = header.encode().to_vec();
+    let mut bytes = header.encode();
     let mut sequence = 0;
     let frames = (0..1 + random.below(40)).map(|_| {
         sequence += 1 + random.below(3);
@@ -281,11 +281,11 @@ fn side_files_and_headers_with_right_checksums_and_wrong_content_are_read_withou
     let (mut read, mut refused) = (0, 0);
     for _ in 0..10_000 * scale() {
         let mut count = |is_read: bool| if is_read { read += 1 } else { refused += 1 };
-        let mut bytes = checkpoint.to_vec();
+        let mut bytes = checkpoint.clone();
         noise(&mut random, &mut bytes[12..]);
         seal(&mut bytes);
         count(Checkpoint::decode(&bytes).is_some());
-        let mut bytes = header.to_vec();
+        let mut bytes = header.clone();
         noise(&mut random, &mut bytes[8..]);
         seal(&mut bytes);
         count(!matches!(SegmentHeader::decode(&bytes), Err(HeaderError::Damaged)));

@@ -41,6 +41,9 @@ pub struct Inventory {
     pub lost_last: bool,
 }
 
+/// The fault of a file that is set aside, with the intact messages found in it.
+type Flaw = fn(u64) -> Fault;
+
 /// An inventory that is being taken.
 struct Taking<'a, 'w, D> {
     start: &'a Start<'a, D>,
@@ -49,7 +52,7 @@ struct Taking<'a, 'w, D> {
     /// Files whose header is damaged.
     damaged: Vec<u64>,
     /// Files that are no segments of this journal, and why.
-    others: Vec<(u64, fn(u64) -> Fault)>,
+    others: Vec<(u64, Flaw)>,
 }
 
 /// Takes the inventory of a journal's folder, mends headers, and removes what a stop in the middle of something left.
@@ -119,7 +122,7 @@ impl<D: Disk> Taking<'_, '_, D> {
         let known = of_checkpoint.filter(|epoch| segments.iter().any(|info| info.header.epoch == *epoch));
         let Some(ours) = known.or_else(|| segments.last().map(|info| info.header.epoch)) else { return };
         let foreign = segments.extract_if(.., |info| info.header.epoch != ours);
-        self.others.extend(foreign.map(|info| (info.header.number, Fault::OtherEpoch as fn(u64) -> Fault)));
+        self.others.extend(foreign.map(|info| (info.header.number, Fault::OtherEpoch as Flaw)));
     }
 
     /// What the damaged header of segment `number` said: from the digest, or else from the first intact frame.
@@ -168,7 +171,7 @@ impl<D: Disk> Taking<'_, '_, D> {
     }
 
     /// Takes a file away that cannot be used as a segment.
-    fn set_aside(&mut self, number: u64, fault: fn(u64) -> Fault) -> io::Result<()> {
+    fn set_aside(&mut self, number: u64, fault: Flaw) -> io::Result<()> {
         let path = self.path(number);
         self.watch.set_aside(self.start.disk, &path, fault)?;
         let aside = quarantine::take_segment(self.start.disk, &self.start.config.path, number)?;

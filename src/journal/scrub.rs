@@ -187,7 +187,7 @@ impl<D: Disk> Journal<D> {
         is_kept: &dyn Fn() -> bool,
     ) -> io::Result<Option<Findings>> {
         let disk = &self.shared.disk;
-        let found = find(Arc::new(disk.open_read(path)?), wanted)?;
+        let found = find(&Arc::new(disk.open_read(path)?), wanted)?;
         if !found.blanks.is_empty() {
             let temporary = layout::unfinished(path);
             rewrite(disk, path, &temporary, &found)?;
@@ -223,7 +223,7 @@ fn is_to_go(header: &FrameHeader, payload: &[u8], wanted: &Unscrubbed) -> bool {
 }
 
 /// Finds what is to go of a file of frames, in whatever order and state.
-fn find<F: DiskFile>(file: Arc<F>, wanted: &Unscrubbed) -> io::Result<Findings> {
+fn find<F: DiskFile>(file: &Arc<F>, wanted: &Unscrubbed) -> io::Result<Findings> {
     let mut found = Findings::default();
     let mut between = Vec::new();
     let mut scanner = Scanner::of_any(file.clone())?;
@@ -244,7 +244,7 @@ fn find<F: DiskFile>(file: Arc<F>, wanted: &Unscrubbed) -> io::Result<Findings> 
     }
     between.push(scanner.offset()..file.byte_len()?);
     for range in between {
-        let end = find_raw(&*file, range, wanted, &mut found.blanks)?;
+        let end = find_raw(&**file, range, wanted, &mut found.blanks)?;
         found.end = found.end.max(end);
     }
     Ok(found)
