@@ -48,9 +48,9 @@
 //! | a kill, a power cut | the last segment is walked, its tail cut after a copy; a request that is not whole is voided | `recover` |
 //! | damage in a segment | stepped over by resynchronising; a copy is kept | `Scanner::resynchronise`, `Recovery::keep_gaps` |
 //! | damage in a header | rebuilt from the digest or the first intact frame | `inventory::take` |
-//! | a digest or the checkpoint missing or damaged | made anew by walking; "from the start" | `Recovery::read`, `Checkpoint::load` |
+//! | a digest or the checkpoint missing or damaged | made anew by walking; "from the start" | `Recovery::read`, `Standing::of` |
 //! | a panic while publishing | the batch is refused, the process stops in order | `PanicGuard` |
-//! | a second process, a newer format | the start ends, naming it | `Lock::take`, `inventory::header` |
+//! | a second process, a newer format | the start ends, naming it | `Lock::take`, `Taking::look` |
 //!
 //! Of sessions it knows no more than which message an erasure covers. Knows nothing of caches, transcripts, MongoDB or
 //! HTTP: its records go to the publisher it was opened with.
