@@ -10,98 +10,82 @@
 //! | `expires_at` | date | `created_at` and `mongo.ttl_days`; missing when that is 0 |
 //!
 //! It stands alone because both ways must fit each other exactly: a message that comes back has the line it went with.
+//! How JSON becomes BSON stands in `bson.rs`.
 //!
-//! JSON numbers become the narrowest of int32, int64 and double that holds them, as every driver writes them; a whole number
-//! beyond int64, which BSON has no integer for, becomes a decimal128. Keys stay as they are, dots and dollars included.
 //! What was never JSON (other programs may add to `metadata` and `vector_ids`) is read as the text it is commonly shown as,
 //! else as null, so that it hides no message. Knows nothing of servers.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mongodb::bson::raw::{CString, RawArray, RawArrayBuf, RawBson, RawBsonRef, RawDocument, RawDocumentBuf, cstr};
-use mongodb::bson::{DateTime, Decimal128};
-use serde_json::{Map, Number, Value};
+use mongodb::bson::DateTime;
+use mongodb::bson::raw::{RawBsonRef, RawDocument, RawDocumentBuf};
+use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, Visitor};
+use serde_json::{Map, Value};
 
 use crate::message::{Draft, Id, Message, Metadata, SessionId, Timestamp, is_role};
 
-/// The largest document a server takes, in bytes (`maxBsonObjectSize` of every version so far).
-const DOCUMENT_BYTES_MAX: usize = 16 << 20;
-
-/// Why a message can be no document. Its text is a reason of [`super::Refused`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unfit {
-    /// The line is no JSON behind its layout.
-    #[error("the line is not the JSON of a message")]
-    Line,
-    /// BSON ends a key there.
-    #[error("a key of the metadata holds a NUL")]
-    Key,
-    /// Beyond [`DOCUMENT_BYTES_MAX`].
-    #[error("as a BSON document it has more than 16 MiB")]
-    Size,
-}
+use super::bson::{Elements, Kind, Unfit};
 
 /// The document of a message.
 ///
 /// # Errors
 /// Why there is none.
 pub fn to_document(message: &Message, ttl: Option<Duration>) -> Result<RawDocumentBuf, Unfit> {
-    let parts = message.parts().ok_or(Unfit::Line)?;
     let time = message.id().time();
-    let mut document = RawDocumentBuf::new();
-    document.append(cstr!("_id"), ascii(&message.id().to_text()));
-    document.append(cstr!("session_id"), message.session().as_str());
-    document.append(cstr!("role"), message.role());
-    document.append(cstr!("text"), parts.text);
-    document.append(cstr!("metadata"), to_object(parts.metadata)?);
-    document.append(cstr!("vector_ids"), to_array(parts.vector_ids)?);
-    document.append(cstr!("created_at"), ascii(&time.to_text()));
+    let mut document = Elements::new(message.line().len() + 160);
+    document.string("_id", ascii(&message.id().to_text()));
+    document.string("session_id", message.session().as_str());
+    document.string("role", message.role());
+    let mut line = serde_json::Deserializer::from_slice(message.line());
+    line.deserialize_map(Fields { to: &mut document }).and_then(|()| line.end()).map_err(|_| Unfit::Line)?;
+    document.string("created_at", ascii(&time.to_text()));
     if let Some(ttl) = ttl {
-        document.append(cstr!("expires_at"), expiry(time, ttl));
+        document.date("expires_at", expiry(time, ttl));
     }
-    if document.as_bytes().len() > DOCUMENT_BYTES_MAX { Err(Unfit::Size) } else { Ok(document) }
+    Ok(RawDocumentBuf::from_bytes(document.finish()?).expect("its length stands before it and a zero behind"))
 }
 
 fn ascii(bytes: &[u8]) -> &str {
     str::from_utf8(bytes).expect("ids and times are ASCII")
 }
 
-fn to_object(fields: Map<String, Value>) -> Result<RawDocumentBuf, Unfit> {
-    let mut document = RawDocumentBuf::new();
-    for (key, value) in fields {
-        document.append(CString::try_from(key).map_err(|_| Unfit::Key)?, to_bson(value)?);
+/// What a document takes over from a line, in the order of both.
+const WANTED: [(&str, Kind); 3] = [("text", Kind::String), ("metadata", Kind::Document), ("vector_ids", Kind::Array)];
+
+/// Takes it over.
+struct Fields<'a> {
+    to: &'a mut Elements,
+}
+
+impl<'de> Visitor<'de> for Fields<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the line of a message")
     }
-    Ok(document)
-}
 
-fn to_array(values: Vec<Value>) -> Result<RawArrayBuf, Unfit> {
-    let mut array = RawArrayBuf::new();
-    for value in values {
-        array.push(to_bson(value)?);
-    }
-    Ok(array)
-}
-
-fn to_bson(value: Value) -> Result<RawBson, Unfit> {
-    Ok(match value {
-        Value::Null => RawBson::Null,
-        Value::Bool(flag) => flag.into(),
-        Value::Number(number) => to_number(&number),
-        Value::String(text) => text.into(),
-        Value::Array(values) => RawBson::Array(to_array(values)?),
-        Value::Object(fields) => RawBson::Document(to_object(fields)?),
-    })
-}
-
-fn to_number(number: &Number) -> RawBson {
-    match (number.as_i64(), number.as_u64()) {
-        (Some(whole), _) => i32::try_from(whole).map_or(RawBson::Int64(whole), RawBson::Int32),
-        (None, Some(_)) => {
-            let decimal = number.to_string().parse::<Decimal128>();
-            RawBson::Decimal128(decimal.expect("twenty digits fit a decimal128"))
+    fn visit_map<A: MapAccess<'de>>(self, mut line: A) -> Result<(), A::Error> {
+        let mut wanted = WANTED.into_iter().peekable();
+        while let Some(name) = line.next_key::<&str>()? {
+            if let Some((key, kind)) = wanted.next_if(|(key, _)| *key == name) {
+                line.next_value_seed(self.to.json(key, kind))?;
+            } else if WANTED.iter().any(|(key, _)| *key == name) {
+                return Err(A::Error::custom("a field stands at another place than in any line of ours"));
+            } else {
+                line.next_value::<IgnoredAny>()?;
+            }
         }
-        (None, None) => RawBson::Double(number.as_f64().expect("every number has one, of this crate's features")),
+        match wanted.next() {
+            None => Ok(()),
+            // A line of ours ends without them when there are none.
+            Some(("vector_ids", _)) => {
+                self.to.empty_array("vector_ids");
+                Ok(())
+            }
+            Some((missing, _)) => Err(A::Error::missing_field(missing)),
+        }
     }
 }
 
@@ -137,7 +121,7 @@ fn from_object(document: &RawDocument) -> Map<String, Value> {
     document.iter().flatten().map(|(key, value)| (key.as_str().to_owned(), from_bson(value))).collect()
 }
 
-fn from_array(array: &RawArray) -> Vec<Value> {
+fn from_array(array: &mongodb::bson::raw::RawArray) -> Vec<Value> {
     array.into_iter().flatten().map(from_bson).collect()
 }
 
@@ -163,6 +147,8 @@ fn from_bson(value: RawBsonRef<'_>) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use mongodb::bson::raw::{RawArrayBuf, cstr};
+
     use super::*;
 
     fn message(text: &str, metadata: &str, vector_ids: &str) -> Message {

@@ -3,6 +3,7 @@
 //! ```text
 //! interface.rs the trait, what goes in and out, its errors by remedy
 //! document.rs  a message <-> its BSON document, and what can be none
+//! bson.rs      JSON text into BSON bytes
 //! mongo.rs     connect, insert, erase and read by the driver
 //! indexes.rs   the indexes: made when missing, reported when they differ or cannot be made
 //! verdict.rs   what an error of the driver means for us
@@ -18,6 +19,8 @@
 //! What a server says may quote any of them, so its codes are told and its words are not. Knows nothing of the journal,
 //! of transcripts or of who calls.
 
+#[cfg(feature = "mongo")]
+mod bson;
 mod calls;
 #[cfg(feature = "mongo")]
 mod document;

@@ -1,0 +1,294 @@
+//! JSON text into BSON bytes, without a tree of values between them.
+//!
+//! It stands alone because the drain makes every message into a document: with `serde_json::Value` in between, a message of
+//! sixty characters cost some twenty allocations and more time than its trip through the driver. Here a value is appended
+//! as it is parsed; its type stands before its key and is patched once it is known.
+//!
+//! JSON numbers become the narrowest of int32, int64 and double that holds them, as every driver writes them; a whole number
+//! beyond int64, which BSON has no integer for, becomes a decimal128. Keys stay as they are, dots and dollars included.
+//!
+//! Invariant: what is appended is one whole element, unless [`Elements::unfit`] says otherwise, and then no more is built
+//! than can be sent. Knows nothing of messages.
+
+use std::fmt;
+use std::io::Write;
+
+use mongodb::bson::{DateTime, Decimal128};
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+/// The largest document a server takes, in bytes (`maxBsonObjectSize` of every version so far).
+pub const DOCUMENT_BYTES_MAX: usize = 16 << 20;
+
+/// Why a message can be no document. Its text is a reason of [`super::Refused`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    /// The line is no JSON behind its layout.
+    #[error("the line is not the JSON of a message")]
+    Line,
+    /// BSON ends a key there.
+    #[error("a key of the metadata holds a NUL")]
+    Key,
+    /// Beyond [`DOCUMENT_BYTES_MAX`].
+    #[error("as a BSON document it has more than 16 MiB")]
+    Size,
+}
+
+/// The types that JSON needs, and dates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    Double = 0x01,
+    String = 0x02,
+    Document = 0x03,
+    Array = 0x04,
+    Boolean = 0x08,
+    Date = 0x09,
+    Null = 0x0a,
+    Int32 = 0x10,
+    Int64 = 0x12,
+    Decimal128 = 0x13,
+}
+
+/// A document that is being written.
+pub struct Elements {
+    bytes: Vec<u8>,
+    unfit: Option<Unfit>,
+}
+
+impl Elements {
+    /// An empty one with room for `capacity` bytes.
+    pub fn new(capacity: usize) -> Self {
+        let mut bytes = Vec::with_capacity(capacity);
+        bytes.extend_from_slice(&[0; 4]);
+        Self { bytes, unfit: None }
+    }
+
+    /// Appends a string. The key holds no NUL.
+    pub fn string(&mut self, key: &str, value: &str) {
+        self.key(Kind::String, key);
+        self.text(value);
+    }
+
+    /// Appends a date. The key holds no NUL.
+    pub fn date(&mut self, key: &str, value: DateTime) {
+        self.key(Kind::Date, key);
+        self.bytes.extend_from_slice(&value.timestamp_millis().to_le_bytes());
+    }
+
+    /// Appends an empty array. The key holds no NUL.
+    pub fn empty_array(&mut self, key: &str) {
+        self.key(Kind::Array, key);
+        self.nested(|_| Ok::<_, ()>(())).expect("nothing is done in it");
+    }
+
+    /// Appends the JSON that comes next, which must be of that type. The key holds no NUL.
+    pub fn json(&mut self, key: &str, kind: Kind) -> impl for<'de> DeserializeSeed<'de, Value = ()> {
+        let type_at = self.key(Kind::Null, key);
+        Field { to: self, type_at, kind }
+    }
+
+    /// The whole document.
+    ///
+    /// # Errors
+    /// Why it is none.
+    pub fn finish(mut self) -> Result<Vec<u8>, Unfit> {
+        self.end(0);
+        match self.unfit {
+            Some(unfit) => Err(unfit),
+            None if self.bytes.len() > DOCUMENT_BYTES_MAX => Err(Unfit::Size),
+            None => Ok(self.bytes),
+        }
+    }
+
+    /// Returns where the type stands.
+    fn key(&mut self, kind: Kind, key: &str) -> usize {
+        let type_at = self.bytes.len();
+        self.bytes.push(kind as u8);
+        self.bytes.extend_from_slice(key.as_bytes());
+        self.bytes.push(0);
+        type_at
+    }
+
+    fn text(&mut self, value: &str) {
+        // A line is far below 2 GiB.
+        self.bytes.extend_from_slice(&(value.len() as u32 + 1).to_le_bytes());
+        self.bytes.extend_from_slice(value.as_bytes());
+        self.bytes.push(0);
+    }
+
+    fn nested<E>(&mut self, fill: impl FnOnce(&mut Self) -> Result<(), E>) -> Result<(), E> {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(&[0; 4]);
+        fill(self)?;
+        self.end(start);
+        Ok(())
+    }
+
+    fn end(&mut self, start: usize) {
+        self.bytes.push(0);
+        let length = (self.bytes.len() - start) as u32;
+        self.bytes[start..start + 4].copy_from_slice(&length.to_le_bytes());
+    }
+
+    /// Whether more is to be appended. An element costs up to six times its two characters of JSON, so this is asked before
+    /// each.
+    fn goes_on(&mut self) -> bool {
+        if self.unfit.is_none() && self.bytes.len() > DOCUMENT_BYTES_MAX {
+            self.unfit = Some(Unfit::Size);
+        }
+        self.unfit.is_none()
+    }
+}
+
+/// A value of the type that is wanted.
+struct Field<'a> {
+    to: &'a mut Elements,
+    type_at: usize,
+    kind: Kind,
+}
+
+impl<'de> DeserializeSeed<'de> for Field<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
+        let Self { to, type_at, kind } = self;
+        Json { to: &mut *to, type_at }.deserialize(from)?;
+        if to.bytes[type_at] == kind as u8 { Ok(()) } else { Err(D::Error::custom("of another type")) }
+    }
+}
+
+/// A value behind its key; its type is patched in.
+struct Json<'a> {
+    to: &'a mut Elements,
+    type_at: usize,
+}
+
+impl Json<'_> {
+    fn put<E>(self, kind: Kind, bytes: &[u8]) -> Result<(), E> {
+        self.to.bytes[self.type_at] = kind as u8;
+        self.to.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn integer<E>(self, number: i64) -> Result<(), E> {
+        match i32::try_from(number) {
+            Ok(number) => self.put(Kind::Int32, &number.to_le_bytes()),
+            Err(_) => self.put(Kind::Int64, &number.to_le_bytes()),
+        }
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Json<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
+        from.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Json<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        self.put(Kind::Null, &[])
+    }
+
+    fn visit_bool<E>(self, flag: bool) -> Result<(), E> {
+        self.put(Kind::Boolean, &[u8::from(flag)])
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<(), E> {
+        self.integer(number)
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<(), E> {
+        match i64::try_from(number) {
+            Ok(number) => self.integer(number),
+            Err(_) => {
+                let decimal = number.to_string().parse::<Decimal128>().expect("twenty digits fit a decimal128");
+                self.put(Kind::Decimal128, &decimal.bytes())
+            }
+        }
+    }
+
+    fn visit_f64<E>(self, number: f64) -> Result<(), E> {
+        self.put(Kind::Double, &number.to_le_bytes())
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<(), E> {
+        self.to.bytes[self.type_at] = Kind::String as u8;
+        self.to.text(text);
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        self.to.bytes[self.type_at] = Kind::Array as u8;
+        self.to.nested(|to| {
+            for index in 0_u32.. {
+                if !to.goes_on() {
+                    while items.next_element::<IgnoredAny>()?.is_some() {}
+                    break;
+                }
+                let type_at = to.bytes.len();
+                to.bytes.push(Kind::Null as u8);
+                write!(to.bytes, "{index}\0").expect("memory takes everything");
+                if items.next_element_seed(Json { to, type_at })?.is_none() {
+                    to.bytes.truncate(type_at);
+                    break;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<(), A::Error> {
+        self.to.bytes[self.type_at] = Kind::Document as u8;
+        self.to.nested(|to| {
+            loop {
+                if !to.goes_on() {
+                    while fields.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                    return Ok(());
+                }
+                let type_at = to.bytes.len();
+                to.bytes.push(Kind::Null as u8);
+                if fields.next_key_seed(Key(to))?.is_none() {
+                    to.bytes.truncate(type_at);
+                    return Ok(());
+                }
+                fields.next_value_seed(Json { to, type_at })?;
+            }
+        })
+    }
+}
+
+/// A key, behind the place of its value's type.
+struct Key<'a>(&'a mut Elements);
+
+impl<'de> DeserializeSeed<'de> for Key<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
+        from.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Key<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_str<E>(self, key: &str) -> Result<(), E> {
+        if key.contains('\0') {
+            self.0.unfit = Some(Unfit::Key);
+        }
+        self.0.bytes.extend_from_slice(key.as_bytes());
+        self.0.bytes.push(0);
+        Ok(())
+    }
+}
