@@ -273,3 +273,70 @@ fn no_power_cut_at_any_call_makes_a_loss_of_what_was_appended_swept_or_erased() 
         }
     }
 }
+
+/// Appends to two others by turns until that of `s` is closed: two may be open.
+fn close(transcripts: &Transcripts<SimDisk>) {
+    for number in 30..60 {
+        let other = SessionId::new(&format!("other{}", number % 2)).unwrap();
+        transcripts.append(&other, &[(number, &short(other.as_str(), number))]);
+    }
+    assert!(!transcripts.open.lock().unwrap().handles.is_open(&s()));
+}
+
+type Deed = fn(&SimDisk);
+
+/// What somebody does to a closed transcript.
+const DEEDS: [(&str, Deed); 5] = [
+    ("nothing", |_| ()),
+    ("removed", |disk| disk.unlink(Path::new(FILE))),
+    ("cut", |disk| cut(disk, 7)),
+    ("replaced", replace),
+    ("begun a line", |disk| disk.damage(Path::new(FILE), |bytes| bytes.push(b'x'))),
+];
+
+fn replace(disk: &SimDisk) {
+    let bytes = disk.peek(Path::new(FILE)).unwrap();
+    disk::replace(disk, Path::new(FILE), &bytes).unwrap();
+}
+
+#[test]
+fn what_somebody_does_to_a_closed_transcript_is_noticed_at_its_next_line() {
+    for (name, deed) in DEEDS {
+        let disk = SimDisk::default();
+        let transcripts = open(&disk, &early());
+        append(&transcripts, 1..=20);
+        close(&transcripts);
+        deed(&disk);
+        let is_behind = transcripts.append(&s(), &[(61, &short("s", 61))]) == Appended::Behind;
+        assert_eq!(is_behind, name != "nothing", "{name}");
+        assert_eq!(transcripts.lost(&s()).is_some(), ["removed", "cut"].contains(&name), "{name}");
+        assert!(transcripts.sync([&s()].into_iter()).unwrap().is_empty(), "{name}");
+        assert_eq!(transcripts.first_lacking(), is_behind.then_some(1), "{name}");
+        transcripts.rebuild(feed_with_a_gap()).unwrap();
+        let all: Vec<u64> = (1..=20).chain([61]).collect();
+        assert_eq!((numbers(&transcripts), transcripts.lost(&s())), (all, None), "{name}");
+    }
+}
+
+#[test]
+fn what_somebody_does_to_a_closed_transcript_is_noticed_at_its_sync() {
+    for (name, deed) in DEEDS {
+        let disk = SimDisk::default();
+        let transcripts = open(&disk, &early());
+        append(&transcripts, 1..=20);
+        close(&transcripts);
+        deed(&disk);
+        assert_eq!(transcripts.sync([&s()].into_iter()).unwrap().is_empty(), name == "nothing", "{name}");
+    }
+}
+
+/// A journal that has 1 to 20 and 61.
+fn feed_with_a_gap() -> impl FnMut(u64, Take<'_>) -> io::Result<u64> {
+    move |after, take| {
+        (after + 1..=20)
+            .chain([61])
+            .filter(|number| *number > after)
+            .for_each(|number| take(number, &short("s", number)));
+        Ok(61)
+    }
+}

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::tests::*;
 use super::*;
+use crate::disk::DiskFile;
 use crate::message::{Draft, Metadata};
 
 type Take<'a> = &'a mut dyn FnMut(u64, &Message);
@@ -310,8 +311,9 @@ impl Disk for Watched {
     fn open_read(&self, path: &Path) -> io::Result<WatchedFile> {
         self.file(RealDisk.open_read(path))
     }
-    fn open_append(&self, path: &Path) -> io::Result<WatchedFile> {
-        self.file(RealDisk.open_append(path))
+    fn open_append(&self, path: &Path) -> io::Result<(WatchedFile, Stat)> {
+        let (file, found) = RealDisk.open_append(path)?;
+        Ok((self.file(Ok(file))?, found))
     }
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         RealDisk.rename(from, to)
@@ -344,8 +346,8 @@ impl DiskFile for WatchedFile {
     fn set_len(&self, len: u64) -> io::Result<()> {
         DiskFile::set_len(&self.0, len)
     }
-    fn is_same(&self, other: &Self) -> io::Result<bool> {
-        self.0.is_same(&other.0)
+    fn stat(&self) -> io::Result<Stat> {
+        self.0.stat()
     }
 }
 

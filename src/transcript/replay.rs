@@ -16,9 +16,10 @@ use lru::LruCache;
 use crate::disk::{Disk, DiskFile};
 use crate::message::{Message, SessionId};
 
+use super::handles::Transcript;
 use super::merge::{Merge, next_line, stands_at};
 use super::read::Lines;
-use super::{Behind, Transcript, Transcripts};
+use super::{Behind, Transcripts};
 
 /// How often a rebuild looks for what was published meanwhile before it leaves the rest to the next one.
 const ROUNDS_MAX: usize = 64;
@@ -225,12 +226,12 @@ impl<D: Disk> Replay<'_, D> {
         let session = message.session();
         let mut transcript = match self.open.pop(session) {
             Some(transcript) => transcript,
-            None => self.transcripts.open_transcript(session)?,
+            None => self.transcripts.open_transcript(session, None)?,
         };
         let offset = match place {
             Place::Agrees(offset) => *offset,
             Place::Unknown => belongs(&transcript.file, message)?,
-            _ => transcript.bytes,
+            _ => transcript.left.bytes,
         };
         let place = self.compare(message, &mut transcript, offset)?;
         if !matches!(place, Place::Merging(_)) {
@@ -246,7 +247,7 @@ impl<D: Disk> Replay<'_, D> {
         transcript: &mut Transcript<D::File>,
         mut offset: u64,
     ) -> io::Result<Place> {
-        if offset < transcript.bytes {
+        if offset < transcript.left.bytes {
             let read = stands_at(&transcript.file, offset, message)?;
             if read > 0 {
                 return Ok(Place::Agrees(offset + read));
@@ -259,8 +260,8 @@ impl<D: Disk> Replay<'_, D> {
                     read => Ok(Place::Agrees(offset + read)),
                 };
             }
-            if offset < transcript.bytes {
-                self.transcripts.set_aside(message.session(), &transcript.file, offset..transcript.bytes)?;
+            if offset < transcript.left.bytes {
+                self.transcripts.set_aside(message.session(), &transcript.file, offset..transcript.left.bytes)?;
                 self.forget(&[message.session()])?;
                 transcript.cut(offset)?;
             }
