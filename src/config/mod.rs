@@ -31,6 +31,8 @@ mod types;
 mod yaml;
 
 #[cfg(test)]
+mod manual_tests;
+#[cfg(test)]
 mod tests;
 
 pub use fault::{Fault, Faults, closest};

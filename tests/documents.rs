@@ -1,0 +1,147 @@
+//! The documents hold: every block of commands works with the real binary and prints what is shown, every example of a
+//! configuration is one that is taken, every relative link leads somewhere, and README and ARCHITECTURE keep their bounds.
+//!
+//! A document is played from top to bottom in a folder of its own beside a running server (`documents/play.rs` says what
+//! the words behind a fence's `sh` and `yaml` mean). A block `json` or `text` right behind commands is what they print; it
+//! is compared without ids, numbers and white space, and `…` stands for anything.
+
+#![allow(clippy::unwrap_used, reason = "a test says where it failed by panicking there")]
+
+#[path = "documents/markdown.rs"]
+mod markdown;
+#[path = "documents/play.rs"]
+mod play;
+#[path = "documents/shape.rs"]
+mod shape;
+mod support;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use play::Stage;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The names of a folder's Markdown files, relative to the repository.
+fn documents_in(folder: &str) -> Vec<String> {
+    let entries = fs::read_dir(root().join(folder)).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut found: Vec<_> = names.filter(|name| name.ends_with(".md")).map(|name| format!("{folder}/{name}")).collect();
+    found.sort();
+    found
+}
+
+/// The documents whose commands are run.
+fn manuals() -> Vec<String> {
+    let mut found = vec!["README.md".to_owned(), "CONTRIBUTING.md".to_owned()];
+    found.extend(documents_in("docs"));
+    found
+}
+
+fn everything() -> Vec<String> {
+    let mut found = manuals();
+    found.extend(["ARCHITECTURE.md".to_owned(), "CHANGELOG.md".to_owned()]);
+    found.extend(documents_in("docs/decisions"));
+    found
+}
+
+fn text(name: &str) -> String {
+    fs::read_to_string(root().join(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+}
+
+/// What is wrong with a document's blocks, each with its place.
+fn faults_of(name: &str) -> Vec<String> {
+    let blocks = markdown::blocks(&text(name));
+    if !blocks.iter().any(|block| matches!(block.language.as_str(), "sh" | "yaml" | "json" | "bash" | "console")) {
+        return Vec::new();
+    }
+    let mut stage = Stage::new();
+    let mut faults = Vec::new();
+    for (index, block) in blocks.iter().enumerate() {
+        let next = blocks.get(index + 1);
+        let shown = next.filter(|next| next.follows && matches!(next.language.as_str(), "json" | "text"));
+        if let Err(fault) = stage.play(block, shown) {
+            faults.push(format!("{name}:{}: {fault}", block.line));
+        }
+    }
+    faults
+}
+
+#[test]
+fn every_command_block_does_what_the_document_shows() {
+    let only = std::env::var("CHATKEEP_DOCUMENT").ok();
+    let names = manuals().into_iter().filter(|name| only.as_ref().is_none_or(|only| name.ends_with(only.as_str())));
+    let running: Vec<_> = names.map(|name| std::thread::spawn(move || faults_of(&name))).collect();
+    let faults: Vec<String> = running.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+    assert!(faults.is_empty(), "{}", faults.join("\n\n"));
+}
+
+#[test]
+fn every_relative_link_leads_somewhere() {
+    let mut faults = Vec::new();
+    for name in everything() {
+        let folder = root().join(&name).parent().unwrap().to_path_buf();
+        for link in markdown::links(&text(&name)) {
+            if link.contains("://") {
+                continue;
+            }
+            let (file, anchor) = link.split_once('#').map_or((link.as_str(), None), |(file, anchor)| (file, Some(anchor)));
+            let target: PathBuf = if file.is_empty() { root().join(&name) } else { folder.join(file) };
+            let there = target.exists()
+                && anchor.is_none_or(|anchor| {
+                    markdown::anchors(&fs::read_to_string(&target).unwrap()).iter().any(|found| found == anchor)
+                });
+            if !there {
+                faults.push(format!("{name}: {link}"));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "links that lead nowhere:\n{}", faults.join("\n"));
+}
+
+#[test]
+fn every_document_is_reached_from_the_readme() {
+    let mut reached = BTreeSet::new();
+    let mut open = vec![PathBuf::from("README.md")];
+    while let Some(name) = open.pop() {
+        if !reached.insert(name.clone()) || name.extension().is_none_or(|extension| extension != "md") {
+            continue;
+        }
+        for link in markdown::links(&text(name.to_str().unwrap())) {
+            let file = link.split('#').next().unwrap();
+            if !file.is_empty() && !file.contains("://") {
+                let target = root().join(&name).parent().unwrap().join(file).canonicalize().unwrap();
+                open.push(target.strip_prefix(root().canonicalize().unwrap()).unwrap().to_path_buf());
+            }
+        }
+    }
+    let missing: Vec<_> = everything().into_iter().filter(|name| !reached.contains(Path::new(name))).collect();
+    assert!(missing.is_empty(), "nothing leads to {missing:?}");
+}
+
+#[test]
+fn the_readme_and_the_architecture_stay_short() {
+    for (name, words_max, lines_max) in [("README.md", 1300, 150), ("ARCHITECTURE.md", 1500, usize::MAX)] {
+        let text = text(name);
+        let (words, lines) = (text.split_whitespace().count(), text.lines().count());
+        assert!(words <= words_max, "{name} has {words} words; {words_max} are enough");
+        assert!(lines <= lines_max, "{name} has {lines} lines; {lines_max} are enough");
+    }
+}
+
+#[test]
+fn a_difference_from_what_is_shown_is_noticed() {
+    let json = |shown, printed| shape::difference(shown, printed, true).is_none();
+    assert!(json(r#"{"a":1,"b":"x 12"}"#, r#"{"b":"x 7","a":2}"#));
+    assert!(!json(r#"{"a":1}"#, r#"{"a":1,"b":2}"#), "a key that is not shown");
+    assert!(!json(r#"{"a":1,"b":2}"#, r#"{"a":1}"#), "a key that is gone");
+    assert!(!json(r#"{"a":"completed"}"#, r#"{"a":"failed"}"#));
+    assert!(!json(r#"{"a":1}"#, "") && !json("", r#"{"a":1}"#));
+    assert!(json("1\n…", "1 2 3") && !json("1", "1 2 3"));
+    let text = |shown, printed| shape::difference(shown, printed, false).is_none();
+    assert!(text("id 01a20601-93d2-72c9-821c-1e21069f654f  at 12 s", "id 01a2147c-96c0-71e8-8d68-e38eb7ed22c8 at 3 s\n"));
+    assert!(text("a … z", "a b c z") && text("a\n…", "a\nb\n") && !text("a", "a b") && !text("b", "a b"));
+}

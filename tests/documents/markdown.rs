@@ -1,0 +1,117 @@
+//! What the tests need of Markdown: fenced blocks with their place, relative links, and the anchors of headings.
+
+use std::ops::Range;
+
+/// A fenced block.
+#[derive(Debug)]
+pub struct Block {
+    /// The line of its opening fence, from 1.
+    pub line: usize,
+    /// The first word of its info string; empty when there is none.
+    pub language: String,
+    /// The other words.
+    pub words: Vec<String>,
+    /// What stands in it.
+    pub text: String,
+    /// Whether only blank lines stand between the block before and this one.
+    pub follows: bool,
+}
+
+/// The fenced blocks of a document, in order.
+pub fn blocks(document: &str) -> Vec<Block> {
+    let mut found: Vec<Block> = Vec::new();
+    let mut open = false;
+    let mut follows = false;
+    for (number, line) in document.lines().enumerate() {
+        if let Some(info) = line.strip_prefix("```") {
+            open = !open;
+            if open {
+                let mut words = info.split_whitespace().map(str::to_owned);
+                let language = words.next().unwrap_or_default();
+                found.push(Block { line: number + 1, language, words: words.collect(), text: String::new(), follows });
+            } else {
+                follows = true;
+            }
+        } else if open {
+            let block = found.last_mut().unwrap();
+            block.text.push_str(line);
+            block.text.push('\n');
+        } else if !line.trim().is_empty() {
+            follows = false;
+        }
+    }
+    assert!(!open, "a fence is not closed");
+    found
+}
+
+/// The lines outside fenced blocks, without what stands in backquotes.
+fn prose(document: &str) -> Vec<String> {
+    let mut fenced = false;
+    let mut lines = Vec::new();
+    for line in document.lines() {
+        if line.starts_with("```") {
+            fenced = !fenced;
+        } else if !fenced {
+            lines.push(line.split('`').step_by(2).collect());
+        }
+    }
+    lines
+}
+
+/// The targets of inline links.
+pub fn links(document: &str) -> Vec<String> {
+    let target = |part: &str| part.find(')').map(|end| part[..end].to_owned());
+    prose(document).iter().flat_map(|line| line.split("](").skip(1).filter_map(target).collect::<Vec<_>>()).collect()
+}
+
+/// The anchors that a hosting site makes of the headings.
+pub fn anchors(document: &str) -> Vec<String> {
+    let mut fenced = false;
+    let mut found = Vec::new();
+    for line in document.lines() {
+        fenced ^= line.starts_with("```");
+        if fenced || !line.starts_with('#') {
+            continue;
+        }
+        let heading = line.trim_start_matches('#').trim().to_lowercase();
+        let kept = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+        found.push(kept.map(|c| if c == ' ' { '-' } else { c }).collect());
+    }
+    found
+}
+
+/// A text in which everything that differs from run to run is the same: ids become `ID`, numbers `0`, white space one space.
+pub fn normal(text: &str) -> String {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        let part: Range<usize> = if is_word(first) {
+            0..rest.find(|c| !is_word(c)).unwrap_or(rest.len())
+        } else {
+            0..first.len_utf8()
+        };
+        let word = &rest[part.clone()];
+        if word.len() == 36 && word.matches('-').count() == 4 {
+            out.push_str("ID");
+        } else if first.is_whitespace() {
+            if !out.ends_with(' ') {
+                out.push(' ');
+            }
+        } else {
+            push_without_numbers(&mut out, word);
+        }
+        rest = &rest[part.end..];
+    }
+    out.trim().to_owned()
+}
+
+fn push_without_numbers(out: &mut String, word: &str) {
+    for c in word.chars() {
+        if !c.is_ascii_digit() {
+            out.push(c);
+        } else if !out.ends_with('0') {
+            out.push('0');
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! Plays a document: its blocks in order, in one folder, beside a server that runs there.
+//!
+//! In a command `127.0.0.1:8000` is the server's address, `chatkeep` the binary under test, and `scripts/` the
+//! repository's. Commands that build the program do nothing.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde_json::Value;
+
+use super::markdown::Block;
+use super::shape::difference;
+use super::support::server::{BINARY, run, said};
+use super::support::{Options, PATIENCE, Server};
+
+/// What the examples of a configuration take from the environment.
+const ENVIRONMENT: [(&str, &str); 2] = [("CHATKEEP_TOKEN", "s3cret"), ("OPENAI_API_KEY", "sk-none")];
+
+/// How a block of commands is run, by the words behind `sh`.
+#[derive(Default)]
+struct Manner {
+    /// `needs=…`: not at all, since what it needs is not here; its syntax is checked.
+    absent: bool,
+    /// `endless`: until it has printed what is shown.
+    endless: bool,
+    /// `fails`: it must not exit with 0.
+    fails: bool,
+    /// `stopped`: while the server is stopped.
+    stopped: bool,
+}
+
+impl Manner {
+    fn of(words: &[String]) -> Result<Self, String> {
+        let mut manner = Self::default();
+        for word in words {
+            match word.as_str() {
+                "endless" => manner.endless = true,
+                "fails" => manner.fails = true,
+                "stopped" => manner.stopped = true,
+                word if word.starts_with("needs=") => manner.absent = true,
+                word => return Err(format!("`{word}` is no way to run a block")),
+            }
+        }
+        Ok(manner)
+    }
+}
+
+/// The server and the folder in which a document is played.
+pub struct Stage {
+    server: Server,
+    options: Options,
+}
+
+impl Stage {
+    /// A new folder with a server and the programs that commands use.
+    pub fn new() -> Self {
+        let options = ENVIRONMENT.iter().fold(Options::default().set("server.listen", "127.0.0.1:0"), |options, pair| {
+            options.environment(pair.0, pair.1)
+        });
+        let server = Server::start(options.clone());
+        let programs = server.folder().join("bin");
+        fs::create_dir(&programs).unwrap();
+        symlink(BINARY, programs.join("chatkeep")).unwrap();
+        fs::write(programs.join("cargo"), "#!/bin/sh\n").unwrap();
+        fs::set_permissions(programs.join("cargo"), fs::Permissions::from_mode(0o755)).unwrap();
+        symlink(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts"), server.folder().join("scripts")).unwrap();
+        Self { server, options }
+    }
+
+    /// Plays one block; `shown` is what the document says that it prints.
+    pub fn play(&mut self, block: &Block, shown: Option<&Block>) -> Result<(), String> {
+        match block.language.as_str() {
+            "sh" => self.commands(block, shown),
+            "yaml" => self.configuration(block),
+            "json" if !block.follows => serde_json::from_str::<Value>(&block.text).map(drop).map_err(|e| e.to_string()),
+            "bash" | "console" | "shell" => Err("commands stand in a block `sh`, which is run".to_owned()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Every example of a configuration is one that the program takes; with the word `restart` the server goes on with it.
+    fn configuration(&mut self, block: &Block) -> Result<(), String> {
+        let value: Value = serde_yaml::from_str(&block.text).map_err(|e| e.to_string())?;
+        let kind = value.pointer("/responder/kind").and_then(Value::as_str);
+        let mongo = value.pointer("/mongo/enabled") == Some(&Value::Bool(true));
+        if (kind == Some("openai") && !cfg!(feature = "openai")) || (mongo && !cfg!(feature = "mongo")) {
+            return Ok(());
+        }
+        fs::write(self.server.folder().join("example.yaml"), &block.text).unwrap();
+        let mut check = self.command("chatkeep check-config --config example.yaml");
+        let output = run(&mut check);
+        if !output.status.success() {
+            return Err(said(&output));
+        }
+        if block.words.iter().any(|word| word == "restart") {
+            for (path, value) in leaves("", &value) {
+                self.options = self.options.clone().set(&path, value);
+            }
+            self.server.reconfigure(self.options.clone());
+            self.server.restart();
+        }
+        Ok(())
+    }
+
+    fn commands(&mut self, block: &Block, shown: Option<&Block>) -> Result<(), String> {
+        let manner = Manner::of(&block.words)?;
+        let script = block.text.replace("127.0.0.1:8000", &self.server.address().to_string());
+        if manner.absent {
+            let output = run(Command::new("bash").args(["-n", "-c", &script]).stdin(Stdio::null()));
+            return if output.status.success() { Ok(()) } else { Err(said(&output)) };
+        }
+        if manner.stopped {
+            self.server.sigterm_and_wait();
+        }
+        let result = self.run(&script, &manner, shown);
+        if manner.stopped {
+            self.server.start_again();
+        }
+        result
+    }
+
+    fn command(&self, script: &str) -> Command {
+        let folder = self.server.folder();
+        let path = std::env::var("PATH").unwrap_or_default();
+        let mut command = Command::new("bash");
+        command.args(["-eu", "-o", "pipefail", "-c", script]).current_dir(folder).stdin(Stdio::null());
+        command.env("PATH", format!("{}:{path}", folder.join("bin").display())).envs(ENVIRONMENT);
+        command
+    }
+
+    /// Runs a script to its end, or an endless one until it has printed what is shown.
+    fn run(&self, script: &str, manner: &Manner, shown: Option<&Block>) -> Result<(), String> {
+        let errors = self.server.folder().join("stderr.txt");
+        let mut command = self.command(script);
+        command.stdout(Stdio::piped()).stderr(fs::File::create(&errors).unwrap()).process_group(0);
+        let mut child = command.spawn().unwrap();
+        let printed = read(&mut child, |printed, ended| {
+            let agrees = shown.is_none_or(|shown| difference(&shown.text, printed, shown.language == "json").is_none());
+            ended || (manner.endless && !printed.is_empty() && agrees)
+        });
+        let status = end(&mut child, manner.endless);
+        let errors = fs::read_to_string(errors).unwrap();
+        if !manner.endless && status.success() == manner.fails {
+            return Err(format!("{status}\n{printed}{errors}"));
+        }
+        let printed = if manner.fails { format!("{printed}{errors}") } else { printed };
+        let difference = shown.and_then(|shown| difference(&shown.text, &printed, shown.language == "json"));
+        difference.map_or(Ok(()), |difference| Err(format!("{difference}\n{errors}")))
+    }
+}
+
+/// What a child prints, until `enough` says so of it (and of whether it has ended), or for [`PATIENCE`].
+fn read(child: &mut Child, enough: impl Fn(&str, bool) -> bool) -> String {
+    let stdout = child.stdout.take().unwrap();
+    let (send, lines) = channel();
+    // Ends with the child's output, or when nobody listens any more.
+    std::thread::spawn(move || {
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            if send.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    let deadline = Instant::now() + PATIENCE;
+    let mut printed = String::new();
+    loop {
+        match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(line) => {
+                printed.push_str(&line);
+                printed.push('\n');
+                if enough(&printed, false) {
+                    return printed;
+                }
+            }
+            Err(RecvTimeoutError::Disconnected | RecvTimeoutError::Timeout) => return printed,
+        }
+    }
+}
+
+/// Waits for a child's end, which is asked for where it does not come by itself, and takes what it has started with it.
+fn end(child: &mut Child, endless: bool) -> ExitStatus {
+    let group = Pid::from_child(child);
+    let deadline = Instant::now() + if endless { Duration::ZERO } else { PATIENCE };
+    while Instant::now() < deadline {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+    // Who has ended meanwhile cannot be reached, and need not be.
+    let _ = kill_process_group(group, Signal::TERM);
+    let patience = Instant::now() + PATIENCE;
+    while child.try_wait().unwrap().is_none() && Instant::now() < patience {
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+    let _ = kill_process_group(group, Signal::KILL);
+    child.wait().unwrap()
+}
+
+/// The values of a configuration by their paths, with dots between.
+fn leaves(prefix: &str, value: &Value) -> Vec<(String, Value)> {
+    let Value::Object(block) = value else {
+        return vec![(prefix.to_owned(), value.clone())];
+    };
+    let path = |key: &str| if prefix.is_empty() { key.to_owned() } else { format!("{prefix}.{key}") };
+    block.iter().flat_map(|(key, value)| leaves(&path(key), value)).collect()
+}
