@@ -92,7 +92,7 @@ pub fn normal(text: &str) -> String {
             0..first.len_utf8()
         };
         let word = &rest[part.clone()];
-        if word.len() == 36 && word.matches('-').count() == 4 {
+        if is_id(word) {
             out.push_str("ID");
         } else if first.is_whitespace() {
             if !out.ends_with(' ') {
@@ -104,6 +104,12 @@ pub fn normal(text: &str) -> String {
         rest = &rest[part.end..];
     }
     out.trim().to_owned()
+}
+
+/// An id of a message, a request or a place in the feed: hexadecimal digits, with a hyphen behind the eighth or a later one.
+fn is_id(word: &str) -> bool {
+    let first = word.split_once('-').map_or("", |(first, _)| first);
+    first.len() >= 8 && first.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 fn push_without_numbers(out: &mut String, word: &str) {

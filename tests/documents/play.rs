@@ -61,10 +61,12 @@ pub struct Stage {
 impl Stage {
     /// A new folder with a server and the programs that commands use.
     pub fn new() -> Self {
-        let options = ENVIRONMENT.iter().fold(Options::default().set("server.listen", "127.0.0.1:0"), |options, pair| {
-            options.environment(pair.0, pair.1)
-        });
-        let server = Server::start(options.clone());
+        let options = ENVIRONMENT.iter().fold(Options::default(), |options, pair| options.environment(pair.0, pair.1));
+        let mut server = Server::start(options.clone());
+        // What the configuration says is where it listens, now and after every start.
+        let address = server.address().to_string();
+        let options = options.set("server.listen", address.as_str()).listen(&address);
+        server.reconfigure(options.clone());
         let programs = server.folder().join("bin");
         fs::create_dir(&programs).unwrap();
         symlink(BINARY, programs.join("chatkeep")).unwrap();
@@ -141,23 +143,25 @@ impl Stage {
         let mut command = self.command(script);
         command.stdout(Stdio::piped()).stderr(fs::File::create(&errors).unwrap()).process_group(0);
         let mut child = command.spawn().unwrap();
-        let printed = read(&mut child, |printed, ended| {
-            let agrees = shown.is_none_or(|shown| difference(&shown.text, printed, shown.language == "json").is_none());
-            ended || (manner.endless && !printed.is_empty() && agrees)
-        });
+        let agrees = |printed: &str| {
+            shown.is_none_or(|shown| difference(&shown.text, printed, shown.language == "json").is_none())
+        };
+        let printed = read(&mut child, |printed| manner.endless && agrees(printed));
         let status = end(&mut child, manner.endless);
         let errors = fs::read_to_string(errors).unwrap();
         if !manner.endless && status.success() == manner.fails {
             return Err(format!("{status}\n{printed}{errors}"));
         }
         let printed = if manner.fails { format!("{printed}{errors}") } else { printed };
+        // The server knows its data by a whole path, since the harness names it so.
+        let printed = printed.replace(&format!("{}/", self.server.folder().display()), "");
         let difference = shown.and_then(|shown| difference(&shown.text, &printed, shown.language == "json"));
         difference.map_or(Ok(()), |difference| Err(format!("{difference}\n{errors}")))
     }
 }
 
-/// What a child prints, until `enough` says so of it (and of whether it has ended), or for [`PATIENCE`].
-fn read(child: &mut Child, enough: impl Fn(&str, bool) -> bool) -> String {
+/// What a child prints, until that is enough, or to its end, or for [`PATIENCE`].
+fn read(child: &mut Child, enough: impl Fn(&str) -> bool) -> String {
     let stdout = child.stdout.take().unwrap();
     let (send, lines) = channel();
     // Ends with the child's output, or when nobody listens any more.
@@ -175,7 +179,7 @@ fn read(child: &mut Child, enough: impl Fn(&str, bool) -> bool) -> String {
             Ok(line) => {
                 printed.push_str(&line);
                 printed.push('\n');
-                if enough(&printed, false) {
+                if enough(&printed) {
                     return printed;
                 }
             }
