@@ -3,6 +3,7 @@
 #
 #   scripts/ws-clients.sh python HOST:PORT [TOKEN]     websockets, for Python
 #   scripts/ws-clients.sh node HOST:PORT [TOKEN]       ws, for Node
+#   scripts/ws-clients.sh document HOST:PORT TOKEN     the client that docs/websocket.md shows, with Node's ws
 #   scripts/ws-clients.sh chromium HOST:PORT TOKEN     a headless Chromium, with a page of http://127.0.0.1:PAGE_PORT,
 #                                                      which the server must allow as an origin (default port 8765)
 #   scripts/ws-clients.sh kosoku                       the suite, against the pool with a lobby that echoes
@@ -61,9 +62,11 @@ case "${1:-}" in
         python "$WEBSOCKETS"
         exec "$cache/python/bin/python" "$here/client.py" "${@:2}"
         ;;
-    node)
+    node | document)
         node_client
-        NODE_PATH="$cache/node_modules" exec node "$here/client.js" "${@:2}"
+        program=client
+        if [ "$1" = document ]; then program=document; fi
+        NODE_PATH="$cache/node_modules" exec node "$here/$program.js" "${@:2}"
         ;;
     chromium)
         locked

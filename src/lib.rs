@@ -1,7 +1,7 @@
 //! chatkeep keeps chat conversations: durable on local disk before it answers, recent history from memory.
 //!
-//! The binary is the product; this library is its inside, open to its tests and benchmarks. ARCHITECTURE.md has the tree
-//! and the flow of one message. Imports go down only:
+//! The binary is the product; this library is its inside, open to its tests and benchmarks. ARCHITECTURE.md has the
+//! way of a message. Imports go down only:
 //!
 //! ```text
 //! L4 main cli app

@@ -229,7 +229,7 @@ fn client_of(name: &str, server: &Server) {
 fn python_node_and_chromium_talk_resume_and_lose_nothing() {
     let options = Options::default().set("server.auth_token", "s3cret/+?");
     let server = Server::start(options.set("server.allowed_origins", json!(["http://127.0.0.1:8765"])));
-    for name in ["python", "node", "chromium"] {
+    for name in ["python", "node", "document", "chromium"] {
         client_of(name, &server);
     }
 }

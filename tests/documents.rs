@@ -11,6 +11,8 @@
 mod markdown;
 #[path = "documents/play.rs"]
 mod play;
+#[path = "documents/services.rs"]
+mod services;
 #[path = "documents/shape.rs"]
 mod shape;
 mod support;
@@ -80,6 +82,22 @@ fn every_command_block_does_what_the_document_shows() {
 }
 
 #[test]
+fn a_block_that_stopped_working_is_noticed() {
+    let works = |document: &str| {
+        let blocks = markdown::blocks(document);
+        Stage::new().play(&blocks[0], blocks.get(1)).is_ok()
+    };
+    assert!(works("```sh\nchatkeep say ping\n```\n```text\npong!\n```\n"));
+    assert!(!works("```sh\nchatkeep say ping\n```\n```text\npang!\n```\n"), "other output");
+    assert!(!works("```sh\nchatkeep sing ping\n```\n"), "a command that fails");
+    assert!(!works("```sh\nchatkeep sing ping | true; exit 0\n```\n"), "a command that fails within a pipe");
+    assert!(!works("```sh fails\nchatkeep say ping\n```\n"), "a command that no longer fails");
+    assert!(!works("```sh needs=a-rest\nif\n```\n"), "a slip of syntax in what is not run");
+    assert!(!works("```sh sometimes\ntrue\n```\n") && !works("```bash\ntrue\n```\n"), "a block that nobody would run");
+    assert!(!works("```yaml\nserver: {lisen: x}\n```\n"), "a key that is gone");
+}
+
+#[test]
 fn every_relative_link_leads_somewhere() {
     let mut faults = Vec::new();
     for name in everything() {
@@ -88,7 +106,8 @@ fn every_relative_link_leads_somewhere() {
             if link.contains("://") {
                 continue;
             }
-            let (file, anchor) = link.split_once('#').map_or((link.as_str(), None), |(file, anchor)| (file, Some(anchor)));
+            let (file, anchor) =
+                link.split_once('#').map_or((link.as_str(), None), |(file, anchor)| (file, Some(anchor)));
             let target: PathBuf = if file.is_empty() { root().join(&name) } else { folder.join(file) };
             let there = target.exists()
                 && anchor.is_none_or(|anchor| {
@@ -142,6 +161,10 @@ fn a_difference_from_what_is_shown_is_noticed() {
     assert!(!json(r#"{"a":1}"#, "") && !json("", r#"{"a":1}"#));
     assert!(json("1\n…", "1 2 3") && !json("1", "1 2 3"));
     let text = |shown, printed| shape::difference(shown, printed, false).is_none();
-    assert!(text("id 01a20601-93d2-72c9-821c-1e21069f654f  at 12 s", "id 01a2147c-96c0-71e8-8d68-e38eb7ed22c8 at 3 s\n"));
+    assert!(text("place 3f0a51c2b77d9e04-1f", "place 11115555aaaa0000-7"));
+    assert!(text(
+        "id 01a20601-93d2-72c9-821c-1e21069f654f  at 12 s",
+        "id 01a2147c-96c0-71e8-8d68-e38eb7ed22c8 at 3 s\n"
+    ));
     assert!(text("a … z", "a b c z") && text("a\n…", "a\nb\n") && !text("a", "a b") && !text("b", "a b"));
 }

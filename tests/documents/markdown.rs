@@ -86,11 +86,8 @@ pub fn normal(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;
     while let Some(first) = rest.chars().next() {
-        let part: Range<usize> = if is_word(first) {
-            0..rest.find(|c| !is_word(c)).unwrap_or(rest.len())
-        } else {
-            0..first.len_utf8()
-        };
+        let part: Range<usize> =
+            if is_word(first) { 0..rest.find(|c| !is_word(c)).unwrap_or(rest.len()) } else { 0..first.len_utf8() };
         let word = &rest[part.clone()];
         if is_id(word) {
             out.push_str("ID");

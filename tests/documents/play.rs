@@ -1,7 +1,8 @@
 //! Plays a document: its blocks in order, in one folder, beside a server that runs there.
 //!
 //! In a command `127.0.0.1:8000` is the server's address, `chatkeep` the binary under test, and `scripts/` the
-//! repository's. Commands that build the program do nothing.
+//! repository's. Commands that build the program do nothing. What a configuration with the word `restart` needs is started
+//! where this build can use it (`services.rs`).
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -16,6 +17,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::Value;
 
 use super::markdown::Block;
+use super::services::Services;
 use super::shape::difference;
 use super::support::server::{BINARY, run, said};
 use super::support::{Options, PATIENCE, Server};
@@ -26,8 +28,8 @@ const ENVIRONMENT: [(&str, &str); 2] = [("CHATKEEP_TOKEN", "s3cret"), ("OPENAI_A
 /// How a block of commands is run, by the words behind `sh`.
 #[derive(Default)]
 struct Manner {
-    /// `needs=…`: not at all, since what it needs is not here; its syntax is checked.
-    absent: bool,
+    /// `needs=WHAT`: where that is there; elsewhere only its syntax is checked.
+    needs: Option<String>,
     /// `endless`: until it has printed what is shown.
     endless: bool,
     /// `fails`: it must not exit with 0.
@@ -44,8 +46,10 @@ impl Manner {
                 "endless" => manner.endless = true,
                 "fails" => manner.fails = true,
                 "stopped" => manner.stopped = true,
-                word if word.starts_with("needs=") => manner.absent = true,
-                word => return Err(format!("`{word}` is no way to run a block")),
+                word => match word.strip_prefix("needs=") {
+                    Some(what) => manner.needs = Some(what.to_owned()),
+                    None => return Err(format!("`{word}` is no way to run a block")),
+                },
             }
         }
         Ok(manner)
@@ -56,6 +60,7 @@ impl Manner {
 pub struct Stage {
     server: Server,
     options: Options,
+    services: Services,
 }
 
 impl Stage {
@@ -73,7 +78,7 @@ impl Stage {
         fs::write(programs.join("cargo"), "#!/bin/sh\n").unwrap();
         fs::set_permissions(programs.join("cargo"), fs::Permissions::from_mode(0o755)).unwrap();
         symlink(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts"), server.folder().join("scripts")).unwrap();
-        Self { server, options }
+        Self { server, options, services: Services::default() }
     }
 
     /// Plays one block; `shown` is what the document says that it prints.
@@ -87,17 +92,17 @@ impl Stage {
         }
     }
 
-    /// Every example of a configuration is one that the program takes; with the word `restart` the server goes on with it.
+    /// Every example of a configuration is one that this build takes, if it can; with the word `restart` the server goes on
+    /// with it.
     fn configuration(&mut self, block: &Block) -> Result<(), String> {
         let value: Value = serde_yaml::from_str(&block.text).map_err(|e| e.to_string())?;
-        let kind = value.pointer("/responder/kind").and_then(Value::as_str);
         let mongo = value.pointer("/mongo/enabled") == Some(&Value::Bool(true));
-        if (kind == Some("openai") && !cfg!(feature = "openai")) || (mongo && !cfg!(feature = "mongo")) {
+        let model = value.pointer("/responder/kind").and_then(Value::as_str) == Some("openai");
+        if (mongo && !cfg!(feature = "mongo")) || (model && !cfg!(feature = "openai")) {
             return Ok(());
         }
         fs::write(self.server.folder().join("example.yaml"), &block.text).unwrap();
-        let mut check = self.command("chatkeep check-config --config example.yaml");
-        let output = run(&mut check);
+        let output = run(&mut self.command("chatkeep check-config --config example.yaml"));
         if !output.status.success() {
             return Err(said(&output));
         }
@@ -105,6 +110,7 @@ impl Stage {
             for (path, value) in leaves("", &value) {
                 self.options = self.options.clone().set(&path, value);
             }
+            self.options = self.services.provide(&value, self.options.clone());
             self.server.reconfigure(self.options.clone());
             self.server.restart();
         }
@@ -114,7 +120,7 @@ impl Stage {
     fn commands(&mut self, block: &Block, shown: Option<&Block>) -> Result<(), String> {
         let manner = Manner::of(&block.words)?;
         let script = block.text.replace("127.0.0.1:8000", &self.server.address().to_string());
-        if manner.absent {
+        if manner.needs.as_ref().is_some_and(|what| !self.services.has(what)) {
             let output = run(Command::new("bash").args(["-n", "-c", &script]).stdin(Stdio::null()));
             return if output.status.success() { Ok(()) } else { Err(said(&output)) };
         }
