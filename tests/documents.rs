@@ -22,6 +22,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use play::Stage;
+use serde_json::Value;
+use support::socket::Socket;
+use support::{Options, Server};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -79,6 +82,30 @@ fn every_command_block_does_what_the_document_shows() {
     let running: Vec<_> = names.map(|name| std::thread::spawn(move || faults_of(&name))).collect();
     let faults: Vec<String> = running.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
     assert!(faults.is_empty(), "{}", faults.join("\n\n"));
+}
+
+#[test]
+fn the_frames_of_a_websocket_are_those_that_are_shown() {
+    let server = Server::start(Options::default());
+    server.client().chat("verifier", "ping");
+    let mut socket = Socket::open(&server, "session_id=verifier");
+    let blocks = markdown::blocks(&text("docs/websocket.md"));
+    let exchange = blocks.iter().find(|block| block.text.starts_with("< ")).unwrap();
+    for line in exchange.text.lines() {
+        let (direction, shown) = line.split_once(' ').unwrap();
+        let frame: Value = serde_json::from_str(shown).unwrap();
+        let came = match (direction, frame["type"].as_str()) {
+            (">", _) => {
+                socket.send(&frame);
+                continue;
+            }
+            // Taken by the client when it connected.
+            (_, Some("status")) => continue,
+            (_, Some("system")) => socket.welcome.clone(),
+            _ => socket.next(),
+        };
+        assert_eq!(shape::difference(shown, &came.to_string(), true), None);
+    }
 }
 
 #[test]
