@@ -148,6 +148,26 @@ fn every_relative_link_leads_somewhere() {
     assert!(faults.is_empty(), "links that lead nowhere:\n{}", faults.join("\n"));
 }
 
+/// Whether what stands in backquotes is a path, from the repository or from `src/`.
+fn is_path(code: &str) -> bool {
+    let folders = ["src/", "tests/", "scripts/", "benches/", "docs/"];
+    let is_ours = folders.iter().any(|folder| code.starts_with(folder)) && !code.contains([' ', '*']);
+    is_ours || (code.contains('/') && code.ends_with(".rs"))
+}
+
+#[test]
+fn every_file_that_is_named_is_there() {
+    let mut faults = Vec::new();
+    for name in everything().iter().filter(|name| *name != "CHANGELOG.md") {
+        for path in markdown::codes(&text(name)).into_iter().filter(|code| is_path(code)) {
+            if !root().join(path).exists() && !root().join("src").join(path).exists() {
+                faults.push(format!("{name}: {path}"));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "files that are not there:\n{}", faults.join("\n"));
+}
+
 #[test]
 fn every_document_is_reached_from_the_readme() {
     let mut reached = BTreeSet::new();

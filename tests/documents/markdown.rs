@@ -44,40 +44,42 @@ pub fn blocks(document: &str) -> Vec<Block> {
     found
 }
 
-/// The lines outside fenced blocks, without what stands in backquotes.
-fn prose(document: &str) -> Vec<String> {
+/// The lines outside fenced blocks.
+fn lines(document: &str) -> Vec<&str> {
     let mut fenced = false;
-    let mut lines = Vec::new();
+    let mut found = Vec::new();
     for line in document.lines() {
         if line.starts_with("```") {
             fenced = !fenced;
         } else if !fenced {
-            lines.push(line.split('`').step_by(2).collect());
+            found.push(line);
         }
     }
-    lines
+    found
+}
+
+/// What stands in backquotes.
+pub fn codes(document: &str) -> Vec<&str> {
+    lines(document).iter().flat_map(|line| line.split('`').skip(1).step_by(2)).collect()
 }
 
 /// The targets of inline links.
 pub fn links(document: &str) -> Vec<String> {
+    let without_code = |line: &&str| line.split('`').step_by(2).collect::<String>();
     let target = |part: &str| part.find(')').map(|end| part[..end].to_owned());
-    prose(document).iter().flat_map(|line| line.split("](").skip(1).filter_map(target).collect::<Vec<_>>()).collect()
+    let of_line = |line: String| line.split("](").skip(1).filter_map(target).collect::<Vec<_>>();
+    lines(document).iter().map(without_code).flat_map(of_line).collect()
 }
 
 /// The anchors that a hosting site makes of the headings.
 pub fn anchors(document: &str) -> Vec<String> {
-    let mut fenced = false;
-    let mut found = Vec::new();
-    for line in document.lines() {
-        fenced ^= line.starts_with("```");
-        if fenced || !line.starts_with('#') {
-            continue;
-        }
-        let heading = line.trim_start_matches('#').trim().to_lowercase();
+    let headings = lines(document).into_iter().filter(|line| line.starts_with('#'));
+    let anchor = |heading: &str| {
+        let heading = heading.trim_start_matches('#').trim().to_lowercase();
         let kept = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
-        found.push(kept.map(|c| if c == ' ' { '-' } else { c }).collect());
-    }
-    found
+        kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+    };
+    headings.map(anchor).collect()
 }
 
 /// A text in which everything that differs from run to run is the same: ids become `ID`, numbers `0`, white space one space.
