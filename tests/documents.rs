@@ -20,9 +20,11 @@ mod support;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use play::Stage;
 use serde_json::Value;
+use support::server::{BINARY, run};
 use support::socket::Socket;
 use support::{Options, Server};
 
@@ -166,6 +168,36 @@ fn every_file_that_is_named_is_there() {
         }
     }
     assert!(faults.is_empty(), "files that are not there:\n{}", faults.join("\n"));
+}
+
+/// The paths of a JSON object, with dots between.
+fn paths(prefix: &str, value: &Value, found: &mut BTreeSet<String>) {
+    for (key, value) in value.as_object().into_iter().flatten() {
+        let path = format!("{prefix}{key}");
+        paths(&format!("{path}."), value, found);
+        found.insert(path);
+    }
+}
+
+#[test]
+fn every_key_and_every_field_of_the_status_that_is_named_is_there() {
+    let server = Server::start(Options::default());
+    let mut known = BTreeSet::new();
+    paths("", &server.client().get("/api/storage/status").expect(200), &mut known);
+    let configuration = run(Command::new(BINARY).arg("check-config").current_dir(server.folder()));
+    paths("", &serde_yaml::from_slice(&configuration.stdout).unwrap(), &mut known);
+    let blocks: BTreeSet<_> = known.iter().filter(|path| !path.contains('.')).cloned().collect();
+    let mut faults = Vec::new();
+    for name in everything().iter().filter(|name| *name != "CHANGELOG.md") {
+        for code in markdown::codes(&text(name)) {
+            let word = code.split([':', ' ']).next().unwrap();
+            let is_ours = word.split_once('.').is_some_and(|(block, _)| blocks.contains(block));
+            if is_ours && !word.ends_with(".rs") && !known.contains(word) {
+                faults.push(format!("{name}: {word}"));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "neither keys nor fields of the status:\n{}", faults.join("\n"));
 }
 
 #[test]
