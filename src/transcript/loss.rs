@@ -119,7 +119,7 @@ impl<D: Disk> Transcripts<D> {
         if open.unnoted.contains_key(session) || open.losses.get(session).is_some_and(is_pending) {
             return;
         }
-        let appended_to = open.files.peek(session).map_or(0, |transcript| transcript.bytes);
+        let appended_to = open.handles.left(session).map_or(0, |left| left.bytes);
         let had = lengths.noted(session).max(appended_to);
         if let Ok(left) = self.byte_len(session)
             && left < had
