@@ -28,11 +28,8 @@ const LAYERS: [&[&str]; 5] = [
 /// Fields a struct may have: beyond, the state of one concern becomes a struct of its own.
 const FIELDS_MAX: usize = 12;
 
-/// The structs that still have more. Whoever takes one apart takes it out.
-const LARGE: &[(&str, usize)] = &[];
-
-/// Lines of code that `src/` may have.
-const LINES_MAX: usize = 25_000;
+/// Lines of code that `src/` may have; docs/decisions/0028 says what they are for.
+const LINES_MAX: usize = 24_300;
 
 fn layer_of(module: &str) -> Option<usize> {
     LAYERS.iter().position(|layer| layer.contains(&module))
@@ -230,11 +227,10 @@ fn a_struct_holds_the_state_of_one_concern() {
     let mut large = Vec::new();
     for (path, _, text) in sources() {
         for (name, count) in tokens::fields(&text).into_iter().filter(|(_, count)| *count > FIELDS_MAX) {
-            large.push((format!("{} {name}", named(&path)), count));
+            large.push(format!("{} {name} has {count} fields", named(&path)));
         }
     }
-    let known: Vec<(String, usize)> = LARGE.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
-    assert_eq!(large, known, "LARGE is to be {large:#?}");
+    assert!(large.is_empty(), "more than {FIELDS_MAX}: {large:#?}");
 }
 
 #[test]
