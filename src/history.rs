@@ -237,10 +237,6 @@ impl<D: Disk> History<D> {
         }
         let page_bytes_max = self.cache.warm_bytes_max().min(PAGE_BYTES_MAX);
         let page = self.transcripts.read(session, &Query { page_bytes_max, ..self.newest_of(self.warm_messages) })?;
-        if page.passed_over {
-            // The cache could not tell of it.
-            return Ok(None);
-        }
         let extent = match page.messages.len() {
             _ if !page.more && !page.cut_short => Extent::Whole,
             count if count == self.warm_messages => Extent::Full,
@@ -276,7 +272,7 @@ impl<D: Disk> History<D> {
         let before = [query.before, held.oldest].into_iter().flatten().min();
         let page = self.transcripts.read(&ask.session, &Query { before, ..query.clone() })?;
         let newest = self.newest(ask, &held, &lacking)?;
-        let Page { messages, more, cut_short, searched, passed_over, .. } = page;
+        let Page { messages, more, cut_short, searched, .. } = page;
         // Going forward, what lies behind the point that was reached must not be shown yet: something may be missing
         // between. Going backward everything was reached from its newest side, without a gap.
         let reached = match query.direction {
@@ -291,7 +287,6 @@ impl<D: Disk> History<D> {
         let mut answer = Answer { newest, ..merge(found, query) };
         let first = answer.messages.first().map(|(message, _)| message.id());
         let full = answer.has_more;
-        answer.passed_over = passed_over;
         answer.has_more |= more || cut_short || lacking.cut;
         if cut_short && !full {
             answer.incomplete = Some(self.ended_after("the search", "; page on from here"));

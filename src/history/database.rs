@@ -127,8 +127,7 @@ impl Database {
             && ask.since.is_none()
             && ask.until.is_none()
             && !answer.has_more
-            && answer.incomplete.is_none()
-            && !answer.passed_over;
+            && answer.incomplete.is_none();
         if let Some((first, _)) = answer.messages.first().filter(|_| everything) {
             self.beginnings().put(ask.session.clone(), first.id());
         }
@@ -183,14 +182,13 @@ fn merged(query: &Query, local: Answer, page: StorePage) -> Answer {
         (Some(end), Direction::Newest) => id >= end,
         (Some(end), Direction::Oldest) => id <= end,
     };
-    let Answer { messages, incomplete, newest, passed_over, .. } = local;
     let from_mongo = page.messages.into_iter().map(|message| (message, Source::Mongo));
     let found: Vec<Found> =
-        messages.into_iter().chain(from_mongo).filter(|(message, _)| reached(message.id())).collect();
+        local.messages.into_iter().chain(from_mongo).filter(|(message, _)| reached(message.id())).collect();
     let taken = merge(found, query);
     let has_more = taken.has_more || local_more || page.more;
-    let next = incomplete.as_ref().and(end);
-    Answer { has_more, incomplete, next, newest, passed_over, ..taken }
+    let next = local.incomplete.as_ref().and(end);
+    Answer { has_more, incomplete: local.incomplete, next, newest: local.newest, ..taken }
 }
 
 #[cfg(test)]

@@ -1,5 +1,4 @@
-//! Pages that reach what a transcript has lost say so, unless MongoDB has it; and those for which a damaged line was passed
-//! over, or one that somebody wrote.
+//! Pages that reach what a transcript has lost say so, unless MongoDB has it.
 //!
 //! A page reaches it when it covers any id within the stretch that is gone: a full page ends at its last message, one that is
 //! not full goes on to the bound that was asked for, or to the session's end.
@@ -16,23 +15,18 @@ const PENDING: &str = "the transcript is gone or was cut, and is being written a
 /// Afterwards.
 const FOR_GOOD: &str = "a part of the transcript is gone that the journal no longer has";
 
-/// The transcript was damaged or edited.
-const PASSED_OVER: &str =
-    "a line of the transcript that is no message, or out of order, was passed over: `chatkeep doctor` tells of it";
-
 impl<D: Disk> History<D> {
     /// See the module.
     pub(super) fn tell_of_loss(&self, ask: &Ask, query: &Query, answer: &mut Answer) {
         if answer.incomplete.is_some() {
             return;
         }
-        let lost = self.transcripts.lost(&ask.session).filter(|lost| reaches(query, answer, *lost));
-        answer.incomplete = match lost {
-            Some(lost) if self.database.is_none() || !is_supplied(query, answer, lost) => {
-                Some(if lost.before.is_none() { PENDING } else { FOR_GOOD }.into())
-            }
-            _ => answer.passed_over.then(|| PASSED_OVER.into()),
+        let Some(lost) = self.transcripts.lost(&ask.session).filter(|lost| reaches(query, answer, *lost)) else {
+            return;
         };
+        if self.database.is_none() || !is_supplied(query, answer, lost) {
+            answer.incomplete = Some(if lost.before.is_none() { PENDING } else { FOR_GOOD }.into());
+        }
     }
 }
 

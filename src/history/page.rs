@@ -67,8 +67,6 @@ pub struct Answer {
     pub has_more: bool,
     /// Why the answer may lack messages, when it may.
     pub incomplete: Option<String>,
-    /// A line of the transcript was passed over that may have been a message.
-    pub passed_over: bool,
     /// Where an incomplete answer ended: what to ask for as `before`, or going forward as `after`, to go on.
     pub next: Option<Id>,
     /// The time of the session's newest message that is where it is to go.

@@ -76,8 +76,6 @@ pub struct Page {
     pub cut_short: bool,
     /// The last message that was looked at, wanted or not: a page that was cut short goes on from here.
     pub searched: Option<Id>,
-    /// A line was passed over, which may have been a message: somebody wrote it, or it is damaged.
-    pub passed_over: bool,
     /// The session has a transcript.
     pub exists: bool,
     /// The bytes of `messages`.
@@ -132,9 +130,8 @@ fn newest<F: DiskFile>(lines: &mut Lines<'_, F>, query: &Query, page: &mut Page)
         end = range.start;
         if let Some(message) = lines.message(&range) {
             let id = message.id();
-            let is_too_new = waiting.as_ref().is_some_and(|later| id >= later.id());
-            page.passed_over |= is_too_new;
-            if is_too_new && passed.is_some_and(|later| id >= later) {
+            if waiting.as_ref().is_some_and(|later| id >= later.id()) && passed.is_some_and(|later| id >= later) {
+                // Too new for its place.
                 continue;
             }
             if let Some(later) = waiting.take().filter(|later| id < later.id()) {
@@ -148,8 +145,6 @@ fn newest<F: DiskFile>(lines: &mut Lines<'_, F>, query: &Query, page: &mut Page)
                 break;
             }
             waiting = Some(message);
-        } else {
-            page.passed_over |= lines.is_something(&range);
         }
         if lines.bytes_read > allowed && page.searched.is_some() {
             page.cut_short = end > 0;
@@ -178,15 +173,12 @@ fn oldest<F: DiskFile>(lines: &mut Lines<'_, F>, query: &Query, page: &mut Page)
                 break;
             }
             let id = message.id();
-            page.passed_over |= !in_order;
             if in_order && query.wants(&message) && !page.take(message, query) {
                 break;
             }
             if query.in_range(id) {
                 page.searched = page.searched.max(Some(id));
             }
-        } else {
-            page.passed_over |= lines.is_something(&range);
         }
         if lines.bytes_read > allowed && page.searched.is_some() {
             page.cut_short = at < lines.end;
@@ -283,11 +275,6 @@ impl<'f, F: DiskFile> Lines<'f, F> {
 
     pub(super) fn message(&self, range: &Range<u64>) -> Option<Message> {
         Message::from_line(self.bytes(range))
-    }
-
-    /// Whether a line that is no message may have been one: one that is not blank, or too long to be looked at.
-    fn is_something(&self, range: &Range<u64>) -> bool {
-        range.end - range.start > LINE_BYTES_MAX || !self.bytes(range).trim_ascii().is_empty()
     }
 
     /// The start of the first line whose id is not before `id`, or the end of the lines.
