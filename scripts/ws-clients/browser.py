@@ -91,7 +91,8 @@ class Page(http.server.BaseHTTPRequestHandler):
 
 server = http.server.ThreadingHTTPServer(("127.0.0.1", PAGE_PORT), Page)
 threading.Thread(target=server.serve_forever, daemon=True).start()
-with tempfile.TemporaryDirectory() as profile:
+# A process of the browser that ends last may still write there while the folder is removed.
+with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
     command = ["chromium", *FLAGS, f"--user-data-dir={profile}", f"http://127.0.0.1:{PAGE_PORT}/page"]
     browser = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
