@@ -250,20 +250,15 @@ impl<D: Disk> Recorder<D> {
 
 impl<D: Disk> Outlets<D> {
     fn publish(&self, records: &[Record]) {
-        // What comes before an erasure and what comes behind it are kept apart.
-        for part in records.split_inclusive(|record| matches!(record.entry, Entry::Erasure { .. })) {
-            let mut messages: Vec<(u64, &Arc<Message>)> =
-                part.iter().filter_map(|record| Some((record.sequence, record.entry.message()?))).collect();
-            // One write of the transcript for all of a session, which stay in sequence: the sort is stable.
-            messages.sort_by(|(_, one), (_, other)| one.session().cmp(other.session()));
-            messages
-                .chunk_by(|(_, one), (_, other)| one.session() == other.session())
-                .for_each(|run| self.publish_run(run));
-            if let Some(Record { entry: Entry::Erasure { id, session }, sequence, .. }) = part.last() {
-                // In this order: a warm-up may have read the transcript before it was gone.
-                self.transcripts.erase(session, *id, *sequence);
-                self.cache.erase(session, *id);
-            }
+        let mut rest = records;
+        while let Some(first) = rest.first() {
+            let run = match first.entry.message() {
+                Some(message) => rest.iter().take_while(|record| belongs_to(record, message)).count(),
+                None => 1,
+            };
+            let (now, later) = rest.split_at(run);
+            self.publish_run(now);
+            rest = later;
         }
         self.hub.publish(records);
         for record in records {
@@ -273,10 +268,18 @@ impl<D: Disk> Outlets<D> {
         }
     }
 
-    /// Publishes messages of one session.
-    fn publish_run(&self, messages: &[(u64, &Arc<Message>)]) {
+    /// Publishes neighbours of one session: one write of the transcript for all of them.
+    fn publish_run(&self, run: &[Record]) {
+        if let [Record { entry: Entry::Erasure { id, session }, sequence, .. }] = run {
+            // In this order: a warm-up may have read the transcript before it was gone.
+            self.transcripts.erase(session, *id, *sequence);
+            self.cache.erase(session, *id);
+            return;
+        }
+        let messages: Vec<(u64, &Arc<Message>)> =
+            run.iter().filter_map(|record| Some((record.sequence, record.entry.message()?))).collect();
         let Some((_, first)) = messages.first() else { return };
-        let appended = self.transcripts.append(first.session(), messages);
+        let appended = self.transcripts.append(first.session(), &messages);
         for (index, (_, message)) in messages.iter().enumerate() {
             self.cache_one(message, index == 0 && appended == Appended::Written { first_ever: true });
         }
@@ -301,6 +304,11 @@ impl<D: Disk> Outlets<D> {
 /// What a throttle left out, for the end of a line.
 fn others(left_out: u64) -> String {
     if left_out > 0 { format!(" (such lines left out: {left_out})") } else { String::new() }
+}
+
+/// Whether the record is a message of the same session.
+fn belongs_to(record: &Record, message: &Message) -> bool {
+    record.entry.message().is_some_and(|other| other.session() == message.session())
 }
 
 /// Tells the transcripts what they must end with: all that was published since the checkpoint. They are compared when

@@ -10,7 +10,7 @@ pub mod overlay;
 #[cfg(test)]
 pub mod sim;
 
-use std::fs::{DirBuilder, File, Metadata, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
@@ -39,11 +39,12 @@ pub trait Disk: Clone + Send + Sync + 'static {
     fn open(&self, path: &Path) -> io::Result<Self::File>;
     /// Opens an existing file for reading.
     fn open_read(&self, path: &Path) -> io::Result<Self::File>;
-    /// Opens a file for appending and reading, making it when there is none; also tells what it is.
-    fn open_append(&self, path: &Path) -> io::Result<(Self::File, Stat)>;
-    /// What has that name.
-    fn stat(&self, path: &Path) -> io::Result<Stat> {
-        self.open_read(path)?.stat()
+    /// Opens a file for appending and reading, making it when there is none.
+    fn open_append(&self, path: &Path) -> io::Result<Self::File>;
+    /// Whether the file is what has that name, and has so many bytes.
+    fn is_named(&self, path: &Path, file: &Self::File, bytes: u64) -> io::Result<bool> {
+        let named = self.open_read(path)?;
+        Ok(named.is_same(file)? && named.byte_len()? == bytes)
     }
     /// Gives a file another name, replacing what had it.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
@@ -68,16 +69,6 @@ pub struct Room {
     pub total_bytes: u64,
 }
 
-/// What a look at a file tells.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stat {
-    /// Which file it is, whatever its name is by now: device, inode and, since the number of a removed file is given to the
-    /// next one, when it was made, in nanoseconds, where the file system knows.
-    pub identity: [u64; 3],
-    /// Its length.
-    pub bytes: u64,
-}
-
 /// An open file of a [`Disk`].
 pub trait DiskFile: Send + Sync + 'static {
     /// Its length, in bytes.
@@ -90,9 +81,10 @@ pub trait DiskFile: Send + Sync + 'static {
     fn sync(&self) -> io::Result<()>;
     /// Cuts the file, or lengthens it with zeros.
     fn set_len(&self, len: u64) -> io::Result<()>;
-    /// What it is. A disk whose files are never renamed by others need not tell them apart.
-    fn stat(&self) -> io::Result<Stat> {
-        Ok(Stat { bytes: self.byte_len()?, ..Stat::default() })
+    /// Whether both are the same file, whatever its name is by now. A disk whose files are never renamed by others need
+    /// not tell.
+    fn is_same(&self, _other: &Self) -> io::Result<bool> {
+        Ok(true)
     }
     /// When it was last written to. A disk that keeps no times says now: nothing of it is old.
     fn modified(&self) -> io::Result<SystemTime> {
@@ -113,17 +105,8 @@ fn options() -> OpenOptions {
 }
 
 /// Anything but a regular file has no place to read at and keeps nothing.
-fn regular(file: File) -> io::Result<(File, Stat)> {
-    let found = file.metadata()?;
-    if found.is_file() { Ok((file, Stat::from(&found))) } else { Err(io::Error::other("it is no regular file")) }
-}
-
-impl From<&Metadata> for Stat {
-    fn from(found: &Metadata) -> Self {
-        let made = found.created().ok().and_then(|made| made.duration_since(SystemTime::UNIX_EPOCH).ok());
-        let made = made.map_or(0, |made| made.as_secs().wrapping_mul(1_000_000_000) + u64::from(made.subsec_nanos()));
-        Self { identity: [found.dev(), found.ino(), made], bytes: found.len() }
-    }
+fn regular(file: File) -> io::Result<File> {
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is no regular file")) }
 }
 
 impl Disk for RealDisk {
@@ -140,24 +123,25 @@ impl Disk for RealDisk {
     }
 
     fn create(&self, path: &Path) -> io::Result<File> {
-        Ok(regular(options().write(true).create(true).truncate(true).open(path)?)?.0)
+        options().write(true).create(true).truncate(true).open(path).and_then(regular)
     }
 
     fn open(&self, path: &Path) -> io::Result<File> {
-        Ok(regular(options().write(true).open(path)?)?.0)
+        options().write(true).open(path).and_then(regular)
     }
 
     fn open_read(&self, path: &Path) -> io::Result<File> {
-        Ok(regular(options().open(path)?)?.0)
+        options().open(path).and_then(regular)
     }
 
-    fn open_append(&self, path: &Path) -> io::Result<(File, Stat)> {
-        regular(options().append(true).create(true).open(path)?)
+    fn open_append(&self, path: &Path) -> io::Result<File> {
+        options().append(true).create(true).open(path).and_then(regular)
     }
 
-    fn stat(&self, path: &Path) -> io::Result<Stat> {
+    fn is_named(&self, path: &Path, file: &File, bytes: u64) -> io::Result<bool> {
         // Nothing is opened: a look costs a quarter of that.
-        Ok(Stat::from(&std::fs::metadata(path)?))
+        let (named, file) = (std::fs::metadata(path)?, file.metadata()?);
+        Ok((named.dev(), named.ino(), named.len()) == (file.dev(), file.ino(), bytes))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -215,8 +199,9 @@ impl DiskFile for File {
         File::set_len(self, len)
     }
 
-    fn stat(&self) -> io::Result<Stat> {
-        Ok(Stat::from(&self.metadata()?))
+    fn is_same(&self, other: &Self) -> io::Result<bool> {
+        let (this, other) = (self.metadata()?, other.metadata()?);
+        Ok((this.dev(), this.ino()) == (other.dev(), other.ino()))
     }
 
     fn modified(&self) -> io::Result<SystemTime> {
@@ -297,31 +282,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_was_removed_replaced_or_cut_is_told_from_what_it_was() {
+    fn a_file_that_was_removed_replaced_or_cut_no_longer_has_its_name() {
         let folder = tempfile::tempdir().unwrap();
         let (path, other) = (folder.path().join("a"), folder.path().join("b"));
-        let (file, made) = RealDisk.open_append(&path).unwrap();
+        let file = RealDisk.open_append(&path).unwrap();
         DiskFile::write_all_at(&file, b"1234", 0).unwrap();
-        let left = Stat { bytes: 4, ..made };
-        assert_eq!((RealDisk.stat(&path).unwrap(), file.stat().unwrap()), (left, left));
-        // Longer or shorter than we left it.
-        file.set_len(3).unwrap();
-        assert_ne!(RealDisk.stat(&path).unwrap(), left);
-        file.set_len(5).unwrap();
-        assert_ne!(RealDisk.stat(&path).unwrap(), left);
-        file.set_len(4).unwrap();
+        assert!(RealDisk.is_named(&path, &file, 4).unwrap());
+        // Longer or shorter than whoever asks has left it.
+        assert!(!RealDisk.is_named(&path, &file, 3).unwrap() && !RealDisk.is_named(&path, &file, 5).unwrap());
         std::fs::write(&other, "1234").unwrap();
         RealDisk.rename(&other, &path).unwrap();
-        assert_ne!(RealDisk.stat(&path).unwrap(), left);
-        // A new file may get the number of one that nobody has open any more.
-        let replaced = RealDisk.stat(&path).unwrap();
+        assert!(!RealDisk.is_named(&path, &file, 4).unwrap());
         std::fs::remove_file(&path).unwrap();
-        assert_eq!(RealDisk.stat(&path).unwrap_err().kind(), io::ErrorKind::NotFound);
-        std::fs::write(&path, "1234").unwrap();
-        assert!(replaced.identity[2] == 0 || RealDisk.stat(&path).unwrap() != replaced);
-        // A folder in its place is not it either.
-        std::fs::remove_file(&path).unwrap();
+        assert_eq!(RealDisk.is_named(&path, &file, 4).unwrap_err().kind(), io::ErrorKind::NotFound);
+        // A folder or a FIFO in its place is not it either, and nobody waits at it.
         std::fs::create_dir(&path).unwrap();
-        assert_ne!(RealDisk.stat(&path).unwrap(), left);
+        assert!(!RealDisk.is_named(&path, &file, 4).unwrap());
     }
 }

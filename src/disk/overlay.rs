@@ -14,7 +14,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::{Disk, DiskFile, Room, Stat};
+use super::{Disk, DiskFile, Room};
 
 /// What all writes may take, in bytes.
 pub const HELD_BYTES_MAX: usize = 64 << 20;
@@ -136,7 +136,7 @@ impl<D: Disk> Disk for Overlay<D> {
         }
     }
 
-    fn open_append(&self, _path: &Path) -> io::Result<(Self::File, Stat)> {
+    fn open_append(&self, _path: &Path) -> io::Result<Self::File> {
         Err(io::ErrorKind::Unsupported.into())
     }
 

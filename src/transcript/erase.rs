@@ -66,7 +66,7 @@ impl<D: Disk> Transcripts<D> {
         let mut open = self.open.lock().expect("no holder panics");
         open.newest = open.newest.max(sequence);
         self.settle_in(&mut open, session);
-        open.handles.forget(session);
+        open.files.pop(session);
         open.losses.remove(session);
         open.unnoted.insert(session.clone(), sequence);
         let before = open.behind.get(session).copied();

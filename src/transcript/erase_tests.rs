@@ -63,7 +63,7 @@ fn a_transcript_that_is_erased_while_a_rebuild_writes_it_comes_back_to_no_reader
         assert_eq!((rebuilt.unwrap().mended, transcripts.first_lacking()), (1, None));
         assert_eq!(fs::read(fixture.path()).unwrap(), [message(6).line(), b"\n"].concat(), "{distrusted}");
         fs::remove_file(fixture.path()).unwrap();
-        transcripts.open.lock().unwrap().handles.forget(session);
+        transcripts.open.lock().unwrap().files.pop(session);
         fixture.fill(1..=3);
     }
 }

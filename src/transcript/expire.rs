@@ -189,17 +189,14 @@ impl<D: Disk> Transcripts<D> {
         let mut open = self.open.lock().expect("no holder panics");
         // A session falls behind when its append fails, and then its file may have been cut.
         let in_doubt = open.behind.contains_key(session) || open.lost.contains(session);
-        let found = self.disk.stat(&path)?;
-        if in_doubt || found != old.stat()? {
+        let is_ours = match open.files.peek(session) {
+            Some(transcript) => transcript.file.is_same(old)?,
+            None => true,
+        };
+        if in_doubt || !is_ours || !self.disk.open_read(&path)?.is_same(old)? {
             return Ok(Outcome::Left);
         }
-        if let Some(left) = open.handles.left(session).filter(|left| left.identity != found.identity) {
-            if !open.handles.is_open(session) {
-                self.distrust(&mut open, session, left, found);
-            }
-            return Ok(Outcome::Left);
-        }
-        let rest = new.to..found.bytes;
+        let rest = new.to..old.byte_len()?;
         if rest.end < rest.start || rest.end - rest.start > REST_BYTES_MAX {
             return Ok(Outcome::Left);
         }
@@ -207,12 +204,12 @@ impl<D: Disk> Transcripts<D> {
             if holds_a_message(old, rest, bound)? {
                 return Ok(Outcome::Left);
             }
-            open.handles.forget(session);
+            open.files.pop(session);
             self.disk.remove(&path)?;
             return Ok(Outcome::Removed(new.from));
         };
         copy(old, rest, file, new.to - new.from)?;
-        open.handles.forget(session);
+        open.files.pop(session);
         self.disk.rename(&self.workshop().join(session.file_name()), &path)?;
         Ok(Outcome::Rewritten(new.from))
     }

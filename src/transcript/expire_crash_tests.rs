@@ -12,7 +12,6 @@ use crossbeam_channel::bounded;
 use super::expire_tests::{expire_before, one_day, short, sweep};
 use super::tests::*;
 use super::*;
-use crate::disk::DiskFile;
 use crate::disk::sim::{Fault, Random, SimDisk, SimFile};
 
 const FOLDER: &str = "/chats";
@@ -249,9 +248,8 @@ impl Disk for Hooked {
     fn open_read(&self, path: &Path) -> io::Result<HookedFile> {
         self.file(self.0.open_read(path))
     }
-    fn open_append(&self, path: &Path) -> io::Result<(HookedFile, Stat)> {
-        let (file, found) = self.0.open_append(path)?;
-        Ok((self.file(Ok(file))?, found))
+    fn open_append(&self, path: &Path) -> io::Result<HookedFile> {
+        self.file(self.0.open_append(path))
     }
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.0.rename(from, to)
@@ -285,9 +283,6 @@ impl DiskFile for HookedFile {
     }
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.0.set_len(len)
-    }
-    fn stat(&self) -> io::Result<Stat> {
-        self.0.stat()
     }
 }
 

@@ -176,7 +176,7 @@ impl<D: Disk> Lengths<D> {
     fn append(&self, state: &mut Content, known: &[(SessionId, Known)]) -> io::Result<()> {
         let mut lines = String::new();
         known.iter().for_each(|(session, known)| push_line(&mut lines, session, *known));
-        let (file, _) = self.disk.open_append(&self.path)?;
+        let file = self.disk.open_append(&self.path)?;
         file.write_all_at(lines.as_bytes(), state.bytes)?;
         file.sync()?;
         if state.bytes == 0 {

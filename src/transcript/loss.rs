@@ -18,7 +18,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 
-use crate::disk::{Disk, DiskFile, Stat};
+use crate::disk::{Disk, DiskFile};
 use crate::layout;
 use crate::message::{Id, Message, SessionId};
 
@@ -119,7 +119,7 @@ impl<D: Disk> Transcripts<D> {
         if open.unnoted.contains_key(session) || open.losses.get(session).is_some_and(is_pending) {
             return;
         }
-        let appended_to = open.handles.left(session).map_or(0, |left| left.bytes);
+        let appended_to = open.files.peek(session).map_or(0, |transcript| transcript.bytes);
         let had = lengths.noted(session).max(appended_to);
         if let Ok(left) = self.byte_len(session)
             && left < had
@@ -131,15 +131,6 @@ impl<D: Disk> Transcripts<D> {
     /// The length of a transcript.
     fn byte_len(&self, session: &SessionId) -> io::Result<u64> {
         self.old_file(session)?.map_or(Ok(0), |file| file.byte_len())
-    }
-
-    /// Somebody did something to a transcript: all that the journal has of it is compared.
-    pub(super) fn distrust(&self, open: &mut Open<D>, session: &SessionId, left: Stat, found: Stat) {
-        if found.bytes < left.bytes {
-            return self.lose(open, session, left.bytes, found.bytes);
-        }
-        log::warn!("the transcript of {session} was changed or replaced: it is compared with the journal");
-        open.fall_behind_from_the_first(session);
     }
 
     /// The transcript had more bytes than it has now: it is to be written again.
@@ -155,7 +146,10 @@ impl<D: Disk> Transcripts<D> {
         let after = before.lost.map_or(last, |lost| lost.after.min(last));
         let known = Known { bytes, lost: Some(Lost { after, before: None }) };
         open.losses.insert(session.clone(), known);
-        open.fall_behind_from_the_first(session);
+        open.files.pop(session);
+        let new = Behind::of(1, open.newest);
+        let behind = open.behind.entry(session.clone()).or_insert(new);
+        (behind.first, behind.last) = (1, behind.last.max(new.last));
     }
 
     /// What the session's transcript lacks and nobody has here, or not yet.
@@ -180,18 +174,18 @@ impl<D: Disk> Transcripts<D> {
         }
         let erased = self.open.lock().expect("no holder panics").unnoted.clone();
         for some in sessions.chunks(AT_ONCE) {
-            let mut unknown = Vec::new();
+            let mut closed = Vec::new();
             let open = self.open.lock().expect("no holder panics");
             for session in some.iter().filter(|session| !open.behind.contains_key(session)) {
-                match open.handles.left(session) {
-                    Some(left) => drop(measured.insert((*session).clone(), left.bytes)),
-                    None => unknown.push(*session),
+                match open.files.peek(session) {
+                    Some(transcript) => drop(measured.insert((*session).clone(), transcript.bytes)),
+                    None => closed.push(*session),
                 }
             }
             drop(open);
             let file = |session: &SessionId| self.disk.open_read(&self.path(session));
             let bytes = |session: &&SessionId| file(session).and_then(|file| file.byte_len()).ok();
-            measured.extend(unknown.iter().filter_map(|session| Some(((*session).clone(), bytes(session)?))));
+            measured.extend(closed.iter().filter_map(|session| Some(((*session).clone(), bytes(session)?))));
         }
         (measured, erased)
     }
@@ -278,15 +272,6 @@ impl<D: Disk> Transcripts<D> {
         // Whatever is said from now on was not lost.
         let now = Id::least_of(self.expiry.now());
         Some(Lost { before: first.or(newest.map(Id::just_after).max(Some(now))), ..lost })
-    }
-}
-
-impl<D: Disk> Open<D> {
-    fn fall_behind_from_the_first(&mut self, session: &SessionId) {
-        self.handles.forget(session);
-        let new = Behind::of(1, self.newest);
-        let behind = self.behind.entry(session.clone()).or_insert(new);
-        (behind.first, behind.last) = (1, behind.last.max(new.last));
     }
 }
 

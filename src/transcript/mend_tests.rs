@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::tests::*;
 use super::*;
-use crate::disk::DiskFile;
 use crate::message::{Draft, Metadata};
 
 type Take<'a> = &'a mut dyn FnMut(u64, &Message);
@@ -311,9 +310,8 @@ impl Disk for Watched {
     fn open_read(&self, path: &Path) -> io::Result<WatchedFile> {
         self.file(RealDisk.open_read(path))
     }
-    fn open_append(&self, path: &Path) -> io::Result<(WatchedFile, Stat)> {
-        let (file, found) = RealDisk.open_append(path)?;
-        Ok((self.file(Ok(file))?, found))
+    fn open_append(&self, path: &Path) -> io::Result<WatchedFile> {
+        self.file(RealDisk.open_append(path))
     }
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         RealDisk.rename(from, to)
@@ -346,8 +344,8 @@ impl DiskFile for WatchedFile {
     fn set_len(&self, len: u64) -> io::Result<()> {
         DiskFile::set_len(&self.0, len)
     }
-    fn stat(&self) -> io::Result<Stat> {
-        self.0.stat()
+    fn is_same(&self, other: &Self) -> io::Result<bool> {
+        self.0.is_same(&other.0)
     }
 }
 

@@ -7,7 +7,6 @@
 //! | file | what |
 //! |---|---|
 //! | `mod.rs` | appending, falling behind |
-//! | `handles.rs` | those that are open, and how the others were left |
 //! | `sync.rs` | making what was appended durable, and noticing what is not |
 //! | `read.rs` | pages of a transcript by binary search and from its end |
 //! | `ending.rs`, `settle.rs` | what a start expects at their ends, and when that is compared |
@@ -37,7 +36,6 @@ mod expire;
 mod expire_crash_tests;
 #[cfg(test)]
 mod expire_tests;
-mod handles;
 mod lengths;
 mod loss;
 #[cfg(test)]
@@ -59,7 +57,9 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use crate::disk::{self, Disk, RealDisk, Stat};
+use lru::LruCache;
+
+use crate::disk::{self, Disk, DiskFile, RealDisk};
 use crate::message::{Expiry, Id, Message, SessionId};
 
 pub use ending::Endings;
@@ -71,7 +71,6 @@ pub use read::{Direction, PAGE_BYTES_MAX, Page, Query};
 pub use replay::{Rebuilt, Replay};
 
 use ending::Ending;
-use handles::{Handles, Transcript};
 use lengths::{Known, Lengths};
 
 /// See the module.
@@ -88,11 +87,11 @@ pub struct Transcripts<D: Disk = RealDisk> {
 }
 
 struct Open<D: Disk> {
-    handles: Handles<D::File>,
+    files: LruCache<SessionId, Transcript<D::File>>,
     behind: HashMap<SessionId, Behind>,
     /// Endings that were not compared yet.
     endings: HashMap<SessionId, Ending>,
-    /// Sessions whose file was not as we left it: what it took may be on no disk for long.
+    /// Sessions whose file no longer had their name when it was closed: what it took is on no disk for long.
     lost: HashSet<SessionId>,
     /// Sessions of whose transcript a part is gone: with the length it had.
     losses: HashMap<SessionId, Known>,
@@ -102,6 +101,14 @@ struct Open<D: Disk> {
     newest: u64,
     /// One buffer for the lines of an append.
     lines: Vec<u8>,
+}
+
+/// An open transcript; its file takes bytes at its end only.
+struct Transcript<F> {
+    file: F,
+    bytes: u64,
+    /// A torn line stands at its end: the next line starts on a new one.
+    torn: bool,
 }
 
 /// What a transcript lacks.
@@ -144,7 +151,7 @@ impl<D: Disk> Transcripts<D> {
     pub fn open(disk: D, folder: &Path, open_max: NonZeroUsize) -> io::Result<Self> {
         disk::make_folder(&disk, folder)?;
         let open = Open {
-            handles: Handles::new(open_max),
+            files: LruCache::new(open_max),
             behind: HashMap::new(),
             endings: HashMap::new(),
             lost: HashSet::new(),
@@ -194,61 +201,45 @@ impl<D: Disk> Transcripts<D> {
             Ok(first_ever) => Appended::Written { first_ever },
             Err(e) => {
                 log::warn!("the transcript of {session} falls behind: {e}");
-                open.behind.entry(session.clone()).or_insert(Behind::of(*first, *last));
+                open.behind.insert(session.clone(), Behind::of(*first, *last));
                 Appended::Behind
             }
         }
     }
 
     fn write(&self, open: &mut Open<D>, session: &SessionId, messages: &[(u64, &Arc<Message>)]) -> io::Result<bool> {
-        let mut transcript = match open.handles.take(session) {
-            Ok(transcript) => transcript,
-            Err(left) => self.reopen(open, session, left)?,
-        };
-        open.lines.clear();
-        open.lines.shrink_to(256 * 1024);
+        let Open { files, lines, lost, .. } = open;
+        if !files.contains(session)
+            && let Some((other, closed)) = files.push(session.clone(), self.open_transcript(session)?)
+            && !self.has_its_name(&other, &closed)
+        {
+            lost.insert(other);
+        }
+        let transcript = files.get_mut(session).expect("it was put there");
+        lines.clear();
+        lines.shrink_to(256 * 1024);
         for (_, message) in messages {
-            open.lines.extend_from_slice(message.line());
-            open.lines.push(b'\n');
+            lines.extend_from_slice(message.line());
+            lines.push(b'\n');
         }
-        let first_ever = transcript.left.bytes == 0;
-        if let Err(e) = transcript.append(&open.lines) {
-            self.let_go(open, session, transcript.left);
+        let first_ever = transcript.bytes == 0;
+        if let Err(e) = transcript.append(lines) {
+            if let Some(closed) = files.pop(session)
+                && !self.has_its_name(session, &closed)
+            {
+                lost.insert(session.clone());
+            }
             return Err(e);
-        }
-        if let Some((other, left)) = open.handles.keep(session, transcript) {
-            self.let_go(open, &other, left);
         }
         Ok(first_ever)
     }
 
-    /// Opens a session's transcript again. One that is not as it was left is behind.
-    fn reopen(&self, open: &mut Open<D>, session: &SessionId, left: Option<Stat>) -> io::Result<Transcript<D::File>> {
-        let opened = self.open_transcript(session, left);
-        match (left, &opened) {
-            (Some(left), Err(_)) => self.let_go(open, session, left),
-            (Some(left), Ok(transcript)) if transcript.left != left => {
-                self.distrust(open, session, left, transcript.left);
-                return Err(io::Error::other("it is not as it was left"));
-            }
-            _ => {}
-        }
-        opened
-    }
-
-    /// The last look at a transcript of which nothing is known from here on.
-    fn let_go(&self, open: &mut Open<D>, session: &SessionId, left: Stat) {
-        if !self.is_as_left(session, left) {
-            open.lost.insert(session.clone());
-        }
-    }
-
     /// Opens a session's transcript for appending, making it, and the folder too should somebody have removed it.
-    fn open_transcript(&self, session: &SessionId, left: Option<Stat>) -> io::Result<Transcript<D::File>> {
-        match Transcript::open(&self.disk, &self.path(session), left) {
+    fn open_transcript(&self, session: &SessionId) -> io::Result<Transcript<D::File>> {
+        match Transcript::open(&self.disk, &self.path(session)) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 disk::make_folder(&self.disk, &self.folder)?;
-                Transcript::open(&self.disk, &self.path(session), left)
+                Transcript::open(&self.disk, &self.path(session))
             }
             opened => opened,
         }
@@ -280,10 +271,58 @@ impl<D: Disk> Transcripts<D> {
     pub fn mark_behind(&self, session: &SessionId, first: u64, last: u64) {
         let mut open = self.open.lock().expect("no holder panics");
         self.settle_in(&mut open, session);
-        open.handles.forget(session);
+        open.files.pop(session);
         let last = last.max(open.newest);
         let behind = open.behind.entry(session.clone()).or_insert(Behind::of(first, last));
         let (first, last) = (behind.first.min(first), behind.last.max(last));
         *behind = Behind { first, last, distrusted: true, erased: behind.erased };
+    }
+}
+
+impl<F: DiskFile> Transcript<F> {
+    fn open<D: Disk<File = F>>(disk: &D, path: &Path) -> io::Result<Self> {
+        let file = disk.open_append(path)?;
+        let bytes = file.byte_len()?;
+        let mut last = [b'\n'];
+        if bytes > 0 {
+            file.read_at(&mut last, bytes - 1)?;
+        }
+        Ok(Self { file, bytes, torn: last != *b"\n" })
+    }
+
+    /// Cuts everything from `bytes` on, which is the start of a line.
+    fn cut(&mut self, bytes: u64) -> io::Result<()> {
+        self.file.set_len(bytes)?;
+        self.bytes = bytes;
+        self.torn = false;
+        Ok(())
+    }
+
+    /// Appends whole lines, or nothing.
+    fn append(&mut self, lines: &[u8]) -> io::Result<()> {
+        if self.torn {
+            self.file.write_all_at(b"\n", self.bytes)?;
+            self.bytes += 1;
+            self.torn = false;
+        }
+        if let Err(e) = self.file.write_all_at(lines, self.bytes) {
+            self.take_back(lines);
+            return Err(e);
+        }
+        self.bytes += lines.len() as u64;
+        Ok(())
+    }
+
+    /// Cuts off the part of the lines that a failed write left at the end. Anything else there is somebody's, who wrote into
+    /// the file since we did: by our length a line of ours would be cut. It stays, and the file is not as we left it
+    /// ([`Transcripts::has_its_name`]). A part that cannot be cut off is one bad line, and the next starts behind it.
+    fn take_back(&self, lines: &[u8]) {
+        let Ok(bytes) = self.file.byte_len() else { return };
+        let left = bytes.checked_sub(self.bytes).and_then(|left| usize::try_from(left).ok());
+        let Some(part) = left.and_then(|left| lines.get(..left)) else { return };
+        let mut there = vec![0; part.len()];
+        if self.file.read_at(&mut there, self.bytes).is_ok_and(|read| read == part.len()) && there == part {
+            let _ = self.file.set_len(self.bytes);
+        }
     }
 }

@@ -16,10 +16,9 @@ use lru::LruCache;
 use crate::disk::{Disk, DiskFile};
 use crate::message::{Message, SessionId};
 
-use super::handles::Transcript;
 use super::merge::{Merge, next_line, stands_at};
 use super::read::Lines;
-use super::{Behind, Transcripts};
+use super::{Behind, Transcript, Transcripts};
 
 /// How often a rebuild looks for what was published meanwhile before it leaves the rest to the next one.
 const ROUNDS_MAX: usize = 64;
@@ -226,12 +225,12 @@ impl<D: Disk> Replay<'_, D> {
         let session = message.session();
         let mut transcript = match self.open.pop(session) {
             Some(transcript) => transcript,
-            None => self.transcripts.open_transcript(session, None)?,
+            None => self.transcripts.open_transcript(session)?,
         };
         let offset = match place {
             Place::Agrees(offset) => *offset,
             Place::Unknown => belongs(&transcript.file, message)?,
-            _ => transcript.left.bytes,
+            _ => transcript.bytes,
         };
         let place = self.compare(message, &mut transcript, offset)?;
         if !matches!(place, Place::Merging(_)) {
@@ -247,7 +246,7 @@ impl<D: Disk> Replay<'_, D> {
         transcript: &mut Transcript<D::File>,
         mut offset: u64,
     ) -> io::Result<Place> {
-        if offset < transcript.left.bytes {
+        if offset < transcript.bytes {
             let read = stands_at(&transcript.file, offset, message)?;
             if read > 0 {
                 return Ok(Place::Agrees(offset + read));
@@ -260,8 +259,8 @@ impl<D: Disk> Replay<'_, D> {
                     read => Ok(Place::Agrees(offset + read)),
                 };
             }
-            if offset < transcript.left.bytes {
-                self.transcripts.set_aside(message.session(), &transcript.file, offset..transcript.left.bytes)?;
+            if offset < transcript.bytes {
+                self.transcripts.set_aside(message.session(), &transcript.file, offset..transcript.bytes)?;
                 self.forget(&[message.session()])?;
                 transcript.cut(offset)?;
             }

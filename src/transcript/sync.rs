@@ -7,10 +7,10 @@
 use std::collections::HashSet;
 use std::io;
 
-use crate::disk::{self, Disk, DiskFile, Stat};
+use crate::disk::{self, Disk, DiskFile};
 use crate::message::SessionId;
 
-use super::Transcripts;
+use super::{Transcript, Transcripts};
 
 /// Transcripts synced one by one; more are synced with one call for the whole file system.
 const SYNC_SINGLY_MAX: usize = 8;
@@ -78,14 +78,14 @@ impl<D: Disk> Transcripts<D> {
     fn was_lost(&self, session: &SessionId) -> bool {
         let mut open = self.open.lock().expect("no holder panics");
         let lost = open.lost.remove(session);
-        lost || open.handles.left(session).is_some_and(|left| !self.is_as_left(session, left))
+        lost || open.files.peek(session).is_some_and(|transcript| !self.has_its_name(session, transcript))
     }
 
-    /// Whether the file we left is the one a reader finds, and as long: a line behind one that somebody cut, or began, is torn
-    /// with it. When nobody can tell, it is.
-    pub(super) fn is_as_left(&self, session: &SessionId, left: Stat) -> bool {
-        let found = self.disk.stat(&self.path(session));
-        found.map_or_else(|e| e.kind() != io::ErrorKind::NotFound, |found| found == left)
+    /// Whether the open file is the one a reader finds, and as long as we left it: a line behind one that somebody cut, or
+    /// began, is torn with it. When nobody can tell, it is.
+    pub(super) fn has_its_name(&self, session: &SessionId, transcript: &Transcript<D::File>) -> bool {
+        let named = self.disk.is_named(&self.path(session), &transcript.file, transcript.bytes);
+        named.unwrap_or_else(|e| e.kind() != io::ErrorKind::NotFound)
     }
 }
 

@@ -47,9 +47,9 @@ impl<D: Disk> DeadLetters<D> {
         if letters.peek().is_none() {
             return Ok(());
         }
-        let (file, found) = self.disk.open_append(&self.path)?;
+        let file = self.disk.open_append(&self.path)?;
         self.name()?;
-        let end = found.bytes;
+        let end = file.byte_len()?;
         let known = match &self.known {
             Some(known) => known,
             None => {
@@ -183,7 +183,7 @@ mod tests {
         };
         for end in 0..=whole.len() {
             let disk = SimDisk::default();
-            disk.open_append(path).unwrap().0.write_all_at(&whole[..end], 0).unwrap();
+            disk.open_append(path).unwrap().write_all_at(&whole[..end], 0).unwrap();
             DeadLetters::new(disk.clone(), path, Clock::system()).add(both.into_iter()).unwrap();
             assert_eq!(ids_of(&disk.peek(path).unwrap()), [one.id(), two.id()], "cut at {end}");
         }
@@ -223,7 +223,7 @@ mod tests {
         let bytes = disk.peek(path).unwrap();
         for seed in 0..20 {
             let disk = SimDisk::default();
-            disk.open_append(path).unwrap().0.write_all_at(&bytes, 0).unwrap();
+            disk.open_append(path).unwrap().write_all_at(&bytes, 0).unwrap();
             DeadLetters::new(disk.clone(), path, Clock::system()).add([(&one, "no")].into_iter()).unwrap();
             disk.power_cut(&mut Random(seed));
             assert_eq!(disk.peek(path), Some(bytes.clone()), "seed {seed}");
