@@ -6,7 +6,7 @@
 #   scripts/ws-clients.sh document HOST:PORT TOKEN     the client that docs/websocket.md shows, with Node's ws
 #   scripts/ws-clients.sh chromium HOST:PORT TOKEN     a headless Chromium, with a page of http://127.0.0.1:PAGE_PORT,
 #                                                      which the server must allow as an origin (default port 8765)
-#   scripts/ws-clients.sh kosoku                       the suite, against the pool with a lobby that echoes
+#   scripts/ws-clients.sh kosoku                       the suite, against the pool with a handler that echoes
 #   scripts/ws-clients.sh fetch                        fetches what these need, Chromium excepted
 #
 # Each does the same: says something, sees it from a second socket, loses the connection, resumes without a gap; the last line

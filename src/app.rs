@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::api::{Api, Rooms, Status};
+use crate::api::{Api, SocketService, Status};
 use crate::cache::Cache;
 use crate::chat::Chat;
 use crate::config::{Config, Fsync};
@@ -35,7 +35,7 @@ use crate::server::{WebSocketOptions, local, tcp};
 use crate::signals::{self, Cause, Stopper};
 use crate::store::Store;
 use crate::transcript::Transcripts;
-use crate::worker::{DeadLetters, Drain, Foreign, PendingErasures, Progress, Storage, Worker};
+use crate::worker::{DeadLetters, Drain, MongoStatus, PendingErasures, Progress, RemoteErasures, Worker};
 use crate::{descriptors, janitor, layout, responder, store, thread};
 
 /// Left of the deadline of a stop for what must come after the drain to MongoDB: the last syncs.
@@ -67,7 +67,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
 struct App {
     tcp: tcp::Listening,
     local: Option<local::Local>,
-    rooms: Arc<Rooms>,
+    rooms: Arc<SocketService>,
     feed: Arc<Feed>,
     chat: Arc<Chat>,
     journal: Arc<Journal>,
@@ -89,8 +89,13 @@ impl App {
         let watching_max = config.server.max_feed_streams.min(base.share.connections / 2).max(1);
         let feed = Arc::new(Feed::new(core.journal.clone(), base.expiry(), watching_max));
         let (chat, history) = (core.chat.clone(), core.history.clone());
-        let rooms =
-            Rooms::start(&config.websocket, base.clock.clone(), chat.clone(), history.clone(), core.hub.clone());
+        let rooms = SocketService::start(
+            &config.websocket,
+            base.clock.clone(),
+            chat.clone(),
+            history.clone(),
+            core.hub.clone(),
+        );
         let rooms = Arc::new(rooms.context("the threads behind the WebSockets cannot be started")?);
         let journal = core.journal.clone();
         let status = core.status(&base, progress);
@@ -111,7 +116,7 @@ impl App {
 
     fn stop(self) {
         let deadline = Instant::now() + self.drain;
-        // What the threads still owe the disk at the end comes out of the same time.
+        // What the threads still have to write at the end comes out of the same time.
         let until = deadline - END.min(self.drain / 4);
         let _ = self.stop_by.set(until);
         // Those who wait for what comes are no requests in flight.
@@ -246,7 +251,7 @@ struct Core {
     skipped: Arc<AtomicU64>,
     /// The database, if it is used.
     store: Option<Arc<dyn Store>>,
-    storage: Arc<Storage>,
+    storage: Arc<MongoStatus>,
     history: Arc<History>,
     chat: Arc<Chat>,
 }
@@ -263,7 +268,7 @@ impl Core {
         let on_panic = Box::new(move || panicked.fatal("the journal's leader panicked"));
         let Opened { recorder, journal, channel, hub, skipped } =
             Recorder::open(config, clock.clone(), &transcripts, cache.clone(), on_panic)?;
-        let storage = Arc::new(Storage::new(clock.clone()));
+        let storage = Arc::new(MongoStatus::new(clock.clone()));
         // Nothing is asked of the network here: a start does not wait for it.
         let store = if config.mongo.enabled { Some(store::open(&config.mongo)?) } else { None };
         let mut history = History::new(config, clock.clone(), cache.clone(), transcripts.clone(), journal.clone());
@@ -291,10 +296,10 @@ impl Core {
         let (journal, clock, config) = (&self.journal, base.clock.clone(), &base.config.journal);
         let (start, progress) = (journal.start(), progress.clone());
         let worker = Worker::new(journal.clone(), channel, self.transcripts.clone(), clock, config, start, progress);
-        let path = layout::owed_erasures(&config.path);
+        let path = layout::pending_erasures_file(&config.path);
         let mut erasures = PendingErasures::load(RealDisk, &path, || journal.erasures_after(0))
             .with_context(|| path.display().to_string())?;
-        let Some(store) = &self.store else { return Ok(worker.owing(erasures)) };
+        let Some(store) = &self.store else { return Ok(worker.with_pending_erasures(erasures)) };
         if let Err(e) = erasures.begin() {
             log::warn!("{} cannot be made, where erasures stand while MongoDB is off: {e}", path.display());
         }
@@ -311,7 +316,7 @@ impl Core {
             return drain;
         }
         let chat = self.chat.clone();
-        drain.sharing(Foreign::new(Box::new(move |erased| chat.erase_elsewhere(erased))))
+        drain.sharing(RemoteErasures::new(Box::new(move |erased| chat.erase_elsewhere(erased))))
     }
 
     /// What removes the expired from everywhere it stands.

@@ -49,9 +49,9 @@ struct Session {
     bytes: usize,
     whole: bool,
     /// It holds less than the limit of messages, and a warm-up would not change that.
-    cut: bool,
+    byte_limited: bool,
     /// The newest message that it let go of: whatever is newer is held.
-    let_go: Option<Id>,
+    evicted_through: Option<Id>,
     stay: u64,
     /// Its old end gave way since it got its stay.
     receded: bool,
@@ -65,14 +65,14 @@ pub struct Held<'a> {
     /// Nothing older exists.
     pub whole: bool,
     /// A warm-up would bring in no more than this.
-    pub cut: bool,
+    pub byte_limited: bool,
     /// Everything newer than this is held; `None` when nothing was let go of yet.
-    pub let_go: Option<Id>,
+    pub evicted_through: Option<Id>,
 }
 
 /// A warm-up under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stay(u64);
+pub struct Generation(u64);
 
 /// How far back a warm-up has read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,19 +134,24 @@ impl Cache {
     pub fn look<T>(&self, session: &SessionId, look: impl FnOnce(Held<'_>) -> T) -> Option<T> {
         let mut inner = self.inner.lock().expect("no holder panics");
         let held = inner.sessions.get(session)?;
-        Some(look(Held { messages: &held.messages, whole: held.whole, cut: held.cut, let_go: held.let_go }))
+        Some(look(Held {
+            messages: &held.messages,
+            whole: held.whole,
+            byte_limited: held.byte_limited,
+            evicted_through: held.evicted_through,
+        }))
     }
 
     /// Begins a warm-up: from here on the session's new messages are kept. Read the older ones now and [`Cache::fill`].
-    pub fn reserve(&self, session: &SessionId) -> Stay {
+    pub fn reserve(&self, session: &SessionId) -> Generation {
         let mut inner = self.inner.lock().expect("no holder panics");
         inner.touch(session, false);
-        Stay(inner.sessions.get(session).map_or(u64::MAX, |held| held.stay))
+        Generation(inner.sessions.get(session).map_or(u64::MAX, |held| held.stay))
     }
 
     /// Ends a warm-up with the messages that were read, oldest first and up to what is held. Returns how many were kept:
     /// none when the session, or its old end, had to give way in between.
-    pub fn fill(&self, session: &SessionId, stay: Stay, older: &[Arc<Message>], extent: Extent) -> usize {
+    pub fn fill(&self, session: &SessionId, stay: Generation, older: &[Arc<Message>], extent: Extent) -> usize {
         let mut inner = self.inner.lock().expect("no holder panics");
         if inner.sessions.peek(session).is_none_or(|held| held.stay != stay.0) {
             return 0;
@@ -160,7 +165,7 @@ impl Cache {
                 kept += 1;
             }
             held.whole |= extent == Extent::Whole;
-            held.cut |= extent == Extent::Cut;
+            held.byte_limited |= extent == Extent::Cut;
             held.trim(self.messages_max);
         });
         inner.shrink(self.bytes_max);
@@ -222,14 +227,14 @@ impl Cache {
 impl Session {
     fn new(whole: bool, stay: u64) -> Self {
         let messages = VecDeque::new();
-        Self { messages, bytes: SESSION_BYTES, whole, cut: false, let_go: None, stay, receded: false }
+        Self { messages, bytes: SESSION_BYTES, whole, byte_limited: false, evicted_through: None, stay, receded: false }
     }
 
     fn pop_front(&mut self) {
         let Some(oldest) = self.messages.pop_front() else { return };
         self.bytes -= oldest.memory_bytes();
         // All behind it is held, for the run has no holes; that it may have let go of newer ones once says less.
-        self.let_go = Some(oldest.id());
+        self.evicted_through = Some(oldest.id());
         self.whole = false;
         self.receded = true;
     }
@@ -243,7 +248,7 @@ impl Session {
     fn give_back(&mut self, bytes_max: usize) {
         while self.bytes > bytes_max && self.messages.len() > 1 {
             self.pop_front();
-            self.cut = true;
+            self.byte_limited = true;
         }
     }
 }

@@ -28,19 +28,19 @@ use serde_json::{Map, Value};
 use crate::config::ResponderConfig;
 use crate::history::History;
 use crate::hub::Hub;
-use crate::journal::{self, Kept, Key, Refusal, ReplyTo, Ticket};
+use crate::journal::{self, AppendError, Appended, Key, ReplyTo, Ticket};
 use crate::message::{self, Id, Metadata, SessionId};
 use crate::recorder::{Durability, Erased, Recorder};
 use crate::responder::Responder;
 
-pub use running::{Begun, Follow, News, REPLY_BYTES_MAX, Running};
-pub use turn::{End, Given, NoTurn, Outcome, Said, Status, Turn, WhenBusy};
+pub use running::{Follow, REPLY_BYTES_MAX, Running, StartedTurn, TurnProgress};
+pub use turn::{End, NewMessage, Status, Turn, TurnError, TurnOutcome, TurnResult, WhenBusy};
 
 use crate::permit::{Permit, Semaphore};
 
 use answering::{Answering, Counts};
 use pool::{Pool, Slot};
-use sessions::{Entered, Occupant, Place, Sessions};
+use sessions::{Entered, Holder, TurnPermit, TurnQueues};
 
 /// What a user sends to begin a new context.
 const CLEAR: &str = "/clear";
@@ -53,7 +53,7 @@ pub struct Chat {
     history: Arc<History>,
     responder: Option<Arc<dyn Responder>>,
     timeout: Duration,
-    sessions: Arc<Sessions>,
+    sessions: Arc<TurnQueues>,
     pool: Pool,
     waiting: Arc<Semaphore>,
     counts: Arc<Counts>,
@@ -62,9 +62,9 @@ pub struct Chat {
 
 /// A turn that has its place and waits for the sync.
 #[must_use = "it counts only when it is settled"]
-pub struct Appended {
+pub struct AppendedTurn {
     ticket: Ticket,
-    kept: Vec<Kept>,
+    kept: Vec<Appended>,
     text: Option<String>,
 }
 
@@ -113,12 +113,12 @@ impl Chat {
 
     /// Takes a turn that waits for nothing but a sync: without a responder, or with one that answers at once. `None`: it may
     /// have to wait, and [`Chat::begin`] is to take it, on a thread that can be spared.
-    pub fn at_once(&self, turn: &Turn<'_>) -> Option<Result<Outcome, Refusal>> {
+    pub fn at_once(&self, turn: &Turn<'_>) -> Option<Result<TurnOutcome, AppendError>> {
         if is_clear(turn) {
             if self.responder.is_none() {
                 return Some(self.clear(turn));
             }
-            let entered = self.sessions.enter(turn.session, Occupant::Brief, WhenBusy::Queue, Instant::now());
+            let entered = self.sessions.enter(turn.session, Holder::Brief, WhenBusy::Queue, Instant::now());
             return entered.is_ok().then(|| self.clear(turn));
         }
         Some(self.append(turn)?.and_then(|appended| self.settle(turn.session, appended)))
@@ -127,7 +127,7 @@ impl Chat {
     /// The first half of a turn that waits for nothing but a sync: it waits for nothing at all, so that one thread can take
     /// many turns and let them wait for one sync together. Nothing of it counts before [`Chat::settle`] has returned. `None`: it
     /// is none of these, or begins a new context; [`Chat::begin`] is to take it.
-    pub fn append(&self, turn: &Turn<'_>) -> Option<Result<Appended, Refusal>> {
+    pub fn append(&self, turn: &Turn<'_>) -> Option<Result<AppendedTurn, AppendError>> {
         if is_clear(turn) {
             return None;
         }
@@ -144,77 +144,77 @@ impl Chat {
             text = Some(said);
         }
         let appended = self.recorder.append(drafts);
-        Some(appended.map(|(ticket, kept)| Appended { ticket, kept, text }))
+        Some(appended.map(|(ticket, kept)| AppendedTurn { ticket, kept, text }))
     }
 
     /// The second half: waits for the sync.
     ///
     /// # Errors
-    /// [`Refusal`], as for a turn that is taken whole.
-    pub fn settle(&self, session: &SessionId, appended: Appended) -> Result<Outcome, Refusal> {
-        let Appended { ticket, kept, text } = appended;
+    /// [`AppendError`], as for a turn that is taken whole.
+    pub fn settle(&self, session: &SessionId, appended: AppendedTurn) -> Result<TurnOutcome, AppendError> {
+        let AppendedTurn { ticket, kept, text } = appended;
         self.recorder.commit(ticket)?;
         let (user, duplicate) = (kept[0].id(), is_before(&kept[0]));
         let Some(reply) = kept.get(1) else {
-            return Ok(Outcome { user, reply: None, text: None, status: Status::Recorded, duplicate });
+            return Ok(TurnOutcome { user, reply: None, text: None, status: Status::Recorded, duplicate });
         };
         if is_before(reply) {
             return self.said_before(session, user, reply.id());
         }
         self.counts.count(Status::Completed);
-        Ok(Outcome { user, reply: Some(reply.id()), text, status: Status::Completed, duplicate })
+        Ok(TurnOutcome { user, reply: Some(reply.id()), text, status: Status::Completed, duplicate })
     }
 
     /// Begins a turn: when it returns the user's message is durable, and the turn is over or being answered. Waits for a sync,
     /// and with [`WhenBusy::Queue`] for the session's turns before it.
     ///
     /// # Errors
-    /// [`NoTurn`].
-    pub fn begin(&self, turn: &Turn<'_>, when_busy: WhenBusy) -> Result<Begun, NoTurn> {
+    /// [`TurnError`].
+    pub fn begin(&self, turn: &Turn<'_>, when_busy: WhenBusy) -> Result<StartedTurn, TurnError> {
         if let Some(done) = self.at_once(turn) {
-            return Ok(Begun::Done(done?));
+            return Ok(StartedTurn::Done(done?));
         }
         // Who is refused when busy holds no thread for the answer either.
         let waiting = match when_busy {
-            WhenBusy::Queue => Some(self.waiting.try_acquire().ok_or(NoTurn::Crowded)?),
+            WhenBusy::Queue => Some(self.waiting.try_acquire().ok_or(TurnError::Crowded)?),
             WhenBusy::Refuse => None,
         };
         let until = Instant::now() + self.timeout;
         if is_clear(turn) {
-            let _place = self.sessions.enter(turn.session, Occupant::Brief, when_busy, until)?;
-            return Ok(Begun::Done(self.clear(turn)?));
+            let _place = self.sessions.enter(turn.session, Holder::Brief, when_busy, until)?;
+            return Ok(StartedTurn::Done(self.clear(turn)?));
         }
         let key = user_key(turn);
-        match self.sessions.enter(turn.session, Occupant::Beginning(key), when_busy, until)? {
-            Entered::Same(running) => Ok(Begun::Follow(Follow::new(running, true, waiting))),
-            Entered::Place(place) => self.begin_at(place, turn, key, waiting),
+        match self.sessions.enter(turn.session, Holder::Beginning(key), when_busy, until)? {
+            Entered::Same(running) => Ok(StartedTurn::Follow(Follow::new(running, true, waiting))),
+            Entered::TurnPermit(place) => self.begin_at(place, turn, key, waiting),
         }
     }
 
     /// Takes a turn and waits for its end.
     ///
     /// # Errors
-    /// [`NoTurn`].
-    pub fn say(&self, turn: &Turn<'_>) -> Result<Outcome, NoTurn> {
+    /// [`TurnError`].
+    pub fn say(&self, turn: &Turn<'_>) -> Result<TurnOutcome, TurnError> {
         match self.begin(turn, WhenBusy::Queue)? {
-            Begun::Done(outcome) => Ok(outcome),
-            Begun::Follow(follow) => Ok(follow.wait()?),
+            StartedTurn::Done(outcome) => Ok(outcome),
+            StartedTurn::Follow(follow) => Ok(follow.wait()?),
         }
     }
 
     /// Begins a turn that has its session's place.
     fn begin_at(
         &self,
-        place: Place,
+        place: TurnPermit,
         turn: &Turn<'_>,
         key: Option<Key>,
         waiting: Option<Permit>,
-    ) -> Result<Begun, NoTurn> {
+    ) -> Result<StartedTurn, TurnError> {
         let draft = journal::Draft::Message { line: user_line(turn), key, reply_to: ReplyTo::Nothing };
         let before = if key.is_some() { self.recorder.find(&draft)? } else { None };
         // An answer of before takes no slot.
-        if let Some(Kept::Before { id, reply: Some(reply) }) = before {
-            return Ok(Begun::Done(self.said_before(turn.session, id, reply)?));
+        if let Some(Appended::Before { id, reply: Some(reply) }) = before {
+            return Ok(StartedTurn::Done(self.said_before(turn.session, id, reply)?));
         }
         let slot = self.pool.reserve()?;
         let kept = match before {
@@ -222,17 +222,17 @@ impl Chat {
             None => self.recorder.record(vec![draft])?.remove(0),
         };
         // It may have been recorded in between, by another way.
-        if let Kept::Before { id, reply: Some(reply) } = kept {
-            return Ok(Begun::Done(self.said_before(turn.session, id, reply)?));
+        if let Appended::Before { id, reply: Some(reply) } = kept {
+            return Ok(StartedTurn::Done(self.said_before(turn.session, id, reply)?));
         }
         let running = Running::new(turn.session.clone(), kept.id(), key, self.hub.clone());
         let running = Arc::new(running);
         self.run(running.clone(), place, slot, turn.transport);
-        Ok(Begun::Follow(Follow::new(running, is_before(&kept), waiting)))
+        Ok(StartedTurn::Follow(Follow::new(running, is_before(&kept), waiting)))
     }
 
     /// Has a turn answered on a thread.
-    fn run(&self, running: Arc<Running>, place: Place, slot: Slot, transport: &str) {
+    fn run(&self, running: Arc<Running>, place: TurnPermit, slot: Slot, transport: &str) {
         let Some(responder) = self.responder.clone() else { return };
         running.tell_start();
         place.run(&running);
@@ -251,25 +251,26 @@ impl Chat {
         let _ = slot.turns.send(answering);
     }
 
-    fn clear(&self, turn: &Turn<'_>) -> Result<Outcome, Refusal> {
+    fn clear(&self, turn: &Turn<'_>) -> Result<TurnOutcome, AppendError> {
         let marked = [("type", "clear"), ("transport", turn.transport)];
         let line = line(turn.session, "system", CLEARED, Metadata { given: None, defaults: &marked });
         let line = line.sent_by(turn.origin);
         let kept = self.recorder.record(vec![journal::Draft::ContextClear { line, key: user_key(turn) }])?;
         let (user, duplicate) = (kept[0].id(), is_before(&kept[0]));
-        Ok(Outcome { user, reply: None, text: Some(CLEARED.into()), status: Status::Completed, duplicate })
+        Ok(TurnOutcome { user, reply: None, text: Some(CLEARED.into()), status: Status::Completed, duplicate })
     }
 
     /// What a turn came to whose reply was given before. When that has expired since, the retry still learns that its
     /// message was taken, and by which ids: with an error it would come again for ever.
-    fn said_before(&self, session: &SessionId, user: Id, reply: Id) -> Result<Outcome, Refusal> {
+    fn said_before(&self, session: &SessionId, user: Id, reply: Id) -> Result<TurnOutcome, AppendError> {
         let found = self.history.find(session, reply);
-        let found = found.map_err(|e| Refusal::Unavailable(format!("the answer given before cannot be read: {e}")))?;
+        let found =
+            found.map_err(|e| AppendError::Unavailable(format!("the answer given before cannot be read: {e}")))?;
         let (text, status) = match found.and_then(|message| message.parts()) {
             Some(parts) => (Some(parts.text), Status::of_metadata(&parts.metadata)),
             None => (None, Status::Recorded),
         };
-        Ok(Outcome { user, reply: Some(reply), text, status, duplicate: true })
+        Ok(TurnOutcome { user, reply: Some(reply), text, status, duplicate: true })
     }
 
     /// The turn of a session that is being answered, for who comes in the middle of it: its text so far, and then, from the
@@ -302,8 +303,8 @@ impl Chat {
     /// Records messages as they are, all or none, in their order. Returns the id of each, and whether its key came before.
     ///
     /// # Errors
-    /// [`Refusal`]: none of them is known to be kept, or the key of one came before with other content.
-    pub fn record(&self, given: &[Given<'_>], transport: &str) -> Result<Vec<(Id, bool)>, Refusal> {
+    /// [`AppendError`]: none of them is known to be kept, or the key of one came before with other content.
+    pub fn record(&self, given: &[NewMessage<'_>], transport: &str) -> Result<Vec<(Id, bool)>, AppendError> {
         let sent = [("transport", transport)];
         let drafts = given.iter().map(|given| {
             let message = message::Draft {
@@ -325,8 +326,8 @@ impl Chat {
     /// Erases a session. A turn of it that is being answered is stopped, and its reply is not recorded.
     ///
     /// # Errors
-    /// [`Refusal`]: whether it is erased is unknown.
-    pub fn erase(&self, session: &SessionId) -> Result<Erased, Refusal> {
+    /// [`AppendError`]: whether it is erased is unknown.
+    pub fn erase(&self, session: &SessionId) -> Result<Erased, AppendError> {
         let _erasing = self.sessions.begin_erasing(session);
         let erased = self.recorder.erase(session)?;
         // One that began in between. One that begins later does not find its message any more.
@@ -339,8 +340,8 @@ impl Chat {
     /// erasure, as what is said behind it, and stays.
     ///
     /// # Errors
-    /// [`Refusal`]: whether any of it is erased is unknown; to do it again does no harm.
-    pub fn erase_elsewhere(&self, erased: &[(SessionId, Id)]) -> Result<usize, Refusal> {
+    /// [`AppendError`]: whether any of it is erased is unknown; to do it again does no harm.
+    pub fn erase_elsewhere(&self, erased: &[(SessionId, Id)]) -> Result<usize, AppendError> {
         let end_turns = || erased.iter().for_each(|(session, up_to)| self.end_erased(session, *up_to));
         end_turns();
         let count = self.recorder.erase_elsewhere(erased)?;
@@ -394,8 +395,8 @@ fn line(session: &SessionId, role: &str, text: &str, metadata: Metadata<'_>) -> 
     message::Draft { session, role, text, metadata, vector_ids: &[] }.prepare()
 }
 
-fn is_before(kept: &Kept) -> bool {
-    matches!(kept, Kept::Before { .. })
+fn is_before(kept: &Appended) -> bool {
+    matches!(kept, Appended::Before { .. })
 }
 
 /// A key and what came with it. The way it came by is left out: a retry may come by another.

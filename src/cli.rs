@@ -90,7 +90,7 @@ fn doctor(options: &Options) -> Result<(), Failure> {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let data = options.data.clone().unwrap_or_else(|| DEFAULT_DATA.into());
     let task = options.task.unwrap_or(doctor::Task::Look);
-    let place = doctor::Place { data, config };
+    let place = doctor::DataLocation { data, config };
     let report = doctor::run(&place, task).map_err(|failure| Failure::Other(failure.to_string()))?;
     print(&match options.form {
         Form::Lines => report.to_text(),

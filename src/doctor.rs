@@ -9,8 +9,8 @@
 //! | file | what |
 //! |---|---|
 //! | `examine.rs` | the examination |
-//! | `around.rs` | what lies around the data: modes, free space, quarantines, dead letters |
-//! | `apart.rs` | messages that stand in the journal's quarantine and nowhere else |
+//! | `environment.rs` | what lies around the data: modes, free space, quarantines, dead letters |
+//! | `orphans.rs` | messages that stand in the journal's quarantine and nowhere else |
 //! | `repair.rs` | what a start would do, and what it would not |
 //! | `place.rs` | where the data is, and why nothing can be said of it |
 //! | `findings.rs` | what was found, by its weight |
@@ -19,10 +19,10 @@
 //!
 //! Knows nothing of arguments, exit codes or streams.
 
-mod apart;
-mod around;
+mod environment;
 mod examine;
 mod findings;
+mod orphans;
 mod place;
 mod repair;
 mod tell;
@@ -40,7 +40,7 @@ use examine::examine;
 
 pub use examine::{Compared, Report};
 pub use findings::{Finding, Findings, Weight};
-pub use place::{Failure, Place};
+pub use place::{DataLocation, Failure};
 pub(crate) use words::{size, some};
 
 /// What is to be done.
@@ -56,7 +56,7 @@ pub enum Task {
 ///
 /// # Errors
 /// [`Failure`]; nothing was changed then, unless it says so.
-pub fn run(place: &Place, task: Task) -> Result<Report, Failure> {
+pub fn run(place: &DataLocation, task: Task) -> Result<Report, Failure> {
     let gone = |path: &Path| !path.exists();
     if gone(&place.data) && gone(place.journal()) && gone(place.transcripts()) {
         return Err(Failure::Missing(place.data.clone()));
@@ -76,11 +76,11 @@ pub fn run(place: &Place, task: Task) -> Result<Report, Failure> {
     } else if task == Task::Repair {
         report.done = Some(Vec::new());
     }
-    report.around = around::look(place, &mut report.findings);
+    report.environment = environment::look(place, &mut report.findings);
     Ok(report)
 }
 
-fn hold(place: &Place) -> Result<Lock, Failure> {
+fn hold(place: &DataLocation) -> Result<Lock, Failure> {
     let path = place.journal();
     Lock::look(path).map_err(|e| match e {
         OpenError::Locked { holder, .. } => Failure::InUse { path: path.to_owned(), holder },
@@ -91,7 +91,11 @@ fn hold(place: &Place) -> Result<Lock, Failure> {
 
 /// A repair on any disk.
 #[cfg(test)]
-pub(crate) fn repair_on<D: crate::disk::Disk>(disk: &D, place: &Place, clock: &Clock) -> Result<Report, Failure> {
+pub(crate) fn repair_on<D: crate::disk::Disk>(
+    disk: &D,
+    place: &DataLocation,
+    clock: &Clock,
+) -> Result<Report, Failure> {
     let before = examine(disk, place, clock)?;
     repair::keep_first(disk, place)?;
     repair::run(disk, place, clock, &before)?;

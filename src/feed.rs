@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use lru::LruCache;
 
 use crate::disk::{Disk, RealDisk};
-use crate::journal::{Entry, Journal, Place, Progress, Record, Woken};
+use crate::journal::{Entry, Journal, Progress, ReadPosition, Record, Woken};
 use crate::message::{Expiry, Id, Message, SessionId};
 use crate::permit::{Permit, Semaphore};
 
@@ -139,7 +139,7 @@ pub struct Feed<D: Disk = RealDisk> {
     journal: Arc<Journal<D>>,
     expiry: Expiry,
     /// By the sequence they serve.
-    places: Mutex<LruCache<u64, Place>>,
+    places: Mutex<LruCache<u64, ReadPosition>>,
     watching: Arc<Semaphore>,
     began: Instant,
     /// Up to when turns are given away, in microseconds since it began.
@@ -260,12 +260,12 @@ impl<D: Disk> Feed<D> {
 
     /// Ends every wait and every stream, now and later.
     pub fn stop(&self) {
-        self.journal.arrivals().end();
+        self.journal.publish_notifier().end();
     }
 
     /// Whether [`Feed::stop`] was called.
     pub fn is_stopping(&self) -> bool {
-        self.journal.arrivals().has_ended()
+        self.journal.publish_notifier().has_ended()
     }
 }
 
@@ -273,14 +273,14 @@ impl<D: Disk> Watch<D> {
     /// Sleeps until something follows the cursor, at most until `until`.
     pub fn wait(&self, after: Cursor, until: Instant) -> Woken {
         let journal = &self.feed.journal;
-        journal.arrivals().wait(until, || journal.published() > after.sequence)
+        journal.publish_notifier().wait(until, || journal.published() > after.sequence)
     }
 
     /// Waits for its turn once something has come: for nothing while records are few, else so long that all waiters
     /// together take no more turns than they may. What comes meanwhile is read with the rest.
     pub fn take_turn(&self) {
         let at = self.feed.next_turn(Instant::now());
-        self.feed.journal.arrivals().pause(at);
+        self.feed.journal.publish_notifier().pause(at);
     }
 
     /// The feed.

@@ -32,7 +32,7 @@ pub use database::Database;
 pub use page::{Answer, Ask, Source};
 
 use lacking::Lacking;
-use page::{Found, merge, take};
+use page::{Located, merge, take};
 
 /// INFO lines of warm-ups a second, at most.
 const WARM_LINES_PER_SECOND: u32 = 3;
@@ -120,8 +120,8 @@ impl<D: Disk> History<D> {
     }
 
     /// What the cache has, and the answer if that is enough.
-    fn look(&self, ask: &Ask, query: &Query) -> (Option<Kept>, Option<Answer>) {
-        let held = self.cache.look(&ask.session, |held| Kept::of(held, query));
+    fn look(&self, ask: &Ask, query: &Query) -> (Option<CachedRun>, Option<Answer>) {
+        let held = self.cache.look(&ask.session, |held| CachedRun::of(held, query));
         let cached = held.as_ref().and_then(|held| self.cached(held, query));
         (held, cached)
     }
@@ -139,7 +139,7 @@ impl<D: Disk> History<D> {
     }
 
     /// The same, with what the cache said.
-    fn local(&self, ask: &Ask, query: &Query, held: Option<Kept>, cached: Option<Answer>) -> io::Result<Answer> {
+    fn local(&self, ask: &Ask, query: &Query, held: Option<CachedRun>, cached: Option<Answer>) -> io::Result<Answer> {
         if let Some(answer) = cached {
             return Ok(answer);
         }
@@ -183,11 +183,11 @@ impl<D: Disk> History<D> {
     }
 
     /// Answers from the cache alone, if what it holds reaches far enough.
-    fn cached(&self, held: &Kept, query: &Query) -> Option<Answer> {
+    fn cached(&self, held: &CachedRun, query: &Query) -> Option<Answer> {
         let oldest = held.oldest?;
         // Everything behind `after` is held when the run starts at or before it, or when what was let go of ends there: so it
         // is with what has expired.
-        let ends_before = |after: Id| oldest <= after || held.let_go.is_some_and(|gone| gone <= after);
+        let ends_before = |after: Id| oldest <= after || held.evicted_through.is_some_and(|gone| gone <= after);
         let reaches_after = held.whole || query.after.is_some_and(ends_before);
         let enough = reaches_after || (query.direction == Direction::Newest && held.wanted.len() > query.limit);
         enough.then(|| {
@@ -218,14 +218,14 @@ impl<D: Disk> History<D> {
     }
 
     /// Whether the newest messages of a session should be brought into the cache for this query.
-    fn would_warm(&self, held: Option<&Kept>, query: &Query) -> bool {
+    fn would_warm(&self, held: Option<&CachedRun>, query: &Query) -> bool {
         let newest = query.direction == Direction::Newest && query.before.is_none() && query.role.is_none();
-        newest && held.is_none_or(|held| !held.whole && !held.cut && held.count < self.warm_messages)
+        newest && held.is_none_or(|held| !held.whole && !held.byte_limited && held.count < self.warm_messages)
     }
 
     /// Takes the newest messages of a session into the cache, as many as it keeps; what is held afterwards. `None` when the
     /// transcript does not have them.
-    fn warm_up(&self, session: &SessionId, query: &Query) -> io::Result<Option<Kept>> {
+    fn warm_up(&self, session: &SessionId, query: &Query) -> io::Result<Option<CachedRun>> {
         if !self.transcripts.exists(session) {
             // Whoever asks for sessions nobody knows must not push others out of the cache.
             return Ok(None);
@@ -251,7 +251,7 @@ impl<D: Disk> History<D> {
             let others = if left_out > 0 { format!(" (such lines left out: {left_out})") } else { String::new() };
             log::info!("[CHAT CACHE] Warmed up {session} with {kept} messages{others}");
         }
-        Ok(self.cache.look(session, |held| Kept::of(held, query)))
+        Ok(self.cache.look(session, |held| CachedRun::of(held, query)))
     }
 
     /// The newest messages, whatever they are.
@@ -268,7 +268,7 @@ impl<D: Disk> History<D> {
     }
 
     /// Cache, transcript and journal in one.
-    fn merged(&self, ask: &Ask, query: &Query, held: Kept, lacking: Lacking) -> io::Result<Answer> {
+    fn merged(&self, ask: &Ask, query: &Query, held: CachedRun, lacking: Lacking) -> io::Result<Answer> {
         let before = [query.before, held.oldest].into_iter().flatten().min();
         let page = self.transcripts.read(&ask.session, &Query { before, ..query.clone() })?;
         let newest = self.newest(ask, &held, &lacking)?;
@@ -277,24 +277,24 @@ impl<D: Disk> History<D> {
         // between. Going backward everything was reached from its newest side, without a gap.
         let reached = match query.direction {
             Direction::Oldest if more || cut_short => Some(searched),
-            Direction::Oldest if lacking.cut => Some(lacking.reached.max(searched)),
+            Direction::Oldest if lacking.byte_limited => Some(lacking.reached.max(searched)),
             _ => None,
         };
         let from_disk = messages.into_iter().chain(lacking.messages).map(|message| (message, Source::Disk));
         let from_cache = held.wanted.into_iter().map(|message| (message, Source::Cache));
-        let mut found: Vec<Found> = from_disk.chain(from_cache).collect();
+        let mut found: Vec<Located> = from_disk.chain(from_cache).collect();
         found.retain(|(message, _)| reached.is_none_or(|reached| Some(message.id()) <= reached));
         let mut answer = Answer { newest, ..merge(found, query) };
         let first = answer.messages.first().map(|(message, _)| message.id());
         let full = answer.has_more;
-        answer.has_more |= more || cut_short || lacking.cut;
+        answer.has_more |= more || cut_short || lacking.byte_limited;
         if cut_short && !full {
             answer.incomplete = Some(self.ended_after("the search", "; page on from here"));
             answer.next = reached.unwrap_or_else(|| [searched, first].into_iter().flatten().min());
         }
         let backward = query.direction == Direction::Newest;
         let in_reach = if backward { first.is_some() && first >= held.oldest } else { full };
-        if lacking.cut && !in_reach {
+        if lacking.byte_limited && !in_reach {
             answer.incomplete =
                 Some(self.ended_after("the transcript is far behind, and the search of the journal", ""));
             // Forward the journal would be searched from the same place again.
@@ -307,7 +307,7 @@ impl<D: Disk> History<D> {
         format!("{what} ended after history.max_scan_bytes ({} bytes){then}", self.scan_bytes_max)
     }
 
-    fn newest(&self, ask: &Ask, held: &Kept, lacking: &Lacking) -> io::Result<Option<Id>> {
+    fn newest(&self, ask: &Ask, held: &CachedRun, lacking: &Lacking) -> io::Result<Option<Id>> {
         let mut known = held.newest.or(lacking.reached);
         if known.is_none() {
             let page = self.transcripts.read(&ask.session, &self.newest_of(1))?;
@@ -319,20 +319,20 @@ impl<D: Disk> History<D> {
 
 /// What the cache has for a query.
 #[derive(Debug, Default)]
-struct Kept {
+struct CachedRun {
     /// The run that is held.
     oldest: Option<Id>,
     newest: Option<Id>,
     count: usize,
     whole: bool,
-    cut: bool,
-    let_go: Option<Id>,
+    byte_limited: bool,
+    evicted_through: Option<Id>,
     /// What of it is wanted, oldest first, from the side the page is filled from: one more than it takes, to tell that
     /// there are more.
     wanted: Vec<Arc<Message>>,
 }
 
-impl Kept {
+impl CachedRun {
     fn of(held: cache::Held<'_>, query: &Query) -> Self {
         let messages = held.messages;
         let from = query.after.map_or(0, |after| messages.partition_point(|message| message.id() <= after));
@@ -351,8 +351,8 @@ impl Kept {
             newest: messages.back().map(|message| message.id()),
             count: messages.len(),
             whole: held.whole,
-            cut: held.cut,
-            let_go: held.let_go,
+            byte_limited: held.byte_limited,
+            evicted_through: held.evicted_through,
             wanted,
         }
     }

@@ -114,7 +114,7 @@ pub struct Hub {
 
 struct Mailbox {
     inner: Mutex<Mail>,
-    ring: Box<dyn Fn() + Send + Sync>,
+    wake: Box<dyn Fn() + Send + Sync>,
 }
 
 /// What came for a listener.
@@ -170,7 +170,7 @@ impl Hub {
             return;
         }
         let sessions = self.sessions();
-        let mut rung: Vec<&Arc<Mailbox>> = Vec::new();
+        let mut woken: Vec<&Arc<Mailbox>> = Vec::new();
         for record in records {
             let event = Event::Recorded(record.clone());
             let Some(mailboxes) = event.session().and_then(|session| sessions.get(session)) else { continue };
@@ -178,13 +178,13 @@ impl Hub {
                 if let Some(session) = event.session() {
                     mailbox.put(session, event.clone());
                 }
-                if !rung.iter().any(|other| Arc::ptr_eq(other, mailbox)) {
-                    rung.push(mailbox);
+                if !woken.iter().any(|other| Arc::ptr_eq(other, mailbox)) {
+                    woken.push(mailbox);
                 }
             }
         }
-        for mailbox in rung {
-            (mailbox.ring)();
+        for mailbox in woken {
+            (mailbox.wake)();
         }
     }
 
@@ -198,15 +198,15 @@ impl Hub {
         let live = Arc::new(live);
         for mailbox in mailboxes {
             mailbox.put(&live.session, Event::Live(live.clone()));
-            (mailbox.ring)();
+            (mailbox.wake)();
         }
     }
 
-    /// A new listener, to nothing yet. `ring` is called after something was put into its mailbox; it must be cheap and take no
+    /// A new listener, to nothing yet. `wake` is called after something was put into its mailbox; it must be cheap and take no
     /// lock of whoever subscribes or publishes.
     #[must_use]
-    pub fn listener(self: &Arc<Self>, ring: Box<dyn Fn() + Send + Sync>) -> Listener {
-        Listener { hub: Arc::clone(self), mailbox: Arc::new(Mailbox { inner: Mutex::default(), ring }) }
+    pub fn listener(self: &Arc<Self>, wake: Box<dyn Fn() + Send + Sync>) -> Listener {
+        Listener { hub: Arc::clone(self), mailbox: Arc::new(Mailbox { inner: Mutex::default(), wake }) }
     }
 }
 

@@ -2,7 +2,7 @@
 //! ahead, a failed journal's way back, the scrubbing of what was erased (`janitor/scrubber.rs`), and once an hour the removal
 //! of what has expired (`janitor/sweeper.rs`).
 //!
-//! The journal comes first: a sweep goes in steps, and between two of them the bell is listened to, and the stop.
+//! The journal comes first: a sweep goes in steps, and between two of them the waker is listened to, and the stop.
 //!
 //! Knows nothing of requests, and holds no lock while it writes but the one that keeps transcripts from being mended
 //! meanwhile.
@@ -35,7 +35,11 @@ pub fn run(journal: &Arc<Journal>, mut sweeper: Sweeper, mut scrubber: Scrubber,
     loop {
         if tend_at <= Instant::now() {
             let what = "the journal's next segment";
-            tending.take(journal.tend(), &format!("{what} cannot be made ready"), &format!("{what} is ready again"));
+            tending.take(
+                journal.maintain(),
+                &format!("{what} cannot be made ready"),
+                &format!("{what} is ready again"),
+            );
             let look = Instant::now() + if journal.is_ready() { IDLE } else { RETRY };
             tend_at = tending.until().unwrap_or(look);
         }
@@ -46,7 +50,7 @@ pub fn run(journal: &Arc<Journal>, mut sweeper: Sweeper, mut scrubber: Scrubber,
         let next = scrubber.next().into_iter().chain([tend_at, sweeper.next()]).min().unwrap_or(tend_at);
         let wait = next.saturating_duration_since(Instant::now());
         select! {
-            recv(journal.bell()) -> _ => tend_at = Instant::now(),
+            recv(journal.waker()) -> _ => tend_at = Instant::now(),
             recv(stop) -> _ => return,
             default(wait) => {}
         }

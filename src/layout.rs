@@ -8,7 +8,7 @@
 //! | `NUMBER.segment`, `NUMBER.digest` | a segment; its side file |
 //! | `spare` | the next segment, zeroed ahead |
 //! | `checkpoint`, `lock` | up to where everything has arrived; one process at a time |
-//! | `erasures_owed.jsonl` | erasures that a database is still to hear of |
+//! | `erasures_pending.jsonl` | erasures that a database is still to hear of |
 //! | `transcript_lengths` | how long each transcript was when it was synced |
 //! | `recovered.jsonl` | what a repair took out of the quarantine |
 //! | `quarantine/` | what was set aside |
@@ -102,7 +102,7 @@ pub fn lock(journal: &Path) -> PathBuf {
 
 /// Erasures that a database is still to hear of.
 #[must_use]
-pub fn owed_erasures(journal: &Path) -> PathBuf {
+pub fn pending_erasures_file(journal: &Path) -> PathBuf {
     journal.join("erasures_owed.jsonl")
 }
 

@@ -17,11 +17,11 @@ use crate::cache::Cache;
 use crate::config::{Config, Fsync};
 use crate::disk::{Disk, RealDisk};
 use crate::hub::Hub;
-use crate::journal::{Draft, Entry, Journal, Kept, OpenError, Progress, Record, Refusal, Ticket};
+use crate::journal::{AppendError, Appended, Draft, Entry, Journal, OpenError, Progress, Record, Ticket};
 use crate::layout;
 use crate::logging::Throttle;
 use crate::message::{Clock, Id, Message, SessionId};
-use crate::transcript::{Appended, Endings, Transcripts};
+use crate::transcript::{AppendOutcome, ExpectedTails, Transcripts};
 
 /// How much of the journal is replayed at once, in bytes.
 const REPLAY_BYTES: usize = 1 << 20;
@@ -168,8 +168,8 @@ impl<D: Disk> Recorder<D> {
     /// for a draft whose key came before.
     ///
     /// # Errors
-    /// [`Refusal`]: to the sender this means "unknown".
-    pub fn record(&self, drafts: Vec<Draft>) -> Result<Vec<Kept>, Refusal> {
+    /// [`AppendError`]: to the sender this means "unknown".
+    pub fn record(&self, drafts: Vec<Draft>) -> Result<Vec<Appended>, AppendError> {
         let (ticket, kept) = self.append(drafts)?;
         self.commit(ticket)?;
         Ok(kept)
@@ -179,24 +179,24 @@ impl<D: Disk> Recorder<D> {
     /// wait for one sync. Nothing of it counts before the ticket is committed.
     ///
     /// # Errors
-    /// [`Refusal`].
-    pub fn append(&self, drafts: Vec<Draft>) -> Result<(Ticket, Vec<Kept>), Refusal> {
+    /// [`AppendError`].
+    pub fn append(&self, drafts: Vec<Draft>) -> Result<(Ticket, Vec<Appended>), AppendError> {
         self.journal.append(drafts)
     }
 
     /// The second half.
     ///
     /// # Errors
-    /// [`Refusal`].
-    pub fn commit(&self, ticket: Ticket) -> Result<(), Refusal> {
+    /// [`AppendError`].
+    pub fn commit(&self, ticket: Ticket) -> Result<(), AppendError> {
         self.journal.commit(ticket)
     }
 
     /// What the draft's key stands for, if it came before, durable and seen by every reader. Nothing is recorded.
     ///
     /// # Errors
-    /// [`Refusal`]: the key came before with other content, or it is unknown what it stands for.
-    pub fn find(&self, draft: &Draft) -> Result<Option<Kept>, Refusal> {
+    /// [`AppendError`]: the key came before with other content, or it is unknown what it stands for.
+    pub fn find(&self, draft: &Draft) -> Result<Option<Appended>, AppendError> {
         self.journal.find(draft)
     }
 
@@ -205,8 +205,8 @@ impl<D: Disk> Recorder<D> {
     /// nobody knows is erased like any other: the journal or a database may know it.
     ///
     /// # Errors
-    /// [`Refusal`]: whether it is erased is unknown; to erase it again does no harm.
-    pub fn erase(&self, session: &SessionId) -> Result<Erased, Refusal> {
+    /// [`AppendError`]: whether it is erased is unknown; to erase it again does no harm.
+    pub fn erase(&self, session: &SessionId) -> Result<Erased, AppendError> {
         let before = self.transcripts.before(session);
         let cached = self.cache.look(session, |held| held.messages.len()).unwrap_or(0);
         let kept = self.record(vec![Draft::Erasure { session: session.clone() }])?;
@@ -223,8 +223,8 @@ impl<D: Disk> Recorder<D> {
     /// there were to erase. What is newer stays. One that is erased as far already, or has nothing here, leaves no record.
     ///
     /// # Errors
-    /// [`Refusal`]: whether any of it is erased is unknown; to do it again does no harm.
-    pub fn erase_elsewhere(&self, erased: &[(SessionId, Id)]) -> Result<usize, Refusal> {
+    /// [`AppendError`]: whether any of it is erased is unknown; to do it again does no harm.
+    pub fn erase_elsewhere(&self, erased: &[(SessionId, Id)]) -> Result<usize, AppendError> {
         let is_held = |session: &SessionId, up_to: Id| {
             let begins_before = |message: &Arc<Message>| message.id() <= up_to;
             let in_memory = self.cache.look(session, |held| held.messages.front().is_some_and(begins_before));
@@ -281,7 +281,7 @@ impl<D: Disk> Outlets<D> {
         let Some((_, first)) = messages.first() else { return };
         let appended = self.transcripts.append(first.session(), &messages);
         for (index, (_, message)) in messages.iter().enumerate() {
-            self.cache_one(message, index == 0 && appended == Appended::Written { first_ever: true });
+            self.cache_one(message, index == 0 && appended == AppendOutcome::Written { first_ever: true });
         }
     }
 
@@ -313,27 +313,31 @@ fn belongs_to(record: &Record, message: &Message) -> bool {
 
 /// Tells the transcripts what they must end with: all that was published since the checkpoint. They are compared when
 /// they are used and by the worker, so that a start does not wait for thousands of files.
-fn expect<D: Disk>(journal: &Journal<D>, transcripts: &Transcripts<D>, endings_max: usize) -> std::io::Result<()> {
+fn expect<D: Disk>(
+    journal: &Journal<D>,
+    transcripts: &Transcripts<D>,
+    expected_tails_max: usize,
+) -> std::io::Result<()> {
     let mut from = journal.start().transcribed;
     let mut reader = journal.reader(from);
-    let mut endings = Endings::default();
+    let mut expected_tails = ExpectedTails::default();
     while reader.read(REPLAY_BYTES, |record| {
         match &record.entry {
             // What it covers is handed out no more, so whatever is expected is newer.
             Entry::Erasure { id, session } => transcripts.erase_at_start(session, *id, record.sequence),
-            entry => entry.message().into_iter().for_each(|message| endings.message(record.sequence, message)),
+            entry => entry.message().into_iter().for_each(|message| expected_tails.message(record.sequence, message)),
         }
     })? == Progress::More
     {
-        if endings.len() > endings_max {
+        if expected_tails.len() > expected_tails_max {
             // What is appended to a transcript that was cut would hide that.
-            while transcripts.check_lengths(endings_max) {}
+            while transcripts.check_lengths(expected_tails_max) {}
             replay(journal, transcripts, from, reader.position())?;
             from = reader.position();
-            endings = Endings::default();
+            expected_tails = ExpectedTails::default();
         }
     }
-    transcripts.expect(endings);
+    transcripts.expect(expected_tails);
     Ok(())
 }
 
@@ -381,7 +385,7 @@ mod tests {
         let written = std::fs::read_dir(&config.mongo.cache.disk_path).unwrap().count();
         assert!(written >= 40, "{written} transcripts were made at the start");
         // The rest is expected; nothing is twice.
-        transcripts.settle();
+        transcripts.reconcile();
         let mut reader = None;
         let rebuilt = transcripts.rebuild(|after, take| {
             let reader = reader.get_or_insert_with(|| journal.reader(after));

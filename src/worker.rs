@@ -15,11 +15,11 @@ mod dead_letters;
 mod drain;
 #[cfg(test)]
 mod fault_tests;
-mod foreign;
 #[cfg(test)]
 mod model_tests;
 mod pending_erasures;
 mod progress;
+mod remote_erasures;
 mod schedule;
 mod sink;
 mod source;
@@ -41,10 +41,10 @@ use crate::transcript::Transcripts;
 
 pub use dead_letters::DeadLetters;
 pub use drain::Drain;
-pub use foreign::Foreign;
 pub use pending_erasures::PendingErasures;
 pub use progress::{Progress, Reached};
-pub use storage::{State, Storage, Totals, View};
+pub use remote_erasures::RemoteErasures;
+pub use storage::{MongoStatus, State, Totals, View};
 
 use schedule::{PAUSE_AFTER_FAILURE, Schedule};
 use sink::TranscriptSink;
@@ -83,8 +83,8 @@ pub struct Worker<D: Disk = RealDisk> {
     sink: TranscriptSink<D>,
     clock: Clock,
     checkpoint: Checkpoint,
-    /// What [`Checkpoint::owes_mongo`] is to be.
-    owes_mongo: bool,
+    /// What [`Checkpoint::mongo_lacks_some`] is to be.
+    mongo_lacks_some: bool,
     in_use: Option<InUse<D>>,
     switched_off: Option<SwitchedOff<D>>,
     schedule: Schedule,
@@ -112,7 +112,7 @@ impl<D: Disk> Worker<D> {
             journal,
             clock,
             checkpoint,
-            owes_mongo: false,
+            mongo_lacks_some: false,
             in_use: None,
             switched_off: None,
             schedule: Schedule::new(config),
@@ -124,19 +124,19 @@ impl<D: Disk> Worker<D> {
     /// The same without MongoDB. If it was in use before, what it lacks is kept in mind until it is switched on again:
     /// records by the checkpoint (see `move_checkpoint`), erasures in that file.
     #[must_use]
-    pub fn owing(mut self, erasures: PendingErasures<D>) -> Self {
-        let Checkpoint { drained, owes_mongo, .. } = self.checkpoint;
+    pub fn with_pending_erasures(mut self, erasures: PendingErasures<D>) -> Self {
+        let Checkpoint { drained, mongo_lacks_some, .. } = self.checkpoint;
         let was_used = erasures.is_there();
-        self.owes_mongo = was_used && owes_mongo && drained < self.journal.published();
+        self.mongo_lacks_some = was_used && mongo_lacks_some && drained < self.journal.published();
         let reached = self.progress.look();
         *self.progress.now() = Reached {
-            owed_after: self.owes_mongo.then_some(drained),
+            undelivered_after: self.mongo_lacks_some.then_some(drained),
             used_mongo: was_used,
-            erasures_owed: erasures.count(),
+            erasures_pending: erasures.count(),
             erasures_noted: if was_used { drained } else { u64::MAX },
             ..reached
         };
-        if self.owes_mongo != owes_mongo {
+        if self.mongo_lacks_some != mongo_lacks_some {
             self.schedule.now();
         }
         self.switched_off = was_used.then_some(SwitchedOff { erasures, noted: drained });
@@ -144,15 +144,19 @@ impl<D: Disk> Worker<D> {
     }
 
     /// The same with a drain to MongoDB, which at a stop goes on until `stop_by` if it must. That MongoDB is in use is noted
-    /// at once, before anything is recorded: whatever end this process has, a start without MongoDB knows what it is owed.
+    /// at once, before anything is recorded: whatever end this process has, a start without MongoDB knows what MongoDB lacks.
     #[must_use]
     pub fn draining(mut self, drain: Drain<D>, stop_by: Arc<OnceLock<Instant>>) -> Self {
         let reached = self.progress.look();
-        *self.progress.now() =
-            Reached { drained: drain.drained(), used_mongo: true, erasures_owed: drain.erasures_owed(), ..reached };
+        *self.progress.now() = Reached {
+            drained: drain.drained(),
+            used_mongo: true,
+            erasures_pending: drain.erasures_pending(),
+            ..reached
+        };
         self.in_use = Some(InUse { drain, reading: Backoff::new(PAUSE_AFTER_FAILURE, PAUSE_AFTER_FAILURE), stop_by });
-        self.owes_mongo = true;
-        if !self.checkpoint.owes_mongo {
+        self.mongo_lacks_some = true;
+        if !self.checkpoint.mongo_lacks_some {
             self.flush();
         }
         self
@@ -233,7 +237,7 @@ impl<D: Disk> Worker<D> {
             self.schedule.soon();
         }
         let mut reached = self.progress.now();
-        (reached.drained, reached.erasures_owed) = (drain.drained(), drain.erasures_owed());
+        (reached.drained, reached.erasures_pending) = (drain.drained(), drain.erasures_pending());
         drop(reached);
         if drain.wrote_letters() {
             self.schedule.now();

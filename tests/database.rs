@@ -175,7 +175,7 @@ fn an_erasure_that_mongodb_does_not_carry_out_yet_is_pending_and_is_carried_out_
     assert_holds(&mongod.messages(), &kept);
     assert_eq!((pending(&server), texts(&server)), (json!(0), later));
     // The insert that failed may have been on its way: once more, later.
-    assert_eq!(status(&server)["mongo"]["erasures_to_repeat"], 1);
+    assert_eq!(status(&server)["mongo"]["erasures_to_confirm"], 1);
 }
 
 #[test]
@@ -224,7 +224,7 @@ fn what_is_erased_while_mongodb_is_switched_off_is_erased_there_when_it_is_on_ag
     assert!(texts("gone").len() >= 5);
     assert_eq!((texts("undrained").len(), texts("stays").len()), (0, 5));
     // The process before may have sent something.
-    assert_eq!(status(&server)["mongo"]["erasures_to_repeat"], 2);
+    assert_eq!(status(&server)["mongo"]["erasures_to_confirm"], 2);
 }
 
 /// A server that never had a MongoDB has nobody to tell.
@@ -416,7 +416,7 @@ fn an_insert_that_was_given_up_before_an_erasure_brings_nothing_back() {
     mongod.thaw();
     wait_until("it has found MongoDB again", PATIENCE, || status(&server)["mongo"]["status"] == "ok");
     wait_until_drained(&server);
-    assert_eq!(status(&server)["mongo"]["erasures_to_repeat"], 1, "what was given up may still arrive");
+    assert_eq!(status(&server)["mongo"]["erasures_to_confirm"], 1, "what was given up may still arrive");
     wait_until("what hung has arrived or never will", PATIENCE, || {
         let running = doc! { "currentOp": 1, "active": true, "op": "insert" };
         let running = mongod.client().database("admin").run_command(running).run().unwrap();

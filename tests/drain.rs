@@ -17,7 +17,7 @@ use chatkeep::disk::RealDisk;
 use chatkeep::journal::{Draft, Journal, ReplyTo};
 use chatkeep::message::{self, Clock, Expiry, Metadata, SessionId};
 use chatkeep::store;
-use chatkeep::worker::{DeadLetters, Drain, PendingErasures, Storage};
+use chatkeep::worker::{DeadLetters, Drain, MongoStatus, PendingErasures};
 use mongodb::IndexModel;
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::sync::Collection;
@@ -408,46 +408,46 @@ fn mongodb_switched_off_and_on_again_gets_the_backlog_and_what_came_meanwhile() 
         server.reconfigure(options(uri, "switched").set("mongo.enabled", enabled));
         server.restart();
         kept.extend(post(&server, "s", tag, 50));
-        let owed = status(&server)["journal"]["owed_to_mongo"].as_u64();
+        let undelivered = status(&server)["journal"]["undelivered_to_mongo"].as_u64();
         // Also what came since it was switched off; while it is on, `pending` says it.
-        assert_eq!(owed, Some(if enabled { 0 } else { 100 }), "{tag}");
+        assert_eq!(undelivered, Some(if enabled { 0 } else { 100 }), "{tag}");
     }
     wait_until_drained(&server);
     assert_holds(&mongod.messages_of("switched"), &kept);
     assert_eq!(server.client().whole_history("s").len(), 200);
 }
 
-/// No checkpoint was stored since the messages came: the one of the start says that they are owed.
+/// No checkpoint was stored since the messages came: the one of the start says that MongoDB lacks them.
 #[test]
-fn a_backlog_of_a_killed_server_is_owed_to_mongodb_although_it_is_switched_off_meanwhile() {
+fn a_backlog_of_a_killed_server_is_undelivered_to_mongodb_although_it_is_switched_off_meanwhile() {
     let mongod = Mongod::shared();
     let rarely = |uri: &str| options(uri, "killed").set("journal.checkpoint_seconds", 3600);
     let mut server = Server::start(rarely(NOWHERE));
     let mut kept = post(&server, "s", "outage", 50);
     server.kill9();
-    for (tag, owed) in [("off", 100), ("still off", 150), ("off without a checkpoint", 200)] {
-        if owed == 200 {
+    for (tag, undelivered) in [("off", 100), ("still off", 150), ("off without a checkpoint", 200)] {
+        if undelivered == 200 {
             // Of a server that was killed soon there is none.
             remove_if_there(&server.data().join("journal/checkpoint"));
         }
         server.reconfigure(rarely(NOWHERE).set("mongo.enabled", false));
         server.start_again();
         kept.extend(post(&server, "s", tag, 50));
-        assert_eq!(status(&server)["journal"]["owed_to_mongo"], owed, "{tag}");
+        assert_eq!(status(&server)["journal"]["undelivered_to_mongo"], undelivered, "{tag}");
         server.kill9();
     }
     server.reconfigure(rarely(&mongod.uri()));
     server.start_again();
     wait_until_drained(&server);
     assert_holds(&mongod.messages_of("killed"), &kept);
-    // Now it has everything: switched off, it is owed nothing.
+    // Now it has everything: switched off, it lacks nothing.
     server.reconfigure(rarely(NOWHERE).set("mongo.enabled", false));
     server.restart();
     post(&server, "s", "off again", 50);
-    assert_eq!(status(&server)["journal"]["owed_to_mongo"], 0);
+    assert_eq!(status(&server)["journal"]["undelivered_to_mongo"], 0);
     server.kill9();
     server.start_again();
-    assert_eq!(status(&server)["journal"]["owed_to_mongo"], 0);
+    assert_eq!(status(&server)["journal"]["undelivered_to_mongo"], 0);
 }
 
 #[test]
@@ -461,7 +461,7 @@ fn an_erasure_that_is_to_be_repeated_keeps_nothing_else_waiting() {
     let mongo = |server: &Server, field: &str| status(server)["mongo"][field].as_u64();
     // A process before this one may have sent something.
     wait_until("it is carried out and to be repeated", PATIENCE, || {
-        (mongo(&server, "erasures_pending"), mongo(&server, "erasures_to_repeat")) == (Some(0), Some(1))
+        (mongo(&server, "erasures_pending"), mongo(&server, "erasures_to_confirm")) == (Some(0), Some(1))
     });
     server.sigterm_and_wait();
     server.reconfigure(options(NOWHERE, "repeated"));
@@ -492,7 +492,7 @@ fn a_channel_that_overflows_under_load_loses_nothing() {
 struct Inside {
     journal: Arc<Journal>,
     drain: Drain,
-    storage: Arc<Storage>,
+    storage: Arc<MongoStatus>,
     folder: tempfile::TempDir,
 }
 
@@ -511,7 +511,7 @@ impl Inside {
         let config = JournalConfig { fsync: Fsync::Never, ..config.journal };
         let journal = Arc::new(Journal::open(&config, Clock::system(), Box::new(|_| ()), Box::new(|| ())).unwrap());
         let letters = DeadLetters::new(RealDisk, &folder.path().join("dead_letter.jsonl"), Clock::system());
-        let (store, storage) = (store::open(&mongo).unwrap(), Arc::new(Storage::new(Clock::system())));
+        let (store, storage) = (store::open(&mongo).unwrap(), Arc::new(MongoStatus::new(Clock::system())));
         let files = (letters, owed_in(&folder));
         let drain = Drain::new(&journal, store, files, Expiry::never(), &mongo, 0, storage.clone());
         Self { journal, drain, storage, folder }
@@ -586,8 +586,8 @@ fn inserts_that_hung_before_an_erasure_bring_nothing_back() {
     let (store, storage) = (store::open(&mongo).unwrap(), inside.storage.clone());
     let files = (letters, owed_in(&inside.folder));
     inside.drain = Drain::new(&inside.journal, store, files, Expiry::never(), &mongo, 103, storage);
-    assert_eq!(inside.drain.erasures_owed(), 1, "a restart begins with the erasure until it is final");
-    inside.until("it is erased again", |inside| inside.drain.erasures_owed() == 0);
+    assert_eq!(inside.drain.erasures_pending(), 1, "a restart begins with the erasure until it is final");
+    inside.until("it is erased again", |inside| inside.drain.erasures_pending() == 0);
     assert_eq!(texts(&mongod.messages()), ["later"]);
 }
 

@@ -363,7 +363,7 @@ fn a_head_that_breaks_the_grammar_is_400_and_closes() {
         ("a blank in a name", post_with("X A: one\r\n")),
         ("NUL in a value", post_with("X-A: o\0ne\r\n")),
         ("NUL in a name", post_with("X\0A: one\r\n")),
-        ("a bell in a value", post_with("X-A: o\u{7}ne\r\n")),
+        ("a control character in a value", post_with("X-A: o\u{7}ne\r\n")),
         ("DEL in a value", post_with("X-A: o\u{7f}ne\r\n")),
         ("bare CR in a value", post_with("X-A: o\rne\r\n")),
         ("bare LF after a field", post_with("X-A: one\n")),

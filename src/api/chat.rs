@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::chat::{Chat, Given};
+use crate::chat::{Chat, NewMessage};
 use crate::message::{Id, ROLE_BYTES_MAX, SessionId, Timestamp, is_role};
 
 use super::body::{self, Kind, Shape, Text};
@@ -44,15 +44,15 @@ struct MessageBody<'a> {
 }
 
 #[derive(Serialize)]
-struct Kept {
+struct RecordedMessage {
     id: Id,
     created_at: Timestamp,
     duplicate: bool,
 }
 
 #[derive(Serialize)]
-struct KeptReply<'a> {
-    messages: Vec<Kept>,
+struct RecordedReply<'a> {
+    messages: Vec<RecordedMessage>,
     durable: &'a str,
 }
 
@@ -70,11 +70,11 @@ pub fn record(chat: &Chat, head: &Head<'_>, body: &[u8]) -> Result<Reply, Proble
     let sessions = sessions.collect::<Result<Vec<SessionId>, Problem>>()?;
     let keys = bodies.iter().enumerate().map(|(index, body)| key_of(body, head.header(KEY_HEADER), index, is_array));
     let keys: Vec<Option<Cow<'_, str>>> = keys.collect();
-    let given: Vec<Given<'_>> = bodies
+    let given: Vec<NewMessage<'_>> = bodies
         .iter()
         .zip(&sessions)
         .zip(&keys)
-        .map(|((body, session), key)| Given {
+        .map(|((body, session), key)| NewMessage {
             session,
             role: &body.role,
             text: &body.text,
@@ -84,8 +84,8 @@ pub fn record(chat: &Chat, head: &Head<'_>, body: &[u8]) -> Result<Reply, Proble
         })
         .collect();
     let kept = chat.record(&given, TRANSPORT)?;
-    let kept = kept.iter().map(|&(id, duplicate)| Kept { id, created_at: id.time(), duplicate });
-    Ok(json(201, &KeptReply { messages: kept.collect(), durable: chat.durability().as_str() }))
+    let kept = kept.iter().map(|&(id, duplicate)| RecordedMessage { id, created_at: id.time(), duplicate });
+    Ok(json(201, &RecordedReply { messages: kept.collect(), durable: chat.durability().as_str() }))
 }
 
 /// Checks one message; its fields are named by their place in an array.

@@ -17,7 +17,7 @@ use crate::journal::Woken;
 
 use super::event_stream::{self, EVENT_STREAM, GLANCE, Signs};
 use super::http::NDJSON;
-use super::{Client, Head, Problem, Reply, Span, Stream, header, json_bytes, query};
+use super::{Client, Head, Problem, Reply, Stream, StreamKind, header, json_bytes, query};
 
 /// Events a page has when the request does not say.
 const LIMIT_DEFAULT: usize = 100;
@@ -32,7 +32,7 @@ enum Form {
     /// One object.
     Json,
     /// One event a line.
-    Lines,
+    Outbox,
     /// Server-sent events, for as long as the client stays.
     Stream,
 }
@@ -55,7 +55,7 @@ pub fn read(feed: &Arc<Feed>, head: &Head<'_>) -> Result<Reply, Problem> {
         feed.check(after).map_err(|gone| problem(Fault::Gone(gone)))?;
         let (watch, request_id) = (watch(feed)?, head.request_id.to_owned());
         let write = move |to: &mut dyn Client| stream(&watch, after, &request_id, to);
-        return Ok(reply(Form::Stream, Span::Lasting, &[], Box::new(write)));
+        return Ok(reply(Form::Stream, StreamKind::Lasting, &[], Box::new(write)));
     }
     let page = feed.page(after, ask.limit).map_err(problem)?;
     if ask.wait.is_zero() || page.has_more || page.events.len() == ask.limit {
@@ -69,7 +69,7 @@ pub fn read(feed: &Arc<Feed>, head: &Head<'_>) -> Result<Reply, Problem> {
         drop(watch);
         write_page(ask.form, &page, to)
     };
-    Ok(reply(ask.form, Span::Lasting, &[], Box::new(write)))
+    Ok(reply(ask.form, StreamKind::Lasting, &[], Box::new(write)))
 }
 
 fn parse(head: &Head<'_>) -> Result<Ask, Problem> {
@@ -94,7 +94,7 @@ fn form(head: &Head<'_>) -> Form {
     if head.accepts(EVENT_STREAM) {
         Form::Stream
     } else if head.accepts(NDJSON) {
-        Form::Lines
+        Form::Outbox
     } else {
         Form::Json
     }
@@ -131,10 +131,10 @@ fn problem(fault: Fault) -> Problem {
 
 type WriteTo = Box<dyn FnOnce(&mut dyn Client) -> io::Result<()> + Send>;
 
-fn reply(form: Form, span: Span, more: &[(&str, &str)], write: WriteTo) -> Reply {
+fn reply(form: Form, span: StreamKind, more: &[(&str, &str)], write: WriteTo) -> Reply {
     let kind = match form {
         Form::Json => "application/json",
-        Form::Lines => NDJSON,
+        Form::Outbox => NDJSON,
         Form::Stream => EVENT_STREAM,
     };
     let mut headers = event_stream::headers(kind);
@@ -146,11 +146,11 @@ fn reply(form: Form, span: Span, more: &[(&str, &str)], write: WriteTo) -> Reply
 fn whole(form: Form, page: Page) -> Reply {
     match form {
         Form::Json => json_bytes(200, object(&page)),
-        Form::Lines | Form::Stream => {
+        Form::Outbox | Form::Stream => {
             let next = page.next.to_string();
             let more = [("X-Next", next.as_str()), ("X-Has-More", if page.has_more { "true" } else { "false" })];
             let write = move |to: &mut dyn Client| write_page(form, &page, to);
-            reply(form, Span::Brief, &more, Box::new(write))
+            reply(form, StreamKind::Brief, &more, Box::new(write))
         }
     }
 }
@@ -184,7 +184,7 @@ fn extend(watch: &Watch, page: &mut Page, limit: usize) -> io::Result<()> {
 fn write_page(form: Form, page: &Page, to: &mut dyn Client) -> io::Result<()> {
     match form {
         Form::Json => to.write_all(&object(page))?,
-        Form::Lines | Form::Stream => {
+        Form::Outbox | Form::Stream => {
             let mut line = Vec::new();
             for event in &page.events {
                 line.clear();
@@ -325,7 +325,7 @@ mod tests {
     #[test]
     fn every_parameter_is_read() {
         let asked = ask(&format!("after={A}&limit=7&wait=60&_=1"), &[("Accept", "application/x-ndjson")]).unwrap();
-        assert_eq!(asked, Ask { after: known(A), limit: 7, wait: Duration::from_secs(60), form: Form::Lines });
+        assert_eq!(asked, Ask { after: known(A), limit: 7, wait: Duration::from_secs(60), form: Form::Outbox });
         let asked = ask("", &[("Accept", "*/*")]).unwrap();
         assert_eq!(asked, Ask { after: None, limit: 100, wait: Duration::ZERO, form: Form::Json });
     }

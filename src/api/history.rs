@@ -9,7 +9,7 @@ use crate::history::{Answer, Ask, History, Source};
 use crate::message::{Id, Message, SessionId, Timestamp, is_role};
 
 use super::http::NDJSON;
-use super::{Client, Head, Problem, Reply, Span, Stream, body, header, json_bytes, query};
+use super::{Client, Head, Problem, Reply, Stream, StreamKind, body, header, json_bytes, query};
 
 /// Messages a page has when the request does not say.
 const LIMIT_DEFAULT: usize = 50;
@@ -129,7 +129,7 @@ fn ndjson(answer: Answer) -> Reply {
         }
         to.flush()
     };
-    Reply::Stream(Stream { status: StatusCode(200), headers, span: Span::Brief, write: Box::new(write) })
+    Reply::Stream(Stream { status: StatusCode(200), headers, span: StreamKind::Brief, write: Box::new(write) })
 }
 
 #[cfg(test)]

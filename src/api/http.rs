@@ -64,7 +64,7 @@ pub struct Stream {
     /// Its header fields, without those of framing.
     pub headers: Vec<Header>,
     /// How long it may take.
-    pub span: Span,
+    pub span: StreamKind,
     /// Writes the body; each `flush` sends what was written so far. An error means the client has gone.
     #[allow(clippy::type_complexity)]
     pub write: Box<dyn FnOnce(&mut dyn Client) -> io::Result<()> + Send>,
@@ -72,7 +72,7 @@ pub struct Stream {
 
 /// How long a stream may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Span {
+pub enum StreamKind {
     /// As long as its bytes take: a stop of the server waits for it.
     Brief,
     /// As long as its client stays: it ends by itself when the server stops, and a client that does not read then is cut.

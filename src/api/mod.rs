@@ -27,11 +27,11 @@ use crate::chat::Chat;
 use crate::feed::Feed;
 use crate::history::History;
 
-pub use http::{Client, Head, Reply, Span, Stream, Transport, header, json, json_bytes};
-pub use live::Rooms;
+pub use http::{Client, Head, Reply, Stream, StreamKind, Transport, header, json, json_bytes};
+pub use live::SocketService;
 pub use problem::Problem;
 pub use route::Route;
-pub use socket::{Bell, Joining, Lines, Lobby, Payload, Shared, SocketCounters, SocketId, Sockets};
+pub use socket::{Joining, Outbox, Payload, SharedBytes, SocketCounters, SocketHandler, SocketId, Sockets, Wake};
 pub use status::Status;
 
 /// What a listener hands its requests to. [`Api`] is the one in the product; listeners are tested with others.

@@ -5,8 +5,8 @@
 use serde::Serialize;
 use tiny_http::StatusCode;
 
-use crate::chat::NoTurn;
-use crate::journal::Refusal;
+use crate::chat::TurnError;
+use crate::journal::AppendError;
 use crate::message::LINE_BYTES_MAX;
 
 use super::http::full;
@@ -94,35 +94,35 @@ impl Problem {
     }
 }
 
-impl From<Refusal> for Problem {
+impl From<AppendError> for Problem {
     /// 409 for a key of something else; 507 when there is no room, else 503: whether the request was kept is then unknown.
-    fn from(refusal: Refusal) -> Self {
+    fn from(refusal: AppendError) -> Self {
         match refusal {
-            Refusal::Full(reason) => Self::new(507, "disk_full", format!("nothing can be kept now: {reason}")),
-            Refusal::TooLong(index) => {
+            AppendError::Full(reason) => Self::new(507, "disk_full", format!("nothing can be kept now: {reason}")),
+            AppendError::TooLong(index) => {
                 let what = format!(
                     "message {index} of this request is longer than {LINE_BYTES_MAX} bytes as it would be kept"
                 );
                 Self::new(422, "message_too_long", format!("{what}: nothing of the request was kept"))
             }
-            Refusal::KeyConflict(index) => {
+            AppendError::KeyConflict(index) => {
                 let what = format!("the key of message {index} of this request came before with other content");
                 Self::new(409, "key_conflict", format!("{what}: nothing of the request was kept"))
             }
-            Refusal::Unavailable(reason) => Self::unavailable("journal_unavailable", reason, 1),
+            AppendError::Unavailable(reason) => Self::unavailable("journal_unavailable", reason, 1),
         }
     }
 }
 
-impl From<NoTurn> for Problem {
+impl From<TurnError> for Problem {
     /// 503 when the turn may come again as it is: nothing of it was kept.
-    fn from(no_turn: NoTurn) -> Self {
+    fn from(no_turn: TurnError) -> Self {
         let (code, retry_after_seconds) = match no_turn {
-            NoTurn::Refused(refusal) => return refusal.into(),
-            NoTurn::Busy | NoTurn::Late => ("session_busy", 5),
-            NoTurn::AtCap => ("responder_at_cap", 5),
-            NoTurn::Crowded => ("turns_at_cap", 5),
-            NoTurn::Stopping => ("stopping", 5),
+            TurnError::Refused(refusal) => return refusal.into(),
+            TurnError::Busy | TurnError::Late => ("session_busy", 5),
+            TurnError::AtCap => ("responder_at_cap", 5),
+            TurnError::Crowded => ("turns_at_cap", 5),
+            TurnError::Stopping => ("stopping", 5),
         };
         Self::unavailable(code, format!("{no_turn}; nothing of this one was kept"), retry_after_seconds)
     }

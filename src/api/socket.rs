@@ -1,9 +1,9 @@
 //! What a listener and those who serve its WebSockets say to each other.
 //!
-//! A listener that speaks WebSocket owns the sockets, in a few threads; each thread has a [`Lobby`] that is told what its
-//! sockets say and answers through [`Lines`]. A lobby belongs to its thread and is called by nobody else, so it needs no
+//! A listener that speaks WebSocket owns the sockets, in a few threads; each thread has a [`SocketHandler`] that is told what its
+//! sockets say and answers through [`Outbox`]. A handler belongs to its thread and is called by nobody else, so it needs no
 //! locks; in turn it must never wait, not for a disk, a database or a lock that is held for long: all sockets of the thread
-//! would wait with it. Who works for a lobby elsewhere rings its [`Bell`].
+//! would wait with it. Who works for a handler elsewhere uses its [`Wake`].
 //!
 //! Knows nothing of frames, and nothing of what is said.
 
@@ -28,7 +28,7 @@ pub enum Payload {
 }
 
 /// A message, shared by all who get it.
-pub type Shared = Arc<[u8]>;
+pub type SharedBytes = Arc<[u8]>;
 
 /// What a client asked for in its handshake.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,52 +47,52 @@ pub trait Sockets: Send + Sync + 'static {
     /// The refusal, which is answered instead of the 101.
     fn join(&self, head: &Head<'_>) -> Result<Joining, Problem>;
 
-    /// Makes the lobby of one thread. `bell` wakes that thread, which then calls [`Lobby::rung`].
-    fn lobby(&self, bell: Arc<dyn Bell>) -> Box<dyn Lobby>;
+    /// Makes the handler of one thread. `waker` wakes that thread, which then calls [`SocketHandler::woken`].
+    fn handler(&self, waker: Arc<dyn Wake>) -> Box<dyn SocketHandler>;
 }
 
 /// Wakes a thread that waits for its sockets.
-pub trait Bell: Send + Sync {
+pub trait Wake: Send + Sync {
     /// Wakes it, if it sleeps. Cheap if it does not; never waits.
-    fn ring(&self);
+    fn wake(&self);
 }
 
 /// The sockets of one thread, to those who serve them.
-pub trait Lobby: Send {
+pub trait SocketHandler: Send {
     /// A socket was opened.
-    fn opened(&mut self, socket: SocketId, joining: Joining, lines: &mut dyn Lines);
+    fn opened(&mut self, socket: SocketId, joining: Joining, outbox: &mut dyn Outbox);
 
     /// It has sent a message.
-    fn received(&mut self, socket: SocketId, payload: Payload, bytes: Vec<u8>, lines: &mut dyn Lines);
+    fn received(&mut self, socket: SocketId, payload: Payload, bytes: Vec<u8>, outbox: &mut dyn Outbox);
 
     /// What waited to be sent to it is sent.
-    fn drained(&mut self, _socket: SocketId, _lines: &mut dyn Lines) {}
+    fn drained(&mut self, _socket: SocketId, _lines: &mut dyn Outbox) {}
 
     /// It is time to show that the server is there.
-    fn beat(&mut self, _socket: SocketId, _lines: &mut dyn Lines) {}
+    fn beat(&mut self, _socket: SocketId, _lines: &mut dyn Outbox) {}
 
-    /// It is gone; it is not heard of any more. Not called for what the lobby does not know.
+    /// It is gone; it is not heard of any more. Not called for what the handler does not know.
     fn closed(&mut self, _socket: SocketId) {}
 
-    /// Whether somebody has rung and [`Lobby::rung`] has something to do.
+    /// Whether somebody has woken it and [`SocketHandler::woken`] has something to do.
     fn has_mail(&self) -> bool {
         false
     }
 
     /// Sees to what others have left for it.
-    fn rung(&mut self, _lines: &mut dyn Lines) {}
+    fn woken(&mut self, _lines: &mut dyn Outbox) {}
 
-    /// Whether a stop should wait for what the socket is still owed: an answer that is under way.
-    fn is_owed(&self, _socket: SocketId) -> bool {
+    /// Whether a stop should wait for an answer that the socket waits for.
+    fn awaits_answer(&self, _socket: SocketId) -> bool {
         false
     }
 }
 
 /// The way to the sockets of one thread.
-pub trait Lines {
+pub trait Outbox {
     /// Sends a message. A socket whose client does not read is cut when too much waits for it; one that is gone is passed
     /// over.
-    fn send(&mut self, to: SocketId, payload: Payload, message: &Shared);
+    fn send(&mut self, to: SocketId, payload: Payload, message: &SharedBytes);
 
     /// How many bytes wait to be sent to it.
     fn waiting(&self, to: SocketId) -> usize;

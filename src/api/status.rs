@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::journal::{self, Journal, Warning};
 use crate::message::{Clock, Id, Timestamp};
 use crate::transcript::{Losses, Transcripts};
-use crate::worker::{Progress, Reached, State, Storage, View};
+use crate::worker::{MongoStatus, Progress, Reached, State, View};
 
 use super::{Problem, Reply, SocketCounters};
 
@@ -31,7 +31,7 @@ pub struct Status {
     /// How far the worker is.
     pub progress: Arc<Progress>,
     /// How MongoDB is.
-    pub storage: Arc<Storage>,
+    pub storage: Arc<MongoStatus>,
     /// Records the full channel turned away.
     pub skipped: Arc<AtomicU64>,
     /// What the WebSockets have counted.
@@ -82,8 +82,8 @@ impl Status {
             "differing_indexes": database.differing_indexes,
             "shared": mongo.shared,
             "shared_reason": database.cannot_share,
-            "erasures_pending": unnoted.len() + reached.erasures_owed,
-            "erasures_to_repeat": database.erasures_to_repeat,
+            "erasures_pending": unnoted.len() + reached.erasures_pending,
+            "erasures_to_confirm": database.erasures_to_confirm,
             "hosts": self.mongo_hosts,
             "database": mongo.database,
             "chat_collection": mongo.chat_collection,
@@ -128,8 +128,9 @@ impl Status {
 
     fn journal(&self, reached: &Reached, stats: &journal::Stats) -> Value {
         let found = self.journal.findings();
-        // Segments that went meanwhile are owed to nobody.
-        let owed_after = reached.owed_after.map(|after| after.max(stats.first_sequence.saturating_sub(1)));
+        // Segments that went meanwhile are delivered to nobody.
+        let undelivered_after =
+            reached.undelivered_after.map(|after| after.max(stats.first_sequence.saturating_sub(1)));
         json!({
             "status": match (self.journal.is_writable(), self.journal.is_ready()) {
                 (_, true) => "ok",
@@ -144,7 +145,7 @@ impl Status {
             "last_sequence": stats.published,
             "checkpoint": reached.drained,
             "transcribed": reached.transcribed,
-            "owed_to_mongo": owed_after.map_or(0, |after| stats.published.saturating_sub(after)),
+            "undelivered_to_mongo": undelivered_after.map_or(0, |after| stats.published.saturating_sub(after)),
             "undrained_bytes": stats.undrained_bytes,
             "erasures_pending": self.journal.erasures_pending(),
             "disk_free_bytes": self.journal.room().ok().map(|room| room.free_bytes),

@@ -13,14 +13,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tiny_http::StatusCode;
 
-use crate::chat::{Begun, Chat, Follow, News, Outcome, Status, Turn, WhenBusy};
+use crate::chat::{Chat, Follow, StartedTurn, Status, Turn, TurnOutcome, TurnProgress, WhenBusy};
 use crate::message::{Id, SessionId, Timestamp};
 
 use super::body::{self, Kind, Shape, Text};
 use super::chat::{KEY_HEADER, TRANSPORT, check_key};
 use super::event_stream::{self, EVENT_STREAM, GLANCE, Signs, push_json};
 use super::http::full;
-use super::{Client, Head, Problem, Reply, Span, Stream, json};
+use super::{Client, Head, Problem, Reply, Stream, StreamKind, json};
 
 const TURN: &Shape = &[
     ("message", Kind::Text),
@@ -96,8 +96,8 @@ pub fn say(chat: &Arc<Chat>, head: &Head<'_>, body: &[u8]) -> Result<Reply, Prob
     let metadata = turn.metadata.as_ref();
     let said = Turn { session: &session, text: &turn.message, metadata, transport: TRANSPORT, key, origin: None };
     let follow = match chat.begin(&said, WhenBusy::Queue)? {
-        Begun::Done(outcome) => return Ok(whole(form, chat, &session, &outcome)),
-        Begun::Follow(follow) => follow,
+        StartedTurn::Done(outcome) => return Ok(whole(form, chat, &session, &outcome)),
+        StartedTurn::Follow(follow) => follow,
     };
     if form == Form::Json {
         return Ok(whole(form, chat, &session, &follow.wait()?));
@@ -110,7 +110,7 @@ pub fn say(chat: &Arc<Chat>, head: &Head<'_>, body: &[u8]) -> Result<Reply, Prob
         Ok(())
     };
     let headers = event_stream::headers(EVENT_STREAM);
-    Ok(Reply::Stream(Stream { status: StatusCode(200), headers, span: Span::Lasting, write: Box::new(write) }))
+    Ok(Reply::Stream(Stream { status: StatusCode(200), headers, span: StreamKind::Lasting, write: Box::new(write) }))
 }
 
 /// What the body says goes before what the head accepts.
@@ -118,7 +118,7 @@ fn form(head: &Head<'_>, stream: Option<bool>) -> Form {
     if stream.unwrap_or_else(|| head.accepts(EVENT_STREAM)) { Form::Events } else { Form::Json }
 }
 
-fn object<'a>(chat: &Chat, session: &'a SessionId, outcome: &'a Outcome) -> TurnReply<'a> {
+fn object<'a>(chat: &Chat, session: &'a SessionId, outcome: &'a TurnOutcome) -> TurnReply<'a> {
     TurnReply {
         response: outcome.text.as_deref(),
         status: outcome.status.as_str(),
@@ -132,7 +132,7 @@ fn object<'a>(chat: &Chat, session: &'a SessionId, outcome: &'a Outcome) -> Turn
 }
 
 /// The reply to a turn that is over.
-fn whole(form: Form, chat: &Chat, session: &SessionId, outcome: &Outcome) -> Reply {
+fn whole(form: Form, chat: &Chat, session: &SessionId, outcome: &TurnOutcome) -> Reply {
     let status = if outcome.status == Status::Recorded { 202 } else { 200 };
     let object = object(chat, session, outcome);
     if form == Form::Json {
@@ -158,11 +158,11 @@ fn stream(chat: &Chat, follow: &Follow, request_id: &str, to: &mut dyn Client) -
     loop {
         event.clear();
         match running.wait_for_text(seen, Instant::now() + GLANCE) {
-            News::Text(text) => {
+            TurnProgress::Text(text) => {
                 seen += text.len();
                 push_delta(&mut event, &text, running.user());
             }
-            News::End(end) => {
+            TurnProgress::End(end) => {
                 match follow.outcome(&end) {
                     Ok(outcome) => push_json(&mut event, "response", &object(chat, running.session(), &outcome)),
                     Err(refusal) => event_stream::push_fault(&mut event, &refusal.into(), request_id),
@@ -170,8 +170,8 @@ fn stream(chat: &Chat, follow: &Follow, request_id: &str, to: &mut dyn Client) -
                 to.write_all(&event)?;
                 return to.flush();
             }
-            News::Nothing if !signs.are_due(to)? => continue,
-            News::Nothing => event.extend_from_slice(event_stream::SIGN),
+            TurnProgress::Nothing if !signs.are_due(to)? => continue,
+            TurnProgress::Nothing => event.extend_from_slice(event_stream::SIGN),
         }
         to.write_all(&event)?;
         to.flush()?;

@@ -153,7 +153,7 @@ fn a_warm_up_brings_back_nothing_that_was_erased_meanwhile() {
 fn a_session_that_was_cut_for_its_bytes_says_so() {
     let cache = cache(75, 4000);
     let session = SessionId::new("s").unwrap();
-    let is_cut = || cache.look(&session, |held| held.cut).unwrap();
+    let is_cut = || cache.look(&session, |held| held.byte_limited).unwrap();
     let stay = cache.reserve(&session);
     cache.fill(&session, stay, &[message("s", 3)], Extent::Full);
     assert!(!is_cut());
@@ -165,8 +165,8 @@ fn bound(at: u64) -> Id {
     Id::least_of(Timestamp::from_micros(at))
 }
 
-fn let_go(cache: &Cache) -> Option<u64> {
-    cache.look(&SessionId::new("s").unwrap(), |held| held.let_go.map(|id| id.time().micros())).unwrap()
+fn evicted_through(cache: &Cache) -> Option<u64> {
+    cache.look(&SessionId::new("s").unwrap(), |held| held.evicted_through.map(|id| id.time().micros())).unwrap()
 }
 
 #[test]
@@ -178,9 +178,9 @@ fn what_has_expired_leaves_from_the_old_end_and_the_sums_stay_right() {
     }
     cache.push(&message("s", 9), false);
     assert_eq!(cache.expire(bound(1)), 0);
-    assert!(is_whole(&cache) && let_go(&cache).is_none());
+    assert!(is_whole(&cache) && evicted_through(&cache).is_none());
     assert_eq!(cache.expire(bound(5)), 8);
-    assert_eq!((times(&cache, "s"), is_whole(&cache), let_go(&cache)), (vec![9], false, Some(4)));
+    assert_eq!((times(&cache, "s"), is_whole(&cache), evicted_through(&cache)), (vec![9], false, Some(4)));
     let left = message("s", 9).memory_bytes() + SESSION_BYTES;
     assert_eq!(cache.stats(), Stats { sessions: 1, messages: 1, bytes: left }, "the other one had nothing else");
     assert_eq!(cache.expire(bound(5)), 0);
@@ -203,14 +203,14 @@ fn everything_newer_than_what_was_let_go_of_last_is_held_whatever_comes_between(
     let cache = cache(3, 1 << 20);
     let session = SessionId::new("s").unwrap();
     (1..=5).for_each(|at| _ = cache.push(&message("s", at), at == 1));
-    assert_eq!((times(&cache, "s"), let_go(&cache)), (vec![3, 4, 5], Some(2)));
+    assert_eq!((times(&cache, "s"), evicted_through(&cache)), (vec![3, 4, 5], Some(2)));
     cache.expire(bound(5));
-    assert_eq!((times(&cache, "s"), let_go(&cache)), (vec![5], Some(4)));
+    assert_eq!((times(&cache, "s"), evicted_through(&cache)), (vec![5], Some(4)));
     // By another clock two of them have not expired: a warm-up brings back as many as there is room for.
     let stay = cache.reserve(&session);
     let older: Vec<_> = (1..=4).map(|at| message("s", at)).collect();
     cache.fill(&session, stay, &older, Extent::Whole);
-    assert_eq!((times(&cache, "s"), let_go(&cache)), (vec![3, 4, 5], Some(2)));
+    assert_eq!((times(&cache, "s"), evicted_through(&cache)), (vec![3, 4, 5], Some(2)));
     cache.expire_one(&session, bound(4));
-    assert_eq!((times(&cache, "s"), let_go(&cache)), (vec![4, 5], Some(3)));
+    assert_eq!((times(&cache, "s"), evicted_through(&cache)), (vec![4, 5], Some(3)));
 }

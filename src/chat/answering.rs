@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value};
 
 use crate::history::History;
-use crate::journal::{Draft, Refusal, ReplyTo};
+use crate::journal::{AppendError, Draft, ReplyTo};
 use crate::message::{self, Metadata, SessionId};
 use crate::permit::Permit;
 use crate::recorder::Recorder;
@@ -22,8 +22,8 @@ use crate::responder::{Answer, Failure, Question, Responder};
 
 use super::context;
 use super::running::{REPLY_BYTES_MAX, Running, Why, fitting};
-use super::sessions::Place;
-use super::turn::{End, Said, Status};
+use super::sessions::TurnPermit;
+use super::turn::{End, Status, TurnResult};
 
 /// The longest reason of a failure, in bytes as a line keeps it; the rest is left out.
 const REASON_BYTES_MAX: usize = 16 << 10;
@@ -64,7 +64,7 @@ pub(super) struct Answering {
     /// Given back first.
     pub(super) slot: Option<Permit>,
     /// `None` once the end was told.
-    pub(super) place: Option<Place>,
+    pub(super) place: Option<TurnPermit>,
 }
 
 /// What is to be recorded. The metadata is what the responder tells, or what it cannot tell otherwise.
@@ -118,7 +118,7 @@ impl Answering {
         let heard = self.place.as_ref().map(|place| place.begin_recording(&self.running));
         let (text, why) = heard.unwrap_or_default();
         if why == Some(Why::Erased) {
-            return Ok(Said { reply: None, text, status: Status::Cancelled });
+            return Ok(TurnResult { reply: None, text, status: Status::Cancelled });
         }
         let mut verdict = Verdict::of(answer, text, why);
         let line = verdict.line(self.running.session(), &self.transport);
@@ -126,7 +126,7 @@ impl Answering {
         let key = self.running.key().copied();
         let reply_to = ReplyTo::Message(self.running.user());
         let kept = self.recorder.record(vec![Draft::Message { line, key, reply_to }])?;
-        Ok(Said { reply: Some(kept[0].id()), text: verdict.text, status: verdict.status })
+        Ok(TurnResult { reply: Some(kept[0].id()), text: verdict.text, status: verdict.status })
     }
 
     fn end(&mut self, end: End) {
@@ -153,7 +153,7 @@ impl Drop for Answering {
         drop(self.slot.take());
         if self.place.is_some() {
             let _ = self.running.begin_recording();
-            self.end(Err(Refusal::Unavailable("the turn met a fault of chatkeep's own; see its log".into())));
+            self.end(Err(AppendError::Unavailable("the turn met a fault of chatkeep's own; see its log".into())));
         }
     }
 }

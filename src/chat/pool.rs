@@ -15,7 +15,7 @@ use crate::permit::{Permit, Semaphore};
 use crate::thread;
 
 use super::answering::Answering;
-use super::turn::NoTurn;
+use super::turn::TurnError;
 
 /// See the module.
 pub(super) struct Pool {
@@ -60,17 +60,17 @@ impl Pool {
     /// Takes a place, with a thread for it.
     ///
     /// # Errors
-    /// [`NoTurn::AtCap`], also when the system has no thread left; [`NoTurn::Stopping`].
-    pub(super) fn reserve(&self) -> Result<Slot, NoTurn> {
+    /// [`TurnError::AtCap`], also when the system has no thread left; [`TurnError::Stopping`].
+    pub(super) fn reserve(&self) -> Result<Slot, TurnError> {
         let mut threads = self.threads();
-        let Some(Open { turns, alive }) = &threads.open else { return Err(NoTurn::Stopping) };
-        let slot = Slot { place: self.places.try_acquire().ok_or(NoTurn::AtCap)?, turns: turns.clone() };
+        let Some(Open { turns, alive }) = &threads.open else { return Err(TurnError::Stopping) };
+        let slot = Slot { place: self.places.try_acquire().ok_or(TurnError::AtCap)?, turns: turns.clone() };
         if threads.started.len() < self.places.taken() {
             let (turns, alive, name) =
                 (self.turns.clone(), alive.clone(), format!("responder-{}", threads.started.len()));
             let started = thread::spawn(name, move || answer(&turns, &alive)).map_err(|e| {
                 log::warn!("no thread for an answer: {e}");
-                NoTurn::AtCap
+                TurnError::AtCap
             })?;
             threads.started.push(started);
         }

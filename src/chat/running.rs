@@ -19,12 +19,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::hub::{Hub, Live as Told, What};
-use crate::journal::{Key, Refusal};
+use crate::journal::{AppendError, Key};
 use crate::message::{Id, SessionId};
 use crate::permit::Permit;
 use crate::responder::Stop;
 
-use super::turn::{End, Outcome};
+use super::turn::{End, TurnOutcome};
 
 /// The longest reply, in bytes as its line keeps it: a third of what a line may have, so that with metadata, and as the part
 /// of a failed reply, it always fits.
@@ -32,7 +32,7 @@ pub const REPLY_BYTES_MAX: usize = 4 << 20;
 
 /// What happened to the text of a turn.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum News {
+pub enum TurnProgress {
     /// What follows the place that was asked for.
     Text(String),
     /// The whole text was seen, and the turn is over.
@@ -214,15 +214,15 @@ impl Running {
 
     /// Waits until there is text behind the first `seen` bytes, or it is over, at most until `until`.
     #[must_use]
-    pub fn wait_for_text(&self, seen: usize, until: Instant) -> News {
+    pub fn wait_for_text(&self, seen: usize, until: Instant) -> TurnProgress {
         let left = until.saturating_duration_since(Instant::now());
         let nothing = |live: &mut Live| live.text.len() <= seen && live.end.is_none();
         let waited = self.changed.wait_timeout_while(self.live(), left, nothing);
         let live = waited.unwrap_or_else(PoisonError::into_inner).0;
         match (live.text.get(seen..), &live.end) {
-            (Some(text), _) if !text.is_empty() => News::Text(text.to_owned()),
-            (_, Some(end)) => News::End(end.clone()),
-            _ => News::Nothing,
+            (Some(text), _) if !text.is_empty() => TurnProgress::Text(text.to_owned()),
+            (_, Some(end)) => TurnProgress::End(end.clone()),
+            _ => TurnProgress::Nothing,
         }
     }
 
@@ -288,9 +288,9 @@ impl fmt::Debug for Running {
 
 /// A turn whose user's message is durable.
 #[derive(Debug)]
-pub enum Begun {
+pub enum StartedTurn {
     /// It is over already.
-    Done(Outcome),
+    Done(TurnOutcome),
     /// It is being answered.
     Follow(Follow),
 }
@@ -325,8 +325,8 @@ impl Follow {
     /// Waits for the end.
     ///
     /// # Errors
-    /// [`Refusal`]: the user's message is kept, and whether the reply is is unknown.
-    pub fn wait(&self) -> Result<Outcome, Refusal> {
+    /// [`AppendError`]: the user's message is kept, and whether the reply is is unknown.
+    pub fn wait(&self) -> Result<TurnOutcome, AppendError> {
         self.outcome(&self.running.wait())
     }
 
@@ -334,8 +334,8 @@ impl Follow {
     ///
     /// # Errors
     /// As [`Follow::wait`].
-    pub fn outcome(&self, end: &End) -> Result<Outcome, Refusal> {
-        Outcome::of(self.running.user, end, self.duplicate)
+    pub fn outcome(&self, end: &End) -> Result<TurnOutcome, AppendError> {
+        TurnOutcome::of(self.running.user, end, self.duplicate)
     }
 
     /// Nobody is there any more to read the answer. With the last request that follows a turn the turn is stopped, unless it

@@ -9,15 +9,15 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::journal::{Key, Refusal};
+use crate::journal::{AppendError, Key};
 use crate::message::SessionId;
 
 use super::running::{Running, Why};
-use super::turn::{NoTurn, WhenBusy};
+use super::turn::{TurnError, WhenBusy};
 
 /// See the module.
 #[derive(Default)]
-pub(super) struct Sessions {
+pub(super) struct TurnQueues {
     inner: Mutex<Inner>,
     /// The last place was given back.
     idle: Condvar,
@@ -25,14 +25,14 @@ pub(super) struct Sessions {
 
 #[derive(Default)]
 struct Inner {
-    lines: HashMap<SessionId, Line>,
+    lines: HashMap<SessionId, Queue>,
     is_closed: bool,
 }
 
 /// One session's: who has the place, and who waits for it.
 #[derive(Default)]
-struct Line {
-    occupant: Option<Occupant>,
+struct Queue {
+    holder: Option<Holder>,
     next_ticket: u64,
     waiting: VecDeque<Waiter>,
     /// Erasures of the session that are under way.
@@ -49,7 +49,7 @@ struct Waiter {
 }
 
 /// Who has the place of a session.
-pub(super) enum Occupant {
+pub(super) enum Holder {
     /// Somebody who gives it back after a sync at most.
     Brief,
     /// A turn whose message is not recorded yet, with its key.
@@ -61,27 +61,27 @@ pub(super) enum Occupant {
 /// What came of waiting.
 pub(super) enum Entered {
     /// The place is the caller's.
-    Place(Place),
+    TurnPermit(TurnPermit),
     /// A turn with the caller's key is being answered.
     Same(Arc<Running>),
 }
 
 /// The place of a session, given back when it is dropped.
-pub(super) struct Place {
-    sessions: Arc<Sessions>,
+pub(super) struct TurnPermit {
+    sessions: Arc<TurnQueues>,
     session: SessionId,
 }
 
 /// An erasure of a session that is under way; over when it is dropped.
 pub(super) struct Erasing {
-    sessions: Arc<Sessions>,
+    sessions: Arc<TurnQueues>,
     session: SessionId,
 }
 
-impl Line {
+impl Queue {
     fn running(&self) -> Option<&Arc<Running>> {
-        match &self.occupant {
-            Some(Occupant::Running(running)) => Some(running),
+        match &self.holder {
+            Some(Holder::Running(running)) => Some(running),
             _ => None,
         }
     }
@@ -89,31 +89,31 @@ impl Line {
     /// The turn that is answered under that key.
     ///
     /// An error: it came with other content.
-    fn same(&self, key: Option<&Key>) -> Result<Option<&Arc<Running>>, NoTurn> {
+    fn same(&self, key: Option<&Key>) -> Result<Option<&Arc<Running>>, TurnError> {
         let Some(key) = key else { return Ok(None) };
         // What an erased message's key stood for is forgotten, also while its turn is ending.
         let is_same =
             |running: &&Arc<Running>| running.key().is_some_and(|other| other.hash == key.hash) && !running.is_erased();
         match self.running().filter(is_same) {
-            Some(running) if running.key() != Some(key) => Err(NoTurn::Refused(Refusal::KeyConflict(0))),
+            Some(running) if running.key() != Some(key) => Err(TurnError::Refused(AppendError::KeyConflict(0))),
             found => Ok(found),
         }
     }
 
     /// What comes of waiting now: the turn to join, or the place if there is none. `None`: it waits on.
-    fn call(&self, waiter: &Waiter, is_closed: bool, is_late: bool) -> Option<Result<Option<Arc<Running>>, NoTurn>> {
+    fn call(&self, waiter: &Waiter, is_closed: bool, is_late: bool) -> Option<Result<Option<Arc<Running>>, TurnError>> {
         match self.same(waiter.key.as_ref()) {
             Err(no_turn) => Some(Err(no_turn)),
             Ok(Some(running)) => Some(Ok(Some(running.clone()))),
-            Ok(None) if is_closed => Some(Err(NoTurn::Stopping)),
+            Ok(None) if is_closed => Some(Err(TurnError::Stopping)),
             Ok(None) if self.is_turn_of(waiter) => Some(Ok(None)),
-            Ok(None) if waiter.when_busy == WhenBusy::Refuse && self.is_busy_for(waiter) => Some(Err(NoTurn::Busy)),
-            Ok(None) => is_late.then_some(Err(NoTurn::Late)),
+            Ok(None) if waiter.when_busy == WhenBusy::Refuse && self.is_busy_for(waiter) => Some(Err(TurnError::Busy)),
+            Ok(None) => is_late.then_some(Err(TurnError::Late)),
         }
     }
 
     fn is_turn_of(&self, waiter: &Waiter) -> bool {
-        self.occupant.is_none() && self.waiting.front().is_some_and(|first| first.ticket == waiter.ticket)
+        self.holder.is_none() && self.waiting.front().is_some_and(|first| first.ticket == waiter.ticket)
     }
 
     /// Whether another message is being answered, for one that does not queue.
@@ -122,37 +122,37 @@ impl Line {
         let is_other = |key: &Option<Key>| waiter.key.is_none() || *key != waiter.key;
         let mut before = self.waiting.iter().take_while(|other| other.ticket != waiter.ticket);
         before.any(|other| is_other(&other.key))
-            || match &self.occupant {
-                None | Some(Occupant::Brief) => false,
+            || match &self.holder {
+                None | Some(Holder::Brief) => false,
                 // The same message by another way: it is answered soon, or over.
-                Some(Occupant::Beginning(key)) => is_other(key),
-                Some(Occupant::Running(running)) => running.is_answering(),
+                Some(Holder::Beginning(key)) => is_other(key),
+                Some(Holder::Running(running)) => running.is_answering(),
             }
     }
 
     fn is_unused(&self) -> bool {
-        self.occupant.is_none() && self.waiting.is_empty() && self.erasing == 0
+        self.holder.is_none() && self.waiting.is_empty() && self.erasing == 0
     }
 }
 
-impl Sessions {
+impl TurnQueues {
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the session's place for `occupant`, or joins the turn that is answered under the same key.
+    /// Takes the session's place for `holder`, or joins the turn that is answered under the same key.
     ///
     /// # Errors
-    /// [`NoTurn`]: busy, closed, or `until` has come.
+    /// [`TurnError`]: busy, closed, or `until` has come.
     pub(super) fn enter(
         self: &Arc<Self>,
         session: &SessionId,
-        occupant: Occupant,
+        holder: Holder,
         when_busy: WhenBusy,
         until: Instant,
-    ) -> Result<Entered, NoTurn> {
-        let key = match &occupant {
-            Occupant::Beginning(key) => *key,
+    ) -> Result<Entered, TurnError> {
+        let key = match &holder {
+            Holder::Beginning(key) => *key,
             _ => None,
         };
         let mut inner = self.inner();
@@ -167,7 +167,7 @@ impl Sessions {
             if let Some(called) = line.call(&waiter, is_closed, left.is_zero()) {
                 line.waiting.retain(|other| other.ticket != waiter.ticket);
                 if let Ok(None) = called {
-                    line.occupant = Some(occupant);
+                    line.holder = Some(holder);
                 }
                 break called;
             }
@@ -178,7 +178,7 @@ impl Sessions {
         self.tidy(&mut inner, session);
         Ok(match called? {
             Some(running) => Entered::Same(running),
-            None => Entered::Place(Place { sessions: Arc::clone(self), session: session.clone() }),
+            None => Entered::TurnPermit(TurnPermit { sessions: Arc::clone(self), session: session.clone() }),
         })
     }
 
@@ -221,7 +221,7 @@ impl Sessions {
 
     /// All turns that are being answered.
     pub(super) fn all_running(&self) -> Vec<Arc<Running>> {
-        self.inner().lines.values().filter_map(Line::running).cloned().collect()
+        self.inner().lines.values().filter_map(Queue::running).cloned().collect()
     }
 
     /// Lets nobody in any more, and sends away who waits.
@@ -239,12 +239,12 @@ impl Sessions {
     }
 }
 
-impl Place {
+impl TurnPermit {
     /// The turn it was taken for is being answered.
     pub(super) fn run(&self, running: &Arc<Running>) {
         let mut inner = self.sessions.inner();
         let line = inner.lines.get_mut(&self.session).expect("who has the place keeps the line");
-        line.occupant = Some(Occupant::Running(running.clone()));
+        line.holder = Some(Holder::Running(running.clone()));
         // Who brings the same key joins it.
         line.changed.notify_all();
     }
@@ -270,11 +270,11 @@ impl Drop for Erasing {
     }
 }
 
-impl Drop for Place {
+impl Drop for TurnPermit {
     fn drop(&mut self) {
         let mut inner = self.sessions.inner();
         if let Some(line) = inner.lines.get_mut(&self.session) {
-            line.occupant = None;
+            line.holder = None;
         }
         self.sessions.tidy(&mut inner, &self.session);
     }

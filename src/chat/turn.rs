@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::journal::Refusal;
+use crate::journal::AppendError;
 use crate::message::{Id, Origin, SessionId};
 
 /// What a user says.
@@ -27,7 +27,7 @@ pub struct Turn<'a> {
 
 /// A message of a program that has its own assistant.
 #[derive(Clone, Copy, Debug)]
-pub struct Given<'a> {
+pub struct NewMessage<'a> {
     /// Where.
     pub session: &'a SessionId,
     /// Whose; [`crate::message::is_role`] holds.
@@ -47,7 +47,7 @@ pub struct Given<'a> {
 pub enum WhenBusy {
     /// Wait behind it, in order of arrival, for as long as an answer may take.
     Queue,
-    /// [`NoTurn::Busy`], and nothing is recorded. A turn that is over and only being recorded is waited for all the same.
+    /// [`TurnError::Busy`], and nothing is recorded. A turn that is over and only being recorded is waited for all the same.
     Refuse,
 }
 
@@ -88,11 +88,11 @@ impl Status {
 }
 
 /// How a turn ended; an error: no reply could be recorded, and whether one was is unknown.
-pub type End = Result<Said, Refusal>;
+pub type End = Result<TurnResult, AppendError>;
 
 /// A reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Said {
+pub struct TurnResult {
     /// Its id; `None` when it was not recorded because its session was erased.
     pub reply: Option<Id>,
     /// Its text: of a failed one the reason.
@@ -103,7 +103,7 @@ pub struct Said {
 
 /// What a turn came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outcome {
+pub struct TurnOutcome {
     /// The user's message, or the record of a new context.
     pub user: Id,
     /// The assistant's message; `None` without a responder, for a new context, and when the session was erased meanwhile.
@@ -116,20 +116,20 @@ pub struct Outcome {
     pub duplicate: bool,
 }
 
-impl Outcome {
+impl TurnOutcome {
     /// What a turn that was answered on its own thread came to.
-    pub(super) fn of(user: Id, end: &End, duplicate: bool) -> Result<Self, Refusal> {
+    pub(super) fn of(user: Id, end: &End, duplicate: bool) -> Result<Self, AppendError> {
         let said = end.as_ref().map_err(Clone::clone)?;
         Ok(Self { user, reply: said.reply, text: Some(said.text.clone()), status: said.status, duplicate })
     }
 }
 
-/// Why a turn was not begun. Unless it is [`NoTurn::Refused`], nothing of it is recorded.
+/// Why a turn was not begun. Unless it is [`TurnError::Refused`], nothing of it is recorded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NoTurn {
+pub enum TurnError {
     /// The journal's word; by it, whether the user's message is kept may be unknown.
     #[error(transparent)]
-    Refused(#[from] Refusal),
+    Refused(#[from] AppendError),
     /// Another turn of the session is being answered.
     #[error("another message of this session is being answered")]
     Busy,

@@ -55,7 +55,7 @@ pub(super) fn history(options: &Options) -> Result<(), Failure> {
 pub(super) fn tail(options: &Options) -> Result<(), Failure> {
     let client = client(options)?;
     let (limit, session) = (options.limit.unwrap_or(TAIL_DEFAULT), options.session.as_ref());
-    let mut place = Place::now(&client)?;
+    let mut place = ReadPosition::now(&client)?;
     // What the page shows of what comes after the place is not shown again.
     let mut shown_last = String::new();
     match session {
@@ -104,7 +104,7 @@ pub(super) fn encoded(session: &SessionId) -> String {
 }
 
 /// A place in the feed, which is the journal's.
-struct Place {
+struct ReadPosition {
     epoch: String,
     first: u64,
     sequence: u64,
@@ -112,7 +112,7 @@ struct Place {
     next: Option<String>,
 }
 
-impl Place {
+impl ReadPosition {
     /// Behind everything there is. A cursor is the journal's epoch and a sequence; the feed tells the first, the status the
     /// second, and so nobody has to read a whole journal to find its end.
     fn now(client: &Client) -> Result<Self, Failure> {
@@ -190,9 +190,9 @@ fn status_lines(status: &Value) -> String {
         ("queue", queue_line(&status["queue"])),
         ("journal", journal_line(journal)),
     ];
-    let owed = number(&journal["owed_to_mongo"]);
-    if owed > 0 {
-        lines.push(("owed", format!("{} to MongoDB, which is switched off", some(owed, "record"))));
+    let undelivered = number(&journal["undelivered_to_mongo"]);
+    if undelivered > 0 {
+        lines.push(("backlog", format!("{} that MongoDB lacks, which is switched off", some(undelivered, "record"))));
     }
     let warnings = journal["warnings"].as_array().into_iter().flatten();
     lines.extend(warnings.map(|warning| ("warning", word(warning))));
@@ -316,22 +316,22 @@ mod tests {
     }
 
     #[test]
-    fn a_status_counts_one_thing_as_one_and_tells_what_mongodb_is_owed() {
+    fn a_status_counts_one_thing_as_one_and_tells_what_mongodb_lacks() {
         let status = |count: u64| {
             status_lines(&json!({
                 "cache": {"messages": count, "sessions": count},
                 "queue": {"dead_letters": count, "failures": count},
-                "journal": {"segments": count, "owed_to_mongo": count},
+                "journal": {"segments": count, "undelivered_to_mongo": count},
             }))
         };
         let one = status(1);
         for words in
-            ["1 message of 1 session,", "1 dead letter, 1 failed call", " in 1 segment,", "1 record to MongoDB"]
+            ["1 message of 1 session,", "1 dead letter, 1 failed call", " in 1 segment,", "1 record that MongoDB lacks"]
         {
             assert!(one.contains(words), "{words} is not in {one}");
         }
-        assert!(status(2).contains("2 messages of 2 sessions,") && status(2).contains("2 records to MongoDB"));
-        assert!(!status(0).contains("to MongoDB"));
+        assert!(status(2).contains("2 messages of 2 sessions,") && status(2).contains("2 records that MongoDB lacks"));
+        assert!(!status(0).contains("MongoDB lacks"));
     }
 
     #[test]
@@ -352,7 +352,7 @@ mod tests {
 
     #[test]
     fn a_place_goes_back_no_further_than_the_journal() {
-        let mut place = Place { epoch: "00000000000000ab".to_owned(), first: 5, sequence: 30, next: None };
+        let mut place = ReadPosition { epoch: "00000000000000ab".to_owned(), first: 5, sequence: 30, next: None };
         place.back(10);
         assert_eq!(place.cursor(), "00000000000000ab-14");
         place.back(1000);

@@ -24,7 +24,7 @@ use super::load::load;
 use super::screen::{Failure, print, visible};
 use super::show::status_of;
 
-use run::{Outcome, Run};
+use run::{CheckResult, Run};
 
 /// The session it records in when none is named.
 const SESSION: &str = "verifier";
@@ -37,7 +37,7 @@ struct Report {
 }
 
 impl Report {
-    fn add(&mut self, name: &str, outcome: Outcome) -> Result<(), Failure> {
+    fn add(&mut self, name: &str, outcome: CheckResult) -> Result<(), Failure> {
         let (mark, is_ok, told) = match outcome {
             Ok(told) => ('✓', true, told),
             Err(fault) => ('✗', false, fault),

@@ -14,7 +14,7 @@ const QUOTED_CHARS: usize = 80;
 
 /// One fault, by what the reader has to change.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Fault {
+pub enum ConfigError {
     /// The text is not YAML, or repeats a key. Lines and columns count from 1; 0 where the parser knows none.
     #[error("{}{reason}", place(*.line, *.column))]
     Syntax {
@@ -53,7 +53,7 @@ pub enum Fault {
     },
 }
 
-impl Fault {
+impl ConfigError {
     /// Whether the fault stands in the file, and not in an option of the command line.
     #[must_use]
     pub fn is_in_file(&self) -> bool {
@@ -64,27 +64,27 @@ impl Fault {
 
 /// Every fault of one configuration; never empty. Displayed one a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Faults(Vec<Fault>);
+pub struct ConfigErrors(Vec<ConfigError>);
 
-impl Faults {
+impl ConfigErrors {
     /// `Ok` when there is none.
-    pub(super) fn or<T>(faults: Vec<Fault>, value: T) -> Result<T, Self> {
+    pub(super) fn or<T>(faults: Vec<ConfigError>, value: T) -> Result<T, Self> {
         if faults.is_empty() { Ok(value) } else { Err(Self(faults)) }
     }
 
     /// The faults, in the order of the table of keys, unknown keys first.
-    pub fn iter(&self) -> impl Iterator<Item = &Fault> {
+    pub fn iter(&self) -> impl Iterator<Item = &ConfigError> {
         self.0.iter()
     }
 }
 
-impl From<Fault> for Faults {
-    fn from(fault: Fault) -> Self {
+impl From<ConfigError> for ConfigErrors {
+    fn from(fault: ConfigError) -> Self {
         Self(vec![fault])
     }
 }
 
-impl fmt::Display for Faults {
+impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, fault) in self.0.iter().enumerate() {
             if i > 0 {
@@ -96,7 +96,7 @@ impl fmt::Display for Faults {
     }
 }
 
-impl std::error::Error for Faults {}
+impl std::error::Error for ConfigErrors {}
 
 fn place(line: usize, column: usize) -> String {
     if line == 0 { String::new() } else { format!("line {line}, column {column}: ") }

@@ -49,8 +49,8 @@ fn takes(key: &Key) -> String {
         Kind::Text(_) => "text".to_owned(),
         Kind::Path(_) => "path".to_owned(),
         Kind::List(_) => "list".to_owned(),
-        Kind::Flag => "`true`, `false`".to_owned(),
-        Kind::Whole(bounds) => format!("{} to {}", bounds.start(), bounds.end()),
+        Kind::Bool => "`true`, `false`".to_owned(),
+        Kind::Integer(bounds) => format!("{} to {}", bounds.start(), bounds.end()),
         Kind::Choice(words) => words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", "),
     }
 }

@@ -35,7 +35,7 @@ mod manual_tests;
 #[cfg(test)]
 mod tests;
 
-pub use fault::{Fault, Faults, closest};
+pub use fault::{ConfigError, ConfigErrors, closest};
 pub use resolve::Overrides;
 pub use secret::{Secret, redact_uri};
 pub use settings::Settings;
@@ -51,7 +51,7 @@ impl Config {
     ///
     /// # Errors
     /// Those of `data` itself, when it makes a path that breaks a rule (the socket's path is bounded by the system).
-    pub fn defaults(data: Option<&Path>) -> Result<Self, Faults> {
+    pub fn defaults(data: Option<&Path>) -> Result<Self, ConfigErrors> {
         let overrides = Overrides { data, ..Overrides::default() };
         Settings::load("", &|_| None, &overrides).map(|settings| settings.config())
     }

@@ -10,7 +10,7 @@ use std::path::Path;
 use serde_yaml::{Mapping, Value};
 
 use super::expand::{Env, Expanded, expand};
-use super::fault::{Fault, Faults, closest, quote, quote_text};
+use super::fault::{ConfigError, ConfigErrors, closest, quote, quote_text};
 use super::secret::REDACTED;
 use super::settings::{Settings, Values, typed};
 use super::table::{Given, KEYS, Key, Kind, Rule};
@@ -31,10 +31,10 @@ impl Settings {
     ///
     /// # Errors
     /// Every fault at once; only a text that is no YAML has a single one.
-    pub fn load(text: &str, env: &Env<'_>, overrides: &Overrides<'_>) -> Result<Self, Faults> {
+    pub fn load(text: &str, env: &Env<'_>, overrides: &Overrides<'_>) -> Result<Self, ConfigErrors> {
         let root = yaml::parse(text)?;
         let mut faults = Vec::new();
-        let mut given = Found::new();
+        let mut given = FileValues::new();
         match &root {
             Value::Null => {}
             Value::Mapping(block) => walk("", block, &mut given, &mut faults),
@@ -57,20 +57,20 @@ impl Settings {
         }
         let config = typed(&values, overrides.data)?;
         faults.extend(together::check(&config, &origin, &|path| !faulty.contains(path)));
-        Faults::or(faults, Self { values, config })
+        ConfigErrors::or(faults, Self { values, config })
     }
 }
 
 /// The values that stand in the file, by key.
-type Found<'a> = BTreeMap<&'static str, &'a Value>;
+type FileValues<'a> = BTreeMap<&'static str, &'a Value>;
 
-fn not_a_block(path: &str) -> Fault {
+fn not_a_block(path: &str) -> ConfigError {
     // The value is not shown: a secret may have slipped up to its block.
-    Fault::Value { path: path.to_owned(), value: REDACTED.to_owned(), rule: "must be a block of keys".to_owned() }
+    ConfigError::Value { path: path.to_owned(), value: REDACTED.to_owned(), rule: "must be a block of keys".to_owned() }
 }
 
 /// Finds every known key below `prefix`, and refuses the others.
-fn walk<'a>(prefix: &str, block: &'a Mapping, given: &mut Found<'a>, faults: &mut Vec<Fault>) {
+fn walk<'a>(prefix: &str, block: &'a Mapping, given: &mut FileValues<'a>, faults: &mut Vec<ConfigError>) {
     for (name, value) in block {
         let name = name.as_str().unwrap_or_default();
         let path = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") };
@@ -82,7 +82,7 @@ fn walk<'a>(prefix: &str, block: &'a Mapping, given: &mut Found<'a>, faults: &mu
             }
         } else if !KEYS.iter().any(|key| key.path.starts_with(&inside)) {
             let suggestion = suggest(&path).map(str::to_owned);
-            faults.push(Fault::UnknownKey { path: path.escape_debug().to_string(), suggestion });
+            faults.push(ConfigError::UnknownKey { path: path.escape_debug().to_string(), suggestion });
         } else if let Value::Mapping(block) = value {
             walk(&path, block, given, faults);
         } else if !value.is_null() {
@@ -115,8 +115,8 @@ fn suggest(path: &str) -> Option<&'static str> {
 fn default_value(key: &Key) -> Value {
     match key.default {
         Given::Text(text) => Value::String(text.to_owned()),
-        Given::Whole(number) => Value::Number(number.into()),
-        Given::Flag(flag) => Value::Bool(flag),
+        Given::Integer(number) => Value::Number(number.into()),
+        Given::Bool(flag) => Value::Bool(flag),
         Given::NoItems => Value::Sequence(Vec::new()),
     }
 }
@@ -132,7 +132,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     /// The value of the key's kind; with a fault told, a stand-in.
-    fn read(&self, value: &Value, faults: &mut Vec<Fault>) -> Value {
+    fn read(&self, value: &Value, faults: &mut Vec<ConfigError>) -> Value {
         if let Kind::List(rule) = &self.key.kind {
             return self.read_list(value, rule, faults).into();
         }
@@ -149,7 +149,7 @@ impl Reader<'_> {
         match self.accept(&value) {
             Ok(value) => value,
             Err(rule) => {
-                faults.push(Fault::Value { path: self.path.to_owned(), value: self.quoted(&value), rule });
+                faults.push(ConfigError::Value { path: self.path.to_owned(), value: self.quoted(&value), rule });
                 self.stand_in()
             }
         }
@@ -159,8 +159,8 @@ impl Reader<'_> {
     fn typed(&self, expanded: Expanded) -> Value {
         let text = expanded.text.trim();
         let typed = match self.key.kind {
-            Kind::Flag if expanded.by_variable => text.to_ascii_lowercase().parse().ok().map(Value::Bool),
-            Kind::Whole(_) if expanded.by_variable => {
+            Kind::Bool if expanded.by_variable => text.to_ascii_lowercase().parse().ok().map(Value::Bool),
+            Kind::Integer(_) if expanded.by_variable => {
                 text.parse::<u64>().ok().map(|number| Value::Number(number.into()))
             }
             _ => None,
@@ -179,9 +179,9 @@ impl Reader<'_> {
                 Value::String(_) => rule.must.to_owned(),
                 _ => format!("must be text (in quotes): {}", rule.must),
             }),
-            (Kind::Flag, Value::Bool(flag)) => Ok((*flag).into()),
-            (Kind::Flag, _) => Err("must be true or false".to_owned()),
-            (Kind::Whole(bounds), value) => match value.as_u64() {
+            (Kind::Bool, Value::Bool(flag)) => Ok((*flag).into()),
+            (Kind::Bool, _) => Err("must be true or false".to_owned()),
+            (Kind::Integer(bounds), value) => match value.as_u64() {
                 Some(number) if bounds.contains(&number) => Ok(number.into()),
                 _ => Err(format!("must be a whole number from {} to {}", bounds.start(), bounds.end())),
             },
@@ -193,9 +193,9 @@ impl Reader<'_> {
         }
     }
 
-    fn read_list(&self, value: &Value, rule: &Rule, faults: &mut Vec<Fault>) -> Vec<String> {
+    fn read_list(&self, value: &Value, rule: &Rule, faults: &mut Vec<ConfigError>) -> Vec<String> {
         let mut list = Vec::new();
-        let mut keep = |item: Result<String, Vec<Fault>>| match item {
+        let mut keep = |item: Result<String, Vec<ConfigError>>| match item {
             Ok(text) => list.push(text),
             Err(told) => faults.extend(told),
         };
@@ -213,7 +213,7 @@ impl Reader<'_> {
                 }
                 Err(reasons) => keep(Err(references(self.path, reasons))),
             },
-            other => keep(Err(vec![Fault::Value {
+            other => keep(Err(vec![ConfigError::Value {
                 path: self.path.to_owned(),
                 value: quote(other),
                 rule: "must be a list, such as [] or [\"…\"]".to_owned(),
@@ -222,10 +222,10 @@ impl Reader<'_> {
         list
     }
 
-    fn read_item(&self, path: &str, item: &Value, rule: &Rule) -> Result<String, Vec<Fault>> {
+    fn read_item(&self, path: &str, item: &Value, rule: &Rule) -> Result<String, Vec<ConfigError>> {
         let Value::String(text) = item else {
             let rule = format!("must be text (in quotes): {}", rule.must);
-            return Err(vec![Fault::Value { path: path.to_owned(), value: quote(item), rule }]);
+            return Err(vec![ConfigError::Value { path: path.to_owned(), value: quote(item), rule }]);
         };
         let expanded = expand(text, self.env).map_err(|reasons| references(path, reasons))?;
         kept(path, expanded.text, rule)
@@ -254,13 +254,13 @@ impl Reader<'_> {
     }
 }
 
-fn references(path: &str, reasons: Vec<String>) -> Vec<Fault> {
-    reasons.into_iter().map(|reason| Fault::Reference { path: path.to_owned(), reason }).collect()
+fn references(path: &str, reasons: Vec<String>) -> Vec<ConfigError> {
+    reasons.into_iter().map(|reason| ConfigError::Reference { path: path.to_owned(), reason }).collect()
 }
 
-fn kept(path: &str, item: String, rule: &Rule) -> Result<String, Vec<Fault>> {
+fn kept(path: &str, item: String, rule: &Rule) -> Result<String, Vec<ConfigError>> {
     if (rule.holds)(&item) {
         return Ok(item);
     }
-    Err(vec![Fault::Value { path: path.to_owned(), value: quote_text(&item), rule: rule.must.to_owned() }])
+    Err(vec![ConfigError::Value { path: path.to_owned(), value: quote_text(&item), rule: rule.must.to_owned() }])
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde_yaml::{Mapping, Value};
 
-use super::fault::{Fault, quote};
+use super::fault::{ConfigError, quote};
 use super::table::{KEYS, Key, Kind};
 use super::types::Config;
 
@@ -27,7 +27,7 @@ pub struct Settings {
 ///
 /// # Errors
 /// A number that this machine cannot count to.
-pub(super) fn typed(values: &Values, data: Option<&Path>) -> Result<Config, Fault> {
+pub(super) fn typed(values: &Values, data: Option<&Path>) -> Result<Config, ConfigError> {
     let mut root = Mapping::new();
     for (path, value) in values {
         let (mut block, mut name) = (&mut root, *path);
@@ -38,7 +38,8 @@ pub(super) fn typed(values: &Values, data: Option<&Path>) -> Result<Config, Faul
         block.insert(name.into(), value.clone());
     }
     let config = serde_yaml::from_value(Value::Mapping(root));
-    let mut config: Config = config.map_err(|error| Fault::Syntax { line: 0, column: 0, reason: error.to_string() })?;
+    let mut config: Config =
+        config.map_err(|error| ConfigError::Syntax { line: 0, column: 0, reason: error.to_string() })?;
     // The journal's segments are made for bodies of that length.
     config.websocket.max_message_bytes = config.websocket.max_message_bytes.min(config.server.max_body_bytes);
     if let Some(data) = data.filter(|data| data.to_str().is_none()) {

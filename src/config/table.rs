@@ -29,9 +29,9 @@ pub(super) enum Kind {
     /// A list of texts, each under the rule.
     List(Rule),
     /// `true` or `false`.
-    Flag,
+    Bool,
     /// A whole number within bounds.
-    Whole(RangeInclusive<u64>),
+    Integer(RangeInclusive<u64>),
     /// One of some words.
     Choice(&'static [&'static str]),
 }
@@ -41,9 +41,9 @@ pub(super) enum Given {
     /// Text, references included.
     Text(&'static str),
     /// A number.
-    Whole(u64),
+    Integer(u64),
     /// A flag.
-    Flag(bool),
+    Bool(bool),
     /// A list without items.
     NoItems,
 }
@@ -65,11 +65,11 @@ const fn key(path: &'static str, kind: Kind, default: Given) -> Key {
 }
 
 const fn whole(path: &'static str, default: u64, bounds: RangeInclusive<u64>) -> Key {
-    key(path, Kind::Whole(bounds), Given::Whole(default))
+    key(path, Kind::Integer(bounds), Given::Integer(default))
 }
 
 const fn flag(path: &'static str) -> Key {
-    key(path, Kind::Flag, Given::Flag(false))
+    key(path, Kind::Bool, Given::Bool(false))
 }
 
 const fn choice(path: &'static str, default: &'static str, words: &'static [&'static str]) -> Key {

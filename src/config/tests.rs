@@ -25,7 +25,7 @@ fn env(name: &str) -> Option<OsString> {
     }
 }
 
-fn load(text: &str) -> Result<Settings, Faults> {
+fn load(text: &str) -> Result<Settings, ConfigErrors> {
     Settings::load(text, &env, &Overrides::default())
 }
 

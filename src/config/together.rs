@@ -2,7 +2,7 @@
 //!
 //! A rule is passed over when a key it looks at has a fault of its own: it would only repeat that one.
 
-use super::fault::{Fault, quote_text};
+use super::fault::{ConfigError, quote_text};
 use super::rules::is_loopback;
 use super::types::{Config, ResponderKind};
 
@@ -26,12 +26,13 @@ pub(super) fn check(
     config: &Config,
     origin: &dyn Fn(&'static str) -> &'static str,
     is_sound: &dyn Fn(&str) -> bool,
-) -> Vec<Fault> {
+) -> Vec<ConfigError> {
     const RULES: [fn(&Config) -> Option<Broken>; 9] =
         [listen, segment_bytes, idle_timeout, max_bytes, disk_path, command, openai, model, mongo];
     let broken = RULES.iter().filter_map(|rule| rule(config));
     let told = broken.filter(|broken| is_sound(broken.path) && broken.with.iter().all(|other| is_sound(other)));
-    told.map(|Broken { path, value, rule, .. }| Fault::Value { path: origin(path).to_owned(), value, rule }).collect()
+    told.map(|Broken { path, value, rule, .. }| ConfigError::Value { path: origin(path).to_owned(), value, rule })
+        .collect()
 }
 
 fn listen(config: &Config) -> Option<Broken> {

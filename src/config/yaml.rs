@@ -10,16 +10,16 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, EnumAccess, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_yaml::{Mapping, Value};
 
-use super::fault::Fault;
+use super::fault::ConfigError;
 
 /// Reads one document; an empty one is `Null`.
-pub(super) fn parse(text: &str) -> Result<Value, Fault> {
+pub(super) fn parse(text: &str) -> Result<Value, ConfigError> {
     // libyaml takes a byte order mark within UTF-8 for a document of its own.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let said = RefCell::new(None);
     Node(&said).deserialize(serde_yaml::Deserializer::from_str(text)).map_err(|error| {
         let (line, column) = error.location().map_or((0, 0), |at| (at.line(), at.column()));
-        Fault::Syntax { line, column, reason: said.take().unwrap_or_else(|| reason(&error)) }
+        ConfigError::Syntax { line, column, reason: said.take().unwrap_or_else(|| reason(&error)) }
     })
 }
 

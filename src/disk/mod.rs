@@ -55,14 +55,14 @@ pub trait Disk: Clone + Send + Sync + 'static {
     /// Makes everything on the file system that holds `path` durable, and tells when some of it was lost.
     fn sync_all(&self, path: &Path) -> io::Result<()>;
     /// The room on the file system that holds `path`. A disk without an end need not tell.
-    fn room(&self, _path: &Path) -> io::Result<Room> {
-        Ok(Room { free_bytes: u64::MAX, total_bytes: u64::MAX })
+    fn room(&self, _path: &Path) -> io::Result<DiskSpace> {
+        Ok(DiskSpace { free_bytes: u64::MAX, total_bytes: u64::MAX })
     }
 }
 
 /// The room on a file system, as far as it is ours to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Room {
+pub struct DiskSpace {
     /// Not taken.
     pub free_bytes: u64,
     /// Altogether.
@@ -160,9 +160,9 @@ impl Disk for RealDisk {
         Ok(rustix::fs::syncfs(File::open(path)?)?)
     }
 
-    fn room(&self, path: &Path) -> io::Result<Room> {
+    fn room(&self, path: &Path) -> io::Result<DiskSpace> {
         let found = rustix::fs::statvfs(path)?;
-        Ok(Room {
+        Ok(DiskSpace {
             free_bytes: found.f_bavail.saturating_mul(found.f_frsize),
             total_bytes: found.f_blocks.saturating_mul(found.f_frsize),
         })

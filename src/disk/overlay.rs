@@ -14,7 +14,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::{Disk, DiskFile, Room};
+use super::{Disk, DiskFile, DiskSpace};
 
 /// What all writes may take, in bytes.
 pub const HELD_BYTES_MAX: usize = 64 << 20;
@@ -162,7 +162,7 @@ impl<D: Disk> Disk for Overlay<D> {
         Ok(())
     }
 
-    fn room(&self, path: &Path) -> io::Result<Room> {
+    fn room(&self, path: &Path) -> io::Result<DiskSpace> {
         self.below.room(path)
     }
 }

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use super::{Disk, DiskFile};
-use faults::{Faults, Outcome};
+use faults::{Extent, Faults};
 
 pub use faults::{Fault, Op};
 pub use random::Random;
@@ -167,8 +167,8 @@ impl SimDisk {
     /// A call that cannot be half done.
     fn whole_call(&self, op: Op, target: Target<'_>) -> io::Result<MutexGuard<'_, World>> {
         match self.call(op, target)? {
-            (world, Outcome::Done) => Ok(world),
-            (_, Outcome::Half) => Err(io::Error::other("a simulated fault")),
+            (world, Extent::Done) => Ok(world),
+            (_, Extent::Half) => Err(io::Error::other("a simulated fault")),
         }
     }
 
@@ -346,12 +346,12 @@ impl DiskFile for SimFile {
         let at = if self.append { now } else { offset as usize };
         let grows = (at + bytes.len()).saturating_sub(now);
         let fits = bytes.len() - grows.saturating_sub(world.room_left());
-        let written = if outcome == Outcome::Half { fits / 2 } else { fits };
+        let written = if outcome == Extent::Half { fits / 2 } else { fits };
         world.inodes[self.inode].change(Change::Write(at, bytes[..written].to_vec()));
         match (written == bytes.len(), outcome) {
-            (true, Outcome::Done) => Ok(()),
-            (_, Outcome::Half) => Err(io::Error::other("a simulated short write")),
-            (false, Outcome::Done) => Err(io::ErrorKind::StorageFull.into()),
+            (true, Extent::Done) => Ok(()),
+            (_, Extent::Half) => Err(io::Error::other("a simulated short write")),
+            (false, Extent::Done) => Err(io::ErrorKind::StorageFull.into()),
         }
     }
 

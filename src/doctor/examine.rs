@@ -10,11 +10,11 @@ use crate::disk::overlay::Overlay;
 use crate::journal::{Journal, survey as journal};
 use crate::layout;
 use crate::message::{Clock, SessionId, Timestamp};
-use crate::transcript::survey::{self as transcript, Comparison, Found, Shortened};
+use crate::transcript::survey::{self as transcript, Comparison, Shortened, Standing};
 
 use super::findings::{Findings, LISTED_MAX, Weight};
-use super::place::{Failure, Place, messages};
-use super::{apart, around, words};
+use super::place::{DataLocation, Failure, messages};
+use super::{environment, orphans, words};
 
 /// Sessions with a torn last line that are followed; the journal usually has what their line was.
 const TORN_MAX: usize = 10_000;
@@ -35,13 +35,13 @@ pub struct Compared {
 /// The report.
 #[derive(Debug)]
 pub struct Report {
-    pub(super) place: Place,
+    pub(super) place: DataLocation,
     pub(super) journal: Option<journal::Survey>,
     pub(super) transcripts: Option<transcript::Survey>,
     pub(super) compared: Compared,
-    pub(super) around: around::Around,
+    pub(super) environment: environment::Around,
     /// Messages that stand in the journal's quarantine only.
-    pub(super) apart: u64,
+    pub(super) orphans: u64,
     pub(super) findings: Findings,
     /// What the repair did, a line each; none when it was not asked for.
     pub(super) done: Option<Vec<String>>,
@@ -57,7 +57,7 @@ impl Report {
 }
 
 /// Everything but what lies around the data, on any disk.
-pub(super) fn examine<D: Disk>(disk: &D, place: &Place, clock: &Clock) -> Result<Report, Failure> {
+pub(super) fn examine<D: Disk>(disk: &D, place: &DataLocation, clock: &Clock) -> Result<Report, Failure> {
     let mut findings = Findings::default();
     let (survey, journal) = match there(place.journal(), disk.list(place.journal()))? {
         None => (None, None),
@@ -74,8 +74,8 @@ pub(super) fn examine<D: Disk>(disk: &D, place: &Place, clock: &Clock) -> Result
         journal: survey,
         transcripts,
         compared: Compared::default(),
-        around: around::Around::default(),
-        apart: 0,
+        environment: environment::Around::default(),
+        orphans: 0,
         findings,
         done: None,
         now: clock.now(),
@@ -95,7 +95,7 @@ pub(super) fn examine<D: Disk>(disk: &D, place: &Place, clock: &Clock) -> Result
 /// Reads the transcripts. A last line that is cut off is no finding yet: the sessions with one, and its bytes, are returned.
 fn read_transcripts<D: Disk>(
     disk: &D,
-    place: &Place,
+    place: &DataLocation,
     findings: &mut Findings,
 ) -> Result<(Option<transcript::Survey>, HashMap<SessionId, u64>), Failure> {
     let mut torn = HashMap::new();
@@ -118,7 +118,7 @@ fn there<T>(path: &Path, outcome: io::Result<T>) -> Result<Option<T>, Failure> {
     }
 }
 
-fn shortened<D: Disk>(disk: &D, place: &Place, findings: &mut Findings) -> Shortened {
+fn shortened<D: Disk>(disk: &D, place: &DataLocation, findings: &mut Findings) -> Shortened {
     let path = layout::transcript_lengths(place.journal());
     Shortened::of(disk, place.transcripts(), &path).unwrap_or_else(|e| {
         findings.add(Weight::Damage, &path, format!("it cannot be read: {e}"));
@@ -126,7 +126,7 @@ fn shortened<D: Disk>(disk: &D, place: &Place, findings: &mut Findings) -> Short
     })
 }
 
-fn transcript_path(place: &Place, session: &SessionId) -> PathBuf {
+fn transcript_path(place: &DataLocation, session: &SessionId) -> PathBuf {
     place.transcripts().join(session.file_name())
 }
 
@@ -149,21 +149,21 @@ impl Report {
             compared.looked_for += 1;
             let found = comparison.look(message).unwrap_or_else(|e| {
                 fault.get_or_insert((message.session().clone(), e));
-                Found::Same
+                Standing::Same
             });
-            let is_rewritten = shortened.meet(message, found == Found::Lacking);
+            let is_rewritten = shortened.meet(message, found == Standing::Lacking);
             let what = match found {
-                Found::Same => return,
-                Found::Differs => {
+                Standing::Same => return,
+                Standing::Differs => {
                     compared.differing += 1;
                     "holds messages with other bytes than the journal; --repair takes the journal's"
                 }
-                Found::Lacking if sequence > transcribed || is_rewritten => {
+                Standing::Lacking if sequence > transcribed || is_rewritten => {
                     compared.behind += 1;
                     torn.remove(message.session());
                     return;
                 }
-                Found::Lacking => {
+                Standing::Lacking => {
                     compared.lost += 1;
                     "lacks messages the journal still has, and no start looks for them; --repair puts them back"
                 }
@@ -185,8 +185,8 @@ impl Report {
     }
 
     fn count_apart<D: Disk, J: Disk>(&mut self, disk: &D, journal: &Journal<J>) {
-        let found = apart::find(disk, &self.place, journal, self.now, &mut |_| {
-            self.apart += 1;
+        let found = orphans::find(disk, &self.place, journal, self.now, &mut |_| {
+            self.orphans += 1;
             Ok(())
         });
         if let Err(e) = found {
@@ -211,9 +211,9 @@ impl Report {
             let what = format!("{behind} messages of the journal are not in the transcripts yet");
             findings.add(Weight::Pending, transcripts, what);
         }
-        if self.apart > 0 {
+        if self.orphans > 0 {
             let what =
-                format!("{} intact messages stand here only; --repair writes them to recovered.jsonl", self.apart);
+                format!("{} intact messages stand here only; --repair writes them to recovered.jsonl", self.orphans);
             findings.add(Weight::Damage, layout::quarantine(journal), what);
         }
     }

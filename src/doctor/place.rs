@@ -17,14 +17,14 @@ const READ_BYTES: usize = 1 << 20;
 
 /// Where the data is.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct DataLocation {
     /// What `data/` means.
     pub data: PathBuf,
     /// The configuration.
     pub config: Config,
 }
 
-impl Place {
+impl DataLocation {
     pub(super) fn journal(&self) -> &Path {
         &self.config.journal.path
     }

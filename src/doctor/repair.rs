@@ -15,9 +15,9 @@ use crate::layout;
 use crate::message::{Clock, Message, SessionId, Timestamp};
 use crate::transcript::Transcripts;
 
-use super::apart;
 use super::examine::Report;
-use super::place::{Failure, Place, messages};
+use super::orphans;
+use super::place::{DataLocation, Failure, messages};
 
 /// Transcripts compared with their lengths at once.
 const LENGTHS_AT_ONCE: usize = 256;
@@ -31,7 +31,7 @@ pub fn refuse_what_is_newer(report: &Report) -> Result<(), Failure> {
 }
 
 /// Keeps what the next open would take away: segments that hold messages and never got their name.
-pub fn keep_first<D: Disk>(disk: &D, place: &Place) -> Result<(), Failure> {
+pub fn keep_first<D: Disk>(disk: &D, place: &DataLocation) -> Result<(), Failure> {
     let folder = place.journal();
     let keep = || -> io::Result<()> {
         for name in names(disk, folder)?.iter().filter(|name| name.ends_with(layout::UNFINISHED)) {
@@ -58,7 +58,7 @@ fn names<D: Disk>(disk: &D, folder: &Path) -> io::Result<Vec<String>> {
 /// A repair that is under way.
 struct Repair<'a, D: Disk> {
     disk: &'a D,
-    place: &'a Place,
+    place: &'a DataLocation,
     journal: Journal<D>,
     now: Timestamp,
     /// What it did, a line each.
@@ -69,7 +69,7 @@ struct Repair<'a, D: Disk> {
 ///
 /// # Errors
 /// [`Failure::Unfinished`].
-pub fn run<D: Disk>(disk: &D, place: &Place, clock: &Clock, before: &Report) -> Result<Vec<String>, Failure> {
+pub fn run<D: Disk>(disk: &D, place: &DataLocation, clock: &Clock, before: &Report) -> Result<Vec<String>, Failure> {
     let unfinished = |e: &dyn std::fmt::Display| Failure::Unfinished(e.to_string());
     let config = &place.config.journal;
     let opened = Journal::open_on(disk.clone(), config, clock.clone(), Box::new(|_| {}), Box::new(|| {}));
@@ -77,7 +77,7 @@ pub fn run<D: Disk>(disk: &D, place: &Place, clock: &Clock, before: &Report) -> 
     let mut repair = Repair { disk, place, journal, now: clock.now(), done: Vec::new() };
     repair.opened(before);
     repair.transcripts().map_err(|e| unfinished(&e))?;
-    repair.journal.tend().map_err(|e| unfinished(&e))?;
+    repair.journal.maintain().map_err(|e| unfinished(&e))?;
     let digests = before.journal.as_ref().map_or(0, |journal| journal.digests.missing + journal.digests.damaged);
     repair.did("digests of segments that were written anew", digests);
     repair.recover_apart().map_err(|e| unfinished(&e))?;
@@ -157,7 +157,7 @@ impl<D: Disk> Repair<'_, D> {
         let temporary = layout::unfinished(&path);
         let mut new: Option<(D::File, u64)> = None;
         let mut count = 0;
-        apart::find(self.disk, self.place, &self.journal, self.now, &mut |message: &Message| {
+        orphans::find(self.disk, self.place, &self.journal, self.now, &mut |message: &Message| {
             let (file, bytes) = match &mut new {
                 Some(new) => new,
                 None => new.insert(copied(self.disk, &path, &temporary)?),
@@ -179,7 +179,7 @@ impl<D: Disk> Repair<'_, D> {
 }
 
 /// Sessions whose transcripts are to be put in order.
-fn faulty<D: Disk>(disk: &D, place: &Place) -> io::Result<Vec<SessionId>> {
+fn faulty<D: Disk>(disk: &D, place: &DataLocation) -> io::Result<Vec<SessionId>> {
     use crate::transcript::survey::{Fault, Survey};
     let mut sessions = Vec::new();
     Survey::of(disk, place.transcripts(), &mut |session, fault| {

@@ -40,20 +40,22 @@ impl Report {
             format!("{}, {}, {}", some(found.files, "file"), size(found.bytes), some(found.messages, "message"))
         };
         facts.push(("transcripts", self.transcripts.map_or_else(none, transcripts)));
-        let around = &self.around;
-        for (name, files) in [("journal", around.journal_quarantine), ("transcripts", around.transcripts_quarantine)] {
+        let environment = &self.environment;
+        for (name, files) in
+            [("journal", environment.journal_quarantine), ("transcripts", environment.transcripts_quarantine)]
+        {
             if files.count > 0 {
                 let files = format!("{}, {}, set aside from the {name}", some(files.count, "file"), size(files.bytes));
                 facts.push(("quarantine", files));
             }
         }
-        if around.recovered > 0 {
+        if environment.recovered > 0 {
             let path = self.place.recovered();
-            let what = format!("{}, one a line, in {}", some(around.recovered, "message"), path.display());
+            let what = format!("{}, one a line, in {}", some(environment.recovered, "message"), path.display());
             facts.push(("recovered", what));
         }
-        facts.extend(around.dead_letters.map(|letters| ("dead letters", some(letters, "message"))));
-        facts.extend(around.free_bytes.map(|free| ("disk", format!("{} free", size(free)))));
+        facts.extend(environment.dead_letters.map(|letters| ("dead letters", some(letters, "message"))));
+        facts.extend(environment.free_bytes.map(|free| ("disk", format!("{} free", size(free)))));
         facts
     }
 
@@ -107,7 +109,7 @@ impl Report {
             _ => "damaged",
         };
         let count = |weight| self.findings.count(weight);
-        let around = &self.around;
+        let environment = &self.environment;
         json!({
             "verdict": verdict,
             "damaged": count(Weight::Damage),
@@ -127,14 +129,14 @@ impl Report {
                 "differing": self.compared.differing,
             })),
             "quarantine": {
-                "journal": around.journal_quarantine,
-                "transcripts": around.transcripts_quarantine,
-                "messages_nowhere_else": self.apart,
+                "journal": environment.journal_quarantine,
+                "transcripts": environment.transcripts_quarantine,
+                "messages_nowhere_else": self.orphans,
             },
-            "recovered": around.recovered,
-            "dead_letters": around.dead_letters,
-            "disk": { "free_bytes": around.free_bytes, "low": around.low },
-            "open_to_others": around.open_to_others,
+            "recovered": environment.recovered,
+            "dead_letters": environment.dead_letters,
+            "disk": { "free_bytes": environment.free_bytes, "low": environment.low },
+            "open_to_others": environment.open_to_others,
             "findings": self.in_order(),
             "repaired": self.done,
         })

@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::disk::overlay::{self, Overlay};
 use crate::disk::sim::{Fault, Random, SimDisk};
 use crate::disk::{self, Disk, DiskFile};
-use crate::journal::{self, Checkpoint, Draft, Entry, Journal, Kept, Progress, ReplyTo};
+use crate::journal::{self, Appended, Checkpoint, Draft, Entry, Journal, Progress, ReplyTo};
 use crate::layout;
 use crate::message::{self, Message, Metadata, SessionId};
 use crate::transcript::{Direction, Query, Transcripts};
@@ -22,7 +22,7 @@ const OPEN_MAX: NonZeroUsize = NonZeroUsize::new(4).unwrap();
 
 struct Case {
     disk: SimDisk,
-    place: Place,
+    place: DataLocation,
     clock: Clock,
     _folder: tempfile::TempDir,
 }
@@ -33,7 +33,7 @@ fn draft(session: &str, text: &str) -> Draft {
     Draft::Message { line: line.prepare(), key: None, reply_to: ReplyTo::Nothing }
 }
 
-fn open(disk: &SimDisk, place: &Place, clock: &Clock) -> (Journal<SimDisk>, Transcripts<SimDisk>) {
+fn open(disk: &SimDisk, place: &DataLocation, clock: &Clock) -> (Journal<SimDisk>, Transcripts<SimDisk>) {
     let transcripts = Transcripts::open(disk.clone(), place.transcripts(), OPEN_MAX).unwrap();
     let publish = Box::new(|_: &[journal::Record]| {});
     let journal =
@@ -42,7 +42,7 @@ fn open(disk: &SimDisk, place: &Place, clock: &Clock) -> (Journal<SimDisk>, Tran
 }
 
 /// What a start does: recovery, the replay from the checkpoint on.
-fn start(disk: &SimDisk, place: &Place, clock: &Clock) -> (Journal<SimDisk>, Transcripts<SimDisk>) {
+fn start(disk: &SimDisk, place: &DataLocation, clock: &Clock) -> (Journal<SimDisk>, Transcripts<SimDisk>) {
     let (journal, transcripts) = open(disk, place, clock);
     let mut reader = journal.reader(journal.start().transcribed);
     let mut replay = transcripts.replay();
@@ -115,7 +115,7 @@ impl Case {
         std::fs::create_dir_all(&config.journal.path).unwrap();
         config.journal.segment_bytes = 1024;
         config.mongo.ttl = None;
-        let place = Place { data: folder.path().to_owned(), config };
+        let place = DataLocation { data: folder.path().to_owned(), config };
         let clock = Clock::fixed(Arc::new(AtomicU64::new(1_764_292_425_000_000)));
         let case = Self { disk: SimDisk::default(), place, clock, _folder: folder };
         let (journal, transcripts) = open(&case.disk, &case.place, &case.clock);
@@ -130,7 +130,7 @@ impl Case {
         for n in 4..6 {
             case.say(&journal, &transcripts, n);
         }
-        journal.tend().unwrap();
+        journal.maintain().unwrap();
         assert!(transcripts.sync(synced.iter()).unwrap().is_empty());
         case
     }
@@ -141,7 +141,7 @@ impl Case {
         let (ticket, kept) = journal.append(drafts).unwrap();
         journal.commit(ticket).unwrap();
         for kept in kept {
-            let Kept::New(record) = kept else { panic!("no keys were sent") };
+            let Appended::New(record) = kept else { panic!("no keys were sent") };
             let Entry::Message(message, _) = &record.entry else { panic!("a message was sent") };
             transcripts.append(message.session(), &[(record.sequence, message)]);
         }
@@ -267,7 +267,7 @@ fn a_repair_mends_what_is_ruined_takes_it_out_of_the_quarantine_and_says_so() {
     let before = examine(&case.disk, &case.place, &case.clock).unwrap();
     assert!(before.damage() >= 3, "{}", before.to_text());
     let report = repaired(&case, &case.disk);
-    assert_eq!(report.apart, 0, "{}", report.to_text());
+    assert_eq!(report.orphans, 0, "{}", report.to_text());
     assert_eq!(reachable(&case, &case.disk).len(), 12);
     // The transcripts had no such lines any more, and the journal has its first segments no more.
     let recovered: BTreeSet<String> = recovered(&case, &case.disk).into_iter().collect();

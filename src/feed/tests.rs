@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicU64;
 use super::*;
 use crate::config::{Fsync, JournalConfig};
 use crate::disk::sim::{Op, SimDisk};
-use crate::journal::{Checkpoint, Draft, Kept, ReplyTo};
+use crate::journal::{Appended, Checkpoint, Draft, ReplyTo};
 use crate::message::{self, Clock, Metadata, Timestamp};
 
 struct Fixture {
@@ -49,7 +49,7 @@ impl Fixture {
     }
 }
 
-fn record(feed: &Feed<SimDisk>, drafts: Vec<Draft>) -> Vec<Kept> {
+fn record(feed: &Feed<SimDisk>, drafts: Vec<Draft>) -> Vec<Appended> {
     let (ticket, kept) = feed.journal.append(drafts).unwrap();
     feed.journal.commit(ticket).unwrap();
     kept

@@ -16,9 +16,9 @@ use lru::LruCache;
 use crate::message::{Id, Message, SessionId};
 use crate::store::{self, Calls, Store, StoreError, StorePage, StoreQuery};
 use crate::transcript::{Direction, Query};
-use crate::worker::{State, Storage};
+use crate::worker::{MongoStatus, State};
 
-use super::page::{Answer, Ask, Found, Source, merge};
+use super::page::{Answer, Ask, Located, Source, merge};
 
 /// Sessions of which it is remembered where they begin; about 100 bytes each. Of others MongoDB is asked again.
 const BEGINNINGS_MAX: NonZeroUsize = NonZeroUsize::new(10_000).expect("not 0");
@@ -29,7 +29,7 @@ const PAGES_MAX: usize = 4;
 pub struct Database {
     store: Arc<dyn Store>,
     calls: Calls,
-    storage: Arc<Storage>,
+    storage: Arc<MongoStatus>,
     timeout: Duration,
     shared: bool,
     /// The oldest message there is of a session, here or there.
@@ -42,7 +42,7 @@ pub(super) struct Asked(Result<store::Call<Result<StorePage, StoreError>>, Strin
 impl Database {
     /// Asks that store, and waits at most `timeout` for each answer. `shared` when other servers write to it.
     #[must_use]
-    pub fn new(store: Arc<dyn Store>, storage: Arc<Storage>, timeout: Duration, shared: bool) -> Self {
+    pub fn new(store: Arc<dyn Store>, storage: Arc<MongoStatus>, timeout: Duration, shared: bool) -> Self {
         let beginnings = Mutex::new(LruCache::new(BEGINNINGS_MAX));
         Self { store, calls: Calls::new("mongo-read"), storage, timeout, shared, beginnings }
     }
@@ -183,7 +183,7 @@ fn merged(query: &Query, local: Answer, page: StorePage) -> Answer {
         (Some(end), Direction::Oldest) => id <= end,
     };
     let from_mongo = page.messages.into_iter().map(|message| (message, Source::Mongo));
-    let found: Vec<Found> =
+    let found: Vec<Located> =
         local.messages.into_iter().chain(from_mongo).filter(|(message, _)| reached(message.id())).collect();
     let taken = merge(found, query);
     let has_more = taken.has_more || local_more || page.more;

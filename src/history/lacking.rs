@@ -21,7 +21,7 @@ pub(super) struct Lacking {
     /// The last message of the session that was met, wanted or not.
     pub reached: Option<Id>,
     /// The limit of what may be read ended the search: behind `reached` there may be more.
-    pub cut: bool,
+    pub byte_limited: bool,
     bytes: usize,
 }
 
@@ -51,7 +51,7 @@ impl Lacking {
                 return Ok(lacking);
             }
         }
-        lacking.cut = true;
+        lacking.byte_limited = true;
         Ok(lacking)
     }
 

@@ -6,7 +6,7 @@ use crate::message::{Id, Message, SessionId, Timestamp};
 use crate::transcript::{Direction, Query};
 
 /// A message, and where it was found.
-pub(super) type Found = (Arc<Message>, Source);
+pub(super) type Located = (Arc<Message>, Source);
 
 /// Where a message was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,14 +76,14 @@ pub struct Answer {
 }
 
 /// [`take`] out of what was found in several places, in any order: a message that is in two counts for the nearer.
-pub(super) fn merge(mut found: Vec<Found>, query: &Query) -> Answer {
+pub(super) fn merge(mut found: Vec<Located>, query: &Query) -> Answer {
     found.sort_by_key(|(message, source)| (message.id(), *source));
     found.dedup_by_key(|(message, _)| message.id());
     take(found, query)
 }
 
 /// The page out of everything that is wanted, oldest first: what fits, but at least one message.
-pub(super) fn take(mut found: Vec<Found>, query: &Query) -> Answer {
+pub(super) fn take(mut found: Vec<Located>, query: &Query) -> Answer {
     let mut bytes = 0;
     let fits = |(message, _): &&(Arc<Message>, Source)| {
         let first = bytes == 0;

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::Fsync;
-use crate::journal::{self, Kept as Recorded, ReplyTo};
+use crate::journal::{self, Appended, ReplyTo};
 use crate::message::{Draft, Metadata};
 use crate::recorder::{Recorder, open_transcripts};
 use crate::store::{Connected, Inserted, Outgoing, Store, StoreError, StorePage, StoreQuery};
-use crate::worker::Storage;
+use crate::worker::MongoStatus;
 
 struct Fixture {
     _folder: tempfile::TempDir,
@@ -47,7 +47,7 @@ impl Fixture {
         let (session, text) = (SessionId::new(session).unwrap(), "x".repeat(bytes));
         let draft = Draft { session: &session, role, text: &text, metadata: Metadata::default(), vector_ids: &[] };
         let draft = journal::Draft::Message { line: draft.prepare(), key: None, reply_to: ReplyTo::Nothing };
-        let kept: Vec<Recorded> = self.recorder.record(vec![draft]).unwrap();
+        let kept: Vec<Appended> = self.recorder.record(vec![draft]).unwrap();
         kept[0].id()
     }
 
@@ -135,7 +135,7 @@ fn a_session_that_is_far_behind_is_told_to_be_incomplete() {
     let History { transcripts, journal, .. } = &fixture.history;
     let query = fixture.history.newest_of(500);
     let lacking = Lacking::of(transcripts, journal, &ask(None, None).session, &query).unwrap();
-    assert!(lacking.cut && lacking.messages.len() < 100, "{}", lacking.messages.len());
+    assert!(lacking.byte_limited && lacking.messages.len() < 100, "{}", lacking.messages.len());
     let answer = fixture.history.read(&Ask { limit: 50, ..ask(None, None) }).unwrap();
     assert!(answer.incomplete.is_some_and(|reason| reason.contains("journal")) && answer.has_more);
 }
@@ -184,7 +184,7 @@ fn a_session_larger_than_the_cache_pushes_no_other_out_when_it_is_read() {
         assert_eq!((page.messages.len(), page.has_more), (50, true));
     }
     let query = fixture.history.query(&ask(None, None));
-    let held = fixture.cache.look(&ask(None, None).session, |held| Kept::of(held, &query));
+    let held = fixture.cache.look(&ask(None, None).session, |held| CachedRun::of(held, &query));
     assert!(!fixture.history.would_warm(held.as_ref(), &query), "every read would warm it up again");
     let left = (0..50).filter(|number| fixture.is_whole(&format!("other-{number}")).is_some()).count();
     assert!(left > 20, "{left} others are left");
@@ -310,7 +310,7 @@ fn who_must_not_wait_for_mongodb_is_answered_without_it_unless_others_write_ther
         let fixture = Fixture::new(|config| config.mongo.cache.max_messages_per_session = 2);
         let ids: Vec<Id> = (0..4).map(|_| fixture.say("s", "user", 10)).collect();
         let store = Arc::new(Silent::default());
-        let storage = Arc::new(Storage::new(Clock::system()));
+        let storage = Arc::new(MongoStatus::new(Clock::system()));
         let database = Database::new(store.clone(), storage, Duration::from_secs(5), shared);
         let history = fixture.history.with(database);
         let page = history.read_here(&ask(None, None)).unwrap();

@@ -32,10 +32,10 @@ fn texts(mail: &Mail) -> Vec<String> {
 
 #[test]
 fn a_listener_hears_of_its_sessions_once_and_in_order() {
-    let (hub, rung) = (Arc::new(Hub::default()), Arc::new(AtomicUsize::new(0)));
-    let bell = rung.clone();
+    let (hub, woken) = (Arc::new(Hub::default()), Arc::new(AtomicUsize::new(0)));
+    let count = woken.clone();
     let listener = hub.listener(Box::new(move || {
-        bell.fetch_add(1, Ordering::SeqCst);
+        count.fetch_add(1, Ordering::SeqCst);
     }));
     let mut ids = ids();
     hub.publish(&[message(&mut ids, "a", "too early")]);
@@ -46,7 +46,7 @@ fn a_listener_hears_of_its_sessions_once_and_in_order() {
     hub.tell(Live { session: session("b"), user: ids.next_id(), what: What::Started });
     let erasure = Entry::Erasure { id: ids.next_id(), session: session("a") };
     hub.publish(&[Record { sequence: 9, entry: erasure, origin: None }]);
-    assert_eq!(rung.load(Ordering::SeqCst), 3, "once for each publication");
+    assert_eq!(woken.load(Ordering::SeqCst), 3, "once for each publication");
     assert!(listener.has_mail());
     assert_eq!(texts(&listener.take()), ["1", "2", "Started", "erased"]);
     assert!(!listener.has_mail());

@@ -19,7 +19,7 @@ use crate::config::{Config, Fsync};
 use crate::disk::sim::{Fault, Random, SimDisk};
 use crate::doctor;
 use crate::history::{Ask, History};
-use crate::journal::{Draft, Journal, Kept, Key, Progress, Record, Refusal, ReplyTo};
+use crate::journal::{AppendError, Appended, Draft, Journal, Key, Progress, Record, ReplyTo};
 use crate::message::{self, Clock, Id, Metadata, SessionId, Timestamp};
 use crate::recorder::{Opened, Recorder, StartError};
 use crate::transcript::Transcripts;
@@ -114,7 +114,7 @@ impl Case {
     }
 
     /// One request with a message for each of the sessions; those to the first are to be erased if `secret`.
-    fn say(&mut self, sessions: &[&str], secret: bool) -> Result<Vec<Kept>, Refusal> {
+    fn say(&mut self, sessions: &[&str], secret: bool) -> Result<Vec<Appended>, AppendError> {
         self.said += 1;
         let said = self.said;
         let texts: Vec<(SessionId, String)> = sessions
@@ -130,7 +130,7 @@ impl Case {
         self.live().journal.a_moment_later();
         let kept = self.live().recorder.record(drafts)?;
         for ((session, text), kept) in texts.iter().zip(&kept) {
-            let Kept::New(record) = kept else { panic!("{text} is new") };
+            let Appended::New(record) = kept else { panic!("{text} is new") };
             let message = record.entry.message().unwrap();
             if text.contains(MARK) {
                 self.keys.extend(key(text));
@@ -141,7 +141,7 @@ impl Case {
         Ok(kept)
     }
 
-    fn erase(&mut self) -> Result<(), Refusal> {
+    fn erase(&mut self) -> Result<(), AppendError> {
         if self.elsewhere {
             // Before the erasure and newer than what it covers.
             let newer = self.say(&["gone", "kept"], false)?[0].id().time().micros();
@@ -176,7 +176,7 @@ impl Case {
             match step {
                 0 | 2 | 6 => drop(self.say(&["gone", "kept"], true)),
                 1 => drop(self.say(&["gone", "kept", "other"], true)),
-                3 => drop(self.live().journal.tend()),
+                3 => drop(self.live().journal.maintain()),
                 4 => self.work(),
                 5 => drop(self.say(&["other", "kept"], false)),
                 7 => drop(self.erase()),
@@ -184,7 +184,7 @@ impl Case {
                 9 => drop(self.live().scrubber.scrub(&|| true)),
                 10 => drop(self.say(&["gone"], false)),
                 11 => self.work(),
-                12 => drop(self.live().journal.tend()),
+                12 => drop(self.live().journal.maintain()),
                 13 => drop(self.live().scrubber.scrub(&|| true)),
                 _ => {}
             }
@@ -257,7 +257,7 @@ impl Case {
         }
         if repaired {
             let data = self.config.journal.path.parent().unwrap().to_owned();
-            let place = doctor::Place { data, config: self.config.clone() };
+            let place = doctor::DataLocation { data, config: self.config.clone() };
             doctor::repair_on(&self.disk, &place, &Clock::system()).unwrap();
             self.check_transcripts();
             let recovered = self.config.journal.path.join("recovered.jsonl");
@@ -276,7 +276,7 @@ impl Case {
     fn check_keys(&mut self) {
         for key in self.keys.clone().iter().filter(|_| self.erased) {
             let kept = self.live().recorder.record(vec![draft(&session("gone"), key, Some(key))]).unwrap();
-            assert!(matches!(&kept[0], Kept::New(_)), "{key:.20} is still known: {kept:?}");
+            assert!(matches!(&kept[0], Appended::New(_)), "{key:.20} is still known: {kept:?}");
         }
     }
 }

@@ -26,7 +26,7 @@ use crate::transcript::{self, Sweep, Transcripts};
 const FIRST: Duration = Duration::from_secs(10);
 /// From the end of a sweep to the next one. The TTL counts in days.
 const EVERY: Duration = Duration::from_secs(3600);
-/// Transcripts looked at in one step; one that is written anew counts for many, so that the journal's bell is heard soon.
+/// Transcripts looked at in one step; one that is written anew counts for many, so that the journal's waker is heard soon.
 const STEP_FILES: usize = 200;
 /// Between two steps.
 const PAUSE: Duration = Duration::from_millis(20);

@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use super::error::Refusal;
+use super::error::AppendError;
 
 /// A place in a batch: what a commit waits on.
 #[must_use = "an append counts only when its ticket is committed"]
@@ -25,7 +25,7 @@ pub struct Batch {
     state: AtomicU32,
     /// Threads that sleep or are about to: nobody, and the end needs no call to the system.
     sleepers: AtomicU32,
-    refusal: OnceLock<Refusal>,
+    refusal: OnceLock<AppendError>,
 }
 
 /// Nothing is decided.
@@ -39,7 +39,7 @@ const REFUSED: u32 = 3;
 
 impl Batch {
     /// Decides it, and wakes all who sleep.
-    pub fn finish(&self, outcome: Result<(), Refusal>) {
+    pub fn finish(&self, outcome: Result<(), AppendError>) {
         let state = match outcome {
             Ok(()) => KEPT,
             Err(refusal) => {
@@ -63,7 +63,7 @@ impl Batch {
     }
 
     /// Waits for the outcome, giving way `patience` times before it sleeps; `None` when asked to lead instead.
-    pub fn wait(&self, mut patience: u32) -> Option<Result<(), Refusal>> {
+    pub fn wait(&self, mut patience: u32) -> Option<Result<(), AppendError>> {
         loop {
             match self.state.load(Ordering::SeqCst) {
                 KEPT => return Some(Ok(())),

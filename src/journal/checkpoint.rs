@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | 0 | 8 | `CKCHKPNT` |
 //! | 8 | 4 | format version |
-//! | 12 | 4 | bit 0: what lies behind `drained` is owed to MongoDB; the others zero |
+//! | 12 | 4 | bit 0: what lies behind `drained` is not delivered to MongoDB; the others zero |
 //! | 16 | 8 | epoch of the journal it belongs to |
 //! | 24 | 8 | `drained`: the sink has everything up to this sequence |
 //! | 32 | 8 | `transcribed`: the transcripts hold everything up to this sequence, synced |
@@ -15,7 +15,7 @@
 //! | 60 | 4 | CRC-32 of bytes 0..60 |
 //!
 //! A missing, damaged or foreign checkpoint means "from the start": everything is then looked at again, and nothing is lost.
-//! It is not known then whether something was owed to MongoDB, so that is taken for granted (where there was one:
+//! It is not known then whether MongoDB lacked something, so that is taken for granted (where there was one:
 //! `worker/pending_erasures.rs`).
 
 use std::io;
@@ -30,7 +30,7 @@ use super::codec::{Field, sealed, vouched_for};
 const LETTERS: &[u8; 8] = b"CKCHKPNT";
 const VERSION: u32 = 1;
 const BYTES: usize = 64;
-const OWES_MONGO: u32 = 1;
+const MONGO_LACKS_SOME: u32 = 1;
 
 /// See the module's table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,9 +41,9 @@ pub struct Checkpoint {
     pub transcribed: u64,
     /// The largest id given so far.
     pub largest_id: Option<Id>,
-    /// What lies behind `drained` is owed to MongoDB, which was in use when something of it was recorded. Without this a
+    /// What lies behind `drained` was not delivered to MongoDB, which was in use when something of it was recorded. Without this a
     /// start with MongoDB switched off could not tell a backlog from what an ordinary crash left to be transcribed.
-    pub owes_mongo: bool,
+    pub mongo_lacks_some: bool,
 }
 
 /// What stands where the checkpoint should be.
@@ -81,7 +81,7 @@ impl Standing {
 
     /// The checkpoint; "from the start" when there is none to be trusted.
     pub(super) fn checkpoint(self) -> Checkpoint {
-        let unknown = Checkpoint { owes_mongo: true, ..Checkpoint::default() };
+        let unknown = Checkpoint { mongo_lacks_some: true, ..Checkpoint::default() };
         match self {
             Self::Missing | Self::Damaged => unknown,
             // Ids rise, whatever became of the journal they were given by.
@@ -93,7 +93,7 @@ impl Standing {
 
 impl Checkpoint {
     pub(super) fn encode(&self, epoch: u64) -> Vec<u8> {
-        let flags = if self.owes_mongo { OWES_MONGO } else { 0 };
+        let flags = if self.mongo_lacks_some { MONGO_LACKS_SOME } else { 0 };
         sealed(LETTERS, VERSION, BYTES, |to| {
             (flags, epoch, self.drained, self.transcribed, self.largest_id).put(to);
         })
@@ -104,7 +104,7 @@ impl Checkpoint {
         let (_, mut fields) =
             vouched_for(LETTERS, bytes).filter(|(version, _)| *version == VERSION && bytes.len() == BYTES)?;
         let (flags, epoch, drained, transcribed, largest_id): (u32, _, _, _, _) = Field::take(&mut fields)?;
-        Some((epoch, Self { drained, transcribed, largest_id, owes_mongo: flags == OWES_MONGO }))
+        Some((epoch, Self { drained, transcribed, largest_id, mongo_lacks_some: flags == MONGO_LACKS_SOME }))
     }
 
     /// The epoch of the journal that the checkpoint in `folder` belongs to.
@@ -129,13 +129,13 @@ mod tests {
 
     fn sample() -> Checkpoint {
         let id = Id::from_parts(Timestamp::from_micros(1_764_292_425_123_456), 5);
-        Checkpoint { drained: 7, transcribed: 9, largest_id: Some(id), owes_mongo: true }
+        Checkpoint { drained: 7, transcribed: 9, largest_id: Some(id), mongo_lacks_some: true }
     }
 
     #[test]
     fn a_checkpoint_reads_back() {
         let folder = tempfile::tempdir().unwrap();
-        let unknown = Checkpoint { owes_mongo: true, ..Checkpoint::default() };
+        let unknown = Checkpoint { mongo_lacks_some: true, ..Checkpoint::default() };
         assert_eq!(Standing::of(&RealDisk, folder.path(), 1).checkpoint(), unknown);
         sample().store(&RealDisk, folder.path(), 1).unwrap();
         assert_eq!(Standing::of(&RealDisk, folder.path(), 1).checkpoint(), sample());

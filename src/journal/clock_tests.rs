@@ -68,7 +68,7 @@ fn sequence_id_and_time_rise_together_whatever_the_clock_says_at_each_start() {
         let rises =
             |pair: &[(u64, Id, Timestamp)]| pair[0].0 < pair[1].0 && pair[0].1 < pair[1].1 && pair[0].2 <= pair[1].2;
         assert!(before.windows(2).all(rises), "start {start}");
-        journal.tend().unwrap();
+        journal.maintain().unwrap();
     }
 }
 
@@ -124,7 +124,7 @@ fn a_clock_that_jumps_far_ahead_and_back_costs_no_segment() {
         assert_eq!(look(&journal, all, today() + HOUR, 5 * MINUTE), 0);
     }
     assert_eq!(texts(&journal).len() as u64, all);
-    assert!(matches!(say(&journal, &["keyed!"]).unwrap()[..], [Kept::Before { .. }]));
+    assert!(matches!(say(&journal, &["keyed!"]).unwrap()[..], [Appended::Before { .. }]));
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn segments_that_a_wrong_clock_dated_in_the_future_go_after_their_time_all_the_s
     assert_eq!(look(&journal, all, today(), 24 * HOUR), 0);
     assert_eq!(look(&journal, all, today() + 24 * HOUR, 2 * MINUTE), segments - 1);
     // And the key with its segment.
-    assert!(matches!(say(&journal, &["keyed!"]).unwrap()[..], [Kept::New(_)]));
+    assert!(matches!(say(&journal, &["keyed!"]).unwrap()[..], [Appended::New(_)]));
 }
 
 #[test]

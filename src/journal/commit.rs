@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 use crate::disk::Disk;
 
 use super::batch::{Batch, Ticket};
-use super::error::Refusal;
-use super::queue::{Kept, NoPlace, Queue, Seen, Taken};
+use super::error::AppendError;
+use super::queue::{Appended, NoPlace, Queue, Seen, Taken};
 use super::record::{Draft, Record};
-use super::shared::Shared;
+use super::shared::JournalState;
 use super::writer::Frames;
 
 /// Bytes an open batch may hold; whoever finds more waits for it to be written first. It bounds the memory of appends.
@@ -36,9 +36,9 @@ const MEND_PAUSE: Duration = Duration::from_millis(500);
 /// The queue, still held, and what drafts' keys stand for there.
 type LookedUp<'a> = (MutexGuard<'a, Queue>, Vec<Seen>);
 
-impl<D: Disk> Shared<D> {
+impl<D: Disk> JournalState<D> {
     /// Gives the drafts their places, all in one batch and side by side; those whose key came before have theirs.
-    pub(super) fn append(&self, drafts: Vec<Draft>) -> Result<(Ticket, Vec<Kept>), Refusal> {
+    pub(super) fn append(&self, drafts: Vec<Draft>) -> Result<(Ticket, Vec<Appended>), AppendError> {
         loop {
             let queue = self.queue.lock().expect("no holder panics");
             if let Some((until, refusal)) = &queue.refusing
@@ -61,11 +61,11 @@ impl<D: Disk> Shared<D> {
 
     /// What the drafts' keys stand for. `None` when that could not be told before other batches had ended, which they have
     /// by now: the queue was given back for that.
-    fn look_up<'a>(&self, queue: MutexGuard<'a, Queue>, drafts: &[Draft]) -> Result<Option<LookedUp<'a>>, Refusal> {
+    fn look_up<'a>(&self, queue: MutexGuard<'a, Queue>, drafts: &[Draft]) -> Result<Option<LookedUp<'a>>, AppendError> {
         let erasures = self.erasures.read().expect("no holder panics");
         if erasures.is_full(queue.erasing.len()) && drafts.iter().any(|draft| draft.line().is_none()) {
             let reason = "too many erasures wait to be worked through; try again in a minute";
-            return Err(Refusal::Unavailable(reason.into()));
+            return Err(AppendError::Unavailable(reason.into()));
         }
         match queue.look_up(drafts, &erasures) {
             Ok(seen) => Ok(Some((queue, seen))),
@@ -79,12 +79,12 @@ impl<D: Disk> Shared<D> {
     }
 
     /// What the draft's key stands for, if it came before: durable by then. Nothing is given a place.
-    pub(super) fn find(&self, draft: &Draft) -> Result<Option<Kept>, Refusal> {
+    pub(super) fn find(&self, draft: &Draft) -> Result<Option<Appended>, AppendError> {
         loop {
             let queue = self.queue.lock().expect("no holder panics");
             let Some((queue, seen)) = self.look_up(queue, std::slice::from_ref(draft))? else { continue };
             let Some(Seen::Known(known)) = seen.first() else { return Ok(None) };
-            let kept = Kept::Before { id: known.id, reply: known.reply };
+            let kept = Appended::Before { id: known.id, reply: known.reply };
             let ticket = queue.ticket(&seen, queue.first_open(), self.outlet.published());
             drop(queue);
             self.commit(ticket)?;
@@ -93,11 +93,11 @@ impl<D: Disk> Shared<D> {
     }
 
     /// Waits until the ticket's batches are durable and published, leading the open one if nobody does.
-    pub(super) fn commit(&self, ticket: Ticket) -> Result<(), Refusal> {
+    pub(super) fn commit(&self, ticket: Ticket) -> Result<(), AppendError> {
         [ticket.earlier, ticket.open].into_iter().flatten().try_for_each(|batch| self.commit_one(&batch))
     }
 
-    fn commit_one(&self, batch: &Arc<Batch>) -> Result<(), Refusal> {
+    fn commit_one(&self, batch: &Arc<Batch>) -> Result<(), AppendError> {
         loop {
             self.lead(batch);
             if let Some(outcome) = batch.wait(if self.syncs { 0 } else { PATIENCE }) {
@@ -129,7 +129,7 @@ impl<D: Disk> Shared<D> {
         }
     }
 
-    fn write_and_publish(&self, frames: &mut Frames, records: &[Record]) -> Result<(), Refusal> {
+    fn write_and_publish(&self, frames: &mut Frames, records: &[Record]) -> Result<(), AppendError> {
         let (Some(first), Some(last)) = (records.first(), records.last()) else { return Ok(()) };
         let (first, last) = (first.sequence, last.sequence);
         {
@@ -145,7 +145,7 @@ impl<D: Disk> Shared<D> {
 
     /// Releases a batch's waiters. The next batch, if it holds anything, is returned to be led (`goes_on`) or one of its
     /// waiters is asked to; otherwise nobody leads.
-    fn end(&self, taken: Taken, outcome: Result<(), Refusal>, goes_on: bool) -> Option<Taken> {
+    fn end(&self, taken: Taken, outcome: Result<(), AppendError>, goes_on: bool) -> Option<Taken> {
         let Taken { batch, mut frames, mut records } = taken;
         let refusal = outcome.as_ref().err().cloned();
         batch.finish(outcome);
@@ -170,7 +170,7 @@ impl<D: Disk> Shared<D> {
     }
 
     /// Gives the lead back: to a waiter of the open batch, or to whoever comes.
-    fn release(&self, mut queue: MutexGuard<'_, Queue>, refusal: Option<Refusal>) {
+    fn release(&self, mut queue: MutexGuard<'_, Queue>, refusal: Option<AppendError>) {
         queue.leading = false;
         queue.refusing = refusal.map(|refusal| (Instant::now() + MEND_PAUSE, refusal));
         let next = (!queue.records.is_empty()).then(|| queue.batch.clone());
@@ -206,13 +206,13 @@ impl<D: Disk> Shared<D> {
 
 /// Dropped only when the leader panics: its batch is then refused and the lead given back, so that nobody waits for ever.
 struct PanicGuard<'a, D: Disk> {
-    shared: &'a Shared<D>,
+    shared: &'a JournalState<D>,
     batch: &'a Batch,
 }
 
 impl<D: Disk> Drop for PanicGuard<'_, D> {
     fn drop(&mut self) {
-        let refusal = Refusal::Unavailable("a fault in chatkeep itself; see its log".into());
+        let refusal = AppendError::Unavailable("a fault in chatkeep itself; see its log".into());
         (self.shared.outlet.on_panic)();
         self.batch.finish(Err(refusal.clone()));
         if let Ok(queue) = self.shared.queue.lock() {

@@ -22,7 +22,7 @@ const STEPS: u64 = 24;
 /// What the sender knows of a text it sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
-    Kept(Id, u64),
+    Appended(Id, u64),
     Unknown,
 }
 
@@ -120,11 +120,11 @@ impl Case {
         match outcome {
             Ok(kept) => {
                 for (text, kept) in texts.iter().zip(kept) {
-                    let Kept::New(record) = kept else { panic!("the key of {text} is new") };
+                    let Appended::New(record) = kept else { panic!("the key of {text} is new") };
                     let place = (record.entry.id().unwrap(), record.sequence);
                     assert!(Some(place.0) > self.largest.map(|l| l.0) && Some(place.1) > self.largest.map(|l| l.1));
                     self.largest = Some(place);
-                    self.fates.insert(text.clone(), Fate::Kept(place.0, place.1));
+                    self.fates.insert(text.clone(), Fate::Appended(place.0, place.1));
                     assert_eq!(self.published.lock().unwrap().last(), texts.last());
                     if self.config.fsync != Fsync::Always {
                         self.loose.push(text.clone());
@@ -170,8 +170,10 @@ impl Case {
         }
         for (text, fate) in &mut self.fates {
             match (*fate, places.get(text)) {
-                (Fate::Kept(id, sequence), Some(place)) => assert_eq!((id, sequence), *place, "{text:.20} has moved"),
-                (Fate::Kept(..), None) => panic!("{text:.20} was acknowledged and is gone"),
+                (Fate::Appended(id, sequence), Some(place)) => {
+                    assert_eq!((id, sequence), *place, "{text:.20} has moved");
+                }
+                (Fate::Appended(..), None) => panic!("{text:.20} was acknowledged and is gone"),
                 (Fate::Unknown, _) => {}
             }
         }
@@ -185,11 +187,11 @@ impl Case {
             let (ticket, kept) = journal.append(vec![draft(text, Some(text))]).unwrap();
             journal.commit(ticket).unwrap();
             match &kept[0] {
-                Kept::Before { id, .. } => assert_eq!(there.get(text), Some(id), "{text:.20}: the key of nothing"),
-                Kept::New(record) => {
+                Appended::Before { id, .. } => assert_eq!(there.get(text), Some(id), "{text:.20}: the key of nothing"),
+                Appended::New(record) => {
                     assert!(!there.contains_key(text), "{text:.20} is there and its key is gone");
                     let place = (record.entry.id().unwrap(), record.sequence);
-                    self.fates.insert(text.clone(), Fate::Kept(place.0, place.1));
+                    self.fates.insert(text.clone(), Fate::Appended(place.0, place.1));
                 }
             }
             if self.config.fsync != Fsync::Always {
@@ -209,7 +211,7 @@ impl Case {
                 0 => {
                     self.journal = None;
                 }
-                1 => drop(self.journal.as_ref().unwrap().tend()),
+                1 => drop(self.journal.as_ref().unwrap().maintain()),
                 2 => self.sync(),
                 3 => {
                     let published = self.journal.as_ref().unwrap().published();

@@ -19,7 +19,7 @@ use super::frame::{FrameHeader, Kind, SegmentHeader};
 use super::keys::{Keys, Known};
 use super::record::Entry;
 use super::requests::Fragments;
-use super::scan::{Found, Scanner};
+use super::scan::{Scanned, Scanner};
 use super::segment::SegmentInfo;
 use super::{scan, segment};
 
@@ -62,7 +62,7 @@ pub struct End {
 }
 
 /// Shown what a walk meets; of a frame its payload, and what that holds.
-pub type See<'a> = &'a mut dyn FnMut(&Found, &[u8], Option<&Entry>);
+pub type See<'a> = &'a mut dyn FnMut(&Scanned, &[u8], Option<&Entry>);
 
 impl Digest {
     /// Walks a segment; what it meets is shown to `see`.
@@ -74,23 +74,23 @@ impl Digest {
         loop {
             let found = scanner.next()?;
             match &found {
-                Found::Frame(header) => {
+                Scanned::Frame(header) => {
                     let entry = digest.take(header, scanner.payload(), std::mem::take(&mut beside_damage));
                     see(&found, scanner.payload(), entry.as_ref());
                 }
-                Found::Gap(range) => {
+                Scanned::Gap(range) => {
                     digest.gaps.push((range.start, range.end));
                     log::error!("{}: bytes {} to {} are damaged", name.display(), range.start, range.end);
                     see(&found, &[], None);
                     // A power cut has torn it, or it was whole once, and the medium has damaged it.
                     beside_damage = !scanner.could_be_torn(range.clone())?;
                 }
-                Found::End { dirty } => {
+                Scanned::End { dirty } => {
                     let (offset, dirty) = (scanner.offset(), *dirty);
                     digest.torn = dirty;
                     let damaged = if dirty { digest.damaged_end(&mut scanner)? } else { None };
                     if let Some(end) = damaged {
-                        see(&Found::Gap(offset..end), &[], None);
+                        see(&Scanned::Gap(offset..end), &[], None);
                         return Ok((digest, End { offset: end, dirty: false }));
                     }
                     return Ok((digest, End { offset, dirty }));

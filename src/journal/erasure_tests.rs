@@ -11,7 +11,7 @@ use crate::disk::sim::{Op, SimDisk};
 use crate::layout;
 use crate::message::{self, Id, Metadata, SessionId};
 
-fn erase(journal: &Journal<SimDisk>) -> Result<Id, Refusal> {
+fn erase(journal: &Journal<SimDisk>) -> Result<Id, AppendError> {
     let (ticket, kept) = journal.append(vec![Draft::Erasure { session: SessionId::new("s").unwrap() }])?;
     journal.commit(ticket).map(|()| kept[0].id())
 }
@@ -58,13 +58,13 @@ fn a_key_waits_for_an_erasure_under_way_and_is_new_when_it_came_true() {
     let (erasure, _) = journal.append(vec![Draft::Erasure { session: SessionId::new("s").unwrap() }]).unwrap();
     // Nobody has committed it: whoever asks for the key does.
     let kept = say(&journal, &["a!"]).unwrap();
-    assert!(matches!(kept[0], Kept::New(_)));
+    assert!(matches!(kept[0], Appended::New(_)));
     journal.commit(erasure).unwrap();
     assert_eq!(say(&journal, &["a!"]).unwrap()[0].id(), kept[0].id());
     drop(journal);
     let journal = fixture.open();
     assert_eq!(say(&journal, &["a!"]).unwrap()[0].id(), kept[0].id());
-    assert!(matches!(say(&journal, &["b!"]).unwrap()[0], Kept::New(_)));
+    assert!(matches!(say(&journal, &["b!"]).unwrap()[0], Appended::New(_)));
     assert_eq!(read(&journal), ["a!", "b!"]);
 }
 
@@ -75,7 +75,7 @@ fn an_erasure_that_was_refused_erases_nothing_and_forgets_no_key() {
     let kept = say(&journal, &["a!"]).unwrap();
     fixture.disk.fail_every(Op::Sync, ".segment", io::ErrorKind::Other);
     let (erasure, _) = journal.append(vec![Draft::Erasure { session: SessionId::new("s").unwrap() }]).unwrap();
-    assert!(matches!(journal.append(vec![keyed("a!")]), Err(Refusal::Unavailable(_))));
+    assert!(matches!(journal.append(vec![keyed("a!")]), Err(AppendError::Unavailable(_))));
     journal.commit(erasure).unwrap_err();
     fixture.disk.heal();
     journal.a_moment_later();
@@ -94,7 +94,7 @@ fn a_reply_recorded_after_the_erasure_of_its_question_belongs_to_the_new_life() 
     // It carries the question's key, which stands for nothing any more, and so it is a message like any other.
     let (ticket, kept) = journal.append(vec![reply]).unwrap();
     journal.commit(ticket).unwrap();
-    assert!(matches!(kept[0], Kept::New(_)));
+    assert!(matches!(kept[0], Appended::New(_)));
     assert_eq!(read(&journal), ["question!"]);
     assert_eq!(scrub(&journal).blanks, 1);
     drop(journal);
@@ -106,7 +106,7 @@ fn sealed_and_open_segments_are_scrubbed_frame_by_frame_and_digests_with_them() 
     let fixture = Fixture::new();
     let journal = fixture.open();
     let sent = fill(&journal, 4);
-    journal.tend().unwrap();
+    journal.maintain().unwrap();
     let bytes_before = journal.stats().bytes;
     let reading = &mut journal.reader(0);
     let mut seen = 0;
@@ -139,7 +139,7 @@ fn sealed_and_open_segments_are_scrubbed_frame_by_frame_and_digests_with_them() 
     drop(journal);
     let journal = fixture.open();
     assert_eq!(read(&journal), ["new!"]);
-    assert!(matches!(say(&journal, &["new!"]).unwrap()[0], Kept::Before { .. }));
+    assert!(matches!(say(&journal, &["new!"]).unwrap()[0], Appended::Before { .. }));
     // A start does not know that it is done: the next pass finds nothing.
     assert_eq!((journal.erasures_pending(), scrub(&journal)), (1, Scrubbed::default()));
 }
@@ -156,8 +156,8 @@ fn other_records_of_a_segment_and_a_request_stay_byte_for_byte() {
     let stays: Vec<Record> = [&kept[1], &kept[3]]
         .into_iter()
         .map(|kept| match kept {
-            Kept::New(record) => record.clone(),
-            Kept::Before { .. } => unreachable!(),
+            Appended::New(record) => record.clone(),
+            Appended::Before { .. } => unreachable!(),
         })
         .collect();
     erase(&journal).unwrap();
@@ -232,8 +232,8 @@ fn a_key_that_is_used_again_has_no_reply_of_its_former_life_after_a_restart() {
     let journal = fixture.open();
     let (ticket, kept) = journal.append(turn()).unwrap();
     journal.commit(ticket).unwrap();
-    assert_eq!(kept[0], Kept::Before { id: asked, reply: None });
-    assert!(matches!(kept[1], Kept::New(_)), "the turn had no reply yet");
+    assert_eq!(kept[0], Appended::Before { id: asked, reply: None });
+    assert!(matches!(kept[1], Appended::New(_)), "the turn had no reply yet");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use super::frame::HeaderError;
 
 /// Why a record was not taken. To its sender this means "unknown": it may be there after a crash, so retry with a key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum AppendError {
     /// The disk, or the journal's share of it, is full: room must be made.
     #[error("no room: {0}")]
     Full(String),
@@ -22,7 +22,7 @@ pub enum Refusal {
     KeyConflict(usize),
 }
 
-impl Refusal {
+impl AppendError {
     /// What the disk's error means to who appends.
     pub(super) fn from_io(e: &io::Error) -> Self {
         match e.kind() {

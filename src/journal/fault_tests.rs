@@ -44,14 +44,14 @@ fn a_write_that_fails_or_stops_half_way_refuses_its_batch_and_the_next_goes_to_a
         say(&journal, &["one!"]).unwrap();
         fixture.disk.fault_at(fixture.disk.calls() + 1, fault);
         let refusal = say(&journal, &["two!", "three"]).unwrap_err();
-        assert_eq!(matches!(refusal, Refusal::Full(_)), fault == Fault::Fail(FULL), "{fault:?}: {refusal}");
+        assert_eq!(matches!(refusal, AppendError::Full(_)), fault == Fault::Fail(FULL), "{fault:?}: {refusal}");
         assert!(!journal.is_writable() && !journal.is_ready());
         assert_eq!(texts(&journal), ["one!"], "{fault:?}");
         let failed = fixture.disk.peek(&fixture.segment(1));
-        journal.tend().unwrap();
+        journal.maintain().unwrap();
         assert!(journal.is_ready());
         // The key of what was refused is free.
-        assert!(matches!(say(&journal, &["two!"]).unwrap()[..], [Kept::New(_)]));
+        assert!(matches!(say(&journal, &["two!"]).unwrap()[..], [Appended::New(_)]));
         assert_eq!(fixture.disk.peek(&fixture.segment(1)), failed, "{fault:?}: what failed is not written again");
         drop(journal);
         fixture.disk.power_cut(&mut Random(1));
@@ -104,7 +104,7 @@ fn under_interval_what_a_failed_sync_covered_is_written_anew_from_memory() {
     fixture.disk.fault_at(fixture.disk.calls() + 1, Fault::Fail(EIO));
     journal.sync_now();
     assert!(!journal.is_writable());
-    journal.tend().unwrap();
+    journal.maintain().unwrap();
     assert_eq!(texts(&journal), ["one", "two"]);
     drop(journal);
     fixture.disk.power_cut(&mut Random(3));
@@ -118,15 +118,15 @@ fn a_disk_that_refuses_every_new_file_leaves_the_journal_readable_and_it_comes_b
     say(&journal, &["one"]).unwrap();
     fixture.disk.fail_every(Op::Write, "journal", EIO);
     for _ in 0..3 {
-        assert!(matches!(say(&journal, &["refused"]), Err(Refusal::Unavailable(_))));
-        assert!(journal.tend().is_err());
+        assert!(matches!(say(&journal, &["refused"]), Err(AppendError::Unavailable(_))));
+        assert!(journal.maintain().is_err());
         journal.a_moment_later();
         assert!(!journal.is_writable());
         assert_eq!(texts(&journal), ["one"]);
     }
     fixture.disk.heal();
     // Only the janitor comes by.
-    journal.tend().unwrap();
+    journal.maintain().unwrap();
     assert!(journal.is_ready());
     say(&journal, &["two"]).unwrap();
     assert_eq!(texts(&journal), ["one", "two"]);
@@ -146,12 +146,12 @@ fn tries_that_fail_leave_no_files_behind() {
         fixture.disk.heal();
         fixture.disk.fail_every(op, ".tmp", EIO);
         for _ in 0..5 {
-            assert!(journal.tend().is_err());
+            assert!(journal.maintain().is_err());
         }
         assert!(fixture.disk.paths().len() <= files + 1, "{op:?}: {:?}", fixture.disk.paths());
     }
     fixture.disk.heal();
-    journal.tend().unwrap();
+    journal.maintain().unwrap();
     assert_eq!(texts(&journal), ["one"]);
 }
 
@@ -164,8 +164,8 @@ fn a_segment_that_failed_while_it_was_named_is_not_met_by_a_later_start() {
         fixture.disk.fault_at(fixture.disk.calls() + 1, Fault::Fail(EIO));
         assert!(say(&journal, &["two"]).is_err());
         fixture.disk.fault_at(fixture.disk.calls() + call, Fault::Fail(EIO));
-        let _ = journal.tend();
-        journal.tend().unwrap();
+        let _ = journal.maintain();
+        journal.maintain().unwrap();
         fill(&journal, 5);
         journal.prune(journal.published(), Clock::system().now()).unwrap();
         let (left, first) = (texts(&journal), journal.stats().first_sequence);
@@ -183,7 +183,7 @@ fn a_full_disk_at_the_roll_refuses_the_batch_whole_and_the_open_segment_stays_go
     let files = fixture.disk.paths();
     fixture.disk.limit_room(fixture.disk.used() + 1000);
     let long = "x".repeat(1700);
-    assert!(matches!(say(&journal, &[&long, &long]), Err(Refusal::Full(_))));
+    assert!(matches!(say(&journal, &[&long, &long]), Err(AppendError::Full(_))));
     assert!(journal.is_writable() && !journal.is_ready());
     assert_eq!(fixture.disk.paths(), files, "what was made for it is removed");
     journal.a_moment_later();
@@ -197,12 +197,12 @@ fn a_full_disk_at_the_spare_takes_nothing_from_those_who_append() {
     let journal = fixture.open();
     let files = fixture.disk.paths();
     fixture.disk.limit_room(fixture.disk.used() + 1000);
-    assert_eq!(journal.tend().unwrap_err().kind(), FULL);
+    assert_eq!(journal.maintain().unwrap_err().kind(), FULL);
     assert_eq!(fixture.disk.paths(), files, "half a spare is removed");
     assert!(journal.is_ready());
     say(&journal, &["one"]).unwrap();
     fixture.disk.limit_room(usize::MAX);
-    journal.tend().unwrap();
+    journal.maintain().unwrap();
     assert!(fixture.disk.paths().contains(&fixture.config.path.join("spare")));
 }
 
@@ -219,7 +219,7 @@ fn a_full_disk_gives_up_drained_segments_one_by_one_and_no_other() {
     fixture.disk.limit_room(fixture.disk.used());
     let mut left = segments.len();
     for number in 1..=3 {
-        assert_eq!(journal.tend().unwrap_err().kind(), FULL);
+        assert_eq!(journal.maintain().unwrap_err().kind(), FULL);
         // What is given up makes room for the spare; take it away again.
         assert_eq!(journal.prune(drained, now).unwrap(), 1);
         fixture.disk.limit_room(fixture.disk.used());
@@ -227,7 +227,7 @@ fn a_full_disk_gives_up_drained_segments_one_by_one_and_no_other() {
         assert!(!fixture.disk.paths().contains(&fixture.segment(number)));
         assert_eq!(journal.stats().segments, left);
     }
-    assert!(journal.tend().is_err());
+    assert!(journal.maintain().is_err());
     assert_eq!(journal.prune(drained, now).unwrap(), 0, "the rest is not drained");
 }
 
@@ -258,18 +258,18 @@ fn a_checkpoint_that_finds_no_room_leaves_the_old_one_and_everything_is_kept() {
 fn a_digest_that_finds_no_room_is_missed_by_nobody() {
     let fixture = Fixture::new();
     let journal = fixture.open();
-    journal.tend().unwrap();
+    journal.maintain().unwrap();
     let sent = fill(&journal, 4);
     say(&journal, &["keyed!"]).unwrap();
     fixture.disk.fail_every(Op::Write, ".digest", FULL);
-    assert!(journal.tend().is_err());
+    assert!(journal.maintain().is_err());
     assert!(journal.is_ready());
     drop(journal);
     let journal = fixture.open();
     assert_eq!(texts(&journal).len(), sent.len() + 1);
-    assert!(matches!(say(&journal, &["keyed!"]).unwrap()[..], [Kept::Before { .. }]));
+    assert!(matches!(say(&journal, &["keyed!"]).unwrap()[..], [Appended::Before { .. }]));
     fixture.disk.heal();
-    journal.tend().unwrap();
+    journal.maintain().unwrap();
     assert!(fixture.disk.paths().iter().any(|path| path.extension().is_some_and(|e| e == "digest")));
 }
 
@@ -320,12 +320,12 @@ fn the_keys_of_dropped_segments_are_forgotten_and_the_others_are_not() {
     fill(&journal, 3);
     say(&journal, &["late!"]).unwrap();
     journal.prune(journal.published(), Clock::system().now()).unwrap();
-    assert!(matches!(say(&journal, &["late!"]).unwrap()[..], [Kept::Before { .. }]));
+    assert!(matches!(say(&journal, &["late!"]).unwrap()[..], [Appended::Before { .. }]));
     let again = say(&journal, &["early!"]).unwrap()[0].id();
     drop(journal);
     let journal = fixture.open();
-    assert_eq!(say(&journal, &["early!"]).unwrap()[..], [Kept::Before { id: again, reply: None }]);
-    assert!(matches!(say(&journal, &["late!"]).unwrap()[..], [Kept::Before { .. }]));
+    assert_eq!(say(&journal, &["early!"]).unwrap()[..], [Appended::Before { id: again, reply: None }]);
+    assert!(matches!(say(&journal, &["late!"]).unwrap()[..], [Appended::Before { .. }]));
 }
 
 #[test]
@@ -349,7 +349,7 @@ fn while_a_sync_hangs_nobody_is_answered_falsely_and_nobody_else_waits() {
         assert_eq!(journal.prune(0, Clock::system().now()).unwrap(), 0);
         assert!(senders.iter().all(|sender| !sender.is_finished()));
         fixture.disk.release();
-        let kept: Vec<Kept> = senders.into_iter().flat_map(|sender| sender.join().unwrap().unwrap()).collect();
+        let kept: Vec<Appended> = senders.into_iter().flat_map(|sender| sender.join().unwrap().unwrap()).collect();
         assert_eq!(kept[0].id(), kept[2].id());
     });
     assert_eq!(texts(&journal).len(), 3);

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use super::digest::Digest;
 use super::frame::{FRAME_HEADER_BYTES, FrameHeader, Group, HeaderError, Kind, SegmentHeader, is_intact, stamp};
 use super::requests::Fragments;
-use super::scan::{Found, Scanner};
+use super::scan::{Scanned, Scanner};
 use super::*;
 use crate::disk::DiskFile;
 use crate::disk::sim::Random;
@@ -72,15 +72,15 @@ fn walk(bytes: &[u8]) -> Walked {
     let (mut frames, mut at) = (Vec::new(), frame::SEGMENT_HEADER_BYTES as u64);
     for _ in 0..=bytes.len() / 12 + 2 {
         match scanner.next().unwrap() {
-            Found::Frame(header) => {
+            Scanned::Frame(header) => {
                 frames.push((at as usize, header, scanner.payload().to_vec()));
                 at = scanner.offset();
             }
-            Found::Gap(gap) => {
+            Scanned::Gap(gap) => {
                 assert!(gap.start == at && gap.end > at && gap.end == scanner.offset());
                 at = gap.end;
             }
-            Found::End { .. } => {
+            Scanned::End { .. } => {
                 let (read, vain) = (file.read.load(Ordering::Relaxed), scanner.vain_bytes());
                 assert!(file.longest.load(Ordering::Relaxed) <= bytes.len());
                 return Walked { frames, read, vain };

@@ -14,7 +14,7 @@
 //! | `shared.rs` | what the parts share, and how the journal is |
 //! | `writer.rs` | frames into segments: sync, roll, what follows a failure |
 //! | `reader.rs` | records back out, in sequence, up to what is published |
-//! | `arrivals.rs` | waiting for what is published next |
+//! | `publish_notifier.rs` | waiting for what is published next |
 //! | `recovery.rs` | what happens before the first record is taken |
 //! | `error.rs` | why it cannot be opened, why a record was not taken |
 //! | `requests.rs` | which requests are whole, within a segment and over several |
@@ -40,9 +40,9 @@
 //!
 //! | what | then | where |
 //! |---|---|---|
-//! | a write or a sync | the batch is refused, its keys forgotten; the file is never written or synced again | `Writer::fail`, `Shared::end` |
+//! | a write or a sync | the batch is refused, its keys forgotten; the file is never written or synced again | `Writer::fail`, `JournalState::end` |
 //! | … and after it | a new segment that begins with what was refused, or was acknowledged and not synced; the latter is in it | `Writer::mend` |
-//! | … and that too | appends are refused at once for a while, readers go on, the janitor tries every second | `Shared::append`, `Journal::tend` |
+//! | … and that too | appends are refused at once for a while, readers go on, the janitor tries every second | `JournalState::append`, `Journal::maintain` |
 //! | no room for the next segment | the batch is refused whole, before its first byte; drained segments go | `Writer::make_room`, `Journal::prune` |
 //! | `max_bytes` reached by what is not drained | refused with "full"; nothing is dropped | `Writer::prepare` |
 //! | a kill, a power cut | the last segment is walked, its tail cut after a copy; a request that is not whole is voided | `recover` |
@@ -56,7 +56,6 @@
 //! HTTP: its records go to the publisher it was opened with.
 
 mod age;
-mod arrivals;
 mod batch;
 mod checkpoint;
 #[cfg(test)]
@@ -80,6 +79,7 @@ mod keys;
 mod lock;
 #[cfg(test)]
 mod place_tests;
+mod publish_notifier;
 mod quarantine;
 mod queue;
 mod reader;
@@ -108,14 +108,14 @@ use crate::disk::overlay::Overlay;
 use crate::disk::{Disk, RealDisk};
 use crate::message::{Clock, Id, IdGenerator, LINE_BYTES_MAX, Message, SessionId};
 
-pub use arrivals::{Arrivals, Woken};
 pub use batch::Ticket;
 pub use checkpoint::{Checkpoint, Standing};
 pub use erasures::Unscrubbed;
-pub use error::{OpenError, Refusal};
+pub use error::{AppendError, OpenError};
 pub use lock::Lock;
-pub use queue::Kept;
-pub use reader::{Place, Progress, Reader};
+pub use publish_notifier::{PublishNotifier, Woken};
+pub use queue::Appended;
+pub use reader::{Progress, ReadPosition, Reader};
 pub use record::{Draft, Entry, Key, Links, Record, ReplyTo};
 pub use salvage::messages as salvage;
 pub use scrub::Scrubbed;
@@ -126,13 +126,13 @@ use age::Ages;
 use inventory::Start;
 use queue::Queue;
 use recovery::recover;
-use shared::{Condition, Outlet, Shared};
+use shared::{Condition, JournalState, Outlet};
 use survey::{Survey, Tell, Watch};
 use writer::{Settings, Writer};
 
 /// The open journal.
 pub struct Journal<D: Disk = RealDisk> {
-    shared: Arc<Shared<D>>,
+    shared: Arc<JournalState<D>>,
     findings: Findings,
     start: Checkpoint,
     /// The last segment whose digest is known to be written.
@@ -204,16 +204,16 @@ impl<D: Disk> Journal<D> {
         let found = recover(&Start { disk: &disk, config, clock: &clock }, watch)?;
         let condition = Condition::new();
         let segments = Arc::new(Mutex::new(found.segments));
-        let bell = condition.bell.0.clone();
-        let settings = Settings { config: config.clone(), epoch: found.epoch, clock: clock.clone(), bell };
+        let waker = condition.waker.0.clone();
+        let settings = Settings { config: config.clone(), epoch: found.epoch, clock: clock.clone(), waker };
         let next = (found.next_number, found.next_sequence);
-        let shared = Shared {
+        let shared = JournalState {
             config: config.clone(),
             epoch: found.epoch,
             queue: Mutex::new(Queue::new(found.next_sequence, IdGenerator::new(clock, found.largest_id), found.keys)),
             writer: Mutex::new(Writer::new(disk.clone(), settings, found.last, next, segments.clone())),
             segments,
-            exchange: Mutex::new(()),
+            swap: Mutex::new(()),
             voids: found.voids,
             erasures: RwLock::new(found.erasures),
             syncs: config.fsync == Fsync::Always,
@@ -247,12 +247,12 @@ impl<D: Disk> Journal<D> {
     /// for. It all counts once the ticket is committed.
     ///
     /// # Errors
-    /// [`Refusal`], at once, while a failed disk is not mended, or when a draft is too long or its key came before with other
+    /// [`AppendError`], at once, while a failed disk is not mended, or when a draft is too long or its key came before with other
     /// content.
-    pub fn append(&self, drafts: Vec<Draft>) -> Result<(Ticket, Vec<Kept>), Refusal> {
+    pub fn append(&self, drafts: Vec<Draft>) -> Result<(Ticket, Vec<Appended>), AppendError> {
         let is_too_long = |draft: &Draft| draft.line().is_some_and(|line| line.line_bytes() > LINE_BYTES_MAX);
         if let Some(index) = drafts.iter().position(is_too_long) {
-            return Err(Refusal::TooLong(index));
+            return Err(AppendError::TooLong(index));
         }
         self.shared.append(drafts)
     }
@@ -260,16 +260,16 @@ impl<D: Disk> Journal<D> {
     /// What the draft's key stands for, if it came before; that is durable when this returns. Nothing is recorded.
     ///
     /// # Errors
-    /// [`Refusal`]: the key came before with other content, or what it stands for could not be made durable.
-    pub fn find(&self, draft: &Draft) -> Result<Option<Kept>, Refusal> {
+    /// [`AppendError`]: the key came before with other content, or what it stands for could not be made durable.
+    pub fn find(&self, draft: &Draft) -> Result<Option<Appended>, AppendError> {
         self.shared.find(draft)
     }
 
     /// Waits until what the ticket stands for is durable, as the policy means it, and published.
     ///
     /// # Errors
-    /// [`Refusal`]: it will never be published, and after a crash may be found or not.
-    pub fn commit(&self, ticket: Ticket) -> Result<(), Refusal> {
+    /// [`AppendError`]: it will never be published, and after a crash may be found or not.
+    pub fn commit(&self, ticket: Ticket) -> Result<(), AppendError> {
         self.shared.commit(ticket)
     }
 
@@ -299,7 +299,7 @@ impl<D: Disk> Journal<D> {
     }
 
     /// The same, where `place` is where an earlier reader ended that had come as far.
-    pub fn reader_at(&self, after: u64, place: Option<Place>) -> Reader<D> {
+    pub fn reader_at(&self, after: u64, place: Option<ReadPosition>) -> Reader<D> {
         Reader::new(self.shared.clone(), after, place)
     }
 
@@ -313,9 +313,9 @@ impl<D: Disk> Journal<D> {
         self.shared.segments.lock().expect("no holder panics").first().map_or(0, |s| s.header.first_sequence)
     }
 
-    /// What is rung whenever [`Journal::published`] moves on.
-    pub fn arrivals(&self) -> &Arrivals {
-        &self.shared.outlet.arrivals
+    /// What is woken whenever [`Journal::published`] moves on.
+    pub fn publish_notifier(&self) -> &PublishNotifier {
+        &self.shared.outlet.publish_notifier
     }
 
     /// Whether no file has failed. Waits for nothing, not even for a disk that hangs.

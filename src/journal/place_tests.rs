@@ -11,7 +11,7 @@ use crate::disk::DiskFile;
 use crate::disk::sim::SimDisk;
 
 /// Reads one record at a time, and where each stands.
-fn places(journal: &Journal<SimDisk>) -> Vec<(u64, Option<Place>)> {
+fn places(journal: &Journal<SimDisk>) -> Vec<(u64, Option<ReadPosition>)> {
     let mut reader = journal.reader(0);
     let mut found = Vec::new();
     loop {

@@ -11,7 +11,7 @@ use crate::message::{Id, IdGenerator, Prepared, SessionId};
 
 use super::batch::{Batch, Ticket};
 use super::erasures::Erasures;
-use super::error::Refusal;
+use super::error::AppendError;
 use super::frame::Group;
 use super::keys::{Keys, Known};
 use super::record::{Draft, Entry, Record, ReplyTo};
@@ -19,7 +19,7 @@ use super::writer::Frames;
 
 /// What became of a draft.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Kept {
+pub enum Appended {
     /// It is recorded.
     New(Record),
     /// Its key came before, with the same content: this message stands for it, and this reply if there was one.
@@ -49,10 +49,10 @@ pub struct Queue {
     /// The buffers of the last batch, kept for the next but one.
     pub(super) idle: Option<(Frames, Vec<Record>)>,
     /// Appends are refused with this until then, unless a mend comes before.
-    pub(super) refusing: Option<(Instant, Refusal)>,
+    pub(super) refusing: Option<(Instant, AppendError)>,
 }
 
-impl Kept {
+impl Appended {
     /// The message's id.
     ///
     /// # Panics
@@ -81,7 +81,7 @@ pub enum Seen {
 /// Why drafts are given no place.
 pub enum NoPlace {
     /// They never will be.
-    Refused(Refusal),
+    Refused(AppendError),
     /// The session of one is being erased, and what its key stands for with it, unless the erasure fails: these batches must
     /// end before anybody knows.
     Until(Ticket),
@@ -157,7 +157,7 @@ impl Queue {
         let first = own.get(&key.hash);
         let content = known.map(|known| known.content).or(first.map(|(content, _)| *content));
         if content.is_some_and(|content| content != key.content) {
-            return Err(NoPlace::Refused(Refusal::KeyConflict(index)));
+            return Err(NoPlace::Refused(AppendError::KeyConflict(index)));
         }
         Ok(match (known, first) {
             (Some(known), _) => Seen::Known(known),
@@ -175,19 +175,19 @@ impl Queue {
     }
 
     /// Gives every draft that is new its place, and tells what became of each.
-    pub fn push(&mut self, drafts: Vec<Draft>, seen: &[Seen]) -> Vec<Kept> {
+    pub fn push(&mut self, drafts: Vec<Draft>, seen: &[Seen]) -> Vec<Appended> {
         let new = seen.iter().filter(|seen| matches!(seen, Seen::No)).count();
         let mut new_left = new;
-        let mut kept: Vec<Kept> = Vec::with_capacity(drafts.len());
+        let mut kept: Vec<Appended> = Vec::with_capacity(drafts.len());
         for (draft, seen) in drafts.into_iter().zip(seen) {
             kept.push(match seen {
-                Seen::Known(known) => Kept::Before { id: known.id, reply: known.reply },
-                Seen::Reply(id) => Kept::Before { id: *id, reply: None },
-                Seen::Draft(first) => Kept::Before { id: kept[*first].id(), reply: None },
+                Seen::Known(known) => Appended::Before { id: known.id, reply: known.reply },
+                Seen::Reply(id) => Appended::Before { id: *id, reply: None },
+                Seen::Draft(first) => Appended::Before { id: kept[*first].id(), reply: None },
                 Seen::No => {
                     new_left -= 1;
                     let group = Group { more: new_left > 0, continues: new_left + 1 < new };
-                    Kept::New(self.push_one(draft, kept.last().map(Kept::id), group))
+                    Appended::New(self.push_one(draft, kept.last().map(Appended::id), group))
                 }
             });
         }

@@ -14,19 +14,19 @@ use crate::disk::Disk;
 use super::frame::FrameHeader;
 use super::record::{Entry, Record};
 use super::requests::is_in;
-use super::scan::{Found, Scanner, open};
+use super::scan::{Scanned, Scanner, open};
 use super::segment::SegmentInfo;
-use super::shared::Shared;
+use super::shared::JournalState;
 use super::{record, segment};
 
 /// See the module.
 pub struct Reader<D: Disk> {
-    shared: Arc<Shared<D>>,
+    shared: Arc<JournalState<D>>,
     /// Everything up to this sequence was handed out or asked to be left out.
     position: u64,
     current: Option<Current<D::File>>,
     /// Where the last record handed out stands, or where the reader was told to begin.
-    place: Option<Place>,
+    place: Option<ReadPosition>,
 }
 
 /// The segment a reader stands in.
@@ -40,7 +40,7 @@ struct Current<F> {
 /// Where a record stands. A hint: whoever goes on from it finds the same records as without it, only sooner, since a segment
 /// need not be walked from its beginning. What stands there now is looked at before it is believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct ReadPosition {
     sequence: u64,
     /// The number of the segment.
     number: u64,
@@ -57,13 +57,13 @@ pub enum Progress {
 }
 
 impl<D: Disk> Reader<D> {
-    pub(super) fn new(shared: Arc<Shared<D>>, after: u64, place: Option<Place>) -> Self {
+    pub(super) fn new(shared: Arc<JournalState<D>>, after: u64, place: Option<ReadPosition>) -> Self {
         let place = place.filter(|place| place.sequence <= after);
         Self { shared, position: after, current: None, place }
     }
 
     /// Where the last record handed out stands.
-    pub fn place(&self) -> Option<Place> {
+    pub fn place(&self) -> Option<ReadPosition> {
         self.place
     }
 
@@ -116,20 +116,20 @@ impl<D: Disk> Reader<D> {
                 continue;
             };
             match scanner.next()? {
-                Found::Frame(header) if header.sequence >= *bound => self.leave(published)?,
-                Found::Frame(header) if header.sequence > published => {
+                Scanned::Frame(header) if header.sequence >= *bound => self.leave(published)?,
+                Scanned::Frame(header) if header.sequence > published => {
                     // What was published before it was damaged or refused. It is found again once it is published.
                     scanner.step_back();
                     self.position = published;
                 }
-                Found::Frame(header) => {
+                Scanned::Frame(header) => {
                     bytes += header.frame_bytes();
                     if self.hand_out(&header, &mut take).is_break() {
                         return Ok(Progress::More);
                     }
                 }
-                Found::Gap(range) => log::warn!("the journal has {} damaged bytes", range.end - range.start),
-                Found::End { .. } => self.leave(published)?,
+                Scanned::Gap(range) => log::warn!("the journal has {} damaged bytes", range.end - range.start),
+                Scanned::End { .. } => self.leave(published)?,
             }
         }
         Ok(if self.position >= published { Progress::CaughtUp } else { Progress::More })
@@ -146,7 +146,7 @@ impl<D: Disk> Reader<D> {
         }
         self.position = header.sequence;
         let offset = scanner.offset() - header.frame_bytes() as u64;
-        self.place = Some(Place { sequence: header.sequence, number: *number, offset });
+        self.place = Some(ReadPosition { sequence: header.sequence, number: *number, offset });
         ControlFlow::Continue(())
     }
 
@@ -182,11 +182,11 @@ impl<D: Disk> Reader<D> {
 
     /// Opens a segment behind the record at `place`, or at its beginning when that record does not stand there any more: a
     /// segment may have been written anew.
-    fn open_at(&self, info: &SegmentInfo, place: Place) -> io::Result<Scanner<D::File>> {
+    fn open_at(&self, info: &SegmentInfo, place: ReadPosition) -> io::Result<Scanner<D::File>> {
         let mut scanner = open(&self.shared.disk, &self.shared.config.path, info)?;
         scanner.go_to(place.offset);
         match scanner.next()? {
-            Found::Frame(header) if header.sequence == place.sequence => Ok(scanner),
+            Scanned::Frame(header) if header.sequence == place.sequence => Ok(scanner),
             _ => open(&self.shared.disk, &self.shared.config.path, info),
         }
     }
@@ -198,7 +198,7 @@ fn first_holding(segments: &[SegmentInfo], wanted: u64) -> Option<&SegmentInfo> 
 }
 
 /// The record of an intact frame, unless it was handed out before, is voided, or voids others.
-fn accept<D: Disk>(shared: &Shared<D>, position: u64, header: &FrameHeader, payload: &[u8]) -> Option<Record> {
+fn accept<D: Disk>(shared: &JournalState<D>, position: u64, header: &FrameHeader, payload: &[u8]) -> Option<Record> {
     let sequence = header.sequence;
     if sequence <= position || is_in(&shared.voids, sequence) {
         return None;

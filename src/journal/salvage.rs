@@ -10,7 +10,7 @@ use crate::disk::{Disk, DiskFile};
 use crate::message::Message;
 
 use super::record::Entry;
-use super::scan::{Found, Scanner};
+use super::scan::{Scanned, Scanner};
 
 /// Hands every intact message in the file to `take`, with the sequence it was given.
 ///
@@ -20,13 +20,13 @@ pub fn messages<D: Disk>(disk: &D, path: &Path, take: &mut dyn FnMut(u64, &Arc<M
     let mut scanner = Scanner::of_any(Arc::new(disk.open_read(path)?))?;
     loop {
         match scanner.next()? {
-            Found::Frame(header) => {
+            Scanned::Frame(header) => {
                 if let Some(message) = Entry::decode(header.kind, scanner.payload()).as_ref().and_then(Entry::message) {
                     take(header.sequence, message);
                 }
             }
-            Found::Gap(_) => {}
-            Found::End { .. } => return Ok(()),
+            Scanned::Gap(_) => {}
+            Scanned::End { .. } => return Ok(()),
         }
     }
 }
@@ -39,9 +39,9 @@ pub fn first_frame<F: DiskFile>(file: F) -> io::Result<Option<(u32, u64)>> {
     let mut scanner = Scanner::of_any(Arc::new(file))?;
     loop {
         match scanner.next()? {
-            Found::Frame(header) => return Ok(Some((scanner.salt(), header.sequence))),
-            Found::Gap(_) => {}
-            Found::End { .. } => return Ok(None),
+            Scanned::Frame(header) => return Ok(Some((scanner.salt(), header.sequence))),
+            Scanned::Gap(_) => {}
+            Scanned::End { .. } => return Ok(None),
         }
     }
 }

@@ -44,7 +44,7 @@ const ZEROS_OF_A_TEAR: usize = 12;
 
 /// What stands next in the segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum Scanned {
     /// An intact frame; [`Scanner::payload`] has its payload.
     Frame(FrameHeader),
     /// Bytes that belong to no frame, with an intact frame behind them.
@@ -175,25 +175,25 @@ impl<F: DiskFile> Scanner<F> {
         Ok((used_bytes(&*self.file, end..self.file_bytes)? == 0).then_some(end))
     }
 
-    /// Finds what stands next. After [`Found::End`] it may be asked again, once the segment has grown.
+    /// Finds what stands next. After [`Scanned::End`] it may be asked again, once the segment has grown.
     ///
     /// # Errors
     /// The disk's; the walk may go on from where it stood.
-    pub fn next(&mut self) -> io::Result<Found> {
+    pub fn next(&mut self) -> io::Result<Scanned> {
         if let Some(header) = self.frame_at(self.offset)? {
             self.before = (self.offset, self.last_sequence);
             self.offset += header.frame_bytes() as u64;
             self.last_sequence = Some(header.sequence);
-            return Ok(Found::Frame(header));
+            return Ok(Scanned::Frame(header));
         }
         let (next, dirty) = self.resynchronise()?;
         Ok(match next {
             Some(at) => {
                 let gap = self.offset..at;
                 self.offset = at;
-                Found::Gap(gap)
+                Scanned::Gap(gap)
             }
-            None => Found::End { dirty },
+            None => Scanned::End { dirty },
         })
     }
 
@@ -401,9 +401,9 @@ mod tests {
         let (mut sequences, mut gaps) = (Vec::new(), Vec::new());
         loop {
             match scanner.next().unwrap() {
-                Found::Frame(header) => sequences.push(header.sequence),
-                Found::Gap(range) => gaps.push(range),
-                Found::End { dirty } => return (sequences, gaps, dirty),
+                Scanned::Frame(header) => sequences.push(header.sequence),
+                Scanned::Gap(range) => gaps.push(range),
+                Scanned::End { dirty } => return (sequences, gaps, dirty),
             }
         }
     }

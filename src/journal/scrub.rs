@@ -3,7 +3,7 @@
 //! Every frame keeps its place, its length and its sequence; the payload becomes zeros (record.rs). So offsets in digests,
 //! readers that have the old file open, and the rules on requests see no difference. A file is copied under another name,
 //! blanked there, synced and renamed: at every moment either the old or the new one has the name. A segment that is no
-//! longer listed is left alone (`Shared::exchange`), and the zeros behind a sealed segment's last record are left out.
+//! longer listed is left alone (`JournalState::swap`), and the zeros behind a sealed segment's last record are left out.
 //!
 //! * The open segment is never written anew: it is sealed first, if it holds anything erased. Nothing acknowledged is at
 //!   risk: it is synced, and the copy is of a file that nobody writes to any more.
@@ -30,10 +30,10 @@ use crate::message::Message;
 
 use super::digest::{Digest, hash_of};
 use super::erasures::Unscrubbed;
-use super::error::Refusal;
+use super::error::AppendError;
 use super::frame::{FrameHeader, stamp};
 use super::record::Entry;
-use super::scan::{Found, Scanner, read_over_damage};
+use super::scan::{Scanned, Scanner, read_over_damage};
 use super::segment::{self, SegmentInfo};
 use super::{Journal, scan};
 
@@ -126,15 +126,15 @@ impl<D: Disk> Journal<D> {
         let open = self.shared.segments.lock().expect("no holder panics").last().cloned();
         let holds = open.map_or(Ok(false), |info| self.holds_erased(&info, wanted))?;
         let mut writer = self.shared.writer.lock().expect("no holder panics");
-        if holds || writer.owes(wanted.last) {
+        if holds || writer.holds_unsynced(wanted.last) {
             let sealed = if holds { writer.seal() } else { writer.sync() };
             self.shared.condition.look(&writer);
             sealed.map_err(|refusal| match refusal {
-                Refusal::Full(reason) => io::Error::new(io::ErrorKind::StorageFull, reason),
+                AppendError::Full(reason) => io::Error::new(io::ErrorKind::StorageFull, reason),
                 refusal => io::Error::other(refusal.to_string()),
             })?;
         }
-        if writer.owes(wanted.last) {
+        if writer.holds_unsynced(wanted.last) {
             return Err(io::Error::other("what was written before an erasure waits for a sync"));
         }
         Ok(())
@@ -149,12 +149,12 @@ impl<D: Disk> Journal<D> {
         loop {
             match scanner.next()? {
                 // What an erasure covers stands before it.
-                Found::Frame(header) if header.sequence > wanted.last => return Ok(false),
-                Found::Frame(header) if is_to_go(&header, scanner.payload(), wanted) => return Ok(true),
-                Found::Frame(_) => {}
+                Scanned::Frame(header) if header.sequence > wanted.last => return Ok(false),
+                Scanned::Frame(header) if is_to_go(&header, scanner.payload(), wanted) => return Ok(true),
+                Scanned::Frame(_) => {}
                 // A write may be under way; what is damaged is looked into when nobody writes any more.
-                Found::Gap(_) => return Ok(true),
-                Found::End { .. } => return Ok(false),
+                Scanned::Gap(_) => return Ok(true),
+                Scanned::End { .. } => return Ok(false),
             }
         }
     }
@@ -191,7 +191,7 @@ impl<D: Disk> Journal<D> {
         if !found.blanks.is_empty() {
             let temporary = layout::unfinished(path);
             rewrite(disk, path, &temporary, &found)?;
-            let _alone = self.shared.exchange.lock().expect("no holder panics");
+            let _alone = self.shared.swap.lock().expect("no holder panics");
             if !is_kept() {
                 return disk.remove(&temporary).map(|()| None);
             }
@@ -229,7 +229,7 @@ fn find<F: DiskFile>(file: &Arc<F>, wanted: &Unscrubbed) -> io::Result<Findings>
     let mut scanner = Scanner::of_any(file.clone())?;
     loop {
         match scanner.next()? {
-            Found::Frame(header) => {
+            Scanned::Frame(header) => {
                 found.end = scanner.offset();
                 if is_to_go(&header, scanner.payload(), wanted) {
                     let at = found.end - header.frame_bytes() as u64;
@@ -238,8 +238,8 @@ fn find<F: DiskFile>(file: &Arc<F>, wanted: &Unscrubbed) -> io::Result<Findings>
                     found.keys.extend(links.unwrap_or_default().key.map(|key| (key.hash, header.sequence)));
                 }
             }
-            Found::Gap(range) => between.push(range),
-            Found::End { .. } => break,
+            Scanned::Gap(range) => between.push(range),
+            Scanned::End { .. } => break,
         }
     }
     between.push(scanner.offset()..file.byte_len()?);

@@ -10,9 +10,9 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use crate::config::JournalConfig;
 use crate::disk::Disk;
 
-use super::arrivals::Arrivals;
 use super::erasures::{Erasure, Erasures};
-use super::error::Refusal;
+use super::error::AppendError;
+use super::publish_notifier::PublishNotifier;
 use super::queue::Queue;
 use super::record::{Entry, Record};
 use super::segment::SegmentInfo;
@@ -22,7 +22,7 @@ use super::writer::Writer;
 pub type Publish = Box<dyn Fn(&[Record]) + Send + Sync>;
 
 /// See the module.
-pub struct Shared<D: Disk> {
+pub struct JournalState<D: Disk> {
     pub(super) disk: D,
     pub(super) config: JournalConfig,
     pub(super) epoch: u64,
@@ -30,7 +30,7 @@ pub struct Shared<D: Disk> {
     pub(super) writer: Mutex<Writer<D>>,
     pub(super) segments: Arc<Mutex<Vec<SegmentInfo>>>,
     /// Held by whoever removes a segment or puts another file in its place, so that none comes back.
-    pub(super) exchange: Mutex<()>,
+    pub(super) swap: Mutex<()>,
     /// Ranges of sequences that an abort record voids.
     pub(super) voids: Vec<(u64, u64)>,
     /// What is erased, from the moment it is published.
@@ -49,7 +49,7 @@ pub struct Outlet {
     /// Everything up to this sequence is durable and was handed to the publisher.
     published: AtomicU64,
     /// Who waits for more of it.
-    pub(super) arrivals: Arrivals,
+    pub(super) publish_notifier: PublishNotifier,
 }
 
 /// How the journal is, for those who look at it without a lock.
@@ -60,8 +60,8 @@ pub struct Condition {
     pub(super) refusing: AtomicBool,
     /// Something could not be written for want of room: drained segments are to go, whatever their age.
     pub(super) short: AtomicBool,
-    /// Rung when whoever tends the journal has something to do. One ring is as good as many.
-    pub(super) bell: (Sender<()>, Receiver<()>),
+    /// Woken when whoever tends the journal has something to do. One wake-up is as good as many.
+    pub(super) waker: (Sender<()>, Receiver<()>),
 }
 
 /// What will end in refusals unless somebody sees to it.
@@ -87,7 +87,7 @@ impl Warning {
 impl Outlet {
     /// Where everything up to `published` went.
     pub fn new(publish: Publish, on_panic: Box<dyn Fn() + Send + Sync>, published: u64) -> Self {
-        Self { publish, on_panic, published: AtomicU64::new(published), arrivals: Arrivals::default() }
+        Self { publish, on_panic, published: AtomicU64::new(published), publish_notifier: PublishNotifier::default() }
     }
 
     /// Everything up to this sequence is durable and was handed to the publisher.
@@ -99,15 +99,15 @@ impl Outlet {
     pub fn publish(&self, records: &[Record], last: u64) {
         (self.publish)(records);
         self.published.store(last, Ordering::Release);
-        self.arrivals.ring();
+        self.publish_notifier.wake();
     }
 }
 
 impl Condition {
-    /// A good one, with a bell.
+    /// A good one, with a waker.
     pub fn new() -> Self {
         let no = || AtomicBool::new(false);
-        Self { writable: AtomicBool::new(true), refusing: no(), short: no(), bell: bounded(1) }
+        Self { writable: AtomicBool::new(true), refusing: no(), short: no(), waker: bounded(1) }
     }
 
     /// Takes how the writer is after it was used.
@@ -116,22 +116,22 @@ impl Condition {
     }
 
     /// Takes how a batch ended. Whoever tends the journal is to see a refusal, and to go on looking.
-    pub fn batch_ended<D: Disk>(&self, writer: &Writer<D>, written: &Result<(), Refusal>) {
+    pub fn batch_ended<D: Disk>(&self, writer: &Writer<D>, written: &Result<(), AppendError>) {
         self.look(writer);
         self.refusing.store(written.is_err() && !writer.is_broken(), Ordering::Relaxed);
         if let Err(refusal) = written {
-            self.short.fetch_or(matches!(refusal, Refusal::Full(_)), Ordering::Relaxed);
-            self.ring();
+            self.short.fetch_or(matches!(refusal, AppendError::Full(_)), Ordering::Relaxed);
+            self.wake();
         }
     }
 
     /// Whoever tends the journal has something to do.
-    pub fn ring(&self) {
-        let _ = self.bell.0.try_send(());
+    pub fn wake(&self) {
+        let _ = self.waker.0.try_send(());
     }
 }
 
-impl<D: Disk> Shared<D> {
+impl<D: Disk> JournalState<D> {
     /// Whether the entry is a message that was erased.
     pub(super) fn is_erased(&self, entry: &Entry) -> bool {
         let Some(message) = entry.message() else { return false };
@@ -145,7 +145,7 @@ impl<D: Disk> Shared<D> {
                 let erasure = Erasure { sequence: record.sequence, id: *id, session: session.clone() };
                 self.erasures.write().expect("no holder panics").note(erasure);
                 // Whoever tends the journal scrubs.
-                self.condition.ring();
+                self.condition.wake();
             }
         }
     }

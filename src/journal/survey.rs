@@ -23,7 +23,7 @@ use super::error::{OpenError, at};
 use super::frame::{FrameHeader, HeaderError, Kind};
 use super::record::{self, Entry};
 use super::salvage;
-use super::scan::{self, Found};
+use super::scan::{self, Scanned};
 use super::segment::SegmentInfo;
 
 /// Something that is not as it was written.
@@ -255,11 +255,11 @@ impl<'a> Watch<'a> {
     }
 
     /// What the walk meets.
-    pub fn see(&mut self, found: &Found, payload: &[u8], entry: Option<&Entry>) {
+    pub fn see(&mut self, found: &Scanned, payload: &[u8], entry: Option<&Entry>) {
         match found {
-            Found::Frame(header) => self.frame(header, payload, entry),
-            Found::Gap(bytes) => self.segment.gap = Some(bytes.clone()),
-            Found::End { .. } => {}
+            Scanned::Frame(header) => self.frame(header, payload, entry),
+            Scanned::Gap(bytes) => self.segment.gap = Some(bytes.clone()),
+            Scanned::End { .. } => {}
         }
     }
 

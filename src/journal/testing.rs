@@ -71,7 +71,7 @@ impl Fixture {
 }
 
 /// One request. A text of `text!` is sent with itself as its key.
-pub(crate) fn say(journal: &Journal<SimDisk>, texts: &[&str]) -> Result<Vec<Kept>, Refusal> {
+pub(crate) fn say(journal: &Journal<SimDisk>, texts: &[&str]) -> Result<Vec<Appended>, AppendError> {
     let session = SessionId::new("s").unwrap();
     let drafts = texts.iter().map(|text| {
         let (metadata, vector_ids) = (Metadata::default(), [].as_slice());

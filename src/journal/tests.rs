@@ -52,8 +52,8 @@ fn record(journal: &Journal, texts: &[&str]) -> Vec<Record> {
     let (ticket, kept) = journal.append(texts.iter().map(|text| draft(text)).collect()).unwrap();
     journal.commit(ticket).unwrap();
     let records = kept.into_iter().map(|kept| match kept {
-        Kept::New(record) => record,
-        Kept::Before { .. } => panic!("it has no key"),
+        Appended::New(record) => record,
+        Appended::Before { .. } => panic!("it has no key"),
     });
     records.collect()
 }
@@ -80,7 +80,7 @@ fn turn(key: &str, text: &str) -> Vec<Draft> {
     vec![user, Draft::Message { line, key, reply_to: ReplyTo::Previous }]
 }
 
-fn keep(journal: &Journal, drafts: Vec<Draft>) -> Vec<Kept> {
+fn keep(journal: &Journal, drafts: Vec<Draft>) -> Vec<Appended> {
     let (ticket, kept) = journal.append(drafts).unwrap();
     journal.commit(ticket).unwrap();
     kept

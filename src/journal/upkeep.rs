@@ -8,12 +8,12 @@ use std::sync::atomic::Ordering;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use crate::disk::{Disk, DiskFile, Room};
+use crate::disk::{Disk, DiskFile, DiskSpace};
 use crate::message::Timestamp;
 
 use super::age::Ages;
 use super::digest::{self, Digest};
-use super::error::Refusal;
+use super::error::AppendError;
 use super::shared::Warning;
 use super::{Journal, segment};
 
@@ -39,7 +39,7 @@ impl<D: Disk> Journal<D> {
         let (was_needed, mut dropped) = (needed > 0, 0);
         while let Some((oldest, bytes)) = self.oldest_to_drop(drained, ages, needed > 0) {
             needed = needed.saturating_sub(bytes);
-            let _alone = self.shared.exchange.lock().expect("no holder panics");
+            let _alone = self.shared.swap.lock().expect("no holder panics");
             match self.shared.disk.remove(&segment::path(&self.shared.config.path, oldest)) {
                 // Removed by hand: that must not keep those behind it for ever.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -59,7 +59,7 @@ impl<D: Disk> Journal<D> {
         }
         if was_needed && dropped > 0 {
             log::warn!("the disk is full: {dropped} drained segments of the journal were dropped for room");
-            self.shared.condition.ring();
+            self.shared.condition.wake();
         }
         Ok(dropped)
     }
@@ -85,11 +85,11 @@ impl<D: Disk> Journal<D> {
     }
 
     /// Zeroes the next segment ahead, writes the digests of sealed ones, and tries to make a failed journal writable
-    /// again. For the janitor, when the bell rings.
+    /// again. For the janitor, when the waker is used.
     ///
     /// # Errors
     /// The disk's; all of it is tried again the next time.
-    pub fn tend(&self) -> io::Result<()> {
+    pub fn maintain(&self) -> io::Result<()> {
         if !self.is_writable() {
             self.shared.mend();
         }
@@ -100,7 +100,7 @@ impl<D: Disk> Journal<D> {
             Ok(()) if self.stats().bytes + self.shared.config.segment_bytes <= self.shared.config.max_bytes => {
                 self.shared.condition.refusing.store(false, Ordering::Relaxed);
             }
-            Err(e) if matches!(Refusal::from_io(e), Refusal::Full(_)) => self.want_room(),
+            Err(e) if matches!(AppendError::from_io(e), AppendError::Full(_)) => self.want_room(),
             _ => {}
         }
         ready?;
@@ -127,7 +127,7 @@ impl<D: Disk> Journal<D> {
     ///
     /// # Errors
     /// The disk's.
-    pub fn room(&self) -> io::Result<Room> {
+    pub fn room(&self) -> io::Result<DiskSpace> {
         self.shared.disk.room(&self.shared.config.path)
     }
 
@@ -160,9 +160,9 @@ impl<D: Disk> Journal<D> {
         }
     }
 
-    /// Receives when [`Journal::tend`] has something to do: the spare was taken, a file failed, or something was erased.
-    pub fn bell(&self) -> &Receiver<()> {
-        &self.shared.condition.bell.1
+    /// Receives when [`Journal::maintain`] has something to do: the spare was taken, a file failed, or something was erased.
+    pub fn waker(&self) -> &Receiver<()> {
+        &self.shared.condition.waker.1
     }
 
     /// Syncs every `journal.fsync_interval_ms` until `stop` says so or has no sender any more: the thread `journal-sync`.
@@ -186,13 +186,13 @@ impl<D: Disk> Journal<D> {
     /// Syncs everything written so far: the end of an ordered stop.
     ///
     /// # Errors
-    /// [`Refusal`].
-    pub fn sync(&self) -> Result<(), Refusal> {
-        // A file that failed is never synced again: what it owes is written anew.
+    /// [`AppendError`].
+    pub fn sync(&self) -> Result<(), AppendError> {
+        // A file that failed is never synced again: what was not synced is written anew.
         self.shared.mend();
         let mut writer = self.shared.writer.lock().expect("no holder panics");
         if writer.is_broken() {
-            return Err(Refusal::Unavailable("the journal's file failed, and no new one can be made".into()));
+            return Err(AppendError::Unavailable("the journal's file failed, and no new one can be made".into()));
         }
         let outcome = writer.sync();
         self.shared.condition.look(&writer);
@@ -200,7 +200,7 @@ impl<D: Disk> Journal<D> {
     }
 }
 
-fn is_low(room: Room) -> bool {
+fn is_low(room: DiskSpace) -> bool {
     room.free_bytes < (room.total_bytes / 10).min(LOW_BYTES)
 }
 
@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn a_disk_is_low_below_a_tenth_of_it_and_two_gibibytes() {
-        let room = |free_bytes, total_bytes| Room { free_bytes, total_bytes };
+        let room = |free_bytes, total_bytes| DiskSpace { free_bytes, total_bytes };
         for (mib_free, mib_total, low) in
             [(99, 1000, true), (100, 1000, false), (2047, 4_000_000, true), (2048, 4_000_000, false), (0, 0, false)]
         {

@@ -22,7 +22,7 @@ use crate::config::{Fsync, JournalConfig};
 use crate::disk::{Disk, DiskFile};
 use crate::message::Clock;
 
-use super::error::Refusal;
+use super::error::AppendError;
 use super::frame::{Group, SEGMENT_HEADER_BYTES, stamp};
 use super::record::Record;
 use super::segment::{self, Segment, SegmentInfo, Unnamed};
@@ -39,8 +39,8 @@ pub struct Settings {
     pub epoch: u64,
     /// Dates the segments.
     pub clock: Clock,
-    /// Rung when a spare was taken and when a file failed; when it rings already that is enough.
-    pub bell: Sender<()>,
+    /// Woken when a spare was taken and when a file failed; when it is set already that is enough.
+    pub waker: Sender<()>,
 }
 
 /// A run of frames, one behind the other, not yet stamped.
@@ -151,8 +151,8 @@ impl<D: Disk> Writer<D> {
     /// Writes a batch whose first record has sequence `first`, and syncs it if the policy says so.
     ///
     /// # Errors
-    /// [`Refusal`]; nothing of the batch counts then, whatever reached the file.
-    pub fn write(&mut self, frames: &mut Frames, first: u64) -> Result<(), Refusal> {
+    /// [`AppendError`]; nothing of the batch counts then, whatever reached the file.
+    pub fn write(&mut self, frames: &mut Frames, first: u64) -> Result<(), AppendError> {
         if self.broken {
             self.mend(first)?;
         }
@@ -181,10 +181,10 @@ impl<D: Disk> Writer<D> {
     /// is synced first, whatever the policy.
     ///
     /// # Errors
-    /// [`Refusal`]; when there is no room for the new segment the open one stays good, else the next batch mends.
-    pub fn seal(&mut self) -> Result<(), Refusal> {
+    /// [`AppendError`]; when there is no room for the new segment the open one stays good, else the next batch mends.
+    pub fn seal(&mut self) -> Result<(), AppendError> {
         if self.broken {
-            return Err(Refusal::Unavailable("the journal's file failed".into()));
+            return Err(AppendError::Unavailable("the journal's file failed".into()));
         }
         self.sync()?;
         let made = self.prepare(self.next_sequence, 0, 0)?;
@@ -196,15 +196,15 @@ impl<D: Disk> Writer<D> {
     }
 
     /// Whether frames up to that sequence are kept in memory, to be written anew should a sync fail.
-    pub fn owes(&self, sequence: u64) -> bool {
+    pub fn holds_unsynced(&self, sequence: u64) -> bool {
         self.unsynced.first_sequence().is_some_and(|first| first <= sequence)
     }
 
     /// Syncs what was written, in place: when much is unsynced, and at the end of an ordered stop.
     ///
     /// # Errors
-    /// [`Refusal`]; what was unsynced is kept for the next segment.
-    pub fn sync(&mut self) -> Result<(), Refusal> {
+    /// [`AppendError`]; what was unsynced is kept for the next segment.
+    pub fn sync(&mut self) -> Result<(), AppendError> {
         match self.segment.file.sync() {
             Ok(()) => {
                 self.all_synced();
@@ -236,8 +236,8 @@ impl<D: Disk> Writer<D> {
     /// Tells how that sync ended.
     ///
     /// # Errors
-    /// [`Refusal`] when it failed; what was unsynced is kept for the next segment.
-    pub fn end_sync(&mut self, result: io::Result<()>) -> Result<(), Refusal> {
+    /// [`AppendError`] when it failed; what was unsynced is kept for the next segment.
+    pub fn end_sync(&mut self, result: io::Result<()>) -> Result<(), AppendError> {
         let covered = std::mem::take(&mut self.in_flight);
         match result {
             // Nothing waits for it any more: it was written anew meanwhile.
@@ -263,19 +263,19 @@ impl<D: Disk> Writer<D> {
         self.broken
     }
 
-    fn fail(&mut self, what: &str, e: &io::Error) -> Refusal {
+    fn fail(&mut self, what: &str, e: &io::Error) -> AppendError {
         self.broken = true;
-        let _ = self.settings.bell.try_send(());
+        let _ = self.settings.waker.try_send(());
         log::error!("the journal's segment {} cannot be used any more: {what}: {e}", self.segment.header.number);
-        Refusal::from_io(e)
+        AppendError::from_io(e)
     }
 
     /// After a failure: a new segment that begins where the failed one is no longer to be trusted, with what was
     /// acknowledged and not synced already in it. `next` is the first sequence that was not written yet.
     ///
     /// # Errors
-    /// [`Refusal`]; the journal stays read-only, and the next batch tries again.
-    pub fn mend(&mut self, next: u64) -> Result<(), Refusal> {
+    /// [`AppendError`]; the journal stays read-only, and the next batch tries again.
+    pub fn mend(&mut self, next: u64) -> Result<(), AppendError> {
         let first = [self.unsynced.first_sequence(), self.refused_from].into_iter().flatten().min().unwrap_or(next);
         let needed = self.unsynced.bytes.len() as u64;
         let mut made = self.prepare(first, needed, 0)?;
@@ -288,7 +288,7 @@ impl<D: Disk> Writer<D> {
         };
         let segment = named.map_err(|e| {
             log::error!("the journal cannot go on in a new segment either: {e}");
-            Refusal::from_io(&e)
+            AppendError::from_io(&e)
         })?;
         let failed = std::mem::replace(&mut self.segment, segment).header.number;
         self.list();
@@ -301,7 +301,7 @@ impl<D: Disk> Writer<D> {
     }
 
     /// Makes the further segments a batch needs, before anything of it is written.
-    fn make_room(&mut self, frames: &Frames, first: u64) -> Result<Vec<Next<D>>, Refusal> {
+    fn make_room(&mut self, frames: &Frames, first: u64) -> Result<Vec<Next<D>>, AppendError> {
         let mut extra: Vec<Next<D>> = Vec::new();
         let mut room = self.segment.room();
         for (sequence, (index, &length)) in (first..).zip(frames.lengths.iter().enumerate()) {
@@ -341,12 +341,12 @@ impl<D: Disk> Writer<D> {
 
     /// Makes a segment that begins with `first_sequence` and has room for at least `needed` bytes of frames. `extra_bytes`
     /// is what was made and is not listed yet.
-    fn prepare(&mut self, first_sequence: u64, needed: u64, extra_bytes: u64) -> Result<Unnamed<D::File>, Refusal> {
+    fn prepare(&mut self, first_sequence: u64, needed: u64, extra_bytes: u64) -> Result<Unnamed<D::File>, AppendError> {
         let file_bytes = self.settings.config.segment_bytes.max(needed + SEGMENT_HEADER_BYTES as u64);
         let listed: u64 = self.segments.lock().expect("no holder panics").iter().map(|s| s.file_bytes).sum();
         let used = listed + extra_bytes;
         if used + file_bytes > self.settings.config.max_bytes {
-            return Err(Refusal::Full(format!(
+            return Err(AppendError::Full(format!(
                 "the journal holds {used} bytes that are not drained yet, and journal.max_bytes is {}",
                 self.settings.config.max_bytes
             )));
@@ -354,10 +354,10 @@ impl<D: Disk> Writer<D> {
         let header = segment::new_header(&self.settings.clock, self.settings.epoch, self.next_number, first_sequence);
         let made = segment::prepare(&self.disk, &self.settings.config.path, header, file_bytes);
         self.next_number += 1;
-        let _ = self.settings.bell.try_send(());
+        let _ = self.settings.waker.try_send(());
         made.map_err(|e| {
             log::error!("the journal's next segment cannot be made: {e}");
-            Refusal::from_io(&e)
+            AppendError::from_io(&e)
         })
     }
 

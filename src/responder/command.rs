@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::excerpt::{Tail, escaped};
-use super::speech::Speech;
+use super::speech::OutputLimit;
 use super::utf8::Decoder;
 use super::{Answer, Context, Failure, Question, Responder};
 use group::{Group, Pipes};
@@ -79,7 +79,7 @@ impl Responder for Command {
             let program = self.argv.first().map_or("", String::as_str);
             Failure::Failed(format!("the command {} cannot be run: {e}", escaped(program)))
         })?;
-        let mut talk = Talk::new(question, pipes, say);
+        let mut talk = Exchange::new(question, pipes, say);
         let end = talk.run(&group);
         let status = group.end();
         end?;
@@ -106,7 +106,7 @@ fn complaint(status: Option<ExitStatus>, errors: &str) -> String {
 }
 
 /// The talk with one running program.
-struct Talk<'a> {
+struct Exchange<'a> {
     question: &'a Question,
     pipes: Pipes,
     input: Input<'a>,
@@ -115,10 +115,10 @@ struct Talk<'a> {
     piece: Vec<u8>,
 }
 
-impl<'a> Talk<'a> {
+impl<'a> Exchange<'a> {
     fn new(question: &'a Question, pipes: Pipes, say: &'a mut dyn FnMut(&str)) -> Self {
         let input = Input { pieces: Box::new(conversation::pieces(question)), piece: Vec::new(), at: 0 };
-        let output = Output { speech: Speech::new(say), decoder: Decoder::default(), newlines: 0 };
+        let output = Output { speech: OutputLimit::new(say), decoder: Decoder::default(), newlines: 0 };
         Self { question, pipes, input, output, errors: Tail::new(TAIL_BYTES), piece: vec![0; PIECE_BYTES] }
     }
 
@@ -226,7 +226,7 @@ impl Input<'_> {
 
 /// What was written to the standard output, on its way to who hears it.
 struct Output<'a> {
-    speech: Speech<'a>,
+    speech: OutputLimit<'a>,
     decoder: Decoder,
     /// Newlines that are part of the answer only if something follows them.
     newlines: usize,

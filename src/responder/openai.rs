@@ -37,14 +37,14 @@ use ureq::tls::TlsConfig;
 use ureq::unversioned::transport::{Connector, RustlsConnector};
 use ureq::{Agent, Body, http};
 
-use super::speech::Speech;
+use super::speech::OutputLimit;
 use super::{Answer, Context, Failure, Question, Responder};
 use crate::config::OpenAiConfig;
 use crate::permit::Semaphore;
 use names::{Names, RUNNING_MAX};
 use refusal::{Quoter, refusal};
 use stream::Stream;
-use wire::{Dial, Watch};
+use wire::{CancelToken, WatchedConnector};
 
 /// The pauses before the second and the third try, unless the server names its own.
 const PAUSES: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(1)];
@@ -113,8 +113,8 @@ impl OpenAi {
     fn attempt(
         &self,
         question: &Question,
-        watch: &Watch,
-        speech: &mut Speech<'_>,
+        watch: &CancelToken,
+        speech: &mut OutputLimit<'_>,
         plain: bool,
     ) -> Result<Answer, Trouble> {
         let response = self.send(question, watch, plain)?;
@@ -142,7 +142,7 @@ impl OpenAi {
     }
 
     /// Sends the request and waits for the head of the answer.
-    fn send(&self, question: &Question, watch: &Watch, plain: bool) -> Result<http::Response<Body>, Trouble> {
+    fn send(&self, question: &Question, watch: &CancelToken, plain: bool) -> Result<http::Response<Body>, Trouble> {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -155,7 +155,11 @@ impl OpenAi {
             .user_agent(concat!("chatkeep/", env!("CARGO_PKG_VERSION")))
             .build();
         let names = Names { watch: watch.clone(), running: self.lookups.clone() };
-        let agent = Agent::with_parts(config, ().chain(Dial(watch.clone())).chain(RustlsConnector::default()), names);
+        let agent = Agent::with_parts(
+            config,
+            ().chain(WatchedConnector(watch.clone())).chain(RustlsConnector::default()),
+            names,
+        );
         let mut request = agent.post(&self.url).header("content-type", "application/json");
         request = request.header("accept", "text/event-stream, application/json");
         if let Some(key) = &self.config.api_key {
@@ -180,7 +184,7 @@ impl OpenAi {
     }
 
     /// Reads the answer and says it.
-    fn read(&self, body: &mut impl Read, watch: &Watch, speech: &mut Speech<'_>) -> Result<Answer, Failure> {
+    fn read(&self, body: &mut impl Read, watch: &CancelToken, speech: &mut OutputLimit<'_>) -> Result<Answer, Failure> {
         let mut stream = Stream::new(self.quoter());
         let mut piece = vec![0; PIECE_BYTES];
         let mut was_whole = false;
@@ -220,8 +224,8 @@ impl Responder for OpenAi {
     }
 
     fn answer(&self, question: &Question, say: &mut dyn FnMut(&str)) -> Result<Answer, Failure> {
-        let watch = Watch::new(question.stop.clone(), question.until);
-        let mut speech = Speech::new(say);
+        let watch = CancelToken::new(question.stop.clone(), question.until);
+        let mut speech = OutputLimit::new(say);
         let mut pauses = PAUSES.into_iter();
         let mut plain = self.is_plain.load(Ordering::Relaxed);
         loop {

@@ -9,12 +9,12 @@ use super::Failure;
 pub const TEXT_BYTES_MAX: usize = 1 << 20;
 
 /// Hands text on, up to the limit.
-pub(super) struct Speech<'a> {
+pub(super) struct OutputLimit<'a> {
     say: &'a mut dyn FnMut(&str),
     bytes: usize,
 }
 
-impl<'a> Speech<'a> {
+impl<'a> OutputLimit<'a> {
     /// A speech that `say` hears.
     pub(super) fn new(say: &'a mut dyn FnMut(&str)) -> Self {
         Self { say, bytes: 0 }
@@ -46,7 +46,7 @@ mod tests {
     fn no_more_is_said_than_fits_and_no_character_is_cut() {
         let mut heard = String::new();
         let mut say = |text: &str| heard.push_str(text);
-        let mut speech = Speech::new(&mut say);
+        let mut speech = OutputLimit::new(&mut say);
         speech.say("").unwrap();
         speech.say(&"x".repeat(TEXT_BYTES_MAX - 3)).unwrap();
         assert_eq!(speech.say("ü€").unwrap_err().to_string(), "the answer is longer than 1048576 bytes");

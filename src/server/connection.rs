@@ -27,7 +27,7 @@ use super::input::{Cut, Input};
 use super::reply::{Date, Exchange};
 use super::table::Slot;
 
-pub(super) use state::Shared;
+pub(super) use state::ListenerState;
 use state::{Connection, Next};
 
 /// A buffer that one large body inflated beyond this is given back, in bytes.
@@ -41,7 +41,7 @@ enum Stop {
 }
 
 /// Serves a connection to its end.
-pub(super) fn serve<S: Service>(shared: &Shared<S>, slot: &Slot) {
+pub(super) fn serve<S: Service>(shared: &ListenerState<S>, slot: &Slot) {
     let timeouts = shared.timeouts;
     let tick = timeouts.idle.min(timeouts.head).min(timeouts.body);
     let _ = slot.stream.set_nodelay(true);

@@ -23,7 +23,7 @@ const READ_RATE_MIN: usize = 16 * 1024;
 const STOP_POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The sending side of a connection. One call is one `write` for the ordinary reply.
-pub(super) struct Wire<'a> {
+pub(super) struct ResponseWriter<'a> {
     stream: &'a TcpStream,
     /// How long one write may wait; the socket's own send timeout is set to it.
     timeout: Duration,
@@ -31,7 +31,7 @@ pub(super) struct Wire<'a> {
     until_stop: Option<&'a Table>,
 }
 
-impl<'a> Wire<'a> {
+impl<'a> ResponseWriter<'a> {
     /// The socket's own send timeout must be `timeout`.
     pub(super) fn new(stream: &'a TcpStream, timeout: Duration) -> Self {
         Self { stream, timeout, until_stop: None }
@@ -81,7 +81,7 @@ impl<'a> Wire<'a> {
     }
 }
 
-impl Write for Wire<'_> {
+impl Write for ResponseWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.send(bytes, &[]).map(|()| bytes.len())
     }
@@ -91,7 +91,7 @@ impl Write for Wire<'_> {
     }
 }
 
-impl Client for Wire<'_> {
+impl Client for ResponseWriter<'_> {
     fn is_gone(&self) -> bool {
         let mut byte = [0];
         match recv(self.stream, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
@@ -105,7 +105,7 @@ impl Client for Wire<'_> {
     }
 }
 
-impl Drop for Wire<'_> {
+impl Drop for ResponseWriter<'_> {
     fn drop(&mut self) {
         if self.until_stop.is_some() {
             // A connection that goes on waits again as it did.

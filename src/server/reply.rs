@@ -260,7 +260,7 @@ impl Write for Chunks<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{Span, header};
+    use crate::api::{StreamKind, header};
 
     impl Client for Vec<u8> {}
 
@@ -292,7 +292,7 @@ mod tests {
             out.write_all(b"end")
         };
         let status = StatusCode(200);
-        let one = Stream { status, headers: Vec::new(), span: Span::Brief, write: Box::new(write) };
+        let one = Stream { status, headers: Vec::new(), span: StreamKind::Brief, write: Box::new(write) };
         let mut sent = Vec::new();
         stream(&mut sent, &mut Date::default(), one, &Exchange::unknown("id".into())).unwrap();
         let body_at = sent.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap() + 4;

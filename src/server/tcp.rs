@@ -17,7 +17,7 @@ use crate::config::ServerConfig;
 use crate::thread;
 
 use super::RequestIds;
-use super::connection::{self, Shared};
+use super::connection::{self, ListenerState};
 use super::guard::Guard;
 use super::reply::{self, Date, Exchange};
 use super::table::{Slot, Table};
@@ -92,7 +92,7 @@ pub fn start<S: Service>(
     let table = Arc::new(Table::default());
     let start_pool = |options| Pool::start(options, config.timeouts.body).map(Arc::new);
     let pool = websockets.map(start_pool).transpose().map_err(StartError::WebSockets)?;
-    let shared = Arc::new(Shared {
+    let shared = Arc::new(ListenerState {
         service,
         guard: Guard::new(config, is_loopback(address.ip())),
         table: Arc::clone(&table),
@@ -142,7 +142,7 @@ impl Listening {
     }
 
     /// Stops accepting, closes idle connections, lets requests in flight finish until `deadline` and cuts the rest;
-    /// WebSockets are closed with 1001 behind the answers they are owed. Returns how many connection threads had not ended
+    /// WebSockets are closed with 1001 behind the answers they wait for. Returns how many connection threads had not ended
     /// a second after that: handlers that would not come back.
     pub fn stop(mut self, deadline: Instant) -> usize {
         self.stop_accepting();
@@ -179,7 +179,7 @@ impl Drop for Listening {
 }
 
 struct Accept<S> {
-    shared: Arc<Shared<S>>,
+    shared: Arc<ListenerState<S>>,
     cap: usize,
     /// The last accept failed, and that was logged.
     is_failing: bool,

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use tiny_http::{Method, StatusCode};
 
-use crate::api::{Client as Reader, Head, Problem, Reply, Route, Service, Span, Stream, header, json_bytes};
+use crate::api::{Client as Reader, Head, Problem, Reply, Route, Service, Stream, StreamKind, header, json_bytes};
 use crate::config::{ServerConfig, Timeouts};
 
 /// Loopback, port 0, deadlines that tests can wait for.
@@ -123,7 +123,7 @@ impl Odd {
             out.write_all(b"second")
         };
         let headers = vec![header("Content-Type", "text/plain")];
-        let span = if lasts { Span::Lasting } else { Span::Brief };
+        let span = if lasts { StreamKind::Lasting } else { StreamKind::Brief };
         Reply::Stream(Stream { status: StatusCode(200), headers, span, write: Box::new(write) })
     }
 }

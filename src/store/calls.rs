@@ -44,11 +44,11 @@ pub struct Mark(u64);
 /// See the module.
 pub struct Calls {
     name: &'static str,
-    shared: Arc<Shared>,
+    shared: Arc<CallSlots>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct CallSlots {
     inner: Mutex<Inner>,
     /// A thread has become free, or was abandoned.
     changed: Condvar,
@@ -74,7 +74,7 @@ struct Running {
     abandoned: bool,
 }
 
-impl Shared {
+impl CallSlots {
     /// Never held over a call.
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
@@ -113,7 +113,7 @@ impl Calls {
     /// A pool whose threads are called `NAME-0` and `NAME-1`. Starts none yet.
     #[must_use]
     pub fn new(name: &'static str) -> Self {
-        Self { name, shared: Arc::new(Shared { inner: Mutex::default(), changed: Condvar::new() }) }
+        Self { name, shared: Arc::new(CallSlots { inner: Mutex::default(), changed: Condvar::new() }) }
     }
 
     /// Hands a call to a free thread; waits for one until the deadline while those that are taken may still return in time.
@@ -208,7 +208,7 @@ impl Drop for Calls {
 pub struct Call<T> {
     number: u64,
     outcome: Receiver<T>,
-    shared: Arc<Shared>,
+    shared: Arc<CallSlots>,
 }
 
 impl<T> Call<T> {

@@ -282,12 +282,12 @@ impl Opened {
         Ok(self.fetch(query, "_id")?.into_page(query.direction))
     }
 
-    fn fetch(&self, query: &StoreQuery, order: &str) -> Result<Found, Error> {
+    fn fetch(&self, query: &StoreQuery, order: &str) -> Result<SearchResult, Error> {
         let direction = if query.direction == Direction::Newest { -1 } else { 1 };
         let limit = i64::try_from(query.limit.max(1)).unwrap_or(i64::MAX - 1) + 1;
         let find = self.messages.find(filter(query)).sort(doc! { order: direction }).limit(limit);
         let mut cursor = find.selection_criteria(primary()).max_time(query.time_max).run()?;
-        let mut found = Found::default();
+        let mut found = SearchResult::default();
         let mut bytes = 0;
         while cursor.advance()? {
             let Some(id) = id_of(cursor.current()) else { continue };
@@ -336,14 +336,14 @@ fn filter(query: &StoreQuery) -> Document {
 
 /// What a search found, in its own direction.
 #[derive(Default)]
-struct Found {
+struct SearchResult {
     /// Each with its message; `None` for a document that is none.
     documents: Vec<(Id, Option<Arc<Message>>)>,
     /// The time of the document at which it was cut, if it was.
     cut: Option<Timestamp>,
 }
 
-impl Found {
+impl SearchResult {
     fn into_page(mut self, direction: Direction) -> StorePage {
         // One time may hold several ids, in whatever order the index has them.
         self.documents.sort_by_key(|(id, _)| *id);

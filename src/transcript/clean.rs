@@ -50,8 +50,8 @@ impl<D: Disk> Transcripts<D> {
     fn order_some(&self, session: &SessionId) -> io::Result<bool> {
         let Some(old) = self.old_file(session)? else { return Ok(false) };
         let strays = strays(&old, session)?;
-        disk::make_folder(&self.disk, &self.workshop())?;
-        let path = self.workshop().join(session.file_name());
+        disk::make_folder(&self.disk, &self.staging())?;
+        let path = self.staging().join(session.file_name());
         let new = self.disk.create(&path)?;
         let mut ordered = Ordered { transcripts: self, session, old: &old, new, bytes: 0, last: None };
         ordered.write(&strays)?;

@@ -104,8 +104,9 @@ impl<D: Disk> Transcripts<D> {
     /// Whether there may be a message of the session up to `id` here.
     pub fn may_hold(&self, session: &SessionId, id: Id) -> bool {
         let open = self.open.lock().expect("no holder panics");
-        let is_open =
-            open.behind.contains_key(session) || open.endings.contains_key(session) || open.lost.contains(session);
+        let is_open = open.behind.contains_key(session)
+            || open.expected_tails.contains_key(session)
+            || open.lost.contains(session);
         drop(open);
         is_open || self.holds_not_after(session, id).unwrap_or(true)
     }
@@ -161,8 +162,8 @@ impl<D: Disk> Transcripts<D> {
             // What is no whole line may be the rest of one that is erased.
             None => self.disk.remove(&path)?,
             Some(newer) => {
-                disk::make_folder(&self.disk, &self.workshop())?;
-                let temporary = self.workshop().join(session.file_name());
+                disk::make_folder(&self.disk, &self.staging())?;
+                let temporary = self.staging().join(session.file_name());
                 let new = self.disk.create(&temporary)?;
                 copy(&old, newer..old.byte_len()?, &new, 0)?;
                 new.sync()?;
@@ -186,7 +187,7 @@ impl<D: Disk> Transcripts<D> {
     pub fn scrub_copies(&self, erased: &HashMap<SessionId, Id>, go_on: &dyn Fn() -> bool) -> io::Result<usize> {
         let _alone = self.maintenance.lock().expect("no holder panics");
         for session in erased.keys() {
-            match self.disk.remove(&self.workshop().join(session.file_name())) {
+            match self.disk.remove(&self.staging().join(session.file_name())) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 removed => removed?,
             }
@@ -228,8 +229,8 @@ impl Behind {
     /// Behind `before` too: what is newer than the erasure may be lacking from there on.
     fn erased(id: Id, sequence: u64, before: Option<Self>) -> Self {
         let first = before.map_or(sequence, |before| before.first.min(sequence));
-        let distrusted = before.is_some_and(|before| before.distrusted);
-        Self { first, last: sequence, distrusted, erased: Some(id).max(before.and_then(|before| before.erased)) }
+        let suspect = before.is_some_and(|before| before.suspect);
+        Self { first, last: sequence, suspect, erased: Some(id).max(before.and_then(|before| before.erased)) }
     }
 }
 

@@ -23,7 +23,7 @@ fn an_erased_transcript_is_gone_and_what_comes_later_stands_in_a_new_one() {
     assert_eq!(before.count(id(5)).unwrap(), 4);
     assert_eq!(before.count(id(3)).unwrap(), 2);
     let written = transcripts.append(session, &[(6, &message(6))]);
-    assert_eq!(written, Appended::Written { first_ever: true });
+    assert_eq!(written, AppendOutcome::Written { first_ever: true });
     assert_eq!(numbers(transcripts, session), [6]);
     assert_eq!((transcripts.first_lacking(), transcripts.behind(session)), (None, None));
     transcripts.erase(&SessionId::new("nobody").unwrap(), id(7), 7);
@@ -35,10 +35,10 @@ fn a_transcript_that_is_erased_while_a_rebuild_writes_it_comes_back_to_no_reader
     let fixture = Fixture::new();
     fixture.fill(1..=3);
     let (transcripts, session) = (&fixture.transcripts, &fixture.session);
-    for distrusted in [false, true] {
+    for suspect in [false, true] {
         transcripts.mark_behind(session, 2, 4);
-        if !distrusted {
-            transcripts.open.lock().unwrap().behind.get_mut(session).unwrap().distrusted = false;
+        if !suspect {
+            transcripts.open.lock().unwrap().behind.get_mut(session).unwrap().suspect = false;
         }
         let mut erased = false;
         let rebuilt = transcripts.rebuild(|after, take| {
@@ -46,22 +46,22 @@ fn a_transcript_that_is_erased_while_a_rebuild_writes_it_comes_back_to_no_reader
             if !erased {
                 erased = true;
                 transcripts.erase(session, id(5), 5);
-                assert_eq!(transcripts.append(session, &[(6, &message(6))]), Appended::Behind);
+                assert_eq!(transcripts.append(session, &[(6, &message(6))]), AppendOutcome::Behind);
                 // What it has read is still on its way into the file.
                 take(4, &message(4));
             }
             Ok(6)
         });
-        assert_eq!(rebuilt.unwrap().lacking, 1, "{distrusted}");
+        assert_eq!(rebuilt.unwrap().lacking, 1, "{suspect}");
         assert!(transcripts.first_lacking().unwrap() <= 5, "the checkpoint waits before the erasure");
-        assert!(numbers(transcripts, session).is_empty(), "{distrusted}");
+        assert!(numbers(transcripts, session).is_empty(), "{suspect}");
         let rebuilt = transcripts.rebuild(|after, take| {
             assert!(after < 6);
             take(6, &message(6));
             Ok(6)
         });
         assert_eq!((rebuilt.unwrap().mended, transcripts.first_lacking()), (1, None));
-        assert_eq!(fs::read(fixture.path()).unwrap(), [message(6).line(), b"\n"].concat(), "{distrusted}");
+        assert_eq!(fs::read(fixture.path()).unwrap(), [message(6).line(), b"\n"].concat(), "{suspect}");
         fs::remove_file(fixture.path()).unwrap();
         transcripts.open.lock().unwrap().files.pop(session);
         fixture.fill(1..=3);
@@ -80,7 +80,7 @@ fn a_transcript_that_cannot_be_removed_is_hidden_until_it_is_rebuilt() {
     transcripts.erase(session, id(5), 5);
     fs::remove_dir(fixture.path()).unwrap();
     fs::rename(&away, fixture.path()).unwrap();
-    assert_eq!(transcripts.append(session, &[(6, &message(6))]), Appended::Behind);
+    assert_eq!(transcripts.append(session, &[(6, &message(6))]), AppendOutcome::Behind);
     assert!(numbers(transcripts, session).is_empty());
     assert_eq!(transcripts.first_lacking(), Some(5));
     let rebuilt = transcripts.rebuild(|_, take| {
@@ -100,7 +100,7 @@ fn what_is_newer_than_an_erasure_of_another_server_stays_and_is_shown_all_the_ti
     assert!(!transcripts.may_hold(&SessionId::new("nobody").unwrap(), id(9)));
     transcripts.erase(session, id(3), 7);
     assert_eq!(numbers(transcripts, session), [4, 5, 6]);
-    assert_eq!(transcripts.append(session, &[(8, &message(8))]), Appended::Behind);
+    assert_eq!(transcripts.append(session, &[(8, &message(8))]), AppendOutcome::Behind);
     assert_eq!(transcripts.first_lacking(), Some(7), "the checkpoint waits before the erasure");
     let rebuild = |number: u64| {
         let rebuilt = transcripts.rebuild(|after, take| {

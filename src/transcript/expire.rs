@@ -73,7 +73,7 @@ pub struct Swept {
 
 /// What came of one transcript.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
+enum Expired {
     /// It stays as it is.
     Left,
     /// It was written anew, without that many bytes.
@@ -116,26 +116,26 @@ impl<D: Disk> Transcripts<D> {
             let outcome = self.expire(&session, bound, go_on).unwrap_or_else(|e| {
                 log::debug!("what has expired in the transcript of {session} cannot be removed: {e}");
                 sweep.fault.get_or_insert(e);
-                Outcome::Left
+                Expired::Left
             });
             sweep.swept.count(outcome);
-            worked += if outcome == Outcome::Left { 1 } else { LOOKS_OF_A_REWRITE };
+            worked += if outcome == Expired::Left { 1 } else { LOOKS_OF_A_REWRITE };
         }
         !sweep.names.is_empty()
     }
 
     /// Takes what lies before `bound` out of one transcript, if it is worth it.
-    fn expire(&self, session: &SessionId, bound: Id, go_on: &dyn Fn() -> bool) -> io::Result<Outcome> {
-        let Some(file) = self.old_file(session)? else { return Ok(Outcome::Left) };
+    fn expire(&self, session: &SessionId, bound: Id, go_on: &dyn Fn() -> bool) -> io::Result<Expired> {
+        let Some(file) = self.old_file(session)? else { return Ok(Expired::Left) };
         if !is_worth_it(&file, bound)? {
-            return Ok(Outcome::Left);
+            return Ok(Expired::Left);
         }
         drop(file);
         let _alone = self.maintenance.lock().expect("no holder panics");
         if self.is_in_doubt(session) {
-            return Ok(Outcome::Left);
+            return Ok(Expired::Left);
         }
-        let Some(old) = self.old_file(session)? else { return Ok(Outcome::Left) };
+        let Some(old) = self.old_file(session)? else { return Ok(Expired::Left) };
         let synced = old.byte_len()?;
         if let Err(e) = old.sync() {
             self.open.lock().expect("no holder panics").lost.insert(session.clone());
@@ -143,35 +143,35 @@ impl<D: Disk> Transcripts<D> {
         }
         self.note_lengths([(session, 0)].into_iter())?;
         let outcome = self.rewrite(session, &old, bound, go_on);
-        if !matches!(outcome, Ok(Outcome::Rewritten(_))) {
-            let _ = self.disk.remove(&self.workshop().join(session.file_name()));
+        if !matches!(outcome, Ok(Expired::Rewritten(_))) {
+            let _ = self.disk.remove(&self.staging().join(session.file_name()));
         }
         let outcome = outcome?;
-        if outcome != Outcome::Left {
+        if outcome != Expired::Left {
             self.disk.sync_dir(&self.folder)?;
         }
         let bytes = match outcome {
-            Outcome::Left => synced,
-            Outcome::Rewritten(gone) => synced.saturating_sub(gone),
-            Outcome::Removed(_) => 0,
+            Expired::Left => synced,
+            Expired::Rewritten(gone) => synced.saturating_sub(gone),
+            Expired::Removed(_) => 0,
         };
         self.note_lengths([(session, bytes)].into_iter())?;
         Ok(outcome)
     }
 
     /// Writes a transcript anew without what lies before `bound`. To be called by whoever maintains the transcripts.
-    fn rewrite(&self, session: &SessionId, old: &D::File, bound: Id, go_on: &dyn Fn() -> bool) -> io::Result<Outcome> {
+    fn rewrite(&self, session: &SessionId, old: &D::File, bound: Id, go_on: &dyn Fn() -> bool) -> io::Result<Expired> {
         let kept = first_unexpired(old, bound)?;
         if !is_share(kept.at, old.byte_len()?) {
-            return Ok(Outcome::Left);
+            return Ok(Expired::Left);
         }
         let mut new = New { file: None, from: kept.at, to: kept.at };
         if kept.any {
-            disk::make_folder(&self.disk, &self.workshop())?;
-            let file = self.disk.create(&self.workshop().join(session.file_name()))?;
+            disk::make_folder(&self.disk, &self.staging())?;
+            let file = self.disk.create(&self.staging().join(session.file_name()))?;
             for _ in 0..ROUNDS_MAX {
                 if !new.take(old, &file, go_on)? {
-                    return Ok(Outcome::Left);
+                    return Ok(Expired::Left);
                 }
                 file.sync()?;
                 if old.byte_len()?.saturating_sub(new.to) <= REST_BYTES {
@@ -180,11 +180,11 @@ impl<D: Disk> Transcripts<D> {
             }
             new.file = Some(file);
         }
-        self.exchange(session, old, &new, bound)
+        self.swap(session, old, &new, bound)
     }
 
     /// Puts the new file in the old one's place, with what was appended since it was copied.
-    fn exchange(&self, session: &SessionId, old: &D::File, new: &New<D::File>, bound: Id) -> io::Result<Outcome> {
+    fn swap(&self, session: &SessionId, old: &D::File, new: &New<D::File>, bound: Id) -> io::Result<Expired> {
         let path = self.path(session);
         let mut open = self.open.lock().expect("no holder panics");
         // A session falls behind when its append fails, and then its file may have been cut.
@@ -194,24 +194,24 @@ impl<D: Disk> Transcripts<D> {
             None => true,
         };
         if in_doubt || !is_ours || !self.disk.open_read(&path)?.is_same(old)? {
-            return Ok(Outcome::Left);
+            return Ok(Expired::Left);
         }
         let rest = new.to..old.byte_len()?;
         if rest.end < rest.start || rest.end - rest.start > REST_BYTES_MAX {
-            return Ok(Outcome::Left);
+            return Ok(Expired::Left);
         }
         let Some(file) = &new.file else {
             if holds_a_message(old, rest, bound)? {
-                return Ok(Outcome::Left);
+                return Ok(Expired::Left);
             }
             open.files.pop(session);
             self.disk.remove(&path)?;
-            return Ok(Outcome::Removed(new.from));
+            return Ok(Expired::Removed(new.from));
         };
         copy(old, rest, file, new.to - new.from)?;
         open.files.pop(session);
-        self.disk.rename(&self.workshop().join(session.file_name()), &path)?;
-        Ok(Outcome::Rewritten(new.from))
+        self.disk.rename(&self.staging().join(session.file_name()), &path)?;
+        Ok(Expired::Rewritten(new.from))
     }
 
     /// Whether what the session's file holds is not known to be what it should.
@@ -239,15 +239,15 @@ impl<F: DiskFile> New<F> {
 }
 
 impl Swept {
-    fn count(&mut self, outcome: Outcome) {
+    fn count(&mut self, outcome: Expired) {
         self.looked_at += 1;
         match outcome {
-            Outcome::Left => {}
-            Outcome::Rewritten(bytes) => {
+            Expired::Left => {}
+            Expired::Rewritten(bytes) => {
                 self.rewritten += 1;
                 self.bytes += bytes;
             }
-            Outcome::Removed(bytes) => {
+            Expired::Removed(bytes) => {
                 self.removed += 1;
                 self.bytes += bytes;
             }
@@ -283,7 +283,7 @@ fn first_id<F: DiskFile>(lines: &mut Lines<'_, F>) -> io::Result<Option<Id>> {
 }
 
 /// What is kept of a transcript.
-struct Kept {
+struct FirstKept {
     /// Where it begins: the first message that has not expired, or the end of the last whole line.
     at: u64,
     /// There was such a message.
@@ -292,16 +292,16 @@ struct Kept {
 
 /// Finds the first message that has not expired. Every line before it is looked at: a file that somebody has edited may
 /// have one out of order.
-fn first_unexpired<F: DiskFile>(file: &F, bound: Id) -> io::Result<Kept> {
+fn first_unexpired<F: DiskFile>(file: &F, bound: Id) -> io::Result<FirstKept> {
     let mut lines = Lines::new(file, u64::MAX)?;
     let mut at = 0;
     while let Some(range) = lines.line_at(at)? {
         if Message::id_of_line(lines.bytes(&range)).is_some_and(|id| id >= bound) {
-            return Ok(Kept { at, any: true });
+            return Ok(FirstKept { at, any: true });
         }
         at = range.end;
     }
-    Ok(Kept { at, any: false })
+    Ok(FirstKept { at, any: false })
 }
 
 /// Whether the end of a file, behind what was its last whole line, is more than the torn beginning of one: lines that were

@@ -158,7 +158,7 @@ fn until_the_power_goes(disk: &SimDisk, now: &Arc<AtomicU64>, call: u64) -> (u64
             for number in 1.. {
                 let which = number as usize % 2;
                 let appended = transcripts.append(&sessions[which], &[(number, &short(names[which], number))]);
-                if appended == Appended::Behind {
+                if appended == AppendOutcome::Behind {
                     break;
                 }
                 newest.store(number, Ordering::Release);

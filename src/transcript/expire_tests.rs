@@ -101,10 +101,10 @@ fn a_transcript_is_written_anew_from_a_quarter_on_and_removed_when_nothing_is_le
     expiring.expire_before(101);
     assert_eq!(expiring.sweep(), Swept { looked_at: 1, rewritten: 0, removed: 1, bytes: line_bytes });
     assert!(!expiring.fixture.path().exists());
-    let workshop = expiring.fixture.folder.path().join("rewriting");
-    assert_eq!(fs::read_dir(workshop).unwrap().count(), 0);
+    let staging = expiring.fixture.folder.path().join("rewriting");
+    assert_eq!(fs::read_dir(staging).unwrap().count(), 0);
     let (session, transcripts) = (&expiring.fixture.session, &expiring.fixture.transcripts);
-    assert_eq!(transcripts.append(session, &[(101, &short("s", 101))]), Appended::Written { first_ever: true });
+    assert_eq!(transcripts.append(session, &[(101, &short("s", 101))]), AppendOutcome::Written { first_ever: true });
     assert_eq!(expiring.numbers(), [101]);
     assert!(expiring.is_synced());
 }
@@ -333,7 +333,7 @@ fn three_thousand_sessions_are_appended_to_and_swept_with_a_handful_of_descripto
     assert_eq!(transcripts.first_lacking(), None);
     let swept = sweep_all(&transcripts);
     assert!(swept.removed == 0 && swept.rewritten > 90, "{swept:?}");
-    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3001, "the sessions and the workshop");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3001, "the sessions and the staging folder");
 }
 
 fn sweep_all(transcripts: &Transcripts) -> Swept {

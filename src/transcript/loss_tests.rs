@@ -97,7 +97,7 @@ fn one_that_goes_or_is_cut_while_others_are_used_is_noticed_by_who_reads_it_and_
             assert_eq!(transcripts.behind(&s()).map(|behind| behind.first), Some(1), "{left:?}, {others:?}");
             let after = left.filter(|left| *left > 0).map(|left| id(left as u64));
             assert_eq!(transcripts.lost(&s()), Some(Lost { after, before: None }));
-            assert_eq!(transcripts.append(&s(), &[(21, &short("s", 21))]), Appended::Behind);
+            assert_eq!(transcripts.append(&s(), &[(21, &short("s", 21))]), AppendOutcome::Behind);
             assert_eq!(transcripts.rebuild(feed(1, 21)).unwrap().lacking, 0);
             assert_eq!(numbers(&transcripts), (1..=21).collect::<Vec<_>>(), "{left:?}, {others:?}");
             assert_eq!((transcripts.behind(&s()), transcripts.lost(&s())), (None, None));
@@ -114,7 +114,7 @@ fn a_transcript_that_is_gone_or_cut_is_whole_again_when_the_journal_has_it() {
             let transcripts = open(&disk, &early());
             let after = left.filter(|left| *left > 0).map(|left| id(left as u64));
             assert_eq!(transcripts.lost(&s()), Some(Lost { after, before: None }));
-            assert_eq!(transcripts.append(&s(), &[(21, &short("s", 21))]), Appended::Behind);
+            assert_eq!(transcripts.append(&s(), &[(21, &short("s", 21))]), AppendOutcome::Behind);
             assert_eq!(transcripts.rebuild(feed(first, 21)).unwrap().lacking, 0);
             assert_eq!(numbers(&transcripts), (1..=21).collect::<Vec<_>>(), "{left:?}");
             assert_eq!((transcripts.lost(&s()), transcripts.losses().lost), (None, 0));

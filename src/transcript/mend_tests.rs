@@ -68,12 +68,9 @@ fn a_transcript_that_cannot_be_written_falls_behind_and_is_rebuilt() {
     fs::rename(fixture.path(), &away).unwrap();
     fs::create_dir(fixture.path()).unwrap();
     let transcripts = Fixture::reopen(&fixture);
-    assert_eq!(transcripts.append(&fixture.session, &[(4, &message(4)), (5, &message(5))]), Appended::Behind);
-    assert_eq!(transcripts.append(&fixture.session, &[(6, &message(6))]), Appended::Behind);
-    assert_eq!(
-        transcripts.behind(&fixture.session),
-        Some(Behind { first: 4, last: 6, distrusted: false, erased: None })
-    );
+    assert_eq!(transcripts.append(&fixture.session, &[(4, &message(4)), (5, &message(5))]), AppendOutcome::Behind);
+    assert_eq!(transcripts.append(&fixture.session, &[(6, &message(6))]), AppendOutcome::Behind);
+    assert_eq!(transcripts.behind(&fixture.session), Some(Behind { first: 4, last: 6, suspect: false, erased: None }));
     assert_eq!(transcripts.first_lacking(), Some(4));
     let rebuilt = transcripts.rebuild(journal(6)).unwrap();
     assert!((rebuilt.mended, rebuilt.lacking) == (0, 1) && rebuilt.fault.is_some(), "it still cannot be written");
@@ -105,7 +102,7 @@ fn a_rebuild_gets_ahead_while_messages_keep_coming_and_ends_when_they_pause() {
     };
     assert_eq!(transcripts.rebuild(&mut feed).unwrap().lacking, 1);
     let first = transcripts.behind(session).unwrap();
-    assert!(first.first == 5 && !first.distrusted, "{first:?}: what was synced is not looked at again");
+    assert!(first.first == 5 && !first.suspect, "{first:?}: what was synced is not looked at again");
     pause_at = 80;
     let mut feed = |after: u64, take: &mut dyn FnMut(u64, &Message)| {
         (after + 1..=published).for_each(|number| take(number, &message(number)));
@@ -274,7 +271,7 @@ fn a_folder_that_was_removed_is_made_again() {
     assert_eq!(numbers(&fixture.transcripts, &fixture.session), [1, 2, 3]);
     fs::remove_dir_all(fixture.folder.path()).unwrap();
     let appended = fixture.transcripts.append(&SessionId::new("new").unwrap(), &[(4, &of_session("new", 4))]);
-    assert_eq!(appended, Appended::Written { first_ever: true });
+    assert_eq!(appended, AppendOutcome::Written { first_ever: true });
 }
 
 /// The real disk, whose files can be made to fail their syncs, and which notes the folders it synced.

@@ -29,15 +29,15 @@ pub(super) struct Merge {
 
 impl<D: Disk> Transcripts<D> {
     /// Where new files stand until they are whole.
-    pub(super) fn workshop(&self) -> PathBuf {
+    pub(super) fn staging(&self) -> PathBuf {
         layout::rewriting(&self.folder)
     }
 
     /// Removes what a stop in the middle of a rewrite left.
     pub(super) fn clear_workshop(&self) {
-        let Ok(names) = self.disk.list(&self.workshop()) else { return };
+        let Ok(names) = self.disk.list(&self.staging()) else { return };
         for name in names {
-            if let Err(e) = self.disk.remove(&self.workshop().join(&name)) {
+            if let Err(e) = self.disk.remove(&self.staging().join(&name)) {
                 log::debug!("{name}, left from a rewrite that did not end, cannot be removed: {e}");
             }
         }
@@ -54,8 +54,8 @@ impl<D: Disk> Transcripts<D> {
 
     /// Begins to write a transcript anew: what stands before `at`, the start of a line, is taken as it is.
     pub(super) fn begin_merge(&self, session: &SessionId, at: u64) -> io::Result<Merge> {
-        disk::make_folder(&self.disk, &self.workshop())?;
-        let new = self.disk.create(&self.workshop().join(session.file_name()))?;
+        disk::make_folder(&self.disk, &self.staging())?;
+        let new = self.disk.create(&self.staging().join(session.file_name()))?;
         let at = match self.old_file(session)? {
             Some(old) => copy(&old, 0..at, &new, 0)?,
             None => 0,
@@ -65,7 +65,7 @@ impl<D: Disk> Transcripts<D> {
 
     /// Takes the journal's next message, and before it every older line of the file.
     pub(super) fn merge(&self, merge: &mut Merge, message: &Message) -> io::Result<()> {
-        let new = self.disk.open(&self.workshop().join(merge.session.file_name()))?;
+        let new = self.disk.open(&self.staging().join(merge.session.file_name()))?;
         if let Some(old) = self.old_file(&merge.session)? {
             let read = stands_at(&old, merge.at, message)?;
             if read > 0 {
@@ -83,7 +83,7 @@ impl<D: Disk> Transcripts<D> {
 
     /// Takes what is left of the old file and puts the new one in its place. The folder is still to be synced.
     pub(super) fn end_merge(&self, mut merge: Merge) -> io::Result<()> {
-        let path = self.workshop().join(merge.session.file_name());
+        let path = self.staging().join(merge.session.file_name());
         let new = self.disk.open(&path)?;
         if let Some(old) = self.old_file(&merge.session)? {
             self.keep_lines(&mut merge, &old, &new, None)?;

@@ -9,7 +9,7 @@
 //! | `mod.rs` | appending, falling behind |
 //! | `sync.rs` | making what was appended durable, and noticing what is not |
 //! | `read.rs` | pages of a transcript by binary search and from its end |
-//! | `ending.rs`, `settle.rs` | what a start expects at their ends, and when that is compared |
+//! | `expected_tail.rs`, `reconcile.rs` | what a start expects at their ends, and when that is compared |
 //! | `lengths.rs` | how long they were, in a file |
 //! | `loss.rs` | those that are gone or shorter than that |
 //! | `replay.rs` | making transcripts agree with the journal |
@@ -25,12 +25,12 @@
 //! Knows nothing of the journal's files, nor of what the cache has. Lock order: maintenance, the open files, then nothing.
 
 mod clean;
-mod ending;
-#[cfg(test)]
-mod ending_tests;
 mod erase;
 #[cfg(test)]
 mod erase_tests;
+mod expected_tail;
+#[cfg(test)]
+mod expected_tail_tests;
 mod expire;
 #[cfg(test)]
 mod expire_crash_tests;
@@ -44,8 +44,8 @@ mod loss_tests;
 mod mend_tests;
 mod merge;
 mod read;
+mod reconcile;
 mod replay;
-mod settle;
 pub mod survey;
 mod sync;
 #[cfg(test)]
@@ -62,15 +62,15 @@ use lru::LruCache;
 use crate::disk::{self, Disk, DiskFile, RealDisk};
 use crate::message::{Expiry, Id, Message, SessionId};
 
-pub use ending::Endings;
 pub use erase::{Before, blank_lines, without_lines};
+pub use expected_tail::ExpectedTails;
 pub use expire::{Sweep, Swept};
 pub use lengths::Lost;
 pub use loss::Losses;
 pub use read::{Direction, PAGE_BYTES_MAX, Page, Query};
 pub use replay::{Rebuilt, Replay};
 
-use ending::Ending;
+use expected_tail::ExpectedTail;
 use lengths::{Known, Lengths};
 
 /// See the module.
@@ -89,8 +89,8 @@ pub struct Transcripts<D: Disk = RealDisk> {
 struct Open<D: Disk> {
     files: LruCache<SessionId, Transcript<D::File>>,
     behind: HashMap<SessionId, Behind>,
-    /// Endings that were not compared yet.
-    endings: HashMap<SessionId, Ending>,
+    /// Expected tails that were not compared yet.
+    expected_tails: HashMap<SessionId, ExpectedTail>,
     /// Sessions whose file no longer had their name when it was closed: what it took is on no disk for long.
     lost: HashSet<SessionId>,
     /// Sessions of whose transcript a part is gone: with the length it had.
@@ -119,7 +119,7 @@ pub struct Behind {
     /// The last sequence it lacks.
     pub last: u64,
     /// What stands in the file from `first` on may be on no disk, whatever a read shows: it must be written anew.
-    pub distrusted: bool,
+    pub suspect: bool,
     /// The session is erased up to this id, and the file may still hold what is.
     pub erased: Option<Id>,
 }
@@ -127,13 +127,13 @@ pub struct Behind {
 impl Behind {
     /// One that lacks no more than that.
     fn of(first: u64, last: u64) -> Self {
-        Self { first, last, distrusted: false, erased: None }
+        Self { first, last, suspect: false, erased: None }
     }
 }
 
 /// How an append went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Appended {
+pub enum AppendOutcome {
     /// The lines are written; `first_ever` when the transcript was made for them.
     Written {
         /// See above.
@@ -153,7 +153,7 @@ impl<D: Disk> Transcripts<D> {
         let open = Open {
             files: LruCache::new(open_max),
             behind: HashMap::new(),
-            endings: HashMap::new(),
+            expected_tails: HashMap::new(),
             lost: HashSet::new(),
             losses: HashMap::new(),
             unnoted: HashMap::new(),
@@ -186,23 +186,23 @@ impl<D: Disk> Transcripts<D> {
 
     /// Appends messages of one session, with their sequences, in one write. Never fails: what cannot be written makes
     /// the session fall behind.
-    pub fn append(&self, session: &SessionId, messages: &[(u64, &Arc<Message>)]) -> Appended {
+    pub fn append(&self, session: &SessionId, messages: &[(u64, &Arc<Message>)]) -> AppendOutcome {
         let (Some((first, _)), Some((last, _))) = (messages.first(), messages.last()) else {
-            return Appended::Written { first_ever: false };
+            return AppendOutcome::Written { first_ever: false };
         };
         let mut open = self.open.lock().expect("no holder panics");
         open.newest = open.newest.max(*last);
         self.settle_in(&mut open, session);
         if let Some(behind) = open.behind.get_mut(session) {
             behind.last = *last;
-            return Appended::Behind;
+            return AppendOutcome::Behind;
         }
         match self.write(&mut open, session, messages) {
-            Ok(first_ever) => Appended::Written { first_ever },
+            Ok(first_ever) => AppendOutcome::Written { first_ever },
             Err(e) => {
                 log::warn!("the transcript of {session} falls behind: {e}");
                 open.behind.insert(session.clone(), Behind::of(*first, *last));
-                Appended::Behind
+                AppendOutcome::Behind
             }
         }
     }
@@ -248,7 +248,7 @@ impl<D: Disk> Transcripts<D> {
     /// The first sequence that some transcript lacks.
     pub fn first_lacking(&self) -> Option<u64> {
         let open = self.open.lock().expect("no holder panics");
-        let expected = open.endings.values().map(|ending| ending.first);
+        let expected = open.expected_tails.values().map(|expected_tail| expected_tail.first);
         open.behind.values().map(|behind| behind.first).chain(expected).min()
     }
 
@@ -275,7 +275,7 @@ impl<D: Disk> Transcripts<D> {
         let last = last.max(open.newest);
         let behind = open.behind.entry(session.clone()).or_insert(Behind::of(first, last));
         let (first, last) = (behind.first.min(first), behind.last.max(last));
-        *behind = Behind { first, last, distrusted: true, erased: behind.erased };
+        *behind = Behind { first, last, suspect: true, erased: behind.erased };
     }
 }
 

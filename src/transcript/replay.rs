@@ -4,7 +4,7 @@
 //! A replay is fed messages in sequence. For each session it finds where its first one belongs and compares line by line
 //! what stands there: a transcript that is already right is only read. A line of the session that the journal no longer
 //! has (damage there) is stepped over, garbage at the end is set aside and cut off, and where something is missing before
-//! other lines the file is written anew (`merge.rs`). So is every file that is distrusted.
+//! other lines the file is written anew (`merge.rs`). So is every file that is suspect.
 //!
 //! A transcript that cannot be written holds up no other: it is left as it is and told at the end.
 
@@ -42,11 +42,11 @@ struct Seen {
     /// The first and the last sequence it met of it.
     first: u64,
     last: u64,
-    place: Place,
+    place: Agreement,
 }
 
 /// How far a session's transcript agrees.
-enum Place {
+enum Agreement {
     /// Nothing was looked at yet.
     Unknown,
     /// All before this offset.
@@ -103,7 +103,7 @@ impl<D: Disk> Transcripts<D> {
             met.message(message);
             replay.one_of(&pending, sequence, message);
         })?;
-        for (session, first, last) in replay.settle() {
+        for (session, first, last) in replay.reconcile() {
             self.mark_behind(&session, first, last);
             pending.remove(&session);
         }
@@ -159,7 +159,7 @@ impl<D: Disk> Transcripts<D> {
 impl<D: Disk> Replay<'_, D> {
     fn one_of(&mut self, wanted: &HashMap<SessionId, Behind>, sequence: u64, message: &Message) {
         if let Some(behind) = wanted.get(message.session()) {
-            self.take(sequence, message, behind.distrusted);
+            self.take(sequence, message, behind.suspect);
         }
     }
 
@@ -177,7 +177,7 @@ impl<D: Disk> Replay<'_, D> {
         }
     }
 
-    fn take(&mut self, sequence: u64, message: &Message, distrusted: bool) {
+    fn take(&mut self, sequence: u64, message: &Message, suspect: bool) {
         if self.transcripts.expiry.has_expired(message.id()) {
             // It may have been taken out already and does not come back.
             return;
@@ -185,26 +185,26 @@ impl<D: Disk> Replay<'_, D> {
         let session = message.session();
         let mut seen = match self.sessions.remove(session) {
             Some(seen) => Seen { last: sequence, ..seen },
-            None => Seen { first: sequence, last: sequence, place: Place::Unknown },
+            None => Seen { first: sequence, last: sequence, place: Agreement::Unknown },
         };
-        seen.place = self.follow(seen.place, message, distrusted).unwrap_or_else(|e| {
+        seen.place = self.follow(seen.place, message, suspect).unwrap_or_else(|e| {
             self.open.pop(session);
             log::debug!("the transcript of {session} cannot be brought up to the journal: {e}");
             self.fault.get_or_insert(e);
-            Place::Failed
+            Agreement::Failed
         });
         self.sessions.insert(session.clone(), seen);
     }
 
-    fn follow(&mut self, place: Place, message: &Message, distrusted: bool) -> io::Result<Place> {
+    fn follow(&mut self, place: Agreement, message: &Message, suspect: bool) -> io::Result<Agreement> {
         match place {
-            Place::Failed => Ok(Place::Failed),
-            Place::Merging(mut merge) => {
+            Agreement::Failed => Ok(Agreement::Failed),
+            Agreement::Merging(mut merge) => {
                 self.transcripts.merge(&mut merge, message)?;
                 self.appended += 1;
-                Ok(Place::Merging(merge))
+                Ok(Agreement::Merging(merge))
             }
-            Place::Unknown if distrusted => {
+            Agreement::Unknown if suspect => {
                 let offset = match self.transcripts.disk.open_read(&self.transcripts.path(message.session())) {
                     Ok(file) => belongs(&file, message)?,
                     Err(e) if e.kind() == io::ErrorKind::NotFound => 0,
@@ -216,24 +216,24 @@ impl<D: Disk> Replay<'_, D> {
         }
     }
 
-    fn merge_from(&mut self, offset: u64, message: &Message) -> io::Result<Place> {
+    fn merge_from(&mut self, offset: u64, message: &Message) -> io::Result<Agreement> {
         let merge = self.transcripts.begin_merge(message.session(), offset)?;
-        self.follow(Place::Merging(merge), message, false)
+        self.follow(Agreement::Merging(merge), message, false)
     }
 
-    fn in_place(&mut self, place: &Place, message: &Message) -> io::Result<Place> {
+    fn in_place(&mut self, place: &Agreement, message: &Message) -> io::Result<Agreement> {
         let session = message.session();
         let mut transcript = match self.open.pop(session) {
             Some(transcript) => transcript,
             None => self.transcripts.open_transcript(session)?,
         };
         let offset = match place {
-            Place::Agrees(offset) => *offset,
-            Place::Unknown => belongs(&transcript.file, message)?,
+            Agreement::Agrees(offset) => *offset,
+            Agreement::Unknown => belongs(&transcript.file, message)?,
             _ => transcript.bytes,
         };
         let place = self.compare(message, &mut transcript, offset)?;
-        if !matches!(place, Place::Merging(_)) {
+        if !matches!(place, Agreement::Merging(_)) {
             self.open.put(session.clone(), transcript);
         }
         Ok(place)
@@ -245,18 +245,18 @@ impl<D: Disk> Replay<'_, D> {
         message: &Message,
         transcript: &mut Transcript<D::File>,
         mut offset: u64,
-    ) -> io::Result<Place> {
+    ) -> io::Result<Agreement> {
         if offset < transcript.bytes {
             let read = stands_at(&transcript.file, offset, message)?;
             if read > 0 {
-                return Ok(Place::Agrees(offset + read));
+                return Ok(Agreement::Agrees(offset + read));
             }
             let (difference, lines_behind) = first_difference(&transcript.file, offset, message)?;
             offset = difference;
             if lines_behind {
                 return match stands_at(&transcript.file, offset, message)? {
                     0 => self.merge_from(offset, message),
-                    read => Ok(Place::Agrees(offset + read)),
+                    read => Ok(Agreement::Agrees(offset + read)),
                 };
             }
             if offset < transcript.bytes {
@@ -269,35 +269,35 @@ impl<D: Disk> Replay<'_, D> {
         line.push(b'\n');
         transcript.append(&line)?;
         self.appended += 1;
-        Ok(Place::Ended)
+        Ok(Agreement::Ended)
     }
 
     /// Whether all that was taken of a session stands in its transcript; otherwise the next rebuild begins as this one did.
     fn is_settled(&self, session: &SessionId) -> bool {
-        !self.sessions.get(session).is_some_and(|seen| matches!(seen.place, Place::Failed | Place::Merging(_)))
+        !self.sessions.get(session).is_some_and(|seen| matches!(seen.place, Agreement::Failed | Agreement::Merging(_)))
     }
 
     /// Puts new files in their places and makes everything durable. Returns the sessions of which that is not known, with
     /// the first and the last sequence they may lack.
-    fn settle(&mut self) -> Vec<(SessionId, u64, u64)> {
-        let merging = self.sessions.iter().filter(|(_, seen)| matches!(seen.place, Place::Merging(_)));
+    fn reconcile(&mut self) -> Vec<(SessionId, u64, u64)> {
+        let merging = self.sessions.iter().filter(|(_, seen)| matches!(seen.place, Agreement::Merging(_)));
         let forgotten = self.forget(&merging.map(|(session, _)| session).collect::<Vec<_>>());
         let may_rename = forgotten.map_err(|e| self.fault.get_or_insert(e)).is_ok();
         for seen in self.sessions.values_mut() {
-            seen.place = match std::mem::replace(&mut seen.place, Place::Ended) {
-                Place::Merging(_) if !may_rename => Place::Failed,
-                Place::Merging(merge) => match self.transcripts.end_merge(merge) {
-                    Ok(()) => Place::Ended,
+            seen.place = match std::mem::replace(&mut seen.place, Agreement::Ended) {
+                Agreement::Merging(_) if !may_rename => Agreement::Failed,
+                Agreement::Merging(merge) => match self.transcripts.end_merge(merge) {
+                    Ok(()) => Agreement::Ended,
                     Err(e) => {
                         self.fault.get_or_insert(e);
-                        Place::Failed
+                        Agreement::Failed
                     }
                 },
                 place => place,
             };
         }
         let written: Vec<&SessionId> =
-            self.sessions.iter().filter(|(_, seen)| !matches!(seen.place, Place::Failed)).map(|(s, _)| s).collect();
+            self.sessions.iter().filter(|(_, seen)| !matches!(seen.place, Agreement::Failed)).map(|(s, _)| s).collect();
         let unsafe_ones: Vec<SessionId> = match self.transcripts.sync_files(&written) {
             Ok(sessions) => sessions,
             Err(e) => {
@@ -308,17 +308,17 @@ impl<D: Disk> Replay<'_, D> {
         for session in &unsafe_ones {
             self.open.pop(session);
             if let Some(seen) = self.sessions.get_mut(session) {
-                seen.place = Place::Failed;
+                seen.place = Agreement::Failed;
             }
         }
-        let failed = self.sessions.iter().filter(|(_, seen)| matches!(seen.place, Place::Failed));
+        let failed = self.sessions.iter().filter(|(_, seen)| matches!(seen.place, Agreement::Failed));
         failed.map(|(session, seen)| (session.clone(), seen.first, seen.last)).collect()
     }
 
     /// Ends the replay of a start: what it changed is durable, and the sessions whose transcripts could not be written are
     /// behind.
     pub fn end(mut self) {
-        let failed = self.settle();
+        let failed = self.reconcile();
         if let Some(fault) = &self.fault {
             log::warn!("{} transcripts cannot be brought up to the journal and are behind: {fault}", failed.len());
         }

@@ -161,7 +161,7 @@ pub struct Comparison<'a, D: Disk> {
 
 /// How a message stands in its transcript.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum Standing {
     /// As it is.
     Same,
     /// With other bytes.
@@ -180,18 +180,18 @@ impl<'a, D: Disk> Comparison<'a, D> {
     ///
     /// # Errors
     /// The disk's.
-    pub fn look(&mut self, message: &Message) -> io::Result<Found> {
+    pub fn look(&mut self, message: &Message) -> io::Result<Standing> {
         let session = message.session();
         let place = self.places.get(session).copied();
         if place == Some(None) {
-            return Ok(Found::Lacking);
+            return Ok(Standing::Lacking);
         }
         if !self.open.contains(session) {
             match self.open_file(session) {
                 Ok(file) => drop(self.open.put(session.clone(), file)),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {
                     self.places.put(session.clone(), None);
-                    return Ok(Found::Lacking);
+                    return Ok(Standing::Lacking);
                 }
                 Err(e) => return Err(e),
             }
@@ -224,23 +224,23 @@ impl<D: Disk> Comparison<'_, D> {
 }
 
 /// How the message stands at or behind `at`, and where the next one is to be looked for.
-fn look_from<F: DiskFile>(file: &F, mut at: u64, message: &Message) -> io::Result<(Found, u64)> {
+fn look_from<F: DiskFile>(file: &F, mut at: u64, message: &Message) -> io::Result<(Standing, u64)> {
     let read = stands_at(file, at, message)?;
     if read > 0 {
-        return Ok((Found::Same, at + read));
+        return Ok((Standing::Same, at + read));
     }
     let mut lines = Lines::new(file, u64::MAX)?;
     while let Some((range, id)) = next_line(&mut lines, at, message.session())? {
         if id > message.id() {
-            return Ok((Found::Lacking, range.start));
+            return Ok((Standing::Lacking, range.start));
         }
         if id == message.id() {
             let same = stands_at(file, range.start, message)? > 0;
-            return Ok((if same { Found::Same } else { Found::Differs }, range.end));
+            return Ok((if same { Standing::Same } else { Standing::Differs }, range.end));
         }
         at = range.end;
     }
-    Ok((Found::Lacking, at))
+    Ok((Standing::Lacking, at))
 }
 
 /// Transcripts of which a part is gone: those that are shorter than when they were synced, which a start writes again from the

@@ -24,12 +24,12 @@ impl<D: Disk> Transcripts<D> {
     /// # Errors
     /// The disk's: nothing is known then of any of them.
     pub fn sync<'a>(&self, sessions: impl Iterator<Item = &'a SessionId>) -> io::Result<Vec<SessionId>> {
-        // No file is exchanged between its sync and the look at its name.
+        // No file is swapped between its sync and the look at its name.
         let _alone = self.maintenance.lock().expect("no holder panics");
-        // What is distrusted is written anew, and then synced.
+        // What is suspect is written anew, and then synced.
         let sessions: Vec<&SessionId> = {
             let open = self.open.lock().expect("no holder panics");
-            sessions.filter(|session| !open.behind.get(session).is_some_and(|behind| behind.distrusted)).collect()
+            sessions.filter(|session| !open.behind.get(session).is_some_and(|behind| behind.suspect)).collect()
         };
         let measured = self.measure(&sessions);
         let mut unsafe_ones: HashSet<SessionId> = self.sync_files(&sessions)?.into_iter().collect();

@@ -64,11 +64,11 @@ fn lines_stand_in_the_file_and_are_read_from_both_sides() {
     let fixture = Fixture::new();
     assert_eq!(
         fixture.transcripts.append(&fixture.session, &[(1, &message(1)), (2, &message(2))]),
-        Appended::Written { first_ever: true }
+        AppendOutcome::Written { first_ever: true }
     );
     assert_eq!(
         fixture.transcripts.append(&fixture.session, &[(3, &message(3))]),
-        Appended::Written { first_ever: false }
+        AppendOutcome::Written { first_ever: false }
     );
     let text = fs::read_to_string(fixture.path()).unwrap();
     assert_eq!(text.lines().map(|l| Message::from_line(l.as_bytes()).unwrap()).map(|m| number(&m)).sum::<u64>(), 6);
@@ -321,5 +321,5 @@ fn a_fifo_in_a_transcripts_place_keeps_nobody_waiting() {
     });
     // Nobody opens the other end.
     let patience = std::time::Duration::from_secs(10);
-    assert_eq!(outcome.recv_timeout(patience), Ok((true, Appended::Behind)));
+    assert_eq!(outcome.recv_timeout(patience), Ok((true, AppendOutcome::Behind)));
 }

@@ -23,14 +23,14 @@ struct Taken {
 
 /// Records in sequence, as many as one batch may hold and what one read brings beyond. Their messages are made ready here,
 /// while the batch before is under way: a server waits for the next one no longer than it takes to hand it over.
-pub struct Ahead {
+pub struct Prefetch {
     /// Of a batch; one message may be beyond the bytes.
     limits: BatchConfig,
     records: VecDeque<Taken>,
     bytes: usize,
 }
 
-impl Ahead {
+impl Prefetch {
     pub fn new(limits: BatchConfig) -> Self {
         Self { limits, records: VecDeque::new(), bytes: 0 }
     }
@@ -121,23 +121,23 @@ impl Batch {
     }
 
     /// Whether nothing of what is ahead goes into it any more, whatever comes.
-    pub fn is_full(&self, ahead: &Ahead) -> bool {
-        self.messages.len() >= ahead.limits.max_messages || self.bytes >= ahead.limits.max_bytes
+    pub fn is_full(&self, prefetch: &Prefetch) -> bool {
+        self.messages.len() >= prefetch.limits.max_messages || self.bytes >= prefetch.limits.max_bytes
     }
 
     /// Moves what is ahead into it, up to the limits or to an erasure. Messages below `expired_before` are passed over.
-    pub fn fill(&mut self, ahead: &mut Ahead, expired_before: Option<Id>) {
-        let limits = ahead.limits;
+    pub fn fill(&mut self, prefetch: &mut Prefetch, expired_before: Option<Id>) {
+        let limits = prefetch.limits;
         let messages = Arc::make_mut(&mut self.messages);
         while messages.len() < limits.max_messages
-            && let Some(next) = ahead.first()
+            && let Some(next) = prefetch.first()
             && !matches!(next.entry, Entry::Erasure { .. })
         {
             let bytes = bytes_of(next);
             if !messages.is_empty() && self.bytes + bytes > limits.max_bytes {
                 break;
             }
-            let Some(Taken { record, outgoing }) = ahead.pop_taken() else { break };
+            let Some(Taken { record, outgoing }) = prefetch.pop_taken() else { break };
             self.last = record.sequence;
             if let Some(outgoing) = outgoing
                 && expired_before.is_none_or(|bound| outgoing.message.id() >= bound)

@@ -49,14 +49,14 @@ impl<D: Disk> Worker<D> {
         let transcribed = reached.max(old.transcribed);
         let drained = match &self.in_use {
             Some(InUse { drain, .. }) => drain.drained(),
-            // Without MongoDB the transcripts are where records are to go. What it was still owed when it was switched off
-            // it is owed until it is switched on again.
-            None if self.owes_mongo => old.drained,
+            // Without MongoDB the transcripts are where records are to go. What it still lacked when it was switched off
+            // is undelivered until it is switched on again.
+            None if self.mongo_lacks_some => old.drained,
             None => transcribed.max(old.drained),
         };
-        let (largest_id, owes_mongo) = (self.source.largest_id, self.owes_mongo);
-        let next = Checkpoint { drained, transcribed, largest_id, owes_mongo };
-        if transcribed > old.transcribed || drained > old.drained || next.owes_mongo != old.owes_mongo {
+        let (largest_id, mongo_lacks_some) = (self.source.largest_id, self.mongo_lacks_some);
+        let next = Checkpoint { drained, transcribed, largest_id, mongo_lacks_some };
+        if transcribed > old.transcribed || drained > old.drained || next.mongo_lacks_some != old.mongo_lacks_some {
             self.journal.store_checkpoint(&next)?;
             log::debug!("[CHAT WORKER] Everything up to record {transcribed} is safe in the transcripts");
             self.checkpoint = next;
@@ -83,7 +83,7 @@ impl<D: Disk> Worker<D> {
         let erased = if published > *noted { self.journal.erasures_after(*noted) } else { Vec::new() };
         if !erased.is_empty() {
             erasures.add(erased)?;
-            self.progress.now().erasures_owed = erasures.count();
+            self.progress.now().erasures_pending = erasures.count();
         }
         *noted = published;
         self.progress.now().erasures_noted = published;

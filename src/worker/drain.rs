@@ -14,7 +14,7 @@
 //! (`pending_erasures.rs`).
 //!
 //! Where other servers write to the same database, what they erased is asked for every few seconds and before the first batch
-//! after an outage (`foreign.rs`). What is erased by it has a record of the journal like any erasure, and with it comes to
+//! after an outage (`remote_erasures.rs`). What is erased by it has a record of the journal like any erasure, and with it comes to
 //! its place here: so nothing that this drain sent before can bring back what another server erased.
 //!
 //! Knows nothing of transcripts and checkpoints; the worker asks how far it is.
@@ -39,11 +39,11 @@ use crate::store::Store;
 
 use super::batch::Batch;
 use super::dead_letters::DeadLetters;
-use super::foreign::Foreign;
 use super::pending_erasures::PendingErasures;
-use super::storage::Storage;
+use super::remote_erasures::RemoteErasures;
+use super::storage::MongoStatus;
 
-use call::{Answer, Caller, Outcome, Task};
+use call::{Answer, CallResult, Caller, Task};
 use intake::{Intake, id_at};
 
 /// See the module.
@@ -57,11 +57,11 @@ pub struct Drain<D: Disk = RealDisk> {
     /// Erasures that are not final, also those of a time when MongoDB was switched off.
     erasures: PendingErasures<D>,
     /// What other servers erase, where there are any.
-    foreign: Option<Foreign>,
-    storage: Arc<Storage>,
+    remote_erasures: Option<RemoteErasures>,
+    storage: Arc<MongoStatus>,
     batch_age: Duration,
     /// What went through last. It is freed once the next call is under way: that takes as long as handing the call over.
-    through: Batch,
+    acknowledged: Batch,
     /// What the store had at the start was looked up, for the status and the history.
     knows_reached: bool,
     /// What is there goes out at once, whatever its age.
@@ -77,7 +77,7 @@ impl<D: Disk> Drain<D> {
         expiry: Expiry,
         config: &MongoConfig,
         drained: u64,
-        storage: Arc<Storage>,
+        storage: Arc<MongoStatus>,
     ) -> Self {
         storage.connecting();
         Self {
@@ -87,10 +87,10 @@ impl<D: Disk> Drain<D> {
             dead_letters,
             wrote_letters: false,
             erasures,
-            foreign: None,
+            remote_erasures: None,
             storage,
             batch_age: config.batch.max_age,
-            through: Batch::default(),
+            acknowledged: Batch::default(),
             knows_reached: false,
             hurry: false,
         }
@@ -98,13 +98,13 @@ impl<D: Disk> Drain<D> {
 
     /// The same where other servers write to the store, too.
     #[must_use]
-    pub fn sharing(self, foreign: Foreign) -> Self {
-        Self { foreign: Some(foreign), ..self }
+    pub fn sharing(self, remote_erasures: RemoteErasures) -> Self {
+        Self { remote_erasures: Some(remote_erasures), ..self }
     }
 
     /// Erasures that were not final at the start, and were not carried out since. They come first: each is bounded by an id,
     /// so it takes nothing that was said later.
-    pub fn erasures_owed(&self) -> usize {
+    pub fn erasures_pending(&self) -> usize {
         self.erasures.found()
     }
 
@@ -164,7 +164,7 @@ impl<D: Disk> Drain<D> {
                 return read;
             }
             let begun = !self.caller.backoff.pauses() && self.begin();
-            self.through = Batch::default();
+            self.acknowledged = Batch::default();
             if !begun {
                 return read;
             }
@@ -177,7 +177,7 @@ impl<D: Disk> Drain<D> {
             return Some(under_way.deadline);
         }
         let batch = self.intake.batch.since().map(|since| since + self.batch_age);
-        let others = [self.erasures.wake(), self.foreign.as_ref().map(Foreign::due)];
+        let others = [self.erasures.wake(), self.remote_erasures.as_ref().map(RemoteErasures::due)];
         // Without a connection there is always something to do.
         let connection = self.caller.is_unconnected().then(Instant::now);
         let due = [batch, connection].into_iter().chain(others).flatten().min();
@@ -200,9 +200,9 @@ impl<D: Disk> Drain<D> {
     fn batch_is_due(&self) -> bool {
         let batch = &self.intake.batch;
         // Behind it stands an erasure, or a message that does not fit: waiting brings nothing more.
-        let is_blocked = !self.intake.ahead.is_empty();
+        let is_blocked = !self.intake.prefetch.is_empty();
         let is_old = batch.since().is_some_and(|since| since.elapsed() >= self.batch_age);
-        let is_due = batch.is_full(&self.intake.ahead) || is_blocked || is_old || self.is_failing() || self.hurry;
+        let is_due = batch.is_full(&self.intake.prefetch) || is_blocked || is_old || self.is_failing() || self.hurry;
         !batch.is_empty() && is_due
     }
 
@@ -210,17 +210,19 @@ impl<D: Disk> Drain<D> {
     fn begin(&mut self) -> bool {
         // A batch comes last but for the erasure behind it, or under a steady load it would never come to the others.
         if self.caller.is_unconnected() {
-            self.call(Task::Connect, |store| store.connect().map(Outcome::Connected))
-        } else if let Some(foreign) = self.foreign.as_ref().filter(|foreign| foreign.due() <= Instant::now()) {
-            let place = foreign.place();
-            self.call(Task::Foreign, move |store| store.erasures(place.as_ref()).map(Outcome::Foreign))
+            self.call(Task::Connect, |store| store.connect().map(CallResult::Connected))
+        } else if let Some(remote_erasures) =
+            self.remote_erasures.as_ref().filter(|remote_erasures| remote_erasures.due() <= Instant::now())
+        {
+            let place = remote_erasures.place();
+            self.call(Task::RemoteErasures, move |store| store.erasures(place.as_ref()).map(CallResult::RemoteErasures))
         } else if let Some((session, up_to)) = self.erasures.next(&self.caller.calls) {
-            self.call(Task::ErasePending, move |store| store.erase(&session, up_to).map(Outcome::Erased))
+            self.call(Task::ErasePending, move |store| store.erase(&session, up_to).map(CallResult::Erased))
         } else if self.batch_is_due() {
             let messages = self.intake.batch.messages().clone();
-            self.call(Task::Insert, move |store| store.send(&messages).map(Outcome::Inserted))
+            self.call(Task::Insert, move |store| store.send(&messages).map(CallResult::Inserted))
         } else if let Some((session, up_to)) = self.intake.erasure() {
-            self.call(Task::Erase, move |store| store.erase(&session, up_to).map(Outcome::Erased))
+            self.call(Task::Erase, move |store| store.erase(&session, up_to).map(CallResult::Erased))
         } else {
             false
         }

@@ -12,7 +12,7 @@ use std::io;
 
 use crate::config::Fsync;
 use crate::disk::sim::{Fault, Random};
-use crate::journal::Kept;
+use crate::journal::Appended;
 
 use oracle::Oracle;
 use world::{Saying, World};
@@ -88,7 +88,7 @@ impl Case {
         match choice {
             0 => self.world.stop(),
             1 => self.world.kill(None),
-            2 | 3 => drop(live.journal.tend()),
+            2 | 3 => drop(live.journal.maintain()),
             4 => {
                 live.journal.sync_now();
                 if self.world.config.journal.fsync == Fsync::Interval && live.journal.is_writable() {
@@ -159,15 +159,15 @@ impl Case {
             }
             let kept = if place.is_some() { live.say(&sayings).unwrap() } else { self.say_at_last(&sayings) };
             match (&kept[0], place) {
-                (Kept::Before { id, .. }, Some(there)) => assert_eq!(there.0, *id, "another's key"),
-                (Kept::New(_), None) => self.oracle.note(&self.world, &sayings, Some(&kept)),
+                (Appended::Before { id, .. }, Some(there)) => assert_eq!(there.0, *id, "another's key"),
+                (Appended::New(_), None) => self.oracle.note(&self.world, &sayings, Some(&kept)),
                 (kept, there) => panic!("{:.20}: {there:?} in the journal, {kept:?} by its key", sayings[0].text),
             }
         }
     }
 
     /// On a disk that works everything is taken, if need be after the worker has made room.
-    fn say_at_last(&mut self, sayings: &[Saying]) -> Vec<Kept> {
+    fn say_at_last(&mut self, sayings: &[Saying]) -> Vec<Appended> {
         let live = self.world.live.as_mut().unwrap();
         let kept = live.say(sayings).or_else(|_| {
             live.a_moment_later();

@@ -9,7 +9,7 @@
 //! The file holds one JSON object a line, `{"session_id": "…", "erased_to": "…"}`: everything of the session up to that id, and
 //! no word of what was said. A start carries out all of them first, and takes for granted that the process before it had sent
 //! something, too. The file is replaced whole; what became final since stands in it until the next time, which does no harm: a
-//! second time takes nothing more. It is there once MongoDB was in use: where it is not, nothing is owed to any.
+//! second time takes nothing more. It is there once MongoDB was in use: where it is not, no MongoDB lacks anything.
 //!
 //! Knows nothing of journals and of how one is carried out.
 

@@ -16,9 +16,9 @@ pub struct Reached {
     pub drained: u64,
     /// Everything up to this sequence is in the transcripts, synced.
     pub transcribed: u64,
-    /// MongoDB is switched off, and everything behind this sequence is owed to it once it is switched on again; `None`
-    /// when it is in use, or owed nothing.
-    pub owed_after: Option<u64>,
+    /// MongoDB is switched off, and everything behind this sequence is delivered to it once it is switched on again; `None`
+    /// when it is in use, or lacked nothing.
+    pub undelivered_after: Option<u64>,
     /// The time of the oldest message that was taken and is not yet safe in the sink.
     pub oldest_pending: Option<Timestamp>,
     /// When the sink was last made safe.
@@ -26,7 +26,7 @@ pub struct Reached {
     /// MongoDB is or was in use: it may hold what is erased now.
     pub used_mongo: bool,
     /// Sessions that are erased and noted for MongoDB, which has still to delete them.
-    pub erasures_owed: usize,
+    pub erasures_pending: usize,
     /// While MongoDB is switched off and was in use before: what is erased behind this sequence is not noted yet.
     pub erasures_noted: u64,
 }

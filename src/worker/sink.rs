@@ -68,7 +68,7 @@ impl<D: Disk> TranscriptSink<D> {
     fn widen(&self) {
         let Some((first, last)) = self.span else { return };
         for (session, behind) in self.transcripts.all_behind() {
-            if behind.distrusted && behind.first > first && self.touched.contains(&session) {
+            if behind.suspect && behind.first > first && self.touched.contains(&session) {
                 self.transcripts.mark_behind(&session, first, last);
             }
         }
@@ -134,7 +134,7 @@ impl<D: Disk> TranscriptSink<D> {
             return Err(gate.error());
         }
         // A start left it to us to look at the transcripts nobody has used since.
-        self.transcripts.settle();
+        self.transcripts.reconcile();
         self.widen();
         let synced = self.transcripts.sync(self.touched.iter());
         match &synced {

@@ -64,7 +64,7 @@ pub struct View {
     /// When a batch went through last.
     pub last_flush: Option<Timestamp>,
     /// Erasures that were carried out and will be again, because something sent before them may still arrive.
-    pub erasures_to_repeat: usize,
+    pub erasures_to_confirm: usize,
     /// Why what other servers erased is not carried out here, if so.
     pub cannot_share: Option<String>,
     /// See [`Totals`].
@@ -73,7 +73,7 @@ pub struct View {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Storage {
+pub struct MongoStatus {
     clock: Clock,
     inner: Mutex<Inner>,
 }
@@ -90,7 +90,7 @@ struct Inner {
     told: Option<Instant>,
 }
 
-impl Storage {
+impl MongoStatus {
     /// Not used so far.
     #[must_use]
     pub fn new(clock: Clock) -> Self {
@@ -121,8 +121,8 @@ impl Storage {
     }
 
     /// So many erasures are not final.
-    pub fn erasures_to_repeat(&self, count: usize) {
-        self.lock().view.erasures_to_repeat = count;
+    pub fn erasures_to_confirm(&self, count: usize) {
+        self.lock().view.erasures_to_confirm = count;
     }
 
     /// What other servers erased cannot be carried out here, or can; a reason is told when it is new.
@@ -212,7 +212,7 @@ mod tests {
     #[test]
     fn a_failure_is_since_its_first_try_until_a_success() {
         let micros = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(5));
-        let storage = Storage::new(Clock::fixed(micros.clone()));
+        let storage = MongoStatus::new(Clock::fixed(micros.clone()));
         assert_eq!(storage.view().state, State::Disabled);
         storage.connecting();
         storage.failed("no answer");

@@ -94,18 +94,23 @@ impl Fixture {
     }
 
     fn run(&self, gate: Option<Gate>, checkpoint: Checkpoint) -> Running {
-        self.run_owing(
+        self.run_with_pending_erasures(
             gate,
             checkpoint,
-            PendingErasures::load(RealDisk, &self.folder.path().join("owed"), Vec::new).unwrap(),
+            PendingErasures::load(RealDisk, &self.folder.path().join("pending"), Vec::new).unwrap(),
         )
     }
 
-    fn run_owing(&self, gate: Option<Gate>, checkpoint: Checkpoint, owed: PendingErasures) -> Running {
+    fn run_with_pending_erasures(
+        &self,
+        gate: Option<Gate>,
+        checkpoint: Checkpoint,
+        pending: PendingErasures,
+    ) -> Running {
         let (journal, channel, progress) = (self.journal.clone(), self.channel.clone(), self.progress.clone());
         let transcripts = self.transcripts.clone();
         let worker = Worker::new(journal, channel, transcripts, Clock::system(), &self.config, checkpoint, progress);
-        let mut worker = worker.owing(owed);
+        let mut worker = worker.with_pending_erasures(pending);
         worker.sink.gate = gate;
         let (stop, stopped) = bounded::<()>(0);
         Running { stop: Some(stop), thread: Some(std::thread::spawn(move || worker.run(&stopped))) }
@@ -293,17 +298,18 @@ fn a_transcript_that_cannot_be_written_holds_the_checkpoint_until_it_can() {
 
 #[test]
 fn only_what_was_recorded_while_mongodb_was_in_use_is_owed_to_it() {
-    let behind = |owes_mongo| Checkpoint { drained: 1, transcribed: 2, owes_mongo, ..Checkpoint::default() };
-    for (checkpoint, owed) in [(behind(true), Some(1)), (behind(false), None), (Checkpoint::default(), None)] {
+    let behind =
+        |mongo_lacks_some| Checkpoint { drained: 1, transcribed: 2, mongo_lacks_some, ..Checkpoint::default() };
+    for (checkpoint, pending) in [(behind(true), Some(1)), (behind(false), None), (Checkpoint::default(), None)] {
         let fixture = Fixture::new(1000);
         fixture.record(3, "hi");
         let (gate, open, _seen) = gated(false);
         drop(open);
-        let mut file = PendingErasures::load(RealDisk, &fixture.config.path.join("owed"), Vec::new).unwrap();
+        let mut file = PendingErasures::load(RealDisk, &fixture.config.path.join("pending"), Vec::new).unwrap();
         file.begin().unwrap();
-        drop(fixture.run_owing(gate, checkpoint, file));
-        assert_eq!(fixture.progress.look().owed_after, owed);
+        drop(fixture.run_with_pending_erasures(gate, checkpoint, file));
+        assert_eq!(fixture.progress.look().undelivered_after, pending);
         let stored = stored_checkpoint(&RealDisk, &fixture.config.path);
-        assert_eq!((stored.drained, stored.transcribed), (owed.unwrap_or(3), 3), "{checkpoint:?}");
+        assert_eq!((stored.drained, stored.transcribed), (pending.unwrap_or(3), 3), "{checkpoint:?}");
     }
 }

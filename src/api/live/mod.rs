@@ -2,26 +2,26 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `room.rs` | the guests of one thread of sockets, by session |
-//! | `guest.rs`, `guest/` | one guest: welcome, what it missed, what happens; what it says, acks in their place |
+//! | `subscribers.rs` | the subscribers of one thread of sockets, by session |
+//! | `subscriber.rs`, `subscriber/` | one subscriber: welcome, what it missed, what happens; what it says, acks in their place |
 //! | `wire.rs` | the JSON, both ways |
-//! | `replay.rs` | reading what a guest missed |
-//! | `desk.rs`, `errands.rs` | what a thread of sockets leaves to others, and what came of it |
+//! | `replay.rs` | reading what a subscriber missed |
+//! | `services.rs`, `job_queue.rs` | what a thread of sockets leaves to others, and what came of it |
 //! | `workers.rs` | those others |
 //!
 //! Three threads work for all rooms: `ws-turn-0` and `ws-turn-1` take turns, many at once, so that those of all sockets wait for
 //! one sync together; `ws-replay` reads. A new context that must wait in its session's line does so on a `ws-clear` of its own.
-//! They put what they have done into the room's tray and ring.
+//! They put what they have done into the thread's completions and wake it.
 //!
 //! Knows nothing of frames; a room is called by its own thread only.
 
-mod desk;
-mod errands;
-mod guest;
+mod job_queue;
 mod replay;
-mod room;
+mod services;
+mod subscriber;
+mod subscribers;
 #[cfg(test)]
-mod room_tests;
+mod subscribers_tests;
 mod wire;
 mod workers;
 
@@ -33,7 +33,7 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
-use crate::api::{Bell, Head, Joining, Lobby, Problem, Sockets};
+use crate::api::{Head, Joining, Problem, SocketHandler, Sockets, Wake};
 use crate::chat::Chat;
 use crate::config::WebsocketConfig;
 use crate::history::History;
@@ -42,16 +42,16 @@ use crate::message::{Clock, SessionId};
 use crate::thread;
 
 use super::{body, query};
-use desk::{Desk, Missed, Recipient, Said, Tray};
-use errands::Errands;
-use room::Room;
+use job_queue::JobQueue;
+use services::{Completions, Missed, Recipient, SentMessage, Services};
+use subscribers::Subscribers;
 use workers::{read_pages, take_turns};
 
 /// Threads that take turns: while one waits for a sync the other fills the next batch.
 const TURN_THREADS: usize = 2;
 
 /// Serves WebSockets.
-pub struct Rooms {
+pub struct SocketService {
     chat: Arc<Chat>,
     history: Arc<History>,
     hub: Arc<Hub>,
@@ -59,14 +59,14 @@ pub struct Rooms {
     heartbeat_seconds: u64,
     outgoing_bytes_max: usize,
     said: Arc<AtomicU64>,
-    turns: Arc<Errands<(Recipient, Said)>>,
-    pages: Arc<Errands<(Recipient, Missed)>>,
+    turns: Arc<JobQueue<(Recipient, SentMessage)>>,
+    pages: Arc<JobQueue<(Recipient, Missed)>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Nothing is sent: it ends when every thread has.
     ended: Receiver<()>,
 }
 
-impl Rooms {
+impl SocketService {
     /// Starts the threads that work for the rooms.
     ///
     /// # Errors
@@ -119,14 +119,14 @@ impl Rooms {
     }
 }
 
-impl Drop for Rooms {
+impl Drop for SocketService {
     fn drop(&mut self) {
         self.turns.close();
         self.pages.close();
     }
 }
 
-impl Sockets for Rooms {
+impl Sockets for SocketService {
     fn join(&self, head: &Head<'_>) -> Result<Joining, Problem> {
         let (mut session, mut after) = (None, None);
         query::each(head.query, |name, value| {
@@ -147,21 +147,21 @@ impl Sockets for Rooms {
         Ok(Joining { session: session.map_or_else(new_session, Ok)?, after })
     }
 
-    fn lobby(&self, bell: Arc<dyn Bell>) -> Box<dyn Lobby> {
-        let tray = Tray::new(bell.clone());
-        let listener = self.hub.listener(Box::new(move || bell.ring()));
-        let desk = Desk {
+    fn handler(&self, waker: Arc<dyn Wake>) -> Box<dyn SocketHandler> {
+        let completions = Completions::new(waker.clone());
+        let listener = self.hub.listener(Box::new(move || waker.wake()));
+        let services = Services {
             chat: self.chat.clone(),
             clock: self.clock.clone(),
             heartbeat_seconds: self.heartbeat_seconds,
             durable: self.chat.durability().as_str(),
             watermark_bytes: self.outgoing_bytes_max / 4,
-            tray,
+            completions,
             said: self.said.clone(),
             turns: self.turns.clone(),
             pages: self.pages.clone(),
         };
-        Box::new(Room::new(desk, listener))
+        Box::new(Subscribers::new(services, listener))
     }
 }
 

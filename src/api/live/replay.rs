@@ -1,4 +1,4 @@
-//! Reading what a guest missed, a page at a time, where the disk may be waited for.
+//! Reading what a subscriber missed, a page at a time, where the disk may be waited for.
 //!
 //! Knows nothing of sockets; the rest is [`History`]'s.
 
@@ -11,7 +11,7 @@ use crate::message::{Id, Message, SessionId};
 
 /// Messages of one page; few in tests, so that there are many.
 const PAGE: usize = if cfg!(test) { 20 } else { 200 };
-/// Bytes of one page, but for a single message that has more: what a guest with much to catch up holds in memory.
+/// Bytes of one page, but for a single message that has more: what a subscriber with much to catch up holds in memory.
 const PAGE_BYTES_MAX: usize = 256 << 10;
 /// Of how many messages the welcome counts those of the user.
 const COUNTED: usize = 100;

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use crate::api::body::check_metadata;
 use crate::api::chat::check_key;
-use crate::api::{Problem, Shared};
+use crate::api::{Problem, SharedBytes};
 use crate::hub::{Event, What};
 use crate::journal::Entry;
 use crate::message::{Id, Message, Origin, SessionId, Timestamp};
@@ -74,7 +74,7 @@ struct Frame<'a> {
 ///
 /// # Errors
 /// The event that says what is wrong with it, with its `client_id` if that can be found.
-pub(super) fn read(bytes: &[u8]) -> Result<Asked, Shared> {
+pub(super) fn read(bytes: &[u8]) -> Result<Asked, SharedBytes> {
     // The typed reader would take an array for an object's values.
     let is_array = bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
     let frame: Frame<'_> = match serde_json::from_slice(bytes) {
@@ -124,11 +124,11 @@ fn client_id_of(bytes: &[u8]) -> Option<String> {
     (id.chars().count() <= CLIENT_ID_CHARS_MAX).then(|| id.to_owned())
 }
 
-fn shared<T: Serialize>(event: &T) -> Shared {
+fn shared<T: Serialize>(event: &T) -> SharedBytes {
     serde_json::to_vec(event).expect("our own events always serialise").into()
 }
 
-pub(super) fn welcome(session: &SessionId, known: &Known, now: Timestamp, heartbeat_seconds: u64) -> Shared {
+pub(super) fn welcome(session: &SessionId, known: &Known, now: Timestamp, heartbeat_seconds: u64) -> SharedBytes {
     let (status, message) = match known.is_known {
         true => ("resumed", "Welcome back."),
         false => ("new", "Welcome."),
@@ -145,25 +145,25 @@ pub(super) fn welcome(session: &SessionId, known: &Known, now: Timestamp, heartb
     }))
 }
 
-pub(super) fn help(session: &SessionId, now: Timestamp) -> Shared {
+pub(super) fn help(session: &SessionId, now: Timestamp) -> SharedBytes {
     shared(&json!({"type": "system", "message": HELP, "session_id": session, "timestamp": now}))
 }
 
-pub(super) fn heartbeat(now: Timestamp) -> Shared {
+pub(super) fn heartbeat(now: Timestamp) -> SharedBytes {
     shared(&json!({"type": "heartbeat", "timestamp": now}))
 }
 
-pub(super) fn ack(client_id: Option<&str>, id: Id, durable: &str, duplicate: bool) -> Shared {
+pub(super) fn ack(client_id: Option<&str>, id: Id, durable: &str, duplicate: bool) -> SharedBytes {
     shared(&json!({
         "type": "ack", "client_id": client_id, "id": id, "created_at": id.time(), "durable": durable, "duplicate": duplicate,
     }))
 }
 
-pub(super) fn gap(session: &SessionId, after: Option<Id>, reason: &str) -> Shared {
+pub(super) fn gap(session: &SessionId, after: Option<Id>, reason: &str) -> SharedBytes {
     shared(&json!({"type": "gap", "session_id": session, "after": after, "reason": reason}))
 }
 
-pub(super) fn error(problem: &Problem, client_id: Option<&str>) -> Shared {
+pub(super) fn error(problem: &Problem, client_id: Option<&str>) -> SharedBytes {
     let mut event = json!({"type": "error", "code": problem.code, "detail": problem.detail});
     if let Some(client_id) = client_id {
         event["client_id"] = client_id.into();
@@ -174,21 +174,21 @@ pub(super) fn error(problem: &Problem, client_id: Option<&str>) -> Shared {
     shared(&event)
 }
 
-pub(super) fn busy(session: &SessionId, client_id: Option<&str>) -> Shared {
+pub(super) fn busy(session: &SessionId, client_id: Option<&str>) -> SharedBytes {
     shared(&json!({"type": "status", "status": "busy", "session_id": session, "client_id": client_id}))
 }
 
 /// `processing`, `cancelling` or `idle`.
-pub(super) fn status(session: &SessionId, status: &str, reply_to: Option<Id>) -> Shared {
+pub(super) fn status(session: &SessionId, status: &str, reply_to: Option<Id>) -> SharedBytes {
     shared(&json!({"type": "status", "status": status, "session_id": session, "reply_to": reply_to}))
 }
 
-pub(super) fn delta(reply_to: Id, text: &str) -> Shared {
+pub(super) fn delta(reply_to: Id, text: &str) -> SharedBytes {
     shared(&json!({"type": "delta", "reply_to": reply_to, "text": text}))
 }
 
 /// What a reply looks like that was given before, to who asks again.
-pub(super) fn response(session: &SessionId, text: &str, status: &str, id: Id, reply_to: Id) -> Shared {
+pub(super) fn response(session: &SessionId, text: &str, status: &str, id: Id, reply_to: Id) -> SharedBytes {
     shared(&json!({
         "type": "response", "message": text, "status": status, "session_id": session, "id": id, "timestamp": id.time(),
         "reply_to": reply_to, "duplicate": true,
@@ -196,12 +196,12 @@ pub(super) fn response(session: &SessionId, text: &str, status: &str, id: Id, re
 }
 
 /// Its id is none to go on from, and so has another name than those of messages; it is the feed's and the `DELETE`'s.
-pub(super) fn erased(session: &SessionId, id: Id) -> Shared {
+pub(super) fn erased(session: &SessionId, id: Id) -> SharedBytes {
     shared(&json!({"type": "erased", "session_id": session, "erasure_id": id}))
 }
 
 /// A recorded message.
-pub(super) fn message(message: &Message, is_replayed: bool) -> Shared {
+pub(super) fn message(message: &Message, is_replayed: bool) -> SharedBytes {
     let start: &[u8] = match is_replayed {
         true => b"{\"type\":\"message\",\"replayed\":true,",
         false => b"{\"type\":\"message\",\"replayed\":false,",
@@ -210,7 +210,7 @@ pub(super) fn message(message: &Message, is_replayed: bool) -> Shared {
 }
 
 /// A reply that was recorded just now.
-fn live_response(message: &Message, reply_to: Id) -> Shared {
+fn live_response(message: &Message, reply_to: Id) -> SharedBytes {
     let (text, metadata) = message.parts().map(|parts| (parts.text, parts.metadata)).unwrap_or_default();
     let (session, id) = (message.session(), message.id());
     shared(&json!({
@@ -222,7 +222,7 @@ fn live_response(message: &Message, reply_to: Id) -> Shared {
 /// An event on its way to many, in the form that most of them get.
 pub(super) struct Notice {
     pub(super) event: Event,
-    made: OnceLock<Shared>,
+    made: OnceLock<SharedBytes>,
 }
 
 impl Notice {
@@ -243,11 +243,11 @@ impl Notice {
     }
 
     /// The event as everybody gets it who gets all of it.
-    pub(super) fn shared(&self) -> &Shared {
+    pub(super) fn shared(&self) -> &SharedBytes {
         self.made.get_or_init(|| self.make())
     }
 
-    fn make(&self) -> Shared {
+    fn make(&self) -> SharedBytes {
         match &self.event {
             Event::Recorded(record) => recorded(&record.entry),
             Event::Live(live) => match &live.what {
@@ -261,7 +261,7 @@ impl Notice {
 }
 
 /// What was recorded just now.
-fn recorded(entry: &Entry) -> Shared {
+fn recorded(entry: &Entry) -> SharedBytes {
     match entry {
         Entry::Message(recorded, links) => match links.reply_to {
             Some(reply_to) => live_response(recorded, reply_to),

@@ -1,4 +1,4 @@
-//! Those who work for the sockets: they may wait for a sync or a disk, and put what came of it into the tray.
+//! Those who work for the sockets: they may wait for a sync or a disk, and put what came of it into the completions.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -6,20 +6,20 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::Sender;
 
-use crate::chat::{Begun, Chat, NoTurn, Outcome, Status, WhenBusy};
+use crate::chat::{Chat, StartedTurn, Status, TurnError, TurnOutcome, WhenBusy};
 use crate::history::History;
-use crate::journal::Refusal;
+use crate::journal::AppendError;
 use crate::thread;
 
-use super::desk::{Done, Missed, Recipient, Said};
-use super::errands::Errands;
+use super::job_queue::JobQueue;
 use super::replay;
+use super::services::{Done, Missed, Recipient, SentMessage};
 
 /// Turns taken at once.
 const TURNS_AT_ONCE: usize = 256;
 
 /// The life of a thread that takes turns.
-pub(super) fn take_turns(turns: &Errands<(Recipient, Said)>, chat: &Arc<Chat>, alive: Sender<()>) {
+pub(super) fn take_turns(turns: &JobQueue<(Recipient, SentMessage)>, chat: &Arc<Chat>, alive: Sender<()>) {
     let mut clearing = Vec::new();
     while let Some(batch) = turns.take(TURNS_AT_ONCE) {
         let (mut appended, mut others) = (Vec::new(), Vec::new());
@@ -27,17 +27,17 @@ pub(super) fn take_turns(turns: &Errands<(Recipient, Said)>, chat: &Arc<Chat>, a
             match guarded(|| Ok(chat.append(&said.turn()).transpose()?)) {
                 Ok(Some(one)) => appended.push((to, said, one)),
                 Ok(None) => others.push((to, said)),
-                Err(no_turn) => to.put(Done::Said(Err(no_turn))),
+                Err(no_turn) => to.put(Done::SentMessage(Err(no_turn))),
             }
         }
         // The first waits for the sync, the others find it done.
         for (to, said, one) in appended {
-            to.put(Done::Said(guarded(|| Ok(chat.settle(&said.session, one)?))));
+            to.put(Done::SentMessage(guarded(|| Ok(chat.settle(&said.session, one)?))));
         }
         for (to, said) in others {
             match begin(chat, &said, WhenBusy::Refuse) {
-                Err(NoTurn::Busy) if said.say.is_clear() => clear_in_line(to, said, chat, &mut clearing),
-                outcome => to.put(Done::Said(outcome)),
+                Err(TurnError::Busy) if said.say.is_clear() => clear_in_line(to, said, chat, &mut clearing),
+                outcome => to.put(Done::SentMessage(outcome)),
             }
         }
     }
@@ -50,25 +50,25 @@ pub(super) fn take_turns(turns: &Errands<(Recipient, Said)>, chat: &Arc<Chat>, a
 
 /// Has a new context wait behind the turns that stand in line, on a thread of its own: it has stopped an answer, and must not
 /// be refused for that. So many may wait as [`Chat`] lets wait; beyond it the client is told.
-fn clear_in_line(to: Recipient, said: Said, chat: &Arc<Chat>, clearing: &mut Vec<JoinHandle<()>>) {
+fn clear_in_line(to: Recipient, said: SentMessage, chat: &Arc<Chat>, clearing: &mut Vec<JoinHandle<()>>) {
     clearing.retain(|thread| !thread.is_finished());
     let (to, chat) = (Arc::new(to), chat.clone());
     let recipient = to.clone();
-    let wait = move || recipient.put(Done::Said(begin(&chat, &said, WhenBusy::Queue)));
+    let wait = move || recipient.put(Done::SentMessage(begin(&chat, &said, WhenBusy::Queue)));
     match thread::spawn("ws-clear", wait) {
         Ok(thread) => clearing.push(thread),
         Err(fault) => {
             log::error!("no thread can be had for a new context that waits: {fault}");
-            to.put(Done::Said(Err(NoTurn::Crowded)));
+            to.put(Done::SentMessage(Err(TurnError::Crowded)));
         }
     }
 }
 
 /// Begins a turn: what it came to so far. Of one that is being answered the rest is told as it comes.
-fn begin(chat: &Chat, said: &Said, when_busy: WhenBusy) -> Result<Outcome, NoTurn> {
+fn begin(chat: &Chat, said: &SentMessage, when_busy: WhenBusy) -> Result<TurnOutcome, TurnError> {
     Ok(match guarded(|| chat.begin(&said.turn(), when_busy))? {
-        Begun::Done(outcome) => outcome,
-        Begun::Follow(follow) => Outcome {
+        StartedTurn::Done(outcome) => outcome,
+        StartedTurn::Follow(follow) => TurnOutcome {
             user: follow.running().user(),
             reply: None,
             text: None,
@@ -78,16 +78,16 @@ fn begin(chat: &Chat, said: &Said, when_busy: WhenBusy) -> Result<Outcome, NoTur
     })
 }
 
-/// A panic is that guest's error and nobody else's.
-fn guarded<T>(call: impl FnOnce() -> Result<T, NoTurn>) -> Result<T, NoTurn> {
+/// A panic is that subscriber's error and nobody else's.
+fn guarded<T>(call: impl FnOnce() -> Result<T, TurnError>) -> Result<T, TurnError> {
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| {
         log::error!("a turn that came by WebSocket panicked");
-        Err(Refusal::Unavailable("the server met a fault of its own; it is in its log".into()).into())
+        Err(AppendError::Unavailable("the server met a fault of its own; it is in its log".into()).into())
     })
 }
 
 /// The life of the thread that reads.
-pub(super) fn read_pages(pages: &Errands<(Recipient, Missed)>, history: &History, _alive: &Sender<()>) {
+pub(super) fn read_pages(pages: &JobQueue<(Recipient, Missed)>, history: &History, _alive: &Sender<()>) {
     while let Some(batch) = pages.take(1) {
         for (to, Missed { session, after, is_new, presence }) in batch {
             // In a storm of clients that come and go, only those that stayed.

@@ -40,7 +40,7 @@ fn a_retry_whose_turn_has_expired_since_learns_its_ids_and_stores_nothing() {
     let turn = Turn { session: &session, text: "hi", metadata: None, transport: "rest", key: Some("k"), origin: None };
     let first = chat.say(&turn).unwrap();
     assert!(!first.duplicate && first.text.is_some());
-    assert_eq!(chat.say(&turn).unwrap(), Outcome { duplicate: true, ..first.clone() });
+    assert_eq!(chat.say(&turn).unwrap(), TurnOutcome { duplicate: true, ..first.clone() });
     // Expired by the clock, then also gone from memory and disk.
     now.fetch_add((DAY + 1) * 1_000_000, Ordering::Relaxed);
     for removed in [false, true] {
@@ -53,12 +53,13 @@ fn a_retry_whose_turn_has_expired_since_learns_its_ids_and_stores_nothing() {
         let again = chat.say(&turn).unwrap();
         assert_eq!(
             again,
-            Outcome { duplicate: true, text: None, status: Status::Recorded, ..first.clone() },
+            TurnOutcome { duplicate: true, text: None, status: Status::Recorded, ..first.clone() },
             "{removed}"
         );
         assert_eq!(journal.published(), 2, "{removed}");
     }
-    let other = Given { session: &session, role: "user", text: "hi", metadata: None, vector_ids: &[], key: Some("k") };
+    let other =
+        NewMessage { session: &session, role: "user", text: "hi", metadata: None, vector_ids: &[], key: Some("k") };
     assert_eq!(chat.record(&[other], "rest").unwrap(), [(first.user, true)]);
     let later = Turn { key: Some("another"), ..turn };
     assert!(!chat.say(&later).unwrap().duplicate);

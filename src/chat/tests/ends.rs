@@ -49,7 +49,7 @@ fn a_turn_past_its_time_is_an_error() {
 fn a_stopped_turn_keeps_what_was_said() {
     let world = World::new();
     let follow = world.begin("s", "hang");
-    assert_eq!(follow.running().wait_for_text(0, Instant::now() + PATIENCE), News::Text("so far".into()));
+    assert_eq!(follow.running().wait_for_text(0, Instant::now() + PATIENCE), TurnProgress::Text("so far".into()));
     // The word of a stop comes from another thread than the pieces.
     wait_until("the piece is told", || world.diary.lines().len() == 2);
     assert!(world.chat.stop(&turn("s", "").session));
@@ -93,7 +93,7 @@ fn a_key_whose_message_is_erased_is_new_also_while_the_turn_of_then_is_ending() 
     let erased = world.begin_keyed("s", "deaf", Some("k"));
     wait_until("the responder is asked", || erased.running().text() == "one");
     world.chat.erase(&turn("s", "").session).unwrap();
-    let (chat, said) = (world.chat.clone(), Said { key: Some("k"), ..turn("s", "deaf") });
+    let (chat, said) = (world.chat.clone(), TurnResult { key: Some("k"), ..turn("s", "deaf") });
     let new = std::thread::spawn(move || chat.say(&said.as_turn()));
     wait_until("it waits", || world.chat.sessions.waiting(&turn("s", "").session) == 1);
     world.open_gate();
@@ -133,10 +133,10 @@ fn a_close_stops_what_is_answered_and_refuses_what_comes() {
     let soon = Instant::now() + Duration::from_millis(50);
     assert!(world.chat.close(soon, soon + PATIENCE));
     assert!(Instant::now() >= soon, "it was given its time");
-    assert_eq!(queued.join().unwrap(), Err(NoTurn::Stopping));
+    assert_eq!(queued.join().unwrap(), Err(TurnError::Stopping));
     assert_eq!(follow.wait().unwrap().status, Status::Cancelled);
     assert_eq!(world.told("s").len(), 2);
-    assert!(matches!(world.try_begin("s", "say x"), Err(NoTurn::Stopping)));
+    assert!(matches!(world.try_begin("s", "say x"), Err(TurnError::Stopping)));
 }
 
 #[test]

@@ -213,7 +213,7 @@ impl World {
         self.gate.send(()).unwrap();
     }
 
-    fn say(&self, text: &str) -> Outcome {
+    fn say(&self, text: &str) -> TurnOutcome {
         self.chat.say(&turn("s", text).as_turn()).unwrap()
     }
 
@@ -222,14 +222,14 @@ impl World {
     }
 
     fn begin_keyed(&self, session: &str, text: &str, key: Option<&'static str>) -> Follow {
-        let said = Said { key, ..turn(session, text) };
+        let said = TurnResult { key, ..turn(session, text) };
         match self.chat.begin(&said.as_turn(), WhenBusy::Queue).unwrap() {
-            Begun::Follow(follow) => follow,
-            Begun::Done(outcome) => panic!("{text} is over: {outcome:?}"),
+            StartedTurn::Follow(follow) => follow,
+            StartedTurn::Done(outcome) => panic!("{text} is over: {outcome:?}"),
         }
     }
 
-    fn try_begin(&self, session: &str, text: &str) -> Result<Begun, NoTurn> {
+    fn try_begin(&self, session: &str, text: &str) -> Result<StartedTurn, TurnError> {
         self.chat.begin(&turn(session, text).as_turn(), WhenBusy::Refuse)
     }
 
@@ -267,17 +267,17 @@ impl Drop for World {
 
 /// A turn's parts, owned.
 #[derive(Clone)]
-struct Said {
+struct TurnResult {
     session: SessionId,
     text: String,
     key: Option<&'static str>,
 }
 
-fn turn(session: &str, text: &str) -> Said {
-    Said { session: SessionId::new(session).unwrap(), text: text.into(), key: None }
+fn turn(session: &str, text: &str) -> TurnResult {
+    TurnResult { session: SessionId::new(session).unwrap(), text: text.into(), key: None }
 }
 
-impl Said {
+impl TurnResult {
     fn as_turn(&self) -> Turn<'_> {
         Turn {
             session: &self.session,

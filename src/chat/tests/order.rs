@@ -33,11 +33,11 @@ fn a_turn_that_waits_too_long_for_those_before_it_is_not_begun() {
     // It came later, and so it is late later than the first; unless the first is over by then.
     let late = world.chat.sessions.enter(
         &turn("s", "").session,
-        Occupant::Beginning(None),
+        Holder::Beginning(None),
         WhenBusy::Queue,
         Instant::now() + Duration::from_millis(20),
     );
-    assert!(matches!(late, Err(NoTurn::Late)));
+    assert!(matches!(late, Err(TurnError::Late)));
     assert_eq!(first.wait().unwrap().status, Status::Error);
     assert_eq!(world.chat.sessions.waiting(&turn("s", "").session), 0);
 }
@@ -47,13 +47,13 @@ fn who_does_not_queue_is_refused_while_another_message_is_answered_and_nothing_i
     let world = World::new();
     let first = world.begin("s", "gate");
     for text in ["say x", "/clear"] {
-        assert!(matches!(world.try_begin("s", text), Err(NoTurn::Busy)), "{text}");
+        assert!(matches!(world.try_begin("s", text), Err(TurnError::Busy)), "{text}");
     }
     assert_eq!(texts(&world, "s"), ["gate"]);
     world.open_gate();
     first.wait().unwrap();
     // Over means free: whoever has read the reply may go on at once.
-    assert!(matches!(world.try_begin("s", "say x"), Ok(Begun::Follow(_))));
+    assert!(matches!(world.try_begin("s", "say x"), Ok(StartedTurn::Follow(_))));
 }
 
 #[test]
@@ -64,9 +64,10 @@ fn a_retry_that_does_not_queue_joins_others_with_its_key_also_while_they_stand_i
     let until = Instant::now() + PATIENCE;
     let enter = |key| {
         let (sessions, session) = (world.chat.sessions.clone(), session.clone());
-        std::thread::spawn(move || sessions.enter(&session, Occupant::Beginning(key), WhenBusy::Refuse, until).is_ok())
+        std::thread::spawn(move || sessions.enter(&session, Holder::Beginning(key), WhenBusy::Refuse, until).is_ok())
     };
-    let Ok(Entered::Place(place)) = world.chat.sessions.enter(&session, Occupant::Brief, WhenBusy::Queue, until) else {
+    let Ok(Entered::TurnPermit(place)) = world.chat.sessions.enter(&session, Holder::Brief, WhenBusy::Queue, until)
+    else {
         panic!("it is free");
     };
     let first = enter(key);
@@ -83,13 +84,13 @@ fn a_retry_that_does_not_queue_joins_others_with_its_key_also_while_they_stand_i
 fn a_turn_beyond_the_limits_is_refused_and_nothing_of_it_is_recorded() {
     let world = World::sized(Sizes { max_concurrent: 2, waiting_max: 3, ..Sizes::default() });
     let running = [world.begin("a", "gate"), world.begin("b", "gate")];
-    assert!(matches!(world.try_begin("c", "say x"), Err(NoTurn::AtCap)));
+    assert!(matches!(world.try_begin("c", "say x"), Err(TurnError::AtCap)));
     let queued = {
         let (chat, said) = (world.chat.clone(), turn("a", "say y"));
         std::thread::spawn(move || chat.say(&said.as_turn()))
     };
     wait_until("it waits", || world.chat.stats().waiting == 3);
-    assert_eq!(world.chat.say(&turn("c", "say x").as_turn()), Err(NoTurn::Crowded));
+    assert_eq!(world.chat.say(&turn("c", "say x").as_turn()), Err(TurnError::Crowded));
     assert!(world.told("c").is_empty());
     // An answer of before takes no slot, and a message without a responder's answer takes nothing at all.
     world.open_gate();
@@ -107,8 +108,8 @@ fn a_place_is_free_for_whoever_has_read_the_answer() {
     for n in 0..200 {
         let text = format!("say {n}");
         match world.try_begin("s", &text).unwrap_or_else(|e| panic!("{n}: {e}")) {
-            Begun::Follow(follow) => assert_eq!(follow.wait().unwrap().text, Some(n.to_string())),
-            Begun::Done(outcome) => panic!("{outcome:?}"),
+            StartedTurn::Follow(follow) => assert_eq!(follow.wait().unwrap().text, Some(n.to_string())),
+            StartedTurn::Done(outcome) => panic!("{outcome:?}"),
         }
     }
 }
@@ -117,7 +118,7 @@ fn a_place_is_free_for_whoever_has_read_the_answer() {
 fn one_key_sent_by_many_at_once_is_answered_once_and_everybody_gets_the_answer() {
     let world = World::new();
     let first = world.begin_keyed("s", "gate", Some("k"));
-    let said = Said { key: Some("k"), ..turn("s", "gate") };
+    let said = TurnResult { key: Some("k"), ..turn("s", "gate") };
     let others: Vec<_> = (0..4)
         .map(|_| {
             let (chat, said) = (world.chat.clone(), said.clone());
@@ -125,11 +126,11 @@ fn one_key_sent_by_many_at_once_is_answered_once_and_everybody_gets_the_answer()
         })
         .collect();
     wait_until("they follow", || world.chat.stats().waiting == 5);
-    let other = Said { key: Some("k"), ..turn("s", "something else") };
-    assert_eq!(world.chat.say(&other.as_turn()), Err(NoTurn::Refused(Refusal::KeyConflict(0))));
+    let other = TurnResult { key: Some("k"), ..turn("s", "something else") };
+    assert_eq!(world.chat.say(&other.as_turn()), Err(TurnError::Refused(AppendError::KeyConflict(0))));
     world.open_gate();
     let outcome = first.wait().unwrap();
-    let again = Outcome { duplicate: true, ..outcome.clone() };
+    let again = TurnOutcome { duplicate: true, ..outcome.clone() };
     for other in others {
         assert_eq!(other.join().unwrap().unwrap(), again);
     }
@@ -140,9 +141,9 @@ fn one_key_sent_by_many_at_once_is_answered_once_and_everybody_gets_the_answer()
 #[test]
 fn a_failed_answer_is_what_its_key_stands_for() {
     let world = World::new();
-    let said = Said { key: Some("k"), ..turn("s", "fail") };
+    let said = TurnResult { key: Some("k"), ..turn("s", "fail") };
     let outcome = world.chat.say(&said.as_turn()).unwrap();
-    assert_eq!(world.chat.say(&said.as_turn()).unwrap(), Outcome { duplicate: true, ..outcome });
+    assert_eq!(world.chat.say(&said.as_turn()).unwrap(), TurnOutcome { duplicate: true, ..outcome });
     assert_eq!(world.asked.lock().unwrap().len(), 1);
 }
 
@@ -150,8 +151,14 @@ fn a_failed_answer_is_what_its_key_stands_for() {
 fn a_message_whose_turn_has_no_reply_is_answered_when_its_key_comes_again_also_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let session = turn("s", "").session;
-    let given =
-        |text, key| Given { session: &session, role: "user", text, metadata: None, vector_ids: &[], key: Some(key) };
+    let given = |text, key| NewMessage {
+        session: &session,
+        role: "user",
+        text,
+        metadata: None,
+        vector_ids: &[],
+        key: Some(key),
+    };
     let mut ids = Vec::new();
     for restarted in [false, true] {
         let world = World::at(folder.path(), Sizes::default());
@@ -160,7 +167,7 @@ fn a_message_whose_turn_has_no_reply_is_answered_when_its_key_comes_again_also_a
             ids = world.chat.record(&[given("say a", "a"), given("say b", "b")], "rest").unwrap();
         }
         let key = if restarted { "b" } else { "a" };
-        let said = Said { key: Some(key), ..turn("s", &format!("say {key}")) };
+        let said = TurnResult { key: Some(key), ..turn("s", &format!("say {key}")) };
         let outcome = world.chat.say(&said.as_turn()).unwrap();
         assert_eq!((outcome.text.as_deref(), outcome.duplicate), (Some(key), true));
         assert_eq!(outcome.user, ids[usize::from(restarted)].0);
@@ -199,9 +206,9 @@ fn who_comes_in_the_middle_has_the_text_so_far_and_then_every_piece_behind_it() 
     world.open_gate();
     loop {
         match current.wait_for_text(text.len(), Instant::now() + PATIENCE) {
-            News::Text(more) => text.push_str(&more),
-            News::End(end) => break assert_eq!(end.unwrap().text, text),
-            News::Nothing => panic!("it does not end"),
+            TurnProgress::Text(more) => text.push_str(&more),
+            TurnProgress::End(end) => break assert_eq!(end.unwrap().text, text),
+            TurnProgress::Nothing => panic!("it does not end"),
         }
     }
     assert_eq!(text, "one two");

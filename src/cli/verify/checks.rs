@@ -16,7 +16,7 @@ use crate::cli::client::{Request, Wait};
 use crate::cli::show::encoded;
 use crate::message::{Id, Timestamp};
 
-use super::run::{Outcome, Run, Sent};
+use super::run::{CheckResult, Run, Sent};
 
 /// How long a reply may take: somebody may have to think of it.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -30,7 +30,7 @@ const GLANCE: Duration = Duration::from_millis(50);
 const TRANSCRIPT_BYTES: u64 = 1 << 20;
 
 /// A message over REST is answered, and both are durable; or the message is, where nobody answers.
-pub(super) fn rest(run: &mut Run<'_>) -> Outcome {
+pub(super) fn rest(run: &mut Run<'_>) -> CheckResult {
     let body = json!({"message": "ping from rest", "session_id": run.session.as_str()});
     let wait = Wait::Whole(REPLY_TIMEOUT);
     let request = Request { target: "/api/chat", accept: "application/json", body: Some(&body), wait };
@@ -79,7 +79,7 @@ fn id_of(reply: &Value, field: &str) -> Result<String, String> {
 }
 
 /// The history has what was recorded so far.
-pub(super) fn history(run: &Run<'_>) -> Outcome {
+pub(super) fn history(run: &Run<'_>) -> CheckResult {
     let page = page(run)?;
     let messages = page["messages"].as_array().map(Vec::as_slice).unwrap_or_default();
     for Sent { id, role } in &run.sent {
@@ -106,7 +106,7 @@ fn page(run: &Run<'_>) -> Result<Value, String> {
 }
 
 /// Everything that was recorded so far has been taken over by the worker.
-pub(super) fn flush(run: &Run<'_>) -> Outcome {
+pub(super) fn flush(run: &Run<'_>) -> CheckResult {
     let began = Instant::now();
     let number = |status: &Value, field: &str| status["journal"][field].as_u64().unwrap_or_default();
     let wanted = number(&status(run)?, "last_sequence");
@@ -126,7 +126,7 @@ pub(super) fn flush(run: &Run<'_>) -> Outcome {
 }
 
 /// The transcript has what was recorded.
-pub(super) fn transcript(run: &Run<'_>) -> Outcome {
+pub(super) fn transcript(run: &Run<'_>) -> CheckResult {
     let folder = PathBuf::from(run.before["cache"]["disk_path"].as_str().unwrap_or_default());
     let shown = folder.join(run.session.file_name());
     if run.client.socket().is_none() && !is_here(&run.config.server.listen) {
@@ -173,7 +173,7 @@ fn end_of(path: &Path) -> io::Result<String> {
 }
 
 /// MongoDB is as the configuration wants it.
-pub(super) fn mongo(run: &Run<'_>) -> Outcome {
+pub(super) fn mongo(run: &Run<'_>) -> CheckResult {
     let wanted = run.config.mongo.enabled;
     let status = wait(run, |status| status["mongo"]["status"] != "connecting")?;
     let mongo = &status["mongo"];
@@ -203,7 +203,7 @@ pub(super) fn mongo(run: &Run<'_>) -> Outcome {
 }
 
 /// MongoDB has the documents.
-pub(super) fn documents(run: &Run<'_>) -> Outcome {
+pub(super) fn documents(run: &Run<'_>) -> CheckResult {
     if run.before["mongo"]["enabled"] != true {
         return Ok("none are wanted, MongoDB is not enabled".to_owned());
     }
@@ -248,7 +248,7 @@ fn all(sent: u64) -> String {
 }
 
 /// The cache is as the configuration wants it.
-pub(super) fn cache(run: &Run<'_>) -> Outcome {
+pub(super) fn cache(run: &Run<'_>) -> CheckResult {
     let (found, wanted) = (&run.before["cache"], &run.config.mongo.cache);
     let base = run.client.servers_folder().unwrap_or_default();
     let folder = found["disk_path"].as_str().unwrap_or_default();
@@ -278,7 +278,7 @@ fn is_same(one: &Path, other: &Path) -> bool {
 }
 
 /// The journal takes messages.
-pub(super) fn journal(run: &Run<'_>) -> Outcome {
+pub(super) fn journal(run: &Run<'_>) -> CheckResult {
     let status = status(run)?;
     let journal = &status["journal"];
     let warnings: Vec<&str> = journal["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();

@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::message::SessionId;
 
 /// What a check found: what is well, or what is not, with the reason and the remedy in parentheses.
-pub(super) type Outcome = Result<String, String>;
+pub(super) type CheckResult = Result<String, String>;
 
 /// A message that was recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -15,7 +15,7 @@ use crate::cli::client::{Socket, Wait, reachable};
 use crate::cli::show::encoded;
 
 use super::checks;
-use super::run::{Outcome, Run, Sent};
+use super::run::{CheckResult, Run, Sent};
 
 /// From the connection to the response: somebody may have to think of it.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -34,7 +34,7 @@ struct Seen {
 }
 
 /// See the module.
-pub(super) fn check(run: &mut Run<'_>) -> Outcome {
+pub(super) fn check(run: &mut Run<'_>) -> CheckResult {
     let address = reachable(&run.config.server.listen);
     if address.ends_with(":0") {
         return Err("server.listen has port 0 (say with --listen HOST:PORT where the server listens)".to_owned());
@@ -77,7 +77,7 @@ fn talk(run: &Run<'_>, socket: &mut WebSocket<Socket>) -> Result<Seen, String> {
 }
 
 /// Notes what was recorded, and says what came.
-fn recorded(run: &mut Run<'_>, seen: &Seen) -> Outcome {
+fn recorded(run: &mut Run<'_>, seen: &Seen) -> CheckResult {
     let id = |frame: &Option<Value>| Some(frame.as_ref()?["id"].as_str()?.to_owned());
     let user = id(&seen.ack).ok_or("the ack has no id")?;
     if !run.is_answered() {

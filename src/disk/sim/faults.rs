@@ -38,7 +38,7 @@ pub enum Op {
 
 /// How much of a call happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum Extent {
     /// All.
     Done,
     /// A half of a write.
@@ -117,7 +117,7 @@ impl SimDisk {
     }
 
     /// Counts a call, lets it hang or fail if it is to, and tells how much of it happens.
-    pub(super) fn call(&self, op: Op, target: Target<'_>) -> io::Result<(MutexGuard<'_, World>, Outcome)> {
+    pub(super) fn call(&self, op: Op, target: Target<'_>) -> io::Result<(MutexGuard<'_, World>, Extent)> {
         let mut world = self.world();
         world.calls += 1;
         while world.stalls(op, target) {
@@ -138,8 +138,8 @@ impl SimDisk {
         }
         match planned {
             Some(Fault::Fail(kind)) => Err(kind.into()),
-            Some(Fault::Short) => Ok((world, Outcome::Half)),
-            Some(Fault::PowerOff) | None => Ok((world, Outcome::Done)),
+            Some(Fault::Short) => Ok((world, Extent::Half)),
+            Some(Fault::PowerOff) | None => Ok((world, Extent::Done)),
         }
     }
 }

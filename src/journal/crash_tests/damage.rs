@@ -66,7 +66,7 @@ fn every_flipped_byte_of_a_journal_costs_one_record_at_most_and_none_in_a_header
         let (mut case, all, segments) = small_journal(7);
         if with_digests {
             case.open().unwrap();
-            case.journal.take().unwrap().tend().unwrap();
+            case.journal.take().unwrap().maintain().unwrap();
         }
         for path in segments {
             // What a digest changes is where a header is rebuilt from.
@@ -93,7 +93,7 @@ fn a_lost_sector_at_the_start_of_a_segment_costs_what_stood_there_and_not_the_se
         let (mut case, all, segments) = small_journal(9);
         if with_digests {
             case.open().unwrap();
-            case.journal.take().unwrap().tend().unwrap();
+            case.journal.take().unwrap().maintain().unwrap();
         }
         for path in segments {
             // The first frame goes with the header.

@@ -10,18 +10,18 @@ fn a_key_that_comes_again_stands_for_the_first_message_and_its_reply() {
     let (journal, published) = open(&config(folder.path()));
     let first = keep(&journal, turn("k", "hi"));
     let again = keep(&journal, turn("k", "hi"));
-    assert_eq!(again[0], Kept::Before { id: first[0].id(), reply: Some(first[1].id()) });
+    assert_eq!(again[0], Appended::Before { id: first[0].id(), reply: Some(first[1].id()) });
     assert_eq!(again[1].id(), first[1].id());
     let conflict = journal.append(turn("k", "something else")).err();
-    assert_eq!(conflict, Some(Refusal::KeyConflict(0)));
+    assert_eq!(conflict, Some(AppendError::KeyConflict(0)));
     assert_eq!(published.lock().unwrap().len(), 2);
     // Twice in one append, beside a message without a key: kept once, and the other one is kept.
     let kept = keep(&journal, vec![keyed("l", "a"), draft("b"), keyed("l", "a")]);
-    assert_eq!(kept[2], Kept::Before { id: kept[0].id(), reply: None });
+    assert_eq!(kept[2], Appended::Before { id: kept[0].id(), reply: None });
     assert_eq!(published.lock().unwrap().len(), 4);
     let conflict = journal.append(vec![keyed("m", "a"), keyed("m", "b")]).err();
-    assert_eq!(conflict, Some(Refusal::KeyConflict(1)));
-    assert!(matches!(keep(&journal, vec![keyed("m", "b")])[..], [Kept::New(_)]), "a refused append leaves no key");
+    assert_eq!(conflict, Some(AppendError::KeyConflict(1)));
+    assert!(matches!(keep(&journal, vec![keyed("m", "b")])[..], [Appended::New(_)]), "a refused append leaves no key");
 }
 
 #[test]
@@ -30,8 +30,8 @@ fn a_message_without_a_reply_gets_one_when_its_key_comes_again() {
     let (journal, _) = open(&config(folder.path()));
     let first = keep(&journal, vec![keyed("k", "hi")]);
     let again = keep(&journal, turn("k", "hi"));
-    assert_eq!(again[0], Kept::Before { id: first[0].id(), reply: None });
-    let Kept::New(reply) = &again[1] else { panic!("the reply is new") };
+    assert_eq!(again[0], Appended::Before { id: first[0].id(), reply: None });
+    let Appended::New(reply) = &again[1] else { panic!("the reply is new") };
     assert_eq!(reply.entry.links().reply_to, Some(first[0].id()));
     assert_eq!(keep(&journal, turn("k", "hi"))[1].id(), again[1].id());
 }
@@ -47,15 +47,15 @@ fn a_reply_that_comes_later_is_kept_once_and_its_key_finds_both() {
     };
     assert_eq!(journal.find(&keyed("k", "hi")).unwrap(), None);
     let asked = keep(&journal, vec![keyed("k", "hi")])[0].id();
-    assert_eq!(journal.find(&keyed("k", "hi")).unwrap(), Some(Kept::Before { id: asked, reply: None }));
-    assert_eq!(journal.find(&keyed("k", "other")), Err(Refusal::KeyConflict(0)));
+    assert_eq!(journal.find(&keyed("k", "hi")).unwrap(), Some(Appended::Before { id: asked, reply: None }));
+    assert_eq!(journal.find(&keyed("k", "other")), Err(AppendError::KeyConflict(0)));
     let kept = keep(&journal, vec![reply(asked)]);
-    assert!(matches!(kept[0], Kept::New(_)), "the key stands for the question, not for its reply");
+    assert!(matches!(kept[0], Appended::New(_)), "the key stands for the question, not for its reply");
     assert_eq!(keep(&journal, vec![reply(asked)])[0].id(), kept[0].id(), "a second reply is the first");
     assert_eq!(published.lock().unwrap().len(), 2);
     drop(journal);
     let (journal, _) = open(&config);
-    let both = Kept::Before { id: asked, reply: Some(kept[0].id()) };
+    let both = Appended::Before { id: asked, reply: Some(kept[0].id()) };
     assert_eq!(journal.find(&keyed("k", "hi")).unwrap(), Some(both), "after a restart");
 }
 
@@ -79,10 +79,10 @@ fn keys_outlive_a_restart_with_digests_and_without() {
     let folder = tempfile::tempdir().unwrap();
     let config = config(folder.path());
     let (journal, _) = open(&config);
-    let kept: Vec<Vec<Kept>> = (0..150).map(|i| keep(&journal, turn(&format!("k{i}"), "hi"))).collect();
+    let kept: Vec<Vec<Appended>> = (0..150).map(|i| keep(&journal, turn(&format!("k{i}"), "hi"))).collect();
     let sealed = journal.stats().segments as u64 - 1;
     assert!(sealed > 3);
-    journal.tend().unwrap();
+    journal.maintain().unwrap();
     drop(journal);
     let digests: Vec<_> = (1..=sealed).map(|number| digest::path(&config.path, number)).collect();
     assert!(digests.iter().all(|path| path.exists()));
@@ -95,7 +95,7 @@ fn keys_outlive_a_restart_with_digests_and_without() {
         let (journal, published) = open(&config);
         for (i, first) in kept.iter().enumerate() {
             let again = keep(&journal, turn(&format!("k{i}"), "hi"));
-            assert_eq!(again[0], Kept::Before { id: first[0].id(), reply: Some(first[1].id()) }, "{case}, {i}");
+            assert_eq!(again[0], Appended::Before { id: first[0].id(), reply: Some(first[1].id()) }, "{case}, {i}");
         }
         assert!(published.lock().unwrap().is_empty(), "{case}");
         assert_eq!(journal.findings().records, 300, "{case}");

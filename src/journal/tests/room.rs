@@ -16,7 +16,7 @@ fn undrained_records_at_the_limit_are_refused_and_drained_ones_make_room() {
         }
         assert!(taken < 10_000);
     };
-    assert!(matches!(refusal, Refusal::Full(_)), "{refusal}");
+    assert!(matches!(refusal, AppendError::Full(_)), "{refusal}");
     assert!(journal.is_writable() && !journal.is_ready(), "no file has failed");
     assert_eq!(read_all(&journal, 0).len(), taken);
     assert_eq!(journal.prune(0, Clock::system().now()).unwrap(), 0, "nothing is drained");
@@ -98,13 +98,13 @@ fn a_journal_without_room_says_so_until_there_is_some() {
         }
         assert!(journal.is_ready());
     };
-    assert!(matches!(refused, Refusal::Full(_)), "{refused}");
+    assert!(matches!(refused, AppendError::Full(_)), "{refused}");
     assert!(!journal.is_ready());
-    assert!(journal.bell().try_recv().is_ok(), "the janitor is woken after it is known");
-    journal.tend().unwrap();
+    assert!(journal.waker().try_recv().is_ok(), "the janitor is woken after it is known");
+    journal.maintain().unwrap();
     assert!(!journal.is_ready(), "nothing has changed");
     assert!(journal.prune(journal.published(), Timestamp::from_micros(0)).unwrap() > 0);
-    journal.tend().unwrap();
+    journal.maintain().unwrap();
     assert!(journal.is_ready());
     // Appends are refused at once for a moment after a refusal; it passes without one.
     let deadline = std::time::Instant::now() + Duration::from_secs(60);

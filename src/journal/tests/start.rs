@@ -117,7 +117,7 @@ fn a_digest_says_what_a_walk_says() {
     let config = config(folder.path());
     let (journal, _) = open(&config);
     (0..100).for_each(|i| drop(keep(&journal, turn(&format!("k{i}"), "hi"))));
-    journal.tend().unwrap();
+    journal.maintain().unwrap();
     let mut sealed = journal.shared.segments.lock().unwrap().clone();
     sealed.pop();
     for info in &sealed {

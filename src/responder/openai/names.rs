@@ -17,7 +17,7 @@ use ureq::http::Uri;
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::NextTimeout;
 
-use super::wire::Watch;
+use super::wire::CancelToken;
 use crate::permit::Semaphore;
 use crate::thread;
 
@@ -32,7 +32,7 @@ const ADDRESSES_MAX: usize = 16;
 
 /// Finds addresses while it watches.
 pub(super) struct Names {
-    pub(super) watch: Watch,
+    pub(super) watch: CancelToken,
     pub(super) running: Arc<Semaphore>,
 }
 
@@ -87,7 +87,7 @@ mod tests {
 
     fn names() -> Names {
         Names {
-            watch: Watch::new(Stop::default(), Instant::now() + Duration::from_secs(30)),
+            watch: CancelToken::new(Stop::default(), Instant::now() + Duration::from_secs(30)),
             running: Semaphore::new(RUNNING_MAX),
         }
     }
@@ -115,7 +115,7 @@ mod tests {
         assert!(full.look_up("localhost", 80).unwrap_err().to_string().contains("too many"));
         let stop = Stop::default();
         stop.set();
-        let watch = Watch::new(stop, Instant::now() + Duration::from_secs(30));
+        let watch = CancelToken::new(stop, Instant::now() + Duration::from_secs(30));
         let stopped = Names { watch, ..names };
         assert!(stopped.look_up("localhost", 80).is_err());
         assert_eq!(stopped.watch.end(), Some(Failure::Stopped));

@@ -11,7 +11,7 @@
 use serde_json::{Map, Value};
 
 use super::refusal::{Quoter, broken_off};
-use crate::responder::speech::Speech;
+use crate::responder::speech::OutputLimit;
 use crate::responder::{Answer, Failure};
 
 /// The longest line, in bytes.
@@ -75,7 +75,7 @@ impl<'a> Stream<'a> {
     }
 
     /// Takes what has come, and says what is in it.
-    pub(super) fn take(&mut self, mut bytes: &[u8], speech: &mut Speech<'_>) -> Result<(), Failure> {
+    pub(super) fn take(&mut self, mut bytes: &[u8], speech: &mut OutputLimit<'_>) -> Result<(), Failure> {
         self.bytes += bytes.len() as u64;
         if self.bytes > STREAM_BYTES_MAX {
             return Err(failed(format!("the model's server sent more than {STREAM_BYTES_MAX} bytes")));
@@ -100,7 +100,7 @@ impl<'a> Stream<'a> {
     }
 
     /// The answer, when its bytes have ended.
-    pub(super) fn end(mut self, speech: &mut Speech<'_>) -> Result<Answer, Failure> {
+    pub(super) fn end(mut self, speech: &mut OutputLimit<'_>) -> Result<Answer, Failure> {
         let held = std::mem::take(&mut self.held);
         match self.form {
             Form::Object => {
@@ -136,7 +136,7 @@ impl<'a> Stream<'a> {
         Ok(())
     }
 
-    fn line(&mut self, line: &[u8], speech: &mut Speech<'_>) -> Result<(), Failure> {
+    fn line(&mut self, line: &[u8], speech: &mut OutputLimit<'_>) -> Result<(), Failure> {
         let field = memchr::memchr(b':', line).map_or(line, |at| &line[..at]);
         match field {
             b"" | b"event" | b"id" | b"retry" => Ok(()),
@@ -161,7 +161,7 @@ impl<'a> Stream<'a> {
         }
     }
 
-    fn event(&mut self, event: &Value, speech: &mut Speech<'_>) -> Result<(), Failure> {
+    fn event(&mut self, event: &Value, speech: &mut OutputLimit<'_>) -> Result<(), Failure> {
         let Value::Object(fields) = event else { return Err(self.garbage(event.to_string().as_bytes())) };
         if let Some(error) = fields.get("error").filter(|error| !error.is_null()) {
             return Err(failed(broken_off(error, self.quoter)));
@@ -227,7 +227,7 @@ mod tests {
     fn read<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (String, Result<Answer, Failure>) {
         let mut heard = String::new();
         let mut say = |text: &str| heard.push_str(text);
-        let mut speech = Speech::new(&mut say);
+        let mut speech = OutputLimit::new(&mut say);
         let key = Secret::new("sk-hunter2");
         let mut stream = Stream::new(Quoter { key: Some(&key) });
         let taken = pieces.into_iter().try_for_each(|piece| stream.take(piece, &mut speech));

@@ -2,7 +2,7 @@
 //!
 //! It stands alone because of that: the client's own transport blocks in the kernel, where no stop is heard. Invariants: the
 //! socket never blocks; no wait is longer than [`SLICE`]; whatever fails because of the stop or the deadline is told from other
-//! failures by asking the [`Watch`]. Knows nothing of HTTP.
+//! failures by asking the [`CancelToken`]. Knows nothing of HTTP.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
@@ -27,7 +27,7 @@ const CONNECT: Duration = Duration::from_secs(5);
 
 /// What every wait looks at.
 #[derive(Clone, Debug)]
-pub(super) struct Watch {
+pub(super) struct CancelToken {
     stop: Stop,
     until: Instant,
     /// What all parts of one try know.
@@ -42,7 +42,7 @@ struct Shared {
     hurry: Mutex<Option<Instant>>,
 }
 
-impl Watch {
+impl CancelToken {
     /// Watches for these.
     pub(super) fn new(stop: Stop, until: Instant) -> Self {
         Self { stop, until, shared: Arc::default() }
@@ -83,7 +83,7 @@ impl Watch {
         self.shared.has_sent.load(Ordering::Relaxed)
     }
 
-    /// The error of a wait that has ended so. Nobody reads it: who sees an error asks [`Watch::end`].
+    /// The error of a wait that has ended so. Nobody reads it: who sees an error asks [`CancelToken::end`].
     pub(super) fn check(&self) -> io::Result<()> {
         if let Some(end) = self.end() {
             return Err(io::Error::other(end));
@@ -113,19 +113,19 @@ impl Watch {
 
 /// Makes connections that hear the stop.
 #[derive(Clone, Debug)]
-pub(super) struct Dial(pub(super) Watch);
+pub(super) struct WatchedConnector(pub(super) CancelToken);
 
-impl<In: Transport> Connector<In> for Dial {
-    type Out = Wire;
+impl<In: Transport> Connector<In> for WatchedConnector {
+    type Out = WatchedTransport;
 
-    fn connect(&self, details: &ConnectionDetails<'_>, _: Option<In>) -> Result<Option<Wire>, Error> {
+    fn connect(&self, details: &ConnectionDetails<'_>, _: Option<In>) -> Result<Option<WatchedTransport>, Error> {
         let mut last = io::Error::from(ErrorKind::AddrNotAvailable);
         for address in &*details.addrs {
             match self.open(*address) {
                 Ok(socket) => {
                     let buffers =
                         LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
-                    return Ok(Some(Wire { socket, buffers, watch: self.0.clone() }));
+                    return Ok(Some(WatchedTransport { socket, buffers, watch: self.0.clone() }));
                 }
                 Err(e) => last = e,
             }
@@ -135,7 +135,7 @@ impl<In: Transport> Connector<In> for Dial {
     }
 }
 
-impl Dial {
+impl WatchedConnector {
     fn open(&self, address: SocketAddr) -> io::Result<TcpStream> {
         let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -159,13 +159,13 @@ impl Dial {
 }
 
 /// One connection.
-pub(super) struct Wire {
+pub(super) struct WatchedTransport {
     socket: TcpStream,
     buffers: LazyBuffers,
-    watch: Watch,
+    watch: CancelToken,
 }
 
-impl Transport for Wire {
+impl Transport for WatchedTransport {
     fn buffers(&mut self) -> &mut dyn Buffers {
         &mut self.buffers
     }
@@ -214,7 +214,7 @@ impl Transport for Wire {
     }
 }
 
-impl fmt::Debug for Wire {
+impl fmt::Debug for WatchedTransport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Wire").field("peer", &self.socket.peer_addr().ok()).finish_non_exhaustive()
     }

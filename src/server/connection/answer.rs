@@ -4,10 +4,10 @@ use std::io;
 use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
-use crate::api::{Problem, Reply, Service, Span, Stream};
+use crate::api::{Problem, Reply, Service, Stream, StreamKind};
 
 use super::super::http1::Framing;
-use super::super::output::Wire;
+use super::super::output::ResponseWriter;
 use super::super::reply::{self, Exchange};
 use super::state::{Connection, Next};
 
@@ -59,8 +59,10 @@ impl<'a, S: Service> Connection<'a, S> {
     /// Writes a stream. After an error the last chunk is missing, so that the client knows that it has not got all.
     fn stream(&mut self, stream: Stream, exchange: &Exchange<'_>) -> io::Result<()> {
         let mut wire = match stream.span {
-            Span::Brief => self.wire(),
-            Span::Lasting => Wire::lasting(&self.slot.stream, self.shared.timeouts.write, &self.shared.table)?,
+            StreamKind::Brief => self.wire(),
+            StreamKind::Lasting => {
+                ResponseWriter::lasting(&self.slot.stream, self.shared.timeouts.write, &self.shared.table)?
+            }
         };
         reply::stream(&mut wire, &mut self.date, stream, exchange)
     }

@@ -6,13 +6,13 @@ use crate::config::Timeouts;
 use crate::server::RequestIds;
 use crate::server::guard::Guard;
 use crate::server::input::Input;
-use crate::server::output::Wire;
+use crate::server::output::ResponseWriter;
 use crate::server::reply::Date;
 use crate::server::table::{Slot, Table};
 use crate::server::websocket::Pool;
 
 /// What all connections of a listener share.
-pub(in crate::server) struct Shared<S> {
+pub(in crate::server) struct ListenerState<S> {
     pub(in crate::server) service: Arc<S>,
     pub(in crate::server) guard: Guard,
     pub(in crate::server) table: Arc<Table>,
@@ -25,7 +25,7 @@ pub(in crate::server) struct Shared<S> {
 
 /// One connection.
 pub(super) struct Connection<'a, S> {
-    pub(super) shared: &'a Shared<S>,
+    pub(super) shared: &'a ListenerState<S>,
     pub(super) slot: &'a Slot,
     pub(super) input: Input<'a>,
     /// Of the request under way.
@@ -34,8 +34,8 @@ pub(super) struct Connection<'a, S> {
 }
 
 impl<'a, S> Connection<'a, S> {
-    pub(super) fn wire(&self) -> Wire<'a> {
-        Wire::new(&self.slot.stream, self.shared.timeouts.write)
+    pub(super) fn wire(&self) -> ResponseWriter<'a> {
+        ResponseWriter::new(&self.slot.stream, self.shared.timeouts.write)
     }
 }
 

@@ -1,6 +1,6 @@
-//! What others leave for a thread of sockets, and the bell that wakes it out of its poll.
+//! What others leave for a thread of sockets, and the waker that wakes it out of its poll.
 //!
-//! A ring costs a word to look at while the thread is awake, and one call to the system when it sleeps. Invariant: whoever rings
+//! A wake-up costs a word to look at while the thread is awake, and one call to the system when it sleeps. Invariant: whoever wakes it
 //! has left its mail before, and the thread says that it sleeps before it looks for mail; so one of the two sees the other.
 //!
 //! Knows nothing of what the mail brings about.
@@ -13,13 +13,13 @@ use std::time::Instant;
 
 use mio::{Poll, Token, Waker};
 
-use crate::api::{Bell, Joining};
+use crate::api::{Joining, Wake};
 use crate::permit::Permit;
 
-/// The poll's event of the bell.
-pub(super) const BELL: Token = Token(usize::MAX);
+/// The poll's event of the waker.
+pub(super) const WAKE: Token = Token(usize::MAX);
 
-/// A thread's mail, and its bell.
+/// A thread's mail, and its waker.
 pub(super) struct Mailbox {
     mail: Mutex<Mail>,
     waker: Waker,
@@ -29,7 +29,7 @@ pub(super) struct Mailbox {
 /// What was left for it.
 #[derive(Default)]
 pub(super) struct Mail {
-    pub(super) arrivals: Vec<Arrival>,
+    pub(super) publish_notifier: Vec<Arrival>,
     /// When everything must have ended.
     pub(super) stop_by: Option<Instant>,
 }
@@ -44,8 +44,8 @@ pub(super) struct Arrival {
     pub(super) permits: [Permit; 2],
 }
 
-impl Bell for Mailbox {
-    fn ring(&self) {
+impl Wake for Mailbox {
+    fn wake(&self) {
         if self.is_asleep.load(Ordering::SeqCst) && self.is_asleep.swap(false, Ordering::SeqCst) {
             // It can only fail when the poll is gone.
             let _ = self.waker.wake();
@@ -59,23 +59,23 @@ impl Mailbox {
     }
 
     pub(super) fn arrive(&self, arrival: Arrival) {
-        self.mail().arrivals.push(arrival);
-        self.ring();
+        self.mail().publish_notifier.push(arrival);
+        self.wake();
     }
 
     pub(super) fn stop(&self, deadline: Instant) {
         self.mail().stop_by = Some(deadline);
-        self.ring();
+        self.wake();
     }
 
-    /// Whether a ring has to wake the thread from here on.
+    /// Whether a wake-up has to wake the thread from here on.
     pub(super) fn set_asleep(&self, is_asleep: bool) {
         self.is_asleep.store(is_asleep, Ordering::SeqCst);
     }
 
     pub(super) fn has_mail(&self) -> bool {
         let mail = self.mail();
-        !mail.arrivals.is_empty() || mail.stop_by.is_some()
+        !mail.publish_notifier.is_empty() || mail.stop_by.is_some()
     }
 
     pub(super) fn take(&self) -> Mail {
@@ -89,6 +89,6 @@ impl Mailbox {
 /// The system's: no descriptor is left.
 pub(super) fn prepare() -> io::Result<(Poll, Arc<Mailbox>)> {
     let poll = Poll::new()?;
-    let waker = Waker::new(poll.registry(), BELL)?;
+    let waker = Waker::new(poll.registry(), WAKE)?;
     Ok((poll, Arc::new(Mailbox { mail: Mutex::default(), waker, is_asleep: AtomicBool::new(false) })))
 }

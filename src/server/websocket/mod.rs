@@ -5,22 +5,22 @@
 //! | `handshake.rs` | what must stand in the head, and the fields of the 101 |
 //! | `pool.rs` | a thread: poll, read, send, heartbeats, leaving |
 //! | `table.rs` | the sockets of a thread, and when each is to be looked at |
-//! | `mailbox.rs` | what others leave for a thread, and its bell |
+//! | `mailbox.rs` | what others leave for a thread, and its waker |
 //! | `socket.rs` | one socket: reading, closing, when it is to be looked at |
-//! | `outbox.rs` | what waits to be sent to it |
+//! | `send_queue.rs` | what waits to be sent to it |
 //! | `frames.rs` | bytes into messages, messages into bytes |
 //!
 //! A connection takes a permit before it is answered with 101, so that the number of sockets is bounded and a refusal is
 //! an HTTP reply. Afterwards its socket belongs to a thread of the pool, its own thread ends, and it counts among the
 //! WebSockets and no longer among the connections.
 //!
-//! Knows nothing of what is said: that is for the [`Lobby`](crate::api::Lobby) of each thread.
+//! Knows nothing of what is said: that is for the [`SocketHandler`](crate::api::SocketHandler) of each thread.
 
 mod frames;
 pub(super) mod handshake;
 mod mailbox;
-mod outbox;
 mod pool;
+mod send_queue;
 mod socket;
 mod table;
 #[cfg(test)]
@@ -77,9 +77,9 @@ impl Pool {
         let mut pool = Self { sockets, counters, open, threads: Vec::new(), handles: Mutex::default() };
         for index in 0..config.threads {
             let (poll, mailbox) = mailbox::prepare()?;
-            let lobby = pool.sockets.lobby(mailbox.clone());
+            let handler = pool.sockets.handler(mailbox.clone());
             let table = Table::new(config.clone(), message_timeout, pool.counters.clone());
-            let thread = Thread::new(poll, mailbox.clone(), lobby, table);
+            let thread = Thread::new(poll, mailbox.clone(), handler, table);
             pool.threads.push((mailbox, Semaphore::new(open_max)));
             let handle = thread::spawn(format!("ws-{index}"), move || thread.run())?;
             pool.handles().push(handle);
@@ -108,7 +108,7 @@ impl Pool {
         mailbox.arrive(Arrival { stream, early, joining, permits: [permit, of_thread] });
     }
 
-    /// Closes all sockets, those that are owed something behind it.
+    /// Closes all sockets, those that wait for an answer behind it.
     pub(super) fn begin_stop(&self, deadline: Instant) {
         for (mailbox, _) in &self.threads {
             mailbox.stop(deadline);

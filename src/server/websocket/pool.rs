@@ -1,10 +1,10 @@
-//! A thread that owns many WebSockets: it polls, reads, hands what is whole to its lobby, and sends what waits.
+//! A thread that owns many WebSockets: it polls, reads, hands what is whole to its handler, and sends what waits.
 //!
 //! A fixed number of such threads serves all sockets, so that a socket costs memory and no thread. Nothing here waits but the
-//! poll itself: sockets do not block, and whoever serves them works elsewhere and rings.
+//! poll itself: sockets do not block, and whoever serves them works elsewhere and wakes it.
 //!
 //! Invariants: a socket that says much takes turns with the others ([`READS_AT_ONCE`]); what a batch of events brings about
-//! is written once for each socket; a panic of the lobby over one socket closes
+//! is written once for each socket; a panic of the handler over one socket closes
 //! that one (1011), and over all of them all.
 //!
 //! Knows nothing of HTTP, nor of what is said.
@@ -19,11 +19,11 @@ use mio::event::Event;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
-use crate::api::{Lines as _, Lobby, SocketId};
+use crate::api::{Outbox as _, SocketHandler, SocketId};
 
 use super::frames::{self, Heard};
-use super::mailbox::{Arrival, BELL, Mailbox};
-use super::outbox::Outgoing;
+use super::mailbox::{Arrival, Mailbox, WAKE};
+use super::send_queue::Outgoing;
 use super::socket::{Phase, Socket};
 use super::table::Table;
 
@@ -37,14 +37,14 @@ const READS_AT_ONCE: usize = 4;
 const LEAVE_TIMEOUT_AT_STOP: Duration = Duration::from_secs(1);
 /// Left of the time of a stop, or an eighth of it, for leaving once nobody is waited for any more.
 const STOP_MARGIN: Duration = Duration::from_millis(1500);
-/// While it stops, what is owed is looked at again and again; a ring comes with each answer, this is for safety.
+/// While it stops, what sockets wait for is looked at again and again; a wake-up comes with each answer, this is for safety.
 const STOP_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// See the module.
 pub(super) struct Thread {
     poll: Poll,
     mailbox: Arc<Mailbox>,
-    lobby: Box<dyn Lobby>,
+    handler: Box<dyn SocketHandler>,
     table: Table,
     /// Those that have more to be read.
     again: Vec<SocketId>,
@@ -56,13 +56,13 @@ pub(super) struct Thread {
 #[derive(Clone, Copy)]
 struct Stop {
     deadline: Instant,
-    /// Until then those wait that are owed something.
+    /// Until then those wait that wait for an answer.
     patient_until: Instant,
 }
 
 impl Thread {
-    pub(super) fn new(poll: Poll, mailbox: Arc<Mailbox>, lobby: Box<dyn Lobby>, table: Table) -> Self {
-        Self { poll, mailbox, lobby, table, again: Vec::new(), buffer: vec![0; READ_BYTES], stop: None }
+    pub(super) fn new(poll: Poll, mailbox: Arc<Mailbox>, handler: Box<dyn SocketHandler>, table: Table) -> Self {
+        Self { poll, mailbox, handler, table, again: Vec::new(), buffer: vec![0; READ_BYTES], stop: None }
     }
 
     /// Serves until it is told to stop and all sockets are gone, or the deadline is there.
@@ -70,18 +70,18 @@ impl Thread {
         let mut events = Events::with_capacity(EVENTS);
         while !self.is_over() {
             self.wait(&mut events);
-            for event in events.iter().filter(|event| event.token() != BELL) {
+            for event in events.iter().filter(|event| event.token() != WAKE) {
                 self.ready(event);
             }
             for id in std::mem::take(&mut self.again) {
                 self.read(id);
             }
             let mail = self.mailbox.take();
-            for arrival in mail.arrivals {
+            for arrival in mail.publish_notifier {
                 self.open(arrival);
             }
-            if self.lobby.has_mail() {
-                self.guarded(None, |lobby, table| lobby.rung(table));
+            if self.handler.has_mail() {
+                self.guarded(None, |handler, table| handler.woken(table));
             }
             self.look_at_due(Instant::now());
             if let (None, Some(deadline)) = (self.stop, mail.stop_by) {
@@ -103,7 +103,7 @@ impl Thread {
     /// Waits for something to do.
     fn wait(&mut self, events: &mut Events) {
         self.mailbox.set_asleep(true);
-        let has_work = !self.again.is_empty() || self.mailbox.has_mail() || self.lobby.has_mail();
+        let has_work = !self.again.is_empty() || self.mailbox.has_mail() || self.handler.has_mail();
         let timeout = if has_work { Some(Duration::ZERO) } else { self.timeout() };
         if let Err(fault) = self.poll.poll(events, timeout)
             && fault.kind() != io::ErrorKind::Interrupted
@@ -133,7 +133,7 @@ impl Thread {
             return;
         }
         self.table.add(id, Socket::new(stream, &self.table.config, arrival.permits));
-        self.guarded(Some(id), |lobby, table| lobby.opened(id, arrival.joining, table));
+        self.guarded(Some(id), |handler, table| handler.opened(id, arrival.joining, table));
         self.hear(id, &arrival.early);
         self.read(id);
     }
@@ -191,7 +191,7 @@ impl Thread {
                 }
                 Ok(Some(Heard::Message(payload, message))) => {
                     self.table.counters.messages_in.fetch_add(1, Ordering::Relaxed);
-                    self.guarded(Some(id), |lobby, table| lobby.received(id, payload, message, table));
+                    self.guarded(Some(id), |handler, table| handler.received(id, payload, message, table));
                 }
                 Ok(Some(Heard::Ping(payload))) => self.answer(id, frames::pong(&payload)),
                 Ok(Some(Heard::Pong)) => {}
@@ -207,10 +207,10 @@ impl Thread {
         if socket.queue(Outgoing::Control(frame), bytes_max) { self.table.list(id) } else { self.table.cut(id) }
     }
 
-    /// Calls the lobby about one socket, or about all.
-    fn guarded(&mut self, about: Option<SocketId>, call: impl FnOnce(&mut dyn Lobby, &mut Table)) {
-        let (lobby, table) = (&mut *self.lobby, &mut self.table);
-        if catch_unwind(AssertUnwindSafe(|| call(lobby, table))).is_err() {
+    /// Calls the handler about one socket, or about all.
+    fn guarded(&mut self, about: Option<SocketId>, call: impl FnOnce(&mut dyn SocketHandler, &mut Table)) {
+        let (handler, table) = (&mut *self.handler, &mut self.table);
+        if catch_unwind(AssertUnwindSafe(|| call(handler, table))).is_err() {
             let ids = about.map_or_else(|| table.ids(), |id| vec![id]);
             log::error!("serving WebSockets panicked; closed are: {}", ids.len());
             for id in ids {
@@ -241,16 +241,16 @@ impl Thread {
             // Counted from when it was due, else it would slip a little with each; but not to catch up.
             socket.beat_at = (socket.beat_at + heartbeat).max(now);
             self.answer(id, frames::ping());
-            self.guarded(Some(id), |lobby, table| lobby.beat(id, table));
+            self.guarded(Some(id), |handler, table| handler.beat(id, table));
         }
     }
 
-    /// Tells everybody that the server stops: at once, or when what they are owed is sent, or when time is nearly up.
+    /// Tells everybody that the server stops: at once, or when what they wait for is sent, or when time is nearly up.
     fn take_leave(&mut self, stop: Stop) {
         let now = Instant::now();
         let wait = LEAVE_TIMEOUT_AT_STOP.min(stop.deadline.saturating_duration_since(now));
         for id in self.table.ids() {
-            if now >= stop.patient_until || !self.lobby.is_owed(id) {
+            if now >= stop.patient_until || !self.handler.awaits_answer(id) {
                 self.table.close_within(wait, id, Some(1001), "the server is stopping");
             }
         }
@@ -258,7 +258,7 @@ impl Thread {
 
     /// Sends what was queued, once for each socket, and ends those that are of no more use.
     fn send_listed(&mut self) {
-        // A lobby that is told of a drained socket may list others.
+        // A handler that is told of a drained socket may list others.
         while !self.table.listed.is_empty() {
             for id in std::mem::take(&mut self.table.listed) {
                 self.send_one(id);
@@ -275,12 +275,12 @@ impl Thread {
         }
         let (phase, waiting) = (socket.phase, socket.waiting());
         if phase != Phase::Open && std::mem::take(&mut socket.is_known) {
-            self.guarded(Some(id), |lobby, _| lobby.closed(id));
+            self.guarded(Some(id), |handler, _| handler.closed(id));
         }
         match phase {
             Phase::Gone => self.drop_socket(id),
             Phase::Open if before > 0 && waiting == 0 => {
-                self.guarded(Some(id), |lobby, table| lobby.drained(id, table));
+                self.guarded(Some(id), |handler, table| handler.drained(id, table));
             }
             Phase::Leaving(_) | Phase::Open => {}
         }
@@ -296,7 +296,7 @@ impl Thread {
     fn end(mut self) {
         for id in self.table.ids() {
             if self.table.get(id).is_some_and(|socket| std::mem::take(&mut socket.is_known)) {
-                self.guarded(Some(id), |lobby, _| lobby.closed(id));
+                self.guarded(Some(id), |handler, _| handler.closed(id));
             }
             self.drop_socket(id);
         }

@@ -15,7 +15,7 @@ use crate::config::WebsocketConfig;
 use crate::permit::Permit;
 
 use super::frames::{self, Decoder, Heard, Violation};
-use super::outbox::{Outbox, Outgoing};
+use super::send_queue::{Outgoing, SendQueue};
 
 /// How far a socket is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,10 +42,10 @@ pub(super) struct Socket {
     pub(super) scheduled: Option<Instant>,
     /// So many bytes of a message that is not whole count among those of all sockets.
     pub(super) counted: usize,
-    outbox: Outbox,
+    send_queue: SendQueue,
     /// Its queue is to be sent; it stands in the table's list.
     pub(super) is_listed: bool,
-    /// The lobby knows of it.
+    /// The handler knows of it.
     pub(super) is_known: bool,
     _permits: [Permit; 2],
 }
@@ -62,7 +62,7 @@ impl Socket {
             whole_by: None,
             scheduled: None,
             counted: 0,
-            outbox: Outbox::default(),
+            send_queue: SendQueue::default(),
             is_listed: false,
             is_known: true,
             _permits: permits,
@@ -80,7 +80,7 @@ impl Socket {
 
     /// Bytes that wait to be sent.
     pub(super) fn waiting(&self) -> usize {
-        self.outbox.waiting()
+        self.send_queue.waiting()
     }
 
     /// Reads what is there, at most what `into` holds. `Ok(0)`: there is nothing now.
@@ -114,10 +114,10 @@ impl Socket {
             return true;
         }
         // The system may take some of it by now.
-        let fits = self.outbox.has_room(&outgoing, bytes_max)
-            || (self.write().is_ok() && self.outbox.has_room(&outgoing, bytes_max));
+        let fits = self.send_queue.has_room(&outgoing, bytes_max)
+            || (self.write().is_ok() && self.send_queue.has_room(&outgoing, bytes_max));
         if fits {
-            self.outbox.push(outgoing);
+            self.send_queue.push(outgoing);
         }
         fits
     }
@@ -125,7 +125,7 @@ impl Socket {
     /// Queues a close frame behind everything else; from now on nothing is sent but what waits.
     pub(super) fn close(&mut self, code: Option<u16>, reason: &str, until: Instant) {
         if self.phase == Phase::Open {
-            self.outbox.push(Outgoing::Control(frames::close(code, reason)));
+            self.send_queue.push(Outgoing::Control(frames::close(code, reason)));
             self.phase = Phase::Leaving(until);
         }
     }
@@ -135,8 +135,8 @@ impl Socket {
     /// # Errors
     /// The connection is of no more use.
     pub(super) fn write(&mut self) -> io::Result<()> {
-        self.outbox.send(&mut self.stream)?;
-        if self.outbox.waiting() == 0 && matches!(self.phase, Phase::Leaving(_)) {
+        self.send_queue.send(&mut self.stream)?;
+        if self.send_queue.waiting() == 0 && matches!(self.phase, Phase::Leaving(_)) {
             // The client reads to the end of what was sent and sees that this was all.
             let _ = self.stream.shutdown(Shutdown::Write);
         }

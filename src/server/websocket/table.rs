@@ -1,16 +1,16 @@
 //! The sockets of one thread: who is there, whose queue is to be sent, and who is to be looked at when.
 //!
-//! It is what a lobby sends through. Invariant: a number of a socket does not come back. Knows nothing of polls.
+//! It is what a handler sends through. Invariant: a number of a socket does not come back. Knows nothing of polls.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::api::{Lines, Payload, Shared, SocketCounters, SocketId};
+use crate::api::{Outbox, Payload, SharedBytes, SocketCounters, SocketId};
 use crate::config::WebsocketConfig;
 
-use super::outbox::Outgoing;
+use super::send_queue::Outgoing;
 use super::socket::{Phase, Socket};
 
 /// How long a client has to answer a close frame.
@@ -167,8 +167,8 @@ impl Table {
     }
 }
 
-impl Lines for Table {
-    fn send(&mut self, to: SocketId, payload: Payload, message: &Shared) {
+impl Outbox for Table {
+    fn send(&mut self, to: SocketId, payload: Payload, message: &SharedBytes) {
         let bytes_max = self.config.max_outgoing_bytes;
         let Some(socket) = self.get(to) else { return };
         if socket.queue(Outgoing::message(payload, message), bytes_max) {

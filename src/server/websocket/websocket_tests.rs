@@ -1,4 +1,4 @@
-//! The pool behind the real listener, with a lobby that echoes: panics, order, many sockets, and, where it is asked for, a
+//! The pool behind the real listener, with a handler that echoes: panics, order, many sockets, and, where it is asked for, a
 //! conformance suite.
 
 use std::io::{Read as _, Write as _};
@@ -10,7 +10,8 @@ use tungstenite::Message;
 use tungstenite::protocol::WebSocket;
 
 use crate::api::{
-    Bell, Head, Joining, Lines, Lobby, Payload, Problem, Reply, Route, Service, SocketCounters, SocketId, Sockets,
+    Head, Joining, Outbox, Payload, Problem, Reply, Route, Service, SocketCounters, SocketHandler, SocketId, Sockets,
+    Wake,
 };
 use crate::config::{Config, WebsocketConfig};
 use crate::message::SessionId;
@@ -39,19 +40,19 @@ impl Sockets for Echo {
         Ok(Joining { session: SessionId::new("echo").unwrap(), after: None })
     }
 
-    fn lobby(&self, _: Arc<dyn Bell>) -> Box<dyn Lobby> {
+    fn handler(&self, _: Arc<dyn Wake>) -> Box<dyn SocketHandler> {
         Box::new(Self)
     }
 }
 
-impl Lobby for Echo {
-    fn opened(&mut self, _: SocketId, _: Joining, _: &mut dyn Lines) {}
+impl SocketHandler for Echo {
+    fn opened(&mut self, _: SocketId, _: Joining, _: &mut dyn Outbox) {}
 
-    fn received(&mut self, socket: SocketId, payload: Payload, bytes: Vec<u8>, lines: &mut dyn Lines) {
+    fn received(&mut self, socket: SocketId, payload: Payload, bytes: Vec<u8>, outbox: &mut dyn Outbox) {
         match &bytes[..] {
             b"panic" => panic!("asked to"),
-            b"close" => lines.close(socket, 1013, "try again later"),
-            _ => lines.send(socket, payload, &bytes.into()),
+            b"close" => outbox.close(socket, 1013, "try again later"),
+            _ => outbox.send(socket, payload, &bytes.into()),
         }
     }
 }
@@ -126,7 +127,7 @@ fn messages_come_back_in_order_and_a_panic_closes_its_socket_only() {
 fn a_stop_ends_sockets_whose_clients_say_nothing() {
     let (listening, counters) = listen(|_| ());
     let mut sockets: Vec<_> = (0..50).map(|_| connect(&listening)).collect();
-    // One does not read either, and owes its own close.
+    // One does not read either, and still has to send its own close.
     let mut silent = sockets.pop().unwrap();
     let began = Instant::now();
     assert_eq!(listening.stop(began + Duration::from_secs(60)), 0);

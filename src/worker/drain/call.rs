@@ -17,7 +17,7 @@ const PAUSE_FIRST: Duration = Duration::from_millis(100);
 
 /// What a call that succeeded came to.
 #[derive(Debug, PartialEq)]
-pub enum Outcome {
+pub enum CallResult {
     /// A connection.
     Connected(Connected),
     /// A batch.
@@ -25,17 +25,17 @@ pub enum Outcome {
     /// An erasure.
     Erased(u64),
     /// The question what other servers erased.
-    Foreign(Vec<StoredErasure>),
+    RemoteErasures(Vec<StoredErasure>),
 }
 
 /// What a call came to.
-pub type Answer = Result<Outcome, StoreError>;
+pub type Answer = Result<CallResult, StoreError>;
 
 /// What a call is for, the least first. Of what failed only a success of the same or of more tells that it is well again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Task {
     /// The question what other servers erased.
-    Foreign,
+    RemoteErasures,
     /// The next of the erasures that are not final.
     ErasePending,
     /// A connection.

@@ -10,7 +10,7 @@ use crate::disk::Disk;
 use crate::journal::{Entry, Journal, Progress, Reader, Record};
 use crate::message::{Expiry, Id, SessionId};
 use crate::store::Store;
-use crate::worker::batch::{Ahead, Batch};
+use crate::worker::batch::{Batch, Prefetch};
 
 /// How much of the journal is read at once, in bytes.
 const READ_BYTES: usize = 256 * 1024;
@@ -22,7 +22,7 @@ pub(super) struct Intake<D: Disk> {
     /// Everything up to here was taken, or read.
     pub(super) position: u64,
     /// Taken, and not yet in the batch.
-    pub(super) ahead: Ahead,
+    pub(super) prefetch: Prefetch,
     pub(super) batch: Batch,
     /// The store has everything up to here.
     pub(super) drained: u64,
@@ -31,25 +31,25 @@ pub(super) struct Intake<D: Disk> {
 impl<D: Disk> Intake<D> {
     /// One that goes on behind sequence `drained`.
     pub(super) fn new(journal: &Journal<D>, expiry: Expiry, config: &MongoConfig, drained: u64) -> Self {
-        let (reader, ahead, batch) = (journal.reader(drained), Ahead::new(config.batch), Batch::behind(drained));
-        Self { reader, expiry, position: drained, ahead, batch, drained }
+        let (reader, prefetch, batch) = (journal.reader(drained), Prefetch::new(config.batch), Batch::behind(drained));
+        Self { reader, expiry, position: drained, prefetch, batch, drained }
     }
 
     /// Takes a record if it is the next one and there is room.
     pub(super) fn offer(&mut self, store: &dyn Store, record: &Record) {
-        if record.sequence == self.position + 1 && self.ahead.has_room() {
+        if record.sequence == self.position + 1 && self.prefetch.has_room() {
             self.reader.skip_to(record.sequence);
             self.position = record.sequence;
-            self.ahead.push(store, record.clone());
+            self.prefetch.push(store, record.clone());
         }
     }
 
     /// Reads from the journal what it had no room for, up to `passed`.
     pub(super) fn read(&mut self, store: &dyn Store, passed: u64) -> io::Result<()> {
-        while self.position < passed && self.ahead.has_room() {
-            let ahead = &mut self.ahead;
-            let left = ahead.bytes_left().clamp(1, READ_BYTES);
-            let read = self.reader.read(left, |record| ahead.push(store, record));
+        while self.position < passed && self.prefetch.has_room() {
+            let prefetch = &mut self.prefetch;
+            let left = prefetch.bytes_left().clamp(1, READ_BYTES);
+            let read = self.reader.read(left, |record| prefetch.push(store, record));
             // Refused sequences leave holes.
             self.position = self.position.max(self.reader.position());
             read?;
@@ -59,11 +59,11 @@ impl<D: Disk> Intake<D> {
 
     /// Moves what was taken into the batch, up to its limits or to an erasure.
     pub(super) fn form_batch(&mut self) {
-        self.batch.fill(&mut self.ahead, self.expiry.bound());
+        self.batch.fill(&mut self.prefetch, self.expiry.bound());
         if self.batch.is_empty() {
             // Nothing of it is for the store.
             self.drained = self.drained.max(self.batch.last());
-            if self.ahead.is_empty() {
+            if self.prefetch.is_empty() {
                 self.drained = self.drained.max(self.position);
                 self.batch.pass(self.position);
             }
@@ -73,12 +73,12 @@ impl<D: Disk> Intake<D> {
     /// The message that has waited longest.
     pub(super) fn oldest(&self) -> Option<Id> {
         let oldest = self.batch.messages().first().map(|outgoing| outgoing.message.id());
-        oldest.or_else(|| self.ahead.first().and_then(|next| next.entry.id()))
+        oldest.or_else(|| self.prefetch.first().and_then(|next| next.entry.id()))
     }
 
     /// The erasure that comes next, once the batch before it is through.
     pub(super) fn erasure(&self) -> Option<(SessionId, Id)> {
-        match self.ahead.first().map(|next| &next.entry) {
+        match self.prefetch.first().map(|next| &next.entry) {
             Some(Entry::Erasure { id, session }) if self.batch.is_empty() => Some((session.clone(), *id)),
             _ => None,
         }
@@ -86,7 +86,7 @@ impl<D: Disk> Intake<D> {
 
     /// That erasure was carried out.
     pub(super) fn erased(&mut self) {
-        if let Some(record) = self.ahead.pop() {
+        if let Some(record) = self.prefetch.pop() {
             self.drained = record.sequence;
             self.batch.pass(record.sequence);
         }

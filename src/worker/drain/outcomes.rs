@@ -8,19 +8,19 @@ use crate::disk::Disk;
 use crate::store::{Connected, Inserted, StoreError, StoredErasure};
 
 use super::Drain;
-use super::call::{Answer, Connection, Outcome, Task};
+use super::call::{Answer, CallResult, Connection, Task};
 
 impl<D: Disk> Drain<D> {
     /// A call has ended, one way or another.
     pub(super) fn finish(&mut self, task: Task, took: Duration, answer: Answer) {
         match answer {
-            Ok(Outcome::Connected(connected)) => self.connected(&connected),
-            Ok(Outcome::Inserted(inserted)) => self.inserted(&inserted, took),
-            Ok(Outcome::Erased(count)) => self.erased(task, count),
-            Ok(Outcome::Foreign(found)) => self.heard(&found),
+            Ok(CallResult::Connected(connected)) => self.connected(&connected),
+            Ok(CallResult::Inserted(inserted)) => self.inserted(&inserted, took),
+            Ok(CallResult::Erased(count)) => self.erased(task, count),
+            Ok(CallResult::RemoteErasures(found)) => self.heard(&found),
             // Messages do not wait for that right.
-            Err(e @ (StoreError::Credentials(_) | StoreError::Server(_))) if task == Task::Foreign => {
-                let reason = self.foreign.as_mut().map(|foreign| foreign.refused(&e));
+            Err(e @ (StoreError::Credentials(_) | StoreError::Server(_))) if task == Task::RemoteErasures => {
+                let reason = self.remote_erasures.as_mut().map(|remote_erasures| remote_erasures.refused(&e));
                 self.storage.cannot_share(reason);
             }
             Err(e) => self.failed(task, &e),
@@ -44,7 +44,7 @@ impl<D: Disk> Drain<D> {
         self.wrote_letters |= !inserted.refused.is_empty();
         self.storage.flushed(inserted, messages.len(), took);
         self.storage.reached(messages.last().map(|outgoing| outgoing.message.id()));
-        self.through = self.intake.inserted();
+        self.acknowledged = self.intake.inserted();
         self.succeeded(Task::Insert);
     }
 
@@ -59,14 +59,14 @@ impl<D: Disk> Drain<D> {
             self.intake.erased();
         }
         self.succeeded(task);
-        self.storage.erasures_to_repeat(self.erasures.again());
+        self.storage.erasures_to_confirm(self.erasures.again());
     }
 
     /// Other servers erased this.
     pub(super) fn heard(&mut self, found: &[StoredErasure]) {
-        let Some(foreign) = &mut self.foreign else { return };
-        self.storage.cannot_share(foreign.take(found));
-        self.succeeded(Task::Foreign);
+        let Some(remote_erasures) = &mut self.remote_erasures else { return };
+        self.storage.cannot_share(remote_erasures.take(found));
+        self.succeeded(Task::RemoteErasures);
     }
 
     fn succeeded(&mut self, what: Task) {

@@ -135,7 +135,7 @@ impl Store for Scripted {
 }
 
 const LETTERS: &str = "/data/dead_letter.jsonl";
-const OWED: &str = "/erasures_owed.jsonl";
+const PENDING: &str = "/erasures_owed.jsonl";
 
 /// A journal, a store, and what a drain between them is made of.
 struct Fixture {
@@ -143,7 +143,7 @@ struct Fixture {
     journal: Arc<Journal<SimDisk>>,
     store: Arc<Scripted>,
     config: MongoConfig,
-    storage: Arc<Storage>,
+    storage: Arc<MongoStatus>,
     expiry: Expiry,
     _folder: JournalFixture,
 }
@@ -183,14 +183,14 @@ impl Fixture {
 
     fn drain_from(&self, drained: u64) -> Drain<SimDisk> {
         let letters = DeadLetters::new(self.disk.clone(), Path::new(LETTERS), Clock::system());
-        let owed = PendingErasures::load(self.disk.clone(), Path::new(OWED), || panic!("it is damaged")).unwrap();
+        let pending = PendingErasures::load(self.disk.clone(), Path::new(PENDING), || panic!("it is damaged")).unwrap();
         let (store, storage) = (self.store.clone(), self.storage.clone());
-        Drain::new(&self.journal, store, (letters, owed), self.expiry.clone(), &self.config, drained, storage)
+        Drain::new(&self.journal, store, (letters, pending), self.expiry.clone(), &self.config, drained, storage)
     }
 
     /// How many erasures a restart would begin with.
     fn noted(&self) -> usize {
-        let bytes = self.disk.peek(Path::new(OWED)).unwrap_or_default();
+        let bytes = self.disk.peek(Path::new(PENDING)).unwrap_or_default();
         bytes.iter().filter(|&&byte| byte == b'\n').count()
     }
 

@@ -13,7 +13,7 @@ use super::world::{Live, Saying, World};
 use crate::config::Fsync;
 use crate::history::Ask;
 use crate::journal::testing::stored_checkpoint;
-use crate::journal::{Kept, Progress};
+use crate::journal::{Appended, Progress};
 use crate::message::{Id, Message, SessionId};
 
 /// What is known of one text.
@@ -47,11 +47,11 @@ type View = BTreeMap<String, (SessionId, Id)>;
 
 impl Oracle {
     /// Notes what became of a request.
-    pub fn note(&mut self, world: &World, sayings: &[Saying], outcome: Option<&[Kept]>) {
+    pub fn note(&mut self, world: &World, sayings: &[Saying], outcome: Option<&[Appended]>) {
         let loose = world.config.journal.fsync != Fsync::Always;
         for (index, saying) in sayings.iter().enumerate() {
             let place = outcome.map(|kept| {
-                let Kept::New(record) = &kept[index] else { panic!("the key of {:.20} is new", saying.text) };
+                let Appended::New(record) = &kept[index] else { panic!("the key of {:.20} is new", saying.text) };
                 (record.entry.id().unwrap(), record.sequence)
             });
             if let Some(place) = place {

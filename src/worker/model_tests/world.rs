@@ -8,7 +8,7 @@ use crate::cache::Cache;
 use crate::config::{Config, Fsync};
 use crate::disk::sim::{Random, SimDisk};
 use crate::history::History;
-use crate::journal::{Draft, Kept, Key, Refusal, ReplyTo};
+use crate::journal::{AppendError, Appended, Draft, Key, ReplyTo};
 use crate::message::{self, Metadata, SessionId};
 use crate::recorder::{Opened, Recorder, StartError};
 use crate::transcript::Transcripts;
@@ -105,7 +105,7 @@ impl World {
 
 impl Live {
     /// Says it all in one request; where each stands.
-    pub fn say(&self, sayings: &[Saying]) -> Result<Vec<Kept>, Refusal> {
+    pub fn say(&self, sayings: &[Saying]) -> Result<Vec<Appended>, AppendError> {
         let drafts = sayings.iter().map(Saying::draft).collect();
         self.recorder.record(drafts)
     }

@@ -64,12 +64,12 @@ fn a_huge_backlog_takes_no_more_memory_than_a_few_batches() {
         let batch: usize = drain.intake.batch.messages().iter().map(|outgoing| outgoing.message.line().len()).sum();
         // A batch, as much again, and what one read goes beyond it.
         assert!(drain.intake.batch.messages().len() <= 100 && batch <= 64 * 1024 + 1000, "{batch} in the batch");
-        let (counted, there) = drain.intake.ahead.bytes();
+        let (counted, there) = drain.intake.prefetch.bytes();
         assert!(there <= 2 * 64 * 1024, "{there} ahead");
         assert_eq!(counted, there);
     }
     fixture.all(&mut drain);
-    assert_eq!((fixture.store.texts().len(), drain.intake.ahead.bytes()), (10_000, (0, 0)));
+    assert_eq!((fixture.store.texts().len(), drain.intake.prefetch.bytes()), (10_000, (0, 0)));
 }
 
 #[test]
@@ -121,5 +121,5 @@ fn records_that_are_offered_are_not_read_and_what_was_not_offered_is() {
     fixture.disk.heal();
     fixture.all(&mut drain);
     drain.offer(&records[5]);
-    assert_eq!((fixture.store.texts().len(), drain.intake.ahead.is_empty()), (6, true));
+    assert_eq!((fixture.store.texts().len(), drain.intake.prefetch.is_empty()), (6, true));
 }

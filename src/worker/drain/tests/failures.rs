@@ -84,9 +84,9 @@ fn a_slow_connection_that_fails_is_made_again() {
 fn letters_that_cannot_be_written_are_a_failure_that_only_the_batch_itself_ends() {
     let fixture = Fixture::new();
     fixture.say(&["1", "poison 2"]);
-    let mut drain = fixture.drain().sharing(Foreign::new(Box::new(|_| Ok(0))));
+    let mut drain = fixture.drain().sharing(RemoteErasures::new(Box::new(|_| Ok(0))));
     fixture.until(&mut drain, |drain| matches!(drain.caller.connection, Connection::Made));
-    drain.failed(Task::Foreign, &UNREACHABLE);
+    drain.failed(Task::RemoteErasures, &UNREACHABLE);
     fixture.disk.fail_every(Op::Write, "dead_letter", io::ErrorKind::StorageFull);
     let about_letters = || fixture.storage.view().reason.is_some_and(|reason| reason.contains("dead letters"));
     fixture.until(&mut drain, |_| about_letters());

@@ -18,14 +18,14 @@ fn a_start_tells_what_the_store_had_by_then_wherever_that_stands_in_its_segment(
 #[test]
 fn only_what_failed_or_what_more_depends_on_says_by_its_success_that_all_is_well() {
     let fixture = Fixture::new();
-    let mut drain = fixture.drain().sharing(Foreign::new(Box::new(|_| Ok(0))));
+    let mut drain = fixture.drain().sharing(RemoteErasures::new(Box::new(|_| Ok(0))));
     let succeed = |drain: &mut Drain<SimDisk>, task| match task {
-        Task::Foreign => drain.heard(&[]),
+        Task::RemoteErasures => drain.heard(&[]),
         Task::ErasePending | Task::Erase => drain.erased(task, 0),
         Task::Connect => drain.connected(&Connected::default()),
         Task::Insert => drain.inserted(&Inserted::default(), Duration::ZERO),
     };
-    let all = [Task::Foreign, Task::ErasePending, Task::Connect, Task::Insert, Task::Erase];
+    let all = [Task::RemoteErasures, Task::ErasePending, Task::Connect, Task::Insert, Task::Erase];
     for failed in all {
         for lesser in all.into_iter().filter(|lesser| *lesser <= failed) {
             for succeeded in all {

@@ -120,8 +120,8 @@ fn a_new_context_that_finds_the_session_taken_stands_in_its_line() {
     world.next(one, 4);
     // As when another turn begins between the end of the one that was stopped and this.
     let say = Say { text: "/clear".into(), client_id: None, key: None, metadata: None };
-    let recipient = Recipient { tray: Tray::new(Arc::new(TestBell::default())), socket: SocketId(0) };
-    let said = Said { session: session_of("s"), say, origin: Origin(1) };
+    let recipient = Recipient { completions: Completions::new(Arc::new(TestBell::default())), socket: SocketId(0) };
+    let said = SentMessage { session: session_of("s"), say, origin: Origin(1) };
     world.rooms.turns.leave((recipient, said));
     world.until_chat("it stands in line", |chat| chat.stats().waiting == 1);
     pieces.send("").unwrap();
@@ -133,7 +133,7 @@ fn a_new_context_asked_for_while_what_was_missed_is_given_waits_for_the_end_of_t
     let (pieces, given) = bounded(16);
     let mut world = World::new(Box::new(Stubborn(given)));
     let (session, text) = (session_of("s"), "x".repeat(500));
-    let old = Given { session: &session, role: "tool", text: &text, metadata: None, vector_ids: &[], key: None };
+    let old = NewMessage { session: &session, role: "tool", text: &text, metadata: None, vector_ids: &[], key: None };
     world.chat.record(&[old; 30], "test").unwrap();
     let first = world.all_ids("s")[0];
     let one = world.open("s", None);
@@ -249,7 +249,7 @@ fn what_others_say_is_told_while_a_message_of_ones_own_is_under_way_and_its_even
     let session = session_of("s");
     for _ in 0..3 {
         let theirs =
-            Given { session: &session, role: "tool", text: "theirs", metadata: None, vector_ids: &[], key: None };
+            NewMessage { session: &session, role: "tool", text: "theirs", metadata: None, vector_ids: &[], key: None };
         world.chat.record(&[theirs], "test").unwrap();
         assert_eq!(world.next(one, 1)[0]["text"], "theirs", "nothing is held back");
     }
@@ -265,14 +265,14 @@ fn a_socket_of_another_thread_that_has_the_same_number_is_somebody_else() {
     let mut world = World::new(Box::new(Echo));
     let one = world.open("s", None);
     world.next(one, 2);
-    let (mut other, mut clients) = (world.rooms.lobby(Arc::new(TestBell::default())), Clients::default());
+    let (mut other, mut clients) = (world.rooms.handler(Arc::new(TestBell::default())), Clients::default());
     clients.0.insert(one, Client::default());
     other.opened(one, Joining { session: session_of("s"), after: None }, &mut clients);
     let deadline = Instant::now() + PATIENCE;
-    let has = |other: &mut Box<dyn Lobby>, clients: &mut Clients, count: usize| {
+    let has = |other: &mut Box<dyn SocketHandler>, clients: &mut Clients, count: usize| {
         while clients.0[&one].events.len() < count {
             assert!(Instant::now() < deadline, "{:?}", clients.0[&one].events);
-            other.rung(clients);
+            other.woken(clients);
             std::thread::yield_now();
         }
     };
@@ -294,7 +294,8 @@ fn what_a_full_mailbox_lost_of_ones_own_is_acknowledged_in_its_place_when_it_is_
     let one = world.open("s", None);
     world.next(one, 2);
     let (session, text) = (session_of("s"), "x".repeat(2000));
-    let theirs = Given { session: &session, role: "tool", text: &text, metadata: None, vector_ids: &[], key: None };
+    let theirs =
+        NewMessage { session: &session, role: "tool", text: &text, metadata: None, vector_ids: &[], key: None };
     // More than a mailbox takes, then its own, then others again.
     world.chat.record(&[theirs; 20], "test").unwrap();
     world.send(one, &json!({"message": "mine", "client_id": "c"}));

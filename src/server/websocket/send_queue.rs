@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice, Write};
 
-use crate::api::{Payload, Shared};
+use crate::api::{Payload, SharedBytes};
 
 use super::frames::Header;
 
@@ -19,12 +19,12 @@ const KEPT_QUEUE: usize = 4;
 
 /// Something that waits to be sent.
 pub(super) enum Outgoing {
-    Message(Header, Shared),
+    Message(Header, SharedBytes),
     Control(Vec<u8>),
 }
 
 impl Outgoing {
-    pub(super) fn message(payload: Payload, message: &Shared) -> Self {
+    pub(super) fn message(payload: Payload, message: &SharedBytes) -> Self {
         Self::Message(Header::message(payload, message.len()), message.clone())
     }
 
@@ -42,14 +42,14 @@ impl Outgoing {
 
 /// See the module.
 #[derive(Default)]
-pub(super) struct Outbox {
+pub(super) struct SendQueue {
     queue: VecDeque<Outgoing>,
     /// So much of its first was sent.
     sent: usize,
     waiting: usize,
 }
 
-impl Outbox {
+impl SendQueue {
     /// Bytes that wait.
     pub(super) fn waiting(&self) -> usize {
         self.waiting

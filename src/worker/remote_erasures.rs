@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use lru::LruCache;
 
-use crate::journal::Refusal;
+use crate::journal::AppendError;
 use crate::message::{Id, SessionId};
 use crate::store::{ERASURES_MAX, ErasurePlace, StoreError, StoredErasure};
 
@@ -31,10 +31,10 @@ const AGAIN_MILLIS: i64 = 5 * 60 * 1000;
 const HEARD_MAX: NonZeroUsize = NonZeroUsize::new(10_000).expect("not 0");
 
 /// Erases here what is erased there; returns of how many sessions there was something.
-pub type Apply = Box<dyn FnMut(&[(SessionId, Id)]) -> Result<usize, Refusal> + Send>;
+pub type Apply = Box<dyn FnMut(&[(SessionId, Id)]) -> Result<usize, AppendError> + Send>;
 
 /// See the module.
-pub struct Foreign {
+pub struct RemoteErasures {
     apply: Apply,
     /// Where to read on.
     place: Option<ErasurePlace>,
@@ -45,7 +45,7 @@ pub struct Foreign {
     due: Instant,
 }
 
-impl Foreign {
+impl RemoteErasures {
     /// Nothing is known yet, and it is to be asked for at once.
     #[must_use]
     pub fn new(apply: Apply) -> Self {
@@ -111,34 +111,34 @@ mod tests {
     fn a_full_answer_is_read_on_at_once_and_the_last_few_minutes_are_asked_for_again() {
         let heard = Arc::new(Mutex::new(Vec::new()));
         let hears = heard.clone();
-        let mut foreign = Foreign::new(Box::new(move |erased| {
+        let mut remote_erasures = RemoteErasures::new(Box::new(move |erased| {
             hears.lock().unwrap().extend(erased.to_vec());
             Ok(erased.len())
         }));
-        assert!(foreign.due() <= Instant::now() && foreign.place().is_none());
+        assert!(remote_erasures.due() <= Instant::now() && remote_erasures.place().is_none());
         let first: Vec<_> = (0..500).map(stored).collect();
-        foreign.take(&first);
-        assert!(foreign.due() <= Instant::now());
-        assert_eq!(foreign.place(), Some(first[499].place.clone()));
+        remote_erasures.take(&first);
+        assert!(remote_erasures.due() <= Instant::now());
+        assert_eq!(remote_erasures.place(), Some(first[499].place.clone()));
         // What is no erasure is passed.
-        foreign.take(&[StoredErasure { erasure: None, ..stored(500) }]);
-        assert!(foreign.due() > Instant::now());
-        assert_eq!(foreign.place().unwrap().millis, stored(500).place.millis - AGAIN_MILLIS);
-        foreign.take(&[stored(499)]);
-        assert_eq!(foreign.place().unwrap().millis, stored(500).place.millis - AGAIN_MILLIS);
+        remote_erasures.take(&[StoredErasure { erasure: None, ..stored(500) }]);
+        assert!(remote_erasures.due() > Instant::now());
+        assert_eq!(remote_erasures.place().unwrap().millis, stored(500).place.millis - AGAIN_MILLIS);
+        remote_erasures.take(&[stored(499)]);
+        assert_eq!(remote_erasures.place().unwrap().millis, stored(500).place.millis - AGAIN_MILLIS);
         assert_eq!(heard.lock().unwrap().len(), 500);
     }
 
     #[test]
     fn what_could_not_be_erased_is_asked_for_again() {
         let mut full = true;
-        let mut foreign = Foreign::new(Box::new(move |erased| match std::mem::take(&mut full) {
-            true => Err(Refusal::Unavailable("a test's own".into())),
+        let mut remote_erasures = RemoteErasures::new(Box::new(move |erased| match std::mem::take(&mut full) {
+            true => Err(AppendError::Unavailable("a test's own".into())),
             false => Ok(erased.len()),
         }));
-        assert!(foreign.take(&[stored(1)]).unwrap().contains("cannot be erased here"));
-        assert_eq!(foreign.place(), None);
-        assert_eq!(foreign.take(&[stored(1)]), None);
-        assert!(foreign.place().is_some());
+        assert!(remote_erasures.take(&[stored(1)]).unwrap().contains("cannot be erased here"));
+        assert_eq!(remote_erasures.place(), None);
+        assert_eq!(remote_erasures.take(&[stored(1)]), None);
+        assert!(remote_erasures.place().is_some());
     }
 }

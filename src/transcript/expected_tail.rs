@@ -1,6 +1,6 @@
 //! What the journal says a transcript must end with: how long that ending is, and its checksum.
 //!
-//! Knows nothing of when it is compared (`settle.rs`).
+//! Knows nothing of when it is compared (`reconcile.rs`).
 
 use std::collections::HashMap;
 use std::io;
@@ -13,7 +13,7 @@ const BLOCK_BYTES: u64 = 256 * 1024;
 
 /// What was published of one session.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ending {
+pub(super) struct ExpectedTail {
     /// The first and the last sequence.
     pub first: u64,
     pub last: u64,
@@ -22,11 +22,11 @@ pub(super) struct Ending {
     checksum: u32,
 }
 
-/// Endings as they are read from the journal, in sequence.
+/// Expected tails as they are read from the journal, in sequence.
 #[derive(Default)]
-pub struct Endings(pub(super) HashMap<SessionId, Ending>);
+pub struct ExpectedTails(pub(super) HashMap<SessionId, ExpectedTail>);
 
-impl Endings {
+impl ExpectedTails {
     /// How many sessions were met.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -43,17 +43,17 @@ impl Endings {
     pub fn message(&mut self, sequence: u64, message: &Message) {
         let line = message.line();
         match self.0.get_mut(message.session()) {
-            Some(ending) => ending.extend(sequence, line),
+            Some(expected_tail) => expected_tail.extend(sequence, line),
             None => {
-                let mut ending = Ending { first: sequence, last: sequence, bytes: 0, checksum: 0 };
-                ending.extend(sequence, line);
-                self.0.insert(message.session().clone(), ending);
+                let mut expected_tail = ExpectedTail { first: sequence, last: sequence, bytes: 0, checksum: 0 };
+                expected_tail.extend(sequence, line);
+                self.0.insert(message.session().clone(), expected_tail);
             }
         }
     }
 }
 
-impl Ending {
+impl ExpectedTail {
     fn extend(&mut self, sequence: u64, line: &[u8]) {
         let mut hasher = crc32fast::Hasher::new_with_initial(self.checksum);
         hasher.update(line);

@@ -1,6 +1,6 @@
 //! What a thread of sockets leaves for others to do, because it must not wait itself.
 //!
-//! Bounded by construction: a socket has one errand of a kind at most, so there are no more than sockets, and few of those
+//! Bounded by construction: a socket has one job of a kind at most, so there are no more than sockets, and few of those
 //! that have gone meanwhile, which cost nothing to pass over; a channel would have to be made that long beforehand. Whoever
 //! works takes many at once.
 
@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// See the module.
-pub(super) struct Errands<T> {
+pub(super) struct JobQueue<T> {
     inner: Mutex<Inner<T>>,
     changed: Condvar,
 }
@@ -18,19 +18,19 @@ struct Inner<T> {
     is_closed: bool,
 }
 
-impl<T> Default for Errands<T> {
+impl<T> Default for JobQueue<T> {
     fn default() -> Self {
         Self { inner: Mutex::new(Inner { waiting: VecDeque::new(), is_closed: false }), changed: Condvar::new() }
     }
 }
 
-impl<T> Errands<T> {
+impl<T> JobQueue<T> {
     fn inner(&self) -> MutexGuard<'_, Inner<T>> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn leave(&self, errand: T) {
-        self.inner().waiting.push_back(errand);
+    pub(super) fn leave(&self, job: T) {
+        self.inner().waiting.push_back(job);
         self.changed.notify_one();
     }
 

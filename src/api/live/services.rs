@@ -1,37 +1,37 @@
-//! What a thread of sockets and those who work for it elsewhere share: errands go one way, what came of them the other.
+//! What a thread of sockets and those who work for it elsewhere share: jobs go one way, what came of them the other.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use crate::api::{Bell, SocketId};
-use crate::chat::{Chat, NoTurn, Outcome, Turn};
+use crate::api::{SocketId, Wake};
+use crate::chat::{Chat, Turn, TurnError, TurnOutcome};
 use crate::message::{Clock, Id, Origin, SessionId, Timestamp};
 
-use super::errands::Errands;
+use super::job_queue::JobQueue;
 use super::replay::Page;
 use super::wire::Say;
 
 /// What the metadata says of messages that came by WebSocket.
 const TRANSPORT: &str = "websocket";
 
-/// A guest is to be given what follows a message.
+/// A subscriber is to be given what follows a message.
 pub(super) struct Missed {
     pub(super) session: SessionId,
     pub(super) after: Option<Id>,
     /// It is to be welcomed first.
     pub(super) is_new: bool,
-    /// Whether the guest is still there.
+    /// Whether the subscriber is still there.
     pub(super) presence: Weak<()>,
 }
 
-/// A guest has said something.
-pub(super) struct Said {
+/// A subscriber has said something.
+pub(super) struct SentMessage {
     pub(super) session: SessionId,
     pub(super) say: Say,
     pub(super) origin: Origin,
 }
 
-impl Said {
+impl SentMessage {
     pub(super) fn turn(&self) -> Turn<'_> {
         let Say { text, key, metadata, .. } = &self.say;
         let (metadata, key, origin) = (metadata.as_ref(), key.as_deref(), Some(self.origin));
@@ -39,34 +39,34 @@ impl Said {
     }
 }
 
-/// Where the outcome of an errand goes.
+/// Where the outcome of an job goes.
 pub(super) struct Recipient {
-    pub(super) tray: Arc<Tray>,
+    pub(super) completions: Arc<Completions>,
     pub(super) socket: SocketId,
 }
 
 impl Recipient {
     pub(super) fn put(&self, done: Done) {
-        self.tray.done().push((self.socket, done));
-        self.tray.bell.ring();
+        self.completions.done().push((self.socket, done));
+        self.completions.waker.wake();
     }
 }
 
-/// What a worker has done for a guest.
+/// What a worker has done for a subscriber.
 pub(super) enum Done {
     Page(Page),
-    Said(Result<Outcome, NoTurn>),
+    SentMessage(Result<TurnOutcome, TurnError>),
 }
 
-/// Where workers leave what they have done for the guests of one thread.
-pub(super) struct Tray {
+/// Where workers leave what they have done for the subscribers of one thread.
+pub(super) struct Completions {
     done: Mutex<Vec<(SocketId, Done)>>,
-    bell: Arc<dyn Bell>,
+    waker: Arc<dyn Wake>,
 }
 
-impl Tray {
-    pub(super) fn new(bell: Arc<dyn Bell>) -> Arc<Self> {
-        Arc::new(Self { done: Mutex::default(), bell })
+impl Completions {
+    pub(super) fn new(waker: Arc<dyn Wake>) -> Arc<Self> {
+        Arc::new(Self { done: Mutex::default(), waker })
     }
 
     fn done(&self) -> MutexGuard<'_, Vec<(SocketId, Done)>> {
@@ -82,23 +82,23 @@ impl Tray {
     }
 }
 
-/// What the guests of one thread work with.
-pub(super) struct Desk {
+/// What the subscribers of one thread work with.
+pub(super) struct Services {
     pub(super) chat: Arc<Chat>,
     pub(super) clock: Clock,
     pub(super) heartbeat_seconds: u64,
     /// What an acknowledgement means.
     pub(super) durable: &'static str,
-    /// While more than this waits to be sent to a guest, no more is given of what it missed.
+    /// While more than this waits to be sent to a subscriber, no more is given of what it missed.
     pub(super) watermark_bytes: usize,
-    pub(super) tray: Arc<Tray>,
-    /// How many things were said, by the guests of all threads.
+    pub(super) completions: Arc<Completions>,
+    /// How many things were said, by the subscribers of all threads.
     pub(super) said: Arc<AtomicU64>,
-    pub(super) turns: Arc<Errands<(Recipient, Said)>>,
-    pub(super) pages: Arc<Errands<(Recipient, Missed)>>,
+    pub(super) turns: Arc<JobQueue<(Recipient, SentMessage)>>,
+    pub(super) pages: Arc<JobQueue<(Recipient, Missed)>>,
 }
 
-impl Desk {
+impl Services {
     pub(super) fn now(&self) -> Timestamp {
         self.clock.now()
     }
@@ -108,6 +108,6 @@ impl Desk {
     }
 
     pub(super) fn recipient(&self, socket: SocketId) -> Recipient {
-        Recipient { tray: self.tray.clone(), socket }
+        Recipient { completions: self.completions.clone(), socket }
     }
 }

@@ -1,7 +1,7 @@
-//! What is recorded in a guest's session while it is given what it missed: held for it, within a bound.
+//! What is recorded in a subscriber's session while it is given what it missed: held for it, within a bound.
 //!
-//! When it overflows all of it is thrown away, and so is what follows: the guest is given the same from the history. Of a turn
-//! nothing is held, as the guest is told where it stands when it is told what happens.
+//! When it overflows all of it is thrown away, and so is what follows: the subscriber is given the same from the history. Of a turn
+//! nothing is held, as the subscriber is told where it stands when it is told what happens.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

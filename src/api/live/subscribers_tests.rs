@@ -1,5 +1,5 @@
 //! A room with a real journal, history and engine below it, and clients that are lists: joins, resumes and slow readers while
-//! others write (here), and turns that take their time (`room_tests/turns.rs`).
+//! others write (here), and turns that take their time (`subscribers_tests/turns.rs`).
 
 mod turns;
 
@@ -12,12 +12,12 @@ use crossbeam_channel::Sender;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::desk::{Recipient, Said, Tray};
+use super::services::{Completions, Recipient, SentMessage};
 use super::wire::Say;
 use super::*;
-use crate::api::{Bell, Joining, Lines, Lobby, Payload, Shared, SocketId};
+use crate::api::{Joining, Outbox, Payload, SharedBytes, SocketHandler, SocketId, Wake};
 use crate::cache::Cache;
-use crate::chat::{Given, Turn};
+use crate::chat::{NewMessage, Turn};
 use crate::config::Config;
 use crate::history::Ask;
 use crate::message::{Id, Origin, Timestamp};
@@ -55,8 +55,8 @@ impl Responder for Stubborn {
 #[derive(Default)]
 struct TestBell(AtomicUsize);
 
-impl Bell for TestBell {
-    fn ring(&self) {
+impl Wake for TestBell {
+    fn wake(&self) {
         self.0.fetch_add(1, Ordering::SeqCst);
     }
 }
@@ -75,8 +75,8 @@ struct Client {
 #[derive(Default)]
 struct Clients(HashMap<SocketId, Client>);
 
-impl Lines for Clients {
-    fn send(&mut self, to: SocketId, payload: Payload, message: &Shared) {
+impl Outbox for Clients {
+    fn send(&mut self, to: SocketId, payload: Payload, message: &SharedBytes) {
         assert_eq!(payload, Payload::Text);
         let client = self.0.get_mut(&to).expect("it is connected");
         client.events.push(serde_json::from_slice(message).expect("an event is JSON"));
@@ -96,8 +96,8 @@ struct World {
     _folder: TempDir,
     chat: Arc<Chat>,
     history: Arc<History>,
-    rooms: Rooms,
-    room: Box<dyn Lobby>,
+    rooms: SocketService,
+    subscribers: Box<dyn SocketHandler>,
     clients: Clients,
     next: u64,
 }
@@ -118,33 +118,33 @@ impl World {
         let history = Arc::new(History::new(&config, clock.clone(), cache, transcripts, opened.journal.clone()));
         let (recorder, hub) = (Arc::new(opened.recorder), opened.hub.clone());
         let chat = Arc::new(Chat::new(recorder, history.clone(), hub, Some(responder), &config.responder, 8));
-        let rooms = Rooms::start(&config.websocket, clock, chat.clone(), history.clone(), opened.hub).unwrap();
-        let room = rooms.lobby(Arc::new(TestBell::default()));
-        Self { _folder: folder, chat, history, rooms, room, clients: Clients::default(), next: 0 }
+        let rooms = SocketService::start(&config.websocket, clock, chat.clone(), history.clone(), opened.hub).unwrap();
+        let subscribers = rooms.handler(Arc::new(TestBell::default()));
+        Self { _folder: folder, chat, history, rooms, subscribers, clients: Clients::default(), next: 0 }
     }
 
     fn open(&mut self, session: &str, after: Option<Id>) -> SocketId {
         self.next += 1;
         let socket = SocketId(self.next);
         self.clients.0.insert(socket, Client::default());
-        self.room.opened(socket, Joining { session: session_of(session), after }, &mut self.clients);
+        self.subscribers.opened(socket, Joining { session: session_of(session), after }, &mut self.clients);
         socket
     }
 
     fn close(&mut self, socket: SocketId) -> Client {
-        self.room.closed(socket);
+        self.subscribers.closed(socket);
         self.clients.0.remove(&socket).unwrap()
     }
 
     fn send(&mut self, socket: SocketId, event: &Value) {
-        self.room.received(socket, Payload::Text, event.to_string().into_bytes(), &mut self.clients);
+        self.subscribers.received(socket, Payload::Text, event.to_string().into_bytes(), &mut self.clients);
     }
 
     /// One round of the thread's loop: the mail, and what was sent goes out to those who read.
     fn turn(&mut self) {
         assert!(self.clients.0.values().all(|client| client.closed.is_none()), "nobody is closed here");
-        if self.room.has_mail() {
-            self.room.rung(&mut self.clients);
+        if self.subscribers.has_mail() {
+            self.subscribers.woken(&mut self.clients);
         }
         let quick: Vec<SocketId> =
             self.clients.0.iter().filter(|(_, c)| !c.is_slow && c.waiting > 0).map(|(id, _)| *id).collect();
@@ -155,7 +155,7 @@ impl World {
 
     fn drain(&mut self, socket: SocketId) {
         self.clients.0.get_mut(&socket).unwrap().waiting = 0;
-        self.room.drained(socket, &mut self.clients);
+        self.subscribers.drained(socket, &mut self.clients);
     }
 
     /// Goes round until `holds`.
@@ -261,7 +261,7 @@ fn write(chat: &Chat, stop: &AtomicBool, (written, rounds): (&AtomicUsize, &Atom
         let text = format!("{seed}.{n} {}", "x".repeat(n * 37 % 300));
         if n % 3 == 0 {
             let one =
-                Given { session: &session, role: "tool", text: &text, metadata: None, vector_ids: &[], key: None };
+                NewMessage { session: &session, role: "tool", text: &text, metadata: None, vector_ids: &[], key: None };
             chat.record(&[one; 4], "test").unwrap();
         } else {
             let turn =
@@ -360,7 +360,9 @@ fn whoever_joins_resumes_or_reads_slowly_is_told_everything_once_and_in_order() 
             let told = told(&world.clients.0[&follower.socket].events);
             told.last().or(follower.told.last()) == all[follower.session].last()
         };
-        if followers.iter().all(is_told) && !followers.iter().any(|follower| world.room.is_owed(follower.socket)) {
+        if followers.iter().all(is_told)
+            && !followers.iter().any(|follower| world.subscribers.awaits_answer(follower.socket))
+        {
             break all;
         }
         let late: Vec<&SocketId> = followers.iter().filter(|f| !is_told(f)).map(|f| &f.socket).collect();

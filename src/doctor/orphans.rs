@@ -12,9 +12,9 @@ use crate::disk::Disk;
 use crate::journal::{Journal, salvage};
 use crate::layout;
 use crate::message::{Id, Message, Timestamp};
-use crate::transcript::survey::{Comparison, Found, each_message};
+use crate::transcript::survey::{Comparison, Standing, each_message};
 
-use super::place::{Place, messages};
+use super::place::{DataLocation, messages};
 
 /// Bytes of lines in a batch, unless one alone has more.
 const BATCH_BYTES: usize = 8 << 20;
@@ -30,7 +30,7 @@ struct Batch {
 
 struct Search<'a, D: Disk, J: Disk> {
     disk: &'a D,
-    place: &'a Place,
+    place: &'a DataLocation,
     journal: &'a Journal<J>,
     found: HashSet<Id>,
 }
@@ -41,7 +41,7 @@ struct Search<'a, D: Disk, J: Disk> {
 /// The disk's, and what `take` says.
 pub fn find<D: Disk, J: Disk>(
     disk: &D,
-    place: &Place,
+    place: &DataLocation,
     journal: &Journal<J>,
     now: Timestamp,
     take: &mut dyn FnMut(&Message) -> io::Result<()>,
@@ -83,7 +83,7 @@ impl<D: Disk, J: Disk> Search<'_, D, J> {
         let mut comparison = Comparison::new(self.disk, self.place.transcripts());
         let mut fault = None;
         rest.retain(|_, (_, message)| match comparison.look(message) {
-            Ok(found) => found == Found::Lacking,
+            Ok(found) => found == Standing::Lacking,
             Err(e) => {
                 fault = Some(e);
                 true

@@ -1,7 +1,7 @@
 //! What a start expects of the transcripts, looked at when a session is first used.
 //!
 //! A start has to know that every transcript holds what was published since the last checkpoint, and opening a hundred
-//! thousand files takes seconds. So it only notes what each must end with (`ending.rs`); the file is compared when somebody
+//! thousand files takes seconds. So it only notes what each must end with (`expected_tail.rs`); the file is compared when somebody
 //! appends to the session or reads it, and the worker compares the rest before it moves the checkpoint. A transcript that ends
 //! otherwise is *behind*, and is mended as such.
 //!
@@ -12,35 +12,40 @@ use std::mem;
 use crate::disk::Disk;
 use crate::message::SessionId;
 
-use super::ending::Endings;
+use super::expected_tail::ExpectedTails;
 use super::{Behind, Open, Transcripts};
 
-/// Endings longer than this are compared at the start: nobody who appends shall wait for that much to be read.
+/// Expected tails longer than this are compared at the start: nobody who appends shall wait for that much to be read.
 const LAZY_BYTES_MAX: u64 = 1 << 20;
 
 impl<D: Disk> Transcripts<D> {
     /// Takes what the transcripts must end with: to be called before anybody appends.
-    pub fn expect(&self, endings: Endings) {
-        let long: Vec<SessionId> =
-            endings.0.iter().filter(|(_, ending)| ending.bytes > LAZY_BYTES_MAX).map(|(s, _)| s.clone()).collect();
+    pub fn expect(&self, expected_tails: ExpectedTails) {
+        let long: Vec<SessionId> = expected_tails
+            .0
+            .iter()
+            .filter(|(_, expected_tail)| expected_tail.bytes > LAZY_BYTES_MAX)
+            .map(|(s, _)| s.clone())
+            .collect();
         {
             let mut open = self.open.lock().expect("no holder panics");
-            open.newest = endings.0.values().map(|ending| ending.last).max().unwrap_or(0).max(open.newest);
-            open.endings = endings.0;
+            open.newest =
+                expected_tails.0.values().map(|expected_tail| expected_tail.last).max().unwrap_or(0).max(open.newest);
+            open.expected_tails = expected_tails.0;
         }
         long.iter().for_each(|session| self.settle_one(session));
     }
 
-    /// Compares all endings that are left, one at a time, so that appends go on between them. Returns how many transcripts
+    /// Compares all expected tails that are left, one at a time, so that appends go on between them. Returns how many transcripts
     /// ended otherwise.
-    pub fn settle(&self) -> usize {
-        let left: Vec<SessionId> = self.open.lock().expect("no holder panics").endings.keys().cloned().collect();
+    pub fn reconcile(&self) -> usize {
+        let left: Vec<SessionId> = self.open.lock().expect("no holder panics").expected_tails.keys().cloned().collect();
         let before = self.behind_count();
         left.iter().for_each(|session| self.settle_one(session));
         // Nothing is expected any more: the room goes back.
         let mut open = self.open.lock().expect("no holder panics");
-        if open.endings.is_empty() {
-            drop(mem::take(&mut open.endings));
+        if open.expected_tails.is_empty() {
+            drop(mem::take(&mut open.expected_tails));
         }
         drop(open);
         self.behind_count().saturating_sub(before)
@@ -53,19 +58,19 @@ impl<D: Disk> Transcripts<D> {
     /// Compares one session's length and ending, if that is still to be done; a transcript that ends otherwise is behind.
     pub(super) fn settle_in(&self, open: &mut Open<D>, session: &SessionId) {
         self.check_length(open, session);
-        let Some(ending) = open.endings.remove(session) else { return };
+        let Some(expected_tail) = open.expected_tails.remove(session) else { return };
         if let Some(behind) = open.behind.get_mut(session) {
             // It is to be mended whatever stands there.
-            (behind.first, behind.last) = (behind.first.min(ending.first), behind.last.max(ending.last));
+            (behind.first, behind.last) = (behind.first.min(expected_tail.first), behind.last.max(expected_tail.last));
             return;
         }
         let file = self.disk.open_read(&self.path(session));
-        match file.and_then(|file| ending.is_of(&file)) {
+        match file.and_then(|file| expected_tail.is_of(&file)) {
             Ok(true) => return,
             Ok(false) => log::debug!("the transcript of {session} does not end as the journal does"),
             Err(e) => log::debug!("the transcript of {session} cannot be compared with the journal: {e}"),
         }
-        open.behind.insert(session.clone(), Behind::of(ending.first, ending.last));
+        open.behind.insert(session.clone(), Behind::of(expected_tail.first, expected_tail.last));
     }
 
     fn behind_count(&self) -> usize {

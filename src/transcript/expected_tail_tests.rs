@@ -8,10 +8,10 @@ use super::tests::*;
 use super::*;
 
 /// What the journal has of messages `numbers`.
-fn endings(numbers: std::ops::RangeInclusive<u64>) -> Endings {
-    let mut endings = Endings::default();
-    numbers.for_each(|number| endings.message(number, &message(number)));
-    endings
+fn expected_tails(numbers: std::ops::RangeInclusive<u64>) -> ExpectedTails {
+    let mut expected_tails = ExpectedTails::default();
+    numbers.for_each(|number| expected_tails.message(number, &message(number)));
+    expected_tails
 }
 
 /// A transcript of messages 1 to 6, opened again, of which 4 to 6 are expected, after `damage`.
@@ -22,7 +22,7 @@ fn expecting(damage: impl FnOnce(&mut Vec<u8>)) -> Fixture {
     damage(&mut bytes);
     fs::write(fixture.path(), bytes).unwrap();
     let transcripts = Transcripts::open(RealDisk, fixture.folder.path(), NonZeroUsize::new(2).unwrap()).unwrap();
-    transcripts.expect(endings(4..=6));
+    transcripts.expect(expected_tails(4..=6));
     Fixture { transcripts, ..fixture }
 }
 
@@ -43,7 +43,7 @@ fn a_transcript_that_ends_as_expected_lacks_nothing_once_it_was_looked_at() {
     assert_eq!(fixture.transcripts.behind(&fixture.session), None, "whoever asks looks");
     assert_eq!(fixture.transcripts.first_lacking(), None);
     let fixture = expecting(|_| ());
-    assert_eq!(fixture.transcripts.settle(), 0);
+    assert_eq!(fixture.transcripts.reconcile(), 0);
     assert_eq!(fixture.transcripts.first_lacking(), None);
 }
 
@@ -67,8 +67,8 @@ fn a_transcript_that_ends_otherwise_is_behind_and_is_mended() {
         (
             "with the line before it torn",
             Box::new(|bytes| {
-                let ending: usize = (4..=6).map(|number| message(number).line().len() + 1).sum();
-                let at = bytes.len() - ending - 1;
+                let expected_tail: usize = (4..=6).map(|number| message(number).line().len() + 1).sum();
+                let at = bytes.len() - expected_tail - 1;
                 bytes[at] = b'x';
             }),
         ),
@@ -76,7 +76,7 @@ fn a_transcript_that_ends_otherwise_is_behind_and_is_mended() {
     for (name, damage) in cases {
         let fixture = expecting(damage);
         let behind = fixture.transcripts.behind(&fixture.session).unwrap_or_else(|| panic!("{name} passes"));
-        assert_eq!(behind, Behind { first: 4, last: 6, distrusted: false, erased: None }, "{name}");
+        assert_eq!(behind, Behind { first: 4, last: 6, suspect: false, erased: None }, "{name}");
         fixture.fill(7..=7);
         assert_eq!(fixture.transcripts.behind(&fixture.session).unwrap().last, 7, "{name}");
         mend(&fixture, 7);
@@ -91,7 +91,7 @@ fn a_removed_transcript_is_behind_and_an_append_does_not_begin_it_anew() {
     let fixture = expecting(|_| ());
     fs::remove_file(fixture.path()).unwrap();
     let appended = fixture.transcripts.append(&fixture.session, &[(7, &message(7))]);
-    assert_eq!(appended, Appended::Behind);
+    assert_eq!(appended, AppendOutcome::Behind);
     mend(&fixture, 7);
     assert_eq!(fixture.read(&query(Direction::Oldest, 10)), (vec![4, 5, 6, 7], false));
 }
@@ -100,10 +100,10 @@ fn a_removed_transcript_is_behind_and_an_append_does_not_begin_it_anew() {
 fn a_transcript_of_nothing_but_its_ending_is_right() {
     let fixture = Fixture::new();
     fixture.fill(1..=3);
-    fixture.transcripts.expect(endings(1..=3));
-    assert_eq!(fixture.transcripts.settle(), 0);
-    fixture.transcripts.expect(endings(0..=3));
-    assert_eq!(fixture.transcripts.settle(), 1, "it is longer than the file");
+    fixture.transcripts.expect(expected_tails(1..=3));
+    assert_eq!(fixture.transcripts.reconcile(), 0);
+    fixture.transcripts.expect(expected_tails(0..=3));
+    assert_eq!(fixture.transcripts.reconcile(), 1, "it is longer than the file");
 }
 
 #[test]
@@ -111,6 +111,6 @@ fn a_long_ending_is_compared_at_the_start() {
     let fixture = Fixture::new();
     let last = 12_000;
     fixture.fill(1..=last);
-    fixture.transcripts.expect(endings(1..=last));
+    fixture.transcripts.expect(expected_tails(1..=last));
     assert_eq!(fixture.transcripts.first_lacking(), None);
 }

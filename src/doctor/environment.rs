@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::layout;
 
 use super::findings::{Findings, Weight};
-use super::place::Place;
+use super::place::DataLocation;
 
 /// Files that are named as too open; the others are counted.
 const NAMED_MAX: usize = 3;
@@ -50,8 +50,8 @@ pub struct Around {
 }
 
 /// Looks around.
-pub fn look(place: &Place, findings: &mut Findings) -> Around {
-    let mut around = Around {
+pub fn look(place: &DataLocation, findings: &mut Findings) -> Around {
+    let mut environment = Around {
         journal_quarantine: files(&layout::quarantine(place.journal())),
         transcripts_quarantine: files(&layout::quarantine(place.transcripts())),
         recovered: lines(&place.recovered()).unwrap_or(0),
@@ -61,9 +61,9 @@ pub fn look(place: &Place, findings: &mut Findings) -> Around {
     let on = [place.journal(), &place.data].into_iter().find(|path| path.exists());
     if let Some(stat) = on.and_then(|path| rustix::fs::statvfs(path).ok()) {
         let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-        around.free_bytes = Some(free);
-        around.low = free < SEGMENTS_FREE_MIN * place.config.journal.segment_bytes;
-        if around.low {
+        environment.free_bytes = Some(free);
+        environment.low = free < SEGMENTS_FREE_MIN * place.config.journal.segment_bytes;
+        if environment.low {
             let what = "the disk is nearly full: new messages will be refused";
             findings.add(Weight::Warning, &place.data, what);
         }
@@ -71,15 +71,15 @@ pub fn look(place: &Place, findings: &mut Findings) -> Around {
     let mut named = Vec::new();
     for folder in [place.data.as_path(), place.journal(), place.transcripts()] {
         let depth = if folder == place.data { 0 } else { 2 };
-        modes(folder, depth, &mut around.open_to_others, &mut named);
+        modes(folder, depth, &mut environment.open_to_others, &mut named);
     }
-    if around.open_to_others > 0 {
-        let more = around.open_to_others - named.len() as u64;
+    if environment.open_to_others > 0 {
+        let more = environment.open_to_others - named.len() as u64;
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         let what = format!("others may read or enter {}{more}: chmod go= them", named.join(", "));
         findings.add(Weight::Warning, &place.data, what);
     }
-    around
+    environment
 }
 
 fn files(folder: &Path) -> Files {

@@ -1,8 +1,8 @@
 //! Waiting for what is published next: for readers at the journal's end, who must cost the write path nothing while there
 //! are none, and little while there are.
 //!
-//! The leader looks at one word after each batch. Only when somebody has gone to sleep since it last rang does it take the
-//! lock and wake all, with one call to the system. Whoever is awake, reading or gathering, is not rung for.
+//! The leader looks at one word after each batch. Only when somebody has gone to sleep since it last woke anybody does it take the
+//! lock and wake all, with one call to the system. Whoever is awake, reading or gathering, is not woken.
 //!
 //! Invariant: a waiter says that it sleeps before it looks at what is published, and the leader looks at the word after it has
 //! published; so one of the two sees the other. Knows nothing of records.
@@ -24,24 +24,24 @@ pub enum Woken {
 
 /// See the module.
 #[derive(Default)]
-pub struct Arrivals {
-    /// Somebody has gone to sleep since the last ring.
+pub struct PublishNotifier {
+    /// Somebody has gone to sleep since the last wake-up.
     armed: AtomicBool,
     ended: AtomicBool,
     lock: Mutex<()>,
-    rung: Condvar,
+    woken: Condvar,
     /// For those who wait for nothing but the time and the stop.
     stop: Condvar,
 }
 
-impl Arrivals {
+impl PublishNotifier {
     /// What is published has moved on. Called by the leader.
-    pub(super) fn ring(&self) {
+    pub(super) fn wake(&self) {
         fence(Ordering::SeqCst);
         if self.armed.load(Ordering::Relaxed) && self.armed.swap(false, Ordering::SeqCst) {
             // A waiter that has looked and does not sleep yet holds the lock.
             drop(self.lock.lock().expect("no holder panics"));
-            self.rung.notify_all();
+            self.woken.notify_all();
         }
     }
 
@@ -61,7 +61,7 @@ impl Arrivals {
             if left.is_zero() {
                 return Woken::Late;
             }
-            guard = self.rung.wait_timeout(guard, left).expect("no holder panics").0;
+            guard = self.woken.wait_timeout(guard, left).expect("no holder panics").0;
         }
     }
 
@@ -81,16 +81,16 @@ impl Arrivals {
         let guard = self.lock.lock().expect("no holder panics");
         self.ended.store(true, Ordering::SeqCst);
         drop(guard);
-        self.rung.notify_all();
+        self.woken.notify_all();
         self.stop.notify_all();
     }
 
-    /// Whether [`Arrivals::end`] was called.
+    /// Whether [`PublishNotifier::end`] was called.
     pub fn has_ended(&self) -> bool {
         self.ended.load(Ordering::SeqCst)
     }
 
-    /// Whether the next ring would wake somebody, for a test.
+    /// Whether the next wake-up would wake somebody, for a test.
     #[cfg(test)]
     pub fn is_armed(&self) -> bool {
         self.armed.load(Ordering::SeqCst)
@@ -109,14 +109,15 @@ mod tests {
 
     #[test]
     fn no_arrival_is_missed_however_the_two_meet() {
-        let (arrivals, published) = (Arc::new(Arrivals::default()), Arc::new(AtomicU64::new(0)));
+        let (publish_notifier, published) = (Arc::new(PublishNotifier::default()), Arc::new(AtomicU64::new(0)));
         let seen = Arc::new(AtomicU64::new(0));
         let waiters: Vec<_> = (0..3)
             .map(|_| {
-                let (arrivals, published, seen) = (arrivals.clone(), published.clone(), seen.clone());
+                let (publish_notifier, published, seen) = (publish_notifier.clone(), published.clone(), seen.clone());
                 std::thread::spawn(move || {
                     for n in 1..=3000 {
-                        let woken = arrivals.wait(Instant::now() + PATIENCE, || published.load(Ordering::Acquire) >= n);
+                        let woken =
+                            publish_notifier.wait(Instant::now() + PATIENCE, || published.load(Ordering::Acquire) >= n);
                         assert_eq!(woken, Woken::Arrived, "{n}");
                         seen.fetch_max(n, Ordering::SeqCst);
                     }
@@ -125,7 +126,7 @@ mod tests {
             .collect();
         for n in 1..=3000 {
             published.store(n, Ordering::Release);
-            arrivals.ring();
+            publish_notifier.wake();
             // Every few the next one waits for the waiters to be asleep, or nearly.
             while n % 7 == 0 && seen.load(Ordering::SeqCst) < n {
                 std::thread::yield_now();
@@ -138,29 +139,29 @@ mod tests {
 
     #[test]
     fn nobody_is_rung_for_unless_somebody_sleeps() {
-        let arrivals = Arrivals::default();
-        arrivals.ring();
-        assert!(!arrivals.is_armed());
-        assert_eq!(arrivals.wait(Instant::now(), || false), Woken::Late);
-        assert!(arrivals.is_armed());
-        arrivals.ring();
-        assert!(!arrivals.is_armed());
+        let publish_notifier = PublishNotifier::default();
+        publish_notifier.wake();
+        assert!(!publish_notifier.is_armed());
+        assert_eq!(publish_notifier.wait(Instant::now(), || false), Woken::Late);
+        assert!(publish_notifier.is_armed());
+        publish_notifier.wake();
+        assert!(!publish_notifier.is_armed());
     }
 
     #[test]
     fn the_end_ends_every_wait_now_and_later() {
-        let arrivals = Arc::new(Arrivals::default());
-        let (one, two) = (arrivals.clone(), arrivals.clone());
+        let publish_notifier = Arc::new(PublishNotifier::default());
+        let (one, two) = (publish_notifier.clone(), publish_notifier.clone());
         let waiting = std::thread::spawn(move || one.wait(Instant::now() + PATIENCE, || false));
         let pausing = std::thread::spawn(move || two.pause(Instant::now() + PATIENCE));
         let began = Instant::now();
         // Most likely both sleep by then; the end must be seen either way.
         std::thread::park_timeout(Duration::from_millis(20));
-        arrivals.end();
+        publish_notifier.end();
         assert_eq!(waiting.join().unwrap(), Woken::Stopped);
         pausing.join().unwrap();
-        assert_eq!(arrivals.wait(Instant::now() + PATIENCE, || false), Woken::Stopped);
-        arrivals.pause(Instant::now() + PATIENCE);
-        assert!(arrivals.has_ended() && began.elapsed() < PATIENCE / 2);
+        assert_eq!(publish_notifier.wait(Instant::now() + PATIENCE, || false), Woken::Stopped);
+        publish_notifier.pause(Instant::now() + PATIENCE);
+        assert!(publish_notifier.has_ended() && began.elapsed() < PATIENCE / 2);
     }
 }

@@ -1,0 +1,136 @@
+//! What a subscriber asks for, and what comes of it: something said, an answer stopped, help.
+
+use crate::api::{Payload, Problem};
+use crate::chat::{TurnError, TurnOutcome};
+use crate::message::Id;
+
+use super::super::services::SentMessage;
+use super::super::wire::{self, Asked, Say};
+use super::own::Saying;
+use super::{Context, Phase, Subscriber};
+
+impl Subscriber {
+    pub(super) fn take(&mut self, payload: Payload, bytes: &[u8], context: &mut Context<'_>) {
+        if payload == Payload::Binary {
+            let problem = Problem::new(415, "not_text", "messages are JSON in text frames");
+            return context.send(&wire::error(&problem, None));
+        }
+        match wire::read(bytes) {
+            Err(fault) => context.send(&fault),
+            Ok(Asked::Say(say)) => self.say(say, context),
+            Ok(Asked::Stop) => self.stop(context),
+            Ok(Asked::Help) => context.send(&wire::help(&self.session, context.services.now())),
+            Ok(Asked::Ping) => context.send(&wire::heartbeat(context.services.now())),
+        }
+    }
+
+    fn say(&mut self, say: Say, context: &mut Context<'_>) {
+        if self.own.is_waiting() || self.own.parked.is_some() {
+            return context.send(&wire::busy(&self.session, say.client_id.as_deref()));
+        }
+        // A new context ends the answer that is being given, and begins behind it.
+        if say.is_clear()
+            && let Some(running) = context.services.chat.current(&self.session)
+        {
+            running.stop();
+            // Its end may have come by already, and then nobody would wake what is parked.
+            if !running.is_over() {
+                self.own.parked = Some(say);
+                return;
+            }
+        }
+        match self.phase {
+            Phase::Live if self.own.saying.is_none() => self.submit(say, context),
+            _ => self.own.parked = Some(say),
+        }
+    }
+
+    fn submit(&mut self, say: Say, context: &Context<'_>) {
+        let origin = context.services.next_origin();
+        self.own.begin(origin, say.client_id.clone(), self.told);
+        let said = SentMessage { session: self.session.clone(), say, origin };
+        context.services.turns.leave((context.services.recipient(context.socket), said));
+    }
+
+    pub(super) fn submit_parked(&mut self, context: &Context<'_>) {
+        if self.own.saying.is_none()
+            && matches!(self.phase, Phase::Live)
+            && let Some(say) = self.own.parked.take()
+        {
+            // The end of that turn, which it may have stopped itself, is still to come and wakes it.
+            if say.is_clear() && context.services.chat.current(&self.session).is_some() {
+                self.own.parked = Some(say);
+                return;
+            }
+            self.submit(say, context);
+        }
+    }
+
+    fn stop(&mut self, context: &mut Context<'_>) {
+        if context.services.chat.stop(&self.session) {
+            // Everybody hears of it, this one too.
+            return;
+        }
+        let has_own = self.own.saying.is_some() || self.own.parked.is_some();
+        if has_own && context.services.chat.current(&self.session).is_none() {
+            // It means the answer to what it said itself.
+            self.own.is_unwanted = true;
+            return;
+        }
+        self.tell_status(context);
+    }
+
+    fn tell_status(&self, context: &mut Context<'_>) {
+        let running = context.services.chat.current(&self.session);
+        let word = match &running {
+            Some(running) if running.is_stopping() => "cancelling",
+            Some(_) => "processing",
+            None => "idle",
+        };
+        context.send(&wire::status(&self.session, word, running.map(|running| running.user())));
+    }
+
+    /// What it said came to this. Its event, if it has one, has come by.
+    pub(in super::super) fn said(&mut self, outcome: Result<TurnOutcome, TurnError>, context: &mut Context<'_>) {
+        let Some(saying) = self.own.saying.take() else { return };
+        let begun = outcome.as_ref().ok().map(|outcome| outcome.user);
+        match outcome {
+            Ok(outcome) if outcome.duplicate => self.repeat(&outcome, &saying, context),
+            Ok(outcome) if !saying.is_acked => {
+                let ack = wire::ack(saying.client_id.as_deref(), outcome.user, context.services.durable, false);
+                self.own.pending_ack = Some((outcome.user, ack));
+            }
+            Ok(_) => {}
+            Err(TurnError::Busy) => context.send(&wire::busy(&self.session, saying.client_id.as_deref())),
+            Err(no_turn) => context.send(&wire::error(&no_turn.into(), saying.client_id.as_deref())),
+        }
+        // What a full mailbox lost is read now, or there is nothing to be read.
+        match self.phase {
+            Phase::Live => self.send_pending_ack(context),
+            _ => self.pump(context),
+        }
+        if std::mem::take(&mut self.own.is_unwanted) {
+            self.stop_own(begun, context);
+        }
+        if let Some(say) = self.own.parked.take() {
+            self.say(say, context);
+        }
+    }
+
+    /// Stops the answer to what it said, if one is being given.
+    fn stop_own(&self, begun: Option<Id>, context: &mut Context<'_>) {
+        let own = context.services.chat.current(&self.session).filter(|running| Some(running.user()) == begun);
+        if !own.is_some_and(|running| running.stop()) {
+            self.tell_status(context);
+        }
+    }
+
+    /// Acknowledges what came before, with the reply it was given unless that came by just now.
+    fn repeat(&self, outcome: &TurnOutcome, saying: &Saying, context: &mut Context<'_>) {
+        context.send(&wire::ack(saying.client_id.as_deref(), outcome.user, context.services.durable, true));
+        let came_by = saying.since < outcome.reply && outcome.reply <= self.told;
+        if let (false, Some(reply), Some(text)) = (came_by, outcome.reply, &outcome.text) {
+            context.send(&wire::response(&self.session, text, outcome.status.as_str(), reply, outcome.user));
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Words that were given up stay given up: one word for one thing, and the field's own where it has one (CONTRIBUTING.md has
+//! the glossary).
+
+#![allow(clippy::unwrap_used, reason = "a test says where it failed")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Names of types, functions and fields, with what took their place.
+const RETIRED: &[(&str, &str)] = &[
+    ("Lobby", "SocketHandler"),
+    ("Rooms", "SocketService"),
+    ("Guest", "Subscriber"),
+    ("Desk", "Services"),
+    ("Tray", "Completions"),
+    ("Errands", "JobQueue"),
+    ("Errand", "a type for each queue"),
+    ("Arrivals", "PublishNotifier"),
+    ("Onlooker", "the hub is told directly"),
+    ("NoTurn", "TurnError"),
+    ("Begun", "StartedTurn"),
+    ("News", "TurnProgress"),
+    ("Occupant", "Holder"),
+    ("WaitingRoom", "Semaphore"),
+    ("Refusal", "AppendError"),
+    ("Dial", "WatchedConnector"),
+    ("Offer", "WebSocketOptions"),
+    ("Endings", "ExpectedTails"),
+    ("distrusted", "suspect"),
+    ("workshop", "staging"),
+    ("let_go", "evicted_through"),
+    ("tend", "maintain"),
+    ("owes_mongo", "mongo_lacks_some"),
+    ("owed_to_mongo", "undelivered_to_mongo"),
+    ("erasures_to_repeat", "erasures_to_confirm"),
+];
+
+/// Words that no sentence needs, in any case.
+const IN_PROSE: &[&str] = &["guest", "lobby", "errand", "tray", "bell", "lane", "owed", "endings"];
+
+fn files(folder: &Path, into: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let is_text = path.extension().is_some_and(|end| ["rs", "md", "json", "yaml", "sh"].iter().any(|e| end == *e));
+        match path.is_dir() {
+            true if !path.ends_with("node_modules") => files(&path, into),
+            false if is_text && !path.ends_with("tests/words.rs") => into.push(path),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn no_word_that_was_given_up_is_used() {
+    let mut texts = Vec::new();
+    for folder in ["src", "tests", "benches", "docs", "scripts"] {
+        files(Path::new(folder), &mut texts);
+    }
+    texts.extend(["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "config.yaml"].map(PathBuf::from));
+    let mut faults = Vec::new();
+    for path in texts {
+        let text = fs::read_to_string(&path).unwrap();
+        for (number, line) in (1..).zip(text.lines()) {
+            for word in line.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
+                let retired = RETIRED.iter().find(|(old, _)| *old == word);
+                let small = word.to_ascii_lowercase();
+                let is_in_prose = IN_PROSE.iter().any(|old| small == *old || small.strip_suffix('s') == Some(old));
+                if let Some((_, new)) = retired {
+                    faults.push(format!("{}:{number}: {word}, now: {new}", path.display()));
+                } else if is_in_prose {
+                    faults.push(format!("{}:{number}: {word}", path.display()));
+                }
+            }
+        }
+    }
+    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+}
