@@ -247,3 +247,79 @@ fn a_difference_from_what_is_shown_is_noticed() {
     ));
     assert!(text("a … z", "a b c z") && text("a\n…", "a\nb\n") && !text("a", "a b") && !text("b", "a b"));
 }
+
+/// The codes of problems that the sources make, each with its status.
+fn problem_codes(folder: &Path, found: &mut BTreeSet<(String, String)>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            problem_codes(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") && !path.ends_with("testing.rs") {
+            let text = fs::read_to_string(&path).unwrap();
+            let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+            for (start, status) in
+                [("Problem::new(", None), ("unavailable(\"", Some("503")), ("refused(\"", Some("503"))]
+            {
+                for (_, rest) in code.match_indices(start).map(|(at, _)| code.split_at(at + start.len())) {
+                    let words: Vec<&str> = rest.splitn(4, [',', '"']).map(str::trim).collect();
+                    match (status, words.as_slice()) {
+                        (Some(status), [word, ..]) => found.insert((status.to_owned(), (*word).to_owned())),
+                        (None, [status, "", word, ..]) if status.parse::<u16>().is_ok() => {
+                            found.insert(((*status).to_owned(), (*word).to_owned()))
+                        }
+                        _ => false,
+                    };
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_description_of_the_api_names_every_code_at_its_status_and_every_close_code() {
+    let document: Value = serde_json::from_str(&text("src/api/openapi.json")).unwrap();
+    let mut codes = BTreeSet::new();
+    problem_codes(&root().join("src/api"), &mut codes);
+    problem_codes(&root().join("src/server"), &mut codes);
+    assert!(codes.len() > 30, "{codes:?}");
+    let socket = &document["paths"]["/ws/chat"]["get"];
+    let frames = socket["description"].as_str().unwrap();
+    let mut all: Vec<(&String, &Value)> = document["paths"]
+        .as_object()
+        .unwrap()
+        .values()
+        .flat_map(|path| {
+            let methods = path.as_object().unwrap().values().filter_map(|method| method["responses"].as_object());
+            methods.flatten().collect::<Vec<_>>()
+        })
+        .collect();
+    all.sort_by_key(|(status, _)| status.as_str());
+    let told = |status: &str, code: &str| {
+        let code = format!("`{code}`");
+        frames.contains(&code)
+            || all.iter().filter(|(of, _)| *of == status).any(|(_, response)| {
+                let named = response["$ref"].as_str().and_then(|name| document.pointer(&name[1..])).unwrap_or(response);
+                named["description"].as_str().unwrap().contains(&code)
+            })
+    };
+    let missing: Vec<_> = codes.iter().filter(|(status, code)| !told(status, code)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    let manual = text("docs/websocket.md");
+    let (_, closes) = manual.split_once("## Close codes").unwrap();
+    for code in markdown_codes(closes) {
+        assert!(frames.contains(&code), "{code} is not in the description of /ws/chat");
+    }
+    assert!(frames.contains("`erased` (session_id, erasure_id)"));
+    for (path, status) in [("/api/chat/feed", "410"), ("/api/chat/feed", "422"), ("/ws/chat", "426")] {
+        assert!(document["paths"][path]["get"]["responses"][status].is_object(), "{path} {status}");
+    }
+}
+
+/// The numbers at the beginning of the rows of a table.
+fn markdown_codes(table: &str) -> Vec<String> {
+    let firsts = table.lines().filter_map(|line| line.strip_prefix("| ")?.split('|').next());
+    let codes = firsts.flat_map(|first| first.split(", ").map(str::trim));
+    let found: Vec<_> = codes.filter(|code| code.parse::<u16>().is_ok()).map(str::to_owned).collect();
+    assert!(found.len() > 5, "{found:?}");
+    found
+}

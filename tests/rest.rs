@@ -600,6 +600,37 @@ fn the_description_of_the_api_is_served_and_describes_what_answers() {
 }
 
 #[test]
+fn every_parameter_that_is_described_is_read_and_the_key_has_the_form_that_is_described() {
+    let server = start();
+    for mut client in [server.client(), server.local_client()] {
+        let document = client.get("/openapi.json").expect(200);
+        let mut read = 0;
+        for path in ["/api/chat/history", "/api/chat/feed"] {
+            for parameter in document["paths"][path]["get"]["parameters"].as_array().expect("parameters") {
+                let name = parameter["name"].as_str().expect("a name");
+                if parameter["in"] == "query" {
+                    // Only one that is known is refused.
+                    let reply = client.get(&format!("{path}?{name}=%20/&{name}=%20/"));
+                    reply.problem(422);
+                    assert_eq!(reply.json()["field"], name, "{path}");
+                    read += 1;
+                }
+            }
+        }
+        assert_eq!(read, 10);
+        let key = &document["components"]["parameters"]["IdempotencyKey"]["schema"]["pattern"];
+        assert_eq!(key, r"^[!-~]([\t -~]{0,126}[!-~])?$");
+        let longest = "k".repeat(128);
+        for (key, status) in [("!", 200), ("a b\tc~", 200), (&longest, 200), (&format!("{longest}k"), 422)] {
+            let headers = [("Content-Type", "application/json"), ("Idempotency-Key", key)];
+            let body = json!({"message": "ping", "session_id": "keys"}).to_string();
+            let reply = client.request("POST", "/api/chat", &headers, Some(body.as_bytes()));
+            assert_eq!(reply.status, status, "{key}: {reply}");
+        }
+    }
+}
+
+#[test]
 fn a_sane_request_id_is_echoed_and_any_other_is_replaced() {
     let server = start();
     let mut client = server.client();
