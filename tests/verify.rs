@@ -7,6 +7,7 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::Command;
@@ -59,15 +60,36 @@ fn only_failed<'o>(out: &'o str, name: &str, also: &[&str]) -> &'o str {
 #[test]
 fn a_sound_server_has_all_ticks_and_the_session_can_be_erased_as_it_says() {
     let server = Server::start(options());
-    let (code, out, err) = verify(&server, server.address(), &[]);
-    assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
-    assert_all_ticks(&out);
-    assert!(out.contains("verifier.jsonl has all "), "{out}");
-    assert!(!server.client().whole_history("verifier").is_empty());
-    let (_, erase) = out.split_once("To erase what this recorded:\n").unwrap();
-    let erased = run(Command::new("sh").arg("-c").arg(erase));
-    assert!(erased.status.success(), "{erased:?}");
-    assert!(server.client().whole_history("verifier").is_empty());
+    server.client().chat("verifier", "a user's own");
+    let mut sessions = BTreeSet::new();
+    for round in 0..3 {
+        let (code, out, err) = match round {
+            2 => script(&[&format!("http://{}", server.address())], None),
+            _ => verify(&server, server.address(), &[]),
+        };
+        assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
+        assert_all_ticks(&out);
+        let (_, erase) = out.split_once("To erase what this recorded:").unwrap();
+        let session = erase.trim().rsplit('/').next().unwrap();
+        assert!(session.starts_with("verify-") && sessions.insert(session.to_owned()), "{out}");
+        assert!(out.contains(&format!("{session}.jsonl has ")), "{out}");
+        assert!(!server.client().whole_history(session).is_empty());
+        let erased = run(Command::new("sh").arg("-c").arg(erase));
+        assert!(erased.status.success(), "{erased:?}");
+        assert!(server.client().whole_history(session).is_empty());
+    }
+    assert_eq!(server.client().whole_history("verifier").len(), 2);
+}
+
+#[test]
+fn a_named_session_that_holds_messages_is_not_advised_to_be_erased() {
+    let server = Server::start(options());
+    server.client().chat("mine", "a user's own");
+    let (code, out, _) = verify(&server, server.address(), &["--session", "mine"]);
+    assert_eq!(code, Some(0), "{out}");
+    assert!(!out.contains("DELETE") && out.contains("erasing it would erase those too"), "{out}");
+    let (_, out, _) = verify(&server, server.address(), &["--session", "mine", "--json"]);
+    assert!(serde_json::from_str::<Value>(&out).unwrap()["erase"].is_null(), "{out}");
 }
 
 #[test]
@@ -81,7 +103,6 @@ fn the_answer_for_scripts_is_one_object_and_the_session_may_be_named() {
     assert!(checks.iter().all(|check| check["ok"] == true && check["told"].is_string()), "{out}");
     assert!(report["erase"].as_str().unwrap().ends_with("/api/chat/sessions/.mine"), "{out}");
     assert!(!server.client().whole_history(".mine").is_empty());
-    assert!(server.client().whole_history("verifier").is_empty());
 }
 
 #[test]
@@ -126,7 +147,7 @@ fn a_transcript_that_cannot_be_written_fails_and_holds_up_the_flush() {
     let (code, out, _) = verify(&server, server.address(), &[]);
     assert_eq!(code, Some(1), "{out}");
     let line = only_failed(&out, "transcript", &["flush"]);
-    assert!(line.contains("verifier.jsonl: No such file") && line.contains("(is its folder writable"), "{out}");
+    assert!(line.contains(".jsonl: No such file") && line.contains("(is its folder writable"), "{out}");
     let line = only_failed(&out, "flush", &["transcript"]);
     assert!(line.contains("4 records are pending") && line.contains("writable, and has the disk room?"), "{out}");
     let (code, out, _) = script(&["--unix-socket", server.data().join("chatkeep.sock").to_str().unwrap()], None);
@@ -207,7 +228,7 @@ fn a_websocket_is_verified_frame_by_frame() {
     let address = toy(&server, true, welcome(), |user, reply| {
         vec![json!({"type": "heartbeat"}), processing(), ack(user), json!({"type": "delta"}), response(user, reply)]
     });
-    let (code, out, _) = verify(&server, address, &[]);
+    let (code, out, _) = verify(&server, address, &["--session", "verifier"]);
     assert_eq!(code, Some(0), "{out}");
     assert_all_ticks(&out);
     assert!(out.contains("welcome, status, ack and response came, both messages are in the history"), "{out}");
@@ -248,7 +269,7 @@ fn a_websocket_fails_by_any_frame_that_is_missing_or_wrong() {
         (vec![json!({"type": "system", "session_id": "other"})], all, "the welcome is to the session \"other\""),
     ] {
         let address = toy(&server, false, greeting, answers);
-        let (code, out, _) = verify(&server, address, &[]);
+        let (code, out, _) = verify(&server, address, &["--session", "verifier"]);
         assert_eq!(code, Some(1), "{out}");
         let line = only_failed(&out, "WebSocket", &["flush", "transcript"]);
         assert!(line.contains(told), "{told:?} is not in {line}");
@@ -260,7 +281,7 @@ fn a_websocket_without_a_status_is_given_up_soon_after_the_response() {
     let server = Server::start(options());
     let began = Instant::now();
     let address = toy(&server, true, welcome(), |user, reply| vec![ack(user), response(user, reply)]);
-    let (code, out, _) = verify(&server, address, &[]);
+    let (code, out, _) = verify(&server, address, &["--session", "verifier"]);
     assert_eq!(code, Some(1), "{out}");
     let line = only_failed(&out, "WebSocket", &[]);
     assert!(line.contains("waiting for a status: nothing came in time"), "{out}");

@@ -35,7 +35,7 @@ Options:
   --config FILE   the configuration (default: ./config.yaml, or built-in defaults without one)
   --listen ADDR   HOST:PORT in place of server.listen; port 0 takes a free one
   --data DIR      what data/ means in the default paths
-  --session S     say, verify: the session (default: default, verifier)
+  --session S     say, verify: the session (default: default, a new one)
   --limit N       history, tail: how many messages, 1 to 500 (default: 50, 10)
   --repair        doctor: do what a start would do, and take what is intact out of the quarantine
   --json          JSON in place of readable lines: one object; tail: one a line

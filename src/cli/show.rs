@@ -93,7 +93,7 @@ pub(super) fn status_of(client: &Client) -> Result<Value, ClientError> {
 }
 
 /// The newest page of a session.
-fn page(client: &Client, session: &SessionId, limit: Option<usize>) -> Result<Value, ClientError> {
+pub(super) fn page(client: &Client, session: &SessionId, limit: Option<usize>) -> Result<Value, ClientError> {
     let limit = limit.map(|limit| format!("&limit={limit}")).unwrap_or_default();
     client.get(&format!("/api/chat/history?session_id={}{limit}", encoded(session)), PATIENCE)
 }
@@ -188,7 +188,7 @@ fn status_lines(status: &Value) -> String {
         ("mongo", mongo_line(&status["mongo"])),
         ("cache", cache_line(&status["cache"])),
         ("queue", queue_line(&status["queue"])),
-        ("journal", journal_line(journal)),
+        ("journal", journal_line(journal, number(&status["queue"]["pending"]) > 0)),
     ];
     let undelivered = number(&journal["undelivered_to_mongo"]);
     if undelivered > 0 {
@@ -259,9 +259,11 @@ fn queue_line(queue: &Value) -> String {
     told
 }
 
-fn journal_line(journal: &Value) -> String {
+/// What has been drained still takes room in the journal until a checkpoint says so.
+fn journal_line(journal: &Value, is_pending: bool) -> String {
+    let waits_for = if is_pending { "to be drained" } else { "to be freed by the next checkpoint" };
     format!(
-        "{}, fsync {}, {} of {} in {}, {} to be drained, records {} to {}",
+        "{}, fsync {}, {} of {} in {}, {} {waits_for}, records {} to {}",
         word(&journal["status"]),
         word(&journal["fsync"]),
         size(number(&journal["bytes"])),
@@ -316,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_counts_one_thing_as_one_and_tells_what_mongodb_lacks() {
+    fn a_status_counts_one_thing_as_one_and_tells_what_mongodb_is_owed() {
         let status = |count: u64| {
             status_lines(&json!({
                 "cache": {"messages": count, "sessions": count},
@@ -332,6 +334,17 @@ mod tests {
         }
         assert!(status(2).contains("2 messages of 2 sessions,") && status(2).contains("2 records that MongoDB lacks"));
         assert!(!status(0).contains("MongoDB lacks"));
+    }
+
+    #[test]
+    fn what_is_pending_and_what_is_to_be_drained_agree() {
+        let lines = |pending: u64| {
+            status_lines(&json!({"queue": {"pending": pending}, "journal": {"undrained_bytes": 1 << 20}}))
+        };
+        assert!(lines(1).contains("1 pending,") && lines(1).contains("1.0 MiB to be drained"));
+        let drained = lines(0);
+        assert!(drained.contains("nothing is pending") && !drained.contains("to be drained"), "{drained}");
+        assert!(drained.contains("1.0 MiB to be freed by the next checkpoint"), "{drained}");
     }
 
     #[test]

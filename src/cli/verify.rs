@@ -1,7 +1,7 @@
 //! `chatkeep verify`: the checklist against a running server, a line for each check.
 //!
 //! It stands alone because it looks from outside, as a user would: what it says of a message is what a reply, a file or the
-//! status says. It records a few messages in a session of its own. Every wait has an end; a check that fails says why and
+//! status says. It records a few messages in a new session of its own. Every wait has an end; a check that fails says why and
 //! what to do, and the others are made all the same. Knows nothing of the server's inside.
 //!
 //! ```text
@@ -22,12 +22,9 @@ use super::args::{Form, Options};
 use super::client::Client;
 use super::load::load;
 use super::screen::{Failure, print, visible};
-use super::show::status_of;
+use super::show::{page, status_of};
 
 use run::{CheckResult, Run};
-
-/// The session it records in when none is named.
-const SESSION: &str = "verifier";
 
 /// The lines so far.
 struct Report {
@@ -55,12 +52,11 @@ impl Report {
 /// Makes every check and prints what it found.
 pub(super) fn verify(options: &Options) -> Result<(), Failure> {
     let config = load(options)?.settings.config();
-    let session = match &options.session {
-        Some(session) => session.clone(),
-        None => SessionId::new(SESSION).map_err(|rule| Failure::Other(rule.to_string()))?,
-    };
     let client = Client::of(&config);
     let before = status_of(&client)?;
+    let session = options.session.clone().map_or_else(new_session, Ok)?;
+    // Of a session that somebody named the history tells whether it holds messages of theirs.
+    let is_ours = options.session.is_none() || is_empty(&client, &session);
     let mut run = Run { client: &client, config: &config, session: &session, before, sent: Vec::new() };
     let mut report = Report { form: options.form, checks: Vec::new(), failed: 0 };
     report.add("REST", checks::rest(&mut run))?;
@@ -72,14 +68,33 @@ pub(super) fn verify(options: &Options) -> Result<(), Failure> {
     report.add("documents", checks::documents(&run))?;
     report.add("cache", checks::cache(&run))?;
     report.add("journal", checks::journal(&run))?;
-    end(&report, &erase(&client, &session))
+    let erase = is_ours.then(|| erase(&client, &session));
+    end(&report, erase.as_deref())
 }
 
-fn end(report: &Report, erase: &str) -> Result<(), Failure> {
+/// A session that nobody else has.
+fn new_session() -> Result<SessionId, Failure> {
+    let mut random = [0; 8];
+    getrandom::fill(&mut random).map_err(|fault| Failure::Other(format!("no random numbers: {fault}")))?;
+    let name = format!("verify-{:016x}", u64::from_ne_bytes(random));
+    SessionId::new(&name).map_err(|rule| Failure::Other(rule.to_string()))
+}
+
+/// Whether a session certainly holds no message.
+fn is_empty(client: &Client, session: &SessionId) -> bool {
+    let page = page(client, session, Some(1));
+    page.is_ok_and(|page| page["complete"] == true && page["messages"].as_array().is_some_and(Vec::is_empty))
+}
+
+/// `erase` is the command that erases what this recorded and nothing else, where there is one.
+fn end(report: &Report, erase: Option<&str>) -> Result<(), Failure> {
     let (all, failed) = (report.checks.len(), report.failed);
     match report.form {
         Form::Json => print(&format!("{}\n", json!({"ok": failed == 0, "checks": report.checks, "erase": erase})))?,
-        Form::Lines => print(&format!("To erase what this recorded:\n  {erase}\n"))?,
+        Form::Lines => match erase {
+            Some(erase) => print(&format!("To erase what this recorded:\n  {erase}\n"))?,
+            None => print("The session may hold other messages; erasing it would erase those too.\n")?,
+        },
     }
     if failed > 0 { Err(Failure::Other(format!("{failed} of {all} checks failed"))) } else { Ok(()) }
 }
