@@ -11,6 +11,7 @@
 //! be messages. Knows nothing of what is logged.
 
 use std::any::Any;
+use std::cell::RefCell;
 use std::fmt::{self, Write as _};
 use std::io::{self, Write};
 use std::panic::PanicHookInfo;
@@ -230,8 +231,23 @@ fn write_lines(queue: &Receiver<Line>, lost: &AtomicU64, mut out: impl Write) {
 
 /// The panic hook: one line, with the thread in front as in every line.
 fn log_panic(info: &PanicHookInfo<'_>) {
-    let place = info.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
+    let place = info.location().map_or_else(unknown_place, ToString::to_string);
     log::error!("panic at {place}: {}", panic_text(info.payload(), log::max_level()));
+    let _ = LAST_PANIC.try_with(|last| last.replace(place));
+}
+
+fn unknown_place() -> String {
+    "an unknown place".to_owned()
+}
+
+thread_local! {
+    /// Where this thread panicked last.
+    static LAST_PANIC: RefCell<String> = RefCell::new(unknown_place());
+}
+
+/// Where this thread panicked last: for those who catch a panic and know whom it concerns, which the hook does not.
+pub fn last_panic() -> String {
+    LAST_PANIC.with(|last| last.borrow().clone())
 }
 
 /// What of a panic's payload may be logged: a literal of our source always, formatted text at trace only.

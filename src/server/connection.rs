@@ -149,7 +149,7 @@ impl<'a, S: Service> Connection<'a, S> {
             return self.refuse(exchange, &problem);
         }
         let head = request.head(Transport::Tcp, &exchange.request_id);
-        let route = match guarded(|| shared.service.admit(&head)) {
+        let route = match guarded(&exchange.request_id, || shared.service.admit(&head)) {
             Ok(Ok(route)) => route,
             Ok(Err(reply)) => return self.answer_unread(exchange, request.framing, reply),
             Err(panicked) => return self.refuse(exchange, &panicked),
@@ -162,7 +162,7 @@ impl<'a, S: Service> Connection<'a, S> {
             Err(Stop::Refused(problem)) => return self.refuse(exchange, &problem),
             Err(Stop::Silent) => return Next::Close,
         }
-        match guarded(|| shared.service.handle(&head, route, &self.body)) {
+        match guarded(&exchange.request_id, || shared.service.handle(&head, route, &self.body)) {
             Ok(reply) => self.answer(exchange, reply),
             Err(panicked) => self.refuse(exchange, &panicked),
         }

@@ -33,6 +33,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::api::Problem;
+use crate::logging;
 
 pub use websocket::WebSocketOptions;
 
@@ -55,11 +56,40 @@ impl RequestIds {
     }
 }
 
-/// Runs a part of a service; a panic in it, which the panic hook has logged, becomes an answer.
-fn guarded<T>(run: impl FnOnce() -> T) -> Result<T, Problem> {
+/// Runs a part of a service; a panic in it becomes an answer, and a line of the log under the same id.
+fn guarded<T>(request_id: &str, run: impl FnOnce() -> T) -> Result<T, Problem> {
     catch_unwind(AssertUnwindSafe(run)).map_err(|_| {
-        log::error!("a handler panicked; its request ends there");
+        log::error!("request {request_id} failed: panic at {}", logging::last_panic());
         let detail = "the server met a fault of its own; it is in its log under this request_id";
         Problem::new(500, "internal_error", detail)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use log::LevelFilter;
+
+    use super::*;
+
+    const ROLE: &str = "CHATKEEP_TEST_SERVER_ROLE";
+
+    #[test]
+    fn the_child_of_the_next_test() {
+        if std::env::var_os(ROLE).is_none() {
+            return;
+        }
+        logging::init(LevelFilter::Info).unwrap();
+        assert_eq!(guarded("job-17.3", || panic!("asked to")).unwrap_err().status, 500);
+        log::logger().flush();
+    }
+
+    #[test]
+    fn a_panic_is_in_the_log_with_its_place_under_the_id_that_its_answer_has() {
+        let only = ["--exact", "server::tests::the_child_of_the_next_test", "--nocapture"];
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        let output = child.args(only).env(ROLE, "1").output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        let place = "request job-17.3 failed: panic at src/server/mod.rs:";
+        assert!(output.status.success() && stderr.contains(place), "{stderr}");
+    }
 }

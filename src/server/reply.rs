@@ -134,7 +134,7 @@ pub(super) fn stream(to: &mut dyn Client, date: &mut Date, stream: Stream, excha
         return chunks.flush();
     }
     let run = stream.write;
-    guarded(|| run(&mut chunks)).map_err(|_| io::Error::from(ErrorKind::Other))??;
+    guarded(&exchange.request_id, || run(&mut chunks)).map_err(|_| io::Error::from(ErrorKind::Other))??;
     chunks.finish()
 }
 

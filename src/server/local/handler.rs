@@ -70,9 +70,9 @@ impl<S: Service> Handler<S> {
         let refusal = |problem: Problem| exchange.refusal(&problem);
         let parsed = parse(request, exchange.is_http11).map_err(refusal)?;
         let head = parsed.head(Transport::Local, &exchange.request_id);
-        let route = guarded(|| self.service.admit(&head)).map_err(refusal)??;
+        let route = guarded(&exchange.request_id, || self.service.admit(&head)).map_err(refusal)??;
         let body = self.read_body(request, parsed.framing).map_err(refusal)?;
-        Ok(guarded(|| self.service.handle(&head, route, &body)).unwrap_or_else(refusal))
+        Ok(guarded(&exchange.request_id, || self.service.handle(&head, route, &body)).unwrap_or_else(refusal))
     }
 
     fn read_body(&self, request: &mut Request, framing: Framing) -> Result<Vec<u8>, Problem> {
