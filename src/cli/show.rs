@@ -261,15 +261,18 @@ fn queue_line(queue: &Value) -> String {
 
 /// What has been drained still takes room in the journal until a checkpoint says so.
 fn journal_line(journal: &Value, is_pending: bool) -> String {
-    let waits_for = if is_pending { "to be drained" } else { "to be freed by the next checkpoint" };
+    let undrained = number(&journal["undrained_bytes"]);
+    let waiting = match (undrained, is_pending) {
+        (1.., false) => format!("{} waiting for the next checkpoint", size(undrained)),
+        _ => format!("{} to be drained", size(undrained)),
+    };
     format!(
-        "{}, fsync {}, {} of {} in {}, {} {waits_for}, records {} to {}",
+        "{}, fsync {}, {} of {} in {}, {waiting}, records {} to {}",
         word(&journal["status"]),
         word(&journal["fsync"]),
         size(number(&journal["bytes"])),
         size(number(&journal["max_bytes"])),
         some(number(&journal["segments"]), "segment"),
-        size(number(&journal["undrained_bytes"])),
         number(&journal["first_sequence"]),
         number(&journal["last_sequence"]),
     )
@@ -344,7 +347,7 @@ mod tests {
         assert!(lines(1).contains("1 pending,") && lines(1).contains("1.0 MiB to be drained"));
         let drained = lines(0);
         assert!(drained.contains("nothing is pending") && !drained.contains("to be drained"), "{drained}");
-        assert!(drained.contains("1.0 MiB to be freed by the next checkpoint"), "{drained}");
+        assert!(drained.contains("1.0 MiB waiting for the next checkpoint"), "{drained}");
     }
 
     #[test]
