@@ -323,3 +323,14 @@ fn markdown_codes(table: &str) -> Vec<String> {
     assert!(found.len() > 5, "{found:?}");
     found
 }
+
+#[test]
+fn a_browser_is_told_what_can_send_a_token() {
+    for (name, words) in [
+        ("docs/feed.md", ["`EventSource`", "`fetch`", "WebSocket", "subprotocol"]),
+        ("docs/websocket.md", ["`EventSource`", "`fetch`", "feed.md#a-stream", "subprotocol"]),
+    ] {
+        let text = text(name);
+        assert!(words.iter().all(|word| text.contains(word)), "{name}: {words:?}");
+    }
+}
