@@ -10,6 +10,7 @@
 //! client.rs   asks a running server, over its Unix socket or TCP
 //! say.rs      one message, the reply as it comes
 //! show.rs     status, history, tail
+//! start_lines.rs  the first lines of a server's log
 //! verify.rs   the checklist against a running server
 //! ```
 //!
@@ -22,6 +23,7 @@ mod load;
 mod say;
 mod screen;
 mod show;
+mod start_lines;
 mod verify;
 
 use std::ffi::OsString;
@@ -49,7 +51,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Status => show::status(&call.options),
         Command::Verify => verify::verify(&call.options),
         Command::Help => print(HELP),
-        Command::Version => print(concat!("chatkeep ", env!("CARGO_PKG_VERSION"), "\n")),
+        Command::Version => print(&format!("{}\n", start_lines::version())),
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -58,8 +60,11 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn serve(options: &Options) -> Result<(), Failure> {
-    let config = load(options)?.settings.config();
+    let loaded = load(options)?;
+    let config = loaded.settings.config();
     logging::init(config.log.level).map_err(|error| Failure::Other(error.to_string()))?;
+    let data = options.data.as_deref().unwrap_or(DEFAULT_DATA.as_ref());
+    start_lines::log(&config, loaded.file.as_deref(), &data.display().to_string());
     // The panic hook has logged a panic by then; this makes it an exit code of ours and not Rust's 101.
     let done = catch_unwind(AssertUnwindSafe(|| app::run(&config)));
     log::logger().flush();

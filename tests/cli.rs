@@ -9,8 +9,8 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::process::{Command, Output, Stdio};
 
-use support::Limit;
 use support::server::run;
+use support::{Limit, Options, Server};
 use tempfile::TempDir;
 
 fn chatkeep(folder: &TempDir) -> Command {
@@ -126,4 +126,35 @@ fn a_reader_that_has_seen_enough_is_no_fault_and_a_full_disk_is_one() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8(output.stderr).unwrap().starts_with("error: cannot write to stdout: "));
+}
+
+/// What a server logs first, without time, level and thread.
+fn first_lines(options: Options) -> (Server, Vec<String>) {
+    let server = Server::start(options);
+    let lines = server.log().lines().map(|line| line.split_once(") ").unwrap_or(("", line)).1.to_owned()).collect();
+    (server, lines)
+}
+
+#[test]
+fn a_server_says_first_what_it_is_and_what_it_was_told() {
+    let (server, lines) = first_lines(Options::default());
+    assert!(lines[0].starts_with(concat!("chatkeep ", env!("CARGO_PKG_VERSION"))), "{lines:?}");
+    assert_eq!(lines[1], format!("config file: {}", server.config_path().display()));
+    assert_eq!(lines[2], format!("data folder: {}", server.data().display()));
+    assert_eq!(
+        lines[3..6],
+        ["responder: echo", "MongoDB: disabled", "retention: messages are removed after 30 days (mongo.ttl_days)"]
+    );
+    let (_server, lines) = first_lines(Options::default().set("mongo.ttl_days", 0).set("responder.kind", "none"));
+    assert_eq!(lines[3], "responder: none");
+    assert_eq!(lines[5], "retention: messages are kept for ever (mongo.ttl_days)");
+}
+
+#[cfg(feature = "mongo")]
+#[test]
+fn a_server_says_where_mongodb_is_and_not_the_password() {
+    let options = Options::default().set("mongo.enabled", true);
+    let (server, lines) = first_lines(options.set("mongo.uri", "mongodb://me:hunter2@127.0.0.1:1/"));
+    assert_eq!(lines[4], "MongoDB: enabled, mongodb://[redacted]@127.0.0.1:1/");
+    assert!(!server.log().contains("hunter2"));
 }

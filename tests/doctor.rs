@@ -593,6 +593,13 @@ fn what_lies_around_the_data_is_told() {
     assert_eq!(code, 0, "{facts}");
     assert_eq!(facts["dead_letters"], 2);
     assert_eq!(facts["open_to_others"], 2, "{facts}");
+    // As a clone's is: what is in it is private all the same.
+    let mode = |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    for (of_data, of_letters, open) in [(0o755, 0o600, 2), (0o775, 0o600, 3), (0o755, 0o644, 3)] {
+        mode(&server.data(), of_data);
+        mode(&server.data().join("dead_letter.jsonl"), of_letters);
+        assert_eq!(self::facts(&server, &[]).1["open_to_others"], open, "{of_data:o} {of_letters:o}");
+    }
     assert!(facts["findings"].to_string().contains("b.jsonl"), "{facts}");
     let (_, out, _) = doctor(&server, &[]);
     assert!(out.contains("dead letters 2 messages\n"), "{out}");

@@ -69,14 +69,16 @@ pub fn look(place: &DataLocation, findings: &mut Findings) -> Around {
         }
     }
     let mut named = Vec::new();
-    for folder in [place.data.as_path(), place.journal(), place.transcripts()] {
-        let depth = if folder == place.data { 0 } else { 2 };
-        modes(folder, depth, &mut environment.open_to_others, &mut named);
+    // What is in it is private, so others may look at the data folder itself; they may not put files in the place of ours.
+    modes(&place.data, (0o022, 0), &mut environment.open_to_others, &mut named);
+    modes(&place.config.mongo.dead_letter_path, (0o077, 0), &mut environment.open_to_others, &mut named);
+    for folder in [place.journal(), place.transcripts()] {
+        modes(folder, (0o077, 2), &mut environment.open_to_others, &mut named);
     }
     if environment.open_to_others > 0 {
         let more = environment.open_to_others - named.len() as u64;
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        let what = format!("others may read or enter {}{more}: chmod go= them", named.join(", "));
+        let what = format!("others may read, enter or write to {}{more}: chmod go= them", named.join(", "));
         findings.add(Weight::Warning, &place.data, what);
     }
     environment
@@ -105,10 +107,11 @@ fn lines(path: &Path) -> Option<u64> {
     }
 }
 
-/// Counts what is open to others: the folder, what is in it, and what is in the folders in it, down to `depth`.
-fn modes(path: &Path, depth: usize, count: &mut u64, named: &mut Vec<String>) {
+/// Counts what gives others one of the rights `open`: the folder, what is in it, and what is in the folders in it, down to
+/// `depth`.
+fn modes(path: &Path, (open, depth): (u32, usize), count: &mut u64, named: &mut Vec<String>) {
     let Ok(metadata) = fs::symlink_metadata(path) else { return };
-    if is_open(&metadata) {
+    if is_open(&metadata, open) {
         *count += 1;
         if named.len() < NAMED_MAX {
             named.push(path.display().to_string());
@@ -116,11 +119,11 @@ fn modes(path: &Path, depth: usize, count: &mut u64, named: &mut Vec<String>) {
     }
     if depth > 0 && metadata.is_dir() {
         for entry in fs::read_dir(path).into_iter().flatten().flatten() {
-            modes(&entry.path(), depth - 1, count, named);
+            modes(&entry.path(), (open, depth - 1), count, named);
         }
     }
 }
 
-fn is_open(metadata: &Metadata) -> bool {
-    !metadata.is_symlink() && metadata.permissions().mode() & 0o077 != 0
+fn is_open(metadata: &Metadata, open: u32) -> bool {
+    !metadata.is_symlink() && metadata.permissions().mode() & open != 0
 }

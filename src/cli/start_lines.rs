@@ -1,0 +1,33 @@
+//! The first lines of the log: which program this is and what it was told, one fact a line.
+//!
+//! It stands alone so that what a start tells stands in one place. Tells no secret.
+
+use crate::config::{Config, redact_uri};
+use crate::logging;
+
+/// The version, and the commit if the build was told it by `CHATKEEP_COMMIT`.
+pub(super) fn version() -> String {
+    let commit = option_env!("CHATKEEP_COMMIT").filter(|commit| !commit.is_empty());
+    let commit = commit.map(|commit| format!(" (commit {commit})")).unwrap_or_default();
+    format!("chatkeep {}{commit}", env!("CARGO_PKG_VERSION"))
+}
+
+/// Logs what is in effect; `file` is the config file that was read, `data` the data folder.
+pub(super) fn log(config: &Config, file: Option<&str>, data: &str) {
+    log::info!("{}", version());
+    match file {
+        Some(file) => log::info!("config file: {}", logging::escaped(file)),
+        None => log::info!("config file: none, the defaults are used"),
+    }
+    log::info!("data folder: {data}");
+    log::info!("responder: {}", config.responder.kind.as_str());
+    match config.mongo.enabled {
+        true => log::info!("MongoDB: enabled, {}", redact_uri(config.mongo.uri.expose())),
+        false => log::info!("MongoDB: disabled"),
+    }
+    match config.mongo.ttl.map(|ttl| ttl.as_secs() / 86_400) {
+        Some(1) => log::info!("retention: messages are removed after 1 day (mongo.ttl_days)"),
+        Some(days) => log::info!("retention: messages are removed after {days} days (mongo.ttl_days)"),
+        None => log::info!("retention: messages are kept for ever (mongo.ttl_days)"),
+    }
+}
