@@ -45,7 +45,7 @@ pub fn share(descriptors: u64, connections_max: usize, sockets_max: usize) -> Sh
 /// Raises the soft limit of open files to the hard one; returns the limit that now holds.
 ///
 /// # Errors
-/// The system's, when it refuses; the old limit still holds then.
+/// The system refuses. The old limit still holds.
 pub fn raise() -> io::Result<u64> {
     let limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {

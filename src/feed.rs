@@ -167,7 +167,8 @@ impl<D: Disk> Feed<D> {
     /// Whether what follows the cursor can be given.
     ///
     /// # Errors
-    /// [`Gone`].
+    /// [`Gone`]: the cursor is of another journal or ahead of this one, or what follows it was dropped. Begin again at
+    /// [`Feed::oldest`].
     pub fn check(&self, after: Cursor) -> Result<(), Gone> {
         if after.epoch != self.journal.epoch() {
             Err(Gone::Foreign)
@@ -183,7 +184,8 @@ impl<D: Disk> Feed<D> {
     /// What follows the cursor, at most `limit` events.
     ///
     /// # Errors
-    /// [`Fault`].
+    /// [`Fault::Gone`], as [`Feed::check`]; [`Fault::Unreadable`]: the journal could not be read, and the same cursor may be
+    /// asked again.
     pub fn page(&self, after: Cursor, limit: usize) -> Result<Page, Fault> {
         let mut page = Page { events: Vec::new(), next: after, has_more: false, bytes: 0 };
         self.extend(&mut page, limit)?;

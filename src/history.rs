@@ -80,7 +80,7 @@ impl<D: Disk> History<D> {
     /// Reads a page.
     ///
     /// # Errors
-    /// The disk's: nothing is known then, and the answer must not be taken for an empty one.
+    /// The disk could not be read. Nothing is known then: the answer must not be taken for an empty one. A retry is safe.
     pub fn read(&self, ask: &Ask) -> io::Result<Answer> {
         let query = self.query(ask);
         let (held, cached) = self.look(ask, &query);
@@ -110,7 +110,7 @@ impl<D: Disk> History<D> {
     /// server publishes. Nothing is waited for but the disk.
     ///
     /// # Errors
-    /// The disk's.
+    /// As [`History::read`].
     pub fn read_page_here(&self, ask: &Ask, page_bytes_max: usize) -> io::Result<Answer> {
         let query = Query { page_bytes_max, ..self.query(ask) };
         let (held, cached) = self.look(ask, &query);
@@ -158,7 +158,7 @@ impl<D: Disk> History<D> {
     /// else: nobody who asks for one waits for MongoDB.
     ///
     /// # Errors
-    /// The disk's.
+    /// The disk could not be read: whether there is such a message is unknown. A retry is safe.
     pub fn find(&self, session: &SessionId, id: Id) -> io::Result<Option<Arc<Message>>> {
         let ask = Ask { after: Some(id.just_before()), ..Ask::newest(session.clone(), 1) };
         let found = self.read_page_here(&ask, PAGE_BYTES_MAX)?.messages.pop().map(|(message, _)| message);

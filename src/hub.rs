@@ -39,7 +39,7 @@ pub enum Event {
 /// What is told of a turn while it runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Live {
-    /// Where.
+    /// The session of the turn.
     pub session: SessionId,
     /// The message that is being answered.
     pub user: Id,

@@ -109,7 +109,7 @@ pub enum StartError {
 /// Opens the transcripts' folder.
 ///
 /// # Errors
-/// The disk's.
+/// The folder could not be made. Some folders above it may exist now; a retry is safe.
 pub fn open_transcripts(config: &Config, open_max: NonZeroUsize) -> std::io::Result<Transcripts> {
     let transcripts = Transcripts::open(RealDisk, &config.mongo.cache.disk_path, open_max)?;
     Ok(transcripts.remembering(&layout::transcript_lengths(&config.journal.path)))
@@ -119,7 +119,7 @@ impl Recorder {
     /// Opens the write path on the real disk; see [`Recorder::open_on`].
     ///
     /// # Errors
-    /// [`StartError`].
+    /// As [`Recorder::open_on`].
     pub fn open(
         config: &Config,
         clock: Clock,
@@ -136,7 +136,8 @@ impl<D: Disk> Recorder<D> {
     /// is called when publishing panics: what is published is then no longer known, and the process should stop.
     ///
     /// # Errors
-    /// [`StartError`].
+    /// [`StartError`]: the journal could not be opened, or not be read for the transcripts. Repairs made to it stay; it may
+    /// be opened again.
     pub fn open_on(
         disk: D,
         config: &Config,
@@ -179,7 +180,7 @@ impl<D: Disk> Recorder<D> {
     /// wait for one sync. Nothing of it counts before the ticket is committed.
     ///
     /// # Errors
-    /// [`AppendError`].
+    /// [`AppendError`]: there is no ticket, and nothing of the drafts will count.
     pub fn append(&self, drafts: Vec<Draft>) -> Result<(Ticket, Vec<Appended>), AppendError> {
         self.journal.append(drafts)
     }
@@ -187,7 +188,7 @@ impl<D: Disk> Recorder<D> {
     /// The second half.
     ///
     /// # Errors
-    /// [`AppendError`].
+    /// [`AppendError`]: no reader will see what the ticket stands for, but a start after a crash may find it.
     pub fn commit(&self, ticket: Ticket) -> Result<(), AppendError> {
         self.journal.commit(ticket)
     }

@@ -79,7 +79,7 @@ impl Waiter {
 /// Takes over the signals. Once in a process, before its first thread is started.
 ///
 /// # Errors
-/// The system's, when there is no descriptor left or a handler is refused.
+/// No descriptor is left, or the system refuses a handler. Some handlers may stay installed: end the process.
 pub fn install() -> io::Result<(Stopper, Waiter)> {
     let is_stopping = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT] {

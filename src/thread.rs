@@ -1,6 +1,7 @@
 //! Starts every thread of the process, so that each has a name in `top -H`, in a debugger and in a panic message.
 //!
-//! Knows nothing of what the threads do. Whoever starts one keeps the handle and joins it: no thread is detached.
+//! Knows nothing of what the threads do. Whoever starts one keeps its handle and joins it, but for `log`, which ends with
+//! the process, and `responder-dns`, which ends with the system's lookup. A thread that hangs is left at a deadline.
 
 use std::io;
 use std::thread::{Builder, JoinHandle};
@@ -12,7 +13,7 @@ const STACK_BYTES: usize = 512 * 1024;
 /// Starts a named thread.
 ///
 /// # Errors
-/// The system's, when it has no room for another thread; the caller decides what that means.
+/// The system has no room for another thread. `run` was not called; the caller decides whether to retry.
 pub fn spawn<T, F>(name: impl Into<String>, run: F) -> io::Result<JoinHandle<T>>
 where
     F: FnOnce() -> T + Send + 'static,

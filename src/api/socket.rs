@@ -106,7 +106,7 @@ pub trait Outbox {
 pub struct SocketCounters {
     /// Open now.
     pub open: AtomicU64,
-    /// Opened.
+    /// Opened since the listener started.
     pub opened: AtomicU64,
     /// Handshakes refused with 503: all places were taken.
     pub refused: AtomicU64,

@@ -15,7 +15,7 @@ use crate::responder::Context;
 /// was erased or it has expired.
 ///
 /// # Errors
-/// The disk's.
+/// The history could not be read, and the context is unknown. Nothing was changed; a retry is safe.
 pub(super) fn up_to(
     history: &History,
     session: &SessionId,

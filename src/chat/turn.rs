@@ -11,9 +11,9 @@ use crate::message::{Id, Origin, SessionId};
 /// What a user says.
 #[derive(Clone, Copy, Debug)]
 pub struct Turn<'a> {
-    /// Where.
+    /// The session it belongs to.
     pub session: &'a SessionId,
-    /// What.
+    /// The message's text.
     pub text: &'a str,
     /// What the client sent along.
     pub metadata: Option<&'a Map<String, Value>>,
@@ -28,11 +28,11 @@ pub struct Turn<'a> {
 /// A message of a program that has its own assistant.
 #[derive(Clone, Copy, Debug)]
 pub struct NewMessage<'a> {
-    /// Where.
+    /// The session it belongs to.
     pub session: &'a SessionId,
     /// Whose; [`crate::message::is_role`] holds.
     pub role: &'a str,
-    /// What.
+    /// The message's text.
     pub text: &'a str,
     /// What the client sent along.
     pub metadata: Option<&'a Map<String, Value>>,

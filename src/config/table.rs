@@ -22,7 +22,7 @@ pub(super) struct Rule {
 
 /// What a key takes.
 pub(super) enum Kind {
-    /// Text.
+    /// A text under the rule.
     Text(Rule),
     /// A path, for which `--data` may replace the leading `data/` of the default.
     Path(Rule),

@@ -14,7 +14,7 @@ const BLOCK_BYTES: usize = 256 * 1024;
 /// it stands.
 ///
 /// # Errors
-/// The disk's.
+/// The source could not be read, or the copy not written. A copy may stay, perhaps unfinished or not yet durable.
 pub fn keep<D: Disk>(disk: &D, folder: &Path, name: &str, source: Source<'_>, len: u64) -> io::Result<PathBuf> {
     make_folder(disk, folder)?;
     let cut = |to: &mut [u8], at: u64| {
@@ -36,7 +36,7 @@ pub fn keep<D: Disk>(disk: &D, folder: &Path, name: &str, source: Source<'_>, le
 /// Moves a whole file into `folder`, durably; where it stands.
 ///
 /// # Errors
-/// The disk's.
+/// The file could not be moved, or the move not made durable: then it stands in `folder` already.
 pub fn take<D: Disk>(disk: &D, folder: &Path, name: &str, from: &Path) -> io::Result<PathBuf> {
     make_folder(disk, folder)?;
     let (path, _) = place(disk, folder, name, &|_| Ok(false))?;

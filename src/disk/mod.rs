@@ -63,9 +63,9 @@ pub trait Disk: Clone + Send + Sync + 'static {
 /// The room on a file system, as far as it is ours to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DiskSpace {
-    /// Not taken.
+    /// Bytes that can still be written.
     pub free_bytes: u64,
-    /// Altogether.
+    /// Bytes altogether, used ones included.
     pub total_bytes: u64,
 }
 
@@ -212,7 +212,7 @@ impl DiskFile for File {
 /// Makes a folder and the ones above it, and their names durable.
 ///
 /// # Errors
-/// The disk's, when it cannot be made. A folder above that cannot be synced is not ours.
+/// The folder could not be made. Some of those above it may exist now. That a folder above cannot be synced is no error.
 pub fn make_folder<D: Disk>(disk: &D, path: &Path) -> io::Result<()> {
     disk.create_dir_all(path)?;
     for parent in path.ancestors().skip(1).take(3) {
@@ -225,7 +225,8 @@ pub fn make_folder<D: Disk>(disk: &D, path: &Path) -> io::Result<()> {
 /// content stands there.
 ///
 /// # Errors
-/// The disk's; the old file is then still there.
+/// The disk failed. The old content still stands, unless only the folder's sync failed; a retry is safe. The temporary file
+/// may stay.
 pub fn replace<D: Disk>(disk: &D, path: &Path, content: &[u8]) -> io::Result<()> {
     let temporary = layout::unfinished(path);
     let file = disk.create(&temporary)?;
@@ -238,7 +239,7 @@ pub fn replace<D: Disk>(disk: &D, path: &Path, content: &[u8]) -> io::Result<()>
 /// Reads a file whole.
 ///
 /// # Errors
-/// The disk's.
+/// The file could not be opened or read; [`io::ErrorKind::NotFound`] if there is none. A retry is safe.
 pub fn read<D: Disk>(disk: &D, path: &Path) -> io::Result<Vec<u8>> {
     let file = disk.open_read(path)?;
     let mut content = vec![0; usize::try_from(file.byte_len()?).map_err(io::Error::other)?];
@@ -250,7 +251,7 @@ pub fn read<D: Disk>(disk: &D, path: &Path) -> io::Result<Vec<u8>> {
 /// Copies a stretch, or as much of it as there is; returns how much.
 ///
 /// # Errors
-/// The disk's.
+/// As [`copy_from`].
 pub fn copy<F: DiskFile>(from: &F, what: Range<u64>, to: &F, to_at: u64) -> io::Result<u64> {
     let source = |to: &mut [u8], at: u64| from.read_at(to, what.start + at);
     copy_from(&source, what.end - what.start, to, to_at)
@@ -262,7 +263,7 @@ pub type Source<'a> = &'a dyn Fn(&mut [u8], u64) -> io::Result<usize>;
 /// The same of whatever can be read.
 ///
 /// # Errors
-/// The disk's.
+/// A read or a write failed. A part may have been copied; another call starts over.
 pub fn copy_from<F: DiskFile>(from: Source<'_>, len: u64, to: &F, to_at: u64) -> io::Result<u64> {
     let (mut block, mut at) = (Vec::new(), 0);
     while at < len {

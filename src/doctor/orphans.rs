@@ -38,7 +38,7 @@ struct Search<'a, D: Disk, J: Disk> {
 /// Hands every such message to `take`, those of one batch in the order of their ids.
 ///
 /// # Errors
-/// The disk's, and what `take` says.
+/// A file could not be read, or `take` failed. The search itself changes nothing and can be run again.
 pub fn find<D: Disk, J: Disk>(
     disk: &D,
     place: &DataLocation,

@@ -77,7 +77,7 @@ pub enum Failure {
 /// Hands every message of those sequences to `take` that is neither erased nor older than `oldest`, with its own.
 ///
 /// # Errors
-/// The disk's.
+/// The journal could not be read. `take` may have had some of the messages; another call starts over.
 pub(super) fn messages<D: Disk>(
     journal: &Journal<D>,
     sequences: &RangeInclusive<u64>,

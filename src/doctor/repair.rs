@@ -68,7 +68,7 @@ struct Repair<'a, D: Disk> {
 /// Repairs, and returns what it did, a line each.
 ///
 /// # Errors
-/// [`Failure::Unfinished`].
+/// [`Failure::Unfinished`]: a step failed. What was repaired stays repaired; run it again.
 pub fn run<D: Disk>(disk: &D, place: &DataLocation, clock: &Clock, before: &Report) -> Result<Vec<String>, Failure> {
     let unfinished = |e: &dyn std::fmt::Display| Failure::Unfinished(e.to_string());
     let config = &place.config.journal;

@@ -12,7 +12,7 @@ use super::page::{Answer, Ask, Source};
 
 /// While the journal is being searched for it.
 const PENDING: &str = "the transcript is gone or was cut, and is being written again from the journal";
-/// Afterwards.
+/// Once the search has ended without finding it.
 const FOR_GOOD: &str = "a part of the transcript is gone that the journal no longer has";
 
 impl<D: Disk> History<D> {

@@ -34,7 +34,7 @@ const OPEN: u32 = 0;
 const LEAD: u32 = 1;
 /// Durable and published.
 const KEPT: u32 = 2;
-/// Refused.
+/// Refused: nothing of it will be published.
 const REFUSED: u32 = 3;
 
 impl Batch {

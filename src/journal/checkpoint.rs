@@ -49,7 +49,7 @@ pub struct Checkpoint {
 /// What stands where the checkpoint should be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Standing {
-    /// Nothing.
+    /// There is no file.
     #[default]
     Missing,
     /// Something that is no checkpoint, or cannot be read.
@@ -115,7 +115,7 @@ impl Checkpoint {
     /// Replaces the checkpoint; it is on disk when this returns.
     ///
     /// # Errors
-    /// The disk's; the old checkpoint still stands.
+    /// The disk failed. The old checkpoint still stands, unless only the folder's sync failed; a retry is safe.
     pub fn store<D: Disk>(&self, disk: &D, folder: &Path, epoch: u64) -> io::Result<()> {
         disk::replace(disk, &path(folder), &self.encode(epoch))
     }

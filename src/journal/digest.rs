@@ -68,7 +68,7 @@ impl Digest {
     /// Walks a segment; what it meets is shown to `see`.
     ///
     /// # Errors
-    /// The disk's.
+    /// The segment could not be read. `see` may have had a part of it; nothing was changed.
     pub fn of_segment<F: DiskFile>(mut scanner: Scanner<F>, name: &Path, see: See<'_>) -> io::Result<(Self, End)> {
         let (mut digest, mut beside_damage) = (Self::default(), false);
         loop {
@@ -174,7 +174,8 @@ impl Digest {
     /// Writes the digest of a sealed segment, unless a good one is there.
     ///
     /// # Errors
-    /// The disk's; the next start then walks the segment.
+    /// The segment could not be synced or read, or its digest not written. Until a retry succeeds, a start walks the
+    /// segment.
     pub fn ensure<D: Disk>(disk: &D, folder: &Path, info: &SegmentInfo) -> io::Result<()> {
         if Self::stored(disk, folder, &info.header).is_some() {
             return Ok(());
@@ -187,7 +188,7 @@ impl Digest {
     /// Walks a sealed segment and writes its digest anew, whatever stands there.
     ///
     /// # Errors
-    /// The disk's.
+    /// The segment could not be read, or its digest not written. The old digest may still stand; a retry is safe.
     pub fn renew<D: Disk>(disk: &D, folder: &Path, info: &SegmentInfo) -> io::Result<()> {
         let name = segment::path(folder, info.header.number);
         let (digest, _) = Self::of_segment(scan::open(disk, folder, info)?, &name, &mut |_, _, _| ())?;

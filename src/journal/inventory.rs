@@ -58,7 +58,8 @@ struct Taking<'a, 'w, D> {
 /// Takes the inventory of a journal's folder, mends headers, and removes what a stop in the middle of something left.
 ///
 /// # Errors
-/// [`OpenError`].
+/// [`OpenError`]: a file could not be read or mended, or a later version wrote it. Repairs made so far stay; a start may be
+/// tried again.
 pub fn take<D: Disk>(start: &Start<'_, D>, watch: &mut Watch<'_>) -> Result<Inventory, OpenError> {
     let (disk, folder) = (start.disk, &start.config.path);
     let names = disk.list(folder).map_err(at(folder))?;

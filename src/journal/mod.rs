@@ -168,7 +168,7 @@ impl Journal<RealDisk> {
     /// Opens the journal of `config` on the real disk.
     ///
     /// # Errors
-    /// [`OpenError`].
+    /// As [`Journal::open_on`].
     pub fn open(
         config: &JournalConfig,
         clock: Clock,
@@ -183,7 +183,8 @@ impl<D: Disk> Journal<D> {
     /// Opens the journal on `disk`. `publish` gets every batch, `on_panic` is called once a leader has panicked.
     ///
     /// # Errors
-    /// [`OpenError`].
+    /// [`OpenError`]: another process has the journal, a later version wrote it, or the disk failed. Repairs made so far
+    /// stay; it may be opened again.
     pub fn open_on(
         disk: D,
         config: &JournalConfig,
@@ -341,7 +342,7 @@ impl<D: Disk> Journal<D> {
     /// Replaces the checkpoint, on disk.
     ///
     /// # Errors
-    /// The disk's; the old one stands.
+    /// The disk failed. The old checkpoint still stands, unless only the folder's sync failed; a retry is safe.
     pub fn store_checkpoint(&self, checkpoint: &Checkpoint) -> io::Result<()> {
         checkpoint.store(&self.shared.disk, &self.shared.config.path, self.shared.epoch)
     }

@@ -23,7 +23,7 @@ use super::scan::{read_over_damage, used_bytes};
 /// Returns where it is and how long.
 ///
 /// # Errors
-/// The disk's.
+/// The segment could not be read, or the copy not written. The segment is unchanged; a copy may stay, perhaps unfinished.
 pub fn keep_range<D: Disk>(
     disk: &D,
     folder: &Path,
@@ -39,7 +39,7 @@ pub fn keep_range<D: Disk>(
 /// Moves the file of segment `number` there, whole.
 ///
 /// # Errors
-/// The disk's.
+/// The file could not be moved, or the move not made durable: then it stands in the quarantine already.
 pub fn take_segment<D: Disk>(disk: &D, folder: &Path, number: u64) -> io::Result<PathBuf> {
     let name = format!("segment-{number:016}");
     aside::take(disk, &layout::quarantine(folder), &name, &layout::segment(folder, number))

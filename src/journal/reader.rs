@@ -84,7 +84,7 @@ impl<D: Disk> Reader<D> {
     /// Hands records to `take`, in sequence, until it has had `bytes_max` bytes of payload or all that is published.
     ///
     /// # Errors
-    /// The disk's; a later call goes on behind the last record handed out.
+    /// The journal could not be read. Another call goes on behind the last record handed out.
     pub fn read(&mut self, bytes_max: usize, mut take: impl FnMut(Record)) -> io::Result<Progress> {
         self.read_while(bytes_max, |record| {
             take(record);
@@ -95,7 +95,7 @@ impl<D: Disk> Reader<D> {
     /// As [`Reader::read`], until `take` breaks: the record it broke at counts as not handed out.
     ///
     /// # Errors
-    /// The disk's; a later call goes on behind the last record taken.
+    /// The journal could not be read. Another call goes on behind the last record taken.
     pub fn read_while(
         &mut self,
         bytes_max: usize,

@@ -51,7 +51,7 @@ pub struct Links {
 /// The message a draft answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ReplyTo {
-    /// None.
+    /// It answers none.
     #[default]
     Nothing,
     /// The one before it in the same append, whose id nobody knows yet.

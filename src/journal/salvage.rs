@@ -15,7 +15,7 @@ use super::scan::{Scanned, Scanner};
 /// Hands every intact message in the file to `take`, with the sequence it was given.
 ///
 /// # Errors
-/// The disk's.
+/// The file could not be opened or read. `take` may have had some of the messages; another call starts over.
 pub fn messages<D: Disk>(disk: &D, path: &Path, take: &mut dyn FnMut(u64, &Arc<Message>)) -> io::Result<()> {
     let mut scanner = Scanner::of_any(Arc::new(disk.open_read(path)?))?;
     loop {
@@ -34,7 +34,7 @@ pub fn messages<D: Disk>(disk: &D, path: &Path, take: &mut dyn FnMut(u64, &Arc<M
 /// The salt and the sequence of the first intact frame.
 ///
 /// # Errors
-/// The disk's.
+/// The file could not be read. Nothing was changed.
 pub fn first_frame<F: DiskFile>(file: F) -> io::Result<Option<(u32, u64)>> {
     let mut scanner = Scanner::of_any(Arc::new(file))?;
     loop {

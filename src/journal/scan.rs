@@ -80,7 +80,7 @@ impl<F: DiskFile> Scanner<F> {
     /// Starts behind the header of a segment with that salt.
     ///
     /// # Errors
-    /// The disk's.
+    /// The file's length could not be read. Nothing was changed.
     pub fn new(file: Arc<F>, salt: u32) -> io::Result<Self> {
         Self::from(file, Some(salt), SEGMENT_HEADER_BYTES as u64)
     }
@@ -88,7 +88,7 @@ impl<F: DiskFile> Scanner<F> {
     /// Starts at the beginning of a file of whatever frames, in whatever order.
     ///
     /// # Errors
-    /// The disk's.
+    /// The file's length could not be read. Nothing was changed.
     pub fn of_any(file: Arc<F>) -> io::Result<Self> {
         Self::from(file, None, 0)
     }
@@ -147,7 +147,7 @@ impl<F: DiskFile> Scanner<F> {
     /// torn write is zero to its end; a whole frame has no such run of zeros and does not end with one.
     ///
     /// # Errors
-    /// The disk's.
+    /// The stretch could not be read. The walk stays where it was.
     pub fn could_be_torn(&self, stretch: Range<u64>) -> io::Result<bool> {
         let (mut zeros, mut is_torn, mut is_there) = (0, false, false);
         each_block(&*self.file, stretch, |_, block| {
@@ -164,7 +164,7 @@ impl<F: DiskFile> Scanner<F> {
     /// of it is missing, and its checksum is wrong.
     ///
     /// # Errors
-    /// The disk's.
+    /// The file could not be read. The walk stays where it was.
     pub fn damaged_end(&mut self) -> io::Result<Option<u64>> {
         let (at, salt) = (self.offset, self.salt);
         let Some(header) = peek(self.bytes(at, FRAME_HEADER_BYTES)?, salt) else { return Ok(None) };
@@ -178,7 +178,7 @@ impl<F: DiskFile> Scanner<F> {
     /// Finds what stands next. After [`Scanned::End`] it may be asked again, once the segment has grown.
     ///
     /// # Errors
-    /// The disk's; the walk may go on from where it stood.
+    /// The file could not be read. The walk stays where it was, and another call goes on from there.
     pub fn next(&mut self) -> io::Result<Scanned> {
         if let Some(header) = self.frame_at(self.offset)? {
             self.before = (self.offset, self.last_sequence);
@@ -323,7 +323,7 @@ fn each_block<F: DiskFile>(file: &F, stretch: Range<u64>, mut see: impl FnMut(u6
 /// The length of a stretch without the zeros at its end.
 ///
 /// # Errors
-/// The disk's.
+/// The stretch could not be read. Nothing was changed.
 pub fn used_bytes<F: DiskFile>(file: &F, stretch: Range<u64>) -> io::Result<u64> {
     let (start, mut end) = (stretch.start, stretch.start);
     each_block(file, stretch, |at, block| {
@@ -335,7 +335,7 @@ pub fn used_bytes<F: DiskFile>(file: &F, stretch: Range<u64>) -> io::Result<u64>
 /// Opens a segment for walking.
 ///
 /// # Errors
-/// The disk's.
+/// The segment could not be opened, or its length not read. Nothing was changed.
 pub fn open<D: Disk>(disk: &D, folder: &Path, info: &SegmentInfo) -> io::Result<Scanner<D::File>> {
     let file = disk.open_read(&segment::path(folder, info.header.number))?;
     Scanner::new(Arc::new(file), info.header.salt)

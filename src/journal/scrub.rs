@@ -90,7 +90,7 @@ impl<D: Disk> Journal<D> {
     /// Scrubs the segments and the quarantine, as long as `go_on` says so. For the janitor, who writes the digests too.
     ///
     /// # Errors
-    /// The disk's, and [`io::ErrorKind::Interrupted`] when told to stop: begin again.
+    /// The disk failed, or [`io::ErrorKind::Interrupted`]: `go_on` returned false. Begin again; what was scrubbed stays so.
     pub fn scrub(&self, wanted: &Unscrubbed, go_on: &dyn Fn() -> bool) -> io::Result<Scrubbed> {
         let mut scrubbed = Scrubbed::default();
         // Copies first: they are small, and on a full disk segments may go by themselves.

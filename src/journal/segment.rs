@@ -78,7 +78,7 @@ pub struct Unnamed<F> {
 /// Makes a segment of `file_bytes`, from the spare if one of that size waits.
 ///
 /// # Errors
-/// The disk's, most likely that it is full; nothing of the segment is then left.
+/// The disk failed, most often because it is full. The unfinished file is removed, if the disk allows it.
 pub fn prepare<D: Disk>(
     disk: &D,
     folder: &Path,
@@ -110,7 +110,7 @@ impl<F: DiskFile> Unnamed<F> {
     /// it end where it begins. When `durable` all of it is on disk when this returns.
     ///
     /// # Errors
-    /// The disk's; the file is then removed, if the disk lets it be.
+    /// The sync or the rename failed. The file is removed, if the disk allows it; a retry needs a newly prepared segment.
     pub fn name<D: Disk<File = F>>(self, disk: &D, folder: &Path, durable: bool) -> io::Result<Segment<F>> {
         let name = path(folder, self.segment.header.number);
         match self.try_name(disk, folder, &name, durable) {
@@ -143,7 +143,7 @@ impl<F: DiskFile> Unnamed<F> {
 /// Makes the spare, unless one of that size waits already. It appears under its name only when it is whole and synced.
 ///
 /// # Errors
-/// The disk's; the next segment then is zeroed when it is made.
+/// The spare could not be written or renamed. The next segment is then zeroed when it is made; a retry is safe.
 pub fn prepare_spare<D: Disk>(disk: &D, folder: &Path, file_bytes: u64) -> io::Result<()> {
     let spare = layout::spare(folder);
     if disk.open_read(&spare).and_then(|file| file.byte_len()).is_ok_and(|len| len == file_bytes) {
@@ -157,7 +157,7 @@ pub fn prepare_spare<D: Disk>(disk: &D, folder: &Path, file_bytes: u64) -> io::R
 /// Removes a spare that was in use once: a power cut can give a segment its old name back.
 ///
 /// # Errors
-/// The disk's.
+/// The spare could not be read or removed, and still stands; a retry is safe.
 pub fn drop_used_spare<D: Disk>(disk: &D, folder: &Path) -> io::Result<()> {
     let mut header = [0; SEGMENT_HEADER_BYTES];
     match disk.open_read(&layout::spare(folder)).and_then(|file| file.read_at(&mut header, 0)) {
@@ -171,7 +171,7 @@ pub fn drop_used_spare<D: Disk>(disk: &D, folder: &Path) -> io::Result<()> {
 /// Removes the spare: its room is needed for something else.
 ///
 /// # Errors
-/// The disk's.
+/// The spare could not be removed; a retry is safe. [`io::ErrorKind::NotFound`] if there is none.
 pub fn drop_spare<D: Disk>(disk: &D, folder: &Path) -> io::Result<()> {
     disk.remove(&layout::spare(folder))
 }

@@ -64,7 +64,7 @@ pub enum Fault {
 /// How many records there are of each kind, those that count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Records {
-    /// Messages.
+    /// Messages that were not scrubbed.
     pub messages: u64,
     /// Context-clears.
     pub context_clears: u64,
@@ -198,7 +198,7 @@ struct Stretch {
 }
 
 impl<'a> Watch<'a> {
-    /// Somebody.
+    /// A watch that reports every fault to `tell`.
     pub fn new(tell: Tell<'a>) -> Self {
         Self { tell: Some(tell), ..Self::default() }
     }
@@ -218,7 +218,7 @@ impl<'a> Watch<'a> {
     /// What would end a start: is told, and passed over.
     ///
     /// # Errors
-    /// The outcome's, when nobody watches.
+    /// The outcome's, when no survey is made; [`OpenError::Locked`] in any case.
     pub fn pass<T>(&mut self, outcome: Result<T, OpenError>) -> Result<Option<T>, OpenError> {
         match outcome {
             Ok(value) => return Ok(Some(value)),
@@ -237,7 +237,7 @@ impl<'a> Watch<'a> {
     /// A file that is going to be set aside.
     ///
     /// # Errors
-    /// The disk's.
+    /// The file could not be read for the survey. Nothing was changed, and no fault was reported.
     pub fn set_aside<D: Disk>(&mut self, disk: &D, path: &Path, fault: fn(u64) -> Fault) -> io::Result<()> {
         if self.is_there() {
             let mut messages = 0;
@@ -266,7 +266,7 @@ impl<'a> Watch<'a> {
     /// A segment's walk is over. Of a sealed one the digest beside it is compared.
     ///
     /// # Errors
-    /// The disk's.
+    /// [`OpenError::Io`]: the segment could not be read for the survey. No file was changed.
     pub fn walked<D: Disk>(
         &mut self,
         disk: &D,

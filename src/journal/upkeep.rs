@@ -26,7 +26,7 @@ impl<D: Disk> Journal<D> {
     /// checkpoint must be stored first. Returns how many.
     ///
     /// # Errors
-    /// The disk's; what could not be removed is tried again the next time.
+    /// A segment could not be removed durably. Those removed before it stay removed; the next call tries the rest.
     pub fn prune(&self, drained: u64, now: Timestamp) -> io::Result<usize> {
         self.drained.store(drained, Ordering::Relaxed);
         let short = self.shared.condition.short.swap(false, Ordering::Relaxed);
@@ -88,7 +88,7 @@ impl<D: Disk> Journal<D> {
     /// again. For the janitor, when the waker is used.
     ///
     /// # Errors
-    /// The disk's; all of it is tried again the next time.
+    /// The spare or a digest could not be written. What was written stays; the next call tries the rest again.
     pub fn maintain(&self) -> io::Result<()> {
         if !self.is_writable() {
             self.shared.mend();
@@ -126,7 +126,7 @@ impl<D: Disk> Journal<D> {
     /// The room on the file system that holds the journal.
     ///
     /// # Errors
-    /// The disk's.
+    /// The file system could not be queried. Nothing was changed; a retry is safe.
     pub fn room(&self) -> io::Result<DiskSpace> {
         self.shared.disk.room(&self.shared.config.path)
     }
@@ -186,7 +186,8 @@ impl<D: Disk> Journal<D> {
     /// Syncs everything written so far: the end of an ordered stop.
     ///
     /// # Errors
-    /// [`AppendError`].
+    /// [`AppendError`]: the disk failed. What was written since the last sync may not survive a power cut; another call
+    /// tries to write it to a new segment.
     pub fn sync(&self) -> Result<(), AppendError> {
         // A file that failed is never synced again: what was not synced is written anew.
         self.shared.mend();

@@ -47,7 +47,7 @@ pub struct Context {
 /// What is to be answered.
 #[derive(Clone, Debug)]
 pub struct Question {
-    /// Where.
+    /// The session of every message below.
     pub session: SessionId,
     /// The id of the message to answer.
     pub user: Id,

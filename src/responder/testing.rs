@@ -44,7 +44,7 @@ pub(super) struct Heard {
     pub took: Duration,
 }
 
-/// Asks.
+/// Asks the responder, and measures how long it took.
 pub(super) fn ask(responder: &dyn Responder, question: &Question) -> Heard {
     let (mut text, asked) = (String::new(), Instant::now());
     let end = responder.answer(question, &mut |more| text.push_str(more));

@@ -88,9 +88,9 @@ pub struct StoredErasure {
 /// which of that time it is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ErasurePlace {
-    /// When.
+    /// Milliseconds since 1970, by the store's clock.
     pub millis: i64,
-    /// Which.
+    /// The erasure's session id, which orders those of the same millisecond.
     pub id: String,
 }
 
@@ -150,7 +150,7 @@ pub enum Direction {
 /// Which messages are wanted.
 #[derive(Clone, Debug)]
 pub struct StoreQuery {
-    /// Whose.
+    /// The session they belong to.
     pub session: SessionId,
     /// Only ids after this one.
     pub after: Option<Id>,

@@ -15,7 +15,7 @@ pub fn hosts(uri: &str) -> Result<Vec<String>, &'static str> {
     if uri.starts_with("mongodb://") || uri.starts_with("mongodb+srv://") { Ok(Vec::new()) } else { Err(RULE) }
 }
 
-/// None.
+/// Opens no store: this build has none.
 ///
 /// # Errors
 /// [`StoreError::Configuration`], always.

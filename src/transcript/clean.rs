@@ -40,7 +40,8 @@ impl<D: Disk> Transcripts<D> {
     /// See the module. Nobody may append to the session meanwhile.
     ///
     /// # Errors
-    /// The disk's; the old file is then still there.
+    /// The disk failed. The transcript is whole, either as before or in better order; another call goes on. Copies of lines
+    /// that were set aside and an unfinished new file may stay.
     pub fn put_in_order(&self, session: &SessionId) -> io::Result<()> {
         while self.order_some(session)? {}
         self.disk.sync_dir(&self.folder)

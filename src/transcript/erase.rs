@@ -41,7 +41,7 @@ impl<F: DiskFile> Before<F> {
     /// How many messages before `id` it has.
     ///
     /// # Errors
-    /// The disk's.
+    /// The transcript could not be read. Nothing was changed; a retry is safe.
     pub fn count(&self, id: Id) -> io::Result<u64> {
         let Some(file) = &self.0 else { return Ok(0) };
         let mut lines = Lines::new(file, u64::MAX)?;
@@ -140,7 +140,8 @@ impl<D: Disk> Transcripts<D> {
     /// Takes everything up to `id` out of a transcript to which nobody appends. What is newer stays.
     ///
     /// # Errors
-    /// The disk's; the old file is then still there.
+    /// The disk failed. The old file still stands, unless only the folder's sync failed; a retry is safe. An unfinished new
+    /// file may stay.
     pub fn drop_erased(&self, session: &SessionId, id: Id) -> io::Result<()> {
         let Some(old) = self.old_file(session)? else { return Ok(()) };
         let path = self.path(session);
@@ -183,7 +184,8 @@ impl<D: Disk> Transcripts<D> {
     /// many files it changed.
     ///
     /// # Errors
-    /// The disk's, and [`io::ErrorKind::Interrupted`] when `go_on` says no.
+    /// The disk failed, or [`io::ErrorKind::Interrupted`]: `go_on` returned false. Files that were done stay scrubbed;
+    /// another call does the rest.
     pub fn scrub_copies(&self, erased: &HashMap<SessionId, Id>, go_on: &dyn Fn() -> bool) -> io::Result<usize> {
         let _alone = self.maintenance.lock().expect("no holder panics");
         for session in erased.keys() {
@@ -249,7 +251,7 @@ fn taken_from(name: &str) -> Option<SessionId> {
 /// removed. Whether there were any. Nobody may write to it meanwhile.
 ///
 /// # Errors
-/// The disk's; the old file is then still there.
+/// The disk failed. The file has its old lines, or the new ones, perhaps not durably. An unfinished file may stay beside it.
 pub fn without_lines<D: Disk>(disk: &D, path: &Path, goes: &dyn Fn(&[u8]) -> bool) -> io::Result<bool> {
     let old = match disk.open_read(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -282,7 +284,7 @@ pub fn without_lines<D: Disk>(disk: &D, path: &Path, goes: &dyn Fn(&[u8]) -> boo
 /// there were.
 ///
 /// # Errors
-/// The disk's; some lines may be blank already.
+/// The disk failed. Some lines may be blank already, perhaps not durably; another call blanks the rest.
 pub fn blank_lines<D: Disk>(disk: &D, path: &Path, goes: &dyn Fn(&[u8]) -> bool) -> io::Result<usize> {
     let file = match disk.open(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),

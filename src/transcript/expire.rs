@@ -95,7 +95,7 @@ impl<D: Disk> Transcripts<D> {
     /// Begins a sweep: [`Transcripts::sweep_on`] does the work. There is none where nothing expires.
     ///
     /// # Errors
-    /// The disk's, when the folder cannot be listed.
+    /// The folder could not be listed. Nothing was changed; the next sweep lists it again.
     pub fn sweep(&self) -> io::Result<Sweep> {
         let mut names = match self.disk.list(&self.folder) {
             _ if self.expiry.bound().is_none() => Vec::new(),

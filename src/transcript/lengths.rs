@@ -154,7 +154,7 @@ impl<D: Disk> Lengths<D> {
     /// a full disk comes to.
     ///
     /// # Errors
-    /// The disk's: what stood there before may still count.
+    /// The lengths could not be written, nor the file durably removed. Old lengths may still count after a restart.
     pub fn write(&self, known: &[(SessionId, Known)]) -> io::Result<()> {
         if known.is_empty() {
             return Ok(());

@@ -147,7 +147,7 @@ impl<D: Disk> Transcripts<D> {
     /// The transcripts in `folder`, of which at most `open_max` are kept open between appends.
     ///
     /// # Errors
-    /// The disk's, when the folder cannot be made.
+    /// The folder could not be made. Some folders above it may exist now; a retry is safe.
     pub fn open(disk: D, folder: &Path, open_max: NonZeroUsize) -> io::Result<Self> {
         disk::make_folder(&disk, folder)?;
         let open = Open {

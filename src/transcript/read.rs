@@ -91,7 +91,7 @@ impl<D: Disk> Transcripts<D> {
     /// Reads a page of a session's transcript. A session without one has an empty page.
     ///
     /// # Errors
-    /// The disk's.
+    /// The transcript could not be opened or read. Nothing was changed; a retry is safe.
     pub fn read(&self, session: &SessionId, query: &Query) -> io::Result<Page> {
         let hidden = self.hidden(session);
         if hidden > query.after {

@@ -83,7 +83,7 @@ impl<D: Disk> Transcripts<D> {
     /// its own, and returns the sequence up to which it did. It is called again from there for what came meanwhile.
     ///
     /// # Errors
-    /// What `feed` says: the sessions stay behind.
+    /// `feed` or the disk failed. Sessions that are not caught up stay behind; another call tries again.
     pub fn rebuild(
         &self,
         mut feed: impl FnMut(u64, &mut dyn FnMut(u64, &Message)) -> io::Result<u64>,

@@ -49,7 +49,7 @@ pub enum Fault {
 /// What was found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Survey {
-    /// Transcripts.
+    /// How many transcripts there are.
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
@@ -65,7 +65,7 @@ impl Survey {
     /// Reads every transcript in `folder`; each fault goes to `tell`, with its session.
     ///
     /// # Errors
-    /// The disk's, when the folder itself cannot be read.
+    /// The folder could not be listed; nothing was changed. A file that cannot be read is reported to `tell` instead.
     pub fn of<D: Disk>(disk: &D, folder: &Path, tell: &mut dyn FnMut(&SessionId, Fault)) -> io::Result<Self> {
         let mut survey = Self::default();
         for name in disk.list(folder)? {
@@ -179,7 +179,7 @@ impl<'a, D: Disk> Comparison<'a, D> {
     /// How a message stands in its transcript.
     ///
     /// # Errors
-    /// The disk's.
+    /// The transcript could not be opened or read. Nothing was changed; the same message can be looked up again.
     pub fn look(&mut self, message: &Message) -> io::Result<Standing> {
         let session = message.session();
         let place = self.places.get(session).copied();
@@ -276,7 +276,7 @@ impl Shortened {
     /// Those in `folder` by the lengths in the file at `lengths`. One that cannot be read is left out.
     ///
     /// # Errors
-    /// The disk's, when the lengths cannot be read.
+    /// The file of lengths could not be read. Nothing was changed; a retry is safe.
     pub fn of<D: Disk>(disk: &D, folder: &Path, lengths: &Path) -> io::Result<Self> {
         let mut shortened = HashMap::new();
         for (session, known) in lengths::look(disk, lengths)? {
@@ -330,7 +330,7 @@ impl Shortened {
 /// Hands every message of a file of lines to `take`; a missing file has none.
 ///
 /// # Errors
-/// The disk's.
+/// The file could not be opened or read. `take` may have had some of the messages; another call starts over.
 pub fn each_message<D: Disk>(disk: &D, path: &Path, take: &mut dyn FnMut(&Message)) -> io::Result<()> {
     let file = match disk.open_read(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),

@@ -22,7 +22,8 @@ impl<D: Disk> Transcripts<D> {
     /// are gone or others. The caller marks them as behind.
     ///
     /// # Errors
-    /// The disk's: nothing is known then of any of them.
+    /// The file system could not be synced, the folder listed or a length noted. None of the sessions counts as durable: the
+    /// caller marks them all as behind.
     pub fn sync<'a>(&self, sessions: impl Iterator<Item = &'a SessionId>) -> io::Result<Vec<SessionId>> {
         // No file is swapped between its sync and the look at its name.
         let _alone = self.maintenance.lock().expect("no holder panics");

@@ -41,7 +41,7 @@ impl<D: Disk> DeadLetters<D> {
     /// Adds letters that are not there yet; they are on disk when it returns.
     ///
     /// # Errors
-    /// The disk's; some may have been added, and the same may be added again.
+    /// The disk failed. Some letters may have been added; the same may be added again.
     pub fn add<'a>(&mut self, letters: impl Iterator<Item = (&'a Arc<Message>, &'a str)>) -> io::Result<()> {
         let mut letters = letters.peekable();
         if letters.peek().is_none() {

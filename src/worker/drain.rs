@@ -3,7 +3,7 @@
 //!
 //! It takes the records the worker takes, as long as it has room for them; what it had no room for, in an outage or after a
 //! start, it reads from the journal later, in bounded pieces. So its memory is bounded by three batches and their documents
-//! whatever the backlog. A call runs on a thread of its own ([`Calls`]), and the worker never waits for one: it is told the
+//! whatever the backlog. A call runs on a thread of its own (`store/calls.rs`), and the worker never waits for one: it is told the
 //! outcome, or the deadline passes, and the call is abandoned to its thread.
 //!
 //! Exactly once in effect: a batch is tried again, whole, until the store says that each message of it is there or can never

@@ -60,7 +60,7 @@ impl<D: Disk> PendingErasures<D> {
     /// journal still `knows` are taken, too.
     ///
     /// # Errors
-    /// The disk's: the file is there and cannot be read.
+    /// The file could not be read; or a line of it could not, and the file not be written anew. A retry is safe.
     pub fn load(disk: D, path: &Path, knows: impl FnOnce() -> Vec<(SessionId, Id)>) -> io::Result<Self> {
         let (bytes, is_there) = match disk::read(&disk, path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => (Vec::new(), false),
@@ -95,7 +95,7 @@ impl<D: Disk> PendingErasures<D> {
     /// MongoDB is in use from now on.
     ///
     /// # Errors
-    /// The disk's.
+    /// The file could not be written durably. A start may not find that MongoDB is in use; call it again.
     pub fn begin(&mut self) -> io::Result<()> {
         if !self.is_there {
             self.store()?;
@@ -107,7 +107,7 @@ impl<D: Disk> PendingErasures<D> {
     /// Adds erasures; they are on disk when it returns.
     ///
     /// # Errors
-    /// The disk's; the same can be added again.
+    /// The file could not be written durably. The erasures stay in memory, and the same can be added again.
     pub fn add(&mut self, erased: Vec<(SessionId, Id)>) -> io::Result<()> {
         for (session, up_to) in erased {
             self.note(session, up_to);
@@ -180,7 +180,7 @@ impl<D: Disk> PendingErasures<D> {
     /// One was carried out in its place. If it is not final by that, it is noted on disk before this returns.
     ///
     /// # Errors
-    /// The disk's: a restart would not know of it, and it must not count as carried out.
+    /// The file could not be written durably. A start may not know of the erasure: it must not count as carried out.
     pub fn carried_out(&mut self, session: &SessionId, up_to: Id, calls: &Calls) -> io::Result<()> {
         if self.must_wait(calls) {
             self.add(vec![(session.clone(), up_to)])?;

@@ -127,7 +127,8 @@ impl<D: Disk> TranscriptSink<D> {
     /// Makes everything taken safe and returns the sequence up to which it is: `position`, or less while a transcript lags.
     ///
     /// # Errors
-    /// The disk's; the flush is tried again, with everything taken since the last good one.
+    /// The transcripts could not be synced, and nothing counts as safe. The worker flushes again, with everything taken
+    /// since the last good flush.
     pub(super) fn flush(&mut self, position: u64) -> io::Result<u64> {
         #[cfg(test)]
         if let Some(gate) = self.gate.as_ref().filter(|gate| gate.fails) {

@@ -70,7 +70,7 @@ impl SocketService {
     /// Starts the threads that work for the rooms.
     ///
     /// # Errors
-    /// The system's: no thread is left. What was started has ended then.
+    /// No thread is left. The threads started so far end by themselves.
     pub fn start(
         config: &WebsocketConfig,
         clock: Clock,

@@ -17,7 +17,7 @@ pub(in crate::cli) enum ClientError {
     /// Somebody is there and does not answer in time.
     #[error("{place} does not answer within {seconds} s")]
     Late {
-        /// Where.
+        /// The server's address or socket.
         place: String,
         /// How long it was waited for.
         seconds: u64,
@@ -28,7 +28,7 @@ pub(in crate::cli) enum ClientError {
     /// Something else listens there.
     #[error("{place} does not answer as a chatkeep server does: {what}")]
     Malformed {
-        /// Where.
+        /// The server's address or socket.
         place: String,
         /// What is wrong with the reply.
         what: String,
@@ -36,7 +36,7 @@ pub(in crate::cli) enum ClientError {
     /// The system's reason.
     #[error("cannot talk to {place}: {source}")]
     Io {
-        /// Where.
+        /// The server's address or socket.
         place: String,
         /// The reason.
         source: io::Error,

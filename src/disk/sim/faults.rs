@@ -39,7 +39,7 @@ pub enum Op {
 /// How much of a call happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Extent {
-    /// All.
+    /// All of it.
     Done,
     /// A half of a write.
     Half,

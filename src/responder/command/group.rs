@@ -50,7 +50,7 @@ impl Group {
     /// Starts it.
     ///
     /// # Errors
-    /// The system's: no such program, not executable, no descriptor or process left.
+    /// There is no such program, it is not executable, or no descriptor or process is left. No program runs then.
     pub(super) fn start(argv: &[String], environment: &[(&str, String)]) -> io::Result<(Self, Pipes)> {
         let (program, arguments) = argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
         let mut command = std::process::Command::new(program);

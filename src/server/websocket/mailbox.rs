@@ -86,7 +86,7 @@ impl Mailbox {
 /// Makes a thread's poll and mailbox.
 ///
 /// # Errors
-/// The system's: no descriptor is left.
+/// No descriptor is left. None stays open; a retry may succeed once others are closed.
 pub(super) fn prepare() -> io::Result<(Poll, Arc<Mailbox>)> {
     let poll = Poll::new()?;
     let waker = Waker::new(poll.registry(), WAKE)?;

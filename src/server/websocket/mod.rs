@@ -70,7 +70,7 @@ impl Pool {
     /// last.
     ///
     /// # Errors
-    /// The system's: no thread or no descriptor is left. What was started has ended then.
+    /// No thread or no descriptor is left. The threads started so far have ended.
     pub(super) fn start(options: WebSocketOptions, message_timeout: Duration) -> io::Result<Self> {
         let WebSocketOptions { config, open_max, counters, sockets } = options;
         let open = Semaphore::new(open_max);

@@ -58,7 +58,7 @@ pub(super) enum Connection {
     Missing,
     /// Under way for longer than a call may be.
     Slow(Call<Answer>),
-    /// Made.
+    /// Open: calls can be made.
     Made,
 }
 
