@@ -7,7 +7,7 @@ mod support;
 
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -64,20 +64,30 @@ fn two_hundred_clients_of_a_session_see_the_same_order_at_fifty_messages_a_secon
 }
 
 /// A client that is cut off at random and comes again with the last id it has; what it has in the end.
-fn restless(server: &Server, stop: &AtomicBool, seed: u64) -> (Vec<String>, usize) {
+/// `served` counts the clients that have more than a hundred messages, `openings` all connections.
+fn restless(
+    server: &Server,
+    stop: &AtomicBool,
+    seed: u64,
+    served: &AtomicU64,
+    openings: &AtomicU64,
+) -> (Vec<String>, usize) {
     let mut random = Random::new(seed);
     let (mut has, mut times): (Vec<String>, usize) = (Vec::new(), 0);
     while !stop.load(Ordering::SeqCst) {
         let after = has.last().map(|id| format!("&after={id}")).unwrap_or_default();
         let mut socket = Socket::open(server, &format!("session_id=s{after}"));
         times += 1;
+        openings.fetch_add(1, Ordering::SeqCst);
         for _ in 0..random.between(1, 40) {
             if stop.load(Ordering::SeqCst) {
                 break;
             }
             let event = socket.next();
             assert_ne!(event["type"], "gap");
+            let had = has.len();
             has.extend(record(&event));
+            served.fetch_add(u64::from(had <= 100 && has.len() > 100), Ordering::SeqCst);
         }
         // Dropped in the middle of whatever comes.
     }
@@ -97,16 +107,23 @@ fn a_storm_of_clients_that_come_again_misses_nothing_and_sees_nothing_twice() {
     let server = Arc::new(Server::start(Options::default()));
     let stop = Arc::new(AtomicBool::new(false));
     server.client().chat("s", "first");
+    let (served, openings) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let clients: Vec<_> = (0..CLIENTS)
         .map(|seed| {
             let (server, stop) = (server.clone(), stop.clone());
-            std::thread::spawn(move || restless(&server, &stop, seed))
+            let (served, openings) = (served.clone(), openings.clone());
+            std::thread::spawn(move || restless(&server, &stop, seed, &served, &openings))
         })
         .collect();
     let mut client = server.client();
     for n in 0..600 {
         client.chat("s", &format!("{n}"));
     }
+    // On a busy machine they are slower than this.
+    wait_until("every client was served", PATIENCE, || {
+        client.chat("s", "more");
+        served.load(Ordering::SeqCst) == CLIENTS && openings.load(Ordering::SeqCst) > 60
+    });
     stop.store(true, Ordering::SeqCst);
     // Whoever waits for an event gets these.
     for n in 0..50 {

@@ -1,7 +1,8 @@
 //! What others leave for a thread of sockets, and the waker that wakes it out of its poll.
 //!
-//! A wake-up costs a word to look at while the thread is awake, and one call to the system when it sleeps. Invariant: whoever wakes it
-//! has left its mail before, and the thread says that it sleeps before it looks for mail; so one of the two sees the other.
+//! A wake-up costs a word to look at while the thread is awake, and one call to the system when it sleeps. Invariant:
+//! whoever wakes it has left its mail before, and the thread says that it sleeps before it looks for mail; so one of the two
+//! sees the other.
 //!
 //! Knows nothing of what the mail brings about.
 

@@ -1,9 +1,9 @@
 //! What a subscriber says itself, and the ack it is to get for it.
 //!
-//! Its record carries the number of what was said, which is nobody else's, in whichever thread of sockets that is. So the subscriber's own event is the ack, in its place among the others. What
-//! has no event is acknowledged by its outcome, which comes behind the mailbox: a key that came before, and what a full
-//! mailbox lost. Of the latter the ack is *pending* until what was lost is read and its place comes by, so that whoever goes on
-//! from the last id it has misses nothing.
+//! Its record carries the number of what was said, which is nobody else's, in whichever thread of sockets that is. So the
+//! subscriber's own event is the ack, in its place among the others. What has no event is acknowledged by its outcome, which
+//! comes behind the mailbox: a key that came before, and what a full mailbox lost. Of the latter the ack is *pending* until
+//! what was lost is read and its place comes by, so that whoever goes on from the last id it has misses nothing.
 //!
 //! One thing is on its way at a time. What cannot go yet is *parked*: before the subscriber is told what happens, behind an answer
 //! that a new context ends, or when the client was quicker than the outcome of what it has the ack of.
