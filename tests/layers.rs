@@ -178,6 +178,23 @@ fn imports_go_down_only() {
 }
 
 #[test]
+fn the_file_of_a_module_stands_beside_its_folder() {
+    // `tests/support.rs` would be a program of tests to Cargo.
+    let allowed = Path::new("tests/support/mod.rs");
+    let (mut open, mut found) = (vec![PathBuf::from("src"), PathBuf::from("tests")], Vec::new());
+    while let Some(folder) = open.pop() {
+        for path in fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()) {
+            match path.is_dir() {
+                true => open.push(path),
+                false if path.ends_with("mod.rs") && path != allowed => found.push(path),
+                false => {}
+            }
+        }
+    }
+    assert!(found.is_empty(), "x/mod.rs, instead of x.rs: {found:?}");
+}
+
+#[test]
 fn every_source_file_opens_with_what_it_is() {
     let bare: Vec<_> = sources().into_iter().filter(|(_, _, t)| !t.starts_with("//! ")).map(|(p, _, _)| p).collect();
     assert!(bare.is_empty(), "no //! at the top: {bare:?}");
@@ -255,7 +272,7 @@ const LIB: (&str, &str) = ("lib.rs", "pub mod a;\npub mod b;\n");
 fn a_path_counts_to_the_file_that_defines_what_it_names() {
     let b = [
         (
-            "b/mod.rs",
+            "b.rs",
             "mod leaf;\nmod other;\npub use leaf::{Leaf, make as made};\npub use other::*;\nconst LIMIT: u8 = 1;\n",
         ),
         ("b/leaf.rs", "pub struct Leaf;\npub enum Kind { Leaf }\npub const fn make() {}\n"),
@@ -268,7 +285,7 @@ fn a_path_counts_to_the_file_that_defines_what_it_names() {
         ("use super::b::{\n    Other as _,\n};", "b/other.rs"),
         ("fn f() { use crate::b::leaf::Kind::*; }", "b/leaf.rs"),
         ("fn f() -> Vec<crate::b::leaf::Kind> { r#\"\"crate::b::Leaf\"\"#; '\\''; '\"'; &'static str }", "b/leaf.rs"),
-        ("/* use crate::b::Other; */\nuse crate::b::LIMIT; // crate::b::Leaf", "b/mod.rs"),
+        ("/* use crate::b::Other; */\nuse crate::b::LIMIT; // crate::b::Leaf", "b.rs"),
         (
             "pub(crate) use crate::b::Leaf;\npub use crate::b::Other;\nfn f() -> impl Sized { Leaf { x: 1 } }",
             "b/leaf.rs",
@@ -300,15 +317,15 @@ fn modules_reexports_tests_and_other_crates_make_no_edge() {
 #[test]
 fn a_circle_is_told_with_all_of_its_files_and_a_stand_in_of_another_build_is_one_of_them() {
     let circle = [
-        ("a/mod.rs", "#[cfg_attr(not(feature = \"x\"), path = \"without.rs\")]\nmod real;\npub struct A(real::R);\n"),
+        ("a.rs", "#[cfg_attr(not(feature = \"x\"), path = \"a/without.rs\")]\nmod real;\npub struct A(real::R);\n"),
         ("a/real.rs", "use super::super::b::B;\npub struct R;\n"),
         ("a/without.rs", "use super::A;\npub struct R;\n"),
         ("b.rs", "mod c;\npub use c::C;\npub struct B;\nfn f() { crate::a::A }\n"),
         ("b/c.rs", "pub struct C(super::B);\n"),
     ];
     let graph = Graph::read([LIB].into_iter().chain(circle));
-    assert_eq!(graph.circles(), ["a/mod.rs a/real.rs a/without.rs b.rs"]);
-    assert!(graph.inside(&graph.circles()[0]).contains("a/mod.rs needs a/real.rs, a/without.rs\n"));
+    assert_eq!(graph.circles(), ["a.rs a/real.rs a/without.rs b.rs"]);
+    assert!(graph.inside(&graph.circles()[0]).contains("a.rs needs a/real.rs, a/without.rs\n"));
 }
 
 #[test]

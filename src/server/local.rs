@@ -323,5 +323,4 @@ fn leak(request: Request) {
 }
 
 #[cfg(test)]
-#[path = "local_tests.rs"]
 mod tests;

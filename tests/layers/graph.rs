@@ -165,17 +165,12 @@ impl Names<'_> {
 }
 
 fn module_of(name: &str) -> Vec<String> {
-    let stem = name.trim_end_matches(".rs").trim_end_matches("/mod");
-    stem.split('/').filter(|part| !["lib", "mod"].contains(part)).map(str::to_owned).collect()
+    name.trim_end_matches(".rs").split('/').filter(|part| *part != "lib").map(str::to_owned).collect()
 }
 
 /// The files that stand in for a child of that one, and for which.
 fn stand_ins(source: &Source) -> Vec<(String, Vec<String>)> {
-    // Beside the file of a module that is a folder's `mod.rs`, below any other's.
-    let folder = match source.name.strip_suffix("/mod.rs") {
-        Some(folder) => folder.to_owned(),
-        None => source.name.rsplit_once('/').map_or(String::new(), |(folder, _)| folder.to_owned()),
-    };
+    let folder = source.name.rsplit_once('/').map_or("", |(folder, _)| folder);
     let found = source.instead.iter().map(|(file, child)| {
         let name = format!("{folder}/{file}").trim_start_matches('/').to_owned();
         (name, source.module.iter().cloned().chain([child.clone()]).collect())

@@ -315,5 +315,4 @@ pub(super) fn close(code: Option<u16>, reason: &str) -> Vec<u8> {
 }
 
 #[cfg(test)]
-#[path = "frames_tests.rs"]
 mod tests;

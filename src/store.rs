@@ -29,7 +29,7 @@ mod erasures;
 #[cfg(feature = "mongo")]
 mod indexes;
 mod interface;
-#[cfg_attr(not(feature = "mongo"), path = "without.rs")]
+#[cfg_attr(not(feature = "mongo"), path = "store/without.rs")]
 mod mongo;
 #[cfg(feature = "mongo")]
 mod verdict;

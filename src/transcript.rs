@@ -6,7 +6,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `mod.rs` | appending, falling behind |
+//! | here | appending, falling behind |
 //! | `sync.rs` | making what was appended durable, and noticing what is not |
 //! | `read.rs` | pages of a transcript by binary search and from its end |
 //! | `expected_tail.rs`, `reconcile.rs` | what a start expects at their ends, and when that is compared |

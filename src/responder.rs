@@ -6,7 +6,7 @@ mod command;
 mod echo;
 mod excerpt;
 mod interface;
-#[cfg_attr(not(feature = "openai"), path = "openai/without.rs")]
+#[cfg_attr(not(feature = "openai"), path = "responder/openai/without.rs")]
 mod openai;
 mod speech;
 mod stop;

@@ -89,7 +89,7 @@ mod tests {
         let mut child = std::process::Command::new(std::env::current_exe().unwrap());
         let output = child.args(only).env(ROLE, "1").output().unwrap();
         let stderr = String::from_utf8(output.stderr).unwrap();
-        let place = "request job-17.3 failed: panic at src/server/mod.rs:";
+        let place = "request job-17.3 failed: panic at src/server.rs:";
         assert!(output.status.success() && stderr.contains(place), "{stderr}");
     }
 }
