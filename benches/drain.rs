@@ -21,7 +21,7 @@ use mongodb::bson::{RawDocumentBuf, doc};
 use mongodb::options::{Acknowledgment, WriteConcern};
 use serde_json::{Value, json};
 use support::mongod::Mongod;
-use support::{Options, PATIENCE, Server, wait_until};
+use support::{Options, Server, WAIT_TIMEOUT, wait_until};
 
 const MESSAGES: u64 = 200_000;
 const BATCH: usize = 1000;
@@ -93,7 +93,7 @@ fn drain(server: &mut Server, mongod: &Mongod, database: &str) -> Cost {
     server.start_again();
     let look = || (pending(server), Instant::now(), processor(server.pid()));
     let mut first = look();
-    wait_until("the first batch is through", PATIENCE, || {
+    wait_until("the first batch is through", WAIT_TIMEOUT, || {
         first = look();
         first.0 < MESSAGES && first.0 > 0
     });

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use mio::{Events, Interest, Poll, Token};
 use serde_json::json;
 use support::socket::Socket;
-use support::{Options, PATIENCE, Server, wait_until};
+use support::{Options, Server, WAIT_TIMEOUT, wait_until};
 
 const CLIENTS: usize = 32;
 const SESSIONS: usize = 100;
@@ -165,7 +165,7 @@ fn turns(mut clients: Vec<Client>) -> f64 {
     let (mut answered, mut counted_from) = (0_u32, None);
     let began = Instant::now();
     loop {
-        poll.poll(&mut events, Some(PATIENCE)).unwrap();
+        poll.poll(&mut events, Some(WAIT_TIMEOUT)).unwrap();
         assert!(!events.is_empty(), "nobody was answered");
         for event in &events {
             let client = &mut clients[event.token().0];
@@ -251,7 +251,7 @@ fn idle_cost() -> (u64, u64) {
     let (memory, threads) = (status_line(&server, "VmRSS:"), status_line(&server, "Threads:"));
     drop(first);
     let sockets: Vec<Socket> = (0..IDLE).map(|n| talked(&server, &format!("idle-{n}"))).collect();
-    wait_until("they are open", PATIENCE, || {
+    wait_until("they are open", WAIT_TIMEOUT, || {
         server.client().get("/api/storage/status").json()["websocket"]["open"] == sockets.len()
     });
     let grown = status_line(&server, "VmRSS:").saturating_sub(memory) * 1024 / IDLE as u64;

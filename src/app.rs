@@ -39,10 +39,10 @@ use crate::worker::{DeadLetters, Drain, MongoStatus, PendingErasures, Progress, 
 use crate::{descriptors, janitor, layout, responder, store, thread};
 
 /// Left of the deadline of a stop for what must come after the drain to MongoDB: the last syncs.
-const END: Duration = Duration::from_millis(500);
+const FLUSH_TIME: Duration = Duration::from_millis(500);
 
 /// Left of it for what must come after the answers that are stopped: their records, and the replies to who waits for them.
-const TURNS: Duration = Duration::from_secs(2);
+const RECORD_TIME: Duration = Duration::from_secs(2);
 
 /// Serves until a signal or a fatal fault.
 ///
@@ -67,7 +67,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
 struct App {
     tcp: tcp::Listening,
     local: Option<local::Local>,
-    rooms: Arc<SocketService>,
+    sockets: Arc<SocketService>,
     feed: Arc<Feed>,
     chat: Arc<Chat>,
     journal: Arc<Journal>,
@@ -89,21 +89,21 @@ impl App {
         let watching_max = config.server.max_feed_streams.min(base.share.connections / 2).max(1);
         let feed = Arc::new(Feed::new(core.journal.clone(), base.expiry(), watching_max));
         let (chat, history) = (core.chat.clone(), core.history.clone());
-        let rooms = SocketService::start(
+        let sockets = SocketService::start(
             &config.websocket,
             base.clock.clone(),
             chat.clone(),
             history.clone(),
             core.hub.clone(),
         );
-        let rooms = Arc::new(rooms.context("the threads behind the WebSockets cannot be started")?);
+        let sockets = Arc::new(sockets.context("the threads behind the WebSockets cannot be started")?);
         let journal = core.journal.clone();
         let status = core.status(&base, progress);
         let websockets = WebSocketOptions {
             config: config.websocket.clone(),
             open_max: base.share.sockets,
             counters: status.sockets.clone(),
-            sockets: rooms.clone(),
+            sockets: sockets.clone(),
         };
         let api = Arc::new(Api { chat: chat.clone(), history, feed: feed.clone(), status });
         let server = &config.server;
@@ -111,17 +111,17 @@ impl App {
             server.local_socket.as_ref().map(|path| start_local(path, server.max_body_bytes, &api)).transpose()?;
         let tcp = tcp::start(server, base.share.connections, api, Some(websockets))?;
         announce(tcp.local_addr(), config, base.started.elapsed());
-        Ok(Self { tcp, local, rooms, feed, chat, journal, background, drain: server.drain, stop_by })
+        Ok(Self { tcp, local, sockets, feed, chat, journal, background, drain: server.drain, stop_by })
     }
 
     fn stop(self) {
         let deadline = Instant::now() + self.drain;
         // What the threads still have to write at the end comes out of the same time.
-        let until = deadline - END.min(self.drain / 4);
+        let until = deadline - FLUSH_TIME.min(self.drain / 4);
         let _ = self.stop_by.set(until);
         // Those who wait for what comes are no requests in flight.
         self.feed.stop();
-        let turns = end_turns(&self.chat, deadline - TURNS.min(self.drain / 4), deadline);
+        let turns = end_turns(&self.chat, deadline - RECORD_TIME.min(self.drain / 4), deadline);
         // A client that does not read takes nothing of that.
         let mut left = self.tcp.stop(until);
         left += self.local.map_or(0, |local| local.stop(until));
@@ -132,7 +132,7 @@ impl App {
             log::error!("a turn had not ended by the deadline and is left");
         }
         // Nobody is connected who could still say something.
-        self.rooms.stop(deadline);
+        self.sockets.stop(deadline);
         for part in self.background {
             part.stop(deadline);
         }

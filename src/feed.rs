@@ -41,9 +41,9 @@ const READS_MAX: usize = 64;
 const PLACES_MAX: usize = 256;
 /// What one turn of a waiter counts for: all waiters together are answered so often, and no oftener, when records come
 /// without a pause. It bounds what they cost those who write.
-const TURN: Duration = Duration::from_micros(500);
+const WAKE_INTERVAL: Duration = Duration::from_micros(500);
 /// Turns that may come at once after a while of rest: a record that comes alone reaches everybody without a pause.
-const TURNS_AT_ONCE: u32 = 64;
+const WAKE_BURST: u32 = 64;
 /// The longest a waiter is put off for others, in which it gathers what comes.
 const GATHER_MAX: Duration = Duration::from_millis(100);
 
@@ -246,7 +246,7 @@ impl<D: Disk> Feed<D> {
     fn next_turn(&self, now: Instant) -> Instant {
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let now_micros = micros(now - self.began);
-        let (turn, rest) = (micros(TURN), micros(TURN * TURNS_AT_ONCE));
+        let (turn, rest) = (micros(WAKE_INTERVAL), micros(WAKE_INTERVAL * WAKE_BURST));
         // The first of a burst lie in the past.
         let at = |until: u64| until.max(now_micros.saturating_sub(rest)).min(now_micros + micros(GATHER_MAX));
         let next = |until: u64| Some(at(until) + turn);

@@ -231,8 +231,8 @@ impl<D: Disk> History<D> {
             return Ok(None);
         }
         let stay = self.cache.reserve(session);
-        // Only now: whatever falls behind from here on is pushed into the session just reserved.
-        if self.transcripts.behind(session).is_some() {
+        // Only now: whatever becomes stale from here on is pushed into the session just reserved.
+        if self.transcripts.stale(session).is_some() {
             return Ok(None);
         }
         let page_bytes_max = self.cache.warm_bytes_max().min(PAGE_BYTES_MAX);
@@ -295,8 +295,7 @@ impl<D: Disk> History<D> {
         let backward = query.direction == Direction::Newest;
         let in_reach = if backward { first.is_some() && first >= held.oldest } else { full };
         if lacking.byte_limited && !in_reach {
-            answer.incomplete =
-                Some(self.ended_after("the transcript is far behind, and the search of the journal", ""));
+            answer.incomplete = Some(self.ended_after("the transcript is stale, and the search of the journal", ""));
             // Forward the journal would be searched from the same place again.
             answer.next = first.filter(|_| backward);
         }

@@ -24,13 +24,13 @@ pub use scrubber::Scrubber;
 pub use sweeper::{Aside, Sweeper};
 
 /// Between two looks at a journal that cannot be written.
-const RETRY: Duration = Duration::from_secs(1);
+const FAILED_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two looks when nothing is wrong.
-const IDLE: Duration = Duration::from_secs(60);
+const CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Runs until `stop` has no sender any more.
 pub fn run(journal: &Arc<Journal>, mut sweeper: Sweeper, mut scrubber: Scrubber, stop: &Receiver<()>) {
-    let mut tending = Backoff::new(RETRY, RETRY);
+    let mut tending = Backoff::new(FAILED_CHECK_INTERVAL, FAILED_CHECK_INTERVAL);
     let mut tend_at = Instant::now();
     loop {
         if tend_at <= Instant::now() {
@@ -40,7 +40,7 @@ pub fn run(journal: &Arc<Journal>, mut sweeper: Sweeper, mut scrubber: Scrubber,
                 &format!("{what} cannot be made ready"),
                 &format!("{what} is ready again"),
             );
-            let look = Instant::now() + if journal.is_ready() { IDLE } else { RETRY };
+            let look = Instant::now() + if journal.is_ready() { CHECK_INTERVAL } else { FAILED_CHECK_INTERVAL };
             tend_at = tending.until().unwrap_or(look);
         }
         // A long transcript may be half copied when the server is to stop.

@@ -342,7 +342,7 @@ fn expect<D: Disk>(
     Ok(())
 }
 
-/// Makes the transcripts hold all that was published behind `from` up to `to`. One that cannot be written is behind.
+/// Makes the transcripts hold all that was published behind `from` up to `to`. One that cannot be written is stale.
 fn replay<D: Disk>(journal: &Journal<D>, transcripts: &Transcripts<D>, from: u64, to: u64) -> std::io::Result<()> {
     let mut reader = journal.reader(from);
     let mut replay = transcripts.replay();
@@ -365,7 +365,7 @@ mod tests {
     use crate::message::{self, Metadata};
 
     #[test]
-    fn more_sessions_than_a_start_keeps_in_mind_are_brought_up_to_the_journal_all_the_same() {
+    fn more_sessions_than_a_start_remembers_catch_up_with_the_journal() {
         let folder = tempfile::tempdir().unwrap();
         let config = Config::defaults(Some(folder.path())).unwrap();
         let nobody = || Box::new(|_: &[Record]| ());

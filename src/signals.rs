@@ -153,7 +153,7 @@ mod tests {
     }
 
     /// How long a child may take to say something, or to end.
-    const PATIENCE: Duration = Duration::from_secs(60);
+    const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
     struct Role {
         child: Child,
@@ -185,7 +185,7 @@ mod tests {
         }
 
         fn next(&self) -> String {
-            self.said.recv_timeout(PATIENCE).unwrap_or_else(|_| "nothing".to_owned())
+            self.said.recv_timeout(WAIT_TIMEOUT).unwrap_or_else(|_| "nothing".to_owned())
         }
 
         fn send(&self, signal: Signal) {
@@ -199,7 +199,7 @@ mod tests {
         }
 
         fn wait(&mut self) -> ExitStatus {
-            let until = Instant::now() + PATIENCE;
+            let until = Instant::now() + WAIT_TIMEOUT;
             loop {
                 if let Some(status) = self.child.try_wait().unwrap() {
                     return status;
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hangup_is_neither_the_second_signal_nor_makes_the_next_one_the_second() {
+    fn a_hangup_does_not_count_towards_the_second_signal() {
         let mut role = Role::start("stuck");
         role.send(Signal::HUP);
         // Signals sent close together arrive in any order, so the first must be through.
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_that_cannot_go_on_ends_the_wait_and_a_signal_then_ends_the_process() {
+    fn a_part_that_fails_ends_the_wait_and_a_signal_then_the_process() {
         let mut role = Role::start("fatal");
         assert_eq!(role.next(), "Fatal(\"the disk is gone\") Some(\"the disk is gone\")");
         role.send(Signal::TERM);

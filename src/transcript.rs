@@ -1,12 +1,12 @@
 //! The transcripts: one file a session, one JSON message a line, for `tail -f`, `jq` and history.
 //!
 //! They follow the journal and are never ahead of what is published. A transcript that could not be written (no
-//! descriptor, disk full) is *behind*: its session is listed with the first sequence it lacks, nobody waits for it,
+//! descriptor, disk full) is *stale*: its session is listed with the first sequence it lacks, nobody waits for it,
 //! history reads the journal in its place, and [`Transcripts::rebuild`] catches it up. One bad line never hides the rest.
 //!
 //! | file | what |
 //! |---|---|
-//! | here | appending, falling behind |
+//! | here | appending, becoming stale |
 //! | `sync.rs` | making what was appended durable, and noticing what is not |
 //! | `read.rs` | pages of a transcript by binary search and from its end |
 //! | `expected_tail.rs`, `reconcile.rs` | what a start expects at their ends, and when that is compared |
@@ -88,7 +88,7 @@ pub struct Transcripts<D: Disk = RealDisk> {
 
 struct Open<D: Disk> {
     files: LruCache<SessionId, Transcript<D::File>>,
-    behind: HashMap<SessionId, Behind>,
+    stale: HashMap<SessionId, Stale>,
     /// Expected tails that were not compared yet.
     expected_tails: HashMap<SessionId, ExpectedTail>,
     /// Sessions whose file no longer had their name when it was closed: what it took is on no disk for long.
@@ -113,7 +113,7 @@ struct Transcript<F> {
 
 /// What a transcript lacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Behind {
+pub struct Stale {
     /// The first sequence it lacks.
     pub first: u64,
     /// The last sequence it lacks.
@@ -124,7 +124,7 @@ pub struct Behind {
     pub erased: Option<Id>,
 }
 
-impl Behind {
+impl Stale {
     /// One that lacks no more than that.
     fn of(first: u64, last: u64) -> Self {
         Self { first, last, suspect: false, erased: None }
@@ -139,8 +139,8 @@ pub enum AppendOutcome {
         /// See above.
         first_ever: bool,
     },
-    /// The session is behind.
-    Behind,
+    /// The session is stale.
+    Stale,
 }
 
 impl<D: Disk> Transcripts<D> {
@@ -152,7 +152,7 @@ impl<D: Disk> Transcripts<D> {
         disk::make_folder(&disk, folder)?;
         let open = Open {
             files: LruCache::new(open_max),
-            behind: HashMap::new(),
+            stale: HashMap::new(),
             expected_tails: HashMap::new(),
             lost: HashSet::new(),
             losses: HashMap::new(),
@@ -185,7 +185,7 @@ impl<D: Disk> Transcripts<D> {
     }
 
     /// Appends messages of one session, with their sequences, in one write. Never fails: what cannot be written makes
-    /// the session fall behind.
+    /// the session become stale.
     pub fn append(&self, session: &SessionId, messages: &[(u64, &Arc<Message>)]) -> AppendOutcome {
         let (Some((first, _)), Some((last, _))) = (messages.first(), messages.last()) else {
             return AppendOutcome::Written { first_ever: false };
@@ -193,16 +193,16 @@ impl<D: Disk> Transcripts<D> {
         let mut open = self.open.lock().expect("no holder panics");
         open.newest = open.newest.max(*last);
         self.settle_in(&mut open, session);
-        if let Some(behind) = open.behind.get_mut(session) {
-            behind.last = *last;
-            return AppendOutcome::Behind;
+        if let Some(stale) = open.stale.get_mut(session) {
+            stale.last = *last;
+            return AppendOutcome::Stale;
         }
         match self.write(&mut open, session, messages) {
             Ok(first_ever) => AppendOutcome::Written { first_ever },
             Err(e) => {
-                log::warn!("the transcript of {session} falls behind: {e}");
-                open.behind.insert(session.clone(), Behind::of(*first, *last));
-                AppendOutcome::Behind
+                log::warn!("the transcript of {session} becomes stale: {e}");
+                open.stale.insert(session.clone(), Stale::of(*first, *last));
+                AppendOutcome::Stale
             }
         }
     }
@@ -249,33 +249,33 @@ impl<D: Disk> Transcripts<D> {
     pub fn first_lacking(&self) -> Option<u64> {
         let open = self.open.lock().expect("no holder panics");
         let expected = open.expected_tails.values().map(|expected_tail| expected_tail.first);
-        open.behind.values().map(|behind| behind.first).chain(expected).min()
+        open.stale.values().map(|stale| stale.first).chain(expected).min()
     }
 
     /// What that session's transcript lacks, for who is about to read it.
-    pub fn behind(&self, session: &SessionId) -> Option<Behind> {
+    pub fn stale(&self, session: &SessionId) -> Option<Stale> {
         let mut open = self.open.lock().expect("no holder panics");
         self.settle_in(&mut open, session);
         self.check_again(&mut open, session);
-        open.behind.get(session).copied()
+        open.stale.get(session).copied()
     }
 
-    /// Every session that is behind.
-    pub fn all_behind(&self) -> Vec<(SessionId, Behind)> {
+    /// Every session that is stale.
+    pub fn all_stale(&self) -> Vec<(SessionId, Stale)> {
         let open = self.open.lock().expect("no holder panics");
-        open.behind.iter().map(|(session, behind)| (session.clone(), *behind)).collect()
+        open.stale.iter().map(|(session, stale)| (session.clone(), *stale)).collect()
     }
 
-    /// Lists a session as behind from `first` to `last` and all that was appended since: its file is not to be trusted
+    /// Lists a session as stale from `first` to `last` and all that was appended since: its file is not to be trusted
     /// from there on, whatever stands in it.
-    pub fn mark_behind(&self, session: &SessionId, first: u64, last: u64) {
+    pub fn mark_stale(&self, session: &SessionId, first: u64, last: u64) {
         let mut open = self.open.lock().expect("no holder panics");
         self.settle_in(&mut open, session);
         open.files.pop(session);
         let last = last.max(open.newest);
-        let behind = open.behind.entry(session.clone()).or_insert(Behind::of(first, last));
-        let (first, last) = (behind.first.min(first), behind.last.max(last));
-        *behind = Behind { first, last, suspect: true, erased: behind.erased };
+        let stale = open.stale.entry(session.clone()).or_insert(Stale::of(first, last));
+        let (first, last) = (stale.first.min(first), stale.last.max(last));
+        *stale = Stale { first, last, suspect: true, erased: stale.erased };
     }
 }
 

@@ -48,11 +48,11 @@ pub use storage::{MongoStatus, State, Totals, View};
 
 use schedule::{PAUSE_AFTER_FAILURE, Schedule};
 use sink::TranscriptSink;
-use source::{READ_BYTES, SOON, Source};
+use source::{READ_BYTES, RETRY_INTERVAL, Source};
 
 /// Between two looks into the channel while records come. Waking for each would cost the leader a call to the system and
 /// a processor a switch, for every message.
-const LINGER: Duration = Duration::from_millis(5);
+const CHANNEL_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Why the worker looks up.
 enum Woken {
@@ -166,13 +166,13 @@ impl<D: Disk> Worker<D> {
     pub fn run(mut self, stop: &Receiver<()>) {
         // Records came, and more are likely to come soon.
         let mut lingers = false;
-        if self.source.is_behind() {
+        if self.source.is_lagging() {
             // A start leaves it to the sink to look at what was pending, so that is done at once.
             self.catch_up(Some(stop));
             self.schedule.now();
         }
         loop {
-            if self.source.is_behind() {
+            if self.source.is_lagging() {
                 self.catch_up(Some(stop));
             }
             self.step_drain();
@@ -200,7 +200,7 @@ impl<D: Disk> Worker<D> {
         if let Some(outcome) = outcome {
             select.recv(outcome);
         }
-        let wait = if lingers { LINGER } else { self.wait() };
+        let wait = if lingers { CHANNEL_POLL_INTERVAL } else { self.wait() };
         match select.ready_timeout(wait) {
             Ok(index) if index == stops => Woken::Stop,
             _ => Woken::Looks,
@@ -266,7 +266,7 @@ impl<D: Disk> Worker<D> {
             if let Some(outcome) = drain.outcome() {
                 select.recv(outcome);
             }
-            let _ = select.ready_timeout(left.min(SOON));
+            let _ = select.ready_timeout(left.min(RETRY_INTERVAL));
         }
     }
 

@@ -86,7 +86,7 @@ fn every_fault_of_a_config_is_a_line_with_the_file_and_exit_code_2() {
 }
 
 #[test]
-fn a_named_config_that_cannot_be_read_is_a_fault_and_the_default_one_may_be_missing() {
+fn a_named_config_must_be_readable_and_the_default_may_be_missing() {
     let folder = folder();
     let at = |name: &str| folder.path().join(name);
     fs::write(at("latin1.yaml"), b"log:\n  level: \xe4\n").unwrap();

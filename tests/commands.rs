@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::server::{BINARY, run};
-use support::{Limit, Options, PATIENCE, Server, wait_until};
+use support::{Limit, Options, Server, WAIT_TIMEOUT, wait_until};
 
 /// The command on a folder with `config.yaml` and `data/`.
 fn chatkeep(folder: &Path, args: &[&str]) -> Command {
@@ -184,7 +184,7 @@ impl Following {
 
     #[track_caller]
     fn next(&self) -> String {
-        self.lines.recv_timeout(PATIENCE).expect("a line comes")
+        self.lines.recv_timeout(WAIT_TIMEOUT).expect("a line comes")
     }
 
     fn is_quiet(&self) -> bool {
@@ -222,7 +222,7 @@ fn tail_of_a_session_shows_its_newest_messages_and_what_follows_once() {
 }
 
 #[test]
-fn tail_of_everything_begins_with_the_newest_events_and_writes_one_json_object_a_line() {
+fn tail_of_everything_begins_with_the_newest_and_writes_json_lines() {
     let server = Server::start(Options::default());
     let mut client = server.client();
     client.chat("first", "one");
@@ -239,7 +239,7 @@ fn tail_of_everything_begins_with_the_newest_events_and_writes_one_json_object_a
 }
 
 #[test]
-fn tail_of_an_empty_server_waits_for_the_first_message_and_ends_with_the_server() {
+fn tail_of_an_empty_server_waits_for_a_message_and_ends_with_the_server() {
     let mut server = Server::start(Options::default());
     let mut tail = Following::start(chatkeep(server.folder(), &["tail"]));
     assert!(tail.is_quiet());
@@ -248,7 +248,7 @@ fn tail_of_an_empty_server_waits_for_the_first_message_and_ends_with_the_server(
     assert!(tail.next().ends_with("assistant  hello"));
     assert_eq!(server.sigterm_and_wait().code(), Some(0), "nobody who follows holds up a stop");
     let mut ended = None;
-    wait_until("tail ends", PATIENCE, || {
+    wait_until("tail ends", WAIT_TIMEOUT, || {
         ended = tail.child.try_wait().unwrap();
         ended.is_some()
     });

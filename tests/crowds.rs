@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::socket::Socket;
-use support::{Options, PATIENCE, Random, Server, wait_until};
+use support::{Options, Random, Server, WAIT_TIMEOUT, wait_until};
 
 fn status(server: &Server) -> Value {
     server.client().get("/api/storage/status").json()["websocket"].clone()
@@ -30,7 +30,7 @@ fn history_ids(server: &Server, session: &str) -> Vec<String> {
 }
 
 #[test]
-fn two_hundred_clients_of_a_session_see_the_same_order_at_fifty_messages_a_second() {
+fn two_hundred_clients_see_the_same_order_at_fifty_messages_a_second() {
     const CLIENTS: usize = 200;
     const MESSAGES: usize = 150;
     let server = Server::start(Options::default());
@@ -51,7 +51,7 @@ fn two_hundred_clients_of_a_session_see_the_same_order_at_fifty_messages_a_secon
         let due = began + Duration::from_millis(20) * (n as u32 + 1);
         std::thread::park_timeout(due.saturating_duration_since(Instant::now()));
     }
-    wait_until("all is recorded", PATIENCE, || history_ids(&server, "s").len() == 2 * MESSAGES);
+    wait_until("all is recorded", WAIT_TIMEOUT, || history_ids(&server, "s").len() == 2 * MESSAGES);
     let all = history_ids(&server, "s");
     for (n, socket) in sockets.iter_mut().enumerate() {
         let mut seen = Vec::new();
@@ -102,7 +102,7 @@ fn same(has: &[String], all: &[String]) {
 }
 
 #[test]
-fn a_storm_of_clients_that_come_again_misses_nothing_and_sees_nothing_twice() {
+fn a_storm_of_returning_clients_misses_nothing_and_sees_nothing_twice() {
     const CLIENTS: u64 = 12;
     let server = Arc::new(Server::start(Options::default()));
     let stop = Arc::new(AtomicBool::new(false));
@@ -120,7 +120,7 @@ fn a_storm_of_clients_that_come_again_misses_nothing_and_sees_nothing_twice() {
         client.chat("s", &format!("{n}"));
     }
     // On a busy machine they are slower than this.
-    wait_until("every client was served", PATIENCE, || {
+    wait_until("every client was served", WAIT_TIMEOUT, || {
         client.chat("s", "more");
         served.load(Ordering::SeqCst) == CLIENTS && openings.load(Ordering::SeqCst) > 60
     });
@@ -139,11 +139,11 @@ fn a_storm_of_clients_that_come_again_misses_nothing_and_sees_nothing_twice() {
         assert!(has.len() > 100, "{}", has.len());
     }
     assert!(times > 60, "{times}");
-    wait_until("nobody is left", PATIENCE, || status(&server)["open"] == 0);
+    wait_until("nobody is left", WAIT_TIMEOUT, || status(&server)["open"] == 0);
 }
 
 #[test]
-fn clients_of_a_killed_server_resume_without_a_gap_and_what_was_acknowledged_is_there() {
+fn clients_of_a_killed_server_resume_without_a_gap_or_loss() {
     let mut server = Server::start(Options::default());
     let mut acknowledged: Vec<String> = Vec::new();
     let mut has: Vec<String> = Vec::new();
@@ -228,7 +228,7 @@ fn ten_thousand_idle_sockets_cost_at_most_10_kib_each_and_no_thread() {
     server.client().chat("s3", "to a thousand");
     let mut told = first.into_iter().chain(sockets).enumerate().filter(|(n, _)| n % 10 == 3).map(|(_, socket)| socket);
     assert!(told.all(|mut socket| socket.next()["text"] == "to a thousand"));
-    wait_until("all are gone", PATIENCE, || status(&server)["open"] == 0);
+    wait_until("all are gone", WAIT_TIMEOUT, || status(&server)["open"] == 0);
     server.client().chat("s", "and it serves");
 }
 

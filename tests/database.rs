@@ -18,7 +18,7 @@ use mongodb::bson::{Bson, Document, doc};
 use serde_json::{Value, json};
 use support::drained::{assert_holds, options, post, queue, status, stored, wait_until_drained, wait_until_in_error};
 use support::mongod::Mongod;
-use support::{Options, PATIENCE, SLACK, Server, wait_until};
+use support::{Options, SLACK, Server, WAIT_TIMEOUT, wait_until};
 
 fn erase(server: &Server, session: &str) -> Value {
     server.client().request("DELETE", &format!("/api/chat/sessions/{session}"), &[], None).expect(202)
@@ -77,7 +77,7 @@ fn a_user_who_may_make_no_index_drains_all_the_same_and_is_told_of_once() {
 }
 
 #[test]
-fn a_user_who_may_not_read_what_other_servers_erased_drains_and_erases_and_the_status_says_so() {
+fn a_user_without_the_right_to_read_erasures_drains_and_is_told() {
     let mongod = Mongod::start_with_password();
     let uri = clerk(&mongod, "writer", &["find", "insert", "remove", "createIndex", "listIndexes"]);
     let admin = mongod.client().database("admin");
@@ -97,9 +97,11 @@ fn a_user_who_may_not_read_what_other_servers_erased_drains_and_erases_and_the_s
     wait_until_drained(&server);
     assert_holds(&mongod.messages(), &kept);
     let reason = || status(&server)["mongo"]["shared_reason"].as_str().unwrap_or_default().to_owned();
-    wait_until("the status says so", PATIENCE, || reason().contains("cannot be read: MongoDB refuses the credentials"));
+    wait_until("the status says so", WAIT_TIMEOUT, || {
+        reason().contains("cannot be read: MongoDB refuses the credentials")
+    });
     let told = || server.log().matches("what other servers erased cannot be read").count();
-    wait_until("the log says so", PATIENCE, || told() > 0);
+    wait_until("the log says so", WAIT_TIMEOUT, || told() > 0);
     assert_eq!(told(), 1, "{}", server.log());
 }
 
@@ -128,7 +130,7 @@ fn whatever_a_server_answers_for_a_while_all_is_there_once_afterwards() {
         assert!(reason.contains(told), "{name}: {reason}");
         assert!(queue(&server, "pending") >= 120, "{name}");
         let failures = queue(&server, "failures");
-        wait_until("it goes on trying", PATIENCE, || queue(&server, "failures") > failures);
+        wait_until("it goes on trying", WAIT_TIMEOUT, || queue(&server, "failures") > failures);
         let page = server.client().history("s", "&limit=1");
         assert_eq!(page["messages"][0]["text"], format!("{name} 119"), "who reads does not notice");
         mongod.work();
@@ -140,7 +142,7 @@ fn whatever_a_server_answers_for_a_while_all_is_there_once_afterwards() {
 }
 
 #[test]
-fn an_erasure_that_mongodb_does_not_carry_out_yet_is_pending_and_is_carried_out_after_a_kill() {
+fn an_erasure_mongodb_lacks_is_pending_and_carried_out_after_a_kill() {
     let mongod = Mongod::start_fallible();
     let mut server = Server::start(options(&mongod.uri(), "oqoqo"));
     post(&server, "gone", "drained", 30);
@@ -179,7 +181,7 @@ fn an_erasure_that_mongodb_does_not_carry_out_yet_is_pending_and_is_carried_out_
 }
 
 #[test]
-fn what_is_erased_while_mongodb_is_switched_off_is_erased_there_when_it_is_on_again_however_late() {
+fn what_is_erased_while_mongodb_is_off_is_erased_there_once_it_is_on() {
     let mongod = Mongod::start();
     let options = |enabled: bool| {
         let small =
@@ -205,7 +207,7 @@ fn what_is_erased_while_mongodb_is_switched_off_is_erased_there_when_it_is_on_ag
     post(&server, "gone", "later", 5);
     // Until no segment knows of it any more.
     let erased = status(&server)["journal"]["last_sequence"].as_u64().unwrap();
-    wait_until("its segment is gone", 3 * PATIENCE, || {
+    wait_until("its segment is gone", 3 * WAIT_TIMEOUT, || {
         post(&server, "filler", &"x".repeat(50_000), 5);
         status(&server)["journal"]["first_sequence"].as_u64() > Some(erased)
     });
@@ -218,7 +220,7 @@ fn what_is_erased_while_mongodb_is_switched_off_is_erased_there_when_it_is_on_ag
     server.reconfigure(options(true));
     server.start_again();
     post(&server, "gone", "latest", 5);
-    wait_until("it is erased there", PATIENCE, || pending(&server) == 0);
+    wait_until("it is erased there", WAIT_TIMEOUT, || pending(&server) == 0);
     wait_until_drained(&server);
     assert!(texts("gone").iter().all(|text| text.starts_with("late")), "{:?}", texts("gone"));
     assert!(texts("gone").len() >= 5);
@@ -238,7 +240,7 @@ fn without_a_mongodb_at_any_time_nothing_is_noted_for_one() {
 }
 
 #[test]
-fn what_expires_leaves_mongodb_and_the_history_together_and_nothing_chokes() {
+fn what_expires_leaves_mongodb_and_the_history_together() {
     let mongod = Mongod::start_with(&["--setParameter", "ttlMonitorSleepSecs=1"]);
     let options = options(&mongod.uri(), "oqoqo").set("mongo.ttl_days", 1).set("mongo.shared", true);
     let server = Server::start(options);
@@ -269,10 +271,10 @@ fn what_expires_leaves_mongodb_and_the_history_together_and_nothing_chokes() {
     };
     let page = shown();
     assert_eq!((texts(&page, "old"), texts(&page, "young")), (20, 20), "{page}");
-    wait_until("the history leaves out what has expired", PATIENCE, || texts(&shown(), "old") == 0);
+    wait_until("the history leaves out what has expired", WAIT_TIMEOUT, || texts(&shown(), "old") == 0);
     kept.extend(post(&server, "s", "younger", 20));
     let old = || mongod.messages().count_documents(doc! { "text": "old" }).run().unwrap();
-    wait_until("MongoDB removes what has expired", 3 * PATIENCE, || old() == 0);
+    wait_until("MongoDB removes what has expired", 3 * WAIT_TIMEOUT, || old() == 0);
     wait_until_drained(&server);
     assert_holds(&mongod.messages(), &kept);
     let page = shown();
@@ -281,7 +283,7 @@ fn what_expires_leaves_mongodb_and_the_history_together_and_nothing_chokes() {
 }
 
 #[test]
-fn a_history_is_whole_while_messages_are_undrained_or_have_left_memory_and_says_so_while_mongodb_is_stalled() {
+fn a_history_is_whole_or_says_what_it_lacks_while_mongodb_stalls() {
     let mongod = Mongod::start_fallible();
     let options = options(&mongod.uri(), "oqoqo").set("mongo.call_timeout_seconds", 60);
     let server = Server::start(options.set("mongo.cache.max_messages_per_session", 5));
@@ -368,7 +370,7 @@ fn a_consumer_of_the_feed_reads_all_once_across_restarts_of_both_sides() {
         server.start_again();
     }
     mongod.restart();
-    wait_until("it has found MongoDB again", PATIENCE, || status(&server)["mongo"]["status"] == "ok");
+    wait_until("it has found MongoDB again", WAIT_TIMEOUT, || status(&server)["mongo"]["status"] == "ok");
     wait_until_drained(&server);
     let read = read_on(&server, usize::MAX);
     assert_eq!(read, kept.keys().cloned().collect::<Vec<_>>(), "each once and in order");
@@ -376,7 +378,7 @@ fn a_consumer_of_the_feed_reads_all_once_across_restarts_of_both_sides() {
 }
 
 #[test]
-fn what_was_recorded_before_mongodb_was_switched_on_reaches_it_when_the_checkpoint_is_removed() {
+fn without_the_checkpoint_mongodb_gets_what_was_recorded_before_it() {
     let mongod = Mongod::start();
     let mut server = Server::start(options(&mongod.uri(), "oqoqo").set("mongo.enabled", false));
     let mut kept = post(&server, "s", "before", 50);
@@ -393,7 +395,7 @@ fn what_was_recorded_before_mongodb_was_switched_on_reaches_it_when_the_checkpoi
     assert_eq!(server.sigterm_and_wait().code(), Some(0));
     std::fs::remove_file(server.data().join("journal/checkpoint")).unwrap();
     server.start_again();
-    wait_until("all is there", PATIENCE, || stored(&mongod.messages()).len() == kept.len());
+    wait_until("all is there", WAIT_TIMEOUT, || stored(&mongod.messages()).len() == kept.len());
     wait_until_drained(&server);
     assert_holds(&mongod.messages(), &kept);
     assert!(gone.keys().all(|id| !kept.contains_key(id)));
@@ -408,16 +410,16 @@ fn an_insert_that_was_given_up_before_an_erasure_brings_nothing_back() {
     wait_until_drained(&server);
     mongod.freeze();
     post(&server, "gone", "given up", 500);
-    wait_until("a call is given up", PATIENCE, || queue(&server, "failures") > 1);
+    wait_until("a call is given up", WAIT_TIMEOUT, || queue(&server, "failures") > 1);
     assert_eq!(erase(&server, "gone")["mongo"], "pending");
     kept.extend(post(&server, "gone", "later", 10));
     let page = server.client().history("gone", "&limit=500");
     assert_eq!(page["messages"].as_array().unwrap().len(), 10, "{page}");
     mongod.thaw();
-    wait_until("it has found MongoDB again", PATIENCE, || status(&server)["mongo"]["status"] == "ok");
+    wait_until("it has found MongoDB again", WAIT_TIMEOUT, || status(&server)["mongo"]["status"] == "ok");
     wait_until_drained(&server);
     assert_eq!(status(&server)["mongo"]["erasures_to_confirm"], 1, "what was given up may still arrive");
-    wait_until("what hung has arrived or never will", PATIENCE, || {
+    wait_until("what hung has arrived or never will", WAIT_TIMEOUT, || {
         let running = doc! { "currentOp": 1, "active": true, "op": "insert" };
         let running = mongod.client().database("admin").run_command(running).run().unwrap();
         running.get_array("inprog").unwrap().is_empty()
@@ -436,13 +438,13 @@ fn lost(mongod: &Mongod, deed: fn(&Server)) -> (Server, BTreeMap<String, String>
     let mut kept = post(&server, "s", &long, 5);
     (0..5).for_each(|part| drop(post(&server, "filler", &format!("{part} {long}"), 5)));
     wait_until_drained(&server);
-    wait_until("the first segments are gone", PATIENCE, || {
+    wait_until("the first segments are gone", WAIT_TIMEOUT, || {
         post(&server, "filler", "more", 1);
         status(&server)["journal"]["first_sequence"].as_u64() > Some(5)
     });
     kept.extend(post(&server, "s", "later", 3));
     wait_until_drained(&server);
-    wait_until("the checkpoint has passed everything", PATIENCE, || {
+    wait_until("the checkpoint has passed everything", WAIT_TIMEOUT, || {
         let journal = &status(&server)["journal"];
         journal["transcribed"] == journal["last_sequence"]
     });
@@ -452,9 +454,9 @@ fn lost(mongod: &Mongod, deed: fn(&Server)) -> (Server, BTreeMap<String, String>
 }
 
 fn wait_until_what_is_left_is_written(server: &Server) {
-    wait_until("what is left is written", PATIENCE, || {
+    wait_until("what is left is written", WAIT_TIMEOUT, || {
         let transcripts = status(server)["transcripts"].clone();
-        transcripts["behind"] == 0 && transcripts["lost"].as_u64() > Some(0)
+        transcripts["stale"] == 0 && transcripts["lost"].as_u64() > Some(0)
     });
 }
 
@@ -467,7 +469,7 @@ fn page(server: &Server, more: &str) -> (bool, BTreeMap<String, String>) {
 }
 
 #[test]
-fn what_a_transcript_lost_is_shown_from_mongodb_and_what_nobody_has_is_told() {
+fn what_a_transcript_lost_comes_from_mongodb_and_what_is_lost_is_told() {
     let mut mongod = Mongod::start();
     let deeds: [fn(&Server); 2] = [
         |server| std::fs::remove_dir_all(server.data().join("cache")).unwrap(),
@@ -504,7 +506,7 @@ fn what_a_transcript_lost_is_shown_from_mongodb_and_what_nobody_has_is_told() {
             server.restart();
         }
         mongod.restart();
-        wait_until("it has found MongoDB again", PATIENCE, || status(&server)["mongo"]["status"] == "ok");
+        wait_until("it has found MongoDB again", WAIT_TIMEOUT, || status(&server)["mongo"]["status"] == "ok");
         assert_eq!(page(&server, ""), (true, kept.clone()));
         // A server that has not shown them before, of a database that lacks them.
         let lacked: Vec<_> = kept.keys().take(5).map(|id| Bson::from(id.clone())).collect();

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::server::{BINARY, run};
-use support::{Limit, Options, PATIENCE, Random, Server, wait_until, walk};
+use support::{Limit, Options, Random, Server, WAIT_TIMEOUT, wait_until, walk};
 
 const SESSIONS: [&str; 3] = ["a", "b", "c"];
 /// Messages of each session in [`kept`].
@@ -43,7 +43,7 @@ fn facts_in_little_memory(server: &Server, more: &[&str]) -> (i32, Value) {
     let child = command.current_dir(server.folder()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = child.spawn().unwrap();
     // It reads a lot.
-    let _limit = Limit::within(&child, 10 * PATIENCE);
+    let _limit = Limit::within(&child, 10 * WAIT_TIMEOUT);
     let output = child.wait_with_output().unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     let facts = serde_json::from_str(&out).unwrap_or_else(|e| panic!("{e}: {out}{err}"));
@@ -294,7 +294,7 @@ const CASES: &[Case] = &[
 ];
 
 #[test]
-fn each_damage_is_named_a_look_changes_nothing_and_a_repair_serves_all_that_can_be() {
+fn each_damage_is_named_without_a_change_and_repaired_if_possible() {
     let whole = kept();
     for case in CASES {
         let mut server = copy(&whole);
@@ -509,7 +509,7 @@ fn a_repair_that_is_killed_again_and_again_loses_nothing() {
     assert_eq!(served(&server, "a").len(), EACH);
     assert_eq!(served(&server, "c").len(), EACH);
     // A repair that was killed may have remembered a length that its transcript has lost since: the worker looks into it.
-    wait_until("b is compared with the journal", PATIENCE, || server.client().history("b", "")["complete"] == true);
+    wait_until("b is compared with the journal", WAIT_TIMEOUT, || server.client().history("b", "")["complete"] == true);
     // What the removed transcript had from the lost segment stands in the quarantine, and was recovered.
     assert_eq!(shown(&server, "b").len() + recovered.lines().count(), EACH);
 }
@@ -537,7 +537,7 @@ fn what_would_end_a_start_is_told_and_the_rest_is_looked_at() {
 }
 
 #[test]
-fn damage_larger_than_all_that_may_be_held_is_told_and_repaired_in_little_memory() {
+fn the_largest_damage_is_told_and_repaired_in_little_memory() {
     const DAMAGE: usize = 65 << 20;
     let mut server = Server::start(Options::default().set("journal.segment_bytes", 72 << 20));
     fill(&server, 20);

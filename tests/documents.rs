@@ -276,7 +276,7 @@ fn problem_codes(folder: &Path, found: &mut BTreeSet<(String, String)>) {
 }
 
 #[test]
-fn the_description_of_the_api_names_every_code_at_its_status_and_every_close_code() {
+fn the_description_of_the_api_names_every_error_and_close_code() {
     let document: Value = serde_json::from_str(&text("src/api/openapi.json")).unwrap();
     let mut codes = BTreeSet::new();
     problem_codes(&root().join("src/api"), &mut codes);

@@ -26,7 +26,7 @@ use support::drained::{
     NOWHERE, assert_holds, drained_to, options, post, queue, status, stored, wait_until_drained, wait_until_in_error,
 };
 use support::mongod::{Mongod, PASSWORD, ReplicaSet, USER, message_of};
-use support::{Load, Oracle, PATIENCE, Random, SLACK, Server, remove_if_there, wait_until};
+use support::{Load, Oracle, Random, SLACK, Server, WAIT_TIMEOUT, remove_if_there, wait_until};
 
 /// The dead letters: reason and text by id; panics when one is there twice.
 #[track_caller]
@@ -131,12 +131,12 @@ fn a_server_starts_at_once_without_mongodb_and_drains_when_it_comes() {
     let since = || status(&server)["mongo"]["since"].clone();
     wait_until_in_error(&server);
     let before = since();
-    wait_until("it goes on trying", PATIENCE, || queue(&server, "failures") > 2);
+    wait_until("it goes on trying", WAIT_TIMEOUT, || queue(&server, "failures") > 2);
     assert_eq!(since(), before, "an error is since its first failure");
     mongod.restart();
     wait_until_drained(&server);
     assert_holds(&mongod.messages(), &kept);
-    wait_until("the log tells it", PATIENCE, || server.log().contains("MongoDB works again after"));
+    wait_until("the log tells it", WAIT_TIMEOUT, || server.log().contains("MongoDB works again after"));
     let lines = server.log().lines().filter(|line| line.contains("tried again")).count();
     assert!(lines <= 3, "an outage is told once, not with every try:\n{}", server.log());
 }
@@ -150,7 +150,7 @@ fn a_mongod_killed_under_load_has_everything_once_when_it_is_back() {
     let load = Load::start(&server, &oracle, "k", "r", &mut random);
     for _ in 0..4 {
         let (stored, seen) = (queue(&server, "stored"), load.acknowledged());
-        wait_until("batches go through", PATIENCE, || queue(&server, "stored") > stored + 100);
+        wait_until("batches go through", WAIT_TIMEOUT, || queue(&server, "stored") > stored + 100);
         load.wait_for(seen + 50);
         std::thread::park_timeout(Duration::from_micros(random.between(0, 50_000)));
         mongod.kill9();
@@ -165,7 +165,7 @@ fn a_mongod_killed_under_load_has_everything_once_when_it_is_back() {
 }
 
 #[test]
-fn a_server_killed_again_and_again_under_load_has_everything_in_mongodb_once() {
+fn killed_again_and_again_a_server_has_everything_in_mongodb_once() {
     let mut random = Random::announced("chatkeep killed");
     let (mongod, mut server) = drained_to("killed");
     let oracle = Arc::new(Oracle::default());
@@ -189,7 +189,7 @@ fn a_server_killed_again_and_again_under_load_has_everything_in_mongodb_once() {
 }
 
 #[test]
-fn a_mongod_frozen_for_twenty_seconds_is_noticed_by_the_status_and_by_nobody_else() {
+fn a_mongod_frozen_for_twenty_seconds_is_noticed_by_the_status_only() {
     let mut random = Random::announced("frozen");
     let mongod = Mongod::start();
     let server = Server::start(options(&mongod.uri(), "oqoqo"));
@@ -197,7 +197,7 @@ fn a_mongod_frozen_for_twenty_seconds_is_noticed_by_the_status_and_by_nobody_els
     let load = Load::start(&server, &oracle, "f", "r", &mut random);
     load.wait_for(200);
     // A page that is full asks MongoDB for nothing; a shorter one would be told to be incomplete, and rightly.
-    wait_until("a session has more than a page", PATIENCE, || {
+    wait_until("a session has more than a page", WAIT_TIMEOUT, || {
         server.client().history("f-0", "&limit=50")["has_more"] == true
     });
     let (slowest_read, before) = mongod.stop_cont(Duration::from_secs(20), || {
@@ -230,14 +230,14 @@ fn a_mongod_frozen_for_twenty_seconds_is_noticed_by_the_status_and_by_nobody_els
 }
 
 #[test]
-fn a_replica_set_whose_primary_dies_or_steps_down_or_is_left_alone_has_everything_once() {
+fn a_replica_set_that_loses_its_primary_has_everything_once() {
     let mut random = Random::announced("replica set");
     let mut set = ReplicaSet::start();
     let server = Server::start(options(&set.uri(), "oqoqo").set("mongo.batch_max_messages", 100));
     let oracle = Arc::new(Oracle::default());
     let stored_more = |than: u64| {
         let more = || queue(&server, "stored") + queue(&server, "already_stored") > than + 200;
-        wait_until("batches go through", 2 * PATIENCE, more);
+        wait_until("batches go through", 2 * WAIT_TIMEOUT, more);
         queue(&server, "stored") + queue(&server, "already_stored")
     };
     let mut load = Load::start(&server, &oracle, "rs", "killed", &mut random);
@@ -306,7 +306,7 @@ fn what_a_validator_refuses_is_a_dead_letter_once_and_keeps_nothing_back() {
 }
 
 #[test]
-fn an_id_that_belongs_to_another_document_is_a_dead_letter_and_nothing_is_overwritten() {
+fn an_id_of_another_document_is_a_dead_letter_and_overwrites_nothing() {
     let mongod = Mongod::shared();
     let mut server = Server::start(options(NOWHERE, "collision"));
     let mut kept = post(&server, "s", "ours", 20);
@@ -326,7 +326,7 @@ fn an_id_that_belongs_to_another_document_is_a_dead_letter_and_nothing_is_overwr
 }
 
 #[test]
-fn a_wrong_password_is_told_without_any_credential_until_a_restart_with_the_right_one() {
+fn a_wrong_password_is_told_without_any_credential_until_it_is_right() {
     let mongod = Mongod::start_with_password();
     let wrong = options(&mongod.uri().replace(PASSWORD, "hunter3"), "oqoqo");
     let mut server = Server::start(wrong.set("server.drain_seconds", 60));
@@ -345,7 +345,7 @@ fn a_wrong_password_is_told_without_any_credential_until_a_restart_with_the_righ
 }
 
 #[test]
-fn a_stop_with_100_000_pending_ends_in_time_whether_mongodb_is_there_or_not() {
+fn with_or_without_mongodb_a_stop_with_100_000_pending_ends_in_time() {
     let mongod = Mongod::shared();
     let mut server = Server::start(options(NOWHERE, "stopped").set("server.drain_seconds", 60));
     let mut kept = BTreeMap::new();
@@ -399,7 +399,7 @@ fn a_stop_while_a_call_hangs_ends_within_the_deadline() {
 }
 
 #[test]
-fn mongodb_switched_off_and_on_again_gets_the_backlog_and_what_came_meanwhile() {
+fn mongodb_off_and_on_again_gets_the_backlog_and_what_came_meanwhile() {
     let mongod = Mongod::shared();
     let mut server = Server::start(options(&mongod.uri(), "switched"));
     let mut kept = post(&server, "s", "first", 50);
@@ -419,7 +419,7 @@ fn mongodb_switched_off_and_on_again_gets_the_backlog_and_what_came_meanwhile() 
 
 /// No checkpoint was stored since the messages came: the one of the start says that MongoDB lacks them.
 #[test]
-fn a_backlog_of_a_killed_server_is_undelivered_to_mongodb_although_it_is_switched_off_meanwhile() {
+fn a_killed_servers_backlog_counts_as_undelivered_while_mongodb_is_off() {
     let mongod = Mongod::shared();
     let rarely = |uri: &str| options(uri, "killed").set("journal.checkpoint_seconds", 3600);
     let mut server = Server::start(rarely(NOWHERE));
@@ -460,7 +460,7 @@ fn an_erasure_that_is_to_be_repeated_keeps_nothing_else_waiting() {
     wait_until_drained(&server);
     let mongo = |server: &Server, field: &str| status(server)["mongo"][field].as_u64();
     // A process before this one may have sent something.
-    wait_until("it is carried out and to be repeated", PATIENCE, || {
+    wait_until("it is carried out and to be repeated", WAIT_TIMEOUT, || {
         (mongo(&server, "erasures_pending"), mongo(&server, "erasures_to_confirm")) == (Some(0), Some(1))
     });
     server.sigterm_and_wait();
@@ -470,7 +470,7 @@ fn an_erasure_that_is_to_be_repeated_keeps_nothing_else_waiting() {
     server.kill9();
     server.reconfigure(options(&mongod.uri(), "repeated"));
     server.start_again();
-    wait_until("it is carried out again", PATIENCE, || mongo(&server, "erasures_pending") == Some(0));
+    wait_until("it is carried out again", WAIT_TIMEOUT, || mongo(&server, "erasures_pending") == Some(0));
     assert_holds(&mongod.messages_of("repeated"), &kept);
 }
 
@@ -535,7 +535,7 @@ impl Inside {
 
     #[track_caller]
     fn until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
-        wait_until(what, PATIENCE, || {
+        wait_until(what, WAIT_TIMEOUT, || {
             self.drain.step(self.journal.published()).unwrap();
             holds(self)
         });
@@ -547,7 +547,7 @@ fn texts(collection: &Collection<Document>) -> Vec<String> {
 }
 
 #[test]
-fn an_erasure_takes_what_was_said_before_it_and_nothing_that_is_said_later() {
+fn an_erasure_takes_what_was_said_before_and_nothing_said_later() {
     let mongod = Mongod::shared();
     let mut inside = Inside::draining_to(&mongod, "erased", Duration::from_secs(10));
     inside.say("gone", "gone 1");
@@ -576,7 +576,7 @@ fn inserts_that_hung_before_an_erasure_bring_nothing_back() {
     mongod.thaw();
     inside.until("all is there", |inside| inside.drain.drained() == 103);
     // What hung arrives within moments, before the erasure or behind it. As a restart does, another drain erases again.
-    wait_until("what hung has arrived or never will", PATIENCE, || {
+    wait_until("what hung has arrived or never will", WAIT_TIMEOUT, || {
         let running = doc! { "currentOp": 1, "active": true, "op": "insert" };
         let running = mongod.client().database("admin").run_command(running).run().unwrap();
         running.get_array("inprog").unwrap().is_empty()
@@ -595,7 +595,7 @@ fn inserts_that_hung_before_an_erasure_bring_nothing_back() {
 #[test]
 #[ignore = "minutes long"]
 #[allow(clippy::print_stderr, reason = "what was measured must be on the screen")]
-fn an_outage_with_a_million_messages_takes_no_memory_and_all_are_there_afterwards() {
+fn an_outage_with_a_million_messages_takes_no_memory_and_loses_none() {
     let mut mongod = Mongod::start();
     // What glibc keeps for each of its arenas is not what is measured here, and alone is up to 17 MiB on two processors.
     let options = options(&mongod.uri(), "oqoqo").set("journal.fsync", "never").environment("MALLOC_ARENA_MAX", "1");
@@ -615,7 +615,7 @@ fn an_outage_with_a_million_messages_takes_no_memory_and_all_are_there_afterward
     assert!(during < before + GROWTH_KIB_MAX, "{before} KiB became {during}");
     let (began, pending) = (Instant::now(), queue(&server, "pending"));
     mongod.restart();
-    wait_until("all of it is drained", 20 * PATIENCE, || queue(&server, "pending") == 0);
+    wait_until("all of it is drained", 20 * WAIT_TIMEOUT, || queue(&server, "pending") == 0);
     let (after, took) = (memory_kib(&server), began.elapsed());
     eprintln!("drained {pending} in {took:?}; resident: {after} KiB");
     assert!(after < before + GROWTH_KIB_MAX, "{before} KiB became {after}");

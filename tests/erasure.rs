@@ -123,7 +123,7 @@ fn an_erasure_is_asked_for_by_either_listener_and_by_ids_that_are_some() {
 }
 
 #[test]
-fn what_threads_had_acknowledged_before_an_erasure_is_gone_and_after_it_is_there() {
+fn what_was_acknowledged_before_an_erasure_is_gone_and_after_it_there() {
     let mut server = Server::start(Options::default());
     // 0: before, 1: the erasure is under way, 2: after.
     let phase = AtomicU32::new(0);
@@ -146,7 +146,7 @@ fn what_threads_had_acknowledged_before_an_erasure_is_gone_and_after_it_is_there
             });
         }
         let mut client = server.client();
-        wait_until("there is something to erase", support::PATIENCE, || told.lock().unwrap().len() > 300);
+        wait_until("there is something to erase", support::WAIT_TIMEOUT, || told.lock().unwrap().len() > 300);
         phase.store(1, Ordering::SeqCst);
         erase(&mut client, "busy");
         phase.store(2, Ordering::SeqCst);
@@ -173,7 +173,7 @@ fn what_threads_had_acknowledged_before_an_erasure_is_gone_and_after_it_is_there
 }
 
 #[test]
-fn copies_that_were_set_aside_and_dead_letters_lose_what_is_erased_and_nothing_else() {
+fn copies_set_aside_and_dead_letters_lose_exactly_what_is_erased() {
     let server = Server::start(Options::default());
     let mut client = server.client();
     client.chat("gone", "SECRET one");

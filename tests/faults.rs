@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use support::faults::{Injection, Tmpfs};
-use support::{Options, Oracle, PATIENCE, Server, wait_until};
+use support::{Options, Oracle, Server, WAIT_TIMEOUT, wait_until};
 
 const CLIENTS: u64 = 4;
 
@@ -69,7 +69,7 @@ impl Load {
     #[track_caller]
     fn wait_for(&self, status: u16, more: usize) {
         let before = self.told(status);
-        wait_until(&format!("{more} answers of {status}"), PATIENCE, || self.told(status) >= before + more);
+        wait_until(&format!("{more} answers of {status}"), WAIT_TIMEOUT, || self.told(status) >= before + more);
     }
 
     fn end(self) {
@@ -92,7 +92,7 @@ fn journal(server: &Server) -> serde_json::Value {
 
 /// After the fault: everything acknowledged is there, now, after a kill and after an ordered stop.
 fn all_is_there(server: &mut Server, oracle: &Oracle) {
-    wait_until("the server is ready again", PATIENCE, || readyz(server) == 200);
+    wait_until("the server is ready again", WAIT_TIMEOUT, || readyz(server) == 200);
     oracle.check(server, "", 8);
     server.kill9();
     server.start_again();
@@ -102,7 +102,7 @@ fn all_is_there(server: &mut Server, oracle: &Oracle) {
 }
 
 #[test]
-fn a_sync_that_fails_is_told_and_the_server_goes_on_in_a_new_segment_by_itself() {
+fn a_failed_sync_is_told_and_the_server_goes_on_in_a_new_segment() {
     for fsync in ["always", "interval"] {
         let options = Options::default().set("journal.fsync", fsync).set("journal.fsync_interval_ms", 20);
         let mut server = Server::start(options);
@@ -112,7 +112,7 @@ fn a_sync_that_fails_is_told_and_the_server_goes_on_in_a_new_segment_by_itself()
             load.wait_for(200, 50);
             let fault = Injection::start(server.pid(), "fdatasync,fsync:error=EIO");
             load.wait_for(503, 5);
-            wait_until("it is not ready", PATIENCE, || readyz(&server) == 503);
+            wait_until("it is not ready", WAIT_TIMEOUT, || readyz(&server) == 503);
             assert_eq!(journal(&server)["status"], "error");
             drop(fault);
             load.wait_for(200, 50);
@@ -172,11 +172,11 @@ fn a_full_disk_is_foretold_refused_with_507_and_over_once_there_is_room() {
     };
     take(4 << 20);
     assert_eq!(journal(&server)["warnings"], json!(["disk_low"]));
-    wait_until("the log warns", PATIENCE, || server.log().contains("is nearly full"));
+    wait_until("the log warns", WAIT_TIMEOUT, || server.log().contains("is nearly full"));
     assert_eq!(load.told(507), 0, "the warning comes before the refusal");
     take(0);
     load.wait_for(507, 5);
-    wait_until("it is not ready", PATIENCE, || readyz(&server) == 503);
+    wait_until("it is not ready", WAIT_TIMEOUT, || readyz(&server) == 503);
     assert_eq!(journal(&server)["status"], "full");
     // Reading goes on.
     assert_eq!(server.client().history("s-0", "&limit=3")["messages"].as_array().unwrap().len(), 3);
@@ -202,7 +202,7 @@ fn drained_segments_go_first_when_the_disk_is_full() {
     let tmpfs = Tmpfs::mount(&server.data(), 4);
     server.start_again();
     let mut client = server.client();
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     let mut sent = 0;
     let text = "x".repeat(10_000);
     // Four times what fits there.
@@ -221,7 +221,7 @@ fn drained_segments_go_first_when_the_disk_is_full() {
     server.kill9();
     server.start_again();
     let lines = || fs::read_to_string(transcripts.join("s.jsonl")).unwrap_or_default().lines().count();
-    wait_until("the transcript has every turn", PATIENCE, || lines() >= 2 * sent);
+    wait_until("the transcript has every turn", WAIT_TIMEOUT, || lines() >= 2 * sent);
     drop(tmpfs);
 }
 

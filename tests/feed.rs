@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use support::{Client, Options, PATIENCE, Random, SLACK, Server, wait_until};
+use support::{Client, Options, Random, SLACK, Server, WAIT_TIMEOUT, wait_until};
 
 const NDJSON: (&str, &str) = ("Accept", "application/x-ndjson");
 
@@ -74,7 +74,7 @@ struct Sent {
 impl Events<TcpStream> {
     fn open(server: &Server, query: &str, last: Option<&str>) -> Self {
         let stream = TcpStream::connect(server.address()).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(WAIT_TIMEOUT)).unwrap();
         let host = server.address();
         let last = last.map(|last| format!("Last-Event-ID: {last}\r\n")).unwrap_or_default();
         let head =
@@ -210,7 +210,7 @@ fn every_form_gives_all_that_is_recorded_meanwhile_once_and_in_order() {
         }
     });
     let writers = Writers::start(&server, "w", &acknowledged);
-    wait_until("some thousand messages", PATIENCE, || acknowledged.lock().unwrap().len() > 4000);
+    wait_until("some thousand messages", WAIT_TIMEOUT, || acknowledged.lock().unwrap().len() > 4000);
     writers.end();
     done.store(true, Ordering::SeqCst);
     let all = everything(&mut server.client());
@@ -236,7 +236,7 @@ struct Stored {
 }
 
 #[test]
-fn a_consumer_and_a_server_that_are_killed_again_and_again_lose_and_double_nothing() {
+fn a_consumer_and_a_server_killed_often_lose_and_double_nothing() {
     let mut random = Random::announced("feed");
     let options = Options::default()
         .set("server.max_body_bytes", 8 * 1024)
@@ -248,7 +248,7 @@ fn a_consumer_and_a_server_that_are_killed_again_and_again_lose_and_double_nothi
     for round in 0..8 {
         let writers = Writers::start(&server, &format!("r{round}"), &acknowledged);
         let before = acknowledged.lock().unwrap().len();
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + WAIT_TIMEOUT;
         while acknowledged.lock().unwrap().len() < before + 150 {
             assert!(Instant::now() < until, "the writers write");
             let mut client = server.client();
@@ -362,7 +362,7 @@ fn clients_that_come_and_go_in_storms_keep_nobody_out() {
     wait_until("a stream is had again", SLACK, is_open);
     // All places taken by those who wait, and then left without a word.
     let mut waits = Vec::new();
-    wait_until("every place is taken", PATIENCE, || {
+    wait_until("every place is taken", WAIT_TIMEOUT, || {
         let request = format!("GET {} HTTP/1.1\r\nHost: localhost\r\n\r\n", target(Some(&end), "wait=60"));
         let mut wait = server.connect();
         wait.send(request.as_bytes()).unwrap();
@@ -381,7 +381,7 @@ fn clients_that_come_and_go_in_storms_keep_nobody_out() {
 }
 
 #[test]
-fn a_cursor_of_what_was_dropped_or_of_another_journal_is_410_and_names_the_export() {
+fn a_cursor_dropped_or_of_another_journal_is_410_naming_the_export() {
     let options = Options::default()
         .set("server.max_body_bytes", 64 * 1024)
         .set("journal.segment_bytes", 256 * 1024)
@@ -395,7 +395,7 @@ fn a_cursor_of_what_was_dropped_or_of_another_journal_is_410_and_names_the_expor
     let mut lagging = Events::open(&server, "", None).opened();
     let first = lagging.next().unwrap();
     let mut written = 0;
-    wait_until("the first segments are dropped", PATIENCE, || {
+    wait_until("the first segments are dropped", WAIT_TIMEOUT, || {
         // On a busy machine the checkpoint may not keep up with so small a journal, which is full then.
         match client.post("/api/chat/messages", &array("s", &texts("more", 30, 1500))).status {
             201 => written += 30,
@@ -464,7 +464,7 @@ fn a_stream_that_is_not_read_is_cut_and_its_place_is_free_again() {
     }
     let _stuck = Events::open(&server, "", None).opened();
     assert_eq!(Events::open(&server, "", None).head().0, 503);
-    wait_until("the slow reader is cut", PATIENCE, || Events::open(&server, "", None).head().0 == 200);
+    wait_until("the slow reader is cut", WAIT_TIMEOUT, || Events::open(&server, "", None).head().0 == 200);
 }
 
 #[test]
@@ -483,7 +483,7 @@ fn streams_and_waits_end_in_order_when_the_server_stops() {
         [page(&mut tcp, Some(&after), "wait=60"), local.join().unwrap()]
     });
     // Two waits and a stream; one thread receives on the Unix socket.
-    wait_until("both wait", PATIENCE, || threads(&server, "local-") == 2 && threads(&server, "http-") >= 3);
+    wait_until("both wait", WAIT_TIMEOUT, || threads(&server, "local-") == 2 && threads(&server, "http-") >= 3);
     let began = Instant::now();
     assert_eq!(server.sigterm_and_wait().code(), Some(0));
     assert!(began.elapsed() < SLACK, "the stop took {:?}", began.elapsed());
@@ -501,7 +501,7 @@ fn threads(server: &Server, name: &str) -> usize {
 }
 
 #[test]
-fn beyond_the_limit_of_waiters_the_answer_is_503_and_pages_are_read_all_the_same() {
+fn beyond_the_limit_of_waiters_it_is_503_and_pages_are_still_read() {
     let server = Server::start(Options::default());
     let mut client = server.client();
     record(&mut client, "s", &texts("a", 1, 10));
@@ -522,7 +522,7 @@ fn beyond_the_limit_of_waiters_the_answer_is_503_and_pages_are_read_all_the_same
         assert_eq!(id(&events.next().unwrap().data), later[0]);
     }
     drop(streams.pop());
-    wait_until("the place of one that left is free", PATIENCE, || Events::open(&server, "", None).head().0 == 200);
+    wait_until("the place of one that left is free", WAIT_TIMEOUT, || Events::open(&server, "", None).head().0 == 200);
 }
 
 #[test]
@@ -530,7 +530,7 @@ fn on_the_unix_socket_streams_leave_room_to_others() {
     let server = Server::start(Options::default().set("server.max_feed_streams", 8));
     let open = || {
         let stream = UnixStream::connect(server.data().join("chatkeep.sock")).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(WAIT_TIMEOUT)).unwrap();
         (&stream).write_all(b"GET /api/chat/feed HTTP/1.0\r\nAccept: text/event-stream\r\n\r\n").unwrap();
         Events(BufReader::new(stream))
     };

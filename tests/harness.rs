@@ -61,7 +61,7 @@ fn the_client_keeps_a_connection_and_reads_two_replies_from_one_packet() {
     connection.send(b"GET / HTTP/1.1\r\n\r\n").unwrap();
     assert_eq!(connection.reply().unwrap().text(), "one");
     assert_eq!(connection.reply().unwrap().status, 404);
-    assert_eq!(connection.rest_within(support::PATIENCE), Some(Vec::new()));
+    assert_eq!(connection.rest_within(support::WAIT_TIMEOUT), Some(Vec::new()));
 }
 
 #[test]
@@ -146,7 +146,7 @@ fn a_search_for_stored_bytes_outlives_files_that_are_renamed_under_it() {
                 std::thread::park_timeout(Duration::from_micros(200));
             }
         });
-        support::wait_until("it is there", support::PATIENCE, || name.exists());
+        support::wait_until("it is there", support::WAIT_TIMEOUT, || name.exists());
         for _ in 0..30 {
             assert!(!support::files_holding(folder.path(), "-NEEDLE-").is_empty());
             assert!(support::files_holding(folder.path(), "-STRAW-").is_empty());
@@ -156,7 +156,7 @@ fn a_search_for_stored_bytes_outlives_files_that_are_renamed_under_it() {
 }
 
 #[test]
-fn a_child_that_takes_too_long_is_killed_and_one_that_has_ended_is_left_alone() {
+fn a_slow_child_is_killed_and_one_that_has_ended_is_left_alone() {
     let mut slow = Command::new("sleep").arg("600").spawn().unwrap();
     let limit = Limit::within(&slow, Duration::from_millis(10));
     assert_eq!(slow.wait().unwrap().signal(), Some(9));

@@ -12,7 +12,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 use support::server::{BINARY, run};
 use support::socket::Socket;
-use support::{Client, Options, PATIENCE, Server, wait_until};
+use support::{Client, Options, Server, WAIT_TIMEOUT, wait_until};
 
 /// A checkpoint each second.
 fn options() -> Options {
@@ -32,7 +32,7 @@ fn fill(client: &mut Client, session: &str, numbers: std::ops::Range<usize>, byt
 }
 
 fn wait_for_the_checkpoint(server: &Server) {
-    wait_until("the checkpoint has passed everything", PATIENCE, || {
+    wait_until("the checkpoint has passed everything", WAIT_TIMEOUT, || {
         let journal = &status(server)["journal"];
         journal["transcribed"] == journal["last_sequence"]
     });
@@ -110,8 +110,8 @@ fn a_transcript_that_is_gone_cut_or_old_is_whole_again_after_the_start() {
             let mut client = server.client();
             let page = client.history("a", "");
             assert!(page["complete"] == false || page["messages"].as_array().unwrap().len() == 9, "{case}: {page}");
-            wait_until(&format!("{case}: everything is whole"), PATIENCE, || {
-                status(&server)["transcripts"]["behind"] == 0
+            wait_until(&format!("{case}: everything is whole"), WAIT_TIMEOUT, || {
+                status(&server)["transcripts"]["stale"] == 0
                     && ["a", "b", "later"].iter().all(|session| client.history(session, "")["complete"] == true)
             });
             assert_eq!(["a", "b", "later"].map(|session| ids(&client.whole_history(session))), before, "{case}");
@@ -121,7 +121,7 @@ fn a_transcript_that_is_gone_cut_or_old_is_whole_again_after_the_start() {
             let warned = status(&server)["transcripts"]["warnings"] == json!(["folder_is_new"]);
             assert_eq!(warned, name == "the folder removed", "{case}");
             server.restart();
-            assert_eq!(status(&server)["transcripts"], json!({"behind": 0, "lost": 0, "warnings": []}), "{case}");
+            assert_eq!(status(&server)["transcripts"], json!({"stale": 0, "lost": 0, "warnings": []}), "{case}");
             assert_eq!(ids(&server.client().whole_history("a")), before[0], "{case}");
             assert!(!server.log().contains("is gone or was cut"), "{case}");
         }
@@ -129,7 +129,7 @@ fn a_transcript_that_is_gone_cut_or_old_is_whole_again_after_the_start() {
 }
 
 #[test]
-fn a_transcript_that_is_gone_or_cut_while_the_server_runs_is_told_of_and_whole_again() {
+fn a_transcript_gone_or_cut_at_run_time_is_told_and_whole_again() {
     for (name, deed) in DEEDS {
         let server = Server::start(options().set("mongo.cache.max_messages_per_session", 2));
         let mut client = server.client();
@@ -143,14 +143,14 @@ fn a_transcript_that_is_gone_or_cut_while_the_server_runs_is_told_of_and_whole_a
         deed(&server, &backup);
         let page = client.history("a", "");
         assert!(page["complete"] == false || page["messages"].as_array().unwrap().len() == 9, "{name}: {page}");
-        wait_until(&format!("{name}: it is whole"), PATIENCE, || client.history("a", "")["complete"] == true);
+        wait_until(&format!("{name}: it is whole"), WAIT_TIMEOUT, || client.history("a", "")["complete"] == true);
         assert_eq!(ids(&client.whole_history("a")), before, "{name}");
         assert_eq!(ids(&server.transcript_of("a", 9)), before, "{name}");
     }
 }
 
 #[test]
-fn what_the_journal_no_longer_has_is_told_on_the_pages_that_reach_it_until_the_session_is_erased() {
+fn what_the_journal_dropped_is_told_on_pages_that_reach_it_till_erased() {
     for ((name, deed), repaired) in [(DEEDS[0], false), (DEEDS[2], false), (DEEDS[0], true), (DEEDS[2], true)] {
         let small = options().set("journal.segment_bytes", 2_162_688).set("journal.retain_hours", 0);
         let mut server = Server::start(small);
@@ -159,7 +159,7 @@ fn what_the_journal_no_longer_has_is_told_on_the_pages_that_reach_it_until_the_s
         fill(&mut client, "other", 0..25, 100_000);
         wait_for_the_checkpoint(&server);
         fill(&mut client, "a", 5..8, 10);
-        wait_until("the first segments are gone", PATIENCE, || {
+        wait_until("the first segments are gone", WAIT_TIMEOUT, || {
             status(&server)["journal"]["first_sequence"].as_u64().unwrap() > 5
         });
         let before = ids(&client.whole_history("a"));
@@ -179,9 +179,9 @@ fn what_the_journal_no_longer_has_is_told_on_the_pages_that_reach_it_until_the_s
         let wanted: Vec<String> = before[..left].iter().chain(&before[5..]).cloned().collect();
         for _ in 0..2 {
             let mut client = server.client();
-            wait_until("what is left is written", PATIENCE, || {
+            wait_until("what is left is written", WAIT_TIMEOUT, || {
                 let transcripts = status(&server)["transcripts"].clone();
-                transcripts["behind"] == 0 && transcripts["lost"].as_u64() > Some(0)
+                transcripts["stale"] == 0 && transcripts["lost"].as_u64() > Some(0)
             });
             let transcripts = status(&server)["transcripts"].clone();
             assert!(transcripts["warnings"].as_array().unwrap().contains(&json!("lost")), "{transcripts}");

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use support::fakellm::Fakellm;
 use support::server::{BINARY, run};
-use support::{Client, Connection, Options, PATIENCE, SLACK, Server, wait_until};
+use support::{Client, Connection, Options, SLACK, Server, WAIT_TIMEOUT, wait_until};
 
 /// The key, which no output may hold.
 const KEY: &str = "sk-hunter2hunter2";
@@ -152,12 +152,12 @@ fn a_kill_in_the_middle_of_a_reply_leaves_the_question_and_no_half_reply() {
 }
 
 #[test]
-fn a_client_that_goes_away_and_a_deadline_end_a_reply_and_what_was_said_is_kept() {
+fn a_client_leaving_or_a_deadline_ends_a_reply_and_keeps_its_text() {
     let model = Fakellm::start(&[("", &story())]);
     let server = Server::start(options(&model.base_url()).set("responder.timeout_seconds", 2));
     let mut client = server.client();
     drop(begin_stream(&server, "one"));
-    wait_until("the reply is recorded", PATIENCE, || messages(&mut client).len() == 2);
+    wait_until("the reply is recorded", WAIT_TIMEOUT, || messages(&mut client).len() == 2);
     let reply = &messages(&mut client)[1];
     assert_eq!(reply["metadata"]["status"], "cancelled");
     assert!(reply["text"].as_str().unwrap().starts_with("word"), "{reply}");

@@ -15,7 +15,7 @@ use std::sync::OnceLock;
 use mongodb::bson::{Bson, DateTime, doc};
 use serde_json::{Value, json};
 use support::mongod::Mongod;
-use support::{Limit, Options, PATIENCE, Server, wait_until};
+use support::{Limit, Options, Server, WAIT_TIMEOUT, wait_until};
 
 /// The python of `scripts/pymongo.sh`.
 fn python() -> &'static str {
@@ -59,7 +59,7 @@ fn conversation(database: &str, ttl_days: u64) -> (std::sync::Arc<Mongod>, Serve
         {"session_id": "s", "role": "tool", "text": "x".repeat(100_000)},
     ]);
     client.post("/api/chat/messages", &body).expect(201);
-    wait_until("all is drained", PATIENCE, || {
+    wait_until("all is drained", WAIT_TIMEOUT, || {
         let status = server.client().get("/api/storage/status").expect(200);
         status["queue"]["pending"] == 0 && status["mongo"]["status"] == "ok"
     });

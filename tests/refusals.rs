@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use support::server::{run, said};
-use support::{Connection, Options, PATIENCE, Reply, Server, files_holding, wait_until};
+use support::{Connection, Options, Reply, Server, WAIT_TIMEOUT, files_holding, wait_until};
 
 /// Stands in every request that must be refused, and must stand nowhere on disk afterwards.
 const MARKER: &str = "REFUSED-MARKER";
@@ -220,7 +220,7 @@ fn an_open_listener_without_a_token_is_exit_2_and_names_the_override() {
 }
 
 #[test]
-fn a_body_that_is_not_json_by_its_type_is_415_and_is_never_the_next_request() {
+fn a_body_of_another_type_is_415_and_never_the_next_request() {
     let mut server = Server::start(options());
     let smuggled = "GET /health HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: smuggled\r\n\r\n";
     for fields in ["Content-Type: text/plain\r\n", ""] {
@@ -268,7 +268,7 @@ fn a_length_that_is_not_one_plain_number_is_400_and_closes() {
 }
 
 #[test]
-fn smuggling_by_two_framings_is_refused_and_the_hidden_request_is_never_answered() {
+fn smuggling_by_two_framings_is_refused_and_never_answered() {
     let mut server = Server::start(options());
     let n = BODY.len();
     let chunked = format!("{n:x}\r\n{BODY}\r\n0\r\n\r\n");
@@ -401,7 +401,7 @@ fn another_version_is_505_and_another_method_405() {
         }
     }
     refused_and_closed(&mut server, "HTTP/2 preface", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &[505]);
-    wait_until("the descriptors of refused connections are closed", PATIENCE, || server.open_descriptors() < 40);
+    wait_until("the descriptors of refused connections are closed", WAIT_TIMEOUT, || server.open_descriptors() < 40);
     for method in ["BREW", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "post"] {
         let bytes = format!("{method} /api/chat HTTP/1.1\r\nHost: localhost\r\n\r\n");
         let mut connection = server.connect();
@@ -571,7 +571,7 @@ fn a_client_that_says_close_or_speaks_1_0_is_answered_and_closed() {
 
 /// Sends a byte at a time, each well within any timeout on a single read, until the server answers or closes.
 fn drip(connection: &mut Connection, bytes: &[u8]) -> Option<Reply> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     for byte in bytes.iter().cycle() {
         assert!(Instant::now() < deadline, "a slow client is served for ever");
         if connection.send(&[*byte]).is_err() {
@@ -654,7 +654,7 @@ fn a_client_that_does_not_read_is_cut_off() {
     let request = b"GET /api/chat/history?session_id=wide&limit=100 HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(200);
     // A gigabyte of replies is asked for and none is read: the server must meet a full socket.
     let mut cut = false;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     while !cut && Instant::now() < deadline {
         cut = match connection.send_within(&request, Duration::from_millis(200)) {
             Ok(()) => false,
@@ -680,7 +680,7 @@ fn half_sent_heads_do_not_keep_others_out() {
     assert_unharmed("1 500 half-sent heads", &mut server);
     drop(half);
     assert_unharmed("1 500 half-sent heads, gone", &mut server);
-    wait_until("their descriptors are closed", PATIENCE, || server.open_descriptors() < 100);
+    wait_until("their descriptors are closed", WAIT_TIMEOUT, || server.open_descriptors() < 100);
     assert_nothing_on_disk(&server);
 }
 
@@ -713,7 +713,7 @@ fn at_the_cap_with_every_head_in_hand_the_next_is_503_with_retry_after() {
         connection.reply().unwrap().expect(200);
     }
     drop(busy);
-    wait_until("the server takes new connections", PATIENCE, || {
+    wait_until("the server takes new connections", WAIT_TIMEOUT, || {
         server.client().try_request("GET", "/livez", &[], None).is_ok_and(|r| r.status == 200)
     });
     assert_unharmed("a full house", &mut server);
@@ -735,9 +735,9 @@ fn under_a_limit_of_64_descriptors_it_starts_and_outlives_200_connections() {
         let body = json!({"message": "hello", "session_id": "crowded"});
         server.client().try_post("/api/chat", &body).is_ok_and(|r| r.status == 200)
     };
-    wait_until("a POST is answered beside the crowd", PATIENCE, || answers(&server));
+    wait_until("a POST is answered beside the crowd", WAIT_TIMEOUT, || answers(&server));
     drop(crowd);
-    wait_until("a POST is answered after the crowd", PATIENCE, || answers(&server));
+    wait_until("a POST is answered after the crowd", WAIT_TIMEOUT, || answers(&server));
     server.assert_running();
     for n in 0..200 {
         server.client().chat(&format!("s{n}"), "each session has a file");

@@ -148,7 +148,7 @@ fn a_session_nobody_knows_is_empty_and_leaves_no_file() {
 }
 
 #[test]
-fn history_gives_the_newest_and_pages_backward_and_forward_through_hundreds() {
+fn history_gives_the_newest_and_pages_both_ways_through_hundreds() {
     let server = start();
     let mut client = server.client();
     let stored = fill(&mut client, "pages", 300);
@@ -410,7 +410,7 @@ fn every_session_id_within_the_rules_keeps_its_own_messages() {
             .filter(|p| p.extension().is_some_and(|e| e == "jsonl"))
             .count()
     };
-    support::wait_until("each has a transcript", support::PATIENCE, || transcripts() >= ids.len());
+    support::wait_until("each has a transcript", support::WAIT_TIMEOUT, || transcripts() >= ids.len());
     assert_eq!(transcripts(), ids.len());
     assert!(server.transcript_path("a.b_c-d").exists(), "a usual id is the file's plain name");
 }
@@ -600,7 +600,7 @@ fn the_description_of_the_api_is_served_and_describes_what_answers() {
 }
 
 #[test]
-fn every_parameter_that_is_described_is_read_and_the_key_has_the_form_that_is_described() {
+fn every_described_parameter_is_read_and_keys_have_the_described_form() {
     let server = start();
     for mut client in [server.client(), server.local_client()] {
         let document = client.get("/openapi.json").expect(200);

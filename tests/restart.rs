@@ -96,7 +96,7 @@ fn ids_and_times_keep_rising_over_stops_and_kills() {
 }
 
 #[test]
-fn a_second_server_on_the_same_data_exits_1_naming_the_lock_and_harms_nothing() {
+fn a_second_server_on_the_same_data_exits_1_and_harms_nothing() {
     let server = Server::start(Options::default());
     server.client().chat("first", "before");
     let output = run(&mut server.command());
@@ -248,7 +248,7 @@ fn a_line_torn_while_it_was_stopped_hides_nothing_else() {
         assert_eq!(texts(&mut client), wanted(150), "after {tail:?}");
         fill(&mut client, "torn", 150..160);
         assert_eq!(texts(&mut client), wanted(160), "after {tail:?}");
-        support::wait_until("the new lines are whole", support::PATIENCE, || {
+        support::wait_until("the new lines are whole", support::WAIT_TIMEOUT, || {
             let (lines, _) = server.transcript("torn");
             lines.last().is_some_and(|l| l["text"] == "m159")
         });
@@ -378,7 +378,7 @@ fn a_transcript_removed_or_replaced_by_hand_gets_what_came_after_it() {
     fs::rename(&copy, &path).unwrap();
     fill(&mut client, "removed", 3..6);
     fill(&mut client, "replaced", 3..6);
-    support::wait_until("the transcripts have the new lines", support::PATIENCE, || {
+    support::wait_until("the transcripts have the new lines", support::WAIT_TIMEOUT, || {
         ["removed", "replaced"].iter().all(|session| {
             fs::read_to_string(server.transcript_path(session)).is_ok_and(|text| text.contains("\"m5\""))
         })
@@ -401,9 +401,9 @@ fn the_folder_of_the_transcripts_comes_back_when_it_is_removed() {
     server.transcript_of("before", 1);
     fs::remove_dir_all(server.transcript_path("before").parent().unwrap()).unwrap();
     fill(&mut client, "after", 0..3);
-    support::wait_until("the transcript is there", support::PATIENCE, || server.transcript_path("after").exists());
+    support::wait_until("the transcript is there", support::WAIT_TIMEOUT, || server.transcript_path("after").exists());
     let drained = |client: &mut Client| client.get("/api/storage/status").json()["queue"]["pending"] == 0;
-    support::wait_until("all is drained", support::PATIENCE, || drained(&mut client));
+    support::wait_until("all is drained", support::WAIT_TIMEOUT, || drained(&mut client));
     server.transcript_of("after", 3);
 }
 
@@ -422,8 +422,8 @@ fn a_transcript_that_cannot_be_written_keeps_no_server_from_starting() {
     fill(&mut client, "bad", 3..4);
     // Mended by hand, it is brought up without another start.
     fs::remove_dir(&path).unwrap();
-    support::wait_until("the transcript is brought up", support::PATIENCE, || path.is_file());
-    support::wait_until("all is drained", support::PATIENCE, || {
+    support::wait_until("the transcript is brought up", support::WAIT_TIMEOUT, || path.is_file());
+    support::wait_until("all is drained", support::WAIT_TIMEOUT, || {
         client.get("/api/storage/status").json()["queue"]["pending"] == 0
     });
     server.transcript_of("bad", 4);
@@ -451,7 +451,7 @@ fn a_segment_removed_by_hand_does_not_keep_the_others() {
     }
     fs::remove_file(&segments()[0]).unwrap();
     let mut kept = 0;
-    support::wait_until("thirty more were taken", support::PATIENCE, || {
+    support::wait_until("thirty more were taken", support::WAIT_TIMEOUT, || {
         kept += usize::from(client.post("/api/chat/messages", &body).status == 201);
         kept == 30
     });

@@ -11,7 +11,7 @@ use mongodb::bson::{Document, doc};
 use serde_json::{Value, json};
 use support::drained::{NOWHERE, options, post, status, wait_until_drained};
 use support::mongod::Mongod;
-use support::{Options, PATIENCE, Server, files_holding, wait_until};
+use support::{Options, Server, WAIT_TIMEOUT, files_holding, wait_until};
 
 fn shared(uri: &str) -> Options {
     options(uri, "oqoqo").set("mongo.shared", true)
@@ -40,7 +40,7 @@ fn documents(mongod: &Mongod, session: &str) -> BTreeSet<String> {
 /// The bytes are in no file of the data folder.
 #[track_caller]
 fn wait_until_scrubbed(server: &Server, text: &str) {
-    wait_until("it is scrubbed", 3 * PATIENCE, || {
+    wait_until("it is scrubbed", 3 * WAIT_TIMEOUT, || {
         status(server)["journal"]["erasures_pending"] == 0 && files_holding(&server.data(), text).is_empty()
     });
 }
@@ -54,7 +54,7 @@ fn erased(server: &Server) -> Vec<(String, String)> {
 }
 
 #[test]
-fn what_is_erased_on_one_server_is_gone_on_the_other_and_what_is_said_later_stays() {
+fn what_one_server_erases_goes_on_the_other_and_later_messages_stay() {
     let mongod = Mongod::start();
     let (a, b) = (Server::start(shared(&mongod.uri())), Server::start(shared(&mongod.uri())));
     post(&a, "gone", "SECRET a", 20);
@@ -65,7 +65,7 @@ fn what_is_erased_on_one_server_is_gone_on_the_other_and_what_is_said_later_stay
     assert_eq!(texts(&a, "gone"), of(&["SECRET a", "SECRET b"], 20), "each shows what both have");
     let id = erase(&a, "gone");
     post(&b, "gone", "later b", 3);
-    wait_until("the other server has heard of it", PATIENCE, || texts(&b, "gone") == of(&["later b"], 3));
+    wait_until("the other server has heard of it", WAIT_TIMEOUT, || texts(&b, "gone") == of(&["later b"], 3));
     post(&a, "gone", "later a", 3);
     post(&b, "gone", "latest b", 3);
     wait_until_drained(&a);
@@ -78,14 +78,14 @@ fn what_is_erased_on_one_server_is_gone_on_the_other_and_what_is_said_later_stay
     assert_eq!(erased(&a), erased(&b));
     wait_until_scrubbed(&a, "SECRET");
     wait_until_scrubbed(&b, "SECRET");
-    wait_until("the transcript has what is left", PATIENCE, || b.transcript("gone").0.len() == 6);
+    wait_until("the transcript has what is left", WAIT_TIMEOUT, || b.transcript("gone").0.len() == 6);
     // One document for each session, which does not fall.
     let erasures = mongod.client().database("oqoqo").collection::<Document>("chat_messages_erasures");
     let found = erasures.find_one(doc! { "_id": "gone" }).run().unwrap().unwrap();
     assert_eq!(found.get_str("erased_to").unwrap(), id);
     assert!(found.get_datetime("erased_at").is_ok() && found.get_datetime("expires_at").is_ok(), "{found}");
     let again = erase(&b, "gone");
-    wait_until("both are empty", PATIENCE, || texts(&a, "gone").is_empty() && texts(&b, "gone").is_empty());
+    wait_until("both are empty", WAIT_TIMEOUT, || texts(&a, "gone").is_empty() && texts(&b, "gone").is_empty());
     let found = erasures.find_one(doc! { "_id": "gone" }).run().unwrap().unwrap();
     assert_eq!(found.get_str("erased_to").unwrap(), again);
     assert_eq!(status(&a)["mongo"]["shared_reason"], Value::Null);
@@ -103,13 +103,13 @@ fn an_answer_to_what_another_server_erased_is_stopped_and_not_recorded() {
     };
     let (gone, stays) = (ask("gone"), ask("stays"));
     let running = || b.client().get("/api/storage/status").json()["responder"]["running"].clone();
-    wait_until("both are being answered", PATIENCE, || running() == 2);
+    wait_until("both are being answered", WAIT_TIMEOUT, || running() == 2);
     erase(&a, "gone");
     let reply = gone.join().unwrap().expect(200);
     assert_eq!((&reply["status"], &reply["assistant_message_id"]), (&json!("cancelled"), &Value::Null), "{reply}");
-    wait_until("it is over", PATIENCE, || running() != 2);
+    wait_until("it is over", WAIT_TIMEOUT, || running() != 2);
     assert_eq!(running(), 1, "another session's goes on");
-    wait_until("the question is gone, too", PATIENCE, || texts(&b, "gone").is_empty());
+    wait_until("the question is gone, too", WAIT_TIMEOUT, || texts(&b, "gone").is_empty());
     b.client().post("/api/chat", &json!({"message": "hi", "session_id": "fine"})).expect(200);
     wait_until_drained(&b);
     assert_eq!(documents(&mongod, "gone"), BTreeSet::new());
@@ -131,11 +131,11 @@ fn a_turn_that_is_asked_for_again_does_not_wait_for_a_frozen_mongodb() {
     let took = began.elapsed();
     mongod.thaw();
     assert_eq!((&again["duplicate"], &again["response"]), (&json!(true), &first["response"]));
-    assert!(took < PATIENCE / 2, "{took:?}");
+    assert!(took < WAIT_TIMEOUT / 2, "{took:?}");
 }
 
 #[test]
-fn a_server_that_was_cut_off_and_killed_brings_nothing_back_of_what_another_one_erased() {
+fn a_server_cut_off_and_killed_brings_back_nothing_another_one_erased() {
     let mongod = Mongod::start();
     let a = Server::start(shared(&mongod.uri()));
     let mut b = Server::start(shared(&mongod.uri()));
@@ -155,17 +155,17 @@ fn a_server_that_was_cut_off_and_killed_brings_nothing_back_of_what_another_one_
     for round in 0..3 {
         b.start_again();
         if round > 0 {
-            wait_until("it has heard of it", PATIENCE, || texts(&b, "gone") == of(&["later"], 5));
+            wait_until("it has heard of it", WAIT_TIMEOUT, || texts(&b, "gone") == of(&["later"], 5));
         }
         b.kill9();
     }
     b.start_again();
     wait_until_drained(&b);
-    wait_until("it is erased", PATIENCE, || documents(&mongod, "gone") == of(&["later"], 5));
+    wait_until("it is erased", WAIT_TIMEOUT, || documents(&mongod, "gone") == of(&["later"], 5));
     assert_eq!((texts(&a, "gone"), texts(&b, "gone")), (of(&["later"], 5), of(&["later"], 5)));
     assert_eq!((documents(&mongod, "stays"), texts(&b, "stays")), (of(&["stays"], 20), of(&["stays"], 20)));
     wait_until_scrubbed(&b, "SECRET");
-    wait_until("the transcript has what is left", PATIENCE, || b.transcript("gone").0.len() == 5);
+    wait_until("the transcript has what is left", WAIT_TIMEOUT, || b.transcript("gone").0.len() == 5);
     // A start hears of it again, and has nothing to do.
     let before = erased(&b);
     assert_eq!(before.len(), 1);

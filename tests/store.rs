@@ -21,7 +21,7 @@ use mongodb::options::{Acknowledgment, IndexOptions, WriteConcern};
 use mongodb::sync::Collection;
 use serde_json::{Map, Value};
 use support::mongod::{Mongod, PASSWORD, ReplicaSet, USER};
-use support::{PATIENCE, SLACK, wait_until};
+use support::{SLACK, WAIT_TIMEOUT, wait_until};
 
 fn config(uri: &str) -> MongoConfig {
     MongoConfig { uri: Secret::new(uri), ..Config::defaults(None).unwrap().mongo }
@@ -75,7 +75,7 @@ fn already(many: usize) -> Inserted {
 #[track_caller]
 fn insist(store: &dyn Store, batch: &[Arc<Message>]) -> Inserted {
     let mut taken = None;
-    wait_until("the batch is taken", PATIENCE, || {
+    wait_until("the batch is taken", WAIT_TIMEOUT, || {
         match store.insert(batch) {
             Ok(inserted) => taken = Some(inserted),
             Err(error) => assert!(error.is_passing(), "{error}"),
@@ -118,7 +118,7 @@ fn under_load(store: &Arc<dyn Store>, trouble: impl FnOnce()) -> Vec<Arc<Message
             handed_in
         })
     };
-    wait_until("ten batches are in", PATIENCE, || done.load(Ordering::Relaxed) >= 10);
+    wait_until("ten batches are in", WAIT_TIMEOUT, || done.load(Ordering::Relaxed) >= 10);
     trouble();
     load.join().unwrap()
 }
@@ -193,7 +193,7 @@ fn what_is_inserted_twice_is_there_once() {
 }
 
 #[test]
-fn an_id_that_belongs_to_other_content_is_refused_and_nothing_is_overwritten() {
+fn an_id_of_other_content_is_refused_and_nothing_is_overwritten() {
     let (server, store) = connected();
     let mut maker = Maker::new();
     let ours = maker.batch("s", 5);
@@ -306,7 +306,7 @@ fn a_wrong_password_is_told_as_such_and_no_credential_is_quoted() {
 }
 
 #[test]
-fn a_server_that_is_not_there_is_told_within_seconds_and_found_when_it_comes() {
+fn a_missing_server_is_told_within_seconds_and_found_when_it_comes() {
     let mut server = Mongod::start();
     server.kill9();
     let store = open(&server.uri().replace("//", &format!("//{USER}:{PASSWORD}@")));
@@ -325,7 +325,7 @@ fn a_server_that_is_not_there_is_told_within_seconds_and_found_when_it_comes() {
 }
 
 #[test]
-fn a_connection_string_that_cannot_be_used_is_refused_before_anything_is_tried() {
+fn an_unusable_connection_string_is_refused_before_anything_is_tried() {
     for uri in ["mongodb://user:hunter2hunter2@host/?maxPoolSize=many", "http://user:hunter2hunter2@host"] {
         let error = store::open(&config(uri)).err().unwrap();
         assert!(matches!(error, StoreError::Configuration(_)), "{error:?}");
@@ -334,7 +334,7 @@ fn a_connection_string_that_cannot_be_used_is_refused_before_anything_is_tried()
 }
 
 #[test]
-fn calls_on_a_frozen_server_are_given_up_in_time_and_all_is_there_once_when_it_goes_on() {
+fn calls_on_a_frozen_server_end_in_time_and_all_is_there_once() {
     let (server, store) = connected();
     let calls = Calls::new("mongo-write");
     let batch = Maker::new().batch("s", 500);
@@ -354,7 +354,7 @@ fn calls_on_a_frozen_server_are_given_up_in_time_and_all_is_there_once_when_it_g
         mark
     });
     let thawed = Instant::now();
-    wait_until("the abandoned calls have returned", PATIENCE, || calls.is_settled(mark) && calls.abandoned() == 0);
+    wait_until("the abandoned calls have returned", WAIT_TIMEOUT, || calls.is_settled(mark) && calls.abandoned() == 0);
     assert_eq!(insist(&*store, &batch).refused, []);
     assert!(thawed.elapsed() < SLACK, "it took {:?}", thawed.elapsed());
     assert_exactly(&server.messages(), &batch);
@@ -386,7 +386,7 @@ fn a_replica_set_that_loses_its_primary_has_everything_once() {
 }
 
 #[test]
-fn without_a_majority_nothing_counts_as_stored_not_even_what_is_there_already() {
+fn without_a_majority_nothing_counts_as_stored_not_even_what_is_there() {
     let set = ReplicaSet::start();
     // Shorter than a primary's patience: it steps down when it has missed the others for a second.
     let store = open(&format!("{}&wtimeoutMS=150", set.uri()));

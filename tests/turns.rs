@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use support::server::{BINARY, said};
-use support::{Client, Connection, Limit, Options, PATIENCE, Random, Reply, SLACK, Server, wait_until};
+use support::{Client, Connection, Limit, Options, Random, Reply, SLACK, Server, WAIT_TIMEOUT, wait_until};
 
 /// `gate` says `one`, waits for the file `open` (as long as its server's folder is there) and says ` two`; `hang` says `so far` and no more; `talk` never ends;
 /// `fail` fails in the middle, `slow` counts to five; any other session is answered at once.
@@ -82,7 +82,7 @@ fn told(client: &mut Client, session: &str) -> Vec<(String, String)> {
 }
 
 #[test]
-fn a_stream_gives_each_piece_as_it_comes_and_ends_with_the_plain_reply_on_both_listeners() {
+fn a_stream_gives_each_piece_as_it_comes_and_ends_with_the_plain_reply() {
     let server = Server::start(options());
     let mut client = server.client();
     for (session, connection) in [("gate-tcp", server.connect()), ("gate-unix", unix(&server))] {
@@ -103,14 +103,14 @@ fn a_stream_gives_each_piece_as_it_comes_and_ends_with_the_plain_reply_on_both_l
     }
     assert_eq!(client.chat("plain", "go on")["response"], "fine");
     assert_eq!(server.local_client().chat("plain", "go on")["response"], "fine");
-    wait_until("four are counted", PATIENCE, || {
+    wait_until("four are counted", WAIT_TIMEOUT, || {
         let status = responder(&mut client);
         (&status["kind"], &status["completed"], &status["running"]) == (&json!("command"), &json!(4), &json!(0))
     });
 }
 
 #[test]
-fn an_echo_streams_its_answer_in_one_piece_and_nobody_answers_with_a_piece() {
+fn an_echo_streams_its_answer_in_one_piece_and_no_responder_in_none() {
     let server = Server::start(Options::default());
     let mut client = server.client();
     let stream = json!({"message": "hi", "session_id": "s", "stream": true});
@@ -166,7 +166,7 @@ fn what_keeps_a_stream_from_beginning_has_its_own_status() {
 }
 
 #[test]
-fn a_client_of_a_stream_that_goes_away_ends_its_turn_and_what_was_said_is_kept() {
+fn a_streams_client_that_leaves_ends_its_turn_and_keeps_its_text() {
     let server = Server::start(options());
     let mut client = server.client();
     for (session, connection) in [
@@ -183,7 +183,7 @@ fn a_client_of_a_stream_that_goes_away_ends_its_turn_and_what_was_said_is_kept()
         assert_eq!(reply["metadata"]["status"], "cancelled", "{session}");
         assert!(["on and", "so far"].iter().any(|said| reply["text"].as_str().unwrap().starts_with(said)), "{reply}");
     }
-    wait_until("four are counted", PATIENCE, || responder(&mut client)["cancelled"] == 4);
+    wait_until("four are counted", WAIT_TIMEOUT, || responder(&mut client)["cancelled"] == 4);
 }
 
 #[test]
@@ -194,10 +194,10 @@ fn a_client_without_a_stream_may_go_and_the_answer_is_kept() {
     let body = turn("gate").to_string();
     let head = "POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length";
     connection.send(format!("{head}: {}\r\n\r\n{body}", body.len()).as_bytes()).unwrap();
-    wait_until("it is being answered", PATIENCE, || responder(&mut client)["running"] == 1);
+    wait_until("it is being answered", WAIT_TIMEOUT, || responder(&mut client)["running"] == 1);
     drop(connection);
     open_gate(&server);
-    wait_until("the reply is recorded", PATIENCE, || told(&mut client, "gate").len() == 2);
+    wait_until("the reply is recorded", WAIT_TIMEOUT, || told(&mut client, "gate").len() == 2);
     assert_eq!(client.history("gate", "")["messages"][1]["metadata"]["status"], "completed");
 }
 
@@ -234,7 +234,7 @@ fn a_key_that_comes_again_in_the_middle_of_its_turn_gets_the_same_answer() {
     let mut client = server.client();
     let (mut connection, _) = begin_stream(server.connect(), &keyed("gate", "k"));
     let plain = later(server.client(), keyed("gate", "k"));
-    wait_until("it follows", PATIENCE, || responder(&mut client)["waiting"] == 2);
+    wait_until("it follows", WAIT_TIMEOUT, || responder(&mut client)["waiting"] == 2);
     let (mut again, first) = begin_stream(unix(&server), &keyed("gate", "k"));
     assert_eq!(event("delta", &first)["text"], "one", "from the beginning");
     open_gate(&server);
@@ -248,14 +248,14 @@ fn a_key_that_comes_again_in_the_middle_of_its_turn_gets_the_same_answer() {
 }
 
 #[test]
-fn hung_turns_stall_neither_other_sessions_nor_history_nor_status_on_either_listener() {
+fn hung_turns_stall_neither_other_sessions_nor_history_nor_status() {
     let server = Server::start(options());
     let mut client = server.client();
     let mut waiting = Vec::new();
     let mut wait_in = |local: bool, session: &str| {
         waiting.push(later(if local { server.local_client() } else { server.client() }, turn(session)));
         // One after the other: of connections made at once tiny_http may leave some until another ends.
-        wait_until("one more waits", PATIENCE, || responder(&mut client)["waiting"] == waiting.len());
+        wait_until("one more waits", WAIT_TIMEOUT, || responder(&mut client)["waiting"] == waiting.len());
     };
     for n in 0..8 {
         wait_in(n % 2 == 1, &format!("hang-{n}"));
@@ -264,7 +264,7 @@ fn hung_turns_stall_neither_other_sessions_nor_history_nor_status_on_either_list
     for _ in 0..8 {
         wait_in(true, "hang-1");
     }
-    wait_until("eight are answered", PATIENCE, || responder(&mut client)["running"] == 8);
+    wait_until("eight are answered", WAIT_TIMEOUT, || responder(&mut client)["running"] == 8);
     for mut client in [server.client(), server.local_client()] {
         let began = Instant::now();
         let reply = client.post("/api/chat", &turn("another"));
@@ -290,11 +290,11 @@ fn hung_turns_stall_neither_other_sessions_nor_history_nor_status_on_either_list
 }
 
 #[test]
-fn more_requests_than_may_wait_are_refused_and_connections_stay_for_others() {
+fn more_requests_than_may_wait_are_refused_and_leave_connections_free() {
     let server = Server::start(options().set("server.max_connections", 8));
     let mut client = server.client();
     let waiting = [later(server.client(), turn("gate-1")), later(server.client(), turn("gate-2"))];
-    wait_until("both wait", PATIENCE, || responder(&mut client)["waiting"] == 2);
+    wait_until("both wait", WAIT_TIMEOUT, || responder(&mut client)["waiting"] == 2);
     let reply = client.post("/api/chat", &turn("s"));
     assert_eq!((reply.status, &reply.json()["code"]), (503, &json!("turns_at_cap")), "{reply}");
     assert_eq!(told(&mut client, "s"), []);
@@ -305,7 +305,7 @@ fn more_requests_than_may_wait_are_refused_and_connections_stay_for_others() {
 }
 
 #[test]
-fn a_kill_in_the_middle_of_a_reply_leaves_the_question_and_its_key_brings_the_answer() {
+fn a_kill_amid_a_reply_leaves_the_question_and_its_key_is_answered() {
     let mut server = Server::start(options());
     let (connection, _) = begin_stream(server.connect(), &keyed("gate", "k"));
     server.kill9();
@@ -332,7 +332,7 @@ fn stream_until_killed(mut connection: Connection, body: &Value) -> (bool, bool)
 }
 
 #[test]
-fn killed_at_any_moment_a_question_that_was_begun_is_kept_and_its_reply_is_whole_or_absent() {
+fn killed_at_any_moment_a_question_is_kept_and_its_reply_whole_or_absent() {
     let mut server = Server::start(options());
     let mut random = Random::announced("turns killed at any moment");
     let (mut whole, mut absent) = (0, 0);
@@ -370,7 +370,7 @@ fn a_stop_gives_turns_their_time_and_keeps_what_the_others_said() {
     let plain = later(server.local_client(), turn("hang-plain"));
     let gate = later(server.client(), turn("gate"));
     let queued = later(server.client(), turn("hang"));
-    wait_until("all wait", PATIENCE, || responder(&mut client)["waiting"] == 4);
+    wait_until("all wait", WAIT_TIMEOUT, || responder(&mut client)["waiting"] == 4);
     let began = Instant::now();
     server.signal(Signal::TERM);
     // Who has not begun is refused at once.

@@ -125,7 +125,7 @@ fn a_stopped_server_is_told_in_one_line() {
 }
 
 #[test]
-fn a_server_that_records_only_has_all_ticks_and_no_reply_is_waited_for_by_whatever_configuration() {
+fn a_server_that_only_records_has_all_ticks_without_waiting() {
     let mut server = Server::start(options().set("responder.kind", "none"));
     // The server has read its own; what stands there now is what a caller without it would take.
     for kind in ["none", "echo"] {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::socket::{self, Socket};
-use support::{Connection, Options, PATIENCE, SLACK, Server, wait_until};
+use support::{Connection, Options, SLACK, Server, WAIT_TIMEOUT, wait_until};
 use tungstenite::{Error, Message};
 
 const KEY: &str = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
@@ -65,7 +65,7 @@ fn a_handshake_that_lacks_something_is_answered_over_http() {
         assert_eq!(came, status, "{first_line} {fields}: {reply}");
         assert!(reply.contains(says), "{first_line} {fields}: {says} is not in\n{reply}");
     }
-    wait_until("nobody is left", PATIENCE, || status(&server)["open"] == 0);
+    wait_until("nobody is left", WAIT_TIMEOUT, || status(&server)["open"] == 0);
     let reply = server.local_client().request("GET", "/ws/chat", &[("Upgrade", "websocket")], None);
     assert_eq!(reply.status, 501);
 }
@@ -114,7 +114,7 @@ fn a_turn_is_acknowledged_and_answered_and_the_others_see_it() {
     let status = status(&server);
     assert_eq!((&status["open"], &status["messages_in"], &status["cut"]), (&json!(3), &json!(1), &json!(0)));
     one.close();
-    wait_until("one has gone", PATIENCE, || self::status(&server)["open"] == 2);
+    wait_until("one has gone", WAIT_TIMEOUT, || self::status(&server)["open"] == 2);
 }
 
 #[test]
@@ -271,7 +271,7 @@ fn frames_are_understood_however_they_come() {
     assert_eq!(event(&mut connection)["message"].as_str().map(str::len), Some(long.len()));
     connection.send(&socket::frame(0x88, &1000_u16.to_be_bytes())).unwrap();
     assert_eq!(socket::read_frame(&mut connection), (0x88, 1000_u16.to_be_bytes().to_vec()));
-    assert_eq!(connection.rest_within(PATIENCE), Some(Vec::new()), "the server ends the connection");
+    assert_eq!(connection.rest_within(WAIT_TIMEOUT), Some(Vec::new()), "the server ends the connection");
 }
 
 #[test]
@@ -294,14 +294,14 @@ fn frames_that_break_a_rule_close_the_socket_with_its_code() {
         connection.send(&bytes).unwrap();
         let (first, payload) = socket::read_frame(&mut connection);
         assert_eq!((first, &payload[..2]), (0x88, &code.to_be_bytes()[..]), "{what}");
-        assert_eq!(connection.rest_within(PATIENCE), Some(Vec::new()), "{what}");
+        assert_eq!(connection.rest_within(WAIT_TIMEOUT), Some(Vec::new()), "{what}");
     }
-    wait_until("nobody is left", PATIENCE, || status(&server)["open"] == 0);
+    wait_until("nobody is left", WAIT_TIMEOUT, || status(&server)["open"] == 0);
     assert_eq!(server.client().whole_history("raw").len(), 0);
 }
 
 #[test]
-fn beyond_the_places_there_are_a_handshake_gets_503_and_a_place_comes_back() {
+fn beyond_the_limit_a_handshake_gets_503_and_a_place_comes_back() {
     let server = Server::start(Options::default().set("websocket.max_connections", 2));
     let one = Socket::open(&server, "session_id=a");
     let _two = Socket::open(&server, "session_id=a");
@@ -314,7 +314,7 @@ fn beyond_the_places_there_are_a_handshake_gets_503_and_a_place_comes_back() {
     // The other callers have their own places.
     server.client().chat("a", "by REST");
     drop(one);
-    wait_until("the place is free", PATIENCE, || Socket::try_open(&server, "session_id=a").is_ok());
+    wait_until("the place is free", WAIT_TIMEOUT, || Socket::try_open(&server, "session_id=a").is_ok());
     assert!(status(&server)["refused"].as_u64() >= Some(1));
 }
 
@@ -399,7 +399,7 @@ fn a_client_that_does_not_read_is_cut_and_can_resume_without_a_gap() {
     let began = Instant::now();
     let mut sent = 0;
     while status(&server)["cut"] == 0 {
-        assert!(began.elapsed() < PATIENCE, "{sent} messages are sent and nobody was cut");
+        assert!(began.elapsed() < WAIT_TIMEOUT, "{sent} messages are sent and nobody was cut");
         server
             .client()
             .post("/api/chat/messages", &json!({"session_id": "s", "role": "user", "text": text}))
@@ -446,7 +446,7 @@ fn heartbeats_come_and_who_does_not_answer_pings_is_closed() {
     assert!(began.elapsed() >= Duration::from_secs(5));
     alive.send(&json!({"message": "here"}));
     assert_eq!(alive.next()["type"], "ack");
-    wait_until("it is counted", PATIENCE, || status(&server)["idle_closed"] == 1);
+    wait_until("it is counted", WAIT_TIMEOUT, || status(&server)["idle_closed"] == 1);
 }
 
 #[test]
@@ -457,7 +457,7 @@ fn an_ordered_stop_closes_with_1001_behind_what_is_owed() {
         socket.send(&json!({"message": "last words"}));
     }
     // So that all of it has arrived.
-    wait_until("all are heard", PATIENCE, || status(&server)["messages_in"] == 20);
+    wait_until("all are heard", WAIT_TIMEOUT, || status(&server)["messages_in"] == 20);
     let began = Instant::now();
     assert_eq!(server.sigterm_and_wait().code(), Some(0));
     assert!(began.elapsed() < SLACK, "{:?}", began.elapsed());
@@ -506,7 +506,7 @@ fn an_answer_is_told_as_it_is_said_and_a_stop_ends_it() {
 }
 
 #[test]
-fn a_stop_of_the_server_ends_an_answer_and_its_clients_hear_that_before_they_go() {
+fn a_stop_of_the_server_ends_an_answer_and_tells_its_clients_first() {
     let mut server = Server::start(slow().set("server.drain_seconds", 4));
     let mut socket = Socket::open(&server, "session_id=s");
     socket.send(&json!({"message": "count"}));

@@ -34,6 +34,12 @@ const RETIRED: &[(&str, &str)] = &[
     ("room_tests", "subscribers_tests"),
     ("owed_to_mongo", "undelivered_to_mongo"),
     ("erasures_to_repeat", "erasures_to_confirm"),
+    ("mark_behind", "mark_stale"),
+    ("GLANCE", "…_POLL_INTERVAL"),
+    ("SLICE", "…_POLL_INTERVAL"),
+    ("PATIENCE", "…_TIMEOUT"),
+    ("LINGER", "…_INTERVAL"),
+    ("SOON", "…_INTERVAL or …_TIMEOUT"),
 ];
 
 /// Words that no sentence needs, in any case.
@@ -76,4 +82,35 @@ fn no_word_that_was_given_up_is_used() {
         }
     }
     assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+}
+
+/// The longest name of a test, in characters: it fits on a line of a terminal with what became of it.
+const TEST_NAME_MAX: usize = 72;
+
+/// The name of the function that a line defines.
+fn function(line: &str) -> Option<&str> {
+    line.trim_start().strip_prefix("fn ")?.split('(').next()
+}
+
+#[test]
+fn the_name_of_a_test_is_a_sentence_that_fits_on_a_line() {
+    let mut texts = Vec::new();
+    for folder in ["src", "tests", "benches"] {
+        files(Path::new(folder), &mut texts);
+    }
+    let (mut names, mut faults) = (0, Vec::new());
+    for path in texts.iter().filter(|path| path.extension().is_some_and(|end| end == "rs")) {
+        let text = fs::read_to_string(path).unwrap();
+        let mut lines = text.lines();
+        while lines.any(|line| line.trim() == "#[test]") {
+            let name =
+                lines.by_ref().find_map(function).unwrap_or_else(|| panic!("{}: a test is named", path.display()));
+            names += 1;
+            if name.len() > TEST_NAME_MAX {
+                faults.push(format!("{}: {name} has {} characters", path.display(), name.len()));
+            }
+        }
+    }
+    assert!(names > 500, "the tests are found");
+    assert!(faults.is_empty(), "longer than {TEST_NAME_MAX}:\n{}", faults.join("\n"));
 }

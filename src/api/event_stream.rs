@@ -13,13 +13,13 @@ use super::{Client, Problem, header};
 /// The media type.
 pub(super) const EVENT_STREAM: &str = "text/event-stream";
 /// Between two looks whether the client of a stream is still there.
-pub(super) const GLANCE: Duration = Duration::from_millis(500);
+pub(super) const CLIENT_POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// What makes no event.
 pub(super) const SIGN: &[u8] = b":\n\n";
 /// Between two signs of life of a stream that has nothing to say.
-const HEARTBEAT: Duration = Duration::from_secs(15);
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
 /// The same where only a sign of life shows whether the client is still there, for what must not go on for nobody.
-const HEARTBEAT_UNSEEN: Duration = Duration::from_secs(1);
+const UNSEEN_HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// When a stream that has nothing to say is to give a sign of life.
 pub(super) struct Signs {
@@ -30,12 +30,12 @@ pub(super) struct Signs {
 impl Signs {
     /// For a client that may be gone without harm until the next sign.
     pub(super) fn new() -> Self {
-        Self { last: Instant::now(), every: HEARTBEAT }
+        Self { last: Instant::now(), every: HEARTBEAT_INTERVAL }
     }
 
     /// For a client for whose sake others work.
     pub(super) fn watching(to: &dyn Client) -> Self {
-        Self { every: if to.can_be_seen() { HEARTBEAT } else { HEARTBEAT_UNSEEN }, ..Self::new() }
+        Self { every: if to.can_be_seen() { HEARTBEAT_INTERVAL } else { UNSEEN_HEARTBEAT_INTERVAL }, ..Self::new() }
     }
 
     /// Something was sent.

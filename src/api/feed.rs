@@ -15,7 +15,7 @@ use tiny_http::StatusCode;
 use crate::feed::{Cursor, Event, Fault, Feed, Gone, Page, Watch, What};
 use crate::journal::Woken;
 
-use super::event_stream::{self, EVENT_STREAM, GLANCE, Signs};
+use super::event_stream::{self, CLIENT_POLL_INTERVAL, EVENT_STREAM, Signs};
 use super::http::NDJSON;
 use super::{Client, Head, Problem, Reply, Stream, StreamKind, header, json_bytes, query};
 
@@ -32,7 +32,7 @@ enum Form {
     /// One object.
     Json,
     /// One event a line.
-    Outbox,
+    Lines,
     /// Server-sent events, for as long as the client stays.
     Stream,
 }
@@ -94,7 +94,7 @@ fn form(head: &Head<'_>) -> Form {
     if head.accepts(EVENT_STREAM) {
         Form::Stream
     } else if head.accepts(NDJSON) {
-        Form::Outbox
+        Form::Lines
     } else {
         Form::Json
     }
@@ -134,7 +134,7 @@ type WriteTo = Box<dyn FnOnce(&mut dyn Client) -> io::Result<()> + Send>;
 fn reply(form: Form, span: StreamKind, more: &[(&str, &str)], write: WriteTo) -> Reply {
     let kind = match form {
         Form::Json => "application/json",
-        Form::Outbox => NDJSON,
+        Form::Lines => NDJSON,
         Form::Stream => EVENT_STREAM,
     };
     let mut headers = event_stream::headers(kind);
@@ -146,7 +146,7 @@ fn reply(form: Form, span: StreamKind, more: &[(&str, &str)], write: WriteTo) ->
 fn whole(form: Form, page: Page) -> Reply {
     match form {
         Form::Json => json_bytes(200, object(&page)),
-        Form::Outbox | Form::Stream => {
+        Form::Lines | Form::Stream => {
             let next = page.next.to_string();
             let more = [("X-Next", next.as_str()), ("X-Has-More", if page.has_more { "true" } else { "false" })];
             let write = move |to: &mut dyn Client| write_page(form, &page, to);
@@ -164,7 +164,7 @@ fn wait(watch: &Watch, mut page: Page, limit: usize, until: Instant, to: &dyn Cl
             extend(watch, &mut page, limit)?;
             return Ok(page);
         }
-        match watch.wait(page.next, until.min(Instant::now() + GLANCE)) {
+        match watch.wait(page.next, until.min(Instant::now() + CLIENT_POLL_INTERVAL)) {
             Woken::Arrived => extend(watch, &mut page, limit)?,
             Woken::Late if Instant::now() >= until => return Ok(page),
             Woken::Stopped => return Ok(page),
@@ -184,7 +184,7 @@ fn extend(watch: &Watch, page: &mut Page, limit: usize) -> io::Result<()> {
 fn write_page(form: Form, page: &Page, to: &mut dyn Client) -> io::Result<()> {
     match form {
         Form::Json => to.write_all(&object(page))?,
-        Form::Outbox | Form::Stream => {
+        Form::Lines | Form::Stream => {
             let mut line = Vec::new();
             for event in &page.events {
                 line.clear();
@@ -224,7 +224,7 @@ fn stream(watch: &Watch, after: Cursor, request_id: &str, to: &mut dyn Client) -
         if page.has_more {
             continue;
         }
-        while watch.wait(after, Instant::now() + GLANCE) == Woken::Late {
+        while watch.wait(after, Instant::now() + CLIENT_POLL_INTERVAL) == Woken::Late {
             if signs.are_due(to)? {
                 write_sign(after, told, to)?;
                 told = after;
@@ -325,7 +325,7 @@ mod tests {
     #[test]
     fn every_parameter_is_read() {
         let asked = ask(&format!("after={A}&limit=7&wait=60&_=1"), &[("Accept", "application/x-ndjson")]).unwrap();
-        assert_eq!(asked, Ask { after: known(A), limit: 7, wait: Duration::from_secs(60), form: Form::Outbox });
+        assert_eq!(asked, Ask { after: known(A), limit: 7, wait: Duration::from_secs(60), form: Form::Lines });
         let asked = ask("", &[("Accept", "*/*")]).unwrap();
         assert_eq!(asked, Ask { after: None, limit: 100, wait: Duration::ZERO, form: Form::Json });
     }

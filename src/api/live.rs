@@ -9,11 +9,11 @@
 //! | `services.rs`, `job_queue.rs` | what a thread of sockets leaves to others, and what came of it |
 //! | `workers.rs` | those others |
 //!
-//! Three threads work for all rooms: `ws-turn-0` and `ws-turn-1` take turns, many at once, so that those of all sockets wait for
-//! one sync together; `ws-replay` reads. A new context that must wait in its session's line does so on a `ws-clear` of its own.
+//! Three threads work for all subscribers: `ws-turn-0` and `ws-turn-1` take turns, many at once, so that those of all
+//! sockets wait for one sync together; `ws-replay` reads. A new context that must wait in its session's line does so on a `ws-clear` of its own.
 //! They put what they have done into the thread's completions and wake it.
 //!
-//! Knows nothing of frames; a room is called by its own thread only.
+//! Knows nothing of frames; a [`Subscribers`] is called by its own thread only.
 
 mod job_queue;
 mod replay;
@@ -67,7 +67,7 @@ pub struct SocketService {
 }
 
 impl SocketService {
-    /// Starts the threads that work for the rooms.
+    /// Starts the threads that work for all subscribers.
     ///
     /// # Errors
     /// No thread is left. The threads started so far end by themselves.
@@ -79,7 +79,7 @@ impl SocketService {
         hub: Arc<Hub>,
     ) -> io::Result<Self> {
         let (alive, ended) = bounded(0);
-        let rooms = Self {
+        let service = Self {
             chat,
             history,
             hub,
@@ -94,13 +94,13 @@ impl SocketService {
         };
         let mut threads = Vec::new();
         for index in 0..TURN_THREADS {
-            let (turns, chat, alive) = (rooms.turns.clone(), rooms.chat.clone(), alive.clone());
+            let (turns, chat, alive) = (service.turns.clone(), service.chat.clone(), alive.clone());
             threads.push(thread::spawn(format!("ws-turn-{index}"), move || take_turns(&turns, &chat, alive))?);
         }
-        let (pages, history) = (rooms.pages.clone(), rooms.history.clone());
+        let (pages, history) = (service.pages.clone(), service.history.clone());
         threads.push(thread::spawn("ws-replay", move || read_pages(&pages, &history, &alive))?);
-        *rooms.threads.lock().unwrap_or_else(PoisonError::into_inner) = threads;
-        Ok(rooms)
+        *service.threads.lock().unwrap_or_else(PoisonError::into_inner) = threads;
+        Ok(service)
     }
 
     /// Works through what is left and joins the threads, up to `deadline`: what hangs on a dead disk is left. The sockets are

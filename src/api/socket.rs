@@ -66,10 +66,10 @@ pub trait SocketHandler: Send {
     fn received(&mut self, socket: SocketId, payload: Payload, bytes: Vec<u8>, outbox: &mut dyn Outbox);
 
     /// What waited to be sent to it is sent.
-    fn drained(&mut self, _socket: SocketId, _lines: &mut dyn Outbox) {}
+    fn drained(&mut self, _socket: SocketId, _outbox: &mut dyn Outbox) {}
 
     /// It is time to show that the server is there.
-    fn beat(&mut self, _socket: SocketId, _lines: &mut dyn Outbox) {}
+    fn beat(&mut self, _socket: SocketId, _outbox: &mut dyn Outbox) {}
 
     /// It is gone; it is not heard of any more. Not called for what the handler does not know.
     fn closed(&mut self, _socket: SocketId) {}
@@ -80,7 +80,7 @@ pub trait SocketHandler: Send {
     }
 
     /// Sees to what others have left for it.
-    fn woken(&mut self, _lines: &mut dyn Outbox) {}
+    fn woken(&mut self, _outbox: &mut dyn Outbox) {}
 
     /// Whether a stop should wait for an answer that the socket waits for.
     fn awaits_answer(&self, _socket: SocketId) -> bool {

@@ -168,10 +168,10 @@ impl Status {
     }
 
     fn transcripts(&self) -> Value {
-        let Losses { behind, lost, folder_is_new } = self.transcripts.losses();
-        let warnings = [(behind > 0, "behind"), (lost > 0, "lost"), (folder_is_new, "folder_is_new")];
+        let Losses { stale, lost, folder_is_new } = self.transcripts.losses();
+        let warnings = [(stale > 0, "stale"), (lost > 0, "lost"), (folder_is_new, "folder_is_new")];
         let warnings: Vec<&str> = warnings.iter().filter(|(is_so, _)| *is_so).map(|(_, word)| *word).collect();
-        json!({"behind": behind, "lost": lost, "warnings": warnings})
+        json!({"stale": stale, "lost": lost, "warnings": warnings})
     }
 
     fn websocket(&self) -> Value {

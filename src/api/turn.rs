@@ -18,7 +18,7 @@ use crate::message::{Id, SessionId, Timestamp};
 
 use super::body::{self, Kind, Shape, Text};
 use super::chat::{KEY_HEADER, TRANSPORT, check_key};
-use super::event_stream::{self, EVENT_STREAM, GLANCE, Signs, push_json};
+use super::event_stream::{self, CLIENT_POLL_INTERVAL, EVENT_STREAM, Signs, push_json};
 use super::http::full;
 use super::{Client, Head, Problem, Reply, Stream, StreamKind, json};
 
@@ -157,7 +157,7 @@ fn stream(chat: &Chat, follow: &Follow, request_id: &str, to: &mut dyn Client) -
     let (mut seen, mut signs, mut event) = (0, Signs::watching(to), Vec::new());
     loop {
         event.clear();
-        match running.wait_for_text(seen, Instant::now() + GLANCE) {
+        match running.wait_for_text(seen, Instant::now() + CLIENT_POLL_INTERVAL) {
             TurnProgress::Text(text) => {
                 seen += text.len();
                 push_delta(&mut event, &text, running.user());

@@ -22,7 +22,7 @@ fn times(cache: &Cache, session: &str) -> Vec<u64> {
 }
 
 #[test]
-fn the_oldest_message_gives_way_at_the_limit_and_the_session_is_no_longer_whole() {
+fn at_the_limit_the_oldest_goes_and_the_session_is_no_longer_whole() {
     let cache = cache(3, 1 << 20);
     for at in 1..=3 {
         cache.push(&message("s", at), at == 1);
@@ -199,7 +199,7 @@ fn a_warm_up_during_which_all_that_is_held_expires_is_dropped() {
 }
 
 #[test]
-fn everything_newer_than_what_was_let_go_of_last_is_held_whatever_comes_between() {
+fn everything_newer_than_the_last_eviction_is_held() {
     let cache = cache(3, 1 << 20);
     let session = SessionId::new("s").unwrap();
     (1..=5).for_each(|at| _ = cache.push(&message("s", at), at == 1));

@@ -22,7 +22,7 @@ use crate::recorder::open_transcripts;
 use crate::responder::{Answer, Context, Failure, Question};
 
 /// How long anything may take that should take milliseconds.
-const PATIENCE: Duration = Duration::from_secs(60);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Answers as the message says: `say A B` says the words, `gate` says `one`, waits for [`World::open_gate`] and says ` two`,
 /// `deaf` does the same and hears no stop, `hang` says `so far` and waits to be stopped, `fail` says `half` and fails, `flood` never ends, `panic` panics after `half`.
@@ -55,7 +55,7 @@ impl Responder for Scripted {
             // Does not hear a stop.
             "deaf" => {
                 say("one");
-                self.gate.recv_timeout(PATIENCE).unwrap();
+                self.gate.recv_timeout(WAIT_TIMEOUT).unwrap();
             }
             "fail" => {
                 say("half");
@@ -172,7 +172,7 @@ struct Sizes {
 impl Default for Sizes {
     fn default() -> Self {
         let context = Context { messages: 100, bytes: 1 << 20 };
-        Self { max_concurrent: 8, waiting_max: 8, timeout: PATIENCE, context }
+        Self { max_concurrent: 8, waiting_max: 8, timeout: WAIT_TIMEOUT, context }
     }
 }
 
@@ -261,7 +261,7 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         let now = Instant::now();
-        assert!(self.chat.close(now, now + PATIENCE), "a turn did not end");
+        assert!(self.chat.close(now, now + WAIT_TIMEOUT), "a turn did not end");
     }
 }
 
@@ -292,7 +292,7 @@ impl TurnResult {
 
 #[track_caller]
 fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + WAIT_TIMEOUT;
     while !holds() {
         assert!(Instant::now() < until, "waited in vain: {what}");
         std::thread::park_timeout(Duration::from_millis(2));

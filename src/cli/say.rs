@@ -17,7 +17,7 @@ use super::load::load;
 use super::screen::{Audience, Failure, note, print, show, visible};
 
 /// The longest pause before and within a reply: a model on a small machine may think for minutes.
-const SILENCE: Duration = Duration::from_secs(15 * 60);
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 /// The most that is read from stdin, in bytes; what a server takes is less.
 const STDIN_BYTES_MAX: u64 = 64 << 20;
 const EVENT_STREAM: &str = "text/event-stream";
@@ -78,7 +78,7 @@ fn ask(client: &Client, body: &Value) -> Result<Reply, ClientError> {
         true => "text/event-stream, application/json",
         false => "application/json",
     };
-    let request = Request { target: "/api/chat", accept, body: Some(body), wait: Wait::Silence(SILENCE) };
+    let request = Request { target: "/api/chat", accept, body: Some(body), wait: Wait::Silence(SILENCE_TIMEOUT) };
     client.send(&request)?.accepted()
 }
 

@@ -18,7 +18,7 @@ use super::load::load;
 use super::screen::{Audience, Failure, note, print, show, visible};
 
 /// How long an answer may take: the history waits for MongoDB, at most for a few seconds.
-const PATIENCE: Duration = Duration::from_secs(60);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a server is asked to wait for the next event.
 const FOLLOW_SECONDS: u64 = 25;
 /// Messages `tail` begins with.
@@ -73,7 +73,7 @@ pub(super) fn tail(options: &Options) -> Result<(), Failure> {
     }
     loop {
         let target = format!("/api/chat/feed?limit=1000&wait={FOLLOW_SECONDS}&after={}", place.cursor());
-        let page = client.get(&target, PATIENCE)?;
+        let page = client.get(&target, ANSWER_TIMEOUT)?;
         for event in page["events"].as_array().into_iter().flatten() {
             if is_wanted(event, session, &shown_last) && print_event(event, options.form)? == Audience::Gone {
                 return Ok(());
@@ -89,13 +89,13 @@ fn client(options: &Options) -> Result<Client, Failure> {
 
 /// `GET /api/storage/status`
 pub(super) fn status_of(client: &Client) -> Result<Value, ClientError> {
-    client.get("/api/storage/status", PATIENCE)
+    client.get("/api/storage/status", ANSWER_TIMEOUT)
 }
 
 /// The newest page of a session.
 pub(super) fn page(client: &Client, session: &SessionId, limit: Option<usize>) -> Result<Value, ClientError> {
     let limit = limit.map(|limit| format!("&limit={limit}")).unwrap_or_default();
-    client.get(&format!("/api/chat/history?session_id={}{limit}", encoded(session)), PATIENCE)
+    client.get(&format!("/api/chat/history?session_id={}{limit}", encoded(session)), ANSWER_TIMEOUT)
 }
 
 /// A session id in a query.
@@ -120,7 +120,7 @@ impl ReadPosition {
         let journal = status_of(client)?["journal"].take();
         let number = |field: &str| journal[field].as_u64().ok_or_else(odd);
         let (first, sequence) = (number("first_sequence")?, number("last_sequence")?);
-        let next = client.get("/api/chat/feed?limit=1", PATIENCE)?["next"].take();
+        let next = client.get("/api/chat/feed?limit=1", ANSWER_TIMEOUT)?["next"].take();
         let cursor = next.as_str().filter(|next| next.parse::<Cursor>().is_ok()).ok_or_else(odd)?;
         let (epoch, _) = cursor.split_once('-').ok_or_else(odd)?;
         Ok(Self { epoch: epoch.to_owned(), first, sequence, next: None })

@@ -364,7 +364,7 @@ fn a_data_folder_too_deep_for_a_socket_is_a_fault() {
 }
 
 #[test]
-fn listen_on_the_command_line_is_checked_as_in_the_file_and_named_as_given() {
+fn listen_on_the_command_line_is_checked_as_in_the_file() {
     let with =
         |listen| Settings::load("server: {listen: broken}", &env, &Overrides { listen: Some(listen), data: None });
     assert_eq!(with("127.0.0.1:0").unwrap().config().server.listen, "127.0.0.1:0");

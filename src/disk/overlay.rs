@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn zeros_and_what_goes_down_the_sink_take_nothing_and_beyond_the_limit_a_write_fails() {
+    fn zeros_and_the_sink_take_no_room_and_beyond_the_limit_writes_fail() {
         let folder = Path::new("/folder");
         let overlay = Overlay::new(SimDisk::default(), folder.join("sink"));
         let (new, sunk) =

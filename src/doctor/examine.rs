@@ -25,7 +25,7 @@ pub struct Compared {
     /// Messages of the journal that were looked for.
     pub looked_for: u64,
     /// They lack so many that the next start puts back.
-    pub behind: u64,
+    pub stale: u64,
     /// They lack so many that no start looks for any more.
     pub lost: u64,
     /// They hold so many with other bytes.
@@ -159,7 +159,7 @@ impl Report {
                     "holds messages with other bytes than the journal; --repair takes the journal's"
                 }
                 Standing::Lacking if sequence > transcribed || is_rewritten => {
-                    compared.behind += 1;
+                    compared.stale += 1;
                     torn.remove(message.session());
                     return;
                 }
@@ -198,7 +198,7 @@ impl Report {
     /// What the figures mean.
     fn judge(&mut self) {
         let (journal, transcripts) = (self.place.journal(), self.place.transcripts());
-        let (findings, behind) = (&mut self.findings, self.compared.behind);
+        let (findings, stale) = (&mut self.findings, self.compared.stale);
         if let Some(survey) = &self.journal {
             words::journal_figures(findings, journal, survey);
         } else if self.transcripts.is_some_and(|transcripts| transcripts.files > 0) {
@@ -207,8 +207,8 @@ impl Report {
         if let Some(survey) = &self.transcripts {
             words::transcript_figures(findings, transcripts, survey);
         }
-        if behind > 0 {
-            let what = format!("{behind} messages of the journal are not in the transcripts yet");
+        if stale > 0 {
+            let what = format!("{stale} messages of the journal are not in the transcripts yet");
             findings.add(Weight::Pending, transcripts, what);
         }
         if self.orphans > 0 {

@@ -124,7 +124,7 @@ impl Report {
                 "repeated_lines": found.repeated,
                 "leftovers": found.leftovers.0,
                 "looked_for": self.compared.looked_for,
-                "lacking_put_back_by_a_start": self.compared.behind,
+                "lacking_put_back_by_a_start": self.compared.stale,
                 "lacking_put_back_by_repair": self.compared.lost,
                 "differing": self.compared.differing,
             })),

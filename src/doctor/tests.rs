@@ -202,7 +202,7 @@ fn flip(case: &Case, files: &[PathBuf], every: usize, least: usize) {
 }
 
 #[test]
-fn a_repair_reaches_at_least_what_a_start_reaches_whatever_byte_is_flipped() {
+fn whatever_byte_is_flipped_a_repair_reaches_what_a_start_reaches() {
     let case = Case::new();
     let all = || case.disk.paths().into_iter().filter(|path| !path.ends_with("spare"));
     let (journal, transcripts): (Vec<_>, Vec<_>) = all().partition(|path| path.starts_with(case.place.journal()));
@@ -262,7 +262,7 @@ fn ruined() -> Case {
 }
 
 #[test]
-fn a_repair_mends_what_is_ruined_takes_it_out_of_the_quarantine_and_says_so() {
+fn a_repair_mends_what_is_ruined_and_empties_the_quarantine() {
     let case = ruined();
     let before = examine(&case.disk, &case.place, &case.clock).unwrap();
     assert!(before.damage() >= 3, "{}", before.to_text());

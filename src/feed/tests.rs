@@ -139,7 +139,7 @@ fn the_cursor_of_an_event_leads_to_the_next_one_also_after_a_restart() {
 }
 
 #[test]
-fn a_page_ends_before_the_message_that_does_not_fit_and_holds_at_least_one() {
+fn a_page_ends_before_what_does_not_fit_and_holds_at_least_one() {
     let fixture = Fixture::new();
     let feed = fixture.open();
     let texts: Vec<String> = [3, 3, 3, 9, 1].iter().map(|mib| "x".repeat(mib << 20)).collect();
@@ -191,7 +191,7 @@ fn an_erasure_is_told_and_what_it_erases_is_not_told_with_it() {
 }
 
 #[test]
-fn a_cursor_of_what_was_dropped_of_another_journal_or_of_no_record_yet_is_gone() {
+fn a_cursor_of_a_dropped_foreign_or_future_record_is_gone() {
     let fixture = Fixture::new();
     let feed = fixture.open();
     (0..60).for_each(|n| say(&feed, &format!("{n} {}", "x".repeat(200))));
@@ -268,20 +268,20 @@ fn the_places_remembered_are_bounded() {
 }
 
 #[test]
-fn turns_are_taken_at_once_after_a_rest_and_no_oftener_than_they_may_be_after_that() {
+fn after_a_rest_waiters_wake_at_once_and_then_at_the_bounded_rate() {
     let fixture = Fixture::new();
     let feed = fixture.open();
     let now = feed.began + Duration::from_secs(60);
-    for _ in 0..=TURNS_AT_ONCE {
+    for _ in 0..=WAKE_BURST {
         assert!(feed.next_turn(now) <= now);
     }
     let turns: Vec<Instant> = (0..10).map(|_| feed.next_turn(now)).collect();
-    assert!(turns[0] > now && turns.windows(2).all(|pair| pair[1] - pair[0] == TURN));
+    assert!(turns[0] > now && turns.windows(2).all(|pair| pair[1] - pair[0] == WAKE_INTERVAL));
     for _ in 0..1000 {
         assert!(feed.next_turn(now) <= now + GATHER_MAX);
     }
     let rested = now + Duration::from_secs(1);
-    for _ in 0..=TURNS_AT_ONCE {
+    for _ in 0..=WAKE_BURST {
         assert!(feed.next_turn(rested) <= rested);
     }
 }

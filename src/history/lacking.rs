@@ -34,8 +34,8 @@ impl Lacking {
         query: &Query,
     ) -> io::Result<Self> {
         let mut lacking = Self::default();
-        let Some(behind) = transcripts.behind(session) else { return Ok(lacking) };
-        let mut reader = journal.reader(behind.first - 1);
+        let Some(stale) = transcripts.stale(session) else { return Ok(lacking) };
+        let mut reader = journal.reader(stale.first - 1);
         // What stands before the first record in its segment is passed over, not counted: it can be no more than a segment.
         let mut read = 0;
         let at_once = usize::try_from(query.bytes_max).unwrap_or(READ_BYTES).min(READ_BYTES);

@@ -15,7 +15,7 @@ pub enum Source {
     Cache,
     /// In MongoDB.
     Mongo,
-    /// In a transcript, or in the journal while the transcript is behind.
+    /// In a transcript, or in the journal while the transcript is stale.
     Disk,
 }
 

@@ -1,4 +1,4 @@
-//! Pages that end early, sessions that are behind, and what warm-ups do to the cache.
+//! Pages that end early, sessions that are stale, and what warm-ups do to the cache.
 //!
 //! Compiled under `#[cfg(test)]` only.
 
@@ -115,13 +115,13 @@ fn a_search_that_ends_early_says_where_to_go_on_from_both_sides() {
 }
 
 #[test]
-fn going_forward_nothing_is_shown_behind_the_point_that_a_search_has_reached() {
+fn going_forward_nothing_is_shown_beyond_the_point_a_search_reached() {
     let (fixture, mut replies) = with_rare_replies();
     let session = SessionId::new("s").unwrap();
-    fixture.transcripts.mark_behind(&session, 301, 301);
+    fixture.transcripts.mark_stale(&session, 301, 301);
     replies.push(fixture.say("s", "assistant", 10));
     (0..10).for_each(|_| _ = fixture.say("s", "user", 10));
-    assert!(fixture.transcripts.behind(&session).is_some());
+    assert!(fixture.transcripts.stale(&session).is_some());
     assert_eq!(fixture.all_pages(ask(Some("assistant"), start())), replies);
     let mut backward = fixture.all_pages(ask(Some("assistant"), None));
     backward.reverse();
@@ -129,9 +129,9 @@ fn going_forward_nothing_is_shown_behind_the_point_that_a_search_has_reached() {
 }
 
 #[test]
-fn a_session_that_is_far_behind_is_told_to_be_incomplete() {
+fn a_very_stale_session_is_told_to_be_incomplete() {
     let (fixture, _) = with_rare_replies();
-    fixture.transcripts.mark_behind(&SessionId::new("s").unwrap(), 1, 300);
+    fixture.transcripts.mark_stale(&SessionId::new("s").unwrap(), 1, 300);
     let History { transcripts, journal, .. } = &fixture.history;
     let query = fixture.history.newest_of(500);
     let lacking = Lacking::of(transcripts, journal, &ask(None, None).session, &query).unwrap();
@@ -158,12 +158,12 @@ fn a_page_of_long_messages_ends_at_its_bytes_and_the_next_goes_on() {
 }
 
 #[test]
-fn a_session_that_is_behind_is_not_warmed_up_from_its_transcript() {
+fn a_stale_session_is_not_warmed_up_from_its_transcript() {
     let fixture = Fixture::new(|_| {});
     let ids: Vec<Id> = (0..3).map(|_| fixture.say("s", "user", 10)).collect();
     let fresh = Arc::new(Cache::new(&Config::defaults(None).unwrap().mongo.cache));
     let history = History { cache: fresh.clone(), ..fixture.history };
-    fixture.transcripts.mark_behind(&SessionId::new("s").unwrap(), 3, 3);
+    fixture.transcripts.mark_stale(&SessionId::new("s").unwrap(), 3, 3);
     let page = history.read(&ask(None, None)).unwrap();
     assert_eq!(page.messages.iter().map(|(message, _)| message.id()).collect::<Vec<_>>(), ids);
     let held = fresh.look(&SessionId::new("s").unwrap(), |held| (held.messages.len(), held.whole));
@@ -305,7 +305,7 @@ impl Store for Silent {
 }
 
 #[test]
-fn who_must_not_wait_for_mongodb_is_answered_without_it_unless_others_write_there() {
+fn without_other_writers_some_are_answered_without_mongodb() {
     for shared in [false, true] {
         let fixture = Fixture::new(|config| config.mongo.cache.max_messages_per_session = 2);
         let ids: Vec<Id> = (0..4).map(|_| fixture.say("s", "user", 10)).collect();

@@ -57,7 +57,7 @@ fn a_listener_hears_of_its_sessions_once_and_in_order() {
 }
 
 #[test]
-fn a_full_mailbox_says_which_sessions_lost_something_and_nothing_comes_out_of_order() {
+fn a_full_mailbox_says_which_sessions_lost_something_and_keeps_order() {
     let hub = Arc::new(Hub::default());
     let listener = hub.listener(Box::new(|| ()));
     for name in ["full", "other"] {

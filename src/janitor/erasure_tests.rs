@@ -348,7 +348,7 @@ fn what_is_erased_is_gone_from_every_reader_and_then_from_every_file() {
 }
 
 #[test]
-fn after_a_power_cut_at_every_call_nothing_erased_comes_back_and_nothing_else_goes() {
+fn a_power_cut_at_any_call_brings_nothing_erased_back_and_loses_nothing() {
     let calls = run(Fsync::Always, None, None);
     for call in 1..=calls {
         run(Fsync::Always, Some((call, Fault::PowerOff)), Some(call));
@@ -356,7 +356,7 @@ fn after_a_power_cut_at_every_call_nothing_erased_comes_back_and_nothing_else_go
 }
 
 #[test]
-fn after_a_kill_at_every_call_nothing_erased_comes_back_whatever_the_policy() {
+fn after_a_kill_at_any_call_nothing_erased_comes_back() {
     for fsync in [Fsync::Always, Fsync::Never] {
         let calls = run(fsync, None, None);
         for call in (1..=calls).skip(usize::from(fsync == Fsync::Never) * 100) {
@@ -378,7 +378,7 @@ fn a_fault_at_every_call_of_an_erasure_and_its_scrubbing_is_survived() {
 }
 
 #[test]
-fn what_another_server_erased_goes_and_what_is_newer_stays_whatever_happens() {
+fn whatever_happens_what_another_server_erased_goes_and_newer_stays() {
     use std::io::ErrorKind::Other;
     let all = [
         (Fsync::Always, Fault::PowerOff, true),

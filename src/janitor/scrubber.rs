@@ -20,9 +20,9 @@ use crate::message::{Id, Message, SessionId};
 use crate::transcript::{self, Transcripts};
 
 /// From an erasure to its scrubbing: others may come, and each pass may end a segment and write many anew.
-const AFTER: Duration = Duration::from_secs(10);
+const SCRUB_DELAY: Duration = Duration::from_secs(10);
 /// Between two tries.
-const RETRY: Duration = Duration::from_secs(5);
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// See the module.
 pub struct Scrubber<D: Disk = RealDisk> {
@@ -61,7 +61,7 @@ impl<D: Disk> Scrubber<D> {
             self.due = None;
             return;
         }
-        let due = *self.due.get_or_insert(now + AFTER);
+        let due = *self.due.get_or_insert(now + SCRUB_DELAY);
         if now < due {
             return;
         }
@@ -69,10 +69,10 @@ impl<D: Disk> Scrubber<D> {
             Ok(()) => {
                 self.failing = false;
                 // What was erased meanwhile.
-                self.due = (self.journal.erasures_pending() > 0).then(|| now + AFTER);
+                self.due = (self.journal.erasures_pending() > 0).then(|| now + SCRUB_DELAY);
             }
             Err(e) => {
-                self.due = Some(now + RETRY);
+                self.due = Some(now + RETRY_INTERVAL);
                 if e.kind() != io::ErrorKind::Interrupted && !std::mem::replace(&mut self.failing, true) {
                     log::warn!("[CHAT ERASE] What is erased cannot be scrubbed yet, trying on: {e}");
                 }

@@ -23,15 +23,15 @@ use crate::message::{Clock, Expiry, Id, Timestamp};
 use crate::transcript::{self, Sweep, Transcripts};
 
 /// From the start to the first sweep: it is to be no part of the start.
-const FIRST: Duration = Duration::from_secs(10);
+const FIRST_SWEEP_DELAY: Duration = Duration::from_secs(10);
 /// From the end of a sweep to the next one. The TTL counts in days.
-const EVERY: Duration = Duration::from_secs(3600);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
 /// Transcripts looked at in one step; one that is written anew counts for many, so that the journal's waker is heard soon.
 const STEP_FILES: usize = 200;
 /// Between two steps.
-const PAUSE: Duration = Duration::from_millis(20);
+const STEP_PAUSE: Duration = Duration::from_millis(20);
 /// What the clock may gain on the one that only counts before it is said to have leapt.
-const LEAP: Duration = Duration::from_secs(3600);
+const CLOCK_LEAP: Duration = Duration::from_secs(3600);
 
 /// Where messages stand beside transcripts and journal.
 pub struct Aside {
@@ -65,7 +65,7 @@ impl Sweeper {
         now: Instant,
     ) -> Self {
         let seen = (now, clock.now());
-        Self { cache, transcripts, aside, expiry, clock, seen, next: now + FIRST, under_way: None }
+        Self { cache, transcripts, aside, expiry, clock, seen, next: now + FIRST_SWEEP_DELAY, under_way: None }
     }
 
     /// When there is something to do next.
@@ -79,7 +79,7 @@ impl Sweeper {
         if now < self.next {
             return;
         }
-        self.next = now + EVERY;
+        self.next = now + SWEEP_INTERVAL;
         let (Some(bound), Some(time)) = (self.expiry.bound(), self.expiry.time()) else { return };
         if self.has_leapt(now) {
             log::warn!("the clock leapt forward: what has expired by it is removed in an hour, if it still says so");
@@ -105,7 +105,7 @@ impl Sweeper {
             }
         };
         if self.transcripts.sweep_on(&mut sweep, STEP_FILES, go_on) {
-            self.next = now + PAUSE;
+            self.next = now + STEP_PAUSE;
             self.under_way = Some(sweep);
         } else {
             tell(&sweep);
@@ -116,7 +116,7 @@ impl Sweeper {
     fn has_leapt(&mut self, now: Instant) -> bool {
         let (then, was) = std::mem::replace(&mut self.seen, (now, self.clock.now()));
         let gained = Duration::from_micros(self.seen.1.micros().saturating_sub(was.micros()));
-        gained > now.saturating_duration_since(then).saturating_add(LEAP)
+        gained > now.saturating_duration_since(then).saturating_add(CLOCK_LEAP)
     }
 }
 
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_letter_is_blanked_when_its_message_has_expired_and_the_others_stay() {
+    fn a_dead_letter_is_blanked_when_it_expires_and_the_others_stay() {
         let mut fixture = Fixture::new(0, 2);
         let path = fixture.folder.path().join("letters");
         let session = SessionId::new("s").unwrap();
@@ -299,11 +299,11 @@ mod tests {
             fixture.sweeper.work(at, &|| true);
             assert_eq!(fixture.files(), left);
         }
-        assert!(fixture.sweeper.next() >= at + EVERY);
+        assert!(fixture.sweeper.next() >= at + SWEEP_INTERVAL);
     }
 
     #[test]
-    fn a_clock_that_leaps_forward_and_is_set_right_within_the_hour_has_nothing_removed() {
+    fn a_clock_that_leaps_forward_and_is_soon_set_right_removes_nothing() {
         let mut fixture = Fixture::new(3, 1);
         fixture.pass(Duration::from_secs(60));
         for leap in [2 * DAY, 3650 * DAY, 300_000 * DAY] {

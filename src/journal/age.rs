@@ -17,7 +17,7 @@ use crate::message::Timestamp;
 /// seconds, unless its sink hangs.
 const JUMP_MICROS: u64 = 5 * 60 * 1_000_000;
 /// How long the clock must have run evenly.
-const GRACE: Duration = Duration::from_secs(10 * 60);
+const EVEN_CLOCK_TIME: Duration = Duration::from_secs(10 * 60);
 
 /// See the module.
 #[derive(Clone, Copy, Debug, Default)]
@@ -46,7 +46,7 @@ impl Ages {
         let age = |from: u64| Duration::from_micros(now.micros().saturating_sub(from));
         let even = age(since.micros());
         let made_since = if made_micros <= now.micros() { age(made_micros) } else { even };
-        even >= GRACE.min(retain) && made_since > retain
+        even >= EVEN_CLOCK_TIME.min(retain) && made_since > retain
     }
 }
 
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_dated_in_the_future_ages_from_when_the_clock_began_to_run_evenly() {
+    fn what_is_dated_in_the_future_ages_once_the_clock_runs_evenly() {
         let mut ages = Ages::default();
         run(&mut ages, NOW, 24 * 60);
         assert!(!ages.is_past(u64::MAX, DAY));

@@ -42,7 +42,7 @@ fn places(journal: &Journal<crate::disk::sim::SimDisk>) -> Vec<(u64, Id, Timesta
 }
 
 #[test]
-fn sequence_id_and_time_rise_together_whatever_the_clock_says_at_each_start() {
+fn whatever_the_clock_says_sequence_id_and_time_rise_together() {
     let times = [
         today(),
         today() - HOUR,
@@ -128,7 +128,7 @@ fn a_clock_that_jumps_far_ahead_and_back_costs_no_segment() {
 }
 
 #[test]
-fn a_clock_that_was_put_right_after_years_drops_what_is_drained_and_nothing_else() {
+fn a_clock_put_right_after_years_drops_only_what_is_drained() {
     // 1970: the machine had no battery; the clock is set soon after the start.
     let (fixture, _, journal) = kept_for_a_day(0);
     let drained = journal.shared.segments.lock().unwrap()[3].header.first_sequence - 1;
@@ -142,7 +142,7 @@ fn a_clock_that_was_put_right_after_years_drops_what_is_drained_and_nothing_else
 }
 
 #[test]
-fn segments_that_a_wrong_clock_dated_in_the_future_go_after_their_time_all_the_same() {
+fn segments_dated_in_the_future_go_after_their_time_all_the_same() {
     let (fixture, now, journal) = kept_for_a_day(micros("2100-01-01T00:00:00Z"));
     drop(journal);
     now.store(today(), Ordering::Relaxed);
@@ -155,7 +155,7 @@ fn segments_that_a_wrong_clock_dated_in_the_future_go_after_their_time_all_the_s
 }
 
 #[test]
-fn a_journal_at_its_limit_gives_up_drained_segments_whatever_the_clock_says() {
+fn whatever_the_clock_says_a_full_journal_drops_drained_segments() {
     let (mut fixture, _) = with_clock(u64::MAX);
     fixture.config.retain = Duration::from_micros(24 * HOUR);
     fixture.config.max_bytes = 6 * 2048;

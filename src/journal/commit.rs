@@ -28,7 +28,7 @@ const BATCH_BYTES_MAX: usize = 4 << 20;
 const LEAD_TIME: Duration = Duration::from_millis(1);
 
 /// How often a waiter gives way before it sleeps when no batch is synced.
-const PATIENCE: u32 = 8;
+const SPIN_LIMIT: u32 = 8;
 
 /// How long appends are refused at once after a failed disk could not be mended, before it is tried again.
 const MEND_PAUSE: Duration = Duration::from_millis(500);
@@ -100,7 +100,7 @@ impl<D: Disk> JournalState<D> {
     fn commit_one(&self, batch: &Arc<Batch>) -> Result<(), AppendError> {
         loop {
             self.lead(batch);
-            if let Some(outcome) = batch.wait(if self.syncs { 0 } else { PATIENCE }) {
+            if let Some(outcome) = batch.wait(if self.syncs { 0 } else { SPIN_LIMIT }) {
                 return outcome;
             }
         }

@@ -321,7 +321,7 @@ fn a_fault_at_every_call_is_survived_and_told() {
 }
 
 #[test]
-fn a_power_cut_brings_no_dropped_segment_back_without_the_one_that_voids_its_end() {
+fn a_power_cut_brings_no_segment_back_without_the_one_that_voids_it() {
     for seed in 0..60 * scale() {
         let mut case = Case::new(seed, Fsync::Always);
         case.open().unwrap();

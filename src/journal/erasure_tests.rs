@@ -84,7 +84,7 @@ fn an_erasure_that_was_refused_erases_nothing_and_forgets_no_key() {
 }
 
 #[test]
-fn a_reply_recorded_after_the_erasure_of_its_question_belongs_to_the_new_life() {
+fn a_reply_recorded_after_an_erasure_belongs_to_the_new_life() {
     let fixture = Fixture::new();
     let journal = fixture.open();
     let asked = say(&journal, &["question!"]).unwrap()[0].id();
@@ -102,7 +102,7 @@ fn a_reply_recorded_after_the_erasure_of_its_question_belongs_to_the_new_life() 
 }
 
 #[test]
-fn sealed_and_open_segments_are_scrubbed_frame_by_frame_and_digests_with_them() {
+fn segments_are_scrubbed_frame_by_frame_and_digests_with_them() {
     let fixture = Fixture::new();
     let journal = fixture.open();
     let sent = fill(&journal, 4);
@@ -201,7 +201,7 @@ fn damaged_bytes_and_the_copies_of_them_lose_an_erased_line_and_no_other() {
 }
 
 #[test]
-fn a_segment_with_an_erasure_that_is_not_scrubbed_stays_past_its_time_unless_room_is_needed() {
+fn a_segment_not_scrubbed_yet_stays_unless_space_is_needed() {
     let fixture = Fixture::new();
     let journal = fixture.open();
     say(&journal, &["a"]).unwrap();
@@ -217,7 +217,7 @@ fn a_segment_with_an_erasure_that_is_not_scrubbed_stays_past_its_time_unless_roo
 }
 
 #[test]
-fn a_key_that_is_used_again_has_no_reply_of_its_former_life_after_a_restart() {
+fn after_a_restart_a_reused_key_has_no_reply_of_its_former_life() {
     let fixture = Fixture::new();
     let journal = fixture.open();
     let turn = || {
@@ -237,7 +237,7 @@ fn a_key_that_is_used_again_has_no_reply_of_its_former_life_after_a_restart() {
 }
 
 #[test]
-fn what_is_kept_in_memory_to_be_written_anew_holds_up_no_scrubbing_and_brings_nothing_back() {
+fn records_held_to_be_rewritten_delay_no_scrub_and_bring_nothing_back() {
     for fsync in [Fsync::Never, Fsync::Interval] {
         let mut fixture = Fixture::new();
         fixture.config.fsync = fsync;

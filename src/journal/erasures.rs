@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn an_erasure_that_reaches_less_far_than_the_one_before_takes_nothing_back() {
+    fn an_erasure_of_less_than_the_one_before_takes_nothing_back() {
         let mut erasures = Erasures::default();
         let (own, foreign) = (erasure(7, "a"), Erasure { sequence: 9, ..erasure(3, "a") });
         erasures.note(own.clone());

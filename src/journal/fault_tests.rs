@@ -37,7 +37,7 @@ fn a_request_whose_beginning_was_dropped_with_its_segment_stays_whole() {
 }
 
 #[test]
-fn a_write_that_fails_or_stops_half_way_refuses_its_batch_and_the_next_goes_to_a_new_file() {
+fn a_failed_or_partial_write_refuses_its_batch_and_opens_a_new_file() {
     for fault in [Fault::Fail(EIO), Fault::Fail(FULL), Fault::Short] {
         let fixture = Fixture::new();
         let journal = fixture.open();
@@ -60,7 +60,7 @@ fn a_write_that_fails_or_stops_half_way_refuses_its_batch_and_the_next_goes_to_a
 }
 
 #[test]
-fn a_segment_that_has_the_header_of_another_is_set_aside_and_the_journal_opens() {
+fn a_segment_with_the_header_of_another_is_set_aside() {
     let mut fixture = Fixture::new();
     fixture.config.fsync = Fsync::Never;
     let journal = fixture.open();
@@ -112,7 +112,7 @@ fn under_interval_what_a_failed_sync_covered_is_written_anew_from_memory() {
 }
 
 #[test]
-fn a_disk_that_refuses_every_new_file_leaves_the_journal_readable_and_it_comes_back_by_itself() {
+fn a_disk_without_new_files_leaves_the_journal_readable_and_it_recovers() {
     let fixture = Fixture::new();
     let journal = fixture.open();
     say(&journal, &["one"]).unwrap();
@@ -176,7 +176,7 @@ fn a_segment_that_failed_while_it_was_named_is_not_met_by_a_later_start() {
 }
 
 #[test]
-fn a_full_disk_at_the_roll_refuses_the_batch_whole_and_the_open_segment_stays_good() {
+fn a_full_disk_at_the_roll_refuses_the_whole_batch_and_harms_nothing() {
     let fixture = Fixture::new();
     let journal = fixture.open();
     say(&journal, &["one"]).unwrap();
@@ -232,7 +232,7 @@ fn a_full_disk_gives_up_drained_segments_one_by_one_and_no_other() {
 }
 
 #[test]
-fn a_checkpoint_that_finds_no_room_leaves_the_old_one_and_everything_is_kept() {
+fn a_checkpoint_without_space_leaves_the_old_one_and_loses_nothing() {
     let fixture = Fixture::new();
     let journal = fixture.open();
     let sent = fill(&journal, 3);

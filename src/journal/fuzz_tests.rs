@@ -166,7 +166,7 @@ fn mutate(random: &mut Random, bytes: &mut Vec<u8>) {
 }
 
 #[test]
-fn a_damaged_segment_gives_out_nothing_that_was_not_written_in_bounded_work() {
+fn a_damaged_segment_yields_only_what_was_written_in_bounded_work() {
     let mut random = Random(1);
     for case in 0..4000 * scale() {
         let (whole, frames) = segment(&mut random);
@@ -262,7 +262,7 @@ fn seal(bytes: &mut [u8]) {
 }
 
 #[test]
-fn side_files_and_headers_with_right_checksums_and_wrong_content_are_read_without_a_panic() {
+fn wrong_content_under_right_checksums_is_read_without_a_panic() {
     let mut random = Random(3);
     let id = Id::from_parts(Timestamp::from_micros(1_764_292_425_000_000), 1);
     let checkpoint = Checkpoint { drained: 1, transcribed: 2, largest_id: Some(id), ..Checkpoint::default() }.encode(7);

@@ -12,7 +12,7 @@ use super::error::{OpenError, at};
 
 /// How long a lock is tried: a process that is just ending, or a child it has just started and that has not become another
 /// program yet, gives it back in a moment.
-const PATIENCE: Duration = Duration::from_millis(200);
+const LOCK_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// The lock's file, and the folder itself, which stays locked when the file is removed. Some network file systems cannot
 /// lock folders; the file alone counts there.
@@ -53,12 +53,12 @@ impl Lock {
     fn hold(folder: &Path, file: Option<File>, lock: fn(&File) -> Result<(), TryLockError>) -> Result<Self, OpenError> {
         let path = layout::lock(folder);
         let itself = File::open(folder).map_err(at(folder))?;
-        let patient_until = Instant::now() + PATIENCE;
+        let patient_until = Instant::now() + LOCK_TIMEOUT;
         let is_taken = |tried: &Result<(), TryLockError>| matches!(tried, Err(TryLockError::WouldBlock));
         let tried = || (file.as_ref().map_or(Ok(()), lock), lock(&itself));
         let (mut of_file, mut of_folder) = tried();
         while (is_taken(&of_file) || is_taken(&of_folder)) && Instant::now() < patient_until {
-            std::thread::park_timeout(PATIENCE / 20);
+            std::thread::park_timeout(LOCK_TIMEOUT / 20);
             (of_file, of_folder) = tried();
         }
         if is_taken(&of_file) || is_taken(&of_folder) {

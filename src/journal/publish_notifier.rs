@@ -105,7 +105,7 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(20);
+    const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
     #[test]
     fn no_arrival_is_missed_however_the_two_meet() {
@@ -116,8 +116,8 @@ mod tests {
                 let (publish_notifier, published, seen) = (publish_notifier.clone(), published.clone(), seen.clone());
                 std::thread::spawn(move || {
                     for n in 1..=3000 {
-                        let woken =
-                            publish_notifier.wait(Instant::now() + PATIENCE, || published.load(Ordering::Acquire) >= n);
+                        let woken = publish_notifier
+                            .wait(Instant::now() + WAIT_TIMEOUT, || published.load(Ordering::Acquire) >= n);
                         assert_eq!(woken, Woken::Arrived, "{n}");
                         seen.fetch_max(n, Ordering::SeqCst);
                     }
@@ -152,16 +152,16 @@ mod tests {
     fn the_end_ends_every_wait_now_and_later() {
         let publish_notifier = Arc::new(PublishNotifier::default());
         let (one, two) = (publish_notifier.clone(), publish_notifier.clone());
-        let waiting = std::thread::spawn(move || one.wait(Instant::now() + PATIENCE, || false));
-        let pausing = std::thread::spawn(move || two.pause(Instant::now() + PATIENCE));
+        let waiting = std::thread::spawn(move || one.wait(Instant::now() + WAIT_TIMEOUT, || false));
+        let pausing = std::thread::spawn(move || two.pause(Instant::now() + WAIT_TIMEOUT));
         let began = Instant::now();
         // Most likely both sleep by then; the end must be seen either way.
         std::thread::park_timeout(Duration::from_millis(20));
         publish_notifier.end();
         assert_eq!(waiting.join().unwrap(), Woken::Stopped);
         pausing.join().unwrap();
-        assert_eq!(publish_notifier.wait(Instant::now() + PATIENCE, || false), Woken::Stopped);
-        publish_notifier.pause(Instant::now() + PATIENCE);
-        assert!(publish_notifier.has_ended() && began.elapsed() < PATIENCE / 2);
+        assert_eq!(publish_notifier.wait(Instant::now() + WAIT_TIMEOUT, || false), Woken::Stopped);
+        publish_notifier.pause(Instant::now() + WAIT_TIMEOUT);
+        assert!(publish_notifier.has_ended() && began.elapsed() < WAIT_TIMEOUT / 2);
     }
 }

@@ -177,7 +177,7 @@ fn a_throttle_admits_a_few_a_second_and_counts_the_rest() {
 }
 
 #[test]
-fn a_reader_that_stops_reading_holds_nobody_up_and_is_told_how_much_was_lost() {
+fn a_reader_that_stops_delays_nobody_and_is_told_how_much_was_lost() {
     let (reader, writer) = io::pipe().unwrap();
     let mut queue = Queue::new(writer);
     let line = vec![b'x'; 1000];

@@ -12,8 +12,8 @@
 //! beyond [`TEXT_BYTES_MAX`](super::TEXT_BYTES_MAX), is a failure, with the end of what it wrote to its standard error.
 //!
 //! Invariants: no pipe is ever waited for alone, so no order of reading and writing can hang; every wait looks at the stop
-//! and the deadline each [`SLICE`]; whatever the way out, the process group has been ended. Memory is one piece of output,
-//! [`TAIL_BYTES`] of error output and one message. Knows nothing of what the answer is for.
+//! and the deadline each [`STOP_POLL_INTERVAL`]; whatever the way out, the process group has been ended. Memory is one piece
+//! of output, [`TAIL_BYTES`] of error output and one message. Knows nothing of what the answer is for.
 
 mod conversation;
 mod group;
@@ -37,13 +37,13 @@ use group::{Group, Pipes};
 const CONTEXT: Context = Context { messages: 100, bytes: 1 << 20 };
 
 /// The longest wait that looks at nothing else.
-const SLICE: Duration = Duration::from_millis(25);
+const STOP_POLL_INTERVAL: Duration = Duration::from_millis(25);
 
 /// How long after the exit a pipe that something else holds open is listened to without a word.
-const DRAIN: Duration = Duration::from_millis(100);
+const DRAIN_IDLE_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// How long after the exit it is listened to at all: something that goes on talking there is not the program.
-const DRAIN_MAX: Duration = Duration::from_secs(1);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What is kept of the error output.
 const TAIL_BYTES: usize = 2048;
@@ -124,7 +124,7 @@ impl<'a> Exchange<'a> {
 
     /// Talks until the program has exited and nothing more comes.
     fn run(&mut self, group: &Group) -> Result<(), Failure> {
-        let (mut exited_at, mut wait) = (None, SLICE);
+        let (mut exited_at, mut wait) = (None, STOP_POLL_INTERVAL);
         loop {
             if self.question.stop.is_set() {
                 return Err(Failure::Stopped);
@@ -140,10 +140,10 @@ impl<'a> Exchange<'a> {
             }
             let is_silent = self.pipes.stdout.is_none() && self.pipes.stderr.is_none();
             // Between the end of its output and its exit there is most often next to nothing.
-            wait = if is_silent { (wait / 2).max(Duration::from_millis(1)) } else { SLICE };
+            wait = if is_silent { (wait / 2).max(Duration::from_millis(1)) } else { STOP_POLL_INTERVAL };
             match exited_at {
                 Some(_) if is_silent => break self.output.finish(),
-                Some(exited_at) if exited_at.elapsed() >= if came { DRAIN_MAX } else { DRAIN } => {
+                Some(exited_at) if exited_at.elapsed() >= if came { DRAIN_TIMEOUT } else { DRAIN_IDLE_TIMEOUT } => {
                     break self.output.finish();
                 }
                 _ => {}

@@ -56,7 +56,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 const ERROR_BYTES_MAX: u64 = 64 << 10;
 
 /// How long an error's body, and what follows a whole text, may take to come.
-const REST: Duration = Duration::from_secs(2);
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What is read at once, in bytes.
 const PIECE_BYTES: usize = 16 << 10;
@@ -125,7 +125,7 @@ impl OpenAi {
         if (200..300).contains(&status) {
             return Ok(self.read(&mut body, watch, speech)?);
         }
-        watch.hurry(REST);
+        watch.hurry(DISCARD_TIMEOUT);
         let mut told = Vec::new();
         // What cannot be read of it is not told.
         let _ = body.take(ERROR_BYTES_MAX).read_to_end(&mut told);
@@ -192,7 +192,7 @@ impl OpenAi {
             if stream.is_whole() && !was_whole {
                 // Counts may follow, and the sign of the end. A server that sends neither has answered all the same.
                 was_whole = true;
-                watch.hurry(REST);
+                watch.hurry(DISCARD_TIMEOUT);
             }
             let read = body.read(&mut piece);
             if let Some(end) = watch.end() {

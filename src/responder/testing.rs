@@ -11,10 +11,10 @@ use super::{Answer, Failure, Question, Responder, Stop};
 use crate::message::{Clock, Draft, IdGenerator, Metadata, SessionId};
 
 /// Generous: the machines are shared.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long after the stop an answer may take to end. What would not hear it takes [`PATIENCE`] at least.
-pub(super) const SOON: Duration = Duration::from_secs(10);
+/// How long after the stop an answer may take to end. What would not hear it takes [`WAIT_TIMEOUT`] at least.
+pub(super) const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A question of these messages, by role and text, each with metadata.
 pub(super) fn question(messages: &[(&str, &str)]) -> Question {
@@ -33,7 +33,7 @@ pub(super) fn question_with(messages: &[(&str, &str, &str)]) -> Question {
         made.push(Arc::new(draft.prepare().seal(ids.next_id())));
     }
     let user = made.last().unwrap().id();
-    Question { session, user, messages: made, stop: Stop::default(), until: Instant::now() + PATIENCE }
+    Question { session, user, messages: made, stop: Stop::default(), until: Instant::now() + WAIT_TIMEOUT }
 }
 
 /// What became of a question.

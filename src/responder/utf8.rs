@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn no_character_is_given_in_parts_and_none_is_held_back_longer_than_it_must() {
+    fn no_character_is_given_in_parts_or_held_back_longer_than_needed() {
         let mut decoder = Decoder::default();
         for (bytes, text) in
             [(&b"a\xe2"[..], "a"), (b"\x82", ""), (b"\xacb", "€b"), (b"\xf0\x9f", ""), (b"x", "\u{fffd}x")]

@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn no_value_starts_a_field_of_its_own_and_no_handler_contradicts_the_framing() {
+    fn no_value_starts_a_field_and_no_handler_contradicts_the_framing() {
         let headers =
             [header("X-A", "b\r\nX-Evil: 1"), header("Connection", "upgrade"), header("x-request-id", "other")];
         let exchange = Exchange { keep_alive: true, ..Exchange::unknown("id".into()) };

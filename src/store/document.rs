@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_expires_its_days_after_its_own_time_and_never_when_they_are_none() {
+    fn a_message_expires_its_days_after_its_time_and_never_without_a_ttl() {
         let message = message("", "{}", "[]");
         let kept = to_document(&message, Some(Duration::from_secs(86_400))).unwrap();
         assert_eq!(kept.get_str("created_at").unwrap(), "2025-11-28T01:23:45.123456+00:00");

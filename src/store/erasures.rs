@@ -25,7 +25,7 @@ use crate::message::{Id, SessionId};
 use super::{ERASURES_MAX, ErasurePlace, StoredErasure, indexes, verdict};
 
 /// An erasure outlives what it covers by this: clocks differ, and the server looks for what has expired once a minute.
-const OUTLIVES: Duration = Duration::from_secs(86_400);
+const RETENTION_MARGIN: Duration = Duration::from_secs(86_400);
 
 /// See the module.
 #[derive(Clone)]
@@ -58,7 +58,7 @@ impl Erasures {
         let up_to_text = up_to.to_string();
         let mut set = doc! { "erased_to": &up_to_text };
         if let Some(ttl) = self.ttl {
-            let micros = u128::from(up_to.time().micros()) + (ttl + OUTLIVES).as_micros();
+            let micros = u128::from(up_to.time().micros()) + (ttl + RETENTION_MARGIN).as_micros();
             set.insert("expires_at", DateTime::from_millis(i64::try_from(micros / 1000).unwrap_or(i64::MAX)));
         }
         let lower = doc! { "_id": session.as_str(), "erased_to": { "$lt": &up_to_text } };

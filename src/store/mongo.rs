@@ -29,9 +29,9 @@ use super::{
 
 /// How long a server may take to accept a connection, and how long one that may be written is waited for: with the
 /// driver's own 10 and 30 s a stopped server holds each call for half a minute.
-const PATIENCE: Duration = Duration::from_secs(2);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Between two probes of a server; a frozen one is noticed after two of them.
-const HEARTBEAT: Duration = Duration::from_secs(1);
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Documents under ids like ours; every other document of a session is left out by the server. So whatever a page meets
 /// has an id that a reader can go on from.
@@ -120,9 +120,9 @@ impl MongoStore {
     fn open(&self) -> Result<Opened, Error> {
         let mut options = ClientOptions::parse(self.uri.expose()).run()?;
         options.app_name.get_or_insert_with(|| "chatkeep".to_owned());
-        options.server_selection_timeout.get_or_insert(PATIENCE);
-        options.connect_timeout.get_or_insert(PATIENCE);
-        options.heartbeat_freq.get_or_insert(HEARTBEAT);
+        options.server_selection_timeout.get_or_insert(CONNECT_TIMEOUT);
+        options.connect_timeout.get_or_insert(CONNECT_TIMEOUT);
+        options.heartbeat_freq.get_or_insert(HEARTBEAT_INTERVAL);
         let given = options.write_concern.as_ref().and_then(|concern| concern.w_timeout);
         let write_concern = WriteConcern::builder()
             .w(Acknowledgment::Majority)

@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn servers_that_cannot_be_reached_are_told_in_the_order_of_the_configuration_whatever_the_driver_dumps() {
+    fn unreachable_servers_are_told_in_the_order_of_the_configuration() {
         let refused = |address: &str, labels: &str| {
             format!(
                 "{{ Address: {address}, Type: Unknown, Error: Kind: I/O error: Connection refused (os error 111), labels: \

@@ -1,8 +1,8 @@
 //! Erasing: a transcript gone at once, also from under a rebuild, and from the copies that were set aside.
 //!
 //! At the erasure's publication the file is removed, under the lock of the open files: whatever is appended from then on
-//! stands in a new one. Three cases are not so simple, and all make the session *behind* with what is erased noted
-//! ([`Behind::erased`]): a file that cannot be removed; a session that is behind already, whose file a rebuild may be
+//! stands in a new one. Three cases are not so simple, and all make the session *stale* with what is erased noted
+//! ([`Stale::erased`]): a file that cannot be removed; a session that is stale already, whose file a rebuild may be
 //! writing anew at this moment with lines it read before; and one that holds newer messages, because the erasure was asked
 //! for on another server. The next rebuild first takes out what is erased and then goes on
 //! as ever; until then nothing is appended, no reader is shown anything that is erased, and the checkpoint waits before
@@ -22,7 +22,7 @@ use crate::layout;
 use crate::message::{Id, Message, SessionId};
 
 use super::read::Lines;
-use super::{Behind, Transcripts};
+use super::{Stale, Transcripts};
 
 /// The most of an unfinished line that is looked at: more than a whole one has.
 const REST_BYTES_MAX: usize = 32 << 20;
@@ -61,7 +61,7 @@ impl<D: Disk> Transcripts<D> {
     }
 
     /// Forgets everything of a session up to `id`, whose erasure has that sequence: between the appends of what comes before
-    /// and after it. Never fails: what cannot be removed makes the session fall behind.
+    /// and after it. Never fails: what cannot be removed makes the session become stale.
     pub fn erase(&self, session: &SessionId, id: Id, sequence: u64) {
         let mut open = self.open.lock().expect("no holder panics");
         open.newest = open.newest.max(sequence);
@@ -69,9 +69,9 @@ impl<D: Disk> Transcripts<D> {
         open.files.pop(session);
         open.losses.remove(session);
         open.unnoted.insert(session.clone(), sequence);
-        let before = open.behind.get(session).copied();
+        let before = open.stale.get(session).copied();
         if self.holds_newer(session, id).unwrap_or(true) {
-            open.behind.insert(session.clone(), Behind::erased(id, sequence, before));
+            open.stale.insert(session.clone(), Stale::erased(id, sequence, before));
             return;
         }
         open.lost.remove(session);
@@ -83,7 +83,7 @@ impl<D: Disk> Transcripts<D> {
             log::warn!("the transcript of {session} cannot be removed yet: {e}");
         }
         if removed.is_err() || before.is_some() {
-            open.behind.insert(session.clone(), Behind::erased(id, sequence, before));
+            open.stale.insert(session.clone(), Stale::erased(id, sequence, before));
         }
     }
 
@@ -104,7 +104,7 @@ impl<D: Disk> Transcripts<D> {
     /// Whether there may be a message of the session up to `id` here.
     pub fn may_hold(&self, session: &SessionId, id: Id) -> bool {
         let open = self.open.lock().expect("no holder panics");
-        let is_open = open.behind.contains_key(session)
+        let is_open = open.stale.contains_key(session)
             || open.expected_tails.contains_key(session)
             || open.lost.contains(session);
         drop(open);
@@ -132,8 +132,8 @@ impl<D: Disk> Transcripts<D> {
             self.open
                 .lock()
                 .expect("no holder panics")
-                .behind
-                .insert(session.clone(), Behind::erased(id, sequence, None));
+                .stale
+                .insert(session.clone(), Stale::erased(id, sequence, None));
         }
     }
 
@@ -176,7 +176,7 @@ impl<D: Disk> Transcripts<D> {
 
     /// The id up to which the session is erased, while its file may still hold what is.
     pub(super) fn hidden(&self, session: &SessionId) -> Option<Id> {
-        self.open.lock().expect("no holder panics").behind.get(session).and_then(|behind| behind.erased)
+        self.open.lock().expect("no holder panics").stale.get(session).and_then(|stale| stale.erased)
     }
 
     /// Takes what is erased out of what was set aside, and out of what a rewrite left: of each session everything up to its
@@ -227,7 +227,7 @@ impl<D: Disk> Transcripts<D> {
     }
 }
 
-impl Behind {
+impl Stale {
     /// Behind `before` too: what is newer than the erasure may be lacking from there on.
     fn erased(id: Id, sequence: u64, before: Option<Self>) -> Self {
         let first = before.map_or(sequence, |before| before.first.min(sequence));

@@ -25,20 +25,20 @@ fn an_erased_transcript_is_gone_and_what_comes_later_stands_in_a_new_one() {
     let written = transcripts.append(session, &[(6, &message(6))]);
     assert_eq!(written, AppendOutcome::Written { first_ever: true });
     assert_eq!(numbers(transcripts, session), [6]);
-    assert_eq!((transcripts.first_lacking(), transcripts.behind(session)), (None, None));
+    assert_eq!((transcripts.first_lacking(), transcripts.stale(session)), (None, None));
     transcripts.erase(&SessionId::new("nobody").unwrap(), id(7), 7);
     assert_eq!(transcripts.before(&SessionId::new("nobody").unwrap()).count(id(9)).unwrap(), 0);
 }
 
 #[test]
-fn a_transcript_that_is_erased_while_a_rebuild_writes_it_comes_back_to_no_reader() {
+fn a_transcript_erased_during_its_rebuild_comes_back_to_no_reader() {
     let fixture = Fixture::new();
     fixture.fill(1..=3);
     let (transcripts, session) = (&fixture.transcripts, &fixture.session);
     for suspect in [false, true] {
-        transcripts.mark_behind(session, 2, 4);
+        transcripts.mark_stale(session, 2, 4);
         if !suspect {
-            transcripts.open.lock().unwrap().behind.get_mut(session).unwrap().suspect = false;
+            transcripts.open.lock().unwrap().stale.get_mut(session).unwrap().suspect = false;
         }
         let mut erased = false;
         let rebuilt = transcripts.rebuild(|after, take| {
@@ -46,7 +46,7 @@ fn a_transcript_that_is_erased_while_a_rebuild_writes_it_comes_back_to_no_reader
             if !erased {
                 erased = true;
                 transcripts.erase(session, id(5), 5);
-                assert_eq!(transcripts.append(session, &[(6, &message(6))]), AppendOutcome::Behind);
+                assert_eq!(transcripts.append(session, &[(6, &message(6))]), AppendOutcome::Stale);
                 // What it has read is still on its way into the file.
                 take(4, &message(4));
             }
@@ -80,7 +80,7 @@ fn a_transcript_that_cannot_be_removed_is_hidden_until_it_is_rebuilt() {
     transcripts.erase(session, id(5), 5);
     fs::remove_dir(fixture.path()).unwrap();
     fs::rename(&away, fixture.path()).unwrap();
-    assert_eq!(transcripts.append(session, &[(6, &message(6))]), AppendOutcome::Behind);
+    assert_eq!(transcripts.append(session, &[(6, &message(6))]), AppendOutcome::Stale);
     assert!(numbers(transcripts, session).is_empty());
     assert_eq!(transcripts.first_lacking(), Some(5));
     let rebuilt = transcripts.rebuild(|_, take| {
@@ -92,7 +92,7 @@ fn a_transcript_that_cannot_be_removed_is_hidden_until_it_is_rebuilt() {
 }
 
 #[test]
-fn what_is_newer_than_an_erasure_of_another_server_stays_and_is_shown_all_the_time() {
+fn what_is_newer_than_a_remote_erasure_is_shown_all_the_time() {
     let fixture = Fixture::new();
     fixture.fill(1..=6);
     let (transcripts, session) = (&fixture.transcripts, &fixture.session);
@@ -100,7 +100,7 @@ fn what_is_newer_than_an_erasure_of_another_server_stays_and_is_shown_all_the_ti
     assert!(!transcripts.may_hold(&SessionId::new("nobody").unwrap(), id(9)));
     transcripts.erase(session, id(3), 7);
     assert_eq!(numbers(transcripts, session), [4, 5, 6]);
-    assert_eq!(transcripts.append(session, &[(8, &message(8))]), AppendOutcome::Behind);
+    assert_eq!(transcripts.append(session, &[(8, &message(8))]), AppendOutcome::Stale);
     assert_eq!(transcripts.first_lacking(), Some(7), "the checkpoint waits before the erasure");
     let rebuild = |number: u64| {
         let rebuilt = transcripts.rebuild(|after, take| {
@@ -114,8 +114,8 @@ fn what_is_newer_than_an_erasure_of_another_server_stays_and_is_shown_all_the_ti
     assert_eq!(numbers(transcripts, session), [4, 5, 6, 8]);
     let lines: Vec<u8> = [4, 5, 6, 8].iter().flat_map(|n| [message(*n).line(), b"\n"].concat()).collect();
     assert_eq!(fs::read(fixture.path()).unwrap(), lines);
-    // Of one that was behind from earlier on nothing is lost either.
-    transcripts.mark_behind(session, 8, 8);
+    // Of one that was stale before nothing is lost either.
+    transcripts.mark_stale(session, 8, 8);
     transcripts.erase(session, id(5), 9);
     assert_eq!(transcripts.first_lacking(), Some(8));
     let rebuilt = transcripts.rebuild(|after, take| {
@@ -127,7 +127,7 @@ fn what_is_newer_than_an_erasure_of_another_server_stays_and_is_shown_all_the_ti
 }
 
 #[test]
-fn a_start_takes_out_what_is_erased_and_leaves_what_is_newer_and_what_was_gone_already() {
+fn a_start_takes_out_what_is_erased_and_leaves_what_is_newer() {
     let fixture = Fixture::new();
     fixture.fill(1..=4);
     fs::write(fixture.path(), [&fs::read(fixture.path()).unwrap()[..], b"by hand\n"].concat()).unwrap();

@@ -40,7 +40,7 @@ fn mend(fixture: &Fixture, last: u64) {
 fn a_transcript_that_ends_as_expected_lacks_nothing_once_it_was_looked_at() {
     let fixture = expecting(|_| ());
     assert_eq!(fixture.transcripts.first_lacking(), Some(4), "nobody has looked yet");
-    assert_eq!(fixture.transcripts.behind(&fixture.session), None, "whoever asks looks");
+    assert_eq!(fixture.transcripts.stale(&fixture.session), None, "whoever asks looks");
     assert_eq!(fixture.transcripts.first_lacking(), None);
     let fixture = expecting(|_| ());
     assert_eq!(fixture.transcripts.reconcile(), 0);
@@ -56,7 +56,7 @@ fn an_append_looks_first_and_goes_on_in_a_right_transcript() {
 }
 
 #[test]
-fn a_transcript_that_ends_otherwise_is_behind_and_is_mended() {
+fn a_transcript_that_ends_otherwise_is_stale_and_is_mended() {
     type Damage = Box<dyn FnOnce(&mut Vec<u8>)>;
     let cases: Vec<(&str, Damage)> = vec![
         ("empty", Box::new(Vec::clear)),
@@ -75,10 +75,10 @@ fn a_transcript_that_ends_otherwise_is_behind_and_is_mended() {
     ];
     for (name, damage) in cases {
         let fixture = expecting(damage);
-        let behind = fixture.transcripts.behind(&fixture.session).unwrap_or_else(|| panic!("{name} passes"));
-        assert_eq!(behind, Behind { first: 4, last: 6, suspect: false, erased: None }, "{name}");
+        let stale = fixture.transcripts.stale(&fixture.session).unwrap_or_else(|| panic!("{name} passes"));
+        assert_eq!(stale, Stale { first: 4, last: 6, suspect: false, erased: None }, "{name}");
         fixture.fill(7..=7);
-        assert_eq!(fixture.transcripts.behind(&fixture.session).unwrap().last, 7, "{name}");
+        assert_eq!(fixture.transcripts.stale(&fixture.session).unwrap().last, 7, "{name}");
         mend(&fixture, 7);
         let (numbers, _) = fixture.read(&query(Direction::Oldest, 10));
         assert!(numbers.ends_with(&[4, 5, 6, 7]), "{name}: {numbers:?}");
@@ -87,11 +87,11 @@ fn a_transcript_that_ends_otherwise_is_behind_and_is_mended() {
 }
 
 #[test]
-fn a_removed_transcript_is_behind_and_an_append_does_not_begin_it_anew() {
+fn a_removed_transcript_is_stale_and_an_append_does_not_begin_it_anew() {
     let fixture = expecting(|_| ());
     fs::remove_file(fixture.path()).unwrap();
     let appended = fixture.transcripts.append(&fixture.session, &[(7, &message(7))]);
-    assert_eq!(appended, AppendOutcome::Behind);
+    assert_eq!(appended, AppendOutcome::Stale);
     mend(&fixture, 7);
     assert_eq!(fixture.read(&query(Direction::Oldest, 10)), (vec![4, 5, 6, 7], false));
 }

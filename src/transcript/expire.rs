@@ -17,7 +17,7 @@
 //!   that fails, what a read of it shows is not to be trusted, and the worker is told at its next sync.
 //! * Until the folder is synced a power cut leaves either file under the name. The old one has all that a checkpoint can
 //!   cover by then: the next one comes behind a sync of the folder.
-//! * A session that is behind, or whose file is not the one that takes its lines, is left alone, until it is mended.
+//! * A session that is stale, or whose file is not the one that takes its lines, is left alone, until it is mended.
 //! * A reader that has the old file open reads on in it: it has everything that the reader's TTL still shows.
 //!
 //! Knows nothing of how often, and nothing of the cache.
@@ -187,8 +187,8 @@ impl<D: Disk> Transcripts<D> {
     fn swap(&self, session: &SessionId, old: &D::File, new: &New<D::File>, bound: Id) -> io::Result<Expired> {
         let path = self.path(session);
         let mut open = self.open.lock().expect("no holder panics");
-        // A session falls behind when its append fails, and then its file may have been cut.
-        let in_doubt = open.behind.contains_key(session) || open.lost.contains(session);
+        // A session becomes stale when its append fails, and then its file may have been cut.
+        let in_doubt = open.stale.contains_key(session) || open.lost.contains(session);
         let is_ours = match open.files.peek(session) {
             Some(transcript) => transcript.file.is_same(old)?,
             None => true,
@@ -218,7 +218,7 @@ impl<D: Disk> Transcripts<D> {
     fn is_in_doubt(&self, session: &SessionId) -> bool {
         let mut open = self.open.lock().expect("no holder panics");
         self.settle_in(&mut open, session);
-        open.behind.contains_key(session) || open.lost.contains(session)
+        open.stale.contains_key(session) || open.lost.contains(session)
     }
 }
 

@@ -40,7 +40,7 @@ fn feed(published: u64) -> impl FnMut(u64, Take<'_>) -> io::Result<u64> {
 fn flush(transcripts: &Transcripts<SimDisk>, first: u64, last: u64) {
     let session = SessionId::new("s").unwrap();
     if !transcripts.sync([&session].into_iter()).unwrap().is_empty() {
-        transcripts.mark_behind(&session, first, last);
+        transcripts.mark_stale(&session, first, last);
     }
     transcripts.rebuild(feed(last)).unwrap();
     assert_eq!(transcripts.first_lacking(), None);
@@ -73,7 +73,7 @@ fn calls_of_a_sweep(bound: u64) -> std::ops::RangeInclusive<u64> {
 }
 
 #[test]
-fn a_power_cut_at_any_call_of_a_sweep_leaves_every_synced_line_that_has_not_expired() {
+fn a_power_cut_amid_a_sweep_leaves_every_synced_unexpired_line() {
     for bound in [11, 22, 24] {
         for call in calls_of_a_sweep(bound) {
             for seed in 0..12 {
@@ -98,7 +98,7 @@ fn a_power_cut_at_any_call_of_a_sweep_leaves_every_synced_line_that_has_not_expi
 }
 
 #[test]
-fn a_sweep_of_which_any_call_fails_loses_nothing_of_what_the_worker_then_takes() {
+fn a_sweep_with_any_failing_call_loses_nothing_the_worker_takes() {
     let faults = [Fault::Fail(io::ErrorKind::Other), Fault::Fail(io::ErrorKind::StorageFull), Fault::Short];
     for bound in [11, 22, 24] {
         for call in calls_of_a_sweep(bound) {
@@ -158,7 +158,7 @@ fn until_the_power_goes(disk: &SimDisk, now: &Arc<AtomicU64>, call: u64) -> (u64
             for number in 1.. {
                 let which = number as usize % 2;
                 let appended = transcripts.append(&sessions[which], &[(number, &short(names[which], number))]);
-                if appended == AppendOutcome::Behind {
+                if appended == AppendOutcome::Stale {
                     break;
                 }
                 newest.store(number, Ordering::Release);
@@ -289,7 +289,7 @@ impl DiskFile for HookedFile {
 /// A line is appended when the new file was just synced, the worker's sync opens the old file, and only then the files
 /// are exchanged: the moment in which a sync could speak for a line that stands nowhere durable.
 fn sync_in_the_middle_of_a_sweep(disk: &SimDisk) -> (Arc<AtomicU64>, Vec<SessionId>) {
-    const PATIENCE: Duration = Duration::from_millis(100);
+    const WAIT_TIMEOUT: Duration = Duration::from_millis(100);
     let (to_worker, told) = bounded::<()>(1);
     let (to_sweep, worker_is_in) = bounded::<()>(1);
     let (to_sync, swept) = bounded::<()>(1);
@@ -303,13 +303,13 @@ fn sync_in_the_middle_of_a_sweep(disk: &SimDisk) -> (Arc<AtomicU64>, Vec<Session
             if when == When::BeforeSync {
                 let _ = to_sweep.send(());
                 // With one lock for both this is in vain.
-                let _ = swept.recv_timeout(PATIENCE);
+                let _ = swept.recv_timeout(WAIT_TIMEOUT);
             }
         } else if when == When::AfterSync && syncs.fetch_add(1, Ordering::Relaxed) == 1 {
             let transcripts = hook_transcripts.get().unwrap();
             transcripts.append(&SessionId::new("s").unwrap(), &[(24, &short("s", 24))]);
             to_worker.send(()).unwrap();
-            let _ = worker_is_in.recv_timeout(PATIENCE);
+            let _ = worker_is_in.recv_timeout(WAIT_TIMEOUT);
         }
     });
     let (now, open_max) = (Arc::new(AtomicU64::new(0)), NonZeroUsize::new(2).unwrap());
@@ -332,7 +332,7 @@ fn sync_in_the_middle_of_a_sweep(disk: &SimDisk) -> (Arc<AtomicU64>, Vec<Session
 }
 
 #[test]
-fn a_sync_in_the_middle_of_a_sweep_speaks_for_the_file_that_has_the_name_in_the_end() {
+fn a_sync_amid_a_sweep_covers_the_file_that_has_the_name_in_the_end() {
     for seed in 0..8 {
         let disk = SimDisk::default();
         let (now, unsafe_ones) = sync_in_the_middle_of_a_sweep(&disk);

@@ -85,7 +85,7 @@ pub fn short(session: &str, number: u64) -> Arc<Message> {
 }
 
 #[test]
-fn a_transcript_is_written_anew_from_a_quarter_on_and_removed_when_nothing_is_left() {
+fn a_transcript_is_rewritten_from_a_quarter_on_and_removed_when_empty() {
     let expiring = Expiring::new();
     expiring.fill(1..=100);
     let line_bytes = short("s", 1).line().len() as u64 + 1;
@@ -110,7 +110,7 @@ fn a_transcript_is_written_anew_from_a_quarter_on_and_removed_when_nothing_is_le
 }
 
 #[test]
-fn without_a_ttl_nothing_is_looked_at_and_with_a_clock_gone_astray_nothing_that_lives_is_lost() {
+fn without_a_ttl_or_with_a_wrong_clock_nothing_unexpired_is_lost() {
     let fixture = Fixture::new();
     fixture.fill(1..=9);
     assert_eq!(sweep(&fixture.transcripts).0, Swept::default());
@@ -134,7 +134,7 @@ fn without_a_ttl_nothing_is_looked_at_and_with_a_clock_gone_astray_nothing_that_
 }
 
 #[test]
-fn bad_lines_go_with_the_messages_behind_them_and_stay_where_one_is_left() {
+fn bad_lines_go_with_the_messages_after_them_and_stay_where_one_is_left() {
     let expiring = Expiring::new();
     expiring.fill(1..=6);
     let mut lines: Vec<String> = expiring.text().lines().map(|line| format!("{line}\n")).collect();
@@ -191,11 +191,11 @@ fn the_unfinished_end_of_a_transcript_is_kept_with_what_stands_before_it() {
 }
 
 #[test]
-fn a_session_that_is_behind_is_left_alone_until_it_is_rebuilt_without_what_has_expired() {
+fn a_stale_session_is_left_alone_until_rebuilt_without_the_expired() {
     let expiring = Expiring::new();
     expiring.fill(1..=10);
     let Fixture { transcripts, session, .. } = &expiring.fixture;
-    transcripts.mark_behind(session, 8, 12);
+    transcripts.mark_stale(session, 8, 12);
     expiring.expire_before(9);
     assert_eq!(expiring.sweep(), Swept { looked_at: 1, ..Swept::default() });
     let feed = |after: u64, take: &mut dyn FnMut(u64, &Message)| {
@@ -207,12 +207,12 @@ fn a_session_that_is_behind_is_left_alone_until_it_is_rebuilt_without_what_has_e
     assert_eq!(expiring.sweep().rewritten, 1);
     assert_eq!(expiring.numbers(), [9, 10, 11, 12]);
     // What was taken out does not come back, nor does a file of which all has expired.
-    transcripts.mark_behind(session, 1, 12);
+    transcripts.mark_stale(session, 1, 12);
     assert_eq!(transcripts.rebuild(feed).unwrap().mended, 1);
     assert_eq!(expiring.numbers(), [9, 10, 11, 12]);
     expiring.expire_before(13);
     assert_eq!(expiring.sweep().removed, 1);
-    transcripts.mark_behind(session, 1, 12);
+    transcripts.mark_stale(session, 1, 12);
     assert_eq!(transcripts.rebuild(feed).unwrap().mended, 1);
     let mut replay = transcripts.replay();
     (1..=12).for_each(|number| replay.message(number, &short("s", number)));
@@ -296,7 +296,7 @@ fn descriptors_in(folder: &Path) -> usize {
 }
 
 #[test]
-fn three_thousand_sessions_are_appended_to_and_swept_with_a_handful_of_descriptors() {
+fn three_thousand_sessions_are_swept_with_a_handful_of_descriptors() {
     let folder = tempfile::tempdir().unwrap();
     let now = Arc::new(AtomicU64::new(0));
     let open_max = NonZeroUsize::new(8).unwrap();
@@ -341,7 +341,7 @@ fn sweep_all(transcripts: &Transcripts) -> Swept {
 }
 
 #[test]
-fn appends_syncs_and_sweeps_side_by_side_lose_no_line_and_keep_their_order() {
+fn concurrent_appends_syncs_and_sweeps_lose_no_line_and_keep_order() {
     let Expiring { fixture, now } = Expiring::new();
     let transcripts = &fixture.transcripts;
     let names = ["a", "b", "c"];
@@ -368,7 +368,7 @@ fn appends_syncs_and_sweeps_side_by_side_lose_no_line_and_keep_their_order() {
             while !done.load(Ordering::Acquire) {
                 let taken = newest.load(Ordering::Acquire);
                 assert_eq!(transcripts.sync(sessions.iter()).unwrap(), []);
-                transcripts.rebuild(|_, _| panic!("nothing is behind")).unwrap();
+                transcripts.rebuild(|_, _| panic!("nothing is stale")).unwrap();
                 synced.store(taken, Ordering::Release);
                 while newest.load(Ordering::Acquire) < taken + 30 && !done.load(Ordering::Acquire) {
                     std::thread::yield_now();

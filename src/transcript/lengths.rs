@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_leaves_nothing_known_and_a_torn_end_only_what_was_not_waited_for() {
+    fn damage_leaves_nothing_known_and_a_torn_end_loses_only_the_unsynced() {
         let whole = {
             let disk = SimDisk::default();
             lengths(&disk).write(&(0..3).map(|n| (session(n), of(n + 1))).collect::<Vec<_>>()).unwrap();
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_power_cut_or_a_fault_at_any_call_what_was_taken_back_never_counts_again() {
+    fn after_a_cut_or_fault_at_any_call_what_was_revoked_stays_revoked() {
         for cut in [true, false] {
             for call in 0.. {
                 let disk = SimDisk::default();

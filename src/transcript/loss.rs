@@ -1,7 +1,7 @@
 //! A transcript that is gone or shorter than what was synced: noticed, told, and written again from the journal.
 //!
 //! A start opens no transcript. The length of each is compared with the one it had (`lengths.rs`) when the session is first
-//! used, and the worker compares the rest. One that is too short is *behind* from the first record of the journal on, so it is
+//! used, and the worker compares the rest. One that is too short is *stale* from the first record of the journal on, so it is
 //! mended as all that are, and until then history reads the journal in its place. While the server runs the same is noticed by
 //! whoever reads one. What the journal does not have any more is
 //! lost; the stretch is kept with the lengths, and history tells of it on the pages that reach it. Which that is:
@@ -24,7 +24,7 @@ use crate::message::{Id, Message, SessionId};
 
 use super::lengths::{Known, Lengths, Lost};
 use super::read::Lines;
-use super::{Behind, Open, Transcripts};
+use super::{Open, Stale, Transcripts};
 
 /// Sessions looked at without letting go of the lock.
 const AT_ONCE: usize = 256;
@@ -35,7 +35,7 @@ const LOOK_BYTES_MAX: u64 = 1 << 20;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Losses {
     /// Sessions whose transcript lacks something the journal has.
-    pub behind: usize,
+    pub stale: usize,
     /// Sessions whose transcript lacks something that nobody has here.
     pub lost: usize,
     /// The folder was not the one that was written before: it was removed, or is not mounted.
@@ -147,9 +147,9 @@ impl<D: Disk> Transcripts<D> {
         let known = Known { bytes, lost: Some(Lost { after, before: None }) };
         open.losses.insert(session.clone(), known);
         open.files.pop(session);
-        let new = Behind::of(1, open.newest);
-        let behind = open.behind.entry(session.clone()).or_insert(new);
-        (behind.first, behind.last) = (1, behind.last.max(new.last));
+        let new = Stale::of(1, open.newest);
+        let stale = open.stale.entry(session.clone()).or_insert(new);
+        (stale.first, stale.last) = (1, stale.last.max(new.last));
     }
 
     /// What the session's transcript lacks and nobody has here, or not yet.
@@ -163,10 +163,10 @@ impl<D: Disk> Transcripts<D> {
     pub fn losses(&self) -> Losses {
         let open = self.open.lock().expect("no holder panics");
         let lost = open.losses.values().filter(|known| known.lost.is_some_and(|lost| lost.before.is_some())).count();
-        Losses { behind: open.behind.len(), lost, folder_is_new: self.folder_is_new }
+        Losses { stale: open.stale.len(), lost, folder_is_new: self.folder_is_new }
     }
 
-    /// The lengths of those that are not behind, as they stand now, and what was erased before.
+    /// The lengths of those that are not stale, as they stand now, and what was erased before.
     pub(super) fn measure(&self, sessions: &[&SessionId]) -> Measured {
         let mut measured = HashMap::new();
         if self.lengths.is_none() {
@@ -176,7 +176,7 @@ impl<D: Disk> Transcripts<D> {
         for some in sessions.chunks(AT_ONCE) {
             let mut closed = Vec::new();
             let open = self.open.lock().expect("no holder panics");
-            for session in some.iter().filter(|session| !open.behind.contains_key(session)) {
+            for session in some.iter().filter(|session| !open.stale.contains_key(session)) {
                 match open.files.peek(session) {
                     Some(transcript) => drop(measured.insert((*session).clone(), transcript.bytes)),
                     None => closed.push(*session),

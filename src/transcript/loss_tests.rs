@@ -75,7 +75,7 @@ fn damaged(left: Option<usize>) -> SimDisk {
 }
 
 #[test]
-fn one_that_goes_or_is_cut_while_others_are_used_is_noticed_by_who_reads_it_and_is_whole_again() {
+fn one_removed_or_cut_amid_use_is_noticed_by_its_reader_and_rebuilt() {
     for left in [None, Some(0), Some(2), Some(19)] {
         // With its file open, closed since, and compared at a start and not used since.
         for others in [Some(0), Some(5), None] {
@@ -89,24 +89,24 @@ fn one_that_goes_or_is_cut_while_others_are_used_is_noticed_by_who_reads_it_and_
                     transcripts.append(&SessionId::new(other).unwrap(), &[(20, &short(other, 20))]);
                 }
             }
-            assert_eq!((transcripts.behind(&s()), transcripts.lost(&s())), (None, None));
+            assert_eq!((transcripts.stale(&s()), transcripts.lost(&s())), (None, None));
             match left {
                 Some(lines) => cut(&disk, lines),
                 None => disk.unlink(Path::new(FILE)),
             }
-            assert_eq!(transcripts.behind(&s()).map(|behind| behind.first), Some(1), "{left:?}, {others:?}");
+            assert_eq!(transcripts.stale(&s()).map(|stale| stale.first), Some(1), "{left:?}, {others:?}");
             let after = left.filter(|left| *left > 0).map(|left| id(left as u64));
             assert_eq!(transcripts.lost(&s()), Some(Lost { after, before: None }));
-            assert_eq!(transcripts.append(&s(), &[(21, &short("s", 21))]), AppendOutcome::Behind);
+            assert_eq!(transcripts.append(&s(), &[(21, &short("s", 21))]), AppendOutcome::Stale);
             assert_eq!(transcripts.rebuild(feed(1, 21)).unwrap().lacking, 0);
             assert_eq!(numbers(&transcripts), (1..=21).collect::<Vec<_>>(), "{left:?}, {others:?}");
-            assert_eq!((transcripts.behind(&s()), transcripts.lost(&s())), (None, None));
+            assert_eq!((transcripts.stale(&s()), transcripts.lost(&s())), (None, None));
         }
     }
 }
 
 #[test]
-fn a_transcript_that_is_gone_or_cut_is_whole_again_when_the_journal_has_it() {
+fn a_transcript_gone_or_cut_is_whole_again_if_the_journal_has_it() {
     for left in [None, Some(0), Some(2), Some(19)] {
         // From the beginning, and from what is left on.
         for first in [1, left.unwrap_or(0) as u64] {
@@ -114,7 +114,7 @@ fn a_transcript_that_is_gone_or_cut_is_whole_again_when_the_journal_has_it() {
             let transcripts = open(&disk, &early());
             let after = left.filter(|left| *left > 0).map(|left| id(left as u64));
             assert_eq!(transcripts.lost(&s()), Some(Lost { after, before: None }));
-            assert_eq!(transcripts.append(&s(), &[(21, &short("s", 21))]), AppendOutcome::Behind);
+            assert_eq!(transcripts.append(&s(), &[(21, &short("s", 21))]), AppendOutcome::Stale);
             assert_eq!(transcripts.rebuild(feed(first, 21)).unwrap().lacking, 0);
             assert_eq!(numbers(&transcripts), (1..=21).collect::<Vec<_>>(), "{left:?}");
             assert_eq!((transcripts.lost(&s()), transcripts.losses().lost), (None, 0));
@@ -128,7 +128,7 @@ fn what_the_journal_no_longer_has_is_told_also_after_the_next_start() {
     for (left, first) in [(None, 11), (Some(2), 11), (None, 99), (Some(2), 99)] {
         let disk = damaged(left);
         let transcripts = open(&disk, &early());
-        assert!(!transcripts.check_lengths(10) && transcripts.losses().behind == 1, "nobody used it");
+        assert!(!transcripts.check_lengths(10) && transcripts.losses().stale == 1, "nobody used it");
         transcripts.rebuild(feed(first, 20)).unwrap();
         let found: Vec<u64> = (1..=left.unwrap_or(0) as u64).chain(first..=20).collect();
         assert_eq!(numbers(&transcripts), found);
@@ -141,7 +141,7 @@ fn what_the_journal_no_longer_has_is_told_also_after_the_next_start() {
         transcripts.append(&s(), &[(91, &short("s", 91))]);
         transcripts.sync([&s()].into_iter()).unwrap();
         let again = open(&disk, &early());
-        assert_eq!((again.lost(&s()), again.losses().behind), (Some(lost), 0));
+        assert_eq!((again.lost(&s()), again.losses().stale), (Some(lost), 0));
         again.erase(&s(), id(92), 92);
         assert_eq!(again.lost(&s()), None);
         again.sync(std::iter::empty()).unwrap();
@@ -166,7 +166,7 @@ fn open_and_mend(disk: &SimDisk, first: u64) -> Transcripts<SimDisk> {
 }
 
 #[test]
-fn what_has_expired_is_no_loss_and_neither_is_what_a_sweep_or_an_erasure_took() {
+fn what_expired_or_was_swept_or_erased_is_no_loss() {
     let day = 86_400_000_000;
     let late = Arc::new(AtomicU64::new(day + 16_000));
     // The journal's first messages have expired: what came before has, too.
@@ -192,7 +192,7 @@ fn what_has_expired_is_no_loss_and_neither_is_what_a_sweep_or_an_erasure_took() 
 }
 
 #[test]
-fn a_file_that_vanishes_while_it_is_open_is_written_again_from_its_beginning() {
+fn a_file_that_vanishes_while_open_is_written_again_from_its_start() {
     let disk = SimDisk::default();
     let transcripts = open(&disk, &early());
     append(&transcripts, 1..=20);
@@ -200,7 +200,7 @@ fn a_file_that_vanishes_while_it_is_open_is_written_again_from_its_beginning() {
     disk.unlink(Path::new(FILE));
     transcripts.append(&s(), &[(21, &short("s", 21))]);
     assert_eq!(transcripts.sync([&s()].into_iter()).unwrap(), [s()]);
-    transcripts.mark_behind(&s(), 21, 21);
+    transcripts.mark_stale(&s(), 21, 21);
     transcripts.rebuild(feed(1, 21)).unwrap();
     assert_eq!((numbers(&transcripts), transcripts.lost(&s())), ((1..=21).collect::<Vec<_>>(), None));
 }
@@ -217,7 +217,7 @@ fn a_folder_without_its_marker_is_told_from_one_that_is_empty() {
 }
 
 #[test]
-fn a_power_cut_or_a_fault_at_any_call_of_the_rewriting_loses_nothing_and_hides_no_loss() {
+fn a_cut_or_fault_amid_the_rewrite_loses_nothing_and_hides_no_loss() {
     for (left, first) in [(None, 1), (Some(2), 1), (None, 11), (Some(2), 11)] {
         for fault in [Fault::PowerOff, Fault::Fail(io::ErrorKind::Other), Fault::Fail(io::ErrorKind::StorageFull)] {
             for call in 0.. {
@@ -252,7 +252,7 @@ fn a_power_cut_or_a_fault_at_any_call_of_the_rewriting_loses_nothing_and_hides_n
 }
 
 #[test]
-fn no_power_cut_at_any_call_makes_a_loss_of_what_was_appended_swept_or_erased() {
+fn no_power_cut_makes_a_loss_of_what_was_appended_swept_or_erased() {
     let day = 86_400_000_000;
     for call in 0.. {
         let (disk, now) = (filled(12), Arc::new(AtomicU64::new(day + 8_000)));
@@ -267,7 +267,7 @@ fn no_power_cut_at_any_call_makes_a_loss_of_what_was_appended_swept_or_erased() 
         let is_done = disk.calls() <= at;
         disk.power_cut(&mut Random(call + 1));
         let next = open(&disk, &now);
-        assert_eq!((next.lost(&s()), next.losses().behind), (None, 0), "call {call}");
+        assert_eq!((next.lost(&s()), next.losses().stale), (None, 0), "call {call}");
         if is_done {
             break;
         }

@@ -1,4 +1,4 @@
-//! Transcripts that differ from the journal, fall behind, fail or vanish, and how they come back.
+//! Transcripts that differ from the journal, become stale, fail or vanish, and how they come back.
 //!
 //! Compiled under `#[cfg(test)]` only.
 
@@ -60,7 +60,7 @@ fn a_replay_leaves_a_right_transcript_alone_and_mends_every_other() {
 }
 
 #[test]
-fn a_transcript_that_cannot_be_written_falls_behind_and_is_rebuilt() {
+fn a_transcript_that_cannot_be_written_becomes_stale_and_is_rebuilt() {
     let fixture = Fixture::new();
     fixture.fill(1..=3);
     // A folder in its place: it can be opened by nobody, not even by root.
@@ -68,9 +68,9 @@ fn a_transcript_that_cannot_be_written_falls_behind_and_is_rebuilt() {
     fs::rename(fixture.path(), &away).unwrap();
     fs::create_dir(fixture.path()).unwrap();
     let transcripts = Fixture::reopen(&fixture);
-    assert_eq!(transcripts.append(&fixture.session, &[(4, &message(4)), (5, &message(5))]), AppendOutcome::Behind);
-    assert_eq!(transcripts.append(&fixture.session, &[(6, &message(6))]), AppendOutcome::Behind);
-    assert_eq!(transcripts.behind(&fixture.session), Some(Behind { first: 4, last: 6, suspect: false, erased: None }));
+    assert_eq!(transcripts.append(&fixture.session, &[(4, &message(4)), (5, &message(5))]), AppendOutcome::Stale);
+    assert_eq!(transcripts.append(&fixture.session, &[(6, &message(6))]), AppendOutcome::Stale);
+    assert_eq!(transcripts.stale(&fixture.session), Some(Stale { first: 4, last: 6, suspect: false, erased: None }));
     assert_eq!(transcripts.first_lacking(), Some(4));
     let rebuilt = transcripts.rebuild(journal(6)).unwrap();
     assert!((rebuilt.mended, rebuilt.lacking) == (0, 1) && rebuilt.fault.is_some(), "it still cannot be written");
@@ -83,11 +83,11 @@ fn a_transcript_that_cannot_be_written_falls_behind_and_is_rebuilt() {
 }
 
 #[test]
-fn a_rebuild_gets_ahead_while_messages_keep_coming_and_ends_when_they_pause() {
+fn a_rebuild_advances_under_load_and_ends_when_messages_pause() {
     let fixture = Fixture::new();
     let Fixture { transcripts, session, .. } = &fixture;
     fixture.fill(1..=3);
-    transcripts.mark_behind(session, 4, 4);
+    transcripts.mark_stale(session, 4, 4);
     let (mut published, mut fed, mut pause_at) = (4, Vec::new(), u64::MAX);
     let mut feed = |after: u64, take: &mut dyn FnMut(u64, &Message)| {
         (after + 1..=published).for_each(|number| take(number, &message(number)));
@@ -101,7 +101,7 @@ fn a_rebuild_gets_ahead_while_messages_keep_coming_and_ends_when_they_pause() {
         Ok(reached)
     };
     assert_eq!(transcripts.rebuild(&mut feed).unwrap().lacking, 1);
-    let first = transcripts.behind(session).unwrap();
+    let first = transcripts.stale(session).unwrap();
     assert!(first.first == 5 && !first.suspect, "{first:?}: what was synced is not looked at again");
     pause_at = 80;
     let mut feed = |after: u64, take: &mut dyn FnMut(u64, &Message)| {
@@ -130,17 +130,17 @@ fn one_transcript_that_cannot_be_written_holds_up_no_other() {
         Ok(4)
     };
     for (session, first) in [(&bad, 1), (&good, 2)] {
-        fixture.transcripts.mark_behind(session, first, 4);
+        fixture.transcripts.mark_stale(session, first, 4);
     }
     let rebuilt = fixture.transcripts.rebuild(feed).unwrap();
     assert_eq!((rebuilt.mended, rebuilt.lacking), (1, 1));
-    assert_eq!(fixture.transcripts.behind(&good), None);
+    assert_eq!(fixture.transcripts.stale(&good), None);
     assert_eq!(fixture.transcripts.first_lacking(), Some(1));
     assert_eq!(numbers(&fixture.transcripts, &good), [2, 4]);
 }
 
 #[test]
-fn at_the_start_a_transcript_that_cannot_be_written_is_behind_and_the_others_are_right() {
+fn at_the_start_an_unwritable_transcript_is_stale_and_the_others_right() {
     let fixture = Fixture::new();
     fs::create_dir(fixture.folder.path().join("bad.jsonl")).unwrap();
     let mut replay = fixture.transcripts.replay();
@@ -202,7 +202,7 @@ fn what_a_failed_sync_covered_is_written_anew_and_not_compared() {
     fixture.fill(1..=6);
     let before = fs::metadata(fixture.path()).unwrap();
     let content = fs::read(fixture.path()).unwrap();
-    fixture.transcripts.mark_behind(&fixture.session, 4, 6);
+    fixture.transcripts.mark_stale(&fixture.session, 4, 6);
     assert_eq!(fixture.transcripts.rebuild(journal(6)).unwrap().mended, 1);
     assert_ne!(fs::metadata(fixture.path()).unwrap().ino(), before.ino(), "it is the same file");
     assert_eq!(fs::read(fixture.path()).unwrap(), content);
@@ -214,7 +214,7 @@ fn what_a_failed_sync_covered_is_written_anew_and_not_compared() {
 fn a_rewrite_keeps_what_the_journal_lost() {
     let fixture = Fixture::new();
     fixture.fill(1..=8);
-    fixture.transcripts.mark_behind(&fixture.session, 4, 8);
+    fixture.transcripts.mark_stale(&fixture.session, 4, 8);
     let feed = |_: u64, take: &mut dyn FnMut(u64, &Message)| {
         [4, 6].into_iter().for_each(|number| take(number, &message(number)));
         Ok(8)
@@ -247,7 +247,7 @@ fn a_transcript_that_was_removed_or_replaced_is_missed_at_the_next_sync() {
                 std::slice::from_ref(session),
                 "{others}, {replaced}"
             );
-            transcripts.mark_behind(session, 4, 6);
+            transcripts.mark_stale(session, 4, 6);
             fixture.fill(7..=7);
             assert_eq!(transcripts.rebuild(journal(7)).unwrap().mended, 1);
             assert_eq!(numbers(transcripts, session), [4, 5, 6, 7], "{others}, {replaced}");
@@ -266,7 +266,7 @@ fn a_folder_that_was_removed_is_made_again() {
         fixture.transcripts.sync([&fixture.session].into_iter()).unwrap(),
         std::slice::from_ref(&fixture.session)
     );
-    fixture.transcripts.mark_behind(&fixture.session, 1, 3);
+    fixture.transcripts.mark_stale(&fixture.session, 1, 3);
     assert_eq!(fixture.transcripts.rebuild(journal(3)).unwrap().mended, 1);
     assert_eq!(numbers(&fixture.transcripts, &fixture.session), [1, 2, 3]);
     fs::remove_dir_all(fixture.folder.path()).unwrap();
@@ -347,7 +347,7 @@ impl DiskFile for WatchedFile {
 }
 
 #[test]
-fn a_failed_sync_is_told_and_a_rewrite_that_cannot_be_synced_changes_nothing() {
+fn a_failed_sync_is_told_and_an_unsynced_rewrite_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let disk = Watched::default();
     let transcripts = Transcripts::open(disk.clone(), folder.path(), NonZeroUsize::new(2).unwrap()).unwrap();
@@ -359,7 +359,7 @@ fn a_failed_sync_is_told_and_a_rewrite_that_cannot_be_synced_changes_nothing() {
     let before = inode();
     disk.fails.store(true, Ordering::Relaxed);
     assert_eq!(transcripts.sync([&session].into_iter()).unwrap(), std::slice::from_ref(&session));
-    transcripts.mark_behind(&session, 1, 3);
+    transcripts.mark_stale(&session, 1, 3);
     assert_eq!(transcripts.rebuild(journal(3)).unwrap().lacking, 1);
     assert_eq!((inode(), transcripts.first_lacking()), (before, Some(1)));
     disk.fails.store(false, Ordering::Relaxed);
@@ -381,7 +381,7 @@ fn the_names_of_new_folders_are_durable() {
 }
 
 #[test]
-fn a_sweep_that_cannot_sync_what_it_would_copy_leaves_it_and_has_it_written_anew() {
+fn a_sweep_that_cannot_sync_its_source_leaves_it_to_a_rebuild() {
     let folder = tempfile::tempdir().unwrap();
     let (disk, now) = (Watched::default(), Arc::default());
     let transcripts = Transcripts::open(disk.clone(), folder.path(), NonZeroUsize::new(2).unwrap()).unwrap();
@@ -397,7 +397,7 @@ fn a_sweep_that_cannot_sync_what_it_would_copy_leaves_it_and_has_it_written_anew
     let swept = expire_tests::sweep(&transcripts).0;
     assert_eq!(swept.rewritten, 0, "a second sync says nothing of what the first one lost");
     assert_eq!(transcripts.sync([&session].into_iter()).unwrap(), std::slice::from_ref(&session));
-    transcripts.mark_behind(&session, 1, 9);
+    transcripts.mark_stale(&session, 1, 9);
     assert_eq!(transcripts.rebuild(journal(9)).unwrap().mended, 1);
     assert_eq!(expire_tests::sweep(&transcripts).0.rewritten, 1);
     assert_eq!(numbers(&transcripts, &session), [7, 8, 9]);

@@ -3,7 +3,7 @@
 //! A start has to know that every transcript holds what was published since the last checkpoint, and opening a hundred
 //! thousand files takes seconds. So it only notes what each must end with (`expected_tail.rs`); the file is compared when somebody
 //! appends to the session or reads it, and the worker compares the rest before it moves the checkpoint. A transcript that ends
-//! otherwise is *behind*, and is mended as such.
+//! otherwise is *stale*, and is mended as such.
 //!
 //! Invariant: until its ending was compared a session counts as lacking all of it.
 
@@ -13,7 +13,7 @@ use crate::disk::Disk;
 use crate::message::SessionId;
 
 use super::expected_tail::ExpectedTails;
-use super::{Behind, Open, Transcripts};
+use super::{Open, Stale, Transcripts};
 
 /// Expected tails longer than this are compared at the start: nobody who appends shall wait for that much to be read.
 const LAZY_BYTES_MAX: u64 = 1 << 20;
@@ -40,7 +40,7 @@ impl<D: Disk> Transcripts<D> {
     /// ended otherwise.
     pub fn reconcile(&self) -> usize {
         let left: Vec<SessionId> = self.open.lock().expect("no holder panics").expected_tails.keys().cloned().collect();
-        let before = self.behind_count();
+        let before = self.stale_count();
         left.iter().for_each(|session| self.settle_one(session));
         // Nothing is expected any more: the room goes back.
         let mut open = self.open.lock().expect("no holder panics");
@@ -48,20 +48,20 @@ impl<D: Disk> Transcripts<D> {
             drop(mem::take(&mut open.expected_tails));
         }
         drop(open);
-        self.behind_count().saturating_sub(before)
+        self.stale_count().saturating_sub(before)
     }
 
     fn settle_one(&self, session: &SessionId) {
         self.settle_in(&mut self.open.lock().expect("no holder panics"), session);
     }
 
-    /// Compares one session's length and ending, if that is still to be done; a transcript that ends otherwise is behind.
+    /// Compares one session's length and ending, if that is still to be done; a transcript that ends otherwise is stale.
     pub(super) fn settle_in(&self, open: &mut Open<D>, session: &SessionId) {
         self.check_length(open, session);
         let Some(expected_tail) = open.expected_tails.remove(session) else { return };
-        if let Some(behind) = open.behind.get_mut(session) {
+        if let Some(stale) = open.stale.get_mut(session) {
             // It is to be mended whatever stands there.
-            (behind.first, behind.last) = (behind.first.min(expected_tail.first), behind.last.max(expected_tail.last));
+            (stale.first, stale.last) = (stale.first.min(expected_tail.first), stale.last.max(expected_tail.last));
             return;
         }
         let file = self.disk.open_read(&self.path(session));
@@ -70,10 +70,10 @@ impl<D: Disk> Transcripts<D> {
             Ok(false) => log::debug!("the transcript of {session} does not end as the journal does"),
             Err(e) => log::debug!("the transcript of {session} cannot be compared with the journal: {e}"),
         }
-        open.behind.insert(session.clone(), Behind::of(expected_tail.first, expected_tail.last));
+        open.stale.insert(session.clone(), Stale::of(expected_tail.first, expected_tail.last));
     }
 
-    fn behind_count(&self) -> usize {
-        self.open.lock().expect("no holder panics").behind.len()
+    fn stale_count(&self) -> usize {
+        self.open.lock().expect("no holder panics").stale.len()
     }
 }

@@ -1,5 +1,5 @@
 //! Making transcripts agree with the journal: at the start for all that was published since the last checkpoint, and
-//! for sessions that fell behind.
+//! for sessions that became stale.
 //!
 //! A replay is fed messages in sequence. For each session it finds where its first one belongs and compares line by line
 //! what stands there: a transcript that is already right is only read. A line of the session that the journal no longer
@@ -18,7 +18,7 @@ use crate::message::{Message, SessionId};
 
 use super::merge::{Merge, next_line, stands_at};
 use super::read::Lines;
-use super::{Behind, Transcript, Transcripts};
+use super::{Stale, Transcript, Transcripts};
 
 /// How often a rebuild looks for what was published meanwhile before it leaves the rest to the next one.
 const ROUNDS_MAX: usize = 64;
@@ -79,24 +79,24 @@ impl<D: Disk> Transcripts<D> {
         Replay { transcripts: self, sessions: HashMap::new(), open, appended: 0, are_forgotten: false, fault: None }
     }
 
-    /// Catches up sessions that are behind: `feed` hands every published message behind a sequence to its callback, with
+    /// Catches up sessions that are stale: `feed` hands every published message behind a sequence to its callback, with
     /// its own, and returns the sequence up to which it did. It is called again from there for what came meanwhile.
     ///
     /// # Errors
-    /// `feed` or the disk failed. Sessions that are not caught up stay behind; another call tries again.
+    /// `feed` or the disk failed. Sessions that are not caught up stay stale; another call tries again.
     pub fn rebuild(
         &self,
         mut feed: impl FnMut(u64, &mut dyn FnMut(u64, &Message)) -> io::Result<u64>,
     ) -> io::Result<Rebuilt> {
         let _alone = self.maintenance.lock().expect("no holder panics");
-        let mut pending: HashMap<SessionId, Behind> = self.all_behind().into_iter().collect();
+        let mut pending: HashMap<SessionId, Stale> = self.all_stale().into_iter().collect();
         let known = pending.len();
         self.note_lengths(pending.keys().map(|session| (session, 0)))?;
         let mut met = self.begin_search();
         let mut replay = self.replay();
         replay.are_forgotten = true;
         replay.fault = self.take_out_erased(&mut pending);
-        let Some(first) = pending.values().map(|behind| behind.first).min() else {
+        let Some(first) = pending.values().map(|stale| stale.first).min() else {
             return Ok(Rebuilt { mended: 0, lacking: known, appended: 0, fault: replay.fault });
         };
         let durable = feed(first - 1, &mut |sequence, message| {
@@ -104,7 +104,7 @@ impl<D: Disk> Transcripts<D> {
             replay.one_of(&pending, sequence, message);
         })?;
         for (session, first, last) in replay.reconcile() {
-            self.mark_behind(&session, first, last);
+            self.mark_stale(&session, first, last);
             pending.remove(&session);
         }
         self.end_search(&met, pending.keys())?;
@@ -121,20 +121,20 @@ impl<D: Disk> Transcripts<D> {
         }
         let mut open = self.open.lock().expect("no holder panics");
         for (session, begun) in &pending {
-            if let Some(behind) = open.behind.get_mut(session).filter(|behind| behind.erased == begun.erased) {
-                *behind = Behind::of(durable + 1, behind.last);
+            if let Some(stale) = open.stale.get_mut(session).filter(|stale| stale.erased == begun.erased) {
+                *stale = Stale::of(durable + 1, stale.last);
             }
         }
-        let lacking = open.behind.len();
+        let lacking = open.stale.len();
         Ok(Rebuilt { mended: known.saturating_sub(lacking), lacking, appended: replay.appended, fault: replay.fault })
     }
 
     /// Takes what is erased out of the files of those where some may stand, and those off the list where it fails, with the
     /// first reason.
-    fn take_out_erased(&self, pending: &mut HashMap<SessionId, Behind>) -> Option<io::Error> {
+    fn take_out_erased(&self, pending: &mut HashMap<SessionId, Stale>) -> Option<io::Error> {
         let mut fault = None;
-        pending.retain(|session, behind| {
-            let taken_out = behind.erased.map_or(Ok(()), |id| self.drop_erased(session, id));
+        pending.retain(|session, stale| {
+            let taken_out = stale.erased.map_or(Ok(()), |id| self.drop_erased(session, id));
             taken_out.map_err(|e| fault.get_or_insert(e)).is_ok()
         });
         fault
@@ -142,14 +142,14 @@ impl<D: Disk> Transcripts<D> {
 
     /// Takes those off the list that lack nothing behind `reached`; from here on they are appended to again. One that was
     /// erased meanwhile may have lines again that it should not: it stays behind for the next rebuild.
-    fn release(&self, pending: &mut HashMap<SessionId, Behind>, reached: u64) {
+    fn release(&self, pending: &mut HashMap<SessionId, Stale>, reached: u64) {
         let mut open = self.open.lock().expect("no holder panics");
         pending.retain(|session, begun| {
-            let behind = open.behind.get(session).filter(|behind| behind.erased == begun.erased);
-            let is_ours = behind.is_some() || !open.behind.contains_key(session);
-            let lacks = behind.is_some_and(|behind| behind.last > reached);
+            let stale = open.stale.get(session).filter(|stale| stale.erased == begun.erased);
+            let is_ours = stale.is_some() || !open.stale.contains_key(session);
+            let lacks = stale.is_some_and(|stale| stale.last > reached);
             if is_ours && !lacks {
-                open.behind.remove(session);
+                open.stale.remove(session);
             }
             lacks
         });
@@ -157,9 +157,9 @@ impl<D: Disk> Transcripts<D> {
 }
 
 impl<D: Disk> Replay<'_, D> {
-    fn one_of(&mut self, wanted: &HashMap<SessionId, Behind>, sequence: u64, message: &Message) {
-        if let Some(behind) = wanted.get(message.session()) {
-            self.take(sequence, message, behind.suspect);
+    fn one_of(&mut self, wanted: &HashMap<SessionId, Stale>, sequence: u64, message: &Message) {
+        if let Some(stale) = wanted.get(message.session()) {
+            self.take(sequence, message, stale.suspect);
         }
     }
 
@@ -251,9 +251,9 @@ impl<D: Disk> Replay<'_, D> {
             if read > 0 {
                 return Ok(Agreement::Agrees(offset + read));
             }
-            let (difference, lines_behind) = first_difference(&transcript.file, offset, message)?;
+            let (difference, has_lines_after) = first_difference(&transcript.file, offset, message)?;
             offset = difference;
-            if lines_behind {
+            if has_lines_after {
                 return match stands_at(&transcript.file, offset, message)? {
                     0 => self.merge_from(offset, message),
                     read => Ok(Agreement::Agrees(offset + read)),
@@ -316,14 +316,14 @@ impl<D: Disk> Replay<'_, D> {
     }
 
     /// Ends the replay of a start: what it changed is durable, and the sessions whose transcripts could not be written are
-    /// behind.
+    /// stale.
     pub fn end(mut self) {
         let failed = self.reconcile();
         if let Some(fault) = &self.fault {
-            log::warn!("{} transcripts cannot be brought up to the journal and are behind: {fault}", failed.len());
+            log::warn!("{} transcripts cannot be brought up to the journal and are stale: {fault}", failed.len());
         }
         for (session, first, last) in failed {
-            self.transcripts.mark_behind(&session, first, last);
+            self.transcripts.mark_stale(&session, first, last);
         }
     }
 }

@@ -19,18 +19,18 @@ const LIST_MIN: usize = 1000;
 
 impl<D: Disk> Transcripts<D> {
     /// Makes what was appended to those sessions durable. Returns those of which that is not known: their files failed,
-    /// are gone or others. The caller marks them as behind.
+    /// are gone or others. The caller marks them as stale.
     ///
     /// # Errors
     /// The file system could not be synced, the folder listed or a length noted. None of the sessions counts as durable: the
-    /// caller marks them all as behind.
+    /// caller marks them all as stale.
     pub fn sync<'a>(&self, sessions: impl Iterator<Item = &'a SessionId>) -> io::Result<Vec<SessionId>> {
         // No file is swapped between its sync and the look at its name.
         let _alone = self.maintenance.lock().expect("no holder panics");
         // What is suspect is written anew, and then synced.
         let sessions: Vec<&SessionId> = {
             let open = self.open.lock().expect("no holder panics");
-            sessions.filter(|session| !open.behind.get(session).is_some_and(|behind| behind.suspect)).collect()
+            sessions.filter(|session| !open.stale.get(session).is_some_and(|stale| stale.suspect)).collect()
         };
         let measured = self.measure(&sessions);
         let mut unsafe_ones: HashSet<SessionId> = self.sync_files(&sessions)?.into_iter().collect();

@@ -321,5 +321,5 @@ fn a_fifo_in_a_transcripts_place_keeps_nobody_waiting() {
     });
     // Nobody opens the other end.
     let patience = std::time::Duration::from_secs(10);
-    assert_eq!(outcome.recv_timeout(patience), Ok((true, AppendOutcome::Behind)));
+    assert_eq!(outcome.recv_timeout(patience), Ok((true, AppendOutcome::Stale)));
 }

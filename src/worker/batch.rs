@@ -87,7 +87,7 @@ pub struct Batch {
 
 impl Batch {
     /// An empty one behind sequence `last`.
-    pub fn behind(last: u64) -> Self {
+    pub fn after(last: u64) -> Self {
         Self { last, ..Self::default() }
     }
 

@@ -44,7 +44,7 @@ impl<D: Disk> Worker<D> {
         let old = self.checkpoint;
         self.note_erasures()?;
         let position = self.source.position;
-        let is_due = self.sink.is_behind() || position > old.transcribed;
+        let is_due = self.sink.has_stale() || position > old.transcribed;
         let reached = if is_due { self.sink.flush(position)? } else { position };
         let transcribed = reached.max(old.transcribed);
         let drained = match &self.in_use {

@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_call_of_the_disk_fails_a_letter_that_counts_as_written_survives_a_power_cut() {
+    fn whatever_call_fails_a_letter_that_counts_survives_a_power_cut() {
         let (one, two) = (message(1), message(2));
         let path = Path::new("/data/dead_letter.jsonl");
         for seed in 0..20 {
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_letter_that_a_killed_process_left_unsynced_is_synced_before_it_counts() {
+    fn a_letter_left_unsynced_by_a_kill_is_synced_before_it_counts() {
         let one = message(1);
         let path = Path::new("/data/dead_letter.jsonl");
         let disk = SimDisk::default();

@@ -51,7 +51,7 @@ fn drained(world: &World) -> u64 {
 }
 
 #[test]
-fn a_line_behind_one_that_a_user_tore_is_written_anew_before_the_checkpoint_passes_it() {
+fn a_line_after_a_torn_one_is_rewritten_before_the_checkpoint_passes() {
     let torn: fn(&mut Vec<u8>) = |bytes| bytes.extend_from_slice(b"a user's word");
     let cut: fn(&mut Vec<u8>) = |bytes| bytes.truncate(bytes.len() - 5);
     for (damage, wanted) in [(torn, vec!["one", "two"]), (cut, vec!["two"])] {
@@ -75,7 +75,7 @@ fn a_line_behind_one_that_a_user_tore_is_written_anew_before_the_checkpoint_pass
 }
 
 #[test]
-fn a_write_that_fails_behind_a_line_of_a_users_takes_nothing_that_was_acknowledged_before() {
+fn a_failed_write_after_a_users_line_takes_nothing_acknowledged() {
     for theirs in ["what a user writes\n", "x"] {
         let mut world = world();
         say(world.live.as_ref().unwrap(), "s", "one");
@@ -99,7 +99,7 @@ fn a_write_that_fails_behind_a_line_of_a_users_takes_nothing_that_was_acknowledg
 }
 
 #[test]
-fn a_full_disk_at_the_checkpoint_gives_up_a_drained_segment_and_then_stores_it() {
+fn a_full_disk_at_the_checkpoint_drops_a_drained_segment_to_store_it() {
     let mut world = world();
     let live = world.live.as_mut().unwrap();
     (0..20).for_each(|n| say(live, "s", &format!("{n} {}", "x".repeat(300))));
@@ -118,7 +118,7 @@ fn a_full_disk_at_the_checkpoint_gives_up_a_drained_segment_and_then_stores_it()
 }
 
 #[test]
-fn a_transcript_without_room_holds_the_checkpoint_and_readers_see_no_difference() {
+fn a_transcript_without_space_holds_the_checkpoint_but_no_reader() {
     let mut world = world();
     let live = world.live.as_mut().unwrap();
     say(live, "s", "one");
@@ -146,7 +146,7 @@ fn a_transcript_without_room_holds_the_checkpoint_and_readers_see_no_difference(
 }
 
 #[test]
-fn a_transcript_whose_sync_failed_is_written_anew_before_the_checkpoint_passes_it() {
+fn a_transcript_not_synced_is_rewritten_before_the_checkpoint_passes() {
     let mut world = world();
     let live = world.live.as_mut().unwrap();
     say(live, "s", "one");
@@ -167,7 +167,7 @@ fn a_transcript_whose_sync_failed_is_written_anew_before_the_checkpoint_passes_i
 }
 
 #[test]
-fn what_a_transcript_took_before_it_fell_behind_is_not_passed_unsynced() {
+fn what_a_transcript_took_before_it_became_stale_is_not_passed_unsynced() {
     for seed in 0..8 {
         let mut world = world();
         let live = world.live.as_mut().unwrap();
@@ -190,7 +190,7 @@ fn what_a_transcript_took_before_it_fell_behind_is_not_passed_unsynced() {
 }
 
 #[test]
-fn history_does_not_wait_for_a_sync_that_hangs_neither_the_journals_nor_a_transcripts() {
+fn history_waits_for_no_hanging_sync_of_journal_or_transcript() {
     for part in [".segment", ".jsonl"] {
         let mut world = world();
         let live = world.live.as_mut().unwrap();

@@ -245,7 +245,7 @@ fn histories_without_faults_keep_everything_in_one_order() {
 }
 
 #[test]
-fn after_a_power_cut_at_every_call_the_transcripts_hold_what_the_checkpoint_passed() {
+fn after_a_power_cut_transcripts_hold_what_the_checkpoint_passed() {
     for (seed, fsync) in seeds(1000, &POLICIES) {
         let calls = run(seed, fsync, SHORT, &[], End::PowerCut(0));
         for call in 1..=calls {
@@ -255,7 +255,7 @@ fn after_a_power_cut_at_every_call_the_transcripts_hold_what_the_checkpoint_pass
 }
 
 #[test]
-fn after_a_kill_at_every_call_nothing_is_lost_or_there_twice_whatever_the_policy() {
+fn after_a_kill_at_any_call_nothing_is_lost_or_there_twice() {
     for (seed, fsync) in seeds(2000, &POLICIES) {
         let calls = run(seed, fsync, SHORT, &[], End::Kill);
         for call in 1..=calls {

@@ -3,8 +3,8 @@
 //! While MongoDB is switched off nothing holds a segment for it, so an erasure's record may be gone by the time it is on again,
 //! and what was erased here would stand there for ever: it is noted here until then. And one that was carried out is not final
 //! as long as an insert that failed before it may still arrive behind it: until its call has returned, and for a while longer
-//! ([`LATE`]). Then it is carried out again, and only then it is final; the checkpoint and all segments behind it do not wait
-//! for that.
+//! ([`LATE_INSERT_TIMEOUT`]). Then it is carried out again, and only then it is final; the checkpoint and all segments
+//! behind it do not wait for that.
 //!
 //! The file holds one JSON object a line, `{"session_id": "…", "erased_to": "…"}`: everything of the session up to that id, and
 //! no word of what was said. A start carries out all of them first, and takes for granted that the process before it had sent
@@ -28,9 +28,9 @@ use crate::store::{Calls, Mark};
 const AGAIN_MAX: usize = 10_000;
 /// After an insert failed it may arrive this much later: a server does what it had received when it goes on, and a network
 /// that comes back may wait two minutes before it sends again.
-const LATE: Duration = Duration::from_secs(300);
+const LATE_INSERT_TIMEOUT: Duration = Duration::from_secs(300);
 /// After this an erasure is carried out again and is final whatever still hangs.
-const FINAL: Duration = Duration::from_secs(3600);
+const FINAL_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// One that is to be carried out again, and what it waits for.
 struct Again {
@@ -190,7 +190,7 @@ impl<D: Disk> PendingErasures<D> {
     }
 
     fn must_wait(&self, calls: &Calls) -> bool {
-        self.failed_at + LATE > Instant::now() || calls.abandoned() > 0
+        self.failed_at + LATE_INSERT_TIMEOUT > Instant::now() || calls.abandoned() > 0
     }
 
     fn carry_on(&mut self, session: SessionId, up_to: Id, calls: &Calls) {
@@ -198,7 +198,7 @@ impl<D: Disk> PendingErasures<D> {
             return self.is_final(&session, up_to);
         }
         let now = Instant::now();
-        let (not_before, not_after) = (now.max(self.failed_at + LATE), now + FINAL);
+        let (not_before, not_after) = (now.max(self.failed_at + LATE_INSERT_TIMEOUT), now + FINAL_TIMEOUT);
         self.again.push_back(Again { session, up_to, mark: calls.mark(), not_before, not_after });
         if self.again.len() > AGAIN_MAX
             && let Some(Again { session, up_to, .. }) = self.again.pop_front()
@@ -224,7 +224,7 @@ impl<D: Disk> PendingErasures<D> {
     #[cfg(test)]
     pub fn a_moment_later(&mut self) {
         let now = Instant::now();
-        self.failed_at = now.checked_sub(LATE).expect("the machine runs for longer");
+        self.failed_at = now.checked_sub(LATE_INSERT_TIMEOUT).expect("the machine runs for longer");
         self.again.iter_mut().for_each(|again| again.not_before = now);
     }
 }
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_added_is_there_after_a_restart_each_session_once_and_the_file_is_empty_after_the_last() {
+    fn after_a_restart_each_session_is_there_once_and_the_file_ends_empty() {
         let (disk, path, calls) = (SimDisk::default(), Path::new(PATH), Calls::new("a-test"));
         let mut pending = load(&disk);
         assert_eq!((pending.is_there(), pending.count(), pending.found()), (false, 0, 0));
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_carried_out_soon_after_a_failure_is_so_again_and_of_too_many_the_oldest_is_final() {
+    fn soon_after_a_failure_it_is_carried_out_again_the_oldest_of_many_final() {
         let (disk, calls) = (SimDisk::default(), Calls::new("a-test"));
         let lines = || disk.peek(Path::new(PATH)).unwrap_or_default().iter().filter(|&&byte| byte == b'\n').count();
         load(&disk).add(vec![erasure("found", 1)]).unwrap();

@@ -20,9 +20,9 @@ use crate::message::{Id, SessionId};
 use crate::store::{ERASURES_MAX, ErasurePlace, StoreError, StoredErasure};
 
 /// Between two questions: so long a server may still show what another one has erased.
-const EVERY: Duration = Duration::from_secs(2);
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
 /// The same when the question is refused, for want of rights most likely.
-const EVERY_REFUSED: Duration = Duration::from_secs(30);
+const REFUSED_POLL_INTERVAL: Duration = Duration::from_secs(30);
 /// What came in this time before the last answer is asked for again: two writes may become visible in another order than
 /// their times, and after a failover another clock counts.
 const AGAIN_MILLIS: i64 = 5 * 60 * 1000;
@@ -65,7 +65,7 @@ impl RemoteErasures {
 
     /// Takes the answer; why it cannot be carried out, if so: then the same is asked for again.
     pub(super) fn take(&mut self, found: &[StoredErasure]) -> Option<String> {
-        self.due = Instant::now() + EVERY;
+        self.due = Instant::now() + POLL_INTERVAL;
         let is_new = |(session, up_to): &&(SessionId, Id)| self.heard.peek(session).is_none_or(|heard| heard < up_to);
         let erased = found.iter().filter_map(|found| found.erasure.as_ref()).filter(is_new);
         let erased: Vec<(SessionId, Id)> = erased.cloned().collect();
@@ -88,7 +88,7 @@ impl RemoteErasures {
 
     /// The question was refused; in what words to say so.
     pub(super) fn refused(&mut self, error: &StoreError) -> String {
-        self.due = Instant::now() + EVERY_REFUSED;
+        self.due = Instant::now() + REFUSED_POLL_INTERVAL;
         format!("what other servers erased cannot be read: {error}")
     }
 }
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_answer_is_read_on_at_once_and_the_last_few_minutes_are_asked_for_again() {
+    fn a_full_answer_is_continued_at_once_and_the_last_minutes_read_again() {
         let heard = Arc::new(Mutex::new(Vec::new()));
         let hears = heard.clone();
         let mut remote_erasures = RemoteErasures::new(Box::new(move |erased| {

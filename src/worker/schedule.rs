@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use crate::config::JournalConfig;
 
 /// Between two looks whether segments are to go, by their age or because the disk is full, when nothing else is due.
-const LOOK: Duration = Duration::from_secs(2);
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// Between two flushes for the sake of the room that drained segments leave, while the disk is full.
-const FOR_ROOM: Duration = Duration::from_millis(50);
+const FULL_DISK_FLUSH_INTERVAL: Duration = Duration::from_millis(50);
 /// Between two flushes that are brought forward by what was taken: each looks at every transcript touched since the last.
-const BETWEEN_FLUSHES: Duration = Duration::from_millis(500);
+const FLUSH_INTERVAL_MIN: Duration = Duration::from_millis(500);
 /// The pause after a failed flush.
 pub(super) const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
 
@@ -46,7 +46,7 @@ impl Schedule {
     /// A flush begins, and is due no more.
     pub(super) fn begin(&mut self) {
         (self.due, self.bytes, self.last_flush) = (None, 0, Instant::now());
-        self.look = self.last_flush + LOOK;
+        self.look = self.last_flush + CHECK_INTERVAL;
     }
 
     /// One is due at once.
@@ -64,12 +64,12 @@ impl Schedule {
         self.due = Some(Instant::now() + PAUSE_AFTER_FAILURE);
     }
 
-    /// So much was taken: a segment's worth brings the flush forward, though not more often than [`BETWEEN_FLUSHES`] unless
+    /// So much was taken: a segment's worth brings the flush forward, though not more often than [`FLUSH_INTERVAL_MIN`] unless
     /// the journal would fill meanwhile.
     pub(super) fn took(&mut self, bytes: u64) {
         self.bytes += bytes;
         let may_be_brought_forward =
-            || self.last_flush.elapsed() >= BETWEEN_FLUSHES || self.bytes > self.journal_bytes_max / 8;
+            || self.last_flush.elapsed() >= FLUSH_INTERVAL_MIN || self.bytes > self.journal_bytes_max / 8;
         if self.bytes > self.segment_bytes && may_be_brought_forward() {
             self.now();
         } else {
@@ -80,7 +80,7 @@ impl Schedule {
     /// Whether a flush is due.
     pub(super) fn is_due(&self, wants_room: bool) -> bool {
         let now = Instant::now();
-        let for_room = wants_room && self.last_flush.elapsed() >= FOR_ROOM;
+        let for_room = wants_room && self.last_flush.elapsed() >= FULL_DISK_FLUSH_INTERVAL;
         self.due.is_some_and(|due| now >= due) || now >= self.look || for_room
     }
 }

@@ -1,4 +1,4 @@
-//! What the worker knows of the transcripts: they are synced, and those that fell behind are rebuilt from the journal.
+//! What the worker knows of the transcripts: they are synced, and those that became stale are rebuilt from the journal.
 //!
 //! Invariant: a sequence counts as reached only when no transcript lacks it and every file that took it was synced under
 //! its own name. After a failed sync nothing that it covered is believed: it is written anew.
@@ -59,17 +59,17 @@ impl<D: Disk> TranscriptSink<D> {
         let Some((first, last)) = self.span.filter(|_| !sessions.is_empty()) else { return };
         log::warn!("{} transcripts may not hold what they took and are written anew", sessions.len());
         for session in sessions {
-            self.transcripts.mark_behind(session, first, last);
+            self.transcripts.mark_stale(session, first, last);
         }
     }
 
-    /// A transcript that is to be written anew is not synced. What it took before it fell behind was not synced either, if
+    /// A transcript that is to be written anew is not synced. What it took before it became stale was not synced either, if
     /// it was taken since the last flush: that is written anew as well, or the checkpoint would pass it.
     fn widen(&self) {
         let Some((first, last)) = self.span else { return };
-        for (session, behind) in self.transcripts.all_behind() {
-            if behind.suspect && behind.first > first && self.touched.contains(&session) {
-                self.transcripts.mark_behind(&session, first, last);
+        for (session, stale) in self.transcripts.all_stale() {
+            if stale.suspect && stale.first > first && self.touched.contains(&session) {
+                self.transcripts.mark_stale(&session, first, last);
             }
         }
     }
@@ -92,15 +92,15 @@ impl<D: Disk> TranscriptSink<D> {
         let Rebuilt { mended, lacking, fault, .. } =
             rebuilt.unwrap_or_else(|e| Rebuilt { fault: Some(e), ..Rebuilt::default() });
         if mended > 0 {
-            log::info!("{mended} transcripts that had fallen behind were rebuilt; {lacking} still lack something");
+            log::info!("{mended} transcripts that had become stale were rebuilt; {lacking} still lack something");
         }
         let failed = fault.filter(|_| mended == 0).map_or(Ok(()), Err);
-        let works = "transcripts that fell behind can be rebuilt again";
-        self.rebuilding.take(failed, "transcripts that fell behind cannot be rebuilt", works);
+        let works = "transcripts that became stale can be rebuilt again";
+        self.rebuilding.take(failed, "transcripts that became stale cannot be rebuilt", works);
     }
 
     /// Whether a transcript lacks something: it is to be flushed, whatever was taken.
-    pub(super) fn is_behind(&self) -> bool {
+    pub(super) fn has_stale(&self) -> bool {
         self.transcripts.check_lengths(LENGTHS_AT_ONCE);
         self.transcripts.first_lacking().is_some()
     }

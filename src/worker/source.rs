@@ -17,9 +17,9 @@ use crate::message::Id;
 /// How much of the journal is read at once, in bytes.
 pub(super) const READ_BYTES: usize = 1 << 20;
 /// Between two looks at what is published when nothing is known to be missing: all that an idle process wakes for.
-const IDLE: Duration = Duration::from_secs(1);
+const IDLE_POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// The same while a record was offered whose predecessors are not yet said to be published.
-pub(super) const SOON: Duration = Duration::from_millis(5);
+pub(super) const RETRY_INTERVAL: Duration = Duration::from_millis(5);
 /// The longest pause after a failed read.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
 
@@ -73,7 +73,7 @@ impl<D: Disk> Source<D> {
 
     /// Whether records are to be read from the journal: those before one that was offered, or, with nothing left in the
     /// channel, the last ones, which were skipped.
-    pub(super) fn is_behind(&self) -> bool {
+    pub(super) fn is_lagging(&self) -> bool {
         // In this order: what is published was offered before.
         let published = self.journal.published();
         let skipped = self.position < self.offered || (self.position < published && self.channel.is_empty());
@@ -112,7 +112,7 @@ impl<D: Disk> Source<D> {
 
     /// How long nothing is to be done, if nothing comes.
     pub(super) fn wait(&self) -> Duration {
-        let idle = if self.position < self.offered { SOON } else { IDLE };
-        self.reading.until().map_or(idle, |again| again.saturating_duration_since(Instant::now()).max(SOON))
+        let idle = if self.position < self.offered { RETRY_INTERVAL } else { IDLE_POLL_INTERVAL };
+        self.reading.until().map_or(idle, |again| again.saturating_duration_since(Instant::now()).max(RETRY_INTERVAL))
     }
 }

@@ -9,7 +9,7 @@ use crate::message::{Clock, Id, Timestamp};
 use crate::store::{Connected, Inserted};
 
 /// Between two log lines about flushes; those between are summed up.
-const FLUSH_LINE_EVERY: Duration = Duration::from_secs(1);
+const FLUSH_LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Reasons that are told in one outage: it may have several, one after the other and over again.
 const REASONS_MAX: usize = 8;
@@ -178,7 +178,7 @@ impl MongoStatus {
         totals.took += took;
         inner.view.last_flush = Some(self.clock.now());
         inner.untold = (inner.untold.0 + stored + already, inner.untold.1 + count);
-        if inner.told.is_none_or(|told| told.elapsed() >= FLUSH_LINE_EVERY) {
+        if inner.told.is_none_or(|told| told.elapsed() >= FLUSH_LOG_INTERVAL) {
             let ((done, of), ms) = (inner.untold, took.as_secs_f64() * 1e3);
             (inner.untold, inner.told) = ((0, 0), Some(Instant::now()));
             log::info!("[CHAT WORKER] Flushed {done}/{of} chat messages to Mongo ({ms:.1} ms).");

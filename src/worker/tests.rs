@@ -162,7 +162,7 @@ fn gated(fails: bool) -> (Option<Gate>, Sender<()>, Receiver<u64>) {
 }
 
 #[test]
-fn the_last_records_that_a_full_channel_turned_away_are_taken_in_the_silence_after() {
+fn the_last_records_a_full_channel_refused_are_taken_afterwards() {
     let fixture = Fixture::new(2);
     let (gate, open, seen) = gated(false);
     let running = fixture.run(gate, Checkpoint::default());
@@ -257,7 +257,7 @@ fn a_journal_that_could_not_be_read_is_read_again() {
 }
 
 #[test]
-fn segments_that_were_drained_are_dropped_although_nothing_more_can_be_flushed() {
+fn drained_segments_are_dropped_although_nothing_can_be_flushed() {
     let fixture = Fixture::new(1000);
     fixture.record(200, &"x".repeat(2000));
     let before = fixture.journal.stats().segments;

@@ -20,7 +20,7 @@ use super::markdown::Block;
 use super::services::Services;
 use super::shape::difference;
 use super::support::server::{BINARY, run, said};
-use super::support::{Options, PATIENCE, Server};
+use super::support::{Options, Server, WAIT_TIMEOUT};
 
 /// What the examples of a configuration take from the environment.
 const ENVIRONMENT: [(&str, &str); 2] = [("CHATKEEP_TOKEN", "s3cret"), ("OPENAI_API_KEY", "sk-none")];
@@ -166,7 +166,7 @@ impl Stage {
     }
 }
 
-/// What a child prints, until that is enough, or to its end, or for [`PATIENCE`].
+/// What a child prints, until that is enough, or to its end, or for [`WAIT_TIMEOUT`].
 fn read(child: &mut Child, enough: impl Fn(&str) -> bool) -> String {
     let stdout = child.stdout.take().unwrap();
     let (send, lines) = channel();
@@ -178,7 +178,7 @@ fn read(child: &mut Child, enough: impl Fn(&str) -> bool) -> String {
             }
         }
     });
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     let mut printed = String::new();
     loop {
         match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
@@ -197,7 +197,7 @@ fn read(child: &mut Child, enough: impl Fn(&str) -> bool) -> String {
 /// Waits for a child's end, which is asked for where it does not come by itself, and takes what it has started with it.
 fn end(child: &mut Child, endless: bool) -> ExitStatus {
     let group = Pid::from_child(child);
-    let deadline = Instant::now() + if endless { Duration::ZERO } else { PATIENCE };
+    let deadline = Instant::now() + if endless { Duration::ZERO } else { WAIT_TIMEOUT };
     while Instant::now() < deadline {
         if let Some(status) = child.try_wait().unwrap() {
             return status;
@@ -206,7 +206,7 @@ fn end(child: &mut Child, endless: bool) -> ExitStatus {
     }
     // Who has ended meanwhile cannot be reached, and need not be.
     let _ = kill_process_group(group, Signal::TERM);
-    let patience = Instant::now() + PATIENCE;
+    let patience = Instant::now() + WAIT_TIMEOUT;
     while child.try_wait().unwrap().is_none() && Instant::now() < patience {
         std::thread::park_timeout(Duration::from_millis(5));
     }

@@ -11,7 +11,7 @@ use mongodb::sync::Collection;
 use serde_json::{Value, json};
 
 use super::mongod::{Mongod, message_of};
-use super::{Options, PATIENCE, Server, wait_until};
+use super::{Options, Server, WAIT_TIMEOUT, wait_until};
 
 /// Nobody listens there.
 pub const NOWHERE: &str = "mongodb://127.0.0.1:1/";
@@ -47,7 +47,7 @@ pub fn queue(server: &Server, field: &str) -> u64 {
 #[track_caller]
 pub fn wait_until_drained(server: &Server) {
     let mut last = Value::Null;
-    let deadline = Instant::now() + 3 * PATIENCE;
+    let deadline = Instant::now() + 3 * WAIT_TIMEOUT;
     loop {
         let status = status(server);
         if status["queue"]["pending"] == 0 {
@@ -70,7 +70,7 @@ pub fn wait_until_drained(server: &Server) {
 /// Waits until MongoDB is said to be in error, and gives the reason.
 #[track_caller]
 pub fn wait_until_in_error(server: &Server) -> String {
-    wait_until("the status tells of the error", PATIENCE, || status(server)["mongo"]["status"] == "error");
+    wait_until("the status tells of the error", WAIT_TIMEOUT, || status(server)["mongo"]["status"] == "error");
     let mongo = status(server)["mongo"].clone();
     assert!(mongo["since"].as_str().is_some_and(|since| since.ends_with("+00:00")), "{mongo}");
     mongo["reason"].as_str().unwrap_or_else(|| panic!("an error has a reason: {mongo}")).to_owned()

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::http::Client;
-use super::{PATIENCE, wait_until};
+use super::{WAIT_TIMEOUT, wait_until};
 
 /// The program.
 fn program() -> &'static Path {
@@ -49,7 +49,7 @@ impl Fakellm {
         let child =
             command.stderr(File::create(&log).expect("a log can be made")).spawn().expect("fakellm can be started");
         let mut server = Self { folder, child, port: 0 };
-        wait_until("fakellm tells its port", PATIENCE, || {
+        wait_until("fakellm tells its port", WAIT_TIMEOUT, || {
             let told = fs::read_to_string(&log).unwrap_or_default();
             let port =
                 told.split("running on http://127.0.0.1:").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());

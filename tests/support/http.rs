@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::PATIENCE;
+use super::WAIT_TIMEOUT;
 
 /// One reply.
 #[derive(Clone, Debug)]
@@ -125,7 +125,7 @@ pub struct Connection {
 impl Connection {
     /// Connects over TCP.
     pub fn tcp(address: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+        let stream = TcpStream::connect_timeout(&address, WAIT_TIMEOUT)?;
         stream.set_nodelay(true)?;
         Ok(Self { stream: Stream::Tcp(stream), inbox: Vec::new() })
     }
@@ -137,7 +137,7 @@ impl Connection {
 
     /// Sends all of it.
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.send_within(bytes, PATIENCE)
+        self.send_within(bytes, WAIT_TIMEOUT)
     }
 
     /// Sends all of it, each part within that time.
@@ -156,7 +156,7 @@ impl Connection {
 
     /// The next `length` bytes, for what is no reply.
     pub fn exactly(&mut self, length: usize) -> io::Result<Vec<u8>> {
-        self.take(length, Instant::now() + PATIENCE)
+        self.take(length, Instant::now() + WAIT_TIMEOUT)
     }
 
     /// The next reply, or an error: `UnexpectedEof` when the server closed before it was whole, `TimedOut` when it
@@ -165,9 +165,9 @@ impl Connection {
         self.reply_to(false, Instant::now() + within)
     }
 
-    /// The next reply within [`PATIENCE`].
+    /// The next reply within [`WAIT_TIMEOUT`].
     pub fn reply(&mut self) -> io::Result<Reply> {
-        self.reply_within(PATIENCE)
+        self.reply_within(WAIT_TIMEOUT)
     }
 
     /// Reads to the end of the connection; a reset counts as the end. `None` when it is still open after `within`.
@@ -215,7 +215,7 @@ impl Connection {
 
     /// The bytes up to and with the next `end`, as they come: chunks of a stream with their framing.
     pub fn until(&mut self, end: &str) -> io::Result<String> {
-        let bytes = self.take_until(end.as_bytes(), Instant::now() + PATIENCE)?;
+        let bytes = self.take_until(end.as_bytes(), Instant::now() + WAIT_TIMEOUT)?;
         String::from_utf8(bytes).map_err(|_| bad("not UTF-8".to_owned()))
     }
 
@@ -353,7 +353,7 @@ impl Client {
         let mut bytes = request.into_bytes();
         bytes.extend_from_slice(body.unwrap_or_default());
         connection.send(&bytes)?;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         let reply = loop {
             let reply = connection.reply_to(method == "HEAD", deadline)?;
             if reply.status >= 200 {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::PATIENCE;
+use super::WAIT_TIMEOUT;
 
 /// Kills a child that still runs when its time is over; dropped before, it lets it live.
 ///
@@ -16,7 +16,7 @@ pub struct Limit(#[allow(dead_code, reason = "it is dropped, no more")] Sender<(
 impl Limit {
     /// On a child that is waited for, if at all, right before this is dropped.
     pub fn on(child: &Child) -> Self {
-        Self::within(child, PATIENCE)
+        Self::within(child, WAIT_TIMEOUT)
     }
 
     /// The same with another time.

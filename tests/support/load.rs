@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{Client, Oracle, PATIENCE, Random, Server, wait_until};
+use super::{Client, Oracle, Random, Server, WAIT_TIMEOUT, wait_until};
 
 const CLIENTS: u64 = 6;
 const SESSIONS: u64 = 4;
@@ -60,7 +60,7 @@ impl Load {
     /// Waits until that many messages were acknowledged, so that a slow machine is not killed before it began.
     pub fn wait_for(&self, messages: usize) {
         let enough = || self.acknowledged.load(Ordering::Relaxed) >= messages;
-        wait_until(&format!("{messages} acknowledged messages under load"), PATIENCE, enough);
+        wait_until(&format!("{messages} acknowledged messages under load"), WAIT_TIMEOUT, enough);
     }
 
     /// How many messages were acknowledged so far.

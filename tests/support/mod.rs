@@ -34,10 +34,10 @@ pub use oracle::Oracle;
 pub use server::{Options, Server};
 
 /// How long anything may take that should take milliseconds. Generous: the machines are shared.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How much longer than its time a thing may take, where a test shows that something else was not waited for. What is not to
-/// be waited for takes [`PATIENCE`] or longer in such a test, so that the two cannot be taken for each other.
+/// be waited for takes [`WAIT_TIMEOUT`] or longer in such a test, so that the two cannot be taken for each other.
 pub const SLACK: Duration = Duration::from_secs(20);
 
 /// Waits until `holds` is true, looking a hundred times a second.
@@ -121,9 +121,9 @@ pub fn walk(root: &Path) -> Vec<PathBuf> {
 /// that was listed before, so that look counts for nothing and there is another.
 ///
 /// # Panics
-/// When there was no whole look within [`PATIENCE`].
+/// When there was no whole look within [`WAIT_TIMEOUT`].
 pub fn files_holding(root: &Path, needle: &str) -> Vec<PathBuf> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     loop {
         let mut grep = Command::new("grep");
         let output = grep.arg("-rlaF").arg("-e").arg(needle).arg(root).output().expect("grep can be run");

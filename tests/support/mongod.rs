@@ -17,7 +17,7 @@ use mongodb::sync::{Client, Collection};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use super::{PATIENCE, wait_until};
+use super::{WAIT_TIMEOUT, wait_until};
 
 /// The user of servers with authentication.
 pub const USER: &str = "keeper";
@@ -130,7 +130,7 @@ impl Mongod {
     #[track_caller]
     fn wait_until_it_answers(&mut self) {
         let client = Client::with_options(direct(self.port, None)).expect("options of a test");
-        wait_until("mongod answers", PATIENCE, || {
+        wait_until("mongod answers", WAIT_TIMEOUT, || {
             let child = self.child.as_mut().expect("it was started");
             assert!(child.try_wait().expect("a child can be asked").is_none(), "mongod has ended, see its log");
             client.database("admin").run_command(doc! { "hello": 1 }).run().is_ok()
@@ -188,7 +188,7 @@ impl Mongod {
         self.signal(Signal::STOP);
         let tasks = format!("/proc/{}/task", self.child.as_ref().expect("it runs").id());
         let stands = |stat: String| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'));
-        wait_until("every thread of it stands", PATIENCE, || {
+        wait_until("every thread of it stands", WAIT_TIMEOUT, || {
             let tasks = fs::read_dir(&tasks).expect("it runs").flatten();
             // One that ended in between has none.
             tasks.map(|task| fs::read_to_string(task.path().join("stat"))).all(|stat| stat.map_or(true, stands))
@@ -274,7 +274,7 @@ impl ReplicaSet {
         let config = doc! { "_id": "rs", "members": hosts, "settings": { "electionTimeoutMillis": ELECTION_MS } };
         let initiate = doc! { "replSetInitiate": config };
         set.members[0].client().database("admin").run_command(initiate).run().expect("the set can be initiated");
-        wait_until("a primary and two secondaries", PATIENCE, || {
+        wait_until("a primary and two secondaries", WAIT_TIMEOUT, || {
             set.primary().is_some() && set.members.iter().filter(|m| is(m, "secondary")).count() == 2
         });
         set
@@ -294,7 +294,7 @@ impl ReplicaSet {
     /// Waits for a primary.
     #[track_caller]
     pub fn wait_for_primary(&self) -> usize {
-        wait_until("a primary", PATIENCE, || self.primary().is_some());
+        wait_until("a primary", WAIT_TIMEOUT, || self.primary().is_some());
         self.primary().expect("there was one just now")
     }
 

@@ -14,7 +14,7 @@ use mongodb::{
 };
 use serde_json::Value;
 
-use super::{PATIENCE, Server, wait_until};
+use super::{Server, WAIT_TIMEOUT, wait_until};
 
 /// What was sent as (role, text), and what is known of it.
 #[derive(Default)]
@@ -70,7 +70,7 @@ impl Oracle {
                 let history = server.client().whole_history(name);
                 session.compare(&format!("history of {name}"), name, &history);
                 let ids: BTreeSet<&str> = history.iter().filter_map(|m| m["id"].as_str()).collect();
-                wait_until(&format!("the transcript of {name} has its {} messages", ids.len()), PATIENCE, || {
+                wait_until(&format!("the transcript of {name} has its {} messages", ids.len()), WAIT_TIMEOUT, || {
                     server.transcript(name).0.len() >= ids.len()
                 });
                 let (lines, damaged) = server.transcript(name);

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::http::{Client, Connection};
-use super::{Limit, PATIENCE, wait_until};
+use super::{Limit, WAIT_TIMEOUT, wait_until};
 
 /// The binary under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_chatkeep");
@@ -147,7 +147,7 @@ impl Server {
                 let _ = send.send(line);
             }
         });
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         self.address = loop {
             match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(line) => {
@@ -194,14 +194,14 @@ impl Server {
     /// Waits for its exit.
     #[track_caller]
     pub fn wait(&mut self) -> ExitStatus {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         loop {
             let child = self.child.as_mut().expect("it runs");
             if let Some(status) = child.try_wait().expect("a child can be waited for") {
                 self.child = None;
                 return status;
             }
-            assert!(Instant::now() < deadline, "it did not stop within {PATIENCE:?}");
+            assert!(Instant::now() < deadline, "it did not stop within {WAIT_TIMEOUT:?}");
             std::thread::park_timeout(Duration::from_millis(5));
         }
     }
@@ -283,7 +283,7 @@ impl Server {
     /// repaired after a start), and gives them.
     #[track_caller]
     pub fn transcript_of(&self, session: &str, lines: usize) -> Vec<Value> {
-        wait_until(&format!("{lines} lines in the transcript of {session}"), PATIENCE, || {
+        wait_until(&format!("{lines} lines in the transcript of {session}"), WAIT_TIMEOUT, || {
             self.transcript(session).0.len() >= lines
         });
         let (good, bad) = self.transcript(session);
@@ -331,7 +331,7 @@ impl Drop for Server {
 /// Runs a command to its end.
 ///
 /// # Panics
-/// When it takes longer than [`PATIENCE`]: what must refuse to start must not serve instead.
+/// When it takes longer than [`WAIT_TIMEOUT`]: what must refuse to start must not serve instead.
 #[track_caller]
 pub fn run(command: &mut Command) -> Output {
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the command can be started");

@@ -8,7 +8,7 @@ use tungstenite::client::IntoClientRequest as _;
 use tungstenite::protocol::WebSocket;
 use tungstenite::{Error, Message};
 
-use super::{Connection, PATIENCE, Server};
+use super::{Connection, Server, WAIT_TIMEOUT};
 
 /// One client.
 pub struct Socket {
@@ -34,7 +34,7 @@ impl Socket {
     /// The same with header fields.
     pub fn try_open_with(server: &Server, query: &str, headers: &[(&'static str, &str)]) -> Result<Self, Error> {
         let stream = TcpStream::connect(server.address())?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(WAIT_TIMEOUT))?;
         stream.set_nodelay(true)?;
         let mut request = format!("ws://{}/ws/chat?{query}", server.address()).into_client_request()?;
         for (name, value) in headers {
@@ -111,7 +111,7 @@ impl Socket {
     pub fn is_silent(&mut self, within: Duration) -> bool {
         self.inner.get_ref().set_read_timeout(Some(within)).expect("a socket takes a timeout");
         let came = self.try_next();
-        self.inner.get_ref().set_read_timeout(Some(PATIENCE)).expect("a socket takes a timeout");
+        self.inner.get_ref().set_read_timeout(Some(WAIT_TIMEOUT)).expect("a socket takes a timeout");
         matches!(came, Err(Error::Io(e)) if matches!(e.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut))
     }
 

@@ -1,5 +1,5 @@
-//! A room with a real journal, history and engine below it, and clients that are lists: joins, resumes and slow readers while
-//! others write (here), and turns that take their time (`subscribers_tests/turns.rs`).
+//! Subscribers with a real journal, history and engine below them, and clients that are lists: joins, resumes and slow
+//! readers while others write (here), and turns that take their time (`subscribers_tests/turns.rs`).
 
 mod turns;
 
@@ -24,7 +24,7 @@ use crate::message::{Id, Origin, Timestamp};
 use crate::recorder::{Recorder, open_transcripts};
 use crate::responder::{Answer, Echo, Failure, Question, Responder};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Says what it is given until it is stopped or the sender is gone; `at_once` is the echo's.
 struct Slow(Receiver<&'static str>);
@@ -96,7 +96,7 @@ struct World {
     _folder: TempDir,
     chat: Arc<Chat>,
     history: Arc<History>,
-    rooms: SocketService,
+    service: SocketService,
     subscribers: Box<dyn SocketHandler>,
     clients: Clients,
     next: u64,
@@ -118,9 +118,10 @@ impl World {
         let history = Arc::new(History::new(&config, clock.clone(), cache, transcripts, opened.journal.clone()));
         let (recorder, hub) = (Arc::new(opened.recorder), opened.hub.clone());
         let chat = Arc::new(Chat::new(recorder, history.clone(), hub, Some(responder), &config.responder, 8));
-        let rooms = SocketService::start(&config.websocket, clock, chat.clone(), history.clone(), opened.hub).unwrap();
-        let subscribers = rooms.handler(Arc::new(TestBell::default()));
-        Self { _folder: folder, chat, history, rooms, subscribers, clients: Clients::default(), next: 0 }
+        let service =
+            SocketService::start(&config.websocket, clock, chat.clone(), history.clone(), opened.hub).unwrap();
+        let subscribers = service.handler(Arc::new(TestBell::default()));
+        Self { _folder: folder, chat, history, service, subscribers, clients: Clients::default(), next: 0 }
     }
 
     fn open(&mut self, session: &str, after: Option<Id>) -> SocketId {
@@ -161,7 +162,7 @@ impl World {
     /// Goes round until `holds`.
     #[track_caller]
     fn until(&mut self, what: &str, mut holds: impl FnMut(&Clients) -> bool) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         while !holds(&self.clients) {
             assert!(
                 Instant::now() < deadline,
@@ -211,7 +212,7 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        self.rooms.stop(Instant::now() + PATIENCE);
+        self.service.stop(Instant::now() + WAIT_TIMEOUT);
     }
 }
 
@@ -275,7 +276,7 @@ fn write(chat: &Chat, stop: &AtomicBool, (written, rounds): (&AtomicUsize, &Atom
 }
 
 #[test]
-fn whoever_joins_resumes_or_reads_slowly_is_told_everything_once_and_in_order() {
+fn whoever_joins_resumes_or_reads_slowly_gets_everything_once_in_order() {
     let scale: u64 = std::env::var("CHATKEEP_TEST_SCALE").ok().and_then(|s| s.parse().ok()).unwrap_or(1);
     let seed = std::env::var("CHATKEEP_TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(7);
     let mut random = Xorshift(seed);
@@ -348,7 +349,7 @@ fn whoever_joins_resumes_or_reads_slowly_is_told_everything_once_and_in_order() 
         client.is_slow = false;
     }
     // What is under way still comes; then everybody is told of the last.
-    let deadline = Instant::now() + 4 * PATIENCE;
+    let deadline = Instant::now() + 4 * WAIT_TIMEOUT;
     let all = loop {
         // Many rounds for one look, which reads everything: whoever is far behind is given a page in each.
         for _ in 0..100 {

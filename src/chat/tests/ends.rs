@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn an_answer_is_recorded_behind_its_question_with_what_the_responder_tells() {
+fn an_answer_is_recorded_after_its_question_with_its_metadata() {
     let world = World::new();
     let outcome = world.say("say a b");
     assert_eq!((outcome.status, outcome.text.as_deref(), outcome.duplicate), (Status::Completed, Some("a b"), false));
@@ -49,7 +49,7 @@ fn a_turn_past_its_time_is_an_error() {
 fn a_stopped_turn_keeps_what_was_said() {
     let world = World::new();
     let follow = world.begin("s", "hang");
-    assert_eq!(follow.running().wait_for_text(0, Instant::now() + PATIENCE), TurnProgress::Text("so far".into()));
+    assert_eq!(follow.running().wait_for_text(0, Instant::now() + WAIT_TIMEOUT), TurnProgress::Text("so far".into()));
     // The word of a stop comes from another thread than the pieces.
     wait_until("the piece is told", || world.diary.lines().len() == 2);
     assert!(world.chat.stop(&turn("s", "").session));
@@ -88,7 +88,7 @@ fn an_erased_session_s_turn_ends_and_leaves_nothing() {
 }
 
 #[test]
-fn a_key_whose_message_is_erased_is_new_also_while_the_turn_of_then_is_ending() {
+fn a_key_of_an_erased_message_is_new_even_while_its_old_turn_ends() {
     let world = World::new();
     let erased = world.begin_keyed("s", "deaf", Some("k"));
     wait_until("the responder is asked", || erased.running().text() == "one");
@@ -105,7 +105,7 @@ fn a_key_whose_message_is_erased_is_new_also_while_the_turn_of_then_is_ending() 
 }
 
 #[test]
-fn an_erasure_at_any_moment_of_a_turn_leaves_the_whole_turn_or_nothing_of_its_reply() {
+fn an_erasure_amid_a_turn_leaves_the_whole_turn_or_no_reply() {
     let world = World::new();
     for round in 0..60 {
         let session = format!("r{round}");
@@ -131,7 +131,7 @@ fn a_close_stops_what_is_answered_and_refuses_what_comes() {
     let queued = std::thread::spawn(move || chat.say(&queued.as_turn()));
     wait_until("it queues", || world.chat.stats().waiting == 2);
     let soon = Instant::now() + Duration::from_millis(50);
-    assert!(world.chat.close(soon, soon + PATIENCE));
+    assert!(world.chat.close(soon, soon + WAIT_TIMEOUT));
     assert!(Instant::now() >= soon, "it was given its time");
     assert_eq!(queued.join().unwrap(), Err(TurnError::Stopping));
     assert_eq!(follow.wait().unwrap().status, Status::Cancelled);

@@ -7,7 +7,7 @@ fn texts(world: &World, session: &str) -> Vec<String> {
 }
 
 #[test]
-fn turns_of_a_session_are_answered_in_order_of_arrival_and_sessions_side_by_side() {
+fn turns_of_a_session_are_answered_in_order_and_sessions_side_by_side() {
     let world = World::new();
     let first = world.begin("s", "gate");
     let mut queued = Vec::new();
@@ -43,7 +43,7 @@ fn a_turn_that_waits_too_long_for_those_before_it_is_not_begun() {
 }
 
 #[test]
-fn who_does_not_queue_is_refused_while_another_message_is_answered_and_nothing_is_recorded() {
+fn while_one_is_answered_who_does_not_queue_is_refused_and_unrecorded() {
     let world = World::new();
     let first = world.begin("s", "gate");
     for text in ["say x", "/clear"] {
@@ -57,11 +57,11 @@ fn who_does_not_queue_is_refused_while_another_message_is_answered_and_nothing_i
 }
 
 #[test]
-fn a_retry_that_does_not_queue_joins_others_with_its_key_also_while_they_stand_in_line() {
+fn a_retry_that_does_not_queue_joins_waiting_ones_with_its_key() {
     let world = World::new();
     let key = Some(Key::new(&turn("s", "").session, "k", &[b"x"]));
     let session = turn("s", "").session;
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + WAIT_TIMEOUT;
     let enter = |key| {
         let (sessions, session) = (world.chat.sessions.clone(), session.clone());
         std::thread::spawn(move || sessions.enter(&session, Holder::Beginning(key), WhenBusy::Refuse, until).is_ok())
@@ -115,7 +115,7 @@ fn a_place_is_free_for_whoever_has_read_the_answer() {
 }
 
 #[test]
-fn one_key_sent_by_many_at_once_is_answered_once_and_everybody_gets_the_answer() {
+fn one_key_sent_by_many_at_once_is_answered_once_and_to_all() {
     let world = World::new();
     let first = world.begin_keyed("s", "gate", Some("k"));
     let said = TurnResult { key: Some("k"), ..turn("s", "gate") };
@@ -148,7 +148,7 @@ fn a_failed_answer_is_what_its_key_stands_for() {
 }
 
 #[test]
-fn a_message_whose_turn_has_no_reply_is_answered_when_its_key_comes_again_also_after_a_restart() {
+fn a_message_without_reply_is_answered_when_its_key_comes_again() {
     let folder = tempfile::tempdir().unwrap();
     let session = turn("s", "").session;
     let given = |text, key| NewMessage {
@@ -196,7 +196,7 @@ fn a_responder_is_given_what_fits_from_the_last_new_context_on() {
 }
 
 #[test]
-fn who_comes_in_the_middle_has_the_text_so_far_and_then_every_piece_behind_it() {
+fn a_late_follower_has_the_text_so_far_and_then_every_piece() {
     let world = World::new();
     let follow = world.begin("s", "gate");
     wait_until("it has begun", || !follow.running().text().is_empty());
@@ -205,7 +205,7 @@ fn who_comes_in_the_middle_has_the_text_so_far_and_then_every_piece_behind_it() 
     assert_eq!((text.as_str(), current.user()), ("one", follow.running().user()));
     world.open_gate();
     loop {
-        match current.wait_for_text(text.len(), Instant::now() + PATIENCE) {
+        match current.wait_for_text(text.len(), Instant::now() + WAIT_TIMEOUT) {
             TurnProgress::Text(more) => text.push_str(&more),
             TurnProgress::End(end) => break assert_eq!(end.unwrap().text, text),
             TurnProgress::Nothing => panic!("it does not end"),

@@ -25,7 +25,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long messages may take to arrive, beside `journal.checkpoint_seconds`.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two looks at the status.
-const GLANCE: Duration = Duration::from_millis(50);
+const STATUS_POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// How much of a transcript's end is read, in bytes.
 const TRANSCRIPT_BYTES: u64 = 1 << 20;
 
@@ -315,6 +315,6 @@ fn once(
             return Ok(answer);
         }
         // There is nothing to wake us: the condition is another process's.
-        std::thread::park_timeout(GLANCE);
+        std::thread::park_timeout(STATUS_POLL_INTERVAL);
     }
 }

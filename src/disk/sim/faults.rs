@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::{SimDisk, Target, World};
 
 /// How long a test waits for a call to hang before it has failed.
-const PATIENCE: Duration = Duration::from_secs(30);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What goes wrong at one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +100,7 @@ impl SimDisk {
 
     /// Waits until a call hangs.
     pub fn wait_until_stalled(&self) {
-        let waited = self.0.stalls.wait_timeout_while(self.world(), PATIENCE, |world| world.faults.hanging == 0);
+        let waited = self.0.stalls.wait_timeout_while(self.world(), WAIT_TIMEOUT, |world| world.faults.hanging == 0);
         assert!(!waited.expect("no holder panics").1.timed_out(), "nothing hangs");
     }
 

@@ -43,7 +43,7 @@ fn a_name_that_was_not_synced_may_be_gone_after_a_power_cut() {
 }
 
 #[test]
-fn a_failed_sync_of_the_whole_disk_is_told_once_to_every_file_that_was_open() {
+fn a_failed_sync_of_the_whole_disk_is_told_once_to_every_open_file() {
     let (disk, file) = written(b"lost");
     let other = disk.open(Path::new(PATH)).unwrap();
     disk.fault_at(disk.calls() + 1, Fault::Fail(io::ErrorKind::Other));
@@ -57,7 +57,7 @@ fn a_failed_sync_of_the_whole_disk_is_told_once_to_every_file_that_was_open() {
 }
 
 #[test]
-fn a_lasting_fault_concerns_one_kind_of_call_on_some_files_until_it_is_healed() {
+fn a_lasting_fault_hits_one_kind_of_call_on_some_files_until_healed() {
     let (disk, file) = written(b"x");
     let other = disk.create(Path::new("/d/b")).unwrap();
     disk.fail_every(Op::Write, "/d/a", io::ErrorKind::StorageFull);

@@ -61,7 +61,7 @@ fn inner_frames(case: &Case, path: &Path) -> (usize, usize) {
 }
 
 #[test]
-fn every_flipped_byte_of_a_journal_costs_one_record_at_most_and_none_in_a_header() {
+fn every_flipped_byte_costs_one_record_at_most_and_none_in_a_header() {
     for with_digests in [false, true] {
         let (mut case, all, segments) = small_journal(7);
         if with_digests {
@@ -88,7 +88,7 @@ fn every_flipped_byte_of_a_journal_costs_one_record_at_most_and_none_in_a_header
 }
 
 #[test]
-fn a_lost_sector_at_the_start_of_a_segment_costs_what_stood_there_and_not_the_segment() {
+fn a_lost_first_sector_costs_what_stood_there_and_not_the_segment() {
     for with_digests in [false, true] {
         let (mut case, all, segments) = small_journal(9);
         if with_digests {

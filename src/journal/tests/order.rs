@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::*;
 
 #[test]
-fn what_is_committed_is_published_and_read_back_in_order_over_many_segments() {
+fn over_many_segments_what_is_committed_is_read_back_in_order() {
     let folder = tempfile::tempdir().unwrap();
     let config = config(folder.path());
     let (journal, published) = open(&config);
@@ -26,7 +26,7 @@ fn what_is_committed_is_published_and_read_back_in_order_over_many_segments() {
 }
 
 #[test]
-fn many_threads_share_syncs_and_every_record_is_published_once_in_sequence() {
+fn threads_share_syncs_and_each_record_is_published_once_in_sequence() {
     let folder = tempfile::tempdir().unwrap();
     let config = JournalConfig { segment_bytes: 64 * 1024, ..config(folder.path()) };
     let (journal, published) = open(&config);

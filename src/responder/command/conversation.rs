@@ -63,7 +63,7 @@ mod tests {
     use crate::responder::testing::question;
 
     #[test]
-    fn the_object_has_the_message_to_answer_in_front_and_the_conversation_behind() {
+    fn the_object_has_the_message_first_and_the_conversation_after_it() {
         let question = question(&[("user", "hi \"you\"\n"), ("assistant", "yes?"), ("user", "ü\u{1b}")]);
         let bytes: Vec<u8> = pieces(&question).flatten().collect();
         let text = String::from_utf8(bytes).unwrap();

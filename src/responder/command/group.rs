@@ -20,13 +20,13 @@ use rustix::io::{Errno, ioctl_fionbio};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, test_kill_process_group, waitid};
 
 /// From SIGTERM to SIGKILL: for a program that has something to put away.
-const GRACE: Duration = Duration::from_millis(300);
+const TERM_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// From SIGKILL on. Only what hangs in the kernel, on a dead network disk most likely, takes longer; it is left.
-const DEATH: Duration = Duration::from_secs(1);
+const KILL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How often the group is looked at meanwhile, at first and at last: the end of a process that is not our child wakes nobody.
-const SLICES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(25));
+const GROUP_POLL_INTERVALS: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(25));
 
 /// A running program and all it started that stayed in its group.
 #[derive(Debug)]
@@ -78,9 +78,9 @@ impl Group {
         // To a group whose program waits to be reaped a signal is no harm. One that is stopped must go on to hear it.
         let _ = kill_process_group(self.pid, Signal::TERM);
         let _ = kill_process_group(self.pid, Signal::CONT);
-        if !self.is_gone_within(GRACE) {
+        if !self.is_gone_within(TERM_TIMEOUT) {
             let _ = kill_process_group(self.pid, Signal::KILL);
-            if !self.is_gone_within(DEATH) && self.status.is_none() {
+            if !self.is_gone_within(KILL_TIMEOUT) && self.status.is_none() {
                 log::error!("the responder's command, process {}, survived SIGKILL and is left", self.pid);
             }
         }
@@ -89,7 +89,7 @@ impl Group {
 
     /// Reaps the program when it has ended, and says whether nothing of its group is left after at most `time`.
     fn is_gone_within(&mut self, time: Duration) -> bool {
-        let (until, mut slice) = (Instant::now() + time, SLICES.0);
+        let (until, mut slice) = (Instant::now() + time, GROUP_POLL_INTERVALS.0);
         loop {
             if self.status.is_none() {
                 self.status = self.child.try_wait().ok().flatten();
@@ -102,7 +102,7 @@ impl Group {
                 return false;
             }
             park_timeout(slice.min(until - now));
-            slice = SLICES.1.min(slice * 2);
+            slice = GROUP_POLL_INTERVALS.1.min(slice * 2);
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::*;
-use crate::responder::testing::{Heard, PATIENCE, SOON, ask, ask_and_stop, question};
+use crate::responder::testing::{Heard, STOP_TIMEOUT, WAIT_TIMEOUT, ask, ask_and_stop, question};
 
 fn sh(script: &str) -> Command {
     Command::new(&["sh".to_owned(), "-c".to_owned(), script.to_owned()])
@@ -35,7 +35,7 @@ fn runs(pid: &str) -> bool {
 
 #[track_caller]
 fn assert_ends(pid: &str) {
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + WAIT_TIMEOUT;
     while runs(pid) {
         assert!(Instant::now() < until, "process {pid} still runs");
         std::thread::park_timeout(Duration::from_millis(5));
@@ -150,7 +150,7 @@ fn a_stop_ends_a_program_wherever_it_hangs() {
     for script in ["sleep 600", "cat >/dev/null; sleep 600", "exec >&- 2>&-; sleep 600", "sleep 600 & wait"] {
         let heard = ask_and_stop(&sh(script), &question(&[("user", "hi")]), Some(Duration::from_millis(50)));
         assert_eq!(heard.end, Err(Failure::Stopped), "{script}");
-        assert!(heard.took < SOON, "{script}: {:?}", heard.took);
+        assert!(heard.took < STOP_TIMEOUT, "{script}: {:?}", heard.took);
     }
 }
 
@@ -158,7 +158,7 @@ fn a_stop_ends_a_program_wherever_it_hangs() {
 fn a_stop_before_the_start_and_a_stop_in_the_answer_are_heard() {
     let heard = ask_and_stop(&sh("echo $$; sleep 600"), &question(&[("user", "hi")]), None);
     assert_eq!(heard.end, Err(Failure::Stopped));
-    assert!(heard.took < SOON && !runs(&heard.text), "{:?}", heard.took);
+    assert!(heard.took < STOP_TIMEOUT && !runs(&heard.text), "{:?}", heard.took);
     let stopped = question(&[("user", "hi")]);
     stopped.stop.set();
     assert_eq!(ask(&sh("echo hi"), &stopped).end, Err(Failure::Stopped));
@@ -170,7 +170,11 @@ fn the_deadline_ends_a_program() {
     question.until = Instant::now() + Duration::from_millis(100);
     let heard = ask(&sh("echo $$; sleep 600"), &question);
     assert_eq!(heard.end, Err(Failure::Late));
-    assert!(heard.took >= Duration::from_millis(100) && heard.took < SOON && !runs(&heard.text), "{:?}", heard.took);
+    assert!(
+        heard.took >= Duration::from_millis(100) && heard.took < STOP_TIMEOUT && !runs(&heard.text),
+        "{:?}",
+        heard.took
+    );
 }
 
 #[test]
@@ -188,7 +192,7 @@ fn who_does_not_hear_is_killed_after_the_grace_with_its_whole_group() {
     });
     let took = stopped.unwrap().elapsed();
     assert_eq!(end, Err(Failure::Stopped));
-    assert!(took >= Duration::from_millis(300) && took < 3 * SOON, "{took:?}");
+    assert!(took >= Duration::from_millis(300) && took < 3 * STOP_TIMEOUT, "{took:?}");
     pids.lines().for_each(assert_ends);
 }
 
@@ -208,7 +212,7 @@ fn who_hears_may_put_things_away() {
 fn what_a_program_leaves_behind_keeps_no_turn_and_does_not_stay() {
     let heard = heard("sleep 600 & echo $!");
     assert_eq!(heard.end, Ok(Answer::default()));
-    assert!(heard.took < 3 * SOON, "{:?}", heard.took);
+    assert!(heard.took < 3 * STOP_TIMEOUT, "{:?}", heard.took);
     assert_ends(&heard.text);
 }
 
@@ -220,8 +224,8 @@ fn what_has_left_the_group_keeps_no_turn() {
         let script = format!(
             "rm -f {gate}; mkfifo {gate}; setsid sh -c 'echo $$; echo go >{gate}; exec sleep 600' & read word <{gate}; {rest}"
         );
-        let heard = ask_and_stop(&sh(&script), &question(&[("user", "hi")]), Some(PATIENCE));
-        assert!(heard.took < 3 * SOON, "{:?}", heard.took);
+        let heard = ask_and_stop(&sh(&script), &question(&[("user", "hi")]), Some(WAIT_TIMEOUT));
+        assert!(heard.took < 3 * STOP_TIMEOUT, "{:?}", heard.took);
         assert!(
             runs(&heard.text),
             "it is out of reach, and the test would show nothing if it were not: {:?}",
@@ -239,7 +243,7 @@ fn what_a_program_leaves_behind_may_talk_and_keeps_its_answer_no_longer() {
         let talk = "for n in $(seq 6000); do echo . >&2 || exit; sleep 0.01; done";
         let heard = ask(&sh(&format!("{rest}sh -c '{talk}' & echo done")), &question(&[("user", "hi")]));
         assert_eq!((heard.text.as_str(), heard.end.is_ok()), ("done", true), "{rest:?}");
-        assert!(heard.took < DRAIN_MAX + 2 * SOON, "{rest:?}: {:?}", heard.took);
+        assert!(heard.took < DRAIN_TIMEOUT + 2 * STOP_TIMEOUT, "{rest:?}: {:?}", heard.took);
     }
 }
 
@@ -272,7 +276,7 @@ fn a_panic_of_who_listens_leaves_nothing_running() {
 }
 
 #[test]
-fn a_program_has_three_descriptors_no_blocked_signal_and_nothing_ignored_of_ours() {
+fn a_program_inherits_three_descriptors_and_no_signal_setting() {
     // All that the standard library and our own code open is closed on exec; what the tests' own parent left open is not ours.
     let ours = fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| {
         let name = entry.unwrap().file_name().into_string().unwrap();

@@ -25,7 +25,7 @@ use crate::thread;
 pub(super) const RUNNING_MAX: usize = 64;
 
 /// The longest wait that looks at nothing else.
-const SLICE: Duration = Duration::from_millis(25);
+const STOP_POLL_INTERVAL: Duration = Duration::from_millis(25);
 
 /// As many as the client takes.
 const ADDRESSES_MAX: usize = 16;
@@ -65,7 +65,7 @@ impl Names {
         })?;
         loop {
             self.watch.check()?;
-            match told.recv_deadline(Instant::now() + SLICE) {
+            match told.recv_deadline(Instant::now() + STOP_POLL_INTERVAL) {
                 Ok(answer) => return answer,
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Err(io::Error::other("the lookup panicked")),

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::testing::*;
 use super::*;
-use crate::responder::testing::{Heard, SOON, ask, ask_and_stop, question};
+use crate::responder::testing::{Heard, STOP_TIMEOUT, ask, ask_and_stop, question};
 
 fn heard(upstream: &Upstream) -> Heard {
     ask(&OpenAi::new(&upstream.config()), &question(&[("user", "hi")]))
@@ -70,7 +70,7 @@ fn text_is_said_as_it_comes_however_it_is_framed() {
             use std::io::Write;
             let head = format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\n");
             stream.write_all(format!("{head}{}", frame(&event("one"))).as_bytes()).unwrap();
-            waits.recv_timeout(crate::responder::testing::PATIENCE).unwrap();
+            waits.recv_timeout(crate::responder::testing::WAIT_TIMEOUT).unwrap();
             // Byte by byte, so that nothing is ever whole.
             for byte in frame(&format!("{}data: [DONE]\n", event(" €"))).as_bytes() {
                 stream.write_all(&[*byte]).unwrap();
@@ -115,7 +115,12 @@ fn a_text_that_is_whole_needs_no_further_word() {
     let whole = stream("all").replace("data: [DONE]\n\n", "");
     assert!(answers(send(whole.clone())).end.is_ok());
     let heard = answers(hang(whole));
-    assert!(heard.end.is_ok() && heard.took >= REST && heard.took < 3 * REST, "{:?} {:?}", heard.end, heard.took);
+    assert!(
+        heard.end.is_ok() && heard.took >= DISCARD_TIMEOUT && heard.took < 3 * DISCARD_TIMEOUT,
+        "{:?} {:?}",
+        heard.end,
+        heard.took
+    );
 }
 
 #[test]
@@ -157,7 +162,7 @@ fn a_refusal_is_told_at_once_and_never_with_the_key() {
     }
     // An error whose body never ends is told all the same.
     let heard = answers(hang("HTTP/1.1 404 Not Found\r\nContent-Length: 999\r\n\r\nno such model"));
-    assert!(failed(&heard).ends_with("(404): no such model") && heard.took < 3 * REST, "{heard:?}");
+    assert!(failed(&heard).ends_with("(404): no such model") && heard.took < 3 * DISCARD_TIMEOUT, "{heard:?}");
     let heard = answers(flood("HTTP/1.1 404 Not Found\r\n\r\n", "x".repeat(999)));
     assert!(failed(&heard).contains("(404): xxx"), "{heard:?}");
 }
@@ -194,7 +199,7 @@ fn what_may_pass_is_tried_again_before_the_first_byte_of_an_answer() {
 }
 
 #[test]
-fn a_server_that_cannot_be_reached_is_told_and_one_that_comes_back_is_asked() {
+fn an_unreachable_server_is_told_and_asked_once_it_is_back() {
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let openai = OpenAi::new(&config(&format!("http://{closed}/v1")));
     let heard = ask(&openai, &question(&[("user", "hi")]));
@@ -212,7 +217,7 @@ fn a_server_that_cannot_be_reached_is_told_and_one_that_comes_back_is_asked() {
 }
 
 #[test]
-fn a_server_that_refuses_the_wish_for_counts_is_asked_without_it_from_then_on() {
+fn a_server_that_refuses_to_count_is_asked_without_counts_from_then_on() {
     let refusal = || send(status("400 Bad Request", "", "{\"error\":\"unknown: stream_options\"}"));
     let upstream = Upstream::new(vec![refusal(), send(stream("a")), send(stream("b")), refusal()]);
     let openai = OpenAi::new(&upstream.config());
@@ -287,7 +292,7 @@ fn a_stop_is_heard_wherever_an_answer_hangs() {
         let (asked, after) = asked_at(place);
         let heard = ask_and_stop(&OpenAi::new(&config(&url)), &asked, Some(after));
         assert_eq!(heard.end, Err(Failure::Stopped), "{place}");
-        assert!(heard.took < SOON, "{place}: {:?}", heard.took);
+        assert!(heard.took < STOP_TIMEOUT, "{place}: {:?}", heard.took);
     }
     let stopped = question(&[("user", "hi")]);
     stopped.stop.set();
@@ -306,13 +311,13 @@ fn a_stop_in_the_answer_is_heard_and_the_server_sees_it() {
     let upstream = Upstream::new(vec![manner]);
     let heard = ask_and_stop(&OpenAi::new(&upstream.config()), &question(&[("user", "hi")]), None);
     assert_eq!((heard.text.as_str(), heard.end), ("half", Err(Failure::Stopped)));
-    assert!(heard.took < SOON, "{:?}", heard.took);
+    assert!(heard.took < STOP_TIMEOUT, "{:?}", heard.took);
     // Its connection was closed, so it need not go on.
-    told.recv_timeout(crate::responder::testing::PATIENCE).unwrap();
+    told.recv_timeout(crate::responder::testing::WAIT_TIMEOUT).unwrap();
 }
 
 #[test]
-fn an_answer_comes_through_tls_from_whom_the_roots_vouch_for_and_a_stop_is_heard_there() {
+fn over_tls_only_trusted_servers_answer_and_a_stop_is_heard() {
     use ureq::tls::{Certificate, RootCerts};
     let identity = Identity::new();
     let roots = RootCerts::new_with_certs(&[Certificate::from_pem(&identity.certificate()).unwrap()]);
@@ -333,7 +338,7 @@ fn an_answer_comes_through_tls_from_whom_the_roots_vouch_for_and_a_stop_is_heard
     let half = Encrypted::new(&identity, &format!("{STREAM}{}", event("half")));
     let heard = ask_and_stop(&ask_at(&half, "127.0.0.1"), &question(&[("user", "hi")]), None);
     assert_eq!((heard.text.as_str(), heard.end), ("half", Err(Failure::Stopped)));
-    assert!(heard.took < SOON, "{:?}", heard.took);
+    assert!(heard.took < STOP_TIMEOUT, "{:?}", heard.took);
 }
 
 #[test]
@@ -346,6 +351,6 @@ fn the_deadline_is_heard_wherever_an_answer_hangs() {
         asked.until = Instant::now() + after;
         let heard = ask(&OpenAi::new(&config(&url)), &asked);
         assert_eq!(heard.end, Err(Failure::Late), "{place}");
-        assert!(heard.took < after + SOON, "{place}: {:?}", heard.took);
+        assert!(heard.took < after + STOP_TIMEOUT, "{place}: {:?}", heard.took);
     }
 }

@@ -1,8 +1,8 @@
 //! The bytes to and from the server, below TLS: every wait, also for a connection, looks at the stop and at the deadline.
 //!
 //! It stands alone because of that: the client's own transport blocks in the kernel, where no stop is heard. Invariants: the
-//! socket never blocks; no wait is longer than [`SLICE`]; whatever fails because of the stop or the deadline is told from other
-//! failures by asking the [`CancelToken`]. Knows nothing of HTTP.
+//! socket never blocks; no wait is longer than [`STOP_POLL_INTERVAL`]; whatever fails because of the stop or the
+//! deadline is told from other failures by asking the [`CancelToken`]. Knows nothing of HTTP.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
@@ -20,10 +20,10 @@ use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, LazyBu
 use crate::responder::{Failure, Stop};
 
 /// The longest wait that looks at nothing else.
-const SLICE: Duration = Duration::from_millis(25);
+const STOP_POLL_INTERVAL: Duration = Duration::from_millis(25);
 
 /// How long one address may take to take a connection, while there is time.
-const CONNECT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What every wait looks at.
 #[derive(Clone, Debug)]
@@ -100,7 +100,7 @@ impl CancelToken {
             self.check()?;
             let now = Instant::now();
             let until = until.map_or(self.until, |until| until.min(self.until));
-            let slice = SLICE.min(until.saturating_duration_since(now));
+            let slice = STOP_POLL_INTERVAL.min(until.saturating_duration_since(now));
             let time = Timespec::try_from(slice).unwrap_or_default();
             match poll(&mut [PollFd::new(socket, flags)], Some(&time)) {
                 Ok(0) | Err(Errno::INTR) if Instant::now() < until => {}
@@ -145,7 +145,7 @@ impl WatchedConnector {
         match begun {
             Ok(()) => {}
             Err(Errno::INPROGRESS | Errno::INTR) => {
-                if !self.0.wait(&socket, PollFlags::OUT, Some(Instant::now() + CONNECT))? {
+                if !self.0.wait(&socket, PollFlags::OUT, Some(Instant::now() + CONNECT_TIMEOUT))? {
                     return Err(ErrorKind::TimedOut.into());
                 }
                 sockopt::socket_error(&socket)??;

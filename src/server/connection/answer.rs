@@ -12,11 +12,11 @@ use super::super::reply::{self, Exchange};
 use super::state::{Connection, Next};
 
 /// After an early answer this much of the unread body is discarded, so that the client reads the answer before the reset...
-const LINGER_BYTES: usize = 64 * 1024 * 1024;
+const DISCARD_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// ...and this long, at most.
-const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
 /// The same while the listener stops.
-const LINGER_TIMEOUT_AT_STOP: Duration = Duration::from_millis(100);
+const DISCARD_TIMEOUT_AT_STOP: Duration = Duration::from_millis(100);
 
 impl<'a, S: Service> Connection<'a, S> {
     /// Answers with a problem and ends the connection: where the next request begins is not known.
@@ -72,9 +72,9 @@ impl<'a, S: Service> Connection<'a, S> {
         let now = Instant::now();
         // Others may need the room more than this.
         self.slot.release(now);
-        let timeout = if self.shared.table.is_stopping() { LINGER_TIMEOUT_AT_STOP } else { LINGER_TIMEOUT };
+        let timeout = if self.shared.table.is_stopping() { DISCARD_TIMEOUT_AT_STOP } else { DISCARD_TIMEOUT };
         if self.slot.stream.shutdown(Shutdown::Write).is_ok() {
-            self.input.discard(LINGER_BYTES, now + timeout);
+            self.input.discard(DISCARD_BYTES_MAX, now + timeout);
         }
     }
 }

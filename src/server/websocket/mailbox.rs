@@ -30,7 +30,7 @@ pub(super) struct Mailbox {
 /// What was left for it.
 #[derive(Default)]
 pub(super) struct Mail {
-    pub(super) publish_notifier: Vec<Arrival>,
+    pub(super) arrivals: Vec<Arrival>,
     /// When everything must have ended.
     pub(super) stop_by: Option<Instant>,
 }
@@ -60,7 +60,7 @@ impl Mailbox {
     }
 
     pub(super) fn arrive(&self, arrival: Arrival) {
-        self.mail().publish_notifier.push(arrival);
+        self.mail().arrivals.push(arrival);
         self.wake();
     }
 
@@ -76,7 +76,7 @@ impl Mailbox {
 
     pub(super) fn has_mail(&self) -> bool {
         let mail = self.mail();
-        !mail.publish_notifier.is_empty() || mail.stop_by.is_some()
+        !mail.arrivals.is_empty() || mail.stop_by.is_some()
     }
 
     pub(super) fn take(&self) -> Mail {

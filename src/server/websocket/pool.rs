@@ -77,7 +77,7 @@ impl Thread {
                 self.read(id);
             }
             let mail = self.mailbox.take();
-            for arrival in mail.publish_notifier {
+            for arrival in mail.arrivals {
                 self.open(arrival);
             }
             if self.handler.has_mail() {

@@ -151,7 +151,7 @@ fn a_client_that_pings_and_never_reads_is_cut() {
 }
 
 #[test]
-fn a_message_that_is_not_whole_in_time_closes_its_socket_whatever_else_comes() {
+fn a_message_not_whole_in_time_closes_its_socket_whatever_comes() {
     let timeout = Duration::from_millis(300);
     let (listening, counters) = listen_with(timeout, |_| ());
     let (mut slow, mut quick) = (connect(&listening), connect(&listening));

@@ -31,7 +31,7 @@ pub(super) struct Intake<D: Disk> {
 impl<D: Disk> Intake<D> {
     /// One that goes on behind sequence `drained`.
     pub(super) fn new(journal: &Journal<D>, expiry: Expiry, config: &MongoConfig, drained: u64) -> Self {
-        let (reader, prefetch, batch) = (journal.reader(drained), Prefetch::new(config.batch), Batch::behind(drained));
+        let (reader, prefetch, batch) = (journal.reader(drained), Prefetch::new(config.batch), Batch::after(drained));
         Self { reader, expiry, position: drained, prefetch, batch, drained }
     }
 
@@ -95,7 +95,7 @@ impl<D: Disk> Intake<D> {
     /// The batch went through; it is handed back.
     pub(super) fn inserted(&mut self) -> Batch {
         self.drained = self.batch.last();
-        std::mem::replace(&mut self.batch, Batch::behind(self.drained))
+        std::mem::replace(&mut self.batch, Batch::after(self.drained))
     }
 }
 

@@ -236,7 +236,7 @@ fn give_up(drain: &mut Drain<SimDisk>) {
 }
 
 #[test]
-fn whatever_call_fails_and_however_everything_is_there_once_and_never_counts_before() {
+fn whatever_call_fails_everything_is_there_once_and_counts_only_then() {
     let acts: [fn() -> Act; 3] = [|| Act::Fail, || Act::LoseAnswer, || Act::Half];
     for at in 0..6 {
         for act in acts {
@@ -260,7 +260,7 @@ fn whatever_call_fails_and_however_everything_is_there_once_and_never_counts_bef
 
 /// Messages of two kinds, erasures, every way to fail, restarts: a hundred seeds.
 #[test]
-fn whatever_happens_in_whatever_order_the_store_ends_with_what_was_said_and_not_erased() {
+fn in_whatever_order_the_store_ends_with_what_was_said_and_not_erased() {
     for seed in 0..100 {
         let mut random = Random(seed);
         let fixture = Fixture::new();

@@ -128,7 +128,7 @@ impl Live {
     /// What the worker does when it looks up: less than [`Live::drain`], and only what is due.
     pub fn work(&mut self) {
         self.worker.take_offered();
-        if self.worker.source.is_behind() {
+        if self.worker.source.is_lagging() {
             self.worker.catch_up(None);
         }
     }

@@ -8,7 +8,7 @@ fn slow() -> (World, Sender<&'static str>) {
 }
 
 #[test]
-fn a_turn_is_told_as_it_goes_and_who_joins_in_the_middle_gets_the_text_so_far() {
+fn a_turn_is_told_as_it_goes_and_a_late_joiner_gets_the_text_so_far() {
     let (mut world, pieces) = slow();
     let (one, other) = (world.open("s", None), world.open("s", None));
     assert_eq!(kinds(&world.next(one, 2)), ["system", "idle"]);
@@ -122,14 +122,14 @@ fn a_new_context_that_finds_the_session_taken_stands_in_its_line() {
     let say = Say { text: "/clear".into(), client_id: None, key: None, metadata: None };
     let recipient = Recipient { completions: Completions::new(Arc::new(TestBell::default())), socket: SocketId(0) };
     let said = SentMessage { session: session_of("s"), say, origin: Origin(1) };
-    world.rooms.turns.leave((recipient, said));
+    world.service.turns.leave((recipient, said));
     world.until_chat("it stands in line", |chat| chat.stats().waiting == 1);
     pieces.send("").unwrap();
     assert_eq!(kinds(&world.next(one, 3)), ["= completed", "idle", "clear"]);
 }
 
 #[test]
-fn a_new_context_asked_for_while_what_was_missed_is_given_waits_for_the_end_of_the_answer() {
+fn a_new_context_asked_for_amid_a_replay_waits_for_the_answers_end() {
     let (pieces, given) = bounded(16);
     let mut world = World::new(Box::new(Stubborn(given)));
     let (session, text) = (session_of("s"), "x".repeat(500));
@@ -153,7 +153,7 @@ fn a_new_context_asked_for_while_what_was_missed_is_given_waits_for_the_end_of_t
 }
 
 #[test]
-fn a_new_context_asked_for_before_the_welcome_in_the_middle_of_a_turn_is_not_lost() {
+fn a_new_context_asked_for_before_the_welcome_amid_a_turn_is_not_lost() {
     let (mut world, pieces) = slow();
     let one = world.open("s", None);
     world.send(one, &json!({"message": "why"}));
@@ -230,7 +230,7 @@ struct Gated(Receiver<()>);
 
 impl Responder for Gated {
     fn at_once(&self, text: &str) -> Option<String> {
-        assert!(self.0.recv_timeout(PATIENCE).is_err_and(|e| e == RecvTimeoutError::Disconnected));
+        assert!(self.0.recv_timeout(WAIT_TIMEOUT).is_err_and(|e| e == RecvTimeoutError::Disconnected));
         Some(text.to_owned())
     }
 
@@ -240,7 +240,7 @@ impl Responder for Gated {
 }
 
 #[test]
-fn what_others_say_is_told_while_a_message_of_ones_own_is_under_way_and_its_event_is_its_ack() {
+fn others_are_heard_while_ones_own_is_under_way_and_its_event_is_its_ack() {
     let (gate, gated) = bounded(1);
     let mut world = World::new(Box::new(Gated(gated)));
     let one = world.open("s", None);
@@ -265,10 +265,10 @@ fn a_socket_of_another_thread_that_has_the_same_number_is_somebody_else() {
     let mut world = World::new(Box::new(Echo));
     let one = world.open("s", None);
     world.next(one, 2);
-    let (mut other, mut clients) = (world.rooms.handler(Arc::new(TestBell::default())), Clients::default());
+    let (mut other, mut clients) = (world.service.handler(Arc::new(TestBell::default())), Clients::default());
     clients.0.insert(one, Client::default());
     other.opened(one, Joining { session: session_of("s"), after: None }, &mut clients);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     let has = |other: &mut Box<dyn SocketHandler>, clients: &mut Clients, count: usize| {
         while clients.0[&one].events.len() < count {
             assert!(Instant::now() < deadline, "{:?}", clients.0[&one].events);
@@ -289,7 +289,7 @@ fn a_socket_of_another_thread_that_has_the_same_number_is_somebody_else() {
 }
 
 #[test]
-fn what_a_full_mailbox_lost_of_ones_own_is_acknowledged_in_its_place_when_it_is_read() {
+fn ones_own_message_lost_by_a_full_mailbox_is_acknowledged_in_place() {
     let mut world = World::new(Box::new(Echo));
     let one = world.open("s", None);
     world.next(one, 2);
@@ -299,7 +299,7 @@ fn what_a_full_mailbox_lost_of_ones_own_is_acknowledged_in_its_place_when_it_is_
     // More than a mailbox takes, then its own, then others again.
     world.chat.record(&[theirs; 20], "test").unwrap();
     world.send(one, &json!({"message": "mine", "client_id": "c"}));
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     while world.all_ids("s").len() < 22 {
         assert!(Instant::now() < deadline, "it is not recorded");
         std::thread::yield_now();

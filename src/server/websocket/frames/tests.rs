@@ -110,7 +110,7 @@ fn every_broken_rule_has_its_code() {
 }
 
 #[test]
-fn bad_text_is_refused_at_its_first_wrong_byte_and_a_great_length_reserves_nothing() {
+fn bad_text_is_refused_at_its_first_byte_and_lengths_reserve_nothing() {
     let mut decoder = Decoder::new(1 << 20);
     let mut start = &frame(0x81, &[[b'x'; 1000].as_slice(), &[0xff], &[b'x'; 60_000]].concat())[..1100];
     assert_eq!(decoder.take(&mut start), Err(Violation::NotUtf8));

@@ -78,7 +78,7 @@ fn an_erasure_long_after_any_failure_is_final_at_once() {
 }
 
 #[test]
-fn what_a_process_before_had_sent_does_not_outlive_an_erasure_after_the_restart() {
+fn what_an_earlier_process_sent_does_not_outlive_a_later_erasure() {
     let fixture = Fixture::new();
     fixture.say(&["1"]);
     fixture.store.plan([Act::Work]);

@@ -24,7 +24,7 @@ fn dead_letters_that_cannot_be_written_hold_the_drain_until_they_can() {
 }
 
 #[test]
-fn with_both_threads_stuck_it_waits_and_goes_on_with_the_first_that_returns() {
+fn with_both_threads_stuck_it_goes_on_with_the_first_to_return() {
     let fixture = Fixture::new();
     fixture.say(&["1", "2"]);
     fixture.store.plan([Act::Work]);
@@ -46,7 +46,7 @@ fn with_both_threads_stuck_it_waits_and_goes_on_with_the_first_that_returns() {
 }
 
 #[test]
-fn a_connection_that_builds_indexes_keeps_one_thread_and_batches_go_over_the_other() {
+fn while_one_thread_builds_indexes_batches_go_over_the_other() {
     let fixture = Fixture::new();
     let mut drain = fixture.drain();
     let building = fixture.store.hang();
@@ -81,7 +81,7 @@ fn a_slow_connection_that_fails_is_made_again() {
 }
 
 #[test]
-fn letters_that_cannot_be_written_are_a_failure_that_only_the_batch_itself_ends() {
+fn an_unwritable_letter_is_a_failure_that_only_its_batch_ends() {
     let fixture = Fixture::new();
     fixture.say(&["1", "poison 2"]);
     let mut drain = fixture.drain().sharing(RemoteErasures::new(Box::new(|_| Ok(0))));

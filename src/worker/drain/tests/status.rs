@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_start_tells_what_the_store_had_by_then_wherever_that_stands_in_its_segment() {
+fn a_start_tells_what_the_store_had_wherever_it_stands_in_its_segment() {
     for (drained, place) in [(0, None), (1, Some(0)), (3, Some(2)), (4, Some(3)), (5, None)] {
         let fixture = Fixture::new();
         fixture.say(&["1", "2", "3", "4"]);
@@ -16,7 +16,7 @@ fn a_start_tells_what_the_store_had_by_then_wherever_that_stands_in_its_segment(
 }
 
 #[test]
-fn only_what_failed_or_what_more_depends_on_says_by_its_success_that_all_is_well() {
+fn only_a_success_that_matters_says_that_all_is_well() {
     let fixture = Fixture::new();
     let mut drain = fixture.drain().sharing(RemoteErasures::new(Box::new(|_| Ok(0))));
     let succeed = |drain: &mut Drain<SimDisk>, task| match task {
