@@ -32,7 +32,7 @@ impl Ages {
         let since = match self.even {
             Some((since, last)) if last.micros().abs_diff(now.micros()) <= JUMP_MICROS => since,
             Some(_) => {
-                log::warn!("the clock has jumped to {now}: no segment is dropped for its age for {GRACE:?}");
+                log::warn!("the clock has jumped to {now}: no segment is dropped for its age for {EVEN_CLOCK_TIME:?}");
                 now
             }
             None => now,
