@@ -1,19 +1,20 @@
-//! `GET /ws/chat`: who is connected hears of its session as it happens, and speaks in it.
+//! `GET /ws/chat`: a client sends messages to one session and receives everything that is recorded in it, as it
+//! happens.
 //!
 //! | file | what |
 //! |---|---|
-//! | `subscribers.rs` | the subscribers of one thread of sockets, by session |
-//! | `subscriber.rs`, `subscriber/` | one subscriber: welcome, what it missed, what happens; what it says, acks in their place |
+//! | `subscribers.rs` | the subscribers of one socket thread, by session |
+//! | `subscriber.rs`, `subscriber/` | one subscriber: its welcome, what it missed, live events, its own messages and their acks |
 //! | `wire.rs` | the JSON, both ways |
-//! | `replay.rs` | reading what a subscriber missed |
-//! | `services.rs`, `job_queue.rs` | what a thread of sockets leaves to others, and what came of it |
-//! | `workers.rs` | those others |
+//! | `replay.rs` | reads what a subscriber missed |
+//! | `services.rs`, `job_queue.rs` | the jobs that a socket thread hands to workers, and their results |
+//! | `workers.rs` | these workers |
 //!
-//! Three threads work for all subscribers: `ws-turn-0` and `ws-turn-1` take turns, many at once, so that those of all
-//! sockets wait for one sync together; `ws-replay` reads. A new context that must wait in its session's line does so on a `ws-clear` of its own.
-//! They put what they have done into the thread's completions and wake it.
+//! Three threads work for all subscribers: `ws-turn-0` and `ws-turn-1` take many turns at once, so that one sync serves
+//! them all; `ws-replay` reads. A `/clear` that must wait for its session's turn queue waits on a thread of its own,
+//! `ws-clear`. Workers put their results into the completions of the socket thread and wake it.
 //!
-//! Knows nothing of frames; a [`Subscribers`] is called by its own thread only.
+//! Knows nothing of frames. Only its own thread calls a [`Subscribers`].
 
 mod job_queue;
 mod replay;
@@ -50,7 +51,7 @@ use workers::{read_pages, take_turns};
 /// Threads that take turns: while one waits for a sync the other fills the next batch.
 const TURN_THREADS: usize = 2;
 
-/// Serves WebSockets.
+/// Serves WebSockets; owns the threads that work for all of them.
 pub struct SocketService {
     chat: Arc<Chat>,
     history: Arc<History>,
@@ -62,7 +63,7 @@ pub struct SocketService {
     turns: Arc<JobQueue<(Recipient, SentMessage)>>,
     pages: Arc<JobQueue<(Recipient, Missed)>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    /// Nothing is sent: it ends when every thread has.
+    /// Nothing is ever sent here: the channel closes when every thread has ended.
     ended: Receiver<()>,
 }
 
@@ -70,7 +71,7 @@ impl SocketService {
     /// Starts the threads that work for all subscribers.
     ///
     /// # Errors
-    /// No thread is left. The threads started so far end by themselves.
+    /// The system gives no more threads. The threads started so far end by themselves; a retry may succeed later.
     pub fn start(
         config: &WebsocketConfig,
         clock: Clock,
@@ -103,13 +104,13 @@ impl SocketService {
         Ok(service)
     }
 
-    /// Works through what is left and joins the threads, up to `deadline`: what hangs on a dead disk is left. The sockets are
-    /// gone by then.
+    /// Finishes the queued jobs and joins the threads, up to `deadline`; a job that hangs on a dead disk is abandoned.
+    /// The sockets are closed by then.
     pub fn stop(&self, deadline: Instant) {
         self.turns.close();
         self.pages.close();
         if self.ended.recv_deadline(deadline) == Err(RecvTimeoutError::Timeout) {
-            log::error!("a turn that came by WebSocket had not ended by the deadline and is left");
+            log::error!("a turn sent by WebSocket did not end by the deadline and is abandoned");
             return;
         }
         for thread in std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner)) {
@@ -132,9 +133,9 @@ impl Sockets for SocketService {
         query::each(head.query, |name, value| {
             match name {
                 "session_id" => session = Some(body::session(Some(value), name)?),
-                // An empty one is that of a client that has nothing yet.
+                // An empty value comes from a client that has received nothing yet.
                 "after" if !value.is_empty() => after = Some(query::id(name, value)?),
-                // Addresses are logged and remembered by whatever lies between.
+                // Proxies and browsers log and keep URLs.
                 "token" | "access_token" => {
                     let rule =
                         "must not be in the URL: send Authorization, or the subprotocol chatkeep.token.<base64url>";
@@ -165,11 +166,13 @@ impl Sockets for SocketService {
     }
 }
 
-/// A name nobody else has.
+/// A random session id: a UUID.
 fn new_session() -> Result<SessionId, Problem> {
     let mut random = [0; 16];
     let named = getrandom::fill(&mut random)
         .ok()
         .and_then(|()| SessionId::new(&uuid::Builder::from_random_bytes(random).into_uuid().to_string()).ok());
-    named.ok_or_else(|| Problem::unavailable("no_randomness", "no name can be made for a session; name one", 1))
+    named.ok_or_else(|| {
+        Problem::unavailable("no_randomness", "the server cannot make a session id at the moment; send a session_id", 1)
+    })
 }

@@ -1,13 +1,13 @@
-//! What a thread of sockets leaves for others to do, because it must not wait itself.
+//! Jobs that a socket thread hands to workers, because it must not wait itself.
 //!
-//! Bounded by construction: a socket has one job of a kind at most, so there are no more than sockets, and few of those
-//! that have gone meanwhile, which cost nothing to pass over; a channel would have to be made that long beforehand. Whoever
-//! works takes many at once.
+//! The queue needs no limit of its own: a socket has at most one job of each kind, so there are no more jobs than
+//! sockets, beside a few of sockets that have closed, which cost nothing to skip. A bounded channel would have to be
+//! allocated at that length in advance. A worker takes many jobs at once.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// See the module.
+/// Jobs in order of arrival.
 pub(super) struct JobQueue<T> {
     inner: Mutex<Inner<T>>,
     changed: Condvar,
@@ -34,7 +34,7 @@ impl<T> JobQueue<T> {
         self.changed.notify_one();
     }
 
-    /// At most `max` of them, waiting for the first. `None`: closed, and nothing is left.
+    /// Takes at most `max` jobs; waits for the first. `None`: the queue is closed and empty.
     pub(super) fn take(&self, max: usize) -> Option<Vec<T>> {
         let waited = self.changed.wait_while(self.inner(), |inner| inner.waiting.is_empty() && !inner.is_closed);
         let mut inner = waited.unwrap_or_else(PoisonError::into_inner);
@@ -46,7 +46,7 @@ impl<T> JobQueue<T> {
         (count > 0).then_some(taken)
     }
 
-    /// What is there is worked through, and then the workers end.
+    /// Takes no more jobs from here on: workers finish what is queued, then end.
     pub(super) fn close(&self) {
         self.inner().is_closed = true;
         self.changed.notify_all();

@@ -1,6 +1,6 @@
-//! Reading what a subscriber missed, a page at a time, where the disk may be waited for.
+//! Reads what a subscriber missed, a page at a time, on a thread that may wait for the disk.
 //!
-//! Knows nothing of sockets; the rest is [`History`]'s.
+//! Knows nothing of sockets; [`History`] does the reading.
 
 use std::borrow::Cow;
 use std::io;
@@ -9,36 +9,36 @@ use std::sync::Arc;
 use crate::history::{Answer, Ask, History};
 use crate::message::{Id, Message, SessionId};
 
-/// Messages of one page; few in tests, so that there are many.
+/// Messages of one page; few in tests, so that there are many pages.
 const PAGE: usize = if cfg!(test) { 20 } else { 200 };
-/// Bytes of one page, but for a single message that has more: what a subscriber with much to catch up holds in memory.
+/// Bytes of one page, unless a single message is longer: the memory that a subscriber takes while it catches up.
 const PAGE_BYTES_MAX: usize = 256 << 10;
-/// Of how many messages the welcome counts those of the user.
+/// The welcome counts the user's messages among this many of the newest.
 const COUNTED: usize = 100;
 
-/// What was read.
+/// One page of what a subscriber missed.
 #[derive(Default)]
 pub(super) struct Page {
-    /// For the first page.
+    /// Only in the first page.
     pub(super) welcome: Option<Known>,
     /// Oldest first.
     pub(super) messages: Vec<Arc<Message>>,
-    /// There is more behind them.
+    /// More messages follow.
     pub(super) more: bool,
-    /// Why nothing can be given from there.
+    /// Why the messages cannot be given; the client is told to fetch the history.
     pub(super) gap: Option<Cow<'static, str>>,
-    /// The newest message of the session, for a gap or who wants nothing of what was.
+    /// The newest message of the session: where to go on after a gap, or without `after`.
     pub(super) newest: Option<Id>,
 }
 
-/// What is known of a session.
+/// What the welcome tells of a session.
 pub(super) struct Known {
     pub(super) is_known: bool,
-    /// Messages of the user, among the newest.
+    /// The user's messages among the newest 100.
     pub(super) interactions: usize,
 }
 
-/// The first page, with what the welcome tells.
+/// Reads the first page, and what the welcome tells.
 pub(super) fn first(history: &History, session: &SessionId, after: Option<Id>) -> Page {
     let newest = match history.read_page_here(&ask(session, COUNTED, None), PAGE_BYTES_MAX) {
         Ok(newest) => newest,
@@ -52,20 +52,20 @@ pub(super) fn first(history: &History, session: &SessionId, after: Option<Id>) -
     });
     let last = newest.messages.last().map(|(message, _)| message.id());
     let Some(after) = after else { return Page { welcome, newest: last, ..Page::default() } };
-    // The message itself must be there: else what followed it may be gone as well.
+    // If the message itself is gone, what followed it may be gone as well.
     let page = match history.read_page_here(&ask(session, PAGE, Some(after.just_before())), PAGE_BYTES_MAX) {
         Ok(answer) => page_of(answer),
         Err(fault) => failed(session, &fault),
     };
     if page.gap.is_none() && page.messages.first().is_none_or(|message| message.id() != after) {
-        let gap = Some("the message to go on from is not kept here".into());
+        let gap = Some("the message of `after` is not kept here".into());
         return Page { welcome, gap, newest: last, ..Page::default() };
     }
     let messages = page.messages.into_iter().skip(1).collect();
     Page { welcome, messages, newest: last, ..page }
 }
 
-/// What follows a message, or everything.
+/// Reads what follows a message; without one, from the beginning.
 pub(super) fn next(history: &History, session: &SessionId, after: Option<Id>) -> Page {
     let after = after.unwrap_or_else(|| Id::least_of(crate::message::Timestamp::from_micros(0)));
     match history.read_page_here(&ask(session, PAGE, Some(after)), PAGE_BYTES_MAX) {
@@ -85,6 +85,6 @@ fn page_of(answer: Answer) -> Page {
 }
 
 fn failed(session: &SessionId, fault: &io::Error) -> Page {
-    log::warn!("what a client missed of {session} cannot be read: {fault}");
-    Page { gap: Some("the history cannot be read now".into()), ..Page::default() }
+    log::warn!("cannot read what a client missed of {session}: {fault}");
+    Page { gap: Some("the history cannot be read at the moment".into()), ..Page::default() }
 }

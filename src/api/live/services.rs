@@ -1,4 +1,4 @@
-//! What a thread of sockets and those who work for it elsewhere share: jobs go one way, what came of them the other.
+//! What a socket thread shares with its workers: jobs go one way, their results come back the other.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -11,20 +11,20 @@ use super::job_queue::JobQueue;
 use super::replay::Page;
 use super::wire::Say;
 
-/// What the metadata says of messages that came by WebSocket.
+/// `metadata.transport` of messages that came by WebSocket.
 const TRANSPORT: &str = "websocket";
 
-/// A subscriber is to be given what follows a message.
+/// A job: read what follows a message.
 pub(super) struct Missed {
     pub(super) session: SessionId,
     pub(super) after: Option<Id>,
-    /// It is to be welcomed first.
+    /// The subscriber still needs its welcome.
     pub(super) is_new: bool,
-    /// Whether the subscriber is still there.
+    /// Dangles once the subscriber is gone.
     pub(super) presence: Weak<()>,
 }
 
-/// A subscriber has said something.
+/// A job: take the turn of a message that a subscriber sent.
 pub(super) struct SentMessage {
     pub(super) session: SessionId,
     pub(super) say: Say,
@@ -39,7 +39,7 @@ impl SentMessage {
     }
 }
 
-/// Where the outcome of an job goes.
+/// Where the result of a job goes.
 pub(super) struct Recipient {
     pub(super) completions: Arc<Completions>,
     pub(super) socket: SocketId,
@@ -52,13 +52,13 @@ impl Recipient {
     }
 }
 
-/// What a worker has done for a subscriber.
+/// The result of a job.
 pub(super) enum Done {
     Page(Page),
     SentMessage(Result<TurnOutcome, TurnError>),
 }
 
-/// Where workers leave what they have done for the subscribers of one thread.
+/// Results of jobs for the subscribers of one socket thread, until it takes them.
 pub(super) struct Completions {
     done: Mutex<Vec<(SocketId, Done)>>,
     waker: Arc<dyn Wake>,
@@ -82,17 +82,17 @@ impl Completions {
     }
 }
 
-/// What the subscribers of one thread work with.
+/// What the subscribers of one socket thread work with.
 pub(super) struct Services {
     pub(super) chat: Arc<Chat>,
     pub(super) clock: Clock,
     pub(super) heartbeat_seconds: u64,
-    /// What an acknowledgement means.
+    /// `durable` of every ack.
     pub(super) durable: &'static str,
-    /// While more than this waits to be sent to a subscriber, no more is given of what it missed.
+    /// While more bytes than this wait to be sent to a subscriber, its replay pauses.
     pub(super) watermark_bytes: usize,
     pub(super) completions: Arc<Completions>,
-    /// How many things were said, by the subscribers of all threads.
+    /// Messages sent so far by the subscribers of all threads: the next [`Origin`].
     pub(super) said: Arc<AtomicU64>,
     pub(super) turns: Arc<JobQueue<(Recipient, SentMessage)>>,
     pub(super) pages: Arc<JobQueue<(Recipient, Missed)>>,

@@ -1,12 +1,12 @@
-//! One client of a session: what it was told, what waits for its turn to be told, and what it has under way.
+//! One client of a session: what it was sent, what waits to be sent, and its own message on the way.
 //!
-//! A subscriber is told of a session in three phases: it waits for the welcome; it is given what it missed, read elsewhere page by
-//! page, while what happens is held; it is told what happens. What overflows meanwhile, or is lost by a full mailbox, it is
-//! given from the history as if it had missed it. So a slow reader costs a bound and loses nothing. Nothing is held back while
-//! it says something itself: its own event is its ack (`own.rs`).
+//! A subscriber goes through three phases. It waits for the welcome; it replays what it missed, read page by page by a
+//! worker, while new events are held; it is live. If the held events overflow, or the hub's mailbox does, it replays
+//! from the history what was lost. So a slow reader costs a bounded amount of memory and loses nothing. Its own message
+//! holds nothing back: the event of its own record becomes its ack (`own.rs`).
 //!
-//! Invariants: records are told in the order of the hub, none twice, none left out but between a `gap` and what follows it; of
-//! a turn's text no byte is told twice, and none is left out before a byte that is told.
+//! Invariants: records are sent in the order of the hub, each once; none is left out except between a `gap` and the
+//! record after it. Of a turn's text no byte is sent twice, and none is left out before a byte that is sent.
 //!
 //! Knows nothing of other subscribers, nor of threads.
 
@@ -29,54 +29,54 @@ use super::wire::{self, Notice};
 use held::Held;
 use own::Own;
 
-/// Messages a subscriber is given of what it missed; beyond, it is told of the gap.
+/// Messages of one replay; a subscriber that missed more gets a `gap`.
 pub(super) const REPLAY_MAX: usize = 10_000;
-/// What a subscriber may send before its welcome, in messages and in bytes: it may go on at once, but not for ever.
+/// What a subscriber may send before its welcome, in messages and in bytes.
 const EARLY_MAX: usize = 64;
 const EARLY_BYTES_MAX: usize = 64 << 10;
 
-/// See the module.
+/// One connected client and its phase.
 pub(super) struct Subscriber {
-    /// Held by nobody else: what is read for a subscriber that is gone is not read.
+    /// The only strong reference: a read for a subscriber that is gone is skipped.
     presence: Arc<()>,
     session: SessionId,
     phase: Phase,
-    /// What it sent before its welcome, which comes first.
+    /// What it sent before its welcome; handled after it.
     early: Vec<(Payload, Vec<u8>)>,
     held: Held,
     own: Own,
-    /// The last record it was told of, or knew of.
+    /// The last record that it was sent, or that it named in `after`.
     told: Option<Id>,
-    /// Nothing up to here is told again: it had this before it came, or was given it by replay.
+    /// Records up to here are not sent again: it had them when it came, or got them by replay.
     floor: Option<Id>,
-    /// The turn it was told of, and how many bytes of its text.
+    /// The turn that it was shown, and how many bytes of its text.
     turn: Option<(Id, usize)>,
-    /// It was told once how the session is.
+    /// It was sent the status of the session once.
     knows_status: bool,
 }
 
-/// How far a subscriber is.
+/// The phase of a subscriber.
 enum Phase {
     /// It waits for the welcome.
     Waiting,
-    /// It is given what it missed.
+    /// It is sent what it missed.
     Replaying(Replay),
-    /// It is told what happens.
+    /// It is sent events as they happen.
     Live,
 }
 
 struct Replay {
-    /// What was read and not sent.
+    /// Read and not sent yet.
     page: VecDeque<Arc<Message>>,
-    /// There is more behind it.
+    /// More pages follow this one.
     more: bool,
     /// The next page is being read.
     is_asked: bool,
-    /// So many more messages may be given.
+    /// How many more messages may be replayed.
     left: usize,
 }
 
-/// The way to one subscriber's socket, and to those who work for it.
+/// One subscriber's socket and the services of its thread.
 pub(super) struct Context<'a> {
     pub(super) socket: SocketId,
     pub(super) services: &'a Services,
@@ -88,14 +88,14 @@ impl Context<'_> {
         self.outbox.send(self.socket, Payload::Text, event);
     }
 
-    /// Has it read what the subscriber missed.
+    /// Asks a worker to read what the subscriber missed.
     fn ask_for(&self, missed: Missed) {
         self.services.pages.leave((self.services.recipient(self.socket), missed));
     }
 }
 
 impl Subscriber {
-    /// Asks for the welcome. The subscriber is subscribed by then.
+    /// Asks for the first page. The thread has subscribed to the session before.
     pub(super) fn join(joining: Joining, context: &Context<'_>) -> Self {
         let presence: Arc<()> = Arc::default();
         let (session, after) = (joining.session.clone(), joining.after);
@@ -108,7 +108,7 @@ impl Subscriber {
             held: Held::default(),
             own: Own::default(),
             told: joining.after,
-            // What waits for this thread may be older than the subscriber.
+            // Events that still wait for this thread may be older than the subscriber.
             floor: joining.after,
             turn: None,
             knows_status: false,
@@ -119,26 +119,26 @@ impl Subscriber {
         &self.session
     }
 
-    /// Whether it is to be told more of what has begun: an outcome, or the end of an answer.
+    /// Whether the outcome of its message, or the end of an answer, is still to come.
     pub(super) fn awaits_answer(&self) -> bool {
         self.own.saying.is_some() || self.own.pending_ack.is_some() || self.turn.is_some()
     }
 
-    /// It has sent something.
+    /// Handles a message of the client.
     pub(super) fn received(&mut self, payload: Payload, bytes: Vec<u8>, context: &mut Context<'_>) {
         if !matches!(self.phase, Phase::Waiting) {
             return self.take(payload, &bytes, context);
         }
         let held: usize = self.early.iter().map(|(_, bytes)| bytes.len()).sum();
-        // A single one may have the length that any may have.
+        // A single message may have any length that the limits allow.
         if self.early.len() == EARLY_MAX || (!self.early.is_empty() && held + bytes.len() > EARLY_BYTES_MAX) {
             self.early = Vec::new();
-            return context.outbox.close(context.socket, 1013, "too much was said before the welcome");
+            return context.outbox.close(context.socket, 1013, "too many messages before the welcome");
         }
         self.early.push((payload, bytes));
     }
 
-    /// What it missed, or the beginning of it.
+    /// Takes a page; after the first, handles what came before the welcome.
     pub(super) fn paged(&mut self, page: Page, context: &mut Context<'_>) {
         self.give(page, context);
         for (payload, bytes) in std::mem::take(&mut self.early) {
@@ -154,7 +154,7 @@ impl Subscriber {
                 context.services.now(),
                 context.services.heartbeat_seconds,
             ));
-            // A turn is shown when it is told of what happens.
+            // A running turn is shown when the subscriber goes live.
             if context.services.chat.current(&self.session).is_none() {
                 self.show_idle(context);
             }
@@ -166,7 +166,7 @@ impl Subscriber {
         };
         if let Some(reason) = page.gap {
             context.send(&wire::gap(&self.session, self.told, &reason));
-            // What comes from here on is told as it comes; what it missed it fetches.
+            // It is live from here on, and fetches what it missed itself.
             self.told = page.newest.max(self.told);
             self.floor = None;
             return self.go_live(context);
@@ -179,10 +179,10 @@ impl Subscriber {
         self.pump(context);
     }
 
-    /// Sends of what was read as much as there is room for, and asks for more.
+    /// Sends as much of the page as fits below the watermark, and asks for the next.
     pub(super) fn pump(&mut self, context: &mut Context<'_>) {
         let Phase::Replaying(replay) = &mut self.phase else { return };
-        // Which of the messages is its own is known by the outcome only.
+        // Only the outcome tells which of the messages is its own.
         if self.own.is_unacked() {
             return;
         }
@@ -213,7 +213,7 @@ impl Subscriber {
         }
     }
 
-    /// Asks for what follows the last it was told of; what was thrown away is among it.
+    /// Asks for what follows the last record it was sent, which includes what was thrown away.
     fn ask_for_more(&mut self, context: &mut Context<'_>) {
         if let Some(Some(erasure)) = self.held.take_lost() {
             context.send(&wire::erased(&self.session, erasure));
@@ -222,10 +222,10 @@ impl Subscriber {
         context.ask_for(Missed { session, after: self.told, is_new: false, presence });
     }
 
-    /// From here on it is told what happens.
+    /// Ends the replay: sends what was held, and then events as they happen.
     fn go_live(&mut self, context: &mut Context<'_>) {
         self.phase = Phase::Live;
-        // Of a turn it is told by where it stands now.
+        // Its state is shown anew below.
         self.turn = None;
         for notice in self.held.take() {
             self.tell(&notice, context);
@@ -233,7 +233,7 @@ impl Subscriber {
         if self.held.has_lost() {
             return self.catch_up(context);
         }
-        // The record was erased, or lies in a gap.
+        // The record of a pending ack was erased, or lies in a gap.
         self.send_pending_ack(context);
         self.show_turn(context);
         self.submit_parked(context);
@@ -245,7 +245,7 @@ impl Subscriber {
         }
     }
 
-    /// Tells of the turn that is being answered, with its text so far.
+    /// Sends the state of the running turn, with its text so far.
     fn show_turn(&mut self, context: &mut Context<'_>) {
         let Some(running) = context.services.chat.current(&self.session) else { return self.show_idle(context) };
         let (user, text) = (running.user(), running.text());
@@ -263,14 +263,14 @@ impl Subscriber {
         }
     }
 
-    /// Tells, once, that nothing is being answered.
+    /// Sends `idle`, unless a status was sent before.
     fn show_idle(&mut self, context: &mut Context<'_>) {
         if !std::mem::replace(&mut self.knows_status, true) {
             context.send(&wire::status(&self.session, "idle", None));
         }
     }
 
-    /// Something happened in its session.
+    /// Takes an event of its session.
     pub(super) fn hear(&mut self, notice: &Arc<Notice>, context: &mut Context<'_>) {
         match self.phase {
             Phase::Live => self.tell(notice, context),
@@ -278,7 +278,7 @@ impl Subscriber {
         }
     }
 
-    /// Some of what happened in its session was thrown away before it could be heard, with that erasure among it.
+    /// Events of its session were lost in the mailbox; `erasure` is the last erasure among them.
     pub(super) fn missed(&mut self, erasure: Option<Id>, context: &mut Context<'_>) {
         self.held.throw_away(erasure);
         if matches!(self.phase, Phase::Live) {
@@ -286,7 +286,7 @@ impl Subscriber {
         }
     }
 
-    /// Gives it from the history what was thrown away.
+    /// Replays from the history what was lost.
     fn catch_up(&mut self, context: &mut Context<'_>) {
         self.phase = Phase::Replaying(Replay { page: VecDeque::new(), more: true, is_asked: false, left: REPLAY_MAX });
         self.pump(context);
@@ -303,7 +303,7 @@ impl Subscriber {
                 let ack = self.own.ack(notice, context.services.durable);
                 ack.iter().for_each(|ack| context.send(ack));
                 let is_acked = ack.is_some() || id.is_some_and(|id| pay(&mut self.own, id, context));
-                // A new context is news to who asked for it, too.
+                // A client that sent `/clear` gets the event as well as the ack.
                 if !is_acked || is_clear(notice) {
                     context.send(notice.shared());
                 }
@@ -320,7 +320,7 @@ impl Subscriber {
                 context.send(notice.shared());
             }
             (What::Delta { offset, text }, Some(have)) if *offset <= have => {
-                // A part of it may have been told with what was said so far.
+                // The beginning may have been sent with the text so far.
                 let Some(rest) = text.get(have - offset..).filter(|rest| !rest.is_empty()) else { return };
                 self.turn = Some((live.user, have + rest.len()));
                 if rest.len() == text.len() {
@@ -339,7 +339,7 @@ impl Subscriber {
                 context.send(notice.shared());
                 self.submit_parked(context);
             }
-            // It was told of this turn's beginning, or never; the reply itself comes whole.
+            // A repeated start, or a turn that it was never shown: the reply itself comes whole.
             _ => {}
         }
         if matches!(live.what, What::Ended { .. }) {
@@ -348,7 +348,8 @@ impl Subscriber {
     }
 }
 
-/// Sends the ack that is pending for the record of that id, or for one before it. `true`: it stands in the place of this one.
+/// Sends the pending ack if it belongs to the record `id` or an earlier one. `true`: to this one, so the ack replaces
+/// its event.
 fn pay(own: &mut Own, id: Id, context: &mut Context<'_>) -> bool {
     let Some((ack, is_here)) = own.pay(id) else { return false };
     context.send(&ack);

@@ -1,9 +1,10 @@
-//! The subscribers of one thread of sockets, by session: who hears what.
+//! The subscribers of one socket thread, by session, and which of them receives an event.
 //!
-//! One subscription serves all subscribers of a session in this thread, and an event is put into bytes once for all of them.
+//! One subscription to the hub serves all subscribers of a session in this thread, and an event is serialised once for
+//! all of them.
 //!
-//! Order of the mail: what workers have done is taken before what the hub has brought, and seen to after it. So the records a
-//! subscriber's outcome or page speaks of have come by when it is seen to.
+//! Order: results of workers are taken before the hub's events, but handled after them. So the records that an outcome
+//! or a page refers to have been handled before it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use super::services::{Done, Services};
 use super::subscriber::{Context, Subscriber};
 use super::wire::{self, Notice};
 
-/// See the module.
+/// All subscribers of one socket thread.
 pub(super) struct Subscribers {
     services: Services,
     listener: Listener,
@@ -67,7 +68,7 @@ impl SocketHandler for Subscribers {
         let here = self.sessions.entry(joining.session.clone()).or_default();
         here.push(socket);
         if here.len() == 1 {
-            // Before anything is read for it: what is published from here on comes by.
+            // Before anything is read for it, so that nothing falls between the read and the subscription.
             self.listener.subscribe(&joining.session);
         }
         let subscriber = Subscriber::join(joining, &Context { socket, services: &self.services, outbox });
@@ -96,7 +97,7 @@ impl SocketHandler for Subscribers {
             self.listener.unsubscribe(session);
         }
         if self.subscribers.is_empty() {
-            // After a crowd.
+            // Gives back the memory of a crowd.
             self.subscribers = HashMap::new();
             self.sessions = HashMap::new();
         }

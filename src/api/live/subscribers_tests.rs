@@ -1,5 +1,5 @@
-//! Subscribers with a real journal, history and engine below them, and clients that are lists: joins, resumes and slow
-//! readers while others write (here), and turns that take their time (`subscribers_tests/turns.rs`).
+//! Subscribers over a real journal, history and hub, with clients that are lists: joins, resumes and slow readers while
+//! others write (here), and slow turns (`subscribers_tests/turns.rs`).
 
 mod turns;
 
@@ -26,7 +26,7 @@ use crate::responder::{Answer, Echo, Failure, Question, Responder};
 
 const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Says what it is given until it is stopped or the sender is gone; `at_once` is the echo's.
+/// Says what the channel gives until it is stopped or the sender is gone; `at_once` is the echo's.
 struct Slow(Receiver<&'static str>);
 
 impl Responder for Slow {
@@ -42,7 +42,7 @@ impl Responder for Slow {
     }
 }
 
-/// The same, but a stop does not hurry it.
+/// The same, but a stop does not end it.
 struct Stubborn(Receiver<&'static str>);
 
 impl Responder for Stubborn {
@@ -61,12 +61,12 @@ impl Wake for TestBell {
     }
 }
 
-/// A client: what it was sent.
+/// A client: the events it was sent.
 #[derive(Default)]
 struct Client {
     events: Vec<Value>,
     waiting: usize,
-    /// Nothing is taken off it but by [`World::drain`].
+    /// Only [`World::drain`] takes events from it.
     is_slow: bool,
     /// The close code it was sent.
     closed: Option<u16>,
@@ -141,7 +141,7 @@ impl World {
         self.subscribers.received(socket, Payload::Text, event.to_string().into_bytes(), &mut self.clients);
     }
 
-    /// One round of the thread's loop: the mail, and what was sent goes out to those who read.
+    /// One round of the thread's loop: handles the mail, then sends to the clients that read.
     fn turn(&mut self) {
         assert!(self.clients.0.values().all(|client| client.closed.is_none()), "nobody is closed here");
         if self.subscribers.has_mail() {
@@ -159,7 +159,7 @@ impl World {
         self.subscribers.drained(socket, &mut self.clients);
     }
 
-    /// Goes round until `holds`.
+    /// Runs rounds until `holds`.
     #[track_caller]
     fn until(&mut self, what: &str, mut holds: impl FnMut(&Clients) -> bool) {
         let deadline = Instant::now() + WAIT_TIMEOUT;
@@ -174,14 +174,14 @@ impl World {
         }
     }
 
-    /// Goes round until `holds` of the turns.
+    /// Runs rounds until `holds` of the turns.
     #[track_caller]
     fn until_chat(&mut self, what: &str, holds: impl Fn(&Chat) -> bool) {
         let chat = self.chat.clone();
         self.until(what, |_| holds(&chat));
     }
 
-    /// The next events of a client, which are then forgotten.
+    /// Takes the next events of a client.
     #[track_caller]
     fn next(&mut self, socket: SocketId, count: usize) -> Vec<Value> {
         self.until(&format!("{count} events"), |clients| clients.0[&socket].events.len() >= count);
@@ -220,7 +220,7 @@ fn session_of(name: &str) -> SessionId {
     SessionId::new(name).unwrap()
 }
 
-/// The ids of the records a client was told of, acks in the place of messages; what is told of again is no record.
+/// The ids of the records that a client was sent, acks in the place of messages; a repeated reply is no record.
 fn told(events: &[Value]) -> Vec<Id> {
     let is_record = |event: &&Value| {
         event["duplicate"] != true && ["message", "response", "ack", "clear"].contains(&event["type"].as_str().unwrap())
@@ -242,16 +242,16 @@ fn kinds(events: &[Value]) -> Vec<String> {
 struct Follower {
     socket: SocketId,
     session: usize,
-    /// Everything it was told, over all its connections.
+    /// Everything it was sent, over all its connections.
     told: Vec<Id>,
-    /// It began without `after`: it is told of what follows some point.
+    /// It began without `after`, so it is sent what follows some point.
     from_nothing: bool,
 }
 
-/// Turns and arrays into two sessions until it is told to stop.
+/// Takes turns and records arrays in two sessions until it is told to stop.
 fn write(chat: &Chat, stop: &AtomicBool, (written, rounds): (&AtomicUsize, &AtomicUsize), seed: usize) {
     for n in 0.. {
-        // Not further ahead than on a quiet machine: a follower that misses more than ten thousand is told of a gap.
+        // Not further ahead than on a quiet machine: a follower that misses more than ten thousand gets a gap.
         while written.load(Ordering::SeqCst) > 200 + rounds.load(Ordering::SeqCst) / 4 && !stop.load(Ordering::SeqCst) {
             std::thread::park_timeout(Duration::from_millis(1));
         }
@@ -270,7 +270,7 @@ fn write(chat: &Chat, stop: &AtomicBool, (written, rounds): (&AtomicUsize, &Atom
             chat.say(&turn).unwrap();
         }
         written.fetch_add(1, Ordering::SeqCst);
-        // Not faster than a thread that reads pages can follow, or nobody would ever catch up.
+        // Not faster than the thread that reads pages, or no client would ever catch up.
         std::thread::park_timeout(Duration::from_millis(5));
     }
 }
@@ -297,8 +297,8 @@ fn whoever_joins_resumes_or_reads_slowly_gets_everything_once_in_order() {
         paced.fetch_add(1, Ordering::SeqCst);
         std::thread::park_timeout(Duration::from_micros(100));
         if rounds % 3000 == 1500 && !followers.is_empty() {
-            // The thread does not get to its mail for so long that some of it is lost, messages of some followers, too. Not
-            // oftener, or everybody would always be given what was missed.
+            // The mailbox overflows before the thread takes it, and loses events of some followers, too. Not more
+            // often, or every follower would always be replaying.
             for text in ["before much", "behind much"] {
                 let socket = followers[random.below(followers.len())].socket;
                 world.send(socket, &json!({"message": text, "client_id": "c"}));
@@ -313,13 +313,13 @@ fn whoever_joins_resumes_or_reads_slowly_gets_everything_once_in_order() {
                 followers.push(Follower { socket, session, told: Vec::new(), from_nothing: true });
             }
             4..6 if !followers.is_empty() => {
-                // It loses its connection, with what it was told until then, and comes again.
+                // It loses its connection and comes again with what it was sent until then.
                 let at = random.below(followers.len());
                 let follower = &mut followers[at];
                 let events = world.close(follower.socket).events;
                 replayed += events.iter().filter(|event| event["replayed"] == true).count();
                 follower.told.extend(told(&events));
-                // The last of what was sent never reached it.
+                // The last events never reached it.
                 let reached = follower.told.len().saturating_sub(random.below(60)).max(follower.told.len().min(1));
                 follower.told.truncate(reached);
                 let after = follower.told.last().copied();
@@ -348,10 +348,10 @@ fn whoever_joins_resumes_or_reads_slowly_gets_everything_once_in_order() {
     for client in world.clients.0.values_mut() {
         client.is_slow = false;
     }
-    // What is under way still comes; then everybody is told of the last.
+    // What is under way still arrives; then every client gets the last record.
     let deadline = Instant::now() + 4 * WAIT_TIMEOUT;
     let all = loop {
-        // Many rounds for one look, which reads everything: whoever is far behind is given a page in each.
+        // Many rounds before each look, which reads everything: a client far behind gets a page in each.
         for _ in 0..100 {
             world.turn();
             std::thread::park_timeout(Duration::from_micros(100));

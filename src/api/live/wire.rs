@@ -1,9 +1,9 @@
-//! The JSON of a WebSocket: what clients may send, and what each event looks like to them.
+//! The JSON of a WebSocket: what clients may send, and each event that they receive.
 //!
-//! A message is not serialised again: its line, as it is kept, becomes the event by the fields put before it. An event for
-//! many is made once.
+//! A message is not serialised again: its line, as it is stored, becomes the event once fields are put before it. An
+//! event for many clients is made once.
 //!
-//! Pure: knows no socket, and nothing of who gets what when.
+//! Pure: knows no socket, and not which client receives what.
 
 use std::borrow::Cow;
 use std::sync::OnceLock;
@@ -22,12 +22,12 @@ use super::replay::Known;
 
 /// The longest `client_id`, in characters.
 const CLIENT_ID_CHARS_MAX: usize = 128;
-/// What `/help` says.
-const HELP: &str = "Send {\"message\": \"…\"} to say something; with client_id it comes back in the ack, with message_id it \
-     may be sent again without being kept twice. Commands, as {\"command\": \"…\"} or as a message: /stop ends the answer that \
-     is being given, /clear begins a new context, /help shows this. {\"command\": \"ping\"} is answered with a heartbeat.";
+/// The text of the reply to `/help`.
+const HELP: &str = "Send {\"message\": \"…\"}. A client_id comes back in the ack; with a message_id a repeated message is \
+     recorded only once. Commands, as {\"command\": \"…\"} or as a message: /stop ends the running answer, \
+     /clear begins a new context, /help shows this text. The command \"ping\" is answered with a heartbeat.";
 
-/// What a client sent.
+/// A client's message, read.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Asked {
     Say(Say),
@@ -36,7 +36,7 @@ pub(super) enum Asked {
     Ping,
 }
 
-/// Something to be recorded.
+/// A message to be recorded.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Say {
     pub(super) text: String,
@@ -45,7 +45,7 @@ pub(super) struct Say {
     pub(super) metadata: Option<Map<String, Value>>,
 }
 
-/// What a new context is asked for with, and how such a message is known.
+/// The text that asks for a new context.
 const CLEAR: &str = "/clear";
 
 impl Say {
@@ -73,9 +73,10 @@ struct Frame<'a> {
 /// Reads a client's message.
 ///
 /// # Errors
-/// The event that says what is wrong with it, with its `client_id` if that can be found.
+/// The `error` event to send, with the client's `client_id` if it can be found. Nothing was recorded; the same message
+/// fails again.
 pub(super) fn read(bytes: &[u8]) -> Result<Asked, SharedBytes> {
-    // The typed reader would take an array for an object's values.
+    // Serde would read an array as the fields of a struct.
     let is_array = bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
     let frame: Frame<'_> = match serde_json::from_slice(bytes) {
         Ok(frame) if !is_array => frame,
@@ -187,7 +188,7 @@ pub(super) fn delta(reply_to: Id, text: &str) -> SharedBytes {
     shared(&json!({"type": "delta", "reply_to": reply_to, "text": text}))
 }
 
-/// What a reply looks like that was given before, to who asks again.
+/// A reply that was recorded earlier, for a client that repeats its message.
 pub(super) fn response(session: &SessionId, text: &str, status: &str, id: Id, reply_to: Id) -> SharedBytes {
     shared(&json!({
         "type": "response", "message": text, "status": status, "session_id": session, "id": id, "timestamp": id.time(),
@@ -195,7 +196,7 @@ pub(super) fn response(session: &SessionId, text: &str, status: &str, id: Id, re
     }))
 }
 
-/// Its id is none to go on from, and so has another name than those of messages; it is the feed's and the `DELETE`'s.
+/// The id is named `erasure_id` because no client may resume from it; the feed and `DELETE` tell the same id.
 pub(super) fn erased(session: &SessionId, id: Id) -> SharedBytes {
     shared(&json!({"type": "erased", "session_id": session, "erasure_id": id}))
 }
@@ -209,7 +210,7 @@ pub(super) fn message(message: &Message, is_replayed: bool) -> SharedBytes {
     [start, &message.line()[1..]].concat().into()
 }
 
-/// A reply that was recorded just now.
+/// A reply that was just recorded.
 fn live_response(message: &Message, reply_to: Id) -> SharedBytes {
     let (text, metadata) = message.parts().map(|parts| (parts.text, parts.metadata)).unwrap_or_default();
     let (session, id) = (message.session(), message.id());
@@ -219,7 +220,7 @@ fn live_response(message: &Message, reply_to: Id) -> SharedBytes {
     }))
 }
 
-/// An event on its way to many, in the form that most of them get.
+/// An event for many clients, in the form that most of them get.
 pub(super) struct Notice {
     pub(super) event: Event,
     made: OnceLock<SharedBytes>,
@@ -230,19 +231,19 @@ impl Notice {
         Self { event, made: OnceLock::new() }
     }
 
-    /// The id of what was recorded.
+    /// The id of the record, if this event is one.
     pub(super) fn recorded(&self) -> Option<Id> {
         let Event::Recorded(record) = &self.event else { return None };
         record.entry.id()
     }
 
-    /// The id of what was recorded, if it came from there.
+    /// The id of the record, if `origin` sent it.
     pub(super) fn recorded_from(&self, origin: Origin) -> Option<Id> {
         let Event::Recorded(record) = &self.event else { return None };
         record.entry.id().filter(|_| record.origin == Some(origin))
     }
 
-    /// The event as everybody gets it who gets all of it.
+    /// The whole event, serialised once.
     pub(super) fn shared(&self) -> &SharedBytes {
         self.made.get_or_init(|| self.make())
     }
@@ -260,7 +261,7 @@ impl Notice {
     }
 }
 
-/// What was recorded just now.
+/// A record that was just committed.
 fn recorded(entry: &Entry) -> SharedBytes {
     match entry {
         Entry::Message(recorded, links) => match links.reply_to {

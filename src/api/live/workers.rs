@@ -1,4 +1,4 @@
-//! Those who work for the sockets: they may wait for a sync or a disk, and put what came of it into the completions.
+//! Threads that work for the sockets: they may wait for a sync or a disk, and put their results into the completions.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use super::job_queue::JobQueue;
 use super::replay;
 use super::services::{Done, Missed, Recipient, SentMessage};
 
-/// Turns taken at once.
+/// Turns taken from the queue at once.
 const TURNS_AT_ONCE: usize = 256;
 
-/// The life of a thread that takes turns.
+/// The thread that takes turns; ends when the queue is closed and empty.
 pub(super) fn take_turns(turns: &JobQueue<(Recipient, SentMessage)>, chat: &Arc<Chat>, alive: Sender<()>) {
     let mut clearing = Vec::new();
     while let Some(batch) = turns.take(TURNS_AT_ONCE) {
@@ -41,15 +41,15 @@ pub(super) fn take_turns(turns: &JobQueue<(Recipient, SentMessage)>, chat: &Arc<
             }
         }
     }
-    // Those who stand in line have been sent away: the turns have ended before this.
+    // The turns have ended before this, so none waits in a queue any more.
     for thread in clearing {
         let _ = thread.join();
     }
     drop(alive);
 }
 
-/// Has a new context wait behind the turns that stand in line, on a thread of its own: it has stopped an answer, and must not
-/// be refused for that. So many may wait as [`Chat`] lets wait; beyond it the client is told.
+/// Waits in the session's turn queue with a new context, on a thread of its own: it has stopped an answer and must not
+/// be refused for that. [`Chat`] limits how many wait; beyond, the client gets an error.
 fn clear_in_line(to: Recipient, said: SentMessage, chat: &Arc<Chat>, clearing: &mut Vec<JoinHandle<()>>) {
     clearing.retain(|thread| !thread.is_finished());
     let (to, chat) = (Arc::new(to), chat.clone());
@@ -58,13 +58,13 @@ fn clear_in_line(to: Recipient, said: SentMessage, chat: &Arc<Chat>, clearing: &
     match thread::spawn("ws-clear", wait) {
         Ok(thread) => clearing.push(thread),
         Err(fault) => {
-            log::error!("no thread can be had for a new context that waits: {fault}");
+            log::error!("cannot start a thread for a /clear that waits: {fault}");
             to.put(Done::SentMessage(Err(TurnError::Crowded)));
         }
     }
 }
 
-/// Begins a turn: what it came to so far. Of one that is being answered the rest is told as it comes.
+/// Begins a turn and returns its outcome so far. The rest of a running turn arrives as events.
 fn begin(chat: &Chat, said: &SentMessage, when_busy: WhenBusy) -> Result<TurnOutcome, TurnError> {
     Ok(match guarded(|| chat.begin(&said.turn(), when_busy))? {
         StartedTurn::Done(outcome) => outcome,
@@ -78,19 +78,19 @@ fn begin(chat: &Chat, said: &SentMessage, when_busy: WhenBusy) -> Result<TurnOut
     })
 }
 
-/// A panic is that subscriber's error and nobody else's.
+/// Turns a panic into this subscriber's error.
 fn guarded<T>(call: impl FnOnce() -> Result<T, TurnError>) -> Result<T, TurnError> {
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| {
-        log::error!("a turn that came by WebSocket panicked");
-        Err(AppendError::Unavailable("the server met a fault of its own; it is in its log".into()).into())
+        log::error!("a turn sent by WebSocket panicked");
+        Err(AppendError::Unavailable("a fault in the server; its log has the details".into()).into())
     })
 }
 
-/// The life of the thread that reads.
+/// The thread that reads pages.
 pub(super) fn read_pages(pages: &JobQueue<(Recipient, Missed)>, history: &History, _alive: &Sender<()>) {
     while let Some(batch) = pages.take(1) {
         for (to, Missed { session, after, is_new, presence }) in batch {
-            // In a storm of clients that come and go, only those that stayed.
+            // Skips clients that have gone meanwhile, as in a storm of reconnects.
             if presence.strong_count() == 0 {
                 continue;
             }
@@ -100,7 +100,10 @@ pub(super) fn read_pages(pages: &JobQueue<(Recipient, Missed)>, history: &Histor
             };
             let page = catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
                 log::error!("reading what a client missed panicked");
-                replay::Page { gap: Some("the server met a fault of its own".into()), ..replay::Page::default() }
+                replay::Page {
+                    gap: Some("a fault in the server; its log has the details".into()),
+                    ..replay::Page::default()
+                }
             });
             to.put(Done::Page(page));
         }

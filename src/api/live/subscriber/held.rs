@@ -1,7 +1,7 @@
-//! What is recorded in a subscriber's session while it is given what it missed: held for it, within a bound.
+//! Records of a subscriber's session that arrive while it replays: held, within a bound.
 //!
-//! When it overflows all of it is thrown away, and so is what follows: the subscriber is given the same from the history. Of a turn
-//! nothing is held, as the subscriber is told where it stands when it is told what happens.
+//! On overflow everything held is thrown away, and what follows too: the subscriber replays it from the history. Of
+//! turns nothing is held, since their state is sent when the subscriber goes live.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,17 +11,17 @@ use crate::message::Id;
 
 use super::super::wire::Notice;
 
-/// What may be held, in bytes of text.
+/// The most that is held, in bytes of text.
 const BYTES_MAX: usize = 256 << 10;
-/// The most that may be held, in events; few in tests, so that it often overflows.
+/// The most that is held, in events; few in tests, so that it often overflows.
 const EVENTS_MAX: usize = if cfg!(test) { 12 } else { 1024 };
 
-/// See the module.
+/// The held events; `lost` is set while they are incomplete.
 #[derive(Default)]
 pub(super) struct Held {
     notices: VecDeque<Arc<Notice>>,
     bytes: usize,
-    /// Something was thrown away; with the erasure among it.
+    /// Events were thrown away; the inner id is the last erasure among them.
     lost: Option<Option<Id>>,
 }
 
@@ -38,7 +38,7 @@ impl Held {
         self.notices.push_back(notice.clone());
     }
 
-    /// Throws away what is held, and notes that this erasure is lost, too.
+    /// Throws everything away and notes the loss; `erasure` was lost, too.
     pub(super) fn throw_away(&mut self, erasure: Option<Id>) {
         let held = self.notices.iter().filter_map(|notice| notice.event.erasure()).max();
         self.lost = Some(erasure.max(held).max(self.lost.flatten()));
@@ -54,7 +54,7 @@ impl Held {
         self.lost.is_some()
     }
 
-    /// Whether something was thrown away, with the erasure among it. It is no more from here on.
+    /// Takes the note of a loss and clears it; the inner id is the last erasure that was lost.
     pub(super) fn take_lost(&mut self) -> Option<Option<Id>> {
         self.lost.take()
     }

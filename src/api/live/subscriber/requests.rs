@@ -1,4 +1,4 @@
-//! What a subscriber asks for, and what comes of it: something said, an answer stopped, help.
+//! What a subscriber asks for, and the outcome: a message, a stop, help.
 
 use crate::api::{Payload, Problem};
 use crate::chat::{TurnError, TurnOutcome};
@@ -28,12 +28,12 @@ impl Subscriber {
         if self.own.is_waiting() || self.own.parked.is_some() {
             return context.send(&wire::busy(&self.session, say.client_id.as_deref()));
         }
-        // A new context ends the answer that is being given, and begins behind it.
+        // A new context ends the running answer and begins after it.
         if say.is_clear()
             && let Some(running) = context.services.chat.current(&self.session)
         {
             running.stop();
-            // Its end may have come by already, and then nobody would wake what is parked.
+            // If its end was already handled, nothing would wake the parked message.
             if !running.is_over() {
                 self.own.parked = Some(say);
                 return;
@@ -57,7 +57,7 @@ impl Subscriber {
             && matches!(self.phase, Phase::Live)
             && let Some(say) = self.own.parked.take()
         {
-            // The end of that turn, which it may have stopped itself, is still to come and wakes it.
+            // The end of that turn, perhaps stopped by this client, is still to come and wakes the parked message.
             if say.is_clear() && context.services.chat.current(&self.session).is_some() {
                 self.own.parked = Some(say);
                 return;
@@ -68,12 +68,12 @@ impl Subscriber {
 
     fn stop(&mut self, context: &mut Context<'_>) {
         if context.services.chat.stop(&self.session) {
-            // Everybody hears of it, this one too.
+            // The hub tells every subscriber, this one too.
             return;
         }
         let has_own = self.own.saying.is_some() || self.own.parked.is_some();
         if has_own && context.services.chat.current(&self.session).is_none() {
-            // It means the answer to what it said itself.
+            // It means the answer to its own message.
             self.own.is_unwanted = true;
             return;
         }
@@ -90,7 +90,7 @@ impl Subscriber {
         context.send(&wire::status(&self.session, word, running.map(|running| running.user())));
     }
 
-    /// What it said came to this. Its event, if it has one, has come by.
+    /// Takes the outcome of its message. The event of the record, if there is one, was handled before.
     pub(in super::super) fn said(&mut self, outcome: Result<TurnOutcome, TurnError>, context: &mut Context<'_>) {
         let Some(saying) = self.own.saying.take() else { return };
         let begun = outcome.as_ref().ok().map(|outcome| outcome.user);
@@ -104,7 +104,7 @@ impl Subscriber {
             Err(TurnError::Busy) => context.send(&wire::busy(&self.session, saying.client_id.as_deref())),
             Err(no_turn) => context.send(&wire::error(&no_turn.into(), saying.client_id.as_deref())),
         }
-        // What a full mailbox lost is read now, or there is nothing to be read.
+        // What a full mailbox lost is being replayed, or there is nothing to replay.
         match self.phase {
             Phase::Live => self.send_pending_ack(context),
             _ => self.pump(context),
@@ -117,7 +117,7 @@ impl Subscriber {
         }
     }
 
-    /// Stops the answer to what it said, if one is being given.
+    /// Stops the answer to its own message, if it is running.
     fn stop_own(&self, begun: Option<Id>, context: &mut Context<'_>) {
         let own = context.services.chat.current(&self.session).filter(|running| Some(running.user()) == begun);
         if !own.is_some_and(|running| running.stop()) {
@@ -125,7 +125,7 @@ impl Subscriber {
         }
     }
 
-    /// Acknowledges what came before, with the reply it was given unless that came by just now.
+    /// Acknowledges a repeated message, with its reply unless that was sent just now.
     fn repeat(&self, outcome: &TurnOutcome, saying: &Saying, context: &mut Context<'_>) {
         context.send(&wire::ack(saying.client_id.as_deref(), outcome.user, context.services.durable, true));
         let came_by = saying.since < outcome.reply && outcome.reply <= self.told;

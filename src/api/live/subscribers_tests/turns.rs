@@ -1,4 +1,4 @@
-//! Turns that take their time, and what is said in the middle of them: stops, new contexts, erasures.
+//! Slow turns, and what clients send in the middle of them: stops, new contexts, erasures.
 
 use super::*;
 
@@ -42,7 +42,7 @@ fn a_stop_takes_effect_within_100_ms_and_what_was_said_is_kept() {
     for socket in [one, other] {
         assert_eq!(kinds(&world.next(socket, 2)), ["system", "idle"]);
     }
-    // The best of some, as other tests may have the processors and the disk.
+    // The fastest of some runs, as other tests may use the processors and the disk.
     let mut fastest = Duration::MAX;
     for _ in 0..20 {
         world.send(one, &json!({"message": "why"}));
@@ -50,7 +50,7 @@ fn a_stop_takes_effect_within_100_ms_and_what_was_said_is_kept() {
         assert_eq!(kinds(&world.next(one, 3)), ["ack", "processing", "+because"]);
         world.next(other, 3);
         let began = Instant::now();
-        // Whoever is in the session may.
+        // Any client of the session may.
         world.send(other, &json!({"command": "stop"}));
         for socket in [one, other] {
             assert_eq!(kinds(&world.next(socket, 3)), ["cancelling", "=because cancelled", "idle"]);
@@ -97,7 +97,7 @@ fn a_new_context_waits_behind_the_turns_in_line_and_is_not_lost() {
         };
         chat.say(&turn).unwrap()
     });
-    // The first has a follower's place only where it came by REST.
+    // The first is followed over REST, so the second waits in the queue.
     world.until_chat("it stands in line", |chat| chat.stats().waiting == 1);
     world.send(one, &json!({"command": "clear", "client_id": "c"}));
     world.until_chat("the next is answered", |chat| {
@@ -176,7 +176,7 @@ fn a_new_context_asked_for_before_the_welcome_amid_a_turn_is_not_lost() {
 fn a_stop_right_behind_a_message_stops_the_answer_to_it() {
     let (mut world, pieces) = slow();
     let one = world.open("s", None);
-    // Both before the welcome, and both after it.
+    // Both before the welcome, or both after it.
     for first in [2, 0] {
         world.send(one, &json!({"message": "why", "client_id": "c"}));
         world.send(one, &json!({"command": "stop"}));
@@ -214,7 +214,7 @@ fn an_erasure_in_the_middle_of_a_turn_ends_it() {
     assert_eq!(kinds(&world.next(one, 5)), ["system", "idle", "ack", "processing", "+because"]);
     world.chat.erase(&session_of("s")).unwrap();
     let events = world.next(one, 2);
-    // Its id is no message's, and none to go on from.
+    // The id of an erasure is no message's, and no client may resume from it.
     assert!(events.iter().all(|event| event.get("id").is_none()), "{events:?}");
     let mut last = kinds(&events);
     last.sort();
@@ -279,7 +279,7 @@ fn a_socket_of_another_thread_that_has_the_same_number_is_somebody_else() {
     has(&mut other, &mut clients, 2);
     world.send(one, &json!({"message": "mine", "client_id": "1"}));
     world.next(one, 2);
-    // That thread has not heard of it when its own client speaks.
+    // That thread has not handled the event when its own client sends.
     other.received(one, Payload::Text, br#"{"message": "theirs", "client_id": "2"}"#.to_vec(), &mut clients);
     has(&mut other, &mut clients, 6);
     let events = &clients.0[&one].events[2..];
