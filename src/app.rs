@@ -27,7 +27,7 @@ use crate::disk::RealDisk;
 use crate::feed::Feed;
 use crate::history::{Database, History};
 use crate::hub::Hub;
-use crate::janitor::{Aside, Scrubber, Sweeper};
+use crate::janitor::{Aside, FirstSweep, Scrubber, Sweeper};
 use crate::journal::{Journal, Record};
 use crate::message::{Clock, Expiry};
 use crate::recorder::{Opened, Recorder, open_transcripts};
@@ -247,6 +247,7 @@ struct Core {
     cache: Arc<Cache>,
     transcripts: Arc<Transcripts>,
     journal: Arc<Journal>,
+    first_sweep: Arc<FirstSweep>,
     hub: Arc<Hub>,
     skipped: Arc<AtomicU64>,
     /// The database, if it is used.
@@ -282,7 +283,8 @@ impl Core {
         let responder = responder::new(&config.responder);
         let (recorder, told) = (Arc::new(recorder), hub.clone());
         let chat = Arc::new(Chat::new(recorder, history.clone(), told, responder, &config.responder, waiting_max));
-        Ok((Self { cache, transcripts, journal, hub, skipped, store, storage, history, chat }, channel))
+        let first_sweep = Arc::new(FirstSweep::load(RealDisk, &layout::first_sweep(&config.journal.path)));
+        Ok((Self { cache, transcripts, journal, first_sweep, hub, skipped, store, storage, history, chat }, channel))
     }
 
     /// What takes records where they are to go.
@@ -324,8 +326,8 @@ impl Core {
         let (journal, mongo) = (&base.config.journal.path, &base.config.mongo);
         let copies = [&mongo.cache.disk_path, journal].map(|folder| layout::quarantine(folder)).to_vec();
         let aside = Aside { copies, lines: vec![mongo.dead_letter_path.clone(), layout::recovered(journal)] };
-        let rule = (base.expiry(), base.clock.clone());
-        Sweeper::new(self.cache.clone(), self.transcripts.clone(), aside, rule, Instant::now())
+        let (rule, first) = ((base.expiry(), base.clock.clone()), self.first_sweep.clone());
+        Sweeper::new(RealDisk, self.cache.clone(), self.transcripts.clone(), (aside, first), rule, Instant::now())
     }
 
     /// What removes the bytes of what was erased from everywhere they stand.
@@ -353,10 +355,10 @@ impl Core {
     fn status(self, base: &Base<'_>, progress: Arc<Progress>) -> Status {
         Status {
             config: base.config.clone(),
-            mongo_hosts: store::hosts(base.config.mongo.uri.expose()).unwrap_or_default(),
             cache: self.cache,
             journal: self.journal,
             transcripts: self.transcripts,
+            first_sweep: self.first_sweep,
             progress,
             storage: self.storage,
             skipped: self.skipped,

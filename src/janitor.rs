@@ -1,6 +1,6 @@
 //! The thread `janitor`: what must be done now and then and may never hold up a request: the journal's next segment, zeroed
 //! ahead, a failed journal's way back, the scrubbing of what was erased (`janitor/scrubber.rs`), and once an hour the removal
-//! of what has expired (`janitor/sweeper.rs`).
+//! of what has expired (`janitor/sweeper.rs`), the first time an hour after it was announced (`janitor/first_sweep.rs`).
 //!
 //! The journal comes first: a sweep goes in steps, and between two of them the waker is listened to, and the stop.
 //!
@@ -9,6 +9,7 @@
 
 #[cfg(test)]
 mod erasure_tests;
+mod first_sweep;
 mod scrubber;
 mod sweeper;
 
@@ -20,6 +21,7 @@ use crossbeam_channel::{Receiver, TryRecvError, select};
 use crate::backoff::Backoff;
 use crate::journal::Journal;
 
+pub use first_sweep::FirstSweep;
 pub use scrubber::Scrubber;
 pub use sweeper::{Aside, Sweeper};
 

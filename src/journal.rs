@@ -60,7 +60,7 @@ mod batch;
 mod checkpoint;
 #[cfg(test)]
 mod clock_tests;
-mod codec;
+pub mod codec;
 mod commit;
 #[cfg(test)]
 mod crash_tests;

@@ -10,6 +10,7 @@
 //! | `checkpoint`, `lock` | up to where everything has arrived; one process at a time |
 //! | `erasures_pending.jsonl` | erasures that a database is still to hear of |
 //! | `transcript_lengths` | how long each transcript was when it was synced |
+//! | `first_sweep` | when something is first to be removed because it is too old |
 //! | `recovered.jsonl` | what a repair took out of the quarantine |
 //! | `quarantine/` | what was set aside |
 //!
@@ -110,6 +111,12 @@ pub fn pending_erasures_file(journal: &Path) -> PathBuf {
 #[must_use]
 pub fn transcript_lengths(journal: &Path) -> PathBuf {
     journal.join("transcript_lengths")
+}
+
+/// When something is first to be removed because it is too old.
+#[must_use]
+pub fn first_sweep(journal: &Path) -> PathBuf {
+    journal.join("first_sweep")
 }
 
 /// Marks the transcripts' folder as the one they were written to.

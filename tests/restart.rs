@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use support::server::{BINARY, run, said};
-use support::{Client, Options, Server, walk};
+use support::{Client, Options, Server, wait_until, walk};
 use time::OffsetDateTime;
 use time::macros::format_description;
 
@@ -248,7 +248,7 @@ fn a_line_torn_while_it_was_stopped_hides_nothing_else() {
         assert_eq!(texts(&mut client), wanted(150), "after {tail:?}");
         fill(&mut client, "torn", 150..160);
         assert_eq!(texts(&mut client), wanted(160), "after {tail:?}");
-        support::wait_until("the new lines are whole", support::WAIT_TIMEOUT, || {
+        wait_until("the new lines are whole", support::WAIT_TIMEOUT, || {
             let (lines, _) = server.transcript("torn");
             lines.last().is_some_and(|l| l["text"] == "m159")
         });
@@ -378,7 +378,7 @@ fn a_transcript_removed_or_replaced_by_hand_gets_what_came_after_it() {
     fs::rename(&copy, &path).unwrap();
     fill(&mut client, "removed", 3..6);
     fill(&mut client, "replaced", 3..6);
-    support::wait_until("the transcripts have the new lines", support::WAIT_TIMEOUT, || {
+    wait_until("the transcripts have the new lines", support::WAIT_TIMEOUT, || {
         ["removed", "replaced"].iter().all(|session| {
             fs::read_to_string(server.transcript_path(session)).is_ok_and(|text| text.contains("\"m5\""))
         })
@@ -401,9 +401,9 @@ fn the_folder_of_the_transcripts_comes_back_when_it_is_removed() {
     server.transcript_of("before", 1);
     fs::remove_dir_all(server.transcript_path("before").parent().unwrap()).unwrap();
     fill(&mut client, "after", 0..3);
-    support::wait_until("the transcript is there", support::WAIT_TIMEOUT, || server.transcript_path("after").exists());
+    wait_until("the transcript is there", support::WAIT_TIMEOUT, || server.transcript_path("after").exists());
     let drained = |client: &mut Client| client.get("/api/storage/status").json()["queue"]["pending"] == 0;
-    support::wait_until("all is drained", support::WAIT_TIMEOUT, || drained(&mut client));
+    wait_until("all is drained", support::WAIT_TIMEOUT, || drained(&mut client));
     server.transcript_of("after", 3);
 }
 
@@ -422,8 +422,8 @@ fn a_transcript_that_cannot_be_written_keeps_no_server_from_starting() {
     fill(&mut client, "bad", 3..4);
     // Mended by hand, it is brought up without another start.
     fs::remove_dir(&path).unwrap();
-    support::wait_until("the transcript is brought up", support::WAIT_TIMEOUT, || path.is_file());
-    support::wait_until("all is drained", support::WAIT_TIMEOUT, || {
+    wait_until("the transcript is brought up", support::WAIT_TIMEOUT, || path.is_file());
+    wait_until("all is drained", support::WAIT_TIMEOUT, || {
         client.get("/api/storage/status").json()["queue"]["pending"] == 0
     });
     server.transcript_of("bad", 4);
@@ -451,8 +451,43 @@ fn a_segment_removed_by_hand_does_not_keep_the_others() {
     }
     fs::remove_file(&segments()[0]).unwrap();
     let mut kept = 0;
-    support::wait_until("thirty more were taken", support::WAIT_TIMEOUT, || {
+    wait_until("thirty more were taken", support::WAIT_TIMEOUT, || {
         kept += usize::from(client.post("/api/chat/messages", &body).status == 201);
         kept == 30
     });
+}
+
+#[test]
+fn old_transcripts_are_kept_for_an_hour_that_a_kill_does_not_prolong() {
+    let mut server = Server::start(Options::default());
+    server.sigterm_and_wait();
+    let line = r#"{"id":"019385d7-5e00-7000-8000-000000000001","session_id":"old","role":"user","text":"long ago","metadata":{},"vector_ids":[],"created_at":"2024-12-02T06:27:08.672000+00:00"}"#;
+    let path = server.transcript_path("old");
+    fs::write(&path, format!("{line}\n")).unwrap();
+    let mut due = Value::Null;
+    for round in 1..=2 {
+        server.start_again();
+        // The second time the status tells it before anything was looked at.
+        assert!(
+            round == 1
+                || server.client().get("/api/storage/status").expect(200)["transcripts"]["first_sweep_at"] == due
+        );
+        wait_until("the sweep is announced", support::WAIT_TIMEOUT, || {
+            server.log().matches("mongo.ttl_days: 0").count() == 1
+                && server.log().contains("Transcripts: 1 (1 of them whole")
+        });
+        let first_sweep_at =
+            server.client().get("/api/storage/status").expect(200)["transcripts"]["first_sweep_at"].take();
+        assert!(first_sweep_at.is_string() && (due.is_null() || due == first_sweep_at), "{due}, {first_sweep_at}");
+        due = first_sweep_at;
+        // Hidden, and nothing is missing that could be shown.
+        let page = server.client().get("/api/chat/history?session_id=old").expect(200);
+        assert_eq!((&page["messages"], &page["complete"]), (&json!([]), &json!(true)));
+        assert!(fs::read_to_string(&path).unwrap().contains("long ago"));
+        server.kill9();
+    }
+    server.reconfigure(Options::default().set("mongo.ttl_days", 0));
+    server.start_again();
+    let page = server.client().get("/api/chat/history?session_id=old").expect(200);
+    assert_eq!(page["messages"][0]["text"], "long ago");
 }

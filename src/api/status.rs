@@ -9,8 +9,10 @@ use serde_json::{Value, json};
 use crate::cache::Cache;
 use crate::chat::{self, Chat};
 use crate::config::Config;
+use crate::janitor::FirstSweep;
 use crate::journal::{self, Journal, Warning};
 use crate::message::{Clock, Id, Timestamp};
+use crate::store;
 use crate::transcript::{Losses, Transcripts};
 use crate::worker::{MongoStatus, Progress, Reached, State, View};
 
@@ -20,14 +22,14 @@ use super::{Problem, Reply, SocketCounters};
 pub struct Status {
     /// The configuration in effect.
     pub config: Config,
-    /// The hosts of `mongo.uri`.
-    pub mongo_hosts: Vec<String>,
     /// The cache.
     pub cache: Arc<Cache>,
     /// The journal.
     pub journal: Arc<Journal>,
     /// The transcripts.
     pub transcripts: Arc<Transcripts>,
+    /// When something is first to be removed because it is too old.
+    pub first_sweep: Arc<FirstSweep>,
     /// How far the worker is.
     pub progress: Arc<Progress>,
     /// How MongoDB is.
@@ -84,7 +86,7 @@ impl Status {
             "shared_reason": database.cannot_share,
             "erasures_pending": unnoted.len() + reached.erasures_pending,
             "erasures_to_confirm": database.erasures_to_confirm,
-            "hosts": self.mongo_hosts,
+            "hosts": store::hosts(mongo.uri.expose()).unwrap_or_default(),
             "database": mongo.database,
             "chat_collection": mongo.chat_collection,
             "ttl_days": mongo.ttl.map_or(0, |ttl| ttl.as_secs() / 86_400),
@@ -171,7 +173,8 @@ impl Status {
         let Losses { stale, lost, folder_is_new } = self.transcripts.losses();
         let warnings = [(stale > 0, "stale"), (lost > 0, "lost"), (folder_is_new, "folder_is_new")];
         let warnings: Vec<&str> = warnings.iter().filter(|(is_so, _)| *is_so).map(|(_, word)| *word).collect();
-        json!({"stale": stale, "lost": lost, "warnings": warnings})
+        let first_sweep_at = self.first_sweep.due();
+        json!({"stale": stale, "lost": lost, "first_sweep_at": first_sweep_at, "warnings": warnings})
     }
 
     fn websocket(&self) -> Value {

@@ -194,6 +194,9 @@ fn status_lines(status: &Value) -> String {
     if undelivered > 0 {
         lines.push(("backlog", format!("{} that MongoDB lacks, which is switched off", some(undelivered, "record"))));
     }
+    if let Some(due) = status["transcripts"]["first_sweep_at"].as_str() {
+        lines.push(("sweep", format!("{due}: removes what is older than mongo.ttl_days, for the first time")));
+    }
     let warnings = journal["warnings"].as_array().into_iter().flatten();
     lines.extend(warnings.map(|warning| ("warning", word(warning))));
     lines.iter().map(|(label, what)| format!("{label:<9}{what}\n")).collect()

@@ -1,6 +1,9 @@
 //! The sweep: once an hour, what has expired by `mongo.ttl_days` leaves the cache, the transcripts, the dead letters and what
 //! was set aside or recovered.
 //!
+//! The first time that something would be removed it only looks, says what and when, and removes it an hour later
+//! (`first_sweep.rs`). Readers see it expired meanwhile.
+//!
 //! It stands beside the thread so that tests can let hours pass. It goes in steps of a few hundred files with a pause
 //! between them, so that a hundred thousand transcripts are no burst on the disk.
 //!
@@ -22,6 +25,8 @@ use crate::disk::{Disk, DiskFile, RealDisk};
 use crate::message::{Clock, Expiry, Id, Timestamp};
 use crate::transcript::{self, Sweep, Transcripts};
 
+use super::first_sweep::FirstSweep;
+
 /// From the start to the first sweep: it is to be no part of the start.
 const FIRST_SWEEP_DELAY: Duration = Duration::from_secs(10);
 /// From the end of a sweep to the next one. The TTL counts in days.
@@ -42,10 +47,12 @@ pub struct Aside {
 }
 
 /// See the module.
-pub struct Sweeper {
+pub struct Sweeper<D: Disk = RealDisk> {
+    disk: D,
     cache: Arc<Cache>,
-    transcripts: Arc<Transcripts>,
+    transcripts: Arc<Transcripts<D>>,
     aside: Aside,
+    first: Arc<FirstSweep<D>>,
     expiry: Expiry,
     clock: Clock,
     /// When the clock was last looked at, and what it said.
@@ -54,18 +61,38 @@ pub struct Sweeper {
     under_way: Option<Sweep>,
 }
 
-impl Sweeper {
+/// What has expired: by id, by time, and after how long.
+#[derive(Clone, Copy)]
+struct Rule {
+    bound: Id,
+    time: Timestamp,
+    ttl: Duration,
+}
+
+impl<D: Disk> Sweeper<D> {
     /// A sweeper that first works a little after `now`.
     #[must_use]
     pub fn new(
+        disk: D,
         cache: Arc<Cache>,
-        transcripts: Arc<Transcripts>,
-        aside: Aside,
+        transcripts: Arc<Transcripts<D>>,
+        (aside, first): (Aside, Arc<FirstSweep<D>>),
         (expiry, clock): (Expiry, Clock),
         now: Instant,
     ) -> Self {
         let seen = (now, clock.now());
-        Self { cache, transcripts, aside, expiry, clock, seen, next: now + FIRST_SWEEP_DELAY, under_way: None }
+        Self {
+            disk,
+            cache,
+            transcripts,
+            aside,
+            first,
+            expiry,
+            clock,
+            seen,
+            next: now + FIRST_SWEEP_DELAY,
+            under_way: None,
+        }
     }
 
     /// When there is something to do next.
@@ -80,36 +107,73 @@ impl Sweeper {
             return;
         }
         self.next = now + SWEEP_INTERVAL;
-        let (Some(bound), Some(time)) = (self.expiry.bound(), self.expiry.time()) else { return };
+        let Some(rule) = self.rule() else { return self.first.forget() };
         if self.has_leapt(now) {
             log::warn!("the clock leapt forward: what has expired by it is removed in an hour, if it still says so");
             self.under_way = None;
             return;
         }
-        let mut sweep = match self.under_way.take() {
-            Some(sweep) => sweep,
-            None => {
-                let messages = self.cache.expire(bound);
-                let copies: usize = self.aside.copies.iter().map(|folder| remove_old(&RealDisk, folder, time)).sum();
-                let lines: usize = self.aside.lines.iter().map(|path| blank_old(&RealDisk, path, bound)).sum();
-                if messages + copies + lines > 0 {
-                    log::info!(
-                        "[CHAT TTL] {messages} expired messages left memory, {lines} dead letters or recovered ones were \
-                         blanked, {copies} old copies removed"
-                    );
-                }
-                match self.transcripts.sweep() {
-                    Ok(sweep) => sweep,
-                    Err(e) => return log::warn!("[CHAT TTL] The transcripts cannot be listed: {e}"),
-                }
-            }
+        let sweep = self.under_way.take().map_or_else(|| self.begin(rule), Ok);
+        let mut sweep = match sweep {
+            Ok(sweep) => sweep,
+            Err(e) => return log::warn!("[CHAT TTL] The transcripts cannot be listed: {e}"),
         };
         if self.transcripts.sweep_on(&mut sweep, STEP_FILES, go_on) {
             self.next = now + STEP_PAUSE;
             self.under_way = Some(sweep);
+        } else if sweep.only_counts() {
+            self.announce(&sweep, rule, now);
         } else {
             tell(&sweep);
+            match sweep.swept.rewritten + sweep.swept.removed {
+                0 if sweep.fault.is_none() => self.first.forget(),
+                0 => {}
+                _ => self.first.done(),
+            }
         }
+    }
+
+    fn rule(&self) -> Option<Rule> {
+        Some(Rule { bound: self.expiry.bound()?, time: self.expiry.time()?, ttl: self.expiry.ttl()? })
+    }
+
+    /// Begins a sweep, or a look where nothing may be removed yet.
+    fn begin(&self, rule: Rule) -> io::Result<Sweep> {
+        let messages = self.cache.expire(rule.bound);
+        if !self.first.may_run(self.clock.now(), rule.ttl) {
+            return self.transcripts.look();
+        }
+        let (copies, lines) = self.aside.clean(&self.disk, rule);
+        if messages + copies + lines > 0 {
+            log::info!(
+                "[CHAT TTL] {messages} expired messages left memory, {lines} dead letters or recovered ones were \
+                 blanked, {copies} old copies removed"
+            );
+        }
+        if copies + lines > 0 {
+            self.first.done();
+        }
+        self.transcripts.sweep()
+    }
+
+    /// Says what the first sweep will remove, and when, and waits for that.
+    fn announce(&mut self, look: &Sweep, rule: Rule, now: Instant) {
+        let (copies, lines) = self.aside.count(&self.disk, rule);
+        let transcripts = look.swept.rewritten + look.swept.removed;
+        if transcripts + copies + lines == 0 {
+            return self.first.forget();
+        }
+        let time = self.clock.now();
+        let due = self.first.announce(time, rule.ttl);
+        self.next = now + Duration::from_micros(due.micros().saturating_sub(time.micros())).min(SWEEP_INTERVAL);
+        log::warn!(
+            "[CHAT TTL] What is older than mongo.ttl_days ({}) is hidden and will be removed from {due} on. Transcripts: \
+             {transcripts} ({} of them whole, about {} bytes); dead letters and recovered messages: {lines}; files set \
+             aside: {copies}. To keep it, set mongo.ttl_days: 0 and restart before then. Later sweeps are not announced",
+            rule.ttl.as_secs() / 86_400,
+            look.swept.removed,
+            look.swept.bytes,
+        );
     }
 
     /// Whether the clock is now far ahead of where it was last, time passed taken into account.
@@ -137,34 +201,60 @@ fn tell(sweep: &Sweep) {
     }
 }
 
-/// Blanks the lines of messages before `bound`. Returns how many.
-fn blank_old<D: Disk>(disk: &D, path: &Path, bound: Id) -> usize {
-    let is_old = |line: &[u8]| {
-        let line: Option<Value> = serde_json::from_slice(line).ok();
-        let message = line.as_ref().map(|line| line.get("message").unwrap_or(line));
-        let id = message.and_then(|message| message.get("id")?.as_str()?.parse::<Id>().ok());
-        id.is_some_and(|id| id < bound)
-    };
-    transcript::blank_lines(disk, path, &is_old).unwrap_or_else(|e| {
-        log::warn!("[CHAT TTL] {} keeps what has expired, and is tried again in an hour: {e}", path.display());
-        0
-    })
+impl Aside {
+    /// Removes and blanks what is too old: how many copies, how many lines.
+    fn clean<D: Disk>(&self, disk: &D, rule: Rule) -> (usize, usize) {
+        let copies = self.copies.iter().map(|folder| {
+            let removed = old_copies(disk, folder, rule.time).into_iter().filter(|path| match disk.remove(path) {
+                Ok(()) => true,
+                Err(e) => {
+                    log::warn!("[CHAT TTL] {} is not removed: {e}", path.display());
+                    false
+                }
+            });
+            removed.count()
+        });
+        let lines = self.lines.iter().map(|path| {
+            transcript::blank_lines(disk, path, &|line| is_old(line, rule.bound)).unwrap_or_else(|e| {
+                log::warn!("[CHAT TTL] {} keeps what has expired, and is tried again in an hour: {e}", path.display());
+                0
+            })
+        });
+        (copies.sum(), lines.sum())
+    }
+
+    /// What [`Aside::clean`] would take.
+    fn count<D: Disk>(&self, disk: &D, rule: Rule) -> (usize, usize) {
+        let copies = self.copies.iter().map(|folder| old_copies(disk, folder, rule.time).len());
+        let lines = self.lines.iter().map(|path| {
+            transcript::count_lines(disk, path, &|line| is_old(line, rule.bound)).unwrap_or_else(|e| {
+                log::warn!("[CHAT TTL] What has expired in {} cannot be counted: {e}", path.display());
+                0
+            })
+        });
+        (copies.sum(), lines.sum())
+    }
 }
 
-/// Removes the files of a folder that were last written to before `time`. Returns how many.
-fn remove_old<D: Disk>(disk: &D, folder: &Path, time: Timestamp) -> usize {
+/// Whether a line holds a message before `bound`.
+fn is_old(line: &[u8], bound: Id) -> bool {
+    let line: Option<Value> = serde_json::from_slice(line).ok();
+    let message = line.as_ref().map(|line| line.get("message").unwrap_or(line));
+    let id = message.and_then(|message| message.get("id")?.as_str()?.parse::<Id>().ok());
+    id.is_some_and(|id| id < bound)
+}
+
+/// The files of a folder that were last written to before `time`.
+fn old_copies<D: Disk>(disk: &D, folder: &Path, time: Timestamp) -> Vec<PathBuf> {
     // Mostly there is no such folder: nothing was ever set aside.
-    let names = disk.list(folder).unwrap_or_default();
-    let removed = names.iter().filter(|name| {
-        let path = folder.join(name);
-        let removed =
-            is_older(disk, &path, time).and_then(|old| if old { disk.remove(&path) } else { Ok(()) }.map(|()| old));
-        removed.unwrap_or_else(|e| {
-            log::warn!("[CHAT TTL] {} is not removed: {e}", path.display());
+    let paths = disk.list(folder).unwrap_or_default().into_iter().map(|name| folder.join(name));
+    let is_old = |path: &PathBuf| {
+        is_older(disk, path, time).unwrap_or_else(|e| {
+            log::warn!("[CHAT TTL] how old {} is cannot be told: {e}", path.display());
             false
         })
-    });
-    removed.count()
+    };
+    paths.filter(is_old).collect()
 }
 
 fn is_older<D: Disk>(disk: &D, path: &Path, time: Timestamp) -> io::Result<bool> {
@@ -181,6 +271,7 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
+    use crate::disk::sim::{Fault, Random, SimDisk};
     use crate::message::{Draft, Message, Metadata, SessionId};
 
     const DAY: u64 = 86_400;
@@ -189,6 +280,7 @@ mod tests {
         folder: tempfile::TempDir,
         cache: Arc<Cache>,
         now: Arc<AtomicU64>,
+        first: Arc<FirstSweep>,
         sweeper: Sweeper,
         start: Instant,
     }
@@ -199,7 +291,7 @@ mod tests {
     }
 
     impl Fixture {
-        /// `sessions` with one message each, of now; the TTL is that many days.
+        /// `sessions` with one message each, of now; the TTL is that many days. The first sweep was long ago.
         fn new(sessions: usize, days: u64) -> Self {
             let folder = tempfile::tempdir().unwrap();
             let micros = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as u64;
@@ -220,8 +312,11 @@ mod tests {
             let copies = vec![at("quarantine"), at("never made")];
             let aside = Aside { copies, lines: vec![at("letters"), at("never written")] };
             let start = Instant::now();
-            let sweeper = Sweeper::new(cache.clone(), transcripts, aside, (expiry, clock), start);
-            Self { folder, cache, now, sweeper, start }
+            let first = Arc::new(FirstSweep::load(RealDisk, &at("first_sweep")));
+            first.done();
+            let rule = (expiry, clock);
+            let sweeper = Sweeper::new(RealDisk, cache.clone(), transcripts, (aside, first.clone()), rule, start);
+            Self { folder, cache, now, first, sweeper, start }
         }
 
         fn files(&self) -> usize {
@@ -317,5 +412,146 @@ mod tests {
         fixture.now.fetch_add(2 * DAY * 1_000_000, Ordering::Relaxed);
         fixture.pass(Duration::from_secs(2 * 3600 + 60));
         assert_eq!(fixture.files(), 0, "it still said so an hour later");
+    }
+
+    /// A folder on a disk in memory, into which transcripts of a year ago are put, and the servers that run over it.
+    struct Old {
+        disk: SimDisk,
+        now: Arc<AtomicU64>,
+        instant: Instant,
+        transcripts: Arc<Transcripts<SimDisk>>,
+        first: Arc<FirstSweep<SimDisk>>,
+        sweeper: Sweeper<SimDisk>,
+    }
+
+    impl Old {
+        fn new() -> Self {
+            let mut old = Self::on(SimDisk::default(), Arc::new(AtomicU64::new(365 * DAY * 1_000_000)), Instant::now());
+            (0..3).for_each(|number| old.put(number));
+            old.restart();
+            old
+        }
+
+        fn on(disk: SimDisk, now: Arc<AtomicU64>, instant: Instant) -> Self {
+            let clock = Clock::fixed(now.clone());
+            let expiry = Expiry::new(Some(Duration::from_secs(DAY)), clock.clone());
+            let transcripts = Transcripts::open(disk.clone(), Path::new("/chats"), NonZeroUsize::MIN).unwrap();
+            let transcripts = Arc::new(transcripts.expiring(expiry.clone()));
+            let first = Arc::new(FirstSweep::load(disk.clone(), Path::new("/journal/first_sweep")));
+            let aside = Aside { copies: vec!["/aside".into()], lines: vec!["/letters".into()] };
+            let cache = Arc::new(Cache::new(&Config::defaults(None).unwrap().mongo.cache));
+            let with = (aside, first.clone());
+            let sweeper = Sweeper::new(disk.clone(), cache, transcripts.clone(), with, (expiry, clock), instant);
+            Self { disk, now, instant, transcripts, first, sweeper }
+        }
+
+        fn restart(&mut self) {
+            *self = Self::on(self.disk.clone(), self.now.clone(), self.instant);
+        }
+
+        fn put(&self, number: u64) {
+            let session = SessionId::new(&format!("s-{number}")).unwrap();
+            self.transcripts.append(&session, &[(number + 1, &message(&session, number + 1))]);
+            self.disk.sync_all(Path::new("/")).unwrap();
+        }
+
+        fn files(&self) -> usize {
+            self.disk.paths().iter().filter(|path| path.starts_with("/chats")).count()
+        }
+
+        /// Lets seconds pass by both clocks, and does what is due in them.
+        fn pass(&mut self, seconds: u64) {
+            let end = self.instant + Duration::from_secs(seconds);
+            while self.instant < end {
+                let step = self.sweeper.next().clamp(self.instant, end) - self.instant;
+                self.now.fetch_add(step.as_micros() as u64, Ordering::Relaxed);
+                self.instant += step;
+                self.sweeper.work(self.instant, &|| true);
+            }
+        }
+
+        fn due_in(&self) -> Option<u64> {
+            let now = self.now.load(Ordering::Relaxed);
+            self.first.due().map(|due| due.micros().saturating_sub(now) / 1_000_000)
+        }
+    }
+
+    #[test]
+    fn the_first_sweep_waits_for_an_hour_that_no_restart_begins_again() {
+        let mut old = Old::new();
+        assert_eq!(old.due_in(), None);
+        old.pass(11);
+        for passed in [11, 1011, 2011, 3011] {
+            assert_eq!((old.files(), old.due_in()), (3, Some(3610 - passed)), "after {passed} s");
+            old.restart();
+            assert_eq!(old.due_in(), Some(3610 - passed), "the status tells it at once");
+            old.pass(if passed == 3011 { 590 } else { 1000 });
+        }
+        assert_eq!(old.files(), 3);
+        old.pass(20);
+        assert_eq!((old.files(), old.due_in()), (0, None));
+        // Later ones run as ever, over restarts too.
+        old.restart();
+        old.put(7);
+        old.pass(11);
+        assert_eq!((old.files(), old.due_in()), (0, None));
+    }
+
+    #[test]
+    fn what_is_taken_out_again_within_the_hour_is_as_if_it_never_was_there() {
+        let mut old = Old::new();
+        old.pass(60);
+        old.disk.paths().iter().filter(|path| path.starts_with("/chats")).for_each(|path| old.disk.unlink(path));
+        old.pass(2 * 3600);
+        assert_eq!(old.due_in(), None);
+        old.restart();
+        old.put(7);
+        old.pass(11);
+        assert_eq!((old.files(), old.due_in()), (1, Some(3599)));
+    }
+
+    #[test]
+    fn a_dead_letter_alone_is_announced_and_a_ttl_that_is_given_up_keeps_it() {
+        let mut fixture = Fixture::new(0, 2);
+        fs::remove_file(fixture.folder.path().join("first_sweep")).unwrap();
+        fixture.first = Arc::new(FirstSweep::load(RealDisk, &fixture.folder.path().join("first_sweep")));
+        fixture.sweeper.first = fixture.first.clone();
+        let session = SessionId::new("s").unwrap();
+        let letter = format!("{}\n", str::from_utf8(message(&session, 7).line()).unwrap());
+        let path = fixture.folder.path().join("letters");
+        fs::write(&path, &letter).unwrap();
+        fixture.pass(Duration::from_secs(60));
+        assert!(fixture.first.due().is_some());
+        fixture.sweeper.expiry = Expiry::never();
+        fixture.pass(Duration::from_secs(2 * 3600));
+        assert_eq!((fixture.first.due(), fs::read_to_string(path).unwrap()), (None, letter));
+    }
+
+    #[test]
+    fn a_crash_at_any_call_of_look_and_sweep_removes_nothing_before_its_hour() {
+        let calls = {
+            let mut old = Old::new();
+            let before = old.disk.calls();
+            old.pass(3700);
+            old.disk.calls() - before
+        };
+        for (call, seed) in (1..=calls).flat_map(|call| (0..8).map(move |seed| (call, seed))) {
+            let mut old = Old::new();
+            let begun = old.now.load(Ordering::Relaxed);
+            old.disk.fault_at(old.disk.calls() + call, Fault::PowerOff);
+            old.pass(3700);
+            old.disk.power_cut(&mut Random(seed));
+            let case = format!("call {call}, seed {seed}");
+            // As if the power had gone soon after the announcement: whatever the file says, an hour was given.
+            old.now.store(begun + 2000 * 1_000_000, Ordering::Relaxed);
+            let (files, has_begun) = (old.files(), old.files() < 3);
+            old.restart();
+            let is_done = old.first.may_run(Timestamp::from_micros(begun), Duration::from_secs(DAY));
+            old.pass(1500);
+            assert!(old.files() == files || is_done, "{case}: removed before its hour");
+            assert!(!is_done || has_begun || files == 3, "{case}");
+            old.pass(2 * 3700);
+            assert_eq!(old.files(), 0, "{case}");
+        }
     }
 }

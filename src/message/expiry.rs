@@ -40,6 +40,12 @@ impl Expiry {
         Some(Timestamp::from_micros(self.clock.now().micros().saturating_sub(ttl)))
     }
 
+    /// How long a message is kept; `None` when that is for ever.
+    #[must_use]
+    pub fn ttl(&self) -> Option<Duration> {
+        self.ttl
+    }
+
     /// What the clock says.
     #[must_use]
     pub fn now(&self) -> Timestamp {

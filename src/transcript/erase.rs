@@ -313,6 +313,23 @@ pub fn blank_lines<D: Disk>(disk: &D, path: &Path, goes: &dyn Fn(&[u8]) -> bool)
     Ok(count)
 }
 
+/// How many lines, an unfinished last one among them, `counts` says count; none where there is no file.
+///
+/// # Errors
+/// The file could not be read. A retry is safe.
+pub fn count_lines<D: Disk>(disk: &D, path: &Path, counts: &dyn Fn(&[u8]) -> bool) -> io::Result<usize> {
+    let file = match disk.open_read(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
+        file => file?,
+    };
+    let mut count = 0;
+    each_line(&file, counts, &mut |_, fate| {
+        count += usize::from(fate == Fate::Goes);
+        Ok(())
+    })?;
+    Ok(count)
+}
+
 /// Hands every line to `take`, and what stands behind the last one.
 fn each_line<F: DiskFile>(
     file: &F,

@@ -52,6 +52,8 @@ const PIECE_BYTES: u64 = 8 << 20;
 pub struct Sweep {
     /// Names that are still to be looked at: about 100 bytes of memory for each file.
     names: Vec<String>,
+    /// Nothing is changed: it counts what a sweep would do.
+    only_counts: bool,
     /// What it did so far.
     pub swept: Swept,
     /// Why the first transcript could not be swept of those that could not.
@@ -91,6 +93,14 @@ struct New<F> {
     to: u64,
 }
 
+impl Sweep {
+    /// Whether it changes nothing: see [`Transcripts::look`].
+    #[must_use]
+    pub fn only_counts(&self) -> bool {
+        self.only_counts
+    }
+}
+
 impl<D: Disk> Transcripts<D> {
     /// Begins a sweep: [`Transcripts::sweep_on`] does the work. There is none where nothing expires.
     ///
@@ -106,6 +116,14 @@ impl<D: Disk> Transcripts<D> {
         Ok(Sweep { names, ..Sweep::default() })
     }
 
+    /// Begins a look: the same walk, which changes nothing and counts what a sweep would do, about.
+    ///
+    /// # Errors
+    /// As [`Transcripts::sweep`].
+    pub fn look(&self) -> io::Result<Sweep> {
+        Ok(Sweep { only_counts: true, ..self.sweep()? })
+    }
+
     /// Looks at up to `files` more transcripts, fewer where some are written anew, as long as `go_on` says so. Whether some
     /// are left.
     pub fn sweep_on(&self, sweep: &mut Sweep, files: usize, go_on: &dyn Fn() -> bool) -> bool {
@@ -113,24 +131,26 @@ impl<D: Disk> Transcripts<D> {
         while worked < files {
             let Some(bound) = self.expiry.bound().filter(|_| go_on()) else { break };
             let Some(session) = sweep.names.pop().and_then(|name| SessionId::from_file_name(&name)) else { break };
-            let outcome = self.expire(&session, bound, go_on).unwrap_or_else(|e| {
+            let outcome = match sweep.only_counts {
+                true => self.would_expire(&session, bound),
+                false => self.expire(&session, bound, go_on),
+            };
+            let outcome = outcome.unwrap_or_else(|e| {
                 log::debug!("what has expired in the transcript of {session} cannot be removed: {e}");
                 sweep.fault.get_or_insert(e);
                 Expired::Left
             });
             sweep.swept.count(outcome);
-            worked += if outcome == Expired::Left { 1 } else { LOOKS_OF_A_REWRITE };
+            worked += if outcome == Expired::Left || sweep.only_counts { 1 } else { LOOKS_OF_A_REWRITE };
         }
         !sweep.names.is_empty()
     }
 
     /// Takes what lies before `bound` out of one transcript, if it is worth it.
     fn expire(&self, session: &SessionId, bound: Id, go_on: &dyn Fn() -> bool) -> io::Result<Expired> {
-        let Some(file) = self.old_file(session)? else { return Ok(Expired::Left) };
-        if !is_worth_it(&file, bound)? {
+        if self.would_expire(session, bound)? == Expired::Left {
             return Ok(Expired::Left);
         }
-        drop(file);
         let _alone = self.maintenance.lock().expect("no holder panics");
         if self.is_in_doubt(session) {
             return Ok(Expired::Left);
@@ -157,6 +177,17 @@ impl<D: Disk> Transcripts<D> {
         };
         self.note_lengths([(session, bytes)].into_iter())?;
         Ok(outcome)
+    }
+
+    /// A cheap look at one transcript: what [`Transcripts::expire`] would make of it.
+    fn would_expire(&self, session: &SessionId, bound: Id) -> io::Result<Expired> {
+        let Some(file) = self.old_file(session)? else { return Ok(Expired::Left) };
+        let (expired, bytes) = (expired_bytes(&file, bound)?, file.byte_len()?);
+        Ok(match is_share(expired, bytes) {
+            false => Expired::Left,
+            true if expired < bytes => Expired::Rewritten(expired),
+            true => Expired::Removed(bytes),
+        })
     }
 
     /// Writes a transcript anew without what lies before `bound`. To be called by whoever maintains the transcripts.
@@ -260,14 +291,14 @@ fn is_share(expired: u64, bytes: u64) -> bool {
     expired > 0 && expired.saturating_mul(EXPIRED_SHARE) >= bytes
 }
 
-/// A cheap look at a transcript: whether enough of it has expired.
-fn is_worth_it<F: DiskFile>(file: &F, bound: Id) -> io::Result<bool> {
+/// The bytes of a transcript that have expired; 0 where that is not found cheaply.
+fn expired_bytes<F: DiskFile>(file: &F, bound: Id) -> io::Result<u64> {
     let mut lines = Lines::new(file, LOOK_BYTES_MAX)?;
     if first_id(&mut lines)?.is_none_or(|first| first >= bound) {
-        return Ok(false);
+        return Ok(0);
     }
     let expired = lines.first_not_before(bound)?;
-    Ok(!lines.spent && is_share(expired, file.byte_len()?))
+    Ok(if lines.spent { 0 } else { expired })
 }
 
 /// The id of the first line that has one.
