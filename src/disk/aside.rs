@@ -28,8 +28,9 @@ pub fn keep<D: Disk>(disk: &D, folder: &Path, name: &str, source: Source<'_>, le
         copy_from(source, len, &copy, 0)?;
         copy.sync()?;
         disk.rename(&temporary, &path)?;
-        disk.sync_dir(folder)?;
     }
+    // Also of a copy that is there: it may be from a try that failed here.
+    disk.sync_dir(folder)?;
     Ok(path)
 }
 
@@ -83,7 +84,7 @@ fn same_bytes<F: DiskFile>(there: &F, source: Source<'_>) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::sim::SimDisk;
+    use crate::disk::sim::{Fault, Random, SimDisk};
     use crate::disk::{self};
 
     #[test]
@@ -113,5 +114,23 @@ mod tests {
         disk.create(file).unwrap();
         assert_eq!(take(&disk, folder, "tail", file).unwrap(), folder.join("tail.4"));
         assert_eq!(disk.paths().len(), 4);
+    }
+
+    #[test]
+    fn a_copy_kept_at_the_second_try_outlives_a_power_cut() {
+        for (call, seed) in (1..20).flat_map(|call| (0..8).map(move |seed| (call, seed))) {
+            let (disk, folder) = (SimDisk::default(), Path::new("/aside"));
+            let source = |to: &mut [u8], at: u64| {
+                let read = to.len().min(9 - (at as usize).min(9));
+                to[..read].copy_from_slice(&b"123456789"[at as usize..at as usize + read]);
+                Ok(read)
+            };
+            disk.fault_at(call, Fault::Fail(io::ErrorKind::Other));
+            let _ = keep(&disk, folder, "tail", &source, 9);
+            disk.heal();
+            let path = keep(&disk, folder, "tail", &source, 9).unwrap();
+            disk.power_cut(&mut Random(seed));
+            assert_eq!(disk.peek(&path).as_deref(), Some(&b"123456789"[..]), "call {call}, seed {seed}");
+        }
     }
 }

@@ -392,3 +392,44 @@ fn whatever_happens_what_another_server_erased_goes_and_newer_stays() {
         }
     }
 }
+
+/// Scrubs what is erased, of which copies stand in every place beside the journal too, with a fault at that call of the
+/// scrubbing, and again without one; then the power goes. Returns the calls of the first scrubbing.
+fn scrub_twice(call: u64, seed: u64) -> u64 {
+    let told = Told(format!("call {call}, seed {seed}"));
+    let mut case = Case::new(Fsync::Always, false);
+    case.open().unwrap();
+    let Appended::New(record) = case.say(&["gone", "kept"], true).unwrap().remove(0) else { panic!("it is new") };
+    let line = String::from_utf8(record.entry.message().unwrap().line().to_vec()).unwrap();
+    case.erase().unwrap();
+    case.work();
+    let aside = crate::layout::quarantine(&case.config.mongo.cache.disk_path).join("gone.jsonl.0");
+    for (path, content) in [
+        (case.dead_letters(), format!("{{\"reason\":\"none\",\"message\":{line}}}\n{{\"reason\":\"another\"}}\n")),
+        (case.config.journal.path.join("recovered.jsonl"), format!("{line}\n")),
+        (aside, format!("{line}\n")),
+    ] {
+        crate::disk::replace(&case.disk, &path, content.as_bytes()).unwrap();
+    }
+    let before = case.disk.calls();
+    case.disk.fault_at(before + call, Fault::Fail(std::io::ErrorKind::Other));
+    let _ = case.live().scrubber.scrub(&|| true);
+    let calls = case.disk.calls() - before;
+    case.disk.heal();
+    // As the janitor does: a journal that failed comes back first.
+    let _ = case.live().journal.maintain();
+    case.live().scrubber.scrub(&|| true).unwrap();
+    case.live = None;
+    case.disk.power_cut(&mut Random(seed));
+    case.check_files();
+    drop(told);
+    calls
+}
+
+#[test]
+fn a_fault_at_any_call_of_a_scrubbing_is_made_good_by_the_next_one() {
+    let calls = scrub_twice(0, 0);
+    for (call, seed) in (1..=calls).flat_map(|call| (0..6).map(move |seed| (call, seed))) {
+        scrub_twice(call, seed);
+    }
+}

@@ -118,6 +118,13 @@ impl<D: Disk> Journal<D> {
                 }
             }
         }
+        // A try that failed here may have done all the rest.
+        for folder in [&folder, &self.shared.config.path] {
+            match self.shared.disk.sync_dir(folder) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                synced => synced?,
+            }
+        }
         Ok(scrubbed)
     }
 

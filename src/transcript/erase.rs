@@ -75,10 +75,7 @@ impl<D: Disk> Transcripts<D> {
             return;
         }
         open.lost.remove(session);
-        let removed = match self.disk.remove(&self.path(session)) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-            removed => removed,
-        };
+        let removed = remove_if_there(&self.disk, &self.path(session));
         if let Err(e) = &removed {
             log::warn!("the transcript of {session} cannot be removed yet: {e}");
         }
@@ -189,10 +186,7 @@ impl<D: Disk> Transcripts<D> {
     pub fn scrub_copies(&self, erased: &HashMap<SessionId, Id>, go_on: &dyn Fn() -> bool) -> io::Result<usize> {
         let _alone = self.maintenance.lock().expect("no holder panics");
         for session in erased.keys() {
-            match self.disk.remove(&self.staging().join(session.file_name())) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                removed => removed?,
-            }
+            remove_if_there(&self.disk, &self.staging().join(session.file_name()))?;
         }
         let folder = layout::quarantine(&self.folder);
         let names = match self.disk.list(&folder) {
@@ -205,13 +199,15 @@ impl<D: Disk> Transcripts<D> {
                 return Err(io::ErrorKind::Interrupted.into());
             }
             if name.ends_with(layout::UNFINISHED) {
-                // Nobody sets anything aside meanwhile: a stop left it.
-                self.disk.remove(&folder.join(&name))?;
+                // Nobody sets anything aside meanwhile: a stop left it, or a try that failed, and this one may have used its name.
+                remove_if_there(&self.disk, &folder.join(&name))?;
                 continue;
             }
             let own = taken_from(&name).is_some_and(|session| erased.contains_key(&session));
             changed += usize::from(self.scrub_copy(&folder.join(&name), erased, own)?);
         }
+        // A try that failed here may have done all the rest.
+        self.disk.sync_dir(&folder)?;
         Ok(changed)
     }
 
@@ -233,6 +229,13 @@ impl Stale {
         let first = before.map_or(sequence, |before| before.first.min(sequence));
         let suspect = before.is_some_and(|before| before.suspect);
         Self { first, last: sequence, suspect, erased: Some(id).max(before.and_then(|before| before.erased)) }
+    }
+}
+
+fn remove_if_there<D: Disk>(disk: &D, path: &Path) -> io::Result<()> {
+    match disk.remove(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
     }
 }
 
@@ -284,7 +287,8 @@ pub fn without_lines<D: Disk>(disk: &D, path: &Path, goes: &dyn Fn(&[u8]) -> boo
 /// there were.
 ///
 /// # Errors
-/// The disk failed. Some lines may be blank already, perhaps not durably; another call blanks the rest.
+/// The disk failed. Some lines may be blank already, perhaps not durably: where that matters, blank lines must go once more in
+/// the call that is to be believed, since a second sync after a failed one says nothing.
 pub fn blank_lines<D: Disk>(disk: &D, path: &Path, goes: &dyn Fn(&[u8]) -> bool) -> io::Result<usize> {
     let file = match disk.open(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
