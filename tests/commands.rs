@@ -126,6 +126,16 @@ fn without_a_socket_the_server_is_asked_over_tcp_with_its_token() {
 }
 
 #[test]
+fn the_server_at_listen_is_asked_although_another_has_the_socket() {
+    let (here, there) = (Server::start(Options::default()), Server::start(Options::default()));
+    let (folder, address) = (here.folder(), there.address().to_string());
+    assert_eq!(printed(folder, &["say", "ping", "--listen", &address]), "pong!\n");
+    assert!(printed(folder, &["history", "default", "--listen", &address]).contains("pong!"));
+    assert_eq!(printed(folder, &["history", "default"]), "");
+    assert_eq!(there.client().whole_history("default").len(), 2);
+}
+
+#[test]
 fn history_shows_the_newest_messages_in_lines_or_the_page_as_it_is() {
     let server = Server::start(Options::default());
     let folder = server.folder();

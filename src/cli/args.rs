@@ -33,7 +33,7 @@ Of a running server, over its local socket:
 
 Options:
   --config FILE   the configuration (default: ./config.yaml, or built-in defaults without one)
-  --listen ADDR   HOST:PORT in place of server.listen; port 0 takes a free one
+  --listen ADDR   HOST:PORT in place of server.listen; port 0 takes a free one; say, history, tail and status ask there
   --data DIR      what data/ means in the default paths
   --session S     say, verify: the session (default: default, a new one)
   --limit N       history, tail: how many messages, 1 to 500 (default: 50, 10)

@@ -63,8 +63,16 @@ pub(super) struct Reply {
 impl Client {
     /// A client of the server that this configuration starts.
     pub(super) fn of(config: &Config) -> Self {
+        Self::by(config, config.server.local_socket.clone())
+    }
+
+    /// The same over TCP, whether or not there is a socket.
+    pub(super) fn over_tcp(config: &Config) -> Self {
+        Self::by(config, None)
+    }
+
+    fn by(config: &Config, socket: Option<PathBuf>) -> Self {
         let server = &config.server;
-        let socket = server.local_socket.clone();
         // The mode of the socket says who may connect.
         let token = if socket.is_some() { None } else { server.auth_token.clone() };
         Self { socket, address: reachable(&server.listen), token }

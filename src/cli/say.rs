@@ -13,8 +13,8 @@ use crate::message::SessionId;
 
 use super::args::{Form, Options};
 use super::client::{Client, ClientError, Reply, Request, Wait};
-use super::load::load;
 use super::screen::{Audience, Failure, note, print, show, visible};
+use super::show::client;
 
 /// The longest pause before and within a reply: a model on a small machine may think for minutes.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(15 * 60);
@@ -26,7 +26,7 @@ const DEFAULT_SESSION: &str = "default";
 
 /// Sends the text and prints the reply.
 pub(super) fn say(options: &Options) -> Result<(), Failure> {
-    let client = Client::of(&load(options)?.settings.config());
+    let client = client(options)?;
     let session = options.session.as_ref().map_or(DEFAULT_SESSION, SessionId::as_str);
     let lost = |fault| lost(fault, session);
     let text = match options.text.as_deref().unwrap_or_default() {

@@ -83,8 +83,10 @@ pub(super) fn tail(options: &Options) -> Result<(), Failure> {
     }
 }
 
-fn client(options: &Options) -> Result<Client, Failure> {
-    Ok(Client::of(&load(options)?.settings.config()))
+/// The server of this configuration, or the one at `--listen`.
+pub(super) fn client(options: &Options) -> Result<Client, Failure> {
+    let config = load(options)?.settings.config();
+    Ok(if options.listen.is_some() { Client::over_tcp(&config) } else { Client::of(&config) })
 }
 
 /// `GET /api/storage/status`
