@@ -18,6 +18,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 use crate::layout;
 
@@ -98,15 +99,25 @@ pub struct RealDisk;
 
 fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
-    // Whoever opens a FIFO would wait for its other end, and with locks in hand.
-    let at_once = i32::try_from(OFlags::NONBLOCK.bits()).expect("a flag of the system fits its own type");
-    options.read(true).mode(0o600).custom_flags(at_once);
+    // Opening a FIFO would wait for its other end, with locks in hand; a symbolic link may lead to somebody else's file.
+    let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW;
+    options
+        .read(true)
+        .mode(0o600)
+        .custom_flags(i32::try_from(flags.bits()).expect("flags of the system fit their type"));
     options
 }
 
-/// Anything but a regular file has no place to read at and keeps nothing.
-fn regular(file: File) -> io::Result<File> {
-    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is no regular file")) }
+/// Opens a regular file. Anything else has no place to read at and keeps nothing, and a symbolic link is not followed.
+fn open_regular(options: &OpenOptions, path: &Path) -> io::Result<File> {
+    match options.open(path) {
+        Ok(file) if file.metadata()?.is_file() => Ok(file),
+        Ok(_) => Err(io::Error::other("it is no regular file")),
+        Err(e) if e.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
+            Err(io::Error::other("it is a symbolic link, which is not followed"))
+        }
+        Err(e) => Err(e),
+    }
 }
 
 impl Disk for RealDisk {
@@ -123,24 +134,24 @@ impl Disk for RealDisk {
     }
 
     fn create(&self, path: &Path) -> io::Result<File> {
-        options().write(true).create(true).truncate(true).open(path).and_then(regular)
+        open_regular(options().write(true).create(true).truncate(true), path)
     }
 
     fn open(&self, path: &Path) -> io::Result<File> {
-        options().write(true).open(path).and_then(regular)
+        open_regular(options().write(true), path)
     }
 
     fn open_read(&self, path: &Path) -> io::Result<File> {
-        options().open(path).and_then(regular)
+        open_regular(&options(), path)
     }
 
     fn open_append(&self, path: &Path) -> io::Result<File> {
-        options().append(true).create(true).open(path).and_then(regular)
+        open_regular(options().append(true).create(true), path)
     }
 
     fn is_named(&self, path: &Path, file: &File, bytes: u64) -> io::Result<bool> {
         // Nothing is opened: a look costs a quarter of that.
-        let (named, file) = (std::fs::metadata(path)?, file.metadata()?);
+        let (named, file) = (std::fs::symlink_metadata(path)?, file.metadata()?);
         Ok((named.dev(), named.ino(), named.len()) == (file.dev(), file.ino(), bytes))
     }
 
@@ -299,5 +310,21 @@ mod tests {
         // A folder or a FIFO in its place is not it either, and nobody waits at it.
         std::fs::create_dir(&path).unwrap();
         assert!(!RealDisk.is_named(&path, &file, 4).unwrap());
+    }
+
+    #[test]
+    fn a_symbolic_link_is_neither_followed_nor_the_file_it_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, link) = (folder.path().join("a"), folder.path().join("link"));
+        std::fs::write(&path, "1234").unwrap();
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        let file = RealDisk.open(&path).unwrap();
+        assert!(!RealDisk.is_named(&link, &file, 4).unwrap());
+        let opened =
+            [RealDisk.open(&link), RealDisk.open_read(&link), RealDisk.open_append(&link), RealDisk.create(&link)];
+        for refused in opened {
+            assert_eq!(refused.unwrap_err().to_string(), "it is a symbolic link, which is not followed");
+        }
+        assert_eq!(std::fs::read(&path).unwrap(), b"1234");
     }
 }

@@ -27,8 +27,8 @@ pub use sweeper::{Aside, Sweeper};
 
 /// Between two looks at a journal that cannot be written.
 const FAILED_CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// Between two looks when nothing is wrong.
-const CHECK_INTERVAL: Duration = Duration::from_secs(60);
+/// Between two looks when nothing is wrong: so long it may take until a folder that was moved away is noticed.
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Runs until `stop` has no sender any more.
 pub fn run(journal: &Arc<Journal>, mut sweeper: Sweeper, mut scrubber: Scrubber, stop: &Receiver<()>) {
@@ -42,7 +42,7 @@ pub fn run(journal: &Arc<Journal>, mut sweeper: Sweeper, mut scrubber: Scrubber,
                 &format!("{what} cannot be made ready"),
                 &format!("{what} is ready again"),
             );
-            let look = Instant::now() + if journal.is_ready() { CHECK_INTERVAL } else { FAILED_CHECK_INTERVAL };
+            let look = Instant::now() + if journal.refusal().is_none() { CHECK_INTERVAL } else { FAILED_CHECK_INTERVAL };
             tend_at = tending.until().unwrap_or(look);
         }
         // A long transcript may be half copied when the server is to stop.

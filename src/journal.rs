@@ -142,8 +142,8 @@ pub struct Journal<D: Disk = RealDisk> {
     /// The warnings that were logged.
     warned: Mutex<Vec<Warning>>,
     ages: Mutex<Ages>,
-    /// Held, not used: the folder is locked while it is open.
-    _lock: Option<Lock>,
+    /// The folder is locked while it is open.
+    lock: Option<Lock>,
 }
 
 /// Figures for the status.
@@ -230,7 +230,7 @@ impl<D: Disk> Journal<D> {
             drained: AtomicU64::new(found.checkpoint.drained),
             warned: Mutex::default(),
             ages: Mutex::default(),
-            _lock: found.lock,
+            lock: found.lock,
         })
     }
 
@@ -324,9 +324,16 @@ impl<D: Disk> Journal<D> {
         self.shared.condition.writable.load(Ordering::Relaxed)
     }
 
-    /// Whether an append would be taken now: no file has failed, and there is room. Waits for nothing either.
-    pub fn is_ready(&self) -> bool {
-        self.is_writable() && !self.shared.condition.refusing.load(Ordering::Relaxed)
+    /// Why a message would be refused now, if it would: a file failed, the next segment cannot be made, or the folder is
+    /// not where it was. Waits for no disk either.
+    pub fn refusal(&self) -> Option<AppendError> {
+        let Condition { moved, refusing, refusal, .. } = &self.shared.condition;
+        if moved.load(Ordering::Relaxed) {
+            return Some(AppendError::moved(&self.shared.config.path));
+        }
+        let refuses = refusing.load(Ordering::Relaxed) || !self.is_writable();
+        let unknown = || AppendError::Unavailable("the journal's file failed".into());
+        refuses.then(|| refusal.lock().expect("no holder panics").clone().unwrap_or_else(unknown))
     }
 
     /// Something beside the journal, on the same disk most likely, had no room: the next [`Journal::prune`] makes some.

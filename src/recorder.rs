@@ -210,7 +210,12 @@ impl<D: Disk> Recorder<D> {
     pub fn erase(&self, session: &SessionId) -> Result<Erased, AppendError> {
         let before = self.transcripts.before(session);
         let cached = self.cache.look(session, |held| held.messages.len()).unwrap_or(0);
-        let kept = self.record(vec![Draft::Erasure { session: session.clone() }])?;
+        let erase = || self.record(vec![Draft::Erasure { session: session.clone() }]);
+        let kept = match erase() {
+            // There may have been no room for a message of the same batch; for a moment now none is taken.
+            Err(AppendError::Full(_)) => erase()?,
+            kept => kept?,
+        };
         let id = kept[0].id();
         let transcribed = before.count(id).unwrap_or_else(|e| {
             log::warn!("what was erased of {session} cannot be counted: {e}");

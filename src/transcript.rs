@@ -234,10 +234,12 @@ impl<D: Disk> Transcripts<D> {
         Ok(first_ever)
     }
 
-    /// Opens a session's transcript for appending, making it, and the folder too should somebody have removed it.
+    /// Opens a session's transcript for appending, making it, and the folder too should somebody have removed it or the one
+    /// above it. What is missing further up was moved away or is not mounted, and is not made anew in its place.
     fn open_transcript(&self, session: &SessionId) -> io::Result<Transcript<D::File>> {
         match Transcript::open(&self.disk, &self.path(session)) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                self.disk.sync_dir(self.folder.ancestors().nth(2).unwrap_or(Path::new(".")))?;
                 disk::make_folder(&self.disk, &self.folder)?;
                 Transcript::open(&self.disk, &self.path(session))
             }

@@ -189,6 +189,104 @@ fn a_full_disk_is_foretold_refused_with_507_and_over_once_there_is_room() {
 }
 
 #[test]
+fn a_session_is_erased_on_a_full_disk_and_stays_so() {
+    let options = Options::default().set("journal.segment_bytes", 1 << 20).set("server.max_body_bytes", 100_000);
+    let mut server = Server::prepared(options);
+    let tmpfs = Tmpfs::mount(&server.data(), 24);
+    server.start_again();
+    let mut client = server.client();
+    for session in ["gone", "stays"] {
+        client
+            .post("/api/chat/messages", &json!({"session_id": session, "role": "user", "text": "secret"}))
+            .expect(201);
+    }
+    let filler = json!({"session_id": "fill", "role": "user", "text": "x".repeat(60_000)});
+    let deadline = Instant::now() + PATIENCE;
+    while client.post("/api/chat/messages", &filler).status != 507 {
+        assert!(Instant::now() < deadline, "the disk is never full");
+    }
+    // Of the last byte too, and while others go on trying.
+    let _ = fs::write(server.data().join("ballast"), vec![1; 24 << 20]);
+    let load = Load::start(&server, &Arc::new(Oracle::default()), "full");
+    load.wait_for(507, 5);
+    let erased = client.request("DELETE", "/api/chat/sessions/gone", &[], None).expect(200);
+    assert_eq!(erased["counts"]["transcript"], 1);
+    load.wait_for(507, 5);
+    assert_eq!(readyz(&server), 503, "room for an erasure is none for a message");
+    load.end();
+    let look = |server: &Server| ["gone", "stays"].map(|session| server.client().whole_history(session).len());
+    assert_eq!(look(&server), [0, 1]);
+    server.kill9();
+    fs::remove_file(server.data().join("ballast")).unwrap();
+    server.start_again();
+    assert_eq!(look(&server), [0, 1]);
+    let journal = server.data().join("journal");
+    wait_until("it is scrubbed", PATIENCE, || support::files_holding(&journal, "\"session_id\":\"gone\"").is_empty());
+    drop(tmpfs);
+}
+
+#[test]
+fn a_folder_that_allows_no_new_name_is_told_for_as_long_as_it_does() {
+    let mut server =
+        Server::start(Options::default().set("journal.segment_bytes", 1 << 20).set("server.max_body_bytes", 100_000));
+    let oracle = Arc::new(Oracle::default());
+    let load = Load::start(&server, &oracle, "eacces");
+    load.wait_for(200, 100);
+    let fault = Injection::start(server.pid(), "rename,renameat,renameat2:error=EACCES");
+    load.wait_for(503, 5);
+    wait_until("it is not ready", PATIENCE, || readyz(&server) == 503);
+    // The spare is there, and would be looked at again every second.
+    let until = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < until {
+        assert_eq!(readyz(&server), 503);
+        let journal = journal(&server);
+        assert_eq!(journal["status"], "error");
+        assert!(journal["reason"].as_str().unwrap().contains("Permission denied"), "{journal}");
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+    drop(fault);
+    load.wait_for(200, 50);
+    load.end();
+    all_is_there(&mut server, &oracle);
+}
+
+#[test]
+fn a_data_folder_that_was_moved_away_is_refused_and_not_made_again() {
+    let mut server = Server::start(Options::default());
+    let oracle = Arc::new(Oracle::default());
+    let load = Load::start(&server, &oracle, "moved");
+    load.wait_for(200, 50);
+    let (data, elsewhere) = (server.data(), server.folder().join("elsewhere"));
+    fs::rename(&data, &elsewhere).unwrap();
+    load.wait_for(503, 5);
+    let detail = server.client().get("/readyz").problem(503);
+    assert!(detail.contains("was moved away"), "{detail}");
+    assert_eq!(journal(&server)["status"], "error");
+    assert!(!data.exists(), "nothing is made in its place");
+    fs::rename(&elsewhere, &data).unwrap();
+    load.wait_for(200, 50);
+    load.end();
+    all_is_there(&mut server, &oracle);
+}
+
+#[test]
+fn a_symbolic_link_in_a_transcripts_place_is_not_followed() {
+    let server = Server::start(Options::default());
+    let outside = server.folder().join("outside");
+    fs::write(&outside, "mine\n").unwrap();
+    std::os::unix::fs::symlink(&outside, server.transcript_path("s")).unwrap();
+    server.client().chat("s", "hello");
+    let detail = server.client().get("/api/chat/history?session_id=s").problem(503);
+    assert!(detail.contains("it is a symbolic link"), "{detail}");
+    assert_eq!(server.client().get("/api/storage/status").json()["transcripts"]["behind"], 1);
+    assert!(server.log().contains("it is a symbolic link, which is not followed"));
+    assert_eq!(fs::read_to_string(&outside).unwrap(), "mine\n");
+    // Once it is gone the transcript is written from the journal.
+    fs::remove_file(server.transcript_path("s")).unwrap();
+    server.transcript_of("s", 2);
+}
+
+#[test]
 fn drained_segments_go_first_when_the_disk_is_full() {
     let mut server = Server::prepared(Options::default());
     // The transcripts stand elsewhere, so that only the journal fills this one.

@@ -10,7 +10,7 @@ use crate::cache::Cache;
 use crate::chat::{self, Chat};
 use crate::config::Config;
 use crate::janitor::FirstSweep;
-use crate::journal::{self, Journal, Warning};
+use crate::journal::{self, AppendError, Journal, Warning};
 use crate::message::{Clock, Id, Timestamp};
 use crate::store;
 use crate::transcript::{Losses, Transcripts};
@@ -129,16 +129,17 @@ impl Status {
     }
 
     fn journal(&self, reached: &Reached, stats: &journal::Stats) -> Value {
-        let found = self.journal.findings();
+        let (found, refusal) = (self.journal.findings(), self.journal.refusal());
         // Segments that went meanwhile are delivered to nobody.
         let undelivered_after =
             reached.undelivered_after.map(|after| after.max(stats.first_sequence.saturating_sub(1)));
         json!({
-            "status": match (self.journal.is_writable(), self.journal.is_ready()) {
-                (_, true) => "ok",
-                (true, false) => "full",
-                (false, false) => "error",
+            "status": match &refusal {
+                None => "ok",
+                Some(AppendError::Full(_)) => "full",
+                Some(_) => "error",
             },
+            "reason": refusal.as_ref().map(AppendError::to_string),
             "fsync": self.config.journal.fsync.as_str(),
             "segments": stats.segments,
             "bytes": stats.bytes,
@@ -204,14 +205,13 @@ impl Status {
     }
 
     /// `GET /readyz` and `GET /health`: a message would be taken.
+    ///
+    /// # Errors
+    /// 503 with the reason for as long as one would be refused. Nothing is to be done here: it is tried again every second.
     pub fn ready(&self) -> Result<Reply, Problem> {
-        if self.journal.is_ready() {
-            return Ok(super::json(200, &json!({"status": "ok"})));
+        match self.journal.refusal() {
+            None => Ok(super::json(200, &json!({"status": "ok"}))),
+            Some(refusal) => Err(Problem::unavailable("journal_unavailable", refusal.to_string(), 1)),
         }
-        let detail = match self.journal.is_writable() {
-            true => "the journal has no room; it goes on by itself once there is some",
-            false => "the journal cannot be written; it tries to go on by itself",
-        };
-        Err(Problem::unavailable("journal_unavailable", detail, 1))
     }
 }

@@ -8,6 +8,7 @@
 //!
 //! Lock order: queue, then the erasures; writer, then the segment list. The leader holds the writer and no queue.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -39,10 +40,16 @@ type LookedUp<'a> = (MutexGuard<'a, Queue>, Vec<Seen>);
 impl<D: Disk> JournalState<D> {
     /// Gives the drafts their places, all in one batch and side by side; those whose key came before have theirs.
     pub(super) fn append(&self, drafts: Vec<Draft>) -> Result<(Ticket, Vec<Appended>), AppendError> {
+        if self.condition.moved.load(Ordering::Relaxed) {
+            return Err(AppendError::moved(&self.config.path));
+        }
+        // Where there is no room for a message there may be some for them.
+        let only_erases = drafts.iter().all(|draft| draft.line().is_none());
         loop {
             let queue = self.queue.lock().expect("no holder panics");
             if let Some((until, refusal)) = &queue.refusing
                 && Instant::now() < *until
+                && !(only_erases && matches!(refusal, AppendError::Full(_)))
             {
                 return Err(refusal.clone());
             }
@@ -135,7 +142,7 @@ impl<D: Disk> JournalState<D> {
         {
             let mut writer = self.writer.lock().expect("no holder panics");
             let written = writer.write(frames, first);
-            self.condition.batch_ended(&writer, &written);
+            self.condition.batch_ended(&writer, &written, records);
             written?;
         }
         self.note_erasures(records);
@@ -197,6 +204,7 @@ impl<D: Disk> JournalState<D> {
             let mut writer = self.writer.lock().expect("no holder panics");
             let outcome = if writer.is_broken() { writer.mend(next) } else { Ok(()) };
             self.condition.look(&writer);
+            outcome.as_ref().err().inspect(|refusal| self.condition.refused(refusal));
             outcome
         };
         std::mem::forget(panicking);

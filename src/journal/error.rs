@@ -23,6 +23,14 @@ pub enum AppendError {
 }
 
 impl AppendError {
+    /// The journal's folder is not where it was.
+    pub(super) fn moved(folder: &Path) -> Self {
+        let folder = folder.display();
+        Self::Unavailable(format!(
+            "{folder} was moved away, replaced or unmounted; put it back, or restart chatkeep to begin anew there"
+        ))
+    }
+
     /// What the disk's error means to who appends.
     pub(super) fn from_io(e: &io::Error) -> Self {
         match e.kind() {

@@ -45,11 +45,11 @@ fn a_failed_or_partial_write_refuses_its_batch_and_opens_a_new_file() {
         fixture.disk.fault_at(fixture.disk.calls() + 1, fault);
         let refusal = say(&journal, &["two!", "three"]).unwrap_err();
         assert_eq!(matches!(refusal, AppendError::Full(_)), fault == Fault::Fail(FULL), "{fault:?}: {refusal}");
-        assert!(!journal.is_writable() && !journal.is_ready());
+        assert!(!journal.is_writable() && journal.refusal().is_some());
         assert_eq!(texts(&journal), ["one!"], "{fault:?}");
         let failed = fixture.disk.peek(&fixture.segment(1));
         journal.maintain().unwrap();
-        assert!(journal.is_ready());
+        assert!(journal.refusal().is_none());
         // The key of what was refused is free.
         assert!(matches!(say(&journal, &["two!"]).unwrap()[..], [Appended::New(_)]));
         assert_eq!(fixture.disk.peek(&fixture.segment(1)), failed, "{fault:?}: what failed is not written again");
@@ -127,7 +127,7 @@ fn a_disk_without_new_files_leaves_the_journal_readable_and_it_recovers() {
     fixture.disk.heal();
     // Only the janitor comes by.
     journal.maintain().unwrap();
-    assert!(journal.is_ready());
+    assert!(journal.refusal().is_none());
     say(&journal, &["two"]).unwrap();
     assert_eq!(texts(&journal), ["one", "two"]);
 }
@@ -184,7 +184,7 @@ fn a_full_disk_at_the_roll_refuses_the_whole_batch_and_harms_nothing() {
     fixture.disk.limit_room(fixture.disk.used() + 1000);
     let long = "x".repeat(1700);
     assert!(matches!(say(&journal, &[&long, &long]), Err(AppendError::Full(_))));
-    assert!(journal.is_writable() && !journal.is_ready());
+    assert!(journal.is_writable() && journal.refusal().is_some());
     assert_eq!(fixture.disk.paths(), files, "what was made for it is removed");
     journal.a_moment_later();
     say(&journal, &["what fits is taken"]).unwrap();
@@ -199,7 +199,7 @@ fn a_full_disk_at_the_spare_takes_nothing_from_those_who_append() {
     fixture.disk.limit_room(fixture.disk.used() + 1000);
     assert_eq!(journal.maintain().unwrap_err().kind(), FULL);
     assert_eq!(fixture.disk.paths(), files, "half a spare is removed");
-    assert!(journal.is_ready());
+    assert!(journal.refusal().is_none());
     say(&journal, &["one"]).unwrap();
     fixture.disk.limit_room(usize::MAX);
     journal.maintain().unwrap();
@@ -263,7 +263,7 @@ fn a_digest_that_finds_no_room_is_missed_by_nobody() {
     say(&journal, &["keyed!"]).unwrap();
     fixture.disk.fail_every(Op::Write, ".digest", FULL);
     assert!(journal.maintain().is_err());
-    assert!(journal.is_ready());
+    assert!(journal.refusal().is_none());
     drop(journal);
     let journal = fixture.open();
     assert_eq!(texts(&journal).len(), sent.len() + 1);
@@ -343,7 +343,7 @@ fn while_a_sync_hangs_nobody_is_answered_falsely_and_nobody_else_waits() {
             .into();
         fixture.disk.wait_until_stalled();
         // All of this would hang with it.
-        assert!(journal.is_writable() && journal.is_ready());
+        assert!(journal.is_writable() && journal.refusal().is_none());
         assert_eq!((journal.published(), journal.stats().published), (1, 1));
         assert_eq!(texts(&journal), ["before"]);
         assert_eq!(journal.prune(0, Clock::system().now()).unwrap(), 0);

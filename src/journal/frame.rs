@@ -64,6 +64,11 @@ impl Kind {
     }
 }
 
+/// Whether the frame that begins there is an erasure.
+pub fn is_erasure(frame: &[u8]) -> bool {
+    frame.get(20) == Some(&(Kind::Erasure as u8))
+}
+
 /// A segment's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentHeader {

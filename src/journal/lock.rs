@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ const LOCK_TIMEOUT: Duration = Duration::from_millis(200);
 /// lock folders; the file alone counts there.
 pub struct Lock {
     file: Option<File>,
-    _folder: Option<File>,
+    folder: Option<File>,
 }
 
 impl Lock {
@@ -50,6 +50,16 @@ impl Lock {
         }
     }
 
+    /// Whether what is locked still has that path. `true` when it cannot be told.
+    pub fn is_in_place(&self, folder: &Path) -> bool {
+        let path = if self.folder.is_some() { folder.to_owned() } else { layout::lock(folder) };
+        let Some(Ok(held)) = self.folder.as_ref().or(self.file.as_ref()).map(File::metadata) else { return true };
+        match std::fs::metadata(path) {
+            Ok(named) => (named.dev(), named.ino()) == (held.dev(), held.ino()),
+            Err(e) => e.kind() != io::ErrorKind::NotFound,
+        }
+    }
+
     fn hold(folder: &Path, file: Option<File>, lock: fn(&File) -> Result<(), TryLockError>) -> Result<Self, OpenError> {
         let path = layout::lock(folder);
         let itself = File::open(folder).map_err(at(folder))?;
@@ -69,6 +79,6 @@ impl Lock {
         if let Err(TryLockError::Error(e)) = of_file {
             return Err(at(&path)(e));
         }
-        Ok(Self { file, _folder: of_folder.is_ok().then_some(itself) })
+        Ok(Self { file, folder: of_folder.is_ok().then_some(itself) })
     }
 }

@@ -195,6 +195,12 @@ impl Entry {
         }
     }
 
+    /// Whether it erases.
+    #[must_use]
+    pub fn is_erasure(&self) -> bool {
+        self.kind() == Kind::Erasure
+    }
+
     /// The message, for the two kinds that are one.
     #[must_use]
     pub fn message(&self) -> Option<&Arc<Message>> {

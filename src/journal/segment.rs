@@ -20,6 +20,11 @@ pub use crate::layout::{number_of_segment as number_of, segment as path};
 
 /// Bytes of one write of zeros.
 const ZEROS_BYTES: u64 = 256 * 1024;
+/// Bytes at the end of every segment that only erasures may take, so that a session can be erased on a full disk and at
+/// `journal.max_bytes`: some 600 of them. When they are used up too, an erasure is refused like a message.
+const ERASURE_BYTES: u64 = 64 * 1024;
+/// Of a small segment this part, so that most of it is left for messages.
+const ERASURE_PART: u64 = 16;
 
 /// One segment, as the list of them knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +52,17 @@ impl<F> Segment<F> {
     pub fn room(&self) -> u64 {
         self.file_bytes.saturating_sub(self.offset)
     }
+
+    /// How many of them are kept for erasures.
+    pub fn kept_for_erasures(&self) -> u64 {
+        (self.file_bytes / ERASURE_PART).min(ERASURE_BYTES)
+    }
+}
+
+/// The least length of a segment that takes so many bytes of frames, whatever they hold.
+pub fn least_bytes(frames: u64) -> u64 {
+    let least = frames + SEGMENT_HEADER_BYTES as u64;
+    least + (least / (ERASURE_PART - 1) + 1).min(ERASURE_BYTES)
 }
 
 /// Where segment `number` ends: the first sequence that stands in a later one.
@@ -154,6 +170,18 @@ pub fn prepare_spare<D: Disk>(disk: &D, folder: &Path, file_bytes: u64) -> io::R
     disk.rename(&temporary, &spare)
 }
 
+/// Gives the spare another name and its own back: what the next segment will need of the folder.
+///
+/// # Errors
+/// The folder does not allow it, or the spare was just taken. The spare may be left under the other name, which a start
+/// removes; a retry is safe.
+pub fn rename_spare<D: Disk>(disk: &D, folder: &Path) -> io::Result<()> {
+    let (spare, other) = (layout::spare(folder), layout::unfinished(&layout::spare(folder)));
+    disk.rename(&spare, &other)?;
+    disk.rename(&other, &spare)?;
+    disk.sync_dir(folder)
+}
+
 /// Removes a spare that was in use once: a power cut can give a segment its old name back.
 ///
 /// # Errors
@@ -217,10 +245,20 @@ mod tests {
         let segment = made.name(&RealDisk, folder.path(), true).unwrap();
         assert!(!layout::spare(folder.path()).exists());
         assert_eq!(segment.file.byte_len().unwrap(), 1 << 20);
-        assert_eq!(segment.room(), (1 << 20) - 64);
+        assert_eq!((segment.room(), segment.kept_for_erasures()), ((1 << 20) - 64, 64 << 10));
         let bytes = std::fs::read(path(folder.path(), 3)).unwrap();
         assert_eq!(SegmentHeader::decode(&bytes), Ok(HEADER));
         assert!(bytes[64..].iter().all(|&b| b == 0));
+    }
+
+    #[test]
+    fn the_least_segment_holds_what_it_is_made_for_beside_the_part_for_erasures() {
+        for frames in [0, 1, 100, 10_000, 1 << 20, 100 << 20] {
+            let file_bytes = least_bytes(frames);
+            let segment =
+                Segment { header: HEADER, file: Arc::new(()), file_bytes, offset: SEGMENT_HEADER_BYTES as u64 };
+            assert!(segment.room() - segment.kept_for_erasures() >= frames, "{frames}");
+        }
     }
 
     #[test]

@@ -56,8 +56,12 @@ pub struct Outlet {
 pub struct Condition {
     /// No file has failed, or a new one was made since.
     pub(super) writable: AtomicBool,
-    /// The last batch was refused although no file has failed: there is no room for it.
+    /// The last message was refused although no file has failed: the next segment cannot be made.
     pub(super) refusing: AtomicBool,
+    /// The folder is no longer where it was: everything is refused.
+    pub(super) moved: AtomicBool,
+    /// Why the last append was refused.
+    pub(super) refusal: Mutex<Option<AppendError>>,
     /// Something could not be written for want of room: drained segments are to go, whatever their age.
     pub(super) short: AtomicBool,
     /// Woken when whoever tends the journal has something to do. One wake-up is as good as many.
@@ -107,7 +111,8 @@ impl Condition {
     /// A good one, with a waker.
     pub fn new() -> Self {
         let no = || AtomicBool::new(false);
-        Self { writable: AtomicBool::new(true), refusing: no(), short: no(), waker: bounded(1) }
+        let refusal = Mutex::default();
+        Self { writable: AtomicBool::new(true), refusing: no(), moved: no(), refusal, short: no(), waker: bounded(1) }
     }
 
     /// Takes how the writer is after it was used.
@@ -115,14 +120,23 @@ impl Condition {
         self.writable.store(!writer.is_broken(), Ordering::Relaxed);
     }
 
-    /// Takes how a batch ended. Whoever tends the journal is to see a refusal, and to go on looking.
-    pub fn batch_ended<D: Disk>(&self, writer: &Writer<D>, written: &Result<(), AppendError>) {
+    /// Takes how a batch ended. Whoever tends the journal is to see a refusal, and to go on looking. That there was room for
+    /// an erasure says nothing: some is kept for those.
+    pub fn batch_ended<D: Disk>(&self, writer: &Writer<D>, written: &Result<(), AppendError>, records: &[Record]) {
         self.look(writer);
-        self.refusing.store(written.is_err() && !writer.is_broken(), Ordering::Relaxed);
         if let Err(refusal) = written {
-            self.short.fetch_or(matches!(refusal, AppendError::Full(_)), Ordering::Relaxed);
+            self.refused(refusal);
+            self.refusing.store(!writer.is_broken(), Ordering::Relaxed);
             self.wake();
+        } else if self.refusing.load(Ordering::Relaxed) && records.iter().any(|record| !record.entry.is_erasure()) {
+            self.refusing.store(false, Ordering::Relaxed);
         }
+    }
+
+    /// Keeps why an append was refused, or would be.
+    pub fn refused(&self, refusal: &AppendError) {
+        self.short.fetch_or(matches!(refusal, AppendError::Full(_)), Ordering::Relaxed);
+        *self.refusal.lock().expect("no holder panics") = Some(refusal.clone());
     }
 
     /// Whoever tends the journal has something to do.

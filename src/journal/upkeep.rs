@@ -90,18 +90,30 @@ impl<D: Disk> Journal<D> {
     /// # Errors
     /// The spare or a digest could not be written. What was written stays; the next call tries the rest again.
     pub fn maintain(&self) -> io::Result<()> {
+        let (folder, condition) = (&self.shared.config.path, &self.shared.condition);
+        let moved = self.lock.as_ref().is_some_and(|lock| !lock.is_in_place(folder));
+        condition.moved.store(moved, Ordering::Relaxed);
+        if moved {
+            // What stands there now is somebody else's.
+            return Err(io::Error::other(AppendError::moved(folder)));
+        }
         if !self.is_writable() {
             self.shared.mend();
         }
         self.log_warnings();
-        let ready =
-            segment::prepare_spare(&self.shared.disk, &self.shared.config.path, self.shared.config.segment_bytes);
+        let (disk, bytes) = (&self.shared.disk, self.shared.config.segment_bytes);
+        let refuses = condition.refusing.load(Ordering::Relaxed);
+        // A spare that is there can be all that the folder allows: a message needs another name for it.
+        let ready = segment::prepare_spare(disk, folder, bytes)
+            .and_then(|()| if refuses { segment::rename_spare(disk, folder) } else { Ok(()) });
         match &ready {
-            Ok(()) if self.stats().bytes + self.shared.config.segment_bytes <= self.shared.config.max_bytes => {
-                self.shared.condition.refusing.store(false, Ordering::Relaxed);
+            Ok(()) if refuses && self.stats().bytes + bytes <= self.shared.config.max_bytes => {
+                condition.refusing.store(false, Ordering::Relaxed);
             }
+            Ok(()) => {}
+            Err(e) if refuses => condition.refused(&AppendError::from_io(e)),
             Err(e) if matches!(AppendError::from_io(e), AppendError::Full(_)) => self.want_room(),
-            _ => {}
+            Err(_) => {}
         }
         ready?;
         self.write_digests()

@@ -23,7 +23,7 @@ use crate::disk::{Disk, DiskFile};
 use crate::message::Clock;
 
 use super::error::AppendError;
-use super::frame::{Group, SEGMENT_HEADER_BYTES, stamp};
+use super::frame::{Group, is_erasure, stamp};
 use super::record::Record;
 use super::segment::{self, Segment, SegmentInfo, Unnamed};
 
@@ -303,13 +303,15 @@ impl<D: Disk> Writer<D> {
     /// Makes the further segments a batch needs, before anything of it is written.
     fn make_room(&mut self, frames: &Frames, first: u64) -> Result<Vec<Next<D>>, AppendError> {
         let mut extra: Vec<Next<D>> = Vec::new();
-        let mut room = self.segment.room();
+        let (mut room, mut kept) = (self.segment.room(), self.segment.kept_for_erasures());
+        let mut at = 0;
         for (sequence, (index, &length)) in (first..).zip(frames.lengths.iter().enumerate()) {
-            if length as u64 > room {
+            let usable = if is_erasure(&frames.bytes[at..]) { room } else { room.saturating_sub(kept) };
+            if length as u64 > usable {
                 let extra_bytes = extra.iter().map(|next| next.segment.segment.file_bytes).sum();
                 match self.prepare(sequence, length as u64, extra_bytes) {
                     Ok(segment) => {
-                        room = segment.segment.room();
+                        (room, kept) = (segment.segment.room(), segment.segment.kept_for_erasures());
                         extra.push(Next { index, segment });
                     }
                     Err(refusal) => {
@@ -319,6 +321,7 @@ impl<D: Disk> Writer<D> {
                 }
             }
             room -= length as u64;
+            at += length;
         }
         Ok(extra)
     }
@@ -342,7 +345,7 @@ impl<D: Disk> Writer<D> {
     /// Makes a segment that begins with `first_sequence` and has room for at least `needed` bytes of frames. `extra_bytes`
     /// is what was made and is not listed yet.
     fn prepare(&mut self, first_sequence: u64, needed: u64, extra_bytes: u64) -> Result<Unnamed<D::File>, AppendError> {
-        let file_bytes = self.settings.config.segment_bytes.max(needed + SEGMENT_HEADER_BYTES as u64);
+        let file_bytes = self.settings.config.segment_bytes.max(segment::least_bytes(needed));
         let listed: u64 = self.segments.lock().expect("no holder panics").iter().map(|s| s.file_bytes).sum();
         let used = listed + extra_bytes;
         if used + file_bytes > self.settings.config.max_bytes {

@@ -17,7 +17,7 @@ fn undrained_records_at_the_limit_are_refused_and_drained_ones_make_room() {
         assert!(taken < 10_000);
     };
     assert!(matches!(refusal, AppendError::Full(_)), "{refusal}");
-    assert!(journal.is_writable() && !journal.is_ready(), "no file has failed");
+    assert!(journal.is_writable() && journal.refusal().is_some(), "no file has failed");
     assert_eq!(read_all(&journal, 0).len(), taken);
     assert_eq!(journal.prune(0, Clock::system().now()).unwrap(), 0, "nothing is drained");
     assert_eq!(journal.stats().undrained_bytes, journal.stats().bytes);
@@ -30,7 +30,7 @@ fn undrained_records_at_the_limit_are_refused_and_drained_ones_make_room() {
         assert!(std::time::Instant::now() < deadline, "room was made and is not used");
         std::thread::yield_now();
     }
-    assert!(journal.is_ready());
+    assert!(journal.refusal().is_none());
 }
 
 #[test]
@@ -96,20 +96,38 @@ fn a_journal_without_room_says_so_until_there_is_some() {
         if let Err(refusal) = journal.commit(ticket) {
             break refusal;
         }
-        assert!(journal.is_ready());
+        assert!(journal.refusal().is_none());
     };
     assert!(matches!(refused, AppendError::Full(_)), "{refused}");
-    assert!(!journal.is_ready());
+    assert!(journal.refusal().is_some());
     assert!(journal.waker().try_recv().is_ok(), "the janitor is woken after it is known");
     journal.maintain().unwrap();
-    assert!(!journal.is_ready(), "nothing has changed");
+    assert!(journal.refusal().is_some(), "nothing has changed");
     assert!(journal.prune(journal.published(), Timestamp::from_micros(0)).unwrap() > 0);
     journal.maintain().unwrap();
-    assert!(journal.is_ready());
+    assert!(journal.refusal().is_none());
     // Appends are refused at once for a moment after a refusal; it passes without one.
     let deadline = std::time::Instant::now() + Duration::from_secs(60);
     while journal.append(vec![draft("after")]).and_then(|(ticket, _)| journal.commit(ticket)).is_err() {
         assert!(std::time::Instant::now() < deadline, "room was made and is not used");
         std::thread::yield_now();
     }
+}
+
+#[test]
+fn erasures_are_taken_where_messages_are_refused_until_their_part_is_full_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = JournalConfig { max_bytes: 4 * 8 * 1024, ..config(folder.path()) };
+    let (journal, _) = open(&config);
+    let commit = |draft: Draft| journal.append(vec![draft]).and_then(|(ticket, _)| journal.commit(ticket));
+    while commit(draft("fill")).is_ok() {}
+    let erasure = |n: usize| Draft::Erasure { session: SessionId::new(&format!("s{n}")).unwrap() };
+    let taken = (0..1000).take_while(|n| commit(erasure(*n)).is_ok()).count();
+    assert!((5..20).contains(&taken), "{taken} erasures in 512 bytes");
+    assert!(matches!(commit(erasure(0)), Err(AppendError::Full(_))));
+    assert!(journal.refusal().is_some(), "room for an erasure is none for a message");
+    let erased = |journal: &Journal| journal.erasures_after(0).len();
+    assert_eq!(erased(&journal), taken);
+    drop(journal);
+    assert_eq!(erased(&open(&config).0), taken);
 }
