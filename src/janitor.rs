@@ -42,7 +42,8 @@ pub fn run(journal: &Arc<Journal>, mut sweeper: Sweeper, mut scrubber: Scrubber,
                 &format!("{what} cannot be made ready"),
                 &format!("{what} is ready again"),
             );
-            let look = Instant::now() + if journal.refusal().is_none() { CHECK_INTERVAL } else { FAILED_CHECK_INTERVAL };
+            let look =
+                Instant::now() + if journal.refusal().is_none() { CHECK_INTERVAL } else { FAILED_CHECK_INTERVAL };
             tend_at = tending.until().unwrap_or(look);
         }
         // A long transcript may be half copied when the server is to stop.

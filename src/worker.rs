@@ -252,6 +252,8 @@ impl<D: Disk> Worker<D> {
         }
         loop {
             self.step_drain();
+            // Should the process be killed meanwhile, this much does not come again.
+            self.flush_if_due();
             let Some(InUse { drain, stop_by, .. }) = &self.in_use else { return };
             let left = stop_by.get().map_or(Duration::ZERO, |by| by.saturating_duration_since(Instant::now()));
             let rest = self.source.position.saturating_sub(drain.drained());

@@ -201,7 +201,7 @@ fn a_session_is_erased_on_a_full_disk_and_stays_so() {
             .expect(201);
     }
     let filler = json!({"session_id": "fill", "role": "user", "text": "x".repeat(60_000)});
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     while client.post("/api/chat/messages", &filler).status != 507 {
         assert!(Instant::now() < deadline, "the disk is never full");
     }
@@ -221,7 +221,9 @@ fn a_session_is_erased_on_a_full_disk_and_stays_so() {
     server.start_again();
     assert_eq!(look(&server), [0, 1]);
     let journal = server.data().join("journal");
-    wait_until("it is scrubbed", PATIENCE, || support::files_holding(&journal, "\"session_id\":\"gone\"").is_empty());
+    wait_until("it is scrubbed", WAIT_TIMEOUT, || {
+        support::files_holding(&journal, "\"session_id\":\"gone\"").is_empty()
+    });
     drop(tmpfs);
 }
 
@@ -234,7 +236,7 @@ fn a_folder_that_allows_no_new_name_is_told_for_as_long_as_it_does() {
     load.wait_for(200, 100);
     let fault = Injection::start(server.pid(), "rename,renameat,renameat2:error=EACCES");
     load.wait_for(503, 5);
-    wait_until("it is not ready", PATIENCE, || readyz(&server) == 503);
+    wait_until("it is not ready", WAIT_TIMEOUT, || readyz(&server) == 503);
     // The spare is there, and would be looked at again every second.
     let until = Instant::now() + Duration::from_secs(3);
     while Instant::now() < until {
