@@ -280,7 +280,7 @@ fn a_symbolic_link_in_a_transcripts_place_is_not_followed() {
     server.client().chat("s", "hello");
     let detail = server.client().get("/api/chat/history?session_id=s").problem(503);
     assert!(detail.contains("it is a symbolic link"), "{detail}");
-    assert_eq!(server.client().get("/api/storage/status").json()["transcripts"]["behind"], 1);
+    assert_eq!(server.client().get("/api/storage/status").json()["transcripts"]["stale"], 1);
     assert!(server.log().contains("it is a symbolic link, which is not followed"));
     assert_eq!(fs::read_to_string(&outside).unwrap(), "mine\n");
     // Once it is gone the transcript is written from the journal.
