@@ -115,7 +115,7 @@ fn a_journal_without_room_says_so_until_there_is_some() {
 }
 
 #[test]
-fn erasures_are_taken_where_messages_are_refused_until_their_part_is_full_too() {
+fn erasures_are_taken_where_messages_are_refused_until_their_part_is_full() {
     let folder = tempfile::tempdir().unwrap();
     let config = JournalConfig { max_bytes: 4 * 8 * 1024, ..config(folder.path()) };
     let (journal, _) = open(&config);
