@@ -40,8 +40,9 @@ const FLUSH_WAIT: Duration = Duration::from_secs(1);
 /// The target of our own records, as `log` makes it from the module path.
 const OURS: &str = env!("CARGO_CRATE_NAME");
 
-/// A crate that traces every byte of a request, the key of a model's server among them: never heard below WARN.
-const TELLS_SECRETS: &str = "ureq_proto";
+/// Crates that trace heads and bytes of requests and answers, where the key of a model's server may stand: never heard below
+/// WARN.
+const TELL_SECRETS: [&str; 2] = ["ureq", "ureq_proto"];
 
 /// RFC 3339 with microseconds, always UTC, as everywhere else.
 const TIME: &[BorrowedFormatItem<'static>] =
@@ -83,8 +84,9 @@ impl<W: Write + Send + 'static> Log for Logger<W> {
     /// Other crates are heard from WARN up only: their details are for trace, some hold what goes over the wire.
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         let target = metadata.target();
-        let is_of = |name| target.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"));
-        let is_told = self.level == LevelFilter::Trace && !is_of(TELLS_SECRETS);
+        let is_of =
+            |name: &str| target.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"));
+        let is_told = self.level == LevelFilter::Trace && !TELL_SECRETS.iter().any(|name| is_of(name));
         metadata.level() <= self.level && (is_of(OURS) || metadata.level() <= Level::Warn || is_told)
     }
 

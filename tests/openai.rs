@@ -4,6 +4,8 @@
 
 mod support;
 
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -53,6 +55,38 @@ fn begin_stream(server: &Server, message: &str) -> Connection {
     connection.send(head.as_bytes()).unwrap();
     connection.until("event: delta").unwrap();
     connection
+}
+
+/// A server that gives these answers, a connection each, and the bodies of the requests it met; its `base_url`.
+fn scripted(answers: Vec<String>) -> (String, crossbeam_channel::Receiver<Value>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let base_url = format!("http://{}/v1", listener.local_addr().unwrap());
+    let (tell, requests) = crossbeam_channel::unbounded();
+    std::thread::spawn(move || {
+        for answer in answers {
+            let (mut stream, _) = listener.accept().unwrap();
+            let (mut request, mut piece) = (Vec::new(), [0; 4096]);
+            let body = loop {
+                let read = stream.read(&mut piece).unwrap();
+                request.extend_from_slice(&piece[..read]);
+                let text = String::from_utf8_lossy(&request).into_owned();
+                let body = text.split_once("\r\n\r\n").and_then(|(_, body)| serde_json::from_str(body).ok());
+                if let Some(body) = body {
+                    break body;
+                }
+            };
+            let _ = tell.send(body);
+            // Whoever has heard enough closes.
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    (base_url, requests)
+}
+
+/// A streamed answer of these chunks.
+fn stream(chunks: &[&str]) -> String {
+    let events: String = chunks.iter().map(|chunk| format!("data: {chunk}\n\n")).collect();
+    format!("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n{events}")
 }
 
 fn messages(client: &mut Client) -> Vec<Value> {
@@ -190,4 +224,82 @@ fn a_server_that_refuses_or_is_not_there_is_told_in_the_reply() {
         assert_eq!(messages(&mut client)[1]["metadata"]["status"], "error");
         assert_no_key(&server, &mut client);
     }
+}
+
+#[test]
+fn what_servers_in_the_wild_send_is_kept_as_what_it_is() {
+    let text = r#"{"choices":[{"delta":{"content":"half"},"finish_reason":""}]}"#;
+    let (thought, stop) = (
+        r#"{"choices":[{"delta":{"reasoning_content":"hm"}}]}"#,
+        r#"{"choices":[{"delta":{},"finish_reason":"stop"}]}"#,
+    );
+    let (base_url, requests) = scripted(vec![
+        stream(&[text, r#"{"object":"error","message":"CUDA out of memory","code":500}"#, "[DONE]"]),
+        stream(&[text, r#"{"choices":[{"delta":{},"finish_reason":"error"}]}"#, "[DONE]"]),
+        stream(&[text]),
+        stream(&[thought, stop, "[DONE]"]),
+        stream(&[
+            r#"{"choices":[{"delta":{"content":"hi \ud83d"}}]}"#,
+            r#"{"choices":[{"delta":{"content":"\ude00 there"},"finish_reason":"length"}]}"#,
+            "[DONE]",
+        ]),
+        stream(&[text, stop]),
+    ]);
+    let server = Server::start(options(&base_url).set("responder.openai.system_prompt", "Be kind."));
+    let mut client = server.client();
+    let system = json!([{"session_id": "s", "role": "system", "text": "be brief"}]);
+    for (status, response, partial, reason) in [
+        ("error", "the model's server broke off with an error: CUDA out of memory", json!("half"), Value::Null),
+        ("error", "the model's server broke off with an error: finish_reason error", json!("half"), Value::Null),
+        ("error", "the model's server ended the answer in the middle", json!("half"), Value::Null),
+        ("error", "the model's answer has no text (it finished by stop)", Value::Null, Value::Null),
+        ("completed", "hi 😀 there", Value::Null, json!("length")),
+    ] {
+        let reply = client.chat("s", "go");
+        assert_eq!((&reply["status"], &reply["response"]), (&json!(status), &json!(response)));
+        let metadata = messages(&mut client).pop().unwrap()["metadata"].clone();
+        assert_eq!((&metadata["partial"], &metadata["finish_reason"]), (&partial, &reason), "{response}");
+    }
+    assert_eq!(client.post("/api/chat/messages", &system).status, 201);
+    assert_eq!(client.chat("s", "and?")["response"], "half");
+    let last: Value = requests.try_iter().last().unwrap();
+    let asked = ["go"; 5].join("\n\n");
+    let expected = json!([
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": asked},
+        {"role": "assistant", "content": "hi 😀 there"},
+        {"role": "user", "content": "[system] be brief\n\nand?"},
+    ]);
+    assert_eq!(last["messages"], expected);
+}
+
+#[test]
+fn no_head_and_no_body_of_a_server_brings_the_key_into_the_log() {
+    let echo =
+        |head: &str| format!("{head}\r\nX-Echo: Bearer {KEY}\r\nSet-Cookie: k={KEY}\r\nContent-Length: 0\r\n\r\n");
+    let place = format!("HTTP/1.1 307 Temporary Redirect\r\nLocation: http://127.0.0.1:9/?key={KEY}");
+    let unreadable = format!("HTTP/1.1 200 {KEY}\r\nContent-Length: {KEY}");
+    let body = stream(&[&format!("{{\"error\":\"{KEY}\"}}")]);
+    let page = format!("HTTP/1.1 401 No\r\nConnection: close\r\n\r\n<html>{KEY}</html>");
+    let (base_url, _requests) = scripted(vec![echo(&place), echo(&unreadable), body, page]);
+    let server = Server::start(options(&base_url));
+    let mut client = server.client();
+    let told: Vec<Value> = (0..4).map(|_| client.chat("s", "hi")["response"].clone()).collect();
+    let place = format!("is not followed: http://127.0.0.1:9/?key=[redacted] (asked: {base_url}/chat/completions; ");
+    assert!(told[0].as_str().unwrap().contains(&place), "{told:?}");
+    assert!(told[3].as_str().unwrap().contains("(401): <html>[redacted]</html> (asked: "), "{told:?}");
+    assert_no_key(&server, &mut client);
+}
+
+#[test]
+fn an_address_without_v1_and_one_of_a_web_page_are_told_with_the_likely_mend() {
+    let page = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 15\r\n\r\n<!DOCTYPE html>";
+    let (base_url, _requests) = scripted(vec![page.to_owned()]);
+    let base_url = base_url.replace("/v1", "/");
+    let server = Server::start(options(&base_url));
+    let told = format!(
+        "the model's server sent a web page and no answer (asked: {base_url}chat/completions; responder.openai.base_url \
+         most likely lacks /v1)"
+    );
+    assert_eq!(server.client().chat("s", "hi")["response"], told);
 }

@@ -116,8 +116,16 @@ pub(super) fn is_argument(text: &str) -> bool {
     text.len() < 128 * 1024 && !text.contains('\0')
 }
 
+/// Ends of addresses that are of one call, and not of a server.
+const CALLS: [&str; 7] =
+    ["/chat/completions", "/completions", "/responses", "/embeddings", "/models", "/api/chat", "/api/generate"];
+
 /// The address of an OpenAI-compatible server, to which `/chat/completions` is added.
 pub(super) fn is_base_url(text: &str) -> bool {
+    let path = text.trim_end_matches('/').to_ascii_lowercase();
+    if CALLS.iter().any(|call| path.ends_with(call)) {
+        return false;
+    }
     let Some(rest) = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")) else { return false };
     let authority = rest.split('/').next().unwrap_or_default();
     let (host, port) = split_port(authority);

@@ -188,6 +188,8 @@ fn each_impossible_value_is_refused_with_its_path_value_and_rule() {
         ("responder.openai.base_url", "\"http://h:99999/v1\"", "must be http://HOST"),
         ("responder.openai.base_url", "\"http://u:p@h/v1\"", "\"http://[redacted]@h/v1\": must be http://HOST"),
         ("responder.openai.base_url", "\"http:///v1\"", "must be http://HOST"),
+        ("responder.openai.base_url", "\"http://h/v1/chat/completions/\"", "up to /v1, without /chat/completions"),
+        ("responder.openai.base_url", "\"http://h:11434/api/chat\"", "up to /v1, without /chat/completions"),
         ("responder.openai.base_url", "\"http://h/a b\"", "must be http://HOST"),
         ("responder.openai.model", "\"a\\nb\"", "responder.openai.model: \"a\\nb\": must be the name of a model"),
         ("responder.openai.api_key", "\"a b\"", "responder.openai.api_key: [redacted]: must be at most 1024 visible"),

@@ -84,17 +84,18 @@ impl Responder for Command {
         let status = group.end();
         end?;
         match status {
-            Some(status) if status.success() => Ok(Answer::default()),
+            Some(status) if status.success() && talk.output.speech.has_text() => Ok(Answer::default()),
             status => Err(Failure::Failed(complaint(status, &talk.errors.shown()))),
         }
     }
 }
 
-/// What is told of a program that did not exit with code 0.
+/// What is told of a program that did not exit with code 0, or wrote nothing.
 fn complaint(status: Option<ExitStatus>, errors: &str) -> String {
     use std::os::unix::process::ExitStatusExt;
     let (code, signal) = (status.and_then(|s| s.code()), status.and_then(|s| s.signal()));
     let end = match (code, signal) {
+        (Some(0), _) => "the command wrote no text".to_owned(),
         (Some(code), _) => format!("the command failed with exit code {code}"),
         (None, Some(signal)) => {
             let name = signal_hook::low_level::signal_name(signal).map(|name| format!(" ({name})"));

@@ -4,6 +4,8 @@
 //! openai.rs    one answer: the tries, their pauses, and the reading of the answer
 //! request.rs   what is asked
 //! stream.rs    the answer, as its bytes come
+//! event.rs     one event of it: what is text, what is an error, what ends it
+//! json.rs      JSON as such servers send it
 //! refusal.rs   what is told when there is none
 //! wire.rs      the bytes below TLS, where every wait hears the stop
 //! names.rs     the addresses of the server's name
@@ -17,6 +19,8 @@
 //! Invariants: the stop and the deadline are heard within 25 ms in every phase; the key is in no text that is told; what a
 //! server sends is bounded in every direction (a line, the whole, an error's body, the head). Knows nothing of who asks.
 
+mod event;
+mod json;
 mod names;
 mod refusal;
 mod request;
@@ -42,7 +46,7 @@ use super::{Answer, Context, Failure, Question, Responder};
 use crate::config::OpenAiConfig;
 use crate::permit::Semaphore;
 use names::{Names, RUNNING_MAX};
-use refusal::{Quoter, refusal};
+use refusal::{CALL, Quoter, refusal};
 use stream::Stream;
 use wire::{CancelToken, WatchedConnector};
 
@@ -55,8 +59,12 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// What is read of the body of an error, in bytes.
 const ERROR_BYTES_MAX: u64 = 64 << 10;
 
-/// How long an error's body, and what follows a whole text, may take to come.
+/// How long an error's body may take to come.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long nothing comes behind a reason why an answer finished until it is whole. Servers that tell a reason with every piece
+/// pause for seconds between two.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What is read at once, in bytes.
 const PIECE_BYTES: usize = 16 << 10;
@@ -72,6 +80,8 @@ pub struct OpenAi {
     /// Whether the server was seen not to understand `stream_options`.
     is_plain: AtomicBool,
     lookups: Arc<Semaphore>,
+    /// [`SILENCE_TIMEOUT`], but in tests.
+    silence: Duration,
     /// Mozilla's roots, but in tests.
     tls: TlsConfig,
 }
@@ -98,15 +108,16 @@ impl OpenAi {
     pub fn new(config: &OpenAiConfig) -> Self {
         Self {
             config: config.clone(),
-            url: format!("{}/chat/completions", config.base_url),
+            url: format!("{}{CALL}", config.base_url),
             is_plain: AtomicBool::new(false),
             lookups: Semaphore::new(RUNNING_MAX),
+            silence: SILENCE_TIMEOUT,
             tls: TlsConfig::default(),
         }
     }
 
     fn quoter(&self) -> Quoter<'_> {
-        Quoter { key: self.config.api_key.as_ref() }
+        Quoter { key: self.config.api_key.as_ref(), url: &self.url }
     }
 
     /// One try: sends the request and reads the answer.
@@ -174,11 +185,10 @@ impl OpenAi {
                 e => e.to_string(),
             };
             let words = self.quoter().quote(&words);
+            let told = |what| self.quoter().with_place(&format!("the model's server {what}: {words}"));
             match watch.has_sent() {
-                true => Failure::Failed(format!("the model's server did not answer the request: {words}")).into(),
-                false => {
-                    Trouble::Passing { why: format!("the model's server cannot be reached: {words}"), pause: None }
-                }
+                true => Failure::Failed(told("did not answer the request")).into(),
+                false => Trouble::Passing { why: told("cannot be reached"), pause: None },
             }
         })
     }
@@ -187,21 +197,23 @@ impl OpenAi {
     fn read(&self, body: &mut impl Read, watch: &CancelToken, speech: &mut OutputLimit<'_>) -> Result<Answer, Failure> {
         let mut stream = Stream::new(self.quoter());
         let mut piece = vec![0; PIECE_BYTES];
-        let mut was_whole = false;
         while !stream.is_done() {
-            if stream.is_whole() && !was_whole {
-                // Counts may follow, and the sign of the end. A server that sends neither has answered all the same.
-                was_whole = true;
-                watch.hurry(DISCARD_TIMEOUT);
-            }
             let read = body.read(&mut piece);
-            if let Some(end) = watch.end() {
-                return Err(end);
+            match watch.end() {
+                // It was given in time; only its end was not told.
+                Some(Failure::Late) if stream.is_whole() => break,
+                Some(end) => return Err(end),
+                None => {}
             }
             match read {
                 Ok(0) => break,
-                Ok(n) => stream.take(&piece[..n], speech)?,
-                Err(_) if stream.is_whole() => break,
+                Ok(n) => {
+                    let has_come = stream.take(&piece[..n], speech)?;
+                    if has_come && stream.is_whole() {
+                        watch.hurry(self.silence);
+                    }
+                }
+                Err(_) if stream.outlives_a_cut() || stream.is_whole() && watch.is_hurried_out() => break,
                 Err(e) => {
                     let words = self.quoter().quote(&e.to_string());
                     return Err(Failure::Failed(format!("the model's server broke off in the answer: {words}")));

@@ -12,12 +12,18 @@ pub const TEXT_BYTES_MAX: usize = 1 << 20;
 pub(super) struct OutputLimit<'a> {
     say: &'a mut dyn FnMut(&str),
     bytes: usize,
+    has_text: bool,
 }
 
 impl<'a> OutputLimit<'a> {
     /// A speech that `say` hears.
     pub(super) fn new(say: &'a mut dyn FnMut(&str)) -> Self {
-        Self { say, bytes: 0 }
+        Self { say, bytes: 0, has_text: false }
+    }
+
+    /// Whether anything was said but white space. What has not is no answer.
+    pub(super) fn has_text(&self) -> bool {
+        self.has_text
     }
 
     /// Says `text`, or as much of it as fits.
@@ -29,6 +35,7 @@ impl<'a> OutputLimit<'a> {
         let fits = (0..=left.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
         if fits > 0 {
             self.bytes += fits;
+            self.has_text |= !text[..fits].trim().is_empty();
             (self.say)(&text[..fits]);
         }
         if fits == text.len() {

@@ -48,7 +48,6 @@ fn what_a_program_writes_is_the_answer_without_the_newlines_at_its_end() {
         ("echo hi", "hi"),
         ("printf 'a\\n\\nb\\n\\n\\n'", "a\n\nb"),
         ("printf '\\n\\n'; sleep 0.05; printf 'x'", "\n\nx"),
-        ("true", ""),
         ("echo complaint >&2; echo fine", "fine"),
     ] {
         let heard = heard(script);
@@ -91,6 +90,8 @@ fn text_is_said_as_it_comes_and_no_character_in_parts() {
 fn a_failure_names_the_code_or_the_signal_and_the_end_of_the_error_output() {
     for (script, why) in [
         ("exit 3", "the command failed with exit code 3"),
+        ("true", "the command wrote no text"),
+        ("echo; echo ' '; echo why >&2", "the command wrote no text: why"),
         ("printf 'a\\033[31m\\nb\\n\\n' >&2; exit 3", "the command failed with exit code 3: a\\u{1b}[31m\\nb"),
         ("kill -9 $$", "the command was ended by signal 9 (SIGKILL)"),
         ("echo half; echo why >&2; kill -TERM $$", "the command was ended by signal 15 (SIGTERM): why"),

@@ -3,18 +3,25 @@
 //! Invariant: whatever a server says goes through [`Quoter`], so the key is in no text, although servers like to repeat it.
 //! Knows nothing of connections.
 
-use serde_json::Value;
-
+use super::{event::words, json};
 use crate::config::Secret;
 use crate::responder::excerpt::escaped;
 
 /// The longest excerpt, in characters.
 const QUOTED_CHARS: usize = 300;
 
+/// What stands where the key would.
+const REDACTED: &str = "[redacted]";
+
+/// What is added to the base of the address.
+pub(super) const CALL: &str = "/chat/completions";
+
 /// Makes excerpts.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Quoter<'a> {
     pub(super) key: Option<&'a Secret>,
+    /// What is asked.
+    pub(super) url: &'a str,
 }
 
 impl Quoter<'_> {
@@ -22,7 +29,7 @@ impl Quoter<'_> {
     pub(super) fn quote(self, text: &str) -> String {
         let open = match self.key {
             // Before it is cut: the beginning of a key is not for users either.
-            Some(key) => text.replace(key.expose(), "[redacted]"),
+            Some(key) => text.replace(key.expose(), REDACTED).replace(&percent_encoded(key.expose()), REDACTED),
             None => text.to_owned(),
         };
         let shown = escaped(&open);
@@ -32,11 +39,32 @@ impl Quoter<'_> {
         }
     }
 
+    /// `sentence` with the address that was asked, and what is most likely wrong with it: for answers that are no answers of
+    /// such a server.
+    pub(super) fn with_place(self, sentence: &str) -> String {
+        let base = self.url.strip_suffix(CALL).unwrap_or(self.url);
+        let has_path = base.splitn(4, '/').nth(3).is_some_and(|path| !path.is_empty());
+        let mend = match has_path {
+            true => "see responder.openai.base_url",
+            false => "responder.openai.base_url most likely lacks /v1",
+        };
+        format!("{sentence} (asked: {}; {mend})", self.quote(self.url))
+    }
+
     /// The same behind a colon, or nothing.
     fn quote_behind(self, sentence: &str, text: &str) -> String {
         let quoted = self.quote(text);
         if quoted.is_empty() { sentence.to_owned() } else { format!("{sentence}: {quoted}") }
     }
+}
+
+/// The key as it stands in an address.
+fn percent_encoded(text: &str) -> String {
+    let encoded = |byte: u8| match byte {
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+        byte => format!("%{byte:02X}"),
+    };
+    text.bytes().map(encoded).collect()
 }
 
 /// What is told of an answer with that status, which is no success.
@@ -50,33 +78,24 @@ pub(super) fn refusal(status: u16, body: &[u8], quoter: Quoter<'_>) -> String {
         400..=499 => format!("the model's server refuses the request ({status})"),
         _ => format!("the model's server failed ({status})"),
     };
-    quoter.quote_behind(&sentence, &message_of(body))
+    let told = quoter.quote_behind(&sentence, &message_of(body));
+    // What a server of this kind would not say to a request at the right address.
+    if matches!(status, 300..=399 | 404 | 405 | 410) || body.trim_ascii_start().starts_with(b"<") {
+        return quoter.with_place(&told);
+    }
+    told
 }
 
 /// What is told of an answer that has an error in it.
-pub(super) fn broken_off(error: &Value, quoter: Quoter<'_>) -> String {
-    quoter.quote_behind("the model's server broke off with an error", &words_of(error))
+pub(super) fn broken_off(words: &str, quoter: Quoter<'_>) -> String {
+    quoter.quote_behind("the model's server broke off with an error", words)
 }
 
-/// The server's own words: those of its error object, in any of the usual forms, else all it said.
+/// The server's own words, of a body in any form.
 fn message_of(body: &[u8]) -> String {
-    match serde_json::from_slice::<Value>(body) {
-        Ok(Value::Object(fields)) => {
-            let told = ["error", "message", "detail"].iter().find_map(|name| fields.get(*name));
-            told.map_or_else(|| Value::Object(fields.clone()).to_string(), words_of)
-        }
-        _ => String::from_utf8_lossy(body).into_owned(),
-    }
-}
-
-fn words_of(error: &Value) -> String {
-    match error {
-        Value::String(text) => text.clone(),
-        Value::Object(fields) => match fields.get("message") {
-            Some(Value::String(text)) => text.clone(),
-            _ => error.to_string(),
-        },
-        other => other.to_string(),
+    match json::read(body) {
+        Some(value) => words(&value),
+        None => String::from_utf8_lossy(body).into_owned(),
     }
 }
 
@@ -87,19 +106,40 @@ mod tests {
     #[test]
     fn the_servers_own_words_are_found_and_never_hold_the_key() {
         let key = Secret::new("sk-hunter2");
-        let quoter = Quoter { key: Some(&key) };
+        let quoter = Quoter { key: Some(&key), url: "http://h/v1/chat/completions" };
         for (status, body, told) in [
             (401, r#"{"error":{"message":"bad key sk-hunter2","code":1}}"#, "accept the key (401): bad key [redacted]"),
-            (404, r#"{"error":"model 'x' not found"}"#, "the address or the model (404): model 'x' not found"),
-            (422, r#"{"detail":[{"msg":"no"}]}"#, "refuses the request (422): [{\"msg\":\"no\"}]"),
-            (500, "<html>\r\n\u{1b}[31msk-hunter2</html>", "failed (500): <html>\\r\\n\\u{1b}[31m[redacted]</html>"),
+            (405, r#"[{"error":{"code":405,"message":"no"}}]"#, "refuses the request (405): no (asked: URL; MEND)"),
+            (404, r#"{"error":"model 'x' not found"}"#, "or the model (404): model 'x' not found (asked: URL; MEND)"),
+            (422, r#"{"detail":[{"msg":"no"}]}"#, "refuses the request (422): no"),
+            (500, "<html>\r\n\u{1b}[31msk-hunter2</html>", "\\n\\u{1b}[31m[redacted]</html> (asked: URL; MEND)"),
             (503, "", "the model's server failed (503)"),
-            (302, r#"{"odd":"sk-hunter2"}"#, "elsewhere (302), which is not followed: {\"odd\":\"[redacted]\"}"),
+            (
+                302,
+                r#"{"odd":"sk-hunter2"}"#,
+                "elsewhere (302), which is not followed: {\"odd\":\"[redacted]\"} (asked: URL; MEND)",
+            ),
+            (302, "http://x/?k=sk-hunter2", "which is not followed: http://x/?k=[redacted] (asked: URL; MEND)"),
         ] {
+            let told = told.replace("URL", quoter.url).replace("MEND", "see responder.openai.base_url");
             let shown = refusal(status, body.as_bytes(), quoter);
-            assert!(shown.ends_with(told), "{shown}");
+            assert!(shown.ends_with(&told), "{shown}");
+        }
+        let odd = Secret::new("a+b/c==");
+        let quoter = Quoter { key: Some(&odd), url: "http://h/a+b/c==/v1/chat/completions" };
+        let told = "the model's server failed (500): k=[redacted]&k=[redacted]";
+        assert_eq!(refusal(500, b"k=a%2Bb%2Fc%3D%3D&k=a+b/c==", quoter), told);
+        assert!(refusal(404, b"", quoter).contains("(asked: http://h/[redacted]/v1/chat/completions; see"));
+        for base in ["http://h", "http://h:11434"] {
+            let url = format!("{base}{CALL}");
+            let shown = refusal(404, b"", Quoter { key: None, url: &url });
+            assert!(
+                shown.ends_with(&format!("(asked: {url}; responder.openai.base_url most likely lacks /v1)")),
+                "{shown}"
+            );
         }
         // The cut would go through the key.
+        let quoter = Quoter { key: Some(&key), url: "http://h/v1/chat/completions" };
         let long = format!("{}sk-hunter2{}", "x".repeat(QUOTED_CHARS - 4), "y".repeat(9999));
         let shown = refusal(500, long.as_bytes(), quoter);
         assert!(shown.ends_with("xx[red…") && shown.len() < 400, "{shown}");

@@ -1,10 +1,12 @@
 //! What the server is asked: the body of `POST /chat/completions`.
 //!
 //! The conversation is told in a form that also strict templates of models take, in which user and assistant alternate:
-//! * the roles `user`, `assistant` and `system` stand as they are, `developer` is `system`; what any other author said is told
-//!   as the user's, with the author in front (`[tool] …`);
+//! * the configured prompt and what the system said before the first user are one message of the system's, in front; what it
+//!   said later is told as the user's, with the author in front (`[system] …`), as is what any other author said;
+//! * `developer` is `system`;
 //! * an assistant's message with `metadata.status: "error"` is left out, because its text is the reason of a failure;
-//! * what stands before the first message of a user is left out, unless it is the system's;
+//! * what has no text is left out, but the message to answer: servers refuse it, in every later turn again;
+//! * what the assistant said before the first message of a user is left out;
 //! * messages of one role that follow each other become one, with an empty line between.
 //!
 //! Knows nothing of HTTP.
@@ -16,10 +18,7 @@ use crate::responder::Question;
 
 /// The body. `with_usage` asks for what the answer has used, which some servers do not understand.
 pub(super) fn body(config: &OpenAiConfig, question: &Question, with_usage: bool) -> Vec<u8> {
-    let mut told = conversation(question);
-    if !config.system_prompt.is_empty() {
-        told.insert(0, ("system", config.system_prompt.clone()));
-    }
+    let told = conversation(&config.system_prompt, question);
     let messages: Vec<Value> = told.into_iter().map(|(role, text)| json!({"role": role, "content": text})).collect();
     let mut body = json!({"model": config.model, "messages": messages, "stream": true});
     if with_usage {
@@ -28,24 +27,29 @@ pub(super) fn body(config: &OpenAiConfig, question: &Question, with_usage: bool)
     body.to_string().into_bytes()
 }
 
-fn conversation(question: &Question) -> Vec<(&'static str, String)> {
+fn conversation(system_prompt: &str, question: &Question) -> Vec<(&'static str, String)> {
     let mut told: Vec<(&'static str, String)> = Vec::new();
+    if !system_prompt.is_empty() {
+        told.push(("system", system_prompt.to_owned()));
+    }
     for message in &question.messages {
         let Some(parts) = message.parts() else { continue };
+        let has_begun = told.iter().any(|(role, _)| *role == "user");
         let (role, text) = match message.role() {
-            "user" => ("user", parts.text),
+            _ if parts.text.trim().is_empty() && message.id() != question.user => continue,
             "assistant" if parts.metadata.get("status").is_some_and(|status| status == "error") => continue,
+            "assistant" if !has_begun => continue,
             "assistant" => ("assistant", parts.text),
-            "system" | "developer" => ("system", parts.text),
+            "system" | "developer" if !has_begun => ("system", parts.text),
+            "user" => ("user", parts.text),
+            "developer" => ("user", format!("[system] {}", parts.text)),
             other => ("user", format!("[{other}] {}", parts.text)),
         };
-        let follows_a_user = told.iter().any(|(role, _)| *role == "user");
         match told.last_mut() {
             Some((last, before)) if *last == role => {
                 before.push_str("\n\n");
                 before.push_str(&text);
             }
-            _ if role == "assistant" && !follows_a_user => {}
             _ => told.push((role, text)),
         }
     }
@@ -93,13 +97,35 @@ mod tests {
             ("assistant", "half", "cancelled"),
             ("user", "d", ""),
         ]);
-        let messages = &asked(&question, "", true)["messages"];
         let expected = json!([
             {"role": "system", "content": "be short\n\nbe kind"},
             {"role": "user", "content": "a\n\nb\n\n[tool] c"},
             {"role": "assistant", "content": "half"},
             {"role": "user", "content": "d"},
         ]);
-        assert_eq!(messages, &expected);
+        assert_eq!(asked(&question, "", true)["messages"], expected);
+    }
+
+    #[test]
+    fn the_system_speaks_once_and_first_and_nothing_without_text_is_told() {
+        let question = question_with(&[
+            ("assistant", "cut off", ""),
+            ("system", "be short", ""),
+            ("user", "a", ""),
+            ("assistant", "", "cancelled"),
+            ("system", "be long", ""),
+            ("assistant", "yes", ""),
+            ("developer", "be kind", ""),
+            ("assistant", " \n", ""),
+            ("tool", "", ""),
+            ("user", " ", ""),
+        ]);
+        let expected = json!([
+            {"role": "system", "content": "Be brave.\n\nbe short"},
+            {"role": "user", "content": "a\n\n[system] be long"},
+            {"role": "assistant", "content": "yes"},
+            {"role": "user", "content": "[system] be kind\n\n "},
+        ]);
+        assert_eq!(asked(&question, "Be brave.", true)["messages"], expected);
     }
 }

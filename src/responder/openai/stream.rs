@@ -1,15 +1,23 @@
 //! The answer of a server, as its bytes come: server-sent events, or one JSON object when the server does not stream.
 //!
-//! Of the event format (WHATWG HTML, 9.2) only what such servers send is taken: each `data:` line is an event of its own, empty
-//! lines, comments and other fields are passed over, and anything else is no stream. Which of the two it is shows the first
-//! character, since servers differ in what they call it.
+//! Of the event format (WHATWG HTML, 9.2) only what such servers send is taken: each `data:` line that is JSON is an event of
+//! its own; those that are not are joined up to the empty line; other fields and lines are passed over. Which of the two forms
+//! it is shows the first character, since servers differ in what they call it. What an event means stands in `event.rs`.
 //!
-//! Invariants: an answer is whole only when the server said so (`[DONE]`, or a reason why it finished), never because its bytes
-//! ended; one line has at most [`LINE_BYTES_MAX`] and all of it [`STREAM_BYTES_MAX`]. Thoughts of a model
-//! (`reasoning_content`) are no part of its answer. Knows nothing of HTTP.
+//! | the answer | when |
+//! |---|---|
+//! | goes on | text comes, also behind a reason why it finished: some servers tell one with every piece |
+//! | is whole | `[DONE]` came; or a reason, and then the end of the bytes or [`SILENCE_TIMEOUT`](super::SILENCE_TIMEOUT); or one whole object |
+//! | is an error | an event says so; the bytes end without either; it has no text; it is a web page |
+//!
+//! Invariants: no event that cannot be read costs the others (they are counted in the metadata); one line has at most
+//! [`LINE_BYTES_MAX`] and all of it [`STREAM_BYTES_MAX`]. Thoughts of a model (`reasoning_content`) are no part of its answer.
+//! Knows nothing of HTTP.
 
 use serde_json::{Map, Value};
 
+use super::event::Event;
+use super::json::{self, Halves};
 use super::refusal::{Quoter, broken_off};
 use crate::responder::speech::OutputLimit;
 use crate::responder::{Answer, Failure};
@@ -23,17 +31,24 @@ const OBJECT_BYTES_MAX: usize = 8 << 20;
 /// The most bytes of one stream: a token takes some 300 of them.
 const STREAM_BYTES_MAX: u64 = 256 << 20;
 
-/// The longest name that is kept of an answer, in characters.
-const NAME_CHARS_MAX: usize = 200;
-
-/// The counts that are kept of the usage.
-const COUNTS: [&str; 3] = ["prompt_tokens", "completion_tokens", "total_tokens"];
+/// What is kept of something that is no answer, in bytes: as much as can become part of an excerpt.
+const ODD_BYTES_MAX: usize = 8192;
 
 #[derive(Debug, PartialEq, Eq)]
 enum Form {
     Unknown,
     Events,
     Object,
+}
+
+/// How far an answer has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Progress {
+    Going,
+    /// It finished for this reason, unless more text comes.
+    Finished(String),
+    /// Nothing more is to come.
+    Done(Option<String>),
 }
 
 /// Reads one answer.
@@ -44,10 +59,22 @@ pub(super) struct Stream<'a> {
     /// The line, or the object, that is not complete.
     held: Vec<u8>,
     bytes: u64,
-    is_done: bool,
-    finish_reason: Option<String>,
-    has_text: bool,
+    events: Events,
+    progress: Progress,
+    /// Whether text came behind a reason: the server's reasons say nothing.
+    is_talkative: bool,
+    halves: Halves,
     metadata: Map<String, Value>,
+    /// What came that is not of the protocol.
+    odd: Odd,
+}
+
+/// The event that is being read.
+#[derive(Debug, Default)]
+struct Events {
+    name: String,
+    /// Lines of data that are no JSON by themselves.
+    data: Vec<u8>,
 }
 
 impl<'a> Stream<'a> {
@@ -57,25 +84,32 @@ impl<'a> Stream<'a> {
             form: Form::Unknown,
             held: Vec::new(),
             bytes: 0,
-            is_done: false,
-            finish_reason: None,
-            has_text: false,
+            events: Events::default(),
+            progress: Progress::Going,
+            is_talkative: false,
+            halves: Halves::default(),
             metadata: Map::new(),
+            odd: Odd::default(),
         }
     }
 
     /// Whether nothing more is to come.
     pub(super) fn is_done(&self) -> bool {
-        self.is_done
+        matches!(self.progress, Progress::Done(_))
     }
 
-    /// Whether the text is whole, although counts may still come.
+    /// Whether the text is whole, unless more of it comes.
     pub(super) fn is_whole(&self) -> bool {
-        self.is_done || self.finish_reason.is_some()
+        self.progress != Progress::Going
     }
 
-    /// Takes what has come, and says what is in it.
-    pub(super) fn take(&mut self, mut bytes: &[u8], speech: &mut OutputLimit<'_>) -> Result<(), Failure> {
+    /// Whether it is whole although the connection broke off here.
+    pub(super) fn outlives_a_cut(&self) -> bool {
+        self.is_whole() && !self.is_talkative
+    }
+
+    /// Takes what has come, and says what is in it. Whether anything came but comments and other signs of life.
+    pub(super) fn take(&mut self, mut bytes: &[u8], speech: &mut OutputLimit<'_>) -> Result<bool, Failure> {
         self.bytes += bytes.len() as u64;
         if self.bytes > STREAM_BYTES_MAX {
             return Err(failed(format!("the model's server sent more than {STREAM_BYTES_MAX} bytes")));
@@ -83,49 +117,75 @@ impl<'a> Stream<'a> {
         if self.form == Form::Unknown {
             // A byte order mark is passed over like white space: none of its bytes begins anything else.
             let is_blank = |byte: &u8| byte.is_ascii_whitespace() || b"\xef\xbb\xbf".contains(byte);
-            let Some(at) = bytes.iter().position(|byte| !is_blank(byte)) else { return Ok(()) };
+            let Some(at) = bytes.iter().position(|byte| !is_blank(byte)) else { return Ok(false) };
             bytes = &bytes[at..];
-            self.form = if bytes[0] == b'{' { Form::Object } else { Form::Events };
+            self.form = match bytes[0] {
+                b'{' | b'[' => Form::Object,
+                b'<' => return Err(failed(self.quoter.with_place("the model's server sent a web page and no answer"))),
+                _ => Form::Events,
+            };
         }
         if self.form == Form::Object {
-            return self.hold(bytes, OBJECT_BYTES_MAX);
+            self.hold(bytes, OBJECT_BYTES_MAX)?;
+            return Ok(true);
         }
-        while let (Some(end), false) = (memchr::memchr2(b'\n', b'\r', bytes), self.is_done) {
-            self.hold(&bytes[..end], LINE_BYTES_MAX)?;
-            let line = std::mem::take(&mut self.held);
-            self.line(&line, speech)?;
-            bytes = &bytes[end + 1..];
+        let rest = self.lines(bytes, speech)?;
+        if !self.is_done() {
+            self.hold(&bytes[rest.from..], LINE_BYTES_MAX)?;
         }
-        if self.is_done { Ok(()) } else { self.hold(bytes, LINE_BYTES_MAX) }
+        Ok(rest.has_events)
     }
 
     /// The answer, when its bytes have ended.
     pub(super) fn end(mut self, speech: &mut OutputLimit<'_>) -> Result<Answer, Failure> {
         let held = std::mem::take(&mut self.held);
         match self.form {
-            Form::Object => {
-                let object = serde_json::from_slice(&held);
-                self.event(&object.map_err(|_| self.garbage(&held))?, speech)?;
-                self.is_done = true;
+            Form::Object => self.object(&held, speech)?,
+            // The last line may lack its end.
+            _ if !self.is_done() => {
+                self.line(&held, speech)?;
+                self.end_event(!held.is_empty(), speech)?;
             }
-            // The last line may lack its end. One that was cut is not complete, and so the answer is not.
-            _ if !self.is_done && !held.is_empty() => match self.line(&held, speech) {
-                Err(Failure::Failed(_)) if !self.is_whole() => return Err(self.cut()),
-                _ => {}
-            },
             _ => {}
         }
-        if !self.is_whole() {
-            return Err(self.cut());
+        speech.say(self.halves.finish())?;
+        let reason = match self.progress {
+            Progress::Finished(reason) => Some(reason),
+            Progress::Done(reason) => reason,
+            Progress::Going => return Err(self.no_end()),
+        };
+        if let (Some(odd), false, false) = (&self.odd.first, self.odd.is_known, speech.has_text()) {
+            return Err(no_answer(odd, self.quoter));
         }
-        if !self.has_text {
-            let reason = self.finish_reason.map(|reason| format!(" (it finished by {reason})")).unwrap_or_default();
+        if !speech.has_text() {
+            let reason = reason.map(|reason| format!(" (it finished by {reason})")).unwrap_or_default();
             return Err(failed(format!("the model's answer has no text{reason}")));
         }
-        if let Some(reason) = self.finish_reason {
-            self.metadata.insert("finish_reason".into(), reason.into());
-        }
+        let told =
+            [("finish_reason", reason.map(Value::from)), ("unreadable_events", Some(self.odd.unreadable.into()))];
+        let told = told.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value.filter(|v| *v != 0)?)));
+        self.metadata.extend(told);
         Ok(Answer { metadata: self.metadata })
+    }
+
+    /// All of an answer that began like an object. Where it is none it may be events without their field names.
+    fn object(&mut self, bytes: &[u8], speech: &mut OutputLimit<'_>) -> Result<(), Failure> {
+        match json::read(bytes) {
+            Some(object) => {
+                self.event(&object, bytes, speech)?;
+                if let Progress::Finished(reason) = self.progress.clone() {
+                    self.progress = Progress::Done(Some(reason));
+                } else if speech.has_text() {
+                    self.progress = Progress::Done(None);
+                }
+                Ok(())
+            }
+            None => {
+                let from = self.lines(bytes, speech)?.from;
+                self.line(&bytes[from..], speech)?;
+                self.end_event(false, speech).map(drop)
+            }
+        }
     }
 
     fn hold(&mut self, bytes: &[u8], bytes_max: usize) -> Result<(), Failure> {
@@ -136,203 +196,153 @@ impl<'a> Stream<'a> {
         Ok(())
     }
 
-    fn line(&mut self, line: &[u8], speech: &mut OutputLimit<'_>) -> Result<(), Failure> {
-        let field = memchr::memchr(b':', line).map_or(line, |at| &line[..at]);
-        match field {
-            b"" | b"event" | b"id" | b"retry" => Ok(()),
-            b"data" => {
-                let data = line.get(field.len() + 1..).unwrap_or_default().trim_ascii();
-                if data == b"[DONE]" {
-                    self.is_done = true;
-                    return Ok(());
-                }
-                if data.is_empty() {
-                    return Ok(());
-                }
-                let event = serde_json::from_slice(data).map_err(|_| self.garbage(data))?;
-                self.event(&event, speech)
+    fn lines(&mut self, bytes: &[u8], speech: &mut OutputLimit<'_>) -> Result<Lines, Failure> {
+        let mut lines = Lines { from: 0, has_events: false };
+        while let (Some(length), false) = (memchr::memchr2(b'\n', b'\r', &bytes[lines.from..]), self.is_done()) {
+            self.hold(&bytes[lines.from..lines.from + length], LINE_BYTES_MAX)?;
+            let line = std::mem::take(&mut self.held);
+            lines.has_events |= self.line(&line, speech)?;
+            lines.from += length + 1;
+        }
+        Ok(lines)
+    }
+
+    /// Takes one line; whether it has an event.
+    fn line(&mut self, line: &[u8], speech: &mut OutputLimit<'_>) -> Result<bool, Failure> {
+        let colon = memchr::memchr(b':', line).unwrap_or(line.len());
+        let value = line.get(colon + 1..).unwrap_or_default().trim_ascii();
+        match &line[..colon] {
+            b"data" => self.data(value, speech),
+            b"event" => {
+                self.events.name = String::from_utf8_lossy(value).to_ascii_lowercase();
+                Ok(false)
             }
+            b"" if line.is_empty() => self.end_event(false, speech),
+            b"" | b"id" | b"retry" => Ok(false),
             // Some servers put the object of an error into the stream as it is.
-            _ if line.starts_with(b"{") => {
-                let event = serde_json::from_slice(line).map_err(|_| self.garbage(line))?;
-                self.event(&event, speech)
+            _ if line.starts_with(b"{") => self.data(line, speech),
+            _ => {
+                self.odd.see(line);
+                Ok(false)
             }
-            _ => Err(self.garbage(line)),
         }
     }
 
-    fn event(&mut self, event: &Value, speech: &mut OutputLimit<'_>) -> Result<(), Failure> {
-        let Value::Object(fields) = event else { return Err(self.garbage(event.to_string().as_bytes())) };
-        if let Some(error) = fields.get("error").filter(|error| !error.is_null()) {
-            return Err(failed(broken_off(error, self.quoter)));
+    fn data(&mut self, data: &[u8], speech: &mut OutputLimit<'_>) -> Result<bool, Failure> {
+        match data {
+            b"" => return Ok(false),
+            b"[DONE]" | b"\"[DONE]\"" => {
+                self.end_event(false, speech)?;
+                let reason = if let Progress::Finished(reason) = &self.progress { Some(reason.clone()) } else { None };
+                self.progress = Progress::Done(reason);
+            }
+            _ => match json::read(data) {
+                Some(value) => self.event(&value, data, speech)?,
+                None => {
+                    if self.events.data.len() + data.len() > LINE_BYTES_MAX {
+                        self.events.data.clear();
+                    }
+                    self.events.data.extend_from_slice(data);
+                    self.events.data.push(b'\n');
+                }
+            },
         }
-        if let (Some(model), false) = (fields.get("model").and_then(Value::as_str), self.metadata.contains_key("model"))
-            && !model.is_empty()
-        {
-            self.metadata.insert("model".into(), name(model).into());
+        Ok(true)
+    }
+
+    /// An empty line: what could not be read line by line may be an event when it is joined. Whether there was any.
+    fn end_event(&mut self, is_cut: bool, speech: &mut OutputLimit<'_>) -> Result<bool, Failure> {
+        let data = std::mem::take(&mut self.events.data);
+        let has_data = !data.is_empty();
+        if has_data {
+            match json::read(&data) {
+                Some(value) => self.event(&value, &data, speech)?,
+                None if self.events.name == "error" => return Err(self.error(&String::from_utf8_lossy(&data))),
+                None if is_cut => {}
+                None => {
+                    self.odd.unreadable += 1;
+                    self.odd.see(&data);
+                }
+            }
         }
-        if let Some(usage) = fields.get("usage").and_then(Value::as_object) {
-            let counts =
-                COUNTS.iter().filter_map(|count| Some(((*count).to_owned(), usage.get(*count)?.as_u64()?.into())));
-            self.metadata.insert("usage".into(), Value::Object(counts.collect()));
+        self.events.name.clear();
+        Ok(has_data)
+    }
+
+    fn event(&mut self, value: &Value, bytes: &[u8], speech: &mut OutputLimit<'_>) -> Result<(), Failure> {
+        let event = Event::read(&self.events.name, value, speech.has_text());
+        match event.is_known {
+            true => self.odd.is_known = true,
+            false => self.odd.see(bytes),
         }
-        let Some(choice) = fields.get("choices").and_then(|choices| choices.get(0)) else { return Ok(()) };
-        let part = choice.get("delta").or_else(|| choice.get("message")).unwrap_or(&Value::Null);
-        for text in ["content", "refusal"].iter().filter_map(|name| part.get(*name)).map(text_of) {
-            self.has_text |= !text.is_empty();
+        let text = self.halves.join(&event.text);
+        if !text.is_empty() {
+            self.is_talkative |= self.is_whole();
             speech.say(&text)?;
         }
-        if let Some(reason) = choice.get("finish_reason").and_then(Value::as_str) {
-            self.finish_reason = Some(name(reason));
+        if let Some(error) = event.error {
+            return Err(self.error(&error));
+        }
+        if let Some(reason) = event.reason {
+            self.progress = Progress::Finished(reason);
+        }
+        if let (Some(model), false) = (event.model, self.metadata.contains_key("model")) {
+            self.metadata.insert("model".into(), model.into());
+        }
+        if let Some(usage) = event.usage {
+            self.metadata.insert("usage".into(), Value::Object(usage));
         }
         Ok(())
     }
 
-    fn garbage(&self, bytes: &[u8]) -> Failure {
-        // As much as can become part of the excerpt, with a key that it may have to take out.
-        let beginning = String::from_utf8_lossy(&bytes[..bytes.len().min(8192)]);
-        failed(format!("the model's server sent something that is no answer: {}", self.quoter.quote(&beginning)))
+    /// What is told of bytes that end in the middle of an answer, or before one.
+    fn no_end(&self) -> Failure {
+        match &self.odd.first {
+            Some(odd) if !self.odd.is_known => no_answer(odd, self.quoter),
+            _ if self.form == Form::Unknown => {
+                failed(self.quoter.with_place("the model's server sent an empty answer"))
+            }
+            _ => failed("the model's server ended the answer in the middle".to_owned()),
+        }
     }
 
-    fn cut(&self) -> Failure {
-        failed("the model's server ended the answer in the middle".to_owned())
+    fn error(&self, words: &str) -> Failure {
+        failed(broken_off(words, self.quoter))
     }
+}
+
+/// What came that is not of the protocol.
+#[derive(Debug, Default)]
+struct Odd {
+    /// Whether anything was of the protocol.
+    is_known: bool,
+    first: Option<Vec<u8>>,
+    /// Events that are no JSON.
+    unreadable: u64,
+}
+
+impl Odd {
+    fn see(&mut self, bytes: &[u8]) {
+        self.first.get_or_insert_with(|| bytes[..bytes.len().min(ODD_BYTES_MAX)].to_vec());
+    }
+}
+
+/// What was read of bytes in lines.
+struct Lines {
+    /// Where the first line begins that is not complete.
+    from: usize,
+    /// Whether there was an event among them.
+    has_events: bool,
+}
+
+fn no_answer(bytes: &[u8], quoter: Quoter<'_>) -> Failure {
+    let excerpt = quoter.quote(&String::from_utf8_lossy(bytes));
+    failed(quoter.with_place(&format!("the model's server sent something that is no answer: {excerpt}")))
 }
 
 fn failed(why: String) -> Failure {
     Failure::Failed(why)
 }
 
-fn name(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(NAME_CHARS_MAX).collect()
-}
-
-/// Text, or a list of parts some of which have text.
-fn text_of(content: &Value) -> String {
-    match content {
-        Value::String(text) => text.clone(),
-        Value::Array(parts) => parts.iter().filter_map(|part| part.get("text")?.as_str()).collect(),
-        _ => String::new(),
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-    use crate::config::Secret;
-
-    /// What is heard of an answer that comes in these pieces.
-    fn read<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (String, Result<Answer, Failure>) {
-        let mut heard = String::new();
-        let mut say = |text: &str| heard.push_str(text);
-        let mut speech = OutputLimit::new(&mut say);
-        let key = Secret::new("sk-hunter2");
-        let mut stream = Stream::new(Quoter { key: Some(&key) });
-        let taken = pieces.into_iter().try_for_each(|piece| stream.take(piece, &mut speech));
-        let end = taken.and_then(|()| stream.end(&mut speech));
-        (heard, end)
-    }
-
-    fn failure(text: &str) -> String {
-        read([text.as_bytes()]).1.unwrap_err().to_string()
-    }
-
-    const STREAM: &str = "\u{feff}: hello\r\n\r\nevent: message\r\ndata: {\"model\":\"m-1\",\"choices\":[{\"delta\":{\"role\":\"assistant\",\
-        \"content\":\"\"},\"finish_reason\":null}],\"usage\":null}\r\n\r\ndata:{\"choices\":[{\"delta\":{\"reasoning_content\":\"hm\",\
-        \"content\":\"Grüß \"}}]}\n\ndata: {\"choices\":[{\"delta\":{\"content\":\"\\ud83e\\udd80 €\"}}]}\r\rdata: {\"choices\":[{\"delta\":{},\
-        \"finish_reason\":\"stop\"}]}\n\ndata: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2,\
-        \"total_tokens\":5,\"odd\":{}}}\n\ndata: [DONE]\n\ngarbage after the end";
-
-    #[test]
-    fn a_stream_is_the_same_wherever_it_is_split() {
-        let bytes = STREAM.as_bytes();
-        let whole = read([bytes]);
-        let usage = json!({"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5});
-        let metadata = json!({"model": "m-1", "usage": usage, "finish_reason": "stop"});
-        assert_eq!(whole.0, "Grüß 🦀 €");
-        assert_eq!(Value::Object(whole.1.clone().unwrap().metadata), metadata);
-        for at in 0..=bytes.len() {
-            assert_eq!(read([&bytes[..at], &bytes[at..]]), whole, "{at}");
-        }
-        assert_eq!(read(bytes.chunks(1)), whole);
-    }
-
-    #[test]
-    fn an_answer_is_whole_only_when_the_server_said_so() {
-        let said = STREAM.find("data: {\"choices\":[{\"delta\":{},").unwrap();
-        let finished = STREAM.find("data: {\"choices\":[],").unwrap();
-        for end in 0..finished - 1 {
-            let (_, end_of) = read([&STREAM.as_bytes()[..end]]);
-            // Only the line that tells the reason may lack its end.
-            assert!(end_of.is_err() || end >= said + 55, "{end}: {end_of:?}");
-        }
-        for end in finished..STREAM.len() {
-            let (text, end_of) = read([&STREAM.as_bytes()[..end]]);
-            assert!(text == "Grüß 🦀 €" && end_of.is_ok(), "{end}: {end_of:?}");
-        }
-        let cut = "the model's server ended the answer in the middle";
-        assert_eq!(failure("data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n"), cut);
-        assert_eq!(failure("data: {\"choi"), cut);
-        assert_eq!(failure(""), cut);
-        assert!(read([&b"data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\ndata: [DONE]"[..]]).1.is_ok());
-    }
-
-    #[test]
-    fn an_answer_in_one_object_is_taken_as_well() {
-        let object = json!({"model": "m", "choices": [{"message": {"role": "assistant", "content": "hi ü"},
-            "finish_reason": "length"}], "usage": {"total_tokens": 4}});
-        let text = format!("\n {object:#}");
-        let whole = read([text.as_bytes()]);
-        assert_eq!(whole.0, "hi ü");
-        let metadata = json!({"model": "m", "usage": {"total_tokens": 4}, "finish_reason": "length"});
-        assert_eq!(Value::Object(whole.1.clone().unwrap().metadata), metadata);
-        for at in 0..=text.len() {
-            assert_eq!(read([&text.as_bytes()[..at], &text.as_bytes()[at..]]), whole, "{at}");
-        }
-        let parts = r#"{"choices":[{"message":{"content":[{"type":"text","text":"a"},{"type":"x"},{"text":"b"}]}}]}"#;
-        assert_eq!(read([parts.as_bytes()]).0, "ab");
-    }
-
-    #[test]
-    fn what_is_no_answer_is_told_with_an_excerpt_and_without_the_key() {
-        let no_answer = "the model's server sent something that is no answer: ";
-        for (text, told) in [
-            ("<html>sk-hunter2\n", format!("{no_answer}<html>[redacted]")),
-            ("data: {\"a\n", format!("{no_answer}{{\"a")),
-            ("data: [1]\n", format!("{no_answer}[1]")),
-            ("{\"choices\": oops", format!("{no_answer}{{\"choices\": oops")),
-            ("\0\x01\n", format!("{no_answer}\\0\\u{{1}}")),
-            ("data: {\"error\":{\"message\":\"no sk-hunter2\"}}\n", "broke off with an error: no [redacted]".into()),
-            ("{\"error\":\"out of memory\"}", "broke off with an error: out of memory".into()),
-            (": a\n{\"error\":\"out of memory\"}\n", "broke off with an error: out of memory".into()),
-            (
-                "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"length\"}]}\n",
-                "no text (it finished by length)".into(),
-            ),
-        ] {
-            assert!(failure(text).ends_with(&told), "{text}: {}", failure(text));
-        }
-    }
-
-    #[test]
-    fn a_line_an_object_and_a_name_have_limits() {
-        let long = "x".repeat(LINE_BYTES_MAX);
-        assert!(failure(&format!("data: {long}")).contains("more than 1048576 bytes in one piece"));
-        assert!(failure(&format!(": {long}\n")).contains("in one piece"));
-        assert!(failure(&format!("{{{}", "x".repeat(OBJECT_BYTES_MAX))).contains("in one piece"));
-        let named =
-            format!("{{\"model\":\"{}\",\"choices\":[{{\"message\":{{\"content\":\"a\"}}}}]}}", "m".repeat(9999));
-        let metadata = read([named.as_bytes()]).1.unwrap().metadata;
-        assert_eq!(metadata["model"].as_str().unwrap().len(), NAME_CHARS_MAX);
-    }
-
-    #[test]
-    fn an_answer_longer_than_a_message_may_be_fails() {
-        let event = format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"{}\"}}}}]}}\n", "x".repeat(300_000));
-        let (text, end) = read([event.as_bytes(); 4]);
-        assert_eq!(text.len(), 1 << 20);
-        assert!(end.unwrap_err().to_string().contains("longer than"), "{}", text.len());
-    }
-}
+mod tests;

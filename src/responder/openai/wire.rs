@@ -67,6 +67,12 @@ impl CancelToken {
         }
     }
 
+    /// Whether the time of [`CancelToken::hurry`] is over.
+    pub(super) fn is_hurried_out(&self) -> bool {
+        let hurry = self.shared.hurry.lock().unwrap_or_else(PoisonError::into_inner);
+        hurry.is_some_and(|until| Instant::now() >= until)
+    }
+
     /// Waits so long, or to the end, which is then the error.
     pub(super) fn pause(&self, time: Duration) -> Result<(), Failure> {
         let _ = self.stop.wait(self.until.min(Instant::now() + time));
@@ -88,10 +94,7 @@ impl CancelToken {
         if let Some(end) = self.end() {
             return Err(io::Error::other(end));
         }
-        match *self.shared.hurry.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(until) if Instant::now() >= until => Err(ErrorKind::TimedOut.into()),
-            _ => Ok(()),
-        }
+        if self.is_hurried_out() { Err(ErrorKind::TimedOut.into()) } else { Ok(()) }
     }
 
     /// Waits until the socket is ready or `until` has come; says which.
