@@ -7,11 +7,13 @@
 
 mod body;
 mod chat;
+mod content;
 mod event_stream;
 mod feed;
 mod history;
 mod http;
 mod live;
+mod names;
 mod openapi;
 mod problem;
 mod query;

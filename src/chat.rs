@@ -408,8 +408,11 @@ fn key_of(
     metadata: Option<&Map<String, Value>>,
     vector_ids: &[Value],
 ) -> Key {
-    let rest = serde_json::to_vec(&(metadata, vector_ids)).expect("JSON values always serialise");
+    let by_value = message::by_value(metadata, vector_ids);
+    let as_sent = serde_json::to_vec(&(metadata, vector_ids)).expect("JSON values always serialise");
     // Lengths first, so that no two contents run into the same bytes.
     let lengths = format!("{} {} ", role.len(), text.len());
-    Key::new(session, key, &[lengths.as_bytes(), role.as_bytes(), text.as_bytes(), &rest])
+    let content = |rest| [lengths.as_bytes(), role.as_bytes(), text.as_bytes(), rest];
+    let made = Key::new(session, key, &content(by_value.as_slice()));
+    if as_sent == by_value { made } else { made.sent_as(&content(as_sent.as_slice())) }
 }

@@ -283,6 +283,12 @@ struct Window {
     left_out: u64,
 }
 
+/// What a throttle left out, for the end of a line.
+#[must_use]
+pub fn others(left_out: u64) -> String {
+    if left_out > 0 { format!(" (such lines left out: {left_out})") } else { String::new() }
+}
+
 impl Throttle {
     /// Admits at most `per_second` in a second that begins with the first of them.
     #[must_use]

@@ -16,9 +16,11 @@ mod id;
 mod line;
 mod session;
 mod timestamp;
+mod value;
 
 pub use expiry::Expiry;
 pub use id::{Id, IdGenerator, InvalidId};
 pub use line::{Draft, LAYOUT, LINE_BYTES_MAX, Message, Metadata, Origin, Parts, Prepared, ROLE_BYTES_MAX, is_role};
 pub use session::{InvalidSession, SessionId};
 pub use timestamp::{Clock, Timestamp};
+pub use value::by_value;

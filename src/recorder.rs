@@ -19,7 +19,7 @@ use crate::disk::{Disk, RealDisk};
 use crate::hub::Hub;
 use crate::journal::{AppendError, Appended, Draft, Entry, Journal, OpenError, Progress, Record, Ticket};
 use crate::layout;
-use crate::logging::Throttle;
+use crate::logging::{self, Throttle};
 use crate::message::{Clock, Id, Message, SessionId};
 use crate::transcript::{AppendOutcome, ExpectedTails, Transcripts};
 
@@ -297,19 +297,14 @@ impl<D: Disk> Outlets<D> {
         if pushed.first_touch
             && let Some(left_out) = self.touched.admit()
         {
-            log::info!("[CHAT CACHE] Session {} is in use{}", message.session(), others(left_out));
+            log::info!("[CHAT CACHE] Session {} is in use{}", message.session(), logging::others(left_out));
         }
         if pushed.evicted > 0
             && let Some(left_out) = self.evicted.admit()
         {
-            log::info!("[CHAT CACHE] Sessions that left to make room: {}{}", pushed.evicted, others(left_out));
+            log::info!("[CHAT CACHE] Sessions that left to make room: {}{}", pushed.evicted, logging::others(left_out));
         }
     }
-}
-
-/// What a throttle left out, for the end of a line.
-fn others(left_out: u64) -> String {
-    if left_out > 0 { format!(" (such lines left out: {left_out})") } else { String::new() }
 }
 
 /// Whether the record is a message of the same session.

@@ -1,21 +1,25 @@
 //! Request bodies: JSON into typed values, and when that fails a problem that names the field.
 //!
-//! 400 when the bytes are no JSON, 422 when they are JSON of the wrong shape. The typed reader is quick and its errors
-//! are vague, so the shape is looked at again, slowly, only after it has failed.
+//! 400 when the bytes are no JSON, 422 when they are JSON of the wrong shape, or have an unknown field that is nearly one
+//! of ours. The typed reader is quick and its errors are vague, so the shape is looked at again, slowly, only after it
+//! has failed.
+
+mod reader;
+mod whole_numbers;
 
 use std::borrow::Cow;
-use std::fmt;
-use std::marker::PhantomData;
 use std::ops::Deref;
 
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
+use serde::de::DeserializeSeed;
 use serde_json::{Map, Value};
 
 use crate::message::SessionId;
 
-use super::Problem;
+use super::{Problem, names};
+use reader::{Named, NamedItems};
+
+pub use whole_numbers::check_whole_numbers;
 
 /// The session of a request that names none.
 const DEFAULT_SESSION: &str = "default";
@@ -74,44 +78,25 @@ impl Deref for Text<'_> {
     }
 }
 
-/// A value whose fields have names. What serde derives for a struct would take an array, too, as its fields in order.
-struct Named<T>(T);
-
-impl<'a, T: Deserialize<'a>> Deserialize<'a> for Named<T> {
-    fn deserialize<D: Deserializer<'a>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_map(NamedVisitor(PhantomData)).map(Self)
-    }
-}
-
-struct NamedVisitor<T>(PhantomData<T>);
-
-impl<'a, T: Deserialize<'a>> Visitor<'a> for NamedVisitor<T> {
-    type Value = T;
-
-    fn expecting(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
-        to.write_str("an object")
-    }
-
-    fn visit_map<M: MapAccess<'a>>(self, map: M) -> Result<T, M::Error> {
-        T::deserialize(MapAccessDeserializer::new(map))
-    }
-}
-
 /// Reads an object of that shape.
 pub fn object<'a, T: Deserialize<'a>>(body: &'a [u8], shape: &Shape) -> Result<T, Problem> {
-    let read: Result<Named<T>, _> = serde_json::from_slice(body);
-    read.map(|named| named.0).map_err(|e| explain(body, &e, |value| wrong_in_object(value, shape, "")))
+    read(body, Named::new(shape)).map_err(|e| explain(body, &e, |value| wrong_in_object(value, shape, "")))
 }
 
 /// Reads an array of objects of that shape.
 pub fn array<'a, T: Deserialize<'a>>(body: &'a [u8], shape: &Shape) -> Result<Vec<T>, Problem> {
-    let read: Result<Vec<Named<T>>, _> = serde_json::from_slice(body);
-    read.map(|all| all.into_iter().map(|named| named.0).collect()).map_err(|e| {
+    read(body, NamedItems::new(shape)).map_err(|e| {
         explain(body, &e, |value| {
             let mut items = value.as_array().into_iter().flatten().enumerate();
             items.find_map(|(index, item)| wrong_in_object(item, shape, &format!("[{index}].")))
         })
     })
+}
+
+fn read<'a, S: DeserializeSeed<'a>>(body: &'a [u8], seed: S) -> serde_json::Result<S::Value> {
+    let mut from = serde_json::Deserializer::from_slice(body);
+    let read = seed.deserialize(&mut from)?;
+    from.end().map(|()| read)
 }
 
 fn explain(body: &[u8], error: &serde_json::Error, find: impl Fn(&Value) -> Option<Problem>) -> Problem {
@@ -134,6 +119,11 @@ fn wrong_in_object(value: &Value, shape: &Shape, path: &str) -> Option<Problem> 
         let what = if path.is_empty() { "the body".to_owned() } else { path.trim_end_matches('.').to_owned() };
         return Some(Problem::new(422, "invalid_body", format!("{what} must be a JSON object")));
     };
+    let known = || shape.iter().map(|(name, _)| *name);
+    let unknown = || map.keys().filter(|name| !known().any(|known| known == **name));
+    if let Some((name, meant)) = unknown().find_map(|name| Some((name, names::meant(name, known())?))) {
+        return Some(Problem::misspelt(&format!("{path}{name}"), "field", meant));
+    }
     let (name, kind) = shape.iter().find(|(name, kind)| !kind.fits(map.get(*name)))?;
     let missing = if map.contains_key(*name) { "" } else { "is missing: it " };
     Some(Problem::field(&format!("{path}{name}"), &format!("{missing}{}", kind.rule())))

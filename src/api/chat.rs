@@ -9,7 +9,7 @@ use crate::chat::{Chat, NewMessage};
 use crate::message::{Id, ROLE_BYTES_MAX, SessionId, Timestamp, is_role};
 
 use super::body::{self, Kind, Shape, Text};
-use super::{Head, Problem, Reply, json};
+use super::{Head, Problem, Reply, content, json, query};
 
 /// Messages one request may bring.
 const MESSAGES_MAX: usize = 1000;
@@ -58,17 +58,21 @@ struct RecordedReply<'a> {
 
 /// `POST /api/chat/messages`
 pub fn record(chat: &Chat, head: &Head<'_>, body: &[u8]) -> Result<Reply, Problem> {
+    query::none_of(head.query, MESSAGE)?;
+    let body = content::json(head, body, MESSAGE)?;
     let is_array = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
     let bodies: Vec<MessageBody<'_>> =
-        if is_array { body::array(body, MESSAGE)? } else { vec![body::object(body, MESSAGE)?] };
+        if is_array { body::array(&body, MESSAGE)? } else { vec![body::object(&body, MESSAGE)?] };
     if bodies.is_empty() || bodies.len() > MESSAGES_MAX {
         let rule = format!("the array must hold 1 to {MESSAGES_MAX} messages, and this one holds {}", bodies.len());
         return Err(Problem::new(422, "invalid_body", rule));
     }
-    check_key(head.header(KEY_HEADER), KEY_HEADER)?;
+    let sent = head.single(KEY_HEADER)?;
+    check_key(sent, KEY_HEADER)?;
     let sessions = bodies.iter().enumerate().map(|(index, body)| check(body, index, is_array));
     let sessions = sessions.collect::<Result<Vec<SessionId>, Problem>>()?;
-    let keys = bodies.iter().enumerate().map(|(index, body)| key_of(body, head.header(KEY_HEADER), index, is_array));
+    body::check_whole_numbers(bodies.iter().filter_map(|body| body.metadata.as_ref()), &body)?;
+    let keys = bodies.iter().enumerate().map(|(index, body)| key_of(body, sent, index, is_array));
     let keys: Vec<Option<Cow<'_, str>>> = keys.collect();
     let given: Vec<NewMessage<'_>> = bodies
         .iter()

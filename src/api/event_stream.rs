@@ -52,9 +52,10 @@ impl Signs {
     }
 }
 
-/// The head of a stream of that media type.
+/// The head of what is to arrive as it is written: no cache may keep it, and no proxy hold it back (nginx does so with every
+/// reply that does not have the third).
 pub(super) fn headers(kind: &str) -> Vec<Header> {
-    vec![header("Content-Type", kind), header("Cache-Control", "no-store")]
+    vec![header("Content-Type", kind), header("Cache-Control", "no-store"), header("X-Accel-Buffering", "no")]
 }
 
 /// Appends an event whose data is what `data` appends: JSON, which has no line breaks outside strings, and escapes them

@@ -16,8 +16,8 @@ use crate::feed::{Cursor, Event, Fault, Feed, Gone, Page, Watch, What};
 use crate::journal::Woken;
 
 use super::event_stream::{self, CLIENT_POLL_INTERVAL, EVENT_STREAM, Signs};
-use super::http::NDJSON;
-use super::{Client, Head, Problem, Reply, Stream, StreamKind, header, json_bytes, query};
+use super::http::{NDJSON, full};
+use super::{Client, Head, Problem, Reply, Stream, StreamKind, header, query};
 
 /// Events a page has when the request does not say.
 const LIMIT_DEFAULT: usize = 100;
@@ -74,30 +74,24 @@ pub fn read(feed: &Arc<Feed>, head: &Head<'_>) -> Result<Reply, Problem> {
 
 fn parse(head: &Head<'_>) -> Result<Ask, Problem> {
     let mut ask = Ask { after: None, limit: LIMIT_DEFAULT, wait: Duration::ZERO, form: form(head) };
-    query::each(head.query, |name, value| {
+    query::each(head.query, &["after", "limit", "wait"], |name, value| {
         match name {
             "after" => ask.after = Some(cursor(name, value)?),
-            "limit" => ask.limit = query::whole_number(name, value, 1, LIMIT_MAX)?,
+            "limit" => ask.limit = query::at_most(name, value, LIMIT_MAX)?,
             "wait" => ask.wait = Duration::from_secs(query::whole_number(name, value, 0, WAIT_SECONDS_MAX)? as u64),
-            _ => return Ok(false),
+            _ => {}
         }
-        Ok(true)
+        Ok(())
     })?;
     // A browser connects again with the address of the first time and says here how far it came.
-    if let Some(last) = head.header("Last-Event-ID").filter(|last| ask.form == Form::Stream && !last.is_empty()) {
+    if let Some(last) = head.single("Last-Event-ID")?.filter(|last| !last.is_empty()) {
         ask.after = Some(cursor("Last-Event-ID", last)?);
     }
     Ok(ask)
 }
 
 fn form(head: &Head<'_>) -> Form {
-    if head.accepts(EVENT_STREAM) {
-        Form::Stream
-    } else if head.accepts(NDJSON) {
-        Form::Lines
-    } else {
-        Form::Json
-    }
+    head.preferred(&[("application/json", Form::Json), (NDJSON, Form::Lines), (EVENT_STREAM, Form::Stream)])
 }
 
 fn cursor(field: &str, value: &str) -> Result<Cursor, Problem> {
@@ -145,7 +139,7 @@ fn reply(form: Form, span: StreamKind, more: &[(&str, &str)], write: WriteTo) ->
 /// A page that need not wait.
 fn whole(form: Form, page: Page) -> Reply {
     match form {
-        Form::Json => json_bytes(200, object(&page)),
+        Form::Json => full(200, event_stream::headers("application/json"), object(&page)),
         Form::Lines | Form::Stream => {
             let next = page.next.to_string();
             let more = [("X-Next", next.as_str()), ("X-Has-More", if page.has_more { "true" } else { "false" })];
@@ -312,7 +306,8 @@ mod tests {
     fn ask(query: &str, fields: &[(&str, &str)]) -> Result<Ask, Problem> {
         let headers: Vec<Header> = fields.iter().map(|(name, value)| header(name, value)).collect();
         let (method, path) = (&Method::Get, "/api/chat/feed");
-        parse(&Head { method, path, query, headers: &headers, transport: Transport::Tcp, request_id: "r" })
+        let (transport, request_id, left_out) = (Transport::Tcp, "r", None);
+        parse(&Head { method, path, query, headers: &headers, left_out, transport, request_id })
     }
 
     fn known(text: &str) -> Option<Cursor> {
@@ -328,24 +323,27 @@ mod tests {
         assert_eq!(asked, Ask { after: known(A), limit: 7, wait: Duration::from_secs(60), form: Form::Lines });
         let asked = ask("", &[("Accept", "*/*")]).unwrap();
         assert_eq!(asked, Ask { after: None, limit: 100, wait: Duration::ZERO, form: Form::Json });
+        assert_eq!(ask("limit=1001", &[]).unwrap().limit, 1000);
     }
 
     #[test]
-    fn the_last_event_id_wins_over_after_and_counts_for_streams_alone() {
+    fn the_last_event_id_wins_over_after_in_every_form() {
         let query = format!("after={A}");
         let stream = ("Accept", "text/event-stream");
         assert_eq!(ask(&query, &[stream, ("Last-Event-ID", B)]).unwrap().after, known(B));
         assert_eq!(ask(&query, &[stream, ("Last-Event-ID", "")]).unwrap().after, known(A));
-        assert_eq!(ask(&query, &[("Last-Event-ID", B)]).unwrap().after, known(A));
-        let problem = ask(&query, &[stream, ("Last-Event-ID", "x")]).unwrap_err();
-        assert_eq!((problem.status, problem.field.as_deref()), (422, Some("Last-Event-ID")));
+        assert_eq!(ask(&query, &[("Last-Event-ID", B)]).unwrap().after, known(B));
+        for fields in [&[stream, ("Last-Event-ID", "x")][..], &[("Last-Event-ID", A), ("Last-Event-ID", B)]] {
+            let problem = ask(&query, fields).unwrap_err();
+            assert_eq!((problem.status, problem.field.as_deref()), (422, Some("Last-Event-ID")));
+        }
     }
 
     #[test]
     fn every_bad_parameter_is_named() {
         for (query, field) in [
             ("limit=0", "limit"),
-            ("limit=1001", "limit"),
+            ("limits=1", "limits"),
             ("limit=x", "limit"),
             ("wait=61", "wait"),
             ("wait=-1", "wait"),

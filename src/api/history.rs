@@ -13,8 +13,10 @@ use super::{Client, Head, Problem, Reply, Stream, StreamKind, body, header, json
 
 /// Messages a page has when the request does not say.
 const LIMIT_DEFAULT: usize = 50;
-/// Messages a page may have.
+/// Messages a page may have; whoever asks for more gets these.
 const LIMIT_MAX: usize = 500;
+
+const PARAMETERS: &[&str] = &["session_id", "limit", "before", "after", "role", "since", "until"];
 
 /// What stands behind the messages.
 #[derive(Serialize)]
@@ -44,24 +46,25 @@ pub fn read(history: &History, head: &Head<'_>) -> Result<Reply, Problem> {
         log::error!("the history of {} cannot be read: {e}", ask.session);
         Problem::unavailable("history_unavailable", format!("the transcript cannot be read now: {e}"), 1)
     })?;
-    Ok(if head.accepts(NDJSON) { ndjson(answer) } else { json_bytes(200, page(&ask.session, &answer)) })
+    let is_lines = head.preferred(&[("application/json", false), (NDJSON, true)]);
+    Ok(if is_lines { ndjson(answer) } else { json_bytes(200, page(&ask.session, &answer)) })
 }
 
 fn parse(query: &str) -> Result<Ask, Problem> {
     let mut ask = Ask::newest(body::session(None, "session_id")?, LIMIT_DEFAULT);
-    query::each(query, |name, value| {
+    query::each(query, PARAMETERS, |name, value| {
         match name {
             "session_id" => ask.session = body::session(Some(value), name)?,
-            "limit" => ask.limit = query::whole_number(name, value, 1, LIMIT_MAX)?,
+            "limit" => ask.limit = query::at_most(name, value, LIMIT_MAX)?,
             "before" => ask.before = Some(query::id(name, value)?),
             "after" => ask.after = Some(query::id(name, value)?),
             "role" if is_role(value) => ask.role = Some(value.to_owned()),
             "role" => return Err(Problem::field(name, "must be the name of an author, such as user or assistant")),
             "since" => ask.since = Some(time(name, value)?),
             "until" => ask.until = Some(time(name, value)?),
-            _ => return Ok(false),
+            _ => {}
         }
-        Ok(true)
+        Ok(())
     })?;
     Ok(ask)
 }
@@ -147,6 +150,9 @@ mod tests {
         assert_eq!((ask.before, ask.after), (id.parse().ok(), id.parse().ok()));
         assert!(ask.since.is_some() && ask.since == ask.until);
         assert_eq!(parse("").unwrap().session.as_str(), "default");
+        for more in ["501", "1000", "99999999999999999999999"] {
+            assert_eq!(parse(&format!("limit={more}")).unwrap().limit, 500, "{more}");
+        }
     }
 
     #[test]
@@ -164,7 +170,10 @@ mod tests {
     fn every_bad_parameter_is_named() {
         for (query, field) in [
             ("limit=0", "limit"),
-            ("limit=501", "limit"),
+            ("limit=", "limit"),
+            ("limit=1.5", "limit"),
+            ("limt=1", "limt"),
+            ("sessionId=a", "sessionId"),
             ("limit=-1", "limit"),
             ("limit=x", "limit"),
             ("session_id=a/b", "session_id"),

@@ -130,7 +130,7 @@ impl Drop for SocketService {
 impl Sockets for SocketService {
     fn join(&self, head: &Head<'_>) -> Result<Joining, Problem> {
         let (mut session, mut after) = (None, None);
-        query::each(head.query, |name, value| {
+        query::each(head.query, &["session_id", "after", "token", "access_token"], |name, value| {
             match name {
                 "session_id" => session = Some(body::session(Some(value), name)?),
                 // An empty value comes from a client that has received nothing yet.
@@ -141,9 +141,9 @@ impl Sockets for SocketService {
                         "must not be in the URL: send Authorization, or the subprotocol chatkeep.token.<base64url>";
                     return Err(Problem::field(name, rule));
                 }
-                _ => return Ok(false),
+                _ => {}
             }
-            Ok(true)
+            Ok(())
         })?;
         Ok(Joining { session: session.map_or_else(new_session, Ok)?, after })
     }

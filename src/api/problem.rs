@@ -51,6 +51,12 @@ impl Problem {
         Self { field: Some(name.into()), ..Self::new(422, "invalid_field", format!("`{name}` {rule}")) }
     }
 
+    /// 422 for a name of a client's that is nearly one of ours; `what` it is, a field or a parameter.
+    #[must_use]
+    pub fn misspelt(name: &str, what: &str, meant: &str) -> Self {
+        Self::field(name, &format!("is no {what} of this call; did you mean `{meant}`?"))
+    }
+
     /// 404.
     #[must_use]
     pub fn not_found(path: &str) -> Self {

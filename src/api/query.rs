@@ -2,21 +2,52 @@
 
 use crate::message::Id;
 
-use super::Problem;
+use super::body::Shape;
+use super::{Problem, names};
 
-/// Hands each parameter to `take`, which says whether it is one of the route's: other programs' are none of ours.
-pub(super) fn each(query: &str, mut take: impl FnMut(&str, &str) -> Result<bool, Problem>) -> Result<(), Problem> {
+/// Hands each parameter to `take`, which knows those of these names. Other programs' are none of ours, unless one is nearly
+/// one of these.
+pub(super) fn each(
+    query: &str,
+    known: &[&str],
+    mut take: impl FnMut(&str, &str) -> Result<(), Problem>,
+) -> Result<(), Problem> {
     let mut seen = Vec::new();
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-        if !take(&name, &value)? {
-            continue;
+        if !known.contains(&&*name) {
+            match names::meant(&name, known.iter().copied()) {
+                Some(meant) => return Err(Problem::misspelt(&name, "parameter", meant)),
+                None => continue,
+            }
         }
+        take(&name, &value)?;
         if seen.contains(&name) {
             return Err(Problem::field(&name, "must be given once"));
         }
         seen.push(name);
     }
     Ok(())
+}
+
+/// Refuses a field of the body that stands in the query, where nobody would look for it.
+pub(super) fn none_of(query: &str, shape: &Shape) -> Result<(), Problem> {
+    for (name, _) in form_urlencoded::parse(query.as_bytes()) {
+        if let Some(meant) = names::meant(&name, shape.iter().map(|(known, _)| *known)) {
+            return Err(Problem::field(&name, &format!("is no parameter of this call; `{meant}` stands in the body")));
+        }
+    }
+    Ok(())
+}
+
+/// A number of things, at least one; more than there may be at once are as many as there may be.
+pub(super) fn at_most(field: &str, value: &str, most: usize) -> Result<usize, Problem> {
+    let is_number = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
+    // What overflows is more as well.
+    let number = if is_number { value.parse().unwrap_or(most) } else { 0 };
+    match number {
+        0 => Err(Problem::field(field, "must be a whole number from 1 up")),
+        number => Ok(number.min(most)),
+    }
 }
 
 /// A whole number within bounds.

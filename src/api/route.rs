@@ -4,7 +4,7 @@
 
 use tiny_http::Method;
 
-use super::{Head, Problem};
+use super::{Head, Problem, content};
 
 /// Everything that is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +48,7 @@ pub(super) const TABLE: &[(&str, &str, Route)] = &[
     ("/openapi.json", "GET, HEAD", Route::OpenApi),
 ];
 
-/// Finds the route, or the problem that says why there is none (404, 405 with `Allow`, 415).
+/// Finds the route, or the problem that says why there is none (404, 405 with `Allow`, 415, 422).
 pub(super) fn find(head: &Head<'_>) -> Result<Route, Problem> {
     let Some(&(_, allow, route)) = TABLE.iter().find(|(path, ..)| is_at(path, head.path)) else {
         return Err(Problem::not_found(head.path));
@@ -63,9 +63,11 @@ pub(super) fn find(head: &Head<'_>) -> Result<Route, Problem> {
     if !fits {
         return Err(Problem::method_not_allowed(allow));
     }
-    if allow == "POST" && !is_json(head.header("Content-Type")) {
-        let detail = "the body must be sent with Content-Type: application/json";
-        return Err(Problem::new(415, "unsupported_media_type", detail));
+    if let Some(name) = head.left_out {
+        return Err(Problem::field(name, "must have visible ASCII characters only"));
+    }
+    if allow == "POST" {
+        content::check(head)?;
     }
     Ok(route)
 }
@@ -82,9 +84,4 @@ fn is_at(wanted: &str, path: &str) -> bool {
         Some(folder) => path.strip_prefix(folder).is_some_and(|id| !id.is_empty() && !id.contains('/')),
         None => wanted == path,
     }
-}
-
-/// Whether a `Content-Type` is JSON, with or without parameters.
-fn is_json(value: Option<&str>) -> bool {
-    value.is_some_and(|v| v.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json"))
 }

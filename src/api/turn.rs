@@ -20,7 +20,7 @@ use super::body::{self, Kind, Shape, Text};
 use super::chat::{KEY_HEADER, TRANSPORT, check_key};
 use super::event_stream::{self, CLIENT_POLL_INTERVAL, EVENT_STREAM, Signs, push_json};
 use super::http::full;
-use super::{Client, Head, Problem, Reply, Stream, StreamKind, json};
+use super::{Client, Head, Problem, Reply, Stream, StreamKind, content, json, query};
 
 const TURN: &Shape = &[
     ("message", Kind::Text),
@@ -84,11 +84,16 @@ impl Drop for Stay {
 
 /// `POST /api/chat`
 pub fn say(chat: &Arc<Chat>, head: &Head<'_>, body: &[u8]) -> Result<Reply, Problem> {
-    let turn: TurnBody<'_> = body::object(body, TURN)?;
+    query::none_of(head.query, TURN)?;
+    let body = content::json(head, body, TURN)?;
+    let turn: TurnBody<'_> = body::object(&body, TURN)?;
     let session = body::session(turn.session_id.as_deref(), "session_id")?;
     body::check_metadata(turn.metadata.as_ref(), "metadata")?;
-    let key = turn.message_id.as_deref().or(head.header(KEY_HEADER));
-    check_key(key, "message_id")?;
+    body::check_whole_numbers(turn.metadata.iter(), &body)?;
+    let sent = head.single(KEY_HEADER)?;
+    check_key(sent, KEY_HEADER)?;
+    check_key(turn.message_id.as_deref(), "message_id")?;
+    let key = turn.message_id.as_deref().or(sent);
     if turn.message.is_empty() {
         return Err(Problem::field("message", "must not be empty"));
     }
@@ -115,7 +120,8 @@ pub fn say(chat: &Arc<Chat>, head: &Head<'_>, body: &[u8]) -> Result<Reply, Prob
 
 /// What the body says goes before what the head accepts.
 fn form(head: &Head<'_>, stream: Option<bool>) -> Form {
-    if stream.unwrap_or_else(|| head.accepts(EVENT_STREAM)) { Form::Events } else { Form::Json }
+    let accepted = || head.preferred(&[("application/json", Form::Json), (EVENT_STREAM, Form::Events)]);
+    stream.map_or_else(accepted, |stream| if stream { Form::Events } else { Form::Json })
 }
 
 fn object<'a>(chat: &Chat, session: &'a SessionId, outcome: &'a TurnOutcome) -> TurnReply<'a> {

@@ -132,7 +132,7 @@ pub(super) static KEYS: &[Key] = &[
     whole("server.max_body_bytes", MIB, KIB..=8 * MIB),
     whole("server.head_timeout_seconds", 10, 1..=HOUR),
     whole("server.body_timeout_seconds", 30, 1..=HOUR),
-    whole("server.idle_timeout_seconds", 60, 1..=DAY),
+    whole("server.idle_timeout_seconds", 75, 1..=DAY),
     whole("server.write_timeout_seconds", 30, 1..=HOUR),
     whole("server.drain_seconds", 10, 1..=HOUR),
     path("journal.path", layout::JOURNAL, rules::is_path, IS_PATH),
@@ -149,7 +149,7 @@ pub(super) static KEYS: &[Key] = &[
     // A message that may be sent fits, whatever its limit.
     whole("websocket.max_incoming_bytes", 32 * MIB, 8 * MIB..=1024 * MIB),
     whole("websocket.max_outgoing_bytes", MIB, 64 * KIB..=64 * MIB),
-    whole("websocket.heartbeat_seconds", 30, 1..=HOUR),
+    whole("websocket.heartbeat_seconds", 20, 1..=HOUR),
     whole("websocket.idle_timeout_seconds", 75, 1..=DAY),
     flag("mongo.enabled"),
     secret(text("mongo.uri", "${MONGO_URI:-mongodb://127.0.0.1:27017}", rules::is_mongo_uri, IS_MONGO_URI), redact_uri),

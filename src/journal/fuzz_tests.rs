@@ -311,7 +311,7 @@ fn payloads_of_any_bytes_are_entries_or_none_and_never_a_panic() {
     let session = SessionId::new("s").unwrap();
     let (metadata, vector_ids) = (crate::message::Metadata::default(), [].as_slice());
     let line = || crate::message::Draft { session: &session, role: "user", text: "hé", metadata, vector_ids }.prepare();
-    let key = Some(Key { hash: [1; 16], content: [2; 8] });
+    let key = Some(Key { hash: [1; 16], content: [2; 8], as_sent: [2; 8] });
     let entries = [
         Draft::Message { line: line(), key, reply_to: ReplyTo::Message(id) }.seal(id, None),
         Draft::ContextClear { line: line(), key: None }.seal(id, None),

@@ -41,7 +41,21 @@ impl Key {
     #[must_use]
     pub fn new(session: &SessionId, key: &str, content: &[&[u8]]) -> Self {
         // A session id has no NUL, so the two cannot run into each other.
-        Self { hash: first_bytes(&[session.as_str().as_bytes(), b"\0", key.as_bytes()]), content: first_bytes(content) }
+        let hash = first_bytes(&[session.as_str().as_bytes(), b"\0", key.as_bytes()]);
+        let content = first_bytes(content);
+        Self { hash, content, as_sent: content }
+    }
+
+    /// The same, whose content was sent as something else that is the same by value.
+    #[must_use]
+    pub fn sent_as(self, content: &[&[u8]]) -> Self {
+        Self { as_sent: first_bytes(content), ..self }
+    }
+
+    /// Whether that is the hash of its content.
+    #[must_use]
+    pub fn is_of(&self, content: [u8; 8]) -> bool {
+        content == self.content || content == self.as_sent
     }
 }
 
@@ -165,6 +179,10 @@ mod tests {
         Known { id, content: [0; 8], sequence, reply: None }
     }
 
+    fn key(n: u64) -> Key {
+        Key { hash: hash(n), content: [0; 8], as_sent: [0; 8] }
+    }
+
     fn filled(count: u64, max: usize) -> Keys {
         let mut keys = Keys::new(max);
         (1..=count).for_each(|n| keys.insert(hash(n), known(n)));
@@ -172,7 +190,7 @@ mod tests {
     }
 
     fn held(keys: &Keys) -> Vec<u64> {
-        (1..=20).filter(|&n| keys.get(&Key { hash: hash(n), content: [0; 8] }).is_some()).collect()
+        (1..=20).filter(|&n| keys.get(&key(n)).is_some()).collect()
     }
 
     #[test]
@@ -196,11 +214,11 @@ mod tests {
     #[test]
     fn refused_records_take_their_keys_and_replies_with_them_and_nothing_else() {
         let session = SessionId::new("s").unwrap();
-        let record = |sequence, key, reply_to| {
+        let record = |sequence, of, reply_to| {
             let line =
                 Draft { session: &session, role: "user", text: "hi", metadata: Metadata::default(), vector_ids: &[] };
             let message = Arc::new(line.prepare().seal(known(sequence).id));
-            let key = Some(Key { hash: hash(key), content: [0; 8] });
+            let key = Some(key(of));
             Record { sequence, entry: Entry::Message(message, Links { key, reply_to }), origin: None }
         };
         let mut keys = filled(5, 100);
@@ -211,7 +229,7 @@ mod tests {
         assert_eq!(held(&keys), [1, 2, 3, 4, 5, 6, 9]);
         keys.forget(&refused);
         assert_eq!(held(&keys), [1, 2, 3, 4, 5, 9]);
-        assert_eq!(keys.get(&Key { hash: hash(5), content: [0; 8] }).unwrap().reply, None);
+        assert_eq!(keys.get(&key(5)).unwrap().reply, None);
         keys.forget_before(10);
         assert_eq!(held(&keys), [0_u64; 0]);
         assert!(keys.order.is_empty());

@@ -156,7 +156,7 @@ impl Queue {
         }
         let first = own.get(&key.hash);
         let content = known.map(|known| known.content).or(first.map(|(content, _)| *content));
-        if content.is_some_and(|content| content != key.content) {
+        if content.is_some_and(|content| !key.is_of(content)) {
             return Err(NoPlace::Refused(AppendError::KeyConflict(index)));
         }
         Ok(match (known, first) {

@@ -31,13 +31,23 @@ const LINK_KEY: u8 = 1;
 const LINK_REPLY: u8 = 2;
 
 /// The hash of an idempotency key within its session, and of the content that came with it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Key {
     /// Of session and key.
     pub hash: [u8; 16],
-    /// Of what was to be recorded.
+    /// Of what was to be recorded, by value.
     pub content: [u8; 8],
+    /// The same as it was sent: journals hold this that were written before contents were compared by value. Never written.
+    pub as_sent: [u8; 8],
 }
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        (self.hash, self.content) == (other.hash, other.content)
+    }
+}
+
+impl Eq for Key {}
 
 /// What a message is linked to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -280,7 +290,7 @@ impl Record {
 fn push_message(buffer: &mut Vec<u8>, message: &Message, links: &Links) {
     let bits = links.key.map_or(0, |_| LINK_KEY) | links.reply_to.map_or(0, |_| LINK_REPLY);
     (message.id(), bits).put(buffer);
-    if let Some(Key { hash, content }) = links.key {
+    if let Some(Key { hash, content, .. }) = links.key {
         (hash, content).put(buffer);
     }
     if let Some(id) = links.reply_to {
@@ -294,7 +304,7 @@ fn read_message(mut payload: &[u8]) -> Option<(Arc<Message>, Links)> {
     let mut links = Links::default();
     if bits & LINK_KEY != 0 {
         let (hash, content) = Field::take(&mut payload)?;
-        links.key = Some(Key { hash, content });
+        links.key = Some(Key { hash, content, as_sent: content });
     }
     if bits & LINK_REPLY != 0 {
         links.reply_to = Some(Id::take(&mut payload)?);
@@ -321,7 +331,7 @@ mod tests {
 
     #[test]
     fn every_kind_reads_back() {
-        let key = Some(Key { hash: [7; 16], content: [9; 8] });
+        let key = Some(Key { hash: [7; 16], content: [9; 8], as_sent: [9; 8] });
         let session = SessionId::new("s").unwrap();
         let entries = [
             Draft::Message { line: line(), key, reply_to: ReplyTo::Previous }.seal(id(2), Some(id(1))),

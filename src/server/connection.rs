@@ -18,6 +18,7 @@ use std::time::Instant;
 use tiny_http::{Method, Response, StatusCode};
 
 use crate::api::{Problem, Reply, Route, Service, Transport};
+use crate::logging;
 
 use super::chunked::{self, Decoder};
 use super::guard::{self, Verdict};
@@ -135,6 +136,12 @@ impl<'a, S: Service> Connection<'a, S> {
             }
             Verdict::Refuse { problem, origin } => {
                 exchange.origin = origin;
+                if guard::is_foreign(&problem)
+                    && let Some(left_out) = shared.foreign.admit()
+                {
+                    let others = logging::others(left_out);
+                    log::warn!("request {} refused: {}{others}", exchange.request_id, problem.detail);
+                }
                 exchange.refusal(&problem)
             }
         };

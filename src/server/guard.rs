@@ -1,9 +1,10 @@
 //! Who may ask: the rules on `Host`, `Origin` and the bearer token that stand before every request over TCP.
 //!
 //! A page in a browser can reach a loopback port. Same-origin rules do not stop it from sending, and DNS rebinding gets
-//! it past them; so a loopback listener serves only its own names, and any request that says it comes from a page must
-//! come from ours or from a configured one. The token is kept and compared as a SHA-256 digest, without an early end, so
-//! that neither its length nor its beginning can be measured; it is never logged.
+//! it past them; so a loopback listener serves only its own names, and any request that says it comes from a page, by
+//! `Origin` or by `Sec-Fetch-Site`, must come from ours or from a configured one. The type of a body keeps nobody out. The
+//! token is kept and compared as a SHA-256 digest, without an early end, so that neither its length nor its beginning can be
+//! measured; it is never logged.
 //!
 //! Pure: knows nothing of sockets and routes, save the two probes that need no token.
 
@@ -19,6 +20,20 @@ use super::websocket::handshake;
 /// What a configured origin may send.
 const ALLOWED_METHODS: &str = "GET, POST, DELETE";
 const ALLOWED_HEADERS: &str = "Content-Type, Authorization, Idempotency-Key, X-Request-ID, Last-Event-ID";
+/// What the scripts of its pages may read of a reply's head.
+const EXPOSED_HEADERS: &str = "X-Request-ID, X-Has-More, X-Complete, X-Next, Retry-After";
+/// How much of a refused value is told, in bytes.
+const TOLD_BYTES: usize = 200;
+
+/// The codes of a request that a web page may have sent, or that came by another name.
+const FOREIGN_HOST: &str = "foreign_host";
+const FOREIGN_ORIGIN: &str = "foreign_origin";
+
+/// Whether such a request was refused, which the operator should know of: a name or an origin may be missing in the
+/// configuration.
+pub(super) fn is_foreign(problem: &Problem) -> bool {
+    matches!(problem.code, FOREIGN_HOST | FOREIGN_ORIGIN)
+}
 
 /// The rules of one listener.
 pub(super) struct Guard {
@@ -51,19 +66,22 @@ impl Guard {
 
     /// Applies them to one head, in an order that tells a stranger the least: Host, Origin, token.
     pub(super) fn check(&self, method: &Method, path: &str, asked: &Asked<'_>) -> Verdict<'_> {
-        if !self.serves_host(asked.host) {
-            let detail = "this Host is not served here; server.allowed_hosts names others";
-            return Verdict::Refuse { problem: Problem::new(403, "foreign_host", detail), origin: None };
+        if let Some(host) = asked.host.filter(|host| !self.serves_host(host)) {
+            let detail = format!("the Host {host} is not served here; name it in server.allowed_hosts");
+            return Verdict::Refuse { problem: Problem::new(403, FOREIGN_HOST, detail), origin: None };
         }
-        let Ok(origin) = self.origin(asked) else {
-            let detail = "this Origin may not call; server.allowed_origins names those that may";
-            return Verdict::Refuse { problem: Problem::new(403, "foreign_origin", detail), origin: None };
+        let origin = match self.origin(asked) {
+            Ok(origin) => origin,
+            Err(whose) => {
+                let detail = format!("{whose} may not call; server.allowed_origins names those that may");
+                return Verdict::Refuse { problem: Problem::new(403, FOREIGN_ORIGIN, detail), origin: None };
+            }
         };
         if let (Some(origin), Method::Options, true) = (origin, method, asked.is_preflight) {
             return Verdict::Preflight { origin };
         }
         // Probes must work for whoever runs the process, who need not hold its token.
-        let is_probe = matches!(method, Method::Get | Method::Head) && matches!(path, "/livez" | "/readyz");
+        let is_probe = matches!(path, "/livez" | "/readyz");
         // A browser can send no Authorization with a WebSocket's handshake.
         let by_protocol = || handshake::token_of(asked.protocols).is_some_and(|token| self.is_token(&token));
         if is_probe || self.knows_token(asked.authorization) || by_protocol() {
@@ -74,23 +92,24 @@ impl Guard {
     }
 
     /// Whether `Host` is ours. HTTP/1.0 without one passes: no browser sends that.
-    fn serves_host(&self, host: Option<&str>) -> bool {
-        let (Some(hosts), Some(host)) = (&self.hosts, host) else { return true };
+    fn serves_host(&self, host: &str) -> bool {
+        let Some(hosts) = &self.hosts else { return true };
         let name = split_port(host).map_or(host, |(name, _)| name);
         hosts.iter().any(|h| h.eq_ignore_ascii_case(name) || h.eq_ignore_ascii_case(host))
     }
 
-    /// The configured origin it comes from; `None` for no origin and for our own.
-    fn origin(&self, asked: &Asked<'_>) -> Result<Option<&str>, ()> {
+    /// The configured origin it comes from; `None` for no page and for our own. `Err`: who may not call.
+    fn origin(&self, asked: &Asked<'_>) -> Result<Option<&str>, String> {
         let value = match asked.origin {
-            Once::Absent => return Ok(None),
-            Once::Repeated => return Err(()),
-            Once::Given(value) => std::str::from_utf8(value).map_err(|_| ())?,
+            Once::Absent => return from_ours_or_nobody(asked.fetch_site).map(|()| None),
+            Once::Repeated => return Err("a request with several Origins".to_owned()),
+            Once::Given(value) => value,
         };
-        if let Some(known) = self.origins.iter().find(|o| o.eq_ignore_ascii_case(value)) {
+        if let Some(known) = self.origins.iter().find(|o| o.as_bytes().eq_ignore_ascii_case(value)) {
             return Ok(Some(known));
         }
-        if asked.host.is_some_and(|host| is_same_origin(value, host)) { Ok(None) } else { Err(()) }
+        let is_ours = |value| asked.host.is_some_and(|host| is_same_origin(value, host));
+        if str::from_utf8(value).is_ok_and(is_ours) { Ok(None) } else { Err(format!("the Origin {}", told(value))) }
     }
 
     fn knows_token(&self, authorization: Once<'_>) -> bool {
@@ -113,6 +132,22 @@ impl Guard {
     }
 }
 
+/// Judges what a browser says of a request that has no `Origin`, as those for images and scripts: the page may be ours, or
+/// there is none.
+fn from_ours_or_nobody(fetch_site: Once<'_>) -> Result<(), String> {
+    match fetch_site {
+        Once::Absent => Ok(()),
+        Once::Given(site) if [&b"same-origin"[..], b"none"].iter().any(|own| site.eq_ignore_ascii_case(own)) => Ok(()),
+        Once::Given(site) => Err(format!("a page of another site (Sec-Fetch-Site: {})", told(site))),
+        Once::Repeated => Err("a request with several Sec-Fetch-Sites".to_owned()),
+    }
+}
+
+/// A refused value as it may be told.
+fn told(value: &[u8]) -> String {
+    value[..value.len().min(TOLD_BYTES)].escape_ascii().to_string()
+}
+
 /// Whether `origin` is this server as the client named it in `host`.
 fn is_same_origin(origin: &str, host: &str) -> bool {
     let Some((scheme, authority)) = origin.split_once("://") else { return false };
@@ -129,7 +164,9 @@ fn is_same_origin(origin: &str, host: &str) -> bool {
 pub(super) fn cors(out: &mut Vec<u8>, origin: &str) {
     out.extend_from_slice(b"Access-Control-Allow-Origin: ");
     out.extend_from_slice(origin.as_bytes());
-    out.extend_from_slice(b"\r\nAccess-Control-Expose-Headers: X-Request-ID\r\nVary: Origin\r\n");
+    out.extend_from_slice(b"\r\nAccess-Control-Expose-Headers: ");
+    out.extend_from_slice(EXPOSED_HEADERS.as_bytes());
+    out.extend_from_slice(b"\r\nVary: Origin\r\n");
 }
 
 /// The fields that answer a preflight, beside [`cors`].
@@ -196,10 +233,39 @@ mod tests {
         ] {
             assert_eq!(ask(origin), (403, None), "{origin}");
         }
+        let from = |site: &'static str, origin| {
+            let fetch_site = Once::Given(site.as_bytes());
+            verdict(&guard, "/", &Asked { host: Some("localhost:8000"), fetch_site, origin, ..Asked::default() })
+        };
+        for (site, status) in [("none", 200), ("Same-Origin", 200), ("same-site", 403), ("cross-site", 403), ("", 403)]
+        {
+            assert_eq!(from(site, Once::Absent), (status, None), "{site}");
+        }
+        assert_eq!(from("cross-site", Once::Given(b"https://ui.test")).0, 200);
+        assert_eq!(from("same-origin", Once::Given(b"http://localhost:8000")).0, 200);
         let twice = Asked { host: Some("localhost"), origin: Once::Repeated, ..Asked::default() };
         assert_eq!(verdict(&guard, "/", &twice).0, 403);
         assert!(is_same_origin("http://a.test", "a.test:80") && is_same_origin("https://a.test:443", "A.test"));
         assert!(!is_same_origin("http://a.test", "a.test:443"));
+    }
+
+    #[test]
+    fn a_refusal_names_the_value_and_the_key_that_would_allow_it() {
+        let guard = Guard::new(&config(), true);
+        let detail = |asked: &Asked<'_>| match guard.check(&Method::Get, "/", asked) {
+            Verdict::Refuse { problem, .. } if is_foreign(&problem) => problem.detail,
+            _ => String::new(),
+        };
+        let host = detail(&Asked { host: Some("evil.test:1"), ..Asked::default() });
+        assert_eq!(host, "the Host evil.test:1 is not served here; name it in server.allowed_hosts");
+        let long = [b"http://\xff\n".as_slice(), &[b'x'; 500]].concat();
+        let asked = Asked { host: Some("localhost"), origin: Once::Given(&long), ..Asked::default() };
+        let origin = detail(&asked);
+        assert!(origin.starts_with(r"the Origin http://\xff\nxxx") && origin.len() < 300, "{origin}");
+        assert!(origin.ends_with("may not call; server.allowed_origins names those that may"), "{origin}");
+        let fetch_site = Once::Given(b"cross-site");
+        let site = detail(&Asked { host: Some("localhost"), fetch_site, ..Asked::default() });
+        assert!(site.starts_with("a page of another site (Sec-Fetch-Site: cross-site) may not call"), "{site}");
     }
 
     #[test]
@@ -222,7 +288,8 @@ mod tests {
             (ask("/livez", Once::Absent), ask("/readyz", Once::Absent), ask("/health", Once::Absent)),
             (200, 200, 401)
         );
-        assert!(matches!(guard.check(&Method::Post, "/livez", &Asked::default()), Verdict::Refuse { .. }));
+        // Another method is told that it is none, as with the token.
+        assert!(matches!(guard.check(&Method::Post, "/livez", &Asked::default()), Verdict::Pass { .. }));
         let offer = |protocols| {
             let asked = Asked { host: Some("localhost"), protocols, ..Asked::default() };
             verdict(&guard, "/ws/chat", &asked).0

@@ -26,6 +26,9 @@ const REQUEST_LINE_BYTES_MAX: usize = TARGET_BYTES_MAX + 64;
 /// The longest `X-Request-ID` of a client that is used as it is.
 const REQUEST_ID_BYTES_MAX: usize = 64;
 
+/// Fields that the service must not miss: without them a request would be another one.
+const MEANT: [&str; 3] = ["Idempotency-Key", "Last-Event-ID", "Content-Encoding"];
+
 /// A request that cannot be read: 400.
 pub(super) fn malformed(detail: impl Into<String>) -> Problem {
     Problem::new(400, "malformed_request", detail)
@@ -137,6 +140,8 @@ pub(super) struct Request {
     path_end: usize,
     /// All fields whose values are ASCII.
     pub(super) headers: Vec<Header>,
+    /// A field of [`MEANT`] that is not among them, as its value is not ASCII.
+    left_out: Option<&'static str>,
     /// HTTP/1.1, else 1.0.
     pub(super) is_http11: bool,
     pub(super) framing: Framing,
@@ -161,8 +166,8 @@ impl Request {
 
     /// It, without its framing.
     pub(super) fn head<'a>(&'a self, transport: Transport, request_id: &'a str) -> Head<'a> {
-        let (path, query, headers) = (self.path(), self.query(), &self.headers);
-        Head { method: &self.method, path, query, headers, transport, request_id }
+        let (path, query, headers, left_out) = (self.path(), self.query(), &self.headers, self.left_out);
+        Head { method: &self.method, path, query, headers, left_out, transport, request_id }
     }
 
     pub(super) fn path(&self) -> &str {
@@ -182,6 +187,8 @@ pub(super) struct Asked<'b> {
     pub(super) host: Option<&'b str>,
     /// `Origin`.
     pub(super) origin: Once<'b>,
+    /// `Sec-Fetch-Site`.
+    pub(super) fetch_site: Once<'b>,
     /// `Authorization`.
     pub(super) authorization: Once<'b>,
     /// `Sec-WebSocket-Protocol`, which may carry a token.
@@ -236,6 +243,7 @@ impl<'b> Fields<'b> {
             }
             13 if name.eq_ignore_ascii_case("authorization") => self.asked.authorization.add(value),
             14 if name.eq_ignore_ascii_case("content-length") => self.content_length.add(value),
+            14 if name.eq_ignore_ascii_case("sec-fetch-site") => self.asked.fetch_site.add(value),
             17 if name.eq_ignore_ascii_case("transfer-encoding") => self.transfer_encoding.add(value),
             22 if name.eq_ignore_ascii_case("sec-websocket-protocol") => self.asked.protocols.add(value),
             29 if name.eq_ignore_ascii_case("access-control-request-method") => self.asked.is_preflight = true,
@@ -282,6 +290,7 @@ impl<'b> Fields<'b> {
             method,
             target,
             headers: Vec::new(),
+            left_out: None,
             is_http11,
         })
     }
@@ -300,14 +309,15 @@ pub(super) fn parse<'b>(bytes: &'b [u8], request_id: &mut Option<String>) -> Res
         Err(fault) => return Err(malformed(format!("the head cannot be read: {fault}"))),
     }
     let mut fields = Fields::default();
-    let mut headers = Vec::with_capacity(parsed.headers.len());
+    let (mut headers, mut left_out) = (Vec::with_capacity(parsed.headers.len()), None);
     for field in parsed.headers.iter() {
         fields.add(field.name, field.value);
         if request_id.is_none() && field.name.eq_ignore_ascii_case("x-request-id") && is_sane_id(field.value) {
             *request_id = std::str::from_utf8(field.value).ok().map(str::to_owned);
         }
-        if let Ok(header) = Header::from_bytes(field.name, field.value) {
-            headers.push(header);
+        match Header::from_bytes(field.name, field.value) {
+            Ok(header) => headers.push(header),
+            Err(()) => left_out = left_out.or(MEANT.into_iter().find(|name| name.eq_ignore_ascii_case(field.name))),
         }
     }
     let method = parsed.method.unwrap_or_default().parse().map_err(|()| malformed("the method cannot be read"))?;
@@ -315,7 +325,7 @@ pub(super) fn parse<'b>(bytes: &'b [u8], request_id: &mut Option<String>) -> Res
     asked.host = fields.host(is_http11)?;
     let target = split_target(target, &mut asked)?;
     let request = fields.request(method, target, is_http11)?;
-    Ok((Request { headers, ..request }, asked))
+    Ok((Request { headers, left_out, ..request }, asked))
 }
 
 /// Splits `METHOD SP TARGET SP VERSION`; the version decides before anything else is believed.

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use crate::api::{Problem, Reply, Service};
 use crate::config::ServerConfig;
+use crate::logging::Throttle;
 use crate::thread;
 
 use super::RequestIds;
@@ -99,6 +100,7 @@ pub fn start<S: Service>(
         ids: RequestIds::new(),
         body_bytes_max: config.max_body_bytes,
         timeouts: config.timeouts,
+        foreign: Throttle::new(1),
         websockets: pool.clone(),
     });
     let listener = Arc::new(listener);

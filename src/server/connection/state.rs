@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::config::Timeouts;
+use crate::logging::Throttle;
 use crate::server::RequestIds;
 use crate::server::guard::Guard;
 use crate::server::input::Input;
@@ -19,6 +20,8 @@ pub(in crate::server) struct ListenerState<S> {
     pub(in crate::server) ids: RequestIds,
     pub(in crate::server) body_bytes_max: usize,
     pub(in crate::server) timeouts: Timeouts,
+    /// Lines of the log on requests of web pages and by other names, which anybody may send.
+    pub(in crate::server) foreign: Throttle,
     /// `None`: none are served.
     pub(in crate::server) websockets: Option<Arc<Pool>>,
 }

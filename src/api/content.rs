@@ -1,0 +1,225 @@
+//! What a body was sent as, and the JSON that it is.
+//!
+//! JSON may come under its own media type, under that of a form, or under none, so that `curl -d '{…}'` works; a form has
+//! the same names as the JSON. What web pages may do is decided by Host, Origin and `Sec-Fetch-Site` (server/guard.rs), and
+//! not by the type.
+//!
+//! Knows nothing of what the fields mean, but for how each is written in a form.
+
+use std::borrow::Cow;
+
+use serde::de::IgnoredAny;
+
+use super::body::{Kind, Shape};
+use super::{Head, Problem};
+
+const JSON: &str = "application/json";
+const FORM: &str = "application/x-www-form-urlencoded";
+const BOM: &[u8] = b"\xef\xbb\xbf";
+
+/// Refuses by the head alone what cannot be read: a coding, or another media type (415).
+pub(super) fn check(head: &Head<'_>) -> Result<(), Problem> {
+    let is_identity = |coding: &str| coding.is_empty() || coding.eq_ignore_ascii_case("identity");
+    if let Some(coding) = head.elements("Content-Encoding").find(|coding| !is_identity(coding)) {
+        let detail = format!("Content-Encoding {coding} is not taken; send the body as it is");
+        let header = Some(("Accept-Encoding", "identity".to_owned()));
+        return Err(Problem { header, ..Problem::new(415, "unsupported_encoding", detail) });
+    }
+    match media_type(head) {
+        None => Ok(()),
+        Some(kind) if kind.eq_ignore_ascii_case(JSON) || kind.eq_ignore_ascii_case(FORM) => Ok(()),
+        Some(kind) => Err(unsupported(&format!("not as {kind}"))),
+    }
+}
+
+fn unsupported(instead: &str) -> Problem {
+    let detail = format!("the body is taken as {JSON}, or as {FORM} with the same names, {instead}");
+    Problem::new(415, "unsupported_media_type", detail)
+}
+
+fn media_type<'a>(head: &Head<'a>) -> Option<&'a str> {
+    head.header("Content-Type").map(|value| value.split(';').next().unwrap_or_default().trim())
+}
+
+/// The JSON of a body whose head was checked: without a byte order mark, without halves of characters, and made from a
+/// form where it is one. Borrowed unless something of it had to be changed.
+///
+/// # Errors
+/// 400 and 415: it is neither JSON nor a form, or in another encoding than UTF-8.
+pub(super) fn json<'b>(head: &Head<'_>, body: &'b [u8], shape: &Shape) -> Result<Cow<'b, [u8]>, Problem> {
+    let body = body.strip_prefix(BOM).unwrap_or(body);
+    // Neither JSON nor a form begins with any of these.
+    match body {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, _, ..] | [_, 0, ..] => {
+            return Err(Problem::new(400, "malformed_json", "the body is UTF-16 or UTF-32; send it as UTF-8"));
+        }
+        [0x1f, 0x8b, ..] => {
+            return Err(Problem::new(415, "unsupported_encoding", "the body is gzip; send it as it is"));
+        }
+        _ => {}
+    }
+    match (media_type(head), body.trim_ascii_start().first()) {
+        (Some(kind), first) if !kind.eq_ignore_ascii_case(JSON) && !matches!(first, Some(b'{' | b'[')) => {
+            form(body, shape).map(Cow::Owned)
+        }
+        (None, Some(b'{' | b'[')) | (Some(_), _) => Ok(whole_characters(body)),
+        (None, None) => Err(Problem::new(400, "malformed_json", "the body is empty; send a JSON object")),
+        (None, Some(_)) => Err(unsupported("and this one begins like neither")),
+    }
+}
+
+/// JSON in which every half of a surrogate pair that stands alone is U+FFFD. An escape is as long as the other, so places
+/// stay what they were.
+pub(super) fn whole_characters(json: &[u8]) -> Cow<'_, [u8]> {
+    let mut whole = Cow::Borrowed(json);
+    let mut at = 0;
+    while let Some(found) = memchr::memchr(b'\\', &json[at..]) {
+        at += found;
+        let unit = escaped_unit(&json[at..]);
+        at += match unit {
+            Some(0xd800..=0xdbff) if matches!(escaped_unit(&json[at + 6..]), Some(0xdc00..=0xdfff)) => 12,
+            Some(0xd800..=0xdfff) => {
+                whole.to_mut()[at + 2..at + 6].copy_from_slice(b"FFFD");
+                6
+            }
+            Some(_) => 6,
+            None => 2,
+        };
+        if at >= json.len() {
+            break;
+        }
+    }
+    whole
+}
+
+/// The UTF-16 unit of the escape that begins there.
+fn escaped_unit(json: &[u8]) -> Option<u16> {
+    let [b'\\', b'u', digits @ ..] = json else { return None };
+    let digits = str::from_utf8(digits.get(..4)?).ok().filter(|digits| !digits.starts_with('+'))?;
+    u16::from_str_radix(digits, 16).ok()
+}
+
+/// The JSON object that a form is.
+fn form(body: &[u8], shape: &Shape) -> Result<Vec<u8>, Problem> {
+    let mut object = Vec::with_capacity(body.len() + 16);
+    for pair in body.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty()) {
+        // Most likely an & of the text: to go on would keep a part of it, and say so to nobody.
+        let Some(end) = pair.iter().position(|byte| *byte == b'=') else {
+            let detail = "the form has a field without `=`; an & within a value is written %26 (curl --data-urlencode)";
+            return Err(Problem::new(400, "malformed_form", detail));
+        };
+        let (name, value) = (text(&pair[..end])?, text(&pair[end + 1..])?);
+        object.push(if object.is_empty() { b'{' } else { b',' });
+        push_string(&mut object, &name);
+        object.push(b':');
+        let kind = shape.iter().find(|(known, _)| *known == name).map(|(_, kind)| kind);
+        let is_json = match kind {
+            Some(Kind::MaybeBool) => value == "true" || value == "false",
+            Some(Kind::MaybeObject | Kind::MaybeArray) => serde_json::from_str::<IgnoredAny>(&value).is_ok(),
+            _ => false,
+        };
+        match is_json {
+            true => object.extend_from_slice(&whole_characters(value.as_bytes())),
+            false => push_string(&mut object, &value),
+        }
+    }
+    if object.is_empty() {
+        object.push(b'{');
+    }
+    object.push(b'}');
+    Ok(object)
+}
+
+fn push_string(to: &mut Vec<u8>, text: &str) {
+    serde_json::to_writer(to, text).expect("strings always serialise into memory");
+}
+
+/// A name or a value of a form.
+fn text(encoded: &[u8]) -> Result<String, Problem> {
+    let spaced: Vec<u8> = encoded.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect();
+    let decoded = percent_encoding::percent_decode(&spaced).decode_utf8().map(Cow::into_owned);
+    decoded.map_err(|_| Problem::new(400, "malformed_form", "the form is not UTF-8 text"))
+}
+
+#[cfg(test)]
+mod tests {
+    use tiny_http::Method;
+
+    use super::super::{Transport, header};
+    use super::*;
+
+    const SHAPE: &Shape = &[
+        ("message", Kind::Text),
+        ("metadata", Kind::MaybeObject),
+        ("vector_ids", Kind::MaybeArray),
+        ("stream", Kind::MaybeBool),
+    ];
+
+    fn read(fields: &[(&str, &str)], body: &[u8]) -> Result<String, (u16, &'static str)> {
+        let headers: Vec<_> = fields.iter().map(|(name, value)| header(name, value)).collect();
+        let (method, path, query, left_out) = (&Method::Post, "/api/chat", "", None);
+        let (transport, request_id) = (Transport::Tcp, "r");
+        let head = Head { method, path, query, headers: &headers, left_out, transport, request_id };
+        let read = check(&head).and_then(|()| json(&head, body, SHAPE));
+        read.map(|json| String::from_utf8(json.into_owned()).unwrap()).map_err(|problem| (problem.status, problem.code))
+    }
+
+    const AS_FORM: &[(&str, &str)] = &[("Content-Type", "application/x-www-form-urlencoded")];
+    const AS_JSON: &[(&str, &str)] = &[("Content-Type", "Application/JSON; charset=utf-8")];
+
+    #[test]
+    fn json_is_taken_as_a_form_or_as_nothing_and_forms_become_json() {
+        let object = r#" {"message":"hi"}"#;
+        for fields in [AS_JSON, AS_FORM, &[]] {
+            assert_eq!(read(fields, object.as_bytes()).as_deref(), Ok(object));
+            assert_eq!(read(fields, format!("\u{feff}{object}").as_bytes()).as_deref(), Ok(object));
+        }
+        for (form, json) in [
+            ("message=hi", r#"{"message":"hi"}"#),
+            ("message=a+b%26%C3%BC%0A\u{fc}&stream=true", "{\"message\":\"a b&\u{fc}\\n\u{fc}\",\"stream\":true}"),
+            (r#"metadata={"a":1}&vector_ids=["x"]"#, r#"{"metadata":{"a":1},"vector_ids":["x"]}"#),
+            ("metadata=x&stream=yes&message=50%+off", r#"{"metadata":"x","stream":"yes","message":"50% off"}"#),
+            ("message==&x=", r#"{"message":"=","x":""}"#),
+            ("", "{}"),
+        ] {
+            assert_eq!(read(AS_FORM, form.as_bytes()).as_deref(), Ok(json), "{form}");
+        }
+    }
+
+    #[test]
+    fn what_is_neither_is_refused_by_its_name() {
+        for (fields, body, refusal) in [
+            (&[][..], &b""[..], (400, "malformed_json")),
+            (&[], b"hi", (415, "unsupported_media_type")),
+            (&[("Content-Type", "text/plain")], b"{}", (415, "unsupported_media_type")),
+            (&[("Content-Encoding", "gzip")], b"{}", (415, "unsupported_encoding")),
+            (&[("Content-Encoding", "identity, br")], b"{}", (415, "unsupported_encoding")),
+            (AS_JSON, b"\x1f\x8b\x08", (415, "unsupported_encoding")),
+            (AS_JSON, b"\xff\xfe{\0}\0", (400, "malformed_json")),
+            (AS_JSON, b"{\0}\0", (400, "malformed_json")),
+            (AS_JSON, b"\0\0\0{\0\0\0}", (400, "malformed_json")),
+            (AS_FORM, b"message=Q&A", (400, "malformed_form")),
+            (AS_FORM, b"message=%ff", (400, "malformed_form")),
+        ] {
+            assert_eq!(read(fields, body), Err(refusal), "{body:?}");
+        }
+        assert_eq!(read(&[("Content-Encoding", "Identity")], b"{}").as_deref(), Ok("{}"));
+    }
+
+    #[test]
+    fn a_half_of_a_character_that_stands_alone_is_replaced_and_nothing_else() {
+        for (sent, kept) in [
+            (r#""a\ud83d""#, r#""a\uFFFD""#),
+            (r#""\ude00\ud83d""#, r#""\uFFFD\uFFFD""#),
+            (r#""\uD83D\uDE00""#, r#""\uD83D\uDE00""#),
+            (r#""\ud83d\ud83d\ude00""#, r#""\uFFFD\ud83d\ude00""#),
+            (r#""\\ud83d \n \u00e4""#, r#""\\ud83d \n \u00e4""#),
+            (r#""\\\ud83d""#, r#""\\\uFFFD""#),
+            (r#""\ud83"#, r#""\ud83"#),
+            (r#""\"#, r#""\"#),
+            (r#""\ud83d"#, r#""\uFFFD"#),
+        ] {
+            assert_eq!(String::from_utf8_lossy(&whole_characters(sent.as_bytes())), kept, "{sent}");
+        }
+    }
+}
