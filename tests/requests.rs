@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use support::{Client, Connection, Limit, Options, PATIENCE, Server, wait_until};
+use support::{Client, Connection, Limit, Options, Server, WAIT_TIMEOUT, wait_until};
 
 const FORM: (&str, &str) = ("Content-Type", "application/x-www-form-urlencoded");
 const JSON: (&str, &str) = ("Content-Type", "application/json");
@@ -324,7 +324,7 @@ fn pages_of_other_sites_are_kept_out_and_the_log_says_what_would_allow_them() {
     }
     assert_eq!(server.client().history("page", "")["messages"], json!([]));
     let lines = || server.log().lines().filter(|line| line.contains("WARN") && line.contains(" refused: ")).count();
-    wait_until("the log tells of the first", PATIENCE, || lines() >= 1);
+    wait_until("the log tells of the first", WAIT_TIMEOUT, || lines() >= 1);
     assert!(lines() < 4, "each is told: {}", server.log());
     assert!(
         server.log().contains("Sec-Fetch-Site: cross-site) may not call; server.allowed_origins"),
@@ -398,7 +398,7 @@ impl Nginx {
         nginx.arg("-p").arg(folder).arg("-c").arg(folder.join("nginx.conf")).env("PATH", path);
         let child = nginx.stderr(Stdio::null()).spawn().expect("nginx is there (on Debian: apt install nginx-light)");
         let limit = Limit::on(&child);
-        wait_until("nginx listens", PATIENCE, || Connection::unix(&folder.join("nginx.sock")).is_ok());
+        wait_until("nginx listens", WAIT_TIMEOUT, || Connection::unix(&folder.join("nginx.sock")).is_ok());
         Self { child, _limit: limit }
     }
 }

@@ -16,6 +16,7 @@ use serde_json::{Map, Value};
 
 use crate::message::SessionId;
 
+use super::shape::Shape;
 use super::{Problem, names};
 use reader::{Named, NamedItems};
 
@@ -25,46 +26,6 @@ pub use whole_numbers::check_whole_numbers;
 const DEFAULT_SESSION: &str = "default";
 /// Levels of nesting in metadata; MongoDB takes a hundred in a document.
 const METADATA_DEPTH_MAX: usize = 32;
-
-/// What a field holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// A string that must be there.
-    Text,
-    /// A string, `null` or nothing.
-    MaybeText,
-    /// An object, `null` or nothing.
-    MaybeObject,
-    /// An array, `null` or nothing.
-    MaybeArray,
-    /// A boolean, `null` or nothing.
-    MaybeBool,
-}
-
-/// The fields of an object and what they hold.
-pub type Shape = [(&'static str, Kind)];
-
-impl Kind {
-    fn fits(self, value: Option<&Value>) -> bool {
-        match (self, value) {
-            (Self::Text, value) => value.is_some_and(Value::is_string),
-            (_, None | Some(Value::Null)) => true,
-            (Self::MaybeText, Some(value)) => value.is_string(),
-            (Self::MaybeObject, Some(value)) => value.is_object(),
-            (Self::MaybeArray, Some(value)) => value.is_array(),
-            (Self::MaybeBool, Some(value)) => value.is_boolean(),
-        }
-    }
-
-    fn rule(self) -> &'static str {
-        match self {
-            Self::Text | Self::MaybeText => "must be a string",
-            Self::MaybeObject => "must be an object",
-            Self::MaybeArray => "must be an array",
-            Self::MaybeBool => "must be true or false",
-        }
-    }
-}
 
 /// A text of a body, borrowed from there unless it has escapes. Serde copies a `Cow` in an `Option`.
 #[derive(Deserialize)]

@@ -8,7 +8,8 @@ use serde_json::{Map, Value};
 use crate::chat::{Chat, NewMessage};
 use crate::message::{Id, ROLE_BYTES_MAX, SessionId, Timestamp, is_role};
 
-use super::body::{self, Kind, Shape, Text};
+use super::body::{self, Text};
+use super::shape::{Kind, Shape};
 use super::{Head, Problem, Reply, content, json, query};
 
 /// Messages one request may bring.

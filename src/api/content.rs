@@ -10,7 +10,7 @@ use std::borrow::Cow;
 
 use serde::de::IgnoredAny;
 
-use super::body::{Kind, Shape};
+use super::shape::{Kind, Shape};
 use super::{Head, Problem};
 
 const JSON: &str = "application/json";

@@ -2,7 +2,7 @@
 
 use crate::message::Id;
 
-use super::body::Shape;
+use super::shape::Shape;
 use super::{Problem, names};
 
 /// Hands each parameter to `take`, which knows those of these names. Other programs' are none of ours, unless one is nearly

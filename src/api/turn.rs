@@ -16,10 +16,11 @@ use tiny_http::StatusCode;
 use crate::chat::{Chat, Follow, StartedTurn, Status, Turn, TurnOutcome, TurnProgress, WhenBusy};
 use crate::message::{Id, SessionId, Timestamp};
 
-use super::body::{self, Kind, Shape, Text};
+use super::body::{self, Text};
 use super::chat::{KEY_HEADER, TRANSPORT, check_key};
 use super::event_stream::{self, CLIENT_POLL_INTERVAL, EVENT_STREAM, Signs, push_json};
 use super::http::full;
+use super::shape::{Kind, Shape};
 use super::{Client, Head, Problem, Reply, Stream, StreamKind, content, json, query};
 
 const TURN: &Shape = &[

@@ -10,7 +10,8 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeSeed, Error, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::{Shape, names};
+use crate::api::names;
+use crate::api::shape::Shape;
 
 /// Reads an object of that shape.
 pub(super) struct Named<'s, T> {

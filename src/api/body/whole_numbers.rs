@@ -79,7 +79,7 @@ mod tests {
         let value: Value = serde_json::from_str(body).unwrap();
         let bodies = value.as_array().cloned().unwrap_or_else(|| vec![value]);
         let metadata = bodies.iter().filter_map(|body| body["metadata"].as_object());
-        check_whole_numbers(metadata, body.as_bytes()).err().and_then(|problem| problem.field.map(String::from))
+        check_whole_numbers(metadata, body.as_bytes()).err().and_then(|problem| problem.field)
     }
 
     #[test]

@@ -64,3 +64,24 @@ fn a_retry_whose_turn_has_expired_since_learns_its_ids_and_stores_nothing() {
     let later = Turn { key: Some("another"), ..turn };
     assert!(!chat.say(&later).unwrap().duplicate);
 }
+
+#[test]
+fn a_key_kept_before_contents_were_compared_by_value_still_counts() {
+    let world = super::World::new();
+    let session = SessionId::new("s").unwrap();
+    let metadata = serde_json::json!({"z": 1.0, "a": {}});
+    let (role, text, metadata) = ("user", "hi", metadata.as_object());
+    // As it was made then: of the bytes as they were sent.
+    let rest = serde_json::to_vec(&(metadata, &[] as &[Value])).unwrap();
+    let kept = Key::new(&session, "k", &[b"4 2 ", role.as_bytes(), text.as_bytes(), &rest]);
+    let given = Metadata { given: metadata, defaults: &[] };
+    let line = line(&session, role, text, given);
+    let draft = journal::Draft::Message { line, key: Some(kept), reply_to: ReplyTo::Nothing };
+    let first = world.chat.recorder.record(vec![draft]).unwrap()[0].id();
+    let again = |metadata: Option<&Map<String, Value>>| {
+        let (session, key) = (&session, Some("k"));
+        world.chat.record(&[NewMessage { session, role, text, metadata, vector_ids: &[], key }], "rest")
+    };
+    assert_eq!(again(metadata), Ok(vec![(first, true)]));
+    assert_eq!(again(None), Err(AppendError::KeyConflict(0)));
+}

@@ -1,0 +1,139 @@
+//! A request without its body, as listeners hand it to routes, and how its fields are read.
+//!
+//! The vocabulary is tiny_http's, as in `http.rs`. Knows nothing of what is asked.
+
+use tiny_http::{Header, Method};
+
+use super::Problem;
+
+/// Which listener a request came by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// The TCP listener.
+    Tcp,
+    /// The Unix socket.
+    Local,
+}
+
+/// A request without its body.
+#[derive(Clone, Copy, Debug)]
+pub struct Head<'a> {
+    /// The method.
+    pub method: &'a Method,
+    /// The target's path as sent: starts with `/`, still percent-encoded.
+    pub path: &'a str,
+    /// The target's query as sent, without the `?`; empty when there is none.
+    pub query: &'a str,
+    /// The header fields, in order. Values that are not ASCII are left out by the listener.
+    pub headers: &'a [Header],
+    /// A field that means something here and was left out.
+    pub left_out: Option<&'static str>,
+    /// The listener.
+    pub transport: Transport,
+    /// The id this request goes by in logs and replies.
+    pub request_id: &'a str,
+}
+
+impl<'a> Head<'a> {
+    /// The value of the first field of that name, whatever its case.
+    #[must_use]
+    pub fn header(&self, name: &'static str) -> Option<&'a str> {
+        self.headers.iter().find(|h| h.field.equiv(name)).map(|h| h.value.as_str())
+    }
+
+    /// The value of a field that may stand once.
+    ///
+    /// # Errors
+    /// 422: it stands there again, and which of them is meant nobody knows.
+    pub(super) fn single(&self, name: &'static str) -> Result<Option<&'a str>, Problem> {
+        let mut values = self.headers.iter().filter(|h| h.field.equiv(name)).map(|h| h.value.as_str());
+        let first = values.next();
+        if values.next().is_some() { Err(Problem::field(name, "must be given once")) } else { Ok(first) }
+    }
+
+    /// The elements of a field that is a list, over all fields of that name.
+    pub(super) fn elements(&self, name: &'static str) -> impl Iterator<Item = &'a str> {
+        let values = self.headers.iter().filter(move |h| h.field.equiv(name)).map(|h| h.value.as_str());
+        values.flat_map(|value| value.split(',')).map(str::trim)
+    }
+
+    /// Which of these media types the client wants most (RFC 9110, 12.5.1): the first of those that it wants as much, and
+    /// the first of all if it wants none.
+    pub(super) fn preferred<T: Copy>(&self, offered: &[(&str, T)]) -> T {
+        let mut best = (0, offered[0].1);
+        for (kind, form) in offered {
+            let quality = self.quality(kind);
+            if quality > best.0 {
+                best = (quality, *form);
+            }
+        }
+        best.1
+    }
+
+    /// How much a media type is wanted, in thousandths; what is not asked for at all is, where something else is, not
+    /// wanted.
+    fn quality(&self, kind: &str) -> u16 {
+        let ranges = self.elements("Accept").filter(|range| !range.is_empty());
+        let fitting = ranges.map(|range| fit(range, kind));
+        // The range that is closest to the type decides.
+        let Some(fit) = fitting.max() else { return 1000 };
+        if fit.0 > 0 { fit.1 } else { 0 }
+    }
+}
+
+/// How close a range of `Accept` comes to a media type, 3 for its name, 0 for not at all, and how much it is wanted.
+fn fit(range: &str, kind: &str) -> (u8, u16) {
+    let mut parts = range.split(';').map(str::trim);
+    let name = parts.next().unwrap_or_default();
+    let (group, _) = kind.split_once('/').unwrap_or((kind, ""));
+    let closeness = match name.split_once('/') {
+        Some(("*", "*")) => 1,
+        Some((of, "*")) if of.eq_ignore_ascii_case(group) => 2,
+        _ if name.eq_ignore_ascii_case(kind) => 3,
+        _ => 0,
+    };
+    let weights = parts.filter_map(|part| part.split_once('='));
+    let mut weight = weights.filter(|(name, _)| name.trim().eq_ignore_ascii_case("q")).map(|(_, weight)| weight.trim());
+    (closeness, weight.next_back().map_or(1000, thousandths))
+}
+
+/// A weight, `0.` with up to three digits or `1`; what is none counts as the least.
+fn thousandths(weight: &str) -> u16 {
+    let weight: f32 = weight.parse().ok().filter(|weight| (0.0..=1.0).contains(weight)).unwrap_or(0.0);
+    (weight * 1000.0).round() as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::header;
+    use super::*;
+
+    #[test]
+    fn what_is_accepted_is_read_by_weight_and_by_closeness() {
+        let forms = [("application/json", 'j'), ("application/x-ndjson", 'n'), ("text/event-stream", 's')];
+        for (accepts, wanted) in [
+            (&[][..], 'j'),
+            (&[""], 'j'),
+            (&["*/*"], 'j'),
+            (&["text/event-stream"], 's'),
+            (&["Text/Event-Stream"], 's'),
+            (&["text/*"], 's'),
+            (&["application/json, text/event-stream"], 'j'),
+            (&["text/event-stream", "application/json;q=0.9"], 's'),
+            (&["application/json ; q=0.5,application/x-ndjson;Q=0.6", "text/event-stream;q=0.55"], 'n'),
+            (&["text/event-stream;q=0, */*"], 'j'),
+            (&["application/json;q=0, */*;q=0.1"], 'n'),
+            (&["application/*;q=0.2, application/x-ndjson;q=0.1, text/event-stream;q=0.15"], 'j'),
+            (&["text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"], 'j'),
+            (&["text/event-streams"], 'j'),
+            (&["text/event-stream;q=x"], 'j'),
+            (&["text/event-stream;charset=utf-8"], 's'),
+        ] {
+            let headers: Vec<Header> = accepts.iter().map(|accept| header("Accept", accept)).collect();
+            let (method, path, query, headers) = (&Method::Get, "/", "", &headers);
+            let (transport, request_id, left_out) = (Transport::Tcp, "r", None);
+            let head = Head { method, path, query, headers, left_out, transport, request_id };
+            assert_eq!(head.preferred(&forms), wanted, "{accepts:?}");
+        }
+    }
+}
