@@ -1,13 +1,13 @@
-//! The thread `chat-worker`: takes every published record to where it is to go, and moves the checkpoint behind it.
+//! The thread `chat-worker`: takes every published record to its destinations and moves the checkpoint after it.
 //!
-//! It stands on a thread of its own so that no request ever waits for the sink. Records come from the channel while each
-//! is the next one; after a start, or when the full channel had to skip some, they come from the journal, in bounded
-//! pieces. A skipped record may be the last one for long, so what is published is looked at too, not only the channel.
-//! The sink is "the transcripts are synced" (`worker/sink.rs`); with MongoDB the drain takes the same records there at its
-//! own pace (`worker/drain.rs`).
+//! It has a thread of its own so that no request waits for a transcript's sync or for MongoDB. Records come from the
+//! channel while each is the next one; after a start, or when the full channel skipped some, they come from the
+//! journal, in bounded pieces. The last record may have been skipped, so the worker also looks at what is published.
+//! The sink syncs the transcripts (`worker/sink.rs`); with MongoDB the drain takes the same records there at its own
+//! pace (`worker/drain.rs`).
 //!
 //! Invariants: the checkpoint is stored only after the sink has everything up to it, and before a segment is dropped;
-//! nobody else stores it or drops segments while this runs. Knows nothing of requests.
+//! while this thread runs, only it stores the checkpoint and drops segments. Knows nothing of requests.
 
 mod batch;
 mod checkpoints;
@@ -50,51 +50,52 @@ use schedule::{PAUSE_AFTER_FAILURE, Schedule};
 use sink::TranscriptSink;
 use source::{READ_BYTES, RETRY_INTERVAL, Source};
 
-/// Between two looks into the channel while records come. Waking for each would cost the leader a call to the system and
-/// a processor a switch, for every message.
+/// How often the worker looks into the channel while records come. A wake-up for each would cost the leader of the
+/// commit a system call, and the processor a switch, for every message.
 const CHANNEL_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Why the worker looks up.
+/// Why the worker wakes up.
 enum Woken {
-    /// It is to stop.
+    /// The process stops.
     Stop,
-    /// Something came, or is due.
+    /// A record or an outcome arrived, or something is due.
     Looks,
 }
 
-/// MongoDB in use.
+/// MongoDB is enabled.
 struct InUse<D: Disk> {
     drain: Drain<D>,
     reading: Backoff,
-    /// When the process ends at the latest, once it is to stop.
+    /// When the process must have ended, once it stops.
     stop_by: Arc<OnceLock<Instant>>,
 }
 
-/// MongoDB switched off, and in use before: where erasures are noted for it, and up to which sequence they are.
+/// MongoDB is disabled and was enabled before: the file of its pending erasures, and the sequence up to which they are
+/// noted.
 struct SwitchedOff<D: Disk> {
     erasures: PendingErasures<D>,
     noted: u64,
 }
 
-/// See the module.
+/// Takes published records to the transcripts and to MongoDB.
 pub struct Worker<D: Disk = RealDisk> {
     journal: Arc<Journal<D>>,
     source: Source<D>,
     sink: TranscriptSink<D>,
     clock: Clock,
     checkpoint: Checkpoint,
-    /// What [`Checkpoint::mongo_lacks_some`] is to be.
+    /// The next [`Checkpoint::mongo_lacks_some`].
     mongo_lacks_some: bool,
     in_use: Option<InUse<D>>,
     switched_off: Option<SwitchedOff<D>>,
     schedule: Schedule,
-    /// Tells of flushes that fail; the schedule knows when the next one is due.
+    /// Logs flushes that fail; the schedule knows when the next one is due.
     storing: Backoff,
     progress: Arc<Progress>,
 }
 
 impl<D: Disk> Worker<D> {
-    /// A worker that goes on where `checkpoint` stands.
+    /// A worker that goes on from `checkpoint`, without MongoDB.
     pub fn new(
         journal: Arc<Journal<D>>,
         channel: Receiver<Record>,
@@ -121,8 +122,8 @@ impl<D: Disk> Worker<D> {
         }
     }
 
-    /// The same without MongoDB. If it was in use before, what it lacks is kept in mind until it is switched on again:
-    /// records by the checkpoint (see `move_checkpoint`), erasures in that file.
+    /// The same with MongoDB disabled. If it was enabled before, what it lacks is remembered until it is enabled again:
+    /// records by the checkpoint (see `move_checkpoint`), erasures by this file.
     #[must_use]
     pub fn with_pending_erasures(mut self, erasures: PendingErasures<D>) -> Self {
         let Checkpoint { drained, mongo_lacks_some, .. } = self.checkpoint;
@@ -143,8 +144,8 @@ impl<D: Disk> Worker<D> {
         self
     }
 
-    /// The same with a drain to MongoDB, which at a stop goes on until `stop_by` if it must. That MongoDB is in use is noted
-    /// at once, before anything is recorded: whatever end this process has, a start without MongoDB knows what MongoDB lacks.
+    /// The same with a drain to MongoDB, which after a stop may go on until `stop_by`. The checkpoint notes at once
+    /// that MongoDB is in use: however this process ends, a start without MongoDB knows what MongoDB lacks.
     #[must_use]
     pub fn draining(mut self, drain: Drain<D>, stop_by: Arc<OnceLock<Instant>>) -> Self {
         let reached = self.progress.look();
@@ -162,12 +163,12 @@ impl<D: Disk> Worker<D> {
         self
     }
 
-    /// Runs until `stop` has no sender any more, then takes what is left, flushes and stores the checkpoint.
+    /// Runs until the sender of `stop` is dropped, then takes what is left, flushes and stores the checkpoint.
     pub fn run(mut self, stop: &Receiver<()>) {
-        // Records came, and more are likely to come soon.
+        // Records came, and more are likely to follow.
         let mut lingers = false;
         if self.source.is_lagging() {
-            // A start leaves it to the sink to look at what was pending, so that is done at once.
+            // The sink checks at the first flush what was pending at the start, so that comes at once.
             self.catch_up(Some(stop));
             self.schedule.now();
         }
@@ -188,9 +189,9 @@ impl<D: Disk> Worker<D> {
         self.flush();
     }
 
-    /// Waits for a record, unless it `lingers`, for the drain's outcome, for the stop, or until something is due.
+    /// Waits for a record (not if it `lingers`), for the drain's outcome, for the stop, or until something is due.
     fn rest(&self, stop: &Receiver<()>, lingers: bool) -> Woken {
-        // Nothing is taken here: the drain looks for its outcome itself.
+        // The drain takes its outcome itself.
         let outcome = self.in_use.as_ref().and_then(|mongo| mongo.drain.outcome());
         let mut select = Select::new();
         let stops = select.recv(stop);
@@ -213,10 +214,10 @@ impl<D: Disk> Worker<D> {
         due.map(|due| due.saturating_duration_since(Instant::now())).fold(self.source.wait(), Duration::min)
     }
 
-    /// Takes all that is in the channel; whether there was anything.
+    /// Takes all that is in the channel; returns whether there was anything.
     fn take_offered(&mut self) -> bool {
         let mut taken = false;
-        // What comes meanwhile is for the next time, or a busy channel would keep everything else waiting.
+        // Records that arrive meanwhile wait for the next round, or a busy channel would hold up everything else.
         for _ in 0..self.source.channel.len().max(1) {
             let Some(record) = self.source.receive() else { break };
             taken = true;
@@ -227,7 +228,7 @@ impl<D: Disk> Worker<D> {
         taken
     }
 
-    /// Lets the drain go on as far as it can without waiting.
+    /// Lets the drain do what it can without waiting.
     fn step_drain(&mut self) {
         let Some(InUse { drain, reading, .. }) = &mut self.in_use else { return };
         let before = drain.drained();
@@ -244,8 +245,8 @@ impl<D: Disk> Worker<D> {
         }
     }
 
-    /// At a stop: until the drain is through, or the process must end, or MongoDB does not answer. The rest is in the
-    /// journal.
+    /// At a stop: goes on until the drain is done, the process must end, or MongoDB does not answer. The rest stays in
+    /// the journal.
     fn drain_out(&mut self) {
         if let Some(InUse { drain, .. }) = &mut self.in_use {
             drain.hurry();
@@ -290,8 +291,8 @@ impl<D: Disk> Worker<D> {
         self.schedule.took(record.entry.message().map_or(0, |message| message.line().len() as u64));
     }
 
-    /// Reads everything published from the journal, or a part of it once `stop` has no sender any more. However slow the
-    /// sink is, checkpoints are stored on the way.
+    /// Reads from the journal everything published, or part of it once the sender of `stop` is dropped. Checkpoints are
+    /// stored on the way, however slow the sink is.
     fn catch_up(&mut self, stop: Option<&Receiver<()>>) {
         let stopped = || stop.is_some_and(|stop| stop.try_recv() == Err(TryRecvError::Disconnected));
         while self.source.has_more() && !stopped() {
@@ -301,7 +302,7 @@ impl<D: Disk> Worker<D> {
                 self.flush_if_due();
             }
             let reads_on = self.source.has_read(read);
-            // However much there is to read, MongoDB does not wait for its next batch.
+            // However much there is to read, MongoDB's next batch goes out.
             self.step_drain();
             if !reads_on {
                 return;

@@ -100,7 +100,7 @@ fn a_user_without_the_right_to_read_erasures_drains_and_is_told() {
     wait_until("the status says so", WAIT_TIMEOUT, || {
         reason().contains("cannot be read: MongoDB refuses the credentials")
     });
-    let told = || server.log().matches("what other servers erased cannot be read").count();
+    let told = || server.log().matches("cannot read the erasures of other servers").count();
     wait_until("the log says so", WAIT_TIMEOUT, || told() > 0);
     assert_eq!(told(), 1, "{}", server.log());
 }

@@ -1,20 +1,20 @@
-//! WebSockets: a handshake on the connection's own thread, then a pool of few threads.
+//! WebSockets: the handshake runs on the connection's own thread, everything after it on a pool of few threads.
 //!
 //! | file | what |
 //! |---|---|
-//! | `handshake.rs` | what must stand in the head, and the fields of the 101 |
-//! | `pool.rs` | a thread: poll, read, send, heartbeats, leaving |
-//! | `table.rs` | the sockets of a thread, and when each is to be looked at |
-//! | `mailbox.rs` | what others leave for a thread, and its waker |
-//! | `socket.rs` | one socket: reading, closing, when it is to be looked at |
+//! | `handshake.rs` | the checks of the request head, and the fields of the 101 |
+//! | `pool.rs` | a socket thread: poll, read, send, heartbeats, closing |
+//! | `table.rs` | the sockets of a thread, and when each is due |
+//! | `mailbox.rs` | what other threads leave for a socket thread, and its waker |
+//! | `socket.rs` | one socket: reading, closing, when it is due |
 //! | `send_queue.rs` | what waits to be sent to it |
 //! | `frames.rs` | bytes into messages, messages into bytes |
 //!
-//! A connection takes a permit before it is answered with 101, so that the number of sockets is bounded and a refusal is
-//! an HTTP reply. Afterwards its socket belongs to a thread of the pool, its own thread ends, and it counts among the
-//! WebSockets and no longer among the connections.
+//! A connection takes a permit before it is answered with 101, so the number of sockets is bounded and a refusal is an
+//! HTTP reply. Then a thread of the pool owns the socket, the connection's own thread ends, and the socket counts among
+//! the WebSockets and no longer among the connections.
 //!
-//! Knows nothing of what is said: that is for the [`SocketHandler`](crate::api::SocketHandler) of each thread.
+//! Knows nothing of what the messages mean: each thread has a [`SocketHandler`](crate::api::SocketHandler) for that.
 
 mod frames;
 pub(super) mod handshake;
@@ -42,35 +42,36 @@ use mailbox::{Arrival, Mailbox};
 use pool::Thread;
 use table::Table;
 
-/// The WebSockets a listener is to serve.
+/// How a listener serves WebSockets.
 pub struct WebSocketOptions {
-    /// Their limits.
+    /// Limits and intervals.
     pub config: WebsocketConfig,
-    /// How many may be open at once (see [`crate::descriptors::share`]).
+    /// The most that are open at once (see [`crate::descriptors::share`]).
     pub open_max: usize,
     /// Where they are counted.
     pub counters: Arc<SocketCounters>,
-    /// Who serves them.
+    /// Makes a handler for each thread.
     pub sockets: Arc<dyn Sockets>,
 }
 
-/// The threads that own the WebSockets of a listener.
+/// The socket threads of a listener.
 pub(super) struct Pool {
-    /// Who serves them.
+    /// Makes a handler for each thread.
     pub(super) sockets: Arc<dyn Sockets>,
     counters: Arc<SocketCounters>,
     open: Arc<Semaphore>,
-    /// With the sockets of each.
+    /// Each thread's mailbox, and the permits for its sockets.
     threads: Vec<(Arc<Mailbox>, Arc<Semaphore>)>,
     handles: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Pool {
-    /// Starts the threads `ws-0` and so on for sockets whose messages may take `message_timeout` each from first byte to
-    /// last.
+    /// Starts the threads `ws-0`, `ws-1` and so on. A message must arrive within `message_timeout` from its first byte
+    /// to its last.
     ///
     /// # Errors
-    /// No thread or no descriptor is left. The threads started so far have ended.
+    /// The system gives no more threads or descriptors. The threads started so far have ended; a retry may succeed
+    /// later.
     pub(super) fn start(options: WebSocketOptions, message_timeout: Duration) -> io::Result<Self> {
         let WebSocketOptions { config, open_max, counters, sockets } = options;
         let open = Semaphore::new(open_max);
@@ -91,7 +92,7 @@ impl Pool {
         self.handles.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A permit for one more socket; `None`: all are taken.
+    /// A permit for one more socket; `None`: the limit is reached.
     pub(super) fn try_acquire(&self) -> Option<Permit> {
         let permit = self.open.try_acquire();
         if permit.is_none() {
@@ -100,7 +101,7 @@ impl Pool {
         permit
     }
 
-    /// Hands a socket that was shaken hands with to the thread with the fewest.
+    /// Hands a socket, after its handshake, to the thread with the fewest sockets.
     pub(super) fn adopt(&self, stream: TcpStream, early: Vec<u8>, joining: Joining, permit: Permit) {
         let fewest = self.threads.iter().min_by_key(|(_, open)| open.taken());
         let (mailbox, open) = fewest.expect("there is at least one thread");
@@ -108,7 +109,7 @@ impl Pool {
         mailbox.arrive(Arrival { stream, early, joining, permits: [permit, of_thread] });
     }
 
-    /// Closes all sockets, those that wait for an answer behind it.
+    /// Closes all sockets; those that wait for an answer get it first, if it comes in time.
     pub(super) fn begin_stop(&self, deadline: Instant) {
         for (mailbox, _) in &self.threads {
             mailbox.stop(deadline);

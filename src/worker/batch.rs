@@ -1,9 +1,9 @@
-//! What the drain has taken and not yet sent, and the batch it sends next.
+//! Records that the drain has taken and not yet sent, and the batch that it sends next.
 //!
-//! They stand apart from the drain, which decides when to send, because they decide how much: all of a batch's limits are
-//! here. A batch ends before an erasure, which is a call of its own, and holds at least one message however long.
+//! The drain decides when to send, this module how much: all limits of a batch are here. A batch ends before an
+//! erasure, which is a call of its own, and holds at least one message however long.
 //!
-//! Knows nothing of calls, journals and time-outs.
+//! Knows nothing of calls, journals and timeouts.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,14 +17,14 @@ use crate::store::{Outgoing, Store};
 /// A record that was taken.
 struct Taken {
     record: Record,
-    /// Its message, ready to be sent.
+    /// Its message, in the store's form.
     outgoing: Option<Outgoing>,
 }
 
-/// Records in sequence, as many as one batch may hold and what one read brings beyond. Their messages are made ready here,
-/// while the batch before is under way: a server waits for the next one no longer than it takes to hand it over.
+/// Records in sequence: one batch, and what one read brings beyond it. Their messages are put into the store's form
+/// here while the previous batch is under way, so that the next call starts at once.
 pub struct Prefetch {
-    /// Of a batch; one message may be beyond the bytes.
+    /// Limits of a batch; a single message may exceed the bytes.
     limits: BatchConfig,
     records: VecDeque<Taken>,
     bytes: usize,
@@ -39,7 +39,7 @@ impl Prefetch {
         self.records.len() < self.limits.max_messages && self.bytes < self.limits.max_bytes
     }
 
-    /// For how many bytes more it has room.
+    /// How many bytes more it may take.
     pub fn bytes_left(&self) -> usize {
         self.limits.max_bytes.saturating_sub(self.bytes)
     }
@@ -58,12 +58,12 @@ impl Prefetch {
         self.records.push_back(Taken { record, outgoing });
     }
 
-    /// Takes the first one out.
+    /// Takes the first record.
     pub fn pop(&mut self) -> Option<Record> {
         self.pop_taken().map(|taken| taken.record)
     }
 
-    /// Its bytes as they were counted, and as they are.
+    /// Its bytes as counted on the way, and counted anew.
     #[cfg(test)]
     pub fn bytes(&self) -> (usize, usize) {
         (self.bytes, self.records.iter().map(|next| bytes_of(&next.record)).sum())
@@ -76,7 +76,7 @@ impl Prefetch {
     }
 }
 
-/// Messages for one call.
+/// Messages of one call.
 #[derive(Default)]
 pub struct Batch {
     messages: Arc<Vec<Outgoing>>,
@@ -86,7 +86,7 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// An empty one behind sequence `last`.
+    /// An empty batch after sequence `last`.
     pub fn after(last: u64) -> Self {
         Self { last, ..Self::default() }
     }
@@ -99,33 +99,33 @@ impl Batch {
         self.messages.is_empty()
     }
 
-    /// Everything up to this sequence is in it, went before or is for no batch.
+    /// Everything up to this sequence is in the batch, was handled before, or needs no batch.
     pub fn last(&self) -> u64 {
         self.last
     }
 
-    /// The same once everything up to `sequence` came to where it was to go another way.
+    /// Notes that everything up to `sequence` was handled.
     pub fn pass(&mut self, sequence: u64) {
         self.last = self.last.max(sequence);
     }
 
-    /// When the first message came to it.
+    /// When its first message was added.
     pub fn since(&self) -> Option<Instant> {
         self.since
     }
 
-    /// As if its first message had come that much earlier.
+    /// Makes its first message that much older.
     #[cfg(test)]
     pub fn age(&mut self, by: std::time::Duration) {
         self.since = self.since.and_then(|since| since.checked_sub(by));
     }
 
-    /// Whether nothing of what is ahead goes into it any more, whatever comes.
+    /// Whether the next record does not fit, or no record ever will.
     pub fn is_full(&self, prefetch: &Prefetch) -> bool {
         self.messages.len() >= prefetch.limits.max_messages || self.bytes >= prefetch.limits.max_bytes
     }
 
-    /// Moves what is ahead into it, up to the limits or to an erasure. Messages below `expired_before` are passed over.
+    /// Moves records into the batch, up to the limits or to an erasure. Skips messages with ids below `expired_before`.
     pub fn fill(&mut self, prefetch: &mut Prefetch, expired_before: Option<Id>) {
         let limits = prefetch.limits;
         let messages = Arc::make_mut(&mut self.messages);
@@ -150,7 +150,7 @@ impl Batch {
     }
 }
 
-/// What a record takes in a batch.
+/// The bytes that a record takes in a batch.
 fn bytes_of(record: &Record) -> usize {
     record.entry.message().map_or(0, |message| message.line().len())
 }

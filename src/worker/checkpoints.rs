@@ -1,6 +1,6 @@
-//! How the worker moves the checkpoint: the sink made safe, what MongoDB lacks noted, the checkpoint stored, segments dropped.
+//! How the worker moves the checkpoint: sync the sink, note what MongoDB lacks, store the checkpoint, drop segments.
 //!
-//! Invariant: in this order. What fails is tried again; the old checkpoint stands meanwhile.
+//! Invariant: in this order. A step that fails is tried again; the old checkpoint stays meanwhile.
 
 use std::io;
 
@@ -17,11 +17,11 @@ impl<D: Disk> Worker<D> {
             self.schedule.again();
         }
         let works = "[CHAT WORKER] The disk takes checkpoints again";
-        self.storing.take(stored, "[CHAT WORKER] What was taken cannot be made safe", works);
+        self.storing.take(stored, "[CHAT WORKER] Cannot sync transcripts or store the checkpoint", works);
     }
 
-    /// Flushes the sink, stores the checkpoint, drops old segments: in this order. Segments that the stored checkpoint has
-    /// passed are dropped whatever failed before: on a full disk that is what makes room.
+    /// Flushes the sink, stores the checkpoint, drops old segments, in this order. Segments before the stored
+    /// checkpoint are dropped even if a step failed: on a full disk that is what frees space.
     fn store(&mut self) -> io::Result<()> {
         let stored = self.move_checkpoint();
         let is_full = |e: &io::Error| matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
@@ -32,7 +32,7 @@ impl<D: Disk> Worker<D> {
         stored.and(pruned.map(drop))
     }
 
-    /// What segments need not be kept for: everything that is where it is to go.
+    /// The sequence up to which every destination has the records: segments before it may be dropped.
     fn passed(&self) -> u64 {
         match self.in_use {
             Some(_) => self.checkpoint.drained.min(self.checkpoint.transcribed),
@@ -49,8 +49,8 @@ impl<D: Disk> Worker<D> {
         let transcribed = reached.max(old.transcribed);
         let drained = match &self.in_use {
             Some(InUse { drain, .. }) => drain.drained(),
-            // Without MongoDB the transcripts are where records are to go. What it still lacked when it was switched off
-            // is undelivered until it is switched on again.
+            // Without MongoDB the transcripts are the only destination. What MongoDB lacked when it was disabled stays
+            // undelivered until it is enabled again.
             None if self.mongo_lacks_some => old.drained,
             None => transcribed.max(old.drained),
         };
@@ -75,10 +75,10 @@ impl<D: Disk> Worker<D> {
         Ok(())
     }
 
-    /// Notes what was erased since the last time, for a MongoDB that is switched off: before the checkpoint passes it.
+    /// Notes erasures for a MongoDB that is disabled, before the checkpoint passes them.
     fn note_erasures(&mut self) -> io::Result<()> {
         let Some(SwitchedOff { erasures, noted }) = &mut self.switched_off else { return Ok(()) };
-        // In this order: what is published was erased before.
+        // In this order: every erasure up to `published` is known by then.
         let published = self.journal.published();
         let erased = if published > *noted { self.journal.erasures_after(*noted) } else { Vec::new() };
         if !erased.is_empty() {

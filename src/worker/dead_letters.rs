@@ -1,11 +1,11 @@
-//! The dead letters: messages the store can never take, each with the reason, one JSON object a line.
+//! The dead letters: messages that the store can never take, one JSON object a line, each with the reason.
 //!
-//! `{"reason": "…", "at": "…", "message": {…}}`, synced before the drain goes past the message. A batch that is tried again
-//! after a crash meets the same refusals, so an id that is there already is not added twice. Nothing here is removed but by
-//! people, the TTL and erasure.
+//! `{"reason": "…", "at": "…", "message": {…}}`, synced before the drain goes past the message. A batch that is tried
+//! again after a crash meets the same refusals, so an id that is already there is not added again. Only people, the TTL
+//! and erasures remove anything.
 //!
-//! What a process before this one left may be in no more than the system's memory, so it is synced before it counts; and
-//! what a failed write or sync left never counts: it is cut off, and written anew.
+//! Letters of an earlier process may not have reached the disk, so the file is synced before they count. Whatever a
+//! failed write or sync left never counts: it is cut off and written anew.
 
 use std::collections::HashSet;
 use std::io;
@@ -15,33 +15,33 @@ use std::sync::Arc;
 use crate::disk::{Disk, DiskFile, RealDisk};
 use crate::message::{Clock, Id, Message};
 
-/// How much of the file's end is looked at for what a try before a crash has added: more than the largest batch. The
-/// checkpoint is stored after each batch with letters, so there is hardly ever more than one.
+/// How many bytes at the file's end are searched for letters that an earlier process added before it crashed: more than
+/// the largest batch. The checkpoint is stored after each batch with letters, so there is hardly ever more than one.
 const TAIL_BYTES: u64 = 64 << 20;
-/// How much of it is read at once.
+/// Bytes of one read.
 const PIECE_BYTES: u64 = 1 << 20;
 
-/// See the module.
+/// The file of dead letters, and the ids near its end.
 pub struct DeadLetters<D: Disk = RealDisk> {
     disk: D,
     path: PathBuf,
     clock: Clock,
-    /// The ids near the file's end when it was first looked at; what was added since cannot come again.
+    /// The ids near the file's end when it was first read; letters added since cannot come again.
     known: Option<HashSet<Id>>,
-    /// The file's name is on the disk.
+    /// The folder was synced, so the file's name is on disk.
     is_named: bool,
 }
 
 impl<D: Disk> DeadLetters<D> {
-    /// The dead letters in that file, which is made with the first.
+    /// Opens nothing: the file at `path` is made with the first letter.
     pub fn new(disk: D, path: &Path, clock: Clock) -> Self {
         Self { disk, path: path.to_owned(), clock, known: None, is_named: false }
     }
 
-    /// Adds letters that are not there yet; they are on disk when it returns.
+    /// Adds the letters that are not there yet; they are on disk when it returns.
     ///
     /// # Errors
-    /// The disk failed. Some letters may have been added; the same may be added again.
+    /// The disk failed. Some letters may have been added; a retry adds the rest.
     pub fn add<'a>(&mut self, letters: impl Iterator<Item = (&'a Arc<Message>, &'a str)>) -> io::Result<()> {
         let mut letters = letters.peekable();
         if letters.peek().is_none() {
@@ -71,19 +71,19 @@ impl<D: Disk> DeadLetters<D> {
             return Ok(());
         }
         if is_torn(&file, end)? {
-            // What comes now stands on a line of its own.
+            // The torn line stays; the new letters begin on a line of their own.
             lines.insert(0, b'\n');
         }
         if let Err(e) = file.write_all_at(&lines, end).and_then(|()| file.sync()) {
-            // Where this fails too, a letter may be there twice in the end, which is better than not at all.
+            // If this fails too, a letter may be there twice, which is better than not at all.
             let _ = file.set_len(end);
             return Err(e);
         }
-        log::error!("[CHAT WORKER] {count} messages can never be stored in MongoDB and are in {}", self.path.display());
+        log::error!("[CHAT WORKER] MongoDB can never store {count} messages; they are in {}", self.path.display());
         Ok(())
     }
 
-    /// Syncs the folder, once, before the first letter: a failure then leaves no letter that is written again.
+    /// Syncs the folder once, before the first letter, so that a failure cannot leave letters that are written again.
     fn name(&mut self) -> io::Result<()> {
         let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
         if !self.is_named {
@@ -117,12 +117,12 @@ fn ids_near_the_end<F: DiskFile>(file: &F, end: u64) -> io::Result<HashSet<Id>> 
             line_begun.drain(..=newline);
         }
     }
-    // The last one may lack nothing but its newline.
+    // The last line may lack only its newline.
     ids.extend(id_of_letter(&line_begun));
     Ok(ids)
 }
 
-/// The id of a letter that is whole: a torn one has to be written again.
+/// The id of a whole letter; a torn one must be written again.
 fn id_of_letter(line: &[u8]) -> Option<Id> {
     let at = memchr::memmem::find(line, MESSAGE)? + MESSAGE.len();
     serde_json::from_slice::<serde::de::IgnoredAny>(line).ok()?;
@@ -153,7 +153,7 @@ mod tests {
         assert!(!path.exists());
         let (one, two) = (message(1), message(2));
         letters.add([(&one, "too \"big\"")].into_iter()).unwrap();
-        // A crash in the middle of the next.
+        // A crash in the middle of the next letter.
         let mut torn = std::fs::read(&path).unwrap();
         torn.extend_from_slice(b"{\"reason\":\"to");
         std::fs::write(&path, torn).unwrap();
@@ -164,7 +164,7 @@ mod tests {
         assert_eq!(good.len(), 2, "{text}");
         assert_eq!((&good[0]["reason"], &good[1]["message"]["text"]), (&"too \"big\"".into(), &"hi".into()));
     }
-    /// Of the letters a reader can read.
+    /// The ids of the letters that a reader can parse.
     fn ids_of(bytes: &[u8]) -> Vec<Id> {
         let lines = bytes.split(|&byte| byte == b'\n');
         let letters = lines.filter_map(|line| serde_json::from_slice::<serde_json::Value>(line).ok());

@@ -1,21 +1,20 @@
-//! The drain to the database: batches of messages in sequence, one call under way at a time, until everything published is
-//! there.
+//! The drain to MongoDB: batches of messages in sequence, one call at a time, until everything published is there.
 //!
-//! It takes the records the worker takes, as long as it has room for them; what it had no room for, in an outage or after a
-//! start, it reads from the journal later, in bounded pieces. So its memory is bounded by three batches and their documents
-//! whatever the backlog. A call runs on a thread of its own (`store/calls.rs`), and the worker never waits for one: it is told the
-//! outcome, or the deadline passes, and the call is abandoned to its thread.
+//! It takes the worker's records as long as it has space for them. What it had no space for, in an outage or after a
+//! start, it reads from the journal later, in bounded pieces. So its memory is at most three batches and their
+//! documents, whatever the backlog. A call runs on a thread of its own (`store/calls.rs`), and the worker never waits
+//! for one: either the outcome arrives, or the deadline passes and the call is abandoned on its thread.
 //!
-//! Exactly once in effect: a batch is tried again, whole, until the store says that each message of it is there or can never
-//! be; the store's ids make the second time harmless. What can never be stored is a dead letter, synced, before the drain
-//! goes past it.
+//! Exactly once in effect: a batch is sent again, whole, until the store says that each of its messages is stored or
+//! can never be; the ids make a second insert harmless. A message that can never be stored becomes a dead letter,
+//! synced, before the drain goes past it.
 //!
-//! An erasure is carried out in its place, and again when no insert that failed before it can arrive any more
+//! An erasure is carried out in its place, and again when no earlier failed insert can arrive any more
 //! (`pending_erasures.rs`).
 //!
-//! Where other servers write to the same database, what they erased is asked for every few seconds and before the first batch
-//! after an outage (`remote_erasures.rs`). What is erased by it has a record of the journal like any erasure, and with it comes to
-//! its place here: so nothing that this drain sent before can bring back what another server erased.
+//! If other servers write to the same database, the drain asks for their erasures every few seconds, and before the
+//! first batch after an outage (`remote_erasures.rs`). Each becomes a record of this journal and reaches its place here
+//! like any erasure. So nothing that this drain sent before can bring back what another server erased.
 //!
 //! Knows nothing of transcripts and checkpoints; the worker asks how far it is.
 
@@ -46,30 +45,30 @@ use super::storage::MongoStatus;
 use call::{Answer, CallResult, Caller, Task};
 use intake::{Intake, id_at};
 
-/// See the module.
+/// Sends the worker's records to the store.
 pub struct Drain<D: Disk = RealDisk> {
     journal: Arc<Journal<D>>,
     intake: Intake<D>,
     caller: Caller,
     dead_letters: DeadLetters<D>,
-    /// Letters were written since somebody asked.
+    /// Dead letters were written since [`Self::wrote_letters`] was last asked.
     wrote_letters: bool,
-    /// Erasures that are not final, also those of a time when MongoDB was switched off.
+    /// Erasures that are not final, also those made while MongoDB was disabled.
     erasures: PendingErasures<D>,
-    /// What other servers erase, where there are any.
+    /// Erasures of other servers, if the database is shared.
     remote_erasures: Option<RemoteErasures>,
     storage: Arc<MongoStatus>,
     batch_age: Duration,
-    /// What went through last. It is freed once the next call is under way: that takes as long as handing the call over.
+    /// The last batch that was acknowledged. It is freed while the next call runs, so that freeing delays no call.
     acknowledged: Batch,
-    /// What the store had at the start was looked up, for the status and the history.
+    /// The id at the checkpoint was looked up, for the status and the history.
     knows_reached: bool,
-    /// What is there goes out at once, whatever its age.
+    /// Batches go out at once, whatever their age.
     hurry: bool,
 }
 
 impl<D: Disk> Drain<D> {
-    /// A drain that goes on behind sequence `drained`.
+    /// A drain that goes on after sequence `drained`.
     pub fn new(
         journal: &Arc<Journal<D>>,
         store: Arc<dyn Store>,
@@ -96,14 +95,14 @@ impl<D: Disk> Drain<D> {
         }
     }
 
-    /// The same where other servers write to the store, too.
+    /// The same for a database that other servers write to as well.
     #[must_use]
     pub fn sharing(self, remote_erasures: RemoteErasures) -> Self {
         Self { remote_erasures: Some(remote_erasures), ..self }
     }
 
-    /// Erasures that were not final at the start, and were not carried out since. They come first: each is bounded by an id,
-    /// so it takes nothing that was said later.
+    /// How many erasures were pending at the start and are still to be carried out. They come first: each has an id as
+    /// its limit, so it deletes nothing that was recorded later.
     pub fn erasures_pending(&self) -> usize {
         self.erasures.found()
     }
@@ -113,39 +112,39 @@ impl<D: Disk> Drain<D> {
         self.intake.drained
     }
 
-    /// Whether dead letters were written since this was asked last: how far the drain is should be stored, or they are
-    /// looked for in vain after a crash.
+    /// Whether dead letters were written since the last call of this. If so the checkpoint should be stored soon: after
+    /// a crash only the end of the file is searched for letters.
     pub fn wrote_letters(&mut self) -> bool {
         std::mem::take(&mut self.wrote_letters)
     }
 
-    /// Whether a call was tried and failed, and none has succeeded since.
+    /// Whether a call failed and none has succeeded since.
     pub fn is_failing(&self) -> bool {
         self.caller.backoff.failures() > 0
     }
 
-    /// What is there goes out at once from now on: the process is about to end.
+    /// Sends batches at once from now on: the process is about to end.
     pub fn hurry(&mut self) {
         self.hurry = true;
         self.caller.backoff.end_pause();
     }
 
-    /// Takes a record the worker takes, if it is the next one and there is room.
+    /// Takes a record if it is the next one and there is space.
     pub fn offer(&mut self, record: &Record) {
         self.intake.offer(&*self.caller.store, record);
     }
 
-    /// Where the outcome of the call under way comes.
+    /// The channel that brings the outcome of the call under way.
     pub fn outcome(&self) -> Option<&Receiver<Answer>> {
         self.caller.under_way.as_ref().map(|under_way| under_way.call.outcome())
     }
 
-    /// Goes on as far as it can without waiting; `passed` is the sequence up to which the worker has taken everything.
+    /// Does what it can without waiting; the worker has taken everything up to sequence `passed`.
     ///
     /// # Errors
-    /// The journal cannot be read: it is tried again the next time.
+    /// The journal cannot be read. Nothing is lost: call it again later.
     pub fn step(&mut self, passed: u64) -> io::Result<()> {
-        // Here and not at the start, which would wait for it: up to a segment is walked.
+        // Not at the start, because this may read a whole segment.
         if !std::mem::replace(&mut self.knows_reached, true) {
             self.storage.reached(id_at(&self.journal, self.intake.drained));
         }
@@ -157,7 +156,7 @@ impl<D: Disk> Drain<D> {
             self.form_batch();
             if let Some((task, took, answer)) = self.caller.take() {
                 self.finish(task, took, answer);
-                // The next batch is formed first.
+                // Forms the next batch first.
                 continue;
             }
             if self.caller.under_way.is_some() {
@@ -171,7 +170,7 @@ impl<D: Disk> Drain<D> {
         }
     }
 
-    /// When [`Drain::step`] has something to do at the latest, if nothing comes before.
+    /// The latest time at which [`Drain::step`] has something to do.
     pub fn wake(&self) -> Option<Instant> {
         if let Some(under_way) = &self.caller.under_way {
             return Some(under_way.deadline);
@@ -187,7 +186,7 @@ impl<D: Disk> Drain<D> {
         }
     }
 
-    /// Forms the next batch, unless one is under way, or failed: that one is tried again as it was.
+    /// Forms the next batch, unless one is under way or failed: that one is sent again unchanged.
     fn form_batch(&mut self) {
         if self.caller.is_inserting() || (self.is_failing() && !self.intake.batch.is_empty()) {
             return;
@@ -196,19 +195,19 @@ impl<D: Disk> Drain<D> {
         self.storage.pending_since(self.intake.oldest());
     }
 
-    /// Whether the batch is to go out.
+    /// Whether the batch should be sent now.
     fn batch_is_due(&self) -> bool {
         let batch = &self.intake.batch;
-        // Behind it stands an erasure, or a message that does not fit: waiting brings nothing more.
+        // An erasure, or a message that does not fit, comes next: waiting adds nothing.
         let is_blocked = !self.intake.prefetch.is_empty();
         let is_old = batch.since().is_some_and(|since| since.elapsed() >= self.batch_age);
         let is_due = batch.is_full(&self.intake.prefetch) || is_blocked || is_old || self.is_failing() || self.hurry;
         !batch.is_empty() && is_due
     }
 
-    /// Begins the next call, if there is one to make; whether it did.
+    /// Begins the next call, if there is one to make; returns whether it did.
     fn begin(&mut self) -> bool {
-        // A batch comes last but for the erasure behind it, or under a steady load it would never come to the others.
+        // Erasures go before batches, except the erasure right after the batch; else a steady load would starve them.
         if self.caller.is_unconnected() {
             self.call(Task::Connect, |store| store.connect().map(CallResult::Connected))
         } else if let Some(remote_erasures) =

@@ -1,5 +1,5 @@
-//! What failures of the disk and users' hands do beside the journal: to checkpoints, transcripts and what readers see
-//! meanwhile, one by one on the simulated disk. Compiled under `#[cfg(test)]` only.
+//! What disk failures and edits by hand do beyond the journal: to checkpoints, transcripts and readers, one by one on
+//! the simulated disk. Compiled under `#[cfg(test)]` only.
 
 use std::io;
 
@@ -82,7 +82,7 @@ fn a_failed_write_after_a_users_line_takes_nothing_acknowledged() {
         world.live.as_mut().unwrap().drain();
         let path = world.transcript(&session("s"));
         world.disk.damage(&path, |bytes| bytes.extend_from_slice(theirs.as_bytes()));
-        // Longer than theirs, so that a cut by our own length would go through it.
+        // Longer than their line, so that a cut by our own length would go through it.
         say(world.live.as_ref().unwrap(), "s", &format!("two {}", "x".repeat(100)));
         world.disk.limit_room(world.disk.used());
         say(world.live.as_ref().unwrap(), "s", "three");
@@ -161,7 +161,7 @@ fn a_transcript_not_synced_is_rewritten_before_the_checkpoint_passes() {
     live.a_moment_later();
     live.drain();
     assert_eq!(drained(&world), world.live.as_ref().unwrap().journal.published());
-    // The journal is gone: what the checkpoint passed must be in the transcript all the same.
+    // The journal is gone: what the checkpoint passed must still be in the transcript.
     world.kill(Some(&mut Random(5)));
     assert_eq!(transcript(&world, "s"), ["one", "two"]);
 }
@@ -177,7 +177,7 @@ fn what_a_transcript_took_before_it_became_stale_is_not_passed_unsynced() {
         world.disk.fail_every(Op::Write, "s.jsonl", FULL);
         let live = world.live.as_mut().unwrap();
         say(live, "s", "three");
-        // The worker has not taken the second yet. The third cannot be put in its place: the file is to be written anew.
+        // The worker has not taken the second yet. The third cannot be put in its place: the file must be written anew.
         live.worker.flush();
         world.disk.heal();
         let live = world.live.as_mut().unwrap();

@@ -1,9 +1,9 @@
-//! The whole write path against a model: journal, publication, transcripts, cache, worker, pruning, the replay at the start and
-//! history, on a disk that forgets, fails, tears and fills up. Compiled under `#[cfg(test)]` only.
+//! The whole write path against a model: journal, publication, transcripts, cache, worker, pruning, the replay at the
+//! start and history, on a disk that forgets, fails, tears and fills up. Compiled under `#[cfg(test)]` only.
 //!
-//! A seed makes a history of requests, the worker's steps, looks, restarts, a full disk and users who change transcripts
-//! by hand, and the limits they happen under. It is run again with a fault at each call of the disk. At its end the
-//! process is killed or the power goes, and the oracle says what must be found; then once more, after a drained stop.
+//! A seed makes the limits and a history of requests, worker steps, looks, restarts, a full disk and transcripts
+//! changed by hand. The history runs again with a fault at each call of the disk. At its end the process is killed or
+//! the power fails, and the oracle says what must be found; then once more, after a drained stop.
 
 mod oracle;
 pub mod world;
@@ -17,7 +17,7 @@ use crate::journal::Appended;
 use oracle::Oracle;
 use world::{Saying, World};
 
-/// Operations of a history that is run once, and of one that is run for each of its calls.
+/// Operations of a history that runs once, and of one that runs again for each of its calls.
 const LONG: u64 = 40;
 const SHORT: u64 = 16;
 
@@ -25,7 +25,7 @@ const SHORT: u64 = 16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     Kill,
-    /// The power goes; the number says what is left of what was not synced.
+    /// The power fails; the number seeds what remains of unsynced data.
     PowerCut(u64),
 }
 
@@ -68,7 +68,7 @@ impl Case {
         self.oracle.note(&self.world, &sayings, outcome.as_deref());
     }
 
-    /// A history; whatever fails, it goes on.
+    /// Runs a history; it goes on whatever fails.
     fn live(&mut self, steps: u64) {
         for _ in 0..steps {
             if self.world.live.is_none() {
@@ -116,8 +116,8 @@ impl Case {
         }
     }
 
-    /// A user removes a transcript, cuts it anywhere, or writes into it. Where calls fail nobody tears lines: a look at a
-    /// file that fails takes the file for right, so that one without descriptors does not write everything anew.
+    /// A user removes a transcript, cuts it anywhere, or writes into it. Where calls fail, no user tears lines: a file
+    /// that cannot be read counts as intact, so that a server without descriptors does not rewrite everything.
     fn by_hand(&mut self) {
         let session = self.world.sessions[self.random.below(self.world.sessions.len() as u64) as usize].clone();
         let (disk, path) = (self.world.disk.clone(), self.world.transcript(&session));
@@ -133,7 +133,7 @@ impl Case {
         });
     }
 
-    /// The end, and a start on a disk that works: what is left is held against the oracle.
+    /// The end, and a start on a disk that works: the oracle checks what remains.
     fn end(&mut self, end: End) {
         let cut = end != End::Kill;
         match end {
@@ -147,13 +147,13 @@ impl Case {
         self.oracle.check(&self.world, cut);
     }
 
-    /// Sends again what had a key: what is there is found, what is not is kept.
+    /// Sends again what had a key: it is found if it is there, and recorded if not.
     fn retry(&mut self) {
         for (saying, place) in self.oracle.retries() {
             let sayings = [saying];
             let live = self.world.live.as_mut().unwrap();
             live.a_moment_later();
-            // Room that was made for one may have cost another its segment, and the key with it.
+            // Space made for one record may have dropped another's segment, and the key with it.
             if place.is_some_and(|(_, sequence)| sequence < live.journal.stats().first_sequence) {
                 continue;
             }
@@ -166,7 +166,7 @@ impl Case {
         }
     }
 
-    /// On a disk that works everything is taken, if need be after the worker has made room.
+    /// On a disk that works every request succeeds, if need be after the worker has freed space.
     fn say_at_last(&mut self, sayings: &[Saying]) -> Vec<Appended> {
         let live = self.world.live.as_mut().unwrap();
         let kept = live.say(sayings).or_else(|_| {
@@ -190,8 +190,8 @@ impl Case {
     }
 }
 
-/// Runs a history with faults at some calls, ends it, and looks at what is left; once more after all has arrived. Returns
-/// the calls the history took.
+/// Runs a history with faults at some calls, ends it, and checks what remains; once more after everything has arrived.
+/// Returns the number of calls.
 fn run(seed: u64, fsync: Fsync, steps: u64, faults: &[(u64, Fault)], end: End) -> u64 {
     let told = Told(format!("seed {seed}, {fsync:?}, {steps} steps, faults {faults:?}, {end:?}"));
     let mut case = Case::new(seed, fsync, faults.is_empty());
@@ -209,7 +209,7 @@ fn run(seed: u64, fsync: Fsync, steps: u64, faults: &[(u64, Fault)], end: End) -
     calls
 }
 
-/// Tells which case it was when one fails.
+/// Prints the case when one fails.
 struct Told(String);
 
 #[allow(clippy::print_stderr, reason = "a failing test tells its seed there")]
@@ -228,7 +228,7 @@ fn scale() -> u64 {
 const POLICIES: [Fsync; 3] = [Fsync::Always, Fsync::Interval, Fsync::Never];
 const FAULTS: [Fault; 3] = [Fault::Fail(io::ErrorKind::StorageFull), Fault::Fail(io::ErrorKind::Other), Fault::Short];
 
-/// Seeds of histories that are run at each of their calls, each with a policy.
+/// Seeds of histories that run again for each of their calls, each with a policy.
 fn seeds(first: u64, policies: &[Fsync]) -> impl Iterator<Item = (u64, Fsync)> {
     (first..first + 2 * policies.len() as u64 * scale()).zip(policies.iter().copied().cycle())
 }

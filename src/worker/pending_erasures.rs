@@ -1,17 +1,18 @@
-//! Erasures that are not final in MongoDB: in a file, and in the order in which they are to be carried out.
+//! Erasures that are not final in MongoDB: in a file, in the order in which they are to be carried out.
 //!
-//! While MongoDB is switched off nothing holds a segment for it, so an erasure's record may be gone by the time it is on again,
-//! and what was erased here would stand there for ever: it is noted here until then. And one that was carried out is not final
-//! as long as an insert that failed before it may still arrive behind it: until its call has returned, and for a while longer
-//! ([`LATE_INSERT_TIMEOUT`]). Then it is carried out again, and only then it is final; the checkpoint and all segments
-//! behind it do not wait for that.
+//! While MongoDB is disabled, no segment is kept for it. So an erasure's record may be gone when it is enabled again,
+//! and the erased messages would stay there for ever: the erasure is noted here until then. An erasure that was carried
+//! out is not final as long as an insert that failed before it may still arrive after it: until its call has returned,
+//! and for a while longer ([`LATE_INSERT_TIMEOUT`]). Then it is carried out again, and only then it is final. The
+//! checkpoint and the segments do not wait for that.
 //!
-//! The file holds one JSON object a line, `{"session_id": "…", "erased_to": "…"}`: everything of the session up to that id, and
-//! no word of what was said. A start carries out all of them first, and takes for granted that the process before it had sent
-//! something, too. The file is replaced whole; what became final since stands in it until the next time, which does no harm: a
-//! second time takes nothing more. It is there once MongoDB was in use: where it is not, no MongoDB lacks anything.
+//! The file holds one JSON object a line, `{"session_id": "…", "erased_to": "…"}`: everything of the session up to that
+//! id, and no text of it. A start carries out all of them first, and assumes that the process before it had sent
+//! something, too. The file is replaced whole; an erasure that became final stays in it until the next replacement,
+//! which is harmless: a second deletion finds nothing. The file exists once MongoDB was in use; without it MongoDB
+//! lacks nothing.
 //!
-//! Knows nothing of journals and of how one is carried out.
+//! Knows nothing of journals and of how an erasure is carried out.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -24,43 +25,43 @@ use crate::disk::{self, Disk, RealDisk};
 use crate::message::{Id, SessionId};
 use crate::store::{Calls, Mark};
 
-/// Of those to be carried out again; beyond, the oldest counts as final.
+/// The most erasures to be repeated; beyond, the oldest counts as final.
 const AGAIN_MAX: usize = 10_000;
-/// After an insert failed it may arrive this much later: a server does what it had received when it goes on, and a network
-/// that comes back may wait two minutes before it sends again.
+/// A failed insert may arrive this much later: a stalled server goes on with what it had received, and a network that
+/// recovers may wait two minutes before it sends again.
 const LATE_INSERT_TIMEOUT: Duration = Duration::from_secs(300);
-/// After this an erasure is carried out again and is final whatever still hangs.
+/// After this an erasure is repeated and is final, whatever call still hangs.
 const FINAL_TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// One that is to be carried out again, and what it waits for.
+/// An erasure to be repeated, and what it waits for.
 struct Again {
     session: SessionId,
     up_to: Id,
-    /// Inserts before this may still arrive.
+    /// Inserts begun before this may still arrive.
     mark: Mark,
     not_before: Instant,
     not_after: Instant,
 }
 
-/// See the module. In memory some 200 bytes for each session.
+/// The erasures that are not final. About 200 bytes of memory for each session.
 pub struct PendingErasures<D: Disk = RealDisk> {
     disk: D,
     path: PathBuf,
     is_there: bool,
     sessions: BTreeMap<SessionId, Id>,
-    /// Those that were found at the start and were not carried out since. They come first.
+    /// Found at the start and not carried out since. They come first.
     found: VecDeque<(SessionId, Id)>,
     again: VecDeque<Again>,
-    /// When an insert failed last; at a start, when one of the process before may have.
+    /// When an insert last failed; at a start, when one of the process before may have failed.
     failed_at: Instant,
 }
 
 impl<D: Disk> PendingErasures<D> {
-    /// Those in the file at `path`, if there is one. When a line cannot be read, which is told in the log, those that the
-    /// journal still `knows` are taken, too.
+    /// Reads the file at `path`, if there is one. If a line cannot be read, the log says so and the erasures that the
+    /// journal still `knows` are added.
     ///
     /// # Errors
-    /// The file could not be read; or a line of it could not, and the file not be written anew. A retry is safe.
+    /// The file could not be read, or not be written anew after a bad line. A retry is safe.
     pub fn load(disk: D, path: &Path, knows: impl FnOnce() -> Vec<(SessionId, Id)>) -> io::Result<Self> {
         let (bytes, is_there) = match disk::read(&disk, path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => (Vec::new(), false),
@@ -77,10 +78,7 @@ impl<D: Disk> PendingErasures<D> {
             }
         }
         if is_damaged {
-            log::warn!(
-                "[CHAT ERASE] {} has lines that are no erasures: all of the journal's are taken",
-                path.display()
-            );
+            log::warn!("[CHAT ERASE] {} has damaged lines: all erasures of the journal are added", path.display());
             pending.add(knows())?;
         }
         pending.found = pending.sessions.iter().map(|(session, up_to)| (session.clone(), *up_to)).collect();
@@ -92,7 +90,7 @@ impl<D: Disk> PendingErasures<D> {
         self.is_there
     }
 
-    /// MongoDB is in use from now on.
+    /// Notes that MongoDB is in use from now on.
     ///
     /// # Errors
     /// The file could not be written durably. A start may not find that MongoDB is in use; call it again.
@@ -107,7 +105,7 @@ impl<D: Disk> PendingErasures<D> {
     /// Adds erasures; they are on disk when it returns.
     ///
     /// # Errors
-    /// The file could not be written durably. The erasures stay in memory, and the same can be added again.
+    /// The file could not be written durably. The erasures stay in memory; a retry is safe.
     pub fn add(&mut self, erased: Vec<(SessionId, Id)>) -> io::Result<()> {
         for (session, up_to) in erased {
             self.note(session, up_to);
@@ -128,27 +126,27 @@ impl<D: Disk> PendingErasures<D> {
         *known = up_to.max(*known);
     }
 
-    /// How many are not final.
+    /// How many erasures are not final.
     pub fn count(&self) -> usize {
         self.sessions.len()
     }
 
-    /// How many of those that were found at the start are to be carried out.
+    /// How many of those found at the start are still to be carried out.
     pub fn found(&self) -> usize {
         self.found.len()
     }
 
-    /// How many are to be carried out again.
+    /// How many are to be repeated.
     pub fn again(&self) -> usize {
         self.again.len()
     }
 
-    /// An insert failed, and may have been sent.
+    /// Notes that an insert failed that may have been sent.
     pub fn insert_failed(&mut self) {
         self.failed_at = Instant::now();
     }
 
-    /// The one to carry out by now; every insert so far was one of `calls`.
+    /// The erasure that is due now; every insert so far was one of `calls`.
     pub fn next(&self, calls: &Calls) -> Option<(SessionId, Id)> {
         self.found.front().cloned().or_else(|| {
             let Again { session, up_to, mark, not_before, not_after } = self.again.front()?;
@@ -158,26 +156,26 @@ impl<D: Disk> PendingErasures<D> {
         })
     }
 
-    /// When to look whether there is a next one.
+    /// When to ask [`Self::next`] again.
     pub fn wake(&self) -> Option<Instant> {
         if !self.found.is_empty() {
             return Some(Instant::now());
         }
-        // Calls return without a word.
+        // A call may return without waking the worker.
         self.again.front().map(|again| again.not_before.max(Instant::now() + Duration::from_secs(1)))
     }
 
-    /// The next one was carried out.
+    /// Notes that the due erasure was carried out.
     pub fn next_is_carried_out(&mut self, calls: &Calls) {
         if let Some((session, up_to)) = self.found.pop_front() {
-            // It stands in the file.
+            // It is in the file already.
             self.carry_on(session, up_to, calls);
         } else if let Some(Again { session, up_to, .. }) = self.again.pop_front() {
             self.is_final(&session, up_to);
         }
     }
 
-    /// One was carried out in its place. If it is not final by that, it is noted on disk before this returns.
+    /// Notes that an erasure was carried out in its place. If it is not final yet, it is on disk when this returns.
     ///
     /// # Errors
     /// The file could not be written durably. A start may not know of the erasure: it must not count as carried out.
@@ -207,7 +205,7 @@ impl<D: Disk> PendingErasures<D> {
         }
     }
 
-    /// Everything of the session up to that id is erased for good. With the last one the file is emptied.
+    /// Notes that an erasure is final. After the last one the file is emptied.
     fn is_final(&mut self, session: &SessionId, up_to: Id) {
         if self.sessions.get(session).is_none_or(|known| *known > up_to) {
             return;
@@ -216,11 +214,14 @@ impl<D: Disk> PendingErasures<D> {
         if self.sessions.is_empty()
             && let Err(e) = self.store()
         {
-            log::warn!("[CHAT ERASE] {} is carried out and cannot be emptied: {e}", self.path.display());
+            log::warn!(
+                "[CHAT ERASE] All erasures of {} are final, and the file cannot be emptied: {e}",
+                self.path.display()
+            );
         }
     }
 
-    /// Whatever waits for a while has waited.
+    /// Ends every pause.
     #[cfg(test)]
     pub fn a_moment_later(&mut self) {
         let now = Instant::now();

@@ -1,12 +1,13 @@
-//! What other servers of a shared database erased, carried out here.
+//! Erasures that other servers of a shared database made, carried out here.
 //!
-//! Each tells the store what it erased; every one asks the store what is new, every few seconds, from where it was the last
-//! time. It stands apart from the drain because it only reads and remembers a place: what is found becomes an erasure of this
-//! server's journal, if there is anything to erase, and all the rest is the same path as for its own.
+//! Each server tells the store what it erased; each asks the store for new erasures every few seconds, from the place
+//! where it stopped. It is separate from the drain because it only reads and remembers a place: each erasure becomes a
+//! record of this server's journal, if the session has anything to erase, and from there on takes the path of its own
+//! erasures.
 //!
-//! Nothing is kept over a restart: a start asks for all that is kept. What is erased here already is passed over by the
-//! recorder, so that to hear of it again costs a look. What was heard of in this process is not carried out again: of a
-//! server whose clock is far ahead it would take whatever is said until that time comes.
+//! Nothing is kept over a restart: a start asks for all that the store keeps. The recorder skips what is already erased
+//! here, so a repeated erasure costs one look-up. One that this process carried out is not carried out again: if its
+//! server's clock is far ahead, it would delete whatever is recorded until that time.
 //!
 //! Knows nothing of journals and files.
 
@@ -19,51 +20,51 @@ use crate::journal::AppendError;
 use crate::message::{Id, SessionId};
 use crate::store::{ERASURES_MAX, ErasurePlace, StoreError, StoredErasure};
 
-/// Between two questions: so long a server may still show what another one has erased.
+/// The interval between two questions: for so long a server may still show what another one has erased.
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
-/// The same when the question is refused, for want of rights most likely.
+/// The interval after a refused question, most likely for lack of rights.
 const REFUSED_POLL_INTERVAL: Duration = Duration::from_secs(30);
-/// What came in this time before the last answer is asked for again: two writes may become visible in another order than
-/// their times, and after a failover another clock counts.
+/// Erasures of this last stretch of time are asked for again: two writes may become visible in another order than their
+/// times, and after a failover another clock counts.
 const AGAIN_MILLIS: i64 = 5 * 60 * 1000;
 
-/// Erasures that were heard of and are remembered; about 100 bytes each.
+/// Erasures remembered as carried out; about 100 bytes each.
 const HEARD_MAX: NonZeroUsize = NonZeroUsize::new(10_000).expect("not 0");
 
-/// Erases here what is erased there; returns of how many sessions there was something.
+/// Carries out erasures here; returns how many sessions had something to erase.
 pub type Apply = Box<dyn FnMut(&[(SessionId, Id)]) -> Result<usize, AppendError> + Send>;
 
-/// See the module.
+/// Asks for the erasures of other servers and carries them out.
 pub struct RemoteErasures {
     apply: Apply,
     /// Where to read on.
     place: Option<ErasurePlace>,
-    /// The latest time that was seen.
+    /// The latest time seen so far, in milliseconds since 1970.
     newest: i64,
-    /// What was carried out.
+    /// Erasures that were carried out.
     heard: LruCache<SessionId, Id>,
     due: Instant,
 }
 
 impl RemoteErasures {
-    /// Nothing is known yet, and it is to be asked for at once.
+    /// Knows nothing yet and asks at once.
     #[must_use]
     pub fn new(apply: Apply) -> Self {
         let (heard, due) = (LruCache::new(HEARD_MAX), Instant::now());
         Self { apply, place: None, newest: 0, heard, due }
     }
 
-    /// When to ask.
+    /// When to ask next.
     pub(super) fn due(&self) -> Instant {
         self.due
     }
 
-    /// Behind where.
+    /// The place to ask from.
     pub(super) fn place(&self) -> Option<ErasurePlace> {
         self.place.clone()
     }
 
-    /// Takes the answer; why it cannot be carried out, if so: then the same is asked for again.
+    /// Takes the answer. Returns why it could not be carried out, if so: the next question asks for the same.
     pub(super) fn take(&mut self, found: &[StoredErasure]) -> Option<String> {
         self.due = Instant::now() + POLL_INTERVAL;
         let is_new = |(session, up_to): &&(SessionId, Id)| self.heard.peek(session).is_none_or(|heard| heard < up_to);
@@ -71,8 +72,8 @@ impl RemoteErasures {
         let erased: Vec<(SessionId, Id)> = erased.cloned().collect();
         match (self.apply)(&erased) {
             Ok(0) => {}
-            Ok(count) => log::info!("[CHAT ERASE] {count} sessions are erased here as on another server"),
-            Err(refusal) => return Some(format!("what other servers erased cannot be erased here: {refusal}")),
+            Ok(count) => log::info!("[CHAT ERASE] Erased {count} sessions that another server erased"),
+            Err(refusal) => return Some(format!("cannot carry out erasures of other servers: {refusal}")),
         }
         for (session, up_to) in erased {
             self.heard.put(session, up_to);
@@ -86,10 +87,10 @@ impl RemoteErasures {
         None
     }
 
-    /// The question was refused; in what words to say so.
+    /// The question was refused; returns the text for the status.
     pub(super) fn refused(&mut self, error: &StoreError) -> String {
         self.due = Instant::now() + REFUSED_POLL_INTERVAL;
-        format!("what other servers erased cannot be read: {error}")
+        format!("cannot read the erasures of other servers: {error}")
     }
 }
 
@@ -120,7 +121,7 @@ mod tests {
         remote_erasures.take(&first);
         assert!(remote_erasures.due() <= Instant::now());
         assert_eq!(remote_erasures.place(), Some(first[499].place.clone()));
-        // What is no erasure is passed.
+        // A document that is no erasure is skipped.
         remote_erasures.take(&[StoredErasure { erasure: None, ..stored(500) }]);
         assert!(remote_erasures.due() > Instant::now());
         assert_eq!(remote_erasures.place().unwrap().millis, stored(500).place.millis - AGAIN_MILLIS);

@@ -1,31 +1,33 @@
-//! When the worker flushes: by the interval, by what was taken, for room on a full disk, and again after a failure.
+//! When the worker flushes: by the interval, by the bytes taken, for space on a full disk, and again after a failure.
 //!
-//! Knows nothing of what a flush is.
+//! Knows nothing of what a flush does.
 
 use std::time::{Duration, Instant};
 
 use crate::config::JournalConfig;
 
-/// Between two looks whether segments are to go, by their age or because the disk is full, when nothing else is due.
+/// How often the worker checks, when nothing else is due, whether segments should go because of their age or a full
+/// disk.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
-/// Between two flushes for the sake of the room that drained segments leave, while the disk is full.
+/// The least time between two flushes on a full disk, each of which may free drained segments.
 const FULL_DISK_FLUSH_INTERVAL: Duration = Duration::from_millis(50);
-/// Between two flushes that are brought forward by what was taken: each looks at every transcript touched since the last.
+/// The least time between two flushes that the bytes taken bring forward: each visits every transcript touched since
+/// the last.
 const FLUSH_INTERVAL_MIN: Duration = Duration::from_millis(500);
 /// The pause after a failed flush.
 pub(super) const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
 
-/// See the module.
+/// When the next flush is due.
 pub(super) struct Schedule {
     interval: Duration,
     segment_bytes: u64,
     journal_bytes_max: u64,
     /// A checkpoint is due then.
     pub(super) due: Option<Instant>,
-    /// Segments are looked at then at the latest.
+    /// The latest time of the next check for old segments.
     look: Instant,
     last_flush: Instant,
-    /// Taken since the last flush.
+    /// Bytes taken since the last flush.
     bytes: u64,
 }
 
@@ -43,29 +45,29 @@ impl Schedule {
         }
     }
 
-    /// A flush begins, and is due no more.
+    /// A flush begins, so none is due.
     pub(super) fn begin(&mut self) {
         (self.due, self.bytes, self.last_flush) = (None, 0, Instant::now());
         self.look = self.last_flush + CHECK_INTERVAL;
     }
 
-    /// One is due at once.
+    /// Makes a flush due at once.
     pub(super) fn now(&mut self) {
         self.due = Some(Instant::now());
     }
 
-    /// One is due within the interval.
+    /// Makes a flush due within the interval.
     pub(super) fn soon(&mut self) {
         self.due.get_or_insert_with(|| Instant::now() + self.interval);
     }
 
-    /// It did not come to its end.
+    /// The flush failed: the next one comes after a pause.
     pub(super) fn again(&mut self) {
         self.due = Some(Instant::now() + PAUSE_AFTER_FAILURE);
     }
 
-    /// So much was taken: a segment's worth brings the flush forward, though not more often than [`FLUSH_INTERVAL_MIN`] unless
-    /// the journal would fill meanwhile.
+    /// Notes bytes taken: a segment's worth brings the flush forward, though not more often than [`FLUSH_INTERVAL_MIN`]
+    /// unless the journal would fill up meanwhile.
     pub(super) fn took(&mut self, bytes: u64) {
         self.bytes += bytes;
         let may_be_brought_forward =

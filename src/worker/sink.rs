@@ -1,7 +1,7 @@
-//! What the worker knows of the transcripts: they are synced, and those that became stale are rebuilt from the journal.
+//! The worker's view of the transcripts: it syncs them, and rebuilds stale ones from the journal.
 //!
-//! Invariant: a sequence counts as reached only when no transcript lacks it and every file that took it was synced under
-//! its own name. After a failed sync nothing that it covered is believed: it is written anew.
+//! Invariant: a sequence counts as reached only when no transcript lacks it and every file that took it was synced
+//! under its own name. After a failed sync, everything that it covered is written anew.
 
 use std::collections::HashSet;
 use std::io;
@@ -18,24 +18,24 @@ use super::READ_BYTES;
 #[cfg(test)]
 use super::tests::Gate;
 
-/// The first and the longest pause between two rebuilds that mend nothing: each reads the journal from the first missing
-/// record on.
+/// The first and the longest pause between two rebuilds that repair nothing: each reads the journal from the first
+/// missing record on.
 const PAUSE_FIRST: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
-/// Lengths compared whenever the worker looks up, until all are: they cost 10 µs each.
+/// Transcript lengths compared each time the worker wakes up, until all are: 10 µs each.
 const LENGTHS_AT_ONCE: usize = 4000;
 
-/// See the module.
+/// Syncs and rebuilds transcripts for the worker.
 pub(super) struct TranscriptSink<D: Disk> {
     transcripts: Arc<Transcripts<D>>,
     journal: Arc<Journal<D>>,
     touched: HashSet<SessionId>,
-    /// The sequences taken since the last good flush.
+    /// The first and last sequence taken since the last good flush.
     span: Option<(u64, u64)>,
-    /// Pauses after one that mended nothing.
+    /// Pauses after a rebuild that repaired nothing.
     rebuilding: Backoff,
-    /// Makes it slow, and fail.
+    /// Makes it slow, or fail.
     #[cfg(test)]
     pub(super) gate: Option<Gate>,
 }
@@ -54,17 +54,17 @@ impl<D: Disk> TranscriptSink<D> {
         }
     }
 
-    /// Everything taken is written anew for those sessions.
+    /// Marks these transcripts as stale from the first record taken since the last good flush.
     fn distrust(&self, sessions: &[SessionId]) {
         let Some((first, last)) = self.span.filter(|_| !sessions.is_empty()) else { return };
-        log::warn!("{} transcripts may not hold what they took and are written anew", sessions.len());
+        log::warn!("a sync failed: {} transcripts are written anew", sessions.len());
         for session in sessions {
             self.transcripts.mark_stale(session, first, last);
         }
     }
 
-    /// A transcript that is to be written anew is not synced. What it took before it became stale was not synced either, if
-    /// it was taken since the last flush: that is written anew as well, or the checkpoint would pass it.
+    /// A stale transcript is rewritten, not synced. Records that it took since the last flush, before it became stale,
+    /// were not synced either: they are rewritten as well, or the checkpoint would pass them.
     fn widen(&self) {
         let Some((first, last)) = self.span else { return };
         for (session, stale) in self.transcripts.all_stale() {
@@ -74,14 +74,14 @@ impl<D: Disk> TranscriptSink<D> {
         }
     }
 
-    /// The pause after a rebuild that mended nothing is over.
+    /// Ends the pause after a rebuild that repaired nothing.
     #[cfg(test)]
     pub(super) fn a_moment_later(&mut self) {
         self.rebuilding.end_pause();
     }
 
     fn rebuild(&mut self) {
-        // All that a start finds gone is written again in one walk over the journal.
+        // Everything that a start finds missing is rewritten in one walk over the journal.
         if self.rebuilding.pauses() || self.transcripts.first_lacking().is_none() || self.transcripts.check_lengths(0) {
             return;
         }
@@ -92,20 +92,20 @@ impl<D: Disk> TranscriptSink<D> {
         let Rebuilt { mended, lacking, fault, .. } =
             rebuilt.unwrap_or_else(|e| Rebuilt { fault: Some(e), ..Rebuilt::default() });
         if mended > 0 {
-            log::info!("{mended} transcripts that had become stale were rebuilt; {lacking} still lack something");
+            log::info!("rebuilt {mended} stale transcripts; {lacking} are still stale");
         }
         let failed = fault.filter(|_| mended == 0).map_or(Ok(()), Err);
-        let works = "transcripts that became stale can be rebuilt again";
-        self.rebuilding.take(failed, "transcripts that became stale cannot be rebuilt", works);
+        let works = "stale transcripts can be rebuilt again";
+        self.rebuilding.take(failed, "cannot rebuild stale transcripts", works);
     }
 
-    /// Whether a transcript lacks something: it is to be flushed, whatever was taken.
+    /// Whether a transcript lacks something: then a flush is needed even if nothing was taken.
     pub(super) fn has_stale(&self) -> bool {
         self.transcripts.check_lengths(LENGTHS_AT_ONCE);
         self.transcripts.first_lacking().is_some()
     }
 
-    /// Takes a record; it need not be safe until the flush.
+    /// Takes a record; only the flush makes it safe.
     pub(super) fn take(&mut self, record: &Record) {
         #[cfg(test)]
         if let Some(gate) = &self.gate {
@@ -114,7 +114,7 @@ impl<D: Disk> TranscriptSink<D> {
         let first = self.span.map_or(record.sequence, |(first, _)| first);
         self.span = Some((first, record.sequence));
         if let Entry::Erasure { session, .. } = &record.entry {
-            // Its file is gone, and with the folder's sync for good.
+            // Its file is removed; the sync of the folder makes that durable.
             self.touched.remove(session);
         }
         if let Some(message) = record.entry.message()
@@ -124,17 +124,18 @@ impl<D: Disk> TranscriptSink<D> {
         }
     }
 
-    /// Makes everything taken safe and returns the sequence up to which it is: `position`, or less while a transcript lags.
+    /// Syncs everything taken. Returns the sequence up to which everything is safe: `position`, or less while a
+    /// transcript is stale.
     ///
     /// # Errors
-    /// The transcripts could not be synced, and nothing counts as safe. The worker flushes again, with everything taken
-    /// since the last good flush.
+    /// The transcripts could not be synced, and nothing counts as safe. The next flush covers everything taken since
+    /// the last good one.
     pub(super) fn flush(&mut self, position: u64) -> io::Result<u64> {
         #[cfg(test)]
         if let Some(gate) = self.gate.as_ref().filter(|gate| gate.fails) {
             return Err(gate.error());
         }
-        // A start left it to us to look at the transcripts nobody has used since.
+        // A start leaves it to us to check the transcripts that no request has used since.
         self.transcripts.reconcile();
         self.widen();
         let synced = self.transcripts.sync(self.touched.iter());

@@ -1,6 +1,6 @@
-//! How MongoDB is, as the worker finds it: for the status, and one log line for each change.
+//! The state of MongoDB as the worker sees it: for the status, and one log line for each change.
 //!
-//! Its lock is held for memory only; readers of the status never wait for a call.
+//! Its lock is held for memory access only; readers of the status never wait for a call.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -8,20 +8,20 @@ use std::time::{Duration, Instant};
 use crate::message::{Clock, Id, Timestamp};
 use crate::store::{Connected, Inserted};
 
-/// Between two log lines about flushes; those between are summed up.
+/// The least time between two log lines about flushes; those between are summed up.
 const FLUSH_LOG_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Reasons that are told in one outage: it may have several, one after the other and over again.
+/// The most reasons logged in one outage, which may have several in turn.
 const REASONS_MAX: usize = 8;
 
-/// What is known of it. In the status its name is the word.
+/// The state of MongoDB. The status shows the name in lower case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// It is not used.
+    /// Not configured, or disabled.
     #[default]
     Disabled,
-    /// Nothing was heard of it yet.
+    /// No call has ended yet.
     Connecting,
     /// The last call succeeded.
     Ok,
@@ -29,49 +29,49 @@ pub enum State {
     Error,
 }
 
-/// What the drain has done since the start.
+/// The drain's counters since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Batches that went through.
+    /// Batches that were acknowledged.
     pub flushes: u64,
-    /// Messages in them that were stored.
+    /// Messages of these batches that were stored.
     pub stored: u64,
-    /// Messages in them that were there before.
+    /// Messages of these batches that were there before.
     pub already: u64,
-    /// Messages in them that are dead letters.
+    /// Messages of these batches that became dead letters.
     pub dead_letters: u64,
     /// Calls that failed.
     pub failures: u64,
-    /// How long the batches took.
+    /// Time that the batches took, summed up.
     pub took: Duration,
 }
 
-/// A look at it.
+/// The state of MongoDB at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct View {
     /// See [`State`].
     pub state: State,
-    /// Since when.
+    /// When the state last changed.
     pub since: Option<Timestamp>,
-    /// Why, when it is an error.
+    /// The reason of an error.
     pub reason: Option<String>,
-    /// Indexes that are not as ours would be.
+    /// Indexes that differ from ours; one text each.
     pub differing_indexes: Vec<String>,
     /// The message that has waited longest, as far as the drain has read.
     pub oldest_pending: Option<Id>,
-    /// The newest message that is there: all before it are too, but those that were refused.
+    /// The newest message that is there: all before it are too, except dead letters.
     pub watermark: Option<Id>,
-    /// When a batch went through last.
+    /// When a batch was last acknowledged.
     pub last_flush: Option<Timestamp>,
-    /// Erasures that were carried out and will be again, because something sent before them may still arrive.
+    /// Erasures that were carried out and will be repeated, because an insert sent before them may still arrive.
     pub erasures_to_confirm: usize,
-    /// Why what other servers erased is not carried out here, if so.
+    /// Why erasures of other servers are not carried out here, if so.
     pub cannot_share: Option<String>,
     /// See [`Totals`].
     pub totals: Totals,
 }
 
-/// See the module.
+/// The shared state of MongoDB.
 #[derive(Debug, Default)]
 pub struct MongoStatus {
     clock: Clock,
@@ -81,17 +81,17 @@ pub struct MongoStatus {
 #[derive(Debug, Default)]
 struct Inner {
     view: View,
-    /// Tries that failed since it was last well, and since when.
+    /// Since when calls have failed, and how many.
     failing: Option<(Instant, u64)>,
-    /// The reasons that were told since then.
+    /// The reasons logged since then.
     reasons: Vec<String>,
-    /// Flushed and not yet told: messages stored, messages in the batches, since when.
+    /// Flushed and not logged yet: messages stored, messages in the batches, since when.
     untold: (usize, usize),
     told: Option<Instant>,
 }
 
 impl MongoStatus {
-    /// Not used so far.
+    /// MongoDB is disabled.
     #[must_use]
     pub fn new(clock: Clock) -> Self {
         Self { clock, inner: Mutex::default() }
@@ -101,35 +101,35 @@ impl MongoStatus {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How it is.
+    /// A copy of the state.
     #[must_use]
     pub fn view(&self) -> View {
         self.lock().view.clone()
     }
 
-    /// It is about to be used.
+    /// MongoDB is about to be used.
     pub fn connecting(&self) {
         self.lock().turn(State::Connecting, None, self.clock.now());
     }
 
-    /// It was reached; told once.
+    /// The connection is open; logged once.
     pub fn connected(&self, connected: &Connected) {
         for index in &connected.differing_indexes {
-            log::warn!("[CHAT STORAGE] An index is not as it should be and is left alone: {index}");
+            log::warn!("[CHAT STORAGE] An index differs from ours and is left as it is: {index}");
         }
         self.lock().view.differing_indexes.clone_from(&connected.differing_indexes);
     }
 
-    /// So many erasures are not final.
+    /// Sets how many erasures are not final.
     pub fn erasures_to_confirm(&self, count: usize) {
         self.lock().view.erasures_to_confirm = count;
     }
 
-    /// What other servers erased cannot be carried out here, or can; a reason is told when it is new.
+    /// Sets why erasures of other servers cannot be carried out here; a new reason is logged.
     pub fn cannot_share(&self, reason: Option<String>) {
         let mut inner = self.lock();
         if let Some(reason) = reason.as_ref().filter(|reason| inner.view.cannot_share.as_ref() != Some(reason)) {
-            log::warn!("[CHAT ERASE] {reason}; it is tried again");
+            log::warn!("[CHAT ERASE] {reason}; trying again");
         }
         inner.view.cannot_share = reason;
     }
@@ -159,14 +159,14 @@ impl MongoStatus {
         *count += 1;
         let since = Some(inner.view.since).filter(|_| inner.view.state == State::Error).flatten();
         inner.turn(State::Error, Some(reason.to_owned()), since.unwrap_or_else(|| self.clock.now()));
-        // Each is told once, when it is new: two that alternate would fill the log.
+        // A reason is logged once: two that alternate would fill the log.
         if inner.reasons.len() < REASONS_MAX && !inner.reasons.iter().any(|told| told == reason) {
-            log::warn!("[CHAT STORAGE] {reason}; messages wait in the journal, and it is tried again");
+            log::warn!("[CHAT STORAGE] {reason}; messages wait in the journal; trying again");
             inner.reasons.push(reason.to_owned());
         }
     }
 
-    /// A batch of `count` messages went through.
+    /// A batch of `count` messages was acknowledged.
     pub fn flushed(&self, inserted: &Inserted, count: usize, took: Duration) {
         let mut inner = self.lock();
         let Inserted { stored, already, refused } = inserted;
@@ -191,7 +191,7 @@ impl MongoStatus {
         inner.view.watermark = inner.view.watermark.max(id);
     }
 
-    /// The message that has waited longest.
+    /// Sets the message that has waited longest.
     pub fn pending_since(&self, oldest: Option<Id>) {
         self.lock().view.oldest_pending = oldest;
     }

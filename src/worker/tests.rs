@@ -17,7 +17,7 @@ use crate::journal::{Draft, ReplyTo};
 use crate::message::{self, Metadata, SessionId};
 use crate::transcript::{Direction, PAGE_BYTES_MAX, Query, Transcripts};
 
-/// Before the transcripts: lets a record pass for each word it gets, and any number once nobody can say one any more.
+/// Before the transcripts: lets one record pass for each word it receives, and any number once the sender is gone.
 pub(super) struct Gate {
     words: Receiver<()>,
     taken: Sender<u64>,
@@ -26,7 +26,7 @@ pub(super) struct Gate {
 
 impl Gate {
     pub(super) fn pass(&self, record: &Record) {
-        // The deadline lets a test that failed end.
+        // With a deadline, so that a failed test ends.
         let _ = self.words.recv_timeout(Duration::from_secs(30));
         let _ = self.taken.send(record.sequence);
     }
@@ -52,7 +52,7 @@ impl Fixture {
         Self::offering(channel, move |record| _ = sender.try_send(record.clone()))
     }
 
-    /// The same where `offer` decides what comes to the channel.
+    /// The same where `offer` decides what enters the channel.
     fn offering(channel: Receiver<Record>, offer: impl Fn(&Record) + Send + Sync + 'static) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let config = Config::defaults(Some(folder.path())).unwrap().journal;
@@ -172,7 +172,7 @@ fn the_last_records_a_full_channel_refused_are_taken_afterwards() {
         assert_eq!(seen.recv_timeout(Duration::from_secs(60)), Ok(sequence));
     }
     fixture.drains(10);
-    // The stop would take them too: it must not be what did.
+    // The stop would take them too, and must not be the cause.
     drop(running);
 }
 
@@ -180,7 +180,7 @@ fn the_last_records_a_full_channel_refused_are_taken_afterwards() {
 fn a_gap_before_a_record_that_is_offered_is_read_from_the_journal() {
     let fixture = Fixture::new(1);
     fixture.record(3, "hi");
-    // The first one stands in the channel; the worker starts behind a hole.
+    // The first record fills the channel; the worker starts after a gap.
     let (gate, open, seen) = gated(false);
     drop(open);
     let offered = fixture.channel.recv().unwrap();
@@ -195,7 +195,7 @@ fn a_gap_before_a_record_that_is_offered_is_read_from_the_journal() {
 #[test]
 fn a_record_that_is_offered_before_it_is_published_is_taken_once_it_is() {
     let ((sender, channel), (publish, held)) = (unbounded(), bounded::<()>(0));
-    // The first two are turned away; the third is offered, and published only when the test says so.
+    // The first two are skipped; the third is offered, and published only when the test says so.
     let fixture = Fixture::offering(channel, move |record| {
         if record.sequence == 3 {
             sender.send(record.clone()).unwrap();
@@ -261,7 +261,7 @@ fn drained_segments_are_dropped_although_nothing_can_be_flushed() {
     let fixture = Fixture::new(1000);
     fixture.record(200, &"x".repeat(2000));
     let before = fixture.journal.stats().segments;
-    // The worker reads from the journal, and its first flush already has something that cannot be made safe.
+    // The worker reads from the journal, and its first flush already has something that it cannot sync.
     while fixture.channel.try_recv().is_ok() {}
     let (gate, open, _seen) = gated(true);
     drop(open);

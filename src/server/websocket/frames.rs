@@ -1,12 +1,13 @@
-//! WebSocket frames (RFC 6455, 5): what clients send as messages, and the headers of what we send.
+//! WebSocket frames (RFC 6455, 5): the messages of clients, and the headers of frames that we send.
 //!
-//! Headers, opcodes and close codes are tungstenite's (its frame codec). The buffers are ours, for the memory of a socket at
-//! rest: nothing is kept between two messages, whatever their size (tungstenite's own socket keeps 68 kB after one message of
-//! 32 KiB), nothing is allocated from a length that a client names, and a frame for many sockets is made once. The whole is
-//! held to the judgement of tungstenite's socket, byte by byte, by a test.
+//! Headers, opcodes and close codes come from tungstenite's frame codec. The buffers are ours, to keep an idle socket
+//! small: no buffer outlives its message, whatever its size (tungstenite's own socket keeps 68 kB after one message of
+//! 32 KiB), nothing is allocated for a length that a client only announces, and a frame for many sockets is made once.
+//! A test compares every verdict with that of tungstenite's socket, byte by byte.
 //!
-//! Invariants: a message beyond the limit is refused at the header that makes it too long; text is UTF-8 when it is handed
-//! out, and text that cannot become UTF-8 is refused at its first wrong byte. Pure: knows no socket and no clock.
+//! Invariants: a message beyond the limit is refused at the header that makes it too long; text is UTF-8 when it is
+//! handed out, and text that cannot become UTF-8 is refused at its first wrong byte. Pure: knows no socket and no
+//! clock.
 
 use std::io::Cursor;
 
@@ -15,31 +16,31 @@ use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
 
 use crate::api::Payload;
 
-/// The longest header of a frame we send.
+/// The longest header of a frame that we send, in bytes.
 const HEADER_BYTES_MAX: usize = 10;
-/// The longest header of a frame of a client's, which is masked.
+/// The longest header of a client's frame, which has a mask, in bytes.
 const MASKED_HEADER_BYTES_MAX: usize = HEADER_BYTES_MAX + 4;
-/// The longest payload of a control frame (RFC 6455, 5.5).
+/// The longest payload of a control frame, in bytes (RFC 6455, 5.5).
 pub(super) const CONTROL_BYTES_MAX: usize = 125;
 
-/// What a client sent.
+/// One message or control frame of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Heard {
     Message(Payload, Vec<u8>),
     Ping(Vec<u8>),
     Pong,
-    /// The code to answer with: the client's, or none if it gave none.
+    /// The code to answer with: the client's, or none if it sent none.
     Close(Option<u16>),
 }
 
-/// Why a connection ends, by its close code.
+/// The rule that a client broke; the connection ends with its close code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Violation {
-    /// 1002
+    /// Close code 1002.
     Protocol(&'static str),
-    /// 1007
+    /// Close code 1007.
     NotUtf8,
-    /// 1009
+    /// Close code 1009.
     TooBig,
 }
 
@@ -61,30 +62,30 @@ impl Violation {
     }
 }
 
-/// A frame whose header was read.
+/// A frame whose header was read and whose payload is being read.
 #[derive(Clone, Copy)]
 struct Frame {
     opcode: OpCode,
     is_last: bool,
     mask: [u8; 4],
-    /// Bytes of its payload that were taken.
+    /// Bytes of the payload read so far.
     taken: u64,
     length: u64,
 }
 
-/// Reads one client's bytes, however they are cut.
+/// Reads one client's bytes, in pieces of any size.
 pub(super) struct Decoder {
     message_bytes_max: usize,
-    /// The beginning of a header that is not whole.
+    /// The first bytes of an unfinished header.
     header: [u8; MASKED_HEADER_BYTES_MAX],
     header_bytes: u8,
     frame: Option<Frame>,
-    /// Of what kind the message is that has begun.
+    /// The kind of the unfinished message.
     payload: Option<Payload>,
     message: Vec<u8>,
-    /// So much of a text is known to be UTF-8.
+    /// How many bytes of an unfinished text are known to be UTF-8.
     checked: usize,
-    /// The payload of the control frame under way, which may stand between the frames of a message.
+    /// The payload of an unfinished control frame, which may come between the frames of a message.
     control: Vec<u8>,
 }
 
@@ -102,10 +103,10 @@ impl Decoder {
         }
     }
 
-    /// Takes bytes from the front of `bytes` until something is whole, or none are left.
+    /// Takes bytes from the front of `bytes` until a message or control frame is whole, or none are left.
     ///
     /// # Errors
-    /// The client broke a rule; nothing more of it can be understood.
+    /// The client broke a rule. The rest of its bytes cannot be read: the connection must be closed.
     pub(super) fn take(&mut self, bytes: &mut &[u8]) -> Result<Option<Heard>, Violation> {
         loop {
             let Some(mut frame) = self.frame else {
@@ -135,17 +136,17 @@ impl Decoder {
         }
     }
 
-    /// Bytes of the message that is not whole.
+    /// Bytes held of an unfinished message.
     pub(super) fn gathered(&self) -> usize {
         self.message.len()
     }
 
-    /// Whether nothing is under way: what comes next is the first byte of a frame.
+    /// Whether the next byte begins a new frame and a new message.
     pub(super) fn is_at_rest(&self) -> bool {
         self.header_bytes == 0 && self.frame.is_none() && self.payload.is_none()
     }
 
-    /// `false`: the header is not whole.
+    /// Reads a header. `false`: the header is unfinished.
     fn take_header(&mut self, bytes: &mut &[u8]) -> Result<bool, Violation> {
         let have = usize::from(self.header_bytes);
         let more = bytes.len().min(MASKED_HEADER_BYTES_MAX - have);
@@ -169,7 +170,7 @@ impl Decoder {
         Ok(true)
     }
 
-    /// Judges a header by what came before it. Returns its mask.
+    /// Checks a header against the state of the message. Returns its mask.
     fn judge(&self, header: &FrameHeader, length: u64) -> Result<[u8; 4], Violation> {
         let wrong = |reason| Err(Violation::Protocol(reason));
         if header.rsv1 || header.rsv2 || header.rsv3 {
@@ -191,14 +192,14 @@ impl Decoder {
         }
     }
 
-    /// Looks at what is new of a text.
+    /// Checks the new bytes of a text.
     fn check_text(&mut self) -> Result<(), Violation> {
         if self.payload != Some(Payload::Text) {
             return Ok(());
         }
         match std::str::from_utf8(&self.message[self.checked..]) {
             Ok(_) => self.checked = self.message.len(),
-            // A character whose end has not come yet.
+            // The last character is unfinished.
             Err(fault) if fault.error_len().is_none() => self.checked += fault.valid_up_to(),
             Err(_) => return Err(Violation::NotUtf8),
         }
@@ -212,7 +213,7 @@ impl Decoder {
                 match control {
                     Control::Ping => Ok(Some(Heard::Ping(payload))),
                     Control::Close => close_code(&payload).map(|code| Some(Heard::Close(code))),
-                    // A reserved one has no header.
+                    // A reserved opcode fails at its header.
                     Control::Pong | Control::Reserved(_) => Ok(Some(Heard::Pong)),
                 }
             }
@@ -234,7 +235,7 @@ fn unmask(into: &mut Vec<u8>, masked: &[u8], mask: [u8; 4], taken: u64) {
     turned.rotate_left((taken % 4) as usize);
     let at = into.len();
     into.extend_from_slice(masked);
-    // Whole words of it, which compilers make quick.
+    // In whole words, which compilers vectorise.
     for chunk in into[at..].chunks_mut(4) {
         for (byte, mask) in chunk.iter_mut().zip(turned) {
             *byte ^= mask;
@@ -242,7 +243,7 @@ fn unmask(into: &mut Vec<u8>, masked: &[u8], mask: [u8; 4], taken: u64) {
     }
 }
 
-/// What a close frame says (RFC 6455, 5.5.1 and 7.4).
+/// The code of a close frame (RFC 6455, 5.5.1 and 7.4).
 fn close_code(payload: &[u8]) -> Result<Option<u16>, Violation> {
     let (code, reason) = match payload {
         [] => return Ok(None),
@@ -258,7 +259,7 @@ fn close_code(payload: &[u8]) -> Result<Option<u16>, Violation> {
     Ok(Some(code))
 }
 
-/// The header of a frame we send, and how many bytes of it count.
+/// The header of a frame that we send, and its length in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Header {
     bytes: [u8; HEADER_BYTES_MAX],
@@ -275,7 +276,7 @@ impl Header {
         Self { bytes, length }
     }
 
-    /// Of a whole message.
+    /// The header of a message in one frame.
     pub(super) fn message(payload: Payload, payload_bytes: usize) -> Self {
         let kind = if payload == Payload::Text { Data::Text } else { Data::Binary };
         Self::new(OpCode::Data(kind), payload_bytes)
@@ -286,7 +287,7 @@ impl Header {
     }
 }
 
-/// A whole control frame: its payload is at most [`CONTROL_BYTES_MAX`].
+/// A control frame; its payload has at most [`CONTROL_BYTES_MAX`] bytes.
 fn control(opcode: Control, payload: &[u8]) -> Vec<u8> {
     debug_assert!(payload.len() <= CONTROL_BYTES_MAX);
     let mut frame = Header::new(OpCode::Control(opcode), payload.len()).bytes().to_vec();
@@ -304,7 +305,7 @@ pub(super) fn pong(payload: &[u8]) -> Vec<u8> {
     control(Control::Pong, payload)
 }
 
-/// A close frame; without a code it says none.
+/// A close frame, with or without a code.
 pub(super) fn close(code: Option<u16>, reason: &str) -> Vec<u8> {
     let Some(code) = code else { return control(Control::Close, &[]) };
     let room = CONTROL_BYTES_MAX - 2;

@@ -1,6 +1,6 @@
-//! The handshake (RFC 6455, 4.2): what must stand in the head, and the fields of the 101.
+//! The handshake (RFC 6455, 4.2): the checks of the request head, and the fields of the 101.
 //!
-//! Host, Origin and token were decided on before (guard.rs), as for any request. A browser cannot send `Authorization`
+//! `guard.rs` has checked Host, Origin and token before, as for any request. A browser cannot send `Authorization`
 //! here, so the guard also takes the token from a subprotocol, which [`token_of`] finds.
 //!
 //! Pure: knows no socket.
@@ -13,18 +13,18 @@ use crate::api::{Problem, header};
 
 use super::super::http1::{Framing, Once, Request};
 
-/// What the answer's key is made with (RFC 6455, 1.3).
+/// Hashed together with the client's key (RFC 6455, 1.3).
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
-/// A subprotocol that says nothing, for clients that must offer one beside their token and are to see neither it nor an
-/// error.
+/// A subprotocol without meaning: a client that offers it beside its token gets this one named in the 101, not the
+/// token.
 const PROTOCOL: &str = "chatkeep";
-/// What a subprotocol that carries a token begins with; the token follows in base64url without padding.
+/// The prefix of a subprotocol that carries a token; the token follows in base64url without padding.
 const TOKEN_PREFIX: &str = "chatkeep.token.";
 
-/// Judges the head of a request for a WebSocket; gives the fields of the 101, but `Connection`.
+/// Checks the head of a request for a WebSocket; returns the fields of the 101 except `Connection`.
 ///
 /// # Errors
-/// The refusal to give instead.
+/// The problem to answer with. The same request fails again.
 pub(in crate::server) fn check(request: &Request) -> Result<Vec<Header>, Problem> {
     let wrong = |detail| Err(Problem::new(400, "bad_handshake", detail));
     if !names(request, "Upgrade", "websocket") {
@@ -50,7 +50,7 @@ pub(in crate::server) fn check(request: &Request) -> Result<Vec<Header>, Problem
     Ok(headers)
 }
 
-/// The token in the subprotocols that a client offers.
+/// The token among the subprotocols that a client offers.
 pub(in crate::server) fn token_of(offered: Once<'_>) -> Option<Vec<u8>> {
     let Once::Given(offered) = offered else { return None };
     let tokens = std::str::from_utf8(offered).ok()?.split(',').map(str::trim);
@@ -59,8 +59,8 @@ pub(in crate::server) fn token_of(offered: Once<'_>) -> Option<Vec<u8>> {
     BASE64URL_NOPAD.decode(token.as_bytes()).ok()
 }
 
-/// The subprotocol to name: a browser that offers some fails a connection that takes none. Ours if it is offered, so that a
-/// token is not said again; else the token's, if that is all there is.
+/// The subprotocol to name in the 101: a browser that offered some fails the connection if none is named. [`PROTOCOL`]
+/// if it was offered, so that the token is not repeated; else the one that carries the token.
 fn protocol(request: &Request) -> Option<&str> {
     let offered: Vec<&str> =
         values(request, "Sec-WebSocket-Protocol").flat_map(|value| value.split(',').map(str::trim)).collect();
@@ -72,7 +72,7 @@ fn values<'r>(request: &'r Request, name: &'static str) -> impl Iterator<Item = 
     request.headers.iter().filter(move |field| field.field.equiv(name)).map(|field| field.value.as_str().trim())
 }
 
-/// Whether a field that is a list names `option`.
+/// Whether the list in `field` contains `option`.
 fn names(request: &Request, field: &'static str, option: &str) -> bool {
     values(request, field).flat_map(|value| value.split(',')).any(|name| name.trim().eq_ignore_ascii_case(option))
 }

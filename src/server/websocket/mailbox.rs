@@ -1,8 +1,8 @@
-//! What others leave for a thread of sockets, and the waker that wakes it out of its poll.
+//! What other threads leave for a socket thread, and the waker that interrupts its poll.
 //!
-//! A wake-up costs a word to look at while the thread is awake, and one call to the system when it sleeps. Invariant:
-//! whoever wakes it has left its mail before, and the thread says that it sleeps before it looks for mail; so one of the two
-//! sees the other.
+//! A wake-up costs one atomic access while the thread is awake, and one system call when it sleeps. Invariant: other
+//! threads leave their mail before they wake the thread, and the thread marks itself asleep before it looks for mail;
+//! so one of the two sees the other.
 //!
 //! Knows nothing of what the mail brings about.
 
@@ -17,31 +17,31 @@ use mio::{Poll, Token, Waker};
 use crate::api::{Joining, Wake};
 use crate::permit::Permit;
 
-/// The poll's event of the waker.
+/// The waker's token in the poll.
 pub(super) const WAKE: Token = Token(usize::MAX);
 
-/// A thread's mail, and its waker.
+/// The mail of one socket thread, and its waker.
 pub(super) struct Mailbox {
     mail: Mutex<Mail>,
     waker: Waker,
     is_asleep: AtomicBool,
 }
 
-/// What was left for it.
+/// Mail for a socket thread.
 #[derive(Default)]
 pub(super) struct Mail {
     pub(super) arrivals: Vec<Arrival>,
-    /// When everything must have ended.
+    /// The server stops: every socket must be closed by then.
     pub(super) stop_by: Option<Instant>,
 }
 
-/// A socket that was shaken hands with.
+/// A socket after its handshake.
 pub(super) struct Arrival {
     pub(super) stream: TcpStream,
-    /// What the client sent behind its handshake.
+    /// Bytes that the client sent right after its handshake.
     pub(super) early: Vec<u8>,
     pub(super) joining: Joining,
-    /// Of all sockets, and of those of the thread.
+    /// One of the permits for all sockets, one of those of the thread.
     pub(super) permits: [Permit; 2],
 }
 
@@ -69,7 +69,7 @@ impl Mailbox {
         self.wake();
     }
 
-    /// Whether a wake-up has to wake the thread from here on.
+    /// Sets whether a wake-up must interrupt the poll.
     pub(super) fn set_asleep(&self, is_asleep: bool) {
         self.is_asleep.store(is_asleep, Ordering::SeqCst);
     }
@@ -87,7 +87,7 @@ impl Mailbox {
 /// Makes a thread's poll and mailbox.
 ///
 /// # Errors
-/// No descriptor is left. None stays open; a retry may succeed once others are closed.
+/// The process has no descriptor left. None stays open; a retry may succeed once others are closed.
 pub(super) fn prepare() -> io::Result<(Poll, Arc<Mailbox>)> {
     let poll = Poll::new()?;
     let waker = Waker::new(poll.registry(), WAKE)?;

@@ -1,13 +1,13 @@
-//! A thread that owns many WebSockets: it polls, reads, hands what is whole to its handler, and sends what waits.
+//! A thread that owns many WebSockets: it polls, reads, hands whole messages to its handler, and sends what waits.
 //!
-//! A fixed number of such threads serves all sockets, so that a socket costs memory and no thread. Nothing here waits but the
-//! poll itself: sockets do not block, and whoever serves them works elsewhere and wakes it.
+//! A fixed number of such threads serves all sockets, so that a socket costs memory and no thread. Only the poll waits:
+//! sockets do not block, and the handler hands slow work to other threads, which wake this one.
 //!
-//! Invariants: a socket that says much takes turns with the others ([`READS_AT_ONCE`]); what a batch of events brings about
-//! is written once for each socket; a panic of the handler over one socket closes
-//! that one (1011), and over all of them all.
+//! Invariants: a socket that sends much takes turns with the others ([`READS_AT_ONCE`]); whatever a batch of events
+//! queues for a socket is written at once; a panic of the handler over one socket closes that socket (1011), and over
+//! all of them closes all.
 //!
-//! Knows nothing of HTTP, nor of what is said.
+//! Knows nothing of HTTP, nor of what the messages mean.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -27,36 +27,37 @@ use super::send_queue::Outgoing;
 use super::socket::{Phase, Socket};
 use super::table::Table;
 
-/// Events taken from one poll.
+/// Events of one poll.
 const EVENTS: usize = 512;
-/// What one read takes, in bytes; one buffer for the thread.
+/// Bytes of one read; the thread has one buffer for all sockets.
 const READ_BYTES: usize = 64 * 1024;
-/// Reads of one socket before the others have their turn.
+/// Reads from one socket before the others have their turn.
 const READS_AT_ONCE: usize = 4;
-/// How long a client has to answer a close frame while the listener stops.
+/// How long a client has to answer a close frame while the server stops.
 const LEAVE_TIMEOUT_AT_STOP: Duration = Duration::from_secs(1);
-/// Left of the time of a stop, or an eighth of it, for leaving once nobody is waited for any more.
+/// Reserved for closing at the end of a stop, or an eighth of the stop if that is less: from then on no answer is
+/// waited for.
 const STOP_MARGIN: Duration = Duration::from_millis(1500);
-/// While it stops, what sockets wait for is looked at again and again; a wake-up comes with each answer, this is for safety.
+/// How often a stopping thread checks its sockets; each answer wakes it as well, this is for safety.
 const STOP_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// See the module.
+/// One socket thread, `ws-{n}`.
 pub(super) struct Thread {
     poll: Poll,
     mailbox: Arc<Mailbox>,
     handler: Box<dyn SocketHandler>,
     table: Table,
-    /// Those that have more to be read.
+    /// Sockets that may have more to be read.
     again: Vec<SocketId>,
     buffer: Vec<u8>,
     stop: Option<Stop>,
 }
 
-/// When a stop ends.
+/// The times of a stop.
 #[derive(Clone, Copy)]
 struct Stop {
     deadline: Instant,
-    /// Until then those wait that wait for an answer.
+    /// Until then a socket may wait for its answer.
     patient_until: Instant,
 }
 
@@ -65,7 +66,7 @@ impl Thread {
         Self { poll, mailbox, handler, table, again: Vec::new(), buffer: vec![0; READ_BYTES], stop: None }
     }
 
-    /// Serves until it is told to stop and all sockets are gone, or the deadline is there.
+    /// Serves until it is told to stop and all sockets are gone, or the deadline has passed.
     pub(super) fn run(mut self) {
         let mut events = Events::with_capacity(EVENTS);
         while !self.is_over() {
@@ -100,7 +101,7 @@ impl Thread {
         self.stop.is_some_and(|stop| self.table.is_empty() || Instant::now() >= stop.deadline)
     }
 
-    /// Waits for something to do.
+    /// Waits for an event, for mail, or until a socket is due.
     fn wait(&mut self, events: &mut Events) {
         self.mailbox.set_asleep(true);
         let has_work = !self.again.is_empty() || self.mailbox.has_mail() || self.handler.has_mail();
@@ -108,16 +109,16 @@ impl Thread {
         if let Err(fault) = self.poll.poll(events, timeout)
             && fault.kind() != io::ErrorKind::Interrupted
         {
-            // Only a fault of our own brings this about; without a pause it would fill the log.
+            // Only a fault of our own causes this; without a pause it would fill the log.
             log::error!("the poll of WebSockets failed: {fault}");
             std::thread::park_timeout(Duration::from_millis(100));
         }
         self.mailbox.set_asleep(false);
     }
 
-    /// How long nothing needs to be looked at by time.
+    /// The time until the next socket is due.
     fn timeout(&self) -> Option<Duration> {
-        // A poll counts in milliseconds and would end just before its time.
+        // A poll counts whole milliseconds and would end just before.
         let until = |at: Instant| at.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
         let due = self.table.next_due().map(until);
         let stop = self.stop.map(|stop| until(stop.deadline).min(STOP_POLL_INTERVAL));
@@ -148,7 +149,7 @@ impl Thread {
         }
     }
 
-    /// Reads what a socket has to say, but not more than its turn.
+    /// Reads from a socket, up to [`READS_AT_ONCE`] times.
     fn read(&mut self, id: SocketId) {
         let mut buffer = std::mem::take(&mut self.buffer);
         if self.read_into(&mut buffer, id) {
@@ -157,7 +158,7 @@ impl Thread {
         self.buffer = buffer;
     }
 
-    /// `true`: there may be more.
+    /// Reads once. `true`: there may be more.
     fn read_into(&mut self, buffer: &mut [u8], id: SocketId) -> bool {
         for _ in 0..READS_AT_ONCE {
             let Some(socket) = self.table.get(id).filter(|socket| socket.phase != Phase::Gone) else { return false };
@@ -165,7 +166,7 @@ impl Thread {
                 Ok(0) => return false,
                 Ok(read) => {
                     self.hear(id, &buffer[..read]);
-                    // Less than there was room for: that was all, and what comes next is told of.
+                    // A short read means that nothing is left; the poll tells of what comes next.
                     if read < buffer.len() {
                         return false;
                     }
@@ -179,7 +180,7 @@ impl Thread {
         true
     }
 
-    /// Takes a client's bytes apart and sees to what is whole.
+    /// Decodes a client's bytes and handles each whole message.
     fn hear(&mut self, id: SocketId, mut bytes: &[u8]) {
         while let Some(socket) = self.table.get(id).filter(|socket| socket.phase == Phase::Open) {
             match socket.take(&mut bytes) {
@@ -207,14 +208,14 @@ impl Thread {
         if socket.queue(Outgoing::Control(frame), bytes_max) { self.table.list(id) } else { self.table.cut(id) }
     }
 
-    /// Calls the handler about one socket, or about all.
+    /// Calls the handler about one socket, or about all; a panic closes them.
     fn guarded(&mut self, about: Option<SocketId>, call: impl FnOnce(&mut dyn SocketHandler, &mut Table)) {
         let (handler, table) = (&mut *self.handler, &mut self.table);
         if catch_unwind(AssertUnwindSafe(|| call(handler, table))).is_err() {
             let ids = about.map_or_else(|| table.ids(), |id| vec![id]);
-            log::error!("serving WebSockets panicked; closed are: {}", ids.len());
+            log::error!("serving WebSockets panicked; sockets closed: {}", ids.len());
             for id in ids {
-                table.close_with(id, Some(1011), "the server met a fault of its own");
+                table.close_with(id, Some(1011), "a fault in the server; its log has the details");
             }
         }
     }
@@ -226,7 +227,7 @@ impl Thread {
         }
     }
 
-    /// What is due by time: a heartbeat, an idle client, a message that is not whole, a close that is not answered.
+    /// Handles what is due: a heartbeat, an idle client, a message that takes too long, a close without an answer.
     fn look_at(&mut self, id: SocketId, now: Instant) {
         let (heartbeat, idle_timeout) = (self.table.config.heartbeat, self.table.config.idle_timeout);
         let Some(socket) = self.table.get(id) else { return };
@@ -236,16 +237,17 @@ impl Thread {
             self.table.close_with(id, Some(1008), "the message took too long");
         } else if now.saturating_duration_since(socket.heard_at) >= idle_timeout {
             self.table.counters.idle.fetch_add(1, Ordering::Relaxed);
-            self.table.close_with(id, Some(1001), "nothing came, not even a pong");
+            self.table.close_with(id, Some(1001), "nothing was received, not even a pong");
         } else {
-            // Counted from when it was due, else it would slip a little with each; but not to catch up.
+            // Counted from when it was due, so that delays do not add up; a missed one is not made up for.
             socket.beat_at = (socket.beat_at + heartbeat).max(now);
             self.answer(id, frames::ping());
             self.guarded(Some(id), |handler, table| handler.beat(id, table));
         }
     }
 
-    /// Tells everybody that the server stops: at once, or when what they wait for is sent, or when time is nearly up.
+    /// Closes the sockets because the server stops: at once, or after the answer that they wait for, or when time is
+    /// nearly up.
     fn take_leave(&mut self, stop: Stop) {
         let now = Instant::now();
         let wait = LEAVE_TIMEOUT_AT_STOP.min(stop.deadline.saturating_duration_since(now));
@@ -256,9 +258,9 @@ impl Thread {
         }
     }
 
-    /// Sends what was queued, once for each socket, and ends those that are of no more use.
+    /// Writes the queues of the listed sockets, each once, and closes sockets that are done.
     fn send_listed(&mut self) {
-        // A handler that is told of a drained socket may list others.
+        // `drained` may list further sockets.
         while !self.table.listed.is_empty() {
             for id in std::mem::take(&mut self.table.listed) {
                 self.send_one(id);
@@ -288,7 +290,7 @@ impl Thread {
 
     fn drop_socket(&mut self, id: SocketId) {
         if let Some(mut socket) = self.table.remove(id) {
-            // A descriptor that is closed leaves the poll by itself; this is the polite way.
+            // Closing the descriptor would do the same.
             let _ = self.poll.registry().deregister(&mut socket.stream);
         }
     }

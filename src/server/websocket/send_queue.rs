@@ -1,7 +1,7 @@
 //! What waits to be sent to one client.
 //!
-//! Invariants: what waits is bounded, but for one message that found nothing waiting, so that a message longer than the bound
-//! can be sent at all; when nothing waits nothing is held; a write never waits.
+//! Invariants: the queue is bounded, except that one message of any length fits into an empty queue; an empty queue
+//! holds no memory; a write never blocks.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice, Write};
@@ -10,14 +10,14 @@ use crate::api::{Payload, SharedBytes};
 
 use super::frames::Header;
 
-/// Messages handed to one write.
+/// Buffers handed to one vectored write.
 const SLICES: usize = 32;
-/// The most that may wait, in messages and control frames: small ones cost more than their bytes.
+/// The most that may wait, in messages and control frames: a small one takes more memory than its bytes.
 const QUEUE_MAX: usize = 16_384;
-/// A queue that grew beyond this is given back when it is empty.
+/// An empty queue with more capacity than this is freed.
 const KEPT_QUEUE: usize = 4;
 
-/// Something that waits to be sent.
+/// A frame that waits to be sent.
 pub(super) enum Outgoing {
     Message(Header, SharedBytes),
     Control(Vec<u8>),
@@ -40,11 +40,11 @@ impl Outgoing {
     }
 }
 
-/// See the module.
+/// Frames in the order in which they are sent.
 #[derive(Default)]
 pub(super) struct SendQueue {
     queue: VecDeque<Outgoing>,
-    /// So much of its first was sent.
+    /// Bytes of the first frame that were sent.
     sent: usize,
     waiting: usize,
 }
@@ -64,10 +64,10 @@ impl SendQueue {
         self.queue.push_back(outgoing);
     }
 
-    /// Sends what waits, as far as the system takes it.
+    /// Sends as much as the system takes now.
     ///
     /// # Errors
-    /// The connection is of no more use.
+    /// The connection is broken; close it.
     pub(super) fn send(&mut self, stream: &mut impl Write) -> io::Result<()> {
         while !self.queue.is_empty() {
             let mut slices = [IoSlice::new(&[]); SLICES];
@@ -86,7 +86,7 @@ impl SendQueue {
         Ok(())
     }
 
-    /// Fills `slices` with what comes next; says how many.
+    /// Fills `slices` with the bytes that come next; returns how many it filled.
     fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
         let mut skip = self.sent;
         let parts = self.queue.iter().flat_map(Outgoing::parts).filter_map(|part| {

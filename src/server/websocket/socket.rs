@@ -1,9 +1,10 @@
-//! One WebSocket: what its client's bytes say, how far it is, and when it is to be looked at.
+//! One WebSocket: its decoder, its phase, its queue, and when it is due.
 //!
-//! Invariants: at rest a socket holds no buffer; after its close frame nothing is sent, and what still comes is thrown away
-//! until the client is gone or its time is over, so that no reset overtakes that frame.
+//! Invariants: an idle socket holds no buffer; after its close frame nothing is sent, and whatever the client still
+//! sends is read and dropped until the client closes or its time is over, because unread bytes would cause a reset that
+//! overtakes the close frame.
 //!
-//! Knows nothing of who polls it, nor of what is said.
+//! Knows nothing of the poll, nor of what the messages mean.
 
 use std::io::{self, ErrorKind, Read};
 use std::net::Shutdown;
@@ -17,35 +18,35 @@ use crate::permit::Permit;
 use super::frames::{self, Decoder, Heard, Violation};
 use super::send_queue::{Outgoing, SendQueue};
 
-/// How far a socket is.
+/// The phase of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     Open,
-    /// Its close frame is queued; the client's, or its going, is waited for until then.
+    /// The close frame is queued; the client has until then to close.
     Leaving(Instant),
-    /// Of no more use.
+    /// To be dropped.
     Gone,
 }
 
-/// See the module.
+/// One WebSocket of a thread.
 pub(super) struct Socket {
     pub(super) stream: TcpStream,
     pub(super) decoder: Decoder,
     pub(super) phase: Phase,
-    /// When a byte came last.
+    /// When the last byte arrived.
     pub(super) heard_at: Instant,
-    /// When it is to be shown next that the server is there.
+    /// When the next heartbeat is due.
     pub(super) beat_at: Instant,
-    /// When the message that is under way must be whole.
+    /// When the unfinished message must be whole.
     pub(super) whole_by: Option<Instant>,
-    /// When the table is to look at it.
+    /// When the table will next look at it.
     pub(super) scheduled: Option<Instant>,
-    /// So many bytes of a message that is not whole count among those of all sockets.
+    /// Bytes of its unfinished message that are counted in the total of all sockets.
     pub(super) counted: usize,
     send_queue: SendQueue,
-    /// Its queue is to be sent; it stands in the table's list.
+    /// It is in the table's list of sockets to be written.
     pub(super) is_listed: bool,
-    /// The handler knows of it.
+    /// The handler was told of it.
     pub(super) is_known: bool,
     _permits: [Permit; 2],
 }
@@ -69,7 +70,7 @@ impl Socket {
         }
     }
 
-    /// When it is to be looked at next; never once it is gone.
+    /// When it needs attention next; never once it is gone.
     pub(super) fn due(&self) -> Option<Instant> {
         match self.phase {
             Phase::Open => Some(self.whole_by.map_or(self.beat_at, |at| at.min(self.beat_at))),
@@ -83,7 +84,7 @@ impl Socket {
         self.send_queue.waiting()
     }
 
-    /// Reads what is there, at most what `into` holds. `Ok(0)`: there is nothing now.
+    /// Reads what is there, at most what `into` holds. `Ok(0)`: nothing at the moment.
     pub(super) fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         loop {
             match self.stream.read(into) {
@@ -99,7 +100,7 @@ impl Socket {
         }
     }
 
-    /// Takes what is whole from the front of `bytes`.
+    /// Takes a whole message or control frame from the front of `bytes`.
     pub(super) fn take(&mut self, bytes: &mut &[u8]) -> Result<Option<Heard>, Violation> {
         let heard = self.decoder.take(bytes);
         if self.decoder.is_at_rest() {
@@ -108,7 +109,7 @@ impl Socket {
         heard
     }
 
-    /// Queues something behind what waits. `false`: too much waits already.
+    /// Queues a frame. `false`: too much waits already.
     pub(super) fn queue(&mut self, outgoing: Outgoing, bytes_max: usize) -> bool {
         if self.phase != Phase::Open {
             return true;
@@ -122,7 +123,7 @@ impl Socket {
         fits
     }
 
-    /// Queues a close frame behind everything else; from now on nothing is sent but what waits.
+    /// Queues a close frame; nothing is queued after it.
     pub(super) fn close(&mut self, code: Option<u16>, reason: &str, until: Instant) {
         if self.phase == Phase::Open {
             self.send_queue.push(Outgoing::Control(frames::close(code, reason)));
@@ -130,14 +131,14 @@ impl Socket {
         }
     }
 
-    /// Sends what waits, as far as the system takes it.
+    /// Sends as much of the queue as the system takes now.
     ///
     /// # Errors
-    /// The connection is of no more use.
+    /// The connection is broken; drop the socket.
     pub(super) fn write(&mut self) -> io::Result<()> {
         self.send_queue.send(&mut self.stream)?;
         if self.send_queue.waiting() == 0 && matches!(self.phase, Phase::Leaving(_)) {
-            // The client reads to the end of what was sent and sees that this was all.
+            // So the client reads to the end and sees that nothing follows.
             let _ = self.stream.shutdown(Shutdown::Write);
         }
         Ok(())

@@ -1,6 +1,6 @@
-//! The sockets of one thread: who is there, whose queue is to be sent, and who is to be looked at when.
+//! The sockets of one thread: which exist, which are to be written, and when each is due.
 //!
-//! It is what a handler sends through. Invariant: a number of a socket does not come back. Knows nothing of polls.
+//! A handler sends through it. Invariant: a socket's number is never used again. Knows nothing of polls.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -20,9 +20,9 @@ pub(super) const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) struct Table {
     sockets: HashMap<SocketId, Socket>,
     next: u64,
-    /// Those whose queues are to be sent.
+    /// Sockets whose queues are to be written.
     pub(super) listed: Vec<SocketId>,
-    /// Each but those that are gone, by when it is to be looked at.
+    /// Every socket that is not gone, by when it is due.
     due: BTreeSet<(Instant, SocketId)>,
     pub(super) config: WebsocketConfig,
     /// How long a message may take from its first byte to its last.
@@ -43,7 +43,7 @@ impl Table {
         }
     }
 
-    /// A number for the next socket.
+    /// The number of the next socket.
     pub(super) fn next_id(&mut self) -> SocketId {
         self.next += 1;
         SocketId(self.next)
@@ -78,7 +78,7 @@ impl Table {
         self.sockets.is_empty()
     }
 
-    /// Puts a socket on the list of those to be sent.
+    /// Puts a socket on the list of those to be written.
     pub(super) fn list(&mut self, id: SocketId) {
         if let Some(socket) = self.get(id)
             && !std::mem::replace(&mut socket.is_listed, true)
@@ -87,12 +87,12 @@ impl Table {
         }
     }
 
-    /// When the next socket is to be looked at.
+    /// When the next socket is due.
     pub(super) fn next_due(&self) -> Option<Instant> {
         self.due.first().map(|(at, _)| *at)
     }
 
-    /// Takes one that is to be looked at by now; it is to be scheduled again afterwards.
+    /// Takes a socket that is due; schedule it again afterwards.
     pub(super) fn take_due(&mut self, now: Instant) -> Option<SocketId> {
         let (_, id) = *self.due.first().filter(|(at, _)| *at <= now)?;
         self.due.pop_first();
@@ -102,7 +102,7 @@ impl Table {
         Some(id)
     }
 
-    /// Enters a socket by when it is to be looked at next.
+    /// Enters when a socket is due next.
     pub(super) fn schedule(&mut self, id: SocketId) {
         let Some(socket) = self.sockets.get_mut(&id) else { return };
         let due = socket.due();
@@ -113,8 +113,8 @@ impl Table {
         }
     }
 
-    /// Takes note of what a socket has under way, now that all it sent so far was taken. `false`: with it there is more over
-    /// all sockets than may be.
+    /// Updates the deadline and the count of a socket's unfinished message, after a read. `false`: the unfinished
+    /// messages of all sockets together exceed the limit.
     pub(super) fn note_unfinished(&mut self, id: SocketId, now: Instant) -> bool {
         let whole_by = now + self.message_timeout;
         let Some(socket) = self.get(id) else { return true };
@@ -127,16 +127,16 @@ impl Table {
         gathered == 0 || all <= self.config.max_incoming_bytes
     }
 
-    /// Counts what a socket holds of a message that is not whole. Returns what all hold.
+    /// Counts the bytes that a socket holds of an unfinished message. Returns the total of all sockets.
     fn count(&mut self, id: SocketId, gathered: usize) -> usize {
         let Some(socket) = self.get(id) else { return 0 };
         let before = std::mem::replace(&mut socket.counted, gathered);
-        // Atomics wrap, so this takes off as well; never below nothing, as what is taken off was put on.
+        // Atomics wrap, so this subtracts as well; never below zero, since the same was added before.
         let more = gathered.wrapping_sub(before);
         self.counters.unfinished_bytes.fetch_add(more, Ordering::Relaxed).wrapping_add(more)
     }
 
-    /// A socket is of no more use.
+    /// Marks a socket as gone.
     pub(super) fn give_up(&mut self, id: SocketId) {
         if let Some(socket) = self.get(id) {
             socket.phase = Phase::Gone;
@@ -144,7 +144,7 @@ impl Table {
         }
     }
 
-    /// Gives up a client that does not read.
+    /// Drops a client that does not read.
     pub(super) fn cut(&mut self, id: SocketId) {
         if self.get(id).is_some_and(|socket| socket.phase != Phase::Gone) {
             self.counters.cut.fetch_add(1, Ordering::Relaxed);
@@ -152,7 +152,7 @@ impl Table {
         }
     }
 
-    /// Closes a socket behind what waits; its client has `wait` to answer.
+    /// Queues a close frame; the client has `wait` to answer.
     pub(super) fn close_within(&mut self, wait: Duration, id: SocketId, code: Option<u16>, reason: &str) {
         if let Some(socket) = self.get(id) {
             socket.close(code, reason, Instant::now() + wait);
@@ -161,7 +161,7 @@ impl Table {
         }
     }
 
-    /// The same with the ordinary time.
+    /// The same with [`LEAVE_TIMEOUT`].
     pub(super) fn close_with(&mut self, id: SocketId, code: Option<u16>, reason: &str) {
         self.close_within(LEAVE_TIMEOUT, id, code, reason);
     }

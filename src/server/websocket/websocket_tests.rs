@@ -1,4 +1,4 @@
-//! The pool behind the real listener, with a handler that echoes: panics, order, many sockets, and, where it is asked for, a
+//! The pool behind the real listener, with a handler that echoes: panics, order, many sockets, and on request a
 //! conformance suite.
 
 use std::io::{Read as _, Write as _};
@@ -18,7 +18,7 @@ use crate::message::SessionId;
 use crate::server::WebSocketOptions;
 use crate::server::tcp::{self, Listening};
 
-/// Everything is a WebSocket, and every message comes back.
+/// Every request becomes a WebSocket, and every message comes back.
 struct Echo;
 
 impl Service for Echo {
@@ -74,7 +74,7 @@ fn listen_with(body_timeout: Duration, change: impl FnOnce(&mut WebsocketConfig)
     (tcp::start(&config.server, 64, Arc::new(Echo), Some(websockets)).unwrap(), counters)
 }
 
-/// The beginning of a text message, whose frame says that more frames follow.
+/// The first frame of a text message, which says that more frames follow.
 fn fragment(bytes: usize) -> Vec<u8> {
     [&[0x01, 0x80 | 127][..], &(bytes as u64).to_be_bytes(), &[0; 4], &vec![b'x'; bytes]].concat()
 }
@@ -127,7 +127,7 @@ fn messages_come_back_in_order_and_a_panic_closes_its_socket_only() {
 fn a_stop_ends_sockets_whose_clients_say_nothing() {
     let (listening, counters) = listen(|_| ());
     let mut sockets: Vec<_> = (0..50).map(|_| connect(&listening)).collect();
-    // One does not read either, and still has to send its own close.
+    // One client does not read either, and still has to send its own close.
     let mut silent = sockets.pop().unwrap();
     let began = Instant::now();
     assert_eq!(listening.stop(began + Duration::from_secs(60)), 0);
@@ -145,7 +145,7 @@ fn a_client_that_pings_and_never_reads_is_cut() {
     stream.set_write_timeout(Some(Duration::from_secs(60))).unwrap();
     while stream.write_all(&ping).is_ok() {}
     wait_until("it is counted", || counters.cut.load(std::sync::atomic::Ordering::SeqCst) == 1);
-    // What it was sent before is there; it ends.
+    // What was sent before is there; then the stream ends.
     let mut rest = Vec::new();
     let _ = stream.read_to_end(&mut rest);
 }
@@ -159,7 +159,7 @@ fn a_message_not_whole_in_time_closes_its_socket_whatever_comes() {
     slow.get_mut().write_all(&fragment(1000)).unwrap();
     // A sign of life, and a second frame of the same message.
     slow.get_mut().write_all(&[0x8a, 0x80, 0, 0, 0, 0, 0x00, 0x81, 0, 0, 0, 0, b'x']).unwrap();
-    // One that ends its messages may be there for as long as it likes.
+    // A client that finishes its messages may stay for as long as it likes.
     while began.elapsed() < 2 * timeout {
         // In one piece: between two the machine may do something else for longer than the timeout.
         let end = [0x80, 0x81, 0, 0, 0, 0, b'x'];
@@ -183,7 +183,7 @@ fn unfinished_messages_of_all_sockets_together_are_bounded() {
     }
     sockets[3].get_mut().write_all(&fragment(300_000)).unwrap();
     assert_eq!(close_code(&mut sockets.pop().unwrap()), 1013);
-    // Who was there first goes on, and room comes back.
+    // The client that came first goes on, and its memory is given back.
     wait_until("it is gone", || held() == 900_000);
     sockets[0].get_mut().write_all(&[0x80, 0x80, 0, 0, 0, 0]).unwrap();
     assert_eq!(sockets[0].read().unwrap().len(), 300_000);
@@ -200,7 +200,7 @@ fn conformance() {
     let url = format!("ws://{}", listening.local_addr());
     let reports = tempfile::tempdir().unwrap();
     let mut suite = std::process::Command::new(kosoku);
-    // Without the cases of compression, which is not offered.
+    // Without the cases of compression, which the server does not offer.
     suite.args(["-m", "fuzzingclient", "-x", "12.*", "-x", "13.*", &url]).current_dir(reports.path());
     let ran = suite.output().unwrap();
     let said = format!("{}{}", String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));

@@ -1,7 +1,7 @@
-//! The drain's calls to the store: one under way at a time, each on a thread of its own, and how the ones before went.
+//! The drain's calls to the store: one under way at a time, each on a thread of its own, and which of them are failing.
 //!
-//! A connection that takes longer than a call may, because it builds indexes, keeps its one thread, and other calls go on over
-//! the other. Knows nothing of what the outcomes mean.
+//! A connection that takes longer than a call may, because it builds indexes, keeps its thread, and other calls go on
+//! over the established connection. Knows nothing of what the outcomes mean.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,34 +15,35 @@ use crate::store::{Call, CallError, Calls, Connected, Inserted, Store, StoreErro
 /// The first pause after a failure.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 
-/// What a call that succeeded came to.
+/// The result of a call that succeeded.
 #[derive(Debug, PartialEq)]
 pub enum CallResult {
-    /// A connection.
+    /// The connection is open.
     Connected(Connected),
-    /// A batch.
+    /// The batch was inserted, except for dead letters.
     Inserted(Inserted),
-    /// An erasure.
+    /// Messages that the erasure deleted.
     Erased(u64),
-    /// The question what other servers erased.
+    /// Erasures of other servers.
     RemoteErasures(Vec<StoredErasure>),
 }
 
-/// What a call came to.
+/// The outcome of a call.
 pub type Answer = Result<CallResult, StoreError>;
 
-/// What a call is for, the least first. Of what failed only a success of the same or of more tells that it is well again.
+/// The purpose of a call, least important first. After a failure only a success of the same or a more important one
+/// counts as recovery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Task {
-    /// The question what other servers erased.
+    /// Asks for erasures of other servers.
     RemoteErasures,
-    /// The next of the erasures that are not final.
+    /// Carries out the next pending erasure.
     ErasePending,
-    /// A connection.
+    /// Connects and makes the indexes.
     Connect,
-    /// The batch.
+    /// Inserts the batch.
     Insert,
-    /// The erasure that comes next, in its place.
+    /// Carries out the next erasure in its place.
     Erase,
 }
 
@@ -54,15 +55,15 @@ pub(super) struct UnderWay {
 }
 
 pub(super) enum Connection {
-    /// To be made.
+    /// Not made yet.
     Missing,
-    /// Under way for longer than a call may be.
+    /// Under way for longer than a call may take.
     Slow(Call<Answer>),
     /// Open: calls can be made.
     Made,
 }
 
-/// See the module.
+/// Runs the drain's calls.
 pub(super) struct Caller {
     pub(super) store: Arc<dyn Store>,
     pub(super) calls: Calls,
@@ -70,12 +71,12 @@ pub(super) struct Caller {
     pub(super) under_way: Option<UnderWay>,
     pub(super) connection: Connection,
     pub(super) backoff: Backoff,
-    /// The most of what failed and has not succeeded since.
+    /// The most important task that failed and has not succeeded since.
     pub(super) failing: Option<Task>,
 }
 
 impl Caller {
-    /// Nothing was asked so far.
+    /// No call was made so far.
     pub(super) fn new(store: Arc<dyn Store>, config: &MongoConfig) -> Self {
         Self {
             store,
@@ -101,7 +102,7 @@ impl Caller {
     /// Begins a call of the store.
     ///
     /// # Errors
-    /// Why it was not begun.
+    /// Why the call was not begun. Nothing was sent; a retry may succeed.
     pub(super) fn begin(
         &mut self,
         task: Task,
@@ -113,7 +114,7 @@ impl Caller {
         Ok(())
     }
 
-    /// The call under way and what it came to, if it is over or has been too long: then it is given up.
+    /// The call under way and its outcome, if it ended or took too long: then it is abandoned.
     pub(super) fn take(&mut self) -> Option<(Task, Duration, Answer)> {
         let under_way = self.under_way.as_ref()?;
         let outcome = under_way.call.outcome().try_recv();
@@ -133,7 +134,7 @@ impl Caller {
         Some((task, began.elapsed(), answer))
     }
 
-    /// What a slow connection came to, if it is over.
+    /// The outcome of a slow connection, if it has ended.
     pub(super) fn take_slow_connection(&mut self) -> Option<Answer> {
         let Connection::Slow(call) = &self.connection else { return None };
         let outcome = call.outcome().try_recv();
@@ -144,7 +145,8 @@ impl Caller {
         Some(outcome.unwrap_or_else(|_| Err(CallError::Failed.into())))
     }
 
-    /// It worked; whether all is well by it. What failed and is more has not gone through by this.
+    /// Notes a success; returns whether nothing fails any more. A more important task that failed still counts as
+    /// failing.
     pub(super) fn succeeded(&mut self, what: Task) -> bool {
         let is_well = self.failing <= Some(what);
         if is_well {
@@ -154,7 +156,7 @@ impl Caller {
         is_well
     }
 
-    /// It failed; `passing` when nothing but time is needed.
+    /// Notes a failure; `passing` if it needs nothing but time.
     pub(super) fn failed(&mut self, what: Task, passing: bool) {
         self.failing = self.failing.max(Some(what));
         self.backoff.fail(passing);

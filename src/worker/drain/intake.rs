@@ -1,6 +1,6 @@
-//! What the drain has taken and how far it is: records that were offered or read, in sequence, and the batch made of them.
+//! Records that the drain has taken, in sequence, the batch made of them, and how far it is.
 //!
-//! What it has no room for it reads from the journal later, in bounded pieces. Knows nothing of calls.
+//! What it has no space for it reads from the journal later, in bounded pieces. Knows nothing of calls.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -12,30 +12,30 @@ use crate::message::{Expiry, Id, SessionId};
 use crate::store::Store;
 use crate::worker::batch::{Batch, Prefetch};
 
-/// How much of the journal is read at once, in bytes.
+/// Bytes of one read of the journal.
 const READ_BYTES: usize = 256 * 1024;
 
-/// See the module.
+/// Records on their way to the store.
 pub(super) struct Intake<D: Disk> {
     reader: Reader<D>,
     expiry: Expiry,
-    /// Everything up to here was taken, or read.
+    /// Everything up to this sequence was taken or read.
     pub(super) position: u64,
     /// Taken, and not yet in the batch.
     pub(super) prefetch: Prefetch,
     pub(super) batch: Batch,
-    /// The store has everything up to here.
+    /// The store has everything up to this sequence.
     pub(super) drained: u64,
 }
 
 impl<D: Disk> Intake<D> {
-    /// One that goes on behind sequence `drained`.
+    /// An intake that goes on after sequence `drained`.
     pub(super) fn new(journal: &Journal<D>, expiry: Expiry, config: &MongoConfig, drained: u64) -> Self {
         let (reader, prefetch, batch) = (journal.reader(drained), Prefetch::new(config.batch), Batch::after(drained));
         Self { reader, expiry, position: drained, prefetch, batch, drained }
     }
 
-    /// Takes a record if it is the next one and there is room.
+    /// Takes a record if it is the next one and there is space.
     pub(super) fn offer(&mut self, store: &dyn Store, record: &Record) {
         if record.sequence == self.position + 1 && self.prefetch.has_room() {
             self.reader.skip_to(record.sequence);
@@ -44,24 +44,24 @@ impl<D: Disk> Intake<D> {
         }
     }
 
-    /// Reads from the journal what it had no room for, up to `passed`.
+    /// Reads from the journal what it had no space for, up to `passed`.
     pub(super) fn read(&mut self, store: &dyn Store, passed: u64) -> io::Result<()> {
         while self.position < passed && self.prefetch.has_room() {
             let prefetch = &mut self.prefetch;
             let left = prefetch.bytes_left().clamp(1, READ_BYTES);
             let read = self.reader.read(left, |record| prefetch.push(store, record));
-            // Refused sequences leave holes.
+            // Refused sequences leave gaps.
             self.position = self.position.max(self.reader.position());
             read?;
         }
         Ok(())
     }
 
-    /// Moves what was taken into the batch, up to its limits or to an erasure.
+    /// Moves records into the batch, up to its limits or to an erasure.
     pub(super) fn form_batch(&mut self) {
         self.batch.fill(&mut self.prefetch, self.expiry.bound());
         if self.batch.is_empty() {
-            // Nothing of it is for the store.
+            // None of these records is for the store.
             self.drained = self.drained.max(self.batch.last());
             if self.prefetch.is_empty() {
                 self.drained = self.drained.max(self.position);
@@ -76,7 +76,7 @@ impl<D: Disk> Intake<D> {
         oldest.or_else(|| self.prefetch.first().and_then(|next| next.entry.id()))
     }
 
-    /// The erasure that comes next, once the batch before it is through.
+    /// The erasure that comes next, once the batch before it is acknowledged.
     pub(super) fn erasure(&self) -> Option<(SessionId, Id)> {
         match self.prefetch.first().map(|next| &next.entry) {
             Some(Entry::Erasure { id, session }) if self.batch.is_empty() => Some((session.clone(), *id)),
@@ -84,7 +84,7 @@ impl<D: Disk> Intake<D> {
         }
     }
 
-    /// That erasure was carried out.
+    /// Notes that this erasure was carried out.
     pub(super) fn erased(&mut self) {
         if let Some(record) = self.prefetch.pop() {
             self.drained = record.sequence;
@@ -92,7 +92,7 @@ impl<D: Disk> Intake<D> {
         }
     }
 
-    /// The batch went through; it is handed back.
+    /// Notes that the batch was acknowledged, and returns it.
     pub(super) fn inserted(&mut self) -> Batch {
         self.drained = self.batch.last();
         std::mem::replace(&mut self.batch, Batch::after(self.drained))
@@ -102,7 +102,7 @@ impl<D: Disk> Intake<D> {
 /// The id of the record at that sequence, if the journal still has it.
 pub(super) fn id_at<D: Disk>(journal: &Journal<D>, sequence: u64) -> Option<Id> {
     let (mut reader, mut next) = (journal.reader(sequence.checked_sub(1)?), None);
-    // What its segment has before it is passed over piece by piece.
+    // Skips the records before it in its segment, piece by piece.
     loop {
         let read = reader.read_while(READ_BYTES, |record| {
             next = Some(record);

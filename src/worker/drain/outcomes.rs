@@ -1,6 +1,6 @@
-//! What comes of a call of the drain: what it may count as stored, what it pauses for, what the status is told.
+//! What follows from the outcome of a call: what counts as stored, how long to pause, what the status tells.
 //!
-//! Invariant: nothing counts before the store has said that it is there, or a dead letter of it is synced.
+//! Invariant: a message counts as stored only when the store has said so or its dead letter is synced.
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use super::Drain;
 use super::call::{Answer, CallResult, Connection, Task};
 
 impl<D: Disk> Drain<D> {
-    /// A call has ended, one way or another.
+    /// Handles the outcome of a call.
     pub(super) fn finish(&mut self, task: Task, took: Duration, answer: Answer) {
         match answer {
             Ok(CallResult::Connected(connected)) => self.connected(&connected),
             Ok(CallResult::Inserted(inserted)) => self.inserted(&inserted, took),
             Ok(CallResult::Erased(count)) => self.erased(task, count),
             Ok(CallResult::RemoteErasures(found)) => self.heard(&found),
-            // Messages do not wait for that right.
+            // Messages do not wait for the right to read that collection.
             Err(e @ (StoreError::Credentials(_) | StoreError::Server(_))) if task == Task::RemoteErasures => {
                 let reason = self.remote_erasures.as_mut().map(|remote_erasures| remote_erasures.refused(&e));
                 self.storage.cannot_share(reason);
@@ -36,10 +36,10 @@ impl<D: Disk> Drain<D> {
     pub(super) fn inserted(&mut self, inserted: &Inserted, took: Duration) {
         let messages = self.intake.batch.messages().clone();
         let refused = inserted.refused.iter().filter_map(|r| Some((&messages.get(r.index)?.message, &*r.reason)));
-        // What was erased meanwhile is scrubbed from every file, and must not come to stand in another.
+        // Erased meanwhile: the scrubber removes it from every file, so it must not be written to another.
         let refused = refused.filter(|(message, _)| !self.journal.is_erased(message));
         if let Err(e) = self.dead_letters.add(refused) {
-            return self.held_up(Task::Insert, &format!("the dead letters cannot be written: {e}"));
+            return self.held_up(Task::Insert, &format!("cannot write the dead letters: {e}"));
         }
         self.wrote_letters |= !inserted.refused.is_empty();
         self.storage.flushed(inserted, messages.len(), took);
@@ -53,7 +53,7 @@ impl<D: Disk> Drain<D> {
             self.erasures.next_is_carried_out(&self.caller.calls);
         } else if let Some((session, up_to)) = self.intake.erasure() {
             if let Err(e) = self.erasures.carried_out(&session, up_to, &self.caller.calls) {
-                return self.held_up(task, &format!("an erasure that is to be repeated cannot be noted: {e}"));
+                return self.held_up(task, &format!("cannot note an erasure that is to be repeated: {e}"));
             }
             log::info!("[CHAT WORKER] Session {session} is erased from MongoDB: {count} messages");
             self.intake.erased();
@@ -62,7 +62,7 @@ impl<D: Disk> Drain<D> {
         self.storage.erasures_to_confirm(self.erasures.again());
     }
 
-    /// Other servers erased this.
+    /// Takes the erasures of other servers.
     pub(super) fn heard(&mut self, found: &[StoredErasure]) {
         let Some(remote_erasures) = &mut self.remote_erasures else { return };
         self.storage.cannot_share(remote_erasures.take(found));
@@ -75,7 +75,7 @@ impl<D: Disk> Drain<D> {
         }
     }
 
-    /// The store did its part, and this machine cannot do its own.
+    /// The store did its part, but this machine's disk or journal failed.
     fn held_up(&mut self, task: Task, reason: &str) {
         self.caller.failed(task, true);
         self.storage.failed(reason);

@@ -1,5 +1,5 @@
-//! The drain before a store that fails, hangs and answers late as it is told. What the real one does is shown by
-//! `tests/store.rs` and `tests/drain.rs`; this one does it at a moment of the test's choice.
+//! The drain before a store that fails, hangs and answers late on command. `tests/store.rs` and `tests/drain.rs` show
+//! what the real one does; this one does it at a moment of the test's choice.
 //!
 //! Compiled under `#[cfg(test)]` only.
 
@@ -25,17 +25,17 @@ use crate::message::{Clock, Id, Message, SessionId};
 use crate::store::{Connected, Inserted, Outgoing, Refused, StoreError, StorePage, StoreQuery};
 use crate::worker::storage::State;
 
-/// How a call ends. Without one it does its work and says so.
+/// How a call ends.
 enum Act {
-    /// As without one.
+    /// It does its work and says so; the default.
     Work,
-    /// It fails, and nothing is done.
+    /// It fails, and did nothing.
     Fail,
-    /// It fails, and all is done.
+    /// It fails, and did everything.
     LoseAnswer,
-    /// It fails, and half is done.
+    /// It fails, and did half.
     Half,
-    /// It hangs until nobody holds the other end, then does its work.
+    /// It hangs until the sender is dropped, then does its work.
     Hang(Receiver<()>),
 }
 
@@ -43,7 +43,7 @@ enum Act {
 struct Scripted {
     script: Mutex<VecDeque<Act>>,
     held: Mutex<BTreeMap<Id, Arc<Message>>>,
-    /// What was asked, in the order of the beginnings.
+    /// The calls, in the order in which they began.
     asked: Mutex<Vec<String>>,
 }
 
@@ -51,13 +51,13 @@ const UNREACHABLE: StoreError = StoreError::Unreachable(String::new());
 
 impl Scripted {
     fn next(&self, asked: String) -> Option<Act> {
-        // Under both locks: whoever sees that it was asked for may plan what comes next.
+        // Under both locks, so that a test that sees the call may plan the next.
         let (mut all, mut script) = (self.asked.lock().unwrap(), self.script.lock().unwrap());
         all.push(asked);
         script.pop_front()
     }
 
-    /// Whatever is to come next.
+    /// Sets how the next calls end.
     fn plan(&self, acts: impl IntoIterator<Item = Act>) {
         self.script.lock().unwrap().extend(acts);
     }
@@ -137,7 +137,7 @@ impl Store for Scripted {
 const LETTERS: &str = "/data/dead_letter.jsonl";
 const PENDING: &str = "/erasures_owed.jsonl";
 
-/// A journal, a store, and what a drain between them is made of.
+/// A journal, a store, and what a drain between them needs.
 struct Fixture {
     disk: SimDisk,
     journal: Arc<Journal<SimDisk>>,
@@ -156,7 +156,7 @@ impl Fixture {
         let config = MongoConfig {
             batch: BatchConfig { max_messages: 4, max_age: Duration::ZERO, ..defaults.batch },
             backoff_max: Duration::from_millis(100),
-            // What is to hang is told to; nothing else may take as long.
+            // Tests decide what hangs; nothing else may take as long.
             call_timeout: Duration::from_secs(30),
             ..defaults
         };
@@ -198,7 +198,7 @@ impl Fixture {
         self.drain_from(0)
     }
 
-    /// Lets the drain go on until `holds`.
+    /// Steps the drain until `holds`.
     #[track_caller]
     fn until(&self, drain: &mut Drain<SimDisk>, holds: impl Fn(&Drain<SimDisk>) -> bool) {
         let deadline = Instant::now() + Duration::from_secs(60);
@@ -298,14 +298,14 @@ fn in_whatever_order_the_store_ends_with_what_was_said_and_not_erased() {
         }
         hanging.clear();
         fixture.all(&mut drain);
-        // What hung returns before anything is final.
+        // Calls that hung return before anything is final.
         while Arc::strong_count(&fixture.store) > 2 {
             std::thread::yield_now();
         }
         drain.erasures.a_moment_later();
         fixture.until(&mut drain, |_| fixture.noted() == 0);
         assert_eq!(fixture.store.texts(), wanted, "seed {seed}: {:?}", fixture.store.asked());
-        // What was a dead letter before it was erased is the scrubber's to remove.
+        // The scrubber removes a dead letter that was erased later.
         let mut found = fixture.letters();
         found.retain(|letter| !erased.contains(letter));
         assert_eq!(found, letters, "seed {seed}");

@@ -1,9 +1,11 @@
-//! The oracle: remembers what was said and what was answered, and knows what must be found afterwards.
+//! The oracle: remembers what was sent and what was answered, and knows what must be found afterwards.
 //!
-//! * What was acknowledged is in its session's history once, in the one order; in the journal too while its segment is kept.
-//! * What was refused is there once or not at all, and never while the process that refused it lives. Nothing else is there.
-//! * What the checkpoint passed stands in its transcript, whatever became of the journal. It passes nothing unpublished.
-//! * A key stands for its message as long as the journal has that.
+//! * What was acknowledged is in its session's history once, in the one order; in the journal too while its segment is
+//!   kept.
+//! * What was refused is there once or not at all, and never while the process that refused it lives. Nothing else is
+//!   there.
+//! * What the checkpoint passed is in its transcript, whatever happened to the journal. It passes nothing unpublished.
+//! * A key finds its message as long as the journal has the message.
 //!
 //! What a user took out of a transcript by hand may be gone.
 
@@ -20,7 +22,7 @@ use crate::message::{Id, Message, SessionId};
 #[derive(Debug)]
 struct Told {
     saying: Saying,
-    /// Its id and sequence, once anybody knows them.
+    /// Its id and sequence, once known.
     place: Option<(Id, u64)>,
     /// It must be found.
     kept: bool,
@@ -28,7 +30,7 @@ struct Told {
     loose: bool,
     /// It must be in the journal while its segment is.
     journalled: bool,
-    /// A user took it out of its transcript, or the power did: it may be found or not.
+    /// A user or a power cut took it out of its transcript: it may be found or not.
     taken_out: bool,
 }
 
@@ -36,7 +38,7 @@ struct Told {
 pub struct Oracle {
     told: BTreeMap<String, Told>,
     refused_here: BTreeSet<String>,
-    /// Sessions whose transcript a user changed, until the worker has looked after it.
+    /// Sessions whose transcript a user changed, until the worker has repaired it.
     blurred: BTreeSet<SessionId>,
     largest: Option<(Id, u64)>,
     pub published: u64,
@@ -46,7 +48,7 @@ pub struct Oracle {
 type View = BTreeMap<String, (SessionId, Id)>;
 
 impl Oracle {
-    /// Notes what became of a request.
+    /// Notes the outcome of a request.
     pub fn note(&mut self, world: &World, sayings: &[Saying], outcome: Option<&[Appended]>) {
         let loose = world.config.journal.fsync != Fsync::Always;
         for (index, saying) in sayings.iter().enumerate() {
@@ -71,7 +73,7 @@ impl Oracle {
         self.told.values_mut().for_each(|told| told.loose = false);
     }
 
-    /// The worker is through: what a user changed by hand was looked after.
+    /// The worker is done: it has repaired what a user changed by hand.
     pub fn clear_up(&mut self, live: &Live) {
         if live.transcripts.first_lacking().is_none() && live.worker.checkpoint.drained == live.journal.published() {
             self.blurred.clear();
@@ -89,7 +91,7 @@ impl Oracle {
         self.blurred.insert(session.clone());
     }
 
-    /// The process is gone, and with `cut` the power was.
+    /// The process is gone, and with `cut` the power failed.
     pub fn after_end(&mut self, cut: bool) {
         self.refused_here.clear();
         self.blurred.clear();
@@ -98,7 +100,7 @@ impl Oracle {
         }
     }
 
-    /// What the stored checkpoint claims stands in the transcripts. Looks at the disk only.
+    /// What the stored checkpoint claims is in the transcripts. Reads the disk only.
     pub fn check_checkpoint(&self, world: &World) {
         let checkpoint = stored_checkpoint(&world.disk, &world.config.journal.path);
         let claimed = checkpoint.drained.max(checkpoint.transcribed);
@@ -112,7 +114,7 @@ impl Oracle {
         }
     }
 
-    /// What readers of a living process see. `None` when the disk would not be read.
+    /// What readers of a living process see. `None` when the disk could not be read.
     pub fn look(&self, live: &Live, world: &World, limit: usize) -> Option<View> {
         let mut view = View::new();
         for session in &world.sessions {
@@ -138,20 +140,21 @@ impl Oracle {
         Some(view)
     }
 
-    /// All that must hold of a process that has just opened, on a disk that works. What is there now must stay.
+    /// Checks a process that has just opened, on a disk that works. What is there now must stay.
     pub fn check(&mut self, world: &World, cut: bool) {
         let live = world.live.as_ref().unwrap();
         let view = self.look(live, world, 7).expect("the disk works");
         let journal = self.check_journal(live, cut);
         let loose = world.config.journal.fsync != Fsync::Always;
-        // Sequences that only transcripts remember, after a power cut, are given again.
+        // After a power cut, sequences that only transcripts remember are given again.
         self.largest = journal.values().max().copied();
         for (text, told) in &mut self.told {
             let (seen, sequence) = (view.get(text), journal.get(text));
             told.journalled = sequence.is_some();
             match (seen, sequence) {
                 (None, None) => {
-                    // The power took it, all but a line without its end perhaps, which the next line would bring back.
+                    // The power cut took it, except perhaps a line without its end, which the next line would bring
+                    // back.
                     told.taken_out |= told.place.is_some();
                     told.kept = false;
                 }
@@ -167,7 +170,7 @@ impl Oracle {
         self.published = live.journal.published();
     }
 
-    /// The journal has, in order and once, what was acknowledged and not dropped; returns where each text stands.
+    /// The journal has, in order and once, what was acknowledged and not dropped; returns where each text is.
     fn check_journal(&self, live: &Live, cut: bool) -> BTreeMap<String, (Id, u64)> {
         // A power cut may bring back the older of two segments that were dropped.
         let first = live.journal.stats().first_sequence;
@@ -196,7 +199,7 @@ impl Oracle {
         found
     }
 
-    /// What was sent with a key and may be sent again, with the place it has by now: what is in the journal, and what is nowhere.
+    /// What was sent with a key and may be sent again, with its place by now: in the journal, or nowhere.
     pub fn retries(&self) -> Vec<(Saying, Option<(Id, u64)>)> {
         let keyed = self.told.values().filter(|told| told.saying.keyed && !told.taken_out);
         let known = keyed.filter(|told| told.journalled || !told.kept);
@@ -204,7 +207,7 @@ impl Oracle {
     }
 }
 
-/// The whole lines in a transcript, as any program finds them.
+/// The whole lines of a transcript, as any program reads them.
 fn lines(world: &World, session: &SessionId) -> Vec<Message> {
     let bytes = world.disk.peek(&world.transcript(session)).unwrap_or_default();
     let whole = bytes.split_inclusive(|&byte| byte == b'\n').filter_map(|line| line.strip_suffix(b"\n"));

@@ -1,4 +1,4 @@
-//! The write path from the recorder to the pruned segment, on a simulated disk and on one thread: what a test may do to it.
+//! The write path from the recorder to the pruned segment, on a simulated disk and on one thread.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use crate::message::{self, Metadata, SessionId};
 use crate::recorder::{Opened, Recorder, StartError};
 use crate::transcript::Transcripts;
 
-/// Something to say: the session, the text, and whether the text is its key as well.
+/// A message to send: the session, the text, and whether the text is its key as well.
 #[derive(Clone, Debug)]
 pub struct Saying {
     pub session: SessionId,
@@ -21,7 +21,7 @@ pub struct Saying {
     pub keyed: bool,
 }
 
-/// The parts of a process that lives.
+/// The parts of a living process.
 pub struct Live {
     pub recorder: Recorder<SimDisk>,
     pub journal: Arc<Journal<SimDisk>>,
@@ -37,7 +37,7 @@ pub struct World {
     pub sessions: Vec<SessionId>,
     pub live: Option<Live>,
     open_max: NonZeroUsize,
-    /// The lock is the kernel's and stands on the real disk.
+    /// The kernel's lock is on the real disk.
     _folder: tempfile::TempDir,
 }
 
@@ -68,7 +68,7 @@ impl World {
         self.config.mongo.cache.disk_path.join(session.file_name())
     }
 
-    /// What `App::start` does, but for threads and listeners.
+    /// What `App::start` does, without threads and listeners.
     pub fn open(&mut self) -> Result<(), StartError> {
         self.live = None;
         let (disk, config, clock) = (self.disk.clone(), &self.config, self.clock.clone());
@@ -86,7 +86,7 @@ impl World {
         Ok(())
     }
 
-    /// The process is gone from one moment to the next, and the power with it when `cut` says so.
+    /// Ends the process at once, and the power with it if `cut` is given.
     pub fn kill(&mut self, cut: Option<&mut Random>) {
         self.live = None;
         if let Some(random) = cut {
@@ -104,13 +104,13 @@ impl World {
 }
 
 impl Live {
-    /// Says it all in one request; where each stands.
+    /// Sends all in one request; returns where each is.
     pub fn say(&self, sayings: &[Saying]) -> Result<Vec<Appended>, AppendError> {
         let drafts = sayings.iter().map(Saying::draft).collect();
         self.recorder.record(drafts)
     }
 
-    /// The worker takes what the channel offers and what it was not offered, and flushes, as at a stop.
+    /// The worker takes what the channel has and what it skipped, and flushes, as at a stop.
     pub fn drain(&mut self) {
         self.worker.take_offered();
         self.worker.source.end_pause();
@@ -118,14 +118,14 @@ impl Live {
         self.worker.flush();
     }
 
-    /// Whatever waits for a while after a failure has waited.
+    /// Every pause after a failure is over.
     pub fn a_moment_later(&mut self) {
         self.journal.a_moment_later();
         self.worker.source.end_pause();
         self.worker.sink.a_moment_later();
     }
 
-    /// What the worker does when it looks up: less than [`Live::drain`], and only what is due.
+    /// What the worker does when it wakes up: less than [`Live::drain`], and only what is due.
     pub fn work(&mut self) {
         self.worker.take_offered();
         if self.worker.source.is_lagging() {

@@ -1,4 +1,4 @@
-//! Frames: each rule by itself, and the whole reader against tungstenite's socket, over bytes that are whole, damaged and
+//! Frames: each rule by itself, and the decoder against tungstenite's socket, over bytes that are valid, damaged and
 //! cut anywhere.
 
 use std::io::{self, Read, Write};
@@ -20,7 +20,7 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Feeds `bytes` in pieces of `step`; what was heard, up to a close, and how it ended.
+/// Feeds `bytes` in pieces of `step`; returns what was read, up to a close, and how it ended.
 fn heard(bytes: &[u8], step: usize) -> (Vec<Heard>, Option<Violation>) {
     let mut decoder = Decoder::new(MESSAGE_BYTES_MAX);
     let mut all = Vec::new();
@@ -142,7 +142,7 @@ fn headers_say_lengths_in_the_shortest_form() {
     assert!(std::str::from_utf8(&frame[4..]).is_ok());
 }
 
-/// A stream that gives what it has and then would block.
+/// A stream that gives its bytes and then would block.
 struct Given<'a>(&'a [u8], usize);
 
 impl Read for Given<'_> {
@@ -167,7 +167,7 @@ impl Write for Given<'_> {
     }
 }
 
-/// The same by tungstenite, with 0 as the code of what it has no words for.
+/// The same by tungstenite, with code 0 for errors that it gives no code.
 fn heard_by_tungstenite(bytes: &[u8], step: usize) -> (Vec<Heard>, Option<u16>) {
     use tungstenite::{Error, Message};
     let limit = Some(MESSAGE_BYTES_MAX);
@@ -249,8 +249,8 @@ fn any_bytes_are_understood_as_tungstenite_understands_them() {
         let (theirs, code) = heard_by_tungstenite(&bytes, step);
         let ours_code = violation.map(Violation::code);
         ends[usize::from(code.is_some())] += 1;
-        // We judge text as it comes and a length by its header; the other at the end of a frame. So ours may have refused
-        // what the other still waits for, and among several faults another may be met first.
+        // We check text as it comes and a length at its header; tungstenite does both at the end of a frame. So we may
+        // refuse what it still waits for, and of several faults each may find another first.
         match (ours_code, code) {
             (Some(1007 | 1009 | 1002), None) => assert!(theirs.len() <= ours.len() + 1, "{seed}"),
             (Some(_), Some(_)) => assert_eq!(ours, theirs, "{seed}"),

@@ -8,7 +8,7 @@ fn an_erasure_is_carried_out_in_its_place() {
     fixture.say(&["1", "2"]);
     fixture.store.plan([Act::Work, Act::LoseAnswer, Act::Half, Act::Work, Act::Fail, Act::LoseAnswer]);
     let mut drain = fixture.drain();
-    // From here on the journal hands them out no more.
+    // From here on the journal no longer hands them out.
     fixture.until(&mut drain, |drain| drain.intake.position == 2);
     fixture.erase();
     fixture.say(&["3"]);
@@ -58,7 +58,7 @@ fn an_erasure_is_repeated_although_batches_never_cease() {
     drain.erasures.a_moment_later();
     let mut said = 2;
     while fixture.noted() > 0 {
-        // There is always a batch that waits.
+        // There is always a batch waiting.
         fixture.say(&["more"]);
         said += 1;
         assert!(said < 50, "the erasure is never repeated: {:?}", fixture.store.asked());

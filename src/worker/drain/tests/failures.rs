@@ -11,7 +11,7 @@ fn dead_letters_that_cannot_be_written_hold_the_drain_until_they_can() {
     fixture.until(&mut drain, |drain| drain.caller.backoff.failures() > 3);
     assert_eq!(drain.drained(), 0);
     let view = fixture.storage.view();
-    assert!(view.reason.is_some_and(|reason| reason.contains("dead letters cannot be written")));
+    assert!(view.reason.is_some_and(|reason| reason.contains("cannot write the dead letters")));
     fixture.disk.heal();
     fixture.all(&mut drain);
     assert_eq!((fixture.letters(), drain.wrote_letters()), (vec!["poison 2".to_owned()], true));

@@ -1,4 +1,4 @@
-//! What the drain tells of itself.
+//! What the drain tells the status.
 
 use super::*;
 
@@ -31,7 +31,7 @@ fn only_a_success_that_matters_says_that_all_is_well() {
             for succeeded in all {
                 succeed(&mut drain, Task::Erase);
                 drain.failed(failed, &UNREACHABLE);
-                // What fails besides does not make it less.
+                // A less important failure does not lower it.
                 drain.failed(lesser, &UNREACHABLE);
                 succeed(&mut drain, succeeded);
                 let is_well = succeeded >= failed;
