@@ -1,4 +1,4 @@
-//! The write-ahead journal: what was answered "kept" is here, whatever happens next.
+//! The write-ahead journal: every acknowledged message is here, whatever happens next.
 //!
 //! Goals: an acknowledged record survives a kill, and under `fsync: always` a power cut; damage costs the records it
 //! touches and no other; one sync serves all who wait; memory is bounded whatever the backlog. Non-goals: queries,
@@ -8,27 +8,27 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `queue.rs` | what gives records their place: the open batch, ids, keys |
+//! | `queue.rs` | gives records their place: the open batch, ids, keys |
 //! | `batch.rs` | what the waiters of one batch sleep on |
 //! | `commit.rs` | group commit: ticket, leader, publication |
-//! | `shared.rs` | what the parts share, and how the journal is |
+//! | `shared.rs` | what the parts share, and the journal's condition |
 //! | `writer.rs` | frames into segments: sync, roll, what follows a failure |
 //! | `reader.rs` | records back out, in sequence, up to what is published |
 //! | `publish_notifier.rs` | waiting for what is published next |
-//! | `recovery.rs` | what happens before the first record is taken |
+//! | `recovery.rs` | what a start does before the first record is taken |
 //! | `error.rs` | why it cannot be opened, why a record was not taken |
 //! | `requests.rs` | which requests are whole, within a segment and over several |
 //! | `inventory.rs` | which segments there are; damaged headers |
-//! | `quarantine.rs` | copies of what a start takes out or steps over |
+//! | `quarantine.rs` | copies of what a start removes or steps over |
 //! | `lock.rs` | one process at a time |
 //! | `upkeep.rs` | dropping segments, the spare, digests, syncs by interval, warnings |
-//! | `survey.rs` | a recovery that is watched: its faults and counts, for the doctor |
-//! | `salvage.rs` | intact frames out of a file of which nothing else is known |
-//! | `checkpoint.rs` | up to where everything has arrived |
+//! | `survey.rs` | a recovery under observation: its faults and counts, for the doctor |
+//! | `salvage.rs` | intact frames of a file of which nothing else is known |
+//! | `checkpoint.rs` | up to which sequence everything has arrived |
 //! | `digest.rs` | what a start must know of a segment, without walking it |
 //! | `keys.rs` | idempotency keys |
 //! | `erasures.rs` | what is erased, and whether it was scrubbed |
-//! | `scrub.rs` | segments and copies written anew without what is erased |
+//! | `scrub.rs` | rewrites segments and copies without what is erased |
 //! | `age.rs` | how old a segment is, whatever the clock does |
 //! | `segment.rs` | the files, zeroed ahead |
 //! | `scan.rs` | a walk over frames and damage |
@@ -41,8 +41,8 @@
 //! | what | then | where |
 //! |---|---|---|
 //! | a write or a sync | the batch is refused, its keys forgotten; the file is never written or synced again | `Writer::fail`, `JournalState::end` |
-//! | … and after it | a new segment that begins with what was refused, or was acknowledged and not synced; the latter is in it | `Writer::mend` |
-//! | … and that too | appends are refused at once for a while, readers go on, the janitor tries every second | `JournalState::append`, `Journal::maintain` |
+//! | … then | a new segment begins with what was refused, or was acknowledged and not synced; the latter is written into it | `Writer::mend` |
+//! | … if that fails too | appends are refused at once for a while, readers go on, the janitor tries every second | `JournalState::append`, `Journal::maintain` |
 //! | no room for the next segment | the batch is refused whole, before its first byte; drained segments go | `Writer::make_room`, `Journal::prune` |
 //! | `max_bytes` reached by what is not drained | refused with "full"; nothing is dropped | `Writer::prepare` |
 //! | a kill, a power cut | the last segment is walked, its tail cut after a copy; a request that is not whole is voided | `recover` |
@@ -139,7 +139,7 @@ pub struct Journal<D: Disk = RealDisk> {
     digested: Mutex<u64>,
     /// What segments need not be kept for, as it was said last.
     drained: AtomicU64,
-    /// The warnings that were logged.
+    /// The warnings that were logged and have not ended.
     warned: Mutex<Vec<Warning>>,
     ages: Mutex<Ages>,
     /// The folder is locked while it is open.
@@ -149,18 +149,18 @@ pub struct Journal<D: Disk = RealDisk> {
 /// Figures for the status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stats {
-    /// Told apart journals in feed cursors.
+    /// Random; a feed cursor holds the epoch of its journal.
     pub epoch: u64,
-    /// How many segments there are.
+    /// The number of segments.
     pub segments: usize,
-    /// Their length together, in bytes, the zeros of the last one with them.
+    /// The length of all segments, in bytes, including the zeros of the last one.
     pub bytes: u64,
-    /// The length of those that hold something beyond the checkpoint, in bytes: they cannot go. 0 when nothing is: that
-    /// the last one is written to says nothing of what is to be drained.
+    /// The length, in bytes, of the segments that hold records after the checkpoint: they cannot be dropped. 0 when
+    /// everything is drained, although the last segment stays.
     pub undrained_bytes: u64,
-    /// The first sequence that may still be there.
+    /// The first sequence that may still be kept.
     pub first_sequence: u64,
-    /// Everything up to here is durable and published.
+    /// Everything up to this sequence is durable and published.
     pub published: u64,
 }
 
@@ -168,7 +168,7 @@ impl Journal<RealDisk> {
     /// Opens the journal of `config` on the real disk.
     ///
     /// # Errors
-    /// As [`Journal::open_on`].
+    /// See [`Journal::open_on`].
     pub fn open(
         config: &JournalConfig,
         clock: Clock,
@@ -180,11 +180,11 @@ impl Journal<RealDisk> {
 }
 
 impl<D: Disk> Journal<D> {
-    /// Opens the journal on `disk`. `publish` gets every batch, `on_panic` is called once a leader has panicked.
+    /// Opens the journal on `disk`. `publish` gets every batch; `on_panic` is called after a leader has panicked.
     ///
     /// # Errors
-    /// [`OpenError`]: another process has the journal, a later version wrote it, or the disk failed. Repairs made so far
-    /// stay; it may be opened again.
+    /// [`OpenError`]: another process has the journal, a later version wrote it, or the disk failed. Repairs made so
+    /// far stay; a retry is safe.
     pub fn open_on(
         disk: D,
         config: &JournalConfig,
@@ -239,17 +239,17 @@ impl<D: Disk> Journal<D> {
         self.findings
     }
 
-    /// The checkpoint the start found.
+    /// The checkpoint that the start found.
     pub fn start(&self) -> Checkpoint {
         self.start
     }
 
-    /// Gives the drafts their sequence, id and time, side by side; a draft whose key came before gets what that key stands
-    /// for. It all counts once the ticket is committed.
+    /// Gives the drafts their sequence, id and time, side by side; a draft whose key was used before gets the message
+    /// of that key. Nothing counts until the ticket is committed.
     ///
     /// # Errors
-    /// [`AppendError`], at once, while a failed disk is not mended, or when a draft is too long or its key came before with other
-    /// content.
+    /// [`AppendError`]: a failed disk is not repaired yet, a draft is too long, or a key was used before with other
+    /// content. No draft was taken. Only the first is worth a retry.
     pub fn append(&self, drafts: Vec<Draft>) -> Result<(Ticket, Vec<Appended>), AppendError> {
         let is_too_long = |draft: &Draft| draft.line().is_some_and(|line| line.line_bytes() > LINE_BYTES_MAX);
         if let Some(index) = drafts.iter().position(is_too_long) {
@@ -258,18 +258,20 @@ impl<D: Disk> Journal<D> {
         self.shared.append(drafts)
     }
 
-    /// What the draft's key stands for, if it came before; that is durable when this returns. Nothing is recorded.
+    /// Finds the message of the draft's key, if the key was used before; the message is durable when this returns.
+    /// Nothing is recorded.
     ///
     /// # Errors
-    /// [`AppendError`]: the key came before with other content, or what it stands for could not be made durable.
+    /// [`AppendError`]: the key was used before with other content, or its message could not be made durable.
     pub fn find(&self, draft: &Draft) -> Result<Option<Appended>, AppendError> {
         self.shared.find(draft)
     }
 
-    /// Waits until what the ticket stands for is durable, as the policy means it, and published.
+    /// Waits until the ticket's records are durable, as the policy means it, and published.
     ///
     /// # Errors
-    /// [`AppendError`]: it will never be published, and after a crash may be found or not.
+    /// [`AppendError`]: they will never be published, but a start after a crash may find them. A retry needs keys to be
+    /// safe.
     pub fn commit(&self, ticket: Ticket) -> Result<(), AppendError> {
         self.shared.commit(ticket)
     }
@@ -279,47 +281,48 @@ impl<D: Disk> Journal<D> {
         self.shared.outlet.published()
     }
 
-    /// Whether a message was erased since it was published: for whoever holds records that no reader hands out any more.
+    /// Whether a message was erased since it was published: for callers that hold records which no reader hands out any
+    /// more.
     pub fn is_erased(&self, message: &Message) -> bool {
         self.is_erased_up_to(message.session(), message.id())
     }
 
-    /// Whether everything of the session up to that id is erased, as far as it is remembered.
+    /// Whether everything of the session up to that id is erased, as far as the erasure is remembered.
     pub fn is_erased_up_to(&self, session: &SessionId, id: Id) -> bool {
         self.shared.erasures.read().expect("no holder panics").covers(session, id)
     }
 
-    /// The sessions that were erased last behind that sequence, each with the id up to which.
+    /// The sessions whose last erasure has a sequence after `sequence`, each with the id up to which it is erased.
     pub fn erasures_after(&self, sequence: u64) -> Vec<(SessionId, Id)> {
         self.shared.erasures.read().expect("no holder panics").after(sequence)
     }
 
-    /// A reader of everything behind sequence `after`.
+    /// A reader of everything after the sequence `after`.
     pub fn reader(&self, after: u64) -> Reader<D> {
         Reader::new(self.shared.clone(), after, None)
     }
 
-    /// The same, where `place` is where an earlier reader ended that had come as far.
+    /// The same from `place`, where an earlier reader stopped that had come as far.
     pub fn reader_at(&self, after: u64, place: Option<ReadPosition>) -> Reader<D> {
         Reader::new(self.shared.clone(), after, place)
     }
 
-    /// The epoch: another journal has another one.
+    /// The random number that tells this journal from another.
     pub fn epoch(&self) -> u64 {
         self.shared.epoch
     }
 
-    /// The first sequence that may still be there.
+    /// The first sequence that may still be kept.
     pub fn first_sequence(&self) -> u64 {
         self.shared.segments.lock().expect("no holder panics").first().map_or(0, |s| s.header.first_sequence)
     }
 
-    /// What is woken whenever [`Journal::published`] moves on.
+    /// Wakes its waiters whenever [`Journal::published`] advances.
     pub fn publish_notifier(&self) -> &PublishNotifier {
         &self.shared.outlet.publish_notifier
     }
 
-    /// Whether no file has failed. Waits for nothing, not even for a disk that hangs.
+    /// Whether no file has failed. Never waits, not even for a disk that hangs.
     pub fn is_writable(&self) -> bool {
         self.shared.condition.writable.load(Ordering::Relaxed)
     }
@@ -336,12 +339,12 @@ impl<D: Disk> Journal<D> {
         refuses.then(|| refusal.lock().expect("no holder panics").clone().unwrap_or_else(unknown))
     }
 
-    /// Something beside the journal, on the same disk most likely, had no room: the next [`Journal::prune`] makes some.
+    /// Notes that another part, most likely on the same disk, ran out of space: the next [`Journal::prune`] frees some.
     pub fn want_room(&self) {
         self.shared.condition.short.store(true, Ordering::Relaxed);
     }
 
-    /// Whether somebody waits for drained segments to go.
+    /// Whether drained segments should be dropped for space.
     pub fn wants_room(&self) -> bool {
         self.shared.condition.short.load(Ordering::Relaxed)
     }
@@ -375,8 +378,8 @@ impl<D: Disk> Journal<D> {
 }
 
 impl<D: Disk> Journal<Overlay<D>> {
-    /// What a start would find and do, and the journal as it would be then; none when even that cannot be told. Each fault goes
-    /// to `tell`. Nothing is written, and whoever looks holds the lock ([`Lock::look`]).
+    /// Recovers without writing anything: returns what a start would find, and the journal as it would be then, or
+    /// `None` if that cannot be told. Each fault goes to `tell`. The caller holds the lock ([`Lock::look`]).
     pub fn look(disk: Overlay<D>, config: &JournalConfig, clock: Clock, tell: Tell<'_>) -> (Survey, Option<Self>) {
         let mut watch = Watch::new(tell);
         let opened = Self::open_watched(disk, config, clock, (Box::new(|_| ()), Box::new(|| ())), &mut watch);

@@ -1,28 +1,28 @@
-//! How old a drained segment is, by a clock that may be wrong.
+//! The age of a drained segment, by a clock that may be wrong.
 //!
-//! A segment is as old as the clock says, by the time of the one behind it, with two reserves. The clock is believed only
-//! once it has run evenly for some minutes, since the start or since it last jumped: a machine whose clock is set after
-//! the start, or twice, must not lose everything it kept within a moment. And what is dated in the future counts as made
-//! when the clock began to run evenly: it must not stay until that date. So a wrong clock costs a part of
-//! `journal.retain_hours` at most, and only if it stays wrong.
+//! A segment's age counts from the time of the segment after it, with two precautions. The clock is trusted only once
+//! it has run evenly for some minutes, since the start or its last jump: a machine whose clock is set after the start,
+//! or twice, must not lose everything that it kept at once. And a segment dated in the future counts as made when the
+//! clock began to run evenly, so that it does not stay until that date. So a wrong clock costs at most a part of
+//! `journal.retain_hours`, and only if it stays wrong.
 //!
-//! A server that is started anew every few minutes drops nothing by age; `journal.max_bytes` bounds what it keeps. Knows
+//! A server that is restarted every few minutes drops nothing by age; `journal.max_bytes` limits what it keeps. Knows
 //! nothing of files, nor of what is drained.
 
 use std::time::Duration;
 
 use crate::message::Timestamp;
 
-/// A step of the clock between two looks that is none of a clock that runs, in microseconds. The worker looks every two
-/// seconds, unless its sink hangs.
+/// The largest step between two looks at the clock that does not count as a jump, in microseconds. The worker looks
+/// every two seconds, unless a disk hangs.
 const JUMP_MICROS: u64 = 5 * 60 * 1_000_000;
 /// How long the clock must have run evenly.
 const EVEN_CLOCK_TIME: Duration = Duration::from_secs(10 * 60);
 
-/// See the module.
+/// Watches the clock and judges ages.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Ages {
-    /// Since when the clock runs evenly, and when it was looked at last.
+    /// Since when the clock runs evenly, and the time of the last look.
     even: Option<(Timestamp, Timestamp)>,
 }
 
@@ -40,7 +40,7 @@ impl Ages {
         self.even = Some((since, now));
     }
 
-    /// Whether what was made then is older than `retain`, as of the last look.
+    /// Whether `made_micros` is longer than `retain` ago, as of the last look.
     pub fn is_past(&self, made_micros: u64, retain: Duration) -> bool {
         let Some((since, now)) = self.even else { return false };
         let age = |from: u64| Duration::from_micros(now.micros().saturating_sub(from));

@@ -1,49 +1,49 @@
-//! A batch of records on its way to the disk, as those who wait for it see it: a word to sleep on.
+//! A batch of records on its way to the disk, as its waiters see it: an atomic word to sleep on.
 //!
-//! Every batch has a word of its own, so that a waiter is woken once and not for every batch that passes; and before it
-//! sleeps it may give way a few times: a batch without a sync is over sooner than a sleep, one with a sync never is.
+//! Every batch has a word of its own, so that a waiter is woken once and not for every batch that passes. Before it
+//! sleeps a waiter may yield a few times: a batch without a sync is over sooner than a sleep, one with a sync never is.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::error::AppendError;
 
-/// A place in a batch: what a commit waits on.
+/// A place in a batch; [`Journal::commit`](super::Journal::commit) waits for it.
 #[must_use = "an append counts only when its ticket is committed"]
 #[derive(Default)]
 pub struct Ticket {
-    /// The batch that was under way and holds what a key stands for.
+    /// The batch under way, if it holds the record that a key stands for.
     pub(super) earlier: Option<Arc<Batch>>,
     /// The batch that was open.
     pub(super) open: Option<Arc<Batch>>,
 }
 
-/// What the waiters of one batch share: a word to sleep on. The outcome is read without a lock, so that all may wake at
-/// once and none waits for another.
+/// What the waiters of one batch share. The outcome is read without a lock, so that all wake at once and none waits for
+/// another.
 #[derive(Default)]
 pub struct Batch {
     state: AtomicU32,
-    /// Threads that sleep or are about to: nobody, and the end needs no call to the system.
+    /// Threads that sleep or are about to; if there are none, the end needs no system call.
     sleepers: AtomicU32,
     refusal: OnceLock<AppendError>,
 }
 
-/// Nothing is decided.
+/// Undecided.
 const OPEN: u32 = 0;
-/// Nothing is decided, and one waiter is asked to lead.
+/// Undecided, and one waiter is asked to lead.
 const LEAD: u32 = 1;
 /// Durable and published.
 const KEPT: u32 = 2;
-/// Refused: nothing of it will be published.
+/// Refused: none of its records will be published.
 const REFUSED: u32 = 3;
 
 impl Batch {
-    /// Decides it, and wakes all who sleep.
+    /// Sets the outcome and wakes all sleepers.
     pub fn finish(&self, outcome: Result<(), AppendError>) {
         let state = match outcome {
             Ok(()) => KEPT,
             Err(refusal) => {
-                // There is one end only.
+                // It is set only once.
                 let _ = self.refusal.set(refusal);
                 REFUSED
             }
@@ -62,7 +62,7 @@ impl Batch {
         }
     }
 
-    /// Waits for the outcome, giving way `patience` times before it sleeps; `None` when asked to lead instead.
+    /// Waits for the outcome; yields `patience` times before it sleeps. `None`: this waiter should lead instead.
     pub fn wait(&self, mut patience: u32) -> Option<Result<(), AppendError>> {
         loop {
             match self.state.load(Ordering::SeqCst) {

@@ -1,4 +1,4 @@
-//! The checkpoint: up to which sequence everything has arrived where it was to go.
+//! The checkpoint: the sequence up to which everything has arrived at its destinations.
 //!
 //! One small file, replaced whole. Numbers are little-endian. Format version 1:
 //!
@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | 0 | 8 | `CKCHKPNT` |
 //! | 8 | 4 | format version |
-//! | 12 | 4 | bit 0: what lies behind `drained` is not delivered to MongoDB; the others zero |
+//! | 12 | 4 | bit 0: MongoDB lacks records after `drained`; the others zero |
 //! | 16 | 8 | epoch of the journal it belongs to |
 //! | 24 | 8 | `drained`: the sink has everything up to this sequence |
 //! | 32 | 8 | `transcribed`: the transcripts hold everything up to this sequence, synced |
@@ -32,7 +32,7 @@ const VERSION: u32 = 1;
 const BYTES: usize = 64;
 const MONGO_LACKS_SOME: u32 = 1;
 
-/// See the module's table.
+/// What the checkpoint's file holds; see the table above.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Checkpoint {
     /// The sink has everything up to this sequence.
@@ -41,30 +41,30 @@ pub struct Checkpoint {
     pub transcribed: u64,
     /// The largest id given so far.
     pub largest_id: Option<Id>,
-    /// What lies behind `drained` was not delivered to MongoDB, which was in use when something of it was recorded. Without this a
-    /// start with MongoDB switched off could not tell a backlog from what an ordinary crash left to be transcribed.
+    /// MongoDB lacks records after `drained`, some of which were recorded while it was enabled. Without this a start
+    /// with MongoDB disabled could not tell a backlog from records that an ordinary crash left to be transcribed.
     pub mongo_lacks_some: bool,
 }
 
-/// What stands where the checkpoint should be.
+/// The state of the checkpoint's file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Standing {
     /// There is no file.
     #[default]
     Missing,
-    /// Something that is no checkpoint, or cannot be read.
+    /// The file is no checkpoint, or cannot be read.
     Damaged,
-    /// The checkpoint of another journal. Only the id counts.
+    /// The checkpoint of another journal; only its largest id is used.
     Foreign {
-        /// The largest one given there.
+        /// The largest id given by that journal.
         largest_id: Option<Id>,
     },
-    /// This journal's.
+    /// The checkpoint of this journal.
     Ours(Checkpoint),
 }
 
 impl Standing {
-    /// Looks at the checkpoint in the folder of the journal with that epoch.
+    /// Reads the checkpoint in `folder` for the journal of that epoch.
     pub(super) fn of<D: Disk>(disk: &D, folder: &Path, epoch: u64) -> Self {
         let why = match disk::read(disk, &path(folder)) {
             Ok(bytes) => match Checkpoint::decode(&bytes) {
@@ -79,12 +79,12 @@ impl Standing {
         Self::Damaged
     }
 
-    /// The checkpoint; "from the start" when there is none to be trusted.
+    /// The checkpoint to start from: from the beginning if there is none to be trusted.
     pub(super) fn checkpoint(self) -> Checkpoint {
         let unknown = Checkpoint { mongo_lacks_some: true, ..Checkpoint::default() };
         match self {
             Self::Missing | Self::Damaged => unknown,
-            // Ids rise, whatever became of the journal they were given by.
+            // Ids rise, even over different journals.
             Self::Foreign { largest_id } => Checkpoint { largest_id, ..unknown },
             Self::Ours(checkpoint) => checkpoint,
         }

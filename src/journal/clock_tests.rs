@@ -1,4 +1,4 @@
-//! The journal under clocks that stand, turn back, jump far and end. Compiled under `#[cfg(test)]` only.
+//! The journal under clocks that stop, turn back, jump far and overflow. Compiled under `#[cfg(test)]` only.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ const MINUTE: u64 = 60 * 1_000_000;
 const HOUR: u64 = 60 * MINUTE;
 const YEAR: u64 = 365 * 24 * HOUR;
 
-/// A fixture whose clock stands at the returned word.
+/// A fixture whose clock shows the returned word.
 fn with_clock(micros: u64) -> (Fixture, Arc<AtomicU64>) {
     let now = Arc::new(AtomicU64::new(micros));
     let mut fixture = Fixture::new();
@@ -26,7 +26,7 @@ fn today() -> u64 {
     micros("2026-03-01T12:00:00Z")
 }
 
-/// Sequence, id and the time that is shown of every record.
+/// Sequence, id and time of every record.
 fn places(journal: &Journal<crate::disk::sim::SimDisk>) -> Vec<(u64, Id, Timestamp)> {
     let mut places = Vec::new();
     let mut reader = journal.reader(0);
@@ -108,7 +108,7 @@ fn kept_for_a_day(micros: u64) -> (Fixture, Arc<AtomicU64>, Journal<crate::disk:
     (fixture, now, journal)
 }
 
-/// Looks every minute, as the worker does at least; how many segments went.
+/// Looks every minute, as the worker does at least; returns how many segments were dropped.
 fn look(journal: &Journal<crate::disk::sim::SimDisk>, drained: u64, from: u64, micros: u64) -> usize {
     let minutes = (from..=from + micros).step_by(MINUTE as usize);
     minutes.map(|now| journal.prune(drained, Timestamp::from_micros(now)).unwrap()).sum()

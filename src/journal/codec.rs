@@ -1,4 +1,4 @@
-//! Values as bytes, for what the journal writes that is no frame: little-endian, one behind the other, and none trusted when
+//! Values as bytes, for everything the journal writes except frames: little-endian, one after another, none trusted when
 //! they are read.
 //!
 //! A side file or a header begins with eight letters and a version, and ends with the CRC-32 of everything before.
@@ -16,15 +16,15 @@ use std::collections::BTreeSet;
 
 use crate::message::{Id, SessionId};
 
-/// A value that is written to bytes and read from them.
+/// A value that is written to bytes and read from them; see the table above.
 pub trait Field: Sized {
     /// Appends it.
     fn put(&self, to: &mut Vec<u8>);
-    /// Takes it from the front; `None` when there are too few bytes, or none of its own.
+    /// Takes it from the front; `None` if the bytes are too few or not valid.
     fn take(from: &mut &[u8]) -> Option<Self>;
 }
 
-/// What is written as another field is: there, and back.
+/// Writes and reads a type as another field.
 macro_rules! written_as {
     ($($other:ty, $type:ty: $to:expr, $from:expr;)+) => {
         $(impl Field for $type {
@@ -47,7 +47,7 @@ written_as! {
     u8, bool: |is| u8::from(*is), |byte| Some(byte == 1);
     [u8; 16], Id: |id| id.to_bytes(), |bytes| Self::from_bytes(bytes).ok();
     [u8; 16], Option<Id>: |id| id.map_or([0; 16], Id::to_bytes), |bytes| Some(Id::from_bytes(bytes).ok());
-    // In order, and built at once it costs far less than one by one: a start reads all digests.
+    // Sorted input builds a set at once, far cheaper than one by one: a start reads all digests.
     Vec<u64>, BTreeSet<u64>: |set| set.iter().copied().collect(), |list| Some(list.into_iter().collect());
 }
 
@@ -73,7 +73,7 @@ impl Field for SessionId {
     }
 }
 
-/// How many there are is not believed before they are there: nothing is allocated for a number.
+/// The count is not trusted: nothing is allocated for more items than there are bytes.
 impl<T: Field> Field for Vec<T> {
     fn put(&self, to: &mut Vec<u8>) {
         u32::try_from(self.len()).expect("a segment has fewer records than 4 billion").put(to);
@@ -102,8 +102,8 @@ macro_rules! tuples {
 }
 tuples! { (A, B) (A, B, C) (A, B, C, D) (A, B, C, D, E) }
 
-/// The bytes of a header or of a side file: its letters, its version, what `put` appends, zeros up to `bytes_min` in all, and
-/// the checksum.
+/// The bytes of a header or side file: its letters, its version, what `put` appends, zeros up to `bytes_min` in all,
+/// and the checksum.
 pub fn sealed(letters: &[u8; 8], version: u32, bytes_min: usize, put: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut bytes = letters.to_vec();
     version.put(&mut bytes);
@@ -113,7 +113,7 @@ pub fn sealed(letters: &[u8; 8], version: u32, bytes_min: usize, put: impl FnOnc
     bytes
 }
 
-/// The version of such bytes and what stands behind it, once letters and checksum are right.
+/// The version, and the bytes after it, if letters and checksum are right.
 pub fn vouched_for<'a>(letters: &[u8; 8], bytes: &'a [u8]) -> Option<(u32, &'a [u8])> {
     let (mut content, checksum) = bytes.split_last_chunk()?;
     let is_whole =

@@ -1,10 +1,12 @@
-//! Group commit: many threads append, one of them writes and syncs for all who wait, and publishes what it wrote.
+//! Group commit: many threads append; one of them, the leader, writes and syncs for all that wait, and publishes what
+//! it wrote.
 //!
 //! An append gives sequence, id and time under the queue's lock, puts the frame into the open batch and returns a
-//! [`Ticket`]. Whoever waits on a ticket first becomes the leader: it takes the batch, writes it, syncs it, hands its
-//! records to the publisher in sequence, moves `published` on and releases the batch's waiters. While it is at that, the
-//! next batch fills. Without a sync the leader goes on with it for a while; with one it goes back to its own sender, and
-//! a waiter of the open batch is asked to lead: of four senders one that leads for others is a quarter of all there is.
+//! [`Ticket`]. The first thread that waits on a ticket becomes the leader: it takes the batch, writes it, syncs it,
+//! hands its records to the publisher in sequence, advances `published` and releases the batch's waiters. Meanwhile the
+//! next batch fills. Without a sync the leader goes on with that batch for a while. With one it returns to its own
+//! sender, and a waiter of the open batch takes over: of four senders, one that leads for others would be a quarter of
+//! the load.
 //!
 //! Lock order: queue, then the erasures; writer, then the segment list. The leader holds the writer and no queue.
 
@@ -21,24 +23,25 @@ use super::record::{Draft, Record};
 use super::shared::JournalState;
 use super::writer::Frames;
 
-/// Bytes an open batch may hold; whoever finds more waits for it to be written first. It bounds the memory of appends.
+/// Bytes that an open batch may hold. A thread that finds more waits until the batch is written, so the memory of
+/// appends is bounded.
 const BATCH_BYTES_MAX: usize = 4 << 20;
 
-/// How long after it took the lead a leader still begins with another batch when none is synced. Giving the lead to
-/// another costs that one's waking, which takes longer than a batch; keeping it costs the leader's own sender this time.
+/// How long a leader goes on with further batches when none is synced. Waking another leader takes longer than a batch;
+/// going on delays the leader's own sender by this much.
 const LEAD_TIME: Duration = Duration::from_millis(1);
 
-/// How often a waiter gives way before it sleeps when no batch is synced.
+/// How often a waiter yields before it sleeps, when batches are not synced.
 const SPIN_LIMIT: u32 = 8;
 
-/// How long appends are refused at once after a failed disk could not be mended, before it is tried again.
+/// How long appends are refused at once after a failed disk could not be repaired, before the next try.
 const MEND_PAUSE: Duration = Duration::from_millis(500);
 
-/// The queue, still held, and what drafts' keys stand for there.
+/// The locked queue, and what the drafts' keys stand for.
 type LookedUp<'a> = (MutexGuard<'a, Queue>, Vec<Seen>);
 
 impl<D: Disk> JournalState<D> {
-    /// Gives the drafts their places, all in one batch and side by side; those whose key came before have theirs.
+    /// Gives the drafts their places, side by side in one batch; drafts with a known key keep the place of its message.
     pub(super) fn append(&self, drafts: Vec<Draft>) -> Result<(Ticket, Vec<Appended>), AppendError> {
         if self.condition.moved.load(Ordering::Relaxed) {
             return Err(AppendError::moved(&self.config.path));
@@ -59,15 +62,15 @@ impl<D: Disk> JournalState<D> {
                 let kept = queue.push(drafts, &seen);
                 return Ok((queue.ticket(&seen, first_open, self.outlet.published()), kept));
             }
-            // Full: help it out, whatever comes of it, and try again.
+            // Full: help to write it, whatever the outcome, and try again.
             let full = Ticket { open: Some(queue.batch.clone()), ..Ticket::default() };
             drop(queue);
             let _ = self.commit(full);
         }
     }
 
-    /// What the drafts' keys stand for. `None` when that could not be told before other batches had ended, which they have
-    /// by now: the queue was given back for that.
+    /// Looks up the drafts' keys. `None`: another batch had to end before a key could be judged; the queue was unlocked
+    /// for that, and the batch has ended.
     fn look_up<'a>(&self, queue: MutexGuard<'a, Queue>, drafts: &[Draft]) -> Result<Option<LookedUp<'a>>, AppendError> {
         let erasures = self.erasures.read().expect("no holder panics");
         if erasures.is_full(queue.erasing.len()) && drafts.iter().any(|draft| draft.line().is_none()) {
@@ -85,7 +88,7 @@ impl<D: Disk> JournalState<D> {
         }
     }
 
-    /// What the draft's key stands for, if it came before: durable by then. Nothing is given a place.
+    /// Finds the message of the draft's key, durable by then. Records nothing.
     pub(super) fn find(&self, draft: &Draft) -> Result<Option<Appended>, AppendError> {
         loop {
             let queue = self.queue.lock().expect("no holder panics");
@@ -99,7 +102,7 @@ impl<D: Disk> JournalState<D> {
         }
     }
 
-    /// Waits until the ticket's batches are durable and published, leading the open one if nobody does.
+    /// Waits until the ticket's batches are durable and published; leads the open one if no other thread does.
     pub(super) fn commit(&self, ticket: Ticket) -> Result<(), AppendError> {
         [ticket.earlier, ticket.open].into_iter().flatten().try_for_each(|batch| self.commit_one(&batch))
     }
@@ -113,7 +116,7 @@ impl<D: Disk> JournalState<D> {
         }
     }
 
-    /// Leads `wanted` if it is the open batch and nobody leads, and then the batches behind it for a while.
+    /// Leads `wanted` if it is the open batch and has no leader, and then further batches for a while.
     fn lead(&self, wanted: &Arc<Batch>) {
         let mut taken = {
             let mut queue = self.queue.lock().expect("no holder panics");
@@ -123,7 +126,7 @@ impl<D: Disk> JournalState<D> {
             queue.leading = true;
             queue.take()
         };
-        // The leader's own sender waits for its answer while it works for others.
+        // The leader's own sender waits for its answer while the leader works for others.
         let until = Instant::now() + if self.syncs { Duration::ZERO } else { LEAD_TIME };
         loop {
             let panicking = PanicGuard { shared: self, batch: &taken.batch };
@@ -150,8 +153,8 @@ impl<D: Disk> JournalState<D> {
         Ok(())
     }
 
-    /// Releases a batch's waiters. The next batch, if it holds anything, is returned to be led (`goes_on`) or one of its
-    /// waiters is asked to; otherwise nobody leads.
+    /// Releases a batch's waiters. If the next batch holds anything, it is either returned to be led (`goes_on`), or
+    /// one of its waiters is asked to lead it; otherwise there is no leader.
     fn end(&self, taken: Taken, outcome: Result<(), AppendError>, goes_on: bool) -> Option<Taken> {
         let Taken { batch, mut frames, mut records } = taken;
         let refusal = outcome.as_ref().err().cloned();
@@ -176,7 +179,7 @@ impl<D: Disk> JournalState<D> {
         None
     }
 
-    /// Gives the lead back: to a waiter of the open batch, or to whoever comes.
+    /// Gives up the lead: to a waiter of the open batch, or to the next thread that commits.
     fn release(&self, mut queue: MutexGuard<'_, Queue>, refusal: Option<AppendError>) {
         queue.leading = false;
         queue.refusing = refusal.map(|refusal| (Instant::now() + MEND_PAUSE, refusal));
@@ -187,8 +190,8 @@ impl<D: Disk> JournalState<D> {
         }
     }
 
-    /// Tries to make a failed journal writable again, without waiting for an append to do it. Nothing happens while
-    /// somebody leads: they will find out themselves.
+    /// Tries to make a failed journal writable again without waiting for an append. Does nothing while a thread leads:
+    /// the leader does the same.
     pub(super) fn mend(&self) {
         let next = {
             let mut queue = self.queue.lock().expect("no holder panics");
@@ -212,7 +215,7 @@ impl<D: Disk> JournalState<D> {
     }
 }
 
-/// Dropped only when the leader panics: its batch is then refused and the lead given back, so that nobody waits for ever.
+/// Its drop refuses the batch and gives up the lead if the leader panics, so that no thread waits for ever.
 struct PanicGuard<'a, D: Disk> {
     shared: &'a JournalState<D>,
     batch: &'a Batch,

@@ -1,9 +1,10 @@
-//! What a start must know of a segment without walking it: its side file, derived, checksummed, and never missed.
+//! What a start must know of a segment without walking it, in a file beside the segment. The file is derived and
+//! checksummed, and the journal works without it.
 //!
-//! A sealed segment's digest is written beside it in the background. A start reads the digests and walks the open segment
-//! only; a digest that is missing, damaged or of another segment is made anew by walking.
+//! The janitor writes the digest of a sealed segment in the background. A start reads the digests and walks only the
+//! open segment; a digest that is missing, damaged or of another segment is made anew by a walk.
 //!
-//! Its bytes are told in `digest/bytes.rs`.
+//! `digest/bytes.rs` describes its bytes.
 
 mod bytes;
 
@@ -25,7 +26,7 @@ use super::{scan, segment};
 
 pub use crate::layout::digest as path;
 
-/// See the module.
+/// What a digest tells of its segment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Digest {
     /// The last sequence in it.
@@ -34,38 +35,40 @@ pub struct Digest {
     pub largest_id: Option<Id>,
     /// Intact records.
     pub records: u64,
-    /// Stretches of damage between intact records, as offsets in the segment.
+    /// Damage between intact records: offsets in the segment, from and to.
     pub gaps: Vec<(u64, u64)>,
-    /// What it has of requests that are not whole within it.
+    /// Parts of requests that are not whole within the segment.
     pub requests: Fragments,
-    /// Something that is no frame stands behind the last one.
+    /// Bytes that are no frame follow the last record.
     pub torn: bool,
-    /// Aborted ranges.
+    /// Aborted ranges of sequences, first and last.
     pub aborted: Vec<(u64, u64)>,
-    /// Keys of messages in it, in sequence.
+    /// Keys of messages in the segment, in sequence.
     pub keys: Vec<([u8; 16], Known)>,
-    /// Replies in it to messages with a key, wherever those stand: the key's hash, the reply's sequence and its id.
+    /// Replies in the segment to messages with a key, wherever those are: the key's hash, the reply's sequence and its
+    /// id.
     pub replies: Vec<([u8; 16], u64, Id)>,
-    /// Hashes of the sessions that have messages in it, those that do not count too: where an erased text may stand.
+    /// Hashes of the sessions with messages in the segment, also messages that do not count: where an erased text may
+    /// be.
     pub sessions: BTreeSet<u64>,
     /// Erasures in it, in sequence.
     pub erasures: Vec<Erasure>,
 }
 
-/// Where the frames of a walked segment end, and whether anything but zeros stands behind.
+/// The end of a walked segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct End {
-    /// The offset behind the last intact frame.
+    /// The offset after the last intact frame.
     pub offset: u64,
-    /// Something stands behind it.
+    /// Something other than zeros follows it.
     pub dirty: bool,
 }
 
-/// Shown what a walk meets; of a frame its payload, and what that holds.
+/// Gets everything that a walk finds; for a frame its payload and the decoded entry.
 pub type See<'a> = &'a mut dyn FnMut(&Scanned, &[u8], Option<&Entry>);
 
 impl Digest {
-    /// Walks a segment; what it meets is shown to `see`.
+    /// Walks a segment and shows `see` what it finds.
     ///
     /// # Errors
     /// The segment could not be read. `see` may have had a part of it; nothing was changed.
@@ -82,7 +85,7 @@ impl Digest {
                     digest.gaps.push((range.start, range.end));
                     log::error!("{}: bytes {} to {} are damaged", name.display(), range.start, range.end);
                     see(&found, &[], None);
-                    // A power cut has torn it, or it was whole once, and the medium has damaged it.
+                    // Either a power cut tore it, or it was whole and the medium damaged it.
                     beside_damage = !scanner.could_be_torn(range.clone())?;
                 }
                 Scanned::End { dirty } => {
@@ -99,7 +102,7 @@ impl Digest {
         }
     }
 
-    /// Takes an intact frame in, and returns what it holds.
+    /// Adds an intact frame, and returns its entry.
     fn take(&mut self, header: &FrameHeader, payload: &[u8], beside_damage: bool) -> Option<Entry> {
         self.records += 1;
         self.last_sequence = self.last_sequence.max(header.sequence);
@@ -114,13 +117,13 @@ impl Digest {
         entry
     }
 
-    /// The digest that stands beside a segment; `None` when there is none that can be read and belongs to it.
+    /// The digest of that segment; `None` if it is missing, unreadable or of another segment.
     pub(super) fn stored<D: Disk>(disk: &D, folder: &Path, header: &SegmentHeader) -> Option<Self> {
         disk::read(disk, &path(folder, header.number)).ok().and_then(|bytes| Self::decode(&bytes, header))
     }
 
-    /// When a damaged frame stands behind the segment's last one and nothing else, it is a gap like any other, and the
-    /// request it ended is whole: the offset behind it. It stays where it is, so that the next start knows it too.
+    /// If exactly one damaged frame follows the segment's last one, it counts as a gap, and the request that it ended
+    /// is whole: returns the offset after it. It stays where it is, so that the next start finds it too.
     fn damaged_end<F: DiskFile>(&mut self, scanner: &mut Scanner<F>) -> io::Result<Option<u64>> {
         let end = scanner.damaged_end()?;
         if let Some(end) = end {
@@ -150,12 +153,12 @@ impl Digest {
         }
     }
 
-    /// Whether a text of one of those sessions may stand in the segment: in a frame, or in bytes that are none.
+    /// Whether a text of one of those sessions may be in the segment: in a frame, or among bytes that are none.
     pub fn may_hold(&self, sessions: &HashSet<u64>) -> bool {
         self.torn || !self.gaps.is_empty() || self.sessions.iter().any(|session| sessions.contains(session))
     }
 
-    /// Adds what it knows of keys, as far as the segment counts.
+    /// Notes the keys of records before `bound`.
     pub fn tell_keys(&self, keys: &mut Keys, bound: u64) {
         for (hash, known) in self.keys.iter().filter(|(_, known)| known.sequence < bound) {
             keys.insert(*hash, *known);
@@ -165,13 +168,13 @@ impl Digest {
         }
     }
 
-    /// The header of a segment as its digest has it.
+    /// The segment's header as its digest has it.
     pub fn header_of<D: Disk>(disk: &D, folder: &Path, number: u64) -> Option<SegmentHeader> {
         let stored = disk::read(disk, &path(folder, number)).ok()?;
         Self::header_in(&stored).map(|(header, _)| header).filter(|header| header.number == number)
     }
 
-    /// Writes the digest of a sealed segment, unless a good one is there.
+    /// Writes the digest of a sealed segment, unless a good one exists.
     ///
     /// # Errors
     /// The segment could not be synced or read, or its digest not written. Until a retry succeeds, a start walks the
@@ -180,15 +183,15 @@ impl Digest {
         if Self::stored(disk, folder, &info.header).is_some() {
             return Ok(());
         }
-        // Under `never` nothing has synced the segment yet, and a digest must not outlive what it speaks of.
+        // Under `never` the segment was not synced yet, and a digest must not outlive its segment.
         disk.open(&segment::path(folder, info.header.number))?.sync()?;
         Self::renew(disk, folder, info)
     }
 
-    /// Walks a sealed segment and writes its digest anew, whatever stands there.
+    /// Walks a sealed segment and replaces its digest.
     ///
     /// # Errors
-    /// The segment could not be read, or its digest not written. The old digest may still stand; a retry is safe.
+    /// The segment could not be read, or its digest not written. The old digest may still exist; a retry is safe.
     pub fn renew<D: Disk>(disk: &D, folder: &Path, info: &SegmentInfo) -> io::Result<()> {
         let name = segment::path(folder, info.header.number);
         let (digest, _) = Self::of_segment(scan::open(disk, folder, info)?, &name, &mut |_, _, _| ())?;
@@ -196,7 +199,7 @@ impl Digest {
     }
 }
 
-/// The hash of a session id, FNV-1a: the same for ever, and quick. Sessions that share one cost a look, no more.
+/// The hash of a session id, FNV-1a: stable and fast. Two sessions that share one cost an extra look, no more.
 pub fn hash_of(session: &SessionId) -> u64 {
     let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
     session.as_str().as_bytes().iter().fold(0xcbf2_9ce4_8422_2325, step)

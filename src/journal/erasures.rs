@@ -1,10 +1,11 @@
-//! What is erased: of which session everything up to which id, and whether the bytes are gone too.
+//! Erasures: for each session the id up to which everything is erased, and whether the bytes are gone too.
 //!
-//! The journal's erasure records are the truth; this is what is known of them in memory, so that no reader hands out what
-//! is erased and no key stands for it. An erasure is taken when it is published, and at a start from digests and the open
-//! segment; it goes with its record's segment. At most [`ERASURES_MAX`] are known, at some 200 bytes each: beyond, those that
-//! were scrubbed go (of what they cover nothing is left to hide), and when none was, a new erasure is refused until the
-//! janitor has been at work. A start that finds more keeps the newest: those not yet scrubbed are among them.
+//! The journal's erasure records are the truth; this keeps them in memory, so that no reader hands out an erased
+//! message and no key stands for one. An erasure is noted when it is published, and at a start from digests and the
+//! open segment; it is forgotten with its record's segment. At most [`ERASURES_MAX`] are known, about 200 bytes each.
+//! Beyond, those that were scrubbed are forgotten (nothing that they cover is left to hide); if none was scrubbed, a
+//! new erasure is refused until the janitor has scrubbed. A start that finds more keeps the newest, which include all
+//! that are not yet scrubbed.
 //!
 //! Knows nothing of files.
 
@@ -12,13 +13,13 @@ use std::collections::HashMap;
 
 use crate::message::{Id, SessionId};
 
-/// Sessions whose erasure is remembered.
+/// The most sessions whose erasure is remembered.
 pub const ERASURES_MAX: usize = 100_000;
 
 /// One erasure record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Erasure {
-    /// Its place.
+    /// Its sequence.
     pub sequence: u64,
     /// Everything of the session up to it is erased.
     pub id: Id,
@@ -26,7 +27,7 @@ pub struct Erasure {
     pub session: SessionId,
 }
 
-/// What is known of a session's last erasure.
+/// A session's last erasure.
 #[derive(Clone, Copy, Debug)]
 struct Known {
     sequence: u64,
@@ -35,24 +36,24 @@ struct Known {
     is_scrubbed: bool,
 }
 
-/// See the module.
+/// All erasures that are remembered.
 #[derive(Debug, Default)]
 pub struct Erasures {
     known: HashMap<SessionId, Known>,
     unscrubbed: usize,
 }
 
-/// What is to be scrubbed: a look at one moment.
+/// What is to be scrubbed, at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Unscrubbed {
-    /// Of these sessions everything up to that id.
+    /// Sessions, each with the id up to which it is erased.
     pub sessions: HashMap<SessionId, Id>,
-    /// The last of their erasures: what they cover stands before it.
+    /// The sequence of the last of these erasures: everything that they cover comes before it.
     pub(super) last: u64,
 }
 
 impl Unscrubbed {
-    /// Whether a message is to go.
+    /// Whether a message must be scrubbed.
     #[must_use]
     pub fn covers(&self, session: &SessionId, id: Id) -> bool {
         self.sessions.get(session).is_some_and(|erased| id <= *erased)
@@ -60,19 +61,19 @@ impl Unscrubbed {
 }
 
 impl Erasures {
-    /// Takes an erasure; sequences come in rising order.
+    /// Notes an erasure; sequences must rise.
     pub fn note(&mut self, erasure: Erasure) {
         if self.known.len() >= ERASURES_MAX && !self.known.contains_key(&erasure.session) {
             self.make_room();
         }
-        // One of another server may reach less far than one before it.
+        // One from another server may cover less than an earlier one.
         let id = self.known.get(&erasure.session).map_or(erasure.id, |known| known.id.max(erasure.id));
         let known = Known { sequence: erasure.sequence, id, is_scrubbed: false };
         let before = self.known.insert(erasure.session, known);
         self.unscrubbed += usize::from(before.is_none_or(|before| before.is_scrubbed));
     }
 
-    /// Lets go of those that were scrubbed, or, at a start that finds too many, of the older half.
+    /// Forgets erasures that were scrubbed; at a start that finds too many, the older half.
     fn make_room(&mut self) {
         self.known.retain(|_, known| !known.is_scrubbed);
         if self.known.len() >= ERASURES_MAX {
@@ -84,7 +85,7 @@ impl Erasures {
         self.unscrubbed = self.known.len();
     }
 
-    /// Whether no more can be taken beside `coming` until some are scrubbed.
+    /// Whether `coming` more erasures do not fit until some are scrubbed.
     #[must_use]
     pub fn is_full(&self, coming: usize) -> bool {
         self.unscrubbed + coming >= ERASURES_MAX
@@ -96,7 +97,7 @@ impl Erasures {
         !self.known.is_empty() && self.known.get(session).is_some_and(|known| id <= known.id)
     }
 
-    /// The sessions that were erased last behind that sequence, each with the id up to which.
+    /// The sessions whose last erasure has a sequence after `sequence`, each with the id up to which it is erased.
     #[must_use]
     pub fn after(&self, sequence: u64) -> Vec<(SessionId, Id)> {
         let after = self.known.iter().filter(|(_, known)| known.sequence > sequence);
@@ -123,7 +124,7 @@ impl Erasures {
         Unscrubbed { sessions: left().map(|(session, known)| (session.clone(), known.id)).collect(), last }
     }
 
-    /// What was looked at then is scrubbed; a session that was erased again meanwhile is not.
+    /// Notes that `done` is scrubbed, except sessions that were erased again meanwhile.
     pub fn scrubbed(&mut self, done: &Unscrubbed) {
         for (session, id) in &done.sessions {
             if let Some(known) = self.known.get_mut(session)

@@ -5,19 +5,21 @@ use std::path::{Path, PathBuf};
 
 use super::frame::HeaderError;
 
-/// Why a record was not taken. To its sender this means "unknown": it may be there after a crash, so retry with a key.
+/// Why a record was not taken. After `Full` and `Unavailable` a crash may still bring it back, so retry with a key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AppendError {
-    /// The disk, or the journal's share of it, is full: room must be made.
+    /// The disk, or the journal's share of it, is full. A retry succeeds once there is space.
     #[error("no room: {0}")]
     Full(String),
-    /// The disk failed; the journal tries to go on by itself.
+    /// The disk failed; the journal repairs itself. A retry may succeed.
     #[error("{0}")]
     Unavailable(String),
-    /// The draft of that index has a line beyond [`crate::message::LINE_BYTES_MAX`]. Nothing of the append was taken.
+    /// The draft of that index has a line longer than [`crate::message::LINE_BYTES_MAX`]. Nothing of the append was
+    /// taken; a retry fails.
     #[error("the message is too long to be kept")]
     TooLong(usize),
-    /// The draft of that index brings a key that came before with other content. Nothing of the append was taken.
+    /// The draft of that index has a key that was used before with other content. Nothing of the append was taken; a
+    /// retry fails.
     #[error("the key came before with other content")]
     KeyConflict(usize),
 }
@@ -40,15 +42,15 @@ impl AppendError {
     }
 }
 
-/// Why the journal cannot be opened; the caller names the fault and ends.
+/// Why the journal cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Another process has it.
+    /// Another process uses it.
     #[error("{} is locked by another chatkeep (process {holder}); stop it, or use another --data", path.display())]
     Locked {
         /// The lock's file.
         path: PathBuf,
-        /// What the lock says of its holder.
+        /// The process id in the lock's file.
         holder: String,
     },
     /// A later version wrote it.
@@ -59,17 +61,17 @@ pub enum OpenError {
         /// Its version.
         source: HeaderError,
     },
-    /// The disk refused.
+    /// The disk failed.
     #[error("{}: {source}", path.display())]
     Io {
-        /// What was to be read or written.
+        /// The file or folder.
         path: PathBuf,
         /// The system's error.
         source: io::Error,
     },
 }
 
-/// The disk's error, with where it happened.
+/// Adds the path to an error of the disk.
 pub(super) fn at(path: &Path) -> impl FnOnce(io::Error) -> OpenError + '_ {
     move |source| OpenError::Io { path: path.to_owned(), source }
 }

@@ -6,10 +6,10 @@
 //! |---|---|---|
 //! | 0 | 8 | `CHATKEEP` |
 //! | 8 | 4 | format version |
-//! | 12 | 4 | salt: random, never 0; what stood on these blocks before cannot pass for a frame of this segment |
-//! | 16 | 8 | epoch: random, given to the journal when it was made; a feed cursor of another journal is told by it |
+//! | 12 | 4 | salt: random, never 0; older bytes on these blocks cannot pass for a frame of this segment |
+//! | 16 | 8 | epoch: random, given to the journal when it was made; a feed cursor of another journal differs in it |
 //! | 24 | 8 | number of the segment |
-//! | 32 | 8 | sequence of its first frame, or of the first that could stand there |
+//! | 32 | 8 | sequence of its first frame, or of the first that could be there |
 //! | 40 | 8 | when it was made, in microseconds since 1970: the segment before it was full by then |
 //! | 48 | 12 | zero |
 //! | 60 | 4 | CRC-32 of bytes 0..60 |
@@ -49,9 +49,9 @@ const FLAG_CONTINUES: u8 = 2;
 pub enum Kind {
     /// A message.
     Message = 1,
-    /// All of a session up to here is to be forgotten.
+    /// Everything of a session up to here is erased.
     Erasure = 2,
-    /// Records that are left of a request that is not whole, and must never be published.
+    /// Voids records of a request that is not whole; they must never be published.
     Abort = 3,
     /// A session's new context begins; reads as a `system` message.
     ContextClear = 4,
@@ -72,22 +72,22 @@ pub fn is_erasure(frame: &[u8]) -> bool {
 /// A segment's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentHeader {
-    /// See the module's table.
+    /// Random; every frame of the segment carries it.
     pub salt: u32,
-    /// See the module's table.
+    /// The journal's random number.
     pub epoch: u64,
-    /// See the module's table.
+    /// The segment's number, rising.
     pub number: u64,
-    /// See the module's table.
+    /// The first sequence that the segment may hold.
     pub first_sequence: u64,
-    /// See the module's table.
+    /// When it was made, in microseconds since 1970.
     pub made_micros: u64,
 }
 
 /// Why a file is not a segment we can read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
-    /// A program of a later version wrote it: nothing is wrong, and nothing may be touched.
+    /// A program of a later version wrote it: it is intact and must not be changed.
     #[error("written in journal format {0}; this chatkeep reads formats up to {FORMAT_VERSION}: use a newer chatkeep")]
     Newer(u32),
     /// The bytes are damaged or were never a segment.
@@ -104,7 +104,7 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 }
 
 impl SegmentHeader {
-    /// The bytes.
+    /// The header as [`SEGMENT_HEADER_BYTES`] bytes.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         sealed(LETTERS, FORMAT_VERSION, SEGMENT_HEADER_BYTES, |to| {
@@ -115,7 +115,7 @@ impl SegmentHeader {
     /// Reads the first bytes of a file.
     ///
     /// # Errors
-    /// [`HeaderError`], told apart by what is to be done.
+    /// [`HeaderError`]: `Newer` needs a newer chatkeep; `Damaged` can perhaps be rebuilt (inventory.rs).
     pub fn decode(bytes: &[u8]) -> Result<Self, HeaderError> {
         let header = bytes.get(..SEGMENT_HEADER_BYTES).and_then(|header| vouched_for(LETTERS, header));
         match header {
@@ -165,7 +165,7 @@ impl FrameHeader {
         FRAME_HEADER_BYTES + self.payload_bytes as usize
     }
 
-    /// Appends the header with salt and checksum still zero: [`stamp`] gives them when the frame's segment is known.
+    /// Appends the header, with zeros for salt and checksum: [`stamp`] fills them in when the frame's segment is known.
     pub fn push_to(&self, buffer: &mut Vec<u8>) {
         buffer.extend_from_slice(&[0; 8]);
         buffer.extend_from_slice(&self.sequence.to_le_bytes());
@@ -173,9 +173,9 @@ impl FrameHeader {
         buffer.extend_from_slice(&[self.kind as u8, self.group.flags(), 0, 0]);
     }
 
-    /// Reads the header of a frame of the segment with that salt; the checksum is not looked at.
+    /// Reads the header of a frame of the segment with that salt, without checking the checksum.
     ///
-    /// `None` when these bytes cannot start such a frame.
+    /// `None` if these bytes cannot start such a frame.
     #[must_use]
     pub fn peek(bytes: &[u8], salt: u32) -> Option<Self> {
         if bytes.len() < FRAME_HEADER_BYTES || u32_at(bytes, 0) != salt {
@@ -199,14 +199,14 @@ fn checksum(frame: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// Gives a whole frame its salt and checksum: the last step before it is written.
+/// Fills in a frame's salt and checksum: the last step before it is written.
 pub fn stamp(frame: &mut [u8], salt: u32) {
     frame[0..4].copy_from_slice(&salt.to_le_bytes());
     let checksum = checksum(frame);
     frame[4..8].copy_from_slice(&checksum.to_le_bytes());
 }
 
-/// Whether a whole frame is as it was stamped.
+/// Whether a frame's checksum is right.
 #[must_use]
 pub fn is_intact(frame: &[u8]) -> bool {
     checksum(frame) == u32_at(frame, 4)

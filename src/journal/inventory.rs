@@ -1,8 +1,8 @@
-//! Which segments there are: every header read, a damaged one rebuilt from what else is known of its segment.
+//! Which segments exist: reads every header, and rebuilds a damaged one.
 //!
-//! A header is 64 bytes on which a whole segment depends, so what it says stands elsewhere too: in the segment's digest
-//! once it is sealed, and the salt in every frame, whose checksum vouches for it. Only a file of which neither can be read
-//! is set aside. Nothing is touched before every header was looked at: a newer format ends the start.
+//! A whole segment depends on its header of 64 bytes, so their content is elsewhere too: in the segment's digest once
+//! it is sealed, and the salt in every frame, under the frame's checksum. Only a file of which neither can be read is
+//! set aside. No file is changed before every header was read: a newer format ends the start.
 
 use std::io;
 use std::path::PathBuf;
@@ -22,44 +22,44 @@ use super::{quarantine, salvage};
 
 /// What a start works with.
 pub struct Start<'a, D> {
-    /// Where the journal stands.
+    /// The journal's disk.
     pub disk: &'a D,
-    /// How it is to be.
+    /// The journal's folder and limits.
     pub config: &'a JournalConfig,
     /// Dates new segments.
     pub clock: &'a Clock,
 }
 
-/// What was found.
+/// The segments of a journal.
 #[derive(Debug, Default)]
 pub struct Inventory {
-    /// All that can be read, oldest first.
+    /// All readable segments, oldest first.
     pub segments: Vec<SegmentInfo>,
-    /// The largest number a file had, readable or not.
+    /// The largest number in a file's name, readable or not.
     pub last_number: u64,
     /// The last file was set aside, and with it the sequences given there.
     pub lost_last: bool,
 }
 
-/// The fault of a file that is set aside, with the intact messages found in it.
+/// Makes the fault of a file that is set aside from the number of intact messages in it.
 type Flaw = fn(u64) -> Fault;
 
-/// An inventory that is being taken.
+/// An inventory in progress.
 struct Taking<'a, 'w, D> {
     start: &'a Start<'a, D>,
     watch: &'a mut Watch<'w>,
     found: Inventory,
-    /// Files whose header is damaged.
+    /// Numbers of files whose header is damaged.
     damaged: Vec<u64>,
-    /// Files that are no segments of this journal, and why.
+    /// Numbers of files that are no segments of this journal, and why.
     others: Vec<(u64, Flaw)>,
 }
 
-/// Takes the inventory of a journal's folder, mends headers, and removes what a stop in the middle of something left.
+/// Takes the inventory of a journal's folder, rebuilds headers, and removes what an interrupted operation left.
 ///
 /// # Errors
-/// [`OpenError`]: a file could not be read or mended, or a later version wrote it. Repairs made so far stay; a start may be
-/// tried again.
+/// [`OpenError`]: a file could not be read or repaired, or a later version wrote it. Repairs made so far stay; a start
+/// may be tried again.
 pub fn take<D: Disk>(start: &Start<'_, D>, watch: &mut Watch<'_>) -> Result<Inventory, OpenError> {
     let (disk, folder) = (start.disk, &start.config.path);
     let names = disk.list(folder).map_err(at(folder))?;
@@ -83,7 +83,7 @@ pub fn take<D: Disk>(start: &Start<'_, D>, watch: &mut Watch<'_>) -> Result<Inve
     let Taking { watch, found: mut inventory, .. } = taking;
     inventory.segments.sort_by_key(|info| info.header.number);
     for path in names.iter().filter(|name| name.ends_with(layout::UNFINISHED)).map(|name| folder.join(name)) {
-        // Left by a crash between making and naming it.
+        // Left by a crash before it got its name.
         watch.survey.files.leftovers += 1;
         watch.survey.files.leftover_bytes += disk.open_read(&path).and_then(|file| file.byte_len()).unwrap_or(0);
         watch.pass(disk.remove(&path).map_err(at(&path)))?;
@@ -107,7 +107,7 @@ impl<D: Disk> Taking<'_, '_, D> {
         self.watch.survey.files.bytes += file_bytes;
         match SegmentHeader::decode(&bytes[..read]) {
             Ok(header) if header.number == number => self.found.segments.push(SegmentInfo { header, file_bytes }),
-            // A power cut gave a file the name of its next life. What stands in it belongs to none.
+            // A power cut gave a file the name of its next use. What it holds belongs to no segment.
             Ok(_) => self.others.push((number, Fault::OtherNumber)),
             Err(HeaderError::Damaged) => self.damaged.push(number),
             Err(source @ HeaderError::Newer(_)) => return Err(OpenError::Newer { path, source }),
@@ -115,8 +115,8 @@ impl<D: Disk> Taking<'_, '_, D> {
         Ok(())
     }
 
-    /// Finds out which segments are of another journal. This one's epoch is the checkpoint's, if a segment has that, else the
-    /// last segment's. A segment of another was put there by somebody, and its sequences say nothing here.
+    /// Finds the segments of another journal. This journal's epoch is the checkpoint's, if a segment has that, else the
+    /// last segment's. A segment of another epoch was put there by hand, and its sequences mean nothing here.
     fn tell_others_apart(&mut self) {
         let segments = &mut self.found.segments;
         let of_checkpoint = Checkpoint::epoch(self.start.disk, &self.start.config.path);
@@ -126,11 +126,11 @@ impl<D: Disk> Taking<'_, '_, D> {
         self.others.extend(foreign.map(|info| (info.header.number, Fault::OtherEpoch as Flaw)));
     }
 
-    /// What the damaged header of segment `number` said: from the digest, or else from the first intact frame.
+    /// Rebuilds the header of segment `number` from the digest, or else from the first intact frame.
     ///
-    /// In the second case the segment may have begun earlier than its first frame says; what a failed segment before it holds
-    /// from there on was refused or stands in both, so the worst is a refused message that comes back. A first frame that
-    /// comes before what an earlier segment begins with is of another life of the file, and nothing is made of it.
+    /// In the second case the segment may have begun before that frame. What a failed segment before it holds from
+    /// there on was refused, or is in both, so at worst a refused message comes back. If the first frame comes before
+    /// the beginning of an earlier segment, it is left from an earlier use of the file, and no header is made.
     fn rebuilt(&self, number: u64) -> io::Result<Option<SegmentHeader>> {
         let Start { disk, config, clock } = self.start;
         let intact = &self.found.segments;
@@ -171,7 +171,7 @@ impl<D: Disk> Taking<'_, '_, D> {
         Ok(())
     }
 
-    /// Takes a file away that cannot be used as a segment.
+    /// Moves a file that cannot be used as a segment to the quarantine.
     fn set_aside(&mut self, number: u64, fault: Flaw) -> io::Result<()> {
         let path = self.path(number);
         self.watch.set_aside(self.start.disk, &path, fault)?;

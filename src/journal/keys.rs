@@ -1,10 +1,10 @@
-//! Idempotency keys: which message a client's key stands for, as long as the journal keeps it.
+//! Idempotency keys: finds the message that was recorded with a client's key, as long as the journal keeps it.
 //!
-//! Keys belong to a session and are kept as hashes. Bounded by `journal.max_keys`, beyond which the oldest is forgotten, and
-//! by the segments that are kept: a key goes with the segment its message stands in. A message that carries a key and
-//! answers another is that other one's reply.
+//! Keys belong to a session and are kept as hashes. Their number is limited by `journal.max_keys`, beyond which the
+//! oldest is forgotten, and by the segments kept: a key is forgotten with the segment of its message. A message that
+//! carries a key and answers another message is the reply to it.
 //!
-//! Knows nothing of batches; whoever holds the queue holds the keys.
+//! Knows nothing of batches; the holder of the queue's lock holds the keys.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -14,30 +14,30 @@ use crate::message::{Id, SessionId};
 
 use super::record::{Key, Record};
 
-/// What a key stands for.
+/// The message that a key stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Known {
     /// The message.
     pub id: Id,
-    /// The hash of what was sent with the key.
+    /// The hash of the content sent with the key.
     pub content: [u8; 8],
-    /// The message's place.
+    /// The message's sequence.
     pub sequence: u64,
     /// The reply to it, once there is one.
     pub reply: Option<Id>,
 }
 
-/// See the module.
+/// The known keys of all sessions.
 #[derive(Debug)]
 pub struct Keys {
     known: HashMap<[u8; 16], Known>,
-    /// By age: sequences rise. What was inserted anew since has another sequence in `known`.
+    /// By age: sequences rise. A key that was inserted again has another sequence in `known`.
     order: VecDeque<(u64, [u8; 16])>,
     max: usize,
 }
 
 impl Key {
-    /// The key a client sent with `content` (the parts of what is to be recorded) in a session.
+    /// The key that a client sent in a session with `content`, the parts of what is to be recorded.
     #[must_use]
     pub fn new(session: &SessionId, key: &str, content: &[&[u8]]) -> Self {
         // A session id has no NUL, so the two cannot run into each other.
@@ -74,7 +74,7 @@ impl Keys {
         Self { known: HashMap::new(), order: VecDeque::new(), max }
     }
 
-    /// What a key stands for.
+    /// The message that a key stands for.
     #[must_use]
     pub fn get(&self, key: &Key) -> Option<Known> {
         self.known.get(&key.hash).copied()
@@ -85,7 +85,7 @@ impl Keys {
         let links = record.entry.links();
         let (Some(id), Some(key)) = (record.entry.id(), links.key) else { return };
         if let Some(to) = links.reply_to {
-            // The key may stand for another message by now: what it stood for was erased.
+            // The key may stand for another message by now, if its first message was erased.
             if self.known.get(&key.hash).is_some_and(|known| known.id == to) {
                 self.note_reply(&key.hash, record.sequence, id);
             }
@@ -94,7 +94,8 @@ impl Keys {
         }
     }
 
-    /// Notes the reply to the message a key stands for. One that came before that message answers another, which was erased.
+    /// Notes the reply to the message of a key. A reply with an earlier sequence answers another message, which was
+    /// erased.
     pub fn note_reply(&mut self, hash: &[u8; 16], sequence: u64, id: Id) {
         if let Some(known) = self.known.get_mut(hash)
             && known.sequence < sequence
@@ -103,7 +104,7 @@ impl Keys {
         }
     }
 
-    /// Notes what a key stands for; sequences come in rising order.
+    /// Notes the message of a key; sequences must rise.
     pub fn insert(&mut self, hash: [u8; 16], known: Known) {
         self.known.insert(hash, known);
         self.order.push_back((known.sequence, hash));
@@ -126,8 +127,8 @@ impl Keys {
         self.order.retain(|(sequence, hash)| known.get(hash).is_some_and(|known| known.sequence == *sequence));
     }
 
-    /// Forgets what refused records brought: a key's message, or the reply to it. Costs what was refused, and what came
-    /// since, whatever else is known.
+    /// Forgets what refused records added: a key's message, or the reply to it. The cost depends on what was refused
+    /// and what came since, not on how many keys are known.
     pub fn forget(&mut self, refused: &[Record]) {
         let (Some(first), Some(last)) = (refused.first(), refused.last()) else { return };
         let span = first.sequence..=last.sequence;
@@ -144,7 +145,7 @@ impl Keys {
         self.order.drain(from..to);
     }
 
-    /// Forgets the keys of messages that were erased, by the places those stood in.
+    /// Forgets the keys of erased messages, given the hashes and the messages' sequences.
     pub fn forget_erased(&mut self, erased: &[([u8; 16], u64)]) {
         for (hash, sequence) in erased {
             if self.known.get(hash).is_some_and(|known| known.sequence == *sequence) {

@@ -1,4 +1,4 @@
-//! The lock: one process at a time has a journal's folder.
+//! The lock: only one process at a time uses a journal's folder.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write};
@@ -10,27 +10,27 @@ use crate::layout;
 
 use super::error::{OpenError, at};
 
-/// How long a lock is tried: a process that is just ending, or a child it has just started and that has not become another
-/// program yet, gives it back in a moment.
+/// How long a lock is tried: a process that is about to end, or a child between fork and exec, releases it in a moment.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// The lock's file, and the folder itself, which stays locked when the file is removed. Some network file systems cannot
-/// lock folders; the file alone counts there.
+/// Locks on the lock's file and on the folder itself, which stays locked if the file is removed. Some network file
+/// systems cannot lock folders; there the file alone counts.
 pub struct Lock {
     file: Option<File>,
     folder: Option<File>,
 }
 
 impl Lock {
-    /// Takes the lock of that folder; the kernel gives it back when the process ends, however it ends.
+    /// Takes the lock of that folder; the kernel releases it when the process ends, however it ends.
     ///
     /// # Errors
-    /// [`OpenError::Locked`] when another process has it.
+    /// [`OpenError::Locked`] if another process has it.
     pub fn take(folder: &Path) -> Result<Self, OpenError> {
         let path = layout::lock(folder);
         let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
         let lock = Self::hold(folder, Some(open.map_err(at(&path))?), File::try_lock)?;
-        // For people and for the message below; the lock itself is the kernel's, and a full disk does not undo it.
+        // The process id is for people and for the error below; the lock itself is the kernel's, and a full disk does
+        // not undo it.
         let name = |mut file: &File| file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
         if let Err(e) = lock.file.as_ref().map_or(Ok(()), name) {
             log::warn!("{} does not name this process: {e}", path.display());
@@ -38,10 +38,10 @@ impl Lock {
         Ok(lock)
     }
 
-    /// Keeps every server from starting there while this lives, and nobody from looking. Writes nothing.
+    /// Keeps every server from starting there while this lives, but no other reader. Writes nothing.
     ///
     /// # Errors
-    /// [`OpenError::Locked`] when a server has it.
+    /// [`OpenError::Locked`] if a server has it.
     pub fn look(folder: &Path) -> Result<Self, OpenError> {
         let path = layout::lock(folder);
         match File::open(&path) {

@@ -1,10 +1,10 @@
-//! Waiting for what is published next: for readers at the journal's end, who must cost the write path nothing while there
-//! are none, and little while there are.
+//! Waiting for the next publication: for readers at the journal's end. Without waiters it costs the write path almost
+//! nothing, with waiters little.
 //!
-//! The leader looks at one word after each batch. Only when somebody has gone to sleep since it last woke anybody does it take the
-//! lock and wake all, with one call to the system. Whoever is awake, reading or gathering, is not woken.
+//! The leader reads one atomic word after each batch. Only if a thread has gone to sleep since the last wake-up does it
+//! take the lock and wake all, with one system call. Threads that are awake, reading or collecting, are not woken.
 //!
-//! Invariant: a waiter says that it sleeps before it looks at what is published, and the leader looks at the word after it has
+//! Invariant: a waiter sets the word before it looks at what is published, and the leader reads the word after it has
 //! published; so one of the two sees the other. Knows nothing of records.
 
 use std::sync::atomic::{AtomicBool, Ordering, fence};
@@ -14,32 +14,32 @@ use std::time::Instant;
 /// How a wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Woken {
-    /// There is more.
+    /// More was published.
     Arrived,
-    /// The time is over.
+    /// The deadline passed.
     Late,
-    /// No wait goes on: the server stops.
+    /// The server stops; every wait ends.
     Stopped,
 }
 
-/// See the module.
+/// Lets readers wait for publications.
 #[derive(Default)]
 pub struct PublishNotifier {
-    /// Somebody has gone to sleep since the last wake-up.
+    /// A thread has gone to sleep since the last wake-up.
     armed: AtomicBool,
     ended: AtomicBool,
     lock: Mutex<()>,
     woken: Condvar,
-    /// For those who wait for nothing but the time and the stop.
+    /// For threads that wait only for a deadline or the stop.
     stop: Condvar,
 }
 
 impl PublishNotifier {
-    /// What is published has moved on. Called by the leader.
+    /// Wakes the waiters after `published` has advanced. The leader calls it.
     pub(super) fn wake(&self) {
         fence(Ordering::SeqCst);
         if self.armed.load(Ordering::Relaxed) && self.armed.swap(false, Ordering::SeqCst) {
-            // A waiter that has looked and does not sleep yet holds the lock.
+            // A waiter between its look and its sleep holds the lock.
             drop(self.lock.lock().expect("no holder panics"));
             self.woken.notify_all();
         }
@@ -65,7 +65,7 @@ impl PublishNotifier {
         }
     }
 
-    /// Sleeps until `until` or the stop, whatever arrives.
+    /// Sleeps until `until` or the stop, whatever is published.
     pub fn pause(&self, until: Instant) {
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -90,7 +90,7 @@ impl PublishNotifier {
         self.ended.load(Ordering::SeqCst)
     }
 
-    /// Whether the next wake-up would wake somebody, for a test.
+    /// Whether the next wake-up would wake a thread, for a test.
     #[cfg(test)]
     pub fn is_armed(&self) -> bool {
         self.armed.load(Ordering::SeqCst)

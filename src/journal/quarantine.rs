@@ -2,8 +2,8 @@
 //!
 //! | name | what |
 //! |---|---|
-//! | `tail-NUMBER-AT` | what stood behind the last intact frame of the last segment, from offset AT; zeroed there |
-//! | `gap-NUMBER-AT` | a stretch of damage between intact frames; still stands there too |
+//! | `tail-NUMBER-AT` | the bytes after the last intact frame of the last segment, from offset AT; zeroed there |
+//! | `gap-NUMBER-AT` | a stretch of damage between intact frames; the segment keeps it too |
 //! | `header-NUMBER` | a damaged header, before it was rebuilt |
 //! | `segment-NUMBER` | a whole file of which nothing could be read |
 //!
@@ -19,11 +19,12 @@ use crate::layout;
 
 use super::scan::{read_over_damage, used_bytes};
 
-/// Keeps a copy of a stretch of a segment under that name; the zeros at its end are left out. It is durable when this returns.
-/// Returns where it is and how long.
+/// Copies a stretch of a segment to the quarantine under that name, without the zeros at its end. The copy is durable
+/// when this returns. Returns its path and length in bytes.
 ///
 /// # Errors
-/// The segment could not be read, or the copy not written. The segment is unchanged; a copy may stay, perhaps unfinished.
+/// The segment could not be read, or the copy not written. The segment is unchanged; a copy may remain, perhaps
+/// unfinished.
 pub fn keep_range<D: Disk>(
     disk: &D,
     folder: &Path,
@@ -36,10 +37,10 @@ pub fn keep_range<D: Disk>(
     Ok((aside::keep(disk, &layout::quarantine(folder), name, &read, len)?, len))
 }
 
-/// Moves the file of segment `number` there, whole.
+/// Moves the file of segment `number` to the quarantine.
 ///
 /// # Errors
-/// The file could not be moved, or the move not made durable: then it stands in the quarantine already.
+/// The file could not be moved; or the move was not made durable, and the file is in the quarantine already.
 pub fn take_segment<D: Disk>(disk: &D, folder: &Path, number: u64) -> io::Result<PathBuf> {
     let name = format!("segment-{number:016}");
     aside::take(disk, &layout::quarantine(folder), &name, &layout::segment(folder, number))

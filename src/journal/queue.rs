@@ -1,7 +1,7 @@
-//! The queue of the journal: what gives records their place, and the batch they wait in for a leader.
+//! The queue of the journal: it gives records their place, and holds the batch in which they wait for a leader.
 //!
-//! One lock guards all of it, held for memory only. Sequence, id and time are given here, so their orders are one; and
-//! keys are looked up and noted here, so two requests with one key at once are one.
+//! One lock guards all of it, held for memory access only. Sequence, id and time are given here, so they have one
+//! order; keys are looked up and noted here, so two simultaneous requests with one key become one.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,12 +17,12 @@ use super::keys::{Keys, Known};
 use super::record::{Draft, Entry, Record, ReplyTo};
 use super::writer::Frames;
 
-/// What became of a draft.
+/// What happened to a draft.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Appended {
     /// It is recorded.
     New(Record),
-    /// Its key came before, with the same content: this message stands for it, and this reply if there was one.
+    /// Its key was used before with the same content: the message of that key, and its reply if there is one.
     Before {
         /// The message.
         id: Id,
@@ -31,24 +31,24 @@ pub enum Appended {
     },
 }
 
-/// The open batch and what gives records their place.
+/// The open batch, and the state that gives records their place.
 pub struct Queue {
     next_sequence: u64,
     ids: IdGenerator,
     pub(super) batch: Arc<Batch>,
     pub(super) frames: Frames,
     pub(super) records: Vec<Record>,
-    /// What clients' keys stand for.
+    /// The messages of the clients' keys.
     pub(super) keys: Keys,
-    /// Erasures that were given a place and are not published yet, with their sequences.
+    /// Erasures that have a place and are not published yet, with their sequences.
     pub(super) erasing: Vec<(u64, SessionId)>,
-    /// The batch a leader has, as long as it has one.
+    /// The batch of the current leader.
     pub(super) under_way: Option<Arc<Batch>>,
-    /// Somebody leads.
+    /// A thread leads.
     pub(super) leading: bool,
-    /// The buffers of the last batch, kept for the next but one.
+    /// The buffers of an earlier batch, to be used again.
     pub(super) idle: Option<(Frames, Vec<Record>)>,
-    /// Appends are refused with this until then, unless a mend comes before.
+    /// Until then appends are refused with this error, unless the journal is repaired before.
     pub(super) refusing: Option<(Instant, AppendError)>,
 }
 
@@ -66,28 +66,28 @@ impl Appended {
     }
 }
 
-/// Whether a draft's key came before.
+/// Whether a draft's key was used before.
 pub enum Seen {
-    /// It has none, or it is new.
+    /// It has no key, or a new one.
     No,
-    /// In the journal.
+    /// The key's message is in the journal.
     Known(Known),
-    /// The reply to the draft before it is there.
+    /// It answers the draft before it, whose reply exists.
     Reply(Id),
-    /// In the same append, as this draft.
+    /// The key's message is that draft of the same append.
     Draft(usize),
 }
 
-/// Why drafts are given no place.
+/// Why drafts get no place.
 pub enum NoPlace {
-    /// They never will be.
+    /// They never will.
     Refused(AppendError),
-    /// The session of one is being erased, and what its key stands for with it, unless the erasure fails: these batches must
-    /// end before anybody knows.
+    /// The session of one is being erased, and the message of its key with it, unless the erasure fails: these batches
+    /// must end before the key can be judged.
     Until(Ticket),
 }
 
-/// A batch with its leader.
+/// A batch that its leader has taken.
 pub struct Taken {
     pub(super) batch: Arc<Batch>,
     pub(super) frames: Frames,
@@ -112,13 +112,14 @@ impl Queue {
         }
     }
 
-    /// The first sequence that no leader has taken yet.
+    /// The first sequence of the open batch.
     pub fn first_open(&self) -> u64 {
         self.next_sequence - self.records.len() as u64
     }
 
-    /// What each draft's key stands for, if it came before: in the journal, or earlier among the drafts. A reply to the
-    /// draft before it came before when that one's reply did. The key of an erased message stands for nothing.
+    /// What each draft's key stands for, if it was used before: a message in the journal, or an earlier draft. A reply
+    /// to the draft before it counts as known when that draft's reply does. The key of an erased message stands for
+    /// nothing.
     pub fn look_up(&self, drafts: &[Draft], erasures: &Erasures) -> Result<Vec<Seen>, NoPlace> {
         let mut seen: Vec<Seen> = Vec::with_capacity(drafts.len());
         let mut own: HashMap<[u8; 16], ([u8; 8], usize)> = HashMap::new();
@@ -128,7 +129,7 @@ impl Queue {
                     Some(Seen::Known(Known { reply: Some(id), .. })) => Seen::Reply(*id),
                     _ => Seen::No,
                 },
-                // Its key is the one of what it answers: what that stands for is no reply to it unless it says so.
+                // It carries the key of the message that it answers: the message itself is no reply.
                 ReplyTo::Message(to) => match draft.key().and_then(|key| self.keys.get(key)) {
                     Some(Known { id, reply: Some(reply), .. }) if id == to => Seen::Reply(reply),
                     _ => Seen::No,
@@ -140,7 +141,7 @@ impl Queue {
         Ok(seen)
     }
 
-    /// The same for one draft that answers nothing. `own` has the keys of the drafts before it.
+    /// The same for one draft that answers nothing. `own` holds the keys of the drafts before it.
     fn look_up_one(
         &self,
         draft: &Draft,
@@ -169,12 +170,12 @@ impl Queue {
         })
     }
 
-    /// Whether an erasure that is not published yet would cover the session's record of that sequence.
+    /// Whether an erasure that is not published yet covers the session's record of that sequence.
     fn is_erasing(&self, session: &SessionId, sequence: u64) -> bool {
         self.erasing.iter().any(|(at, erasing)| erasing == session && *at > sequence)
     }
 
-    /// Gives every draft that is new its place, and tells what became of each.
+    /// Gives every new draft its place, and returns what happened to each.
     pub fn push(&mut self, drafts: Vec<Draft>, seen: &[Seen]) -> Vec<Appended> {
         let new = seen.iter().filter(|seen| matches!(seen, Seen::No)).count();
         let mut new_left = new;
@@ -211,8 +212,8 @@ impl Queue {
         record
     }
 
-    /// What has to end before the drafts count: the open batch if anything was put there or one of them stands there, and
-    /// the one under way if one of them stands in that.
+    /// What must end before the drafts count: the open batch if it holds any of them, and the batch under way if that
+    /// does.
     pub fn ticket(&self, seen: &[Seen], first_open: u64, published: u64) -> Ticket {
         let mut ticket = Ticket::default();
         for seen in seen {

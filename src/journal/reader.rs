@@ -1,9 +1,10 @@
-//! Reads records back in sequence, up to what is published: for the worker after an outage, and for recovery.
+//! Reads records back in sequence, up to what is published: for the worker after an outage, for the feed, and for
+//! recovery.
 //!
-//! A segment counts up to where a later one begins, so each sequence is handed out once. Voided records and the aborts that
-//! void them are left out, and so is what a published erasure covers, scrubbed already or not. Invariant: what is published
-//! stands in a listed segment, or was refused, voided or damaged; so at the end of the last segment everything published
-//! was read.
+//! A segment counts up to where a later one begins, so each sequence is handed out once. Voided records and the aborts
+//! that void them are left out, and so are messages that a published erasure covers, scrubbed or not. Invariant: a
+//! published record is in a listed segment, or was refused, voided or damaged; so at the end of the last segment
+//! everything published was read.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -19,26 +20,26 @@ use super::segment::SegmentInfo;
 use super::shared::JournalState;
 use super::{record, segment};
 
-/// See the module.
+/// Reads published records in sequence.
 pub struct Reader<D: Disk> {
     shared: Arc<JournalState<D>>,
-    /// Everything up to this sequence was handed out or asked to be left out.
+    /// Everything up to this sequence was handed out or skipped.
     position: u64,
     current: Option<Current<D::File>>,
-    /// Where the last record handed out stands, or where the reader was told to begin.
+    /// Where the last record handed out is, or where the reader was told to begin.
     place: Option<ReadPosition>,
 }
 
-/// The segment a reader stands in.
+/// The segment that a reader is in.
 struct Current<F> {
     number: u64,
     scanner: Scanner<F>,
-    /// The sequence where it ends.
+    /// The first sequence that does not count any more.
     bound: u64,
 }
 
-/// Where a record stands. A hint: whoever goes on from it finds the same records as without it, only sooner, since a segment
-/// need not be walked from its beginning. What stands there now is looked at before it is believed.
+/// The place of a record: a hint that saves walking the segment from its beginning. A reader finds the same records
+/// with or without it, because it checks the bytes there before it trusts them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadPosition {
     sequence: u64,
@@ -47,7 +48,7 @@ pub struct ReadPosition {
     offset: u64,
 }
 
-/// What a read came to.
+/// How far a read came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
     /// There may be more.
@@ -62,7 +63,7 @@ impl<D: Disk> Reader<D> {
         Self { shared, position: after, current: None, place }
     }
 
-    /// Where the last record handed out stands.
+    /// Where the last record handed out is.
     pub fn place(&self) -> Option<ReadPosition> {
         self.place
     }
@@ -72,8 +73,8 @@ impl<D: Disk> Reader<D> {
         self.position
     }
 
-    /// Goes on behind `sequence`: what lies before came to the caller another way. The segment that was being read is let
-    /// go: it may be dropped long before the next read, which would walk on from there.
+    /// Goes on after `sequence`: the caller got the records before it another way. Closes the segment that was being
+    /// read, which may be dropped long before the next read.
     pub fn skip_to(&mut self, sequence: u64) {
         if sequence > self.position {
             self.position = sequence;
@@ -81,10 +82,10 @@ impl<D: Disk> Reader<D> {
         }
     }
 
-    /// Hands records to `take`, in sequence, until it has had `bytes_max` bytes of payload or all that is published.
+    /// Hands records to `take`, in sequence, up to about `bytes_max` bytes of payload or all that is published.
     ///
     /// # Errors
-    /// The journal could not be read. Another call goes on behind the last record handed out.
+    /// The journal could not be read. Another call goes on after the last record handed out.
     pub fn read(&mut self, bytes_max: usize, mut take: impl FnMut(Record)) -> io::Result<Progress> {
         self.read_while(bytes_max, |record| {
             take(record);
@@ -92,16 +93,16 @@ impl<D: Disk> Reader<D> {
         })
     }
 
-    /// As [`Reader::read`], until `take` breaks: the record it broke at counts as not handed out.
+    /// The same until `take` breaks; the record at which it broke counts as not handed out.
     ///
     /// # Errors
-    /// The journal could not be read. Another call goes on behind the last record taken.
+    /// The journal could not be read. Another call goes on after the last record taken.
     pub fn read_while(
         &mut self,
         bytes_max: usize,
         mut take: impl FnMut(Record) -> ControlFlow<()>,
     ) -> io::Result<Progress> {
-        // In this order: whatever segment holds what is published by now is listed by now.
+        // In this order: the segments of everything published by now are listed by now.
         let published = self.shared.outlet.published();
         let mut bytes = 0;
         if let Some(current) = &mut self.current {
@@ -118,7 +119,7 @@ impl<D: Disk> Reader<D> {
             match scanner.next()? {
                 Scanned::Frame(header) if header.sequence >= *bound => self.leave(published)?,
                 Scanned::Frame(header) if header.sequence > published => {
-                    // What was published before it was damaged or refused. It is found again once it is published.
+                    // Everything published before it was damaged or refused. It is found again once it is published.
                     scanner.step_back();
                     self.position = published;
                 }
@@ -135,7 +136,7 @@ impl<D: Disk> Reader<D> {
         Ok(if self.position >= published { Progress::CaughtUp } else { Progress::More })
     }
 
-    /// Hands out the record of the frame that was found, if it is to be. When `take` breaks the frame is found again.
+    /// Hands out the record of the frame just found, unless it is left out. If `take` breaks, the frame is found again.
     fn hand_out(&mut self, header: &FrameHeader, take: impl FnOnce(Record) -> ControlFlow<()>) -> ControlFlow<()> {
         let Some(Current { number, scanner, .. }) = &mut self.current else { return ControlFlow::Continue(()) };
         let accepted = accept(&self.shared, self.position, header, scanner.payload());
@@ -150,7 +151,7 @@ impl<D: Disk> Reader<D> {
         ControlFlow::Continue(())
     }
 
-    /// The segment's end: on to the next one; in the last one all that is published was read.
+    /// Leaves the segment at its end; in the last one everything published was read.
     fn leave(&mut self, published: u64) -> io::Result<()> {
         let number = self.current.as_ref().map(|current| current.number);
         if !self.open_next(number)? {
@@ -159,7 +160,7 @@ impl<D: Disk> Reader<D> {
         Ok(())
     }
 
-    /// Opens the segment behind `number`, or, without one, the segment that holds what comes after the position.
+    /// Opens the segment after `number`, or without one the segment that holds what follows the position.
     fn open_next(&mut self, number: Option<u64>) -> io::Result<bool> {
         let wanted = self.position + 1;
         let (info, bound) = {
@@ -180,8 +181,8 @@ impl<D: Disk> Reader<D> {
         Ok(true)
     }
 
-    /// Opens a segment behind the record at `place`, or at its beginning when that record does not stand there any more: a
-    /// segment may have been written anew.
+    /// Opens a segment after the record at `place`, or at its beginning if that record is not there any more: the
+    /// segment may have been rewritten.
     fn open_at(&self, info: &SegmentInfo, place: ReadPosition) -> io::Result<Scanner<D::File>> {
         let mut scanner = open(&self.shared.disk, &self.shared.config.path, info)?;
         scanner.go_to(place.offset);

@@ -33,7 +33,7 @@ const LINK_REPLY: u8 = 2;
 /// The hash of an idempotency key within its session, and of the content that came with it.
 #[derive(Clone, Copy, Debug)]
 pub struct Key {
-    /// Of session and key.
+    /// Hash of session and key.
     pub hash: [u8; 16],
     /// Of what was to be recorded, by value.
     pub content: [u8; 8],
@@ -52,30 +52,30 @@ impl Eq for Key {}
 /// What a message is linked to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Links {
-    /// The client's key, when it sent one.
+    /// The client's key, if it sent one.
     pub key: Option<Key>,
-    /// The message this one answers.
+    /// The message that this one answers.
     pub reply_to: Option<Id>,
 }
 
-/// The message a draft answers.
+/// The message that a draft answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ReplyTo {
-    /// It answers none.
+    /// None.
     #[default]
     Nothing,
-    /// The one before it in the same append, whose id nobody knows yet.
+    /// The draft before it in the same append, which has no id yet.
     Previous,
-    /// That one.
+    /// The message with that id.
     Message(Id),
 }
 
-/// Something to be recorded: all but sequence, id and time.
+/// A record before it has sequence, id and time.
 #[derive(Debug)]
 pub enum Draft {
     /// A message.
     Message {
-        /// Its line.
+        /// The line without id and time.
         line: Prepared,
         /// The client's key.
         key: Option<Key>,
@@ -89,22 +89,22 @@ pub enum Draft {
         /// The client's key.
         key: Option<Key>,
     },
-    /// The end of all that a session held.
+    /// The erasure of a session, up to the record's own id.
     Erasure {
         /// The session.
         session: SessionId,
     },
-    /// What another server has erased of a session: everything up to that id, which is the record's own then (see
+    /// An erasure that another server made, up to that id, which becomes the record's own (see
     /// [`IdGenerator::pass`](crate::message::IdGenerator::pass)).
     ForeignErasure {
         /// The session.
         session: SessionId,
-        /// Up to here.
+        /// The last erased id.
         up_to: Id,
     },
 }
 
-/// Something that was recorded.
+/// A recorded entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entry {
     /// A message.
@@ -113,12 +113,12 @@ pub enum Entry {
     ContextClear(Arc<Message>, Links),
     /// All of `session` up to `id` is erased.
     Erasure {
-        /// The erasure's own id, or of another server's, whose id it was there. Such a one may be below the ids before it.
+        /// The erasure's own id, or the id that another server gave it. The latter may be below earlier ids.
         id: Id,
         /// The session.
         session: SessionId,
     },
-    /// These sequences are what is left of a request that is not whole.
+    /// Voids the records of a request that is not whole.
     Abort {
         /// The first voided sequence.
         first: u64,
@@ -127,19 +127,20 @@ pub enum Entry {
     },
 }
 
-/// An entry and its place in the one order.
+/// An entry and its sequence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// The place.
+    /// Its place in the one order of all records.
     pub sequence: u64,
     /// The entry.
     pub entry: Entry,
-    /// Who sent it, if it was recorded just now for somebody who is to recognise it; nothing that is read has one.
+    /// The sender's number, if it was just recorded for a sender that must recognise it; records that are read have
+    /// none.
     pub origin: Option<Origin>,
 }
 
 impl Draft {
-    /// What is recorded of it, unless it is an erasure.
+    /// The line to be recorded; an erasure has none.
     pub(super) fn line(&self) -> Option<&Prepared> {
         match self {
             Self::Message { line, .. } | Self::ContextClear { line, .. } => Some(line),
@@ -160,7 +161,7 @@ impl Draft {
         if let Self::ForeignErasure { up_to, .. } = self { Some(*up_to) } else { None }
     }
 
-    /// The session it is about.
+    /// The draft's session.
     pub(super) fn session(&self) -> &SessionId {
         match self {
             Self::Message { line, .. } | Self::ContextClear { line, .. } => line.session(),
@@ -168,7 +169,7 @@ impl Draft {
         }
     }
 
-    /// What it answers.
+    /// The message that it answers.
     pub(super) fn reply_to(&self) -> ReplyTo {
         match self {
             Self::Message { reply_to, .. } => *reply_to,
@@ -220,7 +221,7 @@ impl Entry {
         }
     }
 
-    /// What it is linked to; nothing unless it is a message.
+    /// The message's links; empty for other kinds.
     #[must_use]
     pub fn links(&self) -> Links {
         match self {
@@ -229,7 +230,7 @@ impl Entry {
         }
     }
 
-    /// The id that was given to it; an abort has none.
+    /// The record's id; an abort has none.
     #[must_use]
     pub fn id(&self) -> Option<Id> {
         match self {
@@ -250,7 +251,7 @@ impl Entry {
         }
     }
 
-    /// Reads a payload whose checksum was right; `None` only when a fault of ours wrote it.
+    /// Decodes a payload whose checksum was right; `None` only if a fault of chatkeep wrote it.
     #[must_use]
     pub fn decode(kind: Kind, mut payload: &[u8]) -> Option<Self> {
         match kind {
@@ -268,7 +269,7 @@ impl Entry {
     }
 }
 
-/// Whether what stood there was erased and scrubbed: see the module.
+/// Whether the payload was erased and scrubbed; see the head of this file.
 pub(super) fn is_scrubbed(kind: Kind, payload: &[u8]) -> bool {
     matches!(kind, Kind::Message | Kind::ContextClear) && payload.first_chunk() == Some(&[0; 16])
 }

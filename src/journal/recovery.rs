@@ -1,4 +1,4 @@
-//! What happens before the journal takes its first record: the lock, the look at what is there, and the mending of the end.
+//! What a start does before the journal takes its first record: lock it, read what is there, and repair its end.
 //!
 //! 1. The folder is locked: a second process is turned away, by the name of the lock.
 //! 2. Every segment's header is read. A newer format ends the start by name; a damaged header is rebuilt (inventory.rs).
@@ -33,15 +33,15 @@ use super::survey::{Fault, Watch};
 use super::writer::Frames;
 use super::{quarantine, scan};
 
-/// The size of a journal's very first segment, at most: a new server zeroes little and starts at once.
+/// The greatest size of a journal's very first segment, in bytes: a new server zeroes little and starts at once.
 const FIRST_SEGMENT_BYTES: u64 = 1 << 20;
 
-/// Sequences passed over when the last segment is set aside and with it the sequences given there.
+/// Sequences skipped when the last segment, and with it the sequences given there, is set aside.
 const SEQUENCE_LEAP: u64 = 1 << 24;
 
-/// The journal's state, ready to go on.
+/// The journal's state after recovery.
 pub struct Recovered<D: Disk> {
-    /// Keeps the folder locked as long as it is open. None where a look recovers: its lock is another.
+    /// Keeps the folder locked while the journal is open. `None` for a look, whose caller holds the lock.
     pub lock: Option<Lock>,
     /// The journal's epoch.
     pub epoch: u64,
@@ -51,21 +51,22 @@ pub struct Recovered<D: Disk> {
     pub segments: Vec<SegmentInfo>,
     /// The last of them, open for writing.
     pub last: Segment<D::File>,
-    /// The first sequence to give.
+    /// The sequence of the next record.
     pub next_sequence: u64,
-    /// The first number no segment has.
+    /// The number of the next segment.
     pub next_number: u64,
     /// The largest id given so far.
     pub largest_id: Option<Id>,
     /// Voided ranges of sequences.
     pub voids: Vec<(u64, u64)>,
-    /// The idempotency keys of what is kept.
+    /// The idempotency keys of the kept messages.
     pub keys: Keys,
-    /// What is erased.
+    /// The erasures that are remembered.
     pub erasures: Erasures,
 }
 
-/// See the module. Who watches is told all of it, and passes over what would end a start (survey.rs).
+/// Recovers the journal; see the head of this file. A watch gets every fault, also those that would end a start
+/// (survey.rs).
 pub fn recover<D: Disk>(start: &Start<'_, D>, watch: &mut Watch<'_>) -> Result<Recovered<D>, OpenError> {
     let folder = &start.config.path;
     disk::make_folder(start.disk, folder).map_err(at(folder))?;
@@ -113,7 +114,7 @@ impl<D: Disk> Recovered<D> {
         }
     }
 
-    /// Voids what is left of requests that are not whole, unless the checkpoint has passed it; returns how many records.
+    /// Voids requests that are not whole, unless the checkpoint has passed them; returns how many records.
     fn void_torn(&mut self, start: &Start<'_, D>, torn: Vec<(u64, u64)>, passed: u64) -> io::Result<u64> {
         let mut records = 0;
         for (first, last) in torn.into_iter().filter(|(first, _)| *first > passed) {
@@ -125,7 +126,7 @@ impl<D: Disk> Recovered<D> {
         Ok(records)
     }
 
-    /// Writes an abort record of the range behind everything else, in a new segment if it must.
+    /// Appends an abort record for the range, in a new segment if it must.
     fn void(&mut self, start: &Start<'_, D>, first: u64, last: u64) -> io::Result<()> {
         let mut frames = Frames::default();
         let abort = Record { sequence: self.next_sequence, entry: Entry::Abort { first, last }, origin: None };
@@ -145,7 +146,7 @@ impl<D: Disk> Recovered<D> {
         Ok(())
     }
 
-    /// Takes the erasures that count, and forgets the keys that do not.
+    /// Takes the erasures that count, and forgets the keys of voided messages.
     fn leave_out_voided(&mut self, erasures: Vec<Erasure>) {
         let voids = &self.voids;
         erasures
@@ -164,11 +165,11 @@ impl<D: Disk> Start<'_, D> {
     }
 }
 
-/// What the segments have told so far.
+/// What the segments walked so far have told.
 struct Recovery<'a, D: Disk> {
     start: &'a Start<'a, D>,
     folder: &'a Path,
-    /// What the checkpoint has passed.
+    /// The sequence that the checkpoint has passed.
     passed: u64,
     last_sequence: u64,
     largest_id: Option<Id>,
@@ -194,7 +195,7 @@ impl<'a, D: Disk> Recovery<'a, D> {
         }
     }
 
-    /// Takes in every segment, oldest first; returns where the last one's frames end.
+    /// Reads every segment, oldest first; returns where the last one's frames end.
     fn walk(&mut self, segments: &[SegmentInfo], watch: &mut Watch<'_>) -> Result<End, OpenError> {
         let mut end = End { offset: SEGMENT_HEADER_BYTES as u64, dirty: false };
         for (index, info) in segments.iter().enumerate() {
@@ -218,7 +219,7 @@ impl<'a, D: Disk> Recovery<'a, D> {
         Ok(end)
     }
 
-    /// What a segment's digest says, or, where there is none, or it is open, or somebody watches, what a walk finds; and where
+    /// Reads a segment's digest, or walks the segment if it has no digest, is open or is being surveyed. Returns where
     /// the walk ended.
     fn read(
         &self,
@@ -242,7 +243,8 @@ impl<'a, D: Disk> Recovery<'a, D> {
         Ok((digest, end))
     }
 
-    /// Keeps a copy of what is damaged between intact frames: the segment goes one day, and with it what may be read yet.
+    /// Copies damage between intact frames to the quarantine: the segment will be dropped one day, and some of the
+    /// bytes may be readable.
     fn keep_gaps(&self, info: &SegmentInfo, digest: &Digest) {
         let (disk, path) = (self.start.disk, segment::path(self.folder, info.header.number));
         for &(from, to) in &digest.gaps {
@@ -252,7 +254,7 @@ impl<'a, D: Disk> Recovery<'a, D> {
                 Ok((aside, _)) => {
                     log::warn!("{}: damage from byte {from} to {to}, kept as {}", path.display(), aside.display());
                 }
-                // Nothing is lost by it yet: it stands where it stood.
+                // Nothing is lost yet: the bytes are still in the segment.
                 Err(e) => log::warn!("{}: damage from byte {from} to {to} cannot be kept: {e}", path.display()),
             }
         }
@@ -266,7 +268,7 @@ impl<'a, D: Disk> Recovery<'a, D> {
         self.erasures.extend(digest.erasures.into_iter().filter(|erasure| erasure.sequence < bound));
     }
 
-    /// The segment to go on in: the last one with its tail mended, or a new one.
+    /// The segment to go on in: the last one after its tail was repaired, or a new one.
     fn last_segment(
         &mut self,
         inventory: &Inventory,
@@ -288,7 +290,7 @@ impl<'a, D: Disk> Recovery<'a, D> {
         self.start.make(header, file_bytes.min(self.start.config.segment_bytes)).map_err(at(self.folder))
     }
 
-    /// A segment without what stands behind its last frame.
+    /// Opens a segment whose tail was repaired.
     fn mended(&self, info: &SegmentInfo, end: End, watch: &mut Watch<'_>) -> Result<Segment<D::File>, OpenError> {
         let path = segment::path(self.folder, info.header.number);
         let file = Arc::new(self.start.disk.open(&path).map_err(at(&path))?);
@@ -298,12 +300,12 @@ impl<'a, D: Disk> Recovery<'a, D> {
         Ok(Segment { header: info.header, file, file_bytes: info.file_bytes, offset: end.offset })
     }
 
-    /// Sets a copy of the bytes behind `end` aside and zeroes them; returns how many.
+    /// Copies the bytes after `end` to the quarantine and zeroes them; returns how many.
     fn cut_tail(&self, file: &D::File, info: &SegmentInfo, end: u64) -> Result<u64, OpenError> {
         let path = segment::path(self.folder, info.header.number);
         let name = format!("tail-{:016}-{end}", info.header.number);
         let keep = || quarantine::keep_range(self.start.disk, self.folder, &name, file, end..info.file_bytes);
-        // On a full disk the next segment's zeros give way to it.
+        // On a full disk the spare is given up for the copy.
         let kept = keep().or_else(|_| segment::drop_spare(self.start.disk, self.folder).and_then(|()| keep()));
         let (aside, bytes) = kept.map_err(at(&path))?;
         segment::zero(file, end, end + bytes).map_err(at(&path))?;

@@ -1,26 +1,26 @@
-//! Which requests are whole, within a segment and from segment to segment: what a start has to know.
+//! Which requests are whole, within a segment and over several segments.
 //!
-//! A request is whole when its records follow each other from one that continues nothing to one that nothing continues. It
-//! may begin in a segment and end in the next, and its beginning may stand in a segment that was dropped. Knows nothing of
-//! what becomes of those that are not whole.
+//! A request is whole when its records follow each other from one that continues nothing to one that nothing continues.
+//! It may begin in a segment and end in the next, and its beginning may have been in a segment that was dropped. Knows
+//! nothing of what happens to requests that are not whole.
 
 use super::frame::Group;
 
-/// What a segment has of requests that are not whole within it, each a run of records told by its first and last.
+/// The parts of requests that are not whole within a segment, each a run of records with its first and last sequence.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fragments {
-    /// The request that is not ended when the segment ends.
+    /// The request that has not ended when the segment ends.
     pub unfinished: Option<(u64, u64)>,
-    /// The request that was begun before the segment, and whether it ends here.
+    /// The request that began before the segment, and whether it ends here.
     pub head: Option<(u64, u64, bool)>,
-    /// What is left of others.
+    /// Parts of other requests.
     pub remains: Vec<(u64, u64)>,
 }
 
 impl Fragments {
-    /// Goes on with the next record; `is_first` when the segment has none before it.
+    /// Adds the next record; `is_first` if it is the first of the segment.
     ///
-    /// Where the medium has damaged a record its neighbours are no remains of a torn write: they were acknowledged.
+    /// Records beside damage to the medium are not parts of a torn write: they were acknowledged.
     pub fn note(&mut self, sequence: u64, group: Group, is_first: bool, beside_damage: bool) {
         if let Some((first, last)) = self.unfinished.take() {
             if group.continues && sequence == last + 1 {
@@ -44,23 +44,23 @@ impl Fragments {
     }
 }
 
-/// The requests of the segments followed so far, oldest first.
+/// The requests of the segments read so far, oldest first.
 #[derive(Debug, Default)]
 pub struct Requests {
     /// The first and last record of a request whose end has not been seen yet.
     unfinished: Option<(u64, u64)>,
-    /// What is left of requests that are not whole.
+    /// Parts of requests that are not whole.
     remains: Vec<(u64, u64)>,
 }
 
 impl Requests {
-    /// Goes on with the next segment that holds records; it begins with `first_sequence` and counts up to `bound`. `passed` is
-    /// what the checkpoint has passed; `is_first` when no segment before it is kept.
+    /// Adds the next segment that holds records; it begins with `first_sequence` and counts up to `bound`. The
+    /// checkpoint has passed `passed`; `is_first` if no segment before it is kept.
     pub fn follow(&mut self, first_sequence: u64, segment: &Fragments, bound: u64, passed: u64, is_first: bool) {
         if is_first || first_sequence <= passed + 1 {
             self.follow_dropped(first_sequence, segment);
         }
-        // What stands behind the bound was refused whole, or is whole in the segment that begins there.
+        // Records after the bound were refused, or are whole in the segment that begins there.
         let counts = |(first, _): &(u64, u64)| *first < bound;
         self.remains.extend(segment.remains.iter().copied().filter(counts));
         match (self.unfinished, segment.head) {
@@ -75,12 +75,12 @@ impl Requests {
         if let Some(unfinished) = segment.unfinished.filter(counts) {
             self.unfinished = Some(unfinished);
         }
-        // What begins at or before it was acknowledged.
+        // Records up to the checkpoint were acknowledged.
         self.remains.retain(|(first, _)| *first > passed);
     }
 
-    /// A request may have begun in a segment that was dropped. The checkpoint had passed that part, so all of it was
-    /// acknowledged: the segment behind, which begins with `first`, goes on with it as if the part were there.
+    /// Handles a request that began in a dropped segment. The checkpoint had passed that part, so all of it was
+    /// acknowledged: the rest, which begins at `first`, counts as if the part were there.
     fn follow_dropped(&mut self, first: u64, segment: &Fragments) {
         let is_there = self.unfinished.is_some_and(|(_, last)| last + 1 == first);
         if !is_there && segment.head.is_some_and(|(head, ..)| head == first) {
@@ -88,14 +88,14 @@ impl Requests {
         }
     }
 
-    /// All that is left of requests that are not whole, now that no segment follows.
+    /// Returns the parts of requests that are not whole, after the last segment.
     pub fn end(mut self) -> Vec<(u64, u64)> {
         self.remains.extend(self.unfinished.take());
         self.remains
     }
 }
 
-/// Whether a sequence lies in one of those ranges.
+/// Whether a sequence is in one of those ranges.
 pub fn is_in(ranges: &[(u64, u64)], sequence: u64) -> bool {
     ranges.iter().any(|(first, last)| (first..=last).contains(&&sequence))
 }

@@ -1,6 +1,6 @@
-//! Intact frames out of a file of which nothing else is known: a segment without its header, a tail set aside.
+//! Intact frames of a file of which nothing else is known: a segment without its header, a tail that was set aside.
 //!
-//! Knows nothing of what counts: a message that was refused may be among them.
+//! A message that was refused may be among them.
 
 use std::io;
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::message::Message;
 use super::record::Entry;
 use super::scan::{Scanned, Scanner};
 
-/// Hands every intact message in the file to `take`, with the sequence it was given.
+/// Hands every intact message in the file to `take`, with its sequence.
 ///
 /// # Errors
 /// The file could not be opened or read. `take` may have had some of the messages; another call starts over.

@@ -1,15 +1,15 @@
-//! Walks the frames of one segment file, over damage where there is some.
+//! Walks the frames of one segment file, over damage if there is any.
 //!
-//! After a bad frame it looks on, byte by byte, for the next place where salt, checksum and a rising sequence agree;
-//! what lies between is a gap. A length is bounded by what is left of the file before anything is allocated, and every
-//! step moves forward, so a walk always ends, whatever the bytes. Places that look like frames and are none may cost a
-//! few walks over the file, all together; beyond that only short ones are looked at ([`VAIN_WALKS`]).
+//! After a bad frame it searches, byte by byte, for the next place where salt, checksum and a rising sequence agree;
+//! the bytes between are a gap. A length is checked against the rest of the file before anything is allocated, and
+//! every step moves forward, so a walk always ends, whatever the bytes. Places that look like frames and are none may
+//! cost the length of the file a few times in all; beyond that only short ones are checked ([`VAIN_WALKS`]).
 //!
-//! Of a file whose header is lost, or that was set aside, not even the salt is known. A frame is told by itself then: its salt,
-//! whatever that is, stands under its checksum, and kind, flags and the zeros behind them leave few other places to try. The
-//! bytes before the kind are in no message's line, so no text can pass for a frame.
+//! In a file whose header is lost, or that was set aside, even the salt is unknown. Then a frame is recognised by
+//! itself: its checksum covers its salt, and kind, flags and the zeros after them leave few other places to try. The
+//! bytes before the kind occur in no message's line, so no text can pass for a frame.
 //!
-//! Knows nothing of what payloads mean, nor what becomes of a gap.
+//! Knows nothing of what payloads mean, nor of what happens to a gap.
 
 use std::io;
 use std::ops::Range;
@@ -24,34 +24,34 @@ use crate::message::LINE_BYTES_MAX;
 use super::frame::{FRAME_HEADER_BYTES, FrameHeader, Kind, SEGMENT_HEADER_BYTES, is_intact};
 use super::segment::{self, SegmentInfo};
 
-/// How much is read at once, unless one frame is longer.
+/// Bytes of one read, unless a single frame is longer.
 const WINDOW_BYTES: usize = 256 * 1024;
-/// How much is read first by a walk that begins at a place, most likely near the end of what there is; each further read takes
-/// four times as much, up to [`WINDOW_BYTES`].
+/// Bytes of the first read of a walk that begins at a place, most likely near the end of the file; each further read
+/// takes four times as much, up to [`WINDOW_BYTES`].
 const FIRST_WINDOW_BYTES: usize = 16 * 1024;
-/// What is given up at once where the medium cannot be read.
+/// Bytes that are skipped at once where the medium cannot be read.
 const SECTOR_BYTES: usize = 4096;
 
-/// How many times the file's length may be checked for frames that turn out to be none. Damage comes nowhere near it; bytes
-/// made so that every few of them promise a frame to the end of the file would else cost the square of its length.
+/// How many times the file's length may be checked for frames that turn out to be none. Damage comes nowhere near it;
+/// but bytes made to promise a frame to the end of the file every few bytes would cost the square of its length.
 const VAIN_WALKS: u64 = 8;
 
-/// The most a payload has before its line.
+/// The most bytes of a payload before its line.
 const LINKS_BYTES_MAX: usize = 64;
 
-/// Zeros in a row that no frame has: a small sequence and a round length are ten.
+/// More zeros in a row than any frame has: a small sequence and a round length have ten.
 const ZEROS_OF_A_TEAR: usize = 12;
 
-/// What stands next in the segment.
+/// What follows in the segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scanned {
     /// An intact frame; [`Scanner::payload`] has its payload.
     Frame(FrameHeader),
-    /// Bytes that belong to no frame, with an intact frame behind them.
+    /// Bytes of no frame, followed by an intact frame.
     Gap(Range<u64>),
-    /// No intact frame follows. `dirty` tells whether anything but zeros stands from here to the end of the file.
+    /// No intact frame follows.
     End {
-        /// See above.
+        /// Something other than zeros follows, up to the end of the file.
         dirty: bool,
     },
 }
@@ -60,24 +60,24 @@ pub enum Scanned {
 pub struct Scanner<F> {
     file: Arc<F>,
     file_bytes: u64,
-    /// The salt of all frames; none where every frame may have its own.
+    /// The salt of all frames; `None` if every frame may have its own.
     salt: Option<u32>,
-    /// Where the next frame is looked for.
+    /// Where the search for the next frame begins.
     offset: u64,
     last_sequence: Option<u64>,
-    /// Offset and last sequence before the frame found last.
+    /// The offset and sequence before the frame found last.
     before: (u64, Option<u64>),
     window: Vec<u8>,
     window_at: u64,
-    /// How much the next read takes.
+    /// Bytes of the next read.
     window_bytes: usize,
     payload: Range<usize>,
-    /// Bytes that were checked for frames that were none.
+    /// Bytes checked for frames that were none.
     vain_bytes: u64,
 }
 
 impl<F: DiskFile> Scanner<F> {
-    /// Starts behind the header of a segment with that salt.
+    /// Starts after the header of a segment with that salt.
     ///
     /// # Errors
     /// The file's length could not be read. Nothing was changed.
@@ -85,7 +85,7 @@ impl<F: DiskFile> Scanner<F> {
         Self::from(file, Some(salt), SEGMENT_HEADER_BYTES as u64)
     }
 
-    /// Starts at the beginning of a file of whatever frames, in whatever order.
+    /// Starts at the beginning of a file with frames of any salt, in any order.
     ///
     /// # Errors
     /// The file's length could not be read. Nothing was changed.
@@ -109,7 +109,7 @@ impl<F: DiskFile> Scanner<F> {
         })
     }
 
-    /// Where the next frame is looked for: behind the last one found.
+    /// Where the search for the next frame begins: after the last one found.
     pub fn offset(&self) -> u64 {
         self.offset
     }
@@ -131,10 +131,10 @@ impl<F: DiskFile> Scanner<F> {
         salt_of(&self.window[self.payload.start - FRAME_HEADER_BYTES..])
     }
 
-    /// Forgets what was read ahead, and gives its memory back: for a segment that is still being written.
+    /// Drops what was read ahead and its memory: for a segment that is still being written.
     pub fn refresh(&mut self) {
         self.window = Vec::new();
-        // What was half written then is whole by now.
+        // A frame that was half written then is whole by now.
         self.vain_bytes = 0;
     }
 
@@ -143,8 +143,8 @@ impl<F: DiskFile> Scanner<F> {
         (self.offset, self.last_sequence) = self.before;
     }
 
-    /// Whether a write that ended early can have left that stretch. Segments are zeroed beforehand, so what is missing of a
-    /// torn write is zero to its end; a whole frame has no such run of zeros and does not end with one.
+    /// Whether a torn write can have left that stretch. Segments are zeroed in advance, so the missing part of a torn
+    /// write is zero to its end; a whole frame has no such run of zeros and does not end with one.
     ///
     /// # Errors
     /// The stretch could not be read. The walk stays where it was.
@@ -160,8 +160,8 @@ impl<F: DiskFile> Scanner<F> {
         Ok(is_torn || zeros > 0 || !is_there)
     }
 
-    /// Where a whole frame ends that stands behind the last intact one with zeros behind it: its header can be read, nothing
-    /// of it is missing, and its checksum is wrong.
+    /// The end of a single damaged frame between the last intact one and zeros: its header can be read, nothing of it
+    /// is missing, and its checksum is wrong.
     ///
     /// # Errors
     /// The file could not be read. The walk stays where it was.
@@ -175,7 +175,7 @@ impl<F: DiskFile> Scanner<F> {
         Ok((used_bytes(&*self.file, end..self.file_bytes)? == 0).then_some(end))
     }
 
-    /// Finds what stands next. After [`Scanned::End`] it may be asked again, once the segment has grown.
+    /// Finds what follows. After [`Scanned::End`] it may be called again, once the segment has grown.
     ///
     /// # Errors
     /// The file could not be read. The walk stays where it was, and another call goes on from there.
@@ -197,7 +197,7 @@ impl<F: DiskFile> Scanner<F> {
         })
     }
 
-    /// The intact frame that starts exactly there, if one does.
+    /// The intact frame that starts exactly at `at`, if there is one.
     fn frame_at(&mut self, at: u64) -> io::Result<Option<FrameHeader>> {
         let left = self.file_bytes.saturating_sub(at);
         if left < FRAME_HEADER_BYTES as u64 {
@@ -221,14 +221,14 @@ impl<F: DiskFile> Scanner<F> {
         Ok(Some(header))
     }
 
-    /// Looks on from the byte behind `offset`: the next intact frame, and whether the way to it (or to the end) holds
-    /// anything but zeros.
+    /// Searches from the byte after `offset`: returns the next intact frame, and whether the bytes before it (or before
+    /// the end) hold anything but zeros.
     fn resynchronise(&mut self) -> io::Result<(Option<u64>, bool)> {
         let (salt, start, file_bytes) = (self.salt, self.offset, self.file_bytes);
         let (mut dirty, mut at) = (false, start);
         while at < file_bytes {
             let window = self.ahead(at)?;
-            // The first byte is no frame: it was tried.
+            // The first byte was tried already.
             let skip = usize::from(at == start).min(window.len());
             let found = candidate(&window[skip..], salt).map(|i| i + skip);
             let seen = found.unwrap_or(window.len());
@@ -243,14 +243,14 @@ impl<F: DiskFile> Scanner<F> {
                     at = candidate + 1;
                 }
                 None if window.len() < FRAME_HEADER_BYTES || at + window.len() as u64 >= file_bytes => break,
-                // A frame's header may lie across the window's end.
+                // A frame's header may cross the window's end.
                 None => at += (window.len() + 1 - FRAME_HEADER_BYTES) as u64,
             }
         }
         Ok((None, dirty))
     }
 
-    /// What the window has from there on: at least a frame's header, unless the file ends before.
+    /// The window from `at` on: at least a frame's header, unless the file ends before.
     fn ahead(&mut self, at: u64) -> io::Result<&[u8]> {
         let left = usize::try_from(self.file_bytes.saturating_sub(at)).unwrap_or(usize::MAX);
         self.bytes(at, FRAME_HEADER_BYTES.min(left))?;
@@ -258,13 +258,13 @@ impl<F: DiskFile> Scanner<F> {
         Ok(&self.window[from.min(self.window.len())..])
     }
 
-    /// Bytes checked in vain, for a test of what a walk costs.
+    /// Bytes checked in vain, for a test of a walk's cost.
     #[cfg(test)]
     pub fn vain_bytes(&self) -> u64 {
         self.vain_bytes
     }
 
-    /// Bytes of the file from there on, `wanted` of them unless the file ends before.
+    /// Bytes of the file from `at` on: `wanted` of them, unless the file ends before.
     fn bytes(&mut self, at: u64, wanted: usize) -> io::Result<&[u8]> {
         let window_end = self.window_at + self.window.len() as u64;
         if at < self.window_at || at + wanted as u64 > window_end {
@@ -299,13 +299,13 @@ fn peek(bytes: &[u8], salt: Option<u32>) -> Option<FrameHeader> {
 fn candidate(window: &[u8], salt: Option<u32>) -> Option<usize> {
     match salt {
         Some(salt) => memmem::find(window, &salt.to_le_bytes()),
-        // Cheap first: almost every byte is no kind.
+        // Cheapest check first: almost no byte is a kind.
         None => (0..(window.len() + 1).saturating_sub(FRAME_HEADER_BYTES))
             .find(|&at| Kind::from_byte(window[at + 20]).is_some() && peek(&window[at..], None).is_some()),
     }
 }
 
-/// Reads a stretch block by block, as far as the file goes; what the medium has lost is zeros.
+/// Reads a stretch block by block, up to the file's end; sectors that the medium has lost read as zeros.
 fn each_block<F: DiskFile>(file: &F, stretch: Range<u64>, mut see: impl FnMut(u64, &[u8])) -> io::Result<()> {
     let (mut block, mut at) = (vec![0; WINDOW_BYTES], stretch.start);
     while at < stretch.end {
@@ -341,8 +341,8 @@ pub fn open<D: Disk>(disk: &D, folder: &Path, info: &SegmentInfo) -> io::Result<
     Scanner::new(Arc::new(file), info.header.salt)
 }
 
-/// Reads as [`DiskFile::read_at`] does, but a sector the medium has lost reads as zeros, which no frame is: it costs what
-/// stood there and not the file.
+/// Reads as [`DiskFile::read_at`] does, but a sector that the medium has lost reads as zeros, which are no frame: only
+/// its own records are lost, not the file.
 pub fn read_over_damage<F: DiskFile>(file: &F, to: &mut [u8], offset: u64) -> io::Result<usize> {
     let lost = |e: &io::Error| e.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());
     match file.read_at(to, offset) {

@@ -1,18 +1,18 @@
-//! Scrubbing: segments and the copies in `quarantine/` written anew without the payloads of what is erased.
+//! Scrubbing: rewrites segments and the copies in `quarantine/` without the payloads of erased messages.
 //!
 //! Every frame keeps its place, its length and its sequence; the payload becomes zeros (record.rs). So offsets in digests,
 //! readers that have the old file open, and the rules on requests see no difference. A file is copied under another name,
 //! blanked there, synced and renamed: at every moment either the old or the new one has the name. A segment that is no
 //! longer listed is left alone (`JournalState::swap`), and the zeros behind a sealed segment's last record are left out.
 //!
-//! * The open segment is never written anew: it is sealed first, if it holds anything erased. Nothing acknowledged is at
+//! * The open segment is never rewritten: if it holds anything erased, it is sealed first. Nothing acknowledged is at
 //!   risk: it is synced, and the copy is of a file that nobody writes to any more.
-//! * Digests tell which segments hold a session at all; one that cannot be read has its segment looked at.
-//! * What is kept in memory to be written anew should a sync fail must not bring anything back, so it is waited for.
+//! * Digests tell which segments hold a session; without a readable digest the segment itself is searched.
+//! * Copies in memory, kept in case a sync fails, must not bring anything back, so scrubbing waits until they are gone.
 //! * Whatever a frame's fate was (refused, voided, published), its text goes. Of damaged bytes no more is known than what can
 //!   be read: from the beginning of an erased line to the next line's, they are zeroed.
 //!
-//! It can be stopped anywhere and begun again: until all is done the erasures stay to be scrubbed, also over a restart.
+//! It can stop anywhere and begin again: until all is done the erasures stay pending, also over a restart.
 //!
 //! Knows nothing of transcripts or other copies: the janitor does.
 
@@ -37,63 +37,64 @@ use super::scan::{Scanned, Scanner, read_over_damage};
 use super::segment::{self, SegmentInfo};
 use super::{Journal, scan};
 
-/// Searched at once, in bytes.
+/// Bytes searched at once.
 const BLOCK_BYTES: usize = 1 << 20;
-/// How a line begins.
+/// The first bytes of a line.
 const LINE_START: &[u8] = b"{\"id\":\"";
-/// The longest stretch that tells whose a line is, in bytes.
+/// The longest beginning of a line that tells its session, in bytes.
 const LAYOUT_BYTES_MAX: usize = 256;
 
-/// What a pass did.
+/// What one pass did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Scrubbed {
-    /// Files written anew.
+    /// Files that were rewritten.
     pub files: usize,
-    /// Messages whose payload went, and stretches of damage.
+    /// Payloads and stretches of damage that were zeroed.
     pub blanks: usize,
 }
 
-/// Something to be zeroed.
+/// A part of a file to be zeroed.
 enum Blank {
-    /// The payload of the frame that starts there.
+    /// The payload of the frame at offset `at`.
     Frame { at: u64, salt: u32, header: FrameHeader },
     /// Damaged bytes.
     Raw(Range<u64>),
 }
 
-/// What is to go of one file.
+/// What to remove from one file.
 #[derive(Default)]
 struct Findings {
     blanks: Vec<Blank>,
-    /// The keys that stand for what goes: hash and sequence.
+    /// The keys of the removed messages: hash and sequence.
     keys: Vec<([u8; 16], u64)>,
-    /// Behind it there are only zeros.
+    /// Only zeros follow this offset.
     end: u64,
 }
 
 impl<D: Disk> Journal<D> {
-    /// How many sessions were erased whose bytes still stand somewhere.
+    /// How many erased sessions still have bytes in some file.
     pub fn erasures_pending(&self) -> usize {
         self.shared.erasures.read().expect("no holder panics").unscrubbed()
     }
 
-    /// What is to be scrubbed. Once it is, everywhere, [`Journal::scrubbed`] is to be told.
+    /// What is to be scrubbed. Tell [`Journal::scrubbed`] once it is done everywhere.
     pub fn unscrubbed(&self) -> Unscrubbed {
         self.shared.erasures.read().expect("no holder panics").look()
     }
 
-    /// Everything that was to be scrubbed then is.
+    /// Notes that everything of `done` is scrubbed.
     pub fn scrubbed(&self, done: &Unscrubbed) {
         self.shared.erasures.write().expect("no holder panics").scrubbed(done);
     }
 
-    /// Scrubs the segments and the quarantine, as long as `go_on` says so. For the janitor, who writes the digests too.
+    /// Scrubs the segments and the quarantine while `go_on` returns true. The janitor calls it.
     ///
     /// # Errors
-    /// The disk failed, or [`io::ErrorKind::Interrupted`]: `go_on` returned false. Begin again; what was scrubbed stays so.
+    /// The disk failed, or `go_on` returned false ([`io::ErrorKind::Interrupted`]). Call it again; what was scrubbed
+    /// stays so.
     pub fn scrub(&self, wanted: &Unscrubbed, go_on: &dyn Fn() -> bool) -> io::Result<Scrubbed> {
         let mut scrubbed = Scrubbed::default();
-        // Copies first: they are small, and on a full disk segments may go by themselves.
+        // Copies first: they are small, and on a full disk segments may be dropped anyway.
         let folder = layout::quarantine(&self.shared.config.path);
         for name in names(&self.shared.disk, &folder)?.iter().filter(|name| !name.ends_with(layout::UNFINISHED)) {
             on(go_on)?;
@@ -128,7 +129,7 @@ impl<D: Disk> Journal<D> {
         Ok(scrubbed)
     }
 
-    /// Ends the open segment if it holds anything that is to go, and sees to it that no copy of that is kept in memory.
+    /// Ends the open segment if it holds erased messages, and makes sure that memory keeps no copy of them.
     fn seal(&self, wanted: &Unscrubbed) -> io::Result<()> {
         let open = self.shared.segments.lock().expect("no holder panics").last().cloned();
         let holds = open.map_or(Ok(false), |info| self.holds_erased(&info, wanted))?;
@@ -147,7 +148,7 @@ impl<D: Disk> Journal<D> {
         Ok(())
     }
 
-    /// Whether a segment that may still be written to holds anything that is to go.
+    /// Whether a segment that may still be written to holds erased messages.
     fn holds_erased(&self, info: &SegmentInfo, wanted: &Unscrubbed) -> io::Result<bool> {
         if info.header.first_sequence > wanted.last {
             return Ok(false);
@@ -155,11 +156,11 @@ impl<D: Disk> Journal<D> {
         let mut scanner = scan::open(&self.shared.disk, &self.shared.config.path, info)?;
         loop {
             match scanner.next()? {
-                // What an erasure covers stands before it.
+                // Everything that an erasure covers comes before it.
                 Scanned::Frame(header) if header.sequence > wanted.last => return Ok(false),
                 Scanned::Frame(header) if is_to_go(&header, scanner.payload(), wanted) => return Ok(true),
                 Scanned::Frame(_) => {}
-                // A write may be under way; what is damaged is looked into when nobody writes any more.
+                // A write may be under way; damage is looked into once the segment is sealed.
                 Scanned::Gap(_) => return Ok(true),
                 Scanned::End { .. } => return Ok(false),
             }
@@ -176,7 +177,7 @@ impl<D: Disk> Journal<D> {
             }
         }
         self.shared.queue.lock().expect("no holder panics").keys.forget_erased(&found.keys);
-        // It may speak of what went before a stop.
+        // The old digest may list the removed messages: the process may have stopped right after the rename.
         Digest::renew(&self.shared.disk, &self.shared.config.path, info)
     }
 
@@ -185,7 +186,7 @@ impl<D: Disk> Journal<D> {
         segments.iter().any(|listed| listed.header == info.header)
     }
 
-    /// Writes a file anew if anything in it is to go. `None` when it was not to be kept by then: it stays gone.
+    /// Rewrites a file if anything in it must go. `None`: the file was dropped meanwhile and stays gone.
     fn scrub_file(
         &self,
         path: &Path,
@@ -229,7 +230,7 @@ fn is_to_go(header: &FrameHeader, payload: &[u8], wanted: &Unscrubbed) -> bool {
     message.is_some_and(|message| wanted.covers(message.session(), message.id()))
 }
 
-/// Finds what is to go of a file of frames, in whatever order and state.
+/// Finds what must go from a file of frames, in any order and state.
 fn find<F: DiskFile>(file: &Arc<F>, wanted: &Unscrubbed) -> io::Result<Findings> {
     let mut found = Findings::default();
     let mut between = Vec::new();
@@ -257,7 +258,7 @@ fn find<F: DiskFile>(file: &Arc<F>, wanted: &Unscrubbed) -> io::Result<Findings>
     Ok(found)
 }
 
-/// Finds erased lines among bytes that are no frames; returns where the last byte ends that is not zero.
+/// Finds erased lines among bytes that are no frames; returns the end of the last byte that is not zero.
 fn find_raw<F: DiskFile>(file: &F, range: Range<u64>, wanted: &Unscrubbed, blanks: &mut Vec<Blank>) -> io::Result<u64> {
     let (mut block, mut at, mut end) = (vec![0; BLOCK_BYTES], range.start, 0);
     let mut erased_from = None;
@@ -269,7 +270,7 @@ fn find_raw<F: DiskFile>(file: &F, range: Range<u64>, wanted: &Unscrubbed, blank
             end = at + last as u64 + 1;
         }
         let is_last = at + read as u64 >= range.end || read < length;
-        // The beginning of a line that may go on in the next block is found there.
+        // If a line continues in the next block, its beginning is found there.
         let whole = if is_last { read } else { read - LAYOUT_BYTES_MAX };
         for start in memmem::find_iter(bytes, LINE_START).filter(|start| *start < whole) {
             let line = &bytes[start..read.min(start + LAYOUT_BYTES_MAX)];
@@ -290,7 +291,7 @@ fn find_raw<F: DiskFile>(file: &F, range: Range<u64>, wanted: &Unscrubbed, blank
     Ok(end)
 }
 
-/// Writes a file anew without what is to go, synced, under another name.
+/// Writes the file without what must go, synced, under another name.
 fn rewrite<D: Disk>(disk: &D, from: &Path, to: &Path, found: &Findings) -> io::Result<()> {
     let (old, new) = (disk.open_read(from)?, disk.create(to)?);
     let read = |to: &mut [u8], at: u64| read_over_damage(&old, to, at);

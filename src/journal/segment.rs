@@ -1,8 +1,8 @@
-//! The segment files: their names, how one is made, and the spare that is zeroed before it is needed.
+//! The segment files: their names, how one is made, and the spare that is zeroed in advance.
 //!
-//! A segment is written whole with zeros before its first frame: a full disk shows when the file is made and not in the
-//! middle of it, and a sync of frames then changes no metadata, which is what makes it quick. The zeroing is done ahead,
-//! in the background, into a spare that waits for its turn.
+//! A segment is filled with zeros before its first frame: so a full disk shows when the file is made and not in the
+//! middle of a batch, and a sync of frames changes no metadata, which makes it fast. The zeroing happens in the
+//! background, into a spare file.
 //!
 //! Knows nothing of batches or records.
 
@@ -26,7 +26,7 @@ const ERASURE_BYTES: u64 = 64 * 1024;
 /// Of a small segment this part, so that most of it is left for messages.
 const ERASURE_PART: u64 = 16;
 
-/// One segment, as the list of them knows it.
+/// One segment in the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SegmentInfo {
     /// Its header.
@@ -35,15 +35,15 @@ pub struct SegmentInfo {
     pub file_bytes: u64,
 }
 
-/// The segment that takes frames.
+/// The open segment.
 pub struct Segment<F> {
     /// Its header.
     pub header: SegmentHeader,
     /// Its file.
     pub file: Arc<F>,
-    /// The file's length, in bytes: frames must end before it.
+    /// The file's length, in bytes: no frame may reach beyond it.
     pub file_bytes: u64,
-    /// Where the next frame goes.
+    /// Where the next frame goes, in bytes from the file's beginning.
     pub offset: u64,
 }
 
@@ -65,7 +65,7 @@ pub fn least_bytes(frames: u64) -> u64 {
     least + (least / (ERASURE_PART - 1) + 1).min(ERASURE_BYTES)
 }
 
-/// Where segment `number` ends: the first sequence that stands in a later one.
+/// The first sequence that belongs to a later segment than `number`.
 pub fn bound(segments: &[SegmentInfo], number: u64) -> u64 {
     let later = segments.iter().rev().take_while(|info| info.header.number > number);
     later.map(|info| info.header.first_sequence).min().unwrap_or(u64::MAX)
@@ -77,21 +77,21 @@ pub fn new_header(clock: &Clock, epoch: u64, number: u64, first_sequence: u64) -
     SegmentHeader { salt, epoch, number, first_sequence, made_micros: clock.now().micros() }
 }
 
-/// A number that nobody can guess.
+/// A random number from the system.
 pub fn random_u64() -> u64 {
     let mut bytes = [0; 8];
     getrandom::fill(&mut bytes).expect("the system gives random bytes");
     u64::from_le_bytes(bytes)
 }
 
-/// A segment that has no name yet: a full disk has shown by now, and nobody who starts meanwhile finds it.
+/// A segment without its final name: it is full of zeros already, and a start does not find it.
 pub struct Unnamed<F> {
     /// The segment.
     pub segment: Segment<F>,
     temporary: PathBuf,
 }
 
-/// Makes a segment of `file_bytes`, from the spare if one of that size waits.
+/// Makes a segment of `file_bytes`, from the spare if one of that size exists.
 ///
 /// # Errors
 /// The disk failed, most often because it is full. The unfinished file is removed, if the disk allows it.
@@ -122,18 +122,19 @@ pub fn prepare<D: Disk>(
 }
 
 impl<F: DiskFile> Unnamed<F> {
-    /// Gives it its name. What was written to it must be in place: from here on a start counts it, and the segments before
-    /// it end where it begins. When `durable` all of it is on disk when this returns.
+    /// Gives it its name. Its first frames must be written by then: from here on a start counts it, and the segments
+    /// before it end where it begins. If `durable`, all of it is on disk when this returns.
     ///
     /// # Errors
-    /// The sync or the rename failed. The file is removed, if the disk allows it; a retry needs a newly prepared segment.
+    /// The sync or the rename failed. The file is removed, if the disk allows it; a retry needs a newly prepared
+    /// segment.
     pub fn name<D: Disk<File = F>>(self, disk: &D, folder: &Path, durable: bool) -> io::Result<Segment<F>> {
         let name = path(folder, self.segment.header.number);
         match self.try_name(disk, folder, &name, durable) {
             Ok(()) => Ok(self.segment),
             Err(e) => {
-                // The next try takes another number: what all of them left would fill the disk, listed by nobody. And a
-                // start would believe that such a file still holds what its first sequence says.
+                // The next try takes another number, so files left by failed tries would fill the disk without being
+                // listed. And a start would trust the first sequence of such a file.
                 let _ = disk.remove(&name);
                 self.discard(disk);
                 Err(e)
@@ -149,14 +150,14 @@ impl<F: DiskFile> Unnamed<F> {
         if durable { disk.sync_dir(folder) } else { Ok(()) }
     }
 
-    /// Gives it up.
+    /// Removes it.
     pub fn discard<D: Disk<File = F>>(self, disk: &D) {
-        // A start removes what is left under such a name.
+        // A start removes files with such a name.
         let _ = disk.remove(&self.temporary);
     }
 }
 
-/// Makes the spare, unless one of that size waits already. It appears under its name only when it is whole and synced.
+/// Makes the spare, unless one of that size exists. It gets its name only when it is whole and synced.
 ///
 /// # Errors
 /// The spare could not be written or renamed. The next segment is then zeroed when it is made; a retry is safe.
@@ -185,7 +186,7 @@ pub fn rename_spare<D: Disk>(disk: &D, folder: &Path) -> io::Result<()> {
 /// Removes a spare that was in use once: a power cut can give a segment its old name back.
 ///
 /// # Errors
-/// The spare could not be read or removed, and still stands; a retry is safe.
+/// The spare could not be read or removed, and still exists; a retry is safe.
 pub fn drop_used_spare<D: Disk>(disk: &D, folder: &Path) -> io::Result<()> {
     let mut header = [0; SEGMENT_HEADER_BYTES];
     match disk.open_read(&layout::spare(folder)).and_then(|file| file.read_at(&mut header, 0)) {
@@ -196,7 +197,7 @@ pub fn drop_used_spare<D: Disk>(disk: &D, folder: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes the spare: its room is needed for something else.
+/// Removes the spare, because its space is needed.
 ///
 /// # Errors
 /// The spare could not be removed; a retry is safe. [`io::ErrorKind::NotFound`] if there is none.
@@ -209,7 +210,7 @@ fn zeroed<D: Disk>(disk: &D, path: &Path, file_bytes: u64) -> io::Result<D::File
     match zero(&file, 0, file_bytes) {
         Ok(()) => Ok(file),
         Err(e) => {
-            // Half a file of zeros would only take room from those who need it.
+            // An unfinished file of zeros would only take space.
             let _ = disk.remove(path);
             Err(e)
         }
@@ -218,7 +219,7 @@ fn zeroed<D: Disk>(disk: &D, path: &Path, file_bytes: u64) -> io::Result<D::File
 
 /// Writes zeros from `from` up to `to`.
 pub fn zero<F: DiskFile>(file: &F, from: u64, to: u64) -> io::Result<()> {
-    // Never touched, so it takes no memory; as a constant it would take its length of the binary.
+    // Zeroed pages that are never touched take no memory; a constant would add its length to the binary.
     let zeros = vec![0; usize::try_from((to - from).min(ZEROS_BYTES)).expect("a small number")];
     let mut at = from;
     while at < to {

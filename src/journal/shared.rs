@@ -1,6 +1,6 @@
 //! What the parts of an open journal share.
 //!
-//! The journal's face, the leader and the readers stand above it. Lock order: see commit.rs.
+//! [`Journal`](super::Journal), the leader and the readers use it. Lock order: see commit.rs.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
@@ -18,10 +18,10 @@ use super::record::{Entry, Record};
 use super::segment::SegmentInfo;
 use super::writer::Writer;
 
-/// What takes the records of a batch once they are durable: called by one thread at a time, in sequence.
+/// Takes the records of a durable batch; called by one thread at a time, in sequence.
 pub type Publish = Box<dyn Fn(&[Record]) + Send + Sync>;
 
-/// See the module.
+/// The state that leader, readers and upkeep share.
 pub struct JournalState<D: Disk> {
     pub(super) disk: D,
     pub(super) config: JournalConfig,
@@ -29,30 +29,30 @@ pub struct JournalState<D: Disk> {
     pub(super) queue: Mutex<Queue>,
     pub(super) writer: Mutex<Writer<D>>,
     pub(super) segments: Arc<Mutex<Vec<SegmentInfo>>>,
-    /// Held by whoever removes a segment or puts another file in its place, so that none comes back.
+    /// Held while a segment is removed or replaced by another file, so that a removed one cannot come back.
     pub(super) swap: Mutex<()>,
-    /// Ranges of sequences that an abort record voids.
+    /// Ranges of sequences voided by abort records, first and last.
     pub(super) voids: Vec<(u64, u64)>,
-    /// What is erased, from the moment it is published.
+    /// Published erasures.
     pub(super) erasures: RwLock<Erasures>,
-    /// Whether every batch is synced before it is answered.
+    /// Whether every batch is synced before it is acknowledged.
     pub(super) syncs: bool,
     pub(super) outlet: Outlet,
     pub(super) condition: Condition,
 }
 
-/// Where batches go once they are durable.
+/// Where durable batches go.
 pub struct Outlet {
     publish: Publish,
-    /// Called once a leader has panicked.
+    /// Called after a leader has panicked.
     pub(super) on_panic: Box<dyn Fn() + Send + Sync>,
     /// Everything up to this sequence is durable and was handed to the publisher.
     published: AtomicU64,
-    /// Who waits for more of it.
+    /// Wakes those that wait for `published` to advance.
     pub(super) publish_notifier: PublishNotifier,
 }
 
-/// How the journal is, for those who look at it without a lock.
+/// The journal's condition, readable without a lock.
 pub struct Condition {
     /// No file has failed, or a new one was made since.
     pub(super) writable: AtomicBool,
@@ -64,11 +64,12 @@ pub struct Condition {
     pub(super) refusal: Mutex<Option<AppendError>>,
     /// Something could not be written for want of room: drained segments are to go, whatever their age.
     pub(super) short: AtomicBool,
-    /// Woken when whoever tends the journal has something to do. One wake-up is as good as many.
+    /// Wakes the janitor when [`Journal::maintain`](super::Journal::maintain) has something to do; it holds one
+    /// wake-up.
     pub(super) waker: (Sender<()>, Receiver<()>),
 }
 
-/// What will end in refusals unless somebody sees to it.
+/// A condition that ends in refusals unless an operator acts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Warning {
     /// The file system of the journal is nearly full.
@@ -78,7 +79,7 @@ pub enum Warning {
 }
 
 impl Warning {
-    /// The word for the status.
+    /// Its name in the status.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -89,7 +90,7 @@ impl Warning {
 }
 
 impl Outlet {
-    /// Where everything up to `published` went.
+    /// An outlet that has published everything up to `published`.
     pub fn new(publish: Publish, on_panic: Box<dyn Fn() + Send + Sync>, published: u64) -> Self {
         Self { publish, on_panic, published: AtomicU64::new(published), publish_notifier: PublishNotifier::default() }
     }
@@ -99,7 +100,7 @@ impl Outlet {
         self.published.load(Ordering::Acquire)
     }
 
-    /// Hands on records, of which `last` is the last sequence.
+    /// Hands records to the publisher; `last` is the last sequence of the batch.
     pub fn publish(&self, records: &[Record], last: u64) {
         (self.publish)(records);
         self.published.store(last, Ordering::Release);
@@ -108,14 +109,14 @@ impl Outlet {
 }
 
 impl Condition {
-    /// A good one, with a waker.
+    /// A good condition.
     pub fn new() -> Self {
         let no = || AtomicBool::new(false);
         let refusal = Mutex::default();
         Self { writable: AtomicBool::new(true), refusing: no(), moved: no(), refusal, short: no(), waker: bounded(1) }
     }
 
-    /// Takes how the writer is after it was used.
+    /// Updates the condition from the writer after it was used.
     pub fn look<D: Disk>(&self, writer: &Writer<D>) {
         self.writable.store(!writer.is_broken(), Ordering::Relaxed);
     }
@@ -146,19 +147,19 @@ impl Condition {
 }
 
 impl<D: Disk> JournalState<D> {
-    /// Whether the entry is a message that was erased.
+    /// Whether the entry is an erased message.
     pub(super) fn is_erased(&self, entry: &Entry) -> bool {
         let Some(message) = entry.message() else { return false };
         self.erasures.read().expect("no holder panics").covers(message.session(), message.id())
     }
 
-    /// Takes the erasures among records that are durable, before anybody else hears of them.
+    /// Notes the erasures among durable records, before the records are published.
     pub(super) fn note_erasures(&self, records: &[Record]) {
         for record in records {
             if let Entry::Erasure { id, session } = &record.entry {
                 let erasure = Erasure { sequence: record.sequence, id: *id, session: session.clone() };
                 self.erasures.write().expect("no holder panics").note(erasure);
-                // Whoever tends the journal scrubs.
+                // The janitor scrubs.
                 self.condition.wake();
             }
         }

@@ -1,12 +1,12 @@
-//! A recovery that is watched: what it meets and what it would do, told as it comes, and told to its end.
+//! A recovery under observation: every fault that it finds is reported as it is found, and it runs to its end.
 //!
-//! A start recovers unwatched, and ends at the first thing it cannot pass. `chatkeep doctor` watches the same recovery over a
-//! disk that forgets what is written (`disk/overlay.rs`). What would end a start is then told and passed over, the lock is
-//! not taken (the doctor holds it without writing), and digests are compared and then passed over too, so that every frame
-//! of every segment is read.
+//! A start recovers unobserved, and ends at the first fault that it cannot pass. `chatkeep doctor` observes the same
+//! recovery over a disk that forgets what is written (`disk/overlay.rs`). Faults that would end a start are then
+//! reported and skipped, the lock is not taken (the doctor holds it without writing), and digests are compared and then
+//! ignored, so that every frame of every segment is read.
 //!
-//! Memory is bounded by what an open journal keeps, whatever stands in the files: each fault is handed out when it is met.
-//! Knows nothing of transcripts, nor of how a fault is told.
+//! Memory is bounded by what an open journal keeps, whatever the files hold, because each fault is handed out when it
+//! is found. Knows nothing of transcripts, nor of how a fault is displayed.
 
 use std::io;
 use std::ops::{Range, RangeInclusive};
@@ -26,45 +26,45 @@ use super::salvage;
 use super::scan::{self, Scanned};
 use super::segment::SegmentInfo;
 
-/// Something that is not as it was written.
+/// A deviation from what was written.
 #[derive(Debug)]
 pub enum Fault {
-    /// A later version wrote the segment: it cannot be looked into.
+    /// A later version wrote the segment: it cannot be read.
     Newer(HeaderError),
-    /// The segment's header is damaged, and a start rebuilds it.
+    /// The segment's header is damaged; a start rebuilds it.
     Header,
-    /// The segment's header is damaged for good: a start sets the file aside with so many intact messages.
+    /// The segment's header cannot be rebuilt: a start sets the file aside, with this many intact messages.
     NoHeader(u64),
-    /// The segment is of another journal: a start sets the file aside with so many intact messages.
+    /// The segment belongs to another journal: a start sets the file aside, with this many intact messages.
     OtherEpoch(u64),
-    /// The header names another number than the file: a start sets the file aside with so many intact messages.
+    /// The header has another number than the file's name: a start sets the file aside, with this many intact messages.
     OtherNumber(u64),
-    /// These bytes are damaged, and the records they held are lost to the journal.
+    /// Damaged bytes; the records in them are lost to the journal.
     Damaged {
-        /// Where in the file.
+        /// Offsets in the file.
         bytes: Range<u64>,
-        /// The sequences that are not there, if any; some may never have been given to a record.
+        /// The missing sequences, if any; some may never have been given to a record.
         records: RangeInclusive<u64>,
     },
-    /// The segment's digest knows of more records than are left in it.
+    /// The digest counts more records than the segment still has.
     FewerThanDigest {
-        /// Records the digest knows.
+        /// Records that the digest counts.
         known: u64,
-        /// Intact records.
+        /// Intact records in the segment.
         found: u64,
     },
-    /// Records that are intact and yet cannot be read: a fault in chatkeep.
+    /// This many intact records cannot be decoded: a fault in chatkeep.
     Unreadable(u64),
     /// The disk cannot read it: a start ends there.
     Io(io::Error),
-    /// The checkpoint has passed this sequence, and the journal ends before it.
+    /// The journal ends before this sequence, which the checkpoint has passed.
     EndsBefore(u64),
 }
 
-/// How many records there are of each kind, those that count.
+/// The number of records of each kind that count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Records {
-    /// Messages that were not scrubbed.
+    /// Messages, without scrubbed ones.
     pub messages: u64,
     /// Context-clears.
     pub context_clears: u64,
@@ -72,48 +72,48 @@ pub struct Records {
     pub erasures: u64,
     /// Aborts.
     pub aborts: u64,
-    /// Messages that were erased and scrubbed: places without content, counted nowhere else.
+    /// Scrubbed messages: places without content, counted nowhere else.
     pub scrubbed: u64,
-    /// Frames behind the beginning of a later segment: refused, or written anew there.
+    /// Frames after the beginning of a later segment: refused, or rewritten there.
     pub refused: u64,
-    /// Messages with a key that was sent by a client.
+    /// Messages with a client's key.
     pub keys: u64,
 }
 
-/// How the digests of sealed segments stand.
+/// The state of the digests of sealed segments.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Digests {
-    /// They say what the segments say.
+    /// They agree with their segments.
     pub good: u64,
-    /// Not there: the next start walks the segment instead.
+    /// Missing: the next start walks the segment instead.
     pub missing: u64,
-    /// Damaged, or of another segment: likewise.
+    /// Damaged, or of another segment: the next start walks the segment instead.
     pub damaged: u64,
-    /// They say something else than their segment by now.
+    /// They disagree with their segment.
     pub outdated: u64,
 }
 
-/// Which files there are.
+/// The files of the journal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Files {
     /// Segments whose header is intact or can be rebuilt.
     pub segments: usize,
     /// Bytes of all files with a segment's name.
     pub bytes: u64,
-    /// Files that a stop in the middle of something left.
+    /// Files that an interrupted operation left.
     pub leftovers: u64,
-    /// Their bytes.
+    /// The bytes of those files.
     pub leftover_bytes: u64,
 }
 
-/// What a start found: counts for the log and the status.
+/// What a start found, for the log and the status.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Findings {
-    /// Intact records that were looked at.
+    /// Intact records that were read.
     pub records: u64,
     /// Stretches of damage between intact records.
     pub gaps: u64,
-    /// Bytes behind the last intact record of the last segment: a copy was set aside, and they were zeroed.
+    /// Bytes after the last intact record of the last segment: copied to the quarantine and zeroed.
     pub tail_bytes: u64,
     /// Segments set aside because nothing in them could be read.
     pub lost_segments: u64,
@@ -121,35 +121,35 @@ pub struct Findings {
     pub rebuilt_headers: u64,
 }
 
-/// What was found.
+/// Everything that a survey found.
 #[derive(Clone, Debug, Default)]
 pub struct Survey {
     /// See [`Findings`].
     pub findings: Findings,
     /// See [`Files`].
     pub files: Files,
-    /// The first sequence that may still be there.
+    /// The first sequence that may still be kept.
     pub first_sequence: u64,
-    /// The last sequence that was given, as far as the segments tell.
+    /// The last sequence given, as far as the segments tell.
     pub last_sequence: u64,
     /// See [`Records`].
     pub records: Records,
     /// See [`Digests`].
     pub digests: Digests,
-    /// Records of requests a power cut has torn: a start voids them.
+    /// Records of requests that a power cut tore: a start voids them.
     pub torn: u64,
     /// See [`Standing`].
     pub checkpoint: Standing,
-    /// Records behind the checkpoint.
+    /// Records after the checkpoint.
     pub pending: u64,
-    /// When the oldest pending message was recorded.
+    /// The time of the oldest pending message.
     pub oldest_pending: Option<Timestamp>,
     /// A segment that a later version wrote, and why it cannot be read.
     pub newer: Option<(String, HeaderError)>,
 }
 
 impl Survey {
-    /// Up to which sequence the transcripts hold everything, as the checkpoint has it.
+    /// The sequence up to which the transcripts hold everything, according to the checkpoint.
     pub fn transcribed(&self) -> u64 {
         if let Standing::Ours(checkpoint) = self.checkpoint { checkpoint.transcribed } else { 0 }
     }
@@ -172,27 +172,27 @@ impl Survey {
     }
 }
 
-/// Where faults go, each with its file.
+/// Gets each fault with its file.
 pub type Tell<'a> = &'a mut dyn FnMut(&Path, Fault);
 
-/// Who watches a recovery, and what was found so far. At a start nobody does, and no fault is told.
+/// Observes a recovery and counts what it finds. At a start there is no observer, and no fault is reported.
 #[derive(Default)]
 pub struct Watch<'a> {
-    /// What was found.
+    /// What was found so far.
     pub survey: Survey,
     tell: Option<Tell<'a>>,
     segment: Stretch,
 }
 
-/// The way through one segment.
+/// The walk through one segment.
 #[derive(Default)]
 struct Stretch {
     path: PathBuf,
-    /// The first sequence that stands in a later one.
+    /// The first sequence that belongs to a later segment.
     bound: u64,
-    /// The last sequence that was met, or the one before the segment's first.
+    /// The last sequence found, or the one before the segment's first.
     last: u64,
-    /// Damage before what comes next.
+    /// Damage before the next frame.
     gap: Option<Range<u64>>,
     faults: u64,
 }
@@ -203,22 +203,22 @@ impl<'a> Watch<'a> {
         Self { tell: Some(tell), ..Self::default() }
     }
 
-    /// Whether anybody does.
+    /// Whether there is an observer.
     pub fn is_there(&self) -> bool {
         self.tell.is_some()
     }
 
-    /// Tells a fault.
+    /// Reports a fault.
     pub fn tell(&mut self, path: &Path, fault: Fault) {
         if let Some(tell) = &mut self.tell {
             tell(path, fault);
         }
     }
 
-    /// What would end a start: is told, and passed over.
+    /// Reports an error that would end a start, and goes on.
     ///
     /// # Errors
-    /// The outcome's, when no survey is made; [`OpenError::Locked`] in any case.
+    /// The given error if there is no observer; [`OpenError::Locked`] in any case.
     pub fn pass<T>(&mut self, outcome: Result<T, OpenError>) -> Result<Option<T>, OpenError> {
         match outcome {
             Ok(value) => return Ok(Some(value)),
@@ -234,7 +234,7 @@ impl<'a> Watch<'a> {
         Ok(None)
     }
 
-    /// A file that is going to be set aside.
+    /// Reports a file that a start would set aside.
     ///
     /// # Errors
     /// The file could not be read for the survey. Nothing was changed, and no fault was reported.
@@ -247,14 +247,14 @@ impl<'a> Watch<'a> {
         Ok(())
     }
 
-    /// A segment's walk begins; it counts up to `bound`.
+    /// Begins the walk of a segment, which counts up to `bound`.
     pub fn begin(&mut self, path: &Path, info: &SegmentInfo, bound: u64) {
         let last = info.header.first_sequence.saturating_sub(1);
         self.segment = Stretch { path: path.to_owned(), bound, last, gap: None, faults: 0 };
         self.survey.last_sequence = self.survey.last_sequence.max(last);
     }
 
-    /// What the walk meets.
+    /// Takes what the walk finds.
     pub fn see(&mut self, found: &Scanned, payload: &[u8], entry: Option<&Entry>) {
         match found {
             Scanned::Frame(header) => self.frame(header, payload, entry),
@@ -263,7 +263,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// A segment's walk is over. Of a sealed one the digest beside it is compared.
+    /// Ends the walk of a segment. A sealed segment's digest is compared with it.
     ///
     /// # Errors
     /// [`OpenError::Io`]: the segment could not be read for the survey. No file was changed.
@@ -304,7 +304,7 @@ impl<'a> Watch<'a> {
 
     fn frame(&mut self, header: &FrameHeader, payload: &[u8], entry: Option<&Entry>) {
         let Stretch { bound, last, .. } = self.segment;
-        // Between the last record that counts and a later segment's first there was nothing that counted.
+        // Nothing that counts lies between the last record that counts and the first of a later segment.
         let is_beyond = header.sequence >= bound && last + 1 >= bound;
         if let Some(bytes) = self.segment.gap.take().filter(|_| !is_beyond) {
             self.damaged(bytes, last + 1..=header.sequence.min(bound) - 1);

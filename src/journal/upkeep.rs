@@ -1,7 +1,8 @@
-//! What keeps an open journal in shape and is nobody's request: dropping drained segments, the spare, digests, syncs by
-//! interval, a failed journal's way back, and the look at the room that is left.
+//! Upkeep of an open journal, outside of requests: dropping drained segments, the spare, digests, syncs by interval,
+//! repair after a failure, and checks of free space.
 //!
-//! The worker prunes, the janitor tends, `journal-sync` syncs; nothing here runs under the queue's lock.
+//! The worker calls `prune`, the janitor `maintain`, the thread `journal-sync` syncs; nothing here runs under the
+//! queue's lock.
 
 use std::io;
 use std::sync::atomic::Ordering;
@@ -21,9 +22,9 @@ use super::{Journal, segment};
 const LOW_BYTES: u64 = 2 << 30;
 
 impl<D: Disk> Journal<D> {
-    /// Drops segments that `drained` has passed and that are older than `journal.retain_hours` (age.rs), or of any age while the
-    /// journal takes more than three quarters of `journal.max_bytes`, or while the disk has no room for two more. The
-    /// checkpoint must be stored first. Returns how many.
+    /// Drops segments before `drained` that are older than `journal.retain_hours` (age.rs). While the journal takes
+    /// more than three quarters of `journal.max_bytes`, or the disk has no space for two more segments, drops them at
+    /// any age. The checkpoint must be stored first. Returns how many were dropped.
     ///
     /// # Errors
     /// A segment could not be removed durably. Those removed before it stay removed; the next call tries the rest.
@@ -41,13 +42,14 @@ impl<D: Disk> Journal<D> {
             needed = needed.saturating_sub(bytes);
             let _alone = self.shared.swap.lock().expect("no holder panics");
             match self.shared.disk.remove(&segment::path(&self.shared.config.path, oldest)) {
-                // Removed by hand: that must not keep those behind it for ever.
+                // Removed by hand, which must not keep the segments after it for ever.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 removed => removed?,
             }
-            // One after the other also after a power cut: what a segment holds may be void only by where a later one begins.
+            // One after the other, also after a power cut: only the beginning of a later segment may tell that records
+            // of an earlier one are void.
             self.shared.disk.sync_dir(&self.shared.config.path)?;
-            // A digest without its segment harms nobody: a new segment of that number has another salt.
+            // A digest without its segment is harmless: a new segment of that number has another salt.
             let _ = self.shared.disk.remove(&digest::path(&self.shared.config.path, oldest));
             let mut segments = self.shared.segments.lock().expect("no holder panics");
             segments.retain(|s| s.header.number != oldest);
@@ -64,18 +66,18 @@ impl<D: Disk> Journal<D> {
         Ok(dropped)
     }
 
-    /// Bytes that are lacking on the disk for the next segment and the spare behind it.
+    /// Bytes that the disk lacks for the next segment and the spare after it.
     fn room_needed(&self) -> u64 {
         let free = self.room().map_or(u64::MAX, |room| room.free_bytes);
         self.shared.config.segment_bytes.saturating_mul(2).saturating_sub(free)
     }
 
-    /// The oldest segment and its length, if it may go.
+    /// The number and length of the oldest segment, if it may be dropped.
     fn oldest_to_drop(&self, drained: u64, ages: Ages, short: bool) -> Option<(u64, u64)> {
         let segments = self.shared.segments.lock().expect("no holder panics");
         let [oldest, next, ..] = &segments[..] else { return None };
         let bytes: u64 = segments.iter().map(|s| s.file_bytes).sum();
-        // What tells that copies elsewhere are still to be scrubbed stays for it, unless room is needed.
+        // The record that tells that copies elsewhere must still be scrubbed stays, unless space is needed.
         let erasing = self.shared.erasures.read().expect("no holder panics").first_unscrubbed();
         let past = ages.is_past(next.header.made_micros, self.shared.config.retain)
             && erasing.is_none_or(|sequence| sequence >= next.header.first_sequence);
@@ -84,11 +86,11 @@ impl<D: Disk> Journal<D> {
         may.then_some((oldest.header.number, oldest.file_bytes))
     }
 
-    /// Zeroes the next segment ahead, writes the digests of sealed ones, and tries to make a failed journal writable
-    /// again. For the janitor, when the waker is used.
+    /// Zeroes the spare segment, writes the digests of sealed segments, and tries to make a failed journal writable
+    /// again. The janitor calls it when the waker fires.
     ///
     /// # Errors
-    /// The spare or a digest could not be written. What was written stays; the next call tries the rest again.
+    /// The spare or a digest could not be written. What was written stays; the next call tries the rest.
     pub fn maintain(&self) -> io::Result<()> {
         let (folder, condition) = (&self.shared.config.path, &self.shared.condition);
         let moved = self.lock.as_ref().is_some_and(|lock| !lock.is_in_place(folder));
@@ -119,7 +121,7 @@ impl<D: Disk> Journal<D> {
         self.write_digests()
     }
 
-    /// Writes the digest of every sealed segment that has none since this process looks after it.
+    /// Writes the digests of sealed segments that this process has not written or checked yet.
     fn write_digests(&self) -> io::Result<()> {
         let mut sealed = self.shared.segments.lock().expect("no holder panics").clone();
         sealed.pop();
@@ -135,7 +137,7 @@ impl<D: Disk> Journal<D> {
         Ok(())
     }
 
-    /// The room on the file system that holds the journal.
+    /// The free and total space of the file system that holds the journal.
     ///
     /// # Errors
     /// The file system could not be queried. Nothing was changed; a retry is safe.
@@ -143,7 +145,7 @@ impl<D: Disk> Journal<D> {
         self.shared.disk.room(&self.shared.config.path)
     }
 
-    /// What will end in refusals unless somebody sees to it, as things stand now.
+    /// The current [`Warning`]s.
     pub fn warnings(&self) -> Vec<Warning> {
         let disk = self.room().is_ok_and(is_low).then_some(Warning::DiskLow);
         let backlog = self.stats().undrained_bytes > self.shared.config.max_bytes / 2;
@@ -172,25 +174,27 @@ impl<D: Disk> Journal<D> {
         }
     }
 
-    /// Receives when [`Journal::maintain`] has something to do: the spare was taken, a file failed, or something was erased.
+    /// Receives when [`Journal::maintain`] has something to do: the spare was used, a file failed, or something was
+    /// erased.
     pub fn waker(&self) -> &Receiver<()> {
         &self.shared.condition.waker.1
     }
 
-    /// Syncs every `journal.fsync_interval_ms` until `stop` says so or has no sender any more: the thread `journal-sync`.
+    /// Syncs every `journal.fsync_interval_ms` until `stop` receives or its sender is dropped: the thread
+    /// `journal-sync`.
     pub fn sync_by_interval(&self, stop: &Receiver<()>) {
         while let Err(RecvTimeoutError::Timeout) = stop.recv_timeout(self.shared.config.fsync_interval) {
             self.sync_outside();
         }
     }
 
-    /// One sync that does not hold the writer, so that appends go on under it.
+    /// Syncs once without holding the writer, so that appends go on meanwhile.
     pub(super) fn sync_outside(&self) {
         let file = self.shared.writer.lock().expect("no holder panics").begin_sync();
         let Some(file) = file else { return };
         let result = file.sync();
         let mut writer = self.shared.writer.lock().expect("no holder panics");
-        // A failure is logged where it is noted; the next batch mends.
+        // The writer logs a failure; the next batch makes a new segment.
         let _ = writer.end_sync(result);
         self.shared.condition.look(&writer);
     }
@@ -198,8 +202,8 @@ impl<D: Disk> Journal<D> {
     /// Syncs everything written so far: the end of an ordered stop.
     ///
     /// # Errors
-    /// [`AppendError`]: the disk failed. What was written since the last sync may not survive a power cut; another call
-    /// tries to write it to a new segment.
+    /// [`AppendError`]: the disk failed. A power cut may take what was written since the last sync; another call tries
+    /// to write it to a new segment.
     pub fn sync(&self) -> Result<(), AppendError> {
         // A file that failed is never synced again: what was not synced is written anew.
         self.shared.mend();

@@ -1,15 +1,15 @@
 //! Puts batches of frames into segments: where each frame goes, the sync, the roll, and what follows a failure.
 //!
-//! One thread at a time holds the writer (commit.rs says which). Its rules are those of databases that learnt them:
+//! One thread at a time holds the writer (see commit.rs). Its rules are those that databases learnt the hard way:
 //!
-//! * After a failed write or sync nothing is known of that file, and it is never written or synced again (PostgreSQL's
-//!   "fsyncgate"). The batch is refused. The next segment begins with the first sequence that was refused, or that was
-//!   acknowledged and not yet synced: the failed segment ends there, whatever it holds. What was acknowledged is in memory
-//!   and is written anew.
-//! * A segment gets its name only when the one before it is done with, so a start never meets a named segment that hides
+//! * After a failed write or sync the state of that file is unknown, so it is never written or synced again
+//!   (PostgreSQL's "fsyncgate"). The batch is refused. The next segment begins with the first sequence that was
+//!   refused, or that was acknowledged and not yet synced: the failed segment ends there, whatever it holds. What was
+//!   acknowledged is in memory and is written anew.
+//! * A segment gets its name only when the one before it is complete, so a start never meets a named segment that hides
 //!   records written later.
-//! * A batch that does not fit gets its next segments made before its first byte is written, so that a full disk refuses
-//!   a batch whole.
+//! * If a batch does not fit, its further segments are made before its first byte is written, so that a full disk
+//!   refuses a batch whole.
 //!
 //! Knows nothing of waiters and of what records mean.
 
@@ -28,22 +28,22 @@ use super::record::Record;
 use super::segment::{self, Segment, SegmentInfo, Unnamed};
 
 /// Acknowledged bytes of which a copy is kept until they are synced. Beyond, `interval` forces a sync; `never`, which
-/// promises nothing of the kind, lets the older half of the copies go.
+/// promises no sync, drops the older half of the copies.
 const UNSYNCED_BYTES_MAX: usize = 4 << 20;
 
-/// What a writer is told once.
+/// What a writer is made with.
 pub struct Settings {
-    /// How the journal is to be.
+    /// Limits, folder and sync policy.
     pub config: JournalConfig,
     /// The journal's epoch.
     pub epoch: u64,
     /// Dates the segments.
     pub clock: Clock,
-    /// Woken when a spare was taken and when a file failed; when it is set already that is enough.
+    /// Wakes the janitor when a spare was used and when a file failed; it holds one wake-up.
     pub waker: Sender<()>,
 }
 
-/// A run of frames, one behind the other, not yet stamped.
+/// Consecutive frames, not yet stamped.
 #[derive(Default)]
 pub struct Frames {
     /// The frames' bytes.
@@ -64,7 +64,7 @@ impl Frames {
         self.bytes.get(8..16).map(|bytes| u64::from_le_bytes(bytes.try_into().expect("eight bytes")))
     }
 
-    /// Adds frames that stand elsewhere.
+    /// Appends other frames.
     fn extend(&mut self, other: &Self) {
         self.bytes.extend_from_slice(&other.bytes);
         self.lengths.extend_from_slice(&other.lengths);
@@ -76,7 +76,8 @@ impl Frames {
         self.bytes.drain(..bytes);
     }
 
-    /// Once there are more bytes than that, keeps the last half of them; what costs a move of bytes is done seldom.
+    /// If there are more than `bytes_max` bytes, keeps only the newest half of that, so that the bytes are moved
+    /// rarely.
     fn keep_last(&mut self, bytes_max: usize) {
         let mut left = self.bytes.len();
         if left <= bytes_max {
@@ -90,7 +91,7 @@ impl Frames {
         self.drop_first(count);
     }
 
-    /// Empties it and keeps the room, up to a limit: one huge batch must not cost its memory for ever.
+    /// Empties it and keeps its buffers up to a limit: one huge batch must not cost its memory for ever.
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.bytes.shrink_to(256 * 1024);
@@ -98,35 +99,36 @@ impl Frames {
     }
 }
 
-/// A further segment a batch needs, and the index of the first frame that goes there.
+/// A further segment that a batch needs, and the index of its first frame there.
 struct Next<D: Disk> {
     index: usize,
     segment: Unnamed<D::File>,
 }
 
-/// See the module.
+/// Writes batches into the open segment.
 pub struct Writer<D: Disk> {
     disk: D,
     settings: Settings,
     segment: Segment<D::File>,
-    /// The number of the next segment. None is given twice, so that a failed try stands in nobody's way.
+    /// The number of the next segment. Each number is used once, so that a failed try blocks none that follows.
     next_number: u64,
-    /// All segments, oldest first; shared with the readers and with whoever drops drained ones.
+    /// All segments, oldest first; shared with the readers and with [`Journal::prune`](super::Journal::prune).
     segments: Arc<Mutex<Vec<SegmentInfo>>>,
-    /// The sequence behind the last one that was written.
+    /// The sequence after the last one written.
     next_sequence: u64,
     /// Frames that were acknowledged and not yet synced: none with `always`, the newest with `never`.
     unsynced: Frames,
-    /// How many of them a sync outside the writer is under way for.
+    /// How many of them a sync outside the writer covers at the moment.
     in_flight: usize,
-    /// The first sequence that was refused since the file failed: it may have reached the file.
+    /// The first sequence refused since the file failed: it may have reached the file.
     refused_from: Option<u64>,
-    /// The file failed: the next batch needs a new one.
+    /// The file failed: the next batch needs a new segment.
     broken: bool,
 }
 
 impl<D: Disk> Writer<D> {
-    /// Goes on in `segment`, the last of `segments`, with `next_sequence`; no segment has `next_number` or a later one.
+    /// Goes on in `segment`, the last of `segments`, with `next_sequence`; no segment has the number `next_number` or a
+    /// later one.
     pub fn new(
         disk: D,
         settings: Settings,
@@ -151,7 +153,7 @@ impl<D: Disk> Writer<D> {
     /// Writes a batch whose first record has sequence `first`, and syncs it if the policy says so.
     ///
     /// # Errors
-    /// [`AppendError`]; nothing of the batch counts then, whatever reached the file.
+    /// [`AppendError`]: nothing of the batch counts, whatever reached the file; the same records can be appended again.
     pub fn write(&mut self, frames: &mut Frames, first: u64) -> Result<(), AppendError> {
         if self.broken {
             self.mend(first)?;
@@ -177,33 +179,34 @@ impl<D: Disk> Writer<D> {
         Ok(())
     }
 
-    /// Ends the segment here and goes on in a new one, so that it can be written anew without what was erased. What it holds
+    /// Ends the segment here and goes on in a new one, so that the old one can be rewritten without what was erased. It
     /// is synced first, whatever the policy.
     ///
     /// # Errors
-    /// [`AppendError`]; when there is no room for the new segment the open one stays good, else the next batch mends.
+    /// [`AppendError`]: if there is no space for a new segment, the open one stays in use; otherwise the next batch
+    /// needs a new one.
     pub fn seal(&mut self) -> Result<(), AppendError> {
         if self.broken {
             return Err(AppendError::Unavailable("the journal's file failed".into()));
         }
         self.sync()?;
         let made = self.prepare(self.next_sequence, 0, 0)?;
-        // Whether it has its name is not known then: nothing may be written where it would hide it.
+        // If this fails, it may or may not have its name: nothing may be written where the new segment would hide it.
         let named = made.name(&self.disk, &self.settings.config.path, true);
         self.segment = named.map_err(|e| self.fail("seal", &e))?;
         self.list();
         Ok(())
     }
 
-    /// Whether frames up to that sequence are kept in memory, to be written anew should a sync fail.
+    /// Whether frames up to that sequence are kept in memory, to be written anew if a sync fails.
     pub fn holds_unsynced(&self, sequence: u64) -> bool {
         self.unsynced.first_sequence().is_some_and(|first| first <= sequence)
     }
 
-    /// Syncs what was written, in place: when much is unsynced, and at the end of an ordered stop.
+    /// Syncs what was written: when much is unsynced, and at the end of an ordered stop.
     ///
     /// # Errors
-    /// [`AppendError`]; what was unsynced is kept for the next segment.
+    /// [`AppendError`]: the file failed. What was unsynced is kept for the next segment.
     pub fn sync(&mut self) -> Result<(), AppendError> {
         match self.segment.file.sync() {
             Ok(()) => {
@@ -214,8 +217,8 @@ impl<D: Disk> Writer<D> {
         }
     }
 
-    /// The file was synced whole. While another sync is under way the error, if there is one, may go to that: what it
-    /// covers, and what came since, waits for its end.
+    /// Notes that the whole file was synced. While another sync is under way it may get the error, if there is one: so
+    /// what it covers, and what came since, waits for its end.
     fn all_synced(&mut self) {
         if self.in_flight == 0 {
             self.unsynced.clear();
@@ -224,7 +227,7 @@ impl<D: Disk> Writer<D> {
         }
     }
 
-    /// Starts a sync outside the writer: the file to sync, if anything waits for one.
+    /// Begins a sync outside the writer. Returns the file to sync, if anything is unsynced.
     pub fn begin_sync(&mut self) -> Option<Arc<D::File>> {
         if self.broken || self.unsynced.lengths.is_empty() {
             return None;
@@ -233,16 +236,16 @@ impl<D: Disk> Writer<D> {
         Some(self.segment.file.clone())
     }
 
-    /// Tells how that sync ended.
+    /// Takes the result of that sync.
     ///
     /// # Errors
-    /// [`AppendError`] when it failed; what was unsynced is kept for the next segment.
+    /// [`AppendError`]: it failed. What was unsynced is kept for the next segment.
     pub fn end_sync(&mut self, result: io::Result<()>) -> Result<(), AppendError> {
         let covered = std::mem::take(&mut self.in_flight);
         match result {
-            // Nothing waits for it any more: it was written anew meanwhile.
+            // Everything it covered was written anew meanwhile.
             _ if covered == 0 => Ok(()),
-            // A file that failed meanwhile may have told its error to somebody else.
+            // If the file failed meanwhile, another caller may have got its error.
             Ok(()) if self.broken => Ok(()),
             Ok(()) => {
                 self.unsynced.drop_first(covered);
@@ -252,13 +255,13 @@ impl<D: Disk> Writer<D> {
         }
     }
 
-    /// Whether acknowledged bytes wait for their sync.
+    /// Whether acknowledged bytes are unsynced.
     #[cfg(test)]
     pub fn has_unsynced(&self) -> bool {
         !self.unsynced.lengths.is_empty()
     }
 
-    /// Whether a file has failed and no new one could be made since.
+    /// Whether a file has failed and no new segment could be made since.
     pub fn is_broken(&self) -> bool {
         self.broken
     }
@@ -270,11 +273,11 @@ impl<D: Disk> Writer<D> {
         AppendError::from_io(e)
     }
 
-    /// After a failure: a new segment that begins where the failed one is no longer to be trusted, with what was
-    /// acknowledged and not synced already in it. `next` is the first sequence that was not written yet.
+    /// After a failure: makes a new segment that begins where the failed one is not trusted any more, and writes into
+    /// it what was acknowledged and not synced. `next` is the first sequence that was not written yet.
     ///
     /// # Errors
-    /// [`AppendError`]; the journal stays read-only, and the next batch tries again.
+    /// [`AppendError`]: the journal stays read-only, and the next batch tries again.
     pub fn mend(&mut self, next: u64) -> Result<(), AppendError> {
         let first = [self.unsynced.first_sequence(), self.refused_from].into_iter().flatten().min().unwrap_or(next);
         let needed = self.unsynced.bytes.len() as u64;
@@ -300,7 +303,7 @@ impl<D: Disk> Writer<D> {
         Ok(())
     }
 
-    /// Makes the further segments a batch needs, before anything of it is written.
+    /// Makes the further segments that a batch needs, before anything of it is written.
     fn make_room(&mut self, frames: &Frames, first: u64) -> Result<Vec<Next<D>>, AppendError> {
         let mut extra: Vec<Next<D>> = Vec::new();
         let (mut room, mut kept) = (self.segment.room(), self.segment.kept_for_erasures());
@@ -326,7 +329,7 @@ impl<D: Disk> Writer<D> {
         Ok(extra)
     }
 
-    /// Stamps and writes the frames, going over into the segments of `extra` where it says.
+    /// Stamps and writes the frames, and changes to the segments of `extra` at their first frames.
     fn put(&mut self, frames: &mut Frames, extra: Vec<Next<D>>) -> io::Result<()> {
         let durable = self.settings.config.fsync != Fsync::Never;
         let mut at = (0, 0);
@@ -342,8 +345,8 @@ impl<D: Disk> Writer<D> {
         put_run(&mut self.segment, frames, at.0, at.1, None).map(|_| ())
     }
 
-    /// Makes a segment that begins with `first_sequence` and has room for at least `needed` bytes of frames. `extra_bytes`
-    /// is what was made and is not listed yet.
+    /// Makes a segment that begins with `first_sequence` and has space for at least `needed` bytes of frames.
+    /// `extra_bytes` is the length of segments that were made and are not listed yet.
     fn prepare(&mut self, first_sequence: u64, needed: u64, extra_bytes: u64) -> Result<Unnamed<D::File>, AppendError> {
         let file_bytes = self.settings.config.segment_bytes.max(segment::least_bytes(needed));
         let listed: u64 = self.segments.lock().expect("no holder panics").iter().map(|s| s.file_bytes).sum();
@@ -364,15 +367,15 @@ impl<D: Disk> Writer<D> {
         })
     }
 
-    /// Lists the segment that is written now.
+    /// Adds the open segment to the list.
     fn list(&self) {
         let info = SegmentInfo { header: self.segment.header, file_bytes: self.segment.file_bytes };
         self.segments.lock().expect("no holder panics").push(info);
     }
 }
 
-/// One write: the frames from `index`, whose bytes start at `at`, up to but not `until` (`None`: all that is left). Returns
-/// where it ended.
+/// One write: the frames from index `index`, whose bytes start at `at`, up to but not including `until` (`None`: all
+/// that is left). Returns the index and the byte where it ended.
 fn put_run<F: DiskFile>(
     segment: &mut Segment<F>,
     frames: &mut Frames,

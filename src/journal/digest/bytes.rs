@@ -1,4 +1,4 @@
-//! The bytes of a digest: one way to write them, one way to read them, none that trusts them.
+//! The bytes of a digest. Reading trusts none of them.
 //!
 //! Numbers are little-endian. Format version 3; one of another version is made anew:
 //!
@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | 0 | 8 | `CKDIGEST` |
 //! | 8 | 4 | format version |
-//! | 12 | 64 | the segment's header (frame.rs), should it be damaged there |
+//! | 12 | 64 | the segment's header (frame.rs), in case it is damaged there |
 //! | 76 | 8 | last sequence, or 0 |
 //! | 84 | 16 | largest id, or zeros |
 //! | 100 | 8 | intact records |
@@ -22,7 +22,7 @@
 //! | … | 4 | how many erasures follow, of 25 bytes and more: sequence (8), id (16), length of the session id (1), session id |
 //! | … | 4 | CRC-32 of everything before |
 //!
-//! What is not a digest of this version, with a checksum that is right and of that very segment, reads as none.
+//! Bytes of another version, with a wrong checksum or of another segment read as no digest.
 
 use crate::journal::codec::{Field, sealed, vouched_for};
 use crate::journal::erasures::Erasure;
@@ -36,7 +36,7 @@ const LETTERS: &[u8; 8] = b"CKDIGEST";
 const VERSION: u32 = 3;
 
 impl Digest {
-    /// The header of the segment that a digest speaks of, and what stands behind it.
+    /// The header of the digest's segment, and the bytes after it.
     pub(super) fn header_in(bytes: &[u8]) -> Option<(SegmentHeader, &[u8])> {
         let (_, content) = vouched_for(LETTERS, bytes).filter(|(version, _)| *version == VERSION)?;
         let (header, rest) = content.split_at_checked(SEGMENT_HEADER_BYTES)?;
