@@ -1,12 +1,14 @@
-//! A turn of a conversation: the user's message, the answer, both recorded.
+//! A turn of a conversation: the user's message and the answer, both recorded.
 //!
-//! A responder that answers at once runs inline, and its two messages are recorded side by side with one sync; it takes no
-//! lock here and no other thread. For any other a turn takes its session's place (`sessions.rs`), a slot (`pool.rs`), records the
-//! user's message, and is answered on a thread of its own (`answering.rs`) while others watch it (`running.rs`), by the hub.
+//! A responder that answers at once runs inline, and its two messages are recorded side by side with one sync; such a
+//! turn takes no lock here and no other thread. Any other turn takes its session's permit (`sessions.rs`) and a slot
+//! (`pool.rs`), records the user's message, and is answered on a thread of its own (`answering.rs`) while others follow
+//! it (`running.rs`) through the hub.
 //!
-//! Invariants: no reply, and no piece of one, leaves before the user's message is durable. A turn whose key came before is
-//! answered as it was then, and nothing is recorded; if it is being answered it is joined; if it has no reply (a crash came
-//! between), it gets one now. Turns of a session do not overlap. What is refused for want of a place records nothing.
+//! Invariants: no reply, and no piece of one, is sent before the user's message is durable. A turn with a key that was
+//! used before gets the first turn's answer, and nothing is recorded; if that turn is running, it is joined; if it has
+//! no reply (after a crash), it gets one now. Turns of a session do not overlap. A turn that is refused for lack of a
+//! permit or slot records nothing.
 //!
 //! Knows nothing of HTTP.
 
@@ -42,12 +44,12 @@ use answering::{Answering, Counts};
 use pool::{Pool, Slot};
 use sessions::{Entered, Holder, TurnPermit, TurnQueues};
 
-/// What a user sends to begin a new context.
+/// The message that begins a new context.
 const CLEAR: &str = "/clear";
-/// What the record of a new context says to readers of the history.
+/// The text of a new context's record in the history.
 const CLEARED: &str = "A new context begins here.";
 
-/// See the module.
+/// Takes turns and records messages.
 pub struct Chat {
     recorder: Arc<Recorder>,
     history: Arc<History>,
@@ -60,7 +62,7 @@ pub struct Chat {
     hub: Arc<Hub>,
 }
 
-/// A turn that has its place and waits for the sync.
+/// A turn that has its place in the journal and waits for the sync.
 #[must_use = "it counts only when it is settled"]
 pub struct AppendedTurn {
     ticket: Ticket,
@@ -73,22 +75,22 @@ pub struct AppendedTurn {
 pub struct Stats {
     /// Turns that are being answered on threads of their own.
     pub running: usize,
-    /// Requests that wait for an answer, or for the turns before theirs.
+    /// Requests that wait for an answer, or for earlier turns of their session.
     pub waiting: usize,
-    /// Answers that are whole, since the start; those given at once among them.
+    /// Whole answers since the start, including those given at once.
     pub completed: u64,
-    /// Answers that were stopped.
+    /// Answers that were stopped, since the start.
     pub cancelled: u64,
-    /// Answers that failed.
+    /// Answers that failed, since the start.
     pub errors: u64,
-    /// Responders that panicked.
+    /// Responders that panicked, since the start.
     pub panics: u64,
 }
 
 impl Chat {
-    /// A chat whose turns are answered by `responder`, or only recorded without one, by the limits of `config`; at most
-    /// `waiting_max` requests wait for answers at once. Answers given before are looked up in `history`; `hub` is told of turns
-    /// as they are answered.
+    /// A chat whose turns `responder` answers (`None`: they are only recorded), with the limits of `config`; at most
+    /// `waiting_max` requests wait for answers at once. `history` finds earlier answers; `hub` is told of turns while
+    /// they are answered.
     #[must_use]
     pub fn new(
         recorder: Arc<Recorder>,
@@ -111,8 +113,8 @@ impl Chat {
         }
     }
 
-    /// Takes a turn that waits for nothing but a sync: without a responder, or with one that answers at once. `None`: it may
-    /// have to wait, and [`Chat::begin`] is to take it, on a thread that can be spared.
+    /// Takes a turn that waits only for a sync: without a responder, or with one that answers at once. `None`: it may
+    /// wait longer; call [`Chat::begin`], on a thread that may wait.
     pub fn at_once(&self, turn: &Turn<'_>) -> Option<Result<TurnOutcome, AppendError>> {
         if is_clear(turn) {
             if self.responder.is_none() {
@@ -124,9 +126,9 @@ impl Chat {
         Some(self.append(turn)?.and_then(|appended| self.settle(turn.session, appended)))
     }
 
-    /// The first half of a turn that waits for nothing but a sync: it waits for nothing at all, so that one thread can take
-    /// many turns and let them wait for one sync together. Nothing of it counts before [`Chat::settle`] has returned. `None`: it
-    /// is none of these, or begins a new context; [`Chat::begin`] is to take it.
+    /// The first half of a turn that waits only for a sync. It does not wait, so that one thread can take many turns
+    /// and let them share one sync. Nothing counts before [`Chat::settle`] has returned. `None`: the turn may wait
+    /// longer, or begins a new context; call [`Chat::begin`].
     pub fn append(&self, turn: &Turn<'_>) -> Option<Result<AppendedTurn, AppendError>> {
         if is_clear(turn) {
             return None;
@@ -139,7 +141,7 @@ impl Chat {
             let said = responder.at_once(turn.text)?;
             let answered = [("transport", turn.transport), ("status", Status::Completed.as_str())];
             let reply = line(turn.session, "assistant", &said, Metadata { given: None, defaults: &answered });
-            // The reply carries the key too: after a restart it is found by it.
+            // The reply carries the key too, so that it is found after a restart.
             drafts.push(journal::Draft::Message { line: reply, key, reply_to: ReplyTo::Previous });
             text = Some(said);
         }
@@ -150,7 +152,7 @@ impl Chat {
     /// The second half: waits for the sync.
     ///
     /// # Errors
-    /// [`AppendError`], as for a turn that is taken whole.
+    /// [`AppendError`]: whether the messages are recorded is unknown, so retry with the key.
     pub fn settle(&self, session: &SessionId, appended: AppendedTurn) -> Result<TurnOutcome, AppendError> {
         let AppendedTurn { ticket, kept, text } = appended;
         self.recorder.commit(ticket)?;
@@ -165,16 +167,16 @@ impl Chat {
         Ok(TurnOutcome { user, reply: Some(reply.id()), text, status: Status::Completed, duplicate })
     }
 
-    /// Begins a turn: when it returns the user's message is durable, and the turn is over or being answered. Waits for a sync,
-    /// and with [`WhenBusy::Queue`] for the session's turns before it.
+    /// Begins a turn: when it returns the user's message is durable, and the turn is over or being answered. Waits for
+    /// a sync, and with [`WhenBusy::Queue`] for earlier turns of the session.
     ///
     /// # Errors
-    /// [`TurnError`].
+    /// [`TurnError`]: nothing was recorded, except that it is unknown after [`TurnError::Refused`].
     pub fn begin(&self, turn: &Turn<'_>, when_busy: WhenBusy) -> Result<StartedTurn, TurnError> {
         if let Some(done) = self.at_once(turn) {
             return Ok(StartedTurn::Done(done?));
         }
-        // Who is refused when busy holds no thread for the answer either.
+        // A turn that is refused when busy blocks no thread for its answer either.
         let waiting = match when_busy {
             WhenBusy::Queue => Some(self.waiting.try_acquire().ok_or(TurnError::Crowded)?),
             WhenBusy::Refuse => None,
@@ -194,7 +196,7 @@ impl Chat {
     /// Takes a turn and waits for its end.
     ///
     /// # Errors
-    /// [`TurnError`].
+    /// [`TurnError`]: nothing was recorded, except that it is unknown after [`TurnError::Refused`].
     pub fn say(&self, turn: &Turn<'_>) -> Result<TurnOutcome, TurnError> {
         match self.begin(turn, WhenBusy::Queue)? {
             StartedTurn::Done(outcome) => Ok(outcome),
@@ -202,7 +204,7 @@ impl Chat {
         }
     }
 
-    /// Begins a turn that has its session's place.
+    /// Begins a turn that has its session's permit.
     fn begin_at(
         &self,
         place: TurnPermit,
@@ -212,7 +214,7 @@ impl Chat {
     ) -> Result<StartedTurn, TurnError> {
         let draft = journal::Draft::Message { line: user_line(turn), key, reply_to: ReplyTo::Nothing };
         let before = if key.is_some() { self.recorder.find(&draft)? } else { None };
-        // An answer of before takes no slot.
+        // An earlier answer takes no slot.
         if let Some(Appended::Before { id, reply: Some(reply) }) = before {
             return Ok(StartedTurn::Done(self.said_before(turn.session, id, reply)?));
         }
@@ -221,7 +223,7 @@ impl Chat {
             Some(kept) => kept,
             None => self.recorder.record(vec![draft])?.remove(0),
         };
-        // It may have been recorded in between, by another way.
+        // Another transport may have recorded it meanwhile.
         if let Appended::Before { id, reply: Some(reply) } = kept {
             return Ok(StartedTurn::Done(self.said_before(turn.session, id, reply)?));
         }
@@ -247,7 +249,7 @@ impl Chat {
             slot: Some(slot.place),
             place: Some(place),
         };
-        // There is room for it, and a thread.
+        // The slot guarantees space and a thread.
         let _ = slot.turns.send(answering);
     }
 
@@ -260,8 +262,8 @@ impl Chat {
         Ok(TurnOutcome { user, reply: None, text: Some(CLEARED.into()), status: Status::Completed, duplicate })
     }
 
-    /// What a turn came to whose reply was given before. When that has expired since, the retry still learns that its
-    /// message was taken, and by which ids: with an error it would come again for ever.
+    /// The outcome of a turn that was answered before. If the reply has expired, the retry still learns that its
+    /// message was recorded, and both ids: after an error it would retry for ever.
     fn said_before(&self, session: &SessionId, user: Id, reply: Id) -> Result<TurnOutcome, AppendError> {
         let found = self.history.find(session, reply);
         let found =
@@ -273,20 +275,20 @@ impl Chat {
         Ok(TurnOutcome { user, reply: Some(reply), text, status, duplicate: true })
     }
 
-    /// The turn of a session that is being answered, for who comes in the middle of it: its text so far, and then, from the
-    /// hub, what comes behind that.
+    /// The running turn of a session, for a client that joins in the middle: its text so far; the hub tells what
+    /// follows.
     #[must_use]
     pub fn current(&self, session: &SessionId) -> Option<Arc<Running>> {
         self.sessions.running(session).filter(|running| !running.is_over())
     }
 
-    /// Stops the turn of a session that is being answered. `false`: there is none, or it is stopping already.
+    /// Stops the running turn of a session. `false`: none is running, or it is stopping already.
     pub fn stop(&self, session: &SessionId) -> bool {
         self.sessions.running(session).is_some_and(|running| running.stop())
     }
 
-    /// Ends all turns, once: new ones are refused from now on, those being answered have until `turns_until`, and are then
-    /// stopped and recorded as cancelled. The threads are joined, up to `deadline`. Returns whether all of it has ended.
+    /// Ends all turns: refuses new ones from now on, gives running ones until `turns_until`, then stops them and
+    /// records their replies as cancelled. Joins the threads, up to `deadline`. Returns whether everything has ended.
     pub fn close(&self, turns_until: Instant, deadline: Instant) -> bool {
         self.sessions.close();
         if !self.sessions.wait_until_idle(turns_until) {
@@ -300,10 +302,12 @@ impl Chat {
         self.pool.close(deadline)
     }
 
-    /// Records messages as they are, all or none, in their order. Returns the id of each, and whether its key came before.
+    /// Records messages as they are, all or none, in their order. Returns the id of each, and whether its key was used
+    /// before.
     ///
     /// # Errors
-    /// [`AppendError`]: none of them is known to be kept, or the key of one came before with other content.
+    /// [`AppendError`]: a key was used before with other content, or whether they are recorded is unknown; then retry
+    /// with keys.
     pub fn record(&self, given: &[NewMessage<'_>], transport: &str) -> Result<Vec<(Id, bool)>, AppendError> {
         let sent = [("transport", transport)];
         let drafts = given.iter().map(|given| {
@@ -323,29 +327,29 @@ impl Chat {
         Ok(kept.iter().map(|kept| (kept.id(), is_before(kept))).collect())
     }
 
-    /// Erases a session. A turn of it that is being answered is stopped, and its reply is not recorded.
+    /// Erases a session. A running turn of it is stopped, and its reply is not recorded.
     ///
     /// # Errors
-    /// [`AppendError`]: whether it is erased is unknown.
+    /// [`AppendError`]: whether the session is erased is unknown; a retry is safe.
     pub fn erase(&self, session: &SessionId) -> Result<Erased, AppendError> {
         let _erasing = self.sessions.begin_erasing(session);
         let erased = self.recorder.erase(session)?;
-        // One that began in between. One that begins later does not find its message any more.
+        // A turn that began meanwhile. A later one cannot find its message any more.
         self.end_erased(session, erased.id);
         Ok(erased)
     }
 
-    /// Erases what other servers have erased, of each session up to that id; of how many there was something. A turn whose
-    /// message is among it is stopped, and its reply is not recorded unless that was under way: then it is newer than the
-    /// erasure, as what is said behind it, and stays.
+    /// Carries out erasures of other servers, of each session up to that id; returns how many sessions had something to
+    /// erase. A turn whose message is erased is stopped. Its reply is not recorded, unless it was being recorded
+    /// already: then it is newer than the erasure and stays.
     ///
     /// # Errors
-    /// [`AppendError`]: whether any of it is erased is unknown; to do it again does no harm.
+    /// [`AppendError`]: whether anything is erased is unknown; a retry is safe.
     pub fn erase_elsewhere(&self, erased: &[(SessionId, Id)]) -> Result<usize, AppendError> {
         let end_turns = || erased.iter().for_each(|(session, up_to)| self.end_erased(session, *up_to));
         end_turns();
         let count = self.recorder.erase_elsewhere(erased)?;
-        // As for an erasure of our own.
+        // As for an erasure made here.
         end_turns();
         Ok(count)
     }
@@ -357,7 +361,7 @@ impl Chat {
         }
     }
 
-    /// What an acknowledgement means.
+    /// The `durable` of replies.
     #[must_use]
     pub fn durability(&self) -> Durability {
         self.recorder.durability()
@@ -399,7 +403,7 @@ fn is_before(kept: &Appended) -> bool {
     matches!(kept, Appended::Before { .. })
 }
 
-/// A key and what came with it. The way it came by is left out: a retry may come by another.
+/// Hashes a key and its content, without the transport: a retry may come by another.
 fn key_of(
     session: &SessionId,
     key: &str,

@@ -1,12 +1,13 @@
-//! The read path: recent messages from the cache, older ones from the transcript, those a transcript lacks from the journal;
-//! and, where MongoDB is used, what it has beyond these (`history/database.rs`).
+//! The read path: recent messages from the cache, older ones from the transcript, those that a transcript lacks from
+//! the journal; and with MongoDB, what it has beyond these (`history/database.rs`).
 //!
-//! What the cache holds is a run without holes up to the newest message, and everything older than its oldest message is
-//! in the transcript already; so the two meet without a gap whatever is published meanwhile. A session that had to be
-//! read from disk is warmed up on the way.
+//! The cache holds a run without gaps up to the newest message, and everything older than its oldest message is in the
+//! transcript already; so the two meet without a gap, whatever is published meanwhile. Reading a session from disk also
+//! warms up the cache.
 //!
-//! A page is bounded by messages, by bytes and by what is read for it, in the transcript and in the journal. One that ends
-//! early says so, shows nothing beyond the point it has reached, and names that point, so that a reader can go on.
+//! A page is limited by messages, by bytes and by what is read for it in the transcript and the journal. A page that
+//! ends early says so, shows nothing beyond the point that it reached, and names that point, so that a reader can go
+//! on.
 //!
 //! Knows nothing of HTTP. Takes no lock for longer than the cache's own.
 
@@ -34,10 +35,10 @@ pub use page::{Answer, Ask, Source};
 use lacking::Lacking;
 use page::{Located, merge, take};
 
-/// INFO lines of warm-ups a second, at most.
+/// The most INFO lines of warm-ups a second.
 const WARM_LINES_PER_SECOND: u32 = 3;
 
-/// See the module.
+/// Reads pages of messages.
 pub struct History<D: Disk = RealDisk> {
     cache: Arc<Cache>,
     transcripts: Arc<Transcripts<D>>,
@@ -50,7 +51,7 @@ pub struct History<D: Disk = RealDisk> {
 }
 
 impl<D: Disk> History<D> {
-    /// The read path over these.
+    /// A history over these parts, without MongoDB.
     #[must_use]
     pub fn new(
         config: &Config,
@@ -71,7 +72,7 @@ impl<D: Disk> History<D> {
         }
     }
 
-    /// The same with what MongoDB has.
+    /// The same with MongoDB.
     #[must_use]
     pub fn with(self, database: Database) -> Self {
         Self { database: Some(database), ..self }
@@ -80,7 +81,7 @@ impl<D: Disk> History<D> {
     /// Reads a page.
     ///
     /// # Errors
-    /// The disk could not be read. Nothing is known then: the answer must not be taken for an empty one. A retry is safe.
+    /// The disk could not be read. The answer is unknown and must not be taken for an empty one. A retry is safe.
     pub fn read(&self, ask: &Ask) -> io::Result<Answer> {
         let query = self.query(ask);
         let (held, cached) = self.look(ask, &query);
@@ -91,10 +92,10 @@ impl<D: Disk> History<D> {
                 match cached {
                     Some(answer) if database.adds_nothing(ask, &query, oldest, &answer) => answer,
                     cached => {
-                        // Asked first, so that it is under way while the disk is read.
+                        // MongoDB is asked first, so that it works while the disk is read.
                         let asked = database.ask(ask, &query);
                         let local = self.local(ask, &query, held, cached)?;
-                        // What is erased here may still wait to be deleted there.
+                        // Messages that are erased here may still wait to be deleted there.
                         let is_gone = |message: &Message| self.journal.is_erased(message);
                         database.merge(asked, ask, &query, local, &is_gone)
                     }
@@ -106,11 +107,11 @@ impl<D: Disk> History<D> {
         Ok(answer)
     }
 
-    /// Reads a page of what is on this machine, of at most `page_bytes_max` bytes: for those who follow a session, which this
-    /// server publishes. Nothing is waited for but the disk.
+    /// Reads a page of at most `page_bytes_max` bytes from this machine only: for followers of a session, whose
+    /// messages this server publishes. Waits only for the disk.
     ///
     /// # Errors
-    /// As [`History::read`].
+    /// See [`History::read`].
     pub fn read_page_here(&self, ask: &Ask, page_bytes_max: usize) -> io::Result<Answer> {
         let query = Query { page_bytes_max, ..self.query(ask) };
         let (held, cached) = self.look(ask, &query);
@@ -126,11 +127,12 @@ impl<D: Disk> History<D> {
         (held, cached)
     }
 
-    /// Reads a page for who must not wait for MongoDB: what is on this machine, which is all of it unless other servers write
-    /// to the same collection (`mongo.shared`); then as [`History::read`]. Tells nothing of what is persisted.
+    /// Reads a page for a caller that must not wait for MongoDB: from this machine, which has everything unless other
+    /// servers write to the same collection (`mongo.shared`); then as [`History::read`]. Leaves `last_persisted_at`
+    /// out.
     ///
     /// # Errors
-    /// As [`History::read`].
+    /// See [`History::read`].
     pub fn read_here(&self, ask: &Ask) -> io::Result<Answer> {
         if self.database.as_ref().is_some_and(Database::is_shared) {
             return self.read(ask);
@@ -138,7 +140,7 @@ impl<D: Disk> History<D> {
         self.read_page_here(ask, PAGE_BYTES_MAX)
     }
 
-    /// The same, with what the cache said.
+    /// The same, with what the cache had.
     fn local(&self, ask: &Ask, query: &Query, held: Option<CachedRun>, cached: Option<Answer>) -> io::Result<Answer> {
         if let Some(answer) = cached {
             return Ok(answer);
@@ -154,8 +156,8 @@ impl<D: Disk> History<D> {
         self.merged(ask, query, held.unwrap_or_default(), lacking)
     }
 
-    /// The message of that id, if the session has it and it has not expired. It was recorded here, and is looked for nowhere
-    /// else: nobody who asks for one waits for MongoDB.
+    /// The message of that id, if the session has it and it has not expired. Only this machine is searched, because ids
+    /// are looked up for messages that were recorded here; so this never waits for MongoDB.
     ///
     /// # Errors
     /// The disk could not be read: whether there is such a message is unknown. A retry is safe.
@@ -165,7 +167,7 @@ impl<D: Disk> History<D> {
         Ok(found.filter(|message| message.id() == id))
     }
 
-    /// The bounds and the filter as the transcript knows them. Expired messages lie outside.
+    /// The bounds and the filter for the transcript. They exclude expired messages.
     fn query(&self, ask: &Ask) -> Query {
         // The id before the least one of a time bounds that time from below.
         let since = ask.since.map(|time| Id::least_of(time).just_before());
@@ -182,11 +184,11 @@ impl<D: Disk> History<D> {
         }
     }
 
-    /// Answers from the cache alone, if what it holds reaches far enough.
+    /// Answers from the cache alone, if it reaches far enough back.
     fn cached(&self, held: &CachedRun, query: &Query) -> Option<Answer> {
         let oldest = held.oldest?;
-        // Everything behind `after` is held when the run starts at or before it, or when what was let go of ends there: so it
-        // is with what has expired.
+        // Everything after `after` is in the cache if the run starts at or before it, or if what was evicted or has
+        // expired ends there.
         let ends_before = |after: Id| oldest <= after || held.evicted_through.is_some_and(|gone| gone <= after);
         let reaches_after = held.whole || query.after.is_some_and(ends_before);
         let enough = reaches_after || (query.direction == Direction::Newest && held.wanted.len() > query.limit);
@@ -196,7 +198,7 @@ impl<D: Disk> History<D> {
         })
     }
 
-    /// When the session's newest message was sent that is where it is to go, unless it has expired.
+    /// The time of the session's newest message, once that is at its destination, unless it has expired.
     fn persisted(&self, ask: &Ask, answer: &Answer) -> io::Result<Option<Timestamp>> {
         let newest = match &self.database {
             None => answer.newest,
@@ -217,21 +219,21 @@ impl<D: Disk> History<D> {
         Ok(newest.filter(|newest| !self.expiry.has_expired(*newest)).map(Id::time))
     }
 
-    /// Whether the newest messages of a session should be brought into the cache for this query.
+    /// Whether this query should bring the session's newest messages into the cache.
     fn would_warm(&self, held: Option<&CachedRun>, query: &Query) -> bool {
         let newest = query.direction == Direction::Newest && query.before.is_none() && query.role.is_none();
         newest && held.is_none_or(|held| !held.whole && !held.byte_limited && held.count < self.warm_messages)
     }
 
-    /// Takes the newest messages of a session into the cache, as many as it keeps; what is held afterwards. `None` when the
-    /// transcript does not have them.
+    /// Reads the newest messages of a session into the cache, as many as it keeps; returns what it then holds. `None`
+    /// if the transcript does not have them.
     fn warm_up(&self, session: &SessionId, query: &Query) -> io::Result<Option<CachedRun>> {
         if !self.transcripts.exists(session) {
-            // Whoever asks for sessions nobody knows must not push others out of the cache.
+            // Requests for unknown sessions must not push others out of the cache.
             return Ok(None);
         }
         let stay = self.cache.reserve(session);
-        // Only now: whatever becomes stale from here on is pushed into the session just reserved.
+        // Checked only now: from here on everything that becomes stale is pushed into the session just reserved.
         if self.transcripts.stale(session).is_some() {
             return Ok(None);
         }
@@ -243,7 +245,7 @@ impl<D: Disk> History<D> {
             _ => Extent::Cut,
         };
         let kept = self.cache.fill(session, stay, &page.messages, extent);
-        // What has expired was read with the rest, so that `whole` says what is in the file, by any clock.
+        // Expired messages were read with the rest, so that `whole` describes the file under any clock.
         if let Some(bound) = self.expiry.bound() {
             self.cache.expire_one(session, bound);
         }
@@ -267,14 +269,14 @@ impl<D: Disk> History<D> {
         }
     }
 
-    /// Cache, transcript and journal in one.
+    /// Merges cache, transcript and journal.
     fn merged(&self, ask: &Ask, query: &Query, held: CachedRun, lacking: Lacking) -> io::Result<Answer> {
         let before = [query.before, held.oldest].into_iter().flatten().min();
         let page = self.transcripts.read(&ask.session, &Query { before, ..query.clone() })?;
         let newest = self.newest(ask, &held, &lacking)?;
         let Page { messages, more, cut_short, searched, .. } = page;
-        // Going forward, what lies behind the point that was reached must not be shown yet: something may be missing
-        // between. Going backward everything was reached from its newest side, without a gap.
+        // Going forward, nothing beyond the point that was reached may be shown yet: something may be missing between.
+        // Going backward everything was reached from its newest side, without a gap.
         let reached = match query.direction {
             Direction::Oldest if more || cut_short => Some(searched),
             Direction::Oldest if lacking.byte_limited => Some(lacking.reached.max(searched)),
@@ -296,7 +298,7 @@ impl<D: Disk> History<D> {
         let in_reach = if backward { first.is_some() && first >= held.oldest } else { full };
         if lacking.byte_limited && !in_reach {
             answer.incomplete = Some(self.ended_after("the transcript is stale, and the search of the journal", ""));
-            // Forward the journal would be searched from the same place again.
+            // Going forward the journal would be searched from the same place again.
             answer.next = first.filter(|_| backward);
         }
         Ok(answer)
@@ -319,15 +321,15 @@ impl<D: Disk> History<D> {
 /// What the cache has for a query.
 #[derive(Debug, Default)]
 struct CachedRun {
-    /// The run that is held.
+    /// The oldest message of the cached run.
     oldest: Option<Id>,
     newest: Option<Id>,
     count: usize,
     whole: bool,
     byte_limited: bool,
     evicted_through: Option<Id>,
-    /// What of it is wanted, oldest first, from the side the page is filled from: one more than it takes, to tell that
-    /// there are more.
+    /// The wanted messages, oldest first, from the side from which the page is filled: one more than it takes, to tell
+    /// that there are more.
     wanted: Vec<Arc<Message>>,
 }
 
@@ -357,7 +359,7 @@ impl CachedRun {
     }
 }
 
-/// What a warm-up brought in came from disk as far as this answer goes: the next one says `cache`.
+/// Messages that a warm-up brought in count as read from disk in this answer; the next one says `cache`.
 fn mark(answer: &mut Answer, held_from: Option<Id>) {
     for (message, source) in &mut answer.messages {
         if held_from.is_none_or(|held| message.id() < held) {

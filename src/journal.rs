@@ -52,7 +52,7 @@
 //! | a panic while publishing | the batch is refused, the process stops in order | `PanicGuard` |
 //! | a second process, a newer format | the start ends, naming it | `Lock::take`, `Taking::look` |
 //!
-//! Of sessions it knows no more than which message an erasure covers. Knows nothing of caches, transcripts, MongoDB or
+//! It knows of sessions only which messages an erasure covers. Knows nothing of caches, transcripts, MongoDB or
 //! HTTP: its records go to the publisher it was opened with.
 
 mod age;

@@ -1,28 +1,29 @@
-//! The transcripts: one file a session, one JSON message a line, for `tail -f`, `jq` and history.
+//! The transcripts: one file a session, one JSON message a line, for `tail -F`, `jq` and history.
 //!
 //! They follow the journal and are never ahead of what is published. A transcript that could not be written (no
-//! descriptor, disk full) is *stale*: its session is listed with the first sequence it lacks, nobody waits for it,
-//! history reads the journal in its place, and [`Transcripts::rebuild`] catches it up. One bad line never hides the rest.
+//! descriptor, disk full) is *stale*: its session is listed with the first sequence that it lacks, no append or request
+//! waits for it, history reads the journal instead, and [`Transcripts::rebuild`] brings it up to date. One bad line
+//! never hides the rest.
 //!
 //! | file | what |
 //! |---|---|
 //! | here | appending, becoming stale |
-//! | `sync.rs` | making what was appended durable, and noticing what is not |
+//! | `sync.rs` | makes what was appended durable, and notices what is not |
 //! | `read.rs` | pages of a transcript by binary search and from its end |
-//! | `expected_tail.rs`, `reconcile.rs` | what a start expects at their ends, and when that is compared |
-//! | `lengths.rs` | how long they were, in a file |
-//! | `loss.rs` | those that are gone or shorter than that |
-//! | `replay.rs` | making transcripts agree with the journal |
-//! | `merge.rs` | writing a transcript anew |
-//! | `expire.rs` | taking out what has expired, while appends go on |
-//! | `erase.rs` | a transcript gone at once, and what is erased out of the copies |
-//! | `clean.rs` | a transcript put in order, of a stopped server |
-//! | `survey.rs` | a look at all of them that changes nothing |
+//! | `expected_tail.rs`, `reconcile.rs` | how a start expects them to end, and when that is compared |
+//! | `lengths.rs` | their noted lengths, in a file |
+//! | `loss.rs` | transcripts that are missing or shorter than noted |
+//! | `replay.rs` | makes transcripts agree with the journal |
+//! | `merge.rs` | rewrites a transcript |
+//! | `expire.rs` | removes what has expired, while appends go on |
+//! | `erase.rs` | removes a transcript at once, and what is erased from the copies |
+//! | `clean.rs` | puts a transcript in order, of a stopped server |
+//! | `survey.rs` | a survey of all of them that changes nothing |
 //!
-//! Who syncs files, mends them or gives one another's name does it alone: the worker and the janitor, one after the other.
-//! Appends wait for neither.
+//! Files are synced, repaired and renamed by one thread at a time, the worker or the janitor. Appends wait for neither.
 //!
-//! Knows nothing of the journal's files, nor of what the cache has. Lock order: maintenance, the open files, then nothing.
+//! Knows nothing of the journal's files, nor of the cache's content. Lock order: maintenance, the open files, then
+//! nothing.
 
 mod clean;
 mod erase;
@@ -73,7 +74,7 @@ pub use replay::{Rebuilt, Replay};
 use expected_tail::ExpectedTail;
 use lengths::{Known, Lengths};
 
-/// See the module.
+/// The transcripts of a folder.
 pub struct Transcripts<D: Disk = RealDisk> {
     disk: D,
     folder: PathBuf,
@@ -81,7 +82,7 @@ pub struct Transcripts<D: Disk = RealDisk> {
     expiry: Expiry,
     lengths: Option<Lengths<D>>,
     folder_is_new: bool,
-    /// Held by whoever syncs, mends or exchanges files: for as long as that takes, so never by who appends or reads.
+    /// Held while files are synced, repaired or swapped. That takes long, so appends and reads never take it.
     maintenance: Mutex<()>,
     open: Mutex<Open<D>>,
 }
@@ -91,23 +92,23 @@ struct Open<D: Disk> {
     stale: HashMap<SessionId, Stale>,
     /// Expected tails that were not compared yet.
     expected_tails: HashMap<SessionId, ExpectedTail>,
-    /// Sessions whose file no longer had their name when it was closed: what it took is on no disk for long.
+    /// Sessions whose file had lost its name when it was closed: what it took will be freed.
     lost: HashSet<SessionId>,
-    /// Sessions of whose transcript a part is gone: with the length it had.
+    /// Sessions whose transcript has lost a part, with the length that it had.
     losses: HashMap<SessionId, Known>,
-    /// Sessions whose erasure, of that sequence, took what their noted length counts.
+    /// Sessions whose noted length counts lines that an erasure of that sequence removed.
     unnoted: HashMap<SessionId, u64>,
-    /// The last sequence that was to be appended, whatever came of it.
+    /// The largest sequence given to an append, whatever its outcome.
     newest: u64,
-    /// One buffer for the lines of an append.
+    /// A buffer for the lines of an append.
     lines: Vec<u8>,
 }
 
-/// An open transcript; its file takes bytes at its end only.
+/// An open transcript; its file is only appended to.
 struct Transcript<F> {
     file: F,
     bytes: u64,
-    /// A torn line stands at its end: the next line starts on a new one.
+    /// The file ends with a torn line: the next line starts on a new one.
     torn: bool,
 }
 
@@ -118,25 +119,25 @@ pub struct Stale {
     pub first: u64,
     /// The last sequence it lacks.
     pub last: u64,
-    /// What stands in the file from `first` on may be on no disk, whatever a read shows: it must be written anew.
+    /// The bytes from `first` on may not be on disk, whatever a read shows: they must be rewritten.
     pub suspect: bool,
-    /// The session is erased up to this id, and the file may still hold what is.
+    /// The session is erased up to this id, and the file may still hold erased messages.
     pub erased: Option<Id>,
 }
 
 impl Stale {
-    /// One that lacks no more than that.
+    /// A transcript that lacks exactly those.
     fn of(first: u64, last: u64) -> Self {
         Self { first, last, suspect: false, erased: None }
     }
 }
 
-/// How an append went.
+/// The outcome of an append.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AppendOutcome {
-    /// The lines are written; `first_ever` when the transcript was made for them.
+    /// The lines are written.
     Written {
-        /// See above.
+        /// The transcript was made for them.
         first_ever: bool,
     },
     /// The session is stale.
@@ -144,10 +145,10 @@ pub enum AppendOutcome {
 }
 
 impl<D: Disk> Transcripts<D> {
-    /// The transcripts in `folder`, of which at most `open_max` are kept open between appends.
+    /// Opens the transcripts in `folder`, of which at most `open_max` stay open between appends.
     ///
     /// # Errors
-    /// The folder could not be made. Some folders above it may exist now; a retry is safe.
+    /// The folder could not be made. Some parent folders may exist now; a retry is safe.
     pub fn open(disk: D, folder: &Path, open_max: NonZeroUsize) -> io::Result<Self> {
         disk::make_folder(&disk, folder)?;
         let open = Open {
@@ -174,7 +175,7 @@ impl<D: Disk> Transcripts<D> {
         Ok(transcripts)
     }
 
-    /// The same, where messages expire: a sweep removes them and a replay does not bring them back.
+    /// The same with an expiry: a sweep removes expired messages, and a replay does not bring them back.
     #[must_use]
     pub fn expiring(self, expiry: Expiry) -> Self {
         Self { expiry, ..self }
@@ -184,8 +185,8 @@ impl<D: Disk> Transcripts<D> {
         self.folder.join(session.file_name())
     }
 
-    /// Appends messages of one session, with their sequences, in one write. Never fails: what cannot be written makes
-    /// the session become stale.
+    /// Appends messages of one session, with their sequences, in one write. Never fails: if they cannot be written, the
+    /// session becomes stale.
     pub fn append(&self, session: &SessionId, messages: &[(u64, &Arc<Message>)]) -> AppendOutcome {
         let (Some((first, _)), Some((last, _))) = (messages.first(), messages.last()) else {
             return AppendOutcome::Written { first_ever: false };
@@ -247,14 +248,14 @@ impl<D: Disk> Transcripts<D> {
         }
     }
 
-    /// The first sequence that some transcript lacks.
+    /// The first sequence that any transcript lacks.
     pub fn first_lacking(&self) -> Option<u64> {
         let open = self.open.lock().expect("no holder panics");
         let expected = open.expected_tails.values().map(|expected_tail| expected_tail.first);
         open.stale.values().map(|stale| stale.first).chain(expected).min()
     }
 
-    /// What that session's transcript lacks, for who is about to read it.
+    /// What that session's transcript lacks, for a reader.
     pub fn stale(&self, session: &SessionId) -> Option<Stale> {
         let mut open = self.open.lock().expect("no holder panics");
         self.settle_in(&mut open, session);
@@ -268,8 +269,8 @@ impl<D: Disk> Transcripts<D> {
         open.stale.iter().map(|(session, stale)| (session.clone(), *stale)).collect()
     }
 
-    /// Lists a session as stale from `first` to `last` and all that was appended since: its file is not to be trusted
-    /// from there on, whatever stands in it.
+    /// Marks a session as stale from `first` to `last` and all that was appended since: its file is not trusted from
+    /// there on, whatever it holds.
     pub fn mark_stale(&self, session: &SessionId, first: u64, last: u64) {
         let mut open = self.open.lock().expect("no holder panics");
         self.settle_in(&mut open, session);
@@ -315,9 +316,9 @@ impl<F: DiskFile> Transcript<F> {
         Ok(())
     }
 
-    /// Cuts off the part of the lines that a failed write left at the end. Anything else there is somebody's, who wrote into
-    /// the file since we did: by our length a line of ours would be cut. It stays, and the file is not as we left it
-    /// ([`Transcripts::has_its_name`]). A part that cannot be cut off is one bad line, and the next starts behind it.
+    /// Cuts off the part of the lines that a failed write left at the end. Other bytes there were written by another
+    /// program: cutting at our length would cut one of its lines, or ours. They stay, and [`Transcripts::has_its_name`]
+    /// notices that the file changed. A part that cannot be cut off is one bad line, and the next begins after it.
     fn take_back(&self, lines: &[u8]) {
         let Ok(bytes) = self.file.byte_len() else { return };
         let left = bytes.checked_sub(self.bytes).and_then(|left| usize::try_from(left).ok());

@@ -1,8 +1,8 @@
-//! One turn on its thread: the context is read, the responder asked, the reply recorded, the end told.
+//! One turn on its thread: reads the context, asks the responder, records the reply, tells the end.
 //!
-//! It stands alone because whatever happens, a panic too, a turn that was begun ends: its place and its slot are given back,
-//! its followers and the hub learn it. The order of the end: the slot, so that who reads the reply finds it free; the
-//! reply is recorded; the hub is told; the session's place; those who wait.
+//! A turn that was begun ends whatever happens, a panic too: its permit and slot are given back, and its followers and
+//! the hub are told. The order at the end: the slot, so that a client that reads the reply finds it free; the record of
+//! the reply; the hub; the session's permit; the waiting requests.
 //!
 //! Knows nothing of who follows the turn.
 
@@ -25,18 +25,18 @@ use super::running::{REPLY_BYTES_MAX, Running, Why, fitting};
 use super::sessions::TurnPermit;
 use super::turn::{End, Status, TurnResult};
 
-/// The longest reason of a failure, in bytes as a line keeps it; the rest is left out.
+/// The longest reason of a failure, in bytes as the line stores it; the rest is cut off.
 const REASON_BYTES_MAX: usize = 16 << 10;
-/// The longest metadata of an answer, in bytes; longer ones are left out whole.
+/// The longest metadata of an answer, in bytes; longer metadata is dropped whole.
 const METADATA_BYTES_MAX: usize = 1 << 20;
 
-/// What turns came to since the start.
+/// How many turns ended how, since the start.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     pub(super) completed: AtomicU64,
     pub(super) cancelled: AtomicU64,
     pub(super) errors: AtomicU64,
-    /// Of the errors: responders that panicked.
+    /// Included in the errors: responders that panicked.
     pub(super) panics: AtomicU64,
 }
 
@@ -52,7 +52,7 @@ impl Counts {
     }
 }
 
-/// A turn that is to be answered, and everything that takes.
+/// A turn to be answered, and what that needs.
 pub(super) struct Answering {
     pub(super) recorder: Arc<Recorder>,
     pub(super) history: Arc<History>,
@@ -67,7 +67,7 @@ pub(super) struct Answering {
     pub(super) place: Option<TurnPermit>,
 }
 
-/// What is to be recorded. The metadata is what the responder tells, or what it cannot tell otherwise.
+/// The reply to be recorded.
 struct Verdict {
     status: Status,
     text: String,
@@ -75,7 +75,7 @@ struct Verdict {
 }
 
 impl Answering {
-    /// Answers it to the end.
+    /// Answers the turn to its end.
     pub(super) fn run(mut self) {
         let answer = self.answer();
         drop(self.slot.take());
@@ -122,7 +122,7 @@ impl Answering {
         }
         let mut verdict = Verdict::of(answer, text, why);
         let line = verdict.line(self.running.session(), &self.transport);
-        // The reply carries the key too: after a restart it is found by it.
+        // The reply carries the key too, so that it is found after a restart.
         let key = self.running.key().copied();
         let reply_to = ReplyTo::Message(self.running.user());
         let kept = self.recorder.record(vec![Draft::Message { line, key, reply_to }])?;
@@ -148,7 +148,7 @@ impl Answering {
 }
 
 impl Drop for Answering {
-    /// The turn ends, also when its thread panics or it never comes to one.
+    /// Ends the turn, also after a panic or if its thread never ran it.
     fn drop(&mut self) {
         drop(self.slot.take());
         if self.place.is_some() {
@@ -159,7 +159,7 @@ impl Drop for Answering {
 }
 
 impl Verdict {
-    /// What an answer means, with what was said until then and why it was stopped, if it was.
+    /// The reply that follows from an answer, the text so far, and why it was stopped, if it was.
     fn of(answer: Result<Answer, Failure>, said: String, why: Option<Why>) -> Self {
         let none = Map::new();
         match (answer, why) {
@@ -184,7 +184,7 @@ impl Verdict {
     }
 
     fn line(&mut self, session: &SessionId, transport: &str) -> message::Prepared {
-        // What a responder tells does not stand for what is known.
+        // Last, so that a responder cannot replace it.
         self.metadata.insert("transport".into(), transport.into());
         self.metadata.insert("status".into(), self.status.as_str().into());
         let metadata = Metadata { given: Some(&self.metadata), defaults: &[] };

@@ -1,4 +1,4 @@
-//! What a responder is given of a conversation: the newest messages that fit, from the last new context on.
+//! The context that a responder gets: the newest messages that fit, since the last `/clear`.
 //!
 //! Knows nothing of turns.
 
@@ -11,7 +11,7 @@ use crate::history::{Ask, History};
 use crate::message::{Id, Message, SessionId};
 use crate::responder::Context;
 
-/// The messages up to the one of that id, oldest first; it is the last. `None`: it is not there any more, because its session
+/// The messages up to `user`, oldest first; that one is the last. `None`: it is not there any more, because its session
 /// was erased or it has expired.
 ///
 /// # Errors
@@ -28,7 +28,7 @@ pub(super) fn up_to(
     let mut bytes = if context.messages > 1 { asked.text().len() } else { 0 };
     let mut messages = vec![asked];
     for message in older {
-        // It has text, so it need not be parsed when the bytes are used up.
+        // Checked first, so that the message after the last that fits is not parsed.
         if bytes >= context.bytes || begins_context(&message) {
             break;
         }
@@ -42,7 +42,7 @@ pub(super) fn up_to(
     Ok(Some(messages))
 }
 
-/// Whether what came before it is no part of the conversation any more.
+/// Whether messages before it do not belong to the conversation any more.
 fn begins_context(message: &Message) -> bool {
     let is_clear = |metadata: &serde_json::Map<String, Value>| metadata.get("type").is_some_and(|kind| kind == "clear");
     message.role() == "system" && message.parts().is_some_and(|parts| is_clear(&parts.metadata))

@@ -1,8 +1,7 @@
-//! The threads that answer: at most so many, started when they are first needed, each for one turn at a time.
+//! The threads that answer: at most `responder.max_concurrent`, started when first needed, each for one turn at a time.
 //!
-//! A place is reserved before anything of a turn is recorded, and brings its thread with it, so that what is recorded is
-//! also answered. A thread that gives its place back early, before it is quite done, makes the next one wait for that
-//! little.
+//! A slot is reserved before anything of a turn is recorded, and guarantees a thread, so that what is recorded is also
+//! answered. A thread that gives its slot back a little before it is done delays the next turn by that little.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,29 +16,29 @@ use crate::thread;
 use super::answering::Answering;
 use super::turn::TurnError;
 
-/// See the module.
+/// The threads and their slots.
 pub(super) struct Pool {
     places: Arc<Semaphore>,
     threads: Mutex<Threads>,
     turns: Receiver<Answering>,
-    /// Ends when every thread has.
+    /// Closes when every thread has ended.
     ended: Receiver<()>,
 }
 
 struct Threads {
     started: Vec<JoinHandle<()>>,
-    /// What a place needs; `None` once closed.
+    /// What slots need; `None` once closed.
     open: Option<Open>,
 }
 
 struct Open {
-    /// Holds a turn for each place, so it is never full; who has a place need not wait to hand its turn over.
+    /// Holds a turn for each slot, so it is never full: handing a turn over never waits.
     turns: Sender<Answering>,
-    /// Nothing is sent: each thread holds one, and their end is the threads'.
+    /// Nothing is sent: each thread holds a clone, so the channel closes when all have ended.
     alive: Sender<()>,
 }
 
-/// A place, and where its turn goes to be answered.
+/// The right to have one turn answered.
 pub(super) struct Slot {
     pub(super) place: Permit,
     pub(super) turns: Sender<Answering>,
@@ -57,10 +56,10 @@ impl Pool {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a place, with a thread for it.
+    /// Takes a slot, with a thread for it.
     ///
     /// # Errors
-    /// [`TurnError::AtCap`], also when the system has no thread left; [`TurnError::Stopping`].
+    /// [`TurnError::AtCap`] if all slots are taken or the system gives no more threads; [`TurnError::Stopping`].
     pub(super) fn reserve(&self) -> Result<Slot, TurnError> {
         let mut threads = self.threads();
         let Some(Open { turns, alive }) = &threads.open else { return Err(TurnError::Stopping) };
@@ -77,13 +76,13 @@ impl Pool {
         Ok(slot)
     }
 
-    /// Places that are taken.
+    /// Slots that are taken.
     pub(super) fn busy(&self) -> usize {
         self.places.taken()
     }
 
-    /// Ends the threads and joins them, once every slot is gone; those that have not ended by `deadline` are left. Returns
-    /// whether all have.
+    /// Ends the threads and joins them, once every slot is given back; threads that have not ended by `deadline` are
+    /// abandoned. Returns whether all have ended.
     pub(super) fn close(&self, deadline: Instant) -> bool {
         let threads = {
             let mut threads = self.threads();
@@ -103,7 +102,7 @@ impl Pool {
 
 fn answer(turns: &Receiver<Answering>, _alive: &Sender<()>) {
     for turn in turns {
-        // One that panics has said so to whoever waits for it.
+        // A turn that panics has told its followers.
         let _ = catch_unwind(AssertUnwindSafe(|| turn.run()));
     }
 }

@@ -1,18 +1,19 @@
-//! A turn while it is answered: its text so far, and who waits for more of it.
+//! A turn while it is answered: its text so far, and the threads that wait for more.
 //!
-//! One thread says; any number read, wait, or stop it. The text only grows, so a place in it is a number of bytes, and
-//! whoever has read so far asks for the rest.
+//! One thread adds text; any number read, wait, or stop the turn. The text only grows, so a position is a number of
+//! bytes, and a reader asks for what follows its position.
 //!
-//! The hub is told of it in this order: that it began, any number of pieces, its end; that it is to stop at most once between
-//! beginning and end, beside a piece perhaps. The user's message is published before the beginning, the reply after the last
-//! piece and before the end. A turn that is answered at once is none of these: the hub is told of its two messages only.
+//! The hub is told, in this order: the start, any number of pieces, the end. A stop is told at most once between start
+//! and end, perhaps at the same time as a piece. The user's message is published before the start, the reply after the
+//! last piece and before the end. For a turn that is answered at once the hub gets its two messages only.
 //!
-//! Invariants: nothing is added once it was asked to stop, or once its reply is being recorded. The hub hears of the end
-//! before the next turn of the session begins, and those who wait once that could. An erasure that finds the reply being
-//! recorded waits for that, and covers it; else the reply is never recorded. The text has a piece before the hub has it.
+//! Invariants: no text is added once the turn was asked to stop or its reply is being recorded. The hub is told of the
+//! end before the next turn of the session begins; waiting requests are told once that turn could begin. An erasure
+//! that finds the reply being recorded waits for that, and covers it; otherwise the reply is never recorded. A piece is
+//! in the text before the hub gets it.
 //!
-//! Lock order: `telling`, then `live`. The hub is told under `telling` of a stop and of the end, so that the stop never comes
-//! after the end.
+//! Lock order: `telling`, then `live`. The hub is told of a stop and of the end under `telling`, so that the stop never
+//! comes after the end.
 
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -26,22 +27,22 @@ use crate::responder::Stop;
 
 use super::turn::{End, TurnOutcome};
 
-/// The longest reply, in bytes as its line keeps it: a third of what a line may have, so that with metadata, and as the part
-/// of a failed reply, it always fits.
+/// The longest reply, in bytes as its line stores it: a third of the longest line, so that it always fits with
+/// metadata, and as part of a failed reply.
 pub const REPLY_BYTES_MAX: usize = 4 << 20;
 
-/// What happened to the text of a turn.
+/// A change of a turn's text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TurnProgress {
-    /// What follows the place that was asked for.
+    /// The text after the position that was asked for.
     Text(String),
-    /// The whole text was seen, and the turn is over.
+    /// The turn is over, and its whole text was read.
     End(End),
-    /// Nothing until then.
+    /// Nothing until the deadline.
     Nothing,
 }
 
-/// See the module.
+/// A turn that is being answered.
 pub struct Running {
     session: SessionId,
     user: Id,
@@ -57,11 +58,11 @@ pub struct Running {
 #[derive(Default)]
 struct Live {
     text: String,
-    /// The length of the text as a line keeps it.
+    /// The length of the text as a line stores it.
     line_bytes: usize,
     phase: Phase,
     why: Option<Why>,
-    /// Requests for whose sake it is answered.
+    /// Requests that want the answer.
     followers: usize,
     end: Option<End>,
 }
@@ -70,7 +71,7 @@ struct Live {
 enum Phase {
     #[default]
     Answering,
-    /// What was said is final, and is being recorded.
+    /// The text is final, and is being recorded.
     Recording,
     /// The hub was told of the end.
     Ended,
@@ -79,11 +80,11 @@ enum Phase {
 /// Why a turn was asked to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Why {
-    /// Somebody wanted it.
+    /// A client asked for it, or none is left.
     Asked,
-    /// Its session was erased: nothing of it is to be recorded.
+    /// Its session was erased: nothing of it may be recorded.
     Erased,
-    /// The reply is longer than it may be.
+    /// The reply reached [`REPLY_BYTES_MAX`].
     TooLong,
 }
 
@@ -123,13 +124,13 @@ impl Running {
         self.key.as_ref()
     }
 
-    /// What was said so far.
+    /// The text so far.
     #[must_use]
     pub fn text(&self) -> String {
         self.live().text.clone()
     }
 
-    /// Whether somebody has asked it to stop.
+    /// Whether it was asked to stop.
     #[must_use]
     pub fn is_stopping(&self) -> bool {
         self.live().why.is_some()
@@ -146,12 +147,12 @@ impl Running {
         self.live().phase == Phase::Ended
     }
 
-    /// Whether more may be said.
+    /// Whether text may still be added.
     pub(super) fn is_answering(&self) -> bool {
         self.live().phase == Phase::Answering
     }
 
-    /// Ends the answer: what was said so far becomes the reply, `cancelled`. `false`: it is stopping already, or over.
+    /// Ends the answer: the text so far becomes the reply, `cancelled`. `false`: it is stopping already, or over.
     pub fn stop(&self) -> bool {
         let telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
         let first = self.give_up(Why::Asked);
@@ -162,13 +163,12 @@ impl Running {
         first
     }
 
-    /// Ends the answer, and lets nothing of it be recorded from here on: what is being recorded at the moment is, before this
-    /// returns.
+    /// Ends the answer and keeps it from being recorded. If it is being recorded already, waits until it is.
     pub(super) fn erase(&self) {
         let recording = |live: &mut Live| live.phase == Phase::Recording;
         let waited = self.changed.wait_while(self.live(), recording);
         let mut live = waited.unwrap_or_else(PoisonError::into_inner);
-        // Whatever it was stopped for before.
+        // It replaces an earlier reason.
         live.why = Some(Why::Erased);
         drop(live);
         self.stop.set();
@@ -185,13 +185,13 @@ impl Running {
         first
     }
 
-    /// What the responder looks at.
+    /// The responder's stop signal.
     pub(super) fn stop_word(&self) -> Stop {
         self.stop.clone()
     }
 
-    /// Takes a piece of the text. What comes after a stop is left out, and so is what goes beyond [`REPLY_BYTES_MAX`], which
-    /// ends the answer.
+    /// Adds a piece of text. Text after a stop is dropped, and so is text beyond [`REPLY_BYTES_MAX`], which ends the
+    /// answer.
     pub(super) fn say(&self, piece: &str) {
         let mut live = self.live();
         if live.why.is_some() || live.phase != Phase::Answering || piece.is_empty() {
@@ -203,7 +203,7 @@ impl Running {
         live.line_bytes += line_bytes;
         drop(live);
         self.changed.notify_all();
-        // The copy is made for somebody only.
+        // The copy is only made for listeners.
         if !fits.is_empty() && !self.hub.is_quiet() {
             self.tell(What::Delta { offset, text: fits.to_owned() });
         }
@@ -212,7 +212,7 @@ impl Running {
         }
     }
 
-    /// Waits until there is text behind the first `seen` bytes, or it is over, at most until `until`.
+    /// Waits until there is text after the first `seen` bytes or the turn is over, at most until `until`.
     #[must_use]
     pub fn wait_for_text(&self, seen: usize, until: Instant) -> TurnProgress {
         let left = until.saturating_duration_since(Instant::now());
@@ -226,7 +226,7 @@ impl Running {
         }
     }
 
-    /// Waits until it is over. A responder keeps to its deadline, so this does.
+    /// Waits until it is over, which the responder's deadline bounds.
     pub fn wait(&self) -> End {
         let live = self.changed.wait_while(self.live(), |live| live.end.is_none());
         live.unwrap_or_else(PoisonError::into_inner).end.clone().expect("it was waited for")
@@ -236,19 +236,19 @@ impl Running {
         self.hub.tell(Told { session: self.session.clone(), user: self.user, what });
     }
 
-    /// Tells the hub that it began.
+    /// Tells the hub of the start.
     pub(super) fn tell_start(&self) {
         self.tell(What::Started);
     }
 
-    /// Makes what was said final. Says it, and why it was to stop, if it was.
+    /// Makes the text final. Returns it, and why the turn was asked to stop, if it was.
     pub(super) fn begin_recording(&self) -> (String, Option<Why>) {
         let mut live = self.live();
         live.phase = Phase::Recording;
         (live.text.clone(), live.why)
     }
 
-    /// Tells the hub how it ended; those who wait are told by [`Running::settle`].
+    /// Tells the hub of the end; [`Running::settle`] tells the waiting requests.
     pub(super) fn tell_end(&self, end: &End) {
         let telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
         self.live().phase = Phase::Ended;
@@ -257,7 +257,7 @@ impl Running {
         drop(telling);
     }
 
-    /// Tells those who wait how it ended.
+    /// Tells the waiting requests of the end.
     pub(super) fn settle(&self, end: End) {
         self.live().end = Some(end);
         self.changed.notify_all();
@@ -267,7 +267,7 @@ impl Running {
         self.live().followers += 1;
     }
 
-    /// One follower is gone: with the last one nobody wants the answer any more.
+    /// A follower leaves; after the last one the turn is stopped.
     fn leave(&self) {
         let mut live = self.live();
         live.followers = live.followers.saturating_sub(1);
@@ -280,7 +280,7 @@ impl Running {
 }
 
 impl fmt::Debug for Running {
-    /// Names the turn and leaves out what was said.
+    /// Names the turn and leaves out its text.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Running({} in {})", self.user, self.session)
     }
@@ -295,8 +295,8 @@ pub enum StartedTurn {
     Follow(Follow),
 }
 
-/// The right to wait for the end of a turn, for a request that holds a thread meanwhile. Dropping it changes nothing for the
-/// turn.
+/// The right to wait for the end of a turn, for a request that blocks a thread meanwhile. Dropping it does not change
+/// the turn.
 #[derive(Debug)]
 pub struct Follow {
     running: Arc<Running>,
@@ -316,7 +316,7 @@ impl Follow {
         &self.running
     }
 
-    /// The key came before: the user's message was not recorded now.
+    /// The key was used before: the user's message was not recorded now.
     #[must_use]
     pub fn is_duplicate(&self) -> bool {
         self.duplicate
@@ -325,27 +325,27 @@ impl Follow {
     /// Waits for the end.
     ///
     /// # Errors
-    /// [`AppendError`]: the user's message is kept, and whether the reply is is unknown.
+    /// [`AppendError`]: the user's message is recorded; whether the reply is, is unknown. A retry with the key gets it.
     pub fn wait(&self) -> Result<TurnOutcome, AppendError> {
         self.outcome(&self.running.wait())
     }
 
-    /// What an end means for this request.
+    /// The outcome of an end for this request.
     ///
     /// # Errors
-    /// As [`Follow::wait`].
+    /// See [`Follow::wait`].
     pub fn outcome(&self, end: &End) -> Result<TurnOutcome, AppendError> {
         TurnOutcome::of(self.running.user, end, self.duplicate)
     }
 
-    /// Nobody is there any more to read the answer. With the last request that follows a turn the turn is stopped, unless it
-    /// was begun by one that never leaves.
+    /// The client of this request is gone. When the last request that follows a turn leaves, the turn is stopped;
+    /// requests that never leave keep it running.
     pub fn leave(self) {
         self.running.leave();
     }
 }
 
-/// As much of `piece` as has room in a line, and what it takes there.
+/// The beginning of `piece` that fits into `room` bytes of a line, and the bytes that it takes there.
 pub(super) fn fitting(piece: &str, room: usize) -> (&str, usize) {
     let mut taken = 0;
     for (at, c) in piece.char_indices() {

@@ -1,7 +1,7 @@
-//! Whose turn it is: one at a time for each session, in order of arrival; sessions do not wait for each other.
+//! The queues of turns: one turn at a time for each session, in order of arrival; sessions do not wait for each other.
 //!
-//! Only turns that may wait for their responder come here. A session stands here as long as somebody has its place or waits
-//! for it, so the memory follows the turns under way.
+//! Only turns that may wait for their responder come here. A session has a queue as long as a turn holds its permit or
+//! waits for it, so memory follows the turns under way.
 //!
 //! Knows nothing of responders and records. Lock order: this lock, then a turn's own.
 
@@ -15,11 +15,11 @@ use crate::message::SessionId;
 use super::running::{Running, Why};
 use super::turn::{TurnError, WhenBusy};
 
-/// See the module.
+/// The queues of all sessions.
 #[derive(Default)]
 pub(super) struct TurnQueues {
     inner: Mutex<Inner>,
-    /// The last place was given back.
+    /// Signalled when the last permit was given back.
     idle: Condvar,
 }
 
@@ -29,18 +29,18 @@ struct Inner {
     is_closed: bool,
 }
 
-/// One session's: who has the place, and who waits for it.
+/// One session's queue: the holder of the permit, and the turns that wait for it.
 #[derive(Default)]
 struct Queue {
     holder: Option<Holder>,
     next_ticket: u64,
     waiting: VecDeque<Waiter>,
-    /// Erasures of the session that are under way.
+    /// Erasures of the session under way.
     erasing: usize,
     changed: Arc<Condvar>,
 }
 
-/// A turn that waits for the place, in the order of tickets.
+/// A turn that waits for the permit, in the order of tickets.
 #[derive(Clone, Copy)]
 struct Waiter {
     ticket: u64,
@@ -48,31 +48,31 @@ struct Waiter {
     when_busy: WhenBusy,
 }
 
-/// Who has the place of a session.
+/// The holder of a session's permit.
 pub(super) enum Holder {
-    /// Somebody who gives it back after a sync at most.
+    /// A turn that ends after a sync at most.
     Brief,
     /// A turn whose message is not recorded yet, with its key.
     Beginning(Option<Key>),
-    /// A turn that is answered.
+    /// A turn that is being answered.
     Running(Arc<Running>),
 }
 
-/// What came of waiting.
+/// The result of waiting.
 pub(super) enum Entered {
-    /// The place is the caller's.
+    /// The caller holds the permit.
     TurnPermit(TurnPermit),
     /// A turn with the caller's key is being answered.
     Same(Arc<Running>),
 }
 
-/// The place of a session, given back when it is dropped.
+/// The permit of a session, given back on drop.
 pub(super) struct TurnPermit {
     sessions: Arc<TurnQueues>,
     session: SessionId,
 }
 
-/// An erasure of a session that is under way; over when it is dropped.
+/// An erasure of a session under way, until it is dropped.
 pub(super) struct Erasing {
     sessions: Arc<TurnQueues>,
     session: SessionId,
@@ -86,12 +86,12 @@ impl Queue {
         }
     }
 
-    /// The turn that is answered under that key.
+    /// The running turn with that key.
     ///
-    /// An error: it came with other content.
+    /// An error: it has other content.
     fn same(&self, key: Option<&Key>) -> Result<Option<&Arc<Running>>, TurnError> {
         let Some(key) = key else { return Ok(None) };
-        // What an erased message's key stood for is forgotten, also while its turn is ending.
+        // The key of an erased message is forgotten, even while its turn is ending.
         let is_same =
             |running: &&Arc<Running>| running.key().is_some_and(|other| other.hash == key.hash) && !running.is_erased();
         match self.running().filter(is_same) {
@@ -100,7 +100,7 @@ impl Queue {
         }
     }
 
-    /// What comes of waiting now: the turn to join, or the place if there is none. `None`: it waits on.
+    /// The result of waiting by now: the turn to join, or `Some(None)`: the permit. `None`: wait on.
     fn call(&self, waiter: &Waiter, is_closed: bool, is_late: bool) -> Option<Result<Option<Arc<Running>>, TurnError>> {
         match self.same(waiter.key.as_ref()) {
             Err(no_turn) => Some(Err(no_turn)),
@@ -116,15 +116,15 @@ impl Queue {
         self.holder.is_none() && self.waiting.front().is_some_and(|first| first.ticket == waiter.ticket)
     }
 
-    /// Whether another message is being answered, for one that does not queue.
+    /// Whether another message is being answered, for a turn that does not queue.
     fn is_busy_for(&self, waiter: &Waiter) -> bool {
-        // Others with the same message do not count: whoever of them goes first, the others are told the same.
+        // Turns with the same message do not count: whichever goes first, the others get its answer.
         let is_other = |key: &Option<Key>| waiter.key.is_none() || *key != waiter.key;
         let mut before = self.waiting.iter().take_while(|other| other.ticket != waiter.ticket);
         before.any(|other| is_other(&other.key))
             || match &self.holder {
                 None | Some(Holder::Brief) => false,
-                // The same message by another way: it is answered soon, or over.
+                // The same message by another transport: it is answered soon, or over.
                 Some(Holder::Beginning(key)) => is_other(key),
                 Some(Holder::Running(running)) => running.is_answering(),
             }
@@ -140,10 +140,10 @@ impl TurnQueues {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the session's place for `holder`, or joins the turn that is answered under the same key.
+    /// Takes the session's permit for `holder`, or joins the running turn with the same key.
     ///
     /// # Errors
-    /// [`TurnError`]: busy, closed, or `until` has come.
+    /// [`TurnError`]: busy, stopping, or `until` has passed. Nothing was taken.
     pub(super) fn enter(
         self: &Arc<Self>,
         session: &SessionId,
@@ -173,7 +173,7 @@ impl TurnQueues {
             }
             inner = changed.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0;
         };
-        // Before the lock is given back: with its last follower a turn is stopped.
+        // Before the lock is released, because a turn is stopped with its last follower.
         called.iter().flatten().for_each(|running| running.join());
         self.tidy(&mut inner, session);
         Ok(match called? {
@@ -182,7 +182,7 @@ impl TurnQueues {
         })
     }
 
-    /// Wakes those who may go on, or takes a line away that nobody needs.
+    /// Wakes the turns that may go on, or removes a queue that is not needed any more.
     fn tidy(&self, inner: &mut Inner, session: &SessionId) {
         let Some(line) = inner.lines.get(session) else { return };
         line.changed.notify_all();
@@ -194,19 +194,19 @@ impl TurnQueues {
         }
     }
 
-    /// The turn of a session that is being answered.
+    /// The running turn of a session.
     pub(super) fn running(&self, session: &SessionId) -> Option<Arc<Running>> {
         self.inner().lines.get(session)?.running().cloned()
     }
 
-    /// How many wait for the place of a session.
+    /// How many turns wait for the permit of a session.
     #[cfg(test)]
     pub(super) fn waiting(&self, session: &SessionId) -> usize {
         self.inner().lines.get(session).map_or(0, |line| line.waiting.len())
     }
 
-    /// Keeps replies of the session from being recorded until the erasure is over. A reply that is being recorded at the
-    /// moment is waited for, by [`Running::erase`].
+    /// Keeps replies of the session from being recorded until the erasure is over. [`Running::erase`] waits for a reply
+    /// that is being recorded already.
     pub(super) fn begin_erasing(self: &Arc<Self>, session: &SessionId) -> Erasing {
         let mut inner = self.inner();
         let line = inner.lines.entry(session.clone()).or_default();
@@ -219,19 +219,19 @@ impl TurnQueues {
         Erasing { sessions: Arc::clone(self), session: session.clone() }
     }
 
-    /// All turns that are being answered.
+    /// All running turns.
     pub(super) fn all_running(&self) -> Vec<Arc<Running>> {
         self.inner().lines.values().filter_map(Queue::running).cloned().collect()
     }
 
-    /// Lets nobody in any more, and sends away who waits.
+    /// Refuses new turns and those that wait.
     pub(super) fn close(&self) {
         let mut inner = self.inner();
         inner.is_closed = true;
         inner.lines.values().for_each(|line| line.changed.notify_all());
     }
 
-    /// Waits until every place is given back, at most until `until`; whether they are.
+    /// Waits until every permit is given back, at most until `until`; returns whether they are.
     pub(super) fn wait_until_idle(&self, until: Instant) -> bool {
         let left = until.saturating_duration_since(Instant::now());
         let waited = self.idle.wait_timeout_while(self.inner(), left, |inner| !inner.lines.is_empty());
@@ -240,16 +240,17 @@ impl TurnQueues {
 }
 
 impl TurnPermit {
-    /// The turn it was taken for is being answered.
+    /// Notes that the holder's turn is being answered.
     pub(super) fn run(&self, running: &Arc<Running>) {
         let mut inner = self.sessions.inner();
         let line = inner.lines.get_mut(&self.session).expect("who has the place keeps the line");
         line.holder = Some(Holder::Running(running.clone()));
-        // Who brings the same key joins it.
+        // Waiting turns with the same key join it.
         line.changed.notify_all();
     }
 
-    /// Makes what was said final, once no erasure of the session is under way: it tells then whether it has erased the turn.
+    /// Makes the text final, once no erasure of the session is under way: by then it is known whether the turn was
+    /// erased.
     pub(super) fn begin_recording(&self, running: &Running) -> (String, Option<Why>) {
         let mut inner = self.sessions.inner();
         while let Some(line) = inner.lines.get(&self.session).filter(|line| line.erasing > 0) {

@@ -1,4 +1,4 @@
-//! Turns as callers meet them: a responder that does what the message says, and a world around it.
+//! Turns as callers see them: a responder that does what the message says, and a world around it.
 
 mod at_once;
 mod ends;
@@ -24,8 +24,9 @@ use crate::responder::{Answer, Context, Failure, Question};
 /// How long anything may take that should take milliseconds.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Answers as the message says: `say A B` says the words, `gate` says `one`, waits for [`World::open_gate`] and says ` two`,
-/// `deaf` does the same and hears no stop, `hang` says `so far` and waits to be stopped, `fail` says `half` and fails, `flood` never ends, `panic` panics after `half`.
+/// Answers as the message says: `say A B` says the words; `gate` says `one`, waits for [`World::open_gate`] and says `
+/// two`; `deaf` does the same and ignores a stop; `hang` says `so far` and waits to be stopped; `fail` says `half` and
+/// fails; `flood` never ends; `panic` panics after `half`.
 struct Scripted {
     context: Context,
     gate: Receiver<()>,
@@ -52,7 +53,7 @@ impl Responder for Scripted {
                 say("so far");
                 return Err(if question.stop.wait(question.until) { Failure::Stopped } else { Failure::Late });
             }
-            // Does not hear a stop.
+            // Ignores a stop.
             "deaf" => {
                 say("one");
                 self.gate.recv_timeout(WAIT_TIMEOUT).unwrap();
@@ -91,7 +92,7 @@ impl Scripted {
     }
 }
 
-/// Writes down what the hub is told of the session `s`, while whoever tells it waits.
+/// Writes down what the hub is told of the session `s`.
 #[derive(Default)]
 struct Diary {
     listener: OnceLock<Listener>,
@@ -233,7 +234,7 @@ impl World {
         self.chat.begin(&turn(session, text).as_turn(), WhenBusy::Refuse)
     }
 
-    /// Role and text of all that a session has.
+    /// Role and text of every message of a session.
     fn told(&self, session: &str) -> Vec<(String, String)> {
         let told = self.messages(session).into_iter();
         told.map(|message| (message.role().to_owned(), message.text())).collect()

@@ -1,40 +1,40 @@
-//! The words of a turn: what is said, how it ends, why there is none.
+//! The types of a turn: what a user sends, how it ends, why it is not begun.
 //!
-//! They stand alone because the whole way of a turn speaks them, from the API to the thread that answers. Knows nothing of
-//! how a turn is run.
+//! They have a file of their own because every part uses them, from the API to the thread that answers. Knows nothing
+//! of how a turn is run.
 
 use serde_json::{Map, Value};
 
 use crate::journal::AppendError;
 use crate::message::{Id, Origin, SessionId};
 
-/// What a user says.
+/// A user's message.
 #[derive(Clone, Copy, Debug)]
 pub struct Turn<'a> {
     /// The session it belongs to.
     pub session: &'a SessionId,
     /// The message's text.
     pub text: &'a str,
-    /// What the client sent along.
+    /// Metadata that the client sent.
     pub metadata: Option<&'a Map<String, Value>>,
-    /// By which way, for the metadata.
+    /// The transport, for the metadata: `rest` or `websocket`.
     pub transport: &'a str,
     /// The client's idempotency key.
     pub key: Option<&'a str>,
-    /// By what the sender recognises it among what is published.
+    /// The sender's number, to recognise its record among those published.
     pub origin: Option<Origin>,
 }
 
-/// A message of a program that has its own assistant.
+/// A message to be recorded without an answer.
 #[derive(Clone, Copy, Debug)]
 pub struct NewMessage<'a> {
     /// The session it belongs to.
     pub session: &'a SessionId,
-    /// Whose; [`crate::message::is_role`] holds.
+    /// The author; [`crate::message::is_role`] holds.
     pub role: &'a str,
     /// The message's text.
     pub text: &'a str,
-    /// What the client sent along.
+    /// Metadata that the client sent.
     pub metadata: Option<&'a Map<String, Value>>,
     /// References into the client's vector store.
     pub vector_ids: &'a [Value],
@@ -45,27 +45,28 @@ pub struct NewMessage<'a> {
 /// What to do while another turn of the session is being answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WhenBusy {
-    /// Wait behind it, in order of arrival, for as long as an answer may take.
+    /// Wait in order of arrival, for as long as an answer may take.
     Queue,
-    /// [`TurnError::Busy`], and nothing is recorded. A turn that is over and only being recorded is waited for all the same.
+    /// Return [`TurnError::Busy`] and record nothing. A turn whose reply is only being recorded is waited for all the
+    /// same.
     Refuse,
 }
 
 /// How a turn ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// The answer is whole. Also: a new context was begun.
+    /// The answer is whole, or a new context was begun.
     Completed,
-    /// Somebody stopped it; the reply is what was said until then.
+    /// It was stopped; the reply is the text so far.
     Cancelled,
-    /// There is no whole answer; the reply says why.
+    /// The answer is not whole; the reply says why.
     Error,
-    /// The message is recorded, and there is no answer to tell of.
+    /// The message is recorded, and no answer can be told.
     Recorded,
 }
 
 impl Status {
-    /// The word of the contract, which a reply's metadata has too.
+    /// Its name in JSON, which a reply's metadata has too.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -76,7 +77,7 @@ impl Status {
         }
     }
 
-    /// The status a recorded reply's metadata tells of; what says nothing is complete.
+    /// The status in a recorded reply's metadata; without one it is complete.
     #[must_use]
     pub(super) fn of_metadata(metadata: &Map<String, Value>) -> Self {
         match metadata.get("status").and_then(Value::as_str) {
@@ -87,62 +88,62 @@ impl Status {
     }
 }
 
-/// How a turn ended; an error: no reply could be recorded, and whether one was is unknown.
+/// The end of a turn; an error: whether the reply is recorded is unknown.
 pub type End = Result<TurnResult, AppendError>;
 
 /// A reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TurnResult {
-    /// Its id; `None` when it was not recorded because its session was erased.
+    /// Its id; `None` if its session was erased before it was recorded.
     pub reply: Option<Id>,
-    /// Its text: of a failed one the reason.
+    /// Its text; of a failed one the reason.
     pub text: String,
     /// How it ended.
     pub status: Status,
 }
 
-/// What a turn came to.
+/// The outcome of a turn for one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TurnOutcome {
     /// The user's message, or the record of a new context.
     pub user: Id,
-    /// The assistant's message; `None` without a responder, for a new context, and when the session was erased meanwhile.
+    /// The assistant's message; `None` without a responder, for a new context, and if the session was erased meanwhile.
     pub reply: Option<Id>,
-    /// What to say; `None` when the message is only recorded, and when what was said before is no longer kept.
+    /// The reply's text; `None` if the message is only recorded, and if an earlier reply is no longer kept.
     pub text: Option<String>,
     /// How it ended.
     pub status: Status,
-    /// The key came before: the user's message was not recorded now.
+    /// The key was used before: the user's message was not recorded now.
     pub duplicate: bool,
 }
 
 impl TurnOutcome {
-    /// What a turn that was answered on its own thread came to.
+    /// The outcome of a turn that was answered on a thread of its own.
     pub(super) fn of(user: Id, end: &End, duplicate: bool) -> Result<Self, AppendError> {
         let said = end.as_ref().map_err(Clone::clone)?;
         Ok(Self { user, reply: said.reply, text: Some(said.text.clone()), status: said.status, duplicate })
     }
 }
 
-/// Why a turn was not begun. Unless it is [`TurnError::Refused`], nothing of it is recorded.
+/// Why a turn was not begun. Nothing is recorded, except perhaps after [`TurnError::Refused`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TurnError {
-    /// The journal's word; by it, whether the user's message is kept may be unknown.
+    /// The journal refused it; whether the user's message is recorded may be unknown.
     #[error(transparent)]
     Refused(#[from] AppendError),
-    /// Another turn of the session is being answered.
+    /// Another turn of the session is running. A retry succeeds after it.
     #[error("another message of this session is being answered")]
     Busy,
-    /// The turns before it took too long.
+    /// The turns before it took too long. A retry may succeed.
     #[error("the turns of this session that came before took too long")]
     Late,
-    /// As many turns are being answered as may be.
+    /// `responder.max_concurrent` turns are being answered. A retry may succeed.
     #[error("as many turns are being answered as responder.max_concurrent allows")]
     AtCap,
-    /// As many requests wait in turns as may.
+    /// Too many requests wait for answers. A retry may succeed.
     #[error("too many requests wait for an answer")]
     Crowded,
-    /// The server stops.
+    /// The server stops. Retry after its restart.
     #[error("the server is stopping")]
     Stopping,
 }

@@ -1,9 +1,9 @@
-//! What MongoDB has beyond this machine's own messages: of other servers, of programs that write to the collection, of a
-//! data folder that is gone.
+//! What MongoDB has beyond this machine's own messages: those of other servers, of programs that write to the
+//! collection, of a data folder that was lost.
 //!
-//! The page of this machine and the page of MongoDB are each complete down to a point; the answer shows nothing beyond the
-//! nearer of the two, so that there is no gap where one had more and the other not yet. A call that does not come back in
-//! time leaves the answer to this machine, and the answer says so.
+//! The page of this machine and the page of MongoDB are each complete down to a point. The answer shows nothing beyond
+//! the nearer of the two, so that it has no gap. If a call does not return in time, only this machine answers, and the
+//! answer says so.
 //!
 //! Knows nothing of the cache and the files.
 
@@ -20,35 +20,34 @@ use crate::worker::{MongoStatus, State};
 
 use super::page::{Answer, Ask, Located, Source, merge};
 
-/// Sessions of which it is remembered where they begin; about 100 bytes each. Of others MongoDB is asked again.
+/// Sessions whose beginning is remembered; about 100 bytes each. For others MongoDB is asked again.
 const BEGINNINGS_MAX: NonZeroUsize = NonZeroUsize::new(10_000).expect("not 0");
 /// Pages of MongoDB read for one answer: one may be short although there are more.
 const PAGES_MAX: usize = 4;
 
-/// See the module.
+/// Asks MongoDB for messages.
 pub struct Database {
     store: Arc<dyn Store>,
     calls: Calls,
     storage: Arc<MongoStatus>,
     timeout: Duration,
     shared: bool,
-    /// The oldest message there is of a session, here or there.
+    /// The oldest message of a session, here or there.
     beginnings: Mutex<LruCache<SessionId, Id>>,
 }
 
-/// A question that is under way.
+/// A question under way.
 pub(super) struct Asked(Result<store::Call<Result<StorePage, StoreError>>, String>, Instant);
 
 impl Database {
-    /// Asks that store, and waits at most `timeout` for each answer. `shared` when other servers write to it.
+    /// Asks that store, and waits at most `timeout` for each answer. `shared`: other servers write to it.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, storage: Arc<MongoStatus>, timeout: Duration, shared: bool) -> Self {
         let beginnings = Mutex::new(LruCache::new(BEGINNINGS_MAX));
         Self { store, calls: Calls::new("mongo-read"), storage, timeout, shared, beginnings }
     }
 
-    /// Whether MongoDB can have nothing for this query that an answer from memory lacks, whose messages go back to `oldest`
-    /// without a hole.
+    /// Whether MongoDB can add nothing to an answer from memory, whose messages go back to `oldest` without a gap.
     pub(super) fn adds_nothing(&self, ask: &Ask, query: &Query, oldest: Option<Id>, answer: &Answer) -> bool {
         let Some(oldest) = oldest.filter(|_| !self.shared) else { return false };
         let full = query.direction == Direction::Newest && answer.has_more;
@@ -65,7 +64,7 @@ impl Database {
         self.beginnings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins to ask, on a thread of its own.
+    /// Asks on a thread of its own.
     pub(super) fn ask(&self, ask: &Ask, query: &Query) -> Asked {
         let deadline = Instant::now() + self.timeout;
         let view = self.storage.view();
@@ -90,7 +89,7 @@ impl Database {
         Asked(call.map_err(|e| e.to_string()), deadline)
     }
 
-    /// Waits for the answer and puts it together with what this machine has.
+    /// Waits for the answer and merges it with what this machine has.
     pub(super) fn merge(
         &self,
         asked: Asked,
@@ -119,7 +118,7 @@ impl Database {
         }
     }
 
-    /// When the answer goes back to the session's beginning, that is known from now on.
+    /// Notes where the session begins, if the answer goes back that far.
     fn remember(&self, ask: &Ask, answer: &Answer) {
         let everything = ask.before.is_none()
             && ask.after.is_none()
@@ -133,7 +132,7 @@ impl Database {
         }
     }
 
-    /// The newest id that is known to be in MongoDB, whatever its session: all before it are too.
+    /// The newest id that is known to be in MongoDB, over all sessions: everything before it is too.
     pub(super) fn watermark(&self) -> Option<Id> {
         self.storage.view().watermark
     }
@@ -166,7 +165,7 @@ fn read(store: &dyn Store, mut wanted: StoreQuery, deadline: Instant) -> Result<
     Ok(all)
 }
 
-/// Both pages in one, as far as both reach.
+/// Merges both pages, as far as both reach.
 fn merged(query: &Query, local: Answer, page: StorePage) -> Answer {
     let local_more = local.has_more || local.incomplete.is_some();
     let of_local = match query.direction {

@@ -1,4 +1,4 @@
-//! What a session's transcript lacks, read from the journal: bounded by bytes read, and by what a page can show.
+//! What a session's transcript lacks, read from the journal, limited by bytes read and by what a page can show.
 
 use std::collections::VecDeque;
 use std::io;
@@ -9,18 +9,18 @@ use crate::journal::{Journal, Progress};
 use crate::message::{Id, Message, SessionId};
 use crate::transcript::{Direction, Query, Transcripts};
 
-/// How much of the journal is read at once, in bytes.
+/// Bytes of one read of the journal.
 const READ_BYTES: usize = 1 << 20;
 
-/// What was found.
+/// Messages from the journal.
 #[derive(Debug, Default)]
 pub(super) struct Lacking {
-    /// What is wanted of it, oldest first, from the side the page is filled from. Whatever does not fit begins beyond the
-    /// page's limits, so that the page ends before it.
+    /// The wanted messages, oldest first, from the side from which the page is filled. Those left out lie beyond the
+    /// page's limits, so the page ends before them.
     pub messages: VecDeque<Arc<Message>>,
-    /// The last message of the session that was met, wanted or not.
+    /// The last message of the session that was read, wanted or not.
     pub reached: Option<Id>,
-    /// The limit of what may be read ended the search: behind `reached` there may be more.
+    /// The search stopped at its limit: there may be more after `reached`.
     pub byte_limited: bool,
     bytes: usize,
 }
@@ -36,7 +36,7 @@ impl Lacking {
         let mut lacking = Self::default();
         let Some(stale) = transcripts.stale(session) else { return Ok(lacking) };
         let mut reader = journal.reader(stale.first - 1);
-        // What stands before the first record in its segment is passed over, not counted: it can be no more than a segment.
+        // Records before the first one in its segment are skipped and not counted: at most one segment.
         let mut read = 0;
         let at_once = usize::try_from(query.bytes_max).unwrap_or(READ_BYTES).min(READ_BYTES);
         while read < query.bytes_max {

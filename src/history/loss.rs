@@ -1,7 +1,7 @@
-//! Pages that reach what a transcript has lost say so, unless MongoDB has it.
+//! Pages that reach the lost part of a transcript say so, unless MongoDB has it.
 //!
-//! A page reaches it when it covers any id within the stretch that is gone: a full page ends at its last message, one that is
-//! not full goes on to the bound that was asked for, or to the session's end.
+//! A page reaches it when it covers any id of the lost part: a full page ends at its last message, any other goes on to
+//! the bound that was asked for, or to the session's end.
 
 use crate::disk::Disk;
 use crate::message::Id;
@@ -12,11 +12,11 @@ use super::page::{Answer, Ask, Source};
 
 /// While the journal is being searched for it.
 const PENDING: &str = "the transcript is gone or was cut, and is being written again from the journal";
-/// Once the search has ended without finding it.
+/// After the search has not found it.
 const FOR_GOOD: &str = "a part of the transcript is gone that the journal no longer has";
 
 impl<D: Disk> History<D> {
-    /// See the module.
+    /// Marks an answer that reaches a lost part as incomplete.
     pub(super) fn tell_of_loss(&self, ask: &Ask, query: &Query, answer: &mut Answer) {
         if answer.incomplete.is_some() {
             return;
@@ -42,8 +42,8 @@ fn reaches(query: &Query, answer: &Answer, lost: Lost) -> bool {
     until.is_none_or(|until| from.map(Id::just_after) < Some(until))
 }
 
-/// Whether MongoDB has what was lost, as far as can be told: it had some of it for this page, or the page goes on where it
-/// did.
+/// Whether MongoDB has what was lost, as far as can be told: it had some of it for this page, or the page goes on where
+/// it did.
 fn is_supplied(query: &Query, answer: &Answer, lost: Lost) -> bool {
     let is_within = |id: Id| Some(id) > lost.after && lost.before.is_none_or(|before| id < before);
     let theirs = answer.messages.iter().filter(|(_, source)| *source == Source::Mongo);

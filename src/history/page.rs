@@ -1,4 +1,4 @@
-//! What is asked of the history, what is answered, and how a page is put together from where messages were found.
+//! What a reader asks for, the answer, and how a page is merged from several sources.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ pub enum Source {
 }
 
 impl Source {
-    /// The word of the contract.
+    /// Its name in JSON.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -31,18 +31,18 @@ impl Source {
     }
 }
 
-/// What is asked for.
+/// A question for a page.
 #[derive(Clone, Debug)]
 pub struct Ask {
-    /// Whose messages.
+    /// The session.
     pub session: SessionId,
-    /// The most messages.
+    /// The most messages of the page.
     pub limit: usize,
     /// Only ids before this one.
     pub before: Option<Id>,
     /// Only ids after this one; the page is then filled from its oldest side, so that a reader can go forward.
     pub after: Option<Id>,
-    /// Only this author's.
+    /// Only messages of this role.
     pub role: Option<String>,
     /// Only messages of this time or later.
     pub since: Option<Timestamp>,
@@ -58,31 +58,31 @@ impl Ask {
     }
 }
 
-/// What was found.
+/// A page.
 #[derive(Clone, Debug, Default)]
 pub struct Answer {
     /// Oldest first.
     pub messages: Vec<(Arc<Message>, Source)>,
-    /// More messages are wanted in the direction of paging.
+    /// More messages follow in the direction of paging.
     pub has_more: bool,
-    /// Why the answer may lack messages, when it may.
+    /// Why the answer may lack messages, if so.
     pub incomplete: Option<String>,
-    /// Where an incomplete answer ended: what to ask for as `before`, or going forward as `after`, to go on.
+    /// Where an incomplete answer ended: the `before`, or going forward the `after`, to go on with.
     pub next: Option<Id>,
-    /// The time of the session's newest message that is where it is to go.
+    /// The time of the session's newest message that is at its destination.
     pub last_persisted_at: Option<Timestamp>,
     /// The newest message of the session on this machine.
     pub newest: Option<Id>,
 }
 
-/// [`take`] out of what was found in several places, in any order: a message that is in two counts for the nearer.
+/// [`take`] from several sources, in any order: a message that is in two counts for the nearer.
 pub(super) fn merge(mut found: Vec<Located>, query: &Query) -> Answer {
     found.sort_by_key(|(message, source)| (message.id(), *source));
     found.dedup_by_key(|(message, _)| message.id());
     take(found, query)
 }
 
-/// The page out of everything that is wanted, oldest first: what fits, but at least one message.
+/// The page out of all wanted messages, oldest first: as many as fit, but at least one.
 pub(super) fn take(mut found: Vec<Located>, query: &Query) -> Answer {
     let mut bytes = 0;
     let fits = |(message, _): &&(Arc<Message>, Source)| {

@@ -1,4 +1,4 @@
-//! Pages that end early, sessions that are stale, and what warm-ups do to the cache.
+//! Pages that end early, stale sessions, and the effect of warm-ups on the cache.
 //!
 //! Compiled under `#[cfg(test)]` only.
 
@@ -271,7 +271,7 @@ fn a_clock_turned_back_shows_again_what_the_files_still_have() {
 fn a_warm_up_leaves_out_what_has_expired_and_is_not_repeated() {
     let (now, fixture, ids) = with_a_ttl();
     now.store(ids[6].time().micros() + 86_400_000_000, Ordering::Relaxed);
-    // Nobody holds it any more.
+    // The cache drops it for good.
     fixture.cache.expire(Id::least_of(Timestamp::from_micros(u64::MAX)));
     assert_eq!(fixture.shown(), (ids[6..].to_vec(), 0));
     let held = fixture.cache.look(&ask(None, None).session, |held| held.messages.len());
@@ -279,7 +279,7 @@ fn a_warm_up_leaves_out_what_has_expired_and_is_not_repeated() {
     assert_eq!(fixture.shown(), (ids[6..].to_vec(), 4));
 }
 
-/// A MongoDB that is asked and does not answer.
+/// A MongoDB that does not answer.
 #[derive(Default)]
 struct Silent {
     asked: AtomicU64,

@@ -1,9 +1,9 @@
-//! Erasure from the DELETE to the last byte, on a disk that forgets and fails: compiled under `#[cfg(test)]` only.
+//! Erasure from the DELETE to the last byte, on a disk that forgets and fails. Compiled under `#[cfg(test)]` only.
 //!
-//! A history with an erasure in its middle is run again with a power cut, a kill or a fault at each call of the disk. After
-//! it, whatever became of the checkpoint and the digests and also after a repair, no read path has anything that was erased
-//! and acknowledged as such, everything else that was acknowledged is there as it was, and after the janitor's pass no file
-//! holds an erased text.
+//! A history with an erasure in its middle runs again with a power cut, a kill or a fault at each call of the disk.
+//! Afterwards, whatever happened to the checkpoint and the digests and also after a repair: no read path has anything
+//! that was erased and acknowledged as such; everything else that was acknowledged is there as it was; and after the
+//! janitor's pass no file holds an erased text.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -25,9 +25,9 @@ use crate::recorder::{Opened, Recorder, StartError};
 use crate::transcript::Transcripts;
 use crate::worker::Worker;
 
-/// In every text that is erased, and in no other.
+/// Part of every text that is erased, and of no other.
 const MARK: &str = "SECRET";
-/// All that happens in [`Case::live`].
+/// Steps of [`Case::live`].
 const STEPS: u64 = 14;
 
 struct Live {
@@ -49,10 +49,10 @@ struct Case {
     keys: Vec<String>,
     /// It was acknowledged.
     erased: bool,
-    /// The erasure comes from another server, and there are newer messages.
+    /// Another server made the erasure, and there are newer messages.
     elsewhere: bool,
     said: u64,
-    /// The lock is the kernel's and stands on the real disk.
+    /// The kernel's lock is on the real disk.
     _folder: tempfile::TempDir,
 }
 
@@ -113,7 +113,7 @@ impl Case {
         self.live.as_ref().unwrap()
     }
 
-    /// One request with a message for each of the sessions; those to the first are to be erased if `secret`.
+    /// One request with a message for each session; those to the first will be erased if `secret`.
     fn say(&mut self, sessions: &[&str], secret: bool) -> Result<Vec<Appended>, AppendError> {
         self.said += 1;
         let said = self.said;
@@ -167,7 +167,7 @@ impl Case {
         worker.run(&stopped);
     }
 
-    /// A history; whatever fails, it goes on. A fault in the checkpoint's reading ends it.
+    /// Runs a history, whatever fails. A fault while the checkpoint is read ends it.
     fn live_through(&mut self, from: u64) {
         for step in from..STEPS {
             if self.live.is_none() && self.open().is_err() {
@@ -192,7 +192,7 @@ impl Case {
         }
     }
 
-    /// What a reader of the living process sees, if the disk lets it.
+    /// Reads as a client of the living process, if the disk lets it.
     fn glance(&self) {
         let Some(live) = self.live.as_ref().filter(|_| self.erased) else { return };
         for after in [None, Some(Id::from_parts(Timestamp::from_micros(0), 0))] {
@@ -207,7 +207,7 @@ impl Case {
         answer.messages.iter().map(|(m, _)| (m.text(), m.id(), m.line().to_vec())).collect()
     }
 
-    /// What readers find is right, if the erasure was acknowledged.
+    /// Checks what readers find, if the erasure was acknowledged.
     fn check(&self) {
         let mut found = BTreeMap::new();
         for name in ["gone", "kept", "other"] {
@@ -229,7 +229,7 @@ impl Case {
         while reader.read(700, no_mark).unwrap() == Progress::More {}
     }
 
-    /// No transcript has an erased line once all has arrived.
+    /// No transcript has an erased line once everything has arrived.
     fn check_transcripts(&self) {
         let folder = &self.config.mongo.cache.disk_path;
         for path in self.disk.paths().into_iter().filter(|path| path.parent() == Some(folder)) {
@@ -245,7 +245,7 @@ impl Case {
         }
     }
 
-    /// Looks on a copy of the disk that something happened to.
+    /// Checks a copy of the disk that was changed.
     fn check_without(&mut self, suffix: &str, repaired: bool) {
         let disk = std::mem::take(&mut self.disk);
         self.live = None;
@@ -272,7 +272,7 @@ impl Case {
         self.disk = disk;
     }
 
-    /// The keys of what is erased stand for nothing.
+    /// The keys of erased messages stand for nothing.
     fn check_keys(&mut self) {
         for key in self.keys.clone().iter().filter(|_| self.erased) {
             let kept = self.live().recorder.record(vec![draft(&session("gone"), key, Some(key))]).unwrap();
@@ -285,7 +285,7 @@ fn holds_mark(disk: &SimDisk, path: &std::path::Path) -> bool {
     disk.peek(path).is_some_and(|bytes| memchr::memmem::find(&bytes, MARK.as_bytes()).is_some())
 }
 
-/// Runs the history with a fault, ends it, and looks from all sides. Returns the calls it took.
+/// Runs the history with a fault, ends it, and checks everything. Returns the number of calls.
 fn run(fsync: Fsync, fault: Option<(u64, Fault)>, cut: Option<u64>) -> u64 {
     run_erased(false, fsync, fault, cut)
 }
@@ -327,7 +327,7 @@ fn run_erased(elsewhere: bool, fsync: Fsync, fault: Option<(u64, Fault)>, cut: O
     calls
 }
 
-/// Tells which case it was when one fails.
+/// Prints the case when one fails.
 struct Told(String);
 
 #[allow(clippy::print_stderr, reason = "a failing test tells its case there")]

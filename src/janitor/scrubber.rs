@@ -1,9 +1,10 @@
-//! Scrubbing: what was erased leaves the disk within a minute, wherever a copy of it stands.
+//! Scrubbing: an erased message leaves the disk within a minute, in every file that holds a copy.
 //!
-//! An erasure is answered when no reader finds anything any more; its bytes still stand in the journal, and may stand in
-//! what was set aside, recovered or refused by a database. Each such file is written anew without them, the dead letters, to
-//! which the worker may be appending, are blanked where they stand. Many erasures are worked through at once, a few seconds
-//! after the first. What fails is tried again; over a restart the journal remembers what is still to be done.
+//! An erasure is acknowledged when no reader finds its messages any more. Their bytes are still in the journal, and may
+//! be in files that were set aside, recovered or rejected by MongoDB. Each such file is rewritten without them; in the
+//! dead letters, to which the worker may be appending, their lines are blanked in place. A pass comes a few seconds
+//! after the first erasure and handles many at once. What fails is tried again; over a restart the journal remembers
+//! what is still to be done.
 //!
 //! Knows nothing of who erased what, and logs no session.
 
@@ -20,17 +21,17 @@ use crate::journal::{Journal, Unscrubbed};
 use crate::message::{Id, Message, SessionId};
 use crate::transcript::{self, Transcripts};
 
-/// From an erasure to its scrubbing: others may come, and each pass may end a segment and write many anew.
+/// The time from an erasure to its scrubbing: others may follow, and each pass may end a segment and rewrite many.
 const SCRUB_DELAY: Duration = Duration::from_secs(10);
-/// Between two tries.
+/// The interval between two tries.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
-/// See the module.
+/// Scrubs journal, transcripts' copies and dead letters.
 pub struct Scrubber<D: Disk = RealDisk> {
     disk: D,
     journal: Arc<Journal<D>>,
     transcripts: Arc<Transcripts<D>>,
-    /// Messages that a repair took out of the journal's quarantine: written by nobody while a server runs.
+    /// Messages that a repair recovered from the journal's quarantine; not written to while a server runs.
     recovered: PathBuf,
     dead_letters: PathBuf,
     due: Option<Instant>,
@@ -38,7 +39,7 @@ pub struct Scrubber<D: Disk = RealDisk> {
 }
 
 impl<D: Disk> Scrubber<D> {
-    /// A scrubber of the journal's folder, of these transcripts and of that file of dead letters.
+    /// A scrubber for this journal, these transcripts and this file of dead letters.
     #[must_use]
     pub fn new(
         disk: D,
@@ -56,7 +57,7 @@ impl<D: Disk> Scrubber<D> {
         self.due
     }
 
-    /// Scrubs if it is time, and breaks off where `go_on` says so.
+    /// Scrubs if it is due; stops early once `go_on` returns false.
     pub fn work(&mut self, now: Instant, go_on: &dyn Fn() -> bool) {
         if self.journal.erasures_pending() == 0 {
             self.due = None;
@@ -69,13 +70,13 @@ impl<D: Disk> Scrubber<D> {
         match self.scrub(go_on) {
             Ok(()) => {
                 self.failing = false;
-                // What was erased meanwhile.
+                // Erased meanwhile.
                 self.due = (self.journal.erasures_pending() > 0).then(|| now + SCRUB_DELAY);
             }
             Err(e) => {
                 self.due = Some(now + RETRY_INTERVAL);
                 if e.kind() != io::ErrorKind::Interrupted && !std::mem::replace(&mut self.failing, true) {
-                    log::warn!("[CHAT ERASE] What is erased cannot be scrubbed yet, trying on: {e}");
+                    log::warn!("[CHAT ERASE] Cannot scrub what is erased yet, trying again: {e}");
                 }
             }
         }
@@ -84,7 +85,7 @@ impl<D: Disk> Scrubber<D> {
     /// Scrubs everything that was erased until now.
     ///
     /// # Errors
-    /// The disk's, and [`io::ErrorKind::Interrupted`]: all of it is to be done again.
+    /// The disk failed, or `go_on` returned false ([`io::ErrorKind::Interrupted`]). The next pass does all of it again.
     pub fn scrub(&self, go_on: &dyn Fn() -> bool) -> io::Result<()> {
         let wanted = self.journal.unscrubbed();
         if wanted.sessions.is_empty() {
@@ -115,7 +116,7 @@ impl<D: Disk> Scrubber<D> {
     }
 }
 
-/// Whether a line is that of an erased message, or begins like one.
+/// Whether a line is an erased message, or begins like one.
 fn is_erased_line(line: &[u8], wanted: &Unscrubbed) -> bool {
     let whole = Message::from_line(line).map(|message| (message.id(), message.session().clone()));
     let known = whole.or_else(|| Message::beginning_of_line(line));
@@ -139,7 +140,7 @@ fn holds_erased(line: &[u8], wanted: &Unscrubbed) -> bool {
     }
     match serde_json::from_slice(line) {
         Ok(value) => look(&value, wanted),
-        // A line that a crash cut off: what is erased stands in it from its beginning on, or not at all.
+        // A line cut off by a crash: the erased message is in it from its beginning, or not at all.
         Err(_) => {
             let mut places = memchr::memmem::find_iter(line, b"{\"id\":\"");
             places.any(|at| {

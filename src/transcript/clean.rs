@@ -1,9 +1,9 @@
-//! A transcript put in order: what is no line of the session is set aside, what stands out of place goes where its id
-//! belongs, second copies go.
+//! Puts a transcript in order: sets aside what is no line of the session, moves lines to where their ids belong,
+//! removes second copies.
 //!
-//! For the repair of a stopped server: a running one leaves a transcript as it is as long as the journal asks for nothing
-//! in it. A line out of place can hide those around it from readers. As in a merge the old file stands untouched until the
-//! new one is whole, and of what is not taken over a copy stands in `quarantine/` first, unless the same bytes stay.
+//! For the repair of a stopped server: a running one does not touch a transcript while it agrees with the journal. A
+//! line out of place can hide its neighbours from readers. As in a merge the old file stays untouched until the new one
+//! is whole, and everything that is not taken over is first copied to `quarantine/`, unless the same bytes stay.
 
 use std::collections::HashSet;
 use std::io;
@@ -16,17 +16,17 @@ use super::Transcripts;
 use super::merge::next_line;
 use super::read::Lines;
 
-/// Lines out of place that are moved in one pass; with more there are more passes.
+/// Lines out of place that one pass moves; more need more passes.
 const STRAYS_MAX: usize = 1 << 16;
 
 /// Lines out of place.
 struct Strays {
-    /// By id, and of one id the first in the file first.
+    /// By id; for one id in the order of the file.
     by_id: Vec<(Id, Range<u64>)>,
     starts: HashSet<u64>,
 }
 
-/// A transcript that is being written in order.
+/// A transcript that is being put in order.
 struct Ordered<'a, D: Disk> {
     transcripts: &'a Transcripts<D>,
     session: &'a SessionId,
@@ -37,17 +37,17 @@ struct Ordered<'a, D: Disk> {
 }
 
 impl<D: Disk> Transcripts<D> {
-    /// See the module. Nobody may append to the session meanwhile.
+    /// Puts a session's transcript in order. No append to it may run meanwhile.
     ///
     /// # Errors
-    /// The disk failed. The transcript is whole, either as before or in better order; another call goes on. Copies of lines
-    /// that were set aside and an unfinished new file may stay.
+    /// The disk failed. The transcript is whole, as before or in better order; another call goes on. Copies of lines
+    /// that were set aside and an unfinished new file may remain.
     pub fn put_in_order(&self, session: &SessionId) -> io::Result<()> {
         while self.order_some(session)? {}
         self.disk.sync_dir(&self.folder)
     }
 
-    /// One pass; whether another is needed.
+    /// One pass; returns whether another is needed.
     fn order_some(&self, session: &SessionId) -> io::Result<bool> {
         let Some(old) = self.old_file(session)? else { return Ok(false) };
         let strays = strays(&old, session)?;
@@ -63,7 +63,7 @@ impl<D: Disk> Transcripts<D> {
     }
 }
 
-/// The session's lines that stand behind a line with a later id, or the same.
+/// The session's lines that come after a line with the same or a later id.
 fn strays<F: DiskFile>(file: &F, session: &SessionId) -> io::Result<Strays> {
     let mut lines = Lines::new(file, u64::MAX)?;
     let mut strays = Strays { by_id: Vec::new(), starts: HashSet::new() };
@@ -108,7 +108,7 @@ impl<D: Disk> Ordered<'_, D> {
         Ok(())
     }
 
-    /// Takes a line over, unless the last one was of the same id: if it says anything else it is set aside.
+    /// Takes a line over. A second line with the same id is dropped, and set aside if it differs.
     fn put(&mut self, id: Id, range: Range<u64>) -> io::Result<()> {
         match &self.last {
             Some((last, kept)) if *last == id => {

@@ -1,16 +1,17 @@
-//! Erasing: a transcript gone at once, also from under a rebuild, and from the copies that were set aside.
+//! Erasing: removes a transcript at once, also during a rebuild, and removes its messages from copies that were set
+//! aside.
 //!
-//! At the erasure's publication the file is removed, under the lock of the open files: whatever is appended from then on
-//! stands in a new one. Three cases are not so simple, and all make the session *stale* with what is erased noted
-//! ([`Stale::erased`]): a file that cannot be removed; a session that is stale already, whose file a rebuild may be
-//! writing anew at this moment with lines it read before; and one that holds newer messages, because the erasure was asked
-//! for on another server. The next rebuild first takes out what is erased and then goes on
-//! as ever; until then nothing is appended, no reader is shown anything that is erased, and the checkpoint waits before
-//! the erasure. So a start finds every erasure whose file may still be there behind its checkpoint and asks for it again.
+//! When an erasure is published the file is removed, under the lock of the open files: later appends go to a new file.
+//! Three cases are harder; all make the session *stale* and note the erasure ([`Stale::erased`]): a file that cannot be
+//! removed; a session that is already stale, whose file a rebuild may be writing at this moment with lines that it read
+//! before; and a file with newer messages, because the erasure was made on another server. The next rebuild first
+//! removes what is erased and then goes on as usual. Until then nothing is appended, no reader gets an erased message,
+//! and the checkpoint stays before the erasure. So a start finds after its checkpoint every erasure whose file may
+//! still exist, and repeats it.
 //!
-//! The folder is synced by the worker before its checkpoint passes the erasure, as for every line.
+//! The worker syncs the folder before its checkpoint passes the erasure, as for every line.
 //!
-//! Knows nothing of why.
+//! Knows nothing of the reasons for an erasure.
 
 use std::collections::HashMap;
 use std::io;
@@ -24,13 +25,13 @@ use crate::message::{Id, Message, SessionId};
 use super::read::Lines;
 use super::{Stale, Transcripts};
 
-/// The most of an unfinished line that is looked at: more than a whole one has.
+/// The most bytes of an unfinished line that are read: more than a whole line has.
 const REST_BYTES_MAX: usize = 32 << 20;
 
-/// A transcript as it was found before its erasure: it can be counted afterwards, although it has no name any more.
+/// A transcript as it was before its erasure: it can be counted afterwards, although it has no name any more.
 pub struct Before<F>(Option<F>);
 
-/// What is to become of a line, or of what stands in its place, in a copy that was set aside.
+/// What happens to a line, or to other bytes, in a copy that was set aside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Stays,
@@ -38,7 +39,7 @@ enum Fate {
 }
 
 impl<F: DiskFile> Before<F> {
-    /// How many messages before `id` it has.
+    /// Counts its messages up to `id`.
     ///
     /// # Errors
     /// The transcript could not be read. Nothing was changed; a retry is safe.
@@ -55,13 +56,13 @@ impl<F: DiskFile> Before<F> {
 }
 
 impl<D: Disk> Transcripts<D> {
-    /// The transcript as it stands now.
+    /// The transcript as it is now.
     pub fn before(&self, session: &SessionId) -> Before<D::File> {
         Before(self.old_file(session).ok().flatten())
     }
 
-    /// Forgets everything of a session up to `id`, whose erasure has that sequence: between the appends of what comes before
-    /// and after it. Never fails: what cannot be removed makes the session become stale.
+    /// Erases everything of a session up to `id`; the erasure has that sequence, and the call comes between the appends
+    /// before and after it. Never fails: if the file cannot be removed, the session becomes stale.
     pub fn erase(&self, session: &SessionId, id: Id, sequence: u64) {
         let mut open = self.open.lock().expect("no holder panics");
         open.newest = open.newest.max(sequence);
@@ -84,7 +85,7 @@ impl<D: Disk> Transcripts<D> {
         }
     }
 
-    /// Whether the file has a message after `id`: never, when the erasure was asked for here.
+    /// Whether the file has a message after `id`; never for an erasure made on this server.
     fn holds_newer(&self, session: &SessionId, id: Id) -> io::Result<bool> {
         let Some(file) = self.old_file(session)? else { return Ok(false) };
         let mut lines = Lines::new(&file, u64::MAX)?;
@@ -98,7 +99,7 @@ impl<D: Disk> Transcripts<D> {
         Ok(false)
     }
 
-    /// Whether there may be a message of the session up to `id` here.
+    /// Whether the transcript may hold a message of the session up to `id`.
     pub fn may_hold(&self, session: &SessionId, id: Id) -> bool {
         let open = self.open.lock().expect("no holder panics");
         let is_open = open.stale.contains_key(session)
@@ -121,7 +122,7 @@ impl<D: Disk> Transcripts<D> {
         Ok(false)
     }
 
-    /// The same for an erasure that a start finds: before anybody appends or anything is expected.
+    /// The same for an erasure that a start finds: before the first append and before any tail is expected.
     pub fn erase_at_start(&self, session: &SessionId, id: Id, sequence: u64) {
         self.open.lock().expect("no holder panics").unnoted.insert(session.clone(), sequence);
         if let Err(e) = self.drop_erased(session, id) {
@@ -134,11 +135,11 @@ impl<D: Disk> Transcripts<D> {
         }
     }
 
-    /// Takes everything up to `id` out of a transcript to which nobody appends. What is newer stays.
+    /// Removes everything up to `id` from a transcript. No append to it may run meanwhile. Newer messages stay.
     ///
     /// # Errors
-    /// The disk failed. The old file still stands, unless only the folder's sync failed; a retry is safe. An unfinished new
-    /// file may stay.
+    /// The disk failed. The old file is unchanged, unless only the folder's sync failed; a retry is safe. An unfinished
+    /// new file may remain.
     pub fn drop_erased(&self, session: &SessionId, id: Id) -> io::Result<()> {
         let Some(old) = self.old_file(session)? else { return Ok(()) };
         let path = self.path(session);
@@ -157,7 +158,7 @@ impl<D: Disk> Transcripts<D> {
         }
         match newer {
             Some(_) if !holds_erased => return Ok(()),
-            // What is no whole line may be the rest of one that is erased.
+            // An unfinished line may be the rest of an erased one.
             None => self.disk.remove(&path)?,
             Some(newer) => {
                 disk::make_folder(&self.disk, &self.staging())?;
@@ -171,17 +172,17 @@ impl<D: Disk> Transcripts<D> {
         self.disk.sync_dir(&self.folder)
     }
 
-    /// The id up to which the session is erased, while its file may still hold what is.
+    /// The id up to which the session is erased, while its file may still hold erased messages.
     pub(super) fn hidden(&self, session: &SessionId) -> Option<Id> {
         self.open.lock().expect("no holder panics").stale.get(session).and_then(|stale| stale.erased)
     }
 
-    /// Takes what is erased out of what was set aside, and out of what a rewrite left: of each session everything up to its
-    /// id. Of a copy that was taken from one of these sessions nothing stays but whole lines that are not erased. Returns how
+    /// Removes erased messages from copies that were set aside and from unfinished rewrites: of each session everything
+    /// up to its id. Of a copy of such a session's transcript only whole lines that are not erased stay. Returns how
     /// many files it changed.
     ///
     /// # Errors
-    /// The disk failed, or [`io::ErrorKind::Interrupted`]: `go_on` returned false. Files that were done stay scrubbed;
+    /// The disk failed, or `go_on` returned false ([`io::ErrorKind::Interrupted`]). Files that were done stay scrubbed;
     /// another call does the rest.
     pub fn scrub_copies(&self, erased: &HashMap<SessionId, Id>, go_on: &dyn Fn() -> bool) -> io::Result<usize> {
         let _alone = self.maintenance.lock().expect("no holder panics");
@@ -224,7 +225,7 @@ impl<D: Disk> Transcripts<D> {
 }
 
 impl Stale {
-    /// Behind `before` too: what is newer than the erasure may be lacking from there on.
+    /// The rebuild begins at `before`, because messages newer than the erasure may be missing from there on.
     fn erased(id: Id, sequence: u64, before: Option<Self>) -> Self {
         let first = before.map_or(sequence, |before| before.first.min(sequence));
         let suspect = before.is_some_and(|before| before.suspect);
@@ -250,11 +251,12 @@ fn taken_from(name: &str) -> Option<SessionId> {
     SessionId::from_file_name(name)
 }
 
-/// Writes a file of lines anew without those that go, an unfinished last one among them; one of which nothing is left is
-/// removed. Whether there were any. Nobody may write to it meanwhile.
+/// Rewrites a file of lines without those that go, an unfinished last one included; removes the file if nothing is
+/// left. Returns whether any went. Nothing may write to it meanwhile.
 ///
 /// # Errors
-/// The disk failed. The file has its old lines, or the new ones, perhaps not durably. An unfinished file may stay beside it.
+/// The disk failed. The file has its old lines, or the new ones, perhaps not durably. An unfinished file may remain
+/// beside it.
 pub fn without_lines<D: Disk>(disk: &D, path: &Path, goes: &dyn Fn(&[u8]) -> bool) -> io::Result<bool> {
     let old = match disk.open_read(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -283,7 +285,7 @@ pub fn without_lines<D: Disk>(disk: &D, path: &Path, goes: &dyn Fn(&[u8]) -> boo
     Ok(true)
 }
 
-/// Overwrites the lines that go with spaces, where they stand: for a file to which somebody may be appending. How many
+/// Overwrites the lines that go with spaces, in place: for a file that may be appended to meanwhile. Returns how many
 /// there were.
 ///
 /// # Errors
@@ -307,7 +309,7 @@ pub fn blank_lines<D: Disk>(disk: &D, path: &Path, goes: &dyn Fn(&[u8]) -> bool)
     let mut rest = vec![0; usize::try_from(file.byte_len()?.saturating_sub(at)).unwrap_or(0).min(REST_BYTES_MAX)];
     let read = file.read_at(&mut rest, at)?;
     if read > 0 && goes(&rest[..read]) {
-        // Cut off by a crash; whoever appends begins a new line.
+        // Cut off by a crash; the next append begins a new line.
         file.write_all_at(&vec![b' '; read], at)?;
         count += 1;
     }
@@ -350,7 +352,7 @@ fn each_line<F: DiskFile>(
     }
     let rest = at..file.byte_len()?;
     if rest.end > rest.start {
-        // Its beginning tells whose it is.
+        // Its beginning tells its session.
         let mut bytes = vec![0; usize::try_from(rest.end - rest.start).unwrap_or(usize::MAX).min(1024)];
         let read = file.read_at(&mut bytes, rest.start)?;
         take(rest, fate(&bytes[..read]))?;

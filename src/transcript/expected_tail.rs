@@ -1,4 +1,4 @@
-//! What the journal says a transcript must end with: how long that ending is, and its checksum.
+//! The end that a transcript must have according to the journal: its length and its checksum.
 //!
 //! Knows nothing of when it is compared (`reconcile.rs`).
 
@@ -11,23 +11,23 @@ use crate::message::{Message, SessionId};
 /// Bytes read at once.
 const BLOCK_BYTES: u64 = 256 * 1024;
 
-/// What was published of one session.
+/// The messages of one session that were published since the checkpoint.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ExpectedTail {
     /// The first and the last sequence.
     pub first: u64,
     pub last: u64,
-    /// Of the lines, each with its newline.
+    /// The length of their lines, each with its newline.
     pub bytes: u64,
     checksum: u32,
 }
 
-/// Expected tails as they are read from the journal, in sequence.
+/// Expected tails while they are read from the journal, in sequence.
 #[derive(Default)]
 pub struct ExpectedTails(pub(super) HashMap<SessionId, ExpectedTail>);
 
 impl ExpectedTails {
-    /// How many sessions were met.
+    /// How many sessions have one.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
@@ -39,7 +39,7 @@ impl ExpectedTails {
         self.0.is_empty()
     }
 
-    /// Takes the next message of its session.
+    /// Adds the next message of its session.
     pub fn message(&mut self, sequence: u64, message: &Message) {
         let line = message.line();
         match self.0.get_mut(message.session()) {
@@ -63,11 +63,11 @@ impl ExpectedTail {
         self.last = sequence;
     }
 
-    /// Whether the file ends so, and what stands before are whole lines.
+    /// Whether the file ends with these lines, and the byte before them ends a line.
     pub fn is_of<F: DiskFile>(&self, file: &F) -> io::Result<bool> {
         let end = file.byte_len()?;
         let Some(start) = end.checked_sub(self.bytes) else { return Ok(false) };
-        // The newline before it is read along.
+        // The newline before it is read as well.
         let mut at = start.saturating_sub(1);
         let mut block = Vec::new();
         let mut hasher = crc32fast::Hasher::new();

@@ -1,26 +1,26 @@
-//! Taking what has expired out of the transcripts, without ever losing a line.
+//! Removes expired messages from the transcripts without ever losing a line.
 //!
-//! A [`Sweep`] goes over the folder in steps, one file after the other and none held open between two. A transcript is
-//! looked at cheaply: its first message, and by binary search where the first one stands that has not expired. When a
-//! quarter of its bytes has expired it is written anew under another name and takes its own in one rename; when all of it
-//! has, it is removed. What is no line goes with the messages behind it: it stays when one of them does.
+//! A [`Sweep`] goes over the folder in steps, file after file, and holds none open between two steps. The check of a
+//! transcript is cheap: its first message, and a binary search for the first one that has not expired. When a quarter
+//! of its bytes has expired it is rewritten under another name and renamed; when all of it has, it is removed. A line
+//! that is no message goes or stays with the messages after it.
 //!
-//! Appends go on meanwhile. Why no line gets lost, and none counts as durable that is not:
+//! Appends go on meanwhile. Why no line is lost, and none counts as durable that is not:
 //!
-//! * The copy is made and synced without the lock of the open files. What came meanwhile, a few KiB, is copied under that
-//!   lock, where nobody appends, together with the rename; the open handle is dropped there, so that the next append opens
-//!   the new file by its name.
-//! * Those last lines are not synced here. They need not be: the worker's sync, a rebuild and this hold one lock, so none
-//!   of these lines was synced before, and no checkpoint covers them; they were appended while that lock was held here.
-//!   The worker will take them, and then syncs the file that has the session's name, the new one, and the folder.
+//! * The copy is made and synced without the lock of the open files. Lines appended meanwhile, a few KiB, are copied
+//!   under that lock, when no append can run, together with the rename. The open handle is dropped there, so the next
+//!   append opens the new file by its name.
+//! * Those last lines are not synced here, and need not be. The worker's sync, a rebuild and this hold one lock, and
+//!   the lines were appended while this held it: so none of them was synced before, and no checkpoint covers them. The
+//!   worker will sync the file that has the session's name by then, the new one, and the folder.
 //! * Everything older is synced in the new file before it gets the name. The old file is synced before it is copied: if
-//!   that fails, what a read of it shows is not to be trusted, and the worker is told at its next sync.
-//! * Until the folder is synced a power cut leaves either file under the name. The old one has all that a checkpoint can
-//!   cover by then: the next one comes behind a sync of the folder.
-//! * A session that is stale, or whose file is not the one that takes its lines, is left alone, until it is mended.
-//! * A reader that has the old file open reads on in it: it has everything that the reader's TTL still shows.
+//!   that fails, a read of it cannot be trusted, and the worker is told at its next sync.
+//! * Until the folder is synced, a power cut may leave either file under the name. The old one has all that a
+//!   checkpoint can cover by then, because the next checkpoint comes after a sync of the folder.
+//! * A session that is stale, or whose open file is not the one with its name, is skipped until it is repaired.
+//! * A reader that has the old file open goes on reading it: it has everything that the reader's TTL still shows.
 //!
-//! Knows nothing of how often, and nothing of the cache.
+//! Knows nothing of the schedule and of the cache.
 
 use std::io;
 use std::ops::Range;
@@ -31,32 +31,32 @@ use crate::message::{Id, Message, SessionId};
 use super::Transcripts;
 use super::read::Lines;
 
-/// A transcript is written anew when one in this many of its bytes has expired.
+/// A transcript is rewritten when one in this many of its bytes has expired.
 const EXPIRED_SHARE: u64 = 4;
-/// The most that is read to look at one transcript, beyond a line that is too long: where more is no message, it is left
-/// as it is.
+/// The most bytes that are read to check one transcript, beyond one line that is too long: if more than that is no
+/// message, it stays as it is.
 const LOOK_BYTES_MAX: u64 = 1 << 20;
-/// Lines that came while a transcript was copied are copied too, until no more than this is left for the lock.
+/// Lines that arrive during the copy are copied too, until no more than this is left to be copied under the lock.
 const REST_BYTES: u64 = 64 * 1024;
-/// More than this is not copied under the lock; the transcript is left for the next sweep.
+/// If more than this is left, the transcript is skipped until the next sweep.
 const REST_BYTES_MAX: u64 = 1 << 20;
-/// How often it is tried to get the rest that small.
+/// How often the copy goes on to make the rest that small.
 const ROUNDS_MAX: usize = 8;
-/// So many looks are as much work as one transcript written anew, about: that waits for the disk three times.
+/// About so many checks are as much work as one rewrite, which waits for the disk three times.
 const LOOKS_OF_A_REWRITE: usize = 20;
-/// Copied between two looks whether to go on.
+/// Bytes copied before `go_on` is asked again.
 const PIECE_BYTES: u64 = 8 << 20;
 
-/// A walk over all transcripts that is under way.
+/// A sweep over all transcripts.
 #[derive(Debug, Default)]
 pub struct Sweep {
-    /// Names that are still to be looked at: about 100 bytes of memory for each file.
+    /// Names still to be checked: about 100 bytes of memory for each file.
     names: Vec<String>,
     /// Nothing is changed: it counts what a sweep would do.
     only_counts: bool,
     /// What it did so far.
     pub swept: Swept,
-    /// Why the first transcript could not be swept of those that could not.
+    /// Why a transcript could not be swept: the first such fault.
     pub fault: Option<io::Error>,
 }
 
@@ -73,23 +73,23 @@ pub struct Swept {
     pub bytes: u64,
 }
 
-/// What came of one transcript.
+/// The outcome for one transcript.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Expired {
     /// It stays as it is.
     Left,
-    /// It was written anew, without that many bytes.
+    /// It was rewritten without that many bytes.
     Rewritten(u64),
     /// It was removed, with that many bytes.
     Removed(u64),
 }
 
-/// A transcript's new file, not yet in its place. `None` where nothing is left to be kept.
+/// A transcript's new file, before the rename. `None` if nothing is left to be kept.
 struct New<F> {
     file: Option<F>,
-    /// Where in the old file it begins.
+    /// The offset in the old file where it begins.
     from: u64,
-    /// All of the old file from there to here is in it.
+    /// The offset in the old file where it ends.
     to: u64,
 }
 
@@ -102,7 +102,7 @@ impl Sweep {
 }
 
 impl<D: Disk> Transcripts<D> {
-    /// Begins a sweep: [`Transcripts::sweep_on`] does the work. There is none where nothing expires.
+    /// Begins a sweep; [`Transcripts::sweep_on`] does the work. Without an expiry it has nothing to do.
     ///
     /// # Errors
     /// The folder could not be listed. Nothing was changed; the next sweep lists it again.
@@ -146,7 +146,7 @@ impl<D: Disk> Transcripts<D> {
         !sweep.names.is_empty()
     }
 
-    /// Takes what lies before `bound` out of one transcript, if it is worth it.
+    /// Removes what lies before `bound` from one transcript, if it is worth it.
     fn expire(&self, session: &SessionId, bound: Id, go_on: &dyn Fn() -> bool) -> io::Result<Expired> {
         if self.would_expire(session, bound)? == Expired::Left {
             return Ok(Expired::Left);
@@ -214,7 +214,7 @@ impl<D: Disk> Transcripts<D> {
         self.swap(session, old, &new, bound)
     }
 
-    /// Puts the new file in the old one's place, with what was appended since it was copied.
+    /// Renames the new file to the old one's name, after copying what was appended meanwhile.
     fn swap(&self, session: &SessionId, old: &D::File, new: &New<D::File>, bound: Id) -> io::Result<Expired> {
         let path = self.path(session);
         let mut open = self.open.lock().expect("no holder panics");
@@ -245,7 +245,7 @@ impl<D: Disk> Transcripts<D> {
         Ok(Expired::Rewritten(new.from))
     }
 
-    /// Whether what the session's file holds is not known to be what it should.
+    /// Whether the session's file may differ from what it should hold.
     fn is_in_doubt(&self, session: &SessionId) -> bool {
         let mut open = self.open.lock().expect("no holder panics");
         self.settle_in(&mut open, session);
@@ -254,7 +254,7 @@ impl<D: Disk> Transcripts<D> {
 }
 
 impl<F: DiskFile> New<F> {
-    /// Copies what stands in the old file by now. Whether it came to its end.
+    /// Copies what the old file holds by now. Returns whether the copy reached its end.
     fn take(&mut self, old: &F, file: &F, go_on: &dyn Fn() -> bool) -> io::Result<bool> {
         let end = old.byte_len()?;
         while self.to < end && go_on() {
@@ -286,7 +286,7 @@ impl Swept {
     }
 }
 
-/// Whether so much of a file has expired that it is worth the work.
+/// Whether enough of a file has expired to be worth the work.
 fn is_share(expired: u64, bytes: u64) -> bool {
     expired > 0 && expired.saturating_mul(EXPIRED_SHARE) >= bytes
 }
@@ -313,16 +313,16 @@ fn first_id<F: DiskFile>(lines: &mut Lines<'_, F>) -> io::Result<Option<Id>> {
     Ok(None)
 }
 
-/// What is kept of a transcript.
+/// The part of a transcript that is kept.
 struct FirstKept {
-    /// Where it begins: the first message that has not expired, or the end of the last whole line.
+    /// Its offset: the first message that has not expired, or the end of the last whole line.
     at: u64,
-    /// There was such a message.
+    /// There is such a message.
     any: bool,
 }
 
-/// Finds the first message that has not expired. Every line before it is looked at: a file that somebody has edited may
-/// have one out of order.
+/// Finds the first message that has not expired. Reads every line before it, because a file that was edited may have
+/// one out of order.
 fn first_unexpired<F: DiskFile>(file: &F, bound: Id) -> io::Result<FirstKept> {
     let mut lines = Lines::new(file, u64::MAX)?;
     let mut at = 0;
@@ -335,8 +335,8 @@ fn first_unexpired<F: DiskFile>(file: &F, bound: Id) -> io::Result<FirstKept> {
     Ok(FirstKept { at, any: false })
 }
 
-/// Whether the end of a file, behind what was its last whole line, is more than the torn beginning of one: lines that were
-/// appended since, or a message that lacks nothing but its newline, which the next append will give it.
+/// Whether the bytes after the last whole line are more than the torn beginning of one: lines appended since, or a
+/// message that lacks only its newline, which the next append will add.
 fn holds_a_message<F: DiskFile>(file: &F, end: Range<u64>, bound: Id) -> io::Result<bool> {
     let mut bytes = vec![0; usize::try_from(end.end - end.start).map_err(io::Error::other)?];
     file.read_at(&mut bytes, end.start)?;

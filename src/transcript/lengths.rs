@@ -1,15 +1,16 @@
-//! How long each transcript was when it was last synced, in one small file beside the journal: whoever finds a transcript
-//! shorter than that knows that somebody removed it, cut it or put an old one in its place.
+//! The length of each transcript at its last sync, in one small file beside the journal. A transcript shorter than that
+//! was removed, cut or replaced by an older one.
 //!
-//! The file is a log: a line a change, `CRC BYTES SESSION` or, where a part is lost, `CRC BYTES AFTER BEFORE SESSION`; the last
-//! one of a session counts. It is written anew when half of it no longer counts, so that a hundred thousand sessions are not
-//! written at every checkpoint, and it takes no more than twice what counts and a mebibyte. It is read once, by whoever first
-//! asks after a start, and of what was asked for only the length stays in memory, for those who read a transcript later on.
+//! The file is a log with a line for each change, `CRC BYTES SESSION` or, if a part is lost, `CRC BYTES AFTER BEFORE
+//! SESSION`; the last line of a session counts. It is rewritten when half of it no longer counts, so that a hundred
+//! thousand sessions are not written at every checkpoint, and its size is at most twice what counts plus one MiB. It is
+//! read once, when it is first asked after a start. Of the sessions asked for, only the length stays in memory, for
+//! later reads of the transcript.
 //!
-//! Invariants: a length is written when the bytes are synced, before the checkpoint passes them. Whoever makes a transcript
-//! shorter writes 0 first, *nothing is known*, and goes on when that is durable; an erasure need not, since the journal
-//! tells a start of every one that the checkpoint has not passed. The file is derived: where it is missing, or a whole
-//! line is damaged (it may have taken an earlier one back), nothing is known of any. A line without its end was not waited for.
+//! Invariants: a length is written after the bytes are synced and before the checkpoint passes them. Before a
+//! transcript is made shorter, 0 (*unknown*) is written durably; an erasure need not do that, since the journal tells a
+//! start of every erasure after the checkpoint. The file is derived: if it is missing or a whole line is damaged (it
+//! may have revoked an earlier one), nothing is known of any session. A last line without its end was never confirmed.
 //!
 //! Knows nothing of transcripts.
 
@@ -23,31 +24,31 @@ use std::sync::{Mutex, MutexGuard};
 use crate::disk::{self, Disk, DiskFile};
 use crate::message::{Id, SessionId};
 
-/// Up to this size the file is not written anew, in bytes.
+/// Up to this size the file is not rewritten, in bytes.
 const SMALL_BYTES: u64 = 1 << 20;
 
-/// Sessions whose length stays in memory: about 2 MiB. Of more it is compared at the next start.
+/// Sessions whose length stays in memory: about 2 MiB. The lengths of further sessions are compared at the next start.
 const NOTED_MAX: usize = 65_536;
 
 /// What is known of a session's transcript.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Known {
-    /// Its length when it was last synced; 0 when nothing is known.
+    /// Its length at its last sync, in bytes; 0 when unknown.
     pub bytes: u64,
-    /// What it lacks and nobody has here.
+    /// What it has lost for good.
     pub lost: Option<Lost>,
 }
 
-/// A stretch of a transcript that is not there any more.
+/// A part of a transcript that is lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lost {
     /// The last message before it; `None` when it reaches to the beginning.
     pub after: Option<Id>,
-    /// What was lost lies before this id; `None` while it is being written again from the journal.
+    /// The lost messages have ids before this one; `None` while the journal is being searched for them.
     pub before: Option<Id>,
 }
 
-/// What the file at `path` says, without touching it; nothing where there is none, or it is damaged.
+/// Reads the file at `path` without changing it; empty if it is missing or damaged.
 pub(super) fn look<D: Disk>(disk: &D, path: &Path) -> io::Result<HashMap<SessionId, Known>> {
     match disk::read(disk, path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(HashMap::new()),
@@ -55,27 +56,27 @@ pub(super) fn look<D: Disk>(disk: &D, path: &Path) -> io::Result<HashMap<Session
     }
 }
 
-/// See the module.
+/// The noted lengths and their file.
 pub(super) struct Lengths<D: Disk> {
     disk: D,
     path: PathBuf,
     hasher: RandomState,
-    /// Never held while the disk works, but for the one read.
+    /// Held during no disk access except the one read.
     told: Mutex<Told>,
-    /// Taken behind `told` by that read only.
+    /// That read alone takes it after `told`.
     file: Mutex<Content>,
 }
 
 /// What is known, in memory.
 #[derive(Default)]
 struct Told {
-    /// What the file said at the start, of sessions nobody has asked for; `None` before it was read.
+    /// The file's entries at the start of sessions that were not asked for yet; `None` before it was read.
     unasked: Option<HashMap<SessionId, Known>>,
-    /// The lengths of others, as far as [`NOTED_MAX`] goes, by the hash of their name.
+    /// The lengths of the others, up to [`NOTED_MAX`], by the hash of their name.
     noted: HashMap<u64, u64>,
 }
 
-/// The file's length, and the one it had when it was last written anew.
+/// The file's length now, and after it was last rewritten.
 #[derive(Default)]
 struct Content {
     bytes: u64,
@@ -83,7 +84,7 @@ struct Content {
 }
 
 impl<D: Disk> Lengths<D> {
-    /// Those in the file at `path`.
+    /// The lengths in the file at `path`, which is not read yet.
     pub fn new(disk: D, path: &Path) -> Self {
         let (told, file) = (Mutex::default(), Mutex::default());
         Self { disk, path: path.to_owned(), hasher: RandomState::new(), told, file }
@@ -126,7 +127,7 @@ impl<D: Disk> Lengths<D> {
         Ok(known)
     }
 
-    /// What was known of a session at the start. It is told once.
+    /// What was known of a session at the start; a second call returns nothing.
     pub fn take(&self, session: &SessionId) -> Option<Known> {
         let mut told = self.told();
         let known = told.unasked.as_mut()?.remove(session)?;
@@ -134,24 +135,24 @@ impl<D: Disk> Lengths<D> {
         Some(known)
     }
 
-    /// The length that was last noted of a session that was asked for; 0 when nothing is known.
+    /// The last noted length of a session that was asked for; 0 when unknown.
     pub fn noted(&self, session: &SessionId) -> u64 {
         self.told().noted.get(&self.hasher.hash_one(session)).copied().unwrap_or(0)
     }
 
-    /// Some sessions nobody has asked for yet.
+    /// Up to `at_most` sessions that were not asked for yet.
     pub fn unasked(&self, at_most: usize) -> Vec<SessionId> {
         let mut told = self.told();
         let Some(unasked) = &mut told.unasked else { return Vec::new() };
         if unasked.is_empty() {
-            // The room goes back.
+            // Frees the memory.
             *unasked = HashMap::new();
         }
         unasked.keys().take(at_most).cloned().collect()
     }
 
-    /// Writes what is known now: it is durable when this returns, or nothing is known of any session any more, which is what
-    /// a full disk comes to.
+    /// Writes what is known now. When it returns either that is durable, or nothing is known of any session any more,
+    /// as on a full disk.
     ///
     /// # Errors
     /// The lengths could not be written, nor the file durably removed. Old lengths may still count after a restart.
@@ -208,7 +209,7 @@ impl<D: Disk> Lengths<D> {
 impl Told {
     fn note(&mut self, session: u64, bytes: u64) {
         let has_room = self.noted.len() < NOTED_MAX || self.noted.contains_key(&session);
-        // None is so long that has a part gone of which the length is not known.
+        // A transcript whose length is unknown because it lost a part is noted as longer than any.
         if bytes == 0 || bytes == u64::MAX || !has_room {
             self.noted.remove(&session);
         } else {
@@ -226,7 +227,7 @@ fn push_line(to: &mut String, session: &SessionId, known: Known) {
     let _ = writeln!(to, "{:08x} {line}", crc32fast::hash(line.as_bytes()));
 }
 
-/// What the lines say, and where the last whole one ends; `None` when one is damaged.
+/// The entries of the lines, and the end of the last whole one; `None` if one is damaged.
 fn parse(content: &[u8]) -> Option<(HashMap<SessionId, Known>, usize)> {
     let (mut known, mut whole) = (HashMap::new(), 0);
     for line in content.split_inclusive(|&byte| byte == b'\n') {

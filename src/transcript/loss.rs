@@ -1,16 +1,17 @@
-//! A transcript that is gone or shorter than what was synced: noticed, told, and written again from the journal.
+//! Transcripts that are missing or shorter than what was synced: finds them, reports them, and has them rewritten from
+//! the journal.
 //!
-//! A start opens no transcript. The length of each is compared with the one it had (`lengths.rs`) when the session is first
-//! used, and the worker compares the rest. One that is too short is *stale* from the first record of the journal on, so it is
-//! mended as all that are, and until then history reads the journal in its place. While the server runs the same is noticed by
-//! whoever reads one. What the journal does not have any more is
-//! lost; the stretch is kept with the lengths, and history tells of it on the pages that reach it. Which that is:
+//! A start opens no transcript. The length of each is compared with the noted one (`lengths.rs`) when the session is
+//! first used, and the worker compares the rest. A transcript that is too short is *stale* from the first record of the
+//! journal on, so it is repaired like any other, and until then history reads the journal instead. While the server
+//! runs, a reader notices the same. What the journal does not have any more is lost: the gap is stored with the
+//! lengths, and history mentions it on pages that reach it. The gap is:
 //!
-//! * behind the last message that the file still had, and before the first that the journal has;
-//! * nothing, if the file is as long again as it was, or if the journal reaches back to what the file still had, or to what
-//!   has expired.
+//! * after the last message that the file still had, and before the first that the journal has;
+//! * empty, if the file is again as long as it was, or if the journal reaches back to what the file still had, or to
+//!   what has expired.
 //!
-//! A marker in the folder tells one that was removed, or is not mounted, from one that is empty.
+//! A marker in the folder distinguishes a folder that was removed, or is not mounted, from an empty one.
 //!
 //! Knows nothing of how the lengths are kept.
 
@@ -26,26 +27,26 @@ use super::lengths::{Known, Lengths, Lost};
 use super::read::Lines;
 use super::{Open, Stale, Transcripts};
 
-/// Sessions looked at without letting go of the lock.
+/// Sessions compared before the lock is released.
 const AT_ONCE: usize = 256;
-/// Read at most to find a file's last message.
+/// The most bytes that are read to find a file's last message.
 const LOOK_BYTES_MAX: u64 = 1 << 20;
 
-/// What is not as it should be with the transcripts as a whole.
+/// The losses of all transcripts together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Losses {
-    /// Sessions whose transcript lacks something the journal has.
+    /// Sessions whose transcript lacks something that the journal has.
     pub stale: usize,
-    /// Sessions whose transcript lacks something that nobody has here.
+    /// Sessions whose transcript has lost something for good.
     pub lost: usize,
-    /// The folder was not the one that was written before: it was removed, or is not mounted.
+    /// The folder is not the one written to before: it was removed, or is not mounted.
     pub folder_is_new: bool,
 }
 
 /// The lengths of transcripts before a sync, and the erasures until then.
 pub(super) type Measured = (HashMap<SessionId, u64>, HashMap<SessionId, u64>);
 
-/// What a rebuild met in the journal, of the sessions that lost something.
+/// What a rebuild found in the journal of the sessions that lost something.
 pub(super) struct Met {
     /// The first message of each.
     first: HashMap<SessionId, Option<Id>>,
@@ -63,7 +64,7 @@ impl Met {
 }
 
 impl<D: Disk> Transcripts<D> {
-    /// The same with their lengths in the file at `path`, which is made once something was synced.
+    /// The same with noted lengths in the file at `path`, which is made once something was synced.
     #[must_use]
     pub fn remembering(self, path: &Path) -> Self {
         let lengths = Lengths::new(self.disk.clone(), path);
@@ -82,7 +83,8 @@ impl<D: Disk> Transcripts<D> {
         Self { lengths: Some(lengths), folder_is_new, ..self }
     }
 
-    /// Compares up to `at_most` more transcripts with the length they had, one at a time; whether some are left.
+    /// Compares up to `at_most` more transcripts with their noted lengths, one at a time; returns whether some are
+    /// left.
     pub fn check_lengths(&self, at_most: usize) -> bool {
         let Some(lengths) = &self.lengths else { return false };
         let some = lengths.unasked(at_most);
@@ -90,7 +92,7 @@ impl<D: Disk> Transcripts<D> {
         !lengths.unasked(1).is_empty()
     }
 
-    /// Compares one transcript with the length it had, if that is still to be done.
+    /// Compares one transcript with its noted length, unless that was done.
     pub(super) fn check_length(&self, open: &mut Open<D>, session: &SessionId) {
         let Some(known) = self.lengths.as_ref().and_then(|lengths| lengths.take(session)) else { return };
         if open.unnoted.contains_key(session) {
@@ -111,8 +113,8 @@ impl<D: Disk> Transcripts<D> {
         }
     }
 
-    /// Compares a transcript that is about to be read with the length it has by what was noted and appended: somebody may
-    /// have removed or cut it since it was compared at the start.
+    /// Compares a transcript that is about to be read with the length it should have by what was noted and appended: it
+    /// may have been removed or cut since the last comparison.
     pub(super) fn check_again(&self, open: &mut Open<D>, session: &SessionId) {
         let Some(lengths) = &self.lengths else { return };
         let is_pending = |known: &Known| known.lost.is_some_and(|lost| lost.before.is_none());
@@ -128,12 +130,12 @@ impl<D: Disk> Transcripts<D> {
         }
     }
 
-    /// The length of a transcript.
+    /// The length of a transcript, in bytes.
     fn byte_len(&self, session: &SessionId) -> io::Result<u64> {
         self.old_file(session)?.map_or(Ok(0), |file| file.byte_len())
     }
 
-    /// The transcript had more bytes than it has now: it is to be written again.
+    /// The transcript had more bytes than it has now: marks it as stale.
     fn lose(&self, open: &mut Open<D>, session: &SessionId, had: u64, has: u64) {
         let last = self.old_file(session).and_then(|file| file.map_or(Ok(None), |file| last_id(&file))).ok().flatten();
         log::warn!(
@@ -141,7 +143,7 @@ impl<D: Disk> Transcripts<D> {
              journal, as far as that is kept"
         );
         let before = open.losses.get(session).copied().unwrap_or(Known { bytes: had, lost: None });
-        // One that was not whole then either cannot be told to be by its length.
+        // If it had lost a part before, its length cannot tell whether it is whole.
         let bytes = if before.lost.is_some_and(|lost| lost.before.is_some()) { u64::MAX } else { before.bytes };
         let after = before.lost.map_or(last, |lost| lost.after.min(last));
         let known = Known { bytes, lost: Some(Lost { after, before: None }) };
@@ -152,21 +154,21 @@ impl<D: Disk> Transcripts<D> {
         (stale.first, stale.last) = (1, stale.last.max(new.last));
     }
 
-    /// What the session's transcript lacks and nobody has here, or not yet.
+    /// What the session's transcript has lost, for good or until it is rewritten.
     pub fn lost(&self, session: &SessionId) -> Option<Lost> {
         let mut open = self.open.lock().expect("no holder panics");
         self.settle_in(&mut open, session);
         open.losses.get(session).and_then(|known| known.lost)
     }
 
-    /// How they are.
+    /// The losses of all transcripts together.
     pub fn losses(&self) -> Losses {
         let open = self.open.lock().expect("no holder panics");
         let lost = open.losses.values().filter(|known| known.lost.is_some_and(|lost| lost.before.is_some())).count();
         Losses { stale: open.stale.len(), lost, folder_is_new: self.folder_is_new }
     }
 
-    /// The lengths of those that are not stale, as they stand now, and what was erased before.
+    /// The current lengths of transcripts that are not stale, and the erasures so far.
     pub(super) fn measure(&self, sessions: &[&SessionId]) -> Measured {
         let mut measured = HashMap::new();
         if self.lengths.is_none() {
@@ -190,8 +192,8 @@ impl<D: Disk> Transcripts<D> {
         (measured, erased)
     }
 
-    /// Keeps the lengths of what was synced, and takes back those of what was erased. Of one that is not there or
-    /// shorter now a part is lost.
+    /// Notes the lengths of what was synced, and revokes those of what was erased. A transcript that is missing or
+    /// shorter by now has lost a part.
     pub(super) fn note_synced(&self, measured: Measured, unsafe_ones: &[SessionId]) -> io::Result<()> {
         let (mut measured, erased) = measured;
         for session in unsafe_ones {
@@ -205,18 +207,18 @@ impl<D: Disk> Transcripts<D> {
             measured.entry(session.clone()).or_insert(0);
         }
         self.note_lengths(measured.iter().map(|(session, bytes)| (session, *bytes)))?;
-        // One that was erased again meanwhile is for the next time.
+        // A session that was erased again meanwhile is left for the next time.
         let mut open = self.open.lock().expect("no holder panics");
         open.unnoted.retain(|session, sequence| erased.get(session) != Some(sequence));
         Ok(())
     }
 
-    /// Keeps those lengths, with what was lost. 0 before a transcript is written anew.
+    /// Notes these lengths, with what was lost. 0 before a transcript is rewritten.
     pub(super) fn note_lengths<'a>(&self, lengths: impl Iterator<Item = (&'a SessionId, u64)>) -> io::Result<()> {
         let Some(file) = &self.lengths else { return Ok(()) };
         let open = self.open.lock().expect("no holder panics");
         let of = |session: &SessionId, bytes: u64| match open.losses.get(session) {
-            // With the length it had, for whoever has to begin again.
+            // With the length that it had, in case the search begins again.
             Some(known) if known.lost.is_some_and(|lost| lost.before.is_none()) => *known,
             known => Known { bytes, lost: known.and_then(|known| known.lost) },
         };
@@ -226,7 +228,7 @@ impl<D: Disk> Transcripts<D> {
         file.write(&known)
     }
 
-    /// What is to be met in the journal of those that lost something.
+    /// Begins to look in the journal for the messages of transcripts that lost something.
     pub(super) fn begin_search(&self) -> Met {
         let open = self.open.lock().expect("no holder panics");
         let pending = |known: &Known| known.lost.is_some_and(|lost| lost.before.is_none());
@@ -234,7 +236,7 @@ impl<D: Disk> Transcripts<D> {
         Met { first: first.collect(), newest: None }
     }
 
-    /// Those sessions hold, synced, all that the journal has: what they have lost for good is known now.
+    /// Those sessions hold, synced, all that the journal has: now it is known what they have lost for good.
     pub(super) fn end_search<'a>(&self, met: &Met, sessions: impl Iterator<Item = &'a SessionId>) -> io::Result<()> {
         let (mut lengths, mut whole, mut short) = (Vec::new(), 0, Vec::new());
         for session in sessions.filter(|_| self.lengths.is_some()) {
@@ -269,13 +271,13 @@ impl<D: Disk> Transcripts<D> {
         if bytes >= pending.bytes || reaches_back {
             return None;
         }
-        // Whatever is said from now on was not lost.
+        // Nothing recorded from now on was lost.
         let now = Id::least_of(self.expiry.now());
         Some(Lost { before: first.or(newest.map(Id::just_after).max(Some(now))), ..lost })
     }
 }
 
-/// The last message of a file.
+/// The id of the last message of a file.
 pub(super) fn last_id<F: DiskFile>(file: &F) -> io::Result<Option<Id>> {
     let mut lines = Lines::new(file, LOOK_BYTES_MAX)?;
     let mut end = lines.end;

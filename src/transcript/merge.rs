@@ -1,11 +1,12 @@
-//! A transcript written anew: what it held and what the journal has, merged by id into a new file that takes its place
-//! in one rename.
+//! Rewrites a transcript: its lines and the journal's messages are merged by id into a new file, which replaces it in
+//! one rename.
 //!
-//! For a transcript whose pages may be gone although a read still shows them (a sync that failed), and for one where a
-//! missing line belongs before others. Every whole line of the session is kept; where both have a message the journal's
-//! bytes count; what is no line is set aside in `quarantine/`. Until the rename the old file stands untouched.
+//! For a transcript whose pages may be lost although a read still shows them (a failed sync), and for one where a
+//! missing line belongs before others. Every whole line of the session is kept; if both have a message the journal's
+//! bytes count; anything that is no line is set aside in `quarantine/`. Until the rename the old file is unchanged.
 //!
-//! No file is held open between two messages: a failed sync of the whole file system may concern thousands of sessions.
+//! No file is held open between two messages, because a failed sync of the whole file system may affect thousands of
+//! sessions.
 
 use std::io;
 use std::ops::Range;
@@ -18,7 +19,7 @@ use crate::message::{Id, Message, SessionId};
 use super::Transcripts;
 use super::read::Lines;
 
-/// See the module.
+/// A transcript that is being rewritten.
 pub(super) struct Merge {
     session: SessionId,
     /// All of the old file before this offset is in the new one.
@@ -28,12 +29,12 @@ pub(super) struct Merge {
 }
 
 impl<D: Disk> Transcripts<D> {
-    /// Where new files stand until they are whole.
+    /// The folder of new files until they are whole.
     pub(super) fn staging(&self) -> PathBuf {
         layout::rewriting(&self.folder)
     }
 
-    /// Removes what a stop in the middle of a rewrite left.
+    /// Removes files that interrupted rewrites left.
     pub(super) fn clear_workshop(&self) {
         let Ok(names) = self.disk.list(&self.staging()) else { return };
         for name in names {
@@ -43,7 +44,7 @@ impl<D: Disk> Transcripts<D> {
         }
     }
 
-    /// The transcript as it stands; `None` when there is none.
+    /// The transcript as it is; `None` if it does not exist.
     pub(super) fn old_file(&self, session: &SessionId) -> io::Result<Option<D::File>> {
         match self.disk.open_read(&self.path(session)) {
             Ok(file) => Ok(Some(file)),
@@ -52,7 +53,7 @@ impl<D: Disk> Transcripts<D> {
         }
     }
 
-    /// Begins to write a transcript anew: what stands before `at`, the start of a line, is taken as it is.
+    /// Begins a rewrite: everything before `at`, the start of a line, is taken over as it is.
     pub(super) fn begin_merge(&self, session: &SessionId, at: u64) -> io::Result<Merge> {
         disk::make_folder(&self.disk, &self.staging())?;
         let new = self.disk.create(&self.staging().join(session.file_name()))?;
@@ -63,7 +64,7 @@ impl<D: Disk> Transcripts<D> {
         Ok(Merge { session: session.clone(), at, bytes: at })
     }
 
-    /// Takes the journal's next message, and before it every older line of the file.
+    /// Adds the journal's next message, after every older line of the file.
     pub(super) fn merge(&self, merge: &mut Merge, message: &Message) -> io::Result<()> {
         let new = self.disk.open(&self.staging().join(merge.session.file_name()))?;
         if let Some(old) = self.old_file(&merge.session)? {
@@ -81,7 +82,7 @@ impl<D: Disk> Transcripts<D> {
         Ok(())
     }
 
-    /// Takes what is left of the old file and puts the new one in its place. The folder is still to be synced.
+    /// Adds the rest of the old file and renames the new one. The caller syncs the folder.
     pub(super) fn end_merge(&self, mut merge: Merge) -> io::Result<()> {
         let path = self.staging().join(merge.session.file_name());
         let new = self.disk.open(&path)?;
@@ -92,7 +93,7 @@ impl<D: Disk> Transcripts<D> {
         self.disk.rename(&path, &self.path(&merge.session))
     }
 
-    /// Copies the session's lines before `until`; its own line is left out, and set aside if it says anything else.
+    /// Copies the session's lines before `until`; its own line is left out, and set aside if it differs.
     fn keep_lines(&self, merge: &mut Merge, old: &D::File, new: &D::File, until: Option<&Message>) -> io::Result<()> {
         let mut lines = Lines::new(old, u64::MAX)?;
         let mut at = merge.at;
@@ -122,7 +123,7 @@ impl<D: Disk> Transcripts<D> {
         }
     }
 
-    /// Keeps a copy of what will be taken out of a transcript.
+    /// Copies a part of a transcript, which will be removed from it, to the quarantine.
     pub(super) fn set_aside(&self, session: &SessionId, file: &D::File, what: Range<u64>) -> io::Result<()> {
         let name = format!("{}.{}", session.file_name(), what.start);
         let read = |to: &mut [u8], at: u64| file.read_at(to, what.start + at);
@@ -136,7 +137,7 @@ impl<D: Disk> Transcripts<D> {
     }
 }
 
-/// The length of the message's line with its newline if it stands at `at`, else 0.
+/// The length of the message's line with its newline if it is at `at`, else 0.
 pub(super) fn stands_at<F: DiskFile>(file: &F, at: u64, message: &Message) -> io::Result<u64> {
     let mut there = vec![0; message.line().len() + 1];
     let read = file.read_at(&mut there, at)?;
@@ -144,7 +145,7 @@ pub(super) fn stands_at<F: DiskFile>(file: &F, at: u64, message: &Message) -> io
     Ok(if same { read as u64 } else { 0 })
 }
 
-/// The first whole line of the session at or behind `at`, which is the start of a line.
+/// The first whole line of the session at or after `at`, which is the start of a line.
 pub(super) fn next_line<F: DiskFile>(
     lines: &mut Lines<'_, F>,
     mut at: u64,

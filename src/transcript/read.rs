@@ -1,9 +1,8 @@
-//! Pages of a transcript: found by binary search over the ids, read from where they are. The cost follows the page and
-//! not the file.
+//! Pages of a transcript: found by binary search over the ids. The cost depends on the page and not on the file.
 //!
-//! Lines are in the order of their ids. A line that is no message is passed over; a line out of order too: somebody put it
-//! there by hand, and it hides no other. Which line that is going backward its neighbours on both sides tell. An unfinished
-//! last line is not there yet.
+//! Lines are in the order of their ids. A line that is no message is skipped, and so is a line out of order: it was put
+//! there by hand, and must hide no other. Reading backward, both neighbours are compared to find the misplaced line. An
+//! unfinished last line does not count yet.
 
 use std::io;
 use std::ops::Range;
@@ -14,17 +13,18 @@ use crate::message::{Id, Message, SessionId};
 
 use super::Transcripts;
 
-/// The first read of a page; a page of fifty usual messages lies in it.
+/// Bytes of the first read of a page; enough for fifty usual messages.
 const FIRST_BLOCK_BYTES: u64 = 16 * 1024;
-/// Later reads, and the stretch that binary search leaves to be walked.
+/// Bytes of later reads, and of the stretch that binary search leaves to be walked.
 const BLOCK_BYTES: u64 = 64 * 1024;
-/// The longest line that can be a message: bodies are smaller by far. What is longer is stepped over block by block, so
-/// that a damaged stretch costs no memory.
+/// The longest line that can be a message, in bytes; bodies are far smaller. A longer one is skipped block by block, so
+/// that a damaged stretch takes no memory.
 const LINE_BYTES_MAX: u64 = 32 << 20;
-/// The most bytes of messages in a page, unless one alone has more: pages of many connections at once must fit in memory.
+/// The most bytes of messages in a page, unless a single one is longer: pages of many connections must fit in memory at
+/// once.
 pub const PAGE_BYTES_MAX: usize = 8 << 20;
 
-/// From which side a page is filled.
+/// The side from which a page is filled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// The newest messages that fit.
@@ -40,16 +40,16 @@ pub struct Query {
     pub after: Option<Id>,
     /// Only ids before this one.
     pub before: Option<Id>,
-    /// Only this author's.
+    /// Only messages of this role.
     pub role: Option<String>,
     /// From which side the page is filled.
     pub direction: Direction,
     /// The most messages.
     pub limit: usize,
-    /// The most bytes to read, once the place to begin is found and one message was met, so that every page gets ahead of
-    /// the last; beyond, the page is told to be incomplete.
+    /// The most bytes to read, counted once the beginning is found and one message was read, so that every page makes
+    /// progress; beyond, the page is incomplete.
     pub bytes_max: u64,
-    /// The most bytes of messages; the first is taken whatever it has.
+    /// The most bytes of messages; the first message is taken whatever its length.
     pub page_bytes_max: usize,
 }
 
@@ -65,7 +65,7 @@ impl Query {
     }
 }
 
-/// What was found.
+/// The messages found.
 #[derive(Clone, Debug, Default)]
 pub struct Page {
     /// Oldest first.
@@ -74,7 +74,7 @@ pub struct Page {
     pub more: bool,
     /// `bytes_max` ended the search before the page was full.
     pub cut_short: bool,
-    /// The last message that was looked at, wanted or not: a page that was cut short goes on from here.
+    /// The last message read, wanted or not: after a page that was cut short the next one goes on here.
     pub searched: Option<Id>,
     /// The session has a transcript.
     pub exists: bool,
@@ -123,7 +123,7 @@ fn newest<F: DiskFile>(lines: &mut Lines<'_, F>, query: &Query, page: &mut Page)
         None => lines.end,
     };
     let allowed = lines.bytes_read.saturating_add(query.bytes_max);
-    // Waits for the line before it, which tells whether it stands in its order.
+    // Waits for the line before it, which tells whether it is in order.
     let mut waiting: Option<Message> = None;
     let mut passed: Option<Id> = None;
     while let Some(range) = lines.line_before(end)? {
@@ -151,7 +151,7 @@ fn newest<F: DiskFile>(lines: &mut Lines<'_, F>, query: &Query, page: &mut Page)
             break;
         }
     }
-    // The line before it was not looked at, or there is none.
+    // The line before it was not read, or does not exist.
     if let Some(last) = waiting.filter(|_| !page.cut_short) {
         page.meet(last, query);
     }
@@ -189,7 +189,7 @@ fn oldest<F: DiskFile>(lines: &mut Lines<'_, F>, query: &Query, page: &mut Page)
 }
 
 impl Page {
-    /// Looks at the next message going backward. Whether there is room for more.
+    /// Handles the next message going backward. Returns whether more fit.
     fn meet(&mut self, message: Message, query: &Query) -> bool {
         let id = message.id();
         if query.wants(&message) && !self.take(message, query) {
@@ -201,7 +201,7 @@ impl Page {
         true
     }
 
-    /// Takes a message if there is room, else notes that there are more.
+    /// Takes a message if it fits, else notes that there are more.
     fn take(&mut self, message: Message, query: &Query) -> bool {
         self.bytes += message.line().len();
         let full = self.messages.len() == query.limit || self.bytes > query.page_bytes_max;
@@ -214,18 +214,18 @@ impl Page {
     }
 }
 
-/// The lines of a file, reached by offset. A range is a line with its newline.
+/// The lines of a file, by offset. A range is a line with its newline.
 pub(super) struct Lines<'f, F> {
     file: &'f F,
-    /// The end of the last whole line, or of the file when it was not yet looked for.
+    /// The end of the last whole line; before that was searched, of the file.
     pub(super) end: u64,
     block: Vec<u8>,
     block_at: u64,
-    /// For limits.
+    /// Counted for the limits.
     bytes_read: u64,
-    /// Beyond this nothing is read any more. Lies so far behind the query's own limit that one line always fits.
+    /// Beyond this nothing is read any more. It is so far beyond the query's own limit that one line always fits.
     bytes_max: u64,
-    /// Nothing was read any more: what was looked for may be there nevertheless.
+    /// The limit was reached: what was searched may exist nevertheless.
     pub(super) spent: bool,
     next_block_bytes: u64,
 }
@@ -243,7 +243,7 @@ impl<'f, F: DiskFile> Lines<'f, F> {
             next_block_bytes: FIRST_BLOCK_BYTES,
         };
         let end = lines.end;
-        // What stands behind the last newline is being written, or torn.
+        // Bytes after the last newline are being written, or torn.
         lines.end = lines.newline_before(end)?.map_or(0, |newline| newline + 1);
         Ok(lines)
     }
@@ -266,7 +266,7 @@ impl<'f, F: DiskFile> Lines<'f, F> {
         Ok((!self.spent).then_some(start..end))
     }
 
-    /// The bytes of a range found last, without its newline; none of one that is too long for a line.
+    /// The bytes of the range found last, without its newline; empty if it is too long for a line.
     pub(super) fn bytes(&self, range: &Range<u64>) -> &[u8] {
         let at = |offset: u64| usize::try_from(offset.checked_sub(self.block_at)?).ok();
         let inside = at(range.start).zip(at(range.end - 1));
@@ -280,8 +280,9 @@ impl<'f, F: DiskFile> Lines<'f, F> {
     /// The start of the first line whose id is not before `id`, or the end of the lines.
     pub(super) fn first_not_before(&mut self, id: Id) -> io::Result<u64> {
         let (mut low, mut high) = (0, self.end);
-        // Invariant: every line that starts before `low` is before `id`; some line at or behind `high` is not, or none is.
-        // A line longer than a block can carry `low` past `high`: the walk below has the rest either way.
+        // Invariant: every line that starts before `low` is before `id`; the first that is not before `id`, if there is
+        // one, is at or after `high`. A line longer than a block can move `low` past `high`: the walk below finds the
+        // rest either way.
         while low + BLOCK_BYTES < high {
             match self.message_id_from(low + (high - low) / 2, high)? {
                 Some((range, found)) if found < id => low = range.end,
@@ -297,7 +298,7 @@ impl<'f, F: DiskFile> Lines<'f, F> {
         Ok(low)
     }
 
-    /// The first line with an id that starts behind `from` and before `until`.
+    /// The first line with an id that starts after `from` and before `until`.
     fn message_id_from(&mut self, from: u64, until: u64) -> io::Result<Option<(Range<u64>, Id)>> {
         let mut at = match self.newline_from(from)? {
             Some(newline) => newline + 1,
@@ -314,7 +315,8 @@ impl<'f, F: DiskFile> Lines<'f, F> {
         Ok(None)
     }
 
-    /// The first newline at or behind `at`; the block then holds all from `at` to it, unless that is no line any more.
+    /// The first newline at or after `at`; the block then holds everything from `at` to it, unless that is too long for
+    /// a line.
     fn newline_from(&mut self, at: u64) -> io::Result<Option<u64>> {
         let (mut from, mut wanted) = (at, self.next_block_bytes);
         loop {
@@ -338,7 +340,7 @@ impl<'f, F: DiskFile> Lines<'f, F> {
         }
     }
 
-    /// The last newline before `end`; the block then holds all between them, unless that is no line any more.
+    /// The last newline before `end`; the block then holds everything between them, unless that is too long for a line.
     fn newline_before(&mut self, end: u64) -> io::Result<Option<u64>> {
         if end == 0 {
             return Ok(None);
@@ -370,13 +372,13 @@ impl<'f, F: DiskFile> Lines<'f, F> {
         self.block.capacity()
     }
 
-    /// Where `at` stands in the block.
+    /// The index of `at` in the block.
     fn held(&self, at: u64) -> Option<usize> {
         let inside = (self.block_at..self.block_at + self.block.len() as u64).contains(&at);
         inside.then(|| usize::try_from(at - self.block_at).expect("inside the block"))
     }
 
-    /// Reads a stretch into the block, unless far more was read already than is allowed.
+    /// Reads a range into the block, unless far more was read already than is allowed.
     fn load(&mut self, range: Range<u64>) -> io::Result<bool> {
         if self.bytes_read > self.bytes_max {
             self.spent = true;
@@ -390,7 +392,7 @@ impl<'f, F: DiskFile> Lines<'f, F> {
         self.bytes_read += read? as u64;
         self.next_block_bytes = BLOCK_BYTES;
         if self.block.len() < length {
-            // The file was cut under us, by hand: its new end is the end.
+            // The file was cut by hand meanwhile: its new end is the end.
             self.end = self.end.min(range.start + self.block.len() as u64);
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the transcript was cut while it was read"));
         }

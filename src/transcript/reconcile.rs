@@ -1,11 +1,11 @@
-//! What a start expects of the transcripts, looked at when a session is first used.
+//! What a start expects of the transcripts, compared when a session is first used.
 //!
-//! A start has to know that every transcript holds what was published since the last checkpoint, and opening a hundred
-//! thousand files takes seconds. So it only notes what each must end with (`expected_tail.rs`); the file is compared when somebody
-//! appends to the session or reads it, and the worker compares the rest before it moves the checkpoint. A transcript that ends
-//! otherwise is *stale*, and is mended as such.
+//! A start must make sure that every transcript holds what was published since the last checkpoint, but opening a
+//! hundred thousand files takes seconds. So it only notes how each must end (`expected_tail.rs`). The file is compared
+//! when the session is first appended to or read, and the worker compares the rest before it moves the checkpoint. A
+//! transcript with another end is *stale*, and is repaired as such.
 //!
-//! Invariant: until its ending was compared a session counts as lacking all of it.
+//! Invariant: until it was compared, a session counts as lacking all of its expected tail.
 
 use std::mem;
 
@@ -15,11 +15,11 @@ use crate::message::SessionId;
 use super::expected_tail::ExpectedTails;
 use super::{Open, Stale, Transcripts};
 
-/// Expected tails longer than this are compared at the start: nobody who appends shall wait for that much to be read.
+/// Longer expected tails are compared at the start, in bytes: no append should wait for that much to be read.
 const LAZY_BYTES_MAX: u64 = 1 << 20;
 
 impl<D: Disk> Transcripts<D> {
-    /// Takes what the transcripts must end with: to be called before anybody appends.
+    /// Sets how the transcripts must end; to be called before the first append.
     pub fn expect(&self, expected_tails: ExpectedTails) {
         let long: Vec<SessionId> = expected_tails
             .0
@@ -36,13 +36,13 @@ impl<D: Disk> Transcripts<D> {
         long.iter().for_each(|session| self.settle_one(session));
     }
 
-    /// Compares all expected tails that are left, one at a time, so that appends go on between them. Returns how many transcripts
-    /// ended otherwise.
+    /// Compares all remaining expected tails, one at a time, so that appends go on between them. Returns how many
+    /// transcripts ended otherwise.
     pub fn reconcile(&self) -> usize {
         let left: Vec<SessionId> = self.open.lock().expect("no holder panics").expected_tails.keys().cloned().collect();
         let before = self.stale_count();
         left.iter().for_each(|session| self.settle_one(session));
-        // Nothing is expected any more: the room goes back.
+        // Nothing is expected any more: frees the memory.
         let mut open = self.open.lock().expect("no holder panics");
         if open.expected_tails.is_empty() {
             drop(mem::take(&mut open.expected_tails));
@@ -55,12 +55,12 @@ impl<D: Disk> Transcripts<D> {
         self.settle_in(&mut self.open.lock().expect("no holder panics"), session);
     }
 
-    /// Compares one session's length and ending, if that is still to be done; a transcript that ends otherwise is stale.
+    /// Compares one session's length and end, unless that was done; a transcript with another end is stale.
     pub(super) fn settle_in(&self, open: &mut Open<D>, session: &SessionId) {
         self.check_length(open, session);
         let Some(expected_tail) = open.expected_tails.remove(session) else { return };
         if let Some(stale) = open.stale.get_mut(session) {
-            // It is to be mended whatever stands there.
+            // It is repaired whatever the file holds.
             (stale.first, stale.last) = (stale.first.min(expected_tail.first), stale.last.max(expected_tail.last));
             return;
         }

@@ -1,12 +1,12 @@
-//! Making transcripts agree with the journal: at the start for all that was published since the last checkpoint, and
-//! for sessions that became stale.
+//! Makes transcripts agree with the journal: at the start for everything published since the last checkpoint, and later
+//! for stale sessions.
 //!
-//! A replay is fed messages in sequence. For each session it finds where its first one belongs and compares line by line
-//! what stands there: a transcript that is already right is only read. A line of the session that the journal no longer
-//! has (damage there) is stepped over, garbage at the end is set aside and cut off, and where something is missing before
-//! other lines the file is written anew (`merge.rs`). So is every file that is suspect.
+//! A replay gets messages in sequence. For each session it finds where the first one belongs and compares line by line:
+//! a transcript that is right already is only read. A line of the session that the journal no longer has (damage there)
+//! is skipped, garbage at the end is set aside and cut off, and if something is missing before other lines the file is
+//! rewritten (`merge.rs`). So is every file that is suspect.
 //!
-//! A transcript that cannot be written holds up no other: it is left as it is and told at the end.
+//! A transcript that cannot be written delays no other: it stays as it is and is reported at the end.
 
 use std::collections::HashMap;
 use std::io;
@@ -20,24 +20,24 @@ use super::merge::{Merge, next_line, stands_at};
 use super::read::Lines;
 use super::{Stale, Transcript, Transcripts};
 
-/// How often a rebuild looks for what was published meanwhile before it leaves the rest to the next one.
+/// How often a rebuild reads what was published meanwhile before it leaves the rest to the next one.
 const ROUNDS_MAX: usize = 64;
 
-/// See the module.
+/// A replay of journal messages into transcripts.
 pub struct Replay<'a, D: Disk> {
     transcripts: &'a Transcripts<D>,
     sessions: HashMap<SessionId, Seen>,
     /// Some of the transcripts, kept open between their lines.
     open: LruCache<SessionId, Transcript<D::File>>,
-    /// Lines that were missing.
+    /// Missing lines that it added.
     pub appended: u64,
-    /// Of none that it meets it is known any more how long it was.
+    /// The noted lengths of the sessions that it meets were revoked.
     are_forgotten: bool,
-    /// Why the first transcript failed that did.
+    /// Why a transcript failed: the first such fault.
     fault: Option<io::Error>,
 }
 
-/// A session that the replay met.
+/// A session of the replay.
 struct Seen {
     /// The first and the last sequence it met of it.
     first: u64,
@@ -47,43 +47,44 @@ struct Seen {
 
 /// How far a session's transcript agrees.
 enum Agreement {
-    /// Nothing was looked at yet.
+    /// Nothing was compared yet.
     Unknown,
-    /// All before this offset.
+    /// Everything before this offset agrees.
     Agrees(u64),
-    /// To its end.
+    /// Everything to its end agrees.
     Ended,
-    /// It is being written anew.
+    /// It is being rewritten.
     Merging(Merge),
     /// It could not be written.
     Failed,
 }
 
-/// What a rebuild came to.
+/// The outcome of a rebuild.
 #[derive(Debug, Default)]
 pub struct Rebuilt {
     /// Sessions that lack nothing any more.
     pub mended: usize,
-    /// Sessions that still do.
+    /// Sessions that still lack something.
     pub lacking: usize,
-    /// Lines that were missing.
+    /// Missing lines that were added.
     pub appended: u64,
-    /// Why, for one of those that could not be written.
+    /// Why one of the transcripts could not be written.
     pub fault: Option<io::Error>,
 }
 
 impl<D: Disk> Transcripts<D> {
-    /// Begins a replay. Nobody may append to the sessions it meets until it is done.
+    /// Begins a replay. No append to its sessions may run until it is done.
     pub fn replay(&self) -> Replay<'_, D> {
         let open = LruCache::new(self.open_max);
         Replay { transcripts: self, sessions: HashMap::new(), open, appended: 0, are_forgotten: false, fault: None }
     }
 
-    /// Catches up sessions that are stale: `feed` hands every published message behind a sequence to its callback, with
-    /// its own, and returns the sequence up to which it did. It is called again from there for what came meanwhile.
+    /// Rebuilds stale sessions. `feed` hands every published message after a sequence to its callback, with its
+    /// sequence, and returns the sequence that it reached. It is called again from there for what was published
+    /// meanwhile.
     ///
     /// # Errors
-    /// `feed` or the disk failed. Sessions that are not caught up stay stale; another call tries again.
+    /// `feed` or the disk failed. Sessions that are not rebuilt stay stale; another call tries again.
     pub fn rebuild(
         &self,
         mut feed: impl FnMut(u64, &mut dyn FnMut(u64, &Message)) -> io::Result<u64>,
@@ -108,8 +109,8 @@ impl<D: Disk> Transcripts<D> {
             pending.remove(&session);
         }
         self.end_search(&met, pending.keys())?;
-        // Nothing is synced from here on, so that a busy session is caught up with: what comes now is not yet taken by
-        // the worker, which will sync it.
+        // From here on nothing is synced, so that this catches up with a busy session: the worker has not taken these
+        // messages yet, and will sync them.
         let mut reached = durable;
         for _ in 0..ROUNDS_MAX {
             self.release(&mut pending, reached);
@@ -129,8 +130,8 @@ impl<D: Disk> Transcripts<D> {
         Ok(Rebuilt { mended: known.saturating_sub(lacking), lacking, appended: replay.appended, fault: replay.fault })
     }
 
-    /// Takes what is erased out of the files of those where some may stand, and those off the list where it fails, with the
-    /// first reason.
+    /// Removes erased messages from the files that may hold some. Takes the sessions where that fails off the list, and
+    /// returns the first fault.
     fn take_out_erased(&self, pending: &mut HashMap<SessionId, Stale>) -> Option<io::Error> {
         let mut fault = None;
         pending.retain(|session, stale| {
@@ -140,8 +141,8 @@ impl<D: Disk> Transcripts<D> {
         fault
     }
 
-    /// Takes those off the list that lack nothing behind `reached`; from here on they are appended to again. One that was
-    /// erased meanwhile may have lines again that it should not: it stays behind for the next rebuild.
+    /// Takes the sessions that lack nothing after `reached` off the list; they are appended to again. A session that
+    /// was erased meanwhile may hold erased lines again, so it stays stale for the next rebuild.
     fn release(&self, pending: &mut HashMap<SessionId, Stale>, reached: u64) {
         let mut open = self.open.lock().expect("no holder panics");
         pending.retain(|session, begun| {
@@ -163,12 +164,12 @@ impl<D: Disk> Replay<'_, D> {
         }
     }
 
-    /// Takes the next message of a session whose transcript is trusted.
+    /// Takes the next message of a session whose transcript is not suspect.
     pub fn message(&mut self, sequence: u64, message: &Message) {
         self.take(sequence, message, false);
     }
 
-    /// Takes back the lengths of what is about to be written anew or cut.
+    /// Revokes the noted lengths of files that will be rewritten or cut.
     fn forget(&self, sessions: &[&SessionId]) -> io::Result<()> {
         if self.are_forgotten {
             Ok(())
@@ -179,7 +180,7 @@ impl<D: Disk> Replay<'_, D> {
 
     fn take(&mut self, sequence: u64, message: &Message, suspect: bool) {
         if self.transcripts.expiry.has_expired(message.id()) {
-            // It may have been taken out already and does not come back.
+            // It may have been swept already and does not come back.
             return;
         }
         let session = message.session();
@@ -239,7 +240,7 @@ impl<D: Disk> Replay<'_, D> {
         Ok(place)
     }
 
-    /// Compares what stands at `offset` with the message, and puts it there if it is missing.
+    /// Compares the line at `offset` with the message, and writes the message there if it is missing.
     fn compare(
         &mut self,
         message: &Message,
@@ -272,13 +273,13 @@ impl<D: Disk> Replay<'_, D> {
         Ok(Agreement::Ended)
     }
 
-    /// Whether all that was taken of a session stands in its transcript; otherwise the next rebuild begins as this one did.
+    /// Whether the transcript holds all messages of the session; if not, the next rebuild begins where this one did.
     fn is_settled(&self, session: &SessionId) -> bool {
         !self.sessions.get(session).is_some_and(|seen| matches!(seen.place, Agreement::Failed | Agreement::Merging(_)))
     }
 
-    /// Puts new files in their places and makes everything durable. Returns the sessions of which that is not known, with
-    /// the first and the last sequence they may lack.
+    /// Renames new files and syncs everything. Returns the sessions that may not be durable, with the first and the
+    /// last sequence that they may lack.
     fn reconcile(&mut self) -> Vec<(SessionId, u64, u64)> {
         let merging = self.sessions.iter().filter(|(_, seen)| matches!(seen.place, Agreement::Merging(_)));
         let forgotten = self.forget(&merging.map(|(session, _)| session).collect::<Vec<_>>());
@@ -315,7 +316,7 @@ impl<D: Disk> Replay<'_, D> {
         failed.map(|(session, seen)| (session.clone(), seen.first, seen.last)).collect()
     }
 
-    /// Ends the replay of a start: what it changed is durable, and the sessions whose transcripts could not be written are
+    /// Ends the replay of a start: its changes are durable, and sessions whose transcripts could not be written are
     /// stale.
     pub fn end(mut self) {
         let failed = self.reconcile();
@@ -328,7 +329,7 @@ impl<D: Disk> Replay<'_, D> {
     }
 }
 
-/// Where a message's line belongs: behind the last line that is a message before it.
+/// Where a message's line belongs: after the last line with an earlier message.
 fn belongs<F: DiskFile>(file: &F, message: &Message) -> io::Result<u64> {
     let mut lines = Lines::new(file, u64::MAX)?;
     let mut end = lines.end;
@@ -341,8 +342,8 @@ fn belongs<F: DiskFile>(file: &F, message: &Message) -> io::Result<u64> {
     Ok(0)
 }
 
-/// Steps over the session's lines before `message`, from the start of one; tells where it stopped, and whether a line of
-/// the session stands there or behind it.
+/// Skips the session's lines before `message`, from the start of a line; returns where it stopped, and whether a line
+/// of the session is there or after it.
 fn first_difference<F: DiskFile>(file: &F, mut at: u64, message: &Message) -> io::Result<(u64, bool)> {
     let mut lines = Lines::new(file, u64::MAX)?;
     loop {

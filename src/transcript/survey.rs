@@ -1,9 +1,11 @@
-//! A look at the transcripts that changes nothing: what readers pass over, and what the journal has and a file lacks.
+//! A survey of the transcripts that changes nothing: which lines readers skip, and what the journal has and a file
+//! lacks.
 //!
-//! It needs no open [`super::Transcripts`], because opening them makes their folder. Every line of every file is read and
-//! parsed; memory is bounded by one line, the names in the folder, and the sessions a comparison keeps its place in.
+//! It does not use [`super::Transcripts`], because opening them makes their folder. Every line of every file is read
+//! and parsed; memory is bounded by one line, the names in the folder, and the sessions whose place a comparison
+//! remembers.
 //!
-//! Knows nothing of the journal's files, nor of how a fault is told.
+//! Knows nothing of the journal's files, nor of how a fault is displayed.
 
 use std::collections::HashMap;
 use std::io;
@@ -22,25 +24,25 @@ use super::loss::last_id;
 use super::merge::{next_line, stands_at};
 use super::read::Lines;
 
-/// Sessions whose place a comparison remembers; in others it is looked for again.
+/// Sessions whose place a comparison remembers; for others it searches again.
 const PLACES_MAX: NonZeroUsize = NonZeroUsize::new(65_536).expect("not 0");
-/// Files a comparison keeps open, where the limit of open files allows as many.
+/// Files that a comparison keeps open, if the limit of open files allows as many.
 const OPEN_MAX: NonZeroUsize = NonZeroUsize::new(512).expect("not 0");
 /// What is wrong with a transcript.
 #[derive(Debug)]
 pub enum Fault {
-    /// It has lines that are no message, or of another session: every reader passes over them. The first stands there.
+    /// Lines that are no message, or of another session: every reader skips them.
     Foreign {
         /// Lines that are no message.
         bad: u64,
         /// Messages of another session.
         others: u64,
-        /// The first of both.
+        /// The first of both, in bytes from the file's beginning.
         first: Range<u64>,
     },
-    /// Lines behind one with a later id, though they may be second copies: they hide what lies between from some readers.
+    /// Lines after one with a later id, also second copies: they hide lines between from some readers.
     OutOfOrder(u64),
-    /// Its last line has no end: so many bytes.
+    /// Its last line is unfinished and has this many bytes.
     Torn(u64),
     /// The disk cannot read it.
     Io(io::Error),
@@ -49,20 +51,20 @@ pub enum Fault {
 /// What was found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Survey {
-    /// How many transcripts there are.
+    /// The number of transcripts.
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
     /// Messages that readers find.
     pub messages: u64,
-    /// Lines that say again what stands right before them: nobody sees them.
+    /// Lines that repeat the one before them: no reader shows them.
     pub repeated: u64,
-    /// Files a stop in the middle of a rewrite left, and their bytes.
+    /// Files that interrupted rewrites left, and their bytes.
     pub leftovers: (u64, u64),
 }
 
 impl Survey {
-    /// Reads every transcript in `folder`; each fault goes to `tell`, with its session.
+    /// Reads every transcript in `folder`; reports each fault to `tell`, with its session.
     ///
     /// # Errors
     /// The folder could not be listed; nothing was changed. A file that cannot be read is reported to `tell` instead.
@@ -125,7 +127,7 @@ impl Survey {
     }
 }
 
-/// The way through one file.
+/// The walk through one file.
 #[derive(Default)]
 struct Walk {
     largest: Option<Id>,
@@ -150,23 +152,23 @@ impl Walk {
     }
 }
 
-/// Whether transcripts have what the journal has; messages of a session come in the order of their ids.
+/// Compares transcripts with the journal; messages of a session must come in the order of their ids.
 pub struct Comparison<'a, D: Disk> {
     disk: &'a D,
     folder: PathBuf,
-    /// Where the next line of a session is looked for; none where there is no file.
+    /// Where the next line of a session is searched; `None` if it has no file.
     places: LruCache<SessionId, Option<u64>>,
     open: LruCache<SessionId, D::File>,
 }
 
-/// How a message stands in its transcript.
+/// How a message is in its transcript.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// As it is.
+    /// With the same bytes.
     Same,
     /// With other bytes.
     Differs,
-    /// Not where a reader finds it.
+    /// Not where a reader would find it.
     Lacking,
 }
 
@@ -176,7 +178,7 @@ impl<'a, D: Disk> Comparison<'a, D> {
         Self { disk, folder: folder.to_owned(), places: LruCache::new(PLACES_MAX), open: LruCache::new(OPEN_MAX) }
     }
 
-    /// How a message stands in its transcript.
+    /// Looks a message up in its transcript.
     ///
     /// # Errors
     /// The transcript could not be opened or read. Nothing was changed; the same message can be looked up again.
@@ -223,7 +225,7 @@ impl<D: Disk> Comparison<'_, D> {
     }
 }
 
-/// How the message stands at or behind `at`, and where the next one is to be looked for.
+/// Searches the message at or after `at`; returns also where to search the next one.
 fn look_from<F: DiskFile>(file: &F, mut at: u64, message: &Message) -> io::Result<(Standing, u64)> {
     let read = stands_at(file, at, message)?;
     if read > 0 {
@@ -243,37 +245,38 @@ fn look_from<F: DiskFile>(file: &F, mut at: u64, message: &Message) -> io::Resul
     Ok((Standing::Lacking, at))
 }
 
-/// Transcripts of which a part is gone: those that are shorter than when they were synced, which a start writes again from the
-/// journal, and those of which a start has told.
+/// Transcripts that lost a part: those that are shorter than at their last sync, which a start rewrites from the
+/// journal, and those whose loss a start has reported.
 #[derive(Default)]
 pub struct Shortened(HashMap<SessionId, Shorter>);
 
-/// Where that is what is gone.
+/// Where the lost part is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// A start puts it back.
+    /// A start writes it again.
     InTheJournal,
     /// It is lost.
     Nowhere,
-    /// A start has told that it is lost.
+    /// A start has reported that it is lost.
     KnownToBeGone,
 }
 
 struct Shorter {
-    /// Bytes it had, and has.
+    /// Bytes that it had, and has.
     had: u64,
     has: u64,
-    /// The last message it has before what is gone.
+    /// The last message before the lost part.
     last: Option<Id>,
-    /// What is gone lies before this, by what a start found.
+    /// The lost part lies before this id, as a start found.
     told: Option<Id>,
-    /// The first message the journal has, and the bytes of those that the file lacks.
+    /// The first message that the journal has, and the bytes of those that the file lacks.
     first: Option<Id>,
     lacking: u64,
 }
 
 impl Shortened {
-    /// Those in `folder` by the lengths in the file at `lengths`. One that cannot be read is left out.
+    /// Compares the transcripts in `folder` with the lengths in the file at `lengths`. A transcript that cannot be read
+    /// is left out.
     ///
     /// # Errors
     /// The file of lengths could not be read. Nothing was changed; a retry is safe.
@@ -295,12 +298,13 @@ impl Shortened {
         Ok(Self(shortened))
     }
 
-    /// A session that was erased since its length was noted.
+    /// Forgets a session that was erased since its length was noted.
     pub fn forget(&mut self, session: &SessionId) {
         self.0.remove(session);
     }
 
-    /// The journal has a message, which its transcript may lack. Whether a start puts it back because that is shorter.
+    /// Takes a message of the journal, which its transcript may lack. Returns whether a start writes it again because
+    /// the transcript is too short.
     pub fn meet(&mut self, message: &Message, is_lacking: bool) -> bool {
         let Some(shorter) = self.0.get_mut(message.session()) else { return false };
         shorter.first.get_or_insert(message.id());
@@ -310,8 +314,8 @@ impl Shortened {
         shorter.told.is_none()
     }
 
-    /// When the whole journal was met: of each session where the part is that is gone, and the bytes that are left. Nothing is
-    /// missed from before `oldest`.
+    /// Called after the whole journal was read: for each session where its lost part is, and its length in bytes. A
+    /// message before `oldest` does not count as lost.
     pub fn judge(&self, oldest: Option<Id>) -> impl Iterator<Item = (&SessionId, Part, u64)> {
         let is_over = move |id: Id| oldest.is_some_and(|oldest| id < oldest);
         let shorter = self.0.iter().filter(move |(_, shorter)| !shorter.told.is_some_and(is_over));

@@ -1,8 +1,8 @@
-//! Making what was appended durable, and noticing what is not.
+//! Makes what was appended durable, and notices what is not.
 //!
-//! A file that somebody removed or replaced takes bytes as before, and a sync of the whole file system says nothing of
-//! it; so each file is looked at by its name after the sync. What is not known to be durable is told, and the caller has
-//! it written anew from the journal: a second sync of the same pages would say "done" of pages that are gone.
+//! A file that was removed or replaced takes bytes as before, and a sync of the whole file system does not report it;
+//! so each file is checked by its name after the sync. Sessions that may not be durable are returned, and the caller
+//! has them rewritten from the journal: a second sync of the same pages would succeed although the pages are lost.
 
 use std::collections::HashSet;
 use std::io;
@@ -14,20 +14,20 @@ use super::{Transcript, Transcripts};
 
 /// Transcripts synced one by one; more are synced with one call for the whole file system.
 const SYNC_SINGLY_MAX: usize = 8;
-/// From so many on their names are looked for in one list of the folder, which costs less than to open each.
+/// From this number on their names are checked in one listing of the folder, which costs less than to open each.
 const LIST_MIN: usize = 1000;
 
 impl<D: Disk> Transcripts<D> {
-    /// Makes what was appended to those sessions durable. Returns those of which that is not known: their files failed,
-    /// are gone or others. The caller marks them as stale.
+    /// Syncs what was appended to those sessions. Returns the sessions that may not be durable: their files failed, are
+    /// missing or were replaced. The caller marks them as stale.
     ///
     /// # Errors
-    /// The file system could not be synced, the folder listed or a length noted. None of the sessions counts as durable: the
-    /// caller marks them all as stale.
+    /// The file system could not be synced, the folder not listed or a length not noted. None of the sessions counts as
+    /// durable: the caller marks them all as stale.
     pub fn sync<'a>(&self, sessions: impl Iterator<Item = &'a SessionId>) -> io::Result<Vec<SessionId>> {
-        // No file is swapped between its sync and the look at its name.
+        // No file is swapped between its sync and the check of its name.
         let _alone = self.maintenance.lock().expect("no holder panics");
-        // What is suspect is written anew, and then synced.
+        // A suspect file is rewritten, and then synced.
         let sessions: Vec<&SessionId> = {
             let open = self.open.lock().expect("no holder panics");
             sessions.filter(|session| !open.stale.get(session).is_some_and(|stale| stale.suspect)).collect()
@@ -40,7 +40,7 @@ impl<D: Disk> Transcripts<D> {
         Ok(unsafe_ones)
     }
 
-    /// Syncs the files that have those sessions' names. Returns the sessions whose file is not there or failed by itself.
+    /// Syncs the files with those sessions' names. Returns the sessions whose file is missing or failed by itself.
     pub(super) fn sync_files(&self, sessions: &[&SessionId]) -> io::Result<Vec<SessionId>> {
         let singly = sessions.len() <= SYNC_SINGLY_MAX;
         if !singly {
@@ -67,7 +67,7 @@ impl<D: Disk> Transcripts<D> {
         Ok(unsafe_ones)
     }
 
-    /// A folder that was removed is made again; what stood in it is missed file by file.
+    /// A folder that was removed is made again; its files are noticed one by one.
     fn folder_synced(&self, outcome: io::Result<()>) -> io::Result<()> {
         match outcome {
             Err(e) if e.kind() == io::ErrorKind::NotFound => disk::make_folder(&self.disk, &self.folder),
@@ -82,8 +82,8 @@ impl<D: Disk> Transcripts<D> {
         lost || open.files.peek(session).is_some_and(|transcript| !self.has_its_name(session, transcript))
     }
 
-    /// Whether the open file is the one a reader finds, and as long as we left it: a line behind one that somebody cut, or
-    /// began, is torn with it. When nobody can tell, it is.
+    /// Whether the open file is the one that a reader finds, and has the length that we left: after a line that was cut
+    /// or begun by another program, our next line would be torn too. If that cannot be told, the answer is yes.
     pub(super) fn has_its_name(&self, session: &SessionId, transcript: &Transcript<D::File>) -> bool {
         let named = self.disk.is_named(&self.path(session), &transcript.file, transcript.bytes);
         named.unwrap_or_else(|e| e.kind() != io::ErrorKind::NotFound)

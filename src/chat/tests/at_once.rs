@@ -1,4 +1,4 @@
-//! Turns that are answered at once, and what their keys stand for later.
+//! Turns that are answered at once, and how their keys behave later.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;

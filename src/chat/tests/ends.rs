@@ -50,7 +50,7 @@ fn a_stopped_turn_keeps_what_was_said() {
     let world = World::new();
     let follow = world.begin("s", "hang");
     assert_eq!(follow.running().wait_for_text(0, Instant::now() + WAIT_TIMEOUT), TurnProgress::Text("so far".into()));
-    // The word of a stop comes from another thread than the pieces.
+    // The stop is told by another thread than the pieces.
     wait_until("the piece is told", || world.diary.lines().len() == 2);
     assert!(world.chat.stop(&turn("s", "").session));
     let outcome = follow.wait().unwrap();

@@ -1,4 +1,4 @@
-//! Who is answered when, what a key stands for while turns run, what a responder is given, and what is refused.
+//! The order of turns, keys while turns run, the context of a responder, and refusals.
 
 use super::*;
 
@@ -30,7 +30,7 @@ fn turns_of_a_session_are_answered_in_order_and_sessions_side_by_side() {
 fn a_turn_that_waits_too_long_for_those_before_it_is_not_begun() {
     let world = World::sized(Sizes { timeout: Duration::from_secs(3), ..Sizes::default() });
     let first = world.begin("s", "hang");
-    // It came later, and so it is late later than the first; unless the first is over by then.
+    // It came later, so its deadline is later than the first one's; unless the first is over by then.
     let late = world.chat.sessions.enter(
         &turn("s", "").session,
         Holder::Beginning(None),
@@ -52,7 +52,7 @@ fn while_one_is_answered_who_does_not_queue_is_refused_and_unrecorded() {
     assert_eq!(texts(&world, "s"), ["gate"]);
     world.open_gate();
     first.wait().unwrap();
-    // Over means free: whoever has read the reply may go on at once.
+    // A client that has read the reply may send again at once.
     assert!(matches!(world.try_begin("s", "say x"), Ok(StartedTurn::Follow(_))));
 }
 
@@ -92,7 +92,7 @@ fn a_turn_beyond_the_limits_is_refused_and_nothing_of_it_is_recorded() {
     wait_until("it waits", || world.chat.stats().waiting == 3);
     assert_eq!(world.chat.say(&turn("c", "say x").as_turn()), Err(TurnError::Crowded));
     assert!(world.told("c").is_empty());
-    // An answer of before takes no slot, and a message without a responder's answer takes nothing at all.
+    // An earlier answer takes no slot, and a message without an answer takes nothing at all.
     world.open_gate();
     world.open_gate();
     for follow in running {
