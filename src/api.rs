@@ -1,9 +1,9 @@
-//! One request in, one reply out, whichever listener it came by.
+//! One request in, one reply out, for both listeners.
 //!
-//! A listener calls [`Service::admit`] with the
-//! head alone, so that a request nobody will serve is refused before its body is read, and then [`Service::handle`].
+//! A listener first calls [`Service::admit`] with the head alone, so that a request that will be refused is refused
+//! before its body is read, and then [`Service::handle`].
 //!
-//! Knows nothing of sockets, framing, Host, Origin or tokens: those are the listeners' (server/guard.rs).
+//! Knows nothing of sockets, framing, Host, Origin or tokens: the listeners check those (server/guard.rs).
 
 mod body;
 mod chat;
@@ -39,18 +39,18 @@ pub use route::Route;
 pub use socket::{Joining, Outbox, Payload, SharedBytes, SocketCounters, SocketHandler, SocketId, Sockets, Wake};
 pub use status::Status;
 
-/// What a listener hands its requests to. [`Api`] is the one in the product; listeners are tested with others.
+/// Serves the requests of a listener. [`Api`] is the real one; tests of listeners have others.
 pub trait Service: Send + Sync + 'static {
-    /// Decides on the head alone whether a request will be served, and by what.
+    /// Decides by the head alone whether a request will be served, and by which route.
     ///
     /// # Errors
     /// The reply to give instead. The listener need not read the body first.
     fn admit(&self, head: &Head<'_>) -> Result<Route, Reply>;
 
-    /// Whether a path tells how the server is, which is to be answered however many others wait.
+    /// Whether a path asks for the server's health; such requests are answered however many others wait.
     fn is_probe(&self, path: &str) -> bool;
 
-    /// Serves an admitted request. Waits where its answer has to: for a sync, a turn, what comes.
+    /// Serves an admitted request. May wait: for a sync, a turn, or the next event.
     fn handle(&self, head: &Head<'_>, route: Route, body: &[u8]) -> Reply;
 }
 
@@ -62,7 +62,7 @@ pub struct Api {
     pub history: Arc<History>,
     /// The feed.
     pub feed: Arc<Feed>,
-    /// What is told of both.
+    /// The status of all parts.
     pub status: Status,
 }
 
@@ -86,7 +86,7 @@ impl Service for Api {
                 let mongo = if used { sessions::Mongo::Pending } else { sessions::Mongo::None };
                 sessions::erase(&self.chat, mongo, head)
             }
-            // A listener that can do more than refuse does not come here.
+            // A listener that serves WebSockets handles this route itself.
             Route::Socket => Err(socket::not_here()),
             Route::Status => Ok(self.status.storage(&self.chat)),
             Route::Livez => Ok(Status::live()),

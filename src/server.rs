@@ -37,7 +37,7 @@ use crate::logging;
 
 pub use websocket::WebSocketOptions;
 
-/// Makes the ids of requests that bring none: a random prefix per listener and a count.
+/// Makes the ids of requests without one: a random prefix for the listener, and a counter.
 struct RequestIds {
     prefix: u32,
     next: AtomicU64,
@@ -56,11 +56,11 @@ impl RequestIds {
     }
 }
 
-/// Runs a part of a service; a panic in it becomes an answer, and a line of the log under the same id.
+/// Runs a part of a service; a panic becomes a 500 and a line in the log with the same id.
 fn guarded<T>(request_id: &str, run: impl FnOnce() -> T) -> Result<T, Problem> {
     catch_unwind(AssertUnwindSafe(run)).map_err(|_| {
         log::error!("request {request_id} failed: panic at {}", logging::last_panic());
-        let detail = "the server met a fault of its own; it is in its log under this request_id";
+        let detail = "a fault in the server; its log has the details under this request_id";
         Problem::new(500, "internal_error", detail)
     })
 }

@@ -1,4 +1,4 @@
-//! Request bodies: JSON into typed values, and when that fails a problem that names the field.
+//! Request bodies: JSON into typed values, or a problem that names the field.
 //!
 //! 400 when the bytes are no JSON, 422 when they are JSON of the wrong shape, or have an unknown field that is nearly one
 //! of ours. The typed reader is quick and its errors are vague, so the shape is looked at again, slowly, only after it
@@ -24,7 +24,7 @@ pub use whole_numbers::check_whole_numbers;
 
 /// The session of a request that names none.
 const DEFAULT_SESSION: &str = "default";
-/// Levels of nesting in metadata; MongoDB takes a hundred in a document.
+/// The deepest nesting of metadata; MongoDB takes a hundred levels in a document.
 const METADATA_DEPTH_MAX: usize = 32;
 
 /// A text of a body, borrowed from there unless it has escapes. Serde copies a `Cow` in an `Option`.
@@ -40,11 +40,17 @@ impl Deref for Text<'_> {
 }
 
 /// Reads an object of that shape.
+///
+/// # Errors
+/// 400 or 422, naming the field. The same body fails again.
 pub fn object<'a, T: Deserialize<'a>>(body: &'a [u8], shape: &Shape) -> Result<T, Problem> {
     read(body, Named::new(shape)).map_err(|e| explain(body, &e, |value| wrong_in_object(value, shape, "")))
 }
 
 /// Reads an array of objects of that shape.
+///
+/// # Errors
+/// 400 or 422, naming the item and the field. The same body fails again.
 pub fn array<'a, T: Deserialize<'a>>(body: &'a [u8], shape: &Shape) -> Result<Vec<T>, Problem> {
     read(body, NamedItems::new(shape)).map_err(|e| {
         explain(body, &e, |value| {
@@ -61,8 +67,8 @@ fn read<'a, S: DeserializeSeed<'a>>(body: &'a [u8], seed: S) -> serde_json::Resu
 }
 
 fn explain(body: &[u8], error: &serde_json::Error, find: impl Fn(&Value) -> Option<Problem>) -> Problem {
-    // The parser's words hold line and column and quote nothing of the body. The typed reader passes over fields it does
-    // not know, and with them over faults in them.
+    // The parser's message has line and column and quotes nothing of the body. The typed reader skips unknown fields,
+    // and with them errors inside them.
     let malformed = |error| Problem::new(400, "malformed_json", format!("the body is not JSON: {error}"));
     if !error.is_data() {
         return malformed(error.to_string());
@@ -71,7 +77,7 @@ fn explain(body: &[u8], error: &serde_json::Error, find: impl Fn(&Value) -> Opti
         Ok(value) => value,
         Err(error) => return malformed(error.to_string()),
     };
-    // What the slow look does not see is a field that is there twice.
+    // The shape does not show a repeated field.
     find(&value).unwrap_or_else(|| Problem::new(422, "invalid_body", format!("the body has the wrong shape: {error}")))
 }
 
@@ -90,12 +96,12 @@ fn wrong_in_object(value: &Value, shape: &Shape, path: &str) -> Option<Problem> 
     Some(Problem::field(&format!("{path}{name}"), &format!("{missing}{}", kind.rule())))
 }
 
-/// The session a request names, or the default one.
+/// The session that a request names, or the default one.
 pub fn session(name: Option<&str>, field: &str) -> Result<SessionId, Problem> {
     SessionId::new(name.unwrap_or(DEFAULT_SESSION)).map_err(|rule| Problem::field(field, &rule.to_string()))
 }
 
-/// Checks what a client wants kept beside the text.
+/// Checks metadata: its depth and its keys.
 pub fn check_metadata(metadata: Option<&Map<String, Value>>, field: &str) -> Result<(), Problem> {
     let Some(metadata) = metadata else { return Ok(()) };
     for (key, value) in metadata {
@@ -119,7 +125,7 @@ fn check_value(value: &Value, field: &str, depth_left: usize) -> Result<(), Prob
     }
 }
 
-/// MongoDB's documents cannot hold such a key, and what is accepted must be kept everywhere.
+/// MongoDB's documents cannot hold such a key, so it is refused everywhere.
 fn check_key(key: &str, field: &str) -> Result<(), Problem> {
     if key.contains('\0') { Err(Problem::field(field, "must have no key with a NUL in it")) } else { Ok(()) }
 }

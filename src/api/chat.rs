@@ -1,4 +1,4 @@
-//! `POST /api/chat/messages`: bodies in, records out. And what it shares with `POST /api/chat`.
+//! `POST /api/chat/messages`: records messages. Also holds what it shares with `POST /api/chat`.
 
 use std::borrow::Cow;
 
@@ -12,13 +12,13 @@ use super::body::{self, Text};
 use super::shape::{Kind, Shape};
 use super::{Head, Problem, Reply, content, json, query};
 
-/// Messages one request may bring.
+/// The most messages of one request.
 const MESSAGES_MAX: usize = 1000;
-/// What the metadata says of messages that came by HTTP.
+/// `metadata.transport` of messages that came by HTTP.
 pub(super) const TRANSPORT: &str = "rest";
-/// The header that brings an idempotency key; a `message_id` in the body goes before it.
+/// The header with an idempotency key; a `message_id` in the body wins.
 pub(super) const KEY_HEADER: &str = "Idempotency-Key";
-/// The longest key.
+/// The longest key, in characters.
 const KEY_CHARS_MAX: usize = 128;
 
 const MESSAGE: &Shape = &[
@@ -57,7 +57,12 @@ struct RecordedReply<'a> {
     durable: &'a str,
 }
 
-/// `POST /api/chat/messages`
+/// `POST /api/chat/messages`: records one message or an array, all or none. Replies 201:
+///
+/// ```json
+/// {"messages":[{"id":"019ac8b7-5f3e-7c41-b52a-9d1f0a7c2e11","created_at":"2025-11-28T01:23:45.123456+00:00",
+///  "duplicate":false}],"durable":"disk"}
+/// ```
 pub fn record(chat: &Chat, head: &Head<'_>, body: &[u8]) -> Result<Reply, Problem> {
     query::none_of(head.query, MESSAGE)?;
     let body = content::json(head, body, MESSAGE)?;
@@ -93,7 +98,7 @@ pub fn record(chat: &Chat, head: &Head<'_>, body: &[u8]) -> Result<Reply, Proble
     Ok(json(201, &RecordedReply { messages: kept.collect(), durable: chat.durability().as_str() }))
 }
 
-/// Checks one message; its fields are named by their place in an array.
+/// Checks one message; in an array a problem names the field with its index.
 fn check(body: &MessageBody<'_>, index: usize, is_array: bool) -> Result<SessionId, Problem> {
     let field = |name: &str| if is_array { format!("[{index}].{name}") } else { name.to_owned() };
     if !is_role(&body.role) {
@@ -108,7 +113,7 @@ fn check(body: &MessageBody<'_>, index: usize, is_array: bool) -> Result<Session
     body::session(body.session_id.as_deref(), &field("session_id"))
 }
 
-/// The key of a message: its own, or the request's; in an array the request's key with the message's place.
+/// The key of a message: its own, or the request's; in an array the request's key with the message's index.
 fn key_of<'a>(
     body: &'a MessageBody<'_>,
     header: Option<&'a str>,

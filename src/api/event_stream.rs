@@ -1,6 +1,6 @@
-//! A stream of server-sent events, whoever has something to tell: its head, the bytes of an event, and its signs of life.
+//! Server-sent events: the head of a stream, the bytes of an event, and keep-alive comments.
 //!
-//! Knows nothing of what is told.
+//! Knows nothing of what the events mean.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -12,38 +12,38 @@ use super::{Client, Problem, header};
 
 /// The media type.
 pub(super) const EVENT_STREAM: &str = "text/event-stream";
-/// Between two looks whether the client of a stream is still there.
+/// How often a waiting stream checks whether its client is still there.
 pub(super) const CLIENT_POLL_INTERVAL: Duration = Duration::from_millis(500);
-/// What makes no event.
+/// A keep-alive: a comment, which is no event.
 pub(super) const SIGN: &[u8] = b":\n\n";
-/// Between two signs of life of a stream that has nothing to say.
+/// The interval of keep-alives on a silent stream.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
-/// The same where only a sign of life shows whether the client is still there, for what must not go on for nobody.
+/// The same if only a failed write tells that the client is gone, for streams that must not go on without one.
 const UNSEEN_HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// When a stream that has nothing to say is to give a sign of life.
+/// When a silent stream sends its next keep-alive.
 pub(super) struct Signs {
     last: Instant,
     every: Duration,
 }
 
 impl Signs {
-    /// For a client that may be gone without harm until the next sign.
+    /// For a stream that may go on for a while after its client is gone.
     pub(super) fn new() -> Self {
         Self { last: Instant::now(), every: HEARTBEAT_INTERVAL }
     }
 
-    /// For a client for whose sake others work.
+    /// For a stream that makes others work for its client.
     pub(super) fn watching(to: &dyn Client) -> Self {
         Self { every: if to.can_be_seen() { HEARTBEAT_INTERVAL } else { UNSEEN_HEARTBEAT_INTERVAL }, ..Self::new() }
     }
 
-    /// Something was sent.
+    /// Notes that something was sent.
     pub(super) fn sent(&mut self) {
         self.last = Instant::now();
     }
 
-    /// Whether it is time. An error: the client is gone.
+    /// Whether a keep-alive is due. An error: the client is gone.
     pub(super) fn are_due(&self, to: &dyn Client) -> io::Result<bool> {
         if to.is_gone() {
             return Err(io::ErrorKind::BrokenPipe.into());
@@ -58,8 +58,7 @@ pub(super) fn headers(kind: &str) -> Vec<Header> {
     vec![header("Content-Type", kind), header("Cache-Control", "no-store"), header("X-Accel-Buffering", "no")]
 }
 
-/// Appends an event whose data is what `data` appends: JSON, which has no line breaks outside strings, and escapes them
-/// within.
+/// Appends an event whose data `data` appends: JSON, whose line breaks are all escaped or absent.
 pub(super) fn push(to: &mut Vec<u8>, kind: &str, data: impl FnOnce(&mut Vec<u8>)) {
     for part in ["event: ", kind, "\ndata: "] {
         to.extend_from_slice(part.as_bytes());
@@ -68,12 +67,12 @@ pub(super) fn push(to: &mut Vec<u8>, kind: &str, data: impl FnOnce(&mut Vec<u8>)
     to.extend_from_slice(b"\n\n");
 }
 
-/// Appends an event.
+/// Appends an event with JSON data: `event: KIND`, `data: {…}` and an empty line.
 pub(super) fn push_json<T: Serialize>(to: &mut Vec<u8>, kind: &str, data: &T) {
     push(to, kind, |to| serde_json::to_writer(to, data).expect("our own replies always serialise"));
 }
 
-/// Appends the end of a stream that met a fault: the status is on its way by then.
+/// Appends an `error` event, the last one of a stream that failed after its status was sent.
 pub(super) fn push_fault(to: &mut Vec<u8>, problem: &Problem, request_id: &str) {
     push(to, "error", |to| to.extend_from_slice(&problem.json(request_id)));
 }

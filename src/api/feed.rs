@@ -1,8 +1,8 @@
-//! `GET /api/chat/feed`: every durable event in order, as a JSON page, one event a line, or a stream that lasts.
+//! `GET /api/chat/feed`: every durable event in order, as a JSON page, as one event a line, or as an event stream.
 //!
-//! `feed/` says what follows a cursor; here it becomes bytes. A request that would have to wait is answered by a stream in
-//! any of the three forms, so that it waits on a thread of its own whichever listener it came by. Everyone who waits looks
-//! twice a second whether the client is still there, so that clients that come and go leave no waiters behind.
+//! `feed.rs` finds what follows a cursor; this module turns it into bytes. A request that must wait is answered by a
+//! stream in any of the three forms, so that it waits on a thread of its own for either listener. Every waiting request
+//! checks twice a second whether its client is still there, so clients that come and go leave no waiters behind.
 //!
 //! Knows nothing of the journal's files.
 
@@ -19,9 +19,9 @@ use super::event_stream::{self, CLIENT_POLL_INTERVAL, EVENT_STREAM, Signs};
 use super::http::{NDJSON, full};
 use super::{Client, Head, Problem, Reply, Stream, StreamKind, header, query};
 
-/// Events a page has when the request does not say.
+/// Events of a page if the request does not say.
 const LIMIT_DEFAULT: usize = 100;
-/// Events a page may have.
+/// The most events of a page.
 const LIMIT_MAX: usize = 1000;
 /// The longest a request may wait, in seconds.
 const WAIT_SECONDS_MAX: usize = 60;
@@ -37,17 +37,24 @@ enum Form {
     Stream,
 }
 
-/// What is asked for.
+/// The parameters of a request.
 #[derive(Debug, PartialEq, Eq)]
 struct Ask {
-    /// Everything up to here is known; `None` asks from the oldest that is kept.
+    /// Events after this cursor; `None`: from the oldest that is kept.
     after: Option<Cursor>,
     limit: usize,
     wait: Duration,
     form: Form,
 }
 
-/// `GET /api/chat/feed`
+/// `GET /api/chat/feed`. The page in JSON:
+///
+/// ```json
+/// {"events":[{"cursor":"00000000000000ab-1f","type":"message","message":{"id":"…","session_id":"s","role":"user",
+///  "text":"hi",…}},
+/// {"cursor":"00000000000000ab-20","type":"erased","session_id":"s","erasure_id":"…"}],
+///  "next":"00000000000000ab-20","has_more":false}
+/// ```
 pub fn read(feed: &Arc<Feed>, head: &Head<'_>) -> Result<Reply, Problem> {
     let ask = parse(head)?;
     let after = ask.after.unwrap_or_else(|| feed.oldest());
@@ -65,7 +72,7 @@ pub fn read(feed: &Arc<Feed>, head: &Head<'_>) -> Result<Reply, Problem> {
     let watch = watch(feed)?;
     let write = move |to: &mut dyn Client| {
         let page = wait(&watch, page, ask.limit, until, to)?;
-        // Who has been answered waits no more, however slowly it reads.
+        // A reply that is complete no longer counts as waiting, however slowly it is read.
         drop(watch);
         write_page(ask.form, &page, to)
     };
@@ -136,7 +143,7 @@ fn reply(form: Form, span: StreamKind, more: &[(&str, &str)], write: WriteTo) ->
     Reply::Stream(Stream { status: StatusCode(200), headers, span, write })
 }
 
-/// A page that need not wait.
+/// A page that is complete already.
 fn whole(form: Form, page: Page) -> Reply {
     match form {
         Form::Json => full(200, event_stream::headers("application/json"), object(&page)),
@@ -149,10 +156,10 @@ fn whole(form: Form, page: Page) -> Reply {
     }
 }
 
-/// The page once there is something in it, or the time is over.
+/// Waits until the page has an event, or until `until`.
 fn wait(watch: &Watch, mut page: Page, limit: usize, until: Instant, to: &dyn Client) -> io::Result<Page> {
     loop {
-        // Also for what was there already: a client may ask again and again.
+        // Also for events that were there at once: a client may ask again and again.
         if !page.events.is_empty() {
             watch.take_turn();
             extend(watch, &mut page, limit)?;
@@ -170,7 +177,7 @@ fn wait(watch: &Watch, mut page: Page, limit: usize, until: Instant, to: &dyn Cl
     }
 }
 
-/// Adds what has come. The status is on its way by then: a fault can only cut the reply, and the next request is told.
+/// Adds new events. The status was sent before, so an error can only cut the reply; the next request gets the problem.
 fn extend(watch: &Watch, page: &mut Page, limit: usize) -> io::Result<()> {
     watch.feed().extend(page, limit).map_err(|fault| io::Error::other(problem(fault).detail))
 }
@@ -191,10 +198,10 @@ fn write_page(form: Form, page: &Page, to: &mut dyn Client) -> io::Result<()> {
     to.flush()
 }
 
-/// Server-sent events until the client goes, the server stops, or nothing can follow any more.
+/// Sends events until the client goes, the server stops, or nothing can follow any more.
 fn stream(watch: &Watch, after: Cursor, request_id: &str, to: &mut dyn Client) -> io::Result<()> {
     let (feed, mut after) = (watch.feed(), after);
-    // The head alone: the client is to know that it is connected.
+    // Sends the head alone: the client sees that it is connected.
     to.flush()?;
     let (mut told, mut signs) = (after, Signs::new());
     while !feed.is_stopping() {
@@ -230,7 +237,7 @@ fn stream(watch: &Watch, after: Cursor, request_id: &str, to: &mut dyn Client) -
     Ok(())
 }
 
-/// `false`: the server stops, and the client goes on behind the last event it got.
+/// `false`: the server stops; the client resumes after the last event it got.
 fn write_events(feed: &Feed, page: &Page, to: &mut dyn Client) -> io::Result<bool> {
     let mut bytes = Vec::new();
     for event in &page.events {
@@ -246,7 +253,7 @@ fn write_events(feed: &Feed, page: &Page, to: &mut dyn Client) -> io::Result<boo
     Ok(true)
 }
 
-/// A comment, and how far the feed has come if that is behind the last event: an id without data makes no event.
+/// A comment, and the feed's position if that is beyond the last event: an id without data makes no event.
 fn write_sign(after: Cursor, told: Cursor, to: &mut dyn Client) -> io::Result<()> {
     match after == told {
         true => to.write_all(event_stream::SIGN)?,
@@ -280,9 +287,9 @@ fn kind(event: &Event) -> &'static str {
     }
 }
 
-/// One event as JSON, on one line; a message's own line is part of it as it was kept.
+/// Appends one event as JSON on one line; a message's own line becomes part of it unchanged.
 fn push_event(to: &mut Vec<u8>, event: &Event) {
-    // Neither cursors nor session ids have anything in them that JSON would escape.
+    // Cursors and session ids have no characters that JSON escapes.
     let _ = write!(to, "{{\"cursor\":\"{}\",\"type\":\"{}\",", event.cursor, kind(event));
     match &event.what {
         What::Message(message) => {

@@ -1,4 +1,4 @@
-//! `GET /api/chat/history`: a page of a conversation, its lines spliced into the reply as they were kept.
+//! `GET /api/chat/history`: a page of a conversation; stored lines become part of the reply unchanged.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::message::{Id, Message, SessionId, Timestamp, is_role};
 use super::http::NDJSON;
 use super::{Client, Head, Problem, Reply, Stream, StreamKind, body, header, json_bytes, query};
 
-/// Messages a page has when the request does not say.
+/// Messages of a page if the request does not say.
 const LIMIT_DEFAULT: usize = 50;
 /// Messages a page may have; whoever asks for more gets these.
 const LIMIT_MAX: usize = 500;
@@ -39,7 +39,13 @@ struct Counts {
     disk: usize,
 }
 
-/// `GET /api/chat/history`
+/// `GET /api/chat/history`. The page in JSON:
+///
+/// ```json
+/// {"session_id":"s","messages":[{"id":"…","session_id":"s","role":"user","text":"hi",…,"source":"cache"}],
+/// "counts":{"cache":1,"mongo":0,"disk":0},"last_persisted_at":"2025-11-28T01:23:45.123456+00:00",
+///  "has_more":false,"complete":true}
+/// ```
 pub fn read(history: &History, head: &Head<'_>) -> Result<Reply, Problem> {
     let ask = parse(head.query)?;
     let answer = history.read(&ask).map_err(|e| {
@@ -70,7 +76,7 @@ fn parse(query: &str) -> Result<Ask, Problem> {
 }
 
 fn time(field: &str, value: &str) -> Result<Timestamp, Problem> {
-    // A `+` that was not percent-encoded arrives as a space; no RFC 3339 time has one there otherwise.
+    // A `+` that was not percent-encoded arrives as a space; RFC 3339 times have no other space there.
     let value = value.replace(' ', "+");
     let rule = "must be an RFC 3339 time, such as 2025-11-28T01:23:45Z";
     Timestamp::parse(&value).ok_or_else(|| Problem::field(field, rule))
@@ -100,7 +106,7 @@ fn page(session: &SessionId, answer: &Answer) -> Vec<u8> {
     };
     let start = page.len();
     serde_json::to_writer(&mut page, &tail).expect("numbers and strings always serialise");
-    // The tail's own opening brace stands where the object goes on.
+    // Drops the tail's opening brace, since the object goes on.
     page.remove(start);
     page
 }

@@ -1,7 +1,7 @@
 //! Replies as routes hand them to listeners.
 //!
-//! The vocabulary is tiny_http's (`Method`, `Header`, `StatusCode`, `Response`), so that the server on the Unix socket
-//! needs no translation and the TCP listener has a well-known shape to write. Knows nothing of what is asked and answered.
+//! The types are tiny_http's (`Method`, `Header`, `StatusCode`, `Response`), so that the server on the Unix socket
+//! needs no translation. Knows nothing of what is asked and answered.
 
 use std::io::{self, Cursor, Write};
 
@@ -14,41 +14,42 @@ pub(super) const NDJSON: &str = "application/x-ndjson";
 pub enum Reply {
     /// Head and body are known.
     Full(Response<Cursor<Vec<u8>>>),
-    /// The listener frames what the function writes: in chunks, or for HTTP/1.0 up to the close.
+    /// The listener frames what the function writes: in chunks, or for HTTP/1.0 up to the end of the connection.
     Stream(Stream),
 }
 
-/// A reply whose length nobody knows yet.
+/// A reply of unknown length.
 pub struct Stream {
     /// The status.
     pub status: StatusCode,
-    /// Its header fields, without those of framing.
+    /// Its header fields, without framing.
     pub headers: Vec<Header>,
-    /// How long it may take.
+    /// How long it lasts.
     pub span: StreamKind,
-    /// Writes the body; each `flush` sends what was written so far. An error means the client has gone.
+    /// Writes the body; each `flush` sends what was written so far. An error means that the client has gone.
     #[allow(clippy::type_complexity)]
     pub write: Box<dyn FnOnce(&mut dyn Client) -> io::Result<()> + Send>,
 }
 
-/// How long a stream may take.
+/// How long a stream lasts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamKind {
-    /// As long as its bytes take: a stop of the server waits for it.
+    /// Until its bytes are sent: a stop of the server waits for it.
     Brief,
-    /// As long as its client stays: it ends by itself when the server stops, and a client that does not read then is cut.
+    /// As long as its client stays: it ends by itself when the server stops, and a client that does not read then is
+    /// cut.
     Lasting,
 }
 
-/// Where a stream goes.
+/// The receiver of a stream.
 pub trait Client: Write {
-    /// Whether nobody will read what is written, as far as that can be told without writing. A client that has ended its
-    /// sending side counts as gone: one that only does that and still reads is not told from it.
+    /// Whether the client is known to be gone, without writing to it. A client that has only closed its sending side
+    /// counts as gone, because the two cannot be distinguished.
     fn is_gone(&self) -> bool {
         false
     }
 
-    /// Whether [`Client::is_gone`] can be told at all. Where it cannot, only a write that fails tells.
+    /// Whether [`Client::is_gone`] can tell. If not, only a failed write does.
     fn can_be_seen(&self) -> bool {
         false
     }
@@ -57,25 +58,25 @@ pub trait Client: Write {
 /// A JSON reply.
 #[must_use]
 pub fn json<T: serde::Serialize>(status: u16, body: &T) -> Reply {
-    // Most have less than that, and so are allocated once.
+    // Most replies are shorter, and so are allocated once.
     let mut bytes = Vec::with_capacity(512);
     serde_json::to_writer(&mut bytes, body).expect("our own replies always serialise");
     json_bytes(status, bytes)
 }
 
-/// A JSON reply that is already serialised.
+/// A JSON reply from serialised bytes.
 #[must_use]
 pub fn json_bytes(status: u16, body: Vec<u8>) -> Reply {
     full(status, vec![header("Content-Type", "application/json")], body)
 }
 
-/// A reply that is whole.
+/// A reply with a known body.
 pub(super) fn full(status: u16, headers: Vec<Header>, body: Vec<u8>) -> Reply {
     let length = body.len();
     Reply::Full(Response::new(StatusCode(status), headers, Cursor::new(body), Some(length), None))
 }
 
-/// A header field of our own making.
+/// A header field; name and value are our own.
 #[must_use]
 pub fn header(name: &str, value: &str) -> Header {
     Header::from_bytes(name, value).expect("our own header fields are ASCII")

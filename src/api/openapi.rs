@@ -1,11 +1,11 @@
-//! `GET /openapi.json`: what is served, in OpenAPI 3.1, for clients that are generated and tests that try everything.
+//! `GET /openapi.json`: the API in OpenAPI 3.1, for client generators and automatic tests.
 //!
-//! The document is a file beside this one, written by hand and built in. Tests hold it to the table of routes and to the
-//! version; a change of what is served is made there too.
+//! The document is a hand-written file beside this one, built in. Tests compare it with the table of routes and with
+//! the version, so a change of the API must change it too.
 
 use super::{Reply, json_bytes};
 
-/// The document.
+/// The document, as JSON.
 const DOCUMENT: &str = include_str!("openapi.json");
 
 /// `GET /openapi.json`
@@ -47,7 +47,7 @@ mod tests {
             let methods = item.as_object().unwrap().keys().filter(|key| *key != "parameters");
             described.extend(methods.map(|method| (path.clone(), method.to_ascii_uppercase())));
         }
-        // HEAD is said to be served wherever GET is.
+        // HEAD is described wherever GET is served.
         let served = TABLE.iter().flat_map(|(path, allow, _)| {
             let methods = allow.split(", ").filter(|method| *method != "HEAD");
             methods.map(|method| ((*path).to_owned(), method.to_owned()))

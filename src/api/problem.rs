@@ -1,6 +1,6 @@
-//! Error replies: `application/problem+json`, RFC 9457, with our `code` and `request_id` beside its fields.
+//! Error replies: `application/problem+json` (RFC 9457), with `code`, `field` and `request_id` added.
 //!
-//! Knows nothing of who meets the fault. A detail never quotes a token nor a message's text.
+//! A detail never quotes a token or a message's text.
 
 use serde::Serialize;
 use tiny_http::StatusCode;
@@ -12,18 +12,18 @@ use crate::message::LINE_BYTES_MAX;
 use super::http::full;
 use super::{Reply, header};
 
-/// One fault, told to the client.
+/// An error as the client is told it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// The HTTP status.
     pub status: u16,
-    /// A word for programs, stable between versions.
+    /// For programs; stable between versions.
     pub code: &'static str,
-    /// A sentence for people: what is wrong with this request and what would be right.
+    /// For people: what is wrong with this request and what would be right.
     pub detail: String,
     /// The field or parameter at fault, for 422.
     pub field: Option<String>,
-    /// What the head says beside: `Allow` for 405, `Retry-After` in seconds for 503.
+    /// A further header field: `Allow` for 405, `Retry-After` in seconds for 503.
     pub header: Option<(&'static str, String)>,
 }
 
@@ -40,12 +40,12 @@ struct Body<'a> {
 }
 
 impl Problem {
-    /// A fault of that status.
+    /// A problem of that status.
     pub fn new(status: u16, code: &'static str, detail: impl Into<String>) -> Self {
         Self { status, code, detail: detail.into(), field: None, header: None }
     }
 
-    /// 422 that names a field and its rule.
+    /// 422 for a field or parameter; `rule` follows its name in the detail.
     #[must_use]
     pub fn field(name: &str, rule: &str) -> Self {
         Self { field: Some(name.into()), ..Self::new(422, "invalid_field", format!("`{name}` {rule}")) }
@@ -76,7 +76,13 @@ impl Problem {
         Self { header, ..Self::new(503, code, detail) }
     }
 
-    /// Its JSON.
+    /// The body of the reply:
+    ///
+    /// ```json
+    /// {"type":"about:blank","title":"Unprocessable Entity","status":422,
+    ///  "detail":"limit must be a whole number from 1 to 500","code":"invalid_field","field":"limit",
+    ///  "request_id":"…"}
+    /// ```
     #[must_use]
     pub fn json(&self, request_id: &str) -> Vec<u8> {
         let body = Body {
@@ -91,7 +97,7 @@ impl Problem {
         serde_json::to_vec(&body).expect("strings and numbers always serialise")
     }
 
-    /// The reply that carries it.
+    /// The reply with this problem.
     #[must_use]
     pub fn reply(&self, request_id: &str) -> Reply {
         let mut headers = vec![header("Content-Type", "application/problem+json")];
@@ -101,7 +107,8 @@ impl Problem {
 }
 
 impl From<AppendError> for Problem {
-    /// 409 for a key of something else; 507 when there is no room, else 503: whether the request was kept is then unknown.
+    /// 409 for a key used with other content, 507 if there is no space, else 503: then it is unknown whether the
+    /// request was recorded.
     fn from(refusal: AppendError) -> Self {
         match refusal {
             AppendError::Full(reason) => Self::new(507, "disk_full", format!("nothing can be kept now: {reason}")),
@@ -121,7 +128,7 @@ impl From<AppendError> for Problem {
 }
 
 impl From<TurnError> for Problem {
-    /// 503 when the turn may come again as it is: nothing of it was kept.
+    /// 503 if the turn may be sent again unchanged: nothing of it was recorded.
     fn from(no_turn: TurnError) -> Self {
         let (code, retry_after_seconds) = match no_turn {
             TurnError::Refused(refusal) => return refusal.into(),

@@ -1,4 +1,4 @@
-//! The parameters of a query: each at most once, and what several routes ask of their values.
+//! The parameters of a query: each at most once; and checks of values that several routes need.
 
 use crate::message::Id;
 

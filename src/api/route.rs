@@ -1,4 +1,4 @@
-//! Which request goes where: one table of method and path.
+//! Which request goes to which route: one table of methods and paths.
 //!
 //! Knows nothing of what the routes do.
 
@@ -6,7 +6,7 @@ use tiny_http::Method;
 
 use super::{Head, Problem, content};
 
-/// Everything that is served.
+/// Every route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
     /// `POST /api/chat`
@@ -33,7 +33,7 @@ pub enum Route {
     OpenApi,
 }
 
-/// Each path with what it takes, as `Allow` says it, and who serves it. `openapi.json` describes the same.
+/// Each path with its `Allow` value and its route. `openapi.json` describes the same.
 pub(super) const TABLE: &[(&str, &str, Route)] = &[
     ("/api/chat", "POST", Route::Chat),
     ("/api/chat/messages", "POST", Route::Messages),
@@ -72,13 +72,13 @@ pub(super) fn find(head: &Head<'_>) -> Result<Route, Problem> {
     Ok(route)
 }
 
-/// Whether a path tells how the server is.
+/// Whether a path asks for the server's health.
 pub(super) fn is_probe(path: &str) -> bool {
     let found = TABLE.iter().find(|(wanted, ..)| *wanted == path);
     found.is_some_and(|(.., route)| matches!(route, Route::Status | Route::Livez | Route::Readyz | Route::Health))
 }
 
-/// Whether a path is the one of the table; `{id}` at its end stands for one segment.
+/// Whether a path matches one of the table; `{id}` at its end stands for one segment.
 fn is_at(wanted: &str, path: &str) -> bool {
     match wanted.strip_suffix("{id}") {
         Some(folder) => path.strip_prefix(folder).is_some_and(|id| !id.is_empty() && !id.contains('/')),

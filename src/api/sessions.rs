@@ -1,6 +1,6 @@
-//! `DELETE /api/chat/sessions/{id}`: a conversation erased.
+//! `DELETE /api/chat/sessions/{id}`: erases a conversation.
 //!
-//! Knows nothing of how: the recorder does, and the janitor does the rest.
+//! The recorder erases, the janitor scrubs the files.
 
 use serde::Serialize;
 
@@ -9,16 +9,16 @@ use crate::message::{Id, SessionId, Timestamp};
 
 use super::{Head, Problem, Reply, body, json};
 
-/// What stands before a session's id in its path.
+/// The path before a session's id.
 const FOLDER: &str = "/api/chat/sessions/";
 
-/// Whether a database has still to delete its part.
+/// Whether MongoDB has still to delete its part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mongo {
-    /// There is none.
+    /// MongoDB is not used.
     None,
-    /// It deletes when the worker comes to the erasure.
+    /// The worker will have it deleted.
     Pending,
 }
 
@@ -26,7 +26,7 @@ pub enum Mongo {
 struct Erased<'a> {
     session_id: &'a SessionId,
     erased: bool,
-    /// Everything up to it is erased.
+    /// Everything of the session up to this id is erased.
     erasure_id: Id,
     erased_at: Timestamp,
     counts: Counts,
@@ -40,7 +40,12 @@ struct Counts {
     transcript: u64,
 }
 
-/// `DELETE /api/chat/sessions/{id}`
+/// `DELETE /api/chat/sessions/{id}`. Replies 200, or 202 while MongoDB has still to delete:
+///
+/// ```json
+/// {"session_id":"s","erased":true,"erasure_id":"…","erased_at":"2025-11-28T01:23:45.123456+00:00",
+///  "counts":{"cache":2,"transcript":2},"mongo":"pending","durable":"disk"}
+/// ```
 pub fn erase(chat: &Chat, mongo: Mongo, head: &Head<'_>) -> Result<Reply, Problem> {
     let session = session(head.path)?;
     let erased = chat.erase(&session)?;
@@ -61,7 +66,7 @@ pub fn erase(chat: &Chat, mongo: Mongo, head: &Head<'_>) -> Result<Reply, Proble
 
 /// The session that a path names, percent-encoded or not.
 fn session(path: &str) -> Result<SessionId, Problem> {
-    // What is no text, or no encoding, holds a character that no name has.
+    // An invalid encoding leaves a character that no session id has.
     let name = percent_encoding::percent_decode_str(path.strip_prefix(FOLDER).unwrap_or_default()).decode_utf8_lossy();
     body::session(Some(&name), "session_id")
 }

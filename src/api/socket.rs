@@ -1,11 +1,11 @@
-//! What a listener and those who serve its WebSockets say to each other.
+//! The interface between a listener and the code that serves its WebSockets.
 //!
-//! A listener that speaks WebSocket owns the sockets, in a few threads; each thread has a [`SocketHandler`] that is told what its
-//! sockets say and answers through [`Outbox`]. A handler belongs to its thread and is called by nobody else, so it needs no
-//! locks; in turn it must never wait, not for a disk, a database or a lock that is held for long: all sockets of the thread
-//! would wait with it. Who works for a handler elsewhere uses its [`Wake`].
+//! A listener owns its sockets, in a few threads. Each thread has a [`SocketHandler`], which gets the messages of its
+//! sockets and answers through [`Outbox`]. Only its own thread calls a handler, so it needs no locks; but it must never
+//! wait, for a disk, a database or a lock that is held for long: all sockets of the thread would wait with it. Work on
+//! other threads ends with [`Wake`].
 //!
-//! Knows nothing of frames, and nothing of what is said.
+//! Knows nothing of frames, nor of what the messages mean.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
@@ -14,11 +14,11 @@ use crate::message::{Id, SessionId};
 
 use super::{Head, Problem};
 
-/// A socket, for as long as the listener runs: numbers do not come back.
+/// A socket; the number is never used again while the listener runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SocketId(pub u64);
 
-/// What kind of message it is.
+/// The type of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Payload {
     /// UTF-8.
@@ -27,24 +27,24 @@ pub enum Payload {
     Binary,
 }
 
-/// A message, shared by all who get it.
+/// A message, shared by all sockets that get it.
 pub type SharedBytes = Arc<[u8]>;
 
-/// What a client asked for in its handshake.
+/// The parameters of a handshake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Joining {
-    /// Which conversation.
+    /// The session to follow.
     pub session: SessionId,
-    /// The last message it has, if it resumes.
+    /// The last message that the client has, if it resumes.
     pub after: Option<Id>,
 }
 
-/// Who serves WebSockets.
+/// Serves WebSockets.
 pub trait Sockets: Send + Sync + 'static {
-    /// Decides on a handshake that passed the listener's own rules.
+    /// Decides on a handshake that passed the listener's own checks.
     ///
     /// # Errors
-    /// The refusal, which is answered instead of the 101.
+    /// The problem to answer with, in place of the 101.
     fn join(&self, head: &Head<'_>) -> Result<Joining, Problem>;
 
     /// Makes the handler of one thread. `waker` wakes that thread, which then calls [`SocketHandler::woken`].
@@ -57,58 +57,57 @@ pub trait Wake: Send + Sync {
     fn wake(&self);
 }
 
-/// The sockets of one thread, to those who serve them.
+/// Serves the sockets of one thread.
 pub trait SocketHandler: Send {
     /// A socket was opened.
     fn opened(&mut self, socket: SocketId, joining: Joining, outbox: &mut dyn Outbox);
 
-    /// It has sent a message.
+    /// The client sent a message.
     fn received(&mut self, socket: SocketId, payload: Payload, bytes: Vec<u8>, outbox: &mut dyn Outbox);
 
-    /// What waited to be sent to it is sent.
+    /// Everything queued for the socket was sent.
     fn drained(&mut self, _socket: SocketId, _outbox: &mut dyn Outbox) {}
 
-    /// It is time to show that the server is there.
+    /// A heartbeat is due.
     fn beat(&mut self, _socket: SocketId, _outbox: &mut dyn Outbox) {}
 
-    /// It is gone; it is not heard of any more. Not called for what the handler does not know.
+    /// The socket is gone; no call names it again. Not called for sockets that were never `opened` here.
     fn closed(&mut self, _socket: SocketId) {}
 
-    /// Whether somebody has woken it and [`SocketHandler::woken`] has something to do.
+    /// Whether other threads have left work for [`SocketHandler::woken`].
     fn has_mail(&self) -> bool {
         false
     }
 
-    /// Sees to what others have left for it.
+    /// Handles what other threads have left.
     fn woken(&mut self, _outbox: &mut dyn Outbox) {}
 
-    /// Whether a stop should wait for an answer that the socket waits for.
+    /// Whether a stop should wait, because the socket waits for an answer.
     fn awaits_answer(&self, _socket: SocketId) -> bool {
         false
     }
 }
 
-/// The way to the sockets of one thread.
+/// Sends to the sockets of one thread.
 pub trait Outbox {
-    /// Sends a message. A socket whose client does not read is cut when too much waits for it; one that is gone is passed
-    /// over.
+    /// Queues a message. A socket is cut if too much waits for it; a socket that is gone is ignored.
     fn send(&mut self, to: SocketId, payload: Payload, message: &SharedBytes);
 
     /// How many bytes wait to be sent to it.
     fn waiting(&self, to: SocketId) -> usize;
 
-    /// Closes it, behind what waits.
+    /// Closes it after what waits was sent.
     fn close(&mut self, socket: SocketId, code: u16, reason: &'static str);
 }
 
-/// What the sockets of a listener have counted since it started.
+/// Counters of a listener's sockets.
 #[derive(Debug, Default)]
 pub struct SocketCounters {
     /// Open now.
     pub open: AtomicU64,
     /// Opened since the listener started.
     pub opened: AtomicU64,
-    /// Handshakes refused with 503: all places were taken.
+    /// Handshakes refused with 503 because the limit was reached.
     pub refused: AtomicU64,
     /// Messages received.
     pub messages_in: AtomicU64,
@@ -116,13 +115,13 @@ pub struct SocketCounters {
     pub messages_out: AtomicU64,
     /// Cut because their clients did not read.
     pub cut: AtomicU64,
-    /// Closed because nothing came from them, not even the answer to a ping.
+    /// Closed because nothing was received, not even the answer to a ping.
     pub idle: AtomicU64,
-    /// Bytes held now of messages that are not whole, over all sockets.
+    /// Bytes held now of unfinished messages, over all sockets.
     pub unfinished_bytes: AtomicUsize,
 }
 
-/// The answer of a listener that speaks no WebSocket: the one on the Unix socket, whose server could not end one.
+/// The answer of a listener without WebSockets: the one on the Unix socket, whose server cannot end them.
 pub(super) fn not_here() -> Problem {
     Problem::new(501, "websocket_over_tcp", "WebSockets are served over TCP only (server.listen)")
 }

@@ -1,4 +1,4 @@
-//! `GET /api/storage/status`, `/livez`, `/readyz`, `/health`: what an operator and a balancer want to know. Never a secret.
+//! `GET /api/storage/status`, `/livez`, `/readyz`, `/health`: for operators and load balancers. Never shows a secret.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +18,7 @@ use crate::worker::{MongoStatus, Progress, Reached, State, View};
 
 use super::{Problem, Reply, SocketCounters};
 
-/// What the status is read from.
+/// The parts that the status describes.
 pub struct Status {
     /// The configuration in effect.
     pub config: Config,
@@ -32,25 +32,32 @@ pub struct Status {
     pub first_sweep: Arc<FirstSweep>,
     /// How far the worker is.
     pub progress: Arc<Progress>,
-    /// How MongoDB is.
+    /// The state of MongoDB.
     pub storage: Arc<MongoStatus>,
-    /// Records the full channel turned away.
+    /// Records that the full channel skipped.
     pub skipped: Arc<AtomicU64>,
-    /// What the WebSockets have counted.
+    /// Counters of the WebSockets.
     pub sockets: Arc<SocketCounters>,
-    /// How many may be open, by the configuration and the limit of open files.
+    /// The most that may be open, by the configuration and the limit of open files.
     pub sockets_max: usize,
-    /// Tells the age of what is pending.
+    /// For the age of pending messages.
     pub clock: Clock,
     /// When the server started.
     pub started: Instant,
 }
 
 impl Status {
-    /// `GET /api/storage/status`
+    /// `GET /api/storage/status`: one object with a block for each part, in brief:
+    ///
+    /// ```json
+    /// {"mongo":{"enabled":true,"status":"ok",…},"cache":{"sessions":3,…},"transcripts":{"stale":0,…},
+    ///  "websocket":{"open":1,…},
+    /// "queue":{"pending":0,…},"journal":{"status":"ok",…},"responder":{"kind":"echo",…},"version":"0.1.0",
+    ///  "uptime_seconds":42}
+    /// ```
     #[must_use]
     pub fn storage(&self, chat: &Chat) -> Reply {
-        // In this order: what has waited longest was published, and had not been drained.
+        // In this order, so that the oldest pending message is published and not yet drained.
         let (reached, database) = (self.progress.look(), self.storage.view());
         let journal = self.journal.stats();
         super::json(
@@ -71,7 +78,7 @@ impl Status {
 
     fn mongo(&self, reached: &Reached, database: &View) -> Value {
         let mongo = &self.config.mongo;
-        // Later than what is reached: what is noted meanwhile counts here.
+        // After the progress was read: erasures noted meanwhile count here.
         let unnoted = self.journal.erasures_after(match database.state {
             State::Disabled => reached.erasures_noted,
             _ => reached.drained,
@@ -198,7 +205,7 @@ impl Status {
         self.clock.now().micros().saturating_sub(time.micros()) as f64 / 1e6
     }
 
-    /// `GET /livez`: the process answers.
+    /// `GET /livez`: `{"status":"ok"}` while the process answers.
     #[must_use]
     pub fn live() -> Reply {
         super::json(200, &json!({"status": "ok"}))

@@ -1,7 +1,8 @@
-//! `POST /api/chat`: a turn, answered with one object, or streamed as it is said.
+//! `POST /api/chat`: takes a turn and answers with one object, or streams the answer.
 //!
-//! Serving one may wait: its beginning for the turns before it, its end for the responder. Whatever keeps a turn from beginning
-//! has its own status; once it has begun, the user's message is durable, and only then the first byte of a stream goes out.
+//! A turn may wait: at its beginning for earlier turns of its session, at its end for the responder. Each cause that
+//! keeps a turn from beginning has its own status. Once it has begun the user's message is durable, and only then the
+//! first byte of a stream is sent.
 //!
 //! Knows nothing of how turns are run.
 
@@ -56,7 +57,7 @@ struct TurnReply<'a> {
     durable: &'a str,
 }
 
-/// A piece of an answer.
+/// The data of a `delta` event.
 #[derive(Serialize)]
 struct Delta<'a> {
     text: &'a str,
@@ -68,11 +69,11 @@ struct Delta<'a> {
 enum Form {
     /// One object.
     Json,
-    /// Server-sent events: the pieces as they are said, and then that object.
+    /// Server-sent events: `delta` for each piece, then `response` with that object.
     Events,
 }
 
-/// Follows a turn for a client; dropped before its end was told, the client is gone.
+/// Follows a turn for a client; if it is dropped before the end was sent, the client is gone.
 struct Stay(Option<Follow>);
 
 impl Drop for Stay {
@@ -83,7 +84,12 @@ impl Drop for Stay {
     }
 }
 
-/// `POST /api/chat`
+/// `POST /api/chat`. The reply, and the data of the last event of a stream:
+///
+/// ```json
+/// {"response":"pong!","status":"completed","timestamp":"2025-11-28T01:23:45.123456+00:00","session_id":"default",
+///  "user_message_id":"…","assistant_message_id":"…","duplicate":false,"durable":"disk"}
+/// ```
 pub fn say(chat: &Arc<Chat>, head: &Head<'_>, body: &[u8]) -> Result<Reply, Problem> {
     query::none_of(head.query, TURN)?;
     let body = content::json(head, body, TURN)?;
@@ -119,7 +125,7 @@ pub fn say(chat: &Arc<Chat>, head: &Head<'_>, body: &[u8]) -> Result<Reply, Prob
     Ok(Reply::Stream(Stream { status: StatusCode(200), headers, span: StreamKind::Lasting, write: Box::new(write) }))
 }
 
-/// What the body says goes before what the head accepts.
+/// The form of the reply; the body's `stream` wins over `Accept`.
 fn form(head: &Head<'_>, stream: Option<bool>) -> Form {
     let accepted = || head.preferred(&[("application/json", Form::Json), (EVENT_STREAM, Form::Events)]);
     stream.map_or_else(accepted, |stream| if stream { Form::Events } else { Form::Json })
@@ -156,10 +162,10 @@ fn whole(form: Form, chat: &Chat, session: &SessionId, outcome: &TurnOutcome) ->
     full(status, event_stream::headers(EVENT_STREAM), events)
 }
 
-/// Server-sent events from the beginning of the turn to its end. An error: the client is gone.
+/// Sends the events of a turn until its end. An error: the client is gone.
 fn stream(chat: &Chat, follow: &Follow, request_id: &str, to: &mut dyn Client) -> io::Result<()> {
     let running = follow.running();
-    // The head alone: the client is to know that its message is kept.
+    // Sends the head alone: the client sees that its message is recorded.
     to.flush()?;
     let (mut seen, mut signs, mut event) = (0, Signs::watching(to), Vec::new());
     loop {

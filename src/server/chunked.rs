@@ -19,7 +19,7 @@ const TRAILER_BYTES_MAX: usize = 8 * 1024;
 /// Hexadecimal digits of a size; sixteen fill a u64.
 const SIZE_DIGITS_MAX: usize = 16;
 
-/// What comes next.
+/// What the next bytes are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Expected {
     Size,
@@ -48,11 +48,11 @@ impl Decoder {
         self.expected == Expected::Nothing
     }
 
-    /// Takes from `bytes`, appends to `body`; returns how many were taken: all but a line that is not whole, unless the body
-    /// ended.
+    /// Decodes `bytes` and appends to `body`. Returns how many bytes were taken: all but an unfinished line, unless the
+    /// body ended.
     ///
     /// # Errors
-    /// 400, or 413 when the body would grow over the limit.
+    /// 400, or 413 if the body would exceed the limit. The connection cannot go on.
     pub(super) fn feed(&mut self, bytes: &[u8], body: &mut Vec<u8>) -> Result<usize, Problem> {
         let mut at = 0;
         loop {
@@ -114,7 +114,7 @@ impl Decoder {
     }
 }
 
-/// The line that `bytes` begin with, without its CR LF. `None`: it is not whole.
+/// The line at the beginning of `bytes`, without its CR LF. `None`: it is unfinished.
 fn line(bytes: &[u8], most: usize) -> Result<Option<&[u8]>, Problem> {
     let wrong = || malformed("the chunks of the body cannot be read");
     let is_control = |b: &u8| b.is_ascii_control() && *b != b'\t';

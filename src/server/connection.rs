@@ -1,10 +1,11 @@
-//! One TCP connection's life: head, rules, admission, body, reply, and again.
+//! The life of one TCP connection: head, guard, admission, body, reply, and again.
 //!
-//! The order is the protection: the head is complete before anybody decides on it, Host, Origin and token are checked
-//! before a route is known, the route admits before a body is read, and the body is whole before a handler sees it.
+//! The order is the protection: the head is complete before anything is decided, Host, Origin and token are checked
+//! before the route, the route admits the request before its body is read, and the body is whole before a handler gets
+//! it.
 //!
 //! Invariants: a request that was not read to its end is never followed by another on the same connection; a panic in a
-//! handler ends its connection and nothing else; every reply is written with one call and carries the request's id.
+//! handler ends only its connection; every reply is written with one call and carries the request's id.
 //!
 //! Knows nothing of routes, nor of how connections are accepted or chosen for closing (table.rs).
 
@@ -31,12 +32,12 @@ use super::table::Slot;
 pub(super) use state::ListenerState;
 use state::{Connection, Next};
 
-/// A buffer that one large body inflated beyond this is given back, in bytes.
+/// A buffer that grew beyond this for a large body is freed, in bytes.
 const KEPT_BUFFER_BYTES: usize = 64 * 1024;
 
 /// Why a request is not served.
 enum Stop {
-    /// Nobody is there to answer to.
+    /// The client is gone.
     Silent,
     Refused(Problem),
 }
@@ -72,14 +73,14 @@ impl<'a, S: Service> Connection<'a, S> {
     fn serve_one(&mut self, idle_since: Instant) -> Next {
         match self.read_head(idle_since) {
             Err(Stop::Silent) => Next::Close,
-            // From here on only this thread closes the connection, unless somebody was faster.
+            // From here on only this thread closes the connection, unless another has just done so.
             _ if !self.slot.claim() => Next::Close,
             Ok((start, end)) => self.serve_head(start, end),
             Err(Stop::Refused(problem)) => self.refuse(Exchange::unknown(self.shared.ids.next()), &problem),
         }
     }
 
-    /// Waits for a request and reads its head; says where in the buffer it begins and ends.
+    /// Waits for a request and reads its head; returns where in the buffer it begins and ends.
     fn read_head(&mut self, idle_since: Instant) -> Result<(usize, usize), Stop> {
         let timeouts = self.shared.timeouts;
         let mut scan = Scan::default();
@@ -175,7 +176,7 @@ impl<'a, S: Service> Connection<'a, S> {
         }
     }
 
-    /// Reads the whole body, or says why not. Memory grows with what has arrived, never with what was announced.
+    /// Reads the whole body, or returns why not. Memory grows with the bytes received, never with the length announced.
     fn read_body(&mut self, request: &Request) -> Result<(), Stop> {
         let max = self.shared.body_bytes_max;
         match request.framing {
@@ -183,7 +184,7 @@ impl<'a, S: Service> Connection<'a, S> {
             Framing::Length(length) if length > max as u64 => return Err(Stop::Refused(chunked::too_large(max))),
             Framing::Length(_) | Framing::Chunked => {}
         }
-        // The request is admitted. Who has begun to send the body does not wait (RFC 9110, 10.1.1).
+        // The request is admitted. A client that has begun to send the body needs no `100 Continue` (RFC 9110, 10.1.1).
         if request.expects_continue && self.input.unread().is_empty() {
             self.wire().write_all(b"HTTP/1.1 100 Continue\r\n\r\n").map_err(|_| Stop::Silent)?;
         }

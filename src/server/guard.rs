@@ -1,4 +1,4 @@
-//! Who may ask: the rules on `Host`, `Origin` and the bearer token that stand before every request over TCP.
+//! Checks of `Host`, `Origin` and the bearer token, before every request over TCP.
 //!
 //! A page in a browser can reach a loopback port. Same-origin rules do not stop it from sending, and DNS rebinding gets
 //! it past them; so a loopback listener serves only its own names, and any request that says it comes from a page, by
@@ -6,7 +6,7 @@
 //! token is kept and compared as a SHA-256 digest, without an early end, so that neither its length nor its beginning can be
 //! measured; it is never logged.
 //!
-//! Pure: knows nothing of sockets and routes, save the two probes that need no token.
+//! Pure: knows nothing of sockets and routes, except the two probes that need no token.
 
 use sha2::{Digest, Sha256};
 use tiny_http::{Header, Method};
@@ -43,13 +43,13 @@ pub(super) struct Guard {
     token: Option<[u8; 32]>,
 }
 
-/// What the rules say.
+/// The result of the checks.
 pub(super) enum Verdict<'g> {
-    /// Go on; `origin` is the configured origin it comes from.
+    /// Serve the request; `origin` is the configured origin it comes from.
     Pass { origin: Option<&'g str> },
-    /// 204 to a browser that asks what `origin` may do.
+    /// Answer a browser's preflight for `origin` with 204.
     Preflight { origin: &'g str },
-    /// The answer is this one.
+    /// Answer with this problem.
     Refuse { problem: Problem, origin: Option<&'g str> },
 }
 
@@ -64,7 +64,7 @@ impl Guard {
         }
     }
 
-    /// Applies them to one head, in an order that tells a stranger the least: Host, Origin, token.
+    /// Checks one head, in the order that tells a stranger the least: Host, Origin, token.
     pub(super) fn check(&self, method: &Method, path: &str, asked: &Asked<'_>) -> Verdict<'_> {
         if let Some(host) = asked.host.filter(|host| !self.serves_host(host)) {
             let detail = format!("the Host {host} is not served here; name it in server.allowed_hosts");

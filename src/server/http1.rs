@@ -1,11 +1,12 @@
-//! The head of an HTTP/1.x request: where it ends, what it says, and whether it may be believed.
+//! The head of an HTTP/1.x request: where it ends, what it says, and whether it is valid.
 //!
-//! Two readers of one byte stream that disagree on where a request ends are how requests are smuggled, so everything
-//! RFC 9112 leaves a receiver free to forgive is refused here: bare CR or LF, folded lines, control bytes, a second
-//! `Content-Length`, any coding but `chunked`. `httparse` parses; it forgives some of that, so [`Scan`] looks at the bytes first.
+//! Requests are smuggled when two readers of one byte stream disagree on where a request ends. So everything that RFC
+//! 9112 allows a receiver to tolerate is refused here: bare CR or LF, folded lines, control bytes, a second
+//! `Content-Length`, any coding but `chunked`. `httparse` parses; it tolerates some of these, so [`Scan`] checks the
+//! bytes first.
 //!
-//! Invariants: a head longer than [`HEAD_BYTES_MAX`] is refused without being kept; nothing is allocated from a number the
-//! client names. Pure: knows no socket, no clock, and nothing of Host or Origin policies (guard.rs).
+//! Invariants: a head longer than [`HEAD_BYTES_MAX`] is refused without being stored; nothing is allocated for a number
+//! that the client names. Pure: knows no socket, no clock, and no policy on Host or Origin (guard.rs).
 
 use std::mem::MaybeUninit;
 
@@ -19,9 +20,9 @@ pub(super) const HEAD_BYTES_MAX: usize = 16 * 1024;
 const TARGET_BYTES_MAX: usize = 8 * 1024;
 /// The most header fields. More: 431, close.
 const FIELDS_MAX: usize = 100;
-/// Empty lines forgiven before a request line (RFC 9112, 2.2). More: 400, close.
+/// Empty lines tolerated before a request line (RFC 9112, 2.2). More: 400, close.
 const BLANK_LINES_MAX: usize = 2;
-/// Room for the method and the version beside the longest target.
+/// Space for the method and the version beside the longest target.
 const REQUEST_LINE_BYTES_MAX: usize = TARGET_BYTES_MAX + 64;
 /// The longest `X-Request-ID` of a client that is used as it is.
 const REQUEST_ID_BYTES_MAX: usize = 64;
@@ -34,12 +35,12 @@ pub(super) fn malformed(detail: impl Into<String>) -> Problem {
     Problem::new(400, "malformed_request", detail)
 }
 
-/// Finds the end of a head in bytes that arrive piece by piece, looking at each byte once.
+/// Finds the end of a head in bytes that arrive piece by piece; reads each byte once.
 #[derive(Default)]
 pub(super) struct Scan {
-    /// The next byte to look at.
+    /// The next byte to be read.
     at: usize,
-    /// Where its line began.
+    /// Where its line begins.
     line: usize,
     /// Complete lines that were not empty.
     lines: usize,
@@ -50,7 +51,7 @@ pub(super) struct Scan {
 }
 
 impl Scan {
-    /// Looks at what is new in `bytes` (which only ever grow). `Some`: where the head begins and ends.
+    /// Scans the new bytes of `bytes`, which only ever grows. `Some`: where the head begins and ends.
     pub(super) fn advance(&mut self, bytes: &[u8]) -> Result<Option<(usize, usize)>, Problem> {
         while let Some(&byte) = bytes.get(self.at) {
             match byte {
@@ -78,7 +79,7 @@ impl Scan {
         Ok(None)
     }
 
-    /// Takes the CR LF at `at`; `Some`: it was the empty line that ends the head, which ends there.
+    /// Takes the CR LF at `at`; `Some`: it is the empty line that ends the head, whose end is returned.
     fn line_ended(&mut self) -> Result<Option<usize>, Problem> {
         let empty = self.at == self.line;
         self.check_size()?;
@@ -130,7 +131,7 @@ pub(super) enum Framing {
     Chunked,
 }
 
-/// A head that was understood.
+/// A parsed head.
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) method: Method,
@@ -154,7 +155,7 @@ pub(super) struct Request {
 }
 
 impl Request {
-    /// One that another parser has read, by the same rules on its framing.
+    /// A request that another parser has read, checked by the same rules of framing.
     pub(super) fn new(method: Method, target: String, headers: Vec<Header>, is_http11: bool) -> Result<Self, Problem> {
         let mut fields = Fields::default();
         for Header { field, value } in &headers {
@@ -164,7 +165,7 @@ impl Request {
         Ok(Self { headers, ..request })
     }
 
-    /// It, without its framing.
+    /// The head without its framing.
     pub(super) fn head<'a>(&'a self, transport: Transport, request_id: &'a str) -> Head<'a> {
         let (path, query, headers, left_out) = (self.path(), self.query(), &self.headers, self.left_out);
         Head { method: &self.method, path, query, headers, left_out, transport, request_id }
@@ -179,7 +180,7 @@ impl Request {
     }
 }
 
-/// What guard.rs decides on, as sent: fields with bytes beyond ASCII are still here.
+/// What guard.rs checks, as sent: fields with bytes beyond ASCII are included.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Asked<'b> {
     /// The host the request is for, with its port: that of an absolute target, else `Host`; valid by its grammar.
@@ -197,7 +198,7 @@ pub(super) struct Asked<'b> {
     pub(super) is_preflight: bool,
 }
 
-/// A field that may stand once.
+/// A field that may occur once.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) enum Once<'b> {
     #[default]
@@ -212,7 +213,7 @@ impl<'b> Once<'b> {
     }
 }
 
-/// The fields that frame a request, as they are met.
+/// The fields that frame a request, while they are read.
 #[derive(Default)]
 struct Fields<'b> {
     asked: Asked<'b>,
@@ -251,7 +252,7 @@ impl<'b> Fields<'b> {
         }
     }
 
-    /// RFC 9112, 6.3, without what it forgives.
+    /// RFC 9112, 6.3, without its leniency.
     fn framing(&self, is_http11: bool) -> Result<Framing, Problem> {
         match (self.transfer_encoding, self.content_length) {
             (Once::Absent, Once::Absent) => Ok(Framing::None),
@@ -278,7 +279,7 @@ impl<'b> Fields<'b> {
         }
     }
 
-    /// The request with that target, path and query, that has these fields; without its headers.
+    /// The request with that target and these fields, without its headers.
     fn request(&self, method: Method, target: String, is_http11: bool) -> Result<Request, Problem> {
         Ok(Request {
             path_end: target.find('?').unwrap_or(target.len()),
@@ -296,7 +297,7 @@ impl<'b> Fields<'b> {
     }
 }
 
-/// Understands the head in `bytes`, which [`Scan`] has found whole. `request_id` is set as soon as a sane one is met, so
+/// Parses the head in `bytes`, which [`Scan`] has found whole. `request_id` is set as soon as a valid one is read, so
 /// that a refusal carries it too.
 pub(super) fn parse<'b>(bytes: &'b [u8], request_id: &mut Option<String>) -> Result<(Request, Asked<'b>), Problem> {
     let (target, is_http11) = request_line(bytes)?;
@@ -328,7 +329,7 @@ pub(super) fn parse<'b>(bytes: &'b [u8], request_id: &mut Option<String>) -> Res
     Ok((Request { headers, left_out, ..request }, asked))
 }
 
-/// Splits `METHOD SP TARGET SP VERSION`; the version decides before anything else is believed.
+/// Splits `METHOD SP TARGET SP VERSION`; the version is checked before anything else.
 fn request_line(bytes: &[u8]) -> Result<(&str, bool), Problem> {
     let line = bytes.split(|b| *b == b'\r').next().unwrap_or_default();
     let mut parts = line.split(|b| *b == b' ');
@@ -355,7 +356,7 @@ fn request_line(bytes: &[u8]) -> Result<(&str, bool), Problem> {
     Ok((target, is_http11))
 }
 
-/// Path and query of a target in origin or absolute form; the host of the latter rules over `Host` (RFC 9112, 3.2.2).
+/// Path and query of a target in origin or absolute form; the latter's host replaces `Host` (RFC 9112, 3.2.2).
 fn split_target<'b>(target: &'b str, asked: &mut Asked<'b>) -> Result<String, Problem> {
     if target.starts_with('/') {
         return Ok(target.to_owned());
@@ -401,7 +402,7 @@ pub(super) fn split_port(host: &str) -> Option<(&str, Option<&str>)> {
     }
 }
 
-/// Whether a client's `X-Request-ID` may stand in our log and reply.
+/// Whether a client's `X-Request-ID` may be used in our log and reply.
 pub(super) fn is_sane_id(value: &[u8]) -> bool {
     (1..=REQUEST_ID_BYTES_MAX).contains(&value.len())
         && value.iter().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(b))

@@ -1,10 +1,10 @@
 //! Bytes from one socket, under total deadlines.
 //!
-//! A receive timeout bounds one read; a client that sends a byte a second passes it for ever. So every wait here has an
-//! end in time, and the receive timeout is only the means: it is set anew when the end is nearer than the timeout in
-//! force, which the ordinary request, arriving in one read, never needs.
+//! A receive timeout limits one read; a client that sends a byte a second never reaches it. So every wait here has a
+//! deadline. It is enforced through the receive timeout, which is shortened when the deadline is nearer; the ordinary
+//! request arrives in one read and never needs that.
 //!
-//! Invariants: the buffer holds one head and what came behind it, never more than [`BUFFER_BYTES_MAX`]; it is small again
+//! Invariants: the buffer holds one head and the bytes after it, never more than [`BUFFER_BYTES_MAX`]; it shrinks again
 //! once a large one is consumed. Knows nothing of HTTP.
 
 use std::io::{self, ErrorKind, Read};
@@ -13,21 +13,21 @@ use std::time::{Duration, Instant};
 
 use super::http1::HEAD_BYTES_MAX;
 
-/// What an idle connection keeps.
+/// The buffer of an idle connection, in bytes.
 const BUFFER_BYTES: usize = 4 * 1024;
-/// A head that is refused for its size, and the read that shows it.
+/// The largest buffer, in bytes: a head that is refused for its size, and the read that shows it.
 const BUFFER_BYTES_MAX: usize = HEAD_BYTES_MAX + BUFFER_BYTES;
-/// The most one read takes of a body.
+/// The most bytes of one read of a body.
 const BODY_READ_BYTES: usize = 64 * 1024;
 
-/// Why no more bytes come.
+/// Why no more bytes arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cut {
-    /// The client closed its side.
+    /// The client closed its sending side.
     Eof,
-    /// Time is up.
+    /// The deadline passed.
     Deadline,
-    /// The connection broke, or was closed from outside.
+    /// The connection broke, or another thread closed it.
     Broken,
 }
 
@@ -37,9 +37,9 @@ pub(super) struct Input<'a> {
     bytes: Vec<u8>,
     start: usize,
     end: usize,
-    /// The receive timeout wanted where no end is near: the shortest of all waits, so that it seldom has to change.
+    /// The receive timeout while no deadline is near: the shortest of all timeouts, so that it seldom changes.
     tick: Duration,
-    /// The receive timeout in force.
+    /// The receive timeout that is set.
     timeout: Duration,
 }
 
@@ -49,7 +49,7 @@ impl<'a> Input<'a> {
         Ok(Self { stream, bytes: Vec::new(), start: 0, end: 0, tick, timeout: tick })
     }
 
-    /// What was received and not consumed.
+    /// Bytes received and not consumed.
     pub(super) fn unread(&self) -> &[u8] {
         &self.bytes[self.start..self.end]
     }
@@ -65,7 +65,7 @@ impl<'a> Input<'a> {
         }
     }
 
-    /// Receives more behind [`Self::unread`].
+    /// Receives more bytes after [`Self::unread`].
     pub(super) fn fill(&mut self, until: Instant) -> Result<(), Cut> {
         if self.end == self.bytes.len() {
             if self.start > 0 {
@@ -83,7 +83,7 @@ impl<'a> Input<'a> {
         Ok(())
     }
 
-    /// Receives at most `most` bytes to the end of `body`, past the buffer, which must be empty.
+    /// Appends at most `most` received bytes to `body`, bypassing the buffer, which must be empty.
     pub(super) fn fill_body(&mut self, body: &mut Vec<u8>, most: usize, until: Instant) -> Result<(), Cut> {
         let had = body.len();
         body.resize(had + most.min(BODY_READ_BYTES), 0);
@@ -92,7 +92,7 @@ impl<'a> Input<'a> {
         received.map(drop)
     }
 
-    /// Receives and throws away, at most `bytes`, until the client is done or time is up.
+    /// Receives and drops at most `bytes`, until the client is done or `until` has passed.
     pub(super) fn discard(&mut self, bytes: usize, until: Instant) {
         let mut left = bytes;
         let mut sink = [0_u8; 16 * 1024];
@@ -122,7 +122,7 @@ impl<'a> Input<'a> {
         }
     }
 
-    /// Sees to it that the next read ends by `until`, give or take an eighth of the tick.
+    /// Makes the next read end by `until`, give or take an eighth of the tick.
     fn arm(&mut self, until: Instant) -> Result<(), Cut> {
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {

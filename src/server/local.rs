@@ -1,14 +1,14 @@
 //! The server on the Unix socket: tiny_http, for this machine's own user.
 //!
 //! File permissions decide who may ask (the socket has mode 0600 before it listens), so there is no Host, Origin or
-//! token here, and scripts need neither port nor secret. tiny_http parses and keeps connections. One thread receives its
+//! token here, and scripts need neither port nor secret. tiny_http parses and keeps connections. One thread receives the
 //! requests and never writes; each request is served in a thread of its own, `REQUESTS` at once. The next `PROBES` are for
-//! requests that ask how the server is, so that nobody who does not read keeps `status` from answering. Whoever comes beyond
-//! is told so with 503 and `Retry-After`, in a thread of its own as well, `REFUSALS` at once.
+//! health requests, so that clients that do not read cannot keep `status` from answering. A request beyond both limits
+//! gets 503 with `Retry-After`, also in a thread of its own, `REFUSALS` at once.
 //!
-//! A stop waits for the requests in hand until its deadline; what is left then ends with the process.
+//! A stop waits for running requests until its deadline; those left then end with the process.
 //!
-//! What ends inside tiny_http 0.12, out of our hands, with what is done about it. Only the process's own user can cause it.
+//! Faults of tiny_http 0.12 that we cannot mend, and what is done about them. Only the process's own user can cause them.
 //!
 //! * It allocates the declared length of a body that is dropped unread, or that ends early, and aborts the process where that
 //!   fails. So a body over the limit is first read to its end into a fixed buffer; one announced beyond `DRAIN_BYTES` is neither
@@ -50,22 +50,22 @@ use handler::{DRAIN_BYTES, Handler};
 
 /// Requests served at once. Beyond: 503 with `Retry-After`.
 const REQUESTS: usize = 64;
-/// Requests for `status`, `livez` and `readyz` beyond these. Beyond both: the same.
+/// Further requests for `status`, `livez` and `readyz`. Beyond both: 503 as well.
 const PROBES: usize = 4;
-/// Such refusals written at once, as a client may not read even that. Beyond, a request is leaked as if it were beyond
+/// Refusals written at once, since a client may not even read those. Beyond, a request is leaked like one beyond
 /// [`DRAIN_BYTES`].
 const REFUSALS: usize = 1024;
 /// The longest path of a socket: `sun_path` without its final zero, in bytes.
 const PATH_BYTES_MAX: usize = 107;
 /// Connections the system may hold while tiny_http's accept thread is busy.
 const BACKLOG: i32 = 128;
-/// Between two attempts to bind anew.
+/// The pause between two attempts to bind again.
 const REBIND_WAIT: Duration = Duration::from_millis(500);
 
 /// Why the local server does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum LocalError {
-    /// The system has a limit on paths of sockets.
+    /// The system limits the paths of sockets.
     #[error(
         "server.local_socket: {path} has {bytes} bytes, and the path of a Unix socket may have {PATH_BYTES_MAX}; \
          name a shorter one, or set it to \"\" to do without"
@@ -73,10 +73,10 @@ pub enum LocalError {
     PathTooLong {
         /// The configured path.
         path: PathBuf,
-        /// Its length.
+        /// Its length, in bytes.
         bytes: usize,
     },
-    /// The socket cannot be had.
+    /// The socket cannot be bound.
     #[error("server.local_socket: cannot listen on {path}: {source}")]
     Bind {
         /// The configured path.
@@ -84,7 +84,7 @@ pub enum LocalError {
         /// The system's reason.
         source: io::Error,
     },
-    /// No thread can be had.
+    /// The system gives no more threads.
     #[error("cannot start a thread of the local server: {0}")]
     Thread(io::Error),
 }
@@ -92,15 +92,15 @@ pub enum LocalError {
 /// A running local server.
 pub struct Local {
     current: Arc<Current>,
-    /// Gives back the threads of requests that it has not joined.
+    /// Returns the threads of requests that it has not joined.
     receiver: Option<JoinHandle<Vec<JoinHandle<()>>>>,
     /// Dropped to stop.
     stop: Option<Sender<()>>,
-    /// Ends when the last thread has.
+    /// Closes when the last thread has ended.
     ended: Receiver<()>,
 }
 
-/// Serves on a Unix socket at `path`, which is replaced if it is there: the caller holds the lock of the data folder, and
+/// Serves on a Unix socket at `path`, and replaces an existing one: the caller holds the lock of the data folder, and
 /// has made the socket's folder.
 ///
 /// # Errors
@@ -128,7 +128,7 @@ pub fn start<S: Service>(path: &Path, body_bytes_max: usize, service: Arc<S>) ->
     Ok(Local { current, receiver: Some(receiver), stop: Some(stop), ended })
 }
 
-/// Binds, and listens only once the mode is set: in between a connect is refused.
+/// Binds, and listens only once the mode is set: until then the system refuses connections.
 fn listen(path: &Path) -> io::Result<Server> {
     match std::fs::remove_file(path) {
         Err(fault) if fault.kind() != ErrorKind::NotFound => return Err(fault),
@@ -144,8 +144,8 @@ fn listen(path: &Path) -> io::Result<Server> {
 }
 
 impl Local {
-    /// Stops serving, waits for the requests in hand until `deadline`, removes the socket. Returns how many threads are left,
-    /// which still wait for their clients; they end with the process.
+    /// Stops serving, waits for running requests until `deadline`, and removes the socket. Returns how many threads are
+    /// left, still waiting for their clients; they end with the process.
     pub fn stop(mut self, deadline: Instant) -> usize {
         self.stop_by(deadline)
     }
@@ -160,7 +160,7 @@ impl Local {
         let threads = receiver.join().unwrap_or_default();
         // The last reference: tiny_http connects to its own socket to end its accept thread, then removes the file.
         drop(server);
-        // Nothing is ever sent: this ends with the last thread, or with patience.
+        // Nothing is sent: the channel closes with the last thread.
         if self.ended.recv_deadline(deadline) == Err(RecvTimeoutError::Timeout) {
             return threads.iter().filter(|thread| !thread.is_finished()).count();
         }
@@ -189,7 +189,7 @@ impl Current {
 /// The threads of requests.
 struct Threads<S> {
     handler: Arc<Handler<S>>,
-    /// Each thread holds one, and their end is the threads'.
+    /// Each thread holds a clone, so the channel closes when all have ended.
     alive: Sender<()>,
     next: u64,
     running: Vec<JoinHandle<()>>,
@@ -210,7 +210,7 @@ impl<S: Service> Threads<S> {
     }
 }
 
-/// Receives requests and gives each to a thread.
+/// Receives requests and hands each to a thread.
 struct Dispatcher<S> {
     path: PathBuf,
     current: Arc<Current>,
@@ -231,7 +231,7 @@ impl<S: Service> Dispatcher<S> {
             }
             last = Some(server);
         }
-        // What came behind the last.
+        // Requests that arrived after the last one.
         while let Some(request) = last.as_ref().and_then(|server| server.try_recv().ok().flatten()) {
             self.refuse(request, Problem::unavailable("stopping", "the server is stopping", 1));
         }
@@ -261,7 +261,7 @@ impl<S: Service> Dispatcher<S> {
         }
     }
 
-    /// Gives a request to a thread of its own. Where none can be had nobody is left to answer it.
+    /// Hands a request to a thread of its own. If no thread can be started, the request gets no answer.
     fn hand_over<F>(&mut self, request: Request, permit: Permit, run: F)
     where
         F: FnOnce(&Handler<S>, Request) + Send + 'static,
@@ -269,7 +269,7 @@ impl<S: Service> Dispatcher<S> {
         if request.body_length().is_some_and(|l| l > DRAIN_BYTES) {
             return leak(request);
         }
-        // The request stays out of the closure until the thread runs: dropped with it, it would wait for its body.
+        // The request enters the thread only once that runs: dropped with the closure, it would wait for its body.
         let (give, given) = bounded::<Request>(1);
         let started = self.threads.spawn(move |handler| {
             if let Ok(request) = given.recv() {
@@ -285,13 +285,13 @@ impl<S: Service> Dispatcher<S> {
         }
     }
 
-    /// tiny_http's accept thread met an error and is gone: binds anew. At a stop it is merely unblocked.
+    /// tiny_http's accept thread failed and is gone: binds again. At a stop it was merely unblocked.
     fn revive(&self, dead: &Arc<Server>, fault: &io::Error) {
         let mut server = self.current.lock();
         if server.is_none() {
             return;
         }
-        log::error!("the local socket {} failed and is bound anew: {fault}", self.path.display());
+        log::error!("the local socket {} failed and is bound again: {fault}", self.path.display());
         match listen(&self.path) {
             Ok(new) => {
                 *server = Some(Arc::new(new));
@@ -301,7 +301,7 @@ impl<S: Service> Dispatcher<S> {
             Err(fault) => {
                 log::error!("the local socket cannot be bound: {fault}");
                 drop(server);
-                // Ends at once at a stop.
+                // Returns at once at a stop.
                 let _ = self.stopped.recv_timeout(REBIND_WAIT);
                 dead.unblock();
             }
@@ -314,8 +314,8 @@ fn crowded() -> Problem {
     Problem::unavailable("requests_at_cap", detail, 1)
 }
 
-/// Gives up a request that can neither be answered nor dropped without waiting or allocating what it announces. It costs
-/// a thread of tiny_http's and two descriptors until the process ends; only the process's own user can cause it.
+/// Abandons a request that can be neither answered nor dropped without waiting or allocating its announced length. It
+/// costs a thread of tiny_http's and two descriptors until the process ends; only the process's own user can cause it.
 fn leak(request: Request) {
     let bytes = request.body_length().unwrap_or(0);
     log::warn!("a request on the local socket with a body of {bytes} bytes is left unanswered");

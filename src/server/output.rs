@@ -1,7 +1,7 @@
 //! Bytes to one socket, under deadlines.
 //!
-//! The counterpart of input.rs: a send timeout bounds one write, and a client that takes a byte of it each time passes it
-//! for ever, so a whole reply has a deadline too, which grows with its length. A stream that lasts as long as its client is
+//! The counterpart of input.rs: a send timeout limits one write, and a client that takes a byte each time never reaches
+//! it. So a whole reply has a deadline too, which grows with its length. A stream that lasts as long as its client is
 //! not waited for when the listener stops.
 //!
 //! Knows nothing of HTTP.
@@ -19,38 +19,38 @@ use super::table::Table;
 /// A client must read a reply at least this fast, in bytes a second, after the first `write_timeout`.
 const READ_RATE_MIN: usize = 16 * 1024;
 
-/// How long one write of a lasting stream waits before it looks whether the listener stops.
+/// How long one write of a lasting stream waits before it checks whether the listener stops.
 const STOP_POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// The sending side of a connection. One call is one `write` for the ordinary reply.
+/// The sending side of a connection. An ordinary reply takes one `write`.
 pub(super) struct ResponseWriter<'a> {
     stream: &'a TcpStream,
-    /// How long one write may wait; the socket's own send timeout is set to it.
+    /// How long one write may wait; the socket's send timeout.
     timeout: Duration,
     /// Set for a lasting stream.
     until_stop: Option<&'a Table>,
 }
 
 impl<'a> ResponseWriter<'a> {
-    /// The socket's own send timeout must be `timeout`.
+    /// `timeout` must be the socket's send timeout.
     pub(super) fn new(stream: &'a TcpStream, timeout: Duration) -> Self {
         Self { stream, timeout, until_stop: None }
     }
 
-    /// The same for a stream that gives its client up when the listener stops. Sets the socket's send timeout; drop gives
-    /// it back.
+    /// The same for a lasting stream, which drops its client when the listener stops. Changes the socket's send timeout
+    /// until it is dropped.
     pub(super) fn lasting(stream: &'a TcpStream, timeout: Duration, table: &'a Table) -> io::Result<Self> {
         stream.set_write_timeout(Some(STOP_POLL_INTERVAL.min(timeout)))?;
         Ok(Self { stream, timeout, until_stop: Some(table) })
     }
 
-    /// Whether a write that waited in vain may try again.
+    /// Whether a write that timed out may be tried again.
     fn may_wait(&self, fault: &io::Error, began: Instant) -> bool {
         let waited = matches!(fault.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
         waited && self.until_stop.is_some_and(|table| !table.is_stopping()) && began.elapsed() < self.timeout
     }
 
-    /// Sends `head` and `body`. A client that takes them slower than [`READ_RATE_MIN`] is given up.
+    /// Sends `head` and `body`. A client slower than [`READ_RATE_MIN`] is dropped.
     pub(super) fn send(&self, mut head: &[u8], mut body: &[u8]) -> io::Result<()> {
         let mut stream = self.stream;
         let total = self.timeout + Duration::from_secs(((head.len() + body.len()) / READ_RATE_MIN) as u64);
@@ -63,7 +63,7 @@ impl<'a> ResponseWriter<'a> {
                     sent
                 }
                 Err(fault) if fault.kind() == ErrorKind::Interrupted => 0,
-                // Its own timeout has gone by once when this is first asked.
+                // One send timeout has passed when this is first asked.
                 Err(fault) if self.may_wait(&fault, *waiting.get_or_insert_with(Instant::now)) => continue,
                 Err(fault) => return Err(fault),
             };
@@ -108,7 +108,7 @@ impl Client for ResponseWriter<'_> {
 impl Drop for ResponseWriter<'_> {
     fn drop(&mut self) {
         if self.until_stop.is_some() {
-            // A connection that goes on waits again as it did.
+            // Restores the timeout for the next request.
             let _ = self.stream.set_write_timeout(Some(self.timeout));
         }
     }

@@ -1,10 +1,10 @@
 //! Turns a reply into bytes: status line, fields, and the framing of streams.
 //!
-//! Both listeners write through it. It adds what every reply carries (`Date`, `X-Request-ID`, `X-Content-Type-Options`) and
-//! alone decides on the fields of framing, so that no handler can contradict them; a field with a control byte in it is
-//! left out, so that no value can start a field of its own.
+//! Both listeners write through it. It adds the fields that every reply carries (`Date`, `X-Request-ID`,
+//! `X-Content-Type-Options`), and only it writes the fields of framing, so that no handler can contradict them. A field
+//! with a control byte is left out, so that no value can begin another field.
 //!
-//! Knows nothing of connections: it makes buffers, or writes into whatever a stream is given.
+//! Knows nothing of connections: it fills buffers, or writes into the client of a stream.
 
 use std::io::{self, Cursor, ErrorKind, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -19,7 +19,7 @@ use super::guarded;
 
 /// A stream sends a chunk at each flush, and when this many bytes wait.
 const CHUNK_BYTES: usize = 8 * 1024;
-/// The most a stream takes in at once, so that one great write does not become one great buffer.
+/// The most a stream takes in at once, so that one large write does not become one large buffer.
 const CHUNK_BYTES_MAX: usize = 64 * 1024;
 
 /// How the body of a reply is delimited.
@@ -33,7 +33,7 @@ pub(super) enum Length {
     UntilClose,
 }
 
-/// What a reply needs to know of its request.
+/// What a reply depends on in its request.
 pub(super) struct Exchange<'a> {
     pub(super) request_id: String,
     /// The configured origin that may read it.
@@ -45,18 +45,18 @@ pub(super) struct Exchange<'a> {
 }
 
 impl Exchange<'_> {
-    /// Of a request that was not understood: the connection ends with its answer.
+    /// For a request that could not be read: the connection ends with its answer.
     pub(super) fn unknown(request_id: String) -> Self {
         Self { request_id, origin: None, is_head: false, is_http11: true, keep_alive: false }
     }
 
-    /// The reply of a refusal by the listener itself.
+    /// The reply to a request that the listener itself refuses.
     pub(super) fn refusal(&self, problem: &Problem) -> Reply {
         log::debug!("request {} refused: {} {}", self.request_id, problem.status, problem.code);
         problem.reply(&self.request_id)
     }
 
-    /// The value of `Connection`, where it says something.
+    /// The value of `Connection`, if it is needed.
     fn connection(&self, status: StatusCode) -> Option<&'static str> {
         match (status.0, self.keep_alive, self.is_http11) {
             (101, ..) => Some("Upgrade"),
@@ -67,7 +67,7 @@ impl Exchange<'_> {
     }
 }
 
-/// Status line and fields, with the empty line.
+/// Appends status line and fields, with the empty line.
 pub(super) fn head(
     date: &mut Date,
     status: StatusCode,
@@ -109,7 +109,7 @@ pub(super) fn head(
     out
 }
 
-/// Head and body of a whole reply; the body is empty where the request or the status has none (RFC 9112, 6.3).
+/// Head and body of a whole reply; the body is empty if the request or the status has none (RFC 9112, 6.3).
 pub(super) fn full(
     date: &mut Date,
     response: Response<Cursor<Vec<u8>>>,
@@ -122,7 +122,7 @@ pub(super) fn full(
     (head, if has_body { response.into_reader().into_inner() } else { Vec::new() })
 }
 
-/// Runs a stream's function into `to`, or not, for HEAD.
+/// Runs a stream's function into `to`; not for HEAD.
 ///
 /// # Errors
 /// The client is gone, or the function failed: the last chunk was not sent.
@@ -138,7 +138,7 @@ pub(super) fn stream(to: &mut dyn Client, date: &mut Date, stream: Stream, excha
     chunks.finish()
 }
 
-/// Fields that this module alone writes.
+/// Fields that only this module writes.
 fn is_ours(name: &str) -> bool {
     ["date", "connection", "x-request-id", "content-length", "transfer-encoding"]
         .iter()
@@ -152,7 +152,7 @@ fn line(out: &mut Vec<u8>, name: &str, value: &str) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// The time of day in the form of RFC 9110, 5.6.7, made once a second.
+/// The time of day in the form of RFC 9110, 5.6.7, formatted once a second.
 #[derive(Default)]
 pub(super) struct Date {
     second: u64,
@@ -183,14 +183,14 @@ fn imf_fixdate(second: u64) -> String {
     )
 }
 
-/// What a stream's function writes into. The head goes out with the first bytes, or with the first flush.
+/// The writer of a stream's function. The head is sent with the first bytes, or with the first flush.
 struct Chunks<'a> {
     to: &'a mut dyn Client,
     /// The head, until it is sent; afterwards the frame being built.
     out: Vec<u8>,
     waiting: Vec<u8>,
     is_chunked: bool,
-    /// A send failed: the connection is of no more use.
+    /// A send failed: the connection is broken.
     failed: bool,
 }
 

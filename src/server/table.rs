@@ -1,9 +1,9 @@
 //! The open connections: how many there are, which may be closed to make room, and their threads.
 //!
-//! Stands alone because three parties meet here: the accept thread that opens, the connections that end by
-//! themselves, and the stop that ends them all.
+//! It has a file of its own because three parties use it: the accept thread that opens connections, the connections
+//! that end by themselves, and the stop that ends them all.
 //!
-//! Invariants: one descriptor per connection, closed before its entry's going is announced. A connection is closed from
+//! Invariants: each connection has one descriptor, closed before its entry is removed. A connection is closed from
 //! outside only while it holds no complete request ([`Slot::claim`] and the closer race for one lock). Every thread is
 //! joined: each that ends joins the one that ended before it, and the stop joins the last.
 //!
@@ -19,19 +19,19 @@ use std::time::{Duration, Instant};
 
 use crate::thread;
 
-/// How long the accept thread waits for an evicted connection's thread to let go of its descriptor, which takes
-/// microseconds unless the machine is drowning; beyond it the newcomer is turned away.
+/// How long the accept thread waits until an evicted connection's thread closes its descriptor, which takes
+/// microseconds unless the machine is overloaded; beyond, the new connection is refused.
 const ROOM_WAIT: Duration = Duration::from_millis(250);
-/// How long a stop waits, after cutting the sockets at its deadline, for handlers to notice.
+/// How long a stop waits for handlers after it has cut the sockets at its deadline.
 const CUT_WAIT: Duration = Duration::from_secs(1);
 
-/// What a connection is doing.
+/// The activity of a connection.
 enum State {
-    /// Waiting for a request since then, or reading its head, or done with it: may be closed by others.
+    /// Waiting for a request since then, reading its head, or done with it: other threads may close it.
     Idle(Instant),
     /// Serving a complete head: only its own thread closes it.
     Busy,
-    /// Closed from outside.
+    /// Another thread closed it.
     Closed,
 }
 
@@ -57,17 +57,17 @@ impl Slot {
         }
     }
 
-    /// Waits for a request from now on, and may be closed meanwhile.
+    /// Waits for a request from now on; other threads may close the connection.
     pub(super) fn release(&self, now: Instant) {
         *self.state() = State::Idle(now);
     }
 
-    /// A complete head is in hand. `false`: the connection was closed from outside.
+    /// Keeps the connection open for a complete head. `false`: another thread has closed it.
     pub(super) fn claim(&self) -> bool {
         self.leave_idle(State::Busy)
     }
 
-    /// Closes it, unless a request is in hand.
+    /// Closes it, unless it holds a request.
     fn close_if_idle(&self) -> bool {
         let is_ours = self.leave_idle(State::Closed);
         if is_ours {
@@ -95,7 +95,7 @@ struct Entry {
 struct Inner {
     open: HashMap<u64, Entry>,
     next: u64,
-    /// The thread that ended last; nobody has joined it yet.
+    /// The thread that ended last, not yet joined.
     ended: Option<JoinHandle<()>>,
 }
 
@@ -125,13 +125,13 @@ impl Table {
     /// Starts the thread of a connection.
     ///
     /// # Errors
-    /// No thread can be had.
+    /// The system gives no more threads; the connection is closed.
     pub(super) fn open<F>(self: &Arc<Self>, slot: &Arc<Slot>, serve: F) -> io::Result<()>
     where
         F: FnOnce(&Slot) + Send + 'static,
     {
         let (table, thread_slot) = (Arc::clone(self), Arc::clone(slot));
-        // The lock is held over the start, so that the thread cannot end before its entry stands.
+        // Locked during the start, so that the thread cannot end before its entry exists.
         let mut inner = self.lock();
         let id = inner.next;
         let thread = thread::spawn(format!("http-{id}"), move || {
@@ -145,10 +145,10 @@ impl Table {
         Ok(())
     }
 
-    /// Ends a connection's entry; called by its own thread, as its last act.
+    /// Removes a connection's entry; its own thread calls this last.
     fn leave(&self, id: u64) {
         let mut inner = self.lock();
-        // With its slot goes the descriptor.
+        // Dropping the slot closes the descriptor.
         let thread = inner.open.remove(&id).map(|entry| entry.thread);
         let before = thread.and_then(|thread| inner.ended.replace(thread));
         drop(inner);
@@ -156,7 +156,7 @@ impl Table {
         before.map(JoinHandle::join);
     }
 
-    /// Closes the connection that has been idle longest. `false`: all have a request in hand.
+    /// Closes the connection that has been idle longest. `false`: all hold a request.
     pub(super) fn evict_oldest(&self) -> bool {
         loop {
             let oldest = {
@@ -184,8 +184,8 @@ impl Table {
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
-    /// Closes the connection that has been idle longest and waits until one has ended with its thread, or the stop has begun,
-    /// at most `wait`.
+    /// Closes the connection that has been idle longest and waits until a connection and its thread have ended, or the
+    /// stop has begun, at most `wait`.
     pub(super) fn shed(&self, wait: Duration) {
         let before = self.lock().open.len();
         self.evict_oldest();
@@ -199,13 +199,14 @@ impl Table {
 
     /// From now on nothing is accepted, and replies say `Connection: close`.
     pub(super) fn begin_stop(&self) {
-        // Under the lock, so that a waiter between its look and its wait is not missed.
+        // Under the lock, so that a waiter between its check and its wait is not missed.
         let _inner = self.lock();
         self.stopping.store(true, Ordering::SeqCst);
         self.changed.notify_all();
     }
 
-    /// Closes the idle, waits for the rest until `deadline`, cuts what is left then. Returns how many threads would not end.
+    /// Closes idle connections, waits for the others until `deadline`, then cuts them. Returns how many threads would
+    /// not end.
     pub(super) fn finish_stop(&self, deadline: Instant) -> usize {
         for slot in self.slots() {
             slot.close_if_idle();
@@ -234,7 +235,7 @@ impl Table {
     }
 }
 
-/// Ends the entry even when the thread unwinds.
+/// Removes the entry even if the thread unwinds.
 struct Leave {
     table: Arc<Table>,
     id: u64,

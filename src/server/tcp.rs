@@ -1,10 +1,10 @@
-//! The TCP listener: accepts, caps, turns away, stops.
+//! The TCP listener: accepts, limits, refuses, stops.
 //!
-//! A loop of our own around blocking threads, one for each connection: the accept thread never waits for a client. No
-//! error of `accept` ends it or makes it spin, and at the cap it closes the connection that has been idle longest, so that
-//! those who hold sockets open and say nothing cannot keep out those who have something to say.
+//! Our own loop, with one blocking thread for each connection, so that the accept thread never waits for a client. No
+//! error of `accept` ends it or makes it spin. At the limit it closes the connection that has been idle longest, so
+//! that clients which hold sockets open and send nothing cannot keep out others.
 //!
-//! Knows nothing of HTTP beyond the one reply that turns a newcomer away.
+//! Knows nothing of HTTP beyond the one reply that refuses a new connection.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
@@ -24,11 +24,11 @@ use super::reply::{self, Date, Exchange};
 use super::table::{Slot, Table};
 use super::websocket::{Pool, WebSocketOptions};
 
-/// Connections the system may hold for us while the accept thread is busy.
+/// Connections that the system queues while the accept thread is busy.
 const BACKLOG: i32 = 1024;
 /// How long the accept thread waits, after an error, for a connection to end.
 const ACCEPT_WAIT: Duration = Duration::from_millis(100);
-/// `Retry-After` of those turned away, in seconds.
+/// `Retry-After` of refused connections, in seconds.
 const RETRY_AFTER_SECONDS: u32 = 1;
 
 /// Why the listener does not start.
@@ -51,7 +51,7 @@ pub enum StartError {
         /// The address.
         address: SocketAddr,
     },
-    /// The address cannot be had.
+    /// The address cannot be bound.
     #[error("server.listen: cannot listen on {listen}: {source}")]
     Bind {
         /// The configured value.
@@ -59,10 +59,10 @@ pub enum StartError {
         /// The system's reason.
         source: io::Error,
     },
-    /// No thread can be had.
+    /// The system gives no more threads.
     #[error("cannot start the accept thread: {0}")]
     Thread(io::Error),
-    /// The threads of the WebSockets cannot be had.
+    /// The threads of the WebSockets cannot be started.
     #[error("cannot start the threads of the WebSockets: {0}")]
     WebSockets(io::Error),
 }
@@ -143,9 +143,9 @@ impl Listening {
         self.table.open_now()
     }
 
-    /// Stops accepting, closes idle connections, lets requests in flight finish until `deadline` and cuts the rest;
-    /// WebSockets are closed with 1001 behind the answers they wait for. Returns how many connection threads had not ended
-    /// a second after that: handlers that would not come back.
+    /// Stops accepting, closes idle connections, lets running requests finish until `deadline` and cuts the rest;
+    /// WebSockets are closed with 1001 after the answers that they wait for. Returns how many connection threads had
+    /// not ended a second later: handlers that hang.
     pub fn stop(mut self, deadline: Instant) -> usize {
         self.stop_accepting();
         let pool = self.pool.take();
@@ -197,7 +197,7 @@ impl<S: Service> Accept<S> {
             }
             match accepted {
                 Ok((stream, _)) => self.take(stream),
-                // The client was gone before we came, or a signal woke us.
+                // The client was gone already, or a signal interrupted the call.
                 Err(fault) if matches!(fault.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => {}
                 Err(fault) => self.recover(&fault),
             }
@@ -210,7 +210,8 @@ impl<S: Service> Accept<S> {
         }
         let slot = Slot::new(stream);
         let Err(fault) = self.open(&slot) else { return self.recovered() };
-        // At the limit of threads: an idle connection's thread makes room, as its descriptor does at the cap.
+        // At the limit of threads, evicting an idle connection frees a thread, as it frees a descriptor at the limit of
+        // connections.
         self.recover(&fault);
         if self.open(&slot).is_err() {
             self.turn_away(&slot.stream, "threads_at_limit", "no thread is free for this connection");
@@ -222,7 +223,7 @@ impl<S: Service> Accept<S> {
         self.shared.table.open(slot, move |slot| connection::serve(&shared, slot))
     }
 
-    /// Out of descriptors, threads or memory: makes room, and waits for it rather than spin.
+    /// Out of descriptors, threads or memory: evicts a connection and waits for it, instead of spinning.
     fn recover(&mut self, fault: &io::Error) {
         if !std::mem::replace(&mut self.is_failing, true) {
             log::warn!("connections cannot be accepted: {fault}; idle ones are closed to make room");
@@ -236,7 +237,7 @@ impl<S: Service> Accept<S> {
         }
     }
 
-    /// 503, without ever waiting: a new socket's send buffer is empty, and what does not fit is not sent.
+    /// Answers 503 without ever waiting: a new socket's send buffer is empty, and bytes that do not fit are dropped.
     fn turn_away(&self, mut stream: &TcpStream, code: &'static str, detail: &'static str) {
         let exchange = Exchange::unknown(self.shared.ids.next());
         let Reply::Full(response) = exchange.refusal(&Problem::unavailable(code, detail, RETRY_AFTER_SECONDS)) else {
@@ -245,7 +246,7 @@ impl<S: Service> Accept<S> {
         let (mut out, body) = reply::full(&mut Date::default(), response, &exchange);
         out.extend(body);
         if stream.set_nonblocking(true).is_ok() {
-            // Unread bytes at the close would become a reset that may overtake the answer.
+            // Bytes that are unread at the close would cause a reset, which may overtake the answer.
             let _ = stream.read(&mut [0; 4096]);
             let _ = stream.write(&out);
             let _ = stream.shutdown(Shutdown::Write);

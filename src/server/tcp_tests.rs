@@ -1,4 +1,4 @@
-//! The TCP listener as its clients meet it; here what those tests share.
+//! The TCP listener as its clients see it; this file holds what those tests share.
 //!
 //! Compiled under `#[cfg(test)]` only.
 

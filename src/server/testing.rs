@@ -1,5 +1,5 @@
-//! What the listeners' tests share: a configuration with short deadlines, a service that does odd things on demand, and
-//! a client that speaks bytes.
+//! What the listeners' tests share: a configuration with short deadlines, a service that misbehaves on demand, and a
+//! client that sends raw bytes.
 //!
 //! Compiled under `#[cfg(test)]` only.
 
@@ -14,7 +14,7 @@ use tiny_http::{Method, StatusCode};
 use crate::api::{Client as Reader, Head, Problem, Reply, Route, Service, Stream, StreamKind, header, json_bytes};
 use crate::config::{ServerConfig, Timeouts};
 
-/// Loopback, port 0, deadlines that tests can wait for.
+/// Loopback, port 0, and deadlines that a test can wait for.
 pub(super) fn config() -> ServerConfig {
     ServerConfig {
         listen: "127.0.0.1:0".into(),
@@ -137,7 +137,7 @@ pub(super) fn eventually(what: &str, condition: impl Fn() -> bool) {
     }
 }
 
-/// Sends `bytes` and returns a client to read answers with.
+/// Sends `bytes` and returns a client to read the answers.
 pub(super) fn send(address: SocketAddr, bytes: impl AsRef<[u8]>) -> Client<TcpStream> {
     let stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
@@ -146,13 +146,13 @@ pub(super) fn send(address: SocketAddr, bytes: impl AsRef<[u8]>) -> Client<TcpSt
     client
 }
 
-/// A client that speaks bytes.
+/// A client that sends and reads raw bytes.
 pub(super) struct Client<T> {
     pub(super) stream: T,
     pub(super) bytes: Vec<u8>,
 }
 
-/// One reply, its chunks put together.
+/// One reply, with its chunks joined.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: u16,

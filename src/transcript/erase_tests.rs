@@ -1,4 +1,4 @@
-//! Transcripts that are erased: at once, from under a rebuild, and where the disk refuses.
+//! Transcripts that are erased: at once, during a rebuild, and when the disk refuses.
 //!
 //! Compiled under `#[cfg(test)]` only.
 

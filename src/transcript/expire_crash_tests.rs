@@ -1,7 +1,7 @@
-//! Sweeps on a disk that fails or loses its power at any call, and beside appends and syncs until it does.
+//! Sweeps on a disk that fails or loses power at any call, and beside appends and syncs until it does.
 //!
-//! Compiled under `#[cfg(test)]` only. What is asked each time: every line that was synced and has not expired is there
-//! once, in order.
+//! Compiled under `#[cfg(test)]` only. Checked each time: every line that was synced and has not expired is there once,
+//! in order.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -46,7 +46,7 @@ fn flush(transcripts: &Transcripts<SimDisk>, first: u64, last: u64) {
     assert_eq!(transcripts.first_lacking(), None);
 }
 
-/// The numbers a reader finds from `bound` on.
+/// The numbers that a reader finds from `bound` on.
 fn numbers(transcripts: &Transcripts<SimDisk>, name: &str, bound: u64) -> Vec<u64> {
     let page = transcripts.read(&SessionId::new(name).unwrap(), &query(Direction::Oldest, 100_000)).unwrap();
     page.messages.iter().map(|message| number(message)).filter(|number| *number >= bound).collect()
@@ -137,8 +137,8 @@ fn what_was_appended_behind_a_rewrite_is_safe_once_the_worker_says_so() {
     }
 }
 
-/// Appends, syncs and sweeps side by side until the power goes at that call. What the last good sync covers, and the first
-/// number that had not expired by then.
+/// Appends, syncs and sweeps side by side until the power fails at that call. Returns what the last good sync covers,
+/// and the first number that had not expired by then.
 fn until_the_power_goes(disk: &SimDisk, now: &Arc<AtomicU64>, call: u64) -> (u64, u64) {
     let transcripts = open(disk, now);
     disk.fault_at(call, Fault::PowerOff);
@@ -146,7 +146,7 @@ fn until_the_power_goes(disk: &SimDisk, now: &Arc<AtomicU64>, call: u64) -> (u64
     let sessions = names.map(|name| SessionId::new(name).unwrap());
     let (newest, durable, bound) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     let off = AtomicBool::new(false);
-    // Nobody turns without something new to do: the calls of the disk are to be spent well.
+    // Each waits for something new to do, so that the calls of the disk are spent well.
     let waits_for = |number: u64| {
         while newest.load(Ordering::Acquire) < number && !off.load(Ordering::Acquire) {
             std::thread::yield_now();
@@ -286,8 +286,8 @@ impl DiskFile for HookedFile {
     }
 }
 
-/// A line is appended when the new file was just synced, the worker's sync opens the old file, and only then the files
-/// are exchanged: the moment in which a sync could speak for a line that stands nowhere durable.
+/// Appends a line right after the new file was synced; then the worker's sync opens the old file, and only then the
+/// files are swapped: the moment in which a sync could vouch for a line that is durable nowhere.
 fn sync_in_the_middle_of_a_sweep(disk: &SimDisk) -> (Arc<AtomicU64>, Vec<SessionId>) {
     const WAIT_TIMEOUT: Duration = Duration::from_millis(100);
     let (to_worker, told) = bounded::<()>(1);
@@ -302,7 +302,7 @@ fn sync_in_the_middle_of_a_sweep(disk: &SimDisk) -> (Arc<AtomicU64>, Vec<Session
         if *sweeper != std::thread::current().id() {
             if when == When::BeforeSync {
                 let _ = to_sweep.send(());
-                // With one lock for both this is in vain.
+                // With one lock for both, this wait times out.
                 let _ = swept.recv_timeout(WAIT_TIMEOUT);
             }
         } else if when == When::AfterSync && syncs.fetch_add(1, Ordering::Relaxed) == 1 {

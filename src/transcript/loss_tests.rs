@@ -1,5 +1,5 @@
-//! Transcripts that are gone, cut or old: noticed after a start, written again, and what is lost is told; and that nothing
-//! else is ever taken for a loss, whatever the disk does at whichever call.
+//! Transcripts that are missing, cut or old: noticed after a start, rewritten, and their losses reported; and nothing
+//! else ever counts as a loss, whatever the disk does at any call.
 //!
 //! Compiled under `#[cfg(test)]` only.
 

@@ -63,7 +63,7 @@ fn a_replay_leaves_a_right_transcript_alone_and_mends_every_other() {
 fn a_transcript_that_cannot_be_written_becomes_stale_and_is_rebuilt() {
     let fixture = Fixture::new();
     fixture.fill(1..=3);
-    // A folder in its place: it can be opened by nobody, not even by root.
+    // A folder in its place: no user can open it as a file, not even root.
     let away = fixture.folder.path().join("away");
     fs::rename(fixture.path(), &away).unwrap();
     fs::create_dir(fixture.path()).unwrap();

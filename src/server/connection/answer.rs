@@ -1,4 +1,4 @@
-//! How a connection answers: whole replies, streams, refusals, and what is left to be read when it ends with one.
+//! How a connection answers: whole replies, streams, refusals, and what is read after a reply that ends it.
 
 use std::io;
 use std::net::Shutdown;
@@ -25,7 +25,7 @@ impl<'a, S: Service> Connection<'a, S> {
         self.answer(Exchange { keep_alive: false, ..exchange }, reply)
     }
 
-    /// Answers a request whose body nobody wants; the connection goes on only if the body is already here.
+    /// Answers a request whose body is not read; the connection goes on only if the body is already here.
     pub(super) fn answer_unread(&mut self, mut exchange: Exchange<'a>, framing: Framing, reply: Reply) -> Next {
         match framing {
             Framing::None => {}
@@ -56,7 +56,7 @@ impl<'a, S: Service> Connection<'a, S> {
         }
     }
 
-    /// Writes a stream. After an error the last chunk is missing, so that the client knows that it has not got all.
+    /// Writes a stream. After an error the last chunk is left out, so that the client knows that the stream is cut.
     fn stream(&mut self, stream: Stream, exchange: &Exchange<'_>) -> io::Result<()> {
         let mut wire = match stream.span {
             StreamKind::Brief => self.wire(),
@@ -67,10 +67,10 @@ impl<'a, S: Service> Connection<'a, S> {
         reply::stream(&mut wire, &mut self.date, stream, exchange)
     }
 
-    /// Ends the sending side and discards what the client still sends, so that no reset overtakes the answer.
+    /// Closes the sending side and discards what the client still sends, so that no reset overtakes the answer.
     pub(super) fn linger(&mut self) {
         let now = Instant::now();
-        // Others may need the room more than this.
+        // From here on the accept thread may close it to make room.
         self.slot.release(now);
         let timeout = if self.shared.table.is_stopping() { DISCARD_TIMEOUT_AT_STOP } else { DISCARD_TIMEOUT };
         if self.slot.stream.shutdown(Shutdown::Write).is_ok() {

@@ -1,4 +1,4 @@
-//! What the files of a connection share: the listener's part of it, and its own.
+//! Types that the files of a connection share.
 
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ pub(super) struct Connection<'a, S> {
     pub(super) shared: &'a ListenerState<S>,
     pub(super) slot: &'a Slot,
     pub(super) input: Input<'a>,
-    /// Of the request under way.
+    /// The body of the current request.
     pub(super) body: Vec<u8>,
     pub(super) date: Date,
 }
@@ -42,12 +42,12 @@ impl<'a, S> Connection<'a, S> {
     }
 }
 
-/// Whether the connection may serve another request.
+/// What happens to the connection after a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
     Request,
-    /// Nobody is there to read.
+    /// The client is gone: close at once.
     Close,
-    /// An answer was written; the client is to read it before the connection goes.
+    /// Close after the client has read the answer.
     Linger,
 }

@@ -1,7 +1,7 @@
-//! From a request to a WebSocket: the last thing a connection's own thread does for it.
+//! From a request to a WebSocket: the last step of a connection's own thread.
 //!
-//! Everything that can be refused is refused before the 101, as an HTTP reply. Afterwards the socket is another descriptor of
-//! the same connection, in the pool; this thread ends and closes its own.
+//! Every refusal is an HTTP reply before the 101. Then the pool gets a duplicate of the connection's descriptor; this
+//! thread closes its own and ends.
 
 use std::io;
 
@@ -15,7 +15,7 @@ use super::super::reply::{self, Exchange, Length};
 use super::super::websocket::{Pool, handshake};
 use super::state::{Connection, Next};
 
-/// `Retry-After` where no socket may be opened now, in seconds.
+/// `Retry-After` at the limit of WebSockets, in seconds.
 const RETRY_AFTER_SECONDS: u32 = 5;
 
 /// A WebSocket that may be opened.
@@ -27,11 +27,11 @@ struct Admitted {
 }
 
 impl<'a, S: Service> Connection<'a, S> {
-    /// Turns the connection into a WebSocket, or says why not.
+    /// Turns the connection into a WebSocket, or answers why not.
     pub(super) fn upgrade(&mut self, pool: &Pool, exchange: Exchange<'a>, request: &Request) -> Next {
         match self.admit(pool, &exchange, request) {
             Ok(admitted) => {
-                // Where it fails the client is gone, or no descriptor is left: there is nobody to tell.
+                // If this fails, the client is gone or no descriptor is left: no answer is possible.
                 let _ = self.hand_over(pool, &exchange, admitted);
                 Next::Close
             }

@@ -1,4 +1,4 @@
-//! Heads that are understood, and every one that is refused. Compiled under `#[cfg(test)]` only.
+//! Heads that are accepted, and every kind that is refused. Compiled under `#[cfg(test)]` only.
 
 use super::*;
 

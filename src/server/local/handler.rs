@@ -1,6 +1,6 @@
-//! One request on the Unix socket: read, served, answered, in a thread of its own.
+//! One request on the Unix socket: read, served and answered in a thread of its own.
 //!
-//! No request is dropped with a body that was not read: tiny_http would read it, or allocate what it announces.
+//! No request is dropped with an unread body: tiny_http would read it, or allocate its announced length.
 //!
 //! Knows nothing of how the socket is bound and stopped, and of how many threads there are (`local.rs`).
 
@@ -15,10 +15,10 @@ use crate::server::http1::{self, Framing, is_sane_id, malformed};
 use crate::server::reply::{self, Date, Exchange};
 use crate::server::{RequestIds, guarded};
 
-/// A refused body up to this length is read and thrown away, so that its connection goes on, in bytes.
+/// A refused body up to this length is read and dropped, so that its connection goes on, in bytes.
 pub(super) const DRAIN_BYTES: usize = 64 * 1024 * 1024;
 
-/// What every request is served with.
+/// What every request needs.
 pub(super) struct Handler<S> {
     pub(super) service: Arc<S>,
     pub(super) ids: RequestIds,
@@ -26,7 +26,7 @@ pub(super) struct Handler<S> {
 }
 
 impl<S: Service> Handler<S> {
-    /// Serves a request to its end. Waits for its client wherever that does not read or send.
+    /// Serves a request to its end. Waits for its client while that does not read or send.
     pub(super) fn serve(&self, mut request: Request) {
         let exchange = self.exchange(&request);
         let reply = self.reply(&exchange, &mut request).unwrap_or_else(|reply| {
@@ -36,7 +36,7 @@ impl<S: Service> Handler<S> {
         answer(request, &exchange, reply);
     }
 
-    /// Answers a request with a problem instead.
+    /// Answers a request with a problem.
     pub(super) fn refuse(&self, mut request: Request, problem: &Problem) {
         let exchange = self.exchange(&request);
         drain(&mut request);
@@ -44,7 +44,7 @@ impl<S: Service> Handler<S> {
         answer(request, &exchange, reply);
     }
 
-    /// Whether the request asks how the server is, and brings no body that one would have to wait for.
+    /// Whether the request asks for the server's health, without a body to wait for.
     pub(super) fn is_probe(&self, request: &Request) -> bool {
         let has_body = request.body_length().is_some_and(|l| l > 0) || has_field(request, "Transfer-Encoding");
         let path = request.url().split('?').next().unwrap_or_default();
@@ -60,7 +60,7 @@ impl<S: Service> Handler<S> {
             origin: None,
             is_head: *request.method() == Method::Head,
             is_http11,
-            // Of a stream, which ends with a connection of HTTP/1.0.
+            // For a stream, which ends with a connection of HTTP/1.0.
             keep_alive: is_http11,
         }
     }
@@ -97,8 +97,8 @@ impl<S: Service> Handler<S> {
     }
 }
 
-/// Understands a request by the rules of the TCP listener; tiny_http takes a length it cannot read for none, the first of
-/// several, and every coding for chunks.
+/// Parses a request by the rules of the TCP listener; tiny_http takes an invalid length for none, the first of several
+/// lengths, and every coding for chunks.
 fn parse(request: &Request, is_http11: bool) -> Result<http1::Request, Problem> {
     if !request.url().starts_with('/') {
         return Err(malformed("a request target is a path"));
@@ -118,8 +118,8 @@ fn upgrades(headers: &[Header]) -> bool {
     connection.is_some_and(|h| h.value.as_str().to_ascii_lowercase().contains("upgrade"))
 }
 
-/// Reads what is left of a body into a fixed buffer. A client that waits for `100 Continue` has not sent it, and
-/// of one that asks for an upgrade the end is not known.
+/// Reads the rest of a body into a fixed buffer. A client that waits for `100 Continue` has not sent it, and the body
+/// of an upgrade has no known end.
 fn drain(request: &mut Request) {
     let most = match request.body_length() {
         Some(length) => length,
@@ -144,7 +144,7 @@ fn answer(request: Request, exchange: &Exchange<'_>, reply: Reply) {
             // Framed here: tiny_http would keep 8 KiB back.
             let mut client = Unseen(request.into_writer());
             reply::stream(&mut client, &mut Date::default(), stream, exchange).inspect_err(|_| {
-                // The connection cannot be cut: what follows is no chunk, and not the last one.
+                // The connection cannot be cut, so the stream ends with an invalid chunk.
                 let _ = client.write_all(b"!\r\n").and_then(|()| client.flush());
             })
         }
@@ -154,7 +154,7 @@ fn answer(request: Request, exchange: &Exchange<'_>, reply: Reply) {
     }
 }
 
-/// tiny_http writes before it lets go of a body that was not read, which a client that waits for `100 Continue` never sends.
+/// tiny_http writes before it drops an unread body, which a client that waits for `100 Continue` never sends.
 fn respond(request: Request, exchange: &Exchange<'_>, mut response: Response<Cursor<Vec<u8>>>) -> io::Result<()> {
     response.add_header(header("X-Request-ID", &exchange.request_id));
     response.add_header(header("X-Content-Type-Options", "nosniff"));
@@ -165,7 +165,7 @@ fn has_field(request: &Request, name: &'static str) -> bool {
     request.headers().iter().any(|h| h.field.equiv(name))
 }
 
-/// tiny_http's writer: of its socket nothing more can be asked.
+/// tiny_http's writer, which cannot tell whether its client is gone.
 struct Unseen(Box<dyn Write + Send + 'static>);
 
 impl Write for Unseen {

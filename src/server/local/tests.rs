@@ -1,4 +1,4 @@
-//! The local server as its clients meet it, and what tiny_http would do if it were let.
+//! The local server as its clients see it, and the faults of tiny_http that it avoids.
 //!
 //! Compiled under `#[cfg(test)]` only.
 
@@ -43,7 +43,7 @@ impl Fixture {
         self.service.handled.load(Ordering::SeqCst)
     }
 
-    /// Takes so many of the requests that are served at once, with waiting ones.
+    /// Fills that many of the requests served at once, with requests that wait.
     fn wait(&self, requests: usize) -> Vec<Client<UnixStream>> {
         let mut waiting = Vec::new();
         for _ in 0..requests {
@@ -138,7 +138,7 @@ fn beyond_as_many_requests_as_are_served_at_once_only_probes_are_answered() {
     let fixture = serve();
     let mut waiting = fixture.wait(REQUESTS - 1);
     let slow = fixture.client("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n");
-    // Not by asking until one is refused: a request that was served first may have kept the slow one out.
+    // Not by asking until one is refused: an earlier request could have kept the slow one out.
     eventually("it is in hand, too", || fixture.service.admitted.load(Ordering::SeqCst) == REQUESTS);
     for _ in 0..48 {
         let refused = fixture.client(post("/echo", &"x".repeat(5000))).answer().unwrap();
@@ -253,7 +253,7 @@ fn a_panic_is_answered() {
 fn a_listener_that_died_is_bound_anew() {
     let fixture = serve();
     let first = Arc::clone(fixture.local.current.lock().as_ref().unwrap());
-    // To the receiver an unblock outside a stop looks like tiny_http's accept error.
+    // An unblock outside a stop looks like tiny_http's accept error.
     first.unblock();
     eventually("a new server", || !Arc::ptr_eq(fixture.local.current.lock().as_ref().unwrap(), &first));
     eventually("an answer", || UnixStream::connect(&fixture.path).is_ok());

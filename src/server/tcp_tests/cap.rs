@@ -1,4 +1,4 @@
-//! At the cap of connections.
+//! At the limit of connections.
 
 use std::sync::atomic::Ordering;
 
@@ -24,7 +24,7 @@ fn a_kept_connection_makes_room_too() {
     let server = serve_with(&config(), 1);
     let mut kept = server.client(GET);
     assert_eq!(kept.answer().unwrap().status, 200);
-    // Until its thread has come back to waiting it counts as busy.
+    // Until its thread waits again, it counts as busy.
     eventually("room", || server.ask(GET).status == 200);
     assert!(kept.is_closed());
 }

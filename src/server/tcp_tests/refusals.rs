@@ -1,4 +1,4 @@
-//! What is refused: by framing, by limits, by the guard; and what becomes of the connection.
+//! What is refused, by framing, limits and guard, and what happens to the connection.
 
 use std::net::Shutdown;
 use std::sync::Arc;

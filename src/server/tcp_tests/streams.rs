@@ -1,4 +1,4 @@
-//! Streams: what is flushed, what fails, who leaves.
+//! Streams: what is flushed, failures, and clients that leave.
 
 use std::sync::atomic::Ordering;
 
