@@ -1,11 +1,11 @@
-//! The thread `janitor`: what must be done now and then and may never hold up a request: the journal's next segment, zeroed
-//! ahead, a failed journal's way back, the scrubbing of what was erased (`janitor/scrubber.rs`), and once an hour the removal
-//! of what has expired (`janitor/sweeper.rs`), the first time an hour after it was announced (`janitor/first_sweep.rs`).
+//! The thread `janitor`: background work that must never delay a request. It zeroes the journal's next segment in
+//! advance, repairs a failed journal, scrubs what was erased (`janitor/scrubber.rs`), and once an hour removes what has
+//! expired (`janitor/sweeper.rs`), the first time an hour after it was announced (`janitor/first_sweep.rs`).
 //!
-//! The journal comes first: a sweep goes in steps, and between two of them the waker is listened to, and the stop.
+//! The journal comes first: a sweep goes in steps, and between two steps the thread checks the waker and the stop.
 //!
-//! Knows nothing of requests, and holds no lock while it writes but the one that keeps transcripts from being mended
-//! meanwhile.
+//! Knows nothing of requests. While it writes it holds only the lock that keeps transcripts from being repaired at the
+//! same time.
 
 #[cfg(test)]
 mod erasure_tests;
@@ -25,12 +25,12 @@ pub use first_sweep::FirstSweep;
 pub use scrubber::Scrubber;
 pub use sweeper::{Aside, Sweeper};
 
-/// Between two looks at a journal that cannot be written.
+/// The interval between two tries to repair a failed journal.
 const FAILED_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two looks when nothing is wrong: so long it may take until a folder that was moved away is noticed.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Runs until `stop` has no sender any more.
+/// Runs until the sender of `stop` is dropped.
 pub fn run(journal: &Arc<Journal>, mut sweeper: Sweeper, mut scrubber: Scrubber, stop: &Receiver<()>) {
     let mut tending = Backoff::new(FAILED_CHECK_INTERVAL, FAILED_CHECK_INTERVAL);
     let mut tend_at = Instant::now();
@@ -46,7 +46,7 @@ pub fn run(journal: &Arc<Journal>, mut sweeper: Sweeper, mut scrubber: Scrubber,
                 Instant::now() + if journal.refusal().is_none() { CHECK_INTERVAL } else { FAILED_CHECK_INTERVAL };
             tend_at = tending.until().unwrap_or(look);
         }
-        // A long transcript may be half copied when the server is to stop.
+        // A long transcript may be half copied when the server stops.
         let go_on = || stop.try_recv() != Err(TryRecvError::Disconnected);
         scrubber.work(Instant::now(), &go_on);
         sweeper.work(Instant::now(), &go_on);

@@ -1,7 +1,7 @@
 //! When a data folder's first sweep may remove something: an hour after it was announced.
 //!
-//! Old transcripts that somebody puts into the folder, or a forgotten `mongo.ttl_days`, are not to be gone before anybody
-//! could read that they will be. So the first sweep that would remove something is announced, and when it is due stands in a
+//! Old transcripts that a user puts into the folder, or a forgotten `mongo.ttl_days`, must not vanish before anybody
+//! could read that they will. So the first sweep that would remove something is announced, and its due time is stored in a
 //! small file beside the journal: a restart neither begins the hour again nor forgets it. Once a sweep has removed something
 //! that is noted there too, and no later sweep waits. Numbers are little-endian. Format version 1:
 //!
@@ -26,13 +26,14 @@ use crate::disk::{self, Disk, RealDisk};
 use crate::journal::codec::{Field, sealed, vouched_for};
 use crate::message::Timestamp;
 
-/// From the announcement to the sweep.
+/// The time from the announcement to the sweep.
 pub const NOTICE: Duration = Duration::from_secs(3600);
 
 const LETTERS: &[u8; 8] = b"CKSWEEP1";
 const VERSION: u32 = 1;
 
-/// See the module. One thread changes it and any may ask when the sweep is due; its lock is held for memory only.
+/// The state of the first sweep. One thread changes it and any may ask when the sweep is due; its lock is held for
+/// memory access only.
 pub struct FirstSweep<D: Disk = RealDisk> {
     disk: D,
     path: PathBuf,
@@ -41,9 +42,9 @@ pub struct FirstSweep<D: Disk = RealDisk> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Standing {
-    /// Nothing was announced, or not what would be removed now.
+    /// Nothing was announced, or something else than would be removed now.
     Unannounced,
-    /// What is older than this TTL is removed from this moment on.
+    /// Messages older than this TTL are removed from this moment on.
     Due { at: Timestamp, ttl: Duration },
     /// A sweep has removed something.
     Done,
@@ -60,7 +61,7 @@ impl Standing {
         })
     }
 
-    /// The file's bytes; `None` where there is to be none.
+    /// The file's bytes; `None` if there should be no file.
     fn encode(self) -> Option<Vec<u8>> {
         let fields = match self {
             Self::Unannounced => return None,
@@ -76,7 +77,7 @@ fn micros(time: Duration) -> u64 {
 }
 
 impl<D: Disk> FirstSweep<D> {
-    /// As it stands in the file at `path`.
+    /// Reads the state from the file at `path`.
     pub fn load(disk: D, path: &Path) -> Self {
         let standing = match disk::read(&disk, path) {
             Ok(bytes) => Standing::decode(&bytes).ok_or_else(|| "it is damaged".to_owned()),
@@ -94,7 +95,7 @@ impl<D: Disk> FirstSweep<D> {
         self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// When the sweep is due that was announced and has not run.
+    /// When the announced sweep is due, until it has run.
     pub fn due(&self) -> Option<Timestamp> {
         match *self.standing() {
             Standing::Due { at, .. } => Some(at),
@@ -111,12 +112,12 @@ impl<D: Disk> FirstSweep<D> {
         }
     }
 
-    /// Something older than `ttl` would be removed: in an hour from now, or when that was announced before. Never fails: what
-    /// cannot be written is announced again after a restart.
+    /// Announces that messages older than `ttl` will be removed, and returns when: an hour from now, or as announced
+    /// before. Never fails: if the file cannot be written, a restart announces it again.
     pub fn announce(&self, now: Timestamp, ttl: Duration) -> Timestamp {
         let latest = Timestamp::from_micros(now.micros().saturating_add(micros(NOTICE)));
         match *self.standing() {
-            // Later than that it is by a clock that was turned back since.
+            // A later time was set by a clock that was turned back since.
             Standing::Due { at, ttl: announced } if announced == ttl && at <= latest => return at,
             _ => {}
         }
@@ -124,14 +125,14 @@ impl<D: Disk> FirstSweep<D> {
         latest
     }
 
-    /// Nothing would be removed any more: should something be later, it is announced anew.
+    /// Nothing would be removed any more; a later sweep that would is announced again.
     pub fn forget(&self) {
         if self.due().is_some() {
             self.change(Standing::Unannounced);
         }
     }
 
-    /// A sweep has removed something.
+    /// Notes that a sweep has removed something.
     pub fn done(&self) {
         if *self.standing() != Standing::Done {
             self.change(Standing::Done);

@@ -1,17 +1,18 @@
-//! The sweep: once an hour, what has expired by `mongo.ttl_days` leaves the cache, the transcripts, the dead letters and what
-//! was set aside or recovered.
+//! The sweep: once an hour, messages that have expired by `mongo.ttl_days` leave the cache, the transcripts, the dead
+//! letters and files that were set aside or recovered.
 //!
-//! The first time that something would be removed it only looks, says what and when, and removes it an hour later
-//! (`first_sweep.rs`). Readers see it expired meanwhile.
+//! The first sweep that would remove something only counts, announces what it will remove and when, and removes it an
+//! hour later (`first_sweep.rs`). Meanwhile readers see the messages as expired.
 //!
-//! It stands beside the thread so that tests can let hours pass. It goes in steps of a few hundred files with a pause
-//! between them, so that a hundred thousand transcripts are no burst on the disk.
+//! It is separate from the thread so that tests can let hours pass. It goes in steps of a few hundred files with a
+//! pause between them, so that a hundred thousand transcripts cause no burst on the disk.
 //!
-//! A clock that leaps forward expires everything, and what was removed does not come back when it is set right. So after
-//! a leap, told by the clock that only counts, nothing is removed for one interval; readers see it expired meanwhile, and
-//! see it again if the clock goes back. What the clock said at the start of the process has to be believed.
+//! A clock that jumps forward expires everything, and what was removed does not come back when the clock is set right.
+//! So after a jump, which the monotonic clock reveals, nothing is removed for one interval; meanwhile readers see the
+//! messages as expired, and see them again if the clock goes back. The time at the start of the process must be
+//! trusted.
 //!
-//! Knows nothing of the journal's segments: those go by `journal.retain_hours`.
+//! Knows nothing of the journal's segments: `journal.retain_hours` removes those.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -27,26 +28,26 @@ use crate::transcript::{self, Sweep, Transcripts};
 
 use super::first_sweep::FirstSweep;
 
-/// From the start to the first sweep: it is to be no part of the start.
+/// The time from the start to the first sweep, so that it does not slow the start.
 const FIRST_SWEEP_DELAY: Duration = Duration::from_secs(10);
-/// From the end of a sweep to the next one. The TTL counts in days.
+/// The time from the end of a sweep to the next. The TTL counts in days.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
-/// Transcripts looked at in one step; one that is written anew counts for many, so that the journal's waker is heard soon.
+/// Transcripts checked in one step; a rewrite counts as many, so that the journal's waker is checked soon.
 const STEP_FILES: usize = 200;
-/// Between two steps.
+/// The pause between two steps.
 const STEP_PAUSE: Duration = Duration::from_millis(20);
-/// What the clock may gain on the one that only counts before it is said to have leapt.
+/// How far the clock may get ahead of the monotonic clock before it counts as a jump.
 const CLOCK_LEAP: Duration = Duration::from_secs(3600);
 
-/// Where messages stand beside transcripts and journal.
+/// Other places with messages beside transcripts and journal.
 pub struct Aside {
     /// Folders with copies of what was set aside.
     pub copies: Vec<PathBuf>,
-    /// Files with a message in each line, or in a line's `message`; others may be appending to them.
+    /// Files with a message in each line, or in a line's `message`; they may be appended to meanwhile.
     pub lines: Vec<PathBuf>,
 }
 
-/// See the module.
+/// Removes what has expired.
 pub struct Sweeper<D: Disk = RealDisk> {
     disk: D,
     cache: Arc<Cache>,
@@ -55,13 +56,13 @@ pub struct Sweeper<D: Disk = RealDisk> {
     first: Arc<FirstSweep<D>>,
     expiry: Expiry,
     clock: Clock,
-    /// When the clock was last looked at, and what it said.
+    /// The last reading of the clock, and when it was.
     seen: (Instant, Timestamp),
     next: Instant,
     under_way: Option<Sweep>,
 }
 
-/// What has expired: by id, by time, and after how long.
+/// The limits of what has expired: an id, a time, and the TTL.
 #[derive(Clone, Copy)]
 struct Rule {
     bound: Id,
@@ -70,7 +71,7 @@ struct Rule {
 }
 
 impl<D: Disk> Sweeper<D> {
-    /// A sweeper that first works a little after `now`.
+    /// A sweeper whose first sweep comes [`FIRST_SWEEP_DELAY`] after `now`.
     #[must_use]
     pub fn new(
         disk: D,
@@ -101,7 +102,7 @@ impl<D: Disk> Sweeper<D> {
         self.next
     }
 
-    /// Does the next step if it is due, and breaks off where `go_on` says so.
+    /// Does the next step if it is due; stops early once `go_on` returns false.
     pub fn work(&mut self, now: Instant, go_on: &dyn Fn() -> bool) {
         if now < self.next {
             return;
@@ -109,7 +110,7 @@ impl<D: Disk> Sweeper<D> {
         self.next = now + SWEEP_INTERVAL;
         let Some(rule) = self.rule() else { return self.first.forget() };
         if self.has_leapt(now) {
-            log::warn!("the clock leapt forward: what has expired by it is removed in an hour, if it still says so");
+            log::warn!("the clock jumped forward: what has expired by it is removed in an hour, unless it is set back");
             self.under_way = None;
             return;
         }
@@ -137,7 +138,7 @@ impl<D: Disk> Sweeper<D> {
         Some(Rule { bound: self.expiry.bound()?, time: self.expiry.time()?, ttl: self.expiry.ttl()? })
     }
 
-    /// Begins a sweep, or a look where nothing may be removed yet.
+    /// Begins a sweep, or only counts if nothing may be removed yet.
     fn begin(&self, rule: Rule) -> io::Result<Sweep> {
         let messages = self.cache.expire(rule.bound);
         if !self.first.may_run(self.clock.now(), rule.ttl) {
@@ -156,7 +157,7 @@ impl<D: Disk> Sweeper<D> {
         self.transcripts.sweep()
     }
 
-    /// Says what the first sweep will remove, and when, and waits for that.
+    /// Announces what the first sweep will remove and when, and waits until then.
     fn announce(&mut self, look: &Sweep, rule: Rule, now: Instant) {
         let (copies, lines) = self.aside.count(&self.disk, rule);
         let transcripts = look.swept.rewritten + look.swept.removed;
@@ -176,7 +177,7 @@ impl<D: Disk> Sweeper<D> {
         );
     }
 
-    /// Whether the clock is now far ahead of where it was last, time passed taken into account.
+    /// Whether the clock is far ahead of its last reading, beyond the time that has passed.
     fn has_leapt(&mut self, now: Instant) -> bool {
         let (then, was) = std::mem::replace(&mut self.seen, (now, self.clock.now()));
         let gained = Duration::from_micros(self.seen.1.micros().saturating_sub(was.micros()));
@@ -184,7 +185,7 @@ impl<D: Disk> Sweeper<D> {
     }
 }
 
-/// Counts only: the log names no session here.
+/// Logs counts only; no session is named here.
 fn tell(sweep: &Sweep) {
     let swept = sweep.swept;
     if swept.rewritten + swept.removed > 0 {
@@ -197,18 +198,18 @@ fn tell(sweep: &Sweep) {
         );
     }
     if let Some(fault) = &sweep.fault {
-        log::warn!("[CHAT TTL] Some transcripts could not be swept, and are tried again in an hour: {fault}");
+        log::warn!("[CHAT TTL] Some transcripts could not be swept, trying again in an hour: {fault}");
     }
 }
 
 impl Aside {
-    /// Removes and blanks what is too old: how many copies, how many lines.
+    /// Removes old copies and blanks old lines; returns how many of each.
     fn clean<D: Disk>(&self, disk: &D, rule: Rule) -> (usize, usize) {
         let copies = self.copies.iter().map(|folder| {
             let removed = old_copies(disk, folder, rule.time).into_iter().filter(|path| match disk.remove(path) {
                 Ok(()) => true,
                 Err(e) => {
-                    log::warn!("[CHAT TTL] {} is not removed: {e}", path.display());
+                    log::warn!("[CHAT TTL] Cannot remove {}: {e}", path.display());
                     false
                 }
             });
@@ -216,19 +217,22 @@ impl Aside {
         });
         let lines = self.lines.iter().map(|path| {
             transcript::blank_lines(disk, path, &|line| is_old(line, rule.bound)).unwrap_or_else(|e| {
-                log::warn!("[CHAT TTL] {} keeps what has expired, and is tried again in an hour: {e}", path.display());
+                log::warn!(
+                    "[CHAT TTL] Cannot clear what has expired from {}; trying again in an hour: {e}",
+                    path.display()
+                );
                 0
             })
         });
         (copies.sum(), lines.sum())
     }
 
-    /// What [`Aside::clean`] would take.
+    /// Counts what [`Aside::clean`] would remove.
     fn count<D: Disk>(&self, disk: &D, rule: Rule) -> (usize, usize) {
         let copies = self.copies.iter().map(|folder| old_copies(disk, folder, rule.time).len());
         let lines = self.lines.iter().map(|path| {
             transcript::count_lines(disk, path, &|line| is_old(line, rule.bound)).unwrap_or_else(|e| {
-                log::warn!("[CHAT TTL] What has expired in {} cannot be counted: {e}", path.display());
+                log::warn!("[CHAT TTL] Cannot count what has expired in {}: {e}", path.display());
                 0
             })
         });
@@ -236,7 +240,7 @@ impl Aside {
     }
 }
 
-/// Whether a line holds a message before `bound`.
+/// Whether a line holds a message with an id before `bound`.
 fn is_old(line: &[u8], bound: Id) -> bool {
     let line: Option<Value> = serde_json::from_slice(line).ok();
     let message = line.as_ref().map(|line| line.get("message").unwrap_or(line));
@@ -246,11 +250,11 @@ fn is_old(line: &[u8], bound: Id) -> bool {
 
 /// The files of a folder that were last written to before `time`.
 fn old_copies<D: Disk>(disk: &D, folder: &Path, time: Timestamp) -> Vec<PathBuf> {
-    // Mostly there is no such folder: nothing was ever set aside.
+    // Most often there is no such folder: nothing was ever set aside.
     let paths = disk.list(folder).unwrap_or_default().into_iter().map(|name| folder.join(name));
     let is_old = |path: &PathBuf| {
         is_older(disk, path, time).unwrap_or_else(|e| {
-            log::warn!("[CHAT TTL] how old {} is cannot be told: {e}", path.display());
+            log::warn!("[CHAT TTL] Cannot read the age of {}: {e}", path.display());
             false
         })
     };
@@ -291,7 +295,7 @@ mod tests {
     }
 
     impl Fixture {
-        /// `sessions` with one message each, of now; the TTL is that many days. The first sweep was long ago.
+        /// `sessions` with one message each, recorded now; the TTL is that many days. The first sweep was long ago.
         fn new(sessions: usize, days: u64) -> Self {
             let folder = tempfile::tempdir().unwrap();
             let micros = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as u64;
@@ -323,7 +327,7 @@ mod tests {
             fs::read_dir(self.folder.path().join("chats")).unwrap().count()
         }
 
-        /// Lets time pass by both clocks, and does what is due in it, hour by hour.
+        /// Lets time pass by both clocks, and does what is due, hour by hour.
         fn pass(&mut self, time: Duration) {
             let end = self.start + time;
             while self.start < end {
@@ -459,7 +463,7 @@ mod tests {
             self.disk.paths().iter().filter(|path| path.starts_with("/chats")).count()
         }
 
-        /// Lets seconds pass by both clocks, and does what is due in them.
+        /// Lets seconds pass by both clocks, and does what is due.
         fn pass(&mut self, seconds: u64) {
             let end = self.instant + Duration::from_secs(seconds);
             while self.instant < end {

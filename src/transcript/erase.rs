@@ -200,7 +200,8 @@ impl<D: Disk> Transcripts<D> {
                 return Err(io::ErrorKind::Interrupted.into());
             }
             if name.ends_with(layout::UNFINISHED) {
-                // Nobody sets anything aside meanwhile: a stop left it, or a try that failed, and this one may have used its name.
+                // No rewrite runs meanwhile: a stop or a failed try left this file, and this try may have reused its
+                // name.
                 remove_if_there(&self.disk, &folder.join(&name))?;
                 continue;
             }
@@ -240,7 +241,7 @@ fn remove_if_there<D: Disk>(disk: &D, path: &Path) -> io::Result<()> {
     }
 }
 
-/// The session whose transcript a copy was taken from: its file's name, and numbers behind it.
+/// The session of the transcript that a copy was taken from: the file's name, followed by numbers.
 fn taken_from(name: &str) -> Option<SessionId> {
     let mut name = name;
     while !name.ends_with(".jsonl") {

@@ -63,7 +63,7 @@ pub struct Sweep {
 /// What a sweep did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
-    /// Transcripts that were looked at.
+    /// Transcripts that were checked.
     pub looked_at: usize,
     /// Transcripts that were written anew.
     pub rewritten: usize,
@@ -116,16 +116,16 @@ impl<D: Disk> Transcripts<D> {
         Ok(Sweep { names, ..Sweep::default() })
     }
 
-    /// Begins a look: the same walk, which changes nothing and counts what a sweep would do, about.
+    /// Begins a walk that changes nothing and counts, roughly, what a sweep would do.
     ///
     /// # Errors
-    /// As [`Transcripts::sweep`].
+    /// See [`Transcripts::sweep`].
     pub fn look(&self) -> io::Result<Sweep> {
         Ok(Sweep { only_counts: true, ..self.sweep()? })
     }
 
-    /// Looks at up to `files` more transcripts, fewer where some are written anew, as long as `go_on` says so. Whether some
-    /// are left.
+    /// Checks up to `files` more transcripts, fewer if some are rewritten, while `go_on` returns true. Returns whether
+    /// some are left.
     pub fn sweep_on(&self, sweep: &mut Sweep, files: usize, go_on: &dyn Fn() -> bool) -> bool {
         let mut worked = 0;
         while worked < files {
@@ -179,7 +179,7 @@ impl<D: Disk> Transcripts<D> {
         Ok(outcome)
     }
 
-    /// A cheap look at one transcript: what [`Transcripts::expire`] would make of it.
+    /// A cheap check of what [`Transcripts::expire`] would do with one transcript.
     fn would_expire(&self, session: &SessionId, bound: Id) -> io::Result<Expired> {
         let Some(file) = self.old_file(session)? else { return Ok(Expired::Left) };
         let (expired, bytes) = (expired_bytes(&file, bound)?, file.byte_len()?);
@@ -190,7 +190,7 @@ impl<D: Disk> Transcripts<D> {
         })
     }
 
-    /// Writes a transcript anew without what lies before `bound`. To be called by whoever maintains the transcripts.
+    /// Rewrites a transcript without what lies before `bound`. The caller holds the maintenance lock.
     fn rewrite(&self, session: &SessionId, old: &D::File, bound: Id, go_on: &dyn Fn() -> bool) -> io::Result<Expired> {
         let kept = first_unexpired(old, bound)?;
         if !is_share(kept.at, old.byte_len()?) {
