@@ -1,9 +1,9 @@
-//! Builds every part, starts the threads, and stops them in order. It alone knows everyone.
+//! Builds every part, starts the threads, and stops them in order. Only this module knows all parts.
 //!
-//! Order of the start: signals, limits, journal (locked, mended), transcripts brought up to it, worker, listeners. The
-//! listeners come last: whoever reaches one finds everything ready. Order of the stop, under one deadline: the feed's
-//! waits, turns (new ones refused, the others finished or stopped) beside listeners (requests in flight finish), janitor,
-//! worker (flushes, stores the checkpoint), the journal's last sync.
+//! Order of the start: signals, limits, journal (locked, repaired), transcripts brought up to date, worker, listeners.
+//! The listeners come last, so that the first request finds everything ready. Order of the stop, under one deadline:
+//! waiting requests of the feed, turns (new ones refused, running ones finished or stopped) beside listeners (running
+//! requests finish), janitor, worker (flushes, stores the checkpoint), the journal's last sync.
 
 use std::fs::DirBuilder;
 use std::io::Write;
@@ -38,16 +38,16 @@ use crate::transcript::Transcripts;
 use crate::worker::{DeadLetters, Drain, MongoStatus, PendingErasures, Progress, RemoteErasures, Worker};
 use crate::{descriptors, janitor, layout, responder, store, thread};
 
-/// Left of the deadline of a stop for what must come after the drain to MongoDB: the last syncs.
+/// Time reserved before the deadline of a stop for the last syncs, after the drain to MongoDB.
 const FLUSH_TIME: Duration = Duration::from_millis(500);
 
-/// Left of it for what must come after the answers that are stopped: their records, and the replies to who waits for them.
+/// Time reserved before it for what follows stopped answers: their records, and the replies to waiting requests.
 const RECORD_TIME: Duration = Duration::from_secs(2);
 
 /// Serves until a signal or a fatal fault.
 ///
 /// # Errors
-/// What kept the server from starting, or the fault that stopped it.
+/// What kept the server from starting, or the fault that stopped it. Data acknowledged before is safe.
 pub fn run(config: &Config) -> anyhow::Result<()> {
     let (stopper, waiter) = signals::install().context("the signals cannot be taken over")?;
     let app = App::start(config, &stopper)?;
@@ -63,7 +63,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     }
 }
 
-/// Everything that runs.
+/// All running parts.
 struct App {
     tcp: tcp::Listening,
     local: Option<local::Local>,
@@ -71,10 +71,10 @@ struct App {
     feed: Arc<Feed>,
     chat: Arc<Chat>,
     journal: Arc<Journal>,
-    /// In the order of their stop.
+    /// In the order in which they stop.
     background: Vec<Background>,
     drain: Duration,
-    /// Set once, at the stop: when everything must have ended.
+    /// Set once, when the stop begins: the time by which everything must have ended.
     stop_by: Arc<OnceLock<Instant>>,
 }
 
@@ -85,7 +85,7 @@ impl App {
         let (progress, stop_by) = (Arc::new(Progress::default()), Arc::new(OnceLock::new()));
         let worker = core.worker(&base, channel, &progress, &stop_by)?;
         let background = core.background(&base, stopper, worker)?;
-        // Those who wait for what comes must leave connections for those who write.
+        // Requests that wait for events must leave connections for those that record.
         let watching_max = config.server.max_feed_streams.min(base.share.connections / 2).max(1);
         let feed = Arc::new(Feed::new(core.journal.clone(), base.expiry(), watching_max));
         let (chat, history) = (core.chat.clone(), core.history.clone());
@@ -116,13 +116,13 @@ impl App {
 
     fn stop(self) {
         let deadline = Instant::now() + self.drain;
-        // What the threads still have to write at the end comes out of the same time.
+        // The last writes of the threads come out of the same time.
         let until = deadline - FLUSH_TIME.min(self.drain / 4);
         let _ = self.stop_by.set(until);
-        // Those who wait for what comes are no requests in flight.
+        // Requests that wait for events do not count as running.
         self.feed.stop();
         let turns = end_turns(&self.chat, deadline - RECORD_TIME.min(self.drain / 4), deadline);
-        // A client that does not read takes nothing of that.
+        // Clients that do not read must not use up the time of the turns.
         let mut left = self.tcp.stop(until);
         left += self.local.map_or(0, |local| local.stop(until));
         if left > 0 {
@@ -131,7 +131,7 @@ impl App {
         if turns.is_some_and(|turns| turns.join().is_ok_and(|ended| !ended)) {
             log::error!("a turn had not ended by the deadline and is left");
         }
-        // Nobody is connected who could still say something.
+        // No client is connected any more, so no new job can come.
         self.sockets.stop(deadline);
         for part in self.background {
             part.stop(deadline);
@@ -143,7 +143,8 @@ impl App {
     }
 }
 
-/// Ends the turns beside the listeners, whose requests wait for them. Without a thread for it, before them.
+/// Ends the turns while the listeners stop, since requests wait for them. If no thread can be started for it, ends them
+/// first.
 fn end_turns(chat: &Arc<Chat>, turns_until: Instant, deadline: Instant) -> Option<JoinHandle<bool>> {
     let ending = chat.clone();
     let thread = thread::spawn("turns-end", move || ending.close(turns_until, deadline));
@@ -163,7 +164,7 @@ fn start_local(path: &std::path::Path, body_bytes_max: usize, api: &Arc<Api>) ->
 }
 
 fn announce(address: std::net::SocketAddr, config: &Config, took: Duration) {
-    // A closed stdout is no reason not to serve.
+    // If stdout is closed, the server serves all the same.
     let mut stdout = std::io::stdout();
     let _ = writeln!(stdout, "listening on http://{address}").and_then(|()| stdout.flush());
     let version = env!("CARGO_PKG_VERSION");
@@ -175,9 +176,9 @@ fn announce(address: std::net::SocketAddr, config: &Config, took: Duration) {
 struct Background {
     name: &'static str,
     thread: JoinHandle<()>,
-    /// Dropped to tell it.
+    /// Dropped to stop it.
     stop: Sender<()>,
-    /// Ends with the thread.
+    /// Closes when the thread ends.
     ended: Receiver<()>,
 }
 
@@ -201,11 +202,11 @@ impl Background {
         Ok(Self { name, thread, stop, ended })
     }
 
-    /// Tells it to stop and waits for it, up to the deadline: what hangs there, a dead disk most likely, must not keep the
-    /// process for ever.
+    /// Stops it and waits for it, up to the deadline: a thread that hangs, most likely on a dead disk, must not keep
+    /// the process for ever.
     fn stop(self, deadline: Instant) {
         drop(self.stop);
-        // Nothing is ever sent: this ends when the thread does.
+        // Nothing is sent: the channel closes when the thread ends.
         if self.ended.recv_deadline(deadline) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
             log::error!("the thread {} had not ended by the deadline and is left", self.name);
             return;
@@ -215,11 +216,11 @@ impl Background {
     }
 }
 
-/// What everything is built from.
+/// What all parts are built from.
 struct Base<'a> {
     config: &'a Config,
     clock: Clock,
-    /// What of the open files is whose.
+    /// How the descriptors are shared out.
     share: Share,
     started: Instant,
 }
@@ -227,7 +228,7 @@ struct Base<'a> {
 impl<'a> Base<'a> {
     fn new(config: &'a Config) -> Self {
         let started = Instant::now();
-        // Whatever makes a file: conversations are private.
+        // For files made by any part: conversations are private.
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
         let limit = descriptors::raise().unwrap_or_else(|e| {
             log::warn!("the limit of open files cannot be raised: {e}");
@@ -242,7 +243,7 @@ impl<'a> Base<'a> {
     }
 }
 
-/// The write path, the read path and what they stand on, before any thread runs.
+/// The write path, the read path and their foundations, before any thread runs.
 struct Core {
     cache: Arc<Cache>,
     transcripts: Arc<Transcripts>,
@@ -250,7 +251,7 @@ struct Core {
     first_sweep: Arc<FirstSweep>,
     hub: Arc<Hub>,
     skipped: Arc<AtomicU64>,
-    /// The database, if it is used.
+    /// MongoDB, if it is enabled.
     store: Option<Arc<dyn Store>>,
     storage: Arc<MongoStatus>,
     history: Arc<History>,
@@ -270,7 +271,7 @@ impl Core {
         let Opened { recorder, journal, channel, hub, skipped } =
             Recorder::open(config, clock.clone(), &transcripts, cache.clone(), on_panic)?;
         let storage = Arc::new(MongoStatus::new(clock.clone()));
-        // Nothing is asked of the network here: a start does not wait for it.
+        // Opens no connection: a start does not wait for the network.
         let store = if config.mongo.enabled { Some(store::open(&config.mongo)?) } else { None };
         let mut history = History::new(config, clock.clone(), cache.clone(), transcripts.clone(), journal.clone());
         if let Some(store) = store.clone() {
@@ -278,7 +279,7 @@ impl Core {
             history = history.with(Database::new(store, storage.clone(), timeout, shared));
         }
         let history = Arc::new(history);
-        // Those who wait for answers must leave connections for those who write.
+        // Requests that wait for answers must leave connections for those that record.
         let waiting_max = (base.share.connections / 4).max(1);
         let responder = responder::new(&config.responder);
         let (recorder, told) = (Arc::new(recorder), hub.clone());
@@ -287,7 +288,7 @@ impl Core {
         Ok((Self { cache, transcripts, journal, first_sweep, hub, skipped, store, storage, history, chat }, channel))
     }
 
-    /// What takes records where they are to go.
+    /// The worker, with MongoDB or without.
     fn worker(
         &self,
         base: &Base<'_>,
@@ -308,7 +309,7 @@ impl Core {
         Ok(worker.draining(self.drain(base, store.clone(), erasures), stop_by.clone()))
     }
 
-    /// What drains to MongoDB.
+    /// The drain to MongoDB.
     fn drain(&self, base: &Base<'_>, store: Arc<dyn Store>, erasures: PendingErasures) -> Drain {
         let (mongo, journal) = (&base.config.mongo, &self.journal);
         let files = (DeadLetters::new(RealDisk, &mongo.dead_letter_path, base.clock.clone()), erasures);
@@ -321,7 +322,7 @@ impl Core {
         drain.sharing(RemoteErasures::new(Box::new(move |erased| chat.erase_elsewhere(erased))))
     }
 
-    /// What removes the expired from everywhere it stands.
+    /// The sweeper of expired messages.
     fn sweeper(&self, base: &Base<'_>) -> Sweeper {
         let (journal, mongo) = (&base.config.journal.path, &base.config.mongo);
         let copies = [&mongo.cache.disk_path, journal].map(|folder| layout::quarantine(folder)).to_vec();
@@ -330,17 +331,17 @@ impl Core {
         Sweeper::new(RealDisk, self.cache.clone(), self.transcripts.clone(), (aside, first), rule, Instant::now())
     }
 
-    /// What removes the bytes of what was erased from everywhere they stand.
+    /// The scrubber of erased messages.
     fn scrubber(&self, base: &Base<'_>) -> Scrubber {
         let (journal, transcripts) = (self.journal.clone(), self.transcripts.clone());
         let recovered = layout::recovered(&base.config.journal.path);
         Scrubber::new(RealDisk, journal, transcripts, recovered, base.config.mongo.dead_letter_path.clone())
     }
 
-    /// The threads behind the write path, in the order of their stop.
+    /// The background threads, in the order in which they stop.
     fn background(&self, base: &Base<'_>, stopper: &Stopper, worker: Worker) -> anyhow::Result<Vec<Background>> {
         let (tended, sweeper, scrubber) = (self.journal.clone(), self.sweeper(base), self.scrubber(base));
-        // The janitor ends first: the worker's last sync waits for a transcript that it writes anew.
+        // The janitor ends first, because the worker's last sync waits for a transcript that the janitor rewrites.
         let mut threads = vec![Background::start("janitor", stopper, move |stop| {
             janitor::run(&tended, sweeper, scrubber, stop);
         })?];

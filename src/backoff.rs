@@ -1,16 +1,15 @@
-//! Work that is tried again when it fails: how long to wait, and a line in the log when it begins to fail and when it works
-//! again.
+//! Repeated tries after failures: how long to wait, and a log line when they begin to fail and when they work again.
 //!
-//! Each pause is twice as long as the one before, up to a limit, and never quite the same, so that many clients of one server
+//! Each pause is twice as long as the one before, up to a limit, with a random part, so that many clients of one server
 //! do not come back together.
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// The longest pause where somebody has to change something first.
+/// The longest pause after a failure that an operator must fix.
 const UNTIL_CHANGED_MAX: Duration = Duration::from_secs(30);
 
-/// See the module.
+/// Counts failures and spaces out the tries.
 #[derive(Debug)]
 pub struct Backoff {
     first: Duration,
@@ -26,7 +25,7 @@ impl Backoff {
         Self { first, max, failures: 0, until: None }
     }
 
-    /// How many failures there were since the last success.
+    /// Failures since the last success.
     #[must_use]
     pub fn failures(&self) -> u32 {
         self.failures
@@ -44,26 +43,26 @@ impl Backoff {
         self.until
     }
 
-    /// The next try may come at once.
+    /// Allows the next try at once.
     pub fn end_pause(&mut self) {
         self.until = None;
     }
 
-    /// It worked.
+    /// Notes a success.
     pub fn succeed(&mut self) {
         (self.failures, self.until) = (0, None);
     }
 
-    /// It failed; `passing` when nothing but time is needed.
+    /// Notes a failure; `passing` if time alone can fix it.
     pub fn fail(&mut self, passing: bool) {
         let max = if passing { self.max } else { UNTIL_CHANGED_MAX.max(self.max) };
         let whole = self.first.saturating_mul(1 << self.failures.min(16)).min(max);
         self.failures = self.failures.saturating_add(1);
-        // Half of it for certain, the other half by chance.
+        // Half of it fixed, half of it random.
         self.until = Some(Instant::now() + whole / 2 + (whole / 2).mul_f64(chance()));
     }
 
-    /// Takes the result of a try that nothing but time is needed for. The first failure is logged as `fails`, and the success
+    /// Takes the result of a try; time alone can fix its failures. Logs the first failure as `fails`, and the success
     /// after it as `works`.
     pub fn take<E: fmt::Display>(&mut self, result: Result<(), E>, fails: &str, works: &str) {
         match result {
@@ -82,10 +81,10 @@ impl Backoff {
     }
 }
 
-/// From 0 to 1.
+/// A random number from 0 to 1.
 fn chance() -> f64 {
     let mut bytes = [0; 4];
-    // Without random bytes a pause is as long as it can be.
+    // Without random bytes the pause has its full length.
     let filled = getrandom::fill(&mut bytes);
     filled.map_or(1.0, |()| f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX))
 }

@@ -1,16 +1,16 @@
-//! The newest messages of the sessions in use, in memory, so that a UI opens a conversation without touching a disk.
+//! The newest messages of the sessions in use, in memory, so that a conversation opens without reading a disk.
 //!
-//! Bounded twice: `max_messages_per_session` for each, `max_bytes` for all; beyond, the oldest message of the session
-//! and the session that was longest not used give way. What is gone from here stands in the transcript.
+//! Two limits: `max_messages_per_session` for each session, `max_bytes` for all. Beyond the first, a session's oldest
+//! message is evicted; beyond the second, the least recently used session. Evicted messages are in the transcript.
 //!
-//! Invariant: what a session holds is a run without holes up to its newest published message. `whole` tells that nothing
-//! older exists. To keep that true, [`Cache::push`] comes from one thread in sequence, after the transcript has the
-//! message, and a warm-up ([`Cache::reserve`], read, [`Cache::fill`]) counts only if the session stayed in between and let
-//! nothing of its old end go: else there could be a hole between what was read and what is held.
+//! Invariant: a session holds a run without gaps up to its newest published message; `whole` says that nothing older
+//! exists. For that, [`Cache::push`] is called by one thread in sequence, after the transcript has the message; and a
+//! warm-up ([`Cache::reserve`], read, [`Cache::fill`]) counts only if the session was neither evicted nor shortened
+//! meanwhile, else there could be a gap between what was read and what is held.
 //!
-//! What has expired leaves from the old end like anything that gives way. It does not make a session whole: by a clock
-//! that is turned back it has not expired, and still stands in the transcript. What a session let go of last is noted
-//! instead, and whoever asks only for what lies behind that, as every reader with a TTL soon does, is answered from here.
+//! Expired messages leave from the old end as if evicted. That does not make a session whole: if the clock is turned
+//! back they have not expired, and are still in the transcript. Instead the last evicted message is noted, and a query
+//! for what follows it, as every reader with a TTL makes soon, is answered from the cache.
 //!
 //! Knows nothing of files or of what is asked for.
 
@@ -25,10 +25,10 @@ use lru::LruCache;
 use crate::config::CacheConfig;
 use crate::message::{Id, Message, SessionId};
 
-/// The memory of a session beside its messages, in bytes, about.
+/// The memory of a session beside its messages, in bytes, roughly.
 const SESSION_BYTES: usize = 320;
 
-/// See the module.
+/// The cached messages of all sessions.
 pub struct Cache {
     inner: Mutex<Inner>,
     messages_max: usize,
@@ -39,34 +39,34 @@ struct Inner {
     sessions: LruCache<SessionId, Session>,
     bytes: usize,
     messages: usize,
-    /// Given to each session that is made or lets go of its old end: tells it from what it was before.
+    /// The next generation: each session gets one when it is made and when its old end is evicted.
     next_stay: u64,
 }
 
 struct Session {
     messages: VecDeque<Arc<Message>>,
-    /// The memory of it all, kept as messages come and go.
+    /// Total memory, in bytes, updated with every change.
     bytes: usize,
     whole: bool,
-    /// It holds less than the limit of messages, and a warm-up would not change that.
+    /// It holds fewer messages than the limit, and a warm-up would not add any.
     byte_limited: bool,
-    /// The newest message that it let go of: whatever is newer is held.
+    /// The newest evicted message: everything newer is held.
     evicted_through: Option<Id>,
     stay: u64,
-    /// Its old end gave way since it got its stay.
+    /// Its old end was evicted since it got its generation.
     receded: bool,
 }
 
-/// What the cache has of a session, while it is looked at.
+/// What the cache holds of a session, during a look.
 #[derive(Clone, Copy, Debug)]
 pub struct Held<'a> {
-    /// Oldest first, without holes up to the newest.
+    /// Oldest first, without gaps up to the newest.
     pub messages: &'a VecDeque<Arc<Message>>,
     /// Nothing older exists.
     pub whole: bool,
-    /// A warm-up would bring in no more than this.
+    /// A warm-up would add nothing, because of the bytes.
     pub byte_limited: bool,
-    /// Everything newer than this is held; `None` when nothing was let go of yet.
+    /// Everything newer than this is held; `None` if nothing was evicted yet.
     pub evicted_through: Option<Id>,
 }
 
@@ -81,16 +81,16 @@ pub enum Extent {
     Whole,
     /// As many messages as a session keeps.
     Full,
-    /// Less, for the bytes it takes: it would be no use to read them again.
+    /// Less, limited by bytes: reading again would add nothing.
     Cut,
 }
 
-/// What a push did beside keeping the message, for the log.
+/// The side effects of a push, for the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pushed {
-    /// The session was not in the cache before.
+    /// The session was not cached before.
     pub first_touch: bool,
-    /// Sessions that gave way.
+    /// Sessions that were evicted.
     pub evicted: usize,
 }
 
@@ -101,7 +101,7 @@ pub struct Stats {
     pub sessions: usize,
     /// Messages held.
     pub messages: usize,
-    /// Memory held, in bytes, about.
+    /// Memory held, in bytes, roughly.
     pub bytes: usize,
 }
 
@@ -113,7 +113,7 @@ impl Cache {
         Self { inner: Mutex::new(inner), messages_max: config.max_messages_per_session, bytes_max: config.max_bytes }
     }
 
-    /// Keeps a published message. `first_ever` tells that its session had none before.
+    /// Caches a published message. `first_ever`: its session had none before.
     pub fn push(&self, message: &Arc<Message>, first_ever: bool) -> Pushed {
         let mut inner = self.inner.lock().expect("no holder panics");
         let mut pushed = Pushed { first_touch: inner.touch(message.session(), first_ever), evicted: 0 };
@@ -129,8 +129,8 @@ impl Cache {
         pushed
     }
 
-    /// Looks at what is held of a session; `None` when it is not in use. Counts as use. Everybody waits meanwhile: `look`
-    /// takes what it needs and no more.
+    /// Reads what is held of a session; `None` if it is not cached. Counts as use. The cache is locked meanwhile, so
+    /// `look` should copy only what it needs.
     pub fn look<T>(&self, session: &SessionId, look: impl FnOnce(Held<'_>) -> T) -> Option<T> {
         let mut inner = self.inner.lock().expect("no holder panics");
         let held = inner.sessions.get(session)?;
@@ -142,15 +142,16 @@ impl Cache {
         }))
     }
 
-    /// Begins a warm-up: from here on the session's new messages are kept. Read the older ones now and [`Cache::fill`].
+    /// Begins a warm-up: from here on the session's new messages are cached. Read the older ones now and call
+    /// [`Cache::fill`].
     pub fn reserve(&self, session: &SessionId) -> Generation {
         let mut inner = self.inner.lock().expect("no holder panics");
         inner.touch(session, false);
         Generation(inner.sessions.get(session).map_or(u64::MAX, |held| held.stay))
     }
 
-    /// Ends a warm-up with the messages that were read, oldest first and up to what is held. Returns how many were kept:
-    /// none when the session, or its old end, had to give way in between.
+    /// Ends a warm-up with the messages that were read, oldest first, up to the oldest one held. Returns how many were
+    /// cached: none if the session or its old end was evicted meanwhile.
     pub fn fill(&self, session: &SessionId, stay: Generation, older: &[Arc<Message>], extent: Extent) -> usize {
         let mut inner = self.inner.lock().expect("no holder panics");
         if inner.sessions.peek(session).is_none_or(|held| held.stay != stay.0) {
@@ -172,17 +173,17 @@ impl Cache {
         kept
     }
 
-    /// Forgets the messages of a session up to `id`. A warm-up of it under way is dropped.
+    /// Removes the messages of a session up to `id`. A warm-up of it under way is discarded.
     pub fn erase(&self, session: &SessionId, id: Id) {
         let mut inner = self.inner.lock().expect("no holder panics");
         let mut emptied = false;
         inner.change(session, |held| {
             while held.messages.front().is_some_and(|oldest| oldest.id() <= id) {
                 held.pop_front();
-                // Whatever is newer than what goes is held too.
+                // Everything newer than the erased messages is held, too.
                 held.whole = true;
             }
-            // A warm-up under way may have read what is erased.
+            // A warm-up under way may have read erased messages.
             held.receded = true;
             emptied = held.messages.is_empty();
         });
@@ -191,9 +192,9 @@ impl Cache {
         }
     }
 
-    /// Lets go of every message before `bound`, and of sessions that have no other. Returns how many messages went.
+    /// Removes every message before `bound`, and sessions without others. Returns how many messages were removed.
     ///
-    /// Everybody waits meanwhile; of a session without such messages only its oldest one is looked at.
+    /// The cache is locked meanwhile; of a session without such messages only the oldest one is checked.
     pub fn expire(&self, bound: Id) -> usize {
         let mut inner = self.inner.lock().expect("no holder panics");
         let before = inner.messages;
@@ -211,7 +212,7 @@ impl Cache {
         self.inner.lock().expect("no holder panics").expire(session, bound);
     }
 
-    /// The most bytes a warm-up should bring in: more of one session would push all others out.
+    /// The most bytes that a warm-up should add: more would evict all other sessions.
     #[must_use]
     pub fn warm_bytes_max(&self) -> usize {
         self.bytes_max / 4
@@ -233,7 +234,7 @@ impl Session {
     fn pop_front(&mut self) {
         let Some(oldest) = self.messages.pop_front() else { return };
         self.bytes -= oldest.memory_bytes();
-        // All behind it is held, for the run has no holes; that it may have let go of newer ones once says less.
+        // The run has no gaps, so everything after it is held; an earlier eviction of newer messages says less.
         self.evicted_through = Some(oldest.id());
         self.whole = false;
         self.receded = true;
@@ -254,7 +255,7 @@ impl Session {
 }
 
 impl Inner {
-    /// Makes the session if it is not there; tells whether it was made. Counts as use.
+    /// Makes the session if it is not cached; returns whether it did. Counts as use.
     fn touch(&mut self, session: &SessionId, whole: bool) -> bool {
         if self.sessions.get(session).is_some() {
             return false;
@@ -266,7 +267,7 @@ impl Inner {
         true
     }
 
-    /// Changes a session that is there, keeping the sums right.
+    /// Changes a cached session, and updates the totals.
     fn change(&mut self, session: &SessionId, change: impl FnOnce(&mut Session)) {
         let Some(held) = self.sessions.peek_mut(session) else { return };
         let (bytes, messages) = (held.bytes, held.messages.len());
@@ -279,8 +280,8 @@ impl Inner {
         self.messages = self.messages + held.messages.len() - messages;
     }
 
-    /// Lets go of a session's messages before `bound`, and of the session when it has no other. A warm-up of it under way
-    /// is dropped either way.
+    /// Removes a session's messages before `bound`, and the session if it has no others. A warm-up of it under way is
+    /// discarded either way.
     fn expire(&mut self, session: &SessionId, bound: Id) {
         let mut emptied = false;
         self.change(session, |held| {
@@ -294,8 +295,8 @@ impl Inner {
         }
     }
 
-    /// Lets sessions go, the longest unused first, until the bytes fit; the last one is cut
-    /// instead, down to its newest message.
+    /// Evicts sessions, the least recently used first, until the bytes fit; the last one is shortened instead, down to
+    /// its newest message.
     fn shrink(&mut self, bytes_max: usize) -> usize {
         let mut evicted = 0;
         while self.bytes > bytes_max && self.sessions.len() > 1 {

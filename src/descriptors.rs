@@ -1,7 +1,7 @@
-//! How many files and sockets the process may have open, and how they are shared out.
+//! How many files and sockets the process may open, and how they are shared out.
 //!
-//! Running out of descriptors is met before it happens: connections are capped at what the limit leaves after the
-//! files of the journal, the transcripts and the driver. The sharing is a pure function, so that its edges are tested.
+//! Connections are limited to what remains after the files of the journal, the transcripts and the driver, so that the
+//! process does not run out of descriptors. The sharing is a pure function, so that its edge cases are tested.
 //!
 //! Knows nothing of sockets nor of transcripts.
 
@@ -9,28 +9,29 @@ use std::io;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Descriptors kept for everything that is not a connection: standard streams, the journal, the lock, transcripts, the driver.
+/// Descriptors reserved for everything but connections: standard streams, the journal, the lock, transcripts, the
+/// driver.
 const FILES: u64 = 64;
-/// The most transcripts worth keeping open, at about 150 bytes each; one that is saves an open, four looks and a close for
-/// an append.
+/// The most transcripts worth keeping open, at about 150 bytes each; an open one saves one open, four stats and one
+/// close for an append.
 const TRANSCRIPTS_MAX: u64 = 16_384;
 
-/// What each side may keep open at once.
+/// The most descriptors of each kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share {
-    /// TCP connections that are no WebSocket. At the cap the listener closes the oldest idle one, or turns the newcomer away.
+    /// TCP connections that are no WebSocket. At the limit the listener closes the oldest idle one, or refuses the new
+    /// one.
     pub connections: usize,
-    /// WebSockets. At the cap a handshake is refused.
+    /// WebSockets. At the limit a handshake is refused.
     pub sockets: usize,
-    /// Transcript files held open between two appends. Beyond it the least recently used is closed.
+    /// Transcripts kept open between two appends. Beyond, the least recently used is closed.
     pub transcripts: usize,
 }
 
-/// Shares out a limit of `descriptors`; `connections_max` and `sockets_max` are what the configuration asks for.
+/// Shares out a limit of `descriptors`; `connections_max` and `sockets_max` are the configured limits.
 ///
-/// Where there are not enough, WebSockets get a quarter of what the files leave, or what connections leave of it, and
-/// transcripts half of what nobody else has a claim on. Tiny limits still leave a quarter to connections, so that the server
-/// answers at all.
+/// If they do not fit, WebSockets get a quarter of what the files leave, or all that connections leave, and transcripts
+/// half of what remains. Even a tiny limit leaves a quarter to connections, so that the server answers at all.
 #[must_use]
 pub fn share(descriptors: u64, connections_max: usize, sockets_max: usize) -> Share {
     let left = descriptors.saturating_sub(FILES).max(descriptors / 4).max(1);

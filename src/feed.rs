@@ -1,14 +1,16 @@
-//! The feed: every durable event in order, from the journal, page by page, for consumers that remember a cursor.
+//! The feed: every durable event in order, from the journal, page by page, for consumers that store a cursor.
 //!
-//! It stands alone because it owns what pages have in common whoever asks: what a cursor means, what is left out, how far
-//! one page may search, who may wait. A cursor is the journal's epoch and the sequence of the last event seen, so that it
-//! holds over restarts, and one of another journal, of what was dropped, or of what this journal never had is told apart.
+//! It defines what all pages have in common: the meaning of a cursor, what is left out, how far one page may search,
+//! and who may wait. A cursor is the journal's epoch and the sequence of the last event seen. So it stays valid over
+//! restarts, and a cursor of another journal, of dropped records, or of records that this journal never had is
+//! recognised.
 //!
-//! Left out are messages that have expired, and those whose session is erased further down the same page; what an erasure
-//! has scrubbed is no record any more. The page's own cursor passes all of it.
+//! Left out are expired messages, and messages whose session is erased further down the same page; scrubbed messages
+//! are no records any more. The page's own cursor passes all of them.
 //!
-//! Invariants: what follows a cursor is given whole and in order, or [`Gone`] is; a page that was read while segments were
-//! dropped that it needed is not given out. At most `server.max_feed_streams` wait at once. Knows nothing of HTTP.
+//! Invariants: what follows a cursor is given whole and in order, or else [`Gone`]; a page is discarded if segments
+//! that it needed were dropped while it was read. At most `server.max_feed_streams` requests wait at once. Knows
+//! nothing of HTTP.
 
 #[cfg(test)]
 mod tests;
@@ -29,22 +31,22 @@ use crate::journal::{Entry, Journal, Progress, ReadPosition, Record, Woken};
 use crate::message::{Expiry, Id, Message, SessionId};
 use crate::permit::{Permit, Semaphore};
 
-/// The most a page holds of messages, in bytes; one longer than this is a page by itself.
+/// The most bytes of messages in a page; a longer message makes a page by itself.
 pub const PAGE_BYTES_MAX: usize = 8 << 20;
-/// How much of the journal is read at once, in bytes.
+/// Bytes of one read of the journal.
 const READ_BYTES: usize = 1 << 20;
-/// Reads that may go by behind the cursor before a page ends, whatever it has found: a search through what has expired goes
-/// on with the next page.
+/// Reads after the cursor before a page ends, whatever it has found: a search through expired messages goes on with the
+/// next page.
 const READS_MAX: usize = 64;
-/// Ends of pages whose place in the journal is remembered: each consumer that goes on from one need not walk a segment. At
-/// about 100 bytes each.
+/// Ends of pages whose place in the journal is remembered, so that a consumer that goes on from one need not walk a
+/// segment. About 100 bytes each.
 const PLACES_MAX: usize = 256;
-/// What one turn of a waiter counts for: all waiters together are answered so often, and no oftener, when records come
-/// without a pause. It bounds what they cost those who write.
+/// The share of one turn of a waiter: when records come without a pause, all waiters together wake at most this often.
+/// It limits what waiters cost the write path.
 const WAKE_INTERVAL: Duration = Duration::from_micros(500);
-/// Turns that may come at once after a while of rest: a record that comes alone reaches everybody without a pause.
+/// Turns that may come at once after a pause: a single record reaches every waiter at once.
 const WAKE_BURST: u32 = 64;
-/// The longest a waiter is put off for others, in which it gathers what comes.
+/// The longest that a waiter is delayed for others, while it collects what comes.
 const GATHER_MAX: Duration = Duration::from_millis(100);
 
 /// A place in the feed: everything up to it was seen. Its text is opaque to clients.
@@ -68,7 +70,7 @@ impl fmt::Display for Cursor {
 impl FromStr for Cursor {
     type Err = InvalidCursor;
 
-    /// Takes the one form that [`Cursor`] is shown in, so that equal cursors are equal texts.
+    /// Accepts only the form in which [`Cursor`] is displayed, so that equal cursors are equal texts.
     fn from_str(text: &str) -> Result<Self, InvalidCursor> {
         let (epoch, sequence) = text.split_once('-').ok_or(InvalidCursor)?;
         let number = |digits: &str| u64::from_str_radix(digits, 16).map_err(|_| InvalidCursor);
@@ -82,36 +84,36 @@ impl FromStr for Cursor {
 pub enum Gone {
     /// It is of another journal.
     Foreign,
-    /// What follows it is not kept any more.
+    /// What follows it is no longer kept.
     Dropped,
-    /// This journal has not come as far: it was put back to an earlier state, or lost what was not synced.
+    /// This journal has not come that far: it was restored to an earlier state, or lost what was not synced.
     Ahead,
 }
 
 /// Why there is no page.
 #[derive(Debug)]
 pub enum Fault {
-    /// Another try with the same cursor meets the same.
+    /// The same cursor fails again.
     Gone(Gone),
-    /// The disk's.
+    /// The disk could not be read. A retry may succeed.
     Unreadable(io::Error),
 }
 
-/// What happened.
+/// The content of an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum What {
     /// A message was recorded; a new context is one of role `system`.
     Message(Arc<Message>),
-    /// The session was erased up to that id: all of it up to here, unless another server erased it.
+    /// The session was erased up to that id: everything before, unless another server erased it.
     Erased(SessionId, Id),
 }
 
-/// One event and its place.
+/// One event and its cursor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// Everything up to this event.
+    /// Everything up to and with this event was seen.
     pub cursor: Cursor,
-    /// See there.
+    /// The content.
     pub what: What,
 }
 
@@ -120,34 +122,34 @@ pub struct Event {
 pub struct Page {
     /// The events.
     pub events: Vec<Event>,
-    /// Where the next page begins; beyond the last event when more was passed over.
+    /// Where the next page begins; beyond the last event if more was skipped.
     pub next: Cursor,
     /// The page ended early: there may be more at once.
     pub has_more: bool,
-    /// Of the messages.
+    /// The bytes of the messages.
     bytes: usize,
 }
 
-/// The right to wait; given back when it is dropped.
+/// The right to wait, given back on drop.
 pub struct Watch<D: Disk = RealDisk> {
     feed: Arc<Feed<D>>,
     _permit: Permit,
 }
 
-/// See the module.
+/// Reads events from the journal.
 pub struct Feed<D: Disk = RealDisk> {
     journal: Arc<Journal<D>>,
     expiry: Expiry,
-    /// By the sequence they serve.
+    /// Places in the journal, by sequence.
     places: Mutex<LruCache<u64, ReadPosition>>,
     watching: Arc<Semaphore>,
     began: Instant,
-    /// Up to when turns are given away, in microseconds since it began.
+    /// Until when turns are given away, in microseconds since the feed was made.
     turns_until: AtomicU64,
 }
 
 impl<D: Disk> Feed<D> {
-    /// The feed of that journal, where at most `watching_max` wait at once.
+    /// The feed of that journal, with at most `watching_max` waiting requests.
     #[must_use]
     pub fn new(journal: Arc<Journal<D>>, expiry: Expiry, watching_max: usize) -> Self {
         let places = LruCache::new(NonZeroUsize::new(PLACES_MAX).expect("it is not zero"));
@@ -155,7 +157,7 @@ impl<D: Disk> Feed<D> {
         Self { journal, expiry, places: Mutex::new(places), watching, began, turns_until }
     }
 
-    /// The cursor to begin with: everything that is kept follows it.
+    /// The first cursor: everything that is kept follows it.
     pub fn oldest(&self) -> Cursor {
         self.cursor(self.journal.first_sequence().saturating_sub(1))
     }
@@ -164,7 +166,7 @@ impl<D: Disk> Feed<D> {
         Cursor { epoch: self.journal.epoch(), sequence }
     }
 
-    /// Whether what follows the cursor can be given.
+    /// Checks whether what follows the cursor can be given.
     ///
     /// # Errors
     /// [`Gone`]: the cursor is of another journal or ahead of this one, or what follows it was dropped. Begin again at
@@ -181,11 +183,10 @@ impl<D: Disk> Feed<D> {
         }
     }
 
-    /// What follows the cursor, at most `limit` events.
+    /// Reads what follows the cursor, at most `limit` events.
     ///
     /// # Errors
-    /// [`Fault::Gone`], as [`Feed::check`]; [`Fault::Unreadable`]: the journal could not be read, and the same cursor may be
-    /// asked again.
+    /// [`Fault::Gone`], see [`Feed::check`]; [`Fault::Unreadable`]: the journal could not be read; a retry is safe.
     pub fn page(&self, after: Cursor, limit: usize) -> Result<Page, Fault> {
         let mut page = Page { events: Vec::new(), next: after, has_more: false, bytes: 0 };
         self.extend(&mut page, limit)?;
@@ -195,7 +196,7 @@ impl<D: Disk> Feed<D> {
     /// Adds to a page what follows it by now.
     ///
     /// # Errors
-    /// [`Fault`]; the page is as it was or longer, and not to be given out.
+    /// [`Fault`]: the page may be longer, and must be discarded.
     pub fn extend(&self, page: &mut Page, limit: usize) -> Result<(), Fault> {
         let after = page.next;
         self.check(after).map_err(Fault::Gone)?;
@@ -203,10 +204,10 @@ impl<D: Disk> Feed<D> {
             return Ok(());
         }
         let read = self.read(page, limit);
-        // Only now: a reader steps over what was dropped under it.
+        // Checked only now, because the reader skips segments that are dropped meanwhile.
         self.check(after).map_err(Fault::Gone)?;
         read.map_err(|e| match e.kind() {
-            // Its segment is being dropped and is still listed.
+            // Its segment is being dropped but still listed.
             io::ErrorKind::NotFound => Fault::Gone(Gone::Dropped),
             _ => Fault::Unreadable(e),
         })
@@ -220,7 +221,7 @@ impl<D: Disk> Feed<D> {
         let mut is_full = false;
         let mut reads = 0;
         page.has_more = loop {
-            // What is walked before the cursor is bounded by the segment, and does not count.
+            // Reads before the cursor are limited by the segment, and do not count.
             reads += usize::from(reader.position() > after);
             let progress = reader.read_while(READ_BYTES, |record| {
                 is_full = !page.take(self, record, limit, bound);
@@ -237,17 +238,17 @@ impl<D: Disk> Feed<D> {
         Ok(())
     }
 
-    /// Takes the right to wait, unless as many have it as may.
+    /// Takes the right to wait; `None` at the limit.
     pub fn watch(self: &Arc<Self>) -> Option<Watch<D>> {
         self.watching.try_acquire().map(|permit| Watch { feed: Arc::clone(self), _permit: permit })
     }
 
-    /// Gives a turn away: when it is.
+    /// Gives a turn away; returns its time.
     fn next_turn(&self, now: Instant) -> Instant {
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let now_micros = micros(now - self.began);
         let (turn, rest) = (micros(WAKE_INTERVAL), micros(WAKE_INTERVAL * WAKE_BURST));
-        // The first of a burst lie in the past.
+        // The first turns of a burst lie in the past.
         let at = |until: u64| until.max(now_micros.saturating_sub(rest)).min(now_micros + micros(GATHER_MAX));
         let next = |until: u64| Some(at(until) + turn);
         let until = self.turns_until.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
@@ -255,7 +256,7 @@ impl<D: Disk> Feed<D> {
         self.began + Duration::from_micros(at)
     }
 
-    /// How many have the right to wait.
+    /// How many requests have the right to wait.
     pub fn watching(&self) -> usize {
         self.watching.taken()
     }
@@ -278,7 +279,7 @@ impl<D: Disk> Watch<D> {
         journal.publish_notifier().wait(until, || journal.published() > after.sequence)
     }
 
-    /// Waits for its turn once something has come: for nothing while records are few, else so long that all waiters
+    /// Waits for a turn after something came: not at all while records are few, else long enough that all waiters
     /// together take no more turns than they may. What comes meanwhile is read with the rest.
     pub fn take_turn(&self) {
         let at = self.feed.next_turn(Instant::now());
@@ -293,7 +294,7 @@ impl<D: Disk> Watch<D> {
 }
 
 impl Page {
-    /// Takes a record into the page, or passes over it. `false`: it does not fit and begins the next page.
+    /// Adds a record to the page, or skips it. `false`: it does not fit and begins the next page.
     fn take<D: Disk>(&mut self, feed: &Feed<D>, record: Record, limit: usize, expired_before: Option<Id>) -> bool {
         let (what, bytes) = match record.entry {
             Entry::Message(message, _) | Entry::ContextClear(message, _) => {
@@ -318,8 +319,8 @@ impl Page {
         true
     }
 
-    /// Takes the messages of a session up to that id out again: of those before its erasure all, unless it comes from another
-    /// server.
+    /// Removes the messages of a session up to that id from the page; all before its erasure, unless that comes from
+    /// another server.
     fn forget(&mut self, session: &SessionId, up_to: Id) {
         let mut bytes = 0;
         self.events.retain(|event| match &event.what {

@@ -1,15 +1,16 @@
-//! Who listens to a session hears of everything that is recorded in it, in the one order, and of its turns as they go.
+//! Delivers what happens in a session to its listeners: every record in order, and its turns while they run.
 //!
-//! A listener is a thread with many clients, not a client: what is published is put once into the mailbox of each thread that
-//! listens to the session, whatever the number of its clients. So the journal's leader, which publishes, pays for threads,
-//! and one load and a fence while nobody listens at all.
+//! A listener is a thread with many clients, not a client. A record is put once into the mailbox of each thread that
+//! listens to the session, however many clients it has. So the journal's leader, which publishes, pays per thread.
+//! Without listeners, publishing costs one fence and one load.
 //!
-//! Invariants: what is published after [`Listener::subscribe`] has returned is in the mailbox, or the mailbox says that it lost
-//! something of that session; records of a session come in sequence; between a turn's `started` and `ended` its pieces
-//! come in order. A full mailbox loses what does not fit and remembers for which sessions: whoever reads it can go on from the
-//! history.
+//! Invariants: everything published after [`Listener::subscribe`] has returned is in the mailbox, or the mailbox says
+//! that it lost something of that session; records of a session come in sequence; the pieces of a turn come in order
+//! between its `Started` and `Ended`. A full mailbox drops what does not fit and notes the sessions, so that its reader
+//! can go on from the history.
 //!
-//! Knows nothing of clients, sockets or JSON. Its locks are held for memory only; the list of sessions, then a mailbox.
+//! Knows nothing of clients, sockets or JSON. Its locks are held for memory access only; order: the list of sessions,
+//! then a mailbox.
 
 #[cfg(test)]
 mod tests;
@@ -21,22 +22,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::journal::{Entry, Record};
 use crate::message::{Id, SessionId};
 
-/// What a mailbox may hold, in bytes of text. A thread empties it in milliseconds; beyond it something is wrong or a great
-/// burst is under way, and the history serves better. Little in tests, so that it often overflows.
+/// The most bytes of text in a mailbox. A thread empties it in milliseconds; if it overflows, something is wrong or a
+/// huge burst is under way, and the history serves better. Small in tests, so that it often overflows.
 const MAILBOX_BYTES_MAX: usize = if cfg!(test) { 24 << 10 } else { 32 << 20 };
-/// What an event takes beside its text, roughly.
+/// The memory of an event beside its text, in bytes, roughly.
 const EVENT_BYTES: usize = 96;
 
 /// Something that happened in a session.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// It is durable. Never an abort.
+    /// A durable record; never an abort.
     Recorded(Record),
     /// A turn that is answered on a thread of its own.
     Live(Arc<Live>),
 }
 
-/// What is told of a turn while it runs.
+/// A change of a running turn.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Live {
     /// The session of the turn.
@@ -47,21 +48,21 @@ pub struct Live {
     pub what: What,
 }
 
-/// See [`Live`].
+/// The change of a running turn.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum What {
     /// It is being answered.
     Started,
     /// More of the answer.
     Delta {
-        /// Where it begins, in bytes of the whole text.
+        /// Its offset in the whole text, in bytes.
         offset: usize,
         /// The piece.
         text: String,
     },
-    /// Somebody has asked it to stop.
+    /// It was asked to stop.
     Stopping,
-    /// It is over; its reply, if it was recorded, came before.
+    /// It is over; if its reply was recorded, that was published before.
     Ended {
         /// Why no reply could be recorded.
         failure: Option<String>,
@@ -69,7 +70,7 @@ pub enum What {
 }
 
 impl Event {
-    /// Where it happened.
+    /// The session, if the event has one.
     #[must_use]
     pub fn session(&self) -> Option<&SessionId> {
         match self {
@@ -90,7 +91,7 @@ impl Event {
         }
     }
 
-    /// What it takes in memory, nearly.
+    /// Its memory, in bytes, roughly.
     #[must_use]
     pub fn bytes(&self) -> usize {
         let text = match self {
@@ -104,10 +105,10 @@ impl Event {
     }
 }
 
-/// See the module.
+/// The listeners of all sessions.
 #[derive(Default)]
 pub struct Hub {
-    /// Sessions somebody listens to, counted for each listener.
+    /// Subscriptions of all listeners together.
     subscriptions: AtomicUsize,
     sessions: Mutex<HashMap<SessionId, Vec<Arc<Mailbox>>>>,
 }
@@ -117,17 +118,17 @@ struct Mailbox {
     wake: Box<dyn Fn() + Send + Sync>,
 }
 
-/// What came for a listener.
+/// What arrived for a listener.
 #[derive(Default)]
 pub struct Mail {
     /// In order.
     pub events: Vec<Event>,
-    /// Sessions of which something did not fit, after the events; with the erasure among what was lost, if there was one.
+    /// Sessions that lost events after those above, each with the last erasure among the lost ones.
     pub lost: HashMap<SessionId, Option<Id>>,
     bytes: usize,
 }
 
-/// Listens to sessions; dropping it ends that.
+/// Receives the events of its sessions until it is dropped.
 pub struct Listener {
     hub: Arc<Hub>,
     mailbox: Arc<Mailbox>,
@@ -141,7 +142,7 @@ impl Mailbox {
     fn put(&self, session: &SessionId, event: Event) {
         let mut mail = self.inner();
         let bytes = event.bytes();
-        // What follows something lost is lost too, so that nothing comes out of order.
+        // After a loss everything of the session is dropped, so that nothing comes out of order.
         if mail.lost.contains_key(session) || mail.bytes + bytes > MAILBOX_BYTES_MAX {
             let known = mail.lost.entry(session.clone()).or_default();
             *known = event.erasure().or(*known);
@@ -157,14 +158,14 @@ impl Hub {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether nobody listens. What was done before this is seen by whoever subscribes after it.
+    /// Whether there is no listener. A later subscriber sees what was done before this call.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         fence(Ordering::SeqCst);
         self.subscriptions.load(Ordering::Relaxed) == 0
     }
 
-    /// Tells of records, once every reader can find them. Called by the journal's leader, in sequence.
+    /// Delivers records, once every reader can find them. The journal's leader calls it, in sequence.
     pub fn publish(&self, records: &[Record]) {
         if self.is_quiet() {
             return;
@@ -188,7 +189,7 @@ impl Hub {
         }
     }
 
-    /// Tells of a turn.
+    /// Delivers a change of a turn.
     pub fn tell(&self, live: Live) {
         if self.is_quiet() {
             return;
@@ -202,8 +203,8 @@ impl Hub {
         }
     }
 
-    /// A new listener, to nothing yet. `wake` is called after something was put into its mailbox; it must be cheap and take no
-    /// lock of whoever subscribes or publishes.
+    /// A listener without subscriptions. `wake` is called after something was put into its mailbox; it must be fast and
+    /// take no lock that subscribers or publishers hold.
     #[must_use]
     pub fn listener(self: &Arc<Self>, wake: Box<dyn Fn() + Send + Sync>) -> Listener {
         Listener { hub: Arc::clone(self), mailbox: Arc::new(Mailbox { inner: Mutex::default(), wake }) }
@@ -211,7 +212,7 @@ impl Hub {
 }
 
 impl Listener {
-    /// Listens to a session, once.
+    /// Subscribes to a session; a second call changes nothing.
     pub fn subscribe(&self, session: &SessionId) {
         let mut sessions = self.hub.sessions();
         let mailboxes = sessions.entry(session.clone()).or_default();
@@ -222,7 +223,7 @@ impl Listener {
         fence(Ordering::SeqCst);
     }
 
-    /// Listens to it no more. What is in the mailbox stays there.
+    /// Unsubscribes from it. Events in the mailbox stay there.
     pub fn unsubscribe(&self, session: &SessionId) {
         let mut sessions = self.hub.sessions();
         let Some(mailboxes) = sessions.get_mut(session) else { return };
@@ -234,14 +235,14 @@ impl Listener {
         }
     }
 
-    /// Whether there is something.
+    /// Whether the mailbox holds anything.
     #[must_use]
     pub fn has_mail(&self) -> bool {
         let mail = self.mailbox.inner();
         !mail.events.is_empty() || !mail.lost.is_empty()
     }
 
-    /// Takes what came.
+    /// Empties the mailbox.
     #[must_use]
     pub fn take(&self) -> Mail {
         std::mem::take(&mut *self.mailbox.inner())

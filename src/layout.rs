@@ -1,27 +1,27 @@
-//! Where things stand below `data/`: every name, once.
+//! The paths below `data/`: every name, once.
 //!
-//! The two folders and the two files that the configuration can move have their defaults here; what stands in the folders
-//! is told from the folder, wherever that is:
+//! The two folders and the two files that the configuration can move have their defaults here; paths within the folders
+//! are made from the folder:
 //!
 //! | below the journal | what |
 //! |---|---|
-//! | `NUMBER.segment`, `NUMBER.digest` | a segment; its side file |
-//! | `spare` | the next segment, zeroed ahead |
-//! | `checkpoint`, `lock` | up to where everything has arrived; one process at a time |
-//! | `erasures_pending.jsonl` | erasures that a database is still to hear of |
-//! | `transcript_lengths` | how long each transcript was when it was synced |
-//! | `first_sweep` | when something is first to be removed because it is too old |
-//! | `recovered.jsonl` | what a repair took out of the quarantine |
-//! | `quarantine/` | what was set aside |
+//! | `NUMBER.segment`, `NUMBER.digest` | a segment; its digest |
+//! | `spare` | the next segment, zeroed in advance |
+//! | `checkpoint`, `lock` | up to which sequence everything has arrived; one process at a time |
+//! | `erasures_pending.jsonl` | erasures that MongoDB has still to carry out |
+//! | `transcript_lengths` | the length of each transcript at its last sync |
+//! | `first_sweep` | when the first sweep may remove something |
+//! | `recovered.jsonl` | messages that a repair took out of the quarantine |
+//! | `quarantine/` | copies that were set aside |
 //!
 //! | below the transcripts | what |
 //! |---|---|
 //! | `SESSION.jsonl` | a transcript (`message/session.rs`) |
-//! | `rewriting/` | new ones, until they are whole |
+//! | `rewriting/` | new transcripts, until they are whole |
 //! | `.chatkeep` | marks the folder as the one they were written to |
-//! | `quarantine/` | what was set aside |
+//! | `quarantine/` | copies that were set aside |
 //!
-//! What is not whole yet is named `NAME.tmp`. Knows nothing of what stands in the files.
+//! An unfinished file is named `NAME.tmp`. Knows nothing of the content of the files.
 
 use std::path::{Path, PathBuf};
 
@@ -29,16 +29,16 @@ use std::path::{Path, PathBuf};
 pub const JOURNAL: &str = "data/journal";
 /// The transcripts' folder.
 pub const TRANSCRIPTS: &str = "data/cache/chat_sessions";
-/// What a database refused for good.
+/// Messages that MongoDB can never store.
 pub const DEAD_LETTERS: &str = "data/dead_letter.jsonl";
 /// The local socket.
 pub const SOCKET: &str = "data/chatkeep.sock";
-/// How the name of a file ends that is not whole yet.
+/// The suffix of an unfinished file.
 pub const UNFINISHED: &str = ".tmp";
 
 const SEGMENT: &str = ".segment";
 
-/// Where something is written before it takes the place of `path`.
+/// The temporary name of a file that will replace `path`.
 #[must_use]
 pub fn unfinished(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
@@ -46,13 +46,13 @@ pub fn unfinished(path: &Path) -> PathBuf {
     name.into()
 }
 
-/// What was set aside of the journal or of the transcripts.
+/// The folder of copies that were set aside, of the journal or of the transcripts.
 #[must_use]
 pub fn quarantine(folder: &Path) -> PathBuf {
     folder.join("quarantine")
 }
 
-/// New transcripts, until they are whole.
+/// The folder of new transcripts, until they are whole.
 #[must_use]
 pub fn rewriting(transcripts: &Path) -> PathBuf {
     transcripts.join("rewriting")
@@ -71,49 +71,49 @@ pub fn number_of_segment(name: &str) -> Option<u64> {
     (digits.len() == 16).then(|| digits.parse().ok()).flatten()
 }
 
-/// A segment that has no name yet.
+/// A segment before it gets its name.
 #[must_use]
 pub fn unnamed_segment(journal: &Path, number: u64) -> PathBuf {
     journal.join(format!("{number:016}{UNFINISHED}"))
 }
 
-/// A segment's side file.
+/// A segment's digest.
 #[must_use]
 pub fn digest(journal: &Path, number: u64) -> PathBuf {
     segment(journal, number).with_extension("digest")
 }
 
-/// The next segment, zeroed ahead.
+/// The next segment, zeroed in advance.
 #[must_use]
 pub fn spare(journal: &Path) -> PathBuf {
     journal.join("spare")
 }
 
-/// Up to where everything has arrived.
+/// The sequence up to which everything has arrived.
 #[must_use]
 pub fn checkpoint(journal: &Path) -> PathBuf {
     journal.join("checkpoint")
 }
 
-/// One process at a time.
+/// Locked by the one process that uses the journal.
 #[must_use]
 pub fn lock(journal: &Path) -> PathBuf {
     journal.join("lock")
 }
 
-/// Erasures that a database is still to hear of.
+/// Erasures that MongoDB has still to carry out.
 #[must_use]
 pub fn pending_erasures_file(journal: &Path) -> PathBuf {
     journal.join("erasures_owed.jsonl")
 }
 
-/// How long each transcript was when it was synced.
+/// The length of each transcript at its last sync.
 #[must_use]
 pub fn transcript_lengths(journal: &Path) -> PathBuf {
     journal.join("transcript_lengths")
 }
 
-/// When something is first to be removed because it is too old.
+/// When the first sweep may remove something.
 #[must_use]
 pub fn first_sweep(journal: &Path) -> PathBuf {
     journal.join("first_sweep")
@@ -125,7 +125,7 @@ pub fn marker(transcripts: &Path) -> PathBuf {
     transcripts.join(".chatkeep")
 }
 
-/// What a repair took out of the quarantine.
+/// Messages that a repair took out of the quarantine.
 #[must_use]
 pub fn recovered(journal: &Path) -> PathBuf {
     journal.join("recovered.jsonl")

@@ -1,6 +1,6 @@
 //! chatkeep keeps chat conversations: durable on local disk before it answers, recent history from memory.
 //!
-//! The binary is the product; this library is its inside, open to its tests and benchmarks. ARCHITECTURE.md has the
+//! The binary is the product; this library is its code, public for its tests and benchmarks. ARCHITECTURE.md has the
 //! way of a message. Imports go down only:
 //!
 //! ```text

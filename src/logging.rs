@@ -1,14 +1,14 @@
-//! The log on stderr: one line a record, one write a line, and nothing a client sends can forge a line.
+//! The log on stderr: one line a record, one write a line, and no text from a client can forge a line.
 //!
-//! It stands alone so that the rules of the log hold in one place: the message is formatted once, before any lock; its
-//! control characters become visible escapes; a long one is cut; the finished line goes out in one write, so that lines
-//! of several threads never mix. simplelog's `WriteLogger` puts time, level and thread in front. The thread `log` writes
-//! the lines, since a reader of stderr may stop reading.
+//! The rules of the log are all here: a message is formatted once, before any lock; its control characters become
+//! visible escapes; a long message is cut; the finished line is written at once, so that lines of several threads never
+//! mix. simplelog's `WriteLogger` adds time, level and thread. The thread `log` writes the lines, because a reader of
+//! stderr may stop reading.
 //!
-//! Invariants: a closed, failing or blocked stderr never panics and never holds up nor fails a request. When the queue to
-//! the thread `log` is full, lines are lost, and a line says how many. A panic is one line, and its text, if it
-//! was formatted at run time, appears at trace only: Rust's own panics quote the strings they failed on, and those may
-//! be messages. Knows nothing of what is logged.
+//! Invariants: a closed, failing or blocked stderr never causes a panic and never delays or fails a request. If the
+//! queue to the thread `log` is full, lines are lost, and a line says how many. A panic is one line; its text, if it
+//! was formatted at run time, appears at TRACE only: Rust's own panics quote the strings on which they failed, which
+//! may be messages. Knows nothing of what is logged.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -28,13 +28,13 @@ use time::macros::format_description;
 
 use crate::thread;
 
-/// The longest message that is written whole, in bytes. An escape sequence may stand across it.
+/// The longest message that is written whole, in bytes. An escape sequence at the limit is not cut.
 const MESSAGE_BYTES: usize = 8 * 1024;
 
-/// Lines that may wait for the thread `log`; beyond, they are lost and counted.
+/// Lines that wait for the thread `log`; beyond, lines are lost and counted.
 const QUEUE_LINES: usize = 1024;
 
-/// The longest a flush waits for a stderr that nobody reads.
+/// The longest that a flush waits for a blocked stderr.
 const FLUSH_WAIT: Duration = Duration::from_secs(1);
 
 /// The target of our own records, as `log` makes it from the module path.
@@ -48,7 +48,7 @@ const TELL_SECRETS: [&str; 2] = ["ureq", "ureq_proto"];
 const TIME: &[BorrowedFormatItem<'static>] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]+00:00");
 
-/// Sends the log to stderr from `level` up, and panics to the log. Once in a process.
+/// Sends the log from `level` up, and panics, to stderr. Call it once in a process.
 ///
 /// # Errors
 /// There is a logger already.
@@ -72,7 +72,7 @@ impl<W: Write + Send + 'static> Logger<W> {
             .set_level_padding(LevelPadding::Right)
             .set_thread_level(LevelFilter::Error)
             .set_thread_mode(ThreadLogMode::Both)
-            // The prefix of a message says where it is from; the module is for those who debug.
+            // The prefix of a message says where it comes from; the module is only needed for debugging.
             .set_target_level(LevelFilter::Debug)
             .set_location_level(LevelFilter::Off)
             .build();
@@ -81,7 +81,7 @@ impl<W: Write + Send + 'static> Logger<W> {
 }
 
 impl<W: Write + Send + 'static> Log for Logger<W> {
-    /// Other crates are heard from WARN up only: their details are for trace, some hold what goes over the wire.
+    /// Other crates log from WARN up only: their details are for TRACE, and some contain network traffic.
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         let target = metadata.target();
         let is_of =
@@ -94,9 +94,9 @@ impl<W: Write + Send + 'static> Log for Logger<W> {
         if !self.enabled(record.metadata()) {
             return;
         }
-        // Formatted here and not under simplelog's lock: a Display that panics would poison it, and the log with it.
+        // Formatted outside simplelog's lock, which a Display that panics would poison.
         let mut message = Escaped { text: String::new(), left_out: 0 };
-        // Escaped takes everything; an error is a Display's own, and what it wrote until then is worth having.
+        // Escaped never fails; an error is a Display's own, and its text so far is kept.
         let _ = message.write_fmt(*record.args());
         let text = message.finish();
         self.inner.log(&Record::builder().metadata(record.metadata().clone()).args(format_args!("{text}")).build());
@@ -107,17 +107,17 @@ impl<W: Write + Send + 'static> Log for Logger<W> {
     }
 }
 
-/// `text` on one line, with every character that could forge a line or steer a terminal made visible; cut when it is
-/// longer than a message may be.
+/// `text` on one line, with every character escaped that could forge a line or control a terminal; cut at the longest
+/// message.
 #[must_use]
 pub fn escaped(text: &str) -> String {
     let mut message = Escaped { text: String::with_capacity(text.len()), left_out: 0 };
-    // Escaped takes everything.
+    // Escaped never fails.
     let _ = message.write_str(text);
     message.finish()
 }
 
-/// Takes formatted text, makes control characters visible, and keeps no more than [`MESSAGE_BYTES`].
+/// Takes formatted text, escapes control characters, and keeps at most [`MESSAGE_BYTES`].
 struct Escaped {
     text: String,
     left_out: usize,
@@ -148,13 +148,13 @@ impl fmt::Write for Escaped {
     }
 }
 
-/// Characters that could end the line, steer a terminal, or reorder what stands in it: C0, DEL, C1, the Unicode line
+/// Characters that could end the line, control a terminal, or reorder its text: C0, DEL, C1, the Unicode line
 /// separators and the bidirectional controls.
 fn forges(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Collects the pieces simplelog writes and passes each line on whole.
+/// Collects the pieces that simplelog writes and passes each line on whole.
 struct LineBuffer<W: Write> {
     line: Vec<u8>,
     out: W,
@@ -164,7 +164,7 @@ impl<W: Write> Write for LineBuffer<W> {
     fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
         self.line.extend_from_slice(piece);
         if piece.ends_with(b"\n") {
-            // A failing writer of a line is no reason to fail the one who logs.
+            // A failed write must not fail the caller.
             let _ = self.out.write_all(&self.line);
             self.line.clear();
         }
@@ -176,7 +176,7 @@ impl<W: Write> Write for LineBuffer<W> {
     }
 }
 
-/// Lines on their way to the thread that writes them.
+/// Lines for the thread that writes them.
 struct Queue {
     lines: Sender<Line>,
     lost: Arc<AtomicU64>,
@@ -184,12 +184,13 @@ struct Queue {
 
 enum Line {
     Text(Vec<u8>),
-    /// Everything before is written when this is dropped.
+    /// Its drop tells that everything before it was written.
     Flush(#[allow(dead_code, reason = "its end is the message")] Sender<()>),
 }
 
 impl Queue {
-    /// Starts the thread `log`, the one thread nobody joins: it ends with the process. Without it every line is lost.
+    /// Starts the thread `log`, which is never joined: it ends with the process. If it cannot be started, every line is
+    /// lost.
     fn new(out: impl Write + Send + 'static) -> Self {
         let (lines, queue) = bounded(QUEUE_LINES);
         let lost = Arc::new(AtomicU64::new(0));
@@ -207,12 +208,12 @@ impl Write for Queue {
         Ok(line.len())
     }
 
-    /// Waits until what was logged so far is written, for a second at most.
+    /// Waits until everything logged so far is written, at most a second.
     fn flush(&mut self) -> io::Result<()> {
         let (written, wait) = bounded::<()>(0);
         let deadline = Instant::now() + FLUSH_WAIT;
         if self.lines.send_deadline(Line::Flush(written), deadline).is_ok() {
-            // Nothing is sent: it ends when the thread has come to it.
+            // Nothing is sent: the channel closes when the thread comes to it.
             let _ = wait.recv_deadline(deadline);
         }
         Ok(())
@@ -222,7 +223,7 @@ impl Write for Queue {
 fn write_lines(queue: &Receiver<Line>, lost: &AtomicU64, mut out: impl Write) {
     for line in queue {
         let Line::Text(line) = line else { continue };
-        // Whoever cannot be written to cannot be told so either: the line is lost, the next one tried.
+        // A write that fails cannot be reported: the line is lost, the next one is tried.
         let _ = out.write_all(&line);
         let count = lost.swap(0, Ordering::Relaxed);
         if count > 0 {
@@ -231,7 +232,7 @@ fn write_lines(queue: &Receiver<Line>, lost: &AtomicU64, mut out: impl Write) {
     }
 }
 
-/// The panic hook: one line, with the thread in front as in every line.
+/// The panic hook: writes one line, with the thread like every line.
 fn log_panic(info: &PanicHookInfo<'_>) {
     let place = info.location().map_or_else(unknown_place, ToString::to_string);
     log::error!("panic at {place}: {}", panic_text(info.payload(), log::max_level()));
@@ -247,12 +248,12 @@ thread_local! {
     static LAST_PANIC: RefCell<String> = RefCell::new(unknown_place());
 }
 
-/// Where this thread panicked last: for those who catch a panic and know whom it concerns, which the hook does not.
+/// Where this thread panicked last: for code that catches a panic and knows which request it concerns.
 pub fn last_panic() -> String {
     LAST_PANIC.with(|last| last.borrow().clone())
 }
 
-/// What of a panic's payload may be logged: a literal of our source always, formatted text at trace only.
+/// The text of a panic that may be logged: a literal of our source always, formatted text at TRACE only.
 fn panic_text(payload: &(dyn Any + Send), level: LevelFilter) -> &str {
     match (payload.downcast_ref::<&'static str>(), payload.downcast_ref::<String>()) {
         (Some(literal), _) => literal,
@@ -262,7 +263,7 @@ fn panic_text(payload: &(dyn Any + Send), level: LevelFilter) -> &str {
     }
 }
 
-/// Lets a few through each second, for what may happen thousands of times.
+/// Lets a few lines through each second, for events that may happen thousands of times.
 ///
 /// ```
 /// static TOUCHED: chatkeep::logging::Throttle = chatkeep::logging::Throttle::new(3);
@@ -296,13 +297,13 @@ impl Throttle {
         Self { per_second, window: Mutex::new(Window { since: None, admitted: 0, left_out: 0 }) }
     }
 
-    /// `Some` when this one may be logged, with the number left out since the last that was; `None` to leave it out.
+    /// `Some` if this line may be logged, with the number left out since the last one; `None` to leave it out.
     pub fn admit(&self) -> Option<u64> {
         self.admit_at(Instant::now())
     }
 
     fn admit_at(&self, now: Instant) -> Option<u64> {
-        // Numbers only: they are sound even if their last holder panicked.
+        // The numbers are valid even after a panic of the last holder.
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         let is_over = |since: Instant| now.saturating_duration_since(since) >= Duration::from_secs(1);
         if window.since.is_none_or(is_over) {

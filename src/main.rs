@@ -1,4 +1,4 @@
-//! The process's entry: hands the arguments to `cli` and turns its answer into an exit code.
+//! The entry of the process: hands the arguments to `cli` and returns its exit code.
 
 use std::process::ExitCode;
 

@@ -1,7 +1,7 @@
-//! A bound on how many do something at once.
+//! Limits how many do something at once.
 //!
-//! Nobody waits for a permit: where all are taken the caller says so to its client. Queues and tables, where who comes next
-//! or who is there matters, are no business of this file.
+//! A permit is never waited for: when all are taken, the caller tells its client. Not for queues and tables, which have
+//! an order or entries.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

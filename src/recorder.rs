@@ -1,9 +1,9 @@
-//! The write path, one function for every message: append, commit, publish.
+//! The write path, the same for every message: append, commit, publish.
 //!
-//! The recorder owns the journal's writing end. What is durable is published by the journal's leader, one batch after
-//! the other, in sequence: to the transcript, then to the cache, then to the hub and to the channel of the worker. The
-//! transcript comes first, so that whatever the cache lets go of can be read there. When the channel is full the record is
-//! skipped: the worker reads it from the journal instead.
+//! The recorder owns the journal's writing end. The journal's leader publishes what is durable, batch after batch, in
+//! sequence: to the transcript, then to the cache, then to the hub and to the worker's channel. The transcript comes
+//! first, so that whatever the cache evicts can be read there. If the channel is full the record is skipped: the worker
+//! reads it from the journal instead.
 //!
 //! Knows nothing of requests and replies. Holds no lock of its own.
 
@@ -23,25 +23,25 @@ use crate::logging::{self, Throttle};
 use crate::message::{Clock, Id, Message, SessionId};
 use crate::transcript::{AppendOutcome, ExpectedTails, Transcripts};
 
-/// How much of the journal is replayed at once, in bytes.
+/// Bytes of one read during a replay of the journal.
 const REPLAY_BYTES: usize = 1 << 20;
-/// Sessions a start keeps in mind at once, at about 100 bytes each; with more, the transcripts of those are compared at
-/// once, which takes longer.
+/// Sessions whose expected tail a start remembers, about 100 bytes each; beyond, the transcripts are compared at once,
+/// which takes longer.
 const ENDINGS_MAX: usize = 1 << 18;
-/// INFO lines of the cache a second and kind, at most.
+/// The most INFO lines of the cache a second, of each kind.
 const CACHE_LINES_PER_SECOND: u32 = 3;
 
 /// How durable an acknowledged message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
-    /// On disk.
+    /// Synced to disk.
     Disk,
-    /// With the operating system: it survives the end of this process, not that of the machine.
+    /// Written to the operating system: it survives the end of this process, but not a power cut.
     Os,
 }
 
 impl Durability {
-    /// The word of the contract.
+    /// Its name in JSON.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -51,7 +51,7 @@ impl Durability {
     }
 }
 
-/// See the module.
+/// The writing end of the journal.
 pub struct Recorder<D: Disk = RealDisk> {
     journal: Arc<Journal<D>>,
     transcripts: Arc<Transcripts<D>>,
@@ -59,18 +59,18 @@ pub struct Recorder<D: Disk = RealDisk> {
     durability: Durability,
 }
 
-/// What an erasure came to.
+/// The result of an erasure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Erased {
-    /// Everything of the session up to it is erased.
+    /// Everything of the session up to this id is erased.
     pub id: Id,
-    /// Messages that memory held.
+    /// Messages that the cache held.
     pub cached: usize,
     /// Messages that the transcript held.
     pub transcribed: u64,
 }
 
-/// Where published records go, and what is counted there.
+/// Where published records go, and their counters.
 struct Outlets<D: Disk> {
     transcripts: Arc<Transcripts<D>>,
     cache: Arc<Cache>,
@@ -81,7 +81,7 @@ struct Outlets<D: Disk> {
     evicted: Throttle,
 }
 
-/// The write path and what stands at its ends.
+/// The write path and its ends.
 pub struct Opened<D: Disk = RealDisk> {
     /// The write path.
     pub recorder: Recorder<D>,
@@ -89,9 +89,9 @@ pub struct Opened<D: Disk = RealDisk> {
     pub journal: Arc<Journal<D>>,
     /// The worker's end of the channel.
     pub channel: Receiver<Record>,
-    /// Who listens to sessions hears of them here.
+    /// Delivers events to the listeners of sessions.
     pub hub: Arc<Hub>,
-    /// Records the full channel turned away.
+    /// Records that the full channel skipped.
     pub skipped: Arc<AtomicU64>,
 }
 
@@ -101,7 +101,7 @@ pub enum StartError {
     /// The journal cannot be opened.
     #[error(transparent)]
     Journal(#[from] OpenError),
-    /// What the journal holds for the transcripts cannot be read.
+    /// The journal cannot be read for the transcripts.
     #[error("the journal cannot be read: {0}")]
     Replay(std::io::Error),
 }
@@ -109,17 +109,17 @@ pub enum StartError {
 /// Opens the transcripts' folder.
 ///
 /// # Errors
-/// The folder could not be made. Some folders above it may exist now; a retry is safe.
+/// The folder could not be made. Some parent folders may exist now; a retry is safe.
 pub fn open_transcripts(config: &Config, open_max: NonZeroUsize) -> std::io::Result<Transcripts> {
     let transcripts = Transcripts::open(RealDisk, &config.mongo.cache.disk_path, open_max)?;
     Ok(transcripts.remembering(&layout::transcript_lengths(&config.journal.path)))
 }
 
 impl Recorder {
-    /// Opens the write path on the real disk; see [`Recorder::open_on`].
+    /// Opens the write path on the real disk.
     ///
     /// # Errors
-    /// As [`Recorder::open_on`].
+    /// See [`Recorder::open_on`].
     pub fn open(
         config: &Config,
         clock: Clock,
@@ -132,12 +132,12 @@ impl Recorder {
 }
 
 impl<D: Disk> Recorder<D> {
-    /// Opens the journal on `disk`, tells the transcripts what it holds for them, and is then ready to record. `on_panic`
-    /// is called when publishing panics: what is published is then no longer known, and the process should stop.
+    /// Opens the journal on `disk` and tells the transcripts what they must hold. `on_panic` is called when publishing
+    /// panics: it is then unknown what was published, and the process should stop.
     ///
     /// # Errors
-    /// [`StartError`]: the journal could not be opened, or not be read for the transcripts. Repairs made to it stay; it may
-    /// be opened again.
+    /// [`StartError`]: the journal could not be opened, or not be read for the transcripts. Repairs made to it stay; a
+    /// retry is safe.
     pub fn open_on(
         disk: D,
         config: &Config,
@@ -165,48 +165,49 @@ impl<D: Disk> Recorder<D> {
         Ok(Opened { recorder, journal, channel, hub, skipped })
     }
 
-    /// Records the drafts side by side: when it returns they are durable and every reader sees them. So is what stands
-    /// for a draft whose key came before.
+    /// Records the drafts side by side: when it returns they are durable and every reader sees them. A draft whose key
+    /// was used before gets that message, durable as well.
     ///
     /// # Errors
-    /// [`AppendError`]: to the sender this means "unknown".
+    /// [`AppendError`]: whether they are recorded is unknown; retry with keys.
     pub fn record(&self, drafts: Vec<Draft>) -> Result<Vec<Appended>, AppendError> {
         let (ticket, kept) = self.append(drafts)?;
         self.commit(ticket)?;
         Ok(kept)
     }
 
-    /// The first half of [`Recorder::record`], which waits for nothing, so that one thread can append for many and let them
-    /// wait for one sync. Nothing of it counts before the ticket is committed.
+    /// The first half of [`Recorder::record`]. It does not wait, so that one thread can append for many requests and
+    /// let them share one sync. Nothing counts before the ticket is committed.
     ///
     /// # Errors
-    /// [`AppendError`]: there is no ticket, and nothing of the drafts will count.
+    /// [`AppendError`]: there is no ticket, and none of the drafts will count.
     pub fn append(&self, drafts: Vec<Draft>) -> Result<(Ticket, Vec<Appended>), AppendError> {
         self.journal.append(drafts)
     }
 
-    /// The second half.
+    /// The second half: waits for the sync.
     ///
     /// # Errors
-    /// [`AppendError`]: no reader will see what the ticket stands for, but a start after a crash may find it.
+    /// [`AppendError`]: no reader will see these records, but a start after a crash may find them.
     pub fn commit(&self, ticket: Ticket) -> Result<(), AppendError> {
         self.journal.commit(ticket)
     }
 
-    /// What the draft's key stands for, if it came before, durable and seen by every reader. Nothing is recorded.
+    /// Finds the message of the draft's key, if the key was used before; it is durable and visible. Nothing is
+    /// recorded.
     ///
     /// # Errors
-    /// [`AppendError`]: the key came before with other content, or it is unknown what it stands for.
+    /// [`AppendError`]: the key was used before with other content, or its message could not be made durable.
     pub fn find(&self, draft: &Draft) -> Result<Option<Appended>, AppendError> {
         self.journal.find(draft)
     }
 
-    /// Erases everything that is recorded of a session until now: when it returns that is durable, and no reader finds
-    /// anything of it any more. What is recorded later, a reply to an erased message too, is the session's new life. A session
-    /// nobody knows is erased like any other: the journal or a database may know it.
+    /// Erases everything recorded of a session until now: when it returns that is durable, and no reader finds any of
+    /// it. What is recorded later, also a reply to an erased message, begins the session anew. An unknown session is
+    /// erased like any other, since the journal or MongoDB may know it.
     ///
     /// # Errors
-    /// [`AppendError`]: whether it is erased is unknown; to erase it again does no harm.
+    /// [`AppendError`]: whether the session is erased is unknown; a retry is safe.
     pub fn erase(&self, session: &SessionId) -> Result<Erased, AppendError> {
         let before = self.transcripts.before(session);
         let cached = self.cache.look(session, |held| held.messages.len()).unwrap_or(0);
@@ -225,11 +226,12 @@ impl<D: Disk> Recorder<D> {
         Ok(Erased { id, cached, transcribed })
     }
 
-    /// Erases what other servers have erased, of each session up to that id, as [`Recorder::erase`] does; how many of them
-    /// there were to erase. What is newer stays. One that is erased as far already, or has nothing here, leaves no record.
+    /// Carries out erasures of other servers, of each session up to that id, as [`Recorder::erase`] does; returns how
+    /// many sessions had something to erase. Newer messages stay. A session that is erased that far already, or has
+    /// nothing here, gets no record.
     ///
     /// # Errors
-    /// [`AppendError`]: whether any of it is erased is unknown; to do it again does no harm.
+    /// [`AppendError`]: whether anything is erased is unknown; a retry is safe.
     pub fn erase_elsewhere(&self, erased: &[(SessionId, Id)]) -> Result<usize, AppendError> {
         let is_held = |session: &SessionId, up_to: Id| {
             let begins_before = |message: &Arc<Message>| message.id() <= up_to;
@@ -247,7 +249,7 @@ impl<D: Disk> Recorder<D> {
         Ok(count)
     }
 
-    /// What an acknowledgement means.
+    /// The durability of acknowledged messages.
     #[must_use]
     pub fn durability(&self) -> Durability {
         self.durability
@@ -274,10 +276,10 @@ impl<D: Disk> Outlets<D> {
         }
     }
 
-    /// Publishes neighbours of one session: one write of the transcript for all of them.
+    /// Publishes consecutive records of one session, with one write of the transcript.
     fn publish_run(&self, run: &[Record]) {
         if let [Record { entry: Entry::Erasure { id, session }, sequence, .. }] = run {
-            // In this order: a warm-up may have read the transcript before it was gone.
+            // In this order: a warm-up may have read the transcript before it was removed.
             self.transcripts.erase(session, *id, *sequence);
             self.cache.erase(session, *id);
             return;
@@ -312,8 +314,8 @@ fn belongs_to(record: &Record, message: &Message) -> bool {
     record.entry.message().is_some_and(|other| other.session() == message.session())
 }
 
-/// Tells the transcripts what they must end with: all that was published since the checkpoint. They are compared when
-/// they are used and by the worker, so that a start does not wait for thousands of files.
+/// Tells the transcripts how they must end: with everything published since the checkpoint. They are compared when they
+/// are used and by the worker, so that a start does not wait for thousands of files.
 fn expect<D: Disk>(
     journal: &Journal<D>,
     transcripts: &Transcripts<D>,
@@ -324,14 +326,14 @@ fn expect<D: Disk>(
     let mut expected_tails = ExpectedTails::default();
     while reader.read(REPLAY_BYTES, |record| {
         match &record.entry {
-            // What it covers is handed out no more, so whatever is expected is newer.
+            // Erased messages are not handed out any more, so everything expected is newer.
             Entry::Erasure { id, session } => transcripts.erase_at_start(session, *id, record.sequence),
             entry => entry.message().into_iter().for_each(|message| expected_tails.message(record.sequence, message)),
         }
     })? == Progress::More
     {
         if expected_tails.len() > expected_tails_max {
-            // What is appended to a transcript that was cut would hide that.
+            // An append to a transcript that was cut would hide the cut.
             while transcripts.check_lengths(expected_tails_max) {}
             replay(journal, transcripts, from, reader.position())?;
             from = reader.position();
@@ -342,7 +344,7 @@ fn expect<D: Disk>(
     Ok(())
 }
 
-/// Makes the transcripts hold all that was published behind `from` up to `to`. One that cannot be written is stale.
+/// Makes the transcripts hold everything published after `from`, up to `to`. One that cannot be written is stale.
 fn replay<D: Disk>(journal: &Journal<D>, transcripts: &Transcripts<D>, from: u64, to: u64) -> std::io::Result<()> {
     let mut reader = journal.reader(from);
     let mut replay = transcripts.replay();

@@ -1,12 +1,11 @@
-//! What ends the process: a signal, or a part of it that cannot go on.
+//! What ends the process: a signal, or a part that cannot go on.
 //!
-//! It stands alone so that `main` waits in one place for either. The first SIGTERM or SIGINT stops in order; from then
-//! on a second one ends the process at once with code 1 (nothing acknowledged is lost by that: the journal has it).
+//! `main` waits here for either. The first SIGTERM or SIGINT stops in order; from then on a second one ends the process
+//! at once with code 1 (which loses nothing acknowledged: the journal has it).
 //!
-//! SIGHUP stops in order too, because it means that the terminal was closed, unless it was ignored when the process
-//! started (`nohup`), which is kept. It is never the second signal: terminals and service managers send it beside
-//! another one. SIGXFSZ is caught so that a file-size limit is an error of the write, which the journal handles, and
-//! not the end.
+//! SIGHUP also stops in order, because it means that the terminal was closed, unless it was ignored when the process
+//! started (`nohup`). It never counts as the second signal, because terminals and service managers send it beside
+//! another one. SIGXFSZ is caught so that a file-size limit becomes an error of the write, which the journal handles.
 //!
 //! Knows nothing of what stopping means.
 
@@ -19,15 +18,15 @@ use signal_hook::flag;
 use signal_hook::iterator::{Handle, Signals};
 use signal_hook::low_level::signal_name;
 
-/// The exit code of a process that was told to stop a second time.
+/// The exit code after a second signal.
 const FORCED_EXIT: i32 = 1;
 
 /// Why the process stops.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// A signal, by its name; an ordered stop, exit code 0.
+    /// A signal, by name: an ordered stop, exit code 0.
     Signal(&'static str),
-    /// A part that cannot go on, in its own words; an ordered stop, exit code 1.
+    /// A part that cannot go on, with its reason: an ordered stop, exit code 1.
     Fatal(String),
 }
 
@@ -39,21 +38,21 @@ pub struct Stopper {
 }
 
 impl Stopper {
-    /// Stops the process in order because a part of it cannot go on. Only the first reason counts. Never blocks.
+    /// Stops the process in order because a part cannot go on. Only the first reason counts. Never blocks.
     pub fn fatal(&self, reason: impl Into<String>) {
         // A second reason is most often a consequence of the first.
         let _ = self.reason.set(reason.into());
         self.handle.close();
     }
 
-    /// The reason given, if one was: also after `wait` returned, for what fails while the process stops.
+    /// The reason, if one was given, also after `wait` returned: for failures during the stop.
     #[must_use]
     pub fn reason(&self) -> Option<&str> {
         self.reason.get().map(String::as_str)
     }
 }
 
-/// Waits for the end; the main thread has it.
+/// Waits for the end; the main thread holds it.
 #[derive(Debug)]
 pub struct Waiter {
     signals: Signals,
@@ -62,13 +61,13 @@ pub struct Waiter {
 }
 
 impl Waiter {
-    /// Blocks until a signal asks to stop or a [`Stopper`] is used; what came before the call counts.
+    /// Blocks until a signal arrives or a [`Stopper`] is used; earlier ones count.
     #[must_use]
     pub fn wait(mut self) -> Cause {
         match self.signals.forever().next() {
             Some(signal) => Cause::Signal(signal_name(signal).unwrap_or("a signal")),
             None => {
-                // An ordered stop has begun without a signal: the next one is already the impatient one.
+                // An ordered stop has begun without a signal: the next signal counts as the second.
                 self.is_stopping.store(true, Ordering::SeqCst);
                 Cause::Fatal(self.reason.get().cloned().unwrap_or_default())
             }
@@ -76,14 +75,15 @@ impl Waiter {
     }
 }
 
-/// Takes over the signals. Once in a process, before its first thread is started.
+/// Installs the signal handlers. Call it once in a process, before its first thread.
 ///
 /// # Errors
-/// No descriptor is left, or the system refuses a handler. Some handlers may stay installed: end the process.
+/// The process has no descriptor left, or the system refuses a handler. Some handlers may stay installed: end the
+/// process.
 pub fn install() -> io::Result<(Stopper, Waiter)> {
     let is_stopping = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT] {
-        // In this order: handlers run as registered, and the first signal must not meet a flag it has just set.
+        // In this order: handlers run as registered, and the first signal must not meet a flag that it has just set.
         flag::register_conditional_shutdown(signal, FORCED_EXIT, Arc::clone(&is_stopping))?;
         flag::register(signal, Arc::clone(&is_stopping))?;
     }
@@ -97,7 +97,7 @@ pub fn install() -> io::Result<(Stopper, Waiter)> {
     Ok((stopper, Waiter { signals, reason, is_stopping }))
 }
 
-/// Whether SIGHUP is ignored now, by the kernel's word; asking by sigaction would take unsafe code. Unknown is no.
+/// Whether SIGHUP is ignored now, according to /proc; sigaction would take unsafe code. If unknown: no.
 fn hangup_is_ignored() -> bool {
     std::fs::read_to_string("/proc/self/status").is_ok_and(|status| ignores_hangup(&status))
 }
@@ -152,7 +152,7 @@ mod tests {
         writeln!(io::stdout(), "said: {line}").unwrap();
     }
 
-    /// How long a child may take to say something, or to end.
+    /// How long a child may take to print a line, or to end.
     const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
     struct Role {
@@ -161,7 +161,7 @@ mod tests {
     }
 
     impl Role {
-        /// With SIGHUP as it is by default: whoever runs the tests under `nohup` has them ignore it.
+        /// With the default SIGHUP, because tests may run under `nohup`.
         fn start(role: &str) -> Self {
             let mut heeding = Command::new("env");
             heeding.arg("--default-signal=HUP").arg(std::env::current_exe().unwrap());
@@ -247,7 +247,7 @@ mod tests {
         for signal in [Signal::HUP, Signal::TERM, Signal::HUP] {
             role.send(signal);
         }
-        // The child's ordered stop is still running, and ends in order when it may.
+        // The child's ordered stop is still running, and ends in order once it may.
         drop(role.child.stdin.take());
         let status = role.wait();
         assert_eq!((status.code(), status.signal()), (Some(0), None));

@@ -1,19 +1,20 @@
 //! Starts every thread of the process, so that each has a name in `top -H`, in a debugger and in a panic message.
 //!
-//! Knows nothing of what the threads do. Whoever starts one keeps its handle and joins it, but for `log`, which ends with
-//! the process, and `responder-dns`, which ends with the system's lookup. A thread that hangs is left at a deadline.
+//! The code that starts a thread keeps its handle and joins it, except for `log`, which ends with the process, and
+//! `responder-dns`, which ends with the system's lookup. A thread that hangs is abandoned at a deadline. Knows nothing
+//! of what the threads do.
 
 use std::io;
 use std::thread::{Builder, JoinHandle};
 
-/// The stack of our threads, in bytes. Deep enough for the JSON parser's own limit of 128 levels, small enough for
-/// thousands of connections (it is address space; only touched pages cost memory).
+/// The stack of our threads, in bytes. Deep enough for the JSON parser's limit of 128 levels, small enough for
+/// thousands of connections (it is address space; only touched pages take memory).
 const STACK_BYTES: usize = 512 * 1024;
 
 /// Starts a named thread.
 ///
 /// # Errors
-/// The system has no room for another thread. `run` was not called; the caller decides whether to retry.
+/// The system gives no more threads. `run` was not called; the caller decides whether to retry.
 pub fn spawn<T, F>(name: impl Into<String>, run: F) -> io::Result<JoinHandle<T>>
 where
     F: FnOnce() -> T + Send + 'static,

@@ -1,4 +1,4 @@
-//! The feed on a journal with tiny segments: pages, cursors, what is left out, what is gone.
+//! The feed on a journal with tiny segments: pages, cursors, what is left out, what is dropped.
 //!
 //! Compiled under `#[cfg(test)]` only.
 
@@ -22,7 +22,7 @@ impl Fixture {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal");
-        // The lock is the kernel's and stands on the real disk.
+        // The kernel's lock is on the real disk.
         std::fs::create_dir(&path).unwrap();
         let config = JournalConfig {
             path,
@@ -97,7 +97,7 @@ fn prune(feed: &Feed<SimDisk>) {
     let published = feed.journal.published();
     let checkpoint = Checkpoint { drained: published, transcribed: published, ..feed.journal.start() };
     feed.journal.store_checkpoint(&checkpoint).unwrap();
-    // The clock is believed once it has run evenly for a while.
+    // The clock is trusted once it has run evenly for a while.
     let now = Timestamp::parse("2030-01-01T00:00:00Z").unwrap();
     feed.journal.want_room();
     feed.journal.prune(published, now).unwrap();
@@ -185,7 +185,7 @@ fn an_erasure_is_told_and_what_it_erases_is_not_told_with_it() {
     let in_pieces = all(&feed, 1);
     let erased_at = in_pieces.iter().position(|event| event == "-gone").unwrap();
     assert_eq!(in_pieces[erased_at + 1..], ["again"]);
-    // Whoever begins behind the erasure is not told of it.
+    // A consumer that begins after the erasure does not get it.
     let after = feed.page(feed.oldest(), 1000).unwrap().events[3].cursor;
     assert_eq!(told(&feed.page(after, 10).unwrap().events), ["again"]);
 }

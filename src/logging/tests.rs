@@ -1,4 +1,4 @@
-//! The log as its readers meet it. Compiled under `#[cfg(test)]` only.
+//! The log as its readers see it. Compiled under `#[cfg(test)]` only.
 
 use std::sync::Arc;
 

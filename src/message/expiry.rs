@@ -1,18 +1,18 @@
 //! The one rule of `mongo.ttl_days`: which messages have expired.
 //!
-//! History, cache, transcripts and the janitor ask here and nowhere else, so that they agree to the microsecond. A
-//! message has expired when its own time, the one in its id, lies more than the TTL before now; so what has expired of a
-//! session is always its old end, and the rule is one bound on ids.
+//! History, cache, transcripts and the janitor all ask here, so that they agree to the microsecond. A message has
+//! expired when its time, the one in its id, is more than the TTL ago. So the expired messages of a session are always
+//! its oldest, and the rule is one bound on ids.
 //!
-//! The bound follows the clock, backward too: what has expired by a clock that ran ahead has not by the right one. So
-//! nobody may keep an answer for later. Knows nothing of what follows for a message.
+//! The bound follows the clock, backward too: a message that has expired by a clock that ran ahead has not by the right
+//! one. So no caller may store an answer for later. Knows nothing of what happens to expired messages.
 
 use std::time::Duration;
 
 use super::id::Id;
 use super::timestamp::{Clock, Timestamp};
 
-/// See the module.
+/// The TTL and the clock.
 #[derive(Clone, Debug, Default)]
 pub struct Expiry {
     ttl: Option<Duration>,
@@ -26,33 +26,33 @@ impl Expiry {
         Self { ttl, clock }
     }
 
-    /// Nothing expires.
+    /// No message ever expires.
     #[must_use]
     pub fn never() -> Self {
         Self::default()
     }
 
-    /// The moment before which all has expired; `None` when nothing ever does.
+    /// Messages before this time have expired; `None` if they never do.
     #[must_use]
     pub fn time(&self) -> Option<Timestamp> {
-        // Longer than anything that exists is as good as for ever; a clock before 1970 plus the TTL expires nothing.
+        // A TTL beyond all numbers is for ever; with a clock before 1970 plus the TTL nothing has expired.
         let ttl = u64::try_from(self.ttl?.as_micros()).unwrap_or(u64::MAX);
         Some(Timestamp::from_micros(self.clock.now().micros().saturating_sub(ttl)))
     }
 
-    /// How long a message is kept; `None` when that is for ever.
+    /// How long a message is kept; `None`: for ever.
     #[must_use]
     pub fn ttl(&self) -> Option<Duration> {
         self.ttl
     }
 
-    /// What the clock says.
+    /// The time of the clock.
     #[must_use]
     pub fn now(&self) -> Timestamp {
         self.clock.now()
     }
 
-    /// The least id that has not expired: every id before it has. `None` when nothing ever does.
+    /// Messages with ids below this one have expired; `None` if they never do.
     #[must_use]
     pub fn bound(&self) -> Option<Id> {
         self.time().map(Id::least_of)
