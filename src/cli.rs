@@ -1,6 +1,6 @@
 //! The command line: exit codes, the commands, and the one line that says what went wrong.
 //!
-//! It stands alone because it is the face of the program to people and scripts: nothing below it prints to stdout or
+//! The face of the program to people and scripts: nothing outside of it prints to stdout or
 //! chooses an exit code. Below it stand its parts:
 //!
 //! ```text
@@ -36,7 +36,7 @@ use screen::{Failure, print};
 
 use crate::{app, doctor, logging};
 
-/// What `data/` means in the default paths when nothing else is said.
+/// What `data/` in the default paths means without `--data`.
 const DEFAULT_DATA: &str = "data";
 
 /// Runs the command that `args` (without the program's name) ask for.
@@ -65,7 +65,7 @@ fn serve(options: &Options) -> Result<(), Failure> {
     logging::init(config.log.level).map_err(|error| Failure::Other(error.to_string()))?;
     let data = options.data.as_deref().unwrap_or(DEFAULT_DATA.as_ref());
     start_lines::log(&config, loaded.file.as_deref(), &data.display().to_string());
-    // The panic hook has logged a panic by then; this makes it an exit code of ours and not Rust's 101.
+    // The panic hook has logged a panic; this turns it into our exit code instead of Rust's 101.
     let done = catch_unwind(AssertUnwindSafe(|| app::run(&config)));
     log::logger().flush();
     match done {
@@ -74,7 +74,7 @@ fn serve(options: &Options) -> Result<(), Failure> {
     }
 }
 
-/// A failure and its causes in one line. Some errors hold their cause's words already: those are told once.
+/// A failure and its causes in one line. Some errors include their cause's text; it is printed once.
 fn told(error: &anyhow::Error) -> String {
     error
         .chain()
@@ -91,7 +91,7 @@ fn check_config(options: &Options) -> Result<(), Failure> {
 
 fn doctor(options: &Options) -> Result<(), Failure> {
     let config = load(options)?.settings.config();
-    // What a repair makes is private, as what a server makes.
+    // A repair makes private files, as a server does.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let data = options.data.clone().unwrap_or_else(|| DEFAULT_DATA.into());
     let task = options.task.unwrap_or(doctor::Task::Look);
@@ -101,7 +101,7 @@ fn doctor(options: &Options) -> Result<(), Failure> {
         Form::Lines => report.to_text(),
         Form::Json => format!("{}\n", report.to_json()),
     })?;
-    // The report has said what.
+    // The report has named it.
     if report.damage() > 0 { Err(Failure::Other("something is damaged".to_owned())) } else { Ok(()) }
 }
 

@@ -1,20 +1,20 @@
-//! The look at the data folder of a stopped server: what is intact, what a start will mend, what is damaged.
+//! The examination of a stopped server's data folder: what is intact, what a start will repair, what is damaged.
 //!
-//! A look is a start that writes nowhere: the journal's own recovery runs over a disk that forgets what is written
-//! (`disk/overlay.rs`), and what it meets and would do is the report. So there is one reader of damage. Transcripts are
-//! compared with the journal as it would be then, and counted. A repair is the same on the real disk, with the transcripts'
-//! own replay. Memory grows with the names in a folder and not with what is in the files, and of each weight only the first
-//! findings are listed and the others counted.
+//! An examination is a start that writes nowhere: the journal's own recovery runs over a disk that forgets what is
+//! written (`disk/overlay.rs`), and what it finds and would do is the report. So only one piece of code reads damage.
+//! Transcripts are compared with the journal as it would be then, and counted. A repair is the same on the real disk,
+//! with the transcripts' own replay. Memory grows with the names in a folder and not with the content of the files; of
+//! each weight only the first findings are listed and the others counted.
 //!
 //! | file | what |
 //! |---|---|
 //! | `examine.rs` | the examination |
-//! | `environment.rs` | what lies around the data: modes, free space, quarantines, dead letters |
-//! | `orphans.rs` | messages that stand in the journal's quarantine and nowhere else |
+//! | `environment.rs` | what surrounds the data: modes, free space, quarantines, dead letters |
+//! | `orphans.rs` | messages that are in the journal's quarantine and nowhere else |
 //! | `repair.rs` | what a start would do, and what it would not |
-//! | `place.rs` | where the data is, and why nothing can be said of it |
-//! | `findings.rs` | what was found, by its weight |
-//! | `words.rs` | what faults and figures mean, in words |
+//! | `place.rs` | where the data is, and why it cannot be examined |
+//! | `findings.rs` | the findings, by weight |
+//! | `words.rs` | faults and figures in words |
 //! | `tell.rs` | the report, for people and for scripts |
 //!
 //! Knows nothing of arguments, exit codes or streams.
@@ -43,19 +43,19 @@ pub use findings::{Finding, Findings, Weight};
 pub use place::{DataLocation, Failure};
 pub(crate) use words::{size, some};
 
-/// What is to be done.
+/// Examine or repair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Task {
-    /// Nothing is changed.
+    /// Change nothing.
     Look,
-    /// What a start would do, and what lies out of its reach.
+    /// Do what a start would do, and what it would not.
     Repair,
 }
 
-/// Looks at the data, and repairs it when it was asked for.
+/// Examines the data, and repairs it if asked to.
 ///
 /// # Errors
-/// [`Failure`]; nothing was changed then, unless it says so.
+/// [`Failure`]: nothing was changed, unless it says so.
 pub fn run(place: &DataLocation, task: Task) -> Result<Report, Failure> {
     let gone = |path: &Path| !path.exists();
     if gone(&place.data) && gone(place.journal()) && gone(place.transcripts()) {
@@ -67,7 +67,7 @@ pub fn run(place: &DataLocation, task: Task) -> Result<Report, Failure> {
     if task == Task::Repair && (report.journal.is_some() || report.transcripts.is_some()) {
         repair::refuse_what_is_newer(&report)?;
         repair::keep_first(&RealDisk, place)?;
-        // The journal takes the lock itself; should a server come between, it is the one to go on.
+        // The journal takes the lock itself; if a server starts in between, the server goes on and the repair fails.
         drop(hold);
         let done = repair::run(&RealDisk, place, &clock, &report)?;
         let _hold = self::hold(place)?;

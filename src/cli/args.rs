@@ -1,7 +1,7 @@
-//! Arguments into a [`Call`]: which command, with which options; a slip becomes one line that says how to put it right.
+//! Arguments into a [`Call`]: the command and its options; a mistake becomes one line that says how to correct it.
 //!
-//! It stands alone because it is pure: no file is read here, so every call that can be written down is a line of a table in
-//! its test. Invariant: a call that comes out holds what its command needs and nothing that the command would ignore.
+//! Pure: it reads no file, so a table in its test covers every call. Invariant: a call holds what its command needs and
+//! nothing that the command would ignore.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -46,7 +46,7 @@ Exit codes: 0 done, 2 a fault in the arguments or the configuration, 1 anything 
 something is, or it could not look. verify: 0 every check passed. say: 1 also when the reply is an error.
 ";
 
-/// The commands, as they are written.
+/// The commands by name.
 const COMMANDS: [(&str, Command); 9] = [
     ("serve", Command::Serve),
     ("check-config", Command::CheckConfig),
@@ -58,13 +58,13 @@ const COMMANDS: [(&str, Command); 9] = [
     ("verify", Command::Verify),
     ("help", Command::Help),
 ];
-/// The options, as they are suggested.
+/// The options, for suggestions.
 const OPTIONS: &[&str] =
     &["--config", "--listen", "--data", "--session", "--limit", "--repair", "--json", "--help", "--version"];
-/// The most messages `--limit` may ask for: what one page of the server's may hold.
+/// The most that `--limit` may ask for: messages of one page of the server.
 const LIMIT_MAX: usize = 500;
 
-/// What is to be done.
+/// The command to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Command {
     Serve,
@@ -79,7 +79,7 @@ pub(super) enum Command {
     Version,
 }
 
-/// With what.
+/// The options of a command.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Options {
     /// `--config`
@@ -88,7 +88,7 @@ pub(super) struct Options {
     pub(super) listen: Option<String>,
     /// `--data`
     pub(super) data: Option<PathBuf>,
-    /// `--session`, or the session that stands behind the command.
+    /// `--session`, or the session after the command.
     pub(super) session: Option<SessionId>,
     /// The text of `say`.
     pub(super) text: Option<String>,
@@ -100,7 +100,7 @@ pub(super) struct Options {
     pub(super) form: Form,
 }
 
-/// What a report is printed as.
+/// The form of a report.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Form {
     #[default]
@@ -108,7 +108,7 @@ pub(super) enum Form {
     Json,
 }
 
-/// What the arguments ask for.
+/// A command with its options.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Call {
     pub(super) command: Command,
@@ -133,7 +133,7 @@ pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Call, Fa
             Arg::Long(name) => return Err(unknown_option(&format!("--{name}"), command)),
             Arg::Short(name) => return Err(unknown_option(&format!("-{name}"), command)),
             Arg::Value(word) if command.is_none() => match command_of(&word.to_string_lossy())? {
-                // There is one help, whichever command stands behind.
+                // One help text for every command.
                 Command::Help => return Ok(Call { command: Command::Help, options }),
                 named => command = Some(named),
             },
@@ -176,7 +176,7 @@ fn check(command: Command, options: &Options) -> Result<(), Failure> {
     }
 }
 
-/// Puts the word behind the command where it belongs.
+/// Takes the words after the command.
 fn place(command: Command, words: Vec<OsString>, options: &mut Options) -> Result<(), Failure> {
     let (most, last) = match command {
         Command::Say => (1, "text: put quotes around a text of several words"),
@@ -218,7 +218,7 @@ fn limit(word: OsString) -> Result<usize, String> {
     number.ok_or_else(|| format!("must be a whole number from 1 to {LIMIT_MAX}"))
 }
 
-/// Takes the option's value; a second one is refused, because one of the two would be ignored in silence.
+/// Sets an option; a second value is refused, because one of the two would be silently ignored.
 fn set<T>(
     name: &str,
     place: &mut Option<T>,

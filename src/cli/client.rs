@@ -1,11 +1,11 @@
-//! A small blocking HTTP/1.1 client for the server of this configuration: one request a connection, over its Unix socket, or
-//! over TCP with the configured token where there is no socket.
+//! A small blocking HTTP/1.1 client for the server of this configuration: one request a connection, over its Unix
+//! socket, or over TCP with the configured token if there is no socket.
 //!
-//! It stands alone because the commands want sentences and not codes: every fault here is one line that says what to do. A
-//! request is never sent twice: after an error its outcome may be unknown, and only the user knows whether it may be repeated.
+//! The commands need sentences and not codes: every error here is one line that says what to do. A request is never
+//! sent twice: after an error its outcome may be unknown, and only the user knows whether it may be repeated.
 //!
-//! Invariants: every read and write has an end ([`Wait`]); a head is bounded, and a body that is taken whole has at most
-//! [`BODY_BYTES_MAX`]. The token is in no message. Knows nothing of what is asked.
+//! Invariants: every read and write has a deadline ([`Wait`]); a head is bounded, and a body that is read whole has at
+//! most [`BODY_BYTES_MAX`]. No message contains the token. Knows nothing of what is asked.
 
 mod error;
 mod events;
@@ -26,24 +26,24 @@ use http1::{Body, Head, read_head};
 use socket::{CONNECT_TIMEOUT, connect_unix};
 pub(super) use socket::{Socket, Wait};
 
-/// The largest body that is taken whole, in bytes: a page of the history with metadata has half of it.
+/// The largest body that is read whole, in bytes: twice a full page of the history.
 const BODY_BYTES_MAX: u64 = 64 << 20;
 
-/// See the module.
+/// Sends requests to one server.
 pub(super) struct Client {
     socket: Option<PathBuf>,
-    /// `HOST:PORT`, for one without a socket.
+    /// `HOST:PORT`, used without a socket.
     address: String,
     token: Option<Secret>,
 }
 
-/// What is asked.
+/// A request.
 pub(super) struct Request<'a> {
     /// Path and query.
     pub(super) target: &'a str,
     /// `Accept`
     pub(super) accept: &'a str,
-    /// A JSON body, and the method is POST; without one it is GET.
+    /// A JSON body makes it a POST; without one it is a GET.
     pub(super) body: Option<&'a Value>,
     /// How long it may take.
     pub(super) wait: Wait,
@@ -61,29 +61,29 @@ pub(super) struct Reply {
 }
 
 impl Client {
-    /// A client of the server that this configuration starts.
+    /// A client for the server that this configuration starts.
     pub(super) fn of(config: &Config) -> Self {
         Self::by(config, config.server.local_socket.clone())
     }
 
-    /// The same over TCP, whether or not there is a socket.
+    /// The same over TCP, even if there is a socket.
     pub(super) fn over_tcp(config: &Config) -> Self {
         Self::by(config, None)
     }
 
     fn by(config: &Config, socket: Option<PathBuf>) -> Self {
         let server = &config.server;
-        // The mode of the socket says who may connect.
+        // The mode of the socket decides who may connect.
         let token = if socket.is_some() { None } else { server.auth_token.clone() };
         Self { socket, address: reachable(&server.listen), token }
     }
 
-    /// Where the server is, for messages.
+    /// The server's socket or address, for messages.
     pub(super) fn place(&self) -> String {
         self.socket.as_ref().map_or_else(|| format!("http://{}", self.address), |path| path.display().to_string())
     }
 
-    /// The socket, if it is asked over one.
+    /// The socket, if it is used.
     pub(super) fn socket(&self) -> Option<&PathBuf> {
         self.socket.as_ref()
     }
@@ -93,7 +93,7 @@ impl Client {
         self.token.is_some()
     }
 
-    /// The working directory of the server, where its relative paths begin; known of one that is asked over its socket.
+    /// The server's working directory, to which its relative paths refer; known only over its socket.
     pub(super) fn servers_folder(&self) -> Option<PathBuf> {
         let stream = connect_unix(self.socket()?, CONNECT_TIMEOUT).ok()?;
         let peer = rustix::net::sockopt::socket_peercred(&stream).ok()?;
@@ -103,7 +103,7 @@ impl Client {
     /// Sends a request and reads the head of its reply.
     pub(super) fn send(&self, request: &Request<'_>) -> Result<Reply, ClientError> {
         let mut socket = self.connect(request.wait)?;
-        // A server may refuse before it has read all: then its reply says more than a broken pipe does.
+        // A server may refuse before it has read everything; then its reply says more than a broken pipe.
         let _ = socket.write_all(&self.bytes(request));
         let mut from = BufReader::new(socket);
         let Head { status, kind, framing } =
@@ -112,7 +112,7 @@ impl Client {
         Ok(Reply { place: self.place(), wait: request.wait, status, kind, body })
     }
 
-    /// GET of JSON, within that time.
+    /// Sends a GET and reads JSON, within that time.
     pub(super) fn get(&self, target: &str, within: Duration) -> Result<Value, ClientError> {
         let wait = Wait::Whole(within);
         self.send(&Request { target, accept: "application/json", body: None, wait })?.accepted()?.json()
@@ -151,7 +151,7 @@ impl Client {
     }
 }
 
-/// Where a client reaches a listener: one of all addresses is reached at loopback.
+/// Where a client reaches a listener: one on all addresses is reached at loopback.
 pub(super) fn reachable(listen: &str) -> String {
     match listen.rsplit_once(':') {
         Some(("0.0.0.0", port)) => format!("127.0.0.1:{port}"),
@@ -171,15 +171,15 @@ fn told(place: String, wait: Wait, source: io::Error) -> ClientError {
 }
 
 impl Reply {
-    /// This reply, unless it is a refusal.
+    /// This reply, or its problem as an error.
     pub(super) fn accepted(self) -> Result<Self, ClientError> {
         if self.status < 400 {
             return Ok(self);
         }
         let status = self.status;
-        // What is no problem of ours is told by its status alone: it may be a page of whatever listens there.
+        // A body that is no problem is reported by its status alone: another program may listen there.
         let problem = self.json().unwrap_or_default();
-        // The listener itself answers so when it stops with a request in its hands.
+        // The listener itself answers like this if it stops during a request.
         let silent =
             if status == 500 || status == 503 { "it stops, or its log says why" } else { "no reason is given" };
         let detail = problem["detail"].as_str().unwrap_or(silent).to_owned();
@@ -195,7 +195,7 @@ impl Reply {
         serde_json::from_slice(&bytes).map_err(|fault| ClientError::Malformed { place: self.place, what: what(fault) })
     }
 
-    /// The next server-sent event; that the body ends is an error.
+    /// The next server-sent event; the end of the body is an error.
     pub(super) fn next_event(&mut self) -> Result<Event, ClientError> {
         next_event(&mut self.body).map_err(|fault| self.told(fault))
     }

@@ -1,7 +1,7 @@
-//! The configuration the options ask for: the file found and read, the environment, the overrides.
+//! The configuration for the options: finds and reads the file, the environment and the overrides.
 //!
-//! It stands alone so that `config` stays free of I/O. Every fault is one line with the file, and exit code 2. Knows nothing
-//! of what the configuration is for.
+//! It keeps `config` free of I/O. Every fault is one line with the file, and exit code 2. Knows nothing of what the
+//! configuration is for.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -13,21 +13,21 @@ use crate::store;
 use super::args::Options;
 use super::screen::Failure;
 
-/// The config file that is read when none is named, and may be missing.
+/// The config file without `--config`; it may be missing.
 const DEFAULT_CONFIG: &str = "config.yaml";
 
-/// The largest config file, in bytes; beyond it the wrong file was named.
+/// The largest config file, in bytes; a larger one is most likely the wrong file.
 const CONFIG_BYTES: u64 = 1 << 20;
 
-/// What was found.
+/// The configuration and its file.
 pub(super) struct Loaded {
     /// The file that was read, if one was.
     pub(super) file: Option<String>,
-    /// What is in effect.
+    /// The effective settings.
     pub(super) settings: Settings,
 }
 
-/// The configuration the options ask for.
+/// Loads the configuration for the options.
 pub(super) fn load(options: &Options) -> Result<Loaded, Failure> {
     let (file, text) = match &options.config {
         Some(path) => (Some(path.as_path()), read(path)?),
@@ -65,7 +65,7 @@ fn read_if_there(path: &Path) -> Result<Option<String>, Failure> {
     let mut bytes = Vec::new();
     // One byte more than allowed, to see whether there is one.
     match File::open(path).and_then(|file| file.take(CONFIG_BYTES + 1).read_to_end(&mut bytes)) {
-        // A link to nowhere is a slip, and no wish for the defaults.
+        // A dangling link is a mistake, and no request for the defaults.
         Err(error) if error.kind() == io::ErrorKind::NotFound && !path.is_symlink() => Ok(None),
         Err(error) => Err(refuse(error.to_string())),
         Ok(_) if bytes.len() as u64 > CONFIG_BYTES => Err(refuse(format!("it is larger than {CONFIG_BYTES} bytes"))),

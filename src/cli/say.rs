@@ -1,8 +1,8 @@
-//! `chatkeep say`: one message to a running server, and its reply as it comes.
+//! `chatkeep say`: sends one message to a running server and prints its reply as it arrives.
 //!
-//! It stands alone because it is the one command that records something. It asks for a stream, and where the server does not
-//! stream it asks again for the whole reply: it was refused before anything was recorded. Otherwise nothing is sent twice.
-//! Standard output has the reply and nothing else. Knows nothing of who answers.
+//! The only command that records something. It asks for a stream, and if the server refuses streams, before anything is
+//! recorded, it asks again for the whole reply. Otherwise nothing is sent twice. Standard output has the reply and
+//! nothing else. Knows nothing of the responder.
 
 use std::io::{self, IsTerminal, Read};
 use std::time::Duration;
@@ -18,10 +18,10 @@ use super::show::client;
 
 /// The longest pause before and within a reply: a model on a small machine may think for minutes.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(15 * 60);
-/// The most that is read from stdin, in bytes; what a server takes is less.
+/// The most that is read from stdin, in bytes; a server accepts less.
 const STDIN_BYTES_MAX: u64 = 64 << 20;
 const EVENT_STREAM: &str = "text/event-stream";
-/// Where a message goes that names no session.
+/// The session without `--session`.
 const DEFAULT_SESSION: &str = "default";
 
 /// Sends the text and prints the reply.
@@ -50,7 +50,7 @@ pub(super) fn say(options: &Options) -> Result<(), Failure> {
     };
     match last {
         Ok(Some(last)) => printed.finish(&last),
-        // Who read the reply has gone.
+        // The reader of stdout has gone.
         Ok(None) => Ok(()),
         Err(failure) => {
             printed.end_line()?;
@@ -59,7 +59,7 @@ pub(super) fn say(options: &Options) -> Result<(), Failure> {
     }
 }
 
-/// The last line's end is the shell's and none of the text's.
+/// Reads the text from stdin, without the last newline, which the shell adds.
 fn from_stdin() -> Result<String, Failure> {
     let mut text = String::new();
     let read = io::stdin().lock().take(STDIN_BYTES_MAX).read_to_string(&mut text);
@@ -82,7 +82,7 @@ fn ask(client: &Client, body: &Value) -> Result<Reply, ClientError> {
     client.send(&request)?.accepted()
 }
 
-/// Without a reply it is not known what became of the message.
+/// Without a reply the outcome of the message is unknown.
 fn lost(fault: ClientError, session: &str) -> Failure {
     match fault {
         ClientError::Late { .. } | ClientError::Cut(_) => Failure::Other(format!(
@@ -92,7 +92,7 @@ fn lost(fault: ClientError, session: &str) -> Failure {
     }
 }
 
-/// Prints deltas until the reply is whole, and gives it; `None` when nobody reads any more.
+/// Prints deltas until the reply is whole, and returns it; `None` if the reader of stdout has gone.
 fn follow(
     mut reply: Reply,
     printed: &mut Printed,
@@ -113,18 +113,18 @@ fn follow(
                 let detail = data["detail"].as_str().unwrap_or("no reason is given");
                 return Err(Failure::Other(format!("the reply broke off: {detail}")));
             }
-            // Signs of life, and what later versions add.
+            // Keep-alives, and events of later versions.
             _ => {}
         }
     }
 }
 
-/// What is on the screen so far.
+/// What was printed so far.
 struct Printed {
     form: Form,
     is_terminal: bool,
     has_begun: bool,
-    /// Nothing was printed, or a line's end was the last of it.
+    /// Nothing was printed, or its last character was a newline.
     ends_line: bool,
 }
 
@@ -144,13 +144,13 @@ impl Printed {
         if !std::mem::replace(&mut self.ends_line, true) { print("\n") } else { Ok(()) }
     }
 
-    /// Prints what is left of the whole reply, and judges it.
+    /// Prints the rest of the whole reply; fails if it is an error.
     fn finish(&mut self, reply: &Value) -> Result<(), Failure> {
         let text = reply["response"].as_str();
         let status = reply["status"].as_str().unwrap_or_default();
         match (self.form, status, text) {
             (Form::Json, ..) => print(&format!("{reply}\n"))?,
-            // The reason of an error is told on stderr, and not as an answer.
+            // The reason of an error goes to stderr, and is no answer.
             (Form::Lines, "error" | "cancelled", _) => self.end_line()?,
             (Form::Lines, _, Some(text)) => {
                 if !self.has_begun {

@@ -1,7 +1,7 @@
-//! What a command says on stdout and stderr, and how it ends.
+//! What a command prints on stdout and stderr, and how it ends.
 //!
-//! It stands alone because every command needs it. Invariant: a fault is one line that begins with `error:`, and text of
-//! others cannot steer the terminal. Knows nothing of the commands.
+//! Invariant: a fault is one line that begins with `error:`, and foreign text cannot control the terminal. Knows
+//! nothing of the commands.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -10,10 +10,10 @@ use crate::logging;
 
 use super::client::ClientError;
 
-/// What a command ends with when it does not do what it was asked.
+/// Why a command failed.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Failure {
-    /// The arguments or the configuration are at fault, once for each line.
+    /// The arguments or the configuration are wrong; one line for each fault.
     Asked(Vec<String>),
     /// Anything else.
     Other(String),
@@ -36,20 +36,20 @@ impl Failure {
             Self::Other(line) => (vec![line], 1),
         };
         let report: String = lines.iter().map(|line| format!("error: {}\n", logging::escaped(line))).collect();
-        // The exit code still tells what stderr cannot.
+        // If stderr is closed, the exit code still tells.
         let _ = io::stderr().write_all(report.as_bytes());
         ExitCode::from(code)
     }
 }
 
-/// Whether anybody reads stdout.
+/// Whether stdout is still read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Audience {
     There,
     Gone,
 }
 
-/// Writes to stdout and says whether there is a point in going on. Whoever closed it has what it wanted.
+/// Writes to stdout; returns whether more is worth writing. A reader that closed it has what it wanted.
 pub(super) fn show(text: &str) -> Result<Audience, Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -59,12 +59,12 @@ pub(super) fn show(text: &str) -> Result<Audience, Failure> {
     }
 }
 
-/// The same for who has nothing more to say.
+/// The same for the last output of a command.
 pub(super) fn print(text: &str) -> Result<(), Failure> {
     show(text).map(drop)
 }
 
-/// Text of somebody's for a screen: lines and tabs stay, what could steer a terminal is made visible.
+/// Foreign text for a terminal: lines and tabs stay, control characters are escaped.
 pub(super) fn visible(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
@@ -77,7 +77,7 @@ pub(super) fn visible(text: &str) -> String {
     shown
 }
 
-/// Says on stderr what is no fault but should be known, so that stdout has what was asked for and nothing else.
+/// Prints a note on stderr that is no fault, so that stdout has only what was asked for.
 pub(super) fn note(text: &str) {
     let _ = io::stderr().write_all(format!("note: {}\n", logging::escaped(text)).as_bytes());
 }

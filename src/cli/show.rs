@@ -1,8 +1,11 @@
-//! `chatkeep status`, `history` and `tail`: what a running server knows, for people to read, or as JSON for scripts.
+//! `chatkeep status`, `history` and `tail`: print what a running server knows, for people, or as JSON for scripts.
 //!
-//! They stand together because each is a question and its answer put into lines; nothing is recorded. `tail` begins where the
-//! journal ended when it was called, so that nothing is missing between what it shows first and what follows, and nothing
-//! is shown twice. Text of messages is made harmless for a terminal. Knows nothing of how a server finds its answers.
+//! Each asks a question and prints the answer; nothing is recorded. `tail` begins at the journal's end at the time of
+//! its call, so that nothing is missing or repeated between its first page and what follows. Text of messages is
+//! escaped for a terminal. Knows nothing of how a server finds its answers.
+//!
+//! With `--json` `history` prints the page of `GET /api/chat/history`, `status` that of `GET /api/storage/status`,
+//! `tail` one event a line.
 
 use std::time::Duration;
 
@@ -17,11 +20,11 @@ use super::client::{Client, ClientError};
 use super::load::load;
 use super::screen::{Audience, Failure, note, print, show, visible};
 
-/// How long an answer may take: the history waits for MongoDB, at most for a few seconds.
+/// How long an answer may take: the history waits a few seconds for MongoDB.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a server is asked to wait for the next event.
 const FOLLOW_SECONDS: u64 = 25;
-/// Messages `tail` begins with.
+/// Messages that `tail` begins with.
 const TAIL_DEFAULT: usize = 10;
 
 /// Prints the status.
@@ -51,12 +54,12 @@ pub(super) fn history(options: &Options) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Prints the newest messages, of one session or of all, and what follows, until somebody ends it.
+/// Prints the newest messages, of one session or of all, and what follows, until it is interrupted.
 pub(super) fn tail(options: &Options) -> Result<(), Failure> {
     let client = client(options)?;
     let (limit, session) = (options.limit.unwrap_or(TAIL_DEFAULT), options.session.as_ref());
     let mut place = ReadPosition::now(&client)?;
-    // What the page shows of what comes after the place is not shown again.
+    // Messages of the page that the feed repeats are not printed again.
     let mut shown_last = String::new();
     match session {
         Some(session) => {
@@ -105,18 +108,18 @@ pub(super) fn encoded(session: &SessionId) -> String {
     form_urlencoded::byte_serialize(session.as_str().as_bytes()).collect()
 }
 
-/// A place in the feed, which is the journal's.
+/// A place in the feed.
 struct ReadPosition {
     epoch: String,
     first: u64,
     sequence: u64,
-    /// Once the feed has given one out.
+    /// The feed's last cursor, once it gave one.
     next: Option<String>,
 }
 
 impl ReadPosition {
-    /// Behind everything there is. A cursor is the journal's epoch and a sequence; the feed tells the first, the status the
-    /// second, and so nobody has to read a whole journal to find its end.
+    /// The end of the feed. A cursor is the journal's epoch and a sequence; the feed tells the epoch, the status the
+    /// sequence, so that no journal has to be read to find its end.
     fn now(client: &Client) -> Result<Self, Failure> {
         let odd = || Failure::Other(format!("{} does not answer as this version does", client.place()));
         let journal = status_of(client)?["journal"].take();
@@ -128,7 +131,7 @@ impl ReadPosition {
         Ok(Self { epoch: epoch.to_owned(), first, sequence, next: None })
     }
 
-    /// Goes back by up to `events`.
+    /// Goes back by up to `events` events.
     fn back(&mut self, events: usize) {
         self.sequence = self.sequence.saturating_sub(events as u64).max(self.first.saturating_sub(1));
     }
@@ -138,7 +141,7 @@ impl ReadPosition {
     }
 }
 
-/// Whether an event is of the session that is followed, and new. Ids rise, so a smaller one was on the page.
+/// Whether an event is new and of the wanted session. Ids rise, so a smaller one was on the page.
 fn is_wanted(event: &Value, session: Option<&SessionId>, shown_last: &str) -> bool {
     let (of, id) = match event["type"] == "message" {
         true => (&event["message"]["session_id"], event["message"]["id"].as_str()),
@@ -167,11 +170,11 @@ fn print_message(message: &Value, form: Form) -> Result<Audience, Failure> {
     }
 }
 
-/// A message for people: when (UTC), where, who, what; further lines of its text stand below the first.
+/// A message for people: time (UTC), session, author, text; further lines of the text follow indented.
 fn message_lines(message: &Value) -> String {
     let field = |name: &str| message[name].as_str().unwrap_or_default();
     let time: String = field("created_at").chars().take(19).collect();
-    // How an answer ended is told unless it ended well.
+    // Tells how an answer ended, unless it is complete.
     let who = match message["metadata"]["status"].as_str() {
         Some(status) if status != "completed" && field("role") == "assistant" => {
             format!("{} ({})", field("role"), visible(status).replace('\n', " "))
@@ -264,7 +267,7 @@ fn queue_line(queue: &Value) -> String {
     told
 }
 
-/// What has been drained still takes room in the journal until a checkpoint says so.
+/// Drained records take space in the journal until a checkpoint is stored.
 fn journal_line(journal: &Value, is_pending: bool) -> String {
     let undrained = number(&journal["undrained_bytes"]);
     let waiting = match (undrained, is_pending) {
@@ -283,7 +286,7 @@ fn journal_line(journal: &Value, is_pending: bool) -> String {
     )
 }
 
-/// A span of time in its two largest units.
+/// A duration in its two largest units.
 fn span(seconds: u64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
     match (days, hours, minutes) {

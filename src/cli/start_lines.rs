@@ -1,11 +1,11 @@
-//! The first lines of the log: which program this is and what it was told, one fact a line.
+//! The first lines of the log: the program and its settings, one fact a line.
 //!
-//! It stands alone so that what a start tells stands in one place. Tells no secret.
+//! They contain no secret.
 
 use crate::config::{Config, redact_uri};
 use crate::logging;
 
-/// The version, and the commit if the build was told it by `CHATKEEP_COMMIT`.
+/// The version, and the commit if the build had it in `CHATKEEP_COMMIT`.
 pub(super) fn version() -> String {
     let commit = option_env!("CHATKEEP_COMMIT").filter(|commit| !commit.is_empty());
     let commit = commit.map(|commit| format!(" (commit {commit})")).unwrap_or_default();

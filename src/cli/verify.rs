@@ -1,6 +1,6 @@
 //! `chatkeep verify`: the checklist against a running server, a line for each check.
 //!
-//! It stands alone because it looks from outside, as a user would: what it says of a message is what a reply, a file or the
+//! It checks from outside, as a user would: what it says of a message is what a reply, a file or the
 //! status says. It records a few messages in a new session of its own. Every wait has an end; a check that fails says why and
 //! what to do, and the others are made all the same. Knows nothing of the server's inside.
 //!
@@ -43,7 +43,7 @@ impl Report {
         self.failed += usize::from(!is_ok);
         match self.form {
             Form::Json => Ok(()),
-            // Each as it is known: some wait.
+            // At once, since some checks wait.
             Form::Lines => print(&format!("{mark} {name:<11} {}\n", visible(&told).replace('\n', " "))),
         }
     }
@@ -55,7 +55,7 @@ pub(super) fn verify(options: &Options) -> Result<(), Failure> {
     let client = Client::of(&config);
     let before = status_of(&client)?;
     let session = options.session.clone().map_or_else(new_session, Ok)?;
-    // Of a session that somebody named the history tells whether it holds messages of theirs.
+    // If the user named the session, the history tells whether it holds the user's own messages.
     let is_ours = options.session.is_none() || is_empty(&client, &session);
     let mut run = Run { client: &client, config: &config, session: &session, before, sent: Vec::new() };
     let mut report = Report { form: options.form, checks: Vec::new(), failed: 0 };
@@ -72,7 +72,7 @@ pub(super) fn verify(options: &Options) -> Result<(), Failure> {
     end(&report, erase.as_deref())
 }
 
-/// A session that nobody else has.
+/// A random session id.
 fn new_session() -> Result<SessionId, Failure> {
     let mut random = [0; 8];
     getrandom::fill(&mut random).map_err(|fault| Failure::Other(format!("no random numbers: {fault}")))?;
@@ -86,7 +86,7 @@ fn is_empty(client: &Client, session: &SessionId) -> bool {
     page.is_ok_and(|page| page["complete"] == true && page["messages"].as_array().is_some_and(Vec::is_empty))
 }
 
-/// `erase` is the command that erases what this recorded and nothing else, where there is one.
+/// `erase` is the command that erases exactly what this recorded, if there is one.
 fn end(report: &Report, erase: Option<&str>) -> Result<(), Failure> {
     let (all, failed) = (report.checks.len(), report.failed);
     match report.form {
@@ -113,7 +113,7 @@ fn erase(client: &Client, session: &SessionId) -> String {
     }
 }
 
-/// A word for a shell.
+/// A word quoted for a shell.
 fn quoted(word: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
     if word.chars().all(is_plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }

@@ -1,7 +1,8 @@
-//! What lies around the data: file modes, free space, what was set aside, dead letters. On the real file system only.
+//! What surrounds the data: file modes, free space, copies that were set aside, dead letters. On the real file system
+//! only.
 //!
-//! Reads names and sizes, and of the dead letters their lines; changes nothing. What cannot be read here is no damage of the
-//! data and is passed over.
+//! Reads names and sizes, and the lines of the dead letters; changes nothing. What cannot be read here is no damage of
+//! the data and is skipped.
 
 use std::fs::{self, File, Metadata};
 use std::io::{BufRead, BufReader};
@@ -15,41 +16,41 @@ use crate::layout;
 use super::findings::{Findings, Weight};
 use super::place::DataLocation;
 
-/// Files that are named as too open; the others are counted.
+/// Files with too open modes that are named; the others are counted.
 const NAMED_MAX: usize = 3;
-/// Below so many segments' worth of free space the disk is called low.
+/// The disk counts as low with less free space than this many segments.
 const SEGMENTS_FREE_MIN: u64 = 4;
 
 /// Files and their bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Files {
-    /// How many.
+    /// Their number.
     #[serde(rename = "files")]
     pub count: u64,
-    /// Their bytes together.
+    /// Their total length.
     pub bytes: u64,
 }
 
-/// See the module.
+/// The surroundings of the data.
 #[derive(Clone, Debug, Default)]
 pub struct Around {
     /// The journal's quarantine.
     pub journal_quarantine: Files,
     /// The transcripts' quarantine.
     pub transcripts_quarantine: Files,
-    /// Messages a repair took out of the journal's quarantine.
+    /// Messages that a repair took out of the journal's quarantine.
     pub recovered: u64,
-    /// Messages that a database refused for good, when there is a file of them.
+    /// Messages that MongoDB can never store, if there is a file of them.
     pub dead_letters: Option<u64>,
-    /// Free bytes of the file system, for those who are not root.
+    /// Free bytes of the file system, for users other than root.
     pub free_bytes: Option<u64>,
-    /// Whether that is low.
+    /// Whether the free space is low.
     pub low: bool,
-    /// Files and folders that others may read or enter.
+    /// Files and folders that other users may read or enter.
     pub open_to_others: u64,
 }
 
-/// Looks around.
+/// Examines the surroundings.
 pub fn look(place: &DataLocation, findings: &mut Findings) -> Around {
     let mut environment = Around {
         journal_quarantine: files(&layout::quarantine(place.journal())),
@@ -69,7 +70,7 @@ pub fn look(place: &DataLocation, findings: &mut Findings) -> Around {
         }
     }
     let mut named = Vec::new();
-    // What is in it is private, so others may look at the data folder itself; they may not put files in the place of ours.
+    // Its content is private, so others may list the data folder itself; but they must not replace our files.
     modes(&place.data, (0o022, 0), &mut environment.open_to_others, &mut named);
     modes(&place.config.mongo.dead_letter_path, (0o077, 0), &mut environment.open_to_others, &mut named);
     for folder in [place.journal(), place.transcripts()] {
@@ -107,7 +108,7 @@ fn lines(path: &Path) -> Option<u64> {
     }
 }
 
-/// Counts what gives others one of the rights `open`: the folder, what is in it, and what is in the folders in it, down to
+/// Counts what gives other users one of the rights `open`: the folder, its files, and those of its folders down to
 /// `depth`.
 fn modes(path: &Path, (open, depth): (u32, usize), count: &mut u64, named: &mut Vec<String>) {
     let Ok(metadata) = fs::symlink_metadata(path) else { return };

@@ -1,5 +1,5 @@
-//! The examination: the journal's own recovery, watched, on a disk that forgets what is written; then the transcripts,
-//! read and compared with the journal as it would be after that.
+//! The examination: runs the journal's own recovery, observed, on a disk that forgets what is written; then reads the
+//! transcripts and compares them with the journal as it would be after that.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -16,19 +16,19 @@ use super::findings::{Findings, LISTED_MAX, Weight};
 use super::place::{DataLocation, Failure, messages};
 use super::{environment, orphans, words};
 
-/// Sessions with a torn last line that are followed; the journal usually has what their line was.
+/// Sessions with a torn last line that are remembered; the journal usually has that message.
 const TORN_MAX: usize = 10_000;
 
-/// How the transcripts stand against the journal.
+/// The transcripts compared with the journal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Compared {
-    /// Messages of the journal that were looked for.
+    /// Messages of the journal that were looked up.
     pub looked_for: u64,
-    /// They lack so many that the next start puts back.
+    /// Missing messages that the next start writes.
     pub stale: u64,
-    /// They lack so many that no start looks for any more.
+    /// Missing messages that no start writes any more.
     pub lost: u64,
-    /// They hold so many with other bytes.
+    /// Messages with other bytes.
     pub differing: u64,
 }
 
@@ -40,23 +40,23 @@ pub struct Report {
     pub(super) transcripts: Option<transcript::Survey>,
     pub(super) compared: Compared,
     pub(super) environment: environment::Around,
-    /// Messages that stand in the journal's quarantine only.
+    /// Messages that are in the journal's quarantine only.
     pub(super) orphans: u64,
     pub(super) findings: Findings,
-    /// What the repair did, a line each; none when it was not asked for.
+    /// What the repair did, one line each; `None` without a repair.
     pub(super) done: Option<Vec<String>>,
     pub(super) now: Timestamp,
 }
 
 impl Report {
-    /// How many things are damaged, or could not be looked at.
+    /// How many things are damaged, or could not be read.
     #[must_use]
     pub fn damage(&self) -> u64 {
         self.findings.count(Weight::Damage)
     }
 }
 
-/// Everything but what lies around the data, on any disk.
+/// Examines everything but the surroundings, on any disk.
 pub(super) fn examine<D: Disk>(disk: &D, place: &DataLocation, clock: &Clock) -> Result<Report, Failure> {
     let mut findings = Findings::default();
     let (survey, journal) = match there(place.journal(), disk.list(place.journal()))? {
@@ -92,7 +92,7 @@ pub(super) fn examine<D: Disk>(disk: &D, place: &DataLocation, clock: &Clock) ->
     Ok(report)
 }
 
-/// Reads the transcripts. A last line that is cut off is no finding yet: the sessions with one, and its bytes, are returned.
+/// Reads the transcripts. A torn last line is no finding yet: returns the sessions with one, and its length.
 fn read_transcripts<D: Disk>(
     disk: &D,
     place: &DataLocation,
@@ -109,7 +109,7 @@ fn read_transcripts<D: Disk>(
     Ok((survey, torn))
 }
 
-/// What was read, or none where there is no such folder.
+/// The result, or `None` if there is no such folder.
 fn there<T>(path: &Path, outcome: io::Result<T>) -> Result<Option<T>, Failure> {
     match outcome {
         Ok(found) => Ok(Some(found)),
@@ -131,7 +131,8 @@ fn transcript_path(place: &DataLocation, session: &SessionId) -> PathBuf {
 }
 
 impl Report {
-    /// Looks for every message of the journal in its transcript. Takes those out of `torn` whose line is put back.
+    /// Looks up every message of the journal in its transcript. Removes sessions from `torn` whose line will be written
+    /// again.
     fn compare<D: Disk, J: Disk>(&mut self, disk: &D, journal: &Journal<J>, torn: &mut HashMap<SessionId, u64>) {
         let mut comparison = Comparison::new(disk, self.place.transcripts());
         let (compared, findings) = (&mut self.compared, &mut self.findings);
@@ -195,7 +196,7 @@ impl Report {
         }
     }
 
-    /// What the figures mean.
+    /// Derives findings from the figures.
     fn judge(&mut self) {
         let (journal, transcripts) = (self.place.journal(), self.place.transcripts());
         let (findings, stale) = (&mut self.findings, self.compared.stale);

@@ -1,33 +1,33 @@
-//! What was found, by its weight.
+//! The findings, by weight.
 
 use std::path::Path;
 
 use serde::Serialize;
 
-/// Findings of one weight that are listed; the others are counted.
+/// Listed findings of one weight; the others are counted.
 pub(super) const LISTED_MAX: usize = 30;
 
-/// How much a finding weighs.
+/// How serious a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Weight {
-    /// Something that was kept cannot be read any more, or could not be looked at.
+    /// Data is unreadable, or could not be examined.
     #[serde(rename = "damaged")]
     Damage,
-    /// The next start mends it.
+    /// The next start repairs it.
     Pending,
-    /// Nothing is lost that was not known to be, and yet somebody should know.
+    /// No new loss, but an operator should know.
     Warning,
 }
 
-/// One thing that was found.
+/// One finding.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// How much it weighs.
+    /// How serious it is.
     pub weight: Weight,
     /// The file or folder.
     pub place: String,
-    /// What about it.
+    /// What was found there.
     pub what: String,
 }
 
@@ -39,7 +39,7 @@ pub struct Findings {
 }
 
 impl Findings {
-    /// Takes one.
+    /// Adds a finding.
     pub(super) fn add(&mut self, weight: Weight, place: impl AsRef<Path>, what: impl Into<String>) {
         let count = &mut self.counts[weight as usize];
         *count += 1;

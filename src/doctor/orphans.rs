@@ -1,8 +1,8 @@
-//! Messages that stand intact in the journal's quarantine and nowhere else: neither in the journal nor in a transcript nor
-//! among what was already recovered.
+//! Intact messages of the journal's quarantine that are nowhere else: not in the journal, not in a transcript, and not
+//! among those already recovered.
 //!
-//! The quarantine may be as large as a journal, so it is worked through in batches of a few megabytes. Expired and erased
-//! messages are not wanted. A message in two files of the quarantine is found once.
+//! The quarantine may be as large as a journal, so it is searched in batches of a few megabytes. Expired and erased
+//! messages are left out. A message in two files of the quarantine is found once.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
@@ -18,10 +18,10 @@ use super::place::{DataLocation, messages};
 
 /// Bytes of lines in a batch, unless one alone has more.
 const BATCH_BYTES: usize = 8 << 20;
-/// Messages that are known to be found already; beyond, one in two files may be found twice.
+/// Messages remembered as found; beyond, a message in two files may be found twice.
 const FOUND_MAX: usize = 1 << 18;
 
-/// Messages of the quarantine that are still to be looked for elsewhere.
+/// Messages of the quarantine that are still to be looked up elsewhere.
 #[derive(Default)]
 struct Batch {
     messages: BTreeMap<Id, (u64, Arc<Message>)>,

@@ -1,4 +1,4 @@
-//! Where the data is, why nothing can be said of it, and the messages of its journal.
+//! Where the data is, why it cannot be examined, and the messages of its journal.
 
 use std::io;
 use std::ops::RangeInclusive;
@@ -12,13 +12,13 @@ use crate::journal::{Journal, Progress};
 use crate::layout;
 use crate::message::{Clock, Expiry, Id, Message, Timestamp};
 
-/// How much of the journal is read at once, in bytes.
+/// Bytes of one read of the journal.
 const READ_BYTES: usize = 1 << 20;
 
 /// Where the data is.
 #[derive(Clone, Debug)]
 pub struct DataLocation {
-    /// What `data/` means.
+    /// The folder that `data/` means.
     pub data: PathBuf,
     /// The configuration.
     pub config: Config,
@@ -33,48 +33,48 @@ impl DataLocation {
         &self.config.mongo.cache.disk_path
     }
 
-    /// What a repair took out of the quarantine stands here.
+    /// The file of messages that a repair took out of the quarantine.
     pub(super) fn recovered(&self) -> PathBuf {
         layout::recovered(self.journal())
     }
 
-    /// The id that everything unexpired is at or behind.
+    /// Messages with ids before this one have expired.
     pub(super) fn oldest_shown(&self, now: Timestamp) -> Option<Id> {
         Expiry::new(self.config.mongo.ttl, Clock::fixed(Arc::new(AtomicU64::new(now.micros())))).bound()
     }
 }
 
-/// Why nothing can be said.
+/// Why the data cannot be examined or repaired.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// A server runs.
+    /// A server is running.
     #[error("{} is in use by process {holder}; stop it first", path.display())]
     InUse {
         /// The journal's folder.
         path: PathBuf,
-        /// What the lock says of its holder.
+        /// The process id in the lock's file.
         holder: String,
     },
     /// There is no data.
     #[error("there is no data folder {}: name it with --data or --config", .0.display())]
     Missing(PathBuf),
-    /// The disk refuses.
+    /// The disk failed.
     #[error("{}: {source}", path.display())]
     Io {
-        /// What was to be read.
+        /// The file or folder.
         path: PathBuf,
         /// The system's error.
         source: io::Error,
     },
-    /// A repair would touch what it does not understand.
+    /// A repair would change files that it does not understand.
     #[error("nothing was changed: {0}")]
     Unrepairable(String),
-    /// A repair ended before it was done; what it had done stays done, and it can be run again.
+    /// A repair failed on the way; what was repaired stays repaired, and it can be run again.
     #[error("the repair could not go on, and can be run again: {0}")]
     Unfinished(String),
 }
 
-/// Hands every message of those sequences to `take` that is neither erased nor older than `oldest`, with its own.
+/// Hands every message of those sequences to `take`, with its sequence, unless it is erased or older than `oldest`.
 ///
 /// # Errors
 /// The journal could not be read. `take` may have had some of the messages; another call starts over.

@@ -1,9 +1,9 @@
-//! The repair: what a start would do, and two things no start does: it compares the transcripts with all the journal still
-//! has, and not only from the checkpoint on, and it takes intact messages out of the quarantine.
+//! The repair: does what a start would do, and two things that no start does: it compares the transcripts with
+//! everything the journal has, not only from the checkpoint on, and it takes intact messages out of the quarantine.
 //!
-//! Rule: no byte that may be a message leaves its only place before a copy stands in another. Recovery, replay and merge
-//! keep it by themselves; a segment that was whole but never got its name would be removed by a start, and is kept here.
-//! Everything can be stopped at any moment and run again; run twice it changes nothing more.
+//! Rule: no byte that may belong to a message leaves its only place before it was copied. Recovery, replay and merge
+//! keep this rule anyway; a whole segment that never got its name would be removed by a start, and is kept here. The
+//! repair can be stopped at any moment and run again; a second run changes nothing more.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -19,18 +19,18 @@ use super::examine::Report;
 use super::orphans;
 use super::place::{DataLocation, Failure, messages};
 
-/// Transcripts compared with their lengths at once.
+/// Transcript lengths compared in one call.
 const LENGTHS_AT_ONCE: usize = 256;
 /// Transcripts kept open.
 const OPEN_MAX: NonZeroUsize = NonZeroUsize::new(64).expect("not 0");
 
-/// What a later version wrote is left as it is.
+/// Refuses to change what a later version wrote.
 pub fn refuse_what_is_newer(report: &Report) -> Result<(), Failure> {
     let newer = report.journal.as_ref().and_then(|journal| journal.newer.as_ref());
     newer.map_or(Ok(()), |(name, why)| Err(Failure::Unrepairable(format!("{name}: {why}"))))
 }
 
-/// Keeps what the next open would take away: segments that hold messages and never got their name.
+/// Keeps what the next open would remove: segments that hold messages and never got their name.
 pub fn keep_first<D: Disk>(disk: &D, place: &DataLocation) -> Result<(), Failure> {
     let folder = place.journal();
     let keep = || -> io::Result<()> {
@@ -55,17 +55,17 @@ fn names<D: Disk>(disk: &D, folder: &Path) -> io::Result<Vec<String>> {
     }
 }
 
-/// A repair that is under way.
+/// A repair in progress.
 struct Repair<'a, D: Disk> {
     disk: &'a D,
     place: &'a DataLocation,
     journal: Journal<D>,
     now: Timestamp,
-    /// What it did, a line each.
+    /// What it did, one line each.
     done: Vec<String>,
 }
 
-/// Repairs, and returns what it did, a line each.
+/// Repairs; returns what it did, one line each.
 ///
 /// # Errors
 /// [`Failure::Unfinished`]: a step failed. What was repaired stays repaired; run it again.
@@ -91,7 +91,7 @@ impl<D: Disk> Repair<'_, D> {
         }
     }
 
-    /// What opening the journal did.
+    /// Notes what opening the journal did.
     fn opened(&mut self, before: &Report) {
         let findings = self.journal.findings();
         let (headers, lost, tail) = (findings.rebuilt_headers, findings.lost_segments, findings.tail_bytes);
@@ -104,18 +104,18 @@ impl<D: Disk> Repair<'_, D> {
         }
     }
 
-    /// Puts the transcripts in order, then brings them up to all that the journal has.
+    /// Puts the transcripts in order, then brings them up to date with the journal.
     fn transcripts(&mut self) -> io::Result<()> {
         let transcripts = Transcripts::open(self.disk.clone(), self.place.transcripts(), OPEN_MAX)?;
         let transcripts = transcripts.remembering(&layout::transcript_lengths(self.place.journal()));
-        // A start looks for those behind the checkpoint only, and the checkpoint is moved below.
+        // A start only looks after the checkpoint, and the checkpoint moves below.
         for (session, id) in self.journal.erasures_after(0) {
             transcripts.drop_erased(&session, id)?;
         }
         for (session, id) in self.journal.erasures_after(self.journal.start().transcribed) {
             transcripts.erase_at_start(&session, id, self.journal.published());
         }
-        // What is gone for good is found before anything is written anew: no length tells of it afterwards.
+        // Losses are found before anything is rewritten: afterwards no length reveals them.
         while transcripts.check_lengths(LENGTHS_AT_ONCE) {}
         let rebuilt = transcripts.rebuild(|after, take| {
             messages(&self.journal, &(after + 1..=u64::MAX), None, take)?;
@@ -131,7 +131,7 @@ impl<D: Disk> Repair<'_, D> {
         messages(&self.journal, &(1..=u64::MAX), oldest, &mut |sequence, message| replay.message(sequence, message))?;
         self.did("lines put back into transcripts", rebuilt.appended + replay.appended);
         replay.end();
-        // The lengths of what was erased, too, before the checkpoint passes that.
+        // Notes the lengths of erased transcripts, too, before the checkpoint passes the erasures.
         transcripts.sync(std::iter::empty())?;
         if self.store_checkpoint(&transcripts)? {
             self.done.push("the checkpoint says how far the transcripts are".to_owned());
@@ -139,7 +139,7 @@ impl<D: Disk> Repair<'_, D> {
         Ok(())
     }
 
-    /// Says in the checkpoint how far the transcripts are, as a start does, unless it says so.
+    /// Stores in the checkpoint how far the transcripts are, as a start does, if that changed; returns whether it did.
     fn store_checkpoint(&self, transcripts: &Transcripts<D>) -> io::Result<bool> {
         let start = self.journal.start();
         let reached = transcripts.first_lacking().map_or(self.journal.published(), |lacking| lacking - 1);
@@ -150,8 +150,8 @@ impl<D: Disk> Repair<'_, D> {
         Ok(true)
     }
 
-    /// Writes what stands in the quarantine only to `recovered.jsonl`, behind what is there already. The old file stands
-    /// until the new one is whole.
+    /// Appends messages that only the quarantine has to `recovered.jsonl`. The old file stays until the new one is
+    /// whole.
     fn recover_apart(&mut self) -> io::Result<()> {
         let path = self.place.recovered();
         let temporary = layout::unfinished(&path);
@@ -178,7 +178,7 @@ impl<D: Disk> Repair<'_, D> {
     }
 }
 
-/// Sessions whose transcripts are to be put in order.
+/// Sessions whose transcripts must be put in order.
 fn faulty<D: Disk>(disk: &D, place: &DataLocation) -> io::Result<Vec<SessionId>> {
     use crate::transcript::survey::{Fault, Survey};
     let mut sessions = Vec::new();
@@ -191,7 +191,7 @@ fn faulty<D: Disk>(disk: &D, place: &DataLocation) -> io::Result<Vec<SessionId>>
     Ok(sessions)
 }
 
-/// A copy of `from`, empty when there is none, and its length; the last line has its newline.
+/// Copies `from`, empty if it does not exist; returns the copy and its length. Its last line gets a newline.
 fn copied<D: Disk>(disk: &D, from: &Path, to: &Path) -> io::Result<(D::File, u64)> {
     let new = disk.create(to)?;
     let old = match disk.open_read(from) {

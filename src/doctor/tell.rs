@@ -1,7 +1,7 @@
-//! The report in words: a few aligned lines when all is well, a line more for each thing that is wrong; and as one JSON
-//! object with the same facts.
+//! The report in words: a few aligned lines if all is well, one more line for each fault; and the same facts as one
+//! JSON object.
 //!
-//! Plain text without colours. What stands in files is never quoted, only where it stands.
+//! Plain text without colours. The content of files is never quoted, only its place.
 
 use serde_json::{Value, json};
 
@@ -87,7 +87,7 @@ impl Report {
         findings
     }
 
-    /// One sentence.
+    /// The result in one sentence.
     #[must_use]
     pub fn verdict(&self) -> String {
         let nothing_done = self.done.as_ref().is_some_and(Vec::is_empty);
@@ -100,7 +100,7 @@ impl Report {
         }
     }
 
-    /// For scripts: the same facts.
+    /// For scripts (`doctor --json`): the same facts as one object.
     #[must_use]
     pub fn to_json(&self) -> Value {
         let verdict = match (self.damage(), self.findings.count(Weight::Pending)) {

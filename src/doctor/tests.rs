@@ -1,5 +1,5 @@
-//! The doctor on a disk in memory: every byte flipped, every call interrupted. What is reachable after a repair and a start
-//! is at least what a start alone reaches.
+//! The doctor on a disk in memory: every byte flipped, every call interrupted. A repair and a start reach at least what
+//! a start alone reaches.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
@@ -41,7 +41,7 @@ fn open(disk: &SimDisk, place: &DataLocation, clock: &Clock) -> (Journal<SimDisk
     (journal, transcripts)
 }
 
-/// What a start does: recovery, the replay from the checkpoint on.
+/// What a start does: recovery, and the replay from the checkpoint on.
 fn start(disk: &SimDisk, place: &DataLocation, clock: &Clock) -> (Journal<SimDisk>, Transcripts<SimDisk>) {
     let (journal, transcripts) = open(disk, place, clock);
     let mut reader = journal.reader(journal.start().transcribed);
@@ -56,7 +56,7 @@ fn start(disk: &SimDisk, place: &DataLocation, clock: &Clock) -> (Journal<SimDis
     (journal, transcripts)
 }
 
-/// The texts that are in reach after a start, as they were said: in the journal, or on a page of a transcript, or recovered.
+/// The texts within reach after a start: in the journal, on a page of a transcript, or recovered.
 fn reachable(case: &Case, disk: &SimDisk) -> BTreeSet<String> {
     let (journal, transcripts) = start(disk, &case.place, &case.clock);
     let mut found = BTreeSet::new();
@@ -69,7 +69,7 @@ fn reachable(case: &Case, disk: &SimDisk) -> BTreeSet<String> {
         found.extend(page(&transcripts, session));
     }
     found.extend(recovered(case, disk));
-    // A byte that was flipped within a transcript's text makes another text of it.
+    // A flipped byte within a transcript's text makes another text.
     found.retain(|text| (0..6).any(|n| *text == format!("a{n}") || *text == format!("b{n}")));
     found
 }
@@ -111,7 +111,7 @@ impl Case {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut config = Config::defaults(Some(folder.path())).unwrap();
-        // The lock is the kernel's and stands on the real disk.
+        // The kernel's lock is on the real disk.
         std::fs::create_dir_all(&config.journal.path).unwrap();
         config.journal.segment_bytes = 1024;
         config.mongo.ttl = None;
@@ -178,7 +178,8 @@ fn what_is_well_is_said_to_be_well_and_left_alone() {
     assert!(content(&case.disk) == before, "looking changed something");
 }
 
-/// Flips bytes of `files`, each for itself, and compares a start with a repair and a start; `least` messages are left.
+/// Flips bytes of `files`, one at a time, and compares a start with a repair and a start; at least `least` messages are
+/// left.
 fn flip(case: &Case, files: &[PathBuf], every: usize, least: usize) {
     for path in files {
         for at in (0..case.used(path)).step_by(every) {
@@ -207,7 +208,7 @@ fn whatever_byte_is_flipped_a_repair_reaches_what_a_start_reaches() {
     let all = || case.disk.paths().into_iter().filter(|path| !path.ends_with("spare"));
     let (journal, transcripts): (Vec<_>, Vec<_>) = all().partition(|path| path.starts_with(case.place.journal()));
     assert!(journal.len() >= 6 && transcripts.len() == 2, "{journal:?} {transcripts:?}");
-    // What stands in two places is not lost to one byte.
+    // One byte cannot destroy what is in two places.
     flip(&case, &transcripts, 5, 12);
     flip(&case, &journal, 5, 12);
     // Without the transcripts a damaged frame costs its request, and a damaged header costs nothing.
@@ -224,8 +225,8 @@ fn whatever_byte_is_flipped_a_repair_reaches_what_a_start_reaches() {
     }
 }
 
-/// A folder that has something of everything that can be wrong.
-/// Gives a segment's header another number: nobody can use the file any more, whatever stands in it.
+/// For a folder with every kind of fault. Gives a segment's header another number, so that the file cannot be used any
+/// more, whatever it holds.
 fn renumber(bytes: &mut [u8]) {
     bytes[24] ^= 0x40;
     let checksum = crc32fast::hash(&bytes[..60]);
@@ -236,17 +237,17 @@ fn ruined() -> Case {
     let case = Case::new();
     let segments = case.segments();
     assert!(segments.len() >= 3, "{segments:?}");
-    // One segment of no use, and one without its header and its first frame.
+    // One unusable segment, and one without its header and its first frame.
     case.disk.damage(&segments[0], |bytes| renumber(bytes));
     case.disk.damage(&segments[1], |bytes| bytes[40..80].fill(0xee));
     let last = segments.last().unwrap();
     let end = case.used(last);
     case.disk.damage(last, |bytes| bytes[end + 7..end + 40].fill(0x77));
-    // A segment that was written anew and not named yet, with a message that stands nowhere else.
+    // A rewritten segment that did not get its name, with a message that is nowhere else.
     let unnamed = case.journal_file("0000000000000099.tmp");
     let bytes = disk::read(&case.disk, &segments[1]).unwrap();
     case.disk.create(&unnamed).unwrap().write_all_at(&bytes, 0).unwrap();
-    // A transcript without its first lines and with others that are none, another with a torn end.
+    // A transcript without its first lines and with lines that are no messages, another with a torn end.
     case.disk.damage(&case.transcript("a"), |bytes| {
         let third = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n').nth(2).unwrap().0;
         bytes.drain(..=third);
@@ -269,7 +270,7 @@ fn a_repair_mends_what_is_ruined_and_empties_the_quarantine() {
     let report = repaired(&case, &case.disk);
     assert_eq!(report.orphans, 0, "{}", report.to_text());
     assert_eq!(reachable(&case, &case.disk).len(), 12);
-    // The transcripts had no such lines any more, and the journal has its first segments no more.
+    // The transcripts lacked these lines, and the journal lacks its first segments.
     let recovered: BTreeSet<String> = recovered(&case, &case.disk).into_iter().collect();
     assert!(recovered.contains("a0"), "{recovered:?}");
     let aside: Vec<PathBuf> = case.disk.paths().into_iter().filter(|p| p.iter().any(|n| n == "quarantine")).collect();
@@ -295,7 +296,7 @@ fn a_repair_stopped_at_any_call_leaves_no_less_than_before() {
             let disk = case.disk.fork();
             let before = examine(&disk, &case.place, &case.clock).unwrap();
             disk.fault_at(call, Fault::PowerOff);
-            // It fails, or the power went with its last call.
+            // It fails, or the power failed at its last call.
             let _ = run(&disk, &before);
             disk.heal();
             if cut {
@@ -336,7 +337,7 @@ fn what_is_recovered_later_is_added_to_what_was_recovered_before() {
     let segments = case.segments();
     let mut had = 0;
     for path in &segments[..2] {
-        // The transcripts have what the journal had: without them it stands in the quarantine only.
+        // The transcripts have what the journal had: without them only the quarantine does.
         for session in SESSIONS {
             case.disk.remove(&case.transcript(session)).unwrap();
         }
@@ -356,7 +357,7 @@ fn a_torn_request_is_pending_and_a_segment_of_another_journal_is_damage() {
     let case = Case::new();
     let last = case.segments().pop().unwrap();
     let bytes = disk::read(&case.disk, &last).unwrap();
-    // The last frame belongs to b5: without it a5 is what is left of a request.
+    // The last frame is of b5: without it a5 is part of a request that is not whole.
     let text = memchr::memmem::rfind(&bytes, b"\"session_id\":\"b\"").unwrap();
     case.disk.damage(&last, |bytes| bytes[text..].fill(0));
     let report = examine(&case.disk, &case.place, &case.clock).unwrap();
@@ -377,7 +378,7 @@ fn a_look_that_would_have_to_hold_too_much_says_so_and_what_it_has_seen() {
     let last = case.segments().pop().unwrap();
     let bytes = disk::read(&case.disk, &last).unwrap();
     let text = memchr::memmem::rfind(&bytes, b"\"session_id\":\"b\"").unwrap();
-    // A torn request: a start writes that it does not count.
+    // A torn request: a start records that it does not count.
     case.disk.damage(&last, |bytes| bytes[text..].fill(0));
     let overlay = Overlay::new(case.disk.clone(), layout::quarantine(case.place.journal()));
     let full = overlay.create(Path::new("/elsewhere")).unwrap();

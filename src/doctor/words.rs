@@ -1,4 +1,4 @@
-//! What faults and figures mean, in words.
+//! Faults and figures in words.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use crate::transcript::survey as transcript;
 
 use super::findings::{Findings, Weight};
 
-/// Puts a fault of the journal into words.
+/// Adds a fault of the journal.
 pub fn journal_fault(findings: &mut Findings, path: &Path, fault: journal::Fault) {
     let what = match fault {
         journal::Fault::Newer(why) => why.to_string(),
@@ -45,7 +45,7 @@ pub fn journal_fault(findings: &mut Findings, path: &Path, fault: journal::Fault
     findings.add(Weight::Damage, path, what);
 }
 
-/// What the journal's figures mean.
+/// Adds the findings that follow from the journal's figures.
 pub fn journal_figures(findings: &mut Findings, folder: &Path, survey: &journal::Survey) {
     let journal::Digests { missing, damaged, outdated, .. } = survey.digests;
     let mut pending = |what: String| findings.add(Weight::Pending, folder, what);
@@ -87,7 +87,7 @@ pub fn journal_figures(findings: &mut Findings, folder: &Path, survey: &journal:
     }
 }
 
-/// Puts a fault of a transcript into words.
+/// Adds a fault of a transcript.
 pub fn transcript_fault(findings: &mut Findings, folder: &Path, session: &SessionId, fault: &transcript::Fault) {
     let what = match fault {
         transcript::Fault::Foreign { bad, others, first } => format!(
@@ -104,7 +104,7 @@ pub fn transcript_fault(findings: &mut Findings, folder: &Path, session: &Sessio
     findings.add(Weight::Damage, folder.join(session.file_name()), what);
 }
 
-/// What it means that a part of a transcript is gone, and so many bytes are left of it.
+/// The finding for a transcript that lost a part and has `left` bytes.
 pub fn shortened(part: transcript::Part, left: u64) -> (Weight, String) {
     match part {
         transcript::Part::InTheJournal => (
@@ -120,7 +120,7 @@ pub fn shortened(part: transcript::Part, left: u64) -> (Weight, String) {
     }
 }
 
-/// What the transcripts' figures mean.
+/// Adds the findings that follow from the transcripts' figures.
 pub fn transcript_figures(findings: &mut Findings, folder: &Path, survey: &transcript::Survey) {
     if survey.repeated > 0 {
         let what = match survey.repeated {
@@ -139,17 +139,17 @@ pub fn transcript_figures(findings: &mut Findings, folder: &Path, survey: &trans
     }
 }
 
-/// A number and what it counts.
+/// A number with its noun.
 pub fn some(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-/// The same, with its verb.
+/// A number with its noun and verb.
 pub fn are(count: u64, what: &str) -> String {
     format!("{} {}", some(count, what), if count == 1 { "is" } else { "are" })
 }
 
-/// Bytes for people, to one place.
+/// Bytes for people, to one decimal place.
 pub fn size(bytes: u64) -> String {
     let units = ["KiB", "MiB", "GiB", "TiB"];
     let Some(unit) = (0..4).rev().find(|unit| bytes >> (10 * (unit + 1)) > 0) else { return format!("{bytes} B") };

@@ -2,30 +2,30 @@
 
 use std::io;
 
-/// Why there is no reply, by what to do about it.
+/// Why there is no reply, by remedy.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::cli) enum ClientError {
-    /// Nobody is there.
+    /// No server is there.
     #[error("no server is listening on {0}: start it with `chatkeep serve`")]
     Absent(String),
-    /// The socket's mode says no.
+    /// The socket's mode forbids it.
     #[error("{0} belongs to another user: run this as the user that runs the server")]
     Forbidden(String),
-    /// The configuration does not say where it is.
+    /// The configuration does not tell the port.
     #[error("server.listen has port 0, so the port is not known: say it with --listen HOST:PORT")]
     NoPort,
-    /// Somebody is there and does not answer in time.
+    /// The server does not answer in time.
     #[error("{place} does not answer within {seconds} s")]
     Late {
         /// The server's address or socket.
         place: String,
-        /// How long it was waited for.
+        /// The time waited, in seconds.
         seconds: u64,
     },
-    /// It ended in mid-reply: it was killed, or it stops.
+    /// The connection ended in the middle of a reply: the server was killed, or stops.
     #[error("{0} closed the connection before the reply was whole")]
     Cut(String),
-    /// Something else listens there.
+    /// Another program listens there.
     #[error("{place} does not answer as a chatkeep server does: {what}")]
     Malformed {
         /// The server's address or socket.
@@ -41,7 +41,7 @@ pub(in crate::cli) enum ClientError {
         /// The reason.
         source: io::Error,
     },
-    /// The server's own words.
+    /// The server refused.
     #[error("the server refuses with {status}: {detail}")]
     Refused {
         /// The HTTP status.

@@ -1,8 +1,7 @@
-//! Server-sent events out of a body: each with its name and its data, as they come.
+//! Server-sent events of a body: each with its name and its data, as they arrive.
 //!
-//! It stands alone because it is a format of its own (WHATWG HTML, 9.2.6). Taken are `event` and `data`; comments, ids and
-//! other fields are passed over. Invariant: an event that the end of the body cuts off is not given out. Knows nothing of
-//! what the events mean.
+//! A format of its own (WHATWG HTML, 9.2.6). It reads `event` and `data`; comments, ids and other fields are skipped.
+//! Invariant: an event that the end of the body cuts off is not given out. Knows nothing of what the events mean.
 
 use std::io::{self, BufRead};
 
@@ -11,7 +10,7 @@ use super::http1::read_line;
 /// The longest line, in bytes: a whole reply in JSON.
 const LINE_BYTES_MAX: usize = 32 << 20;
 
-/// One of them.
+/// One event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::cli) struct Event {
     /// Its name; empty when it has none.
@@ -20,10 +19,10 @@ pub(in crate::cli) struct Event {
     pub(in crate::cli) data: String,
 }
 
-/// The next one.
+/// Reads the next event.
 ///
 /// # Errors
-/// `UnexpectedEof` when the body ends: no stream of ours ends before the event that is waited for.
+/// `UnexpectedEof` at the end of the body: every stream of the server ends with the event that a command waits for.
 pub(super) fn next_event(from: &mut impl BufRead) -> io::Result<Event> {
     let (mut name, mut data) = (String::new(), Vec::new());
     loop {

@@ -1,8 +1,8 @@
 //! The bytes of a reply: its head, and its body without the framing.
 //!
-//! It stands alone because it is bytes in and values out, whatever brings them, and is tested at every cut. What arrives of a
-//! body is given on at once, so that a stream is seen as it comes. Invariants: a head and the lines of the framing are
-//! bounded; a body that ends early is an error; what is no HTTP is told as such. Knows nothing of sockets.
+//! Bytes in and values out, tested at every cut. Bytes of a body are passed on at once, so that a stream is seen as it
+//! arrives. Invariants: a head and the lines of the framing are bounded; a body that ends early is an error; bytes that
+//! are no HTTP are reported as such. Knows nothing of sockets.
 
 use std::io::{self, BufRead, ErrorKind, Read};
 
@@ -15,7 +15,7 @@ const SIZE_LINE_BYTES_MAX: usize = 1024;
 /// The longest trailer section, in bytes.
 const TRAILER_BYTES_MAX: usize = 8 * 1024;
 
-/// What a head says.
+/// The head of a reply.
 pub(super) struct Head {
     /// The status.
     pub(super) status: u16,
@@ -30,13 +30,13 @@ pub(super) struct Head {
 pub(super) enum Framing {
     /// After that many bytes more.
     Length(u64),
-    /// After the chunk of no bytes. That many are left of the current chunk; with 0, the size of one is next.
+    /// After the last chunk, which is empty. This many bytes are left of the current chunk; 0: a size follows.
     Chunked(u64),
     /// With the connection.
     ToEnd,
 }
 
-/// Reads the head of a reply, past interim ones (RFC 9110, 15.2): a server may send them unasked.
+/// Reads the head of a reply, past interim replies (RFC 9110, 15.2), which a server may send unasked.
 pub(super) fn read_head(from: &mut impl BufRead) -> io::Result<Head> {
     loop {
         let head = parse_head(&read_block(from, HEAD_BYTES_MAX)?)?;
@@ -72,19 +72,19 @@ fn parse_head(bytes: &[u8]) -> io::Result<Head> {
     Ok(Head { status, kind: kind.split(';').next().unwrap_or_default().trim().to_owned(), framing })
 }
 
-/// A body that is read without its framing.
+/// A body, read without its framing.
 pub(super) struct Body<R> {
     from: R,
     framing: Framing,
 }
 
 impl<R: BufRead> Body<R> {
-    /// What follows a head in `from`.
+    /// The body after a head in `from`.
     pub(super) fn new(from: R, framing: Framing) -> Self {
         Self { from, framing }
     }
 
-    /// The size of the next chunk; of the last one its trailers are passed over.
+    /// The size of the next chunk; after the last one, skips its trailers.
     fn size(&mut self) -> io::Result<u64> {
         let line = read_line(&mut self.from, SIZE_LINE_BYTES_MAX)?;
         // httparse takes a line without digits for 0.

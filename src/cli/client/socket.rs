@@ -1,7 +1,7 @@
-//! A connection whose reads and writes end: over a Unix socket or TCP.
+//! A connection with deadlines: over a Unix socket or TCP.
 //!
-//! It stands alone because the WebSocket check reads through it, too. Invariant: no read waits beyond its [`Wait`], and no
-//! write longer than [`WRITE_TIMEOUT`]. Knows nothing of HTTP.
+//! The WebSocket check reads through it, too. Invariant: no read waits beyond its [`Wait`], and no write longer than
+//! [`WRITE_TIMEOUT`]. Knows nothing of HTTP.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
@@ -14,9 +14,9 @@ use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
-/// How long a connection may take to be made: over TCP, to each of the addresses of a name.
+/// How long connecting may take: over TCP, for each address of a name.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The longest one write waits for the server.
+/// The longest that one write waits for the server.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a reply may take.
@@ -24,20 +24,20 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 pub(in crate::cli) enum Wait {
     /// From the first byte sent to the last one read.
     Whole(Duration),
-    /// From one byte to the next: for a reply that lasts.
+    /// From one byte to the next: for a stream.
     Silence(Duration),
 }
 
-/// A connection whose reads end in time.
+/// A connection with deadlines.
 pub(in crate::cli) struct Socket {
-    /// Read and written as a file is: once it is connected, it does not matter how.
+    /// Read and written like a file, whatever kind it is.
     stream: File,
     wait: Wait,
     since: Instant,
 }
 
 impl Socket {
-    /// Connects to the first address of `HOST:PORT` that takes connections; all that is read must come within `wait`.
+    /// Connects to the first address of `HOST:PORT` that accepts; everything read must arrive within `wait`.
     pub(in crate::cli) fn tcp(address: &str, wait: Wait) -> io::Result<Self> {
         let mut connected = Err(io::Error::new(ErrorKind::NotFound, "the name has no address"));
         for address in address.to_socket_addrs()? {
@@ -61,7 +61,7 @@ impl Socket {
         Ok(Self { stream: stream.into(), wait, since: Instant::now() })
     }
 
-    /// What is still read must come within that time from now.
+    /// Everything still to be read must arrive within that time from now.
     pub(in crate::cli) fn end_within(&mut self, within: Duration) {
         (self.wait, self.since) = (Wait::Whole(within), Instant::now());
     }
@@ -91,8 +91,8 @@ impl Write for Socket {
     }
 }
 
-/// Connects to a Unix socket. A server that is frozen accepts nothing, and when its queue is full, a plain connect waits
-/// without an end.
+/// Connects to a Unix socket. A frozen server accepts nothing, and once its queue is full, a plain connect would wait
+/// for ever.
 pub(super) fn connect_unix(path: &Path, within: Duration) -> io::Result<OwnedFd> {
     let stream = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     set_socket_timeout(&stream, Timeout::Send, Some(within))?;

@@ -1,8 +1,8 @@
-//! The checks that need HTTP and the file system only, in the order of the checklist.
+//! The checks that need only HTTP and the file system, in the order of the checklist.
 //!
-//! Each stands by itself and looks at the status of its own moment, so that one fault is told where it shows and hides nothing
-//! else. What a log would show is taken from the status, which a program can read from outside. Messages of other sessions
-//! may come meanwhile: nothing here waits for the server to be idle. Knows nothing of how the lines are printed.
+//! Each check reads the status anew, so that one fault shows in its own check and hides no other. Facts of the log are
+//! taken from the status, which a program can read from outside. Messages of other sessions may arrive meanwhile: no
+//! check waits for the server to be idle. Knows nothing of how the lines are printed.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -18,18 +18,18 @@ use crate::message::{Id, Timestamp};
 
 use super::run::{CheckResult, Run, Sent};
 
-/// How long a reply may take: somebody may have to think of it.
+/// How long a reply may take: a model may have to answer.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long any other answer may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long messages may take to arrive, beside `journal.checkpoint_seconds`.
+/// How long messages may take to arrive, in addition to `journal.checkpoint_seconds`.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(10);
-/// Between two looks at the status.
+/// The interval between two reads of the status.
 const STATUS_POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// How much of a transcript's end is read, in bytes.
 const TRANSCRIPT_BYTES: u64 = 1 << 20;
 
-/// A message over REST is answered, and both are durable; or the message is, where nobody answers.
+/// A message over REST is answered, and both are durable; without a responder the message is.
 pub(super) fn rest(run: &mut Run<'_>) -> CheckResult {
     let body = json!({"message": "ping from rest", "session_id": run.session.as_str()});
     let wait = Wait::Whole(REPLY_TIMEOUT);
@@ -61,7 +61,7 @@ pub(super) fn rest(run: &mut Run<'_>) -> CheckResult {
     })
 }
 
-/// The reply has an answer, and it ended well.
+/// The reply has an answer, which is complete.
 fn answer(run: &mut Run<'_>, reply: &Value) -> Result<(), String> {
     let Some(response) = reply["response"].as_str().filter(|response| !response.is_empty()) else {
         return Err("the message is recorded, and there is no answer (the log says why)".to_owned());
@@ -105,7 +105,7 @@ fn page(run: &Run<'_>) -> Result<Value, String> {
     run.client.get(&target, ANSWER_TIMEOUT).map_err(|e| e.to_string())
 }
 
-/// Everything that was recorded so far has been taken over by the worker.
+/// The worker has taken everything that was recorded so far.
 pub(super) fn flush(run: &Run<'_>) -> CheckResult {
     let began = Instant::now();
     let number = |status: &Value, field: &str| status["journal"][field].as_u64().unwrap_or_default();
@@ -154,13 +154,13 @@ pub(super) fn transcript(run: &Run<'_>) -> CheckResult {
     })
 }
 
-/// Whether a listener's address is of this machine alone.
+/// Whether a listener is reachable from this machine only.
 fn is_here(listen: &str) -> bool {
     listen.to_socket_addrs().is_ok_and(|mut found| found.all(|at| at.ip().is_loopback() || at.ip().is_unspecified()))
 }
 
 fn end_of(path: &Path) -> io::Result<String> {
-    // A FIFO in its place would hold us for ever.
+    // Opening a FIFO in its place would hang.
     if !std::fs::metadata(path)?.is_file() {
         return Err(io::Error::other("it is no file"));
     }
@@ -172,7 +172,7 @@ fn end_of(path: &Path) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// MongoDB is as the configuration wants it.
+/// MongoDB is as configured.
 pub(super) fn mongo(run: &Run<'_>) -> CheckResult {
     let wanted = run.config.mongo.enabled;
     let status = wait(run, |status| status["mongo"]["status"] != "connecting")?;
@@ -221,7 +221,7 @@ pub(super) fn documents(run: &Run<'_>) -> CheckResult {
     }
     let newest = run.sent.iter().map(|sent| sent.id.as_str()).max().and_then(|id| id.parse::<Id>().ok());
     let persisted = |page: &Value| page["last_persisted_at"].as_str().and_then(Timestamp::parse);
-    // What others send is counted with ours, and may have come first.
+    // Messages of others count as well, and may have come first.
     let has_all = |page: &Value| newest.is_none_or(|newest| persisted(page).is_some_and(|time| time >= newest.time()));
     let page = once(run, page, has_all)?;
     let persisted = persisted(&page);
@@ -247,7 +247,7 @@ fn all(sent: u64) -> String {
     if sent == 1 { "the message".to_owned() } else { format!("all {sent} messages") }
 }
 
-/// The cache is as the configuration wants it.
+/// The cache is as configured.
 pub(super) fn cache(run: &Run<'_>) -> CheckResult {
     let (found, wanted) = (&run.before["cache"], &run.config.mongo.cache);
     let base = run.client.servers_folder().unwrap_or_default();
@@ -269,7 +269,7 @@ pub(super) fn cache(run: &Run<'_>) -> CheckResult {
     Err(format!("{} (restart the server, or name its configuration with --config)", differing.join("; ")))
 }
 
-/// Whether two paths are one place, as far as they can be looked at.
+/// Whether two paths are the same file, as far as that can be seen.
 fn is_same(one: &Path, other: &Path) -> bool {
     match (one.canonicalize(), other.canonicalize()) {
         (Ok(one), Ok(other)) => one == other,
@@ -297,7 +297,7 @@ fn status(run: &Run<'_>) -> Result<Value, String> {
     run.status().map_err(|e| e.to_string())
 }
 
-/// The status once it `holds`, or the last one of the time there is.
+/// The status once it `holds`, or the last one before the time is over.
 fn wait(run: &Run<'_>, holds: impl Fn(&Value) -> bool) -> Result<Value, String> {
     once(run, status, holds)
 }
@@ -314,7 +314,7 @@ fn once(
         if holds(&answer) || Instant::now() >= until {
             return Ok(answer);
         }
-        // There is nothing to wake us: the condition is another process's.
+        // The condition is another process's, so nothing can wake us.
         std::thread::park_timeout(STATUS_POLL_INTERVAL);
     }
 }

@@ -1,4 +1,4 @@
-//! What the checks share: whom they ask, and what they recorded so far.
+//! What the checks share: the server, and the messages recorded so far.
 
 use serde_json::Value;
 
@@ -7,7 +7,7 @@ use crate::cli::show::status_of;
 use crate::config::Config;
 use crate::message::SessionId;
 
-/// What a check found: what is well, or what is not, with the reason and the remedy in parentheses.
+/// The result of a check: a fact, or a fault with its reason and remedy in parentheses.
 pub(super) type CheckResult = Result<String, String>;
 
 /// A message that was recorded.
@@ -22,7 +22,7 @@ pub(super) struct Run<'a> {
     pub(super) client: &'a Client,
     pub(super) config: &'a Config,
     pub(super) session: &'a SessionId,
-    /// Before anything was recorded.
+    /// The status before anything was recorded.
     pub(super) before: Value,
     pub(super) sent: Vec<Sent>,
 }
@@ -32,7 +32,7 @@ impl Run<'_> {
         status_of(self.client)
     }
 
-    /// Whether somebody answers, by the server's own word: it may run with another configuration than ours.
+    /// Whether the server answers messages, by its own status: it may run with another configuration than ours.
     pub(super) fn is_answered(&self) -> bool {
         self.before["responder"]["kind"] != "none"
     }

@@ -1,8 +1,8 @@
 //! The check of `/ws/chat`: welcome and status, a message, its ack and its response, both in the history.
 //!
-//! It stands alone because it speaks another protocol, over TCP only. A server that answers 404 there and does not claim
-//! WebSocket in its status is one that has none, and that is said and is no fault. Every wait is under one deadline.
-//! Knows nothing of what the other checks do.
+//! It speaks another protocol than the other checks, over TCP only. A server that answers 404 and does not claim
+//! WebSockets in its status has none; that is reported and is no fault. One deadline covers every wait. Knows nothing
+//! of the other checks.
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -17,14 +17,14 @@ use crate::cli::show::encoded;
 use super::checks;
 use super::run::{CheckResult, Run, Sent};
 
-/// From the connection to the response: somebody may have to think of it.
+/// From the connection to the response: a model may have to answer.
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// From the response to a status, if none came before.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
-/// What the ack is known by.
+/// The `client_id` of the message.
 const CLIENT_ID: &str = "verify";
 
-/// What has come so far.
+/// What has arrived so far.
 #[derive(Debug, Default)]
 struct Seen {
     welcome: bool,
@@ -33,7 +33,7 @@ struct Seen {
     response: Option<Value>,
 }
 
-/// See the module.
+/// Runs the check.
 pub(super) fn check(run: &mut Run<'_>) -> CheckResult {
     let address = reachable(&run.config.server.listen);
     if address.ends_with(":0") {
@@ -50,14 +50,14 @@ pub(super) fn check(run: &mut Run<'_>) -> CheckResult {
         Err(fault) => return Err(format!("ws://{address}/ws/chat: {}", told(fault))),
     };
     let seen = talk(run, &mut socket)?;
-    // It has all it wanted; a server that does not say goodbye is no fault of this check's.
+    // Everything has arrived; a server that does not answer the close is no fault of this check.
     let _ = socket.close(None);
     let came = recorded(run, &seen)?;
     checks::history(run)?;
     Ok(format!("ws://{address}/ws/chat: {came}"))
 }
 
-/// Sends a message and reads until all has come that is waited for.
+/// Sends a message and reads until everything has arrived.
 fn talk(run: &Run<'_>, socket: &mut WebSocket<Socket>) -> Result<Seen, String> {
     let (mut seen, session) = (Seen::default(), run.session.as_str());
     while !seen.welcome {
@@ -68,7 +68,7 @@ fn talk(run: &Run<'_>, socket: &mut WebSocket<Socket>) -> Result<Seen, String> {
     while seen.ack.is_none() || (run.is_answered() && seen.response.is_none()) {
         take(socket, &mut seen, session)?;
     }
-    // One may follow the response; nobody has to think of that.
+    // A status may follow the response; it does not wait for a model.
     socket.get_mut().end_within(STATUS_TIMEOUT);
     while !seen.status {
         take(socket, &mut seen, session)?;
@@ -76,7 +76,7 @@ fn talk(run: &Run<'_>, socket: &mut WebSocket<Socket>) -> Result<Seen, String> {
     Ok(seen)
 }
 
-/// Notes what was recorded, and says what came.
+/// Notes what was recorded, and reports what arrived.
 fn recorded(run: &mut Run<'_>, seen: &Seen) -> CheckResult {
     let id = |frame: &Option<Value>| Some(frame.as_ref()?["id"].as_str()?.to_owned());
     let user = id(&seen.ack).ok_or("the ack has no id")?;
@@ -130,7 +130,7 @@ fn take(socket: &mut WebSocket<Socket>, seen: &mut Seen, session: &str) -> Resul
     note(seen, frame, session)
 }
 
-/// What a frame means here; the others are none of this check's.
+/// Notes a frame, if this check waits for its type.
 fn note(seen: &mut Seen, frame: Value, session: &str) -> Result<(), String> {
     match frame["type"].as_str().unwrap_or_default() {
         "system" if frame["session_id"] != session => {
