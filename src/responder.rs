@@ -1,6 +1,6 @@
-//! Who answers a message: one trait, one file for each answerer, one arm to add another.
+//! The responders: one trait, one file for each kind, one match arm to add another.
 //!
-//! Knows nothing of how messages are kept or sent.
+//! Knows nothing of how messages are recorded or sent.
 
 mod command;
 mod echo;
@@ -23,7 +23,7 @@ pub use openai::OpenAi;
 pub use speech::TEXT_BYTES_MAX;
 pub use stop::Stop;
 
-/// The responder that is configured; `None` records only.
+/// Makes the configured responder; `None`: messages are only recorded.
 #[must_use]
 pub fn new(config: &ResponderConfig) -> Option<Box<dyn Responder>> {
     match config.kind {

@@ -33,22 +33,22 @@ use super::utf8::Decoder;
 use super::{Answer, Context, Failure, Question, Responder};
 use group::{Group, Pipes};
 
-/// What a command is given of a conversation.
+/// The context that a command gets.
 const CONTEXT: Context = Context { messages: 100, bytes: 1 << 20 };
 
-/// The longest wait that looks at nothing else.
+/// The longest wait without checking stop and deadline.
 const STOP_POLL_INTERVAL: Duration = Duration::from_millis(25);
 
-/// How long after the exit a pipe that something else holds open is listened to without a word.
+/// How long after the exit a silent pipe is read that another process holds open.
 const DRAIN_IDLE_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// How long after the exit it is listened to at all: something that goes on talking there is not the program.
+/// How long after the exit pipes are read at all: a process that goes on writing is not the program.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What is kept of the error output.
+/// Bytes kept of the error output.
 const TAIL_BYTES: usize = 2048;
 
-/// The most that is read at once; as much as a pipe holds.
+/// The most bytes of one read; as many as a pipe holds.
 const PIECE_BYTES: usize = 64 * 1024;
 
 /// Runs a program for each answer.
@@ -106,7 +106,7 @@ fn complaint(status: Option<ExitStatus>, errors: &str) -> String {
     if errors.is_empty() { end } else { format!("{end}: {errors}") }
 }
 
-/// The talk with one running program.
+/// The exchange with one running program.
 struct Exchange<'a> {
     question: &'a Question,
     pipes: Pipes,
@@ -123,7 +123,7 @@ impl<'a> Exchange<'a> {
         Self { question, pipes, input, output, errors: Tail::new(TAIL_BYTES), piece: vec![0; PIECE_BYTES] }
     }
 
-    /// Talks until the program has exited and nothing more comes.
+    /// Runs until the program has exited and its pipes are read.
     fn run(&mut self, group: &Group) -> Result<(), Failure> {
         let (mut exited_at, mut wait) = (None, STOP_POLL_INTERVAL);
         loop {
@@ -132,7 +132,7 @@ impl<'a> Exchange<'a> {
             }
             let now = Instant::now();
             if now >= self.question.until {
-                // What has exited was in time.
+                // A program that has exited was in time.
                 break exited_at.map_or(Err(Failure::Late), |_| self.output.finish());
             }
             let came = self.exchange(wait.min(self.question.until - now))?;
@@ -140,7 +140,7 @@ impl<'a> Exchange<'a> {
                 exited_at = Some(Instant::now());
             }
             let is_silent = self.pipes.stdout.is_none() && self.pipes.stderr.is_none();
-            // Between the end of its output and its exit there is most often next to nothing.
+            // Between the end of its output and its exit a program does almost nothing.
             wait = if is_silent { (wait / 2).max(Duration::from_millis(1)) } else { STOP_POLL_INTERVAL };
             match exited_at {
                 Some(_) if is_silent => break self.output.finish(),
@@ -152,13 +152,13 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// Waits until a pipe is ready, at most `time`, and moves what can be moved; none of them blocks. Says whether any output
-    /// came.
+    /// Waits until a pipe is ready, at most `time`, and moves what can be moved without blocking. Returns whether
+    /// output came.
     fn exchange(&mut self, time: Duration) -> Result<bool, Failure> {
         let broken = |e: io::Error| Failure::Failed(format!("the pipes to the command failed: {e}"));
         wait_for_any(&self.pipes, time).map_err(broken)?;
         if self.input.write(self.pipes.stdin.as_mut()).map_err(broken)? {
-            // What is closed is the end of the conversation.
+            // Closing it marks the end of the conversation.
             self.pipes.stdin = None;
         }
         let mut came = false;
@@ -176,7 +176,7 @@ impl<'a> Exchange<'a> {
     }
 }
 
-/// Waits until a pipe has something to do, if only to tell that it is closed, at most `time`.
+/// Waits until a pipe is ready or closed, at most `time`.
 fn wait_for_any(pipes: &Pipes, time: Duration) -> io::Result<()> {
     let stdin = pipes.stdin.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::OUT));
     let stdout = pipes.stdout.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::IN));
@@ -198,7 +198,7 @@ fn read(pipe: Option<&mut impl Read>, piece: &mut [u8]) -> io::Result<Option<usi
     }
 }
 
-/// What is still to be written.
+/// The input that is still to be written.
 struct Input<'a> {
     pieces: Box<dyn Iterator<Item = Vec<u8>> + 'a>,
     piece: Vec<u8>,
@@ -206,7 +206,7 @@ struct Input<'a> {
 }
 
 impl Input<'_> {
-    /// Writes what the pipe takes. Says whether it is to be closed: everything was written, or nobody reads it.
+    /// Writes what the pipe takes. Returns whether to close it: everything was written, or the program does not read.
     fn write(&mut self, pipe: Option<&mut impl Write>) -> io::Result<bool> {
         let Some(pipe) = pipe else { return Ok(true) };
         loop {
@@ -217,7 +217,7 @@ impl Input<'_> {
             match pipe.write(&self.piece[self.at..]) {
                 Ok(n) => self.at += n,
                 Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return Ok(false),
-                // A program need not read what it was told.
+                // A program need not read its input.
                 Err(e) if e.kind() == ErrorKind::BrokenPipe => return Ok(true),
                 Err(e) => return Err(e),
             }
@@ -225,11 +225,11 @@ impl Input<'_> {
     }
 }
 
-/// What was written to the standard output, on its way to who hears it.
+/// Passes the standard output on.
 struct Output<'a> {
     speech: OutputLimit<'a>,
     decoder: Decoder,
-    /// Newlines that are part of the answer only if something follows them.
+    /// Newlines that belong to the answer only if something follows them.
     newlines: usize,
 }
 
@@ -246,7 +246,7 @@ impl Output<'_> {
             self.newlines += newlines;
             return Ok(());
         }
-        // Bounded by what may be said at all, whatever was written.
+        // Bounded by the longest text, whatever was written.
         let held = std::mem::replace(&mut self.newlines, newlines).min(super::TEXT_BYTES_MAX + 1);
         if held > 0 {
             self.speech.say(&"\n".repeat(held))?;

@@ -1,8 +1,8 @@
-//! The responder of the default: proves the way there and back without anything to set up.
+//! The default responder: shows that messages and replies arrive, without any setup.
 
 use super::{Answer, Failure, Question, Responder};
 
-/// `ping` gives `pong!`, any other text comes back as it is.
+/// Answers `ping` with `pong!` and any other text with itself.
 #[derive(Clone, Copy, Debug)]
 pub struct Echo;
 

@@ -1,8 +1,9 @@
-//! What a program or server said of its own failure, as a user may be shown it: short, on one line, without control characters.
+//! What a program or server said of its own failure, made fit for users: short, on one line, without control
+//! characters.
 //!
-//! Knows nothing of secrets: whoever has one takes it out.
+//! Knows nothing of secrets: callers with a secret remove it.
 
-/// `text` with its control characters escaped, and those that turn the direction of writing: what is shown is what was sent.
+/// `text` with control characters and bidirectional controls escaped: users see what was sent.
 pub(super) fn escaped(text: &str) -> String {
     let turns = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let mut shown = String::with_capacity(text.len());
@@ -20,17 +21,17 @@ pub(super) fn escaped(text: &str) -> String {
 pub(super) struct Tail {
     bytes: Vec<u8>,
     bytes_max: usize,
-    /// Whether something before them was let go.
+    /// Earlier bytes were dropped.
     is_cut: bool,
 }
 
 impl Tail {
-    /// Keeps the last `bytes_max`.
+    /// Keeps the last `bytes_max` bytes.
     pub(super) fn new(bytes_max: usize) -> Self {
         Self { bytes: Vec::new(), bytes_max, is_cut: false }
     }
 
-    /// Takes what comes next.
+    /// Appends bytes.
     pub(super) fn push(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
         let over = self.bytes.len().saturating_sub(self.bytes_max);
@@ -38,11 +39,11 @@ impl Tail {
         self.is_cut |= over > 0;
     }
 
-    /// It as text that may be shown, empty if there is none but white space.
+    /// The tail as text for users; empty if it is only white space.
     pub(super) fn shown(&self) -> String {
         let mut bytes = &self.bytes[..];
         if self.is_cut {
-            // The rest of a character whose beginning was let go.
+            // The rest of a character whose beginning was dropped.
             let rest = bytes.iter().take(3).take_while(|byte| **byte & 0xc0 == 0x80).count();
             bytes = &bytes[rest..];
         }

@@ -53,10 +53,10 @@ use wire::{CancelToken, WatchedConnector};
 /// The pauses before the second and the third try, unless the server names its own.
 const PAUSES: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(1)];
 
-/// The longest pause a server may ask for.
+/// The longest pause that a server may ask for.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
-/// What is read of the body of an error, in bytes.
+/// Bytes read of an error's body.
 const ERROR_BYTES_MAX: u64 = 64 << 10;
 
 /// How long an error's body may take to come.
@@ -69,7 +69,7 @@ const SILENCE_TIMEOUT: Duration = Duration::from_secs(10);
 /// What is read at once, in bytes.
 const PIECE_BYTES: usize = 16 << 10;
 
-/// The head of an answer, in bytes; the buffer it is parsed in.
+/// The longest head of an answer, in bytes; the size of its buffer.
 const HEAD_BYTES_MAX: usize = 64 << 10;
 
 /// Asks a server for each answer.
@@ -77,7 +77,7 @@ const HEAD_BYTES_MAX: usize = 64 << 10;
 pub struct OpenAi {
     config: OpenAiConfig,
     url: String,
-    /// Whether the server was seen not to understand `stream_options`.
+    /// The server was seen not to understand `stream_options`.
     is_plain: AtomicBool,
     lookups: Arc<Semaphore>,
     /// [`SILENCE_TIMEOUT`], but in tests.
@@ -88,11 +88,11 @@ pub struct OpenAi {
 
 /// Why a try gave no answer.
 enum Trouble {
-    /// It stays so.
+    /// Another try would fail, too.
     Lasting(Failure),
-    /// It may pass, after the pause the server asks for if it does.
+    /// Another try may succeed, after the pause that the server asks for.
     Passing { why: String, pause: Option<Duration> },
-    /// The server does not take the request as it is.
+    /// The server refuses the request in this form.
     Refused(String),
 }
 
@@ -138,7 +138,7 @@ impl OpenAi {
         }
         watch.hurry(DISCARD_TIMEOUT);
         let mut told = Vec::new();
-        // What cannot be read of it is not told.
+        // Bytes that cannot be read are left out of the message.
         let _ = body.take(ERROR_BYTES_MAX).read_to_end(&mut told);
         if let Some(end) = watch.end() {
             return Err(end.into());
@@ -193,7 +193,7 @@ impl OpenAi {
         })
     }
 
-    /// Reads the answer and says it.
+    /// Reads the answer and passes its text on.
     fn read(&self, body: &mut impl Read, watch: &CancelToken, speech: &mut OutputLimit<'_>) -> Result<Answer, Failure> {
         let mut stream = Stream::new(self.quoter());
         let mut piece = vec![0; PIECE_BYTES];
@@ -224,7 +224,7 @@ impl OpenAi {
     }
 }
 
-/// The seconds a server asks to wait. The other form, a date, is no use to a wait of seconds.
+/// The seconds that a server asks to wait. The other form, a date, is of no use for a wait of seconds.
 fn retry_after(response: &http::Response<Body>) -> Option<Duration> {
     let seconds = response.headers().get("retry-after")?.to_str().ok()?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds))
@@ -249,7 +249,7 @@ impl Responder for OpenAi {
                     return Ok(answer);
                 }
                 Err(Trouble::Lasting(failure)) => return Err(failure),
-                // Perhaps it was the wish for counts: without it, once.
+                // Perhaps because of `stream_options`: once without it.
                 Err(Trouble::Refused(_)) if !plain => plain = true,
                 Err(Trouble::Refused(why)) => return Err(Failure::Failed(why)),
                 Err(Trouble::Passing { why, pause: asked }) => {

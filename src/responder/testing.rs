@@ -1,4 +1,4 @@
-//! Questions for the tests of the responders, and what was heard of their answers.
+//! Questions for the tests of the responders, and what they answered.
 //!
 //! Compiled under `#[cfg(test)]` only.
 
@@ -13,7 +13,8 @@ use crate::message::{Clock, Draft, IdGenerator, Metadata, SessionId};
 /// Generous: the machines are shared.
 pub(super) const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long after the stop an answer may take to end. What would not hear it takes [`WAIT_TIMEOUT`] at least.
+/// How long after the stop an answer may take to end. Without checking the stop it would take at least
+/// [`WAIT_TIMEOUT`].
 pub(super) const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A question of these messages, by role and text, each with metadata.
@@ -51,7 +52,7 @@ pub(super) fn ask(responder: &dyn Responder, question: &Question) -> Heard {
     Heard { text, end, took: asked.elapsed() }
 }
 
-/// Asks, and sets the stop when something was heard, or when `after` has passed. `took` counts from the stop on.
+/// Asks, and sets the stop once text came, or when `after` has passed. `took` counts from the stop on.
 pub(super) fn ask_and_stop(responder: &dyn Responder, question: &Question, after: Option<Duration>) -> Heard {
     let (mut text, stopped) = (String::new(), OnceLock::new());
     let set = &|| {

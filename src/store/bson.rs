@@ -19,16 +19,16 @@ use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Seq
 /// The largest document a server takes, in bytes (`maxBsonObjectSize` of every version so far).
 pub const DOCUMENT_BYTES_MAX: usize = 16 << 20;
 
-/// Why a message can be no document. Its text is a reason of [`super::Refused`].
+/// Why a message cannot become a document. Its text is the reason in [`super::Refused`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
-    /// The line is no JSON behind its layout.
+    /// The line is no JSON after its layout.
     #[error("the line is not the JSON of a message")]
     Line,
-    /// BSON ends a key there.
+    /// The key holds a NUL, which ends keys in BSON.
     #[error("a key of the metadata holds a NUL")]
     Key,
-    /// Beyond [`DOCUMENT_BYTES_MAX`].
+    /// The document exceeds [`DOCUMENT_BYTES_MAX`].
     #[error("as a BSON document it has more than 16 MiB")]
     Size,
 }
@@ -49,14 +49,14 @@ pub enum Kind {
     Decimal128 = 0x13,
 }
 
-/// A document that is being written.
+/// A document while it is written.
 pub struct Elements {
     bytes: Vec<u8>,
     unfit: Option<Unfit>,
 }
 
 impl Elements {
-    /// An empty one with room for `capacity` bytes.
+    /// An empty document with space for `capacity` bytes.
     pub fn new(capacity: usize) -> Self {
         let mut bytes = Vec::with_capacity(capacity);
         bytes.extend_from_slice(&[0; 4]);
@@ -81,16 +81,16 @@ impl Elements {
         self.nested(|_| Ok::<_, ()>(())).expect("nothing is done in it");
     }
 
-    /// Appends the JSON that comes next, which must be of that type. The key holds no NUL.
+    /// Appends the JSON value that follows, which must be of type `kind`. The key holds no NUL.
     pub fn json(&mut self, key: &str, kind: Kind) -> impl for<'de> DeserializeSeed<'de, Value = ()> {
         let type_at = self.key(Kind::Null, key);
         Field { to: self, type_at, kind }
     }
 
-    /// The whole document.
+    /// The finished document.
     ///
     /// # Errors
-    /// Why it is none.
+    /// Why there is none; the same message fails again.
     pub fn finish(mut self) -> Result<Vec<u8>, Unfit> {
         self.end(0);
         match self.unfit {
@@ -100,7 +100,7 @@ impl Elements {
         }
     }
 
-    /// Returns where the type stands.
+    /// Appends the key; returns the offset of its type.
     fn key(&mut self, kind: Kind, key: &str) -> usize {
         let type_at = self.bytes.len();
         self.bytes.push(kind as u8);
@@ -130,8 +130,7 @@ impl Elements {
         self.bytes[start..start + 4].copy_from_slice(&length.to_le_bytes());
     }
 
-    /// Whether more is to be appended. An element costs up to six times its two characters of JSON, so this is asked before
-    /// each.
+    /// Whether to append more. An element may take six times its two characters of JSON, so this is asked before each.
     fn goes_on(&mut self) -> bool {
         if self.unfit.is_none() && self.bytes.len() > DOCUMENT_BYTES_MAX {
             self.unfit = Some(Unfit::Size);
@@ -140,7 +139,7 @@ impl Elements {
     }
 }
 
-/// A value of the type that is wanted.
+/// A value of the wanted type.
 struct Field<'a> {
     to: &'a mut Elements,
     type_at: usize,
@@ -157,7 +156,7 @@ impl<'de> DeserializeSeed<'de> for Field<'_> {
     }
 }
 
-/// A value behind its key; its type is patched in.
+/// A value after its key; its type is patched in.
 struct Json<'a> {
     to: &'a mut Elements,
     type_at: usize,
@@ -265,7 +264,7 @@ impl<'de> Visitor<'de> for Json<'_> {
     }
 }
 
-/// A key, behind the place of its value's type.
+/// A key, after the byte of its value's type.
 struct Key<'a>(&'a mut Elements);
 
 impl<'de> DeserializeSeed<'de> for Key<'_> {

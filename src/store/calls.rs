@@ -1,13 +1,14 @@
-//! Threads for calls that may get stuck, each with a deadline: `mongo-write-{i}` and `mongo-read-{i}`, at most two each.
+//! Threads for calls that may hang, each call with a deadline: `mongo-write-{i}` and `mongo-read-{i}`, at most two
+//! each.
 //!
-//! They exist because a blocked call of the driver cannot be taken back: there is no deadline for one, and a server that
-//! was stopped holds it as long as it likes. So a caller hands the call to a thread and waits as long as it has time; then
-//! the call is *abandoned* to its thread, and the next one goes to the other thread. With both abandoned a caller learns at
-//! once that nobody is free, and no third thread is made until one of them returns.
+//! A blocked call of the driver cannot be cancelled: it has no deadline, and a stopped server may hold it for ever. So
+//! a caller hands the call to a thread and waits as long as it has time; then the call is *abandoned* on its thread,
+//! and the next one goes to the other thread. If both are abandoned, a caller learns at once that no thread is free; a
+//! third thread is never made.
 //!
-//! Invariants: a thread has one call at a time and nothing waits in line; a thread is started when it is first needed and
-//! ends when the pool is dropped, unless it is stuck: then it ends with its call, or with the process when `main` returns,
-//! whichever comes first. Knows nothing of MongoDB.
+//! Invariants: a thread has one call at a time and no queue; a thread is started when it is first needed and ends when
+//! the pool is dropped. If it hangs, it ends with its call, or with the process when `main` returns, whichever comes
+//! first. Knows nothing of MongoDB.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -18,7 +19,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::thread;
 
-/// One that works while the other is stuck. More would only wait for the same server.
+/// One that works while the other hangs. More would only wait for the same server.
 const THREADS_MAX: usize = 2;
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -26,13 +27,14 @@ type Job = Box<dyn FnOnce() + Send>;
 /// Why a call brought no result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
-    /// Every thread is taken: at once when by abandoned calls, else at the deadline. The call was not begun.
+    /// Every thread is taken: at once if by abandoned calls, else at the deadline. The call was not begun; a retry is
+    /// safe.
     #[error("the calls before have not returned")]
     Busy,
-    /// The deadline came first. The call goes on and may still do its work.
+    /// The deadline passed first. The call goes on and may still do its work.
     #[error("the call did not return in time")]
     Late,
-    /// The call panicked, or the system has no room for a thread.
+    /// The call panicked, or the system gives no more threads.
     #[error("the call could not be carried out")]
     Failed,
 }
@@ -41,7 +43,7 @@ pub enum CallError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mark(u64);
 
-/// See the module.
+/// The threads of one kind of call.
 pub struct Calls {
     name: &'static str,
     shared: Arc<CallSlots>,
@@ -50,7 +52,7 @@ pub struct Calls {
 #[derive(Debug)]
 struct CallSlots {
     inner: Mutex<Inner>,
-    /// A thread has become free, or was abandoned.
+    /// A thread became free, or was abandoned.
     changed: Condvar,
 }
 
@@ -75,7 +77,7 @@ struct Running {
 }
 
 impl CallSlots {
-    /// Never held over a call.
+    /// Never held during a call.
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -116,7 +118,7 @@ impl Calls {
         Self { name, shared: Arc::new(CallSlots { inner: Mutex::default(), changed: Condvar::new() }) }
     }
 
-    /// Hands a call to a free thread; waits for one until the deadline while those that are taken may still return in time.
+    /// Hands a call to a free thread; waits for one until the deadline if a taken one may still return in time.
     ///
     /// # Errors
     /// [`CallError::Busy`] or [`CallError::Failed`]; the call was not begun.
@@ -145,14 +147,14 @@ impl Calls {
         let shared = Arc::clone(&self.shared);
         let job = Box::new(move || {
             let result = catch_unwind(AssertUnwindSafe(call));
-            // First this, so that whoever has the result finds the call settled.
+            // First, so that the receiver of the result finds the call settled.
             shared.returned(number);
             if let Ok(result) = result {
-                // Nobody may be left to take it.
+                // The receiver may be gone.
                 let _ = send.send(result);
             }
         });
-        // There is room: a free thread has taken its last job, and only this lock gives it another.
+        // There is space: a free thread has taken its last job, and only this lock gives it another.
         inner.threads[at].jobs.send(job).expect("a thread lives as long as its sender");
         inner.threads[at].running = Some(Running { number, abandoned: false });
         Ok(Call { number, outcome, shared: Arc::clone(&self.shared) })
@@ -170,13 +172,13 @@ impl Calls {
         Ok(at)
     }
 
-    /// The calls that were abandoned and have not returned.
+    /// Calls that were abandoned and have not returned.
     #[must_use]
     pub fn abandoned(&self) -> usize {
         self.shared.lock().running().filter(|running| running.abandoned).count()
     }
 
-    /// Now: after every call that was submitted, before every later one.
+    /// The current moment: after every call submitted so far, before every later one.
     #[must_use]
     pub fn mark(&self) -> Mark {
         Mark(self.shared.lock().next)
@@ -203,7 +205,7 @@ impl Drop for Calls {
     }
 }
 
-/// A call under way. Dropped before it has returned, it is abandoned.
+/// A call under way. Dropping it before it has returned abandons it.
 #[derive(Debug)]
 pub struct Call<T> {
     number: u64,
@@ -212,10 +214,10 @@ pub struct Call<T> {
 }
 
 impl<T> Call<T> {
-    /// Waits for the result; past the deadline the call is abandoned.
+    /// Waits for the result; at the deadline the call is abandoned.
     ///
     /// # Errors
-    /// [`CallError::Late`] or [`CallError::Failed`].
+    /// [`CallError::Late`] or [`CallError::Failed`]: the call may have done its work.
     pub fn wait(self, deadline: Instant) -> Result<T, CallError> {
         self.outcome.recv_deadline(deadline).map_err(|error| match error {
             RecvTimeoutError::Timeout => CallError::Late,
@@ -223,7 +225,7 @@ impl<T> Call<T> {
         })
     }
 
-    /// Where the result comes, to be selected over; it ends without one when the call panicked.
+    /// The channel of the result, for a select; it closes without one if the call panicked.
     #[must_use]
     pub fn outcome(&self) -> &Receiver<T> {
         &self.outcome

@@ -31,7 +31,7 @@ use super::bson::{Elements, Kind, Unfit};
 /// The document of a message.
 ///
 /// # Errors
-/// Why there is none.
+/// Why there is none; the same message fails again.
 pub fn to_document(message: &Message, ttl: Option<Duration>) -> Result<RawDocumentBuf, Unfit> {
     let time = message.id().time();
     let mut document = Elements::new(message.line().len() + 160);
@@ -51,10 +51,10 @@ fn ascii(bytes: &[u8]) -> &str {
     str::from_utf8(bytes).expect("ids and times are ASCII")
 }
 
-/// What a document takes over from a line, in the order of both.
+/// The fields that a document takes from a line, in the order of both.
 const WANTED: [(&str, Kind); 3] = [("text", Kind::String), ("metadata", Kind::Document), ("vector_ids", Kind::Array)];
 
-/// Takes it over.
+/// Takes these fields.
 struct Fields<'a> {
     to: &'a mut Elements,
 }
@@ -79,7 +79,7 @@ impl<'de> Visitor<'de> for Fields<'_> {
         }
         match wanted.next() {
             None => Ok(()),
-            // A line of ours ends without them when there are none.
+            // A line without `vector_ids` has none.
             Some(("vector_ids", _)) => {
                 self.to.empty_array("vector_ids");
                 Ok(())
@@ -89,19 +89,19 @@ impl<'de> Visitor<'de> for Fields<'_> {
     }
 }
 
-/// A date has milliseconds; rounded up, so that nothing goes before its time.
+/// A date has milliseconds; rounded up, so that no message expires early.
 fn expiry(time: Timestamp, ttl: Duration) -> DateTime {
     let micros = u128::from(time.micros()) + ttl.as_micros();
     DateTime::from_millis(i64::try_from(micros.div_ceil(1000)).unwrap_or(i64::MAX))
 }
 
-/// The id of a document; `None` when it is not one of ours.
+/// The id of a document; `None` if it is not one of ours.
 #[must_use]
 pub fn id_of(document: &RawDocument) -> Option<Id> {
     document.get_str("_id").ok()?.parse().ok()
 }
 
-/// The message of a document; `None` when it is none.
+/// The message of a document; `None` if it is no message.
 #[must_use]
 pub fn to_message(document: &RawDocument) -> Option<Arc<Message>> {
     let session = SessionId::new(document.get_str("session_id").ok()?).ok()?;

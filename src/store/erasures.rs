@@ -24,10 +24,11 @@ use crate::message::{Id, SessionId};
 
 use super::{ERASURES_MAX, ErasurePlace, StoredErasure, indexes, verdict};
 
-/// An erasure outlives what it covers by this: clocks differ, and the server looks for what has expired once a minute.
+/// An erasure is kept this much longer than what it covers: clocks differ, and the server removes expired documents
+/// once a minute.
 const RETENTION_MARGIN: Duration = Duration::from_secs(86_400);
 
-/// See the module.
+/// The collection of erasures.
 #[derive(Clone)]
 pub struct Erasures {
     documents: Collection<Document>,
@@ -36,24 +37,24 @@ pub struct Erasures {
 }
 
 impl Erasures {
-    /// Those beside that collection.
+    /// The erasures of the messages in `collection`.
     pub fn beside(database: &Database, collection: &str, ttl: Option<Duration>, write_concern: WriteConcern) -> Self {
         Self { documents: database.collection(&format!("{collection}_erasures")), ttl, write_concern }
     }
 
-    /// Makes the indexes; which are not as they should be.
+    /// Makes the indexes; returns those that differ.
     ///
     /// # Errors
-    /// The driver's.
+    /// The driver's error. Some indexes may exist; a retry is safe.
     pub fn connect(&self, database: &Database) -> Result<Vec<String>, Error> {
         let differing = indexes::ensure(database, &self.documents, indexes::of_erasures())?;
         Ok(differing.into_iter().map(|how| format!("{}.{how}", self.documents.name())).collect())
     }
 
-    /// Tells that everything of the session up to that id is erased.
+    /// Tells the other servers that everything of the session up to that id is erased.
     ///
     /// # Errors
-    /// The driver's.
+    /// The driver's error. It may be told already; a retry is safe.
     pub fn tell(&self, session: &SessionId, up_to: Id) -> Result<(), Error> {
         let up_to_text = up_to.to_string();
         let mut set = doc! { "erased_to": &up_to_text };
@@ -67,9 +68,9 @@ impl Erasures {
             let raised = self.documents.update_one(lower.clone(), raise.clone()).upsert(true);
             raised.write_concern(self.write_concern.clone()).run()
         };
-        // The first time another server may have come between the look and the insert, and with less.
+        // The first time, another server may insert between the update and the insert, with a lower id.
         match once().or_else(|error| if is_duplicate(&error) { once() } else { Err(error) }) {
-            // No document is lower, and there is one: as much is told already.
+            // No document is lower, and one exists: at least as much is told already.
             Err(error) if is_duplicate(&error) => Ok(()),
             raised => raised.map(drop),
         }
@@ -78,7 +79,7 @@ impl Erasures {
     /// See [`super::Store::erasures`].
     ///
     /// # Errors
-    /// The driver's.
+    /// The driver's error; a retry is safe.
     pub fn read(&self, after: Option<&ErasurePlace>) -> Result<Vec<StoredErasure>, Error> {
         let filter = after.map_or_else(Document::new, |ErasurePlace { millis, id }| {
             let at = DateTime::from_millis(*millis);
@@ -90,12 +91,12 @@ impl Erasures {
     }
 }
 
-/// Whatever the connection string says: where all that was confirmed is.
+/// Whatever the connection string says: only the primary has everything that was confirmed.
 pub fn primary() -> SelectionCriteria {
     SelectionCriteria::ReadPreference(ReadPreference::Primary)
 }
 
-/// A document that is no erasure has a place all the same, so that a reader gets past it.
+/// A document that is no erasure still has a place, so that a reader gets past it.
 fn read_one(document: &Document) -> StoredErasure {
     let millis = document.get_datetime("erased_at").map_or(0, |at| at.timestamp_millis());
     let id = document.get_str("_id").unwrap_or_default();

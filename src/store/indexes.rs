@@ -1,12 +1,12 @@
-//! The indexes of the collections: made when they are missing, and when they differ reported and left alone, since
-//! somebody made them so and dropping one can take a busy database down. What the server refuses to list or to make (no
-//! rights, another index in the way, no disk) is reported too and left: messages do not wait for an index. It is tried
-//! again with the next start.
+//! The indexes of the collections. A missing one is made. One that differs is reported and left as it is, since an
+//! administrator made it so and dropping it can overload a busy database. If the server refuses to list or make one (no
+//! rights, another index in the way, no disk), that is reported too: messages do not wait for an index. The next start
+//! tries again.
 //!
 //! | of | name | key | serves |
 //! |---|---|---|---|
 //! | messages | `session_ts_idx` | `{session_id: 1, created_at: -1}` | pages of a session, and erasing one |
-//! | erasures | `erased_at_idx` | `{erased_at: 1, _id: 1}` | what was erased lately |
+//! | erasures | `erased_at_idx` | `{erased_at: 1, _id: 1}` | recent erasures |
 //! | both | `expires_at_idx` | `{expires_at: 1}`, `expireAfterSeconds: 0` | the server removes what has expired |
 
 use mongodb::IndexModel;
@@ -18,20 +18,20 @@ use std::time::Duration;
 
 use super::verdict::{self, NAMESPACE_NOT_FOUND};
 
-/// An index as it has to be.
+/// An index as it should be.
 pub struct Wanted {
     name: &'static str,
     key: Document,
     expire_after_seconds: Option<i64>,
 }
 
-/// Those of the messages.
+/// The indexes of the messages.
 pub fn of_messages() -> [Wanted; 2] {
     let key = doc! { "session_id": 1, "created_at": -1 };
     [Wanted { name: "session_ts_idx", key, expire_after_seconds: None }, expires_at()]
 }
 
-/// Those of the erasures.
+/// The indexes of the erasures.
 pub fn of_erasures() -> [Wanted; 2] {
     let key = doc! { "erased_at": 1, "_id": 1 };
     [Wanted { name: "erased_at_idx", key, expire_after_seconds: None }, expires_at()]
@@ -41,17 +41,17 @@ fn expires_at() -> Wanted {
     Wanted { name: "expires_at_idx", key: doc! { "expires_at": 1 }, expire_after_seconds: Some(0) }
 }
 
-/// Makes what is missing and tells what differs or is refused.
+/// Makes missing indexes; returns which differ or are refused.
 ///
 /// # Errors
-/// The driver's, unless the server refuses.
+/// The driver's error, unless the server refuses. Some indexes may exist; a retry is safe.
 pub fn ensure<T: Send + Sync>(
     database: &Database,
     collection: &Collection<T>,
     all: [Wanted; 2],
 ) -> Result<Vec<String>> {
     let present = match list(database, collection.name()) {
-        // What is there already is then made once more, which changes nothing.
+        // Making an index that exists changes nothing.
         Err(error) if verdict::refusal(&error).is_some() && !is_nobody(database, &error) => Vec::new(),
         present => present?,
     };
@@ -73,7 +73,7 @@ pub fn ensure<T: Send + Sync>(
     Ok(differing)
 }
 
-/// By the command and not by the driver's own call, which fails on an option it does not know.
+/// By the plain command: the driver's own call fails on an option that it does not know.
 fn list(database: &Database, collection: &str) -> Result<Vec<Document>> {
     match database.run_cursor_command(doc! { "listIndexes": collection }).run() {
         Ok(cursor) => cursor.collect(),
@@ -82,7 +82,7 @@ fn list(database: &Database, collection: &str) -> Result<Vec<Document>> {
     }
 }
 
-/// Whether it is refused because no user is given: then nothing will be allowed, and that is no matter of an index.
+/// Whether it is refused because no user is given: then every call will be refused, not just this one.
 fn is_nobody(database: &Database, error: &Error) -> bool {
     if code(error) != Some(verdict::UNAUTHORIZED) {
         return false;
@@ -105,7 +105,7 @@ fn create<T: Send + Sync>(collection: &Collection<T>, index: Wanted) -> Result<(
     collection.create_index(IndexModel::builder().keys(index.key).options(options).build()).run().map(|_| ())
 }
 
-/// `None` when `found` is another index; else how it differs from the wanted one, if it does.
+/// `None` if `found` is another index; else how it differs from the wanted one, if it does.
 fn difference(wanted: &Wanted, found: &Document) -> Option<Option<String>> {
     let name = found.get_str("name").unwrap_or_default();
     let same_key = found.get_document("key").is_ok_and(|key| is_same_key(&wanted.key, key));

@@ -1,4 +1,4 @@
-//! The database as a trait, what goes in and out of it, and its errors by remedy.
+//! The database as a trait, its inputs and outputs, and its errors by remedy.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,65 +7,65 @@ use crate::message::{Id, Message, SessionId};
 
 use super::CallError;
 
-/// The rule of a connection string.
+/// The rule for a connection string.
 pub(super) const RULE: &str =
     "must be a MongoDB connection string, mongodb://[user:password@]host[:port][,…][/database][?options]";
 
-/// Where messages are kept beyond this machine.
+/// Stores messages outside of this machine.
 ///
-/// A call that failed may have done its work, in whole or in part, and even later: what a stopped server had received it
-/// does when it goes on. So every call can be repeated, and is exactly once in effect. Of an erasure this means: it is
-/// final only when no insert that failed before it can still arrive.
+/// A call that failed may have done its work, in whole or in part, and even later: a stopped server handles what it had
+/// received when it goes on. So every call can be repeated, and is exactly once in effect. An erasure is final only
+/// when no insert that failed before it can still arrive.
 pub trait Store: Send + Sync + 'static {
-    /// Reaches the server, and makes the indexes that are missing; one that differs or that the server refuses to make is
-    /// reported and left alone. On a large collection without them this takes as long as building them.
+    /// Connects, and makes missing indexes; an index that differs or is refused is reported and left as it is. On a
+    /// large collection without them this takes as long as building them.
     ///
     /// # Errors
-    /// Any [`StoreError`].
+    /// Any [`StoreError`]; a retry is safe.
     fn connect(&self) -> Result<Connected, StoreError>;
 
-    /// Makes ready what [`Store::send`] sends of a message: the part of an insert that needs no server, so that it can be
-    /// done while another call is under way.
+    /// Prepares a message for [`Store::send`]: the part of an insert that needs no server, so that it can be done while
+    /// another call is under way.
     fn prepare(&self, message: &Arc<Message>) -> Outgoing {
         Outgoing { message: Arc::clone(message), document: None }
     }
 
-    /// Inserts messages: what is stored, already there or refused afterwards is so on a majority, in its journal. After an
-    /// error any part may be stored; the same again ends in the same.
+    /// Inserts messages. When it returns, those stored or already there are confirmed by a majority, in its journals.
+    /// After an error any part may be stored; sending the same again ends in the same state.
     ///
     /// One server command as long as the documents are below 48 MB.
     ///
     /// # Errors
-    /// Any [`StoreError`]; the whole batch is to be tried again.
+    /// Any [`StoreError`]: send the whole batch again.
     fn send(&self, batch: &[Outgoing]) -> Result<Inserted, StoreError>;
 
     /// Prepares and sends.
     ///
     /// # Errors
-    /// As [`Store::send`].
+    /// See [`Store::send`].
     fn insert(&self, messages: &[Arc<Message>]) -> Result<Inserted, StoreError> {
         let batch: Vec<_> = messages.iter().map(|message| self.prepare(message)).collect();
         self.send(&batch)
     }
 
-    /// Deletes the session's messages up to and with that id; how many went. Where other servers write to the store they
-    /// are told first ([`Store::erasures`]).
+    /// Deletes the session's messages up to and including that id; returns how many. If other servers write to the
+    /// store they are told first ([`Store::erasures`]).
     ///
     /// # Errors
-    /// Any [`StoreError`].
+    /// Any [`StoreError`]: some may be deleted; a retry is safe.
     fn erase(&self, session: &SessionId, up_to: Id) -> Result<u64, StoreError>;
 
     /// Reads a page of a session. Sees every message whose insert succeeded before.
     ///
     /// # Errors
-    /// Any [`StoreError`]; never a page that is silently short.
+    /// Any [`StoreError`], never a page that is silently short. A retry is safe.
     fn read(&self, query: &StoreQuery) -> Result<StorePage, StoreError>;
 
-    /// What was erased by whatever server behind that place, oldest first; from the first that is kept without one. Fewer
+    /// The erasures of all servers after that place, oldest first; without a place from the first that is kept. Fewer
     /// than [`ERASURES_MAX`] are all there are.
     ///
     /// # Errors
-    /// Any [`StoreError`].
+    /// Any [`StoreError`]; a retry is safe.
     fn erasures(&self, after: Option<&ErasurePlace>) -> Result<Vec<StoredErasure>, StoreError> {
         let _ = after;
         Ok(Vec::new())
@@ -75,50 +75,49 @@ pub trait Store: Send + Sync + 'static {
 /// The most erasures of one call.
 pub const ERASURES_MAX: usize = 500;
 
-/// A session's erasure as the servers of one store tell it to each other.
+/// An erasure of a session, as the servers of one store tell it to each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredErasure {
-    /// Where it stands among them.
+    /// Its place in their order.
     pub place: ErasurePlace,
     /// The session and the id up to which it is erased; `None` for a document that is no erasure.
     pub erasure: Option<(SessionId, Id)>,
 }
 
-/// A place among the erasures of a store: when it came there by the store's own clock, in milliseconds since 1970, and
-/// which of that time it is.
+/// A place in the order of a store's erasures: the time by the store's own clock, and the session's id.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ErasurePlace {
     /// Milliseconds since 1970, by the store's clock.
     pub millis: i64,
-    /// The erasure's session id, which orders those of the same millisecond.
+    /// The session's id, which orders erasures of the same millisecond.
     pub id: String,
 }
 
-/// What MongoDB is sent of a message.
+/// The document that MongoDB gets.
 #[cfg(feature = "mongo")]
 pub(super) type OutgoingDocument = mongodb::bson::RawDocumentBuf;
-/// There is none.
+/// A build without MongoDB has none.
 #[cfg(not(feature = "mongo"))]
 pub(super) type OutgoingDocument = std::convert::Infallible;
 
-/// A message and what a store sends of it.
+/// A message and its form for the store.
 #[derive(Clone, Debug)]
 pub struct Outgoing {
     /// The message.
     pub message: Arc<Message>,
-    /// Its document, or why it can be none; `None` in a store that has no documents.
+    /// Its document, or why it cannot become one; `None` in a store without documents.
     #[cfg_attr(not(feature = "mongo"), allow(dead_code, reason = "only MongoDB has documents"))]
     pub(super) document: Option<Result<OutgoingDocument, String>>,
 }
 
-/// What a connection found.
+/// The result of connecting.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Connected {
-    /// Indexes that are not as ours would be, each with how it differs or why it cannot be made, ready to be shown.
+    /// Indexes that differ from ours, each with how it differs or why it cannot be made, for display.
     pub differing_indexes: Vec<String>,
 }
 
-/// What became of a batch. The three add up to it.
+/// The result of an insert. The three add up to the batch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inserted {
     /// Messages this call stored.
@@ -129,16 +128,16 @@ pub struct Inserted {
     pub refused: Vec<Refused>,
 }
 
-/// A message that is for the dead letters.
+/// A message for the dead letters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
-    /// Its place in the batch.
+    /// Its index in the batch.
     pub index: usize,
-    /// Why, in words that may be shown.
+    /// Why, for display.
     pub reason: String,
 }
 
-/// From which side a page is filled.
+/// The side from which a page is filled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// The newest messages that fit.
@@ -150,59 +149,59 @@ pub enum Direction {
 /// Which messages are wanted.
 #[derive(Clone, Debug)]
 pub struct StoreQuery {
-    /// The session they belong to.
+    /// The session.
     pub session: SessionId,
     /// Only ids after this one.
     pub after: Option<Id>,
     /// Only ids before this one.
     pub before: Option<Id>,
-    /// Only this author's.
+    /// Only messages of this role.
     pub role: Option<String>,
     /// From which side the page is filled.
     pub direction: Direction,
     /// The most messages; at least 1.
     pub limit: usize,
-    /// The most bytes of messages, as lines; the first is taken whatever it has.
+    /// The most bytes of messages, as lines; the first message is taken whatever its length.
     pub bytes_max: usize,
-    /// After this the server gives up.
+    /// The server gives up after this time.
     pub time_max: Duration,
 }
 
-/// What was found.
+/// A page of messages.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StorePage {
     /// Oldest first. May be fewer than the limit although there are more.
     pub messages: Vec<Arc<Message>>,
     /// More documents are wanted in the direction of reading.
     pub more: bool,
-    /// The last document that was looked at, a message or not: where to go on, as `before` or as `after`.
+    /// The last document read, a message or not: the `before` or `after` to go on with.
     pub searched: Option<Id>,
-    /// Documents under ids like ours that are no messages.
+    /// Documents with ids like ours that are no messages.
     pub passed_over: usize,
 }
 
-/// Why a call failed, by what has to happen; each with what was seen, in words that may be shown.
+/// Why a call failed, by remedy; each with a text for display.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// Nobody answers, or nobody who may write: an outage or a failover. It passes by itself.
+    /// No server answers, or none that takes writes: an outage or a failover. It passes by itself.
     #[error("MongoDB cannot be reached: {0}")]
     Unreachable(String),
-    /// Not known to be on a majority of the servers, whatever one of them has. It passes when they are back.
+    /// Not confirmed by a majority of the servers. It passes when they are back.
     #[error("MongoDB did not confirm the write on a majority of its servers ({0})")]
     WriteConcern(String),
-    /// The user, the password or the rights are wrong: somebody has to change them, here or there.
+    /// The user, the password or the rights are wrong: an operator must change them, here or there.
     #[error("MongoDB refuses the credentials ({0})")]
     Credentials(String),
-    /// The connection string or the build is wrong: somebody has to change it and start again.
+    /// The connection string or the build is wrong: an operator must change it and restart.
     #[error("MongoDB cannot be used: {0}")]
     Configuration(String),
-    /// The server answered with another error; whether it passes is not known.
+    /// The server answered with another error, which may or may not pass.
     #[error("MongoDB answered with an error ({0})")]
     Server(String),
 }
 
 impl StoreError {
-    /// Whether nothing but time is needed. What is not should be tried again more slowly, and be seen by somebody.
+    /// Whether time alone fixes it. Other errors should be retried more slowly and be shown to an operator.
     #[must_use]
     pub fn is_passing(&self) -> bool {
         matches!(self, Self::Unreachable(_) | Self::WriteConcern(_) | Self::Server(_))

@@ -1,11 +1,11 @@
 //! MongoDB, by its own driver, blocking.
 //!
-//! The client is made at the first call and not before: looking up a `mongodb+srv` name asks the network, and nobody waits
-//! for that at a start. It has its own threads (`tokio-runtime-worker`, one for each processor) that probe the servers.
+//! The client is made at the first call: resolving a `mongodb+srv` name asks the network, and a start must not wait for
+//! that. The driver has its own threads (`tokio-runtime-worker`, one for each processor) that probe the servers.
 //!
 //! Invariants: whatever the connection string says, writes ask for a majority with its journals, and reads go to the
-//! primary, so that a page shows every message whose insert succeeded. A duplicate key is a success only if the document
-//! under our id is this message, and only when the majority was confirmed.
+//! primary, so that a page shows every message whose insert succeeded. A duplicate key is a success only if the
+//! document with our id is this message, and only once the majority has confirmed it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,27 +27,25 @@ use super::{
     StoredErasure, indexes, verdict,
 };
 
-/// How long a server may take to accept a connection, and how long one that may be written is waited for: with the
-/// driver's own 10 and 30 s a stopped server holds each call for half a minute.
+/// How long connecting to a server and waiting for a writable one may take: with the driver's own 10 and 30 s a stopped
+/// server would hold each call for half a minute.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Between two probes of a server; a frozen one is noticed after two of them.
+/// The interval between two probes of a server; a frozen one is noticed after two of them.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Documents under ids like ours; every other document of a session is left out by the server. So whatever a page meets
-/// has an id that a reader can go on from.
+/// Documents with ids like ours; the server leaves out all others. So a reader can go on from any document of a page.
 const ID_PATTERN: &str = "^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$";
 
-/// The hosts a connection string names, `HOST:PORT` each; for `mongodb+srv` the name that is looked up.
+/// The hosts of a connection string, `HOST:PORT` each; for `mongodb+srv` the name that is looked up.
 ///
 /// # Errors
-/// The rule it breaks, in words that quote nothing of it. A build without MongoDB looks at the scheme only and names no
-/// hosts.
+/// The rule that it breaks, without quoting it. A build without MongoDB checks the scheme only and names no hosts.
 pub fn hosts(uri: &str) -> Result<Vec<String>, &'static str> {
     let parsed = ConnectionString::parse(uri).map_err(|_| RULE)?;
     Ok(match parsed.host_info {
         HostInfo::HostIdentifiers(hosts) => hosts.iter().map(host).collect(),
         HostInfo::DnsRecord(name) => vec![name],
-        // The driver may learn of other kinds; none of them is a secret, and none can be named yet.
+        // Later versions of the driver may add kinds; none is secret, and none can be named yet.
         _ => Vec::new(),
     })
 }
@@ -59,10 +57,10 @@ fn host(address: &ServerAddress) -> String {
     }
 }
 
-/// The store the configuration names. Touches no network: the first call does.
+/// Makes the configured store. It connects only at the first call.
 ///
 /// # Errors
-/// [`StoreError::Configuration`] when the connection string is none, or this build has no MongoDB.
+/// [`StoreError::Configuration`]: the connection string is invalid, or this build has no MongoDB.
 pub fn open(config: &MongoConfig) -> Result<Arc<dyn Store>, StoreError> {
     let hosts = hosts(config.uri.expose()).map_err(|rule| StoreError::Configuration(format!("mongo.uri {rule}")))?;
     Ok(Arc::new(MongoStore {
@@ -78,32 +76,33 @@ pub fn open(config: &MongoConfig) -> Result<Arc<dyn Store>, StoreError> {
 }
 
 struct MongoStore {
-    /// Those of the connection string, in its order.
+    /// The hosts of the connection string, in its order.
     hosts: Arc<[String]>,
     uri: Secret,
     database: String,
     collection: String,
     ttl: Option<Duration>,
     shared: bool,
-    /// How long the primary waits for the majority: below the caller's deadline, or the call would be given up first and
-    /// its error never be seen.
+    /// How long the primary waits for the majority: less than the caller's deadline, or the call would be abandoned
+    /// before its error arrives.
     confirm_within: Duration,
     opened: Mutex<Option<Opened>>,
 }
 
-/// A client and what is asked of it; clones share the connections.
+/// A client and its collections; clones share the connections.
 #[derive(Clone)]
 struct Opened {
     database: Database,
     messages: Collection<RawDocumentBuf>,
-    /// Where other servers are told what is erased, if there are any.
+    /// Erasures for other servers, if the database is shared.
     erasures: Option<Erasures>,
     write_concern: WriteConcern,
     hosts: Arc<[String]>,
 }
 
 impl MongoStore {
-    /// The lock is held for a look only: making a client may ask the network. Two at once make one too many, which goes.
+    /// The lock is held for a look only, because making a client may ask the network. Two calls at once may make one
+    /// too many, which is dropped.
     fn opened(&self) -> Result<Opened, StoreError> {
         let lock = || self.opened.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(opened) = lock().clone() {
@@ -193,7 +192,7 @@ impl Store for MongoStore {
     }
 }
 
-/// A message of a batch that can be a document: its place among all, and the document.
+/// A message of a batch that has a document: its index, the message and the document.
 type Fit<'a> = (usize, &'a Arc<Message>, &'a RawDocumentBuf);
 
 impl Opened {
@@ -220,8 +219,8 @@ impl Opened {
         self.compare(batch, &duplicates, inserted)
     }
 
-    /// Looks at what stands under the ids that were there already. The insert has waited for the majority, so what the
-    /// primary has under them is there to stay.
+    /// Compares the documents that were there already. The insert has waited for the majority, so what the primary has
+    /// under these ids is permanent.
     fn compare(
         &self,
         batch: &[Fit<'_>],
@@ -241,7 +240,7 @@ impl Opened {
                     continue;
                 }
                 Some(_) => "another document has its _id",
-                // Erased or expired in between: the same batch again finds out.
+                // Erased or expired meanwhile: sending the batch again decides.
                 None if verdict::is_in_id_index(&failure.message) => {
                     return Err(verdict::of_code(verdict::DUPLICATE_KEY, "DuplicateKey"));
                 }
@@ -252,7 +251,7 @@ impl Opened {
         Ok(())
     }
 
-    /// Those under these ids, with what tells whether they are ours.
+    /// The documents with these ids, with the fields that tell whether they are ours.
     fn documents(&self, ids: Vec<String>) -> Result<HashMap<Id, RawDocumentBuf>, Error> {
         let fields = doc! { "session_id": 1, "role": 1, "text": 1, "created_at": 1 };
         let found = self.messages.find(doc! { "_id": { "$in": ids } }).projection(fields);
@@ -260,11 +259,11 @@ impl Opened {
         found.selection_criteria(primary()).run()?.filter_map(|found| found.map(with_id).transpose()).collect()
     }
 
-    /// A page along `session_ts_idx`: with its key as the order a page costs what it holds, however long the session is.
+    /// A page along `session_ts_idx`: ordered by its key, a page costs what it holds, however long the session is.
     ///
-    /// Times and ids have one order, but several ids may share a microsecond when servers or imports meet. A page therefore
-    /// ends between two times: what has the time at which it was cut is left for the next one. `None` when nothing is
-    /// left.
+    /// Times and ids have the same order, but several ids may share a microsecond when servers or imports meet. So a
+    /// page ends between two times: messages of the time at which it was cut are left for the next page. `None` if
+    /// nothing is left.
     fn by_time(&self, query: &StoreQuery) -> Result<Option<StorePage>, Error> {
         let mut found = self.fetch(query, "created_at")?;
         if let Some(cut) = found.cut {
@@ -276,8 +275,8 @@ impl Opened {
         Ok(Some(found.into_page(query.direction)))
     }
 
-    /// The same in the order of the ids, which the server has to sort: only for a time that more messages share than a page
-    /// takes.
+    /// The same in the order of the ids, which the server must sort: only for a time that more messages share than fit
+    /// into a page.
     fn by_id(&self, query: &StoreQuery) -> Result<StorePage, Error> {
         Ok(self.fetch(query, "_id")?.into_page(query.direction))
     }
@@ -312,7 +311,7 @@ fn is_stored_as(message: &Message, document: &RawDocument) -> bool {
         && to_message(document).is_some_and(|theirs| said(&theirs) == said(message))
 }
 
-/// The bounds are on the ids, which say everything; those on the times only tell the index where to begin and to end.
+/// The bounds on ids decide; those on times only tell the index where to begin and end.
 fn filter(query: &StoreQuery) -> Document {
     let mut id = doc! { "$regex": ID_PATTERN };
     let mut time = Document::new();
@@ -334,18 +333,18 @@ fn filter(query: &StoreQuery) -> Document {
     filter
 }
 
-/// What a search found, in its own direction.
+/// The result of a search, in its own direction.
 #[derive(Default)]
 struct SearchResult {
-    /// Each with its message; `None` for a document that is none.
+    /// Ids with their messages; `None` for a document that is no message.
     documents: Vec<(Id, Option<Arc<Message>>)>,
-    /// The time of the document at which it was cut, if it was.
+    /// The time of the document at which the page was cut, if it was.
     cut: Option<Timestamp>,
 }
 
 impl SearchResult {
     fn into_page(mut self, direction: Direction) -> StorePage {
-        // One time may hold several ids, in whatever order the index has them.
+        // Several ids may share a time, in any order of the index.
         self.documents.sort_by_key(|(id, _)| *id);
         let searched = match direction {
             Direction::Newest => self.documents.first(),

@@ -1,7 +1,7 @@
-//! What an error of the driver means for us: the one place that knows MongoDB's codes.
+//! What an error of the driver means for us: the only module that knows MongoDB's codes.
 //!
-//! Its words may quote documents and hosts' own texts, so of a server's answer the code and its name are told and nothing
-//! else. Numbers are those of the server's `error_codes.yml`.
+//! Error texts may quote documents and texts of hosts, so only a server's code and its name are shown. The numbers come
+//! from the server's `error_codes.yml`.
 
 use mongodb::error::{Error, ErrorKind, WriteFailure};
 
@@ -10,22 +10,22 @@ use super::StoreError;
 /// The longest reason that comes from the driver, in characters.
 const REASON_CHARS: usize = 300;
 
-/// The longest that is said of one server, in characters.
+/// The longest text about one server, in characters.
 const PROBE_CHARS: usize = 100;
 
-/// The longest address that is one, in bytes: a host's name and a port.
+/// The longest address, in bytes: a host name and a port.
 const ADDRESS_BYTES_MAX: usize = 260;
 
-/// A key stands in a unique index already.
+/// The key exists in a unique index.
 pub const DUPLICATE_KEY: i32 = 11_000;
 
-/// `NamespaceNotFound`: a collection that is not there yet.
+/// `NamespaceNotFound`: the collection does not exist yet.
 pub const NAMESPACE_NOT_FOUND: i32 = 26;
 
-/// `Unauthorized`: the user, or nobody, may not do that.
+/// `Unauthorized`: the user, or no user, has no right to do that.
 pub const UNAUTHORIZED: i32 = 13;
 
-/// Codes under which a server refuses a document that it will refuse for ever, with their names.
+/// Codes for a document that a server will refuse for ever, with their names.
 const PERMANENT: [(i32, &str); 15] = [
     (2, "BadValue"),
     (9, "FailedToParse"),
@@ -47,28 +47,28 @@ const PERMANENT: [(i32, &str); 15] = [
 /// Codes of a server that is not, or not yet, the one to ask: failover, shutdown, the network between servers.
 const UNREACHABLE: [i32; 15] = [6, 7, 89, 91, 189, 262, 9001, 10_058, 10_107, 11_600, 11_602, 13_435, 13_436, 50, 112];
 
-/// Codes of a write concern that was not met, where they come as the error of the whole command.
+/// Codes of an unmet write concern, if they are the error of the whole command.
 const WRITE_CONCERN: [i32; 3] = [64, 79, 100];
 
-/// `Unauthorized`, `AuthenticationFailed`, and Atlas' own.
+/// `Unauthorized`, `AuthenticationFailed`, and Atlas' own code.
 const CREDENTIALS: [i32; 3] = [UNAUTHORIZED, 18, 8000];
 
-/// Why a document is refused for ever; `None` when it may be taken another time.
+/// Why a document is refused for ever; `None` if it may be accepted later.
 pub fn permanent(code: i32) -> Option<String> {
     let (_, name) = PERMANENT.iter().find(|(known, _)| *known == code)?;
     Some(format!("MongoDB refuses the document: code {code}, {name}"))
 }
 
-/// Whether a duplicate key was met in the index of `_id`, by the words of the server: they alone tell. What is quoted of
-/// the document stands behind `dup key:`.
+/// Whether a duplicate key was found in the index of `_id`; only the server's text tells. It quotes the document after
+/// `dup key:`.
 pub fn is_in_id_index(message: &str) -> bool {
     let head = message.split(" dup key:").next().unwrap_or_default();
     head.rsplit_once("index: ").is_some_and(|(_, index)| index == "_id_")
 }
 
-/// What a server's code means when it stands for a whole command.
+/// The meaning of a server's code for a whole command.
 pub fn of_code(code: i32, name: &str) -> StoreError {
-    // A name is the server's too, but never made of data; it is still held to what a name looks like.
+    // The name comes from the server too, but never from data; its form is checked all the same.
     let is_name = !name.is_empty() && name.len() <= 64 && name.bytes().all(|b| b.is_ascii_alphanumeric());
     let reason = if is_name { format!("code {code}, {name}") } else { format!("code {code}") };
     if CREDENTIALS.contains(&code) {
@@ -82,8 +82,8 @@ pub fn of_code(code: i32, name: &str) -> StoreError {
     }
 }
 
-/// What an error means for the whole call. `hosts` are those of the connection string: what is said of them stands in
-/// their order.
+/// The meaning of an error for the whole call. `hosts` are those of the connection string: the text names servers in
+/// that order.
 pub fn of(error: &Error, hosts: &[String]) -> StoreError {
     match error.kind.as_ref() {
         ErrorKind::Authentication { .. } => StoreError::Credentials("authentication failed".to_owned()),
@@ -109,7 +109,7 @@ pub fn of(error: &Error, hosts: &[String]) -> StoreError {
     }
 }
 
-/// Why a server that can be reached refuses a command; `None` when the error is another, or passes by itself.
+/// Why a reachable server refuses a command; `None` for other errors and those that pass by themselves.
 pub fn refusal(error: &Error) -> Option<String> {
     let ErrorKind::Command(command) = error.kind.as_ref() else { return None };
     match of_code(command.code, &command.code_name) {
@@ -122,8 +122,8 @@ fn write_concern(code: i32) -> StoreError {
     StoreError::WriteConcern(format!("code {code}"))
 }
 
-/// Why no server was selected, host by host. The driver tells it as a dump of what it knows of them, in no fixed order:
-/// the address of each and how its last probe failed are taken from that, and the same outage reads the same each time.
+/// Why no server was selected, host by host. The driver's text is a dump of its state, in no fixed order: each address
+/// and the failure of its last probe are taken from it, so that the same outage always reads the same.
 fn unselected(message: &str, hosts: &[String]) -> String {
     let mut told: Vec<(usize, &str, String)> = Vec::new();
     for server in message.split("{ Address: ").skip(1) {
@@ -146,8 +146,8 @@ fn is_address(text: &str) -> bool {
     text.len() <= ADDRESS_BYTES_MAX && text.bytes().all(|b| b.is_ascii_alphanumeric() || b".:-_[]/%".contains(&b))
 }
 
-/// How a server's last probe ended, by the dump from behind `Type: `. Of its errors only those of the connection are
-/// quoted, which this machine words.
+/// The result of a server's last probe, from the dump after `Type: `. Only connection errors are quoted, whose text
+/// comes from this machine.
 fn probed(rest: &str) -> String {
     let kind = rest.split([',', ' ']).next().unwrap_or_default();
     match rest.strip_prefix(kind).and_then(|rest| rest.strip_prefix(", Error: ")) {

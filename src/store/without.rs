@@ -1,4 +1,4 @@
-//! What stands in for MongoDB in a build without the cargo feature `mongo`: nothing can be opened, and it says why.
+//! In place of MongoDB in a build without the cargo feature `mongo`: nothing can be opened, and the error says why.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use crate::config::MongoConfig;
 use super::interface::RULE;
 use super::{Store, StoreError};
 
-/// No hosts, of a connection string; else the rule it breaks.
+/// No hosts, or the rule that the connection string breaks.
 ///
 /// # Errors
 /// That rule.

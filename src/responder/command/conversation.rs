@@ -8,7 +8,7 @@
 //! | `messages` | the conversation, oldest first; the last one is the message to answer |
 //! | `messages[].id`, `.role`, `.text`, `.created_at`, `.metadata` | as in the history |
 //!
-//! Fields may be added at the end, none is renamed. Invariant: of the whole there is one message at a time in memory, beside
+//! Fields may be added at the end, none is renamed. Invariant: one message at a time is serialised in memory, beside
 //! those of the question. Knows nothing of pipes.
 
 use std::sync::Arc;
@@ -44,7 +44,7 @@ pub(super) fn pieces(question: &Question) -> impl Iterator<Item = Vec<u8>> + '_ 
 
 fn piece(message: &Arc<Message>, follows_another: bool) -> Vec<u8> {
     let mut piece = if follows_another { vec![b','] } else { Vec::new() };
-    // A line that is no JSON cannot be told; what was damaged so was never shown to anyone either.
+    // A line that is no JSON cannot be passed on; no reader shows it either.
     let (text, metadata) = message.parts().map(|parts| (parts.text, parts.metadata)).unwrap_or_default();
     let fields = Fields {
         id: &message.id().to_string(),

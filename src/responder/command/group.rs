@@ -1,12 +1,12 @@
 //! A program in a process group of its own, and the end of that group.
 //!
-//! It stands alone because it is where a wrong process could be hit. Invariants: while the program is not reaped its number
-//! is nobody else's, and afterwards it is not while the group has a member (the kernel gives no number away that names a
-//! group), so a signal is sent only after the group was seen. Dropped, it has ended the group. A process that leaves the group
-//! (setsid) is out of reach. The program has descriptors 0 to 2 and no other of ours, which are all opened to be closed on
-//! exec, no blocked signals, and no handlers; the standard library sees to that.
+//! A separate file because a mistake here could kill another process. Invariants: until the program is reaped its
+//! process id belongs to no other process, and afterwards not while the group has a member (the kernel does not reuse
+//! an id that names a group), so a signal is sent only after the group was seen. Dropping a [`Group`] ends it. A
+//! process that leaves the group (setsid) cannot be reached. The program has descriptors 0 to 2 and no other of ours,
+//! which are all opened close-on-exec, no blocked signals, and no handlers; the standard library ensures that.
 //!
-//! Knows nothing of what is said over the pipes.
+//! Knows nothing of the content of the pipes.
 
 use std::fs;
 use std::io;
@@ -19,13 +19,15 @@ use std::time::{Duration, Instant};
 use rustix::io::{Errno, ioctl_fionbio};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, test_kill_process_group, waitid};
 
-/// From SIGTERM to SIGKILL: for a program that has something to put away.
+/// The time from SIGTERM to SIGKILL, for a program that must clean up.
 const TERM_TIMEOUT: Duration = Duration::from_millis(300);
 
-/// From SIGKILL on. Only what hangs in the kernel, on a dead network disk most likely, takes longer; it is left.
+/// The time after SIGKILL. Only a process that hangs in the kernel, most likely on a dead network disk, takes longer;
+/// it is abandoned.
 const KILL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How often the group is looked at meanwhile, at first and at last: the end of a process that is not our child wakes nobody.
+/// The first and the last interval of checks whether the group has ended: the end of a process that is not our child
+/// wakes nothing.
 const GROUP_POLL_INTERVALS: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(25));
 
 /// A running program and all it started that stayed in its group.
@@ -33,7 +35,7 @@ const GROUP_POLL_INTERVALS: (Duration, Duration) = (Duration::from_millis(1), Du
 pub(super) struct Group {
     child: Child,
     pid: Pid,
-    /// How the program ended, once it was reaped.
+    /// The exit status, once it was reaped.
     status: Option<ExitStatus>,
     ended: bool,
 }
@@ -47,10 +49,11 @@ pub(super) struct Pipes {
 }
 
 impl Group {
-    /// Starts it.
+    /// Starts a program.
     ///
     /// # Errors
-    /// There is no such program, it is not executable, or no descriptor or process is left. No program runs then.
+    /// There is no such program, it is not executable, or no descriptor or process is left. No program runs then; a
+    /// retry may succeed in the last case.
     pub(super) fn start(argv: &[String], environment: &[(&str, String)]) -> io::Result<(Self, Pipes)> {
         let (program, arguments) = argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
         let mut command = std::process::Command::new(program);
@@ -67,15 +70,16 @@ impl Group {
     /// Whether the program has ended. Does not reap it.
     pub(super) fn has_exited(&self) -> bool {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
-        // An error says that there is no such child any more.
+        // An error means that the child does not exist any more.
         self.status.is_some() || !matches!(waitid(WaitId::Pid(self.pid), options), Ok(None))
     }
 
-    /// Ends what is left of the group: SIGTERM, and after a grace SIGKILL. `None` for a program that cannot be killed; otherwise
-    /// how it ended, by itself or by us.
+    /// Ends what is left of the group: SIGTERM, and after a pause SIGKILL. Returns how the program ended, by itself or
+    /// by us; `None` if it cannot be killed.
     pub(super) fn end(&mut self) -> Option<ExitStatus> {
         self.ended = true;
-        // To a group whose program waits to be reaped a signal is no harm. One that is stopped must go on to hear it.
+        // A signal to a group whose program waits to be reaped is harmless. A stopped process must continue to receive
+        // it.
         let _ = kill_process_group(self.pid, Signal::TERM);
         let _ = kill_process_group(self.pid, Signal::CONT);
         if !self.is_gone_within(TERM_TIMEOUT) {
@@ -87,7 +91,7 @@ impl Group {
         self.status
     }
 
-    /// Reaps the program when it has ended, and says whether nothing of its group is left after at most `time`.
+    /// Reaps the program if it has ended; returns whether nothing of its group is left after at most `time`.
     fn is_gone_within(&mut self, time: Duration) -> bool {
         let (until, mut slice) = (Instant::now() + time, GROUP_POLL_INTERVALS.0);
         loop {
@@ -107,15 +111,16 @@ impl Group {
     }
 }
 
-/// Whether a group whose program was reaped has a process that runs. One that has ended is in its group until its new parent
-/// looks, which in a container may be never; where that parent is ourselves, as the first process of a container, we look.
+/// Whether a group whose program was reaped has a running process. A process that has ended stays in its group until
+/// its new parent reaps it, which in a container may be never; if that parent is this process, as the first of a
+/// container, it is reaped here.
 fn has_members(group: Pid) -> bool {
     let ours = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
     while matches!(waitid(WaitId::Pgid(Some(group)), ours), Ok(Some(_))) {}
     test_kill_process_group(group) != Err(Errno::SRCH) && has_living(group).unwrap_or(true)
 }
 
-/// Asks /proc (proc(5)): behind the name in parentheses of each process stand its state, its parent and its group.
+/// Reads /proc (proc(5)): after the name in parentheses, each process has its state, its parent and its group.
 fn has_living(group: Pid) -> io::Result<bool> {
     let group = group.as_raw_nonzero().to_string();
     for entry in fs::read_dir("/proc")? {
@@ -123,7 +128,7 @@ fn has_living(group: Pid) -> io::Result<bool> {
         if !entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit) {
             continue;
         }
-        // One that ends meanwhile has no file any more.
+        // The file vanishes when a process ends meanwhile.
         let Ok(stat) = fs::read(entry.path().join("stat")) else { continue };
         let stat = String::from_utf8_lossy(&stat);
         let mut fields = stat.rsplit(')').next().unwrap_or_default().split_ascii_whitespace();

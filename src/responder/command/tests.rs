@@ -1,4 +1,4 @@
-//! Commands that behave and commands that do not, each a real program run by `sh`.
+//! Commands that behave and commands that misbehave, each a real program run by `sh`.
 //!
 //! Compiled under `#[cfg(test)]` only.
 
@@ -27,7 +27,7 @@ fn failed(heard: &Heard) -> &str {
     }
 }
 
-/// Whether that process runs. One that has ended may wait for whoever adopted it to look.
+/// Whether that process runs. One that has ended may wait for its new parent to reap it.
 fn runs(pid: &str) -> bool {
     let Ok(stat) = fs::read_to_string(format!("/proc/{}/stat", pid.trim())) else { return false };
     !stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with(['Z', 'X'])
@@ -70,7 +70,7 @@ fn the_conversation_and_the_ids_are_given_to_the_program() {
 fn text_is_said_as_it_comes_and_no_character_in_parts() {
     let question = question(&[("user", "hi")]);
     let mut pieces = Vec::new();
-    // It goes on only when what it said was heard, so this hangs until the deadline if it is not said at once.
+    // It goes on only once its output was passed on, so without that this hangs until the deadline.
     let folder = tempfile::tempdir().unwrap();
     let go = folder.path().join("go");
     let script = format!(

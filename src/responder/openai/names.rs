@@ -1,8 +1,8 @@
-//! The addresses of a host name, asked for on a thread of its own: the system's lookup can take half a minute and cannot be
-//! taken back, and a stop must not wait for it.
+//! Looks up a host name on a thread of its own: the system's lookup can take half a minute and cannot be cancelled, and
+//! a stop must not wait for it.
 //!
-//! A lookup that is given up is left to its thread, which ends with it; at most [`RUNNING_MAX`] run at once, and beyond that
-//! none is begun. An address that is one needs no lookup. Knows nothing of what is asked of the host.
+//! A lookup that is abandoned ends with its thread; at most [`RUNNING_MAX`] run at once, beyond that none is begun. A
+//! numeric address needs no lookup. Knows nothing of what is asked of the host.
 
 use std::fmt;
 use std::io;
@@ -21,16 +21,16 @@ use super::wire::CancelToken;
 use crate::permit::Semaphore;
 use crate::thread;
 
-/// The most lookups at once, those that were given up included.
+/// The most lookups at once, abandoned ones included.
 pub(super) const RUNNING_MAX: usize = 64;
 
-/// The longest wait that looks at nothing else.
+/// The longest wait without checking stop and deadline.
 const STOP_POLL_INTERVAL: Duration = Duration::from_millis(25);
 
-/// As many as the client takes.
+/// The most addresses that the client takes.
 const ADDRESSES_MAX: usize = 16;
 
-/// Finds addresses while it watches.
+/// Looks up names while it watches stop and deadline.
 pub(super) struct Names {
     pub(super) watch: CancelToken,
     pub(super) running: Arc<Semaphore>,
@@ -55,10 +55,10 @@ impl Names {
         }
         let too_many = || io::Error::other("too many names are being looked up");
         let one = self.running.try_acquire().ok_or_else(too_many)?;
-        // One answer, for which there is always room: the thread never waits to hand it over.
+        // There is always space for the one answer: the thread never waits to hand it over.
         let (tell, told) = bounded(1);
         let host = host.to_owned();
-        // Not joined: it may outlive whoever asked, by as long as the system's lookup takes.
+        // Not joined: it may outlive its caller by the duration of the system's lookup.
         thread::spawn("responder-dns", move || {
             let _one = one;
             let _ = tell.send((host.as_str(), port).to_socket_addrs().map(Iterator::collect));

@@ -1,7 +1,7 @@
-//! What is told of a server that refuses or fails: a short, plain sentence, with an excerpt of the server's own words.
+//! The message about a server that refuses or fails: a short sentence with an excerpt of the server's own words.
 //!
-//! Invariant: whatever a server says goes through [`Quoter`], so the key is in no text, although servers like to repeat it.
-//! Knows nothing of connections.
+//! Invariant: every text of a server goes through [`Quoter`], so no message contains the key, although servers like to
+//! repeat it. Knows nothing of connections.
 
 use super::{event::words, json};
 use crate::config::Secret;

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use crate::config::OpenAiConfig;
 use crate::responder::Question;
 
-/// The body. `with_usage` asks for what the answer has used, which some servers do not understand.
+/// The body of the request. `with_usage` asks for the usage, which some servers do not understand.
 pub(super) fn body(config: &OpenAiConfig, question: &Question, with_usage: bool) -> Vec<u8> {
     let told = conversation(&config.system_prompt, question);
     let messages: Vec<Value> = told.into_iter().map(|(role, text)| json!({"role": role, "content": text})).collect();

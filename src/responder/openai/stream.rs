@@ -1,4 +1,4 @@
-//! The answer of a server, as its bytes come: server-sent events, or one JSON object when the server does not stream.
+//! The answer of a server, byte by byte: server-sent events, or one JSON object if the server does not stream.
 //!
 //! Of the event format (WHATWG HTML, 9.2) only what such servers send is taken: each `data:` line that is JSON is an event of
 //! its own; those that are not are joined up to the empty line; other fields and lines are passed over. Which of the two forms
@@ -25,7 +25,7 @@ use crate::responder::{Answer, Failure};
 /// The longest line, in bytes.
 const LINE_BYTES_MAX: usize = 1 << 20;
 
-/// The longest answer that is one object: all of its text escaped, and some more.
+/// The longest answer in one object, in bytes: its whole text escaped, and some more.
 const OBJECT_BYTES_MAX: usize = 8 << 20;
 
 /// The most bytes of one stream: a token takes some 300 of them.
@@ -56,7 +56,7 @@ enum Progress {
 pub(super) struct Stream<'a> {
     quoter: Quoter<'a>,
     form: Form,
-    /// The line, or the object, that is not complete.
+    /// The unfinished line or object.
     held: Vec<u8>,
     bytes: u64,
     events: Events,
@@ -93,7 +93,7 @@ impl<'a> Stream<'a> {
         }
     }
 
-    /// Whether nothing more is to come.
+    /// Whether the answer has ended.
     pub(super) fn is_done(&self) -> bool {
         matches!(self.progress, Progress::Done(_))
     }
@@ -115,7 +115,7 @@ impl<'a> Stream<'a> {
             return Err(failed(format!("the model's server sent more than {STREAM_BYTES_MAX} bytes")));
         }
         if self.form == Form::Unknown {
-            // A byte order mark is passed over like white space: none of its bytes begins anything else.
+            // A byte order mark is skipped like white space: none of its bytes begins anything else.
             let is_blank = |byte: &u8| byte.is_ascii_whitespace() || b"\xef\xbb\xbf".contains(byte);
             let Some(at) = bytes.iter().position(|byte| !is_blank(byte)) else { return Ok(false) };
             bytes = &bytes[at..];
@@ -136,7 +136,7 @@ impl<'a> Stream<'a> {
         Ok(rest.has_events)
     }
 
-    /// The answer, when its bytes have ended.
+    /// The answer, after its last byte.
     pub(super) fn end(mut self, speech: &mut OutputLimit<'_>) -> Result<Answer, Failure> {
         let held = std::mem::take(&mut self.held);
         match self.form {

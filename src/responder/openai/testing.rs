@@ -1,4 +1,4 @@
-//! A server that does as it is told, however badly: each connection meets the next of its manners.
+//! A server that behaves as told, however badly: each connection gets the next behaviour.
 //!
 //! Compiled under `#[cfg(test)]` only.
 
@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex};
 use crate::config::{Config, OpenAiConfig, Secret};
 use crate::thread;
 
-/// What a connection does once its request was read.
+/// The behaviour of a connection after its request was read.
 pub(super) type Manner = Box<dyn FnOnce(&mut TcpStream) + Send>;
 
-/// The key that no text may hold.
+/// The key that no text may contain.
 pub(super) const KEY: &str = "sk-hunter2hunter2";
 
 /// The server; its thread ends with the test program at the latest.

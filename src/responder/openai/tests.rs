@@ -1,4 +1,4 @@
-//! Servers that answer, servers that fail, and servers that never do either.
+//! Servers that answer, servers that fail, and servers that hang.
 //!
 //! Compiled under `#[cfg(test)]` only.
 

@@ -1,8 +1,8 @@
-//! The bytes to and from the server, below TLS: every wait, also for a connection, looks at the stop and at the deadline.
+//! The bytes to and from the server, below TLS: every wait, also for a connection, checks the stop and the deadline.
 //!
-//! It stands alone because of that: the client's own transport blocks in the kernel, where no stop is heard. Invariants: the
-//! socket never blocks; no wait is longer than [`STOP_POLL_INTERVAL`]; whatever fails because of the stop or the
-//! deadline is told from other failures by asking the [`CancelToken`]. Knows nothing of HTTP.
+//! The client's own transport blocks in the kernel, where a stop has no effect. Invariants: the socket never blocks; no
+//! wait is longer than [`STOP_POLL_INTERVAL`]; the [`CancelToken`] tells whether a failure was caused by the stop or
+//! the deadline. Knows nothing of HTTP.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
@@ -19,24 +19,24 @@ use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, LazyBu
 
 use crate::responder::{Failure, Stop};
 
-/// The longest wait that looks at nothing else.
+/// The longest wait without checking stop and deadline.
 const STOP_POLL_INTERVAL: Duration = Duration::from_millis(25);
 
-/// How long one address may take to take a connection, while there is time.
+/// How long one address may take to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What every wait looks at.
+/// Stop and deadline of a try, checked by every wait.
 #[derive(Clone, Debug)]
 pub(super) struct CancelToken {
     stop: Stop,
     until: Instant,
-    /// What all parts of one try know.
+    /// State that all parts of one try share.
     shared: Arc<Shared>,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// Whether a byte was sent: from then on the server may be at work.
+    /// A byte was sent: from then on the server may be at work.
     has_sent: AtomicBool,
     /// An earlier end of waiting than the deadline.
     hurry: Mutex<Option<Instant>>,
@@ -53,12 +53,12 @@ impl CancelToken {
         Self::new(self.stop.clone(), self.until)
     }
 
-    /// From now on nothing is waited for longer than that in all. What fails so is neither stopped nor late.
+    /// From now on waits last at most `time` in all. A failure for that reason counts neither as stopped nor as late.
     pub(super) fn hurry(&self, time: Duration) {
         *self.shared.hurry.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + time);
     }
 
-    /// What ended the wait, if something did.
+    /// The stop or the deadline, if one has come.
     pub(super) fn end(&self) -> Option<Failure> {
         match () {
             () if self.stop.is_set() => Some(Failure::Stopped),
@@ -79,17 +79,17 @@ impl CancelToken {
         self.end().map_or(Ok(()), Err)
     }
 
-    /// Whether a pause of that length leaves time for anything.
+    /// Whether a pause of that length leaves time before the deadline.
     pub(super) fn has_time_for(&self, pause: Duration) -> bool {
         Instant::now() + pause < self.until
     }
 
-    /// Whether anything was sent.
+    /// Whether a byte was sent.
     pub(super) fn has_sent(&self) -> bool {
         self.shared.has_sent.load(Ordering::Relaxed)
     }
 
-    /// The error of a wait that has ended so. Nobody reads it: who sees an error asks [`CancelToken::end`].
+    /// The error of a wait that has ended so. Its text is never shown: callers ask [`CancelToken::end`].
     pub(super) fn check(&self) -> io::Result<()> {
         if let Some(end) = self.end() {
             return Err(io::Error::other(end));
@@ -97,7 +97,7 @@ impl CancelToken {
         if self.is_hurried_out() { Err(ErrorKind::TimedOut.into()) } else { Ok(()) }
     }
 
-    /// Waits until the socket is ready or `until` has come; says which.
+    /// Waits until the socket is ready or `until` has passed; returns whether it is ready.
     fn wait(&self, socket: &TcpStream, flags: PollFlags, until: Option<Instant>) -> io::Result<bool> {
         loop {
             self.check()?;
@@ -114,7 +114,7 @@ impl CancelToken {
     }
 }
 
-/// Makes connections that hear the stop.
+/// Makes connections that check the stop.
 #[derive(Clone, Debug)]
 pub(super) struct WatchedConnector(pub(super) CancelToken);
 
@@ -155,7 +155,7 @@ impl WatchedConnector {
             }
             Err(e) => return Err(e.into()),
         }
-        // A request is written in two parts, and the second one is not to wait for an answer to the first.
+        // A request is written in two parts, and the second must not wait for the first one's acknowledgement.
         socket.set_nodelay(true)?;
         Ok(socket)
     }
@@ -173,7 +173,7 @@ impl Transport for WatchedTransport {
         &mut self.buffers
     }
 
-    /// The client's own timeouts are not set; the deadline is the watch's.
+    /// The client's own timeouts are not set; the token has the deadline.
     fn transmit_output(&mut self, amount: usize, _: NextTimeout) -> Result<(), Error> {
         let mut rest = &self.buffers.output()[..amount];
         while !rest.is_empty() {
@@ -211,7 +211,7 @@ impl Transport for WatchedTransport {
         }
     }
 
-    /// A connection is used for one request.
+    /// A connection is used for one request only.
     fn is_open(&mut self) -> bool {
         false
     }

@@ -1,5 +1,5 @@
-//! What stands in for the client in a build without the cargo feature `openai`: it fails, and says why. The configuration
-//! refuses it before anyone asks.
+//! In place of the client in a build without the cargo feature `openai`: every answer fails and says why. The
+//! configuration refuses it first.
 
 use crate::config::OpenAiConfig;
 use crate::responder::{Answer, Failure, Question, Responder};
