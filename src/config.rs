@@ -1,7 +1,7 @@
 //! The checked configuration: typed values with units, made from `config.yaml`.
 //!
-//! It stands alone so that the whole way from text to values is pure: the text, the environment and the command line's
-//! overrides come in as arguments, and every fault comes out at once, each with its path, value and rule.
+//! The whole way from text to values is pure: the text, the environment and the command line's overrides come in as
+//! arguments, and every fault comes out at once, each with its path, value and rule.
 //!
 //! ```text
 //! yaml.rs     text        -> plain values     syntax and repeated keys, with line and column
@@ -47,10 +47,10 @@ pub use types::{
 use std::path::Path;
 
 impl Config {
-    /// The built-in defaults: what an empty `config.yaml` and an empty environment give. `data` stands in for `data/`.
+    /// The built-in defaults, as from an empty `config.yaml` and an empty environment. `data` replaces `data/`.
     ///
     /// # Errors
-    /// Those of `data` itself, when it makes a path that breaks a rule (the socket's path is bounded by the system).
+    /// The path `data` breaks a rule (the system limits the path of the socket).
     pub fn defaults(data: Option<&Path>) -> Result<Self, ConfigErrors> {
         let overrides = Overrides { data, ..Overrides::default() };
         Settings::load("", &|_| None, &overrides).map(|settings| settings.config())

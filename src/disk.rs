@@ -1,7 +1,7 @@
-//! The one seam between us and the file system: journal, checkpoint and transcripts reach files only through [`Disk`].
+//! The interface to the file system: journal, checkpoint and transcripts reach files only through [`Disk`].
 //!
-//! A test puts another disk behind it and forgets what was not synced, fails the n-th call or runs out of room. The
-//! real one is a thin layer over the system's calls, chosen at compile time, so that the seam costs nothing.
+//! A test replaces it by a disk that forgets what was not synced, fails the n-th call or runs out of space. The real
+//! one is a thin layer over the system's calls, chosen at compile time, so that the interface costs nothing.
 //!
 //! Knows nothing of what the files mean. Files are made 0600 and folders 0700: conversations are private.
 
@@ -22,7 +22,7 @@ use rustix::io::Errno;
 
 use crate::layout;
 
-/// Copied at once, in bytes.
+/// Bytes copied at once.
 const COPY_BYTES: u64 = 1 << 20;
 
 /// A file system, as far as we use one.
@@ -30,7 +30,7 @@ pub trait Disk: Clone + Send + Sync + 'static {
     /// An open file.
     type File: DiskFile;
 
-    /// Makes a folder and the ones above it; an existing one is fine.
+    /// Makes a folder and its parents; an existing one is fine.
     fn create_dir_all(&self, path: &Path) -> io::Result<()>;
     /// The names in a folder, in no order.
     fn list(&self, path: &Path) -> io::Result<Vec<String>>;
@@ -40,28 +40,28 @@ pub trait Disk: Clone + Send + Sync + 'static {
     fn open(&self, path: &Path) -> io::Result<Self::File>;
     /// Opens an existing file for reading.
     fn open_read(&self, path: &Path) -> io::Result<Self::File>;
-    /// Opens a file for appending and reading, making it when there is none.
+    /// Opens a file for appending and reading; makes it if it does not exist.
     fn open_append(&self, path: &Path) -> io::Result<Self::File>;
-    /// Whether the file is what has that name, and has so many bytes.
+    /// Whether the file has that name and that many bytes.
     fn is_named(&self, path: &Path, file: &Self::File, bytes: u64) -> io::Result<bool> {
         let named = self.open_read(path)?;
         Ok(named.is_same(file)? && named.byte_len()? == bytes)
     }
-    /// Gives a file another name, replacing what had it.
+    /// Renames a file, replacing a file of the new name.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Makes the names in a folder durable.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
-    /// Makes everything on the file system that holds `path` durable, and tells when some of it was lost.
+    /// Makes everything on the file system that holds `path` durable; fails if some of it was lost.
     fn sync_all(&self, path: &Path) -> io::Result<()>;
-    /// The room on the file system that holds `path`. A disk without an end need not tell.
+    /// The space of the file system that holds `path`. A disk without limits need not implement it.
     fn room(&self, _path: &Path) -> io::Result<DiskSpace> {
         Ok(DiskSpace { free_bytes: u64::MAX, total_bytes: u64::MAX })
     }
 }
 
-/// The room on a file system, as far as it is ours to use.
+/// The space of a file system, as far as this user may use it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DiskSpace {
     /// Bytes that can still be written.
@@ -82,12 +82,12 @@ pub trait DiskFile: Send + Sync + 'static {
     fn sync(&self) -> io::Result<()>;
     /// Cuts the file, or lengthens it with zeros.
     fn set_len(&self, len: u64) -> io::Result<()>;
-    /// Whether both are the same file, whatever its name is by now. A disk whose files are never renamed by others need
-    /// not tell.
+    /// Whether both are the same file, whatever its name is by now. A disk whose files no other program renames need
+    /// not implement it.
     fn is_same(&self, _other: &Self) -> io::Result<bool> {
         Ok(true)
     }
-    /// When it was last written to. A disk that keeps no times says now: nothing of it is old.
+    /// When it was last written to. A disk without times returns now: nothing on it is old.
     fn modified(&self) -> io::Result<SystemTime> {
         Ok(SystemTime::now())
     }
@@ -129,7 +129,7 @@ impl Disk for RealDisk {
 
     fn list(&self, path: &Path) -> io::Result<Vec<String>> {
         let names = std::fs::read_dir(path)?.map(|entry| entry.map(|e| e.file_name().into_string()));
-        // A name that is not UTF-8 is none of ours.
+        // A name that is not UTF-8 is not one of ours.
         names.filter_map(|name| name.map(Result::ok).transpose()).collect()
     }
 
@@ -150,7 +150,7 @@ impl Disk for RealDisk {
     }
 
     fn is_named(&self, path: &Path, file: &File, bytes: u64) -> io::Result<bool> {
-        // Nothing is opened: a look costs a quarter of that.
+        // Nothing is opened: a stat costs a quarter of that.
         let (named, file) = (std::fs::symlink_metadata(path)?, file.metadata()?);
         Ok((named.dev(), named.ino(), named.len()) == (file.dev(), file.ino(), bytes))
     }
@@ -220,10 +220,10 @@ impl DiskFile for File {
     }
 }
 
-/// Makes a folder and the ones above it, and their names durable.
+/// Makes a folder and its parents, and their names durable.
 ///
 /// # Errors
-/// The folder could not be made. Some of those above it may exist now. That a folder above cannot be synced is no error.
+/// The folder could not be made. Some parents may exist now. A parent that cannot be synced is no error.
 pub fn make_folder<D: Disk>(disk: &D, path: &Path) -> io::Result<()> {
     disk.create_dir_all(path)?;
     for parent in path.ancestors().skip(1).take(3) {
@@ -232,12 +232,12 @@ pub fn make_folder<D: Disk>(disk: &D, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Replaces a file whole: temporary name, write, sync, rename, sync the folder. After a crash either the old or the new
-/// content stands there.
+/// Replaces a file whole: temporary name, write, sync, rename, sync of the folder. After a crash the file has either
+/// the old or the new content.
 ///
 /// # Errors
-/// The disk failed. The old content still stands, unless only the folder's sync failed; a retry is safe. The temporary file
-/// may stay.
+/// The disk failed. The old content is unchanged, unless only the folder's sync failed; a retry is safe. The temporary
+/// file may remain.
 pub fn replace<D: Disk>(disk: &D, path: &Path, content: &[u8]) -> io::Result<()> {
     let temporary = layout::unfinished(path);
     let file = disk.create(&temporary)?;
@@ -259,10 +259,10 @@ pub fn read<D: Disk>(disk: &D, path: &Path) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
-/// Copies a stretch, or as much of it as there is; returns how much.
+/// Copies a range, or as much of it as exists; returns how many bytes.
 ///
 /// # Errors
-/// As [`copy_from`].
+/// See [`copy_from`].
 pub fn copy<F: DiskFile>(from: &F, what: Range<u64>, to: &F, to_at: u64) -> io::Result<u64> {
     let source = |to: &mut [u8], at: u64| from.read_at(to, what.start + at);
     copy_from(&source, what.end - what.start, to, to_at)
@@ -271,7 +271,7 @@ pub fn copy<F: DiskFile>(from: &F, what: Range<u64>, to: &F, to_at: u64) -> io::
 /// Reads from an offset; fewer bytes than asked for only at the end.
 pub type Source<'a> = &'a dyn Fn(&mut [u8], u64) -> io::Result<usize>;
 
-/// The same of whatever can be read.
+/// The same from any source.
 ///
 /// # Errors
 /// A read or a write failed. A part may have been copied; another call starts over.
@@ -300,14 +300,14 @@ mod tests {
         let file = RealDisk.open_append(&path).unwrap();
         DiskFile::write_all_at(&file, b"1234", 0).unwrap();
         assert!(RealDisk.is_named(&path, &file, 4).unwrap());
-        // Longer or shorter than whoever asks has left it.
+        // Longer or shorter than expected.
         assert!(!RealDisk.is_named(&path, &file, 3).unwrap() && !RealDisk.is_named(&path, &file, 5).unwrap());
         std::fs::write(&other, "1234").unwrap();
         RealDisk.rename(&other, &path).unwrap();
         assert!(!RealDisk.is_named(&path, &file, 4).unwrap());
         std::fs::remove_file(&path).unwrap();
         assert_eq!(RealDisk.is_named(&path, &file, 4).unwrap_err().kind(), io::ErrorKind::NotFound);
-        // A folder or a FIFO in its place is not it either, and nobody waits at it.
+        // A folder or a FIFO with its name is another file, and opening it does not block.
         std::fs::create_dir(&path).unwrap();
         assert!(!RealDisk.is_named(&path, &file, 4).unwrap());
     }

@@ -1,15 +1,15 @@
-//! What a message is: its id, its time, its session, and the one JSON line it is kept as.
+//! What a message is: its id, its time, its session, and the JSON line in which it is stored.
 //!
-//! A message is serialised once. The same bytes stand in the journal, in the transcript and in the cache, and history
-//! splices `source` into them; nothing parses a message back to print it.
+//! A message is serialised once. The same bytes are in the journal, the transcript and the cache, and history adds
+//! `source` to them; no message is parsed again to be printed.
 //!
 //! Invariants:
 //! * An id is a UUIDv7 whose 48 bits of milliseconds and 12 bits of `rand_a` are the message's logical time to the
-//!   microsecond (RFC 9562, section 6.2, method 3); `created_at` is that time and nothing else.
-//! * A line is one JSON object without a newline, its fields in the order of [`LAYOUT`]; what stands before `text` has
+//!   microsecond (RFC 9562, section 6.2, method 3); `created_at` is exactly that time.
+//! * A line is one JSON object without a newline, its fields in the order of [`LAYOUT`]; the fields before `text` have
 //!   fixed places, so that id, session, role and time are read without a JSON parser.
 //!
-//! Knows nothing of files, sockets or who answers.
+//! Knows nothing of files, sockets or responders.
 
 mod expiry;
 mod id;

@@ -1,9 +1,8 @@
 //! `${VAR}` and `${VAR:-default}` in the strings of the configuration.
 //!
-//! The rules are those of a shell, as far as they go: `${VAR}` must be set (it may be empty); `${VAR:-default}` takes
-//! the default when the variable is unset or empty; `$$` is one `$`; any other `$` is itself. A default ends at the
-//! first `}` and holds no reference. What a variable gives is taken as it is, never expanded again. Knows nothing of
-//! keys or types.
+//! The rules are those of a shell: `${VAR}` must be set (it may be empty); `${VAR:-default}` takes the default if the
+//! variable is unset or empty; `$$` is one `$`; any other `$` is itself. A default ends at the first `}` and contains
+//! no reference. The value of a variable is not expanded again. Knows nothing of keys or types.
 
 use std::ffi::OsString;
 
@@ -15,12 +14,12 @@ pub(super) type Env<'a> = dyn Fn(&str) -> Option<OsString> + 'a;
 pub(super) struct Expanded {
     /// The text.
     pub text: String,
-    /// Whether a variable had a part in it: then the text takes the type of its key.
+    /// Whether it contains a variable's value: then the text takes the type of its key.
     pub by_variable: bool,
 }
 
-/// Fills in every reference, or says what is wrong with each that cannot be. A reason names the variable and quotes
-/// nothing else of the string, which may be a secret.
+/// Fills in every reference, or returns what is wrong with each. A reason names the variable and quotes nothing else of
+/// the string, which may be a secret.
 pub(super) fn expand(text: &str, env: &Env<'_>) -> Result<Expanded, Vec<String>> {
     let mut expanded = Expanded { text: String::with_capacity(text.len()), by_variable: false };
     let mut faults = Vec::new();
@@ -50,7 +49,7 @@ pub(super) fn expand(text: &str, env: &Env<'_>) -> Result<Expanded, Vec<String>>
     if faults.is_empty() { Ok(expanded) } else { Err(faults) }
 }
 
-/// What stands between the braces.
+/// The value of the text between the braces.
 fn reference(inside: &str, env: &Env<'_>) -> Result<String, String> {
     let (name, default) = match inside.split_once(":-") {
         Some((name, default)) => (name, Some(default)),

@@ -1,7 +1,7 @@
-//! The faults of a configuration: their wording, what of a value they may quote, and the "did you mean".
+//! The faults of a configuration: their wording, what they may quote of a value, and the "did you mean".
 //!
-//! It stands alone because it is where secrets could leak: a fault is made from a path and a value already turned into
-//! quotable text by [`quote`], and nothing else in `config` writes values into messages.
+//! Kept together because secrets could leak here: a fault is made from a path and a value that [`quote`] has turned
+//! into quotable text, and nothing else in `config` writes values into messages.
 
 use std::fmt;
 
@@ -12,10 +12,10 @@ use super::secret::redact_uri;
 /// The longest part of a value that a fault quotes, in characters.
 const QUOTED_CHARS: usize = 80;
 
-/// One fault, by what the reader has to change.
+/// One fault, by what must be changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    /// The text is not YAML, or repeats a key. Lines and columns count from 1; 0 where the parser knows none.
+    /// The text is not YAML, or repeats a key. Lines and columns count from 1; 0 if the parser does not know.
     #[error("{}{reason}", place(*.line, *.column))]
     Syntax {
         /// The line.
@@ -25,7 +25,7 @@ pub enum ConfigError {
         /// What is wrong there.
         reason: String,
     },
-    /// A key that no table entry has. Its value is never quoted: it may be a misspelled secret's.
+    /// An unknown key. Its value is never quoted: the key may be that of a secret, misspelled.
     #[error("{path}: unknown key{}", did_you_mean(.suggestion.as_deref()))]
     UnknownKey {
         /// The key, with its blocks.
@@ -36,7 +36,7 @@ pub enum ConfigError {
     /// A value that breaks its key's rule.
     #[error("{path}: {value}: {rule}")]
     Value {
-        /// The key, or the command line's option that gave the value.
+        /// The key, or the option of the command line.
         path: String,
         /// The value as it may be shown.
         value: String,
@@ -54,10 +54,10 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
-    /// Whether the fault stands in the file, and not in an option of the command line.
+    /// Whether the fault is in the file, and not in an option of the command line.
     #[must_use]
     pub fn is_in_file(&self) -> bool {
-        // It begins with the place, or with the key or the option that gave the value.
+        // The text begins with the place, or with the key or option.
         !self.to_string().starts_with("--")
     }
 }
@@ -67,7 +67,7 @@ impl ConfigError {
 pub struct ConfigErrors(Vec<ConfigError>);
 
 impl ConfigErrors {
-    /// `Ok` when there is none.
+    /// `Ok` if there are no faults.
     pub(super) fn or<T>(faults: Vec<ConfigError>, value: T) -> Result<T, Self> {
         if faults.is_empty() { Ok(value) } else { Err(Self(faults)) }
     }
@@ -107,7 +107,7 @@ fn did_you_mean(suggestion: Option<&str>) -> String {
 }
 
 /// A value as a fault may show it: text in quotes, cut short, control characters escaped, and without the credentials
-/// of a connection string that was put under the wrong key.
+/// of a connection string under the wrong key.
 pub(super) fn quote(value: &Value) -> String {
     match value {
         Value::Null => "nothing".to_owned(),
@@ -129,9 +129,9 @@ pub(super) fn quote_text(text: &str) -> String {
     }
 }
 
-/// The candidate that `word` most likely meant, if one is close: at most a third of its letters away.
+/// The candidate most likely meant by `word`, if one is close: at most a third of its letters differ.
 pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    // A word this long is no slip of the finger, and the distance costs its square.
+    // A word this long is no typing mistake, and the cost grows with the square of its length.
     if word.chars().count() > 64 {
         return None;
     }

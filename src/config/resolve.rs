@@ -1,8 +1,8 @@
 //! Plain YAML values to [`Settings`], by the table of keys.
 //!
-//! It stands alone because it is the walk: which values are given, what stands in for the others, what each becomes
-//! under its kind. After it every key has a value of its kind; a faulty one has its default, which nobody sees, because
-//! one fault refuses the whole. Knows no single key but `server.listen`, which the command line may set.
+//! It walks the table: which values are given, what replaces the others, and what each becomes under its kind.
+//! Afterwards every key has a value of its kind; a faulty one has its default, which is never used, because one fault
+//! refuses the whole. The only key it knows by name is `server.listen`, which the command line may set.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -16,21 +16,21 @@ use super::settings::{Settings, Values, typed};
 use super::table::{Given, KEYS, Key, Kind, Rule};
 use super::{together, yaml};
 
-/// What the command line sets above the file.
+/// Options of the command line that override the file.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Overrides<'a> {
-    /// `--listen`: in place of `server.listen`.
+    /// `--listen`: replaces `server.listen`.
     pub listen: Option<&'a str>,
-    /// `--data`: what `data/` means in the default paths. A path the file gives itself stays, unless it is the
-    /// default's own text, so that the shipped file behaves as no file does.
+    /// `--data`: replaces `data/` in the default paths. A path in the file stays, unless it equals the default, so that
+    /// the shipped file behaves like no file.
     pub data: Option<&'a Path>,
 }
 
 impl Settings {
-    /// Reads `text` (an empty one means every default), fills in variables by `env`, and checks everything.
+    /// Reads `text` (empty: all defaults), fills in variables from `env`, and checks everything.
     ///
     /// # Errors
-    /// Every fault at once; only a text that is no YAML has a single one.
+    /// Every fault at once; a text that is not YAML has only one.
     pub fn load(text: &str, env: &Env<'_>, overrides: &Overrides<'_>) -> Result<Self, ConfigErrors> {
         let root = yaml::parse(text)?;
         let mut faults = Vec::new();
@@ -61,22 +61,22 @@ impl Settings {
     }
 }
 
-/// The values that stand in the file, by key.
+/// The values in the file, by key.
 type FileValues<'a> = BTreeMap<&'static str, &'a Value>;
 
 fn not_a_block(path: &str) -> ConfigError {
-    // The value is not shown: a secret may have slipped up to its block.
+    // The value is not shown: it may be a secret at the wrong indentation.
     ConfigError::Value { path: path.to_owned(), value: REDACTED.to_owned(), rule: "must be a block of keys".to_owned() }
 }
 
-/// Finds every known key below `prefix`, and refuses the others.
+/// Collects the known keys below `prefix`, and refuses the others.
 fn walk<'a>(prefix: &str, block: &'a Mapping, given: &mut FileValues<'a>, faults: &mut Vec<ConfigError>) {
     for (name, value) in block {
         let name = name.as_str().unwrap_or_default();
         let path = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") };
         let inside = format!("{path}.");
         if let Some(key) = KEYS.iter().find(|key| key.path == path) {
-            // `key:` with nothing after it is as good as no key.
+            // `key:` without a value counts as no key.
             if !value.is_null() {
                 given.insert(key.path, value);
             }
@@ -91,7 +91,8 @@ fn walk<'a>(prefix: &str, block: &'a Mapping, given: &mut FileValues<'a>, faults
     }
 }
 
-/// The known key or block that an unknown one most likely means: one spelled alike, or one of the same name elsewhere.
+/// The known key or block that an unknown one most likely means: one with a similar name, or one of the same name
+/// elsewhere.
 fn suggest(path: &str) -> Option<&'static str> {
     let parent = |path: &str| path.rfind('.').map_or(0, |at| at + 1);
     let prefix = &path[..parent(path)];
@@ -124,14 +125,14 @@ fn default_value(key: &Key) -> Value {
 /// Reads the value of one key.
 struct Reader<'a> {
     key: &'a Key,
-    /// How faults name the key.
+    /// The key's name in faults.
     path: &'a str,
     env: &'a Env<'a>,
     data: Option<&'a Path>,
 }
 
 impl Reader<'_> {
-    /// The value of the key's kind; with a fault told, a stand-in.
+    /// The value in the key's kind; after a fault, a stand-in.
     fn read(&self, value: &Value, faults: &mut Vec<ConfigError>) -> Value {
         if let Kind::List(rule) = &self.key.kind {
             return self.read_list(value, rule, faults).into();
@@ -155,7 +156,7 @@ impl Reader<'_> {
         }
     }
 
-    /// A text given by a variable takes the type of its key; one written in quotes is text.
+    /// The value of a variable takes the type of its key; a quoted value is text.
     fn typed(&self, expanded: Expanded) -> Value {
         let text = expanded.text.trim();
         let typed = match self.key.kind {
@@ -231,7 +232,7 @@ impl Reader<'_> {
         kept(path, expanded.text, rule)
     }
 
-    /// `--data` replaces the leading `data/` of the default's own text.
+    /// `--data` replaces the leading `data/` of the default.
     fn under_data(&self, text: &str) -> String {
         match (self.data, &self.key.default) {
             (Some(data), Given::Text(default)) if *default == text => {

@@ -1,5 +1,5 @@
-//! The rules a single value must keep: pure functions of text. What several must keep together stands in `together.rs`.
-//! Whether a folder exists, a port is free or a name resolves is for those who use the value.
+//! The rules for single values: pure functions of text. `together.rs` has the rules between keys. Whether a folder
+//! exists, a port is free or a name resolves is checked where the value is used.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -13,12 +13,12 @@ pub(super) fn is_listen(text: &str) -> bool {
     if text.parse::<SocketAddr>().is_ok() {
         return true;
     }
-    // With a colon left in the host it is an IPv6 address without brackets, which names no port clearly.
+    // A colon left in the host means an IPv6 address without brackets, whose port would be unclear.
     text.rsplit_once(':').is_some_and(|(host, port)| is_host_name(&host.to_ascii_lowercase()) && is_port(port))
 }
 
-/// Whether only this machine reaches `listen`. A name is believed only if it is `localhost`: any other is resolved
-/// later, by a resolver that may change its mind.
+/// Whether `listen` is reachable from this machine only. The only name accepted is `localhost`: any other is resolved
+/// later, by a resolver that may change its answer.
 pub(super) fn is_loopback(listen: &str) -> bool {
     match listen.parse::<SocketAddr>() {
         Ok(address) => address.ip().to_canonical().is_loopback(),
@@ -50,7 +50,7 @@ fn split_port(authority: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// A host as it stands in a `Host` header, without its port.
+/// A host as in a `Host` header, without its port.
 pub(super) fn is_host(text: &str) -> bool {
     match text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
         Some(inside) => matches!(inside.parse(), Ok(IpAddr::V6(_))) && !inside.bytes().any(|b| b.is_ascii_uppercase()),
@@ -58,8 +58,8 @@ pub(super) fn is_host(text: &str) -> bool {
     }
 }
 
-/// `scheme://host[:port]` as the `Origin` header has it (RFC 6454, 6.2): compared byte by byte later, so that a form no
-/// browser sends is refused here and does not fail silently there.
+/// `scheme://host[:port]` as in an `Origin` header (RFC 6454, 6.2): it is compared byte by byte later, so a form that
+/// no browser sends is refused here instead of silently never matching.
 pub(super) fn is_origin(text: &str) -> bool {
     let Some((scheme, authority)) = text.split_once("://") else { return false };
     let scheme_holds = scheme.starts_with(|c: char| c.is_ascii_lowercase())
@@ -89,7 +89,7 @@ pub(super) fn is_socket(text: &str) -> bool {
     text.is_empty() || (is_path(text) && text.len() <= SOCKET_PATH_BYTES)
 }
 
-/// A connection string by its scheme; the driver judges the rest.
+/// A connection string, by its scheme; the driver checks the rest.
 pub(super) fn is_mongo_uri(text: &str) -> bool {
     let hosts = text.strip_prefix("mongodb://").or_else(|| text.strip_prefix("mongodb+srv://"));
     hosts.is_some_and(|hosts| !hosts.is_empty())
@@ -97,7 +97,7 @@ pub(super) fn is_mongo_uri(text: &str) -> bool {
         && !text.contains(REDACTED)
 }
 
-/// MongoDB's rules for the name of a database, the stricter ones of Windows included.
+/// MongoDB's rules for the name of a database, including the stricter ones of Windows.
 pub(super) fn is_database(text: &str) -> bool {
     (1..=63).contains(&text.len())
         && !text.chars().any(|c| c.is_control() || c.is_whitespace() || "/\\.\"$*<>:|?".contains(c))
@@ -111,7 +111,7 @@ pub(super) fn is_collection(text: &str) -> bool {
         && !text.starts_with('.')
 }
 
-/// What the system takes as one argument of a program.
+/// A text that the system accepts as an argument of a program.
 pub(super) fn is_argument(text: &str) -> bool {
     text.len() < 128 * 1024 && !text.contains('\0')
 }
@@ -139,7 +139,7 @@ pub(super) fn is_model(text: &str) -> bool {
     text.len() <= 256 && !text.chars().any(char::is_control)
 }
 
-/// What a model is told before a conversation, or nothing.
+/// A system prompt, or none.
 pub(super) fn is_prompt(text: &str) -> bool {
     text.len() <= 256 * 1024 && !text.contains('\0')
 }

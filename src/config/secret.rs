@@ -1,13 +1,13 @@
-//! What must not be shown, and what is shown in its place.
+//! Secrets, and what is shown in their place.
 
 use std::fmt;
 
 use serde::Deserialize;
 
-/// What stands where a secret would.
+/// Shown in place of a secret.
 pub(super) const REDACTED: &str = "[redacted]";
 
-/// Options of a connection string that hold no secret, in lower case; the values of all others are redacted.
+/// Options of a connection string without secrets, in lower case; the values of all others are redacted.
 const OPEN_OPTIONS: &[&str] = &[
     "appname",
     "authmechanism",
@@ -31,7 +31,7 @@ impl Secret {
         Self(value.into())
     }
 
-    /// The value itself, for the one place that needs it.
+    /// The value, for the code that needs it.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
@@ -44,9 +44,10 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// A connection string without its credentials: user and password, and the values of all options that may hold one.
+/// A connection string without its credentials: without user and password, and without the values of options that may
+/// be secret.
 ///
-/// A password may hold an unescaped `@` or `/`, so everything from the scheme to the last `@` is taken for it.
+/// A password may contain an unescaped `@` or `/`, so everything from the scheme to the last `@` counts as credentials.
 #[must_use]
 pub fn redact_uri(uri: &str) -> String {
     let Some((scheme, rest)) = uri.split_once("://") else { return REDACTED.to_owned() };

@@ -23,10 +23,10 @@ pub struct Settings {
     pub(super) config: Config,
 }
 
-/// The typed configuration. `data` stands in some paths, which are text in `values`.
+/// The typed configuration. `data` replaces the beginning of some paths, which are text in `values`.
 ///
 /// # Errors
-/// A number that this machine cannot count to.
+/// A number is too large for this machine.
 pub(super) fn typed(values: &Values, data: Option<&Path>) -> Result<Config, ConfigError> {
     let mut root = Mapping::new();
     for (path, value) in values {
@@ -40,7 +40,7 @@ pub(super) fn typed(values: &Values, data: Option<&Path>) -> Result<Config, Conf
     let config = serde_yaml::from_value(Value::Mapping(root));
     let mut config: Config =
         config.map_err(|error| ConfigError::Syntax { line: 0, column: 0, reason: error.to_string() })?;
-    // The journal's segments are made for bodies of that length.
+    // The journal's segments are sized for bodies of that length.
     config.websocket.max_message_bytes = config.websocket.max_message_bytes.min(config.server.max_body_bytes);
     if let Some(data) = data.filter(|data| data.to_str().is_none()) {
         put_exactly(data, &mut config);
@@ -48,7 +48,7 @@ pub(super) fn typed(values: &Values, data: Option<&Path>) -> Result<Config, Conf
     Ok(config)
 }
 
-/// Puts a folder whose name is not UTF-8 where the text of it stands.
+/// Replaces the text of a folder whose name is not UTF-8 by the name itself.
 fn put_exactly(data: &Path, config: &mut Config) {
     let text = PathBuf::from(data.to_string_lossy().into_owned());
     let paths = [&mut config.journal.path, &mut config.mongo.dead_letter_path, &mut config.mongo.cache.disk_path];
@@ -66,7 +66,7 @@ impl Settings {
         self.config.clone()
     }
 
-    /// The effective configuration as YAML that reads back as itself, but for the secrets, which are redacted.
+    /// The effective configuration as YAML, which reads back to the same except for secrets, which are redacted.
     #[must_use]
     pub fn to_yaml(&self) -> String {
         let mut out = String::new();
@@ -98,7 +98,7 @@ impl Settings {
     }
 }
 
-/// What [`Settings::to_yaml`] shows, so that no secret comes out this way.
+/// Shows what [`Settings::to_yaml`] shows, so that no secret leaks.
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.to_yaml())

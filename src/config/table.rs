@@ -1,9 +1,8 @@
-//! The one table of keys: path, kind with bounds, default, and whether it is a secret.
+//! The table of keys: path, kind with bounds, default, and whether it is a secret.
 //!
-//! Everything that needs to know a key reads it here: the walk, the defaults, the suggestions, `check-config`. A new
-//! key is a line here, a field in `types.rs`, and a commented line in the shipped `config.yaml`;
-//! tests hold them together. Keys of one block stand together, because the effective configuration is printed in this
-//! order.
+//! All code that deals with keys reads it: the walk, the defaults, the suggestions, `check-config`. A new key is a line
+//! here, a field in `types.rs`, and a commented line in the shipped `config.yaml`; tests compare them. Keys of one
+//! block are consecutive, because the effective configuration is printed in this order.
 
 use std::ops::RangeInclusive;
 
@@ -14,9 +13,9 @@ use super::secret::{REDACTED, redact_uri};
 
 /// A rule for one text.
 pub(super) struct Rule {
-    /// Whether a text keeps it.
+    /// Whether a text follows it.
     pub holds: fn(&str) -> bool,
-    /// Its words, which follow the value in a fault.
+    /// Its wording, after the value in a fault.
     pub must: &'static str,
 }
 
@@ -50,13 +49,13 @@ pub(super) enum Given {
 
 /// One key.
 pub(super) struct Key {
-    /// Its blocks and its name, with dots between.
+    /// Its blocks and its name, joined by dots.
     pub path: &'static str,
     /// What it takes.
     pub kind: Kind,
-    /// What it is when it is not given.
+    /// Its value if it is not given.
     pub default: Given,
-    /// For a secret: how it is shown where others stand openly. A fault shows nothing of it.
+    /// For a secret: what is shown in its place. A fault shows nothing of it.
     pub redact: Option<fn(&str) -> String>,
 }
 
@@ -96,7 +95,7 @@ const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
-/// A deadline longer than this is none.
+/// The longest timeout, in seconds.
 const HOUR: u64 = 3600;
 const DAY: u64 = 24 * HOUR;
 
@@ -146,7 +145,7 @@ pub(super) static KEYS: &[Key] = &[
     whole("websocket.threads", 2, 1..=64),
     whole("websocket.max_connections", 10_000, 1..=1_000_000),
     whole("websocket.max_message_bytes", MIB, KIB..=8 * MIB),
-    // A message that may be sent fits, whatever its limit.
+    // Holds at least one message of any permitted length.
     whole("websocket.max_incoming_bytes", 32 * MIB, 8 * MIB..=1024 * MIB),
     whole("websocket.max_outgoing_bytes", MIB, 64 * KIB..=64 * MIB),
     whole("websocket.heartbeat_seconds", 20, 1..=HOUR),

@@ -1,4 +1,4 @@
-//! Tables of configurations and what becomes of them, and the test that holds the shipped file to the table of keys.
+//! Tables of configurations with their results, and the test that compares the shipped file with the table of keys.
 //!
 //! Compiled under `#[cfg(test)]` only.
 
@@ -301,7 +301,7 @@ fn a_secret_is_in_no_debug_output_and_not_in_the_effective_configuration() {
     assert!(!shown.contains(SECRET), "{shown}");
     assert!(shown.contains("  auth_token: \"[redacted]\"\n"), "{shown}");
     assert!(shown.contains("  uri: \"mongodb://[redacted]@h:1/?w=1\"\n"), "{shown}");
-    // Nobody takes the placeholder for a token.
+    // The placeholder is not accepted as a token.
     assert!(faults(&shown).contains("server.auth_token"), "{shown}");
 }
 
@@ -405,7 +405,7 @@ fn a_command_is_taken_as_it_stands_and_needs_a_program() {
     assert_eq!(config.responder.command, ["sh", "-c", "echo $HOME ${HOME} 7", ""]);
     let told = faults(&with("[\"\", x]"));
     assert!(told.starts_with("responder.command: [\"\", …]: must begin with the program to run"), "{told}");
-    // Told once, and not on top of a fault of its own.
+    // Reported once, and not in addition to the key's own fault.
     assert_eq!(faults(&with("[5]")).lines().count(), 1);
 }
 

@@ -1,26 +1,26 @@
 //! The rules between keys, one function each.
 //!
-//! A rule is passed over when a key it looks at has a fault of its own: it would only repeat that one.
+//! A rule is skipped if one of its keys has a fault of its own, which it would only repeat.
 
 use super::fault::{ConfigError, quote_text};
 use super::rules::is_loopback;
 use super::types::{Config, ResponderKind};
 
-/// What a record adds to the text it holds: the frame, ids and names, generously.
+/// What a record adds to its text, in bytes: the frame, ids and names, generously.
 const RECORD_OVERHEAD_BYTES: u64 = 64 * 1024;
 
 /// A rule that is broken.
 struct Broken {
-    /// The key that is told.
+    /// The key that the fault names.
     path: &'static str,
-    /// Others that the rule looks at.
+    /// Other keys of the rule.
     with: &'static [&'static str],
-    /// The value as it may be shown.
+    /// The value as shown.
     value: String,
     rule: String,
 }
 
-/// Every rule between keys that is broken. `origin` names a key as it was given, and `is_sound` tells whether it has no fault
+/// Every broken rule between keys. `origin` gives a key's name in faults, and `is_sound` tells whether it has no fault
 /// of its own.
 pub(super) fn check(
     config: &Config,
@@ -48,7 +48,7 @@ fn listen(config: &Config) -> Option<Broken> {
     })
 }
 
-/// A key whose number must be at least that, for the sake of another.
+/// A key whose number must be at least `least`, because of another key.
 fn at_least(path: &'static str, with: &'static [&'static str], value: u64, least: u64, why: &str) -> Option<Broken> {
     (value < least).then(|| Broken {
         path,
@@ -118,13 +118,13 @@ fn mongo(config: &Config) -> Option<Broken> {
     Some(Broken { path: "mongo.enabled", with: &[], value: "true".to_owned(), rule: rule.to_owned() })
 }
 
-/// Why `mongo.enabled: true` cannot be served, while it cannot: by this build.
+/// Why this build cannot serve `mongo.enabled: true`, if so.
 pub(super) fn mongo_refusal(built_with_mongo: bool) -> Option<&'static str> {
     (!built_with_mongo)
         .then_some("must be false: this build has no MongoDB, it was made without the cargo feature `mongo`")
 }
 
-/// Why `responder.kind: openai` cannot be served, while it cannot be.
+/// Why this build cannot serve `responder.kind: openai`, if so.
 pub(super) fn openai_refusal(built_with_openai: bool) -> Option<&'static str> {
     (!built_with_openai)
         .then_some("must be another: this build has no client for it, it was made without the cargo feature `openai`")

@@ -1,7 +1,7 @@
-//! The configuration as the other modules meet it: typed values with units.
+//! The configuration as other modules use it: typed values with units.
 //!
-//! Each field is read from the key of its name, or of the one that its attribute gives, in the unit at the end of that name.
-//! What a key may hold is the table's; a value that comes here has kept its rule.
+//! Each field is read from the key of its name, or of the name in its attribute, in the unit at the end of that name.
+//! `table.rs` has the bounds; a value here has passed its rule.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,13 +17,13 @@ pub struct Config {
     pub server: ServerConfig,
     /// The write-ahead journal.
     pub journal: JournalConfig,
-    /// MongoDB, and the cache that stands in front of it.
+    /// MongoDB, and the cache.
     pub mongo: MongoConfig,
     /// WebSockets.
     pub websocket: WebsocketConfig,
     /// The read path.
     pub history: HistoryConfig,
-    /// Who answers `POST /api/chat`.
+    /// The responder to `POST /api/chat`.
     pub responder: ResponderConfig,
     /// The log.
     pub log: LogConfig,
@@ -37,7 +37,7 @@ pub struct ServerConfig {
     /// The Unix socket; `None` (an empty string in the file) serves none.
     #[serde(deserialize_with = "path_unless_empty")]
     pub local_socket: Option<PathBuf>,
-    /// The bearer token every TCP request must carry, when set.
+    /// The bearer token that every TCP request must carry, if set.
     #[serde(deserialize_with = "secret_unless_empty")]
     pub auth_token: Option<Secret>,
     /// Lets a non-loopback `listen` start without a token.
@@ -48,19 +48,19 @@ pub struct ServerConfig {
     pub allowed_hosts: Vec<String>,
     /// Connections at once; each has a thread.
     pub max_connections: usize,
-    /// Streams of the feed and requests that wait for its next event, at once; each has its thread and its connection.
+    /// The most streams of the feed and waiting requests at once; each has a thread and a connection.
     pub max_feed_streams: usize,
     /// The largest request body, in bytes.
     pub max_body_bytes: usize,
     /// How long a connection may take.
     #[serde(flatten)]
     pub timeouts: Timeouts,
-    /// The one deadline of an ordered stop.
+    /// The deadline of an ordered stop.
     #[serde(rename = "drain_seconds", deserialize_with = "seconds")]
     pub drain: Duration,
 }
 
-/// How long a TCP connection may take for each thing.
+/// Timeouts of a TCP connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub struct Timeouts {
     /// From a request's first byte to the end of its head.
@@ -81,16 +81,16 @@ pub struct Timeouts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Fsync {
-    /// Before every acknowledgement, one sync for all who wait.
+    /// Before every acknowledgement; one sync for all waiting requests.
     Always,
     /// Every `journal.fsync_interval_ms`.
     Interval,
-    /// Never; the system writes back when it likes.
+    /// Never; the system decides when to write back.
     Never,
 }
 
 impl Fsync {
-    /// The word of `journal.fsync`.
+    /// Its name in `journal.fsync`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -113,7 +113,7 @@ pub struct JournalConfig {
     pub fsync_interval: Duration,
     /// The size of one segment file, in bytes.
     pub segment_bytes: u64,
-    /// The most all segments may take, in bytes; drained ones go first, then appends are refused (507).
+    /// The most that all segments take, in bytes; drained ones are dropped first, then appends are refused (507).
     pub max_bytes: u64,
     /// How long drained segments are kept.
     #[serde(rename = "retain_hours", deserialize_with = "hours")]
@@ -139,15 +139,15 @@ pub struct MongoConfig {
     /// How long a message is kept; `None` (0 in the file) keeps it for ever.
     #[serde(rename = "ttl_days", deserialize_with = "days_unless_zero")]
     pub ttl: Option<Duration>,
-    /// Messages the channel to the worker holds; beyond, the worker reads the journal instead.
+    /// Messages that the channel to the worker holds; beyond, the worker reads the journal instead.
     pub queue_capacity: usize,
-    /// What one insert holds.
+    /// Limits of one insert.
     #[serde(flatten)]
     pub batch: BatchConfig,
-    /// How long a write to MongoDB may take before it is given up and tried again on another thread.
+    /// How long a write to MongoDB may take before it is abandoned and tried again on another thread.
     #[serde(rename = "call_timeout_seconds", deserialize_with = "seconds")]
     pub call_timeout: Duration,
-    /// The longest pause between two tries while MongoDB does not take a batch.
+    /// The longest pause between two tries while MongoDB takes no writes.
     #[serde(rename = "backoff_ms_max", deserialize_with = "millis")]
     pub backoff_max: Duration,
     /// Whether other servers write to the same collection.
@@ -158,16 +158,16 @@ pub struct MongoConfig {
     pub cache: CacheConfig,
 }
 
-/// What one insert into MongoDB holds.
+/// Limits of one insert into MongoDB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub struct BatchConfig {
     /// The most messages.
     #[serde(rename = "batch_max_messages")]
     pub max_messages: usize,
-    /// The most bytes, counted as lines; one message alone may have more.
+    /// The most bytes, counted as lines; a single message may exceed it.
     #[serde(rename = "batch_max_bytes")]
     pub max_bytes: usize,
-    /// The longest a message waits for others.
+    /// The longest that a message waits for others.
     #[serde(rename = "batch_max_age_ms", deserialize_with = "millis")]
     pub max_age: Duration,
 }
@@ -177,29 +177,29 @@ pub struct BatchConfig {
 pub struct CacheConfig {
     /// The newest messages kept in memory for each session.
     pub max_messages_per_session: usize,
-    /// The most memory all sessions take, in bytes; the least recently used go first.
+    /// The most memory of all sessions, in bytes; the least recently used are evicted first.
     pub max_bytes: usize,
     /// The folder of the transcripts.
     pub disk_path: PathBuf,
 }
 
-/// `websocket:` the sockets of those who listen in.
+/// `websocket:` the WebSockets.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct WebsocketConfig {
-    /// The threads that own them.
+    /// The threads that own the sockets.
     pub threads: usize,
-    /// Sockets at once; none has a thread.
+    /// The most sockets at once; none has a thread of its own.
     pub max_connections: usize,
-    /// The longest message a client may send, in bytes, in one frame or many; never more than a body may have.
+    /// The longest message of a client, in bytes, in one frame or many; at most the longest body.
     pub max_message_bytes: usize,
-    /// What all sockets together may hold of messages that are not whole, in bytes; beyond it who sends more is closed.
+    /// The most bytes of unfinished messages over all sockets; a socket that exceeds it is closed.
     pub max_incoming_bytes: usize,
-    /// What may wait for a client that does not read, in bytes; beyond it the client is cut.
+    /// The most bytes that wait for a client that does not read; beyond, the client is cut.
     pub max_outgoing_bytes: usize,
-    /// How often a socket shows that the server is there, and asks whether the client is.
+    /// The interval of heartbeats and pings.
     #[serde(rename = "heartbeat_seconds", deserialize_with = "seconds")]
     pub heartbeat: Duration,
-    /// How long a socket may bring nothing, not even the answer to a ping.
+    /// How long a socket may stay silent, without even the answer to a ping.
     #[serde(rename = "idle_timeout_seconds", deserialize_with = "seconds")]
     pub idle_timeout: Duration,
 }
@@ -207,29 +207,29 @@ pub struct WebsocketConfig {
 /// `history:` the read path.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct HistoryConfig {
-    /// The most one request reads of a transcript, in bytes; beyond, it answers `complete: false`.
+    /// The most bytes of a transcript that one request reads; beyond, it answers `complete: false`.
     pub max_scan_bytes: u64,
-    /// How long a request waits for MongoDB; beyond, it answers without it, `complete: false`.
+    /// How long a request waits for MongoDB; then it answers without it, `complete: false`.
     #[serde(rename = "mongo_timeout_ms", deserialize_with = "millis")]
     pub mongo_timeout: Duration,
 }
 
-/// Who answers `POST /api/chat`.
+/// The kinds of responder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ResponderKind {
     /// `ping` gives `pong!`, any other text comes back.
     Echo,
-    /// A program of the user's, run once for each message.
+    /// A program, run once for each message.
     Command,
-    /// A server that speaks the protocol of OpenAI's chat completions.
+    /// A server with the protocol of OpenAI's chat completions.
     OpenAi,
     /// Records only; `POST /api/chat` answers 202.
     None,
 }
 
 impl ResponderKind {
-    /// The word of `responder.kind`.
+    /// Its name in `responder.kind`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -241,38 +241,38 @@ impl ResponderKind {
     }
 }
 
-/// `responder:` who answers.
+/// `responder:` the responder.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct ResponderConfig {
     /// Which responder.
     pub kind: ResponderKind,
-    /// The program of [`ResponderKind::Command`] and its arguments; begins with a program if that is the kind.
+    /// The program of [`ResponderKind::Command`] and its arguments; not empty for that kind.
     pub command: Vec<String>,
-    /// Turns that are being answered at once, each on a thread; for a responder that may wait.
+    /// The most turns answered at once, each on a thread, by a responder that may wait.
     pub max_concurrent: usize,
-    /// How long an answer may take, and how long a turn waits for those of its session before it.
+    /// How long an answer may take, and how long a turn waits for earlier turns of its session.
     #[serde(rename = "timeout_seconds", deserialize_with = "seconds")]
     pub timeout: Duration,
     /// The server of [`ResponderKind::OpenAi`].
     pub openai: OpenAiConfig,
 }
 
-/// `responder.openai:` the server that answers, and what it is told.
+/// `responder.openai:` the server that answers, and what it gets.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct OpenAiConfig {
-    /// Its address without a slash at the end; `/chat/completions` is added.
+    /// Its address without a slash at the end; `/chat/completions` is appended.
     #[serde(deserialize_with = "without_last_slash")]
     pub base_url: String,
-    /// The model; has a name if [`ResponderKind::OpenAi`] is the kind.
+    /// The model; not empty for [`ResponderKind::OpenAi`].
     pub model: String,
-    /// The bearer token, when it wants one.
+    /// The bearer token, if the server needs one.
     #[serde(deserialize_with = "secret_unless_empty")]
     pub api_key: Option<Secret>,
-    /// Said before every conversation, unless it is empty.
+    /// The system prompt before every conversation; may be empty.
     pub system_prompt: String,
-    /// The most messages of a conversation it is told, the one to answer included.
+    /// The most messages of a conversation that it gets, including the one to answer.
     pub context_messages: usize,
-    /// The most text of a conversation it is told, in bytes; the message to answer is told whole all the same.
+    /// The most bytes of their text; the message to answer is sent whole in any case.
     pub context_bytes: usize,
 }
 

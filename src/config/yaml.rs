@@ -1,8 +1,7 @@
-//! Text to plain YAML values, strictly: a repeated key is a fault, and a key that is no text too.
+//! Text to plain YAML values, strictly: a repeated key is a fault, and so is a key that is no text.
 //!
-//! It stands alone because `serde_yaml`'s own `Value` names a repeated key by the place of its block, and because its
-//! messages quote values, which may be secrets. Here a message is written by us, or is one of libyaml's fixed texts.
-//! Knows nothing of which keys exist.
+//! `serde_yaml`'s own `Value` reports a repeated key at the place of its block, and its messages quote values, which
+//! may be secrets. Here every message is our own, or one of libyaml's fixed texts. Knows nothing of which keys exist.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -14,7 +13,7 @@ use super::fault::ConfigError;
 
 /// Reads one document; an empty one is `Null`.
 pub(super) fn parse(text: &str) -> Result<Value, ConfigError> {
-    // libyaml takes a byte order mark within UTF-8 for a document of its own.
+    // libyaml takes a byte order mark within UTF-8 for a separate document.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let said = RefCell::new(None);
     Node(&said).deserialize(serde_yaml::Deserializer::from_str(text)).map_err(|error| {
@@ -23,17 +22,17 @@ pub(super) fn parse(text: &str) -> Result<Value, ConfigError> {
     })
 }
 
-/// The parser's own words, unless they may quote a value.
+/// The parser's message, unless it may quote a value.
 fn reason(error: &serde_yaml::Error) -> String {
     let text = error.to_string();
     if text.contains("invalid type") || text.contains("invalid value") {
         return "a value does not fit its tag".to_owned();
     }
-    // The place is told once, before the reason.
+    // The place is reported once, before the reason.
     text.split(" at line ").next().unwrap_or_default().to_owned()
 }
 
-/// A value; what is wrong with it is left in the cell, because an error's text cannot be told from serde's own.
+/// A value; its fault is left in the cell, because serde's errors cannot carry it separately.
 #[derive(Clone, Copy)]
 struct Node<'a>(&'a RefCell<Option<String>>);
 
@@ -79,7 +78,7 @@ impl<'de> Visitor<'de> for Node<'_> {
         Ok(Value::Number(number.into()))
     }
 
-    // Beyond 64 bits no key takes a number; as a float it is refused by its key's rule.
+    // No key takes a number beyond 64 bits; as a float its key's rule refuses it.
     fn visit_i128<E>(self, number: i128) -> Result<Value, E> {
         Ok(Value::Number((number as f64).into()))
     }
@@ -118,7 +117,7 @@ impl<'de> Visitor<'de> for Node<'_> {
     }
 }
 
-/// A key of a block. It fails while the parser stands on the key, so that the fault has the key's own place.
+/// A key of a block. It fails while the parser is at the key, so that the fault has the key's own place.
 struct Key<'a> {
     node: Node<'a>,
     seen: &'a Mapping,
@@ -139,14 +138,14 @@ impl<'de> DeserializeSeed<'de> for Key<'_> {
 
             fn visit_str<E: serde::de::Error>(self, key: &str) -> Result<String, E> {
                 if self.0.seen.contains_key(key) {
-                    // Its place says which. Named, it could be a token that was written as a block by mistake.
+                    // The place identifies it. Its name could be a token that was written as a block by mistake.
                     return Err(self.0.node.fail("this key stands in its block a second time".to_owned()));
                 }
                 Ok(key.to_owned())
             }
         }
 
-        // Anything but text ends in the visitor's own error, whose words would quote the key's value.
+        // Otherwise the visitor's own error would quote the key's value.
         let node = self.node;
         deserializer.deserialize_any(Any(self)).map_err(|error| {
             if node.0.borrow().is_some() {

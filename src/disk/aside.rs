@@ -1,20 +1,20 @@
-//! What is set aside: copies and files kept in a folder under a name that nothing else has there.
+//! Setting aside: copies and moved files in a folder, each under a name that no other file there has.
 //!
-//! A name that is taken by other bytes gets `.2`, `.3` and so on: no copy ever replaces another, and none is kept twice.
+//! If other bytes have the name, it gets `.2`, `.3` and so on: no copy ever replaces another, and none is stored twice.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{Disk, DiskFile, Source, copy_from, make_folder};
 
-/// Compared at once, in bytes.
+/// Bytes compared at once.
 const BLOCK_BYTES: usize = 256 * 1024;
 
-/// Keeps a copy of the first `len` bytes of `source` in `folder`, unless one is there. It is durable when this returns; where
-/// it stands.
+/// Copies the first `len` bytes of `source` into `folder`, unless a copy exists. It is durable when this returns;
+/// returns its path.
 ///
 /// # Errors
-/// The source could not be read, or the copy not written. A copy may stay, perhaps unfinished or not yet durable.
+/// The source could not be read, or the copy not written. A copy may remain, perhaps unfinished or not yet durable.
 pub fn keep<D: Disk>(disk: &D, folder: &Path, name: &str, source: Source<'_>, len: u64) -> io::Result<PathBuf> {
     make_folder(disk, folder)?;
     let cut = |to: &mut [u8], at: u64| {
@@ -29,15 +29,15 @@ pub fn keep<D: Disk>(disk: &D, folder: &Path, name: &str, source: Source<'_>, le
         copy.sync()?;
         disk.rename(&temporary, &path)?;
     }
-    // Also of a copy that is there: it may be from a try that failed here.
+    // Also for an existing copy: it may be from a try that failed here.
     disk.sync_dir(folder)?;
     Ok(path)
 }
 
-/// Moves a whole file into `folder`, durably; where it stands.
+/// Moves a whole file into `folder`, durably; returns its path.
 ///
 /// # Errors
-/// The file could not be moved, or the move not made durable: then it stands in `folder` already.
+/// The file could not be moved; or the move was not made durable, and the file is in `folder` already.
 pub fn take<D: Disk>(disk: &D, folder: &Path, name: &str, from: &Path) -> io::Result<PathBuf> {
     make_folder(disk, folder)?;
     let (path, _) = place(disk, folder, name, &|_| Ok(false))?;
@@ -47,7 +47,7 @@ pub fn take<D: Disk>(disk: &D, folder: &Path, name: &str, from: &Path) -> io::Re
     Ok(path)
 }
 
-/// The first name of its kind that nothing has yet, or that a copy has already; and whether one has.
+/// The first name that is free, or that a copy already has; and whether one has.
 fn place<D: Disk>(
     disk: &D,
     folder: &Path,

@@ -1,12 +1,11 @@
-//! A disk whose writes go nowhere: they stand in memory over what is really there, and are thrown away with it. So what would
-//! be done can be looked at without doing it.
+//! A disk whose writes stay in memory, over the real files, and vanish with it: to see what an operation would do
+//! without doing it.
 //!
-//! Of each file the writes are kept in their order, zeros as a length alone. Copies that are set aside are read by nobody
-//! again: of what is written below the *sink* only the files' lengths are kept. Beyond [`HELD_BYTES_MAX`] a write fails,
-//! whatever would be done.
+//! The writes to each file are kept in order, zeros as a length only. Copies that are set aside are never read again,
+//! so below the *sink* only the files' lengths are kept. Beyond [`HELD_BYTES_MAX`] a write fails.
 //!
-//! Invariant: nothing below is ever written, made, renamed or removed. Nobody else may write there meanwhile. What a recovery
-//! does not do (appending, cutting) is refused.
+//! Invariant: nothing on the disk below is ever written, made, renamed or removed. No other program may write there
+//! meanwhile. Operations that a recovery does not need (appending, cutting) are refused.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -16,12 +15,12 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::{Disk, DiskFile, DiskSpace};
 
-/// What all writes may take, in bytes.
+/// The most memory of all writes, in bytes.
 pub const HELD_BYTES_MAX: usize = 64 << 20;
-/// What a write takes beside its bytes, about.
+/// The memory of a write beside its bytes, roughly.
 const WRITE_BYTES: usize = 64;
 
-/// See the module. Clones are the same disk.
+/// The overlay. Clones are the same disk.
 #[derive(Clone, Debug)]
 pub struct Overlay<D> {
     below: D,
@@ -31,7 +30,7 @@ pub struct Overlay<D> {
 
 #[derive(Debug, Default)]
 struct World {
-    /// Names that stand for something else than below, or for nothing any more.
+    /// Names that differ from those below: another file, or none any more.
     names: BTreeMap<PathBuf, Option<usize>>,
     files: Vec<Content>,
     held_bytes: usize,
@@ -40,16 +39,16 @@ struct World {
 /// A file that was made, renamed or opened for writing.
 #[derive(Debug, Default)]
 struct Content {
-    /// The file below that it was, and how much that has.
+    /// The file below that it was, and its length.
     origin: Option<PathBuf>,
     origin_bytes: u64,
     bytes: u64,
-    /// In that order.
+    /// In order.
     writes: Vec<Write>,
     is_sunk: bool,
 }
 
-/// What was written where; without bytes, zeros.
+/// The range that was written, and its bytes; without bytes, zeros.
 type Write = (Range<u64>, Option<Box<[u8]>>);
 
 /// An open file.
@@ -57,7 +56,7 @@ type Write = (Range<u64>, Option<Box<[u8]>>);
 pub struct OverlayFile<D: Disk> {
     world: Arc<Mutex<World>>,
     below: Option<D::File>,
-    /// None when it is as below.
+    /// `None` if it is as below.
     file: Option<usize>,
 }
 
@@ -66,12 +65,12 @@ fn locked(world: &Mutex<World>) -> MutexGuard<'_, World> {
 }
 
 impl<D: Disk> Overlay<D> {
-    /// A disk over that one; what is written below `sink` is not kept.
+    /// A disk over `below`; bytes written below `sink` are not kept.
     pub fn new(below: D, sink: PathBuf) -> Self {
         Self { below, sink, world: Arc::default() }
     }
 
-    /// The file of that name, as one that can be written.
+    /// The file of that name, in a form that can be written.
     fn own(&self, path: &Path) -> io::Result<usize> {
         let mut world = locked(&self.world);
         match world.names.get(path) {
@@ -168,14 +167,14 @@ impl<D: Disk> Disk for Overlay<D> {
 }
 
 impl Content {
-    /// Takes a write in. Returns what it takes.
+    /// Adds a write. Returns the memory that it takes.
     fn write(&mut self, bytes: &[u8], offset: u64) -> usize {
         let range = offset..offset + bytes.len() as u64;
         let ends = (self.origin_bytes, self.bytes);
         self.bytes = self.bytes.max(range.end);
         let is_zero = bytes.iter().all(|&byte| byte == 0);
         match self.writes.last_mut() {
-            // Nothing stands there yet.
+            // Nothing is there yet.
             _ if self.is_sunk || is_zero && offset >= ends.0.max(ends.1) => 0,
             Some((last, None)) if is_zero && last.end == offset => {
                 last.end = range.end;
@@ -188,7 +187,7 @@ impl Content {
         }
     }
 
-    /// Puts into `to`, which has what stands below, what was written from `offset` on.
+    /// Applies the writes from `offset` on to `to`, which holds the bytes below.
     fn lay_over(&self, to: &mut [u8], offset: u64) {
         let len = |from: u64, to: u64| usize::try_from(to - from).expect("within a buffer or a write");
         let end = offset + to.len() as u64;

@@ -1,9 +1,10 @@
-//! A disk in memory that keeps only what was synced: for tests of what a power cut, a full disk or a failing one leaves behind.
+//! A disk in memory that keeps only what was synced: for tests of what a power cut, a full disk or a failing disk
+//! leaves.
 //!
 //! Compiled under `#[cfg(test)]` only. It is harsher than a real disk where the rules allow it: after a power cut every
-//! unsynced write is there, torn or gone, each for itself; a name is what it was at the folder's last sync or anything it
-//! became since; and a failed sync drops what it should have kept, as Linux does. What goes wrong, and when, is told in
-//! `sim/faults.rs`.
+//! unsynced write is there, torn or lost, each independently; a name is what it was at the folder's last sync or
+//! anything that it became since; and a failed sync drops what it should have written, as Linux does. `sim/faults.rs`
+//! decides what goes wrong, and when.
 
 mod faults;
 mod random;
@@ -25,14 +26,14 @@ pub use random::Random;
 /// A write may be torn at multiples of this, in bytes.
 const SECTOR_BYTES: usize = 64;
 
-/// See the module. Clones are the same disk.
+/// The simulated disk. Clones are the same disk.
 #[derive(Clone, Debug, Default)]
 pub struct SimDisk(Arc<Platter>);
 
 #[derive(Debug, Default)]
 struct Platter {
     world: Mutex<World>,
-    /// A call began to hang, or those that did go on.
+    /// A call began to hang, or hanging calls were released.
     stalls: Condvar,
 }
 
@@ -54,7 +55,7 @@ struct Inode {
     synced: Vec<u8>,
     /// What happened since the last sync.
     pending: Vec<Change>,
-    /// How often a sync of the whole disk lost what was pending: each file that was open then is told once.
+    /// How often a sync of the whole disk lost pending writes: each file that was open then is told once.
     losses: u64,
 }
 
@@ -84,7 +85,7 @@ pub struct SimFile {
     disk: SimDisk,
     inode: usize,
     append: bool,
-    /// The losses it was told of, or that came before it was opened.
+    /// The losses that it was told of, or that came before it was opened.
     told: AtomicU64,
 }
 
@@ -104,7 +105,8 @@ impl SimDisk {
         world.names.values().map(|&inode| world.inodes[inode].now.len()).sum()
     }
 
-    /// Everything unsynced is there, torn or gone, as `random` has it. Open files are worthless afterwards.
+    /// Cuts the power: everything unsynced is there, torn or lost, as `random` decides. Open files are invalid
+    /// afterwards.
     pub fn power_cut(&self, random: &mut Random) {
         let mut world = self.world();
         let names = world.names_after_cut(random);
@@ -137,7 +139,7 @@ impl SimDisk {
         Self(Arc::new(Platter { world: Mutex::new(world), stalls: Condvar::new() }))
     }
 
-    /// Changes a file behind everyone's back.
+    /// Changes a file directly.
     pub fn damage(&self, path: &Path, damage: impl FnOnce(&mut Vec<u8>)) {
         let mut world = self.world();
         let inode = world.names[path];
@@ -146,7 +148,7 @@ impl SimDisk {
         inode.sync();
     }
 
-    /// What readers see of a file, behind everyone's back.
+    /// What readers see of a file, without a counted call.
     pub fn peek(&self, path: &Path) -> Option<Vec<u8>> {
         let world = self.world();
         world.names.get(path).map(|&inode| world.inodes[inode].now.clone())
@@ -157,7 +159,7 @@ impl SimDisk {
         self.world().names.keys().cloned().collect()
     }
 
-    /// Removes a file behind everyone's back, for good.
+    /// Removes a file directly and durably.
     pub fn unlink(&self, path: &Path) {
         let mut world = self.world();
         world.names.remove(path);
@@ -184,7 +186,7 @@ impl SimDisk {
     }
 }
 
-/// What a call is about.
+/// The object of a call.
 #[derive(Clone, Copy)]
 enum Target<'a> {
     Path(&'a Path),
@@ -192,8 +194,8 @@ enum Target<'a> {
 }
 
 impl World {
-    /// The names a power cut leaves: what changed since the folder's sync has happened or not, each change for itself. A
-    /// rename is one change: a file has its old name or its new one, and what it replaced is there as long as it is not.
+    /// The names after a power cut: each change since the folder's sync has happened or not, independently. A rename is
+    /// one change: a file has its old name or its new one, and a replaced file exists as long as it is not.
     fn names_after_cut(&self, random: &mut Random) -> BTreeMap<PathBuf, usize> {
         let mut names = BTreeMap::new();
         for (path, inode) in &self.names {
@@ -217,7 +219,7 @@ impl World {
         names
     }
 
-    /// What is left of the room, in bytes.
+    /// The free space, in bytes.
     fn room_left(&self) -> usize {
         let used: usize = self.names.values().map(|&inode| self.inodes[inode].now.len()).sum();
         self.faults.room.map_or(usize::MAX, |room| room.saturating_sub(used))
@@ -311,7 +313,7 @@ impl Inode {
         self.synced.clone_from(&self.now);
     }
 
-    /// What a failed sync of the whole disk does to a file that had something pending.
+    /// What a failed sync of the whole disk does to a file with pending writes.
     fn lose(&mut self) {
         if !self.pending.is_empty() {
             self.pending.clear();
@@ -367,7 +369,7 @@ impl DiskFile for SimFile {
             }
             Err(e) => {
                 if !world.faults.off {
-                    // What a failed sync was to keep may be gone for good, and the next sync says nothing of it.
+                    // What a failed sync should have written may be lost, and the next sync does not report it.
                     world.inodes[self.inode].pending.clear();
                 }
                 Err(e)

@@ -7,7 +7,7 @@ use uuid::{Uuid, Variant};
 
 use super::timestamp::{Clock, Timestamp};
 
-/// Random bytes fetched from the system at once: one call for 128 ids.
+/// Random bytes read from the system at once: one call for 128 ids.
 const POOL_BYTES: usize = 1024;
 
 /// The id of a message: a UUIDv7. Ids order as their times do.
@@ -25,8 +25,8 @@ impl Id {
 
     /// The id of that time whose 62 random bits are the low ones of `random`.
     ///
-    /// The microseconds within the millisecond stand in `rand_a` as a fraction of 4096 (RFC 9562, 6.2, method 3),
-    /// rounded up, so that [`Id::time`] gives them back exactly.
+    /// The microseconds within the millisecond are in `rand_a` as a fraction of 4096 (RFC 9562, 6.2, method 3), rounded
+    /// up, so that [`Id::time`] returns them exactly.
     #[must_use]
     pub fn from_parts(time: Timestamp, random: u64) -> Self {
         let millis = u128::from(time.micros() / 1000);
@@ -39,7 +39,7 @@ impl Id {
     fn shortly_after(self, random: u64) -> Self {
         const RANDOM_BITS: u128 = (1 << 62) - 1;
         let low = (self.0 & RANDOM_BITS) + 1 + u128::from(random & 0xffff);
-        // What does not fit goes over the variant's bits into the fraction, which rounds to the same microsecond.
+        // Overflow goes over the variant's bits into the fraction, which rounds to the same microsecond.
         Self(((self.0 & !RANDOM_BITS) + ((low >> 62) << 64)) | (low & RANDOM_BITS))
     }
 
@@ -49,13 +49,13 @@ impl Id {
         Self::from_parts(time, 0)
     }
 
-    /// What lies just before this id in the order: a bound, not an id that was given to anything.
+    /// The bound just before this id; no message has it.
     #[must_use]
     pub fn just_before(self) -> Self {
         Self(self.0.saturating_sub(1))
     }
 
-    /// What lies just behind this id in the order: a bound too.
+    /// The bound just after this id; no message has it.
     #[must_use]
     pub fn just_after(self) -> Self {
         Self(self.0.saturating_add(1))
@@ -126,13 +126,13 @@ impl serde::Serialize for Id {
     }
 }
 
-/// How far another server's clock may be ahead of this one's to be followed: as far as imported ids may.
+/// How far another server's clock may be ahead of this one's: as far as that of imported ids, in microseconds.
 const AHEAD_MICROS_MAX: u64 = 5 * 60 * 1_000_000;
 
-/// Makes ids that rise strictly: when the clock stands still or runs backward, the logical time goes on by a microsecond.
+/// Makes strictly rising ids: if the clock stands still or runs backward, the logical time advances by a microsecond.
 ///
-/// The logical time can run ahead of the clock only beyond a million messages a second; it then waits for nobody and
-/// the clock catches up. At the end of the year 9999 time stands still, and only the random bits rise.
+/// The logical time runs ahead of the clock only beyond a million messages a second, until the clock catches up. At the
+/// end of the year 9999 time stands still, and only the random bits rise.
 #[derive(Debug)]
 pub struct IdGenerator {
     clock: Clock,
@@ -143,7 +143,7 @@ pub struct IdGenerator {
 }
 
 impl IdGenerator {
-    /// A generator whose ids all lie after `largest`, the largest id that was given before.
+    /// A generator whose ids are all greater than `largest`, the largest id given before.
     #[must_use]
     pub fn new(clock: Clock, largest: Option<Id>) -> Self {
         let largest = largest.unwrap_or(Id::least_of(Timestamp::from_micros(0)));
@@ -153,7 +153,7 @@ impl IdGenerator {
     /// The next id.
     ///
     /// # Panics
-    /// When the system has no random bytes, which Linux never says once it has started.
+    /// If the system has no random bytes, which does not happen on Linux after the boot.
     pub fn next_id(&mut self) -> Id {
         let now = self.clock.now();
         let next = if now > self.last { now } else { Timestamp::from_micros(self.last.micros() + 1) };
@@ -164,11 +164,11 @@ impl IdGenerator {
         self.largest
     }
 
-    /// The id up to which another server's order goes: `id`, and every later one of this generator lies after it. One that
-    /// lies far ahead of the clock is not followed, or it would take the times of all that comes with it: then the next own.
+    /// Follows another server's id: returns `id`, and every later id of this generator is greater. An id far ahead of
+    /// the clock is not followed, because all later messages would get its time: then returns the next own id.
     ///
     /// # Panics
-    /// As [`IdGenerator::next_id`].
+    /// See [`IdGenerator::next_id`].
     pub fn pass(&mut self, id: Id) -> Id {
         let own = self.next_id();
         if id > own {
@@ -253,7 +253,7 @@ mod tests {
             last = id;
         }
         assert_eq!(last.time(), end);
-        // Though all random bits are used up.
+        // Even though all random bits are used up.
         let mut after_restart = IdGenerator::new(clock, Some(Id::from_parts(end, u64::MAX)));
         let next = after_restart.next_id();
         assert!(next > Id::from_parts(end, u64::MAX) && next.time() == end);

@@ -1,4 +1,4 @@
-//! The line: a message as one JSON object, made once and patched with its id and time when they are given.
+//! The line: a message as one JSON object, serialised once; id and time are filled in when they are given.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -12,11 +12,11 @@ use super::id::Id;
 use super::session::SessionId;
 use super::timestamp::Timestamp;
 
-/// The fields of a line, in order; `vector_ids` only when there are any.
+/// The fields of a line, in order; `vector_ids` only if there are any.
 pub const LAYOUT: [&str; 7] = ["id", "session_id", "role", "created_at", "text", "metadata", "vector_ids"];
 
-/// The longest line, in bytes: MongoDB's documents end at 16 MiB. Numbers in metadata can make a line several times as long
-/// as what was sent.
+/// The longest line, in bytes: MongoDB's documents end at 16 MiB. Numbers in metadata can make a line several times
+/// longer than the request.
 pub const LINE_BYTES_MAX: usize = 12 << 20;
 
 /// The longest role, in bytes.
@@ -30,14 +30,14 @@ const BEFORE_TEXT: &[u8] = b"\",\"text\":";
 const ID_AT: usize = BEFORE_ID.len();
 const SESSION_AT: usize = ID_AT + Id::TEXT_BYTES + BEFORE_SESSION.len();
 
-/// What a thread keeps of the room it writes lines in, in bytes: most lines fit.
+/// The buffer for lines that a thread keeps, in bytes: most lines fit.
 const SCRATCH_BYTES: usize = 2048;
 
 thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Whether `role` names an author: 1 to 32 characters of `a-z 0-9 _ -`, starting with a letter.
+/// Whether `role` is valid: 1 to 32 characters of `a-z 0-9 _ -`, starting with a letter.
 #[must_use]
 pub fn is_role(role: &str) -> bool {
     (1..=ROLE_BYTES_MAX).contains(&role.len())
@@ -45,7 +45,7 @@ pub fn is_role(role: &str) -> bool {
         && role.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-'))
 }
 
-/// The metadata of a message: what the client gave, and the server's own where the client gave none.
+/// The metadata of a message: the client's, and the server's own fields.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Metadata<'a> {
     /// The client's object.
@@ -76,23 +76,24 @@ pub struct Draft<'a> {
     pub session: &'a SessionId,
     /// Its author; [`is_role`] holds.
     pub role: &'a str,
-    /// What was said.
+    /// The message's text.
     pub text: &'a str,
-    /// What else is known of it.
+    /// The metadata.
     pub metadata: Metadata<'a>,
     /// The client's references into a vector store.
     pub vector_ids: &'a [Value],
 }
 
 impl Draft<'_> {
-    /// Serialises it, leaving room for id and time.
+    /// Serialises it, with space for id and time.
     ///
     /// # Panics
-    /// When the role is none: callers check it first.
+    /// If the role is invalid: callers check it first.
     #[must_use]
     pub fn prepare(&self) -> Prepared {
         assert!(is_role(self.role), "a draft's role is checked where it comes in");
-        // Written where there is room, and copied once its length is known: a piece left behind it would fit nothing.
+        // Written into the thread's buffer, and copied once its length is known, so that no unused memory stays behind
+        // it.
         let line = SCRATCH.with_borrow_mut(|line| {
             line.clear();
             self.write(line);
@@ -130,11 +131,11 @@ fn write_json<T: serde::Serialize + ?Sized>(line: &mut Vec<u8>, value: &T) {
     serde_json::to_writer(line, value).expect("strings and JSON values always serialise into memory");
 }
 
-/// Who sent a message, for as long as it is on its way: whoever sees it published knows by this that it is its own. It is
-/// never written.
+/// The sender of a message while it is on its way, so that the sender recognises it when it is published. It is never
+/// stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Origin(
-    /// A number that nothing else has that this process was sent.
+    /// A number that is unique in this process.
     pub u64,
 );
 
@@ -160,19 +161,19 @@ impl Prepared {
         &self.session
     }
 
-    /// The same, sent by `origin`.
+    /// The same with the sender.
     #[must_use]
     pub fn sent_by(self, origin: Option<Origin>) -> Self {
         Self { origin, ..self }
     }
 
-    /// Who sent it, if anybody is to recognise it.
+    /// The sender, if it wants to recognise the message.
     #[must_use]
     pub fn origin(&self) -> Option<Origin> {
         self.origin
     }
 
-    /// Gives it its id, and with it its time.
+    /// Fills in id and time.
     #[must_use]
     pub fn seal(mut self, id: Id) -> Message {
         let places = Places { session_bytes: self.session.as_str().len(), role_bytes: self.role_bytes };
@@ -183,7 +184,7 @@ impl Prepared {
     }
 }
 
-/// Where the fields before `text` stand.
+/// The offsets of the fields before `text`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Places {
     session_bytes: usize,
@@ -213,7 +214,7 @@ pub struct Message {
     line: Box<[u8]>,
 }
 
-/// The fields of a line as any program may have written them.
+/// The fields of a line written by any program.
 #[derive(Deserialize)]
 struct Fields<'a> {
     #[serde(borrow)]
@@ -230,12 +231,12 @@ struct Fields<'a> {
     vector_ids: Vec<Value>,
 }
 
-/// What a line says beside id, session, role and time.
+/// The fields of a line beside id, session, role and time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parts {
-    /// What was said.
+    /// The message's text.
     pub text: String,
-    /// What else is known of it.
+    /// The metadata.
     pub metadata: Map<String, Value>,
     /// The client's references into a vector store.
     pub vector_ids: Vec<Value>,
@@ -254,7 +255,7 @@ impl Message {
         &self.session
     }
 
-    /// Its author.
+    /// The author's role.
     #[must_use]
     pub fn role(&self) -> &str {
         let at = self.places.role_at();
@@ -267,45 +268,46 @@ impl Message {
         &self.line
     }
 
-    /// What was said. Parses the line: not for the write path.
+    /// The message's text. Parses the line: not for the write path.
     #[must_use]
     pub fn text(&self) -> String {
         serde_json::from_slice::<Fields<'_>>(&self.line).map(|f| f.text.into_owned()).unwrap_or_default()
     }
 
-    /// What stands behind the time, parsed: not for the write path. `None` for a line that is no JSON behind its layout, which
-    /// [`Message::from_trusted`] does not look at.
+    /// The fields after the time, parsed: not for the write path. `None` for a line that is no JSON after its layout,
+    /// which [`Message::from_trusted`] does not check.
     #[must_use]
     pub fn parts(&self) -> Option<Parts> {
         let fields: Fields<'_> = serde_json::from_slice(&self.line).ok()?;
         Some(Parts { text: fields.text.into_owned(), metadata: fields.metadata, vector_ids: fields.vector_ids })
     }
 
-    /// The memory it takes, in bytes, as the allocator counts: three pieces, and its place in a queue.
+    /// The memory it takes, in bytes, as the allocator counts: three allocations, and its place in a queue.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        // glibc puts a word before each and gives whole pairs of words; what is shared has two counts before it.
+        // glibc adds one word to each allocation and rounds up to two words; shared data has two counters before it.
         let allocated = |bytes: usize| (bytes + 8).next_multiple_of(16);
         let counted = |bytes: usize| allocated(bytes + 2 * size_of::<usize>());
         allocated(self.line.len()) + counted(size_of::<Self>()) + counted(self.session.as_str().len()) + 16
     }
 
-    /// Reads a line whose bytes a checksum has vouched for: checks the layout and nothing behind it.
+    /// Reads a line whose checksum was right: checks the layout only.
     #[must_use]
     pub fn from_trusted(line: &[u8]) -> Option<Self> {
         let (id, session, places) = read_layout(line)?;
         Some(Self { id, session, places, line: line.into() })
     }
 
-    /// Whose line it is that begins there, as far as the beginning of our layout tells: the rest may be damaged or cut off.
+    /// The id and session of a line, read from its beginning; the rest may be damaged or cut off.
     #[must_use]
     pub fn beginning_of_line(line: &[u8]) -> Option<(Id, SessionId)> {
         read_beginning(line).map(|(id, session, _)| (id, session))
     }
 
-    /// Reads a line of a file anyone may have edited: `None` unless it is a whole JSON object with a message's fields.
+    /// Reads a line of a file that anyone may have edited: `None` unless it is a whole JSON object with a message's
+    /// fields.
     ///
-    /// A line of another layout (fields in another order, spaces) is brought into ours; its `created_at` gives way to
+    /// A line of another layout (another order of fields, spaces) is serialised anew; its `created_at` is replaced by
     /// the time of its id.
     #[must_use]
     pub fn from_line(line: &[u8]) -> Option<Self> {
@@ -329,7 +331,7 @@ impl Message {
         Some(draft.prepare().seal(id))
     }
 
-    /// The id of a line, without looking at the rest: for searching a transcript.
+    /// The id of a line, without checking the rest: for searches in a transcript.
     #[must_use]
     pub fn id_of_line(line: &[u8]) -> Option<Id> {
         match line.strip_prefix(BEFORE_ID) {
@@ -339,8 +341,8 @@ impl Message {
     }
 }
 
-/// Whether a line is JSON, in UTF-8 throughout: a value that is ignored is not looked at so closely, and one such line
-/// would make a whole page of the history unreadable.
+/// Whether a line is JSON, in UTF-8 throughout: serde checks ignored values less strictly, and one invalid line would
+/// make a whole page of the history unreadable.
 fn is_json(line: &[u8]) -> bool {
     str::from_utf8(line).is_ok_and(|line| serde_json::from_str::<IgnoredAny>(line).is_ok())
 }
@@ -368,7 +370,7 @@ fn until_quote(bytes: &[u8]) -> Option<(&str, &[u8])> {
 }
 
 impl fmt::Debug for Message {
-    /// Names the message and leaves out what was said.
+    /// Names the message and leaves out its text.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Message({} in {}, {} bytes)", self.id, self.session, self.line.len())
     }

@@ -1,4 +1,4 @@
-//! Session ids: the names users give their conversations, and the file names made of them.
+//! Session ids: the names of conversations, and the file names made of them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ impl SessionId {
     }
 
     /// The name of its transcript, without a folder: the id and `.jsonl`; a leading dot becomes `%2E`, so that no
-    /// transcript is a hidden file. `%` is in no session id, so the form can be undone.
+    /// transcript is a hidden file. No session id contains `%`, so the name can be decoded.
     #[must_use]
     pub fn file_name(&self) -> String {
         match self.0.strip_prefix('.') {
@@ -44,7 +44,7 @@ impl SessionId {
         }
     }
 
-    /// The session whose transcript has that name; `None` for a file that is no transcript.
+    /// The session whose transcript has that name; `None` if it is no transcript's.
     #[must_use]
     pub fn from_file_name(name: &str) -> Option<Self> {
         let stem = name.strip_suffix(".jsonl")?;

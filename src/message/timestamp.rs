@@ -1,6 +1,6 @@
-//! Moments, in microseconds since 1970, and their one textual form.
+//! Times in microseconds since 1970, and their one textual form.
 //!
-//! The clock is a value that is handed in, so that a test can turn it back, far forward or hold it still.
+//! The clock is passed as a value, so that a test can turn it back, far forward or stop it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use time::format_description::well_known::Rfc3339;
 /// The last microsecond of the year 9999: later times have no RFC 3339 form.
 const MICROS_MAX: u64 = 253_402_300_799_999_999;
 
-/// A moment: whole microseconds since 1970-01-01T00:00:00Z, up to the year 9999.
+/// A time: whole microseconds since 1970-01-01T00:00:00Z, up to the year 9999.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(u64);
 
@@ -21,7 +21,7 @@ impl Timestamp {
     /// The length of the textual form, in bytes: `2025-11-28T01:23:45.123456+00:00`.
     pub const TEXT_BYTES: usize = 32;
 
-    /// The moment `micros` after 1970; what lies beyond the year 9999 becomes its end.
+    /// The time `micros` after 1970; at most the end of the year 9999.
     #[must_use]
     pub fn from_micros(micros: u64) -> Self {
         Self(micros.min(MICROS_MAX))
@@ -33,7 +33,7 @@ impl Timestamp {
         self.0
     }
 
-    /// Reads any RFC 3339 time; times before 1970 become 1970, and finer digits than microseconds are cut.
+    /// Reads any RFC 3339 time; times before 1970 become 1970, and digits beyond microseconds are dropped.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let nanos = OffsetDateTime::parse(text, &Rfc3339).ok()?.unix_timestamp_nanos();
@@ -95,7 +95,7 @@ impl Clock {
         Self(None)
     }
 
-    /// A clock that stands at the microseconds in `micros` until they are changed.
+    /// A clock that shows the microseconds in `micros`.
     #[must_use]
     pub fn fixed(micros: Arc<AtomicU64>) -> Self {
         Self(Some(micros))

@@ -1,5 +1,5 @@
-//! What goes wrong on a simulated disk, and when: at one call, at every call of a kind on some files until it is healed, on
-//! a stretch of a file that cannot be read, for want of room, or by hanging until it is released.
+//! Faults of a simulated disk: at one call, at every call of a kind on some files until it is healed, on an unreadable
+//! range of a file, for lack of space, or a hang until it is released.
 
 use std::io;
 use std::ops::Range;
@@ -19,7 +19,7 @@ pub enum Fault {
     Fail(io::ErrorKind),
     /// A write is half done, then fails; any other call fails.
     Short,
-    /// The power goes: this call and all later ones fail until [`SimDisk::power_cut`] or [`SimDisk::heal`].
+    /// The power fails: this call and all later ones fail until [`SimDisk::power_cut`] or [`SimDisk::heal`].
     PowerOff,
 }
 
@@ -32,11 +32,11 @@ pub enum Op {
     Write,
     /// A sync of a file, a folder or the disk.
     Sync,
-    /// Whatever concerns names and lengths.
+    /// A change of names or lengths.
     Name,
 }
 
-/// How much of a call happens.
+/// How much of a call is carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Extent {
     /// All of it.
@@ -116,7 +116,7 @@ impl SimDisk {
         self.0.stalls.notify_all();
     }
 
-    /// Counts a call, lets it hang or fail if it is to, and tells how much of it happens.
+    /// Counts a call, makes it hang or fail as planned, and returns how much of it is carried out.
     pub(super) fn call(&self, op: Op, target: Target<'_>) -> io::Result<(MutexGuard<'_, World>, Extent)> {
         let mut world = self.world();
         world.calls += 1;
@@ -145,7 +145,7 @@ impl SimDisk {
 }
 
 impl World {
-    /// The names of what a call is about.
+    /// The names of a call's objects.
     fn paths_of(&self, target: Target<'_>) -> Vec<PathBuf> {
         match target {
             Target::Path(path) => vec![path.to_owned()],
