@@ -129,7 +129,7 @@ impl App {
             log::warn!("{left} connections were still busy at the deadline and are cut");
         }
         if turns.is_some_and(|turns| turns.join().is_ok_and(|ended| !ended)) {
-            log::error!("a turn had not ended by the deadline and is left");
+            log::error!("a turn did not end by the deadline and is abandoned");
         }
         // No client is connected any more, so no new job can come.
         self.sockets.stop(deadline);
@@ -208,7 +208,7 @@ impl Background {
         drop(self.stop);
         // Nothing is sent: the channel closes when the thread ends.
         if self.ended.recv_deadline(deadline) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
-            log::error!("the thread {} had not ended by the deadline and is left", self.name);
+            log::error!("the thread {} did not end by the deadline and is abandoned", self.name);
             return;
         }
         // It caught its own panic.

@@ -266,8 +266,7 @@ impl Chat {
     /// message was recorded, and both ids: after an error it would retry for ever.
     fn said_before(&self, session: &SessionId, user: Id, reply: Id) -> Result<TurnOutcome, AppendError> {
         let found = self.history.find(session, reply);
-        let found =
-            found.map_err(|e| AppendError::Unavailable(format!("the answer given before cannot be read: {e}")))?;
+        let found = found.map_err(|e| AppendError::Unavailable(format!("the earlier answer cannot be read: {e}")))?;
         let (text, status) = match found.and_then(|message| message.parts()) {
             Some(parts) => (Some(parts.text), Status::of_metadata(&parts.metadata)),
             None => (None, Status::Recorded),
@@ -293,7 +292,7 @@ impl Chat {
         self.sessions.close();
         if !self.sessions.wait_until_idle(turns_until) {
             let running = self.sessions.all_running();
-            log::info!("{} answers are stopped and kept as far as they came", running.len());
+            log::info!("stopped {} running answers; their text so far is recorded", running.len());
             for turn in running {
                 turn.stop();
             }

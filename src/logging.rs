@@ -227,7 +227,7 @@ fn write_lines(queue: &Receiver<Line>, lost: &AtomicU64, mut out: impl Write) {
         let _ = out.write_all(&line);
         let count = lost.swap(0, Ordering::Relaxed);
         if count > 0 {
-            let _ = writeln!(out, "[WARN ] (log) {count} lines were lost: nobody read the log for a while");
+            let _ = writeln!(out, "[WARN ] (log) {count} lines were lost: the log was not read for a while");
         }
     }
 }

@@ -85,7 +85,7 @@ fn say_tells_what_the_server_refuses_and_when_nobody_answers() {
     server.restart();
     let (code, out, err) = ran(server.folder(), &["say", "hi"]);
     assert_eq!((code, out.as_str()), (Some(0), ""), "it is recorded, as was asked");
-    assert_eq!(err, "note: the message is recorded, and nobody answers (responder.kind: none)\n");
+    assert_eq!(err, "note: the message is recorded; there is no responder (responder.kind: none)\n");
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn without_a_socket_the_server_is_asked_over_tcp_with_its_token() {
     assert!(printed(&folder, &["status", "--listen", &address]).contains("fsync always"));
     let (code, _, err) = ran(&folder, &["status", "--listen", "127.0.0.1:0"]);
     assert_eq!(code, Some(1));
-    assert_eq!(err, "error: server.listen has port 0, so the port is not known: say it with --listen HOST:PORT\n");
+    assert_eq!(err, "error: server.listen has port 0, so the port is not known: give it with --listen HOST:PORT\n");
 
     server.reconfigure(options.set("server.auth_token", "another"));
     let (code, _, err) = ran(&folder, &["status", "--listen", &address]);

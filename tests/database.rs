@@ -502,7 +502,7 @@ fn what_a_transcript_lost_comes_from_mongodb_and_what_is_lost_is_told() {
         for _ in 0..2 {
             assert_eq!(page(&server, ""), (false, here.clone()), "MongoDB is down");
             let reason = server.client().history("s", "")["reason"].as_str().unwrap().to_owned();
-            assert!(reason.contains("MongoDB could not be asked"), "{reason}");
+            assert!(reason.contains("MongoDB did not answer"), "{reason}");
             server.restart();
         }
         mongod.restart();

@@ -184,7 +184,7 @@ const CASES: &[Case] = &[
     Case {
         name: "a flipped byte in the checkpoint",
         make: |s| flip(&journal(s, "checkpoint"), 30),
-        looked: (0, "the checkpoint is damaged: a start looks at everything again"),
+        looked: (0, "the checkpoint is damaged: a start reads everything again"),
         repaired: (0, EACH),
     },
     Case {

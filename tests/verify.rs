@@ -133,8 +133,8 @@ fn a_server_that_only_records_has_all_ticks_without_waiting() {
         let (code, out, err) = verify(&server, server.address(), &[]);
         assert_eq!((code, err.as_str()), (Some(0), ""), "{kind}: {out}");
         assert_all_ticks(&out);
-        assert!(out.contains("the message is recorded, durable: disk; nobody answers"), "{out}");
-        assert!(out.contains("welcome, status and ack came; nobody answers"), "{out}");
+        assert!(out.contains("the message is recorded, durable: disk; there is no responder"), "{out}");
+        assert!(out.contains("welcome, status and ack came; there is no responder"), "{out}");
     }
 }
 
@@ -173,7 +173,10 @@ fn an_address_where_nobody_listens_fails_the_websocket_alone() {
     let server = Server::start(options());
     let (code, out, _) = verify(&server, "127.0.0.1:1".parse().unwrap(), &[]);
     assert_eq!(code, Some(1), "{out}");
-    assert!(only_failed(&out, "WebSocket", &[]).contains("nobody listens there (say with --listen"), "{out}");
+    assert!(
+        only_failed(&out, "WebSocket", &[]).contains("no server listens there (give its address with --listen"),
+        "{out}"
+    );
 }
 
 /// What the toy does with a message, given the ids it was recorded under.

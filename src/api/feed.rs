@@ -118,14 +118,16 @@ fn problem(fault: Fault) -> Problem {
             Problem::new(410, "cursor_foreign", format!("the cursor is of another journal: {then}"))
         }
         Fault::Gone(Gone::Dropped) => {
-            Problem::new(410, "cursor_too_old", format!("what follows the cursor is not kept any more: {then}"))
+            Problem::new(410, "cursor_too_old", format!("what follows the cursor is no longer kept: {then}"))
         }
-        Fault::Gone(Gone::Ahead) => {
-            Problem::new(410, "cursor_ahead", format!("the journal does not reach the cursor, it was set back: {then}"))
-        }
+        Fault::Gone(Gone::Ahead) => Problem::new(
+            410,
+            "cursor_ahead",
+            format!("the cursor is ahead of the journal, which was restored to an earlier state: {then}"),
+        ),
         Fault::Unreadable(e) => {
             log::error!("the feed cannot be read: {e}");
-            Problem::unavailable("feed_unavailable", "the journal cannot be read now", 1)
+            Problem::unavailable("feed_unavailable", "the journal cannot be read at the moment", 1)
         }
     }
 }

@@ -50,7 +50,7 @@ pub fn read(history: &History, head: &Head<'_>) -> Result<Reply, Problem> {
     let ask = parse(head.query)?;
     let answer = history.read(&ask).map_err(|e| {
         log::error!("the history of {} cannot be read: {e}", ask.session);
-        Problem::unavailable("history_unavailable", format!("the transcript cannot be read now: {e}"), 1)
+        Problem::unavailable("history_unavailable", format!("the transcript cannot be read at the moment: {e}"), 1)
     })?;
     let is_lines = head.preferred(&[("application/json", false), (NDJSON, true)]);
     Ok(if is_lines { ndjson(answer) } else { json_bytes(200, page(&ask.session, &answer)) })

@@ -119,7 +119,7 @@ impl From<AppendError> for Problem {
                 Self::new(422, "message_too_long", format!("{what}: nothing of the request was kept"))
             }
             AppendError::KeyConflict(index) => {
-                let what = format!("the key of message {index} of this request came before with other content");
+                let what = format!("the key of message {index} of this request was used before with other content");
                 Self::new(409, "key_conflict", format!("{what}: nothing of the request was kept"))
             }
             AppendError::Unavailable(reason) => Self::unavailable("journal_unavailable", reason, 1),

@@ -95,7 +95,7 @@ impl Answering {
             }
             Err(e) => {
                 log::error!("the context of a turn in {} cannot be read: {e}", running.session());
-                return Err(Failure::Failed("the conversation cannot be read now".into()));
+                return Err(Failure::Failed("the conversation cannot be read at the moment".into()));
             }
         };
         let question = Question {
@@ -109,7 +109,7 @@ impl Answering {
         catch_unwind(AssertUnwindSafe(ask)).unwrap_or_else(|_| {
             self.counts.panics.fetch_add(1, Ordering::Relaxed);
             log::error!("the responder panicked in {}", running.session());
-            Err(Failure::Failed("the responder met a fault of its own; it is in the server's log".into()))
+            Err(Failure::Failed("a fault in the responder; the server's log has the details".into()))
         })
     }
 
@@ -140,7 +140,7 @@ impl Answering {
         }
         let told = catch_unwind(AssertUnwindSafe(|| self.running.tell_end(&end)));
         if told.is_err() {
-            log::error!("whoever watches turns panicked at the end of one");
+            log::error!("a listener of turns panicked at the end of a turn");
         }
         drop(place);
         self.running.settle(end);
@@ -198,6 +198,6 @@ fn fitting_metadata(metadata: Map<String, Value>) -> Map<String, Value> {
     if bytes <= METADATA_BYTES_MAX {
         return metadata;
     }
-    log::warn!("the metadata of an answer has {bytes} bytes and is left out");
+    log::warn!("the metadata of an answer has {bytes} bytes, too many, and is dropped");
     Map::new()
 }

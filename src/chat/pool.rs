@@ -68,7 +68,7 @@ impl Pool {
             let (turns, alive, name) =
                 (self.turns.clone(), alive.clone(), format!("responder-{}", threads.started.len()));
             let started = thread::spawn(name, move || answer(&turns, &alive)).map_err(|e| {
-                log::warn!("no thread for an answer: {e}");
+                log::warn!("cannot start a thread for an answer: {e}");
                 TurnError::AtCap
             })?;
             threads.started.push(started);

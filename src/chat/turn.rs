@@ -135,7 +135,7 @@ pub enum TurnError {
     #[error("another message of this session is being answered")]
     Busy,
     /// The turns before it took too long. A retry may succeed.
-    #[error("the turns of this session that came before took too long")]
+    #[error("earlier turns of this session took too long")]
     Late,
     /// `responder.max_concurrent` turns are being answered. A retry may succeed.
     #[error("as many turns are being answered as responder.max_concurrent allows")]

@@ -19,25 +19,25 @@ pub(super) const HELP: &str = "\
 chatkeep keeps chat conversations: durable on disk before it answers, recent history from memory.
 
 Usage:
-  chatkeep [serve] [OPTIONS]       serve until SIGTERM, SIGINT or SIGHUP
+  chatkeep [serve] [OPTIONS]       run the server until SIGTERM, SIGINT or SIGHUP
   chatkeep check-config [OPTIONS]  print the effective configuration without secrets, or every fault of it
-  chatkeep doctor [OPTIONS]        say what of a stopped server's data is intact, pending or damaged; changes nothing
+  chatkeep doctor [OPTIONS]        report what is intact, pending or damaged in a stopped server's data; changes nothing
   chatkeep help                    print this
 
 Of a running server, over its local socket:
   chatkeep say [OPTIONS] TEXT         send one message and print the reply as it comes; TEXT - reads it from stdin
   chatkeep history [OPTIONS] SESSION  print the newest messages of a session
-  chatkeep tail [OPTIONS] [SESSION]   print the newest messages, of one session or of all, and what follows
-  chatkeep status [OPTIONS]           print what is kept where and what waits
+  chatkeep tail [OPTIONS] [SESSION]   print the newest messages, of one session or of all, and then new ones
+  chatkeep status [OPTIONS]           print what is stored where and what is pending
   chatkeep verify [OPTIONS]           record a few messages and check that they arrive everywhere, a line for each check
 
 Options:
   --config FILE   the configuration (default: ./config.yaml, or built-in defaults without one)
   --listen ADDR   HOST:PORT in place of server.listen; port 0 takes a free one; say, history, tail and status ask there
-  --data DIR      what data/ means in the default paths
+  --data DIR      the folder that data/ means in the default paths
   --session S     say, verify: the session (default: default, a new one)
   --limit N       history, tail: how many messages, 1 to 500 (default: 50, 10)
-  --repair        doctor: do what a start would do, and take what is intact out of the quarantine
+  --repair        doctor: do what a start would do, and take intact messages out of the quarantine
   --json          JSON in place of readable lines: one object; tail: one a line
   -h, --help      print this
   -V, --version   print the version
@@ -248,7 +248,7 @@ fn unknown_option(word: &str, command: Option<Command>) -> Failure {
     let fix = match closest(word, OPTIONS.iter().copied()) {
         Some(meant) => format!("did you mean {meant}?"),
         None if command == Some(Command::Say) => {
-            "a text that begins with - stands behind --: chatkeep say -- TEXT".to_owned()
+            "put -- before a text that begins with -: chatkeep say -- TEXT".to_owned()
         }
         None => "chatkeep --help lists every option".to_owned(),
     };
@@ -331,7 +331,7 @@ mod tests {
             ("hsitory s", "unknown command `hsitory`; did you mean history?"),
             ("frobnicate", "unknown command `frobnicate`; chatkeep --help lists every command"),
             ("version", "unknown command `version`; did you mean --version?"),
-            ("say -5", "unknown option `-5`; a text that begins with - stands behind --: chatkeep say -- TEXT"),
+            ("say -5", "unknown option `-5`; put -- before a text that begins with -: chatkeep say -- TEXT"),
             ("--confg x", "unknown option `--confg`; did you mean --config?"),
             ("say --sesion x hi", "unknown option `--sesion`; did you mean --session?"),
             ("-x", "unknown option `-x`; chatkeep --help lists every option"),

@@ -158,7 +158,7 @@ impl Printed {
                 }
                 self.end_line()?;
             }
-            (Form::Lines, _, None) => note("the message is recorded, and nobody answers (responder.kind: none)"),
+            (Form::Lines, _, None) => note("the message is recorded; there is no responder (responder.kind: none)"),
         }
         match status {
             "error" => Err(Failure::Other(format!("no answer: {}", text.unwrap_or("no reason is given")))),

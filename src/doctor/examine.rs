@@ -214,7 +214,7 @@ impl Report {
         }
         if self.orphans > 0 {
             let what =
-                format!("{} intact messages stand here only; --repair writes them to recovered.jsonl", self.orphans);
+                format!("{} intact messages are here only; --repair writes them to recovered.jsonl", self.orphans);
             findings.add(Weight::Damage, layout::quarantine(journal), what);
         }
     }

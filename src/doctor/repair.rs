@@ -79,7 +79,7 @@ pub fn run<D: Disk>(disk: &D, place: &DataLocation, clock: &Clock, before: &Repo
     repair.transcripts().map_err(|e| unfinished(&e))?;
     repair.journal.maintain().map_err(|e| unfinished(&e))?;
     let digests = before.journal.as_ref().map_or(0, |journal| journal.digests.missing + journal.digests.damaged);
-    repair.did("digests of segments that were written anew", digests);
+    repair.did("digests of segments that were rewritten", digests);
     repair.recover_apart().map_err(|e| unfinished(&e))?;
     Ok(repair.done)
 }
@@ -125,7 +125,7 @@ impl<D: Disk> Repair<'_, D> {
         for session in &faulty {
             transcripts.put_in_order(session)?;
         }
-        self.did("transcripts put in order, what is no line of them set aside in quarantine/", faulty.len() as u64);
+        self.did("transcripts put in order, foreign lines set aside in quarantine/", faulty.len() as u64);
         let oldest = self.place.oldest_shown(self.now);
         let mut replay = transcripts.replay();
         messages(&self.journal, &(1..=u64::MAX), oldest, &mut |sequence, message| replay.message(sequence, message))?;
@@ -173,7 +173,7 @@ impl<D: Disk> Repair<'_, D> {
         file.sync()?;
         self.disk.rename(&temporary, &path)?;
         self.disk.sync_dir(self.place.journal())?;
-        self.did(&format!("messages that stood in the quarantine only, written to {}", path.display()), count);
+        self.did(&format!("messages that only the quarantine had, written to {}", path.display()), count);
         Ok(())
     }
 }

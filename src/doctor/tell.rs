@@ -95,8 +95,8 @@ impl Report {
         let pending = self.findings.count(Weight::Pending);
         match (self.damage(), pending) {
             (0, 0) => format!("{repaired}Nothing is damaged."),
-            (0, _) => format!("{repaired}Nothing is damaged; what is pending the next start does by itself."),
-            (damage, _) => format!("{repaired}Damaged, or not to be read: {}.", some(damage, "thing")),
+            (0, _) => format!("{repaired}Nothing is damaged; the next start does what is pending."),
+            (damage, _) => format!("{repaired}Damaged or unreadable: {}.", some(damage, "thing")),
         }
     }
 

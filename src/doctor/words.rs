@@ -74,14 +74,14 @@ pub fn journal_figures(findings: &mut Findings, folder: &Path, survey: &journal:
             findings.add(
                 Weight::Warning,
                 folder,
-                "the checkpoint is of another journal: a start looks at everything again",
+                "the checkpoint is of another journal: a start reads everything again",
             );
         }
         Standing::Damaged => {
-            findings.add(Weight::Warning, folder, "the checkpoint is damaged: a start looks at everything again");
+            findings.add(Weight::Warning, folder, "the checkpoint is damaged: a start reads everything again");
         }
         Standing::Missing if survey.files.segments > 0 => {
-            findings.add(Weight::Pending, folder, "there is no checkpoint: a start looks at everything again");
+            findings.add(Weight::Pending, folder, "there is no checkpoint: a start reads everything again");
         }
         Standing::Missing | Standing::Ours(_) => {}
     }
@@ -91,7 +91,7 @@ pub fn journal_figures(findings: &mut Findings, folder: &Path, survey: &journal:
 pub fn transcript_fault(findings: &mut Findings, folder: &Path, session: &SessionId, fault: &transcript::Fault) {
     let what = match fault {
         transcript::Fault::Foreign { bad, others, first } => format!(
-            "{} no message and {others} of another session, the first at byte {}: readers pass over them",
+            "{} no message and {others} of another session, the first at byte {}: readers skip them",
             are(*bad, "line"),
             first.start
         ),
@@ -124,8 +124,8 @@ pub fn shortened(part: transcript::Part, left: u64) -> (Weight, String) {
 pub fn transcript_figures(findings: &mut Findings, folder: &Path, survey: &transcript::Survey) {
     if survey.repeated > 0 {
         let what = match survey.repeated {
-            1 => "1 line repeats the one before it: nobody sees it".to_owned(),
-            lines => format!("{lines} lines repeat the one before them: nobody sees them"),
+            1 => "1 line repeats the one before it: readers skip it".to_owned(),
+            lines => format!("{lines} lines repeat the one before them: readers skip them"),
         };
         findings.add(Weight::Warning, folder, what);
     }

@@ -111,7 +111,7 @@ impl Database {
                 answer
             }
             Err(why) => {
-                let why = format!("MongoDB could not be asked, only what is on this machine is shown: {why}");
+                let why = format!("MongoDB did not answer, so only the messages of this machine are shown: {why}");
                 let why = local.incomplete.as_ref().map_or_else(|| why.clone(), |local| format!("{local}; {why}"));
                 Answer { incomplete: Some(why), ..local }
             }

@@ -75,7 +75,7 @@ impl Standing {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Self::Missing,
             Err(e) => e.to_string(),
         };
-        log::warn!("the journal's checkpoint cannot be read ({why}): everything kept is looked at again");
+        log::warn!("cannot read the journal's checkpoint ({why}): the start reads everything that is kept");
         Self::Damaged
     }
 

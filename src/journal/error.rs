@@ -20,7 +20,7 @@ pub enum AppendError {
     TooLong(usize),
     /// The draft of that index has a key that was used before with other content. Nothing of the append was taken; a
     /// retry fails.
-    #[error("the key came before with other content")]
+    #[error("the key was used before with other content")]
     KeyConflict(usize),
 }
 

@@ -87,7 +87,7 @@ impl Guard {
         if is_probe || self.knows_token(asked.authorization) || by_protocol() {
             return Verdict::Pass { origin };
         }
-        let detail = "Authorization: Bearer with the token of server.auth_token is needed";
+        let detail = "send Authorization: Bearer with the token of server.auth_token";
         Verdict::Refuse { problem: Problem::new(401, "unauthorized", detail), origin }
     }
 

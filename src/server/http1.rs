@@ -341,7 +341,7 @@ fn request_line(bytes: &[u8]) -> Result<(&str, bool), Problem> {
         b"HTTP/1.1" => true,
         b"HTTP/1.0" => false,
         [b'H', b'T', b'T', b'P', b'/', major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit() => {
-            return Err(Problem::new(505, "http_version", "served are HTTP/1.1 and HTTP/1.0"));
+            return Err(Problem::new(505, "http_version", "only HTTP/1.1 and HTTP/1.0 are served"));
         }
         _ => return Err(malformed("a request line is: METHOD target HTTP/1.1")),
     };

@@ -278,7 +278,7 @@ impl<S: Service> Dispatcher<S> {
             drop(permit);
         });
         if let Err(fault) = started {
-            log::warn!("no thread for a request of the local socket: {fault}");
+            log::warn!("cannot start a thread for a request on the local socket: {fault}");
             leak(request);
         } else if let Err(unsent) = give.send(request) {
             leak(unsent.into_inner());
@@ -310,7 +310,8 @@ impl<S: Service> Dispatcher<S> {
 }
 
 fn crowded() -> Problem {
-    let detail = "as many requests as may be served at once wait on this socket, for answers or for their clients";
+    let detail =
+        "the limit of requests at once on this socket is reached; others wait for answers or for their clients";
     Problem::unavailable("requests_at_cap", detail, 1)
 }
 

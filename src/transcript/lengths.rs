@@ -99,7 +99,7 @@ impl<D: Disk> Lengths<D> {
         let mut told = self.told.lock().expect("no holder panics");
         if told.unasked.is_none() {
             let known = self.load(&mut self.content()).unwrap_or_else(|e| {
-                log::warn!("{} cannot be read, so it is not known how long transcripts were: {e}", self.path.display());
+                log::warn!("{} cannot be read, so the lengths of transcripts are unknown: {e}", self.path.display());
                 HashMap::new()
             });
             told.unasked = Some(known);

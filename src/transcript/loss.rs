@@ -74,7 +74,9 @@ impl<D: Disk> Transcripts<D> {
             let folder = self.folder.display();
             folder_is_new = lengths.any();
             if folder_is_new {
-                log::warn!("{folder} is not what the transcripts were written to: it was removed, or is not mounted");
+                log::warn!(
+                    "{folder} is not the folder that the transcripts were written to: it was removed, or is not mounted"
+                );
             }
             if let Err(e) = self.disk.create(&marker).and_then(|_| self.disk.sync_dir(&self.folder)) {
                 log::warn!("{folder} cannot be marked: {e}");

@@ -12,7 +12,7 @@ pub(in crate::cli) enum ClientError {
     #[error("{0} belongs to another user: run this as the user that runs the server")]
     Forbidden(String),
     /// The configuration does not tell the port.
-    #[error("server.listen has port 0, so the port is not known: say it with --listen HOST:PORT")]
+    #[error("server.listen has port 0, so the port is not known: give it with --listen HOST:PORT")]
     NoPort,
     /// The server does not answer in time.
     #[error("{place} does not answer within {seconds} s")]

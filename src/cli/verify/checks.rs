@@ -56,7 +56,7 @@ pub(super) fn rest(run: &mut Run<'_>) -> CheckResult {
     Ok(match run.is_answered() {
         true => format!("POST /api/chat is answered, both messages are recorded, durable: {durable}"),
         false => format!(
-            "POST /api/chat: the message is recorded, durable: {durable}; nobody answers (responder.kind is none)"
+            "POST /api/chat: the message is recorded, durable: {durable}; there is no responder (responder.kind is none)"
         ),
     })
 }

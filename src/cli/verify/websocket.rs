@@ -82,7 +82,7 @@ fn recorded(run: &mut Run<'_>, seen: &Seen) -> CheckResult {
     let user = id(&seen.ack).ok_or("the ack has no id")?;
     if !run.is_answered() {
         run.sent.push(Sent { id: user, role: "user" });
-        return Ok("welcome, status and ack came; nobody answers (responder.kind is none)".to_owned());
+        return Ok("welcome, status and ack came; there is no responder (responder.kind is none)".to_owned());
     }
     let reply = id(&seen.response).ok_or("the response has no id")?;
     if seen.response.as_ref().is_some_and(|response| response["reply_to"] != user.as_str()) {
@@ -155,7 +155,7 @@ fn told(fault: Error) -> String {
         Error::Io(fault) => match fault.kind() {
             ErrorKind::WouldBlock | ErrorKind::TimedOut => "nothing came in time".to_owned(),
             ErrorKind::ConnectionRefused => {
-                "nobody listens there (say with --listen HOST:PORT where the server listens)".to_owned()
+                "no server listens there (give its address with --listen HOST:PORT)".to_owned()
             }
             _ => fault.to_string(),
         },

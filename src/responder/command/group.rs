@@ -85,7 +85,7 @@ impl Group {
         if !self.is_gone_within(TERM_TIMEOUT) {
             let _ = kill_process_group(self.pid, Signal::KILL);
             if !self.is_gone_within(KILL_TIMEOUT) && self.status.is_none() {
-                log::error!("the responder's command, process {}, survived SIGKILL and is left", self.pid);
+                log::error!("the responder's command, process {}, survived SIGKILL and is abandoned", self.pid);
             }
         }
         self.status

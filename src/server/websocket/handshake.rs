@@ -37,12 +37,14 @@ pub(in crate::server) fn check(request: &Request) -> Result<Vec<Header>, Problem
         return wrong("a WebSocket begins with Connection: Upgrade");
     }
     if values(request, "Sec-WebSocket-Version").collect::<Vec<_>>() != ["13"] {
-        return Err(Problem::new(426, "websocket_version", "the version of WebSocket served is 13"));
+        return Err(Problem::new(426, "websocket_version", "only version 13 of WebSocket is served"));
     }
     let mut keys = values(request, "Sec-WebSocket-Key");
-    let (Some(key), None) = (keys.next(), keys.next()) else { return wrong("Sec-WebSocket-Key stands once") };
+    let (Some(key), None) = (keys.next(), keys.next()) else {
+        return wrong("Sec-WebSocket-Key must occur exactly once");
+    };
     if BASE64.decode(key.as_bytes()).map(|bytes| bytes.len()) != Ok(16) {
-        return wrong("Sec-WebSocket-Key is 16 bytes in base64");
+        return wrong("Sec-WebSocket-Key must be 16 bytes in base64");
     }
     let accept = BASE64.encode(&Sha1::new().chain_update(key).chain_update(GUID).finalize());
     let mut headers = vec![header("Upgrade", "websocket"), header("Sec-WebSocket-Accept", &accept)];
