@@ -99,7 +99,7 @@ pub struct RealDisk;
 
 fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
-    // Opening a FIFO would wait for its other end, with locks in hand; a symbolic link may lead to somebody else's file.
+    // Opening a FIFO would wait for its other end, while locks are held; a symbolic link may lead to another's file.
     let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW;
     options
         .read(true)
@@ -108,7 +108,7 @@ fn options() -> OpenOptions {
     options
 }
 
-/// Opens a regular file. Anything else has no place to read at and keeps nothing, and a symbolic link is not followed.
+/// Opens a regular file. Other files cannot be read at an offset and keep nothing; symbolic links are not followed.
 fn open_regular(options: &OpenOptions, path: &Path) -> io::Result<File> {
     match options.open(path) {
         Ok(file) if file.metadata()?.is_file() => Ok(file),

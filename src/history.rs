@@ -256,7 +256,7 @@ impl<D: Disk> History<D> {
         Ok(self.cache.look(session, |held| CachedRun::of(held, query)))
     }
 
-    /// The newest messages, whatever they are.
+    /// The newest messages, without a filter.
     fn newest_of(&self, limit: usize) -> Query {
         Query {
             after: None,

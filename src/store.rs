@@ -12,7 +12,7 @@
 //! without.rs   what stands in for mongo.rs in a build without the cargo feature `mongo`
 //! ```
 //!
-//! Every call blocks and may hang as long as a server does: whoever has a deadline calls through [`Calls`]. The cargo
+//! Every call blocks and may hang as long as a server does: callers with a deadline use [`Calls`]. The cargo
 //! feature is asked for here and nowhere else below `src/store`.
 //!
 //! Invariant: nothing here quotes a connection string, a credential, or the text of a message, in no error and no reason.

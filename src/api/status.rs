@@ -137,7 +137,7 @@ impl Status {
 
     fn journal(&self, reached: &Reached, stats: &journal::Stats) -> Value {
         let (found, refusal) = (self.journal.findings(), self.journal.refusal());
-        // Segments that went meanwhile are delivered to nobody.
+        // Records of dropped segments cannot be delivered any more.
         let undelivered_after =
             reached.undelivered_after.map(|after| after.max(stats.first_sequence.saturating_sub(1)));
         json!({
@@ -211,10 +211,10 @@ impl Status {
         super::json(200, &json!({"status": "ok"}))
     }
 
-    /// `GET /readyz` and `GET /health`: a message would be taken.
+    /// `GET /readyz` and `GET /health`: `{"status":"ok"}` if a message would be recorded.
     ///
     /// # Errors
-    /// 503 with the reason for as long as one would be refused. Nothing is to be done here: it is tried again every second.
+    /// 503 with the reason while messages are refused. The server tries again every second; a client just retries.
     pub fn ready(&self) -> Result<Reply, Problem> {
         match self.journal.refusal() {
             None => Ok(super::json(200, &json!({"status": "ok"}))),

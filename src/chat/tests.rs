@@ -92,7 +92,7 @@ impl Scripted {
     }
 }
 
-/// Writes down what the hub is told of the session `s`.
+/// Records what the hub is told of the session `s`.
 #[derive(Default)]
 struct Diary {
     listener: OnceLock<Listener>,

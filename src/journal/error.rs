@@ -33,7 +33,7 @@ impl AppendError {
         ))
     }
 
-    /// What the disk's error means to who appends.
+    /// What an error of the disk means for an append.
     pub(super) fn from_io(e: &io::Error) -> Self {
         match e.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full(e.to_string()),

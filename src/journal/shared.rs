@@ -62,7 +62,7 @@ pub struct Condition {
     pub(super) moved: AtomicBool,
     /// Why the last append was refused.
     pub(super) refusal: Mutex<Option<AppendError>>,
-    /// Something could not be written for want of room: drained segments are to go, whatever their age.
+    /// A write found no space: drained segments should be dropped, whatever their age.
     pub(super) short: AtomicBool,
     /// Wakes the janitor when [`Journal::maintain`](super::Journal::maintain) has something to do; it holds one
     /// wake-up.
@@ -121,8 +121,8 @@ impl Condition {
         self.writable.store(!writer.is_broken(), Ordering::Relaxed);
     }
 
-    /// Takes how a batch ended. Whoever tends the journal is to see a refusal, and to go on looking. That there was room for
-    /// an erasure says nothing: some is kept for those.
+    /// Updates the condition after a batch. A refusal wakes the janitor, which goes on checking. A success of erasures
+    /// alone changes nothing, because some space is reserved for them.
     pub fn batch_ended<D: Disk>(&self, writer: &Writer<D>, written: &Result<(), AppendError>, records: &[Record]) {
         self.look(writer);
         if let Err(refusal) = written {
@@ -134,13 +134,13 @@ impl Condition {
         }
     }
 
-    /// Keeps why an append was refused, or would be.
+    /// Stores why an append was refused, or would be.
     pub fn refused(&self, refusal: &AppendError) {
         self.short.fetch_or(matches!(refusal, AppendError::Full(_)), Ordering::Relaxed);
         *self.refusal.lock().expect("no holder panics") = Some(refusal.clone());
     }
 
-    /// Whoever tends the journal has something to do.
+    /// Wakes the janitor.
     pub fn wake(&self) {
         let _ = self.waker.0.try_send(());
     }

@@ -34,7 +34,7 @@ pub(crate) fn stored_checkpoint<D: Disk>(disk: &D, folder: &std::path::Path) -> 
     epoch.map_or_else(Checkpoint::default, |epoch| Standing::of(disk, folder, epoch).checkpoint())
 }
 
-/// A journal's place on a simulated disk, and the clock of whoever opens it.
+/// A journal's folder on a simulated disk, and the clock of its users.
 pub(crate) struct Fixture {
     pub disk: SimDisk,
     pub config: JournalConfig,

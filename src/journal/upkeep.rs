@@ -96,7 +96,7 @@ impl<D: Disk> Journal<D> {
         let moved = self.lock.as_ref().is_some_and(|lock| !lock.is_in_place(folder));
         condition.moved.store(moved, Ordering::Relaxed);
         if moved {
-            // What stands there now is somebody else's.
+            // What is there now belongs to another program.
             return Err(io::Error::other(AppendError::moved(folder)));
         }
         if !self.is_writable() {

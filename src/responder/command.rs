@@ -6,13 +6,13 @@
 //! group.rs          the program in a process group of its own, and the end of that group
 //! ```
 //!
-//! The program reads the conversation (or does not), and what it writes to its standard output is the answer, as it comes;
+//! The program may read the conversation, and what it writes to its standard output is the answer, as it comes;
 //! newlines at its end are not part of it, as in a shell's `$(…)`. Its environment is ours with `CHATKEEP_SESSION_ID` and
 //! `CHATKEEP_MESSAGE_ID`, its folder is ours. It has answered when it has exited with code 0. Any other end, and an answer
 //! beyond [`TEXT_BYTES_MAX`](super::TEXT_BYTES_MAX), is a failure, with the end of what it wrote to its standard error.
 //!
-//! Invariants: no pipe is ever waited for alone, so no order of reading and writing can hang; every wait looks at the stop
-//! and the deadline each [`STOP_POLL_INTERVAL`]; whatever the way out, the process group has been ended. Memory is one piece
+//! Invariants: no pipe is ever waited for alone, so no order of reading and writing can hang; every wait checks the stop
+//! and the deadline each [`STOP_POLL_INTERVAL`]; on return the process group has been ended in any case. Memory is one piece
 //! of output, [`TAIL_BYTES`] of error output and one message. Knows nothing of what the answer is for.
 
 mod conversation;

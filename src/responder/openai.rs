@@ -1,4 +1,4 @@
-//! A server that speaks OpenAI's chat completions answers: Ollama, llama.cpp, vLLM, LiteLLM, OpenAI and others.
+//! Answers from a server with OpenAI's chat completions: Ollama, llama.cpp, vLLM, LiteLLM, OpenAI and others.
 //!
 //! ```text
 //! openai.rs    one answer: the tries, their pauses, and the reading of the answer
@@ -9,14 +9,14 @@
 //! refusal.rs   what is told when there is none
 //! wire.rs      the bytes below TLS, where every wait hears the stop
 //! names.rs     the addresses of the server's name
-//! without.rs   what stands in for all of it in a build without the cargo feature `openai`
+//! without.rs   in place of all this in a build without the cargo feature `openai`
 //! ```
 //!
 //! `POST {base_url}/chat/completions` with `stream: true`, a connection for each. It is tried again, twice, only while the
 //! server cannot have begun an answer: no connection, 429, 5xx. The key goes to the host of `base_url` and nowhere else: no
 //! redirect is followed, and no proxy of the environment used. Certificates are judged by Mozilla's roots.
 //!
-//! Invariants: the stop and the deadline are heard within 25 ms in every phase; the key is in no text that is told; what a
+//! Invariants: stop and deadline take effect within 25 ms in every phase; no message contains the key; what a
 //! server sends is bounded in every direction (a line, the whole, an error's body, the head). Knows nothing of who asks.
 
 mod event;

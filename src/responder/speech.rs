@@ -1,14 +1,14 @@
-//! What an answer has said so far, counted: whatever answers cannot say more than a message may hold.
+//! Limits the text of an answer to what a message may hold.
 //!
 //! Knows nothing of who speaks and who listens.
 
 use super::Failure;
 
-/// The most text of one answer, in bytes: as much as a user's message has with the default `server.max_body_bytes`. Beyond it
-/// the answer fails, and what was said until then is there.
+/// The most text of one answer, in bytes: as much as a user's message has with the default `server.max_body_bytes`.
+/// Beyond it the answer fails, and keeps its text so far.
 pub const TEXT_BYTES_MAX: usize = 1 << 20;
 
-/// Hands text on, up to the limit.
+/// Passes text on, up to the limit.
 pub(super) struct OutputLimit<'a> {
     say: &'a mut dyn FnMut(&str),
     bytes: usize,
@@ -16,7 +16,7 @@ pub(super) struct OutputLimit<'a> {
 }
 
 impl<'a> OutputLimit<'a> {
-    /// A speech that `say` hears.
+    /// A limit before `say`.
     pub(super) fn new(say: &'a mut dyn FnMut(&str)) -> Self {
         Self { say, bytes: 0, has_text: false }
     }
@@ -26,10 +26,10 @@ impl<'a> OutputLimit<'a> {
         self.has_text
     }
 
-    /// Says `text`, or as much of it as fits.
+    /// Passes `text` on, or as much of it as fits.
     ///
     /// # Errors
-    /// When not all of it fits.
+    /// Not all of it fits; the beginning was passed on.
     pub(super) fn say(&mut self, text: &str) -> Result<(), Failure> {
         let left = TEXT_BYTES_MAX - self.bytes;
         let fits = (0..=left.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();

@@ -1,11 +1,11 @@
-//! The word that nobody wants an answer any more, from whoever says it to whoever answers.
+//! The stop signal of an answer: set by the turn, checked by the responder.
 //!
 //! Knows nothing of turns.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-/// Set once, never unset; clones are the same one.
+/// Set once, never unset; clones share one flag.
 #[derive(Clone, Debug, Default)]
 pub struct Stop(Arc<Inner>);
 
@@ -32,7 +32,7 @@ impl Stop {
         *self.word()
     }
 
-    /// Waits until it is set or `until` has come; says whether it is set.
+    /// Waits until it is set or `until` has passed; returns whether it is set.
     #[must_use]
     pub fn wait(&self, until: Instant) -> bool {
         let left = until.saturating_duration_since(Instant::now());

@@ -1,6 +1,6 @@
 //! JSON text into BSON bytes, without a tree of values between them.
 //!
-//! It stands alone because the drain makes every message into a document: with `serde_json::Value` in between, a message of
+//! The drain makes every message into a document, so this is worth a file: with `serde_json::Value` in between, a message of
 //! sixty characters cost some twenty allocations and more time than its trip through the driver. Here a value is appended
 //! as it is parsed; its type stands before its key and is patched once it is known.
 //!

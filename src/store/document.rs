@@ -9,7 +9,7 @@
 //! | `created_at` | string | ISO 8601 with microseconds and `+00:00`: orders as the ids do |
 //! | `expires_at` | date | `created_at` and `mongo.ttl_days`; missing when that is 0 |
 //!
-//! It stands alone because both ways must fit each other exactly: a message that comes back has the line it went with.
+//! Both ways are in one file because they must match exactly: a message that comes back has the line it went with.
 //! How JSON becomes BSON stands in `bson.rs`.
 //!
 //! What was never JSON (other programs may add to `metadata` and `vector_ids`) is read as the text it is commonly shown as,

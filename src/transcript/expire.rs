@@ -65,7 +65,7 @@ pub struct Sweep {
 pub struct Swept {
     /// Transcripts that were checked.
     pub looked_at: usize,
-    /// Transcripts that were written anew.
+    /// Transcripts that were rewritten.
     pub rewritten: usize,
     /// Transcripts that were removed.
     pub removed: usize,
