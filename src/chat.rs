@@ -44,8 +44,12 @@ use answering::{Answering, Counts};
 use pool::{Pool, Slot};
 use sessions::{Entered, Holder, TurnPermit, TurnQueues};
 
-/// The message that begins a new context.
-const CLEAR: &str = "/clear";
+/// What a user sends to begin a new context, and to be told what may be sent.
+const CLEAR: [&str; 2] = ["/clear", "clear"];
+const HELP: [&str; 2] = ["/help", "help"];
+/// What the latter is answered with.
+const HELPED: &str = "Every message is recorded and answered. /clear (or clear) begins a new context; the history stays. \
+     /help (or help) shows this. Over a WebSocket /stop ends the answer in progress.";
 /// The text of a new context's record in the history.
 const CLEARED: &str = "A new context begins here.";
 
@@ -116,12 +120,12 @@ impl Chat {
     /// Takes a turn that waits only for a sync: without a responder, or with one that answers at once. `None`: it may
     /// wait longer; call [`Chat::begin`], on a thread that may wait.
     pub fn at_once(&self, turn: &Turn<'_>) -> Option<Result<TurnOutcome, AppendError>> {
-        if is_clear(turn) {
+        if self.is_brief(turn) {
             if self.responder.is_none() {
-                return Some(self.clear(turn));
+                return Some(self.brief(turn));
             }
             let entered = self.sessions.enter(turn.session, Holder::Brief, WhenBusy::Queue, Instant::now());
-            return entered.is_ok().then(|| self.clear(turn));
+            return entered.is_ok().then(|| self.brief(turn));
         }
         Some(self.append(turn)?.and_then(|appended| self.settle(turn.session, appended)))
     }
@@ -130,23 +134,42 @@ impl Chat {
     /// and let them share one sync. Nothing counts before [`Chat::settle`] has returned. `None`: the turn may wait
     /// longer, or begins a new context; call [`Chat::begin`].
     pub fn append(&self, turn: &Turn<'_>) -> Option<Result<AppendedTurn, AppendError>> {
-        if is_clear(turn) {
+        if self.is_brief(turn) {
             return None;
         }
+        let text = match &self.responder {
+            Some(responder) => Some(responder.at_once(turn.text)?),
+            None => None,
+        };
+        Some(self.append_answered(turn, text))
+    }
+
+    fn append_answered(&self, turn: &Turn<'_>, text: Option<String>) -> Result<AppendedTurn, AppendError> {
         let key = user_key(turn);
         let mut drafts = Vec::with_capacity(2);
         drafts.push(journal::Draft::Message { line: user_line(turn), key, reply_to: ReplyTo::Nothing });
-        let mut text = None;
-        if let Some(responder) = &self.responder {
-            let said = responder.at_once(turn.text)?;
+        if let Some(said) = &text {
             let answered = [("transport", turn.transport), ("status", Status::Completed.as_str())];
-            let reply = line(turn.session, "assistant", &said, Metadata { given: None, defaults: &answered });
+            let reply = line(turn.session, "assistant", said, Metadata { given: None, defaults: &answered });
             // The reply carries the key too, so that it is found after a restart.
             drafts.push(journal::Draft::Message { line: reply, key, reply_to: ReplyTo::Previous });
-            text = Some(said);
         }
-        let appended = self.recorder.append(drafts);
-        Some(appended.map(|(ticket, kept)| AppendedTurn { ticket, kept, text }))
+        let (ticket, kept) = self.recorder.append(drafts)?;
+        Ok(AppendedTurn { ticket, kept, text })
+    }
+
+    /// Whether a turn is no responder's: a new context, or help, which without a responder is a message like any other.
+    fn is_brief(&self, turn: &Turn<'_>) -> bool {
+        is_clear(turn.text) || (self.responder.is_some() && is_help(turn.text))
+    }
+
+    /// Takes such a turn, which has its session's place.
+    fn brief(&self, turn: &Turn<'_>) -> Result<TurnOutcome, AppendError> {
+        if is_clear(turn.text) {
+            return self.clear(turn);
+        }
+        let appended = self.append_answered(turn, Some(HELPED.to_owned()))?;
+        self.settle(turn.session, appended)
     }
 
     /// The second half: waits for the sync.
@@ -182,9 +205,9 @@ impl Chat {
             WhenBusy::Refuse => None,
         };
         let until = Instant::now() + self.timeout;
-        if is_clear(turn) {
+        if self.is_brief(turn) {
             let _place = self.sessions.enter(turn.session, Holder::Brief, when_busy, until)?;
-            return Ok(StartedTurn::Done(self.clear(turn)?));
+            return Ok(StartedTurn::Done(self.brief(turn)?));
         }
         let key = user_key(turn);
         match self.sessions.enter(turn.session, Holder::Beginning(key), when_busy, until)? {
@@ -381,8 +404,16 @@ impl Chat {
     }
 }
 
-fn is_clear(turn: &Turn<'_>) -> bool {
-    turn.text.trim() == CLEAR
+/// Whether a text begins a new context, white space around it aside.
+#[must_use]
+pub fn is_clear(text: &str) -> bool {
+    CLEAR.contains(&text.trim())
+}
+
+/// Whether a text asks what may be sent.
+#[must_use]
+pub fn is_help(text: &str) -> bool {
+    HELP.contains(&text.trim())
 }
 
 fn user_line(turn: &Turn<'_>) -> message::Prepared {

@@ -47,7 +47,7 @@ fn media_type<'a>(head: &Head<'a>) -> Option<&'a str> {
 /// # Errors
 /// 400 and 415: it is neither JSON nor a form, or in another encoding than UTF-8.
 pub(super) fn json<'b>(head: &Head<'_>, body: &'b [u8], shape: &Shape) -> Result<Cow<'b, [u8]>, Problem> {
-    let body = body.strip_prefix(BOM).unwrap_or(body);
+    let body = without_bom(body);
     // Neither JSON nor a form begins with any of these.
     match body {
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, _, ..] | [_, 0, ..] => {
@@ -68,9 +68,18 @@ pub(super) fn json<'b>(head: &Head<'_>, body: &'b [u8], shape: &Shape) -> Result
     }
 }
 
+fn without_bom(text: &[u8]) -> &[u8] {
+    text.strip_prefix(BOM).unwrap_or(text)
+}
+
+/// The JSON of a text that is UTF-8, as [`json`] gives that of a body.
+pub(super) fn text(text: &[u8]) -> Cow<'_, [u8]> {
+    whole_characters(without_bom(text))
+}
+
 /// JSON in which every half of a surrogate pair that stands alone is U+FFFD. An escape is as long as the other, so places
 /// stay what they were.
-pub(super) fn whole_characters(json: &[u8]) -> Cow<'_, [u8]> {
+fn whole_characters(json: &[u8]) -> Cow<'_, [u8]> {
     let mut whole = Cow::Borrowed(json);
     let mut at = 0;
     while let Some(found) = memchr::memchr(b'\\', &json[at..]) {
@@ -108,7 +117,7 @@ fn form(body: &[u8], shape: &Shape) -> Result<Vec<u8>, Problem> {
             let detail = "the form has a field without `=`; an & within a value is written %26 (curl --data-urlencode)";
             return Err(Problem::new(400, "malformed_form", detail));
         };
-        let (name, value) = (text(&pair[..end])?, text(&pair[end + 1..])?);
+        let (name, value) = (decoded(&pair[..end])?, decoded(&pair[end + 1..])?);
         object.push(if object.is_empty() { b'{' } else { b',' });
         push_string(&mut object, &name);
         object.push(b':');
@@ -135,7 +144,7 @@ fn push_string(to: &mut Vec<u8>, text: &str) {
 }
 
 /// A name or a value of a form.
-fn text(encoded: &[u8]) -> Result<String, Problem> {
+fn decoded(encoded: &[u8]) -> Result<String, Problem> {
     let spaced: Vec<u8> = encoded.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect();
     let decoded = percent_encoding::percent_decode(&spaced).decode_utf8().map(Cow::into_owned);
     decoded.map_err(|_| Problem::new(400, "malformed_form", "the form is not UTF-8 text"))

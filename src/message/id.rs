@@ -49,6 +49,9 @@ impl Id {
         Self::from_parts(time, 0)
     }
 
+    /// Before every id: a client that resumes from it receives everything.
+    pub const BEGINNING: Self = Self(0x7 << 76 | 0b10 << 62);
+
     /// The bound just before this id; no message has it.
     #[must_use]
     pub fn just_before(self) -> Self {
@@ -274,5 +277,6 @@ mod tests {
         let before = Id::from_parts(Timestamp::from_micros(1_764_292_425_123_455), u64::MAX);
         assert!(Id::least_of(time) <= Id::from_parts(time, 1));
         assert!(before < Id::least_of(time));
+        assert_eq!(Id::BEGINNING, Id::least_of(Timestamp::from_micros(0)));
     }
 }

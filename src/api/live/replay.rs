@@ -46,12 +46,13 @@ pub(super) fn first(history: &History, session: &SessionId, after: Option<Id>) -
             return Page { welcome: Some(Known { is_known: false, interactions: 0 }), ..failed(session, &fault) };
         }
     };
-    let welcome = Some(Known {
-        is_known: !newest.messages.is_empty(),
-        interactions: newest.messages.iter().filter(|(message, _)| message.role() == "user").count(),
-    });
+    let interactions = count(history, session, &newest);
+    let welcome = Some(Known { is_known: !newest.messages.is_empty(), interactions });
     let last = newest.messages.last().map(|(message, _)| message.id());
     let Some(after) = after else { return Page { welcome, newest: last, ..Page::default() } };
+    if after == Id::BEGINNING {
+        return Page { welcome, ..next(history, session, None) };
+    }
     // If the message itself is gone, what followed it may be gone as well.
     let page = match history.read_page_here(&ask(session, PAGE, Some(after.just_before())), PAGE_BYTES_MAX) {
         Ok(answer) => page_of(answer),
@@ -67,11 +68,28 @@ pub(super) fn first(history: &History, session: &SessionId, after: Option<Id>) -
 
 /// Reads what follows a message; without one, from the beginning.
 pub(super) fn next(history: &History, session: &SessionId, after: Option<Id>) -> Page {
-    let after = after.unwrap_or_else(|| Id::least_of(crate::message::Timestamp::from_micros(0)));
+    let after = after.unwrap_or(Id::BEGINNING);
     match history.read_page_here(&ask(session, PAGE, Some(after)), PAGE_BYTES_MAX) {
         Ok(answer) => page_of(answer),
         Err(fault) => failed(session, &fault),
     }
+}
+
+/// How many of the newest messages are the user's; `newest` has the first of them, as far as a page goes. What is longer is
+/// read page by page, and only counted.
+fn count(history: &History, session: &SessionId, newest: &Answer) -> usize {
+    let of_user = |answer: &Answer| answer.messages.iter().filter(|(message, _)| message.role() == "user").count();
+    let oldest = |answer: &Answer| answer.messages.first().map(|(message, _)| message.id());
+    let (mut users, mut left) = (of_user(newest), COUNTED - newest.messages.len().min(COUNTED));
+    let mut before = oldest(newest).filter(|_| newest.has_more);
+    while let Some(id) = before.filter(|_| left > 0) {
+        let older = Ask { before: Some(id), ..Ask::newest(session.clone(), left) };
+        let Ok(older) = history.read_page_here(&older, PAGE_BYTES_MAX) else { break };
+        users += of_user(&older);
+        left -= older.messages.len().min(left);
+        before = oldest(&older).filter(|_| older.has_more);
+    }
+    users
 }
 
 fn ask(session: &SessionId, limit: usize, after: Option<Id>) -> Ask {

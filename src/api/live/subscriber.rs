@@ -24,7 +24,7 @@ use crate::message::{Id, Message, SessionId};
 
 use super::replay::Page;
 use super::services::{Missed, Services};
-use super::wire::{self, Notice};
+use super::wire::{self, Activity, Notice};
 
 use held::Held;
 use own::Own;
@@ -49,8 +49,8 @@ pub(super) struct Subscriber {
     told: Option<Id>,
     /// Records up to here are not sent again: it had them when it came, or got them by replay.
     floor: Option<Id>,
-    /// The turn that it was shown, and how many bytes of its text.
-    turn: Option<(Id, usize)>,
+    /// The turn that it was shown.
+    turn: Option<ShownTurn>,
     /// It was sent the status of the session once.
     knows_status: bool,
 }
@@ -63,6 +63,14 @@ enum Phase {
     Replaying(Replay),
     /// It is sent events as they happen.
     Live,
+}
+
+/// A turn that it is shown.
+struct ShownTurn {
+    user: Id,
+    /// How many bytes of its text were sent.
+    bytes: usize,
+    is_stopping: bool,
 }
 
 struct Replay {
@@ -148,12 +156,9 @@ impl Subscriber {
 
     fn give(&mut self, page: Page, context: &mut Context<'_>) {
         if let Some(welcome) = &page.welcome {
-            context.send(&wire::welcome(
-                &self.session,
-                welcome,
-                context.services.now(),
-                context.services.heartbeat_seconds,
-            ));
+            let last = self.told.or(page.newest).unwrap_or(Id::BEGINNING);
+            let (now, heartbeat_seconds) = (context.services.now(), context.services.heartbeat_seconds);
+            context.send(&wire::welcome(&self.session, welcome, last, now, heartbeat_seconds));
             // A running turn is shown when the subscriber goes live.
             if context.services.chat.current(&self.session).is_none() {
                 self.show_idle(context);
@@ -249,24 +254,24 @@ impl Subscriber {
     fn show_turn(&mut self, context: &mut Context<'_>) {
         let Some(running) = context.services.chat.current(&self.session) else { return self.show_idle(context) };
         let (user, text) = (running.user(), running.text());
-        if self.turn.is_some_and(|(told, _)| told == user) {
+        if self.turn.as_ref().is_some_and(|turn| turn.user == user) {
             return;
         }
-        self.turn = Some((user, text.len()));
+        self.turn = Some(ShownTurn { user, bytes: text.len(), is_stopping: running.is_stopping() });
         self.knows_status = true;
-        context.send(&wire::status(&self.session, "processing", Some(user)));
+        context.send(&wire::status(&self.session, Activity::Processing, Some(user)));
         if !text.is_empty() {
             context.send(&wire::delta(user, &text));
         }
         if running.is_stopping() {
-            context.send(&wire::status(&self.session, "cancelling", Some(user)));
+            context.send(&wire::status(&self.session, Activity::Cancelling, Some(user)));
         }
     }
 
     /// Sends `idle`, unless a status was sent before.
     fn show_idle(&mut self, context: &mut Context<'_>) {
         if !std::mem::replace(&mut self.knows_status, true) {
-            context.send(&wire::status(&self.session, "idle", None));
+            context.send(&wire::status(&self.session, Activity::Idle, None));
         }
     }
 
@@ -313,28 +318,35 @@ impl Subscriber {
     }
 
     fn tell_live(&mut self, live: &Live, notice: &Notice, context: &mut Context<'_>) {
-        let have = self.turn.filter(|(user, _)| *user == live.user).map(|(_, have)| have);
-        match (&live.what, have) {
+        let shown = self.turn.as_mut().filter(|turn| turn.user == live.user);
+        match (&live.what, shown) {
             (What::Started, None) => {
-                self.turn = Some((live.user, 0));
+                self.turn = Some(ShownTurn { user: live.user, bytes: 0, is_stopping: false });
                 context.send(notice.shared());
             }
-            (What::Delta { offset, text }, Some(have)) if *offset <= have => {
+            (What::Delta { offset, text }, Some(shown)) if *offset <= shown.bytes => {
                 // The beginning may have been sent with the text so far.
-                let Some(rest) = text.get(have - offset..).filter(|rest| !rest.is_empty()) else { return };
-                self.turn = Some((live.user, have + rest.len()));
+                let Some(rest) = text.get(shown.bytes - offset..).filter(|rest| !rest.is_empty()) else { return };
+                shown.bytes += rest.len();
                 if rest.len() == text.len() {
                     context.send(notice.shared());
                 } else {
                     context.send(&wire::delta(live.user, rest));
                 }
             }
-            (What::Stopping, Some(_)) => context.send(notice.shared()),
-            (What::Ended { failure }, Some(_)) => {
+            (What::Stopping, Some(shown)) => {
+                shown.is_stopping = true;
+                context.send(notice.shared());
+            }
+            (What::Ended { failure }, Some(shown)) => {
+                let was_stopped = shown.is_stopping;
                 self.turn = None;
                 if let Some(failure) = failure {
                     let problem = Problem::new(503, "reply_not_recorded", failure.as_str());
                     context.send(&wire::error(&problem, None));
+                }
+                if was_stopped {
+                    context.send(&wire::status(&self.session, Activity::Cancelled, Some(live.user)));
                 }
                 context.send(notice.shared());
                 self.submit_parked(context);

@@ -11,9 +11,11 @@ use std::sync::OnceLock;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::api::body::check_metadata;
+use crate::api::body::{self, check_metadata, check_whole_numbers};
 use crate::api::chat::check_key;
-use crate::api::{Problem, SharedBytes};
+use crate::api::shape::{Kind, Shape};
+use crate::api::{Problem, SharedBytes, content};
+use crate::chat::{is_clear, is_help};
 use crate::hub::{Event, What};
 use crate::journal::Entry;
 use crate::message::{Id, Message, Origin, SessionId, Timestamp};
@@ -45,18 +47,22 @@ pub(super) struct Say {
     pub(super) metadata: Option<Map<String, Value>>,
 }
 
-/// The text that asks for a new context.
-const CLEAR: &str = "/clear";
-
 impl Say {
     /// Whether it asks for a new context.
     pub(super) fn is_clear(&self) -> bool {
-        self.text.trim() == CLEAR
+        is_clear(&self.text)
     }
 }
 
+const FRAME: &Shape = &[
+    ("message", Kind::MaybeText),
+    ("command", Kind::MaybeText),
+    ("client_id", Kind::MaybeText),
+    ("message_id", Kind::MaybeText),
+    ("metadata", Kind::MaybeObject),
+];
+
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Frame<'a> {
     #[serde(borrow, default)]
     message: Option<Cow<'a, str>>,
@@ -76,21 +82,17 @@ struct Frame<'a> {
 /// The `error` event to send, with the client's `client_id` if it can be found. Nothing was recorded; the same message
 /// fails again.
 pub(super) fn read(bytes: &[u8]) -> Result<Asked, SharedBytes> {
-    // Serde would read an array as the fields of a struct.
-    let is_array = bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
-    let frame: Frame<'_> = match serde_json::from_slice(bytes) {
-        Ok(frame) if !is_array => frame,
-        Err(fault) if !fault.is_data() => {
-            return Err(error(&Problem::new(400, "malformed_json", format!("the message is not JSON: {fault}")), None));
-        }
-        other => {
-            let why = other.err().map_or_else(|| "it must be an object".to_owned(), |error| error.to_string());
-            let detail = format!("the message has the wrong shape: {why}");
-            return Err(error(&Problem::new(422, "invalid_body", detail), client_id_of(bytes).as_deref()));
-        }
+    let json = content::text(bytes);
+    let frame: Result<Frame<'_>, Problem> = body::object(&json, FRAME);
+    let client_id = match &frame {
+        Ok(frame) => frame.client_id.as_deref().map(str::to_owned),
+        Err(_) => client_id_of(&json),
     };
-    let client_id = frame.client_id.as_deref().map(str::to_owned);
-    asked(frame).map_err(|problem| error(&problem, client_id.as_deref()))
+    let asked = frame.and_then(|frame| {
+        check_whole_numbers(frame.metadata.iter(), &json)?;
+        asked(frame)
+    });
+    asked.map_err(|problem| error(&problem, client_id.as_deref()))
 }
 
 fn asked(frame: Frame<'_>) -> Result<Asked, Problem> {
@@ -108,9 +110,10 @@ fn asked(frame: Frame<'_>) -> Result<Asked, Problem> {
         (Some(_), Some(_)) => Err(Problem::field("command", "and `message` exclude each other")),
         (None, None) => Err(Problem::field("message", "or `command` must be there")),
         (Some("/stop"), _) | (_, Some("stop")) => Ok(Asked::Stop),
-        (Some("/help"), _) | (_, Some("help")) => Ok(Asked::Help),
+        (_, Some("help")) => Ok(Asked::Help),
+        (Some(text), _) if is_help(text) => Ok(Asked::Help),
         (_, Some("ping")) => Ok(Asked::Ping),
-        (_, Some("clear")) => Ok(say(CLEAR.to_owned())),
+        (_, Some("clear")) => Ok(say("/clear".to_owned())),
         (_, Some(_)) => Err(Problem::field("command", "must be one of stop, clear, help, ping")),
         (Some(_), None) => match message {
             Some(text) if !text.is_empty() => Ok(say(text.into_owned())),
@@ -129,7 +132,14 @@ fn shared<T: Serialize>(event: &T) -> SharedBytes {
     serde_json::to_vec(event).expect("our own events always serialise").into()
 }
 
-pub(super) fn welcome(session: &SessionId, known: &Known, now: Timestamp, heartbeat_seconds: u64) -> SharedBytes {
+/// `last`: where a client goes on that hears nothing else.
+pub(super) fn welcome(
+    session: &SessionId,
+    known: &Known,
+    last: Id,
+    now: Timestamp,
+    heartbeat_seconds: u64,
+) -> SharedBytes {
     let (status, message) = match known.is_known {
         true => ("resumed", "Welcome back."),
         false => ("new", "Welcome."),
@@ -143,6 +153,7 @@ pub(super) fn welcome(session: &SessionId, known: &Known, now: Timestamp, heartb
         "timestamp": now,
         "version": env!("CARGO_PKG_VERSION"),
         "heartbeat_seconds": heartbeat_seconds,
+        "last_id": last,
     }))
 }
 
@@ -165,7 +176,8 @@ pub(super) fn gap(session: &SessionId, after: Option<Id>, reason: &str) -> Share
 }
 
 pub(super) fn error(problem: &Problem, client_id: Option<&str>) -> SharedBytes {
-    let mut event = json!({"type": "error", "code": problem.code, "detail": problem.detail});
+    let detail = problem.detail.as_str();
+    let mut event = json!({"type": "error", "code": problem.code, "detail": detail, "message": detail});
     if let Some(client_id) = client_id {
         event["client_id"] = client_id.into();
     }
@@ -176,12 +188,31 @@ pub(super) fn error(problem: &Problem, client_id: Option<&str>) -> SharedBytes {
 }
 
 pub(super) fn busy(session: &SessionId, client_id: Option<&str>) -> SharedBytes {
-    shared(&json!({"type": "status", "status": "busy", "session_id": session, "client_id": client_id}))
+    let message = "Still working on the previous request. This message was not recorded.";
+    shared(&json!({
+        "type": "status", "status": "busy", "message": message, "session_id": session, "client_id": client_id,
+    }))
 }
 
-/// `processing`, `cancelling` or `idle`.
-pub(super) fn status(session: &SessionId, status: &str, reply_to: Option<Id>) -> SharedBytes {
-    shared(&json!({"type": "status", "status": status, "session_id": session, "reply_to": reply_to}))
+/// How the answer of a session is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Activity {
+    Processing,
+    Cancelling,
+    Cancelled,
+    Idle,
+}
+
+pub(super) fn status(session: &SessionId, activity: Activity, reply_to: Option<Id>) -> SharedBytes {
+    let (status, message) = match activity {
+        Activity::Processing => ("processing", "Working on an answer."),
+        Activity::Cancelling => ("cancelling", "Stopping the answer."),
+        Activity::Cancelled => ("cancelled", "The answer was stopped."),
+        Activity::Idle => ("idle", "Ready."),
+    };
+    shared(&json!({
+        "type": "status", "status": status, "message": message, "session_id": session, "reply_to": reply_to,
+    }))
 }
 
 pub(super) fn delta(reply_to: Id, text: &str) -> SharedBytes {
@@ -252,10 +283,10 @@ impl Notice {
         match &self.event {
             Event::Recorded(record) => recorded(&record.entry),
             Event::Live(live) => match &live.what {
-                What::Started => status(&live.session, "processing", Some(live.user)),
+                What::Started => status(&live.session, Activity::Processing, Some(live.user)),
                 What::Delta { text, .. } => delta(live.user, text),
-                What::Stopping => status(&live.session, "cancelling", Some(live.user)),
-                What::Ended { .. } => status(&live.session, "idle", Some(live.user)),
+                What::Stopping => status(&live.session, Activity::Cancelling, Some(live.user)),
+                What::Ended { .. } => status(&live.session, Activity::Idle, Some(live.user)),
             },
         }
     }
@@ -306,7 +337,11 @@ mod tests {
             (r#"{"message":"/stop"}"#, Asked::Stop),
             (r#"{"message":"/help\n"}"#, Asked::Help),
             (r#"{"command":"help"}"#, Asked::Help),
+            (r#"{"message":" help"}"#, Asked::Help),
             (r#"{"command":"ping"}"#, Asked::Ping),
+            (r#"{"message":"clear"}"#, Asked::Say(say("clear"))),
+            (r#"{"message":"hi","type":"message","user":{"a":1}}"#, Asked::Say(say("hi"))),
+            ("\u{feff}{\"message\":\"\\ud83d\"}", Asked::Say(say("\u{fffd}"))),
         ] {
             assert_eq!(read(text.as_bytes()), Ok(asked), "{text}");
         }
@@ -321,11 +356,55 @@ mod tests {
         assert_eq!(fault(r#"{"message":"","client_id":"c"}"#).1.as_deref(), Some("message"));
         assert_eq!(fault(r#"{"message":"x","command":"stop"}"#).1.as_deref(), Some("command"));
         assert_eq!(fault(r#"{"command":"dance"}"#).1.as_deref(), Some("command"));
-        assert_eq!(fault(r#"{"message":"x","session":"s","client_id":"c"}"#), ("invalid_body", None, Some("c".into())));
-        assert_eq!(fault(r#"{"message":5,"client_id":"c"}"#), ("invalid_body", None, Some("c".into())));
+        let named = |field: &str, client_id: Option<&str>| {
+            ("invalid_field", Some(field.to_owned()), client_id.map(str::to_owned))
+        };
+        assert_eq!(fault(r#"{"message":"x","mesage_id":"s","client_id":"c"}"#), named("mesage_id", Some("c")));
+        assert_eq!(fault(r#"{"message":5,"client_id":"c"}"#), named("message", Some("c")));
+        assert_eq!(fault(r#"{"message":"x","client_id":5}"#), named("client_id", None));
+        assert_eq!(fault(r#"{"message":"x","metadata":{"n":99999999999999999999}}"#), named("metadata.n", None));
         assert_eq!(fault(r#"{"message":"x","message_id":""}"#).1.as_deref(), Some("message_id"));
         assert_eq!(fault(r#"{"message":"x","metadata":{"a\u0000":1}}"#).1.as_deref(), Some("metadata"));
         let long = format!(r#"{{"message":"x","client_id":"{}"}}"#, "i".repeat(129));
         assert_eq!(fault(&long).1.as_deref(), Some("client_id"));
+    }
+
+    #[test]
+    fn only_what_is_for_people_carries_a_message() {
+        let session = SessionId::new("s").unwrap();
+        let id = Id::least_of(Timestamp::from_micros(1));
+        let draft = crate::message::Draft {
+            session: &session,
+            role: "user",
+            text: "hi",
+            metadata: crate::message::Metadata::default(),
+            vector_ids: &[],
+        };
+        let without = [
+            ack(Some("c"), id, "disk", false),
+            delta(id, "hi"),
+            heartbeat(id.time()),
+            message(&draft.prepare().seal(id), false),
+            gap(&session, Some(id), "why"),
+            erased(&session, id),
+        ];
+        let problem = Problem::new(503, "reply_not_recorded", "why");
+        let known = Known { is_known: true, interactions: 1 };
+        let activities = [Activity::Processing, Activity::Cancelling, Activity::Cancelled, Activity::Idle];
+        let with = [
+            error(&problem, None),
+            busy(&session, None),
+            welcome(&session, &known, id, id.time(), 20),
+            help(&session, id.time()),
+            response(&session, "hi", "completed", id, id),
+        ];
+        let with = with.into_iter().chain(activities.map(|activity| status(&session, activity, None)));
+        let read = |event: &SharedBytes| serde_json::from_slice::<Value>(event).unwrap();
+        for event in without.iter().map(read) {
+            assert!(event.get("message").is_none(), "{event}");
+        }
+        for event in with.map(|event| read(&event)) {
+            assert!(event["message"].as_str().is_some_and(|message| !message.is_empty()), "{event}");
+        }
     }
 }

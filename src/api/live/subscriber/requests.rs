@@ -5,7 +5,7 @@ use crate::chat::{TurnError, TurnOutcome};
 use crate::message::Id;
 
 use super::super::services::SentMessage;
-use super::super::wire::{self, Asked, Say};
+use super::super::wire::{self, Activity, Asked, Say};
 use super::own::Saying;
 use super::{Context, Phase, Subscriber};
 
@@ -83,9 +83,9 @@ impl Subscriber {
     fn tell_status(&self, context: &mut Context<'_>) {
         let running = context.services.chat.current(&self.session);
         let word = match &running {
-            Some(running) if running.is_stopping() => "cancelling",
-            Some(_) => "processing",
-            None => "idle",
+            Some(running) if running.is_stopping() => Activity::Cancelling,
+            Some(_) => Activity::Processing,
+            None => Activity::Idle,
         };
         context.send(&wire::status(&self.session, word, running.map(|running| running.user())));
     }
