@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::server::{BINARY, run};
-use support::{Limit, Options, Server, WAIT_TIMEOUT, wait_until};
+use support::{Limit, Options, Server, WAIT_TIMEOUT};
 
 /// The command on a folder with `config.yaml` and `data/`.
 fn chatkeep(folder: &Path, args: &[&str]) -> Command {
@@ -249,24 +249,32 @@ fn tail_of_everything_begins_with_the_newest_and_writes_json_lines() {
 }
 
 #[test]
-fn tail_of_an_empty_server_waits_for_a_message_and_ends_with_the_server() {
+fn tail_waits_for_a_message_and_goes_on_over_restarts() {
     let mut server = Server::start(Options::default());
-    let mut tail = Following::start(chatkeep(server.folder(), &["tail"]));
-    assert!(tail.is_quiet());
-    server.client().chat("s", "hello");
-    assert!(tail.next().ends_with("user       hello"));
-    assert!(tail.next().ends_with("assistant  hello"));
-    assert_eq!(server.sigterm_and_wait().code(), Some(0), "nobody who follows holds up a stop");
-    let mut ended = None;
-    wait_until("tail ends", WAIT_TIMEOUT, || {
-        ended = tail.child.try_wait().unwrap();
-        ended.is_some()
-    });
-    let mut err = String::new();
-    tail.child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
-    assert_eq!(ended.and_then(|status| status.code()), Some(1));
-    let is_told = err.contains("data/chatkeep.sock") || err.contains("it stops, or its log says why");
-    assert!(err.starts_with("error: ") && is_told && err.lines().count() == 1, "{err}");
+    let all = Following::start(chatkeep(server.folder(), &["tail"]));
+    let one = Following::start(chatkeep(server.folder(), &["tail", "s"]));
+    assert!(all.is_quiet());
+    for round in 0..3 {
+        server.client().chat("s", &format!("round {round}"));
+        for tail in [&all, &one] {
+            assert!(tail.next().ends_with(&format!("user       round {round}")));
+            assert!(tail.next().ends_with(&format!("assistant  round {round}")));
+        }
+        match round {
+            0 => assert_eq!(server.sigterm_and_wait().code(), Some(0), "nobody who follows holds up a stop"),
+            _ => server.kill9(),
+        }
+        // What is asked of a server that is away is asked again.
+        assert!(all.is_quiet() && one.is_quiet());
+        server.start_again();
+    }
+    for mut tail in [all, one] {
+        let _ = tail.child.kill();
+        let mut err = String::new();
+        tail.child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+        let (gone, there) = (err.matches("waiting for the server").count(), err.matches("is there again").count());
+        assert!(gone >= 1 && there <= gone && !err.contains("error:"), "{err}");
+    }
 }
 
 #[test]

@@ -176,8 +176,9 @@ fn what_cannot_be_understood_is_told_and_the_socket_stays() {
     let mut socket = Socket::open(&server, "session_id=s");
     for (text, code) in [
         ("hello", "malformed_json"),
-        (r#"{"message":"x","client_id":"c","colour":"red"}"#, "invalid_body"),
-        (r#"{"message":5}"#, "invalid_body"),
+        (r#"{"message":"x","client_id":"c","mesage_id":"red"}"#, "invalid_field"),
+        (r#"{"message":5}"#, "invalid_field"),
+        ("[]", "invalid_body"),
         (r#"{"message":""}"#, "invalid_field"),
         (r#"{"command":"dance"}"#, "invalid_field"),
     ] {
@@ -185,14 +186,19 @@ fn what_cannot_be_understood_is_told_and_the_socket_stays() {
         let error = socket.next();
         assert_eq!((&error["type"], &error["code"]), (&json!("error"), &json!(code)), "{text}");
         assert_eq!(error.get("client_id").is_some(), text.contains("client_id"), "{text}");
+        assert_eq!(error["message"], error["detail"], "{text}");
     }
+    socket.send(&json!({"message": "x", "client_id": 5}));
+    assert_eq!(socket.next()["field"], "client_id");
     socket.send_raw(Message::binary(vec![1, 2, 3])).unwrap();
     assert_eq!(socket.next()["code"], "not_text");
     socket.send(&json!({"command": "help"}));
     assert!(socket.next()["message"].as_str().unwrap().contains("/stop"));
     socket.send(&json!({"message": "/stop"}));
     assert_eq!(socket.next()["status"], "idle");
-    socket.send(&json!({"message": "still here"}));
+    socket.send(&json!({"message": "help"}));
+    assert!(socket.next()["message"].as_str().unwrap().contains("/stop"));
+    socket.send(&json!({"message": "still here", "type": "message", "colour": "red"}));
     assert_eq!(socket.next()["type"], "ack");
     assert_eq!(server.client().whole_history("s").len(), 2);
 }
@@ -497,6 +503,9 @@ fn an_answer_is_told_as_it_is_said_and_a_stop_ends_it() {
         assert_eq!(socket.next()["status"], "cancelling");
         let response = socket.next();
         assert_eq!((&response["status"], &response["message"]), (&json!("cancelled"), &json!("one ")));
+        let end = socket.next();
+        assert_eq!((&end["type"], &end["status"]), (&json!("status"), &json!("cancelled")));
+        assert!(end["message"].is_string(), "{end}");
         assert_eq!(socket.next()["status"], "idle");
     }
     // The program would sleep on for five minutes.
@@ -516,6 +525,79 @@ fn a_stop_of_the_server_ends_an_answer_and_tells_its_clients_first() {
     assert_eq!(resting.close_code(), 1001);
     let response = socket.next_of("response");
     assert_eq!((&response["status"], &response["message"]), (&json!("cancelled"), &json!("one ")));
+    assert_eq!(socket.next()["status"], "cancelled");
     assert_eq!(socket.next()["status"], "idle");
     assert_eq!(socket.close_code(), 1001);
+}
+
+#[test]
+fn an_answer_stopped_before_its_first_word_ends_as_cancelled() {
+    let command = json!(["sh", "-c", "exec sleep 300"]);
+    let server = Server::start(Options::default().set("responder.kind", "command").set("responder.command", command));
+    let mut socket = Socket::open(&server, "session_id=s");
+    socket.send(&json!({"message": "count"}));
+    assert_eq!(socket.next()["type"], "ack");
+    assert_eq!(socket.next()["status"], "processing");
+    socket.send(&json!({"command": "stop"}));
+    assert_eq!(socket.next()["status"], "cancelling");
+    assert_eq!(socket.next()["type"], "response");
+    let end = socket.next();
+    assert_eq!((&end["type"], &end["status"]), (&json!("status"), &json!("cancelled")));
+}
+
+#[test]
+fn the_welcome_says_where_to_go_on_before_anything_was_heard() {
+    let server = Server::start(Options::default());
+    let welcome = |query: &str| Socket::open(&server, query).welcome.clone();
+    let beginning = welcome("session_id=s")["last_id"].as_str().unwrap().to_owned();
+    let mut client = server.client();
+    let long = "x".repeat(900_000);
+    for n in 0..5 {
+        client.post("/api/chat/messages", &json!({"session_id": "s", "role": "user", "text": format!("{n}{long}")}));
+        client.post("/api/chat/messages", &json!({"session_id": "s", "role": "assistant", "text": "a"})).expect(201);
+    }
+    // Who was told of an empty session gets all that came since.
+    let mut socket = Socket::open(&server, &format!("session_id=s&after={beginning}"));
+    assert_eq!(socket.welcome["last_id"], beginning);
+    for n in 0..10 {
+        let message = socket.next();
+        assert_eq!((&message["type"], &message["replayed"]), (&json!("message"), &json!(true)), "{n}");
+    }
+    let joined = welcome("session_id=s");
+    assert_eq!(joined["interactions"], 5);
+    let newest = client.history("s", "&limit=1")["messages"][0]["id"].clone();
+    assert_eq!(joined["last_id"], newest);
+    client.chat("s", "meanwhile");
+    let after = format!("session_id=s&after={}", newest.as_str().unwrap());
+    let mut socket = Socket::open(&server, &after);
+    assert_eq!(socket.next()["text"], "meanwhile");
+}
+
+#[test]
+fn frames_of_a_session_carry_a_message_only_where_it_is_for_people() {
+    let command = json!(["sh", "-c", "printf 'one '; sleep 0.2; printf two"]);
+    let options = Options::default().set("responder.kind", "command").set("responder.command", command);
+    let server = Server::start(options.set("websocket.heartbeat_seconds", 1));
+    let mut socket = Socket::open(&server, "session_id=s&after=00000000-0000-7000-8000-000000000001");
+    let mut seen = vec![socket.welcome.clone()];
+    socket.send(&json!({"message": "hi"}));
+    server.client().post("/api/chat/messages", &json!({"session_id": "s", "role": "user", "text": "x"})).expect(201);
+    let kinds = ["system", "gap", "ack", "message", "delta", "response", "status", "heartbeat", "error", "erased"];
+    let has = |seen: &[Value], kind: &str| seen.iter().any(|frame| frame["type"] == kind);
+    while !has(&seen, "response") || !has(&seen, "heartbeat") {
+        seen.push(socket.next_frame());
+    }
+    socket.send(&json!({"message": ""}));
+    server.client().request("DELETE", "/api/chat/sessions/s", &[], None).expect(200);
+    while !has(&seen, "erased") || !has(&seen, "error") {
+        seen.push(socket.next_frame());
+    }
+    for kind in kinds {
+        assert!(has(&seen, kind), "{kind}: {seen:#?}");
+    }
+    for frame in seen {
+        let for_people = ["system", "response", "status", "error"].contains(&frame["type"].as_str().unwrap());
+        assert_eq!(frame["message"].is_string(), for_people, "{frame}");
+        assert_eq!(frame.get("message").is_some(), for_people, "{frame}");
+    }
 }

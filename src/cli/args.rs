@@ -41,6 +41,7 @@ Options:
   --json          JSON in place of readable lines: one object; tail: one a line
   -h, --help      print this
   -V, --version   print the version
+  --              end of the options: what follows is a TEXT or a SESSION, also if it begins with -
 
 Exit codes: 0 done, 2 a fault in the arguments or the configuration, 1 anything else. doctor: 0 nothing is damaged, 1
 something is, or it could not look. verify: 0 every check passed. say: 1 also when the reply is an error.
@@ -250,6 +251,9 @@ fn unknown_option(word: &str, command: Option<Command>) -> Failure {
         None if command == Some(Command::Say) => {
             "put -- before a text that begins with -: chatkeep say -- TEXT".to_owned()
         }
+        None if matches!(command, Some(Command::History | Command::Tail)) => {
+            "put -- before a session that begins with -: chatkeep history -- SESSION".to_owned()
+        }
         None => "chatkeep --help lists every option".to_owned(),
     };
     Failure::asked(format!("unknown option `{word}`; {fix}"))
@@ -307,6 +311,14 @@ mod tests {
             ("say hi", Command::Say, say("hi")),
             ("say -", Command::Say, say("-")),
             ("say -- --json", Command::Say, say("--json")),
+            (
+                "history --limit 5 -- -100200300",
+                Command::History,
+                Options { session: named("-100200300"), limit: Some(5), ..Options::default() },
+            ),
+            ("tail -- -a", Command::Tail, Options { session: named("-a"), ..Options::default() }),
+            ("say --session=-1 -- -5", Command::Say, Options { session: named("-1"), ..say("-5") }),
+            ("say --session -1 hi", Command::Say, Options { session: named("-1"), ..say("hi") }),
             ("say --session s hi --json", Command::Say, Options { session: named("s"), form: Form::Json, ..say("hi") }),
             (
                 "history a:b --limit 500",
@@ -332,6 +344,10 @@ mod tests {
             ("frobnicate", "unknown command `frobnicate`; chatkeep --help lists every command"),
             ("version", "unknown command `version`; did you mean --version?"),
             ("say -5", "unknown option `-5`; put -- before a text that begins with -: chatkeep say -- TEXT"),
+            (
+                "history -100200300",
+                "unknown option `-1`; put -- before a session that begins with -: chatkeep history -- SESSION",
+            ),
             ("--confg x", "unknown option `--confg`; did you mean --config?"),
             ("say --sesion x hi", "unknown option `--sesion`; did you mean --session?"),
             ("-x", "unknown option `-x`; chatkeep --help lists every option"),

@@ -41,18 +41,20 @@ pub(super) fn load(options: &Options) -> Result<Loaded, Failure> {
     match Settings::load(&text, &|name| std::env::var_os(name), &overrides) {
         Ok(settings) => match store::hosts(settings.config().mongo.uri.expose()) {
             Ok(_) => Ok(Loaded { file, settings }),
-            Err(rule) => Err(Failure::asked(format!("mongo.uri: [redacted]: {rule}"))),
+            Err(rule) => Err(Failure::asked(in_file(file.as_deref(), &format!("mongo.uri: [redacted]: {rule}")))),
         },
         Err(faults) => Err(Failure::Asked(
             faults
                 .iter()
-                .map(|fault| match &file {
-                    Some(file) if fault.is_in_file() => format!("{file}: {fault}"),
-                    _ => fault.to_string(),
-                })
+                .map(|fault| in_file(file.as_deref().filter(|_| fault.is_in_file()), &fault.to_string()))
                 .collect(),
         )),
     }
+}
+
+/// A fault with the file that it stands in.
+fn in_file(file: Option<&str>, fault: &str) -> String {
+    file.map_or_else(|| fault.to_owned(), |file| format!("{file}: {fault}"))
 }
 
 fn read(path: &Path) -> Result<String, Failure> {

@@ -22,6 +22,8 @@ use super::screen::{Audience, Failure, note, print, show, visible};
 
 /// How long an answer may take: the history waits a few seconds for MongoDB.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// Between two looks whether a server that has gone is there again.
+const RESTART_POLL_INTERVAL: Duration = Duration::from_millis(300);
 /// How long a server is asked to wait for the next event.
 const FOLLOW_SECONDS: u64 = 25;
 /// Messages that `tail` begins with.
@@ -76,13 +78,36 @@ pub(super) fn tail(options: &Options) -> Result<(), Failure> {
     }
     loop {
         let target = format!("/api/chat/feed?limit=1000&wait={FOLLOW_SECONDS}&after={}", place.cursor());
-        let page = client.get(&target, ANSWER_TIMEOUT)?;
+        let page = get_over_restarts(&client, &target)?;
         for event in page["events"].as_array().into_iter().flatten() {
             if is_wanted(event, session, &shown_last) && print_event(event, options.form)? == Audience::Gone {
                 return Ok(());
             }
         }
         place.next = page["next"].as_str().map(str::to_owned);
+    }
+}
+
+/// What is asked of a server that may stop and start again meanwhile, as often as it does.
+fn get_over_restarts(client: &Client, target: &str) -> Result<Value, Failure> {
+    let mut is_told = false;
+    loop {
+        match client.get(target, ANSWER_TIMEOUT) {
+            Err(fault) if fault.may_pass() => {
+                if !is_told {
+                    note(&format!("{fault}; waiting for the server"));
+                }
+                is_told = true;
+                std::thread::sleep(RESTART_POLL_INTERVAL);
+            }
+            Err(fault) => return Err(fault.into()),
+            Ok(value) => {
+                if is_told {
+                    note("the server is there again");
+                }
+                return Ok(value);
+            }
+        }
     }
 }
 

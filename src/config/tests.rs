@@ -241,6 +241,8 @@ fn an_unknown_key_is_refused_with_the_one_that_was_meant() {
 fn a_repeated_key_and_a_slip_of_syntax_are_told_with_their_place() {
     for (text, told) in [
         ("server:\n  listen: a\n  listen: b\n", "line 3, column 3: this key stands in its block a second time"),
+        ("server:\n\tlisten: x\n", "line 2, column 1: a tab stands here; YAML is indented with spaces"),
+        ("server:\n  listen: x\n\tmax_body_bytes: 1\n", "line 3, column 1: a tab stands here; YAML is"),
         ("log: {}\nlog: {}\n", "line 2, column 1: this key stands in its block a second time"),
         ("server:\n  - [\n", "line 3, column 1: "),
         ("server: {listen: 'a}\n", "line 2, column 1: "),

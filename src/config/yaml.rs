@@ -18,7 +18,13 @@ pub(super) fn parse(text: &str) -> Result<Value, ConfigError> {
     let said = RefCell::new(None);
     Node(&said).deserialize(serde_yaml::Deserializer::from_str(text)).map_err(|error| {
         let (line, column) = error.location().map_or((0, 0), |at| (at.line(), at.column()));
-        ConfigError::Syntax { line, column, reason: said.take().unwrap_or_else(|| reason(&error)) }
+        let there =
+            text.lines().nth(line.saturating_sub(1)).and_then(|line| line.chars().nth(column.saturating_sub(1)));
+        let told = said.take().unwrap_or_else(|| reason(&error));
+        // libyaml calls it a character that cannot start any token, and an editor shows it as spaces.
+        let is_tab = line > 0 && there == Some('\t') && told.starts_with("found ");
+        let reason = if is_tab { "a tab stands here; YAML is indented with spaces".to_owned() } else { told };
+        ConfigError::Syntax { line, column, reason }
     })
 }
 

@@ -76,21 +76,33 @@ impl Socket {
 
     /// The same, where it may fail.
     pub fn try_next(&mut self) -> Result<Value, Error> {
+        loop {
+            let event = self.try_next_frame()?;
+            if event["type"] != "heartbeat" {
+                return Ok(event);
+            }
+        }
+    }
+
+    /// The next event, heartbeats among them.
+    #[track_caller]
+    pub fn next_frame(&mut self) -> Value {
+        self.try_next_frame().unwrap_or_else(|e| panic!("an event was to come: {e}"))
+    }
+
+    fn try_next_frame(&mut self) -> Result<Value, Error> {
         if let Some(event) = self.peeked.take() {
             return Ok(event);
         }
         loop {
-            let event: Value = match self.inner.read()? {
-                Message::Text(text) => serde_json::from_str(&text).expect("an event is JSON"),
+            match self.inner.read()? {
+                Message::Text(text) => return Ok(serde_json::from_str(&text).expect("an event is JSON")),
                 Message::Close(_) => {
                     // So that the close handshake goes on.
                     let _ = self.inner.flush();
                     return Err(Error::ConnectionClosed);
                 }
-                _ => continue,
-            };
-            if event["type"] != "heartbeat" {
-                return Ok(event);
+                _ => {}
             }
         }
     }

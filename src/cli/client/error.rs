@@ -52,3 +52,14 @@ pub(in crate::cli) enum ClientError {
         field: Option<String>,
     },
 }
+
+impl ClientError {
+    /// Whether it is over once a server that stops or restarts is there again.
+    pub(in crate::cli) fn may_pass(&self) -> bool {
+        match self {
+            Self::Absent(_) | Self::Late { .. } | Self::Cut(_) | Self::Io { .. } => true,
+            Self::Refused { status, .. } => *status == 503,
+            Self::Forbidden(_) | Self::NoPort | Self::Malformed { .. } => false,
+        }
+    }
+}

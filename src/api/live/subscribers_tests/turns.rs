@@ -53,7 +53,7 @@ fn a_stop_takes_effect_within_100_ms_and_what_was_said_is_kept() {
         // Any client of the session may.
         world.send(other, &json!({"command": "stop"}));
         for socket in [one, other] {
-            assert_eq!(kinds(&world.next(socket, 3)), ["cancelling", "=because cancelled", "idle"]);
+            assert_eq!(kinds(&world.next(socket, 4)), ["cancelling", "=because cancelled", "cancelled", "idle"]);
         }
         fastest = fastest.min(began.elapsed());
         if fastest < Duration::from_millis(100) {
@@ -73,9 +73,9 @@ fn a_new_context_in_the_middle_of_a_turn_stops_it_and_begins_behind_it() {
     pieces.send("because").unwrap();
     assert_eq!(kinds(&world.next(one, 5)), ["system", "idle", "ack", "processing", "+because"]);
     world.send(one, &json!({"message": "/clear", "client_id": "c"}));
-    let events = world.next(one, 5);
-    assert_eq!(kinds(&events), ["cancelling", "=because cancelled", "idle", "ack", "clear"]);
-    assert_eq!((&events[3]["client_id"], &events[3]["id"]), (&json!("c"), &events[4]["id"]));
+    let events = world.next(one, 6);
+    assert_eq!(kinds(&events), ["cancelling", "=because cancelled", "cancelled", "idle", "ack", "clear"]);
+    assert_eq!((&events[4]["client_id"], &events[4]["id"]), (&json!("c"), &events[5]["id"]));
 }
 
 #[test]
@@ -181,7 +181,7 @@ fn a_stop_right_behind_a_message_stops_the_answer_to_it() {
         world.send(one, &json!({"message": "why", "client_id": "c"}));
         world.send(one, &json!({"command": "stop"}));
         let events = world.next(one, first + 5);
-        assert_eq!(kinds(&events[first..]), ["ack", "processing", "cancelling", "= cancelled", "idle"]);
+        assert_eq!(kinds(&events[first..]), ["ack", "processing", "cancelling", "= cancelled", "cancelled", "idle"]);
     }
     drop(pieces);
 }
