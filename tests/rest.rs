@@ -525,6 +525,32 @@ fn clear_is_200_and_keeps_the_history() {
 }
 
 #[test]
+fn bare_clear_and_help_do_what_they_do_with_a_slash() {
+    let slow = json!(["sh", "-c", "sleep 0.1; printf answered"]);
+    let server = Server::start(Options::default().set("responder.kind", "command").set("responder.command", slow));
+    for (name, mut client) in [("tcp", server.client()), ("local", server.local_client())] {
+        for text in ["clear", " /clear\n"] {
+            let reply = client.chat(name, text);
+            assert_eq!(
+                (&reply["response"], &reply["assistant_message_id"]),
+                (&json!("A new context begins here."), &json!(null))
+            );
+        }
+        for text in ["help", "/help"] {
+            let reply = client.chat(name, text);
+            assert!(reply["response"].as_str().unwrap().contains("/clear (or clear)"), "{reply}");
+            assert!(is_uuid_v7(&reply["user_message_id"]) && is_uuid_v7(&reply["assistant_message_id"]), "{reply}");
+        }
+        assert_eq!(client.chat(name, "clear it")["response"], "answered");
+        let roles: Vec<Value> = client.whole_history(name).iter().map(|message| message["role"].clone()).collect();
+        assert_eq!(roles, ["system", "system", "user", "assistant", "user", "assistant", "user", "assistant"]);
+    }
+    let server = Server::start(Options::default().set("responder.kind", "none"));
+    server.client().post("/api/chat", &json!({"message": "help"})).expect(202);
+    assert_eq!(texts(&server.client().history("default", "")), ["help"]);
+}
+
+#[test]
 fn storage_status_has_the_seeds_fields_and_tells_no_secret() {
     let options = Options::default()
         .set("mongo.uri", "mongodb://someone:pa55word@db.example:27017")

@@ -180,7 +180,7 @@ fn a_stop_right_behind_a_message_stops_the_answer_to_it() {
     for first in [2, 0] {
         world.send(one, &json!({"message": "why", "client_id": "c"}));
         world.send(one, &json!({"command": "stop"}));
-        let events = world.next(one, first + 5);
+        let events = world.next(one, first + 6);
         assert_eq!(kinds(&events[first..]), ["ack", "processing", "cancelling", "= cancelled", "cancelled", "idle"]);
     }
     drop(pieces);
