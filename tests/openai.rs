@@ -292,7 +292,7 @@ fn no_head_and_no_body_of_a_server_brings_the_key_into_the_log() {
 }
 
 #[test]
-fn an_address_without_v1_and_one_of_a_web_page_are_told_with_the_likely_mend() {
+fn an_address_without_v1_or_of_a_web_page_is_told_with_the_likely_mend() {
     let page = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 15\r\n\r\n<!DOCTYPE html>";
     let (base_url, _requests) = scripted(vec![page.to_owned()]);
     let base_url = base_url.replace("/v1", "/");

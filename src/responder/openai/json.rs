@@ -189,7 +189,7 @@ mod tests {
             (r#"{"a":NaN,"b":[1e999,-Infinity,-1.5e3],"c":True,"d":"NaN \ud83e"}"#, {
                 json!({"a": null, "b": [null, null, -1500.0], "c": null, "d": "NaN \u{fffd}"})
             }),
-            ("{\"a\":\"tab\tend\\x\\u12\"}", json!({"a": "tab\tendx\u{fffd}12"})),
+            ("{\"a\":\"tab\tstop\\x\\u12\"}", json!({"a": "tab\tstopx\u{fffd}12"})),
         ] {
             let mut read = read(text.as_bytes()).unwrap();
             for value in read.as_object_mut().unwrap().values_mut() {
