@@ -53,6 +53,8 @@ fn a_handshake_that_lacks_something_is_answered_over_http() {
         ("POST /ws/chat HTTP/1.1", whole.clone(), 405, "allow: GET"),
         ("GET /ws/chat?session_id=a/b HTTP/1.1", whole.clone(), 422, "session_id"),
         ("GET /ws/chat?session_id=a&session_id=b HTTP/1.1", whole.clone(), 422, "once"),
+        ("GET /ws/chat?sesion_id=a HTTP/1.1", whole.clone(), 422, "did you mean `session_id`?"),
+        ("GET /ws/chat?trace=1&_=2 HTTP/1.1", whole.clone(), 101, "upgrade: websocket"),
         ("GET /ws/chat?after=1 HTTP/1.1", whole.clone(), 422, "after"),
         ("GET /ws/chat?token=x HTTP/1.1", whole.clone(), 422, "must not be in the URL"),
         ("GET /ws/other HTTP/1.1", whole.clone(), 404, "not_found"),

@@ -18,10 +18,11 @@ globalThis.WebSocket = class extends WebSocket {
 const document = fs.readFileSync(path.join(__dirname, "../../docs/websocket.md"), "utf8");
 const openChat = new Function(`${document.split("```js\n")[1].split("```")[0]}; return openChat;`)();
 
-const record = (text) => fetch(`http://${host}/api/chat/messages`, {
+const record = (...texts) => recordIn("document", texts);
+const recordIn = (session_id, texts) => fetch(`http://${host}/api/chat/messages`, {
   method: "POST",
   headers: { "Content-Type": "application/json", Authorization: `Bearer ${token}` },
-  body: JSON.stringify({ session_id: "document", role: "user", text }),
+  body: JSON.stringify(texts.map((text) => ({ session_id, role: "user", text }))),
 }).then((reply) => assert.strictEqual(reply.status, 201));
 
 const shown = [];
@@ -46,6 +47,20 @@ async function until(what, holds) {
   chat.close();
   assert.deepStrictEqual(shown.slice(0, 3), ["before", "grüße 😀", "grüße 😀"]);
   assert.deepStrictEqual(shown.slice(3).sort(), ["meanwhile", "said without a connection", "said without a connection"]);
+
+  // More than a page of the history comes while it is away from a session that was empty when it joined.
+  const [late, states] = [[], []];
+  const first = openChat({
+    host, session: "empty", token, show: (message) => late.push(message.text), status: (frame) => states.push(frame.status),
+    refused: (code) => refusal.push(code),
+  });
+  await until("it has joined", () => states.includes("idle"));
+  sockets.at(-1).terminate();
+  const texts = Array.from({ length: 450 }, (_, n) => `m${n}`);
+  await recordIn("empty", texts);
+  await until("all of it is shown", () => late.length === texts.length);
+  first.close();
+  assert.deepStrictEqual(late, texts);
 
   const opened = sockets.length;
   openChat({ ...options, token: "wröng 😀", refused: (code) => refusal.push(code) });
