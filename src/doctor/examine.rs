@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::disk::Disk;
 use crate::disk::overlay::Overlay;
-use crate::journal::{Journal, survey as journal};
+use crate::journal::{Journal, Standing as Checkpointed, survey as journal};
 use crate::layout;
 use crate::message::{Clock, SessionId, Timestamp};
 use crate::transcript::survey::{self as transcript, Comparison, Shortened, Standing};
@@ -88,7 +88,7 @@ pub(super) fn examine<D: Disk>(disk: &D, place: &DataLocation, clock: &Clock) ->
         let what = format!("its last line is cut off ({bytes} bytes), and the journal no longer has it");
         report.findings.add(Weight::Damage, transcript_path(place, &session), what);
     }
-    report.judge();
+    report.judge(disk.open_read(&layout::transcript_lengths(place.journal())).is_ok());
     Ok(report)
 }
 
@@ -121,7 +121,13 @@ fn there<T>(path: &Path, outcome: io::Result<T>) -> Result<Option<T>, Failure> {
 fn shortened<D: Disk>(disk: &D, place: &DataLocation, findings: &mut Findings) -> Shortened {
     let path = layout::transcript_lengths(place.journal());
     Shortened::of(disk, place.transcripts(), &path).unwrap_or_else(|e| {
-        findings.add(Weight::Damage, &path, format!("it cannot be read: {e}"));
+        match e.kind() {
+            io::ErrorKind::InvalidData => {
+                let what = "it is damaged: how long transcripts were is not known, and a start begins it anew";
+                findings.add(Weight::Warning, &path, what);
+            }
+            _ => findings.add(Weight::Damage, &path, format!("it cannot be read: {e}")),
+        }
         Shortened::default()
     })
 }
@@ -197,13 +203,23 @@ impl Report {
     }
 
     /// Derives findings from the figures.
-    fn judge(&mut self) {
+    fn judge(&mut self, has_lengths: bool) {
         let (journal, transcripts) = (self.place.journal(), self.place.transcripts());
         let (findings, stale) = (&mut self.findings, self.compared.stale);
         if let Some(survey) = &self.journal {
             words::journal_figures(findings, journal, survey);
-        } else if self.transcripts.is_some_and(|transcripts| transcripts.files > 0) {
-            findings.add(Weight::Damage, journal, "there is no journal, although there are transcripts");
+        }
+        let has_segments = self.journal.as_ref().is_some_and(|survey| survey.files.bytes > 0);
+        let traces = [
+            (self.transcripts.is_some_and(|transcripts| transcripts.files > 0), "transcripts"),
+            (has_lengths, "lengths of transcripts"),
+            (
+                self.journal.as_ref().is_some_and(|survey| survey.checkpoint != Checkpointed::Missing),
+                "traces of a checkpoint",
+            ),
+        ];
+        if let Some((_, trace)) = traces.iter().find(|(is_there, _)| *is_there && !has_segments) {
+            findings.add(Weight::Damage, journal, format!("there is no journal, although there are {trace}"));
         }
         if let Some(survey) = &self.transcripts {
             words::transcript_figures(findings, transcripts, survey);

@@ -389,3 +389,37 @@ fn a_look_that_would_have_to_hold_too_much_says_so_and_what_it_has_seen() {
     assert!(opened.is_none() && survey.records.messages == 11, "{survey:?}");
     assert!(faults.len() == 1 && faults[0].contains("too much would be written"), "{faults:?}");
 }
+
+#[test]
+fn an_emptied_journal_is_damage_as_long_as_anything_tells_of_it() {
+    let case = Case::new();
+    let lengths = case.journal_file("transcript_lengths");
+    disk::replace(&case.disk, &lengths, b"").unwrap();
+    let checkpoint = case.journal_file("checkpoint");
+    for path in case.disk.paths() {
+        if path.starts_with(case.place.journal()) && ![&lengths, &checkpoint].contains(&&path) {
+            case.disk.unlink(&path);
+        }
+    }
+    for (trace, gone) in [
+        ("transcripts", vec![case.transcript("a"), case.transcript("b")]),
+        ("lengths of transcripts", vec![lengths]),
+        ("traces of a checkpoint", vec![checkpoint]),
+    ] {
+        let report = examine(&case.disk, &case.place, &case.clock).unwrap();
+        let told = format!("there is no journal, although there are {trace}");
+        assert!(report.damage() > 0 && report.to_text().contains(&told), "{trace}: {}", report.to_text());
+        gone.iter().for_each(|path| case.disk.unlink(path));
+    }
+    let report = examine(&case.disk, &case.place, &case.clock).unwrap();
+    assert_eq!(report.damage(), 0, "a folder in which nothing ever was: {}", report.to_text());
+}
+
+#[test]
+fn a_damaged_file_of_lengths_is_told() {
+    let case = Case::new();
+    disk::replace(&case.disk, &case.journal_file("transcript_lengths"), b"nothing of ours\n").unwrap();
+    let report = examine(&case.disk, &case.place, &case.clock).unwrap();
+    let text = report.to_text();
+    assert!(report.damage() == 0 && text.contains("how long transcripts were is not known"), "{text}");
+}

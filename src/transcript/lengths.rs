@@ -48,11 +48,17 @@ pub struct Lost {
     pub before: Option<Id>,
 }
 
-/// Reads the file at `path` without changing it; empty if it is missing or damaged.
+/// Reads the file at `path` without changing it; empty if it is missing.
+///
+/// # Errors
+/// It could not be read; [`io::ErrorKind::InvalidData`] where it is damaged.
 pub(super) fn look<D: Disk>(disk: &D, path: &Path) -> io::Result<HashMap<SessionId, Known>> {
     match disk::read(disk, path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(HashMap::new()),
-        content => Ok(parse(&content?).map(|(known, _)| known).unwrap_or_default()),
+        content => {
+            let damaged = || io::Error::new(io::ErrorKind::InvalidData, "it is damaged");
+            parse(&content?).map(|(known, _)| known).ok_or_else(damaged)
+        }
     }
 }
 
