@@ -9,6 +9,11 @@
 //! here, so a repeated erasure costs one look-up. One that this process carried out is not carried out again: if its
 //! server's clock is far ahead, it would delete whatever is recorded until that time.
 //!
+//! Until it is answered nothing is sent to the store, or what another server erased in an outage would be put back. But not
+//! for ever: after a minute in which only the question failed, what waits is sent, and the question goes on beside it. What
+//! it then tells is deleted from the store like any erasure, so that nothing erased is there for longer than the question
+//! takes; and this server shows it no longer than without.
+//!
 //! Knows nothing of journals and files.
 
 use std::num::NonZeroUsize;
@@ -24,6 +29,8 @@ use crate::store::{ERASURES_MAX, ErasurePlace, StoreError, StoredErasure};
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
 /// The interval after a refused question, most likely for lack of rights.
 const REFUSED_POLL_INTERVAL: Duration = Duration::from_secs(30);
+/// How long a question without an answer holds up what is to be sent.
+const HOLD_UP_MAX: Duration = Duration::from_secs(60);
 /// Erasures of this last stretch of time are asked for again: two writes may become visible in another order than their
 /// times, and after a failover another clock counts.
 const AGAIN_MILLIS: i64 = 5 * 60 * 1000;
@@ -44,6 +51,8 @@ pub struct RemoteErasures {
     /// Erasures that were carried out.
     heard: LruCache<SessionId, Id>,
     due: Instant,
+    /// Since when it is asked in vain.
+    unanswered: Option<Instant>,
 }
 
 impl RemoteErasures {
@@ -51,7 +60,7 @@ impl RemoteErasures {
     #[must_use]
     pub fn new(apply: Apply) -> Self {
         let (heard, due) = (LruCache::new(HEARD_MAX), Instant::now());
-        Self { apply, place: None, newest: 0, heard, due }
+        Self { apply, place: None, newest: 0, heard, due, unanswered: None }
     }
 
     /// When to ask next.
@@ -66,6 +75,7 @@ impl RemoteErasures {
 
     /// Takes the answer. Returns why it could not be carried out, if so: the next question asks for the same.
     pub(super) fn take(&mut self, found: &[StoredErasure]) -> Option<String> {
+        self.unanswered = None;
         self.due = Instant::now() + POLL_INTERVAL;
         let is_new = |(session, up_to): &&(SessionId, Id)| self.heard.peek(session).is_none_or(|heard| heard < up_to);
         let erased = found.iter().filter_map(|found| found.erasure.as_ref()).filter(is_new);
@@ -87,7 +97,25 @@ impl RemoteErasures {
         None
     }
 
-    /// The question was refused; returns the text for the status.
+    /// The question failed; whether it has held up everything for long enough.
+    pub(super) fn has_held_up(&mut self) -> bool {
+        self.unanswered.get_or_insert_with(Instant::now).elapsed() >= HOLD_UP_MAX
+    }
+
+    /// What was sent failed, too: it is an outage, behind which the question comes first.
+    pub(super) fn insert_failed(&mut self) {
+        if self.unanswered.is_some() {
+            (self.unanswered, self.due) = (Some(Instant::now()), Instant::now());
+        }
+    }
+
+    /// As if it had been asked in vain for so long.
+    #[cfg(test)]
+    pub(super) fn a_minute_later(&mut self) {
+        self.unanswered = self.unanswered.and_then(|since| since.checked_sub(HOLD_UP_MAX));
+    }
+
+    /// The question was refused, or failed for too long; returns the text for the status.
     pub(super) fn refused(&mut self, error: &StoreError) -> String {
         self.due = Instant::now() + REFUSED_POLL_INTERVAL;
         format!("cannot read the erasures of other servers: {error}")

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::disk::Disk;
 use crate::store::{Connected, Inserted, StoreError, StoredErasure};
 
+use super::super::remote_erasures::RemoteErasures;
 use super::Drain;
 use super::call::{Answer, CallResult, Connection, Task};
 
@@ -18,8 +19,7 @@ impl<D: Disk> Drain<D> {
             Ok(CallResult::Inserted(inserted)) => self.inserted(&inserted, took),
             Ok(CallResult::Erased(count)) => self.erased(task, count),
             Ok(CallResult::RemoteErasures(found)) => self.heard(&found),
-            // Messages do not wait for the right to read that collection.
-            Err(e @ (StoreError::Credentials(_) | StoreError::Server(_))) if task == Task::RemoteErasures => {
+            Err(e) if task == Task::RemoteErasures && self.goes_on_without(&e) => {
                 let reason = self.remote_erasures.as_mut().map(|remote_erasures| remote_erasures.refused(&e));
                 self.storage.cannot_share(reason);
             }
@@ -69,6 +69,13 @@ impl<D: Disk> Drain<D> {
         self.succeeded(Task::RemoteErasures);
     }
 
+    /// Whether messages do not wait for the question what other servers erased: not for the right to ask, and not for ever for an
+    /// answer.
+    fn goes_on_without(&mut self, error: &StoreError) -> bool {
+        let is_refused = matches!(error, StoreError::Credentials(_) | StoreError::Server(_));
+        is_refused || self.remote_erasures.as_mut().is_some_and(RemoteErasures::has_held_up)
+    }
+
     fn succeeded(&mut self, what: Task) {
         if self.caller.succeeded(what) {
             self.storage.recovered();
@@ -84,6 +91,7 @@ impl<D: Disk> Drain<D> {
     pub(super) fn failed(&mut self, task: Task, error: &StoreError) {
         if task == Task::Insert {
             self.erasures.insert_failed();
+            self.remote_erasures.iter_mut().for_each(RemoteErasures::insert_failed);
         }
         self.caller.failed(task, error.is_passing());
         self.storage.failed(&error.to_string());

@@ -11,7 +11,7 @@ mod status;
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crossbeam_channel::{Sender, bounded};
 
@@ -22,7 +22,9 @@ use crate::disk::sim::{Fault, Op, Random, SimDisk};
 use crate::journal::Draft;
 use crate::journal::testing::{Fixture as JournalFixture, say};
 use crate::message::{Clock, Id, Message, SessionId};
-use crate::store::{Connected, Inserted, Outgoing, Refused, StoreError, StorePage, StoreQuery};
+use crate::store::{
+    Connected, ErasurePlace, Inserted, Outgoing, Refused, StoreError, StorePage, StoreQuery, StoredErasure,
+};
 use crate::worker::storage::State;
 
 /// How a call ends.
@@ -45,6 +47,8 @@ struct Scripted {
     held: Mutex<BTreeMap<Id, Arc<Message>>>,
     /// The calls, in the order in which they began.
     asked: Mutex<Vec<String>>,
+    /// The question what other servers erased fails.
+    deaf: AtomicBool,
 }
 
 const UNREACHABLE: StoreError = StoreError::Unreachable(String::new());
@@ -127,6 +131,10 @@ impl Store for Scripted {
             held.retain(|id, message| message.session() != session || *id > up_to);
             (before - held.len()) as u64
         })
+    }
+
+    fn erasures(&self, _: Option<&ErasurePlace>) -> Result<Vec<StoredErasure>, StoreError> {
+        if self.deaf.load(Ordering::SeqCst) { Err(UNREACHABLE) } else { Ok(Vec::new()) }
     }
 
     fn read(&self, _: &StoreQuery) -> Result<StorePage, StoreError> {

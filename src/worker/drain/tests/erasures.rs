@@ -98,3 +98,31 @@ fn what_an_earlier_process_sent_does_not_outlive_a_later_erasure() {
     fixture.until(&mut drain, |_| fixture.noted() == 0);
     assert!(fixture.store.texts().is_empty());
 }
+
+#[test]
+fn a_question_that_is_never_answered_holds_nothing_up_for_long() {
+    let fixture = Fixture::new();
+    fixture.say(&["1"]);
+    fixture.store.deaf.store(true, Ordering::SeqCst);
+    let mut drain = fixture.drain().sharing(RemoteErasures::new(Box::new(|erased| Ok(erased.len()))));
+    let failures = |fixture: &Fixture| fixture.storage.view().totals.failures;
+    fixture.until(&mut drain, |_| failures(&fixture) >= 3);
+    assert_eq!(fixture.store.asked(), ["connect"], "what another server erased might be put back");
+
+    drain.remote_erasures.as_mut().unwrap().a_minute_later();
+    // An outage after all: the question comes first again, for another minute.
+    fixture.store.plan([Act::Fail]);
+    fixture.until(&mut drain, |_| fixture.store.asked().len() == 2);
+    let failed = failures(&fixture);
+    fixture.until(&mut drain, |_| failures(&fixture) >= failed + 3);
+    assert_eq!(fixture.store.asked().len(), 2);
+
+    drain.remote_erasures.as_mut().unwrap().a_minute_later();
+    fixture.until(&mut drain, |drain| drain.drained() == 1);
+    let reason = fixture.storage.view().cannot_share.unwrap();
+    assert!(reason.contains("cannot read the erasures of other servers"), "{reason}");
+
+    fixture.store.deaf.store(false, Ordering::SeqCst);
+    drain.remote_erasures.as_mut().unwrap().insert_failed();
+    fixture.until(&mut drain, |_| fixture.storage.view().cannot_share.is_none());
+}
