@@ -86,6 +86,8 @@ pub struct Worker<D: Disk = RealDisk> {
     checkpoint: Checkpoint,
     /// The next [`Checkpoint::mongo_lacks_some`].
     mongo_lacks_some: bool,
+    /// What [`Checkpoint::mongo_has_all`] is to be.
+    mongo_has_all: bool,
     in_use: Option<InUse<D>>,
     switched_off: Option<SwitchedOff<D>>,
     schedule: Schedule,
@@ -114,6 +116,7 @@ impl<D: Disk> Worker<D> {
             clock,
             checkpoint,
             mongo_lacks_some: false,
+            mongo_has_all: false,
             in_use: None,
             switched_off: None,
             schedule: Schedule::new(config),
@@ -126,9 +129,11 @@ impl<D: Disk> Worker<D> {
     /// records by the checkpoint (see `move_checkpoint`), erasures by this file.
     #[must_use]
     pub fn with_pending_erasures(mut self, erasures: PendingErasures<D>) -> Self {
-        let Checkpoint { drained, mongo_lacks_some, .. } = self.checkpoint;
+        let Checkpoint { drained, mongo_lacks_some, mongo_has_all, .. } = self.checkpoint;
         let was_used = erasures.is_there();
         self.mongo_lacks_some = was_used && mongo_lacks_some && drained < self.journal.published();
+        // What is recorded while nothing is undelivered never goes there.
+        self.mongo_has_all = mongo_has_all && self.mongo_lacks_some;
         let reached = self.progress.look();
         *self.progress.now() = Reached {
             undelivered_after: self.mongo_lacks_some.then_some(drained),
@@ -137,7 +142,7 @@ impl<D: Disk> Worker<D> {
             erasures_noted: if was_used { drained } else { u64::MAX },
             ..reached
         };
-        if self.mongo_lacks_some != mongo_lacks_some {
+        if self.flags_differ() {
             self.schedule.now();
         }
         self.switched_off = was_used.then_some(SwitchedOff { erasures, noted: drained });
@@ -155,12 +160,24 @@ impl<D: Disk> Worker<D> {
             erasures_pending: drain.erasures_pending(),
             ..reached
         };
-        self.in_use = Some(InUse { drain, reading: Backoff::new(PAUSE_AFTER_FAILURE, PAUSE_AFTER_FAILURE), stop_by });
         self.mongo_lacks_some = true;
-        if !self.checkpoint.mongo_lacks_some {
+        self.mongo_has_all = self.begins_with_all();
+        drain.has_all(self.mongo_has_all);
+        self.in_use = Some(InUse { drain, reading: Backoff::new(PAUSE_AFTER_FAILURE, PAUSE_AFTER_FAILURE), stop_by });
+        if self.flags_differ() {
             self.flush();
         }
         self
+    }
+
+    /// Whether MongoDB, once what is pending is there too, has everything that was ever recorded here: nothing was before it
+    /// was in use, and what came while it was switched off is still kept.
+    fn begins_with_all(&self) -> bool {
+        let Checkpoint { drained, mongo_has_all, .. } = self.checkpoint;
+        match self.journal.published() {
+            0 => !self.sink.has_any(),
+            _ => mongo_has_all && self.journal.first_sequence() <= drained + 1,
+        }
     }
 
     /// Runs until the sender of `stop` is dropped, then takes what is left, flushes and stores the checkpoint.
@@ -241,6 +258,8 @@ impl<D: Disk> Worker<D> {
         (reached.drained, reached.erasures_pending) = (drain.drained(), drain.erasures_pending());
         drop(reached);
         if drain.wrote_letters() {
+            self.mongo_has_all = false;
+            drain.has_all(false);
             self.schedule.now();
         }
     }

@@ -521,3 +521,39 @@ fn what_a_transcript_lost_comes_from_mongodb_and_what_is_lost_is_told() {
         }
     }
 }
+
+#[test]
+fn where_mongodb_came_late_a_page_that_reaches_a_loss_is_not_complete() {
+    let mongod = Mongod::start();
+    let options =
+        options(&mongod.uri(), "oqoqo").set("journal.segment_bytes", 2_162_688).set("journal.retain_hours", 0);
+    let mut server = Server::start(options.clone().set("mongo.enabled", false));
+    let long = "x".repeat(100_000);
+    post(&server, "s", "before MongoDB", 2);
+    server.sigterm_and_wait();
+    server.reconfigure(options);
+    server.start_again();
+    let mut there = post(&server, "s", &long, 3);
+    (0..5).for_each(|part| drop(post(&server, "filler", &format!("{part} {long}"), 5)));
+    wait_until("the first segments are gone", WAIT_TIMEOUT, || {
+        post(&server, "filler", "more", 1);
+        status(&server)["journal"]["first_sequence"].as_u64() > Some(5)
+    });
+    there.extend(post(&server, "s", "later", 3));
+    wait_until_drained(&server);
+    wait_until("the checkpoint has passed everything", WAIT_TIMEOUT, || {
+        let journal = &status(&server)["journal"];
+        journal["transcribed"] == journal["last_sequence"]
+    });
+    server.kill9();
+    std::fs::remove_file(server.transcript_path("s")).unwrap();
+    server.start_again();
+    wait_until_what_is_left_is_written(&server);
+    wait_until_drained(&server);
+    for _ in 0..2 {
+        assert_eq!(page(&server, ""), (false, there.clone()), "the first two are nowhere");
+        let reason = server.client().history("s", "")["reason"].as_str().unwrap().to_owned();
+        assert!(reason.contains("MongoDB may lack some of it"), "{reason}");
+        server.restart();
+    }
+}

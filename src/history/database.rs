@@ -22,6 +22,8 @@ use super::page::{Answer, Ask, Located, Source, merge};
 
 /// Sessions whose beginning is remembered; about 100 bytes each. For others MongoDB is asked again.
 const BEGINNINGS_MAX: NonZeroUsize = NonZeroUsize::new(10_000).expect("not 0");
+/// How long that is believed while MongoDB can be asked: others may write older messages there at any time.
+const BEGINNING_MAX_AGE: Duration = Duration::from_secs(60);
 /// Pages of MongoDB read for one answer: one may be short although there are more.
 const PAGES_MAX: usize = 4;
 
@@ -32,8 +34,8 @@ pub struct Database {
     storage: Arc<MongoStatus>,
     timeout: Duration,
     shared: bool,
-    /// The oldest message of a session, here or there.
-    beginnings: Mutex<LruCache<SessionId, Id>>,
+    /// The oldest message there is of a session, here or there, and when that was learnt.
+    beginnings: Mutex<LruCache<SessionId, (Id, Instant)>>,
 }
 
 /// A question under way.
@@ -52,7 +54,14 @@ impl Database {
         let Some(oldest) = oldest.filter(|_| !self.shared) else { return false };
         let full = query.direction == Direction::Newest && answer.has_more;
         let reaches = query.after.is_some_and(|after| oldest <= after);
-        full || reaches || self.beginnings().peek(&ask.session).is_some_and(|beginning| oldest <= *beginning)
+        full || reaches || self.is_beginning(&ask.session, oldest, Instant::now())
+    }
+
+    /// Whether nothing is known of messages before that one. While MongoDB cannot be asked, what was learnt last holds.
+    pub(super) fn is_beginning(&self, session: &SessionId, oldest: Id, now: Instant) -> bool {
+        let known = self.beginnings().peek(session).copied().filter(|(beginning, _)| oldest <= *beginning);
+        let is_new = |learnt: Instant| now.saturating_duration_since(learnt) < BEGINNING_MAX_AGE;
+        known.is_some_and(|(_, learnt)| is_new(learnt) || self.storage.view().state == State::Error)
     }
 
     /// Whether other servers write to it.
@@ -60,7 +69,7 @@ impl Database {
         self.shared
     }
 
-    fn beginnings(&self) -> std::sync::MutexGuard<'_, LruCache<SessionId, Id>> {
+    fn beginnings(&self) -> std::sync::MutexGuard<'_, LruCache<SessionId, (Id, Instant)>> {
         self.beginnings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -128,8 +137,13 @@ impl Database {
             && !answer.has_more
             && answer.incomplete.is_none();
         if let Some((first, _)) = answer.messages.first().filter(|_| everything) {
-            self.beginnings().put(ask.session.clone(), first.id());
+            self.beginnings().put(ask.session.clone(), (first.id(), Instant::now()));
         }
+    }
+
+    /// Whether everything that was ever recorded here is there, or on its way.
+    pub(super) fn has_all(&self) -> bool {
+        self.storage.view().has_all
     }
 
     /// The newest id that is known to be in MongoDB, over all sessions: everything before it is too.

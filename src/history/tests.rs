@@ -305,6 +305,29 @@ impl Store for Silent {
 }
 
 #[test]
+fn the_beginning_of_a_session_is_asked_for_again_while_mongodb_works() {
+    let fixture = Fixture::new(|config| config.mongo.cache.max_messages_per_session = 4);
+    let session = SessionId::new("s").unwrap();
+    let first = fixture.say("s", "user", 10);
+    let (store, storage) = (Arc::new(Silent::default()), Arc::new(MongoStatus::new(Clock::system())));
+    storage.recovered();
+    let database = Database::new(store.clone(), storage.clone(), Duration::from_secs(5), false);
+    let history = fixture.history.with(database);
+    for asked in [1, 1] {
+        history.read(&ask(None, None)).unwrap();
+        assert_eq!(store.asked.load(Ordering::SeqCst), asked);
+    }
+    let database = history.database.as_ref().unwrap();
+    let is_beginning = |seconds: u64| {
+        let now = std::time::Instant::now() + Duration::from_secs(seconds);
+        database.is_beginning(&session, first, now)
+    };
+    assert!(is_beginning(0) && is_beginning(50) && !is_beginning(61), "older ones may have come since");
+    storage.failed("it is down");
+    assert!(is_beginning(61), "nobody can tell more");
+}
+
+#[test]
 fn without_other_writers_some_are_answered_without_mongodb() {
     for shared in [false, true] {
         let fixture = Fixture::new(|config| config.mongo.cache.max_messages_per_session = 2);

@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | 0 | 8 | `CKCHKPNT` |
 //! | 8 | 4 | format version |
-//! | 12 | 4 | bit 0: MongoDB lacks records after `drained`; the others zero |
+//! | 12 | 4 | bit 0: MongoDB lacks records after `drained`; bit 1: MongoDB has every record up to there; else zero |
 //! | 16 | 8 | epoch of the journal it belongs to |
 //! | 24 | 8 | `drained`: the sink has everything up to this sequence |
 //! | 32 | 8 | `transcribed`: the transcripts hold everything up to this sequence, synced |
@@ -31,6 +31,7 @@ const LETTERS: &[u8; 8] = b"CKCHKPNT";
 const VERSION: u32 = 1;
 const BYTES: usize = 64;
 const MONGO_LACKS_SOME: u32 = 1;
+const MONGO_HAS_ALL: u32 = 2;
 
 /// What the checkpoint's file holds; see the table above.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,6 +45,8 @@ pub struct Checkpoint {
     /// MongoDB lacks records after `drained`, some of which were recorded while it was enabled. Without this a start
     /// with MongoDB disabled could not tell a backlog from records that an ordinary crash left to be transcribed.
     pub mongo_lacks_some: bool,
+    /// Everything that was ever recorded here up to `drained` was stored in MongoDB: it was in use from the beginning.
+    pub mongo_has_all: bool,
 }
 
 /// The state of the checkpoint's file.
@@ -93,7 +96,8 @@ impl Standing {
 
 impl Checkpoint {
     pub(super) fn encode(&self, epoch: u64) -> Vec<u8> {
-        let flags = if self.mongo_lacks_some { MONGO_LACKS_SOME } else { 0 };
+        let flag = |is_set: bool, bit: u32| if is_set { bit } else { 0 };
+        let flags = flag(self.mongo_lacks_some, MONGO_LACKS_SOME) | flag(self.mongo_has_all, MONGO_HAS_ALL);
         sealed(LETTERS, VERSION, BYTES, |to| {
             (flags, epoch, self.drained, self.transcribed, self.largest_id).put(to);
         })
@@ -104,7 +108,9 @@ impl Checkpoint {
         let (_, mut fields) =
             vouched_for(LETTERS, bytes).filter(|(version, _)| *version == VERSION && bytes.len() == BYTES)?;
         let (flags, epoch, drained, transcribed, largest_id): (u32, _, _, _, _) = Field::take(&mut fields)?;
-        Some((epoch, Self { drained, transcribed, largest_id, mongo_lacks_some: flags == MONGO_LACKS_SOME }))
+        let is_set = |bit: u32| flags & bit != 0;
+        let (mongo_lacks_some, mongo_has_all) = (is_set(MONGO_LACKS_SOME), is_set(MONGO_HAS_ALL));
+        Some((epoch, Self { drained, transcribed, largest_id, mongo_lacks_some, mongo_has_all }))
     }
 
     /// The epoch of the journal that the checkpoint in `folder` belongs to.
@@ -129,7 +135,8 @@ mod tests {
 
     fn sample() -> Checkpoint {
         let id = Id::from_parts(Timestamp::from_micros(1_764_292_425_123_456), 5);
-        Checkpoint { drained: 7, transcribed: 9, largest_id: Some(id), mongo_lacks_some: true }
+        let (drained, transcribed, mongo_lacks_some, mongo_has_all) = (7, 9, true, true);
+        Checkpoint { drained, transcribed, largest_id: Some(id), mongo_lacks_some, mongo_has_all }
     }
 
     #[test]
@@ -150,7 +157,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         sample().store(&RealDisk, folder.path(), 1).unwrap();
         let foreign = Standing::of(&RealDisk, folder.path(), 2).checkpoint();
-        assert_eq!(foreign, Checkpoint { drained: 0, transcribed: 0, ..sample() });
+        assert_eq!(foreign, Checkpoint { drained: 0, transcribed: 0, mongo_has_all: false, ..sample() });
         for at in 0..BYTES {
             let mut damaged = bytes.clone();
             damaged[at] ^= 1;

@@ -88,6 +88,14 @@ impl<D: Disk> Transcripts<D> {
         self.disk.open_read(&self.path(session)).is_ok()
     }
 
+    /// Whether there is any transcript.
+    ///
+    /// # Errors
+    /// The folder could not be listed. A retry is safe.
+    pub fn has_any(&self) -> io::Result<bool> {
+        Ok(self.disk.list(&self.folder)?.iter().any(|name| SessionId::from_file_name(name).is_some()))
+    }
+
     /// Reads a page of a session's transcript. A session without one has an empty page.
     ///
     /// # Errors

@@ -54,9 +54,10 @@ impl<D: Disk> Worker<D> {
             None if self.mongo_lacks_some => old.drained,
             None => transcribed.max(old.drained),
         };
-        let (largest_id, mongo_lacks_some) = (self.source.largest_id, self.mongo_lacks_some);
-        let next = Checkpoint { drained, transcribed, largest_id, mongo_lacks_some };
-        if transcribed > old.transcribed || drained > old.drained || next.mongo_lacks_some != old.mongo_lacks_some {
+        let largest_id = self.source.largest_id;
+        let (mongo_lacks_some, mongo_has_all) = (self.mongo_lacks_some, self.mongo_has_all);
+        let next = Checkpoint { drained, transcribed, largest_id, mongo_lacks_some, mongo_has_all };
+        if transcribed > old.transcribed || drained > old.drained || self.flags_differ() {
             self.journal.store_checkpoint(&next)?;
             log::debug!("[CHAT WORKER] Everything up to record {transcribed} is safe in the transcripts");
             self.checkpoint = next;
@@ -73,6 +74,12 @@ impl<D: Disk> Worker<D> {
             self.schedule.again();
         }
         Ok(())
+    }
+
+    /// Whether the checkpoint says something else of MongoDB than what is known.
+    pub(super) fn flags_differ(&self) -> bool {
+        let Checkpoint { mongo_lacks_some, mongo_has_all, .. } = self.checkpoint;
+        (mongo_lacks_some, mongo_has_all) != (self.mongo_lacks_some, self.mongo_has_all)
     }
 
     /// Notes erasures for a MongoDB that is disabled, before the checkpoint passes them.

@@ -118,6 +118,11 @@ impl<D: Disk> Drain<D> {
         std::mem::take(&mut self.wrote_letters)
     }
 
+    /// Whether the store, once what is pending is there, has all that was ever recorded here.
+    pub fn has_all(&self, has_all: bool) {
+        self.storage.has_all(has_all);
+    }
+
     /// Whether a call failed and none has succeeded since.
     pub fn is_failing(&self) -> bool {
         self.caller.backoff.failures() > 0

@@ -54,6 +54,11 @@ impl<D: Disk> TranscriptSink<D> {
         }
     }
 
+    /// Whether there are transcripts, or may be.
+    pub(super) fn has_any(&self) -> bool {
+        self.transcripts.has_any().unwrap_or(true)
+    }
+
     /// Marks these transcripts as stale from the first record taken since the last good flush.
     fn distrust(&self, sessions: &[SessionId]) {
         let Some((first, last)) = self.span.filter(|_| !sessions.is_empty()) else { return };

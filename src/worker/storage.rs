@@ -61,7 +61,9 @@ pub struct View {
     pub oldest_pending: Option<Id>,
     /// The newest message that is there: all before it are too, except dead letters.
     pub watermark: Option<Id>,
-    /// When a batch was last acknowledged.
+    /// Everything that was ever recorded here is there, or on its way.
+    pub has_all: bool,
+    /// When a batch went through last.
     pub last_flush: Option<Timestamp>,
     /// Erasures that were carried out and will be repeated, because an insert sent before them may still arrive.
     pub erasures_to_confirm: usize,
@@ -189,6 +191,11 @@ impl MongoStatus {
     pub fn reached(&self, id: Option<Id>) {
         let mut inner = self.lock();
         inner.view.watermark = inner.view.watermark.max(id);
+    }
+
+    /// Whether everything that was ever recorded here is there, or on its way.
+    pub fn has_all(&self, has_all: bool) {
+        self.lock().view.has_all = has_all;
     }
 
     /// Sets the message that has waited longest.
