@@ -7,19 +7,28 @@
 //! started (`nohup`). It never counts as the second signal, because terminals and service managers send it beside
 //! another one. SIGXFSZ is caught so that a file-size limit becomes an error of the write, which the journal handles.
 //!
+//! A signal that whoever started the process had blocked is never delivered, and to unblock it would take unsafe code. But
+//! the kernel tells that it is pending, so then a thread looks.
+//!
 //! Knows nothing of what stopping means.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
 use signal_hook::iterator::{Handle, Signals};
 use signal_hook::low_level::signal_name;
 
+use crate::thread;
+
 /// The exit code after a second signal.
 const FORCED_EXIT: i32 = 1;
+
+/// Between two looks for signals that are blocked.
+const BLOCKED_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Why the process stops.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,13 +67,16 @@ pub struct Waiter {
     signals: Signals,
     reason: Arc<OnceLock<String>>,
     is_stopping: Arc<AtomicBool>,
+    /// The first one that came although it is blocked.
+    blocked: Arc<OnceLock<i32>>,
 }
 
 impl Waiter {
     /// Blocks until a signal arrives or a [`Stopper`] is used; earlier ones count.
     #[must_use]
     pub fn wait(mut self) -> Cause {
-        match self.signals.forever().next() {
+        let signal = self.signals.forever().next();
+        match signal.or(self.blocked.get().copied()) {
             Some(signal) => Cause::Signal(signal_name(signal).unwrap_or("a signal")),
             None => {
                 // An ordered stop has begun without a signal: the next signal counts as the second.
@@ -89,23 +101,53 @@ pub fn install() -> io::Result<(Stopper, Waiter)> {
     }
     flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
     let signals = Signals::new([SIGTERM, SIGINT])?;
-    if !hangup_is_ignored() {
+    let mut heeded = vec![SIGTERM, SIGINT];
+    if !look().holds("SigIgn", SIGHUP) {
         signals.add_signal(SIGHUP)?;
+        heeded.push(SIGHUP);
     }
     let reason = Arc::new(OnceLock::new());
     let stopper = Stopper { reason: Arc::clone(&reason), handle: signals.handle() };
-    Ok((stopper, Waiter { signals, reason, is_stopping }))
+    let blocked = Arc::default();
+    heeded.retain(|signal| look().holds("SigBlk", *signal));
+    if !heeded.is_empty() {
+        let names: Vec<&str> = heeded.iter().filter_map(|signal| signal_name(*signal)).collect();
+        log::warn!("{} is blocked by whoever started this process, and is looked for instead", names.join(", "));
+        let (stops, first, handle) = (Arc::clone(&is_stopping), Arc::clone(&blocked), signals.handle());
+        thread::spawn("signals-blocked", move || heed_blocked(heeded, &stops, &first, &handle))?;
+    }
+    Ok((stopper, Waiter { signals, reason, is_stopping, blocked }))
 }
 
-/// Whether SIGHUP is ignored now, according to /proc; sigaction would take unsafe code. If unknown: no.
-fn hangup_is_ignored() -> bool {
-    std::fs::read_to_string("/proc/self/status").is_ok_and(|status| ignores_hangup(&status))
+/// Does for blocked signals what the handlers do for others. Each counts once: it stays pending.
+fn heed_blocked(mut signals: Vec<i32>, is_stopping: &AtomicBool, first: &OnceLock<i32>, handle: &Handle) {
+    while !signals.is_empty() {
+        std::thread::sleep(BLOCKED_POLL_INTERVAL);
+        let status = look();
+        for signal in signals.extract_if(.., |signal| status.holds("ShdPnd", *signal)) {
+            if signal != SIGHUP && is_stopping.swap(true, Ordering::SeqCst) {
+                std::process::exit(FORCED_EXIT);
+            }
+            let _ = first.set(signal);
+            handle.close();
+        }
+    }
 }
 
-/// Bit n - 1 of the hexadecimal `SigIgn` stands for signal n (proc(5)).
-fn ignores_hangup(status: &str) -> bool {
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 << (SIGHUP - 1) != 0)
+/// What the kernel says of the process (proc(5)); asking it by its calls would take unsafe code.
+struct Status(String);
+
+fn look() -> Status {
+    Status(std::fs::read_to_string("/proc/self/status").unwrap_or_default())
+}
+
+impl Status {
+    /// Whether a signal is in the mask of that name: bit n - 1 of a hexadecimal number stands for signal n. Unknown is no.
+    fn holds(&self, mask: &str, signal: i32) -> bool {
+        let mask = self.0.lines().find_map(|line| line.strip_prefix(mask)?.strip_prefix(':'));
+        let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        mask.is_some_and(|mask| mask & 1 << (signal - 1) != 0)
+    }
 }
 
 /// Signals belong to a whole process, so each test runs one of its own: this test binary again, with only
@@ -132,7 +174,7 @@ mod tests {
         if role == "fatal" {
             let stopper = stopper.clone();
             let run = move || (stopper.fatal("the disk is gone"), stopper.fatal("and so is this"));
-            crate::thread::spawn("part", run).unwrap().join().unwrap();
+            thread::spawn("part", run).unwrap().join().unwrap();
         }
         if role == "signal-handler-of-files" {
             signal_hook::low_level::raise(SIGXFSZ).unwrap();
@@ -269,6 +311,29 @@ mod tests {
     }
 
     #[test]
+    fn a_signal_blocked_from_the_start_stops_the_process_all_the_same() {
+        let start = |role: &str| {
+            let mut blocking = Command::new("env");
+            blocking
+                .args(["--default-signal=HUP", "--block-signal=TERM,INT,HUP"])
+                .arg(std::env::current_exe().unwrap());
+            Role::start_by(&mut blocking, role)
+        };
+        for (signal, name) in [(Signal::TERM, "SIGTERM"), (Signal::INT, "SIGINT"), (Signal::HUP, "SIGHUP")] {
+            let mut role = start("waiting");
+            role.send(signal);
+            assert_eq!(role.next(), format!("Signal({name:?}) None"));
+            assert_eq!(role.end().code(), Some(0));
+        }
+        let mut role = start("stuck");
+        role.send(Signal::HUP);
+        assert_eq!(role.next(), "Signal(\"SIGHUP\") None");
+        role.send(Signal::TERM);
+        role.send(Signal::INT);
+        assert_eq!(role.end().code(), Some(1));
+    }
+
+    #[test]
     fn a_hangup_ignored_from_the_start_stays_ignored() {
         let mut nohup = Command::new("sh");
         nohup.args(["-c", "trap '' HUP; exec \"$0\" \"$@\""]).arg(std::env::current_exe().unwrap());
@@ -279,14 +344,14 @@ mod tests {
     }
 
     #[test]
-    fn the_kernels_mask_of_ignored_signals_is_understood() {
+    fn the_kernels_masks_of_signals_are_understood() {
         for (status, ignored) in [
             ("Name:\tx\nSigIgn:\t0000000000001001\n", true),
             ("SigIgn:\t0000000000001000\n", false),
             ("SigIgn:\tnone\n", false),
             ("", false),
         ] {
-            assert_eq!(ignores_hangup(status), ignored, "{status}");
+            assert_eq!(Status(status.to_owned()).holds("SigIgn", SIGHUP), ignored, "{status}");
         }
     }
 }

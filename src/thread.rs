@@ -1,8 +1,8 @@
 //! Starts every thread of the process, so that each has a name in `top -H`, in a debugger and in a panic message.
 //!
-//! The code that starts a thread keeps its handle and joins it, except for `log`, which ends with the process, and
-//! `responder-dns`, which ends with the system's lookup. A thread that hangs is abandoned at a deadline. Knows nothing
-//! of what the threads do.
+//! The code that starts a thread keeps its handle and joins it, except for `log` and `signals-blocked`, which end with the
+//! process, and `responder-dns`, which ends with the system's lookup. A thread that hangs is abandoned at a deadline. Knows
+//! nothing of what the threads do.
 
 use std::io;
 use std::thread::{Builder, JoinHandle};

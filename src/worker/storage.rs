@@ -63,7 +63,7 @@ pub struct View {
     pub watermark: Option<Id>,
     /// Everything that was ever recorded here is there, or on its way.
     pub has_all: bool,
-    /// When a batch went through last.
+    /// When a batch was last acknowledged.
     pub last_flush: Option<Timestamp>,
     /// Erasures that were carried out and will be repeated, because an insert sent before them may still arrive.
     pub erasures_to_confirm: usize,
