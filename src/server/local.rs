@@ -22,8 +22,9 @@
 //! * `HTTP/2.0` in a request line is answered with 505 and leaks a thread and two descriptors.
 //! * What follows a body whose length or chunks cannot be read is taken for the next request. A chunked body that ends within
 //!   a chunk's data is taken for whole.
-//! * Of several connections made within microseconds some may wait until another ends, as its pool counts a thread as idle
-//!   until it runs.
+//! * Its pool counts a thread as idle until it runs, so of connections made within microseconds some are queued behind busy
+//!   ones: of a hundred that are kept open eighty waited for ever. A connection more makes a thread, which then takes a queued
+//!   one, so after requests come as many are made, and closed at once, up to `NUDGES` in `NUDGE_DELAY` (`local-nudge`).
 //! * An error of its accept ends its listener: it is bound anew.
 //!
 //! Knows nothing of routes.
@@ -31,6 +32,7 @@
 mod handler;
 
 use std::io::{self, ErrorKind};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -59,6 +61,12 @@ const REFUSALS: usize = 1024;
 const PATH_BYTES_MAX: usize = 107;
 /// Connections the system may hold while tiny_http's accept thread is busy.
 const BACKLOG: i32 = 128;
+/// Connections made for those that tiny_http may have queued, at once.
+const NUDGES: usize = 16;
+/// From a request to these.
+const NUDGE_DELAY: Duration = Duration::from_millis(20);
+/// Without any request, one is made this often: those that were taken may all be silent.
+const NUDGE_INTERVAL: Duration = Duration::from_secs(5);
 /// The pause between two attempts to bind again.
 const REBIND_WAIT: Duration = Duration::from_millis(500);
 
@@ -114,11 +122,15 @@ pub fn start<S: Service>(path: &Path, body_bytes_max: usize, service: Arc<S>) ->
     let current = Arc::new(Current(Mutex::new(Some(Arc::new(server)))));
     let handler = Handler { service, ids: RequestIds::new(), body_bytes_max };
     let ((stop, stopped), (alive, ended)) = (bounded(0), bounded(0));
-    let threads = Threads { handler: Arc::new(handler), alive, next: 0, running: Vec::new() };
+    let (came, comes) = bounded(NUDGES);
+    let (nudged, nudger) = (path.to_owned(), alive.clone());
+    let nudging = thread::spawn("local-nudge", move || nudge(&nudged, &comes, nudger)).map_err(LocalError::Thread)?;
+    let threads = Threads { handler: Arc::new(handler), alive, next: 0, running: vec![nudging] };
     let dispatcher = Dispatcher {
         path: path.to_owned(),
         current: current.clone(),
         stopped,
+        came,
         threads,
         requests: Semaphore::new(REQUESTS),
         probes: Semaphore::new(PROBES),
@@ -215,6 +227,8 @@ struct Dispatcher<S> {
     path: PathBuf,
     current: Arc<Current>,
     stopped: Receiver<()>,
+    /// Told of each request.
+    came: Sender<()>,
     threads: Threads<S>,
     requests: Arc<Semaphore>,
     probes: Arc<Semaphore>,
@@ -243,6 +257,8 @@ impl<S: Service> Dispatcher<S> {
     }
 
     fn dispatch(&mut self, request: Request) {
+        // Full: there will be as many as there may be.
+        let _ = self.came.try_send(());
         let mut permit = self.requests.try_acquire();
         if permit.is_none() && self.threads.handler.is_probe(&request) {
             permit = self.probes.try_acquire();
@@ -305,6 +321,21 @@ impl<S: Service> Dispatcher<S> {
                 let _ = self.stopped.recv_timeout(REBIND_WAIT);
                 dead.unblock();
             }
+        }
+    }
+}
+
+/// Has tiny_http take the connections that it queued, until no requests come any more.
+fn nudge(path: &Path, comes: &Receiver<()>, alive: Sender<()>) {
+    loop {
+        match comes.recv_timeout(NUDGE_INTERVAL) {
+            Ok(()) => std::thread::sleep(NUDGE_DELAY),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return drop(alive),
+        }
+        for _ in 0..=comes.try_iter().count() {
+            // One that cannot be made is for the next time.
+            let _ = UnixStream::connect(path);
         }
     }
 }

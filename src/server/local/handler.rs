@@ -71,7 +71,11 @@ impl<S: Service> Handler<S> {
         let parsed = parse(request, exchange.is_http11).map_err(refusal)?;
         let head = parsed.head(Transport::Local, &exchange.request_id);
         let route = guarded(&exchange.request_id, || self.service.admit(&head)).map_err(refusal)??;
-        let body = self.read_body(request, parsed.framing).map_err(refusal)?;
+        let body = match self.read_body(request, parsed.framing) {
+            // Where such a body ends nobody knows: whoever read on would wait for its client.
+            Err(problem) if problem.status == 400 => return Ok(refusal(problem)),
+            body => body.map_err(refusal)?,
+        };
         Ok(guarded(&exchange.request_id, || self.service.handle(&head, route, &body)).unwrap_or_else(refusal))
     }
 

@@ -3,7 +3,6 @@
 //! Compiled under `#[cfg(test)]` only.
 
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
 
 use tempfile::TempDir;
@@ -70,6 +69,34 @@ fn the_socket_belongs_to_its_user_and_goes_with_the_server() {
     assert_eq!(std::fs::metadata(&fixture.path).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(fixture.local.stop(Instant::now() + Duration::from_secs(60)), 0);
     assert!(!fixture.path.exists());
+}
+
+#[test]
+fn who_sends_a_bad_chunk_and_waits_is_told_and_holds_no_thread() {
+    let fixture = serve();
+    for bad in ["zz\r\n", "3\r\nabcd\r\n", "-1\r\n"] {
+        let mut client =
+            fixture.client(format!("POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n{bad}"));
+        client.stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let answer = client.answer().expect("it is told at once");
+        assert_eq!(answer.status, 400, "{bad:?}");
+        // It still holds its connection.
+        assert_eq!(fixture.ask(get("/")), 200);
+    }
+    assert_eq!(fixture.local.stop(Instant::now() + Duration::from_secs(60)), 0);
+}
+
+#[test]
+fn each_of_a_hundred_connections_made_at_once_and_kept_is_answered() {
+    let fixture = serve();
+    for _ in 0..3 {
+        let mut clients: Vec<_> = (0..100).map(|_| fixture.client(get("/"))).collect();
+        for (number, client) in clients.iter_mut().enumerate() {
+            client.stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+            let answer = client.answer().unwrap_or_else(|| panic!("number {number} waits"));
+            assert!([200, 503].contains(&answer.status), "{}", answer.status);
+        }
+    }
 }
 
 #[test]
