@@ -47,7 +47,7 @@ use sessions::{Entered, Holder, TurnPermit, TurnQueues};
 /// What a user sends to begin a new context, and to be told what may be sent.
 const CLEAR: [&str; 2] = ["/clear", "clear"];
 const HELP: [&str; 2] = ["/help", "help"];
-/// What the latter is answered with.
+/// The answer to a request for help.
 const HELPED: &str = "Every message is recorded and answered. /clear (or clear) begins a new context; the history stays. \
      /help (or help) shows this. Over a WebSocket /stop ends the answer in progress.";
 /// The text of a new context's record in the history.
@@ -158,12 +158,12 @@ impl Chat {
         Ok(AppendedTurn { ticket, kept, text })
     }
 
-    /// Whether a turn is no responder's: a new context, or help, which without a responder is a message like any other.
+    /// Whether a turn needs no responder: a new context, or help (which without a responder is an ordinary message).
     fn is_brief(&self, turn: &Turn<'_>) -> bool {
         is_clear(turn.text) || (self.responder.is_some() && is_help(turn.text))
     }
 
-    /// Takes such a turn, which has its session's place.
+    /// Takes such a turn, which has its session's permit.
     fn brief(&self, turn: &Turn<'_>) -> Result<TurnOutcome, AppendError> {
         if is_clear(turn.text) {
             return self.clear(turn);

@@ -235,8 +235,8 @@ impl<D: Disk> Transcripts<D> {
         Ok(first_ever)
     }
 
-    /// Opens a session's transcript for appending, making it, and the folder too should somebody have removed it or the one
-    /// above it. What is missing further up was moved away or is not mounted, and is not made anew in its place.
+    /// Opens a session's transcript for appending; makes it, and its folder and the one above if they are missing. A folder
+    /// missing further up was moved away or is not mounted, and is not made again.
     fn open_transcript(&self, session: &SessionId) -> io::Result<Transcript<D::File>> {
         match Transcript::open(&self.disk, &self.path(session)) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {

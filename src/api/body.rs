@@ -1,8 +1,7 @@
 //! Request bodies: JSON into typed values, or a problem that names the field.
 //!
-//! 400 when the bytes are no JSON, 422 when they are JSON of the wrong shape, or have an unknown field that is nearly one
-//! of ours. The typed reader is quick and its errors are vague, so the shape is looked at again, slowly, only after it
-//! has failed.
+//! 400 if the bytes are not JSON; 422 if the JSON has the wrong shape or a misspelled field. The typed reader is fast
+//! but its errors are vague, so after an error the shape is checked again, slowly.
 
 mod reader;
 mod whole_numbers;
@@ -27,7 +26,7 @@ const DEFAULT_SESSION: &str = "default";
 /// The deepest nesting of metadata; MongoDB takes a hundred levels in a document.
 const METADATA_DEPTH_MAX: usize = 32;
 
-/// A text of a body, borrowed from there unless it has escapes. Serde copies a `Cow` in an `Option`.
+/// A string of a body, borrowed from it unless it has escapes. (Serde copies a `Cow` in an `Option`.)
 #[derive(Deserialize)]
 pub struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 

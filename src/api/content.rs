@@ -1,10 +1,10 @@
-//! What a body was sent as, and the JSON that it is.
+//! The form of a body, and the JSON in it.
 //!
-//! JSON may come under its own media type, under that of a form, or under none, so that `curl -d '{…}'` works; a form has
-//! the same names as the JSON. What web pages may do is decided by Host, Origin and `Sec-Fetch-Site` (server/guard.rs), and
-//! not by the type.
+//! JSON may come with its own media type, with that of a form, or with none, so that `curl -d '{…}'` works; a form has
+//! the same names as the JSON. Host, Origin and `Sec-Fetch-Site` decide what web pages may do (server/guard.rs), not
+//! the type.
 //!
-//! Knows nothing of what the fields mean, but for how each is written in a form.
+//! Knows nothing of what the fields mean, except how each is written in a form.
 
 use std::borrow::Cow;
 
@@ -17,7 +17,7 @@ const JSON: &str = "application/json";
 const FORM: &str = "application/x-www-form-urlencoded";
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
-/// Refuses by the head alone what cannot be read: a coding, or another media type (415).
+/// Refuses by the head alone what cannot be read: a content coding, or another media type (415).
 pub(super) fn check(head: &Head<'_>) -> Result<(), Problem> {
     let is_identity = |coding: &str| coding.is_empty() || coding.eq_ignore_ascii_case("identity");
     if let Some(coding) = head.elements("Content-Encoding").find(|coding| !is_identity(coding)) {
@@ -41,11 +41,11 @@ fn media_type<'a>(head: &Head<'a>) -> Option<&'a str> {
     head.header("Content-Type").map(|value| value.split(';').next().unwrap_or_default().trim())
 }
 
-/// The JSON of a body whose head was checked: without a byte order mark, without halves of characters, and made from a
-/// form where it is one. Borrowed unless something of it had to be changed.
+/// The JSON of a body whose head was checked: without a byte order mark, without unpaired surrogates, and converted if
+/// it is a form. Borrowed unless something was changed.
 ///
 /// # Errors
-/// 400 and 415: it is neither JSON nor a form, or in another encoding than UTF-8.
+/// 400 or 415: it is neither JSON nor a form, or not UTF-8. The same body fails again.
 pub(super) fn json<'b>(head: &Head<'_>, body: &'b [u8], shape: &Shape) -> Result<Cow<'b, [u8]>, Problem> {
     let body = without_bom(body);
     // Neither JSON nor a form begins with any of these.
@@ -72,13 +72,12 @@ fn without_bom(text: &[u8]) -> &[u8] {
     text.strip_prefix(BOM).unwrap_or(text)
 }
 
-/// The JSON of a text that is UTF-8, as [`json`] gives that of a body.
+/// The JSON of a UTF-8 text, made as [`json`] makes that of a body.
 pub(super) fn text(text: &[u8]) -> Cow<'_, [u8]> {
     whole_characters(without_bom(text))
 }
 
-/// JSON in which every half of a surrogate pair that stands alone is U+FFFD. An escape is as long as the other, so places
-/// stay what they were.
+/// JSON in which unpaired surrogates are replaced by U+FFFD. Both escapes have the same length, so offsets stay valid.
 fn whole_characters(json: &[u8]) -> Cow<'_, [u8]> {
     let mut whole = Cow::Borrowed(json);
     let mut at = 0;
@@ -101,18 +100,18 @@ fn whole_characters(json: &[u8]) -> Cow<'_, [u8]> {
     whole
 }
 
-/// The UTF-16 unit of the escape that begins there.
+/// The UTF-16 unit of the escape at the beginning.
 fn escaped_unit(json: &[u8]) -> Option<u16> {
     let [b'\\', b'u', digits @ ..] = json else { return None };
     let digits = str::from_utf8(digits.get(..4)?).ok().filter(|digits| !digits.starts_with('+'))?;
     u16::from_str_radix(digits, 16).ok()
 }
 
-/// The JSON object that a form is.
+/// Converts a form into a JSON object.
 fn form(body: &[u8], shape: &Shape) -> Result<Vec<u8>, Problem> {
     let mut object = Vec::with_capacity(body.len() + 16);
     for pair in body.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty()) {
-        // Most likely an & of the text: to go on would keep a part of it, and say so to nobody.
+        // Most likely an & of the text: going on would silently keep only a part of it.
         let Some(end) = pair.iter().position(|byte| *byte == b'=') else {
             let detail = "the form has a field without `=`; an & within a value is written %26 (curl --data-urlencode)";
             return Err(Problem::new(400, "malformed_form", detail));

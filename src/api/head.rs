@@ -1,12 +1,12 @@
 //! A request without its body, as listeners hand it to routes, and how its fields are read.
 //!
-//! The vocabulary is tiny_http's, as in `http.rs`. Knows nothing of what is asked.
+//! The types are tiny_http's, as in `http.rs`. Knows nothing of what is asked.
 
 use tiny_http::{Header, Method};
 
 use super::Problem;
 
-/// Which listener a request came by.
+/// The listener of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
     /// The TCP listener.
@@ -26,11 +26,11 @@ pub struct Head<'a> {
     pub query: &'a str,
     /// The header fields, in order. Values that are not ASCII are left out by the listener.
     pub headers: &'a [Header],
-    /// A field that means something here and was left out.
+    /// A field that matters here and was left out because it is not ASCII.
     pub left_out: Option<&'static str>,
     /// The listener.
     pub transport: Transport,
-    /// The id this request goes by in logs and replies.
+    /// The id of this request in logs and replies.
     pub request_id: &'a str,
 }
 
@@ -41,10 +41,10 @@ impl<'a> Head<'a> {
         self.headers.iter().find(|h| h.field.equiv(name)).map(|h| h.value.as_str())
     }
 
-    /// The value of a field that may stand once.
+    /// The value of a field that may occur once.
     ///
     /// # Errors
-    /// 422: it stands there again, and which of them is meant nobody knows.
+    /// 422: it occurs more than once, so its value is unclear.
     pub(super) fn single(&self, name: &'static str) -> Result<Option<&'a str>, Problem> {
         let mut values = self.headers.iter().filter(|h| h.field.equiv(name)).map(|h| h.value.as_str());
         let first = values.next();
@@ -57,8 +57,8 @@ impl<'a> Head<'a> {
         values.flat_map(|value| value.split(',')).map(str::trim)
     }
 
-    /// Which of these media types the client wants most (RFC 9110, 12.5.1): the first of those that it wants as much, and
-    /// the first of all if it wants none.
+    /// The media type that the client prefers (RFC 9110, 12.5.1): of several with equal weight the first, and the first
+    /// of all if it accepts none.
     pub(super) fn preferred<T: Copy>(&self, offered: &[(&str, T)]) -> T {
         let mut best = (0, offered[0].1);
         for (kind, form) in offered {
@@ -70,18 +70,18 @@ impl<'a> Head<'a> {
         best.1
     }
 
-    /// How much a media type is wanted, in thousandths; what is not asked for at all is, where something else is, not
-    /// wanted.
+    /// The weight of a media type, in thousandths; 0 for a type that `Accept` does not mention while it mentions
+    /// others.
     fn quality(&self, kind: &str) -> u16 {
         let ranges = self.elements("Accept").filter(|range| !range.is_empty());
         let fitting = ranges.map(|range| fit(range, kind));
-        // The range that is closest to the type decides.
+        // The most specific range decides.
         let Some(fit) = fitting.max() else { return 1000 };
         if fit.0 > 0 { fit.1 } else { 0 }
     }
 }
 
-/// How close a range of `Accept` comes to a media type, 3 for its name, 0 for not at all, and how much it is wanted.
+/// How specifically a range of `Accept` matches a media type (3: by name, 0: not at all), and its weight.
 fn fit(range: &str, kind: &str) -> (u8, u16) {
     let mut parts = range.split(';').map(str::trim);
     let name = parts.next().unwrap_or_default();
@@ -97,7 +97,7 @@ fn fit(range: &str, kind: &str) -> (u8, u16) {
     (closeness, weight.next_back().map_or(1000, thousandths))
 }
 
-/// A weight, `0.` with up to three digits or `1`; what is none counts as the least.
+/// A weight, `0.` with up to three digits or `1`; an invalid one counts as the least.
 fn thousandths(weight: &str) -> u16 {
     let weight: f32 = weight.parse().ok().filter(|weight| (0.0..=1.0).contains(weight)).unwrap_or(0.0);
     (weight * 1000.0).round() as u16

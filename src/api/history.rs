@@ -13,12 +13,12 @@ use super::{Client, Head, Problem, Reply, Stream, StreamKind, body, header, json
 
 /// Messages of a page if the request does not say.
 const LIMIT_DEFAULT: usize = 50;
-/// Messages a page may have; whoever asks for more gets these.
+/// The most messages of a page; a larger limit is taken as this.
 const LIMIT_MAX: usize = 500;
 
 const PARAMETERS: &[&str] = &["session_id", "limit", "before", "after", "role", "since", "until"];
 
-/// What stands behind the messages.
+/// The fields after the messages.
 #[derive(Serialize)]
 struct Tail<'a> {
     counts: Counts,

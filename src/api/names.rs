@@ -1,13 +1,13 @@
-//! Names that a client sends and that are none of ours: passed over, unless one is so near to one of ours that it was meant.
+//! Unknown names in requests: ignored, unless one is so similar to a known name that it is most likely misspelled.
 //!
-//! No allocation: a body may have as many names as it has bytes for.
+//! Allocates nothing: a body may have as many names as it has bytes for.
 
-/// Edits that make one name of another: a letter put in, taken out, replaced, or swapped with its neighbour.
+/// The most edits of a misspelled name: a letter inserted, deleted, replaced, or swapped with its neighbour.
 const EDITS_MAX: usize = 2;
 /// Longer than any name of ours, in bytes.
 const NAME_BYTES_MAX: usize = 24;
 
-/// The name that an unknown one was meant to be.
+/// The known name that an unknown one most likely means.
 pub(super) fn meant<'n>(name: &str, known: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
     let distances = known.into_iter().filter_map(|known| Some((distance(name.as_bytes(), known.as_bytes())?, known)));
     distances.min_by_key(|(edits, _)| *edits).map(|(_, known)| known)

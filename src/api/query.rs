@@ -5,8 +5,7 @@ use crate::message::Id;
 use super::shape::Shape;
 use super::{Problem, names};
 
-/// Hands each parameter to `take`, which knows those of these names. Other programs' are none of ours, unless one is nearly
-/// one of these.
+/// Hands each parameter to `take`, which gets only known names. Unknown ones are ignored, unless one is misspelled.
 pub(super) fn each(
     query: &str,
     known: &[&str],
@@ -29,7 +28,7 @@ pub(super) fn each(
     Ok(())
 }
 
-/// Refuses a field of the body that stands in the query, where nobody would look for it.
+/// Refuses a field of the body in the query, where it would have no effect.
 pub(super) fn none_of(query: &str, shape: &Shape) -> Result<(), Problem> {
     for (name, _) in form_urlencoded::parse(query.as_bytes()) {
         if let Some(meant) = names::meant(&name, shape.iter().map(|(known, _)| *known)) {
@@ -39,10 +38,10 @@ pub(super) fn none_of(query: &str, shape: &Shape) -> Result<(), Problem> {
     Ok(())
 }
 
-/// A number of things, at least one; more than there may be at once are as many as there may be.
+/// A positive number; above `most` it counts as `most`.
 pub(super) fn at_most(field: &str, value: &str, most: usize) -> Result<usize, Problem> {
     let is_number = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
-    // What overflows is more as well.
+    // An overflow counts as `most`, too.
     let number = if is_number { value.parse().unwrap_or(most) } else { 0 };
     match number {
         0 => Err(Problem::field(field, "must be a whole number from 1 up")),

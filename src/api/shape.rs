@@ -1,11 +1,11 @@
-//! The shapes of what clients send: fields and what each holds.
+//! The shapes of requests: fields and their types.
 
 use serde_json::Value;
 
-/// What a field holds.
+/// The type of a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// A string that must be there.
+    /// A required string.
     Text,
     /// A string, `null` or nothing.
     MaybeText,
@@ -17,11 +17,11 @@ pub(super) enum Kind {
     MaybeBool,
 }
 
-/// The fields of an object and what they hold.
+/// The fields of an object and their types.
 pub(super) type Shape = [(&'static str, Kind)];
 
 impl Kind {
-    /// Whether a value is one of these.
+    /// Whether a value has this type.
     pub(super) fn fits(self, value: Option<&Value>) -> bool {
         match (self, value) {
             (Self::Text, value) => value.is_some_and(Value::is_string),
@@ -33,7 +33,7 @@ impl Kind {
         }
     }
 
-    /// What is told where it is not.
+    /// The rule for a problem, after the field's name.
     pub(super) fn rule(self) -> &'static str {
         match self {
             Self::Text | Self::MaybeText => "must be a string",

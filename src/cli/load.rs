@@ -52,7 +52,7 @@ pub(super) fn load(options: &Options) -> Result<Loaded, Failure> {
     }
 }
 
-/// A fault with the file that it stands in.
+/// A fault with its file.
 fn in_file(file: Option<&str>, fault: &str) -> String {
     file.map_or_else(|| fault.to_owned(), |file| format!("{file}: {fault}"))
 }

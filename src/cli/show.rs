@@ -22,7 +22,7 @@ use super::screen::{Audience, Failure, note, print, show, visible};
 
 /// How long an answer may take: the history waits a few seconds for MongoDB.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
-/// Between two looks whether a server that has gone is there again.
+/// The interval between two tries to reach a server that has stopped.
 const RESTART_POLL_INTERVAL: Duration = Duration::from_millis(300);
 /// How long a server is asked to wait for the next event.
 const FOLLOW_SECONDS: u64 = 25;

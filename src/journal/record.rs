@@ -37,7 +37,7 @@ pub struct Key {
     pub hash: [u8; 16],
     /// Of what was to be recorded, by value.
     pub content: [u8; 8],
-    /// The same as it was sent: journals hold this that were written before contents were compared by value. Never written.
+    /// Hash of the content as sent: in journals written before contents were compared by value. Never written.
     pub as_sent: [u8; 8],
 }
 

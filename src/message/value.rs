@@ -1,7 +1,7 @@
-//! What a message has beside its text, as bytes that are the same for what is the same by value: the order of keys, `{}`
-//! or nothing, `1` or `1.0` make no difference.
+//! The canonical bytes of a message's metadata and references: equal values give equal bytes, whatever the order of
+//! keys, whether `{}` or nothing, `1` or `1.0`.
 //!
-//! Digests of these bytes are kept in the journal beside idempotency keys, so the form stands for good.
+//! The journal stores digests of these bytes with idempotency keys, so the form must never change.
 
 use serde::ser::{Serialize, SerializeMap as _, SerializeSeq as _, Serializer};
 use serde_json::{Map, Number, Value};
@@ -42,10 +42,10 @@ impl Serialize for ByValue<'_> {
     }
 }
 
-/// The whole number of 64 bits that a fraction is equal to.
+/// The 64-bit whole number that a fraction equals.
 fn whole(number: &Number) -> Option<Number> {
     let fraction = number.as_f64().filter(|fraction| number.is_f64() && fraction.fract() == 0.0)?;
-    // Such a cast ends at the largest number there is, and nothing that large is one of 64 bits.
+    // The cast saturates, and no 64-bit number is that large.
     Number::from_i128(fraction as i128)
 }
 
@@ -80,7 +80,7 @@ mod tests {
         ] {
             assert_ne!(form(one), form(other), "{one}");
         }
-        // What earlier versions kept of metadata that was sent in this form is the same.
+        // Equal to what earlier versions stored for metadata sent in this form.
         assert_eq!(
             (form("null"), form(r#"{"a":1,"b":[2.5,"x"]}"#)),
             ("[null,[]]".into(), r#"[{"a":1,"b":[2.5,"x"]},[]]"#.into())

@@ -62,8 +62,8 @@ const ERROR_BYTES_MAX: u64 = 64 << 10;
 /// How long an error's body may take to come.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long nothing comes behind a reason why an answer finished until it is whole. Servers that tell a reason with every piece
-/// pause for seconds between two.
+/// How long a silence after a finish reason lasts until the answer counts as whole. Servers that send a reason with
+/// every piece pause for seconds between two.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What is read at once, in bytes.

@@ -1,10 +1,10 @@
 //! Checks of `Host`, `Origin` and the bearer token, before every request over TCP.
 //!
 //! A page in a browser can reach a loopback port. Same-origin rules do not stop it from sending, and DNS rebinding gets
-//! it past them; so a loopback listener serves only its own names, and any request that says it comes from a page, by
-//! `Origin` or by `Sec-Fetch-Site`, must come from ours or from a configured one. The type of a body keeps nobody out. The
-//! token is kept and compared as a SHA-256 digest, without an early end, so that neither its length nor its beginning can be
-//! measured; it is never logged.
+//! it past them. So a loopback listener serves only its own names, and a request that comes from a page, by its
+//! `Origin` or `Sec-Fetch-Site`, must come from our own origin or a configured one; the type of a body decides nothing.
+//! The token is stored and compared as a SHA-256 digest, in constant time, so that neither its length nor its beginning
+//! can be measured; it is never logged.
 //!
 //! Pure: knows nothing of sockets and routes, except the two probes that need no token.
 
@@ -17,19 +17,19 @@ use crate::config::ServerConfig;
 use super::http1::{Asked, Once, split_port};
 use super::websocket::handshake;
 
-/// What a configured origin may send.
+/// The methods that a configured origin may use.
 const ALLOWED_METHODS: &str = "GET, POST, DELETE";
 const ALLOWED_HEADERS: &str = "Content-Type, Authorization, Idempotency-Key, X-Request-ID, Last-Event-ID";
-/// What the scripts of its pages may read of a reply's head.
+/// The header fields that scripts of a configured origin may read.
 const EXPOSED_HEADERS: &str = "X-Request-ID, X-Has-More, X-Complete, X-Next, Retry-After";
-/// How much of a refused value is told, in bytes.
+/// The longest quotation of a refused value, in bytes.
 const TOLD_BYTES: usize = 200;
 
-/// The codes of a request that a web page may have sent, or that came by another name.
+/// The codes of requests from web pages, or with a foreign Host.
 const FOREIGN_HOST: &str = "foreign_host";
 const FOREIGN_ORIGIN: &str = "foreign_origin";
 
-/// Whether such a request was refused, which the operator should know of: a name or an origin may be missing in the
+/// Whether such a request was refused: the operator should know, because a name or an origin may be missing in the
 /// configuration.
 pub(super) fn is_foreign(problem: &Problem) -> bool {
     matches!(problem.code, FOREIGN_HOST | FOREIGN_ORIGIN)
@@ -80,7 +80,7 @@ impl Guard {
         if let (Some(origin), Method::Options, true) = (origin, method, asked.is_preflight) {
             return Verdict::Preflight { origin };
         }
-        // Probes must work for whoever runs the process, who need not hold its token.
+        // Probes must work for a process supervisor, which need not have the token.
         let is_probe = matches!(path, "/livez" | "/readyz");
         // A browser can send no Authorization with a WebSocket's handshake.
         let by_protocol = || handshake::token_of(asked.protocols).is_some_and(|token| self.is_token(&token));
@@ -98,7 +98,7 @@ impl Guard {
         hosts.iter().any(|h| h.eq_ignore_ascii_case(name) || h.eq_ignore_ascii_case(host))
     }
 
-    /// The configured origin it comes from; `None` for no page and for our own. `Err`: who may not call.
+    /// The configured origin it comes from; `None` without a page and for our own. `Err`: the source that is refused.
     fn origin(&self, asked: &Asked<'_>) -> Result<Option<&str>, String> {
         let value = match asked.origin {
             Once::Absent => return from_ours_or_nobody(asked.fetch_site).map(|()| None),
@@ -132,8 +132,8 @@ impl Guard {
     }
 }
 
-/// Judges what a browser says of a request that has no `Origin`, as those for images and scripts: the page may be ours, or
-/// there is none.
+/// Checks `Sec-Fetch-Site` of a request without `Origin`, such as for images and scripts: it must come from our own
+/// page, or from none.
 fn from_ours_or_nobody(fetch_site: Once<'_>) -> Result<(), String> {
     match fetch_site {
         Once::Absent => Ok(()),
@@ -143,7 +143,7 @@ fn from_ours_or_nobody(fetch_site: Once<'_>) -> Result<(), String> {
     }
 }
 
-/// A refused value as it may be told.
+/// A refused value for a message, cut and escaped.
 fn told(value: &[u8]) -> String {
     value[..value.len().min(TOLD_BYTES)].escape_ascii().to_string()
 }
@@ -288,7 +288,7 @@ mod tests {
             (ask("/livez", Once::Absent), ask("/readyz", Once::Absent), ask("/health", Once::Absent)),
             (200, 200, 401)
         );
-        // Another method is told that it is none, as with the token.
+        // Another method is refused later, as with the token.
         assert!(matches!(guard.check(&Method::Post, "/livez", &Asked::default()), Verdict::Pass { .. }));
         let offer = |protocols| {
             let asked = Asked { host: Some("localhost"), protocols, ..Asked::default() };

@@ -165,7 +165,7 @@ mod tests {
             true => Err(AppendError::Unavailable("a test's own".into())),
             false => Ok(erased.len()),
         }));
-        assert!(remote_erasures.take(&[stored(1)]).unwrap().contains("cannot be erased here"));
+        assert!(remote_erasures.take(&[stored(1)]).unwrap().contains("cannot carry out erasures"));
         assert_eq!(remote_erasures.place(), None);
         assert_eq!(remote_erasures.take(&[stored(1)]), None);
         assert!(remote_erasures.place().is_some());

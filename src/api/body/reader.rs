@@ -1,7 +1,7 @@
-//! Reads objects whose fields have names. What serde derives for a struct would take an array, too, as its fields in
-//! order, and would pass over a name that is nearly one of the struct's.
+//! Reads objects whose fields have names. Serde's derive for a struct would also take an array, as the fields in order,
+//! and would skip a misspelled name.
 //!
-//! Knows nothing of what is wrong with what it refuses: that is found by a second look (`body.rs`).
+//! What is wrong with a refused body is found by a second, slower check (`body.rs`).
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -78,7 +78,7 @@ impl<'a, T: Deserialize<'a>> Visitor<'a> for NamedItems<'_, T> {
     }
 }
 
-/// The fields of an object, their names looked at.
+/// The fields of an object, with checked names.
 struct Fields<'s, M> {
     map: M,
     shape: &'s Shape,

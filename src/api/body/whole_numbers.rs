@@ -1,7 +1,7 @@
-//! Whole numbers that have no place in 64 bits: the JSON reader would round them, and nobody would be told.
+//! Whole numbers beyond 64 bits: the JSON reader would round them silently.
 //!
-//! A fraction that is as large is a fraction like any other. What a number was written as is known by the body alone, which
-//! is read once more, but only after a number that large was met.
+//! A large fraction is fine. Only the body tells how a number was written; it is read again, but only after a number
+//! that large was found.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -12,13 +12,13 @@ use serde_json::{Map, Value};
 
 use crate::api::Problem;
 
-/// No whole number of 64 bits, signed or not, is as far from zero and read as a fraction.
+/// Every whole number this far from zero or further is read as a fraction, unless it fits into 64 bits.
 const FRACTION_MIN: f64 = 9e18;
 
-/// Checks the metadata that was read from `body`, an object that has some or an array of such.
+/// Checks the metadata that was read from `body`, an object with metadata or an array of such.
 ///
 /// # Errors
-/// 422 that names the place of a whole number beyond 64 bits.
+/// 422 that names the place of a whole number beyond 64 bits. The same body fails again.
 pub fn check_whole_numbers<'m>(
     metadata: impl Iterator<Item = &'m Map<String, Value>>,
     body: &[u8],

@@ -132,7 +132,7 @@ fn shared<T: Serialize>(event: &T) -> SharedBytes {
     serde_json::to_vec(event).expect("our own events always serialise").into()
 }
 
-/// `last`: where a client goes on that hears nothing else.
+/// `last`: where a client resumes that has received no message yet.
 pub(super) fn welcome(
     session: &SessionId,
     known: &Known,

@@ -1,9 +1,9 @@
-//! One event of an answer: what of it is text, what is an error, and what ends the answer.
+//! One event of an answer: its text, its error, and what ends the answer.
 //!
 //! | in the event | is |
 //! |---|---|
 //! | `error`, `errors`, `detail`, `error_code`, `object: "error"`, or `message` beside `code` or `type`, without `choices` | an error, with its words |
-//! | any event that is called `error` (`event: error`) | an error |
+//! | any event with the name `error` (`event: error`) | an error |
 //! | `error` beside `choices`, or in the first of them | an error |
 //! | `finish_reason` among [`FAILURES`], or with "error" in it | an error |
 //! | `finish_reason` that is `""`, `"null"`, `"none"` or no text | nothing |
@@ -11,13 +11,13 @@
 //! | `content`, `refusal`, `text` of the first choice | text |
 //! | `reasoning_content`, `tool_calls` and all else | nothing |
 //!
-//! What is `null`, `false`, `0` or empty is not there. Knows nothing of lines and of what came before.
+//! A field that is `null`, `false`, `0` or empty counts as absent. Knows nothing of lines and of earlier events.
 
 use serde_json::{Map, Value};
 
 use super::json::joined;
 
-/// Reasons that an answer ended other than by the model, in lower case.
+/// Reasons for which an answer ended other than by the model, in lower case.
 const FAILURES: [&str; 13] = [
     "abort",
     "aborted",
@@ -37,19 +37,19 @@ const FAILURES: [&str; 13] = [
 /// Fields that make an event without choices an error.
 const ERRORS: [&str; 4] = ["error", "errors", "detail", "error_code"];
 
-/// The fields of an error that have its words, the first one first.
+/// The fields of an error with its words, in order of preference.
 const WORDS: [&str; 8] = ["error", "errors", "message", "detail", "msg", "error_message", "error_msg", "error_code"];
 
-/// The counts that are kept of the usage.
+/// The counts of the usage that are stored.
 const COUNTS: [&str; 3] = ["prompt_tokens", "completion_tokens", "total_tokens"];
 
-/// The longest name that is kept of an answer, in characters.
+/// The longest name stored from an answer, in characters.
 const NAME_CHARS_MAX: usize = 200;
 
-/// What an event says.
+/// The content of an event.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Event {
-    /// What the server says of its failure: then nothing else of the event counts, but its text.
+    /// The server's words about its failure: then only the text of the event counts.
     pub error: Option<String>,
     /// What follows the text so far; halves of surrogate pairs are not joined.
     pub text: String,
@@ -57,13 +57,13 @@ pub(super) struct Event {
     pub reason: Option<String>,
     pub model: Option<String>,
     pub usage: Option<Map<String, Value>>,
-    /// Whether it has anything of the protocol.
+    /// Whether it has any field of the protocol.
     pub is_known: bool,
 }
 
 impl Event {
-    /// Reads an event that is called `name`, which may be empty. `has_text`: there was text before, so that a whole message
-    /// that is told again at the end is not taken for more of it.
+    /// Reads an event with the name `name`, which may be empty. `has_text`: there was text before, so a whole message
+    /// repeated at the end adds nothing.
     pub(super) fn read(name: &str, value: &Value, has_text: bool) -> Self {
         // Some servers put an error into a list.
         let fields = if let Value::Array(items) = value { items.first() } else { Some(value) };
@@ -90,7 +90,7 @@ impl Event {
     }
 }
 
-/// A field that is there: not `null`, `false`, 0 or empty.
+/// A field that is not `null`, `false`, 0 or empty.
 fn there<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
     fields.get(name).filter(|value| match value {
         Value::Null | Value::Bool(false) => false,

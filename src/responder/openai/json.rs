@@ -1,20 +1,20 @@
-//! JSON as model servers send it: read strictly, and where that fails read again with the faults mended that are common.
+//! JSON as model servers send it: read strictly, and if that fails read again with common faults corrected.
 //!
 //! | fault | becomes |
 //! |---|---|
 //! | half of a surrogate pair (a server that cuts its text anywhere) | a mark that [`Halves`] joins with the other half |
-//! | a number that is none (`NaN`, `1e999`) and a bare word | `null` |
+//! | an invalid number (`NaN`, `1e999`) and a bare word | `null` |
 //! | an unknown escape, a control character in a string | the character |
-//! | bytes that are no UTF-8 | U+FFFD |
+//! | bytes that are not UTF-8 | U+FFFD |
 //!
 //! Knows nothing of what the values mean.
 
 use serde_json::Value;
 
-/// What stands before the four digits of half a surrogate pair. Unicode keeps it out of all text: it is no character.
+/// The mark before the four digits of half a surrogate pair: a noncharacter of Unicode, which occurs in no text.
 const HALF: char = '\u{fdd0}';
 
-/// The object or list in `bytes`, unless it cannot be told what it was.
+/// The object or list in `bytes`, if it can be recognised.
 pub(super) fn read(bytes: &[u8]) -> Option<Value> {
     let strict = serde_json::from_slice(bytes);
     let value = strict.or_else(|_| serde_json::from_str(&mended(&String::from_utf8_lossy(bytes))));
@@ -44,7 +44,7 @@ fn mended(text: &str) -> String {
     out
 }
 
-/// Mends the string that `text` begins with; where it ends.
+/// Corrects the string at the beginning of `text`; returns its end.
 fn string(text: &str, out: &mut String) -> usize {
     out.push('"');
     let mut at = 1;
@@ -62,7 +62,7 @@ fn string(text: &str, out: &mut String) -> usize {
     at
 }
 
-/// Mends the escape that stands behind a backslash; its length.
+/// Corrects the escape after a backslash; returns its length.
 fn escape(text: &str, out: &mut String) -> usize {
     match text.chars().next() {
         Some(c @ ('"' | '\\' | '/' | 'b' | 'f' | 'n' | 'r' | 't')) => {
@@ -116,14 +116,14 @@ fn low_behind(text: &str) -> bool {
     matches!(low, Some(0xdc00..=0xdfff))
 }
 
-/// Joins the halves of surrogate pairs in texts that follow each other. What has no other half is U+FFFD.
+/// Joins the halves of surrogate pairs in consecutive texts. A half without its other half becomes U+FFFD.
 #[derive(Debug, Default)]
 pub(super) struct Halves {
     high: Option<u16>,
 }
 
 impl Halves {
-    /// `text` with its halves joined; one that may have its other half in the next text waits for it.
+    /// `text` with its halves joined; a half at its end waits for the next text.
     pub(super) fn join(&mut self, text: &str) -> String {
         let mut out = String::with_capacity(text.len());
         let mut rest = text;
@@ -161,13 +161,13 @@ impl Halves {
         }
     }
 
-    /// What a half comes to whose other half does not come.
+    /// What a half becomes whose other half does not come.
     pub(super) fn finish(&mut self) -> &'static str {
         if self.high.take().is_some() { "\u{fffd}" } else { "" }
     }
 }
 
-/// `text` with the halves joined that it has.
+/// `text` with the halves joined that it contains.
 pub(super) fn joined(text: &str) -> String {
     let mut halves = Halves::default();
     let joined = halves.join(text);

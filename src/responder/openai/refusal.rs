@@ -10,7 +10,7 @@ use crate::responder::excerpt::escaped;
 /// The longest excerpt, in characters.
 const QUOTED_CHARS: usize = 300;
 
-/// What stands where the key would.
+/// Shown in place of the key.
 const REDACTED: &str = "[redacted]";
 
 /// What is added to the base of the address.
@@ -51,14 +51,14 @@ impl Quoter<'_> {
         format!("{sentence} (asked: {}; {mend})", self.quote(self.url))
     }
 
-    /// The same behind a colon, or nothing.
+    /// The sentence with the excerpt after a colon, or alone.
     fn quote_behind(self, sentence: &str, text: &str) -> String {
         let quoted = self.quote(text);
         if quoted.is_empty() { sentence.to_owned() } else { format!("{sentence}: {quoted}") }
     }
 }
 
-/// The key as it stands in an address.
+/// The key as it appears in a URL.
 fn percent_encoded(text: &str) -> String {
     let encoded = |byte: u8| match byte {
         b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
@@ -67,7 +67,7 @@ fn percent_encoded(text: &str) -> String {
     text.bytes().map(encoded).collect()
 }
 
-/// What is told of an answer with that status, which is no success.
+/// The message for an unsuccessful status.
 pub(super) fn refusal(status: u16, body: &[u8], quoter: Quoter<'_>) -> String {
     let sentence = match status {
         401 => "the model's server does not accept the key (401)".to_owned(),
@@ -86,7 +86,7 @@ pub(super) fn refusal(status: u16, body: &[u8], quoter: Quoter<'_>) -> String {
     told
 }
 
-/// What is told of an answer that has an error in it.
+/// The message for an answer that contains an error.
 pub(super) fn broken_off(words: &str, quoter: Quoter<'_>) -> String {
     quoter.quote_behind("the model's server broke off with an error", words)
 }

@@ -1,12 +1,12 @@
 //! What the server is asked: the body of `POST /chat/completions`.
 //!
-//! The conversation is told in a form that also strict templates of models take, in which user and assistant alternate:
-//! * the configured prompt and what the system said before the first user are one message of the system's, in front; what it
-//!   said later is told as the user's, with the author in front (`[system] …`), as is what any other author said;
-//! * `developer` is `system`;
+//! The conversation is sent in a form that strict templates of models accept too, in which user and assistant alternate:
+//! * the configured prompt and system messages before the first of a user become one system message, in front; later ones
+//!   are sent as the user's, with the role in front (`[system] …`), and so are messages of any other role;
+//! * `developer` becomes `system`;
 //! * an assistant's message with `metadata.status: "error"` is left out, because its text is the reason of a failure;
-//! * what has no text is left out, but the message to answer: servers refuse it, in every later turn again;
-//! * what the assistant said before the first message of a user is left out;
+//! * messages without text are left out, except the one to answer: servers would refuse every later turn;
+//! * an assistant's messages before the first one of a user are left out;
 //! * messages of one role that follow each other become one, with an empty line between.
 //!
 //! Knows nothing of HTTP.

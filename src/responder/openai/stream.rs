@@ -1,12 +1,12 @@
 //! The answer of a server, byte by byte: server-sent events, or one JSON object if the server does not stream.
 //!
-//! Of the event format (WHATWG HTML, 9.2) only what such servers send is taken: each `data:` line that is JSON is an event of
-//! its own; those that are not are joined up to the empty line; other fields and lines are passed over. Which of the two forms
-//! it is shows the first character, since servers differ in what they call it. What an event means stands in `event.rs`.
+//! It reads only the part of the event format (WHATWG HTML, 9.2) that such servers send: each `data:` line that is JSON is
+//! an event; other `data:` lines are joined up to the empty line; other fields and lines are skipped. The first character
+//! decides between the two forms, since servers name them differently. `event.rs` has the meaning of an event.
 //!
 //! | the answer | when |
 //! |---|---|
-//! | goes on | text comes, also behind a reason why it finished: some servers tell one with every piece |
+//! | goes on | text comes, also after a finish reason: some servers send one with every piece |
 //! | is whole | `[DONE]` came; or a reason, and then the end of the bytes or [`SILENCE_TIMEOUT`](super::SILENCE_TIMEOUT); or one whole object |
 //! | is an error | an event says so; the bytes end without either; it has no text; it is a web page |
 //!
@@ -31,7 +31,7 @@ const OBJECT_BYTES_MAX: usize = 8 << 20;
 /// The most bytes of one stream: a token takes some 300 of them.
 const STREAM_BYTES_MAX: u64 = 256 << 20;
 
-/// What is kept of something that is no answer, in bytes: as much as can become part of an excerpt.
+/// Bytes kept of a reply that is no answer: as much as can become part of an excerpt.
 const ODD_BYTES_MAX: usize = 8192;
 
 #[derive(Debug, PartialEq, Eq)]
@@ -61,7 +61,7 @@ pub(super) struct Stream<'a> {
     bytes: u64,
     events: Events,
     progress: Progress,
-    /// Whether text came behind a reason: the server's reasons say nothing.
+    /// Text came after a finish reason, so this server's reasons mean nothing.
     is_talkative: bool,
     halves: Halves,
     metadata: Map<String, Value>,
@@ -168,7 +168,7 @@ impl<'a> Stream<'a> {
         Ok(Answer { metadata: self.metadata })
     }
 
-    /// All of an answer that began like an object. Where it is none it may be events without their field names.
+    /// Reads an answer that began like an object. If it is none, it may be events without their field names.
     fn object(&mut self, bytes: &[u8], speech: &mut OutputLimit<'_>) -> Result<(), Failure> {
         match json::read(bytes) {
             Some(object) => {
@@ -295,7 +295,7 @@ impl<'a> Stream<'a> {
         Ok(())
     }
 
-    /// What is told of bytes that end in the middle of an answer, or before one.
+    /// The failure of an answer whose bytes end too early.
     fn no_end(&self) -> Failure {
         match &self.odd.first {
             Some(odd) if !self.odd.is_known => no_answer(odd, self.quoter),

@@ -20,7 +20,7 @@ pub(in crate::server) struct ListenerState<S> {
     pub(in crate::server) ids: RequestIds,
     pub(in crate::server) body_bytes_max: usize,
     pub(in crate::server) timeouts: Timeouts,
-    /// Lines of the log on requests of web pages and by other names, which anybody may send.
+    /// Limits the log lines about requests of web pages and with foreign names, which anyone may send.
     pub(in crate::server) foreign: Throttle,
     /// `None`: none are served.
     pub(in crate::server) websockets: Option<Arc<Pool>>,
