@@ -381,7 +381,7 @@ fn a_stop_gives_turns_their_time_and_keeps_what_the_others_said() {
     assert_eq!(plain.join().unwrap().expect(200)["status"], "cancelled");
     assert_eq!(server.wait().code(), Some(0), "{}", server.log());
     assert!(began.elapsed() < Duration::from_secs(8) + SLACK, "{:?}", began.elapsed());
-    assert!(server.log().contains("2 answers are stopped"), "{}", server.log());
+    assert!(server.log().contains("stopped 2 running answers"), "{}", server.log());
     server.start_again();
     let mut client = server.client();
     for session in ["hang", "hang-plain"] {
