@@ -22,7 +22,7 @@ use crate::api::{Api, SocketService, Status};
 use crate::cache::Cache;
 use crate::chat::Chat;
 use crate::config::{Config, Fsync};
-use crate::descriptors::Share;
+use crate::descriptors::Descriptors;
 use crate::disk::RealDisk;
 use crate::feed::Feed;
 use crate::history::{Database, History};
@@ -86,7 +86,7 @@ impl App {
         let worker = core.worker(&base, channel, &progress, &stop_by)?;
         let background = core.background(&base, stopper, worker)?;
         // Requests that wait for events must leave connections for those that record.
-        let watching_max = config.server.max_feed_streams.min(base.share.connections / 2).max(1);
+        let watching_max = config.server.max_feed_streams.min(base.descriptors.share.connections / 2).max(1);
         let feed = Arc::new(Feed::new(core.journal.clone(), base.expiry(), watching_max));
         let (chat, history) = (core.chat.clone(), core.history.clone());
         let sockets = SocketService::start(
@@ -98,10 +98,11 @@ impl App {
         );
         let sockets = Arc::new(sockets.context("the threads behind the WebSockets cannot be started")?);
         let journal = core.journal.clone();
+        let connections = core.connections(&base);
         let status = core.status(&base, progress);
         let websockets = WebSocketOptions {
             config: config.websocket.clone(),
-            open_max: base.share.sockets,
+            open: base.descriptors.sockets.clone(),
             counters: status.sockets.clone(),
             sockets: sockets.clone(),
         };
@@ -109,7 +110,7 @@ impl App {
         let server = &config.server;
         let local =
             server.local_socket.as_ref().map(|path| start_local(path, server.max_body_bytes, &api)).transpose()?;
-        let tcp = tcp::start(server, base.share.connections, api, Some(websockets))?;
+        let tcp = tcp::start(server, connections, api, Some(websockets))?;
         announce(tcp.local_addr(), config, base.started.elapsed());
         Ok(Self { tcp, local, sockets, feed, chat, journal, background, drain: server.drain, stop_by })
     }
@@ -220,8 +221,8 @@ impl Background {
 struct Base<'a> {
     config: &'a Config,
     clock: Clock,
-    /// How the descriptors are shared out.
-    share: Share,
+    /// How the descriptors are shared out, and how many connections use.
+    descriptors: Arc<Descriptors>,
     started: Instant,
 }
 
@@ -235,7 +236,7 @@ impl<'a> Base<'a> {
             descriptors::limit()
         });
         let share = descriptors::share(limit, config.server.max_connections, config.websocket.max_connections);
-        Self { config, clock: Clock::system(), share, started }
+        Self { config, clock: Clock::system(), descriptors: Descriptors::new(share), started }
     }
 
     fn expiry(&self) -> Expiry {
@@ -261,10 +262,11 @@ struct Core {
 impl Core {
     fn open(base: &Base<'_>, stopper: &Stopper) -> anyhow::Result<(Self, Receiver<Record>)> {
         let (config, clock) = (base.config, &base.clock);
-        let open_max = NonZeroUsize::new(base.share.transcripts).unwrap_or(NonZeroUsize::MIN);
+        let descriptors = base.descriptors.clone();
+        let open_max = NonZeroUsize::new(descriptors.share.transcripts).unwrap_or(NonZeroUsize::MIN);
         let folder = &config.mongo.cache.disk_path;
         let transcripts = open_transcripts(config, open_max).with_context(|| folder.display().to_string())?;
-        let transcripts = Arc::new(transcripts.expiring(base.expiry()));
+        let transcripts = Arc::new(transcripts.expiring(base.expiry()).borrowing(descriptors));
         let cache = Arc::new(Cache::new(&config.mongo.cache));
         let panicked = stopper.clone();
         let on_panic = Box::new(move || panicked.fatal("the journal's leader panicked"));
@@ -280,7 +282,7 @@ impl Core {
         }
         let history = Arc::new(history);
         // Requests that wait for answers must leave connections for those that record.
-        let waiting_max = (base.share.connections / 4).max(1);
+        let waiting_max = (base.descriptors.share.connections / 4).max(1);
         let responder = responder::new(&config.responder);
         let (recorder, told) = (Arc::new(recorder), hub.clone());
         let chat = Arc::new(Chat::new(recorder, history.clone(), told, responder, &config.responder, waiting_max));
@@ -353,6 +355,16 @@ impl Core {
         Ok(threads)
     }
 
+    /// What the listener may have; transcripts give back what it needs.
+    fn connections(&self, base: &Base<'_>) -> tcp::Connections {
+        let (descriptors, transcripts) = (&base.descriptors, self.transcripts.clone());
+        tcp::Connections {
+            max: descriptors.share.connections,
+            open: descriptors.connections.clone(),
+            on_arrival: Box::new(move || transcripts.give_back()),
+        }
+    }
+
     fn status(self, base: &Base<'_>, progress: Arc<Progress>) -> Status {
         Status {
             config: base.config.clone(),
@@ -364,7 +376,7 @@ impl Core {
             storage: self.storage,
             skipped: self.skipped,
             sockets: Arc::default(),
-            sockets_max: base.share.sockets,
+            sockets_max: base.descriptors.share.sockets,
             clock: base.clock.clone(),
             started: base.started,
         }

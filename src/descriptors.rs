@@ -1,13 +1,17 @@
-//! How many files and sockets the process may open, and how they are shared out.
+//! How many files and sockets the process may open, how they are shared out, and what is lent.
 //!
 //! Connections are limited to what remains after the files of the journal, the transcripts and the driver, so that the
-//! process does not run out of descriptors. The sharing is a pure function, so that its edge cases are tested.
+//! process does not run out of descriptors. What connections do not use is lent to transcripts, which give it back as
+//! connections come. The sharing is a pure function, so that its edge cases are tested.
 //!
 //! Knows nothing of sockets nor of transcripts.
 
 use std::io;
+use std::sync::Arc;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::permit::Semaphore;
 
 /// Descriptors reserved for everything but connections: standard streams, the journal, the lock, transcripts, the
 /// driver.
@@ -15,6 +19,12 @@ const FILES: u64 = 64;
 /// The most transcripts worth keeping open, at about 150 bytes each; an open one saves one open, four stats and one
 /// close for an append.
 const TRANSCRIPTS_MAX: u64 = 16_384;
+/// One part in so many of what connections may use is never lent, and at least [`UNLENT_MIN`]: so many connections may come
+/// while one append waits for its disk, for transcripts are only closed between two appends. If more come, the listener
+/// reaches the limit and closes idle connections until the append is done.
+const UNLENT_PART: usize = 8;
+/// See above; with a tiny limit nothing is lent.
+const UNLENT_MIN: usize = 64;
 
 /// The most descriptors of each kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,8 +34,52 @@ pub struct Share {
     pub connections: usize,
     /// WebSockets. At the limit a handshake is refused.
     pub sockets: usize,
-    /// Transcripts kept open between two appends. Beyond, the least recently used is closed.
+    /// Transcripts kept open between two appends, whatever connections there are. Beyond it and what is lent, the least
+    /// recently used is closed.
     pub transcripts: usize,
+}
+
+impl Share {
+    /// The most transcripts that may be open beside `open` connections and WebSockets.
+    #[must_use]
+    pub fn transcripts_beside(&self, open: usize) -> usize {
+        let all = self.connections + self.sockets;
+        let unlent = (all / UNLENT_PART).max(UNLENT_MIN);
+        (self.transcripts + all.saturating_sub(unlent + open)).min(TRANSCRIPTS_MAX as usize)
+    }
+}
+
+/// The shares, and how many connections use descriptors now.
+#[derive(Debug)]
+pub struct Descriptors {
+    /// The most descriptors of each kind.
+    pub share: Share,
+    /// A permit for each TCP connection that is no WebSocket.
+    pub connections: Arc<Semaphore>,
+    /// A permit for each WebSocket.
+    pub sockets: Arc<Semaphore>,
+}
+
+impl Descriptors {
+    /// Shares of which none is used yet.
+    #[must_use]
+    pub fn new(share: Share) -> Arc<Self> {
+        // The listener has a limit of its own, at which it makes room.
+        let (connections, sockets) = (Semaphore::new(usize::MAX), Semaphore::new(share.sockets));
+        Arc::new(Self { share, connections, sockets })
+    }
+
+    /// As many as given, all for transcripts.
+    #[must_use]
+    pub fn of_transcripts(transcripts: usize) -> Arc<Self> {
+        Self::new(Share { connections: 0, sockets: 0, transcripts })
+    }
+
+    /// The most transcripts that may be open now.
+    #[must_use]
+    pub fn transcripts_max(&self) -> usize {
+        self.share.transcripts_beside(self.connections.taken() + self.sockets.taken())
+    }
 }
 
 /// Shares out a limit of `descriptors`; `connections_max` and `sockets_max` are the configured limits.
@@ -86,6 +140,42 @@ mod tests {
         assert_eq!(share(80, 4096, 10_000).connections, 15);
         assert_eq!(share(0, 4096, 10_000).connections, 1);
         assert_eq!(share(1024, 0, 0).connections, 1);
+    }
+
+    #[test]
+    fn what_connections_do_not_use_is_lent_but_for_a_margin() {
+        let wide = share(20_000, 4096, 10_000);
+        let lent = |open| wide.transcripts_beside(open) - wide.transcripts;
+        assert_eq!((lent(0), lent(1), lent(12_333), lent(12_334), lent(14_096)), (12_334, 12_333, 1, 0, 0));
+        assert_eq!(share(u64::MAX, 4096, 10_000).transcripts_beside(0), 16_384);
+        let narrow = share(1024, 4096, 10_000);
+        assert_eq!((narrow.transcripts_beside(0), narrow.transcripts_beside(960)), (32 + 840, 32));
+        assert_eq!(share(256, 4096, 10_000).transcripts_beside(0), 32 + 128);
+        assert_eq!(share(64, 4096, 10_000).transcripts_beside(0), 8);
+        assert_eq!(share(0, 0, 0).transcripts_beside(0), 8);
+    }
+
+    #[test]
+    fn what_is_lent_never_takes_what_connections_and_files_need() {
+        for limit in (0..4096).chain([20_000, 100_000]) {
+            let share = share(limit, 4096, 10_000);
+            let all = share.connections + share.sockets;
+            for open in 0..=all.min(4096) {
+                let transcripts = share.transcripts_beside(open);
+                assert!(transcripts + open <= all + share.transcripts, "{limit} {open}");
+                assert!(transcripts == share.transcripts || transcripts + open + UNLENT_MIN <= all + share.transcripts);
+            }
+        }
+    }
+
+    #[test]
+    fn each_connection_takes_back_one_descriptor_until_it_ends() {
+        let descriptors = Descriptors::new(share(1024, 4096, 10_000));
+        let before = descriptors.transcripts_max();
+        let permits = (descriptors.connections.try_acquire(), descriptors.sockets.try_acquire());
+        assert_eq!(descriptors.transcripts_max(), before - 2);
+        drop(permits);
+        assert_eq!(descriptors.transcripts_max(), before);
     }
 
     #[test]

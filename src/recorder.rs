@@ -258,15 +258,9 @@ impl<D: Disk> Recorder<D> {
 
 impl<D: Disk> Outlets<D> {
     fn publish(&self, records: &[Record]) {
-        let mut rest = records;
-        while let Some(first) = rest.first() {
-            let run = match first.entry.message() {
-                Some(message) => rest.iter().take_while(|record| belongs_to(record, message)).count(),
-                None => 1,
-            };
-            let (now, later) = rest.split_at(run);
-            self.publish_run(now);
-            rest = later;
+        // What comes before an erasure and what comes behind it are kept apart.
+        for part in records.split_inclusive(|record| matches!(record.entry, Entry::Erasure { .. })) {
+            self.publish_part(part);
         }
         self.hub.publish(records);
         for record in records {
@@ -276,20 +270,22 @@ impl<D: Disk> Outlets<D> {
         }
     }
 
-    /// Publishes consecutive records of one session, with one write of the transcript.
-    fn publish_run(&self, run: &[Record]) {
-        if let [Record { entry: Entry::Erasure { id, session }, sequence, .. }] = run {
+    /// Publishes messages, session by session, each in sequence, and then the erasure that may stand behind them.
+    fn publish_part(&self, part: &[Record]) {
+        let mut messages: Vec<(u64, &Arc<Message>)> =
+            part.iter().filter_map(|record| Some((record.sequence, record.entry.message()?))).collect();
+        // Stable, so that each session's stay in sequence: one write of its transcript for all of them.
+        messages.sort_by(|(_, one), (_, other)| one.session().cmp(other.session()));
+        for run in messages.chunk_by(|(_, one), (_, other)| one.session() == other.session()) {
+            let appended = self.transcripts.append(run[0].1.session(), run);
+            for (index, (_, message)) in run.iter().enumerate() {
+                self.cache_one(message, index == 0 && appended == AppendOutcome::Written { first_ever: true });
+            }
+        }
+        if let Some(Record { entry: Entry::Erasure { id, session }, sequence, .. }) = part.last() {
             // In this order: a warm-up may have read the transcript before it was removed.
             self.transcripts.erase(session, *id, *sequence);
             self.cache.erase(session, *id);
-            return;
-        }
-        let messages: Vec<(u64, &Arc<Message>)> =
-            run.iter().filter_map(|record| Some((record.sequence, record.entry.message()?))).collect();
-        let Some((_, first)) = messages.first() else { return };
-        let appended = self.transcripts.append(first.session(), &messages);
-        for (index, (_, message)) in messages.iter().enumerate() {
-            self.cache_one(message, index == 0 && appended == AppendOutcome::Written { first_ever: true });
         }
     }
 
@@ -307,11 +303,6 @@ impl<D: Disk> Outlets<D> {
             log::info!("[CHAT CACHE] Sessions that left to make room: {}{}", pushed.evicted, logging::others(left_out));
         }
     }
-}
-
-/// Whether the record is a message of the same session.
-fn belongs_to(record: &Record, message: &Message) -> bool {
-    record.entry.message().is_some_and(|other| other.session() == message.session())
 }
 
 /// Tells the transcripts how they must end: with everything published since the checkpoint. They are compared when they
@@ -363,8 +354,43 @@ fn replay<D: Disk>(journal: &Journal<D>, transcripts: &Transcripts<D>, from: u64
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::sim::SimDisk;
     use crate::journal::ReplyTo;
     use crate::message::{self, Metadata};
+
+    fn draft(session: &SessionId, text: &str) -> Draft {
+        let (metadata, vector_ids) = (Metadata::default(), [].as_slice());
+        let line = message::Draft { session, role: "user", text, metadata, vector_ids }.prepare();
+        Draft::Message { line, key: None, reply_to: ReplyTo::Nothing }
+    }
+
+    #[test]
+    fn messages_that_alternate_between_sessions_are_one_write_for_each() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("journal")).unwrap();
+        let mut config = Config::defaults(Some(folder.path())).unwrap();
+        config.journal.path = folder.path().join("journal");
+        let (disk, chats) = (SimDisk::default(), config.mongo.cache.disk_path.clone());
+        let transcripts = Arc::new(Transcripts::open(disk.clone(), &chats, NonZeroUsize::MIN).unwrap());
+        let (clock, cache) = (Clock::system(), Arc::new(Cache::new(&config.mongo.cache)));
+        let opened = Recorder::open_on(disk.clone(), &config, clock, &transcripts, cache, Box::new(|| ()));
+        let recorder = opened.unwrap().recorder;
+        let sessions = ["a", "b"].map(|name| SessionId::new(name).unwrap());
+        let said = |range: std::ops::Range<usize>| range.map(|n| draft(&sessions[n % 2], &n.to_string()));
+        let before = disk.calls();
+        recorder.record(said(0..200).collect()).unwrap();
+        let calls = disk.calls() - before;
+        assert!(calls < 20, "{calls} calls of the disk for 200 messages of two sessions");
+        let erasure = Draft::Erasure { session: sessions[0].clone() };
+        recorder.record(said(200..204).chain([erasure]).chain(said(204..208)).collect()).unwrap();
+        let texts = |session: &SessionId| -> Vec<String> {
+            let lines = disk.peek(&chats.join(session.file_name())).unwrap();
+            lines.split(|&byte| byte == b'\n').filter_map(Message::from_line).map(|message| message.text()).collect()
+        };
+        // What stands before the erasure of its session is gone, and what stands behind it is not.
+        assert_eq!(texts(&sessions[0]), ["204", "206"]);
+        assert_eq!(texts(&sessions[1]), (1..208).step_by(2).map(|n| n.to_string()).collect::<Vec<_>>());
+    }
 
     #[test]
     fn more_sessions_than_a_start_remembers_catch_up_with_the_journal() {
@@ -377,10 +403,7 @@ mod tests {
         let text = "x".repeat(REPLAY_BYTES / 50);
         let journal = open();
         for n in 0..120 {
-            let (session, metadata) = (session(n), Metadata::default());
-            let line = message::Draft { session: &session, role: "user", text: &text, metadata, vector_ids: &[] };
-            let draft = Draft::Message { line: line.prepare(), key: None, reply_to: ReplyTo::Nothing };
-            let (ticket, _) = journal.append(vec![draft]).unwrap();
+            let (ticket, _) = journal.append(vec![draft(&session(n), &text)]).unwrap();
             journal.commit(ticket).unwrap();
         }
         let transcripts = open_transcripts(&config, NonZeroUsize::new(4).unwrap()).unwrap();

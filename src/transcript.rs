@@ -60,6 +60,7 @@ use std::sync::{Arc, Mutex};
 
 use lru::LruCache;
 
+use crate::descriptors::Descriptors;
 use crate::disk::{self, Disk, DiskFile, RealDisk};
 use crate::message::{Expiry, Id, Message, SessionId};
 
@@ -78,7 +79,7 @@ use lengths::{Known, Lengths};
 pub struct Transcripts<D: Disk = RealDisk> {
     disk: D,
     folder: PathBuf,
-    open_max: NonZeroUsize,
+    descriptors: Arc<Descriptors>,
     expiry: Expiry,
     lengths: Option<Lengths<D>>,
     folder_is_new: bool,
@@ -152,7 +153,7 @@ impl<D: Disk> Transcripts<D> {
     pub fn open(disk: D, folder: &Path, open_max: NonZeroUsize) -> io::Result<Self> {
         disk::make_folder(&disk, folder)?;
         let open = Open {
-            files: LruCache::new(open_max),
+            files: LruCache::unbounded(),
             stale: HashMap::new(),
             expected_tails: HashMap::new(),
             lost: HashSet::new(),
@@ -164,7 +165,7 @@ impl<D: Disk> Transcripts<D> {
         let transcripts = Self {
             disk,
             folder: folder.to_owned(),
-            open_max,
+            descriptors: Descriptors::of_transcripts(open_max.get()),
             expiry: Expiry::never(),
             lengths: None,
             folder_is_new: false,
@@ -179,6 +180,12 @@ impl<D: Disk> Transcripts<D> {
     #[must_use]
     pub fn expiring(self, expiry: Expiry) -> Self {
         Self { expiry, ..self }
+    }
+
+    /// The same, but as many are kept open as those descriptors leave.
+    #[must_use]
+    pub fn borrowing(self, descriptors: Arc<Descriptors>) -> Self {
+        Self { descriptors, ..self }
     }
 
     fn path(&self, session: &SessionId) -> PathBuf {
@@ -198,7 +205,9 @@ impl<D: Disk> Transcripts<D> {
             stale.last = *last;
             return AppendOutcome::Stale;
         }
-        match self.write(&mut open, session, messages) {
+        let written = self.write(&mut open, session, messages);
+        self.close_beyond_share(&mut open);
+        match written {
             Ok(first_ever) => AppendOutcome::Written { first_ever },
             Err(e) => {
                 log::warn!("the transcript of {session} becomes stale: {e}");
@@ -209,14 +218,14 @@ impl<D: Disk> Transcripts<D> {
     }
 
     fn write(&self, open: &mut Open<D>, session: &SessionId, messages: &[(u64, &Arc<Message>)]) -> io::Result<bool> {
-        let Open { files, lines, lost, .. } = open;
-        if !files.contains(session)
-            && let Some((other, closed)) = files.push(session.clone(), self.open_transcript(session)?)
-            && !self.has_its_name(&other, &closed)
-        {
-            lost.insert(other);
-        }
-        let transcript = files.get_mut(session).expect("it was put there");
+        let Open { files, lines, .. } = open;
+        let transcript = match files.get_mut(session) {
+            Some(transcript) => transcript,
+            None => {
+                let opened = self.open_transcript(session)?;
+                files.get_or_insert_mut(session.clone(), || opened)
+            }
+        };
         lines.clear();
         lines.shrink_to(256 * 1024);
         for (_, message) in messages {
@@ -225,14 +234,36 @@ impl<D: Disk> Transcripts<D> {
         }
         let first_ever = transcript.bytes == 0;
         if let Err(e) = transcript.append(lines) {
-            if let Some(closed) = files.pop(session)
-                && !self.has_its_name(session, &closed)
-            {
-                lost.insert(session.clone());
+            if let Some(closed) = files.pop(session) {
+                self.close(&mut open.lost, session.clone(), &closed);
             }
             return Err(e);
         }
         Ok(first_ever)
+    }
+
+    /// A last look at a transcript that is closed.
+    fn close(&self, lost: &mut HashSet<SessionId>, session: SessionId, closed: &Transcript<D::File>) {
+        if !self.has_its_name(&session, closed) {
+            lost.insert(session);
+        }
+    }
+
+    /// Closes the transcripts longest unused, beyond what may be open now.
+    fn close_beyond_share(&self, open: &mut Open<D>) {
+        while open.files.len() > self.descriptors.transcripts_max()
+            && let Some((session, closed)) = open.files.pop_lru()
+        {
+            self.close(&mut open.lost, session, &closed);
+        }
+    }
+
+    /// Closes what may not be open any more, now that somebody else needs descriptors. Waits for nobody: who appends meanwhile
+    /// does it at the end.
+    pub fn give_back(&self) {
+        if let Ok(mut open) = self.open.try_lock() {
+            self.close_beyond_share(&mut open);
+        }
     }
 
     /// Opens a session's transcript for appending; makes it, and its folder and the one above if they are missing. A folder

@@ -666,6 +666,31 @@ fn a_client_that_does_not_read_is_cut_off() {
 }
 
 #[test]
+fn transcripts_give_back_what_was_lent_when_connections_come_at_once() {
+    // Of 512 descriptors 336 are for connections, 112 for WebSockets and 32 for transcripts.
+    const CONNECTIONS: usize = 330;
+    let mut server = Server::start(options().descriptors(512));
+    let mut client = server.client();
+    (0..600).for_each(|n| drop(client.chat(&format!("s{n}"), "its transcript stays open")));
+    let before = server.open_descriptors();
+    assert!(before > 350, "nothing was lent: {before} are open");
+    let crowd: Vec<Connection> = (0..CONNECTIONS).map(|_| server.connect()).collect();
+    let served = crowd.into_iter().map(|mut connection| {
+        connection.send(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        connection.reply().unwrap().expect(200);
+        connection
+    });
+    let served: Vec<Connection> = served.collect();
+    let open = server.open_descriptors();
+    assert!(open > CONNECTIONS, "some were closed to make room: {open} are open");
+    drop(served);
+    (0..600).for_each(|n| drop(client.chat(&format!("s{n}"), "as before")));
+    assert!(server.open_descriptors() > 350, "what connections leave is lent again");
+    assert!(!server.log().contains("cannot be accepted"), "{}", server.log());
+    assert_unharmed("a crowd beside open transcripts", &mut server);
+}
+
+#[test]
 fn half_sent_heads_do_not_keep_others_out() {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).unwrap();

@@ -27,9 +27,10 @@ use super::frame::{Group, is_erasure, stamp};
 use super::record::Record;
 use super::segment::{self, Segment, SegmentInfo, Unnamed};
 
-/// Acknowledged bytes of which a copy is kept until they are synced. Beyond, `interval` forces a sync; `never`, which
-/// promises no sync, drops the older half of the copies.
+/// Acknowledged bytes of which a copy is kept until they are synced; beyond, `interval` forces a sync.
 const UNSYNCED_BYTES_MAX: usize = 4 << 20;
+/// The same with `never`, which promises no sync; beyond, the older half of the copies is dropped.
+const NEVER_SYNCED_BYTES_MAX: usize = 1 << 20;
 
 /// What a writer is made with.
 pub struct Settings {
@@ -160,7 +161,7 @@ impl<D: Disk> Writer<D> {
         }
         match self.settings.config.fsync {
             Fsync::Interval if self.unsynced.bytes.len() > UNSYNCED_BYTES_MAX => self.sync()?,
-            Fsync::Never => self.unsynced.keep_last(UNSYNCED_BYTES_MAX),
+            Fsync::Never => self.unsynced.keep_last(NEVER_SYNCED_BYTES_MAX),
             Fsync::Always | Fsync::Interval => {}
         }
         let extra = self.make_room(frames, first)?;

@@ -17,6 +17,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::permit::Permit;
 use crate::thread;
 
 /// How long the accept thread waits until an evicted connection's thread closes its descriptor, which takes
@@ -39,11 +40,13 @@ enum State {
 pub(super) struct Slot {
     pub(super) stream: TcpStream,
     state: Mutex<State>,
+    /// Goes after the stream.
+    _permit: Option<Permit>,
 }
 
 impl Slot {
-    pub(super) fn new(stream: TcpStream) -> Arc<Self> {
-        Arc::new(Self { stream, state: Mutex::new(State::Idle(Instant::now())) })
+    pub(super) fn new(stream: TcpStream, permit: Option<Permit>) -> Arc<Self> {
+        Arc::new(Self { stream, state: Mutex::new(State::Idle(Instant::now())), _permit: permit })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use crate::api::{Problem, Reply, Service};
 use crate::config::ServerConfig;
 use crate::logging::Throttle;
+use crate::permit::Semaphore;
 use crate::thread;
 
 use super::RequestIds;
@@ -76,14 +77,31 @@ pub struct Listening {
     pool: Option<Arc<Pool>>,
 }
 
-/// Listens on `config.listen` and serves with at most `connections_max` connections at once
-/// (see [`crate::descriptors::share`]), and WebSockets if it has options for them.
+/// The connections a listener may have.
+pub struct Connections {
+    /// How many at once (see [`crate::descriptors::share`]).
+    pub max: usize,
+    /// A permit for each that is open.
+    pub open: Arc<Semaphore>,
+    /// Called after each that came, by the one thread that accepts: it must wait for nobody.
+    pub on_arrival: Box<dyn Fn() + Send>,
+}
+
+impl Connections {
+    /// At most so many, of which nobody else hears.
+    #[cfg(test)]
+    pub(super) fn at_most(max: usize) -> Self {
+        Self { max, open: Semaphore::new(usize::MAX), on_arrival: Box::new(|| ()) }
+    }
+}
+
+/// Listens on `config.listen` and serves, and WebSockets if it has options for them.
 ///
 /// # Errors
 /// See [`StartError`]; nothing is left running then.
 pub fn start<S: Service>(
     config: &ServerConfig,
-    connections_max: usize,
+    connections: Connections,
     service: Arc<S>,
     websockets: Option<WebSocketOptions>,
 ) -> Result<Listening, StartError> {
@@ -105,9 +123,9 @@ pub fn start<S: Service>(
     });
     let listener = Arc::new(listener);
     let accepting = Arc::clone(&listener);
-    let cap = connections_max.max(1);
-    let accept = thread::spawn("http-accept", move || Accept { shared, cap, is_failing: false }.run(&accepting))
-        .map_err(StartError::Thread)?;
+    let accept =
+        thread::spawn("http-accept", move || Accept { shared, connections, is_failing: false }.run(&accepting))
+            .map_err(StartError::Thread)?;
     Ok(Listening { address, listener, table, accept: Some(accept), pool })
 }
 
@@ -182,7 +200,7 @@ impl Drop for Listening {
 
 struct Accept<S> {
     shared: Arc<ListenerState<S>>,
-    cap: usize,
+    connections: Connections,
     /// The last accept failed, and that was logged.
     is_failing: bool,
 }
@@ -205,10 +223,12 @@ impl<S: Service> Accept<S> {
     }
 
     fn take(&mut self, stream: TcpStream) {
-        if !self.shared.table.make_room(self.cap) {
+        let permit = self.connections.open.try_acquire();
+        (self.connections.on_arrival)();
+        if !self.shared.table.make_room(self.connections.max.max(1)) {
             return self.turn_away(&stream, "connections_at_cap", "all connections are busy");
         }
-        let slot = Slot::new(stream);
+        let slot = Slot::new(stream, permit);
         let Err(fault) = self.open(&slot) else { return self.recovered() };
         // At the limit of threads, evicting an idle connection frees a thread, as it frees a descriptor at the limit of
         // connections.

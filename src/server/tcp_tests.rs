@@ -13,7 +13,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::tcp::{Listening, start};
+use super::tcp::{Connections, Listening, start};
 use super::testing::{Answer, Client, Odd, config, send};
 use crate::config::ServerConfig;
 
@@ -24,7 +24,7 @@ struct Server {
 
 fn serve_with(config: &ServerConfig, cap: usize) -> Server {
     let service = Arc::new(Odd::default());
-    Server { listening: start(config, cap, Arc::clone(&service), None).unwrap(), service }
+    Server { listening: start(config, Connections::at_most(cap), Arc::clone(&service), None).unwrap(), service }
 }
 
 fn serve() -> Server {

@@ -46,8 +46,8 @@ use table::Table;
 pub struct WebSocketOptions {
     /// Limits and intervals.
     pub config: WebsocketConfig,
-    /// The most that are open at once (see [`crate::descriptors::share`]).
-    pub open_max: usize,
+    /// A permit for each that is open (see [`crate::descriptors`]).
+    pub open: Arc<Semaphore>,
     /// Where they are counted.
     pub counters: Arc<SocketCounters>,
     /// Makes a handler for each thread.
@@ -73,15 +73,14 @@ impl Pool {
     /// The system gives no more threads or descriptors. The threads started so far have ended; a retry may succeed
     /// later.
     pub(super) fn start(options: WebSocketOptions, message_timeout: Duration) -> io::Result<Self> {
-        let WebSocketOptions { config, open_max, counters, sockets } = options;
-        let open = Semaphore::new(open_max);
+        let WebSocketOptions { config, open, counters, sockets } = options;
         let mut pool = Self { sockets, counters, open, threads: Vec::new(), handles: Mutex::default() };
         for index in 0..config.threads {
             let (poll, mailbox) = mailbox::prepare()?;
             let handler = pool.sockets.handler(mailbox.clone());
             let table = Table::new(config.clone(), message_timeout, pool.counters.clone());
             let thread = Thread::new(poll, mailbox.clone(), handler, table);
-            pool.threads.push((mailbox, Semaphore::new(open_max)));
+            pool.threads.push((mailbox, Semaphore::new(usize::MAX)));
             let handle = thread::spawn(format!("ws-{index}"), move || thread.run())?;
             pool.handles().push(handle);
         }

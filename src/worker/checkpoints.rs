@@ -13,6 +13,7 @@ impl<D: Disk> Worker<D> {
     pub(super) fn flush(&mut self) {
         self.schedule.begin();
         let stored = self.store();
+        self.schedule.end();
         if stored.is_err() {
             self.schedule.again();
         }

@@ -14,8 +14,8 @@ use crate::disk::Disk;
 use crate::journal::{Checkpoint, Journal, Reader, Record};
 use crate::message::Id;
 
-/// Bytes of one read of the journal.
-pub(super) const READ_BYTES: usize = 1 << 20;
+/// Bytes of one read of the journal; its records take three times as much memory.
+pub(super) const READ_BYTES: usize = 256 << 10;
 /// How often an idle worker looks at what is published: the only reason why an idle process wakes.
 const IDLE_POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// The same while a record was offered and the records before it are not published yet.

@@ -15,8 +15,9 @@ use crate::api::{
 };
 use crate::config::{Config, WebsocketConfig};
 use crate::message::SessionId;
+use crate::permit::Semaphore;
 use crate::server::WebSocketOptions;
-use crate::server::tcp::{self, Listening};
+use crate::server::tcp::{self, Connections, Listening};
 
 /// Every request becomes a WebSocket, and every message comes back.
 struct Echo;
@@ -70,8 +71,9 @@ fn listen_with(body_timeout: Duration, change: impl FnOnce(&mut WebsocketConfig)
     change(&mut config.websocket);
     let counters = Arc::new(SocketCounters::default());
     let (counted, sockets) = (counters.clone(), Arc::new(Echo));
-    let websockets = WebSocketOptions { config: config.websocket, open_max: 1000, counters: counted, sockets };
-    (tcp::start(&config.server, 64, Arc::new(Echo), Some(websockets)).unwrap(), counters)
+    let websockets =
+        WebSocketOptions { config: config.websocket, open: Semaphore::new(1000), counters: counted, sockets };
+    (tcp::start(&config.server, Connections::at_most(64), Arc::new(Echo), Some(websockets)).unwrap(), counters)
 }
 
 /// The first frame of a text message, which says that more frames follow.

@@ -9,6 +9,7 @@ use crate::config::{Config, Fsync};
 use crate::disk::sim::{Random, SimDisk};
 use crate::history::History;
 use crate::journal::{AppendError, Appended, Draft, Key, ReplyTo};
+use crate::layout;
 use crate::message::{self, Metadata, SessionId};
 use crate::recorder::{Opened, Recorder, StartError};
 use crate::transcript::Transcripts;
@@ -73,7 +74,8 @@ impl World {
         self.live = None;
         let (disk, config, clock) = (self.disk.clone(), &self.config, self.clock.clone());
         let transcripts = Transcripts::open(disk.clone(), &config.mongo.cache.disk_path, self.open_max);
-        let transcripts = Arc::new(transcripts.map_err(StartError::Replay)?);
+        let transcripts = transcripts.map_err(StartError::Replay)?;
+        let transcripts = Arc::new(transcripts.remembering(&layout::transcript_lengths(&config.journal.path)));
         let cache = Arc::new(Cache::new(&config.mongo.cache));
         let on_panic = Box::new(|| panic!("the leader panicked"));
         let Opened { recorder, journal, channel, .. } =
