@@ -42,6 +42,7 @@ use crate::permit::{Permit, Semaphore};
 
 use answering::{Answering, Counts};
 use pool::{Pool, Slot};
+use running::By;
 use sessions::{Entered, Holder, TurnPermit, TurnQueues};
 
 /// What a user sends to begin a new context, and to be told what may be sent.
@@ -317,7 +318,7 @@ impl Chat {
             let running = self.sessions.all_running();
             log::info!("stopped {} running answers; their text so far is recorded", running.len());
             for turn in running {
-                turn.stop();
+                turn.stop_by(By::Shutdown);
             }
             self.sessions.wait_until_idle(deadline);
         }

@@ -32,9 +32,9 @@ use std::process::ExitCode;
 
 use args::{Command, Form, HELP, Options};
 use load::load;
-use screen::{Failure, print};
+use screen::{Failure, print, warn};
 
-use crate::{app, doctor, logging};
+use crate::{app, doctor, logging, responder};
 
 /// What `data/` in the default paths means without `--data`.
 const DEFAULT_DATA: &str = "data";
@@ -86,6 +86,9 @@ fn told(error: &anyhow::Error) -> String {
 fn check_config(options: &Options) -> Result<(), Failure> {
     let loaded = load(options)?;
     let from = loaded.file.as_deref().map_or_else(|| "the built-in defaults".to_owned(), logging::escaped);
+    if let Some(warning) = responder::warning(&loaded.settings.config().responder) {
+        warn(&format!("responder.command: {warning}"));
+    }
     print(&format!("# In effect, from {from}.\n{}", loaded.settings.to_yaml()))
 }
 

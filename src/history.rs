@@ -20,6 +20,7 @@ mod tests;
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::cache::{self, Cache, Extent};
 use crate::config::Config;
@@ -83,6 +84,16 @@ impl<D: Disk> History<D> {
     /// # Errors
     /// The disk could not be read. The answer is unknown and must not be taken for an empty one. A retry is safe.
     pub fn read(&self, ask: &Ask) -> io::Result<Answer> {
+        let mut answer = self.read_within(ask, Duration::MAX)?;
+        answer.last_persisted_at = self.persisted(ask, &answer)?;
+        Ok(answer)
+    }
+
+    /// Reads a page for a caller that waits for MongoDB no longer than `wait_max`. Leaves `last_persisted_at` out.
+    ///
+    /// # Errors
+    /// See [`History::read`].
+    pub fn read_within(&self, ask: &Ask, wait_max: Duration) -> io::Result<Answer> {
         let query = self.query(ask);
         let (held, cached) = self.look(ask, &query);
         let mut answer = match &self.database {
@@ -93,7 +104,7 @@ impl<D: Disk> History<D> {
                     Some(answer) if database.adds_nothing(ask, &query, oldest, &answer) => answer,
                     cached => {
                         // MongoDB is asked first, so that it works while the disk is read.
-                        let asked = database.ask(ask, &query);
+                        let asked = database.ask(ask, &query, wait_max);
                         let local = self.local(ask, &query, held, cached)?;
                         // Messages that are erased here may still wait to be deleted there.
                         let is_gone = |message: &Message| self.journal.is_erased(message);
@@ -103,7 +114,6 @@ impl<D: Disk> History<D> {
             }
         };
         self.tell_of_loss(ask, &query, &mut answer);
-        answer.last_persisted_at = self.persisted(ask, &answer)?;
         Ok(answer)
     }
 
@@ -127,20 +137,7 @@ impl<D: Disk> History<D> {
         (held, cached)
     }
 
-    /// Reads a page for a caller that must not wait for MongoDB: from this machine, which has everything unless other
-    /// servers write to the same collection (`mongo.shared`); then as [`History::read`]. Leaves `last_persisted_at`
-    /// out.
-    ///
-    /// # Errors
-    /// See [`History::read`].
-    pub fn read_here(&self, ask: &Ask) -> io::Result<Answer> {
-        if self.database.as_ref().is_some_and(Database::is_shared) {
-            return self.read(ask);
-        }
-        self.read_page_here(ask, PAGE_BYTES_MAX)
-    }
-
-    /// The same, with what the cache had.
+    /// Reads from this machine, with what the cache had.
     fn local(&self, ask: &Ask, query: &Query, held: Option<CachedRun>, cached: Option<Answer>) -> io::Result<Answer> {
         if let Some(answer) = cached {
             return Ok(answer);

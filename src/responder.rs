@@ -23,12 +23,19 @@ pub use openai::OpenAi;
 pub use speech::TEXT_BYTES_MAX;
 pub use stop::Stop;
 
+/// Why the configured responder cannot answer, as far as that shows before it is asked. A warning: it may be mended by then.
+#[must_use]
+pub fn warning(config: &ResponderConfig) -> Option<String> {
+    let is_asked = config.kind == ResponderKind::Command;
+    is_asked.then(|| Command::new(config).fault()).flatten()
+}
+
 /// Makes the configured responder; `None`: messages are only recorded.
 #[must_use]
 pub fn new(config: &ResponderConfig) -> Option<Box<dyn Responder>> {
     match config.kind {
         ResponderKind::Echo => Some(Box::new(Echo)),
-        ResponderKind::Command => Some(Box::new(Command::new(&config.command))),
+        ResponderKind::Command => Some(Box::new(Command::new(config))),
         ResponderKind::OpenAi => Some(Box::new(OpenAi::new(&config.openai))),
         ResponderKind::None => None,
     }

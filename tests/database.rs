@@ -9,7 +9,7 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chatkeep::config::{Config, MongoConfig, Secret};
 use chatkeep::message::{Clock, Draft, Id, Metadata, SessionId, Timestamp};
@@ -325,7 +325,7 @@ fn a_history_is_whole_or_says_what_it_lacks_while_mongodb_stalls() {
     let page = server.client().history("s", "&limit=500");
     assert_eq!((&page["complete"], &page["counts"]["mongo"].as_u64().is_some_and(|n| n >= 10)), (&json!(true), &true));
     mongod.freeze();
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     let page = server.client().history("s", "&limit=500");
     mongod.thaw();
     assert_eq!((page["messages"].as_array().unwrap().len(), &page["complete"]), (200, &json!(false)), "{page}");
@@ -556,4 +556,37 @@ fn where_mongodb_came_late_a_page_that_reaches_a_loss_is_not_complete() {
         assert!(reason.contains("MongoDB may lack some of it"), "{reason}");
         server.restart();
     }
+}
+
+#[test]
+fn a_responder_is_told_what_mongodb_alone_has_within_its_time() {
+    let mongod = Mongod::start();
+    let told = "import json,sys; print(' | '.join(m['text'] for m in json.load(sys.stdin)['messages'][-4:]))";
+    let options = options(&mongod.uri(), "oqoqo");
+    let options = options.set("responder.kind", "command").set("responder.command", json!(["python3", "-c", told]));
+    let lost = Server::start(options.clone());
+    post(&lost, "s", "old", 3);
+    post(&lost, "t", "old", 3);
+    wait_until_drained(&lost);
+    drop(lost);
+    // Its data folder is gone with it.
+    let server = Server::start(options);
+    wait_until_drained(&server);
+    let mut client = server.client();
+    let context = |client: &mut support::Client, session: &str| {
+        let messages = client.history(session, "&limit=1")["messages"].clone();
+        messages[0]["metadata"]["context"].clone()
+    };
+    assert_eq!(client.chat("s", "now")["response"], "old 0 | old 1 | old 2 | now");
+    assert_eq!(context(&mut client, "s"), Value::Null);
+    assert_eq!(client.chat("here", "one")["response"], "one");
+    wait_until_drained(&server);
+    mongod.freeze();
+    let began = Instant::now();
+    assert_eq!(client.chat("t", "now")["response"], "now");
+    assert!(began.elapsed() < Duration::from_millis(200) + SLACK, "{:?}", began.elapsed());
+    // A session that is known to begin here lacks nothing.
+    assert_eq!(client.chat("here", "two")["response"], "one | one | two");
+    mongod.thaw();
+    assert_eq!((context(&mut client, "t"), context(&mut client, "here")), (json!("partial"), Value::Null));
 }

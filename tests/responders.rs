@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use chatkeep::config::{Config, ResponderConfig};
 use chatkeep::message::{Clock, Draft, IdGenerator, Metadata, SessionId};
 use chatkeep::responder::{Answer, Command, Failure, Question, Responder, Stop};
 use serde_json::json;
@@ -39,7 +40,8 @@ fn ask(responder: &dyn Responder, question: &Question) -> (String, Result<Answer
 fn example(name: &str, arguments: &[&str]) -> Command {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/responders").join(name);
     let argv = std::iter::once(script.display().to_string()).chain(arguments.iter().map(|s| (*s).to_owned()));
-    Command::new(&argv.collect::<Vec<_>>())
+    let config = Config::defaults(None).unwrap().responder;
+    Command::new(&ResponderConfig { command: argv.collect(), ..config })
 }
 
 #[test]
@@ -112,4 +114,39 @@ fn a_program_has_no_file_and_no_socket_of_the_server() {
         let folder = server.folder().canonicalize().unwrap();
         assert!(text.lines().any(|line| Path::new(line) == folder), "{text}");
     }
+}
+
+#[test]
+fn a_program_sees_no_secret_of_the_server_unless_it_is_given_one() {
+    let options = |names: serde_json::Value| {
+        let options = Options::default().set("responder.kind", "command").set("responder.command", json!(["env"]));
+        let options = options.set("responder.openai.api_key", "${THE_MODELS}").set("responder.command_env", names);
+        ["THE_MODELS", "DB_PASSWORD", "MONGO_URI", "GITHUB_TOKEN", "PLAIN"]
+            .iter()
+            .fold(options, |options, name| options.environment(name, "mongodb://hunter2"))
+    };
+    for (given, seen) in [(json!([]), vec!["PLAIN"]), (json!(["THE_MODELS"]), vec!["THE_MODELS"])] {
+        let server = Server::start(options(given));
+        let reply = server.client().chat("s", "what do you see?");
+        let text = reply["response"].as_str().unwrap();
+        let names = text.lines().filter(|line| line.ends_with("hunter2")).map(|line| line.split('=').next().unwrap());
+        assert_eq!(names.collect::<Vec<_>>(), seen, "{text}");
+        for name in ["PATH=", "CHATKEEP_SESSION_ID=s", "CHATKEEP_MESSAGE_ID=0"] {
+            assert!(text.lines().any(|line| line.starts_with(name)), "{text}");
+        }
+    }
+}
+
+#[test]
+fn a_program_that_is_missing_is_told_at_the_start_and_by_check_config() {
+    let options = Options::default().set("responder.kind", "command").set("responder.command", json!(["/nowhere/bot"]));
+    let server = Server::start(options);
+    let told = "the command /nowhere/bot cannot be run: there is no such file";
+    assert!(server.log().lines().any(|line| line.contains("[WARN") && line.contains(told)), "{}", server.log());
+    let reply = server.client().chat("s", "hi");
+    assert_eq!((&reply["status"], &reply["response"]), (&json!("error"), &json!(told)));
+    let mut check = std::process::Command::new(support::server::BINARY);
+    let output = support::server::run(check.args(["check-config", "--config"]).arg(server.config_path()));
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!((output.status.code(), errors), (Some(0), format!("warning: responder.command: {told}\n")));
 }

@@ -28,8 +28,8 @@ NAMES = {"user": "User", "assistant": "Assistant", "system": "System"}
 def prompt(conversation):
     lines = [os.environ["SYSTEM_PROMPT"]] if os.environ.get("SYSTEM_PROMPT") else []
     for message in conversation["messages"]:
-        # The reason of an earlier failure is nothing the assistant said.
-        if message["metadata"].get("status") != "error":
+        # The reason of an earlier failure is nothing the assistant said, and some messages have no text.
+        if message["metadata"].get("status") != "error" and message["text"].strip():
             lines.append("%s: %s" % (NAMES.get(message["role"], message["role"]), message["text"]))
     return "\n".join(lines) + "\nAssistant:"
 

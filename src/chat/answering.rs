@@ -77,18 +77,19 @@ struct Verdict {
 impl Answering {
     /// Answers the turn to its end.
     pub(super) fn run(mut self) {
-        let answer = self.answer();
+        let mut told = Map::new();
+        let answer = self.answer(&mut told);
         drop(self.slot.take());
-        let end = self.record(answer);
+        let end = self.record(answer, told);
         self.end(end);
     }
 
-    fn answer(&self) -> Result<Answer, Failure> {
+    /// Asks the responder; `told` gets what is to be told of the question.
+    fn answer(&self, told: &mut Map<String, Value>) -> Result<Answer, Failure> {
         let running = &self.running;
         let until = Instant::now() + self.timeout;
-        let messages = match context::up_to(&self.history, running.session(), running.user(), self.responder.context())
-        {
-            Ok(Some(messages)) => messages,
+        let context = match context::up_to(&self.history, running.session(), running.user(), self.responder.context()) {
+            Ok(Some(context)) => context,
             Ok(None) => {
                 running.erase();
                 return Err(Failure::Stopped);
@@ -98,10 +99,13 @@ impl Answering {
                 return Err(Failure::Failed("the conversation cannot be read at the moment".into()));
             }
         };
+        if context.is_partial {
+            told.insert("context".into(), "partial".into());
+        }
         let question = Question {
             session: running.session().clone(),
             user: running.user(),
-            messages,
+            messages: context.messages,
             stop: running.stop_word(),
             until,
         };
@@ -114,13 +118,14 @@ impl Answering {
     }
 
     /// Records the reply, unless its session was erased.
-    fn record(&self, answer: Result<Answer, Failure>) -> End {
+    fn record(&self, answer: Result<Answer, Failure>, told: Map<String, Value>) -> End {
         let heard = self.place.as_ref().map(|place| place.begin_recording(&self.running));
         let (text, why) = heard.unwrap_or_default();
         if why == Some(Why::Erased) {
             return Ok(TurnResult { reply: None, text, status: Status::Cancelled });
         }
         let mut verdict = Verdict::of(answer, text, why);
+        verdict.metadata.extend(told);
         let line = verdict.line(self.running.session(), &self.transport);
         // The reply carries the key too, so that it is found after a restart.
         let key = self.running.key().copied();
@@ -161,7 +166,6 @@ impl Drop for Answering {
 impl Verdict {
     /// The reply that follows from an answer, the text so far, and why it was stopped, if it was.
     fn of(answer: Result<Answer, Failure>, said: String, why: Option<Why>) -> Self {
-        let none = Map::new();
         match (answer, why) {
             (_, Some(Why::TooLong)) => {
                 Self::failed(said, &format!("the reply is longer than {REPLY_BYTES_MAX} bytes as it would be kept"))
@@ -169,7 +173,11 @@ impl Verdict {
             (Ok(answer), _) => {
                 Self { status: Status::Completed, text: said, metadata: fitting_metadata(answer.metadata) }
             }
-            (Err(_), Some(_)) => Self { status: Status::Cancelled, text: said, metadata: none },
+            (Err(_), Some(why)) => {
+                let by =
+                    if let Why::Asked(by) = why { Some(("cancelled_by".into(), by.as_str().into())) } else { None };
+                Self { status: Status::Cancelled, text: said, metadata: by.into_iter().collect() }
+            }
             (Err(failure), None) => Self::failed(said, &failure.to_string()),
         }
     }

@@ -4,12 +4,24 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::history::{Ask, History};
 use crate::message::{Id, Message, SessionId};
 use crate::responder::Context;
+
+/// The longest wait for what only MongoDB has.
+const MONGO_WAIT: Duration = Duration::from_millis(200);
+
+/// A part of a conversation.
+pub(super) struct Conversation {
+    /// Oldest first; the last one is the message to answer.
+    pub(super) messages: Vec<Arc<Message>>,
+    /// Whether older messages may belong to it that could not be read.
+    pub(super) is_partial: bool,
+}
 
 /// The messages up to `user`, oldest first; that one is the last. `None`: it is not there any more, because its session
 /// was erased or it has expired.
@@ -21,25 +33,30 @@ pub(super) fn up_to(
     session: &SessionId,
     user: Id,
     context: Context,
-) -> io::Result<Option<Vec<Arc<Message>>>> {
+) -> io::Result<Option<Conversation>> {
     let ask = Ask { before: Some(user.just_after()), ..Ask::newest(session.clone(), context.messages.max(1)) };
-    let mut older = history.read_here(&ask)?.messages.into_iter().map(|(message, _)| message).rev();
+    let answer = history.read_within(&ask, MONGO_WAIT)?;
+    let mut older = answer.messages.into_iter().map(|(message, _)| message).rev();
     let Some(asked) = older.next().filter(|message| message.id() == user) else { return Ok(None) };
     let mut bytes = if context.messages > 1 { asked.text().len() } else { 0 };
     let mut messages = vec![asked];
+    let mut is_partial = answer.incomplete.is_some();
     for message in older {
         // Checked first, so that the message after the last that fits is not parsed.
         if bytes >= context.bytes || begins_context(&message) {
+            is_partial = false;
             break;
         }
         bytes += message.text().len();
         if bytes > context.bytes {
+            is_partial = false;
             break;
         }
         messages.push(message);
     }
     messages.reverse();
-    Ok(Some(messages))
+    is_partial &= messages.len() < context.messages;
+    Ok(Some(Conversation { messages, is_partial }))
 }
 
 /// Whether messages before it do not belong to the conversation any more.

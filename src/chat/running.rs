@@ -77,11 +77,33 @@ enum Phase {
     Ended,
 }
 
+/// Who wanted a turn to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum By {
+    /// A client asked for it.
+    Client,
+    /// The server stops.
+    Shutdown,
+    /// The last client that waited for it is gone.
+    Disconnect,
+}
+
+impl By {
+    /// The word of `metadata.cancelled_by`.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Shutdown => "shutdown",
+            Self::Disconnect => "disconnect",
+        }
+    }
+}
+
 /// Why a turn was asked to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Why {
-    /// A client asked for it, or none is left.
-    Asked,
+    /// Somebody wanted it.
+    Asked(By),
     /// Its session was erased: nothing of it may be recorded.
     Erased,
     /// The reply reached [`REPLY_BYTES_MAX`].
@@ -152,10 +174,16 @@ impl Running {
         self.live().phase == Phase::Answering
     }
 
-    /// Ends the answer: the text so far becomes the reply, `cancelled`. `false`: it is stopping already, or over.
+    /// Ends the answer because a client asks for it: the text so far becomes the reply, `cancelled`. `false`: it is stopping
+    /// already, or over.
     pub fn stop(&self) -> bool {
+        self.stop_by(By::Client)
+    }
+
+    /// Ends the answer as [`Running::stop`] does, and keeps who wanted it.
+    pub(super) fn stop_by(&self, by: By) -> bool {
         let telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = self.give_up(Why::Asked);
+        let first = self.give_up(Why::Asked(by));
         if first {
             self.tell(What::Stopping);
         }
@@ -274,7 +302,7 @@ impl Running {
         let last = live.followers == 0;
         drop(live);
         if last {
-            self.stop();
+            self.stop_by(By::Disconnect);
         }
     }
 }

@@ -79,7 +79,16 @@ pub(super) fn visible(text: &str) -> String {
 
 /// Prints a note on stderr that is no fault, so that stdout has only what was asked for.
 pub(super) fn note(text: &str) {
-    let _ = io::stderr().write_all(format!("note: {}\n", logging::escaped(text)).as_bytes());
+    tell("note", text);
+}
+
+/// Tells of something that will most likely fail, on stderr.
+pub(super) fn warn(text: &str) {
+    tell("warning", text);
+}
+
+fn tell(kind: &str, text: &str) {
+    let _ = io::stderr().write_all(format!("{kind}: {}\n", logging::escaped(text)).as_bytes());
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! They contain no secret.
 
 use crate::config::{Config, redact_uri};
-use crate::logging;
+use crate::{logging, responder};
 
 /// The version, and the commit if the build had it in `CHATKEEP_COMMIT`.
 pub(super) fn version() -> String {
@@ -21,6 +21,9 @@ pub(super) fn log(config: &Config, file: Option<&str>, data: &str) {
     }
     log::info!("data folder: {data}");
     log::info!("responder: {}", config.responder.kind.as_str());
+    if let Some(warning) = responder::warning(&config.responder) {
+        log::warn!("responder.command: {warning}");
+    }
     match config.mongo.enabled {
         true => log::info!("MongoDB: enabled, {}", redact_uri(config.mongo.uri.expose())),
         false => log::info!("MongoDB: disabled"),

@@ -49,6 +49,12 @@ pub(super) fn expand(text: &str, env: &Env<'_>) -> Result<Expanded, Vec<String>>
     if faults.is_empty() { Ok(expanded) } else { Err(faults) }
 }
 
+/// The variables that a string names.
+pub(super) fn variables(text: &str) -> impl Iterator<Item = &str> {
+    let insides = text.split("${").skip(1).filter_map(|rest| rest.split_once('}'));
+    insides.map(|(inside, _)| inside.split_once(":-").map_or(inside, |(name, _)| name))
+}
+
 /// The value of the text between the braces.
 fn reference(inside: &str, env: &Env<'_>) -> Result<String, String> {
     let (name, default) = match inside.split_once(":-") {

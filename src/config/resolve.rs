@@ -9,7 +9,7 @@ use std::path::Path;
 
 use serde_yaml::{Mapping, Value};
 
-use super::expand::{Env, Expanded, expand};
+use super::expand::{Env, Expanded, expand, variables};
 use super::fault::{ConfigError, ConfigErrors, closest, quote, quote_text};
 use super::secret::REDACTED;
 use super::settings::{Settings, Values, typed};
@@ -55,7 +55,14 @@ impl Settings {
                 faulty.insert(key.path);
             }
         }
-        let config = typed(&values, overrides.data)?;
+        let mut config = typed(&values, overrides.data)?;
+        let secrets = KEYS.iter().filter(|key| key.redact.is_some());
+        let texts = secrets.filter_map(|key| match (given.get(key.path), &key.default) {
+            (Some(value), _) => value.as_str(),
+            (None, Given::Text(default)) => Some(*default),
+            _ => None,
+        });
+        config.responder.secret_variables = texts.flat_map(variables).map(str::to_owned).collect();
         faults.extend(together::check(&config, &origin, &|path| !faulty.contains(path)));
         ConfigErrors::or(faults, Self { values, config })
     }

@@ -116,6 +116,11 @@ pub(super) fn is_argument(text: &str) -> bool {
     text.len() < 128 * 1024 && !text.contains('\0')
 }
 
+/// A name that a variable of the environment can have.
+pub(super) fn is_variable(text: &str) -> bool {
+    (1..=256).contains(&text.len()) && !text.contains(['=', '\0'])
+}
+
 /// Ends of addresses that are of one call, and not of a server.
 const CALLS: [&str; 7] =
     ["/chat/completions", "/completions", "/responses", "/embeddings", "/models", "/api/chat", "/api/generate"];

@@ -111,6 +111,7 @@ const IS_MONGO_URI: &str = "must begin with mongodb:// or mongodb+srv://, withou
      and not be what check-config prints in place of it";
 const IS_DATABASE: &str = "must be 1 to 63 bytes without any of / \\ . \" $ * < > : | ? or white space";
 const IS_ARGUMENT: &str = "must be an argument of a program: at most 128 KiB, without zero bytes";
+const IS_VARIABLE: &str = "must be the name of an environment variable, without = and zero bytes";
 const IS_BASE_URL: &str = "must be http://HOST[:PORT][/PATH] or https://…, as the server's manual gives it: most often up \
      to /v1, without /chat/completions or another call, and without user, query, fragment or spaces";
 const IS_MODEL: &str = "must be the name of a model: at most 256 characters, without control characters";
@@ -171,6 +172,7 @@ pub(super) static KEYS: &[Key] = &[
     whole("history.mongo_timeout_ms", 1500, 50..=60_000),
     choice("responder.kind", "echo", &["echo", "command", "openai", "none"]),
     list("responder.command", rules::is_argument, IS_ARGUMENT),
+    list("responder.command_env", rules::is_variable, IS_VARIABLE),
     whole("responder.max_concurrent", 8, 1..=1000),
     whole("responder.timeout_seconds", 120, 1..=HOUR),
     text("responder.openai.base_url", "http://127.0.0.1:11434/v1", rules::is_base_url, IS_BASE_URL),

@@ -333,7 +333,10 @@ fn the_effective_configuration_reads_back_as_itself() {
                 log: {level: off}\n";
     let settings = load(text).unwrap();
     assert_eq!(settings.config().journal.path, PathBuf::from("/a ${HOME} \"b\""));
-    assert_eq!(config(&settings.to_yaml()), settings.config(), "{}", settings.to_yaml());
+    let mut again = config(&settings.to_yaml());
+    // Secrets are printed without the variables that they come from.
+    again.responder.secret_variables = settings.config().responder.secret_variables;
+    assert_eq!(again, settings.config(), "{}", settings.to_yaml());
 }
 
 #[test]
@@ -460,4 +463,16 @@ fn the_closest_word_is_found_only_when_it_is_close() {
     ] {
         assert_eq!(closest(word, words), meant, "{word}");
     }
+}
+
+#[test]
+fn the_variables_that_secrets_come_from_are_known() {
+    let variables = |text: &str| config(text).responder.secret_variables;
+    assert_eq!(variables(""), ["MONGO_URI"]);
+    let text = "server: {auth_token: \"${TOKEN}\"}\nmongo: {uri: \"mongodb://${SECRET:-u}:${TOKEN}@h\"}\n\
+                responder: {openai: {api_key: \"plain$${NONE}\", model: \"${TTL:-m}\"}}";
+    let mut found = variables(text);
+    found.sort();
+    found.dedup();
+    assert_eq!(found, ["NONE", "SECRET", "TOKEN"]);
 }

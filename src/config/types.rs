@@ -248,6 +248,11 @@ pub struct ResponderConfig {
     pub kind: ResponderKind,
     /// The program of [`ResponderKind::Command`] and its arguments; not empty for that kind.
     pub command: Vec<String>,
+    /// The variables it finds in its environment, beside some plain ones; when empty, all of ours but secrets.
+    pub command_env: Vec<String>,
+    /// The variables that the secrets of the configuration come from.
+    #[serde(skip)]
+    pub secret_variables: Vec<String>,
     /// The most turns answered at once, each on a thread, by a responder that may wait.
     pub max_concurrent: usize,
     /// How long an answer may take, and how long a turn waits for earlier turns of its session.

@@ -64,18 +64,13 @@ impl Database {
         known.is_some_and(|(_, learnt)| is_new(learnt) || self.storage.view().state == State::Error)
     }
 
-    /// Whether other servers write to it.
-    pub(super) fn is_shared(&self) -> bool {
-        self.shared
-    }
-
     fn beginnings(&self) -> std::sync::MutexGuard<'_, LruCache<SessionId, (Id, Instant)>> {
         self.beginnings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks on a thread of its own.
-    pub(super) fn ask(&self, ask: &Ask, query: &Query) -> Asked {
-        let deadline = Instant::now() + self.timeout;
+    /// Asks on a thread of its own, for an answer within `wait_max`.
+    pub(super) fn ask(&self, ask: &Ask, query: &Query, wait_max: Duration) -> Asked {
+        let deadline = Instant::now() + self.timeout.min(wait_max);
         let view = self.storage.view();
         if view.state == State::Error {
             return Asked(Err(view.reason.unwrap_or_else(|| "it does not work".into())), deadline);
@@ -91,7 +86,7 @@ impl Database {
             },
             limit: query.limit,
             bytes_max: query.page_bytes_max,
-            time_max: self.timeout,
+            time_max: self.timeout.min(wait_max),
         };
         let store = self.store.clone();
         let call = self.calls.submit(deadline, move || read(&*store, wanted, deadline));
@@ -129,11 +124,9 @@ impl Database {
 
     /// Notes where the session begins, if the answer goes back that far.
     fn remember(&self, ask: &Ask, answer: &Answer) {
-        let everything = ask.before.is_none()
-            && ask.after.is_none()
+        let everything = ask.after.is_none()
             && ask.role.is_none()
             && ask.since.is_none()
-            && ask.until.is_none()
             && !answer.has_more
             && answer.incomplete.is_none();
         if let Some((first, _)) = answer.messages.first().filter(|_| everything) {

@@ -3,8 +3,8 @@
 //! Compiled under `#[cfg(test)]` only.
 
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use super::*;
 use crate::config::Fsync;
@@ -279,10 +279,11 @@ fn a_warm_up_leaves_out_what_has_expired_and_is_not_repeated() {
     assert_eq!(fixture.shown(), (ids[6..].to_vec(), 4));
 }
 
-/// A MongoDB that does not answer.
+/// A MongoDB that has nothing and may be slow.
 #[derive(Default)]
 struct Silent {
     asked: AtomicU64,
+    is_slow: AtomicBool,
 }
 
 impl Store for Silent {
@@ -300,6 +301,10 @@ impl Store for Silent {
 
     fn read(&self, _: &StoreQuery) -> Result<StorePage, StoreError> {
         self.asked.fetch_add(1, Ordering::SeqCst);
+        let until = Instant::now() + Duration::from_secs(5);
+        while self.is_slow.load(Ordering::SeqCst) && Instant::now() < until {
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
         Ok(StorePage::default())
     }
 }
@@ -319,7 +324,7 @@ fn the_beginning_of_a_session_is_asked_for_again_while_mongodb_works() {
     }
     let database = history.database.as_ref().unwrap();
     let is_beginning = |seconds: u64| {
-        let now = std::time::Instant::now() + Duration::from_secs(seconds);
+        let now = Instant::now() + Duration::from_secs(seconds);
         database.is_beginning(&session, first, now)
     };
     assert!(is_beginning(0) && is_beginning(50) && !is_beginning(61), "older ones may have come since");
@@ -328,17 +333,32 @@ fn the_beginning_of_a_session_is_asked_for_again_while_mongodb_works() {
 }
 
 #[test]
-fn without_other_writers_some_are_answered_without_mongodb() {
+fn a_wait_for_mongodb_is_bounded_and_none_where_a_beginning_is_known() {
     for shared in [false, true] {
-        let fixture = Fixture::new(|config| config.mongo.cache.max_messages_per_session = 2);
+        let fixture = Fixture::new(|_| ());
         let ids: Vec<Id> = (0..4).map(|_| fixture.say("s", "user", 10)).collect();
         let store = Arc::new(Silent::default());
         let storage = Arc::new(MongoStatus::new(Clock::system()));
-        let database = Database::new(store.clone(), storage, Duration::from_secs(5), shared);
+        let database = Database::new(store.clone(), storage, Duration::from_secs(60), shared);
         let history = fixture.history.with(database);
-        let page = history.read_here(&ask(None, None)).unwrap();
-        assert_eq!(page.messages.iter().map(|(message, _)| message.id()).collect::<Vec<_>>(), ids);
+        let asked = || store.asked.load(Ordering::SeqCst);
+        let up_to_newest = Ask { before: Some(ids[3].just_after()), ..ask(None, None) };
+        let read = |wait| history.read_within(&up_to_newest, wait).unwrap();
+        let shown = |page: &Answer| page.messages.iter().map(|(message, _)| message.id()).collect::<Vec<_>>();
+        // It takes as long as it likes, and the reader does not.
+        store.is_slow.store(true, Ordering::SeqCst);
+        let began = Instant::now();
+        let page = read(Duration::from_millis(100));
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+        assert_eq!((shown(&page), page.incomplete.is_some()), (ids.clone(), true));
+        store.is_slow.store(false, Ordering::SeqCst);
+        assert_eq!(
+            (shown(&read(Duration::from_secs(60))), read(Duration::from_secs(60)).incomplete),
+            (ids.clone(), None)
+        );
+        let known = asked();
+        assert_eq!(shown(&read(Duration::from_secs(60))), ids);
+        assert_eq!(asked() > known, shared, "others may have written before the beginning");
         assert!(history.find(&SessionId::new("s").unwrap(), ids[0]).unwrap().is_some());
-        assert_eq!(store.asked.load(Ordering::SeqCst) > 0, shared);
     }
 }

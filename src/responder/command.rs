@@ -1,14 +1,16 @@
 //! A program of the user's answers: run once for each message, without a shell between.
 //!
 //! ```text
+//! environment.rs    what the program finds in its environment
+//! program.rs        why it cannot be run, in words
 //! command.rs        one answer: the pipes, the stop, the deadline, and what the end means
 //! conversation.rs   what the program reads on its standard input
 //! group.rs          the program in a process group of its own, and the end of that group
 //! ```
 //!
-//! The program may read the conversation, and what it writes to its standard output is the answer, as it comes;
-//! newlines at its end are not part of it, as in a shell's `$(…)`. Its environment is ours with `CHATKEEP_SESSION_ID` and
-//! `CHATKEEP_MESSAGE_ID`, its folder is ours. It has answered when it has exited with code 0. Any other end, and an answer
+//! The program may read the conversation, and what it writes to its standard output is the answer, as it comes; line ends at its
+//! end are not part of it, as in a shell's `$(…)`, and CRLF is one. Its environment is ours without secrets, and with
+//! `CHATKEEP_SESSION_ID` and `CHATKEEP_MESSAGE_ID`; its folder is ours. It has answered when it has exited with code 0. Any other end, and an answer
 //! beyond [`TEXT_BYTES_MAX`](super::TEXT_BYTES_MAX), is a failure, with the end of what it wrote to its standard error.
 //!
 //! Invariants: no pipe is ever waited for alone, so no order of reading and writing can hang; every wait checks the stop
@@ -16,11 +18,14 @@
 //! of output, [`TAIL_BYTES`] of error output and one message. Knows nothing of what the answer is for.
 
 mod conversation;
+mod environment;
 mod group;
+mod program;
 
 #[cfg(test)]
 mod tests;
 
+use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind, Read, Write};
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
@@ -31,6 +36,7 @@ use super::excerpt::{Tail, escaped};
 use super::speech::OutputLimit;
 use super::utf8::Decoder;
 use super::{Answer, Context, Failure, Question, Responder};
+use crate::config::ResponderConfig;
 use group::{Group, Pipes};
 
 /// The context that a command gets.
@@ -55,13 +61,26 @@ const PIECE_BYTES: usize = 64 * 1024;
 #[derive(Clone, Debug)]
 pub struct Command {
     argv: Vec<String>,
+    environment: Vec<(OsString, OsString)>,
 }
 
 impl Command {
-    /// Runs `argv`, its first item the program: a path, or a name on the `PATH`.
+    /// Runs the `command` of `config`, its first item the program: a path, or a name on the `PATH`.
     #[must_use]
-    pub fn new(argv: &[String]) -> Self {
-        Self { argv: argv.to_vec() }
+    pub fn new(config: &ResponderConfig) -> Self {
+        Self { argv: config.command.clone(), environment: environment::passed(config, std::env::vars_os()) }
+    }
+
+    /// Why it cannot be run, as far as that can be seen without running it.
+    #[must_use]
+    pub fn fault(&self) -> Option<String> {
+        let (program, path) = (self.program(), self.environment.iter().find(|(name, _)| name == "PATH"));
+        let fault = program::fault(program, path.map(|(_, value)| OsStr::new(value)))?;
+        Some(format!("the command {} cannot be run: {fault}", escaped(program)))
+    }
+
+    fn program(&self) -> &str {
+        self.argv.first().map_or("", String::as_str)
     }
 }
 
@@ -71,13 +90,12 @@ impl Responder for Command {
     }
 
     fn answer(&self, question: &Question, say: &mut dyn FnMut(&str)) -> Result<Answer, Failure> {
-        let environment = [
-            ("CHATKEEP_SESSION_ID", question.session.as_str().to_owned()),
-            ("CHATKEEP_MESSAGE_ID", question.user.to_string()),
-        ];
-        let (mut group, pipes) = Group::start(&self.argv, &environment).map_err(|e| {
-            let program = self.argv.first().map_or("", String::as_str);
-            Failure::Failed(format!("the command {} cannot be run: {e}", escaped(program)))
+        let mut environment = self.environment.clone();
+        environment.push(("CHATKEEP_SESSION_ID".into(), question.session.as_str().into()));
+        environment.push(("CHATKEEP_MESSAGE_ID".into(), question.user.to_string().into()));
+        let (mut group, pipes) = Group::start(&self.argv, environment).map_err(|e| {
+            let seen = || format!("the command {} cannot be run: {e}", escaped(self.program()));
+            Failure::Failed(self.fault().unwrap_or_else(seen))
         })?;
         let mut talk = Exchange::new(question, pipes, say);
         let end = talk.run(&group);
@@ -85,7 +103,12 @@ impl Responder for Command {
         end?;
         match status {
             Some(status) if status.success() && talk.output.speech.has_text() => Ok(Answer::default()),
-            status => Err(Failure::Failed(complaint(status, &talk.errors.shown()))),
+            status => {
+                // What `env` says of an interpreter that is missing: the program itself could be run.
+                let is_missing = matches!(status.and_then(|status| status.code()), Some(126 | 127));
+                let fault = if is_missing { self.fault() } else { None };
+                Err(Failure::Failed(fault.unwrap_or_else(|| complaint(status, &talk.errors.shown()))))
+            }
         }
     }
 }
@@ -119,7 +142,8 @@ struct Exchange<'a> {
 impl<'a> Exchange<'a> {
     fn new(question: &'a Question, pipes: Pipes, say: &'a mut dyn FnMut(&str)) -> Self {
         let input = Input { pieces: Box::new(conversation::pieces(question)), piece: Vec::new(), at: 0 };
-        let output = Output { speech: OutputLimit::new(say), decoder: Decoder::default(), newlines: 0 };
+        let output =
+            Output { speech: OutputLimit::new(say), decoder: Decoder::default(), newlines: 0, has_return: false };
         Self { question, pipes, input, output, errors: Tail::new(TAIL_BYTES), piece: vec![0; PIECE_BYTES] }
     }
 
@@ -231,11 +255,18 @@ struct Output<'a> {
     decoder: Decoder,
     /// Newlines that belong to the answer only if something follows them.
     newlines: usize,
+    /// A carriage return that belongs to the newline that may follow.
+    has_return: bool,
 }
 
 impl Output<'_> {
     fn hear(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        let text = self.decoder.decode(bytes);
+        let mut text = self.decoder.decode(bytes);
+        if self.has_return && !text.is_empty() {
+            text.insert(0, '\r');
+        }
+        self.has_return = text.ends_with('\r') || self.has_return && text.is_empty();
+        let text = text.strip_suffix('\r').unwrap_or(&text).replace("\r\n", "\n");
         self.say(&text)
     }
 

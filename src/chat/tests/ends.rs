@@ -56,7 +56,7 @@ fn a_stopped_turn_keeps_what_was_said() {
     let outcome = follow.wait().unwrap();
     assert_eq!((outcome.status, outcome.text.as_deref()), (Status::Cancelled, Some("so far")));
     assert_eq!(world.told("s")[1], ("assistant".into(), "so far".into()));
-    assert_eq!(world.last_metadata("s"), json!({"transport": "rest", "status": "cancelled"}));
+    assert_eq!(world.last_metadata("s"), json!({"transport": "rest", "status": "cancelled", "cancelled_by": "client"}));
     assert!(!world.chat.stop(&turn("s", "").session) && !follow.running().stop(), "it is over");
     let told = ["s started", "s 0 \"so far\"", "s stopping", "s cancelled kept \"so far\""];
     assert_eq!(world.diary.lines(), told);
@@ -135,7 +135,7 @@ fn a_close_stops_what_is_answered_and_refuses_what_comes() {
     assert!(Instant::now() >= soon, "it was given its time");
     assert_eq!(queued.join().unwrap(), Err(TurnError::Stopping));
     assert_eq!(follow.wait().unwrap().status, Status::Cancelled);
-    assert_eq!(world.told("s").len(), 2);
+    assert_eq!((world.told("s").len(), &world.last_metadata("s")["cancelled_by"]), (2, &json!("shutdown")));
     assert!(matches!(world.try_begin("s", "say x"), Err(TurnError::Stopping)));
 }
 
@@ -150,4 +150,5 @@ fn the_last_follower_that_leaves_stops_the_turn_and_no_other_does() {
     let running = second.running().clone();
     second.leave();
     assert_eq!(running.wait().unwrap().status, Status::Cancelled);
+    assert_eq!(world.last_metadata("s")["cancelled_by"], "disconnect");
 }

@@ -8,6 +8,7 @@
 //!
 //! Knows nothing of the content of the pipes.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
@@ -49,15 +50,15 @@ pub(super) struct Pipes {
 }
 
 impl Group {
-    /// Starts a program.
+    /// Starts a program with that environment and no other.
     ///
     /// # Errors
     /// There is no such program, it is not executable, or no descriptor or process is left. No program runs then; a
     /// retry may succeed in the last case.
-    pub(super) fn start(argv: &[String], environment: &[(&str, String)]) -> io::Result<(Self, Pipes)> {
+    pub(super) fn start(argv: &[String], environment: Vec<(OsString, OsString)>) -> io::Result<(Self, Pipes)> {
         let (program, arguments) = argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
         let mut command = std::process::Command::new(program);
-        command.args(arguments).envs(environment.iter().map(|(name, value)| (name, value))).process_group(0);
+        command.args(arguments).env_clear().envs(environment).process_group(0);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         let pipes = Pipes { stdin: child.stdin.take(), stdout: child.stdout.take(), stderr: child.stderr.take() };
         let group = Self { pid: Pid::from_child(&child), child, status: None, ended: false };

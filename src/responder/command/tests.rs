@@ -4,7 +4,6 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -12,8 +11,13 @@ use serde_json::Value;
 use super::*;
 use crate::responder::testing::{Heard, STOP_TIMEOUT, WAIT_TIMEOUT, ask, ask_and_stop, question};
 
+fn command(argv: &[&str]) -> Command {
+    let config = crate::config::Config::defaults(None).unwrap().responder;
+    Command::new(&ResponderConfig { command: argv.iter().map(|item| (*item).to_owned()).collect(), ..config })
+}
+
 fn sh(script: &str) -> Command {
-    Command::new(&["sh".to_owned(), "-c".to_owned(), script.to_owned()])
+    command(&["sh", "-c", script])
 }
 
 fn heard(script: &str) -> Heard {
@@ -49,6 +53,11 @@ fn what_a_program_writes_is_the_answer_without_the_newlines_at_its_end() {
         ("printf 'a\\n\\nb\\n\\n\\n'", "a\n\nb"),
         ("printf '\\n\\n'; sleep 0.05; printf 'x'", "\n\nx"),
         ("echo complaint >&2; echo fine", "fine"),
+        ("printf 'a\\r\\n\\r\\nb\\rc\\r\\n\\r\\n'", "a\n\nb\rc"),
+        (
+            "printf 'a\\r'; sleep 0.05; printf '\\nb\\r'; sleep 0.05; printf 'c\\r\\r'; sleep 0.05; printf '\\n'",
+            "a\nb\rc\r",
+        ),
     ] {
         let heard = heard(script);
         assert_eq!((heard.text.as_str(), &heard.end), (text, &Ok(Answer::default())), "{script}");
@@ -105,25 +114,44 @@ fn a_failure_names_the_code_or_the_signal_and_the_end_of_the_error_output() {
 }
 
 #[test]
-fn what_cannot_be_run_is_told() {
+fn what_cannot_be_run_is_told_with_its_reason_before_and_when_it_is_asked() {
     let folder = tempfile::tempdir().unwrap();
-    let plain = folder.path().join("plain");
-    fs::write(&plain, "#!/bin/sh\n").unwrap();
-    fs::set_permissions(&plain, fs::Permissions::from_mode(0o644)).unwrap();
-    let no_interpreter = folder.path().join("none");
-    fs::write(&no_interpreter, "#!/nowhere/sh\n").unwrap();
-    fs::set_permissions(&no_interpreter, fs::Permissions::from_mode(0o755)).unwrap();
+    let file = |name: &str, mode: u32, content: &[u8]| {
+        let path = folder.path().join(name);
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        path.display().to_string()
+    };
+    let plain = file("plain", 0o644, b"#!/bin/sh\n");
     for (program, why) in [
-        (Path::new("/nowhere/at all"), "No such file"),
-        (&plain, "Permission denied"),
-        (&no_interpreter, "No such file"),
-        (folder.path(), "Permission denied"),
+        ("/nowhere/at all".to_owned(), "there is no such file".to_owned()),
+        ("no-such-program-at-all".to_owned(), "there is no such program on the PATH".to_owned()),
+        (String::new(), "there is no such program on the PATH".to_owned()),
+        (plain.clone(), format!("it is not executable: chmod +x {plain}")),
+        (folder.path().display().to_string(), "it is a folder".to_owned()),
+        (file("none", 0o755, b"#!/nowhere/sh -e\n"), "its interpreter /nowhere/sh does not exist".to_owned()),
+        (file("crlf", 0o755, b"#!/bin/sh\r\necho hi\r\n"), "its lines end with CRLF".to_owned()),
+        (file("env-crlf", 0o755, b"#!/usr/bin/env sh\r\necho hi\r\n"), "its lines end with CRLF".to_owned()),
+        (
+            file("env", 0o755, b"#!/usr/bin/env -S A=b no-such\n"),
+            "its interpreter no-such is not on the PATH".to_owned(),
+        ),
+        (file("mark", 0o755, b"\xef\xbb\xbf#!/bin/sh\necho hi\n"), "it begins with a byte order mark".to_owned()),
     ] {
-        let heard = ask(&Command::new(&[program.display().to_string()]), &question(&[("user", "hi")]));
-        let told = failed(&heard);
-        assert!(told.starts_with(&format!("the command {} cannot be run: {why}", program.display())), "{told}");
+        let command = command(&[&program]);
+        let heard = ask(&command, &question(&[("user", "hi")]));
+        let told = format!("the command {program} cannot be run: {why}");
+        // A shell may run a script that has no #! line.
+        if !program.ends_with("mark") {
+            assert!(failed(&heard).starts_with(&told), "{told}: {}", failed(&heard));
+        }
+        assert!(command.fault().unwrap().starts_with(&told), "{told}: {:?}", command.fault());
     }
-    assert!(failed(&ask(&Command::new(&[]), &question(&[("user", "hi")]))).contains("cannot be run"));
+    for sound in ["sh", "/bin/sh", &file("sound", 0o755, b"#! /usr/bin/env -S sh -e\necho hi\n")] {
+        assert_eq!(command(&[sound]).fault(), None, "{sound}");
+    }
+    // An exit code of the program's own is its own.
+    assert_eq!(failed(&heard("echo why >&2; exit 127")), "the command failed with exit code 127: why");
 }
 
 #[test]
@@ -293,8 +321,8 @@ fn a_program_inherits_three_descriptors_and_no_signal_setting() {
         assert!(["0", "1", "2"].contains(&fd) || inherited.iter().any(|name| name == fd), "{}", heard.text);
     }
     // The program looks at itself: a shell blocks all signals while it starts another program, which would see that.
-    let look = ["grep", "-E", "^Sig(Blk|Ign)", "/proc/self/status"].map(str::to_owned);
-    let heard = ask(&Command::new(&look), &question(&[("user", "hi")]));
+    let look = ["grep", "-E", "^Sig(Blk|Ign)", "/proc/self/status"];
+    let heard = ask(&command(&look), &question(&[("user", "hi")]));
     assert_eq!(heard.text.lines().count(), 2, "{}", heard.text);
     let broken_pipe = 1 << (13 - 1);
     for (line, mask) in heard.text.lines().zip([u64::MAX, broken_pipe]) {
