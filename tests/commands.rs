@@ -385,7 +385,7 @@ fn say_takes_a_stream_that_has_no_reply_for_what_it_is() {
     let recorded = stream(&[("response", json!({"status": "recorded", "assistant_message_id": null}))]);
     let (place, _asked) = toy(vec![recorded.replace("200", "202")]);
     let (code, out, err) = ran(place.folder(), &["say", "hi"]);
-    assert_eq!((code, out.as_str(), err.starts_with("note: the message is recorded, ")), (Some(0), "", true), "{err}");
+    assert_eq!((code, out.as_str(), err.starts_with("note: the message is recorded; ")), (Some(0), "", true), "{err}");
 }
 
 #[test]
