@@ -71,7 +71,7 @@ struct Rule {
 }
 
 impl<D: Disk> Sweeper<D> {
-    /// A sweeper whose first sweep comes [`FIRST_SWEEP_DELAY`] after `now`.
+    /// A sweeper whose first sweep comes 10 s after `now`.
     #[must_use]
     pub fn new(
         disk: D,

@@ -37,7 +37,7 @@ struct Seen {
 pub(super) fn check(run: &mut Run<'_>) -> CheckResult {
     let address = reachable(&run.config.server.listen);
     if address.ends_with(":0") {
-        return Err("server.listen has port 0 (say with --listen HOST:PORT where the server listens)".to_owned());
+        return Err("server.listen has port 0 (give the server's address with --listen HOST:PORT)".to_owned());
     }
     let mut socket = match connect(run, &address) {
         Ok(socket) => socket,
