@@ -105,7 +105,7 @@ fn there<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
 /// Whether an event without choices is an error.
 fn error_of(fields: &Map<String, Value>) -> bool {
     let is_there = |name: &&str| there(fields, name).is_some();
-    ERRORS.iter().any(|name| is_there(&name))
+    ERRORS.iter().any(is_there)
         || fields.get("object").is_some_and(|object| object == "error")
         || is_there(&"message") && (is_there(&"code") || is_there(&"type"))
 }
