@@ -17,6 +17,7 @@ mod drain;
 mod fault_tests;
 #[cfg(test)]
 mod model_tests;
+mod pace;
 mod pending_erasures;
 mod progress;
 mod remote_erasures;
@@ -208,15 +209,15 @@ impl<D: Disk> Worker<D> {
 
     /// Waits for a record (not if it `lingers`), for the drain's outcome, for the stop, or until something is due.
     fn rest(&self, stop: &Receiver<()>, lingers: bool) -> Woken {
-        // The drain takes its outcome itself.
-        let outcome = self.in_use.as_ref().and_then(|mongo| mongo.drain.outcome());
+        // Nothing is taken here: the drain looks for its outcome itself.
+        let drain = self.in_use.as_ref().map(|mongo| &mongo.drain);
         let mut select = Select::new();
         let stops = select.recv(stop);
         if !lingers {
             select.recv(&self.source.channel);
         }
-        if let Some(outcome) = outcome {
-            select.recv(outcome);
+        if let Some(drain) = drain {
+            drain.outcome().into_iter().chain(drain.late_outcomes()).for_each(|outcome| _ = select.recv(outcome));
         }
         let wait = if lingers { CHANNEL_POLL_INTERVAL } else { self.wait() };
         match select.ready_timeout(wait) {
@@ -277,7 +278,8 @@ impl<D: Disk> Worker<D> {
             let Some(InUse { drain, stop_by, .. }) = &self.in_use else { return };
             let left = stop_by.get().map_or(Duration::ZERO, |by| by.saturating_duration_since(Instant::now()));
             let rest = self.source.position.saturating_sub(drain.drained());
-            let gives_up = left.is_zero() || (drain.outcome().is_none() && drain.is_failing());
+            let gives_up =
+                left.is_zero() || (drain.outcome().or(drain.late_outcomes().next()).is_none() && drain.is_failing());
             if rest == 0 || gives_up {
                 if rest > 0 {
                     log::warn!("[CHAT WORKER] {rest} records are not in MongoDB yet and wait in the journal");
@@ -285,9 +287,7 @@ impl<D: Disk> Worker<D> {
                 return;
             }
             let mut select = Select::new();
-            if let Some(outcome) = drain.outcome() {
-                select.recv(outcome);
-            }
+            drain.outcome().into_iter().chain(drain.late_outcomes()).for_each(|outcome| _ = select.recv(outcome));
             let _ = select.ready_timeout(left.min(RETRY_INTERVAL));
         }
     }

@@ -225,7 +225,12 @@ impl<T> Call<T> {
         })
     }
 
-    /// The channel of the result, for a select; it closes without one if the call panicked.
+    /// Counts it as abandoned from now on, while its result can still be taken.
+    pub fn abandon(&self) {
+        self.shared.abandon(self.number);
+    }
+
+    /// Where the result comes, to be selected over; it ends without one when the call panicked.
     #[must_use]
     pub fn outcome(&self) -> &Receiver<T> {
         &self.outcome
@@ -234,7 +239,7 @@ impl<T> Call<T> {
 
 impl<T> Drop for Call<T> {
     fn drop(&mut self) {
-        self.shared.abandon(self.number);
+        self.abandon();
     }
 }
 

@@ -186,7 +186,11 @@ pub enum StoreError {
     /// No server answers, or none that takes writes: an outage or a failover. It passes by itself.
     #[error("MongoDB cannot be reached: {0}")]
     Unreachable(String),
-    /// Not confirmed by a majority of the servers. It passes when they are back.
+    /// The connection ended before the answer came: the server went, or what was sent was too much for the link. It passes by
+    /// itself, with less at once perhaps.
+    #[error("MongoDB cannot be reached: {0}")]
+    BrokenOff(String),
+    /// Not known to be on a majority of the servers, whatever one of them has. It passes when they are back.
     #[error("MongoDB did not confirm the write on a majority of its servers ({0})")]
     WriteConcern(String),
     /// The user, the password or the rights are wrong: an operator must change them, here or there.
@@ -204,7 +208,7 @@ impl StoreError {
     /// Whether time alone fixes it. Other errors should be retried more slowly and be shown to an operator.
     #[must_use]
     pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Unreachable(_) | Self::WriteConcern(_) | Self::Server(_))
+        matches!(self, Self::Unreachable(_) | Self::BrokenOff(_) | Self::WriteConcern(_) | Self::Server(_))
     }
 }
 

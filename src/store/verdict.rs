@@ -94,9 +94,9 @@ pub fn of(error: &Error, hosts: &[String]) -> StoreError {
             (Some(concern), _) => write_concern(concern.code),
             (None, errors) => of_code(errors.iter().flatten().next().map_or(0, |error| error.code), ""),
         },
-        ErrorKind::Io(io) => StoreError::Unreachable(io.to_string()),
+        ErrorKind::Io(io) => StoreError::BrokenOff(io.to_string()),
         ErrorKind::ConnectionPoolCleared { .. } => {
-            StoreError::Unreachable("the connection was given up with its server".to_owned())
+            StoreError::BrokenOff("the connection was given up with its server".to_owned())
         }
         ErrorKind::ServerSelection { message, .. } => StoreError::Unreachable(unselected(message, hosts)),
         ErrorKind::DnsResolve { .. } => StoreError::Unreachable("a name could not be resolved".to_owned()),

@@ -3,7 +3,9 @@
 //! The drain decides when to send, this module how much: all limits of a batch are here. A batch ends before an
 //! erasure, which is a call of its own, and holds at least one message however long.
 //!
-//! Knows nothing of calls, journals and timeouts.
+//! How much goes into one call follows the link (`pace.rs`): what a call was too slow for goes back to what is to be sent.
+//!
+//! Knows nothing of calls, journals and time-outs.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,6 +15,8 @@ use crate::config::BatchConfig;
 use crate::journal::{Entry, Record};
 use crate::message::Id;
 use crate::store::{Outgoing, Store};
+
+use super::pace::Pace;
 
 /// A record that was taken.
 struct Taken {
@@ -69,6 +73,18 @@ impl Prefetch {
         (self.bytes, self.records.iter().map(|next| bytes_of(&next.record)).sum())
     }
 
+    /// Takes out everything up to that sequence.
+    pub fn pass(&mut self, sequence: u64) {
+        while self.first().is_some_and(|next| next.sequence <= sequence) {
+            self.pop();
+        }
+    }
+
+    fn push_front(&mut self, record: Record, outgoing: Outgoing) {
+        self.bytes += bytes_of(&record);
+        self.records.push_front(Taken { record, outgoing: Some(outgoing) });
+    }
+
     fn pop_taken(&mut self) -> Option<Taken> {
         let taken = self.records.pop_front()?;
         self.bytes -= bytes_of(&taken.record);
@@ -80,6 +96,8 @@ impl Prefetch {
 #[derive(Default)]
 pub struct Batch {
     messages: Arc<Vec<Outgoing>>,
+    /// Of each of them.
+    records: Vec<Record>,
     bytes: usize,
     last: u64,
     since: Option<Instant>,
@@ -120,21 +138,25 @@ impl Batch {
         self.since = self.since.and_then(|since| since.checked_sub(by));
     }
 
-    /// Whether the next record does not fit, or no record ever will.
-    pub fn is_full(&self, prefetch: &Prefetch) -> bool {
-        self.messages.len() >= prefetch.limits.max_messages || self.bytes >= prefetch.limits.max_bytes
+    /// Bytes of its messages, as lines.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
-    /// Moves records into the batch, up to the limits or to an erasure. Skips messages with ids below `expired_before`.
-    pub fn fill(&mut self, prefetch: &mut Prefetch, expired_before: Option<Id>) {
-        let limits = prefetch.limits;
+    /// Whether nothing of what is ahead goes into it any more, whatever comes.
+    pub fn is_full(&self, pace: &Pace) -> bool {
+        self.messages.len() >= pace.messages() || self.bytes >= pace.bytes()
+    }
+
+    /// Moves what is ahead into it, up to the limits or to an erasure. Messages below `expired_before` are passed over.
+    pub fn fill(&mut self, prefetch: &mut Prefetch, pace: &Pace, expired_before: Option<Id>) {
         let messages = Arc::make_mut(&mut self.messages);
-        while messages.len() < limits.max_messages
+        while messages.len() < pace.messages()
             && let Some(next) = prefetch.first()
             && !matches!(next.entry, Entry::Erasure { .. })
         {
             let bytes = bytes_of(next);
-            if !messages.is_empty() && self.bytes + bytes > limits.max_bytes {
+            if !messages.is_empty() && self.bytes + bytes > pace.bytes() {
                 break;
             }
             let Some(Taken { record, outgoing }) = prefetch.pop_taken() else { break };
@@ -145,7 +167,19 @@ impl Batch {
                 self.bytes += bytes;
                 self.since.get_or_insert_with(Instant::now);
                 messages.push(outgoing);
+                self.records.push(record);
             }
+        }
+    }
+
+    /// Gives back what is beyond the limits, which have become narrower; one message stays.
+    pub fn narrow(&mut self, prefetch: &mut Prefetch, pace: &Pace) {
+        let messages = Arc::make_mut(&mut self.messages);
+        while messages.len() > 1 && (messages.len() > pace.messages() || self.bytes > pace.bytes()) {
+            let (Some(outgoing), Some(record)) = (messages.pop(), self.records.pop()) else { break };
+            self.bytes -= bytes_of(&record);
+            self.last = record.sequence - 1;
+            prefetch.push_front(record, outgoing);
         }
     }
 }

@@ -5,9 +5,10 @@
 //! documents, whatever the backlog. A call runs on a thread of its own (`store/calls.rs`), and the worker never waits
 //! for one: either the outcome arrives, or the deadline passes and the call is abandoned on its thread.
 //!
-//! Exactly once in effect: a batch is sent again, whole, until the store says that each of its messages is stored or
-//! can never be; the ids make a second insert harmless. A message that can never be stored becomes a dead letter,
-//! synced, before the drain goes past it.
+//! Exactly once in effect: a batch is tried again, whole, until the store says that each message of it is there or can never
+//! be; the store's ids make the second time harmless. A call that was given up may still succeed, and then counts
+//! (`late.rs`). What can never be stored is a dead letter, synced, before the drain
+//! goes past it.
 //!
 //! An erasure is carried out in its place, and again when no earlier failed insert can arrive any more
 //! (`pending_erasures.rs`).
@@ -20,6 +21,7 @@
 
 mod call;
 mod intake;
+mod late;
 mod outcomes;
 #[cfg(test)]
 mod tests;
@@ -42,7 +44,7 @@ use super::pending_erasures::PendingErasures;
 use super::remote_erasures::RemoteErasures;
 use super::storage::MongoStatus;
 
-use call::{Answer, CallResult, Caller, Task};
+use call::{Answer, CallResult, Caller, LateInsert, Task};
 use intake::{Intake, id_at};
 
 /// Sends the worker's records to the store.
@@ -144,7 +146,12 @@ impl<D: Disk> Drain<D> {
         self.caller.under_way.as_ref().map(|under_way| under_way.call.outcome())
     }
 
-    /// Does what it can without waiting; the worker has taken everything up to sequence `passed`.
+    /// Where the outcomes of inserts come that were given up.
+    pub fn late_outcomes(&self) -> impl Iterator<Item = &Receiver<Answer>> {
+        self.caller.late.iter().map(LateInsert::outcome)
+    }
+
+    /// Goes on as far as it can without waiting; `passed` is the sequence up to which the worker has taken everything.
     ///
     /// # Errors
     /// The journal cannot be read. Nothing is lost: call it again later.
@@ -157,6 +164,7 @@ impl<D: Disk> Drain<D> {
             if let Some(answer) = self.caller.take_slow_connection() {
                 self.finish(Task::Connect, Duration::ZERO, answer);
             }
+            self.take_late();
             let read = self.intake.read(&*self.caller.store, passed);
             self.form_batch();
             if let Some((task, took, answer)) = self.caller.take() {
@@ -180,7 +188,8 @@ impl<D: Disk> Drain<D> {
         if let Some(under_way) = &self.caller.under_way {
             return Some(under_way.deadline);
         }
-        let batch = self.intake.batch.since().map(|since| since + self.batch_age);
+        let batch =
+            self.intake.batch.since().map(|since| (since + self.batch_age).max(self.retry_at().unwrap_or(since)));
         let others = [self.erasures.wake(), self.remote_erasures.as_ref().map(RemoteErasures::due)];
         // Without a connection there is always something to do.
         let connection = self.caller.is_unconnected().then(Instant::now);
@@ -200,14 +209,19 @@ impl<D: Disk> Drain<D> {
         self.storage.pending_since(self.intake.oldest());
     }
 
-    /// Whether the batch should be sent now.
+    /// When the batch may be sent beside inserts that were given up.
+    fn retry_at(&self) -> Option<Instant> {
+        self.caller.late.iter().map(LateInsert::retry_at).max()
+    }
+
+    /// Whether the batch is to go out.
     fn batch_is_due(&self) -> bool {
         let batch = &self.intake.batch;
         // An erasure, or a message that does not fit, comes next: waiting adds nothing.
         let is_blocked = !self.intake.prefetch.is_empty();
         let is_old = batch.since().is_some_and(|since| since.elapsed() >= self.batch_age);
-        let is_due = batch.is_full(&self.intake.prefetch) || is_blocked || is_old || self.is_failing() || self.hurry;
-        !batch.is_empty() && is_due
+        let is_due = batch.is_full(&self.intake.pace) || is_blocked || is_old || self.is_failing() || self.hurry;
+        !batch.is_empty() && is_due && self.retry_at().is_none_or(|at| at <= Instant::now())
     }
 
     /// Begins the next call, if there is one to make; returns whether it did.

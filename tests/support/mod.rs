@@ -17,6 +17,8 @@ pub mod load;
 #[cfg(feature = "mongo")]
 pub mod mongod;
 pub mod oracle;
+#[cfg(feature = "mongo")]
+pub mod relay;
 pub mod server;
 pub mod socket;
 

@@ -6,11 +6,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::TryRecvError;
+use crossbeam_channel::{Receiver, TryRecvError};
 
 use crate::backoff::Backoff;
 use crate::config::MongoConfig;
-use crate::store::{Call, CallError, Calls, Connected, Inserted, Store, StoreError, StoredErasure};
+use crate::message::Id;
+use crate::store::{Call, CallError, Calls, Connected, Inserted, Outgoing, Refused, Store, StoreError, StoredErasure};
 
 /// The first pause after a failure.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
@@ -63,12 +64,60 @@ pub(super) enum Connection {
     Made,
 }
 
-/// Runs the drain's calls.
+/// An insert that was given up and has not returned, see `late.rs`.
+pub(super) struct LateInsert {
+    pub(super) call: Call<Answer>,
+    pub(super) messages: Arc<Vec<Outgoing>>,
+    pub(super) bytes: usize,
+    /// The sequence of the last one of them.
+    pub(super) last: u64,
+    /// How many of them came through another way since.
+    pub(super) passed: usize,
+    pub(super) began: Instant,
+    /// When what it has may be sent again beside it.
+    pub(super) retry_at: Instant,
+}
+
+impl LateInsert {
+    pub(super) fn retry_at(&self) -> Instant {
+        self.retry_at
+    }
+
+    /// As if its time to be waited for had passed.
+    #[cfg(test)]
+    pub(super) fn wait_no_longer(&mut self) {
+        self.retry_at = Instant::now();
+    }
+
+    pub(super) fn outcome(&self) -> &Receiver<Answer> {
+        self.call.outcome()
+    }
+
+    /// Everything up to that message came through.
+    pub(super) fn pass(&mut self, reached: Option<Id>) {
+        self.passed = self.messages.partition_point(|outgoing| Some(outgoing.message.id()) <= reached);
+    }
+
+    /// What is left of an outcome for those that did not come through another way.
+    pub(super) fn rest(&self, inserted: &Inserted) -> Inserted {
+        let refused = inserted.refused.iter().filter(|refused| refused.index >= self.passed).cloned();
+        let refused: Vec<Refused> = refused.collect();
+        let taken = self.messages.len().saturating_sub(self.passed + refused.len());
+        let stored = inserted.stored.min(taken);
+        Inserted { stored, already: taken - stored, refused }
+    }
+}
+
+/// See the module.
 pub(super) struct Caller {
     pub(super) store: Arc<dyn Store>,
     pub(super) calls: Calls,
     pub(super) timeout: Duration,
     pub(super) under_way: Option<UnderWay>,
+    /// An insert that has just been given up: its outcome still counts.
+    pub(super) given_up: Option<Call<Answer>>,
+    /// Those before, at most one a thread.
+    pub(super) late: Vec<LateInsert>,
     pub(super) connection: Connection,
     pub(super) backoff: Backoff,
     /// The most important task that failed and has not succeeded since.
@@ -83,6 +132,8 @@ impl Caller {
             calls: Calls::new("mongo-write"),
             timeout: config.call_timeout,
             under_way: None,
+            given_up: None,
+            late: Vec::new(),
             connection: Connection::Missing,
             backoff: Backoff::new(PAUSE_FIRST, config.backoff_max),
             failing: None,
@@ -122,8 +173,13 @@ impl Caller {
             return None;
         }
         let UnderWay { task, call, began, .. } = self.under_way.take()?;
-        if outcome == Err(TryRecvError::Empty) && task == Task::Connect {
-            self.connection = Connection::Slow(call);
+        match task {
+            Task::Connect if outcome == Err(TryRecvError::Empty) => self.connection = Connection::Slow(call),
+            Task::Insert if outcome == Err(TryRecvError::Empty) => {
+                call.abandon();
+                self.given_up = Some(call);
+            }
+            _ => {}
         }
         let answer = outcome.unwrap_or_else(|e| match e {
             TryRecvError::Empty => {

@@ -4,6 +4,7 @@
 
 use std::io;
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 use crate::config::MongoConfig;
 use crate::disk::Disk;
@@ -11,6 +12,7 @@ use crate::journal::{Entry, Journal, Progress, Reader, Record};
 use crate::message::{Expiry, Id, SessionId};
 use crate::store::Store;
 use crate::worker::batch::{Batch, Prefetch};
+use crate::worker::pace::Pace;
 
 /// Bytes of one read of the journal.
 const READ_BYTES: usize = 256 * 1024;
@@ -24,7 +26,8 @@ pub(super) struct Intake<D: Disk> {
     /// Taken, and not yet in the batch.
     pub(super) prefetch: Prefetch,
     pub(super) batch: Batch,
-    /// The store has everything up to this sequence.
+    pub(super) pace: Pace,
+    /// The store has everything up to here.
     pub(super) drained: u64,
 }
 
@@ -32,7 +35,8 @@ impl<D: Disk> Intake<D> {
     /// An intake that goes on after sequence `drained`.
     pub(super) fn new(journal: &Journal<D>, expiry: Expiry, config: &MongoConfig, drained: u64) -> Self {
         let (reader, prefetch, batch) = (journal.reader(drained), Prefetch::new(config.batch), Batch::after(drained));
-        Self { reader, expiry, position: drained, prefetch, batch, drained }
+        let pace = Pace::new(config.batch, config.call_timeout);
+        Self { reader, expiry, position: drained, prefetch, batch, pace, drained }
     }
 
     /// Takes a record if it is the next one and there is space.
@@ -59,7 +63,7 @@ impl<D: Disk> Intake<D> {
 
     /// Moves records into the batch, up to its limits or to an erasure.
     pub(super) fn form_batch(&mut self) {
-        self.batch.fill(&mut self.prefetch, self.expiry.bound());
+        self.batch.fill(&mut self.prefetch, &self.pace, self.expiry.bound());
         if self.batch.is_empty() {
             // None of these records is for the store.
             self.drained = self.drained.max(self.batch.last());
@@ -92,10 +96,28 @@ impl<D: Disk> Intake<D> {
         }
     }
 
-    /// Notes that the batch was acknowledged, and returns it.
-    pub(super) fn inserted(&mut self) -> Batch {
-        self.drained = self.batch.last();
+    /// The batch went through, after that time; it is handed back.
+    pub(super) fn inserted(&mut self, took: Duration) -> Batch {
+        self.pace.worked(self.batch.messages().len(), self.batch.bytes(), took);
+        self.drained = self.drained.max(self.batch.last());
         std::mem::replace(&mut self.batch, Batch::after(self.drained))
+    }
+
+    /// The batch was too much for one call.
+    pub(super) fn too_much(&mut self) {
+        self.pace.failed(self.batch.messages().len(), self.batch.bytes());
+        self.batch.narrow(&mut self.prefetch, &self.pace);
+    }
+
+    /// The store has everything up to that sequence, by an earlier call. Whether the batch is done with by that.
+    pub(super) fn caught_up(&mut self, sequence: u64) -> bool {
+        self.drained = self.drained.max(sequence);
+        if self.batch.last() > sequence {
+            return false;
+        }
+        self.batch = Batch::after(self.drained);
+        self.prefetch.pass(self.drained);
+        true
     }
 }
 

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use crate::disk::Disk;
-use crate::store::{Connected, Inserted, StoreError, StoredErasure};
+use crate::store::{Connected, Inserted, Outgoing, StoreError, StoredErasure};
 
 use super::super::remote_erasures::RemoteErasures;
 use super::Drain;
@@ -23,7 +23,12 @@ impl<D: Disk> Drain<D> {
                 let reason = self.remote_erasures.as_mut().map(|remote_erasures| remote_erasures.refused(&e));
                 self.storage.cannot_share(reason);
             }
-            Err(e) => self.failed(task, &e),
+            Err(e) => {
+                if task == Task::Insert {
+                    self.insert_failed(&e, took);
+                }
+                self.failed(task, &e);
+            }
         }
     }
 
@@ -35,17 +40,28 @@ impl<D: Disk> Drain<D> {
 
     pub(super) fn inserted(&mut self, inserted: &Inserted, took: Duration) {
         let messages = self.intake.batch.messages().clone();
+        if !self.write_letters(&messages, inserted) {
+            return;
+        }
+        self.storage.flushed(inserted, messages.len(), took);
+        let reached = messages.last().map(|outgoing| outgoing.message.id());
+        self.storage.reached(reached);
+        self.acknowledged = self.intake.inserted(took);
+        self.caller.late.iter_mut().for_each(|late| late.pass(reached));
+        self.succeeded(Task::Insert);
+    }
+
+    /// Writes what the store refused of them to the dead letters; whether that could be done.
+    pub(super) fn write_letters(&mut self, messages: &[Outgoing], inserted: &Inserted) -> bool {
         let refused = inserted.refused.iter().filter_map(|r| Some((&messages.get(r.index)?.message, &*r.reason)));
         // Erased meanwhile: the scrubber removes it from every file, so it must not be written to another.
         let refused = refused.filter(|(message, _)| !self.journal.is_erased(message));
         if let Err(e) = self.dead_letters.add(refused) {
-            return self.held_up(Task::Insert, &format!("cannot write the dead letters: {e}"));
+            self.held_up(Task::Insert, &format!("the dead letters cannot be written: {e}"));
+            return false;
         }
         self.wrote_letters |= !inserted.refused.is_empty();
-        self.storage.flushed(inserted, messages.len(), took);
-        self.storage.reached(messages.last().map(|outgoing| outgoing.message.id()));
-        self.acknowledged = self.intake.inserted();
-        self.succeeded(Task::Insert);
+        true
     }
 
     pub(super) fn erased(&mut self, task: Task, count: u64) {
@@ -69,14 +85,7 @@ impl<D: Disk> Drain<D> {
         self.succeeded(Task::RemoteErasures);
     }
 
-    /// Whether messages do not wait for the question what other servers erased: not for the right to ask, and not for ever for an
-    /// answer.
-    fn goes_on_without(&mut self, error: &StoreError) -> bool {
-        let is_refused = matches!(error, StoreError::Credentials(_) | StoreError::Server(_));
-        is_refused || self.remote_erasures.as_mut().is_some_and(RemoteErasures::has_held_up)
-    }
-
-    fn succeeded(&mut self, what: Task) {
+    pub(super) fn succeeded(&mut self, what: Task) {
         if self.caller.succeeded(what) {
             self.storage.recovered();
         }

@@ -214,6 +214,7 @@ impl Fixture {
             let (asked, view) = (self.store.asked(), self.storage.view());
             assert!(Instant::now() < deadline, "it does not come to that: {asked:?} {view:?}");
             drain.caller.backoff.end_pause();
+            drain.caller.late.iter_mut().for_each(LateInsert::wait_no_longer);
             drain.step(self.journal.published()).unwrap();
             if let Some(outcome) = drain.outcome() {
                 let mut select = crossbeam_channel::Select::new();
@@ -302,6 +303,7 @@ fn in_whatever_order_the_store_ends_with_what_was_said_and_not_erased() {
                 }
             }
             drain.caller.backoff.end_pause();
+            drain.caller.late.iter_mut().for_each(LateInsert::wait_no_longer);
             drain.step(fixture.journal.published()).unwrap();
         }
         hanging.clear();

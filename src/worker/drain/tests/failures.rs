@@ -99,3 +99,58 @@ fn an_unwritable_letter_is_a_failure_that_only_its_batch_ends() {
     assert_eq!((drain.is_failing(), fixture.storage.view().state), (false, State::Ok));
     assert_eq!((fixture.letters(), fixture.store.texts()), (vec!["poison 2".to_owned()], vec!["1".to_owned()]));
 }
+
+#[test]
+fn a_batch_too_slow_goes_in_halves_and_its_late_success_ends_its_retry() {
+    let fixture = Fixture::new();
+    fixture.say(&["1", "2", "poison 3", "4", "5"]);
+    fixture.store.plan([Act::Work]);
+    let (late, retry) = (fixture.store.hang(), fixture.store.hang());
+    let mut drain = fixture.drain();
+    fixture.until(&mut drain, |_| fixture.store.asked().len() == 2);
+    give_up(&mut drain);
+    fixture.until(&mut drain, |_| fixture.store.asked().len() == 3);
+    assert_eq!(fixture.store.asked()[1..], ["insert 1 2 poison 3 4", "insert 1 2"]);
+    drop(late);
+    fixture.until(&mut drain, |drain| drain.drained() >= 4);
+    assert_eq!(fixture.letters(), ["poison 3"]);
+    // The retry still hangs, and nobody waits for it.
+    fixture.all(&mut drain);
+    assert_eq!(fixture.store.asked()[3..], ["insert 5"]);
+    let totals = fixture.storage.view().totals;
+    assert_eq!((totals.stored, totals.already, totals.dead_letters), (4, 0, 1), "each is counted once");
+    drop(retry);
+}
+
+#[test]
+fn a_late_success_counts_for_what_came_through_no_other_way() {
+    let fixture = Fixture::new();
+    fixture.say(&["1", "2", "3", "4"]);
+    fixture.store.plan([Act::Work]);
+    let late = fixture.store.hang();
+    let mut drain = fixture.drain();
+    fixture.until(&mut drain, |_| fixture.store.asked().len() == 2);
+    give_up(&mut drain);
+    fixture.until(&mut drain, |drain| drain.drained() == 2);
+    let rest = fixture.store.hang();
+    fixture.until(&mut drain, |_| fixture.store.asked().len() == 4);
+    give_up(&mut drain);
+    drop(late);
+    fixture.all(&mut drain);
+    let totals = fixture.storage.view().totals;
+    assert_eq!((totals.stored + totals.already, fixture.store.texts().len()), (4, 4));
+    drop(rest);
+}
+
+#[test]
+fn a_call_that_broke_off_halves_the_batch_and_quick_ones_make_it_whole_again() {
+    let fixture = Fixture::new();
+    fixture.say(&["1", "2", "3", "4", "5", "6", "7", "8"]);
+    let mut drain = fixture.drain();
+    fixture.until(&mut drain, |drain| drain.intake.batch.messages().len() == 4);
+    drain.finish(Task::Insert, Duration::ZERO, Err(StoreError::BrokenOff(String::new())));
+    fixture.all(&mut drain);
+    assert_eq!(fixture.store.asked()[1..], ["insert 1 2", "insert 3 4 5 6", "insert 7 8"]);
+    drain.finish(Task::Insert, Duration::ZERO, Err(StoreError::Unreachable(String::new())));
+    assert_eq!(drain.intake.pace.messages(), 4, "when nobody could be asked nothing was too much");
+}
