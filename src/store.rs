@@ -3,6 +3,8 @@
 //! ```text
 //! interface.rs the trait, what goes in and out, its errors by remedy
 //! document.rs  a message <-> its BSON document, and what can be none
+//! foreign.rs  documents of other programs, as messages
+//! page.rs     a page of a session, out of both
 //! bson.rs      JSON text into BSON bytes
 //! mongo.rs     connect, insert, erase and read by the driver
 //! indexes.rs   the indexes: made when missing, reported when they differ or cannot be made
@@ -27,10 +29,14 @@ mod document;
 #[cfg(feature = "mongo")]
 mod erasures;
 #[cfg(feature = "mongo")]
+mod foreign;
+#[cfg(feature = "mongo")]
 mod indexes;
 mod interface;
 #[cfg_attr(not(feature = "mongo"), path = "store/without.rs")]
 mod mongo;
+#[cfg(feature = "mongo")]
+mod page;
 #[cfg(feature = "mongo")]
 mod verdict;
 

@@ -54,7 +54,8 @@ fn a_link_too_slow_for_a_batch_brings_everything_in_little_more_than_its_own_tim
     // A whole batch takes five seconds.
     let options = options("", "oqoqo").set("mongo.call_timeout_seconds", 2);
     let ratio = drained_over(&mongod, options, 250_000, None);
-    assert!(ratio <= 1.5, "{ratio:.2} times the link's own time");
+    // 1.1 on a machine that has nothing else to do; without smaller batches nothing ever arrives.
+    assert!(ratio <= 3.0, "{ratio:.2} times the link's own time");
 }
 
 #[test]

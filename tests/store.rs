@@ -528,7 +528,6 @@ fn pages_from_both_sides_give_every_message_once_and_in_order() {
     let store_config = MongoConfig { ttl: None, ..config(&server.uri()) };
     store::open(&store_config).unwrap().insert(&all).unwrap();
     store.insert(&Maker::new().batch("other", 20)).unwrap();
-    server.messages().insert_one(doc! { "_id": "theirs", "session_id": "s", "created_at": "2025" }).run().unwrap();
     all.sort_by_key(|message| message.id());
 
     for direction in [Direction::Newest, Direction::Oldest] {
@@ -589,8 +588,14 @@ fn a_page_costs_what_it_holds_however_long_the_session_is() {
     }
     let profile = database.collection::<Document>("system.profile");
     let seen: Vec<Document> = profile.find(doc! { "op": "query" }).run().unwrap().map(Result::unwrap).collect();
-    assert_eq!(seen.len(), asked.len());
-    for operation in seen {
+    assert_eq!(seen.len(), 2 * asked.len(), "the page, and whether there is anything of other programs");
+    let (pages, looks): (Vec<_>, Vec<_>) =
+        seen.into_iter().partition(|operation| operation.get_i32("nreturned").unwrap() == 51);
+    for look in looks {
+        let number = |field: &str| look.get_i32(field).unwrap();
+        assert_eq!((number("nreturned"), number("docsExamined")), (0, 0), "{look}");
+    }
+    for operation in pages {
         assert_eq!(operation.get_str("planSummary").unwrap(), "IXSCAN { session_id: 1, created_at: -1 }");
         assert_eq!(operation.get_i32("docsExamined").unwrap(), 51, "{operation}");
         assert!(!operation.get_bool("hasSortStage").unwrap_or(false), "{operation}");
@@ -638,4 +643,123 @@ fn the_throughput_of_inserts_beside_bare_ones() {
     }
     let ratio = theirs.as_secs_f64() / ours.as_secs_f64();
     eprintln!("100 batches of 1000: the store {ours:?}, bare {theirs:?}, ratio {ratio:.2}");
+}
+
+/// Documents of other programs: each with the text that is to be shown, in the order of their times.
+fn foreign_documents(many: i64) -> Vec<Document> {
+    let begin = 1_764_292_000_000_i64;
+    let text = |millis: i64, form: usize| {
+        let at = |micros: i64| Timestamp::from_micros(u64::try_from(micros).unwrap()).to_string();
+        let (utc, ahead, behind) =
+            (at(millis * 1000), at((millis + 7_200_000) * 1000), at((millis - 19_800_000) * 1000));
+        match form {
+            0 => utc,
+            1 => format!("{}Z", &utc[..23]),
+            2 => utc[..26].to_owned(),
+            3 => utc[..23].replace('T', " "),
+            4 => format!("{}+02:00", &ahead[..26]),
+            _ => format!("{}-0530", &behind[..23]),
+        }
+    };
+    let document = |n: i64| {
+        // Ten in a second, and two of each time.
+        let millis =
+            begin + n / 2 * 200 + if n % 40 > 20 { 86_400_000 * (n / 40) } else { 86_400_000 * (n / 40) - 5000 };
+        let form = usize::try_from(n * 5 % 7).unwrap();
+        let created_at: Bson =
+            if form == 6 { mongodb::bson::DateTime::from_millis(millis).into() } else { text(millis, form).into() };
+        let id: Bson = match n % 5 {
+            0 => mongodb::bson::oid::ObjectId::new().into(),
+            1 => format!("0190a5b2-0000-4000-8000-{n:012}").into(),
+            2 => n.into(),
+            3 => format!("any {n}").into(),
+            _ => mongodb::bson::Binary {
+                subtype: mongodb::bson::spec::BinarySubtype::Uuid,
+                bytes: n.to_be_bytes().repeat(2),
+            }
+            .into(),
+        };
+        let (role, name) = [("user", "text"), ("AI", "content"), ("Human", "content"), ("assistant", "text")]
+            [usize::try_from(n % 4).unwrap()];
+        doc! { "_id": id, "session_id": "s", "role": role, name: format!("foreign {n}"), "created_at": created_at, "n": millis }
+    };
+    (0..many).map(document).collect()
+}
+
+#[test]
+fn documents_of_other_programs_stand_among_ours_by_their_time_on_every_page() {
+    let (server, store) = connected();
+    let theirs = foreign_documents(200);
+    server.messages().insert_many(&theirs).run().unwrap();
+    let mut ours = Vec::new();
+    for n in 0..120_u64 {
+        let id = Id::from_parts(Timestamp::from_micros(1_764_291_990_000_000 + n * 3_700_000_000), n);
+        ours.push(message(id, "s", if n % 2 == 0 { "user" } else { "assistant" }, &format!("ours {n}"), "{}"));
+    }
+    store::open(&MongoConfig { ttl: None, ..config(&server.uri()) }).unwrap().insert(&ours).unwrap();
+    // Of which time each is, by another way than the store's.
+    let mut times: BTreeMap<String, u64> = ours.iter().map(|m| (m.text(), m.id().time().micros())).collect();
+    for document in &theirs {
+        let text = document.get_str("text").or_else(|_| document.get_str("content")).unwrap();
+        times.insert(text.to_owned(), u64::try_from(document.get_i64("n").unwrap()).unwrap() * 1000);
+    }
+    let whole = follow(&*store, StoreQuery { limit: 1000, ..query("s") });
+    assert_eq!(whole.len(), 320);
+    for message in &whole {
+        assert_eq!(times[&message.text()], message.id().time().micros(), "{message:?}");
+    }
+    assert!(whole.iter().all(|m| ["user", "assistant"].contains(&m.role())));
+    for direction in [Direction::Newest, Direction::Oldest] {
+        for limit in [1, 3, 10, 50, 400] {
+            let asked = StoreQuery { direction, limit, ..query("s") };
+            assert!(follow(&*store, asked.clone()) == whole, "{direction:?} by {limit}");
+            let users = follow(&*store, StoreQuery { role: Some("user".to_owned()), ..asked });
+            assert!(users == whole.iter().filter(|m| m.role() == "user").cloned().collect::<Vec<_>>());
+        }
+        let by_bytes = StoreQuery { direction, bytes_max: 900, ..query("s") };
+        assert!(follow(&*store, by_bytes) == whole, "{direction:?} by bytes");
+        let (after, before) = (Some(whole[37].id()), Some(whole[290].id()));
+        let bounds = StoreQuery { after, before, direction, limit: 7, ..query("s") };
+        assert!(follow(&*store, bounds) == whole[38..290], "{direction:?} between bounds");
+    }
+    let session = SessionId::new("s").unwrap();
+    assert_eq!(store.erase(&session, whole[200].id()), Ok(201));
+    assert!(follow(&*store, query("s")) == whole[201..]);
+    assert_eq!(store.erase(&session, whole[319].id()), Ok(119));
+    assert_eq!(server.messages().count_documents(doc! {}).run().unwrap(), 0);
+}
+
+#[test]
+fn documents_that_say_no_time_are_counted_with_every_page_and_erased() {
+    let (server, store) = connected();
+    let ours = Maker::new().batch("s", 30);
+    store.insert(&ours).unwrap();
+    let page = || store.read(&StoreQuery { limit: 5, before: Some(ours[20].id()), ..query("s") }).unwrap();
+    assert_eq!((page().messages.len(), page().passed_over), (5, 0));
+    let times: [Bson; 8] = [
+        Bson::Null,
+        7.into(),
+        1.5.into(),
+        true.into(),
+        "yesterday".into(),
+        "".into(),
+        "20.11.2025 12:00".into(),
+        "3000".into(),
+    ];
+    for (n, time) in (0_i32..).zip(times) {
+        let theirs = doc! { "_id": n, "session_id": "s", "role": "user", "text": "hi", "created_at": time };
+        server.messages().insert_one(theirs).run().unwrap();
+        assert_eq!(page().passed_over, usize::try_from(n).unwrap() + 1);
+    }
+    let later = mongodb::bson::oid::ObjectId::parse_str("ffffffff0000000000000000").unwrap();
+    for id in [Bson::from(mongodb::bson::oid::ObjectId::new()), later.into()] {
+        server
+            .messages()
+            .insert_one(doc! { "_id": id, "session_id": "s", "role": "user", "text": "hi" })
+            .run()
+            .unwrap();
+    }
+    assert_eq!((page().messages.len(), page().passed_over), (5, 10));
+    let erased = store.erase(&SessionId::new("s").unwrap(), Maker::new().0.next_id());
+    assert_eq!(erased, Ok(30 + 9), "what was made later stays");
 }

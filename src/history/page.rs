@@ -75,7 +75,17 @@ pub struct Answer {
     pub newest: Option<Id>,
 }
 
-/// [`take`] from several sources, in any order: a message that is in two counts for the nearer.
+impl Answer {
+    /// The answer may lack messages, for this reason too.
+    pub(super) fn add_reason(&mut self, why: String) {
+        self.incomplete = Some(match self.incomplete.take() {
+            Some(before) => format!("{before}; {why}"),
+            None => why,
+        });
+    }
+}
+
+/// [`take`] out of what was found in several places, in any order: a message that is in two counts for the nearer.
 pub(super) fn merge(mut found: Vec<Located>, query: &Query) -> Answer {
     found.sort_by_key(|(message, source)| (message.id(), *source));
     found.dedup_by_key(|(message, _)| message.id());

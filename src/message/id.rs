@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use sha2::{Digest as _, Sha256};
 use uuid::{Uuid, Variant};
 
 use super::timestamp::{Clock, Timestamp};
@@ -33,6 +34,13 @@ impl Id {
         let fraction = u128::from(((time.micros() % 1000) * 4096).div_ceil(1000));
         let random = u128::from(random & (u64::MAX >> 2));
         Self((millis & ((1 << 48) - 1)) << 80 | 0x7 << 76 | fraction << 64 | 0b10 << 62 | random)
+    }
+
+    /// The id of something that another program made: of that time, and the same for the same `name` every time.
+    #[must_use]
+    pub fn derived(time: Timestamp, name: &str) -> Self {
+        let digest = Sha256::digest(name.as_bytes());
+        Self::from_parts(time, digest.iter().take(8).fold(0, |bits, byte| bits << 8 | u64::from(*byte)))
     }
 
     /// An id shortly after this one, of the same time.

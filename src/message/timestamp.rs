@@ -40,6 +40,23 @@ impl Timestamp {
         Some(Self::from_micros(u64::try_from(nanos / 1000).unwrap_or(0)))
     }
 
+    /// Reads a time as other programs write it: a space for the `T`, no seconds, an offset of any form, or none, which means
+    /// UTC. `None` for what is no such time of the years 1970 to 2099, or more than 15 hours from UTC.
+    #[must_use]
+    pub fn parse_any(text: &str) -> Option<Self> {
+        let (date, rest) = text.trim_end().split_at_checked(10)?;
+        let rest = rest.strip_prefix(['T', 't', ' '])?;
+        let rest = ["UTC", "GMT"].iter().find_map(|name| rest.strip_suffix(name)).unwrap_or(rest);
+        let (time, offset) = rest.split_at(rest.find(['Z', 'z', '+', '-']).unwrap_or(rest.len()));
+        let time = time.trim_end().replace(',', ".");
+        let seconds = if time.len() == 5 { ":00" } else { "" };
+        let offset = offset_minutes(offset)?;
+        let utc = Self::parse(&format!("{date}T{time}{seconds}Z"))?;
+        let micros = i64::try_from(utc.0).ok()? - offset * 60_000_000;
+        let holds = ("1970".."2100").contains(&date.get(..4)?);
+        holds.then(|| Self::from_micros(u64::try_from(micros).unwrap_or(0)))
+    }
+
     /// Writes the textual form.
     ///
     /// By hand, since this runs for every message and a format description costs several times as much.
@@ -62,6 +79,23 @@ impl Timestamp {
         }
         text
     }
+}
+
+/// `Z`, `±HH`, `±HHMM`, `±HH:MM` or nothing.
+fn offset_minutes(text: &str) -> Option<i64> {
+    let sign = match text.chars().next() {
+        None | Some('Z' | 'z') => return (text.len() <= 1).then_some(0),
+        Some('-') => -1,
+        Some(_) => 1,
+    };
+    let digits = text[1..].replacen(':', "", 1);
+    let number = |part: &str| part.bytes().all(|b| b.is_ascii_digit()).then(|| part.parse::<i64>().ok()).flatten();
+    let (hours, minutes) = match digits.len() {
+        2 => (number(&digits)?, 0),
+        4 => (number(&digits[..2])?, number(&digits[2..])?),
+        _ => return None,
+    };
+    (hours * 60 + minutes <= 15 * 60 && minutes < 60).then_some(sign * (hours * 60 + minutes))
 }
 
 /// Writes `value` right-aligned with leading zeros.
@@ -133,6 +167,38 @@ mod tests {
         }
         for text in ["", "yesterday", "2025-11-28", "2025-13-01T00:00:00Z"] {
             assert_eq!(Timestamp::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn times_of_other_programs_are_read_in_their_forms() {
+        let wanted = Timestamp::parse("2025-11-28T01:23:45.5Z");
+        for text in [
+            "2025-11-28T01:23:45.5",
+            "2025-11-28 01:23:45.500000",
+            "2025-11-28 01:23:45.5 UTC",
+            "2025-11-28 03:23:45.5+0200",
+            "2025-11-28T03:23:45,5+02",
+            "2025-11-27T21:23:45.5-04:00",
+            "2025-11-28t01:23:45.5z",
+        ] {
+            assert_eq!(Timestamp::parse_any(text), wanted, "{text}");
+        }
+        assert_eq!(Timestamp::parse_any("2025-11-28 01:23"), Timestamp::parse("2025-11-28T01:23:00Z"));
+        for text in [
+            "",
+            "2025-11-28",
+            "yesterday at noon",
+            "28.11.2025 01:23:45",
+            "2025-11-28T01:23:45+16:00",
+            "2025-11-28T25:23:45",
+            "2025-11-28T01:23:45+1",
+            "2025-11-28T01:23:45Zulu",
+            "2025-11-28T01:23:45+\u{e4}",
+            "2100-01-01T00:00:00Z",
+            "1969-12-31T23:59:59Z",
+        ] {
+            assert_eq!(Timestamp::parse_any(text), None, "{text}");
         }
     }
 

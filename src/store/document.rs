@@ -16,7 +16,6 @@
 //! else as null, so that it hides no message. Knows nothing of servers.
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use mongodb::bson::DateTime;
@@ -24,7 +23,7 @@ use mongodb::bson::raw::{RawBsonRef, RawDocument, RawDocumentBuf};
 use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
-use crate::message::{Draft, Id, Message, Metadata, SessionId, Timestamp, is_role};
+use crate::message::{Id, Message, Timestamp};
 
 use super::bson::{Elements, Kind, Unfit};
 
@@ -101,27 +100,13 @@ pub fn id_of(document: &RawDocument) -> Option<Id> {
     document.get_str("_id").ok()?.parse().ok()
 }
 
-/// The message of a document; `None` if it is no message.
-#[must_use]
-pub fn to_message(document: &RawDocument) -> Option<Arc<Message>> {
-    let session = SessionId::new(document.get_str("session_id").ok()?).ok()?;
-    let metadata = document.get_document("metadata").map(from_object).unwrap_or_default();
-    let vector_ids = document.get_array("vector_ids").map(from_array).unwrap_or_default();
-    let draft = Draft {
-        session: &session,
-        role: Some(document.get_str("role").ok()?).filter(|role| is_role(role))?,
-        text: document.get_str("text").ok()?,
-        metadata: Metadata { given: Some(&metadata), defaults: &[] },
-        vector_ids: &vector_ids,
-    };
-    Some(Arc::new(draft.prepare().seal(id_of(document)?)))
-}
-
-fn from_object(document: &RawDocument) -> Map<String, Value> {
+/// A document as JSON.
+pub fn from_object(document: &RawDocument) -> Map<String, Value> {
     document.iter().flatten().map(|(key, value)| (key.as_str().to_owned(), from_bson(value))).collect()
 }
 
-fn from_array(array: &mongodb::bson::raw::RawArray) -> Vec<Value> {
+/// An array as JSON.
+pub fn from_array(array: &mongodb::bson::raw::RawArray) -> Vec<Value> {
     array.into_iter().flatten().map(from_bson).collect()
 }
 
@@ -149,7 +134,13 @@ fn from_bson(value: RawBsonRef<'_>) -> Value {
 mod tests {
     use mongodb::bson::raw::{RawArrayBuf, cstr};
 
+    use super::super::foreign;
     use super::*;
+    use crate::message::{Draft, Metadata, SessionId};
+
+    fn to_message(document: &RawDocument) -> Option<std::sync::Arc<Message>> {
+        foreign::to_message(document, id_of(document)?)
+    }
 
     fn message(text: &str, metadata: &str, vector_ids: &str) -> Message {
         let session = SessionId::new("default").unwrap();

@@ -11,20 +11,21 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use mongodb::bson::{Document, RawDocument, RawDocumentBuf, doc};
+use mongodb::bson::{Bson, Document, RawDocument, RawDocumentBuf, doc};
 use mongodb::error::{Error, ErrorKind, IndexedWriteError, InsertManyError};
 use mongodb::options::{Acknowledgment, ClientOptions, ConnectionString, HostInfo, ServerAddress, WriteConcern};
 use mongodb::sync::{Client, Collection, Database};
 
 use crate::config::{MongoConfig, Secret};
-use crate::message::{Id, Message, SessionId, Timestamp};
+use crate::message::{Id, Message, SessionId};
 
-use super::document::{id_of, to_document, to_message};
+use super::document::{id_of, to_document};
 use super::erasures::{Erasures, primary};
+use super::foreign::{place_of, to_message};
 use super::interface::RULE;
 use super::{
-    Connected, Direction, ErasurePlace, Inserted, Outgoing, Refused, Store, StoreError, StorePage, StoreQuery,
-    StoredErasure, indexes, verdict,
+    Connected, ErasurePlace, Inserted, Outgoing, Refused, Store, StoreError, StorePage, StoreQuery, StoredErasure,
+    indexes, page, verdict,
 };
 
 /// How long connecting to a server and waiting for a writable one may take: with the driver's own 10 and 30 s a stopped
@@ -33,10 +34,13 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The interval between two probes of a server; a frozen one is noticed after two of them.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Documents with ids like ours; the server leaves out all others. So a reader can go on from any document of a page.
+/// What ids of ours look like.
 const ID_PATTERN: &str = "^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$";
 
-/// The hosts of a connection string, `HOST:PORT` each; for `mongodb+srv` the name that is looked up.
+/// The most documents of other programs that are deleted by one command.
+const DELETED_AT_ONCE: usize = 1000;
+
+/// The hosts a connection string names, `HOST:PORT` each; for `mongodb+srv` the name that is looked up.
 ///
 /// # Errors
 /// The rule that it breaks, without quoting it. A build without MongoDB checks the scheme only and names no hosts.
@@ -174,17 +178,14 @@ impl Store for MongoStore {
             if let Some(erasures) = &opened.erasures {
                 erasures.tell(session, up_to)?;
             }
-            let filter = doc! { "session_id": session.as_str(), "_id": { "$lte": up_to.to_string() } };
-            let deleted = opened.messages.delete_many(filter).write_concern(opened.write_concern.clone()).run()?;
-            Ok(deleted.deleted_count)
+            let ours = doc! { "$regex": ID_PATTERN, "$lte": up_to.to_string() };
+            let ours = opened.delete(doc! { "session_id": session.as_str(), "_id": ours })?;
+            Ok(ours + opened.erase_foreign(session, up_to)?)
         })
     }
 
     fn read(&self, query: &StoreQuery) -> Result<StorePage, StoreError> {
-        self.ask(|opened| match opened.by_time(query)? {
-            Some(page) => Ok(page),
-            None => opened.by_id(query),
-        })
+        self.ask(|opened| page::read(&opened.messages, query))
     }
 
     fn erasures(&self, after: Option<&ErasurePlace>) -> Result<Vec<StoredErasure>, StoreError> {
@@ -251,55 +252,51 @@ impl Opened {
         Ok(())
     }
 
-    /// The documents with these ids, with the fields that tell whether they are ours.
+    fn delete(&self, filter: Document) -> Result<u64, Error> {
+        let deleted = self.messages.delete_many(filter).write_concern(self.write_concern.clone()).run()?;
+        Ok(deleted.deleted_count)
+    }
+
+    /// Deletes the session's documents that have no id of ours, as far as they say that they are no newer. What says no time
+    /// goes, too: nothing tells that it is newer.
+    fn erase_foreign(&self, session: &SessionId, up_to: Id) -> Result<u64, Error> {
+        let foreign = doc! { "session_id": session.as_str(), "_id": { "$not": { "$regex": ID_PATTERN } } };
+        let found = self.messages.find(foreign).projection(doc! { "created_at": 1 });
+        let mut cursor = found.selection_criteria(primary()).run()?;
+        let (mut ids, mut count) = (Vec::new(), 0);
+        loop {
+            let more = cursor.advance()?;
+            if more && is_no_newer(cursor.current(), up_to) {
+                ids.extend(cursor.current().get("_id")?.map(Bson::try_from).transpose()?);
+            }
+            if ids.len() >= DELETED_AT_ONCE || (!more && !ids.is_empty()) {
+                let ids = std::mem::take(&mut ids);
+                count += self.delete(doc! { "session_id": session.as_str(), "_id": { "$in": ids } })?;
+            }
+            if !more {
+                return Ok(count);
+            }
+        }
+    }
+
+    /// Those under these ids, with what tells whether they are ours.
     fn documents(&self, ids: Vec<String>) -> Result<HashMap<Id, RawDocumentBuf>, Error> {
         let fields = doc! { "session_id": 1, "role": 1, "text": 1, "created_at": 1 };
         let found = self.messages.find(doc! { "_id": { "$in": ids } }).projection(fields);
         let with_id = |document: RawDocumentBuf| id_of(&document).map(|id| (id, document));
         found.selection_criteria(primary()).run()?.filter_map(|found| found.map(with_id).transpose()).collect()
     }
+}
 
-    /// A page along `session_ts_idx`: ordered by its key, a page costs what it holds, however long the session is.
-    ///
-    /// Times and ids have the same order, but several ids may share a microsecond when servers or imports meet. So a
-    /// page ends between two times: messages of the time at which it was cut are left for the next page. `None` if
-    /// nothing is left.
-    fn by_time(&self, query: &StoreQuery) -> Result<Option<StorePage>, Error> {
-        let mut found = self.fetch(query, "created_at")?;
-        if let Some(cut) = found.cut {
-            found.documents.retain(|(id, _)| id.time() != cut);
-            if found.documents.is_empty() {
-                return Ok(None);
-            }
+/// Whether a document of another program is to go with an erasure up to that id.
+fn is_no_newer(document: &RawDocument, up_to: Id) -> bool {
+    match (place_of(document), document.get_object_id("_id")) {
+        (Some(id), _) => id <= up_to,
+        // An object id has the second in which it was made.
+        (None, Ok(id)) => {
+            id.timestamp().timestamp_millis() <= i64::try_from(up_to.time().micros() / 1000).unwrap_or(i64::MAX)
         }
-        Ok(Some(found.into_page(query.direction)))
-    }
-
-    /// The same in the order of the ids, which the server must sort: only for a time that more messages share than fit
-    /// into a page.
-    fn by_id(&self, query: &StoreQuery) -> Result<StorePage, Error> {
-        Ok(self.fetch(query, "_id")?.into_page(query.direction))
-    }
-
-    fn fetch(&self, query: &StoreQuery, order: &str) -> Result<SearchResult, Error> {
-        let direction = if query.direction == Direction::Newest { -1 } else { 1 };
-        let limit = i64::try_from(query.limit.max(1)).unwrap_or(i64::MAX - 1) + 1;
-        let find = self.messages.find(filter(query)).sort(doc! { order: direction }).limit(limit);
-        let mut cursor = find.selection_criteria(primary()).max_time(query.time_max).run()?;
-        let mut found = SearchResult::default();
-        let mut bytes = 0;
-        while cursor.advance()? {
-            let Some(id) = id_of(cursor.current()) else { continue };
-            let message = to_message(cursor.current());
-            bytes += message.as_ref().map_or(0, |message| message.line().len());
-            let is_full = found.documents.len() >= query.limit.max(1) || bytes > query.bytes_max;
-            if is_full && !found.documents.is_empty() {
-                found.cut = Some(id.time());
-                break;
-            }
-            found.documents.push((id, message));
-        }
-        Ok(found)
+        (None, Err(_)) => true,
     }
 }
 
@@ -308,53 +305,7 @@ fn is_stored_as(message: &Message, document: &RawDocument) -> bool {
     let said = |message: &Message| (message.session().clone(), message.role().to_owned(), message.text());
     let time = message.id().time().to_string();
     document.get_str("created_at").is_ok_and(|created_at| created_at == time)
-        && to_message(document).is_some_and(|theirs| said(&theirs) == said(message))
-}
-
-/// The bounds on ids decide; those on times only tell the index where to begin and end.
-fn filter(query: &StoreQuery) -> Document {
-    let mut id = doc! { "$regex": ID_PATTERN };
-    let mut time = Document::new();
-    if let Some(after) = query.after {
-        id.insert("$gt", after.to_string());
-        time.insert("$gte", after.time().to_string());
-    }
-    if let Some(before) = query.before {
-        id.insert("$lt", before.to_string());
-        time.insert("$lte", before.time().to_string());
-    }
-    let mut filter = doc! { "session_id": query.session.as_str(), "_id": id };
-    if !time.is_empty() {
-        filter.insert("created_at", time);
-    }
-    if let Some(role) = &query.role {
-        filter.insert("role", role);
-    }
-    filter
-}
-
-/// The result of a search, in its own direction.
-#[derive(Default)]
-struct SearchResult {
-    /// Ids with their messages; `None` for a document that is no message.
-    documents: Vec<(Id, Option<Arc<Message>>)>,
-    /// The time of the document at which the page was cut, if it was.
-    cut: Option<Timestamp>,
-}
-
-impl SearchResult {
-    fn into_page(mut self, direction: Direction) -> StorePage {
-        // Several ids may share a time, in any order of the index.
-        self.documents.sort_by_key(|(id, _)| *id);
-        let searched = match direction {
-            Direction::Newest => self.documents.first(),
-            Direction::Oldest => self.documents.last(),
-        };
-        let searched = searched.map(|(id, _)| *id);
-        let all = self.documents.len();
-        let messages: Vec<_> = self.documents.into_iter().filter_map(|(_, message)| message).collect();
-        StorePage { passed_over: all - messages.len(), messages, more: self.cut.is_some(), searched }
-    }
+        && to_message(document, message.id()).is_some_and(|theirs| said(&theirs) == said(message))
 }
 
 #[cfg(test)]
