@@ -49,7 +49,7 @@ fn drained_over(mongod: &Mongod, options: Options, bytes_per_second: u32, cut_af
 }
 
 #[test]
-fn a_link_too_slow_for_a_batch_brings_everything_in_little_more_than_its_own_time() {
+fn a_link_too_slow_for_a_batch_brings_everything_in_about_its_own_time() {
     let mongod = Mongod::start();
     // A whole batch takes five seconds.
     let options = options("", "oqoqo").set("mongo.call_timeout_seconds", 2);

@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_of_ours_stays_and_any_other_gets_one_of_its_time_that_is_always_the_same() {
+    fn an_id_of_ours_stays_and_any_other_gets_one_of_its_time() {
         let id = Id::from_parts(Timestamp::parse("2025-11-28T01:23:45.123456Z").unwrap(), 42);
         let text = "2025-11-28T01:23:45.123456+00:00";
         assert_eq!(place(&doc! { "_id": id.to_string(), "created_at": text }), Some(id));

@@ -143,7 +143,7 @@ fn a_late_success_counts_for_what_came_through_no_other_way() {
 }
 
 #[test]
-fn a_call_that_broke_off_halves_the_batch_and_quick_ones_make_it_whole_again() {
+fn a_call_that_broke_off_halves_the_batch_and_quick_ones_double_it() {
     let fixture = Fixture::new();
     fixture.say(&["1", "2", "3", "4", "5", "6", "7", "8"]);
     let mut drain = fixture.drain();
