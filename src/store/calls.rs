@@ -230,7 +230,7 @@ impl<T> Call<T> {
         self.shared.abandon(self.number);
     }
 
-    /// Where the result comes, to be selected over; it ends without one when the call panicked.
+    /// The channel of the result, for a select; it closes without one if the call panicked.
     #[must_use]
     pub fn outcome(&self) -> &Receiver<T> {
         &self.outcome

@@ -5,7 +5,7 @@
 //!
 //! How much goes into one call follows the link (`pace.rs`): what a call was too slow for goes back to what is to be sent.
 //!
-//! Knows nothing of calls, journals and time-outs.
+//! Knows nothing of calls, journals and timeouts.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -143,12 +143,12 @@ impl Batch {
         self.bytes
     }
 
-    /// Whether nothing of what is ahead goes into it any more, whatever comes.
+    /// Whether the next record does not fit, or no record ever will.
     pub fn is_full(&self, pace: &Pace) -> bool {
         self.messages.len() >= pace.messages() || self.bytes >= pace.bytes()
     }
 
-    /// Moves what is ahead into it, up to the limits or to an erasure. Messages below `expired_before` are passed over.
+    /// Moves records into the batch, up to the limits or to an erasure. Skips messages with ids below `expired_before`.
     pub fn fill(&mut self, prefetch: &mut Prefetch, pace: &Pace, expired_before: Option<Id>) {
         let messages = Arc::make_mut(&mut self.messages);
         while messages.len() < pace.messages()
