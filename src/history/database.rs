@@ -21,8 +21,10 @@ use crate::worker::{MongoStatus, State};
 
 use super::page::{Answer, Ask, Located, Source, merge};
 
-/// Sessions of which something is remembered; about 120 bytes each. Of others MongoDB is asked again.
-const KNOWN_MAX: NonZeroUsize = NonZeroUsize::new(10_000).expect("not 0");
+/// Sessions whose beginning is remembered; about 100 bytes each. For others MongoDB is asked again.
+const BEGINNINGS_MAX: NonZeroUsize = NonZeroUsize::new(10_000).expect("not 0");
+/// How long that is believed while MongoDB can be asked: others may write older messages there at any time.
+const BEGINNING_MAX_AGE: Duration = Duration::from_secs(60);
 /// Pages of MongoDB read for one answer: one may be short although there are more.
 const PAGES_MAX: usize = 4;
 
@@ -33,16 +35,10 @@ pub struct Database {
     storage: Arc<MongoStatus>,
     timeout: Duration,
     shared: bool,
-    known: Mutex<LruCache<SessionId, Known>>,
-}
-
-/// What is remembered of a session.
-#[derive(Clone, Copy, Default)]
-struct Known {
-    /// The oldest message there is of it, where this machine has all that MongoDB has.
-    beginning: Option<Id>,
-    /// MongoDB has something up to here that this machine lacks.
-    lacking_to: Option<Id>,
+    /// The oldest message there is of a session, here or there, and when that was learnt.
+    beginnings: Mutex<LruCache<SessionId, (Id, Instant)>>,
+    /// Up to where MongoDB has something of a session that this machine lacks.
+    lacking: Mutex<LruCache<SessionId, Id>>,
 }
 
 /// A question under way.
@@ -52,20 +48,24 @@ impl Database {
     /// Asks that store, and waits at most `timeout` for each answer. `shared`: other servers write to it.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, storage: Arc<MongoStatus>, timeout: Duration, shared: bool) -> Self {
-        let known = Mutex::new(LruCache::new(KNOWN_MAX));
-        Self { store, calls: Calls::new("mongo-read"), storage, timeout, shared, known }
+        let beginnings = Mutex::new(LruCache::new(BEGINNINGS_MAX));
+        let lacking = Mutex::new(LruCache::new(BEGINNINGS_MAX));
+        Self { store, calls: Calls::new("mongo-read"), storage, timeout, shared, beginnings, lacking }
     }
 
     /// Whether MongoDB can add nothing to an answer from memory, whose messages go back to `oldest` without a gap.
     pub(super) fn adds_nothing(&self, ask: &Ask, query: &Query, oldest: Option<Id>, answer: &Answer) -> bool {
         let Some(oldest) = oldest.filter(|_| !self.shared) else { return false };
-        let Known { beginning, lacking_to } = self.known().peek(&ask.session).copied().unwrap_or_default();
         // What was shown once is shown again.
+        let lacking_to = self.lacking().peek(&ask.session).copied();
         let lacks_from = |from: Id| lacking_to.is_some_and(|lacking_to| from <= lacking_to);
         let first = answer.messages.first().map(|(message, _)| message.id());
         let full = first.filter(|_| query.direction == Direction::Newest && answer.has_more);
         let reaches = query.after.filter(|after| oldest <= *after).map(Id::just_after);
-        full.or(reaches).is_some_and(|from| !lacks_from(from)) || beginning.is_some_and(|beginning| oldest <= beginning)
+        if full.or(reaches).is_some_and(|from| !lacks_from(from)) {
+            return true;
+        }
+        lacking_to.is_none() && self.is_beginning(&ask.session, oldest, Instant::now())
     }
 
     /// Whether nothing is known of messages before that one. While MongoDB cannot be asked, what was learnt last holds.
@@ -75,8 +75,12 @@ impl Database {
         known.is_some_and(|(_, learnt)| is_new(learnt) || self.storage.view().state == State::Error)
     }
 
-    fn known(&self) -> std::sync::MutexGuard<'_, LruCache<SessionId, Known>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lacking(&self) -> std::sync::MutexGuard<'_, LruCache<SessionId, Id>> {
+        self.lacking.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn beginnings(&self) -> std::sync::MutexGuard<'_, LruCache<SessionId, (Id, Instant)>> {
+        self.beginnings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks on a thread of its own, for an answer within `wait_max`.
@@ -121,7 +125,11 @@ impl Database {
         match page {
             Ok(mut page) => {
                 page.messages.retain(|message| !is_gone(message));
-                let lacking = lacking_to(query, &local, &page);
+                if let Some(id) = lacking_to(query, &local, &page) {
+                    let mut lacking = self.lacking();
+                    let known = lacking.peek(&ask.session).copied();
+                    lacking.put(ask.session.clone(), known.map_or(id, |known| known.max(id)));
+                }
                 let passed_over = page.passed_over;
                 let mut answer = merged(query, local, page);
                 match passed_over {
@@ -129,34 +137,26 @@ impl Database {
                     1 => answer.add_reason("1 document of this session in MongoDB is not a message".to_owned()),
                     more => answer.add_reason(format!("{more} documents of this session in MongoDB are not messages")),
                 }
-                self.remember(ask, &answer, lacking);
+                self.remember(ask, &answer);
                 answer
             }
             Err(why) => {
-                let why = format!("MongoDB could not be asked, only what is on this machine is shown: {why}");
-                let mut answer = local;
-                answer.add_reason(why);
-                answer
+                let why = format!("MongoDB did not answer, so only the messages of this machine are shown: {why}");
+                let why = local.incomplete.as_ref().map_or_else(|| why.clone(), |local| format!("{local}; {why}"));
+                Answer { incomplete: Some(why), ..local }
             }
         }
     }
 
-    /// What this machine lacks is known from now on; and when it lacks nothing and the answer goes back to the session's
-    /// beginning, that.
-    fn remember(&self, ask: &Ask, answer: &Answer, lacking_to: Option<Id>) {
-        let everything = ask.before.is_none()
-            && ask.after.is_none()
+    /// Notes where the session begins, if the answer goes back that far.
+    fn remember(&self, ask: &Ask, answer: &Answer) {
+        let everything = ask.after.is_none()
             && ask.role.is_none()
             && ask.since.is_none()
             && !answer.has_more
             && answer.incomplete.is_none();
-        let first = answer.messages.first().filter(|_| everything).map(|(message, _)| message.id());
-        let mut all = self.known();
-        let mut known = all.peek(&ask.session).copied().unwrap_or_default();
-        known.lacking_to = known.lacking_to.max(lacking_to);
-        known.beginning = first.filter(|_| known.lacking_to.is_none());
-        if known.beginning.is_some() || known.lacking_to.is_some() {
-            all.put(ask.session.clone(), known);
+        if let Some((first, _)) = answer.messages.first().filter(|_| everything) {
+            self.beginnings().put(ask.session.clone(), (first.id(), Instant::now()));
         }
     }
 
@@ -198,7 +198,7 @@ fn read(store: &dyn Store, mut wanted: StoreQuery, deadline: Instant) -> Result<
     Ok(all)
 }
 
-/// Up to where a page has something that this machine lacks; for what stands at no time, to the end of all.
+/// Up to where a page has something that this machine lacks; for documents that say no time, to the end of all.
 fn lacking_to(query: &Query, local: &Answer, page: &StorePage) -> Option<Id> {
     if page.passed_over > 0 {
         return Some(Id::least_of(Timestamp::from_micros(u64::MAX)));
@@ -212,7 +212,7 @@ fn lacking_to(query: &Query, local: &Answer, page: &StorePage) -> Option<Id> {
     page.messages.iter().map(|message| message.id()).filter(lacks).max()
 }
 
-/// Both pages in one, as far as both reach.
+/// Merges both pages, as far as both reach.
 fn merged(query: &Query, local: Answer, page: StorePage) -> Answer {
     let local_more = local.has_more || local.incomplete.is_some();
     let of_local = match query.direction {

@@ -57,7 +57,7 @@ impl<D: Disk> Drain<D> {
         // Erased meanwhile: the scrubber removes it from every file, so it must not be written to another.
         let refused = refused.filter(|(message, _)| !self.journal.is_erased(message));
         if let Err(e) = self.dead_letters.add(refused) {
-            self.held_up(Task::Insert, &format!("the dead letters cannot be written: {e}"));
+            self.held_up(Task::Insert, &format!("cannot write the dead letters: {e}"));
             return false;
         }
         self.wrote_letters |= !inserted.refused.is_empty();
@@ -83,6 +83,13 @@ impl<D: Disk> Drain<D> {
         let Some(remote_erasures) = &mut self.remote_erasures else { return };
         self.storage.cannot_share(remote_erasures.take(found));
         self.succeeded(Task::RemoteErasures);
+    }
+
+    /// Whether messages do not wait for the question what other servers erased: not for the right to ask, and not for ever for an
+    /// answer.
+    fn goes_on_without(&mut self, error: &StoreError) -> bool {
+        let is_refused = matches!(error, StoreError::Credentials(_) | StoreError::Server(_));
+        is_refused || self.remote_erasures.as_mut().is_some_and(RemoteErasures::has_held_up)
     }
 
     pub(super) fn succeeded(&mut self, what: Task) {
