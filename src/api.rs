@@ -18,6 +18,7 @@ mod names;
 mod openapi;
 mod problem;
 mod query;
+mod reply_budget;
 mod route;
 mod sessions;
 mod shape;
@@ -35,6 +36,7 @@ pub use head::{Head, Transport};
 pub use http::{Client, Reply, Stream, StreamKind, header, json, json_bytes};
 pub use live::SocketService;
 pub use problem::Problem;
+pub use reply_budget::ReplyBudget;
 pub use route::Route;
 pub use socket::{Joining, Outbox, Payload, SharedBytes, SocketCounters, SocketHandler, SocketId, Sockets, Wake};
 pub use status::Status;
@@ -64,6 +66,8 @@ pub struct Api {
     pub feed: Arc<Feed>,
     /// The status of all parts.
     pub status: Status,
+    /// What large replies may hold together.
+    pub outgoing: ReplyBudget,
 }
 
 impl Service for Api {
@@ -79,7 +83,7 @@ impl Service for Api {
         let reply = match route {
             Route::Chat => turn::say(&self.chat, head, body),
             Route::Messages => chat::record(&self.chat, head, body),
-            Route::History => history::read(&self.history, head),
+            Route::History => history::read(&self.history, &self.outgoing, head),
             Route::Feed => feed::read(&self.feed, head),
             Route::Session => {
                 let used = self.status.progress.look().used_mongo;
@@ -93,6 +97,7 @@ impl Service for Api {
             Route::Readyz | Route::Health => self.status.ready(),
             Route::OpenApi => Ok(openapi::document()),
         };
-        reply.unwrap_or_else(|problem| problem.reply(head.request_id))
+        let reply = reply.unwrap_or_else(|problem| problem.reply(head.request_id));
+        self.outgoing.weigh(reply, head)
     }
 }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::api::{Api, SocketService, Status};
+use crate::api::{Api, ReplyBudget, SocketService, Status};
 use crate::cache::Cache;
 use crate::chat::Chat;
 use crate::config::{Config, Fsync};
@@ -30,6 +30,7 @@ use crate::hub::Hub;
 use crate::janitor::{Aside, FirstSweep, Scrubber, Sweeper};
 use crate::journal::{Journal, Record};
 use crate::message::{Clock, Expiry};
+use crate::permit::Semaphore;
 use crate::recorder::{Opened, Recorder, open_transcripts};
 use crate::server::{WebSocketOptions, local, tcp};
 use crate::signals::{self, Cause, Stopper};
@@ -100,14 +101,17 @@ impl App {
         let journal = core.journal.clone();
         let connections = core.connections(&base);
         let status = core.status(&base, progress);
+        let server = &config.server;
+        let outgoing = Semaphore::new(server.max_outgoing_bytes);
         let websockets = WebSocketOptions {
             config: config.websocket.clone(),
             open: base.descriptors.sockets.clone(),
             counters: status.sockets.clone(),
             sockets: sockets.clone(),
+            outgoing: outgoing.clone(),
         };
-        let api = Arc::new(Api { chat: chat.clone(), history, feed: feed.clone(), status });
-        let server = &config.server;
+        let outgoing = ReplyBudget::new(outgoing);
+        let api = Arc::new(Api { chat: chat.clone(), history, feed: feed.clone(), status, outgoing });
         let local =
             server.local_socket.as_ref().map(|path| start_local(path, server.max_body_bytes, &api)).transpose()?;
         let tcp = tcp::start(server, connections, api, Some(websockets))?;

@@ -31,8 +31,9 @@ use crate::journal::{Entry, Journal, Progress, ReadPosition, Record, Woken};
 use crate::message::{Expiry, Id, Message, SessionId};
 use crate::permit::{Permit, Semaphore};
 
-/// The most bytes of messages in a page; a longer message makes a page by itself.
-pub const PAGE_BYTES_MAX: usize = 8 << 20;
+/// The most bytes of messages in a page; a longer message makes a page by itself. Every stream holds a page while its client
+/// reads.
+pub const PAGE_BYTES_MAX: usize = 256 << 10;
 /// Bytes of one read of the journal.
 const READ_BYTES: usize = 1 << 20;
 /// Reads after the cursor before a page ends, whatever it has found: a search through expired messages goes on with the

@@ -28,6 +28,7 @@ use crate::disk::{Disk, RealDisk};
 use crate::journal::Journal;
 use crate::logging::Throttle;
 use crate::message::{Clock, Expiry, Id, Message, SessionId, Timestamp};
+use crate::permit::Semaphore;
 use crate::transcript::{Direction, PAGE_BYTES_MAX, Page, Query, Transcripts};
 
 pub use database::Database;
@@ -39,6 +40,9 @@ use page::{Located, merge, take};
 /// The most INFO lines of warm-ups a second.
 const WARM_LINES_PER_SECOND: u32 = 3;
 
+/// Warm-ups at once: each holds what it reads beside the cache. Beyond it a page is read without warming the cache.
+const WARM_UPS_MAX: usize = 4;
+
 /// Reads pages of messages.
 pub struct History<D: Disk = RealDisk> {
     cache: Arc<Cache>,
@@ -48,6 +52,7 @@ pub struct History<D: Disk = RealDisk> {
     warm_messages: usize,
     scan_bytes_max: u64,
     warmed: Throttle,
+    warming: Arc<Semaphore>,
     database: Option<Database>,
 }
 
@@ -69,6 +74,7 @@ impl<D: Disk> History<D> {
             warm_messages: config.mongo.cache.max_messages_per_session,
             scan_bytes_max: config.history.max_scan_bytes,
             warmed: Throttle::new(WARM_LINES_PER_SECOND),
+            warming: Semaphore::new(WARM_UPS_MAX),
             database: None,
         }
     }
@@ -117,13 +123,13 @@ impl<D: Disk> History<D> {
         Ok(answer)
     }
 
-    /// Reads a page of at most `page_bytes_max` bytes from this machine only: for followers of a session, whose
-    /// messages this server publishes. Waits only for the disk.
+    /// Reads a page from this machine only: for followers of a session, whose messages this server publishes. Waits only
+    /// for the disk.
     ///
     /// # Errors
     /// See [`History::read`].
-    pub fn read_page_here(&self, ask: &Ask, page_bytes_max: usize) -> io::Result<Answer> {
-        let query = Query { page_bytes_max, ..self.query(ask) };
+    pub fn read_page_here(&self, ask: &Ask) -> io::Result<Answer> {
+        let query = self.query(ask);
         let (held, cached) = self.look(ask, &query);
         let mut answer = self.local(ask, &query, held, cached)?;
         self.tell_of_loss(ask, &query, &mut answer);
@@ -160,7 +166,7 @@ impl<D: Disk> History<D> {
     /// The disk could not be read: whether there is such a message is unknown. A retry is safe.
     pub fn find(&self, session: &SessionId, id: Id) -> io::Result<Option<Arc<Message>>> {
         let ask = Ask { after: Some(id.just_before()), ..Ask::newest(session.clone(), 1) };
-        let found = self.read_page_here(&ask, PAGE_BYTES_MAX)?.messages.pop().map(|(message, _)| message);
+        let found = self.read_page_here(&ask)?.messages.pop().map(|(message, _)| message);
         Ok(found.filter(|message| message.id() == id))
     }
 
@@ -177,7 +183,7 @@ impl<D: Disk> History<D> {
             direction: if ask.after.is_some() { Direction::Oldest } else { Direction::Newest },
             limit: ask.limit,
             bytes_max: self.scan_bytes_max,
-            page_bytes_max: PAGE_BYTES_MAX,
+            page_bytes_max: ask.page_bytes_max,
         }
     }
 
@@ -229,6 +235,7 @@ impl<D: Disk> History<D> {
             // Requests for unknown sessions must not push others out of the cache.
             return Ok(None);
         }
+        let Some(_permit) = self.warming.try_acquire() else { return Ok(None) };
         let stay = self.cache.reserve(session);
         // Checked only now: from here on everything that becomes stale is pushed into the session just reserved.
         if self.transcripts.stale(session).is_some() {

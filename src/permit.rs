@@ -1,4 +1,4 @@
-//! Limits how many do something at once.
+//! Limits how many do something at once, or how much they hold together.
 //!
 //! A permit is never waited for: when all are taken, the caller tells its client. Not for queues and tables, which have
 //! an order or entries.
@@ -13,9 +13,12 @@ pub struct Semaphore {
     max: usize,
 }
 
-/// One of them, given back when it is dropped.
+/// One of them or several, given back when it is dropped.
 #[derive(Debug)]
-pub struct Permit(Arc<Semaphore>);
+pub struct Permit {
+    semaphore: Arc<Semaphore>,
+    count: usize,
+}
 
 impl Semaphore {
     /// At most `max` permits at once.
@@ -27,9 +30,18 @@ impl Semaphore {
     /// A permit, unless all are taken.
     #[must_use]
     pub fn try_acquire(self: &Arc<Self>) -> Option<Permit> {
-        let one_more = |taken| (taken < self.max).then_some(taken + 1);
-        let taken = self.taken.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more);
-        taken.ok().map(|_| Permit(Arc::clone(self)))
+        self.try_acquire_many(1)
+    }
+
+    /// So many at once, unless fewer are left. Of none there are always enough.
+    #[must_use]
+    pub fn try_acquire_many(self: &Arc<Self>, count: usize) -> Option<Permit> {
+        self.take(count).then(|| Permit { semaphore: Arc::clone(self), count })
+    }
+
+    fn take(&self, count: usize) -> bool {
+        let more = |taken: usize| taken.checked_add(count).filter(|taken| *taken <= self.max);
+        count == 0 || self.taken.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).is_ok()
     }
 
     /// How many are taken now.
@@ -39,9 +51,22 @@ impl Semaphore {
     }
 }
 
+impl Permit {
+    /// Makes it one of so many. `false`: fewer are left, and it stays as it is.
+    #[must_use]
+    pub fn resize(&mut self, count: usize) -> bool {
+        let is_had = self.semaphore.take(count.saturating_sub(self.count));
+        if is_had {
+            self.semaphore.taken.fetch_sub(self.count.saturating_sub(count), Ordering::SeqCst);
+            self.count = count;
+        }
+        is_had
+    }
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.taken.fetch_sub(1, Ordering::SeqCst);
+        self.semaphore.taken.fetch_sub(self.count, Ordering::SeqCst);
     }
 }
 
@@ -57,6 +82,18 @@ mod tests {
         drop(first);
         assert_eq!(semaphore.taken(), 1);
         assert!(semaphore.try_acquire().is_some());
+    }
+
+    #[test]
+    fn a_permit_of_many_grows_and_shrinks_within_the_bound() {
+        let semaphore = Semaphore::new(10);
+        let mut permit = semaphore.try_acquire_many(4).unwrap();
+        let none = semaphore.try_acquire_many(0).unwrap();
+        assert!(semaphore.try_acquire_many(7).is_none() && semaphore.try_acquire_many(usize::MAX).is_none());
+        assert!(permit.resize(10) && !permit.resize(11) && semaphore.taken() == 10);
+        assert!(permit.resize(3) && semaphore.taken() == 3);
+        drop((permit, none));
+        assert_eq!(semaphore.taken(), 0);
     }
 
     #[test]

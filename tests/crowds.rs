@@ -200,6 +200,89 @@ fn cost(server: &Server) -> (u64, u64) {
     (figure("VmRSS:") * 1024, figure("Threads:"))
 }
 
+/// Five sessions of 8 MiB each.
+fn record_much(server: &Server) {
+    let text = "x".repeat(15_000);
+    for n in 0..5 {
+        let one = json!({"session_id": format!("big{n}"), "role": "user", "text": text});
+        let batch = Value::Array(vec![one; 60]);
+        (0..10).for_each(|_| drop(server.client().post("/api/chat/messages", &batch).expect(201)));
+    }
+}
+
+#[test]
+fn clients_that_do_not_read_hold_no_more_than_one_budget() {
+    const CLIENTS: usize = 300;
+    let server = Server::start(Options::default());
+    record_much(&server);
+    server.client().chat("small", "hello");
+    let page = |n: usize| format!("/api/chat/history?session_id=big{}&limit=500", n % 5);
+    let whole = server.client().get(&page(0));
+    assert_eq!(whole.json()["messages"].as_array().unwrap().len(), 500);
+    assert_eq!(whole.header("content-length"), Some(whole.body.len().to_string().as_str()));
+    let (before, _) = cost(&server);
+    let ask = |n: usize| {
+        let mut connection = server.connect();
+        let accept = if n.is_multiple_of(2) { "application/json" } else { "application/x-ndjson" };
+        let request = format!("GET {} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: {accept}\r\n\r\n", page(n));
+        connection.send(request.as_bytes()).unwrap();
+        connection
+    };
+    let mut silent: Vec<_> = (0..CLIENTS).map(ask).collect();
+    wait_until("the budget is used up", WAIT_TIMEOUT, || server.client().get(&page(1)).status == 503);
+    let until = Instant::now() + Duration::from_secs(2);
+    let mut most = 0;
+    while Instant::now() < until {
+        most = most.max(cost(&server).0);
+        // Small pages go on.
+        assert_eq!(server.client().history("small", "")["messages"].as_array().unwrap().len(), 2);
+    }
+    let more = most.saturating_sub(before) >> 20;
+    assert!(more <= 64, "{more} MiB more");
+    let refused = server.client().get(&page(2));
+    assert!(refused.problem(503).contains("server.max_outgoing_bytes"));
+    assert!(refused.header("retry-after").is_some());
+    wait_until("it is logged", WAIT_TIMEOUT, || server.log().contains("server.max_outgoing_bytes"));
+    // What was begun is whole; those who were refused can ask again.
+    let served = silent.iter_mut().map(|client| client.reply().unwrap()).filter(|reply| reply.status == 200);
+    let served: Vec<_> = served.collect();
+    assert!((3..=20).contains(&served.len()), "{}", served.len());
+    assert!(served.iter().all(|reply| reply.body.len() > 7 << 20));
+    drop(silent);
+    wait_until("it is given back", WAIT_TIMEOUT, || server.client().get(&page(3)).status == 200);
+}
+
+#[test]
+fn sockets_that_do_not_read_are_cut_by_that_budget_and_can_resume() {
+    let options = Options::default().set("server.max_outgoing_bytes", 16 << 20);
+    let server = Server::start(options.set("websocket.max_outgoing_bytes", 64 << 20));
+    let open = |session: String| Socket::open(&server, &format!("session_id={session}"));
+    let post = |session: &str, text: &str| {
+        let message = json!({"session_id": session, "role": "user", "text": text});
+        server.client().post("/api/chat/messages", &message).expect(201)["messages"][0]["id"].clone()
+    };
+    // What many wait for counts once: a hundred clients of one session hold no more than one.
+    let crowd: Vec<Socket> = (0..100).map(|_| open("crowd".into())).collect();
+    let text = "x".repeat(900_000);
+    let first = post("crowd", "first");
+    (0..8).for_each(|_| drop(post("crowd", &text)));
+    assert_eq!(status(&server)["cut"], 0, "8 MiB fit, whoever waits for them");
+    // Of sessions of their own it is as much as there are.
+    let (before, _) = cost(&server);
+    let silent: Vec<Socket> = (0..25).map(|n| open(format!("own{n}"))).collect();
+    for n in 0..25 {
+        (0..6).for_each(|_| drop(post(&format!("own{n}"), &text)));
+    }
+    assert!(status(&server)["cut"].as_u64().unwrap() > 10, "{}", status(&server));
+    // The cache has grown as well, and 135 MiB were sent.
+    let more = cost(&server).0.saturating_sub(before) >> 20;
+    assert!(more <= 100, "{more} MiB more");
+    drop((crowd, silent));
+    wait_until("it is given back", WAIT_TIMEOUT, || status(&server)["open"] == 0);
+    let mut resumed = Socket::open(&server, &format!("session_id=crowd&after={}", first.as_str().unwrap()));
+    (0..8).for_each(|_| assert_eq!(resumed.next_of("message")["text"].as_str().unwrap().len(), 900_000));
+}
+
 #[test]
 #[ignore = "long: ten thousand sockets"]
 fn ten_thousand_idle_sockets_cost_at_most_10_kib_each_and_no_thread() {

@@ -46,7 +46,7 @@ fn replies_that_nobody_reads_keep_neither_status_nor_writers_waiting() {
 
 #[test]
 fn as_many_as_are_served_at_once_leave_the_probes_and_are_told_of_by_503() {
-    let server = Server::start(Options::default());
+    let server = Server::start(Options::default().set("server.max_outgoing_bytes", 256 << 20));
     let mut unread = who_do_not_read(&server, 64, 40);
     for path in ["/livez", "/readyz", "/api/storage/status"] {
         server.local_client().get(path).expect(200);

@@ -142,7 +142,7 @@ fn reply(form: Form, span: StreamKind, more: &[(&str, &str)], write: WriteTo) ->
     };
     let mut headers = event_stream::headers(kind);
     headers.extend(more.iter().map(|(name, value)| header(name, value)));
-    Reply::Stream(Stream { status: StatusCode(200), headers, span, write })
+    Reply::Stream(Stream { status: StatusCode(200), headers, length: None, span, write })
 }
 
 /// A page that is complete already.

@@ -1,14 +1,16 @@
 //! `GET /api/chat/history`: a page of a conversation; stored lines become part of the reply unchanged.
 
-use std::sync::Arc;
+use std::io::{self, Write};
 
 use serde::Serialize;
 use tiny_http::StatusCode;
 
 use crate::history::{Answer, Ask, History, Source};
 use crate::message::{Id, Message, SessionId, Timestamp, is_role};
+use crate::permit::Permit;
 
 use super::http::NDJSON;
+use super::reply_budget::{FREE_BYTES, ReplyBudget};
 use super::{Client, Head, Problem, Reply, Stream, StreamKind, body, header, json_bytes, query};
 
 /// Messages of a page if the request does not say.
@@ -17,6 +19,8 @@ const LIMIT_DEFAULT: usize = 50;
 const LIMIT_MAX: usize = 500;
 
 const PARAMETERS: &[&str] = &["session_id", "limit", "before", "after", "role", "since", "until"];
+/// A page is read up to here before its bytes are counted among those of all replies.
+const UNCOUNTED_BYTES: usize = 128 * 1024;
 
 /// The fields after the messages.
 #[derive(Serialize)]
@@ -46,14 +50,34 @@ struct Counts {
 /// "counts":{"cache":1,"mongo":0,"disk":0},"last_persisted_at":"2025-11-28T01:23:45.123456+00:00",
 ///  "has_more":false,"complete":true}
 /// ```
-pub fn read(history: &History, head: &Head<'_>) -> Result<Reply, Problem> {
+///
+/// # Errors
+/// 422 for a parameter; 503 when the disk cannot be read now, or when other replies hold what large ones may (reply_budget.rs).
+pub fn read(history: &History, outgoing: &ReplyBudget, head: &Head<'_>) -> Result<Reply, Problem> {
     let ask = parse(head.query)?;
-    let answer = history.read(&ask).map_err(|e| {
-        log::error!("the history of {} cannot be read: {e}", ask.session);
-        Problem::unavailable("history_unavailable", format!("the transcript cannot be read at the moment: {e}"), 1)
-    })?;
+    let read = |ask: &Ask| {
+        history.read(ask).map_err(|e| {
+            log::error!("the history of {} cannot be read: {e}", ask.session);
+            Problem::unavailable("history_unavailable", format!("the transcript cannot be read at the moment: {e}"), 1)
+        })
+    };
+    let mut answer = read(&Ask { page_bytes_max: UNCOUNTED_BYTES, ..ask.clone() })?;
+    let ended_for_its_bytes = answer.has_more && answer.messages.len() < ask.limit && answer.incomplete.is_none();
+    let permit = if ended_for_its_bytes {
+        // Taken before it is read: many who ask at once hold no more than one after the other.
+        let mut permit = outgoing.take(ask.page_bytes_max)?;
+        answer = read(&ask)?;
+        let _ = permit.resize(answer.bytes());
+        permit
+    } else {
+        outgoing.take(answer.bytes())?
+    };
     let is_lines = head.preferred(&[("application/json", false), (NDJSON, true)]);
-    Ok(if is_lines { ndjson(answer) } else { json_bytes(200, page(&ask.session, &answer)) })
+    Ok(match (is_lines, answer.bytes() > FREE_BYTES) {
+        (true, _) => ndjson(answer, permit),
+        (false, false) => json_bytes(200, page(&ask.session, &answer)),
+        (false, true) => long_page(&ask.session, answer, permit),
+    })
 }
 
 fn parse(query: &str) -> Result<Ask, Problem> {
@@ -82,19 +106,37 @@ fn time(field: &str, value: &str) -> Result<Timestamp, Problem> {
     Timestamp::parse(&value).ok_or_else(|| Problem::field(field, rule))
 }
 
+/// A page as one piece:
+///
+/// ```json
+/// {"session_id":"s","messages":[{"id":"…","session_id":"s","role":"user","text":"hello","created_at":"…","metadata":{},"source":"cache"}],
+///  "counts":{"cache":1,"mongo":0,"disk":0},"last_persisted_at":"…","has_more":false,"complete":true}
+/// ```
 fn page(session: &SessionId, answer: &Answer) -> Vec<u8> {
-    let bytes: usize = answer.messages.iter().map(|(message, _)| message.line().len() + 24).sum();
-    let mut page = Vec::with_capacity(bytes + 320);
-    page.extend_from_slice(b"{\"session_id\":\"");
-    page.extend_from_slice(session.as_str().as_bytes());
-    page.extend_from_slice(b"\",\"messages\":[");
-    for (index, (message, source)) in answer.messages.iter().enumerate() {
-        if index > 0 {
-            page.push(b',');
-        }
-        splice(&mut page, message, *source);
-    }
-    page.extend_from_slice(b"],");
+    let (start, end) = (start(session), end(answer));
+    let mut page = Vec::with_capacity(page_bytes(&start, answer, &end));
+    write_page(&start, answer, &end, &mut page).expect("memory takes all that is written");
+    page
+}
+
+/// The same, made while it is written.
+fn long_page(session: &SessionId, answer: Answer, permit: Permit) -> Reply {
+    let (start, end) = (start(session), end(&answer));
+    let length = Some(page_bytes(&start, &answer, &end));
+    let write = move |to: &mut dyn Client| {
+        let _permit = permit;
+        write_page(&start, &answer, &end, to)?;
+        to.flush()
+    };
+    let headers = vec![header("Content-Type", "application/json")];
+    Reply::Stream(Stream { status: StatusCode(200), headers, length, span: StreamKind::Brief, write: Box::new(write) })
+}
+
+fn start(session: &SessionId) -> Vec<u8> {
+    format!("{{\"session_id\":\"{session}\",\"messages\":[").into_bytes()
+}
+
+fn end(answer: &Answer) -> Vec<u8> {
     let of = |wanted| answer.messages.iter().filter(|(_, source)| *source == wanted).count();
     let tail = Tail {
         counts: Counts { cache: of(Source::Cache), mongo: of(Source::Mongo), disk: of(Source::Disk) },
@@ -104,41 +146,59 @@ fn page(session: &SessionId, answer: &Answer) -> Vec<u8> {
         reason: answer.incomplete.as_deref(),
         next: answer.next,
     };
-    let start = page.len();
-    serde_json::to_writer(&mut page, &tail).expect("numbers and strings always serialise");
+    let mut end = b"],".to_vec();
+    serde_json::to_writer(&mut end, &tail).expect("numbers and strings always serialise");
     // Drops the tail's opening brace, since the object goes on.
-    page.remove(start);
-    page
+    end.remove(2);
+    end
 }
+
+fn page_bytes(start: &[u8], answer: &Answer, end: &[u8]) -> usize {
+    let added = |source: Source| SOURCE.len() + source.as_str().len() + 1;
+    let messages: usize = answer.messages.iter().map(|(message, source)| message.line().len() + added(*source)).sum();
+    start.len() + messages + answer.messages.len().saturating_sub(1) + end.len()
+}
+
+fn write_page<W: Write + ?Sized>(start: &[u8], answer: &Answer, end: &[u8], to: &mut W) -> io::Result<()> {
+    to.write_all(start)?;
+    for (index, (message, source)) in answer.messages.iter().enumerate() {
+        if index > 0 {
+            to.write_all(b",")?;
+        }
+        splice(to, message, *source)?;
+    }
+    to.write_all(end)
+}
+
+/// What stands between a message's last field and its source.
+const SOURCE: &[u8] = b",\"source\":\"";
 
 /// A message's line with its source as the last field.
-fn splice(to: &mut Vec<u8>, message: &Message, source: Source) {
+fn splice<W: Write + ?Sized>(to: &mut W, message: &Message, source: Source) -> io::Result<()> {
     let line = message.line();
-    to.extend_from_slice(&line[..line.len() - 1]);
-    to.extend_from_slice(b",\"source\":\"");
-    to.extend_from_slice(source.as_str().as_bytes());
-    to.extend_from_slice(b"\"}");
+    to.write_all(&line[..line.len() - 1])?;
+    to.write_all(SOURCE)?;
+    to.write_all(source.as_str().as_bytes())?;
+    to.write_all(b"\"}")
 }
 
-fn ndjson(answer: Answer) -> Reply {
+fn ndjson(answer: Answer, permit: Permit) -> Reply {
     let mut headers = vec![header("Content-Type", NDJSON)];
     headers.push(header("X-Has-More", if answer.has_more { "true" } else { "false" }));
     headers.push(header("X-Complete", if answer.incomplete.is_none() { "true" } else { "false" }));
     if let Some(next) = answer.next {
         headers.push(header("X-Next", &next.to_string()));
     }
-    let messages: Vec<(Arc<Message>, Source)> = answer.messages;
     let write = move |to: &mut dyn Client| {
-        let mut line = Vec::new();
-        for (message, source) in &messages {
-            line.clear();
-            splice(&mut line, message, *source);
-            line.push(b'\n');
-            to.write_all(&line)?;
+        let _permit = permit;
+        for (message, source) in &answer.messages {
+            splice(to, message, *source)?;
+            to.write_all(b"\n")?;
         }
         to.flush()
     };
-    Reply::Stream(Stream { status: StatusCode(200), headers, span: StreamKind::Brief, write: Box::new(write) })
+    let (status, span) = (StatusCode(200), StreamKind::Brief);
+    Reply::Stream(Stream { status, headers, length: None, span, write: Box::new(write) })
 }
 
 #[cfg(test)]

@@ -14,16 +14,18 @@ pub(super) const NDJSON: &str = "application/x-ndjson";
 pub enum Reply {
     /// Head and body are known.
     Full(Response<Cursor<Vec<u8>>>),
-    /// The listener frames what the function writes: in chunks, or for HTTP/1.0 up to the end of the connection.
+    /// The listener frames what the function writes: by its length, in chunks, or for HTTP/1.0 up to the end of the connection.
     Stream(Stream),
 }
 
-/// A reply of unknown length.
+/// A reply that is made while it is written.
 pub struct Stream {
     /// The status.
     pub status: StatusCode,
     /// Its header fields, without framing.
     pub headers: Vec<Header>,
+    /// The length of its body in bytes, where it is known: the client gets a `Content-Length`.
+    pub length: Option<usize>,
     /// How long it lasts.
     pub span: StreamKind,
     /// Writes the body; each `flush` sends what was written so far. An error means that the client has gone.

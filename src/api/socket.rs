@@ -7,10 +7,12 @@
 //!
 //! Knows nothing of frames, nor of what the messages mean.
 
-use std::sync::Arc;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::{Arc, OnceLock};
 
 use crate::message::{Id, SessionId};
+use crate::permit::{Permit, Semaphore};
 
 use super::{Head, Problem};
 
@@ -28,7 +30,46 @@ pub enum Payload {
 }
 
 /// A message, shared by all sockets that get it.
-pub type SharedBytes = Arc<[u8]>;
+#[derive(Clone, Debug)]
+pub struct SharedBytes(Arc<Body>);
+
+#[derive(Debug)]
+struct Body {
+    bytes: Box<[u8]>,
+    counted: OnceLock<Permit>,
+}
+
+impl SharedBytes {
+    /// Counts its bytes in the budget of those that wait for clients: once, however many sockets it waits at, until the last
+    /// has let go of it. `false`: the budget has not so many left.
+    #[must_use]
+    pub fn count(&self, budget: &Arc<Semaphore>) -> bool {
+        let Body { bytes, counted } = &*self.0;
+        // Should two threads count it at once, the second gives its permit back.
+        counted.get().is_some()
+            || budget.try_acquire_many(bytes.len()).map(|permit| drop(counted.set(permit))).is_some()
+    }
+}
+
+impl From<Vec<u8>> for SharedBytes {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(Arc::new(Body { bytes: bytes.into_boxed_slice(), counted: OnceLock::new() }))
+    }
+}
+
+impl PartialEq for SharedBytes {
+    fn eq(&self, other: &Self) -> bool {
+        self[..] == other[..]
+    }
+}
+
+impl Deref for SharedBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0.bytes
+    }
+}
 
 /// The parameters of a handshake.
 #[derive(Clone, Debug, PartialEq, Eq)]

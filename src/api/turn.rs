@@ -122,7 +122,13 @@ pub fn say(chat: &Arc<Chat>, head: &Head<'_>, body: &[u8]) -> Result<Reply, Prob
         Ok(())
     };
     let headers = event_stream::headers(EVENT_STREAM);
-    Ok(Reply::Stream(Stream { status: StatusCode(200), headers, span: StreamKind::Lasting, write: Box::new(write) }))
+    Ok(Reply::Stream(Stream {
+        status: StatusCode(200),
+        headers,
+        length: None,
+        span: StreamKind::Lasting,
+        write: Box::new(write),
+    }))
 }
 
 /// The form of the reply; the body's `stream` wins over `Accept`.

@@ -241,15 +241,7 @@ impl World {
     }
 
     fn messages(&self, session: &str) -> Vec<Arc<Message>> {
-        let ask = Ask {
-            session: SessionId::new(session).unwrap(),
-            limit: 500,
-            before: None,
-            after: None,
-            role: None,
-            since: None,
-            until: None,
-        };
+        let ask = Ask::newest(SessionId::new(session).unwrap(), 500);
         self.history.read(&ask).unwrap().messages.into_iter().map(|(message, _)| message).collect()
     }
 

@@ -129,6 +129,7 @@ pub(super) static KEYS: &[Key] = &[
     list("server.allowed_hosts", rules::is_host, IS_HOST),
     whole("server.max_connections", 1024, 1..=100_000),
     whole("server.max_feed_streams", 32, 1..=10_000),
+    whole("server.max_outgoing_bytes", 48 * MIB, 16 * MIB..=4096 * MIB),
     whole("server.max_body_bytes", MIB, KIB..=8 * MIB),
     whole("server.head_timeout_seconds", 10, 1..=HOUR),
     whole("server.body_timeout_seconds", 30, 1..=HOUR),

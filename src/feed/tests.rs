@@ -142,7 +142,7 @@ fn the_cursor_of_an_event_leads_to_the_next_one_also_after_a_restart() {
 fn a_page_ends_before_what_does_not_fit_and_holds_at_least_one() {
     let fixture = Fixture::new();
     let feed = fixture.open();
-    let texts: Vec<String> = [3, 3, 3, 9, 1].iter().map(|mib| "x".repeat(mib << 20)).collect();
+    let texts: Vec<String> = [100, 100, 100, 300, 1].iter().map(|kib| "x".repeat(kib << 10)).collect();
     texts.iter().for_each(|text| say(&feed, text));
     let (mut after, mut counts) = (feed.oldest(), Vec::new());
     loop {

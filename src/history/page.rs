@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::message::{Id, Message, SessionId, Timestamp};
-use crate::transcript::{Direction, Query};
+use crate::transcript::{Direction, PAGE_BYTES_MAX, Query};
 
 /// A message, and where it was found.
 pub(super) type Located = (Arc<Message>, Source);
@@ -48,13 +48,24 @@ pub struct Ask {
     pub since: Option<Timestamp>,
     /// Only messages before this time.
     pub until: Option<Timestamp>,
+    /// The most bytes of messages, unless the first is longer; a page that ends for it says that there are more.
+    pub page_bytes_max: usize,
 }
 
 impl Ask {
     /// The newest messages of a session.
     #[must_use]
     pub fn newest(session: SessionId, limit: usize) -> Self {
-        Self { session, limit, before: None, after: None, role: None, since: None, until: None }
+        let page_bytes_max = PAGE_BYTES_MAX;
+        Self { session, limit, before: None, after: None, role: None, since: None, until: None, page_bytes_max }
+    }
+}
+
+impl Answer {
+    /// The length of its messages, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.messages.iter().map(|(message, _)| message.line().len()).sum()
     }
 }
 

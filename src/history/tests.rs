@@ -78,8 +78,7 @@ impl Fixture {
 }
 
 fn ask(role: Option<&str>, after: Option<Id>) -> Ask {
-    let session = SessionId::new("s").unwrap();
-    Ask { session, limit: 50, before: None, after, role: role.map(Into::into), since: None, until: None }
+    Ask { after, role: role.map(Into::into), ..Ask::newest(SessionId::new("s").unwrap(), 50) }
 }
 
 /// An id before all others.

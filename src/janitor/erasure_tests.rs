@@ -68,8 +68,7 @@ fn draft(session: &SessionId, text: &str, key: Option<&str>) -> Draft {
 }
 
 fn ask_all(name: &str) -> Ask {
-    let (before, after, role, since, until) = (None, None, None, None, None);
-    Ask { session: session(name), limit: 100, before, after, role, since, until }
+    Ask::newest(session(name), 100)
 }
 
 impl Case {

@@ -127,9 +127,14 @@ pub(super) fn full(
 /// # Errors
 /// The client is gone, or the function failed: the last chunk was not sent.
 pub(super) fn stream(to: &mut dyn Client, date: &mut Date, stream: Stream, exchange: &Exchange<'_>) -> io::Result<()> {
-    let length = if exchange.is_http11 { Length::Chunked } else { Length::UntilClose };
+    let length = match stream.length {
+        Some(bytes) => Length::Known(bytes),
+        None if exchange.is_http11 => Length::Chunked,
+        None => Length::UntilClose,
+    };
+    let is_chunked = length == Length::Chunked;
     let head = head(date, stream.status, &stream.headers, length, exchange);
-    let mut chunks = Chunks { to, out: head, waiting: Vec::new(), is_chunked: exchange.is_http11, failed: false };
+    let mut chunks = Chunks { to, out: head, waiting: Vec::new(), is_chunked, failed: false };
     if exchange.is_head {
         return chunks.flush();
     }
@@ -292,7 +297,7 @@ mod tests {
             out.write_all(b"end")
         };
         let status = StatusCode(200);
-        let one = Stream { status, headers: Vec::new(), span: StreamKind::Brief, write: Box::new(write) };
+        let one = Stream { status, headers: Vec::new(), length: None, span: StreamKind::Brief, write: Box::new(write) };
         let mut sent = Vec::new();
         stream(&mut sent, &mut Date::default(), one, &Exchange::unknown("id".into())).unwrap();
         let body_at = sent.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap() + 4;

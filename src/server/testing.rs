@@ -25,6 +25,7 @@ pub(super) fn config() -> ServerConfig {
         allowed_hosts: Vec::new(),
         max_connections: 64,
         max_feed_streams: 32,
+        max_outgoing_bytes: 48 << 20,
         max_body_bytes: 1 << 20,
         timeouts: Timeouts {
             head: Duration::from_secs(30),
@@ -124,7 +125,7 @@ impl Odd {
         };
         let headers = vec![header("Content-Type", "text/plain")];
         let span = if lasts { StreamKind::Lasting } else { StreamKind::Brief };
-        Reply::Stream(Stream { status: StatusCode(200), headers, span, write: Box::new(write) })
+        Reply::Stream(Stream { status: StatusCode(200), headers, length: None, span, write: Box::new(write) })
     }
 }
 

@@ -52,6 +52,8 @@ pub struct WebSocketOptions {
     pub counters: Arc<SocketCounters>,
     /// Makes a handler for each thread.
     pub sockets: Arc<dyn Sockets>,
+    /// The bytes that may wait for all clients together.
+    pub outgoing: Arc<Semaphore>,
 }
 
 /// The socket threads of a listener.
@@ -73,12 +75,12 @@ impl Pool {
     /// The system gives no more threads or descriptors. The threads started so far have ended; a retry may succeed
     /// later.
     pub(super) fn start(options: WebSocketOptions, message_timeout: Duration) -> io::Result<Self> {
-        let WebSocketOptions { config, open, counters, sockets } = options;
+        let WebSocketOptions { config, open, counters, sockets, outgoing } = options;
         let mut pool = Self { sockets, counters, open, threads: Vec::new(), handles: Mutex::default() };
         for index in 0..config.threads {
             let (poll, mailbox) = mailbox::prepare()?;
             let handler = pool.sockets.handler(mailbox.clone());
-            let table = Table::new(config.clone(), message_timeout, pool.counters.clone());
+            let table = Table::new(config.clone(), message_timeout, pool.counters.clone(), outgoing.clone());
             let thread = Thread::new(poll, mailbox.clone(), handler, table);
             pool.threads.push((mailbox, Semaphore::new(usize::MAX)));
             let handle = thread::spawn(format!("ws-{index}"), move || thread.run())?;

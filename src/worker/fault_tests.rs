@@ -34,8 +34,7 @@ fn say(live: &Live, name: &str, text: &str) {
 
 /// What a reader of the session finds.
 fn texts(history: &History<SimDisk>, name: &str) -> Vec<String> {
-    let (session, limit) = (session(name), 500);
-    let ask = Ask { session, limit, before: None, after: None, role: None, since: None, until: None };
+    let ask = Ask::newest(session(name), 500);
     history.read(&ask).unwrap().messages.iter().map(|(message, _)| message.text()).collect()
 }
 

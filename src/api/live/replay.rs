@@ -40,7 +40,7 @@ pub(super) struct Known {
 
 /// Reads the first page, and what the welcome tells.
 pub(super) fn first(history: &History, session: &SessionId, after: Option<Id>) -> Page {
-    let newest = match history.read_page_here(&ask(session, COUNTED, None), PAGE_BYTES_MAX) {
+    let newest = match history.read_page_here(&ask(session, COUNTED, None)) {
         Ok(newest) => newest,
         Err(fault) => {
             return Page { welcome: Some(Known { is_known: false, interactions: 0 }), ..failed(session, &fault) };
@@ -54,7 +54,7 @@ pub(super) fn first(history: &History, session: &SessionId, after: Option<Id>) -
         return Page { welcome, ..next(history, session, None) };
     }
     // If the message itself is gone, what followed it may be gone as well.
-    let page = match history.read_page_here(&ask(session, PAGE, Some(after.just_before())), PAGE_BYTES_MAX) {
+    let page = match history.read_page_here(&ask(session, PAGE, Some(after.just_before()))) {
         Ok(answer) => page_of(answer),
         Err(fault) => failed(session, &fault),
     };
@@ -69,7 +69,7 @@ pub(super) fn first(history: &History, session: &SessionId, after: Option<Id>) -
 /// Reads what follows a message; without one, from the beginning.
 pub(super) fn next(history: &History, session: &SessionId, after: Option<Id>) -> Page {
     let after = after.unwrap_or(Id::BEGINNING);
-    match history.read_page_here(&ask(session, PAGE, Some(after)), PAGE_BYTES_MAX) {
+    match history.read_page_here(&ask(session, PAGE, Some(after))) {
         Ok(answer) => page_of(answer),
         Err(fault) => failed(session, &fault),
     }
@@ -83,8 +83,8 @@ fn count(history: &History, session: &SessionId, newest: &Answer) -> usize {
     let (mut users, mut left) = (of_user(newest), COUNTED - newest.messages.len().min(COUNTED));
     let mut before = oldest(newest).filter(|_| newest.has_more);
     while let Some(id) = before.filter(|_| left > 0) {
-        let older = Ask { before: Some(id), ..Ask::newest(session.clone(), left) };
-        let Ok(older) = history.read_page_here(&older, PAGE_BYTES_MAX) else { break };
+        let older = Ask { before: Some(id), ..ask(session, left, None) };
+        let Ok(older) = history.read_page_here(&older) else { break };
         users += of_user(&older);
         left -= older.messages.len().min(left);
         before = oldest(&older).filter(|_| older.has_more);
@@ -93,7 +93,7 @@ fn count(history: &History, session: &SessionId, newest: &Answer) -> usize {
 }
 
 fn ask(session: &SessionId, limit: usize, after: Option<Id>) -> Ask {
-    Ask { after, ..Ask::newest(session.clone(), limit) }
+    Ask { after, page_bytes_max: PAGE_BYTES_MAX, ..Ask::newest(session.clone(), limit) }
 }
 
 fn page_of(answer: Answer) -> Page {

@@ -192,16 +192,8 @@ impl World {
         let mut ids: Vec<Id> = Vec::new();
         loop {
             let after = Some(ids.last().copied().unwrap_or(Id::least_of(Timestamp::from_micros(0))));
-            let ask = Ask {
-                session: session_of(session),
-                limit: 500,
-                before: None,
-                after,
-                role: None,
-                since: None,
-                until: None,
-            };
-            let answer = self.history.read_page_here(&ask, 1 << 20).unwrap();
+            let ask = Ask { after, ..Ask::newest(session_of(session), 500) };
+            let answer = self.history.read_page_here(&ask).unwrap();
             ids.extend(answer.messages.iter().map(|(message, _)| message.id()));
             if !answer.has_more {
                 return ids;

@@ -45,7 +45,7 @@ impl<'a, S: Service> Connection<'a, S> {
                 self.wire().send(&head, &body)
             }
             Reply::Stream(stream) => {
-                exchange.keep_alive &= exchange.is_http11;
+                exchange.keep_alive &= exchange.is_http11 || stream.length.is_some();
                 self.stream(stream, &exchange)
             }
         };

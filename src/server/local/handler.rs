@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use tiny_http::{HTTPVersion, Header, Method, Request, Response};
 
-use crate::api::{Client, Problem, Reply, Service, Transport, header};
+use crate::api::{Client, Problem, Reply, Service, Stream, Transport, header};
 use crate::server::chunked::too_large;
 use crate::server::http1::{self, Framing, is_sane_id, malformed};
 use crate::server::reply::{self, Date, Exchange};
@@ -138,7 +138,7 @@ fn drain(request: &mut Request) {
 fn answer(request: Request, exchange: &Exchange<'_>, reply: Reply) {
     let written = match reply {
         Reply::Full(response) => respond(request, exchange, response),
-        Reply::Stream(_) if !exchange.is_http11 && has_field(&request, "Connection") => {
+        Reply::Stream(Stream { length: None, .. }) if !exchange.is_http11 && has_field(&request, "Connection") => {
             // tiny_http may keep the connection, and then nothing would end the stream.
             let detail = "a stream on a kept HTTP/1.0 connection has no end; use HTTP/1.1";
             let Reply::Full(response) = exchange.refusal(&Problem::new(505, "http_version", detail)) else { return };

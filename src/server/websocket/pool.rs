@@ -203,9 +203,7 @@ impl Thread {
     }
 
     fn answer(&mut self, id: SocketId, frame: Vec<u8>) {
-        let bytes_max = self.table.config.max_outgoing_bytes;
-        let Some(socket) = self.table.get(id) else { return };
-        if socket.queue(Outgoing::Control(frame), bytes_max) { self.table.list(id) } else { self.table.cut(id) }
+        self.table.queue(id, Outgoing::Control(frame));
     }
 
     /// Calls the handler about one socket, or about all; a panic closes them.

@@ -5,8 +5,10 @@
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice, Write};
+use std::sync::Arc;
 
 use crate::api::{Payload, SharedBytes};
+use crate::permit::Semaphore;
 
 use super::frames::Header;
 
@@ -14,6 +16,8 @@ use super::frames::Header;
 const SLICES: usize = 32;
 /// The most that may wait, in messages and control frames: a small one takes more memory than its bytes.
 const QUEUE_MAX: usize = 16_384;
+/// While no more than this waits for a client, it does not count in the budget of all clients.
+const FREE_BYTES: usize = 4 * 1024;
 /// An empty queue with more capacity than this is freed.
 const KEPT_QUEUE: usize = 4;
 
@@ -57,6 +61,14 @@ impl SendQueue {
 
     pub(super) fn has_room(&self, outgoing: &Outgoing, bytes_max: usize) -> bool {
         self.queue.is_empty() || (self.waiting + outgoing.bytes() <= bytes_max && self.queue.len() < QUEUE_MAX)
+    }
+
+    /// Counts the newest message in the budget of all that waits, unless little waits here. `false`: the budget is used up.
+    pub(super) fn count(&self, budget: &Arc<Semaphore>) -> bool {
+        match self.queue.back() {
+            Some(Outgoing::Message(_, message)) if self.waiting > FREE_BYTES => message.count(budget),
+            _ => true,
+        }
     }
 
     pub(super) fn push(&mut self, outgoing: Outgoing) {

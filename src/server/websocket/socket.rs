@@ -8,12 +8,13 @@
 
 use std::io::{self, ErrorKind, Read};
 use std::net::Shutdown;
+use std::sync::Arc;
 use std::time::Instant;
 
 use mio::net::TcpStream;
 
 use crate::config::WebsocketConfig;
-use crate::permit::Permit;
+use crate::permit::{Permit, Semaphore};
 
 use super::frames::{self, Decoder, Heard, Violation};
 use super::send_queue::{Outgoing, SendQueue};
@@ -109,8 +110,8 @@ impl Socket {
         heard
     }
 
-    /// Queues a frame. `false`: too much waits already.
-    pub(super) fn queue(&mut self, outgoing: Outgoing, bytes_max: usize) -> bool {
+    /// Queues a frame. `false`: too much waits already, for this client or in the `budget` of all.
+    pub(super) fn queue(&mut self, outgoing: Outgoing, bytes_max: usize, budget: &Arc<Semaphore>) -> bool {
         if self.phase != Phase::Open {
             return true;
         }
@@ -120,7 +121,7 @@ impl Socket {
         if fits {
             self.send_queue.push(outgoing);
         }
-        fits
+        fits && (self.send_queue.count(budget) || (self.write().is_ok() && self.send_queue.count(budget)))
     }
 
     /// Queues a close frame; nothing is queued after it.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::api::{Outbox, Payload, SharedBytes, SocketCounters, SocketId};
 use crate::config::WebsocketConfig;
+use crate::permit::Semaphore;
 
 use super::send_queue::Outgoing;
 use super::socket::{Phase, Socket};
@@ -28,10 +29,17 @@ pub(super) struct Table {
     /// How long a message may take from its first byte to its last.
     message_timeout: Duration,
     pub(super) counters: Arc<SocketCounters>,
+    /// The bytes that may wait for all clients together, replies included.
+    budget: Arc<Semaphore>,
 }
 
 impl Table {
-    pub(super) fn new(config: WebsocketConfig, message_timeout: Duration, counters: Arc<SocketCounters>) -> Self {
+    pub(super) fn new(
+        config: WebsocketConfig,
+        message_timeout: Duration,
+        counters: Arc<SocketCounters>,
+        budget: Arc<Semaphore>,
+    ) -> Self {
         Self {
             sockets: HashMap::new(),
             next: 0,
@@ -40,6 +48,7 @@ impl Table {
             config,
             message_timeout,
             counters,
+            budget,
         }
     }
 
@@ -136,6 +145,18 @@ impl Table {
         self.counters.unfinished_bytes.fetch_add(more, Ordering::Relaxed).wrapping_add(more)
     }
 
+    /// Queues a frame for a socket, which is cut when too much waits for it or for all. `false`: it was not queued.
+    pub(super) fn queue(&mut self, id: SocketId, outgoing: Outgoing) -> bool {
+        let Some(socket) = self.sockets.get_mut(&id) else { return false };
+        let is_queued = socket.queue(outgoing, self.config.max_outgoing_bytes, &self.budget);
+        if is_queued {
+            self.list(id);
+        } else {
+            self.cut(id);
+        }
+        is_queued
+    }
+
     /// Marks a socket as gone.
     pub(super) fn give_up(&mut self, id: SocketId) {
         if let Some(socket) = self.get(id) {
@@ -169,13 +190,8 @@ impl Table {
 
 impl Outbox for Table {
     fn send(&mut self, to: SocketId, payload: Payload, message: &SharedBytes) {
-        let bytes_max = self.config.max_outgoing_bytes;
-        let Some(socket) = self.get(to) else { return };
-        if socket.queue(Outgoing::message(payload, message), bytes_max) {
+        if self.queue(to, Outgoing::message(payload, message)) {
             self.counters.messages_out.fetch_add(1, Ordering::Relaxed);
-            self.list(to);
-        } else {
-            self.cut(to);
         }
     }
 

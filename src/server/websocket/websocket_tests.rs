@@ -71,8 +71,13 @@ fn listen_with(body_timeout: Duration, change: impl FnOnce(&mut WebsocketConfig)
     change(&mut config.websocket);
     let counters = Arc::new(SocketCounters::default());
     let (counted, sockets) = (counters.clone(), Arc::new(Echo));
-    let websockets =
-        WebSocketOptions { config: config.websocket, open: Semaphore::new(1000), counters: counted, sockets };
+    let websockets = WebSocketOptions {
+        config: config.websocket,
+        open: Semaphore::new(1000),
+        counters: counted,
+        sockets,
+        outgoing: Semaphore::new(1 << 30),
+    };
     (tcp::start(&config.server, Connections::at_most(64), Arc::new(Echo), Some(websockets)).unwrap(), counters)
 }
 

@@ -222,7 +222,7 @@ fn lines(world: &World, session: &SessionId) -> Vec<Message> {
 /// it is not whole.
 fn pages(live: &Live, session: &SessionId, limit: usize, forward: bool, by_hand: bool) -> Option<Vec<(String, Id)>> {
     let after = forward.then(|| Id::from_parts(crate::message::Timestamp::from_micros(0), 0));
-    let mut ask = Ask { session: session.clone(), limit, before: None, after, role: None, since: None, until: None };
+    let mut ask = Ask { after, ..Ask::newest(session.clone(), limit) };
     let mut all = Vec::new();
     loop {
         let answer = live.history.read(&ask).ok()?;
