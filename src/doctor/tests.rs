@@ -113,7 +113,8 @@ impl Case {
         let mut config = Config::defaults(Some(folder.path())).unwrap();
         // The kernel's lock is on the real disk.
         std::fs::create_dir_all(&config.journal.path).unwrap();
-        config.journal.segment_bytes = 1024;
+        // Frames of four messages, and the part for erasures.
+        config.journal.segment_bytes = 1092;
         config.mongo.ttl = None;
         let place = DataLocation { data: folder.path().to_owned(), config };
         let clock = Clock::fixed(Arc::new(AtomicU64::new(1_764_292_425_000_000)));
