@@ -32,14 +32,14 @@ use crate::chat::Chat;
 use crate::feed::Feed;
 use crate::history::History;
 
-pub use head::{Head, Transport};
-pub use http::{Client, Reply, Stream, StreamKind, header, json, json_bytes};
+pub use head::{RequestHead, Transport};
+pub use http::{Reply, Stream, StreamClient, StreamKind, header, json, json_bytes};
 pub use live::SocketService;
 pub use problem::Problem;
 pub use reply_budget::ReplyBudget;
 pub use route::Route;
 pub use socket::{Joining, Outbox, Payload, SharedBytes, SocketCounters, SocketHandler, SocketId, Sockets, Wake};
-pub use status::Status;
+pub use status::StatusSources;
 
 /// Serves the requests of a listener. [`Api`] is the real one; tests of listeners have others.
 pub trait Service: Send + Sync + 'static {
@@ -47,13 +47,13 @@ pub trait Service: Send + Sync + 'static {
     ///
     /// # Errors
     /// The reply to give instead. The listener need not read the body first.
-    fn admit(&self, head: &Head<'_>) -> Result<Route, Reply>;
+    fn admit(&self, head: &RequestHead<'_>) -> Result<Route, Reply>;
 
     /// Whether a path asks for the server's health; such requests are answered however many others wait.
     fn is_probe(&self, path: &str) -> bool;
 
     /// Serves an admitted request. May wait: for a sync, a turn, or the next event.
-    fn handle(&self, head: &Head<'_>, route: Route, body: &[u8]) -> Reply;
+    fn handle(&self, head: &RequestHead<'_>, route: Route, body: &[u8]) -> Reply;
 }
 
 /// Serves every route.
@@ -65,13 +65,13 @@ pub struct Api {
     /// The feed.
     pub feed: Arc<Feed>,
     /// The status of all parts.
-    pub status: Status,
+    pub status: StatusSources,
     /// What large replies may hold together.
     pub outgoing: ReplyBudget,
 }
 
 impl Service for Api {
-    fn admit(&self, head: &Head<'_>) -> Result<Route, Reply> {
+    fn admit(&self, head: &RequestHead<'_>) -> Result<Route, Reply> {
         route::find(head).map_err(|problem| problem.reply(head.request_id))
     }
 
@@ -79,7 +79,7 @@ impl Service for Api {
         route::is_probe(path)
     }
 
-    fn handle(&self, head: &Head<'_>, route: Route, body: &[u8]) -> Reply {
+    fn handle(&self, head: &RequestHead<'_>, route: Route, body: &[u8]) -> Reply {
         let reply = match route {
             Route::Chat => turn::say(&self.chat, head, body),
             Route::Messages => chat::record(&self.chat, head, body),
@@ -93,7 +93,7 @@ impl Service for Api {
             // A listener that serves WebSockets handles this route itself.
             Route::Socket => Err(socket::not_here()),
             Route::Status => Ok(self.status.storage(&self.chat)),
-            Route::Livez => Ok(Status::live()),
+            Route::Livez => Ok(StatusSources::live()),
             Route::Readyz | Route::Health => self.status.ready(),
             Route::OpenApi => Ok(openapi::document()),
         };

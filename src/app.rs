@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::api::{Api, ReplyBudget, SocketService, Status};
+use crate::api::{Api, ReplyBudget, SocketService, StatusSources};
 use crate::cache::Cache;
 use crate::chat::Chat;
 use crate::config::{Config, Fsync};
@@ -31,7 +31,7 @@ use crate::janitor::{Aside, FirstSweep, Scrubber, Sweeper};
 use crate::journal::{Journal, Record};
 use crate::message::{Clock, Expiry};
 use crate::permit::Semaphore;
-use crate::recorder::{Opened, Recorder, open_transcripts};
+use crate::recorder::{OpenedRecorder, Recorder, open_transcripts};
 use crate::server::{WebSocketOptions, local, tcp};
 use crate::signals::{self, Cause, Stopper};
 use crate::store::Store;
@@ -258,7 +258,7 @@ struct Core {
     skipped: Arc<AtomicU64>,
     /// MongoDB, if it is enabled.
     store: Option<Arc<dyn Store>>,
-    storage: Arc<MongoStatus>,
+    mongo_status: Arc<MongoStatus>,
     history: Arc<History>,
     chat: Arc<Chat>,
 }
@@ -274,15 +274,15 @@ impl Core {
         let cache = Arc::new(Cache::new(&config.mongo.cache));
         let panicked = stopper.clone();
         let on_panic = Box::new(move || panicked.fatal("the journal's leader panicked"));
-        let Opened { recorder, journal, channel, hub, skipped } =
+        let OpenedRecorder { recorder, journal, channel, hub, skipped } =
             Recorder::open(config, clock.clone(), &transcripts, cache.clone(), on_panic)?;
-        let storage = Arc::new(MongoStatus::new(clock.clone()));
+        let mongo_status = Arc::new(MongoStatus::new(clock.clone()));
         // Opens no connection: a start does not wait for the network.
         let store = if config.mongo.enabled { Some(store::open(&config.mongo)?) } else { None };
         let mut history = History::new(config, clock.clone(), cache.clone(), transcripts.clone(), journal.clone());
         if let Some(store) = store.clone() {
             let (timeout, shared) = (config.history.mongo_timeout, config.mongo.shared);
-            history = history.with(Database::new(store, storage.clone(), timeout, shared));
+            history = history.with(Database::new(store, mongo_status.clone(), timeout, shared));
         }
         let history = Arc::new(history);
         // Requests that wait for answers must leave connections for those that record.
@@ -291,7 +291,10 @@ impl Core {
         let (recorder, told) = (Arc::new(recorder), hub.clone());
         let chat = Arc::new(Chat::new(recorder, history.clone(), told, responder, &config.responder, waiting_max));
         let first_sweep = Arc::new(FirstSweep::load(RealDisk, &layout::first_sweep(&config.journal.path)));
-        Ok((Self { cache, transcripts, journal, first_sweep, hub, skipped, store, storage, history, chat }, channel))
+        Ok((
+            Self { cache, transcripts, journal, first_sweep, hub, skipped, store, mongo_status, history, chat },
+            channel,
+        ))
     }
 
     /// The worker, with MongoDB or without.
@@ -319,8 +322,8 @@ impl Core {
     fn drain(&self, base: &Base<'_>, store: Arc<dyn Store>, erasures: PendingErasures) -> Drain {
         let (mongo, journal) = (&base.config.mongo, &self.journal);
         let files = (DeadLetters::new(RealDisk, &mongo.dead_letter_path, base.clock.clone()), erasures);
-        let (drained, storage) = (journal.start().drained, self.storage.clone());
-        let drain = Drain::new(journal, store, files, base.expiry(), mongo, drained, storage);
+        let (drained, mongo_status) = (journal.start().drained, self.mongo_status.clone());
+        let drain = Drain::new(journal, store, files, base.expiry(), mongo, drained, mongo_status);
         if !mongo.shared {
             return drain;
         }
@@ -369,15 +372,15 @@ impl Core {
         }
     }
 
-    fn status(self, base: &Base<'_>, progress: Arc<Progress>) -> Status {
-        Status {
+    fn status(self, base: &Base<'_>, progress: Arc<Progress>) -> StatusSources {
+        StatusSources {
             config: base.config.clone(),
             cache: self.cache,
             journal: self.journal,
             transcripts: self.transcripts,
             first_sweep: self.first_sweep,
             progress,
-            storage: self.storage,
+            mongo_status: self.mongo_status,
             skipped: self.skipped,
             sockets: Arc::default(),
             sockets_max: base.descriptors.share.sockets,

@@ -30,17 +30,17 @@ const SESSION_BYTES: usize = 320;
 
 /// The cached messages of all sessions.
 pub struct Cache {
-    inner: Mutex<Inner>,
+    inner: Mutex<CacheState>,
     messages_max: usize,
     bytes_max: usize,
 }
 
-struct Inner {
+struct CacheState {
     sessions: LruCache<SessionId, Session>,
     bytes: usize,
     messages: usize,
     /// The next generation: each session gets one when it is made and when its old end is evicted.
-    next_stay: u64,
+    next_generation: u64,
 }
 
 struct Session {
@@ -52,14 +52,14 @@ struct Session {
     byte_limited: bool,
     /// The newest evicted message: everything newer is held.
     evicted_through: Option<Id>,
-    stay: u64,
+    generation: u64,
     /// Its old end was evicted since it got its generation.
     receded: bool,
 }
 
 /// What the cache holds of a session, during a look.
 #[derive(Clone, Copy, Debug)]
-pub struct Held<'a> {
+pub struct CachedSession<'a> {
     /// Oldest first, without gaps up to the newest.
     pub messages: &'a VecDeque<Arc<Message>>,
     /// Nothing older exists.
@@ -96,7 +96,7 @@ pub struct Pushed {
 
 /// Figures for the status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stats {
+pub struct CacheStats {
     /// Sessions held.
     pub sessions: usize,
     /// Messages held.
@@ -109,7 +109,7 @@ impl Cache {
     /// An empty cache with the limits of `config`.
     #[must_use]
     pub fn new(config: &CacheConfig) -> Self {
-        let inner = Inner { sessions: LruCache::unbounded(), bytes: 0, messages: 0, next_stay: 0 };
+        let inner = CacheState { sessions: LruCache::unbounded(), bytes: 0, messages: 0, next_generation: 0 };
         Self { inner: Mutex::new(inner), messages_max: config.max_messages_per_session, bytes_max: config.max_bytes }
     }
 
@@ -131,10 +131,10 @@ impl Cache {
 
     /// Reads what is held of a session; `None` if it is not cached. Counts as use. The cache is locked meanwhile, so
     /// `look` should copy only what it needs.
-    pub fn look<T>(&self, session: &SessionId, look: impl FnOnce(Held<'_>) -> T) -> Option<T> {
+    pub fn look<T>(&self, session: &SessionId, look: impl FnOnce(CachedSession<'_>) -> T) -> Option<T> {
         let mut inner = self.inner.lock().expect("no holder panics");
         let held = inner.sessions.get(session)?;
-        Some(look(Held {
+        Some(look(CachedSession {
             messages: &held.messages,
             whole: held.whole,
             byte_limited: held.byte_limited,
@@ -147,14 +147,14 @@ impl Cache {
     pub fn reserve(&self, session: &SessionId) -> Generation {
         let mut inner = self.inner.lock().expect("no holder panics");
         inner.touch(session, false);
-        Generation(inner.sessions.get(session).map_or(u64::MAX, |held| held.stay))
+        Generation(inner.sessions.get(session).map_or(u64::MAX, |held| held.generation))
     }
 
     /// Ends a warm-up with the messages that were read, oldest first, up to the oldest one held. Returns how many were
     /// cached: none if the session or its old end was evicted meanwhile.
-    pub fn fill(&self, session: &SessionId, stay: Generation, older: &[Arc<Message>], extent: Extent) -> usize {
+    pub fn fill(&self, session: &SessionId, generation: Generation, older: &[Arc<Message>], extent: Extent) -> usize {
         let mut inner = self.inner.lock().expect("no holder panics");
-        if inner.sessions.peek(session).is_none_or(|held| held.stay != stay.0) {
+        if inner.sessions.peek(session).is_none_or(|held| held.generation != generation.0) {
             return 0;
         }
         let mut kept = 0;
@@ -219,16 +219,24 @@ impl Cache {
     }
 
     /// Figures for the status.
-    pub fn stats(&self) -> Stats {
+    pub fn stats(&self) -> CacheStats {
         let inner = self.inner.lock().expect("no holder panics");
-        Stats { sessions: inner.sessions.len(), messages: inner.messages, bytes: inner.bytes }
+        CacheStats { sessions: inner.sessions.len(), messages: inner.messages, bytes: inner.bytes }
     }
 }
 
 impl Session {
-    fn new(whole: bool, stay: u64) -> Self {
+    fn new(whole: bool, generation: u64) -> Self {
         let messages = VecDeque::new();
-        Self { messages, bytes: SESSION_BYTES, whole, byte_limited: false, evicted_through: None, stay, receded: false }
+        Self {
+            messages,
+            bytes: SESSION_BYTES,
+            whole,
+            byte_limited: false,
+            evicted_through: None,
+            generation,
+            receded: false,
+        }
     }
 
     fn pop_front(&mut self) {
@@ -254,14 +262,14 @@ impl Session {
     }
 }
 
-impl Inner {
+impl CacheState {
     /// Makes the session if it is not cached; returns whether it did. Counts as use.
     fn touch(&mut self, session: &SessionId, whole: bool) -> bool {
         if self.sessions.get(session).is_some() {
             return false;
         }
-        self.next_stay += 1;
-        let held = Session::new(whole, self.next_stay);
+        self.next_generation += 1;
+        let held = Session::new(whole, self.next_generation);
         self.bytes += held.bytes;
         self.sessions.put(session.clone(), held);
         true
@@ -273,8 +281,8 @@ impl Inner {
         let (bytes, messages) = (held.bytes, held.messages.len());
         change(held);
         if std::mem::take(&mut held.receded) {
-            self.next_stay += 1;
-            held.stay = self.next_stay;
+            self.next_generation += 1;
+            held.generation = self.next_generation;
         }
         self.bytes = self.bytes + held.bytes - bytes;
         self.messages = self.messages + held.messages.len() - messages;

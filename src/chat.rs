@@ -1,7 +1,7 @@
 //! A turn of a conversation: the user's message and the answer, both recorded.
 //!
 //! A responder that answers at once runs inline, and its two messages are recorded side by side with one sync; such a
-//! turn takes no lock here and no other thread. Any other turn takes its session's permit (`sessions.rs`) and a slot
+//! turn takes no lock here and no other thread. Any other turn takes its session's permit (`turn_queues.rs`) and a slot
 //! (`pool.rs`), records the user's message, and is answered on a thread of its own (`answering.rs`) while others follow
 //! it (`running.rs`) through the hub.
 //!
@@ -16,10 +16,10 @@ mod answering;
 mod context;
 mod pool;
 mod running;
-mod sessions;
 #[cfg(test)]
 mod tests;
 mod turn;
+mod turn_queues;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -30,20 +30,20 @@ use serde_json::{Map, Value};
 use crate::config::ResponderConfig;
 use crate::history::History;
 use crate::hub::Hub;
-use crate::journal::{self, AppendError, Appended, Key, ReplyTo, Ticket};
+use crate::journal::{self, AppendError, Appended, IdempotencyKey, ReplyTo, Ticket};
 use crate::message::{self, Id, Metadata, SessionId};
-use crate::recorder::{Durability, Erased, Recorder};
+use crate::recorder::{Durability, ErasureOutcome, Recorder};
 use crate::responder::Responder;
 
-pub use running::{Follow, REPLY_BYTES_MAX, Running, StartedTurn, TurnProgress};
-pub use turn::{End, NewMessage, Status, Turn, TurnError, TurnOutcome, TurnResult, WhenBusy};
+pub use running::{Follow, REPLY_BYTES_MAX, RunningTurn, StartedTurn, TurnProgress};
+pub use turn::{NewMessage, Turn, TurnEnd, TurnError, TurnOutcome, TurnResult, TurnStatus, WhenBusy};
 
 use crate::permit::{Permit, Semaphore};
 
-use answering::{Answering, Counts};
-use pool::{Pool, Slot};
+use answering::{Answering, TurnCounts};
+use pool::{ResponderSlot, TurnPool};
 use running::By;
-use sessions::{Entered, Holder, TurnPermit, TurnQueues};
+use turn_queues::{Entered, Holder, TurnPermit, TurnQueues};
 
 /// What a user sends to begin a new context, and to be told what may be sent.
 const CLEAR: [&str; 2] = ["/clear", "clear"];
@@ -60,10 +60,10 @@ pub struct Chat {
     history: Arc<History>,
     responder: Option<Arc<dyn Responder>>,
     timeout: Duration,
-    sessions: Arc<TurnQueues>,
-    pool: Pool,
+    queues: Arc<TurnQueues>,
+    pool: TurnPool,
     waiting: Arc<Semaphore>,
-    counts: Arc<Counts>,
+    counts: Arc<TurnCounts>,
     hub: Arc<Hub>,
 }
 
@@ -77,7 +77,7 @@ pub struct AppendedTurn {
 
 /// Figures for the status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stats {
+pub struct ChatStats {
     /// Turns that are being answered on threads of their own.
     pub running: usize,
     /// Requests that wait for an answer, or for earlier turns of their session.
@@ -110,8 +110,8 @@ impl Chat {
             history,
             responder: responder.map(Arc::from),
             timeout: config.timeout,
-            sessions: Arc::default(),
-            pool: Pool::new(config.max_concurrent),
+            queues: Arc::default(),
+            pool: TurnPool::new(config.max_concurrent),
             waiting: Semaphore::new(waiting_max),
             counts: Arc::default(),
             hub,
@@ -125,7 +125,7 @@ impl Chat {
             if self.responder.is_none() {
                 return Some(self.brief(turn));
             }
-            let entered = self.sessions.enter(turn.session, Holder::Brief, WhenBusy::Queue, Instant::now());
+            let entered = self.queues.enter(turn.session, Holder::Brief, WhenBusy::Queue, Instant::now());
             return entered.is_ok().then(|| self.brief(turn));
         }
         Some(self.append(turn)?.and_then(|appended| self.settle(turn.session, appended)))
@@ -148,12 +148,12 @@ impl Chat {
     fn append_answered(&self, turn: &Turn<'_>, text: Option<String>) -> Result<AppendedTurn, AppendError> {
         let key = user_key(turn);
         let mut drafts = Vec::with_capacity(2);
-        drafts.push(journal::Draft::Message { line: user_line(turn), key, reply_to: ReplyTo::Nothing });
+        drafts.push(journal::NewRecord::Message { line: user_line(turn), key, reply_to: ReplyTo::Nothing });
         if let Some(said) = &text {
-            let answered = [("transport", turn.transport), ("status", Status::Completed.as_str())];
+            let answered = [("transport", turn.transport), ("status", TurnStatus::Completed.as_str())];
             let reply = line(turn.session, "assistant", said, Metadata { given: None, defaults: &answered });
             // The reply carries the key too, so that it is found after a restart.
-            drafts.push(journal::Draft::Message { line: reply, key, reply_to: ReplyTo::Previous });
+            drafts.push(journal::NewRecord::Message { line: reply, key, reply_to: ReplyTo::Previous });
         }
         let (ticket, kept) = self.recorder.append(drafts)?;
         Ok(AppendedTurn { ticket, kept, text })
@@ -182,13 +182,13 @@ impl Chat {
         self.recorder.commit(ticket)?;
         let (user, duplicate) = (kept[0].id(), is_before(&kept[0]));
         let Some(reply) = kept.get(1) else {
-            return Ok(TurnOutcome { user, reply: None, text: None, status: Status::Recorded, duplicate });
+            return Ok(TurnOutcome { user, reply: None, text: None, status: TurnStatus::Recorded, duplicate });
         };
         if is_before(reply) {
             return self.said_before(session, user, reply.id());
         }
-        self.counts.count(Status::Completed);
-        Ok(TurnOutcome { user, reply: Some(reply.id()), text, status: Status::Completed, duplicate })
+        self.counts.count(TurnStatus::Completed);
+        Ok(TurnOutcome { user, reply: Some(reply.id()), text, status: TurnStatus::Completed, duplicate })
     }
 
     /// Begins a turn: when it returns the user's message is durable, and the turn is over or being answered. Waits for
@@ -207,11 +207,11 @@ impl Chat {
         };
         let until = Instant::now() + self.timeout;
         if self.is_brief(turn) {
-            let _place = self.sessions.enter(turn.session, Holder::Brief, when_busy, until)?;
+            let _place = self.queues.enter(turn.session, Holder::Brief, when_busy, until)?;
             return Ok(StartedTurn::Done(self.brief(turn)?));
         }
         let key = user_key(turn);
-        match self.sessions.enter(turn.session, Holder::Beginning(key), when_busy, until)? {
+        match self.queues.enter(turn.session, Holder::Beginning(key), when_busy, until)? {
             Entered::Same(running) => Ok(StartedTurn::Follow(Follow::new(running, true, waiting))),
             Entered::TurnPermit(place) => self.begin_at(place, turn, key, waiting),
         }
@@ -233,10 +233,10 @@ impl Chat {
         &self,
         place: TurnPermit,
         turn: &Turn<'_>,
-        key: Option<Key>,
+        key: Option<IdempotencyKey>,
         waiting: Option<Permit>,
     ) -> Result<StartedTurn, TurnError> {
-        let draft = journal::Draft::Message { line: user_line(turn), key, reply_to: ReplyTo::Nothing };
+        let draft = journal::NewRecord::Message { line: user_line(turn), key, reply_to: ReplyTo::Nothing };
         let before = if key.is_some() { self.recorder.find(&draft)? } else { None };
         // An earlier answer takes no slot.
         if let Some(Appended::Before { id, reply: Some(reply) }) = before {
@@ -251,14 +251,14 @@ impl Chat {
         if let Appended::Before { id, reply: Some(reply) } = kept {
             return Ok(StartedTurn::Done(self.said_before(turn.session, id, reply)?));
         }
-        let running = Running::new(turn.session.clone(), kept.id(), key, self.hub.clone());
+        let running = RunningTurn::new(turn.session.clone(), kept.id(), key, self.hub.clone());
         let running = Arc::new(running);
         self.run(running.clone(), place, slot, turn.transport);
         Ok(StartedTurn::Follow(Follow::new(running, is_before(&kept), waiting)))
     }
 
     /// Has a turn answered on a thread.
-    fn run(&self, running: Arc<Running>, place: TurnPermit, slot: Slot, transport: &str) {
+    fn run(&self, running: Arc<RunningTurn>, place: TurnPermit, slot: ResponderSlot, transport: &str) {
         let Some(responder) = self.responder.clone() else { return };
         running.tell_start();
         place.run(&running);
@@ -281,9 +281,9 @@ impl Chat {
         let marked = [("type", "clear"), ("transport", turn.transport)];
         let line = line(turn.session, "system", CLEARED, Metadata { given: None, defaults: &marked });
         let line = line.sent_by(turn.origin);
-        let kept = self.recorder.record(vec![journal::Draft::ContextClear { line, key: user_key(turn) }])?;
+        let kept = self.recorder.record(vec![journal::NewRecord::ContextClear { line, key: user_key(turn) }])?;
         let (user, duplicate) = (kept[0].id(), is_before(&kept[0]));
-        Ok(TurnOutcome { user, reply: None, text: Some(CLEARED.into()), status: Status::Completed, duplicate })
+        Ok(TurnOutcome { user, reply: None, text: Some(CLEARED.into()), status: TurnStatus::Completed, duplicate })
     }
 
     /// The outcome of a turn that was answered before. If the reply has expired, the retry still learns that its
@@ -292,8 +292,8 @@ impl Chat {
         let found = self.history.find(session, reply);
         let found = found.map_err(|e| AppendError::Unavailable(format!("the earlier answer cannot be read: {e}")))?;
         let (text, status) = match found.and_then(|message| message.parts()) {
-            Some(parts) => (Some(parts.text), Status::of_metadata(&parts.metadata)),
-            None => (None, Status::Recorded),
+            Some(parts) => (Some(parts.text), TurnStatus::of_metadata(&parts.metadata)),
+            None => (None, TurnStatus::Recorded),
         };
         Ok(TurnOutcome { user, reply: Some(reply), text, status, duplicate: true })
     }
@@ -301,26 +301,26 @@ impl Chat {
     /// The running turn of a session, for a client that joins in the middle: its text so far; the hub tells what
     /// follows.
     #[must_use]
-    pub fn current(&self, session: &SessionId) -> Option<Arc<Running>> {
-        self.sessions.running(session).filter(|running| !running.is_over())
+    pub fn current(&self, session: &SessionId) -> Option<Arc<RunningTurn>> {
+        self.queues.running(session).filter(|running| !running.is_over())
     }
 
     /// Stops the running turn of a session. `false`: none is running, or it is stopping already.
     pub fn stop(&self, session: &SessionId) -> bool {
-        self.sessions.running(session).is_some_and(|running| running.stop())
+        self.queues.running(session).is_some_and(|running| running.stop())
     }
 
     /// Ends all turns: refuses new ones from now on, gives running ones until `turns_until`, then stops them and
     /// records their replies as cancelled. Joins the threads, up to `deadline`. Returns whether everything has ended.
     pub fn close(&self, turns_until: Instant, deadline: Instant) -> bool {
-        self.sessions.close();
-        if !self.sessions.wait_until_idle(turns_until) {
-            let running = self.sessions.all_running();
+        self.queues.close();
+        if !self.queues.wait_until_idle(turns_until) {
+            let running = self.queues.all_running();
             log::info!("stopped {} running answers; their text so far is recorded", running.len());
             for turn in running {
                 turn.stop_by(By::Shutdown);
             }
-            self.sessions.wait_until_idle(deadline);
+            self.queues.wait_until_idle(deadline);
         }
         self.pool.close(deadline)
     }
@@ -344,7 +344,7 @@ impl Chat {
             let key = given
                 .key
                 .map(|key| key_of(given.session, key, given.role, given.text, given.metadata, given.vector_ids));
-            journal::Draft::Message { line: message.prepare(), key, reply_to: ReplyTo::Nothing }
+            journal::NewRecord::Message { line: message.prepare(), key, reply_to: ReplyTo::Nothing }
         });
         let kept = self.recorder.record(drafts.collect())?;
         Ok(kept.iter().map(|kept| (kept.id(), is_before(kept))).collect())
@@ -354,8 +354,8 @@ impl Chat {
     ///
     /// # Errors
     /// [`AppendError`]: whether the session is erased is unknown; a retry is safe.
-    pub fn erase(&self, session: &SessionId) -> Result<Erased, AppendError> {
-        let _erasing = self.sessions.begin_erasing(session);
+    pub fn erase(&self, session: &SessionId) -> Result<ErasureOutcome, AppendError> {
+        let _erasing = self.queues.begin_erasing(session);
         let erased = self.recorder.erase(session)?;
         // A turn that began meanwhile. A later one cannot find its message any more.
         self.end_erased(session, erased.id);
@@ -379,7 +379,7 @@ impl Chat {
 
     /// Ends the turn of a session whose message is erased.
     fn end_erased(&self, session: &SessionId, up_to: Id) {
-        if let Some(running) = self.sessions.running(session).filter(|running| running.user() <= up_to) {
+        if let Some(running) = self.queues.running(session).filter(|running| running.user() <= up_to) {
             running.erase();
         }
     }
@@ -392,9 +392,9 @@ impl Chat {
 
     /// Figures for the status.
     #[must_use]
-    pub fn stats(&self) -> Stats {
+    pub fn stats(&self) -> ChatStats {
         let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-        Stats {
+        ChatStats {
             running: self.pool.busy(),
             waiting: self.waiting.taken(),
             completed: count(&self.counts.completed),
@@ -422,7 +422,7 @@ fn user_line(turn: &Turn<'_>) -> message::Prepared {
     line(turn.session, "user", turn.text, Metadata { given: turn.metadata, defaults: &sent }).sent_by(turn.origin)
 }
 
-fn user_key(turn: &Turn<'_>) -> Option<Key> {
+fn user_key(turn: &Turn<'_>) -> Option<IdempotencyKey> {
     turn.key.map(|key| key_of(turn.session, key, "user", turn.text, turn.metadata, &[]))
 }
 
@@ -442,12 +442,12 @@ fn key_of(
     text: &str,
     metadata: Option<&Map<String, Value>>,
     vector_ids: &[Value],
-) -> Key {
+) -> IdempotencyKey {
     let by_value = message::by_value(metadata, vector_ids);
     let as_sent = serde_json::to_vec(&(metadata, vector_ids)).expect("JSON values always serialise");
     // Lengths first, so that no two contents run into the same bytes.
     let lengths = format!("{} {} ", role.len(), text.len());
     let content = |rest| [lengths.as_bytes(), role.as_bytes(), text.as_bytes(), rest];
-    let made = Key::new(session, key, &content(by_value.as_slice()));
+    let made = IdempotencyKey::new(session, key, &content(by_value.as_slice()));
     if as_sent == by_value { made } else { made.sent_as(&content(as_sent.as_slice())) }
 }

@@ -30,9 +30,9 @@ use std::ffi::OsString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
-use args::{Command, Form, HELP, Options};
+use args::{Command, HELP, Options, ReportFormat};
 use load::load;
-use screen::{Failure, print, warn};
+use screen::{CommandError, print, warn};
 
 use crate::{app, doctor, logging, responder};
 
@@ -59,18 +59,18 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn serve(options: &Options) -> Result<(), Failure> {
+fn serve(options: &Options) -> Result<(), CommandError> {
     let loaded = load(options)?;
     let config = loaded.settings.config();
-    logging::init(config.log.level).map_err(|error| Failure::Other(error.to_string()))?;
+    logging::init(config.log.level).map_err(|error| CommandError::Other(error.to_string()))?;
     let data = options.data.as_deref().unwrap_or(DEFAULT_DATA.as_ref());
     start_lines::log(&config, loaded.file.as_deref(), &data.display().to_string());
     // The panic hook has logged a panic; this turns it into our exit code instead of Rust's 101.
     let done = catch_unwind(AssertUnwindSafe(|| app::run(&config)));
     log::logger().flush();
     match done {
-        Ok(done) => done.map_err(|error| Failure::Other(told(&error))),
-        Err(_) => Err(Failure::Other("the server panicked; the log says where".to_owned())),
+        Ok(done) => done.map_err(|error| CommandError::Other(told(&error))),
+        Err(_) => Err(CommandError::Other("the server panicked; the log says where".to_owned())),
     }
 }
 
@@ -83,7 +83,7 @@ fn told(error: &anyhow::Error) -> String {
         .fold(error.to_string(), |told, cause| if told.ends_with(&cause) { told } else { format!("{told}: {cause}") })
 }
 
-fn check_config(options: &Options) -> Result<(), Failure> {
+fn check_config(options: &Options) -> Result<(), CommandError> {
     let loaded = load(options)?;
     let from = loaded.file.as_deref().map_or_else(|| "the built-in defaults".to_owned(), logging::escaped);
     if let Some(warning) = responder::warning(&loaded.settings.config().responder) {
@@ -92,20 +92,20 @@ fn check_config(options: &Options) -> Result<(), Failure> {
     print(&format!("# In effect, from {from}.\n{}", loaded.settings.to_yaml()))
 }
 
-fn doctor(options: &Options) -> Result<(), Failure> {
+fn doctor(options: &Options) -> Result<(), CommandError> {
     let config = load(options)?.settings.config();
     // A repair makes private files, as a server does.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let data = options.data.clone().unwrap_or_else(|| DEFAULT_DATA.into());
     let task = options.task.unwrap_or(doctor::Task::Look);
     let place = doctor::DataLocation { data, config };
-    let report = doctor::run(&place, task).map_err(|failure| Failure::Other(failure.to_string()))?;
+    let report = doctor::run(&place, task).map_err(|failure| CommandError::Other(failure.to_string()))?;
     print(&match options.form {
-        Form::Lines => report.to_text(),
-        Form::Json => format!("{}\n", report.to_json()),
+        ReportFormat::Lines => report.to_text(),
+        ReportFormat::Json => format!("{}\n", report.to_json()),
     })?;
     // The report has named it.
-    if report.damage() > 0 { Err(Failure::Other("something is damaged".to_owned())) } else { Ok(()) }
+    if report.damage() > 0 { Err(CommandError::Other("something is damaged".to_owned())) } else { Ok(()) }
 }
 
 #[cfg(test)]

@@ -56,7 +56,7 @@ pub trait Disk: Clone + Send + Sync + 'static {
     /// Makes everything on the file system that holds `path` durable; fails if some of it was lost.
     fn sync_all(&self, path: &Path) -> io::Result<()>;
     /// The space of the file system that holds `path`. A disk without limits need not implement it.
-    fn room(&self, _path: &Path) -> io::Result<DiskSpace> {
+    fn space(&self, _path: &Path) -> io::Result<DiskSpace> {
         Ok(DiskSpace { free_bytes: u64::MAX, total_bytes: u64::MAX })
     }
 }
@@ -171,7 +171,7 @@ impl Disk for RealDisk {
         Ok(rustix::fs::syncfs(File::open(path)?)?)
     }
 
-    fn room(&self, path: &Path) -> io::Result<DiskSpace> {
+    fn space(&self, path: &Path) -> io::Result<DiskSpace> {
         let found = rustix::fs::statvfs(path)?;
         Ok(DiskSpace {
             free_bytes: found.f_bavail.saturating_mul(found.f_frsize),
@@ -269,13 +269,13 @@ pub fn copy<F: DiskFile>(from: &F, what: Range<u64>, to: &F, to_at: u64) -> io::
 }
 
 /// Reads from an offset; fewer bytes than asked for only at the end.
-pub type Source<'a> = &'a dyn Fn(&mut [u8], u64) -> io::Result<usize>;
+pub type ReadFn<'a> = &'a dyn Fn(&mut [u8], u64) -> io::Result<usize>;
 
 /// The same from any source.
 ///
 /// # Errors
 /// A read or a write failed. A part may have been copied; another call starts over.
-pub fn copy_from<F: DiskFile>(from: Source<'_>, len: u64, to: &F, to_at: u64) -> io::Result<u64> {
+pub fn copy_from<F: DiskFile>(from: ReadFn<'_>, len: u64, to: &F, to_at: u64) -> io::Result<u64> {
     let (mut block, mut at) = (Vec::new(), 0);
     while at < len {
         block.resize(usize::try_from((len - at).min(COPY_BYTES)).expect("a block fits"), 0);

@@ -15,7 +15,7 @@
 //! | `place.rs` | where the data is, and why it cannot be examined |
 //! | `findings.rs` | the findings, by weight |
 //! | `words.rs` | faults and figures in words |
-//! | `tell.rs` | the report, for people and for scripts |
+//! | `report.rs` | the report, for people and for scripts |
 //!
 //! Knows nothing of arguments, exit codes or streams.
 
@@ -25,7 +25,7 @@ mod findings;
 mod orphans;
 mod place;
 mod repair;
-mod tell;
+mod report;
 #[cfg(test)]
 mod tests;
 mod words;
@@ -40,7 +40,7 @@ use examine::examine;
 
 pub use examine::{Compared, Report};
 pub use findings::{Finding, Findings, Weight};
-pub use place::{DataLocation, Failure};
+pub use place::{DataLocation, DoctorError};
 pub(crate) use words::{size, some};
 
 /// Examine or repair.
@@ -55,11 +55,11 @@ pub enum Task {
 /// Examines the data, and repairs it if asked to.
 ///
 /// # Errors
-/// [`Failure`]: nothing was changed, unless it says so.
-pub fn run(place: &DataLocation, task: Task) -> Result<Report, Failure> {
+/// [`DoctorError`]: nothing was changed, unless it says so.
+pub fn run(place: &DataLocation, task: Task) -> Result<Report, DoctorError> {
     let gone = |path: &Path| !path.exists();
     if gone(&place.data) && gone(place.journal()) && gone(place.transcripts()) {
-        return Err(Failure::Missing(place.data.clone()));
+        return Err(DoctorError::Missing(place.data.clone()));
     }
     let hold = if gone(place.journal()) { None } else { Some(hold(place)?) };
     let clock = Clock::system();
@@ -80,12 +80,12 @@ pub fn run(place: &DataLocation, task: Task) -> Result<Report, Failure> {
     Ok(report)
 }
 
-fn hold(place: &DataLocation) -> Result<Lock, Failure> {
+fn hold(place: &DataLocation) -> Result<Lock, DoctorError> {
     let path = place.journal();
     Lock::look(path).map_err(|e| match e {
-        OpenError::Locked { holder, .. } => Failure::InUse { path: path.to_owned(), holder },
-        OpenError::Io { path, source } => Failure::Io { path, source },
-        newer @ OpenError::Newer { .. } => Failure::Unrepairable(newer.to_string()),
+        OpenError::Locked { holder, .. } => DoctorError::InUse { path: path.to_owned(), holder },
+        OpenError::Io { path, source } => DoctorError::Io { path, source },
+        newer @ OpenError::Newer { .. } => DoctorError::Unrepairable(newer.to_string()),
     })
 }
 
@@ -95,7 +95,7 @@ pub(crate) fn repair_on<D: crate::disk::Disk>(
     disk: &D,
     place: &DataLocation,
     clock: &Clock,
-) -> Result<Report, Failure> {
+) -> Result<Report, DoctorError> {
     let before = examine(disk, place, clock)?;
     repair::keep_first(disk, place)?;
     repair::run(disk, place, clock, &before)?;

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 use lru::LruCache;
 
 use crate::disk::{Disk, RealDisk};
-use crate::journal::{Entry, Journal, Progress, ReadPosition, Record, Woken};
+use crate::journal::{Entry, Journal, ReadPosition, ReadProgress, Record, Woken};
 use crate::message::{Expiry, Id, Message, SessionId};
 use crate::permit::{Permit, Semaphore};
 
@@ -93,7 +93,7 @@ pub enum Gone {
 
 /// Why there is no page.
 #[derive(Debug)]
-pub enum Fault {
+pub enum FeedError {
     /// The same cursor fails again.
     Gone(Gone),
     /// The disk could not be read. A retry may succeed.
@@ -102,7 +102,7 @@ pub enum Fault {
 
 /// The content of an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum What {
+pub enum FeedEventKind {
     /// A message was recorded; a new context is one of role `system`.
     Message(Arc<Message>),
     /// The session was erased up to that id: everything before, unless another server erased it.
@@ -111,18 +111,18 @@ pub enum What {
 
 /// One event and its cursor.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Event {
+pub struct FeedEvent {
     /// Everything up to and with this event was seen.
     pub cursor: Cursor,
     /// The content.
-    pub what: What,
+    pub what: FeedEventKind,
 }
 
 /// Some events, oldest first.
 #[derive(Clone, Debug)]
-pub struct Page {
+pub struct FeedPage {
     /// The events.
-    pub events: Vec<Event>,
+    pub events: Vec<FeedEvent>,
     /// Where the next page begins; beyond the last event if more was skipped.
     pub next: Cursor,
     /// The page ended early: there may be more at once.
@@ -132,7 +132,7 @@ pub struct Page {
 }
 
 /// The right to wait, given back on drop.
-pub struct Watch<D: Disk = RealDisk> {
+pub struct WaitPermit<D: Disk = RealDisk> {
     feed: Arc<Feed<D>>,
     _permit: Permit,
 }
@@ -187,9 +187,9 @@ impl<D: Disk> Feed<D> {
     /// Reads what follows the cursor, at most `limit` events.
     ///
     /// # Errors
-    /// [`Fault::Gone`], see [`Feed::check`]; [`Fault::Unreadable`]: the journal could not be read; a retry is safe.
-    pub fn page(&self, after: Cursor, limit: usize) -> Result<Page, Fault> {
-        let mut page = Page { events: Vec::new(), next: after, has_more: false, bytes: 0 };
+    /// [`FeedError::Gone`], see [`Feed::check`]; [`FeedError::Unreadable`]: the journal could not be read; a retry is safe.
+    pub fn page(&self, after: Cursor, limit: usize) -> Result<FeedPage, FeedError> {
+        let mut page = FeedPage { events: Vec::new(), next: after, has_more: false, bytes: 0 };
         self.extend(&mut page, limit)?;
         Ok(page)
     }
@@ -197,24 +197,24 @@ impl<D: Disk> Feed<D> {
     /// Adds to a page what follows it by now.
     ///
     /// # Errors
-    /// [`Fault`]: the page may be longer, and must be discarded.
-    pub fn extend(&self, page: &mut Page, limit: usize) -> Result<(), Fault> {
+    /// [`FeedError`]: the page may be longer, and must be discarded.
+    pub fn extend(&self, page: &mut FeedPage, limit: usize) -> Result<(), FeedError> {
         let after = page.next;
-        self.check(after).map_err(Fault::Gone)?;
+        self.check(after).map_err(FeedError::Gone)?;
         if after.sequence == self.journal.published() {
             return Ok(());
         }
         let read = self.read(page, limit);
         // Checked only now, because the reader skips segments that are dropped meanwhile.
-        self.check(after).map_err(Fault::Gone)?;
+        self.check(after).map_err(FeedError::Gone)?;
         read.map_err(|e| match e.kind() {
             // Its segment is being dropped but still listed.
-            io::ErrorKind::NotFound => Fault::Gone(Gone::Dropped),
-            _ => Fault::Unreadable(e),
+            io::ErrorKind::NotFound => FeedError::Gone(Gone::Dropped),
+            _ => FeedError::Unreadable(e),
         })
     }
 
-    fn read(&self, page: &mut Page, limit: usize) -> io::Result<()> {
+    fn read(&self, page: &mut FeedPage, limit: usize) -> io::Result<()> {
         let after = page.next.sequence;
         let place = self.places.lock().expect("no holder panics").get(&after).copied();
         let mut reader = self.journal.reader_at(after, place);
@@ -228,8 +228,8 @@ impl<D: Disk> Feed<D> {
                 is_full = !page.take(self, record, limit, bound);
                 if is_full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             })?;
-            if progress == Progress::CaughtUp || is_full || reads == READS_MAX {
-                break progress == Progress::More;
+            if progress == ReadProgress::CaughtUp || is_full || reads == READS_MAX {
+                break progress == ReadProgress::More;
             }
         };
         page.next = self.cursor(reader.position());
@@ -240,8 +240,8 @@ impl<D: Disk> Feed<D> {
     }
 
     /// Takes the right to wait; `None` at the limit.
-    pub fn watch(self: &Arc<Self>) -> Option<Watch<D>> {
-        self.watching.try_acquire().map(|permit| Watch { feed: Arc::clone(self), _permit: permit })
+    pub fn watch(self: &Arc<Self>) -> Option<WaitPermit<D>> {
+        self.watching.try_acquire().map(|permit| WaitPermit { feed: Arc::clone(self), _permit: permit })
     }
 
     /// Gives a turn away; returns its time.
@@ -273,7 +273,7 @@ impl<D: Disk> Feed<D> {
     }
 }
 
-impl<D: Disk> Watch<D> {
+impl<D: Disk> WaitPermit<D> {
     /// Sleeps until something follows the cursor, at most until `until`.
     pub fn wait(&self, after: Cursor, until: Instant) -> Woken {
         let journal = &self.feed.journal;
@@ -294,7 +294,7 @@ impl<D: Disk> Watch<D> {
     }
 }
 
-impl Page {
+impl FeedPage {
     /// Adds a record to the page, or skips it. `false`: it does not fit and begins the next page.
     fn take<D: Disk>(&mut self, feed: &Feed<D>, record: Record, limit: usize, expired_before: Option<Id>) -> bool {
         let (what, bytes) = match record.entry {
@@ -303,20 +303,20 @@ impl Page {
                     return true;
                 }
                 let bytes = message.line().len();
-                (What::Message(message), bytes)
+                (FeedEventKind::Message(message), bytes)
             }
-            Entry::Erasure { id, session } => (What::Erased(session, id), 0),
+            Entry::Erasure { id, session } => (FeedEventKind::Erased(session, id), 0),
             Entry::Abort { .. } => return true,
         };
         let first = self.events.is_empty();
         if self.events.len() == limit || (!first && self.bytes + bytes > PAGE_BYTES_MAX) {
             return false;
         }
-        if let What::Erased(session, up_to) = &what {
+        if let FeedEventKind::Erased(session, up_to) = &what {
             self.forget(session, *up_to);
         }
         self.bytes += bytes;
-        self.events.push(Event { cursor: feed.cursor(record.sequence), what });
+        self.events.push(FeedEvent { cursor: feed.cursor(record.sequence), what });
         true
     }
 
@@ -325,7 +325,7 @@ impl Page {
     fn forget(&mut self, session: &SessionId, up_to: Id) {
         let mut bytes = 0;
         self.events.retain(|event| match &event.what {
-            What::Message(message) if message.session() == session && message.id() <= up_to => {
+            FeedEventKind::Message(message) if message.session() == session && message.id() <= up_to => {
                 bytes += message.line().len();
                 false
             }

@@ -27,12 +27,12 @@ use crate::config::Config;
 use crate::disk::{Disk, RealDisk};
 use crate::journal::Journal;
 use crate::logging::Throttle;
-use crate::message::{Clock, Expiry, Id, Message, SessionId, Timestamp};
+use crate::message::{Clock, Direction, Expiry, Id, Message, SessionId, Timestamp};
 use crate::permit::Semaphore;
-use crate::transcript::{Direction, PAGE_BYTES_MAX, Page, Query, Transcripts};
+use crate::transcript::{PAGE_BYTES_MAX, Query, TranscriptPage, Transcripts};
 
 pub use database::Database;
-pub use page::{Answer, Ask, Source};
+pub use page::{HistoryPage, HistoryQuery, MessageSource};
 
 use lacking::Lacking;
 use page::{Located, merge, take};
@@ -89,7 +89,7 @@ impl<D: Disk> History<D> {
     ///
     /// # Errors
     /// The disk could not be read. The answer is unknown and must not be taken for an empty one. A retry is safe.
-    pub fn read(&self, ask: &Ask) -> io::Result<Answer> {
+    pub fn read(&self, ask: &HistoryQuery) -> io::Result<HistoryPage> {
         let mut answer = self.read_within(ask, Duration::MAX)?;
         answer.last_persisted_at = self.persisted(ask, &answer)?;
         Ok(answer)
@@ -99,7 +99,7 @@ impl<D: Disk> History<D> {
     ///
     /// # Errors
     /// See [`History::read`].
-    pub fn read_within(&self, ask: &Ask, wait_max: Duration) -> io::Result<Answer> {
+    pub fn read_within(&self, ask: &HistoryQuery, wait_max: Duration) -> io::Result<HistoryPage> {
         let query = self.query(ask);
         let (held, cached) = self.look(ask, &query);
         let mut answer = match &self.database {
@@ -128,7 +128,7 @@ impl<D: Disk> History<D> {
     ///
     /// # Errors
     /// See [`History::read`].
-    pub fn read_page_here(&self, ask: &Ask) -> io::Result<Answer> {
+    pub fn read_page_here(&self, ask: &HistoryQuery) -> io::Result<HistoryPage> {
         let query = self.query(ask);
         let (held, cached) = self.look(ask, &query);
         let mut answer = self.local(ask, &query, held, cached)?;
@@ -137,14 +137,20 @@ impl<D: Disk> History<D> {
     }
 
     /// What the cache has, and the answer if that is enough.
-    fn look(&self, ask: &Ask, query: &Query) -> (Option<CachedRun>, Option<Answer>) {
+    fn look(&self, ask: &HistoryQuery, query: &Query) -> (Option<CachedRun>, Option<HistoryPage>) {
         let held = self.cache.look(&ask.session, |held| CachedRun::of(held, query));
         let cached = held.as_ref().and_then(|held| self.cached(held, query));
         (held, cached)
     }
 
     /// Reads from this machine, with what the cache had.
-    fn local(&self, ask: &Ask, query: &Query, held: Option<CachedRun>, cached: Option<Answer>) -> io::Result<Answer> {
+    fn local(
+        &self,
+        ask: &HistoryQuery,
+        query: &Query,
+        held: Option<CachedRun>,
+        cached: Option<HistoryPage>,
+    ) -> io::Result<HistoryPage> {
         if let Some(answer) = cached {
             return Ok(answer);
         }
@@ -165,13 +171,13 @@ impl<D: Disk> History<D> {
     /// # Errors
     /// The disk could not be read: whether there is such a message is unknown. A retry is safe.
     pub fn find(&self, session: &SessionId, id: Id) -> io::Result<Option<Arc<Message>>> {
-        let ask = Ask { after: Some(id.just_before()), ..Ask::newest(session.clone(), 1) };
+        let ask = HistoryQuery { after: Some(id.just_before()), ..HistoryQuery::newest(session.clone(), 1) };
         let found = self.read_page_here(&ask)?.messages.pop().map(|(message, _)| message);
         Ok(found.filter(|message| message.id() == id))
     }
 
     /// The bounds and the filter for the transcript. They exclude expired messages.
-    fn query(&self, ask: &Ask) -> Query {
+    fn query(&self, ask: &HistoryQuery) -> Query {
         // The id before the least one of a time bounds that time from below.
         let since = ask.since.map(|time| Id::least_of(time).just_before());
         let expired = self.expiry.bound().map(Id::just_before);
@@ -188,7 +194,7 @@ impl<D: Disk> History<D> {
     }
 
     /// Answers from the cache alone, if it reaches far enough back.
-    fn cached(&self, held: &CachedRun, query: &Query) -> Option<Answer> {
+    fn cached(&self, held: &CachedRun, query: &Query) -> Option<HistoryPage> {
         let oldest = held.oldest?;
         // Everything after `after` is in the cache if the run starts at or before it, or if what was evicted or has
         // expired ends there.
@@ -196,17 +202,17 @@ impl<D: Disk> History<D> {
         let reaches_after = held.whole || query.after.is_some_and(ends_before);
         let enough = reaches_after || (query.direction == Direction::Newest && held.wanted.len() > query.limit);
         enough.then(|| {
-            let found = held.wanted.iter().map(|message| (message.clone(), Source::Cache)).collect();
-            Answer { newest: held.newest, ..take(found, query) }
+            let found = held.wanted.iter().map(|message| (message.clone(), MessageSource::Cache)).collect();
+            HistoryPage { newest: held.newest, ..take(found, query) }
         })
     }
 
     /// The time of the session's newest message, once that is at its destination, unless it has expired.
-    fn persisted(&self, ask: &Ask, answer: &Answer) -> io::Result<Option<Timestamp>> {
+    fn persisted(&self, ask: &HistoryQuery, answer: &HistoryPage) -> io::Result<Option<Timestamp>> {
         let newest = match &self.database {
             None => answer.newest,
             Some(database) => {
-                let from_there = answer.messages.iter().rev().find(|(_, source)| *source == Source::Mongo);
+                let from_there = answer.messages.iter().rev().find(|(_, source)| *source == MessageSource::Mongo);
                 let drained = match (database.watermark(), answer.newest) {
                     (Some(watermark), Some(newest)) if newest > watermark => {
                         let before = Some(watermark.just_after());
@@ -236,7 +242,7 @@ impl<D: Disk> History<D> {
             return Ok(None);
         }
         let Some(_permit) = self.warming.try_acquire() else { return Ok(None) };
-        let stay = self.cache.reserve(session);
+        let generation = self.cache.reserve(session);
         // Checked only now: from here on everything that becomes stale is pushed into the session just reserved.
         if self.transcripts.stale(session).is_some() {
             return Ok(None);
@@ -248,7 +254,7 @@ impl<D: Disk> History<D> {
             count if count == self.warm_messages => Extent::Full,
             _ => Extent::Cut,
         };
-        let kept = self.cache.fill(session, stay, &page.messages, extent);
+        let kept = self.cache.fill(session, generation, &page.messages, extent);
         // Expired messages were read with the rest, so that `whole` describes the file under any clock.
         if let Some(bound) = self.expiry.bound() {
             self.cache.expire_one(session, bound);
@@ -274,11 +280,11 @@ impl<D: Disk> History<D> {
     }
 
     /// Merges cache, transcript and journal.
-    fn merged(&self, ask: &Ask, query: &Query, held: CachedRun, lacking: Lacking) -> io::Result<Answer> {
+    fn merged(&self, ask: &HistoryQuery, query: &Query, held: CachedRun, lacking: Lacking) -> io::Result<HistoryPage> {
         let before = [query.before, held.oldest].into_iter().flatten().min();
         let page = self.transcripts.read(&ask.session, &Query { before, ..query.clone() })?;
         let newest = self.newest(ask, &held, &lacking)?;
-        let Page { messages, more, cut_short, searched, .. } = page;
+        let TranscriptPage { messages, more, cut_short, searched, .. } = page;
         // Going forward, nothing beyond the point that was reached may be shown yet: something may be missing between.
         // Going backward everything was reached from its newest side, without a gap.
         let reached = match query.direction {
@@ -286,11 +292,11 @@ impl<D: Disk> History<D> {
             Direction::Oldest if lacking.byte_limited => Some(lacking.reached.max(searched)),
             _ => None,
         };
-        let from_disk = messages.into_iter().chain(lacking.messages).map(|message| (message, Source::Disk));
-        let from_cache = held.wanted.into_iter().map(|message| (message, Source::Cache));
+        let from_disk = messages.into_iter().chain(lacking.messages).map(|message| (message, MessageSource::Disk));
+        let from_cache = held.wanted.into_iter().map(|message| (message, MessageSource::Cache));
         let mut found: Vec<Located> = from_disk.chain(from_cache).collect();
         found.retain(|(message, _)| reached.is_none_or(|reached| Some(message.id()) <= reached));
-        let mut answer = Answer { newest, ..merge(found, query) };
+        let mut answer = HistoryPage { newest, ..merge(found, query) };
         let first = answer.messages.first().map(|(message, _)| message.id());
         let full = answer.has_more;
         answer.has_more |= more || cut_short || lacking.byte_limited;
@@ -312,7 +318,7 @@ impl<D: Disk> History<D> {
         format!("{what} ended after history.max_scan_bytes ({} bytes){then}", self.scan_bytes_max)
     }
 
-    fn newest(&self, ask: &Ask, held: &CachedRun, lacking: &Lacking) -> io::Result<Option<Id>> {
+    fn newest(&self, ask: &HistoryQuery, held: &CachedRun, lacking: &Lacking) -> io::Result<Option<Id>> {
         let mut known = held.newest.or(lacking.reached);
         if known.is_none() {
             let page = self.transcripts.read(&ask.session, &self.newest_of(1))?;
@@ -338,7 +344,7 @@ struct CachedRun {
 }
 
 impl CachedRun {
-    fn of(held: cache::Held<'_>, query: &Query) -> Self {
+    fn of(held: cache::CachedSession<'_>, query: &Query) -> Self {
         let messages = held.messages;
         let from = query.after.map_or(0, |after| messages.partition_point(|message| message.id() <= after));
         let until = query.before.map_or(messages.len(), |before| messages.partition_point(|m| m.id() < before));
@@ -364,10 +370,10 @@ impl CachedRun {
 }
 
 /// Messages that a warm-up brought in count as read from disk in this answer; the next one says `cache`.
-fn mark(answer: &mut Answer, held_from: Option<Id>) {
+fn mark(answer: &mut HistoryPage, held_from: Option<Id>) {
     for (message, source) in &mut answer.messages {
         if held_from.is_none_or(|held| message.id() < held) {
-            *source = Source::Disk;
+            *source = MessageSource::Disk;
         }
     }
 }

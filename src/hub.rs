@@ -30,27 +30,27 @@ const EVENT_BYTES: usize = 96;
 
 /// Something that happened in a session.
 #[derive(Clone, Debug)]
-pub enum Event {
+pub enum SessionEvent {
     /// A durable record; never an abort.
     Recorded(Record),
     /// A turn that is answered on a thread of its own.
-    Live(Arc<Live>),
+    Live(Arc<TurnEvent>),
 }
 
 /// A change of a running turn.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Live {
+pub struct TurnEvent {
     /// The session of the turn.
     pub session: SessionId,
     /// The message that is being answered.
     pub user: Id,
     /// What happened.
-    pub what: What,
+    pub what: TurnEventKind,
 }
 
 /// The change of a running turn.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum What {
+pub enum TurnEventKind {
     /// It is being answered.
     Started,
     /// More of the answer.
@@ -69,7 +69,7 @@ pub enum What {
     },
 }
 
-impl Event {
+impl SessionEvent {
     /// The session, if the event has one.
     #[must_use]
     pub fn session(&self) -> Option<&SessionId> {
@@ -96,7 +96,7 @@ impl Event {
     pub fn bytes(&self) -> usize {
         let text = match self {
             Self::Live(live) => match &live.what {
-                What::Delta { text, .. } => text.len(),
+                TurnEventKind::Delta { text, .. } => text.len(),
                 _ => 0,
             },
             Self::Recorded(record) => record.entry.message().map_or(0, |message| message.line().len()),
@@ -122,7 +122,7 @@ struct Mailbox {
 #[derive(Default)]
 pub struct Mail {
     /// In order.
-    pub events: Vec<Event>,
+    pub events: Vec<SessionEvent>,
     /// Sessions that lost events after those above, each with the last erasure among the lost ones.
     pub lost: HashMap<SessionId, Option<Id>>,
     bytes: usize,
@@ -139,7 +139,7 @@ impl Mailbox {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn put(&self, session: &SessionId, event: Event) {
+    fn put(&self, session: &SessionId, event: SessionEvent) {
         let mut mail = self.inner();
         let bytes = event.bytes();
         // After a loss everything of the session is dropped, so that nothing comes out of order.
@@ -173,7 +173,7 @@ impl Hub {
         let sessions = self.sessions();
         let mut woken: Vec<&Arc<Mailbox>> = Vec::new();
         for record in records {
-            let event = Event::Recorded(record.clone());
+            let event = SessionEvent::Recorded(record.clone());
             let Some(mailboxes) = event.session().and_then(|session| sessions.get(session)) else { continue };
             for mailbox in mailboxes {
                 if let Some(session) = event.session() {
@@ -190,7 +190,7 @@ impl Hub {
     }
 
     /// Delivers a change of a turn.
-    pub fn tell(&self, live: Live) {
+    pub fn tell(&self, live: TurnEvent) {
         if self.is_quiet() {
             return;
         }
@@ -198,7 +198,7 @@ impl Hub {
         let Some(mailboxes) = sessions.get(&live.session) else { return };
         let live = Arc::new(live);
         for mailbox in mailboxes {
-            mailbox.put(&live.session, Event::Live(live.clone()));
+            mailbox.put(&live.session, SessionEvent::Live(live.clone()));
             (mailbox.wake)();
         }
     }

@@ -32,19 +32,19 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Runs until the sender of `stop` is dropped.
 pub fn run(journal: &Arc<Journal>, mut sweeper: Sweeper, mut scrubber: Scrubber, stop: &Receiver<()>) {
-    let mut tending = Backoff::new(FAILED_CHECK_INTERVAL, FAILED_CHECK_INTERVAL);
+    let mut maintaining = Backoff::new(FAILED_CHECK_INTERVAL, FAILED_CHECK_INTERVAL);
     let mut tend_at = Instant::now();
     loop {
         if tend_at <= Instant::now() {
             let what = "the journal's next segment";
-            tending.take(
+            maintaining.take(
                 journal.maintain(),
                 &format!("{what} cannot be made ready"),
                 &format!("{what} is ready again"),
             );
             let look =
                 Instant::now() + if journal.refusal().is_none() { CHECK_INTERVAL } else { FAILED_CHECK_INTERVAL };
-            tend_at = tending.until().unwrap_or(look);
+            tend_at = maintaining.until().unwrap_or(look);
         }
         // A long transcript may be half copied when the server stops.
         let go_on = || stop.try_recv() != Err(TryRecvError::Disconnected);

@@ -48,7 +48,7 @@
 //! | a kill, a power cut | the last segment is walked, its tail cut after a copy; a request that is not whole is voided | `recover` |
 //! | damage in a segment | stepped over by resynchronising; a copy is kept | `Scanner::resynchronise`, `Recovery::keep_gaps` |
 //! | damage in a header | rebuilt from the digest or the first intact frame | `inventory::take` |
-//! | a digest or the checkpoint missing or damaged | made anew by walking; "from the start" | `Recovery::read`, `Standing::of` |
+//! | a digest or the checkpoint missing or damaged | made anew by walking; "from the start" | `Recovery::read`, `StoredCheckpoint::of` |
 //! | a panic while publishing | the batch is refused, the process stops in order | `PanicGuard` |
 //! | a second process, a newer format | the start ends, naming it | `Lock::take`, `Taking::look` |
 //!
@@ -109,31 +109,31 @@ use crate::disk::{Disk, RealDisk};
 use crate::message::{Clock, Id, IdGenerator, LINE_BYTES_MAX, Message, SessionId};
 
 pub use batch::Ticket;
-pub use checkpoint::{Checkpoint, Standing};
+pub use checkpoint::{Checkpoint, StoredCheckpoint};
 pub use erasures::Unscrubbed;
 pub use error::{AppendError, OpenError};
 pub use lock::Lock;
 pub use publish_notifier::{PublishNotifier, Woken};
 pub use queue::Appended;
-pub use reader::{Progress, ReadPosition, Reader};
-pub use record::{Draft, Entry, Key, Links, Record, ReplyTo};
+pub use reader::{ReadPosition, ReadProgress, Reader};
+pub use record::{Entry, IdempotencyKey, Links, NewRecord, Record, ReplyTo};
 pub use salvage::messages as salvage;
 pub use scrub::Scrubbed;
 pub use shared::{Publish, Warning};
-pub use survey::Findings;
+pub use survey::RecoveryFindings;
 
 use age::Ages;
 use inventory::Start;
-use queue::Queue;
+use queue::AppendQueue;
 use recovery::recover;
 use shared::{Condition, JournalState, Outlet};
-use survey::{Survey, Tell, Watch};
-use writer::{Settings, Writer};
+use survey::{JournalSurvey, RecoveryWatch, Tell};
+use writer::{Writer, WriterSettings};
 
 /// The open journal.
 pub struct Journal<D: Disk = RealDisk> {
     shared: Arc<JournalState<D>>,
-    findings: Findings,
+    findings: RecoveryFindings,
     start: Checkpoint,
     /// The last segment whose digest is known to be written.
     digested: Mutex<u64>,
@@ -148,7 +148,7 @@ pub struct Journal<D: Disk = RealDisk> {
 
 /// Figures for the status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stats {
+pub struct JournalStats {
     /// Random; a feed cursor holds the epoch of its journal.
     pub epoch: u64,
     /// The number of segments.
@@ -192,7 +192,7 @@ impl<D: Disk> Journal<D> {
         publish: Publish,
         on_panic: Box<dyn Fn() + Send + Sync>,
     ) -> Result<Self, OpenError> {
-        Self::open_watched(disk, config, clock, (publish, on_panic), &mut Watch::default())
+        Self::open_watched(disk, config, clock, (publish, on_panic), &mut RecoveryWatch::default())
     }
 
     fn open_watched(
@@ -200,18 +200,22 @@ impl<D: Disk> Journal<D> {
         config: &JournalConfig,
         clock: Clock,
         (publish, on_panic): (Publish, Box<dyn Fn() + Send + Sync>),
-        watch: &mut Watch<'_>,
+        watch: &mut RecoveryWatch<'_>,
     ) -> Result<Self, OpenError> {
         let found = recover(&Start { disk: &disk, config, clock: &clock }, watch)?;
         let condition = Condition::new();
         let segments = Arc::new(Mutex::new(found.segments));
         let waker = condition.waker.0.clone();
-        let settings = Settings { config: config.clone(), epoch: found.epoch, clock: clock.clone(), waker };
+        let settings = WriterSettings { config: config.clone(), epoch: found.epoch, clock: clock.clone(), waker };
         let next = (found.next_number, found.next_sequence);
         let shared = JournalState {
             config: config.clone(),
             epoch: found.epoch,
-            queue: Mutex::new(Queue::new(found.next_sequence, IdGenerator::new(clock, found.largest_id), found.keys)),
+            queue: Mutex::new(AppendQueue::new(
+                found.next_sequence,
+                IdGenerator::new(clock, found.largest_id),
+                found.keys,
+            )),
             writer: Mutex::new(Writer::new(disk.clone(), settings, found.last, next, segments.clone())),
             segments,
             swap: Mutex::new(()),
@@ -235,7 +239,7 @@ impl<D: Disk> Journal<D> {
     }
 
     /// What the start found.
-    pub fn findings(&self) -> Findings {
+    pub fn findings(&self) -> RecoveryFindings {
         self.findings
     }
 
@@ -250,8 +254,8 @@ impl<D: Disk> Journal<D> {
     /// # Errors
     /// [`AppendError`]: a failed disk is not repaired yet, a draft is too long, or a key was used before with other
     /// content. No draft was taken. Only the first is worth a retry.
-    pub fn append(&self, drafts: Vec<Draft>) -> Result<(Ticket, Vec<Appended>), AppendError> {
-        let is_too_long = |draft: &Draft| draft.line().is_some_and(|line| line.line_bytes() > LINE_BYTES_MAX);
+    pub fn append(&self, drafts: Vec<NewRecord>) -> Result<(Ticket, Vec<Appended>), AppendError> {
+        let is_too_long = |draft: &NewRecord| draft.line().is_some_and(|line| line.line_bytes() > LINE_BYTES_MAX);
         if let Some(index) = drafts.iter().position(is_too_long) {
             return Err(AppendError::TooLong(index));
         }
@@ -263,7 +267,7 @@ impl<D: Disk> Journal<D> {
     ///
     /// # Errors
     /// [`AppendError`]: the key was used before with other content, or its message could not be made durable.
-    pub fn find(&self, draft: &Draft) -> Result<Option<Appended>, AppendError> {
+    pub fn find(&self, draft: &NewRecord) -> Result<Option<Appended>, AppendError> {
         self.shared.find(draft)
     }
 
@@ -358,7 +362,7 @@ impl<D: Disk> Journal<D> {
     }
 
     /// Figures for the status.
-    pub fn stats(&self) -> Stats {
+    pub fn stats(&self) -> JournalStats {
         let segments = self.shared.segments.lock().expect("no holder panics");
         let (drained, published) = (self.drained.load(Ordering::Relaxed), self.published());
         // A segment ends where the next one begins.
@@ -366,7 +370,7 @@ impl<D: Disk> Journal<D> {
             true => segments.len(),
             false => segments.windows(2).take_while(|pair| pair[1].header.first_sequence <= drained + 1).count(),
         };
-        Stats {
+        JournalStats {
             undrained_bytes: segments[passed..].iter().map(|s| s.file_bytes).sum(),
             epoch: self.shared.epoch,
             segments: segments.len(),
@@ -380,8 +384,13 @@ impl<D: Disk> Journal<D> {
 impl<D: Disk> Journal<Overlay<D>> {
     /// Recovers without writing anything: returns what a start would find, and the journal as it would be then, or
     /// `None` if that cannot be told. Each fault goes to `tell`. The caller holds the lock ([`Lock::look`]).
-    pub fn look(disk: Overlay<D>, config: &JournalConfig, clock: Clock, tell: Tell<'_>) -> (Survey, Option<Self>) {
-        let mut watch = Watch::new(tell);
+    pub fn look(
+        disk: Overlay<D>,
+        config: &JournalConfig,
+        clock: Clock,
+        tell: Tell<'_>,
+    ) -> (JournalSurvey, Option<Self>) {
+        let mut watch = RecoveryWatch::new(tell);
         let opened = Self::open_watched(disk, config, clock, (Box::new(|_| ()), Box::new(|| ())), &mut watch);
         let journal = watch.pass(opened).ok().flatten();
         (watch.survey, journal)

@@ -53,7 +53,7 @@ const TIME: &[BorrowedFormatItem<'static>] =
 /// # Errors
 /// There is a logger already.
 pub fn init(level: LevelFilter) -> Result<(), SetLoggerError> {
-    log::set_boxed_logger(Box::new(Logger::new(level, Queue::new(io::stderr()))))?;
+    log::set_boxed_logger(Box::new(Logger::new(level, LogQueue::new(io::stderr()))))?;
     log::set_max_level(level);
     std::panic::set_hook(Box::new(log_panic));
     Ok(())
@@ -177,7 +177,7 @@ impl<W: Write> Write for LineBuffer<W> {
 }
 
 /// Lines for the thread that writes them.
-struct Queue {
+struct LogQueue {
     lines: Sender<Line>,
     lost: Arc<AtomicU64>,
 }
@@ -188,7 +188,7 @@ enum Line {
     Flush(#[allow(dead_code, reason = "its end is the message")] Sender<()>),
 }
 
-impl Queue {
+impl LogQueue {
     /// Starts the thread `log`, which is never joined: it ends with the process. If it cannot be started, every line is
     /// lost.
     fn new(out: impl Write + Send + 'static) -> Self {
@@ -200,7 +200,7 @@ impl Queue {
     }
 }
 
-impl Write for Queue {
+impl Write for LogQueue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if self.lines.try_send(Line::Text(line.to_vec())).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);

@@ -24,3 +24,12 @@ pub use line::{Draft, LAYOUT, LINE_BYTES_MAX, Message, Metadata, Origin, Parts, 
 pub use session::{InvalidSession, SessionId};
 pub use timestamp::{Clock, Timestamp};
 pub use value::by_value;
+
+/// The side from which a page is filled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// The newest messages that fit.
+    Newest,
+    /// The oldest messages that fit.
+    Oldest,
+}

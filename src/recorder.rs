@@ -17,7 +17,7 @@ use crate::cache::Cache;
 use crate::config::{Config, Fsync};
 use crate::disk::{Disk, RealDisk};
 use crate::hub::Hub;
-use crate::journal::{AppendError, Appended, Draft, Entry, Journal, OpenError, Progress, Record, Ticket};
+use crate::journal::{AppendError, Appended, Entry, Journal, NewRecord, OpenError, ReadProgress, Record, Ticket};
 use crate::layout;
 use crate::logging::{self, Throttle};
 use crate::message::{Clock, Id, Message, SessionId};
@@ -27,7 +27,7 @@ use crate::transcript::{AppendOutcome, ExpectedTails, Transcripts};
 const REPLAY_BYTES: usize = 1 << 20;
 /// Sessions whose expected tail a start remembers, about 100 bytes each; beyond, the transcripts are compared at once,
 /// which takes longer.
-const ENDINGS_MAX: usize = 1 << 18;
+const EXPECTED_TAILS_MAX: usize = 1 << 18;
 /// The most INFO lines of the cache a second, of each kind.
 const CACHE_LINES_PER_SECOND: u32 = 3;
 
@@ -61,7 +61,7 @@ pub struct Recorder<D: Disk = RealDisk> {
 
 /// The result of an erasure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Erased {
+pub struct ErasureOutcome {
     /// Everything of the session up to this id is erased.
     pub id: Id,
     /// Messages that the cache held.
@@ -82,7 +82,7 @@ struct Outlets<D: Disk> {
 }
 
 /// The write path and its ends.
-pub struct Opened<D: Disk = RealDisk> {
+pub struct OpenedRecorder<D: Disk = RealDisk> {
     /// The write path.
     pub recorder: Recorder<D>,
     /// The journal, for the worker, history and the status.
@@ -97,7 +97,7 @@ pub struct Opened<D: Disk = RealDisk> {
 
 /// Why the write path cannot be opened.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub enum RecorderError {
     /// The journal cannot be opened.
     #[error(transparent)]
     Journal(#[from] OpenError),
@@ -126,7 +126,7 @@ impl Recorder {
         transcripts: &Arc<Transcripts>,
         cache: Arc<Cache>,
         on_panic: Box<dyn Fn() + Send + Sync>,
-    ) -> Result<Opened, StartError> {
+    ) -> Result<OpenedRecorder, RecorderError> {
         Self::open_on(RealDisk, config, clock, transcripts, cache, on_panic)
     }
 }
@@ -136,7 +136,7 @@ impl<D: Disk> Recorder<D> {
     /// panics: it is then unknown what was published, and the process should stop.
     ///
     /// # Errors
-    /// [`StartError`]: the journal could not be opened, or not be read for the transcripts. Repairs made to it stay; a
+    /// [`RecorderError`]: the journal could not be opened, or not be read for the transcripts. Repairs made to it stay; a
     /// retry is safe.
     pub fn open_on(
         disk: D,
@@ -145,7 +145,7 @@ impl<D: Disk> Recorder<D> {
         transcripts: &Arc<Transcripts<D>>,
         cache: Arc<Cache>,
         on_panic: Box<dyn Fn() + Send + Sync>,
-    ) -> Result<Opened<D>, StartError> {
+    ) -> Result<OpenedRecorder<D>, RecorderError> {
         let (sender, channel) = bounded(config.mongo.queue_capacity);
         let (skipped, hub) = (Arc::new(AtomicU64::new(0)), Arc::new(Hub::default()));
         let outlets = Outlets {
@@ -159,10 +159,10 @@ impl<D: Disk> Recorder<D> {
         };
         let publish = Box::new(move |records: &[Record]| outlets.publish(records));
         let journal = Arc::new(Journal::open_on(disk, &config.journal, clock, publish, on_panic)?);
-        expect(&journal, transcripts, ENDINGS_MAX).map_err(StartError::Replay)?;
+        expect(&journal, transcripts, EXPECTED_TAILS_MAX).map_err(RecorderError::Replay)?;
         let durability = if config.journal.fsync == Fsync::Always { Durability::Disk } else { Durability::Os };
         let recorder = Self { journal: journal.clone(), transcripts: transcripts.clone(), cache, durability };
-        Ok(Opened { recorder, journal, channel, hub, skipped })
+        Ok(OpenedRecorder { recorder, journal, channel, hub, skipped })
     }
 
     /// Records the drafts side by side: when it returns they are durable and every reader sees them. A draft whose key
@@ -170,7 +170,7 @@ impl<D: Disk> Recorder<D> {
     ///
     /// # Errors
     /// [`AppendError`]: whether they are recorded is unknown; retry with keys.
-    pub fn record(&self, drafts: Vec<Draft>) -> Result<Vec<Appended>, AppendError> {
+    pub fn record(&self, drafts: Vec<NewRecord>) -> Result<Vec<Appended>, AppendError> {
         let (ticket, kept) = self.append(drafts)?;
         self.commit(ticket)?;
         Ok(kept)
@@ -181,7 +181,7 @@ impl<D: Disk> Recorder<D> {
     ///
     /// # Errors
     /// [`AppendError`]: there is no ticket, and none of the drafts will count.
-    pub fn append(&self, drafts: Vec<Draft>) -> Result<(Ticket, Vec<Appended>), AppendError> {
+    pub fn append(&self, drafts: Vec<NewRecord>) -> Result<(Ticket, Vec<Appended>), AppendError> {
         self.journal.append(drafts)
     }
 
@@ -198,7 +198,7 @@ impl<D: Disk> Recorder<D> {
     ///
     /// # Errors
     /// [`AppendError`]: the key was used before with other content, or its message could not be made durable.
-    pub fn find(&self, draft: &Draft) -> Result<Option<Appended>, AppendError> {
+    pub fn find(&self, draft: &NewRecord) -> Result<Option<Appended>, AppendError> {
         self.journal.find(draft)
     }
 
@@ -208,10 +208,10 @@ impl<D: Disk> Recorder<D> {
     ///
     /// # Errors
     /// [`AppendError`]: whether the session is erased is unknown; a retry is safe.
-    pub fn erase(&self, session: &SessionId) -> Result<Erased, AppendError> {
+    pub fn erase(&self, session: &SessionId) -> Result<ErasureOutcome, AppendError> {
         let before = self.transcripts.before(session);
         let cached = self.cache.look(session, |held| held.messages.len()).unwrap_or(0);
-        let erase = || self.record(vec![Draft::Erasure { session: session.clone() }]);
+        let erase = || self.record(vec![NewRecord::Erasure { session: session.clone() }]);
         let kept = match erase() {
             // There may have been no room for a message of the same batch; for a moment now none is taken.
             Err(AppendError::Full(_)) => erase()?,
@@ -223,7 +223,7 @@ impl<D: Disk> Recorder<D> {
             0
         });
         log::info!("[CHAT ERASE] Session {session} is erased: {cached} messages in memory, {transcribed} on disk");
-        Ok(Erased { id, cached, transcribed })
+        Ok(ErasureOutcome { id, cached, transcribed })
     }
 
     /// Carries out erasures of other servers, of each session up to that id, as [`Recorder::erase`] does; returns how
@@ -240,8 +240,9 @@ impl<D: Disk> Recorder<D> {
         };
         let wanted = erased.iter().filter(|(session, up_to)| !self.journal.is_erased_up_to(session, *up_to));
         let wanted = wanted.filter(|(session, up_to)| is_held(session, *up_to));
-        let drafts: Vec<Draft> =
-            wanted.map(|(session, up_to)| Draft::ForeignErasure { session: session.clone(), up_to: *up_to }).collect();
+        let drafts: Vec<NewRecord> = wanted
+            .map(|(session, up_to)| NewRecord::RemoteErasure { session: session.clone(), up_to: *up_to })
+            .collect();
         let count = drafts.len();
         if count > 0 {
             self.record(drafts)?;
@@ -321,7 +322,7 @@ fn expect<D: Disk>(
             Entry::Erasure { id, session } => transcripts.erase_at_start(session, *id, record.sequence),
             entry => entry.message().into_iter().for_each(|message| expected_tails.message(record.sequence, message)),
         }
-    })? == Progress::More
+    })? == ReadProgress::More
     {
         if expected_tails.len() > expected_tails_max {
             // An append to a transcript that was cut would hide the cut.
@@ -358,10 +359,10 @@ mod tests {
     use crate::journal::ReplyTo;
     use crate::message::{self, Metadata};
 
-    fn draft(session: &SessionId, text: &str) -> Draft {
+    fn draft(session: &SessionId, text: &str) -> NewRecord {
         let (metadata, vector_ids) = (Metadata::default(), [].as_slice());
         let line = message::Draft { session, role: "user", text, metadata, vector_ids }.prepare();
-        Draft::Message { line, key: None, reply_to: ReplyTo::Nothing }
+        NewRecord::Message { line, key: None, reply_to: ReplyTo::Nothing }
     }
 
     #[test]
@@ -381,7 +382,7 @@ mod tests {
         recorder.record(said(0..200).collect()).unwrap();
         let calls = disk.calls() - before;
         assert!(calls < 20, "{calls} calls of the disk for 200 messages of two sessions");
-        let erasure = Draft::Erasure { session: sessions[0].clone() };
+        let erasure = NewRecord::Erasure { session: sessions[0].clone() };
         recorder.record(said(200..204).chain([erasure]).chain(said(204..208)).collect()).unwrap();
         let texts = |session: &SessionId| -> Vec<String> {
             let lines = disk.peek(&chats.join(session.file_name())).unwrap();
@@ -416,7 +417,7 @@ mod tests {
         let rebuilt = transcripts.rebuild(|after, take| {
             let reader = reader.get_or_insert_with(|| journal.reader(after));
             let mut take_record = |record: Record| take(record.sequence, record.entry.message().unwrap());
-            while reader.read(REPLAY_BYTES, &mut take_record)? == Progress::More {}
+            while reader.read(REPLAY_BYTES, &mut take_record)? == ReadProgress::More {}
             Ok(reader.position())
         });
         assert_eq!(rebuilt.unwrap().lacking, 0);

@@ -8,7 +8,7 @@ mod excerpt;
 mod interface;
 #[cfg_attr(not(feature = "openai"), path = "responder/openai/without.rs")]
 mod openai;
-mod speech;
+mod output_limit;
 mod stop;
 #[cfg(test)]
 mod testing;
@@ -16,18 +16,18 @@ mod utf8;
 
 use crate::config::{ResponderConfig, ResponderKind};
 
-pub use command::Command;
+pub use command::CommandResponder;
 pub use echo::Echo;
-pub use interface::{Answer, Context, Failure, Question, Responder};
+pub use interface::{Answer, ContextLimit, Question, Responder, ResponderError};
 pub use openai::OpenAi;
-pub use speech::TEXT_BYTES_MAX;
+pub use output_limit::TEXT_BYTES_MAX;
 pub use stop::Stop;
 
 /// Why the configured responder cannot answer, as far as that shows before it is asked. A warning: it may be mended by then.
 #[must_use]
 pub fn warning(config: &ResponderConfig) -> Option<String> {
     let is_asked = config.kind == ResponderKind::Command;
-    is_asked.then(|| Command::new(config).fault()).flatten()
+    is_asked.then(|| CommandResponder::new(config).fault()).flatten()
 }
 
 /// Makes the configured responder; `None`: messages are only recorded.
@@ -35,7 +35,7 @@ pub fn warning(config: &ResponderConfig) -> Option<String> {
 pub fn new(config: &ResponderConfig) -> Option<Box<dyn Responder>> {
     match config.kind {
         ResponderKind::Echo => Some(Box::new(Echo)),
-        ResponderKind::Command => Some(Box::new(Command::new(config))),
+        ResponderKind::Command => Some(Box::new(CommandResponder::new(config))),
         ResponderKind::OpenAi => Some(Box::new(OpenAi::new(&config.openai))),
         ResponderKind::None => None,
     }

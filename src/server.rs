@@ -10,7 +10,7 @@
 //! websocket   handshake, and the pool of sockets
 //! ```
 //!
-//! Both hand the same [`Head`](crate::api::Head) to the same [`Service`](crate::api::Service). Nothing here knows what a
+//! Both hand the same [`RequestHead`](crate::api::RequestHead) to the same [`Service`](crate::api::Service). Nothing here knows what a
 //! message or a session is.
 
 mod chunked;

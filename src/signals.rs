@@ -39,7 +39,7 @@ pub enum Cause {
     Fatal(String),
 }
 
-/// Ends [`Waiter::wait`] from any thread.
+/// Ends [`EndWaiter::wait`] from any thread.
 #[derive(Clone, Debug)]
 pub struct Stopper {
     reason: Arc<OnceLock<String>>,
@@ -63,7 +63,7 @@ impl Stopper {
 
 /// Waits for the end; the main thread holds it.
 #[derive(Debug)]
-pub struct Waiter {
+pub struct EndWaiter {
     signals: Signals,
     reason: Arc<OnceLock<String>>,
     is_stopping: Arc<AtomicBool>,
@@ -71,7 +71,7 @@ pub struct Waiter {
     blocked: Arc<OnceLock<i32>>,
 }
 
-impl Waiter {
+impl EndWaiter {
     /// Blocks until a signal arrives or a [`Stopper`] is used; earlier ones count.
     #[must_use]
     pub fn wait(mut self) -> Cause {
@@ -92,7 +92,7 @@ impl Waiter {
 /// # Errors
 /// The process has no descriptor left, or the system refuses a handler. Some handlers may stay installed: end the
 /// process.
-pub fn install() -> io::Result<(Stopper, Waiter)> {
+pub fn install() -> io::Result<(Stopper, EndWaiter)> {
     let is_stopping = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT] {
         // In this order: handlers run as registered, and the first signal must not meet a flag that it has just set.
@@ -116,7 +116,7 @@ pub fn install() -> io::Result<(Stopper, Waiter)> {
         let (stops, first, handle) = (Arc::clone(&is_stopping), Arc::clone(&blocked), signals.handle());
         thread::spawn("signals-blocked", move || heed_blocked(heeded, &stops, &first, &handle))?;
     }
-    Ok((stopper, Waiter { signals, reason, is_stopping, blocked }))
+    Ok((stopper, EndWaiter { signals, reason, is_stopping, blocked }))
 }
 
 /// Does for blocked signals what the handlers do for others. Each counts once: it stays pending.

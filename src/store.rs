@@ -42,7 +42,7 @@ mod verdict;
 
 pub use calls::{Call, CallError, Calls, Mark};
 pub use interface::{
-    Connected, Direction, ERASURES_MAX, ErasurePlace, Inserted, Outgoing, Refused, Store, StoreError, StorePage,
+    Connected, ERASURES_MAX, ErasurePlace, Inserted, OutgoingMessage, Refused, Store, StoreError, StorePage,
     StoreQuery, StoredErasure,
 };
 pub use mongo::{hosts, open};

@@ -69,11 +69,11 @@ pub use expected_tail::ExpectedTails;
 pub use expire::{Sweep, Swept};
 pub use lengths::Lost;
 pub use loss::Losses;
-pub use read::{Direction, PAGE_BYTES_MAX, Page, Query};
+pub use read::{PAGE_BYTES_MAX, Query, TranscriptPage};
 pub use replay::{Rebuilt, Replay};
 
 use expected_tail::ExpectedTail;
-use lengths::{Known, Lengths};
+use lengths::{KnownLength, Lengths};
 
 /// The transcripts of a folder.
 pub struct Transcripts<D: Disk = RealDisk> {
@@ -85,10 +85,10 @@ pub struct Transcripts<D: Disk = RealDisk> {
     folder_is_new: bool,
     /// Held while files are synced, repaired or swapped. That takes long, so appends and reads never take it.
     maintenance: Mutex<()>,
-    open: Mutex<Open<D>>,
+    open: Mutex<OpenTranscripts<D>>,
 }
 
-struct Open<D: Disk> {
+struct OpenTranscripts<D: Disk> {
     files: LruCache<SessionId, Transcript<D::File>>,
     stale: HashMap<SessionId, Stale>,
     /// Expected tails that were not compared yet.
@@ -96,7 +96,7 @@ struct Open<D: Disk> {
     /// Sessions whose file had lost its name when it was closed: what it took will be freed.
     lost: HashSet<SessionId>,
     /// Sessions whose transcript has lost a part, with the length that it had.
-    losses: HashMap<SessionId, Known>,
+    losses: HashMap<SessionId, KnownLength>,
     /// Sessions whose noted length counts lines that an erasure of that sequence removed.
     unnoted: HashMap<SessionId, u64>,
     /// The largest sequence given to an append, whatever its outcome.
@@ -152,7 +152,7 @@ impl<D: Disk> Transcripts<D> {
     /// The folder could not be made. Some parent folders may exist now; a retry is safe.
     pub fn open(disk: D, folder: &Path, open_max: NonZeroUsize) -> io::Result<Self> {
         disk::make_folder(&disk, folder)?;
-        let open = Open {
+        let open = OpenTranscripts {
             files: LruCache::unbounded(),
             stale: HashMap::new(),
             expected_tails: HashMap::new(),
@@ -172,7 +172,7 @@ impl<D: Disk> Transcripts<D> {
             maintenance: Mutex::new(()),
             open: Mutex::new(open),
         };
-        transcripts.clear_workshop();
+        transcripts.clear_staging();
         Ok(transcripts)
     }
 
@@ -217,8 +217,13 @@ impl<D: Disk> Transcripts<D> {
         }
     }
 
-    fn write(&self, open: &mut Open<D>, session: &SessionId, messages: &[(u64, &Arc<Message>)]) -> io::Result<bool> {
-        let Open { files, lines, .. } = open;
+    fn write(
+        &self,
+        open: &mut OpenTranscripts<D>,
+        session: &SessionId,
+        messages: &[(u64, &Arc<Message>)],
+    ) -> io::Result<bool> {
+        let OpenTranscripts { files, lines, .. } = open;
         let transcript = match files.get_mut(session) {
             Some(transcript) => transcript,
             None => {
@@ -250,7 +255,7 @@ impl<D: Disk> Transcripts<D> {
     }
 
     /// Closes the transcripts longest unused, beyond what may be open now.
-    fn close_beyond_share(&self, open: &mut Open<D>) {
+    fn close_beyond_share(&self, open: &mut OpenTranscripts<D>) {
         while open.files.len() > self.descriptors.transcripts_max()
             && let Some((session, closed)) = open.files.pop_lru()
         {

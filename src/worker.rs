@@ -17,6 +17,7 @@ mod drain;
 mod fault_tests;
 #[cfg(test)]
 mod model_tests;
+mod mongo_status;
 mod pace;
 mod pending_erasures;
 mod progress;
@@ -24,7 +25,6 @@ mod remote_erasures;
 mod schedule;
 mod sink;
 mod source;
-mod storage;
 #[cfg(test)]
 mod tests;
 
@@ -42,21 +42,21 @@ use crate::transcript::Transcripts;
 
 pub use dead_letters::DeadLetters;
 pub use drain::Drain;
+pub use mongo_status::{MongoHealth, MongoStatus, Totals, View};
 pub use pending_erasures::PendingErasures;
 pub use progress::{Progress, Reached};
 pub use remote_erasures::RemoteErasures;
-pub use storage::{MongoStatus, State, Totals, View};
 
 use schedule::{PAUSE_AFTER_FAILURE, Schedule};
 use sink::TranscriptSink;
-use source::{READ_BYTES, RETRY_INTERVAL, Source};
+use source::{READ_BYTES, RETRY_INTERVAL, RecordSource};
 
 /// How often the worker looks into the channel while records come. A wake-up for each would cost the leader of the
 /// commit a system call, and the processor a switch, for every message.
 const CHANNEL_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Why the worker wakes up.
-enum Woken {
+enum WorkerEvent {
     /// The process stops.
     Stop,
     /// A record or an outcome arrived, or something is due.
@@ -81,7 +81,7 @@ struct SwitchedOff<D: Disk> {
 /// Takes published records to the transcripts and to MongoDB.
 pub struct Worker<D: Disk = RealDisk> {
     journal: Arc<Journal<D>>,
-    source: Source<D>,
+    source: RecordSource<D>,
     sink: TranscriptSink<D>,
     clock: Clock,
     checkpoint: Checkpoint,
@@ -111,7 +111,7 @@ impl<D: Disk> Worker<D> {
         let reached = checkpoint.transcribed;
         *progress.now() = Reached { drained: reached, transcribed: reached, ..Reached::default() };
         Self {
-            source: Source::new(journal.clone(), channel, &checkpoint),
+            source: RecordSource::new(journal.clone(), channel, &checkpoint),
             sink: TranscriptSink::new(transcripts, journal.clone()),
             journal,
             clock,
@@ -197,8 +197,8 @@ impl<D: Disk> Worker<D> {
             self.step_drain();
             self.flush_if_due();
             match self.rest(stop, lingers) {
-                Woken::Stop => break,
-                Woken::Looks => lingers = self.take_offered(),
+                WorkerEvent::Stop => break,
+                WorkerEvent::Looks => lingers = self.take_offered(),
             }
         }
         self.source.end_pause();
@@ -208,7 +208,7 @@ impl<D: Disk> Worker<D> {
     }
 
     /// Waits for a record (not if it `lingers`), for the drain's outcome, for the stop, or until something is due.
-    fn rest(&self, stop: &Receiver<()>, lingers: bool) -> Woken {
+    fn rest(&self, stop: &Receiver<()>, lingers: bool) -> WorkerEvent {
         // Nothing is taken here: the drain looks for its outcome itself.
         let drain = self.in_use.as_ref().map(|mongo| &mongo.drain);
         let mut select = Select::new();
@@ -221,8 +221,8 @@ impl<D: Disk> Worker<D> {
         }
         let wait = if lingers { CHANNEL_POLL_INTERVAL } else { self.wait() };
         match select.ready_timeout(wait) {
-            Ok(index) if index == stops => Woken::Stop,
-            _ => Woken::Looks,
+            Ok(index) if index == stops => WorkerEvent::Stop,
+            _ => WorkerEvent::Looks,
         }
     }
 

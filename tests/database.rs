@@ -97,9 +97,7 @@ fn a_user_without_the_right_to_read_erasures_drains_and_is_told() {
     wait_until_drained(&server);
     assert_holds(&mongod.messages(), &kept);
     let reason = || status(&server)["mongo"]["shared_reason"].as_str().unwrap_or_default().to_owned();
-    wait_until("the status says so", WAIT_TIMEOUT, || {
-        reason().contains("cannot be read: MongoDB refuses the credentials")
-    });
+    wait_until("the status says so", WAIT_TIMEOUT, || reason().contains("MongoDB refuses the credentials"));
     let told = || server.log().matches("cannot read the erasures of other servers").count();
     wait_until("the log says so", WAIT_TIMEOUT, || told() > 0);
     assert_eq!(told(), 1, "{}", server.log());

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use chatkeep::config::{Config, Fsync, JournalConfig, MongoConfig, Secret};
 use chatkeep::disk::RealDisk;
-use chatkeep::journal::{Draft, Journal, ReplyTo};
+use chatkeep::journal::{Journal, NewRecord, ReplyTo};
 use chatkeep::message::{self, Clock, Expiry, Metadata, SessionId};
 use chatkeep::store;
 use chatkeep::worker::{DeadLetters, Drain, MongoStatus, PendingErasures};
@@ -519,7 +519,7 @@ impl Inside {
         Self { journal, drain, storage, folder }
     }
 
-    fn append(&self, draft: Draft) {
+    fn append(&self, draft: NewRecord) {
         let (ticket, _) = self.journal.append(vec![draft]).unwrap();
         self.journal.commit(ticket).unwrap();
     }
@@ -528,11 +528,11 @@ impl Inside {
         let session = SessionId::new(session).unwrap();
         let draft =
             message::Draft { session: &session, role: "user", text, metadata: Metadata::default(), vector_ids: &[] };
-        self.append(Draft::Message { line: draft.prepare(), key: None, reply_to: ReplyTo::Nothing });
+        self.append(NewRecord::Message { line: draft.prepare(), key: None, reply_to: ReplyTo::Nothing });
     }
 
     fn erase(&self, session: &str) {
-        self.append(Draft::Erasure { session: SessionId::new(session).unwrap() });
+        self.append(NewRecord::Erasure { session: SessionId::new(session).unwrap() });
     }
 
     #[track_caller]

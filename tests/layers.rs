@@ -11,6 +11,7 @@ mod graph;
 #[path = "layers/tokens.rs"]
 mod tokens;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -237,6 +238,31 @@ fn no_file_needs_one_that_needs_it() {
     let circles = graph.circles();
     let inside: Vec<String> = circles.iter().map(|circle| graph.inside(circle)).collect();
     assert!(circles.is_empty(), "circles:\n{}\n\n{}", circles.join("\n"), inside.join("\n"));
+}
+
+/// The name of the type that a line defines for its module.
+fn type_name(line: &str) -> Option<String> {
+    let item = match line.strip_prefix("pub") {
+        Some(public) if public.starts_with('(') => public.split_once(") ")?.1,
+        Some(public) => public.trim_start(),
+        None => line,
+    };
+    let (kind, name) = item.split_once(' ')?;
+    ["struct", "enum", "union", "trait", "type"].contains(&kind).then(|| first_word(name))
+}
+
+#[test]
+fn a_type_name_stands_for_one_thing() {
+    let mut files = BTreeMap::<String, BTreeSet<String>>::new();
+    // A `without.rs` has the types of the file it stands in for.
+    for (path, _, text) in sources().iter().filter(|(path, ..)| !path.ends_with("without.rs")) {
+        for name in code_lines(text).iter().filter_map(|(_, line)| type_name(line)) {
+            files.entry(name).or_default().insert(named(path).to_owned());
+        }
+    }
+    assert!(files.len() > 300, "types are found");
+    let faults: Vec<_> = files.iter().filter(|(_, files)| files.len() > 1).collect();
+    assert!(faults.is_empty(), "defined more than once: {faults:#?}");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use chatkeep::config::{Config, ResponderConfig};
 use chatkeep::message::{Clock, Draft, IdGenerator, Metadata, SessionId};
-use chatkeep::responder::{Answer, Command, Failure, Question, Responder, Stop};
+use chatkeep::responder::{Answer, CommandResponder, Question, Responder, ResponderError, Stop};
 use serde_json::json;
 use support::{Options, SLACK, Server};
 
@@ -30,18 +30,18 @@ fn question(messages: &[(&str, &str, &str)]) -> Question {
     Question { session, user, messages: made, stop: Stop::default(), until: Instant::now() + Duration::from_secs(30) }
 }
 
-fn ask(responder: &dyn Responder, question: &Question) -> (String, Result<Answer, Failure>) {
+fn ask(responder: &dyn Responder, question: &Question) -> (String, Result<Answer, ResponderError>) {
     let mut text = String::new();
     let end = responder.answer(question, &mut |more| text.push_str(more));
     (text, end)
 }
 
 /// The example of that name with these arguments.
-fn example(name: &str, arguments: &[&str]) -> Command {
+fn example(name: &str, arguments: &[&str]) -> CommandResponder {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/responders").join(name);
     let argv = std::iter::once(script.display().to_string()).chain(arguments.iter().map(|s| (*s).to_owned()));
     let config = Config::defaults(None).unwrap().responder;
-    Command::new(&ResponderConfig { command: argv.collect(), ..config })
+    CommandResponder::new(&ResponderConfig { command: argv.collect(), ..config })
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn a_program_behind_the_example_in_python_streams_and_ends_with_it() {
         asked.stop.set();
     });
     let (pid, stopped) = first.unwrap();
-    assert_eq!(end, Err(Failure::Stopped));
+    assert_eq!(end, Err(ResponderError::Stopped));
     assert!(stopped.elapsed() < SLACK, "{:?}", stopped.elapsed());
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
     assert!(stat.is_empty() || stat.contains(") Z"), "{stat}");

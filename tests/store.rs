@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use chatkeep::config::{Config, MongoConfig, Secret};
-use chatkeep::message::{Clock, Draft, Id, IdGenerator, Message, Metadata, SessionId, Timestamp};
-use chatkeep::store::{self, CallError, Calls, Direction, Inserted, Store, StoreError, StoreQuery};
+use chatkeep::message::{Clock, Direction, Draft, Id, IdGenerator, Message, Metadata, SessionId, Timestamp};
+use chatkeep::store::{self, CallError, Calls, Inserted, Store, StoreError, StoreQuery};
 use mongodb::IndexModel;
 use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
 use mongodb::options::{Acknowledgment, IndexOptions, WriteConcern};

@@ -9,8 +9,8 @@ use crate::chat::{Chat, NewMessage};
 use crate::message::{Id, ROLE_BYTES_MAX, SessionId, Timestamp, is_role};
 
 use super::body::{self, Text};
-use super::shape::{Kind, Shape};
-use super::{Head, Problem, Reply, content, json, query};
+use super::shape::{FieldKind, Shape};
+use super::{Problem, Reply, RequestHead, content, json, query};
 
 /// The most messages of one request.
 const MESSAGES_MAX: usize = 1000;
@@ -22,12 +22,12 @@ pub(super) const KEY_HEADER: &str = "Idempotency-Key";
 const KEY_CHARS_MAX: usize = 128;
 
 const MESSAGE: &Shape = &[
-    ("role", Kind::Text),
-    ("text", Kind::Text),
-    ("session_id", Kind::MaybeText),
-    ("metadata", Kind::MaybeObject),
-    ("vector_ids", Kind::MaybeArray),
-    ("message_id", Kind::MaybeText),
+    ("role", FieldKind::Text),
+    ("text", FieldKind::Text),
+    ("session_id", FieldKind::MaybeText),
+    ("metadata", FieldKind::MaybeObject),
+    ("vector_ids", FieldKind::MaybeArray),
+    ("message_id", FieldKind::MaybeText),
 ];
 
 #[derive(Deserialize)]
@@ -63,7 +63,7 @@ struct RecordedReply<'a> {
 /// {"messages":[{"id":"019ac8b7-5f3e-7c41-b52a-9d1f0a7c2e11","created_at":"2025-11-28T01:23:45.123456+00:00",
 ///  "duplicate":false}],"durable":"disk"}
 /// ```
-pub fn record(chat: &Chat, head: &Head<'_>, body: &[u8]) -> Result<Reply, Problem> {
+pub fn record(chat: &Chat, head: &RequestHead<'_>, body: &[u8]) -> Result<Reply, Problem> {
     query::none_of(head.query, MESSAGE)?;
     let body = content::json(head, body, MESSAGE)?;
     let is_array = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');

@@ -10,15 +10,15 @@ use std::borrow::Cow;
 
 use serde::de::IgnoredAny;
 
-use super::shape::{Kind, Shape};
-use super::{Head, Problem};
+use super::shape::{FieldKind, Shape};
+use super::{Problem, RequestHead};
 
 const JSON: &str = "application/json";
 const FORM: &str = "application/x-www-form-urlencoded";
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// Refuses by the head alone what cannot be read: a content coding, or another media type (415).
-pub(super) fn check(head: &Head<'_>) -> Result<(), Problem> {
+pub(super) fn check(head: &RequestHead<'_>) -> Result<(), Problem> {
     let is_identity = |coding: &str| coding.is_empty() || coding.eq_ignore_ascii_case("identity");
     if let Some(coding) = head.elements("Content-Encoding").find(|coding| !is_identity(coding)) {
         let detail = format!("Content-Encoding {coding} is not taken; send the body as it is");
@@ -37,7 +37,7 @@ fn unsupported(instead: &str) -> Problem {
     Problem::new(415, "unsupported_media_type", detail)
 }
 
-fn media_type<'a>(head: &Head<'a>) -> Option<&'a str> {
+fn media_type<'a>(head: &RequestHead<'a>) -> Option<&'a str> {
     head.header("Content-Type").map(|value| value.split(';').next().unwrap_or_default().trim())
 }
 
@@ -46,7 +46,7 @@ fn media_type<'a>(head: &Head<'a>) -> Option<&'a str> {
 ///
 /// # Errors
 /// 400 or 415: it is neither JSON nor a form, or not UTF-8. The same body fails again.
-pub(super) fn json<'b>(head: &Head<'_>, body: &'b [u8], shape: &Shape) -> Result<Cow<'b, [u8]>, Problem> {
+pub(super) fn json<'b>(head: &RequestHead<'_>, body: &'b [u8], shape: &Shape) -> Result<Cow<'b, [u8]>, Problem> {
     let body = without_bom(body);
     // Neither JSON nor a form begins with any of these.
     match body {
@@ -122,8 +122,8 @@ fn form(body: &[u8], shape: &Shape) -> Result<Vec<u8>, Problem> {
         object.push(b':');
         let kind = shape.iter().find(|(known, _)| *known == name).map(|(_, kind)| kind);
         let is_json = match kind {
-            Some(Kind::MaybeBool) => value == "true" || value == "false",
-            Some(Kind::MaybeObject | Kind::MaybeArray) => serde_json::from_str::<IgnoredAny>(&value).is_ok(),
+            Some(FieldKind::MaybeBool) => value == "true" || value == "false",
+            Some(FieldKind::MaybeObject | FieldKind::MaybeArray) => serde_json::from_str::<IgnoredAny>(&value).is_ok(),
             _ => false,
         };
         match is_json {
@@ -157,17 +157,17 @@ mod tests {
     use super::*;
 
     const SHAPE: &Shape = &[
-        ("message", Kind::Text),
-        ("metadata", Kind::MaybeObject),
-        ("vector_ids", Kind::MaybeArray),
-        ("stream", Kind::MaybeBool),
+        ("message", FieldKind::Text),
+        ("metadata", FieldKind::MaybeObject),
+        ("vector_ids", FieldKind::MaybeArray),
+        ("stream", FieldKind::MaybeBool),
     ];
 
     fn read(fields: &[(&str, &str)], body: &[u8]) -> Result<String, (u16, &'static str)> {
         let headers: Vec<_> = fields.iter().map(|(name, value)| header(name, value)).collect();
         let (method, path, query, left_out) = (&Method::Post, "/api/chat", "", None);
         let (transport, request_id) = (Transport::Tcp, "r");
-        let head = Head { method, path, query, headers: &headers, left_out, transport, request_id };
+        let head = RequestHead { method, path, query, headers: &headers, left_out, transport, request_id };
         let read = check(&head).and_then(|()| json(&head, body, SHAPE));
         read.map(|json| String::from_utf8(json.into_owned()).unwrap()).map_err(|problem| (problem.status, problem.code))
     }

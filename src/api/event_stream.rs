@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use tiny_http::Header;
 
-use super::{Client, Problem, header};
+use super::{Problem, StreamClient, header};
 
 /// The media type.
 pub(super) const EVENT_STREAM: &str = "text/event-stream";
@@ -34,7 +34,7 @@ impl Signs {
     }
 
     /// For a stream that makes others work for its client.
-    pub(super) fn watching(to: &dyn Client) -> Self {
+    pub(super) fn watching(to: &dyn StreamClient) -> Self {
         Self { every: if to.can_be_seen() { HEARTBEAT_INTERVAL } else { UNSEEN_HEARTBEAT_INTERVAL }, ..Self::new() }
     }
 
@@ -44,7 +44,7 @@ impl Signs {
     }
 
     /// Whether a keep-alive is due. An error: the client is gone.
-    pub(super) fn are_due(&self, to: &dyn Client) -> io::Result<bool> {
+    pub(super) fn are_due(&self, to: &dyn StreamClient) -> io::Result<bool> {
         if to.is_gone() {
             return Err(io::ErrorKind::BrokenPipe.into());
         }

@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 
 use tiny_http::StatusCode;
 
-use crate::feed::{Cursor, Event, Fault, Feed, Gone, Page, Watch, What};
+use crate::feed::{Cursor, Feed, FeedError, FeedEvent, FeedEventKind, FeedPage, Gone, WaitPermit};
 use crate::journal::Woken;
 
 use super::event_stream::{self, CLIENT_POLL_INTERVAL, EVENT_STREAM, Signs};
 use super::http::{NDJSON, full};
-use super::{Client, Head, Problem, Reply, Stream, StreamKind, header, query};
+use super::{Problem, Reply, RequestHead, Stream, StreamClient, StreamKind, header, query};
 
 /// Events of a page if the request does not say.
 const LIMIT_DEFAULT: usize = 100;
@@ -28,7 +28,7 @@ const WAIT_SECONDS_MAX: usize = 60;
 
 /// The form of a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Form {
+enum FeedFormat {
     /// One object.
     Json,
     /// One event a line.
@@ -39,12 +39,12 @@ enum Form {
 
 /// The parameters of a request.
 #[derive(Debug, PartialEq, Eq)]
-struct Ask {
+struct FeedQuery {
     /// Events after this cursor; `None`: from the oldest that is kept.
     after: Option<Cursor>,
     limit: usize,
     wait: Duration,
-    form: Form,
+    form: FeedFormat,
 }
 
 /// `GET /api/chat/feed`. The page in JSON:
@@ -55,14 +55,14 @@ struct Ask {
 /// {"cursor":"00000000000000ab-20","type":"erased","session_id":"s","erasure_id":"…"}],
 ///  "next":"00000000000000ab-20","has_more":false}
 /// ```
-pub fn read(feed: &Arc<Feed>, head: &Head<'_>) -> Result<Reply, Problem> {
+pub fn read(feed: &Arc<Feed>, head: &RequestHead<'_>) -> Result<Reply, Problem> {
     let ask = parse(head)?;
     let after = ask.after.unwrap_or_else(|| feed.oldest());
-    if ask.form == Form::Stream {
-        feed.check(after).map_err(|gone| problem(Fault::Gone(gone)))?;
+    if ask.form == FeedFormat::Stream {
+        feed.check(after).map_err(|gone| problem(FeedError::Gone(gone)))?;
         let (watch, request_id) = (watch(feed)?, head.request_id.to_owned());
-        let write = move |to: &mut dyn Client| stream(&watch, after, &request_id, to);
-        return Ok(reply(Form::Stream, StreamKind::Lasting, &[], Box::new(write)));
+        let write = move |to: &mut dyn StreamClient| stream(&watch, after, &request_id, to);
+        return Ok(reply(FeedFormat::Stream, StreamKind::Lasting, &[], Box::new(write)));
     }
     let page = feed.page(after, ask.limit).map_err(problem)?;
     if ask.wait.is_zero() || page.has_more || page.events.len() == ask.limit {
@@ -70,7 +70,7 @@ pub fn read(feed: &Arc<Feed>, head: &Head<'_>) -> Result<Reply, Problem> {
     }
     let until = Instant::now() + ask.wait;
     let watch = watch(feed)?;
-    let write = move |to: &mut dyn Client| {
+    let write = move |to: &mut dyn StreamClient| {
         let page = wait(&watch, page, ask.limit, until, to)?;
         // A reply that is complete no longer counts as waiting, however slowly it is read.
         drop(watch);
@@ -79,8 +79,8 @@ pub fn read(feed: &Arc<Feed>, head: &Head<'_>) -> Result<Reply, Problem> {
     Ok(reply(ask.form, StreamKind::Lasting, &[], Box::new(write)))
 }
 
-fn parse(head: &Head<'_>) -> Result<Ask, Problem> {
-    let mut ask = Ask { after: None, limit: LIMIT_DEFAULT, wait: Duration::ZERO, form: form(head) };
+fn parse(head: &RequestHead<'_>) -> Result<FeedQuery, Problem> {
+    let mut ask = FeedQuery { after: None, limit: LIMIT_DEFAULT, wait: Duration::ZERO, form: form(head) };
     query::each(head.query, &["after", "limit", "wait"], |name, value| {
         match name {
             "after" => ask.after = Some(cursor(name, value)?),
@@ -97,48 +97,52 @@ fn parse(head: &Head<'_>) -> Result<Ask, Problem> {
     Ok(ask)
 }
 
-fn form(head: &Head<'_>) -> Form {
-    head.preferred(&[("application/json", Form::Json), (NDJSON, Form::Lines), (EVENT_STREAM, Form::Stream)])
+fn form(head: &RequestHead<'_>) -> FeedFormat {
+    head.preferred(&[
+        ("application/json", FeedFormat::Json),
+        (NDJSON, FeedFormat::Lines),
+        (EVENT_STREAM, FeedFormat::Stream),
+    ])
 }
 
 fn cursor(field: &str, value: &str) -> Result<Cursor, Problem> {
     value.parse().map_err(|_| Problem::field(field, "must be a cursor that this feed gave out"))
 }
 
-fn watch(feed: &Arc<Feed>) -> Result<Watch, Problem> {
+fn watch(feed: &Arc<Feed>) -> Result<WaitPermit, Problem> {
     let full = "as many as server.max_feed_streams allows read the feed and wait for more";
     feed.watch().ok_or_else(|| Problem::unavailable("feed_streams_at_cap", full, 1))
 }
 
-fn problem(fault: Fault) -> Problem {
+fn problem(fault: FeedError) -> Problem {
     let then = "take everything anew (there is no export in this version: the history of each session) \
                 and read the feed on without `after`";
     match fault {
-        Fault::Gone(Gone::Foreign) => {
+        FeedError::Gone(Gone::Foreign) => {
             Problem::new(410, "cursor_foreign", format!("the cursor is of another journal: {then}"))
         }
-        Fault::Gone(Gone::Dropped) => {
+        FeedError::Gone(Gone::Dropped) => {
             Problem::new(410, "cursor_too_old", format!("what follows the cursor is no longer kept: {then}"))
         }
-        Fault::Gone(Gone::Ahead) => Problem::new(
+        FeedError::Gone(Gone::Ahead) => Problem::new(
             410,
             "cursor_ahead",
             format!("the cursor is ahead of the journal, which was restored to an earlier state: {then}"),
         ),
-        Fault::Unreadable(e) => {
+        FeedError::Unreadable(e) => {
             log::error!("the feed cannot be read: {e}");
             Problem::unavailable("feed_unavailable", "the journal cannot be read at the moment", 1)
         }
     }
 }
 
-type WriteTo = Box<dyn FnOnce(&mut dyn Client) -> io::Result<()> + Send>;
+type WriteTo = Box<dyn FnOnce(&mut dyn StreamClient) -> io::Result<()> + Send>;
 
-fn reply(form: Form, span: StreamKind, more: &[(&str, &str)], write: WriteTo) -> Reply {
+fn reply(form: FeedFormat, span: StreamKind, more: &[(&str, &str)], write: WriteTo) -> Reply {
     let kind = match form {
-        Form::Json => "application/json",
-        Form::Lines => NDJSON,
-        Form::Stream => EVENT_STREAM,
+        FeedFormat::Json => "application/json",
+        FeedFormat::Lines => NDJSON,
+        FeedFormat::Stream => EVENT_STREAM,
     };
     let mut headers = event_stream::headers(kind);
     headers.extend(more.iter().map(|(name, value)| header(name, value)));
@@ -146,20 +150,26 @@ fn reply(form: Form, span: StreamKind, more: &[(&str, &str)], write: WriteTo) ->
 }
 
 /// A page that is complete already.
-fn whole(form: Form, page: Page) -> Reply {
+fn whole(form: FeedFormat, page: FeedPage) -> Reply {
     match form {
-        Form::Json => full(200, event_stream::headers("application/json"), object(&page)),
-        Form::Lines | Form::Stream => {
+        FeedFormat::Json => full(200, event_stream::headers("application/json"), object(&page)),
+        FeedFormat::Lines | FeedFormat::Stream => {
             let next = page.next.to_string();
             let more = [("X-Next", next.as_str()), ("X-Has-More", if page.has_more { "true" } else { "false" })];
-            let write = move |to: &mut dyn Client| write_page(form, &page, to);
+            let write = move |to: &mut dyn StreamClient| write_page(form, &page, to);
             reply(form, StreamKind::Brief, &more, Box::new(write))
         }
     }
 }
 
 /// Waits until the page has an event, or until `until`.
-fn wait(watch: &Watch, mut page: Page, limit: usize, until: Instant, to: &dyn Client) -> io::Result<Page> {
+fn wait(
+    watch: &WaitPermit,
+    mut page: FeedPage,
+    limit: usize,
+    until: Instant,
+    to: &dyn StreamClient,
+) -> io::Result<FeedPage> {
     loop {
         // Also for events that were there at once: a client may ask again and again.
         if !page.events.is_empty() {
@@ -180,14 +190,14 @@ fn wait(watch: &Watch, mut page: Page, limit: usize, until: Instant, to: &dyn Cl
 }
 
 /// Adds new events. The status was sent before, so an error can only cut the reply; the next request gets the problem.
-fn extend(watch: &Watch, page: &mut Page, limit: usize) -> io::Result<()> {
+fn extend(watch: &WaitPermit, page: &mut FeedPage, limit: usize) -> io::Result<()> {
     watch.feed().extend(page, limit).map_err(|fault| io::Error::other(problem(fault).detail))
 }
 
-fn write_page(form: Form, page: &Page, to: &mut dyn Client) -> io::Result<()> {
+fn write_page(form: FeedFormat, page: &FeedPage, to: &mut dyn StreamClient) -> io::Result<()> {
     match form {
-        Form::Json => to.write_all(&object(page))?,
-        Form::Lines | Form::Stream => {
+        FeedFormat::Json => to.write_all(&object(page))?,
+        FeedFormat::Lines | FeedFormat::Stream => {
             let mut line = Vec::new();
             for event in &page.events {
                 line.clear();
@@ -201,7 +211,7 @@ fn write_page(form: Form, page: &Page, to: &mut dyn Client) -> io::Result<()> {
 }
 
 /// Sends events until the client goes, the server stops, or nothing can follow any more.
-fn stream(watch: &Watch, after: Cursor, request_id: &str, to: &mut dyn Client) -> io::Result<()> {
+fn stream(watch: &WaitPermit, after: Cursor, request_id: &str, to: &mut dyn StreamClient) -> io::Result<()> {
     let (feed, mut after) = (watch.feed(), after);
     // Sends the head alone: the client sees that it is connected.
     to.flush()?;
@@ -240,7 +250,7 @@ fn stream(watch: &Watch, after: Cursor, request_id: &str, to: &mut dyn Client) -
 }
 
 /// `false`: the server stops; the client resumes after the last event it got.
-fn write_events(feed: &Feed, page: &Page, to: &mut dyn Client) -> io::Result<bool> {
+fn write_events(feed: &Feed, page: &FeedPage, to: &mut dyn StreamClient) -> io::Result<bool> {
     let mut bytes = Vec::new();
     for event in &page.events {
         if feed.is_stopping() {
@@ -256,7 +266,7 @@ fn write_events(feed: &Feed, page: &Page, to: &mut dyn Client) -> io::Result<boo
 }
 
 /// A comment, and the feed's position if that is beyond the last event: an id without data makes no event.
-fn write_sign(after: Cursor, told: Cursor, to: &mut dyn Client) -> io::Result<()> {
+fn write_sign(after: Cursor, told: Cursor, to: &mut dyn StreamClient) -> io::Result<()> {
     match after == told {
         true => to.write_all(event_stream::SIGN)?,
         false => write!(to, ":\nid: {after}\n\n")?,
@@ -264,7 +274,7 @@ fn write_sign(after: Cursor, told: Cursor, to: &mut dyn Client) -> io::Result<()
     to.flush()
 }
 
-fn object(page: &Page) -> Vec<u8> {
+fn object(page: &FeedPage) -> Vec<u8> {
     let bytes: usize = page.events.iter().map(|event| line_bytes(event) + 80).sum();
     let mut object = Vec::with_capacity(bytes + 80);
     object.extend_from_slice(b"{\"events\":[");
@@ -278,27 +288,27 @@ fn object(page: &Page) -> Vec<u8> {
     object
 }
 
-fn line_bytes(event: &Event) -> usize {
-    if let What::Message(message) = &event.what { message.line().len() } else { 0 }
+fn line_bytes(event: &FeedEvent) -> usize {
+    if let FeedEventKind::Message(message) = &event.what { message.line().len() } else { 0 }
 }
 
-fn kind(event: &Event) -> &'static str {
+fn kind(event: &FeedEvent) -> &'static str {
     match event.what {
-        What::Message(_) => "message",
-        What::Erased(..) => "erased",
+        FeedEventKind::Message(_) => "message",
+        FeedEventKind::Erased(..) => "erased",
     }
 }
 
 /// Appends one event as JSON on one line; a message's own line becomes part of it unchanged.
-fn push_event(to: &mut Vec<u8>, event: &Event) {
+fn push_event(to: &mut Vec<u8>, event: &FeedEvent) {
     // Cursors and session ids have no characters that JSON escapes.
     let _ = write!(to, "{{\"cursor\":\"{}\",\"type\":\"{}\",", event.cursor, kind(event));
     match &event.what {
-        What::Message(message) => {
+        FeedEventKind::Message(message) => {
             to.extend_from_slice(b"\"message\":");
             to.extend_from_slice(message.line());
         }
-        What::Erased(session, up_to) => {
+        FeedEventKind::Erased(session, up_to) => {
             let _ = write!(to, "\"session_id\":\"{session}\",\"erasure_id\":\"{up_to}\"");
         }
     }
@@ -312,11 +322,11 @@ mod tests {
     use super::super::Transport;
     use super::*;
 
-    fn ask(query: &str, fields: &[(&str, &str)]) -> Result<Ask, Problem> {
+    fn ask(query: &str, fields: &[(&str, &str)]) -> Result<FeedQuery, Problem> {
         let headers: Vec<Header> = fields.iter().map(|(name, value)| header(name, value)).collect();
         let (method, path) = (&Method::Get, "/api/chat/feed");
         let (transport, request_id, left_out) = (Transport::Tcp, "r", None);
-        parse(&Head { method, path, query, headers: &headers, left_out, transport, request_id })
+        parse(&RequestHead { method, path, query, headers: &headers, left_out, transport, request_id })
     }
 
     fn known(text: &str) -> Option<Cursor> {
@@ -329,9 +339,12 @@ mod tests {
     #[test]
     fn every_parameter_is_read() {
         let asked = ask(&format!("after={A}&limit=7&wait=60&_=1"), &[("Accept", "application/x-ndjson")]).unwrap();
-        assert_eq!(asked, Ask { after: known(A), limit: 7, wait: Duration::from_secs(60), form: Form::Lines });
+        assert_eq!(
+            asked,
+            FeedQuery { after: known(A), limit: 7, wait: Duration::from_secs(60), form: FeedFormat::Lines }
+        );
         let asked = ask("", &[("Accept", "*/*")]).unwrap();
-        assert_eq!(asked, Ask { after: None, limit: 100, wait: Duration::ZERO, form: Form::Json });
+        assert_eq!(asked, FeedQuery { after: None, limit: 100, wait: Duration::ZERO, form: FeedFormat::Json });
         assert_eq!(ask("limit=1001", &[]).unwrap().limit, 1000);
     }
 

@@ -17,7 +17,7 @@ pub enum Transport {
 
 /// A request without its body.
 #[derive(Clone, Copy, Debug)]
-pub struct Head<'a> {
+pub struct RequestHead<'a> {
     /// The method.
     pub method: &'a Method,
     /// The target's path as sent: starts with `/`, still percent-encoded.
@@ -34,7 +34,7 @@ pub struct Head<'a> {
     pub request_id: &'a str,
 }
 
-impl<'a> Head<'a> {
+impl<'a> RequestHead<'a> {
     /// The value of the first field of that name, whatever its case.
     #[must_use]
     pub fn header(&self, name: &'static str) -> Option<&'a str> {
@@ -132,7 +132,7 @@ mod tests {
             let headers: Vec<Header> = accepts.iter().map(|accept| header("Accept", accept)).collect();
             let (method, path, query, headers) = (&Method::Get, "/", "", &headers);
             let (transport, request_id, left_out) = (Transport::Tcp, "r", None);
-            let head = Head { method, path, query, headers, left_out, transport, request_id };
+            let head = RequestHead { method, path, query, headers, left_out, transport, request_id };
             assert_eq!(head.preferred(&forms), wanted, "{accepts:?}");
         }
     }

@@ -5,13 +5,13 @@ use std::io::{self, Write};
 use serde::Serialize;
 use tiny_http::StatusCode;
 
-use crate::history::{Answer, Ask, History, Source};
+use crate::history::{History, HistoryPage, HistoryQuery, MessageSource};
 use crate::message::{Id, Message, SessionId, Timestamp, is_role};
 use crate::permit::Permit;
 
 use super::http::NDJSON;
 use super::reply_budget::{FREE_BYTES, ReplyBudget};
-use super::{Client, Head, Problem, Reply, Stream, StreamKind, body, header, json_bytes, query};
+use super::{Problem, Reply, RequestHead, Stream, StreamClient, StreamKind, body, header, json_bytes, query};
 
 /// Messages of a page if the request does not say.
 const LIMIT_DEFAULT: usize = 50;
@@ -24,8 +24,8 @@ const UNCOUNTED_BYTES: usize = 128 * 1024;
 
 /// The fields after the messages.
 #[derive(Serialize)]
-struct Tail<'a> {
-    counts: Counts,
+struct PageTail<'a> {
+    counts: PageCounts,
     last_persisted_at: Option<Timestamp>,
     has_more: bool,
     complete: bool,
@@ -37,7 +37,7 @@ struct Tail<'a> {
 }
 
 #[derive(Serialize)]
-struct Counts {
+struct PageCounts {
     cache: usize,
     mongo: usize,
     disk: usize,
@@ -53,15 +53,15 @@ struct Counts {
 ///
 /// # Errors
 /// 422 for a parameter; 503 when the disk cannot be read now, or when other replies hold what large ones may (reply_budget.rs).
-pub fn read(history: &History, outgoing: &ReplyBudget, head: &Head<'_>) -> Result<Reply, Problem> {
+pub fn read(history: &History, outgoing: &ReplyBudget, head: &RequestHead<'_>) -> Result<Reply, Problem> {
     let ask = parse(head.query)?;
-    let read = |ask: &Ask| {
+    let read = |ask: &HistoryQuery| {
         history.read(ask).map_err(|e| {
             log::error!("the history of {} cannot be read: {e}", ask.session);
             Problem::unavailable("history_unavailable", format!("the transcript cannot be read at the moment: {e}"), 1)
         })
     };
-    let mut answer = read(&Ask { page_bytes_max: UNCOUNTED_BYTES, ..ask.clone() })?;
+    let mut answer = read(&HistoryQuery { page_bytes_max: UNCOUNTED_BYTES, ..ask.clone() })?;
     let ended_for_its_bytes = answer.has_more && answer.messages.len() < ask.limit && answer.incomplete.is_none();
     let permit = if ended_for_its_bytes {
         // Taken before it is read: many who ask at once hold no more than one after the other.
@@ -80,8 +80,8 @@ pub fn read(history: &History, outgoing: &ReplyBudget, head: &Head<'_>) -> Resul
     })
 }
 
-fn parse(query: &str) -> Result<Ask, Problem> {
-    let mut ask = Ask::newest(body::session(None, "session_id")?, LIMIT_DEFAULT);
+fn parse(query: &str) -> Result<HistoryQuery, Problem> {
+    let mut ask = HistoryQuery::newest(body::session(None, "session_id")?, LIMIT_DEFAULT);
     query::each(query, PARAMETERS, |name, value| {
         match name {
             "session_id" => ask.session = body::session(Some(value), name)?,
@@ -112,7 +112,7 @@ fn time(field: &str, value: &str) -> Result<Timestamp, Problem> {
 /// {"session_id":"s","messages":[{"id":"…","session_id":"s","role":"user","text":"hello","created_at":"…","metadata":{},"source":"cache"}],
 ///  "counts":{"cache":1,"mongo":0,"disk":0},"last_persisted_at":"…","has_more":false,"complete":true}
 /// ```
-fn page(session: &SessionId, answer: &Answer) -> Vec<u8> {
+fn page(session: &SessionId, answer: &HistoryPage) -> Vec<u8> {
     let (start, end) = (start(session), end(answer));
     let mut page = Vec::with_capacity(page_bytes(&start, answer, &end));
     write_page(&start, answer, &end, &mut page).expect("memory takes all that is written");
@@ -120,10 +120,10 @@ fn page(session: &SessionId, answer: &Answer) -> Vec<u8> {
 }
 
 /// The same, made while it is written.
-fn long_page(session: &SessionId, answer: Answer, permit: Permit) -> Reply {
+fn long_page(session: &SessionId, answer: HistoryPage, permit: Permit) -> Reply {
     let (start, end) = (start(session), end(&answer));
     let length = Some(page_bytes(&start, &answer, &end));
-    let write = move |to: &mut dyn Client| {
+    let write = move |to: &mut dyn StreamClient| {
         let _permit = permit;
         write_page(&start, &answer, &end, to)?;
         to.flush()
@@ -136,10 +136,14 @@ fn start(session: &SessionId) -> Vec<u8> {
     format!("{{\"session_id\":\"{session}\",\"messages\":[").into_bytes()
 }
 
-fn end(answer: &Answer) -> Vec<u8> {
+fn end(answer: &HistoryPage) -> Vec<u8> {
     let of = |wanted| answer.messages.iter().filter(|(_, source)| *source == wanted).count();
-    let tail = Tail {
-        counts: Counts { cache: of(Source::Cache), mongo: of(Source::Mongo), disk: of(Source::Disk) },
+    let tail = PageTail {
+        counts: PageCounts {
+            cache: of(MessageSource::Cache),
+            mongo: of(MessageSource::Mongo),
+            disk: of(MessageSource::Disk),
+        },
         last_persisted_at: answer.last_persisted_at,
         has_more: answer.has_more,
         complete: answer.incomplete.is_none(),
@@ -153,13 +157,13 @@ fn end(answer: &Answer) -> Vec<u8> {
     end
 }
 
-fn page_bytes(start: &[u8], answer: &Answer, end: &[u8]) -> usize {
-    let added = |source: Source| SOURCE.len() + source.as_str().len() + 1;
+fn page_bytes(start: &[u8], answer: &HistoryPage, end: &[u8]) -> usize {
+    let added = |source: MessageSource| SOURCE.len() + source.as_str().len() + 1;
     let messages: usize = answer.messages.iter().map(|(message, source)| message.line().len() + added(*source)).sum();
     start.len() + messages + answer.messages.len().saturating_sub(1) + end.len()
 }
 
-fn write_page<W: Write + ?Sized>(start: &[u8], answer: &Answer, end: &[u8], to: &mut W) -> io::Result<()> {
+fn write_page<W: Write + ?Sized>(start: &[u8], answer: &HistoryPage, end: &[u8], to: &mut W) -> io::Result<()> {
     to.write_all(start)?;
     for (index, (message, source)) in answer.messages.iter().enumerate() {
         if index > 0 {
@@ -174,7 +178,7 @@ fn write_page<W: Write + ?Sized>(start: &[u8], answer: &Answer, end: &[u8], to: 
 const SOURCE: &[u8] = b",\"source\":\"";
 
 /// A message's line with its source as the last field.
-fn splice<W: Write + ?Sized>(to: &mut W, message: &Message, source: Source) -> io::Result<()> {
+fn splice<W: Write + ?Sized>(to: &mut W, message: &Message, source: MessageSource) -> io::Result<()> {
     let line = message.line();
     to.write_all(&line[..line.len() - 1])?;
     to.write_all(SOURCE)?;
@@ -182,14 +186,14 @@ fn splice<W: Write + ?Sized>(to: &mut W, message: &Message, source: Source) -> i
     to.write_all(b"\"}")
 }
 
-fn ndjson(answer: Answer, permit: Permit) -> Reply {
+fn ndjson(answer: HistoryPage, permit: Permit) -> Reply {
     let mut headers = vec![header("Content-Type", NDJSON)];
     headers.push(header("X-Has-More", if answer.has_more { "true" } else { "false" }));
     headers.push(header("X-Complete", if answer.incomplete.is_none() { "true" } else { "false" }));
     if let Some(next) = answer.next {
         headers.push(header("X-Next", &next.to_string()));
     }
-    let write = move |to: &mut dyn Client| {
+    let write = move |to: &mut dyn StreamClient| {
         let _permit = permit;
         for (message, source) in &answer.messages {
             splice(to, message, *source)?;
@@ -225,10 +229,10 @@ mod tests {
     fn an_incomplete_page_names_where_to_go_on() {
         let session = SessionId::new("s").unwrap();
         let next: Id = "017f22e2-79b0-7cc3-98c4-dc0c0c07398f".parse().unwrap();
-        let answer = Answer { incomplete: Some("why".into()), next: Some(next), ..Answer::default() };
+        let answer = HistoryPage { incomplete: Some("why".into()), next: Some(next), ..HistoryPage::default() };
         let json: serde_json::Value = serde_json::from_slice(&page(&session, &answer)).unwrap();
         assert_eq!((&json["complete"], &json["next"]), (&false.into(), &next.to_string().into()));
-        let json: serde_json::Value = serde_json::from_slice(&page(&session, &Answer::default())).unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&page(&session, &HistoryPage::default())).unwrap();
         assert!(json["complete"] == true && json.get("next").is_none());
     }
 

@@ -30,7 +30,7 @@ pub struct Stream {
     pub span: StreamKind,
     /// Writes the body; each `flush` sends what was written so far. An error means that the client has gone.
     #[allow(clippy::type_complexity)]
-    pub write: Box<dyn FnOnce(&mut dyn Client) -> io::Result<()> + Send>,
+    pub write: Box<dyn FnOnce(&mut dyn StreamClient) -> io::Result<()> + Send>,
 }
 
 /// How long a stream lasts.
@@ -44,14 +44,14 @@ pub enum StreamKind {
 }
 
 /// The receiver of a stream.
-pub trait Client: Write {
+pub trait StreamClient: Write {
     /// Whether the client is known to be gone, without writing to it. A client that has only closed its sending side
     /// counts as gone, because the two cannot be distinguished.
     fn is_gone(&self) -> bool {
         false
     }
 
-    /// Whether [`Client::is_gone`] can tell. If not, only a failed write does.
+    /// Whether [`StreamClient::is_gone`] can tell. If not, only a failed write does.
     fn can_be_seen(&self) -> bool {
         false
     }

@@ -34,7 +34,7 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
-use crate::api::{Head, Joining, Problem, SocketHandler, Sockets, Wake};
+use crate::api::{Joining, Problem, RequestHead, SocketHandler, Sockets, Wake};
 use crate::chat::Chat;
 use crate::config::WebsocketConfig;
 use crate::history::History;
@@ -128,7 +128,7 @@ impl Drop for SocketService {
 }
 
 impl Sockets for SocketService {
-    fn join(&self, head: &Head<'_>) -> Result<Joining, Problem> {
+    fn join(&self, head: &RequestHead<'_>) -> Result<Joining, Problem> {
         let (mut session, mut after) = (None, None);
         query::each(head.query, &["session_id", "after", "token", "access_token"], |name, value| {
             match name {

@@ -28,7 +28,7 @@ pub struct Problem {
 }
 
 #[derive(Serialize)]
-struct Body<'a> {
+struct ProblemBody<'a> {
     r#type: &'a str,
     title: &'a str,
     status: u16,
@@ -85,7 +85,7 @@ impl Problem {
     /// ```
     #[must_use]
     pub fn json(&self, request_id: &str) -> Vec<u8> {
-        let body = Body {
+        let body = ProblemBody {
             r#type: "about:blank",
             title: StatusCode(self.status).default_reason_phrase(),
             status: self.status,

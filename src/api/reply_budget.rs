@@ -13,8 +13,8 @@ use tiny_http::Method;
 use crate::logging::Throttle;
 use crate::permit::{Permit, Semaphore};
 
-use super::http::{Client, Reply, Stream, StreamKind};
-use super::{Head, Problem};
+use super::http::{Reply, Stream, StreamClient, StreamKind};
+use super::{Problem, RequestHead};
 
 /// A reply up to this many bytes takes nothing from the budget.
 pub(super) const FREE_BYTES: usize = 16 * 1024;
@@ -48,7 +48,7 @@ impl ReplyBudget {
     }
 
     /// The reply, with its bytes taken, or the refusal. A reply that tells what was recorded is never refused.
-    pub(super) fn weigh(&self, reply: Reply, head: &Head<'_>) -> Reply {
+    pub(super) fn weigh(&self, reply: Reply, head: &RequestHead<'_>) -> Reply {
         let Reply::Full(response) = reply else { return reply };
         let bytes = response.data_length().unwrap_or(0);
         if bytes <= FREE_BYTES {
@@ -60,7 +60,7 @@ impl ReplyBudget {
         };
         let (status, headers) = (response.status_code(), response.headers().to_vec());
         let body = response.into_reader().into_inner();
-        let write = move |to: &mut dyn Client| {
+        let write = move |to: &mut dyn StreamClient| {
             let _permit = permit;
             to.write_all(&body)?;
             to.flush()

@@ -4,7 +4,7 @@
 
 use tiny_http::Method;
 
-use super::{Head, Problem, content};
+use super::{Problem, RequestHead, content};
 
 /// Every route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub(super) const TABLE: &[(&str, &str, Route)] = &[
 ];
 
 /// Finds the route, or the problem that says why there is none (404, 405 with `Allow`, 415, 422).
-pub(super) fn find(head: &Head<'_>) -> Result<Route, Problem> {
+pub(super) fn find(head: &RequestHead<'_>) -> Result<Route, Problem> {
     let Some(&(_, allow, route)) = TABLE.iter().find(|(path, ..)| is_at(path, head.path)) else {
         return Err(Problem::not_found(head.path));
     };

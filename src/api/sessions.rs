@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::chat::Chat;
 use crate::message::{Id, SessionId, Timestamp};
 
-use super::{Head, Problem, Reply, body, json};
+use super::{Problem, Reply, RequestHead, body, json};
 
 /// The path before a session's id.
 const FOLDER: &str = "/api/chat/sessions/";
@@ -23,19 +23,19 @@ pub enum Mongo {
 }
 
 #[derive(Serialize)]
-struct Erased<'a> {
+struct ErasureReply<'a> {
     session_id: &'a SessionId,
     erased: bool,
     /// Everything of the session up to this id is erased.
     erasure_id: Id,
     erased_at: Timestamp,
-    counts: Counts,
+    counts: ErasedCounts,
     mongo: Mongo,
     durable: &'a str,
 }
 
 #[derive(Serialize)]
-struct Counts {
+struct ErasedCounts {
     cache: usize,
     transcript: u64,
 }
@@ -46,18 +46,18 @@ struct Counts {
 /// {"session_id":"s","erased":true,"erasure_id":"…","erased_at":"2025-11-28T01:23:45.123456+00:00",
 ///  "counts":{"cache":2,"transcript":2},"mongo":"pending","durable":"disk"}
 /// ```
-pub fn erase(chat: &Chat, mongo: Mongo, head: &Head<'_>) -> Result<Reply, Problem> {
+pub fn erase(chat: &Chat, mongo: Mongo, head: &RequestHead<'_>) -> Result<Reply, Problem> {
     let session = session(head.path)?;
     let erased = chat.erase(&session)?;
     let status = if mongo == Mongo::Pending { 202 } else { 200 };
     Ok(json(
         status,
-        &Erased {
+        &ErasureReply {
             session_id: &session,
             erased: true,
             erasure_id: erased.id,
             erased_at: erased.id.time(),
-            counts: Counts { cache: erased.cached, transcript: erased.transcribed },
+            counts: ErasedCounts { cache: erased.cached, transcript: erased.transcribed },
             mongo,
             durable: chat.durability().as_str(),
         },

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 /// The type of a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum FieldKind {
     /// A required string.
     Text,
     /// A string, `null` or nothing.
@@ -18,9 +18,9 @@ pub(super) enum Kind {
 }
 
 /// The fields of an object and their types.
-pub(super) type Shape = [(&'static str, Kind)];
+pub(super) type Shape = [(&'static str, FieldKind)];
 
-impl Kind {
+impl FieldKind {
     /// Whether a value has this type.
     pub(super) fn fits(self, value: Option<&Value>) -> bool {
         match (self, value) {

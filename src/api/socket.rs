@@ -14,7 +14,7 @@ use std::sync::{Arc, OnceLock};
 use crate::message::{Id, SessionId};
 use crate::permit::{Permit, Semaphore};
 
-use super::{Head, Problem};
+use super::{Problem, RequestHead};
 
 /// A socket; the number is never used again while the listener runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -31,10 +31,10 @@ pub enum Payload {
 
 /// A message, shared by all sockets that get it.
 #[derive(Clone, Debug)]
-pub struct SharedBytes(Arc<Body>);
+pub struct SharedBytes(Arc<CountedMessage>);
 
 #[derive(Debug)]
-struct Body {
+struct CountedMessage {
     bytes: Box<[u8]>,
     counted: OnceLock<Permit>,
 }
@@ -44,7 +44,7 @@ impl SharedBytes {
     /// has let go of it. `false`: the budget has not so many left.
     #[must_use]
     pub fn count(&self, budget: &Arc<Semaphore>) -> bool {
-        let Body { bytes, counted } = &*self.0;
+        let CountedMessage { bytes, counted } = &*self.0;
         // Should two threads count it at once, the second gives its permit back.
         counted.get().is_some()
             || budget.try_acquire_many(bytes.len()).map(|permit| drop(counted.set(permit))).is_some()
@@ -53,7 +53,7 @@ impl SharedBytes {
 
 impl From<Vec<u8>> for SharedBytes {
     fn from(bytes: Vec<u8>) -> Self {
-        Self(Arc::new(Body { bytes: bytes.into_boxed_slice(), counted: OnceLock::new() }))
+        Self(Arc::new(CountedMessage { bytes: bytes.into_boxed_slice(), counted: OnceLock::new() }))
     }
 }
 
@@ -86,7 +86,7 @@ pub trait Sockets: Send + Sync + 'static {
     ///
     /// # Errors
     /// The problem to answer with, in place of the 101.
-    fn join(&self, head: &Head<'_>) -> Result<Joining, Problem>;
+    fn join(&self, head: &RequestHead<'_>) -> Result<Joining, Problem>;
 
     /// Makes the handler of one thread. `waker` wakes that thread, which then calls [`SocketHandler::woken`].
     fn handler(&self, waker: Arc<dyn Wake>) -> Box<dyn SocketHandler>;

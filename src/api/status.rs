@@ -14,12 +14,12 @@ use crate::journal::{self, AppendError, Journal, Warning};
 use crate::message::{Clock, Id, Timestamp};
 use crate::store;
 use crate::transcript::{Losses, Transcripts};
-use crate::worker::{MongoStatus, Progress, Reached, State, View};
+use crate::worker::{MongoHealth, MongoStatus, Progress, Reached, View};
 
 use super::{Problem, Reply, SocketCounters};
 
 /// The parts that the status describes.
-pub struct Status {
+pub struct StatusSources {
     /// The configuration in effect.
     pub config: Config,
     /// The cache.
@@ -33,7 +33,7 @@ pub struct Status {
     /// How far the worker is.
     pub progress: Arc<Progress>,
     /// The state of MongoDB.
-    pub storage: Arc<MongoStatus>,
+    pub mongo_status: Arc<MongoStatus>,
     /// Records that the full channel skipped.
     pub skipped: Arc<AtomicU64>,
     /// Counters of the WebSockets.
@@ -46,7 +46,7 @@ pub struct Status {
     pub started: Instant,
 }
 
-impl Status {
+impl StatusSources {
     /// `GET /api/storage/status`: one object with a block for each part, in brief:
     ///
     /// ```json
@@ -58,7 +58,7 @@ impl Status {
     #[must_use]
     pub fn storage(&self, chat: &Chat) -> Reply {
         // In this order, so that the oldest pending message is published and not yet drained.
-        let (reached, database) = (self.progress.look(), self.storage.view());
+        let (reached, database) = (self.progress.look(), self.mongo_status.view());
         let journal = self.journal.stats();
         super::json(
             200,
@@ -80,7 +80,7 @@ impl Status {
         let mongo = &self.config.mongo;
         // After the progress was read: erasures noted meanwhile count here.
         let unnoted = self.journal.erasures_after(match database.state {
-            State::Disabled => reached.erasures_noted,
+            MongoHealth::Disabled => reached.erasures_noted,
             _ => reached.drained,
         });
         json!({
@@ -115,7 +115,7 @@ impl Status {
 
     fn queue(&self, published: u64, reached: &Reached, database: &View) -> Value {
         let (oldest, last_flush) = match database.state {
-            State::Disabled => (reached.oldest_pending, reached.last_flush),
+            MongoHealth::Disabled => (reached.oldest_pending, reached.last_flush),
             _ => (database.oldest_pending.map(Id::time), database.last_flush),
         };
         let pending = published.saturating_sub(reached.drained);
@@ -135,7 +135,7 @@ impl Status {
         })
     }
 
-    fn journal(&self, reached: &Reached, stats: &journal::Stats) -> Value {
+    fn journal(&self, reached: &Reached, stats: &journal::JournalStats) -> Value {
         let (found, refusal) = (self.journal.findings(), self.journal.refusal());
         // Records of dropped segments cannot be delivered any more.
         let undelivered_after =
@@ -158,13 +158,13 @@ impl Status {
             "undelivered_to_mongo": undelivered_after.map_or(0, |after| stats.published.saturating_sub(after)),
             "undrained_bytes": stats.undrained_bytes,
             "erasures_pending": self.journal.erasures_pending(),
-            "disk_free_bytes": self.journal.room().ok().map(|room| room.free_bytes),
+            "disk_free_bytes": self.journal.disk_space().ok().map(|disk_space| disk_space.free_bytes),
             "warnings": self.journal.warnings().into_iter().map(Warning::as_str).collect::<Vec<_>>(),
             "damaged_at_start": found.gaps + found.lost_segments + found.rebuilt_headers,
         })
     }
 
-    fn responder(&self, turns: &chat::Stats) -> Value {
+    fn responder(&self, turns: &chat::ChatStats) -> Value {
         json!({
             "kind": self.config.responder.kind.as_str(),
             "max_concurrent": self.config.responder.max_concurrent,

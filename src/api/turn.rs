@@ -14,22 +14,22 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tiny_http::StatusCode;
 
-use crate::chat::{Chat, Follow, StartedTurn, Status, Turn, TurnOutcome, TurnProgress, WhenBusy};
+use crate::chat::{Chat, Follow, StartedTurn, Turn, TurnOutcome, TurnProgress, TurnStatus, WhenBusy};
 use crate::message::{Id, SessionId, Timestamp};
 
 use super::body::{self, Text};
 use super::chat::{KEY_HEADER, TRANSPORT, check_key};
 use super::event_stream::{self, CLIENT_POLL_INTERVAL, EVENT_STREAM, Signs, push_json};
 use super::http::full;
-use super::shape::{Kind, Shape};
-use super::{Client, Head, Problem, Reply, Stream, StreamKind, content, json, query};
+use super::shape::{FieldKind, Shape};
+use super::{Problem, Reply, RequestHead, Stream, StreamClient, StreamKind, content, json, query};
 
 const TURN: &Shape = &[
-    ("message", Kind::Text),
-    ("session_id", Kind::MaybeText),
-    ("metadata", Kind::MaybeObject),
-    ("message_id", Kind::MaybeText),
-    ("stream", Kind::MaybeBool),
+    ("message", FieldKind::Text),
+    ("session_id", FieldKind::MaybeText),
+    ("metadata", FieldKind::MaybeObject),
+    ("message_id", FieldKind::MaybeText),
+    ("stream", FieldKind::MaybeBool),
 ];
 
 #[derive(Deserialize)]
@@ -66,7 +66,7 @@ struct Delta<'a> {
 
 /// The form of a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Form {
+enum ReplyFormat {
     /// One object.
     Json,
     /// Server-sent events: `delta` for each piece, then `response` with that object.
@@ -90,7 +90,7 @@ impl Drop for Stay {
 /// {"response":"pong!","status":"completed","timestamp":"2025-11-28T01:23:45.123456+00:00","session_id":"default",
 ///  "user_message_id":"…","assistant_message_id":"…","duplicate":false,"durable":"disk"}
 /// ```
-pub fn say(chat: &Arc<Chat>, head: &Head<'_>, body: &[u8]) -> Result<Reply, Problem> {
+pub fn say(chat: &Arc<Chat>, head: &RequestHead<'_>, body: &[u8]) -> Result<Reply, Problem> {
     query::none_of(head.query, TURN)?;
     let body = content::json(head, body, TURN)?;
     let turn: TurnBody<'_> = body::object(&body, TURN)?;
@@ -111,11 +111,11 @@ pub fn say(chat: &Arc<Chat>, head: &Head<'_>, body: &[u8]) -> Result<Reply, Prob
         StartedTurn::Done(outcome) => return Ok(whole(form, chat, &session, &outcome)),
         StartedTurn::Follow(follow) => follow,
     };
-    if form == Form::Json {
+    if form == ReplyFormat::Json {
         return Ok(whole(form, chat, &session, &follow.wait()?));
     }
     let (chat, request_id, mut stay) = (Arc::clone(chat), head.request_id.to_owned(), Stay(Some(follow)));
-    let write = move |to: &mut dyn Client| {
+    let write = move |to: &mut dyn StreamClient| {
         let Some(follow) = &stay.0 else { return Ok(()) };
         stream(&chat, follow, &request_id, to)?;
         stay.0 = None;
@@ -132,9 +132,9 @@ pub fn say(chat: &Arc<Chat>, head: &Head<'_>, body: &[u8]) -> Result<Reply, Prob
 }
 
 /// The form of the reply; the body's `stream` wins over `Accept`.
-fn form(head: &Head<'_>, stream: Option<bool>) -> Form {
-    let accepted = || head.preferred(&[("application/json", Form::Json), (EVENT_STREAM, Form::Events)]);
-    stream.map_or_else(accepted, |stream| if stream { Form::Events } else { Form::Json })
+fn form(head: &RequestHead<'_>, stream: Option<bool>) -> ReplyFormat {
+    let accepted = || head.preferred(&[("application/json", ReplyFormat::Json), (EVENT_STREAM, ReplyFormat::Events)]);
+    stream.map_or_else(accepted, |stream| if stream { ReplyFormat::Events } else { ReplyFormat::Json })
 }
 
 fn object<'a>(chat: &Chat, session: &'a SessionId, outcome: &'a TurnOutcome) -> TurnReply<'a> {
@@ -151,14 +151,14 @@ fn object<'a>(chat: &Chat, session: &'a SessionId, outcome: &'a TurnOutcome) -> 
 }
 
 /// The reply to a turn that is over.
-fn whole(form: Form, chat: &Chat, session: &SessionId, outcome: &TurnOutcome) -> Reply {
-    let status = if outcome.status == Status::Recorded { 202 } else { 200 };
+fn whole(form: ReplyFormat, chat: &Chat, session: &SessionId, outcome: &TurnOutcome) -> Reply {
+    let status = if outcome.status == TurnStatus::Recorded { 202 } else { 200 };
     let object = object(chat, session, outcome);
-    if form == Form::Json {
+    if form == ReplyFormat::Json {
         return json(status, &object);
     }
     let mut events = Vec::new();
-    if let (Some(text), Some(_), Status::Completed | Status::Cancelled) =
+    if let (Some(text), Some(_), TurnStatus::Completed | TurnStatus::Cancelled) =
         (object.response, outcome.reply, outcome.status)
         && !text.is_empty()
     {
@@ -169,7 +169,7 @@ fn whole(form: Form, chat: &Chat, session: &SessionId, outcome: &TurnOutcome) ->
 }
 
 /// Sends the events of a turn until its end. An error: the client is gone.
-fn stream(chat: &Chat, follow: &Follow, request_id: &str, to: &mut dyn Client) -> io::Result<()> {
+fn stream(chat: &Chat, follow: &Follow, request_id: &str, to: &mut dyn StreamClient) -> io::Result<()> {
     let running = follow.running();
     // Sends the head alone: the client sees that its message is recorded.
     to.flush()?;

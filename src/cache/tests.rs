@@ -17,7 +17,7 @@ fn message(session: &str, at: u64) -> Arc<Message> {
 }
 
 fn times(cache: &Cache, session: &str) -> Vec<u64> {
-    let of = |held: Held<'_>| held.messages.iter().map(|message| message.id().time().micros()).collect();
+    let of = |held: CachedSession<'_>| held.messages.iter().map(|message| message.id().time().micros()).collect();
     cache.look(&SessionId::new(session).unwrap(), of).unwrap_or_default()
 }
 
@@ -61,10 +61,10 @@ fn one_session_alone_is_cut_to_the_bytes() {
 fn a_warm_up_puts_older_messages_before_the_new_ones() {
     let cache = cache(75, 1 << 20);
     let session = SessionId::new("s").unwrap();
-    let stay = cache.reserve(&session);
+    let generation = cache.reserve(&session);
     cache.push(&message("s", 5), false);
     let older: Vec<_> = [3, 4, 5].into_iter().map(|at| message("s", at)).collect();
-    assert_eq!(cache.fill(&session, stay, &older, Extent::Whole), 2);
+    assert_eq!(cache.fill(&session, generation, &older, Extent::Whole), 2);
     assert_eq!(times(&cache, "s"), [3, 4, 5]);
     assert!(is_whole(&cache));
 }
@@ -73,8 +73,8 @@ fn a_warm_up_puts_older_messages_before_the_new_ones() {
 fn a_warm_up_that_read_ahead_of_the_writer_keeps_no_message_twice() {
     let cache = cache(75, 1 << 20);
     let session = SessionId::new("s").unwrap();
-    let stay = cache.reserve(&session);
-    cache.fill(&session, stay, &[message("s", 4), message("s", 5)], Extent::Whole);
+    let generation = cache.reserve(&session);
+    cache.fill(&session, generation, &[message("s", 4), message("s", 5)], Extent::Whole);
     cache.push(&message("s", 5), false);
     cache.push(&message("s", 6), false);
     assert_eq!(times(&cache, "s"), [4, 5, 6]);
@@ -84,11 +84,11 @@ fn a_warm_up_that_read_ahead_of_the_writer_keeps_no_message_twice() {
 fn a_warm_up_of_a_session_that_was_evicted_meanwhile_is_dropped() {
     let cache = cache(75, 700);
     let session = SessionId::new("s").unwrap();
-    let stay = cache.reserve(&session);
+    let generation = cache.reserve(&session);
     cache.push(&message("other", 1), true);
     cache.push(&message("another", 2), true);
     cache.push(&message("s", 9), false);
-    assert_eq!(cache.fill(&session, stay, &[message("s", 3)], Extent::Whole), 0);
+    assert_eq!(cache.fill(&session, generation, &[message("s", 3)], Extent::Whole), 0);
     assert_eq!(times(&cache, "s"), [9]);
 }
 
@@ -130,12 +130,12 @@ fn large(at: u64, bytes: usize) -> Arc<Message> {
 fn a_warm_up_during_which_the_old_end_gave_way_leaves_no_hole() {
     let cache = cache(75, 2000);
     let session = SessionId::new("s").unwrap();
-    let stay = cache.reserve(&session);
+    let generation = cache.reserve(&session);
     cache.push(&large(5, 1200), false);
     cache.push(&message("s", 6), false);
     cache.push(&message("s", 7), false);
     assert_eq!(times(&cache, "s"), [6, 7], "5 had to go");
-    assert_eq!(cache.fill(&session, stay, &[message("s", 3), message("s", 4)], Extent::Whole), 0);
+    assert_eq!(cache.fill(&session, generation, &[message("s", 3), message("s", 4)], Extent::Whole), 0);
     assert_eq!(times(&cache, "s"), [6, 7]);
 }
 
@@ -143,9 +143,9 @@ fn a_warm_up_during_which_the_old_end_gave_way_leaves_no_hole() {
 fn a_warm_up_brings_back_nothing_that_was_erased_meanwhile() {
     let cache = cache(75, 1 << 20);
     let session = SessionId::new("s").unwrap();
-    let stay = cache.reserve(&session);
+    let generation = cache.reserve(&session);
     cache.erase(&session, Id::from_parts(Timestamp::from_micros(4), 0));
-    assert_eq!(cache.fill(&session, stay, &[message("s", 3)], Extent::Whole), 0);
+    assert_eq!(cache.fill(&session, generation, &[message("s", 3)], Extent::Whole), 0);
     assert!(times(&cache, "s").is_empty());
 }
 
@@ -154,8 +154,8 @@ fn a_session_that_was_cut_for_its_bytes_says_so() {
     let cache = cache(75, 4000);
     let session = SessionId::new("s").unwrap();
     let is_cut = || cache.look(&session, |held| held.byte_limited).unwrap();
-    let stay = cache.reserve(&session);
-    cache.fill(&session, stay, &[message("s", 3)], Extent::Full);
+    let generation = cache.reserve(&session);
+    cache.fill(&session, generation, &[message("s", 3)], Extent::Full);
     assert!(!is_cut());
     cache.push(&large(5, 3500), false);
     assert!(is_cut(), "it had to give messages back");
@@ -182,7 +182,7 @@ fn what_has_expired_leaves_from_the_old_end_and_the_sums_stay_right() {
     assert_eq!(cache.expire(bound(5)), 8);
     assert_eq!((times(&cache, "s"), is_whole(&cache), evicted_through(&cache)), (vec![9], false, Some(4)));
     let left = message("s", 9).memory_bytes() + SESSION_BYTES;
-    assert_eq!(cache.stats(), Stats { sessions: 1, messages: 1, bytes: left }, "the other one had nothing else");
+    assert_eq!(cache.stats(), CacheStats { sessions: 1, messages: 1, bytes: left }, "the other one had nothing else");
     assert_eq!(cache.expire(bound(5)), 0);
 }
 
@@ -190,11 +190,11 @@ fn what_has_expired_leaves_from_the_old_end_and_the_sums_stay_right() {
 fn a_warm_up_during_which_all_that_is_held_expires_is_dropped() {
     let cache = cache(75, 1 << 20);
     let session = SessionId::new("s").unwrap();
-    let stay = cache.reserve(&session);
+    let generation = cache.reserve(&session);
     cache.expire(bound(5));
     cache.push(&message("s", 4), false);
     cache.expire(bound(5));
-    assert_eq!(cache.fill(&session, stay, &[message("s", 3)], Extent::Whole), 0);
+    assert_eq!(cache.fill(&session, generation, &[message("s", 3)], Extent::Whole), 0);
     assert!(times(&cache, "s").is_empty());
 }
 
@@ -207,9 +207,9 @@ fn everything_newer_than_the_last_eviction_is_held() {
     cache.expire(bound(5));
     assert_eq!((times(&cache, "s"), evicted_through(&cache)), (vec![5], Some(4)));
     // By another clock two of them have not expired: a warm-up brings back as many as there is room for.
-    let stay = cache.reserve(&session);
+    let generation = cache.reserve(&session);
     let older: Vec<_> = (1..=4).map(|at| message("s", at)).collect();
-    cache.fill(&session, stay, &older, Extent::Whole);
+    cache.fill(&session, generation, &older, Extent::Whole);
     assert_eq!((times(&cache, "s"), evicted_through(&cache)), (vec![3, 4, 5], Some(2)));
     cache.expire_one(&session, bound(4));
     assert_eq!((times(&cache, "s"), evicted_through(&cache)), (vec![4, 5], Some(3)));

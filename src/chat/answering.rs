@@ -14,16 +14,16 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value};
 
 use crate::history::History;
-use crate::journal::{AppendError, Draft, ReplyTo};
+use crate::journal::{AppendError, NewRecord, ReplyTo};
 use crate::message::{self, Metadata, SessionId};
 use crate::permit::Permit;
 use crate::recorder::Recorder;
-use crate::responder::{Answer, Failure, Question, Responder};
+use crate::responder::{Answer, Question, Responder, ResponderError};
 
 use super::context;
-use super::running::{REPLY_BYTES_MAX, Running, Why, fitting};
-use super::sessions::TurnPermit;
-use super::turn::{End, Status, TurnResult};
+use super::running::{REPLY_BYTES_MAX, RunningTurn, Why, fitting};
+use super::turn::{TurnEnd, TurnResult, TurnStatus};
+use super::turn_queues::TurnPermit;
 
 /// The longest reason of a failure, in bytes as the line stores it; the rest is cut off.
 const REASON_BYTES_MAX: usize = 16 << 10;
@@ -32,7 +32,7 @@ const METADATA_BYTES_MAX: usize = 1 << 20;
 
 /// How many turns ended how, since the start.
 #[derive(Debug, Default)]
-pub(super) struct Counts {
+pub(super) struct TurnCounts {
     pub(super) completed: AtomicU64,
     pub(super) cancelled: AtomicU64,
     pub(super) errors: AtomicU64,
@@ -40,13 +40,13 @@ pub(super) struct Counts {
     pub(super) panics: AtomicU64,
 }
 
-impl Counts {
-    pub(super) fn count(&self, status: Status) {
+impl TurnCounts {
+    pub(super) fn count(&self, status: TurnStatus) {
         let counter = match status {
-            Status::Completed => &self.completed,
-            Status::Cancelled => &self.cancelled,
-            Status::Error => &self.errors,
-            Status::Recorded => return,
+            TurnStatus::Completed => &self.completed,
+            TurnStatus::Cancelled => &self.cancelled,
+            TurnStatus::Error => &self.errors,
+            TurnStatus::Recorded => return,
         };
         counter.fetch_add(1, Ordering::Relaxed);
     }
@@ -57,8 +57,8 @@ pub(super) struct Answering {
     pub(super) recorder: Arc<Recorder>,
     pub(super) history: Arc<History>,
     pub(super) responder: Arc<dyn Responder>,
-    pub(super) counts: Arc<Counts>,
-    pub(super) running: Arc<Running>,
+    pub(super) counts: Arc<TurnCounts>,
+    pub(super) running: Arc<RunningTurn>,
     pub(super) transport: String,
     pub(super) timeout: Duration,
     /// Given back first.
@@ -68,8 +68,8 @@ pub(super) struct Answering {
 }
 
 /// The reply to be recorded.
-struct Verdict {
-    status: Status,
+struct FinalReply {
+    status: TurnStatus,
     text: String,
     metadata: Map<String, Value>,
 }
@@ -85,18 +85,18 @@ impl Answering {
     }
 
     /// Asks the responder; `told` gets what is to be told of the question.
-    fn answer(&self, told: &mut Map<String, Value>) -> Result<Answer, Failure> {
+    fn answer(&self, told: &mut Map<String, Value>) -> Result<Answer, ResponderError> {
         let running = &self.running;
         let until = Instant::now() + self.timeout;
         let context = match context::up_to(&self.history, running.session(), running.user(), self.responder.context()) {
             Ok(Some(context)) => context,
             Ok(None) => {
                 running.erase();
-                return Err(Failure::Stopped);
+                return Err(ResponderError::Stopped);
             }
             Err(e) => {
                 log::error!("the context of a turn in {} cannot be read: {e}", running.session());
-                return Err(Failure::Failed("the conversation cannot be read at the moment".into()));
+                return Err(ResponderError::Failed("the conversation cannot be read at the moment".into()));
             }
         };
         if context.is_partial {
@@ -113,33 +113,33 @@ impl Answering {
         catch_unwind(AssertUnwindSafe(ask)).unwrap_or_else(|_| {
             self.counts.panics.fetch_add(1, Ordering::Relaxed);
             log::error!("the responder panicked in {}", running.session());
-            Err(Failure::Failed("a fault in the responder; the server's log has the details".into()))
+            Err(ResponderError::Failed("a fault in the responder; the server's log has the details".into()))
         })
     }
 
     /// Records the reply, unless its session was erased.
-    fn record(&self, answer: Result<Answer, Failure>, told: Map<String, Value>) -> End {
+    fn record(&self, answer: Result<Answer, ResponderError>, told: Map<String, Value>) -> TurnEnd {
         let heard = self.place.as_ref().map(|place| place.begin_recording(&self.running));
         let (text, why) = heard.unwrap_or_default();
         if why == Some(Why::Erased) {
-            return Ok(TurnResult { reply: None, text, status: Status::Cancelled });
+            return Ok(TurnResult { reply: None, text, status: TurnStatus::Cancelled });
         }
-        let mut verdict = Verdict::of(answer, text, why);
+        let mut verdict = FinalReply::of(answer, text, why);
         verdict.metadata.extend(told);
         let line = verdict.line(self.running.session(), &self.transport);
         // The reply carries the key too, so that it is found after a restart.
         let key = self.running.key().copied();
         let reply_to = ReplyTo::Message(self.running.user());
-        let kept = self.recorder.record(vec![Draft::Message { line, key, reply_to }])?;
+        let kept = self.recorder.record(vec![NewRecord::Message { line, key, reply_to }])?;
         Ok(TurnResult { reply: Some(kept[0].id()), text: verdict.text, status: verdict.status })
     }
 
-    fn end(&mut self, end: End) {
+    fn end(&mut self, end: TurnEnd) {
         let Some(place) = self.place.take() else { return };
         match &end {
             Ok(said) => self.counts.count(said.status),
             Err(refusal) => {
-                self.counts.count(Status::Error);
+                self.counts.count(TurnStatus::Error);
                 log::error!("the reply to {} cannot be recorded: {refusal}", self.running.user());
             }
         }
@@ -163,20 +163,20 @@ impl Drop for Answering {
     }
 }
 
-impl Verdict {
+impl FinalReply {
     /// The reply that follows from an answer, the text so far, and why it was stopped, if it was.
-    fn of(answer: Result<Answer, Failure>, said: String, why: Option<Why>) -> Self {
+    fn of(answer: Result<Answer, ResponderError>, said: String, why: Option<Why>) -> Self {
         match (answer, why) {
             (_, Some(Why::TooLong)) => {
                 Self::failed(said, &format!("the reply is longer than {REPLY_BYTES_MAX} bytes as it would be kept"))
             }
             (Ok(answer), _) => {
-                Self { status: Status::Completed, text: said, metadata: fitting_metadata(answer.metadata) }
+                Self { status: TurnStatus::Completed, text: said, metadata: fitting_metadata(answer.metadata) }
             }
             (Err(_), Some(why)) => {
                 let by =
                     if let Why::Asked(by) = why { Some(("cancelled_by".into(), by.as_str().into())) } else { None };
-                Self { status: Status::Cancelled, text: said, metadata: by.into_iter().collect() }
+                Self { status: TurnStatus::Cancelled, text: said, metadata: by.into_iter().collect() }
             }
             (Err(failure), None) => Self::failed(said, &failure.to_string()),
         }
@@ -188,7 +188,7 @@ impl Verdict {
             metadata.insert("partial".into(), said.into());
         }
         let text = fitting(reason, REASON_BYTES_MAX).0.to_owned();
-        Self { status: Status::Error, text, metadata }
+        Self { status: TurnStatus::Error, text, metadata }
     }
 
     fn line(&mut self, session: &SessionId, transport: &str) -> message::Prepared {

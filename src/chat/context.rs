@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::history::{Ask, History};
+use crate::history::{History, HistoryQuery};
 use crate::message::{Id, Message, SessionId};
-use crate::responder::Context;
+use crate::responder::ContextLimit;
 
 /// The longest wait for what only MongoDB has.
 const MONGO_WAIT: Duration = Duration::from_millis(200);
@@ -32,9 +32,12 @@ pub(super) fn up_to(
     history: &History,
     session: &SessionId,
     user: Id,
-    context: Context,
+    context: ContextLimit,
 ) -> io::Result<Option<Conversation>> {
-    let ask = Ask { before: Some(user.just_after()), ..Ask::newest(session.clone(), context.messages.max(1)) };
+    let ask = HistoryQuery {
+        before: Some(user.just_after()),
+        ..HistoryQuery::newest(session.clone(), context.messages.max(1))
+    };
     let answer = history.read_within(&ask, MONGO_WAIT)?;
     let mut older = answer.messages.into_iter().map(|(message, _)| message).rev();
     let Some(asked) = older.next().filter(|message| message.id() == user) else { return Ok(None) };

@@ -17,21 +17,21 @@ use super::answering::Answering;
 use super::turn::TurnError;
 
 /// The threads and their slots.
-pub(super) struct Pool {
+pub(super) struct TurnPool {
     places: Arc<Semaphore>,
-    threads: Mutex<Threads>,
+    threads: Mutex<PoolThreads>,
     turns: Receiver<Answering>,
     /// Closes when every thread has ended.
     ended: Receiver<()>,
 }
 
-struct Threads {
+struct PoolThreads {
     started: Vec<JoinHandle<()>>,
     /// What slots need; `None` once closed.
-    open: Option<Open>,
+    open: Option<PoolSenders>,
 }
 
-struct Open {
+struct PoolSenders {
     /// Holds a turn for each slot, so it is never full: handing a turn over never waits.
     turns: Sender<Answering>,
     /// Nothing is sent: each thread holds a clone, so the channel closes when all have ended.
@@ -39,20 +39,20 @@ struct Open {
 }
 
 /// The right to have one turn answered.
-pub(super) struct Slot {
+pub(super) struct ResponderSlot {
     pub(super) place: Permit,
     pub(super) turns: Sender<Answering>,
 }
 
-impl Pool {
+impl TurnPool {
     pub(super) fn new(max: usize) -> Self {
         let (send, turns) = bounded(max);
         let (alive, ended) = bounded(0);
-        let threads = Threads { started: Vec::new(), open: Some(Open { turns: send, alive }) };
+        let threads = PoolThreads { started: Vec::new(), open: Some(PoolSenders { turns: send, alive }) };
         Self { places: Semaphore::new(max), threads: Mutex::new(threads), turns, ended }
     }
 
-    fn threads(&self) -> MutexGuard<'_, Threads> {
+    fn threads(&self) -> MutexGuard<'_, PoolThreads> {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -60,10 +60,10 @@ impl Pool {
     ///
     /// # Errors
     /// [`TurnError::AtCap`] if all slots are taken or the system gives no more threads; [`TurnError::Stopping`].
-    pub(super) fn reserve(&self) -> Result<Slot, TurnError> {
+    pub(super) fn reserve(&self) -> Result<ResponderSlot, TurnError> {
         let mut threads = self.threads();
-        let Some(Open { turns, alive }) = &threads.open else { return Err(TurnError::Stopping) };
-        let slot = Slot { place: self.places.try_acquire().ok_or(TurnError::AtCap)?, turns: turns.clone() };
+        let Some(PoolSenders { turns, alive }) = &threads.open else { return Err(TurnError::Stopping) };
+        let slot = ResponderSlot { place: self.places.try_acquire().ok_or(TurnError::AtCap)?, turns: turns.clone() };
         if threads.started.len() < self.places.taken() {
             let (turns, alive, name) =
                 (self.turns.clone(), alive.clone(), format!("responder-{}", threads.started.len()));

@@ -19,13 +19,13 @@ use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::hub::{Hub, Live as Told, What};
-use crate::journal::{AppendError, Key};
+use crate::hub::{Hub, TurnEvent as Told, TurnEventKind};
+use crate::journal::{AppendError, IdempotencyKey};
 use crate::message::{Id, SessionId};
 use crate::permit::Permit;
 use crate::responder::Stop;
 
-use super::turn::{End, TurnOutcome};
+use super::turn::{TurnEnd, TurnOutcome};
 
 /// The longest reply, in bytes as its line stores it: a third of the longest line, so that it always fits with
 /// metadata, and as part of a failed reply.
@@ -37,38 +37,38 @@ pub enum TurnProgress {
     /// The text after the position that was asked for.
     Text(String),
     /// The turn is over, and its whole text was read.
-    End(End),
+    End(TurnEnd),
     /// Nothing until the deadline.
     Nothing,
 }
 
 /// A turn that is being answered.
-pub struct Running {
+pub struct RunningTurn {
     session: SessionId,
     user: Id,
-    key: Option<Key>,
+    key: Option<IdempotencyKey>,
     stop: Stop,
     hub: Arc<Hub>,
-    live: Mutex<Live>,
+    live: Mutex<TurnState>,
     changed: Condvar,
     /// Held while the hub is told of a stop or of the end.
     telling: Mutex<()>,
 }
 
 #[derive(Default)]
-struct Live {
+struct TurnState {
     text: String,
     /// The length of the text as a line stores it.
     line_bytes: usize,
-    phase: Phase,
+    phase: TurnPhase,
     why: Option<Why>,
     /// Requests that want the answer.
     followers: usize,
-    end: Option<End>,
+    end: Option<TurnEnd>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Phase {
+enum TurnPhase {
     #[default]
     Answering,
     /// The text is final, and is being recorded.
@@ -110,22 +110,22 @@ pub(super) enum Why {
     TooLong,
 }
 
-impl Running {
+impl RunningTurn {
     /// A turn with one follower.
-    pub(super) fn new(session: SessionId, user: Id, key: Option<Key>, hub: Arc<Hub>) -> Self {
+    pub(super) fn new(session: SessionId, user: Id, key: Option<IdempotencyKey>, hub: Arc<Hub>) -> Self {
         Self {
             session,
             user,
             key,
             stop: Stop::default(),
             hub,
-            live: Mutex::new(Live { followers: 1, ..Live::default() }),
+            live: Mutex::new(TurnState { followers: 1, ..TurnState::default() }),
             changed: Condvar::new(),
             telling: Mutex::default(),
         }
     }
 
-    fn live(&self) -> MutexGuard<'_, Live> {
+    fn live(&self) -> MutexGuard<'_, TurnState> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -142,7 +142,7 @@ impl Running {
     }
 
     /// The client's key.
-    pub(super) fn key(&self) -> Option<&Key> {
+    pub(super) fn key(&self) -> Option<&IdempotencyKey> {
         self.key.as_ref()
     }
 
@@ -166,12 +166,12 @@ impl Running {
     /// Whether its end was told.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        self.live().phase == Phase::Ended
+        self.live().phase == TurnPhase::Ended
     }
 
     /// Whether text may still be added.
     pub(super) fn is_answering(&self) -> bool {
-        self.live().phase == Phase::Answering
+        self.live().phase == TurnPhase::Answering
     }
 
     /// Ends the answer because a client asks for it: the text so far becomes the reply, `cancelled`. `false`: it is stopping
@@ -180,12 +180,12 @@ impl Running {
         self.stop_by(By::Client)
     }
 
-    /// Ends the answer as [`Running::stop`] does, and keeps who wanted it.
+    /// Ends the answer as [`RunningTurn::stop`] does, and keeps who wanted it.
     pub(super) fn stop_by(&self, by: By) -> bool {
         let telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
         let first = self.give_up(Why::Asked(by));
         if first {
-            self.tell(What::Stopping);
+            self.tell(TurnEventKind::Stopping);
         }
         drop(telling);
         first
@@ -193,7 +193,7 @@ impl Running {
 
     /// Ends the answer and keeps it from being recorded. If it is being recorded already, waits until it is.
     pub(super) fn erase(&self) {
-        let recording = |live: &mut Live| live.phase == Phase::Recording;
+        let recording = |live: &mut TurnState| live.phase == TurnPhase::Recording;
         let waited = self.changed.wait_while(self.live(), recording);
         let mut live = waited.unwrap_or_else(PoisonError::into_inner);
         // It replaces an earlier reason.
@@ -204,7 +204,7 @@ impl Running {
 
     fn give_up(&self, why: Why) -> bool {
         let mut live = self.live();
-        let first = live.phase == Phase::Answering && live.why.is_none();
+        let first = live.phase == TurnPhase::Answering && live.why.is_none();
         if first {
             live.why = Some(why);
             drop(live);
@@ -222,7 +222,7 @@ impl Running {
     /// answer.
     pub(super) fn say(&self, piece: &str) {
         let mut live = self.live();
-        if live.why.is_some() || live.phase != Phase::Answering || piece.is_empty() {
+        if live.why.is_some() || live.phase != TurnPhase::Answering || piece.is_empty() {
             return;
         }
         let (offset, room) = (live.text.len(), REPLY_BYTES_MAX - live.line_bytes);
@@ -233,7 +233,7 @@ impl Running {
         self.changed.notify_all();
         // The copy is only made for listeners.
         if !fits.is_empty() && !self.hub.is_quiet() {
-            self.tell(What::Delta { offset, text: fits.to_owned() });
+            self.tell(TurnEventKind::Delta { offset, text: fits.to_owned() });
         }
         if fits.len() < piece.len() {
             self.give_up(Why::TooLong);
@@ -244,7 +244,7 @@ impl Running {
     #[must_use]
     pub fn wait_for_text(&self, seen: usize, until: Instant) -> TurnProgress {
         let left = until.saturating_duration_since(Instant::now());
-        let nothing = |live: &mut Live| live.text.len() <= seen && live.end.is_none();
+        let nothing = |live: &mut TurnState| live.text.len() <= seen && live.end.is_none();
         let waited = self.changed.wait_timeout_while(self.live(), left, nothing);
         let live = waited.unwrap_or_else(PoisonError::into_inner).0;
         match (live.text.get(seen..), &live.end) {
@@ -255,38 +255,38 @@ impl Running {
     }
 
     /// Waits until it is over, which the responder's deadline bounds.
-    pub fn wait(&self) -> End {
+    pub fn wait(&self) -> TurnEnd {
         let live = self.changed.wait_while(self.live(), |live| live.end.is_none());
         live.unwrap_or_else(PoisonError::into_inner).end.clone().expect("it was waited for")
     }
 
-    fn tell(&self, what: What) {
+    fn tell(&self, what: TurnEventKind) {
         self.hub.tell(Told { session: self.session.clone(), user: self.user, what });
     }
 
     /// Tells the hub of the start.
     pub(super) fn tell_start(&self) {
-        self.tell(What::Started);
+        self.tell(TurnEventKind::Started);
     }
 
     /// Makes the text final. Returns it, and why the turn was asked to stop, if it was.
     pub(super) fn begin_recording(&self) -> (String, Option<Why>) {
         let mut live = self.live();
-        live.phase = Phase::Recording;
+        live.phase = TurnPhase::Recording;
         (live.text.clone(), live.why)
     }
 
-    /// Tells the hub of the end; [`Running::settle`] tells the waiting requests.
-    pub(super) fn tell_end(&self, end: &End) {
+    /// Tells the hub of the end; [`RunningTurn::settle`] tells the waiting requests.
+    pub(super) fn tell_end(&self, end: &TurnEnd) {
         let telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
-        self.live().phase = Phase::Ended;
+        self.live().phase = TurnPhase::Ended;
         self.changed.notify_all();
-        self.tell(What::Ended { failure: end.as_ref().err().map(ToString::to_string) });
+        self.tell(TurnEventKind::Ended { failure: end.as_ref().err().map(ToString::to_string) });
         drop(telling);
     }
 
     /// Tells the waiting requests of the end.
-    pub(super) fn settle(&self, end: End) {
+    pub(super) fn settle(&self, end: TurnEnd) {
         self.live().end = Some(end);
         self.changed.notify_all();
     }
@@ -307,7 +307,7 @@ impl Running {
     }
 }
 
-impl fmt::Debug for Running {
+impl fmt::Debug for RunningTurn {
     /// Names the turn and leaves out its text.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Running({} in {})", self.user, self.session)
@@ -327,20 +327,20 @@ pub enum StartedTurn {
 /// the turn.
 #[derive(Debug)]
 pub struct Follow {
-    running: Arc<Running>,
+    running: Arc<RunningTurn>,
     duplicate: bool,
     /// Given back with it.
     _waiting: Option<Permit>,
 }
 
 impl Follow {
-    pub(super) fn new(running: Arc<Running>, duplicate: bool, waiting: Option<Permit>) -> Self {
+    pub(super) fn new(running: Arc<RunningTurn>, duplicate: bool, waiting: Option<Permit>) -> Self {
         Self { running, duplicate, _waiting: waiting }
     }
 
     /// The turn.
     #[must_use]
-    pub fn running(&self) -> &Arc<Running> {
+    pub fn running(&self) -> &Arc<RunningTurn> {
         &self.running
     }
 
@@ -362,7 +362,7 @@ impl Follow {
     ///
     /// # Errors
     /// See [`Follow::wait`].
-    pub fn outcome(&self, end: &End) -> Result<TurnOutcome, AppendError> {
+    pub fn outcome(&self, end: &TurnEnd) -> Result<TurnOutcome, AppendError> {
         TurnOutcome::of(self.running.user, end, self.duplicate)
     }
 

@@ -15,11 +15,11 @@ use serde_json::{Map, Value, json};
 use super::*;
 use crate::cache::Cache;
 use crate::config::Config;
-use crate::history::{Ask, History};
-use crate::hub::{Event, Listener, Live, What};
+use crate::history::{History, HistoryQuery};
+use crate::hub::{Listener, SessionEvent, TurnEvent, TurnEventKind};
 use crate::message::{Clock, Message};
 use crate::recorder::open_transcripts;
-use crate::responder::{Answer, Context, Failure, Question};
+use crate::responder::{Answer, ContextLimit, Question, ResponderError};
 
 /// How long anything may take that should take milliseconds.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -28,17 +28,17 @@ const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 /// two`; `deaf` does the same and ignores a stop; `hang` says `so far` and waits to be stopped; `fail` says `half` and
 /// fails; `flood` never ends; `panic` panics after `half`.
 struct Scripted {
-    context: Context,
+    context: ContextLimit,
     gate: Receiver<()>,
     asked: Arc<Mutex<Vec<Vec<String>>>>,
 }
 
 impl Responder for Scripted {
-    fn context(&self) -> Context {
+    fn context(&self) -> ContextLimit {
         self.context
     }
 
-    fn answer(&self, question: &Question, say: &mut dyn FnMut(&str)) -> Result<Answer, Failure> {
+    fn answer(&self, question: &Question, say: &mut dyn FnMut(&str)) -> Result<Answer, ResponderError> {
         let texts: Vec<String> = question.messages.iter().map(|message| message.text()).collect();
         let text = texts.last().unwrap().clone();
         self.asked.lock().unwrap().push(texts);
@@ -51,7 +51,11 @@ impl Responder for Scripted {
             }
             "hang" => {
                 say("so far");
-                return Err(if question.stop.wait(question.until) { Failure::Stopped } else { Failure::Late });
+                return Err(if question.stop.wait(question.until) {
+                    ResponderError::Stopped
+                } else {
+                    ResponderError::Late
+                });
             }
             // Ignores a stop.
             "deaf" => {
@@ -60,14 +64,14 @@ impl Responder for Scripted {
             }
             "fail" => {
                 say("half");
-                return Err(Failure::Failed("it did not work".into()));
+                return Err(ResponderError::Failed("it did not work".into()));
             }
             "flood" => {
                 let piece = "\u{1}é".repeat(100_000);
                 while !question.stop.is_set() {
                     say(&piece);
                 }
-                return Err(Failure::Stopped);
+                return Err(ResponderError::Stopped);
             }
             "panic" => {
                 say("half");
@@ -80,13 +84,13 @@ impl Responder for Scripted {
 }
 
 impl Scripted {
-    fn wait_for_gate(&self, question: &Question) -> Result<(), Failure> {
+    fn wait_for_gate(&self, question: &Question) -> Result<(), ResponderError> {
         loop {
             match self.gate.recv_timeout(Duration::from_millis(10)) {
                 Ok(()) => return Ok(()),
-                Err(RecvTimeoutError::Timeout) if question.stop.is_set() => return Err(Failure::Stopped),
+                Err(RecvTimeoutError::Timeout) if question.stop.is_set() => return Err(ResponderError::Stopped),
                 Err(RecvTimeoutError::Timeout) if Instant::now() < question.until => {}
-                Err(_) => return Err(Failure::Late),
+                Err(_) => return Err(ResponderError::Late),
             }
         }
     }
@@ -120,30 +124,30 @@ impl Diary {
         let events = self.listener.get().map(|listener| listener.take().events).unwrap_or_default();
         for event in events {
             match event {
-                Event::Recorded(record) if record.entry.links().reply_to.is_some() => {
+                SessionEvent::Recorded(record) if record.entry.links().reply_to.is_some() => {
                     let parts = record.entry.message().unwrap().parts().unwrap();
                     let status = parts.metadata["status"].as_str().unwrap();
                     *self.reply.lock().unwrap() = Some(format!("{status} kept {:?}", parts.text));
                 }
-                Event::Recorded(_) => {}
-                Event::Live(live) => self.note(&live),
+                SessionEvent::Recorded(_) => {}
+                SessionEvent::Live(live) => self.note(&live),
             }
         }
     }
 
-    fn note(&self, live: &Live) {
-        let turn = self.chat.get().and_then(Weak::upgrade).and_then(|chat| chat.sessions.running(&live.session));
+    fn note(&self, live: &TurnEvent) {
+        let turn = self.chat.get().and_then(Weak::upgrade).and_then(|chat| chat.queues.running(&live.session));
         let line = match &live.what {
-            What::Started => "started".to_owned(),
-            What::Delta { offset, text } => {
+            TurnEventKind::Started => "started".to_owned(),
+            TurnEventKind::Delta { offset, text } => {
                 assert_eq!(turn.unwrap().text().get(*offset..offset + text.len()), Some(text.as_str()));
                 format!("{offset} {text:?}")
             }
-            What::Stopping => {
+            TurnEventKind::Stopping => {
                 assert!(turn.is_some_and(|turn| turn.is_stopping() && !turn.is_over()));
                 "stopping".to_owned()
             }
-            What::Ended { failure } => {
+            TurnEventKind::Ended { failure } => {
                 assert!(turn.is_some_and(|turn| turn.is_over()) && failure.is_none());
                 self.reply.lock().unwrap().take().unwrap_or_else(|| "not kept".to_owned())
             }
@@ -167,12 +171,12 @@ struct Sizes {
     max_concurrent: usize,
     waiting_max: usize,
     timeout: Duration,
-    context: Context,
+    context: ContextLimit,
 }
 
 impl Default for Sizes {
     fn default() -> Self {
-        let context = Context { messages: 100, bytes: 1 << 20 };
+        let context = ContextLimit { messages: 100, bytes: 1 << 20 };
         Self { max_concurrent: 8, waiting_max: 8, timeout: WAIT_TIMEOUT, context }
     }
 }
@@ -241,7 +245,7 @@ impl World {
     }
 
     fn messages(&self, session: &str) -> Vec<Arc<Message>> {
-        let ask = Ask::newest(SessionId::new(session).unwrap(), 500);
+        let ask = HistoryQuery::newest(SessionId::new(session).unwrap(), 500);
         self.history.read(&ask).unwrap().messages.into_iter().map(|(message, _)| message).collect()
     }
 

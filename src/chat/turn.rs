@@ -54,7 +54,7 @@ pub enum WhenBusy {
 
 /// How a turn ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Status {
+pub enum TurnStatus {
     /// The answer is whole, or a new context was begun.
     Completed,
     /// It was stopped; the reply is the text so far.
@@ -65,7 +65,7 @@ pub enum Status {
     Recorded,
 }
 
-impl Status {
+impl TurnStatus {
     /// Its name in JSON, which a reply's metadata has too.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -89,7 +89,7 @@ impl Status {
 }
 
 /// The end of a turn; an error: whether the reply is recorded is unknown.
-pub type End = Result<TurnResult, AppendError>;
+pub type TurnEnd = Result<TurnResult, AppendError>;
 
 /// A reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,7 +99,7 @@ pub struct TurnResult {
     /// Its text; of a failed one the reason.
     pub text: String,
     /// How it ended.
-    pub status: Status,
+    pub status: TurnStatus,
 }
 
 /// The outcome of a turn for one request.
@@ -112,14 +112,14 @@ pub struct TurnOutcome {
     /// The reply's text; `None` if the message is only recorded, and if an earlier reply is no longer kept.
     pub text: Option<String>,
     /// How it ended.
-    pub status: Status,
+    pub status: TurnStatus,
     /// The key was used before: the user's message was not recorded now.
     pub duplicate: bool,
 }
 
 impl TurnOutcome {
     /// The outcome of a turn that was answered on a thread of its own.
-    pub(super) fn of(user: Id, end: &End, duplicate: bool) -> Result<Self, AppendError> {
+    pub(super) fn of(user: Id, end: &TurnEnd, duplicate: bool) -> Result<Self, AppendError> {
         let said = end.as_ref().map_err(Clone::clone)?;
         Ok(Self { user, reply: said.reply, text: Some(said.text.clone()), status: said.status, duplicate })
     }

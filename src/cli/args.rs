@@ -1,4 +1,4 @@
-//! Arguments into a [`Call`]: the command and its options; a mistake becomes one line that says how to correct it.
+//! Arguments into a [`Invocation`]: the command and its options; a mistake becomes one line that says how to correct it.
 //!
 //! Pure: it reads no file, so a table in its test covers every call. Invariant: a call holds what its command needs and
 //! nothing that the command would ignore.
@@ -12,7 +12,7 @@ use crate::config::closest;
 use crate::doctor;
 use crate::message::{InvalidSession, SessionId};
 
-use super::screen::Failure;
+use super::screen::CommandError;
 
 /// What `--help` prints.
 pub(super) const HELP: &str = "\
@@ -98,12 +98,12 @@ pub(super) struct Options {
     /// `--repair`
     pub(super) task: Option<doctor::Task>,
     /// `--json`
-    pub(super) form: Form,
+    pub(super) form: ReportFormat,
 }
 
 /// The form of a report.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Form {
+pub(super) enum ReportFormat {
     #[default]
     Lines,
     Json,
@@ -111,31 +111,31 @@ pub(super) enum Form {
 
 /// A command with its options.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Call {
+pub(super) struct Invocation {
     pub(super) command: Command,
     pub(super) options: Options,
 }
 
 /// Reads the arguments (without the program's name).
-pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Call, Failure> {
+pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, CommandError> {
     let mut parser = lexopt::Parser::from_args(args);
     let (mut command, mut words, mut options) = (None, Vec::new(), Options::default());
-    while let Some(arg) = parser.next().map_err(|error| Failure::asked(error.to_string()))? {
+    while let Some(arg) = parser.next().map_err(|error| CommandError::asked(error.to_string()))? {
         match arg {
-            Arg::Short('h') | Arg::Long("help") => return Ok(Call { command: Command::Help, options }),
-            Arg::Short('V') | Arg::Long("version") => return Ok(Call { command: Command::Version, options }),
+            Arg::Short('h') | Arg::Long("help") => return Ok(Invocation { command: Command::Help, options }),
+            Arg::Short('V') | Arg::Long("version") => return Ok(Invocation { command: Command::Version, options }),
             Arg::Long("config") => set("--config", &mut options.config, &mut parser, |file| Ok(file.into()))?,
             Arg::Long("data") => set("--data", &mut options.data, &mut parser, |folder| Ok(folder.into()))?,
             Arg::Long("listen") => set("--listen", &mut options.listen, &mut parser, text)?,
             Arg::Long("session") => set("--session", &mut options.session, &mut parser, |word| session(&text(word)?))?,
             Arg::Long("limit") => set("--limit", &mut options.limit, &mut parser, limit)?,
             Arg::Long("repair") => options.task = Some(doctor::Task::Repair),
-            Arg::Long("json") => options.form = Form::Json,
+            Arg::Long("json") => options.form = ReportFormat::Json,
             Arg::Long(name) => return Err(unknown_option(&format!("--{name}"), command)),
             Arg::Short(name) => return Err(unknown_option(&format!("-{name}"), command)),
             Arg::Value(word) if command.is_none() => match command_of(&word.to_string_lossy())? {
                 // One help text for every command.
-                Command::Help => return Ok(Call { command: Command::Help, options }),
+                Command::Help => return Ok(Invocation { command: Command::Help, options }),
                 named => command = Some(named),
             },
             Arg::Value(word) => words.push(word),
@@ -144,10 +144,10 @@ pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Call, Fa
     let command = command.unwrap_or(Command::Serve);
     check(command, &options)?;
     place(command, words, &mut options)?;
-    Ok(Call { command, options })
+    Ok(Invocation { command, options })
 }
 
-fn command_of(word: &str) -> Result<Command, Failure> {
+fn command_of(word: &str) -> Result<Command, CommandError> {
     match COMMANDS.iter().find(|(name, _)| *name == word) {
         Some((_, command)) => Ok(*command),
         None => Err(unknown_command(word)),
@@ -155,13 +155,13 @@ fn command_of(word: &str) -> Result<Command, Failure> {
 }
 
 /// Refuses options that the command would ignore.
-fn check(command: Command, options: &Options) -> Result<(), Failure> {
+fn check(command: Command, options: &Options) -> Result<(), CommandError> {
     use Command::{Doctor, History, Say, Status, Tail, Verify};
     let rules: [(&str, bool, &[Command], &str); 4] = [
         ("--repair", options.task.is_some(), &[Doctor], "doctor"),
         (
             "--json",
-            options.form == Form::Json,
+            options.form == ReportFormat::Json,
             &[Doctor, Say, History, Tail, Status, Verify],
             "doctor, say, history, tail, status and verify",
         ),
@@ -171,14 +171,14 @@ fn check(command: Command, options: &Options) -> Result<(), Failure> {
     match rules.into_iter().find(|(_, given, commands, _)| *given && !commands.contains(&command)) {
         Some((name, .., whose)) => {
             let one = whose.split([',', ' ']).next().unwrap_or(whose);
-            Err(Failure::asked(format!("{name} belongs to {whose}: chatkeep {one} {name}")))
+            Err(CommandError::asked(format!("{name} belongs to {whose}: chatkeep {one} {name}")))
         }
         None => Ok(()),
     }
 }
 
 /// Takes the words after the command.
-fn place(command: Command, words: Vec<OsString>, options: &mut Options) -> Result<(), Failure> {
+fn place(command: Command, words: Vec<OsString>, options: &mut Options) -> Result<(), CommandError> {
     let (most, last) = match command {
         Command::Say => (1, "text: put quotes around a text of several words"),
         Command::History | Command::Tail => (1, "session"),
@@ -186,18 +186,22 @@ fn place(command: Command, words: Vec<OsString>, options: &mut Options) -> Resul
     };
     if let Some(word) = words.get(most) {
         let word = word.to_string_lossy();
-        return Err(Failure::asked(format!("unexpected argument `{word}` after the {last}")));
+        return Err(CommandError::asked(format!("unexpected argument `{word}` after the {last}")));
     }
     let word = words.into_iter().next().map(OsString::into_string).transpose();
-    let word = word.map_err(|word| Failure::asked(format!("`{}` is not UTF-8 text", word.to_string_lossy())))?;
+    let word = word.map_err(|word| CommandError::asked(format!("`{}` is not UTF-8 text", word.to_string_lossy())))?;
     match (command, word) {
         (Command::Say, None) => {
-            return Err(Failure::asked("say needs a text: chatkeep say TEXT, or chatkeep say - to read it from stdin"));
+            return Err(CommandError::asked(
+                "say needs a text: chatkeep say TEXT, or chatkeep say - to read it from stdin",
+            ));
         }
-        (Command::History, None) => return Err(Failure::asked("history needs a session: chatkeep history SESSION")),
+        (Command::History, None) => {
+            return Err(CommandError::asked("history needs a session: chatkeep history SESSION"));
+        }
         (Command::Say, text) => options.text = text,
         (_, Some(word)) => {
-            let named = session(&word).map_err(|rule| Failure::asked(format!("session `{word}` {rule}")))?;
+            let named = session(&word).map_err(|rule| CommandError::asked(format!("session `{word}` {rule}")))?;
             options.session = Some(named);
         }
         (_, None) => {}
@@ -225,27 +229,27 @@ fn set<T>(
     place: &mut Option<T>,
     parser: &mut lexopt::Parser,
     convert: impl FnOnce(OsString) -> Result<T, String>,
-) -> Result<(), Failure> {
-    let value = parser.value().map_err(|_| Failure::asked(format!("{name} needs a value: {name} VALUE")))?;
+) -> Result<(), CommandError> {
+    let value = parser.value().map_err(|_| CommandError::asked(format!("{name} needs a value: {name} VALUE")))?;
     if value.is_empty() {
-        return Err(Failure::asked(format!("{name} needs a value that is not empty")));
+        return Err(CommandError::asked(format!("{name} needs a value that is not empty")));
     }
-    let value = convert(value).map_err(|rule| Failure::asked(format!("{name} {rule}")))?;
+    let value = convert(value).map_err(|rule| CommandError::asked(format!("{name} {rule}")))?;
     if place.replace(value).is_some() {
-        return Err(Failure::asked(format!("{name} is given twice: give it once")));
+        return Err(CommandError::asked(format!("{name} is given twice: give it once")));
     }
     Ok(())
 }
 
-fn unknown_command(word: &str) -> Failure {
+fn unknown_command(word: &str) -> CommandError {
     let option = OPTIONS.iter().copied().find(|option| option.strip_prefix("--") == Some(word));
     match option.or_else(|| closest(word, COMMANDS.iter().map(|(name, _)| *name))) {
-        Some(meant) => Failure::asked(format!("unknown command `{word}`; did you mean {meant}?")),
-        None => Failure::asked(format!("unknown command `{word}`; chatkeep --help lists every command")),
+        Some(meant) => CommandError::asked(format!("unknown command `{word}`; did you mean {meant}?")),
+        None => CommandError::asked(format!("unknown command `{word}`; chatkeep --help lists every command")),
     }
 }
 
-fn unknown_option(word: &str, command: Option<Command>) -> Failure {
+fn unknown_option(word: &str, command: Option<Command>) -> CommandError {
     let fix = match closest(word, OPTIONS.iter().copied()) {
         Some(meant) => format!("did you mean {meant}?"),
         None if command == Some(Command::Say) => {
@@ -256,17 +260,17 @@ fn unknown_option(word: &str, command: Option<Command>) -> Failure {
         }
         None => "chatkeep --help lists every option".to_owned(),
     };
-    Failure::asked(format!("unknown option `{word}`; {fix}"))
+    CommandError::asked(format!("unknown option `{word}`; {fix}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn parsed(args: &str) -> Result<Call, String> {
+    fn parsed(args: &str) -> Result<Invocation, String> {
         parse(args.split_whitespace().map(OsString::from)).map_err(|failure| match failure {
-            Failure::Asked(lines) => lines.join("\n"),
-            Failure::Other(line) => panic!("{line}"),
+            CommandError::Asked(lines) => lines.join("\n"),
+            CommandError::Other(line) => panic!("{line}"),
         })
     }
 
@@ -291,7 +295,7 @@ mod tests {
             (
                 "doctor --json --repair",
                 Command::Doctor,
-                Options { task: Some(doctor::Task::Repair), form: Form::Json, ..Options::default() },
+                Options { task: Some(doctor::Task::Repair), form: ReportFormat::Json, ..Options::default() },
             ),
             ("help", Command::Help, Options::default()),
             ("serve --help", Command::Help, Options::default()),
@@ -300,7 +304,7 @@ mod tests {
             ("-V", Command::Version, Options::default()),
             ("--version", Command::Version, Options::default()),
         ] {
-            assert_eq!(parsed(args), Ok(Call { command, options }), "{args}");
+            assert_eq!(parsed(args), Ok(Invocation { command, options }), "{args}");
         }
     }
 
@@ -319,7 +323,11 @@ mod tests {
             ("tail -- -a", Command::Tail, Options { session: named("-a"), ..Options::default() }),
             ("say --session=-1 -- -5", Command::Say, Options { session: named("-1"), ..say("-5") }),
             ("say --session -1 hi", Command::Say, Options { session: named("-1"), ..say("hi") }),
-            ("say --session s hi --json", Command::Say, Options { session: named("s"), form: Form::Json, ..say("hi") }),
+            (
+                "say --session s hi --json",
+                Command::Say,
+                Options { session: named("s"), form: ReportFormat::Json, ..say("hi") },
+            ),
             (
                 "history a:b --limit 500",
                 Command::History,
@@ -330,7 +338,7 @@ mod tests {
             ("status --data d", Command::Status, Options { data: Some("d".into()), ..Options::default() }),
             ("verify --session v", Command::Verify, Options { session: named("v"), ..Options::default() }),
         ] {
-            assert_eq!(parsed(args), Ok(Call { command, options }), "{args}");
+            assert_eq!(parsed(args), Ok(Invocation { command, options }), "{args}");
         }
     }
 
@@ -373,7 +381,7 @@ mod tests {
         }
         let word = std::os::unix::ffi::OsStringExt::from_vec(b"a\xff".to_vec());
         let failure = parse(["say".into(), word]).unwrap_err();
-        assert_eq!(failure, Failure::asked("`a\u{fffd}` is not UTF-8 text"));
+        assert_eq!(failure, CommandError::asked("`a\u{fffd}` is not UTF-8 text"));
     }
 
     #[test]

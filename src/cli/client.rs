@@ -21,10 +21,10 @@ use serde_json::Value;
 use crate::config::{Config, Secret};
 
 pub(super) use error::ClientError;
-use events::{Event, next_event};
-use http1::{Body, Head, read_head};
+use events::{ServerEvent, next_event};
+use http1::{BodyReader, ResponseHead, read_head};
 use socket::{CONNECT_TIMEOUT, connect_unix};
-pub(super) use socket::{Socket, Wait};
+pub(super) use socket::{ClientSocket, Wait};
 
 /// The largest body that is read whole, in bytes: twice a full page of the history.
 const BODY_BYTES_MAX: u64 = 64 << 20;
@@ -50,14 +50,14 @@ pub(super) struct Request<'a> {
 }
 
 /// A reply whose body is not read yet.
-pub(super) struct Reply {
+pub(super) struct Response {
     place: String,
     wait: Wait,
     /// The status.
     pub(super) status: u16,
     /// `Content-Type` without parameters, in lower case.
     pub(super) kind: String,
-    body: BufReader<Body<BufReader<Socket>>>,
+    body: BufReader<BodyReader<BufReader<ClientSocket>>>,
 }
 
 impl Client {
@@ -101,15 +101,15 @@ impl Client {
     }
 
     /// Sends a request and reads the head of its reply.
-    pub(super) fn send(&self, request: &Request<'_>) -> Result<Reply, ClientError> {
+    pub(super) fn send(&self, request: &Request<'_>) -> Result<Response, ClientError> {
         let mut socket = self.connect(request.wait)?;
         // A server may refuse before it has read everything; then its reply says more than a broken pipe.
         let _ = socket.write_all(&self.bytes(request));
         let mut from = BufReader::new(socket);
-        let Head { status, kind, framing } =
+        let ResponseHead { status, kind, framing } =
             read_head(&mut from).map_err(|fault| told(self.place(), request.wait, fault))?;
-        let body = BufReader::new(Body::new(from, framing));
-        Ok(Reply { place: self.place(), wait: request.wait, status, kind, body })
+        let body = BufReader::new(BodyReader::new(from, framing));
+        Ok(Response { place: self.place(), wait: request.wait, status, kind, body })
     }
 
     /// Sends a GET and reads JSON, within that time.
@@ -137,11 +137,11 @@ impl Client {
         format!("{head}\r\n{body}").into_bytes()
     }
 
-    fn connect(&self, wait: Wait) -> Result<Socket, ClientError> {
+    fn connect(&self, wait: Wait) -> Result<ClientSocket, ClientError> {
         let socket = match &self.socket {
-            Some(path) => Socket::unix(path, wait),
+            Some(path) => ClientSocket::unix(path, wait),
             None if self.address.ends_with(":0") => return Err(ClientError::NoPort),
-            None => Socket::tcp(&self.address, wait),
+            None => ClientSocket::tcp(&self.address, wait),
         };
         socket.map_err(|source| match source.kind() {
             ErrorKind::NotFound | ErrorKind::ConnectionRefused => ClientError::Absent(self.place()),
@@ -170,7 +170,7 @@ fn told(place: String, wait: Wait, source: io::Error) -> ClientError {
     }
 }
 
-impl Reply {
+impl Response {
     /// This reply, or its problem as an error.
     pub(super) fn accepted(self) -> Result<Self, ClientError> {
         if self.status < 400 {
@@ -196,7 +196,7 @@ impl Reply {
     }
 
     /// The next server-sent event; the end of the body is an error.
-    pub(super) fn next_event(&mut self) -> Result<Event, ClientError> {
+    pub(super) fn next_event(&mut self) -> Result<ServerEvent, ClientError> {
         next_event(&mut self.body).map_err(|fault| self.told(fault))
     }
 

@@ -11,7 +11,7 @@ use crate::config::{Overrides, Settings};
 use crate::store;
 
 use super::args::Options;
-use super::screen::Failure;
+use super::screen::CommandError;
 
 /// The config file without `--config`; it may be missing.
 const DEFAULT_CONFIG: &str = "config.yaml";
@@ -28,7 +28,7 @@ pub(super) struct Loaded {
 }
 
 /// Loads the configuration for the options.
-pub(super) fn load(options: &Options) -> Result<Loaded, Failure> {
+pub(super) fn load(options: &Options) -> Result<Loaded, CommandError> {
     let (file, text) = match &options.config {
         Some(path) => (Some(path.as_path()), read(path)?),
         None => match read_if_there(Path::new(DEFAULT_CONFIG))? {
@@ -41,9 +41,9 @@ pub(super) fn load(options: &Options) -> Result<Loaded, Failure> {
     match Settings::load(&text, &|name| std::env::var_os(name), &overrides) {
         Ok(settings) => match store::hosts(settings.config().mongo.uri.expose()) {
             Ok(_) => Ok(Loaded { file, settings }),
-            Err(rule) => Err(Failure::asked(in_file(file.as_deref(), &format!("mongo.uri: [redacted]: {rule}")))),
+            Err(rule) => Err(CommandError::asked(in_file(file.as_deref(), &format!("mongo.uri: [redacted]: {rule}")))),
         },
-        Err(faults) => Err(Failure::Asked(
+        Err(faults) => Err(CommandError::Asked(
             faults
                 .iter()
                 .map(|fault| in_file(file.as_deref().filter(|_| fault.is_in_file()), &fault.to_string()))
@@ -57,13 +57,14 @@ fn in_file(file: Option<&str>, fault: &str) -> String {
     file.map_or_else(|| fault.to_owned(), |file| format!("{file}: {fault}"))
 }
 
-fn read(path: &Path) -> Result<String, Failure> {
-    read_if_there(path)?
-        .ok_or_else(|| Failure::asked(format!("cannot read the config file {}: there is no such file", path.display())))
+fn read(path: &Path) -> Result<String, CommandError> {
+    read_if_there(path)?.ok_or_else(|| {
+        CommandError::asked(format!("cannot read the config file {}: there is no such file", path.display()))
+    })
 }
 
-fn read_if_there(path: &Path) -> Result<Option<String>, Failure> {
-    let refuse = |why: String| Failure::asked(format!("cannot read the config file {}: {why}", path.display()));
+fn read_if_there(path: &Path) -> Result<Option<String>, CommandError> {
+    let refuse = |why: String| CommandError::asked(format!("cannot read the config file {}: {why}", path.display()));
     let mut bytes = Vec::new();
     // One byte more than allowed, to see whether there is one.
     match File::open(path).and_then(|file| file.take(CONFIG_BYTES + 1).read_to_end(&mut bytes)) {

@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 
 use crate::message::SessionId;
 
-use super::args::{Form, Options};
-use super::client::{Client, ClientError, Reply, Request, Wait};
-use super::screen::{Audience, Failure, note, print, show, visible};
+use super::args::{Options, ReportFormat};
+use super::client::{Client, ClientError, Request, Response, Wait};
+use super::screen::{Audience, CommandError, note, print, show, visible};
 use super::show::client;
 
 /// The longest pause before and within a reply: a model on a small machine may think for minutes.
@@ -25,7 +25,7 @@ const EVENT_STREAM: &str = "text/event-stream";
 const DEFAULT_SESSION: &str = "default";
 
 /// Sends the text and prints the reply.
-pub(super) fn say(options: &Options) -> Result<(), Failure> {
+pub(super) fn say(options: &Options) -> Result<(), CommandError> {
     let client = client(options)?;
     let session = options.session.as_ref().map_or(DEFAULT_SESSION, SessionId::as_str);
     let lost = |fault| lost(fault, session);
@@ -60,10 +60,10 @@ pub(super) fn say(options: &Options) -> Result<(), Failure> {
 }
 
 /// Reads the text from stdin, without the last newline, which the shell adds.
-fn from_stdin() -> Result<String, Failure> {
+fn from_stdin() -> Result<String, CommandError> {
     let mut text = String::new();
     let read = io::stdin().lock().take(STDIN_BYTES_MAX).read_to_string(&mut text);
-    read.map_err(|fault| Failure::Other(format!("cannot read the text from stdin: {fault}")))?;
+    read.map_err(|fault| CommandError::Other(format!("cannot read the text from stdin: {fault}")))?;
     if text.ends_with('\n') {
         text.pop();
         if text.ends_with('\r') {
@@ -73,7 +73,7 @@ fn from_stdin() -> Result<String, Failure> {
     Ok(text)
 }
 
-fn ask(client: &Client, body: &Value) -> Result<Reply, ClientError> {
+fn ask(client: &Client, body: &Value) -> Result<Response, ClientError> {
     let accept = match body["stream"] == true {
         true => "text/event-stream, application/json",
         false => "application/json",
@@ -83,9 +83,9 @@ fn ask(client: &Client, body: &Value) -> Result<Reply, ClientError> {
 }
 
 /// Without a reply the outcome of the message is unknown.
-fn lost(fault: ClientError, session: &str) -> Failure {
+fn lost(fault: ClientError, session: &str) -> CommandError {
     match fault {
-        ClientError::Late { .. } | ClientError::Cut(_) => Failure::Other(format!(
+        ClientError::Late { .. } | ClientError::Cut(_) => CommandError::Other(format!(
             "{fault}; the message may be recorded all the same: `chatkeep history {session}` shows it then"
         )),
         fault => fault.into(),
@@ -94,10 +94,10 @@ fn lost(fault: ClientError, session: &str) -> Failure {
 
 /// Prints deltas until the reply is whole, and returns it; `None` if the reader of stdout has gone.
 fn follow(
-    mut reply: Reply,
+    mut reply: Response,
     printed: &mut Printed,
-    lost: impl Fn(ClientError) -> Failure,
-) -> Result<Option<Value>, Failure> {
+    lost: impl Fn(ClientError) -> CommandError,
+) -> Result<Option<Value>, CommandError> {
     loop {
         let event = reply.next_event().map_err(&lost)?;
         let data: Value = serde_json::from_str(&event.data).unwrap_or_default();
@@ -111,7 +111,7 @@ fn follow(
             "response" => return Ok(Some(data)),
             "error" => {
                 let detail = data["detail"].as_str().unwrap_or("no reason is given");
-                return Err(Failure::Other(format!("the reply broke off: {detail}")));
+                return Err(CommandError::Other(format!("the reply broke off: {detail}")));
             }
             // Keep-alives, and events of later versions.
             _ => {}
@@ -121,7 +121,7 @@ fn follow(
 
 /// What was printed so far.
 struct Printed {
-    form: Form,
+    form: ReportFormat,
     is_terminal: bool,
     has_begun: bool,
     /// Nothing was printed, or its last character was a newline.
@@ -129,8 +129,8 @@ struct Printed {
 }
 
 impl Printed {
-    fn delta(&mut self, text: &str) -> Result<Audience, Failure> {
-        if self.form == Form::Json || text.is_empty() {
+    fn delta(&mut self, text: &str) -> Result<Audience, CommandError> {
+        if self.form == ReportFormat::Json || text.is_empty() {
             return Ok(Audience::There);
         }
         (self.has_begun, self.ends_line) = (true, text.ends_with('\n'));
@@ -140,29 +140,31 @@ impl Printed {
         }
     }
 
-    fn end_line(&mut self) -> Result<(), Failure> {
+    fn end_line(&mut self) -> Result<(), CommandError> {
         if !std::mem::replace(&mut self.ends_line, true) { print("\n") } else { Ok(()) }
     }
 
     /// Prints the rest of the whole reply; fails if it is an error.
-    fn finish(&mut self, reply: &Value) -> Result<(), Failure> {
+    fn finish(&mut self, reply: &Value) -> Result<(), CommandError> {
         let text = reply["response"].as_str();
         let status = reply["status"].as_str().unwrap_or_default();
         match (self.form, status, text) {
-            (Form::Json, ..) => print(&format!("{reply}\n"))?,
+            (ReportFormat::Json, ..) => print(&format!("{reply}\n"))?,
             // The reason of an error goes to stderr, and is no answer.
-            (Form::Lines, "error" | "cancelled", _) => self.end_line()?,
-            (Form::Lines, _, Some(text)) => {
+            (ReportFormat::Lines, "error" | "cancelled", _) => self.end_line()?,
+            (ReportFormat::Lines, _, Some(text)) => {
                 if !self.has_begun {
                     self.delta(text)?;
                 }
                 self.end_line()?;
             }
-            (Form::Lines, _, None) => note("the message is recorded; there is no responder (responder.kind: none)"),
+            (ReportFormat::Lines, _, None) => {
+                note("the message is recorded; there is no responder (responder.kind: none)")
+            }
         }
         match status {
-            "error" => Err(Failure::Other(format!("no answer: {}", text.unwrap_or("no reason is given")))),
-            "cancelled" => Err(Failure::Other("the reply was cancelled".to_owned())),
+            "error" => Err(CommandError::Other(format!("no answer: {}", text.unwrap_or("no reason is given")))),
+            "cancelled" => Err(CommandError::Other("the reply was cancelled".to_owned())),
             _ => Ok(()),
         }
     }

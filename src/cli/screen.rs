@@ -12,20 +12,20 @@ use super::client::ClientError;
 
 /// Why a command failed.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Failure {
+pub(super) enum CommandError {
     /// The arguments or the configuration are wrong; one line for each fault.
     Asked(Vec<String>),
     /// Anything else.
     Other(String),
 }
 
-impl From<ClientError> for Failure {
+impl From<ClientError> for CommandError {
     fn from(error: ClientError) -> Self {
         Self::Other(error.to_string())
     }
 }
 
-impl Failure {
+impl CommandError {
     pub(super) fn asked(line: impl Into<String>) -> Self {
         Self::Asked(vec![line.into()])
     }
@@ -50,17 +50,17 @@ pub(super) enum Audience {
 }
 
 /// Writes to stdout; returns whether more is worth writing. A reader that closed it has what it wanted.
-pub(super) fn show(text: &str) -> Result<Audience, Failure> {
+pub(super) fn show(text: &str) -> Result<Audience, CommandError> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => Ok(Audience::There),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Audience::Gone),
-        Err(error) => Err(Failure::Other(format!("cannot write to stdout: {error}"))),
+        Err(error) => Err(CommandError::Other(format!("cannot write to stdout: {error}"))),
     }
 }
 
 /// The same for the last output of a command.
-pub(super) fn print(text: &str) -> Result<(), Failure> {
+pub(super) fn print(text: &str) -> Result<(), CommandError> {
     show(text).map(drop)
 }
 

@@ -15,10 +15,10 @@ use crate::doctor::{size, some};
 use crate::feed::Cursor;
 use crate::message::SessionId;
 
-use super::args::{Form, Options};
+use super::args::{Options, ReportFormat};
 use super::client::{Client, ClientError};
 use super::load::load;
-use super::screen::{Audience, Failure, note, print, show, visible};
+use super::screen::{Audience, CommandError, note, print, show, visible};
 
 /// How long an answer may take: the history waits a few seconds for MongoDB.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -30,19 +30,19 @@ const FOLLOW_SECONDS: u64 = 25;
 const TAIL_DEFAULT: usize = 10;
 
 /// Prints the status.
-pub(super) fn status(options: &Options) -> Result<(), Failure> {
+pub(super) fn status(options: &Options) -> Result<(), CommandError> {
     let status = status_of(&client(options)?)?;
     match options.form {
-        Form::Json => print(&format!("{status}\n")),
-        Form::Lines => print(&status_lines(&status)),
+        ReportFormat::Json => print(&format!("{status}\n")),
+        ReportFormat::Lines => print(&status_lines(&status)),
     }
 }
 
 /// Prints the newest messages of a session.
-pub(super) fn history(options: &Options) -> Result<(), Failure> {
+pub(super) fn history(options: &Options) -> Result<(), CommandError> {
     let Some(session) = &options.session else { return Ok(()) };
     let page = page(&client(options)?, session, options.limit)?;
-    if options.form == Form::Json {
+    if options.form == ReportFormat::Json {
         return print(&format!("{page}\n"));
     }
     let messages = page["messages"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -57,10 +57,10 @@ pub(super) fn history(options: &Options) -> Result<(), Failure> {
 }
 
 /// Prints the newest messages, of one session or of all, and what follows, until it is interrupted.
-pub(super) fn tail(options: &Options) -> Result<(), Failure> {
+pub(super) fn tail(options: &Options) -> Result<(), CommandError> {
     let client = client(options)?;
     let (limit, session) = (options.limit.unwrap_or(TAIL_DEFAULT), options.session.as_ref());
-    let mut place = ReadPosition::now(&client)?;
+    let mut place = FeedPosition::now(&client)?;
     // Messages of the page that the feed repeats are not printed again.
     let mut shown_last = String::new();
     match session {
@@ -89,7 +89,7 @@ pub(super) fn tail(options: &Options) -> Result<(), Failure> {
 }
 
 /// What is asked of a server that may stop and start again meanwhile, as often as it does.
-fn get_over_restarts(client: &Client, target: &str) -> Result<Value, Failure> {
+fn get_over_restarts(client: &Client, target: &str) -> Result<Value, CommandError> {
     let mut is_told = false;
     loop {
         match client.get(target, ANSWER_TIMEOUT) {
@@ -112,7 +112,7 @@ fn get_over_restarts(client: &Client, target: &str) -> Result<Value, Failure> {
 }
 
 /// The server of this configuration, or the one at `--listen`.
-pub(super) fn client(options: &Options) -> Result<Client, Failure> {
+pub(super) fn client(options: &Options) -> Result<Client, CommandError> {
     let config = load(options)?.settings.config();
     Ok(if options.listen.is_some() { Client::over_tcp(&config) } else { Client::of(&config) })
 }
@@ -134,7 +134,7 @@ pub(super) fn encoded(session: &SessionId) -> String {
 }
 
 /// A place in the feed.
-struct ReadPosition {
+struct FeedPosition {
     epoch: String,
     first: u64,
     sequence: u64,
@@ -142,11 +142,11 @@ struct ReadPosition {
     next: Option<String>,
 }
 
-impl ReadPosition {
+impl FeedPosition {
     /// The end of the feed. A cursor is the journal's epoch and a sequence; the feed tells the epoch, the status the
     /// sequence, so that no journal has to be read to find its end.
-    fn now(client: &Client) -> Result<Self, Failure> {
-        let odd = || Failure::Other(format!("{} does not answer as this version does", client.place()));
+    fn now(client: &Client) -> Result<Self, CommandError> {
+        let odd = || CommandError::Other(format!("{} does not answer as this version does", client.place()));
         let journal = status_of(client)?["journal"].take();
         let number = |field: &str| journal[field].as_u64().ok_or_else(odd);
         let (first, sequence) = (number("first_sequence")?, number("last_sequence")?);
@@ -175,23 +175,23 @@ fn is_wanted(event: &Value, session: Option<&SessionId>, shown_last: &str) -> bo
     session.is_none_or(|session| *of == session.as_str()) && id.is_none_or(|id| id > shown_last)
 }
 
-fn print_event(event: &Value, form: Form) -> Result<Audience, Failure> {
+fn print_event(event: &Value, form: ReportFormat) -> Result<Audience, CommandError> {
     match event["type"] == "message" {
         true => print_message(&event["message"], form),
         false => {
             let session = event["session_id"].as_str().unwrap_or_default();
             match form {
-                Form::Json => show(&format!("{}\n", json!({"type": event["type"], "session_id": session}))),
-                Form::Lines => show(&format!("(the session {session} was erased)\n")),
+                ReportFormat::Json => show(&format!("{}\n", json!({"type": event["type"], "session_id": session}))),
+                ReportFormat::Lines => show(&format!("(the session {session} was erased)\n")),
             }
         }
     }
 }
 
-fn print_message(message: &Value, form: Form) -> Result<Audience, Failure> {
+fn print_message(message: &Value, form: ReportFormat) -> Result<Audience, CommandError> {
     match form {
-        Form::Json => show(&format!("{message}\n")),
-        Form::Lines => show(&message_lines(message)),
+        ReportFormat::Json => show(&format!("{message}\n")),
+        ReportFormat::Lines => show(&message_lines(message)),
     }
 }
 
@@ -401,7 +401,7 @@ mod tests {
 
     #[test]
     fn a_place_goes_back_no_further_than_the_journal() {
-        let mut place = ReadPosition { epoch: "00000000000000ab".to_owned(), first: 5, sequence: 30, next: None };
+        let mut place = FeedPosition { epoch: "00000000000000ab".to_owned(), first: 5, sequence: 30, next: None };
         place.back(10);
         assert_eq!(place.cursor(), "00000000000000ab-14");
         place.back(1000);

@@ -18,23 +18,23 @@ use serde_json::{Value, json};
 
 use crate::message::SessionId;
 
-use super::args::{Form, Options};
+use super::args::{Options, ReportFormat};
 use super::client::Client;
 use super::load::load;
-use super::screen::{Failure, print, visible};
+use super::screen::{CommandError, print, visible};
 use super::show::{page, status_of};
 
 use run::{CheckResult, Run};
 
 /// The lines so far.
-struct Report {
-    form: Form,
+struct VerifyReport {
+    form: ReportFormat,
     checks: Vec<Value>,
     failed: usize,
 }
 
-impl Report {
-    fn add(&mut self, name: &str, outcome: CheckResult) -> Result<(), Failure> {
+impl VerifyReport {
+    fn add(&mut self, name: &str, outcome: CheckResult) -> Result<(), CommandError> {
         let (mark, is_ok, told) = match outcome {
             Ok(told) => ('✓', true, told),
             Err(fault) => ('✗', false, fault),
@@ -42,15 +42,15 @@ impl Report {
         self.checks.push(json!({"check": name, "ok": is_ok, "told": told}));
         self.failed += usize::from(!is_ok);
         match self.form {
-            Form::Json => Ok(()),
+            ReportFormat::Json => Ok(()),
             // At once, since some checks wait.
-            Form::Lines => print(&format!("{mark} {name:<11} {}\n", visible(&told).replace('\n', " "))),
+            ReportFormat::Lines => print(&format!("{mark} {name:<11} {}\n", visible(&told).replace('\n', " "))),
         }
     }
 }
 
 /// Makes every check and prints what it found.
-pub(super) fn verify(options: &Options) -> Result<(), Failure> {
+pub(super) fn verify(options: &Options) -> Result<(), CommandError> {
     let config = load(options)?.settings.config();
     let client = Client::of(&config);
     let before = status_of(&client)?;
@@ -58,7 +58,7 @@ pub(super) fn verify(options: &Options) -> Result<(), Failure> {
     // If the user named the session, the history tells whether it holds the user's own messages.
     let is_ours = options.session.is_none() || is_empty(&client, &session);
     let mut run = Run { client: &client, config: &config, session: &session, before, sent: Vec::new() };
-    let mut report = Report { form: options.form, checks: Vec::new(), failed: 0 };
+    let mut report = VerifyReport { form: options.form, checks: Vec::new(), failed: 0 };
     report.add("REST", checks::rest(&mut run))?;
     report.add("history", checks::history(&run))?;
     report.add("WebSocket", websocket::check(&mut run))?;
@@ -73,11 +73,11 @@ pub(super) fn verify(options: &Options) -> Result<(), Failure> {
 }
 
 /// A random session id.
-fn new_session() -> Result<SessionId, Failure> {
+fn new_session() -> Result<SessionId, CommandError> {
     let mut random = [0; 8];
-    getrandom::fill(&mut random).map_err(|fault| Failure::Other(format!("no random numbers: {fault}")))?;
+    getrandom::fill(&mut random).map_err(|fault| CommandError::Other(format!("no random numbers: {fault}")))?;
     let name = format!("verify-{:016x}", u64::from_ne_bytes(random));
-    SessionId::new(&name).map_err(|rule| Failure::Other(rule.to_string()))
+    SessionId::new(&name).map_err(|rule| CommandError::Other(rule.to_string()))
 }
 
 /// Whether a session certainly holds no message.
@@ -87,16 +87,18 @@ fn is_empty(client: &Client, session: &SessionId) -> bool {
 }
 
 /// `erase` is the command that erases exactly what this recorded, if there is one.
-fn end(report: &Report, erase: Option<&str>) -> Result<(), Failure> {
+fn end(report: &VerifyReport, erase: Option<&str>) -> Result<(), CommandError> {
     let (all, failed) = (report.checks.len(), report.failed);
     match report.form {
-        Form::Json => print(&format!("{}\n", json!({"ok": failed == 0, "checks": report.checks, "erase": erase})))?,
-        Form::Lines => match erase {
+        ReportFormat::Json => {
+            print(&format!("{}\n", json!({"ok": failed == 0, "checks": report.checks, "erase": erase})))?
+        }
+        ReportFormat::Lines => match erase {
             Some(erase) => print(&format!("To erase what this recorded:\n  {erase}\n"))?,
             None => print("The session may hold other messages; erasing it would erase those too.\n")?,
         },
     }
-    if failed > 0 { Err(Failure::Other(format!("{failed} of {all} checks failed"))) } else { Ok(()) }
+    if failed > 0 { Err(CommandError::Other(format!("{failed} of {all} checks failed"))) } else { Ok(()) }
 }
 
 /// The command that erases the session.

@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::fs;
 
-use super::table::{KEYS, Key, Kind};
+use super::table::{ConfigKey, KEYS, KeyKind};
 
 const SHIPPED: &str = include_str!("../../config.yaml");
 const MANUAL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration.md");
@@ -44,14 +44,14 @@ fn shipped() -> Vec<Shipped> {
 }
 
 /// What a key takes, in a few words.
-fn takes(key: &Key) -> String {
+fn takes(key: &ConfigKey) -> String {
     match &key.kind {
-        Kind::Text(_) => "text".to_owned(),
-        Kind::Path(_) => "path".to_owned(),
-        Kind::List(_) => "list".to_owned(),
-        Kind::Bool => "`true`, `false`".to_owned(),
-        Kind::Integer(bounds) => format!("{} to {}", bounds.start(), bounds.end()),
-        Kind::Choice(words) => words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", "),
+        KeyKind::Text(_) => "text".to_owned(),
+        KeyKind::Path(_) => "path".to_owned(),
+        KeyKind::List(_) => "list".to_owned(),
+        KeyKind::Bool => "`true`, `false`".to_owned(),
+        KeyKind::Integer(bounds) => format!("{} to {}", bounds.start(), bounds.end()),
+        KeyKind::Choice(words) => words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", "),
     }
 }
 

@@ -13,7 +13,7 @@ use super::expand::{Env, Expanded, expand, variables};
 use super::fault::{ConfigError, ConfigErrors, closest, quote, quote_text};
 use super::secret::REDACTED;
 use super::settings::{Settings, Values, typed};
-use super::table::{Given, KEYS, Key, Kind, Rule};
+use super::table::{ConfigKey, Given, KEYS, KeyKind, Rule};
 use super::{together, yaml};
 
 /// Options of the command line that override the file.
@@ -49,7 +49,7 @@ impl Settings {
         for key in KEYS {
             let value = given.get(key.path).map_or_else(|| default_value(key), |value| (*value).clone());
             let before = faults.len();
-            let reader = Reader { key, path: origin(key.path), env, data: overrides.data };
+            let reader = KeyReader { key, path: origin(key.path), env, data: overrides.data };
             values.insert(key.path, reader.read(&value, &mut faults));
             if faults.len() > before {
                 faulty.insert(key.path);
@@ -120,7 +120,7 @@ fn suggest(path: &str) -> Option<&'static str> {
     }
 }
 
-fn default_value(key: &Key) -> Value {
+fn default_value(key: &ConfigKey) -> Value {
     match key.default {
         Given::Text(text) => Value::String(text.to_owned()),
         Given::Integer(number) => Value::Number(number.into()),
@@ -130,18 +130,18 @@ fn default_value(key: &Key) -> Value {
 }
 
 /// Reads the value of one key.
-struct Reader<'a> {
-    key: &'a Key,
+struct KeyReader<'a> {
+    key: &'a ConfigKey,
     /// The key's name in faults.
     path: &'a str,
     env: &'a Env<'a>,
     data: Option<&'a Path>,
 }
 
-impl Reader<'_> {
+impl KeyReader<'_> {
     /// The value in the key's kind; after a fault, a stand-in.
     fn read(&self, value: &Value, faults: &mut Vec<ConfigError>) -> Value {
-        if let Kind::List(rule) = &self.key.kind {
+        if let KeyKind::List(rule) = &self.key.kind {
             return self.read_list(value, rule, faults).into();
         }
         let value = match value {
@@ -167,8 +167,8 @@ impl Reader<'_> {
     fn typed(&self, expanded: Expanded) -> Value {
         let text = expanded.text.trim();
         let typed = match self.key.kind {
-            Kind::Bool if expanded.by_variable => text.to_ascii_lowercase().parse().ok().map(Value::Bool),
-            Kind::Integer(_) if expanded.by_variable => {
+            KeyKind::Bool if expanded.by_variable => text.to_ascii_lowercase().parse().ok().map(Value::Bool),
+            KeyKind::Integer(_) if expanded.by_variable => {
                 text.parse::<u64>().ok().map(|number| Value::Number(number.into()))
             }
             _ => None,
@@ -178,22 +178,22 @@ impl Reader<'_> {
 
     fn accept(&self, value: &Value) -> Result<Value, String> {
         match (&self.key.kind, value) {
-            (Kind::Text(rule), Value::String(text)) if (rule.holds)(text) => Ok(value.clone()),
-            (Kind::Path(rule), Value::String(text)) => {
+            (KeyKind::Text(rule), Value::String(text)) if (rule.holds)(text) => Ok(value.clone()),
+            (KeyKind::Path(rule), Value::String(text)) => {
                 let path = self.under_data(text);
                 if (rule.holds)(&path) { Ok(path.into()) } else { Err(rule.must.to_owned()) }
             }
-            (Kind::Text(rule) | Kind::Path(rule) | Kind::List(rule), value) => Err(match value {
+            (KeyKind::Text(rule) | KeyKind::Path(rule) | KeyKind::List(rule), value) => Err(match value {
                 Value::String(_) => rule.must.to_owned(),
                 _ => format!("must be text (in quotes): {}", rule.must),
             }),
-            (Kind::Bool, Value::Bool(flag)) => Ok((*flag).into()),
-            (Kind::Bool, _) => Err("must be true or false".to_owned()),
-            (Kind::Integer(bounds), value) => match value.as_u64() {
+            (KeyKind::Bool, Value::Bool(flag)) => Ok((*flag).into()),
+            (KeyKind::Bool, _) => Err("must be true or false".to_owned()),
+            (KeyKind::Integer(bounds), value) => match value.as_u64() {
                 Some(number) if bounds.contains(&number) => Ok(number.into()),
                 _ => Err(format!("must be a whole number from {} to {}", bounds.start(), bounds.end())),
             },
-            (Kind::Choice(words), value) => {
+            (KeyKind::Choice(words), value) => {
                 let word = value.as_str().map(|text| text.trim().to_ascii_lowercase()).unwrap_or_default();
                 let known = words.contains(&word.as_str());
                 if known { Ok(word.into()) } else { Err(format!("must be one of {}", words.join(", "))) }
@@ -256,7 +256,7 @@ impl Reader<'_> {
     /// The default without its variables, so that rules between keys always find a value.
     fn stand_in(&self) -> Value {
         match self.key.kind {
-            Kind::Choice(words) => words[0].into(),
+            KeyKind::Choice(words) => words[0].into(),
             _ => default_value(self.key),
         }
     }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde_yaml::{Mapping, Value};
 
 use super::fault::{ConfigError, quote};
-use super::table::{KEYS, Key, Kind};
+use super::table::{ConfigKey, KEYS, KeyKind};
 use super::types::Config;
 
 /// The value of each key.
@@ -84,10 +84,10 @@ impl Settings {
         out
     }
 
-    fn shown(&self, key: &Key) -> String {
+    fn shown(&self, key: &ConfigKey) -> String {
         match (&self.values[key.path], key.redact) {
             (Value::String(text), Some(redact)) if !text.is_empty() => yaml_text(&redact(text)),
-            (Value::String(text), _) if matches!(key.kind, Kind::Choice(_)) => text.clone(),
+            (Value::String(text), _) if matches!(key.kind, KeyKind::Choice(_)) => text.clone(),
             (Value::String(text), _) => yaml_text(text),
             (Value::Sequence(items), _) => {
                 let items: Vec<String> = items.iter().filter_map(Value::as_str).map(yaml_text).collect();

@@ -20,7 +20,7 @@ pub(super) struct Rule {
 }
 
 /// What a key takes.
-pub(super) enum Kind {
+pub(super) enum KeyKind {
     /// A text under the rule.
     Text(Rule),
     /// A path, for which `--data` may replace the leading `data/` of the default.
@@ -48,47 +48,47 @@ pub(super) enum Given {
 }
 
 /// One key.
-pub(super) struct Key {
+pub(super) struct ConfigKey {
     /// Its blocks and its name, joined by dots.
     pub path: &'static str,
     /// What it takes.
-    pub kind: Kind,
+    pub kind: KeyKind,
     /// Its value if it is not given.
     pub default: Given,
     /// For a secret: what is shown in its place. A fault shows nothing of it.
     pub redact: Option<fn(&str) -> String>,
 }
 
-const fn key(path: &'static str, kind: Kind, default: Given) -> Key {
-    Key { path, kind, default, redact: None }
+const fn key(path: &'static str, kind: KeyKind, default: Given) -> ConfigKey {
+    ConfigKey { path, kind, default, redact: None }
 }
 
-const fn whole(path: &'static str, default: u64, bounds: RangeInclusive<u64>) -> Key {
-    key(path, Kind::Integer(bounds), Given::Integer(default))
+const fn whole(path: &'static str, default: u64, bounds: RangeInclusive<u64>) -> ConfigKey {
+    key(path, KeyKind::Integer(bounds), Given::Integer(default))
 }
 
-const fn flag(path: &'static str) -> Key {
-    key(path, Kind::Bool, Given::Bool(false))
+const fn flag(path: &'static str) -> ConfigKey {
+    key(path, KeyKind::Bool, Given::Bool(false))
 }
 
-const fn choice(path: &'static str, default: &'static str, words: &'static [&'static str]) -> Key {
-    key(path, Kind::Choice(words), Given::Text(default))
+const fn choice(path: &'static str, default: &'static str, words: &'static [&'static str]) -> ConfigKey {
+    key(path, KeyKind::Choice(words), Given::Text(default))
 }
 
-const fn text(path: &'static str, default: &'static str, holds: fn(&str) -> bool, must: &'static str) -> Key {
-    key(path, Kind::Text(Rule { holds, must }), Given::Text(default))
+const fn text(path: &'static str, default: &'static str, holds: fn(&str) -> bool, must: &'static str) -> ConfigKey {
+    key(path, KeyKind::Text(Rule { holds, must }), Given::Text(default))
 }
 
-const fn path(path: &'static str, default: &'static str, holds: fn(&str) -> bool, must: &'static str) -> Key {
-    key(path, Kind::Path(Rule { holds, must }), Given::Text(default))
+const fn path(path: &'static str, default: &'static str, holds: fn(&str) -> bool, must: &'static str) -> ConfigKey {
+    key(path, KeyKind::Path(Rule { holds, must }), Given::Text(default))
 }
 
-const fn list(path: &'static str, holds: fn(&str) -> bool, must: &'static str) -> Key {
-    key(path, Kind::List(Rule { holds, must }), Given::NoItems)
+const fn list(path: &'static str, holds: fn(&str) -> bool, must: &'static str) -> ConfigKey {
+    key(path, KeyKind::List(Rule { holds, must }), Given::NoItems)
 }
 
-const fn secret(key: Key, redact: fn(&str) -> String) -> Key {
-    Key { redact: Some(redact), path: key.path, kind: key.kind, default: key.default }
+const fn secret(key: ConfigKey, redact: fn(&str) -> String) -> ConfigKey {
+    ConfigKey { redact: Some(redact), path: key.path, kind: key.kind, default: key.default }
 }
 
 const KIB: u64 = 1 << 10;
@@ -120,7 +120,7 @@ const IS_COLLECTION: &str =
     "must be 1 to 120 bytes without $ or control characters, and not begin with system. or a dot";
 
 /// Every key there is.
-pub(super) static KEYS: &[Key] = &[
+pub(super) static KEYS: &[ConfigKey] = &[
     text("server.listen", "127.0.0.1:8000", rules::is_listen, "must be HOST:PORT ([HOST]:PORT for IPv6)"),
     path("server.local_socket", layout::SOCKET, rules::is_socket, IS_SOCKET),
     secret(text("server.auth_token", "", rules::is_token, IS_TOKEN), |_| REDACTED.to_owned()),

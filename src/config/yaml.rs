@@ -111,7 +111,7 @@ impl<'de> Visitor<'de> for Node<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
         let mut block = Mapping::new();
-        while let Some(key) = entries.next_key_seed(Key { node: self, seen: &block })? {
+        while let Some(key) = entries.next_key_seed(BlockKey { node: self, seen: &block })? {
             let value = entries.next_value_seed(self)?;
             block.insert(Value::String(key), value);
         }
@@ -124,16 +124,16 @@ impl<'de> Visitor<'de> for Node<'_> {
 }
 
 /// A key of a block. It fails while the parser is at the key, so that the fault has the key's own place.
-struct Key<'a> {
+struct BlockKey<'a> {
     node: Node<'a>,
     seen: &'a Mapping,
 }
 
-impl<'de> DeserializeSeed<'de> for Key<'_> {
+impl<'de> DeserializeSeed<'de> for BlockKey<'_> {
     type Value = String;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<String, D::Error> {
-        struct Any<'a>(Key<'a>);
+        struct Any<'a>(BlockKey<'a>);
 
         impl<'de> Visitor<'de> for Any<'_> {
             type Value = String;

@@ -5,7 +5,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Disk, DiskFile, Source, copy_from, make_folder};
+use super::{Disk, DiskFile, ReadFn, copy_from, make_folder};
 
 /// Bytes compared at once.
 const BLOCK_BYTES: usize = 256 * 1024;
@@ -15,7 +15,7 @@ const BLOCK_BYTES: usize = 256 * 1024;
 ///
 /// # Errors
 /// The source could not be read, or the copy not written. A copy may remain, perhaps unfinished or not yet durable.
-pub fn keep<D: Disk>(disk: &D, folder: &Path, name: &str, source: Source<'_>, len: u64) -> io::Result<PathBuf> {
+pub fn keep<D: Disk>(disk: &D, folder: &Path, name: &str, source: ReadFn<'_>, len: u64) -> io::Result<PathBuf> {
     make_folder(disk, folder)?;
     let cut = |to: &mut [u8], at: u64| {
         let wanted = to.len().min(usize::try_from(len.saturating_sub(at)).unwrap_or(usize::MAX));
@@ -66,7 +66,7 @@ fn place<D: Disk>(
     Ok((path, false))
 }
 
-fn same_bytes<F: DiskFile>(there: &F, source: Source<'_>) -> io::Result<bool> {
+fn same_bytes<F: DiskFile>(there: &F, source: ReadFn<'_>) -> io::Result<bool> {
     let (mut left, mut right) = (vec![0; BLOCK_BYTES], vec![0; BLOCK_BYTES]);
     let mut at = 0;
     loop {

@@ -32,13 +32,13 @@ pub struct Overlay<D> {
 struct World {
     /// Names that differ from those below: another file, or none any more.
     names: BTreeMap<PathBuf, Option<usize>>,
-    files: Vec<Content>,
+    files: Vec<OverlayContent>,
     held_bytes: usize,
 }
 
 /// A file that was made, renamed or opened for writing.
 #[derive(Debug, Default)]
-struct Content {
+struct OverlayContent {
     /// The file below that it was, and its length.
     origin: Option<PathBuf>,
     origin_bytes: u64,
@@ -78,7 +78,7 @@ impl<D: Disk> Overlay<D> {
             None => {
                 let bytes = self.below.open_read(path)?.byte_len()?;
                 let origin = Some(path.to_owned());
-                Ok(world.add(path, Content { origin, origin_bytes: bytes, bytes, ..Content::default() }))
+                Ok(world.add(path, OverlayContent { origin, origin_bytes: bytes, bytes, ..OverlayContent::default() }))
             }
         }
     }
@@ -91,7 +91,7 @@ impl<D: Disk> Overlay<D> {
 }
 
 impl World {
-    fn add(&mut self, path: &Path, content: Content) -> usize {
+    fn add(&mut self, path: &Path, content: OverlayContent) -> usize {
         self.files.push(content);
         self.names.insert(path.to_owned(), Some(self.files.len() - 1));
         self.files.len() - 1
@@ -115,7 +115,7 @@ impl<D: Disk> Disk for Overlay<D> {
     }
 
     fn create(&self, path: &Path) -> io::Result<Self::File> {
-        let content = Content { is_sunk: path.starts_with(&self.sink), ..Content::default() };
+        let content = OverlayContent { is_sunk: path.starts_with(&self.sink), ..OverlayContent::default() };
         let file = locked(&self.world).add(path, content);
         self.handle(file)
     }
@@ -161,12 +161,12 @@ impl<D: Disk> Disk for Overlay<D> {
         Ok(())
     }
 
-    fn room(&self, path: &Path) -> io::Result<DiskSpace> {
-        self.below.room(path)
+    fn space(&self, path: &Path) -> io::Result<DiskSpace> {
+        self.below.space(path)
     }
 }
 
-impl Content {
+impl OverlayContent {
     /// Adds a write. Returns the memory that it takes.
     fn write(&mut self, bytes: &[u8], offset: u64) -> usize {
         let range = offset..offset + bytes.len() as u64;

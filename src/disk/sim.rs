@@ -222,7 +222,7 @@ impl World {
     /// The free space, in bytes.
     fn room_left(&self) -> usize {
         let used: usize = self.names.values().map(|&inode| self.inodes[inode].now.len()).sum();
-        self.faults.room.map_or(usize::MAX, |room| room.saturating_sub(used))
+        self.faults.space.map_or(usize::MAX, |space| space.saturating_sub(used))
     }
 }
 

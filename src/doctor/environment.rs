@@ -23,7 +23,7 @@ const SEGMENTS_FREE_MIN: u64 = 4;
 
 /// Files and their bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Files {
+pub struct FolderSize {
     /// Their number.
     #[serde(rename = "files")]
     pub count: u64,
@@ -35,9 +35,9 @@ pub struct Files {
 #[derive(Clone, Debug, Default)]
 pub struct Around {
     /// The journal's quarantine.
-    pub journal_quarantine: Files,
+    pub journal_quarantine: FolderSize,
     /// The transcripts' quarantine.
-    pub transcripts_quarantine: Files,
+    pub transcripts_quarantine: FolderSize,
     /// Messages that a repair took out of the journal's quarantine.
     pub recovered: u64,
     /// Messages that MongoDB can never store, if there is a file of them.
@@ -85,8 +85,8 @@ pub fn look(place: &DataLocation, findings: &mut Findings) -> Around {
     environment
 }
 
-fn files(folder: &Path) -> Files {
-    let mut files = Files::default();
+fn files(folder: &Path) -> FolderSize {
+    let mut files = FolderSize::default();
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         files.count += 1;
         files.bytes += entry.metadata().map_or(0, |metadata| metadata.len());

@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 
 use crate::disk::Disk;
 use crate::disk::overlay::Overlay;
-use crate::journal::{Journal, Standing as Checkpointed, survey as journal};
+use crate::journal::{Journal, StoredCheckpoint as Checkpointed, survey as journal};
 use crate::layout;
 use crate::message::{Clock, SessionId, Timestamp};
-use crate::transcript::survey::{self as transcript, Comparison, Shortened, Standing};
+use crate::transcript::survey::{self as transcript, Comparison, MessageStanding, Shortened};
 
 use super::findings::{Findings, LISTED_MAX, Weight};
-use super::place::{DataLocation, Failure, messages};
+use super::place::{DataLocation, DoctorError, messages};
 use super::{environment, orphans, words};
 
 /// Sessions with a torn last line that are remembered; the journal usually has that message.
@@ -36,8 +36,8 @@ pub struct Compared {
 #[derive(Debug)]
 pub struct Report {
     pub(super) place: DataLocation,
-    pub(super) journal: Option<journal::Survey>,
-    pub(super) transcripts: Option<transcript::Survey>,
+    pub(super) journal: Option<journal::JournalSurvey>,
+    pub(super) transcripts: Option<transcript::TranscriptSurvey>,
     pub(super) compared: Compared,
     pub(super) environment: environment::Around,
     /// Messages that are in the journal's quarantine only.
@@ -57,7 +57,7 @@ impl Report {
 }
 
 /// Examines everything but the surroundings, on any disk.
-pub(super) fn examine<D: Disk>(disk: &D, place: &DataLocation, clock: &Clock) -> Result<Report, Failure> {
+pub(super) fn examine<D: Disk>(disk: &D, place: &DataLocation, clock: &Clock) -> Result<Report, DoctorError> {
     let mut findings = Findings::default();
     let (survey, journal) = match there(place.journal(), disk.list(place.journal()))? {
         None => (None, None),
@@ -82,7 +82,7 @@ pub(super) fn examine<D: Disk>(disk: &D, place: &DataLocation, clock: &Clock) ->
     };
     if let Some(journal) = &journal {
         report.compare(disk, journal, &mut torn);
-        report.count_apart(disk, journal);
+        report.count_orphans(disk, journal);
     }
     for (session, bytes) in torn {
         let what = format!("its last line is cut off ({bytes} bytes), and the journal no longer has it");
@@ -97,24 +97,24 @@ fn read_transcripts<D: Disk>(
     disk: &D,
     place: &DataLocation,
     findings: &mut Findings,
-) -> Result<(Option<transcript::Survey>, HashMap<SessionId, u64>), Failure> {
+) -> Result<(Option<transcript::TranscriptSurvey>, HashMap<SessionId, u64>), DoctorError> {
     let mut torn = HashMap::new();
     let mut tell = |session: &SessionId, fault| match fault {
-        transcript::Fault::Torn(bytes) if torn.len() < TORN_MAX => {
+        transcript::TranscriptFault::Torn(bytes) if torn.len() < TORN_MAX => {
             torn.insert(session.clone(), bytes);
         }
         fault => words::transcript_fault(findings, place.transcripts(), session, &fault),
     };
-    let survey = there(place.transcripts(), transcript::Survey::of(disk, place.transcripts(), &mut tell))?;
+    let survey = there(place.transcripts(), transcript::TranscriptSurvey::of(disk, place.transcripts(), &mut tell))?;
     Ok((survey, torn))
 }
 
 /// The result, or `None` if there is no such folder.
-fn there<T>(path: &Path, outcome: io::Result<T>) -> Result<Option<T>, Failure> {
+fn there<T>(path: &Path, outcome: io::Result<T>) -> Result<Option<T>, DoctorError> {
     match outcome {
         Ok(found) => Ok(Some(found)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(Failure::Io { path: path.to_owned(), source }),
+        Err(source) => Err(DoctorError::Io { path: path.to_owned(), source }),
     }
 }
 
@@ -142,7 +142,7 @@ impl Report {
     fn compare<D: Disk, J: Disk>(&mut self, disk: &D, journal: &Journal<J>, torn: &mut HashMap<SessionId, u64>) {
         let mut comparison = Comparison::new(disk, self.place.transcripts());
         let (compared, findings) = (&mut self.compared, &mut self.findings);
-        let transcribed = self.journal.as_ref().map_or(0, journal::Survey::transcribed);
+        let transcribed = self.journal.as_ref().map_or(0, journal::JournalSurvey::transcribed);
         let oldest = self.place.oldest_shown(self.now);
         let mut named = HashSet::new();
         let mut fault = None;
@@ -156,21 +156,21 @@ impl Report {
             compared.looked_for += 1;
             let found = comparison.look(message).unwrap_or_else(|e| {
                 fault.get_or_insert((message.session().clone(), e));
-                Standing::Same
+                MessageStanding::Same
             });
-            let is_rewritten = shortened.meet(message, found == Standing::Lacking);
+            let is_rewritten = shortened.meet(message, found == MessageStanding::Lacking);
             let what = match found {
-                Standing::Same => return,
-                Standing::Differs => {
+                MessageStanding::Same => return,
+                MessageStanding::Differs => {
                     compared.differing += 1;
                     "holds messages with other bytes than the journal; --repair takes the journal's"
                 }
-                Standing::Lacking if sequence > transcribed || is_rewritten => {
+                MessageStanding::Lacking if sequence > transcribed || is_rewritten => {
                     compared.stale += 1;
                     torn.remove(message.session());
                     return;
                 }
-                Standing::Lacking => {
+                MessageStanding::Lacking => {
                     compared.lost += 1;
                     "lacks messages the journal still has, and no start looks for them; --repair puts them back"
                 }
@@ -191,7 +191,7 @@ impl Report {
         }
     }
 
-    fn count_apart<D: Disk, J: Disk>(&mut self, disk: &D, journal: &Journal<J>) {
+    fn count_orphans<D: Disk, J: Disk>(&mut self, disk: &D, journal: &Journal<J>) {
         let found = orphans::find(disk, &self.place, journal, self.now, &mut |_| {
             self.orphans += 1;
             Ok(())

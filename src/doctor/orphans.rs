@@ -12,7 +12,7 @@ use crate::disk::Disk;
 use crate::journal::{Journal, salvage};
 use crate::layout;
 use crate::message::{Id, Message, Timestamp};
-use crate::transcript::survey::{Comparison, Standing, each_message};
+use crate::transcript::survey::{Comparison, MessageStanding, each_message};
 
 use super::place::{DataLocation, messages};
 
@@ -23,7 +23,7 @@ const FOUND_MAX: usize = 1 << 18;
 
 /// Messages of the quarantine that are still to be looked up elsewhere.
 #[derive(Default)]
-struct Batch {
+struct SearchBatch {
     messages: BTreeMap<Id, (u64, Arc<Message>)>,
     bytes: usize,
 }
@@ -55,7 +55,7 @@ pub fn find<D: Disk, J: Disk>(
     let oldest = place.oldest_shown(now);
     let mut search = Search { disk, place, journal, found: HashSet::new() };
     for name in names {
-        let mut batch = Batch::default();
+        let mut batch = SearchBatch::default();
         let mut outcome = Ok(());
         salvage(disk, &folder.join(name), &mut |sequence, message| {
             if outcome.is_err() || oldest.is_some_and(|oldest| message.id() < oldest) || journal.is_erased(message) {
@@ -74,7 +74,7 @@ pub fn find<D: Disk, J: Disk>(
 }
 
 impl<D: Disk, J: Disk> Search<'_, D, J> {
-    fn settle(&mut self, mut batch: Batch, take: &mut dyn FnMut(&Message) -> io::Result<()>) -> io::Result<()> {
+    fn settle(&mut self, mut batch: SearchBatch, take: &mut dyn FnMut(&Message) -> io::Result<()>) -> io::Result<()> {
         let rest = &mut batch.messages;
         rest.retain(|id, _| !self.found.contains(id));
         let sequences = || rest.values().map(|(sequence, _)| *sequence);
@@ -83,7 +83,7 @@ impl<D: Disk, J: Disk> Search<'_, D, J> {
         let mut comparison = Comparison::new(self.disk, self.place.transcripts());
         let mut fault = None;
         rest.retain(|_, (_, message)| match comparison.look(message) {
-            Ok(found) => found == Standing::Lacking,
+            Ok(found) => found == MessageStanding::Lacking,
             Err(e) => {
                 fault = Some(e);
                 true

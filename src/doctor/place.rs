@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicU64;
 
 use crate::config::Config;
 use crate::disk::Disk;
-use crate::journal::{Journal, Progress};
+use crate::journal::{Journal, ReadProgress};
 use crate::layout;
 use crate::message::{Clock, Expiry, Id, Message, Timestamp};
 
@@ -46,7 +46,7 @@ impl DataLocation {
 
 /// Why the data cannot be examined or repaired.
 #[derive(Debug, thiserror::Error)]
-pub enum Failure {
+pub enum DoctorError {
     /// A server is running.
     #[error("{} is in use by process {holder}; stop it first", path.display())]
     InUse {
@@ -85,8 +85,8 @@ pub(super) fn messages<D: Disk>(
     take: &mut dyn FnMut(u64, &Message),
 ) -> io::Result<()> {
     let mut reader = journal.reader(sequences.start().saturating_sub(1));
-    let mut progress = Progress::More;
-    while progress == Progress::More && reader.position() < *sequences.end() {
+    let mut progress = ReadProgress::More;
+    while progress == ReadProgress::More && reader.position() < *sequences.end() {
         progress = reader.read(READ_BYTES, |record| {
             let message = record.entry.message().filter(|message| oldest.is_none_or(|oldest| message.id() >= oldest));
             if let Some(message) = message.filter(|_| sequences.contains(&record.sequence)) {

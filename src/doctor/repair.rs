@@ -17,7 +17,7 @@ use crate::transcript::Transcripts;
 
 use super::examine::Report;
 use super::orphans;
-use super::place::{DataLocation, Failure, messages};
+use super::place::{DataLocation, DoctorError, messages};
 
 /// Transcript lengths compared in one call.
 const LENGTHS_AT_ONCE: usize = 256;
@@ -25,13 +25,13 @@ const LENGTHS_AT_ONCE: usize = 256;
 const OPEN_MAX: NonZeroUsize = NonZeroUsize::new(64).expect("not 0");
 
 /// Refuses to change what a later version wrote.
-pub fn refuse_what_is_newer(report: &Report) -> Result<(), Failure> {
+pub fn refuse_what_is_newer(report: &Report) -> Result<(), DoctorError> {
     let newer = report.journal.as_ref().and_then(|journal| journal.newer.as_ref());
-    newer.map_or(Ok(()), |(name, why)| Err(Failure::Unrepairable(format!("{name}: {why}"))))
+    newer.map_or(Ok(()), |(name, why)| Err(DoctorError::Unrepairable(format!("{name}: {why}"))))
 }
 
 /// Keeps what the next open would remove: segments that hold messages and never got their name.
-pub fn keep_first<D: Disk>(disk: &D, place: &DataLocation) -> Result<(), Failure> {
+pub fn keep_first<D: Disk>(disk: &D, place: &DataLocation) -> Result<(), DoctorError> {
     let folder = place.journal();
     let keep = || -> io::Result<()> {
         for name in names(disk, folder)?.iter().filter(|name| name.ends_with(layout::UNFINISHED)) {
@@ -44,7 +44,7 @@ pub fn keep_first<D: Disk>(disk: &D, place: &DataLocation) -> Result<(), Failure
         }
         Ok(())
     };
-    keep().map_err(|source| Failure::Io { path: folder.to_owned(), source })
+    keep().map_err(|source| DoctorError::Io { path: folder.to_owned(), source })
 }
 
 /// The names in a folder; none when there is no such folder.
@@ -68,9 +68,14 @@ struct Repair<'a, D: Disk> {
 /// Repairs; returns what it did, one line each.
 ///
 /// # Errors
-/// [`Failure::Unfinished`]: a step failed. What was repaired stays repaired; run it again.
-pub fn run<D: Disk>(disk: &D, place: &DataLocation, clock: &Clock, before: &Report) -> Result<Vec<String>, Failure> {
-    let unfinished = |e: &dyn std::fmt::Display| Failure::Unfinished(e.to_string());
+/// [`DoctorError::Unfinished`]: a step failed. What was repaired stays repaired; run it again.
+pub fn run<D: Disk>(
+    disk: &D,
+    place: &DataLocation,
+    clock: &Clock,
+    before: &Report,
+) -> Result<Vec<String>, DoctorError> {
+    let unfinished = |e: &dyn std::fmt::Display| DoctorError::Unfinished(e.to_string());
     let config = &place.config.journal;
     let opened = Journal::open_on(disk.clone(), config, clock.clone(), Box::new(|_| {}), Box::new(|| {}));
     let journal = opened.map_err(|e| unfinished(&e))?;
@@ -80,7 +85,7 @@ pub fn run<D: Disk>(disk: &D, place: &DataLocation, clock: &Clock, before: &Repo
     repair.journal.maintain().map_err(|e| unfinished(&e))?;
     let digests = before.journal.as_ref().map_or(0, |journal| journal.digests.missing + journal.digests.damaged);
     repair.did("digests of segments that were rewritten", digests);
-    repair.recover_apart().map_err(|e| unfinished(&e))?;
+    repair.recover_orphans().map_err(|e| unfinished(&e))?;
     Ok(repair.done)
 }
 
@@ -152,7 +157,7 @@ impl<D: Disk> Repair<'_, D> {
 
     /// Appends messages that only the quarantine has to `recovered.jsonl`. The old file stays until the new one is
     /// whole.
-    fn recover_apart(&mut self) -> io::Result<()> {
+    fn recover_orphans(&mut self) -> io::Result<()> {
         let path = self.place.recovered();
         let temporary = layout::unfinished(&path);
         let mut new: Option<(D::File, u64)> = None;
@@ -180,10 +185,13 @@ impl<D: Disk> Repair<'_, D> {
 
 /// Sessions whose transcripts must be put in order.
 fn faulty<D: Disk>(disk: &D, place: &DataLocation) -> io::Result<Vec<SessionId>> {
-    use crate::transcript::survey::{Fault, Survey};
+    use crate::transcript::survey::{TranscriptFault, TranscriptSurvey};
     let mut sessions = Vec::new();
-    Survey::of(disk, place.transcripts(), &mut |session, fault| {
-        let can_be_mended = matches!(fault, Fault::Foreign { .. } | Fault::OutOfOrder(_) | Fault::Torn(_));
+    TranscriptSurvey::of(disk, place.transcripts(), &mut |session, fault| {
+        let can_be_mended = matches!(
+            fault,
+            TranscriptFault::Foreign { .. } | TranscriptFault::OutOfOrder(_) | TranscriptFault::Torn(_)
+        );
         if can_be_mended && sessions.last() != Some(session) {
             sessions.push(session.clone());
         }

@@ -12,10 +12,10 @@ use crate::config::Config;
 use crate::disk::overlay::{self, Overlay};
 use crate::disk::sim::{Fault, Random, SimDisk};
 use crate::disk::{self, Disk, DiskFile};
-use crate::journal::{self, Appended, Checkpoint, Draft, Entry, Journal, Progress, ReplyTo};
+use crate::journal::{self, Appended, Checkpoint, Entry, Journal, NewRecord, ReadProgress, ReplyTo};
 use crate::layout;
-use crate::message::{self, Message, Metadata, SessionId};
-use crate::transcript::{Direction, Query, Transcripts};
+use crate::message::{self, Direction, Message, Metadata, SessionId};
+use crate::transcript::{Query, Transcripts};
 
 const SESSIONS: [&str; 2] = ["a", "b"];
 const OPEN_MAX: NonZeroUsize = NonZeroUsize::new(4).unwrap();
@@ -27,10 +27,10 @@ struct Case {
     _folder: tempfile::TempDir,
 }
 
-fn draft(session: &str, text: &str) -> Draft {
+fn draft(session: &str, text: &str) -> NewRecord {
     let session = SessionId::new(session).unwrap();
     let line = message::Draft { session: &session, role: "user", text, metadata: Metadata::default(), vector_ids: &[] };
-    Draft::Message { line: line.prepare(), key: None, reply_to: ReplyTo::Nothing }
+    NewRecord::Message { line: line.prepare(), key: None, reply_to: ReplyTo::Nothing }
 }
 
 fn open(disk: &SimDisk, place: &DataLocation, clock: &Clock) -> (Journal<SimDisk>, Transcripts<SimDisk>) {
@@ -51,7 +51,7 @@ fn start(disk: &SimDisk, place: &DataLocation, clock: &Clock) -> (Journal<SimDis
             replay.message(record.sequence, message);
         }
     };
-    while reader.read(1 << 20, &mut take).unwrap() == Progress::More {}
+    while reader.read(1 << 20, &mut take).unwrap() == ReadProgress::More {}
     replay.end();
     (journal, transcripts)
 }
@@ -64,7 +64,7 @@ fn reachable(case: &Case, disk: &SimDisk) -> BTreeSet<String> {
     let mut take = |record: journal::Record| {
         found.extend(record.entry.message().map(|message| message.text()));
     };
-    while reader.read(1 << 20, &mut take).unwrap() == Progress::More {}
+    while reader.read(1 << 20, &mut take).unwrap() == ReadProgress::More {}
     for session in SESSIONS {
         found.extend(page(&transcripts, session));
     }
@@ -385,7 +385,8 @@ fn a_look_that_would_have_to_hold_too_much_says_so_and_what_it_has_seen() {
     let full = overlay.create(Path::new("/elsewhere")).unwrap();
     full.write_all_at(&vec![1; overlay::HELD_BYTES_MAX - 164], 0).unwrap();
     let mut faults = Vec::new();
-    let mut tell = |path: &Path, fault: journal::survey::Fault| faults.push(format!("{}: {fault:?}", path.display()));
+    let mut tell =
+        |path: &Path, fault: journal::survey::JournalFault| faults.push(format!("{}: {fault:?}", path.display()));
     let (survey, opened) = Journal::look(overlay, &case.place.config.journal, case.clock.clone(), &mut tell);
     assert!(opened.is_none() && survey.records.messages == 11, "{survey:?}");
     assert!(faults.len() == 1 && faults[0].contains("too much would be written"), "{faults:?}");

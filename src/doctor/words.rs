@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::journal::Standing;
+use crate::journal::StoredCheckpoint;
 use crate::journal::survey as journal;
 use crate::message::SessionId;
 use crate::transcript::survey as transcript;
@@ -10,20 +10,20 @@ use crate::transcript::survey as transcript;
 use super::findings::{Findings, Weight};
 
 /// Adds a fault of the journal.
-pub fn journal_fault(findings: &mut Findings, path: &Path, fault: journal::Fault) {
+pub fn journal_fault(findings: &mut Findings, path: &Path, fault: journal::JournalFault) {
     let what = match fault {
-        journal::Fault::Newer(why) => why.to_string(),
-        journal::Fault::Header => "its header is damaged; a start rebuilds it".to_owned(),
-        journal::Fault::NoHeader(messages) => {
+        journal::JournalFault::Newer(why) => why.to_string(),
+        journal::JournalFault::Header => "its header is damaged; a start rebuilds it".to_owned(),
+        journal::JournalFault::NoHeader(messages) => {
             format!("its header is damaged and cannot be rebuilt; intact messages found in it: {messages}")
         }
-        journal::Fault::OtherEpoch(messages) => {
+        journal::JournalFault::OtherEpoch(messages) => {
             format!("it is a segment of another journal; intact messages found in it: {messages}")
         }
-        journal::Fault::OtherNumber(messages) => {
+        journal::JournalFault::OtherNumber(messages) => {
             format!("its header has another number than its name; intact messages found in it: {messages}")
         }
-        journal::Fault::Damaged { bytes, records } => {
+        journal::JournalFault::Damaged { bytes, records } => {
             let lost = if records.is_empty() {
                 String::new()
             } else {
@@ -31,14 +31,14 @@ pub fn journal_fault(findings: &mut Findings, path: &Path, fault: journal::Fault
             };
             format!("bytes {} to {} are damaged{lost}", bytes.start, bytes.end)
         }
-        journal::Fault::FewerThanDigest { known, found } => {
+        journal::JournalFault::FewerThanDigest { known, found } => {
             format!("it had {known} records, and {found} are left")
         }
-        journal::Fault::Unreadable(sequence) => {
+        journal::JournalFault::Unreadable(sequence) => {
             format!("record {sequence} is intact and yet cannot be read: a fault in chatkeep")
         }
-        journal::Fault::Io(e) => format!("it cannot be read: {e}"),
-        journal::Fault::EndsBefore(sequence) => {
+        journal::JournalFault::Io(e) => format!("it cannot be read: {e}"),
+        journal::JournalFault::EndsBefore(sequence) => {
             format!("it has passed record {sequence}, and the journal ends before: its last records are gone")
         }
     };
@@ -46,7 +46,7 @@ pub fn journal_fault(findings: &mut Findings, path: &Path, fault: journal::Fault
 }
 
 /// Adds the findings that follow from the journal's figures.
-pub fn journal_figures(findings: &mut Findings, folder: &Path, survey: &journal::Survey) {
+pub fn journal_figures(findings: &mut Findings, folder: &Path, survey: &journal::JournalSurvey) {
     let journal::Digests { missing, damaged, outdated, .. } = survey.digests;
     let mut pending = |what: String| findings.add(Weight::Pending, folder, what);
     if missing + damaged > 0 {
@@ -70,36 +70,41 @@ pub fn journal_figures(findings: &mut Findings, folder: &Path, survey: &journal:
         findings.add(Weight::Warning, folder, format!("{} not what the segments say", are(outdated, "digest")));
     }
     match survey.checkpoint {
-        Standing::Foreign { .. } => {
+        StoredCheckpoint::Foreign { .. } => {
             findings.add(
                 Weight::Warning,
                 folder,
                 "the checkpoint is of another journal: a start reads everything again",
             );
         }
-        Standing::Damaged => {
+        StoredCheckpoint::Damaged => {
             findings.add(Weight::Warning, folder, "the checkpoint is damaged: a start reads everything again");
         }
-        Standing::Missing if survey.files.segments > 0 => {
+        StoredCheckpoint::Missing if survey.files.segments > 0 => {
             findings.add(Weight::Pending, folder, "there is no checkpoint: a start reads everything again");
         }
-        Standing::Missing | Standing::Ours(_) => {}
+        StoredCheckpoint::Missing | StoredCheckpoint::Ours(_) => {}
     }
 }
 
 /// Adds a fault of a transcript.
-pub fn transcript_fault(findings: &mut Findings, folder: &Path, session: &SessionId, fault: &transcript::Fault) {
+pub fn transcript_fault(
+    findings: &mut Findings,
+    folder: &Path,
+    session: &SessionId,
+    fault: &transcript::TranscriptFault,
+) {
     let what = match fault {
-        transcript::Fault::Foreign { bad, others, first } => format!(
+        transcript::TranscriptFault::Foreign { bad, others, first } => format!(
             "{} no message and {others} of another session, the first at byte {}: readers skip them",
             are(*bad, "line"),
             first.start
         ),
-        transcript::Fault::OutOfOrder(lines) => {
+        transcript::TranscriptFault::OutOfOrder(lines) => {
             format!("{} out of place and may hide others from readers", are(*lines, "line"))
         }
-        transcript::Fault::Torn(bytes) => format!("its last line is cut off ({bytes} bytes)"),
-        transcript::Fault::Io(e) => format!("it cannot be read: {e}"),
+        transcript::TranscriptFault::Torn(bytes) => format!("its last line is cut off ({bytes} bytes)"),
+        transcript::TranscriptFault::Io(e) => format!("it cannot be read: {e}"),
     };
     findings.add(Weight::Damage, folder.join(session.file_name()), what);
 }
@@ -121,7 +126,7 @@ pub fn shortened(part: transcript::Part, left: u64) -> (Weight, String) {
 }
 
 /// Adds the findings that follow from the transcripts' figures.
-pub fn transcript_figures(findings: &mut Findings, folder: &Path, survey: &transcript::Survey) {
+pub fn transcript_figures(findings: &mut Findings, folder: &Path, survey: &transcript::TranscriptSurvey) {
     if survey.repeated > 0 {
         let what = match survey.repeated {
             1 => "1 line repeats the one before it: readers skip it".to_owned(),

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicU64;
 use super::*;
 use crate::config::{Fsync, JournalConfig};
 use crate::disk::sim::{Op, SimDisk};
-use crate::journal::{Appended, Checkpoint, Draft, ReplyTo};
+use crate::journal::{Appended, Checkpoint, NewRecord, ReplyTo};
 use crate::message::{self, Clock, Metadata, Timestamp};
 
 struct Fixture {
@@ -49,7 +49,7 @@ impl Fixture {
     }
 }
 
-fn record(feed: &Feed<SimDisk>, drafts: Vec<Draft>) -> Vec<Appended> {
+fn record(feed: &Feed<SimDisk>, drafts: Vec<NewRecord>) -> Vec<Appended> {
     let (ticket, kept) = feed.journal.append(drafts).unwrap();
     feed.journal.commit(ticket).unwrap();
     kept
@@ -59,7 +59,7 @@ fn say_in(feed: &Feed<SimDisk>, session: &str, text: &str) {
     let session = SessionId::new(session).unwrap();
     let (metadata, vector_ids) = (Metadata::default(), [].as_slice());
     let line = message::Draft { session: &session, role: "user", text, metadata, vector_ids }.prepare();
-    record(feed, vec![Draft::Message { line, key: None, reply_to: ReplyTo::Nothing }]);
+    record(feed, vec![NewRecord::Message { line, key: None, reply_to: ReplyTo::Nothing }]);
 }
 
 fn say(feed: &Feed<SimDisk>, text: &str) {
@@ -67,14 +67,14 @@ fn say(feed: &Feed<SimDisk>, text: &str) {
 }
 
 fn erase(feed: &Feed<SimDisk>, session: &str) {
-    record(feed, vec![Draft::Erasure { session: SessionId::new(session).unwrap() }]);
+    record(feed, vec![NewRecord::Erasure { session: SessionId::new(session).unwrap() }]);
 }
 
 /// Texts, and `-SESSION` for an erasure.
-fn told(events: &[Event]) -> Vec<String> {
-    let one = |event: &Event| match &event.what {
-        What::Message(message) => message.text(),
-        What::Erased(session, _) => format!("-{session}"),
+fn told(events: &[FeedEvent]) -> Vec<String> {
+    let one = |event: &FeedEvent| match &event.what {
+        FeedEventKind::Message(message) => message.text(),
+        FeedEventKind::Erased(session, _) => format!("-{session}"),
     };
     events.iter().map(one).collect()
 }
@@ -105,7 +105,7 @@ fn prune(feed: &Feed<SimDisk>) {
 
 fn gone(feed: &Feed<SimDisk>, after: Cursor) -> Gone {
     match feed.page(after, 10) {
-        Err(Fault::Gone(gone)) => gone,
+        Err(FeedError::Gone(gone)) => gone,
         other => panic!("{other:?}"),
     }
 }
@@ -203,7 +203,7 @@ fn a_cursor_of_a_dropped_foreign_or_future_record_is_gone() {
         let sequence = event.cursor.sequence;
         match feed.page(event.cursor, 1) {
             Ok(page) => assert!(sequence + 1 >= first && page.events.iter().all(|e| e.cursor.sequence == sequence + 1)),
-            Err(Fault::Gone(Gone::Dropped)) => assert!(sequence + 1 < first, "{sequence}"),
+            Err(FeedError::Gone(Gone::Dropped)) => assert!(sequence + 1 < first, "{sequence}"),
             Err(fault) => panic!("{fault:?}"),
         }
     }

@@ -14,12 +14,12 @@ use std::time::{Duration, Instant};
 
 use lru::LruCache;
 
-use crate::message::{Id, Message, SessionId, Timestamp};
+use crate::message::{Direction, Id, Message, SessionId, Timestamp};
 use crate::store::{self, Calls, Store, StoreError, StorePage, StoreQuery};
-use crate::transcript::{Direction, Query};
-use crate::worker::{MongoStatus, State};
+use crate::transcript::Query;
+use crate::worker::{MongoHealth, MongoStatus};
 
-use super::page::{Answer, Ask, Located, Source, merge};
+use super::page::{HistoryPage, HistoryQuery, Located, MessageSource, merge};
 
 /// Sessions whose beginning is remembered; about 100 bytes each. For others MongoDB is asked again.
 const BEGINNINGS_MAX: NonZeroUsize = NonZeroUsize::new(10_000).expect("not 0");
@@ -32,7 +32,7 @@ const PAGES_MAX: usize = 4;
 pub struct Database {
     store: Arc<dyn Store>,
     calls: Calls,
-    storage: Arc<MongoStatus>,
+    mongo_status: Arc<MongoStatus>,
     timeout: Duration,
     shared: bool,
     /// The oldest message there is of a session, here or there, and when that was learnt.
@@ -42,19 +42,25 @@ pub struct Database {
 }
 
 /// A question under way.
-pub(super) struct Asked(Result<store::Call<Result<StorePage, StoreError>>, String>, Instant);
+pub(super) struct PendingQuery(Result<store::Call<Result<StorePage, StoreError>>, String>, Instant);
 
 impl Database {
     /// Asks that store, and waits at most `timeout` for each answer. `shared`: other servers write to it.
     #[must_use]
-    pub fn new(store: Arc<dyn Store>, storage: Arc<MongoStatus>, timeout: Duration, shared: bool) -> Self {
+    pub fn new(store: Arc<dyn Store>, mongo_status: Arc<MongoStatus>, timeout: Duration, shared: bool) -> Self {
         let beginnings = Mutex::new(LruCache::new(BEGINNINGS_MAX));
         let lacking = Mutex::new(LruCache::new(BEGINNINGS_MAX));
-        Self { store, calls: Calls::new("mongo-read"), storage, timeout, shared, beginnings, lacking }
+        Self { store, calls: Calls::new("mongo-read"), mongo_status, timeout, shared, beginnings, lacking }
     }
 
     /// Whether MongoDB can add nothing to an answer from memory, whose messages go back to `oldest` without a gap.
-    pub(super) fn adds_nothing(&self, ask: &Ask, query: &Query, oldest: Option<Id>, answer: &Answer) -> bool {
+    pub(super) fn adds_nothing(
+        &self,
+        ask: &HistoryQuery,
+        query: &Query,
+        oldest: Option<Id>,
+        answer: &HistoryPage,
+    ) -> bool {
         let Some(oldest) = oldest.filter(|_| !self.shared) else { return false };
         // What was shown once is shown again.
         let lacking_to = self.lacking().peek(&ask.session).copied();
@@ -72,7 +78,7 @@ impl Database {
     pub(super) fn is_beginning(&self, session: &SessionId, oldest: Id, now: Instant) -> bool {
         let known = self.beginnings().peek(session).copied().filter(|(beginning, _)| oldest <= *beginning);
         let is_new = |learnt: Instant| now.saturating_duration_since(learnt) < BEGINNING_MAX_AGE;
-        known.is_some_and(|(_, learnt)| is_new(learnt) || self.storage.view().state == State::Error)
+        known.is_some_and(|(_, learnt)| is_new(learnt) || self.mongo_status.view().state == MongoHealth::Error)
     }
 
     fn lacking(&self) -> std::sync::MutexGuard<'_, LruCache<SessionId, Id>> {
@@ -84,40 +90,37 @@ impl Database {
     }
 
     /// Asks on a thread of its own, for an answer within `wait_max`.
-    pub(super) fn ask(&self, ask: &Ask, query: &Query, wait_max: Duration) -> Asked {
+    pub(super) fn ask(&self, ask: &HistoryQuery, query: &Query, wait_max: Duration) -> PendingQuery {
         let deadline = Instant::now() + self.timeout.min(wait_max);
-        let view = self.storage.view();
-        if view.state == State::Error {
-            return Asked(Err(view.reason.unwrap_or_else(|| "it does not work".into())), deadline);
+        let view = self.mongo_status.view();
+        if view.state == MongoHealth::Error {
+            return PendingQuery(Err(view.reason.unwrap_or_else(|| "it does not work".into())), deadline);
         }
         let wanted = StoreQuery {
             session: ask.session.clone(),
             after: query.after,
             before: query.before,
             role: query.role.clone(),
-            direction: match query.direction {
-                Direction::Newest => store::Direction::Newest,
-                Direction::Oldest => store::Direction::Oldest,
-            },
+            direction: query.direction,
             limit: query.limit,
             bytes_max: query.page_bytes_max,
             time_max: self.timeout.min(wait_max),
         };
         let store = self.store.clone();
         let call = self.calls.submit(deadline, move || read(&*store, wanted, deadline));
-        Asked(call.map_err(|e| e.to_string()), deadline)
+        PendingQuery(call.map_err(|e| e.to_string()), deadline)
     }
 
     /// Waits for the answer and merges it with what this machine has.
     pub(super) fn merge(
         &self,
-        asked: Asked,
-        ask: &Ask,
+        asked: PendingQuery,
+        ask: &HistoryQuery,
         query: &Query,
-        local: Answer,
+        local: HistoryPage,
         is_gone: &dyn Fn(&Message) -> bool,
-    ) -> Answer {
-        let Asked(call, deadline) = asked;
+    ) -> HistoryPage {
+        let PendingQuery(call, deadline) = asked;
         let page = call.and_then(|call| match call.wait(deadline) {
             Ok(read) => read.map_err(|e| e.to_string()),
             Err(e) => Err(e.to_string()),
@@ -143,13 +146,13 @@ impl Database {
             Err(why) => {
                 let why = format!("MongoDB did not answer, so only the messages of this machine are shown: {why}");
                 let why = local.incomplete.as_ref().map_or_else(|| why.clone(), |local| format!("{local}; {why}"));
-                Answer { incomplete: Some(why), ..local }
+                HistoryPage { incomplete: Some(why), ..local }
             }
         }
     }
 
     /// Notes where the session begins, if the answer goes back that far.
-    fn remember(&self, ask: &Ask, answer: &Answer) {
+    fn remember(&self, ask: &HistoryQuery, answer: &HistoryPage) {
         let everything = ask.after.is_none()
             && ask.role.is_none()
             && ask.since.is_none()
@@ -162,12 +165,12 @@ impl Database {
 
     /// Whether everything that was ever recorded here is there, or on its way.
     pub(super) fn has_all(&self) -> bool {
-        self.storage.view().has_all
+        self.mongo_status.view().has_all
     }
 
     /// The newest id that is known to be in MongoDB, over all sessions: everything before it is too.
     pub(super) fn watermark(&self) -> Option<Id> {
-        self.storage.view().watermark
+        self.mongo_status.view().watermark
     }
 }
 
@@ -179,11 +182,11 @@ fn read(store: &dyn Store, mut wanted: StoreQuery, deadline: Instant) -> Result<
         wanted.time_max = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         let StorePage { messages, more, searched, passed_over } = store.read(&wanted)?;
         match wanted.direction {
-            store::Direction::Newest => {
+            Direction::Newest => {
                 wanted.before = searched.or(wanted.before);
                 all.messages.splice(0..0, messages);
             }
-            store::Direction::Oldest => {
+            Direction::Oldest => {
                 wanted.after = searched.or(wanted.after);
                 all.messages.extend(messages);
             }
@@ -199,7 +202,7 @@ fn read(store: &dyn Store, mut wanted: StoreQuery, deadline: Instant) -> Result<
 }
 
 /// Up to where a page has something that this machine lacks; for documents that say no time, to the end of all.
-fn lacking_to(query: &Query, local: &Answer, page: &StorePage) -> Option<Id> {
+fn lacking_to(query: &Query, local: &HistoryPage, page: &StorePage) -> Option<Id> {
     if page.passed_over > 0 {
         return Some(Id::least_of(Timestamp::from_micros(u64::MAX)));
     }
@@ -213,7 +216,7 @@ fn lacking_to(query: &Query, local: &Answer, page: &StorePage) -> Option<Id> {
 }
 
 /// Merges both pages, as far as both reach.
-fn merged(query: &Query, local: Answer, page: StorePage) -> Answer {
+fn merged(query: &Query, local: HistoryPage, page: StorePage) -> HistoryPage {
     let local_more = local.has_more || local.incomplete.is_some();
     let of_local = match query.direction {
         Direction::Newest => local.messages.first(),
@@ -228,13 +231,13 @@ fn merged(query: &Query, local: Answer, page: StorePage) -> Answer {
         (Some(end), Direction::Newest) => id >= end,
         (Some(end), Direction::Oldest) => id <= end,
     };
-    let from_mongo = page.messages.into_iter().map(|message| (message, Source::Mongo));
+    let from_mongo = page.messages.into_iter().map(|message| (message, MessageSource::Mongo));
     let found: Vec<Located> =
         local.messages.into_iter().chain(from_mongo).filter(|(message, _)| reached(message.id())).collect();
     let taken = merge(found, query);
     let has_more = taken.has_more || local_more || page.more;
     let next = local.incomplete.as_ref().and(end);
-    Answer { has_more, incomplete: local.incomplete, next, newest: local.newest, ..taken }
+    HistoryPage { has_more, incomplete: local.incomplete, next, newest: local.newest, ..taken }
 }
 
 #[cfg(test)]
@@ -258,13 +261,13 @@ mod tests {
         Query { after, before, role, direction, limit, bytes_max: u64::MAX, page_bytes_max: usize::MAX }
     }
 
-    fn numbers(answer: &Answer) -> Vec<u64> {
+    fn numbers(answer: &HistoryPage) -> Vec<u64> {
         answer.messages.iter().map(|(message, _)| message.id().time().micros() / 1000).collect()
     }
 
-    fn local(numbers: &[u64], has_more: bool) -> Answer {
-        let messages = numbers.iter().map(|&n| (message(n), Source::Disk)).collect();
-        Answer { messages, has_more, ..Answer::default() }
+    fn local(numbers: &[u64], has_more: bool) -> HistoryPage {
+        let messages = numbers.iter().map(|&n| (message(n), MessageSource::Disk)).collect();
+        HistoryPage { messages, has_more, ..HistoryPage::default() }
     }
 
     fn page(numbers: &[u64], more: bool, searched: Option<u64>) -> StorePage {
@@ -275,7 +278,7 @@ mod tests {
     #[test]
     fn a_page_shows_nothing_beyond_where_both_sources_reach() {
         let newest = query(Direction::Newest, 4);
-        let cases: [(&str, Answer, StorePage, &[u64], bool); 6] = [
+        let cases: [(&str, HistoryPage, StorePage, &[u64], bool); 6] = [
             ("the same", local(&[1, 2, 3], false), page(&[1, 2, 3], false, Some(1)), &[1, 2, 3], false),
             ("older ones there", local(&[5, 6], false), page(&[1, 2, 5, 6], false, Some(1)), &[1, 2, 5, 6], false),
             ("newer ones here", local(&[5, 6, 7], false), page(&[1, 2, 5], false, Some(1)), &[2, 5, 6, 7], true),
@@ -301,6 +304,6 @@ mod tests {
     #[test]
     fn a_message_of_both_is_shown_once_as_mongos() {
         let answer = merged(&query(Direction::Newest, 4), local(&[1], false), page(&[1], false, Some(1)));
-        assert_eq!(answer.messages.iter().map(|(_, source)| *source).collect::<Vec<_>>(), [Source::Mongo]);
+        assert_eq!(answer.messages.iter().map(|(_, source)| *source).collect::<Vec<_>>(), [MessageSource::Mongo]);
     }
 }

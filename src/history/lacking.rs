@@ -5,9 +5,9 @@ use std::io;
 use std::sync::Arc;
 
 use crate::disk::Disk;
-use crate::journal::{Journal, Progress};
-use crate::message::{Id, Message, SessionId};
-use crate::transcript::{Direction, Query, Transcripts};
+use crate::journal::{Journal, ReadProgress};
+use crate::message::{Direction, Id, Message, SessionId};
+use crate::transcript::{Query, Transcripts};
 
 /// Bytes of one read of the journal.
 const READ_BYTES: usize = 1 << 20;
@@ -47,7 +47,7 @@ impl Lacking {
                     lacking.meet(message, query);
                 }
             })?;
-            if progress == Progress::CaughtUp {
+            if progress == ReadProgress::CaughtUp {
                 return Ok(lacking);
             }
         }

@@ -6,11 +6,11 @@
 //! the bound that was asked for, or to the session's end.
 
 use crate::disk::Disk;
-use crate::message::Id;
-use crate::transcript::{Direction, Lost, Query};
+use crate::message::{Direction, Id};
+use crate::transcript::{Lost, Query};
 
 use super::History;
-use super::page::{Answer, Ask, Source};
+use super::page::{HistoryPage, HistoryQuery, MessageSource};
 
 /// While the journal is being searched for it.
 const PENDING: &str = "the transcript is gone or was cut, and is being written again from the journal";
@@ -22,7 +22,7 @@ const PERHAPS: &str = "a part of the transcript is gone that the journal no long
 
 impl<D: Disk> History<D> {
     /// Marks an answer that reaches a lost part as incomplete.
-    pub(super) fn tell_of_loss(&self, ask: &Ask, query: &Query, answer: &mut Answer) {
+    pub(super) fn tell_of_loss(&self, ask: &HistoryQuery, query: &Query, answer: &mut HistoryPage) {
         if answer.incomplete.is_some() {
             return;
         }
@@ -40,7 +40,7 @@ impl<D: Disk> History<D> {
     }
 }
 
-fn reaches(query: &Query, answer: &Answer, lost: Lost) -> bool {
+fn reaches(query: &Query, answer: &HistoryPage, lost: Lost) -> bool {
     let end = |backward: bool| {
         let message = if backward { answer.messages.first() } else { answer.messages.last() };
         let id = message.map(|(message, _)| message.id());
@@ -53,8 +53,8 @@ fn reaches(query: &Query, answer: &Answer, lost: Lost) -> bool {
 }
 
 /// Whether MongoDB had anything of what was lost: for this page, or the page goes on where it did.
-fn is_supplied(query: &Query, answer: &Answer, lost: Lost) -> bool {
+fn is_supplied(query: &Query, answer: &HistoryPage, lost: Lost) -> bool {
     let is_within = |id: Id| Some(id) > lost.after && lost.before.is_none_or(|before| id < before);
-    let theirs = answer.messages.iter().filter(|(_, source)| *source == Source::Mongo);
+    let theirs = answer.messages.iter().filter(|(_, source)| *source == MessageSource::Mongo);
     theirs.map(|(message, _)| message.id()).chain(query.before).any(is_within)
 }

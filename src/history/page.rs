@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use crate::message::{Id, Message, SessionId, Timestamp};
-use crate::transcript::{Direction, PAGE_BYTES_MAX, Query};
+use crate::message::{Direction, Id, Message, SessionId, Timestamp};
+use crate::transcript::{PAGE_BYTES_MAX, Query};
 
 /// A message, and where it was found.
-pub(super) type Located = (Arc<Message>, Source);
+pub(super) type Located = (Arc<Message>, MessageSource);
 
 /// Where a message was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Source {
+pub enum MessageSource {
     /// In memory.
     Cache,
     /// In MongoDB.
@@ -19,7 +19,7 @@ pub enum Source {
     Disk,
 }
 
-impl Source {
+impl MessageSource {
     /// Its name in JSON.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -33,7 +33,7 @@ impl Source {
 
 /// A question for a page.
 #[derive(Clone, Debug)]
-pub struct Ask {
+pub struct HistoryQuery {
     /// The session.
     pub session: SessionId,
     /// The most messages of the page.
@@ -52,7 +52,7 @@ pub struct Ask {
     pub page_bytes_max: usize,
 }
 
-impl Ask {
+impl HistoryQuery {
     /// The newest messages of a session.
     #[must_use]
     pub fn newest(session: SessionId, limit: usize) -> Self {
@@ -61,7 +61,7 @@ impl Ask {
     }
 }
 
-impl Answer {
+impl HistoryPage {
     /// The length of its messages, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
@@ -71,9 +71,9 @@ impl Answer {
 
 /// A page.
 #[derive(Clone, Debug, Default)]
-pub struct Answer {
+pub struct HistoryPage {
     /// Oldest first.
-    pub messages: Vec<(Arc<Message>, Source)>,
+    pub messages: Vec<(Arc<Message>, MessageSource)>,
     /// More messages follow in the direction of paging.
     pub has_more: bool,
     /// Why the answer may lack messages, if so.
@@ -86,7 +86,7 @@ pub struct Answer {
     pub newest: Option<Id>,
 }
 
-impl Answer {
+impl HistoryPage {
     /// The answer may lack messages, for this reason too.
     pub(super) fn add_reason(&mut self, why: String) {
         self.incomplete = Some(match self.incomplete.take() {
@@ -97,16 +97,16 @@ impl Answer {
 }
 
 /// [`take`] out of what was found in several places, in any order: a message that is in two counts for the nearer.
-pub(super) fn merge(mut found: Vec<Located>, query: &Query) -> Answer {
+pub(super) fn merge(mut found: Vec<Located>, query: &Query) -> HistoryPage {
     found.sort_by_key(|(message, source)| (message.id(), *source));
     found.dedup_by_key(|(message, _)| message.id());
     take(found, query)
 }
 
 /// The page out of all wanted messages, oldest first: as many as fit, but at least one.
-pub(super) fn take(mut found: Vec<Located>, query: &Query) -> Answer {
+pub(super) fn take(mut found: Vec<Located>, query: &Query) -> HistoryPage {
     let mut bytes = 0;
-    let fits = |(message, _): &&(Arc<Message>, Source)| {
+    let fits = |(message, _): &&(Arc<Message>, MessageSource)| {
         let first = bytes == 0;
         bytes += message.line().len();
         first || bytes <= query.page_bytes_max
@@ -120,5 +120,5 @@ pub(super) fn take(mut found: Vec<Located>, query: &Query) -> Answer {
         Direction::Newest => drop(found.drain(..found.len() - count)),
         Direction::Oldest => found.truncate(count),
     }
-    Answer { messages: found, has_more, ..Answer::default() }
+    HistoryPage { messages: found, has_more, ..HistoryPage::default() }
 }

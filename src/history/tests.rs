@@ -11,7 +11,7 @@ use crate::config::Fsync;
 use crate::journal::{self, Appended, ReplyTo};
 use crate::message::{Draft, Metadata};
 use crate::recorder::{Recorder, open_transcripts};
-use crate::store::{Connected, Inserted, Outgoing, Store, StoreError, StorePage, StoreQuery};
+use crate::store::{Connected, Inserted, OutgoingMessage, Store, StoreError, StorePage, StoreQuery};
 use crate::worker::MongoStatus;
 
 struct Fixture {
@@ -46,7 +46,7 @@ impl Fixture {
     fn say(&self, session: &str, role: &str, bytes: usize) -> Id {
         let (session, text) = (SessionId::new(session).unwrap(), "x".repeat(bytes));
         let draft = Draft { session: &session, role, text: &text, metadata: Metadata::default(), vector_ids: &[] };
-        let draft = journal::Draft::Message { line: draft.prepare(), key: None, reply_to: ReplyTo::Nothing };
+        let draft = journal::NewRecord::Message { line: draft.prepare(), key: None, reply_to: ReplyTo::Nothing };
         let kept: Vec<Appended> = self.recorder.record(vec![draft]).unwrap();
         kept[0].id()
     }
@@ -56,7 +56,7 @@ impl Fixture {
     }
 
     /// Every message of all pages from one end, going on where each page says.
-    fn all_pages(&self, mut ask: Ask) -> Vec<Id> {
+    fn all_pages(&self, mut ask: HistoryQuery) -> Vec<Id> {
         let forward = ask.after.is_some();
         let mut all = Vec::new();
         for _ in 0..1000 {
@@ -77,8 +77,8 @@ impl Fixture {
     }
 }
 
-fn ask(role: Option<&str>, after: Option<Id>) -> Ask {
-    Ask { after, role: role.map(Into::into), ..Ask::newest(SessionId::new("s").unwrap(), 50) }
+fn ask(role: Option<&str>, after: Option<Id>) -> HistoryQuery {
+    HistoryQuery { after, role: role.map(Into::into), ..HistoryQuery::newest(SessionId::new("s").unwrap(), 50) }
 }
 
 /// An id before all others.
@@ -135,7 +135,7 @@ fn a_very_stale_session_is_told_to_be_incomplete() {
     let query = fixture.history.newest_of(500);
     let lacking = Lacking::of(transcripts, journal, &ask(None, None).session, &query).unwrap();
     assert!(lacking.byte_limited && lacking.messages.len() < 100, "{}", lacking.messages.len());
-    let answer = fixture.history.read(&Ask { limit: 50, ..ask(None, None) }).unwrap();
+    let answer = fixture.history.read(&HistoryQuery { limit: 50, ..ask(None, None) }).unwrap();
     assert!(answer.incomplete.is_some_and(|reason| reason.contains("journal")) && answer.has_more);
 }
 
@@ -206,7 +206,7 @@ impl Fixture {
         assert!(!answer.has_more && answer.incomplete.is_none());
         let newest = answer.messages.last().map(|(message, _)| message.id().time());
         assert_eq!(answer.last_persisted_at, newest);
-        let cached = answer.messages.iter().filter(|(_, source)| *source == Source::Cache).count();
+        let cached = answer.messages.iter().filter(|(_, source)| *source == MessageSource::Cache).count();
         (answer.messages.iter().map(|(message, _)| message.id()).collect(), cached)
     }
 
@@ -290,7 +290,7 @@ impl Store for Silent {
         unreachable!("nobody drains here")
     }
 
-    fn send(&self, _: &[Outgoing]) -> Result<Inserted, StoreError> {
+    fn send(&self, _: &[OutgoingMessage]) -> Result<Inserted, StoreError> {
         unreachable!("nobody drains here")
     }
 
@@ -313,9 +313,9 @@ fn the_beginning_of_a_session_is_asked_for_again_while_mongodb_works() {
     let fixture = Fixture::new(|config| config.mongo.cache.max_messages_per_session = 4);
     let session = SessionId::new("s").unwrap();
     let first = fixture.say("s", "user", 10);
-    let (store, storage) = (Arc::new(Silent::default()), Arc::new(MongoStatus::new(Clock::system())));
-    storage.recovered();
-    let database = Database::new(store.clone(), storage.clone(), Duration::from_secs(5), false);
+    let (store, mongo_status) = (Arc::new(Silent::default()), Arc::new(MongoStatus::new(Clock::system())));
+    mongo_status.recovered();
+    let database = Database::new(store.clone(), mongo_status.clone(), Duration::from_secs(5), false);
     let history = fixture.history.with(database);
     for asked in [1, 1] {
         history.read(&ask(None, None)).unwrap();
@@ -327,7 +327,7 @@ fn the_beginning_of_a_session_is_asked_for_again_while_mongodb_works() {
         database.is_beginning(&session, first, now)
     };
     assert!(is_beginning(0) && is_beginning(50) && !is_beginning(61), "older ones may have come since");
-    storage.failed("it is down");
+    mongo_status.failed("it is down");
     assert!(is_beginning(61), "nobody can tell more");
 }
 
@@ -337,13 +337,13 @@ fn a_wait_for_mongodb_is_bounded_and_none_where_a_beginning_is_known() {
         let fixture = Fixture::new(|_| ());
         let ids: Vec<Id> = (0..4).map(|_| fixture.say("s", "user", 10)).collect();
         let store = Arc::new(Silent::default());
-        let storage = Arc::new(MongoStatus::new(Clock::system()));
-        let database = Database::new(store.clone(), storage, Duration::from_secs(60), shared);
+        let mongo_status = Arc::new(MongoStatus::new(Clock::system()));
+        let database = Database::new(store.clone(), mongo_status, Duration::from_secs(60), shared);
         let history = fixture.history.with(database);
         let asked = || store.asked.load(Ordering::SeqCst);
-        let up_to_newest = Ask { before: Some(ids[3].just_after()), ..ask(None, None) };
+        let up_to_newest = HistoryQuery { before: Some(ids[3].just_after()), ..ask(None, None) };
         let read = |wait| history.read_within(&up_to_newest, wait).unwrap();
-        let shown = |page: &Answer| page.messages.iter().map(|(message, _)| message.id()).collect::<Vec<_>>();
+        let shown = |page: &HistoryPage| page.messages.iter().map(|(message, _)| message.id()).collect::<Vec<_>>();
         // It takes as long as it likes, and the reader does not.
         store.is_slow.store(true, Ordering::SeqCst);
         let began = Instant::now();

@@ -23,9 +23,11 @@ fn ids() -> IdGenerator {
 }
 
 fn texts(mail: &Mail) -> Vec<String> {
-    let told = |event: &Event| match event {
-        Event::Recorded(record) => record.entry.message().map_or_else(|| "erased".to_owned(), |message| message.text()),
-        Event::Live(live) => format!("{:?}", live.what),
+    let told = |event: &SessionEvent| match event {
+        SessionEvent::Recorded(record) => {
+            record.entry.message().map_or_else(|| "erased".to_owned(), |message| message.text())
+        }
+        SessionEvent::Live(live) => format!("{:?}", live.what),
     };
     mail.events.iter().map(told).collect()
 }
@@ -42,8 +44,8 @@ fn a_listener_hears_of_its_sessions_once_and_in_order() {
     listener.subscribe(&session("a"));
     listener.subscribe(&session("a"));
     hub.publish(&[message(&mut ids, "a", "1"), message(&mut ids, "b", "not ours"), message(&mut ids, "a", "2")]);
-    hub.tell(Live { session: session("a"), user: ids.next_id(), what: What::Started });
-    hub.tell(Live { session: session("b"), user: ids.next_id(), what: What::Started });
+    hub.tell(TurnEvent { session: session("a"), user: ids.next_id(), what: TurnEventKind::Started });
+    hub.tell(TurnEvent { session: session("b"), user: ids.next_id(), what: TurnEventKind::Started });
     let erasure = Entry::Erasure { id: ids.next_id(), session: session("a") };
     hub.publish(&[Record { sequence: 9, entry: erasure, origin: None }]);
     assert_eq!(woken.load(Ordering::SeqCst), 3, "once for each publication");

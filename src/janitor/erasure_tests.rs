@@ -18,10 +18,10 @@ use crate::cache::Cache;
 use crate::config::{Config, Fsync};
 use crate::disk::sim::{Fault, Random, SimDisk};
 use crate::doctor;
-use crate::history::{Ask, History};
-use crate::journal::{AppendError, Appended, Draft, Journal, Key, Progress, Record, ReplyTo};
+use crate::history::{History, HistoryQuery};
+use crate::journal::{AppendError, Appended, IdempotencyKey, Journal, NewRecord, ReadProgress, Record, ReplyTo};
 use crate::message::{self, Clock, Id, Metadata, SessionId, Timestamp};
-use crate::recorder::{Opened, Recorder, StartError};
+use crate::recorder::{OpenedRecorder, Recorder, RecorderError};
 use crate::transcript::Transcripts;
 use crate::worker::Worker;
 
@@ -60,15 +60,15 @@ fn session(name: &str) -> SessionId {
     SessionId::new(name).unwrap()
 }
 
-fn draft(session: &SessionId, text: &str, key: Option<&str>) -> Draft {
+fn draft(session: &SessionId, text: &str, key: Option<&str>) -> NewRecord {
     let (metadata, vector_ids) = (Metadata::default(), [].as_slice());
     let line = message::Draft { session, role: "user", text, metadata, vector_ids }.prepare();
-    let key = key.map(|key| Key::new(session, key, &[text.as_bytes()]));
-    Draft::Message { line, key, reply_to: ReplyTo::Nothing }
+    let key = key.map(|key| IdempotencyKey::new(session, key, &[text.as_bytes()]));
+    NewRecord::Message { line, key, reply_to: ReplyTo::Nothing }
 }
 
-fn ask_all(name: &str) -> Ask {
-    Ask::newest(session(name), 100)
+fn ask_all(name: &str) -> HistoryQuery {
+    HistoryQuery::newest(session(name), 100)
 }
 
 impl Case {
@@ -86,15 +86,15 @@ impl Case {
         Self { disk, config, live, kept, keys, erased, elsewhere, said: 0, _folder: folder }
     }
 
-    fn open(&mut self) -> Result<(), StartError> {
+    fn open(&mut self) -> Result<(), RecorderError> {
         self.live = None;
         let (disk, config, clock) = (self.disk.clone(), &self.config, Clock::system());
         let open_max = NonZeroUsize::new(2).unwrap();
         let transcripts = Transcripts::open(disk.clone(), &config.mongo.cache.disk_path, open_max);
-        let transcripts = Arc::new(transcripts.map_err(StartError::Replay)?);
+        let transcripts = Arc::new(transcripts.map_err(RecorderError::Replay)?);
         let cache = Arc::new(Cache::new(&config.mongo.cache));
         let on_panic = Box::new(|| panic!("the leader panicked"));
-        let Opened { recorder, journal, channel, .. } =
+        let OpenedRecorder { recorder, journal, channel, .. } =
             Recorder::open_on(disk.clone(), config, clock.clone(), &transcripts, cache.clone(), on_panic)?;
         let history = History::new(config, clock, cache, transcripts.clone(), journal.clone());
         let aside = [config.journal.path.join("recovered.jsonl"), self.dead_letters()];
@@ -195,7 +195,7 @@ impl Case {
     fn glance(&self) {
         let Some(live) = self.live.as_ref().filter(|_| self.erased) else { return };
         for after in [None, Some(Id::from_parts(Timestamp::from_micros(0), 0))] {
-            let Ok(answer) = live.history.read(&Ask { after, ..ask_all("gone") }) else { continue };
+            let Ok(answer) = live.history.read(&HistoryQuery { after, ..ask_all("gone") }) else { continue };
             assert!(answer.messages.iter().all(|(message, _)| !message.text().contains(MARK)), "it is still shown");
         }
     }
@@ -225,7 +225,7 @@ impl Case {
         let no_mark = |record: Record| {
             assert!(record.entry.message().is_none_or(|message| !message.text().contains(MARK)), "{record:?}");
         };
-        while reader.read(700, no_mark).unwrap() == Progress::More {}
+        while reader.read(700, no_mark).unwrap() == ReadProgress::More {}
     }
 
     /// No transcript has an erased line once everything has arrived.

@@ -23,7 +23,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::disk::{self, Disk, RealDisk};
-use crate::journal::codec::{Field, sealed, vouched_for};
+use crate::journal::codec::{Encoded, sealed, vouched_for};
 use crate::message::Timestamp;
 
 /// The time from the announcement to the sweep.
@@ -53,7 +53,7 @@ enum Standing {
 impl Standing {
     fn decode(bytes: &[u8]) -> Option<Self> {
         let (_, mut fields) = vouched_for(LETTERS, bytes).filter(|(version, _)| *version == VERSION)?;
-        let (done, at, ttl): (bool, u64, u64) = Field::take(&mut fields)?;
+        let (done, at, ttl): (bool, u64, u64) = Encoded::take(&mut fields)?;
         Some(if done {
             Self::Done
         } else {

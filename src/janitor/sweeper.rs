@@ -64,7 +64,7 @@ pub struct Sweeper<D: Disk = RealDisk> {
 
 /// The limits of what has expired: an id, a time, and the TTL.
 #[derive(Clone, Copy)]
-struct Rule {
+struct SweepRule {
     bound: Id,
     time: Timestamp,
     ttl: Duration,
@@ -134,12 +134,12 @@ impl<D: Disk> Sweeper<D> {
         }
     }
 
-    fn rule(&self) -> Option<Rule> {
-        Some(Rule { bound: self.expiry.bound()?, time: self.expiry.time()?, ttl: self.expiry.ttl()? })
+    fn rule(&self) -> Option<SweepRule> {
+        Some(SweepRule { bound: self.expiry.bound()?, time: self.expiry.time()?, ttl: self.expiry.ttl()? })
     }
 
     /// Begins a sweep, or only counts if nothing may be removed yet.
-    fn begin(&self, rule: Rule) -> io::Result<Sweep> {
+    fn begin(&self, rule: SweepRule) -> io::Result<Sweep> {
         let messages = self.cache.expire(rule.bound);
         if !self.first.may_run(self.clock.now(), rule.ttl) {
             return self.transcripts.look();
@@ -158,7 +158,7 @@ impl<D: Disk> Sweeper<D> {
     }
 
     /// Announces what the first sweep will remove and when, and waits until then.
-    fn announce(&mut self, look: &Sweep, rule: Rule, now: Instant) {
+    fn announce(&mut self, look: &Sweep, rule: SweepRule, now: Instant) {
         let (copies, lines) = self.aside.count(&self.disk, rule);
         let transcripts = look.swept.rewritten + look.swept.removed;
         if transcripts + copies + lines == 0 {
@@ -204,7 +204,7 @@ fn tell(sweep: &Sweep) {
 
 impl Aside {
     /// Removes old copies and blanks old lines; returns how many of each.
-    fn clean<D: Disk>(&self, disk: &D, rule: Rule) -> (usize, usize) {
+    fn clean<D: Disk>(&self, disk: &D, rule: SweepRule) -> (usize, usize) {
         let copies = self.copies.iter().map(|folder| {
             let removed = old_copies(disk, folder, rule.time).into_iter().filter(|path| match disk.remove(path) {
                 Ok(()) => true,
@@ -228,7 +228,7 @@ impl Aside {
     }
 
     /// Counts what [`Aside::clean`] would remove.
-    fn count<D: Disk>(&self, disk: &D, rule: Rule) -> (usize, usize) {
+    fn count<D: Disk>(&self, disk: &D, rule: SweepRule) -> (usize, usize) {
         let copies = self.copies.iter().map(|folder| old_copies(disk, folder, rule.time).len());
         let lines = self.lines.iter().map(|path| {
             transcript::count_lines(disk, path, &|line| is_old(line, rule.bound)).unwrap_or_else(|e| {

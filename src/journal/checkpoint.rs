@@ -25,7 +25,7 @@ use crate::disk::{self, Disk};
 use crate::layout::checkpoint as path;
 use crate::message::Id;
 
-use super::codec::{Field, sealed, vouched_for};
+use super::codec::{Encoded, sealed, vouched_for};
 
 const LETTERS: &[u8; 8] = b"CKCHKPNT";
 const VERSION: u32 = 1;
@@ -51,7 +51,7 @@ pub struct Checkpoint {
 
 /// The state of the checkpoint's file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Standing {
+pub enum StoredCheckpoint {
     /// There is no file.
     #[default]
     Missing,
@@ -66,7 +66,7 @@ pub enum Standing {
     Ours(Checkpoint),
 }
 
-impl Standing {
+impl StoredCheckpoint {
     /// Reads the checkpoint in `folder` for the journal of that epoch.
     pub(super) fn of<D: Disk>(disk: &D, folder: &Path, epoch: u64) -> Self {
         let why = match disk::read(disk, &path(folder)) {
@@ -107,7 +107,7 @@ impl Checkpoint {
     pub(super) fn decode(bytes: &[u8]) -> Option<(u64, Self)> {
         let (_, mut fields) =
             vouched_for(LETTERS, bytes).filter(|(version, _)| *version == VERSION && bytes.len() == BYTES)?;
-        let (flags, epoch, drained, transcribed, largest_id): (u32, _, _, _, _) = Field::take(&mut fields)?;
+        let (flags, epoch, drained, transcribed, largest_id): (u32, _, _, _, _) = Encoded::take(&mut fields)?;
         let is_set = |bit: u32| flags & bit != 0;
         let (mongo_lacks_some, mongo_has_all) = (is_set(MONGO_LACKS_SOME), is_set(MONGO_HAS_ALL));
         Some((epoch, Self { drained, transcribed, largest_id, mongo_lacks_some, mongo_has_all }))
@@ -143,12 +143,12 @@ mod tests {
     fn a_checkpoint_reads_back() {
         let folder = tempfile::tempdir().unwrap();
         let unknown = Checkpoint { mongo_lacks_some: true, ..Checkpoint::default() };
-        assert_eq!(Standing::of(&RealDisk, folder.path(), 1).checkpoint(), unknown);
+        assert_eq!(StoredCheckpoint::of(&RealDisk, folder.path(), 1).checkpoint(), unknown);
         sample().store(&RealDisk, folder.path(), 1).unwrap();
-        assert_eq!(Standing::of(&RealDisk, folder.path(), 1).checkpoint(), sample());
+        assert_eq!(StoredCheckpoint::of(&RealDisk, folder.path(), 1).checkpoint(), sample());
         assert_eq!(Checkpoint::epoch(&RealDisk, folder.path()), Some(1));
         std::fs::write(path(folder.path()), "not one").unwrap();
-        assert_eq!(Standing::of(&RealDisk, folder.path(), 1).checkpoint(), unknown);
+        assert_eq!(StoredCheckpoint::of(&RealDisk, folder.path(), 1).checkpoint(), unknown);
     }
 
     #[test]
@@ -156,7 +156,7 @@ mod tests {
         let bytes = sample().encode(1);
         let folder = tempfile::tempdir().unwrap();
         sample().store(&RealDisk, folder.path(), 1).unwrap();
-        let foreign = Standing::of(&RealDisk, folder.path(), 2).checkpoint();
+        let foreign = StoredCheckpoint::of(&RealDisk, folder.path(), 2).checkpoint();
         assert_eq!(foreign, Checkpoint { drained: 0, transcribed: 0, mongo_has_all: false, ..sample() });
         for at in 0..BYTES {
             let mut damaged = bytes.clone();

@@ -37,7 +37,7 @@ fn places(journal: &Journal<crate::disk::sim::SimDisk>) -> Vec<(u64, Id, Timesta
         assert_eq!(shown, message.id().time());
         places.push((record.sequence, message.id(), shown));
     };
-    while reader.read(4096, &mut take).unwrap() == Progress::More {}
+    while reader.read(4096, &mut take).unwrap() == ReadProgress::More {}
     places
 }
 

@@ -17,7 +17,7 @@ use std::collections::BTreeSet;
 use crate::message::{Id, SessionId};
 
 /// A value that is written to bytes and read from them; see the table above.
-pub trait Field: Sized {
+pub trait Encoded: Sized {
     /// Appends it.
     fn put(&self, to: &mut Vec<u8>);
     /// Takes it from the front; `None` if the bytes are too few or not valid.
@@ -27,7 +27,7 @@ pub trait Field: Sized {
 /// Writes and reads a type as another field.
 macro_rules! written_as {
     ($($other:ty, $type:ty: $to:expr, $from:expr;)+) => {
-        $(impl Field for $type {
+        $(impl Encoded for $type {
             fn put(&self, to: &mut Vec<u8>) {
                 let there: fn(&$type) -> $other = $to;
                 there(self).put(to);
@@ -35,7 +35,7 @@ macro_rules! written_as {
 
             fn take(from: &mut &[u8]) -> Option<Self> {
                 let back: fn($other) -> Option<$type> = $from;
-                Field::take(from).and_then(back)
+                Encoded::take(from).and_then(back)
             }
         })+
     };
@@ -51,7 +51,7 @@ written_as! {
     Vec<u64>, BTreeSet<u64>: |set| set.iter().copied().collect(), |list| Some(list.into_iter().collect());
 }
 
-impl<const N: usize> Field for [u8; N] {
+impl<const N: usize> Encoded for [u8; N] {
     fn put(&self, to: &mut Vec<u8>) {
         to.extend_from_slice(self);
     }
@@ -61,7 +61,7 @@ impl<const N: usize> Field for [u8; N] {
     }
 }
 
-impl Field for SessionId {
+impl Encoded for SessionId {
     fn put(&self, to: &mut Vec<u8>) {
         to.push(u8::try_from(self.as_str().len()).expect("a session id has at most 128 characters"));
         to.extend_from_slice(self.as_str().as_bytes());
@@ -74,7 +74,7 @@ impl Field for SessionId {
 }
 
 /// The count is not trusted: nothing is allocated for more items than there are bytes.
-impl<T: Field> Field for Vec<T> {
+impl<T: Encoded> Encoded for Vec<T> {
     fn put(&self, to: &mut Vec<u8>) {
         u32::try_from(self.len()).expect("a segment has fewer records than 4 billion").put(to);
         self.iter().for_each(|item| item.put(to));
@@ -88,7 +88,7 @@ impl<T: Field> Field for Vec<T> {
 macro_rules! tuples {
     ($(($($item:ident),+))+) => {
         $(#[expect(non_snake_case, reason = "an item's type and its value have one name")]
-        impl<$($item: Field),+> Field for ($($item),+) {
+        impl<$($item: Encoded),+> Encoded for ($($item),+) {
             fn put(&self, to: &mut Vec<u8>) {
                 let ($($item),+) = self;
                 $($item.put(to);)+

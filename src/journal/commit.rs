@@ -18,8 +18,8 @@ use crate::disk::Disk;
 
 use super::batch::{Batch, Ticket};
 use super::error::AppendError;
-use super::queue::{Appended, NoPlace, Queue, Seen, Taken};
-use super::record::{Draft, Record};
+use super::queue::{AppendQueue, Appended, KeyLookup, LedBatch, NoPlace};
+use super::record::{NewRecord, Record};
 use super::shared::JournalState;
 use super::writer::Frames;
 
@@ -38,11 +38,11 @@ const SPIN_LIMIT: u32 = 8;
 const MEND_PAUSE: Duration = Duration::from_millis(500);
 
 /// The locked queue, and what the drafts' keys stand for.
-type LookedUp<'a> = (MutexGuard<'a, Queue>, Vec<Seen>);
+type LookedUp<'a> = (MutexGuard<'a, AppendQueue>, Vec<KeyLookup>);
 
 impl<D: Disk> JournalState<D> {
     /// Gives the drafts their places, side by side in one batch; drafts with a known key keep the place of its message.
-    pub(super) fn append(&self, drafts: Vec<Draft>) -> Result<(Ticket, Vec<Appended>), AppendError> {
+    pub(super) fn append(&self, drafts: Vec<NewRecord>) -> Result<(Ticket, Vec<Appended>), AppendError> {
         if self.condition.moved.load(Ordering::Relaxed) {
             return Err(AppendError::moved(&self.config.path));
         }
@@ -71,7 +71,11 @@ impl<D: Disk> JournalState<D> {
 
     /// Looks up the drafts' keys. `None`: another batch had to end before a key could be judged; the queue was unlocked
     /// for that, and the batch has ended.
-    fn look_up<'a>(&self, queue: MutexGuard<'a, Queue>, drafts: &[Draft]) -> Result<Option<LookedUp<'a>>, AppendError> {
+    fn look_up<'a>(
+        &self,
+        queue: MutexGuard<'a, AppendQueue>,
+        drafts: &[NewRecord],
+    ) -> Result<Option<LookedUp<'a>>, AppendError> {
         let erasures = self.erasures.read().expect("no holder panics");
         if erasures.is_full(queue.erasing.len()) && drafts.iter().any(|draft| draft.line().is_none()) {
             let reason = "too many erasures wait to be worked through; try again in a minute";
@@ -89,11 +93,11 @@ impl<D: Disk> JournalState<D> {
     }
 
     /// Finds the message of the draft's key, durable by then. Records nothing.
-    pub(super) fn find(&self, draft: &Draft) -> Result<Option<Appended>, AppendError> {
+    pub(super) fn find(&self, draft: &NewRecord) -> Result<Option<Appended>, AppendError> {
         loop {
             let queue = self.queue.lock().expect("no holder panics");
             let Some((queue, seen)) = self.look_up(queue, std::slice::from_ref(draft))? else { continue };
-            let Some(Seen::Known(known)) = seen.first() else { return Ok(None) };
+            let Some(KeyLookup::Known(known)) = seen.first() else { return Ok(None) };
             let kept = Appended::Before { id: known.id, reply: known.reply };
             let ticket = queue.ticket(&seen, queue.first_open(), self.outlet.published());
             drop(queue);
@@ -155,8 +159,8 @@ impl<D: Disk> JournalState<D> {
 
     /// Releases a batch's waiters. If the next batch holds anything, it is either returned to be led (`goes_on`), or
     /// one of its waiters is asked to lead it; otherwise there is no leader.
-    fn end(&self, taken: Taken, outcome: Result<(), AppendError>, goes_on: bool) -> Option<Taken> {
-        let Taken { batch, mut frames, mut records } = taken;
+    fn end(&self, taken: LedBatch, outcome: Result<(), AppendError>, goes_on: bool) -> Option<LedBatch> {
+        let LedBatch { batch, mut frames, mut records } = taken;
         let refusal = outcome.as_ref().err().cloned();
         batch.finish(outcome);
         let mut queue = self.queue.lock().expect("no holder panics");
@@ -180,7 +184,7 @@ impl<D: Disk> JournalState<D> {
     }
 
     /// Gives up the lead: to a waiter of the open batch, or to the next thread that commits.
-    fn release(&self, mut queue: MutexGuard<'_, Queue>, refusal: Option<AppendError>) {
+    fn release(&self, mut queue: MutexGuard<'_, AppendQueue>, refusal: Option<AppendError>) {
         queue.leading = false;
         queue.refusing = refusal.map(|refusal| (Instant::now() + MEND_PAUSE, refusal));
         let next = (!queue.records.is_empty()).then(|| queue.batch.clone());

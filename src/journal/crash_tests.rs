@@ -43,11 +43,11 @@ struct Case {
     _folder: tempfile::TempDir,
 }
 
-fn draft(text: &str, key: Option<&str>) -> Draft {
+fn draft(text: &str, key: Option<&str>) -> NewRecord {
     let session = SessionId::new("s").unwrap();
     let line = message::Draft { session: &session, role: "user", text, metadata: Metadata::default(), vector_ids: &[] };
-    let key = key.map(|key| Key::new(&session, key, &[text.as_bytes()]));
-    Draft::Message { line: line.prepare(), key, reply_to: ReplyTo::Nothing }
+    let key = key.map(|key| IdempotencyKey::new(&session, key, &[text.as_bytes()]));
+    NewRecord::Message { line: line.prepare(), key, reply_to: ReplyTo::Nothing }
 }
 
 impl Case {
@@ -99,7 +99,7 @@ impl Case {
             let message = record.entry.message().expect("only messages were sent");
             found.push((message.text(), message.id(), record.sequence));
         };
-        while reader.read(512, &mut take).unwrap() == Progress::More {}
+        while reader.read(512, &mut take).unwrap() == ReadProgress::More {}
         found
     }
 

@@ -16,8 +16,8 @@ use crate::disk::{self, Disk, DiskFile};
 use crate::message::{Id, SessionId};
 
 use super::erasures::Erasure;
-use super::frame::{FrameHeader, Kind, SegmentHeader};
-use super::keys::{Keys, Known};
+use super::frame::{FrameHeader, RecordKind, SegmentHeader};
+use super::keys::{Keys, KnownKey};
 use super::record::Entry;
 use super::requests::Fragments;
 use super::scan::{Scanned, Scanner};
@@ -44,7 +44,7 @@ pub struct Digest {
     /// Aborted ranges of sequences, first and last.
     pub aborted: Vec<(u64, u64)>,
     /// Keys of messages in the segment, in sequence.
-    pub keys: Vec<([u8; 16], Known)>,
+    pub keys: Vec<([u8; 16], KnownKey)>,
     /// Replies in the segment to messages with a key, wherever those are: the key's hash, the reply's sequence and its
     /// id.
     pub replies: Vec<([u8; 16], u64, Id)>,
@@ -57,7 +57,7 @@ pub struct Digest {
 
 /// The end of a walked segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct End {
+pub struct SegmentEnd {
     /// The offset after the last intact frame.
     pub offset: u64,
     /// Something other than zeros follows it.
@@ -72,7 +72,11 @@ impl Digest {
     ///
     /// # Errors
     /// The segment could not be read. `see` may have had a part of it; nothing was changed.
-    pub fn of_segment<F: DiskFile>(mut scanner: Scanner<F>, name: &Path, see: See<'_>) -> io::Result<(Self, End)> {
+    pub fn of_segment<F: DiskFile>(
+        mut scanner: Scanner<F>,
+        name: &Path,
+        see: See<'_>,
+    ) -> io::Result<(Self, SegmentEnd)> {
         let (mut digest, mut beside_damage) = (Self::default(), false);
         loop {
             let found = scanner.next()?;
@@ -94,9 +98,9 @@ impl Digest {
                     let damaged = if dirty { digest.damaged_end(&mut scanner)? } else { None };
                     if let Some(end) = damaged {
                         see(&Scanned::Gap(offset..end), &[], None);
-                        return Ok((digest, End { offset: end, dirty: false }));
+                        return Ok((digest, SegmentEnd { offset: end, dirty: false }));
                     }
-                    return Ok((digest, End { offset, dirty }));
+                    return Ok((digest, SegmentEnd { offset, dirty }));
                 }
             }
         }
@@ -106,7 +110,7 @@ impl Digest {
     fn take(&mut self, header: &FrameHeader, payload: &[u8], beside_damage: bool) -> Option<Entry> {
         self.records += 1;
         self.last_sequence = self.last_sequence.max(header.sequence);
-        if header.kind != Kind::Abort {
+        if header.kind != RecordKind::Abort {
             let is_first = self.records == 1;
             self.requests.note(header.sequence, header.group, is_first, beside_damage);
         }
@@ -149,7 +153,7 @@ impl Digest {
         if links.reply_to.is_some() {
             self.replies.push((key.hash, sequence, id));
         } else {
-            self.keys.push((key.hash, Known { id, content: key.content, sequence, reply: None }));
+            self.keys.push((key.hash, KnownKey { id, content: key.content, sequence, reply: None }));
         }
     }
 

@@ -12,29 +12,33 @@ use crate::layout;
 use crate::message::{self, Id, Metadata, SessionId};
 
 fn erase(journal: &Journal<SimDisk>) -> Result<Id, AppendError> {
-    let (ticket, kept) = journal.append(vec![Draft::Erasure { session: SessionId::new("s").unwrap() }])?;
+    let (ticket, kept) = journal.append(vec![NewRecord::Erasure { session: SessionId::new("s").unwrap() }])?;
     journal.commit(ticket).map(|()| kept[0].id())
 }
 
-fn keyed(text: &str) -> Draft {
+fn keyed(text: &str) -> NewRecord {
     let session = SessionId::new("s").unwrap();
     let (metadata, vector_ids) = (Metadata::default(), [].as_slice());
     let line = message::Draft { session: &session, role: "user", text, metadata, vector_ids }.prepare();
-    Draft::Message { line, key: Some(Key::new(&session, text, &[text.as_bytes()])), reply_to: ReplyTo::Nothing }
+    NewRecord::Message {
+        line,
+        key: Some(IdempotencyKey::new(&session, text, &[text.as_bytes()])),
+        reply_to: ReplyTo::Nothing,
+    }
 }
 
-fn other(text: &str) -> Draft {
+fn other(text: &str) -> NewRecord {
     let session = SessionId::new("other").unwrap();
     let (metadata, vector_ids) = (Metadata::default(), [].as_slice());
     let line = message::Draft { session: &session, role: "user", text, metadata, vector_ids }.prepare();
-    Draft::Message { line, key: None, reply_to: ReplyTo::Nothing }
+    NewRecord::Message { line, key: None, reply_to: ReplyTo::Nothing }
 }
 
 /// The texts of all messages, erasures passed over.
 fn read(journal: &Journal<SimDisk>) -> Vec<String> {
     let (mut texts, mut reader) = (Vec::new(), journal.reader(0));
     let mut take = |record: Record| texts.extend(record.entry.message().map(|message| message.text()));
-    while reader.read(4096, &mut take).unwrap() == Progress::More {}
+    while reader.read(4096, &mut take).unwrap() == ReadProgress::More {}
     texts
 }
 
@@ -55,7 +59,7 @@ fn a_key_waits_for_an_erasure_under_way_and_is_new_when_it_came_true() {
     let fixture = Fixture::new();
     let journal = fixture.open();
     say(&journal, &["a!", "b!"]).unwrap();
-    let (erasure, _) = journal.append(vec![Draft::Erasure { session: SessionId::new("s").unwrap() }]).unwrap();
+    let (erasure, _) = journal.append(vec![NewRecord::Erasure { session: SessionId::new("s").unwrap() }]).unwrap();
     // Nobody has committed it: whoever asks for the key does.
     let kept = say(&journal, &["a!"]).unwrap();
     assert!(matches!(kept[0], Appended::New(_)));
@@ -74,7 +78,7 @@ fn an_erasure_that_was_refused_erases_nothing_and_forgets_no_key() {
     let journal = fixture.open();
     let kept = say(&journal, &["a!"]).unwrap();
     fixture.disk.fail_every(Op::Sync, ".segment", io::ErrorKind::Other);
-    let (erasure, _) = journal.append(vec![Draft::Erasure { session: SessionId::new("s").unwrap() }]).unwrap();
+    let (erasure, _) = journal.append(vec![NewRecord::Erasure { session: SessionId::new("s").unwrap() }]).unwrap();
     assert!(matches!(journal.append(vec![keyed("a!")]), Err(AppendError::Unavailable(_))));
     journal.commit(erasure).unwrap_err();
     fixture.disk.heal();
@@ -89,8 +93,8 @@ fn a_reply_recorded_after_an_erasure_belongs_to_the_new_life() {
     let journal = fixture.open();
     let asked = say(&journal, &["question!"]).unwrap()[0].id();
     erase(&journal).unwrap();
-    let Draft::Message { line, key, .. } = keyed("question!") else { unreachable!() };
-    let reply = Draft::Message { line, key, reply_to: ReplyTo::Message(asked) };
+    let NewRecord::Message { line, key, .. } = keyed("question!") else { unreachable!() };
+    let reply = NewRecord::Message { line, key, reply_to: ReplyTo::Message(asked) };
     // It carries the question's key, which stands for nothing any more, and so it is a message like any other.
     let (ticket, kept) = journal.append(vec![reply]).unwrap();
     journal.commit(ticket).unwrap();
@@ -118,7 +122,7 @@ fn segments_are_scrubbed_frame_by_frame_and_digests_with_them() {
     assert_eq!((scrubbed.blanks, journal.erasures_pending()), (sent.len(), 0));
     // A reader that stood in the midst of it goes on.
     let mut left = Vec::new();
-    while reading.read(700, |record| left.push(record.sequence)).unwrap() == Progress::More {}
+    while reading.read(700, |record| left.push(record.sequence)).unwrap() == ReadProgress::More {}
     assert_eq!(left, [sent.len() as u64 + 1, sent.len() as u64 + 2]);
     assert!(holding(&fixture.disk, "xxx").is_empty());
     assert!(journal.stats().bytes <= bytes_before + 2 * 2048, "a sealed segment is as long as what it holds");
@@ -221,8 +225,8 @@ fn after_a_restart_a_reused_key_has_no_reply_of_its_former_life() {
     let fixture = Fixture::new();
     let journal = fixture.open();
     let turn = || {
-        let Draft::Message { line, key, .. } = keyed("question!") else { unreachable!() };
-        vec![keyed("question!"), Draft::Message { line, key, reply_to: ReplyTo::Previous }]
+        let NewRecord::Message { line, key, .. } = keyed("question!") else { unreachable!() };
+        vec![keyed("question!"), NewRecord::Message { line, key, reply_to: ReplyTo::Previous }]
     };
     let (ticket, _) = journal.append(turn()).unwrap();
     journal.commit(ticket).unwrap();

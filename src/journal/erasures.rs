@@ -29,7 +29,7 @@ pub struct Erasure {
 
 /// A session's last erasure.
 #[derive(Clone, Copy, Debug)]
-struct Known {
+struct LastErasure {
     sequence: u64,
     id: Id,
     /// The payloads are gone.
@@ -38,8 +38,8 @@ struct Known {
 
 /// All erasures that are remembered.
 #[derive(Debug, Default)]
-pub struct Erasures {
-    known: HashMap<SessionId, Known>,
+pub struct ErasureIndex {
+    known: HashMap<SessionId, LastErasure>,
     unscrubbed: usize,
 }
 
@@ -60,7 +60,7 @@ impl Unscrubbed {
     }
 }
 
-impl Erasures {
+impl ErasureIndex {
     /// Notes an erasure; sequences must rise.
     pub fn note(&mut self, erasure: Erasure) {
         if self.known.len() >= ERASURES_MAX && !self.known.contains_key(&erasure.session) {
@@ -68,7 +68,7 @@ impl Erasures {
         }
         // One from another server may cover less than an earlier one.
         let id = self.known.get(&erasure.session).map_or(erasure.id, |known| known.id.max(erasure.id));
-        let known = Known { sequence: erasure.sequence, id, is_scrubbed: false };
+        let known = LastErasure { sequence: erasure.sequence, id, is_scrubbed: false };
         let before = self.known.insert(erasure.session, known);
         self.unscrubbed += usize::from(before.is_none_or(|before| before.is_scrubbed));
     }
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_session_erased_again_while_it_is_scrubbed_is_to_be_scrubbed_again() {
-        let mut erasures = Erasures::default();
+        let mut erasures = ErasureIndex::default();
         erasures.note(erasure(1, "a"));
         erasures.note(erasure(2, "b"));
         let look = erasures.look();
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn an_erasure_of_less_than_the_one_before_takes_nothing_back() {
-        let mut erasures = Erasures::default();
+        let mut erasures = ErasureIndex::default();
         let (own, foreign) = (erasure(7, "a"), Erasure { sequence: 9, ..erasure(3, "a") });
         erasures.note(own.clone());
         erasures.note(foreign);
@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn beyond_the_limit_the_scrubbed_go_and_then_erasures_are_refused() {
-        let mut erasures = Erasures::default();
+        let mut erasures = ErasureIndex::default();
         for n in 1..=ERASURES_MAX as u64 {
             erasures.note(erasure(n, &format!("s{n}")));
         }

@@ -304,7 +304,7 @@ fn a_reader_from_before_what_is_kept_can_be_told_by_the_first_sequence() {
     // Behind `first - 1` nothing is missing; behind anything less something is.
     for after in [0, first - 2, first - 1, first, published] {
         let (mut reader, mut read) = (journal.reader(after), Vec::new());
-        while reader.read(4096, |record| read.push(record.sequence)).unwrap() == Progress::More {}
+        while reader.read(4096, |record| read.push(record.sequence)).unwrap() == ReadProgress::More {}
         let whole = read == (after + 1..=published).collect::<Vec<_>>();
         assert_eq!(whole, after + 1 >= first, "behind {after}");
     }

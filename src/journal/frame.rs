@@ -31,7 +31,7 @@
 //! Behind the last frame the segment is zero. Checksums are not chained: damage costs the frames it touches and no other.
 //! To raise the version: write the new one, keep reading this one, and refuse a newer one by name ([`HeaderError`]).
 
-use super::codec::{Field, sealed, vouched_for};
+use super::codec::{Encoded, sealed, vouched_for};
 
 /// The version we write.
 pub const FORMAT_VERSION: u32 = 1;
@@ -46,7 +46,7 @@ const FLAG_CONTINUES: u8 = 2;
 
 /// What a frame holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum RecordKind {
     /// A message.
     Message = 1,
     /// Everything of a session up to here is erased.
@@ -57,7 +57,7 @@ pub enum Kind {
     ContextClear = 4,
 }
 
-impl Kind {
+impl RecordKind {
     /// The kind that a frame's byte stands for.
     pub fn from_byte(byte: u8) -> Option<Self> {
         [Self::Message, Self::Erasure, Self::Abort, Self::ContextClear].into_iter().find(|kind| *kind as u8 == byte)
@@ -66,7 +66,7 @@ impl Kind {
 
 /// Whether the frame that begins there is an erasure.
 pub fn is_erasure(frame: &[u8]) -> bool {
-    frame.get(20) == Some(&(Kind::Erasure as u8))
+    frame.get(20) == Some(&(RecordKind::Erasure as u8))
 }
 
 /// A segment's header.
@@ -120,7 +120,7 @@ impl SegmentHeader {
         let header = bytes.get(..SEGMENT_HEADER_BYTES).and_then(|header| vouched_for(LETTERS, header));
         match header {
             Some((FORMAT_VERSION, mut fields)) => {
-                let fields = Field::take(&mut fields).ok_or(HeaderError::Damaged)?;
+                let fields = Encoded::take(&mut fields).ok_or(HeaderError::Damaged)?;
                 let (salt, epoch, number, first_sequence, made_micros) = fields;
                 Ok(Self { salt, epoch, number, first_sequence, made_micros })
             }
@@ -138,21 +138,21 @@ pub struct FrameHeader {
     /// The length of the payload, in bytes.
     pub payload_bytes: u32,
     /// What the payload is.
-    pub kind: Kind,
+    pub kind: RecordKind,
     /// Its place in its request.
-    pub group: Group,
+    pub group: RequestPart,
 }
 
 /// Whether a record's neighbours belong to the same request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Group {
+pub struct RequestPart {
     /// The next record does.
     pub more: bool,
     /// The one before does.
     pub continues: bool,
 }
 
-impl Group {
+impl RequestPart {
     fn flags(self) -> u8 {
         (u8::from(self.more) * FLAG_MORE) | (u8::from(self.continues) * FLAG_CONTINUES)
     }
@@ -181,13 +181,13 @@ impl FrameHeader {
         if bytes.len() < FRAME_HEADER_BYTES || u32_at(bytes, 0) != salt {
             return None;
         }
-        let (kind, flags) = (Kind::from_byte(bytes[20])?, bytes[21]);
+        let (kind, flags) = (RecordKind::from_byte(bytes[20])?, bytes[21]);
         let known = flags & !(FLAG_MORE | FLAG_CONTINUES) == 0 && bytes[22..24] == [0, 0];
         known.then(|| Self {
             sequence: u64_at(bytes, 8),
             payload_bytes: u32_at(bytes, 16),
             kind,
-            group: Group { more: flags & FLAG_MORE != 0, continues: flags & FLAG_CONTINUES != 0 },
+            group: RequestPart { more: flags & FLAG_MORE != 0, continues: flags & FLAG_CONTINUES != 0 },
         })
     }
 }
@@ -217,11 +217,11 @@ mod tests {
     use super::*;
 
     const SALT: u32 = 0x5a17_c0de;
-    const GROUP: Group = Group { more: true, continues: false };
+    const GROUP: RequestPart = RequestPart { more: true, continues: false };
 
     fn frame() -> Vec<u8> {
         let payload = b"payload";
-        let header = FrameHeader { sequence: 7, payload_bytes: 7, kind: Kind::Message, group: GROUP };
+        let header = FrameHeader { sequence: 7, payload_bytes: 7, kind: RecordKind::Message, group: GROUP };
         let mut frame = Vec::new();
         header.push_to(&mut frame);
         frame.extend_from_slice(payload);
@@ -233,7 +233,7 @@ mod tests {
     fn a_frame_reads_back() {
         let frame = frame();
         let header = FrameHeader::peek(&frame, SALT).unwrap();
-        assert_eq!(header, FrameHeader { sequence: 7, payload_bytes: 7, kind: Kind::Message, group: GROUP });
+        assert_eq!(header, FrameHeader { sequence: 7, payload_bytes: 7, kind: RecordKind::Message, group: GROUP });
         assert_eq!(header.frame_bytes(), frame.len());
         assert!(is_intact(&frame));
     }

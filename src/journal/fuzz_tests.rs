@@ -8,7 +8,9 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::digest::Digest;
-use super::frame::{FRAME_HEADER_BYTES, FrameHeader, Group, HeaderError, Kind, SegmentHeader, is_intact, stamp};
+use super::frame::{
+    FRAME_HEADER_BYTES, FrameHeader, HeaderError, RecordKind, RequestPart, SegmentHeader, is_intact, stamp,
+};
 use super::requests::Fragments;
 use super::scan::{Scanned, Scanner};
 use super::*;
@@ -93,7 +95,7 @@ fn walk(bytes: &[u8]) -> Walked {
 fn push_frame(bytes: &mut Vec<u8>, sequence: u64, payload: &[u8], salt: u32) -> Range<usize> {
     let start = bytes.len();
     let payload_bytes = payload.len() as u32;
-    FrameHeader { sequence, payload_bytes, kind: Kind::Message, group: Group::default() }.push_to(bytes);
+    FrameHeader { sequence, payload_bytes, kind: RecordKind::Message, group: RequestPart::default() }.push_to(bytes);
     bytes.extend_from_slice(payload);
     stamp(&mut bytes[start..], salt);
     start..bytes.len()
@@ -268,7 +270,7 @@ fn wrong_content_under_right_checksums_is_read_without_a_panic() {
     let checkpoint = Checkpoint { drained: 1, transcribed: 2, largest_id: Some(id), ..Checkpoint::default() }.encode(7);
     let of = SegmentHeader { salt: SALT, epoch: 7, number: 1, first_sequence: 1, made_micros: 1 };
     let header = of.encode();
-    let known = keys::Known { id, content: [1; 8], sequence: 3, reply: None };
+    let known = keys::KnownKey { id, content: [1; 8], sequence: 3, reply: None };
     let digest = Digest {
         largest_id: Some(id),
         requests: Fragments { unfinished: None, head: Some((1, 2, true)), remains: vec![(3, 3)] },
@@ -311,19 +313,20 @@ fn payloads_of_any_bytes_are_entries_or_none_and_never_a_panic() {
     let session = SessionId::new("s").unwrap();
     let (metadata, vector_ids) = (crate::message::Metadata::default(), [].as_slice());
     let line = || crate::message::Draft { session: &session, role: "user", text: "hé", metadata, vector_ids }.prepare();
-    let key = Some(Key { hash: [1; 16], content: [2; 8], as_sent: [2; 8] });
+    let key = Some(IdempotencyKey { hash: [1; 16], content: [2; 8], as_sent: [2; 8] });
     let entries = [
-        Draft::Message { line: line(), key, reply_to: ReplyTo::Message(id) }.seal(id, None),
-        Draft::ContextClear { line: line(), key: None }.seal(id, None),
-        Draft::Erasure { session: session.clone() }.seal(id, None),
+        NewRecord::Message { line: line(), key, reply_to: ReplyTo::Message(id) }.seal(id, None),
+        NewRecord::ContextClear { line: line(), key: None }.seal(id, None),
+        NewRecord::Erasure { session: session.clone() }.seal(id, None),
         Entry::Abort { first: 1, last: 2 },
     ];
-    let kinds = [Kind::Message, Kind::ContextClear, Kind::Erasure, Kind::Abort];
+    let kinds = [RecordKind::Message, RecordKind::ContextClear, RecordKind::Erasure, RecordKind::Abort];
     let mut read = 0;
     for _ in 0..10_000 * scale() {
         let mut bytes = Vec::new();
         let which = random.below(4) as usize;
-        Record { sequence: 1, entry: entries[which].clone(), origin: None }.push_frame(Group::default(), &mut bytes);
+        Record { sequence: 1, entry: entries[which].clone(), origin: None }
+            .push_frame(RequestPart::default(), &mut bytes);
         let mut payload = bytes.split_off(FRAME_HEADER_BYTES);
         noise(&mut random, &mut payload);
         if random.one_in(4) {

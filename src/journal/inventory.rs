@@ -17,7 +17,7 @@ use super::digest::Digest;
 use super::error::{OpenError, at};
 use super::frame::{HeaderError, SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::segment::{self, SegmentInfo};
-use super::survey::{Fault, Watch};
+use super::survey::{JournalFault, RecoveryWatch};
 use super::{quarantine, salvage};
 
 /// What a start works with.
@@ -42,12 +42,12 @@ pub struct Inventory {
 }
 
 /// Makes the fault of a file that is set aside from the number of intact messages in it.
-type Flaw = fn(u64) -> Fault;
+type Flaw = fn(u64) -> JournalFault;
 
 /// An inventory in progress.
 struct Taking<'a, 'w, D> {
     start: &'a Start<'a, D>,
-    watch: &'a mut Watch<'w>,
+    watch: &'a mut RecoveryWatch<'w>,
     found: Inventory,
     /// Numbers of files whose header is damaged.
     damaged: Vec<u64>,
@@ -60,7 +60,7 @@ struct Taking<'a, 'w, D> {
 /// # Errors
 /// [`OpenError`]: a file could not be read or repaired, or a later version wrote it. Repairs made so far stay; a start
 /// may be tried again.
-pub fn take<D: Disk>(start: &Start<'_, D>, watch: &mut Watch<'_>) -> Result<Inventory, OpenError> {
+pub fn take<D: Disk>(start: &Start<'_, D>, watch: &mut RecoveryWatch<'_>) -> Result<Inventory, OpenError> {
     let (disk, folder) = (start.disk, &start.config.path);
     let names = disk.list(folder).map_err(at(folder))?;
     let mut numbers: Vec<u64> = names.iter().filter_map(|name| segment::number_of(name)).collect();
@@ -108,7 +108,7 @@ impl<D: Disk> Taking<'_, '_, D> {
         match SegmentHeader::decode(&bytes[..read]) {
             Ok(header) if header.number == number => self.found.segments.push(SegmentInfo { header, file_bytes }),
             // A power cut gave a file the name of its next use. What it holds belongs to no segment.
-            Ok(_) => self.others.push((number, Fault::OtherNumber)),
+            Ok(_) => self.others.push((number, JournalFault::OtherNumber)),
             Err(HeaderError::Damaged) => self.damaged.push(number),
             Err(source @ HeaderError::Newer(_)) => return Err(OpenError::Newer { path, source }),
         }
@@ -123,7 +123,7 @@ impl<D: Disk> Taking<'_, '_, D> {
         let known = of_checkpoint.filter(|epoch| segments.iter().any(|info| info.header.epoch == *epoch));
         let Some(ours) = known.or_else(|| segments.last().map(|info| info.header.epoch)) else { return };
         let foreign = segments.extract_if(.., |info| info.header.epoch != ours);
-        self.others.extend(foreign.map(|info| (info.header.number, Fault::OtherEpoch as Flaw)));
+        self.others.extend(foreign.map(|info| (info.header.number, JournalFault::OtherEpoch as Flaw)));
     }
 
     /// Rebuilds the header of segment `number` from the digest, or else from the first intact frame.
@@ -157,9 +157,9 @@ impl<D: Disk> Taking<'_, '_, D> {
 
     /// Rebuilds a damaged header, or sets the file aside.
     fn mend(&mut self, number: u64) -> io::Result<()> {
-        let Some(header) = self.rebuilt(number)? else { return self.set_aside(number, Fault::NoHeader) };
+        let Some(header) = self.rebuilt(number)? else { return self.set_aside(number, JournalFault::NoHeader) };
         let (path, folder) = (self.path(number), &self.start.config.path);
-        self.watch.tell(&path, Fault::Header);
+        self.watch.tell(&path, JournalFault::Header);
         let file = self.start.disk.open(&path)?;
         let (name, header_bytes) = (format!("header-{number:016}"), 0..SEGMENT_HEADER_BYTES as u64);
         let (aside, _) = quarantine::keep_range(self.start.disk, folder, &name, &file, header_bytes)?;

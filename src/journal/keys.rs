@@ -12,11 +12,11 @@ use sha2::{Digest as _, Sha256};
 
 use crate::message::{Id, SessionId};
 
-use super::record::{Key, Record};
+use super::record::{IdempotencyKey, Record};
 
 /// The message that a key stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Known {
+pub struct KnownKey {
     /// The message.
     pub id: Id,
     /// The hash of the content sent with the key.
@@ -30,13 +30,13 @@ pub struct Known {
 /// The known keys of all sessions.
 #[derive(Debug)]
 pub struct Keys {
-    known: HashMap<[u8; 16], Known>,
+    known: HashMap<[u8; 16], KnownKey>,
     /// By age: sequences rise. A key that was inserted again has another sequence in `known`.
     order: VecDeque<(u64, [u8; 16])>,
     max: usize,
 }
 
-impl Key {
+impl IdempotencyKey {
     /// The key that a client sent in a session with `content`, the parts of what is to be recorded.
     #[must_use]
     pub fn new(session: &SessionId, key: &str, content: &[&[u8]]) -> Self {
@@ -76,7 +76,7 @@ impl Keys {
 
     /// The message that a key stands for.
     #[must_use]
-    pub fn get(&self, key: &Key) -> Option<Known> {
+    pub fn get(&self, key: &IdempotencyKey) -> Option<KnownKey> {
         self.known.get(&key.hash).copied()
     }
 
@@ -90,7 +90,7 @@ impl Keys {
                 self.note_reply(&key.hash, record.sequence, id);
             }
         } else {
-            self.insert(key.hash, Known { id, content: key.content, sequence: record.sequence, reply: None });
+            self.insert(key.hash, KnownKey { id, content: key.content, sequence: record.sequence, reply: None });
         }
     }
 
@@ -105,7 +105,7 @@ impl Keys {
     }
 
     /// Notes the message of a key; sequences must rise.
-    pub fn insert(&mut self, hash: [u8; 16], known: Known) {
+    pub fn insert(&mut self, hash: [u8; 16], known: KnownKey) {
         self.known.insert(hash, known);
         self.order.push_back((known.sequence, hash));
         while self.known.len() > self.max {
@@ -175,13 +175,13 @@ mod tests {
         u128::from(n).to_le_bytes()
     }
 
-    fn known(sequence: u64) -> Known {
+    fn known(sequence: u64) -> KnownKey {
         let id = Id::from_parts(Timestamp::from_micros(sequence), 0);
-        Known { id, content: [0; 8], sequence, reply: None }
+        KnownKey { id, content: [0; 8], sequence, reply: None }
     }
 
-    fn key(n: u64) -> Key {
-        Key { hash: hash(n), content: [0; 8], as_sent: [0; 8] }
+    fn key(n: u64) -> IdempotencyKey {
+        IdempotencyKey { hash: hash(n), content: [0; 8], as_sent: [0; 8] }
     }
 
     fn filled(count: u64, max: usize) -> Keys {
@@ -239,10 +239,10 @@ mod tests {
     #[test]
     fn a_key_belongs_to_its_session_and_to_what_came_with_it() {
         let (a, b) = (SessionId::new("a").unwrap(), SessionId::new("b").unwrap());
-        let key = Key::new(&a, "k", &[b"text"]);
-        assert_eq!(key, Key::new(&a, "k", &[b"text"]));
-        assert_ne!(key.hash, Key::new(&b, "k", &[b"text"]).hash);
-        assert_ne!(key.hash, Key::new(&a, "l", &[b"text"]).hash);
-        assert_ne!(key.content, Key::new(&a, "k", &[b"other"]).content);
+        let key = IdempotencyKey::new(&a, "k", &[b"text"]);
+        assert_eq!(key, IdempotencyKey::new(&a, "k", &[b"text"]));
+        assert_ne!(key.hash, IdempotencyKey::new(&b, "k", &[b"text"]).hash);
+        assert_ne!(key.hash, IdempotencyKey::new(&a, "l", &[b"text"]).hash);
+        assert_ne!(key.content, IdempotencyKey::new(&a, "k", &[b"other"]).content);
     }
 }

@@ -24,7 +24,7 @@ fn places(journal: &Journal<SimDisk>) -> Vec<(u64, Option<ReadPosition>)> {
             Some(_) => ControlFlow::Break(()),
         });
         found.extend(taken.map(|sequence| (sequence, reader.place())));
-        if progress.unwrap() == Progress::CaughtUp {
+        if progress.unwrap() == ReadProgress::CaughtUp {
             return found;
         }
     }
@@ -32,7 +32,7 @@ fn places(journal: &Journal<SimDisk>) -> Vec<(u64, Option<ReadPosition>)> {
 
 fn sequences(mut reader: Reader<SimDisk>) -> Vec<u64> {
     let mut found = Vec::new();
-    while reader.read(1000, |record| found.push(record.sequence)).unwrap() == Progress::More {}
+    while reader.read(1000, |record| found.push(record.sequence)).unwrap() == ReadProgress::More {}
     found
 }
 

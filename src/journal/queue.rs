@@ -10,11 +10,11 @@ use std::time::Instant;
 use crate::message::{Id, IdGenerator, Prepared, SessionId};
 
 use super::batch::{Batch, Ticket};
-use super::erasures::Erasures;
+use super::erasures::ErasureIndex;
 use super::error::AppendError;
-use super::frame::Group;
-use super::keys::{Keys, Known};
-use super::record::{Draft, Entry, Record, ReplyTo};
+use super::frame::RequestPart;
+use super::keys::{Keys, KnownKey};
+use super::record::{Entry, NewRecord, Record, ReplyTo};
 use super::writer::Frames;
 
 /// What happened to a draft.
@@ -32,7 +32,7 @@ pub enum Appended {
 }
 
 /// The open batch, and the state that gives records their place.
-pub struct Queue {
+pub struct AppendQueue {
     next_sequence: u64,
     ids: IdGenerator,
     pub(super) batch: Arc<Batch>,
@@ -67,11 +67,11 @@ impl Appended {
 }
 
 /// Whether a draft's key was used before.
-pub enum Seen {
+pub enum KeyLookup {
     /// It has no key, or a new one.
     No,
     /// The key's message is in the journal.
-    Known(Known),
+    Known(KnownKey),
     /// It answers the draft before it, whose reply exists.
     Reply(Id),
     /// The key's message is that draft of the same append.
@@ -88,13 +88,13 @@ pub enum NoPlace {
 }
 
 /// A batch that its leader has taken.
-pub struct Taken {
+pub struct LedBatch {
     pub(super) batch: Arc<Batch>,
     pub(super) frames: Frames,
     pub(super) records: Vec<Record>,
 }
 
-impl Queue {
+impl AppendQueue {
     /// A queue whose first record gets `next_sequence`.
     pub fn new(next_sequence: u64, ids: IdGenerator, keys: Keys) -> Self {
         Self {
@@ -120,19 +120,19 @@ impl Queue {
     /// What each draft's key stands for, if it was used before: a message in the journal, or an earlier draft. A reply
     /// to the draft before it counts as known when that draft's reply does. The key of an erased message stands for
     /// nothing.
-    pub fn look_up(&self, drafts: &[Draft], erasures: &Erasures) -> Result<Vec<Seen>, NoPlace> {
-        let mut seen: Vec<Seen> = Vec::with_capacity(drafts.len());
+    pub fn look_up(&self, drafts: &[NewRecord], erasures: &ErasureIndex) -> Result<Vec<KeyLookup>, NoPlace> {
+        let mut seen: Vec<KeyLookup> = Vec::with_capacity(drafts.len());
         let mut own: HashMap<[u8; 16], ([u8; 8], usize)> = HashMap::new();
         for (index, draft) in drafts.iter().enumerate() {
             let found = match draft.reply_to() {
                 ReplyTo::Previous => match seen.last() {
-                    Some(Seen::Known(Known { reply: Some(id), .. })) => Seen::Reply(*id),
-                    _ => Seen::No,
+                    Some(KeyLookup::Known(KnownKey { reply: Some(id), .. })) => KeyLookup::Reply(*id),
+                    _ => KeyLookup::No,
                 },
                 // It carries the key of the message that it answers: the message itself is no reply.
                 ReplyTo::Message(to) => match draft.key().and_then(|key| self.keys.get(key)) {
-                    Some(Known { id, reply: Some(reply), .. }) if id == to => Seen::Reply(reply),
-                    _ => Seen::No,
+                    Some(KnownKey { id, reply: Some(reply), .. }) if id == to => KeyLookup::Reply(reply),
+                    _ => KeyLookup::No,
                 },
                 ReplyTo::Nothing => self.look_up_one(draft, index, erasures, &mut own)?,
             };
@@ -144,12 +144,12 @@ impl Queue {
     /// The same for one draft that answers nothing. `own` holds the keys of the drafts before it.
     fn look_up_one(
         &self,
-        draft: &Draft,
+        draft: &NewRecord,
         index: usize,
-        erasures: &Erasures,
+        erasures: &ErasureIndex,
         own: &mut HashMap<[u8; 16], ([u8; 8], usize)>,
-    ) -> Result<Seen, NoPlace> {
-        let Some(key) = draft.key() else { return Ok(Seen::No) };
+    ) -> Result<KeyLookup, NoPlace> {
+        let Some(key) = draft.key() else { return Ok(KeyLookup::No) };
         let known = self.keys.get(key).filter(|known| !erasures.covers(draft.session(), known.id));
         if known.is_some_and(|known| self.is_erasing(draft.session(), known.sequence)) {
             let ticket = Ticket { earlier: self.under_way.clone(), open: Some(self.batch.clone()) };
@@ -161,11 +161,11 @@ impl Queue {
             return Err(NoPlace::Refused(AppendError::KeyConflict(index)));
         }
         Ok(match (known, first) {
-            (Some(known), _) => Seen::Known(known),
-            (None, Some((_, first))) => Seen::Draft(*first),
+            (Some(known), _) => KeyLookup::Known(known),
+            (None, Some((_, first))) => KeyLookup::Draft(*first),
             (None, None) => {
                 own.insert(key.hash, (key.content, index));
-                Seen::No
+                KeyLookup::No
             }
         })
     }
@@ -176,18 +176,18 @@ impl Queue {
     }
 
     /// Gives every new draft its place, and returns what happened to each.
-    pub fn push(&mut self, drafts: Vec<Draft>, seen: &[Seen]) -> Vec<Appended> {
-        let new = seen.iter().filter(|seen| matches!(seen, Seen::No)).count();
+    pub fn push(&mut self, drafts: Vec<NewRecord>, seen: &[KeyLookup]) -> Vec<Appended> {
+        let new = seen.iter().filter(|seen| matches!(seen, KeyLookup::No)).count();
         let mut new_left = new;
         let mut kept: Vec<Appended> = Vec::with_capacity(drafts.len());
         for (draft, seen) in drafts.into_iter().zip(seen) {
             kept.push(match seen {
-                Seen::Known(known) => Appended::Before { id: known.id, reply: known.reply },
-                Seen::Reply(id) => Appended::Before { id: *id, reply: None },
-                Seen::Draft(first) => Appended::Before { id: kept[*first].id(), reply: None },
-                Seen::No => {
+                KeyLookup::Known(known) => Appended::Before { id: known.id, reply: known.reply },
+                KeyLookup::Reply(id) => Appended::Before { id: *id, reply: None },
+                KeyLookup::Draft(first) => Appended::Before { id: kept[*first].id(), reply: None },
+                KeyLookup::No => {
                     new_left -= 1;
-                    let group = Group { more: new_left > 0, continues: new_left + 1 < new };
+                    let group = RequestPart { more: new_left > 0, continues: new_left + 1 < new };
                     Appended::New(self.push_one(draft, kept.last().map(Appended::id), group))
                 }
             });
@@ -195,7 +195,7 @@ impl Queue {
         kept
     }
 
-    fn push_one(&mut self, draft: Draft, previous: Option<Id>, group: Group) -> Record {
+    fn push_one(&mut self, draft: NewRecord, previous: Option<Id>, group: RequestPart) -> Record {
         let id = match draft.erased_elsewhere() {
             Some(up_to) => self.ids.pass(up_to),
             None => self.ids.next_id(),
@@ -214,27 +214,27 @@ impl Queue {
 
     /// What must end before the drafts count: the open batch if it holds any of them, and the batch under way if that
     /// does.
-    pub fn ticket(&self, seen: &[Seen], first_open: u64, published: u64) -> Ticket {
+    pub fn ticket(&self, seen: &[KeyLookup], first_open: u64, published: u64) -> Ticket {
         let mut ticket = Ticket::default();
         for seen in seen {
             match seen {
-                Seen::Known(known) if known.sequence < first_open => {
+                KeyLookup::Known(known) if known.sequence < first_open => {
                     if known.sequence > published {
                         ticket.earlier.clone_from(&self.under_way);
                     }
                 }
-                Seen::Reply(_) => {}
-                Seen::Known(_) | Seen::Draft(_) | Seen::No => ticket.open = Some(self.batch.clone()),
+                KeyLookup::Reply(_) => {}
+                KeyLookup::Known(_) | KeyLookup::Draft(_) | KeyLookup::No => ticket.open = Some(self.batch.clone()),
             }
         }
         ticket
     }
 
     /// Takes the open batch and leaves an empty one.
-    pub fn take(&mut self) -> Taken {
+    pub fn take(&mut self) -> LedBatch {
         let (frames, records) = self.idle.take().unwrap_or_default();
         self.under_way = Some(self.batch.clone());
-        Taken {
+        LedBatch {
             batch: std::mem::take(&mut self.batch),
             frames: std::mem::replace(&mut self.frames, frames),
             records: std::mem::replace(&mut self.records, records),

@@ -25,13 +25,13 @@ pub struct Reader<D: Disk> {
     shared: Arc<JournalState<D>>,
     /// Everything up to this sequence was handed out or skipped.
     position: u64,
-    current: Option<Current<D::File>>,
+    current: Option<OpenSegment<D::File>>,
     /// Where the last record handed out is, or where the reader was told to begin.
     place: Option<ReadPosition>,
 }
 
 /// The segment that a reader is in.
-struct Current<F> {
+struct OpenSegment<F> {
     number: u64,
     scanner: Scanner<F>,
     /// The first sequence that does not count any more.
@@ -50,7 +50,7 @@ pub struct ReadPosition {
 
 /// How far a read came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Progress {
+pub enum ReadProgress {
     /// There may be more.
     More,
     /// Everything that is published was read.
@@ -86,7 +86,7 @@ impl<D: Disk> Reader<D> {
     ///
     /// # Errors
     /// The journal could not be read. Another call goes on after the last record handed out.
-    pub fn read(&mut self, bytes_max: usize, mut take: impl FnMut(Record)) -> io::Result<Progress> {
+    pub fn read(&mut self, bytes_max: usize, mut take: impl FnMut(Record)) -> io::Result<ReadProgress> {
         self.read_while(bytes_max, |record| {
             take(record);
             ControlFlow::Continue(())
@@ -101,7 +101,7 @@ impl<D: Disk> Reader<D> {
         &mut self,
         bytes_max: usize,
         mut take: impl FnMut(Record) -> ControlFlow<()>,
-    ) -> io::Result<Progress> {
+    ) -> io::Result<ReadProgress> {
         // In this order: the segments of everything published by now are listed by now.
         let published = self.shared.outlet.published();
         let mut bytes = 0;
@@ -110,7 +110,7 @@ impl<D: Disk> Reader<D> {
             current.bound = segment::bound(&self.shared.segments.lock().expect("no holder panics"), current.number);
         }
         while self.position < published && bytes < bytes_max {
-            let Some(Current { scanner, bound, .. }) = &mut self.current else {
+            let Some(OpenSegment { scanner, bound, .. }) = &mut self.current else {
                 if !self.open_next(None)? {
                     self.position = published;
                 }
@@ -126,19 +126,19 @@ impl<D: Disk> Reader<D> {
                 Scanned::Frame(header) => {
                     bytes += header.frame_bytes();
                     if self.hand_out(&header, &mut take).is_break() {
-                        return Ok(Progress::More);
+                        return Ok(ReadProgress::More);
                     }
                 }
                 Scanned::Gap(range) => log::warn!("the journal has {} damaged bytes", range.end - range.start),
                 Scanned::End { .. } => self.leave(published)?,
             }
         }
-        Ok(if self.position >= published { Progress::CaughtUp } else { Progress::More })
+        Ok(if self.position >= published { ReadProgress::CaughtUp } else { ReadProgress::More })
     }
 
     /// Hands out the record of the frame just found, unless it is left out. If `take` breaks, the frame is found again.
     fn hand_out(&mut self, header: &FrameHeader, take: impl FnOnce(Record) -> ControlFlow<()>) -> ControlFlow<()> {
-        let Some(Current { number, scanner, .. }) = &mut self.current else { return ControlFlow::Continue(()) };
+        let Some(OpenSegment { number, scanner, .. }) = &mut self.current else { return ControlFlow::Continue(()) };
         let accepted = accept(&self.shared, self.position, header, scanner.payload());
         let Some(record) = accepted else { return ControlFlow::Continue(()) };
         if take(record).is_break() {
@@ -177,7 +177,7 @@ impl<D: Disk> Reader<D> {
             Some(place) => self.open_at(&info, place)?,
             None => open(&self.shared.disk, &self.shared.config.path, &info)?,
         };
-        self.current = Some(Current { number: info.header.number, scanner, bound });
+        self.current = Some(OpenSegment { number: info.header.number, scanner, bound });
         Ok(true)
     }
 

@@ -24,15 +24,15 @@ use std::sync::Arc;
 
 use crate::message::{Id, Message, Origin, Prepared, SessionId};
 
-use super::codec::Field;
-use super::frame::{FrameHeader, Group, Kind};
+use super::codec::Encoded;
+use super::frame::{FrameHeader, RecordKind, RequestPart};
 
 const LINK_KEY: u8 = 1;
 const LINK_REPLY: u8 = 2;
 
 /// The hash of an idempotency key within its session, and of the content that came with it.
 #[derive(Clone, Copy, Debug)]
-pub struct Key {
+pub struct IdempotencyKey {
     /// Hash of session and key.
     pub hash: [u8; 16],
     /// Of what was to be recorded, by value.
@@ -41,19 +41,19 @@ pub struct Key {
     pub as_sent: [u8; 8],
 }
 
-impl PartialEq for Key {
+impl PartialEq for IdempotencyKey {
     fn eq(&self, other: &Self) -> bool {
         (self.hash, self.content) == (other.hash, other.content)
     }
 }
 
-impl Eq for Key {}
+impl Eq for IdempotencyKey {}
 
 /// What a message is linked to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Links {
     /// The client's key, if it sent one.
-    pub key: Option<Key>,
+    pub key: Option<IdempotencyKey>,
     /// The message that this one answers.
     pub reply_to: Option<Id>,
 }
@@ -72,13 +72,13 @@ pub enum ReplyTo {
 
 /// A record before it has sequence, id and time.
 #[derive(Debug)]
-pub enum Draft {
+pub enum NewRecord {
     /// A message.
     Message {
         /// The line without id and time.
         line: Prepared,
         /// The client's key.
-        key: Option<Key>,
+        key: Option<IdempotencyKey>,
         /// What it answers.
         reply_to: ReplyTo,
     },
@@ -87,7 +87,7 @@ pub enum Draft {
         /// Its line, of role `system`.
         line: Prepared,
         /// The client's key.
-        key: Option<Key>,
+        key: Option<IdempotencyKey>,
     },
     /// The erasure of a session, up to the record's own id.
     Erasure {
@@ -96,7 +96,7 @@ pub enum Draft {
     },
     /// An erasure that another server made, up to that id, which becomes the record's own (see
     /// [`IdGenerator::pass`](crate::message::IdGenerator::pass)).
-    ForeignErasure {
+    RemoteErasure {
         /// The session.
         session: SessionId,
         /// The last erased id.
@@ -139,33 +139,33 @@ pub struct Record {
     pub origin: Option<Origin>,
 }
 
-impl Draft {
+impl NewRecord {
     /// The line to be recorded; an erasure has none.
     pub(super) fn line(&self) -> Option<&Prepared> {
         match self {
             Self::Message { line, .. } | Self::ContextClear { line, .. } => Some(line),
-            Self::Erasure { .. } | Self::ForeignErasure { .. } => None,
+            Self::Erasure { .. } | Self::RemoteErasure { .. } => None,
         }
     }
 
     /// The client's key.
-    pub(super) fn key(&self) -> Option<&Key> {
+    pub(super) fn key(&self) -> Option<&IdempotencyKey> {
         match self {
             Self::Message { key, .. } | Self::ContextClear { key, .. } => key.as_ref(),
-            Self::Erasure { .. } | Self::ForeignErasure { .. } => None,
+            Self::Erasure { .. } | Self::RemoteErasure { .. } => None,
         }
     }
 
     /// The id up to which another server has erased.
     pub(super) fn erased_elsewhere(&self) -> Option<Id> {
-        if let Self::ForeignErasure { up_to, .. } = self { Some(*up_to) } else { None }
+        if let Self::RemoteErasure { up_to, .. } = self { Some(*up_to) } else { None }
     }
 
     /// The draft's session.
     pub(super) fn session(&self) -> &SessionId {
         match self {
             Self::Message { line, .. } | Self::ContextClear { line, .. } => line.session(),
-            Self::Erasure { session } | Self::ForeignErasure { session, .. } => session,
+            Self::Erasure { session } | Self::RemoteErasure { session, .. } => session,
         }
     }
 
@@ -173,7 +173,7 @@ impl Draft {
     pub(super) fn reply_to(&self) -> ReplyTo {
         match self {
             Self::Message { reply_to, .. } => *reply_to,
-            Self::ContextClear { .. } | Self::Erasure { .. } | Self::ForeignErasure { .. } => ReplyTo::Nothing,
+            Self::ContextClear { .. } | Self::Erasure { .. } | Self::RemoteErasure { .. } => ReplyTo::Nothing,
         }
     }
 
@@ -191,25 +191,25 @@ impl Draft {
             Self::ContextClear { line, key } => {
                 Entry::ContextClear(Arc::new(line.seal(id)), Links { key, reply_to: None })
             }
-            Self::Erasure { session } | Self::ForeignErasure { session, .. } => Entry::Erasure { id, session },
+            Self::Erasure { session } | Self::RemoteErasure { session, .. } => Entry::Erasure { id, session },
         }
     }
 }
 
 impl Entry {
-    fn kind(&self) -> Kind {
+    fn kind(&self) -> RecordKind {
         match self {
-            Self::Message(..) => Kind::Message,
-            Self::ContextClear(..) => Kind::ContextClear,
-            Self::Erasure { .. } => Kind::Erasure,
-            Self::Abort { .. } => Kind::Abort,
+            Self::Message(..) => RecordKind::Message,
+            Self::ContextClear(..) => RecordKind::ContextClear,
+            Self::Erasure { .. } => RecordKind::Erasure,
+            Self::Abort { .. } => RecordKind::Abort,
         }
     }
 
     /// Whether it erases.
     #[must_use]
     pub fn is_erasure(&self) -> bool {
-        self.kind() == Kind::Erasure
+        self.kind() == RecordKind::Erasure
     }
 
     /// The message, for the two kinds that are one.
@@ -253,16 +253,18 @@ impl Entry {
 
     /// Decodes a payload whose checksum was right; `None` only if a fault of chatkeep wrote it.
     #[must_use]
-    pub fn decode(kind: Kind, mut payload: &[u8]) -> Option<Self> {
+    pub fn decode(kind: RecordKind, mut payload: &[u8]) -> Option<Self> {
         match kind {
-            Kind::Message => read_message(payload).map(|(message, links)| Self::Message(message, links)),
-            Kind::ContextClear => read_message(payload).map(|(message, links)| Self::ContextClear(message, links)),
-            Kind::Erasure => {
-                let id = Field::take(&mut payload)?;
+            RecordKind::Message => read_message(payload).map(|(message, links)| Self::Message(message, links)),
+            RecordKind::ContextClear => {
+                read_message(payload).map(|(message, links)| Self::ContextClear(message, links))
+            }
+            RecordKind::Erasure => {
+                let id = Encoded::take(&mut payload)?;
                 Some(Self::Erasure { id, session: SessionId::new(str::from_utf8(payload).ok()?).ok()? })
             }
-            Kind::Abort => {
-                let (first, last) = Field::take(&mut payload)?;
+            RecordKind::Abort => {
+                let (first, last) = Encoded::take(&mut payload)?;
                 payload.is_empty().then_some(Self::Abort { first, last })
             }
         }
@@ -270,13 +272,13 @@ impl Entry {
 }
 
 /// Whether the payload was erased and scrubbed; see the head of this file.
-pub(super) fn is_scrubbed(kind: Kind, payload: &[u8]) -> bool {
-    matches!(kind, Kind::Message | Kind::ContextClear) && payload.first_chunk() == Some(&[0; 16])
+pub(super) fn is_scrubbed(kind: RecordKind, payload: &[u8]) -> bool {
+    matches!(kind, RecordKind::Message | RecordKind::ContextClear) && payload.first_chunk() == Some(&[0; 16])
 }
 
 impl Record {
     /// Appends the record's frame, not yet stamped, and returns its length in bytes.
-    pub(super) fn push_frame(&self, group: Group, buffer: &mut Vec<u8>) -> usize {
+    pub(super) fn push_frame(&self, group: RequestPart, buffer: &mut Vec<u8>) -> usize {
         let start = buffer.len();
         let mut header = FrameHeader { sequence: self.sequence, payload_bytes: 0, kind: self.entry.kind(), group };
         header.push_to(buffer);
@@ -291,7 +293,7 @@ impl Record {
 fn push_message(buffer: &mut Vec<u8>, message: &Message, links: &Links) {
     let bits = links.key.map_or(0, |_| LINK_KEY) | links.reply_to.map_or(0, |_| LINK_REPLY);
     (message.id(), bits).put(buffer);
-    if let Some(Key { hash, content, .. }) = links.key {
+    if let Some(IdempotencyKey { hash, content, .. }) = links.key {
         (hash, content).put(buffer);
     }
     if let Some(id) = links.reply_to {
@@ -301,11 +303,11 @@ fn push_message(buffer: &mut Vec<u8>, message: &Message, links: &Links) {
 }
 
 fn read_message(mut payload: &[u8]) -> Option<(Arc<Message>, Links)> {
-    let (id, bits): (Id, u8) = Field::take(&mut payload)?;
+    let (id, bits): (Id, u8) = Encoded::take(&mut payload)?;
     let mut links = Links::default();
     if bits & LINK_KEY != 0 {
-        let (hash, content) = Field::take(&mut payload)?;
-        links.key = Some(Key { hash, content, as_sent: content });
+        let (hash, content) = Encoded::take(&mut payload)?;
+        links.key = Some(IdempotencyKey { hash, content, as_sent: content });
     }
     if bits & LINK_REPLY != 0 {
         links.reply_to = Some(Id::take(&mut payload)?);
@@ -332,20 +334,20 @@ mod tests {
 
     #[test]
     fn every_kind_reads_back() {
-        let key = Some(Key { hash: [7; 16], content: [9; 8], as_sent: [9; 8] });
+        let key = Some(IdempotencyKey { hash: [7; 16], content: [9; 8], as_sent: [9; 8] });
         let session = SessionId::new("s").unwrap();
         let entries = [
-            Draft::Message { line: line(), key, reply_to: ReplyTo::Previous }.seal(id(2), Some(id(1))),
-            Draft::Message { line: line(), key: None, reply_to: ReplyTo::Nothing }.seal(id(3), Some(id(2))),
-            Draft::Message { line: line(), key: None, reply_to: ReplyTo::Message(id(1)) }.seal(id(4), None),
-            Draft::ContextClear { line: line(), key }.seal(id(5), None),
-            Draft::Erasure { session }.seal(id(6), None),
+            NewRecord::Message { line: line(), key, reply_to: ReplyTo::Previous }.seal(id(2), Some(id(1))),
+            NewRecord::Message { line: line(), key: None, reply_to: ReplyTo::Nothing }.seal(id(3), Some(id(2))),
+            NewRecord::Message { line: line(), key: None, reply_to: ReplyTo::Message(id(1)) }.seal(id(4), None),
+            NewRecord::ContextClear { line: line(), key }.seal(id(5), None),
+            NewRecord::Erasure { session }.seal(id(6), None),
             Entry::Abort { first: 3, last: 9 },
         ];
         for entry in entries {
             let record = Record { sequence: 11, entry, origin: None };
             let mut frame = Vec::new();
-            assert_eq!(record.push_frame(Group::default(), &mut frame), frame.len());
+            assert_eq!(record.push_frame(RequestPart::default(), &mut frame), frame.len());
             stamp(&mut frame, 5);
             assert!(is_intact(&frame));
             let header = FrameHeader::peek(&frame, 5).unwrap();
@@ -356,7 +358,8 @@ mod tests {
 
     #[test]
     fn a_reply_to_the_previous_draft_gets_its_id() {
-        let entry = Draft::Message { line: line(), key: None, reply_to: ReplyTo::Previous }.seal(id(2), Some(id(1)));
+        let entry =
+            NewRecord::Message { line: line(), key: None, reply_to: ReplyTo::Previous }.seal(id(2), Some(id(1)));
         assert!(matches!(entry, Entry::Message(_, Links { reply_to: Some(to), .. }) if to == id(1)));
     }
 }

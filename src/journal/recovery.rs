@@ -17,11 +17,11 @@ use crate::disk::{self, Disk, DiskFile};
 use crate::layout;
 use crate::message::Id;
 
-use super::checkpoint::{Checkpoint, Standing};
-use super::digest::{Digest, End};
-use super::erasures::{Erasure, Erasures};
+use super::checkpoint::{Checkpoint, StoredCheckpoint};
+use super::digest::{Digest, SegmentEnd};
+use super::erasures::{Erasure, ErasureIndex};
 use super::error::{OpenError, at};
-use super::frame::{Group, SEGMENT_HEADER_BYTES, SegmentHeader, stamp};
+use super::frame::{RequestPart, SEGMENT_HEADER_BYTES, SegmentHeader, stamp};
 use super::inventory::{self, Inventory, Start};
 use super::keys::Keys;
 use super::lock::Lock;
@@ -29,7 +29,7 @@ use super::record::{Entry, Record};
 use super::requests::{Requests, is_in};
 use super::scan::Scanned;
 use super::segment::{self, Segment, SegmentInfo};
-use super::survey::{Fault, Watch};
+use super::survey::{JournalFault, RecoveryWatch};
 use super::writer::Frames;
 use super::{quarantine, scan};
 
@@ -62,12 +62,12 @@ pub struct Recovered<D: Disk> {
     /// The idempotency keys of the kept messages.
     pub keys: Keys,
     /// The erasures that are remembered.
-    pub erasures: Erasures,
+    pub erasures: ErasureIndex,
 }
 
 /// Recovers the journal; see the head of this file. A watch gets every fault, also those that would end a start
 /// (survey.rs).
-pub fn recover<D: Disk>(start: &Start<'_, D>, watch: &mut Watch<'_>) -> Result<Recovered<D>, OpenError> {
+pub fn recover<D: Disk>(start: &Start<'_, D>, watch: &mut RecoveryWatch<'_>) -> Result<Recovered<D>, OpenError> {
     let folder = &start.config.path;
     disk::make_folder(start.disk, folder).map_err(at(folder))?;
     let lock = if watch.is_there() { None } else { Some(Lock::take(folder)?) };
@@ -76,13 +76,13 @@ pub fn recover<D: Disk>(start: &Start<'_, D>, watch: &mut Watch<'_>) -> Result<R
     let epoch = segments.first().map_or_else(segment::random_u64, |s| s.header.epoch);
     watch.survey.files.segments = segments.len();
     watch.survey.first_sequence = segments.first().map_or(0, |info| info.header.first_sequence);
-    watch.survey.checkpoint = Standing::of(start.disk, folder, epoch);
+    watch.survey.checkpoint = StoredCheckpoint::of(start.disk, folder, epoch);
     let checkpoint = watch.survey.checkpoint.checkpoint();
     let mut recovery = Recovery::new(start, &checkpoint);
     let end = recovery.walk(segments, watch)?;
     let passed = recovery.passed;
     if passed > watch.survey.last_sequence {
-        watch.tell(&layout::checkpoint(folder), Fault::EndsBefore(passed));
+        watch.tell(&layout::checkpoint(folder), JournalFault::EndsBefore(passed));
     }
     let last = recovery.last_segment(&inventory, end, epoch, watch)?;
     let mut recovered = Recovered {
@@ -96,7 +96,7 @@ pub fn recover<D: Disk>(start: &Start<'_, D>, watch: &mut Watch<'_>) -> Result<R
         largest_id: recovery.largest_id,
         voids: recovery.voids,
         keys: recovery.keys,
-        erasures: Erasures::default(),
+        erasures: ErasureIndex::default(),
     };
     recovered.list_last();
     watch.survey.torn = recovered.void_torn(start, recovery.requests.end(), passed).map_err(at(folder))?;
@@ -130,7 +130,7 @@ impl<D: Disk> Recovered<D> {
     fn void(&mut self, start: &Start<'_, D>, first: u64, last: u64) -> io::Result<()> {
         let mut frames = Frames::default();
         let abort = Record { sequence: self.next_sequence, entry: Entry::Abort { first, last }, origin: None };
-        frames.push(&abort, Group::default());
+        frames.push(&abort, RequestPart::default());
         if self.last.room() < frames.bytes.len() as u64 {
             let header = segment::new_header(start.clock, self.epoch, self.next_number, self.next_sequence);
             self.last.file.sync()?;
@@ -196,8 +196,8 @@ impl<'a, D: Disk> Recovery<'a, D> {
     }
 
     /// Reads every segment, oldest first; returns where the last one's frames end.
-    fn walk(&mut self, segments: &[SegmentInfo], watch: &mut Watch<'_>) -> Result<End, OpenError> {
-        let mut end = End { offset: SEGMENT_HEADER_BYTES as u64, dirty: false };
+    fn walk(&mut self, segments: &[SegmentInfo], watch: &mut RecoveryWatch<'_>) -> Result<SegmentEnd, OpenError> {
+        let mut end = SegmentEnd { offset: SEGMENT_HEADER_BYTES as u64, dirty: false };
         for (index, info) in segments.iter().enumerate() {
             let first_sequence = info.header.first_sequence;
             self.last_sequence = self.last_sequence.max(first_sequence.saturating_sub(1));
@@ -226,14 +226,14 @@ impl<'a, D: Disk> Recovery<'a, D> {
         info: &SegmentInfo,
         bound: u64,
         is_sealed: bool,
-        watch: &mut Watch<'_>,
-    ) -> Result<(Digest, End), OpenError> {
+        watch: &mut RecoveryWatch<'_>,
+    ) -> Result<(Digest, SegmentEnd), OpenError> {
         let (disk, path) = (self.start.disk, segment::path(self.folder, info.header.number));
         if is_sealed
             && !watch.is_there()
             && let Some(digest) = Digest::stored(disk, self.folder, &info.header)
         {
-            return Ok((digest, End { offset: info.file_bytes, dirty: false }));
+            return Ok((digest, SegmentEnd { offset: info.file_bytes, dirty: false }));
         }
         watch.begin(&path, info, bound);
         let scanner = scan::open(disk, self.folder, info).map_err(at(&path))?;
@@ -272,9 +272,9 @@ impl<'a, D: Disk> Recovery<'a, D> {
     fn last_segment(
         &mut self,
         inventory: &Inventory,
-        end: End,
+        end: SegmentEnd,
         epoch: u64,
-        watch: &mut Watch<'_>,
+        watch: &mut RecoveryWatch<'_>,
     ) -> Result<Segment<D::File>, OpenError> {
         let Inventory { segments, last_number, lost_last } = inventory;
         let last = segments.last().filter(|info| info.header.number == *last_number);
@@ -291,7 +291,12 @@ impl<'a, D: Disk> Recovery<'a, D> {
     }
 
     /// Opens a segment whose tail was repaired.
-    fn mended(&self, info: &SegmentInfo, end: End, watch: &mut Watch<'_>) -> Result<Segment<D::File>, OpenError> {
+    fn mended(
+        &self,
+        info: &SegmentInfo,
+        end: SegmentEnd,
+        watch: &mut RecoveryWatch<'_>,
+    ) -> Result<Segment<D::File>, OpenError> {
         let path = segment::path(self.folder, info.header.number);
         let file = Arc::new(self.start.disk.open(&path).map_err(at(&path))?);
         if end.dirty {

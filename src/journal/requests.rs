@@ -4,7 +4,7 @@
 //! It may begin in a segment and end in the next, and its beginning may have been in a segment that was dropped. Knows
 //! nothing of what happens to requests that are not whole.
 
-use super::frame::Group;
+use super::frame::RequestPart;
 
 /// The parts of requests that are not whole within a segment, each a run of records with its first and last sequence.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,7 +21,7 @@ impl Fragments {
     /// Adds the next record; `is_first` if it is the first of the segment.
     ///
     /// Records beside damage to the medium are not parts of a torn write: they were acknowledged.
-    pub fn note(&mut self, sequence: u64, group: Group, is_first: bool, beside_damage: bool) {
+    pub fn note(&mut self, sequence: u64, group: RequestPart, is_first: bool, beside_damage: bool) {
         if let Some((first, last)) = self.unfinished.take() {
             if group.continues && sequence == last + 1 {
                 self.unfinished = group.more.then_some((first, sequence));

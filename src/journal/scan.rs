@@ -21,7 +21,7 @@ use memchr::memmem;
 use crate::disk::{Disk, DiskFile};
 use crate::message::LINE_BYTES_MAX;
 
-use super::frame::{FRAME_HEADER_BYTES, FrameHeader, Kind, SEGMENT_HEADER_BYTES, is_intact};
+use super::frame::{FRAME_HEADER_BYTES, FrameHeader, RecordKind, SEGMENT_HEADER_BYTES, is_intact};
 use super::segment::{self, SegmentInfo};
 
 /// Bytes of one read, unless a single frame is longer.
@@ -301,7 +301,7 @@ fn candidate(window: &[u8], salt: Option<u32>) -> Option<usize> {
         Some(salt) => memmem::find(window, &salt.to_le_bytes()),
         // Cheapest check first: almost no byte is a kind.
         None => (0..(window.len() + 1).saturating_sub(FRAME_HEADER_BYTES))
-            .find(|&at| Kind::from_byte(window[at + 20]).is_some() && peek(&window[at..], None).is_some()),
+            .find(|&at| RecordKind::from_byte(window[at + 20]).is_some() && peek(&window[at..], None).is_some()),
     }
 }
 

@@ -63,7 +63,7 @@ enum Blank {
 
 /// What to remove from one file.
 #[derive(Default)]
-struct Findings {
+struct ScrubFindings {
     blanks: Vec<Blank>,
     /// The keys of the removed messages: hash and sequence.
     keys: Vec<([u8; 16], u64)>,
@@ -193,7 +193,7 @@ impl<D: Disk> Journal<D> {
         wanted: &Unscrubbed,
         scrubbed: &mut Scrubbed,
         is_kept: &dyn Fn() -> bool,
-    ) -> io::Result<Option<Findings>> {
+    ) -> io::Result<Option<ScrubFindings>> {
         let disk = &self.shared.disk;
         let found = find(&Arc::new(disk.open_read(path)?), wanted)?;
         if !found.blanks.is_empty() {
@@ -231,8 +231,8 @@ fn is_to_go(header: &FrameHeader, payload: &[u8], wanted: &Unscrubbed) -> bool {
 }
 
 /// Finds what must go from a file of frames, in any order and state.
-fn find<F: DiskFile>(file: &Arc<F>, wanted: &Unscrubbed) -> io::Result<Findings> {
-    let mut found = Findings::default();
+fn find<F: DiskFile>(file: &Arc<F>, wanted: &Unscrubbed) -> io::Result<ScrubFindings> {
+    let mut found = ScrubFindings::default();
     let mut between = Vec::new();
     let mut scanner = Scanner::of_any(file.clone())?;
     loop {
@@ -292,7 +292,7 @@ fn find_raw<F: DiskFile>(file: &F, range: Range<u64>, wanted: &Unscrubbed, blank
 }
 
 /// Writes the file without what must go, synced, under another name.
-fn rewrite<D: Disk>(disk: &D, from: &Path, to: &Path, found: &Findings) -> io::Result<()> {
+fn rewrite<D: Disk>(disk: &D, from: &Path, to: &Path, found: &ScrubFindings) -> io::Result<()> {
     let (old, new) = (disk.open_read(from)?, disk.create(to)?);
     let read = |to: &mut [u8], at: u64| read_over_damage(&old, to, at);
     if disk::copy_from(&read, found.end, &new, 0)? < found.end {

@@ -10,10 +10,10 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use crate::config::JournalConfig;
 use crate::disk::Disk;
 
-use super::erasures::{Erasure, Erasures};
+use super::erasures::{Erasure, ErasureIndex};
 use super::error::AppendError;
 use super::publish_notifier::PublishNotifier;
-use super::queue::Queue;
+use super::queue::AppendQueue;
 use super::record::{Entry, Record};
 use super::segment::SegmentInfo;
 use super::writer::Writer;
@@ -26,7 +26,7 @@ pub struct JournalState<D: Disk> {
     pub(super) disk: D,
     pub(super) config: JournalConfig,
     pub(super) epoch: u64,
-    pub(super) queue: Mutex<Queue>,
+    pub(super) queue: Mutex<AppendQueue>,
     pub(super) writer: Mutex<Writer<D>>,
     pub(super) segments: Arc<Mutex<Vec<SegmentInfo>>>,
     /// Held while a segment is removed or replaced by another file, so that a removed one cannot come back.
@@ -34,7 +34,7 @@ pub struct JournalState<D: Disk> {
     /// Ranges of sequences voided by abort records, first and last.
     pub(super) voids: Vec<(u64, u64)>,
     /// Published erasures.
-    pub(super) erasures: RwLock<Erasures>,
+    pub(super) erasures: RwLock<ErasureIndex>,
     /// Whether every batch is synced before it is acknowledged.
     pub(super) syncs: bool,
     pub(super) outlet: Outlet,

@@ -17,10 +17,10 @@ use serde::Serialize;
 use crate::disk::Disk;
 use crate::message::{Id, Timestamp};
 
-use super::checkpoint::Standing;
-use super::digest::{self, Digest, End};
+use super::checkpoint::StoredCheckpoint;
+use super::digest::{self, Digest, SegmentEnd};
 use super::error::{OpenError, at};
-use super::frame::{FrameHeader, HeaderError, Kind};
+use super::frame::{FrameHeader, HeaderError, RecordKind};
 use super::record::{self, Entry};
 use super::salvage;
 use super::scan::{self, Scanned};
@@ -28,7 +28,7 @@ use super::segment::SegmentInfo;
 
 /// A deviation from what was written.
 #[derive(Debug)]
-pub enum Fault {
+pub enum JournalFault {
     /// A later version wrote the segment: it cannot be read.
     Newer(HeaderError),
     /// The segment's header is damaged; a start rebuilds it.
@@ -95,7 +95,7 @@ pub struct Digests {
 
 /// The files of the journal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Files {
+pub struct SegmentFiles {
     /// Segments whose header is intact or can be rebuilt.
     pub segments: usize,
     /// Bytes of all files with a segment's name.
@@ -108,7 +108,7 @@ pub struct Files {
 
 /// What a start found, for the log and the status.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Findings {
+pub struct RecoveryFindings {
     /// Intact records that were read.
     pub records: u64,
     /// Stretches of damage between intact records.
@@ -123,11 +123,11 @@ pub struct Findings {
 
 /// Everything that a survey found.
 #[derive(Clone, Debug, Default)]
-pub struct Survey {
-    /// See [`Findings`].
-    pub findings: Findings,
-    /// See [`Files`].
-    pub files: Files,
+pub struct JournalSurvey {
+    /// See [`RecoveryFindings`].
+    pub findings: RecoveryFindings,
+    /// See [`SegmentFiles`].
+    pub files: SegmentFiles,
     /// The first sequence that may still be kept.
     pub first_sequence: u64,
     /// The last sequence given, as far as the segments tell.
@@ -138,8 +138,8 @@ pub struct Survey {
     pub digests: Digests,
     /// Records of requests that a power cut tore: a start voids them.
     pub torn: u64,
-    /// See [`Standing`].
-    pub checkpoint: Standing,
+    /// See [`StoredCheckpoint`].
+    pub checkpoint: StoredCheckpoint,
     /// Records after the checkpoint.
     pub pending: u64,
     /// The time of the oldest pending message.
@@ -148,24 +148,24 @@ pub struct Survey {
     pub newer: Option<(String, HeaderError)>,
 }
 
-impl Survey {
+impl JournalSurvey {
     /// The sequence up to which the transcripts hold everything, according to the checkpoint.
     pub fn transcribed(&self) -> u64 {
-        if let Standing::Ours(checkpoint) = self.checkpoint { checkpoint.transcribed } else { 0 }
+        if let StoredCheckpoint::Ours(checkpoint) = self.checkpoint { checkpoint.transcribed } else { 0 }
     }
 
     fn note(&mut self, header: &FrameHeader, entry: &Entry) {
         let records = &mut self.records;
         match header.kind {
-            Kind::Message => records.messages += 1,
-            Kind::ContextClear => records.context_clears += 1,
-            Kind::Erasure => records.erasures += 1,
-            Kind::Abort => records.aborts += 1,
+            RecordKind::Message => records.messages += 1,
+            RecordKind::ContextClear => records.context_clears += 1,
+            RecordKind::Erasure => records.erasures += 1,
+            RecordKind::Abort => records.aborts += 1,
         }
         let links = entry.links();
         records.keys += u64::from(links.key.is_some() && links.reply_to.is_none());
-        let drained = if let Standing::Ours(checkpoint) = self.checkpoint { checkpoint.drained } else { 0 };
-        if header.sequence > drained && header.kind != Kind::Abort {
+        let drained = if let StoredCheckpoint::Ours(checkpoint) = self.checkpoint { checkpoint.drained } else { 0 };
+        if header.sequence > drained && header.kind != RecordKind::Abort {
             self.pending += 1;
             self.oldest_pending = self.oldest_pending.or_else(|| entry.id().map(Id::time));
         }
@@ -173,13 +173,13 @@ impl Survey {
 }
 
 /// Gets each fault with its file.
-pub type Tell<'a> = &'a mut dyn FnMut(&Path, Fault);
+pub type Tell<'a> = &'a mut dyn FnMut(&Path, JournalFault);
 
 /// Observes a recovery and counts what it finds. At a start there is no observer, and no fault is reported.
 #[derive(Default)]
-pub struct Watch<'a> {
+pub struct RecoveryWatch<'a> {
     /// What was found so far.
-    pub survey: Survey,
+    pub survey: JournalSurvey,
     tell: Option<Tell<'a>>,
     segment: Stretch,
 }
@@ -197,7 +197,7 @@ struct Stretch {
     faults: u64,
 }
 
-impl<'a> Watch<'a> {
+impl<'a> RecoveryWatch<'a> {
     /// A watch that reports every fault to `tell`.
     pub fn new(tell: Tell<'a>) -> Self {
         Self { tell: Some(tell), ..Self::default() }
@@ -209,7 +209,7 @@ impl<'a> Watch<'a> {
     }
 
     /// Reports a fault.
-    pub fn tell(&mut self, path: &Path, fault: Fault) {
+    pub fn tell(&mut self, path: &Path, fault: JournalFault) {
         if let Some(tell) = &mut self.tell {
             tell(path, fault);
         }
@@ -226,9 +226,9 @@ impl<'a> Watch<'a> {
             Err(OpenError::Newer { path, source }) => {
                 let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 self.survey.newer.get_or_insert((name, source));
-                self.tell(&path, Fault::Newer(source));
+                self.tell(&path, JournalFault::Newer(source));
             }
-            Err(OpenError::Io { path, source }) => self.tell(&path, Fault::Io(source)),
+            Err(OpenError::Io { path, source }) => self.tell(&path, JournalFault::Io(source)),
             Err(e @ OpenError::Locked { .. }) => return Err(e),
         }
         Ok(None)
@@ -238,7 +238,7 @@ impl<'a> Watch<'a> {
     ///
     /// # Errors
     /// The file could not be read for the survey. Nothing was changed, and no fault was reported.
-    pub fn set_aside<D: Disk>(&mut self, disk: &D, path: &Path, fault: fn(u64) -> Fault) -> io::Result<()> {
+    pub fn set_aside<D: Disk>(&mut self, disk: &D, path: &Path, fault: fn(u64) -> JournalFault) -> io::Result<()> {
         if self.is_there() {
             let mut messages = 0;
             salvage::messages(disk, path, &mut |_, _| messages += 1)?;
@@ -272,7 +272,7 @@ impl<'a> Watch<'a> {
         disk: &D,
         folder: &Path,
         info: &SegmentInfo,
-        (digest, end, is_sealed): (&Digest, End, bool),
+        (digest, end, is_sealed): (&Digest, SegmentEnd, bool),
     ) -> Result<(), OpenError> {
         let Stretch { bound, last, .. } = self.segment;
         if let Some(bytes) = self.segment.gap.take() {
@@ -293,10 +293,10 @@ impl<'a> Watch<'a> {
 
     fn damaged(&mut self, bytes: Range<u64>, records: RangeInclusive<u64>) {
         self.segment.faults += 1;
-        self.tell_of_segment(Fault::Damaged { bytes, records });
+        self.tell_of_segment(JournalFault::Damaged { bytes, records });
     }
 
-    fn tell_of_segment(&mut self, fault: Fault) {
+    fn tell_of_segment(&mut self, fault: JournalFault) {
         if let Some(tell) = &mut self.tell {
             tell(&self.segment.path, fault);
         }
@@ -314,7 +314,7 @@ impl<'a> Watch<'a> {
             _ if header.sequence >= bound => self.survey.records.refused += 1,
             _ if record::is_scrubbed(header.kind, payload) => self.survey.records.scrubbed += 1,
             Some(entry) => self.survey.note(header, entry),
-            None => self.tell_of_segment(Fault::Unreadable(header.sequence)),
+            None => self.tell_of_segment(JournalFault::Unreadable(header.sequence)),
         }
     }
 
@@ -325,7 +325,10 @@ impl<'a> Watch<'a> {
             Some(stored) => {
                 digests.outdated += 1;
                 if stored.records > walked.records && self.segment.faults == 0 {
-                    self.tell_of_segment(Fault::FewerThanDigest { known: stored.records, found: walked.records });
+                    self.tell_of_segment(JournalFault::FewerThanDigest {
+                        known: stored.records,
+                        found: walked.records,
+                    });
                 }
             }
             None if disk.open_read(&digest::path(folder, info.header.number)).is_ok() => digests.damaged += 1,

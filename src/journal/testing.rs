@@ -31,7 +31,7 @@ pub(crate) fn stored_checkpoint<D: Disk>(disk: &D, folder: &std::path::Path) -> 
         let bytes = crate::disk::read(disk, &segment::path(folder, *number)).unwrap();
         frame::SegmentHeader::decode(&bytes).ok().map(|header| header.epoch)
     });
-    epoch.map_or_else(Checkpoint::default, |epoch| Standing::of(disk, folder, epoch).checkpoint())
+    epoch.map_or_else(Checkpoint::default, |epoch| StoredCheckpoint::of(disk, folder, epoch).checkpoint())
 }
 
 /// A journal's folder on a simulated disk, and the clock of its users.
@@ -76,8 +76,8 @@ pub(crate) fn say(journal: &Journal<SimDisk>, texts: &[&str]) -> Result<Vec<Appe
     let drafts = texts.iter().map(|text| {
         let (metadata, vector_ids) = (Metadata::default(), [].as_slice());
         let line = message::Draft { session: &session, role: "user", text, metadata, vector_ids }.prepare();
-        let key = text.ends_with('!').then(|| Key::new(&session, text, &[text.as_bytes()]));
-        Draft::Message { line, key, reply_to: ReplyTo::Nothing }
+        let key = text.ends_with('!').then(|| IdempotencyKey::new(&session, text, &[text.as_bytes()]));
+        NewRecord::Message { line, key, reply_to: ReplyTo::Nothing }
     });
     let (ticket, kept) = journal.append(drafts.collect())?;
     journal.commit(ticket).map(|()| kept)
@@ -87,7 +87,9 @@ pub(crate) fn say(journal: &Journal<SimDisk>, texts: &[&str]) -> Result<Vec<Appe
 pub(crate) fn texts(journal: &Journal<SimDisk>) -> Vec<String> {
     let mut texts = Vec::new();
     let mut reader = journal.reader(0);
-    while reader.read(4096, |record| texts.push(record.entry.message().unwrap().text())).unwrap() == Progress::More {}
+    while reader.read(4096, |record| texts.push(record.entry.message().unwrap().text())).unwrap() == ReadProgress::More
+    {
+    }
     texts
 }
 

@@ -3,9 +3,9 @@
 //!
 //! Compiled under `#[cfg(test)]` only.
 
+mod disk_space;
 mod keys;
 mod order;
-mod room;
 mod start;
 
 use std::path::Path;
@@ -29,10 +29,10 @@ fn config(folder: &Path) -> JournalConfig {
     }
 }
 
-fn draft(text: &str) -> Draft {
+fn draft(text: &str) -> NewRecord {
     let session = SessionId::new("s").unwrap();
     let line = message::Draft { session: &session, role: "user", text, metadata: Metadata::default(), vector_ids: &[] };
-    Draft::Message { line: line.prepare(), key: None, reply_to: ReplyTo::Nothing }
+    NewRecord::Message { line: line.prepare(), key: None, reply_to: ReplyTo::Nothing }
 }
 
 fn text(record: &Record) -> String {
@@ -61,26 +61,26 @@ fn record(journal: &Journal, texts: &[&str]) -> Vec<Record> {
 fn read_all(journal: &Journal, after: u64) -> Vec<Record> {
     let mut reader = journal.reader(after);
     let mut records = Vec::new();
-    while reader.read(4096, |record| records.push(record)).unwrap() == Progress::More {}
+    while reader.read(4096, |record| records.push(record)).unwrap() == ReadProgress::More {}
     records
 }
 
-fn keyed(key: &str, text: &str) -> Draft {
+fn keyed(key: &str, text: &str) -> NewRecord {
     let session = SessionId::new("s").unwrap();
     let line = message::Draft { session: &session, role: "user", text, metadata: Metadata::default(), vector_ids: &[] };
-    let key = Some(Key::new(&session, key, &[text.as_bytes()]));
-    Draft::Message { line: line.prepare(), key, reply_to: ReplyTo::Nothing }
+    let key = Some(IdempotencyKey::new(&session, key, &[text.as_bytes()]));
+    NewRecord::Message { line: line.prepare(), key, reply_to: ReplyTo::Nothing }
 }
 
 /// A keyed message and the reply to it.
-fn turn(key: &str, text: &str) -> Vec<Draft> {
+fn turn(key: &str, text: &str) -> Vec<NewRecord> {
     let user = keyed(key, text);
     let key = user.key().copied();
-    let Draft::Message { line, .. } = draft("reply") else { unreachable!() };
-    vec![user, Draft::Message { line, key, reply_to: ReplyTo::Previous }]
+    let NewRecord::Message { line, .. } = draft("reply") else { unreachable!() };
+    vec![user, NewRecord::Message { line, key, reply_to: ReplyTo::Previous }]
 }
 
-fn keep(journal: &Journal, drafts: Vec<Draft>) -> Vec<Appended> {
+fn keep(journal: &Journal, drafts: Vec<NewRecord>) -> Vec<Appended> {
     let (ticket, kept) = journal.append(drafts).unwrap();
     journal.commit(ticket).unwrap();
     kept

@@ -68,7 +68,7 @@ impl<D: Disk> Journal<D> {
 
     /// Bytes that the disk lacks for the next segment and the spare after it.
     fn room_needed(&self) -> u64 {
-        let free = self.room().map_or(u64::MAX, |room| room.free_bytes);
+        let free = self.disk_space().map_or(u64::MAX, |disk_space| disk_space.free_bytes);
         self.shared.config.segment_bytes.saturating_mul(2).saturating_sub(free)
     }
 
@@ -141,13 +141,13 @@ impl<D: Disk> Journal<D> {
     ///
     /// # Errors
     /// The file system could not be queried. Nothing was changed; a retry is safe.
-    pub fn room(&self) -> io::Result<DiskSpace> {
-        self.shared.disk.room(&self.shared.config.path)
+    pub fn disk_space(&self) -> io::Result<DiskSpace> {
+        self.shared.disk.space(&self.shared.config.path)
     }
 
     /// The current [`Warning`]s.
     pub fn warnings(&self) -> Vec<Warning> {
-        let disk = self.room().is_ok_and(is_low).then_some(Warning::DiskLow);
+        let disk = self.disk_space().is_ok_and(is_low).then_some(Warning::DiskLow);
         let backlog = self.stats().undrained_bytes > self.shared.config.max_bytes / 2;
         disk.into_iter().chain(backlog.then_some(Warning::BacklogHigh)).collect()
     }
@@ -159,7 +159,7 @@ impl<D: Disk> Journal<D> {
         for warning in now.iter().filter(|warning| !before.contains(warning)) {
             match warning {
                 Warning::DiskLow => {
-                    let free = self.room().map_or(0, |room| room.free_bytes >> 20);
+                    let free = self.disk_space().map_or(0, |disk_space| disk_space.free_bytes >> 20);
                     log::warn!("the disk of {} is nearly full: {free} MiB are free", self.shared.config.path.display());
                 }
                 Warning::BacklogHigh => log::warn!(
@@ -217,8 +217,8 @@ impl<D: Disk> Journal<D> {
     }
 }
 
-fn is_low(room: DiskSpace) -> bool {
-    room.free_bytes < (room.total_bytes / 10).min(LOW_BYTES)
+fn is_low(disk_space: DiskSpace) -> bool {
+    disk_space.free_bytes < (disk_space.total_bytes / 10).min(LOW_BYTES)
 }
 
 #[cfg(test)]
@@ -227,11 +227,11 @@ mod tests {
 
     #[test]
     fn a_disk_is_low_below_a_tenth_of_it_and_two_gibibytes() {
-        let room = |free_bytes, total_bytes| DiskSpace { free_bytes, total_bytes };
+        let disk_space = |free_bytes, total_bytes| DiskSpace { free_bytes, total_bytes };
         for (mib_free, mib_total, low) in
             [(99, 1000, true), (100, 1000, false), (2047, 4_000_000, true), (2048, 4_000_000, false), (0, 0, false)]
         {
-            assert_eq!(is_low(room(mib_free << 20, mib_total << 20)), low, "{mib_free} of {mib_total} MiB");
+            assert_eq!(is_low(disk_space(mib_free << 20, mib_total << 20)), low, "{mib_free} of {mib_total} MiB");
         }
     }
 }

@@ -23,7 +23,7 @@ use crate::disk::{Disk, DiskFile};
 use crate::message::Clock;
 
 use super::error::AppendError;
-use super::frame::{Group, is_erasure, stamp};
+use super::frame::{RequestPart, is_erasure, stamp};
 use super::record::Record;
 use super::segment::{self, Segment, SegmentInfo, Unnamed};
 
@@ -33,7 +33,7 @@ const UNSYNCED_BYTES_MAX: usize = 4 << 20;
 const NEVER_SYNCED_BYTES_MAX: usize = 1 << 20;
 
 /// What a writer is made with.
-pub struct Settings {
+pub struct WriterSettings {
     /// Limits, folder and sync policy.
     pub config: JournalConfig,
     /// The journal's epoch.
@@ -55,7 +55,7 @@ pub struct Frames {
 
 impl Frames {
     /// Adds a record's frame.
-    pub fn push(&mut self, record: &Record, group: Group) {
+    pub fn push(&mut self, record: &Record, group: RequestPart) {
         let length = record.push_frame(group, &mut self.bytes);
         self.lengths.push(length);
     }
@@ -101,7 +101,7 @@ impl Frames {
 }
 
 /// A further segment that a batch needs, and the index of its first frame there.
-struct Next<D: Disk> {
+struct NextSegment<D: Disk> {
     index: usize,
     segment: Unnamed<D::File>,
 }
@@ -109,7 +109,7 @@ struct Next<D: Disk> {
 /// Writes batches into the open segment.
 pub struct Writer<D: Disk> {
     disk: D,
-    settings: Settings,
+    settings: WriterSettings,
     segment: Segment<D::File>,
     /// The number of the next segment. Each number is used once, so that a failed try blocks none that follows.
     next_number: u64,
@@ -132,7 +132,7 @@ impl<D: Disk> Writer<D> {
     /// later one.
     pub fn new(
         disk: D,
-        settings: Settings,
+        settings: WriterSettings,
         segment: Segment<D::File>,
         (next_number, next_sequence): (u64, u64),
         segments: Arc<Mutex<Vec<SegmentInfo>>>,
@@ -305,8 +305,8 @@ impl<D: Disk> Writer<D> {
     }
 
     /// Makes the further segments that a batch needs, before anything of it is written.
-    fn make_room(&mut self, frames: &Frames, first: u64) -> Result<Vec<Next<D>>, AppendError> {
-        let mut extra: Vec<Next<D>> = Vec::new();
+    fn make_room(&mut self, frames: &Frames, first: u64) -> Result<Vec<NextSegment<D>>, AppendError> {
+        let mut extra: Vec<NextSegment<D>> = Vec::new();
         let (mut room, mut kept) = (self.segment.room(), self.segment.kept_for_erasures());
         let mut at = 0;
         for (sequence, (index, &length)) in (first..).zip(frames.lengths.iter().enumerate()) {
@@ -316,7 +316,7 @@ impl<D: Disk> Writer<D> {
                 match self.prepare(sequence, length as u64, extra_bytes) {
                     Ok(segment) => {
                         (room, kept) = (segment.segment.room(), segment.segment.kept_for_erasures());
-                        extra.push(Next { index, segment });
+                        extra.push(NextSegment { index, segment });
                     }
                     Err(refusal) => {
                         extra.into_iter().for_each(|next| next.segment.discard(&self.disk));
@@ -331,10 +331,10 @@ impl<D: Disk> Writer<D> {
     }
 
     /// Stamps and writes the frames, and changes to the segments of `extra` at their first frames.
-    fn put(&mut self, frames: &mut Frames, extra: Vec<Next<D>>) -> io::Result<()> {
+    fn put(&mut self, frames: &mut Frames, extra: Vec<NextSegment<D>>) -> io::Result<()> {
         let durable = self.settings.config.fsync != Fsync::Never;
         let mut at = (0, 0);
-        for Next { index, segment } in extra {
+        for NextSegment { index, segment } in extra {
             at = put_run(&mut self.segment, frames, at.0, at.1, Some(index))?;
             if durable {
                 self.segment.file.sync()?;

@@ -179,7 +179,7 @@ fn a_throttle_admits_a_few_a_second_and_counts_the_rest() {
 #[test]
 fn a_reader_that_stops_delays_nobody_and_is_told_how_much_was_lost() {
     let (reader, writer) = io::pipe().unwrap();
-    let mut queue = Queue::new(writer);
+    let mut queue = LogQueue::new(writer);
     let line = vec![b'x'; 1000];
     // More than the pipe and the queue hold: without the queue this would wait for ever.
     (0..4 * QUEUE_LINES).for_each(|_| drop(queue.write(&[&line[..], b"\n"].concat())));
@@ -198,7 +198,7 @@ fn a_reader_that_stops_delays_nobody_and_is_told_how_much_was_lost() {
 #[test]
 fn a_flush_waits_for_what_was_logged() {
     let (mut reader, writer) = io::pipe().unwrap();
-    let mut queue = Queue::new(writer);
+    let mut queue = LogQueue::new(writer);
     queue.write_all(b"one\n").unwrap();
     queue.flush().unwrap();
     let mut read = [0; 4];

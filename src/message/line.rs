@@ -216,7 +216,7 @@ pub struct Message {
 
 /// The fields of a line written by any program.
 #[derive(Deserialize)]
-struct Fields<'a> {
+struct LineFields<'a> {
     #[serde(borrow)]
     id: Cow<'a, str>,
     #[serde(borrow)]
@@ -271,14 +271,14 @@ impl Message {
     /// The message's text. Parses the line: not for the write path.
     #[must_use]
     pub fn text(&self) -> String {
-        serde_json::from_slice::<Fields<'_>>(&self.line).map(|f| f.text.into_owned()).unwrap_or_default()
+        serde_json::from_slice::<LineFields<'_>>(&self.line).map(|f| f.text.into_owned()).unwrap_or_default()
     }
 
     /// The fields after the time, parsed: not for the write path. `None` for a line that is no JSON after its layout,
     /// which [`Message::from_trusted`] does not check.
     #[must_use]
     pub fn parts(&self) -> Option<Parts> {
-        let fields: Fields<'_> = serde_json::from_slice(&self.line).ok()?;
+        let fields: LineFields<'_> = serde_json::from_slice(&self.line).ok()?;
         Some(Parts { text: fields.text.into_owned(), metadata: fields.metadata, vector_ids: fields.vector_ids })
     }
 
@@ -318,7 +318,7 @@ impl Message {
     }
 
     fn from_fields(line: &[u8]) -> Option<Self> {
-        let fields: Fields<'_> = serde_json::from_slice(line).ok()?;
+        let fields: LineFields<'_> = serde_json::from_slice(line).ok()?;
         let id = fields.id.parse().ok()?;
         let session = SessionId::new(&fields.session_id).ok()?;
         let draft = Draft {

@@ -9,13 +9,13 @@ use serde_json::{Map, Number, Value};
 /// The canonical form of metadata and references.
 #[must_use]
 pub fn by_value(metadata: Option<&Map<String, Value>>, vector_ids: &[Value]) -> Vec<u8> {
-    let metadata = metadata.filter(|metadata| !metadata.is_empty()).map(Fields);
+    let metadata = metadata.filter(|metadata| !metadata.is_empty()).map(SortedFields);
     serde_json::to_vec(&(metadata, vector_ids)).expect("JSON values always serialise")
 }
 
-struct Fields<'v>(&'v Map<String, Value>);
+struct SortedFields<'v>(&'v Map<String, Value>);
 
-impl Serialize for Fields<'_> {
+impl Serialize for SortedFields<'_> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         let mut fields: Vec<(&String, &Value)> = self.0.iter().collect();
         fields.sort_unstable_by_key(|(name, _)| *name);
@@ -30,7 +30,7 @@ struct ByValue<'v>(&'v Value);
 impl Serialize for ByValue<'_> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         match self.0 {
-            Value::Object(map) => Fields(map).serialize(to),
+            Value::Object(map) => SortedFields(map).serialize(to),
             Value::Array(items) => {
                 let mut seq = to.serialize_seq(Some(items.len()))?;
                 items.iter().try_for_each(|item| seq.serialize_element(&ByValue(item)))?;

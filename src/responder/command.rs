@@ -32,15 +32,15 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::excerpt::{Tail, escaped};
-use super::speech::OutputLimit;
-use super::utf8::Decoder;
-use super::{Answer, Context, Failure, Question, Responder};
+use super::excerpt::{OutputTail, escaped};
+use super::output_limit::OutputLimit;
+use super::utf8::Utf8Decoder;
+use super::{Answer, ContextLimit, Question, Responder, ResponderError};
 use crate::config::ResponderConfig;
-use group::{Group, Pipes};
+use group::{Pipes, ProcessGroup};
 
 /// The context that a command gets.
-const CONTEXT: Context = Context { messages: 100, bytes: 1 << 20 };
+const CONTEXT: ContextLimit = ContextLimit { messages: 100, bytes: 1 << 20 };
 
 /// The longest wait without checking stop and deadline.
 const STOP_POLL_INTERVAL: Duration = Duration::from_millis(25);
@@ -59,12 +59,12 @@ const PIECE_BYTES: usize = 64 * 1024;
 
 /// Runs a program for each answer.
 #[derive(Clone, Debug)]
-pub struct Command {
+pub struct CommandResponder {
     argv: Vec<String>,
     environment: Vec<(OsString, OsString)>,
 }
 
-impl Command {
+impl CommandResponder {
     /// Runs the `command` of `config`, its first item the program: a path, or a name on the `PATH`.
     #[must_use]
     pub fn new(config: &ResponderConfig) -> Self {
@@ -84,30 +84,30 @@ impl Command {
     }
 }
 
-impl Responder for Command {
-    fn context(&self) -> Context {
+impl Responder for CommandResponder {
+    fn context(&self) -> ContextLimit {
         CONTEXT
     }
 
-    fn answer(&self, question: &Question, say: &mut dyn FnMut(&str)) -> Result<Answer, Failure> {
+    fn answer(&self, question: &Question, say: &mut dyn FnMut(&str)) -> Result<Answer, ResponderError> {
         let mut environment = self.environment.clone();
         environment.push(("CHATKEEP_SESSION_ID".into(), question.session.as_str().into()));
         environment.push(("CHATKEEP_MESSAGE_ID".into(), question.user.to_string().into()));
-        let (mut group, pipes) = Group::start(&self.argv, environment).map_err(|e| {
+        let (mut group, pipes) = ProcessGroup::start(&self.argv, environment).map_err(|e| {
             let seen = || format!("the command {} cannot be run: {e}", escaped(self.program()));
-            Failure::Failed(self.fault().unwrap_or_else(seen))
+            ResponderError::Failed(self.fault().unwrap_or_else(seen))
         })?;
         let mut talk = Exchange::new(question, pipes, say);
         let end = talk.run(&group);
         let status = group.end();
         end?;
         match status {
-            Some(status) if status.success() && talk.output.speech.has_text() => Ok(Answer::default()),
+            Some(status) if status.success() && talk.output.output_limit.has_text() => Ok(Answer::default()),
             status => {
                 // What `env` says of an interpreter that is missing: the program itself could be run.
                 let is_missing = matches!(status.and_then(|status| status.code()), Some(126 | 127));
                 let fault = if is_missing { self.fault() } else { None };
-                Err(Failure::Failed(fault.unwrap_or_else(|| complaint(status, &talk.errors.shown()))))
+                Err(ResponderError::Failed(fault.unwrap_or_else(|| complaint(status, &talk.errors.shown()))))
             }
         }
     }
@@ -133,31 +133,35 @@ fn complaint(status: Option<ExitStatus>, errors: &str) -> String {
 struct Exchange<'a> {
     question: &'a Question,
     pipes: Pipes,
-    input: Input<'a>,
+    input: ProgramInput<'a>,
     output: Output<'a>,
-    errors: Tail,
+    errors: OutputTail,
     piece: Vec<u8>,
 }
 
 impl<'a> Exchange<'a> {
     fn new(question: &'a Question, pipes: Pipes, say: &'a mut dyn FnMut(&str)) -> Self {
-        let input = Input { pieces: Box::new(conversation::pieces(question)), piece: Vec::new(), at: 0 };
-        let output =
-            Output { speech: OutputLimit::new(say), decoder: Decoder::default(), newlines: 0, has_return: false };
-        Self { question, pipes, input, output, errors: Tail::new(TAIL_BYTES), piece: vec![0; PIECE_BYTES] }
+        let input = ProgramInput { pieces: Box::new(conversation::pieces(question)), piece: Vec::new(), at: 0 };
+        let output = Output {
+            output_limit: OutputLimit::new(say),
+            decoder: Utf8Decoder::default(),
+            newlines: 0,
+            has_return: false,
+        };
+        Self { question, pipes, input, output, errors: OutputTail::new(TAIL_BYTES), piece: vec![0; PIECE_BYTES] }
     }
 
     /// Runs until the program has exited and its pipes are read.
-    fn run(&mut self, group: &Group) -> Result<(), Failure> {
+    fn run(&mut self, group: &ProcessGroup) -> Result<(), ResponderError> {
         let (mut exited_at, mut wait) = (None, STOP_POLL_INTERVAL);
         loop {
             if self.question.stop.is_set() {
-                return Err(Failure::Stopped);
+                return Err(ResponderError::Stopped);
             }
             let now = Instant::now();
             if now >= self.question.until {
                 // A program that has exited was in time.
-                break exited_at.map_or(Err(Failure::Late), |_| self.output.finish());
+                break exited_at.map_or(Err(ResponderError::Late), |_| self.output.finish());
             }
             let came = self.exchange(wait.min(self.question.until - now))?;
             if exited_at.is_none() && group.has_exited() {
@@ -178,8 +182,8 @@ impl<'a> Exchange<'a> {
 
     /// Waits until a pipe is ready, at most `time`, and moves what can be moved without blocking. Returns whether
     /// output came.
-    fn exchange(&mut self, time: Duration) -> Result<bool, Failure> {
-        let broken = |e: io::Error| Failure::Failed(format!("the pipes to the command failed: {e}"));
+    fn exchange(&mut self, time: Duration) -> Result<bool, ResponderError> {
+        let broken = |e: io::Error| ResponderError::Failed(format!("the pipes to the command failed: {e}"));
         wait_for_any(&self.pipes, time).map_err(broken)?;
         if self.input.write(self.pipes.stdin.as_mut()).map_err(broken)? {
             // Closing it marks the end of the conversation.
@@ -223,13 +227,13 @@ fn read(pipe: Option<&mut impl Read>, piece: &mut [u8]) -> io::Result<Option<usi
 }
 
 /// The input that is still to be written.
-struct Input<'a> {
+struct ProgramInput<'a> {
     pieces: Box<dyn Iterator<Item = Vec<u8>> + 'a>,
     piece: Vec<u8>,
     at: usize,
 }
 
-impl Input<'_> {
+impl ProgramInput<'_> {
     /// Writes what the pipe takes. Returns whether to close it: everything was written, or the program does not read.
     fn write(&mut self, pipe: Option<&mut impl Write>) -> io::Result<bool> {
         let Some(pipe) = pipe else { return Ok(true) };
@@ -251,8 +255,8 @@ impl Input<'_> {
 
 /// Passes the standard output on.
 struct Output<'a> {
-    speech: OutputLimit<'a>,
-    decoder: Decoder,
+    output_limit: OutputLimit<'a>,
+    decoder: Utf8Decoder,
     /// Newlines that belong to the answer only if something follows them.
     newlines: usize,
     /// A carriage return that belongs to the newline that may follow.
@@ -260,7 +264,7 @@ struct Output<'a> {
 }
 
 impl Output<'_> {
-    fn hear(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+    fn hear(&mut self, bytes: &[u8]) -> Result<(), ResponderError> {
         let mut text = self.decoder.decode(bytes);
         if self.has_return && !text.is_empty() {
             text.insert(0, '\r');
@@ -270,7 +274,7 @@ impl Output<'_> {
         self.say(&text)
     }
 
-    fn say(&mut self, text: &str) -> Result<(), Failure> {
+    fn say(&mut self, text: &str) -> Result<(), ResponderError> {
         let body = text.trim_end_matches('\n');
         let newlines = text.len() - body.len();
         if body.is_empty() {
@@ -280,12 +284,12 @@ impl Output<'_> {
         // Bounded by the longest text, whatever was written.
         let held = std::mem::replace(&mut self.newlines, newlines).min(super::TEXT_BYTES_MAX + 1);
         if held > 0 {
-            self.speech.say(&"\n".repeat(held))?;
+            self.output_limit.say(&"\n".repeat(held))?;
         }
-        self.speech.say(body)
+        self.output_limit.say(body)
     }
 
-    fn finish(&mut self) -> Result<(), Failure> {
+    fn finish(&mut self) -> Result<(), ResponderError> {
         let rest = std::mem::take(&mut self.decoder).finish();
         self.say(rest)
     }

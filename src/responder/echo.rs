@@ -1,6 +1,6 @@
 //! The default responder: shows that messages and replies arrive, without any setup.
 
-use super::{Answer, Failure, Question, Responder};
+use super::{Answer, Question, Responder, ResponderError};
 
 /// Answers `ping` with `pong!` and any other text with itself.
 #[derive(Clone, Copy, Debug)]
@@ -11,7 +11,7 @@ impl Responder for Echo {
         Some(if text.trim().eq_ignore_ascii_case("ping") { "pong!".into() } else { text.into() })
     }
 
-    fn answer(&self, question: &Question, say: &mut dyn FnMut(&str)) -> Result<Answer, Failure> {
+    fn answer(&self, question: &Question, say: &mut dyn FnMut(&str)) -> Result<Answer, ResponderError> {
         let text = question.messages.last().map(|message| message.text()).unwrap_or_default();
         self.at_once(&text).iter().for_each(|text| say(text));
         Ok(Answer::default())

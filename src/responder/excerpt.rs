@@ -18,14 +18,14 @@ pub(super) fn escaped(text: &str) -> String {
 
 /// The last bytes of a stream, and no more.
 #[derive(Debug)]
-pub(super) struct Tail {
+pub(super) struct OutputTail {
     bytes: Vec<u8>,
     bytes_max: usize,
     /// Earlier bytes were dropped.
     is_cut: bool,
 }
 
-impl Tail {
+impl OutputTail {
     /// Keeps the last `bytes_max` bytes.
     pub(super) fn new(bytes_max: usize) -> Self {
         Self { bytes: Vec::new(), bytes_max, is_cut: false }
@@ -63,7 +63,7 @@ mod tests {
 
     #[test]
     fn the_tail_is_the_end_of_what_came_in_whole_characters() {
-        let mut tail = Tail::new(5);
+        let mut tail = OutputTail::new(5);
         assert_eq!(tail.shown(), "");
         for (bytes, shown) in [("ab", "ab"), ("cde", "abcde"), ("€€", "…€"), ("0123456789", "…56789")] {
             tail.push(bytes.as_bytes());

@@ -21,8 +21,8 @@ pub trait Responder: Send + Sync + 'static {
     }
 
     /// How much of the conversation [`Responder::answer`] gets.
-    fn context(&self) -> Context {
-        Context { messages: 1, bytes: 0 }
+    fn context(&self) -> ContextLimit {
+        ContextLimit { messages: 1, bytes: 0 }
     }
 
     /// Answers on a thread where it may wait, and passes each piece of the text to `say` as it comes, at most
@@ -32,12 +32,12 @@ pub trait Responder: Send + Sync + 'static {
     ///
     /// # Errors
     /// Why the text so far is not the whole answer.
-    fn answer(&self, question: &Question, say: &mut dyn FnMut(&str)) -> Result<Answer, Failure>;
+    fn answer(&self, question: &Question, say: &mut dyn FnMut(&str)) -> Result<Answer, ResponderError>;
 }
 
 /// The size of a context: the newest messages that fit, since the last new context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Context {
+pub struct ContextLimit {
     /// The most messages, including the one to answer, which is always there.
     pub messages: usize,
     /// The most bytes of text; the message to answer is included whatever its length.
@@ -68,7 +68,7 @@ pub struct Answer {
 
 /// Why there is no whole answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
+pub enum ResponderError {
     /// The stop was set.
     #[error("it was stopped")]
     Stopped,

@@ -25,7 +25,7 @@ mod names;
 mod refusal;
 mod request;
 mod stream;
-mod wire;
+mod transport;
 
 #[cfg(test)]
 mod testing;
@@ -41,14 +41,14 @@ use ureq::tls::TlsConfig;
 use ureq::unversioned::transport::{Connector, RustlsConnector};
 use ureq::{Agent, Body, http};
 
-use super::speech::OutputLimit;
-use super::{Answer, Context, Failure, Question, Responder};
+use super::output_limit::OutputLimit;
+use super::{Answer, ContextLimit, Question, Responder, ResponderError};
 use crate::config::OpenAiConfig;
 use crate::permit::Semaphore;
 use names::{Names, RUNNING_MAX};
 use refusal::{CALL, Quoter, refusal};
-use stream::Stream;
-use wire::{CancelToken, WatchedConnector};
+use stream::CompletionStream;
+use transport::{CancelToken, WatchedConnector};
 
 /// The pauses before the second and the third try, unless the server names its own.
 const PAUSES: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(1)];
@@ -89,15 +89,15 @@ pub struct OpenAi {
 /// Why a try gave no answer.
 enum Trouble {
     /// Another try would fail, too.
-    Lasting(Failure),
+    Lasting(ResponderError),
     /// Another try may succeed, after the pause that the server asks for.
     Passing { why: String, pause: Option<Duration> },
     /// The server refuses the request in this form.
     Refused(String),
 }
 
-impl From<Failure> for Trouble {
-    fn from(failure: Failure) -> Self {
+impl From<ResponderError> for Trouble {
+    fn from(failure: ResponderError) -> Self {
         Self::Lasting(failure)
     }
 }
@@ -125,7 +125,7 @@ impl OpenAi {
         &self,
         question: &Question,
         watch: &CancelToken,
-        speech: &mut OutputLimit<'_>,
+        output_limit: &mut OutputLimit<'_>,
         plain: bool,
     ) -> Result<Answer, Trouble> {
         let response = self.send(question, watch, plain)?;
@@ -134,7 +134,7 @@ impl OpenAi {
         let place = response.headers().get("location").and_then(|place| place.to_str().ok()).map(str::to_owned);
         let mut body = response.into_body().into_reader();
         if (200..300).contains(&status) {
-            return Ok(self.read(&mut body, watch, speech)?);
+            return Ok(self.read(&mut body, watch, output_limit)?);
         }
         watch.hurry(DISCARD_TIMEOUT);
         let mut told = Vec::new();
@@ -148,7 +148,7 @@ impl OpenAi {
         Err(match status {
             429 | 500..=599 => Trouble::Passing { why, pause },
             400 | 422 => Trouble::Refused(why),
-            _ => Failure::Failed(why).into(),
+            _ => ResponderError::Failed(why).into(),
         })
     }
 
@@ -187,28 +187,33 @@ impl OpenAi {
             let words = self.quoter().quote(&words);
             let told = |what| self.quoter().with_place(&format!("the model's server {what}: {words}"));
             match watch.has_sent() {
-                true => Failure::Failed(told("did not answer the request")).into(),
+                true => ResponderError::Failed(told("did not answer the request")).into(),
                 false => Trouble::Passing { why: told("cannot be reached"), pause: None },
             }
         })
     }
 
     /// Reads the answer and passes its text on.
-    fn read(&self, body: &mut impl Read, watch: &CancelToken, speech: &mut OutputLimit<'_>) -> Result<Answer, Failure> {
-        let mut stream = Stream::new(self.quoter());
+    fn read(
+        &self,
+        body: &mut impl Read,
+        watch: &CancelToken,
+        output_limit: &mut OutputLimit<'_>,
+    ) -> Result<Answer, ResponderError> {
+        let mut stream = CompletionStream::new(self.quoter());
         let mut piece = vec![0; PIECE_BYTES];
         while !stream.is_done() {
             let read = body.read(&mut piece);
             match watch.end() {
                 // It was given in time; only its end was not told.
-                Some(Failure::Late) if stream.is_whole() => break,
+                Some(ResponderError::Late) if stream.is_whole() => break,
                 Some(end) => return Err(end),
                 None => {}
             }
             match read {
                 Ok(0) => break,
                 Ok(n) => {
-                    let has_come = stream.take(&piece[..n], speech)?;
+                    let has_come = stream.take(&piece[..n], output_limit)?;
                     if has_come && stream.is_whole() {
                         watch.hurry(self.silence);
                     }
@@ -216,11 +221,11 @@ impl OpenAi {
                 Err(_) if stream.outlives_a_cut() || stream.is_whole() && watch.is_hurried_out() => break,
                 Err(e) => {
                     let words = self.quoter().quote(&e.to_string());
-                    return Err(Failure::Failed(format!("the model's server broke off in the answer: {words}")));
+                    return Err(ResponderError::Failed(format!("the model's server broke off in the answer: {words}")));
                 }
             }
         }
-        stream.end(speech)
+        stream.end(output_limit)
     }
 }
 
@@ -231,19 +236,19 @@ fn retry_after(response: &http::Response<Body>) -> Option<Duration> {
 }
 
 impl Responder for OpenAi {
-    fn context(&self) -> Context {
-        Context { messages: self.config.context_messages, bytes: self.config.context_bytes }
+    fn context(&self) -> ContextLimit {
+        ContextLimit { messages: self.config.context_messages, bytes: self.config.context_bytes }
     }
 
-    fn answer(&self, question: &Question, say: &mut dyn FnMut(&str)) -> Result<Answer, Failure> {
+    fn answer(&self, question: &Question, say: &mut dyn FnMut(&str)) -> Result<Answer, ResponderError> {
         let watch = CancelToken::new(question.stop.clone(), question.until);
-        let mut speech = OutputLimit::new(say);
+        let mut output_limit = OutputLimit::new(say);
         let mut pauses = PAUSES.into_iter();
         let mut plain = self.is_plain.load(Ordering::Relaxed);
         loop {
             watch.end().map_or(Ok(()), Err)?;
             let watch = watch.afresh();
-            match self.attempt(question, &watch, &mut speech, plain) {
+            match self.attempt(question, &watch, &mut output_limit, plain) {
                 Ok(answer) => {
                     self.is_plain.store(plain, Ordering::Relaxed);
                     return Ok(answer);
@@ -251,7 +256,7 @@ impl Responder for OpenAi {
                 Err(Trouble::Lasting(failure)) => return Err(failure),
                 // Perhaps because of `stream_options`: once without it.
                 Err(Trouble::Refused(_)) if !plain => plain = true,
-                Err(Trouble::Refused(why)) => return Err(Failure::Failed(why)),
+                Err(Trouble::Refused(why)) => return Err(ResponderError::Failed(why)),
                 Err(Trouble::Passing { why, pause: asked }) => {
                     let pause = pauses.next().map(|own| asked.unwrap_or(own));
                     match pause {
@@ -259,7 +264,7 @@ impl Responder for OpenAi {
                             log::debug!("the responder's server is asked again after {} ms", pause.as_millis());
                             watch.pause(pause)?;
                         }
-                        _ => return Err(Failure::Failed(why)),
+                        _ => return Err(ResponderError::Failed(why)),
                     }
                 }
             }

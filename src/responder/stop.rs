@@ -7,10 +7,10 @@ use std::time::Instant;
 
 /// Set once, never unset; clones share one flag.
 #[derive(Clone, Debug, Default)]
-pub struct Stop(Arc<Inner>);
+pub struct Stop(Arc<StopState>);
 
 #[derive(Debug, Default)]
-struct Inner {
+struct StopState {
     set: Mutex<bool>,
     changed: Condvar,
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::{Answer, Failure, Question, Responder, Stop};
+use super::{Answer, Question, Responder, ResponderError, Stop};
 use crate::message::{Clock, Draft, IdGenerator, Metadata, SessionId};
 
 /// Generous: the machines are shared.
@@ -41,7 +41,7 @@ pub(super) fn question_with(messages: &[(&str, &str, &str)]) -> Question {
 #[derive(Debug)]
 pub(super) struct Heard {
     pub text: String,
-    pub end: Result<Answer, Failure>,
+    pub end: Result<Answer, ResponderError>,
     pub took: Duration,
 }
 

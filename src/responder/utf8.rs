@@ -5,12 +5,12 @@
 
 /// Decodes one stream.
 #[derive(Debug, Default)]
-pub(super) struct Decoder {
+pub(super) struct Utf8Decoder {
     /// The beginning of a character whose rest has not come; at most three bytes.
     begun: Vec<u8>,
 }
 
-impl Decoder {
+impl Utf8Decoder {
     /// The text that is complete with `bytes`.
     pub(super) fn decode(&mut self, bytes: &[u8]) -> String {
         let joined;
@@ -55,7 +55,7 @@ mod tests {
         b"a\xc3\xbc\xe2\x82\xac\xf0\x9f\xa6\x80 \xff\xc3 \xe2\x82 \xf0\x9f\xa6\xed\xa0\x80\xf8\x88\xc0\xafz\xf0\x9f";
 
     fn decoded<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> String {
-        let mut decoder = Decoder::default();
+        let mut decoder = Utf8Decoder::default();
         let mut text: String = pieces.into_iter().map(|piece| decoder.decode(piece)).collect();
         text += decoder.finish();
         text
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn no_character_is_given_in_parts_or_held_back_longer_than_needed() {
-        let mut decoder = Decoder::default();
+        let mut decoder = Utf8Decoder::default();
         for (bytes, text) in
             [(&b"a\xe2"[..], "a"), (b"\x82", ""), (b"\xacb", "€b"), (b"\xf0\x9f", ""), (b"x", "\u{fffd}x")]
         {

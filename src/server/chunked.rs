@@ -31,14 +31,14 @@ enum Expected {
 }
 
 /// The decoder of one body.
-pub(super) struct Decoder {
+pub(super) struct ChunkedDecoder {
     expected: Expected,
     extension_bytes: usize,
     trailer_bytes: usize,
     body_bytes_max: usize,
 }
 
-impl Decoder {
+impl ChunkedDecoder {
     pub(super) fn new(body_bytes_max: usize) -> Self {
         Self { expected: Expected::Size, extension_bytes: 0, trailer_bytes: 0, body_bytes_max }
     }
@@ -142,7 +142,7 @@ mod tests {
     use super::*;
 
     fn decode(bytes: &[u8]) -> Result<Option<(Vec<u8>, usize)>, u16> {
-        let (mut decoder, mut body) = (Decoder::new(64), Vec::new());
+        let (mut decoder, mut body) = (ChunkedDecoder::new(64), Vec::new());
         let taken = decoder.feed(bytes, &mut body).map_err(|p| p.status)?;
         Ok(decoder.is_done().then_some((body, taken)))
     }
@@ -151,7 +151,7 @@ mod tests {
     fn a_body_is_decoded_however_it_is_cut() {
         let bytes = b"5;a=\"b c\"\r\nhello\r\n00A\r\n, dear all\r\n0\r\nX-Sum: 1 2\r\nY:\r\n\r\nGET";
         for cut in 0..bytes.len() {
-            let (mut decoder, mut body) = (Decoder::new(64), Vec::new());
+            let (mut decoder, mut body) = (ChunkedDecoder::new(64), Vec::new());
             let first = decoder.feed(&bytes[..cut], &mut body).unwrap();
             let taken = first + decoder.feed(&bytes[first..], &mut body).unwrap();
             assert!(decoder.is_done(), "cut at {cut}");
@@ -206,7 +206,7 @@ mod tests {
     #[test]
     fn extensions_are_bounded_over_the_whole_body() {
         let bytes = format!("1;{}\r\nx\r\n", "a".repeat(250)).repeat(70);
-        let (mut decoder, mut body) = (Decoder::new(1 << 20), Vec::new());
+        let (mut decoder, mut body) = (ChunkedDecoder::new(1 << 20), Vec::new());
         assert_eq!(decoder.feed(bytes.as_bytes(), &mut body).map_err(|p| p.status), Err(400));
     }
 }

@@ -21,36 +21,36 @@ use tiny_http::{Method, Response, StatusCode};
 use crate::api::{Problem, Reply, Route, Service, Transport};
 use crate::logging;
 
-use super::chunked::{self, Decoder};
+use super::chunked::{self, ChunkedDecoder};
 use super::guard::{self, Verdict};
 use super::guarded;
-use super::http1::{self, Framing, Request, Scan, malformed};
-use super::input::{Cut, Input};
-use super::reply::{Date, Exchange};
-use super::table::Slot;
+use super::http1::{self, Framing, ParsedRequest, Scan, malformed};
+use super::input::{Cut, RequestReader};
+use super::reply::{Date, RequestContext};
+use super::table::ConnectionSlot;
 
 pub(super) use state::ListenerState;
-use state::{Connection, Next};
+use state::{Connection, NextStep};
 
 /// A buffer that grew beyond this for a large body is freed, in bytes.
 const KEPT_BUFFER_BYTES: usize = 64 * 1024;
 
 /// Why a request is not served.
-enum Stop {
+enum RequestError {
     /// The client is gone.
     Silent,
     Refused(Problem),
 }
 
 /// Serves a connection to its end.
-pub(super) fn serve<S: Service>(shared: &ListenerState<S>, slot: &Slot) {
+pub(super) fn serve<S: Service>(shared: &ListenerState<S>, slot: &ConnectionSlot) {
     let timeouts = shared.timeouts;
     let tick = timeouts.idle.min(timeouts.head).min(timeouts.body);
     let _ = slot.stream.set_nodelay(true);
     if slot.stream.set_write_timeout(Some(timeouts.write)).is_err() {
         return;
     }
-    let Ok(input) = Input::new(&slot.stream, tick) else { return };
+    let Ok(input) = RequestReader::new(&slot.stream, tick) else { return };
     Connection { shared, slot, input, body: Vec::new(), date: Date::default() }.run();
 }
 
@@ -59,9 +59,9 @@ impl<'a, S: Service> Connection<'a, S> {
         let mut idle_since = Instant::now();
         while !self.shared.table.is_stopping() {
             match self.serve_one(idle_since) {
-                Next::Request => {}
-                Next::Close => return,
-                Next::Linger => return self.linger(),
+                NextStep::Request => {}
+                NextStep::Close => return,
+                NextStep::Linger => return self.linger(),
             }
             self.body.clear();
             self.body.shrink_to(KEPT_BUFFER_BYTES);
@@ -70,25 +70,27 @@ impl<'a, S: Service> Connection<'a, S> {
         }
     }
 
-    fn serve_one(&mut self, idle_since: Instant) -> Next {
+    fn serve_one(&mut self, idle_since: Instant) -> NextStep {
         match self.read_head(idle_since) {
-            Err(Stop::Silent) => Next::Close,
+            Err(RequestError::Silent) => NextStep::Close,
             // From here on only this thread closes the connection, unless another has just done so.
-            _ if !self.slot.claim() => Next::Close,
+            _ if !self.slot.claim() => NextStep::Close,
             Ok((start, end)) => self.serve_head(start, end),
-            Err(Stop::Refused(problem)) => self.refuse(Exchange::unknown(self.shared.ids.next()), &problem),
+            Err(RequestError::Refused(problem)) => {
+                self.refuse(RequestContext::unknown(self.shared.ids.next()), &problem)
+            }
         }
     }
 
     /// Waits for a request and reads its head; returns where in the buffer it begins and ends.
-    fn read_head(&mut self, idle_since: Instant) -> Result<(usize, usize), Stop> {
+    fn read_head(&mut self, idle_since: Instant) -> Result<(usize, usize), RequestError> {
         let timeouts = self.shared.timeouts;
         let mut scan = Scan::default();
         let mut until = None;
         loop {
             let has_begun = !self.input.unread().is_empty();
             if has_begun {
-                if let Some(found) = scan.advance(self.input.unread()).map_err(Stop::Refused)? {
+                if let Some(found) = scan.advance(self.input.unread()).map_err(RequestError::Refused)? {
                     return Ok(found);
                 }
                 until.get_or_insert_with(|| Instant::now() + timeouts.head);
@@ -97,15 +99,15 @@ impl<'a, S: Service> Connection<'a, S> {
             match filled {
                 Ok(()) => {}
                 Err(Cut::Deadline) if has_begun => {
-                    return Err(Stop::Refused(Problem::new(408, "head_timeout", "the head took too long")));
+                    return Err(RequestError::Refused(Problem::new(408, "head_timeout", "the head took too long")));
                 }
-                Err(Cut::Eof) if has_begun => return Err(Stop::Refused(malformed("the head is cut short"))),
-                Err(_) => return Err(Stop::Silent),
+                Err(Cut::Eof) if has_begun => return Err(RequestError::Refused(malformed("the head is cut short"))),
+                Err(_) => return Err(RequestError::Silent),
             }
         }
     }
 
-    fn serve_head(&mut self, start: usize, end: usize) -> Next {
+    fn serve_head(&mut self, start: usize, end: usize) -> NextStep {
         let shared = self.shared;
         let mut request_id = None;
         let parsed = http1::parse(&self.input.unread()[start..end], &mut request_id);
@@ -114,12 +116,12 @@ impl<'a, S: Service> Connection<'a, S> {
             Ok(parsed) => parsed,
             Err(problem) => {
                 let is_head = self.input.unread()[start..].starts_with(b"HEAD ");
-                return self.refuse(Exchange { is_head, ..Exchange::unknown(request_id) }, &problem);
+                return self.refuse(RequestContext { is_head, ..RequestContext::unknown(request_id) }, &problem);
             }
         };
         let verdict = shared.guard.check(&request.method, request.path(), &asked);
         self.input.consume(end);
-        let mut exchange = Exchange {
+        let mut context = RequestContext {
             request_id,
             origin: None,
             is_head: request.method == Method::Head,
@@ -128,65 +130,67 @@ impl<'a, S: Service> Connection<'a, S> {
         };
         let reply = match verdict {
             Verdict::Pass { origin } => {
-                exchange.origin = origin;
-                return self.serve_request(exchange, &request);
+                context.origin = origin;
+                return self.serve_request(context, &request);
             }
             Verdict::Preflight { origin } => {
-                exchange.origin = Some(origin);
+                context.origin = Some(origin);
                 Reply::Full(Response::new(StatusCode(204), guard::preflight(), Cursor::default(), Some(0), None))
             }
             Verdict::Refuse { problem, origin } => {
-                exchange.origin = origin;
+                context.origin = origin;
                 if guard::is_foreign(&problem)
                     && let Some(left_out) = shared.foreign.admit()
                 {
                     let others = logging::others(left_out);
-                    log::warn!("request {} refused: {}{others}", exchange.request_id, problem.detail);
+                    log::warn!("request {} refused: {}{others}", context.request_id, problem.detail);
                 }
-                exchange.refusal(&problem)
+                context.refusal(&problem)
             }
         };
-        self.answer_unread(exchange, request.framing, reply)
+        self.answer_unread(context, request.framing, reply)
     }
 
     /// Serves a request that passed the guard.
-    fn serve_request(&mut self, exchange: Exchange<'a>, request: &Request) -> Next {
+    fn serve_request(&mut self, context: RequestContext<'a>, request: &ParsedRequest) -> NextStep {
         let shared = self.shared;
         if request.expects_unknown {
             let problem = Problem::new(417, "expectation_failed", "the only expectation served is: 100-continue");
-            return self.refuse(exchange, &problem);
+            return self.refuse(context, &problem);
         }
-        let head = request.head(Transport::Tcp, &exchange.request_id);
-        let route = match guarded(&exchange.request_id, || shared.service.admit(&head)) {
+        let head = request.head(Transport::Tcp, &context.request_id);
+        let route = match guarded(&context.request_id, || shared.service.admit(&head)) {
             Ok(Ok(route)) => route,
-            Ok(Err(reply)) => return self.answer_unread(exchange, request.framing, reply),
-            Err(panicked) => return self.refuse(exchange, &panicked),
+            Ok(Err(reply)) => return self.answer_unread(context, request.framing, reply),
+            Err(panicked) => return self.refuse(context, &panicked),
         };
         if let (Route::Socket, Some(pool)) = (route, &shared.websockets) {
-            return self.upgrade(pool, exchange, request);
+            return self.upgrade(pool, context, request);
         }
         match self.read_body(request) {
             Ok(()) => {}
-            Err(Stop::Refused(problem)) => return self.refuse(exchange, &problem),
-            Err(Stop::Silent) => return Next::Close,
+            Err(RequestError::Refused(problem)) => return self.refuse(context, &problem),
+            Err(RequestError::Silent) => return NextStep::Close,
         }
-        match guarded(&exchange.request_id, || shared.service.handle(&head, route, &self.body)) {
-            Ok(reply) => self.answer(exchange, reply),
-            Err(panicked) => self.refuse(exchange, &panicked),
+        match guarded(&context.request_id, || shared.service.handle(&head, route, &self.body)) {
+            Ok(reply) => self.answer(context, reply),
+            Err(panicked) => self.refuse(context, &panicked),
         }
     }
 
     /// Reads the whole body, or returns why not. Memory grows with the bytes received, never with the length announced.
-    fn read_body(&mut self, request: &Request) -> Result<(), Stop> {
+    fn read_body(&mut self, request: &ParsedRequest) -> Result<(), RequestError> {
         let max = self.shared.body_bytes_max;
         match request.framing {
             Framing::None => return Ok(()),
-            Framing::Length(length) if length > max as u64 => return Err(Stop::Refused(chunked::too_large(max))),
+            Framing::Length(length) if length > max as u64 => {
+                return Err(RequestError::Refused(chunked::too_large(max)));
+            }
             Framing::Length(_) | Framing::Chunked => {}
         }
         // The request is admitted. A client that has begun to send the body needs no `100 Continue` (RFC 9110, 10.1.1).
         if request.expects_continue && self.input.unread().is_empty() {
-            self.wire().write_all(b"HTTP/1.1 100 Continue\r\n\r\n").map_err(|_| Stop::Silent)?;
+            self.wire().write_all(b"HTTP/1.1 100 Continue\r\n\r\n").map_err(|_| RequestError::Silent)?;
         }
         let until = Instant::now() + self.shared.timeouts.body;
         match request.framing {
@@ -195,7 +199,7 @@ impl<'a, S: Service> Connection<'a, S> {
         }
     }
 
-    fn collect(&mut self, length: usize, until: Instant) -> Result<(), Stop> {
+    fn collect(&mut self, length: usize, until: Instant) -> Result<(), RequestError> {
         let here = self.input.unread().len().min(length);
         self.body.extend_from_slice(&self.input.unread()[..here]);
         self.input.consume(here);
@@ -206,10 +210,10 @@ impl<'a, S: Service> Connection<'a, S> {
         Ok(())
     }
 
-    fn collect_chunks(&mut self, until: Instant) -> Result<(), Stop> {
-        let mut decoder = Decoder::new(self.shared.body_bytes_max);
+    fn collect_chunks(&mut self, until: Instant) -> Result<(), RequestError> {
+        let mut decoder = ChunkedDecoder::new(self.shared.body_bytes_max);
         loop {
-            let taken = decoder.feed(self.input.unread(), &mut self.body).map_err(Stop::Refused)?;
+            let taken = decoder.feed(self.input.unread(), &mut self.body).map_err(RequestError::Refused)?;
             self.input.consume(taken);
             if decoder.is_done() {
                 return Ok(());
@@ -219,10 +223,10 @@ impl<'a, S: Service> Connection<'a, S> {
     }
 }
 
-fn body_cut(cut: Cut) -> Stop {
+fn body_cut(cut: Cut) -> RequestError {
     match cut {
-        Cut::Deadline => Stop::Refused(Problem::new(408, "body_timeout", "the body took too long")),
-        Cut::Eof => Stop::Refused(Problem::new(408, "body_cut_short", "the body is shorter than announced")),
-        Cut::Broken => Stop::Silent,
+        Cut::Deadline => RequestError::Refused(Problem::new(408, "body_timeout", "the body took too long")),
+        Cut::Eof => RequestError::Refused(Problem::new(408, "body_cut_short", "the body is shorter than announced")),
+        Cut::Broken => RequestError::Silent,
     }
 }

@@ -14,7 +14,7 @@ use tiny_http::{Header, Method};
 use crate::api::{Problem, header};
 use crate::config::ServerConfig;
 
-use super::http1::{Asked, Once, split_port};
+use super::http1::{AccessFields, Once, split_port};
 use super::websocket::handshake;
 
 /// The methods that a configured origin may use.
@@ -65,7 +65,7 @@ impl Guard {
     }
 
     /// Checks one head, in the order that tells a stranger the least: Host, Origin, token.
-    pub(super) fn check(&self, method: &Method, path: &str, asked: &Asked<'_>) -> Verdict<'_> {
+    pub(super) fn check(&self, method: &Method, path: &str, asked: &AccessFields<'_>) -> Verdict<'_> {
         if let Some(host) = asked.host.filter(|host| !self.serves_host(host)) {
             let detail = format!("the Host {host} is not served here; name it in server.allowed_hosts");
             return Verdict::Refuse { problem: Problem::new(403, FOREIGN_HOST, detail), origin: None };
@@ -99,7 +99,7 @@ impl Guard {
     }
 
     /// The configured origin it comes from; `None` without a page and for our own. `Err`: the source that is refused.
-    fn origin(&self, asked: &Asked<'_>) -> Result<Option<&str>, String> {
+    fn origin(&self, asked: &AccessFields<'_>) -> Result<Option<&str>, String> {
         let value = match asked.origin {
             Once::Absent => return from_ours_or_nobody(asked.fetch_site).map(|()| None),
             Once::Repeated => return Err("a request with several Origins".to_owned()),
@@ -184,7 +184,7 @@ mod tests {
     use crate::config::Secret;
     use crate::server::testing::config;
 
-    fn verdict(guard: &Guard, path: &str, asked: &Asked<'_>) -> (u16, Option<String>) {
+    fn verdict(guard: &Guard, path: &str, asked: &AccessFields<'_>) -> (u16, Option<String>) {
         match guard.check(&Method::Get, path, asked) {
             Verdict::Pass { origin } => (200, origin.map(str::to_owned)),
             Verdict::Preflight { origin } => (204, Some(origin.to_owned())),
@@ -196,7 +196,7 @@ mod tests {
     fn a_loopback_listener_serves_its_own_names_only() {
         let config = ServerConfig { allowed_hosts: vec!["chat.test".into()], ..config() };
         let guard = Guard::new(&config, true);
-        let status = |host| verdict(&guard, "/", &Asked { host, ..Asked::default() }).0;
+        let status = |host| verdict(&guard, "/", &AccessFields { host, ..AccessFields::default() }).0;
         for host in ["localhost", "LocalHost:9", "127.0.0.1:8000", "[::1]", "[::1]:80", "chat.test:1"] {
             assert_eq!(status(Some(host)), 200, "{host}");
         }
@@ -205,7 +205,7 @@ mod tests {
         }
         assert_eq!(status(None), 200);
         let open = Guard::new(&config, false);
-        assert_eq!(verdict(&open, "/", &Asked { host: Some("any.test"), ..Asked::default() }).0, 200);
+        assert_eq!(verdict(&open, "/", &AccessFields { host: Some("any.test"), ..AccessFields::default() }).0, 200);
     }
 
     #[test]
@@ -213,8 +213,11 @@ mod tests {
         let config = ServerConfig { allowed_origins: vec!["https://ui.test".into()], ..config() };
         let guard = Guard::new(&config, true);
         let ask = |origin: &'static str| {
-            let asked =
-                Asked { host: Some("localhost:8000"), origin: Once::Given(origin.as_bytes()), ..Asked::default() };
+            let asked = AccessFields {
+                host: Some("localhost:8000"),
+                origin: Once::Given(origin.as_bytes()),
+                ..AccessFields::default()
+            };
             verdict(&guard, "/", &asked)
         };
         assert_eq!(ask("http://localhost:8000"), (200, None));
@@ -235,7 +238,11 @@ mod tests {
         }
         let from = |site: &'static str, origin| {
             let fetch_site = Once::Given(site.as_bytes());
-            verdict(&guard, "/", &Asked { host: Some("localhost:8000"), fetch_site, origin, ..Asked::default() })
+            verdict(
+                &guard,
+                "/",
+                &AccessFields { host: Some("localhost:8000"), fetch_site, origin, ..AccessFields::default() },
+            )
         };
         for (site, status) in [("none", 200), ("Same-Origin", 200), ("same-site", 403), ("cross-site", 403), ("", 403)]
         {
@@ -243,7 +250,7 @@ mod tests {
         }
         assert_eq!(from("cross-site", Once::Given(b"https://ui.test")).0, 200);
         assert_eq!(from("same-origin", Once::Given(b"http://localhost:8000")).0, 200);
-        let twice = Asked { host: Some("localhost"), origin: Once::Repeated, ..Asked::default() };
+        let twice = AccessFields { host: Some("localhost"), origin: Once::Repeated, ..AccessFields::default() };
         assert_eq!(verdict(&guard, "/", &twice).0, 403);
         assert!(is_same_origin("http://a.test", "a.test:80") && is_same_origin("https://a.test:443", "A.test"));
         assert!(!is_same_origin("http://a.test", "a.test:443"));
@@ -252,19 +259,19 @@ mod tests {
     #[test]
     fn a_refusal_names_the_value_and_the_key_that_would_allow_it() {
         let guard = Guard::new(&config(), true);
-        let detail = |asked: &Asked<'_>| match guard.check(&Method::Get, "/", asked) {
+        let detail = |asked: &AccessFields<'_>| match guard.check(&Method::Get, "/", asked) {
             Verdict::Refuse { problem, .. } if is_foreign(&problem) => problem.detail,
             _ => String::new(),
         };
-        let host = detail(&Asked { host: Some("evil.test:1"), ..Asked::default() });
+        let host = detail(&AccessFields { host: Some("evil.test:1"), ..AccessFields::default() });
         assert_eq!(host, "the Host evil.test:1 is not served here; name it in server.allowed_hosts");
         let long = [b"http://\xff\n".as_slice(), &[b'x'; 500]].concat();
-        let asked = Asked { host: Some("localhost"), origin: Once::Given(&long), ..Asked::default() };
+        let asked = AccessFields { host: Some("localhost"), origin: Once::Given(&long), ..AccessFields::default() };
         let origin = detail(&asked);
         assert!(origin.starts_with(r"the Origin http://\xff\nxxx") && origin.len() < 300, "{origin}");
         assert!(origin.ends_with("may not call; server.allowed_origins names those that may"), "{origin}");
         let fetch_site = Once::Given(b"cross-site");
-        let site = detail(&Asked { host: Some("localhost"), fetch_site, ..Asked::default() });
+        let site = detail(&AccessFields { host: Some("localhost"), fetch_site, ..AccessFields::default() });
         assert!(site.starts_with("a page of another site (Sec-Fetch-Site: cross-site) may not call"), "{site}");
     }
 
@@ -273,7 +280,7 @@ mod tests {
         let config = ServerConfig { auth_token: Some(Secret::new("s3cret")), ..config() };
         let guard = Guard::new(&config, true);
         let ask = |path, authorization| {
-            verdict(&guard, path, &Asked { host: Some("localhost"), authorization, ..Asked::default() }).0
+            verdict(&guard, path, &AccessFields { host: Some("localhost"), authorization, ..AccessFields::default() }).0
         };
         assert_eq!(ask("/x", Once::Given(b"Bearer s3cret")), 200);
         assert_eq!(ask("/x", Once::Given(b"bearer  s3cret")), 200);
@@ -289,9 +296,9 @@ mod tests {
             (200, 200, 401)
         );
         // Another method is refused later, as with the token.
-        assert!(matches!(guard.check(&Method::Post, "/livez", &Asked::default()), Verdict::Pass { .. }));
+        assert!(matches!(guard.check(&Method::Post, "/livez", &AccessFields::default()), Verdict::Pass { .. }));
         let offer = |protocols| {
-            let asked = Asked { host: Some("localhost"), protocols, ..Asked::default() };
+            let asked = AccessFields { host: Some("localhost"), protocols, ..AccessFields::default() };
             verdict(&guard, "/ws/chat", &asked).0
         };
         // "s3cret" in base64url.
@@ -307,7 +314,7 @@ mod tests {
         }
         let twice = b"chatkeep.token.czNjcmV0,chatkeep.token.czNjcmV0";
         assert_eq!((offer(Once::Given(twice)), offer(Once::Repeated)), (401, 401));
-        let foreign = Asked { host: Some("evil.test"), ..Asked::default() };
+        let foreign = AccessFields { host: Some("evil.test"), ..AccessFields::default() };
         assert_eq!(verdict(&guard, "/livez", &foreign).0, 403);
     }
 }

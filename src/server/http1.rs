@@ -12,7 +12,7 @@ use std::mem::MaybeUninit;
 
 use tiny_http::{Header, Method};
 
-use crate::api::{Head, Problem, Transport};
+use crate::api::{Problem, RequestHead, Transport};
 
 /// The longest head, in bytes, from the request line to the empty line. Longer: 431, close.
 pub(super) const HEAD_BYTES_MAX: usize = 16 * 1024;
@@ -24,7 +24,7 @@ const FIELDS_MAX: usize = 100;
 const BLANK_LINES_MAX: usize = 2;
 /// Space for the method and the version beside the longest target.
 const REQUEST_LINE_BYTES_MAX: usize = TARGET_BYTES_MAX + 64;
-/// The longest `X-Request-ID` of a client that is used as it is.
+/// The longest `X-ParsedRequest-ID` of a client that is used as it is.
 const REQUEST_ID_BYTES_MAX: usize = 64;
 
 /// Fields that the service must not miss: without them a request would be another one.
@@ -133,7 +133,7 @@ pub(super) enum Framing {
 
 /// A parsed head.
 #[derive(Debug)]
-pub(super) struct Request {
+pub(super) struct ParsedRequest {
     pub(super) method: Method,
     /// Path and query.
     target: String,
@@ -154,10 +154,10 @@ pub(super) struct Request {
     pub(super) keep_alive: bool,
 }
 
-impl Request {
+impl ParsedRequest {
     /// A request that another parser has read, checked by the same rules of framing.
     pub(super) fn new(method: Method, target: String, headers: Vec<Header>, is_http11: bool) -> Result<Self, Problem> {
-        let mut fields = Fields::default();
+        let mut fields = FramingFields::default();
         for Header { field, value } in &headers {
             fields.add(field.as_str().as_str(), value.as_str().as_bytes());
         }
@@ -166,9 +166,9 @@ impl Request {
     }
 
     /// The head without its framing.
-    pub(super) fn head<'a>(&'a self, transport: Transport, request_id: &'a str) -> Head<'a> {
+    pub(super) fn head<'a>(&'a self, transport: Transport, request_id: &'a str) -> RequestHead<'a> {
         let (path, query, headers, left_out) = (self.path(), self.query(), &self.headers, self.left_out);
-        Head { method: &self.method, path, query, headers, left_out, transport, request_id }
+        RequestHead { method: &self.method, path, query, headers, left_out, transport, request_id }
     }
 
     pub(super) fn path(&self) -> &str {
@@ -182,7 +182,7 @@ impl Request {
 
 /// What guard.rs checks, as sent: fields with bytes beyond ASCII are included.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Asked<'b> {
+pub(super) struct AccessFields<'b> {
     /// The host the request is for, with its port: that of an absolute target, else `Host`; valid by its grammar.
     /// `None` only for HTTP/1.0.
     pub(super) host: Option<&'b str>,
@@ -194,7 +194,7 @@ pub(super) struct Asked<'b> {
     pub(super) authorization: Once<'b>,
     /// `Sec-WebSocket-Protocol`, which may carry a token.
     pub(super) protocols: Once<'b>,
-    /// `Access-Control-Request-Method` is there.
+    /// `Access-Control-ParsedRequest-Method` is there.
     pub(super) is_preflight: bool,
 }
 
@@ -215,8 +215,8 @@ impl<'b> Once<'b> {
 
 /// The fields that frame a request, while they are read.
 #[derive(Default)]
-struct Fields<'b> {
-    asked: Asked<'b>,
+struct FramingFields<'b> {
+    asked: AccessFields<'b>,
     host: Once<'b>,
     content_length: Once<'b>,
     transfer_encoding: Once<'b>,
@@ -226,7 +226,7 @@ struct Fields<'b> {
     expects_unknown: bool,
 }
 
-impl<'b> Fields<'b> {
+impl<'b> FramingFields<'b> {
     fn add(&mut self, name: &str, value: &'b [u8]) {
         // By length first: most fields of most requests are none of these.
         match name.len() {
@@ -280,8 +280,8 @@ impl<'b> Fields<'b> {
     }
 
     /// The request with that target and these fields, without its headers.
-    fn request(&self, method: Method, target: String, is_http11: bool) -> Result<Request, Problem> {
-        Ok(Request {
+    fn request(&self, method: Method, target: String, is_http11: bool) -> Result<ParsedRequest, Problem> {
+        Ok(ParsedRequest {
             path_end: target.find('?').unwrap_or(target.len()),
             framing: self.framing(is_http11)?,
             // RFC 9110, 10.1.1: an expectation in HTTP/1.0 is ignored.
@@ -299,7 +299,10 @@ impl<'b> Fields<'b> {
 
 /// Parses the head in `bytes`, which [`Scan`] has found whole. `request_id` is set as soon as a valid one is read, so
 /// that a refusal carries it too.
-pub(super) fn parse<'b>(bytes: &'b [u8], request_id: &mut Option<String>) -> Result<(Request, Asked<'b>), Problem> {
+pub(super) fn parse<'b>(
+    bytes: &'b [u8],
+    request_id: &mut Option<String>,
+) -> Result<(ParsedRequest, AccessFields<'b>), Problem> {
     let (target, is_http11) = request_line(bytes)?;
     let mut room = [const { MaybeUninit::uninit() }; FIELDS_MAX];
     let mut parsed = httparse::Request::new(&mut []);
@@ -309,7 +312,7 @@ pub(super) fn parse<'b>(bytes: &'b [u8], request_id: &mut Option<String>) -> Res
         Err(httparse::Error::TooManyHeaders) => return Err(too_many_fields()),
         Err(fault) => return Err(malformed(format!("the head cannot be read: {fault}"))),
     }
-    let mut fields = Fields::default();
+    let mut fields = FramingFields::default();
     let (mut headers, mut left_out) = (Vec::with_capacity(parsed.headers.len()), None);
     for field in parsed.headers.iter() {
         fields.add(field.name, field.value);
@@ -326,7 +329,7 @@ pub(super) fn parse<'b>(bytes: &'b [u8], request_id: &mut Option<String>) -> Res
     asked.host = fields.host(is_http11)?;
     let target = split_target(target, &mut asked)?;
     let request = fields.request(method, target, is_http11)?;
-    Ok((Request { headers, left_out, ..request }, asked))
+    Ok((ParsedRequest { headers, left_out, ..request }, asked))
 }
 
 /// Splits `METHOD SP TARGET SP VERSION`; the version is checked before anything else.
@@ -357,7 +360,7 @@ fn request_line(bytes: &[u8]) -> Result<(&str, bool), Problem> {
 }
 
 /// Path and query of a target in origin or absolute form; the latter's host replaces `Host` (RFC 9112, 3.2.2).
-fn split_target<'b>(target: &'b str, asked: &mut Asked<'b>) -> Result<String, Problem> {
+fn split_target<'b>(target: &'b str, asked: &mut AccessFields<'b>) -> Result<String, Problem> {
     if target.starts_with('/') {
         return Ok(target.to_owned());
     }
@@ -402,7 +405,7 @@ pub(super) fn split_port(host: &str) -> Option<(&str, Option<&str>)> {
     }
 }
 
-/// Whether a client's `X-Request-ID` may be used in our log and reply.
+/// Whether a client's `X-ParsedRequest-ID` may be used in our log and reply.
 pub(super) fn is_sane_id(value: &[u8]) -> bool {
     (1..=REQUEST_ID_BYTES_MAX).contains(&value.len())
         && value.iter().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(b))

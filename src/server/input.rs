@@ -32,7 +32,7 @@ pub(super) enum Cut {
 }
 
 /// The receiving side of a connection.
-pub(super) struct Input<'a> {
+pub(super) struct RequestReader<'a> {
     stream: &'a TcpStream,
     bytes: Vec<u8>,
     start: usize,
@@ -43,7 +43,7 @@ pub(super) struct Input<'a> {
     timeout: Duration,
 }
 
-impl<'a> Input<'a> {
+impl<'a> RequestReader<'a> {
     pub(super) fn new(stream: &'a TcpStream, tick: Duration) -> io::Result<Self> {
         stream.set_read_timeout(Some(tick))?;
         Ok(Self { stream, bytes: Vec::new(), start: 0, end: 0, tick, timeout: tick })

@@ -99,7 +99,7 @@ pub enum LocalError {
 
 /// A running local server.
 pub struct Local {
-    current: Arc<Current>,
+    current: Arc<CurrentServer>,
     /// Returns the threads of requests that it has not joined.
     receiver: Option<JoinHandle<Vec<JoinHandle<()>>>>,
     /// Dropped to stop.
@@ -119,13 +119,13 @@ pub fn start<S: Service>(path: &Path, body_bytes_max: usize, service: Arc<S>) ->
         return Err(LocalError::PathTooLong { path: path.to_owned(), bytes });
     }
     let server = listen(path).map_err(|source| LocalError::Bind { path: path.to_owned(), source })?;
-    let current = Arc::new(Current(Mutex::new(Some(Arc::new(server)))));
+    let current = Arc::new(CurrentServer(Mutex::new(Some(Arc::new(server)))));
     let handler = Handler { service, ids: RequestIds::new(), body_bytes_max };
     let ((stop, stopped), (alive, ended)) = (bounded(0), bounded(0));
     let (came, comes) = bounded(NUDGES);
     let (nudged, nudger) = (path.to_owned(), alive.clone());
     let nudging = thread::spawn("local-nudge", move || nudge(&nudged, &comes, nudger)).map_err(LocalError::Thread)?;
-    let threads = Threads { handler: Arc::new(handler), alive, next: 0, running: vec![nudging] };
+    let threads = RequestThreads { handler: Arc::new(handler), alive, next: 0, running: vec![nudging] };
     let dispatcher = Dispatcher {
         path: path.to_owned(),
         current: current.clone(),
@@ -190,16 +190,16 @@ impl Drop for Local {
 }
 
 /// tiny_http's server; `None` once stopped.
-struct Current(Mutex<Option<Arc<Server>>>);
+struct CurrentServer(Mutex<Option<Arc<Server>>>);
 
-impl Current {
+impl CurrentServer {
     fn lock(&self) -> MutexGuard<'_, Option<Arc<Server>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The threads of requests.
-struct Threads<S> {
+struct RequestThreads<S> {
     handler: Arc<Handler<S>>,
     /// Each thread holds a clone, so the channel closes when all have ended.
     alive: Sender<()>,
@@ -207,7 +207,7 @@ struct Threads<S> {
     running: Vec<JoinHandle<()>>,
 }
 
-impl<S: Service> Threads<S> {
+impl<S: Service> RequestThreads<S> {
     fn spawn(&mut self, run: impl FnOnce(&Handler<S>) + Send + 'static) -> io::Result<()> {
         for ended in self.running.extract_if(.., |thread| thread.is_finished()) {
             let _ = ended.join();
@@ -225,11 +225,11 @@ impl<S: Service> Threads<S> {
 /// Receives requests and hands each to a thread.
 struct Dispatcher<S> {
     path: PathBuf,
-    current: Arc<Current>,
+    current: Arc<CurrentServer>,
     stopped: Receiver<()>,
     /// Told of each request.
     came: Sender<()>,
-    threads: Threads<S>,
+    threads: RequestThreads<S>,
     requests: Arc<Semaphore>,
     probes: Arc<Semaphore>,
     refusals: Arc<Semaphore>,

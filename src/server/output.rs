@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 
 use rustix::net::{RecvFlags, recv};
 
-use crate::api::Client;
+use crate::api::StreamClient;
 
-use super::table::Table;
+use super::table::ConnectionTable;
 
 /// A client must read a reply at least this fast, in bytes a second, after the first `write_timeout`.
 const READ_RATE_MIN: usize = 16 * 1024;
@@ -28,7 +28,7 @@ pub(super) struct ResponseWriter<'a> {
     /// How long one write may wait; the socket's send timeout.
     timeout: Duration,
     /// Set for a lasting stream.
-    until_stop: Option<&'a Table>,
+    until_stop: Option<&'a ConnectionTable>,
 }
 
 impl<'a> ResponseWriter<'a> {
@@ -39,7 +39,7 @@ impl<'a> ResponseWriter<'a> {
 
     /// The same for a lasting stream, which drops its client when the listener stops. Changes the socket's send timeout
     /// until it is dropped.
-    pub(super) fn lasting(stream: &'a TcpStream, timeout: Duration, table: &'a Table) -> io::Result<Self> {
+    pub(super) fn lasting(stream: &'a TcpStream, timeout: Duration, table: &'a ConnectionTable) -> io::Result<Self> {
         stream.set_write_timeout(Some(STOP_POLL_INTERVAL.min(timeout)))?;
         Ok(Self { stream, timeout, until_stop: Some(table) })
     }
@@ -72,7 +72,7 @@ impl<'a> ResponseWriter<'a> {
             if head.is_empty() && body.is_empty() {
                 return Ok(());
             }
-            let is_stopping = self.until_stop.is_some_and(Table::is_stopping);
+            let is_stopping = self.until_stop.is_some_and(ConnectionTable::is_stopping);
             let most = if is_stopping { STOP_POLL_INTERVAL.min(total) } else { total };
             if first.get_or_insert_with(Instant::now).elapsed() > most {
                 return Err(ErrorKind::TimedOut.into());
@@ -91,7 +91,7 @@ impl Write for ResponseWriter<'_> {
     }
 }
 
-impl Client for ResponseWriter<'_> {
+impl StreamClient for ResponseWriter<'_> {
     fn is_gone(&self) -> bool {
         let mut byte = [0];
         match recv(self.stream, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT) {

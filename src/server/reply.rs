@@ -1,6 +1,6 @@
 //! Turns a reply into bytes: status line, fields, and the framing of streams.
 //!
-//! Both listeners write through it. It adds the fields that every reply carries (`Date`, `X-Request-ID`,
+//! Both listeners write through it. It adds the fields that every reply carries (`Date`, `X-ParsedRequest-ID`,
 //! `X-Content-Type-Options`), and only it writes the fields of framing, so that no handler can contradict them. A field
 //! with a control byte is left out, so that no value can begin another field.
 //!
@@ -12,7 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use time::OffsetDateTime;
 use tiny_http::{Header, Response, StatusCode};
 
-use crate::api::{Client, Problem, Reply, Stream};
+use crate::api::{Problem, Reply, Stream, StreamClient};
 
 use super::guard;
 use super::guarded;
@@ -34,7 +34,7 @@ pub(super) enum Length {
 }
 
 /// What a reply depends on in its request.
-pub(super) struct Exchange<'a> {
+pub(super) struct RequestContext<'a> {
     pub(super) request_id: String,
     /// The configured origin that may read it.
     pub(super) origin: Option<&'a str>,
@@ -44,7 +44,7 @@ pub(super) struct Exchange<'a> {
     pub(super) keep_alive: bool,
 }
 
-impl Exchange<'_> {
+impl RequestContext<'_> {
     /// For a request that could not be read: the connection ends with its answer.
     pub(super) fn unknown(request_id: String) -> Self {
         Self { request_id, origin: None, is_head: false, is_http11: true, keep_alive: false }
@@ -73,7 +73,7 @@ pub(super) fn head(
     status: StatusCode,
     headers: &[Header],
     length: Length,
-    exchange: &Exchange<'_>,
+    context: &RequestContext<'_>,
 ) -> Vec<u8> {
     let mut out = Vec::with_capacity(512);
     let _ = write!(out, "HTTP/1.1 {} {}\r\n", status.0, status.default_reason_phrase());
@@ -84,7 +84,7 @@ pub(super) fn head(
         }
     }
     line(&mut out, "Date", date.now());
-    line(&mut out, "X-Request-ID", &exchange.request_id);
+    line(&mut out, "X-Request-ID", &context.request_id);
     line(&mut out, "X-Content-Type-Options", "nosniff");
     match status.0 {
         401 => line(&mut out, "WWW-Authenticate", "Bearer"),
@@ -92,7 +92,7 @@ pub(super) fn head(
         426 => out.extend_from_slice(b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"),
         _ => {}
     }
-    if let Some(origin) = exchange.origin {
+    if let Some(origin) = context.origin {
         guard::cors(&mut out, origin);
     }
     match length {
@@ -102,7 +102,7 @@ pub(super) fn head(
         Length::Chunked => line(&mut out, "Transfer-Encoding", "chunked"),
         Length::UntilClose => {}
     }
-    if let Some(connection) = exchange.connection(status) {
+    if let Some(connection) = context.connection(status) {
         line(&mut out, "Connection", connection);
     }
     out.extend_from_slice(b"\r\n");
@@ -113,12 +113,12 @@ pub(super) fn head(
 pub(super) fn full(
     date: &mut Date,
     response: Response<Cursor<Vec<u8>>>,
-    exchange: &Exchange<'_>,
+    context: &RequestContext<'_>,
 ) -> (Vec<u8>, Vec<u8>) {
     let status = response.status_code();
     let length = response.data_length().expect("whole replies say their length");
-    let head = head(date, status, response.headers(), Length::Known(length), exchange);
-    let has_body = !exchange.is_head && !matches!(status.0, 100..=199 | 204 | 304);
+    let head = head(date, status, response.headers(), Length::Known(length), context);
+    let has_body = !context.is_head && !matches!(status.0, 100..=199 | 204 | 304);
     (head, if has_body { response.into_reader().into_inner() } else { Vec::new() })
 }
 
@@ -126,20 +126,25 @@ pub(super) fn full(
 ///
 /// # Errors
 /// The client is gone, or the function failed: the last chunk was not sent.
-pub(super) fn stream(to: &mut dyn Client, date: &mut Date, stream: Stream, exchange: &Exchange<'_>) -> io::Result<()> {
+pub(super) fn stream(
+    to: &mut dyn StreamClient,
+    date: &mut Date,
+    stream: Stream,
+    context: &RequestContext<'_>,
+) -> io::Result<()> {
     let length = match stream.length {
         Some(bytes) => Length::Known(bytes),
-        None if exchange.is_http11 => Length::Chunked,
+        None if context.is_http11 => Length::Chunked,
         None => Length::UntilClose,
     };
     let is_chunked = length == Length::Chunked;
-    let head = head(date, stream.status, &stream.headers, length, exchange);
+    let head = head(date, stream.status, &stream.headers, length, context);
     let mut chunks = Chunks { to, out: head, waiting: Vec::new(), is_chunked, failed: false };
-    if exchange.is_head {
+    if context.is_head {
         return chunks.flush();
     }
     let run = stream.write;
-    guarded(&exchange.request_id, || run(&mut chunks)).map_err(|_| io::Error::from(ErrorKind::Other))??;
+    guarded(&context.request_id, || run(&mut chunks)).map_err(|_| io::Error::from(ErrorKind::Other))??;
     chunks.finish()
 }
 
@@ -190,7 +195,7 @@ fn imf_fixdate(second: u64) -> String {
 
 /// The writer of a stream's function. The head is sent with the first bytes, or with the first flush.
 struct Chunks<'a> {
-    to: &'a mut dyn Client,
+    to: &'a mut dyn StreamClient,
     /// The head, until it is sent; afterwards the frame being built.
     out: Vec<u8>,
     waiting: Vec<u8>,
@@ -233,7 +238,7 @@ impl Chunks<'_> {
     }
 }
 
-impl Client for Chunks<'_> {
+impl StreamClient for Chunks<'_> {
     fn is_gone(&self) -> bool {
         self.failed || self.to.is_gone()
     }
@@ -267,7 +272,7 @@ mod tests {
     use super::*;
     use crate::api::{StreamKind, header};
 
-    impl Client for Vec<u8> {}
+    impl StreamClient for Vec<u8> {}
 
     #[test]
     fn the_date_has_the_form_of_http() {
@@ -279,8 +284,8 @@ mod tests {
     fn no_value_starts_a_field_and_no_handler_contradicts_the_framing() {
         let headers =
             [header("X-A", "b\r\nX-Evil: 1"), header("Connection", "upgrade"), header("x-request-id", "other")];
-        let exchange = Exchange { keep_alive: true, ..Exchange::unknown("id".into()) };
-        let head = head(&mut Date::default(), StatusCode(200), &headers, Length::Known(1204), &exchange);
+        let context = RequestContext { keep_alive: true, ..RequestContext::unknown("id".into()) };
+        let head = head(&mut Date::default(), StatusCode(200), &headers, Length::Known(1204), &context);
         let text = String::from_utf8(head).unwrap();
         assert!(!text.contains("Evil") && !text.contains("upgrade") && !text.contains("other"), "{text}");
         assert!(text.contains("Content-Length: 1204\r\n") && text.contains("X-Request-ID: id\r\n"), "{text}");
@@ -288,7 +293,7 @@ mod tests {
 
     #[test]
     fn chunks_go_out_at_each_flush_and_when_many_bytes_wait() {
-        let write = |out: &mut dyn Client| {
+        let write = |out: &mut dyn StreamClient| {
             out.write_all(b"one")?;
             out.write_all(b"two")?;
             out.flush()?;
@@ -299,7 +304,7 @@ mod tests {
         let status = StatusCode(200);
         let one = Stream { status, headers: Vec::new(), length: None, span: StreamKind::Brief, write: Box::new(write) };
         let mut sent = Vec::new();
-        stream(&mut sent, &mut Date::default(), one, &Exchange::unknown("id".into())).unwrap();
+        stream(&mut sent, &mut Date::default(), one, &RequestContext::unknown("id".into())).unwrap();
         let body_at = sent.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap() + 4;
         let expected =
             [b"6\r\nonetwo\r\n2000\r\n".as_slice(), &[b'x'; CHUNK_BYTES], b"\r\n3\r\nend\r\n0\r\n\r\n"].concat();

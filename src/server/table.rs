@@ -4,7 +4,7 @@
 //! that end by themselves, and the stop that ends them all.
 //!
 //! Invariants: each connection has one descriptor, closed before its entry is removed. A connection is closed from
-//! outside only while it holds no complete request ([`Slot::claim`] and the closer race for one lock). Every thread is
+//! outside only while it holds no complete request ([`ConnectionSlot::claim`] and the closer race for one lock). Every thread is
 //! joined: each that ends joins the one that ended before it, and the stop joins the last.
 //!
 //! Knows nothing of HTTP.
@@ -27,7 +27,7 @@ const ROOM_WAIT: Duration = Duration::from_millis(250);
 const CUT_WAIT: Duration = Duration::from_secs(1);
 
 /// The activity of a connection.
-enum State {
+enum ConnectionState {
     /// Waiting for a request since then, reading its head, or done with it: other threads may close it.
     Idle(Instant),
     /// Serving a complete head: only its own thread closes it.
@@ -37,51 +37,51 @@ enum State {
 }
 
 /// One connection.
-pub(super) struct Slot {
+pub(super) struct ConnectionSlot {
     pub(super) stream: TcpStream,
-    state: Mutex<State>,
+    state: Mutex<ConnectionState>,
     /// Goes after the stream.
     _permit: Option<Permit>,
 }
 
-impl Slot {
+impl ConnectionSlot {
     pub(super) fn new(stream: TcpStream, permit: Option<Permit>) -> Arc<Self> {
-        Arc::new(Self { stream, state: Mutex::new(State::Idle(Instant::now())), _permit: permit })
+        Arc::new(Self { stream, state: Mutex::new(ConnectionState::Idle(Instant::now())), _permit: permit })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ConnectionState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn idle_since(&self) -> Option<Instant> {
         match *self.state() {
-            State::Idle(since) => Some(since),
-            State::Busy | State::Closed => None,
+            ConnectionState::Idle(since) => Some(since),
+            ConnectionState::Busy | ConnectionState::Closed => None,
         }
     }
 
     /// Waits for a request from now on; other threads may close the connection.
     pub(super) fn release(&self, now: Instant) {
-        *self.state() = State::Idle(now);
+        *self.state() = ConnectionState::Idle(now);
     }
 
     /// Keeps the connection open for a complete head. `false`: another thread has closed it.
     pub(super) fn claim(&self) -> bool {
-        self.leave_idle(State::Busy)
+        self.leave_idle(ConnectionState::Busy)
     }
 
     /// Closes it, unless it holds a request.
     fn close_if_idle(&self) -> bool {
-        let is_ours = self.leave_idle(State::Closed);
+        let is_ours = self.leave_idle(ConnectionState::Closed);
         if is_ours {
             let _ = self.stream.shutdown(Shutdown::Both);
         }
         is_ours
     }
 
-    fn leave_idle(&self, to: State) -> bool {
+    fn leave_idle(&self, to: ConnectionState) -> bool {
         let mut state = self.state();
-        let is_idle = matches!(*state, State::Idle(_));
+        let is_idle = matches!(*state, ConnectionState::Idle(_));
         if is_idle {
             *state = to;
         }
@@ -89,14 +89,14 @@ impl Slot {
     }
 }
 
-struct Entry {
-    slot: Arc<Slot>,
+struct OpenConnection {
+    slot: Arc<ConnectionSlot>,
     thread: JoinHandle<()>,
 }
 
 #[derive(Default)]
-struct Inner {
-    open: HashMap<u64, Entry>,
+struct TableState {
+    open: HashMap<u64, OpenConnection>,
     next: u64,
     /// The thread that ended last, not yet joined.
     ended: Option<JoinHandle<()>>,
@@ -104,15 +104,15 @@ struct Inner {
 
 /// All open connections of one listener.
 #[derive(Default)]
-pub(super) struct Table {
-    inner: Mutex<Inner>,
+pub(super) struct ConnectionTable {
+    inner: Mutex<TableState>,
     /// A connection has ended, or the stop has begun.
     changed: Condvar,
     stopping: AtomicBool,
 }
 
-impl Table {
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+impl ConnectionTable {
+    fn lock(&self) -> MutexGuard<'_, TableState> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -129,9 +129,9 @@ impl Table {
     ///
     /// # Errors
     /// The system gives no more threads; the connection is closed.
-    pub(super) fn open<F>(self: &Arc<Self>, slot: &Arc<Slot>, serve: F) -> io::Result<()>
+    pub(super) fn open<F>(self: &Arc<Self>, slot: &Arc<ConnectionSlot>, serve: F) -> io::Result<()>
     where
-        F: FnOnce(&Slot) + Send + 'static,
+        F: FnOnce(&ConnectionSlot) + Send + 'static,
     {
         let (table, thread_slot) = (Arc::clone(self), Arc::clone(slot));
         // Locked during the start, so that the thread cannot end before its entry exists.
@@ -144,7 +144,7 @@ impl Table {
             drop(leave);
         })?;
         inner.next += 1;
-        inner.open.insert(id, Entry { slot: Arc::clone(slot), thread });
+        inner.open.insert(id, OpenConnection { slot: Arc::clone(slot), thread });
         Ok(())
     }
 
@@ -182,7 +182,7 @@ impl Table {
         if !self.evict_oldest() {
             return false;
         }
-        let full = |inner: &mut Inner| inner.open.len() >= cap;
+        let full = |inner: &mut TableState| inner.open.len() >= cap;
         let waited = self.changed.wait_timeout_while(self.lock(), ROOM_WAIT, full);
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
@@ -192,7 +192,7 @@ impl Table {
     pub(super) fn shed(&self, wait: Duration) {
         let before = self.lock().open.len();
         self.evict_oldest();
-        let same = |inner: &mut Inner| inner.open.len() >= before && !self.is_stopping();
+        let same = |inner: &mut TableState| inner.open.len() >= before && !self.is_stopping();
         let waited = self.changed.wait_timeout_while(self.lock(), wait, same);
         let ended = waited.unwrap_or_else(PoisonError::into_inner).0.ended.take();
         if let Some(ended) = ended {
@@ -227,7 +227,7 @@ impl Table {
         left
     }
 
-    fn slots(&self) -> Vec<Arc<Slot>> {
+    fn slots(&self) -> Vec<Arc<ConnectionSlot>> {
         self.lock().open.values().map(|e| Arc::clone(&e.slot)).collect()
     }
 
@@ -240,7 +240,7 @@ impl Table {
 
 /// Removes the entry even if the thread unwinds.
 struct Leave {
-    table: Arc<Table>,
+    table: Arc<ConnectionTable>,
     id: u64,
 }
 

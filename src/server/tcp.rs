@@ -21,9 +21,9 @@ use crate::thread;
 use super::RequestIds;
 use super::connection::{self, ListenerState};
 use super::guard::Guard;
-use super::reply::{self, Date, Exchange};
-use super::table::{Slot, Table};
-use super::websocket::{Pool, WebSocketOptions};
+use super::reply::{self, Date, RequestContext};
+use super::table::{ConnectionSlot, ConnectionTable};
+use super::websocket::{SocketPool, WebSocketOptions};
 
 /// Connections that the system queues while the accept thread is busy.
 const BACKLOG: i32 = 1024;
@@ -34,7 +34,7 @@ const RETRY_AFTER_SECONDS: u32 = 1;
 
 /// Why the listener does not start.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub enum ListenError {
     /// `server.listen` is no address.
     #[error("server.listen: {listen:?} is not an address to listen on: {source}")]
     Address {
@@ -72,9 +72,9 @@ pub enum StartError {
 pub struct Listening {
     address: SocketAddr,
     listener: Arc<TcpListener>,
-    table: Arc<Table>,
+    table: Arc<ConnectionTable>,
     accept: Option<JoinHandle<()>>,
-    pool: Option<Arc<Pool>>,
+    pool: Option<Arc<SocketPool>>,
 }
 
 /// The connections a listener may have.
@@ -98,19 +98,19 @@ impl Connections {
 /// Listens on `config.listen` and serves, and WebSockets if it has options for them.
 ///
 /// # Errors
-/// See [`StartError`]; nothing is left running then.
+/// See [`ListenError`]; nothing is left running then.
 pub fn start<S: Service>(
     config: &ServerConfig,
     connections: Connections,
     service: Arc<S>,
     websockets: Option<WebSocketOptions>,
-) -> Result<Listening, StartError> {
+) -> Result<Listening, ListenError> {
     let listener = bind(config)?;
-    let failed = |source| StartError::Bind { listen: config.listen.clone(), source };
+    let failed = |source| ListenError::Bind { listen: config.listen.clone(), source };
     let address = listener.local_addr().map_err(failed)?;
-    let table = Arc::new(Table::default());
-    let start_pool = |options| Pool::start(options, config.timeouts.body).map(Arc::new);
-    let pool = websockets.map(start_pool).transpose().map_err(StartError::WebSockets)?;
+    let table = Arc::new(ConnectionTable::default());
+    let start_pool = |options| SocketPool::start(options, config.timeouts.body).map(Arc::new);
+    let pool = websockets.map(start_pool).transpose().map_err(ListenError::WebSockets)?;
     let shared = Arc::new(ListenerState {
         service,
         guard: Guard::new(config, is_loopback(address.ip())),
@@ -125,19 +125,19 @@ pub fn start<S: Service>(
     let accepting = Arc::clone(&listener);
     let accept =
         thread::spawn("http-accept", move || Accept { shared, connections, is_failing: false }.run(&accepting))
-            .map_err(StartError::Thread)?;
+            .map_err(ListenError::Thread)?;
     Ok(Listening { address, listener, table, accept: Some(accept), pool })
 }
 
-fn bind(config: &ServerConfig) -> Result<TcpListener, StartError> {
-    let wrong = |source| StartError::Address { listen: config.listen.clone(), source };
+fn bind(config: &ServerConfig) -> Result<TcpListener, ListenError> {
+    let wrong = |source| ListenError::Address { listen: config.listen.clone(), source };
     let addresses: Vec<SocketAddr> = config.listen.to_socket_addrs().map_err(wrong)?.collect();
     let has_token = config.auth_token.as_ref().is_some_and(|t| !t.expose().is_empty());
     let open = addresses.iter().copied().find(|a| !is_loopback(a.ip()));
     if let (Some(address), false, false) = (open, has_token, config.allow_open_listen) {
-        return Err(StartError::Open { address });
+        return Err(ListenError::Open { address });
     }
-    let failed = |source| StartError::Bind { listen: config.listen.clone(), source };
+    let failed = |source| ListenError::Bind { listen: config.listen.clone(), source };
     let listener = TcpListener::bind(addresses.as_slice()).map_err(failed)?;
     // The default backlog is short; where it cannot be raised, bursts only wait longer.
     let _ = rustix::net::listen(&listener, BACKLOG);
@@ -228,7 +228,7 @@ impl<S: Service> Accept<S> {
         if !self.shared.table.make_room(self.connections.max.max(1)) {
             return self.turn_away(&stream, "connections_at_cap", "all connections are busy");
         }
-        let slot = Slot::new(stream, permit);
+        let slot = ConnectionSlot::new(stream, permit);
         let Err(fault) = self.open(&slot) else { return self.recovered() };
         // At the limit of threads, evicting an idle connection frees a thread, as it frees a descriptor at the limit of
         // connections.
@@ -238,7 +238,7 @@ impl<S: Service> Accept<S> {
         }
     }
 
-    fn open(&self, slot: &Arc<Slot>) -> io::Result<()> {
+    fn open(&self, slot: &Arc<ConnectionSlot>) -> io::Result<()> {
         let shared = Arc::clone(&self.shared);
         self.shared.table.open(slot, move |slot| connection::serve(&shared, slot))
     }
@@ -259,11 +259,11 @@ impl<S: Service> Accept<S> {
 
     /// Answers 503 without ever waiting: a new socket's send buffer is empty, and bytes that do not fit are dropped.
     fn turn_away(&self, mut stream: &TcpStream, code: &'static str, detail: &'static str) {
-        let exchange = Exchange::unknown(self.shared.ids.next());
-        let Reply::Full(response) = exchange.refusal(&Problem::unavailable(code, detail, RETRY_AFTER_SECONDS)) else {
+        let context = RequestContext::unknown(self.shared.ids.next());
+        let Reply::Full(response) = context.refusal(&Problem::unavailable(code, detail, RETRY_AFTER_SECONDS)) else {
             return;
         };
-        let (mut out, body) = reply::full(&mut Date::default(), response, &exchange);
+        let (mut out, body) = reply::full(&mut Date::default(), response, &context);
         out.extend(body);
         if stream.set_nonblocking(true).is_ok() {
             // Bytes that are unread at the close would cause a reset, which may overtake the answer.

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::tcp::{Connections, Listening, start};
-use super::testing::{Answer, Client, Odd, config, send};
+use super::testing::{Answer, Odd, StreamClient, config, send};
 use crate::config::ServerConfig;
 
 struct Server {
@@ -36,7 +36,7 @@ impl Server {
         send(self.listening.local_addr(), bytes).answer().expect("an answer")
     }
 
-    fn client(&self, bytes: impl AsRef<[u8]>) -> Client<TcpStream> {
+    fn client(&self, bytes: impl AsRef<[u8]>) -> StreamClient<TcpStream> {
         send(self.listening.local_addr(), bytes)
     }
 

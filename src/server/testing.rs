@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use tiny_http::{Method, StatusCode};
 
-use crate::api::{Client as Reader, Head, Problem, Reply, Route, Service, Stream, StreamKind, header, json_bytes};
+use crate::api::{
+    Problem, Reply, RequestHead, Route, Service, Stream, StreamClient as Reader, StreamKind, header, json_bytes,
+};
 use crate::config::{ServerConfig, Timeouts};
 
 /// Loopback, port 0, and deadlines that a test can wait for.
@@ -74,7 +76,7 @@ pub(super) struct Odd {
 }
 
 impl Service for Odd {
-    fn admit(&self, head: &Head<'_>) -> Result<Route, Reply> {
+    fn admit(&self, head: &RequestHead<'_>) -> Result<Route, Reply> {
         self.admitted.fetch_add(1, Ordering::SeqCst);
         match head.path {
             "/refused" => Err(Problem::not_found(head.path).reply(head.request_id)),
@@ -88,7 +90,7 @@ impl Service for Odd {
         path == "/probe"
     }
 
-    fn handle(&self, head: &Head<'_>, _: Route, body: &[u8]) -> Reply {
+    fn handle(&self, head: &RequestHead<'_>, _: Route, body: &[u8]) -> Reply {
         self.handled.fetch_add(1, Ordering::SeqCst);
         match head.path {
             "/gate" => self.gate.pass(),
@@ -139,16 +141,16 @@ pub(super) fn eventually(what: &str, condition: impl Fn() -> bool) {
 }
 
 /// Sends `bytes` and returns a client to read the answers.
-pub(super) fn send(address: SocketAddr, bytes: impl AsRef<[u8]>) -> Client<TcpStream> {
+pub(super) fn send(address: SocketAddr, bytes: impl AsRef<[u8]>) -> StreamClient<TcpStream> {
     let stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    let mut client = Client { stream, bytes: Vec::new() };
+    let mut client = StreamClient { stream, bytes: Vec::new() };
     client.send(bytes);
     client
 }
 
 /// A client that sends and reads raw bytes.
-pub(super) struct Client<T> {
+pub(super) struct StreamClient<T> {
     pub(super) stream: T,
     pub(super) bytes: Vec<u8>,
 }
@@ -168,7 +170,7 @@ impl Answer {
     }
 }
 
-impl<T: Read + Write> Client<T> {
+impl<T: Read + Write> StreamClient<T> {
     pub(super) fn send(&mut self, bytes: impl AsRef<[u8]>) {
         // A server that refuses early may have closed already; its answer is what counts.
         let _ = self.stream.write_all(bytes.as_ref());

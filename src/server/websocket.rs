@@ -38,9 +38,9 @@ use crate::config::WebsocketConfig;
 use crate::permit::{Permit, Semaphore};
 use crate::thread;
 
-use mailbox::{Arrival, Mailbox};
+use mailbox::{Arrival, ThreadMailbox};
 use pool::Thread;
-use table::Table;
+use table::SocketTable;
 
 /// How a listener serves WebSockets.
 pub struct WebSocketOptions {
@@ -57,17 +57,17 @@ pub struct WebSocketOptions {
 }
 
 /// The socket threads of a listener.
-pub(super) struct Pool {
+pub(super) struct SocketPool {
     /// Makes a handler for each thread.
     pub(super) sockets: Arc<dyn Sockets>,
     counters: Arc<SocketCounters>,
     open: Arc<Semaphore>,
     /// Each thread's mailbox, and the permits for its sockets.
-    threads: Vec<(Arc<Mailbox>, Arc<Semaphore>)>,
+    threads: Vec<(Arc<ThreadMailbox>, Arc<Semaphore>)>,
     handles: Mutex<Vec<JoinHandle<()>>>,
 }
 
-impl Pool {
+impl SocketPool {
     /// Starts the threads `ws-0`, `ws-1` and so on. A message must arrive within `message_timeout` from its first byte
     /// to its last.
     ///
@@ -80,7 +80,7 @@ impl Pool {
         for index in 0..config.threads {
             let (poll, mailbox) = mailbox::prepare()?;
             let handler = pool.sockets.handler(mailbox.clone());
-            let table = Table::new(config.clone(), message_timeout, pool.counters.clone(), outgoing.clone());
+            let table = SocketTable::new(config.clone(), message_timeout, pool.counters.clone(), outgoing.clone());
             let thread = Thread::new(poll, mailbox.clone(), handler, table);
             pool.threads.push((mailbox, Semaphore::new(usize::MAX)));
             let handle = thread::spawn(format!("ws-{index}"), move || thread.run())?;
@@ -125,7 +125,7 @@ impl Pool {
     }
 }
 
-impl Drop for Pool {
+impl Drop for SocketPool {
     fn drop(&mut self) {
         self.begin_stop(Instant::now());
         self.finish_stop();

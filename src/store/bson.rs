@@ -36,7 +36,7 @@ pub enum Unfit {
 /// The types that JSON needs, and dates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Kind {
+pub enum BsonType {
     Double = 0x01,
     String = 0x02,
     Document = 0x03,
@@ -65,26 +65,26 @@ impl Elements {
 
     /// Appends a string. The key holds no NUL.
     pub fn string(&mut self, key: &str, value: &str) {
-        self.key(Kind::String, key);
+        self.key(BsonType::String, key);
         self.text(value);
     }
 
     /// Appends a date. The key holds no NUL.
     pub fn date(&mut self, key: &str, value: DateTime) {
-        self.key(Kind::Date, key);
+        self.key(BsonType::Date, key);
         self.bytes.extend_from_slice(&value.timestamp_millis().to_le_bytes());
     }
 
     /// Appends an empty array. The key holds no NUL.
     pub fn empty_array(&mut self, key: &str) {
-        self.key(Kind::Array, key);
+        self.key(BsonType::Array, key);
         self.nested(|_| Ok::<_, ()>(())).expect("nothing is done in it");
     }
 
     /// Appends the JSON value that follows, which must be of type `kind`. The key holds no NUL.
-    pub fn json(&mut self, key: &str, kind: Kind) -> impl for<'de> DeserializeSeed<'de, Value = ()> {
-        let type_at = self.key(Kind::Null, key);
-        Field { to: self, type_at, kind }
+    pub fn json(&mut self, key: &str, kind: BsonType) -> impl for<'de> DeserializeSeed<'de, Value = ()> {
+        let type_at = self.key(BsonType::Null, key);
+        BsonField { to: self, type_at, kind }
     }
 
     /// The finished document.
@@ -101,7 +101,7 @@ impl Elements {
     }
 
     /// Appends the key; returns the offset of its type.
-    fn key(&mut self, kind: Kind, key: &str) -> usize {
+    fn key(&mut self, kind: BsonType, key: &str) -> usize {
         let type_at = self.bytes.len();
         self.bytes.push(kind as u8);
         self.bytes.extend_from_slice(key.as_bytes());
@@ -140,13 +140,13 @@ impl Elements {
 }
 
 /// A value of the wanted type.
-struct Field<'a> {
+struct BsonField<'a> {
     to: &'a mut Elements,
     type_at: usize,
-    kind: Kind,
+    kind: BsonType,
 }
 
-impl<'de> DeserializeSeed<'de> for Field<'_> {
+impl<'de> DeserializeSeed<'de> for BsonField<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
@@ -163,7 +163,7 @@ struct Json<'a> {
 }
 
 impl Json<'_> {
-    fn put<E>(self, kind: Kind, bytes: &[u8]) -> Result<(), E> {
+    fn put<E>(self, kind: BsonType, bytes: &[u8]) -> Result<(), E> {
         self.to.bytes[self.type_at] = kind as u8;
         self.to.bytes.extend_from_slice(bytes);
         Ok(())
@@ -171,8 +171,8 @@ impl Json<'_> {
 
     fn integer<E>(self, number: i64) -> Result<(), E> {
         match i32::try_from(number) {
-            Ok(number) => self.put(Kind::Int32, &number.to_le_bytes()),
-            Err(_) => self.put(Kind::Int64, &number.to_le_bytes()),
+            Ok(number) => self.put(BsonType::Int32, &number.to_le_bytes()),
+            Err(_) => self.put(BsonType::Int64, &number.to_le_bytes()),
         }
     }
 }
@@ -193,11 +193,11 @@ impl<'de> Visitor<'de> for Json<'_> {
     }
 
     fn visit_unit<E>(self) -> Result<(), E> {
-        self.put(Kind::Null, &[])
+        self.put(BsonType::Null, &[])
     }
 
     fn visit_bool<E>(self, flag: bool) -> Result<(), E> {
-        self.put(Kind::Boolean, &[u8::from(flag)])
+        self.put(BsonType::Boolean, &[u8::from(flag)])
     }
 
     fn visit_i64<E>(self, number: i64) -> Result<(), E> {
@@ -209,23 +209,23 @@ impl<'de> Visitor<'de> for Json<'_> {
             Ok(number) => self.integer(number),
             Err(_) => {
                 let decimal = number.to_string().parse::<Decimal128>().expect("twenty digits fit a decimal128");
-                self.put(Kind::Decimal128, &decimal.bytes())
+                self.put(BsonType::Decimal128, &decimal.bytes())
             }
         }
     }
 
     fn visit_f64<E>(self, number: f64) -> Result<(), E> {
-        self.put(Kind::Double, &number.to_le_bytes())
+        self.put(BsonType::Double, &number.to_le_bytes())
     }
 
     fn visit_str<E>(self, text: &str) -> Result<(), E> {
-        self.to.bytes[self.type_at] = Kind::String as u8;
+        self.to.bytes[self.type_at] = BsonType::String as u8;
         self.to.text(text);
         Ok(())
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
-        self.to.bytes[self.type_at] = Kind::Array as u8;
+        self.to.bytes[self.type_at] = BsonType::Array as u8;
         self.to.nested(|to| {
             for index in 0_u32.. {
                 if !to.goes_on() {
@@ -233,7 +233,7 @@ impl<'de> Visitor<'de> for Json<'_> {
                     break;
                 }
                 let type_at = to.bytes.len();
-                to.bytes.push(Kind::Null as u8);
+                to.bytes.push(BsonType::Null as u8);
                 write!(to.bytes, "{index}\0").expect("memory takes everything");
                 if items.next_element_seed(Json { to, type_at })?.is_none() {
                     to.bytes.truncate(type_at);
@@ -245,7 +245,7 @@ impl<'de> Visitor<'de> for Json<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<(), A::Error> {
-        self.to.bytes[self.type_at] = Kind::Document as u8;
+        self.to.bytes[self.type_at] = BsonType::Document as u8;
         self.to.nested(|to| {
             loop {
                 if !to.goes_on() {
@@ -253,8 +253,8 @@ impl<'de> Visitor<'de> for Json<'_> {
                     return Ok(());
                 }
                 let type_at = to.bytes.len();
-                to.bytes.push(Kind::Null as u8);
-                if fields.next_key_seed(Key(to))?.is_none() {
+                to.bytes.push(BsonType::Null as u8);
+                if fields.next_key_seed(BsonKey(to))?.is_none() {
                     to.bytes.truncate(type_at);
                     return Ok(());
                 }
@@ -265,9 +265,9 @@ impl<'de> Visitor<'de> for Json<'_> {
 }
 
 /// A key, after the byte of its value's type.
-struct Key<'a>(&'a mut Elements);
+struct BsonKey<'a>(&'a mut Elements);
 
-impl<'de> DeserializeSeed<'de> for Key<'_> {
+impl<'de> DeserializeSeed<'de> for BsonKey<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
@@ -275,7 +275,7 @@ impl<'de> DeserializeSeed<'de> for Key<'_> {
     }
 }
 
-impl Visitor<'_> for Key<'_> {
+impl Visitor<'_> for BsonKey<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

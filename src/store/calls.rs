@@ -51,34 +51,34 @@ pub struct Calls {
 
 #[derive(Debug)]
 struct CallSlots {
-    inner: Mutex<Inner>,
+    inner: Mutex<CallThreads>,
     /// A thread became free, or was abandoned.
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct Inner {
-    threads: Vec<Worker>,
+struct CallThreads {
+    threads: Vec<CallThread>,
     /// The number of the next call.
     next: u64,
 }
 
 #[derive(Debug)]
-struct Worker {
+struct CallThread {
     jobs: Sender<Job>,
     thread: JoinHandle<()>,
-    running: Option<Running>,
+    running: Option<RunningCall>,
 }
 
 #[derive(Debug)]
-struct Running {
+struct RunningCall {
     number: u64,
     abandoned: bool,
 }
 
 impl CallSlots {
     /// Never held during a call.
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, CallThreads> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -100,13 +100,13 @@ impl CallSlots {
     }
 }
 
-impl Inner {
+impl CallThreads {
     /// The thread that runs that call.
-    fn worker(&mut self, number: u64) -> Option<&mut Worker> {
+    fn worker(&mut self, number: u64) -> Option<&mut CallThread> {
         self.threads.iter_mut().find(|worker| worker.running.as_ref().is_some_and(|running| running.number == number))
     }
 
-    fn running(&self) -> impl Iterator<Item = &Running> {
+    fn running(&self) -> impl Iterator<Item = &RunningCall> {
         self.threads.iter().filter_map(|worker| worker.running.as_ref())
     }
 }
@@ -156,11 +156,11 @@ impl Calls {
         });
         // There is space: a free thread has taken its last job, and only this lock gives it another.
         inner.threads[at].jobs.send(job).expect("a thread lives as long as its sender");
-        inner.threads[at].running = Some(Running { number, abandoned: false });
+        inner.threads[at].running = Some(RunningCall { number, abandoned: false });
         Ok(Call { number, outcome, shared: Arc::clone(&self.shared) })
     }
 
-    fn start(&self, inner: &mut Inner) -> Result<usize, CallError> {
+    fn start(&self, inner: &mut CallThreads) -> Result<usize, CallError> {
         let (jobs, queue) = bounded::<Job>(1);
         let at = inner.threads.len();
         let run = move || queue.into_iter().for_each(|job| job());
@@ -168,7 +168,7 @@ impl Calls {
             log::error!("the thread {}-{at} cannot be started: {error}", self.name);
             CallError::Failed
         })?;
-        inner.threads.push(Worker { jobs, thread, running: None });
+        inner.threads.push(CallThread { jobs, thread, running: None });
         Ok(at)
     }
 
@@ -195,7 +195,7 @@ impl Calls {
 impl Drop for Calls {
     fn drop(&mut self) {
         let threads = std::mem::take(&mut self.shared.lock().threads);
-        for Worker { jobs, thread, running } in threads {
+        for CallThread { jobs, thread, running } in threads {
             drop(jobs);
             if running.is_none() {
                 // It caught its calls' panics.

@@ -25,7 +25,7 @@ use serde_json::{Map, Value};
 
 use crate::message::{Id, Message, Timestamp};
 
-use super::bson::{Elements, Kind, Unfit};
+use super::bson::{BsonType, Elements, Unfit};
 
 /// The document of a message.
 ///
@@ -38,7 +38,7 @@ pub fn to_document(message: &Message, ttl: Option<Duration>) -> Result<RawDocume
     document.string("session_id", message.session().as_str());
     document.string("role", message.role());
     let mut line = serde_json::Deserializer::from_slice(message.line());
-    line.deserialize_map(Fields { to: &mut document }).and_then(|()| line.end()).map_err(|_| Unfit::Line)?;
+    line.deserialize_map(DocumentFields { to: &mut document }).and_then(|()| line.end()).map_err(|_| Unfit::Line)?;
     document.string("created_at", ascii(&time.to_text()));
     if let Some(ttl) = ttl {
         document.date("expires_at", expiry(time, ttl));
@@ -51,14 +51,15 @@ fn ascii(bytes: &[u8]) -> &str {
 }
 
 /// The fields that a document takes from a line, in the order of both.
-const WANTED: [(&str, Kind); 3] = [("text", Kind::String), ("metadata", Kind::Document), ("vector_ids", Kind::Array)];
+const WANTED: [(&str, BsonType); 3] =
+    [("text", BsonType::String), ("metadata", BsonType::Document), ("vector_ids", BsonType::Array)];
 
 /// Takes these fields.
-struct Fields<'a> {
+struct DocumentFields<'a> {
     to: &'a mut Elements,
 }
 
-impl<'de> Visitor<'de> for Fields<'_> {
+impl<'de> Visitor<'de> for DocumentFields<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -30,13 +30,13 @@ const RETENTION_MARGIN: Duration = Duration::from_secs(86_400);
 
 /// The collection of erasures.
 #[derive(Clone)]
-pub struct Erasures {
+pub struct ErasureCollection {
     documents: Collection<Document>,
     ttl: Option<Duration>,
     write_concern: WriteConcern,
 }
 
-impl Erasures {
+impl ErasureCollection {
     /// The erasures of the messages in `collection`.
     pub fn beside(database: &Database, collection: &str, ttl: Option<Duration>, write_concern: WriteConcern) -> Self {
         Self { documents: database.collection(&format!("{collection}_erasures")), ttl, write_concern }

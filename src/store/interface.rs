@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::message::{Id, Message, SessionId};
+use crate::message::{Direction, Id, Message, SessionId};
 
 use super::CallError;
 
@@ -26,8 +26,8 @@ pub trait Store: Send + Sync + 'static {
 
     /// Prepares a message for [`Store::send`]: the part of an insert that needs no server, so that it can be done while
     /// another call is under way.
-    fn prepare(&self, message: &Arc<Message>) -> Outgoing {
-        Outgoing { message: Arc::clone(message), document: None }
+    fn prepare(&self, message: &Arc<Message>) -> OutgoingMessage {
+        OutgoingMessage { message: Arc::clone(message), document: None }
     }
 
     /// Inserts messages. When it returns, those stored or already there are confirmed by a majority, in its journals.
@@ -37,7 +37,7 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// # Errors
     /// Any [`StoreError`]: send the whole batch again.
-    fn send(&self, batch: &[Outgoing]) -> Result<Inserted, StoreError>;
+    fn send(&self, batch: &[OutgoingMessage]) -> Result<Inserted, StoreError>;
 
     /// Prepares and sends.
     ///
@@ -102,7 +102,7 @@ pub(super) type OutgoingDocument = std::convert::Infallible;
 
 /// A message and its form for the store.
 #[derive(Clone, Debug)]
-pub struct Outgoing {
+pub struct OutgoingMessage {
     /// The message.
     pub message: Arc<Message>,
     /// Its document, or why it cannot become one; `None` in a store without documents.
@@ -135,15 +135,6 @@ pub struct Refused {
     pub index: usize,
     /// Why, for display.
     pub reason: String,
-}
-
-/// The side from which a page is filled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// The newest messages that fit.
-    Newest,
-    /// The oldest messages that fit.
-    Oldest,
 }
 
 /// Which messages are wanted.

@@ -20,12 +20,12 @@ use crate::config::{MongoConfig, Secret};
 use crate::message::{Id, Message, SessionId};
 
 use super::document::{id_of, to_document};
-use super::erasures::{Erasures, primary};
+use super::erasures::{ErasureCollection, primary};
 use super::foreign::{place_of, to_message};
 use super::interface::RULE;
 use super::{
-    Connected, ErasurePlace, Inserted, Outgoing, Refused, Store, StoreError, StorePage, StoreQuery, StoredErasure,
-    indexes, page, verdict,
+    Connected, ErasurePlace, Inserted, OutgoingMessage, Refused, Store, StoreError, StorePage, StoreQuery,
+    StoredErasure, indexes, page, verdict,
 };
 
 /// How long connecting to a server and waiting for a writable one may take: with the driver's own 10 and 30 s a stopped
@@ -90,16 +90,16 @@ struct MongoStore {
     /// How long the primary waits for the majority: less than the caller's deadline, or the call would be abandoned
     /// before its error arrives.
     confirm_within: Duration,
-    opened: Mutex<Option<Opened>>,
+    opened: Mutex<Option<OpenedDatabase>>,
 }
 
 /// A client and its collections; clones share the connections.
 #[derive(Clone)]
-struct Opened {
+struct OpenedDatabase {
     database: Database,
     messages: Collection<RawDocumentBuf>,
     /// Erasures for other servers, if the database is shared.
-    erasures: Option<Erasures>,
+    erasures: Option<ErasureCollection>,
     write_concern: WriteConcern,
     hosts: Arc<[String]>,
 }
@@ -107,7 +107,7 @@ struct Opened {
 impl MongoStore {
     /// The lock is held for a look only, because making a client may ask the network. Two calls at once may make one
     /// too many, which is dropped.
-    fn opened(&self) -> Result<Opened, StoreError> {
+    fn opened(&self) -> Result<OpenedDatabase, StoreError> {
         let lock = || self.opened.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(opened) = lock().clone() {
             return Ok(opened);
@@ -116,11 +116,11 @@ impl MongoStore {
         Ok(lock().get_or_insert(made).clone())
     }
 
-    fn ask<T>(&self, ask: impl FnOnce(&Opened) -> Result<T, Error>) -> Result<T, StoreError> {
+    fn ask<T>(&self, ask: impl FnOnce(&OpenedDatabase) -> Result<T, Error>) -> Result<T, StoreError> {
         ask(&self.opened()?).map_err(|error| verdict::of(&error, &self.hosts))
     }
 
-    fn open(&self) -> Result<Opened, Error> {
+    fn open(&self) -> Result<OpenedDatabase, Error> {
         let mut options = ClientOptions::parse(self.uri.expose()).run()?;
         options.app_name.get_or_insert_with(|| "chatkeep".to_owned());
         options.server_selection_timeout.get_or_insert(CONNECT_TIMEOUT);
@@ -134,9 +134,9 @@ impl MongoStore {
             .build();
         let database = Client::with_options(options)?.database(&self.database);
         let messages = database.collection(&self.collection);
-        let erasures = || Erasures::beside(&database, &self.collection, self.ttl, write_concern.clone());
+        let erasures = || ErasureCollection::beside(&database, &self.collection, self.ttl, write_concern.clone());
         let erasures = self.shared.then(erasures);
-        Ok(Opened { database, messages, erasures, write_concern, hosts: Arc::clone(&self.hosts) })
+        Ok(OpenedDatabase { database, messages, erasures, write_concern, hosts: Arc::clone(&self.hosts) })
     }
 }
 
@@ -151,16 +151,16 @@ impl Store for MongoStore {
         })
     }
 
-    fn prepare(&self, message: &Arc<Message>) -> Outgoing {
+    fn prepare(&self, message: &Arc<Message>) -> OutgoingMessage {
         let document = to_document(message, self.ttl).map_err(|unfit| unfit.to_string());
-        Outgoing { message: Arc::clone(message), document: Some(document) }
+        OutgoingMessage { message: Arc::clone(message), document: Some(document) }
     }
 
-    fn send(&self, batch: &[Outgoing]) -> Result<Inserted, StoreError> {
+    fn send(&self, batch: &[OutgoingMessage]) -> Result<Inserted, StoreError> {
         let opened = self.opened()?;
         let mut inserted = Inserted::default();
         let mut fit = Vec::with_capacity(batch.len());
-        for (index, Outgoing { message, document }) in batch.iter().enumerate() {
+        for (index, OutgoingMessage { message, document }) in batch.iter().enumerate() {
             match document.as_ref().expect("it was prepared by this store") {
                 Ok(document) => fit.push((index, message, document)),
                 Err(reason) => inserted.refused.push(Refused { index, reason: reason.clone() }),
@@ -196,7 +196,7 @@ impl Store for MongoStore {
 /// A message of a batch that has a document: its index, the message and the document.
 type Fit<'a> = (usize, &'a Arc<Message>, &'a RawDocumentBuf);
 
-impl Opened {
+impl OpenedDatabase {
     fn insert(&self, batch: &[Fit<'_>], inserted: &mut Inserted) -> Result<(), StoreError> {
         let insert = self.messages.insert_many(batch.iter().map(|(.., document)| *document));
         let Err(error) = insert.ordered(false).write_concern(self.write_concern.clone()).run() else {

@@ -23,11 +23,11 @@ use mongodb::bson::{Bson, DateTime, Document, RawDocumentBuf, doc};
 use mongodb::error::Error;
 use mongodb::sync::Collection;
 
-use crate::message::{Id, Message, Timestamp};
+use crate::message::{Direction, Id, Message, Timestamp};
 
 use super::erasures::primary;
 use super::foreign::{place_of, role_pattern, time_of, to_message};
-use super::{Direction, StorePage, StoreQuery};
+use super::{StorePage, StoreQuery};
 
 /// The texts that we write.
 const OURS: &str = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}\+00:00$";
@@ -58,7 +58,7 @@ enum Times {
 /// # Errors
 /// The driver's.
 pub fn read(messages: &Collection<RawDocumentBuf>, query: &StoreQuery) -> Result<StorePage, Error> {
-    let search = Search { messages, query };
+    let search = PageSearch { messages, query };
     let mut page = search.along(Times::Ours, query)?;
     let mut uncounted = 0;
     if search.has_others(&page.narrowed(query))? {
@@ -72,12 +72,12 @@ pub fn read(messages: &Collection<RawDocumentBuf>, query: &StoreQuery) -> Result
 }
 
 /// Reads for one page.
-struct Search<'a> {
+struct PageSearch<'a> {
     messages: &'a Collection<RawDocumentBuf>,
     query: &'a StoreQuery,
 }
 
-impl Search<'_> {
+impl PageSearch<'_> {
     /// Those of one kind of time, as many as the page takes.
     fn along(&self, times: Times, query: &StoreQuery) -> Result<Found, Error> {
         let order = if query.direction == Direction::Newest { -1 } else { 1 };

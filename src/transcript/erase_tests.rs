@@ -2,6 +2,7 @@
 //!
 //! Compiled under `#[cfg(test)]` only.
 
+use crate::message::Direction;
 use std::fs;
 
 use super::tests::*;

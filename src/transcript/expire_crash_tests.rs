@@ -3,6 +3,7 @@
 //! Compiled under `#[cfg(test)]` only. Checked each time: every line that was synced and has not expired is there once,
 //! in order.
 
+use crate::message::Direction;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;

@@ -32,7 +32,7 @@ const NOTED_MAX: usize = 65_536;
 
 /// What is known of a session's transcript.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Known {
+pub(super) struct KnownLength {
     /// Its length at its last sync, in bytes; 0 when unknown.
     pub bytes: u64,
     /// What it has lost for good.
@@ -52,7 +52,7 @@ pub struct Lost {
 ///
 /// # Errors
 /// It could not be read; [`io::ErrorKind::InvalidData`] where it is damaged.
-pub(super) fn look<D: Disk>(disk: &D, path: &Path) -> io::Result<HashMap<SessionId, Known>> {
+pub(super) fn look<D: Disk>(disk: &D, path: &Path) -> io::Result<HashMap<SessionId, KnownLength>> {
     match disk::read(disk, path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(HashMap::new()),
         content => {
@@ -70,21 +70,21 @@ pub(super) struct Lengths<D: Disk> {
     /// Held during no disk access except the one read.
     told: Mutex<Told>,
     /// That read alone takes it after `told`.
-    file: Mutex<Content>,
+    file: Mutex<LengthsFile>,
 }
 
 /// What is known, in memory.
 #[derive(Default)]
 struct Told {
     /// The file's entries at the start of sessions that were not asked for yet; `None` before it was read.
-    unasked: Option<HashMap<SessionId, Known>>,
+    unasked: Option<HashMap<SessionId, KnownLength>>,
     /// The lengths of the others, up to [`NOTED_MAX`], by the hash of their name.
     noted: HashMap<u64, u64>,
 }
 
 /// The file's length now, and after it was last rewritten.
 #[derive(Default)]
-struct Content {
+struct LengthsFile {
     bytes: u64,
     compact: u64,
 }
@@ -113,11 +113,11 @@ impl<D: Disk> Lengths<D> {
         told
     }
 
-    fn content(&self) -> MutexGuard<'_, Content> {
+    fn content(&self) -> MutexGuard<'_, LengthsFile> {
         self.file.lock().expect("no holder panics")
     }
 
-    fn load(&self, state: &mut Content) -> io::Result<HashMap<SessionId, Known>> {
+    fn load(&self, state: &mut LengthsFile) -> io::Result<HashMap<SessionId, KnownLength>> {
         let content = match disk::read(&self.disk, &self.path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(HashMap::new()),
             content => content?,
@@ -134,7 +134,7 @@ impl<D: Disk> Lengths<D> {
     }
 
     /// What was known of a session at the start; a second call returns nothing.
-    pub fn take(&self, session: &SessionId) -> Option<Known> {
+    pub fn take(&self, session: &SessionId) -> Option<KnownLength> {
         let mut told = self.told();
         let known = told.unasked.as_mut()?.remove(session)?;
         told.note(self.hasher.hash_one(session), known.bytes);
@@ -162,7 +162,7 @@ impl<D: Disk> Lengths<D> {
     ///
     /// # Errors
     /// The lengths could not be written, nor the file durably removed. Old lengths may still count after a restart.
-    pub fn write(&self, known: &[(SessionId, Known)]) -> io::Result<()> {
+    pub fn write(&self, known: &[(SessionId, KnownLength)]) -> io::Result<()> {
         if known.is_empty() {
             return Ok(());
         }
@@ -180,7 +180,7 @@ impl<D: Disk> Lengths<D> {
         self.sync_folder()
     }
 
-    fn append(&self, state: &mut Content, known: &[(SessionId, Known)]) -> io::Result<()> {
+    fn append(&self, state: &mut LengthsFile, known: &[(SessionId, KnownLength)]) -> io::Result<()> {
         let mut lines = String::new();
         known.iter().for_each(|(session, known)| push_line(&mut lines, session, *known));
         let file = self.disk.open_append(&self.path)?;
@@ -198,9 +198,9 @@ impl<D: Disk> Lengths<D> {
         Ok(())
     }
 
-    fn write_anew(&self, state: &mut Content, known: &HashMap<SessionId, Known>) -> io::Result<()> {
+    fn write_anew(&self, state: &mut LengthsFile, known: &HashMap<SessionId, KnownLength>) -> io::Result<()> {
         let mut lines = String::new();
-        let counts = known.iter().filter(|(_, known)| **known != Known::default());
+        let counts = known.iter().filter(|(_, known)| **known != KnownLength::default());
         counts.for_each(|(session, known)| push_line(&mut lines, session, *known));
         disk::replace(&self.disk, &self.path, lines.as_bytes())?;
         (state.bytes, state.compact) = (lines.len() as u64, lines.len() as u64);
@@ -224,7 +224,7 @@ impl Told {
     }
 }
 
-fn push_line(to: &mut String, session: &SessionId, known: Known) {
+fn push_line(to: &mut String, session: &SessionId, known: KnownLength) {
     let text = |id: Option<Id>| id.map_or_else(|| "-".to_owned(), |id| id.to_string());
     let line = match known.lost {
         None => format!("{} {session}", known.bytes),
@@ -234,7 +234,7 @@ fn push_line(to: &mut String, session: &SessionId, known: Known) {
 }
 
 /// The entries of the lines, and the end of the last whole one; `None` if one is damaged.
-fn parse(content: &[u8]) -> Option<(HashMap<SessionId, Known>, usize)> {
+fn parse(content: &[u8]) -> Option<(HashMap<SessionId, KnownLength>, usize)> {
     let (mut known, mut whole) = (HashMap::new(), 0);
     for line in content.split_inclusive(|&byte| byte == b'\n') {
         match parse_line(line) {
@@ -249,7 +249,7 @@ fn parse(content: &[u8]) -> Option<(HashMap<SessionId, Known>, usize)> {
     Some((known, whole))
 }
 
-fn parse_line(line: &[u8]) -> Option<(SessionId, Known)> {
+fn parse_line(line: &[u8]) -> Option<(SessionId, KnownLength)> {
     let (checksum, line) = std::str::from_utf8(line.strip_suffix(b"\n")?).ok()?.split_once(' ')?;
     if u32::from_str_radix(checksum, 16).ok()? != crc32fast::hash(line.as_bytes()) {
         return None;
@@ -261,7 +261,7 @@ fn parse_line(line: &[u8]) -> Option<(SessionId, Known)> {
         [bytes, after, before, session] => (bytes, Some(Lost { after: id(after)?, before: id(before)? }), session),
         _ => return None,
     };
-    Some((SessionId::new(session).ok()?, Known { bytes: bytes.parse().ok()?, lost }))
+    Some((SessionId::new(session).ok()?, KnownLength { bytes: bytes.parse().ok()?, lost }))
 }
 
 #[cfg(test)]
@@ -276,8 +276,8 @@ mod tests {
         SessionId::new(&format!("s:{n}")).unwrap()
     }
 
-    fn of(bytes: u64) -> Known {
-        Known { bytes, lost: None }
+    fn of(bytes: u64) -> KnownLength {
+        KnownLength { bytes, lost: None }
     }
 
     fn lengths(disk: &SimDisk) -> Lengths<SimDisk> {
@@ -289,15 +289,15 @@ mod tests {
         let disk = SimDisk::default();
         let id = Id::from_parts(Timestamp::from_micros(1_790_000_000_000_000), 7);
         let lost = Some(Lost { after: None, before: Some(id) });
-        let pending = Known { bytes: 9, lost: Some(Lost { after: Some(id), before: None }) };
+        let pending = KnownLength { bytes: 9, lost: Some(Lost { after: Some(id), before: None }) };
         let before = lengths(&disk);
         assert!(!before.any());
         before.write(&[(session(1), of(5)), (session(2), of(6)), (session(4), pending)]).unwrap();
-        before.write(&[(session(1), of(7)), (session(3), Known { bytes: 8, lost })]).unwrap();
+        before.write(&[(session(1), of(7)), (session(3), KnownLength { bytes: 8, lost })]).unwrap();
         let after = lengths(&disk);
         assert_eq!((after.any(), after.unasked(9).len()), (true, 4));
         assert_eq!((after.take(&session(1)), after.take(&session(1))), (Some(of(7)), None));
-        assert_eq!(after.take(&session(3)), Some(Known { bytes: 8, lost }));
+        assert_eq!(after.take(&session(3)), Some(KnownLength { bytes: 8, lost }));
         assert_eq!(after.take(&session(4)), Some(pending));
         assert_eq!(after.unasked(9), [session(2)]);
     }

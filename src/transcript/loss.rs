@@ -23,9 +23,9 @@ use crate::disk::{Disk, DiskFile};
 use crate::layout;
 use crate::message::{Id, Message, SessionId};
 
-use super::lengths::{Known, Lengths, Lost};
+use super::lengths::{KnownLength, Lengths, Lost};
 use super::read::Lines;
-use super::{Open, Stale, Transcripts};
+use super::{OpenTranscripts, Stale, Transcripts};
 
 /// Sessions compared before the lock is released.
 const AT_ONCE: usize = 256;
@@ -95,7 +95,7 @@ impl<D: Disk> Transcripts<D> {
     }
 
     /// Compares one transcript with its noted length, unless that was done.
-    pub(super) fn check_length(&self, open: &mut Open<D>, session: &SessionId) {
+    pub(super) fn check_length(&self, open: &mut OpenTranscripts<D>, session: &SessionId) {
         let Some(known) = self.lengths.as_ref().and_then(|lengths| lengths.take(session)) else { return };
         if open.unnoted.contains_key(session) {
             // Erased since.
@@ -104,7 +104,7 @@ impl<D: Disk> Transcripts<D> {
         let has_expired = |lost: Lost| lost.before.is_some_and(|before| self.expiry.has_expired(before));
         let lost = known.lost.filter(|lost| !has_expired(*lost));
         if lost.is_some() {
-            open.losses.insert(session.clone(), Known { lost, ..known });
+            open.losses.insert(session.clone(), KnownLength { lost, ..known });
         }
         match self.byte_len(session) {
             Ok(left) if left < known.bytes || lost.is_some_and(|lost| lost.before.is_none()) => {
@@ -117,9 +117,9 @@ impl<D: Disk> Transcripts<D> {
 
     /// Compares a transcript that is about to be read with the length it should have by what was noted and appended: it
     /// may have been removed or cut since the last comparison.
-    pub(super) fn check_again(&self, open: &mut Open<D>, session: &SessionId) {
+    pub(super) fn check_again(&self, open: &mut OpenTranscripts<D>, session: &SessionId) {
         let Some(lengths) = &self.lengths else { return };
-        let is_pending = |known: &Known| known.lost.is_some_and(|lost| lost.before.is_none());
+        let is_pending = |known: &KnownLength| known.lost.is_some_and(|lost| lost.before.is_none());
         if open.unnoted.contains_key(session) || open.losses.get(session).is_some_and(is_pending) {
             return;
         }
@@ -138,17 +138,17 @@ impl<D: Disk> Transcripts<D> {
     }
 
     /// The transcript had more bytes than it has now: marks it as stale.
-    fn lose(&self, open: &mut Open<D>, session: &SessionId, had: u64, has: u64) {
+    fn lose(&self, open: &mut OpenTranscripts<D>, session: &SessionId, had: u64, has: u64) {
         let last = self.old_file(session).and_then(|file| file.map_or(Ok(None), |file| last_id(&file))).ok().flatten();
         log::warn!(
             "the transcript of {session} is gone or was cut, {has} bytes are left of {had}: it is written again from the \
              journal, as far as that is kept"
         );
-        let before = open.losses.get(session).copied().unwrap_or(Known { bytes: had, lost: None });
+        let before = open.losses.get(session).copied().unwrap_or(KnownLength { bytes: had, lost: None });
         // If it had lost a part before, its length cannot tell whether it is whole.
         let bytes = if before.lost.is_some_and(|lost| lost.before.is_some()) { u64::MAX } else { before.bytes };
         let after = before.lost.map_or(last, |lost| lost.after.min(last));
-        let known = Known { bytes, lost: Some(Lost { after, before: None }) };
+        let known = KnownLength { bytes, lost: Some(Lost { after, before: None }) };
         open.losses.insert(session.clone(), known);
         open.files.pop(session);
         let new = Stale::of(1, open.newest);
@@ -222,9 +222,9 @@ impl<D: Disk> Transcripts<D> {
         let of = |session: &SessionId, bytes: u64| match open.losses.get(session) {
             // With the length that it had, in case the search begins again.
             Some(known) if known.lost.is_some_and(|lost| lost.before.is_none()) => *known,
-            known => Known { bytes, lost: known.and_then(|known| known.lost) },
+            known => KnownLength { bytes, lost: known.and_then(|known| known.lost) },
         };
-        let known: Vec<(SessionId, Known)> =
+        let known: Vec<(SessionId, KnownLength)> =
             lengths.map(|(session, bytes)| (session.clone(), of(session, bytes))).collect();
         drop(open);
         file.write(&known)
@@ -233,7 +233,7 @@ impl<D: Disk> Transcripts<D> {
     /// Begins to look in the journal for the messages of transcripts that lost something.
     pub(super) fn begin_search(&self) -> Met {
         let open = self.open.lock().expect("no holder panics");
-        let pending = |known: &Known| known.lost.is_some_and(|lost| lost.before.is_none());
+        let pending = |known: &KnownLength| known.lost.is_some_and(|lost| lost.before.is_none());
         let first = open.losses.iter().filter(|(_, known)| pending(known)).map(|(session, _)| (session.clone(), None));
         Met { first: first.collect(), newest: None }
     }
@@ -250,7 +250,7 @@ impl<D: Disk> Transcripts<D> {
             {
                 let lost = self.lost_for_good(pending, bytes, *first, met.newest);
                 if lost.is_some() {
-                    open.losses.insert(session.clone(), Known { bytes, lost });
+                    open.losses.insert(session.clone(), KnownLength { bytes, lost });
                     short.push(session);
                 } else {
                     whole += 1;
@@ -267,7 +267,7 @@ impl<D: Disk> Transcripts<D> {
         self.note_lengths(lengths.into_iter())
     }
 
-    fn lost_for_good(&self, pending: Known, bytes: u64, first: Option<Id>, newest: Option<Id>) -> Option<Lost> {
+    fn lost_for_good(&self, pending: KnownLength, bytes: u64, first: Option<Id>, newest: Option<Id>) -> Option<Lost> {
         let lost = pending.lost?;
         let reaches_back = first.is_some_and(|first| Some(first) <= lost.after || self.expiry.has_expired(first));
         if bytes >= pending.bytes || reaches_back {

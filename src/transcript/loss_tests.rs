@@ -3,6 +3,7 @@
 //!
 //! Compiled under `#[cfg(test)]` only.
 
+use crate::message::Direction;
 use std::sync::atomic::AtomicU64;
 
 use super::expire_tests::{one_day, short};

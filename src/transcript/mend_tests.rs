@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::tests::*;
 use super::*;
-use crate::message::{Draft, Metadata};
+use crate::message::{Direction, Draft, Metadata};
 
 type Take<'a> = &'a mut dyn FnMut(u64, &Message);
 

@@ -35,7 +35,7 @@ impl<D: Disk> Transcripts<D> {
     }
 
     /// Removes files that interrupted rewrites left.
-    pub(super) fn clear_workshop(&self) {
+    pub(super) fn clear_staging(&self) {
         let Ok(names) = self.disk.list(&self.staging()) else { return };
         for name in names {
             if let Err(e) = self.disk.remove(&self.staging().join(&name)) {

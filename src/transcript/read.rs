@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::disk::{Disk, DiskFile};
-use crate::message::{Id, Message, SessionId};
+use crate::message::{Direction, Id, Message, SessionId};
 
 use super::Transcripts;
 
@@ -23,15 +23,6 @@ const LINE_BYTES_MAX: u64 = 32 << 20;
 /// The most bytes of messages in a page, unless a single one is longer: pages of many connections must fit in memory at
 /// once.
 pub const PAGE_BYTES_MAX: usize = 8 << 20;
-
-/// The side from which a page is filled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// The newest messages that fit.
-    Newest,
-    /// The oldest messages that fit.
-    Oldest,
-}
 
 /// Which messages are wanted.
 #[derive(Clone, Debug)]
@@ -67,7 +58,7 @@ impl Query {
 
 /// The messages found.
 #[derive(Clone, Debug, Default)]
-pub struct Page {
+pub struct TranscriptPage {
     /// Oldest first.
     pub messages: Vec<Arc<Message>>,
     /// More messages are wanted in the direction of reading.
@@ -100,7 +91,7 @@ impl<D: Disk> Transcripts<D> {
     ///
     /// # Errors
     /// The transcript could not be opened or read. Nothing was changed; a retry is safe.
-    pub fn read(&self, session: &SessionId, query: &Query) -> io::Result<Page> {
+    pub fn read(&self, session: &SessionId, query: &Query) -> io::Result<TranscriptPage> {
         let hidden = self.hidden(session);
         if hidden > query.after {
             return self.read_file(session, &Query { after: hidden, ..query.clone() });
@@ -108,14 +99,14 @@ impl<D: Disk> Transcripts<D> {
         self.read_file(session, query)
     }
 
-    fn read_file(&self, session: &SessionId, query: &Query) -> io::Result<Page> {
+    fn read_file(&self, session: &SessionId, query: &Query) -> io::Result<TranscriptPage> {
         let file = match self.disk.open_read(&self.path(session)) {
             Ok(file) => file,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Page::default()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(TranscriptPage::default()),
             Err(e) => return Err(e),
         };
         let mut lines = Lines::new(&file, query.bytes_max)?;
-        let mut page = Page { exists: true, ..Page::default() };
+        let mut page = TranscriptPage { exists: true, ..TranscriptPage::default() };
         match query.direction {
             Direction::Newest => newest(&mut lines, query, &mut page)?,
             Direction::Oldest => oldest(&mut lines, query, &mut page)?,
@@ -125,7 +116,7 @@ impl<D: Disk> Transcripts<D> {
     }
 }
 
-fn newest<F: DiskFile>(lines: &mut Lines<'_, F>, query: &Query, page: &mut Page) -> io::Result<()> {
+fn newest<F: DiskFile>(lines: &mut Lines<'_, F>, query: &Query, page: &mut TranscriptPage) -> io::Result<()> {
     let mut end = match query.before {
         Some(before) => lines.first_not_before(before)?,
         None => lines.end,
@@ -167,7 +158,7 @@ fn newest<F: DiskFile>(lines: &mut Lines<'_, F>, query: &Query, page: &mut Page)
     Ok(())
 }
 
-fn oldest<F: DiskFile>(lines: &mut Lines<'_, F>, query: &Query, page: &mut Page) -> io::Result<()> {
+fn oldest<F: DiskFile>(lines: &mut Lines<'_, F>, query: &Query, page: &mut TranscriptPage) -> io::Result<()> {
     let mut at = match query.after {
         Some(after) => lines.first_not_before(after)?,
         None => 0,
@@ -196,7 +187,7 @@ fn oldest<F: DiskFile>(lines: &mut Lines<'_, F>, query: &Query, page: &mut Page)
     Ok(())
 }
 
-impl Page {
+impl TranscriptPage {
     /// Handles the next message going backward. Returns whether more fit.
     fn meet(&mut self, message: Message, query: &Query) -> bool {
         let id = message.id();

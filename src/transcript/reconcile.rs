@@ -13,7 +13,7 @@ use crate::disk::Disk;
 use crate::message::SessionId;
 
 use super::expected_tail::ExpectedTails;
-use super::{Open, Stale, Transcripts};
+use super::{OpenTranscripts, Stale, Transcripts};
 
 /// Longer expected tails are compared at the start, in bytes: no append should wait for that much to be read.
 const LAZY_BYTES_MAX: u64 = 1 << 20;
@@ -56,7 +56,7 @@ impl<D: Disk> Transcripts<D> {
     }
 
     /// Compares one session's length and end, unless that was done; a transcript with another end is stale.
-    pub(super) fn settle_in(&self, open: &mut Open<D>, session: &SessionId) {
+    pub(super) fn settle_in(&self, open: &mut OpenTranscripts<D>, session: &SessionId) {
         self.check_length(open, session);
         let Some(expected_tail) = open.expected_tails.remove(session) else { return };
         if let Some(stale) = open.stale.get_mut(session) {

@@ -27,7 +27,7 @@ const ROUNDS_MAX: usize = 64;
 /// A replay of journal messages into transcripts.
 pub struct Replay<'a, D: Disk> {
     transcripts: &'a Transcripts<D>,
-    sessions: HashMap<SessionId, Seen>,
+    sessions: HashMap<SessionId, ReplayedSession>,
     /// Some of the transcripts, kept open between their lines.
     open: LruCache<SessionId, Transcript<D::File>>,
     /// Missing lines that it added.
@@ -39,7 +39,7 @@ pub struct Replay<'a, D: Disk> {
 }
 
 /// A session of the replay.
-struct Seen {
+struct ReplayedSession {
     /// The first and the last sequence it met of it.
     first: u64,
     last: u64,
@@ -188,8 +188,8 @@ impl<D: Disk> Replay<'_, D> {
         }
         let session = message.session();
         let mut seen = match self.sessions.remove(session) {
-            Some(seen) => Seen { last: sequence, ..seen },
-            None => Seen { first: sequence, last: sequence, place: Agreement::Unknown },
+            Some(seen) => ReplayedSession { last: sequence, ..seen },
+            None => ReplayedSession { first: sequence, last: sequence, place: Agreement::Unknown },
         };
         seen.place = self.follow(seen.place, message, suspect).unwrap_or_else(|e| {
             self.open.pop(session);

@@ -30,7 +30,7 @@ const PLACES_MAX: NonZeroUsize = NonZeroUsize::new(65_536).expect("not 0");
 const OPEN_MAX: NonZeroUsize = NonZeroUsize::new(512).expect("not 0");
 /// What is wrong with a transcript.
 #[derive(Debug)]
-pub enum Fault {
+pub enum TranscriptFault {
     /// Lines that are no message, or of another session: every reader skips them.
     Foreign {
         /// Lines that are no message.
@@ -50,7 +50,7 @@ pub enum Fault {
 
 /// What was found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Survey {
+pub struct TranscriptSurvey {
     /// The number of transcripts.
     pub files: u64,
     /// Their bytes.
@@ -63,18 +63,18 @@ pub struct Survey {
     pub leftovers: (u64, u64),
 }
 
-impl Survey {
+impl TranscriptSurvey {
     /// Reads every transcript in `folder`; reports each fault to `tell`, with its session.
     ///
     /// # Errors
     /// The folder could not be listed; nothing was changed. A file that cannot be read is reported to `tell` instead.
-    pub fn of<D: Disk>(disk: &D, folder: &Path, tell: &mut dyn FnMut(&SessionId, Fault)) -> io::Result<Self> {
+    pub fn of<D: Disk>(disk: &D, folder: &Path, tell: &mut dyn FnMut(&SessionId, TranscriptFault)) -> io::Result<Self> {
         let mut survey = Self::default();
         for name in disk.list(folder)? {
             let Some(session) = SessionId::from_file_name(&name) else { continue };
             survey.files += 1;
             if let Err(e) = survey.file(disk, &folder.join(name), &session, tell) {
-                tell(&session, Fault::Io(e));
+                tell(&session, TranscriptFault::Io(e));
             }
         }
         for name in disk.list(&layout::rewriting(folder)).unwrap_or_default() {
@@ -90,7 +90,7 @@ impl Survey {
         disk: &D,
         path: &Path,
         session: &SessionId,
-        tell: &mut dyn FnMut(&SessionId, Fault),
+        tell: &mut dyn FnMut(&SessionId, TranscriptFault),
     ) -> io::Result<()> {
         let file = disk.open_read(path)?;
         let bytes = file.byte_len()?;
@@ -115,13 +115,13 @@ impl Survey {
         self.messages += walk.messages;
         self.repeated += walk.repeated;
         if let Some(first) = walk.first {
-            tell(session, Fault::Foreign { bad: walk.bad, others: walk.others, first });
+            tell(session, TranscriptFault::Foreign { bad: walk.bad, others: walk.others, first });
         }
         if walk.out_of_order > 0 {
-            tell(session, Fault::OutOfOrder(walk.out_of_order));
+            tell(session, TranscriptFault::OutOfOrder(walk.out_of_order));
         }
         if at < bytes {
-            tell(session, Fault::Torn(bytes - at));
+            tell(session, TranscriptFault::Torn(bytes - at));
         }
         Ok(())
     }
@@ -163,7 +163,7 @@ pub struct Comparison<'a, D: Disk> {
 
 /// How a message is in its transcript.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum MessageStanding {
     /// With the same bytes.
     Same,
     /// With other bytes.
@@ -182,18 +182,18 @@ impl<'a, D: Disk> Comparison<'a, D> {
     ///
     /// # Errors
     /// The transcript could not be opened or read. Nothing was changed; the same message can be looked up again.
-    pub fn look(&mut self, message: &Message) -> io::Result<Standing> {
+    pub fn look(&mut self, message: &Message) -> io::Result<MessageStanding> {
         let session = message.session();
         let place = self.places.get(session).copied();
         if place == Some(None) {
-            return Ok(Standing::Lacking);
+            return Ok(MessageStanding::Lacking);
         }
         if !self.open.contains(session) {
             match self.open_file(session) {
                 Ok(file) => drop(self.open.put(session.clone(), file)),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {
                     self.places.put(session.clone(), None);
-                    return Ok(Standing::Lacking);
+                    return Ok(MessageStanding::Lacking);
                 }
                 Err(e) => return Err(e),
             }
@@ -226,23 +226,23 @@ impl<D: Disk> Comparison<'_, D> {
 }
 
 /// Searches the message at or after `at`; returns also where to search the next one.
-fn look_from<F: DiskFile>(file: &F, mut at: u64, message: &Message) -> io::Result<(Standing, u64)> {
+fn look_from<F: DiskFile>(file: &F, mut at: u64, message: &Message) -> io::Result<(MessageStanding, u64)> {
     let read = stands_at(file, at, message)?;
     if read > 0 {
-        return Ok((Standing::Same, at + read));
+        return Ok((MessageStanding::Same, at + read));
     }
     let mut lines = Lines::new(file, u64::MAX)?;
     while let Some((range, id)) = next_line(&mut lines, at, message.session())? {
         if id > message.id() {
-            return Ok((Standing::Lacking, range.start));
+            return Ok((MessageStanding::Lacking, range.start));
         }
         if id == message.id() {
             let same = stands_at(file, range.start, message)? > 0;
-            return Ok((if same { Standing::Same } else { Standing::Differs }, range.end));
+            return Ok((if same { MessageStanding::Same } else { MessageStanding::Differs }, range.end));
         }
         at = range.end;
     }
-    Ok((Standing::Lacking, at))
+    Ok((MessageStanding::Lacking, at))
 }
 
 /// Transcripts that lost a part: those that are shorter than at their last sync, which a start rewrites from the

@@ -5,7 +5,7 @@
 use std::fs;
 
 use super::*;
-use crate::message::{Draft, Id, Metadata, Timestamp};
+use crate::message::{Direction, Draft, Id, Metadata, Timestamp};
 
 pub struct Fixture {
     pub folder: tempfile::TempDir,

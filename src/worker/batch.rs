@@ -14,15 +14,15 @@ use std::time::Instant;
 use crate::config::BatchConfig;
 use crate::journal::{Entry, Record};
 use crate::message::Id;
-use crate::store::{Outgoing, Store};
+use crate::store::{OutgoingMessage, Store};
 
 use super::pace::Pace;
 
 /// A record that was taken.
-struct Taken {
+struct TakenRecord {
     record: Record,
     /// Its message, in the store's form.
-    outgoing: Option<Outgoing>,
+    outgoing: Option<OutgoingMessage>,
 }
 
 /// Records in sequence: one batch, and what one read brings beyond it. Their messages are put into the store's form
@@ -30,7 +30,7 @@ struct Taken {
 pub struct Prefetch {
     /// Limits of a batch; a single message may exceed the bytes.
     limits: BatchConfig,
-    records: VecDeque<Taken>,
+    records: VecDeque<TakenRecord>,
     bytes: usize,
 }
 
@@ -59,7 +59,7 @@ impl Prefetch {
     pub fn push(&mut self, store: &dyn Store, record: Record) {
         self.bytes += bytes_of(&record);
         let outgoing = record.entry.message().map(|message| store.prepare(message));
-        self.records.push_back(Taken { record, outgoing });
+        self.records.push_back(TakenRecord { record, outgoing });
     }
 
     /// Takes the first record.
@@ -80,12 +80,12 @@ impl Prefetch {
         }
     }
 
-    fn push_front(&mut self, record: Record, outgoing: Outgoing) {
+    fn push_front(&mut self, record: Record, outgoing: OutgoingMessage) {
         self.bytes += bytes_of(&record);
-        self.records.push_front(Taken { record, outgoing: Some(outgoing) });
+        self.records.push_front(TakenRecord { record, outgoing: Some(outgoing) });
     }
 
-    fn pop_taken(&mut self) -> Option<Taken> {
+    fn pop_taken(&mut self) -> Option<TakenRecord> {
         let taken = self.records.pop_front()?;
         self.bytes -= bytes_of(&taken.record);
         Some(taken)
@@ -94,8 +94,8 @@ impl Prefetch {
 
 /// Messages of one call.
 #[derive(Default)]
-pub struct Batch {
-    messages: Arc<Vec<Outgoing>>,
+pub struct InsertBatch {
+    messages: Arc<Vec<OutgoingMessage>>,
     /// Of each of them.
     records: Vec<Record>,
     bytes: usize,
@@ -103,13 +103,13 @@ pub struct Batch {
     since: Option<Instant>,
 }
 
-impl Batch {
+impl InsertBatch {
     /// An empty batch after sequence `last`.
     pub fn after(last: u64) -> Self {
         Self { last, ..Self::default() }
     }
 
-    pub fn messages(&self) -> &Arc<Vec<Outgoing>> {
+    pub fn messages(&self) -> &Arc<Vec<OutgoingMessage>> {
         &self.messages
     }
 
@@ -159,7 +159,7 @@ impl Batch {
             if !messages.is_empty() && self.bytes + bytes > pace.bytes() {
                 break;
             }
-            let Some(Taken { record, outgoing }) = prefetch.pop_taken() else { break };
+            let Some(TakenRecord { record, outgoing }) = prefetch.pop_taken() else { break };
             self.last = record.sequence;
             if let Some(outgoing) = outgoing
                 && expired_before.is_none_or(|bound| outgoing.message.id() >= bound)

@@ -38,13 +38,13 @@ use crate::journal::{Journal, Record};
 use crate::message::Expiry;
 use crate::store::Store;
 
-use super::batch::Batch;
+use super::batch::InsertBatch;
 use super::dead_letters::DeadLetters;
+use super::mongo_status::MongoStatus;
 use super::pending_erasures::PendingErasures;
 use super::remote_erasures::RemoteErasures;
-use super::storage::MongoStatus;
 
-use call::{Answer, CallResult, Caller, LateInsert, Task};
+use call::{CallPurpose, CallResult, CallReturn, Caller, LateInsert};
 use intake::{Intake, id_at};
 
 /// Sends the worker's records to the store.
@@ -59,10 +59,10 @@ pub struct Drain<D: Disk = RealDisk> {
     erasures: PendingErasures<D>,
     /// Erasures of other servers, if the database is shared.
     remote_erasures: Option<RemoteErasures>,
-    storage: Arc<MongoStatus>,
+    mongo_status: Arc<MongoStatus>,
     batch_age: Duration,
     /// The last batch that was acknowledged. It is freed while the next call runs, so that freeing delays no call.
-    acknowledged: Batch,
+    acknowledged: InsertBatch,
     /// The id at the checkpoint was looked up, for the status and the history.
     knows_reached: bool,
     /// Batches go out at once, whatever their age.
@@ -78,9 +78,9 @@ impl<D: Disk> Drain<D> {
         expiry: Expiry,
         config: &MongoConfig,
         drained: u64,
-        storage: Arc<MongoStatus>,
+        mongo_status: Arc<MongoStatus>,
     ) -> Self {
-        storage.connecting();
+        mongo_status.connecting();
         Self {
             journal: journal.clone(),
             intake: Intake::new(journal, expiry, config, drained),
@@ -89,9 +89,9 @@ impl<D: Disk> Drain<D> {
             wrote_letters: false,
             erasures,
             remote_erasures: None,
-            storage,
+            mongo_status,
             batch_age: config.batch.max_age,
-            acknowledged: Batch::default(),
+            acknowledged: InsertBatch::default(),
             knows_reached: false,
             hurry: false,
         }
@@ -122,7 +122,7 @@ impl<D: Disk> Drain<D> {
 
     /// Whether the store, once what is pending is there, has all that was ever recorded here.
     pub fn has_all(&self, has_all: bool) {
-        self.storage.has_all(has_all);
+        self.mongo_status.has_all(has_all);
     }
 
     /// Whether a call failed and none has succeeded since.
@@ -142,12 +142,12 @@ impl<D: Disk> Drain<D> {
     }
 
     /// The channel that brings the outcome of the call under way.
-    pub fn outcome(&self) -> Option<&Receiver<Answer>> {
+    pub fn outcome(&self) -> Option<&Receiver<CallReturn>> {
         self.caller.under_way.as_ref().map(|under_way| under_way.call.outcome())
     }
 
     /// Where the outcomes of inserts come that were given up.
-    pub fn late_outcomes(&self) -> impl Iterator<Item = &Receiver<Answer>> {
+    pub fn late_outcomes(&self) -> impl Iterator<Item = &Receiver<CallReturn>> {
         self.caller.late.iter().map(LateInsert::outcome)
     }
 
@@ -158,11 +158,11 @@ impl<D: Disk> Drain<D> {
     pub fn step(&mut self, passed: u64) -> io::Result<()> {
         // Not at the start, because this may read a whole segment.
         if !std::mem::replace(&mut self.knows_reached, true) {
-            self.storage.reached(id_at(&self.journal, self.intake.drained));
+            self.mongo_status.reached(id_at(&self.journal, self.intake.drained));
         }
         loop {
             if let Some(answer) = self.caller.take_slow_connection() {
-                self.finish(Task::Connect, Duration::ZERO, answer);
+                self.finish(CallPurpose::Connect, Duration::ZERO, answer);
             }
             self.take_late();
             let read = self.intake.read(&*self.caller.store, passed);
@@ -176,7 +176,7 @@ impl<D: Disk> Drain<D> {
                 return read;
             }
             let begun = !self.caller.backoff.pauses() && self.begin();
-            self.acknowledged = Batch::default();
+            self.acknowledged = InsertBatch::default();
             if !begun {
                 return read;
             }
@@ -206,7 +206,7 @@ impl<D: Disk> Drain<D> {
             return;
         }
         self.intake.form_batch();
-        self.storage.pending_since(self.intake.oldest());
+        self.mongo_status.pending_since(self.intake.oldest());
     }
 
     /// When the batch may be sent beside inserts that were given up.
@@ -228,25 +228,27 @@ impl<D: Disk> Drain<D> {
     fn begin(&mut self) -> bool {
         // Erasures go before batches, except the erasure right after the batch; else a steady load would starve them.
         if self.caller.is_unconnected() {
-            self.call(Task::Connect, |store| store.connect().map(CallResult::Connected))
+            self.call(CallPurpose::Connect, |store| store.connect().map(CallResult::Connected))
         } else if let Some(remote_erasures) =
             self.remote_erasures.as_ref().filter(|remote_erasures| remote_erasures.due() <= Instant::now())
         {
             let place = remote_erasures.place();
-            self.call(Task::RemoteErasures, move |store| store.erasures(place.as_ref()).map(CallResult::RemoteErasures))
+            self.call(CallPurpose::RemoteErasures, move |store| {
+                store.erasures(place.as_ref()).map(CallResult::RemoteErasures)
+            })
         } else if let Some((session, up_to)) = self.erasures.next(&self.caller.calls) {
-            self.call(Task::ErasePending, move |store| store.erase(&session, up_to).map(CallResult::Erased))
+            self.call(CallPurpose::ErasePending, move |store| store.erase(&session, up_to).map(CallResult::Erased))
         } else if self.batch_is_due() {
             let messages = self.intake.batch.messages().clone();
-            self.call(Task::Insert, move |store| store.send(&messages).map(CallResult::Inserted))
+            self.call(CallPurpose::Insert, move |store| store.send(&messages).map(CallResult::Inserted))
         } else if let Some((session, up_to)) = self.intake.erasure() {
-            self.call(Task::Erase, move |store| store.erase(&session, up_to).map(CallResult::Erased))
+            self.call(CallPurpose::Erase, move |store| store.erase(&session, up_to).map(CallResult::Erased))
         } else {
             false
         }
     }
 
-    fn call(&mut self, task: Task, call: impl FnOnce(&dyn Store) -> Answer + Send + 'static) -> bool {
+    fn call(&mut self, task: CallPurpose, call: impl FnOnce(&dyn Store) -> CallReturn + Send + 'static) -> bool {
         let begun = self.caller.begin(task, call);
         begun.map_err(|error| self.failed(task, &error)).is_ok()
     }

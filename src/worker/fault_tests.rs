@@ -7,7 +7,7 @@ use super::model_tests::world::{Live, Saying, World};
 use super::*;
 use crate::config::Fsync;
 use crate::disk::sim::{Op, Random, SimDisk};
-use crate::history::{Ask, History};
+use crate::history::{History, HistoryQuery};
 use crate::journal::testing::stored_checkpoint;
 use crate::message::{self, SessionId};
 
@@ -34,7 +34,7 @@ fn say(live: &Live, name: &str, text: &str) {
 
 /// What a reader of the session finds.
 fn texts(history: &History<SimDisk>, name: &str) -> Vec<String> {
-    let ask = Ask::newest(session(name), 500);
+    let ask = HistoryQuery::newest(session(name), 500);
     history.read(&ask).unwrap().messages.iter().map(|(message, _)| message.text()).collect()
 }
 

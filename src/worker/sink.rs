@@ -158,8 +158,8 @@ impl<D: Disk> TranscriptSink<D> {
 
 /// Hands every message published since the last call to `take`.
 fn feed<D: Disk>(reader: &mut journal::Reader<D>, take: &mut dyn FnMut(u64, &Message)) -> io::Result<u64> {
-    let mut progress = journal::Progress::More;
-    while progress == journal::Progress::More {
+    let mut progress = journal::ReadProgress::More;
+    while progress == journal::ReadProgress::More {
         progress = reader.read(READ_BYTES, |record| {
             if let Some(message) = record.entry.message() {
                 take(record.sequence, message);

@@ -24,7 +24,7 @@ pub(super) const RETRY_INTERVAL: Duration = Duration::from_millis(5);
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
 
 /// The worker's records, in sequence.
-pub(super) struct Source<D: Disk> {
+pub(super) struct RecordSource<D: Disk> {
     journal: Arc<Journal<D>>,
     pub(super) channel: Receiver<Record>,
     reader: Reader<D>,
@@ -37,7 +37,7 @@ pub(super) struct Source<D: Disk> {
     reading: Backoff,
 }
 
-impl<D: Disk> Source<D> {
+impl<D: Disk> RecordSource<D> {
     /// The records after `checkpoint`.
     pub(super) fn new(journal: Arc<Journal<D>>, channel: Receiver<Record>, checkpoint: &Checkpoint) -> Self {
         let (reader, position) = (journal.reader(checkpoint.transcribed), checkpoint.transcribed);

@@ -13,9 +13,9 @@ use super::*;
 use crate::config::{Config, Fsync};
 use crate::disk::RealDisk;
 use crate::journal::testing::stored_checkpoint;
-use crate::journal::{Draft, ReplyTo};
-use crate::message::{self, Metadata, SessionId};
-use crate::transcript::{Direction, PAGE_BYTES_MAX, Query, Transcripts};
+use crate::journal::{NewRecord, ReplyTo};
+use crate::message::{self, Direction, Metadata, SessionId};
+use crate::transcript::{PAGE_BYTES_MAX, Query, Transcripts};
 
 /// Before the transcripts: lets one record pass for each word it receives, and any number once the sender is gone.
 pub(super) struct Gate {
@@ -87,7 +87,7 @@ impl Fixture {
                 metadata: Metadata::default(),
                 vector_ids: &[],
             };
-            let draft = Draft::Message { line: draft.prepare(), key: None, reply_to: ReplyTo::Nothing };
+            let draft = NewRecord::Message { line: draft.prepare(), key: None, reply_to: ReplyTo::Nothing };
             let (ticket, _) = self.journal.append(vec![draft]).unwrap();
             self.journal.commit(ticket).unwrap();
         }

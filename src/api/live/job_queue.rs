@@ -9,23 +9,23 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Jobs in order of arrival.
 pub(super) struct JobQueue<T> {
-    inner: Mutex<Inner<T>>,
+    inner: Mutex<QueueState<T>>,
     changed: Condvar,
 }
 
-struct Inner<T> {
+struct QueueState<T> {
     waiting: VecDeque<T>,
     is_closed: bool,
 }
 
 impl<T> Default for JobQueue<T> {
     fn default() -> Self {
-        Self { inner: Mutex::new(Inner { waiting: VecDeque::new(), is_closed: false }), changed: Condvar::new() }
+        Self { inner: Mutex::new(QueueState { waiting: VecDeque::new(), is_closed: false }), changed: Condvar::new() }
     }
 }
 
 impl<T> JobQueue<T> {
-    fn inner(&self) -> MutexGuard<'_, Inner<T>> {
+    fn inner(&self) -> MutexGuard<'_, QueueState<T>> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::io;
 use std::sync::Arc;
 
-use crate::history::{Answer, Ask, History};
+use crate::history::{History, HistoryPage, HistoryQuery};
 use crate::message::{Id, Message, SessionId};
 
 /// Messages of one page; few in tests, so that there are many pages.
@@ -18,9 +18,9 @@ const COUNTED: usize = 100;
 
 /// One page of what a subscriber missed.
 #[derive(Default)]
-pub(super) struct Page {
+pub(super) struct ReplayPage {
     /// Only in the first page.
-    pub(super) welcome: Option<Known>,
+    pub(super) welcome: Option<KnownSession>,
     /// Oldest first.
     pub(super) messages: Vec<Arc<Message>>,
     /// More messages follow.
@@ -32,26 +32,29 @@ pub(super) struct Page {
 }
 
 /// What the welcome tells of a session.
-pub(super) struct Known {
+pub(super) struct KnownSession {
     pub(super) is_known: bool,
     /// The user's messages among the newest 100.
     pub(super) interactions: usize,
 }
 
 /// Reads the first page, and what the welcome tells.
-pub(super) fn first(history: &History, session: &SessionId, after: Option<Id>) -> Page {
+pub(super) fn first(history: &History, session: &SessionId, after: Option<Id>) -> ReplayPage {
     let newest = match history.read_page_here(&ask(session, COUNTED, None)) {
         Ok(newest) => newest,
         Err(fault) => {
-            return Page { welcome: Some(Known { is_known: false, interactions: 0 }), ..failed(session, &fault) };
+            return ReplayPage {
+                welcome: Some(KnownSession { is_known: false, interactions: 0 }),
+                ..failed(session, &fault)
+            };
         }
     };
     let interactions = count(history, session, &newest);
-    let welcome = Some(Known { is_known: !newest.messages.is_empty(), interactions });
+    let welcome = Some(KnownSession { is_known: !newest.messages.is_empty(), interactions });
     let last = newest.messages.last().map(|(message, _)| message.id());
-    let Some(after) = after else { return Page { welcome, newest: last, ..Page::default() } };
+    let Some(after) = after else { return ReplayPage { welcome, newest: last, ..ReplayPage::default() } };
     if after == Id::BEGINNING {
-        return Page { welcome, ..next(history, session, None) };
+        return ReplayPage { welcome, ..next(history, session, None) };
     }
     // If the message itself is gone, what followed it may be gone as well.
     let page = match history.read_page_here(&ask(session, PAGE, Some(after.just_before()))) {
@@ -60,14 +63,14 @@ pub(super) fn first(history: &History, session: &SessionId, after: Option<Id>) -
     };
     if page.gap.is_none() && page.messages.first().is_none_or(|message| message.id() != after) {
         let gap = Some("the message of `after` is not kept here".into());
-        return Page { welcome, gap, newest: last, ..Page::default() };
+        return ReplayPage { welcome, gap, newest: last, ..ReplayPage::default() };
     }
     let messages = page.messages.into_iter().skip(1).collect();
-    Page { welcome, messages, newest: last, ..page }
+    ReplayPage { welcome, messages, newest: last, ..page }
 }
 
 /// Reads what follows a message; without one, from the beginning.
-pub(super) fn next(history: &History, session: &SessionId, after: Option<Id>) -> Page {
+pub(super) fn next(history: &History, session: &SessionId, after: Option<Id>) -> ReplayPage {
     let after = after.unwrap_or(Id::BEGINNING);
     match history.read_page_here(&ask(session, PAGE, Some(after))) {
         Ok(answer) => page_of(answer),
@@ -77,13 +80,13 @@ pub(super) fn next(history: &History, session: &SessionId, after: Option<Id>) ->
 
 /// How many of the newest messages are the user's; `newest` has the first of them, as far as a page goes. What is longer is
 /// read page by page, and only counted.
-fn count(history: &History, session: &SessionId, newest: &Answer) -> usize {
-    let of_user = |answer: &Answer| answer.messages.iter().filter(|(message, _)| message.role() == "user").count();
-    let oldest = |answer: &Answer| answer.messages.first().map(|(message, _)| message.id());
+fn count(history: &History, session: &SessionId, newest: &HistoryPage) -> usize {
+    let of_user = |answer: &HistoryPage| answer.messages.iter().filter(|(message, _)| message.role() == "user").count();
+    let oldest = |answer: &HistoryPage| answer.messages.first().map(|(message, _)| message.id());
     let (mut users, mut left) = (of_user(newest), COUNTED - newest.messages.len().min(COUNTED));
     let mut before = oldest(newest).filter(|_| newest.has_more);
     while let Some(id) = before.filter(|_| left > 0) {
-        let older = Ask { before: Some(id), ..ask(session, left, None) };
+        let older = HistoryQuery { before: Some(id), ..ask(session, left, None) };
         let Ok(older) = history.read_page_here(&older) else { break };
         users += of_user(&older);
         left -= older.messages.len().min(left);
@@ -92,17 +95,17 @@ fn count(history: &History, session: &SessionId, newest: &Answer) -> usize {
     users
 }
 
-fn ask(session: &SessionId, limit: usize, after: Option<Id>) -> Ask {
-    Ask { after, page_bytes_max: PAGE_BYTES_MAX, ..Ask::newest(session.clone(), limit) }
+fn ask(session: &SessionId, limit: usize, after: Option<Id>) -> HistoryQuery {
+    HistoryQuery { after, page_bytes_max: PAGE_BYTES_MAX, ..HistoryQuery::newest(session.clone(), limit) }
 }
 
-fn page_of(answer: Answer) -> Page {
+fn page_of(answer: HistoryPage) -> ReplayPage {
     let gap = answer.incomplete.map(Cow::from);
     let messages: Vec<Arc<Message>> = answer.messages.into_iter().map(|(message, _)| message).collect();
-    Page { welcome: None, messages, more: answer.has_more, gap, newest: answer.newest }
+    ReplayPage { welcome: None, messages, more: answer.has_more, gap, newest: answer.newest }
 }
 
-fn failed(session: &SessionId, fault: &io::Error) -> Page {
+fn failed(session: &SessionId, fault: &io::Error) -> ReplayPage {
     log::warn!("cannot read what a client missed of {session}: {fault}");
-    Page { gap: Some("the history cannot be read at the moment".into()), ..Page::default() }
+    ReplayPage { gap: Some("the history cannot be read at the moment".into()), ..ReplayPage::default() }
 }

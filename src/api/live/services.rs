@@ -8,7 +8,7 @@ use crate::chat::{Chat, Turn, TurnError, TurnOutcome};
 use crate::message::{Clock, Id, Origin, SessionId, Timestamp};
 
 use super::job_queue::JobQueue;
-use super::replay::Page;
+use super::replay::ReplayPage;
 use super::wire::Say;
 
 /// `metadata.transport` of messages that came by WebSocket.
@@ -54,7 +54,7 @@ impl Recipient {
 
 /// The result of a job.
 pub(super) enum Done {
-    Page(Page),
+    Page(ReplayPage),
     SentMessage(Result<TurnOutcome, TurnError>),
 }
 

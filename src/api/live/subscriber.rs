@@ -18,15 +18,15 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::api::{Joining, Outbox, Payload, Problem, SharedBytes, SocketId};
-use crate::hub::{Event, Live, What};
+use crate::hub::{SessionEvent, TurnEvent, TurnEventKind};
 use crate::journal::Entry;
 use crate::message::{Id, Message, SessionId};
 
-use super::replay::Page;
+use super::replay::ReplayPage;
 use super::services::{Missed, Services};
 use super::wire::{self, Activity, Notice};
 
-use held::Held;
+use held::HeldEvents;
 use own::Own;
 
 /// Messages of one replay; a subscriber that missed more gets a `gap`.
@@ -40,10 +40,10 @@ pub(super) struct Subscriber {
     /// The only strong reference: a read for a subscriber that is gone is skipped.
     presence: Arc<()>,
     session: SessionId,
-    phase: Phase,
+    phase: SubscriberPhase,
     /// What it sent before its welcome; handled after it.
     early: Vec<(Payload, Vec<u8>)>,
-    held: Held,
+    held: HeldEvents,
     own: Own,
     /// The last record that it was sent, or that it named in `after`.
     told: Option<Id>,
@@ -56,11 +56,11 @@ pub(super) struct Subscriber {
 }
 
 /// The phase of a subscriber.
-enum Phase {
+enum SubscriberPhase {
     /// It waits for the welcome.
     Waiting,
     /// It is sent what it missed.
-    Replaying(Replay),
+    Replaying(ReplayState),
     /// It is sent events as they happen.
     Live,
 }
@@ -73,7 +73,7 @@ struct ShownTurn {
     is_stopping: bool,
 }
 
-struct Replay {
+struct ReplayState {
     /// Read and not sent yet.
     page: VecDeque<Arc<Message>>,
     /// More pages follow this one.
@@ -85,13 +85,13 @@ struct Replay {
 }
 
 /// One subscriber's socket and the services of its thread.
-pub(super) struct Context<'a> {
+pub(super) struct SubscriberContext<'a> {
     pub(super) socket: SocketId,
     pub(super) services: &'a Services,
     pub(super) outbox: &'a mut dyn Outbox,
 }
 
-impl Context<'_> {
+impl SubscriberContext<'_> {
     fn send(&mut self, event: &SharedBytes) {
         self.outbox.send(self.socket, Payload::Text, event);
     }
@@ -104,16 +104,16 @@ impl Context<'_> {
 
 impl Subscriber {
     /// Asks for the first page. The thread has subscribed to the session before.
-    pub(super) fn join(joining: Joining, context: &Context<'_>) -> Self {
+    pub(super) fn join(joining: Joining, context: &SubscriberContext<'_>) -> Self {
         let presence: Arc<()> = Arc::default();
         let (session, after) = (joining.session.clone(), joining.after);
         context.ask_for(Missed { session, after, is_new: true, presence: Arc::downgrade(&presence) });
         Self {
             presence,
             session: joining.session,
-            phase: Phase::Waiting,
+            phase: SubscriberPhase::Waiting,
             early: Vec::new(),
-            held: Held::default(),
+            held: HeldEvents::default(),
             own: Own::default(),
             told: joining.after,
             // Events that still wait for this thread may be older than the subscriber.
@@ -133,8 +133,8 @@ impl Subscriber {
     }
 
     /// Handles a message of the client.
-    pub(super) fn received(&mut self, payload: Payload, bytes: Vec<u8>, context: &mut Context<'_>) {
-        if !matches!(self.phase, Phase::Waiting) {
+    pub(super) fn received(&mut self, payload: Payload, bytes: Vec<u8>, context: &mut SubscriberContext<'_>) {
+        if !matches!(self.phase, SubscriberPhase::Waiting) {
             return self.take(payload, &bytes, context);
         }
         let held: usize = self.early.iter().map(|(_, bytes)| bytes.len()).sum();
@@ -147,14 +147,14 @@ impl Subscriber {
     }
 
     /// Takes a page; after the first, handles what came before the welcome.
-    pub(super) fn paged(&mut self, page: Page, context: &mut Context<'_>) {
+    pub(super) fn paged(&mut self, page: ReplayPage, context: &mut SubscriberContext<'_>) {
         self.give(page, context);
         for (payload, bytes) in std::mem::take(&mut self.early) {
             self.take(payload, &bytes, context);
         }
     }
 
-    fn give(&mut self, page: Page, context: &mut Context<'_>) {
+    fn give(&mut self, page: ReplayPage, context: &mut SubscriberContext<'_>) {
         if let Some(welcome) = &page.welcome {
             let last = self.told.or(page.newest).unwrap_or(Id::BEGINNING);
             let (now, heartbeat_seconds) = (context.services.now(), context.services.heartbeat_seconds);
@@ -165,9 +165,9 @@ impl Subscriber {
             }
         }
         let left = match &mut self.phase {
-            Phase::Replaying(replay) => replay.left,
-            Phase::Waiting => REPLAY_MAX,
-            Phase::Live => return,
+            SubscriberPhase::Replaying(replay) => replay.left,
+            SubscriberPhase::Waiting => REPLAY_MAX,
+            SubscriberPhase::Live => return,
         };
         if let Some(reason) = page.gap {
             context.send(&wire::gap(&self.session, self.told, &reason));
@@ -180,13 +180,18 @@ impl Subscriber {
             self.told = page.newest;
             return self.go_live(context);
         }
-        self.phase = Phase::Replaying(Replay { page: page.messages.into(), more: page.more, is_asked: false, left });
+        self.phase = SubscriberPhase::Replaying(ReplayState {
+            page: page.messages.into(),
+            more: page.more,
+            is_asked: false,
+            left,
+        });
         self.pump(context);
     }
 
     /// Sends as much of the page as fits below the watermark, and asks for the next.
-    pub(super) fn pump(&mut self, context: &mut Context<'_>) {
-        let Phase::Replaying(replay) = &mut self.phase else { return };
+    pub(super) fn pump(&mut self, context: &mut SubscriberContext<'_>) {
+        let SubscriberPhase::Replaying(replay) = &mut self.phase else { return };
         // Only the outcome tells which of the messages is its own.
         if self.own.is_unacked() {
             return;
@@ -219,7 +224,7 @@ impl Subscriber {
     }
 
     /// Asks for what follows the last record it was sent, which includes what was thrown away.
-    fn ask_for_more(&mut self, context: &mut Context<'_>) {
+    fn ask_for_more(&mut self, context: &mut SubscriberContext<'_>) {
         if let Some(Some(erasure)) = self.held.take_lost() {
             context.send(&wire::erased(&self.session, erasure));
         }
@@ -228,8 +233,8 @@ impl Subscriber {
     }
 
     /// Ends the replay: sends what was held, and then events as they happen.
-    fn go_live(&mut self, context: &mut Context<'_>) {
-        self.phase = Phase::Live;
+    fn go_live(&mut self, context: &mut SubscriberContext<'_>) {
+        self.phase = SubscriberPhase::Live;
         // Its state is shown anew below.
         self.turn = None;
         for notice in self.held.take() {
@@ -244,14 +249,14 @@ impl Subscriber {
         self.submit_parked(context);
     }
 
-    fn send_pending_ack(&mut self, context: &mut Context<'_>) {
+    fn send_pending_ack(&mut self, context: &mut SubscriberContext<'_>) {
         if let Some((_, ack)) = self.own.pending_ack.take() {
             context.send(&ack);
         }
     }
 
     /// Sends the state of the running turn, with its text so far.
-    fn show_turn(&mut self, context: &mut Context<'_>) {
+    fn show_turn(&mut self, context: &mut SubscriberContext<'_>) {
         let Some(running) = context.services.chat.current(&self.session) else { return self.show_idle(context) };
         let (user, text) = (running.user(), running.text());
         if self.turn.as_ref().is_some_and(|turn| turn.user == user) {
@@ -269,37 +274,42 @@ impl Subscriber {
     }
 
     /// Sends `idle`, unless a status was sent before.
-    fn show_idle(&mut self, context: &mut Context<'_>) {
+    fn show_idle(&mut self, context: &mut SubscriberContext<'_>) {
         if !std::mem::replace(&mut self.knows_status, true) {
             context.send(&wire::status(&self.session, Activity::Idle, None));
         }
     }
 
     /// Takes an event of its session.
-    pub(super) fn hear(&mut self, notice: &Arc<Notice>, context: &mut Context<'_>) {
+    pub(super) fn hear(&mut self, notice: &Arc<Notice>, context: &mut SubscriberContext<'_>) {
         match self.phase {
-            Phase::Live => self.tell(notice, context),
+            SubscriberPhase::Live => self.tell(notice, context),
             _ => self.held.push(notice),
         }
     }
 
     /// Events of its session were lost in the mailbox; `erasure` is the last erasure among them.
-    pub(super) fn missed(&mut self, erasure: Option<Id>, context: &mut Context<'_>) {
+    pub(super) fn missed(&mut self, erasure: Option<Id>, context: &mut SubscriberContext<'_>) {
         self.held.throw_away(erasure);
-        if matches!(self.phase, Phase::Live) {
+        if matches!(self.phase, SubscriberPhase::Live) {
             self.catch_up(context);
         }
     }
 
     /// Replays from the history what was lost.
-    fn catch_up(&mut self, context: &mut Context<'_>) {
-        self.phase = Phase::Replaying(Replay { page: VecDeque::new(), more: true, is_asked: false, left: REPLAY_MAX });
+    fn catch_up(&mut self, context: &mut SubscriberContext<'_>) {
+        self.phase = SubscriberPhase::Replaying(ReplayState {
+            page: VecDeque::new(),
+            more: true,
+            is_asked: false,
+            left: REPLAY_MAX,
+        });
         self.pump(context);
     }
 
-    fn tell(&mut self, notice: &Notice, context: &mut Context<'_>) {
+    fn tell(&mut self, notice: &Notice, context: &mut SubscriberContext<'_>) {
         match &notice.event {
-            Event::Recorded(_) => {
+            SessionEvent::Recorded(_) => {
                 let id = notice.recorded();
                 if id <= self.floor && notice.event.erasure().is_none() {
                     return;
@@ -313,18 +323,18 @@ impl Subscriber {
                     context.send(notice.shared());
                 }
             }
-            Event::Live(live) => self.tell_live(live, notice, context),
+            SessionEvent::Live(live) => self.tell_live(live, notice, context),
         }
     }
 
-    fn tell_live(&mut self, live: &Live, notice: &Notice, context: &mut Context<'_>) {
+    fn tell_live(&mut self, live: &TurnEvent, notice: &Notice, context: &mut SubscriberContext<'_>) {
         let shown = self.turn.as_mut().filter(|turn| turn.user == live.user);
         match (&live.what, shown) {
-            (What::Started, None) => {
+            (TurnEventKind::Started, None) => {
                 self.turn = Some(ShownTurn { user: live.user, bytes: 0, is_stopping: false });
                 context.send(notice.shared());
             }
-            (What::Delta { offset, text }, Some(shown)) if *offset <= shown.bytes => {
+            (TurnEventKind::Delta { offset, text }, Some(shown)) if *offset <= shown.bytes => {
                 // The beginning may have been sent with the text so far.
                 let Some(rest) = text.get(shown.bytes - offset..).filter(|rest| !rest.is_empty()) else { return };
                 shown.bytes += rest.len();
@@ -334,11 +344,11 @@ impl Subscriber {
                     context.send(&wire::delta(live.user, rest));
                 }
             }
-            (What::Stopping, Some(shown)) => {
+            (TurnEventKind::Stopping, Some(shown)) => {
                 shown.is_stopping = true;
                 context.send(notice.shared());
             }
-            (What::Ended { failure }, Some(shown)) => {
+            (TurnEventKind::Ended { failure }, Some(shown)) => {
                 let was_stopped = shown.is_stopping;
                 self.turn = None;
                 if let Some(failure) = failure {
@@ -354,7 +364,7 @@ impl Subscriber {
             // A repeated start, or a turn that it was never shown: the reply itself comes whole.
             _ => {}
         }
-        if matches!(live.what, What::Ended { .. }) {
+        if matches!(live.what, TurnEventKind::Ended { .. }) {
             self.submit_parked(context);
         }
     }
@@ -362,12 +372,12 @@ impl Subscriber {
 
 /// Sends the pending ack if it belongs to the record `id` or an earlier one. `true`: to this one, so the ack replaces
 /// its event.
-fn pay(own: &mut Own, id: Id, context: &mut Context<'_>) -> bool {
+fn pay(own: &mut Own, id: Id, context: &mut SubscriberContext<'_>) -> bool {
     let Some((ack, is_here)) = own.pay(id) else { return false };
     context.send(&ack);
     is_here
 }
 
 fn is_clear(notice: &Notice) -> bool {
-    matches!(&notice.event, Event::Recorded(record) if matches!(record.entry, Entry::ContextClear(..)))
+    matches!(&notice.event, SessionEvent::Recorded(record) if matches!(record.entry, Entry::ContextClear(..)))
 }

@@ -14,7 +14,7 @@ use crate::hub::{Listener, Mail};
 use crate::message::SessionId;
 
 use super::services::{Done, Services};
-use super::subscriber::{Context, Subscriber};
+use super::subscriber::{Subscriber, SubscriberContext};
 use super::wire::{self, Notice};
 
 /// All subscribers of one socket thread.
@@ -35,10 +35,10 @@ impl Subscribers {
         &mut self,
         socket: SocketId,
         outbox: &mut dyn Outbox,
-        call: impl FnOnce(&mut Subscriber, &mut Context<'_>),
+        call: impl FnOnce(&mut Subscriber, &mut SubscriberContext<'_>),
     ) {
         if let Some(subscriber) = self.subscribers.get_mut(&socket) {
-            call(subscriber, &mut Context { socket, services: &self.services, outbox });
+            call(subscriber, &mut SubscriberContext { socket, services: &self.services, outbox });
         }
     }
 
@@ -50,7 +50,7 @@ impl Subscribers {
                 if let Some(subscriber) = self.subscribers.get_mut(socket) {
                     subscriber.hear(
                         &notice,
-                        &mut Context { socket: *socket, services: &self.services, outbox: &mut *outbox },
+                        &mut SubscriberContext { socket: *socket, services: &self.services, outbox: &mut *outbox },
                     );
                 }
             }
@@ -71,7 +71,7 @@ impl SocketHandler for Subscribers {
             // Before anything is read for it, so that nothing falls between the read and the subscription.
             self.listener.subscribe(&joining.session);
         }
-        let subscriber = Subscriber::join(joining, &Context { socket, services: &self.services, outbox });
+        let subscriber = Subscriber::join(joining, &SubscriberContext { socket, services: &self.services, outbox });
         self.subscribers.insert(socket, subscriber);
     }
 

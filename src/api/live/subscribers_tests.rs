@@ -19,10 +19,10 @@ use crate::api::{Joining, Outbox, Payload, SharedBytes, SocketHandler, SocketId,
 use crate::cache::Cache;
 use crate::chat::{NewMessage, Turn};
 use crate::config::Config;
-use crate::history::Ask;
+use crate::history::HistoryQuery;
 use crate::message::{Id, Origin, Timestamp};
 use crate::recorder::{Recorder, open_transcripts};
-use crate::responder::{Answer, Echo, Failure, Question, Responder};
+use crate::responder::{Answer, Echo, Question, Responder, ResponderError};
 
 const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -30,12 +30,12 @@ const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 struct Slow(Receiver<&'static str>);
 
 impl Responder for Slow {
-    fn answer(&self, question: &Question, say: &mut dyn FnMut(&str)) -> Result<Answer, Failure> {
+    fn answer(&self, question: &Question, say: &mut dyn FnMut(&str)) -> Result<Answer, ResponderError> {
         loop {
             match self.0.recv_timeout(Duration::from_millis(5)) {
                 Ok("") | Err(RecvTimeoutError::Disconnected) => return Ok(Answer::default()),
                 Ok(piece) => say(piece),
-                Err(_) if question.stop.is_set() => return Err(Failure::Stopped),
+                Err(_) if question.stop.is_set() => return Err(ResponderError::Stopped),
                 Err(_) => {}
             }
         }
@@ -46,7 +46,7 @@ impl Responder for Slow {
 struct Stubborn(Receiver<&'static str>);
 
 impl Responder for Stubborn {
-    fn answer(&self, _: &Question, say: &mut dyn FnMut(&str)) -> Result<Answer, Failure> {
+    fn answer(&self, _: &Question, say: &mut dyn FnMut(&str)) -> Result<Answer, ResponderError> {
         self.0.iter().take_while(|piece| !piece.is_empty()).for_each(say);
         Ok(Answer::default())
     }
@@ -63,7 +63,7 @@ impl Wake for TestBell {
 
 /// A client: the events it was sent.
 #[derive(Default)]
-struct Client {
+struct StreamClient {
     events: Vec<Value>,
     waiting: usize,
     /// Only [`World::drain`] takes events from it.
@@ -73,7 +73,7 @@ struct Client {
 }
 
 #[derive(Default)]
-struct Clients(HashMap<SocketId, Client>);
+struct Clients(HashMap<SocketId, StreamClient>);
 
 impl Outbox for Clients {
     fn send(&mut self, to: SocketId, payload: Payload, message: &SharedBytes) {
@@ -127,12 +127,12 @@ impl World {
     fn open(&mut self, session: &str, after: Option<Id>) -> SocketId {
         self.next += 1;
         let socket = SocketId(self.next);
-        self.clients.0.insert(socket, Client::default());
+        self.clients.0.insert(socket, StreamClient::default());
         self.subscribers.opened(socket, Joining { session: session_of(session), after }, &mut self.clients);
         socket
     }
 
-    fn close(&mut self, socket: SocketId) -> Client {
+    fn close(&mut self, socket: SocketId) -> StreamClient {
         self.subscribers.closed(socket);
         self.clients.0.remove(&socket).unwrap()
     }
@@ -192,7 +192,7 @@ impl World {
         let mut ids: Vec<Id> = Vec::new();
         loop {
             let after = Some(ids.last().copied().unwrap_or(Id::least_of(Timestamp::from_micros(0))));
-            let ask = Ask { after, ..Ask::newest(session_of(session), 500) };
+            let ask = HistoryQuery { after, ..HistoryQuery::newest(session_of(session), 500) };
             let answer = self.history.read_page_here(&ask).unwrap();
             ids.extend(answer.messages.iter().map(|(message, _)| message.id()));
             if !answer.has_more {

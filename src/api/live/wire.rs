@@ -13,14 +13,14 @@ use serde_json::{Map, Value, json};
 
 use crate::api::body::{self, check_metadata, check_whole_numbers};
 use crate::api::chat::check_key;
-use crate::api::shape::{Kind, Shape};
+use crate::api::shape::{FieldKind, Shape};
 use crate::api::{Problem, SharedBytes, content};
 use crate::chat::{is_clear, is_help};
-use crate::hub::{Event, What};
+use crate::hub::{SessionEvent, TurnEventKind};
 use crate::journal::Entry;
 use crate::message::{Id, Message, Origin, SessionId, Timestamp};
 
-use super::replay::Known;
+use super::replay::KnownSession;
 
 /// The longest `client_id`, in characters.
 const CLIENT_ID_CHARS_MAX: usize = 128;
@@ -31,7 +31,7 @@ const HELP: &str = "Send {\"message\": \"…\"}. A client_id comes back in the a
 
 /// A client's message, read.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Asked {
+pub(super) enum ClientRequest {
     Say(Say),
     Stop,
     Help,
@@ -55,15 +55,15 @@ impl Say {
 }
 
 const FRAME: &Shape = &[
-    ("message", Kind::MaybeText),
-    ("command", Kind::MaybeText),
-    ("client_id", Kind::MaybeText),
-    ("message_id", Kind::MaybeText),
-    ("metadata", Kind::MaybeObject),
+    ("message", FieldKind::MaybeText),
+    ("command", FieldKind::MaybeText),
+    ("client_id", FieldKind::MaybeText),
+    ("message_id", FieldKind::MaybeText),
+    ("metadata", FieldKind::MaybeObject),
 ];
 
 #[derive(Deserialize)]
-struct Frame<'a> {
+struct ClientFrame<'a> {
     #[serde(borrow, default)]
     message: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
@@ -81,9 +81,9 @@ struct Frame<'a> {
 /// # Errors
 /// The `error` event to send, with the client's `client_id` if it can be found. Nothing was recorded; the same message
 /// fails again.
-pub(super) fn read(bytes: &[u8]) -> Result<Asked, SharedBytes> {
+pub(super) fn read(bytes: &[u8]) -> Result<ClientRequest, SharedBytes> {
     let json = content::text(bytes);
-    let frame: Result<Frame<'_>, Problem> = body::object(&json, FRAME);
+    let frame: Result<ClientFrame<'_>, Problem> = body::object(&json, FRAME);
     let client_id = match &frame {
         Ok(frame) => frame.client_id.as_deref().map(str::to_owned),
         Err(_) => client_id_of(&json),
@@ -95,8 +95,8 @@ pub(super) fn read(bytes: &[u8]) -> Result<Asked, SharedBytes> {
     asked.map_err(|problem| error(&problem, client_id.as_deref()))
 }
 
-fn asked(frame: Frame<'_>) -> Result<Asked, Problem> {
-    let Frame { message, command, client_id, message_id, metadata } = frame;
+fn asked(frame: ClientFrame<'_>) -> Result<ClientRequest, Problem> {
+    let ClientFrame { message, command, client_id, message_id, metadata } = frame;
     if client_id.as_ref().is_some_and(|id| id.chars().count() > CLIENT_ID_CHARS_MAX) {
         return Err(Problem::field("client_id", &format!("must be at most {CLIENT_ID_CHARS_MAX} characters")));
     }
@@ -104,15 +104,15 @@ fn asked(frame: Frame<'_>) -> Result<Asked, Problem> {
     check_metadata(metadata.as_ref(), "metadata")?;
     let say = |text: String| {
         let (client_id, key) = (client_id.map(Cow::into_owned), message_id.map(Cow::into_owned));
-        Asked::Say(Say { text, client_id, key, metadata })
+        ClientRequest::Say(Say { text, client_id, key, metadata })
     };
     match (message.as_deref().map(str::trim), command.as_deref()) {
         (Some(_), Some(_)) => Err(Problem::field("command", "and `message` exclude each other")),
         (None, None) => Err(Problem::field("message", "or `command` must be there")),
-        (Some("/stop"), _) | (_, Some("stop")) => Ok(Asked::Stop),
-        (_, Some("help")) => Ok(Asked::Help),
-        (Some(text), _) if is_help(text) => Ok(Asked::Help),
-        (_, Some("ping")) => Ok(Asked::Ping),
+        (Some("/stop"), _) | (_, Some("stop")) => Ok(ClientRequest::Stop),
+        (_, Some("help")) => Ok(ClientRequest::Help),
+        (Some(text), _) if is_help(text) => Ok(ClientRequest::Help),
+        (_, Some("ping")) => Ok(ClientRequest::Ping),
         (_, Some("clear")) => Ok(say("/clear".to_owned())),
         (_, Some(_)) => Err(Problem::field("command", "must be one of stop, clear, help, ping")),
         (Some(_), None) => match message {
@@ -135,7 +135,7 @@ fn shared<T: Serialize>(event: &T) -> SharedBytes {
 /// `last`: where a client resumes that has received no message yet.
 pub(super) fn welcome(
     session: &SessionId,
-    known: &Known,
+    known: &KnownSession,
     last: Id,
     now: Timestamp,
     heartbeat_seconds: u64,
@@ -253,24 +253,24 @@ fn live_response(message: &Message, reply_to: Id) -> SharedBytes {
 
 /// An event for many clients, in the form that most of them get.
 pub(super) struct Notice {
-    pub(super) event: Event,
+    pub(super) event: SessionEvent,
     made: OnceLock<SharedBytes>,
 }
 
 impl Notice {
-    pub(super) fn new(event: Event) -> Self {
+    pub(super) fn new(event: SessionEvent) -> Self {
         Self { event, made: OnceLock::new() }
     }
 
     /// The id of the record, if this event is one.
     pub(super) fn recorded(&self) -> Option<Id> {
-        let Event::Recorded(record) = &self.event else { return None };
+        let SessionEvent::Recorded(record) = &self.event else { return None };
         record.entry.id()
     }
 
     /// The id of the record, if `origin` sent it.
     pub(super) fn recorded_from(&self, origin: Origin) -> Option<Id> {
-        let Event::Recorded(record) = &self.event else { return None };
+        let SessionEvent::Recorded(record) = &self.event else { return None };
         record.entry.id().filter(|_| record.origin == Some(origin))
     }
 
@@ -281,12 +281,12 @@ impl Notice {
 
     fn make(&self) -> SharedBytes {
         match &self.event {
-            Event::Recorded(record) => recorded(&record.entry),
-            Event::Live(live) => match &live.what {
-                What::Started => status(&live.session, Activity::Processing, Some(live.user)),
-                What::Delta { text, .. } => delta(live.user, text),
-                What::Stopping => status(&live.session, Activity::Cancelling, Some(live.user)),
-                What::Ended { .. } => status(&live.session, Activity::Idle, Some(live.user)),
+            SessionEvent::Recorded(record) => recorded(&record.entry),
+            SessionEvent::Live(live) => match &live.what {
+                TurnEventKind::Started => status(&live.session, Activity::Processing, Some(live.user)),
+                TurnEventKind::Delta { text, .. } => delta(live.user, text),
+                TurnEventKind::Stopping => status(&live.session, Activity::Cancelling, Some(live.user)),
+                TurnEventKind::Ended { .. } => status(&live.session, Activity::Idle, Some(live.user)),
             },
         }
     }
@@ -321,9 +321,9 @@ mod tests {
     #[test]
     fn what_clients_may_send_is_read() {
         let say = |text: &str| Say { text: text.into(), client_id: None, key: None, metadata: None };
-        assert_eq!(read(br#"{"message":"hi"}"#), Ok(Asked::Say(say("hi"))));
-        assert_eq!(read(br#"{"message":" /clear "}"#), Ok(Asked::Say(say(" /clear "))));
-        assert_eq!(read(br#"{"command":"clear"}"#), Ok(Asked::Say(say("/clear"))));
+        assert_eq!(read(br#"{"message":"hi"}"#), Ok(ClientRequest::Say(say("hi"))));
+        assert_eq!(read(br#"{"message":" /clear "}"#), Ok(ClientRequest::Say(say(" /clear "))));
+        assert_eq!(read(br#"{"command":"clear"}"#), Ok(ClientRequest::Say(say("/clear"))));
         let whole = Say {
             text: "gr\u{fc}\u{df}e".into(),
             client_id: Some("c".into()),
@@ -331,17 +331,17 @@ mod tests {
             metadata: json!({"a": 1}).as_object().cloned(),
         };
         let text = r#"{"message":"gr\u00fcße","client_id":"c","message_id":"k","metadata":{"a":1},"command":null}"#;
-        assert_eq!(read(text.as_bytes()), Ok(Asked::Say(whole)));
+        assert_eq!(read(text.as_bytes()), Ok(ClientRequest::Say(whole)));
         for (text, asked) in [
-            (r#"{"command":"stop"}"#, Asked::Stop),
-            (r#"{"message":"/stop"}"#, Asked::Stop),
-            (r#"{"message":"/help\n"}"#, Asked::Help),
-            (r#"{"command":"help"}"#, Asked::Help),
-            (r#"{"message":" help"}"#, Asked::Help),
-            (r#"{"command":"ping"}"#, Asked::Ping),
-            (r#"{"message":"clear"}"#, Asked::Say(say("clear"))),
-            (r#"{"message":"hi","type":"message","user":{"a":1}}"#, Asked::Say(say("hi"))),
-            ("\u{feff}{\"message\":\"\\ud83d\"}", Asked::Say(say("\u{fffd}"))),
+            (r#"{"command":"stop"}"#, ClientRequest::Stop),
+            (r#"{"message":"/stop"}"#, ClientRequest::Stop),
+            (r#"{"message":"/help\n"}"#, ClientRequest::Help),
+            (r#"{"command":"help"}"#, ClientRequest::Help),
+            (r#"{"message":" help"}"#, ClientRequest::Help),
+            (r#"{"command":"ping"}"#, ClientRequest::Ping),
+            (r#"{"message":"clear"}"#, ClientRequest::Say(say("clear"))),
+            (r#"{"message":"hi","type":"message","user":{"a":1}}"#, ClientRequest::Say(say("hi"))),
+            ("\u{feff}{\"message\":\"\\ud83d\"}", ClientRequest::Say(say("\u{fffd}"))),
         ] {
             assert_eq!(read(text.as_bytes()), Ok(asked), "{text}");
         }
@@ -389,7 +389,7 @@ mod tests {
             erased(&session, id),
         ];
         let problem = Problem::new(503, "reply_not_recorded", "why");
-        let known = Known { is_known: true, interactions: 1 };
+        let known = KnownSession { is_known: true, interactions: 1 };
         let activities = [Activity::Processing, Activity::Cancelling, Activity::Cancelled, Activity::Idle];
         let with = [
             error(&problem, None),

@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::Sender;
 
-use crate::chat::{Chat, StartedTurn, Status, TurnError, TurnOutcome, WhenBusy};
+use crate::chat::{Chat, StartedTurn, TurnError, TurnOutcome, TurnStatus, WhenBusy};
 use crate::history::History;
 use crate::journal::AppendError;
 use crate::thread;
@@ -72,7 +72,7 @@ fn begin(chat: &Chat, said: &SentMessage, when_busy: WhenBusy) -> Result<TurnOut
             user: follow.running().user(),
             reply: None,
             text: None,
-            status: Status::Recorded,
+            status: TurnStatus::Recorded,
             duplicate: follow.is_duplicate(),
         },
     })
@@ -100,9 +100,9 @@ pub(super) fn read_pages(pages: &JobQueue<(Recipient, Missed)>, history: &Histor
             };
             let page = catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
                 log::error!("reading what a client missed panicked");
-                replay::Page {
+                replay::ReplayPage {
                     gap: Some("a fault in the server; its log has the details".into()),
-                    ..replay::Page::default()
+                    ..replay::ReplayPage::default()
                 }
             });
             to.put(Done::Page(page));

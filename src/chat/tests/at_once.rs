@@ -53,7 +53,7 @@ fn a_retry_whose_turn_has_expired_since_learns_its_ids_and_stores_nothing() {
         let again = chat.say(&turn).unwrap();
         assert_eq!(
             again,
-            TurnOutcome { duplicate: true, text: None, status: Status::Recorded, ..first.clone() },
+            TurnOutcome { duplicate: true, text: None, status: TurnStatus::Recorded, ..first.clone() },
             "{removed}"
         );
         assert_eq!(journal.published(), 2, "{removed}");
@@ -73,10 +73,10 @@ fn a_key_kept_before_contents_were_compared_by_value_still_counts() {
     let (role, text, metadata) = ("user", "hi", metadata.as_object());
     // As it was made then: of the bytes as they were sent.
     let rest = serde_json::to_vec(&(metadata, &[] as &[Value])).unwrap();
-    let kept = Key::new(&session, "k", &[b"4 2 ", role.as_bytes(), text.as_bytes(), &rest]);
+    let kept = IdempotencyKey::new(&session, "k", &[b"4 2 ", role.as_bytes(), text.as_bytes(), &rest]);
     let given = Metadata { given: metadata, defaults: &[] };
     let line = line(&session, role, text, given);
-    let draft = journal::Draft::Message { line, key: Some(kept), reply_to: ReplyTo::Nothing };
+    let draft = journal::NewRecord::Message { line, key: Some(kept), reply_to: ReplyTo::Nothing };
     let first = world.chat.recorder.record(vec![draft]).unwrap()[0].id();
     let again = |metadata: Option<&Map<String, Value>>| {
         let (session, key) = (&session, Some("k"));

@@ -6,7 +6,10 @@ use super::*;
 fn an_answer_is_recorded_after_its_question_with_its_metadata() {
     let world = World::new();
     let outcome = world.say("say a b");
-    assert_eq!((outcome.status, outcome.text.as_deref(), outcome.duplicate), (Status::Completed, Some("a b"), false));
+    assert_eq!(
+        (outcome.status, outcome.text.as_deref(), outcome.duplicate),
+        (TurnStatus::Completed, Some("a b"), false)
+    );
     let messages = world.messages("s");
     assert_eq!(messages.iter().map(|m| m.role()).collect::<Vec<_>>(), ["user", "assistant"]);
     assert_eq!((messages[0].id(), Some(messages[1].id())), (outcome.user, outcome.reply));
@@ -20,7 +23,7 @@ fn an_answer_is_recorded_after_its_question_with_its_metadata() {
 fn a_failure_becomes_the_reply_and_what_was_said_before_is_kept_with_it() {
     let world = World::new();
     let outcome = world.say("fail");
-    assert_eq!((outcome.status, outcome.text.as_deref()), (Status::Error, Some("it did not work")));
+    assert_eq!((outcome.status, outcome.text.as_deref()), (TurnStatus::Error, Some("it did not work")));
     assert_eq!(world.told("s")[1], ("assistant".into(), "it did not work".into()));
     assert_eq!(world.last_metadata("s"), json!({"partial": "half", "transport": "rest", "status": "error"}));
     assert_eq!(world.chat.stats().errors, 1);
@@ -30,7 +33,7 @@ fn a_failure_becomes_the_reply_and_what_was_said_before_is_kept_with_it() {
 fn a_panic_is_a_failure_and_the_next_turn_is_answered_on_the_same_thread() {
     let world = World::sized(Sizes { max_concurrent: 1, ..Sizes::default() });
     let outcome = world.say("panic");
-    assert_eq!(outcome.status, Status::Error);
+    assert_eq!(outcome.status, TurnStatus::Error);
     assert_eq!(world.last_metadata("s")["partial"], "half");
     let stats = world.chat.stats();
     assert_eq!((stats.panics, stats.errors), (1, 1));
@@ -41,7 +44,7 @@ fn a_panic_is_a_failure_and_the_next_turn_is_answered_on_the_same_thread() {
 fn a_turn_past_its_time_is_an_error() {
     let world = World::sized(Sizes { timeout: Duration::from_secs(2), ..Sizes::default() });
     let outcome = world.say("hang");
-    assert_eq!((outcome.status, outcome.text.unwrap().contains("in time")), (Status::Error, true));
+    assert_eq!((outcome.status, outcome.text.unwrap().contains("in time")), (TurnStatus::Error, true));
     assert_eq!(world.last_metadata("s")["partial"], "so far");
 }
 
@@ -54,7 +57,7 @@ fn a_stopped_turn_keeps_what_was_said() {
     wait_until("the piece is told", || world.diary.lines().len() == 2);
     assert!(world.chat.stop(&turn("s", "").session));
     let outcome = follow.wait().unwrap();
-    assert_eq!((outcome.status, outcome.text.as_deref()), (Status::Cancelled, Some("so far")));
+    assert_eq!((outcome.status, outcome.text.as_deref()), (TurnStatus::Cancelled, Some("so far")));
     assert_eq!(world.told("s")[1], ("assistant".into(), "so far".into()));
     assert_eq!(world.last_metadata("s"), json!({"transport": "rest", "status": "cancelled", "cancelled_by": "client"}));
     assert!(!world.chat.stop(&turn("s", "").session) && !follow.running().stop(), "it is over");
@@ -66,7 +69,7 @@ fn a_stopped_turn_keeps_what_was_said() {
 fn a_reply_beyond_the_bound_ends_as_an_error_and_its_beginning_is_kept() {
     let world = World::new();
     let outcome = world.say("flood");
-    assert_eq!(outcome.status, Status::Error);
+    assert_eq!(outcome.status, TurnStatus::Error);
     let metadata = world.last_metadata("s");
     let partial = metadata["partial"].as_str().unwrap();
     let in_line = serde_json::to_string(partial).unwrap().len() - 2;
@@ -80,7 +83,7 @@ fn an_erased_session_s_turn_ends_and_leaves_nothing() {
     let follow = world.begin("s", "hang");
     world.chat.erase(&turn("s", "").session).unwrap();
     let outcome = follow.wait().unwrap();
-    assert_eq!((outcome.status, outcome.reply), (Status::Cancelled, None));
+    assert_eq!((outcome.status, outcome.reply), (TurnStatus::Cancelled, None));
     wait_until("the turn is over", || world.chat.current(&turn("s", "").session).is_none());
     assert_eq!(world.told("s"), []);
     assert_eq!(world.say("say new life").text.as_deref(), Some("new life"));
@@ -95,12 +98,12 @@ fn a_key_of_an_erased_message_is_new_even_while_its_old_turn_ends() {
     world.chat.erase(&turn("s", "").session).unwrap();
     let (chat, said) = (world.chat.clone(), TurnResult { key: Some("k"), ..turn("s", "deaf") });
     let new = std::thread::spawn(move || chat.say(&said.as_turn()));
-    wait_until("it waits", || world.chat.sessions.waiting(&turn("s", "").session) == 1);
+    wait_until("it waits", || world.chat.queues.waiting(&turn("s", "").session) == 1);
     world.open_gate();
     world.open_gate();
     assert_eq!(erased.wait().unwrap().reply, None);
     let new = new.join().unwrap().unwrap();
-    assert_eq!((new.status, new.duplicate), (Status::Completed, false));
+    assert_eq!((new.status, new.duplicate), (TurnStatus::Completed, false));
     assert_eq!(world.told("s").len(), 2);
 }
 
@@ -134,7 +137,7 @@ fn a_close_stops_what_is_answered_and_refuses_what_comes() {
     assert!(world.chat.close(soon, soon + WAIT_TIMEOUT));
     assert!(Instant::now() >= soon, "it was given its time");
     assert_eq!(queued.join().unwrap(), Err(TurnError::Stopping));
-    assert_eq!(follow.wait().unwrap().status, Status::Cancelled);
+    assert_eq!(follow.wait().unwrap().status, TurnStatus::Cancelled);
     assert_eq!((world.told("s").len(), &world.last_metadata("s")["cancelled_by"]), (2, &json!("shutdown")));
     assert!(matches!(world.try_begin("s", "say x"), Err(TurnError::Stopping)));
 }
@@ -149,6 +152,6 @@ fn the_last_follower_that_leaves_stops_the_turn_and_no_other_does() {
     assert!(!second.running().is_stopping());
     let running = second.running().clone();
     second.leave();
-    assert_eq!(running.wait().unwrap().status, Status::Cancelled);
+    assert_eq!(running.wait().unwrap().status, TurnStatus::Cancelled);
     assert_eq!(world.last_metadata("s")["cancelled_by"], "disconnect");
 }

@@ -14,7 +14,7 @@ fn turns_of_a_session_are_answered_in_order_and_sessions_side_by_side() {
     for (n, text) in ["say 1", "/clear", "say 2"].into_iter().enumerate() {
         let (chat, said) = (world.chat.clone(), turn("s", text));
         queued.push(std::thread::spawn(move || chat.say(&said.as_turn())));
-        wait_until("it stands in line", || world.chat.sessions.waiting(&turn("s", "").session) == n + 1);
+        wait_until("it stands in line", || world.chat.queues.waiting(&turn("s", "").session) == n + 1);
     }
     assert_eq!(world.chat.say(&turn("other", "say x").as_turn()).unwrap().text.as_deref(), Some("x"));
     world.open_gate();
@@ -31,15 +31,15 @@ fn a_turn_that_waits_too_long_for_those_before_it_is_not_begun() {
     let world = World::sized(Sizes { timeout: Duration::from_secs(3), ..Sizes::default() });
     let first = world.begin("s", "hang");
     // It came later, so its deadline is later than the first one's; unless the first is over by then.
-    let late = world.chat.sessions.enter(
+    let late = world.chat.queues.enter(
         &turn("s", "").session,
         Holder::Beginning(None),
         WhenBusy::Queue,
         Instant::now() + Duration::from_millis(20),
     );
     assert!(matches!(late, Err(TurnError::Late)));
-    assert_eq!(first.wait().unwrap().status, Status::Error);
-    assert_eq!(world.chat.sessions.waiting(&turn("s", "").session), 0);
+    assert_eq!(first.wait().unwrap().status, TurnStatus::Error);
+    assert_eq!(world.chat.queues.waiting(&turn("s", "").session), 0);
 }
 
 #[test]
@@ -59,22 +59,22 @@ fn while_one_is_answered_who_does_not_queue_is_refused_and_unrecorded() {
 #[test]
 fn a_retry_that_does_not_queue_joins_waiting_ones_with_its_key() {
     let world = World::new();
-    let key = Some(Key::new(&turn("s", "").session, "k", &[b"x"]));
+    let key = Some(IdempotencyKey::new(&turn("s", "").session, "k", &[b"x"]));
     let session = turn("s", "").session;
     let until = Instant::now() + WAIT_TIMEOUT;
     let enter = |key| {
-        let (sessions, session) = (world.chat.sessions.clone(), session.clone());
-        std::thread::spawn(move || sessions.enter(&session, Holder::Beginning(key), WhenBusy::Refuse, until).is_ok())
+        let (queues, session) = (world.chat.queues.clone(), session.clone());
+        std::thread::spawn(move || queues.enter(&session, Holder::Beginning(key), WhenBusy::Refuse, until).is_ok())
     };
-    let Ok(Entered::TurnPermit(place)) = world.chat.sessions.enter(&session, Holder::Brief, WhenBusy::Queue, until)
+    let Ok(Entered::TurnPermit(place)) = world.chat.queues.enter(&session, Holder::Brief, WhenBusy::Queue, until)
     else {
         panic!("it is free");
     };
     let first = enter(key);
-    wait_until("it stands in line", || world.chat.sessions.waiting(&session) == 1);
+    wait_until("it stands in line", || world.chat.queues.waiting(&session) == 1);
     let second = enter(key);
-    wait_until("both stand in line", || world.chat.sessions.waiting(&session) == 2);
-    let other = Some(Key::new(&session, "other", &[b"x"]));
+    wait_until("both stand in line", || world.chat.queues.waiting(&session) == 2);
+    let other = Some(IdempotencyKey::new(&session, "other", &[b"x"]));
     assert!(!enter(other).join().unwrap(), "another message is not let behind them");
     drop(place);
     assert!(first.join().unwrap() && second.join().unwrap());
@@ -96,7 +96,7 @@ fn a_turn_beyond_the_limits_is_refused_and_nothing_of_it_is_recorded() {
     world.open_gate();
     world.open_gate();
     for follow in running {
-        assert_eq!(follow.wait().unwrap().status, Status::Completed);
+        assert_eq!(follow.wait().unwrap().status, TurnStatus::Completed);
     }
     assert_eq!(queued.join().unwrap().unwrap().text.as_deref(), Some("y"));
     assert_eq!(world.chat.stats().waiting, 0);
@@ -179,20 +179,20 @@ fn a_message_without_reply_is_answered_when_its_key_comes_again() {
 
 #[test]
 fn a_responder_is_given_what_fits_from_the_last_new_context_on() {
-    let asked = |context: Context, said: &[&str]| {
+    let asked = |context: ContextLimit, said: &[&str]| {
         let world = World::sized(Sizes { context, ..Sizes::default() });
         said.iter().for_each(|text| drop(world.say(text)));
         world.asked.lock().unwrap().last().unwrap().clone()
     };
-    let all = Context { messages: 100, bytes: 1000 };
+    let all = ContextLimit { messages: 100, bytes: 1000 };
     assert_eq!(asked(all, &["say a", "say b"]), ["say a", "a", "say b"]);
     assert_eq!(asked(all, &["say a", "/clear", "say b", "say c"]), ["say b", "b", "say c"]);
-    assert_eq!(asked(Context { messages: 2, ..all }, &["say a", "say b"]), ["a", "say b"]);
-    assert_eq!(asked(Context { messages: 0, ..all }, &["say a", "say b"]), ["say b"]);
-    assert_eq!(asked(Context { bytes: 6, ..all }, &["say a", "say b"]), ["a", "say b"]);
-    assert_eq!(asked(Context { bytes: 10, ..all }, &["say a", "say b"]), ["a", "say b"]);
-    assert_eq!(asked(Context { bytes: 11, ..all }, &["say a", "say b"]), ["say a", "a", "say b"]);
-    assert_eq!(asked(Context { bytes: 0, ..all }, &["say a", "say b"]), ["say b"]);
+    assert_eq!(asked(ContextLimit { messages: 2, ..all }, &["say a", "say b"]), ["a", "say b"]);
+    assert_eq!(asked(ContextLimit { messages: 0, ..all }, &["say a", "say b"]), ["say b"]);
+    assert_eq!(asked(ContextLimit { bytes: 6, ..all }, &["say a", "say b"]), ["a", "say b"]);
+    assert_eq!(asked(ContextLimit { bytes: 10, ..all }, &["say a", "say b"]), ["a", "say b"]);
+    assert_eq!(asked(ContextLimit { bytes: 11, ..all }, &["say a", "say b"]), ["say a", "a", "say b"]);
+    assert_eq!(asked(ContextLimit { bytes: 0, ..all }, &["say a", "say b"]), ["say b"]);
 }
 
 #[test]

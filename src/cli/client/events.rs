@@ -12,7 +12,7 @@ const LINE_BYTES_MAX: usize = 32 << 20;
 
 /// One event.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::cli) struct Event {
+pub(in crate::cli) struct ServerEvent {
     /// Its name; empty when it has none.
     pub(in crate::cli) name: String,
     /// Its lines of data.
@@ -23,7 +23,7 @@ pub(in crate::cli) struct Event {
 ///
 /// # Errors
 /// `UnexpectedEof` at the end of the body: every stream of the server ends with the event that a command waits for.
-pub(super) fn next_event(from: &mut impl BufRead) -> io::Result<Event> {
+pub(super) fn next_event(from: &mut impl BufRead) -> io::Result<ServerEvent> {
     let (mut name, mut data) = (String::new(), Vec::new());
     loop {
         let line = read_line(from, LINE_BYTES_MAX)?;
@@ -31,7 +31,7 @@ pub(super) fn next_event(from: &mut impl BufRead) -> io::Result<Event> {
         let line = line.trim_end_matches(['\r', '\n']);
         if line.is_empty() {
             if !data.is_empty() {
-                return Ok(Event { name, data: data.join("\n") });
+                return Ok(ServerEvent { name, data: data.join("\n") });
             }
             name.clear();
         }
@@ -55,7 +55,7 @@ mod tests {
             b":\n\nid: 1\nevent: delta\ndata: {\"text\":\"a\"}\n\nevent: x\n\ndata:one\r\ndata: two\r\n\r\n\
             data\n\nevent: cut\ndata: off\n";
         for (name, data) in [("delta", "{\"text\":\"a\"}"), ("", "one\ntwo"), ("", "")] {
-            assert_eq!(next_event(&mut from).unwrap(), Event { name: name.to_owned(), data: data.to_owned() });
+            assert_eq!(next_event(&mut from).unwrap(), ServerEvent { name: name.to_owned(), data: data.to_owned() });
         }
         assert_eq!(next_event(&mut from).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }

@@ -16,18 +16,18 @@ const SIZE_LINE_BYTES_MAX: usize = 1024;
 const TRAILER_BYTES_MAX: usize = 8 * 1024;
 
 /// The head of a reply.
-pub(super) struct Head {
+pub(super) struct ResponseHead {
     /// The status.
     pub(super) status: u16,
     /// `Content-Type` without parameters, in lower case.
     pub(super) kind: String,
     /// Where the body ends.
-    pub(super) framing: Framing,
+    pub(super) framing: BodyFraming,
 }
 
 /// Where a body ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Framing {
+pub(super) enum BodyFraming {
     /// After that many bytes more.
     Length(u64),
     /// After the last chunk, which is empty. This many bytes are left of the current chunk; 0: a size follows.
@@ -37,7 +37,7 @@ pub(super) enum Framing {
 }
 
 /// Reads the head of a reply, past interim replies (RFC 9110, 15.2), which a server may send unasked.
-pub(super) fn read_head(from: &mut impl BufRead) -> io::Result<Head> {
+pub(super) fn read_head(from: &mut impl BufRead) -> io::Result<ResponseHead> {
     loop {
         let head = parse_head(&read_block(from, HEAD_BYTES_MAX)?)?;
         if !(100..200).contains(&head.status) {
@@ -46,7 +46,7 @@ pub(super) fn read_head(from: &mut impl BufRead) -> io::Result<Head> {
     }
 }
 
-fn parse_head(bytes: &[u8]) -> io::Result<Head> {
+fn parse_head(bytes: &[u8]) -> io::Result<ResponseHead> {
     let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
     let mut response = httparse::Response::new(&mut fields);
     match response.parse(bytes) {
@@ -60,27 +60,27 @@ fn parse_head(bytes: &[u8]) -> io::Result<Head> {
     };
     let status = response.code.unwrap_or_default();
     let framing = match (status, field("transfer-encoding"), field("content-length")) {
-        (204 | 304, ..) => Framing::Length(0),
-        (_, Some(coding), _) if coding == "chunked" => Framing::Chunked(0),
+        (204 | 304, ..) => BodyFraming::Length(0),
+        (_, Some(coding), _) if coding == "chunked" => BodyFraming::Chunked(0),
         (_, Some(coding), _) => return Err(bad(&format!("it has the unknown coding {coding}"))),
         (_, None, Some(length)) => {
-            Framing::Length(length.parse().map_err(|_| bad(&format!("its length is {length}")))?)
+            BodyFraming::Length(length.parse().map_err(|_| bad(&format!("its length is {length}")))?)
         }
-        (_, None, None) => Framing::ToEnd,
+        (_, None, None) => BodyFraming::ToEnd,
     };
     let kind = field("content-type").unwrap_or_default();
-    Ok(Head { status, kind: kind.split(';').next().unwrap_or_default().trim().to_owned(), framing })
+    Ok(ResponseHead { status, kind: kind.split(';').next().unwrap_or_default().trim().to_owned(), framing })
 }
 
 /// A body, read without its framing.
-pub(super) struct Body<R> {
+pub(super) struct BodyReader<R> {
     from: R,
-    framing: Framing,
+    framing: BodyFraming,
 }
 
-impl<R: BufRead> Body<R> {
+impl<R: BufRead> BodyReader<R> {
     /// The body after a head in `from`.
-    pub(super) fn new(from: R, framing: Framing) -> Self {
+    pub(super) fn new(from: R, framing: BodyFraming) -> Self {
         Self { from, framing }
     }
 
@@ -101,28 +101,28 @@ impl<R: BufRead> Body<R> {
     }
 }
 
-impl<R: BufRead> Read for Body<R> {
+impl<R: BufRead> Read for BodyReader<R> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         if into.is_empty() {
             return Ok(0);
         }
-        if self.framing == Framing::Chunked(0) {
+        if self.framing == BodyFraming::Chunked(0) {
             self.framing = match self.size()? {
-                0 => Framing::Length(0),
-                size => Framing::Chunked(size),
+                0 => BodyFraming::Length(0),
+                size => BodyFraming::Chunked(size),
             };
         }
         let left = match &mut self.framing {
-            Framing::ToEnd => return self.from.read(into),
-            Framing::Length(0) => return Ok(0),
-            Framing::Length(left) | Framing::Chunked(left) => left,
+            BodyFraming::ToEnd => return self.from.read(into),
+            BodyFraming::Length(0) => return Ok(0),
+            BodyFraming::Length(left) | BodyFraming::Chunked(left) => left,
         };
         let read = self.from.by_ref().take(*left).read(into)?;
         if read == 0 {
             return Err(ErrorKind::UnexpectedEof.into());
         }
         *left -= read as u64;
-        if self.framing == Framing::Chunked(0) && !is_empty(&read_line(&mut self.from, 2)?) {
+        if self.framing == BodyFraming::Chunked(0) && !is_empty(&read_line(&mut self.from, 2)?) {
             return Err(bad("a chunk is longer than its size"));
         }
         Ok(read)
@@ -178,9 +178,9 @@ mod tests {
         }
     }
 
-    fn read(bytes: &str, most: usize, framing: Framing) -> (io::Result<String>, usize) {
+    fn read(bytes: &str, most: usize, framing: BodyFraming) -> (io::Result<String>, usize) {
         let drip = Drip { bytes: bytes.as_bytes(), most };
-        let mut body = Body::new(io::BufReader::with_capacity(most, drip), framing);
+        let mut body = BodyReader::new(io::BufReader::with_capacity(most, drip), framing);
         let mut text = String::new();
         let read = body.read_to_string(&mut text).map(|_| text);
         let mut rest = Vec::new();
@@ -195,16 +195,16 @@ mod tests {
                 "200 OK\r\nContent-Length: 12\r\nContent-Type: application/json; charset=utf-8",
                 200,
                 "application/json",
-                Framing::Length(12),
+                BodyFraming::Length(12),
             ),
             (
                 "200 OK\r\nTransfer-Encoding: Chunked\r\ncontent-type: Text/Event-Stream",
                 200,
                 "text/event-stream",
-                Framing::Chunked(0),
+                BodyFraming::Chunked(0),
             ),
-            ("503 \r\nX: y", 503, "", Framing::ToEnd),
-            ("204 No Content", 204, "", Framing::Length(0)),
+            ("503 \r\nX: y", 503, "", BodyFraming::ToEnd),
+            ("204 No Content", 204, "", BodyFraming::Length(0)),
         ] {
             let head = format!("HTTP/1.1 {head}\r\n\r\nbody");
             let mut from = head.as_bytes();
@@ -219,7 +219,7 @@ mod tests {
         let mut from: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n\
             HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody";
         let found = read_head(&mut from).unwrap();
-        assert_eq!((found.status, found.framing, from), (200, Framing::Length(4), b"body".as_slice()));
+        assert_eq!((found.status, found.framing, from), (200, BodyFraming::Length(4), b"body".as_slice()));
         let mut cut: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
         assert_eq!(read_head(&mut cut).map(|head| head.status).unwrap_err().kind(), ErrorKind::UnexpectedEof);
     }
@@ -243,12 +243,12 @@ mod tests {
     fn a_body_is_the_same_however_it_arrives() {
         for most in [1, 2, 3, 7, 4096] {
             for (bytes, framing, wanted, left) in [
-                ("hello, rest", Framing::Length(5), "hello", 6),
-                ("", Framing::Length(0), "", 0),
-                ("3\r\nhel\r\n2;x=y\r\nlo\r\n0\r\n\r\nrest", Framing::Chunked(0), "hello", 4),
-                ("A\r\n0123456789\r\n0\r\nX: y\r\nZ: \r\n\r\n", Framing::Chunked(0), "0123456789", 0),
-                ("0\r\n\r\n", Framing::Chunked(0), "", 0),
-                ("hello", Framing::ToEnd, "hello", 0),
+                ("hello, rest", BodyFraming::Length(5), "hello", 6),
+                ("", BodyFraming::Length(0), "", 0),
+                ("3\r\nhel\r\n2;x=y\r\nlo\r\n0\r\n\r\nrest", BodyFraming::Chunked(0), "hello", 4),
+                ("A\r\n0123456789\r\n0\r\nX: y\r\nZ: \r\n\r\n", BodyFraming::Chunked(0), "0123456789", 0),
+                ("0\r\n\r\n", BodyFraming::Chunked(0), "", 0),
+                ("hello", BodyFraming::ToEnd, "hello", 0),
             ] {
                 let (found, rest) = read(bytes, most, framing);
                 assert_eq!((found.unwrap().as_str(), rest), (wanted, left), "{bytes:?} by {most}");
@@ -260,15 +260,15 @@ mod tests {
     fn a_body_that_ends_early_or_lies_is_an_error() {
         let long = format!("5;{}\r\nhello\r\n0\r\n\r\n", "x".repeat(SIZE_LINE_BYTES_MAX));
         for (bytes, framing, kind) in [
-            ("hell", Framing::Length(5), ErrorKind::UnexpectedEof),
-            ("5\r\nhell", Framing::Chunked(0), ErrorKind::UnexpectedEof),
-            ("5\r\nhello\r\n", Framing::Chunked(0), ErrorKind::UnexpectedEof),
-            ("5\r\nhello\r\n0\r\n", Framing::Chunked(0), ErrorKind::UnexpectedEof),
-            ("5\r\nhello6", Framing::Chunked(0), ErrorKind::UnexpectedEof),
-            ("5\r\nhello world\r\n", Framing::Chunked(0), ErrorKind::InvalidData),
-            ("+5\r\nhello\r\n", Framing::Chunked(0), ErrorKind::InvalidData),
-            ("\r\n", Framing::Chunked(0), ErrorKind::InvalidData),
-            (&long, Framing::Chunked(0), ErrorKind::InvalidData),
+            ("hell", BodyFraming::Length(5), ErrorKind::UnexpectedEof),
+            ("5\r\nhell", BodyFraming::Chunked(0), ErrorKind::UnexpectedEof),
+            ("5\r\nhello\r\n", BodyFraming::Chunked(0), ErrorKind::UnexpectedEof),
+            ("5\r\nhello\r\n0\r\n", BodyFraming::Chunked(0), ErrorKind::UnexpectedEof),
+            ("5\r\nhello6", BodyFraming::Chunked(0), ErrorKind::UnexpectedEof),
+            ("5\r\nhello world\r\n", BodyFraming::Chunked(0), ErrorKind::InvalidData),
+            ("+5\r\nhello\r\n", BodyFraming::Chunked(0), ErrorKind::InvalidData),
+            ("\r\n", BodyFraming::Chunked(0), ErrorKind::InvalidData),
+            (&long, BodyFraming::Chunked(0), ErrorKind::InvalidData),
         ] {
             for most in [1, 4096] {
                 assert_eq!(read(bytes, most, framing).0.unwrap_err().kind(), kind, "{bytes:.20} by {most}");

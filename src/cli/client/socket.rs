@@ -29,14 +29,14 @@ pub(in crate::cli) enum Wait {
 }
 
 /// A connection with deadlines.
-pub(in crate::cli) struct Socket {
+pub(in crate::cli) struct ClientSocket {
     /// Read and written like a file, whatever kind it is.
     stream: File,
     wait: Wait,
     since: Instant,
 }
 
-impl Socket {
+impl ClientSocket {
     /// Connects to the first address of `HOST:PORT` that accepts; everything read must arrive within `wait`.
     pub(in crate::cli) fn tcp(address: &str, wait: Wait) -> io::Result<Self> {
         let mut connected = Err(io::Error::new(ErrorKind::NotFound, "the name has no address"));
@@ -67,7 +67,7 @@ impl Socket {
     }
 }
 
-impl Read for Socket {
+impl Read for ClientSocket {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let left = match self.wait {
             Wait::Whole(within) => within.saturating_sub(self.since.elapsed()),
@@ -81,7 +81,7 @@ impl Read for Socket {
     }
 }
 
-impl Write for Socket {
+impl Write for ClientSocket {
     fn write(&mut self, from: &[u8]) -> io::Result<usize> {
         self.stream.write(from)
     }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tungstenite::http::Uri;
 use tungstenite::{ClientRequestBuilder, Error, HandshakeError, Message, WebSocket};
 
-use crate::cli::client::{Socket, Wait, reachable};
+use crate::cli::client::{ClientSocket, Wait, reachable};
 use crate::cli::show::encoded;
 
 use super::checks;
@@ -26,7 +26,7 @@ const CLIENT_ID: &str = "verify";
 
 /// What has arrived so far.
 #[derive(Debug, Default)]
-struct Seen {
+struct ReceivedFrames {
     welcome: bool,
     status: bool,
     ack: Option<Value>,
@@ -58,8 +58,8 @@ pub(super) fn check(run: &mut Run<'_>) -> CheckResult {
 }
 
 /// Sends a message and reads until everything has arrived.
-fn talk(run: &Run<'_>, socket: &mut WebSocket<Socket>) -> Result<Seen, String> {
-    let (mut seen, session) = (Seen::default(), run.session.as_str());
+fn talk(run: &Run<'_>, socket: &mut WebSocket<ClientSocket>) -> Result<ReceivedFrames, String> {
+    let (mut seen, session) = (ReceivedFrames::default(), run.session.as_str());
     while !seen.welcome {
         take(socket, &mut seen, session)?;
     }
@@ -77,7 +77,7 @@ fn talk(run: &Run<'_>, socket: &mut WebSocket<Socket>) -> Result<Seen, String> {
 }
 
 /// Notes what was recorded, and reports what arrived.
-fn recorded(run: &mut Run<'_>, seen: &Seen) -> CheckResult {
+fn recorded(run: &mut Run<'_>, seen: &ReceivedFrames) -> CheckResult {
     let id = |frame: &Option<Value>| Some(frame.as_ref()?["id"].as_str()?.to_owned());
     let user = id(&seen.ack).ok_or("the ack has no id")?;
     if !run.is_answered() {
@@ -92,13 +92,13 @@ fn recorded(run: &mut Run<'_>, seen: &Seen) -> CheckResult {
     Ok("welcome, status, ack and response came, both messages are in the history".to_owned())
 }
 
-fn connect(run: &Run<'_>, address: &str) -> Result<WebSocket<Socket>, Error> {
+fn connect(run: &Run<'_>, address: &str) -> Result<WebSocket<ClientSocket>, Error> {
     let uri: Uri = format!("ws://{address}/ws/chat?session_id={}", encoded(run.session)).parse()?;
     let mut request = ClientRequestBuilder::new(uri);
     if let Some(token) = &run.config.server.auth_token {
         request = request.with_header("Authorization", format!("Bearer {}", token.expose()));
     }
-    match tungstenite::client(request, Socket::tcp(address, Wait::Whole(TIMEOUT))?) {
+    match tungstenite::client(request, ClientSocket::tcp(address, Wait::Whole(TIMEOUT))?) {
         Ok((socket, _)) => Ok(socket),
         Err(HandshakeError::Failure(fault)) => Err(fault),
         Err(HandshakeError::Interrupted(_)) => Err(Error::Io(ErrorKind::TimedOut.into())),
@@ -106,7 +106,7 @@ fn connect(run: &Run<'_>, address: &str) -> Result<WebSocket<Socket>, Error> {
 }
 
 /// Reads one frame and notes what it is.
-fn take(socket: &mut WebSocket<Socket>, seen: &mut Seen, session: &str) -> Result<(), String> {
+fn take(socket: &mut WebSocket<ClientSocket>, seen: &mut ReceivedFrames, session: &str) -> Result<(), String> {
     let missing = || {
         let wanted = [
             (seen.welcome, "a welcome"),
@@ -131,7 +131,7 @@ fn take(socket: &mut WebSocket<Socket>, seen: &mut Seen, session: &str) -> Resul
 }
 
 /// Notes a frame, if this check waits for its type.
-fn note(seen: &mut Seen, frame: Value, session: &str) -> Result<(), String> {
+fn note(seen: &mut ReceivedFrames, frame: Value, session: &str) -> Result<(), String> {
     match frame["type"].as_str().unwrap_or_default() {
         "system" if frame["session_id"] != session => {
             return Err(format!("the welcome is to the session {}", frame["session_id"]));

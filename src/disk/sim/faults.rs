@@ -62,7 +62,7 @@ pub(super) struct Faults {
     pub(super) planned: Vec<(u64, Fault)>,
     pub(super) off: bool,
     /// The most all files may take, in bytes.
-    pub(super) room: Option<usize>,
+    pub(super) space: Option<usize>,
     lasting: Vec<(Filter, io::ErrorKind)>,
     unreadable: Vec<(usize, Range<usize>)>,
     stall: Option<Filter>,
@@ -90,7 +90,7 @@ impl SimDisk {
 
     /// The most all files may take from now on, in bytes.
     pub fn limit_room(&self, bytes: usize) {
-        self.world().faults.room = Some(bytes);
+        self.world().faults.space = Some(bytes);
     }
 
     /// Lets every call of that kind hang on files whose path contains `part`, until [`SimDisk::release`].

@@ -24,10 +24,10 @@
 //!
 //! Bytes of another version, with a wrong checksum or of another segment read as no digest.
 
-use crate::journal::codec::{Field, sealed, vouched_for};
+use crate::journal::codec::{Encoded, sealed, vouched_for};
 use crate::journal::erasures::Erasure;
 use crate::journal::frame::{SEGMENT_HEADER_BYTES, SegmentHeader};
-use crate::journal::keys::Known;
+use crate::journal::keys::KnownKey;
 use crate::journal::requests::Fragments;
 
 use super::Digest;
@@ -45,7 +45,8 @@ impl Digest {
 
     pub(in crate::journal) fn encode(&self, header: &SegmentHeader) -> Vec<u8> {
         let Fragments { unfinished, head, remains } = &self.requests;
-        let known = |(hash, Known { id, content, sequence, .. }): &([u8; 16], Known)| (*hash, *content, *sequence, *id);
+        let known =
+            |(hash, KnownKey { id, content, sequence, .. }): &([u8; 16], KnownKey)| (*hash, *content, *sequence, *id);
         let erasure = |Erasure { sequence, id, session }: &Erasure| (*sequence, *id, session.clone());
         sealed(LETTERS, VERSION, 0, |to| {
             to.extend(header.encode());
@@ -61,16 +62,16 @@ impl Digest {
 
     pub(in crate::journal) fn decode(bytes: &[u8], header: &SegmentHeader) -> Option<Self> {
         let (_, mut rest) = Self::header_in(bytes).filter(|(of, _)| of == header)?;
-        let known = |(hash, content, sequence, id)| (hash, Known { id, content, sequence, reply: None });
+        let known = |(hash, content, sequence, id)| (hash, KnownKey { id, content, sequence, reply: None });
         let erasure = |(sequence, id, session)| Erasure { sequence, id, session };
         let from = &mut rest;
         let mut digest = Self::default();
-        (digest.last_sequence, digest.largest_id, digest.records) = Field::take(from)?;
-        digest.requests.unfinished = Some(Field::take(from)?).filter(|range| *range != (0, 0));
-        digest.requests.head = Some(Field::take(from)?).filter(|head| *head != (0, 0, false));
-        (digest.torn, digest.gaps, digest.aborted, digest.requests.remains) = Field::take(from)?;
+        (digest.last_sequence, digest.largest_id, digest.records) = Encoded::take(from)?;
+        digest.requests.unfinished = Some(Encoded::take(from)?).filter(|range| *range != (0, 0));
+        digest.requests.head = Some(Encoded::take(from)?).filter(|head| *head != (0, 0, false));
+        (digest.torn, digest.gaps, digest.aborted, digest.requests.remains) = Encoded::take(from)?;
         digest.keys = Vec::take(from)?.into_iter().map(known).collect();
-        (digest.replies, digest.sessions) = Field::take(from)?;
+        (digest.replies, digest.sessions) = Encoded::take(from)?;
         digest.erasures = Vec::take(from)?.into_iter().map(erasure).collect();
         rest.is_empty().then_some(digest)
     }
@@ -89,7 +90,7 @@ mod tests {
 
     fn sample() -> Digest {
         let id = |n| Id::from_parts(Timestamp::from_micros(1_764_292_425_000_000 + n), n);
-        let known = |n| Known { id: id(n), content: [n as u8; 8], sequence: n, reply: None };
+        let known = |n| KnownKey { id: id(n), content: [n as u8; 8], sequence: n, reply: None };
         Digest {
             last_sequence: 9,
             largest_id: Some(id(9)),

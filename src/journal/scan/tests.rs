@@ -2,7 +2,7 @@
 //!
 //! Compiled under `#[cfg(test)]` only.
 
-use super::super::frame::{Group, stamp};
+use super::super::frame::{RequestPart, stamp};
 use super::*;
 use crate::disk::RealDisk;
 
@@ -16,8 +16,12 @@ fn segment(count: u64, zeros: usize) -> (Vec<u8>, Vec<usize>) {
         let payload = vec![b'a' + (sequence % 26) as u8; 10 + sequence as usize % 50];
         let start = bytes.len();
         starts.push(start);
-        let header =
-            FrameHeader { sequence, payload_bytes: payload.len() as u32, kind: Kind::Message, group: Group::default() };
+        let header = FrameHeader {
+            sequence,
+            payload_bytes: payload.len() as u32,
+            kind: RecordKind::Message,
+            group: RequestPart::default(),
+        };
         header.push_to(&mut bytes);
         bytes.extend_from_slice(&payload);
         stamp(&mut bytes[start..], SALT);

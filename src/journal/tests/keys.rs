@@ -42,8 +42,8 @@ fn a_reply_that_comes_later_is_kept_once_and_its_key_finds_both() {
     let config = config(folder.path());
     let (journal, published) = open(&config);
     let reply = |to| {
-        let Draft::Message { line, .. } = draft("reply") else { unreachable!() };
-        Draft::Message { line, key: keyed("k", "hi").key().copied(), reply_to: ReplyTo::Message(to) }
+        let NewRecord::Message { line, .. } = draft("reply") else { unreachable!() };
+        NewRecord::Message { line, key: keyed("k", "hi").key().copied(), reply_to: ReplyTo::Message(to) }
     };
     assert_eq!(journal.find(&keyed("k", "hi")).unwrap(), None);
     let asked = keep(&journal, vec![keyed("k", "hi")])[0].id();

@@ -56,7 +56,7 @@ fn a_reader_follows_the_segment_that_is_being_written() {
     let mut read = Vec::new();
     for i in 0..100 {
         record(&journal, &[&format!("{i}")]);
-        while reader.read(1, |record| read.push(text(&record))).unwrap() == Progress::More {}
+        while reader.read(1, |record| read.push(text(&record))).unwrap() == ReadProgress::More {}
         assert_eq!(read.len(), i + 1);
     }
 }

@@ -21,7 +21,7 @@ use crate::responder::Question;
 
 /// The fields of one message.
 #[derive(Serialize)]
-struct Fields<'a> {
+struct MessageFields<'a> {
     id: &'a str,
     role: &'a str,
     text: &'a str,
@@ -46,7 +46,7 @@ fn piece(message: &Arc<Message>, follows_another: bool) -> Vec<u8> {
     let mut piece = if follows_another { vec![b','] } else { Vec::new() };
     // A line that is no JSON cannot be passed on; no reader shows it either.
     let (text, metadata) = message.parts().map(|parts| (parts.text, parts.metadata)).unwrap_or_default();
-    let fields = Fields {
+    let fields = MessageFields {
         id: &message.id().to_string(),
         role: message.role(),
         text: &text,

@@ -2,7 +2,7 @@
 //!
 //! A separate file because a mistake here could kill another process. Invariants: until the program is reaped its
 //! process id belongs to no other process, and afterwards not while the group has a member (the kernel does not reuse
-//! an id that names a group), so a signal is sent only after the group was seen. Dropping a [`Group`] ends it. A
+//! an id that names a group), so a signal is sent only after the group was seen. Dropping a [`ProcessGroup`] ends it. A
 //! process that leaves the group (setsid) cannot be reached. The program has descriptors 0 to 2 and no other of ours,
 //! which are all opened close-on-exec, no blocked signals, and no handlers; the standard library ensures that.
 //!
@@ -33,7 +33,7 @@ const GROUP_POLL_INTERVALS: (Duration, Duration) = (Duration::from_millis(1), Du
 
 /// A running program and all it started that stayed in its group.
 #[derive(Debug)]
-pub(super) struct Group {
+pub(super) struct ProcessGroup {
     child: Child,
     pid: Pid,
     /// The exit status, once it was reaped.
@@ -49,7 +49,7 @@ pub(super) struct Pipes {
     pub(super) stderr: Option<ChildStderr>,
 }
 
-impl Group {
+impl ProcessGroup {
     /// Starts a program with that environment and no other.
     ///
     /// # Errors
@@ -141,7 +141,7 @@ fn has_living(group: Pid) -> io::Result<bool> {
     Ok(false)
 }
 
-impl Drop for Group {
+impl Drop for ProcessGroup {
     fn drop(&mut self) {
         if !self.ended {
             self.end();

@@ -11,12 +11,12 @@ use serde_json::Value;
 use super::*;
 use crate::responder::testing::{Heard, STOP_TIMEOUT, WAIT_TIMEOUT, ask, ask_and_stop, question};
 
-fn command(argv: &[&str]) -> Command {
+fn command(argv: &[&str]) -> CommandResponder {
     let config = crate::config::Config::defaults(None).unwrap().responder;
-    Command::new(&ResponderConfig { command: argv.iter().map(|item| (*item).to_owned()).collect(), ..config })
+    CommandResponder::new(&ResponderConfig { command: argv.iter().map(|item| (*item).to_owned()).collect(), ..config })
 }
 
-fn sh(script: &str) -> Command {
+fn sh(script: &str) -> CommandResponder {
     command(&["sh", "-c", script])
 }
 
@@ -26,7 +26,7 @@ fn heard(script: &str) -> Heard {
 
 fn failed(heard: &Heard) -> &str {
     match &heard.end {
-        Err(Failure::Failed(why)) => why,
+        Err(ResponderError::Failed(why)) => why,
         end => panic!("{end:?}, {:?}", heard.text),
     }
 }
@@ -178,7 +178,7 @@ fn a_program_that_does_not_read_a_long_conversation_answers_all_the_same() {
 fn a_stop_ends_a_program_wherever_it_hangs() {
     for script in ["sleep 600", "cat >/dev/null; sleep 600", "exec >&- 2>&-; sleep 600", "sleep 600 & wait"] {
         let heard = ask_and_stop(&sh(script), &question(&[("user", "hi")]), Some(Duration::from_millis(50)));
-        assert_eq!(heard.end, Err(Failure::Stopped), "{script}");
+        assert_eq!(heard.end, Err(ResponderError::Stopped), "{script}");
         assert!(heard.took < STOP_TIMEOUT, "{script}: {:?}", heard.took);
     }
 }
@@ -186,11 +186,11 @@ fn a_stop_ends_a_program_wherever_it_hangs() {
 #[test]
 fn a_stop_before_the_start_and_a_stop_in_the_answer_are_heard() {
     let heard = ask_and_stop(&sh("echo $$; sleep 600"), &question(&[("user", "hi")]), None);
-    assert_eq!(heard.end, Err(Failure::Stopped));
+    assert_eq!(heard.end, Err(ResponderError::Stopped));
     assert!(heard.took < STOP_TIMEOUT && !runs(&heard.text), "{:?}", heard.took);
     let stopped = question(&[("user", "hi")]);
     stopped.stop.set();
-    assert_eq!(ask(&sh("echo hi"), &stopped).end, Err(Failure::Stopped));
+    assert_eq!(ask(&sh("echo hi"), &stopped).end, Err(ResponderError::Stopped));
 }
 
 #[test]
@@ -198,7 +198,7 @@ fn the_deadline_ends_a_program() {
     let mut question = question(&[("user", "hi")]);
     question.until = Instant::now() + Duration::from_millis(100);
     let heard = ask(&sh("echo $$; sleep 600"), &question);
-    assert_eq!(heard.end, Err(Failure::Late));
+    assert_eq!(heard.end, Err(ResponderError::Late));
     assert!(
         heard.took >= Duration::from_millis(100) && heard.took < STOP_TIMEOUT && !runs(&heard.text),
         "{:?}",
@@ -220,7 +220,7 @@ fn who_does_not_hear_is_killed_after_the_grace_with_its_whole_group() {
         }
     });
     let took = stopped.unwrap().elapsed();
-    assert_eq!(end, Err(Failure::Stopped));
+    assert_eq!(end, Err(ResponderError::Stopped));
     assert!(took >= Duration::from_millis(300) && took < 3 * STOP_TIMEOUT, "{took:?}");
     pids.lines().for_each(assert_ends);
 }
@@ -233,7 +233,7 @@ fn who_hears_may_put_things_away() {
         folder.path().display()
     );
     let heard = ask_and_stop(&sh(&script), &question(&[("user", "hi")]), None);
-    assert_eq!(heard.end, Err(Failure::Stopped));
+    assert_eq!(heard.end, Err(ResponderError::Stopped));
     assert_eq!(fs::read_to_string(folder.path().join("note")).unwrap(), "gone\n");
 }
 

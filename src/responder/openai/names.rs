@@ -17,7 +17,7 @@ use ureq::http::Uri;
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::NextTimeout;
 
-use super::wire::CancelToken;
+use super::transport::CancelToken;
 use crate::permit::Semaphore;
 use crate::thread;
 
@@ -83,7 +83,7 @@ impl fmt::Debug for Names {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::responder::{Failure, Stop};
+    use crate::responder::{ResponderError, Stop};
 
     fn names() -> Names {
         Names {
@@ -118,6 +118,6 @@ mod tests {
         let watch = CancelToken::new(stop, Instant::now() + Duration::from_secs(30));
         let stopped = Names { watch, ..names };
         assert!(stopped.look_up("localhost", 80).is_err());
-        assert_eq!(stopped.watch.end(), Some(Failure::Stopped));
+        assert_eq!(stopped.watch.end(), Some(ResponderError::Stopped));
     }
 }

@@ -19,8 +19,8 @@ use serde_json::{Map, Value};
 use super::event::Event;
 use super::json::{self, Halves};
 use super::refusal::{Quoter, broken_off};
-use crate::responder::speech::OutputLimit;
-use crate::responder::{Answer, Failure};
+use crate::responder::output_limit::OutputLimit;
+use crate::responder::{Answer, ResponderError};
 
 /// The longest line, in bytes.
 const LINE_BYTES_MAX: usize = 1 << 20;
@@ -35,7 +35,7 @@ const STREAM_BYTES_MAX: u64 = 256 << 20;
 const ODD_BYTES_MAX: usize = 8192;
 
 #[derive(Debug, PartialEq, Eq)]
-enum Form {
+enum BodyForm {
     Unknown,
     Events,
     Object,
@@ -43,7 +43,7 @@ enum Form {
 
 /// How far an answer has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Progress {
+enum StreamProgress {
     Going,
     /// It finished for this reason, unless more text comes.
     Finished(String),
@@ -53,14 +53,14 @@ enum Progress {
 
 /// Reads one answer.
 #[derive(Debug)]
-pub(super) struct Stream<'a> {
+pub(super) struct CompletionStream<'a> {
     quoter: Quoter<'a>,
-    form: Form,
+    form: BodyForm,
     /// The unfinished line or object.
     held: Vec<u8>,
     bytes: u64,
     events: Events,
-    progress: Progress,
+    progress: StreamProgress,
     /// Text came after a finish reason, so this server's reasons mean nothing.
     is_talkative: bool,
     halves: Halves,
@@ -77,15 +77,15 @@ struct Events {
     data: Vec<u8>,
 }
 
-impl<'a> Stream<'a> {
+impl<'a> CompletionStream<'a> {
     pub(super) fn new(quoter: Quoter<'a>) -> Self {
         Self {
             quoter,
-            form: Form::Unknown,
+            form: BodyForm::Unknown,
             held: Vec::new(),
             bytes: 0,
             events: Events::default(),
-            progress: Progress::Going,
+            progress: StreamProgress::Going,
             is_talkative: false,
             halves: Halves::default(),
             metadata: Map::new(),
@@ -95,12 +95,12 @@ impl<'a> Stream<'a> {
 
     /// Whether the answer has ended.
     pub(super) fn is_done(&self) -> bool {
-        matches!(self.progress, Progress::Done(_))
+        matches!(self.progress, StreamProgress::Done(_))
     }
 
     /// Whether the text is whole, unless more of it comes.
     pub(super) fn is_whole(&self) -> bool {
-        self.progress != Progress::Going
+        self.progress != StreamProgress::Going
     }
 
     /// Whether it is whole although the connection broke off here.
@@ -109,27 +109,31 @@ impl<'a> Stream<'a> {
     }
 
     /// Takes what has come, and says what is in it. Whether anything came but comments and other signs of life.
-    pub(super) fn take(&mut self, mut bytes: &[u8], speech: &mut OutputLimit<'_>) -> Result<bool, Failure> {
+    pub(super) fn take(
+        &mut self,
+        mut bytes: &[u8],
+        output_limit: &mut OutputLimit<'_>,
+    ) -> Result<bool, ResponderError> {
         self.bytes += bytes.len() as u64;
         if self.bytes > STREAM_BYTES_MAX {
             return Err(failed(format!("the model's server sent more than {STREAM_BYTES_MAX} bytes")));
         }
-        if self.form == Form::Unknown {
+        if self.form == BodyForm::Unknown {
             // A byte order mark is skipped like white space: none of its bytes begins anything else.
             let is_blank = |byte: &u8| byte.is_ascii_whitespace() || b"\xef\xbb\xbf".contains(byte);
             let Some(at) = bytes.iter().position(|byte| !is_blank(byte)) else { return Ok(false) };
             bytes = &bytes[at..];
             self.form = match bytes[0] {
-                b'{' | b'[' => Form::Object,
+                b'{' | b'[' => BodyForm::Object,
                 b'<' => return Err(failed(self.quoter.with_place("the model's server sent a web page and no answer"))),
-                _ => Form::Events,
+                _ => BodyForm::Events,
             };
         }
-        if self.form == Form::Object {
+        if self.form == BodyForm::Object {
             self.hold(bytes, OBJECT_BYTES_MAX)?;
             return Ok(true);
         }
-        let rest = self.lines(bytes, speech)?;
+        let rest = self.lines(bytes, output_limit)?;
         if !self.is_done() {
             self.hold(&bytes[rest.from..], LINE_BYTES_MAX)?;
         }
@@ -137,27 +141,27 @@ impl<'a> Stream<'a> {
     }
 
     /// The answer, after its last byte.
-    pub(super) fn end(mut self, speech: &mut OutputLimit<'_>) -> Result<Answer, Failure> {
+    pub(super) fn end(mut self, output_limit: &mut OutputLimit<'_>) -> Result<Answer, ResponderError> {
         let held = std::mem::take(&mut self.held);
         match self.form {
-            Form::Object => self.object(&held, speech)?,
+            BodyForm::Object => self.object(&held, output_limit)?,
             // The last line may lack its end.
             _ if !self.is_done() => {
-                self.line(&held, speech)?;
-                self.end_event(!held.is_empty(), speech)?;
+                self.line(&held, output_limit)?;
+                self.end_event(!held.is_empty(), output_limit)?;
             }
             _ => {}
         }
-        speech.say(self.halves.finish())?;
+        output_limit.say(self.halves.finish())?;
         let reason = match self.progress {
-            Progress::Finished(reason) => Some(reason),
-            Progress::Done(reason) => reason,
-            Progress::Going => return Err(self.no_end()),
+            StreamProgress::Finished(reason) => Some(reason),
+            StreamProgress::Done(reason) => reason,
+            StreamProgress::Going => return Err(self.no_end()),
         };
-        if let (Some(odd), false, false) = (&self.odd.first, self.odd.is_known, speech.has_text()) {
+        if let (Some(odd), false, false) = (&self.odd.first, self.odd.is_known, output_limit.has_text()) {
             return Err(no_answer(odd, self.quoter));
         }
-        if !speech.has_text() {
+        if !output_limit.has_text() {
             let reason = reason.map(|reason| format!(" (it finished by {reason})")).unwrap_or_default();
             return Err(failed(format!("the model's answer has no text{reason}")));
         }
@@ -169,26 +173,26 @@ impl<'a> Stream<'a> {
     }
 
     /// Reads an answer that began like an object. If it is none, it may be events without their field names.
-    fn object(&mut self, bytes: &[u8], speech: &mut OutputLimit<'_>) -> Result<(), Failure> {
+    fn object(&mut self, bytes: &[u8], output_limit: &mut OutputLimit<'_>) -> Result<(), ResponderError> {
         match json::read(bytes) {
             Some(object) => {
-                self.event(&object, bytes, speech)?;
-                if let Progress::Finished(reason) = self.progress.clone() {
-                    self.progress = Progress::Done(Some(reason));
-                } else if speech.has_text() {
-                    self.progress = Progress::Done(None);
+                self.event(&object, bytes, output_limit)?;
+                if let StreamProgress::Finished(reason) = self.progress.clone() {
+                    self.progress = StreamProgress::Done(Some(reason));
+                } else if output_limit.has_text() {
+                    self.progress = StreamProgress::Done(None);
                 }
                 Ok(())
             }
             None => {
-                let from = self.lines(bytes, speech)?.from;
-                self.line(&bytes[from..], speech)?;
-                self.end_event(false, speech).map(drop)
+                let from = self.lines(bytes, output_limit)?.from;
+                self.line(&bytes[from..], output_limit)?;
+                self.end_event(false, output_limit).map(drop)
             }
         }
     }
 
-    fn hold(&mut self, bytes: &[u8], bytes_max: usize) -> Result<(), Failure> {
+    fn hold(&mut self, bytes: &[u8], bytes_max: usize) -> Result<(), ResponderError> {
         if self.held.len() + bytes.len() > bytes_max {
             return Err(failed(format!("the model's server sent more than {bytes_max} bytes in one piece")));
         }
@@ -196,31 +200,31 @@ impl<'a> Stream<'a> {
         Ok(())
     }
 
-    fn lines(&mut self, bytes: &[u8], speech: &mut OutputLimit<'_>) -> Result<Lines, Failure> {
-        let mut lines = Lines { from: 0, has_events: false };
+    fn lines(&mut self, bytes: &[u8], output_limit: &mut OutputLimit<'_>) -> Result<LineRange, ResponderError> {
+        let mut lines = LineRange { from: 0, has_events: false };
         while let (Some(length), false) = (memchr::memchr2(b'\n', b'\r', &bytes[lines.from..]), self.is_done()) {
             self.hold(&bytes[lines.from..lines.from + length], LINE_BYTES_MAX)?;
             let line = std::mem::take(&mut self.held);
-            lines.has_events |= self.line(&line, speech)?;
+            lines.has_events |= self.line(&line, output_limit)?;
             lines.from += length + 1;
         }
         Ok(lines)
     }
 
     /// Takes one line; whether it has an event.
-    fn line(&mut self, line: &[u8], speech: &mut OutputLimit<'_>) -> Result<bool, Failure> {
+    fn line(&mut self, line: &[u8], output_limit: &mut OutputLimit<'_>) -> Result<bool, ResponderError> {
         let colon = memchr::memchr(b':', line).unwrap_or(line.len());
         let value = line.get(colon + 1..).unwrap_or_default().trim_ascii();
         match &line[..colon] {
-            b"data" => self.data(value, speech),
+            b"data" => self.data(value, output_limit),
             b"event" => {
                 self.events.name = String::from_utf8_lossy(value).to_ascii_lowercase();
                 Ok(false)
             }
-            b"" if line.is_empty() => self.end_event(false, speech),
+            b"" if line.is_empty() => self.end_event(false, output_limit),
             b"" | b"id" | b"retry" => Ok(false),
             // Some servers put the object of an error into the stream as it is.
-            _ if line.starts_with(b"{") => self.data(line, speech),
+            _ if line.starts_with(b"{") => self.data(line, output_limit),
             _ => {
                 self.odd.see(line);
                 Ok(false)
@@ -228,16 +232,17 @@ impl<'a> Stream<'a> {
         }
     }
 
-    fn data(&mut self, data: &[u8], speech: &mut OutputLimit<'_>) -> Result<bool, Failure> {
+    fn data(&mut self, data: &[u8], output_limit: &mut OutputLimit<'_>) -> Result<bool, ResponderError> {
         match data {
             b"" => return Ok(false),
             b"[DONE]" | b"\"[DONE]\"" => {
-                self.end_event(false, speech)?;
-                let reason = if let Progress::Finished(reason) = &self.progress { Some(reason.clone()) } else { None };
-                self.progress = Progress::Done(reason);
+                self.end_event(false, output_limit)?;
+                let reason =
+                    if let StreamProgress::Finished(reason) = &self.progress { Some(reason.clone()) } else { None };
+                self.progress = StreamProgress::Done(reason);
             }
             _ => match json::read(data) {
-                Some(value) => self.event(&value, data, speech)?,
+                Some(value) => self.event(&value, data, output_limit)?,
                 None => {
                     if self.events.data.len() + data.len() > LINE_BYTES_MAX {
                         self.events.data.clear();
@@ -251,12 +256,12 @@ impl<'a> Stream<'a> {
     }
 
     /// An empty line: what could not be read line by line may be an event when it is joined. Whether there was any.
-    fn end_event(&mut self, is_cut: bool, speech: &mut OutputLimit<'_>) -> Result<bool, Failure> {
+    fn end_event(&mut self, is_cut: bool, output_limit: &mut OutputLimit<'_>) -> Result<bool, ResponderError> {
         let data = std::mem::take(&mut self.events.data);
         let has_data = !data.is_empty();
         if has_data {
             match json::read(&data) {
-                Some(value) => self.event(&value, &data, speech)?,
+                Some(value) => self.event(&value, &data, output_limit)?,
                 None if self.events.name == "error" => return Err(self.error(&String::from_utf8_lossy(&data))),
                 None if is_cut => {}
                 None => {
@@ -269,8 +274,8 @@ impl<'a> Stream<'a> {
         Ok(has_data)
     }
 
-    fn event(&mut self, value: &Value, bytes: &[u8], speech: &mut OutputLimit<'_>) -> Result<(), Failure> {
-        let event = Event::read(&self.events.name, value, speech.has_text());
+    fn event(&mut self, value: &Value, bytes: &[u8], output_limit: &mut OutputLimit<'_>) -> Result<(), ResponderError> {
+        let event = Event::read(&self.events.name, value, output_limit.has_text());
         match event.is_known {
             true => self.odd.is_known = true,
             false => self.odd.see(bytes),
@@ -278,13 +283,13 @@ impl<'a> Stream<'a> {
         let text = self.halves.join(&event.text);
         if !text.is_empty() {
             self.is_talkative |= self.is_whole();
-            speech.say(&text)?;
+            output_limit.say(&text)?;
         }
         if let Some(error) = event.error {
             return Err(self.error(&error));
         }
         if let Some(reason) = event.reason {
-            self.progress = Progress::Finished(reason);
+            self.progress = StreamProgress::Finished(reason);
         }
         if let (Some(model), false) = (event.model, self.metadata.contains_key("model")) {
             self.metadata.insert("model".into(), model.into());
@@ -296,17 +301,17 @@ impl<'a> Stream<'a> {
     }
 
     /// The failure of an answer whose bytes end too early.
-    fn no_end(&self) -> Failure {
+    fn no_end(&self) -> ResponderError {
         match &self.odd.first {
             Some(odd) if !self.odd.is_known => no_answer(odd, self.quoter),
-            _ if self.form == Form::Unknown => {
+            _ if self.form == BodyForm::Unknown => {
                 failed(self.quoter.with_place("the model's server sent an empty answer"))
             }
             _ => failed("the model's server ended the answer in the middle".to_owned()),
         }
     }
 
-    fn error(&self, words: &str) -> Failure {
+    fn error(&self, words: &str) -> ResponderError {
         failed(broken_off(words, self.quoter))
     }
 }
@@ -328,20 +333,20 @@ impl Odd {
 }
 
 /// What was read of bytes in lines.
-struct Lines {
+struct LineRange {
     /// Where the first line begins that is not complete.
     from: usize,
     /// Whether there was an event among them.
     has_events: bool,
 }
 
-fn no_answer(bytes: &[u8], quoter: Quoter<'_>) -> Failure {
+fn no_answer(bytes: &[u8], quoter: Quoter<'_>) -> ResponderError {
     let excerpt = quoter.quote(&String::from_utf8_lossy(bytes));
     failed(quoter.with_place(&format!("the model's server sent something that is no answer: {excerpt}")))
 }
 
-fn failed(why: String) -> Failure {
-    Failure::Failed(why)
+fn failed(why: String) -> ResponderError {
+    ResponderError::Failed(why)
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ fn answers(manner: Manner) -> Heard {
 
 fn failed(heard: &Heard) -> &str {
     match &heard.end {
-        Err(Failure::Failed(why)) => {
+        Err(ResponderError::Failed(why)) => {
             assert!(!why.contains("hunter2"), "{why}");
             why
         }
@@ -255,7 +255,7 @@ fn an_unreachable_server_is_told_and_asked_once_it_is_back() {
     short.until = Instant::now() + Duration::from_secs(20);
     // Where nobody answers for names it takes longer than there is time.
     let heard = ask(&nobody, &short);
-    assert!(heard.end == Err(Failure::Late) || failed(&heard).contains("cannot be reached"), "{heard:?}");
+    assert!(heard.end == Err(ResponderError::Late) || failed(&heard).contains("cannot be reached"), "{heard:?}");
 }
 
 #[test]
@@ -333,13 +333,13 @@ fn a_stop_is_heard_wherever_an_answer_hangs() {
     for (place, url, _upstream) in hanging() {
         let (asked, after) = asked_at(place);
         let heard = ask_and_stop(&OpenAi::new(&config(&url)), &asked, Some(after));
-        assert_eq!(heard.end, Err(Failure::Stopped), "{place}");
+        assert_eq!(heard.end, Err(ResponderError::Stopped), "{place}");
         assert!(heard.took < STOP_TIMEOUT, "{place}: {:?}", heard.took);
     }
     let stopped = question(&[("user", "hi")]);
     stopped.stop.set();
     let upstream = Upstream::new(vec![send(stream("x"))]);
-    assert_eq!(ask(&OpenAi::new(&upstream.config()), &stopped).end, Err(Failure::Stopped));
+    assert_eq!(ask(&OpenAi::new(&upstream.config()), &stopped).end, Err(ResponderError::Stopped));
     assert_eq!(upstream.requests().len(), 0);
 }
 
@@ -352,7 +352,7 @@ fn a_stop_in_the_answer_is_heard_and_the_server_sees_it() {
     });
     let upstream = Upstream::new(vec![manner]);
     let heard = ask_and_stop(&OpenAi::new(&upstream.config()), &question(&[("user", "hi")]), None);
-    assert_eq!((heard.text.as_str(), heard.end), ("half", Err(Failure::Stopped)));
+    assert_eq!((heard.text.as_str(), heard.end), ("half", Err(ResponderError::Stopped)));
     assert!(heard.took < STOP_TIMEOUT, "{:?}", heard.took);
     // Its connection was closed, so it need not go on.
     told.recv_timeout(crate::responder::testing::WAIT_TIMEOUT).unwrap();
@@ -379,7 +379,7 @@ fn over_tls_only_trusted_servers_answer_and_a_stop_is_heard() {
     assert!(failed(&heard).contains("did not answer the request: invalid peer certificate"), "{heard:?}");
     let half = Encrypted::new(&identity, &format!("{STREAM}{}", event("half")));
     let heard = ask_and_stop(&ask_at(&half, "127.0.0.1"), &question(&[("user", "hi")]), None);
-    assert_eq!((heard.text.as_str(), heard.end), ("half", Err(Failure::Stopped)));
+    assert_eq!((heard.text.as_str(), heard.end), ("half", Err(ResponderError::Stopped)));
     assert!(heard.took < STOP_TIMEOUT, "{:?}", heard.took);
 }
 
@@ -392,7 +392,7 @@ fn the_deadline_is_heard_wherever_an_answer_hangs() {
         let (mut asked, after) = asked_at(place);
         asked.until = Instant::now() + after;
         let heard = ask(&OpenAi::new(&config(&url)), &asked);
-        assert_eq!(heard.end, Err(Failure::Late), "{place}");
+        assert_eq!(heard.end, Err(ResponderError::Late), "{place}");
         assert!(heard.took < after + STOP_TIMEOUT, "{place}: {:?}", heard.took);
     }
 }

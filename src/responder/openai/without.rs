@@ -2,7 +2,7 @@
 //! configuration refuses it first.
 
 use crate::config::OpenAiConfig;
-use crate::responder::{Answer, Failure, Question, Responder};
+use crate::responder::{Answer, Question, Responder, ResponderError};
 
 /// See [`super::OpenAi`].
 #[derive(Debug)]
@@ -17,7 +17,7 @@ impl OpenAi {
 }
 
 impl Responder for OpenAi {
-    fn answer(&self, _: &Question, _: &mut dyn FnMut(&str)) -> Result<Answer, Failure> {
-        Err(Failure::Failed("this build was made without the cargo feature `openai`".into()))
+    fn answer(&self, _: &Question, _: &mut dyn FnMut(&str)) -> Result<Answer, ResponderError> {
+        Err(ResponderError::Failed("this build was made without the cargo feature `openai`".into()))
     }
 }

@@ -6,31 +6,31 @@ use crate::config::Timeouts;
 use crate::logging::Throttle;
 use crate::server::RequestIds;
 use crate::server::guard::Guard;
-use crate::server::input::Input;
+use crate::server::input::RequestReader;
 use crate::server::output::ResponseWriter;
 use crate::server::reply::Date;
-use crate::server::table::{Slot, Table};
-use crate::server::websocket::Pool;
+use crate::server::table::{ConnectionSlot, ConnectionTable};
+use crate::server::websocket::SocketPool;
 
 /// What all connections of a listener share.
 pub(in crate::server) struct ListenerState<S> {
     pub(in crate::server) service: Arc<S>,
     pub(in crate::server) guard: Guard,
-    pub(in crate::server) table: Arc<Table>,
+    pub(in crate::server) table: Arc<ConnectionTable>,
     pub(in crate::server) ids: RequestIds,
     pub(in crate::server) body_bytes_max: usize,
     pub(in crate::server) timeouts: Timeouts,
     /// Limits the log lines about requests of web pages and with foreign names, which anyone may send.
     pub(in crate::server) foreign: Throttle,
     /// `None`: none are served.
-    pub(in crate::server) websockets: Option<Arc<Pool>>,
+    pub(in crate::server) websockets: Option<Arc<SocketPool>>,
 }
 
 /// One connection.
 pub(super) struct Connection<'a, S> {
     pub(super) shared: &'a ListenerState<S>,
-    pub(super) slot: &'a Slot,
-    pub(super) input: Input<'a>,
+    pub(super) slot: &'a ConnectionSlot,
+    pub(super) input: RequestReader<'a>,
     /// The body of the current request.
     pub(super) body: Vec<u8>,
     pub(super) date: Date,
@@ -44,7 +44,7 @@ impl<'a, S> Connection<'a, S> {
 
 /// What happens to the connection after a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Next {
+pub(super) enum NextStep {
     Request,
     /// The client is gone: close at once.
     Close,

@@ -10,10 +10,10 @@ use tiny_http::{Header, StatusCode};
 use crate::api::{Joining, Problem, Service, Transport};
 use crate::permit::Permit;
 
-use super::super::http1::Request;
-use super::super::reply::{self, Exchange, Length};
-use super::super::websocket::{Pool, handshake};
-use super::state::{Connection, Next};
+use super::super::http1::ParsedRequest;
+use super::super::reply::{self, Length, RequestContext};
+use super::super::websocket::{SocketPool, handshake};
+use super::state::{Connection, NextStep};
 
 /// `Retry-After` at the limit of WebSockets, in seconds.
 const RETRY_AFTER_SECONDS: u32 = 5;
@@ -28,23 +28,33 @@ struct Admitted {
 
 impl<'a, S: Service> Connection<'a, S> {
     /// Turns the connection into a WebSocket, or answers why not.
-    pub(super) fn upgrade(&mut self, pool: &Pool, exchange: Exchange<'a>, request: &Request) -> Next {
-        match self.admit(pool, &exchange, request) {
+    pub(super) fn upgrade(
+        &mut self,
+        pool: &SocketPool,
+        context: RequestContext<'a>,
+        request: &ParsedRequest,
+    ) -> NextStep {
+        match self.admit(pool, &context, request) {
             Ok(admitted) => {
                 // If this fails, the client is gone or no descriptor is left: no answer is possible.
-                let _ = self.hand_over(pool, &exchange, admitted);
-                Next::Close
+                let _ = self.hand_over(pool, &context, admitted);
+                NextStep::Close
             }
             Err(problem) => {
-                let reply = exchange.refusal(&problem);
-                self.answer_unread(exchange, request.framing, reply)
+                let reply = context.refusal(&problem);
+                self.answer_unread(context, request.framing, reply)
             }
         }
     }
 
-    fn admit(&self, pool: &Pool, exchange: &Exchange<'_>, request: &Request) -> Result<Admitted, Problem> {
+    fn admit(
+        &self,
+        pool: &SocketPool,
+        context: &RequestContext<'_>,
+        request: &ParsedRequest,
+    ) -> Result<Admitted, Problem> {
         let headers = handshake::check(request)?;
-        let joining = pool.sockets.join(&request.head(Transport::Tcp, &exchange.request_id))?;
+        let joining = pool.sockets.join(&request.head(Transport::Tcp, &context.request_id))?;
         let refused = |code, detail| Problem::unavailable(code, detail, RETRY_AFTER_SECONDS);
         if self.shared.table.is_stopping() {
             return Err(refused("stopping", "the server is stopping"));
@@ -54,9 +64,9 @@ impl<'a, S: Service> Connection<'a, S> {
         Ok(Admitted { headers, joining, permit })
     }
 
-    fn hand_over(&mut self, pool: &Pool, exchange: &Exchange<'_>, admitted: Admitted) -> io::Result<()> {
+    fn hand_over(&mut self, pool: &SocketPool, context: &RequestContext<'_>, admitted: Admitted) -> io::Result<()> {
         let stream = self.slot.stream.try_clone()?;
-        let head = reply::head(&mut self.date, StatusCode(101), &admitted.headers, Length::Known(0), exchange);
+        let head = reply::head(&mut self.date, StatusCode(101), &admitted.headers, Length::Known(0), context);
         self.wire().send(&head, &[])?;
         stream.set_nonblocking(true)?;
         pool.adopt(stream, self.input.unread().to_vec(), admitted.joining, admitted.permit);

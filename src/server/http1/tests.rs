@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn understand(head: &str) -> Result<(Request, Option<String>), u16> {
+fn understand(head: &str) -> Result<(ParsedRequest, Option<String>), u16> {
     let bytes = head.as_bytes();
     let (start, end) = Scan::default().advance(bytes).map_err(|p| p.status)?.ok_or(0_u16)?;
     let (request, asked) = parse(&bytes[start..end], &mut None).map_err(|p| p.status)?;

@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use tiny_http::{HTTPVersion, Header, Method, Request, Response};
 
-use crate::api::{Client, Problem, Reply, Service, Stream, Transport, header};
+use crate::api::{Problem, Reply, Service, Stream, StreamClient, Transport, header};
 use crate::server::chunked::too_large;
 use crate::server::http1::{self, Framing, is_sane_id, malformed};
-use crate::server::reply::{self, Date, Exchange};
+use crate::server::reply::{self, Date, RequestContext};
 use crate::server::{RequestIds, guarded};
 
 /// A refused body up to this length is read and dropped, so that its connection goes on, in bytes.
@@ -28,20 +28,20 @@ pub(super) struct Handler<S> {
 impl<S: Service> Handler<S> {
     /// Serves a request to its end. Waits for its client while that does not read or send.
     pub(super) fn serve(&self, mut request: Request) {
-        let exchange = self.exchange(&request);
-        let reply = self.reply(&exchange, &mut request).unwrap_or_else(|reply| {
+        let context = self.context(&request);
+        let reply = self.reply(&context, &mut request).unwrap_or_else(|reply| {
             drain(&mut request);
             reply
         });
-        answer(request, &exchange, reply);
+        answer(request, &context, reply);
     }
 
     /// Answers a request with a problem.
     pub(super) fn refuse(&self, mut request: Request, problem: &Problem) {
-        let exchange = self.exchange(&request);
+        let context = self.context(&request);
         drain(&mut request);
-        let reply = exchange.refusal(problem);
-        answer(request, &exchange, reply);
+        let reply = context.refusal(problem);
+        answer(request, &context, reply);
     }
 
     /// Whether the request asks for the server's health, without a body to wait for.
@@ -51,11 +51,11 @@ impl<S: Service> Handler<S> {
         !has_body && self.service.is_probe(path)
     }
 
-    fn exchange(&self, request: &Request) -> Exchange<'static> {
+    fn context(&self, request: &Request) -> RequestContext<'static> {
         let sent = request.headers().iter().find(|h| h.field.equiv("X-Request-ID")).map(|h| h.value.as_str());
         let request_id = sent.filter(|id| is_sane_id(id.as_bytes())).map(str::to_owned);
         let is_http11 = *request.http_version() >= HTTPVersion(1, 1);
-        Exchange {
+        RequestContext {
             request_id: request_id.unwrap_or_else(|| self.ids.next()),
             origin: None,
             is_head: *request.method() == Method::Head,
@@ -66,17 +66,17 @@ impl<S: Service> Handler<S> {
     }
 
     /// Asks the service. `Err`: the reply to a request whose body was not read.
-    fn reply(&self, exchange: &Exchange<'_>, request: &mut Request) -> Result<Reply, Reply> {
-        let refusal = |problem: Problem| exchange.refusal(&problem);
-        let parsed = parse(request, exchange.is_http11).map_err(refusal)?;
-        let head = parsed.head(Transport::Local, &exchange.request_id);
-        let route = guarded(&exchange.request_id, || self.service.admit(&head)).map_err(refusal)??;
+    fn reply(&self, context: &RequestContext<'_>, request: &mut Request) -> Result<Reply, Reply> {
+        let refusal = |problem: Problem| context.refusal(&problem);
+        let parsed = parse(request, context.is_http11).map_err(refusal)?;
+        let head = parsed.head(Transport::Local, &context.request_id);
+        let route = guarded(&context.request_id, || self.service.admit(&head)).map_err(refusal)??;
         let body = match self.read_body(request, parsed.framing) {
             // Where such a body ends nobody knows: whoever read on would wait for its client.
             Err(problem) if problem.status == 400 => return Ok(refusal(problem)),
             body => body.map_err(refusal)?,
         };
-        Ok(guarded(&exchange.request_id, || self.service.handle(&head, route, &body)).unwrap_or_else(refusal))
+        Ok(guarded(&context.request_id, || self.service.handle(&head, route, &body)).unwrap_or_else(refusal))
     }
 
     fn read_body(&self, request: &mut Request, framing: Framing) -> Result<Vec<u8>, Problem> {
@@ -103,12 +103,12 @@ impl<S: Service> Handler<S> {
 
 /// Parses a request by the rules of the TCP listener; tiny_http takes an invalid length for none, the first of several
 /// lengths, and every coding for chunks.
-fn parse(request: &Request, is_http11: bool) -> Result<http1::Request, Problem> {
+fn parse(request: &Request, is_http11: bool) -> Result<http1::ParsedRequest, Problem> {
     if !request.url().starts_with('/') {
         return Err(malformed("a request target is a path"));
     }
     let (method, target) = (request.method().clone(), request.url().to_owned());
-    let parsed = http1::Request::new(method, target, request.headers().to_vec(), is_http11)?;
+    let parsed = http1::ParsedRequest::new(method, target, request.headers().to_vec(), is_http11)?;
     if upgrades(&parsed.headers) && parsed.framing == Framing::Chunked {
         // tiny_http hands such a body over undecoded.
         return Err(malformed("a request that asks for an upgrade has no chunks"));
@@ -135,32 +135,32 @@ fn drain(request: &mut Request) {
     }
 }
 
-fn answer(request: Request, exchange: &Exchange<'_>, reply: Reply) {
+fn answer(request: Request, context: &RequestContext<'_>, reply: Reply) {
     let written = match reply {
-        Reply::Full(response) => respond(request, exchange, response),
-        Reply::Stream(Stream { length: None, .. }) if !exchange.is_http11 && has_field(&request, "Connection") => {
+        Reply::Full(response) => respond(request, context, response),
+        Reply::Stream(Stream { length: None, .. }) if !context.is_http11 && has_field(&request, "Connection") => {
             // tiny_http may keep the connection, and then nothing would end the stream.
             let detail = "a stream on a kept HTTP/1.0 connection has no end; use HTTP/1.1";
-            let Reply::Full(response) = exchange.refusal(&Problem::new(505, "http_version", detail)) else { return };
-            respond(request, exchange, response)
+            let Reply::Full(response) = context.refusal(&Problem::new(505, "http_version", detail)) else { return };
+            respond(request, context, response)
         }
         Reply::Stream(stream) => {
             // Framed here: tiny_http would keep 8 KiB back.
             let mut client = Unseen(request.into_writer());
-            reply::stream(&mut client, &mut Date::default(), stream, exchange).inspect_err(|_| {
+            reply::stream(&mut client, &mut Date::default(), stream, context).inspect_err(|_| {
                 // The connection cannot be cut, so the stream ends with an invalid chunk.
                 let _ = client.write_all(b"!\r\n").and_then(|()| client.flush());
             })
         }
     };
     if let Err(fault) = written {
-        log::debug!("request {}: its reply was cut: {fault}", exchange.request_id);
+        log::debug!("request {}: its reply was cut: {fault}", context.request_id);
     }
 }
 
 /// tiny_http writes before it drops an unread body, which a client that waits for `100 Continue` never sends.
-fn respond(request: Request, exchange: &Exchange<'_>, mut response: Response<Cursor<Vec<u8>>>) -> io::Result<()> {
-    response.add_header(header("X-Request-ID", &exchange.request_id));
+fn respond(request: Request, context: &RequestContext<'_>, mut response: Response<Cursor<Vec<u8>>>) -> io::Result<()> {
+    response.add_header(header("X-Request-ID", &context.request_id));
     response.add_header(header("X-Content-Type-Options", "nosniff"));
     request.respond(response.with_chunked_threshold(usize::MAX))
 }
@@ -182,4 +182,4 @@ impl Write for Unseen {
     }
 }
 
-impl Client for Unseen {}
+impl StreamClient for Unseen {}

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use tempfile::TempDir;
 
 use super::*;
-use crate::server::testing::{Client, Odd, eventually};
+use crate::server::testing::{Odd, StreamClient, eventually};
 
 struct Fixture {
     local: Local,
@@ -26,10 +26,10 @@ fn serve() -> Fixture {
 }
 
 impl Fixture {
-    fn client(&self, bytes: impl AsRef<[u8]>) -> Client<UnixStream> {
+    fn client(&self, bytes: impl AsRef<[u8]>) -> StreamClient<UnixStream> {
         let stream = UnixStream::connect(&self.path).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        let mut client = Client { stream, bytes: Vec::new() };
+        let mut client = StreamClient { stream, bytes: Vec::new() };
         client.send(bytes);
         client
     }
@@ -43,7 +43,7 @@ impl Fixture {
     }
 
     /// Fills that many of the requests served at once, with requests that wait.
-    fn wait(&self, requests: usize) -> Vec<Client<UnixStream>> {
+    fn wait(&self, requests: usize) -> Vec<StreamClient<UnixStream>> {
         let mut waiting = Vec::new();
         for _ in 0..requests {
             // One after the other: tiny_http may queue the connections of a burst behind busy ones.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{chunked, post, serve, serve_with};
 use crate::config::{Secret, ServerConfig};
-use crate::server::tcp::{Connections, StartError, start};
+use crate::server::tcp::{Connections, ListenError, start};
 use crate::server::testing::{Odd, config};
 
 #[test]
@@ -121,13 +121,13 @@ fn the_guard_stands_before_everything() {
 fn an_open_listener_without_a_token_does_not_start() {
     let open = ServerConfig { listen: "0.0.0.0:0".into(), ..config() };
     let fault = start(&open, Connections::at_most(4), Arc::new(Odd::default()), None).err().unwrap();
-    assert!(matches!(fault, StartError::Open { .. }));
+    assert!(matches!(fault, ListenError::Open { .. }));
     assert!(fault.to_string().contains("server.allow_open_listen: true"), "{fault}");
     drop(serve_with(&ServerConfig { allow_open_listen: true, ..open.clone() }, 4));
     drop(serve_with(&ServerConfig { auth_token: Some(Secret::new("t")), ..open.clone() }, 4));
     let wrong = ServerConfig { listen: "nonsense".into(), ..config() };
     assert!(matches!(
         start(&wrong, Connections::at_most(4), Arc::new(Odd::default()), None),
-        Err(StartError::Address { .. })
+        Err(ListenError::Address { .. })
     ));
 }

@@ -74,7 +74,7 @@ struct Frame {
 }
 
 /// Reads one client's bytes, in pieces of any size.
-pub(super) struct Decoder {
+pub(super) struct FrameDecoder {
     message_bytes_max: usize,
     /// The first bytes of an unfinished header.
     header: [u8; MASKED_HEADER_BYTES_MAX],
@@ -89,7 +89,7 @@ pub(super) struct Decoder {
     control: Vec<u8>,
 }
 
-impl Decoder {
+impl FrameDecoder {
     pub(super) fn new(message_bytes_max: usize) -> Self {
         Self {
             message_bytes_max,

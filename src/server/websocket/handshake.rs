@@ -11,7 +11,7 @@ use tiny_http::{Header, Method};
 
 use crate::api::{Problem, header};
 
-use super::super::http1::{Framing, Once, Request};
+use super::super::http1::{Framing, Once, ParsedRequest};
 
 /// Hashed together with the client's key (RFC 6455, 1.3).
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -25,7 +25,7 @@ const TOKEN_PREFIX: &str = "chatkeep.token.";
 ///
 /// # Errors
 /// The problem to answer with. The same request fails again.
-pub(in crate::server) fn check(request: &Request) -> Result<Vec<Header>, Problem> {
+pub(in crate::server) fn check(request: &ParsedRequest) -> Result<Vec<Header>, Problem> {
     let wrong = |detail| Err(Problem::new(400, "bad_handshake", detail));
     if !names(request, "Upgrade", "websocket") {
         return Err(Problem::new(426, "websocket_only", "this resource is a WebSocket"));
@@ -63,18 +63,18 @@ pub(in crate::server) fn token_of(offered: Once<'_>) -> Option<Vec<u8>> {
 
 /// The subprotocol to name in the 101: a browser that offered some fails the connection if none is named. [`PROTOCOL`]
 /// if it was offered, so that the token is not repeated; else the one that carries the token.
-fn protocol(request: &Request) -> Option<&str> {
+fn protocol(request: &ParsedRequest) -> Option<&str> {
     let offered: Vec<&str> =
         values(request, "Sec-WebSocket-Protocol").flat_map(|value| value.split(',').map(str::trim)).collect();
     let ours = offered.iter().find(|name| **name == PROTOCOL);
     ours.or_else(|| offered.iter().find(|name| name.starts_with(TOKEN_PREFIX))).copied()
 }
 
-fn values<'r>(request: &'r Request, name: &'static str) -> impl Iterator<Item = &'r str> {
+fn values<'r>(request: &'r ParsedRequest, name: &'static str) -> impl Iterator<Item = &'r str> {
     request.headers.iter().filter(move |field| field.field.equiv(name)).map(|field| field.value.as_str().trim())
 }
 
 /// Whether the list in `field` contains `option`.
-fn names(request: &Request, field: &'static str, option: &str) -> bool {
+fn names(request: &ParsedRequest, field: &'static str, option: &str) -> bool {
     values(request, field).flat_map(|value| value.split(',')).any(|name| name.trim().eq_ignore_ascii_case(option))
 }

@@ -21,15 +21,15 @@ use crate::permit::Permit;
 pub(super) const WAKE: Token = Token(usize::MAX);
 
 /// The mail of one socket thread, and its waker.
-pub(super) struct Mailbox {
-    mail: Mutex<Mail>,
+pub(super) struct ThreadMailbox {
+    mail: Mutex<ThreadMail>,
     waker: Waker,
     is_asleep: AtomicBool,
 }
 
 /// Mail for a socket thread.
 #[derive(Default)]
-pub(super) struct Mail {
+pub(super) struct ThreadMail {
     pub(super) arrivals: Vec<Arrival>,
     /// The server stops: every socket must be closed by then.
     pub(super) stop_by: Option<Instant>,
@@ -45,7 +45,7 @@ pub(super) struct Arrival {
     pub(super) permits: [Permit; 2],
 }
 
-impl Wake for Mailbox {
+impl Wake for ThreadMailbox {
     fn wake(&self) {
         if self.is_asleep.load(Ordering::SeqCst) && self.is_asleep.swap(false, Ordering::SeqCst) {
             // It can only fail when the poll is gone.
@@ -54,8 +54,8 @@ impl Wake for Mailbox {
     }
 }
 
-impl Mailbox {
-    fn mail(&self) -> MutexGuard<'_, Mail> {
+impl ThreadMailbox {
+    fn mail(&self) -> MutexGuard<'_, ThreadMail> {
         self.mail.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -79,7 +79,7 @@ impl Mailbox {
         !mail.arrivals.is_empty() || mail.stop_by.is_some()
     }
 
-    pub(super) fn take(&self) -> Mail {
+    pub(super) fn take(&self) -> ThreadMail {
         std::mem::take(&mut *self.mail())
     }
 }
@@ -88,8 +88,8 @@ impl Mailbox {
 ///
 /// # Errors
 /// The process has no descriptor left. None stays open; a retry may succeed once others are closed.
-pub(super) fn prepare() -> io::Result<(Poll, Arc<Mailbox>)> {
+pub(super) fn prepare() -> io::Result<(Poll, Arc<ThreadMailbox>)> {
     let poll = Poll::new()?;
     let waker = Waker::new(poll.registry(), WAKE)?;
-    Ok((poll, Arc::new(Mailbox { mail: Mutex::default(), waker, is_asleep: AtomicBool::new(false) })))
+    Ok((poll, Arc::new(ThreadMailbox { mail: Mutex::default(), waker, is_asleep: AtomicBool::new(false) })))
 }

@@ -22,10 +22,10 @@ use mio::{Events, Interest, Poll, Token};
 use crate::api::{Outbox as _, SocketHandler, SocketId};
 
 use super::frames::{self, Heard};
-use super::mailbox::{Arrival, Mailbox, WAKE};
-use super::send_queue::Outgoing;
-use super::socket::{Phase, Socket};
-use super::table::Table;
+use super::mailbox::{Arrival, ThreadMailbox, WAKE};
+use super::send_queue::QueuedFrame;
+use super::socket::{Socket, SocketPhase};
+use super::table::SocketTable;
 
 /// Events of one poll.
 const EVENTS: usize = 512;
@@ -44,25 +44,30 @@ const STOP_POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// One socket thread, `ws-{n}`.
 pub(super) struct Thread {
     poll: Poll,
-    mailbox: Arc<Mailbox>,
+    mailbox: Arc<ThreadMailbox>,
     handler: Box<dyn SocketHandler>,
-    table: Table,
+    table: SocketTable,
     /// Sockets that may have more to be read.
     again: Vec<SocketId>,
     buffer: Vec<u8>,
-    stop: Option<Stop>,
+    stop: Option<StopDeadlines>,
 }
 
 /// The times of a stop.
 #[derive(Clone, Copy)]
-struct Stop {
+struct StopDeadlines {
     deadline: Instant,
     /// Until then a socket may wait for its answer.
     patient_until: Instant,
 }
 
 impl Thread {
-    pub(super) fn new(poll: Poll, mailbox: Arc<Mailbox>, handler: Box<dyn SocketHandler>, table: Table) -> Self {
+    pub(super) fn new(
+        poll: Poll,
+        mailbox: Arc<ThreadMailbox>,
+        handler: Box<dyn SocketHandler>,
+        table: SocketTable,
+    ) -> Self {
         Self { poll, mailbox, handler, table, again: Vec::new(), buffer: vec![0; READ_BYTES], stop: None }
     }
 
@@ -87,7 +92,7 @@ impl Thread {
             self.look_at_due(Instant::now());
             if let (None, Some(deadline)) = (self.stop, mail.stop_by) {
                 let left = deadline.saturating_duration_since(Instant::now());
-                self.stop = Some(Stop { deadline, patient_until: deadline - STOP_MARGIN.min(left / 8) });
+                self.stop = Some(StopDeadlines { deadline, patient_until: deadline - STOP_MARGIN.min(left / 8) });
             }
             if let Some(stop) = self.stop {
                 self.take_leave(stop);
@@ -161,7 +166,9 @@ impl Thread {
     /// Reads once. `true`: there may be more.
     fn read_into(&mut self, buffer: &mut [u8], id: SocketId) -> bool {
         for _ in 0..READS_AT_ONCE {
-            let Some(socket) = self.table.get(id).filter(|socket| socket.phase != Phase::Gone) else { return false };
+            let Some(socket) = self.table.get(id).filter(|socket| socket.phase != SocketPhase::Gone) else {
+                return false;
+            };
             match socket.read(buffer) {
                 Ok(0) => return false,
                 Ok(read) => {
@@ -182,7 +189,7 @@ impl Thread {
 
     /// Decodes a client's bytes and handles each whole message.
     fn hear(&mut self, id: SocketId, mut bytes: &[u8]) {
-        while let Some(socket) = self.table.get(id).filter(|socket| socket.phase == Phase::Open) {
+        while let Some(socket) = self.table.get(id).filter(|socket| socket.phase == SocketPhase::Open) {
             match socket.take(&mut bytes) {
                 Ok(None) => {
                     if !self.table.note_unfinished(id, Instant::now()) {
@@ -203,11 +210,11 @@ impl Thread {
     }
 
     fn answer(&mut self, id: SocketId, frame: Vec<u8>) {
-        self.table.queue(id, Outgoing::Control(frame));
+        self.table.queue(id, QueuedFrame::Control(frame));
     }
 
     /// Calls the handler about one socket, or about all; a panic closes them.
-    fn guarded(&mut self, about: Option<SocketId>, call: impl FnOnce(&mut dyn SocketHandler, &mut Table)) {
+    fn guarded(&mut self, about: Option<SocketId>, call: impl FnOnce(&mut dyn SocketHandler, &mut SocketTable)) {
         let (handler, table) = (&mut *self.handler, &mut self.table);
         if catch_unwind(AssertUnwindSafe(|| call(handler, table))).is_err() {
             let ids = about.map_or_else(|| table.ids(), |id| vec![id]);
@@ -229,7 +236,7 @@ impl Thread {
     fn look_at(&mut self, id: SocketId, now: Instant) {
         let (heartbeat, idle_timeout) = (self.table.config.heartbeat, self.table.config.idle_timeout);
         let Some(socket) = self.table.get(id) else { return };
-        if socket.phase != Phase::Open {
+        if socket.phase != SocketPhase::Open {
             self.table.give_up(id);
         } else if socket.whole_by.is_some_and(|at| at <= now) {
             self.table.close_with(id, Some(1008), "the message took too long");
@@ -246,7 +253,7 @@ impl Thread {
 
     /// Closes the sockets because the server stops: at once, or after the answer that they wait for, or when time is
     /// nearly up.
-    fn take_leave(&mut self, stop: Stop) {
+    fn take_leave(&mut self, stop: StopDeadlines) {
         let now = Instant::now();
         let wait = LEAVE_TIMEOUT_AT_STOP.min(stop.deadline.saturating_duration_since(now));
         for id in self.table.ids() {
@@ -270,19 +277,19 @@ impl Thread {
         let Some(socket) = self.table.get(id) else { return };
         socket.is_listed = false;
         let before = socket.waiting();
-        if socket.phase != Phase::Gone && socket.write().is_err() {
-            socket.phase = Phase::Gone;
+        if socket.phase != SocketPhase::Gone && socket.write().is_err() {
+            socket.phase = SocketPhase::Gone;
         }
         let (phase, waiting) = (socket.phase, socket.waiting());
-        if phase != Phase::Open && std::mem::take(&mut socket.is_known) {
+        if phase != SocketPhase::Open && std::mem::take(&mut socket.is_known) {
             self.guarded(Some(id), |handler, _| handler.closed(id));
         }
         match phase {
-            Phase::Gone => self.drop_socket(id),
-            Phase::Open if before > 0 && waiting == 0 => {
+            SocketPhase::Gone => self.drop_socket(id),
+            SocketPhase::Open if before > 0 && waiting == 0 => {
                 self.guarded(Some(id), |handler, table| handler.drained(id, table));
             }
-            Phase::Leaving(_) | Phase::Open => {}
+            SocketPhase::Leaving(_) | SocketPhase::Open => {}
         }
     }
 

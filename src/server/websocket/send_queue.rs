@@ -22,12 +22,12 @@ const FREE_BYTES: usize = 4 * 1024;
 const KEPT_QUEUE: usize = 4;
 
 /// A frame that waits to be sent.
-pub(super) enum Outgoing {
+pub(super) enum QueuedFrame {
     Message(Header, SharedBytes),
     Control(Vec<u8>),
 }
 
-impl Outgoing {
+impl QueuedFrame {
     pub(super) fn message(payload: Payload, message: &SharedBytes) -> Self {
         Self::Message(Header::message(payload, message.len()), message.clone())
     }
@@ -47,7 +47,7 @@ impl Outgoing {
 /// Frames in the order in which they are sent.
 #[derive(Default)]
 pub(super) struct SendQueue {
-    queue: VecDeque<Outgoing>,
+    queue: VecDeque<QueuedFrame>,
     /// Bytes of the first frame that were sent.
     sent: usize,
     waiting: usize,
@@ -59,19 +59,19 @@ impl SendQueue {
         self.waiting
     }
 
-    pub(super) fn has_room(&self, outgoing: &Outgoing, bytes_max: usize) -> bool {
+    pub(super) fn has_room(&self, outgoing: &QueuedFrame, bytes_max: usize) -> bool {
         self.queue.is_empty() || (self.waiting + outgoing.bytes() <= bytes_max && self.queue.len() < QUEUE_MAX)
     }
 
     /// Counts the newest message in the budget of all that waits, unless little waits here. `false`: the budget is used up.
     pub(super) fn count(&self, budget: &Arc<Semaphore>) -> bool {
         match self.queue.back() {
-            Some(Outgoing::Message(_, message)) if self.waiting > FREE_BYTES => message.count(budget),
+            Some(QueuedFrame::Message(_, message)) if self.waiting > FREE_BYTES => message.count(budget),
             _ => true,
         }
     }
 
-    pub(super) fn push(&mut self, outgoing: Outgoing) {
+    pub(super) fn push(&mut self, outgoing: QueuedFrame) {
         self.waiting += outgoing.bytes();
         self.queue.push_back(outgoing);
     }
@@ -101,7 +101,7 @@ impl SendQueue {
     /// Fills `slices` with the bytes that come next; returns how many it filled.
     fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
         let mut skip = self.sent;
-        let parts = self.queue.iter().flat_map(Outgoing::parts).filter_map(|part| {
+        let parts = self.queue.iter().flat_map(QueuedFrame::parts).filter_map(|part| {
             let now = skip.min(part.len());
             skip -= now;
             Some(&part[now..]).filter(|part| !part.is_empty())

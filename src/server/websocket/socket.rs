@@ -16,12 +16,12 @@ use mio::net::TcpStream;
 use crate::config::WebsocketConfig;
 use crate::permit::{Permit, Semaphore};
 
-use super::frames::{self, Decoder, Heard, Violation};
-use super::send_queue::{Outgoing, SendQueue};
+use super::frames::{self, FrameDecoder, Heard, Violation};
+use super::send_queue::{QueuedFrame, SendQueue};
 
 /// The phase of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(super) enum SocketPhase {
     Open,
     /// The close frame is queued; the client has until then to close.
     Leaving(Instant),
@@ -32,8 +32,8 @@ pub(super) enum Phase {
 /// One WebSocket of a thread.
 pub(super) struct Socket {
     pub(super) stream: TcpStream,
-    pub(super) decoder: Decoder,
-    pub(super) phase: Phase,
+    pub(super) decoder: FrameDecoder,
+    pub(super) phase: SocketPhase,
     /// When the last byte arrived.
     pub(super) heard_at: Instant,
     /// When the next heartbeat is due.
@@ -57,8 +57,8 @@ impl Socket {
         let now = Instant::now();
         Self {
             stream,
-            decoder: Decoder::new(config.max_message_bytes),
-            phase: Phase::Open,
+            decoder: FrameDecoder::new(config.max_message_bytes),
+            phase: SocketPhase::Open,
             heard_at: now,
             beat_at: now + config.heartbeat,
             whole_by: None,
@@ -74,9 +74,9 @@ impl Socket {
     /// When it needs attention next; never once it is gone.
     pub(super) fn due(&self) -> Option<Instant> {
         match self.phase {
-            Phase::Open => Some(self.whole_by.map_or(self.beat_at, |at| at.min(self.beat_at))),
-            Phase::Leaving(until) => Some(until),
-            Phase::Gone => None,
+            SocketPhase::Open => Some(self.whole_by.map_or(self.beat_at, |at| at.min(self.beat_at))),
+            SocketPhase::Leaving(until) => Some(until),
+            SocketPhase::Gone => None,
         }
     }
 
@@ -111,8 +111,8 @@ impl Socket {
     }
 
     /// Queues a frame. `false`: too much waits already, for this client or in the `budget` of all.
-    pub(super) fn queue(&mut self, outgoing: Outgoing, bytes_max: usize, budget: &Arc<Semaphore>) -> bool {
-        if self.phase != Phase::Open {
+    pub(super) fn queue(&mut self, outgoing: QueuedFrame, bytes_max: usize, budget: &Arc<Semaphore>) -> bool {
+        if self.phase != SocketPhase::Open {
             return true;
         }
         // The system may take some of it by now.
@@ -126,9 +126,9 @@ impl Socket {
 
     /// Queues a close frame; nothing is queued after it.
     pub(super) fn close(&mut self, code: Option<u16>, reason: &str, until: Instant) {
-        if self.phase == Phase::Open {
-            self.send_queue.push(Outgoing::Control(frames::close(code, reason)));
-            self.phase = Phase::Leaving(until);
+        if self.phase == SocketPhase::Open {
+            self.send_queue.push(QueuedFrame::Control(frames::close(code, reason)));
+            self.phase = SocketPhase::Leaving(until);
         }
     }
 
@@ -138,7 +138,7 @@ impl Socket {
     /// The connection is broken; drop the socket.
     pub(super) fn write(&mut self) -> io::Result<()> {
         self.send_queue.send(&mut self.stream)?;
-        if self.send_queue.waiting() == 0 && matches!(self.phase, Phase::Leaving(_)) {
+        if self.send_queue.waiting() == 0 && matches!(self.phase, SocketPhase::Leaving(_)) {
             // So the client reads to the end and sees that nothing follows.
             let _ = self.stream.shutdown(Shutdown::Write);
         }

@@ -11,14 +11,14 @@ use crate::api::{Outbox, Payload, SharedBytes, SocketCounters, SocketId};
 use crate::config::WebsocketConfig;
 use crate::permit::Semaphore;
 
-use super::send_queue::Outgoing;
-use super::socket::{Phase, Socket};
+use super::send_queue::QueuedFrame;
+use super::socket::{Socket, SocketPhase};
 
 /// How long a client has to answer a close frame.
 pub(super) const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The sockets of a thread.
-pub(super) struct Table {
+pub(super) struct SocketTable {
     sockets: HashMap<SocketId, Socket>,
     next: u64,
     /// Sockets whose queues are to be written.
@@ -33,7 +33,7 @@ pub(super) struct Table {
     budget: Arc<Semaphore>,
 }
 
-impl Table {
+impl SocketTable {
     pub(super) fn new(
         config: WebsocketConfig,
         message_timeout: Duration,
@@ -146,7 +146,7 @@ impl Table {
     }
 
     /// Queues a frame for a socket, which is cut when too much waits for it or for all. `false`: it was not queued.
-    pub(super) fn queue(&mut self, id: SocketId, outgoing: Outgoing) -> bool {
+    pub(super) fn queue(&mut self, id: SocketId, outgoing: QueuedFrame) -> bool {
         let Some(socket) = self.sockets.get_mut(&id) else { return false };
         let is_queued = socket.queue(outgoing, self.config.max_outgoing_bytes, &self.budget);
         if is_queued {
@@ -160,14 +160,14 @@ impl Table {
     /// Marks a socket as gone.
     pub(super) fn give_up(&mut self, id: SocketId) {
         if let Some(socket) = self.get(id) {
-            socket.phase = Phase::Gone;
+            socket.phase = SocketPhase::Gone;
             self.list(id);
         }
     }
 
     /// Drops a client that does not read.
     pub(super) fn cut(&mut self, id: SocketId) {
-        if self.get(id).is_some_and(|socket| socket.phase != Phase::Gone) {
+        if self.get(id).is_some_and(|socket| socket.phase != SocketPhase::Gone) {
             self.counters.cut.fetch_add(1, Ordering::Relaxed);
             self.give_up(id);
         }
@@ -188,9 +188,9 @@ impl Table {
     }
 }
 
-impl Outbox for Table {
+impl Outbox for SocketTable {
     fn send(&mut self, to: SocketId, payload: Payload, message: &SharedBytes) {
-        if self.queue(to, Outgoing::message(payload, message)) {
+        if self.queue(to, QueuedFrame::message(payload, message)) {
             self.counters.messages_out.fetch_add(1, Ordering::Relaxed);
         }
     }

@@ -10,8 +10,8 @@ use tungstenite::Message;
 use tungstenite::protocol::WebSocket;
 
 use crate::api::{
-    Head, Joining, Outbox, Payload, Problem, Reply, Route, Service, SocketCounters, SocketHandler, SocketId, Sockets,
-    Wake,
+    Joining, Outbox, Payload, Problem, Reply, RequestHead, Route, Service, SocketCounters, SocketHandler, SocketId,
+    Sockets, Wake,
 };
 use crate::config::{Config, WebsocketConfig};
 use crate::message::SessionId;
@@ -23,7 +23,7 @@ use crate::server::tcp::{self, Connections, Listening};
 struct Echo;
 
 impl Service for Echo {
-    fn admit(&self, _: &Head<'_>) -> Result<Route, Reply> {
+    fn admit(&self, _: &RequestHead<'_>) -> Result<Route, Reply> {
         Ok(Route::Socket)
     }
 
@@ -31,13 +31,13 @@ impl Service for Echo {
         false
     }
 
-    fn handle(&self, head: &Head<'_>, _: Route, _: &[u8]) -> Reply {
+    fn handle(&self, head: &RequestHead<'_>, _: Route, _: &[u8]) -> Reply {
         Problem::not_found(head.path).reply(head.request_id)
     }
 }
 
 impl Sockets for Echo {
-    fn join(&self, _: &Head<'_>) -> Result<Joining, Problem> {
+    fn join(&self, _: &RequestHead<'_>) -> Result<Joining, Problem> {
         Ok(Joining { session: SessionId::new("echo").unwrap(), after: None })
     }
 

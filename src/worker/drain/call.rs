@@ -11,7 +11,9 @@ use crossbeam_channel::{Receiver, TryRecvError};
 use crate::backoff::Backoff;
 use crate::config::MongoConfig;
 use crate::message::Id;
-use crate::store::{Call, CallError, Calls, Connected, Inserted, Outgoing, Refused, Store, StoreError, StoredErasure};
+use crate::store::{
+    Call, CallError, Calls, Connected, Inserted, OutgoingMessage, Refused, Store, StoreError, StoredErasure,
+};
 
 /// The first pause after a failure.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
@@ -30,12 +32,12 @@ pub enum CallResult {
 }
 
 /// The outcome of a call.
-pub type Answer = Result<CallResult, StoreError>;
+pub type CallReturn = Result<CallResult, StoreError>;
 
 /// The purpose of a call, least important first. After a failure only a success of the same or a more important one
 /// counts as recovery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Task {
+pub(super) enum CallPurpose {
     /// Asks for erasures of other servers.
     RemoteErasures,
     /// Carries out the next pending erasure.
@@ -49,25 +51,25 @@ pub(super) enum Task {
 }
 
 pub(super) struct UnderWay {
-    pub(super) task: Task,
-    pub(super) call: Call<Answer>,
+    pub(super) task: CallPurpose,
+    pub(super) call: Call<CallReturn>,
     pub(super) began: Instant,
     pub(super) deadline: Instant,
 }
 
-pub(super) enum Connection {
+pub(super) enum StoreConnection {
     /// Not made yet.
     Missing,
     /// Under way for longer than a call may take.
-    Slow(Call<Answer>),
+    Slow(Call<CallReturn>),
     /// Open: calls can be made.
     Made,
 }
 
 /// An insert that was given up and has not returned, see `late.rs`.
 pub(super) struct LateInsert {
-    pub(super) call: Call<Answer>,
-    pub(super) messages: Arc<Vec<Outgoing>>,
+    pub(super) call: Call<CallReturn>,
+    pub(super) messages: Arc<Vec<OutgoingMessage>>,
     pub(super) bytes: usize,
     /// The sequence of the last one of them.
     pub(super) last: u64,
@@ -89,7 +91,7 @@ impl LateInsert {
         self.retry_at = Instant::now();
     }
 
-    pub(super) fn outcome(&self) -> &Receiver<Answer> {
+    pub(super) fn outcome(&self) -> &Receiver<CallReturn> {
         self.call.outcome()
     }
 
@@ -115,13 +117,13 @@ pub(super) struct Caller {
     pub(super) timeout: Duration,
     pub(super) under_way: Option<UnderWay>,
     /// An insert that has just been given up: its outcome still counts.
-    pub(super) given_up: Option<Call<Answer>>,
+    pub(super) given_up: Option<Call<CallReturn>>,
     /// Those before, at most one a thread.
     pub(super) late: Vec<LateInsert>,
-    pub(super) connection: Connection,
+    pub(super) connection: StoreConnection,
     pub(super) backoff: Backoff,
     /// The most important task that failed and has not succeeded since.
-    pub(super) failing: Option<Task>,
+    pub(super) failing: Option<CallPurpose>,
 }
 
 impl Caller {
@@ -134,7 +136,7 @@ impl Caller {
             under_way: None,
             given_up: None,
             late: Vec::new(),
-            connection: Connection::Missing,
+            connection: StoreConnection::Missing,
             backoff: Backoff::new(PAUSE_FIRST, config.backoff_max),
             failing: None,
         }
@@ -142,12 +144,12 @@ impl Caller {
 
     /// Whether there is no connection, and none is under way.
     pub(super) fn is_unconnected(&self) -> bool {
-        matches!(self.connection, Connection::Missing)
+        matches!(self.connection, StoreConnection::Missing)
     }
 
     /// Whether a batch is under way.
     pub(super) fn is_inserting(&self) -> bool {
-        self.under_way.as_ref().is_some_and(|under_way| under_way.task == Task::Insert)
+        self.under_way.as_ref().is_some_and(|under_way| under_way.task == CallPurpose::Insert)
     }
 
     /// Begins a call of the store.
@@ -156,8 +158,8 @@ impl Caller {
     /// Why the call was not begun. Nothing was sent; a retry may succeed.
     pub(super) fn begin(
         &mut self,
-        task: Task,
-        call: impl FnOnce(&dyn Store) -> Answer + Send + 'static,
+        task: CallPurpose,
+        call: impl FnOnce(&dyn Store) -> CallReturn + Send + 'static,
     ) -> Result<(), StoreError> {
         let (began, store) = (Instant::now(), Arc::clone(&self.store));
         let call = self.calls.submit(began, move || call(&*store))?;
@@ -166,7 +168,7 @@ impl Caller {
     }
 
     /// The call under way and its outcome, if it ended or took too long: then it is abandoned.
-    pub(super) fn take(&mut self) -> Option<(Task, Duration, Answer)> {
+    pub(super) fn take(&mut self) -> Option<(CallPurpose, Duration, CallReturn)> {
         let under_way = self.under_way.as_ref()?;
         let outcome = under_way.call.outcome().try_recv();
         if outcome == Err(TryRecvError::Empty) && Instant::now() < under_way.deadline {
@@ -174,8 +176,10 @@ impl Caller {
         }
         let UnderWay { task, call, began, .. } = self.under_way.take()?;
         match task {
-            Task::Connect if outcome == Err(TryRecvError::Empty) => self.connection = Connection::Slow(call),
-            Task::Insert if outcome == Err(TryRecvError::Empty) => {
+            CallPurpose::Connect if outcome == Err(TryRecvError::Empty) => {
+                self.connection = StoreConnection::Slow(call)
+            }
+            CallPurpose::Insert if outcome == Err(TryRecvError::Empty) => {
                 call.abandon();
                 self.given_up = Some(call);
             }
@@ -191,19 +195,19 @@ impl Caller {
     }
 
     /// The outcome of a slow connection, if it has ended.
-    pub(super) fn take_slow_connection(&mut self) -> Option<Answer> {
-        let Connection::Slow(call) = &self.connection else { return None };
+    pub(super) fn take_slow_connection(&mut self) -> Option<CallReturn> {
+        let StoreConnection::Slow(call) = &self.connection else { return None };
         let outcome = call.outcome().try_recv();
         if outcome == Err(TryRecvError::Empty) {
             return None;
         }
-        self.connection = Connection::Missing;
+        self.connection = StoreConnection::Missing;
         Some(outcome.unwrap_or_else(|_| Err(CallError::Failed.into())))
     }
 
     /// Notes a success; returns whether nothing fails any more. A more important task that failed still counts as
     /// failing.
-    pub(super) fn succeeded(&mut self, what: Task) -> bool {
+    pub(super) fn succeeded(&mut self, what: CallPurpose) -> bool {
         let is_well = self.failing <= Some(what);
         if is_well {
             self.failing = None;
@@ -213,7 +217,7 @@ impl Caller {
     }
 
     /// Notes a failure; `passing` if it needs nothing but time.
-    pub(super) fn failed(&mut self, what: Task, passing: bool) {
+    pub(super) fn failed(&mut self, what: CallPurpose, passing: bool) {
         self.failing = self.failing.max(Some(what));
         self.backoff.fail(passing);
     }

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use crate::config::MongoConfig;
 use crate::disk::Disk;
-use crate::journal::{Entry, Journal, Progress, Reader, Record};
+use crate::journal::{Entry, Journal, ReadProgress, Reader, Record};
 use crate::message::{Expiry, Id, SessionId};
 use crate::store::Store;
-use crate::worker::batch::{Batch, Prefetch};
+use crate::worker::batch::{InsertBatch, Prefetch};
 use crate::worker::pace::Pace;
 
 /// Bytes of one read of the journal.
@@ -25,7 +25,7 @@ pub(super) struct Intake<D: Disk> {
     pub(super) position: u64,
     /// Taken, and not yet in the batch.
     pub(super) prefetch: Prefetch,
-    pub(super) batch: Batch,
+    pub(super) batch: InsertBatch,
     pub(super) pace: Pace,
     /// The store has everything up to here.
     pub(super) drained: u64,
@@ -34,7 +34,8 @@ pub(super) struct Intake<D: Disk> {
 impl<D: Disk> Intake<D> {
     /// An intake that goes on after sequence `drained`.
     pub(super) fn new(journal: &Journal<D>, expiry: Expiry, config: &MongoConfig, drained: u64) -> Self {
-        let (reader, prefetch, batch) = (journal.reader(drained), Prefetch::new(config.batch), Batch::after(drained));
+        let (reader, prefetch, batch) =
+            (journal.reader(drained), Prefetch::new(config.batch), InsertBatch::after(drained));
         let pace = Pace::new(config.batch, config.call_timeout);
         Self { reader, expiry, position: drained, prefetch, batch, pace, drained }
     }
@@ -97,10 +98,10 @@ impl<D: Disk> Intake<D> {
     }
 
     /// The batch went through, after that time; it is handed back.
-    pub(super) fn inserted(&mut self, took: Duration) -> Batch {
+    pub(super) fn inserted(&mut self, took: Duration) -> InsertBatch {
         self.pace.worked(self.batch.messages().len(), self.batch.bytes(), took);
         self.drained = self.drained.max(self.batch.last());
-        std::mem::replace(&mut self.batch, Batch::after(self.drained))
+        std::mem::replace(&mut self.batch, InsertBatch::after(self.drained))
     }
 
     /// The batch was too much for one call.
@@ -115,7 +116,7 @@ impl<D: Disk> Intake<D> {
         if self.batch.last() > sequence {
             return false;
         }
-        self.batch = Batch::after(self.drained);
+        self.batch = InsertBatch::after(self.drained);
         self.prefetch.pass(self.drained);
         true
     }
@@ -130,7 +131,7 @@ pub(super) fn id_at<D: Disk>(journal: &Journal<D>, sequence: u64) -> Option<Id> 
             next = Some(record);
             ControlFlow::Break(())
         });
-        if next.is_some() || !matches!(read, Ok(Progress::More)) {
+        if next.is_some() || !matches!(read, Ok(ReadProgress::More)) {
             return next.filter(|record| record.sequence == sequence)?.entry.id();
         }
     }

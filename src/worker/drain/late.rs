@@ -12,7 +12,7 @@ use crate::disk::Disk;
 use crate::store::{Inserted, StoreError};
 
 use super::Drain;
-use super::call::{CallResult, LateInsert, Task};
+use super::call::{CallPurpose, CallResult, LateInsert};
 
 impl<D: Disk> Drain<D> {
     /// An insert has failed: what was too much for the link is halved, and what may still succeed is remembered.
@@ -57,15 +57,15 @@ impl<D: Disk> Drain<D> {
         if left == 0 || late.last <= self.intake.drained || !self.write_letters(&late.messages, &inserted) {
             return;
         }
-        self.storage.flushed(&inserted, left, took);
+        self.mongo_status.flushed(&inserted, left, took);
         let reached = late.messages.last().map(|outgoing| outgoing.message.id());
-        self.storage.reached(reached);
+        self.mongo_status.reached(reached);
         self.intake.pace.worked(late.messages.len(), late.bytes, took);
         let was_sent_again = self.intake.caught_up(late.last);
         if was_sent_again && self.caller.is_inserting() {
             self.caller.under_way = None;
         }
         self.caller.late.iter_mut().for_each(|other| other.pass(reached));
-        self.succeeded(Task::Insert);
+        self.succeeded(CallPurpose::Insert);
     }
 }

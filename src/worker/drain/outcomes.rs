@@ -5,26 +5,26 @@
 use std::time::Duration;
 
 use crate::disk::Disk;
-use crate::store::{Connected, Inserted, Outgoing, StoreError, StoredErasure};
+use crate::store::{Connected, Inserted, OutgoingMessage, StoreError, StoredErasure};
 
 use super::super::remote_erasures::RemoteErasures;
 use super::Drain;
-use super::call::{Answer, CallResult, Connection, Task};
+use super::call::{CallPurpose, CallResult, CallReturn, StoreConnection};
 
 impl<D: Disk> Drain<D> {
     /// Handles the outcome of a call.
-    pub(super) fn finish(&mut self, task: Task, took: Duration, answer: Answer) {
+    pub(super) fn finish(&mut self, task: CallPurpose, took: Duration, answer: CallReturn) {
         match answer {
             Ok(CallResult::Connected(connected)) => self.connected(&connected),
             Ok(CallResult::Inserted(inserted)) => self.inserted(&inserted, took),
             Ok(CallResult::Erased(count)) => self.erased(task, count),
             Ok(CallResult::RemoteErasures(found)) => self.heard(&found),
-            Err(e) if task == Task::RemoteErasures && self.goes_on_without(&e) => {
+            Err(e) if task == CallPurpose::RemoteErasures && self.goes_on_without(&e) => {
                 let reason = self.remote_erasures.as_mut().map(|remote_erasures| remote_erasures.refused(&e));
-                self.storage.cannot_share(reason);
+                self.mongo_status.cannot_share(reason);
             }
             Err(e) => {
-                if task == Task::Insert {
+                if task == CallPurpose::Insert {
                     self.insert_failed(&e, took);
                 }
                 self.failed(task, &e);
@@ -33,9 +33,9 @@ impl<D: Disk> Drain<D> {
     }
 
     pub(super) fn connected(&mut self, connected: &Connected) {
-        self.caller.connection = Connection::Made;
-        self.storage.connected(connected);
-        self.succeeded(Task::Connect);
+        self.caller.connection = StoreConnection::Made;
+        self.mongo_status.connected(connected);
+        self.succeeded(CallPurpose::Connect);
     }
 
     pub(super) fn inserted(&mut self, inserted: &Inserted, took: Duration) {
@@ -43,29 +43,29 @@ impl<D: Disk> Drain<D> {
         if !self.write_letters(&messages, inserted) {
             return;
         }
-        self.storage.flushed(inserted, messages.len(), took);
+        self.mongo_status.flushed(inserted, messages.len(), took);
         let reached = messages.last().map(|outgoing| outgoing.message.id());
-        self.storage.reached(reached);
+        self.mongo_status.reached(reached);
         self.acknowledged = self.intake.inserted(took);
         self.caller.late.iter_mut().for_each(|late| late.pass(reached));
-        self.succeeded(Task::Insert);
+        self.succeeded(CallPurpose::Insert);
     }
 
     /// Writes what the store refused of them to the dead letters; whether that could be done.
-    pub(super) fn write_letters(&mut self, messages: &[Outgoing], inserted: &Inserted) -> bool {
+    pub(super) fn write_letters(&mut self, messages: &[OutgoingMessage], inserted: &Inserted) -> bool {
         let refused = inserted.refused.iter().filter_map(|r| Some((&messages.get(r.index)?.message, &*r.reason)));
         // Erased meanwhile: the scrubber removes it from every file, so it must not be written to another.
         let refused = refused.filter(|(message, _)| !self.journal.is_erased(message));
         if let Err(e) = self.dead_letters.add(refused) {
-            self.held_up(Task::Insert, &format!("cannot write the dead letters: {e}"));
+            self.held_up(CallPurpose::Insert, &format!("cannot write the dead letters: {e}"));
             return false;
         }
         self.wrote_letters |= !inserted.refused.is_empty();
         true
     }
 
-    pub(super) fn erased(&mut self, task: Task, count: u64) {
-        if task == Task::ErasePending {
+    pub(super) fn erased(&mut self, task: CallPurpose, count: u64) {
+        if task == CallPurpose::ErasePending {
             self.erasures.next_is_carried_out(&self.caller.calls);
         } else if let Some((session, up_to)) = self.intake.erasure() {
             if let Err(e) = self.erasures.carried_out(&session, up_to, &self.caller.calls) {
@@ -75,14 +75,14 @@ impl<D: Disk> Drain<D> {
             self.intake.erased();
         }
         self.succeeded(task);
-        self.storage.erasures_to_confirm(self.erasures.again());
+        self.mongo_status.erasures_to_confirm(self.erasures.again());
     }
 
     /// Takes the erasures of other servers.
     pub(super) fn heard(&mut self, found: &[StoredErasure]) {
         let Some(remote_erasures) = &mut self.remote_erasures else { return };
-        self.storage.cannot_share(remote_erasures.take(found));
-        self.succeeded(Task::RemoteErasures);
+        self.mongo_status.cannot_share(remote_erasures.take(found));
+        self.succeeded(CallPurpose::RemoteErasures);
     }
 
     /// Whether messages do not wait for the question what other servers erased: not for the right to ask, and not for ever for an
@@ -92,24 +92,24 @@ impl<D: Disk> Drain<D> {
         is_refused || self.remote_erasures.as_mut().is_some_and(RemoteErasures::has_held_up)
     }
 
-    pub(super) fn succeeded(&mut self, what: Task) {
+    pub(super) fn succeeded(&mut self, what: CallPurpose) {
         if self.caller.succeeded(what) {
-            self.storage.recovered();
+            self.mongo_status.recovered();
         }
     }
 
     /// The store did its part, but this machine's disk or journal failed.
-    fn held_up(&mut self, task: Task, reason: &str) {
+    fn held_up(&mut self, task: CallPurpose, reason: &str) {
         self.caller.failed(task, true);
-        self.storage.failed(reason);
+        self.mongo_status.failed(reason);
     }
 
-    pub(super) fn failed(&mut self, task: Task, error: &StoreError) {
-        if task == Task::Insert {
+    pub(super) fn failed(&mut self, task: CallPurpose, error: &StoreError) {
+        if task == CallPurpose::Insert {
             self.erasures.insert_failed();
             self.remote_erasures.iter_mut().for_each(RemoteErasures::insert_failed);
         }
         self.caller.failed(task, error.is_passing());
-        self.storage.failed(&error.to_string());
+        self.mongo_status.failed(&error.to_string());
     }
 }

@@ -15,17 +15,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crossbeam_channel::{Sender, bounded};
 
-use super::call::Connection;
+use super::call::StoreConnection;
 use super::*;
 use crate::config::{BatchConfig, Config, MongoConfig};
 use crate::disk::sim::{Fault, Op, Random, SimDisk};
-use crate::journal::Draft;
+use crate::journal::NewRecord;
 use crate::journal::testing::{Fixture as JournalFixture, say};
 use crate::message::{Clock, Id, Message, SessionId};
 use crate::store::{
-    Connected, ErasurePlace, Inserted, Outgoing, Refused, StoreError, StorePage, StoreQuery, StoredErasure,
+    Connected, ErasurePlace, Inserted, OutgoingMessage, Refused, StoreError, StorePage, StoreQuery, StoredErasure,
 };
-use crate::worker::storage::State;
+use crate::worker::mongo_status::MongoHealth;
 
 /// How a call ends.
 enum Act {
@@ -106,7 +106,7 @@ impl Store for Scripted {
         self.work("connect".to_owned(), |_| Connected { differing_indexes: vec!["one differs".to_owned()] })
     }
 
-    fn send(&self, batch: &[Outgoing]) -> Result<Inserted, StoreError> {
+    fn send(&self, batch: &[OutgoingMessage]) -> Result<Inserted, StoreError> {
         let messages: Vec<_> = batch.iter().map(|outgoing| &outgoing.message).collect();
         let texts: Vec<String> = messages.iter().map(|message| message.text()).collect();
         self.work(format!("insert {}", texts.join(" ")), |most| {
@@ -151,7 +151,7 @@ struct Fixture {
     journal: Arc<Journal<SimDisk>>,
     store: Arc<Scripted>,
     config: MongoConfig,
-    storage: Arc<MongoStatus>,
+    mongo_status: Arc<MongoStatus>,
     expiry: Expiry,
     _folder: JournalFixture,
 }
@@ -173,7 +173,7 @@ impl Fixture {
             journal: Arc::new(folder.open()),
             store: Arc::default(),
             config,
-            storage: Arc::default(),
+            mongo_status: Arc::default(),
             expiry: Expiry::never(),
             _folder: folder,
         }
@@ -185,15 +185,15 @@ impl Fixture {
 
     fn erase(&self) {
         let session = SessionId::new("s").unwrap();
-        let (ticket, _) = self.journal.append(vec![Draft::Erasure { session }]).unwrap();
+        let (ticket, _) = self.journal.append(vec![NewRecord::Erasure { session }]).unwrap();
         self.journal.commit(ticket).unwrap();
     }
 
     fn drain_from(&self, drained: u64) -> Drain<SimDisk> {
         let letters = DeadLetters::new(self.disk.clone(), Path::new(LETTERS), Clock::system());
         let pending = PendingErasures::load(self.disk.clone(), Path::new(PENDING), || panic!("it is damaged")).unwrap();
-        let (store, storage) = (self.store.clone(), self.storage.clone());
-        Drain::new(&self.journal, store, (letters, pending), self.expiry.clone(), &self.config, drained, storage)
+        let (store, mongo_status) = (self.store.clone(), self.mongo_status.clone());
+        Drain::new(&self.journal, store, (letters, pending), self.expiry.clone(), &self.config, drained, mongo_status)
     }
 
     /// How many erasures a restart would begin with.
@@ -211,7 +211,7 @@ impl Fixture {
     fn until(&self, drain: &mut Drain<SimDisk>, holds: impl Fn(&Drain<SimDisk>) -> bool) {
         let deadline = Instant::now() + Duration::from_secs(60);
         while !holds(drain) {
-            let (asked, view) = (self.store.asked(), self.storage.view());
+            let (asked, view) = (self.store.asked(), self.mongo_status.view());
             assert!(Instant::now() < deadline, "it does not come to that: {asked:?} {view:?}");
             drain.caller.backoff.end_pause();
             drain.caller.late.iter_mut().for_each(LateInsert::wait_no_longer);

@@ -13,9 +13,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::world::{Live, Saying, World};
 use crate::config::Fsync;
-use crate::history::Ask;
+use crate::history::HistoryQuery;
 use crate::journal::testing::stored_checkpoint;
-use crate::journal::{Appended, Progress};
+use crate::journal::{Appended, ReadProgress};
 use crate::message::{Id, Message, SessionId};
 
 /// What is known of one text.
@@ -181,8 +181,8 @@ impl Oracle {
         let from = if cut { first.max(live.journal.start().drained + 1) } else { first };
         let mut reader = live.journal.reader(0);
         let (mut found, mut last) = (BTreeMap::new(), None);
-        let mut progress = Progress::More;
-        while progress == Progress::More {
+        let mut progress = ReadProgress::More;
+        while progress == ReadProgress::More {
             let read = reader.read(700, |record| {
                 let message = record.entry.message().expect("only messages were sent");
                 let place = (message.id(), record.sequence);
@@ -222,7 +222,7 @@ fn lines(world: &World, session: &SessionId) -> Vec<Message> {
 /// it is not whole.
 fn pages(live: &Live, session: &SessionId, limit: usize, forward: bool, by_hand: bool) -> Option<Vec<(String, Id)>> {
     let after = forward.then(|| Id::from_parts(crate::message::Timestamp::from_micros(0), 0));
-    let mut ask = Ask { after, ..Ask::newest(session.clone(), limit) };
+    let mut ask = HistoryQuery { after, ..HistoryQuery::newest(session.clone(), limit) };
     let mut all = Vec::new();
     loop {
         let answer = live.history.read(&ask).ok()?;

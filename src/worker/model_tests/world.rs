@@ -8,10 +8,10 @@ use crate::cache::Cache;
 use crate::config::{Config, Fsync};
 use crate::disk::sim::{Random, SimDisk};
 use crate::history::History;
-use crate::journal::{AppendError, Appended, Draft, Key, ReplyTo};
+use crate::journal::{AppendError, Appended, IdempotencyKey, NewRecord, ReplyTo};
 use crate::layout;
 use crate::message::{self, Metadata, SessionId};
-use crate::recorder::{Opened, Recorder, StartError};
+use crate::recorder::{OpenedRecorder, Recorder, RecorderError};
 use crate::transcript::Transcripts;
 
 /// A message to send: the session, the text, and whether the text is its key as well.
@@ -70,15 +70,15 @@ impl World {
     }
 
     /// What `App::start` does, without threads and listeners.
-    pub fn open(&mut self) -> Result<(), StartError> {
+    pub fn open(&mut self) -> Result<(), RecorderError> {
         self.live = None;
         let (disk, config, clock) = (self.disk.clone(), &self.config, self.clock.clone());
         let transcripts = Transcripts::open(disk.clone(), &config.mongo.cache.disk_path, self.open_max);
-        let transcripts = transcripts.map_err(StartError::Replay)?;
+        let transcripts = transcripts.map_err(RecorderError::Replay)?;
         let transcripts = Arc::new(transcripts.remembering(&layout::transcript_lengths(&config.journal.path)));
         let cache = Arc::new(Cache::new(&config.mongo.cache));
         let on_panic = Box::new(|| panic!("the leader panicked"));
-        let Opened { recorder, journal, channel, .. } =
+        let OpenedRecorder { recorder, journal, channel, .. } =
             Recorder::open_on(disk, config, clock.clone(), &transcripts, cache.clone(), on_panic)?;
         let history = History::new(config, clock.clone(), cache, transcripts.clone(), journal.clone());
         let (start, progress) = (journal.start(), Arc::default());
@@ -137,11 +137,11 @@ impl Live {
 }
 
 impl Saying {
-    pub fn draft(&self) -> Draft {
+    pub fn draft(&self) -> NewRecord {
         let Self { session, text, keyed } = self;
         let (metadata, vector_ids) = (Metadata::default(), [].as_slice());
         let line = message::Draft { session, role: "user", text, metadata, vector_ids }.prepare();
-        let key = keyed.then(|| Key::new(session, text, &[text.as_bytes()]));
-        Draft::Message { line, key, reply_to: ReplyTo::Nothing }
+        let key = keyed.then(|| IdempotencyKey::new(session, text, &[text.as_bytes()]));
+        NewRecord::Message { line, key, reply_to: ReplyTo::Nothing }
     }
 }

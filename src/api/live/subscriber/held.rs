@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::hub::Event;
+use crate::hub::SessionEvent;
 use crate::message::Id;
 
 use super::super::wire::Notice;
@@ -18,16 +18,16 @@ const EVENTS_MAX: usize = if cfg!(test) { 12 } else { 1024 };
 
 /// The held events; `lost` is set while they are incomplete.
 #[derive(Default)]
-pub(super) struct Held {
+pub(super) struct HeldEvents {
     notices: VecDeque<Arc<Notice>>,
     bytes: usize,
     /// Events were thrown away; the inner id is the last erasure among them.
     lost: Option<Option<Id>>,
 }
 
-impl Held {
+impl HeldEvents {
     pub(super) fn push(&mut self, notice: &Arc<Notice>) {
-        if !matches!(notice.event, Event::Recorded(_)) {
+        if !matches!(notice.event, SessionEvent::Recorded(_)) {
             return;
         }
         let bytes = notice.event.bytes();

@@ -5,26 +5,26 @@ use crate::chat::{TurnError, TurnOutcome};
 use crate::message::Id;
 
 use super::super::services::SentMessage;
-use super::super::wire::{self, Activity, Asked, Say};
+use super::super::wire::{self, Activity, ClientRequest, Say};
 use super::own::Saying;
-use super::{Context, Phase, Subscriber};
+use super::{Subscriber, SubscriberContext, SubscriberPhase};
 
 impl Subscriber {
-    pub(super) fn take(&mut self, payload: Payload, bytes: &[u8], context: &mut Context<'_>) {
+    pub(super) fn take(&mut self, payload: Payload, bytes: &[u8], context: &mut SubscriberContext<'_>) {
         if payload == Payload::Binary {
             let problem = Problem::new(415, "not_text", "messages are JSON in text frames");
             return context.send(&wire::error(&problem, None));
         }
         match wire::read(bytes) {
             Err(fault) => context.send(&fault),
-            Ok(Asked::Say(say)) => self.say(say, context),
-            Ok(Asked::Stop) => self.stop(context),
-            Ok(Asked::Help) => context.send(&wire::help(&self.session, context.services.now())),
-            Ok(Asked::Ping) => context.send(&wire::heartbeat(context.services.now())),
+            Ok(ClientRequest::Say(say)) => self.say(say, context),
+            Ok(ClientRequest::Stop) => self.stop(context),
+            Ok(ClientRequest::Help) => context.send(&wire::help(&self.session, context.services.now())),
+            Ok(ClientRequest::Ping) => context.send(&wire::heartbeat(context.services.now())),
         }
     }
 
-    fn say(&mut self, say: Say, context: &mut Context<'_>) {
+    fn say(&mut self, say: Say, context: &mut SubscriberContext<'_>) {
         if self.own.is_waiting() || self.own.parked.is_some() {
             return context.send(&wire::busy(&self.session, say.client_id.as_deref()));
         }
@@ -40,21 +40,21 @@ impl Subscriber {
             }
         }
         match self.phase {
-            Phase::Live if self.own.saying.is_none() => self.submit(say, context),
+            SubscriberPhase::Live if self.own.saying.is_none() => self.submit(say, context),
             _ => self.own.parked = Some(say),
         }
     }
 
-    fn submit(&mut self, say: Say, context: &Context<'_>) {
+    fn submit(&mut self, say: Say, context: &SubscriberContext<'_>) {
         let origin = context.services.next_origin();
         self.own.begin(origin, say.client_id.clone(), self.told);
         let said = SentMessage { session: self.session.clone(), say, origin };
         context.services.turns.leave((context.services.recipient(context.socket), said));
     }
 
-    pub(super) fn submit_parked(&mut self, context: &Context<'_>) {
+    pub(super) fn submit_parked(&mut self, context: &SubscriberContext<'_>) {
         if self.own.saying.is_none()
-            && matches!(self.phase, Phase::Live)
+            && matches!(self.phase, SubscriberPhase::Live)
             && let Some(say) = self.own.parked.take()
         {
             // The end of that turn, perhaps stopped by this client, is still to come and wakes the parked message.
@@ -66,7 +66,7 @@ impl Subscriber {
         }
     }
 
-    fn stop(&mut self, context: &mut Context<'_>) {
+    fn stop(&mut self, context: &mut SubscriberContext<'_>) {
         if context.services.chat.stop(&self.session) {
             // The hub tells every subscriber, this one too.
             return;
@@ -80,7 +80,7 @@ impl Subscriber {
         self.tell_status(context);
     }
 
-    fn tell_status(&self, context: &mut Context<'_>) {
+    fn tell_status(&self, context: &mut SubscriberContext<'_>) {
         let running = context.services.chat.current(&self.session);
         let word = match &running {
             Some(running) if running.is_stopping() => Activity::Cancelling,
@@ -91,7 +91,11 @@ impl Subscriber {
     }
 
     /// Takes the outcome of its message. The event of the record, if there is one, was handled before.
-    pub(in super::super) fn said(&mut self, outcome: Result<TurnOutcome, TurnError>, context: &mut Context<'_>) {
+    pub(in super::super) fn said(
+        &mut self,
+        outcome: Result<TurnOutcome, TurnError>,
+        context: &mut SubscriberContext<'_>,
+    ) {
         let Some(saying) = self.own.saying.take() else { return };
         let begun = outcome.as_ref().ok().map(|outcome| outcome.user);
         match outcome {
@@ -106,7 +110,7 @@ impl Subscriber {
         }
         // What a full mailbox lost is being replayed, or there is nothing to replay.
         match self.phase {
-            Phase::Live => self.send_pending_ack(context),
+            SubscriberPhase::Live => self.send_pending_ack(context),
             _ => self.pump(context),
         }
         if std::mem::take(&mut self.own.is_unwanted) {
@@ -118,7 +122,7 @@ impl Subscriber {
     }
 
     /// Stops the answer to its own message, if it is running.
-    fn stop_own(&self, begun: Option<Id>, context: &mut Context<'_>) {
+    fn stop_own(&self, begun: Option<Id>, context: &mut SubscriberContext<'_>) {
         let own = context.services.chat.current(&self.session).filter(|running| Some(running.user()) == begun);
         if !own.is_some_and(|running| running.stop()) {
             self.tell_status(context);
@@ -126,7 +130,7 @@ impl Subscriber {
     }
 
     /// Acknowledges a repeated message, with its reply unless that was sent just now.
-    fn repeat(&self, outcome: &TurnOutcome, saying: &Saying, context: &mut Context<'_>) {
+    fn repeat(&self, outcome: &TurnOutcome, saying: &Saying, context: &mut SubscriberContext<'_>) {
         context.send(&wire::ack(saying.client_id.as_deref(), outcome.user, context.services.durable, true));
         let came_by = saying.since < outcome.reply && outcome.reply <= self.told;
         if let (false, Some(reply), Some(text)) = (came_by, outcome.reply, &outcome.text) {

@@ -234,7 +234,7 @@ impl Responder for Gated {
         Some(text.to_owned())
     }
 
-    fn answer(&self, _: &Question, _: &mut dyn FnMut(&str)) -> Result<Answer, Failure> {
+    fn answer(&self, _: &Question, _: &mut dyn FnMut(&str)) -> Result<Answer, ResponderError> {
         unreachable!("it answers at once")
     }
 }
@@ -266,7 +266,7 @@ fn a_socket_of_another_thread_that_has_the_same_number_is_somebody_else() {
     let one = world.open("s", None);
     world.next(one, 2);
     let (mut other, mut clients) = (world.service.handler(Arc::new(TestBell::default())), Clients::default());
-    clients.0.insert(one, Client::default());
+    clients.0.insert(one, StreamClient::default());
     other.opened(one, Joining { session: session_of("s"), after: None }, &mut clients);
     let deadline = Instant::now() + WAIT_TIMEOUT;
     let has = |other: &mut Box<dyn SocketHandler>, clients: &mut Clients, count: usize| {

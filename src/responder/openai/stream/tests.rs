@@ -8,14 +8,14 @@ use super::*;
 use crate::config::Secret;
 
 /// What is heard of an answer that comes in these pieces.
-fn read<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (String, Result<Answer, Failure>) {
+fn read<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (String, Result<Answer, ResponderError>) {
     let mut heard = String::new();
     let mut say = |text: &str| heard.push_str(text);
-    let mut speech = OutputLimit::new(&mut say);
+    let mut output_limit = OutputLimit::new(&mut say);
     let key = Secret::new("sk-hunter2");
-    let mut stream = Stream::new(Quoter { key: Some(&key), url: "http://h/v1/chat/completions" });
-    let taken = pieces.into_iter().try_for_each(|piece| stream.take(piece, &mut speech).map(drop));
-    let end = taken.and_then(|()| stream.end(&mut speech));
+    let mut stream = CompletionStream::new(Quoter { key: Some(&key), url: "http://h/v1/chat/completions" });
+    let taken = pieces.into_iter().try_for_each(|piece| stream.take(piece, &mut output_limit).map(drop));
+    let end = taken.and_then(|()| stream.end(&mut output_limit));
     (heard, end)
 }
 

@@ -22,7 +22,7 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
 
 /// Feeds `bytes` in pieces of `step`; returns what was read, up to a close, and how it ended.
 fn heard(bytes: &[u8], step: usize) -> (Vec<Heard>, Option<Violation>) {
-    let mut decoder = Decoder::new(MESSAGE_BYTES_MAX);
+    let mut decoder = FrameDecoder::new(MESSAGE_BYTES_MAX);
     let mut all = Vec::new();
     for mut piece in bytes.chunks(step.max(1)) {
         loop {
@@ -111,10 +111,10 @@ fn every_broken_rule_has_its_code() {
 
 #[test]
 fn bad_text_is_refused_at_its_first_byte_and_lengths_reserve_nothing() {
-    let mut decoder = Decoder::new(1 << 20);
+    let mut decoder = FrameDecoder::new(1 << 20);
     let mut start = &frame(0x81, &[[b'x'; 1000].as_slice(), &[0xff], &[b'x'; 60_000]].concat())[..1100];
     assert_eq!(decoder.take(&mut start), Err(Violation::NotUtf8));
-    let mut decoder = Decoder::new(1 << 20);
+    let mut decoder = FrameDecoder::new(1 << 20);
     let mut start = &frame(0x82, &[0; 1 << 20])[..100];
     assert_eq!(decoder.take(&mut start), Ok(None));
     assert!(decoder.message.capacity() < 1000, "{}", decoder.message.capacity());
@@ -122,7 +122,7 @@ fn bad_text_is_refused_at_its_first_byte_and_lengths_reserve_nothing() {
 
 #[test]
 fn at_rest_nothing_is_kept() {
-    let mut decoder = Decoder::new(1 << 20);
+    let mut decoder = FrameDecoder::new(1 << 20);
     let bytes = [frame(0x82, &[0; 1 << 20]), frame(0x89, &[1; 125]), frame(0x8a, &[1; 125])].concat();
     let mut bytes = &bytes[..];
     while decoder.take(&mut bytes).unwrap().is_some() {}

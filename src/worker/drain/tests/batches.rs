@@ -55,7 +55,7 @@ fn a_huge_backlog_takes_no_more_memory_than_a_few_batches() {
     fixture.config.batch.max_bytes = 64 * 1024;
     let text = "x".repeat(500);
     let mut drain = fixture.drain();
-    fixture.until(&mut drain, |drain| matches!(drain.caller.connection, Connection::Made));
+    fixture.until(&mut drain, |drain| matches!(drain.caller.connection, StoreConnection::Made));
     fixture.store.plan((0..50).map(|_| Act::Fail));
     for _ in 0..100 {
         fixture.say(&[text.as_str(); 100]);
@@ -98,7 +98,7 @@ fn what_has_expired_is_passed_over() {
     fixture.all(&mut drain);
     fixture.until(&mut drain, |drain| drain.caller.under_way.is_none());
     assert_eq!(fixture.store.asked(), ["connect"], "there is nothing to insert");
-    assert_eq!(fixture.storage.view().oldest_pending, None);
+    assert_eq!(fixture.mongo_status.view().oldest_pending, None);
 }
 
 #[test]

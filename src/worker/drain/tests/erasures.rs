@@ -105,7 +105,7 @@ fn a_question_that_is_never_answered_holds_nothing_up_for_long() {
     fixture.say(&["1"]);
     fixture.store.deaf.store(true, Ordering::SeqCst);
     let mut drain = fixture.drain().sharing(RemoteErasures::new(Box::new(|erased| Ok(erased.len()))));
-    let failures = |fixture: &Fixture| fixture.storage.view().totals.failures;
+    let failures = |fixture: &Fixture| fixture.mongo_status.view().totals.failures;
     fixture.until(&mut drain, |_| failures(&fixture) >= 3);
     assert_eq!(fixture.store.asked(), ["connect"], "what another server erased might be put back");
 
@@ -119,10 +119,10 @@ fn a_question_that_is_never_answered_holds_nothing_up_for_long() {
 
     drain.remote_erasures.as_mut().unwrap().a_minute_later();
     fixture.until(&mut drain, |drain| drain.drained() == 1);
-    let reason = fixture.storage.view().cannot_share.unwrap();
+    let reason = fixture.mongo_status.view().cannot_share.unwrap();
     assert!(reason.contains("cannot read the erasures of other servers"), "{reason}");
 
     fixture.store.deaf.store(false, Ordering::SeqCst);
     drain.remote_erasures.as_mut().unwrap().insert_failed();
-    fixture.until(&mut drain, |_| fixture.storage.view().cannot_share.is_none());
+    fixture.until(&mut drain, |_| fixture.mongo_status.view().cannot_share.is_none());
 }

@@ -10,12 +10,12 @@ fn dead_letters_that_cannot_be_written_hold_the_drain_until_they_can() {
     fixture.disk.fail_every(Op::Write, "dead_letter", io::ErrorKind::StorageFull);
     fixture.until(&mut drain, |drain| drain.caller.backoff.failures() > 3);
     assert_eq!(drain.drained(), 0);
-    let view = fixture.storage.view();
+    let view = fixture.mongo_status.view();
     assert!(view.reason.is_some_and(|reason| reason.contains("cannot write the dead letters")));
     fixture.disk.heal();
     fixture.all(&mut drain);
     assert_eq!((fixture.letters(), drain.wrote_letters()), (vec!["poison 2".to_owned()], true));
-    assert_eq!(fixture.storage.view().totals.dead_letters, 1);
+    assert_eq!(fixture.mongo_status.view().totals.dead_letters, 1);
     // The same again, as after a crash before the checkpoint.
     let mut again = fixture.drain();
     fixture.all(&mut again);
@@ -36,12 +36,12 @@ fn with_both_threads_stuck_it_goes_on_with_the_first_to_return() {
     }
     fixture.until(&mut drain, |drain| drain.caller.backoff.failures() > 5);
     assert_eq!((fixture.store.asked().len(), drain.caller.calls.abandoned()), (3, 2), "nothing more is asked");
-    assert!(fixture.storage.view().reason.is_some_and(|reason| reason.contains("have not returned")));
+    assert!(fixture.mongo_status.view().reason.is_some_and(|reason| reason.contains("have not returned")));
     drop(stuck);
     fixture.all(&mut drain);
     assert_eq!(
-        (fixture.store.texts(), fixture.storage.view().state),
-        (vec!["1".to_owned(), "2".to_owned()], State::Ok)
+        (fixture.store.texts(), fixture.mongo_status.view().state),
+        (vec!["1".to_owned(), "2".to_owned()], MongoHealth::Ok)
     );
 }
 
@@ -52,16 +52,16 @@ fn while_one_thread_builds_indexes_batches_go_over_the_other() {
     let building = fixture.store.hang();
     fixture.until(&mut drain, |_| fixture.store.asked() == ["connect"]);
     give_up(&mut drain);
-    assert_eq!(fixture.storage.view().state, State::Error);
+    assert_eq!(fixture.mongo_status.view().state, MongoHealth::Error);
     for n in 1..=9 {
         fixture.say(&[&n.to_string()]);
         fixture.all(&mut drain);
     }
     assert_eq!(fixture.store.asked().iter().filter(|asked| *asked == "connect").count(), 1);
-    assert_eq!((fixture.store.texts().len(), fixture.storage.view().state), (9, State::Ok));
+    assert_eq!((fixture.store.texts().len(), fixture.mongo_status.view().state), (9, MongoHealth::Ok));
     drop(building);
-    fixture.until(&mut drain, |drain| matches!(drain.caller.connection, Connection::Made));
-    assert_eq!(fixture.storage.view().differing_indexes, ["one differs"]);
+    fixture.until(&mut drain, |drain| matches!(drain.caller.connection, StoreConnection::Made));
+    assert_eq!(fixture.mongo_status.view().differing_indexes, ["one differs"]);
 }
 
 #[test]
@@ -74,8 +74,8 @@ fn a_slow_connection_that_fails_is_made_again() {
     let (fails, failed) = bounded(1);
     fails.send(Err(UNREACHABLE)).unwrap();
     let call = drain.caller.calls.submit(Instant::now(), move || failed.recv().unwrap()).unwrap();
-    drain.caller.connection = Connection::Slow(call);
-    fixture.until(&mut drain, |drain| matches!(drain.caller.connection, Connection::Made));
+    drain.caller.connection = StoreConnection::Slow(call);
+    fixture.until(&mut drain, |drain| matches!(drain.caller.connection, StoreConnection::Made));
     assert_eq!(fixture.store.asked(), ["connect", "connect"]);
     drop(building);
 }
@@ -85,18 +85,18 @@ fn an_unwritable_letter_is_a_failure_that_only_its_batch_ends() {
     let fixture = Fixture::new();
     fixture.say(&["1", "poison 2"]);
     let mut drain = fixture.drain().sharing(RemoteErasures::new(Box::new(|_| Ok(0))));
-    fixture.until(&mut drain, |drain| matches!(drain.caller.connection, Connection::Made));
-    drain.failed(Task::RemoteErasures, &UNREACHABLE);
+    fixture.until(&mut drain, |drain| matches!(drain.caller.connection, StoreConnection::Made));
+    drain.failed(CallPurpose::RemoteErasures, &UNREACHABLE);
     fixture.disk.fail_every(Op::Write, "dead_letter", io::ErrorKind::StorageFull);
-    let about_letters = || fixture.storage.view().reason.is_some_and(|reason| reason.contains("dead letters"));
+    let about_letters = || fixture.mongo_status.view().reason.is_some_and(|reason| reason.contains("dead letters"));
     fixture.until(&mut drain, |_| about_letters());
     drain.heard(&[]);
-    drain.erased(Task::ErasePending, 0);
+    drain.erased(CallPurpose::ErasePending, 0);
     assert!(drain.is_failing() && about_letters() && drain.caller.backoff.pauses());
-    assert_eq!((fixture.storage.view().state, drain.drained()), (State::Error, 0));
+    assert_eq!((fixture.mongo_status.view().state, drain.drained()), (MongoHealth::Error, 0));
     fixture.disk.heal();
     fixture.all(&mut drain);
-    assert_eq!((drain.is_failing(), fixture.storage.view().state), (false, State::Ok));
+    assert_eq!((drain.is_failing(), fixture.mongo_status.view().state), (false, MongoHealth::Ok));
     assert_eq!((fixture.letters(), fixture.store.texts()), (vec!["poison 2".to_owned()], vec!["1".to_owned()]));
 }
 
@@ -117,7 +117,7 @@ fn a_batch_too_slow_goes_in_halves_and_its_late_success_ends_its_retry() {
     // The retry still hangs, and nobody waits for it.
     fixture.all(&mut drain);
     assert_eq!(fixture.store.asked()[3..], ["insert 5"]);
-    let totals = fixture.storage.view().totals;
+    let totals = fixture.mongo_status.view().totals;
     assert_eq!((totals.stored, totals.already, totals.dead_letters), (4, 0, 1), "each is counted once");
     drop(retry);
 }
@@ -137,7 +137,7 @@ fn a_late_success_counts_for_what_came_through_no_other_way() {
     give_up(&mut drain);
     drop(late);
     fixture.all(&mut drain);
-    let totals = fixture.storage.view().totals;
+    let totals = fixture.mongo_status.view().totals;
     assert_eq!((totals.stored + totals.already, fixture.store.texts().len()), (4, 4));
     drop(rest);
 }
@@ -148,9 +148,9 @@ fn a_call_that_broke_off_halves_the_batch_and_quick_ones_double_it() {
     fixture.say(&["1", "2", "3", "4", "5", "6", "7", "8"]);
     let mut drain = fixture.drain();
     fixture.until(&mut drain, |drain| drain.intake.batch.messages().len() == 4);
-    drain.finish(Task::Insert, Duration::ZERO, Err(StoreError::BrokenOff(String::new())));
+    drain.finish(CallPurpose::Insert, Duration::ZERO, Err(StoreError::BrokenOff(String::new())));
     fixture.all(&mut drain);
     assert_eq!(fixture.store.asked()[1..], ["insert 1 2", "insert 3 4 5 6", "insert 7 8"]);
-    drain.finish(Task::Insert, Duration::ZERO, Err(StoreError::Unreachable(String::new())));
+    drain.finish(CallPurpose::Insert, Duration::ZERO, Err(StoreError::Unreachable(String::new())));
     assert_eq!(drain.intake.pace.messages(), 4, "when nobody could be asked nothing was too much");
 }

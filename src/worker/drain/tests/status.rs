@@ -11,7 +11,7 @@ fn a_start_tells_what_the_store_had_wherever_it_stands_in_its_segment() {
         fixture.journal.reader(0).read(usize::MAX, |record| ids.extend(record.entry.id())).unwrap();
         let mut drain = fixture.drain_from(drained);
         drain.step(drained).unwrap();
-        assert_eq!(drain.storage.view().watermark, place.map(|place: usize| ids[place]), "{drained}");
+        assert_eq!(drain.mongo_status.view().watermark, place.map(|place: usize| ids[place]), "{drained}");
     }
 }
 
@@ -20,23 +20,29 @@ fn only_a_success_that_matters_says_that_all_is_well() {
     let fixture = Fixture::new();
     let mut drain = fixture.drain().sharing(RemoteErasures::new(Box::new(|_| Ok(0))));
     let succeed = |drain: &mut Drain<SimDisk>, task| match task {
-        Task::RemoteErasures => drain.heard(&[]),
-        Task::ErasePending | Task::Erase => drain.erased(task, 0),
-        Task::Connect => drain.connected(&Connected::default()),
-        Task::Insert => drain.inserted(&Inserted::default(), Duration::ZERO),
+        CallPurpose::RemoteErasures => drain.heard(&[]),
+        CallPurpose::ErasePending | CallPurpose::Erase => drain.erased(task, 0),
+        CallPurpose::Connect => drain.connected(&Connected::default()),
+        CallPurpose::Insert => drain.inserted(&Inserted::default(), Duration::ZERO),
     };
-    let all = [Task::RemoteErasures, Task::ErasePending, Task::Connect, Task::Insert, Task::Erase];
+    let all = [
+        CallPurpose::RemoteErasures,
+        CallPurpose::ErasePending,
+        CallPurpose::Connect,
+        CallPurpose::Insert,
+        CallPurpose::Erase,
+    ];
     for failed in all {
         for lesser in all.into_iter().filter(|lesser| *lesser <= failed) {
             for succeeded in all {
-                succeed(&mut drain, Task::Erase);
+                succeed(&mut drain, CallPurpose::Erase);
                 drain.failed(failed, &UNREACHABLE);
                 // A less important failure does not lower it.
                 drain.failed(lesser, &UNREACHABLE);
                 succeed(&mut drain, succeeded);
                 let is_well = succeeded >= failed;
-                let told = if is_well { State::Ok } else { State::Error };
-                let state = (drain.is_failing(), drain.storage.view().state);
+                let told = if is_well { MongoHealth::Ok } else { MongoHealth::Error };
+                let state = (drain.is_failing(), drain.mongo_status.view().state);
                 assert_eq!(state, (!is_well, told), "{failed:?} failed, then {lesser:?}, and {succeeded:?} succeeded");
             }
         }
@@ -50,7 +56,7 @@ fn the_oldest_that_is_pending_is_told_as_long_as_it_is_and_no_longer() {
     fixture.store.plan([Act::Work, Act::Fail]);
     fixture.say(&["1", "2"]);
     fixture.until(&mut drain, |drain| drain.caller.backoff.failures() > 0);
-    assert!(fixture.storage.view().oldest_pending.is_some());
+    assert!(fixture.mongo_status.view().oldest_pending.is_some());
     fixture.all(&mut drain);
-    assert_eq!(fixture.storage.view().oldest_pending, None);
+    assert_eq!(fixture.mongo_status.view().oldest_pending, None);
 }

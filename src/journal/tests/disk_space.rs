@@ -119,9 +119,9 @@ fn erasures_are_taken_where_messages_are_refused_until_their_part_is_full() {
     let folder = tempfile::tempdir().unwrap();
     let config = JournalConfig { max_bytes: 4 * 8 * 1024, ..config(folder.path()) };
     let (journal, _) = open(&config);
-    let commit = |draft: Draft| journal.append(vec![draft]).and_then(|(ticket, _)| journal.commit(ticket));
+    let commit = |draft: NewRecord| journal.append(vec![draft]).and_then(|(ticket, _)| journal.commit(ticket));
     while commit(draft("fill")).is_ok() {}
-    let erasure = |n: usize| Draft::Erasure { session: SessionId::new(&format!("s{n}")).unwrap() };
+    let erasure = |n: usize| NewRecord::Erasure { session: SessionId::new(&format!("s{n}")).unwrap() };
     let taken = (0..1000).take_while(|n| commit(erasure(*n)).is_ok()).count();
     assert!((5..20).contains(&taken), "{taken} erasures in 512 bytes");
     assert!(matches!(commit(erasure(0)), Err(AppendError::Full(_))));

@@ -2,7 +2,7 @@
 //!
 //! Knows nothing of who speaks and who listens.
 
-use super::Failure;
+use super::ResponderError;
 
 /// The most text of one answer, in bytes: as much as a user's message has with the default `server.max_body_bytes`.
 /// Beyond it the answer fails, and keeps its text so far.
@@ -30,7 +30,7 @@ impl<'a> OutputLimit<'a> {
     ///
     /// # Errors
     /// Not all of it fits; the beginning was passed on.
-    pub(super) fn say(&mut self, text: &str) -> Result<(), Failure> {
+    pub(super) fn say(&mut self, text: &str) -> Result<(), ResponderError> {
         let left = TEXT_BYTES_MAX - self.bytes;
         let fits = (0..=left.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
         if fits > 0 {
@@ -41,7 +41,7 @@ impl<'a> OutputLimit<'a> {
         if fits == text.len() {
             return Ok(());
         }
-        Err(Failure::Failed(format!("the answer is longer than {TEXT_BYTES_MAX} bytes")))
+        Err(ResponderError::Failed(format!("the answer is longer than {TEXT_BYTES_MAX} bytes")))
     }
 }
 
@@ -53,10 +53,10 @@ mod tests {
     fn no_more_is_said_than_fits_and_no_character_is_cut() {
         let mut heard = String::new();
         let mut say = |text: &str| heard.push_str(text);
-        let mut speech = OutputLimit::new(&mut say);
-        speech.say("").unwrap();
-        speech.say(&"x".repeat(TEXT_BYTES_MAX - 3)).unwrap();
-        assert_eq!(speech.say("ü€").unwrap_err().to_string(), "the answer is longer than 1048576 bytes");
+        let mut output_limit = OutputLimit::new(&mut say);
+        output_limit.say("").unwrap();
+        output_limit.say(&"x".repeat(TEXT_BYTES_MAX - 3)).unwrap();
+        assert_eq!(output_limit.say("ü€").unwrap_err().to_string(), "the answer is longer than 1048576 bytes");
         assert!(heard.ends_with("xü") && heard.len() == TEXT_BYTES_MAX - 1);
     }
 }

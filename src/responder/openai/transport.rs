@@ -17,7 +17,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use ureq::Error;
 use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport};
 
-use crate::responder::{Failure, Stop};
+use crate::responder::{ResponderError, Stop};
 
 /// The longest wait without checking stop and deadline.
 const STOP_POLL_INTERVAL: Duration = Duration::from_millis(25);
@@ -59,10 +59,10 @@ impl CancelToken {
     }
 
     /// The stop or the deadline, if one has come.
-    pub(super) fn end(&self) -> Option<Failure> {
+    pub(super) fn end(&self) -> Option<ResponderError> {
         match () {
-            () if self.stop.is_set() => Some(Failure::Stopped),
-            () if Instant::now() >= self.until => Some(Failure::Late),
+            () if self.stop.is_set() => Some(ResponderError::Stopped),
+            () if Instant::now() >= self.until => Some(ResponderError::Late),
             () => None,
         }
     }
@@ -74,7 +74,7 @@ impl CancelToken {
     }
 
     /// Waits so long, or to the end, which is then the error.
-    pub(super) fn pause(&self, time: Duration) -> Result<(), Failure> {
+    pub(super) fn pause(&self, time: Duration) -> Result<(), ResponderError> {
         let _ = self.stop.wait(self.until.min(Instant::now() + time));
         self.end().map_or(Ok(()), Err)
     }

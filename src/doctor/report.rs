@@ -6,7 +6,7 @@
 use serde_json::{Value, json};
 
 use crate::journal::survey as journal;
-use crate::journal::{Checkpoint, Standing};
+use crate::journal::{Checkpoint, StoredCheckpoint};
 use crate::message::Timestamp;
 use crate::transcript::survey as transcript;
 
@@ -36,7 +36,7 @@ impl Report {
                 facts.push(("keys", some(journal.records.keys, "idempotency key")));
             }
         }
-        let transcripts = |found: transcript::Survey| {
+        let transcripts = |found: transcript::TranscriptSurvey| {
             format!("{}, {}, {}", some(found.files, "file"), size(found.bytes), some(found.messages, "message"))
         };
         facts.push(("transcripts", self.transcripts.map_or_else(none, transcripts)));
@@ -143,12 +143,12 @@ impl Report {
     }
 }
 
-fn journal_json(survey: &journal::Survey, now: Timestamp) -> Value {
+fn journal_json(survey: &journal::JournalSurvey, now: Timestamp) -> Value {
     let (state, drained, transcribed) = match survey.checkpoint {
-        Standing::Missing => ("missing", None, None),
-        Standing::Damaged => ("damaged", None, None),
-        Standing::Foreign { .. } => ("foreign", None, None),
-        Standing::Ours(Checkpoint { drained, transcribed, .. }) => ("ok", Some(drained), Some(transcribed)),
+        StoredCheckpoint::Missing => ("missing", None, None),
+        StoredCheckpoint::Damaged => ("damaged", None, None),
+        StoredCheckpoint::Foreign { .. } => ("foreign", None, None),
+        StoredCheckpoint::Ours(Checkpoint { drained, transcribed, .. }) => ("ok", Some(drained), Some(transcribed)),
     };
     json!({
         "segments": survey.files.segments,
@@ -172,7 +172,7 @@ fn journal_json(survey: &journal::Survey, now: Timestamp) -> Value {
     })
 }
 
-fn in_words(survey: &journal::Survey) -> String {
+fn in_words(survey: &journal::JournalSurvey) -> String {
     let mut text = format!(
         "{}, {}, records {} to {}: {}",
         some(survey.files.segments as u64, "segment"),
@@ -197,12 +197,12 @@ fn in_words(survey: &journal::Survey) -> String {
     text
 }
 
-fn checkpoint(survey: &journal::Survey, now: Timestamp) -> String {
+fn checkpoint(survey: &journal::JournalSurvey, now: Timestamp) -> String {
     let at = match survey.checkpoint {
-        Standing::Missing => "none".to_owned(),
-        Standing::Damaged => "damaged".to_owned(),
-        Standing::Foreign { .. } => "of another journal".to_owned(),
-        Standing::Ours(checkpoint) => format!("everything up to record {} has arrived", checkpoint.drained),
+        StoredCheckpoint::Missing => "none".to_owned(),
+        StoredCheckpoint::Damaged => "damaged".to_owned(),
+        StoredCheckpoint::Foreign { .. } => "of another journal".to_owned(),
+        StoredCheckpoint::Ours(checkpoint) => format!("everything up to record {} has arrived", checkpoint.drained),
     };
     match survey.oldest_pending {
         _ if survey.pending == 0 => format!("{at}, nothing is pending"),

@@ -17,7 +17,7 @@ const REASONS_MAX: usize = 8;
 /// The state of MongoDB. The status shows the name in lower case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum State {
+pub enum MongoHealth {
     /// Not configured, or disabled.
     #[default]
     Disabled,
@@ -49,8 +49,8 @@ pub struct Totals {
 /// The state of MongoDB at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct View {
-    /// See [`State`].
-    pub state: State,
+    /// See [`MongoHealth`].
+    pub state: MongoHealth,
     /// When the state last changed.
     pub since: Option<Timestamp>,
     /// The reason of an error.
@@ -77,11 +77,11 @@ pub struct View {
 #[derive(Debug, Default)]
 pub struct MongoStatus {
     clock: Clock,
-    inner: Mutex<Inner>,
+    inner: Mutex<StatusState>,
 }
 
 #[derive(Debug, Default)]
-struct Inner {
+struct StatusState {
     view: View,
     /// Since when calls have failed, and how many.
     failing: Option<(Instant, u64)>,
@@ -99,7 +99,7 @@ impl MongoStatus {
         Self { clock, inner: Mutex::default() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, StatusState> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -111,7 +111,7 @@ impl MongoStatus {
 
     /// MongoDB is about to be used.
     pub fn connecting(&self) {
-        self.lock().turn(State::Connecting, None, self.clock.now());
+        self.lock().turn(MongoHealth::Connecting, None, self.clock.now());
     }
 
     /// The connection is open; logged once.
@@ -139,10 +139,10 @@ impl MongoStatus {
     /// A call succeeded.
     pub fn recovered(&self) {
         let mut inner = self.lock();
-        if inner.view.state == State::Ok {
+        if inner.view.state == MongoHealth::Ok {
             return;
         }
-        inner.turn(State::Ok, None, self.clock.now());
+        inner.turn(MongoHealth::Ok, None, self.clock.now());
         inner.reasons.clear();
         match inner.failing.take() {
             Some((since, count)) => {
@@ -159,8 +159,8 @@ impl MongoStatus {
         inner.view.totals.failures += 1;
         let (_, count) = inner.failing.get_or_insert((Instant::now(), 0));
         *count += 1;
-        let since = Some(inner.view.since).filter(|_| inner.view.state == State::Error).flatten();
-        inner.turn(State::Error, Some(reason.to_owned()), since.unwrap_or_else(|| self.clock.now()));
+        let since = Some(inner.view.since).filter(|_| inner.view.state == MongoHealth::Error).flatten();
+        inner.turn(MongoHealth::Error, Some(reason.to_owned()), since.unwrap_or_else(|| self.clock.now()));
         // A reason is logged once: two that alternate would fill the log.
         if inner.reasons.len() < REASONS_MAX && !inner.reasons.iter().any(|told| told == reason) {
             log::warn!("[CHAT STORAGE] {reason}; messages wait in the journal; trying again");
@@ -204,8 +204,8 @@ impl MongoStatus {
     }
 }
 
-impl Inner {
-    fn turn(&mut self, state: State, reason: Option<String>, since: Timestamp) {
+impl StatusState {
+    fn turn(&mut self, state: MongoHealth, reason: Option<String>, since: Timestamp) {
         self.view.state = state;
         self.view.since = Some(since);
         self.view.reason = reason;
@@ -219,24 +219,24 @@ mod tests {
     #[test]
     fn a_failure_is_since_its_first_try_until_a_success() {
         let micros = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(5));
-        let storage = MongoStatus::new(Clock::fixed(micros.clone()));
-        assert_eq!(storage.view().state, State::Disabled);
-        storage.connecting();
-        storage.failed("no answer");
+        let mongo_status = MongoStatus::new(Clock::fixed(micros.clone()));
+        assert_eq!(mongo_status.view().state, MongoHealth::Disabled);
+        mongo_status.connecting();
+        mongo_status.failed("no answer");
         micros.store(9, std::sync::atomic::Ordering::Relaxed);
-        storage.failed("no answer");
-        storage.failed("another reason");
-        let view = storage.view();
-        assert_eq!((view.state, view.reason.as_deref()), (State::Error, Some("another reason")));
+        mongo_status.failed("no answer");
+        mongo_status.failed("another reason");
+        let view = mongo_status.view();
+        assert_eq!((view.state, view.reason.as_deref()), (MongoHealth::Error, Some("another reason")));
         assert_eq!((view.since, view.totals.failures), (Some(Timestamp::from_micros(5)), 3));
         for n in 0..100 {
-            storage.failed(if n % 2 == 0 { "no answer" } else { "another reason" });
+            mongo_status.failed(if n % 2 == 0 { "no answer" } else { "another reason" });
         }
-        assert_eq!(storage.lock().reasons, ["no answer", "another reason"], "each is told once");
-        (0..100).for_each(|n| storage.failed(&format!("reason {n}")));
-        assert_eq!(storage.lock().reasons.len(), REASONS_MAX);
-        storage.recovered();
-        let view = storage.view();
-        assert_eq!((view.state, view.reason, view.since), (State::Ok, None, Some(Timestamp::from_micros(9))));
+        assert_eq!(mongo_status.lock().reasons, ["no answer", "another reason"], "each is told once");
+        (0..100).for_each(|n| mongo_status.failed(&format!("reason {n}")));
+        assert_eq!(mongo_status.lock().reasons.len(), REASONS_MAX);
+        mongo_status.recovered();
+        let view = mongo_status.view();
+        assert_eq!((view.state, view.reason, view.since), (MongoHealth::Ok, None, Some(Timestamp::from_micros(9))));
     }
 }

@@ -9,32 +9,32 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::journal::{AppendError, Key};
+use crate::journal::{AppendError, IdempotencyKey};
 use crate::message::SessionId;
 
-use super::running::{Running, Why};
+use super::running::{RunningTurn, Why};
 use super::turn::{TurnError, WhenBusy};
 
 /// The queues of all sessions.
 #[derive(Default)]
 pub(super) struct TurnQueues {
-    inner: Mutex<Inner>,
+    inner: Mutex<QueuesState>,
     /// Signalled when the last permit was given back.
     idle: Condvar,
 }
 
 #[derive(Default)]
-struct Inner {
-    lines: HashMap<SessionId, Queue>,
+struct QueuesState {
+    queues: HashMap<SessionId, SessionQueue>,
     is_closed: bool,
 }
 
 /// One session's queue: the holder of the permit, and the turns that wait for it.
 #[derive(Default)]
-struct Queue {
+struct SessionQueue {
     holder: Option<Holder>,
     next_ticket: u64,
-    waiting: VecDeque<Waiter>,
+    waiting: VecDeque<QueuedTurn>,
     /// Erasures of the session under way.
     erasing: usize,
     changed: Arc<Condvar>,
@@ -42,9 +42,9 @@ struct Queue {
 
 /// A turn that waits for the permit, in the order of tickets.
 #[derive(Clone, Copy)]
-struct Waiter {
+struct QueuedTurn {
     ticket: u64,
-    key: Option<Key>,
+    key: Option<IdempotencyKey>,
     when_busy: WhenBusy,
 }
 
@@ -53,9 +53,9 @@ pub(super) enum Holder {
     /// A turn that ends after a sync at most.
     Brief,
     /// A turn whose message is not recorded yet, with its key.
-    Beginning(Option<Key>),
+    Beginning(Option<IdempotencyKey>),
     /// A turn that is being answered.
-    Running(Arc<Running>),
+    Running(Arc<RunningTurn>),
 }
 
 /// The result of waiting.
@@ -63,23 +63,23 @@ pub(super) enum Entered {
     /// The caller holds the permit.
     TurnPermit(TurnPermit),
     /// A turn with the caller's key is being answered.
-    Same(Arc<Running>),
+    Same(Arc<RunningTurn>),
 }
 
 /// The permit of a session, given back on drop.
 pub(super) struct TurnPermit {
-    sessions: Arc<TurnQueues>,
+    queues: Arc<TurnQueues>,
     session: SessionId,
 }
 
 /// An erasure of a session under way, until it is dropped.
 pub(super) struct Erasing {
-    sessions: Arc<TurnQueues>,
+    queues: Arc<TurnQueues>,
     session: SessionId,
 }
 
-impl Queue {
-    fn running(&self) -> Option<&Arc<Running>> {
+impl SessionQueue {
+    fn running(&self) -> Option<&Arc<RunningTurn>> {
         match &self.holder {
             Some(Holder::Running(running)) => Some(running),
             _ => None,
@@ -89,11 +89,12 @@ impl Queue {
     /// The running turn with that key.
     ///
     /// An error: it has other content.
-    fn same(&self, key: Option<&Key>) -> Result<Option<&Arc<Running>>, TurnError> {
+    fn same(&self, key: Option<&IdempotencyKey>) -> Result<Option<&Arc<RunningTurn>>, TurnError> {
         let Some(key) = key else { return Ok(None) };
         // The key of an erased message is forgotten, even while its turn is ending.
-        let is_same =
-            |running: &&Arc<Running>| running.key().is_some_and(|other| other.hash == key.hash) && !running.is_erased();
+        let is_same = |running: &&Arc<RunningTurn>| {
+            running.key().is_some_and(|other| other.hash == key.hash) && !running.is_erased()
+        };
         match self.running().filter(is_same) {
             Some(running) if running.key() != Some(key) => Err(TurnError::Refused(AppendError::KeyConflict(0))),
             found => Ok(found),
@@ -101,7 +102,12 @@ impl Queue {
     }
 
     /// The result of waiting by now: the turn to join, or `Some(None)`: the permit. `None`: wait on.
-    fn call(&self, waiter: &Waiter, is_closed: bool, is_late: bool) -> Option<Result<Option<Arc<Running>>, TurnError>> {
+    fn call(
+        &self,
+        waiter: &QueuedTurn,
+        is_closed: bool,
+        is_late: bool,
+    ) -> Option<Result<Option<Arc<RunningTurn>>, TurnError>> {
         match self.same(waiter.key.as_ref()) {
             Err(no_turn) => Some(Err(no_turn)),
             Ok(Some(running)) => Some(Ok(Some(running.clone()))),
@@ -112,14 +118,14 @@ impl Queue {
         }
     }
 
-    fn is_turn_of(&self, waiter: &Waiter) -> bool {
+    fn is_turn_of(&self, waiter: &QueuedTurn) -> bool {
         self.holder.is_none() && self.waiting.front().is_some_and(|first| first.ticket == waiter.ticket)
     }
 
     /// Whether another message is being answered, for a turn that does not queue.
-    fn is_busy_for(&self, waiter: &Waiter) -> bool {
+    fn is_busy_for(&self, waiter: &QueuedTurn) -> bool {
         // Turns with the same message do not count: whichever goes first, the others get its answer.
-        let is_other = |key: &Option<Key>| waiter.key.is_none() || *key != waiter.key;
+        let is_other = |key: &Option<IdempotencyKey>| waiter.key.is_none() || *key != waiter.key;
         let mut before = self.waiting.iter().take_while(|other| other.ticket != waiter.ticket);
         before.any(|other| is_other(&other.key))
             || match &self.holder {
@@ -136,7 +142,7 @@ impl Queue {
 }
 
 impl TurnQueues {
-    fn inner(&self) -> MutexGuard<'_, Inner> {
+    fn inner(&self) -> MutexGuard<'_, QueuesState> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -156,18 +162,18 @@ impl TurnQueues {
             _ => None,
         };
         let mut inner = self.inner();
-        let line = inner.lines.entry(session.clone()).or_default();
-        let (waiter, changed) = (Waiter { ticket: line.next_ticket, key, when_busy }, line.changed.clone());
-        line.next_ticket += 1;
-        line.waiting.push_back(waiter);
+        let queue = inner.queues.entry(session.clone()).or_default();
+        let (waiter, changed) = (QueuedTurn { ticket: queue.next_ticket, key, when_busy }, queue.changed.clone());
+        queue.next_ticket += 1;
+        queue.waiting.push_back(waiter);
         let called = loop {
             let is_closed = inner.is_closed;
             let left = until.saturating_duration_since(Instant::now());
-            let line = inner.lines.get_mut(session).expect("who waits keeps the line");
-            if let Some(called) = line.call(&waiter, is_closed, left.is_zero()) {
-                line.waiting.retain(|other| other.ticket != waiter.ticket);
+            let queue = inner.queues.get_mut(session).expect("who waits keeps the line");
+            if let Some(called) = queue.call(&waiter, is_closed, left.is_zero()) {
+                queue.waiting.retain(|other| other.ticket != waiter.ticket);
                 if let Ok(None) = called {
-                    line.holder = Some(holder);
+                    queue.holder = Some(holder);
                 }
                 break called;
             }
@@ -178,83 +184,83 @@ impl TurnQueues {
         self.tidy(&mut inner, session);
         Ok(match called? {
             Some(running) => Entered::Same(running),
-            None => Entered::TurnPermit(TurnPermit { sessions: Arc::clone(self), session: session.clone() }),
+            None => Entered::TurnPermit(TurnPermit { queues: Arc::clone(self), session: session.clone() }),
         })
     }
 
     /// Wakes the turns that may go on, or removes a queue that is not needed any more.
-    fn tidy(&self, inner: &mut Inner, session: &SessionId) {
-        let Some(line) = inner.lines.get(session) else { return };
-        line.changed.notify_all();
-        if line.is_unused() {
-            inner.lines.remove(session);
+    fn tidy(&self, inner: &mut QueuesState, session: &SessionId) {
+        let Some(queue) = inner.queues.get(session) else { return };
+        queue.changed.notify_all();
+        if queue.is_unused() {
+            inner.queues.remove(session);
         }
-        if inner.lines.is_empty() {
+        if inner.queues.is_empty() {
             self.idle.notify_all();
         }
     }
 
     /// The running turn of a session.
-    pub(super) fn running(&self, session: &SessionId) -> Option<Arc<Running>> {
-        self.inner().lines.get(session)?.running().cloned()
+    pub(super) fn running(&self, session: &SessionId) -> Option<Arc<RunningTurn>> {
+        self.inner().queues.get(session)?.running().cloned()
     }
 
     /// How many turns wait for the permit of a session.
     #[cfg(test)]
     pub(super) fn waiting(&self, session: &SessionId) -> usize {
-        self.inner().lines.get(session).map_or(0, |line| line.waiting.len())
+        self.inner().queues.get(session).map_or(0, |queue| queue.waiting.len())
     }
 
-    /// Keeps replies of the session from being recorded until the erasure is over. [`Running::erase`] waits for a reply
+    /// Keeps replies of the session from being recorded until the erasure is over. [`RunningTurn::erase`] waits for a reply
     /// that is being recorded already.
     pub(super) fn begin_erasing(self: &Arc<Self>, session: &SessionId) -> Erasing {
         let mut inner = self.inner();
-        let line = inner.lines.entry(session.clone()).or_default();
-        line.erasing += 1;
-        let running = line.running().cloned();
+        let queue = inner.queues.entry(session.clone()).or_default();
+        queue.erasing += 1;
+        let running = queue.running().cloned();
         drop(inner);
         if let Some(running) = running {
             running.erase();
         }
-        Erasing { sessions: Arc::clone(self), session: session.clone() }
+        Erasing { queues: Arc::clone(self), session: session.clone() }
     }
 
     /// All running turns.
-    pub(super) fn all_running(&self) -> Vec<Arc<Running>> {
-        self.inner().lines.values().filter_map(Queue::running).cloned().collect()
+    pub(super) fn all_running(&self) -> Vec<Arc<RunningTurn>> {
+        self.inner().queues.values().filter_map(SessionQueue::running).cloned().collect()
     }
 
     /// Refuses new turns and those that wait.
     pub(super) fn close(&self) {
         let mut inner = self.inner();
         inner.is_closed = true;
-        inner.lines.values().for_each(|line| line.changed.notify_all());
+        inner.queues.values().for_each(|queue| queue.changed.notify_all());
     }
 
     /// Waits until every permit is given back, at most until `until`; returns whether they are.
     pub(super) fn wait_until_idle(&self, until: Instant) -> bool {
         let left = until.saturating_duration_since(Instant::now());
-        let waited = self.idle.wait_timeout_while(self.inner(), left, |inner| !inner.lines.is_empty());
-        waited.unwrap_or_else(PoisonError::into_inner).0.lines.is_empty()
+        let waited = self.idle.wait_timeout_while(self.inner(), left, |inner| !inner.queues.is_empty());
+        waited.unwrap_or_else(PoisonError::into_inner).0.queues.is_empty()
     }
 }
 
 impl TurnPermit {
     /// Notes that the holder's turn is being answered.
-    pub(super) fn run(&self, running: &Arc<Running>) {
-        let mut inner = self.sessions.inner();
-        let line = inner.lines.get_mut(&self.session).expect("who has the place keeps the line");
-        line.holder = Some(Holder::Running(running.clone()));
+    pub(super) fn run(&self, running: &Arc<RunningTurn>) {
+        let mut inner = self.queues.inner();
+        let queue = inner.queues.get_mut(&self.session).expect("who has the place keeps the line");
+        queue.holder = Some(Holder::Running(running.clone()));
         // Waiting turns with the same key join it.
-        line.changed.notify_all();
+        queue.changed.notify_all();
     }
 
     /// Makes the text final, once no erasure of the session is under way: by then it is known whether the turn was
     /// erased.
-    pub(super) fn begin_recording(&self, running: &Running) -> (String, Option<Why>) {
-        let mut inner = self.sessions.inner();
-        while let Some(line) = inner.lines.get(&self.session).filter(|line| line.erasing > 0) {
-            let changed = line.changed.clone();
+    pub(super) fn begin_recording(&self, running: &RunningTurn) -> (String, Option<Why>) {
+        let mut inner = self.queues.inner();
+        while let Some(queue) = inner.queues.get(&self.session).filter(|queue| queue.erasing > 0) {
+            let changed = queue.changed.clone();
             inner = changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
         }
         running.begin_recording()
@@ -263,20 +269,20 @@ impl TurnPermit {
 
 impl Drop for Erasing {
     fn drop(&mut self) {
-        let mut inner = self.sessions.inner();
-        if let Some(line) = inner.lines.get_mut(&self.session) {
-            line.erasing -= 1;
+        let mut inner = self.queues.inner();
+        if let Some(queue) = inner.queues.get_mut(&self.session) {
+            queue.erasing -= 1;
         }
-        self.sessions.tidy(&mut inner, &self.session);
+        self.queues.tidy(&mut inner, &self.session);
     }
 }
 
 impl Drop for TurnPermit {
     fn drop(&mut self) {
-        let mut inner = self.sessions.inner();
-        if let Some(line) = inner.lines.get_mut(&self.session) {
-            line.holder = None;
+        let mut inner = self.queues.inner();
+        if let Some(queue) = inner.queues.get_mut(&self.session) {
+            queue.holder = None;
         }
-        self.sessions.tidy(&mut inner, &self.session);
+        self.queues.tidy(&mut inner, &self.session);
     }
 }
