@@ -159,7 +159,7 @@ impl Printed {
                 self.end_line()?;
             }
             (ReportFormat::Lines, _, None) => {
-                note("the message is recorded; there is no responder (responder.kind: none)")
+                note("the message is recorded; there is no responder (responder.kind: none)");
             }
         }
         match status {

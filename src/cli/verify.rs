@@ -91,7 +91,7 @@ fn end(report: &VerifyReport, erase: Option<&str>) -> Result<(), CommandError> {
     let (all, failed) = (report.checks.len(), report.failed);
     match report.form {
         ReportFormat::Json => {
-            print(&format!("{}\n", json!({"ok": failed == 0, "checks": report.checks, "erase": erase})))?
+            print(&format!("{}\n", json!({"ok": failed == 0, "checks": report.checks, "erase": erase})))?;
         }
         ReportFormat::Lines => match erase {
             Some(erase) => print(&format!("To erase what this recorded:\n  {erase}\n"))?,

@@ -177,7 +177,7 @@ impl Caller {
         let UnderWay { task, call, began, .. } = self.under_way.take()?;
         match task {
             CallPurpose::Connect if outcome == Err(TryRecvError::Empty) => {
-                self.connection = StoreConnection::Slow(call)
+                self.connection = StoreConnection::Slow(call);
             }
             CallPurpose::Insert if outcome == Err(TryRecvError::Empty) => {
                 call.abandon();
