@@ -58,7 +58,8 @@ impl ClientError {
     pub(in crate::cli) fn may_pass(&self) -> bool {
         match self {
             Self::Absent(_) | Self::Late { .. } | Self::Cut(_) | Self::Io { .. } => true,
-            Self::Refused { status, .. } => *status == 503,
+            // tiny_http answers 500 to what it drops at a stop; the others are of proxies whose server is away.
+            Self::Refused { status, .. } => matches!(status, 500 | 502..=504),
             Self::Forbidden(_) | Self::NoPort | Self::Malformed { .. } => false,
         }
     }
