@@ -244,7 +244,7 @@ impl<D: Disk> History<D> {
         let Some(_permit) = self.warming.try_acquire() else { return Ok(None) };
         let generation = self.cache.reserve(session);
         // Checked only now: from here on everything that becomes stale is pushed into the session just reserved.
-        if self.transcripts.stale(session).is_some() {
+        if self.transcripts.stale(session)?.is_some() {
             return Ok(None);
         }
         let page_bytes_max = self.cache.warm_bytes_max().min(PAGE_BYTES_MAX);

@@ -292,11 +292,15 @@ impl<D: Disk> Transcripts<D> {
     }
 
     /// What that session's transcript lacks, for a reader.
-    pub fn stale(&self, session: &SessionId) -> Option<Stale> {
+    ///
+    /// # Errors
+    /// Whether the transcript was removed or cut could not be told: what it holds must not be shown as all there is. A
+    /// retry is safe.
+    pub fn stale(&self, session: &SessionId) -> io::Result<Option<Stale>> {
         let mut open = self.open.lock().expect("no holder panics");
         self.settle_in(&mut open, session);
-        self.check_again(&mut open, session);
-        open.stale.get(session).copied()
+        self.check_again(&mut open, session)?;
+        Ok(open.stale.get(session).copied())
     }
 
     /// Every session that is stale.

@@ -34,7 +34,7 @@ impl Lacking {
         query: &Query,
     ) -> io::Result<Self> {
         let mut lacking = Self::default();
-        let Some(stale) = transcripts.stale(session) else { return Ok(lacking) };
+        let Some(stale) = transcripts.stale(session)? else { return Ok(lacking) };
         let mut reader = journal.reader(stale.first - 1);
         // Records before the first one in its segment are skipped and not counted: at most one segment.
         let mut read = 0;

@@ -120,7 +120,7 @@ fn going_forward_nothing_is_shown_beyond_the_point_a_search_reached() {
     fixture.transcripts.mark_stale(&session, 301, 301);
     replies.push(fixture.say("s", "assistant", 10));
     (0..10).for_each(|_| _ = fixture.say("s", "user", 10));
-    assert!(fixture.transcripts.stale(&session).is_some());
+    assert!(fixture.transcripts.stale(&session).unwrap().is_some());
     assert_eq!(fixture.all_pages(ask(Some("assistant"), start())), replies);
     let mut backward = fixture.all_pages(ask(Some("assistant"), None));
     backward.reverse();

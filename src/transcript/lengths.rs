@@ -350,7 +350,7 @@ mod tests {
                 let at = disk.calls() + call;
                 disk.fault_at(at, fault);
                 let written = before.write(&[(session(1), of(0))]);
-                let is_done = disk.calls() <= at;
+                let is_done = disk.calls() < at;
                 disk.power_cut(&mut Random(call + 1));
                 let after = lengths(&disk);
                 let found = after.take(&session(1)).unwrap_or_default();

@@ -106,30 +106,33 @@ impl<D: Disk> Transcripts<D> {
         if lost.is_some() {
             open.losses.insert(session.clone(), KnownLength { lost, ..known });
         }
-        match self.byte_len(session) {
-            Ok(left) if left < known.bytes || lost.is_some_and(|lost| lost.before.is_none()) => {
-                self.lose(open, session, known.bytes, left);
-            }
+        let left = self.byte_len(session);
+        // Of an unfinished search the loss is known, whatever the file's length.
+        let is_pending = lost.is_some_and(|lost| lost.before.is_none());
+        match left {
+            Ok(left) if left < known.bytes || is_pending => self.lose(open, session, known.bytes, left),
             Ok(_) => {}
+            Err(_) if is_pending => self.lose(open, session, known.bytes, 0),
             Err(e) => log::warn!("the transcript of {session} cannot be compared with what it was: {e}"),
         }
     }
 
     /// Compares a transcript that is about to be read with the length it should have by what was noted and appended: it
-    /// may have been removed or cut since the last comparison.
-    pub(super) fn check_again(&self, open: &mut OpenTranscripts<D>, session: &SessionId) {
-        let Some(lengths) = &self.lengths else { return };
+    /// may have been removed or cut since the last comparison. An error leaves that open: what is read then may lack
+    /// anything, and not say so.
+    pub(super) fn check_again(&self, open: &mut OpenTranscripts<D>, session: &SessionId) -> io::Result<()> {
+        let Some(lengths) = &self.lengths else { return Ok(()) };
         let is_pending = |known: &KnownLength| known.lost.is_some_and(|lost| lost.before.is_none());
         if open.unnoted.contains_key(session) || open.losses.get(session).is_some_and(is_pending) {
-            return;
+            return Ok(());
         }
         let appended_to = open.files.peek(session).map_or(0, |transcript| transcript.bytes);
         let had = lengths.noted(session).max(appended_to);
-        if let Ok(left) = self.byte_len(session)
-            && left < had
-        {
+        let left = self.byte_len(session)?;
+        if left < had {
             self.lose(open, session, had, left);
         }
+        Ok(())
     }
 
     /// The length of a transcript, in bytes.
@@ -238,12 +241,15 @@ impl<D: Disk> Transcripts<D> {
         Met { first: first.collect(), newest: None }
     }
 
-    /// Those sessions hold, synced, all that the journal has: now it is known what they have lost for good.
+    /// Those sessions hold, synced, all that the journal has: now it is known what they have lost for good. An error leaves
+    /// the search to the next rebuild.
     pub(super) fn end_search<'a>(&self, met: &Met, sessions: impl Iterator<Item = &'a SessionId>) -> io::Result<()> {
-        let (mut lengths, mut whole, mut short) = (Vec::new(), 0, Vec::new());
-        for session in sessions.filter(|_| self.lengths.is_some()) {
-            let Ok(bytes) = self.byte_len(session) else { continue };
-            lengths.push((session, bytes));
+        if self.lengths.is_none() {
+            return Ok(());
+        }
+        let lengths = sessions.map(|session| Ok((session, self.byte_len(session)?))).collect::<io::Result<Vec<_>>>()?;
+        let (mut whole, mut short) = (0, Vec::new());
+        for &(session, bytes) in &lengths {
             let mut open = self.open.lock().expect("no holder panics");
             if let Some(first) = met.first.get(session)
                 && let Some(pending) = open.losses.remove(session)

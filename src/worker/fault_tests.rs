@@ -6,7 +6,7 @@ use std::io;
 use super::model_tests::world::{Live, Saying, World};
 use super::*;
 use crate::config::Fsync;
-use crate::disk::sim::{Op, Random, SimDisk};
+use crate::disk::sim::{Fault, Op, Random, SimDisk};
 use crate::history::{History, HistoryQuery};
 use crate::journal::testing::stored_checkpoint;
 use crate::message::{self, SessionId};
@@ -224,5 +224,32 @@ fn history_waits_for_no_hanging_sync_of_journal_or_transcript() {
         let live = world.live.as_mut().unwrap();
         live.drain();
         assert_eq!((texts(&live.history, "s").len(), drained(&world)), (3, 3), "{part}");
+    }
+}
+
+#[test]
+fn a_page_whose_transcript_cannot_be_looked_at_is_refused_and_not_empty() {
+    let beginning = message::Id::from_parts(message::Timestamp::from_micros(0), 0);
+    for after in [None, Some(beginning)] {
+        for call in 0.. {
+            let mut world = world();
+            say(world.live.as_ref().unwrap(), "s", "one");
+            world.stop();
+            world.open().unwrap();
+            let live = world.live.as_ref().unwrap();
+            // Compared once since the start, without bringing it into the cache.
+            live.transcripts.stale(&session("s")).unwrap();
+            world.disk.unlink(&world.transcript(&session("s")));
+            let at = world.disk.calls() + call;
+            world.disk.fault_at(at, Fault::Fail(io::ErrorKind::Other));
+            let query = HistoryQuery { after, ..HistoryQuery::newest(session("s"), 10) };
+            if let Ok(answer) = live.history.read(&query) {
+                let found: Vec<String> = answer.messages.iter().map(|(message, _)| message.text()).collect();
+                assert_eq!(found, ["one"], "after {after:?}, call {call}: {:?}", answer.incomplete);
+            }
+            if world.disk.calls() < at {
+                break;
+            }
+        }
     }
 }
