@@ -62,7 +62,7 @@ pub fn read(history: &History, outgoing: &ReplyBudget, head: &RequestHead<'_>) -
         })
     };
     let mut answer = read(&HistoryQuery { page_bytes_max: UNCOUNTED_BYTES, ..ask.clone() })?;
-    let ended_for_its_bytes = answer.has_more && answer.messages.len() < ask.limit && answer.incomplete.is_none();
+    let ended_for_its_bytes = answer.has_more && answer.messages.len() < ask.limit && answer.next.is_none();
     let permit = if ended_for_its_bytes {
         // Taken before it is read: many who ask at once hold no more than one after the other.
         let mut permit = outgoing.take(ask.page_bytes_max)?;
