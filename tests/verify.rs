@@ -115,12 +115,24 @@ fn a_server_without_a_socket_is_verified_over_tcp_with_its_token() {
 }
 
 #[test]
+fn a_token_that_is_not_the_servers_fails_with_what_to_do() {
+    let mut server = Server::start(options().set("server.auth_token", "hunter2"));
+    server.reconfigure(options());
+    let (code, out, _) = verify(&server, server.address(), &[]);
+    assert_eq!(code, Some(1), "{out}");
+    assert!(out.contains("refused with 401: server.auth_token here is not the server's; give its --config"), "{out}");
+}
+
+#[test]
 fn a_stopped_server_is_told_in_one_line() {
     let server = Server::prepared(options());
     let (code, out, err) = verify(&server, "127.0.0.1:1".parse().unwrap(), &[]);
     assert_eq!((code, out.as_str()), (Some(1), ""));
     let socket = server.data().join("chatkeep.sock");
-    let wanted = format!("error: no server is listening on {}: start it with `chatkeep serve`\n", socket.display());
+    let wanted = format!(
+        "error: no server is listening on {}: start it with `chatkeep serve`, or name its data folder with --data\n",
+        socket.display()
+    );
     assert_eq!(err, wanted);
 }
 

@@ -6,7 +6,7 @@ use std::io;
 #[derive(Debug, thiserror::Error)]
 pub(in crate::cli) enum ClientError {
     /// No server is there.
-    #[error("no server is listening on {0}: start it with `chatkeep serve`")]
+    #[error("no server is listening on {0}: start it with `chatkeep serve`, or name its data folder with --data")]
     Absent(String),
     /// The socket's mode forbids it.
     #[error("{0} belongs to another user: run this as the user that runs the server")]

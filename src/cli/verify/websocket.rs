@@ -44,6 +44,11 @@ pub(super) fn check(run: &mut Run<'_>) -> CheckResult {
         Err(Error::Http(reply)) if reply.status() == 404 && !run.before["websocket"].is_object() => {
             return Ok("/ws/chat is not served by this version (404)".to_owned());
         }
+        Err(Error::Http(reply)) if reply.status() == 401 => {
+            return Err(format!(
+                "ws://{address}/ws/chat is refused with 401: server.auth_token here is not the server's; give its --config"
+            ));
+        }
         Err(Error::Http(reply)) => {
             return Err(format!("ws://{address}/ws/chat is refused with {}", reply.status().as_u16()));
         }
