@@ -276,12 +276,18 @@ impl<D: Disk> Transcripts<D> {
     fn open_transcript(&self, session: &SessionId) -> io::Result<Transcript<D::File>> {
         match Transcript::open(&self.disk, &self.path(session)) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                self.disk.sync_dir(self.folder.ancestors().nth(2).unwrap_or(Path::new(".")))?;
-                disk::make_folder(&self.disk, &self.folder)?;
+                self.make_again(&self.folder)?;
                 Transcript::open(&self.disk, &self.path(session))
             }
             opened => opened,
         }
+    }
+
+    /// Makes the folder or one in it that somebody removed. What is missing two folders further up was moved away or is not
+    /// mounted, and is not made in its place.
+    fn make_again(&self, folder: &Path) -> io::Result<()> {
+        self.disk.sync_dir(self.folder.ancestors().nth(2).unwrap_or(Path::new(".")))?;
+        disk::make_folder(&self.disk, folder)
     }
 
     /// The first sequence that any transcript lacks.

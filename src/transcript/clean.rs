@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::io;
 use std::ops::Range;
 
-use crate::disk::{self, Disk, DiskFile, copy};
+use crate::disk::{Disk, DiskFile, copy};
 use crate::message::{Id, SessionId};
 
 use super::Transcripts;
@@ -51,7 +51,7 @@ impl<D: Disk> Transcripts<D> {
     fn order_some(&self, session: &SessionId) -> io::Result<bool> {
         let Some(old) = self.old_file(session)? else { return Ok(false) };
         let strays = strays(&old, session)?;
-        disk::make_folder(&self.disk, &self.staging())?;
+        self.make_again(&self.staging())?;
         let path = self.staging().join(session.file_name());
         let new = self.disk.create(&path)?;
         let mut ordered = Ordered { transcripts: self, session, old: &old, new, bytes: 0, last: None };

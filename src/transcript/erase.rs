@@ -18,7 +18,7 @@ use std::io;
 use std::ops::Range;
 use std::path::Path;
 
-use crate::disk::{self, Disk, DiskFile, copy};
+use crate::disk::{Disk, DiskFile, copy};
 use crate::layout;
 use crate::message::{Id, Message, SessionId};
 
@@ -161,7 +161,7 @@ impl<D: Disk> Transcripts<D> {
             // An unfinished line may be the rest of an erased one.
             None => self.disk.remove(&path)?,
             Some(newer) => {
-                disk::make_folder(&self.disk, &self.staging())?;
+                self.make_again(&self.staging())?;
                 let temporary = self.staging().join(session.file_name());
                 let new = self.disk.create(&temporary)?;
                 copy(&old, newer..old.byte_len()?, &new, 0)?;

@@ -25,7 +25,7 @@
 use std::io;
 use std::ops::Range;
 
-use crate::disk::{self, Disk, DiskFile, copy};
+use crate::disk::{Disk, DiskFile, copy};
 use crate::message::{Id, Message, SessionId};
 
 use super::Transcripts;
@@ -198,7 +198,7 @@ impl<D: Disk> Transcripts<D> {
         }
         let mut new = New { file: None, from: kept.at, to: kept.at };
         if kept.any {
-            disk::make_folder(&self.disk, &self.staging())?;
+            self.make_again(&self.staging())?;
             let file = self.disk.create(&self.staging().join(session.file_name()))?;
             for _ in 0..ROUNDS_MAX {
                 if !new.take(old, &file, go_on)? {

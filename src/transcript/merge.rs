@@ -12,7 +12,7 @@ use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
 
-use crate::disk::{self, Disk, DiskFile, aside, copy};
+use crate::disk::{Disk, DiskFile, aside, copy};
 use crate::layout;
 use crate::message::{Id, Message, SessionId};
 
@@ -55,7 +55,7 @@ impl<D: Disk> Transcripts<D> {
 
     /// Begins a rewrite: everything before `at`, the start of a line, is taken over as it is.
     pub(super) fn begin_merge(&self, session: &SessionId, at: u64) -> io::Result<Merge> {
-        disk::make_folder(&self.disk, &self.staging())?;
+        self.make_again(&self.staging())?;
         let new = self.disk.create(&self.staging().join(session.file_name()))?;
         let at = match self.old_file(session)? {
             Some(old) => copy(&old, 0..at, &new, 0)?,

@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::io;
 
-use crate::disk::{self, Disk, DiskFile};
+use crate::disk::{Disk, DiskFile};
 use crate::message::SessionId;
 
 use super::{Transcript, Transcripts};
@@ -70,7 +70,7 @@ impl<D: Disk> Transcripts<D> {
     /// A folder that was removed is made again; its files are noticed one by one.
     fn folder_synced(&self, outcome: io::Result<()>) -> io::Result<()> {
         match outcome {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => disk::make_folder(&self.disk, &self.folder),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => self.make_again(&self.folder),
             outcome => outcome,
         }
     }
