@@ -10,8 +10,8 @@
 //! websocket   handshake, and the pool of sockets
 //! ```
 //!
-//! Both hand the same [`RequestHead`](crate::api::RequestHead) to the same [`Service`](crate::api::Service). Nothing here knows what a
-//! message or a session is.
+//! Both hand the same [`RequestHead`](crate::api::RequestHead) to the same [`Service`](crate::api::Service). Nothing here
+//! knows what a message or a session is.
 
 mod chunked;
 mod connection;

@@ -106,12 +106,7 @@ fn time(field: &str, value: &str) -> Result<Timestamp, Problem> {
     Timestamp::parse(&value).ok_or_else(|| Problem::field(field, rule))
 }
 
-/// A page as one piece:
-///
-/// ```json
-/// {"session_id":"s","messages":[{"id":"…","session_id":"s","role":"user","text":"hello","created_at":"…","metadata":{},"source":"cache"}],
-///  "counts":{"cache":1,"mongo":0,"disk":0},"last_persisted_at":"…","has_more":false,"complete":true}
-/// ```
+/// A page as one piece, in the shape that [`read`] shows.
 fn page(session: &SessionId, answer: &HistoryPage) -> Vec<u8> {
     let (start, end) = (start(session), end(answer));
     let mut page = Vec::with_capacity(page_bytes(&start, answer, &end));

@@ -10,8 +10,8 @@
 //!
 //! The program may read the conversation, and what it writes to its standard output is the answer, as it comes; line ends at its
 //! end are not part of it, as in a shell's `$(…)`, and CRLF is one. Its environment is ours without secrets, and with
-//! `CHATKEEP_SESSION_ID` and `CHATKEEP_MESSAGE_ID`; its folder is ours. It has answered when it has exited with code 0. Any other end, and an answer
-//! beyond [`TEXT_BYTES_MAX`](super::TEXT_BYTES_MAX), is a failure, with the end of what it wrote to its standard error.
+//! `CHATKEEP_SESSION_ID` and `CHATKEEP_MESSAGE_ID`; its folder is ours. It has answered when it has exited with code 0. Any
+//! other end, and an answer beyond [`TEXT_BYTES_MAX`](super::TEXT_BYTES_MAX), is a failure, with the end of what it wrote to its standard error.
 //!
 //! Invariants: no pipe is ever waited for alone, so no order of reading and writing can hang; every wait checks the stop
 //! and the deadline each [`STOP_POLL_INTERVAL`]; on return the process group has been ended in any case. Memory is one piece
