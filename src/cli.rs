@@ -31,7 +31,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use args::{Command, HELP, Options, ReportFormat};
-use load::load;
+use load::{load, load_using};
 use screen::{CommandError, print, warn};
 
 use crate::{app, doctor, logging, responder};
@@ -93,7 +93,7 @@ fn check_config(options: &Options) -> Result<(), CommandError> {
 }
 
 fn doctor(options: &Options) -> Result<(), CommandError> {
-    let config = load(options)?.settings.config();
+    let config = load_using(options, |_, _| false)?;
     // A repair makes private files, as a server does.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let data = options.data.clone().unwrap_or_else(|| DEFAULT_DATA.into());

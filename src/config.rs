@@ -36,7 +36,7 @@ mod manual_tests;
 mod tests;
 
 pub use fault::{ConfigError, ConfigErrors, closest};
-pub use resolve::Overrides;
+pub use resolve::{Overrides, UsesSecret};
 pub use secret::{Secret, redact_uri};
 pub use settings::Settings;
 pub use types::{

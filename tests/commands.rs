@@ -126,6 +126,34 @@ fn without_a_socket_the_server_is_asked_over_tcp_with_its_token() {
 }
 
 #[test]
+fn a_command_needs_the_variable_of_a_secret_only_where_it_sends_it() {
+    let options = Options::default().set("server.auth_token", "${CHAT_TOKEN}").environment("CHAT_TOKEN", "hunter2");
+    let options = options.set("mongo.uri", "mongodb://${MONGO_LOGIN}@127.0.0.1:1").environment("MONGO_LOGIN", "me:it");
+    let mut server = Server::start(options);
+    let (folder, address) = (server.folder().to_owned(), server.address().to_string());
+    assert_eq!(printed(&folder, &["say", "--session", "s", "ping"]), "pong!\n");
+    assert!(printed(&folder, &["history", "s"]).contains("pong!"));
+    assert!(printed(&folder, &["status"]).contains("fsync always"));
+
+    let unset = |key, name| {
+        format!("error: config.yaml: {key}: ${{{name}}} is not set: set it, or write ${{{name}:-default}}\n")
+    };
+    let no_token = unset("server.auth_token", "CHAT_TOKEN");
+    for args in [&["status", "--listen", &address][..], &["verify"]] {
+        assert_eq!(ran(&folder, args), (Some(2), String::new(), no_token.clone()), "{args:?}");
+    }
+    let both = no_token + &unset("mongo.uri", "MONGO_LOGIN");
+    for args in [&["serve", "--listen", "127.0.0.1:0"][..], &["check-config"]] {
+        assert_eq!(ran(&folder, args), (Some(2), String::new(), both.clone()), "{args:?}");
+    }
+    let mut command = chatkeep(&folder, &["status", "--listen", &address]);
+    assert_eq!(told(&run(command.env("CHAT_TOKEN", "hunter2"))).0, Some(0));
+
+    server.sigterm_and_wait();
+    assert!(printed(&folder, &["doctor"]).contains("Nothing is damaged."));
+}
+
+#[test]
 fn the_server_at_listen_is_asked_although_another_has_the_socket() {
     let (here, there) = (Server::start(Options::default()), Server::start(Options::default()));
     let (folder, address) = (here.folder(), there.address().to_string());

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use crate::config::{Overrides, Settings};
+use crate::config::{Config, Overrides, Settings, UsesSecret};
 use crate::store;
 
 use super::args::Options;
@@ -19,6 +19,9 @@ const DEFAULT_CONFIG: &str = "config.yaml";
 /// The largest config file, in bytes; a larger one is most likely the wrong file.
 const CONFIG_BYTES: u64 = 1 << 20;
 
+/// The key of the only secret that a command sends.
+pub(super) const AUTH_TOKEN: &str = "server.auth_token";
+
 /// The configuration and its file.
 pub(super) struct Loaded {
     /// The file that was read, if one was.
@@ -29,6 +32,21 @@ pub(super) struct Loaded {
 
 /// Loads the configuration for the options.
 pub(super) fn load(options: &Options) -> Result<Loaded, CommandError> {
+    let loaded = load_with(options, None)?;
+    match store::hosts(loaded.settings.config().mongo.uri.expose()) {
+        Ok(_) => Ok(loaded),
+        Err(rule) => {
+            Err(CommandError::asked(in_file(loaded.file.as_deref(), &format!("mongo.uri: [redacted]: {rule}"))))
+        }
+    }
+}
+
+/// Loads the configuration for a command that uses only these secrets: the variables of the others may be unset.
+pub(super) fn load_using(options: &Options, uses_secret: UsesSecret) -> Result<Config, CommandError> {
+    load_with(options, Some(uses_secret)).map(|loaded| loaded.settings.config())
+}
+
+fn load_with(options: &Options, uses_secret: Option<UsesSecret>) -> Result<Loaded, CommandError> {
     let (file, text) = match &options.config {
         Some(path) => (Some(path.as_path()), read(path)?),
         None => match read_if_there(Path::new(DEFAULT_CONFIG))? {
@@ -37,12 +55,9 @@ pub(super) fn load(options: &Options) -> Result<Loaded, CommandError> {
         },
     };
     let file = file.map(|path| path.display().to_string());
-    let overrides = Overrides { listen: options.listen.as_deref(), data: options.data.as_deref() };
+    let overrides = Overrides { listen: options.listen.as_deref(), data: options.data.as_deref(), uses_secret };
     match Settings::load(&text, &|name| std::env::var_os(name), &overrides) {
-        Ok(settings) => match store::hosts(settings.config().mongo.uri.expose()) {
-            Ok(_) => Ok(Loaded { file, settings }),
-            Err(rule) => Err(CommandError::asked(in_file(file.as_deref(), &format!("mongo.uri: [redacted]: {rule}")))),
-        },
+        Ok(settings) => Ok(Loaded { file, settings }),
         Err(faults) => Err(CommandError::Asked(
             faults
                 .iter()

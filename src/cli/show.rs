@@ -17,7 +17,7 @@ use crate::message::SessionId;
 
 use super::args::{Options, ReportFormat};
 use super::client::{Client, ClientError};
-use super::load::load;
+use super::load::{AUTH_TOKEN, load_using};
 use super::screen::{Audience, CommandError, note, print, show, visible};
 
 /// How long an answer may take: the history waits a few seconds for MongoDB.
@@ -111,10 +111,13 @@ fn get_over_restarts(client: &Client, target: &str) -> Result<Value, CommandErro
     }
 }
 
-/// The server of this configuration, or the one at `--listen`.
+/// The server of this configuration, or the one at `--listen`. Only a client over TCP sends the token.
 pub(super) fn client(options: &Options) -> Result<Client, CommandError> {
-    let config = load(options)?.settings.config();
-    Ok(if options.listen.is_some() { Client::over_tcp(&config) } else { Client::of(&config) })
+    if options.listen.is_some() {
+        return Ok(Client::over_tcp(&load_using(options, |_, secret| secret == AUTH_TOKEN)?));
+    }
+    let config = load_using(options, |config, secret| secret == AUTH_TOKEN && config.server.local_socket.is_none())?;
+    Ok(Client::of(&config))
 }
 
 /// `GET /api/storage/status`

@@ -20,7 +20,7 @@ use crate::message::SessionId;
 
 use super::args::{Options, ReportFormat};
 use super::client::Client;
-use super::load::load;
+use super::load::{AUTH_TOKEN, load_using};
 use super::screen::{CommandError, print, visible};
 use super::show::{page, status_of};
 
@@ -51,7 +51,8 @@ impl VerifyReport {
 
 /// Makes every check and prints what it found.
 pub(super) fn verify(options: &Options) -> Result<(), CommandError> {
-    let config = load(options)?.settings.config();
+    // Its WebSocket goes over TCP.
+    let config = load_using(options, |_, secret| secret == AUTH_TOKEN)?;
     let client = Client::of(&config);
     let before = status_of(&client)?;
     let session = options.session.clone().map_or_else(new_session, Ok)?;

@@ -14,6 +14,7 @@ use super::fault::{ConfigError, ConfigErrors, closest, quote, quote_text};
 use super::secret::REDACTED;
 use super::settings::{Settings, Values, typed};
 use super::table::{ConfigKey, Given, KEYS, KeyKind, Rule};
+use super::types::Config;
 use super::{together, yaml};
 
 /// Options of the command line that override the file.
@@ -24,7 +25,12 @@ pub struct Overrides<'a> {
     /// `--data`: replaces `data/` in the default paths. A path in the file stays, unless it equals the default, so that
     /// the shipped file behaves like no file.
     pub data: Option<&'a Path>,
+    /// Which secrets the command uses, by key; `None`: all. A variable of any other secret may be unset.
+    pub uses_secret: Option<UsesSecret>,
 }
+
+/// Whether a command under this configuration uses the secret of a key.
+pub type UsesSecret = fn(&Config, &str) -> bool;
 
 impl Settings {
     /// Reads `text` (empty: all defaults), fills in variables from `env`, and checks everything.
@@ -64,8 +70,16 @@ impl Settings {
         });
         config.responder.secret_variables = texts.flat_map(variables).map(str::to_owned).collect();
         faults.extend(together::check(&config, &origin, &|path| !faulty.contains(path)));
+        if let Some(uses) = overrides.uses_secret {
+            let is_unused = |path: &str| is_secret(path) && !uses(&config, path);
+            faults.retain(|fault| !matches!(fault, ConfigError::Reference { path, .. } if is_unused(path)));
+        }
         ConfigErrors::or(faults, Self { values, config })
     }
+}
+
+fn is_secret(path: &str) -> bool {
+    KEYS.iter().any(|key| key.path == path && key.redact.is_some())
 }
 
 /// The values in the file, by key.

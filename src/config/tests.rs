@@ -372,8 +372,9 @@ fn a_data_folder_too_deep_for_a_socket_is_a_fault() {
 
 #[test]
 fn listen_on_the_command_line_is_checked_as_in_the_file() {
-    let with =
-        |listen| Settings::load("server: {listen: broken}", &env, &Overrides { listen: Some(listen), data: None });
+    let with = |listen| {
+        Settings::load("server: {listen: broken}", &env, &Overrides { listen: Some(listen), ..Overrides::default() })
+    };
     assert_eq!(with("127.0.0.1:0").unwrap().config().server.listen, "127.0.0.1:0");
     for listen in ["127", "${TOKEN}", "0.0.0.0:80"] {
         let faults = with(listen).unwrap_err();
