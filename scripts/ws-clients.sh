@@ -4,8 +4,9 @@
 #   scripts/ws-clients.sh python HOST:PORT [TOKEN]     websockets, for Python
 #   scripts/ws-clients.sh node HOST:PORT [TOKEN]       ws, for Node
 #   scripts/ws-clients.sh document HOST:PORT TOKEN     the client that docs/websocket.md shows, with Node's ws
-#   scripts/ws-clients.sh chromium HOST:PORT TOKEN     a headless Chromium, with a page of http://127.0.0.1:PAGE_PORT,
-#                                                      which the server must allow as an origin (default port 8765)
+#   scripts/ws-clients.sh chromium HOST:PORT TOKEN     a headless Chromium, and that client in it; its page is of
+#                                                      http://127.0.0.1:PAGE_PORT, an origin that the server must allow
+#                                                      (default port 8765)
 #   scripts/ws-clients.sh kosoku                       the suite, against the pool with a handler that echoes
 #   scripts/ws-clients.sh fetch                        fetches what these need, Chromium excepted
 #

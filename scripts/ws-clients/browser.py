@@ -1,11 +1,13 @@
 """Gives a headless Chromium a page that talks to the server, and says how that went: HOST:PORT TOKEN.
 
 The page comes from another origin, PAGE_PORT of this machine, which the server must allow; the token goes as a subprotocol, as a
-browser can send nothing else.
+browser can send nothing else. It then runs the client that docs/websocket.md shows through document.js.
 """
 
 import http.server
+import json
 import os
+import pathlib
 import subprocess
 import sys
 import tempfile
@@ -18,13 +20,16 @@ FLAGS = (
     " --disable-component-update --disable-sync"
 ).split()
 
+HERE = pathlib.Path(__file__).parent
+SNIPPET = (HERE / "../../docs/websocket.md").read_text("utf-8").split("```js\n")[1].split("```")[0]
+
 PAGE = """<!doctype html><meta charset="utf-8"><script>
 "use strict";
 const base64url = (text) => btoa(String.fromCharCode(...new TextEncoder().encode(text)))
   .replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
 function connect(more = "") {
   const url = `ws://HOST/ws/chat?session_id=browser${more}`;
-  const socket = new WebSocket(url, ["chatkeep", "chatkeep.token." + base64url("TOKEN")]);
+  const socket = new WebSocket(url, ["chatkeep", "chatkeep.token." + base64url(TOKEN)]);
   const came = [];
   let wake = () => {};
   socket.onmessage = (message) => { came.push(JSON.parse(message.data)); wake(); };
@@ -45,7 +50,7 @@ function connect(more = "") {
   };
 }
 function same(one, other) { if (one !== other) throw new Error(`${one} is not ${other}`); }
-async function run() {
+async function talk() {
   const [one, other] = [connect(), connect()];
   same((await one.event("system")).session_id, "browser");
   same(one.socket.protocol, "chatkeep");
@@ -61,10 +66,18 @@ async function run() {
   for (let n = 0; n < 3; n++) { one.say({ message: `missed ${n}` }); await one.event("response"); }
   const resumed = connect(`&after=${last}`);
   for (let n = 0; n < 6; n++) same((await resumed.event("message")).text, `missed ${n >> 1}`);
-  return "ok";
 }
-run().catch((error) => `failed: ${error}`).then((body) => fetch("/result", { method: "POST", body }));
+</script><script>SNIPPET</script><script>SCENARIO</script><script>
+talk().then(() => run(openChat, "HOST", TOKEN)).then(() => "ok", (error) => `failed: ${error}`)
+  .then((body) => fetch("/result", { method: "POST", body }));
 </script>"""
+for name, text in [
+    ("HOST", HOST),
+    ("TOKEN", json.dumps(TOKEN)),
+    ("SNIPPET", SNIPPET),
+    ("SCENARIO", (HERE / "document.js").read_text("utf-8")),
+]:
+    PAGE = PAGE.replace(name, text)
 
 result = []
 told = threading.Event()
@@ -72,7 +85,7 @@ told = threading.Event()
 
 class Page(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        body = PAGE.replace("HOST", HOST).replace("TOKEN", TOKEN).encode()
+        body = PAGE.encode()
         self.send_response(200)
         self.send_header("Content-Type", "text/html")
         self.send_header("Content-Length", str(len(body)))
