@@ -44,7 +44,7 @@ fn resident_kib(server: &Server) -> u64 {
 /// Messages per second over that many sessions, and KiB resident afterwards.
 fn fill(sessions: usize) -> (f64, u64) {
     let server = Server::start(Options::default().set("journal.fsync", "never"));
-    // Made beforehand: the clients share the processors with the server.
+    // Made beforehand, because the clients share the processors with the server.
     let bodies: Vec<_> = (0..100).map(|n| array(n * ARRAY, sessions)).collect();
     let next = AtomicUsize::new(0);
     let began = Instant::now();

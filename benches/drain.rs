@@ -75,7 +75,7 @@ fn copy(server: &Server, from: &str, to: &str) {
 fn processor(process: u32) -> f64 {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
     let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
-    // The kernel counts in hundredths here whatever its own clock does.
+    // The kernel reports these times in hundredths of a second, whatever its own clock rate is.
     (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
 }
 
@@ -87,7 +87,7 @@ fn pending(server: &Server) -> u64 {
 /// what is asked for. Few looks, since each costs the machine a connection and an answer.
 fn drain(server: &mut Server, mongod: &Mongod, database: &str) -> Cost {
     copy(server, "kept", "data");
-    // What the copy left to be written would go to the disk meanwhile.
+    // Otherwise the copy's unwritten pages would be written during the measurement.
     assert!(Command::new("sync").status().unwrap().success());
     server.reconfigure(options(&mongod.uri(), database));
     server.start_again();
@@ -136,7 +136,7 @@ fn median(figures: impl Iterator<Item = f64>) -> f64 {
 fn main() {
     let check = std::env::args().any(|argument| argument == "--check");
     let (mongod, mut server) = (Mongod::start(), fill());
-    // To warm up, and for the documents.
+    // Warms up, and gives the documents for the bare inserts.
     drain(&mut server, &mongod, "first");
     let messages = mongod.messages_of("first").clone_with_type::<RawDocumentBuf>();
     let documents: Vec<_> = messages.find(doc! {}).sort(doc! { "_id": 1 }).run().unwrap().map(Result::unwrap).collect();
@@ -152,7 +152,7 @@ fn main() {
             drop(name);
             cost
         };
-        // Each goes first in turn.
+        // They take turns at going first.
         let (first, second) = (one(round % 2 == 0), one(round % 2 == 1));
         let (ours, theirs) = if round % 2 == 0 { (first, second) } else { (second, first) };
         println!(

@@ -55,7 +55,7 @@ fn rest(server: &Server, n: usize) -> Client {
 fn socket(server: &Server, n: usize) -> Client {
     let mut stream = TcpStream::connect(server.address()).unwrap();
     shake_hands(&mut stream, server, &format!("bench-{:02}", n % SESSIONS));
-    // The welcome, to its last byte.
+    // Reads the whole welcome.
     let mut head = [0; 2];
     stream.read_exact(&mut head).unwrap();
     assert_eq!(head[1], 126);
@@ -241,12 +241,12 @@ fn status_line(server: &Server, name: &str) -> u64 {
 
 /// Resident bytes and threads for each of [`IDLE`] sockets, each of which has said something once.
 fn idle_cost() -> (u64, u64) {
-    // What wakes them up would be measured with them.
+    // Heartbeats would wake the connections up and be measured with them.
     let options =
         Options::default().set("websocket.heartbeat_seconds", 3600).set("websocket.idle_timeout_seconds", 7200);
     let server =
         Server::start(options.set("websocket.max_connections", IDLE as u64).set("mongo.cache.max_bytes", 65_536));
-    // What the first ones bring about is no cost of theirs.
+    // The first connections also cost what is made only once, so they are not measured.
     let first: Vec<Socket> = (0..100).map(|n| talked(&server, &format!("first-{n}"))).collect();
     let (memory, threads) = (status_line(&server, "VmRSS:"), status_line(&server, "Threads:"));
     drop(first);
@@ -286,7 +286,7 @@ fn main() {
     let (by_socket, by_rest) = (latency(&server, false), latency(&server, true));
     println!("to the others of a session: median {:.2} ms, 99 of 100 within {:.2} ms", by_socket.0, by_socket.1);
     println!("the same after a POST:      median {:.2} ms, 99 of 100 within {:.2} ms", by_rest.0, by_rest.1);
-    // The connections that asked for the figures have threads, for a moment.
+    // The connections that asked for the figures still have their threads for a moment.
     let (bytes, threads) = idle_cost();
     println!("an idle socket of {IDLE}: {bytes} B, {threads} more threads for all");
     let limit = LATENCY_MAX.as_secs_f64() * 1e3;

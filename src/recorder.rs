@@ -388,7 +388,7 @@ mod tests {
             let lines = disk.peek(&chats.join(session.file_name())).unwrap();
             lines.split(|&byte| byte == b'\n').filter_map(Message::from_line).map(|message| message.text()).collect()
         };
-        // What stands before the erasure of its session is gone, and what stands behind it is not.
+        // Messages before the erasure of their session are gone; those after it are kept.
         assert_eq!(texts(&sessions[0]), ["204", "206"]);
         assert_eq!(texts(&sessions[1]), (1..208).step_by(2).map(|n| n.to_string()).collect::<Vec<_>>());
     }
@@ -411,7 +411,7 @@ mod tests {
         expect(&journal, &transcripts, 5).unwrap();
         let written = std::fs::read_dir(&config.mongo.cache.disk_path).unwrap().count();
         assert!(written >= 40, "{written} transcripts were made at the start");
-        // The rest is expected; nothing is twice.
+        // The others follow on demand, and nothing is written twice.
         transcripts.reconcile();
         let mut reader = None;
         let rebuilt = transcripts.rebuild(|after, take| {

@@ -284,7 +284,7 @@ mod tests {
     fn a_hangup_does_not_count_towards_the_second_signal() {
         let mut role = Role::start("stuck");
         role.send(Signal::HUP);
-        // Signals sent close together arrive in any order, so the first must be through.
+        // Signals sent close together arrive in any order, so the first must have arrived.
         assert_eq!(role.next(), "Signal(\"SIGHUP\") None");
         for signal in [Signal::HUP, Signal::TERM, Signal::HUP] {
             role.send(signal);

@@ -1,6 +1,6 @@
 //! The real binary's face: what it prints, on which stream, and what it exits with.
 
-// The helpers of tests are tests; clippy lets only the functions marked so unwrap.
+// Clippy allows `unwrap` in functions marked `#[test]` only, and not in their helpers.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -101,7 +101,7 @@ fn a_named_config_must_be_readable_and_the_default_may_be_missing() {
         assert_eq!(code, Some(2), "{err}");
         assert!(err.starts_with(&format!("error: cannot read the config file {name}: {why}")), "{err}");
     }
-    // What has the default's name is meant, whatever is wrong with it.
+    // A broken link or a folder under the default name is an error, not a missing file.
     std::os::unix::fs::symlink("gone.yaml", at("config.yaml")).unwrap();
     assert_eq!(ran(&folder, &["check-config"]).0, Some(2));
     fs::remove_file(at("config.yaml")).unwrap();

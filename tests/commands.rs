@@ -292,7 +292,7 @@ fn tail_waits_for_a_message_and_goes_on_over_restarts() {
             0 => assert_eq!(server.sigterm_and_wait().code(), Some(0), "nobody who follows holds up a stop"),
             _ => server.kill9(),
         }
-        // What is asked of a server that is away is asked again.
+        // `tail` tries again while the server is away.
         assert!(all.is_quiet() && one.is_quiet());
         server.start_again();
     }
@@ -360,7 +360,7 @@ fn toy(replies: Vec<String>) -> (Server, Receiver<String>) {
             let (mut stream, _) = listener.accept().unwrap();
             let mut request = Vec::new();
             let mut byte = [0];
-            // The body is the last of it, and an object.
+            // The request ends with its body, a JSON object.
             while !request.ends_with(b"}") && stream.read(&mut byte).unwrap() > 0 {
                 request.push(byte[0]);
             }

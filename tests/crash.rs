@@ -44,7 +44,7 @@ fn kill_rounds(test: &str, fsync: &str, rounds: usize) {
     }
     oracle.check(&server, "", rounds);
     assert!(oracle.acknowledged() > rounds * 2, "the load did something");
-    // What recovery left is also what an ordered stop and start keeps.
+    // An ordered stop and start keeps what the recovery left.
     server.restart();
     oracle.check(&server, "", rounds);
 }
@@ -96,7 +96,7 @@ fn a_kill_during_recovery_loses_nothing_either() {
     server.kill9();
     load.end();
     for _ in 0..10 {
-        // Not waited for: the kill falls anywhere between its first step and listening.
+        // Its start is not awaited, so the kill comes anywhere between its first step and listening.
         let log = std::fs::File::create(server.folder().join("cut-short.txt")).unwrap();
         let mut child = server.command().stdout(std::process::Stdio::null()).stderr(log).spawn().unwrap();
         std::thread::park_timeout(Duration::from_micros(random.between(500, 40_000)));

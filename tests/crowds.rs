@@ -38,7 +38,7 @@ fn two_hundred_clients_see_the_same_order_at_fifty_messages_a_second() {
     let began = Instant::now();
     let mut client = server.client();
     for n in 0..MESSAGES {
-        // From a socket, by REST, and as an array, one after the other.
+        // By turns over a WebSocket, by REST, and as an array.
         match n % 3 {
             0 => sockets[n % CLIENTS].send(&json!({"message": format!("{n}")})),
             1 => drop(client.chat("s", &format!("{n}"))),
@@ -47,7 +47,7 @@ fn two_hundred_clients_see_the_same_order_at_fifty_messages_a_second() {
                 client.post("/api/chat/messages", &two).expect(201);
             }
         }
-        // The rate, and no faster.
+        // No faster than 50 a second.
         let due = began + Duration::from_millis(20) * (n as u32 + 1);
         std::thread::park_timeout(due.saturating_duration_since(Instant::now()));
     }
@@ -89,7 +89,7 @@ fn restless(
             has.extend(record(&event));
             served.fetch_add(u64::from(had <= 100 && has.len() > 100), Ordering::SeqCst);
         }
-        // Dropped in the middle of whatever comes.
+        // The connection is dropped here, whatever is on its way.
     }
     (has, times)
 }
@@ -119,13 +119,13 @@ fn a_storm_of_returning_clients_misses_nothing_and_sees_nothing_twice() {
     for n in 0..600 {
         client.chat("s", &format!("{n}"));
     }
-    // On a busy machine they are slower than this.
+    // On a busy machine the clients are slower than this loop.
     wait_until("every client was served", WAIT_TIMEOUT, || {
         client.chat("s", "more");
         served.load(Ordering::SeqCst) == CLIENTS && openings.load(Ordering::SeqCst) > 60
     });
     stop.store(true, Ordering::SeqCst);
-    // Whoever waits for an event gets these.
+    // These end the requests that still wait for an event.
     for n in 0..50 {
         client.chat("s", &format!("to end with {n}"));
     }
@@ -234,7 +234,7 @@ fn clients_that_do_not_read_hold_no_more_than_one_budget() {
     let mut most = 0;
     while Instant::now() < until {
         most = most.max(cost(&server).0);
-        // Small pages go on.
+        // Small pages are still served.
         assert_eq!(server.client().history("small", "")["messages"].as_array().unwrap().len(), 2);
     }
     let more = most.saturating_sub(before) >> 20;
@@ -243,7 +243,7 @@ fn clients_that_do_not_read_hold_no_more_than_one_budget() {
     assert!(refused.problem(503).contains("server.max_outgoing_bytes"));
     assert!(refused.header("retry-after").is_some());
     wait_until("it is logged", WAIT_TIMEOUT, || server.log().contains("server.max_outgoing_bytes"));
-    // What was begun is whole; those who were refused can ask again.
+    // Replies that were begun are whole, and refused clients can ask again.
     let served = silent.iter_mut().map(|client| client.reply().unwrap()).filter(|reply| reply.status == 200);
     let served: Vec<_> = served.collect();
     assert!((3..=20).contains(&served.len()), "{}", served.len());
@@ -261,20 +261,20 @@ fn sockets_that_do_not_read_are_cut_by_that_budget_and_can_resume() {
         let message = json!({"session_id": session, "role": "user", "text": text});
         server.client().post("/api/chat/messages", &message).expect(201)["messages"][0]["id"].clone()
     };
-    // What many wait for counts once: a hundred clients of one session hold no more than one.
+    // A frame that many clients wait for counts once: a hundred of one session hold no more than one.
     let crowd: Vec<Socket> = (0..100).map(|_| open("crowd".into())).collect();
     let text = "x".repeat(900_000);
     let first = post("crowd", "first");
     (0..8).for_each(|_| drop(post("crowd", &text)));
     assert_eq!(status(&server)["cut"], 0, "8 MiB fit, whoever waits for them");
-    // Of sessions of their own it is as much as there are.
+    // Clients of different sessions each hold their own.
     let (before, _) = cost(&server);
     let silent: Vec<Socket> = (0..25).map(|n| open(format!("own{n}"))).collect();
     for n in 0..25 {
         (0..6).for_each(|_| drop(post(&format!("own{n}"), &text)));
     }
     assert!(status(&server)["cut"].as_u64().unwrap() > 10, "{}", status(&server));
-    // The cache has grown as well, and 135 MiB were sent.
+    // 135 MiB were sent, and the cache has grown too.
     let more = cost(&server).0.saturating_sub(before) >> 20;
     assert!(more <= 100, "{more} MiB more");
     drop((crowd, silent));
@@ -294,7 +294,7 @@ fn ten_thousand_idle_sockets_cost_at_most_10_kib_each_and_no_thread() {
     let large = "x".repeat(32 << 10);
     let talk = |n: usize| {
         let mut socket = Socket::open(&server, &format!("session_id=s{}", n % 10));
-        // What a library's buffers would keep.
+        // Large messages would stay in the buffers of a WebSocket library.
         socket.send(&json!({"command": "ping", "metadata": {"x": large}}));
         socket.send(&json!({"command": "stop"}));
         assert_eq!(socket.next()["status"], "idle");
@@ -307,7 +307,7 @@ fn ten_thousand_idle_sockets_cost_at_most_10_kib_each_and_no_thread() {
     let each = grown.saturating_sub(memory) / IDLE as u64;
     assert!(each <= 10 << 10, "an idle socket costs {each} bytes");
     assert!(more <= threads + 1, "{threads} threads became {more}");
-    // All of them hear of it, and they go as they came.
+    // All clients of the session receive it.
     server.client().chat("s3", "to a thousand");
     let mut told = first.into_iter().chain(sockets).enumerate().filter(|(n, _)| n % 10 == 3).map(|(_, socket)| socket);
     assert!(told.all(|mut socket| socket.next()["text"] == "to a thousand"));

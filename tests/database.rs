@@ -111,7 +111,7 @@ fn whatever_a_server_answers_for_a_while_all_is_there_once_afterwards() {
     wait_until_drained(&server);
     let concern = |code: i32| doc! { "code": code, "errmsg": "waiting for replication timed out" };
     for (name, data, told) in [
-        // The documents are stored, and the answer is an error.
+        // MongoDB stores the documents and answers with an error.
         ("timed out", doc! { "writeConcernError": concern(64) }, "confirm the write on a majority"),
         ("unsatisfiable", doc! { "writeConcernError": concern(100) }, "confirm the write on a majority"),
         ("broken", doc! { "closeConnection": true }, "cannot be reached"),
@@ -174,7 +174,7 @@ fn an_erasure_mongodb_lacks_is_pending_and_carried_out_after_a_kill() {
     wait_until_drained(&server);
     assert_holds(&mongod.messages(), &kept);
     assert_eq!((pending(&server), texts(&server)), (json!(0), later));
-    // The insert that failed may have been on its way: once more, later.
+    // The failed insert may still arrive, so the erasure is to be carried out once more.
     assert_eq!(status(&server)["mongo"]["erasures_to_confirm"], 1);
 }
 
@@ -191,7 +191,7 @@ fn what_is_erased_while_mongodb_is_off_is_erased_there_once_it_is_on() {
     post(&server, "undrained", "SECRET too", 5);
     post(&server, "stays", "stays", 5);
     wait_until_drained(&server);
-    // One is erased while MongoDB hangs, and is not carried out before it is switched off.
+    // A session is erased while MongoDB hangs, and MongoDB is disabled before that is carried out.
     mongod.freeze();
     assert_eq!(erase(&server, "undrained")["mongo"], "pending");
     server.kill9();
@@ -203,7 +203,7 @@ fn what_is_erased_while_mongodb_is_off_is_erased_there_once_it_is_on() {
     let pending = |server: &Server| status(server)["mongo"]["erasures_pending"].clone();
     assert_eq!(pending(&server), 2);
     post(&server, "gone", "later", 5);
-    // Until no segment knows of it any more.
+    // Until the segment with the erasure is dropped.
     let erased = status(&server)["journal"]["last_sequence"].as_u64().unwrap();
     wait_until("its segment is gone", 3 * WAIT_TIMEOUT, || {
         post(&server, "filler", &"x".repeat(50_000), 5);
@@ -223,7 +223,7 @@ fn what_is_erased_while_mongodb_is_off_is_erased_there_once_it_is_on() {
     assert!(texts("gone").iter().all(|text| text.starts_with("late")), "{:?}", texts("gone"));
     assert!(texts("gone").len() >= 5);
     assert_eq!((texts("undrained").len(), texts("stays").len()), (0, 5));
-    // The process before may have sent something.
+    // The previous process may have sent an insert that still arrives.
     assert_eq!(status(&server)["mongo"]["erasures_to_confirm"], 2);
 }
 
@@ -244,7 +244,7 @@ fn what_expires_leaves_mongodb_and_the_history_together() {
     let server = Server::start(options);
     let mut kept = post(&server, "s", "young", 20);
     wait_until_drained(&server);
-    // As another server stored them, a day before they expire within the next moments.
+    // As stored by another server almost a day ago: with a TTL of a day they expire within moments.
     let ttl = Some(Duration::from_secs(86_400));
     let config = MongoConfig { uri: Secret::new(mongod.uri()), ttl, ..Config::defaults(None).unwrap().mongo };
     let session = SessionId::new("s").unwrap();
@@ -287,7 +287,7 @@ fn a_history_is_whole_or_says_what_it_lacks_while_mongodb_stalls() {
     let server = Server::start(options.set("mongo.cache.max_messages_per_session", 5));
     let mut kept = post(&server, "s", "drained", 100);
     wait_until_drained(&server);
-    // Of a data folder that is gone: only MongoDB has them, and they are the oldest.
+    // Messages of a data folder that is gone: the oldest ones, and only MongoDB has them.
     let hour_ago = Clock::system().now().micros() - 3_600_000_000;
     let theirs: Vec<Document> = (0..10_u64)
         .map(|n| {
@@ -422,7 +422,7 @@ fn an_insert_that_was_given_up_before_an_erasure_brings_nothing_back() {
         let running = mongod.client().database("admin").run_command(running).run().unwrap();
         running.get_array("inprog").unwrap().is_empty()
     });
-    // A restart begins with the erasure.
+    // After a restart the erasure comes first.
     server.restart();
     wait_until_drained(&server);
     assert_holds(&mongod.messages(), &kept);
@@ -481,7 +481,7 @@ fn what_a_transcript_lost_comes_from_mongodb_and_what_is_lost_is_told() {
         server.start_again();
         wait_until_what_is_left_is_written(&server);
         wait_until_drained(&server);
-        // From memory and from disk the last three come, and with MongoDB all; pages on both sides of the border, too.
+        // The last three come from memory or disk, the others from MongoDB; a page may be on either side of the border.
         for _ in 0..2 {
             assert_eq!(page(&server, ""), (true, kept.clone()));
             let (mut before, mut shown) = (String::new(), BTreeMap::new());
@@ -506,7 +506,7 @@ fn what_a_transcript_lost_comes_from_mongodb_and_what_is_lost_is_told() {
         mongod.restart();
         wait_until("it has found MongoDB again", WAIT_TIMEOUT, || status(&server)["mongo"]["status"] == "ok");
         assert_eq!(page(&server, ""), (true, kept.clone()));
-        // A server that has not shown them before, of a database that lacks them.
+        // A server that has not shown these messages before, and a database that lacks them.
         let lacked: Vec<_> = kept.keys().take(5).map(|id| Bson::from(id.clone())).collect();
         mongod.messages().delete_many(doc! { "_id": { "$in": lacked } }).run().unwrap();
         server.restart();
@@ -567,7 +567,7 @@ fn a_responder_is_told_what_mongodb_alone_has_within_its_time() {
     post(&lost, "t", "old", 3);
     wait_until_drained(&lost);
     drop(lost);
-    // Its data folder is gone with it.
+    // Its data folder is removed with it.
     let server = Server::start(options);
     wait_until_drained(&server);
     let mut client = server.client();
@@ -583,7 +583,7 @@ fn a_responder_is_told_what_mongodb_alone_has_within_its_time() {
     let began = Instant::now();
     assert_eq!(client.chat("t", "now")["response"], "now");
     assert!(began.elapsed() < Duration::from_millis(200) + SLACK, "{:?}", began.elapsed());
-    // A session that is known to begin here lacks nothing.
+    // A session that began on this server needs nothing from MongoDB.
     assert_eq!(client.chat("here", "two")["response"], "one | one | two");
     mongod.thaw();
     assert_eq!((context(&mut client, "t"), context(&mut client, "here")), (json!("partial"), Value::Null));

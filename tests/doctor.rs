@@ -42,7 +42,7 @@ fn facts_in_little_memory(server: &Server, more: &[&str]) -> (i32, Value) {
     command.arg("--config").arg(server.config_path()).arg("--data").arg(server.data()).args(more);
     let child = command.current_dir(server.folder()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = child.spawn().unwrap();
-    // It reads a lot.
+    // It reads much, so it may take longer.
     let _limit = Limit::within(&child, 10 * WAIT_TIMEOUT);
     let output = child.wait_with_output().unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -306,7 +306,7 @@ fn each_damage_is_named_without_a_change_and_repaired_if_possible() {
         assert_eq!((code, json_code), (case.looked.0, case.looked.0), "{}: {out}{err}", case.name);
         assert!(out.contains(case.looked.1), "{}: {out}", case.name);
         assert!(facts_then["findings"].to_string().contains(case.looked.1), "{}: {facts_then}", case.name);
-        // The report has said what; it is not said twice.
+        // The report tells the details, so the error line does not repeat them.
         assert_eq!(err, if code == 1 { "error: something is damaged\n" } else { "" }, "{}", case.name);
 
         let (code, out, err) = doctor(&server, &["--repair"]);
@@ -354,7 +354,7 @@ fn what_a_killed_server_left_is_pending_and_no_damage() {
     fill(&server, 100);
     server.transcript_of("a", 100);
     server.kill9();
-    // What was in no transcript yet when it died: a start puts it back.
+    // A killed server may leave a transcript without its last messages; a start adds them.
     let path = server.transcript_path("a");
     let bytes = fs::read(&path).unwrap();
     fs::write(&path, &bytes[..bytes.len() - 500]).unwrap();
@@ -410,7 +410,7 @@ fn a_missing_folder_is_said_and_not_made_and_an_empty_one_is_well() {
         assert_eq!((code, err.as_str()), (0, ""), "{out}");
         assert_eq!(walk(&server.data()).len(), 1);
     }
-    // An empty journal's folder is not filled by a look.
+    // Looking at an empty journal folder makes no file in it.
     fs::create_dir(server.data().join("journal")).unwrap();
     assert_eq!(doctor(&server, &[]).0, 0);
     assert_eq!(walk(&server.data()).len(), 2);
@@ -452,7 +452,7 @@ fn what_stands_in_the_quarantine_only_is_written_out_once() {
     for session in SESSIONS {
         fs::remove_file(server.transcript_path(session)).unwrap();
     }
-    // As a start leaves it: the segment is set aside, and nobody reads it any more.
+    // A start sets the segment aside, and no reader uses it any more.
     server.start_again();
     let left = shown(&server, "a").len();
     assert!(left < EACH);
@@ -478,7 +478,7 @@ fn what_stands_in_the_quarantine_only_is_written_out_once() {
     }
     assert_eq!(texts.len(), SESSIONS.len() * EACH, "each message is served or recovered");
     assert_eq!(server.sigterm_and_wait().code(), Some(0));
-    // What was recovered stays as it is, whatever else is: here the quarantine is tidied away by hand.
+    // Recovered messages stay even after somebody has removed the quarantine by hand.
     fs::remove_dir_all(journal(&server, "quarantine")).unwrap();
     assert_eq!(doctor(&server, &["--repair"]).0, 0);
     assert_eq!(fs::read_to_string(journal(&server, "recovered.jsonl")).unwrap(), recovered);
@@ -497,7 +497,7 @@ fn a_repair_that_is_killed_again_and_again_loses_nothing() {
         command.arg("doctor").arg("--repair").arg("--config").arg(server.config_path());
         command.arg("--data").arg(server.data()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut child = command.spawn().unwrap();
-        // Anywhere between its first step and its end.
+        // The kill comes anywhere between its first step and its end.
         std::thread::park_timeout(Duration::from_micros(random.between(500, 25_000)));
         child.kill().unwrap();
         child.wait().unwrap();
@@ -508,9 +508,9 @@ fn a_repair_that_is_killed_again_and_again_loses_nothing() {
     server.start_again();
     assert_eq!(served(&server, "a").len(), EACH);
     assert_eq!(served(&server, "c").len(), EACH);
-    // A repair that was killed may have remembered a length that its transcript has lost since: the worker looks into it.
+    // The killed repair may have noted a length that the transcript no longer has; the worker then compares the two.
     wait_until("b is compared with the journal", WAIT_TIMEOUT, || server.client().history("b", "")["complete"] == true);
-    // What the removed transcript had from the lost segment stands in the quarantine, and was recovered.
+    // Messages of the lost segment that were only in the removed transcript were recovered from the quarantine.
     assert_eq!(shown(&server, "b").len() + recovered.lines().count(), EACH);
 }
 
@@ -545,7 +545,7 @@ fn the_largest_damage_is_told_and_repaired_in_little_memory() {
     let from = end(&path);
     server.client().chat("late", "the record behind the damage");
     assert_eq!(server.sigterm_and_wait().code(), Some(0));
-    // The last records stand far behind the others, with damage between, and some behind them.
+    // The last records lie far behind the others, with damage before and after them.
     let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
     let mut last = vec![0; usize::try_from(end(&path) - from).unwrap()];
     file.read_exact_at(&mut last, from).unwrap();
@@ -570,7 +570,7 @@ fn the_largest_damage_is_told_and_repaired_in_little_memory() {
 
 #[test]
 fn many_damaged_sessions_are_counted_in_little_memory() {
-    // More than are followed one by one.
+    // More sessions than are tracked one by one.
     const MANY: usize = 10_100;
     let server = copy(&kept());
     for n in 0..MANY {
@@ -593,7 +593,7 @@ fn what_lies_around_the_data_is_told() {
     assert_eq!(code, 0, "{facts}");
     assert_eq!(facts["dead_letters"], 2);
     assert_eq!(facts["open_to_others"], 2, "{facts}");
-    // As a clone's is: what is in it is private all the same.
+    // A cloned repository's `data/` has such a mode; the files in it are private all the same.
     let mode = |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
     for (of_data, of_letters, open) in [(0o755, 0o600, 2), (0o775, 0o600, 3), (0o755, 0o644, 3)] {
         mode(&server.data(), of_data);

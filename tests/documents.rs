@@ -101,7 +101,7 @@ fn the_frames_of_a_websocket_are_those_that_are_shown() {
                 socket.send(&frame);
                 continue;
             }
-            // Taken by the client when it connected.
+            // The client read this frame when it connected.
             (_, Some("status")) => continue,
             (_, Some("system")) => socket.welcome.clone(),
             _ => socket.next(),

@@ -119,7 +119,7 @@ fn a_server_starts_at_once_without_mongodb_and_drains_when_it_comes() {
     assert_eq!((page["messages"].as_array().unwrap().len(), &page["complete"]), (50, &false.into()));
     assert!(page["reason"].as_str().unwrap().contains("MongoDB did not answer"), "{page}");
     let reason = wait_until_in_error(&server);
-    // One sentence for the same outage, whatever the driver dumps.
+    // The reason is one short sentence and not the driver's long dump.
     let host = mongod.uri().trim_start_matches("mongodb://").split(['/', '?']).next().unwrap().to_owned();
     assert_eq!(reason, format!("MongoDB cannot be reached: {host}: Connection refused (os error 111)"));
     assert_eq!(queue(&server, "pending"), 50);
@@ -196,7 +196,7 @@ fn a_mongod_frozen_for_twenty_seconds_is_noticed_by_the_status_only() {
     let oracle = Arc::new(Oracle::default());
     let load = Load::start(&server, &oracle, "f", "r", &mut random);
     load.wait_for(200);
-    // A page that is full asks MongoDB for nothing; a shorter one would be told to be incomplete, and rightly.
+    // A full page needs nothing from MongoDB; a shorter one would rightly say that it is incomplete.
     wait_until("a session has more than a page", WAIT_TIMEOUT, || {
         server.client().history("f-0", "&limit=50")["has_more"] == true
     });
@@ -220,7 +220,7 @@ fn a_mongod_frozen_for_twenty_seconds_is_noticed_by_the_status_only() {
     let (slowest, during) = (load.slowest(), load.acknowledged() - before);
     load.end();
     assert!(during > 100, "posts went on: {during}");
-    // A call is given up after ten.
+    // `mongo.call_timeout_seconds` is ten: no request waits for it.
     assert!(slowest < Duration::from_secs(9) && slowest_read < Duration::from_secs(9), "{slowest:?} {slowest_read:?}");
     wait_until_drained(&server);
     oracle.check_mongo(&mongod.messages(), "f", |_| false);
@@ -295,7 +295,7 @@ fn what_a_validator_refuses_is_a_dead_letter_once_and_keeps_nothing_back() {
     assert_eq!(queue(&server, "dead_letters"), 50);
     assert_eq!(server.client().whole_history("s").len(), 500, "they stay in the history");
 
-    // With no checkpoint everything is offered once more.
+    // Without a checkpoint everything is offered again.
     server.kill9();
     remove_if_there(&server.data().join("journal/checkpoint"));
     server.start_again();
@@ -365,7 +365,7 @@ fn with_or_without_mongodb_a_stop_with_100_000_pending_ends_in_time() {
     server.reconfigure(options(&mongod.uri(), "stopped").set("server.drain_seconds", 3));
     server.start_again();
     let took = stop(&mut server);
-    // A quarter of the time is kept for the checkpoint; a machine that is too busy for that repeats more than it need.
+    // A quarter of the time is kept for the checkpoint. On a busy machine that is too short, and more is sent again.
     let in_time = !server.log().contains("did not end by the deadline");
     assert!(took < Duration::from_secs(3) + SLACK, "with MongoDB a stop takes {took:?}");
     let after_the_stop = mongod.messages_of("stopped").count_documents(doc! {}).run().unwrap();
@@ -411,7 +411,7 @@ fn mongodb_off_and_on_again_gets_the_backlog_and_what_came_meanwhile() {
         server.restart();
         kept.extend(post(&server, "s", tag, 50));
         let undelivered = status(&server)["journal"]["undelivered_to_mongo"].as_u64();
-        // Also what came since it was switched off; while it is on, `pending` says it.
+        // It includes what was recorded since MongoDB was disabled; while it is enabled, `pending` counts it.
         assert_eq!(undelivered, Some(if enabled { 0 } else { 100 }), "{tag}");
     }
     wait_until_drained(&server);
@@ -429,7 +429,7 @@ fn a_killed_servers_backlog_counts_as_undelivered_while_mongodb_is_off() {
     server.kill9();
     for (tag, undelivered) in [("off", 100), ("still off", 150), ("off without a checkpoint", 200)] {
         if undelivered == 200 {
-            // Of a server that was killed soon there is none.
+            // As if the server had been killed before its first checkpoint.
             remove_if_there(&server.data().join("journal/checkpoint"));
         }
         server.reconfigure(rarely(NOWHERE).set("mongo.enabled", false));
@@ -442,7 +442,7 @@ fn a_killed_servers_backlog_counts_as_undelivered_while_mongodb_is_off() {
     server.start_again();
     wait_until_drained(&server);
     assert_holds(&mongod.messages_of("killed"), &kept);
-    // Now it has everything: switched off, it lacks nothing.
+    // MongoDB has everything now, so it lacks nothing when it is disabled.
     server.reconfigure(rarely(NOWHERE).set("mongo.enabled", false));
     server.restart();
     post(&server, "s", "off again", 50);
@@ -461,7 +461,7 @@ fn an_erasure_that_is_to_be_repeated_keeps_nothing_else_waiting() {
     let kept = post(&server, "stays", "stays", 5);
     wait_until_drained(&server);
     let mongo = |server: &Server, field: &str| status(server)["mongo"][field].as_u64();
-    // A process before this one may have sent something.
+    // An earlier process may have sent an insert that still arrives.
     wait_until("it is carried out and to be repeated", WAIT_TIMEOUT, || {
         (mongo(&server, "erasures_pending"), mongo(&server, "erasures_to_confirm")) == (Some(0), Some(1))
     });
@@ -577,7 +577,7 @@ fn inserts_that_hung_before_an_erasure_bring_nothing_back() {
     inside.say("gone", "later");
     mongod.thaw();
     inside.until("all is there", |inside| inside.drain.drained() == 103);
-    // What hung arrives within moments, before the erasure or behind it. As a restart does, another drain erases again.
+    // The insert that hung arrives before or after the erasure. A new drain, as after a restart, erases again.
     wait_until("what hung has arrived or never will", WAIT_TIMEOUT, || {
         let running = doc! { "currentOp": 1, "active": true, "op": "insert" };
         let running = mongod.client().database("admin").run_command(running).run().unwrap();
@@ -599,13 +599,13 @@ fn inserts_that_hung_before_an_erasure_bring_nothing_back() {
 #[allow(clippy::print_stderr, reason = "what was measured must be on the screen")]
 fn an_outage_with_a_million_messages_takes_no_memory_and_loses_none() {
     let mut mongod = Mongod::start();
-    // What glibc keeps for each of its arenas is not what is measured here, and alone is up to 17 MiB on two processors.
+    // One arena, since glibc alone keeps up to 17 MiB in its arenas on two processors, which is not measured here.
     let options = options(&mongod.uri(), "oqoqo").set("journal.fsync", "never").environment("MALLOC_ARENA_MAX", "1");
     let server = Server::start(options);
     let mut kept = post(&server, "s-0", "warm", 50_000);
     wait_until_drained(&server);
     mongod.kill9();
-    // What a first outage needs once is there before it is measured.
+    // The first outage allocates some things once; they are not measured.
     kept.extend(post(&server, "s-0", "down", 50_000));
     wait_until_in_error(&server);
     let before = memory_kib(&server);

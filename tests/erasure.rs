@@ -60,7 +60,7 @@ fn an_erased_session_is_empty_at_once_and_in_no_file_within_a_minute() {
     assert!(client.whole_history("gone").is_empty());
     assert!(!server.transcript_path("gone").exists());
     assert_eq!(client.whole_history("stays"), stays);
-    // The session's new life, with a key of the old one.
+    // A message with a key used before the erasure is new.
     let again = client.post("/api/chat/messages", &many[2]).expect(201);
     assert_eq!(again["messages"][0]["duplicate"], false);
     let kept = client.post("/api/chat/messages", &many[3]).expect(201);
@@ -70,7 +70,7 @@ fn an_erased_session_is_empty_at_once_and_in_no_file_within_a_minute() {
     let new = client.whole_history("gone");
     assert_eq!(new.len(), 2);
 
-    // Nothing comes back by a kill and a lost checkpoint.
+    // A kill and a lost checkpoint bring nothing back.
     server.kill9();
     support::remove_if_there(&server.data().join("journal/checkpoint"));
     server.start_again();
@@ -125,7 +125,7 @@ fn an_erasure_is_asked_for_by_either_listener_and_by_ids_that_are_some() {
 #[test]
 fn what_was_acknowledged_before_an_erasure_is_gone_and_after_it_there() {
     let mut server = Server::start(Options::default());
-    // 0: before, 1: the erasure is under way, 2: after.
+    // 0: before the erasure, 1: during it, 2: after it.
     let phase = AtomicU32::new(0);
     let told: Mutex<Vec<(u32, u32, String)>> = Mutex::default();
     std::thread::scope(|scope| {

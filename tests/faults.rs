@@ -160,7 +160,7 @@ fn a_full_disk_is_foretold_refused_with_507_and_over_once_there_is_room() {
     let load = Load::start(&server, &oracle, "full");
     load.wait_for(200, 100);
     assert_eq!(journal(&server)["warnings"], json!([]));
-    // Somebody else takes nearly all of it.
+    // Another program takes nearly all the room.
     let ballast = server.data().join("ballast");
     let mut file = File::create(&ballast).unwrap();
     let mut take = |left: u64| {
@@ -178,7 +178,7 @@ fn a_full_disk_is_foretold_refused_with_507_and_over_once_there_is_room() {
     load.wait_for(507, 5);
     wait_until("it is not ready", WAIT_TIMEOUT, || readyz(&server) == 503);
     assert_eq!(journal(&server)["status"], "full");
-    // Reading goes on.
+    // Reading still works.
     assert_eq!(server.client().history("s-0", "&limit=3")["messages"].as_array().unwrap().len(), 3);
     drop(file);
     fs::remove_file(&ballast).unwrap();
@@ -205,7 +205,7 @@ fn a_session_is_erased_on_a_full_disk_and_stays_so() {
     while client.post("/api/chat/messages", &filler).status != 507 {
         assert!(Instant::now() < deadline, "the disk is never full");
     }
-    // Of the last byte too, and while others go on trying.
+    // No byte is free, and clients keep trying.
     let _ = fs::write(server.data().join("ballast"), vec![1; 24 << 20]);
     let load = Load::start(&server, &Arc::new(Oracle::default()), "full");
     load.wait_for(507, 5);
@@ -237,7 +237,7 @@ fn a_folder_that_allows_no_new_name_is_told_for_as_long_as_it_does() {
     let fault = Injection::start(server.pid(), "rename,renameat,renameat2:error=EACCES");
     load.wait_for(503, 5);
     wait_until("it is not ready", WAIT_TIMEOUT, || readyz(&server) == 503);
-    // The spare is there, and would be looked at again every second.
+    // The spare exists, so maintenance alone, which runs every second, would not notice the fault.
     let until = Instant::now() + Duration::from_secs(3);
     while Instant::now() < until {
         assert_eq!(readyz(&server), 503);
@@ -283,7 +283,7 @@ fn a_symbolic_link_in_a_transcripts_place_is_not_followed() {
     assert_eq!(server.client().get("/api/storage/status").json()["transcripts"]["stale"], 1);
     assert!(server.log().contains("it is a symbolic link, which is not followed"));
     assert_eq!(fs::read_to_string(&outside).unwrap(), "mine\n");
-    // Once it is gone the transcript is written from the journal.
+    // Once the link is gone, the transcript is written from the journal.
     fs::remove_file(server.transcript_path("s")).unwrap();
     server.transcript_of("s", 2);
 }
@@ -291,7 +291,7 @@ fn a_symbolic_link_in_a_transcripts_place_is_not_followed() {
 #[test]
 fn drained_segments_go_first_when_the_disk_is_full() {
     let mut server = Server::prepared(Options::default());
-    // The transcripts stand elsewhere, so that only the journal fills this one.
+    // The transcripts are elsewhere, so that only the journal fills this file system.
     let transcripts = server.folder().join("transcripts");
     let options = Options::default()
         .set("journal.segment_bytes", 256 * 1024)
@@ -305,7 +305,7 @@ fn drained_segments_go_first_when_the_disk_is_full() {
     let deadline = Instant::now() + WAIT_TIMEOUT;
     let mut sent = 0;
     let text = "x".repeat(10_000);
-    // Four times what fits there.
+    // Four times as much as fits there.
     while sent < 800 {
         assert!(Instant::now() < deadline, "it does not go on");
         let reply = client.post("/api/chat", &json!({"session_id": "s", "message": format!("{sent} {text}")}));
@@ -342,7 +342,7 @@ fn a_slow_disk_makes_senders_wait_and_nobody_else() {
         })
         .collect();
     took.sort();
-    // A sync is nearly always under way: who waited for it would wait for half of one as often as not.
+    // A sync is nearly always in progress: a request that waited for it would take half of one on average.
     assert!(took[10] < Duration::from_millis(500), "status and history waited for the disk: {took:?}");
     load.end();
     drop(fault);

@@ -113,7 +113,7 @@ impl<S: std::io::Read> Events<S> {
                 Some(("event", kind)) => kind.clone_into(&mut sent.kind),
                 Some(("data", data)) => sent.data = serde_json::from_str(data).unwrap(),
                 None if line == "\n" && !sent.data.is_null() => return Some(sent),
-                // Comments, and ids without data.
+                // A comment, or an event without data.
                 _ => {}
             }
         }
@@ -254,7 +254,7 @@ fn a_consumer_and_a_server_killed_often_lose_and_double_nothing() {
             let mut client = server.client();
             let target = target(stored.cursor.as_deref(), &format!("limit={}&wait=1", random.between(1, 300)));
             if random.between(0, 3) == 0 {
-                // Killed between asking and storing: nobody reads the reply.
+                // The consumer is killed before it reads the reply.
                 let mut connection = server.connect();
                 connection.send(format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).unwrap();
                 continue;
@@ -302,7 +302,7 @@ fn a_long_poll_is_answered_when_something_comes_and_when_its_time_is_over() {
             (got, Instant::now())
         });
         waiting.1.recv().unwrap();
-        // It may be asleep or only about to ask: both must end well.
+        // The request may be waiting already, or just about to; both must work.
         std::thread::park_timeout(Duration::from_millis(n % 4 * 10));
         record(&mut writer, "s", &texts(&n.to_string(), 1, 10));
         let answered = Instant::now();
@@ -323,7 +323,7 @@ fn a_stream_goes_on_behind_the_last_event_id_and_tells_what_comes_later() {
     let mut events = Events::open(&server, "", None).opened();
     let first: Vec<Sent> = (0..5).map(|_| events.next().unwrap()).collect();
     assert_eq!(first.iter().map(|sent| id(&sent.data).to_owned()).collect::<Vec<_>>(), ids);
-    // The header wins over the address, which a browser does not change.
+    // The header takes precedence over the address, because a browser reconnects with the old address.
     let query = format!("after={}", first[0].id);
     let mut resumed = Events::open(&server, &query, Some(&first[2].id)).opened();
     assert_eq!(id(&resumed.next().unwrap().data), ids[3]);
@@ -343,7 +343,7 @@ fn clients_that_come_and_go_in_storms_keep_nobody_out() {
     let ids = record(&mut server.client(), "s", &texts("a", 3, 10));
     let (_, end) = page(&mut server.client(), None, "");
     for _ in 0..20 {
-        // Streams and waits, each given up at once, from where they were or from the beginning.
+        // Streams and waiting requests, each given up at once, from the cursor or from the beginning.
         let storm: Vec<_> = (0..6)
             .map(|n| match n % 2 {
                 0 => drop(Events::open(&server, "", None)),
@@ -360,7 +360,7 @@ fn clients_that_come_and_go_in_storms_keep_nobody_out() {
         events.head().0 == 200 && id(&events.next().unwrap().data) == ids[0]
     };
     wait_until("a stream is had again", SLACK, is_open);
-    // All places taken by those who wait, and then left without a word.
+    // Waiting requests take all places, and then their clients disconnect.
     let mut waits = Vec::new();
     wait_until("every place is taken", WAIT_TIMEOUT, || {
         let request = format!("GET {} HTTP/1.1\r\nHost: localhost\r\n\r\n", target(Some(&end), "wait=60"));
@@ -391,12 +391,12 @@ fn a_cursor_dropped_or_of_another_journal_is_410_naming_the_export() {
     let mut client = server.client();
     record(&mut client, "s", &texts("first", 10, 10));
     let (_, old) = page(&mut client, None, "limit=3");
-    // It reads nothing until what it is to read is dropped.
+    // It reads nothing until the records it needs are dropped.
     let mut lagging = Events::open(&server, "", None).opened();
     let first = lagging.next().unwrap();
     let mut written = 0;
     wait_until("the first segments are dropped", WAIT_TIMEOUT, || {
-        // On a busy machine the checkpoint may not keep up with so small a journal, which is full then.
+        // On a busy machine the checkpoint may lag, and so small a journal is then full.
         match client.post("/api/chat/messages", &array("s", &texts("more", 30, 1500))).status {
             201 => written += 30,
             status => assert_eq!(status, 507),
@@ -411,7 +411,7 @@ fn a_cursor_dropped_or_of_another_journal_is_410_naming_the_export() {
             assert!(detail.contains("export") && reply.json()["code"] == "cursor_too_old", "{reply}");
         }
     }
-    // The stream gives what it can without a hole, and then says why it ends.
+    // The stream sends what it can without a gap, and then says why it ends.
     let (mut last, mut seen) = (first, 1);
     let end = loop {
         let sent = lagging.next().expect("a last event says why");
@@ -436,7 +436,7 @@ fn a_cursor_dropped_or_of_another_journal_is_410_naming_the_export() {
 fn a_stream_that_is_not_read_holds_up_nobody_and_not_the_stop() {
     let mut server = Server::start(Options::default().set("journal.fsync", "never").set("server.drain_seconds", 60));
     let mut client = server.client();
-    // More than the system's own buffers take.
+    // More than the system's socket buffers hold.
     for n in 0..30 {
         record(&mut client, "s", &texts(&n.to_string(), 10, 60_000));
     }
@@ -482,7 +482,7 @@ fn streams_and_waits_end_in_order_when_the_server_stops() {
         });
         [page(&mut tcp, Some(&after), "wait=60"), local.join().unwrap()]
     });
-    // Two waits and a stream; on the Unix socket one thread receives and one nudges.
+    // Two waits and a stream; the Unix socket also has one thread that accepts and one that nudges it.
     wait_until("both wait", WAIT_TIMEOUT, || threads(&server, "local-") == 3 && threads(&server, "http-") >= 3);
     let began = Instant::now();
     assert_eq!(server.sigterm_and_wait().code(), Some(0));

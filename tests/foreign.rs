@@ -55,12 +55,12 @@ fn what_other_programs_wrote_is_shown_the_same_each_time_and_erased() {
     mongod.messages().insert_many(&theirs).run().unwrap();
     say(&server, "third");
     wait_until_drained(&server);
-    // What the memory of the running server says of its newest messages is not asked for again without mongo.shared.
+    // Without mongo.shared a server takes its cache for all newest messages; only after a restart it asks MongoDB.
     server.restart();
     let ask = |server: &Server| server.client().history("s", "&limit=50");
     let page = ask(&server);
     let mut told = texts(&page);
-    // Both of that microsecond have an order, but who knows which.
+    // Two messages of the same microsecond may come in either order.
     told[4..6].sort();
     assert_eq!(told, ["from python", "naive", "a date", "first", "beside", "second", "third"]);
     assert_eq!(page["complete"], true, "{page}");

@@ -180,7 +180,7 @@ fn imports_go_down_only() {
 
 #[test]
 fn the_file_of_a_module_stands_beside_its_folder() {
-    // `tests/support.rs` would be a program of tests to Cargo.
+    // Cargo would take `tests/support.rs` for a test program.
     let allowed = Path::new("tests/support/mod.rs");
     let (mut open, mut found) = (vec![PathBuf::from("src"), PathBuf::from("tests")], Vec::new());
     while let Some(folder) = open.pop() {
@@ -254,7 +254,7 @@ fn type_name(line: &str) -> Option<String> {
 #[test]
 fn a_type_name_stands_for_one_thing() {
     let mut files = BTreeMap::<String, BTreeSet<String>>::new();
-    // A `without.rs` has the types of the file it stands in for.
+    // A `without.rs` repeats the types of the file that it replaces.
     for (path, _, text) in sources().iter().filter(|(path, ..)| !path.ends_with("without.rs")) {
         for name in code_lines(text).iter().filter_map(|(_, line)| type_name(line)) {
             files.entry(name).or_default().insert(named(path).to_owned());

@@ -24,7 +24,7 @@ fn who_do_not_read(server: &Server, clients: usize, messages: usize) -> Vec<Unix
         stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         stream.write_all(b"GET /api/chat/history?session_id=big&limit=500 HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
         let mut first = [0; 15];
-        // The rest of the reply is on its way, and has no room.
+        // The rest of the reply does not fit into the socket's buffer.
         stream.read_exact(&mut first).unwrap();
         assert_eq!(&first, b"HTTP/1.1 200 OK");
         stream

@@ -98,7 +98,7 @@ fn a_transcript_that_is_gone_cut_or_old_is_whole_again_after_the_start() {
             fill(&mut client, "a", 4..8, 10);
             fill(&mut client, "later", 0..3, 10);
             wait_for_the_checkpoint(&server);
-            // The last one may or may not be behind the checkpoint.
+            // This one may or may not be covered by the checkpoint.
             fill(&mut client, "a", 8..9, 10);
             let before = ["a", "b", "later"].map(|session| ids(&client.whole_history(session)));
             end(&mut server, killed);
@@ -172,7 +172,7 @@ fn what_the_journal_dropped_is_told_on_pages_that_reach_it_till_erased() {
         let (code, told) = doctor(&server, &[]);
         assert!(code == 1 && told.contains("a part of it is gone that the journal no longer has"), "{name}: {told}");
         if repaired {
-            // What it writes anew hides no loss, and twice is as once.
+            // A repair hides no loss, and a second repair changes nothing.
             doctor(&server, &["--repair"]);
             let (code, told) = doctor(&server, &["--repair"]);
             assert!(code == 0 && told.contains("There was nothing to repair"), "{name}: {told}");
@@ -194,7 +194,7 @@ fn what_the_journal_dropped_is_told_on_pages_that_reach_it_till_erased() {
             assert_eq!(ids(page["messages"].as_array().unwrap())[..wanted.len()], wanted, "{name}");
             assert_eq!(page["complete"], false, "{name}");
             assert!(page["reason"].as_str().unwrap().contains("a part of the transcript is gone"), "{page}");
-            // Pages on either side of it are as complete as ever.
+            // Pages before and after the loss are complete.
             assert_eq!(client.history("a", "&limit=2")["complete"], true);
             assert_eq!(client.history("a", &format!("&after={}", before[5]))["complete"], true);
             assert_eq!(client.history("a", &format!("&before={}", before[6]))["complete"], false);
@@ -202,7 +202,7 @@ fn what_the_journal_dropped_is_told_on_pages_that_reach_it_till_erased() {
             assert_eq!(beyond.next()["id"], before[6]);
             if left > 0 {
                 assert_eq!(client.history("a", &format!("&before={}", before[1]))["complete"], true);
-                // A client that goes on from before it is told, as it is not given what is gone.
+                // A client that resumes before the loss gets a gap.
                 let mut across = Socket::open(&server, &format!("session_id=a&after={}", before[0]));
                 assert_eq!(across.next()["type"], "gap", "{name}");
             }

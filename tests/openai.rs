@@ -76,7 +76,7 @@ fn scripted(answers: Vec<String>) -> (String, crossbeam_channel::Receiver<Value>
                 }
             };
             let _ = tell.send(body);
-            // Whoever has heard enough closes.
+            // The client may have closed already.
             let _ = stream.write_all(answer.as_bytes());
         }
     });
@@ -107,7 +107,7 @@ fn with_three_lines_of_configuration_a_user_chats_by_curl_and_by_say() {
     let server = Server::start(Options::default().set("responder.kind", "openai").set("responder.openai", openai));
     let stream = curl(&server, "hello");
     let deltas = events("delta", &stream);
-    // As they come: words that come together are told together.
+    // Pieces that arrive together may come as one delta.
     assert!(!deltas.is_empty(), "{stream}");
     let text: String = deltas.iter().map(|delta| delta["text"].as_str().unwrap()).collect();
     let response = &events("response", &stream)[0];
@@ -144,7 +144,7 @@ fn the_model_is_told_the_prompt_and_the_conversation_up_to_the_last_clear() {
     assert_eq!(client.chat("s", "my name is Ada")["response"], "You are Ada.");
     assert_eq!(client.chat("s", "who am I?")["response"], "You are Ada.");
     assert_eq!(client.chat("another", "who am I?")["response"], "Arr, I know nobody.");
-    // What was said before a restart is told as well.
+    // The model also gets what was said before a restart.
     server.kill9();
     server.start_again();
     let mut client = server.client();
@@ -213,7 +213,7 @@ fn a_server_that_refuses_or_is_not_there_is_told_in_the_reply() {
     for (base_url, told) in [
         (wrong, "the model's server does not know the address or the model (404): Not Found"),
         (gone, "the model's server cannot be reached: Connection refused"),
-        // It speaks no TLS.
+        // The fake server speaks no TLS.
         (model.base_url().replace("http:", "https:"), "the model's server did not answer the request: "),
     ] {
         let server = Server::start(options(&base_url));

@@ -88,7 +88,7 @@ fn the_python_reader_refuses_what_is_not_as_it_should_be() {
     let collection = mongod.messages_of("python-wrong");
     let id = ask["messages"][3]["id"].as_str().unwrap();
     for (field, value, told) in [
-        // A date sorts behind every text, so another document is met in its place.
+        // A date sorts behind every text, so the reader meets another document at this position.
         ("created_at", Bson::DateTime(DateTime::now()), "the id of"),
         ("vector_ids", Bson::Null, "the type of vector_ids"),
         ("expires_at", Bson::String("2026".to_owned()), "the type of expires_at"),

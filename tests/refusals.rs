@@ -82,7 +82,7 @@ fn assert_nothing_on_disk(server: &Server) {
 #[track_caller]
 fn refused_and_closed(server: &mut Server, name: &str, bytes: &[u8], statuses: &[u16]) {
     let mut connection = server.connect();
-    // The server may close before all is written; what counts is the reply.
+    // The server may close before everything is written; only the reply counts.
     let _ = connection.send(bytes);
     let reply = reply_or_close(name, &mut connection).unwrap_or_else(|| panic!("{name}: closed without a reply"));
     assert!(statuses.contains(&reply.status), "{name}: wanted {statuses:?}: {reply}");
@@ -232,7 +232,7 @@ fn a_body_of_another_type_is_415_and_never_the_next_request() {
         let mut connection = server.connect();
         connection.send(bytes.as_bytes()).unwrap();
         connection.reply().unwrap().problem(415);
-        // Either the server closes, or it skips exactly the body.
+        // The server either closes or skips exactly the body.
         if let Some(next) = reply_or_close("after 415", &mut connection) {
             assert_eq!(next.header("x-request-id"), Some("honest"), "{next}");
         }
@@ -307,7 +307,7 @@ fn a_chunked_body_is_read_and_the_next_request_follows_it() {
     let framed = format!("{:x}\r\n{a}\r\n{:X};ext=1\r\n{b}\r\n0\r\n\r\n", a.len(), b.len());
     let mut bytes = post("Transfer-Encoding: Chunked\r\n", &framed);
     bytes.extend_from_slice(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: second\r\n\r\n");
-    // A byte at a time for the head of the framing, so that no packet border is special.
+    // A few bytes at a time, so that no packet boundary matters.
     for part in bytes.chunks(3) {
         connection.send(part).unwrap();
     }
@@ -377,7 +377,7 @@ fn a_head_that_breaks_the_grammar_is_400_and_closes() {
     ] {
         refused_and_closed(&mut server, name, &bytes, &[400]);
     }
-    // Whether these are no HTTP at all or a version nobody speaks is a matter of taste.
+    // These may count as malformed or as an unknown version.
     for (name, from, to) in [
         ("no target", "/api/chat ", ""),
         ("another protocol", "HTTP/1.1", "HTPP/1.1"),
@@ -395,7 +395,7 @@ fn another_version_is_505_and_another_method_405() {
     let plain = String::from_utf8(post_with("")).unwrap();
     for version in ["HTTP/2.0", "HTTP/3.0", "HTTP/9.9"] {
         let bytes = plain.replacen("HTTP/1.1", version, 1);
-        // Many times: one leaked thread or descriptor each would show below.
+        // Many times, so that a leaked thread or descriptor would show below.
         for _ in 0..20 {
             refused_and_closed(&mut server, version, bytes.as_bytes(), &[505]);
         }
@@ -453,7 +453,7 @@ fn a_head_too_long_is_431_and_a_target_too_long_is_414() {
         let bytes = format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "x".repeat(length));
         refused_and_closed(&mut server, &format!("a target of {length}"), bytes.as_bytes(), &[414]);
     }
-    // A target longer than a whole head breaks both rules.
+    // A target longer than a whole head may be 414 or 431.
     let bytes = format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "x".repeat(100_000));
     refused_and_closed(&mut server, "a target of 100 000", bytes.as_bytes(), &[414, 431]);
     assert_nothing_on_disk(&server);
@@ -519,7 +519,7 @@ fn a_flood_after_a_413_is_cut_off() {
     connection.send(&post("Content-Length: 1000000000000000\r\n", "")).unwrap();
     let junk = vec![b'x'; 1 << 20];
     let deadline = Instant::now() + CLOSES_WITHIN;
-    // 64 MiB or one second, says the rule; a gibibyte is never taken.
+    // At most 64 MiB or one second is discarded, so a gibibyte is never read.
     let cut = (0..1_024).any(|_| connection.send(&junk).is_err() || Instant::now() > deadline);
     assert!(cut && Instant::now() <= deadline, "the server takes what it has refused, without end");
     assert_unharmed("a flood", &mut server);
@@ -622,7 +622,7 @@ fn a_body_shorter_than_declared_is_408_and_nothing_is_stored() {
         assert!(connection.rest_within(CLOSES_WITHIN).is_some(), "not closed");
         assert_unharmed("a short body", &mut server);
     }
-    // A client that has gone altogether.
+    // A client that closes the connection.
     for length in [1, BODY.len() / 2, BODY.len()] {
         let mut connection = server.connect();
         connection.send(&post(&format!("Content-Length: {}\r\n", BODY.len() + 1), &BODY[..length])).unwrap();
@@ -652,7 +652,7 @@ fn a_client_that_does_not_read_is_cut_off() {
     drop(client);
     let mut connection = server.connect();
     let request = b"GET /api/chat/history?session_id=wide&limit=100 HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(200);
-    // A gigabyte of replies is asked for and none is read: the server must meet a full socket.
+    // It asks for a gigabyte of replies and reads none, so the server meets a full socket.
     let mut cut = false;
     let deadline = Instant::now() + WAIT_TIMEOUT;
     while !cut && Instant::now() < deadline {
@@ -667,7 +667,7 @@ fn a_client_that_does_not_read_is_cut_off() {
 
 #[test]
 fn transcripts_give_back_what_was_lent_when_connections_come_at_once() {
-    // Of 512 descriptors 336 are for connections, 112 for WebSockets and 32 for transcripts.
+    // Of 512 descriptors, 336 are for connections, 112 for WebSockets and 32 for transcripts.
     const CONNECTIONS: usize = 330;
     let mut server = Server::start(options().descriptors(512));
     let mut client = server.client();
@@ -697,7 +697,7 @@ fn half_sent_heads_do_not_keep_others_out() {
     let mut server = Server::start(options());
     let mut half = Vec::new();
     for n in 0..1_500 {
-        // Past the cap the oldest are closed, which a write may already notice.
+        // Beyond the limit the oldest connections are closed, so a write may fail.
         let mut connection = server.connect();
         let _ = connection.send(format!("POST /api/chat HTTP/1.1\r\nHost: localhost\r\nX-{n}: {MARKER}").as_bytes());
         half.push(connection);

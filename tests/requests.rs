@@ -273,7 +273,7 @@ fn a_key_or_a_place_in_a_header_is_honoured_or_refused_and_never_dropped() {
         let reply = keyed(server.connect(), fields).unwrap();
         reply.problem(422);
         assert_eq!(reply.json()["field"], "Idempotency-Key", "{fields}");
-        // The server on the Unix socket closes without a word on a head that is not ASCII.
+        // The Unix socket closes without a reply if the head is not ASCII.
         if let Some(reply) = keyed(unix(), fields) {
             reply.problem(422);
         } else {
@@ -425,7 +425,7 @@ fn events_come_at_once_through_an_nginx_that_knows_nothing_of_them() {
     let mut turn = connect();
     let head = format!("POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     turn.send(head.as_bytes()).unwrap();
-    // The answer is not at its end before the gate is open.
+    // The answer cannot end before the gate is open.
     assert!(turn.until("\r\n\r\n").unwrap().starts_with("HTTP/1.1 200 "));
     assert!(turn.until("\n\n").unwrap().contains(r#""text":"one""#));
     assert!(feed.until("\n\n").unwrap().contains(r#""text":"hi""#));

@@ -101,7 +101,7 @@ fn a_program_behind_the_example_in_python_streams_and_ends_with_it() {
 fn a_program_has_no_file_and_no_socket_of_the_server() {
     let command = json!(["sh", "-c", "ls -l /proc/$$/fd; pwd; kill -0 $PPID && echo $PPID"]);
     let server = Server::start(Options::default().set("responder.kind", "command").set("responder.command", command));
-    // Under load there are most: a connection that waits, the journal, transcripts.
+    // So that many descriptors are open: an idle connection, the journal, transcripts.
     let _idle = server.connect();
     let mut client = server.client();
     for session in ["a", "b"] {

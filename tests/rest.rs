@@ -220,7 +220,7 @@ fn history_filters_by_role_and_by_time() {
     assert_eq!(texts(&some), ["m111", "m113", "m115", "m117", "m119"]);
     assert_eq!(some["has_more"], true);
 
-    // Whether a bound belongs to its range is not promised, and times may tie; what lies clearly within or beyond is.
+    // Two messages may have the same time, so only what lies clearly within or beyond the bounds is checked.
     let check = |query: &str, page: &Value, within: &dyn Fn(&str) -> bool, beyond: &dyn Fn(&str) -> bool| {
         let found = texts(page);
         for (n, time) in stored.iter().enumerate() {
@@ -604,7 +604,7 @@ fn the_description_of_the_api_is_served_and_describes_what_answers() {
         client.request("POST", "/openapi.json", &[], None).problem(405);
         for (path, item) in document["paths"].as_object().expect("paths") {
             if item["get"]["responses"].get("101").is_some() {
-                // A WebSocket, which is not asked for here; the Unix socket has none.
+                // A plain GET where a WebSocket is expected; the Unix socket serves none.
                 assert!(matches!(client.get(path).status, 426 | 501), "{path}");
             } else if item.get("get").is_some() {
                 client.get(path).expect(200);
@@ -631,7 +631,7 @@ fn every_described_parameter_is_read_and_keys_have_the_described_form() {
             for parameter in document["paths"][path]["get"]["parameters"].as_array().expect("parameters") {
                 let name = parameter["name"].as_str().expect("a name");
                 if parameter["in"] == "query" {
-                    // Only one that is known is refused.
+                    // A parameter that is known, with an impossible value, is refused.
                     let reply = client.get(&format!("{path}?{name}=%20/&{name}=%20/"));
                     reply.problem(422);
                     assert_eq!(reply.json()["field"], name, "{path}");

@@ -124,7 +124,7 @@ fn files_are_0600_and_folders_0700() {
     let check = |server: &Server| {
         let mut seen = 0;
         for path in walk(&server.data()) {
-            // A temporary file may have been renamed since.
+            // A temporary file may have been renamed meanwhile.
             let Ok(meta) = fs::symlink_metadata(&path) else { continue };
             let wanted = if meta.is_dir() { 0o700 } else { 0o600 };
             let mode = meta.permissions().mode() & 0o7777;
@@ -141,7 +141,7 @@ fn files_are_0600_and_folders_0700() {
 #[test]
 fn a_data_folder_that_cannot_be_made_is_exit_1_and_named() {
     let server = Server::prepared(Options::default());
-    // A file where the folder should stand: this refuses root too, whom no mode stops.
+    // A file in place of the folder: unlike a mode, this stops root too.
     fs::write(server.data(), "not a folder").unwrap();
     let output = run(&mut server.command());
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
@@ -252,7 +252,7 @@ fn a_line_torn_while_it_was_stopped_hides_nothing_else() {
             let (lines, _) = server.transcript("torn");
             lines.last().is_some_and(|l| l["text"] == "m159")
         });
-        // And once more, so that the page comes from the file and not from memory.
+        // Another restart, so that the page comes from the file and not from memory.
         server.restart();
         assert_eq!(texts(&mut server.client()), wanted(160), "after {tail:?} and another start");
     }
@@ -420,7 +420,7 @@ fn a_transcript_that_cannot_be_written_keeps_no_server_from_starting() {
     let mut client = server.client();
     assert_eq!(client.whole_history("good").len(), 3);
     fill(&mut client, "bad", 3..4);
-    // Mended by hand, it is brought up without another start.
+    // Once it is mended by hand, the transcript is written without a restart.
     fs::remove_dir(&path).unwrap();
     wait_until("the transcript is brought up", support::WAIT_TIMEOUT, || path.is_file());
     wait_until("all is drained", support::WAIT_TIMEOUT, || {
@@ -467,7 +467,7 @@ fn old_transcripts_are_kept_for_an_hour_that_a_kill_does_not_prolong() {
     let mut due = Value::Null;
     for round in 1..=2 {
         server.start_again();
-        // The second time the status tells it before anything was looked at.
+        // After the restart the status tells it at once, before the folder is looked at again.
         assert!(
             round == 1
                 || server.client().get("/api/storage/status").expect(200)["transcripts"]["first_sweep_at"] == due
@@ -480,7 +480,7 @@ fn old_transcripts_are_kept_for_an_hour_that_a_kill_does_not_prolong() {
             server.client().get("/api/storage/status").expect(200)["transcripts"]["first_sweep_at"].take();
         assert!(first_sweep_at.is_string() && (due.is_null() || due == first_sweep_at), "{due}, {first_sweep_at}");
         due = first_sweep_at;
-        // Hidden, and nothing is missing that could be shown.
+        // The expired messages are hidden, and nothing else is missing.
         let page = server.client().get("/api/chat/history?session_id=old").expect(200);
         assert_eq!((&page["messages"], &page["complete"]), (&json!([]), &json!(true)));
         assert!(fs::read_to_string(&path).unwrap().contains("long ago"));

@@ -79,7 +79,7 @@ fn what_one_server_erases_goes_on_the_other_and_later_messages_stay() {
     wait_until_scrubbed(&a, "SECRET");
     wait_until_scrubbed(&b, "SECRET");
     wait_until("the transcript has what is left", WAIT_TIMEOUT, || b.transcript("gone").0.len() == 6);
-    // One document for each session, which does not fall.
+    // A session has one erasure document, and its id never goes back.
     let erasures = mongod.client().database("oqoqo").collection::<Document>("chat_messages_erasures");
     let found = erasures.find_one(doc! { "_id": "gone" }).run().unwrap().unwrap();
     assert_eq!(found.get_str("erased_to").unwrap(), id);
@@ -114,7 +114,7 @@ fn an_answer_to_what_another_server_erased_is_stopped_and_not_recorded() {
     wait_until_drained(&b);
     assert_eq!(documents(&mongod, "gone"), BTreeSet::new());
     drop(b);
-    // Its connection broke, and its thread ended in a panic that says so.
+    // The stopped server broke its connection, so its thread panicked.
     drop(stays.join().unwrap_err());
 }
 
@@ -141,7 +141,7 @@ fn a_server_cut_off_and_killed_brings_back_nothing_another_one_erased() {
     let mut b = Server::start(shared(&mongod.uri()));
     post(&b, "gone", "SECRET drained", 20);
     wait_until_drained(&b);
-    // From here on MongoDB is away for one of them.
+    // From now on one of the servers cannot reach MongoDB.
     b.reconfigure(shared(NOWHERE));
     b.restart();
     post(&b, "gone", "SECRET undrained", 20);
@@ -166,7 +166,7 @@ fn a_server_cut_off_and_killed_brings_back_nothing_another_one_erased() {
     assert_eq!((documents(&mongod, "stays"), texts(&b, "stays")), (of(&["stays"], 20), of(&["stays"], 20)));
     wait_until_scrubbed(&b, "SECRET");
     wait_until("the transcript has what is left", WAIT_TIMEOUT, || b.transcript("gone").0.len() == 5);
-    // A start hears of it again, and has nothing to do.
+    // After a restart the server reads the erasure again and has nothing to do.
     let before = erased(&b);
     assert_eq!(before.len(), 1);
     b.restart();

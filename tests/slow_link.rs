@@ -51,10 +51,10 @@ fn drained_over(mongod: &Mongod, options: Options, bytes_per_second: u32, cut_af
 #[test]
 fn a_link_too_slow_for_a_batch_brings_everything_in_about_its_own_time() {
     let mongod = Mongod::start();
-    // A whole batch takes five seconds.
+    // Over this link a whole batch takes five seconds.
     let options = options("", "oqoqo").set("mongo.call_timeout_seconds", 2);
     let ratio = drained_over(&mongod, options, 250_000, None);
-    // 1.1 on a machine that has nothing else to do; without smaller batches nothing ever arrives.
+    // The ratio is 1.1 on an idle machine; without smaller batches nothing would ever arrive.
     assert!(ratio <= 3.0, "{ratio:.2} times the link's own time");
 }
 
@@ -62,7 +62,7 @@ fn a_link_too_slow_for_a_batch_brings_everything_in_about_its_own_time() {
 fn a_link_that_cuts_who_sends_for_long_brings_everything() {
     let mongod = Mongod::start();
     let cut_after = Some(Duration::from_millis(1500));
-    // Nothing of a batch that is cut arrives: what was sent of it is lost.
+    // When the connection breaks in a batch, nothing of the batch arrives.
     let ratio = drained_over(&mongod, options("", "oqoqo"), 500_000, cut_after);
     assert!(ratio <= 5.0, "{ratio:.2} times the link's own time");
 }

@@ -139,7 +139,7 @@ fn documents_and_indexes_are_as_other_programs_expect_them() {
     assert_eq!(found.get_str("created_at").unwrap(), "2999-11-28T01:23:45.123456+00:00");
     assert_eq!(found.get_document("metadata").unwrap(), &doc! { "transport": "rest", "n": 7 });
     assert_eq!(found.get_array("vector_ids").unwrap(), &Vec::<Bson>::new());
-    // A TTL index looks at dates only: text would be kept for ever.
+    // A TTL index only looks at dates; a document with text there would be kept for ever.
     let expires = found.get_datetime("expires_at").unwrap();
     assert_eq!(expires.try_to_rfc3339_string().unwrap(), "2999-12-28T01:23:45.124Z");
 
@@ -255,7 +255,7 @@ fn a_message_too_large_for_a_document_is_refused_alone() {
     let (server, store) = connected();
     let mut maker = Maker::new();
     let zeros = format!("{{\"many\":[0{}]}}", ",0".repeat(2_000_000));
-    // As large as a line can be and still a document.
+    // The largest line that still fits into a document.
     let large = maker.message("s", &"x".repeat(12_000_000));
     let batch = [
         maker.message("s", "before"),
@@ -388,12 +388,12 @@ fn a_replica_set_that_loses_its_primary_has_everything_once() {
 #[test]
 fn without_a_majority_nothing_counts_as_stored_not_even_what_is_there() {
     let set = ReplicaSet::start();
-    // Shorter than a primary's patience: it steps down when it has missed the others for a second.
+    // Shorter than the second after which a primary without secondaries steps down.
     let store = open(&format!("{}&wtimeoutMS=150", set.uri()));
     store.connect().unwrap();
     let mut maker = Maker::new();
     let (before, during) = (maker.batch("s", 5), maker.batch("s", 5));
-    // The set is young, and the first write may take it longer than that.
+    // In a new replica set the first write may take longer than that.
     assert_eq!(insist(&*store, &before).refused, []);
     let primary = set.wait_for_primary();
     let secondaries: Vec<_> = (0..3).filter(|&n| n != primary).map(|n| &set.members[n]).collect();
@@ -432,7 +432,7 @@ fn servers_of_one_store_tell_each_other_what_is_erased_and_it_only_rises() {
     let session = |n: usize| SessionId::new(&format!("s{n}")).unwrap();
     alone.erase(&session(0), ids[0]).unwrap();
     assert_eq!((alone.erasures(None).unwrap().len(), store.erasures(None).unwrap().len()), (0, 0));
-    // Whoever comes last, the largest stays; at once in many threads, too.
+    // The largest id stays, in whatever order they come, and from many threads at once too.
     std::thread::scope(|scope| {
         for id in ids.iter().rev().take(16) {
             scope.spawn(|| store.erase(&session(0), *id).unwrap());
@@ -460,7 +460,7 @@ fn servers_of_one_store_tell_each_other_what_is_erased_and_it_only_rises() {
     }
     assert_eq!((pages, found.len()), (2, 600));
     assert!((1..600).all(|n| found[&session(n)] == ids[n]));
-    // What is raised comes again behind everything that was seen.
+    // An erasure that is raised comes again, after everything that was already read.
     let last = maker.0.next_id();
     store.erase(&session(5), last).unwrap();
     let again = store.erasures(after.as_ref()).unwrap();
@@ -516,8 +516,8 @@ fn follow(store: &dyn Store, mut query: StoreQuery) -> Vec<Arc<Message>> {
 fn pages_from_both_sides_give_every_message_once_and_in_order() {
     let (server, store) = connected();
     let mut all = Vec::new();
-    // Ids that share a microsecond, as those of two servers may: runs of 1, 2, 3, 4 and 12. They come in no order, since the
-    // index has such ids in the order they came.
+    // Ids that share a microsecond, as those of two servers may: runs of 1, 2, 3, 4 and 12. Inserted in no order,
+    // because the index keeps equal times in the order of insertion.
     for (n, run) in (0..20_u64).zip([1, 1, 2, 3, 4, 12, 1].into_iter().cycle()) {
         for tie in 0..run {
             let id = Id::from_parts(Timestamp::from_micros(1_764_292_425_123_000 + n), tie * 5 % 13);
@@ -662,7 +662,7 @@ fn foreign_documents(many: i64) -> Vec<Document> {
         }
     };
     let document = |n: i64| {
-        // Ten in a second, and two of each time.
+        // Ten a second, two of them with each time.
         let millis =
             begin + n / 2 * 200 + if n % 40 > 20 { 86_400_000 * (n / 40) } else { 86_400_000 * (n / 40) - 5000 };
         let form = usize::try_from(n * 5 % 7).unwrap();
@@ -697,7 +697,7 @@ fn documents_of_other_programs_stand_among_ours_by_their_time_on_every_page() {
         ours.push(message(id, "s", if n % 2 == 0 { "user" } else { "assistant" }, &format!("ours {n}"), "{}"));
     }
     store::open(&MongoConfig { ttl: None, ..config(&server.uri()) }).unwrap().insert(&ours).unwrap();
-    // Of which time each is, by another way than the store's.
+    // The time of each, computed in another way than the store does.
     let mut times: BTreeMap<String, u64> = ours.iter().map(|m| (m.text(), m.id().time().micros())).collect();
     for document in &theirs {
         let text = document.get_str("text").or_else(|_| document.get_str("content")).unwrap();

@@ -125,7 +125,7 @@ fn an_echo_streams_its_answer_in_one_piece_and_no_responder_in_none() {
     let clear = json!({"message": "/clear", "session_id": "s", "stream": true});
     let text = client.post("/api/chat", &clear).text();
     assert_eq!((text.matches("event: ").count(), &event("response", &text)["status"]), (1, &json!("completed")));
-    // What the body says goes before what the head accepts.
+    // `stream` in the body takes precedence over `Accept`.
     let plain = json!({"message": "hi", "stream": false}).to_string();
     let fields = [("Content-Type", "application/json"), ("Accept", "text/event-stream")];
     client.request("POST", "/api/chat", &fields, Some(plain.as_bytes())).expect(200);
@@ -177,7 +177,7 @@ fn a_streams_client_that_leaves_ends_its_turn_and_keeps_its_text() {
     ] {
         let (connection, _) = begin_stream(connection, &turn(session));
         drop(connection);
-        // Before a sign of life every 15 seconds would tell.
+        // Sooner than a keep-alive comment, sent every 15 s, would notice.
         wait_until("the reply is recorded", Duration::from_secs(12), || told(&mut client, session).len() == 2);
         let reply = client.history(session, "")["messages"][1].clone();
         assert_eq!(reply["metadata"]["status"], "cancelled", "{session}");
@@ -254,13 +254,13 @@ fn hung_turns_stall_neither_other_sessions_nor_history_nor_status() {
     let mut waiting = Vec::new();
     let mut wait_in = |local: bool, session: &str| {
         waiting.push(later(if local { server.local_client() } else { server.client() }, turn(session)));
-        // One after the other: of connections made at once tiny_http may leave some until another ends.
+        // One after the other, because tiny_http may queue some of the connections that are made at once.
         wait_until("one more waits", WAIT_TIMEOUT, || responder(&mut client)["waiting"] == waiting.len());
     };
     for n in 0..8 {
         wait_in(n % 2 == 1, &format!("hang-{n}"));
     }
-    // More than the Unix socket has handlers wait behind them.
+    // More requests wait behind them than the Unix socket has handlers.
     for _ in 0..8 {
         wait_in(true, "hang-1");
     }
@@ -285,7 +285,7 @@ fn hung_turns_stall_neither_other_sessions_nor_history_nor_status() {
     assert_eq!(told(&mut client, "hang-0"), []);
     assert_eq!(client.chat("another", "go on")["response"], "fine", "there is a place again");
     drop(server);
-    // Their connections broke, and their threads ended in a panic that says so.
+    // Their connections broke with the server, so their threads panicked.
     waiting.for_each(|thread| drop(thread.join().unwrap_err()));
 }
 
@@ -373,7 +373,7 @@ fn a_stop_gives_turns_their_time_and_keeps_what_the_others_said() {
     wait_until("all wait", WAIT_TIMEOUT, || responder(&mut client)["waiting"] == 4);
     let began = Instant::now();
     server.signal(Signal::TERM);
-    // Who has not begun is refused at once.
+    // A turn that has not begun is refused at once.
     queued.join().unwrap().problem(503);
     open_gate(&server);
     assert_eq!(gate.join().unwrap().expect(200)["status"], "completed");

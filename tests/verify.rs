@@ -139,7 +139,7 @@ fn a_stopped_server_is_told_in_one_line() {
 #[test]
 fn a_server_that_only_records_has_all_ticks_without_waiting() {
     let mut server = Server::start(options().set("responder.kind", "none"));
-    // The server has read its own; what stands there now is what a caller without it would take.
+    // The server has already read its file; this one is for `verify`, whose configuration may differ.
     for kind in ["none", "echo"] {
         server.reconfigure(options().set("responder.kind", kind));
         let (code, out, err) = verify(&server, server.address(), &[]);

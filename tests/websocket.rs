@@ -89,7 +89,7 @@ fn a_token_comes_by_authorization_or_as_a_subprotocol() {
     let (status, reply) = ask(&format!("Sec-WebSocket-Protocol: {offered}, chatkeep\r\n"));
     assert!(status == 101 && reply.contains("sec-websocket-protocol: chatkeep\n"), "{reply}");
     assert!(!reply.contains("token"), "{reply}");
-    // A browser's page of another origin gets nowhere with it either.
+    // A page of another origin is refused even with the token.
     assert_eq!(ask(&format!("Origin: https://evil.test\r\nSec-WebSocket-Protocol: {offered}\r\n")).0, 403);
 }
 
@@ -159,7 +159,7 @@ fn what_comes_by_other_ways_is_seen_as_well() {
 fn a_second_message_before_the_answer_is_busy_and_not_recorded() {
     let server = Server::start(Options::default());
     let mut socket = Socket::open(&server, "session_id=s");
-    // In one write, so that they arrive together.
+    // In one write, so that both arrive together.
     let frames = [r#"{"message":"one","client_id":"1"}"#, r#"{"message":"two","client_id":"2"}"#].map(masked_text);
     std::io::Write::write_all(&mut socket.stream(), &frames.concat()).unwrap();
     let busy = socket.next();
@@ -257,11 +257,11 @@ fn event(connection: &mut Connection) -> Value {
 #[test]
 fn frames_are_understood_however_they_come() {
     let server = Server::start(Options::default());
-    // Right behind the handshake, in the same packet.
+    // A message in the same packet as the handshake.
     let mut connection = raw(&server, &masked_text(r#"{"message":"early"}"#));
     assert_eq!(event(&mut connection)["type"], "ack");
     assert_eq!(event(&mut connection)["message"], "early");
-    // In fragments, with a ping between, byte by byte.
+    // Fragments with a ping between them, sent byte by byte.
     let text = r#"{"message":"grüße"}"#.as_bytes();
     let middle = text.iter().position(|byte| *byte > 127).unwrap() + 1;
     let pieces =
@@ -272,7 +272,7 @@ fn frames_are_understood_however_they_come() {
     assert_eq!(socket::read_frame(&mut connection), (0x8a, b"ping?".to_vec()));
     assert_eq!(event(&mut connection)["type"], "ack");
     assert_eq!(event(&mut connection)["message"], "grüße");
-    // As long as may be.
+    // As long as allowed.
     let long = "x".repeat((1 << 20) - 20);
     connection.send(&masked_text(&format!(r#"{{"message":"{long}"}}"#))).unwrap();
     assert_eq!(event(&mut connection)["type"], "ack");
@@ -288,7 +288,7 @@ fn frames_that_break_a_rule_close_the_socket_with_its_code() {
     let mut unmasked = masked_text("x");
     unmasked[1] &= 0x7f;
     let mut too_long = masked_text(&"x".repeat(200_000));
-    // Says 2 MiB; nothing of it need come.
+    // A header that announces 2 MiB is enough.
     too_long[2..10].copy_from_slice(&(2_u64 << 20).to_be_bytes());
     for (what, bytes, code) in [
         ("unmasked", unmasked, 1002_u16),
@@ -319,7 +319,7 @@ fn beyond_the_limit_a_handshake_gets_503_and_a_place_comes_back() {
         }
         other => panic!("not refused over HTTP: {other:?}"),
     }
-    // The other callers have their own places.
+    // HTTP requests do not count towards the limit of WebSockets.
     server.client().chat("a", "by REST");
     drop(one);
     wait_until("the place is free", WAIT_TIMEOUT, || Socket::try_open(&server, "session_id=a").is_ok());
@@ -338,7 +338,7 @@ fn who_resumes_gets_what_came_meanwhile_and_then_what_comes() {
         let reply = server.client().post("/api/chat/messages", &(0..count).map(one).collect::<Value>()).expect(201);
         reply["messages"].as_array().unwrap().iter().map(|message| message["id"].clone()).collect()
     };
-    // More than a page of it.
+    // More than one page.
     let missed = ids(950);
     let mut resumed = Socket::open(&server, &format!("session_id=s&after={last}"));
     assert_eq!(resumed.welcome["session_status"], "resumed");
@@ -349,7 +349,7 @@ fn who_resumes_gets_what_came_meanwhile_and_then_what_comes() {
     resumed.send(&json!({"message": "now"}));
     assert_eq!(resumed.next()["type"], "ack");
     let newest = resumed.next()["id"].as_str().unwrap().to_owned();
-    // Nothing was missed; a restart changes nothing.
+    // Nothing was missed, even over a restart.
     server.restart();
     let mut current = Socket::open(&server, &format!("session_id=s&after={newest}"));
     assert!(current.is_silent(Duration::from_millis(50)));
@@ -380,7 +380,7 @@ fn where_nothing_can_be_resumed_a_gap_is_told_and_what_comes_is_seen() {
     }
     let gap = far.next();
     assert_eq!(gap["type"], "gap");
-    // The history goes on right behind what was told.
+    // The history continues directly after the gap's `after`.
     let page = server.client().history("s", &format!("&limit=1&after={}", gap["after"].as_str().unwrap()));
     let all = server.client().whole_history("s");
     let told = all.iter().position(|message| message["id"] == last.as_str()).unwrap();
@@ -416,7 +416,7 @@ fn a_client_that_does_not_read_is_cut_and_can_resume_without_a_gap() {
     }
     quick.send(&json!({"message": "still served"}));
     assert_eq!(quick.next()["type"], "ack");
-    // What was sent before is read, and then the end.
+    // The client reads what was sent before the cut, and then the end.
     let mut last = first;
     let mut read = 0;
     while let Ok(event) = slow.try_next() {
@@ -447,7 +447,7 @@ fn heartbeats_come_and_who_does_not_answer_pings_is_closed() {
             assert_eq!(payload[..2], 1001_u16.to_be_bytes());
             break;
         }
-        // Between, the other answers what it is asked.
+        // Meanwhile the other client answers its pings.
         assert!(alive.is_silent(Duration::from_millis(10)));
     }
     assert!(kinds.contains(&0x89) && kinds.contains(&0x81), "pings and heartbeats: {kinds:x?}");
@@ -464,7 +464,7 @@ fn an_ordered_stop_closes_with_1001_behind_what_is_owed() {
     for socket in &mut sockets {
         socket.send(&json!({"message": "last words"}));
     }
-    // So that all of it has arrived.
+    // All messages must have arrived first.
     wait_until("all are heard", WAIT_TIMEOUT, || status(&server)["messages_in"] == 20);
     let began = Instant::now();
     assert_eq!(server.sigterm_and_wait().code(), Some(0));
@@ -510,7 +510,7 @@ fn an_answer_is_told_as_it_is_said_and_a_stop_ends_it() {
         assert!(end["message"].is_string(), "{end}");
         assert_eq!(socket.next()["status"], "idle");
     }
-    // The program would sleep on for five minutes.
+    // The program would otherwise sleep for five minutes.
     assert!(began.elapsed() < SLACK, "{:?}", began.elapsed());
     let history = server.client().whole_history("s");
     assert_eq!((history.len(), &history[1]["metadata"]["status"]), (2, &json!("cancelled")));
@@ -558,7 +558,7 @@ fn the_welcome_says_where_to_go_on_before_anything_was_heard() {
         client.post("/api/chat/messages", &json!({"session_id": "s", "role": "user", "text": format!("{n}{long}")}));
         client.post("/api/chat/messages", &json!({"session_id": "s", "role": "assistant", "text": "a"})).expect(201);
     }
-    // Who was told of an empty session gets all that came since.
+    // A client that knows only `last_id` of an empty session gets everything recorded since.
     let mut socket = Socket::open(&server, &format!("session_id=s&after={beginning}"));
     assert_eq!(socket.welcome["last_id"], beginning);
     for n in 0..10 {

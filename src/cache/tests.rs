@@ -206,7 +206,7 @@ fn everything_newer_than_the_last_eviction_is_held() {
     assert_eq!((times(&cache, "s"), evicted_through(&cache)), (vec![3, 4, 5], Some(2)));
     cache.expire(bound(5));
     assert_eq!((times(&cache, "s"), evicted_through(&cache)), (vec![5], Some(4)));
-    // By another clock two of them have not expired: a warm-up brings back as many as there is room for.
+    // If the clock says that two of them have not expired, a warm-up brings back as many as there is room for.
     let generation = cache.reserve(&session);
     let older: Vec<_> = (1..=4).map(|at| message("s", at)).collect();
     cache.fill(&session, generation, &older, Extent::Whole);

@@ -113,7 +113,7 @@ impl Case {
         let mut config = Config::defaults(Some(folder.path())).unwrap();
         // The kernel's lock is on the real disk.
         std::fs::create_dir_all(&config.journal.path).unwrap();
-        // Frames of four messages, and the part for erasures.
+        // Room for frames of four messages, and the part reserved for erasures.
         config.journal.segment_bytes = 1092;
         config.mongo.ttl = None;
         let place = DataLocation { data: folder.path().to_owned(), config };
@@ -244,7 +244,7 @@ fn ruined() -> Case {
     let last = segments.last().unwrap();
     let end = case.used(last);
     case.disk.damage(last, |bytes| bytes[end + 7..end + 40].fill(0x77));
-    // A rewritten segment that did not get its name, with a message that is nowhere else.
+    // A rewritten segment that was not renamed yet, with a message that is nowhere else.
     let unnamed = case.journal_file("0000000000000099.tmp");
     let bytes = disk::read(&case.disk, &segments[1]).unwrap();
     case.disk.create(&unnamed).unwrap().write_all_at(&bytes, 0).unwrap();
@@ -297,7 +297,7 @@ fn a_repair_stopped_at_any_call_leaves_no_less_than_before() {
             let disk = case.disk.fork();
             let before = examine(&disk, &case.place, &case.clock).unwrap();
             disk.fault_at(call, Fault::PowerOff);
-            // It fails, or the power failed at its last call.
+            // The repair fails, or loses power at this call.
             let _ = run(&disk, &before);
             disk.heal();
             if cut {
@@ -358,7 +358,7 @@ fn a_torn_request_is_pending_and_a_segment_of_another_journal_is_damage() {
     let case = Case::new();
     let last = case.segments().pop().unwrap();
     let bytes = disk::read(&case.disk, &last).unwrap();
-    // The last frame is of b5: without it a5 is part of a request that is not whole.
+    // The last frame is that of b5: without it the request of a5 is not whole.
     let text = memchr::memmem::rfind(&bytes, b"\"session_id\":\"b\"").unwrap();
     case.disk.damage(&last, |bytes| bytes[text..].fill(0));
     let report = examine(&case.disk, &case.place, &case.clock).unwrap();
@@ -379,7 +379,7 @@ fn a_look_that_would_have_to_hold_too_much_says_so_and_what_it_has_seen() {
     let last = case.segments().pop().unwrap();
     let bytes = disk::read(&case.disk, &last).unwrap();
     let text = memchr::memmem::rfind(&bytes, b"\"session_id\":\"b\"").unwrap();
-    // A torn request: a start records that it does not count.
+    // A torn request, which a start voids by a record.
     case.disk.damage(&last, |bytes| bytes[text..].fill(0));
     let overlay = Overlay::new(case.disk.clone(), layout::quarantine(case.place.journal()));
     let full = overlay.create(Path::new("/elsewhere")).unwrap();

@@ -219,7 +219,7 @@ fn segments_dropped_under_a_reader_leave_no_hole_in_what_it_is_told() {
     let feed = fixture.open();
     (0..60).for_each(|n| say(&feed, &format!("{n} {}", "x".repeat(200))));
     let (first, after) = ("0000000000000001.segment", feed.page(feed.oldest(), 3).unwrap().next);
-    // It has the first segment open and reads it; those behind it are dropped, and it would go on with the last one.
+    // The reader is in the first segment while the following ones are dropped, and would continue with the last one.
     fixture.disk.stall(Op::Read, first);
     std::thread::scope(|scope| {
         let reading = scope.spawn(|| gone(&feed, after));

@@ -223,7 +223,7 @@ fn at_the_boundary_cache_history_and_transcript_agree_to_the_microsecond() {
     let mut changed = 0;
     for gone in 0..=10 {
         now.store(ids[0].time().micros() + 86_400_000_000 + gone as u64, Ordering::Relaxed);
-        // Before the cache was swept and after.
+        // Before and after the cache is swept.
         assert_eq!(fixture.shown(), (ids[gone..].to_vec(), 10 - gone));
         fixture.expire();
         assert_eq!(fixture.shown(), (ids[gone..].to_vec(), 10 - gone), "what is left needs no file");
@@ -270,7 +270,7 @@ fn a_clock_turned_back_shows_again_what_the_files_still_have() {
 fn a_warm_up_leaves_out_what_has_expired_and_is_not_repeated() {
     let (now, fixture, ids) = with_a_ttl();
     now.store(ids[6].time().micros() + 86_400_000_000, Ordering::Relaxed);
-    // The cache drops it for good.
+    // The cache drops the expired messages for good.
     fixture.cache.expire(Id::least_of(Timestamp::from_micros(u64::MAX)));
     assert_eq!(fixture.shown(), (ids[6..].to_vec(), 0));
     let held = fixture.cache.look(&ask(None, None).session, |held| held.messages.len());
@@ -344,7 +344,7 @@ fn a_wait_for_mongodb_is_bounded_and_none_where_a_beginning_is_known() {
         let up_to_newest = HistoryQuery { before: Some(ids[3].just_after()), ..ask(None, None) };
         let read = |wait| history.read_within(&up_to_newest, wait).unwrap();
         let shown = |page: &HistoryPage| page.messages.iter().map(|(message, _)| message.id()).collect::<Vec<_>>();
-        // It takes as long as it likes, and the reader does not.
+        // The store does not answer in time, but the reader returns in time.
         store.is_slow.store(true, Ordering::SeqCst);
         let began = Instant::now();
         let page = read(Duration::from_millis(100));

@@ -142,7 +142,7 @@ impl Case {
 
     fn erase(&mut self) -> Result<(), AppendError> {
         if self.elsewhere {
-            // Before the erasure and newer than what it covers.
+            // Recorded before the erasure, but newer than what it covers.
             let newer = self.say(&["gone", "kept"], false)?[0].id().time().micros();
             let up_to = Id::from_parts(Timestamp::from_micros(newer - 1), u64::MAX);
             self.live().journal.a_moment_later();
@@ -415,7 +415,7 @@ fn scrub_twice(call: u64, seed: u64) -> u64 {
     let _ = case.live().scrubber.scrub(&|| true);
     let calls = case.disk.calls() - before;
     case.disk.heal();
-    // As the janitor does: a journal that failed comes back first.
+    // Like the janitor: a journal that failed recovers first.
     let _ = case.live().journal.maintain();
     case.live().scrubber.scrub(&|| true).unwrap();
     case.live = None;

@@ -150,7 +150,7 @@ fn segments_dated_in_the_future_go_after_their_time_all_the_same() {
     let (all, segments) = (journal.published(), journal.stats().segments);
     assert_eq!(look(&journal, all, today(), 24 * HOUR), 0);
     assert_eq!(look(&journal, all, today() + 24 * HOUR, 2 * MINUTE), segments - 1);
-    // And the key with its segment.
+    // The key goes with its segment.
     assert!(matches!(say(&journal, &["keyed!"]).unwrap()[..], [Appended::New(_)]));
 }
 

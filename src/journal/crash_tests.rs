@@ -158,7 +158,7 @@ impl Case {
         }
         let found = self.read();
         if cut && self.config.fsync != Fsync::Always {
-            // What nobody was promised may be gone, and its sequences may be given again.
+            // Unsynced records may be gone, and their sequences may be used again.
             self.largest = found.last().map(|(_, id, sequence)| (*id, *sequence));
         }
         assert!(found.windows(2).all(|pair| pair[0].1 < pair[1].1 && pair[0].2 < pair[1].2), "out of order");
@@ -244,7 +244,7 @@ fn run(seed: u64, fsync: Fsync, fault: Option<(u64, Fault)>, cut: bool) -> u64 {
     case.retry();
     case.append(1000);
     case.check(false);
-    // And once more: what the recovery mended stays mended.
+    // Another start: what the recovery repaired stays repaired.
     case.journal = None;
     if cut {
         case.disk.power_cut(&mut Random(seed));
@@ -326,7 +326,7 @@ fn a_power_cut_brings_no_segment_back_without_the_one_that_voids_it() {
         let mut case = Case::new(seed, Fsync::Always);
         case.open().unwrap();
         case.append(0);
-        // The next write ends short: it is refused, and voided by the beginning of the segment behind.
+        // The next write is short: it is refused, and void because the next segment begins before it.
         for step in 100.. {
             case.disk.fault_at(case.disk.calls() + 1, Fault::Short);
             case.append(step);

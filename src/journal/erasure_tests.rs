@@ -60,7 +60,7 @@ fn a_key_waits_for_an_erasure_under_way_and_is_new_when_it_came_true() {
     let journal = fixture.open();
     say(&journal, &["a!", "b!"]).unwrap();
     let (erasure, _) = journal.append(vec![NewRecord::Erasure { session: SessionId::new("s").unwrap() }]).unwrap();
-    // Nobody has committed it: whoever asks for the key does.
+    // The erasure is not committed yet; an append with the key commits it.
     let kept = say(&journal, &["a!"]).unwrap();
     assert!(matches!(kept[0], Appended::New(_)));
     journal.commit(erasure).unwrap();
@@ -95,7 +95,7 @@ fn a_reply_recorded_after_an_erasure_belongs_to_the_new_life() {
     erase(&journal).unwrap();
     let NewRecord::Message { line, key, .. } = keyed("question!") else { unreachable!() };
     let reply = NewRecord::Message { line, key, reply_to: ReplyTo::Message(asked) };
-    // It carries the question's key, which stands for nothing any more, and so it is a message like any other.
+    // It carries the question's key, which was erased, so it counts as an ordinary message.
     let (ticket, kept) = journal.append(vec![reply]).unwrap();
     journal.commit(ticket).unwrap();
     assert!(matches!(kept[0], Appended::New(_)));
@@ -120,7 +120,7 @@ fn segments_are_scrubbed_frame_by_frame_and_digests_with_them() {
     assert_eq!((read(&journal), journal.erasures_pending()), (vec!["new!".to_owned()], 1));
     let scrubbed = scrub(&journal);
     assert_eq!((scrubbed.blanks, journal.erasures_pending()), (sent.len(), 0));
-    // A reader that stood in the midst of it goes on.
+    // A reader in the middle of the scrubbed part continues.
     let mut left = Vec::new();
     while reading.read(700, |record| left.push(record.sequence)).unwrap() == ReadProgress::More {}
     assert_eq!(left, [sent.len() as u64 + 1, sent.len() as u64 + 2]);
@@ -144,7 +144,7 @@ fn segments_are_scrubbed_frame_by_frame_and_digests_with_them() {
     let journal = fixture.open();
     assert_eq!(read(&journal), ["new!"]);
     assert!(matches!(say(&journal, &["new!"]).unwrap()[0], Appended::Before { .. }));
-    // A start does not know that it is done: the next pass finds nothing.
+    // A start does not know that the scrub is done, but the next pass finds nothing to do.
     assert_eq!((journal.erasures_pending(), scrub(&journal)), (1, Scrubbed::default()));
 }
 
@@ -152,7 +152,7 @@ fn segments_are_scrubbed_frame_by_frame_and_digests_with_them() {
 fn other_records_of_a_segment_and_a_request_stay_byte_for_byte() {
     let fixture = Fixture::new();
     let journal = fixture.open();
-    // Over the edge of a segment.
+    // One request that continues in the next segment.
     let long = "y".repeat(900);
     let drafts = vec![keyed("secret one"), other(&long), keyed("secret two"), other(&long), keyed("secret three")];
     let (ticket, kept) = journal.append(drafts).unwrap();
@@ -187,7 +187,7 @@ fn damaged_bytes_and_the_copies_of_them_lose_an_erased_line_and_no_other() {
     fixture.disk.damage(&path, |bytes| {
         let at = memchr::memmem::find(bytes, b"secret").unwrap();
         bytes[at + 20] ^= 1;
-        // And a tail that no frame ends.
+        // A tail without a whole frame as well.
         let end = bytes.iter().rposition(|&byte| byte != 0).unwrap() + 40;
         let line: Vec<u8> = bytes[at - 160..at + 6].to_vec();
         bytes[end..end + line.len()].copy_from_slice(&line);
@@ -247,7 +247,7 @@ fn records_held_to_be_rewritten_delay_no_scrub_and_bring_nothing_back() {
         fixture.config.fsync = fsync;
         let journal = fixture.open();
         let sent = fill(&journal, 2);
-        // The erasure stands in a segment of its own, the messages in the ones before.
+        // The erasure is in a later segment than the messages.
         while journal.stats().segments < 4 {
             let (ticket, _) = journal.append(vec![other("plain")]).unwrap();
             journal.commit(ticket).unwrap();

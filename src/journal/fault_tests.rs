@@ -50,7 +50,7 @@ fn a_failed_or_partial_write_refuses_its_batch_and_opens_a_new_file() {
         let failed = fixture.disk.peek(&fixture.segment(1));
         journal.maintain().unwrap();
         assert!(journal.refusal().is_none());
-        // The key of what was refused is free.
+        // The key of the refused record is free.
         assert!(matches!(say(&journal, &["two!"]).unwrap()[..], [Appended::New(_)]));
         assert_eq!(fixture.disk.peek(&fixture.segment(1)), failed, "{fault:?}: what failed is not written again");
         drop(journal);
@@ -66,7 +66,7 @@ fn a_segment_with_the_header_of_another_is_set_aside() {
     let journal = fixture.open();
     say(&journal, &["one"]).unwrap();
     drop(journal);
-    // A power cut may keep the name of a file that was made from a spare and not what was written into it.
+    // After a power cut a file made from a spare may have its name but not its contents.
     fixture.disk.rename(&fixture.segment(1), &fixture.segment(2)).unwrap();
     for lost in [1, 0] {
         let journal = fixture.open();
@@ -82,7 +82,7 @@ fn a_file_whose_sync_failed_is_never_synced_again() {
     say(&journal, &["one"]).unwrap();
     fixture.disk.fault_at(fixture.disk.calls() + 2, Fault::Fail(EIO));
     assert!(say(&journal, &["two"]).is_err());
-    // Were it synced once more, it would say so.
+    // A second sync of the same file would be noticed.
     fixture.disk.fail_every(Op::Sync, "0001.segment", EIO);
     journal.a_moment_later();
     say(&journal, &["three"]).unwrap();
@@ -125,7 +125,7 @@ fn a_disk_without_new_files_leaves_the_journal_readable_and_it_recovers() {
         assert_eq!(texts(&journal), ["one"]);
     }
     fixture.disk.heal();
-    // Only the janitor comes by.
+    // No append comes; only the janitor maintains the journal.
     journal.maintain().unwrap();
     assert!(journal.refusal().is_none());
     say(&journal, &["two"]).unwrap();
@@ -138,7 +138,7 @@ fn tries_that_fail_leave_no_files_behind() {
     fixture.config.fsync = Fsync::Interval;
     let journal = fixture.open();
     say(&journal, &["one"]).unwrap();
-    // What was acknowledged waits to be written anew.
+    // The acknowledged record waits to be written again.
     fixture.disk.fail_every(Op::Sync, "journal", EIO);
     journal.sync_now();
     let files = fixture.disk.paths().len();
@@ -220,7 +220,7 @@ fn a_full_disk_gives_up_drained_segments_one_by_one_and_no_other() {
     let mut left = segments.len();
     for number in 1..=3 {
         assert_eq!(journal.maintain().unwrap_err().kind(), FULL);
-        // What is given up makes room for the spare; take it away again.
+        // The dropped segment leaves room for a spare; that room is taken away again.
         assert_eq!(journal.prune(drained, now).unwrap(), 1);
         fixture.disk.limit_room(fixture.disk.used());
         left -= 1;
@@ -244,7 +244,7 @@ fn a_checkpoint_without_space_leaves_the_old_one_and_loses_nothing() {
             let newer = Checkpoint { drained: 4, ..old };
             let stored = journal.store_checkpoint(&newer);
             let stands = testing::stored_checkpoint(&fixture.disk, &fixture.config.path);
-            // Only the folder's sync comes behind the rename.
+            // Only the sync of the folder comes after the rename.
             assert!(stored.is_err() && (stands == old || (call == 5 && stands == newer)), "call {call}, {fault:?}");
             journal.store_checkpoint(&old).unwrap();
         }
@@ -342,7 +342,7 @@ fn while_a_sync_hangs_nobody_is_answered_falsely_and_nobody_else_waits() {
             })
             .into();
         fixture.disk.wait_until_stalled();
-        // All of this would hang with it.
+        // Each of these would hang if it waited for the sync.
         assert!(journal.is_writable() && journal.refusal().is_none());
         assert_eq!((journal.published(), journal.stats().published), (1, 1));
         assert_eq!(texts(&journal), ["before"]);

@@ -147,12 +147,12 @@ fn mutate(random: &mut Random, bytes: &mut Vec<u8>) {
             drop(bytes.splice(at..at, garbage));
         }
         6 => {
-            // A salt where there is none, with whatever follows as its header.
+            // A salt in a wrong place, so that the bytes after it look like a header.
             let end = (at + 4).min(bytes.len());
             bytes[at..end].copy_from_slice(&SALT.to_le_bytes()[..end - at]);
         }
         7 => {
-            // A header that promises anything.
+            // A header with any length.
             let mut fake = Vec::new();
             push_frame(&mut fake, random.draw() % 100, b"", SALT);
             fake[16..20].copy_from_slice(&((random.draw() >> random.below(64)) as u32).to_le_bytes());
@@ -335,7 +335,7 @@ fn payloads_of_any_bytes_are_entries_or_none_and_never_a_panic() {
         let kind = if random.one_in(4) { kinds[random.below(4) as usize] } else { kinds[which] };
         if let Some(entry) = Entry::decode(kind, &payload) {
             read += 1;
-            // What readers ask of it.
+            // The questions that readers ask.
             let _ = (entry.id(), entry.links(), entry.message().map(|message| (message.role().len(), message.text())));
         }
     }

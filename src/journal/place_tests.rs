@@ -57,7 +57,7 @@ fn every_place_leads_to_the_records_behind_it_and_to_no_other() {
     for (sequence, place) in places {
         assert!(place.is_some(), "{sequence}");
         assert_eq!(sequences(journal.reader_at(sequence, place)), (sequence + 1..=before + 1).collect::<Vec<_>>());
-        // The same place serves whoever is further, and is no use to those who are not as far.
+        // The place also helps readers that are further, and is ignored for those that are not as far.
         assert_eq!(sequences(journal.reader_at(sequence + 1, place)), (sequence + 2..=before + 1).collect::<Vec<_>>());
         assert_eq!(sequences(journal.reader_at(0, place)), (1..=before + 1).collect::<Vec<_>>());
     }
@@ -94,7 +94,7 @@ fn a_reader_that_skips_walks_over_nothing_that_lies_between() {
     let mut reader = journal.reader(0);
     reader.read(1, |_| {}).unwrap();
     reader.skip_to(sent - 1);
-    // Dropped meanwhile, as it were.
+    // As if these segments were dropped meanwhile.
     for number in 2..=4 {
         fixture.disk.unlink(&fixture.segment(number));
     }

@@ -127,7 +127,7 @@ mod tests {
         for n in 1..=3000 {
             published.store(n, Ordering::Release);
             publish_notifier.wake();
-            // Every few the next one waits for the waiters to be asleep, or nearly.
+            // Every seventh time it waits until a waiter has seen the last one and is asleep, or nearly.
             while n % 7 == 0 && seen.load(Ordering::SeqCst) < n {
                 std::thread::yield_now();
             }
@@ -155,7 +155,7 @@ mod tests {
         let waiting = std::thread::spawn(move || one.wait(Instant::now() + WAIT_TIMEOUT, || false));
         let pausing = std::thread::spawn(move || two.pause(Instant::now() + WAIT_TIMEOUT));
         let began = Instant::now();
-        // Most likely both sleep by then; the end must be seen either way.
+        // Most likely both sleep by then; they must see the end in any case.
         std::thread::park_timeout(Duration::from_millis(20));
         publish_notifier.end();
         assert_eq!(waiting.join().unwrap(), Woken::Stopped);

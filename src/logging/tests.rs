@@ -172,7 +172,7 @@ fn a_throttle_admits_a_few_a_second_and_counts_the_rest() {
     assert_eq!([at(0), at(1), at(2), at(999)], [Some(0), Some(0), None, None]);
     assert_eq!([at(1000), at(1001), at(1500)], [Some(2), Some(0), None]);
     assert_eq!(at(9000), Some(1));
-    // A clock read before the window's own, by another thread, is within it.
+    // A time that another thread read just before the window began counts as within it.
     assert_eq!([at(8999), at(8999)], [Some(0), None]);
 }
 

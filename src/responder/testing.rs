@@ -61,7 +61,7 @@ pub(super) fn ask_and_stop(responder: &dyn Responder, question: &Question, after
     };
     let end = std::thread::scope(|scope| {
         if let Some(after) = after {
-            // Where there is nothing to hear there is no condition to wait for.
+            // Without output there is no condition to wait for.
             scope.spawn(move || question.stop.wait(Instant::now() + after) || (set(), true).1);
         }
         responder.answer(question, &mut |more| {

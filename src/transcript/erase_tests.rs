@@ -48,7 +48,7 @@ fn a_transcript_erased_during_its_rebuild_comes_back_to_no_reader() {
                 erased = true;
                 transcripts.erase(session, id(5), 5);
                 assert_eq!(transcripts.append(session, &[(6, &message(6))]), AppendOutcome::Stale);
-                // What it has read is still on its way into the file.
+                // The record it has read is still being written to the file.
                 take(4, &message(4));
             }
             Ok(6)
@@ -115,7 +115,7 @@ fn what_is_newer_than_a_remote_erasure_is_shown_all_the_time() {
     assert_eq!(numbers(transcripts, session), [4, 5, 6, 8]);
     let lines: Vec<u8> = [4, 5, 6, 8].iter().flat_map(|n| [message(*n).line(), b"\n"].concat()).collect();
     assert_eq!(fs::read(fixture.path()).unwrap(), lines);
-    // Of one that was stale before nothing is lost either.
+    // A transcript that was stale before loses nothing either.
     transcripts.mark_stale(session, 8, 8);
     transcripts.erase(session, id(5), 9);
     assert_eq!(transcripts.first_lacking(), Some(8));

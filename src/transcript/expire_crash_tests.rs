@@ -112,7 +112,7 @@ fn a_sweep_with_any_failing_call_loses_nothing_the_worker_takes() {
                 let case = format!("before {bound}, call {call}, {fault:?}, seed {seed}");
                 assert_eq!(numbers(&transcripts, "s", bound), (bound..=25).collect::<Vec<_>>(), "{case}");
                 flush(&transcripts, 21, 25);
-                // A second sweep does what the first could not, and must not be what makes the lines safe.
+                // A second sweep does what the first could not; the lines must be safe without it.
                 if seed % 2 == 0 {
                     sweep(&transcripts);
                 }
@@ -147,7 +147,7 @@ fn until_the_power_goes(disk: &SimDisk, now: &Arc<AtomicU64>, call: u64) -> (u64
     let sessions = names.map(|name| SessionId::new(name).unwrap());
     let (newest, durable, bound) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     let off = AtomicBool::new(false);
-    // Each waits for something new to do, so that the calls of the disk are spent well.
+    // Each thread waits for new work, so that few calls of the disk are wasted.
     let waits_for = |number: u64| {
         while newest.load(Ordering::Acquire) < number && !off.load(Ordering::Acquire) {
             std::thread::yield_now();

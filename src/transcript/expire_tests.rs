@@ -146,7 +146,7 @@ fn bad_lines_go_with_the_messages_after_them_and_stay_where_one_is_left() {
     assert_eq!(expiring.sweep().rewritten, 1);
     assert_eq!(expiring.numbers(), [4, 5, 0, 6]);
     assert_eq!(expiring.text(), [&lines[5], &lines[6], &lines[7], &lines[8]].map(String::as_str).concat());
-    // A file without a message is nobody's to remove.
+    // A file without any message is not removed.
     fs::write(expiring.fixture.path(), "no message\nnor this\n").unwrap();
     expiring.expire_before(9999);
     assert_eq!(expiring.sweep(), Swept { looked_at: 1, ..Swept::default() });
@@ -176,7 +176,7 @@ fn the_unfinished_end_of_a_transcript_is_kept_with_what_stands_before_it() {
         text.push_str(&end);
         fs::write(expiring.fixture.path(), &text).unwrap();
         expiring.expire_before(bound);
-        // Nobody has it open, as after a start.
+        // As after a start, the file is not open.
         let transcripts = Fixture::reopen(&expiring.fixture).expiring(one_day(&expiring.now));
         assert_eq!(sweep(&transcripts).0.removed, removed, "{end}, {bound}");
         assert_eq!(expiring.fixture.path().exists(), removed == 0);
@@ -206,7 +206,7 @@ fn a_stale_session_is_left_alone_until_rebuilt_without_the_expired() {
     assert_eq!(expiring.numbers(), (1..=12).collect::<Vec<_>>(), "8 stood there and is no harm");
     assert_eq!(expiring.sweep().rewritten, 1);
     assert_eq!(expiring.numbers(), [9, 10, 11, 12]);
-    // What was taken out does not come back, nor does a file of which all has expired.
+    // Removed messages do not come back, nor does a file whose messages have all expired.
     transcripts.mark_stale(session, 1, 12);
     assert_eq!(transcripts.rebuild(feed).unwrap().mended, 1);
     assert_eq!(expiring.numbers(), [9, 10, 11, 12]);
@@ -313,7 +313,7 @@ fn three_thousand_sessions_are_swept_with_a_handful_of_descriptors() {
         }
     }
     assert!((1..=8).contains(&most), "{most}");
-    // Of the first hundred all has expired, of the next one half.
+    // All messages of the first hundred sessions have expired, and half of the next hundred.
     expire_before(&now, 202);
     let mut sweep = transcripts.sweep().unwrap();
     let most = AtomicU64::new(0);

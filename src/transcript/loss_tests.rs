@@ -78,7 +78,7 @@ fn damaged(left: Option<usize>) -> SimDisk {
 #[test]
 fn one_removed_or_cut_amid_use_is_noticed_by_its_reader_and_rebuilt() {
     for left in [None, Some(0), Some(2), Some(19)] {
-        // With its file open, closed since, and compared at a start and not used since.
+        // The transcript is open, was closed, or was compared at the start and not used since.
         for others in [Some(0), Some(5), None] {
             let disk = if others.is_some() { SimDisk::default() } else { filled(20) };
             let transcripts = open(&disk, &early());
@@ -109,7 +109,7 @@ fn one_removed_or_cut_amid_use_is_noticed_by_its_reader_and_rebuilt() {
 #[test]
 fn a_fault_amid_a_look_or_a_rewrite_hides_no_loss_while_the_process_lives() {
     let fault = Fault::Fail(io::ErrorKind::Other);
-    // Noticed by a reader amid use; after a start; and after a start that a search did not end before.
+    // Noticed by a reader during use, after a start, and after a start that follows a repair that failed.
     for (is_used, is_searched) in [(true, false), (false, false), (false, true)] {
         for call in 0.. {
             let disk = if is_used { filled(20) } else { damaged(Some(2)) };
@@ -119,7 +119,7 @@ fn a_fault_amid_a_look_or_a_rewrite_hides_no_loss_while_the_process_lives() {
                 transcripts.rebuild(|_, _| Err(io::ErrorKind::Other.into())).unwrap_err();
             }
             let transcripts = open(&disk, &early());
-            // Reads the noted lengths, and compares only what is used.
+            // Reads the noted lengths; only transcripts in use are compared.
             transcripts.check_lengths(if is_used { 10 } else { 0 });
             if is_used {
                 cut(&disk, 2);
@@ -173,7 +173,7 @@ fn what_the_journal_no_longer_has_is_told_also_after_the_next_start() {
         assert_eq!(numbers(&transcripts), found);
         let lost = transcripts.lost(&s()).unwrap();
         assert_eq!(lost.after, left.map(|left| id(left as u64)));
-        // What comes now was not lost.
+        // Messages recorded from now on were not lost.
         assert!(
             lost.before == Some(id(11)) || (first == 99 && lost.before > Some(id(20)) && lost.before < Some(id(91)))
         );
@@ -208,13 +208,13 @@ fn open_and_mend(disk: &SimDisk, first: u64) -> Transcripts<SimDisk> {
 fn what_expired_or_was_swept_or_erased_is_no_loss() {
     let day = 86_400_000_000;
     let late = Arc::new(AtomicU64::new(day + 16_000));
-    // The journal's first messages have expired: what came before has, too.
+    // The journal's first messages have expired, so all earlier ones have, too.
     let disk = damaged(None);
     let transcripts = open(&disk, &late);
     assert!(transcripts.lost(&s()).is_some());
     transcripts.rebuild(feed(11, 20)).unwrap();
     assert_eq!((numbers(&transcripts), transcripts.lost(&s())), ((16..=20).collect::<Vec<_>>(), None));
-    // Swept: some of it, and all.
+    // After sweeps that removed a part of it, and all of it.
     for now in [day + 16_000, day + 90_000] {
         let disk = filled(20);
         let (late, before) = (Arc::new(AtomicU64::new(now)), disk.peek(Path::new(FILE)));
@@ -274,11 +274,11 @@ fn a_cut_or_fault_amid_the_rewrite_loses_nothing_and_hides_no_loss() {
                 next.rebuild(feed(first, 20)).unwrap();
                 let case = format!("{left:?}, from {first}, {fault:?} at call {call}");
                 let found: Vec<u64> = (1..=left.unwrap_or(0) as u64).filter(|n| *n < first).chain(first..=20).collect();
-                // What the disk refused to keep is not known: then nothing is told, but nothing is lost by it.
+                // If the disk did not store the length, the loss is not known and not reported.
                 let lost = next.lost(&s());
                 let told = Some(Lost { after: left.map(|left| id(left as u64)), before: Some(id(11)) });
                 let wanted = if first == 1 { None } else { told };
-                // Where it could not be read what is left, more may be told than was lost, never less.
+                // If the rest could not be read, more than was lost may be reported, but never less.
                 let from_the_beginning = wanted.map(|lost| Lost { after: None, ..lost });
                 let failed = fault != Fault::PowerOff;
                 assert!(

@@ -239,7 +239,7 @@ fn a_transcript_that_was_removed_or_replaced_is_missed_at_the_next_sync() {
                 fs::write(fixture.path(), b"").unwrap();
             }
             fixture.fill(4..=6);
-            // Enough of them close the file that was removed, and have the whole file system synced.
+            // Enough other files, so that the removed one is closed and the whole file system is synced.
             for other in 1..=others {
                 let name = format!("other-{other}");
                 transcripts.append(&SessionId::new(&name).unwrap(), &[(6 + other, &of_session(&name, other))]);

@@ -269,7 +269,7 @@ fn a_stretch_of_zeros_longer_than_any_line_hides_nothing_and_is_not_held() {
     let fixture = Fixture::new();
     fixture.fill(1..=3);
     let file = fs::OpenOptions::new().write(true).open(fixture.path()).unwrap();
-    // A hole: it takes no room.
+    // A sparse file, which takes no room.
     file.set_len(80 << 20).unwrap();
     assert_eq!(fixture.read(&query(Direction::Newest, 9)).0, [1, 2, 3]);
     let transcripts = Fixture::reopen(&fixture);
@@ -302,7 +302,7 @@ fn a_line_out_of_its_order_hides_no_other() {
         assert_eq!(fixture.read(&query(Direction::Newest, 2)), (vec![4, 5], true), "{order:?}");
         let before = Query { before: Some(id(5)), ..query(Direction::Newest, 2) };
         if order[2] != 9 {
-            // A line from the future misleads the search for a place.
+            // A line from the future misleads the binary search.
             assert_eq!(fixture.read(&before), (vec![3, 4], true), "{order:?}");
         }
     }

@@ -53,7 +53,7 @@ fn drained(world: &World) -> u64 {
 fn a_line_after_a_torn_one_is_rewritten_before_the_checkpoint_passes() {
     let torn: fn(&mut Vec<u8>) = |bytes| bytes.extend_from_slice(b"a user's word");
     let cut: fn(&mut Vec<u8>) = |bytes| bytes.truncate(bytes.len() - 5);
-    // What was cut off is written again from the journal, unless the transcript was closed before anybody looked.
+    // The part cut off is written again from the journal, unless the transcript was closed before anyone read it.
     let cases = [(torn, false, 2), (torn, true, 2), (cut, false, 2), (cut, true, 1)];
     for (damage, closed, kept) in cases {
         let mut world = world();

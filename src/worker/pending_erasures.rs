@@ -269,7 +269,7 @@ mod tests {
             pending.a_moment_later();
             pending.next_is_carried_out(&calls);
             assert_eq!((pending.count(), pending.found(), pending.again()), (1, 1, 0));
-            // A start before the last one is final begins with all.
+            // A start before the last erasure is final begins with all of them.
         }
         let mut pending = load(&disk);
         for (session, up_to) in [erasure("a:b", 1), erasure("b", 3), erasure("b", 5)] {

@@ -172,7 +172,7 @@ fn the_last_records_a_full_channel_refused_are_taken_afterwards() {
         assert_eq!(seen.recv_timeout(Duration::from_secs(60)), Ok(sequence));
     }
     fixture.drains(10);
-    // The stop would take them too, and must not be the cause.
+    // The stop would drain them too, so it comes only now.
     drop(running);
 }
 

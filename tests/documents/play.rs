@@ -68,7 +68,7 @@ impl Stage {
     pub fn new() -> Self {
         let options = ENVIRONMENT.iter().fold(Options::default(), |options, pair| options.environment(pair.0, pair.1));
         let mut server = Server::start(options.clone());
-        // What the configuration says is where it listens, now and after every start.
+        // From now on the configuration names the address, so that each start uses the same one.
         let address = server.address().to_string();
         let options = options.set("server.listen", address.as_str()).listen(&address);
         server.reconfigure(options.clone());
@@ -159,7 +159,7 @@ impl Stage {
             return Err(format!("{status}\n{printed}{errors}"));
         }
         let printed = if manner.fails { format!("{printed}{errors}") } else { printed };
-        // The server knows its data by a whole path, since the harness names it so.
+        // The harness gives the server its data folder as an absolute path.
         let printed = printed.replace(&format!("{}/", self.server.folder().display()), "");
         let difference = shown.and_then(|shown| difference(&shown.text, &printed, shown.language == "json"));
         difference.map_or(Ok(()), |difference| Err(format!("{difference}\n{errors}")))
@@ -170,7 +170,7 @@ impl Stage {
 fn read(child: &mut Child, enough: impl Fn(&str) -> bool) -> String {
     let stdout = child.stdout.take().unwrap();
     let (send, lines) = channel();
-    // Ends with the child's output, or when nobody listens any more.
+    // Ends with the child's output, or when the receiver is gone.
     std::thread::spawn(move || {
         for line in BufReader::new(stdout).lines().map_while(Result::ok) {
             if send.send(line).is_err() {
@@ -204,7 +204,7 @@ fn end(child: &mut Child, endless: bool) -> ExitStatus {
         }
         std::thread::park_timeout(Duration::from_millis(5));
     }
-    // Who has ended meanwhile cannot be reached, and need not be.
+    // A process that has already ended cannot be signalled, which is no fault.
     let _ = kill_process_group(group, Signal::TERM);
     let patience = Instant::now() + WAIT_TIMEOUT;
     while child.try_wait().unwrap().is_none() && Instant::now() < patience {

@@ -15,7 +15,7 @@ pub fn tokens(text: &str) -> Vec<String> {
                 i = end;
             }
             '\'' if at(i + 1) == '\\' || at(i + 2) == '\'' => {
-                // What is escaped may be a quote itself.
+                // The escaped character may be a quote itself.
                 let behind = i + if at(i + 1) == '\\' { 3 } else { 2 };
                 i = behind + chars[behind..].iter().take_while(|c| **c != '\'').count() + 1;
             }

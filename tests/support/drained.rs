@@ -56,7 +56,7 @@ pub fn wait_until_drained(server: &Server) {
                 "nothing is pending, so nothing waits: {status}"
             );
             assert_ne!(status["mongo"]["status"], "error", "{status}");
-            // A server that has just started and with nothing to deliver may not have heard of it yet.
+            // A server that has just started and has nothing to deliver may not have connected yet.
             if status["mongo"]["status"] == "ok" {
                 return;
             }

@@ -73,7 +73,7 @@ impl Fakellm {
 
 impl Drop for Fakellm {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
         let _ = &self.folder;

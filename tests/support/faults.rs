@@ -36,7 +36,7 @@ impl Tmpfs {
 
 impl Drop for Tmpfs {
     fn drop(&mut self) {
-        // Lazily: a server that is only just ending may still stand in it.
+        // Lazily, because a server that is just ending may still use it.
         let _ = Command::new("umount").arg("-l").arg(&self.0).status();
     }
 }
@@ -59,14 +59,14 @@ impl Injection {
         let limit = Limit::on(&child);
         let mut said = BufReader::new(child.stderr.take().expect("its stderr is piped"));
         let mut line = String::new();
-        // It says so once it has all threads.
+        // strace says so once it traces all threads.
         while !line.contains("attached") {
             line.clear();
             let read = said.read_line(&mut line).expect("strace can be read");
             assert!(read > 0, "strace ended before it was attached: may this user trace processes?");
         }
         drop(limit);
-        // Nobody reads what it traces; it must not block on a full pipe.
+        // Its output is not needed, but it must not block on a full pipe.
         std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
         Self(child)
     }

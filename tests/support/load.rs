@@ -42,7 +42,7 @@ impl Load {
                     } else {
                         one_array(&mut client, &oracle, &session, &text, random.between(1, 9))
                     };
-                    // An error is the kill, or the stop: what was sent then is of unknown fate.
+                    // An error comes from the kill or the stop; the outcome of that request is unknown.
                     let Ok(stored) = outcome else { return };
                     let took = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
                     slowest_ms.fetch_max(took, Ordering::Relaxed);

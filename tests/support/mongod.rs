@@ -76,7 +76,7 @@ impl Mongod {
     #[track_caller]
     pub fn start_with_password() -> Self {
         let mut server = Self::start();
-        // In its journal before it is killed.
+        // The user must be in MongoDB's journal before the process is killed.
         let journal = doc! { "w": 1, "j": true };
         let create = doc! { "createUser": USER, "pwd": PASSWORD, "roles": ["root"], "writeConcern": journal };
         server.client().database("admin").run_command(create).run().expect("a user can be made");
@@ -190,7 +190,7 @@ impl Mongod {
         let stands = |stat: String| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'));
         wait_until("every thread of it stands", WAIT_TIMEOUT, || {
             let tasks = fs::read_dir(&tasks).expect("it runs").flatten();
-            // One that ended in between has none.
+            // A thread that has ended meanwhile has no such file.
             tasks.map(|task| fs::read_to_string(task.path().join("stat"))).all(|stat| stat.map_or(true, stands))
         });
     }

@@ -34,7 +34,7 @@ impl Relay {
     /// A link to that port of this machine.
     pub fn before(port: u16, bytes_per_second: u32, cut_after: Option<Duration>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-        // Accepted sockets have it from here.
+        // Accepted sockets inherit this size.
         set_socket_recv_buffer_size(&listener, 4096).expect("a small buffer");
         let relay = Self { port: listener.local_addr().expect("it is bound").port() };
         let direction =

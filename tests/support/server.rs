@@ -141,7 +141,7 @@ impl Server {
         let stdout = child.stdout.take().expect("its stdout is piped");
         self.child = Some(child);
         let (send, lines) = mpsc::channel();
-        // Reads on to the end, so that the server never meets a closed pipe; ends with the process.
+        // Reads to the end, so that the server never meets a closed pipe.
         std::thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                 let _ = send.send(line);

@@ -47,7 +47,7 @@ impl Socket {
         let mut socket = Self { inner, welcome: Value::Null, peeked: None };
         socket.welcome = socket.try_next()?;
         assert_eq!(socket.welcome["type"], "system", "the welcome comes first: {}", socket.welcome);
-        // How the session is follows; that nothing is being answered is what tests expect anyway.
+        // The session's status follows; `idle` is what tests expect, so it is dropped.
         socket.peeked = Some(socket.try_next()?).filter(|event| event["status"] != "idle");
         Ok(socket)
     }
@@ -98,7 +98,7 @@ impl Socket {
             match self.inner.read()? {
                 Message::Text(text) => return Ok(serde_json::from_str(&text).expect("an event is JSON")),
                 Message::Close(_) => {
-                    // So that the close handshake goes on.
+                    // Completes the close handshake.
                     let _ = self.inner.flush();
                     return Err(Error::ConnectionClosed);
                 }

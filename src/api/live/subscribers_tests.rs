@@ -107,7 +107,7 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let mut config = Config::defaults(Some(folder.path())).unwrap();
         config.journal.fsync = crate::config::Fsync::Never;
-        // So that most of what is missed is read from disk.
+        // Small, so that most of a replay is read from disk.
         config.mongo.cache.max_messages_per_session = 5;
         config.websocket.max_outgoing_bytes = 16 << 10;
         let clock = Clock::system();
@@ -243,7 +243,7 @@ struct Follower {
 /// Takes turns and records arrays in two sessions until it is told to stop.
 fn write(chat: &Chat, stop: &AtomicBool, (written, rounds): (&AtomicUsize, &AtomicUsize), seed: usize) {
     for n in 0.. {
-        // Not further ahead than on a quiet machine: a follower that misses more than ten thousand gets a gap.
+        // Writes no further ahead than on a quiet machine: a follower that misses more than ten thousand gets a gap.
         while written.load(Ordering::SeqCst) > 200 + rounds.load(Ordering::SeqCst) / 4 && !stop.load(Ordering::SeqCst) {
             std::thread::park_timeout(Duration::from_millis(1));
         }
@@ -305,7 +305,7 @@ fn whoever_joins_resumes_or_reads_slowly_gets_everything_once_in_order() {
                 followers.push(Follower { socket, session, told: Vec::new(), from_nothing: true });
             }
             4..6 if !followers.is_empty() => {
-                // It loses its connection and comes again with what it was sent until then.
+                // It loses its connection and resumes after the last event that it got.
                 let at = random.below(followers.len());
                 let follower = &mut followers[at];
                 let events = world.close(follower.socket).events;
@@ -340,10 +340,10 @@ fn whoever_joins_resumes_or_reads_slowly_gets_everything_once_in_order() {
     for client in world.clients.0.values_mut() {
         client.is_slow = false;
     }
-    // What is under way still arrives; then every client gets the last record.
+    // Records in progress still arrive; then every client gets the last record.
     let deadline = Instant::now() + 4 * WAIT_TIMEOUT;
     let all = loop {
-        // Many rounds before each look, which reads everything: a client far behind gets a page in each.
+        // Many rounds before each check, since a check reads everything; a client far behind gets one page a round.
         for _ in 0..100 {
             world.turn();
             std::thread::park_timeout(Duration::from_micros(100));

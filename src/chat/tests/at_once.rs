@@ -71,7 +71,7 @@ fn a_key_kept_before_contents_were_compared_by_value_still_counts() {
     let session = SessionId::new("s").unwrap();
     let metadata = serde_json::json!({"z": 1.0, "a": {}});
     let (role, text, metadata) = ("user", "hi", metadata.as_object());
-    // As it was made then: of the bytes as they were sent.
+    // Keys of older journals were made from the bytes as they were sent.
     let rest = serde_json::to_vec(&(metadata, &[] as &[Value])).unwrap();
     let kept = IdempotencyKey::new(&session, "k", &[b"4 2 ", role.as_bytes(), text.as_bytes(), &rest]);
     let given = Metadata { given: metadata, defaults: &[] };

@@ -53,7 +53,7 @@ fn a_stopped_turn_keeps_what_was_said() {
     let world = World::new();
     let follow = world.begin("s", "hang");
     assert_eq!(follow.running().wait_for_text(0, Instant::now() + WAIT_TIMEOUT), TurnProgress::Text("so far".into()));
-    // The stop is told by another thread than the pieces.
+    // The stop and the pieces are told by different threads.
     wait_until("the piece is told", || world.diary.lines().len() == 2);
     assert!(world.chat.stop(&turn("s", "").session));
     let outcome = follow.wait().unwrap();
@@ -115,7 +115,7 @@ fn an_erasure_amid_a_turn_leaves_the_whole_turn_or_no_reply() {
         let name = turn(&session, "").session;
         let (chat, said) = (world.chat.clone(), turn(&session, "say it"));
         let sayer = std::thread::spawn(move || chat.say(&said.as_turn()));
-        // From before the message is recorded to after its reply is.
+        // The stop comes anywhere between before the message is recorded and after its reply is.
         for _ in 0..round * 40 {
             std::thread::yield_now();
         }

@@ -163,7 +163,7 @@ fn a_message_without_reply_is_answered_when_its_key_comes_again() {
     for restarted in [false, true] {
         let world = World::at(folder.path(), Sizes::default());
         if !restarted {
-            // As a crash between the two leaves it.
+            // As after a crash between the two records.
             ids = world.chat.record(&[given("say a", "a"), given("say b", "b")], "rest").unwrap();
         }
         let key = if restarted { "b" } else { "a" };

@@ -228,7 +228,7 @@ fn the_first_sweep_waits_for_an_hour_that_no_restart_begins_again() {
     assert_eq!(old.files(), 3);
     old.pass(20);
     assert_eq!((old.files(), old.due_in()), (0, None));
-    // Later ones run as ever, over restarts too.
+    // Later sweeps run without an announcement, over restarts too.
     old.restart();
     old.put(7);
     old.pass(11);
@@ -280,7 +280,7 @@ fn a_crash_at_any_call_of_look_and_sweep_removes_nothing_before_its_hour() {
         old.pass(3700);
         old.disk.power_cut(&mut Random(seed));
         let case = format!("call {call}, seed {seed}");
-        // As if the power had gone soon after the announcement: whatever the file says, an hour was given.
+        // As if the power failed soon after the announcement: whatever the file says, the hour must be given.
         old.now.store(begun + 2000 * 1_000_000, Ordering::Relaxed);
         let (files, has_begun) = (old.files(), old.files() < 3);
         old.restart();

@@ -69,13 +69,13 @@ fn every_flipped_byte_costs_one_record_at_most_and_none_in_a_header() {
             case.journal.take().unwrap().maintain().unwrap();
         }
         for path in segments {
-            // What a digest changes is where a header is rebuilt from.
+            // With digests only the rebuilding of headers differs.
             let end = if with_digests { frame::SEGMENT_HEADER_BYTES } else { used(&case, &path) };
             let (second_frame, last_frame) = inner_frames(&case, &path);
             for at in 0..end {
                 let left = left_after(&mut case, &path, |bytes| bytes[at] ^= 0x55);
                 assert!(left.iter().all(|record| all.contains(record)), "byte {at} made something up");
-                // A damaged frame costs itself, and its request only where that may go on in another segment, or has no end.
+                // Only a damaged frame is lost; its request too if that may continue in another segment or has no end.
                 let cost = match at {
                     _ if at < frame::SEGMENT_HEADER_BYTES => 0,
                     _ if (second_frame..last_frame).contains(&at) => 1,
@@ -96,7 +96,7 @@ fn a_lost_first_sector_costs_what_stood_there_and_not_the_segment() {
             case.journal.take().unwrap().maintain().unwrap();
         }
         for path in segments {
-            // The first frame goes with the header.
+            // The header and the first frame are damaged.
             let end = frame::SEGMENT_HEADER_BYTES + 100;
             let left = left_after(&mut case, &path, |bytes| bytes[..end].fill(0));
             assert!(left.iter().all(|record| all.contains(record)));
@@ -134,7 +134,7 @@ fn a_segment_of_another_journal_hides_nothing_of_this_one() {
     let (mut case, all, segments) = small_journal(11);
     let (other, _, theirs) = small_journal(12);
     let foreign = crate::disk::read(&other.disk, &theirs[0]).unwrap();
-    // Under a number between ours, as a backup copied over a journal leaves it, and behind all of them.
+    // With a number between ours, as after copying a backup over a journal, and with one after all of ours.
     for number in [2, 90] {
         let whole = case.disk.clone();
         case.disk = whole.fork();

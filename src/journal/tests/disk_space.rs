@@ -43,7 +43,7 @@ fn drained_segments_are_kept_for_their_time() {
     }
     let (before, now) = (journal.stats().segments, Clock::system().now());
     assert_eq!(journal.prune(200, now).unwrap(), 0);
-    // The worker looks far more often.
+    // The worker looks much more often than once an hour.
     let in_minutes = |minutes: u64| Timestamp::from_micros(now.micros() + minutes * 60_000_000);
     assert_eq!((1..60).map(|minute| journal.prune(200, in_minutes(minute)).unwrap()).sum::<usize>(), 0);
     assert_eq!(journal.prune(200, in_minutes(61)).unwrap(), before - 1);
@@ -106,7 +106,7 @@ fn a_journal_without_room_says_so_until_there_is_some() {
     assert!(journal.prune(journal.published(), Timestamp::from_micros(0)).unwrap() > 0);
     journal.maintain().unwrap();
     assert!(journal.refusal().is_none());
-    // Appends are refused at once for a moment after a refusal; it passes without one.
+    // For a moment after a refusal, appends are refused at once; then they work again.
     let deadline = std::time::Instant::now() + Duration::from_secs(60);
     while journal.append(vec![draft("after")]).and_then(|(ticket, _)| journal.commit(ticket)).is_err() {
         assert!(std::time::Instant::now() < deadline, "room was made and is not used");

@@ -15,7 +15,7 @@ fn a_key_that_comes_again_stands_for_the_first_message_and_its_reply() {
     let conflict = journal.append(turn("k", "something else")).err();
     assert_eq!(conflict, Some(AppendError::KeyConflict(0)));
     assert_eq!(published.lock().unwrap().len(), 2);
-    // Twice in one append, beside a message without a key: kept once, and the other one is kept.
+    // The key twice in one append, with a message without a key between: each is recorded once.
     let kept = keep(&journal, vec![keyed("l", "a"), draft("b"), keyed("l", "a")]);
     assert_eq!(kept[2], Appended::Before { id: kept[0].id(), reply: None });
     assert_eq!(published.lock().unwrap().len(), 4);

@@ -79,7 +79,7 @@ fn the_conversation_and_the_ids_are_given_to_the_program() {
 fn text_is_said_as_it_comes_and_no_character_in_parts() {
     let question = question(&[("user", "hi")]);
     let mut pieces = Vec::new();
-    // It goes on only once its output was passed on, so without that this hangs until the deadline.
+    // The program continues only when its output has been passed on; else it hangs until the deadline.
     let folder = tempfile::tempdir().unwrap();
     let go = folder.path().join("go");
     let script = format!(
@@ -150,7 +150,7 @@ fn what_cannot_be_run_is_told_with_its_reason_before_and_when_it_is_asked() {
     for sound in ["sh", "/bin/sh", &file("sound", 0o755, b"#! /usr/bin/env -S sh -e\necho hi\n")] {
         assert_eq!(command(&[sound]).fault(), None, "{sound}");
     }
-    // An exit code of the program's own is its own.
+    // The program's own exit code 127 is not taken for a missing program.
     assert_eq!(failed(&heard("echo why >&2; exit 127")), "the command failed with exit code 127: why");
 }
 
@@ -267,7 +267,7 @@ fn what_has_left_the_group_keeps_no_turn() {
 
 #[test]
 fn what_a_program_leaves_behind_may_talk_and_keeps_its_answer_no_longer() {
-    // In its group, and out of it; each ends by itself when nobody reads any more, or soon.
+    // One inside its process group and one outside; each ends when nobody reads, or soon by itself.
     for rest in ["", "setsid "] {
         let talk = "for n in $(seq 6000); do echo . >&2 || exit; sleep 0.01; done";
         let heard = ask(&sh(&format!("{rest}sh -c '{talk}' & echo done")), &question(&[("user", "hi")]));
@@ -306,7 +306,7 @@ fn a_panic_of_who_listens_leaves_nothing_running() {
 
 #[test]
 fn a_program_inherits_three_descriptors_and_no_signal_setting() {
-    // All that the standard library and our own code open is closed on exec; what the tests' own parent left open is not ours.
+    // The standard library and our code open everything close-on-exec; descriptors from the tests' parent are not ours.
     let ours = fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| {
         let name = entry.unwrap().file_name().into_string().unwrap();
         let info = fs::read_to_string(format!("/proc/self/fdinfo/{name}")).ok()?;

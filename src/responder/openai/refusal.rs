@@ -138,7 +138,7 @@ mod tests {
                 "{shown}"
             );
         }
-        // The cut would go through the key.
+        // The text would be cut in the middle of the key.
         let quoter = Quoter { key: Some(&key), url: "http://h/v1/chat/completions" };
         let long = format!("{}sk-hunter2{}", "x".repeat(QUOTED_CHARS - 4), "y".repeat(9999));
         let shown = refusal(500, long.as_bytes(), quoter);

@@ -149,7 +149,7 @@ impl Drop for Encrypted {
 pub(super) fn send(bytes: impl Into<Vec<u8>>) -> Manner {
     let bytes = bytes.into();
     Box::new(move |stream| {
-        // Whoever has heard enough closes.
+        // The client may have closed already.
         let _ = stream.write_all(&bytes);
     })
 }

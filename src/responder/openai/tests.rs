@@ -60,7 +60,7 @@ fn without_a_key_none_is_sent() {
 
 #[test]
 fn text_is_said_as_it_comes_however_it_is_framed() {
-    // It goes on only when what it said was heard.
+    // The server continues only when the first piece has been passed on.
     for framing in ["Connection: close", "Transfer-Encoding: chunked"] {
         let (heard, waits) = crossbeam_channel::bounded(1);
         let is_chunked = framing.starts_with('T');
@@ -114,7 +114,7 @@ fn an_answer_is_cut_when_the_connection_is() {
 fn a_text_that_is_whole_needs_no_further_word() {
     let whole = stream("all").replace("data: [DONE]\n\n", "");
     assert!(answers(send(whole.clone())).end.is_ok());
-    // However the silence is: comments, which go on until the other side closes, are no sign of more text.
+    // Silence or comments without end: comments are no sign of more text.
     for manner in [hang(whole.clone()), flood(&whole, ": still here\n\n")] {
         let (upstream, silence) = (Upstream::new(vec![manner]), Duration::from_secs(1));
         let mut openai = OpenAi::new(&upstream.config());
@@ -128,7 +128,7 @@ fn a_text_that_is_whole_needs_no_further_word() {
             heard.took
         );
     }
-    // A deadline that comes before the silence is over does not make it late.
+    // A deadline during the silence does not make the answer late.
     let upstream = Upstream::new(vec![hang(whole)]);
     let mut asked = question(&[("user", "hi")]);
     asked.until = Instant::now() + Duration::from_secs(2);
@@ -158,7 +158,7 @@ fn pauses_between_pieces_that_each_tell_a_reason_cost_no_text() {
         let heard = ask(&openai, &question(&[("user", "hi")]));
         assert_eq!((heard.text.as_str(), heard.end.is_ok()), ("abc", true), "{reason:?}: {:?}", heard.end);
     }
-    // The connection breaks off: the reasons of such a server do not tell that the text was whole.
+    // The connection breaks off: finish reasons of a server that sends several do not show that the text was whole.
     let cut = format!("{}{}", piece("a", "stop"), piece("b", "stop"));
     let declared = |said: &str| format!("HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n{said}");
     assert!(failed(&answers(send(declared(&cut)))).contains("broke off in the answer"));
@@ -202,7 +202,7 @@ fn a_refusal_is_told_at_once_and_never_with_the_key() {
         assert!(failed(&heard).contains(told), "{told}: {}", failed(&heard));
         assert_eq!(upstream.requests().len(), 1, "{line}");
     }
-    // An error whose body never ends is told all the same.
+    // An error whose body never ends is reported too.
     let heard = answers(hang("HTTP/1.1 404 Not Found\r\nContent-Length: 999\r\n\r\nno such model"));
     assert!(failed(&heard).contains("(404): no such model (asked: ") && heard.took < 3 * DISCARD_TIMEOUT, "{heard:?}");
     let heard = answers(flood("HTTP/1.1 404 Not Found\r\n\r\n", "x".repeat(999)));
@@ -232,7 +232,7 @@ fn what_may_pass_is_tried_again_before_the_first_byte_of_an_answer() {
     let upstream = Upstream::new(vec![busy(), busy(), busy(), send(stream("too late"))]);
     assert!(failed(&heard(&upstream)).ends_with("failed (503): later"));
     assert_eq!(upstream.requests().len(), 3);
-    // Once something was said, or may be under way, nothing is asked a second time.
+    // Once an answer has begun, or may have begun, the request is not repeated.
     for begun in [send(format!("{STREAM}{}", event("half"))), send("")] {
         let upstream = Upstream::new(vec![begun, send(stream("again"))]);
         failed(&heard(&upstream));
@@ -249,11 +249,11 @@ fn an_unreachable_server_is_told_and_asked_once_it_is_back() {
     assert!(heard.took >= PAUSES[0] + PAUSES[1], "{:?}", heard.took);
     let mut short = question(&[("user", "hi")]);
     short.until = Instant::now() + PAUSES[0] / 2;
-    // There is no time for a pause, so the reason is told and not that it is late.
+    // There is no time for a pause, so the error is the reason and not the deadline.
     assert!(failed(&ask(&openai, &short)).contains("cannot be reached"));
     let nobody = OpenAi::new(&config("http://name.invalid/v1"));
     short.until = Instant::now() + Duration::from_secs(20);
-    // Where nobody answers for names it takes longer than there is time.
+    // Without a name server the lookup takes longer than the deadline.
     let heard = ask(&nobody, &short);
     assert!(heard.end == Err(ResponderError::Late) || failed(&heard).contains("cannot be reached"), "{heard:?}");
 }
@@ -272,7 +272,7 @@ fn a_server_that_refuses_to_count_is_asked_without_counts_from_then_on() {
         failed(&ask(&openai, &question(&[("user", "hi")])))
             .ends_with("refuses the request (400): unknown: stream_options")
     );
-    // What it refuses either way is told, and it is asked for counts the next time.
+    // A request refused both with and without `stream_options` is an error, and the next one asks for usage again.
     let upstream = Upstream::new(vec![refusal(), refusal(), send(stream("c"))]);
     let openai = OpenAi::new(&upstream.config());
     failed(&ask(&openai, &question(&[("user", "hi")])));
@@ -299,7 +299,7 @@ fn hanging() -> Vec<(&'static str, String, Box<dyn std::any::Any>)> {
         (format!("http://{}/v1", upstream.address), upstream)
     };
     let (full, fillers) = full();
-    // It takes connections and never reads: the request is longer than all buffers on the way.
+    // It accepts connections and never reads; the request is longer than all buffers on the way.
     let deaf = TcpListener::bind("127.0.0.1:0").unwrap();
     let (silent, silent_one) = upstream(vec![hang("")]);
     let (head, head_one) = upstream(vec![hang("HTTP/1.1 200 OK\r\nContent-")]);
@@ -354,7 +354,7 @@ fn a_stop_in_the_answer_is_heard_and_the_server_sees_it() {
     let heard = ask_and_stop(&OpenAi::new(&upstream.config()), &question(&[("user", "hi")]), None);
     assert_eq!((heard.text.as_str(), heard.end), ("half", Err(ResponderError::Stopped)));
     assert!(heard.took < STOP_TIMEOUT, "{:?}", heard.took);
-    // Its connection was closed, so it need not go on.
+    // Its connection was closed, so the server can stop.
     told.recv_timeout(crate::responder::testing::WAIT_TIMEOUT).unwrap();
 }
 
@@ -373,7 +373,7 @@ fn over_tls_only_trusted_servers_answer_and_a_stop_is_heard() {
         let heard = ask(&ask_at(&whole, host), &question(&[("user", "hi")]));
         assert_eq!((heard.text.as_str(), heard.end.is_ok()), ("hi ü", true), "{host}");
     }
-    // Mozilla does not vouch for it.
+    // Its certificate is not signed by any of Mozilla's roots.
     let stranger = OpenAi::new(&config(&format!("https://127.0.0.1:{}/v1", whole.port)));
     let heard = ask(&stranger, &question(&[("user", "hi")]));
     assert!(failed(&heard).contains("did not answer the request: invalid peer certificate"), "{heard:?}");

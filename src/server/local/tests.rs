@@ -165,7 +165,7 @@ fn beyond_as_many_requests_as_are_served_at_once_only_probes_are_answered() {
     let fixture = serve();
     let mut waiting = fixture.wait(REQUESTS - 1);
     let slow = fixture.client("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n");
-    // Not by asking until one is refused: an earlier request could have kept the slow one out.
+    // Asking until one is refused would not do: an earlier request could have kept the slow one out.
     eventually("it is in hand, too", || fixture.service.admitted.load(Ordering::SeqCst) == REQUESTS);
     for _ in 0..48 {
         let refused = fixture.client(post("/echo", &"x".repeat(5000))).answer().unwrap();
@@ -184,7 +184,7 @@ fn beyond_as_many_requests_as_are_served_at_once_only_probes_are_answered() {
 fn who_reads_no_refusal_keeps_nobody_from_probes() {
     let fixture = serve();
     let mut waiting = fixture.wait(REQUESTS);
-    // A reply behind another that is not given yet cannot be written.
+    // A reply that waits for an earlier one on its connection cannot be written.
     waiting.iter_mut().for_each(|client| client.send(get("/echo")));
     for _ in 0..10 {
         assert_eq!(fixture.ask(get("/probe")), 200);

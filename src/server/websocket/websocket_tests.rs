@@ -152,7 +152,7 @@ fn a_client_that_pings_and_never_reads_is_cut() {
     stream.set_write_timeout(Some(Duration::from_secs(60))).unwrap();
     while stream.write_all(&ping).is_ok() {}
     wait_until("it is counted", || counters.cut.load(std::sync::atomic::Ordering::SeqCst) == 1);
-    // What was sent before is there; then the stream ends.
+    // The client reads what was sent before the cut; then the stream ends.
     let mut rest = Vec::new();
     let _ = stream.read_to_end(&mut rest);
 }
@@ -168,7 +168,7 @@ fn a_message_not_whole_in_time_closes_its_socket_whatever_comes() {
     slow.get_mut().write_all(&[0x8a, 0x80, 0, 0, 0, 0, 0x00, 0x81, 0, 0, 0, 0, b'x']).unwrap();
     // A client that finishes its messages may stay for as long as it likes.
     while began.elapsed() < 2 * timeout {
-        // In one piece: between two the machine may do something else for longer than the timeout.
+        // In one write: between two, a busy machine may pause for longer than the timeout.
         let end = [0x80, 0x81, 0, 0, 0, 0, b'x'];
         quick.get_mut().write_all(&[&fragment(10)[..], &end].concat()).unwrap();
         assert_eq!(quick.read().unwrap(), Message::text("xxxxxxxxxxx"));

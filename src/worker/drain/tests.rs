@@ -164,7 +164,7 @@ impl Fixture {
         let config = MongoConfig {
             batch: BatchConfig { max_messages: 4, max_age: Duration::ZERO, ..defaults.batch },
             backoff_max: Duration::from_millis(100),
-            // Tests decide what hangs; nothing else may take as long.
+            // Only calls that a test stalls may take this long.
             call_timeout: Duration::from_secs(30),
             ..defaults
         };

@@ -50,7 +50,7 @@ fn a_stop_takes_effect_within_100_ms_and_what_was_said_is_kept() {
         assert_eq!(kinds(&world.next(one, 3)), ["ack", "processing", "+because"]);
         world.next(other, 3);
         let began = Instant::now();
-        // Any client of the session may.
+        // Any client of the session may stop the answer.
         world.send(other, &json!({"command": "stop"}));
         for socket in [one, other] {
             assert_eq!(kinds(&world.next(socket, 4)), ["cancelling", "=because cancelled", "cancelled", "idle"]);
@@ -118,7 +118,7 @@ fn a_new_context_that_finds_the_session_taken_stands_in_its_line() {
     let one = world.open("s", None);
     world.send(one, &json!({"message": "why"}));
     world.next(one, 4);
-    // As when another turn begins between the end of the one that was stopped and this.
+    // As if another turn began right after the stopped one ended.
     let say = Say { text: "/clear".into(), client_id: None, key: None, metadata: None };
     let recipient = Recipient { completions: Completions::new(Arc::new(TestBell::default())), socket: SocketId(0) };
     let said = SentMessage { session: session_of("s"), say, origin: Origin(1) };
@@ -176,7 +176,7 @@ fn a_new_context_asked_for_before_the_welcome_amid_a_turn_is_not_lost() {
 fn a_stop_right_behind_a_message_stops_the_answer_to_it() {
     let (mut world, pieces) = slow();
     let one = world.open("s", None);
-    // Both before the welcome, or both after it.
+    // The first time before the welcome and the status are sent, the second time after them.
     for first in [2, 0] {
         world.send(one, &json!({"message": "why", "client_id": "c"}));
         world.send(one, &json!({"command": "stop"}));
@@ -279,7 +279,7 @@ fn a_socket_of_another_thread_that_has_the_same_number_is_somebody_else() {
     has(&mut other, &mut clients, 2);
     world.send(one, &json!({"message": "mine", "client_id": "1"}));
     world.next(one, 2);
-    // That thread has not handled the event when its own client sends.
+    // The other thread has not yet handled the event when its own client sends.
     other.received(one, Payload::Text, br#"{"message": "theirs", "client_id": "2"}"#.to_vec(), &mut clients);
     has(&mut other, &mut clients, 6);
     let events = &clients.0[&one].events[2..];
@@ -296,7 +296,7 @@ fn ones_own_message_lost_by_a_full_mailbox_is_acknowledged_in_place() {
     let (session, text) = (session_of("s"), "x".repeat(2000));
     let theirs =
         NewMessage { session: &session, role: "tool", text: &text, metadata: None, vector_ids: &[], key: None };
-    // More than a mailbox takes, then its own, then others again.
+    // More than a mailbox holds, then the client's own message, then others again.
     world.chat.record(&[theirs; 20], "test").unwrap();
     world.send(one, &json!({"message": "mine", "client_id": "c"}));
     let deadline = Instant::now() + WAIT_TIMEOUT;

@@ -249,8 +249,8 @@ fn any_bytes_are_understood_as_tungstenite_understands_them() {
         let (theirs, code) = heard_by_tungstenite(&bytes, step);
         let ours_code = violation.map(Violation::code);
         ends[usize::from(code.is_some())] += 1;
-        // We check text as it comes and a length at its header; tungstenite does both at the end of a frame. So we may
-        // refuse what it still waits for, and of several faults each may find another first.
+        // We check text as it arrives and a length at its header; tungstenite checks both at a frame's end. So we may
+        // refuse what it still waits for, and of several faults each may find a different one first.
         match (ours_code, code) {
             (Some(1007 | 1009 | 1002), None) => assert!(theirs.len() <= ours.len() + 1, "{seed}"),
             (Some(_), Some(_)) => assert_eq!(ours, theirs, "{seed}"),

@@ -62,7 +62,7 @@ fn a_huge_backlog_takes_no_more_memory_than_a_few_batches() {
         drain.caller.backoff.end_pause();
         drain.step(fixture.journal.published()).unwrap();
         let batch: usize = drain.intake.batch.messages().iter().map(|outgoing| outgoing.message.line().len()).sum();
-        // A batch, as much again, and what one read brings beyond it.
+        // One batch, one more that is prefetched, and what a single read brings beyond that.
         assert!(drain.intake.batch.messages().len() <= 100 && batch <= 64 * 1024 + 1000, "{batch} in the batch");
         let (counted, there) = drain.intake.prefetch.bytes();
         assert!(there <= 2 * 64 * 1024, "{there} ahead");

@@ -8,7 +8,7 @@ fn an_erasure_is_carried_out_in_its_place() {
     fixture.say(&["1", "2"]);
     fixture.store.plan([Act::Work, Act::LoseAnswer, Act::Half, Act::Work, Act::Fail, Act::LoseAnswer]);
     let mut drain = fixture.drain();
-    // From here on the journal no longer hands them out.
+    // From now on the journal no longer returns these records.
     fixture.until(&mut drain, |drain| drain.intake.position == 2);
     fixture.erase();
     fixture.say(&["3"]);
@@ -110,7 +110,7 @@ fn a_question_that_is_never_answered_holds_nothing_up_for_long() {
     assert_eq!(fixture.store.asked(), ["connect"], "what another server erased might be put back");
 
     drain.remote_erasures.as_mut().unwrap().a_minute_later();
-    // An outage after all: the question comes first again, for another minute.
+    // The insert fails, so the question comes first again for another minute.
     fixture.store.plan([Act::Fail]);
     fixture.until(&mut drain, |_| fixture.store.asked().len() == 2);
     let failed = failures(&fixture);

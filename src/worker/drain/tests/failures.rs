@@ -16,7 +16,7 @@ fn dead_letters_that_cannot_be_written_hold_the_drain_until_they_can() {
     fixture.all(&mut drain);
     assert_eq!((fixture.letters(), drain.wrote_letters()), (vec!["poison 2".to_owned()], true));
     assert_eq!(fixture.mongo_status.view().totals.dead_letters, 1);
-    // The same again, as after a crash before the checkpoint.
+    // The same records again, as after a crash before the checkpoint.
     let mut again = fixture.drain();
     fixture.all(&mut again);
     assert_eq!(fixture.letters(), ["poison 2"]);
