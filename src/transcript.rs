@@ -56,7 +56,7 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use lru::LruCache;
 
@@ -188,6 +188,10 @@ impl<D: Disk> Transcripts<D> {
         Self { descriptors, ..self }
     }
 
+    fn lock_open(&self) -> MutexGuard<'_, OpenTranscripts<D>> {
+        self.open.lock().expect("no holder panics")
+    }
+
     fn path(&self, session: &SessionId) -> PathBuf {
         self.folder.join(session.file_name())
     }
@@ -198,7 +202,7 @@ impl<D: Disk> Transcripts<D> {
         let (Some((first, _)), Some((last, _))) = (messages.first(), messages.last()) else {
             return AppendOutcome::Written { first_ever: false };
         };
-        let mut open = self.open.lock().expect("no holder panics");
+        let mut open = self.lock_open();
         open.newest = open.newest.max(*last);
         self.settle_in(&mut open, session);
         if let Some(stale) = open.stale.get_mut(session) {
@@ -212,6 +216,8 @@ impl<D: Disk> Transcripts<D> {
             Err(e) => {
                 log::warn!("the transcript of {session} becomes stale: {e}");
                 open.stale.insert(session.clone(), Stale::of(*first, *last));
+                // A rebuild does so too, if this fails.
+                let _ = self.check_again(&mut open, session);
                 AppendOutcome::Stale
             }
         }
@@ -223,11 +229,12 @@ impl<D: Disk> Transcripts<D> {
         session: &SessionId,
         messages: &[(u64, &Arc<Message>)],
     ) -> io::Result<bool> {
+        let expected_len = if open.files.contains(session) { 0 } else { self.expected_len(open, session) };
         let OpenTranscripts { files, lines, .. } = open;
         let transcript = match files.get_mut(session) {
             Some(transcript) => transcript,
             None => {
-                let opened = self.open_transcript(session)?;
+                let opened = self.open_transcript(session, expected_len)?;
                 files.get_or_insert_mut(session.clone(), || opened)
             }
         };
@@ -272,15 +279,20 @@ impl<D: Disk> Transcripts<D> {
     }
 
     /// Opens a session's transcript for appending; makes it, and its folder and the one above if they are missing. A folder
-    /// missing further up was moved away or is not mounted, and is not made again.
-    fn open_transcript(&self, session: &SessionId) -> io::Result<Transcript<D::File>> {
-        match Transcript::open(&self.disk, &self.path(session)) {
+    /// missing further up was moved away or is not mounted, and is not made again. A file shorter than `expected_len`, in
+    /// bytes, has lost something: appended to, it might be as long again, and would count as whole.
+    fn open_transcript(&self, session: &SessionId, expected_len: u64) -> io::Result<Transcript<D::File>> {
+        let opened = match Transcript::open(&self.disk, &self.path(session)) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 self.make_again(&self.folder)?;
                 Transcript::open(&self.disk, &self.path(session))
             }
             opened => opened,
+        }?;
+        if opened.bytes < expected_len {
+            return Err(io::Error::other("it is gone or was cut"));
         }
+        Ok(opened)
     }
 
     /// Makes the folder or one in it that somebody removed. What is missing two folders further up was moved away or is not
@@ -292,7 +304,7 @@ impl<D: Disk> Transcripts<D> {
 
     /// The first sequence that any transcript lacks.
     pub fn first_lacking(&self) -> Option<u64> {
-        let open = self.open.lock().expect("no holder panics");
+        let open = self.lock_open();
         let expected = open.expected_tails.values().map(|expected_tail| expected_tail.first);
         open.stale.values().map(|stale| stale.first).chain(expected).min()
     }
@@ -303,7 +315,7 @@ impl<D: Disk> Transcripts<D> {
     /// Whether the transcript was removed or cut could not be told: what it holds must not be shown as all there is. A
     /// retry is safe.
     pub fn stale(&self, session: &SessionId) -> io::Result<Option<Stale>> {
-        let mut open = self.open.lock().expect("no holder panics");
+        let mut open = self.lock_open();
         self.settle_in(&mut open, session);
         self.check_again(&mut open, session)?;
         Ok(open.stale.get(session).copied())
@@ -311,14 +323,14 @@ impl<D: Disk> Transcripts<D> {
 
     /// Every session that is stale.
     pub fn all_stale(&self) -> Vec<(SessionId, Stale)> {
-        let open = self.open.lock().expect("no holder panics");
+        let open = self.lock_open();
         open.stale.iter().map(|(session, stale)| (session.clone(), *stale)).collect()
     }
 
     /// Marks a session as stale from `first` to `last` and all that was appended since: its file is not trusted from
     /// there on, whatever it holds.
     pub fn mark_stale(&self, session: &SessionId, first: u64, last: u64) {
-        let mut open = self.open.lock().expect("no holder panics");
+        let mut open = self.lock_open();
         self.settle_in(&mut open, session);
         open.files.pop(session);
         let last = last.max(open.newest);

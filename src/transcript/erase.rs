@@ -64,7 +64,7 @@ impl<D: Disk> Transcripts<D> {
     /// Erases everything of a session up to `id`; the erasure has that sequence, and the call comes between the appends
     /// before and after it. Never fails: if the file cannot be removed, the session becomes stale.
     pub fn erase(&self, session: &SessionId, id: Id, sequence: u64) {
-        let mut open = self.open.lock().expect("no holder panics");
+        let mut open = self.lock_open();
         open.newest = open.newest.max(sequence);
         self.settle_in(&mut open, session);
         open.files.pop(session);
@@ -101,7 +101,7 @@ impl<D: Disk> Transcripts<D> {
 
     /// Whether the transcript may hold a message of the session up to `id`.
     pub fn may_hold(&self, session: &SessionId, id: Id) -> bool {
-        let open = self.open.lock().expect("no holder panics");
+        let open = self.lock_open();
         let is_open = open.stale.contains_key(session)
             || open.expected_tails.contains_key(session)
             || open.lost.contains(session);
@@ -124,14 +124,10 @@ impl<D: Disk> Transcripts<D> {
 
     /// The same for an erasure that a start finds: before the first append and before any tail is expected.
     pub fn erase_at_start(&self, session: &SessionId, id: Id, sequence: u64) {
-        self.open.lock().expect("no holder panics").unnoted.insert(session.clone(), sequence);
+        self.lock_open().unnoted.insert(session.clone(), sequence);
         if let Err(e) = self.drop_erased(session, id) {
             log::warn!("the transcript of {session} cannot be removed yet: {e}");
-            self.open
-                .lock()
-                .expect("no holder panics")
-                .stale
-                .insert(session.clone(), Stale::erased(id, sequence, None));
+            self.lock_open().stale.insert(session.clone(), Stale::erased(id, sequence, None));
         }
     }
 
@@ -174,7 +170,7 @@ impl<D: Disk> Transcripts<D> {
 
     /// The id up to which the session is erased, while its file may still hold erased messages.
     pub(super) fn hidden(&self, session: &SessionId) -> Option<Id> {
-        self.open.lock().expect("no holder panics").stale.get(session).and_then(|stale| stale.erased)
+        self.lock_open().stale.get(session).and_then(|stale| stale.erased)
     }
 
     /// Removes erased messages from copies that were set aside and from unfinished rewrites: of each session everything

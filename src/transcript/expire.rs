@@ -158,7 +158,7 @@ impl<D: Disk> Transcripts<D> {
         let Some(old) = self.old_file(session)? else { return Ok(Expired::Left) };
         let synced = old.byte_len()?;
         if let Err(e) = old.sync() {
-            self.open.lock().expect("no holder panics").lost.insert(session.clone());
+            self.lock_open().lost.insert(session.clone());
             return Err(e);
         }
         self.note_lengths([(session, 0)].into_iter())?;
@@ -217,7 +217,7 @@ impl<D: Disk> Transcripts<D> {
     /// Renames the new file to the old one's name, after copying what was appended meanwhile.
     fn swap(&self, session: &SessionId, old: &D::File, new: &New<D::File>, bound: Id) -> io::Result<Expired> {
         let path = self.path(session);
-        let mut open = self.open.lock().expect("no holder panics");
+        let mut open = self.lock_open();
         // A session becomes stale when its append fails, and then its file may have been cut.
         let in_doubt = open.stale.contains_key(session) || open.lost.contains(session);
         let is_ours = match open.files.peek(session) {
@@ -247,9 +247,9 @@ impl<D: Disk> Transcripts<D> {
 
     /// Whether the session's file may differ from what it should hold.
     fn is_in_doubt(&self, session: &SessionId) -> bool {
-        let mut open = self.open.lock().expect("no holder panics");
+        let mut open = self.lock_open();
         self.settle_in(&mut open, session);
-        open.stale.contains_key(session) || open.lost.contains(session)
+        self.check_again(&mut open, session).is_err() || open.stale.contains_key(session) || open.lost.contains(session)
     }
 }
 

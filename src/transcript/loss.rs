@@ -4,8 +4,9 @@
 //! A start opens no transcript. The length of each is compared with the noted one (`lengths.rs`) when the session is
 //! first used, and the worker compares the rest. A transcript that is too short is *stale* from the first record of the
 //! journal on, so it is repaired like any other, and until then history reads the journal instead. While the server
-//! runs, a reader notices the same. What the journal does not have any more is lost: the gap is stored with the
-//! lengths, and history mentions it on pages that reach it. The gap is:
+//! runs, the same is noticed by a reader, by an append that opens the file, and before a length is revoked. What the
+//! journal does not have any more is lost: the gap is stored with the lengths, and history mentions it on pages that
+//! reach it. The gap is:
 //!
 //! * after the last message that the file still had, and before the first that the journal has;
 //! * empty, if the file is again as long as it was, or if the journal reaches back to what the file still had, or to
@@ -90,7 +91,7 @@ impl<D: Disk> Transcripts<D> {
     pub fn check_lengths(&self, at_most: usize) -> bool {
         let Some(lengths) = &self.lengths else { return false };
         let some = lengths.unasked(at_most);
-        some.iter().for_each(|session| self.check_length(&mut self.open.lock().expect("no holder panics"), session));
+        some.iter().for_each(|session| self.check_length(&mut self.lock_open(), session));
         !lengths.unasked(1).is_empty()
     }
 
@@ -113,26 +114,34 @@ impl<D: Disk> Transcripts<D> {
             Ok(left) if left < known.bytes || is_pending => self.lose(open, session, known.bytes, left),
             Ok(_) => {}
             Err(_) if is_pending => self.lose(open, session, known.bytes, 0),
+            // It is compared again before it is read, appended to or rewritten.
             Err(e) => log::warn!("the transcript of {session} cannot be compared with what it was: {e}"),
         }
     }
 
-    /// Compares a transcript that is about to be read with the length it should have by what was noted and appended: it
-    /// may have been removed or cut since the last comparison. An error leaves that open: what is read then may lack
-    /// anything, and not say so.
+    /// Compares a transcript with the length it should have by what was noted and appended, before it is read or that
+    /// length is revoked: it may have been removed or cut since the last comparison, or that failed. An error leaves it
+    /// open: what is read then may lack anything, and not say so.
     pub(super) fn check_again(&self, open: &mut OpenTranscripts<D>, session: &SessionId) -> io::Result<()> {
-        let Some(lengths) = &self.lengths else { return Ok(()) };
-        let is_pending = |known: &KnownLength| known.lost.is_some_and(|lost| lost.before.is_none());
-        if open.unnoted.contains_key(session) || open.losses.get(session).is_some_and(is_pending) {
+        let had = self.expected_len(open, session);
+        if had == 0 {
             return Ok(());
         }
-        let appended_to = open.files.peek(session).map_or(0, |transcript| transcript.bytes);
-        let had = lengths.noted(session).max(appended_to);
         let left = self.byte_len(session)?;
         if left < had {
             self.lose(open, session, had, left);
         }
         Ok(())
+    }
+
+    /// The least length in bytes that the session's file has unless it was removed or cut; 0 when unknown.
+    pub(super) fn expected_len(&self, open: &OpenTranscripts<D>, session: &SessionId) -> u64 {
+        let Some(lengths) = &self.lengths else { return 0 };
+        let is_pending = |known: &KnownLength| known.lost.is_some_and(|lost| lost.before.is_none());
+        if open.unnoted.contains_key(session) || open.losses.get(session).is_some_and(is_pending) {
+            return 0;
+        }
+        lengths.noted(session).max(open.files.peek(session).map_or(0, |transcript| transcript.bytes))
     }
 
     /// The length of a transcript, in bytes.
@@ -161,14 +170,14 @@ impl<D: Disk> Transcripts<D> {
 
     /// What the session's transcript has lost, for good or until it is rewritten.
     pub fn lost(&self, session: &SessionId) -> Option<Lost> {
-        let mut open = self.open.lock().expect("no holder panics");
+        let mut open = self.lock_open();
         self.settle_in(&mut open, session);
         open.losses.get(session).and_then(|known| known.lost)
     }
 
     /// The losses of all transcripts together.
     pub fn losses(&self) -> Losses {
-        let open = self.open.lock().expect("no holder panics");
+        let open = self.lock_open();
         let lost = open.losses.values().filter(|known| known.lost.is_some_and(|lost| lost.before.is_some())).count();
         Losses { stale: open.stale.len(), lost, folder_is_new: self.folder_is_new }
     }
@@ -179,10 +188,10 @@ impl<D: Disk> Transcripts<D> {
         if self.lengths.is_none() {
             return Measured::default();
         }
-        let erased = self.open.lock().expect("no holder panics").unnoted.clone();
+        let erased = self.lock_open().unnoted.clone();
         for some in sessions.chunks(AT_ONCE) {
             let mut closed = Vec::new();
-            let open = self.open.lock().expect("no holder panics");
+            let open = self.lock_open();
             for session in some.iter().filter(|session| !open.stale.contains_key(session)) {
                 match open.files.peek(session) {
                     Some(transcript) => drop(measured.insert((*session).clone(), transcript.bytes)),
@@ -205,7 +214,7 @@ impl<D: Disk> Transcripts<D> {
             if let (Some(had), Ok(left)) = (measured.remove(session), self.byte_len(session))
                 && left < had
             {
-                self.lose(&mut self.open.lock().expect("no holder panics"), session, had, left);
+                self.lose(&mut self.lock_open(), session, had, left);
             }
         }
         for session in erased.keys() {
@@ -213,7 +222,7 @@ impl<D: Disk> Transcripts<D> {
         }
         self.note_lengths(measured.iter().map(|(session, bytes)| (session, *bytes)))?;
         // A session that was erased again meanwhile is left for the next time.
-        let mut open = self.open.lock().expect("no holder panics");
+        let mut open = self.lock_open();
         open.unnoted.retain(|session, sequence| erased.get(session) != Some(sequence));
         Ok(())
     }
@@ -221,7 +230,7 @@ impl<D: Disk> Transcripts<D> {
     /// Notes these lengths, with what was lost. 0 before a transcript is rewritten.
     pub(super) fn note_lengths<'a>(&self, lengths: impl Iterator<Item = (&'a SessionId, u64)>) -> io::Result<()> {
         let Some(file) = &self.lengths else { return Ok(()) };
-        let open = self.open.lock().expect("no holder panics");
+        let open = self.lock_open();
         let of = |session: &SessionId, bytes: u64| match open.losses.get(session) {
             // With the length that it had, in case the search begins again.
             Some(known) if known.lost.is_some_and(|lost| lost.before.is_none()) => *known,
@@ -235,7 +244,7 @@ impl<D: Disk> Transcripts<D> {
 
     /// Begins to look in the journal for the messages of transcripts that lost something.
     pub(super) fn begin_search(&self) -> Met {
-        let open = self.open.lock().expect("no holder panics");
+        let open = self.lock_open();
         let pending = |known: &KnownLength| known.lost.is_some_and(|lost| lost.before.is_none());
         let first = open.losses.iter().filter(|(_, known)| pending(known)).map(|(session, _)| (session.clone(), None));
         Met { first: first.collect(), newest: None }
@@ -250,7 +259,7 @@ impl<D: Disk> Transcripts<D> {
         let lengths = sessions.map(|session| Ok((session, self.byte_len(session)?))).collect::<io::Result<Vec<_>>>()?;
         let (mut whole, mut short) = (0, Vec::new());
         for &(session, bytes) in &lengths {
-            let mut open = self.open.lock().expect("no holder panics");
+            let mut open = self.lock_open();
             if let Some(first) = met.first.get(session)
                 && let Some(pending) = open.losses.remove(session)
             {

@@ -145,6 +145,53 @@ fn a_fault_amid_a_look_or_a_rewrite_hides_no_loss_while_the_process_lives() {
 }
 
 #[test]
+fn an_append_after_a_comparison_that_failed_hides_no_loss() {
+    for left in [None, Some(0), Some(2), Some(20)] {
+        for failing in 1..=6 {
+            // One line; or as many as make a cut file longer than it was.
+            for last in [21, 60] {
+                let disk = left
+                    .map_or_else(|| damaged(None), |left| if left == 20 { filled(20) } else { damaged(Some(left)) });
+                let transcripts = open(&disk, &early());
+                // Reads the noted lengths, and compares only what is used.
+                transcripts.check_lengths(0);
+                (0..failing).for_each(|call| disk.fault_at(disk.calls() + call, Fault::Fail(io::ErrorKind::Other)));
+                append(&transcripts, 21..=last);
+                disk.heal();
+                // What is synced has its length noted; what is stale is rebuilt.
+                let _ = transcripts.sync([&s()].into_iter()).unwrap();
+                let _ = transcripts.rebuild(feed(1, last)).unwrap();
+                let case = format!("{left:?} lines are left, {failing} calls fail, up to {last}");
+                assert_eq!((transcripts.stale(&s()).unwrap(), transcripts.lost(&s())), (None, None), "{case}");
+                assert_eq!(numbers(&transcripts), (1..=last).collect::<Vec<_>>(), "{case}");
+            }
+        }
+    }
+}
+
+#[test]
+fn one_removed_or_cut_before_an_append_or_rebuild_that_fails_is_noticed() {
+    for left in [None, Some(2)] {
+        for call in 0..8 {
+            let disk = filled(20);
+            let transcripts = open(&disk, &early());
+            transcripts.stale(&s()).unwrap();
+            match left {
+                Some(lines) => cut(&disk, lines),
+                None => disk.unlink(Path::new(FILE)),
+            }
+            disk.fault_at(disk.calls() + call, Fault::Fail(io::ErrorKind::Other));
+            append(&transcripts, 21..=21);
+            let _ = transcripts.rebuild(feed(1, 21));
+            disk.heal();
+            let _ = transcripts.rebuild(feed(1, 21)).unwrap();
+            assert_eq!(transcripts.lost(&s()), None, "{left:?}, call {call}");
+            assert_eq!(numbers(&transcripts), (1..=21).collect::<Vec<_>>(), "{left:?}, call {call}");
+        }
+    }
+}
+
+#[test]
 fn a_transcript_gone_or_cut_is_whole_again_if_the_journal_has_it() {
     for left in [None, Some(0), Some(2), Some(19)] {
         // From the beginning, and from what is left on.

@@ -28,7 +28,7 @@ impl<D: Disk> Transcripts<D> {
             .map(|(s, _)| s.clone())
             .collect();
         {
-            let mut open = self.open.lock().expect("no holder panics");
+            let mut open = self.lock_open();
             open.newest =
                 expected_tails.0.values().map(|expected_tail| expected_tail.last).max().unwrap_or(0).max(open.newest);
             open.expected_tails = expected_tails.0;
@@ -39,11 +39,11 @@ impl<D: Disk> Transcripts<D> {
     /// Compares all remaining expected tails, one at a time, so that appends go on between them. Returns how many
     /// transcripts ended otherwise.
     pub fn reconcile(&self) -> usize {
-        let left: Vec<SessionId> = self.open.lock().expect("no holder panics").expected_tails.keys().cloned().collect();
+        let left: Vec<SessionId> = self.lock_open().expected_tails.keys().cloned().collect();
         let before = self.stale_count();
         left.iter().for_each(|session| self.settle_one(session));
         // Nothing is expected any more: frees the memory.
-        let mut open = self.open.lock().expect("no holder panics");
+        let mut open = self.lock_open();
         if open.expected_tails.is_empty() {
             drop(mem::take(&mut open.expected_tails));
         }
@@ -52,7 +52,7 @@ impl<D: Disk> Transcripts<D> {
     }
 
     fn settle_one(&self, session: &SessionId) {
-        self.settle_in(&mut self.open.lock().expect("no holder panics"), session);
+        self.settle_in(&mut self.lock_open(), session);
     }
 
     /// Compares one session's length and end, unless that was done; a transcript with another end is stale.
@@ -74,6 +74,6 @@ impl<D: Disk> Transcripts<D> {
     }
 
     fn stale_count(&self) -> usize {
-        self.open.lock().expect("no holder panics").stale.len()
+        self.lock_open().stale.len()
     }
 }

@@ -95,11 +95,13 @@ impl<D: Disk> Transcripts<D> {
         let _alone = self.maintenance.lock().expect("no holder panics");
         let mut pending: HashMap<SessionId, Stale> = self.all_stale().into_iter().collect();
         let known = pending.len();
+        let incomparable = self.compare_stale(&mut pending);
         self.note_lengths(pending.keys().map(|session| (session, 0)))?;
         let mut met = self.begin_search();
         let mut replay = self.replay();
         replay.are_forgotten = true;
-        replay.fault = self.take_out_erased(&mut pending);
+        let not_taken_out = self.take_out_erased(&mut pending);
+        replay.fault = incomparable.or(not_taken_out);
         let Some(first) = pending.values().map(|stale| stale.first).min() else {
             return Ok(Rebuilt { mended: 0, lacking: known, appended: 0, fault: replay.fault });
         };
@@ -123,7 +125,7 @@ impl<D: Disk> Transcripts<D> {
             reached = feed(reached, &mut |sequence, message| replay.one_of(&pending, sequence, message))?;
             pending.retain(|session, _| replay.is_settled(session));
         }
-        let mut open = self.open.lock().expect("no holder panics");
+        let mut open = self.lock_open();
         for (session, begun) in &pending {
             if let Some(stale) = open.stale.get_mut(session).filter(|stale| stale.erased == begun.erased) {
                 *stale = Stale::of(durable + 1, stale.last);
@@ -131,6 +133,19 @@ impl<D: Disk> Transcripts<D> {
         }
         let lacking = open.stale.len();
         Ok(Rebuilt { mended: known.saturating_sub(lacking), lacking, appended: replay.appended, fault: replay.fault })
+    }
+
+    /// Compares these transcripts once more with their noted lengths, since none tells of a loss once it is revoked. Takes the
+    /// sessions where that fails off the list, and returns the first fault.
+    fn compare_stale(&self, pending: &mut HashMap<SessionId, Stale>) -> Option<io::Error> {
+        let mut fault = None;
+        pending.retain(|session, stale| {
+            let mut open = self.lock_open();
+            let compared = self.check_again(&mut open, session);
+            *stale = open.stale.get(session).copied().unwrap_or(*stale);
+            compared.map_err(|e| fault.get_or_insert(e)).is_ok()
+        });
+        fault
     }
 
     /// Removes erased messages from the files that may hold some. Takes the sessions where that fails off the list, and
@@ -147,7 +162,7 @@ impl<D: Disk> Transcripts<D> {
     /// Takes the sessions that lack nothing after `reached` off the list; they are appended to again. A session that
     /// was erased meanwhile may hold erased lines again, so it stays stale for the next rebuild.
     fn release(&self, pending: &mut HashMap<SessionId, Stale>, reached: u64) {
-        let mut open = self.open.lock().expect("no holder panics");
+        let mut open = self.lock_open();
         pending.retain(|session, begun| {
             let stale = open.stale.get(session).filter(|stale| stale.erased == begun.erased);
             let is_ours = stale.is_some() || !open.stale.contains_key(session);
@@ -229,7 +244,10 @@ impl<D: Disk> Replay<'_, D> {
         let session = message.session();
         let mut transcript = match self.open.pop(session) {
             Some(transcript) => transcript,
-            None => self.transcripts.open_transcript(session)?,
+            None => {
+                let expected_len = self.transcripts.expected_len(&self.transcripts.lock_open(), session);
+                self.transcripts.open_transcript(session, expected_len)?
+            }
         };
         let offset = match place {
             Agreement::Agrees(offset) => *offset,

@@ -29,7 +29,7 @@ impl<D: Disk> Transcripts<D> {
         let _alone = self.maintenance.lock().expect("no holder panics");
         // A suspect file is rewritten, and then synced.
         let sessions: Vec<&SessionId> = {
-            let open = self.open.lock().expect("no holder panics");
+            let open = self.lock_open();
             sessions.filter(|session| !open.stale.get(session).is_some_and(|stale| stale.suspect)).collect()
         };
         let measured = self.measure(&sessions);
@@ -77,7 +77,7 @@ impl<D: Disk> Transcripts<D> {
 
     /// Whether what was appended went to a file that no longer has the session's name.
     fn was_lost(&self, session: &SessionId) -> bool {
-        let mut open = self.open.lock().expect("no holder panics");
+        let mut open = self.lock_open();
         let lost = open.lost.remove(session);
         lost || open.files.peek(session).is_some_and(|transcript| !self.has_its_name(session, transcript))
     }
