@@ -189,6 +189,11 @@ fn a_full_disk_at_the_roll_refuses_the_whole_batch_and_harms_nothing() {
     journal.a_moment_later();
     say(&journal, &["what fits is taken"]).unwrap();
     assert_eq!(texts(&journal), ["one", "what fits is taken"]);
+    assert!(journal.refusal().is_some(), "a long one would be refused");
+    assert!(journal.maintain().is_err() && journal.refusal().is_some());
+    fixture.disk.heal();
+    say(&journal, &[&long, &long]).unwrap();
+    assert!(journal.refusal().is_none());
 }
 
 #[test]

@@ -206,12 +206,6 @@ impl Entry {
         }
     }
 
-    /// Whether it erases.
-    #[must_use]
-    pub fn is_erasure(&self) -> bool {
-        self.kind() == RecordKind::Erasure
-    }
-
     /// The message, for the two kinds that are one.
     #[must_use]
     pub fn message(&self) -> Option<&Arc<Message>> {

@@ -121,15 +121,15 @@ impl Condition {
         self.writable.store(!writer.is_broken(), Ordering::Relaxed);
     }
 
-    /// Updates the condition after a batch. A refusal wakes the janitor, which goes on checking. A success of erasures
-    /// alone changes nothing, because some space is reserved for them.
+    /// Updates the condition after a batch. A refusal wakes the janitor, which goes on checking. A success shows that
+    /// refusals have ended only if it made a segment: a short message, or an erasure, may still fit where a long one did not.
     pub fn batch_ended<D: Disk>(&self, writer: &Writer<D>, written: &Result<(), AppendError>, records: &[Record]) {
         self.look(writer);
         if let Err(refusal) = written {
             self.refused(refusal);
             self.refusing.store(!writer.is_broken(), Ordering::Relaxed);
             self.wake();
-        } else if self.refusing.load(Ordering::Relaxed) && records.iter().any(|record| !record.entry.is_erasure()) {
+        } else if records.first().is_some_and(|first| writer.has_begun_segment_since(first.sequence)) {
             self.refusing.store(false, Ordering::Relaxed);
         }
     }

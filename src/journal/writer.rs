@@ -262,6 +262,11 @@ impl<D: Disk> Writer<D> {
         !self.unsynced.lengths.is_empty()
     }
 
+    /// Whether the open segment begins with that sequence or a later one.
+    pub fn has_begun_segment_since(&self, sequence: u64) -> bool {
+        self.segment.header.first_sequence >= sequence
+    }
+
     /// Whether a file has failed and no new segment could be made since.
     pub fn is_broken(&self) -> bool {
         self.broken
