@@ -131,6 +131,7 @@ fn a_reader_that_has_seen_enough_is_no_fault_and_a_full_disk_is_one() {
 /// What a server logs first, without time, level and thread.
 fn first_lines(options: Options) -> (Server, Vec<String>) {
     let server = Server::start(options);
+    server.wait_for_log("is ready after");
     let lines = server.log().lines().map(|line| line.split_once(") ").unwrap_or(("", line)).1.to_owned()).collect();
     (server, lines)
 }

@@ -242,7 +242,7 @@ fn clients_that_do_not_read_hold_no_more_than_one_budget() {
     let refused = server.client().get(&page(2));
     assert!(refused.problem(503).contains("server.max_outgoing_bytes"));
     assert!(refused.header("retry-after").is_some());
-    wait_until("it is logged", WAIT_TIMEOUT, || server.log().contains("server.max_outgoing_bytes"));
+    server.wait_for_log("server.max_outgoing_bytes");
     // Replies that were begun are whole, and refused clients can ask again.
     let served = silent.iter_mut().map(|client| client.reply().unwrap()).filter(|reply| reply.status == 200);
     let served: Vec<_> = served.collect();

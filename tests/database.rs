@@ -68,6 +68,7 @@ fn a_user_who_may_make_no_index_drains_all_the_same_and_is_told_of_once() {
         let told: Vec<&str> = told.as_array().unwrap().iter().map(|index| index.as_str().unwrap()).collect();
         assert!(told.contains(&wanted[0]), "{told:?}");
         assert_eq!(told.len(), if name == "reader" { 2 } else { 1 }, "{told:?}");
+        server.wait_for_log("session_ts_idx");
         let lines = server.log().lines().filter(|line| line.contains("session_ts_idx")).count();
         assert_eq!(lines, 1, "{}", server.log());
         assert!(!server.log().contains("clerks-own"));

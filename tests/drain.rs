@@ -136,7 +136,7 @@ fn a_server_starts_at_once_without_mongodb_and_drains_when_it_comes() {
     mongod.restart();
     wait_until_drained(&server);
     assert_holds(&mongod.messages(), &kept);
-    wait_until("the log tells it", WAIT_TIMEOUT, || server.log().contains("MongoDB works again after"));
+    server.wait_for_log("MongoDB works again after");
     let lines = server.log().lines().filter(|line| line.contains("tried again")).count();
     assert!(lines <= 3, "an outage is told once, not with every try:\n{}", server.log());
 }

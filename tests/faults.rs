@@ -119,7 +119,7 @@ fn a_failed_sync_is_told_and_the_server_goes_on_in_a_new_segment() {
         }
         load.end();
         all_is_there(&mut server, &oracle);
-        assert!(server.log().contains("is ready"), "{fsync}");
+        server.wait_for_log("is ready");
     }
 }
 
@@ -172,7 +172,7 @@ fn a_full_disk_is_foretold_refused_with_507_and_over_once_there_is_room() {
     };
     take(4 << 20);
     assert_eq!(journal(&server)["warnings"], json!(["disk_low"]));
-    wait_until("the log warns", WAIT_TIMEOUT, || server.log().contains("is nearly full"));
+    server.wait_for_log("is nearly full");
     assert_eq!(load.told(507), 0, "the warning comes before the refusal");
     take(0);
     load.wait_for(507, 5);
@@ -281,7 +281,7 @@ fn a_symbolic_link_in_a_transcripts_place_is_not_followed() {
     let detail = server.client().get("/api/chat/history?session_id=s").problem(503);
     assert!(detail.contains("it is a symbolic link"), "{detail}");
     assert_eq!(server.client().get("/api/storage/status").json()["transcripts"]["stale"], 1);
-    assert!(server.log().contains("it is a symbolic link, which is not followed"));
+    server.wait_for_log("it is a symbolic link, which is not followed");
     assert_eq!(fs::read_to_string(&outside).unwrap(), "mine\n");
     // Once the link is gone, the transcript is written from the journal.
     fs::remove_file(server.transcript_path("s")).unwrap();

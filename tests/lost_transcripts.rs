@@ -117,7 +117,7 @@ fn a_transcript_that_is_gone_cut_or_old_is_whole_again_after_the_start() {
             assert_eq!(["a", "b", "later"].map(|session| ids(&client.whole_history(session))), before, "{case}");
             assert_eq!(ids(&server.transcript_of("a", 9)), before[0], "{case}");
             server.transcript_of("later", 3);
-            assert!(server.log().contains("is gone or was cut"), "{case}");
+            server.wait_for_log("is gone or was cut");
             let warned = status(&server)["transcripts"]["warnings"] == json!(["folder_is_new"]);
             assert_eq!(warned, name == "the folder removed", "{case}");
             server.restart();

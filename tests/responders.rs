@@ -142,6 +142,7 @@ fn a_program_that_is_missing_is_told_at_the_start_and_by_check_config() {
     let options = Options::default().set("responder.kind", "command").set("responder.command", json!(["/nowhere/bot"]));
     let server = Server::start(options);
     let told = "the command /nowhere/bot cannot be run: there is no such file";
+    server.wait_for_log(told);
     assert!(server.log().lines().any(|line| line.contains("[WARN") && line.contains(told)), "{}", server.log());
     let reply = server.client().chat("s", "hi");
     assert_eq!((&reply["status"], &reply["response"]), (&json!("error"), &json!(told)));

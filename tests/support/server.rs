@@ -300,6 +300,12 @@ impl Server {
         fs::read(self.log_path()).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default()
     }
 
+    /// Waits until it has logged that: its lines are written by a thread that no request waits for.
+    #[track_caller]
+    pub fn wait_for_log(&self, told: &str) {
+        wait_until(&format!("the log says {told:?}"), WAIT_TIMEOUT, || self.log().contains(told));
+    }
+
     /// Bytes it has read by system calls, files and sockets alike.
     pub fn bytes_read(&self) -> u64 {
         let text = fs::read_to_string(format!("/proc/{}/io", self.pid())).expect("/proc tells of a child's I/O");
