@@ -26,7 +26,7 @@ use play::Stage;
 use serde_json::Value;
 use support::server::{BINARY, run};
 use support::socket::Socket;
-use support::{Options, Server};
+use support::{Options, Server, WAIT_TIMEOUT, wait_until};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -310,9 +310,35 @@ fn the_description_of_the_api_names_every_error_and_close_code() {
         assert!(frames.contains(&code), "{code} is not in the description of /ws/chat");
     }
     assert!(frames.contains("`erased` (session_id, erasure_id)"));
+    let feed = document["paths"]["/api/chat/feed"]["get"]["description"].as_str().unwrap();
+    assert!(feed.contains(&format!(" {} KiB,", chatkeep::feed::PAGE_BYTES_MAX >> 10)), "{feed}");
     for (path, status) in [("/api/chat/feed", "410"), ("/api/chat/feed", "422"), ("/ws/chat", "426")] {
         assert!(document["paths"][path]["get"]["responses"][status].is_object(), "{path} {status}");
     }
+}
+
+#[test]
+fn every_error_code_in_the_manual_is_one_that_the_api_describes() {
+    let document = text("src/api/openapi.json");
+    let manual = text("docs/http-api.md");
+    let (_, errors) = manual.split_once("## Errors").unwrap();
+    let (errors, _) = errors.split_once("## Limits").unwrap();
+    let is_code = |word: &&str| word.contains('_') && word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+    let codes: Vec<_> = markdown::codes(errors).into_iter().filter(is_code).collect();
+    assert!(codes.len() >= 2, "{codes:?}");
+    let unknown: Vec<_> = codes.iter().filter(|code| !document.contains(&format!("`{code}`"))).collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+}
+
+#[test]
+fn an_idle_server_has_as_many_threads_as_the_manual_says() {
+    let server = Server::start(Options::default());
+    let manual = text("docs/operations.md");
+    let (_, rest) = manual.split_once("* **Threads**: ").unwrap();
+    let said: usize = rest.split(' ').next().unwrap().parse().unwrap();
+    wait_until(&format!("it has {said} threads"), WAIT_TIMEOUT, || {
+        fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap().count() == said
+    });
 }
 
 /// The numbers at the beginning of the rows of a table.

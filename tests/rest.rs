@@ -622,6 +622,19 @@ fn the_description_of_the_api_is_served_and_describes_what_answers() {
 }
 
 #[test]
+fn a_key_that_is_not_ascii_is_refused_by_every_call_as_described() {
+    let server = start();
+    let mut client = server.client();
+    let document = client.get("/openapi.json").expect(200);
+    for (path, item) in document["paths"].as_object().expect("paths") {
+        for (method, call) in item.as_object().expect("calls").iter().filter(|(name, _)| *name != "parameters") {
+            client.request(&method.to_uppercase(), path, &[("Idempotency-Key", "é")], None).problem(422);
+            assert!(call["responses"]["422"].is_object(), "{method} {path}");
+        }
+    }
+}
+
+#[test]
 fn every_described_parameter_is_read_and_keys_have_the_described_form() {
     let server = start();
     for mut client in [server.client(), server.local_client()] {
