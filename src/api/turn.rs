@@ -74,9 +74,9 @@ enum ReplyFormat {
 }
 
 /// Follows a turn for a client; if it is dropped before the end was sent, the client is gone.
-struct Stay(Option<Follow>);
+struct FollowGuard(Option<Follow>);
 
-impl Drop for Stay {
+impl Drop for FollowGuard {
     fn drop(&mut self) {
         if let Some(follow) = self.0.take() {
             follow.leave();
@@ -114,7 +114,7 @@ pub fn say(chat: &Arc<Chat>, head: &RequestHead<'_>, body: &[u8]) -> Result<Repl
     if form == ReplyFormat::Json {
         return Ok(whole(form, chat, &session, &follow.wait()?));
     }
-    let (chat, request_id, mut stay) = (Arc::clone(chat), head.request_id.to_owned(), Stay(Some(follow)));
+    let (chat, request_id, mut stay) = (Arc::clone(chat), head.request_id.to_owned(), FollowGuard(Some(follow)));
     let write = move |to: &mut dyn StreamClient| {
         let Some(follow) = &stay.0 else { return Ok(()) };
         stream(&chat, follow, &request_id, to)?;

@@ -104,8 +104,8 @@ impl<D: Disk> Scrubber<D> {
         let journal = self.journal.scrub(&wanted, go_on)?;
         self.journal.scrubbed(&wanted);
         log::info!(
-            "[CHAT ERASE] {} erased sessions were scrubbed: {} messages in {} files of the journal, {} other files, \
-             {} dead letters",
+            "[CHAT ERASE] Overwrote what was erased. Sessions: {}; messages in the journal: {} (files: {}); other files: {}; \
+             dead letters: {}",
             wanted.sessions.len(),
             journal.blanks,
             journal.files,

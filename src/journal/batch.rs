@@ -28,9 +28,9 @@ pub struct Batch {
     refusal: OnceLock<AppendError>,
 }
 
-/// Undecided.
+/// Neither durable nor refused yet.
 const OPEN: u32 = 0;
-/// Undecided, and one waiter is asked to lead.
+/// Neither yet, and one waiter is asked to lead.
 const LEAD: u32 = 1;
 /// Durable and published.
 const KEPT: u32 = 2;

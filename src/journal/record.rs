@@ -61,7 +61,7 @@ pub struct Links {
 /// The message that a draft answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ReplyTo {
-    /// None.
+    /// It is not a reply.
     #[default]
     Nothing,
     /// The draft before it in the same append, which has no id yet.

@@ -66,11 +66,11 @@ pub enum JournalFault {
 pub struct Records {
     /// Messages, without scrubbed ones.
     pub messages: u64,
-    /// Context-clears.
+    /// Markers of a new context.
     pub context_clears: u64,
-    /// Erasures.
+    /// Erasures of a session.
     pub erasures: u64,
-    /// Aborts.
+    /// Aborts, which void a request that a crash cut off.
     pub aborts: u64,
     /// Scrubbed messages: places without content, counted nowhere else.
     pub scrubbed: u64,

@@ -53,10 +53,10 @@ enum Times {
     Others,
 }
 
-/// See the module.
+/// Reads a page: our documents and those of other programs, in the order of their times.
 ///
 /// # Errors
-/// The driver's.
+/// The driver's error. Nothing was changed; a retry is safe.
 pub fn read(messages: &Collection<RawDocumentBuf>, query: &StoreQuery) -> Result<StorePage, Error> {
     let search = PageSearch { messages, query };
     let mut page = search.along(Times::Ours, query)?;

@@ -10,7 +10,7 @@ use super::{Store, StoreError};
 /// No hosts, or the rule that the connection string breaks.
 ///
 /// # Errors
-/// That rule.
+/// The rule. The same string fails again.
 pub fn hosts(uri: &str) -> Result<Vec<String>, &'static str> {
     if uri.starts_with("mongodb://") || uri.starts_with("mongodb+srv://") { Ok(Vec::new()) } else { Err(RULE) }
 }

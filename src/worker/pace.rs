@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::config::BatchConfig;
 
-/// See the module.
+/// How many messages and bytes one insert may hold now.
 pub struct Pace {
     configured: BatchConfig,
     /// Of one call.

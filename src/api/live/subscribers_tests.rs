@@ -53,9 +53,9 @@ impl Responder for Stubborn {
 }
 
 #[derive(Default)]
-struct TestBell(AtomicUsize);
+struct TestWaker(AtomicUsize);
 
-impl Wake for TestBell {
+impl Wake for TestWaker {
     fn wake(&self) {
         self.0.fetch_add(1, Ordering::SeqCst);
     }
@@ -120,7 +120,7 @@ impl World {
         let chat = Arc::new(Chat::new(recorder, history.clone(), hub, Some(responder), &config.responder, 8));
         let service =
             SocketService::start(&config.websocket, clock, chat.clone(), history.clone(), opened.hub).unwrap();
-        let subscribers = service.handler(Arc::new(TestBell::default()));
+        let subscribers = service.handler(Arc::new(TestWaker::default()));
         Self { _folder: folder, chat, history, service, subscribers, clients: Clients::default(), next: 0 }
     }
 

@@ -110,7 +110,7 @@ impl LateInsert {
     }
 }
 
-/// See the module.
+/// Makes the drain's calls to MongoDB, with the inserts that are under way or were given up.
 pub(super) struct Caller {
     pub(super) store: Arc<dyn Store>,
     pub(super) calls: Calls,

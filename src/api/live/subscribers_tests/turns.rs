@@ -120,7 +120,7 @@ fn a_new_context_that_finds_the_session_taken_stands_in_its_line() {
     world.next(one, 4);
     // As if another turn began right after the stopped one ended.
     let say = Say { text: "/clear".into(), client_id: None, key: None, metadata: None };
-    let recipient = Recipient { completions: Completions::new(Arc::new(TestBell::default())), socket: SocketId(0) };
+    let recipient = Recipient { completions: Completions::new(Arc::new(TestWaker::default())), socket: SocketId(0) };
     let said = SentMessage { session: session_of("s"), say, origin: Origin(1) };
     world.service.turns.leave((recipient, said));
     world.until_chat("it stands in line", |chat| chat.stats().waiting == 1);
@@ -265,7 +265,7 @@ fn a_socket_of_another_thread_that_has_the_same_number_is_somebody_else() {
     let mut world = World::new(Box::new(Echo));
     let one = world.open("s", None);
     world.next(one, 2);
-    let (mut other, mut clients) = (world.service.handler(Arc::new(TestBell::default())), Clients::default());
+    let (mut other, mut clients) = (world.service.handler(Arc::new(TestWaker::default())), Clients::default());
     clients.0.insert(one, StreamClient::default());
     other.opened(one, Joining { session: session_of("s"), after: None }, &mut clients);
     let deadline = Instant::now() + WAIT_TIMEOUT;
