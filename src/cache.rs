@@ -25,7 +25,7 @@ use lru::LruCache;
 use crate::config::CacheConfig;
 use crate::message::{Id, Message, SessionId};
 
-/// The memory of a session beside its messages, in bytes, roughly.
+/// The memory of a session without its messages, in bytes, roughly.
 const SESSION_BYTES: usize = 320;
 
 /// The cached messages of all sessions.

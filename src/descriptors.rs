@@ -40,7 +40,7 @@ pub struct Share {
 }
 
 impl Share {
-    /// The most transcripts that may be open beside `open` connections and WebSockets.
+    /// The most transcripts that may be open in addition to `open` connections and WebSockets.
     #[must_use]
     pub fn transcripts_beside(&self, open: usize) -> usize {
         let all = self.connections + self.sockets;

@@ -40,7 +40,8 @@ use page::{Located, merge, take};
 /// The most INFO lines of warm-ups a second.
 const WARM_LINES_PER_SECOND: u32 = 3;
 
-/// Warm-ups at once: each holds what it reads beside the cache. Beyond it a page is read without warming the cache.
+/// Warm-ups at once: each holds what it reads in addition to the cache. Beyond it a page is read without warming the
+/// cache.
 const WARM_UPS_MAX: usize = 4;
 
 /// Reads pages of messages.

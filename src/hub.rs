@@ -25,7 +25,7 @@ use crate::message::{Id, SessionId};
 /// The most bytes of text in a mailbox. A thread empties it in milliseconds; if it overflows, something is wrong or a
 /// huge burst is under way, and the history serves better. Small in tests, so that it often overflows.
 const MAILBOX_BYTES_MAX: usize = if cfg!(test) { 24 << 10 } else { 32 << 20 };
-/// The memory of an event beside its text, in bytes, roughly.
+/// The memory of an event without its text, in bytes, roughly.
 const EVENT_BYTES: usize = 96;
 
 /// Something that happened in a session.

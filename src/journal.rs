@@ -48,7 +48,7 @@
 //! | a kill, a power cut | the last segment is walked, its tail cut after a copy; a request that is not whole is voided | `recover` |
 //! | damage in a segment | stepped over by resynchronising; a copy is kept | `Scanner::resynchronise`, `Recovery::keep_gaps` |
 //! | damage in a header | rebuilt from the digest or the first intact frame | `inventory::take` |
-//! | a digest or the checkpoint missing or damaged | made anew by walking; "from the start" | `Recovery::read`, `StoredCheckpoint::of` |
+//! | a digest or the checkpoint missing or damaged | made again by walking; "from the start" | `Recovery::read`, `StoredCheckpoint::of` |
 //! | a panic while publishing | the batch is refused, the process stops in order | `PanicGuard` |
 //! | a second process, a newer format | the start ends, naming it | `Lock::take`, `Taking::look` |
 //!

@@ -203,8 +203,8 @@ impl<D: Disk> Recorder<D> {
     }
 
     /// Erases everything recorded of a session until now: when it returns that is durable, and no reader finds any of
-    /// it. What is recorded later, also a reply to an erased message, begins the session anew. An unknown session is
-    /// erased like any other, since the journal or MongoDB may know it.
+    /// it. What is recorded later, also a reply to an erased message, belongs to a new session of that name. An unknown
+    /// session is erased like any other, since the journal or MongoDB may know it.
     ///
     /// # Errors
     /// [`AppendError`]: whether the session is erased is unknown; a retry is safe.
@@ -259,7 +259,7 @@ impl<D: Disk> Recorder<D> {
 
 impl<D: Disk> Outlets<D> {
     fn publish(&self, records: &[Record]) {
-        // What comes before an erasure and what comes behind it are kept apart.
+        // Messages before an erasure and those after it are kept apart.
         for part in records.split_inclusive(|record| matches!(record.entry, Entry::Erasure { .. })) {
             self.publish_part(part);
         }
@@ -271,7 +271,7 @@ impl<D: Disk> Outlets<D> {
         }
     }
 
-    /// Publishes messages, session by session, each in sequence, and then the erasure that may stand behind them.
+    /// Publishes messages, session by session, each in sequence, and then the erasure that may follow them.
     fn publish_part(&self, part: &[Record]) {
         let mut messages: Vec<(u64, &Arc<Message>)> =
             part.iter().filter_map(|record| Some((record.sequence, record.entry.message()?))).collect();

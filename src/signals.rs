@@ -4,10 +4,11 @@
 //! at once with code 1 (which loses nothing acknowledged: the journal has it).
 //!
 //! SIGHUP also stops in order, because it means that the terminal was closed, unless it was ignored when the process
-//! started (`nohup`). It never counts as the second signal, because terminals and service managers send it beside
-//! another one. SIGXFSZ is caught so that a file-size limit becomes an error of the write, which the journal handles.
+//! started (`nohup`). It never counts as the second signal, because terminals and service managers send it together
+//! with another one. SIGXFSZ is caught so that a file-size limit becomes an error of the write, which the journal
+//! handles.
 //!
-//! A signal that whoever started the process had blocked is never delivered, and to unblock it would take unsafe code. But
+//! A signal that the parent process had blocked is never delivered, and to unblock it would take unsafe code. But
 //! the kernel tells that it is pending, so then a thread looks.
 //!
 //! Knows nothing of what stopping means.

@@ -18,8 +18,8 @@
 //! feature is asked for here and nowhere else below `src/store`.
 //!
 //! Invariant: nothing here quotes a connection string, a credential, or the text of a message, in no error and no reason.
-//! What a server says may quote any of them, so its codes are told and its words are not. Knows nothing of the journal,
-//! of transcripts or of who calls.
+//! What a server says may quote any of them, so its codes are reported and its words are not. Knows nothing of the
+//! journal, of transcripts or of who calls.
 
 #[cfg(feature = "mongo")]
 mod bson;

@@ -270,7 +270,7 @@ impl<D: Disk> Transcripts<D> {
         }
     }
 
-    /// Closes what may not be open any more, now that somebody else needs descriptors. Waits for nobody: who appends meanwhile
+    /// Closes what may not be open any more, now that others need descriptors. Never waits: an append meanwhile
     /// does it at the end.
     pub fn give_back(&self) {
         if let Ok(mut open) = self.open.try_lock() {

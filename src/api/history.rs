@@ -64,7 +64,7 @@ pub fn read(history: &History, outgoing: &ReplyBudget, head: &RequestHead<'_>) -
     let mut answer = read(&HistoryQuery { page_bytes_max: UNCOUNTED_BYTES, ..ask.clone() })?;
     let ended_for_its_bytes = answer.has_more && answer.messages.len() < ask.limit && answer.next.is_none();
     let permit = if ended_for_its_bytes {
-        // Taken before it is read: many who ask at once hold no more than one after the other.
+        // Taken before the page is read, so that many requests at once hold no more than one after the other.
         let mut permit = outgoing.take(ask.page_bytes_max)?;
         answer = read(&ask)?;
         let _ = permit.resize(answer.bytes());
@@ -169,7 +169,7 @@ fn write_page<W: Write + ?Sized>(start: &[u8], answer: &HistoryPage, end: &[u8],
     to.write_all(end)
 }
 
-/// What stands between a message's last field and its source.
+/// The bytes between a message's last field and its source.
 const SOURCE: &[u8] = b",\"source\":\"";
 
 /// A message's line with its source as the last field.

@@ -12,7 +12,7 @@ use crate::message::LINE_BYTES_MAX;
 use super::http::full;
 use super::{Reply, header};
 
-/// An error as the client is told it.
+/// An error as the client gets it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// The HTTP status.

@@ -19,7 +19,7 @@ use super::{Problem, RequestHead};
 /// A reply up to this many bytes takes nothing from the budget.
 pub(super) const FREE_BYTES: usize = 16 * 1024;
 
-/// What all replies beyond [`FREE_BYTES`] may hold together until their clients have read them, in bytes.
+/// What all replies beyond `FREE_BYTES` may hold together until their clients have read them, in bytes.
 pub struct ReplyBudget {
     budget: Arc<Semaphore>,
     warned: Throttle,

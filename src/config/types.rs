@@ -42,9 +42,9 @@ pub struct ServerConfig {
     pub auth_token: Option<Secret>,
     /// Lets a non-loopback `listen` start without a token.
     pub allow_open_listen: bool,
-    /// Origins (`https://host[:port]`) of web pages that may call us, beside same-origin ones.
+    /// Origins (`https://host[:port]`) of web pages that may call us, in addition to same-origin ones.
     pub allowed_origins: Vec<String>,
-    /// Host names accepted in `Host` beside the loopback ones.
+    /// Host names accepted in `Host` in addition to the loopback ones.
     pub allowed_hosts: Vec<String>,
     /// Connections at once; each has a thread.
     pub max_connections: usize,
@@ -250,7 +250,7 @@ pub struct ResponderConfig {
     pub kind: ResponderKind,
     /// The program of [`ResponderKind::Command`] and its arguments; not empty for that kind.
     pub command: Vec<String>,
-    /// The variables it finds in its environment, beside some plain ones; when empty, all of ours but secrets.
+    /// The variables it gets, in addition to some plain ones; if empty, all of ours but secrets.
     pub command_env: Vec<String>,
     /// The variables that the secrets of the configuration come from.
     #[serde(skip)]

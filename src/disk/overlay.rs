@@ -17,7 +17,7 @@ use super::{Disk, DiskFile, DiskSpace};
 
 /// The most memory of all writes, in bytes.
 pub const HELD_BYTES_MAX: usize = 64 << 20;
-/// The memory of a write beside its bytes, roughly.
+/// The memory of a write without its bytes, in bytes, roughly.
 const WRITE_BYTES: usize = 64;
 
 /// The overlay. Clones are the same disk.

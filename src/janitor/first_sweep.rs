@@ -2,8 +2,8 @@
 //!
 //! Old transcripts that a user puts into the folder, or a forgotten `mongo.ttl_days`, must not vanish before anybody
 //! could read that they will. So the first sweep that would remove something is announced, and its due time is stored in a
-//! small file beside the journal: a restart neither begins the hour again nor forgets it. Once a sweep has removed something
-//! that is noted there too, and no later sweep waits. Numbers are little-endian. Format version 1:
+//! small file next to the journal: a restart neither begins the hour again nor forgets it. Once a sweep has removed
+//! something that is noted there too, and no later sweep waits. Numbers are little-endian. Format version 1:
 //!
 //! | at | bytes | what |
 //! |---|---|---|

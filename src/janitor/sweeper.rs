@@ -39,7 +39,7 @@ const STEP_PAUSE: Duration = Duration::from_millis(20);
 /// How far the clock may get ahead of the monotonic clock before it counts as a jump.
 const CLOCK_LEAP: Duration = Duration::from_secs(3600);
 
-/// Other places with messages beside transcripts and journal.
+/// Places with messages other than transcripts and journal.
 pub struct Aside {
     /// Folders with copies of what was set aside.
     pub copies: Vec<PathBuf>,

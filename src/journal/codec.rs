@@ -10,7 +10,7 @@
 //! | id | 16 |
 //! | session id | its length (1), its characters |
 //! | an id that may be missing | zeros when it is |
-//! | list | how many (4), each behind the other |
+//! | list | how many (4), then one after the other |
 
 use std::collections::BTreeSet;
 

@@ -1,8 +1,8 @@
-//! What a start must know of a segment without walking it, in a file beside the segment. The file is derived and
+//! What a start must know of a segment without walking it, in a file next to the segment. The file is derived and
 //! checksummed, and the journal works without it.
 //!
 //! The janitor writes the digest of a sealed segment in the background. A start reads the digests and walks only the
-//! open segment; a digest that is missing, damaged or of another segment is made anew by a walk.
+//! open segment; a digest that is missing, damaged or of another segment is made again by a walk.
 //!
 //! `digest/bytes.rs` describes its bytes.
 

@@ -26,7 +26,7 @@
 //! | 24 | … | payload (record.rs); of a message that was erased, zeros |
 //!
 //! A request's records are kept all or none. A segment ends where a later one's first sequence begins: what a failed
-//! segment holds from there on was refused, or was written anew.
+//! segment holds from there on was refused, or was written again.
 //!
 //! Behind the last frame the segment is zero. Checksums are not chained: damage costs the frames it touches and no other.
 //! To raise the version: write the new one, keep reading this one, and refuse a newer one by name ([`HeaderError`]).

@@ -6,7 +6,8 @@
 //!    and the keys. Damage in the middle is stepped over and counted, and a copy of it is set aside (quarantine.rs).
 //! 4. Behind the last intact frame of the last segment everything is zeroed, after a copy was set aside.
 //! 5. What is left of requests that are not whole, because a power cut tore the batch they were in, is voided by an abort
-//!    record: they were never acknowledged. Records the checkpoint has passed were, and stay, whatever is missing beside them.
+//!    record: they were never acknowledged. Records that the checkpoint has passed were acknowledged, and stay,
+//!    whatever is missing next to them.
 //! 6. What is there is synced: a record that survived only in the system's memory must not be built upon.
 
 use std::io;

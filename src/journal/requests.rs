@@ -20,7 +20,7 @@ pub struct Fragments {
 impl Fragments {
     /// Adds the next record; `is_first` if it is the first of the segment.
     ///
-    /// Records beside damage to the medium are not parts of a torn write: they were acknowledged.
+    /// Records next to damage of the medium are not parts of a torn write: they were acknowledged.
     pub fn note(&mut self, sequence: u64, group: RequestPart, is_first: bool, beside_damage: bool) {
         if let Some((first, last)) = self.unfinished.take() {
             if group.continues && sequence == last + 1 {

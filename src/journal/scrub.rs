@@ -3,10 +3,10 @@
 //! Every frame keeps its place, its length and its sequence; the payload becomes zeros (record.rs). So offsets in digests,
 //! readers that have the old file open, and the rules on requests see no difference. A file is copied under another name,
 //! blanked there, synced and renamed: at every moment either the old or the new one has the name. A segment that is no
-//! longer listed is left alone (`JournalState::swap`), and the zeros behind a sealed segment's last record are left out.
+//! longer listed is left alone (`JournalState::swap`), and the zeros after a sealed segment's last record are left out.
 //!
 //! * The open segment is never rewritten: if it holds anything erased, it is sealed first. Nothing acknowledged is at
-//!   risk: it is synced, and the copy is of a file that nobody writes to any more.
+//!   risk: it is synced, and the file it copies is no longer written to.
 //! * Digests tell which segments hold a session; without a readable digest the segment itself is searched.
 //! * Copies in memory, kept in case a sync fails, must not bring anything back, so scrubbing waits until they are gone.
 //! * Whatever a frame's fate was (refused, voided, published), its text goes. Of damaged bytes no more is known than what can

@@ -205,7 +205,7 @@ impl<D: Disk> Journal<D> {
     /// [`AppendError`]: the disk failed. A power cut may take what was written since the last sync; another call tries
     /// to write it to a new segment.
     pub fn sync(&self) -> Result<(), AppendError> {
-        // A file that failed is never synced again: what was not synced is written anew.
+        // A file that failed is never synced again: what was not synced is written again.
         self.shared.mend();
         let mut writer = self.shared.writer.lock().expect("no holder panics");
         if writer.is_broken() {

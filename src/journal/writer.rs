@@ -5,7 +5,7 @@
 //! * After a failed write or sync the state of that file is unknown, so it is never written or synced again
 //!   (PostgreSQL's "fsyncgate"). The batch is refused. The next segment begins with the first sequence that was
 //!   refused, or that was acknowledged and not yet synced: the failed segment ends there, whatever it holds. What was
-//!   acknowledged is in memory and is written anew.
+//!   acknowledged is in memory and is written again.
 //! * A segment gets its name only when the one before it is complete, so a start never meets a named segment that hides
 //!   records written later.
 //! * If a batch does not fit, its further segments are made before its first byte is written, so that a full disk
@@ -199,7 +199,7 @@ impl<D: Disk> Writer<D> {
         Ok(())
     }
 
-    /// Whether frames up to that sequence are kept in memory, to be written anew if a sync fails.
+    /// Whether frames up to that sequence are kept in memory, to be written again if a sync fails.
     pub fn holds_unsynced(&self, sequence: u64) -> bool {
         self.unsynced.first_sequence().is_some_and(|first| first <= sequence)
     }
@@ -244,7 +244,7 @@ impl<D: Disk> Writer<D> {
     pub fn end_sync(&mut self, result: io::Result<()>) -> Result<(), AppendError> {
         let covered = std::mem::take(&mut self.in_flight);
         match result {
-            // Everything it covered was written anew meanwhile.
+            // Everything it covered was written again meanwhile.
             _ if covered == 0 => Ok(()),
             // If the file failed meanwhile, another caller may have got its error.
             Ok(()) if self.broken => Ok(()),

@@ -231,7 +231,7 @@ struct LineFields<'a> {
     vector_ids: Vec<Value>,
 }
 
-/// The fields of a line beside id, session, role and time.
+/// The fields of a line other than id, session, role and time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parts {
     /// The message's text.
@@ -307,7 +307,7 @@ impl Message {
     /// Reads a line of a file that anyone may have edited: `None` unless it is a whole JSON object with a message's
     /// fields.
     ///
-    /// A line of another layout (another order of fields, spaces) is serialised anew; its `created_at` is replaced by
+    /// A line of another layout (another order of fields, spaces) is serialised again; its `created_at` is replaced by
     /// the time of its id.
     #[must_use]
     pub fn from_line(line: &[u8]) -> Option<Self> {
@@ -347,14 +347,14 @@ fn is_json(line: &[u8]) -> bool {
     str::from_utf8(line).is_ok_and(|line| serde_json::from_str::<IgnoredAny>(line).is_ok())
 }
 
-/// Reads what stands before `role`, and what follows.
+/// Reads the fields before `role`, and what follows.
 fn read_beginning(line: &[u8]) -> Option<(Id, SessionId, &[u8])> {
     let (id, rest) = line.strip_prefix(BEFORE_ID)?.split_at_checked(Id::TEXT_BYTES)?;
     let (session, rest) = until_quote(rest.strip_prefix(BEFORE_SESSION)?)?;
     Some((str::from_utf8(id).ok()?.parse().ok()?, SessionId::new(session).ok()?, rest))
 }
 
-/// Reads what stands before `text`; `None` when the line has another layout.
+/// Reads the fields before `text`; `None` if the line has another layout.
 fn read_layout(line: &[u8]) -> Option<(Id, SessionId, Places)> {
     let (id, session, rest) = read_beginning(line)?;
     let (role, rest) = until_quote(rest.strip_prefix(BEFORE_ROLE)?)?;

@@ -113,7 +113,7 @@ impl Responder for CommandResponder {
     }
 }
 
-/// What is told of a program that did not exit with code 0, or wrote nothing.
+/// The error for a program that did not exit with code 0, or wrote nothing.
 fn complaint(status: Option<ExitStatus>, errors: &str) -> String {
     use std::os::unix::process::ExitStatusExt;
     let (code, signal) = (status.and_then(|s| s.code()), status.and_then(|s| s.signal()));

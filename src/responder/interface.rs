@@ -59,7 +59,7 @@ pub struct Question {
     pub until: Instant,
 }
 
-/// A whole answer, beside its text.
+/// What a whole answer has in addition to its text.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Answer {
     /// For the metadata of the recorded reply, such as the model and its usage.

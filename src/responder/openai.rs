@@ -6,7 +6,7 @@
 //! stream.rs    the answer, as its bytes come
 //! event.rs     one event of it: what is text, what is an error, what ends it
 //! json.rs      JSON as such servers send it
-//! refusal.rs   what is told when there is none
+//! refusal.rs   the errors when there is none
 //! wire.rs      the bytes below TLS, where every wait hears the stop
 //! names.rs     the addresses of the server's name
 //! without.rs   in place of all this in a build without the cargo feature `openai`

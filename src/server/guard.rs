@@ -169,7 +169,7 @@ pub(super) fn cors(out: &mut Vec<u8>, origin: &str) {
     out.extend_from_slice(b"\r\nVary: Origin\r\n");
 }
 
-/// The fields that answer a preflight, beside [`cors`].
+/// The fields that answer a preflight, in addition to [`cors`].
 pub(super) fn preflight() -> Vec<Header> {
     vec![
         header("Access-Control-Allow-Methods", ALLOWED_METHODS),

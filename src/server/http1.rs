@@ -22,7 +22,7 @@ const TARGET_BYTES_MAX: usize = 8 * 1024;
 const FIELDS_MAX: usize = 100;
 /// Empty lines tolerated before a request line (RFC 9112, 2.2). More: 400, close.
 const BLANK_LINES_MAX: usize = 2;
-/// Space for the method and the version beside the longest target.
+/// Space for the method and the version next to the longest target.
 const REQUEST_LINE_BYTES_MAX: usize = TARGET_BYTES_MAX + 64;
 /// The longest `X-ParsedRequest-ID` of a client that is used as it is.
 const REQUEST_ID_BYTES_MAX: usize = 64;

@@ -22,10 +22,10 @@
 //! * `HTTP/2.0` in a request line is answered with 505 and leaks a thread and two descriptors.
 //! * What follows a body whose length or chunks cannot be read is taken for the next request. A chunked body that ends within
 //!   a chunk's data is taken for whole.
-//! * Its pool counts a thread as idle until it runs, so of connections made within microseconds some are queued behind busy
+//! * Its pool counts a thread as idle until it runs, so some of the connections made within microseconds wait for busy
 //!   ones: of a hundred that are kept open eighty waited for ever. A connection more makes a thread, which then takes a queued
 //!   one, so after requests come as many are made, and closed at once, up to `NUDGES` in `NUDGE_DELAY` (`local-nudge`).
-//! * An error of its accept ends its listener: it is bound anew.
+//! * An error of its accept ends its listener, which is then bound again.
 //!
 //! Knows nothing of routes.
 

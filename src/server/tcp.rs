@@ -83,7 +83,7 @@ pub struct Connections {
     pub max: usize,
     /// A permit for each that is open.
     pub open: Arc<Semaphore>,
-    /// Called after each that came, by the one thread that accepts: it must wait for nobody.
+    /// Called after each new connection, by the only thread that accepts: it must never wait.
     pub on_arrival: Box<dyn Fn() + Send>,
 }
 

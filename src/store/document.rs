@@ -10,7 +10,7 @@
 //! | `expires_at` | date | `created_at` and `mongo.ttl_days`; missing when that is 0 |
 //!
 //! Both ways are in one file because they must match exactly: a message that comes back has the line it went with.
-//! How JSON becomes BSON stands in `bson.rs`.
+//! `bson.rs` turns JSON into BSON.
 //!
 //! What was never JSON (other programs may add to `metadata` and `vector_ids`) is read as the text it is commonly shown as,
 //! else as null, so that it hides no message. Knows nothing of servers.

@@ -1,4 +1,4 @@
-//! What is erased, told to the other servers of a shared database: one document for each session, beside the messages in
+//! Tells the other servers of a shared database what is erased: one document for each session, next to the messages in
 //! `<chat_collection>_erasures`.
 //!
 //! | field | BSON | |
@@ -54,7 +54,7 @@ impl ErasureCollection {
     /// Tells the other servers that everything of the session up to that id is erased.
     ///
     /// # Errors
-    /// The driver's error. It may be told already; a retry is safe.
+    /// The driver's error. The others may know already; a retry is safe.
     pub fn tell(&self, session: &SessionId, up_to: Id) -> Result<(), Error> {
         let up_to_text = up_to.to_string();
         let mut set = doc! { "erased_to": &up_to_text };

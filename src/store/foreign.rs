@@ -37,7 +37,7 @@ fn time_of_text(text: &str) -> Option<Timestamp> {
     ours.filter(|time| time.to_text() == text.as_bytes()).or_else(|| Timestamp::parse_any(text))
 }
 
-/// Where a document stands among the messages of its session; `None` when it says no time.
+/// The place of a document among the messages of its session; `None` if it has no time.
 pub fn place_of(document: &RawDocument) -> Option<Id> {
     let time = time_of(document)?;
     // A program that turned our texts into dates has cut them to milliseconds.
@@ -66,7 +66,7 @@ fn name_of(document: &RawDocument) -> String {
     }
 }
 
-/// The message of a document that stands at `id`; `None` when it is none.
+/// The message of a document whose place is `id`; `None` if it is not a message.
 pub fn to_message(document: &RawDocument, id: Id) -> Option<Arc<Message>> {
     let session = SessionId::new(document.get_str("session_id").ok()?).ok()?;
     let metadata = document.get_document("metadata").map(from_object).unwrap_or_default();

@@ -1,7 +1,7 @@
 //! A page of a session, out of documents of ours and of other programs.
 //!
-//! `session_ts_idx` has the documents of a session by `created_at`, texts by their characters and dates behind all texts. So
-//! there are four kinds of time, each read along the index by itself:
+//! `session_ts_idx` has the documents of a session by `created_at`, texts by their characters and dates after all
+//! texts. So there are four kinds of time, each read along the index by itself:
 //!
 //! | kind | order in the index |
 //! |---|---|
@@ -14,7 +14,7 @@
 //! is full once its last message is beyond it. Ours are read first, and one look tells whether there is anything else where
 //! they reach: a session without foreign documents costs two questions, and documents as many as the page holds and one.
 //!
-//! What says no time at all stands nowhere and is counted with every page. Knows nothing of who asks.
+//! A document without any time has no place and is counted with every page. Knows nothing of who asks.
 
 use std::sync::Arc;
 
@@ -39,7 +39,7 @@ const YEARS: (&str, &str) = ("1970", "2100");
 const BEHIND: char = '~';
 /// The farthest offset from UTC, in microseconds.
 const OFFSET_MICROS: u64 = 15 * 3600 * 1_000_000;
-/// Types of `created_at` that are no time; beside them null, or nothing.
+/// Types of `created_at` that are no time; in addition to null, or nothing.
 const NO_TIME: [&str; 9] = ["double", "int", "long", "decimal", "object", "objectId", "bool", "binData", "timestamp"];
 /// The most documents without a time that are counted.
 const COUNTED_MAX: u64 = 1000;
@@ -147,8 +147,7 @@ fn not(pattern: &str) -> String {
 }
 
 impl Times {
-    /// What `created_at` is to match: this kind, from a place in the index that no wanted document stands before, to one that
-    /// none stands behind.
+    /// What `created_at` must match: this kind, between two places in the index that enclose all wanted documents.
     fn filter(self, query: &StoreQuery) -> Document {
         let mut filter = match self {
             Self::Ours => doc! { "$regex": OURS },
@@ -189,7 +188,7 @@ impl Times {
         }
     }
 
-    /// The farthest in time, against the direction of reading, that any document may have that the index has behind this one.
+    /// The farthest time, against the direction of reading, that a later document of the index may have.
     fn frontier(self, document: &RawDocument, direction: Direction) -> Option<Timestamp> {
         let is_newest = direction == Direction::Newest;
         let widened = |time: Timestamp, unit: u64, off: u64| {

@@ -333,7 +333,7 @@ pub fn count_lines<D: Disk>(disk: &D, path: &Path, counts: &dyn Fn(&[u8]) -> boo
     Ok(count)
 }
 
-/// Hands every line to `take`, and what stands behind the last one.
+/// Hands every line to `take`, and then the bytes after the last one.
 fn each_line<F: DiskFile>(
     file: &F,
     goes: &dyn Fn(&[u8]) -> bool,

@@ -1,5 +1,5 @@
-//! The length of each transcript at its last sync, in one small file beside the journal. A transcript shorter than that
-//! was removed, cut or replaced by an older one.
+//! The length of each transcript at its last sync, in one small file next to the journal. A transcript shorter than
+//! that was removed, cut or replaced by an older one.
 //!
 //! The file is a log with a line for each change, `CRC BYTES SESSION` or, if a part is lost, `CRC BYTES AFTER BEFORE
 //! SESSION`; the last line of a session counts. It is rewritten when half of it no longer counts, so that a hundred

@@ -250,8 +250,8 @@ impl<D: Disk> Transcripts<D> {
         Met { first: first.collect(), newest: None }
     }
 
-    /// Those sessions hold, synced, all that the journal has: now it is known what they have lost for good. An error leaves
-    /// the search to the next rebuild.
+    /// The transcripts of those sessions now hold, synced, all that the journal has, so what they lack is lost. An
+    /// error leaves the search to the next rebuild.
     pub(super) fn end_search<'a>(&self, met: &Met, sessions: impl Iterator<Item = &'a SessionId>) -> io::Result<()> {
         if self.lengths.is_none() {
             return Ok(());

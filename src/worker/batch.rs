@@ -67,7 +67,7 @@ impl Prefetch {
         self.pop_taken().map(|taken| taken.record)
     }
 
-    /// Its bytes as counted on the way, and counted anew.
+    /// Its bytes: the running count, and a new count.
     #[cfg(test)]
     pub fn bytes(&self) -> (usize, usize) {
         (self.bytes, self.records.iter().map(|next| bytes_of(&next.record)).sum())

@@ -5,7 +5,7 @@
 //! and erasures remove anything.
 //!
 //! Letters of an earlier process may not have reached the disk, so the file is synced before they count. Whatever a
-//! failed write or sync left never counts: it is cut off and written anew.
+//! failed write or sync left never counts: it is cut off and written again.
 
 use std::collections::HashSet;
 use std::io;

@@ -209,7 +209,7 @@ impl<D: Disk> Drain<D> {
         self.mongo_status.pending_since(self.intake.oldest());
     }
 
-    /// When the batch may be sent beside inserts that were given up.
+    /// When the batch may be sent although inserts that were given up may still succeed.
     fn retry_at(&self) -> Option<Instant> {
         self.caller.late.iter().map(LateInsert::retry_at).max()
     }

@@ -61,7 +61,7 @@ impl<D: Disk> PendingErasures<D> {
     /// journal still `knows` are added.
     ///
     /// # Errors
-    /// The file could not be read, or not be written anew after a bad line. A retry is safe.
+    /// The file could not be read, or not be rewritten after a bad line. A retry is safe.
     pub fn load(disk: D, path: &Path, knows: impl FnOnce() -> Vec<(SessionId, Id)>) -> io::Result<Self> {
         let (bytes, is_there) = match disk::read(&disk, path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => (Vec::new(), false),

@@ -102,7 +102,7 @@ impl RemoteErasures {
         self.unanswered.get_or_insert_with(Instant::now).elapsed() >= HOLD_UP_MAX
     }
 
-    /// What was sent failed, too: it is an outage, behind which the question comes first.
+    /// An insert failed, too: this is an outage, and after it the question comes first.
     pub(super) fn insert_failed(&mut self) {
         if self.unanswered.is_some() {
             (self.unanswered, self.due) = (Some(Instant::now()), Instant::now());

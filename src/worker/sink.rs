@@ -1,7 +1,7 @@
 //! The worker's view of the transcripts: it syncs them, and rebuilds stale ones from the journal.
 //!
 //! Invariant: a sequence counts as reached only when no transcript lacks it and every file that took it was synced
-//! under its own name. After a failed sync, everything that it covered is written anew.
+//! under its own name. After a failed sync, everything that it covered is written again.
 
 use std::collections::HashSet;
 use std::io;

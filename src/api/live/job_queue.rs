@@ -1,7 +1,7 @@
 //! Jobs that a socket thread hands to workers, because it must not wait itself.
 //!
 //! The queue needs no limit of its own: a socket has at most one job of each kind, so there are no more jobs than
-//! sockets, beside a few of sockets that have closed, which cost nothing to skip. A bounded channel would have to be
+//! sockets, and a few of sockets that have closed, which cost nothing to skip. A bounded channel would have to be
 //! allocated at that length in advance. A worker takes many jobs at once.
 
 use std::collections::VecDeque;

@@ -235,7 +235,7 @@ impl Subscriber {
     /// Ends the replay: sends what was held, and then events as they happen.
     fn go_live(&mut self, context: &mut SubscriberContext<'_>) {
         self.phase = SubscriberPhase::Live;
-        // Its state is shown anew below.
+        // Its state is sent again below.
         self.turn = None;
         for notice in self.held.take() {
             self.tell(&notice, context);

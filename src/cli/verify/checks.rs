@@ -1,6 +1,6 @@
 //! The checks that need only HTTP and the file system, in the order of the checklist.
 //!
-//! Each check reads the status anew, so that one fault shows in its own check and hides no other. Facts of the log are
+//! Each check reads the status again, so that one fault shows in its own check and hides no other. Facts of the log are
 //! taken from the status, which a program can read from outside. Messages of other sessions may arrive meanwhile: no
 //! check waits for the server to be idle. Knows nothing of how the lines are printed.
 

@@ -71,7 +71,7 @@ pub(super) struct Faults {
 }
 
 impl SimDisk {
-    /// Lets `fault` happen at the `call`-th call from the start, beside others that are planned.
+    /// Lets `fault` happen at the `call`-th call from the start, in addition to others that are planned.
     pub fn fault_at(&self, call: u64, fault: Fault) {
         self.world().faults.planned.push((call, fault));
     }

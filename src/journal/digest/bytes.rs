@@ -1,6 +1,6 @@
 //! The bytes of a digest. Reading trusts none of them.
 //!
-//! Numbers are little-endian. Format version 3; one of another version is made anew:
+//! Numbers are little-endian. Format version 3; one of another version is made again:
 //!
 //! | at | bytes | what |
 //! |---|---|---|
@@ -12,7 +12,7 @@
 //! | 100 | 8 | intact records |
 //! | 108 | 8, 8 | first and last record of the request that is not ended when the segment ends, or zeros |
 //! | 124 | 8, 8, 1 | first and last record of the request that was begun before the segment, and 1 if it ends; or zeros |
-//! | 141 | 1 | 1 if something stands behind the last frame that is none |
+//! | 141 | 1 | 1 if the last frame is followed by bytes that are no frame |
 //! | 142 | 4 | how many stretches of damage follow, of 16 bytes: from, to, as offsets in the segment |
 //! | … | 4 | how many aborted ranges follow, of 16 bytes: first, last |
 //! | … | 4 | how many remains of requests that are not whole follow, of 16 bytes: first, last |

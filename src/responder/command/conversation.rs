@@ -8,8 +8,8 @@
 //! | `messages` | the conversation, oldest first; the last one is the message to answer |
 //! | `messages[].id`, `.role`, `.text`, `.created_at`, `.metadata` | as in the history |
 //!
-//! Fields may be added at the end, none is renamed. Invariant: one message at a time is serialised in memory, beside
-//! those of the question. Knows nothing of pipes.
+//! Fields may be added at the end, none is renamed. Invariant: one message at a time is serialised in memory, in
+//! addition to those of the question. Knows nothing of pipes.
 
 use std::sync::Arc;
 

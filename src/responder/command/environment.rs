@@ -7,7 +7,7 @@ use std::ffi::OsString;
 
 use crate::config::ResponderConfig;
 
-/// Variables that every program may have, beside `LC_*`.
+/// Variables that every program may have, in addition to `LC_*`.
 const PLAIN: [&str; 9] = ["HOME", "LANG", "LOGNAME", "PATH", "SHELL", "TERM", "TMPDIR", "TZ", "USER"];
 
 /// Ends of names whose values are secrets.

@@ -53,7 +53,8 @@ pub(super) fn fault(program: &str, path: Option<&OsStr>) -> Option<String> {
     (!is_there).then(|| format!("its interpreter {} is not on the PATH", shown(name)))
 }
 
-/// The file that is meant: a path as it stands, else the first on the `PATH` that may be run, else the first at all.
+/// The file that is meant: a path is taken unchanged; a name is the first on the `PATH` that may be run, or the first
+/// at all.
 fn find(program: &str, path: Option<&OsStr>) -> Option<PathBuf> {
     if program.contains('/') {
         return Some(PathBuf::from(program)).filter(|file| file.exists());

@@ -2,9 +2,9 @@
 //!
 //! | in the event | is |
 //! |---|---|
-//! | `error`, `errors`, `detail`, `error_code`, `object: "error"`, or `message` beside `code` or `type`, without `choices` | an error, with its words |
+//! | `error`, `errors`, `detail`, `error_code`, `object: "error"`, or `message` with `code` or `type`, without `choices` | an error, with its words |
 //! | any event with the name `error` (`event: error`) | an error |
-//! | `error` beside `choices`, or in the first of them | an error |
+//! | `error` together with `choices`, or in the first of them | an error |
 //! | `finish_reason` among [`FAILURES`], or with "error" in it | an error |
 //! | `finish_reason` that is `""`, `"null"`, `"none"` or no text | nothing |
 //! | any other `finish_reason` | the end, unless more text comes |

@@ -72,7 +72,7 @@ impl<S: Service> Handler<S> {
         let head = parsed.head(Transport::Local, &context.request_id);
         let route = guarded(&context.request_id, || self.service.admit(&head)).map_err(refusal)??;
         let body = match self.read_body(request, parsed.framing) {
-            // Where such a body ends nobody knows: whoever read on would wait for its client.
+            // The end of such a body is unknown: reading on would mean to wait for the client.
             Err(problem) if problem.status == 400 => return Ok(refusal(problem)),
             body => body.map_err(refusal)?,
         };

@@ -15,7 +15,7 @@ use super::super::http1::{Framing, Once, ParsedRequest};
 
 /// Hashed together with the client's key (RFC 6455, 1.3).
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
-/// A subprotocol without meaning: a client that offers it beside its token gets this one named in the 101, not the
+/// A subprotocol without meaning: a client that offers it with its token gets this one named in the 101, not the
 /// token.
 const PROTOCOL: &str = "chatkeep";
 /// The prefix of a subprotocol that carries a token; the token follows in base64url without padding.

@@ -76,7 +76,7 @@ pub(super) struct LateInsert {
     /// How many of them came through another way since.
     pub(super) passed: usize,
     pub(super) began: Instant,
-    /// When what it has may be sent again beside it.
+    /// When its messages may be sent again although it may still succeed.
     pub(super) retry_at: Instant,
 }
 
