@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A server that speaks OpenAI's protocol and that nobody here wrote, for tests and trials: fakellm answers by rules of a file.
+# An independent server that speaks OpenAI's protocol, for tests and trials: fakellm answers by the rules in a file.
 #
 #   scripts/fakellm.sh find                    prints the path of a fakellm, fetching one if need be
 #   scripts/fakellm.sh serve --config FILE …   runs it in the foreground; `--port 0` takes a free port and says which
@@ -11,11 +11,11 @@
 #       - {name: hello, when: {messages_contain: hello}, respond: {content: "Hello to you."}}
 #       - {name: rest, when: {}, respond: {content: "I have rules only."}}
 #
-# It is looked for in $FAKELLM and on the PATH; else it is fetched by pip into a virtual environment in .cache/fakellm.
+# It is looked for in $FAKELLM and on the PATH; otherwise it is fetched by pip into a virtual environment in .cache/fakellm.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache="$root/.cache/fakellm"
-# With what it stands on, so that a run of today is a run of tomorrow.
+# With its dependencies, so that later runs use the same.
 readonly PACKAGES=(fakellm==0.3.5 fastapi==0.165.0 starlette==1.10.0 pydantic==2.14.4 uvicorn==0.54.0)
 
 fail() {
@@ -31,12 +31,12 @@ usage() {
 fetch() {
     command -v python3 >/dev/null || fail "no fakellm on the PATH, and no python3 to fetch one; set FAKELLM to its path"
     mkdir -p "$cache"
-    # Several tests may look at once: one fetches, under a lock that ends with it.
+    # Several tests may start at once: one fetches, under a lock.
     exec 9>"$cache/lock"
     flock 9
     if [ -e "$cache/whole" ]; then return; fi
     echo "no fakellm here: fetching ${PACKAGES[0]}" >&2
-    # A virtual environment cannot be moved, so what a broken run left is made anew in its place.
+    # A virtual environment cannot be moved, so one that a broken run left is made again in place.
     rm -rf "$cache/venv"
     python3 -m venv "$cache/venv" >&2 || fail "python3 cannot make a virtual environment (python3-venv may be missing)"
     "$cache/venv/bin/python" -m pip install --quiet --disable-pip-version-check "${PACKAGES[@]}" >&2 ||

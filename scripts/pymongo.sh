@@ -17,7 +17,7 @@ fail() {
 make() {
     command -v python3 >/dev/null || fail "no python3 here; set PYMONGO to the path of a python that has pymongo and motor"
     mkdir -p "$cache"
-    # Several tests may look at once: one makes it, under a lock that ends with it.
+    # Several tests may start at once: one makes it, under a lock.
     exec 9>"$cache/lock"
     flock 9
     if [ -e "$cache/ready" ]; then return; fi

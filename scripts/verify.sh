@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Walks the verification checklist against a running server by curl and jq: a line for each check, ✓ or ✗; exit code 0 when all
-# passed. `chatkeep verify` is the full one: it knows the configuration, tells reasons, and sends over the WebSocket, too.
+# passed. `chatkeep verify` checks more: it knows the configuration, gives reasons, and also uses the WebSocket.
 #
 #   scripts/verify.sh [URL | --unix-socket PATH]     http://127.0.0.1:8000 unless it is given
 #

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# WebSocket clients of other people against a running server, and a conformance suite against our frames.
+# Independent WebSocket clients against a running server, and a conformance suite against our frames.
 #
 #   scripts/ws-clients.sh python HOST:PORT [TOKEN]     websockets, for Python
 #   scripts/ws-clients.sh node HOST:PORT [TOKEN]       ws, for Node
