@@ -120,7 +120,7 @@ impl Stage {
     fn commands(&mut self, block: &Block, shown: Option<&Block>) -> Result<(), String> {
         let manner = Manner::of(&block.words)?;
         let script = block.text.replace("127.0.0.1:8000", &self.server.address().to_string());
-        if manner.needs.as_ref().is_some_and(|what| !self.services.has(what)) {
+        if manner.needs.as_ref().is_some_and(|what| !self.services.has(what, self.server.folder())) {
             let output = run(Command::new("bash").args(["-n", "-c", &script]).stdin(Stdio::null()));
             return if output.status.success() { Ok(()) } else { Err(said(&output)) };
         }

@@ -1,6 +1,9 @@
-//! What a document's commands need beside chatkeep, where this build can use it: a real MongoDB, and a server that speaks
-//! OpenAI's protocol.
+//! What a document's commands need beside chatkeep, where this build can use it: a real MongoDB, a server that speaks
+//! OpenAI's protocol, and a Python with the packages of `scripts/vector/`.
 
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
 #[cfg(feature = "mongo")]
 use std::sync::Arc;
 
@@ -22,9 +25,11 @@ pub struct Services {
 }
 
 impl Services {
-    /// Whether a service is there, by the word behind `needs=`.
-    pub fn has(&self, what: &str) -> bool {
+    /// Whether a service is there for commands in that folder, by the word behind `needs=`.
+    pub fn has(&self, what: &str, folder: &Path) -> bool {
         match what {
+            // Once is enough: it knows of no feature.
+            "vectors" => cfg!(not(feature = "mongo")) && has_vectors(folder),
             #[cfg(feature = "mongo")]
             "mongodb" => self.mongod.is_some(),
             #[cfg(feature = "openai")]
@@ -48,4 +53,17 @@ impl Services {
         let _ = configuration;
         options
     }
+}
+
+/// Puts the virtual environment of `scripts/vector/python.sh` where the document makes one.
+fn has_vectors(folder: &Path) -> bool {
+    let environment = folder.join(".venv");
+    if !environment.exists() {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/vector/python.sh");
+        let output = Command::new(script).output().unwrap();
+        let python = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        symlink(Path::new(python.trim()).ancestors().nth(2).unwrap(), environment).unwrap();
+    }
+    true
 }
