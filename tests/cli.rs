@@ -128,6 +128,35 @@ fn a_reader_that_has_seen_enough_is_no_fault_and_a_full_disk_is_one() {
     assert!(String::from_utf8(output.stderr).unwrap().starts_with("error: cannot write to stdout: "));
 }
 
+#[test]
+fn a_release_is_built_with_the_commit_of_its_own_repository() {
+    let folder = folder();
+    let (script, package) = (folder.path().join("build"), folder.path().join("package"));
+    fs::create_dir(&package).unwrap();
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/build.rs");
+    let built = run(Command::new("rustc").args(["--edition=2024", "-o"]).arg(&script).arg(source));
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    let git = |arguments: &[&str]| {
+        let identity = ["-c", "user.name=a", "-c", "user.email=a@b.example"];
+        let output = run(Command::new("git").args(identity).args(arguments).current_dir(folder.path()));
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+    };
+    git(&["init", "-q"]);
+    git(&["commit", "-q", "--allow-empty", "-m", "one"]);
+    let told = |at: &std::path::Path, profile: &str, given: Option<&str>| {
+        let mut command = Command::new(&script);
+        command.current_dir(at).env("PROFILE", profile).env_remove("CHATKEEP_COMMIT");
+        command.envs(given.map(|commit| ("CHATKEEP_COMMIT", commit)));
+        let said = String::from_utf8(run(&mut command).stdout).unwrap();
+        said.lines().find_map(|line| Some(line.strip_prefix("cargo::rustc-env=CHATKEEP_COMMIT=")?.to_owned()))
+    };
+    assert_eq!(told(folder.path(), "release", None), Some(git(&["rev-parse", "--short", "HEAD"])));
+    assert_eq!(told(folder.path(), "debug", None), None);
+    assert_eq!(told(folder.path(), "release", Some("given")), None);
+    assert_eq!(told(&package, "release", None), None, "that repository is another's");
+}
+
 /// What a server logs first, without time, level and thread.
 fn first_lines(options: Options) -> (Server, Vec<String>) {
     let server = Server::start(options);

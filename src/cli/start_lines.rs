@@ -5,7 +5,7 @@
 use crate::config::{Config, redact_uri};
 use crate::{logging, responder};
 
-/// The version, and the commit if the build had it in `CHATKEEP_COMMIT`.
+/// The version, and the commit if the build knew it (`build.rs`).
 pub(super) fn version() -> String {
     let commit = option_env!("CHATKEEP_COMMIT").filter(|commit| !commit.is_empty());
     let commit = commit.map(|commit| format!(" (commit {commit})")).unwrap_or_default();
