@@ -142,6 +142,7 @@ pub struct Journal<D: Disk = RealDisk> {
     /// The warnings that were logged and have not ended.
     warned: Mutex<Vec<Warning>>,
     ages: Mutex<Ages>,
+    clock: Clock,
     /// The folder is locked while it is open.
     lock: Option<Lock>,
 }
@@ -213,7 +214,7 @@ impl<D: Disk> Journal<D> {
             epoch: found.epoch,
             queue: Mutex::new(AppendQueue::new(
                 found.next_sequence,
-                IdGenerator::new(clock, found.largest_id),
+                IdGenerator::new(clock.clone(), found.largest_id),
                 found.keys,
             )),
             writer: Mutex::new(Writer::new(disk.clone(), settings, found.last, next, segments.clone())),
@@ -234,6 +235,7 @@ impl<D: Disk> Journal<D> {
             drained: AtomicU64::new(found.checkpoint.drained),
             warned: Mutex::default(),
             ages: Mutex::default(),
+            clock,
             lock: found.lock,
         })
     }

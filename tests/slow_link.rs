@@ -54,7 +54,7 @@ fn a_link_too_slow_for_a_batch_brings_everything_in_about_its_own_time() {
     // Over this link a whole batch takes five seconds.
     let options = options("", "oqoqo").set("mongo.call_timeout_seconds", 2);
     let ratio = drained_over(&mongod, options, 250_000, None);
-    // The ratio is 1.1 on an idle machine; without smaller batches nothing would ever arrive.
+    // The ratio is at most 1.3 on an idle machine; without smaller batches nothing would ever arrive.
     assert!(ratio <= 3.0, "{ratio:.2} times the link's own time");
 }
 

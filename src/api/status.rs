@@ -160,6 +160,7 @@ impl StatusSources {
             "erasures_pending": self.journal.erasures_pending(),
             "disk_free_bytes": self.journal.disk_space().ok().map(|disk_space| disk_space.free_bytes),
             "warnings": self.journal.warnings().into_iter().map(Warning::as_str).collect::<Vec<_>>(),
+            "ids_ahead_seconds": self.journal.ids_ahead().as_secs(),
             "damaged_at_start": found.gaps + found.lost_segments + found.rebuilt_headers,
         })
     }

@@ -231,7 +231,7 @@ fn status_lines(status: &Value) -> String {
         lines.push(("sweep", format!("{due}: removes what is older than mongo.ttl_days, for the first time")));
     }
     let warnings = journal["warnings"].as_array().into_iter().flatten();
-    lines.extend(warnings.map(|warning| ("warning", word(warning))));
+    lines.extend(warnings.map(|warning| ("warning", warning_line(&word(warning), journal))));
     lines.iter().map(|(label, what)| format!("{label:<9}{what}\n")).collect()
 }
 
@@ -314,6 +314,17 @@ fn journal_line(journal: &Value, is_pending: bool) -> String {
     )
 }
 
+fn warning_line(warning: &str, journal: &Value) -> String {
+    match warning {
+        "ids_ahead" => {
+            let ahead = span(number(&journal["ids_ahead_seconds"]));
+            format!("{warning}: new messages are dated {ahead} ahead of the clock, which was set back")
+        }
+        "clock_before_2020" => format!("{warning}: set the clock of this machine"),
+        _ => warning.to_owned(),
+    }
+}
+
 /// A duration in its two largest units.
 fn span(seconds: u64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
@@ -373,6 +384,14 @@ mod tests {
         }
         assert!(status(2).contains("2 messages of 2 sessions,") && status(2).contains("2 records that MongoDB lacks"));
         assert!(!status(0).contains("MongoDB lacks"));
+    }
+
+    #[test]
+    fn a_warning_that_words_help_with_has_words() {
+        let status = json!({"journal": {"warnings": ["disk_low", "ids_ahead"], "ids_ahead_seconds": 3700}});
+        let lines = status_lines(&status);
+        let ahead = "warning  ids_ahead: new messages are dated 1 h 1 min ahead of the clock, which was set back\n";
+        assert!(lines.ends_with(&format!("warning  disk_low\n{ahead}")), "{lines}");
     }
 
     #[test]

@@ -164,3 +164,33 @@ fn whatever_the_clock_says_a_full_journal_drops_drained_segments() {
     assert_eq!(journal.prune(0, Timestamp::from_micros(0)).unwrap(), 0, "nothing is drained");
     assert!(journal.prune(journal.published(), Timestamp::from_micros(0)).unwrap() > 0);
 }
+
+#[test]
+fn ids_more_than_a_minute_ahead_and_a_clock_before_2020_are_warnings() {
+    let (fixture, now) = with_clock(today() + HOUR);
+    let journal = fixture.open();
+    assert_eq!((journal.warnings(), journal.ids_ahead()), (vec![], Duration::ZERO), "nothing is recorded");
+    say(&journal, &["an hour ahead"]).unwrap();
+    for (at, warnings) in [
+        (today() + HOUR, vec![]),
+        (today() + HOUR - MINUTE, vec![]),
+        (today() + HOUR - MINUTE - 1, vec![Warning::IdsAhead]),
+        (micros("2020-01-01T00:00:00Z"), vec![Warning::IdsAhead]),
+        (micros("2019-12-31T23:59:59Z"), vec![Warning::IdsAhead, Warning::ClockBefore2020]),
+        (0, vec![Warning::IdsAhead, Warning::ClockBefore2020]),
+        (today() + 2 * HOUR, vec![]),
+    ] {
+        now.store(at, Ordering::Relaxed);
+        assert_eq!(journal.warnings(), warnings, "{at}");
+        journal.maintain().unwrap();
+    }
+    drop(journal);
+    // Ids of the far future are known to the next start, before it records anything.
+    now.store(micros("2100-01-01T00:00:00Z"), Ordering::Relaxed);
+    say(&fixture.open(), &["74 years ahead"]).unwrap();
+    now.store(today(), Ordering::Relaxed);
+    assert_eq!(fixture.open().warnings(), [Warning::IdsAhead]);
+    // Nor does an empty journal invent them when there is no clock.
+    let (fixture, _) = with_clock(0);
+    assert_eq!(fixture.open().warnings(), [Warning::ClockBefore2020]);
+}

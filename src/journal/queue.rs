@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::message::{Id, IdGenerator, Prepared, SessionId};
+use crate::message::{Id, IdGenerator, Prepared, SessionId, Timestamp};
 
 use super::batch::{Batch, Ticket};
 use super::erasures::ErasureIndex;
@@ -110,6 +110,11 @@ impl AppendQueue {
             idle: None,
             refusing: None,
         }
+    }
+
+    /// The time of the last id.
+    pub fn last_time(&self) -> Timestamp {
+        self.ids.last_time()
     }
 
     /// The first sequence of the open batch.

@@ -69,13 +69,17 @@ pub struct Condition {
     pub(super) waker: (Sender<()>, Receiver<()>),
 }
 
-/// A condition that ends in refusals unless an operator acts.
+/// A condition that an operator should know of, before messages are refused or dated wrong for long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Warning {
     /// The file system of the journal is nearly full.
     DiskLow,
     /// More than half of `journal.max_bytes` is not drained yet.
     BacklogHigh,
+    /// Ids, and with them the times of new messages, are more than a minute ahead of the clock: it was set back.
+    IdsAhead,
+    /// The clock shows a time before 2020.
+    ClockBefore2020,
 }
 
 impl Warning {
@@ -85,6 +89,8 @@ impl Warning {
         match self {
             Self::DiskLow => "disk_low",
             Self::BacklogHigh => "backlog_high",
+            Self::IdsAhead => "ids_ahead",
+            Self::ClockBefore2020 => "clock_before_2020",
         }
     }
 }

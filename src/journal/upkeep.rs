@@ -6,6 +6,7 @@
 
 use std::io;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
@@ -20,6 +21,10 @@ use super::{Journal, segment};
 
 /// A file system counts as low when less than a tenth of it is free and less than this.
 const LOW_BYTES: u64 = 2 << 30;
+/// Ids further ahead of the clock than this are a warning.
+const IDS_AHEAD_MAX: Duration = Duration::from_secs(60);
+/// 2020-01-01T00:00:00Z, in microseconds: a clock before it was never set.
+const YEAR_2020_MICROS: u64 = 1_577_836_800_000_000;
 
 impl<D: Disk> Journal<D> {
     /// Drops segments before `drained` that are older than `journal.retain_hours` (age.rs). While the journal takes
@@ -149,7 +154,15 @@ impl<D: Disk> Journal<D> {
     pub fn warnings(&self) -> Vec<Warning> {
         let disk = self.disk_space().is_ok_and(is_low).then_some(Warning::DiskLow);
         let backlog = self.stats().undrained_bytes > self.shared.config.max_bytes / 2;
-        disk.into_iter().chain(backlog.then_some(Warning::BacklogHigh)).collect()
+        let ids = (self.ids_ahead() > IDS_AHEAD_MAX).then_some(Warning::IdsAhead);
+        let clock = (self.clock.now().micros() < YEAR_2020_MICROS).then_some(Warning::ClockBefore2020);
+        disk.into_iter().chain(backlog.then_some(Warning::BacklogHigh)).chain(ids).chain(clock).collect()
+    }
+
+    /// How far the last id is ahead of the clock: 0 unless the clock was set back, or another server's is ahead.
+    pub fn ids_ahead(&self) -> Duration {
+        let last = self.shared.queue.lock().expect("no holder panics").last_time();
+        Duration::from_micros(last.micros().saturating_sub(self.clock.now().micros()))
     }
 
     /// Logs each warning when it begins and when it ends.
@@ -167,6 +180,16 @@ impl<D: Disk> Journal<D> {
                     self.stats().undrained_bytes >> 20,
                     self.shared.config.max_bytes >> 20
                 ),
+                Warning::IdsAhead => log::warn!(
+                    "the clock was set back: ids never go back, so messages are dated {} s ahead of it until it has caught up",
+                    self.ids_ahead().as_secs()
+                ),
+                Warning::ClockBefore2020 => {
+                    log::warn!(
+                        "the clock shows {}, before 2020: messages are dated so until it is set",
+                        self.clock.now()
+                    );
+                }
             }
         }
         for warning in before.iter().filter(|warning| !now.contains(warning)) {

@@ -175,6 +175,12 @@ impl IdGenerator {
         self.largest
     }
 
+    /// The time of the last id: until the clock has passed it, later ids follow it by a microsecond each.
+    #[must_use]
+    pub fn last_time(&self) -> Timestamp {
+        self.last
+    }
+
     /// Follows another server's id: returns `id`, and every later id of this generator is greater. An id far ahead of
     /// the clock is not followed, because all later messages would get its time: then returns the next own id.
     ///

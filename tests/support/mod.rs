@@ -6,6 +6,7 @@
 
 #![allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
 
+pub mod clock;
 #[cfg(feature = "mongo")]
 pub mod drained;
 #[cfg(feature = "openai")]
