@@ -125,8 +125,16 @@ pub(super) fn is_variable(text: &str) -> bool {
 const CALLS: [&str; 7] =
     ["/chat/completions", "/completions", "/responses", "/embeddings", "/models", "/api/chat", "/api/generate"];
 
+/// The query that an address may have: Azure's. Any other may hold a secret, and addresses are shown.
+const VERSION_QUERY: &str = "api-version=";
+
 /// The address of an OpenAI-compatible server, to which `/chat/completions` is added.
 pub(super) fn is_base_url(text: &str) -> bool {
+    let (text, query) = text.split_once('?').map_or((text, None), |(text, query)| (text, Some(query)));
+    let is_version = |version: &str| version.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+    if query.is_some_and(|query| query.strip_prefix(VERSION_QUERY).is_none_or(|v| v.is_empty() || !is_version(v))) {
+        return false;
+    }
     let path = text.trim_end_matches('/').to_ascii_lowercase();
     if CALLS.iter().any(|call| path.ends_with(call)) {
         return false;

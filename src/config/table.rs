@@ -113,7 +113,8 @@ const IS_DATABASE: &str = "must be 1 to 63 bytes without any of / \\ . \" $ * < 
 const IS_ARGUMENT: &str = "must be an argument of a program: at most 128 KiB, without zero bytes";
 const IS_VARIABLE: &str = "must be the name of an environment variable, without = and zero bytes";
 const IS_BASE_URL: &str = "must be http://HOST[:PORT][/PATH] or https://…, as the server's manual gives it: most often up \
-     to /v1, without /chat/completions or another call, and without user, query, fragment or spaces";
+     to /v1, without /chat/completions or another call, and without user, fragment, spaces or a query but Azure's \
+     ?api-version=…";
 const IS_MODEL: &str = "must be the name of a model: at most 256 characters, without control characters";
 const IS_PROMPT: &str = "must be at most 256 KiB, without zero bytes";
 const IS_COLLECTION: &str =

@@ -185,6 +185,9 @@ fn each_impossible_value_is_refused_with_its_path_value_and_rule() {
             "\"localhost:1/v1\": must be http://HOST[:PORT][/PATH] or https",
         ),
         ("responder.openai.base_url", "\"http://h/v1?key=1\"", "must be http://HOST"),
+        ("responder.openai.base_url", "\"http://h/v1?api-version=1&key=1\"", "must be http://HOST"),
+        ("responder.openai.base_url", "\"http://h/v1?api-version=\"", "must be http://HOST"),
+        ("responder.openai.base_url", "\"http://h/v1/chat/completions?api-version=1\"", "without /chat/completions"),
         ("responder.openai.base_url", "\"http://h:99999/v1\"", "must be http://HOST"),
         ("responder.openai.base_url", "\"http://u:p@h/v1\"", "\"http://[redacted]@h/v1\": must be http://HOST"),
         ("responder.openai.base_url", "\"http:///v1\"", "must be http://HOST"),
@@ -430,6 +433,9 @@ fn a_server_that_answers_needs_a_model_and_a_build_that_can_ask_it() {
     assert_eq!((config.kind, config.openai.base_url.as_str()), (ResponderKind::OpenAi, "https://[::1]:8080/a/v1"));
     assert_eq!(config.openai.api_key.as_ref().map(Secret::expose), Some(SECRET));
     assert!(!format!("{config:?}").contains(SECRET) && !load(&text).unwrap().to_yaml().contains(SECRET));
+    let azure = "https://r.openai.azure.com/openai/deployments/d?api-version=2024-10-21";
+    let version = self::config(&text.replace("https://[::1]:8080/a/v1/", azure)).responder.openai.base_url;
+    assert_eq!(version, azure);
     let told = faults("responder: {kind: openai}");
     assert_eq!(told, "responder.openai.model: \"\": must name a model of the server while responder.kind is openai");
 }

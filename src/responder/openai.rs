@@ -108,7 +108,7 @@ impl OpenAi {
     pub fn new(config: &OpenAiConfig) -> Self {
         Self {
             config: config.clone(),
-            url: format!("{}{CALL}", config.base_url),
+            url: url_of(&config.base_url),
             is_plain: AtomicBool::new(false),
             lookups: Semaphore::new(RUNNING_MAX),
             silence: SILENCE_TIMEOUT,
@@ -174,7 +174,11 @@ impl OpenAi {
         let mut request = agent.post(&self.url).header("content-type", "application/json");
         request = request.header("accept", "text/event-stream, application/json");
         if let Some(key) = &self.config.api_key {
-            request = request.header("authorization", format!("Bearer {}", key.expose()));
+            // A version in the address is Azure's, where a bearer token would be one of its directory.
+            request = match self.config.base_url.contains('?') {
+                true => request.header("api-key", key.expose()),
+                false => request.header("authorization", format!("Bearer {}", key.expose())),
+            };
         }
         request.send(request::body(&self.config, question, !plain)).map_err(|e| {
             if let Some(end) = watch.end() {
@@ -226,6 +230,14 @@ impl OpenAi {
             }
         }
         stream.end(output_limit)
+    }
+}
+
+/// The address of the call: a query stays behind it.
+fn url_of(base_url: &str) -> String {
+    match base_url.split_once('?') {
+        Some((address, query)) => format!("{}{CALL}?{query}", address.trim_end_matches('/')),
+        None => format!("{base_url}{CALL}"),
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! | in the event | is |
 //! |---|---|
-//! | `error`, `errors`, `detail`, `error_code`, `object: "error"`, or `message` with `code` or `type`, without `choices` | an error, with its words |
+//! | `error`, `errors`, `detail`, `error_code`, `object: "error"`, or `message` or `msg` with `code` or `type`, without `choices` | an error, with its words |
+//! | `base_resp` with a `status_code` that is not 0 (MiniMax) | an error |
 //! | any event with the name `error` (`event: error`) | an error |
 //! | `error` together with `choices`, or in the first of them | an error |
 //! | `finish_reason` among [`FAILURES`], or with "error" in it | an error |
@@ -38,7 +39,18 @@ const FAILURES: [&str; 13] = [
 const ERRORS: [&str; 4] = ["error", "errors", "detail", "error_code"];
 
 /// The fields of an error with its words, in order of preference.
-const WORDS: [&str; 8] = ["error", "errors", "message", "detail", "msg", "error_message", "error_msg", "error_code"];
+const WORDS: [&str; 10] = [
+    "error",
+    "errors",
+    "message",
+    "detail",
+    "msg",
+    "error_message",
+    "error_msg",
+    "status_msg",
+    "error_code",
+    "base_resp",
+];
 
 /// The counts of the usage that are stored.
 const COUNTS: [&str; 3] = ["prompt_tokens", "completion_tokens", "total_tokens"];
@@ -73,7 +85,9 @@ impl Event {
         };
         let choice = there(fields, "choices").and_then(|choices| choices.get(0)).and_then(Value::as_object);
         let reason = choice.and_then(|choice| reason_of(choice.get("finish_reason")?));
+        let outcome = there(fields, "base_resp").filter(|outcome| is_failed(outcome));
         let error = match choice {
+            _ if outcome.is_some() => outcome.map(words),
             _ if name == "error" => Some(words(value)),
             None => error_of(fields).then(|| words(value)),
             Some(choice) => [fields, choice].into_iter().find_map(|fields| there(fields, "error").map(words)),
@@ -107,7 +121,12 @@ fn error_of(fields: &Map<String, Value>) -> bool {
     let is_there = |name: &&str| there(fields, name).is_some();
     ERRORS.iter().any(is_there)
         || fields.get("object").is_some_and(|object| object == "error")
-        || is_there(&"message") && (is_there(&"code") || is_there(&"type"))
+        || ["message", "msg"].iter().any(is_there) && ["code", "type"].iter().any(is_there)
+}
+
+/// Whether an outcome, told beside an answer or in its place, is a failure: its code is neither 0 nor absent.
+fn is_failed(outcome: &Value) -> bool {
+    outcome.as_object().and_then(|outcome| there(outcome, "status_code")).is_some_and(|code| code != "0")
 }
 
 fn reason_of(reason: &Value) -> Option<String> {

@@ -42,7 +42,8 @@ impl Quoter<'_> {
     /// `sentence` with the address that was asked, and what is most likely wrong with it: for answers that are no answers of
     /// such a server.
     pub(super) fn with_place(self, sentence: &str) -> String {
-        let base = self.url.strip_suffix(CALL).unwrap_or(self.url);
+        let address = self.url.split('?').next().unwrap_or_default();
+        let base = address.strip_suffix(CALL).unwrap_or(address);
         let has_path = base.splitn(4, '/').nth(3).is_some_and(|path| !path.is_empty());
         let mend = match has_path {
             true => "see responder.openai.base_url",
@@ -130,8 +131,8 @@ mod tests {
         let told = "the model's server failed (500): k=[redacted]&k=[redacted]";
         assert_eq!(refusal(500, b"k=a%2Bb%2Fc%3D%3D&k=a+b/c==", quoter), told);
         assert!(refusal(404, b"", quoter).contains("(asked: http://h/[redacted]/v1/chat/completions; see"));
-        for base in ["http://h", "http://h:11434"] {
-            let url = format!("{base}{CALL}");
+        for (base, query) in [("http://h", ""), ("http://h:11434", ""), ("http://h", "?api-version=1")] {
+            let url = format!("{base}{CALL}{query}");
             let shown = refusal(404, b"", Quoter { key: None, url: &url });
             assert!(
                 shown.ends_with(&format!("(asked: {url}; responder.openai.base_url most likely lacks /v1)")),

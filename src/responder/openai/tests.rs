@@ -187,6 +187,39 @@ fn what_is_no_answer_is_told() {
 }
 
 #[test]
+fn a_failure_told_in_a_good_reply_is_a_failure() {
+    let outcome =
+        json!({"choices": null, "base_resp": {"status_code": 1004, "status_msg": format!("login fail: {KEY}")}});
+    let whole = status("200 OK", "Content-Type: application/json\r\n", &outcome.to_string());
+    let streamed = format!("{STREAM}{}data: {outcome}\n\ndata: [DONE]\n\n", event("half"));
+    let refused = status("401 Unauthorized", "", &outcome.to_string());
+    for (bytes, text, told) in [
+        (whole, "", "broke off with an error: login fail: [redacted]"),
+        (streamed, "half", "broke off with an error: login fail: [redacted]"),
+        (refused, "", "does not accept the key (401): login fail: [redacted]"),
+    ] {
+        let heard = answers(send(bytes));
+        assert_eq!((failed(&heard), heard.text.as_str()), (format!("the model's server {told}").as_str(), text));
+    }
+}
+
+#[test]
+fn a_version_in_the_address_stays_behind_the_call() {
+    for base in ["/openai/deployments/d", "/openai/deployments/d/"] {
+        let upstream = Upstream::new(vec![send(stream("hi")), send(status("404 Not Found", "", ""))]);
+        let responder = OpenAi::new(&config(&format!("http://{}{base}?api-version=2024-10-21", upstream.address)));
+        assert_eq!(ask(&responder, &question(&[("user", "hi")])).text, "hi");
+        let head = upstream.requests().remove(0).0.to_ascii_lowercase();
+        let asked = "/openai/deployments/d/chat/completions?api-version=2024-10-21";
+        assert!(head.starts_with(&format!("post {asked} http/1.1\r\n")), "{head}");
+        assert!(head.contains(&format!("\r\napi-key: {KEY}\r\n")) && !head.contains("authorization"), "{head}");
+        let heard = ask(&responder, &question(&[("user", "hi")]));
+        let place = format!("(asked: http://{}{asked}; see responder.openai.base_url)", upstream.address);
+        assert!(failed(&heard).ends_with(&place), "{}", failed(&heard));
+    }
+}
+
+#[test]
 fn a_refusal_is_told_at_once_and_never_with_the_key() {
     for (line, head, told) in [
         ("401 Unauthorized", "", "does not accept the key (401): no [redacted] here"),

@@ -135,6 +135,15 @@ fn an_event_that_is_an_error_is_told_with_its_words() {
             "late",
         ),
         (chunks(&[r#"{"choices":[{"delta":{},"error":{"code":502,"message":"upstream"}}]}"#]), "upstream"),
+        (chunks(&[r#"{"choices":null,"base_resp":{"status_code":1008,"status_msg":"no balance"}}"#]), "no balance"),
+        (
+            chunks(&[
+                r#"{"choices":[{"delta":{}}],"base_resp":{"status_code":"1027","status_msg":"unsafe sk-hunter2"}}"#,
+            ]),
+            "unsafe [redacted]",
+        ),
+        (chunks(&[r#"{"base_resp":{"status_code":1000}}"#]), r#"{"status_code":1000}"#),
+        (chunks(&[r#"{"code":500,"msg":"not found","success":false}"#]), "not found"),
         (named("error", r#"{"status":503,"message":"busy"}"#), "busy"),
         (named("error", "Internal error"), "Internal error"),
         (": a\n{\"error\":\"bare\"}\n".to_owned(), "bare"),
@@ -142,6 +151,17 @@ fn an_event_that_is_an_error_is_told_with_its_words() {
         let half = chunks(&[&chunk("\"half\"", "null")]);
         let (text, end) = read([format!("{half}{event}data: [DONE]\n\n").as_bytes()]);
         assert_eq!((text.as_str(), end.unwrap_err().to_string()), ("half", format!("{broken_off}{words}")), "{event}");
+    }
+}
+
+#[test]
+fn an_outcome_that_is_no_failure_costs_nothing() {
+    for outcome in
+        [r#"{"status_code":0,"status_msg":"unknown field \"n\""}"#, r#"{"status_code":"0"}"#, "{}", "null", "[1]"]
+    {
+        let last = format!("{{\"choices\":[{{\"delta\":{{}},\"finish_reason\":\"stop\"}}],\"base_resp\":{outcome}}}");
+        let (text, end) = read([chunks(&[&chunk("\"all\"", "null"), &last]).as_bytes()]);
+        assert_eq!((text.as_str(), &end.unwrap().metadata["finish_reason"]), ("all", &json!("stop")), "{outcome}");
     }
 }
 
