@@ -233,7 +233,7 @@ impl OpenAi {
     }
 }
 
-/// The address of the call: a query stays behind it.
+/// The address of the call: a query stays after it.
 fn url_of(base_url: &str) -> String {
     match base_url.split_once('?') {
         Some((address, query)) => format!("{}{CALL}?{query}", address.trim_end_matches('/')),

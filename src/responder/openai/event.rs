@@ -124,7 +124,7 @@ fn error_of(fields: &Map<String, Value>) -> bool {
         || ["message", "msg"].iter().any(is_there) && ["code", "type"].iter().any(is_there)
 }
 
-/// Whether an outcome, told beside an answer or in its place, is a failure: its code is neither 0 nor absent.
+/// Whether an outcome, told with an answer or instead of one, is a failure: its code is neither 0 nor absent.
 fn is_failed(outcome: &Value) -> bool {
     outcome.as_object().and_then(|outcome| there(outcome, "status_code")).is_some_and(|code| code != "0")
 }

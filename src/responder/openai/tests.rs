@@ -204,7 +204,7 @@ fn a_failure_told_in_a_good_reply_is_a_failure() {
 }
 
 #[test]
-fn a_version_in_the_address_stays_behind_the_call() {
+fn a_version_in_the_address_stays_after_the_call() {
     for base in ["/openai/deployments/d", "/openai/deployments/d/"] {
         let upstream = Upstream::new(vec![send(stream("hi")), send(status("404 Not Found", "", ""))]);
         let responder = OpenAi::new(&config(&format!("http://{}{base}?api-version=2024-10-21", upstream.address)));
