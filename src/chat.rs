@@ -68,7 +68,7 @@ pub struct Chat {
 }
 
 /// A turn that has its place in the journal and waits for the sync.
-#[must_use = "it counts only when it is settled"]
+#[must_use = "it counts only when it is finished"]
 pub struct AppendedTurn {
     ticket: Ticket,
     kept: Vec<Appended>,
@@ -128,11 +128,11 @@ impl Chat {
             let entered = self.queues.enter(turn.session, Holder::Brief, WhenBusy::Queue, Instant::now());
             return entered.is_ok().then(|| self.brief(turn));
         }
-        Some(self.append(turn)?.and_then(|appended| self.settle(turn.session, appended)))
+        Some(self.append(turn)?.and_then(|appended| self.finish(turn.session, appended)))
     }
 
     /// The first half of a turn that waits only for a sync. It does not wait, so that one thread can take many turns
-    /// and let them share one sync. Nothing counts before [`Chat::settle`] has returned. `None`: the turn may wait
+    /// and let them share one sync. Nothing counts before [`Chat::finish`] has returned. `None`: the turn may wait
     /// longer, or begins a new context; call [`Chat::begin`].
     pub fn append(&self, turn: &Turn<'_>) -> Option<Result<AppendedTurn, AppendError>> {
         if self.is_brief(turn) {
@@ -170,14 +170,14 @@ impl Chat {
             return self.clear(turn);
         }
         let appended = self.append_answered(turn, Some(HELPED.to_owned()))?;
-        self.settle(turn.session, appended)
+        self.finish(turn.session, appended)
     }
 
     /// The second half: waits for the sync.
     ///
     /// # Errors
     /// [`AppendError`]: whether the messages are recorded is unknown, so retry with the key.
-    pub fn settle(&self, session: &SessionId, appended: AppendedTurn) -> Result<TurnOutcome, AppendError> {
+    pub fn finish(&self, session: &SessionId, appended: AppendedTurn) -> Result<TurnOutcome, AppendError> {
         let AppendedTurn { ticket, kept, text } = appended;
         self.recorder.commit(ticket)?;
         let (user, duplicate) = (kept[0].id(), is_before(&kept[0]));

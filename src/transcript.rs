@@ -204,7 +204,7 @@ impl<D: Disk> Transcripts<D> {
         };
         let mut open = self.lock_open();
         open.newest = open.newest.max(*last);
-        self.settle_in(&mut open, session);
+        self.reconcile_in(&mut open, session);
         if let Some(stale) = open.stale.get_mut(session) {
             stale.last = *last;
             return AppendOutcome::Stale;
@@ -316,7 +316,7 @@ impl<D: Disk> Transcripts<D> {
     /// retry is safe.
     pub fn stale(&self, session: &SessionId) -> io::Result<Option<Stale>> {
         let mut open = self.lock_open();
-        self.settle_in(&mut open, session);
+        self.reconcile_in(&mut open, session);
         self.check_again(&mut open, session)?;
         Ok(open.stale.get(session).copied())
     }
@@ -331,7 +331,7 @@ impl<D: Disk> Transcripts<D> {
     /// there on, whatever it holds.
     pub fn mark_stale(&self, session: &SessionId, first: u64, last: u64) {
         let mut open = self.lock_open();
-        self.settle_in(&mut open, session);
+        self.reconcile_in(&mut open, session);
         open.files.pop(session);
         let last = last.max(open.newest);
         let stale = open.stale.entry(session.clone()).or_insert(Stale::of(first, last));

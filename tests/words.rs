@@ -27,6 +27,7 @@ const RETIRED: &[(&str, &str)] = &[
     ("Offer", "WebSocketOptions"),
     ("Endings", "ExpectedTails"),
     ("distrusted", "suspect"),
+    ("settle", "reconcile"),
     ("workshop", "staging"),
     ("let_go", "evicted_through"),
     ("Stay", "generation, FollowGuard"),

@@ -148,7 +148,7 @@ impl Answering {
             log::error!("a listener of turns panicked at the end of a turn");
         }
         drop(place);
-        self.running.settle(end);
+        self.running.end(end);
     }
 }
 

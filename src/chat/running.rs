@@ -276,7 +276,7 @@ impl RunningTurn {
         (live.text.clone(), live.why)
     }
 
-    /// Tells the hub of the end; [`RunningTurn::settle`] tells the waiting requests.
+    /// Tells the hub of the end; [`RunningTurn::end`] tells the waiting requests.
     pub(super) fn tell_end(&self, end: &TurnEnd) {
         let telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
         self.live().phase = TurnPhase::Ended;
@@ -286,7 +286,7 @@ impl RunningTurn {
     }
 
     /// Tells the waiting requests of the end.
-    pub(super) fn settle(&self, end: TurnEnd) {
+    pub(super) fn end(&self, end: TurnEnd) {
         self.live().end = Some(end);
         self.changed.notify_all();
     }

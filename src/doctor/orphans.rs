@@ -64,17 +64,21 @@ pub fn find<D: Disk, J: Disk>(
             batch.bytes += message.line().len();
             batch.messages.insert(message.id(), (sequence, message.clone()));
             if batch.bytes >= BATCH_BYTES {
-                outcome = search.settle(std::mem::take(&mut batch), take);
+                outcome = search.search_batch(std::mem::take(&mut batch), take);
             }
         })?;
         outcome?;
-        search.settle(batch, take)?;
+        search.search_batch(batch, take)?;
     }
     Ok(())
 }
 
 impl<D: Disk, J: Disk> Search<'_, D, J> {
-    fn settle(&mut self, mut batch: SearchBatch, take: &mut dyn FnMut(&Message) -> io::Result<()>) -> io::Result<()> {
+    fn search_batch(
+        &mut self,
+        mut batch: SearchBatch,
+        take: &mut dyn FnMut(&Message) -> io::Result<()>,
+    ) -> io::Result<()> {
         let rest = &mut batch.messages;
         rest.retain(|id, _| !self.found.contains(id));
         let sequences = || rest.values().map(|(sequence, _)| *sequence);

@@ -66,7 +66,7 @@ impl<D: Disk> Transcripts<D> {
     pub fn erase(&self, session: &SessionId, id: Id, sequence: u64) {
         let mut open = self.lock_open();
         open.newest = open.newest.max(sequence);
-        self.settle_in(&mut open, session);
+        self.reconcile_in(&mut open, session);
         open.files.pop(session);
         open.losses.remove(session);
         open.unnoted.insert(session.clone(), sequence);

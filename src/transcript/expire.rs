@@ -248,7 +248,7 @@ impl<D: Disk> Transcripts<D> {
     /// Whether the session's file may differ from what it should hold.
     fn is_in_doubt(&self, session: &SessionId) -> bool {
         let mut open = self.lock_open();
-        self.settle_in(&mut open, session);
+        self.reconcile_in(&mut open, session);
         self.check_again(&mut open, session).is_err() || open.stale.contains_key(session) || open.lost.contains(session)
     }
 }

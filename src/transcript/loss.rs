@@ -171,7 +171,7 @@ impl<D: Disk> Transcripts<D> {
     /// What the session's transcript has lost, for good or until it is rewritten.
     pub fn lost(&self, session: &SessionId) -> Option<Lost> {
         let mut open = self.lock_open();
-        self.settle_in(&mut open, session);
+        self.reconcile_in(&mut open, session);
         open.losses.get(session).and_then(|known| known.lost)
     }
 

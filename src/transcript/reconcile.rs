@@ -33,7 +33,7 @@ impl<D: Disk> Transcripts<D> {
                 expected_tails.0.values().map(|expected_tail| expected_tail.last).max().unwrap_or(0).max(open.newest);
             open.expected_tails = expected_tails.0;
         }
-        long.iter().for_each(|session| self.settle_one(session));
+        long.iter().for_each(|session| self.reconcile_one(session));
     }
 
     /// Compares all remaining expected tails, one at a time, so that appends go on between them. Returns how many
@@ -41,7 +41,7 @@ impl<D: Disk> Transcripts<D> {
     pub fn reconcile(&self) -> usize {
         let left: Vec<SessionId> = self.lock_open().expected_tails.keys().cloned().collect();
         let before = self.stale_count();
-        left.iter().for_each(|session| self.settle_one(session));
+        left.iter().for_each(|session| self.reconcile_one(session));
         // Nothing is expected any more: frees the memory.
         let mut open = self.lock_open();
         if open.expected_tails.is_empty() {
@@ -51,12 +51,12 @@ impl<D: Disk> Transcripts<D> {
         self.stale_count().saturating_sub(before)
     }
 
-    fn settle_one(&self, session: &SessionId) {
-        self.settle_in(&mut self.lock_open(), session);
+    fn reconcile_one(&self, session: &SessionId) {
+        self.reconcile_in(&mut self.lock_open(), session);
     }
 
     /// Compares one session's length and end, unless that was done; a transcript with another end is stale.
-    pub(super) fn settle_in(&self, open: &mut OpenTranscripts<D>, session: &SessionId) {
+    pub(super) fn reconcile_in(&self, open: &mut OpenTranscripts<D>, session: &SessionId) {
         self.check_length(open, session);
         let Some(expected_tail) = open.expected_tails.remove(session) else { return };
         if let Some(stale) = open.stale.get_mut(session) {

@@ -123,7 +123,7 @@ impl<D: Disk> Transcripts<D> {
                 break;
             }
             reached = feed(reached, &mut |sequence, message| replay.one_of(&pending, sequence, message))?;
-            pending.retain(|session, _| replay.is_settled(session));
+            pending.retain(|session, _| replay.is_up_to_date(session));
         }
         let mut open = self.lock_open();
         for (session, begun) in &pending {
@@ -295,7 +295,7 @@ impl<D: Disk> Replay<'_, D> {
     }
 
     /// Whether the transcript holds all messages of the session; if not, the next rebuild begins where this one did.
-    fn is_settled(&self, session: &SessionId) -> bool {
+    fn is_up_to_date(&self, session: &SessionId) -> bool {
         !self.sessions.get(session).is_some_and(|seen| matches!(seen.place, Agreement::Failed | Agreement::Merging(_)))
     }
 

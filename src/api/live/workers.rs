@@ -32,7 +32,7 @@ pub(super) fn take_turns(turns: &JobQueue<(Recipient, SentMessage)>, chat: &Arc<
         }
         // The first waits for the sync, the others find it done.
         for (to, said, one) in appended {
-            to.put(Done::SentMessage(guarded(|| Ok(chat.settle(&said.session, one)?))));
+            to.put(Done::SentMessage(guarded(|| Ok(chat.finish(&said.session, one)?))));
         }
         for (to, said) in others {
             match begin(chat, &said, WhenBusy::Refuse) {
