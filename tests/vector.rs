@@ -243,27 +243,53 @@ fn a_question_finds_what_was_said_in_other_words() {
     assert!(found.iter().all(|found| found["role"] != "system"));
 }
 
+/// A server of `tests/python/`, ended with this.
+struct Helper {
+    child: Child,
+    url: String,
+}
+
+impl Helper {
+    fn start(program: &str) -> Self {
+        let mut command = Command::new(python());
+        command.arg(root().join("tests/python").join(program)).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let _limit = Limit::on(&child);
+        let mut port = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut port).unwrap();
+        Self { child, url: format!("http://127.0.0.1:{}", port.trim()) }
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 #[test]
-fn any_server_of_embeddings_will_do() {
-    let mut command = Command::new("python3");
-    command.arg(root().join("tests/python/embeddings.py")).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut embeddings = command.spawn().unwrap();
-    let _limit = Limit::within(&embeddings, 10 * WAIT_TIMEOUT);
-    let mut port = String::new();
-    BufReader::new(embeddings.stdout.take().unwrap()).read_line(&mut port).unwrap();
+fn embeddings_and_points_may_be_those_of_servers() {
+    let (embeddings, qdrant) = (Helper::start("embeddings.py"), Helper::start("qdrant.py"));
     let server = Server::start(Options::default());
     let mut texts: Vec<String> = small_talk();
     texts.push("zzz qqq xxx".to_owned());
     record(&mut server.client(), "talk", &texts);
+    record(&mut server.client(), "erased", &["qzx".to_owned()]);
     let mut pipeline = Pipeline::of(&server);
-    pipeline.set("EMBEDDINGS_URL", format!("http://127.0.0.1:{}/v1", port.trim()));
+    pipeline.set("EMBEDDINGS_URL", format!("{}/v1", embeddings.url));
     pipeline.set("EMBEDDINGS_MODEL", "letters");
-    assert!(said(&pipeline.output(&["run"])).contains("401 Unauthorized"));
+    pipeline.set("QDRANT_URL", qdrant.url.as_str());
+    pipeline.set("QDRANT_API_KEY", "q");
+    let output = pipeline.output(&["run"]);
+    assert!(!output.status.success() && said(&output).contains("401 Unauthorized"), "{}", said(&output));
     pipeline.set("EMBEDDINGS_KEY", "k");
     pipeline.run_once();
-    assert_eq!(pipeline.ask("q x z q x z", &["--limit", "1"])[0]["text"], "zzz qqq xxx");
-    embeddings.kill().unwrap();
-    embeddings.wait().unwrap();
+    server.client().request("DELETE", "/api/chat/sessions/erased", &[], None).expect(200);
+    assert!(pipeline.run_once().contains("0 points added, 1 removed"));
+    let found = pipeline.ask("q x z q x z", &["--session", "talk", "--limit", "300"]);
+    assert_eq!((found.len(), &found[0]["text"]), (201, &"zzz qqq xxx".into()));
+    assert!(!pipeline.index().exists(), "nothing is kept here");
 }
 
 /// Texts that no other has; one in a hundred fills several points.
