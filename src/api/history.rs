@@ -19,7 +19,9 @@ const LIMIT_DEFAULT: usize = 50;
 const LIMIT_MAX: usize = 500;
 
 const PARAMETERS: &[&str] = &["session_id", "limit", "before", "after", "role", "since", "until"];
-/// A page is read up to here before its bytes are counted among those of all replies.
+/// A page is read up to here before its bytes are counted among those of all replies. A longer one is then read from its
+/// start again. Against one read, processor time of the server for a page of 50 messages from disk: 1.38 at 200 KiB, 1.27 at
+/// 400 KiB, 1.08 at 1 MiB; from the cache about the same.
 const UNCOUNTED_BYTES: usize = 128 * 1024;
 
 /// The fields after the messages.
