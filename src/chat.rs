@@ -31,6 +31,7 @@ use crate::config::ResponderConfig;
 use crate::history::History;
 use crate::hub::Hub;
 use crate::journal::{self, AppendError, Appended, IdempotencyKey, ReplyTo, Ticket};
+use crate::logging::{self, Throttle};
 use crate::message::{self, Id, Metadata, SessionId};
 use crate::recorder::{Durability, ErasureOutcome, Recorder};
 use crate::responder::Responder;
@@ -54,6 +55,9 @@ const HELPED: &str = "Every message is recorded and answered. /clear (or clear) 
 /// The text of a new context's record in the history.
 const CLEARED: &str = "A new context begins here.";
 
+/// Lines a second about turns that are refused: on a full disk, or beyond a limit, all are.
+const REFUSED_LINES_PER_SECOND: u32 = 3;
+
 /// Takes turns and records messages.
 pub struct Chat {
     recorder: Arc<Recorder>,
@@ -65,6 +69,8 @@ pub struct Chat {
     waiting: Arc<Semaphore>,
     counts: Arc<TurnCounts>,
     hub: Arc<Hub>,
+    /// Limits the lines about turns that are refused.
+    refused: Throttle,
 }
 
 /// A turn that has its place in the journal and waits for the sync.
@@ -115,6 +121,7 @@ impl Chat {
             waiting: Semaphore::new(waiting_max),
             counts: Arc::default(),
             hub,
+            refused: Throttle::new(REFUSED_LINES_PER_SECOND),
         }
     }
 
@@ -197,6 +204,21 @@ impl Chat {
     /// # Errors
     /// [`TurnError`]: nothing was recorded, except that it is unknown after [`TurnError::Refused`].
     pub fn begin(&self, turn: &Turn<'_>, when_busy: WhenBusy) -> Result<StartedTurn, TurnError> {
+        self.try_begin(turn, when_busy).inspect_err(|why| self.log_refused(turn.session, why))
+    }
+
+    /// Logs a turn that fails before it is answered, a few a second at most.
+    pub fn log_refused(&self, session: &SessionId, why: &TurnError) {
+        // To be told to wait is no failure.
+        if *why != TurnError::Busy
+            && let Some(left_out) = self.refused.admit()
+        {
+            let others = logging::others(left_out);
+            log::warn!("[CHAT TURN] A message to session {session} is not answered: {why}{others}");
+        }
+    }
+
+    fn try_begin(&self, turn: &Turn<'_>, when_busy: WhenBusy) -> Result<StartedTurn, TurnError> {
         if let Some(done) = self.at_once(turn) {
             return Ok(StartedTurn::Done(done?));
         }
@@ -269,6 +291,7 @@ impl Chat {
             counts: self.counts.clone(),
             running,
             transport: transport.to_owned(),
+            request: logging::current(),
             timeout: self.timeout,
             slot: Some(slot.place),
             place: Some(place),

@@ -34,6 +34,7 @@ use args::{Command, HELP, Options, ReportFormat};
 use load::{load, load_using};
 use screen::{CommandError, print, warn};
 
+use crate::logging::LineStyle;
 use crate::{app, doctor, logging, responder};
 
 /// What `data/` in the default paths means without `--data`.
@@ -62,15 +63,23 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn serve(options: &Options) -> Result<(), CommandError> {
     let loaded = load(options)?;
     let config = loaded.settings.config();
-    logging::init(config.log.level).map_err(|error| CommandError::Other(error.to_string()))?;
+    let style = logging::init(&config.log).map_err(|error| CommandError::Other(error.to_string()))?;
     let data = options.data.as_deref().unwrap_or(DEFAULT_DATA.as_ref());
     start_lines::log(&config, loaded.file.as_deref(), &data.display().to_string());
     // The panic hook has logged a panic; this turns it into our exit code instead of Rust's 101.
     let done = catch_unwind(AssertUnwindSafe(|| app::run(&config)));
+    let fault = match done {
+        Ok(done) => done.err().map(|error| told(&error)),
+        Err(_) => Some("the server panicked; the log says where".to_owned()),
+    };
+    // A reader of JSON or of priorities gets this line in the same form.
+    let is_logged = style != LineStyle::Plain;
+    fault.iter().filter(|_| is_logged).for_each(|fault| log::error!("{fault}"));
     log::logger().flush();
-    match done {
-        Ok(done) => done.map_err(|error| CommandError::Other(told(&error))),
-        Err(_) => Err(CommandError::Other("the server panicked; the log says where".to_owned())),
+    match fault {
+        Some(_) if is_logged => Err(CommandError::Logged),
+        Some(fault) => Err(CommandError::Other(fault)),
+        None => Ok(()),
     }
 }
 

@@ -40,8 +40,8 @@ pub use resolve::{Overrides, UsesSecret};
 pub use secret::{Secret, redact_uri};
 pub use settings::Settings;
 pub use types::{
-    BatchConfig, CacheConfig, Config, Fsync, HistoryConfig, JournalConfig, LogConfig, MongoConfig, OpenAiConfig,
-    ResponderConfig, ResponderKind, ServerConfig, Timeouts, WebsocketConfig,
+    BatchConfig, CacheConfig, Config, Fsync, HistoryConfig, JournalConfig, LogConfig, LogFormat, MongoConfig,
+    OpenAiConfig, ResponderConfig, ResponderKind, ServerConfig, Timeouts, WebsocketConfig,
 };
 
 use std::path::Path;

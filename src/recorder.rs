@@ -271,19 +271,31 @@ impl<D: Disk> Outlets<D> {
         }
     }
 
-    /// Publishes messages, session by session, each in sequence, and then the erasure that may follow them.
+    /// Publishes messages, session by session, each in sequence, and then the erasure that may follow them. A batch
+    /// is of many requests: what the log says of a record names its own.
     fn publish_part(&self, part: &[Record]) {
         let mut messages: Vec<(u64, &Arc<Message>)> =
             part.iter().filter_map(|record| Some((record.sequence, record.entry.message()?))).collect();
         // Stable, so that each session's stay in sequence: one write of its transcript for all of them.
         messages.sort_by(|(_, one), (_, other)| one.session().cmp(other.session()));
+        let enter = |sequence: u64, session: &SessionId| {
+            let record = &part[(sequence - part[0].sequence) as usize];
+            let entered = logging::enter(record.request.clone());
+            logging::about_session(session.as_str());
+            entered
+        };
         for run in messages.chunk_by(|(_, one), (_, other)| one.session() == other.session()) {
-            let appended = self.transcripts.append(run[0].1.session(), run);
-            for (index, (_, message)) in run.iter().enumerate() {
+            let session = run[0].1.session();
+            let entered = enter(run[0].0, session);
+            let appended = self.transcripts.append(session, run);
+            drop(entered);
+            for (index, (sequence, message)) in run.iter().enumerate() {
+                let _entered = enter(*sequence, session);
                 self.cache_one(message, index == 0 && appended == AppendOutcome::Written { first_ever: true });
             }
         }
         if let Some(Record { entry: Entry::Erasure { id, session }, sequence, .. }) = part.last() {
+            let _entered = enter(*sequence, session);
             // In this order: a warm-up may have read the transcript before it was removed.
             self.transcripts.erase(session, *id, *sequence);
             self.cache.erase(session, *id);

@@ -18,7 +18,7 @@ use crate::config::{ResponderConfig, ResponderKind};
 
 pub use command::CommandResponder;
 pub use echo::Echo;
-pub use interface::{Answer, ContextLimit, Question, Responder, ResponderError};
+pub use interface::{Answer, ContextLimit, Question, Responder, ResponderError, without_quotation};
 pub use openai::OpenAi;
 pub use output_limit::TEXT_BYTES_MAX;
 pub use stop::Stop;

@@ -21,6 +21,7 @@ mod input;
 pub mod local;
 mod output;
 mod reply;
+mod request_scope;
 mod table;
 pub mod tcp;
 #[cfg(test)]
@@ -33,7 +34,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::api::Problem;
-use crate::logging;
+use crate::logging::RequestId;
 
 pub use websocket::WebSocketOptions;
 
@@ -51,15 +52,14 @@ impl RequestIds {
         Self { prefix: u32::from_ne_bytes(random), next: AtomicU64::new(1) }
     }
 
-    fn next(&self) -> String {
-        format!("{:08x}-{:x}", self.prefix, self.next.fetch_add(1, Ordering::Relaxed))
+    fn next(&self) -> RequestId {
+        format!("{:08x}-{:x}", self.prefix, self.next.fetch_add(1, Ordering::Relaxed)).into()
     }
 }
 
-/// Runs a part of a service; a panic becomes a 500 and a line in the log with the same id.
-fn guarded<T>(request_id: &str, run: impl FnOnce() -> T) -> Result<T, Problem> {
+/// Runs a part of a service; a panic becomes a 500. Its line in the log names the request that this thread works for.
+fn guarded<T>(run: impl FnOnce() -> T) -> Result<T, Problem> {
     catch_unwind(AssertUnwindSafe(run)).map_err(|_| {
-        log::error!("request {request_id} failed: panic at {}", logging::last_panic());
         let detail = "a fault in the server; its log has the details under this request_id";
         Problem::new(500, "internal_error", detail)
     })
@@ -67,9 +67,9 @@ fn guarded<T>(request_id: &str, run: impl FnOnce() -> T) -> Result<T, Problem> {
 
 #[cfg(test)]
 mod tests {
-    use log::LevelFilter;
-
     use super::*;
+    use crate::config::Config;
+    use crate::logging;
 
     const ROLE: &str = "CHATKEEP_TEST_SERVER_ROLE";
 
@@ -78,8 +78,9 @@ mod tests {
         if std::env::var_os(ROLE).is_none() {
             return;
         }
-        logging::init(LevelFilter::Info).unwrap();
-        assert_eq!(guarded("job-17.3", || panic!("asked to")).unwrap_err().status, 500);
+        logging::init(&Config::defaults(None).unwrap().log).unwrap();
+        let _entered = logging::enter(Some("job-17.3".into()));
+        assert_eq!(guarded(|| panic!("asked to")).unwrap_err().status, 500);
         log::logger().flush();
     }
 
@@ -89,7 +90,7 @@ mod tests {
         let mut child = std::process::Command::new(std::env::current_exe().unwrap());
         let output = child.args(only).env(ROLE, "1").output().unwrap();
         let stderr = String::from_utf8(output.stderr).unwrap();
-        let place = "request job-17.3 failed: panic at src/server.rs:";
-        assert!(output.status.success() && stderr.contains(place), "{stderr}");
+        let (place, id) = ("panic at src/server.rs:", "asked to (request job-17.3)\n");
+        assert!(output.status.success() && stderr.contains(place) && stderr.contains(id), "{stderr}");
     }
 }

@@ -6,6 +6,7 @@ use serde::Serialize;
 use tiny_http::StatusCode;
 
 use crate::history::{History, HistoryPage, HistoryQuery, MessageSource};
+use crate::logging;
 use crate::message::{Id, Message, SessionId, Timestamp, is_role};
 use crate::permit::Permit;
 
@@ -57,6 +58,7 @@ struct PageCounts {
 /// 422 for a parameter; 503 when the disk cannot be read now, or when other replies hold what large ones may (reply_budget.rs).
 pub fn read(history: &History, outgoing: &ReplyBudget, head: &RequestHead<'_>) -> Result<Reply, Problem> {
     let ask = parse(head.query)?;
+    logging::about_session(ask.session.as_str());
     let read = |ask: &HistoryQuery| {
         history.read(ask).map_err(|e| {
             log::error!("the history of {} cannot be read: {e}", ask.session);

@@ -39,6 +39,7 @@ use crate::chat::Chat;
 use crate::config::WebsocketConfig;
 use crate::history::History;
 use crate::hub::Hub;
+use crate::logging;
 use crate::message::{Clock, SessionId};
 use crate::thread;
 
@@ -145,7 +146,9 @@ impl Sockets for SocketService {
             }
             Ok(())
         })?;
-        Ok(Joining { session: session.map_or_else(new_session, Ok)?, after })
+        let session = session.map_or_else(new_session, Ok)?;
+        logging::about_session(session.as_str());
+        Ok(Joining { session, after, request: head.request_id.into() })
     }
 
     fn handler(&self, waker: Arc<dyn Wake>) -> Box<dyn SocketHandler> {

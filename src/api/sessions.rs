@@ -5,6 +5,7 @@
 use serde::Serialize;
 
 use crate::chat::Chat;
+use crate::logging;
 use crate::message::{Id, SessionId, Timestamp};
 
 use super::{Problem, Reply, RequestHead, body, json};
@@ -48,6 +49,7 @@ struct ErasedCounts {
 /// ```
 pub fn erase(chat: &Chat, mongo: Mongo, head: &RequestHead<'_>) -> Result<Reply, Problem> {
     let session = session(head.path)?;
+    logging::about_session(session.as_str());
     let erased = chat.erase(&session)?;
     let status = if mongo == Mongo::Pending { 202 } else { 200 };
     Ok(json(

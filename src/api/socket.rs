@@ -11,6 +11,7 @@ use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, OnceLock};
 
+use crate::logging::RequestId;
 use crate::message::{Id, SessionId};
 use crate::permit::{Permit, Semaphore};
 
@@ -78,6 +79,8 @@ pub struct Joining {
     pub session: SessionId,
     /// The last message that the client has, if it resumes.
     pub after: Option<Id>,
+    /// The handshake's id; each message that comes over the socket is a part of it.
+    pub request: RequestId,
 }
 
 /// Serves WebSockets.

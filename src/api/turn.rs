@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 use tiny_http::StatusCode;
 
 use crate::chat::{Chat, Follow, StartedTurn, Turn, TurnOutcome, TurnProgress, TurnStatus, WhenBusy};
+use crate::logging;
 use crate::message::{Id, SessionId, Timestamp};
 
 use super::body::{self, Text};
@@ -95,6 +96,7 @@ pub fn say(chat: &Arc<Chat>, head: &RequestHead<'_>, body: &[u8]) -> Result<Repl
     let body = content::json(head, body, TURN)?;
     let turn: TurnBody<'_> = body::object(&body, TURN)?;
     let session = body::session(turn.session_id.as_deref(), "session_id")?;
+    logging::about_session(session.as_str());
     body::check_metadata(turn.metadata.as_ref(), "metadata")?;
     body::check_whole_numbers(turn.metadata.iter(), &body)?;
     let sent = head.single(KEY_HEADER)?;

@@ -15,10 +15,11 @@ use serde_json::{Map, Value};
 
 use crate::history::History;
 use crate::journal::{AppendError, NewRecord, ReplyTo};
+use crate::logging::{self, RequestId};
 use crate::message::{self, Metadata, SessionId};
 use crate::permit::Permit;
 use crate::recorder::Recorder;
-use crate::responder::{Answer, Question, Responder, ResponderError};
+use crate::responder::{Answer, Question, Responder, ResponderError, without_quotation};
 
 use super::context;
 use super::running::{REPLY_BYTES_MAX, RunningTurn, Why, fitting};
@@ -60,6 +61,8 @@ pub(super) struct Answering {
     pub(super) counts: Arc<TurnCounts>,
     pub(super) running: Arc<RunningTurn>,
     pub(super) transport: String,
+    /// The request that began it.
+    pub(super) request: Option<RequestId>,
     pub(super) timeout: Duration,
     /// Given back first.
     pub(super) slot: Option<Permit>,
@@ -77,6 +80,8 @@ struct FinalReply {
 impl Answering {
     /// Answers the turn to its end.
     pub(super) fn run(mut self) {
+        let _entered = logging::enter(self.request.clone());
+        logging::about_session(self.running.session().as_str());
         let mut told = Map::new();
         let answer = self.answer(&mut told);
         drop(self.slot.take());
@@ -112,8 +117,7 @@ impl Answering {
         let ask = || self.responder.answer(&question, &mut |piece| running.say(piece));
         catch_unwind(AssertUnwindSafe(ask)).unwrap_or_else(|_| {
             self.counts.panics.fetch_add(1, Ordering::Relaxed);
-            log::error!("the responder panicked in {}", running.session());
-            Err(ResponderError::Failed("a fault in the responder; the server's log has the details".into()))
+            Err(ResponderError::Failed(format!("a fault in the responder; {}", logging::in_the_log())))
         })
     }
 
@@ -137,10 +141,19 @@ impl Answering {
     fn end(&mut self, end: TurnEnd) {
         let Some(place) = self.place.take() else { return };
         match &end {
-            Ok(said) => self.counts.count(said.status),
+            Ok(said) => {
+                self.counts.count(said.status);
+                if said.status == TurnStatus::Error {
+                    let traced = log::log_enabled!(log::Level::Trace);
+                    let reason = if traced { &said.text } else { without_quotation(&said.text) };
+                    let (user, session) = (self.running.user(), self.running.session());
+                    log::warn!("[CHAT TURN] The answer to {user} in session {session} failed: {reason}");
+                }
+            }
             Err(refusal) => {
                 self.counts.count(TurnStatus::Error);
-                log::error!("the reply to {} cannot be recorded: {refusal}", self.running.user());
+                let (user, session) = (self.running.user(), self.running.session());
+                log::error!("[CHAT TURN] The answer to {user} in session {session} cannot be recorded: {refusal}");
             }
         }
         let told = catch_unwind(AssertUnwindSafe(|| self.running.tell_end(&end)));

@@ -270,7 +270,7 @@ mod tests {
     fn parsed(args: &str) -> Result<Invocation, String> {
         parse(args.split_whitespace().map(OsString::from)).map_err(|failure| match failure {
             CommandError::Asked(lines) => lines.join("\n"),
-            CommandError::Other(line) => panic!("{line}"),
+            other => panic!("{other:?}"),
         })
     }
 

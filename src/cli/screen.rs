@@ -17,6 +17,8 @@ pub(super) enum CommandError {
     Asked(Vec<String>),
     /// Anything else.
     Other(String),
+    /// The same, and the log has told it.
+    Logged,
 }
 
 impl From<ClientError> for CommandError {
@@ -34,6 +36,7 @@ impl CommandError {
         let (lines, code) = match self {
             Self::Asked(lines) => (lines, 2),
             Self::Other(line) => (vec![line], 1),
+            Self::Logged => (Vec::new(), 1),
         };
         let report: String = lines.iter().map(|line| format!("error: {}\n", logging::escaped(line))).collect();
         // If stderr is closed, the exit code still tells.

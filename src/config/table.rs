@@ -184,4 +184,6 @@ pub(super) static KEYS: &[ConfigKey] = &[
     whole("responder.openai.context_messages", 40, 1..=500),
     whole("responder.openai.context_bytes", 64 * KIB, KIB..=8 * MIB),
     choice("log.level", "${CHATKEEP_LOG:-info}", &["off", "error", "warn", "info", "debug", "trace"]),
+    choice("log.format", "text", &["text", "json"]),
+    flag("log.access"),
 ];

@@ -284,11 +284,25 @@ pub struct OpenAiConfig {
 }
 
 /// `log:` the log.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub struct LogConfig {
     /// The most detailed level that is written.
     #[serde(deserialize_with = "level")]
     pub level: log::LevelFilter,
+    /// How a line looks.
+    pub format: LogFormat,
+    /// Whether each request has a line.
+    pub access: bool,
+}
+
+/// `log.format`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// A line for people.
+    Text,
+    /// One JSON object a line.
+    Json,
 }
 
 fn seconds<'a, D: Deserializer<'a>>(from: D) -> Result<Duration, D::Error> {

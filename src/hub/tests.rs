@@ -15,7 +15,7 @@ fn message(ids: &mut IdGenerator, name: &str, text: &str) -> Record {
     let metadata = Metadata::default();
     let draft = message::Draft { session: &session, role: "user", text, metadata, vector_ids: &[] };
     let sealed = Arc::new(draft.prepare().seal(ids.next_id()));
-    Record { sequence: 1, entry: Entry::Message(sealed, Links::default()), origin: None }
+    Record { sequence: 1, entry: Entry::Message(sealed, Links::default()), origin: None, request: None }
 }
 
 fn ids() -> IdGenerator {
@@ -47,7 +47,7 @@ fn a_listener_hears_of_its_sessions_once_and_in_order() {
     hub.tell(TurnEvent { session: session("a"), user: ids.next_id(), what: TurnEventKind::Started });
     hub.tell(TurnEvent { session: session("b"), user: ids.next_id(), what: TurnEventKind::Started });
     let erasure = Entry::Erasure { id: ids.next_id(), session: session("a") };
-    hub.publish(&[Record { sequence: 9, entry: erasure, origin: None }]);
+    hub.publish(&[Record { sequence: 9, entry: erasure, origin: None, request: None }]);
     assert_eq!(woken.load(Ordering::SeqCst), 3, "once for each publication");
     assert!(listener.has_mail());
     assert_eq!(texts(&listener.take()), ["1", "2", "Started", "erased"]);
@@ -77,6 +77,7 @@ fn a_full_mailbox_says_which_sessions_lost_something_and_keeps_order() {
         sequence: 9,
         entry: Entry::Erasure { id: erasure, session: session("full") },
         origin: None,
+        request: None,
     }]);
     let mail = listener.take();
     assert_eq!(mail.events.len(), 4);

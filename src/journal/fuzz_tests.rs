@@ -325,7 +325,7 @@ fn payloads_of_any_bytes_are_entries_or_none_and_never_a_panic() {
     for _ in 0..10_000 * scale() {
         let mut bytes = Vec::new();
         let which = random.below(4) as usize;
-        Record { sequence: 1, entry: entries[which].clone(), origin: None }
+        Record { sequence: 1, entry: entries[which].clone(), origin: None, request: None }
             .push_frame(RequestPart::default(), &mut bytes);
         let mut payload = bytes.split_off(FRAME_HEADER_BYTES);
         noise(&mut random, &mut payload);

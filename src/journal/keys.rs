@@ -220,7 +220,7 @@ mod tests {
                 Draft { session: &session, role: "user", text: "hi", metadata: Metadata::default(), vector_ids: &[] };
             let message = Arc::new(line.prepare().seal(known(sequence).id));
             let key = Some(key(of));
-            Record { sequence, entry: Entry::Message(message, Links { key, reply_to }), origin: None }
+            Record { sequence, entry: Entry::Message(message, Links { key, reply_to }), origin: None, request: None }
         };
         let mut keys = filled(5, 100);
         // The reply to 5, a new key 6 with its reply; then key 9, which waits for another batch.

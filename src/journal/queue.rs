@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::logging;
 use crate::message::{Id, IdGenerator, Prepared, SessionId, Timestamp};
 
 use super::batch::{Batch, Ticket};
@@ -206,7 +207,8 @@ impl AppendQueue {
             None => self.ids.next_id(),
         };
         let origin = draft.line().and_then(Prepared::origin);
-        let record = Record { sequence: self.next_sequence, entry: draft.seal(id, previous), origin };
+        let (entry, request) = (draft.seal(id, previous), logging::current());
+        let record = Record { sequence: self.next_sequence, entry, origin, request };
         self.next_sequence += 1;
         self.frames.push(&record, group);
         self.keys.note(&record);

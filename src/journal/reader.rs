@@ -207,7 +207,7 @@ fn accept<D: Disk>(shared: &JournalState<D>, position: u64, header: &FrameHeader
     match Entry::decode(header.kind, payload) {
         Some(Entry::Abort { .. }) => None,
         Some(entry) if shared.is_erased(&entry) => None,
-        Some(entry) => Some(Record { sequence, entry, origin: None }),
+        Some(entry) => Some(Record { sequence, entry, origin: None, request: None }),
         None if record::is_scrubbed(header.kind, payload) => None,
         None => {
             log::error!("the journal's record {sequence} is intact and yet cannot be read: a fault in chatkeep");

@@ -22,6 +22,7 @@
 
 use std::sync::Arc;
 
+use crate::logging::RequestId;
 use crate::message::{Id, Message, Origin, Prepared, SessionId};
 
 use super::codec::Encoded;
@@ -137,6 +138,8 @@ pub struct Record {
     /// The sender's number, if it was just recorded for a sender that must recognise it; records that are read have
     /// none.
     pub origin: Option<Origin>,
+    /// The request that it was just recorded for, for the log; records that are read have none.
+    pub request: Option<RequestId>,
 }
 
 impl NewRecord {
@@ -339,7 +342,7 @@ mod tests {
             Entry::Abort { first: 3, last: 9 },
         ];
         for entry in entries {
-            let record = Record { sequence: 11, entry, origin: None };
+            let record = Record { sequence: 11, entry, origin: None, request: None };
             let mut frame = Vec::new();
             assert_eq!(record.push_frame(RequestPart::default(), &mut frame), frame.len());
             stamp(&mut frame, 5);

@@ -130,7 +130,8 @@ impl<D: Disk> Recovered<D> {
     /// Appends an abort record for the range, in a new segment if it must.
     fn void(&mut self, start: &Start<'_, D>, first: u64, last: u64) -> io::Result<()> {
         let mut frames = Frames::default();
-        let abort = Record { sequence: self.next_sequence, entry: Entry::Abort { first, last }, origin: None };
+        let abort =
+            Record { sequence: self.next_sequence, entry: Entry::Abort { first, last }, origin: None, request: None };
         frames.push(&abort, RequestPart::default());
         if self.last.room() < frames.bytes.len() as u64 {
             let header = segment::new_header(start.clock, self.epoch, self.next_number, self.next_sequence);

@@ -1,8 +1,15 @@
 //! The log as its readers see it. Compiled under `#[cfg(test)]` only.
 
+use std::any::Any;
+use std::fmt;
+use std::io::{self, Write};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use super::queue::QUEUE_LINES;
+use super::text::MESSAGE_BYTES;
 use super::*;
+use crate::thread;
 
 /// Remembers each write by itself.
 #[derive(Clone, Default)]
@@ -26,8 +33,12 @@ impl Write for Writes {
 }
 
 fn logger(level: LevelFilter) -> (Writes, Logger<Writes>) {
+    styled(LogConfig { level, format: LogFormat::Text, access: false }, LineStyle::Plain)
+}
+
+fn styled(config: LogConfig, style: LineStyle) -> (Writes, Logger<Writes>) {
     let writes = Writes::default();
-    (writes.clone(), Logger::new(level, writes))
+    (writes.clone(), Logger::new(&config, style, writes))
 }
 
 fn log_to(logger: &impl Log, level: Level, target: &str, message: fmt::Arguments<'_>) {
@@ -56,6 +67,68 @@ fn no_text_can_forge_a_line_or_steer_a_terminal() {
     let escapes = "a\\n2025 [ERROR] forged\\r\\t\\u{0}\\u{1b}[31m\\u{7f}\\u{85}\\u{9b}\\u{2028}\\u{202e}é😀\\\n";
     assert!(written.ends_with(escapes), "{written}");
     assert_eq!(written.chars().filter(|c| c.is_control()).count(), 1);
+}
+
+#[test]
+fn a_line_names_its_request_and_under_journald_its_priority() {
+    let config = LogConfig { level: LevelFilter::Debug, format: LogFormat::Text, access: false };
+    let (writes, logger) = styled(config, LineStyle::Journal);
+    let run = move || {
+        let entered = enter(Some("1b2c-5".into()));
+        for level in [Level::Error, Level::Warn, Level::Info] {
+            log_to(&logger, level, OURS, format_args!("a\nb"));
+        }
+        drop(entered);
+        log_to(&logger, Level::Debug, "chatkeep::cache", format_args!("c"));
+    };
+    thread::spawn("http-7", run).unwrap().join().unwrap();
+    let lines = [
+        "<3>[ERROR] (http-7) a\\nb (request 1b2c-5)\n",
+        "<4>[WARN ] (http-7) a\\nb (request 1b2c-5)\n",
+        "<6>[INFO ] (http-7) a\\nb (request 1b2c-5)\n",
+        "<7>[DEBUG] (http-7) chatkeep::cache: c\n",
+    ];
+    assert_eq!(writes.take(), lines);
+    assert!(LineStyle::Journal.lost(3).starts_with(b"<4>[WARN ] (log) 3 lines were lost"));
+}
+
+#[test]
+fn a_line_of_json_is_one_object_that_keeps_the_text_and_steers_nothing() {
+    let config = LogConfig { level: LevelFilter::Info, format: LogFormat::Json, access: true };
+    let (writes, logger) = styled(config, LineStyle::Json);
+    let text = "a\n\"2025\" [ERROR]\r\t\0\x1b[31m\x7f\u{85}\u{9b}\u{2028}\u{202e}é😀\\";
+    request::tell_sessions();
+    let entered = enter(Some("1b2c-5".into()));
+    about_session("s");
+    log_to(&logger, Level::Warn, "chatkeep::cache", format_args!("{text}"));
+    drop(entered);
+    let fields = [("status", log::kv::Value::from(200u16)), ("path", "/\u{7f}".into()), ("ms", 0.5.into())];
+    let args = format_args!("done");
+    logger.log(&Record::builder().level(Level::Info).target(ACCESS).args(args).key_values(&fields).build());
+    let written = writes.take();
+    let objects: Vec<serde_json::Value> = written.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for line in &written {
+        assert!(line.ends_with('\n') && line.chars().filter(|c| text::forges(*c)).count() == 1, "{line:?}");
+    }
+    let (warned, access) = (&objects[0], &objects[1]);
+    assert_eq!((&warned["message"], &warned["level"]), (&text.into(), &"WARN".into()), "{warned}");
+    assert_eq!((&warned["request_id"], &warned["session"]), (&"1b2c-5".into(), &"s".into()), "{warned}");
+    assert_eq!(warned["target"], "chatkeep::cache");
+    let time = warned["time"].as_str().unwrap();
+    time::OffsetDateTime::parse(time, &time::format_description::well_known::Rfc3339).unwrap();
+    assert_eq!((&access["status"], &access["ms"], &access["path"]), (&200.into(), &0.5.into(), &"/\u{7f}".into()));
+    assert!(access.get("request_id").is_none() && access.get("session").is_none(), "{access}");
+    let lost: serde_json::Value = serde_json::from_slice(&LineStyle::Json.lost(3)).unwrap();
+    assert!(lost["level"] == "WARN" && lost["message"].as_str().unwrap().starts_with("3 lines"), "{lost}");
+}
+
+#[test]
+fn the_access_log_is_written_only_where_it_is_wanted() {
+    for access in [false, true] {
+        let config = LogConfig { level: LevelFilter::Info, format: LogFormat::Text, access };
+        let (_, logger) = styled(config, LineStyle::Plain);
+        assert_eq!(logger.enabled(&Metadata::builder().level(Level::Info).target(ACCESS).build()), access);
+    }
 }
 
 #[test]
@@ -102,7 +175,8 @@ fn a_stderr_that_fails_is_no_fault_and_a_later_line_is_whole() {
         }
     }
     let writes = Writes::default();
-    let logger = Logger::new(LevelFilter::Info, FailsOnce(writes.clone(), false));
+    let config = LogConfig { level: LevelFilter::Info, format: LogFormat::Text, access: false };
+    let logger = Logger::new(&config, LineStyle::Plain, FailsOnce(writes.clone(), false));
     log_to(&logger, Level::Info, OURS, format_args!("lost"));
     log_to(&logger, Level::Info, OURS, format_args!("kept"));
     let written = writes.take().concat();
@@ -144,7 +218,7 @@ fn the_child_of_the_next_test() {
     if std::env::var_os(ROLE).is_none() {
         return;
     }
-    init(LevelFilter::Info).unwrap();
+    init(&LogConfig { level: LevelFilter::Info, format: LogFormat::Text, access: false }).unwrap();
     let text = String::from("a client's message");
     assert!(thread::spawn("http-9", move || panic!("{text}")).unwrap().join().is_err());
     log::info!("still here\nand whole");
@@ -179,7 +253,7 @@ fn a_throttle_admits_a_few_a_second_and_counts_the_rest() {
 #[test]
 fn a_reader_that_stops_delays_nobody_and_is_told_how_much_was_lost() {
     let (reader, writer) = io::pipe().unwrap();
-    let mut queue = LogQueue::new(writer);
+    let mut queue = LogQueue::new(writer, LineStyle::Plain);
     let line = vec![b'x'; 1000];
     // More than the pipe and the queue hold: without the queue this would wait for ever.
     (0..4 * QUEUE_LINES).for_each(|_| drop(queue.write(&[&line[..], b"\n"].concat())));
@@ -198,7 +272,7 @@ fn a_reader_that_stops_delays_nobody_and_is_told_how_much_was_lost() {
 #[test]
 fn a_flush_waits_for_what_was_logged() {
     let (mut reader, writer) = io::pipe().unwrap();
-    let mut queue = LogQueue::new(writer);
+    let mut queue = LogQueue::new(writer, LineStyle::Plain);
     queue.write_all(b"one\n").unwrap();
     queue.flush().unwrap();
     let mut read = [0; 4];

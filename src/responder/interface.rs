@@ -75,7 +75,15 @@ pub enum ResponderError {
     /// The deadline passed.
     #[error("the responder did not answer in time")]
     Late,
-    /// Any other failure, in words for users: it becomes the text of the recorded reply. Holds no secret.
+    /// Any other failure, in words for users: it becomes the text of the recorded reply. Holds no secret. What a
+    /// program or a server said of it stands behind the first `: `.
     #[error("{0}")]
     Failed(String),
+}
+
+/// Of a reason for users, what may stand in the log: without what a program or a server said, which may quote messages.
+#[must_use]
+pub fn without_quotation(reason: &str) -> &str {
+    let ours = reason.split_once(": ").map_or(reason, |(ours, _)| ours);
+    ours.strip_suffix(" (asked").unwrap_or(ours)
 }

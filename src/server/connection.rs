@@ -19,7 +19,7 @@ use std::time::Instant;
 use tiny_http::{Method, Response, StatusCode};
 
 use crate::api::{Problem, Reply, Route, Service, Transport};
-use crate::logging;
+use crate::logging::{self, RequestId};
 
 use super::chunked::{self, ChunkedDecoder};
 use super::guard::{self, Verdict};
@@ -27,6 +27,7 @@ use super::guarded;
 use super::http1::{self, Framing, ParsedRequest, Scan, malformed};
 use super::input::{Cut, RequestReader};
 use super::reply::{Date, RequestContext};
+use super::request_scope::RequestScope;
 use super::table::ConnectionSlot;
 
 pub(super) use state::ListenerState;
@@ -76,9 +77,8 @@ impl<'a, S: Service> Connection<'a, S> {
             // From here on only this thread closes the connection, unless another has just done so.
             _ if !self.slot.claim() => NextStep::Close,
             Ok((start, end)) => self.serve_head(start, end),
-            Err(RequestError::Refused(problem)) => {
-                self.refuse(RequestContext::unknown(self.shared.ids.next()), &problem)
-            }
+            Err(RequestError::Refused(problem)) => self
+                .refuse(RequestContext::unknown(RequestScope::begin(self.shared.ids.next(), Transport::Tcp)), &problem),
         }
     }
 
@@ -111,18 +111,20 @@ impl<'a, S: Service> Connection<'a, S> {
         let shared = self.shared;
         let mut request_id = None;
         let parsed = http1::parse(&self.input.unread()[start..end], &mut request_id);
-        let request_id = request_id.unwrap_or_else(|| shared.ids.next());
+        let request_id = request_id.map_or_else(|| shared.ids.next(), RequestId::from);
+        let mut scope = RequestScope::begin(request_id, Transport::Tcp);
         let (request, asked) = match parsed {
             Ok(parsed) => parsed,
             Err(problem) => {
                 let is_head = self.input.unread()[start..].starts_with(b"HEAD ");
-                return self.refuse(RequestContext { is_head, ..RequestContext::unknown(request_id) }, &problem);
+                return self.refuse(RequestContext { is_head, ..RequestContext::unknown(scope) }, &problem);
             }
         };
+        scope.asks(&request.method, request.path());
         let verdict = shared.guard.check(&request.method, request.path(), &asked);
         self.input.consume(end);
         let mut context = RequestContext {
-            request_id,
+            scope,
             origin: None,
             is_head: request.method == Method::Head,
             is_http11: request.is_http11,
@@ -143,7 +145,7 @@ impl<'a, S: Service> Connection<'a, S> {
                     && let Some(left_out) = shared.foreign.admit()
                 {
                     let others = logging::others(left_out);
-                    log::warn!("request {} refused: {}{others}", context.request_id, problem.detail);
+                    log::warn!("refused: {}{others}", problem.detail);
                 }
                 context.refusal(&problem)
             }
@@ -158,8 +160,9 @@ impl<'a, S: Service> Connection<'a, S> {
             let problem = Problem::new(417, "expectation_failed", "the only expectation served is: 100-continue");
             return self.refuse(context, &problem);
         }
-        let head = request.head(Transport::Tcp, &context.request_id);
-        let route = match guarded(&context.request_id, || shared.service.admit(&head)) {
+        let id = context.scope.id().clone();
+        let head = request.head(Transport::Tcp, &id);
+        let route = match guarded(|| shared.service.admit(&head)) {
             Ok(Ok(route)) => route,
             Ok(Err(reply)) => return self.answer_unread(context, request.framing, reply),
             Err(panicked) => return self.refuse(context, &panicked),
@@ -172,7 +175,7 @@ impl<'a, S: Service> Connection<'a, S> {
             Err(RequestError::Refused(problem)) => return self.refuse(context, &problem),
             Err(RequestError::Silent) => return NextStep::Close,
         }
-        match guarded(&context.request_id, || shared.service.handle(&head, route, &self.body)) {
+        match guarded(|| shared.service.handle(&head, route, &self.body)) {
             Ok(reply) => self.answer(context, reply),
             Err(panicked) => self.refuse(context, &panicked),
         }

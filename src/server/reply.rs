@@ -16,6 +16,7 @@ use crate::api::{Problem, Reply, Stream, StreamClient};
 
 use super::guard;
 use super::guarded;
+use super::request_scope::RequestScope;
 
 /// A stream sends a chunk at each flush, and when this many bytes wait.
 const CHUNK_BYTES: usize = 8 * 1024;
@@ -35,7 +36,8 @@ pub(super) enum Length {
 
 /// What a reply depends on in its request.
 pub(super) struct RequestContext<'a> {
-    pub(super) request_id: String,
+    /// Left when the reply is written.
+    pub(super) scope: RequestScope,
     /// The configured origin that may read it.
     pub(super) origin: Option<&'a str>,
     pub(super) is_head: bool,
@@ -46,14 +48,14 @@ pub(super) struct RequestContext<'a> {
 
 impl RequestContext<'_> {
     /// For a request that could not be read: the connection ends with its answer.
-    pub(super) fn unknown(request_id: String) -> Self {
-        Self { request_id, origin: None, is_head: false, is_http11: true, keep_alive: false }
+    pub(super) fn unknown(scope: RequestScope) -> Self {
+        Self { scope, origin: None, is_head: false, is_http11: true, keep_alive: false }
     }
 
     /// The reply to a request that the listener itself refuses.
     pub(super) fn refusal(&self, problem: &Problem) -> Reply {
-        log::debug!("request {} refused: {} {}", self.request_id, problem.status, problem.code);
-        problem.reply(&self.request_id)
+        log::debug!("refused: {} {}", problem.status, problem.code);
+        problem.reply(self.scope.id())
     }
 
     /// The value of `Connection`, if it is needed.
@@ -84,7 +86,7 @@ pub(super) fn head(
         }
     }
     line(&mut out, "Date", date.now());
-    line(&mut out, "X-Request-ID", &context.request_id);
+    line(&mut out, "X-Request-ID", context.scope.id());
     line(&mut out, "X-Content-Type-Options", "nosniff");
     match status.0 {
         401 => line(&mut out, "WWW-Authenticate", "Bearer"),
@@ -119,7 +121,9 @@ pub(super) fn full(
     let length = response.data_length().expect("whole replies say their length");
     let head = head(date, status, response.headers(), Length::Known(length), context);
     let has_body = !context.is_head && !matches!(status.0, 100..=199 | 204 | 304);
-    (head, if has_body { response.into_reader().into_inner() } else { Vec::new() })
+    let body = if has_body { response.into_reader().into_inner() } else { Vec::new() };
+    context.scope.answered(status.0, body.len() as u64);
+    (head, body)
 }
 
 /// Runs a stream's function into `to`; not for HEAD.
@@ -139,13 +143,15 @@ pub(super) fn stream(
     };
     let is_chunked = length == Length::Chunked;
     let head = head(date, stream.status, &stream.headers, length, context);
-    let mut chunks = Chunks { to, out: head, waiting: Vec::new(), is_chunked, failed: false };
+    let mut chunks = Chunks { to, out: head, waiting: Vec::new(), is_chunked, failed: false, body_bytes: 0 };
+    context.scope.answered(stream.status.0, 0);
     if context.is_head {
         return chunks.flush();
     }
     let run = stream.write;
-    guarded(&context.request_id, || run(&mut chunks)).map_err(|_| io::Error::from(ErrorKind::Other))??;
-    chunks.finish()
+    let ran = guarded(|| run(&mut chunks).and_then(|()| chunks.finish()));
+    context.scope.answered(stream.status.0, chunks.body_bytes);
+    ran.unwrap_or_else(|_| Err(ErrorKind::Other.into()))
 }
 
 /// Fields that only this module writes.
@@ -202,11 +208,13 @@ struct Chunks<'a> {
     is_chunked: bool,
     /// A send failed: the connection is broken.
     failed: bool,
+    /// Bytes of the body so far, without their framing.
+    body_bytes: u64,
 }
 
 impl Chunks<'_> {
     /// Sends what waits, and the last chunk.
-    fn finish(mut self) -> io::Result<()> {
+    fn finish(&mut self) -> io::Result<()> {
         self.frame();
         if self.is_chunked {
             self.out.extend_from_slice(b"0\r\n\r\n");
@@ -221,6 +229,7 @@ impl Chunks<'_> {
         if self.is_chunked {
             let _ = write!(self.out, "{:x}\r\n", self.waiting.len());
         }
+        self.body_bytes += self.waiting.len() as u64;
         self.out.append(&mut self.waiting);
         if self.is_chunked {
             self.out.extend_from_slice(b"\r\n");
@@ -270,9 +279,13 @@ impl Write for Chunks<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{StreamKind, header};
+    use crate::api::{StreamKind, Transport, header};
 
     impl StreamClient for Vec<u8> {}
+
+    fn scope() -> RequestScope {
+        RequestScope::begin("id".into(), Transport::Tcp)
+    }
 
     #[test]
     fn the_date_has_the_form_of_http() {
@@ -284,7 +297,7 @@ mod tests {
     fn no_value_starts_a_field_and_no_handler_contradicts_the_framing() {
         let headers =
             [header("X-A", "b\r\nX-Evil: 1"), header("Connection", "upgrade"), header("x-request-id", "other")];
-        let context = RequestContext { keep_alive: true, ..RequestContext::unknown("id".into()) };
+        let context = RequestContext { keep_alive: true, ..RequestContext::unknown(scope()) };
         let head = head(&mut Date::default(), StatusCode(200), &headers, Length::Known(1204), &context);
         let text = String::from_utf8(head).unwrap();
         assert!(!text.contains("Evil") && !text.contains("upgrade") && !text.contains("other"), "{text}");
@@ -304,7 +317,7 @@ mod tests {
         let status = StatusCode(200);
         let one = Stream { status, headers: Vec::new(), length: None, span: StreamKind::Brief, write: Box::new(write) };
         let mut sent = Vec::new();
-        stream(&mut sent, &mut Date::default(), one, &RequestContext::unknown("id".into())).unwrap();
+        stream(&mut sent, &mut Date::default(), one, &RequestContext::unknown(scope())).unwrap();
         let body_at = sent.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap() + 4;
         let expected =
             [b"6\r\nonetwo\r\n2000\r\n".as_slice(), &[b'x'; CHUNK_BYTES], b"\r\n3\r\nend\r\n0\r\n\r\n"].concat();

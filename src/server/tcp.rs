@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::api::{Problem, Reply, Service};
+use crate::api::{Problem, Reply, Service, Transport};
 use crate::config::ServerConfig;
 use crate::logging::Throttle;
 use crate::permit::Semaphore;
@@ -22,6 +22,7 @@ use super::RequestIds;
 use super::connection::{self, ListenerState};
 use super::guard::Guard;
 use super::reply::{self, Date, RequestContext};
+use super::request_scope::RequestScope;
 use super::table::{ConnectionSlot, ConnectionTable};
 use super::websocket::{SocketPool, WebSocketOptions};
 
@@ -259,7 +260,7 @@ impl<S: Service> Accept<S> {
 
     /// Answers 503 without ever waiting: a new socket's send buffer is empty, and bytes that do not fit are dropped.
     fn turn_away(&self, mut stream: &TcpStream, code: &'static str, detail: &'static str) {
-        let context = RequestContext::unknown(self.shared.ids.next());
+        let context = RequestContext::unknown(RequestScope::begin(self.shared.ids.next(), Transport::Tcp));
         let Reply::Full(response) = context.refusal(&Problem::unavailable(code, detail, RETRY_AFTER_SECONDS)) else {
             return;
         };

@@ -17,6 +17,7 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
+use crate::logging;
 use crate::thread;
 
 /// One that works while the other hangs. More would only wait for the same server.
@@ -145,7 +146,9 @@ impl Calls {
         inner.next += 1;
         let (send, outcome) = bounded(1);
         let shared = Arc::clone(&self.shared);
+        let request = logging::current();
         let job = Box::new(move || {
+            let _entered = logging::enter(request);
             let result = catch_unwind(AssertUnwindSafe(call));
             // First, so that the receiver of the result finds the call settled.
             shared.returned(number);

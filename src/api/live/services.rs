@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::api::{SocketId, Wake};
 use crate::chat::{Chat, Turn, TurnError, TurnOutcome};
+use crate::logging::{self, EnteredRequest, RequestId};
 use crate::message::{Clock, Id, Origin, SessionId, Timestamp};
 
 use super::job_queue::JobQueue;
@@ -22,6 +23,7 @@ pub(super) struct Missed {
     pub(super) is_new: bool,
     /// Dangles once the subscriber is gone.
     pub(super) presence: Weak<()>,
+    pub(super) request: RequestId,
 }
 
 /// A job: take the turn of a message that a subscriber sent.
@@ -29,9 +31,17 @@ pub(super) struct SentMessage {
     pub(super) session: SessionId,
     pub(super) say: Say,
     pub(super) origin: Origin,
+    pub(super) request: RequestId,
 }
 
 impl SentMessage {
+    /// Has this thread work for the message.
+    pub(super) fn enter(&self) -> EnteredRequest {
+        let entered = logging::enter(Some(self.request.clone()));
+        logging::about_session(self.session.as_str());
+        entered
+    }
+
     pub(super) fn turn(&self) -> Turn<'_> {
         let Say { text, key, metadata, .. } = &self.say;
         let (metadata, key, origin) = (metadata.as_ref(), key.as_deref(), Some(self.origin));

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use crate::api::{Joining, Outbox, Payload, Problem, SharedBytes, SocketId};
 use crate::hub::{SessionEvent, TurnEvent, TurnEventKind};
 use crate::journal::Entry;
+use crate::logging::RequestId;
 use crate::message::{Id, Message, SessionId};
 
 use super::replay::ReplayPage;
@@ -53,6 +54,9 @@ pub(super) struct Subscriber {
     turn: Option<ShownTurn>,
     /// It was sent the status of the session once.
     knows_status: bool,
+    /// The handshake's id, and how many messages came after it.
+    request: RequestId,
+    messages: u64,
 }
 
 /// The phase of a subscriber.
@@ -107,7 +111,8 @@ impl Subscriber {
     pub(super) fn join(joining: Joining, context: &SubscriberContext<'_>) -> Self {
         let presence: Arc<()> = Arc::default();
         let (session, after) = (joining.session.clone(), joining.after);
-        context.ask_for(Missed { session, after, is_new: true, presence: Arc::downgrade(&presence) });
+        let (here, request) = (Arc::downgrade(&presence), joining.request.clone());
+        context.ask_for(Missed { session, after, is_new: true, presence: here, request });
         Self {
             presence,
             session: joining.session,
@@ -120,7 +125,13 @@ impl Subscriber {
             floor: joining.after,
             turn: None,
             knows_status: false,
+            request: joining.request,
+            messages: 0,
         }
+    }
+
+    pub(super) fn request(&self) -> &RequestId {
+        &self.request
     }
 
     pub(super) fn session(&self) -> &SessionId {
@@ -229,7 +240,8 @@ impl Subscriber {
             context.send(&wire::erased(&self.session, erasure));
         }
         let (session, presence) = (self.session.clone(), Arc::downgrade(&self.presence));
-        context.ask_for(Missed { session, after: self.told, is_new: false, presence });
+        let request = self.request.clone();
+        context.ask_for(Missed { session, after: self.told, is_new: false, presence, request });
     }
 
     /// Ends the replay: sends what was held, and then events as they happen.

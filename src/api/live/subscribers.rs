@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use crate::api::{Joining, Outbox, Payload, SocketHandler, SocketId};
 use crate::hub::{Listener, Mail};
+use crate::logging;
 use crate::message::SessionId;
 
 use super::services::{Done, Services};
@@ -38,6 +39,7 @@ impl Subscribers {
         call: impl FnOnce(&mut Subscriber, &mut SubscriberContext<'_>),
     ) {
         if let Some(subscriber) = self.subscribers.get_mut(&socket) {
+            let _entered = logging::enter(Some(subscriber.request().clone()));
             call(subscriber, &mut SubscriberContext { socket, services: &self.services, outbox });
         }
     }

@@ -128,7 +128,11 @@ impl World {
         self.next += 1;
         let socket = SocketId(self.next);
         self.clients.0.insert(socket, StreamClient::default());
-        self.subscribers.opened(socket, Joining { session: session_of(session), after }, &mut self.clients);
+        self.subscribers.opened(
+            socket,
+            Joining { session: session_of(session), after, request: "r".into() },
+            &mut self.clients,
+        );
         socket
     }
 

@@ -9,6 +9,7 @@ use crossbeam_channel::Sender;
 use crate::chat::{Chat, StartedTurn, TurnError, TurnOutcome, TurnStatus, WhenBusy};
 use crate::history::History;
 use crate::journal::AppendError;
+use crate::logging;
 use crate::thread;
 
 use super::job_queue::JobQueue;
@@ -24,7 +25,11 @@ pub(super) fn take_turns(turns: &JobQueue<(Recipient, SentMessage)>, chat: &Arc<
     while let Some(batch) = turns.take(TURNS_AT_ONCE) {
         let (mut appended, mut others) = (Vec::new(), Vec::new());
         for (to, said) in batch {
-            match guarded(|| Ok(chat.append(&said.turn()).transpose()?)) {
+            let entered = said.enter();
+            let begun = guarded(|| Ok(chat.append(&said.turn()).transpose()?));
+            let begun = begun.inspect_err(|why| chat.log_refused(&said.session, why));
+            drop(entered);
+            match begun {
                 Ok(Some(one)) => appended.push((to, said, one)),
                 Ok(None) => others.push((to, said)),
                 Err(no_turn) => to.put(Done::SentMessage(Err(no_turn))),
@@ -32,7 +37,9 @@ pub(super) fn take_turns(turns: &JobQueue<(Recipient, SentMessage)>, chat: &Arc<
         }
         // The first waits for the sync, the others find it done.
         for (to, said, one) in appended {
-            to.put(Done::SentMessage(guarded(|| Ok(chat.finish(&said.session, one)?))));
+            let _entered = said.enter();
+            let outcome = guarded(|| Ok(chat.finish(&said.session, one)?));
+            to.put(Done::SentMessage(outcome.inspect_err(|why| chat.log_refused(&said.session, why))));
         }
         for (to, said) in others {
             match begin(chat, &said, WhenBusy::Refuse) {
@@ -66,6 +73,7 @@ fn clear_in_line(to: Recipient, said: SentMessage, chat: &Arc<Chat>, clearing: &
 
 /// Begins a turn and returns its outcome so far. The rest of a running turn arrives as events.
 fn begin(chat: &Chat, said: &SentMessage, when_busy: WhenBusy) -> Result<TurnOutcome, TurnError> {
+    let _entered = said.enter();
     Ok(match guarded(|| chat.begin(&said.turn(), when_busy))? {
         StartedTurn::Done(outcome) => outcome,
         StartedTurn::Follow(follow) => TurnOutcome {
@@ -81,29 +89,27 @@ fn begin(chat: &Chat, said: &SentMessage, when_busy: WhenBusy) -> Result<TurnOut
 /// Turns a panic into this subscriber's error.
 fn guarded<T>(call: impl FnOnce() -> Result<T, TurnError>) -> Result<T, TurnError> {
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| {
-        log::error!("a turn sent by WebSocket panicked");
-        Err(AppendError::Unavailable("a fault in the server; its log has the details".into()).into())
+        Err(AppendError::Unavailable(format!("a fault in the server; {}", logging::in_the_log())).into())
     })
 }
 
 /// The thread that reads pages.
 pub(super) fn read_pages(pages: &JobQueue<(Recipient, Missed)>, history: &History, _alive: &Sender<()>) {
     while let Some(batch) = pages.take(1) {
-        for (to, Missed { session, after, is_new, presence }) in batch {
+        for (to, Missed { session, after, is_new, presence, request }) in batch {
             // Skips clients that have gone meanwhile, as in a storm of reconnects.
             if presence.strong_count() == 0 {
                 continue;
             }
+            let _entered = logging::enter(Some(request));
+            logging::about_session(session.as_str());
             let read = || match is_new {
                 true => replay::first(history, &session, after),
                 false => replay::next(history, &session, after),
             };
             let page = catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
-                log::error!("reading what a client missed panicked");
-                replay::ReplayPage {
-                    gap: Some("a fault in the server; its log has the details".into()),
-                    ..replay::ReplayPage::default()
-                }
+                let gap = format!("a fault in the server; {}", logging::in_the_log());
+                replay::ReplayPage { gap: Some(gap.into()), ..replay::ReplayPage::default() }
             });
             to.put(Done::Page(page));
         }

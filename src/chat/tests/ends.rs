@@ -1,6 +1,7 @@
 //! How turns end: whole, failed, late, stopped, too long, in a panic, erased, and with the server.
 
 use super::*;
+use crate::logging;
 
 #[test]
 fn an_answer_is_recorded_after_its_question_with_its_metadata() {
@@ -32,8 +33,12 @@ fn a_failure_becomes_the_reply_and_what_was_said_before_is_kept_with_it() {
 #[test]
 fn a_panic_is_a_failure_and_the_next_turn_is_answered_on_the_same_thread() {
     let world = World::sized(Sizes { max_concurrent: 1, ..Sizes::default() });
+    let entered = logging::enter(Some("r-1.7".into()));
     let outcome = world.say("panic");
-    assert_eq!(outcome.status, TurnStatus::Error);
+    drop(entered);
+    // The thread that answers has worked under the id that the reply names.
+    let named = outcome.text.unwrap();
+    assert!(outcome.status == TurnStatus::Error && named.ends_with("the details under request r-1.7"), "{named}");
     assert_eq!(world.last_metadata("s")["partial"], "half");
     let stats = world.chat.stats();
     assert_eq!((stats.panics, stats.errors), (1, 1));

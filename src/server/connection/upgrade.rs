@@ -54,7 +54,7 @@ impl<'a, S: Service> Connection<'a, S> {
         request: &ParsedRequest,
     ) -> Result<Admitted, Problem> {
         let headers = handshake::check(request)?;
-        let joining = pool.sockets.join(&request.head(Transport::Tcp, &context.request_id))?;
+        let joining = pool.sockets.join(&request.head(Transport::Tcp, context.scope.id()))?;
         let refused = |code, detail| Problem::unavailable(code, detail, RETRY_AFTER_SECONDS);
         if self.shared.table.is_stopping() {
             return Err(refused("stopping", "the server is stopping"));
@@ -67,6 +67,7 @@ impl<'a, S: Service> Connection<'a, S> {
     fn hand_over(&mut self, pool: &SocketPool, context: &RequestContext<'_>, admitted: Admitted) -> io::Result<()> {
         let stream = self.slot.stream.try_clone()?;
         let head = reply::head(&mut self.date, StatusCode(101), &admitted.headers, Length::Known(0), context);
+        context.scope.answered(101, 0);
         self.wire().send(&head, &[])?;
         stream.set_nonblocking(true)?;
         pool.adopt(stream, self.input.unread().to_vec(), admitted.joining, admitted.permit);

@@ -10,9 +10,11 @@ use std::sync::Arc;
 use tiny_http::{HTTPVersion, Header, Method, Request, Response};
 
 use crate::api::{Problem, Reply, Service, Stream, StreamClient, Transport, header};
+use crate::logging::RequestId;
 use crate::server::chunked::too_large;
 use crate::server::http1::{self, Framing, is_sane_id, malformed};
 use crate::server::reply::{self, Date, RequestContext};
+use crate::server::request_scope::RequestScope;
 use crate::server::{RequestIds, guarded};
 
 /// A refused body up to this length is read and dropped, so that its connection goes on, in bytes.
@@ -53,10 +55,13 @@ impl<S: Service> Handler<S> {
 
     fn context(&self, request: &Request) -> RequestContext<'static> {
         let sent = request.headers().iter().find(|h| h.field.equiv("X-Request-ID")).map(|h| h.value.as_str());
-        let request_id = sent.filter(|id| is_sane_id(id.as_bytes())).map(str::to_owned);
+        let request_id = sent.filter(|id| is_sane_id(id.as_bytes())).map(RequestId::from);
+        let request_id = request_id.unwrap_or_else(|| self.ids.next());
+        let mut scope = RequestScope::begin(request_id, Transport::Local);
+        scope.asks(request.method(), request.url().split('?').next().unwrap_or_default());
         let is_http11 = *request.http_version() >= HTTPVersion(1, 1);
         RequestContext {
-            request_id: request_id.unwrap_or_else(|| self.ids.next()),
+            scope,
             origin: None,
             is_head: *request.method() == Method::Head,
             is_http11,
@@ -69,14 +74,14 @@ impl<S: Service> Handler<S> {
     fn reply(&self, context: &RequestContext<'_>, request: &mut Request) -> Result<Reply, Reply> {
         let refusal = |problem: Problem| context.refusal(&problem);
         let parsed = parse(request, context.is_http11).map_err(refusal)?;
-        let head = parsed.head(Transport::Local, &context.request_id);
-        let route = guarded(&context.request_id, || self.service.admit(&head)).map_err(refusal)??;
+        let head = parsed.head(Transport::Local, context.scope.id());
+        let route = guarded(|| self.service.admit(&head)).map_err(refusal)??;
         let body = match self.read_body(request, parsed.framing) {
             // The end of such a body is unknown: reading on would mean to wait for the client.
             Err(problem) if problem.status == 400 => return Ok(refusal(problem)),
             body => body.map_err(refusal)?,
         };
-        Ok(guarded(&context.request_id, || self.service.handle(&head, route, &body)).unwrap_or_else(refusal))
+        Ok(guarded(|| self.service.handle(&head, route, &body)).unwrap_or_else(refusal))
     }
 
     fn read_body(&self, request: &mut Request, framing: Framing) -> Result<Vec<u8>, Problem> {
@@ -154,14 +159,16 @@ fn answer(request: Request, context: &RequestContext<'_>, reply: Reply) {
         }
     };
     if let Err(fault) = written {
-        log::debug!("request {}: its reply was cut: {fault}", context.request_id);
+        log::debug!("the reply was cut: {fault}");
     }
 }
 
 /// tiny_http writes before it drops an unread body, which a client that waits for `100 Continue` never sends.
 fn respond(request: Request, context: &RequestContext<'_>, mut response: Response<Cursor<Vec<u8>>>) -> io::Result<()> {
-    response.add_header(header("X-Request-ID", &context.request_id));
+    response.add_header(header("X-Request-ID", context.scope.id()));
     response.add_header(header("X-Content-Type-Options", "nosniff"));
+    let bytes = if context.is_head { 0 } else { response.data_length().unwrap_or(0) };
+    context.scope.answered(response.status_code().0, bytes as u64);
     request.respond(response.with_chunked_threshold(usize::MAX))
 }
 

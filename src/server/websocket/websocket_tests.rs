@@ -38,7 +38,7 @@ impl Service for Echo {
 
 impl Sockets for Echo {
     fn join(&self, _: &RequestHead<'_>) -> Result<Joining, Problem> {
-        Ok(Joining { session: SessionId::new("echo").unwrap(), after: None })
+        Ok(Joining { session: SessionId::new("echo").unwrap(), after: None, request: "r".into() })
     }
 
     fn handler(&self, _: Arc<dyn Wake>) -> Box<dyn SocketHandler> {
