@@ -3,7 +3,8 @@
 //! A listener first calls [`Service::admit`] with the head alone, so that a request that will be refused is refused
 //! before its body is read, and then [`Service::handle`].
 //!
-//! Knows nothing of sockets, framing, Host, Origin or tokens: the listeners check those (server/guard.rs).
+//! Knows nothing of sockets, framing, Host and Origin, nor of how a token becomes a caller: the listeners do that
+//! (server/guard.rs). What a caller may do is checked here.
 
 mod body;
 mod chat;
@@ -52,6 +53,9 @@ pub trait Service: Send + Sync + 'static {
     /// Whether a path asks for the server's health; such requests are answered however many others wait.
     fn is_probe(&self, path: &str) -> bool;
 
+    /// Whether a path is served without a token, though one is asked for.
+    fn is_open(&self, path: &str) -> bool;
+
     /// Serves an admitted request. May wait: for a sync, a turn, or the next event.
     fn handle(&self, head: &RequestHead<'_>, route: Route, body: &[u8]) -> Reply;
 }
@@ -79,6 +83,10 @@ impl Service for Api {
         route::is_probe(path)
     }
 
+    fn is_open(&self, path: &str) -> bool {
+        route::is_open(path)
+    }
+
     fn handle(&self, head: &RequestHead<'_>, route: Route, body: &[u8]) -> Reply {
         let reply = match route {
             Route::Chat => turn::say(&self.chat, head, body),
@@ -92,7 +100,7 @@ impl Service for Api {
             }
             // A listener that serves WebSockets handles this route itself.
             Route::Socket => Err(socket::not_here()),
-            Route::Status => Ok(self.status.storage(&self.chat)),
+            Route::Status => Ok(self.status.storage(&self.chat, head.caller)),
             Route::Livez => Ok(StatusSources::live()),
             Route::Readyz | Route::Health => self.status.ready(),
             Route::OpenApi => Ok(openapi::document()),

@@ -31,7 +31,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use args::{Command, HELP, Options, ReportFormat};
-use load::{load, load_using};
+use load::{load, load_using, token_file_warning};
 use screen::{CommandError, print, warn};
 
 use crate::logging::LineStyle;
@@ -66,6 +66,9 @@ fn serve(options: &Options) -> Result<(), CommandError> {
     let style = logging::init(&config.log).map_err(|error| CommandError::Other(error.to_string()))?;
     let data = options.data.as_deref().unwrap_or(DEFAULT_DATA.as_ref());
     start_lines::log(&config, loaded.file.as_deref(), &data.display().to_string());
+    if let Some(warning) = token_file_warning(&config) {
+        log::warn!("{warning}");
+    }
     // The panic hook has logged a panic; this turns it into our exit code instead of Rust's 101.
     let done = catch_unwind(AssertUnwindSafe(|| app::run(&config)));
     let fault = match done {
@@ -95,8 +98,12 @@ fn told(error: &anyhow::Error) -> String {
 fn check_config(options: &Options) -> Result<(), CommandError> {
     let loaded = load(options)?;
     let from = loaded.file.as_deref().map_or_else(|| "the built-in defaults".to_owned(), logging::escaped);
-    if let Some(warning) = responder::warning(&loaded.settings.config().responder) {
+    let config = loaded.settings.config();
+    if let Some(warning) = responder::warning(&config.responder) {
         warn(&format!("responder.command: {warning}"));
+    }
+    if let Some(warning) = token_file_warning(&config) {
+        warn(&warning);
     }
     print(&format!("# In effect, from {from}.\n{}", loaded.settings.to_yaml()))
 }

@@ -40,8 +40,8 @@ pub use resolve::{Overrides, UsesSecret};
 pub use secret::{Secret, redact_uri};
 pub use settings::Settings;
 pub use types::{
-    BatchConfig, CacheConfig, Config, Fsync, HistoryConfig, JournalConfig, LogConfig, LogFormat, MongoConfig,
-    OpenAiConfig, ResponderConfig, ResponderKind, ServerConfig, Timeouts, WebsocketConfig,
+    AuthConfig, BatchConfig, CacheConfig, Config, Fsync, HistoryConfig, JournalConfig, LogConfig, LogFormat,
+    MongoConfig, OpenAiConfig, ResponderConfig, ResponderKind, ServerConfig, Timeouts, TokenConfig, WebsocketConfig,
 };
 
 use std::path::Path;
@@ -53,6 +53,7 @@ impl Config {
     /// The path `data` breaks a rule (the system limits the path of the socket).
     pub fn defaults(data: Option<&Path>) -> Result<Self, ConfigErrors> {
         let overrides = Overrides { data, ..Overrides::default() };
-        Settings::load("", &|_| None, &overrides).map(|settings| settings.config())
+        Settings::load("", &|_| None, &|_| Err("no file is read".to_owned()), &overrides)
+            .map(|settings| settings.config())
     }
 }

@@ -5,7 +5,7 @@
 //! restarts, and a cursor of another journal, of dropped records, or of records that this journal never had is
 //! recognised.
 //!
-//! Left out are expired messages, and messages whose session is erased further down the same page; scrubbed messages
+//! Left out are expired messages, sessions that the reader is not to see, and messages whose session is erased further down the same page; scrubbed messages
 //! are no records any more. The page's own cursor passes all of them.
 //!
 //! Invariants: what follows a cursor is given whole and in order, or else [`Gone`]; a page is discarded if segments
@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 
 use lru::LruCache;
 
+use crate::access::SessionPrefix;
 use crate::disk::{Disk, RealDisk};
 use crate::journal::{Entry, Journal, ReadPosition, ReadProgress, Record, Woken};
 use crate::message::{Expiry, Id, Message, SessionId};
@@ -129,6 +130,8 @@ pub struct FeedPage {
     pub has_more: bool,
     /// The bytes of the messages.
     bytes: usize,
+    /// The sessions whose events it holds; `None`: all.
+    sessions: Option<SessionPrefix>,
 }
 
 /// The right to wait, given back on drop.
@@ -184,12 +187,14 @@ impl<D: Disk> Feed<D> {
         }
     }
 
-    /// Reads what follows the cursor, at most `limit` events.
+    /// Reads what follows the cursor, at most `limit` events, of these sessions (`None`: of all). `next` passes the
+    /// others, and a page may end without an event though more follows.
     ///
     /// # Errors
     /// [`FeedError::Gone`], see [`Feed::check`]; [`FeedError::Unreadable`]: the journal could not be read; a retry is safe.
-    pub fn page(&self, after: Cursor, limit: usize) -> Result<FeedPage, FeedError> {
-        let mut page = FeedPage { events: Vec::new(), next: after, has_more: false, bytes: 0 };
+    pub fn page(&self, after: Cursor, limit: usize, sessions: Option<&SessionPrefix>) -> Result<FeedPage, FeedError> {
+        let sessions = sessions.cloned();
+        let mut page = FeedPage { events: Vec::new(), next: after, has_more: false, bytes: 0, sessions };
         self.extend(&mut page, limit)?;
         Ok(page)
     }
@@ -308,6 +313,9 @@ impl FeedPage {
             Entry::Erasure { id, session } => (FeedEventKind::Erased(session, id), 0),
             Entry::Abort { .. } => return true,
         };
+        if !self.covers(&what) {
+            return true;
+        }
         let first = self.events.is_empty();
         if self.events.len() == limit || (!first && self.bytes + bytes > PAGE_BYTES_MAX) {
             return false;
@@ -318,6 +326,13 @@ impl FeedPage {
         self.bytes += bytes;
         self.events.push(FeedEvent { cursor: feed.cursor(record.sequence), what });
         true
+    }
+
+    fn covers(&self, what: &FeedEventKind) -> bool {
+        self.sessions.as_ref().is_none_or(|prefix| match what {
+            FeedEventKind::Message(message) => prefix.covers(message.session()),
+            FeedEventKind::Erased(session, _) => prefix.covers(session),
+        })
     }
 
     /// Removes the messages of a session up to that id from the page; all before its erasure, unless that comes from

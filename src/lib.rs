@@ -8,9 +8,10 @@
 //! L3 server api
 //! L2 chat recorder history feed hub worker janitor doctor
 //! L1 journal cache transcript store responder
-//! L0 message backoff config descriptors disk layout permit thread signals logging
+//! L0 access message backoff config descriptors disk layout permit thread signals logging
 //! ```
 
+pub mod access;
 pub mod api;
 pub mod app;
 pub mod backoff;

@@ -5,7 +5,7 @@
 //! table       who is open, who may go           |
 //! connection  one connection's life             |
 //! input output  bytes in and out, under deadlines |
-//! http1 chunked guard     pure rules            |
+//! http1 chunked guard tokens  pure rules        |
 //! reply       bytes out, for both  <------------+
 //! websocket   handshake, and the pool of sockets
 //! ```
@@ -28,6 +28,7 @@ pub mod tcp;
 mod tcp_tests;
 #[cfg(test)]
 mod testing;
+mod tokens;
 mod websocket;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

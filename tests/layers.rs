@@ -19,7 +19,19 @@ use graph::Graph;
 
 /// From the bottom up. Siblings in L1 do not import each other; elsewhere they may.
 const LAYERS: [&[&str]; 5] = [
-    &["message", "backoff", "config", "descriptors", "disk", "layout", "permit", "thread", "signals", "logging"],
+    &[
+        "access",
+        "message",
+        "backoff",
+        "config",
+        "descriptors",
+        "disk",
+        "layout",
+        "permit",
+        "thread",
+        "signals",
+        "logging",
+    ],
     &["journal", "cache", "transcript", "store", "responder", "metrics"],
     &["chat", "recorder", "history", "feed", "worker", "janitor", "doctor", "hub"],
     &["server", "api"],
@@ -30,7 +42,7 @@ const LAYERS: [&[&str]; 5] = [
 const FIELDS_MAX: usize = 12;
 
 /// Lines of code that `src/` may have; docs/decisions/0028 says what they are for.
-const LINES_MAX: usize = 27_700;
+const LINES_MAX: usize = 28_200;
 
 fn layer_of(module: &str) -> Option<usize> {
     LAYERS.iter().position(|layer| layer.contains(&module))

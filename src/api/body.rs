@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde::de::DeserializeSeed;
 use serde_json::{Map, Value};
 
+use crate::access::Principal;
 use crate::message::SessionId;
 
 use super::shape::Shape;
@@ -21,8 +22,6 @@ use reader::{Named, NamedItems};
 
 pub use whole_numbers::check_whole_numbers;
 
-/// The session of a request that names none.
-const DEFAULT_SESSION: &str = "default";
 /// The deepest nesting of metadata; MongoDB takes a hundred levels in a document.
 const METADATA_DEPTH_MAX: usize = 32;
 
@@ -95,9 +94,14 @@ fn wrong_in_object(value: &Value, shape: &Shape, path: &str) -> Option<Problem> 
     Some(Problem::field(&format!("{path}{name}"), &format!("{missing}{}", kind.rule())))
 }
 
-/// The session that a request names, or the default one.
-pub fn session(name: Option<&str>, field: &str) -> Result<SessionId, Problem> {
-    SessionId::new(name.unwrap_or(DEFAULT_SESSION)).map_err(|rule| Problem::field(field, &rule.to_string()))
+/// The session that a request names, or the default one. Every route gets its session here.
+///
+/// # Errors
+/// 422 for a name that is none; 403 for a session that the caller may not name, whether there is one or not.
+pub fn session(caller: &Principal, name: Option<&str>, field: &str) -> Result<SessionId, Problem> {
+    let named = name.map(SessionId::new).transpose().map_err(|rule| Problem::field(field, &rule.to_string()))?;
+    let session = named.unwrap_or_default();
+    if caller.covers(&session) { Ok(session) } else { Err(Problem::foreign_session(caller, field)) }
 }
 
 /// Checks metadata: its depth and its keys.

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::access::Principal;
 use crate::chat::{Chat, NewMessage};
 use crate::message::{Id, ROLE_BYTES_MAX, SessionId, Timestamp, is_role};
 
@@ -75,7 +76,7 @@ pub fn record(chat: &Chat, head: &RequestHead<'_>, body: &[u8]) -> Result<Reply,
     }
     let sent = head.single(KEY_HEADER)?;
     check_key(sent, KEY_HEADER)?;
-    let sessions = bodies.iter().enumerate().map(|(index, body)| check(body, index, is_array));
+    let sessions = bodies.iter().enumerate().map(|(index, body)| check(head.caller, body, index, is_array));
     let sessions = sessions.collect::<Result<Vec<SessionId>, Problem>>()?;
     body::check_whole_numbers(bodies.iter().filter_map(|body| body.metadata.as_ref()), &body)?;
     let keys = bodies.iter().enumerate().map(|(index, body)| key_of(body, sent, index, is_array));
@@ -99,7 +100,7 @@ pub fn record(chat: &Chat, head: &RequestHead<'_>, body: &[u8]) -> Result<Reply,
 }
 
 /// Checks one message; in an array a problem names the field with its index.
-fn check(body: &MessageBody<'_>, index: usize, is_array: bool) -> Result<SessionId, Problem> {
+fn check(caller: &Principal, body: &MessageBody<'_>, index: usize, is_array: bool) -> Result<SessionId, Problem> {
     let field = |name: &str| if is_array { format!("[{index}].{name}") } else { name.to_owned() };
     if !is_role(&body.role) {
         let rule = format!("must be 1 to {ROLE_BYTES_MAX} characters of a-z 0-9 _ -, starting with a letter");
@@ -110,7 +111,7 @@ fn check(body: &MessageBody<'_>, index: usize, is_array: bool) -> Result<Session
     if body.vector_ids.iter().flatten().any(|id| !id.is_string()) {
         return Err(Problem::field(&field("vector_ids"), "must be an array of strings"));
     }
-    body::session(body.session_id.as_deref(), &field("session_id"))
+    body::session(caller, body.session_id.as_deref(), &field("session_id"))
 }
 
 /// The key of a message: its own, or the request's; in an array the request's key with the message's index.

@@ -155,6 +155,7 @@ mod tests {
 
     use super::super::{Transport, header};
     use super::*;
+    use crate::access::{Access, Principal};
 
     const SHAPE: &Shape = &[
         ("message", FieldKind::Text),
@@ -167,7 +168,8 @@ mod tests {
         let headers: Vec<_> = fields.iter().map(|(name, value)| header(name, value)).collect();
         let (method, path, query, left_out) = (&Method::Post, "/api/chat", "", None);
         let (transport, request_id) = (Transport::Tcp, "r");
-        let head = RequestHead { method, path, query, headers: &headers, left_out, transport, request_id };
+        let caller = &Principal::without_token(Access::Admin);
+        let head = RequestHead { method, path, query, headers: &headers, left_out, transport, caller, request_id };
         let read = check(&head).and_then(|()| json(&head, body, SHAPE));
         read.map(|json| String::from_utf8(json.into_owned()).unwrap()).map_err(|problem| (problem.status, problem.code))
     }

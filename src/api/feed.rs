@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use tiny_http::StatusCode;
 
+use crate::access::Principal;
 use crate::feed::{Cursor, Feed, FeedError, FeedEvent, FeedEventKind, FeedPage, Gone, WaitPermit};
 use crate::journal::Woken;
 
@@ -60,18 +61,18 @@ pub fn read(feed: &Arc<Feed>, head: &RequestHead<'_>) -> Result<Reply, Problem> 
     let after = ask.after.unwrap_or_else(|| feed.oldest());
     if ask.form == FeedFormat::Stream {
         feed.check(after).map_err(|gone| problem(FeedError::Gone(gone)))?;
-        let (watch, request_id) = (watch(feed)?, head.request_id.to_owned());
-        let write = move |to: &mut dyn StreamClient| stream(&watch, after, &request_id, to);
+        let (watch, request_id, caller) = (watch(feed)?, head.request_id.to_owned(), head.caller.clone());
+        let write = move |to: &mut dyn StreamClient| stream(&watch, after, (&request_id, &caller), to);
         return Ok(reply(FeedFormat::Stream, StreamKind::Lasting, &[], Box::new(write)));
     }
-    let page = feed.page(after, ask.limit).map_err(problem)?;
+    let page = feed.page(after, ask.limit, head.caller.sessions()).map_err(problem)?;
     if ask.wait.is_zero() || page.has_more || page.events.len() == ask.limit {
         return Ok(whole(ask.form, page));
     }
     let until = Instant::now() + ask.wait;
-    let watch = watch(feed)?;
+    let (watch, caller) = (watch(feed)?, head.caller.clone());
     let write = move |to: &mut dyn StreamClient| {
-        let page = wait(&watch, page, ask.limit, until, to)?;
+        let page = wait(&watch, page, ask.limit, until, (&caller, to))?;
         // A reply that is complete no longer counts as waiting, however slowly it is read.
         drop(watch);
         write_page(ask.form, &page, to)
@@ -168,7 +169,7 @@ fn wait(
     mut page: FeedPage,
     limit: usize,
     until: Instant,
-    to: &dyn StreamClient,
+    (caller, to): (&Principal, &dyn StreamClient),
 ) -> io::Result<FeedPage> {
     loop {
         // Also for events that were there at once: a client may ask again and again.
@@ -178,13 +179,23 @@ fn wait(
             return Ok(page);
         }
         match watch.wait(page.next, until.min(Instant::now() + CLIENT_POLL_INTERVAL)) {
-            Woken::Arrived => extend(watch, &mut page, limit)?,
+            Woken::Arrived => {
+                extend(watch, &mut page, limit)?;
+                // What came was none of its own; others may write without a pause.
+                if page.events.is_empty() {
+                    watch.take_turn();
+                }
+            }
             Woken::Late if Instant::now() >= until => return Ok(page),
             Woken::Stopped => return Ok(page),
             Woken::Late => {}
         }
         if to.is_gone() {
             return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        // The next request is refused.
+        if caller.is_revoked() {
+            return Ok(page);
         }
     }
 }
@@ -210,18 +221,23 @@ fn write_page(form: FeedFormat, page: &FeedPage, to: &mut dyn StreamClient) -> i
     to.flush()
 }
 
-/// Sends events until the client goes, the server stops, or nothing can follow any more.
-fn stream(watch: &WaitPermit, after: Cursor, request_id: &str, to: &mut dyn StreamClient) -> io::Result<()> {
+/// Sends events until the client goes, its token is revoked, the server stops, or nothing can follow any more.
+fn stream(
+    watch: &WaitPermit,
+    after: Cursor,
+    (request_id, caller): (&str, &Principal),
+    to: &mut dyn StreamClient,
+) -> io::Result<()> {
     let (feed, mut after) = (watch.feed(), after);
     // Sends the head alone: the client sees that it is connected.
     to.flush()?;
     let (mut told, mut signs) = (after, Signs::new());
     while !feed.is_stopping() {
-        let page = match feed.page(after, LIMIT_MAX) {
-            Ok(page) => page,
-            Err(fault) => {
+        let page = match feed.page(after, LIMIT_MAX, caller.sessions()).map_err(problem) {
+            Ok(page) if !caller.is_revoked() => page,
+            end => {
                 let mut event = Vec::new();
-                event_stream::push_fault(&mut event, &problem(fault), request_id);
+                event_stream::push_fault(&mut event, &end.err().unwrap_or_else(Problem::revoked), request_id);
                 to.write_all(&event)?;
                 return to.flush();
             }
@@ -237,7 +253,7 @@ fn stream(watch: &WaitPermit, after: Cursor, request_id: &str, to: &mut dyn Stre
         if page.has_more {
             continue;
         }
-        while watch.wait(after, Instant::now() + CLIENT_POLL_INTERVAL) == Woken::Late {
+        while !caller.is_revoked() && watch.wait(after, Instant::now() + CLIENT_POLL_INTERVAL) == Woken::Late {
             if signs.are_due(to)? {
                 write_sign(after, told, to)?;
                 told = after;
@@ -321,12 +337,14 @@ mod tests {
 
     use super::super::Transport;
     use super::*;
+    use crate::access::Access;
 
     fn ask(query: &str, fields: &[(&str, &str)]) -> Result<FeedQuery, Problem> {
         let headers: Vec<Header> = fields.iter().map(|(name, value)| header(name, value)).collect();
         let (method, path) = (&Method::Get, "/api/chat/feed");
         let (transport, request_id, left_out) = (Transport::Tcp, "r", None);
-        parse(&RequestHead { method, path, query, headers: &headers, left_out, transport, request_id })
+        let caller = &Principal::without_token(Access::Admin);
+        parse(&RequestHead { method, path, query, headers: &headers, left_out, transport, caller, request_id })
     }
 
     fn known(text: &str) -> Option<Cursor> {

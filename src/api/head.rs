@@ -4,6 +4,8 @@
 
 use tiny_http::{Header, Method};
 
+use crate::access::Principal;
+
 use super::Problem;
 
 /// The listener of a request.
@@ -30,6 +32,8 @@ pub struct RequestHead<'a> {
     pub left_out: Option<&'static str>,
     /// The listener.
     pub transport: Transport,
+    /// The sender, and what it may do.
+    pub caller: &'a Principal,
     /// The id of this request in logs and replies.
     pub request_id: &'a str,
 }
@@ -107,6 +111,7 @@ fn thousandths(weight: &str) -> u16 {
 mod tests {
     use super::super::header;
     use super::*;
+    use crate::access::Access;
 
     #[test]
     fn what_is_accepted_is_read_by_weight_and_by_closeness() {
@@ -132,7 +137,8 @@ mod tests {
             let headers: Vec<Header> = accepts.iter().map(|accept| header("Accept", accept)).collect();
             let (method, path, query, headers) = (&Method::Get, "/", "", &headers);
             let (transport, request_id, left_out) = (Transport::Tcp, "r", None);
-            let head = RequestHead { method, path, query, headers, left_out, transport, request_id };
+            let caller = &Principal::without_token(Access::Admin);
+            let head = RequestHead { method, path, query, headers, left_out, transport, caller, request_id };
             assert_eq!(head.preferred(&forms), wanted, "{accepts:?}");
         }
     }

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 use tiny_http::StatusCode;
 
+use crate::access::Principal;
 use crate::history::{History, HistoryPage, HistoryQuery, MessageSource};
 use crate::logging;
 use crate::message::{Id, Message, SessionId, Timestamp, is_role};
@@ -57,7 +58,7 @@ struct PageCounts {
 /// # Errors
 /// 422 for a parameter; 503 when the disk cannot be read now, or when other replies hold what large ones may (reply_budget.rs).
 pub fn read(history: &History, outgoing: &ReplyBudget, head: &RequestHead<'_>) -> Result<Reply, Problem> {
-    let ask = parse(head.query)?;
+    let ask = parse(head.caller, head.query)?;
     logging::about_session(ask.session.as_str());
     let read = |ask: &HistoryQuery| {
         history.read(ask).map_err(|e| {
@@ -84,11 +85,12 @@ pub fn read(history: &History, outgoing: &ReplyBudget, head: &RequestHead<'_>) -
     })
 }
 
-fn parse(query: &str) -> Result<HistoryQuery, Problem> {
-    let mut ask = HistoryQuery::newest(body::session(None, "session_id")?, LIMIT_DEFAULT);
+fn parse(caller: &Principal, query: &str) -> Result<HistoryQuery, Problem> {
+    let mut session = None;
+    let mut ask = HistoryQuery::newest(SessionId::default(), LIMIT_DEFAULT);
     query::each(query, PARAMETERS, |name, value| {
         match name {
-            "session_id" => ask.session = body::session(Some(value), name)?,
+            "session_id" => session = Some(body::session(caller, Some(value), name)?),
             "limit" => ask.limit = query::at_most(name, value, LIMIT_MAX)?,
             "before" => ask.before = Some(query::id(name, value)?),
             "after" => ask.after = Some(query::id(name, value)?),
@@ -100,6 +102,7 @@ fn parse(query: &str) -> Result<HistoryQuery, Problem> {
         }
         Ok(())
     })?;
+    ask.session = session.map_or_else(|| body::session(caller, None, "session_id"), Ok)?;
     Ok(ask)
 }
 
@@ -207,6 +210,11 @@ fn ndjson(answer: HistoryPage, permit: Permit) -> Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access::Access;
+
+    fn of_all(query: &str) -> Result<HistoryQuery, Problem> {
+        parse(&Principal::without_token(Access::Admin), query)
+    }
 
     #[test]
     fn every_parameter_is_read() {
@@ -214,13 +222,13 @@ mod tests {
         let query = format!(
             "session_id=a%3Ab&limit=7&before={id}&after={id}&role=user&since=2025-11-28T01:23:45%2B00:00&until=2025-11-28T01:23:45+00:00&_=1"
         );
-        let ask = parse(&query).unwrap();
+        let ask = of_all(&query).unwrap();
         assert_eq!((ask.session.as_str(), ask.limit, ask.role.as_deref()), ("a:b", 7, Some("user")));
         assert_eq!((ask.before, ask.after), (id.parse().ok(), id.parse().ok()));
         assert!(ask.since.is_some() && ask.since == ask.until);
-        assert_eq!(parse("").unwrap().session.as_str(), "default");
+        assert_eq!(of_all("").unwrap().session.as_str(), "default");
         for more in ["501", "1000", "99999999999999999999999"] {
-            assert_eq!(parse(&format!("limit={more}")).unwrap().limit, 500, "{more}");
+            assert_eq!(of_all(&format!("limit={more}")).unwrap().limit, 500, "{more}");
         }
     }
 
@@ -254,7 +262,7 @@ mod tests {
             ("until=1", "until"),
             ("limit=1&limit=2", "limit"),
         ] {
-            let problem = parse(query).unwrap_err();
+            let problem = of_all(query).unwrap_err();
             assert_eq!((problem.status, problem.field.as_deref()), (422, Some(field)), "{query}");
         }
     }

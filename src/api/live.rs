@@ -34,6 +34,7 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
+use crate::access::{Principal, SessionPrefix};
 use crate::api::{Joining, Problem, RequestHead, SocketHandler, Sockets, Wake};
 use crate::chat::Chat;
 use crate::config::WebsocketConfig;
@@ -133,7 +134,7 @@ impl Sockets for SocketService {
         let (mut session, mut after) = (None, None);
         query::each(head.query, &["session_id", "after", "token", "access_token"], |name, value| {
             match name {
-                "session_id" => session = Some(body::session(Some(value), name)?),
+                "session_id" => session = Some(body::session(head.caller, Some(value), name)?),
                 // An empty value comes from a client that has received nothing yet.
                 "after" if !value.is_empty() => after = Some(query::id(name, value)?),
                 // Proxies and browsers log and keep URLs.
@@ -146,9 +147,9 @@ impl Sockets for SocketService {
             }
             Ok(())
         })?;
-        let session = session.map_or_else(new_session, Ok)?;
+        let session = session.map_or_else(|| new_session(head.caller), Ok)?;
         logging::about_session(session.as_str());
-        Ok(Joining { session, after, request: head.request_id.into() })
+        Ok(Joining { session, after, caller: head.caller.clone(), request: head.request_id.into() })
     }
 
     fn handler(&self, waker: Arc<dyn Wake>) -> Box<dyn SocketHandler> {
@@ -169,12 +170,13 @@ impl Sockets for SocketService {
     }
 }
 
-/// A random session id: a UUID.
-fn new_session() -> Result<SessionId, Problem> {
+/// A random session id: a UUID, behind the beginning that the caller's sessions have.
+fn new_session(caller: &Principal) -> Result<SessionId, Problem> {
     let mut random = [0; 16];
-    let named = getrandom::fill(&mut random)
-        .ok()
-        .and_then(|()| SessionId::new(&uuid::Builder::from_random_bytes(random).into_uuid().to_string()).ok());
+    let prefix = caller.sessions().map_or("", SessionPrefix::as_str);
+    let filled = getrandom::fill(&mut random).is_ok();
+    let name = format!("{prefix}{}", uuid::Builder::from_random_bytes(random).into_uuid());
+    let named = SessionId::new(&name).ok().filter(|_| filled);
     named.ok_or_else(|| {
         Problem::unavailable("no_randomness", "the server cannot make a session id at the moment; send a session_id", 1)
     })

@@ -22,6 +22,7 @@ mod tests {
 
     use super::super::route::TABLE;
     use super::*;
+    use crate::access::Access;
 
     fn document() -> Value {
         serde_json::from_str(DOCUMENT).unwrap()
@@ -48,11 +49,22 @@ mod tests {
             described.extend(methods.map(|method| (path.clone(), method.to_ascii_uppercase())));
         }
         // HEAD is described wherever GET is served.
-        let served = TABLE.iter().flat_map(|(path, allow, _)| {
+        let served = TABLE.iter().flat_map(|(path, allow, ..)| {
             let methods = allow.split(", ").filter(|method| *method != "HEAD");
             methods.map(|method| ((*path).to_owned(), method.to_owned()))
         });
         assert_eq!(described, served.collect());
+    }
+
+    #[test]
+    fn the_document_says_what_access_each_route_needs() {
+        let document = document();
+        for (path, allow, access, _) in TABLE {
+            let operation = &document["paths"][path][&allow.to_ascii_lowercase().split(',').next().unwrap()];
+            assert_eq!(operation["x-access"], access.as_str(), "{path}");
+            let (asks, refuses) = (operation["security"].is_null(), &operation["responses"]["401"]);
+            assert_eq!((asks, refuses.is_object()), (*access != Access::None, *access != Access::None), "{path}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 use serde::Serialize;
 use tiny_http::StatusCode;
 
+use crate::access::{Access, Principal, SessionPrefix};
 use crate::chat::TurnError;
 use crate::journal::AppendError;
 use crate::message::LINE_BYTES_MAX;
@@ -23,7 +24,7 @@ pub struct Problem {
     pub detail: String,
     /// The field or parameter at fault, for 422.
     pub field: Option<String>,
-    /// A further header field: `Allow` for 405, `Retry-After` in seconds for 503.
+    /// A further header field: `WWW-Authenticate` for 401 and 403, `Allow` for 405, `Retry-After` in seconds for 503.
     pub header: Option<(&'static str, String)>,
 }
 
@@ -37,6 +38,13 @@ struct ProblemBody<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<&'a str>,
     request_id: &'a str,
+}
+
+/// The field with which 401 and 403 say what would be right (RFC 9110, 11.6.1).
+const CHALLENGE: &str = "WWW-Authenticate";
+
+fn whose(caller: &Principal) -> String {
+    caller.token().map_or_else(|| "this request".to_owned(), |name| format!("the token {name}"))
 }
 
 impl Problem {
@@ -55,6 +63,43 @@ impl Problem {
     #[must_use]
     pub fn misspelt(name: &str, what: &str, meant: &str) -> Self {
         Self::field(name, &format!("is no {what} of this call; did you mean `{meant}`?"))
+    }
+
+    /// 401: without a token, or with one that is not known.
+    #[must_use]
+    pub fn unauthorized(has_token: bool) -> Self {
+        // RFC 6750, 3.1: without a token no error is told.
+        let (error, detail) = match has_token {
+            false => ("", "send Authorization: Bearer with a token of server.auth_token or server.auth_tokens"),
+            true => (", error=\"invalid_token\"", "the token is not one of server.auth_token and server.auth_tokens"),
+        };
+        let header = Some((CHALLENGE, format!("Bearer realm=\"chatkeep\"{error}")));
+        Self { header, ..Self::new(401, "unauthorized", detail) }
+    }
+
+    /// 403: the token allows less than the call needs.
+    #[must_use]
+    pub fn insufficient_access(caller: &Principal, needed: Access) -> Self {
+        let (has, needed) = (caller.access().as_str(), needed.as_str());
+        let detail = format!("this needs a token with access {needed}, and {} has access {has}", whose(caller));
+        let challenge = format!("Bearer realm=\"chatkeep\", error=\"insufficient_scope\", scope=\"{needed}\"");
+        Self { header: Some((CHALLENGE, challenge)), ..Self::new(403, "insufficient_access", detail) }
+    }
+
+    /// 403: the token is for other sessions than that in the field.
+    #[must_use]
+    pub fn foreign_session(caller: &Principal, field: &str) -> Self {
+        let sessions = caller.sessions().map_or("*", SessionPrefix::as_str);
+        let detail = format!("`{field}` must begin with {sessions}: {} is for such sessions only", whose(caller));
+        let challenge = "Bearer realm=\"chatkeep\", error=\"insufficient_scope\"".to_owned();
+        let header = Some((CHALLENGE, challenge));
+        Self { header, field: Some(field.into()), ..Self::new(403, "session_forbidden", detail) }
+    }
+
+    /// 401 at the end of a stream, whose token is gone.
+    #[must_use]
+    pub fn revoked() -> Self {
+        Self::new(401, "token_revoked", "the token of this request was revoked")
     }
 
     /// 404.

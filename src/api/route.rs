@@ -1,8 +1,13 @@
-//! Which request goes to which route: one table of methods and paths.
+//! Which request goes to which route, and what access it needs: one table of methods and paths.
+//!
+//! A route without its access does not compile. Which sessions a caller may name is checked where a session is read from
+//! a request (`body::session`); the feed filters.
 //!
 //! Knows nothing of what the routes do.
 
 use tiny_http::Method;
+
+use crate::access::Access;
 
 use super::{Problem, RequestHead, content};
 
@@ -33,24 +38,24 @@ pub enum Route {
     OpenApi,
 }
 
-/// Each path with its `Allow` value and its route. `openapi.json` describes the same.
-pub(super) const TABLE: &[(&str, &str, Route)] = &[
-    ("/api/chat", "POST", Route::Chat),
-    ("/api/chat/messages", "POST", Route::Messages),
-    ("/api/chat/history", "GET, HEAD", Route::History),
-    ("/api/chat/feed", "GET, HEAD", Route::Feed),
-    ("/api/chat/sessions/{id}", "DELETE", Route::Session),
-    ("/ws/chat", "GET, HEAD", Route::Socket),
-    ("/api/storage/status", "GET, HEAD", Route::Status),
-    ("/livez", "GET, HEAD", Route::Livez),
-    ("/readyz", "GET, HEAD", Route::Readyz),
-    ("/health", "GET, HEAD", Route::Health),
-    ("/openapi.json", "GET, HEAD", Route::OpenApi),
+/// Each path with its `Allow` value, the access it needs, and its route. `openapi.json` describes the same.
+pub(super) const TABLE: &[(&str, &str, Access, Route)] = &[
+    ("/api/chat", "POST", Access::Write, Route::Chat),
+    ("/api/chat/messages", "POST", Access::Write, Route::Messages),
+    ("/api/chat/history", "GET, HEAD", Access::Read, Route::History),
+    ("/api/chat/feed", "GET, HEAD", Access::Read, Route::Feed),
+    ("/api/chat/sessions/{id}", "DELETE", Access::Admin, Route::Session),
+    ("/ws/chat", "GET, HEAD", Access::Read, Route::Socket),
+    ("/api/storage/status", "GET, HEAD", Access::Read, Route::Status),
+    ("/livez", "GET, HEAD", Access::None, Route::Livez),
+    ("/readyz", "GET, HEAD", Access::None, Route::Readyz),
+    ("/health", "GET, HEAD", Access::Read, Route::Health),
+    ("/openapi.json", "GET, HEAD", Access::Read, Route::OpenApi),
 ];
 
-/// Finds the route, or the problem that says why there is none (404, 405 with `Allow`, 415, 422).
+/// Finds the route, or the problem that says why there is none (403, 404, 405 with `Allow`, 415, 422).
 pub(super) fn find(head: &RequestHead<'_>) -> Result<Route, Problem> {
-    let Some(&(_, allow, route)) = TABLE.iter().find(|(path, ..)| is_at(path, head.path)) else {
+    let Some(&(_, allow, access, route)) = TABLE.iter().find(|(path, ..)| is_at(path, head.path)) else {
         return Err(Problem::not_found(head.path));
     };
     let fits = match head.method {
@@ -62,6 +67,9 @@ pub(super) fn find(head: &RequestHead<'_>) -> Result<Route, Problem> {
     };
     if !fits {
         return Err(Problem::method_not_allowed(allow));
+    }
+    if head.caller.access() < access {
+        return Err(Problem::insufficient_access(head.caller, access));
     }
     if let Some(name) = head.left_out {
         return Err(Problem::field(name, "must have visible ASCII characters only"));
@@ -76,6 +84,11 @@ pub(super) fn find(head: &RequestHead<'_>) -> Result<Route, Problem> {
 pub(super) fn is_probe(path: &str) -> bool {
     let found = TABLE.iter().find(|(wanted, ..)| *wanted == path);
     found.is_some_and(|(.., route)| matches!(route, Route::Status | Route::Livez | Route::Readyz | Route::Health))
+}
+
+/// Whether a path is served to those who have no token, though one is asked for.
+pub(super) fn is_open(path: &str) -> bool {
+    TABLE.iter().any(|(wanted, _, access, _)| *access == Access::None && is_at(wanted, path))
 }
 
 /// Whether a path matches one of the table; `{id}` at its end stands for one segment.

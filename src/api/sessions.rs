@@ -4,6 +4,7 @@
 
 use serde::Serialize;
 
+use crate::access::Principal;
 use crate::chat::Chat;
 use crate::logging;
 use crate::message::{Id, SessionId, Timestamp};
@@ -48,7 +49,7 @@ struct ErasedCounts {
 ///  "counts":{"cache":2,"transcript":2},"mongo":"pending","durable":"disk"}
 /// ```
 pub fn erase(chat: &Chat, mongo: Mongo, head: &RequestHead<'_>) -> Result<Reply, Problem> {
-    let session = session(head.path)?;
+    let session = session(head.caller, head.path)?;
     logging::about_session(session.as_str());
     let erased = chat.erase(&session)?;
     let status = if mongo == Mongo::Pending { 202 } else { 200 };
@@ -67,23 +68,25 @@ pub fn erase(chat: &Chat, mongo: Mongo, head: &RequestHead<'_>) -> Result<Reply,
 }
 
 /// The session that a path names, percent-encoded or not.
-fn session(path: &str) -> Result<SessionId, Problem> {
+fn session(caller: &Principal, path: &str) -> Result<SessionId, Problem> {
     // An invalid encoding leaves a character that no session id has.
     let name = percent_encoding::percent_decode_str(path.strip_prefix(FOLDER).unwrap_or_default()).decode_utf8_lossy();
-    body::session(Some(&name), "session_id")
+    body::session(caller, Some(&name), "session_id")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access::Access;
 
     #[test]
     fn a_session_is_read_from_its_path_percent_encoded_or_not() {
+        let caller = &Principal::without_token(Access::Admin);
         for (path, name) in [("a", "a"), ("user:42@host", "user:42@host"), ("user%3A42%40host", "user:42@host")] {
-            assert_eq!(session(&format!("{FOLDER}{path}")).unwrap().as_str(), name);
+            assert_eq!(session(caller, &format!("{FOLDER}{path}")).unwrap().as_str(), name);
         }
         for path in ["..", "%2e%2E", "a%2Fb", "a%", "a%4", "a%zz", "%ff", "a+b", "%00", &"x".repeat(129)] {
-            let problem = session(&format!("{FOLDER}{path}")).unwrap_err();
+            let problem = session(caller, &format!("{FOLDER}{path}")).unwrap_err();
             assert_eq!((problem.status, problem.field.as_deref()), (422, Some("session_id")), "{path}");
         }
     }

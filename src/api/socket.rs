@@ -11,6 +11,7 @@ use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, OnceLock};
 
+use crate::access::Principal;
 use crate::logging::RequestId;
 use crate::message::{Id, SessionId};
 use crate::permit::{Permit, Semaphore};
@@ -73,7 +74,7 @@ impl Deref for SharedBytes {
 }
 
 /// The parameters of a handshake.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Joining {
     /// The session to follow.
     pub session: SessionId,
@@ -81,6 +82,8 @@ pub struct Joining {
     pub after: Option<Id>,
     /// The handshake's id; each message that comes over the socket is a part of it.
     pub request: RequestId,
+    /// The client, and what it may do.
+    pub caller: Principal,
 }
 
 /// Serves WebSockets.
@@ -125,6 +128,11 @@ pub trait SocketHandler: Send {
 
     /// Handles what other threads have left.
     fn woken(&mut self, _outbox: &mut dyn Outbox) {}
+
+    /// Whether the token of its client was revoked, so that it must be closed.
+    fn is_revoked(&self, _socket: SocketId) -> bool {
+        false
+    }
 
     /// Whether a stop should wait, because the socket waits for an answer.
     fn awaits_answer(&self, _socket: SocketId) -> bool {

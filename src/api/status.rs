@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use crate::access::Principal;
 use crate::cache::Cache;
 use crate::chat::{self, Chat};
 use crate::config::Config;
@@ -46,6 +47,22 @@ pub struct StatusSources {
     pub started: Instant,
 }
 
+/// Fields that tell where the data is, or may quote it.
+const PLACES: [(&str, &[&str]); 3] = [
+    ("mongo", &["hosts", "database", "chat_collection", "reason", "shared_reason", "differing_indexes"]),
+    ("cache", &["disk_path"]),
+    ("journal", &["reason"]),
+];
+
+/// Whoever is limited to some sessions learns how the server is, in numbers of all sessions, and not where its data is.
+fn leave_out_places(status: &mut Value) {
+    for (block, fields) in PLACES {
+        if let Some(block) = status[block].as_object_mut() {
+            block.retain(|name, _| !fields.contains(&name.as_str()));
+        }
+    }
+}
+
 impl StatusSources {
     /// `GET /api/storage/status`: one object with a block for each part, in brief:
     ///
@@ -53,27 +70,31 @@ impl StatusSources {
     /// {"mongo":{"enabled":true,"status":"ok",…},"cache":{"sessions":3,…},"transcripts":{"stale":0,…},
     ///  "websocket":{"open":1,…},
     /// "queue":{"pending":0,…},"journal":{"status":"ok",…},"responder":{"kind":"echo",…},"version":"0.1.0",
-    ///  "uptime_seconds":42}
+    ///  "uptime_seconds":42,"access":"read","token":"dashboard","sessions":null}
     /// ```
     #[must_use]
-    pub fn storage(&self, chat: &Chat) -> Reply {
+    pub fn storage(&self, chat: &Chat, caller: &Principal) -> Reply {
         // In this order, so that the oldest pending message is published and not yet drained.
         let (reached, database) = (self.progress.look(), self.mongo_status.view());
         let journal = self.journal.stats();
-        super::json(
-            200,
-            &json!({
-                "mongo": self.mongo(&reached, &database),
-                "cache": self.cache(),
-                "transcripts": self.transcripts(),
-                "websocket": self.websocket(),
-                "queue": self.queue(journal.published, &reached, &database),
-                "journal": self.journal(&reached, &journal),
-                "responder": self.responder(&chat.stats()),
-                "version": env!("CARGO_PKG_VERSION"),
-                "uptime_seconds": self.started.elapsed().as_secs(),
-            }),
-        )
+        let mut status = json!({
+            "mongo": self.mongo(&reached, &database),
+            "cache": self.cache(),
+            "transcripts": self.transcripts(),
+            "websocket": self.websocket(),
+            "queue": self.queue(journal.published, &reached, &database),
+            "journal": self.journal(&reached, &journal),
+            "responder": self.responder(&chat.stats()),
+            "version": env!("CARGO_PKG_VERSION"),
+            "uptime_seconds": self.started.elapsed().as_secs(),
+            "access": caller.access().as_str(),
+            "token": caller.token(),
+            "sessions": caller.sessions().map(ToString::to_string),
+        });
+        if caller.sessions().is_some() {
+            leave_out_places(&mut status);
+        }
+        super::json(200, &status)
     }
 
     fn mongo(&self, reached: &Reached, database: &View) -> Value {

@@ -74,7 +74,7 @@ impl Client {
     fn by(config: &Config, socket: Option<PathBuf>) -> Self {
         let server = &config.server;
         // The mode of the socket decides who may connect.
-        let token = if socket.is_some() { None } else { server.auth_token.clone() };
+        let token = if socket.is_some() { None } else { server.auth.widest_token().cloned() };
         Self { socket, address: reachable(&server.listen), token }
     }
 

@@ -5,10 +5,11 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::config::{Config, Overrides, Settings, UsesSecret};
-use crate::store;
+use crate::{logging, store};
 
 use super::args::Options;
 use super::screen::CommandError;
@@ -19,8 +20,16 @@ const DEFAULT_CONFIG: &str = "config.yaml";
 /// The largest config file, in bytes; a larger one is most likely the wrong file.
 const CONFIG_BYTES: u64 = 1 << 20;
 
-/// The key of the only secret that a command sends.
-pub(super) const AUTH_TOKEN: &str = "server.auth_token";
+/// The largest file of a token, in bytes.
+const TOKEN_FILE_BYTES: u64 = 4096;
+
+/// Bits of a mode that let others read a token, or change it.
+const OPEN_TO_OTHERS: u32 = 0o026;
+
+/// Whether a secret is a token of the server: the only ones that a command sends.
+pub(super) fn is_token(key: &str) -> bool {
+    key.starts_with("server.auth_token")
+}
 
 /// The configuration and its file.
 pub(super) struct Loaded {
@@ -56,7 +65,7 @@ fn load_with(options: &Options, uses_secret: Option<UsesSecret>) -> Result<Loade
     };
     let file = file.map(|path| path.display().to_string());
     let overrides = Overrides { listen: options.listen.as_deref(), data: options.data.as_deref(), uses_secret };
-    match Settings::load(&text, &|name| std::env::var_os(name), &overrides) {
+    match Settings::load(&text, &|name| std::env::var_os(name), &token_file, &overrides) {
         Ok(settings) => Ok(Loaded { file, settings }),
         Err(faults) => Err(CommandError::Asked(
             faults
@@ -65,6 +74,29 @@ fn load_with(options: &Options, uses_secret: Option<UsesSecret>) -> Result<Loade
                 .collect(),
         )),
     }
+}
+
+/// The text of a token's file.
+fn token_file(path: &Path) -> Result<String, String> {
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| file.take(TOKEN_FILE_BYTES + 1).read_to_string(&mut text));
+    match read {
+        Err(error) => Err(error.to_string()),
+        Ok(bytes) if bytes as u64 > TOKEN_FILE_BYTES => Err(format!("it is larger than {TOKEN_FILE_BYTES} bytes")),
+        Ok(_) => Ok(text),
+    }
+}
+
+/// A warning about a token's file that others may read or change, if so.
+pub(super) fn token_file_warning(config: &Config) -> Option<String> {
+    let path = config.server.auth.auth_token_file.as_ref()?;
+    let mode = path.metadata().ok()?.mode();
+    (mode & OPEN_TO_OTHERS != 0).then(|| {
+        let (path, mode) = (logging::escaped(&path.display().to_string()), mode & 0o7777);
+        format!(
+            "server.auth_token_file: others may read or change {path} (mode {mode:o}); chmod 600 keeps the token secret"
+        )
+    })
 }
 
 /// A fault with its file.

@@ -17,7 +17,7 @@ use crate::message::SessionId;
 
 use super::args::{Options, ReportFormat};
 use super::client::{Client, ClientError};
-use super::load::{AUTH_TOKEN, load_using};
+use super::load::{is_token, load_using};
 use super::screen::{Audience, CommandError, note, print, show, visible};
 
 /// How long an answer may take: the history waits a few seconds for MongoDB.
@@ -114,9 +114,9 @@ fn get_over_restarts(client: &Client, target: &str) -> Result<Value, CommandErro
 /// The server of this configuration, or the one at `--listen`. Only a client over TCP sends the token.
 pub(super) fn client(options: &Options) -> Result<Client, CommandError> {
     if options.listen.is_some() {
-        return Ok(Client::over_tcp(&load_using(options, |_, secret| secret == AUTH_TOKEN)?));
+        return Ok(Client::over_tcp(&load_using(options, |_, secret| is_token(secret))?));
     }
-    let config = load_using(options, |config, secret| secret == AUTH_TOKEN && config.server.local_socket.is_none())?;
+    let config = load_using(options, |config, secret| is_token(secret) && config.server.local_socket.is_none())?;
     Ok(Client::of(&config))
 }
 

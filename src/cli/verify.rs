@@ -20,7 +20,7 @@ use crate::message::SessionId;
 
 use super::args::{Options, ReportFormat};
 use super::client::Client;
-use super::load::{AUTH_TOKEN, load_using};
+use super::load::{is_token, load_using};
 use super::screen::{CommandError, print, visible};
 use super::show::{page, status_of};
 
@@ -52,7 +52,7 @@ impl VerifyReport {
 /// Makes every check and prints what it found.
 pub(super) fn verify(options: &Options) -> Result<(), CommandError> {
     // Its WebSocket goes over TCP.
-    let config = load_using(options, |_, secret| secret == AUTH_TOKEN)?;
+    let config = load_using(options, |_, secret| is_token(secret))?;
     let client = Client::of(&config);
     let before = status_of(&client)?;
     let session = options.session.clone().map_or_else(new_session, Ok)?;

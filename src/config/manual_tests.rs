@@ -49,6 +49,7 @@ fn takes(key: &ConfigKey) -> String {
         KeyKind::Text(_) => "text".to_owned(),
         KeyKind::Path(_) => "path".to_owned(),
         KeyKind::List(_) => "list".to_owned(),
+        KeyKind::Blocks(_) => "list of blocks".to_owned(),
         KeyKind::Bool => "`true`, `false`".to_owned(),
         KeyKind::Integer(bounds) => format!("{} to {}", bounds.start(), bounds.end()),
         KeyKind::Choice(words) => words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", "),

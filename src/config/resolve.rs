@@ -2,7 +2,8 @@
 //!
 //! It walks the table: which values are given, what replaces the others, and what each becomes under its kind.
 //! Afterwards every key has a value of its kind; a faulty one has its default, which is never used, because one fault
-//! refuses the whole. The only key it knows by name is `server.listen`, which the command line may set.
+//! refuses the whole. The keys it knows by name are `server.listen`, which the command line may set, and those of the
+//! token that may stand in a file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -11,11 +12,15 @@ use serde_yaml::{Mapping, Value};
 
 use super::expand::{Env, Expanded, expand, variables};
 use super::fault::{ConfigError, ConfigErrors, closest, quote, quote_text};
-use super::secret::REDACTED;
+use super::secret::{REDACTED, Secret};
 use super::settings::{Settings, Values, typed};
 use super::table::{ConfigKey, Given, KEYS, KeyKind, Rule};
-use super::types::Config;
-use super::{together, yaml};
+use super::types::{AuthConfig, Config};
+use super::{rules, together, yaml};
+
+/// The key of the token for everything, and the one whose file may hold it.
+const MAIN_TOKEN_KEY: &str = "server.auth_token";
+const TOKEN_FILE_KEY: &str = "server.auth_token_file";
 
 /// Options of the command line that override the file.
 #[derive(Clone, Copy, Debug, Default)]
@@ -29,15 +34,24 @@ pub struct Overrides<'a> {
     pub uses_secret: Option<UsesSecret>,
 }
 
+/// Reads a small file; an error is the reason in words.
+pub(super) type ReadFile<'a> = dyn Fn(&Path) -> Result<String, String> + 'a;
+
 /// Whether a command under this configuration uses the secret of a key.
 pub type UsesSecret = fn(&Config, &str) -> bool;
 
 impl Settings {
-    /// Reads `text` (empty: all defaults), fills in variables from `env`, and checks everything.
+    /// Reads `text` (empty: all defaults), fills in variables from `env`, fetches the token's file by `file`, and checks
+    /// everything.
     ///
     /// # Errors
     /// Every fault at once; a text that is not YAML has only one.
-    pub fn load(text: &str, env: &Env<'_>, overrides: &Overrides<'_>) -> Result<Self, ConfigErrors> {
+    pub fn load(
+        text: &str,
+        env: &Env<'_>,
+        file: &ReadFile<'_>,
+        overrides: &Overrides<'_>,
+    ) -> Result<Self, ConfigErrors> {
         let root = yaml::parse(text)?;
         let mut faults = Vec::new();
         let mut given = FileValues::new();
@@ -63,12 +77,16 @@ impl Settings {
         }
         let mut config = typed(&values, overrides.data)?;
         let secrets = KEYS.iter().filter(|key| key.redact.is_some());
-        let texts = secrets.filter_map(|key| match (given.get(key.path), &key.default) {
-            (Some(value), _) => value.as_str(),
-            (None, Given::Text(default)) => Some(*default),
-            _ => None,
+        let texts = secrets.flat_map(|key| match (given.get(key.path), &key.default) {
+            (Some(value), _) => secret_texts(key, value),
+            (None, Given::Text(default)) => vec![*default],
+            _ => Vec::new(),
         });
         config.responder.secret_variables = texts.flat_map(variables).map(str::to_owned).collect();
+        if overrides.uses_secret.is_none_or(|uses| uses(&config, MAIN_TOKEN_KEY)) {
+            faults.extend(token_of_file(&mut config.server.auth, file));
+        }
+        faults.extend(together::repeated_tokens(&config.server.auth));
         faults.extend(together::check(&config, &origin, &|path| !faulty.contains(path)));
         if let Some(uses) = overrides.uses_secret {
             let is_unused = |path: &str| is_secret(path) && !uses(&config, path);
@@ -79,7 +97,42 @@ impl Settings {
 }
 
 fn is_secret(path: &str) -> bool {
-    KEYS.iter().any(|key| key.path == path && key.redact.is_some())
+    // A fault within a list names its item as well.
+    let key = path.split('[').next();
+    KEYS.iter().any(|known| Some(known.path) == key && known.redact.is_some())
+}
+
+/// Takes the token from its file, if there is one: what stands there before the end of the line.
+fn token_of_file(auth: &mut AuthConfig, file: &ReadFile<'_>) -> Option<ConfigError> {
+    let path = auth.auth_token_file.as_ref()?;
+    let wrong = |rule: String| {
+        let value = quote_text(&path.to_string_lossy());
+        Some(ConfigError::Value { path: TOKEN_FILE_KEY.to_owned(), value, rule })
+    };
+    if auth.auth_token.is_some() {
+        return wrong("must be empty while server.auth_token is set: the token stands in one place".to_owned());
+    }
+    match file(path).as_ref().map(|text| text.trim_end_matches(['\r', '\n'])) {
+        Err(reason) => wrong(format!("must be a file that can be read: {reason}")),
+        Ok(token) if !rules::is_one_of_tokens(token) => {
+            wrong("must be a file with one token in it: 1 to 1024 visible ASCII characters without spaces".to_owned())
+        }
+        Ok(token) => {
+            auth.auth_token = Some(Secret::new(token));
+            None
+        }
+    }
+}
+
+/// The texts of a key in which a secret may stand.
+fn secret_texts<'a>(key: &ConfigKey, value: &'a Value) -> Vec<&'a str> {
+    match (&key.kind, value) {
+        (KeyKind::Blocks(fields), Value::Sequence(blocks)) => {
+            let secret = || fields.iter().filter(|field| field.redact.is_some());
+            blocks.iter().flat_map(|block| secret().filter_map(|field| block.get(field.path)?.as_str())).collect()
+        }
+        _ => value.as_str().into_iter().collect(),
+    }
 }
 
 /// The values in the file, by key.
@@ -140,6 +193,7 @@ fn default_value(key: &ConfigKey) -> Value {
         Given::Integer(number) => Value::Number(number.into()),
         Given::Bool(flag) => Value::Bool(flag),
         Given::NoItems => Value::Sequence(Vec::new()),
+        Given::Nothing | Given::Required => Value::Null,
     }
 }
 
@@ -157,6 +211,9 @@ impl KeyReader<'_> {
     fn read(&self, value: &Value, faults: &mut Vec<ConfigError>) -> Value {
         if let KeyKind::List(rule) = &self.key.kind {
             return self.read_list(value, rule, faults).into();
+        }
+        if let KeyKind::Blocks(fields) = self.key.kind {
+            return self.read_blocks(value, fields, faults).into();
         }
         let value = match value {
             Value::String(text) => match expand(text, self.env) {
@@ -207,6 +264,7 @@ impl KeyReader<'_> {
                 Some(number) if bounds.contains(&number) => Ok(number.into()),
                 _ => Err(format!("must be a whole number from {} to {}", bounds.start(), bounds.end())),
             },
+            (KeyKind::Blocks(_), _) => Ok(value.clone()),
             (KeyKind::Choice(words), value) => {
                 let word = value.as_str().map(|text| text.trim().to_ascii_lowercase()).unwrap_or_default();
                 let known = words.contains(&word.as_str());
@@ -253,6 +311,48 @@ impl KeyReader<'_> {
         kept(path, expanded.text, rule)
     }
 
+    fn read_blocks(&self, value: &Value, fields: &'static [ConfigKey], faults: &mut Vec<ConfigError>) -> Vec<Value> {
+        let Value::Sequence(items) = value else {
+            let names: Vec<&str> = fields.iter().map(|field| field.path).collect();
+            let rule = format!("must be a list of blocks, each with {}", names.join(", "));
+            faults.push(ConfigError::Value { path: self.path.to_owned(), value: REDACTED.to_owned(), rule });
+            return Vec::new();
+        };
+        let block = |(i, item)| self.read_block(&format!("{}[{i}]", self.path), item, fields, faults);
+        items.iter().enumerate().map(block).collect()
+    }
+
+    fn read_block(
+        &self,
+        path: &str,
+        item: &Value,
+        fields: &'static [ConfigKey],
+        faults: &mut Vec<ConfigError>,
+    ) -> Value {
+        let given = item.as_mapping().cloned().unwrap_or_default();
+        if !item.is_mapping() {
+            faults.push(not_a_block(path));
+        }
+        for name in given.keys().map(|name| name.as_str().unwrap_or_default()) {
+            if !fields.iter().any(|field| field.path == name) {
+                let suggestion = closest(name, fields.iter().map(|field| field.path)).map(str::to_owned);
+                faults.push(ConfigError::UnknownKey { path: format!("{path}.{}", name.escape_debug()), suggestion });
+            }
+        }
+        let mut block = Mapping::new();
+        for key in fields {
+            let value = given.get(key.path).unwrap_or(&Value::Null);
+            let field = KeyReader { key, path: &format!("{path}.{}", key.path), env: self.env, data: None };
+            let value = match value.is_null() && matches!(key.default, Given::Nothing) {
+                true => continue,
+                false if item.is_mapping() => field.read(value, faults),
+                false => field.stand_in(),
+            };
+            block.insert(key.path.into(), value);
+        }
+        block.into()
+    }
+
     /// `--data` replaces the leading `data/` of the default.
     fn under_data(&self, text: &str) -> String {
         match (self.data, &self.key.default) {
@@ -271,6 +371,7 @@ impl KeyReader<'_> {
     fn stand_in(&self) -> Value {
         match self.key.kind {
             KeyKind::Choice(words) => words[0].into(),
+            _ if matches!(self.key.default, Given::Required) => String::new().into(),
             _ => default_value(self.key),
         }
     }

@@ -3,6 +3,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::access::{MAIN_TOKEN, SessionPrefix};
+
 use super::secret::REDACTED;
 
 /// The longest path a Unix socket may have, in bytes: `sun_path` less its final zero.
@@ -77,6 +79,27 @@ pub(super) fn is_origin(text: &str) -> bool {
 /// A bearer token, or none.
 pub(super) fn is_token(text: &str) -> bool {
     text.len() <= 1024 && text.bytes().all(|b| b.is_ascii_graphic()) && text != REDACTED
+}
+
+/// A bearer token.
+pub(super) fn is_one_of_tokens(text: &str) -> bool {
+    !text.is_empty() && is_token(text)
+}
+
+/// The name of a token.
+pub(super) fn is_token_name(text: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    (1..=64).contains(&text.len()) && text.bytes().all(allowed) && text != MAIN_TOKEN
+}
+
+/// The sessions of a token.
+pub(super) fn is_sessions(text: &str) -> bool {
+    SessionPrefix::parse(text).is_some()
+}
+
+/// The path of a file with a token, or none.
+pub(super) fn is_token_file(text: &str) -> bool {
+    text.is_empty() || is_path(text)
 }
 
 /// A path.

@@ -78,23 +78,32 @@ impl Settings {
             for (depth, block) in blocks.iter().enumerate().skip(shared) {
                 out.push_str(&format!("{}{block}:\n", "  ".repeat(depth)));
             }
-            out.push_str(&format!("{}{name}: {}\n", "  ".repeat(blocks.len()), self.shown(key)));
+            out.push_str(&format!("{}{name}: {}\n", "  ".repeat(blocks.len()), shown(key, &self.values[key.path])));
             open = blocks;
         }
         out
     }
+}
 
-    fn shown(&self, key: &ConfigKey) -> String {
-        match (&self.values[key.path], key.redact) {
-            (Value::String(text), Some(redact)) if !text.is_empty() => yaml_text(&redact(text)),
-            (Value::String(text), _) if matches!(key.kind, KeyKind::Choice(_)) => text.clone(),
-            (Value::String(text), _) => yaml_text(text),
-            (Value::Sequence(items), _) => {
-                let items: Vec<String> = items.iter().filter_map(Value::as_str).map(yaml_text).collect();
-                format!("[{}]", items.join(", "))
-            }
-            (value, _) => quote(value),
+/// A value as the effective configuration shows it.
+fn shown(key: &ConfigKey, value: &Value) -> String {
+    match (&key.kind, value, key.redact) {
+        (KeyKind::Blocks(fields), Value::Sequence(blocks), _) => {
+            let field = |block: &Value, field: &ConfigKey| {
+                block.get(field.path).map(|value| format!("{}: {}", field.path, shown(field, value)))
+            };
+            let block = |block| fields.iter().filter_map(|key| field(block, key)).collect::<Vec<_>>().join(", ");
+            let blocks: Vec<String> = blocks.iter().map(|each| format!("{{{}}}", block(each))).collect();
+            format!("[{}]", blocks.join(", "))
         }
+        (_, Value::String(text), Some(redact)) if !text.is_empty() => yaml_text(&redact(text)),
+        (KeyKind::Choice(_), Value::String(text), _) => text.clone(),
+        (_, Value::String(text), _) => yaml_text(text),
+        (_, Value::Sequence(items), _) => {
+            let items: Vec<String> = items.iter().filter_map(Value::as_str).map(yaml_text).collect();
+            format!("[{}]", items.join(", "))
+        }
+        (_, value, _) => quote(value),
     }
 }
 

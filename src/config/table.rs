@@ -33,6 +33,8 @@ pub(super) enum KeyKind {
     Integer(RangeInclusive<u64>),
     /// One of some words.
     Choice(&'static [&'static str]),
+    /// A list of blocks with these fields; those without a default may be left out.
+    Blocks(&'static [ConfigKey]),
 }
 
 /// A default, as the shipped file would write it.
@@ -45,6 +47,10 @@ pub(super) enum Given {
     Bool(bool),
     /// A list without items.
     NoItems,
+    /// Nothing, which a field of a block may have.
+    Nothing,
+    /// No value: a field that every block must have.
+    Required,
 }
 
 /// One key.
@@ -87,6 +93,14 @@ const fn list(path: &'static str, holds: fn(&str) -> bool, must: &'static str) -
     key(path, KeyKind::List(Rule { holds, must }), Given::NoItems)
 }
 
+const fn required(path: &'static str, kind: KeyKind) -> ConfigKey {
+    key(path, kind, Given::Required)
+}
+
+fn redacted(_: &str) -> String {
+    REDACTED.to_owned()
+}
+
 const fn secret(key: ConfigKey, redact: fn(&str) -> String) -> ConfigKey {
     ConfigKey { redact: Some(redact), path: key.path, kind: key.kind, default: key.default }
 }
@@ -103,6 +117,12 @@ const IS_PATH: &str = "must be a path: not empty, without control characters";
 const IS_SOCKET: &str = "must be a path of at most 107 bytes (the system's limit for a socket), or empty for none";
 const IS_TOKEN: &str = "must be at most 1024 visible ASCII characters without spaces, or empty for none; \
      and not what check-config prints in place of a secret";
+const IS_TOKEN_FILE: &str = "must be a path without control characters, or empty for none";
+const IS_ONE_OF_TOKENS: &str = "must be 1 to 1024 visible ASCII characters without spaces; \
+     and not what check-config prints in place of a secret";
+const IS_TOKEN_NAME: &str = "must be 1 to 64 characters of A-Z a-z 0-9 . _ -, and not auth_token";
+const IS_SESSIONS: &str = "must be the beginning of session ids and a *, such as \"alice-*\": 1 to 92 characters of \
+     A-Z a-z 0-9 . _ - : @ before the *; leave it out for all sessions";
 const IS_ORIGIN: &str = "must be an origin as a browser sends it: SCHEME://HOST[:PORT] in lower case, without a path, \
      without the scheme's own port; not * or null";
 const IS_HOST: &str =
@@ -120,11 +140,21 @@ const IS_PROMPT: &str = "must be at most 256 KiB, without zero bytes";
 const IS_COLLECTION: &str =
     "must be 1 to 120 bytes without $ or control characters, and not begin with system. or a dot";
 
+/// The fields of each of `server.auth_tokens`.
+static TOKEN_FIELDS: &[ConfigKey] = &[
+    required("name", KeyKind::Text(Rule { holds: rules::is_token_name, must: IS_TOKEN_NAME })),
+    secret(required("token", KeyKind::Text(Rule { holds: rules::is_one_of_tokens, must: IS_ONE_OF_TOKENS })), redacted),
+    required("access", KeyKind::Choice(&["read", "write", "admin"])),
+    key("sessions", KeyKind::Text(Rule { holds: rules::is_sessions, must: IS_SESSIONS }), Given::Nothing),
+];
+
 /// Every key there is.
 pub(super) static KEYS: &[ConfigKey] = &[
     text("server.listen", "127.0.0.1:8000", rules::is_listen, "must be HOST:PORT ([HOST]:PORT for IPv6)"),
     path("server.local_socket", layout::SOCKET, rules::is_socket, IS_SOCKET),
-    secret(text("server.auth_token", "", rules::is_token, IS_TOKEN), |_| REDACTED.to_owned()),
+    secret(text("server.auth_token", "", rules::is_token, IS_TOKEN), redacted),
+    text("server.auth_token_file", "", rules::is_token_file, IS_TOKEN_FILE),
+    secret(key("server.auth_tokens", KeyKind::Blocks(TOKEN_FIELDS), Given::NoItems), redacted),
     flag("server.allow_open_listen"),
     list("server.allowed_origins", rules::is_origin, IS_ORIGIN),
     list("server.allowed_hosts", rules::is_host, IS_HOST),
@@ -179,7 +209,7 @@ pub(super) static KEYS: &[ConfigKey] = &[
     whole("responder.timeout_seconds", 120, 1..=HOUR),
     text("responder.openai.base_url", "http://127.0.0.1:11434/v1", rules::is_base_url, IS_BASE_URL),
     text("responder.openai.model", "", rules::is_model, IS_MODEL),
-    secret(text("responder.openai.api_key", "", rules::is_token, IS_TOKEN), |_| REDACTED.to_owned()),
+    secret(text("responder.openai.api_key", "", rules::is_token, IS_TOKEN), redacted),
     text("responder.openai.system_prompt", "", rules::is_prompt, IS_PROMPT),
     whole("responder.openai.context_messages", 40, 1..=500),
     whole("responder.openai.context_bytes", 64 * KIB, KIB..=8 * MIB),

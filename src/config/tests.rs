@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::table::KEYS;
 use super::*;
+use crate::access::Access;
 
 const SHIPPED: &str = include_str!("../../config.yaml");
 const SECRET: &str = "hunter2hunter2";
@@ -25,8 +26,18 @@ fn env(name: &str) -> Option<OsString> {
     }
 }
 
+/// Files with a token, by name.
+fn file(path: &Path) -> Result<String, String> {
+    match path.to_str() {
+        Some("token") => Ok(format!("{SECRET}\r\n")),
+        Some("two") => Ok(format!("{SECRET}\n{SECRET}\n")),
+        Some("empty") => Ok("\n".to_owned()),
+        _ => Err("there is no such file".to_owned()),
+    }
+}
+
 fn load(text: &str) -> Result<Settings, ConfigErrors> {
-    Settings::load(text, &env, &Overrides::default())
+    Settings::load(text, &env, &file, &Overrides::default())
 }
 
 fn config(text: &str) -> Config {
@@ -53,7 +64,7 @@ fn one(path: &str, value: &str) -> String {
 #[test]
 fn the_shipped_file_says_the_built_in_defaults() {
     let nothing = |_: &str| None;
-    let shipped = Settings::load(SHIPPED, &nothing, &Overrides::default()).unwrap();
+    let shipped = Settings::load(SHIPPED, &nothing, &file, &Overrides::default()).unwrap();
     assert_eq!(shipped.config(), Config::defaults(None).unwrap());
     assert_eq!(shipped.to_yaml(), load("").unwrap().to_yaml());
 }
@@ -84,7 +95,7 @@ fn the_defaults_are_those_of_the_manual() {
     let config = Config::defaults(None).unwrap();
     assert_eq!(config.server.listen, "127.0.0.1:8000");
     assert_eq!(config.server.local_socket, Some(PathBuf::from("data/chatkeep.sock")));
-    assert_eq!(config.server.auth_token, None);
+    assert_eq!(config.server.auth.auth_token, None);
     assert_eq!(config.server.max_connections, 1024);
     assert_eq!(config.server.max_body_bytes, 1 << 20);
     assert_eq!(config.server.drain, Duration::from_secs(10));
@@ -119,14 +130,17 @@ fn nothing_and_empty_blocks_and_empty_keys_mean_defaults() {
 fn a_value_given_by_a_variable_takes_the_type_of_its_key() {
     assert_eq!(config(&one("mongo.ttl_days", "\"${TTL:-30}\"")).mongo.ttl, Some(Duration::from_secs(7 * 86_400)));
     assert_eq!(config(&one("mongo.ttl_days", "${NONE:-0}")).mongo.ttl, None);
-    assert!(config(&one("server.allow_open_listen", "${YES}")).server.allow_open_listen);
+    assert!(config(&one("server.allow_open_listen", "${YES}")).server.auth.allow_open_listen);
     assert_eq!(config(&one("log.level", "${SHOUTED}")).log.level, log::LevelFilter::Debug);
-    assert_eq!(config(&one("server.auth_token", "${TTL}")).server.auth_token, Some(Secret::new("7")));
+    assert_eq!(config(&one("server.auth_token", "${TTL}")).server.auth.auth_token, Some(Secret::new("7")));
     assert_eq!(
-        config(&one("server.allowed_origins", "${LIST}")).server.allowed_origins,
+        config(&one("server.allowed_origins", "${LIST}")).server.auth.allowed_origins,
         ["https://a.example", "http://b.example:8080"]
     );
-    assert_eq!(config(&one("server.allowed_hosts", "[\"${NONE:-a.example}\"]")).server.allowed_hosts, ["a.example"]);
+    assert_eq!(
+        config(&one("server.allowed_hosts", "[\"${NONE:-a.example}\"]")).server.auth.allowed_hosts,
+        ["a.example"]
+    );
 }
 
 #[test]
@@ -282,6 +296,14 @@ fn a_secret_is_in_no_fault() {
         format!("server: {{auth_tokn: {s}}}"),
         format!("server: {s}"),
         format!("auth_token: {s}"),
+        format!("server: {{auth_tokens: {s}}}"),
+        format!("server: {{auth_tokens: [{s}]}}"),
+        format!("server: {{auth_tokens: [{{name: a, token: \"{s} \", access: read}}]}}"),
+        format!("server: {{auth_tokens: [{{name: a, token: [{s}], access: read}}]}}"),
+        format!("server: {{auth_tokens: [{{name: a, tokens: {s}, access: read}}]}}"),
+        format!("server: {{auth_tokens: [{{name: a, token: \"{s}${{GONE}}\", access: read}}]}}"),
+        format!("server: {{auth_token: {s}, auth_tokens: [{{name: a, token: {s}, access: read}}]}}"),
+        "server: {auth_token_file: two}".to_owned(),
         s.to_owned(),
         format!("- {s}"),
         "server: {auth_token: \"${TOKEN} ${TOKEN}\"}".to_owned(),
@@ -300,7 +322,7 @@ fn a_secret_is_in_no_debug_output_and_not_in_the_effective_configuration() {
     let text = "server: {auth_token: \"${TOKEN}\"}\nmongo: {uri: \"mongodb://u:hunter2hunter2@h:1/?w=1\"}\n";
     let settings = load(text).unwrap();
     let config = settings.config();
-    assert_eq!(config.server.auth_token.as_ref().map(Secret::expose), Some(SECRET));
+    assert_eq!(config.server.auth.auth_token.as_ref().map(Secret::expose), Some(SECRET));
     assert!(!format!("{config:?}").contains(SECRET));
     let shown = settings.to_yaml();
     assert!(!shown.contains(SECRET), "{shown}");
@@ -347,12 +369,12 @@ fn the_data_folder_stands_in_for_data_in_default_paths_only() {
     let data = Some(Path::new("/srv/keep"));
     let overrides = Overrides { data, ..Overrides::default() };
     for text in ["", SHIPPED] {
-        let config = Settings::load(text, &env, &overrides).unwrap().config();
+        let config = Settings::load(text, &env, &file, &overrides).unwrap().config();
         assert_eq!(config.journal.path, PathBuf::from("/srv/keep/journal"));
         assert_eq!(config.server.local_socket, Some(PathBuf::from("/srv/keep/chatkeep.sock")));
         assert_eq!(config.mongo.cache.disk_path, PathBuf::from("/srv/keep/cache/chat_sessions"));
     }
-    let config = Settings::load(&one("journal.path", "data/elsewhere"), &env, &overrides).unwrap().config();
+    let config = Settings::load(&one("journal.path", "data/elsewhere"), &env, &file, &overrides).unwrap().config();
     assert_eq!(config.journal.path, PathBuf::from("data/elsewhere"));
 }
 
@@ -376,7 +398,12 @@ fn a_data_folder_too_deep_for_a_socket_is_a_fault() {
 #[test]
 fn listen_on_the_command_line_is_checked_as_in_the_file() {
     let with = |listen| {
-        Settings::load("server: {listen: broken}", &env, &Overrides { listen: Some(listen), ..Overrides::default() })
+        Settings::load(
+            "server: {listen: broken}",
+            &env,
+            &file,
+            &Overrides { listen: Some(listen), ..Overrides::default() },
+        )
     };
     assert_eq!(with("127.0.0.1:0").unwrap().config().server.listen, "127.0.0.1:0");
     for listen in ["127", "${TOKEN}", "0.0.0.0:80"] {
@@ -482,4 +509,71 @@ fn the_variables_that_secrets_come_from_are_known() {
     found.sort();
     found.dedup();
     assert_eq!(found, ["NONE", "SECRET", "TOKEN"]);
+}
+
+#[test]
+fn further_tokens_are_read_with_access_and_sessions() {
+    let text = "server:\n  auth_tokens:\n    - {name: dash, token: \"${TOKEN}\", access: read}\n\
+                \u{20}   - {name: bot, token: t2, access: Write, sessions: \"bot-*\"}\n";
+    let auth = config(text).server.auth;
+    let [dash, bot] = &auth.auth_tokens[..] else { panic!("{auth:?}") };
+    assert_eq!((dash.name.as_str(), dash.token.expose(), dash.access), ("dash", SECRET, Access::Read));
+    assert_eq!((bot.access, bot.sessions.as_ref().unwrap().as_str()), (Access::Write, "bot-"));
+    assert!(dash.sessions.is_none() && auth.asks_for_token());
+    assert_eq!(auth.widest_token().unwrap().expose(), SECRET, "one for all sessions before one for some");
+    let settings = load(text).unwrap();
+    let shown = "auth_tokens: [{name: \"dash\", token: \"[redacted]\", access: read}, {name: \"bot\", \
+                 token: \"[redacted]\", access: write, sessions: \"bot-*\"}]\n";
+    assert!(settings.to_yaml().contains(shown), "{}", settings.to_yaml());
+    assert_eq!(settings.config().responder.secret_variables, ["TOKEN", "MONGO_URI"]);
+    config("server: {listen: \"0.0.0.0:1\", auth_tokens: [{name: a, token: t, access: read}]}");
+}
+
+#[test]
+fn every_fault_of_the_tokens_is_told_at_once() {
+    let text = "server:\n  auth_token: main\n  auth_tokens:\n\
+                \u{20}   - {name: a, token: t, access: read}\n    - {name: a, token: t, access: read}\n\
+                \u{20}   - {name: b, token: main, access: root}\n    - {nam: c, sessions: \"*\"}\n    - text\n\
+                \u{20}   - {name: auth_token, token: \"${GONE}\", access: admin, sessions: \"x/*\"}\n";
+    let told = faults(text);
+    for fault in [
+        "server.auth_tokens[1].name: \"a\": must be another than that of server.auth_tokens[0]",
+        "server.auth_tokens[1].token: [redacted]: must be another than that of server.auth_tokens[0]",
+        "server.auth_tokens[2].access: \"root\": must be one of read, write, admin",
+        "server.auth_tokens[2].token: [redacted]: must be another than that of server.auth_token or its file",
+        "server.auth_tokens[3].nam: unknown key; did you mean name?",
+        "server.auth_tokens[3].name: nothing: must be text (in quotes): must be 1 to 64 characters",
+        "server.auth_tokens[3].token: [redacted]: must be text (in quotes): must be 1 to 1024 visible",
+        "server.auth_tokens[3].access: nothing: must be one of read, write, admin",
+        "server.auth_tokens[3].sessions: \"*\": must be the beginning of session ids and a *",
+        "server.auth_tokens[4]: [redacted]: must be a block of keys",
+        "server.auth_tokens[5].name: \"auth_token\": must be 1 to 64 characters",
+        "server.auth_tokens[5].token: ${GONE} is not set",
+        "server.auth_tokens[5].sessions: \"x/*\": must be the beginning",
+    ] {
+        assert!(told.contains(fault), "{fault}\n{told}");
+    }
+    assert_eq!(told.lines().count(), 13, "{told}");
+}
+
+#[test]
+fn a_token_in_a_file_counts_like_one_in_the_configuration() {
+    let auth = config("server: {listen: \"0.0.0.0:1\", auth_token_file: token}").server.auth;
+    assert_eq!(auth.auth_token, Some(Secret::new(SECRET)), "the end of the line is cut");
+    for (text, told) in [
+        ("auth_token_file: none", "\"none\": must be a file that can be read: there is no such file"),
+        ("auth_token_file: two", "\"two\": must be a file with one token in it"),
+        ("auth_token_file: empty", "\"empty\": must be a file with one token in it"),
+        ("auth_token_file: token, auth_token: t", "must be empty while server.auth_token is set"),
+    ] {
+        assert!(faults(&format!("server: {{{text}}}")).contains(told), "{text}");
+    }
+    let uses_secret: Option<UsesSecret> = Some(|_, _| false);
+    let unused = Overrides { uses_secret, ..Overrides::default() };
+    for text in [
+        "{auth_token_file: none, listen: \"0.0.0.0:1\"}",
+        "{auth_tokens: [{name: a, token: \"${GONE}\", access: read}]}",
+    ] {
+        assert!(Settings::load(&format!("server: {text}"), &env, &file, &unused).is_ok(), "{text}");
+    }
 }

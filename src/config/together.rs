@@ -4,7 +4,8 @@
 
 use super::fault::{ConfigError, quote_text};
 use super::rules::is_loopback;
-use super::types::{Config, ResponderKind};
+use super::secret::REDACTED;
+use super::types::{AuthConfig, Config, ResponderKind};
 
 /// What a record adds to its text, in bytes: the frame, ids and names, generously.
 const RECORD_OVERHEAD_BYTES: u64 = 64 * 1024;
@@ -35,12 +36,37 @@ pub(super) fn check(
         .collect()
 }
 
+/// Every token and name of a token that stands there already; faulty ones are empty and not looked at.
+pub(super) fn repeated_tokens(auth: &AuthConfig) -> Vec<ConfigError> {
+    let mut faults = Vec::new();
+    let mut tell = |index: usize, field: &str, value: String, first: &str| {
+        let (path, rule) =
+            (format!("server.auth_tokens[{index}].{field}"), format!("must be another than that of {first}"));
+        faults.push(ConfigError::Value { path, value, rule });
+    };
+    for (index, one) in auth.auth_tokens.iter().enumerate() {
+        let earlier = || auth.auth_tokens[..index].iter().enumerate();
+        let place = |(first, _): (usize, _)| format!("server.auth_tokens[{first}]");
+        let named = earlier().find(|(_, other)| other.name == one.name).map(place);
+        if let Some(first) = named.filter(|_| !one.name.is_empty()) {
+            tell(index, "name", quote_text(&one.name), &first);
+        }
+        let is_main = auth.auth_token.as_ref() == Some(&one.token);
+        let main = is_main.then(|| "server.auth_token or its file".to_owned());
+        let known = main.or_else(|| earlier().find(|(_, other)| other.token == one.token).map(place));
+        if let Some(first) = known.filter(|_| !one.token.expose().is_empty()) {
+            tell(index, "token", REDACTED.to_owned(), &first);
+        }
+    }
+    faults
+}
+
 fn listen(config: &Config) -> Option<Broken> {
     let server = &config.server;
-    let is_open = !is_loopback(&server.listen) && server.auth_token.is_none();
-    (is_open && !server.allow_open_listen).then(|| Broken {
+    let is_open = !is_loopback(&server.listen) && !server.auth.asks_for_token();
+    (is_open && !server.auth.allow_open_listen).then(|| Broken {
         path: "server.listen",
-        with: &["server.auth_token", "server.allow_open_listen"],
+        with: &["server.auth_token", "server.auth_token_file", "server.auth_tokens", "server.allow_open_listen"],
         value: quote_text(&server.listen),
         rule: "must be a loopback address while server.auth_token is empty: set a token, or server.allow_open_listen: \
                true to let everyone who reaches the port read and write"

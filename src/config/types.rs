@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
+use crate::access::{Access, SessionPrefix};
+
 use super::secret::Secret;
 
 /// The whole configuration.
@@ -37,15 +39,9 @@ pub struct ServerConfig {
     /// The Unix socket; `None` (an empty string in the file) serves none.
     #[serde(deserialize_with = "path_unless_empty")]
     pub local_socket: Option<PathBuf>,
-    /// The bearer token that every TCP request must carry, if set.
-    #[serde(deserialize_with = "secret_unless_empty")]
-    pub auth_token: Option<Secret>,
-    /// Lets a non-loopback `listen` start without a token.
-    pub allow_open_listen: bool,
-    /// Origins (`https://host[:port]`) of web pages that may call us, in addition to same-origin ones.
-    pub allowed_origins: Vec<String>,
-    /// Host names accepted in `Host` in addition to the loopback ones.
-    pub allowed_hosts: Vec<String>,
+    /// Who may ask over TCP.
+    #[serde(flatten)]
+    pub auth: AuthConfig,
     /// Connections at once; each has a thread.
     pub max_connections: usize,
     /// The most streams of the feed and waiting requests at once; each has a thread and a connection.
@@ -60,6 +56,53 @@ pub struct ServerConfig {
     /// The deadline of an ordered stop.
     #[serde(rename = "drain_seconds", deserialize_with = "seconds")]
     pub drain: Duration,
+}
+
+/// Who may ask over TCP, and from where.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct AuthConfig {
+    /// The bearer token for everything, if set, here or in its file.
+    #[serde(deserialize_with = "secret_unless_empty")]
+    pub auth_token: Option<Secret>,
+    /// The file that holds it.
+    #[serde(deserialize_with = "path_unless_empty")]
+    pub auth_token_file: Option<PathBuf>,
+    /// Further tokens.
+    pub auth_tokens: Vec<TokenConfig>,
+    /// Lets a non-loopback `listen` start without a token.
+    pub allow_open_listen: bool,
+    /// Origins (`https://host[:port]`) of web pages that may call us, in addition to same-origin ones.
+    pub allowed_origins: Vec<String>,
+    /// Host names accepted in `Host` in addition to the loopback ones.
+    pub allowed_hosts: Vec<String>,
+}
+
+impl AuthConfig {
+    /// Whether requests over TCP must carry a token.
+    #[must_use]
+    pub fn asks_for_token(&self) -> bool {
+        self.auth_token.is_some() || self.auth_token_file.is_some() || !self.auth_tokens.is_empty()
+    }
+
+    /// The token that may do most: what the commands of this configuration send.
+    #[must_use]
+    pub fn widest_token(&self) -> Option<&Secret> {
+        let widest = || self.auth_tokens.iter().max_by_key(|token| (token.sessions.is_none(), token.access));
+        self.auth_token.as_ref().or_else(|| widest().map(|token| &token.token))
+    }
+}
+
+/// One of `server.auth_tokens`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct TokenConfig {
+    /// Its name in the status and in refusals.
+    pub name: String,
+    /// The bearer token.
+    pub token: Secret,
+    /// What it allows.
+    pub access: Access,
+    /// The sessions it is limited to.
+    pub sessions: Option<SessionPrefix>,
 }
 
 /// Timeouts of a TCP connection.

@@ -82,7 +82,7 @@ fn told(events: &[FeedEvent]) -> Vec<String> {
 fn all(feed: &Feed<SimDisk>, limit: usize) -> Vec<String> {
     let (mut after, mut found) = (feed.oldest(), Vec::new());
     loop {
-        let page = feed.page(after, limit).unwrap();
+        let page = feed.page(after, limit, None).unwrap();
         assert!(page.events.len() <= limit);
         found.extend(told(&page.events));
         after = page.next;
@@ -104,7 +104,7 @@ fn prune(feed: &Feed<SimDisk>) {
 }
 
 fn gone(feed: &Feed<SimDisk>, after: Cursor) -> Gone {
-    match feed.page(after, 10) {
+    match feed.page(after, 10, None) {
         Err(FeedError::Gone(gone)) => gone,
         other => panic!("{other:?}"),
     }
@@ -128,14 +128,14 @@ fn the_cursor_of_an_event_leads_to_the_next_one_also_after_a_restart() {
     let fixture = Fixture::new();
     let feed = fixture.open();
     (0..40).for_each(|n| say(&feed, &format!("{n} {}", "x".repeat(200))));
-    let events = feed.page(feed.oldest(), 1000).unwrap().events;
+    let events = feed.page(feed.oldest(), 1000, None).unwrap().events;
     drop(feed);
     let feed = fixture.open();
     for pair in events.windows(2) {
         let after: Cursor = pair[0].cursor.to_string().parse().unwrap();
-        assert_eq!(feed.page(after, 1).unwrap().events[0], pair[1]);
+        assert_eq!(feed.page(after, 1, None).unwrap().events[0], pair[1]);
     }
-    assert!(feed.page(events.last().unwrap().cursor, 1).unwrap().events.is_empty());
+    assert!(feed.page(events.last().unwrap().cursor, 1, None).unwrap().events.is_empty());
 }
 
 #[test]
@@ -146,7 +146,7 @@ fn a_page_ends_before_what_does_not_fit_and_holds_at_least_one() {
     texts.iter().for_each(|text| say(&feed, text));
     let (mut after, mut counts) = (feed.oldest(), Vec::new());
     loop {
-        let page = feed.page(after, 1000).unwrap();
+        let page = feed.page(after, 1000, None).unwrap();
         counts.push(page.events.len());
         after = page.next;
         if !page.has_more {
@@ -163,11 +163,11 @@ fn what_has_expired_is_left_out_and_the_cursor_passes_it() {
     (0..10).for_each(|n| say(&feed, &format!("old {n}")));
     fixture.pass(3601);
     assert_eq!(all(&feed, 3), Vec::<String>::new());
-    let page = feed.page(feed.oldest(), 3).unwrap();
+    let page = feed.page(feed.oldest(), 3, None).unwrap();
     assert!(!page.has_more && feed.check(page.next).is_ok() && page.next.sequence == 10);
     say(&feed, "new");
     assert_eq!(all(&feed, 1), ["new"]);
-    assert_eq!(told(&feed.page(page.next, 1).unwrap().events), ["new"]);
+    assert_eq!(told(&feed.page(page.next, 1, None).unwrap().events), ["new"]);
 }
 
 #[test]
@@ -186,8 +186,8 @@ fn an_erasure_is_told_and_what_it_erases_is_not_told_with_it() {
     let erased_at = in_pieces.iter().position(|event| event == "-gone").unwrap();
     assert_eq!(in_pieces[erased_at + 1..], ["again"]);
     // A consumer that begins after the erasure does not get it.
-    let after = feed.page(feed.oldest(), 1000).unwrap().events[3].cursor;
-    assert_eq!(told(&feed.page(after, 10).unwrap().events), ["again"]);
+    let after = feed.page(feed.oldest(), 1000, None).unwrap().events[3].cursor;
+    assert_eq!(told(&feed.page(after, 10, None).unwrap().events), ["again"]);
 }
 
 #[test]
@@ -195,13 +195,13 @@ fn a_cursor_of_a_dropped_foreign_or_future_record_is_gone() {
     let fixture = Fixture::new();
     let feed = fixture.open();
     (0..60).for_each(|n| say(&feed, &format!("{n} {}", "x".repeat(200))));
-    let events = feed.page(feed.oldest(), 1000).unwrap().events;
+    let events = feed.page(feed.oldest(), 1000, None).unwrap().events;
     prune(&feed);
     let first = feed.journal.first_sequence();
     assert!(first > 10, "segments were dropped");
     for event in &events {
         let sequence = event.cursor.sequence;
-        match feed.page(event.cursor, 1) {
+        match feed.page(event.cursor, 1, None) {
             Ok(page) => assert!(sequence + 1 >= first && page.events.iter().all(|e| e.cursor.sequence == sequence + 1)),
             Err(FeedError::Gone(Gone::Dropped)) => assert!(sequence + 1 < first, "{sequence}"),
             Err(fault) => panic!("{fault:?}"),
@@ -218,7 +218,7 @@ fn segments_dropped_under_a_reader_leave_no_hole_in_what_it_is_told() {
     let fixture = Fixture::new();
     let feed = fixture.open();
     (0..60).for_each(|n| say(&feed, &format!("{n} {}", "x".repeat(200))));
-    let (first, after) = ("0000000000000001.segment", feed.page(feed.oldest(), 3).unwrap().next);
+    let (first, after) = ("0000000000000001.segment", feed.page(feed.oldest(), 3, None).unwrap().next);
     // The reader is in the first segment while the following ones are dropped, and would continue with the last one.
     fixture.disk.stall(Op::Read, first);
     std::thread::scope(|scope| {

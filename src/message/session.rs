@@ -56,6 +56,13 @@ impl SessionId {
     }
 }
 
+/// The session of those who name none: `default`.
+impl Default for SessionId {
+    fn default() -> Self {
+        Self("default".into())
+    }
+}
+
 impl fmt::Display for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

@@ -18,6 +18,7 @@ use std::time::Instant;
 
 use tiny_http::{Method, Response, StatusCode};
 
+use crate::access::Principal;
 use crate::api::{Problem, Reply, Route, Service, Transport};
 use crate::logging::{self, RequestId};
 
@@ -121,7 +122,7 @@ impl<'a, S: Service> Connection<'a, S> {
             }
         };
         scope.asks(&request.method, request.path());
-        let verdict = shared.guard.check(&request.method, request.path(), &asked);
+        let verdict = shared.guard.check(&request.method, &asked, || shared.service.is_open(request.path()));
         self.input.consume(end);
         let mut context = RequestContext {
             scope,
@@ -131,9 +132,9 @@ impl<'a, S: Service> Connection<'a, S> {
             keep_alive: request.keep_alive,
         };
         let reply = match verdict {
-            Verdict::Pass { origin } => {
+            Verdict::Pass { origin, caller } => {
                 context.origin = origin;
-                return self.serve_request(context, &request);
+                return self.serve_request(context, &request, caller);
             }
             Verdict::Preflight { origin } => {
                 context.origin = Some(origin);
@@ -154,21 +155,21 @@ impl<'a, S: Service> Connection<'a, S> {
     }
 
     /// Serves a request that passed the guard.
-    fn serve_request(&mut self, context: RequestContext<'a>, request: &ParsedRequest) -> NextStep {
+    fn serve_request(&mut self, context: RequestContext<'a>, request: &ParsedRequest, caller: &Principal) -> NextStep {
         let shared = self.shared;
         if request.expects_unknown {
             let problem = Problem::new(417, "expectation_failed", "the only expectation served is: 100-continue");
             return self.refuse(context, &problem);
         }
         let id = context.scope.id().clone();
-        let head = request.head(Transport::Tcp, &id);
+        let head = request.head(Transport::Tcp, caller, &id);
         let route = match guarded(|| shared.service.admit(&head)) {
             Ok(Ok(route)) => route,
             Ok(Err(reply)) => return self.answer_unread(context, request.framing, reply),
             Err(panicked) => return self.refuse(context, &panicked),
         };
         if let (Route::Socket, Some(pool)) = (route, &shared.websockets) {
-            return self.upgrade(pool, context, request);
+            return self.upgrade(pool, context, request, caller);
         }
         match self.read_body(request) {
             Ok(()) => {}

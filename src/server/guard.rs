@@ -3,18 +3,18 @@
 //! A page in a browser can reach a loopback port. Same-origin rules do not stop it from sending, and DNS rebinding gets
 //! it past them. So a loopback listener serves only its own names, and a request that comes from a page, by its
 //! `Origin` or `Sec-Fetch-Site`, must come from our own origin or a configured one; the type of a body decides nothing.
-//! The token is stored and compared as a SHA-256 digest, in constant time, so that neither its length nor its beginning
-//! can be measured; it is never logged.
+//! `tokens.rs` knows the tokens; what a token allows is not checked here.
 //!
-//! Pure: knows nothing of sockets and routes, except the two probes that need no token.
+//! Pure: knows nothing of sockets and routes.
 
-use sha2::{Digest, Sha256};
 use tiny_http::{Header, Method};
 
+use crate::access::{Access, Principal};
 use crate::api::{Problem, header};
-use crate::config::ServerConfig;
+use crate::config::AuthConfig;
 
 use super::http1::{AccessFields, Once, split_port};
+use super::tokens::TokenTable;
 use super::websocket::handshake;
 
 /// The methods that a configured origin may use.
@@ -40,13 +40,13 @@ pub(super) struct Guard {
     /// The names served when bound to loopback; `None`: any.
     hosts: Option<Vec<String>>,
     origins: Vec<String>,
-    token: Option<[u8; 32]>,
+    tokens: TokenTable,
 }
 
 /// The result of the checks.
 pub(super) enum Verdict<'g> {
-    /// Serve the request; `origin` is the configured origin it comes from.
-    Pass { origin: Option<&'g str> },
+    /// Serve the request of that caller; `origin` is the configured origin it comes from.
+    Pass { origin: Option<&'g str>, caller: &'g Principal },
     /// Answer a browser's preflight for `origin` with 204.
     Preflight { origin: &'g str },
     /// Answer with this problem.
@@ -54,18 +54,24 @@ pub(super) enum Verdict<'g> {
 }
 
 impl Guard {
-    pub(super) fn new(config: &ServerConfig, is_loopback: bool) -> Self {
+    pub(super) fn new(config: &AuthConfig, is_loopback: bool) -> Self {
         let names = ["localhost", "127.0.0.1", "[::1]"].map(str::to_owned);
         let hosts = names.into_iter().chain(config.allowed_hosts.iter().cloned()).collect();
         Self {
             hosts: is_loopback.then_some(hosts),
             origins: config.allowed_origins.iter().map(|o| o.trim_end_matches('/').to_owned()).collect(),
-            token: config.auth_token.as_ref().map(|t| Sha256::digest(t.expose()).into()),
+            tokens: TokenTable::new(config),
         }
     }
 
-    /// Checks one head, in the order that tells a stranger the least: Host, Origin, token.
-    pub(super) fn check(&self, method: &Method, path: &str, asked: &AccessFields<'_>) -> Verdict<'_> {
+    /// Checks one head, in the order that tells a stranger the least: Host, Origin, token. `is_open`: whether it asks for
+    /// what needs no token.
+    pub(super) fn check(
+        &self,
+        method: &Method,
+        asked: &AccessFields<'_>,
+        is_open: impl FnOnce() -> bool,
+    ) -> Verdict<'_> {
         if let Some(host) = asked.host.filter(|host| !self.serves_host(host)) {
             let detail = format!("the Host {host} is not served here; name it in server.allowed_hosts");
             return Verdict::Refuse { problem: Problem::new(403, FOREIGN_HOST, detail), origin: None };
@@ -80,15 +86,11 @@ impl Guard {
         if let (Some(origin), Method::Options, true) = (origin, method, asked.is_preflight) {
             return Verdict::Preflight { origin };
         }
-        // Probes must work for a process supervisor, which need not have the token.
-        let is_probe = matches!(path, "/livez" | "/readyz");
-        // A browser can send no Authorization with a WebSocket's handshake.
-        let by_protocol = || handshake::token_of(asked.protocols).is_some_and(|token| self.is_token(&token));
-        if is_probe || self.knows_token(asked.authorization) || by_protocol() {
-            return Verdict::Pass { origin };
+        let (caller, has_token) = self.caller(asked);
+        if caller.access() > Access::None || is_open() {
+            return Verdict::Pass { origin, caller };
         }
-        let detail = "send Authorization: Bearer with the token of server.auth_token";
-        Verdict::Refuse { problem: Problem::new(401, "unauthorized", detail), origin }
+        Verdict::Refuse { problem: Problem::unauthorized(has_token), origin }
     }
 
     /// Whether `Host` is ours. HTTP/1.0 without one passes: no browser sends that.
@@ -112,24 +114,22 @@ impl Guard {
         if str::from_utf8(value).is_ok_and(is_ours) { Ok(None) } else { Err(format!("the Origin {}", told(value))) }
     }
 
-    fn knows_token(&self, authorization: Once<'_>) -> bool {
-        if self.token.is_none() {
-            return true;
-        }
-        let Once::Given(value) = authorization else { return false };
-        let Some((scheme, token)) = value.split_at_checked(7) else { return false };
-        if !scheme.eq_ignore_ascii_case(b"Bearer ") {
-            return false;
-        }
-        self.is_token(token.trim_ascii())
+    /// Who sent it, and whether it came with a token.
+    fn caller(&self, asked: &AccessFields<'_>) -> (&Principal, bool) {
+        // A browser can send no Authorization with a WebSocket's handshake.
+        let by_protocol = handshake::token_of(asked.protocols);
+        let tokens = bearer(asked.authorization).into_iter().chain(by_protocol.as_deref());
+        let mut has_token = false;
+        let known = tokens.inspect(|_| has_token = true).find_map(|token| self.tokens.find(token));
+        (known.unwrap_or(self.tokens.others()), has_token)
     }
+}
 
-    fn is_token(&self, token: &[u8]) -> bool {
-        let Some(known) = &self.token else { return false };
-        let given: [u8; 32] = Sha256::digest(token).into();
-        let difference = known.iter().zip(&given).fold(0, |all, (a, b)| all | (a ^ b));
-        std::hint::black_box(difference) == 0
-    }
+/// The token in `Authorization`.
+fn bearer(authorization: Once<'_>) -> Option<&[u8]> {
+    let Once::Given(value) = authorization else { return None };
+    let (scheme, token) = value.split_at_checked(7)?;
+    scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii())
 }
 
 /// Checks `Sec-Fetch-Site` of a request without `Origin`, such as for images and scripts: it must come from our own
@@ -182,11 +182,10 @@ pub(super) fn preflight() -> Vec<Header> {
 mod tests {
     use super::*;
     use crate::config::Secret;
-    use crate::server::testing::config;
 
     fn verdict(guard: &Guard, path: &str, asked: &AccessFields<'_>) -> (u16, Option<String>) {
-        match guard.check(&Method::Get, path, asked) {
-            Verdict::Pass { origin } => (200, origin.map(str::to_owned)),
+        match guard.check(&Method::Get, asked, || path == "/open") {
+            Verdict::Pass { origin, .. } => (200, origin.map(str::to_owned)),
             Verdict::Preflight { origin } => (204, Some(origin.to_owned())),
             Verdict::Refuse { problem, origin } => (problem.status, origin.map(str::to_owned)),
         }
@@ -194,7 +193,7 @@ mod tests {
 
     #[test]
     fn a_loopback_listener_serves_its_own_names_only() {
-        let config = ServerConfig { allowed_hosts: vec!["chat.test".into()], ..config() };
+        let config = AuthConfig { allowed_hosts: vec!["chat.test".into()], ..AuthConfig::default() };
         let guard = Guard::new(&config, true);
         let status = |host| verdict(&guard, "/", &AccessFields { host, ..AccessFields::default() }).0;
         for host in ["localhost", "LocalHost:9", "127.0.0.1:8000", "[::1]", "[::1]:80", "chat.test:1"] {
@@ -210,7 +209,7 @@ mod tests {
 
     #[test]
     fn only_our_own_and_configured_origins_pass() {
-        let config = ServerConfig { allowed_origins: vec!["https://ui.test".into()], ..config() };
+        let config = AuthConfig { allowed_origins: vec!["https://ui.test".into()], ..AuthConfig::default() };
         let guard = Guard::new(&config, true);
         let ask = |origin: &'static str| {
             let asked = AccessFields {
@@ -258,8 +257,8 @@ mod tests {
 
     #[test]
     fn a_refusal_names_the_value_and_the_key_that_would_allow_it() {
-        let guard = Guard::new(&config(), true);
-        let detail = |asked: &AccessFields<'_>| match guard.check(&Method::Get, "/", asked) {
+        let guard = Guard::new(&AuthConfig::default(), true);
+        let detail = |asked: &AccessFields<'_>| match guard.check(&Method::Get, asked, || false) {
             Verdict::Refuse { problem, .. } if is_foreign(&problem) => problem.detail,
             _ => String::new(),
         };
@@ -276,8 +275,8 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_asked_of_everything_but_probes() {
-        let config = ServerConfig { auth_token: Some(Secret::new("s3cret")), ..config() };
+    fn a_token_is_asked_of_everything_that_is_not_open() {
+        let config = AuthConfig { auth_token: Some(Secret::new("s3cret")), ..AuthConfig::default() };
         let guard = Guard::new(&config, true);
         let ask = |path, authorization| {
             verdict(&guard, path, &AccessFields { host: Some("localhost"), authorization, ..AccessFields::default() }).0
@@ -291,12 +290,17 @@ mod tests {
         }
         assert_eq!(ask("/x", Once::Absent), 401);
         assert_eq!(ask("/x", Once::Repeated), 401);
-        assert_eq!(
-            (ask("/livez", Once::Absent), ask("/readyz", Once::Absent), ask("/health", Once::Absent)),
-            (200, 200, 401)
-        );
-        // Another method is refused later, as with the token.
-        assert!(matches!(guard.check(&Method::Post, "/livez", &AccessFields::default()), Verdict::Pass { .. }));
+        assert_eq!((ask("/open", Once::Absent), ask("/open", Once::Given(b"Bearer wrong"))), (200, 200));
+        let challenge = |authorization| {
+            let asked = AccessFields { host: Some("localhost"), authorization, ..AccessFields::default() };
+            match guard.check(&Method::Get, &asked, || false) {
+                Verdict::Refuse { problem, .. } => problem.header.unwrap().1,
+                _ => String::new(),
+            }
+        };
+        assert_eq!(challenge(Once::Absent), "Bearer realm=\"chatkeep\"");
+        let invalid = "Bearer realm=\"chatkeep\", error=\"invalid_token\"";
+        assert_eq!(challenge(Once::Given(b"Bearer wrong")), invalid);
         let offer = |protocols| {
             let asked = AccessFields { host: Some("localhost"), protocols, ..AccessFields::default() };
             verdict(&guard, "/ws/chat", &asked).0
@@ -315,6 +319,6 @@ mod tests {
         let twice = b"chatkeep.token.czNjcmV0,chatkeep.token.czNjcmV0";
         assert_eq!((offer(Once::Given(twice)), offer(Once::Repeated)), (401, 401));
         let foreign = AccessFields { host: Some("evil.test"), ..AccessFields::default() };
-        assert_eq!(verdict(&guard, "/livez", &foreign).0, 403);
+        assert_eq!(verdict(&guard, "/open", &foreign).0, 403);
     }
 }

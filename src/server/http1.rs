@@ -12,6 +12,7 @@ use std::mem::MaybeUninit;
 
 use tiny_http::{Header, Method};
 
+use crate::access::Principal;
 use crate::api::{Problem, RequestHead, Transport};
 
 /// The longest head, in bytes, from the request line to the empty line. Longer: 431, close.
@@ -166,9 +167,14 @@ impl ParsedRequest {
     }
 
     /// The head without its framing.
-    pub(super) fn head<'a>(&'a self, transport: Transport, request_id: &'a str) -> RequestHead<'a> {
+    pub(super) fn head<'a>(
+        &'a self,
+        transport: Transport,
+        caller: &'a Principal,
+        request_id: &'a str,
+    ) -> RequestHead<'a> {
         let (path, query, headers, left_out) = (self.path(), self.query(), &self.headers, self.left_out);
-        RequestHead { method: &self.method, path, query, headers, left_out, transport, request_id }
+        RequestHead { method: &self.method, path, query, headers, left_out, transport, caller, request_id }
     }
 
     pub(super) fn path(&self) -> &str {

@@ -43,6 +43,7 @@ use rustix::fs::{Mode, chmod};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tiny_http::{Request, Server};
 
+use crate::access::{Access, Principal};
 use crate::api::{Problem, Service};
 use crate::permit::{Permit, Semaphore};
 use crate::thread;
@@ -120,7 +121,8 @@ pub fn start<S: Service>(path: &Path, body_bytes_max: usize, service: Arc<S>) ->
     }
     let server = listen(path).map_err(|source| LocalError::Bind { path: path.to_owned(), source })?;
     let current = Arc::new(CurrentServer(Mutex::new(Some(Arc::new(server)))));
-    let handler = Handler { service, ids: RequestIds::new(), body_bytes_max };
+    let handler =
+        Handler { service, ids: RequestIds::new(), body_bytes_max, caller: Principal::without_token(Access::Admin) };
     let ((stop, stopped), (alive, ended)) = (bounded(0), bounded(0));
     let (came, comes) = bounded(NUDGES);
     let (nudged, nudger) = (path.to_owned(), alive.clone());

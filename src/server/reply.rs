@@ -88,11 +88,9 @@ pub(super) fn head(
     line(&mut out, "Date", date.now());
     line(&mut out, "X-Request-ID", context.scope.id());
     line(&mut out, "X-Content-Type-Options", "nosniff");
-    match status.0 {
-        401 => line(&mut out, "WWW-Authenticate", "Bearer"),
-        // RFC 9110, 15.5.22, and RFC 6455, 4.2.2; tiny_http's replies take no field of the first name.
-        426 => out.extend_from_slice(b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"),
-        _ => {}
+    // RFC 9110, 15.5.22, and RFC 6455, 4.2.2; tiny_http's replies take no field of the first name.
+    if status.0 == 426 {
+        out.extend_from_slice(b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n");
     }
     if let Some(origin) = context.origin {
         guard::cors(&mut out, origin);

@@ -46,7 +46,7 @@ pub enum ListenError {
     },
     /// Everyone on the network could read and write.
     #[error(
-        "server.listen: {address} is open to the network and server.auth_token is not set; set a token, \
+        "server.listen: {address} is open to the network and no token is set; set server.auth_token, \
          listen on 127.0.0.1, or, if something else keeps strangers out, set server.allow_open_listen: true"
     )]
     Open {
@@ -114,7 +114,7 @@ pub fn start<S: Service>(
     let pool = websockets.map(start_pool).transpose().map_err(ListenError::WebSockets)?;
     let shared = Arc::new(ListenerState {
         service,
-        guard: Guard::new(config, is_loopback(address.ip())),
+        guard: Guard::new(&config.auth, is_loopback(address.ip())),
         table: Arc::clone(&table),
         ids: RequestIds::new(),
         body_bytes_max: config.max_body_bytes,
@@ -133,9 +133,8 @@ pub fn start<S: Service>(
 fn bind(config: &ServerConfig) -> Result<TcpListener, ListenError> {
     let wrong = |source| ListenError::Address { listen: config.listen.clone(), source };
     let addresses: Vec<SocketAddr> = config.listen.to_socket_addrs().map_err(wrong)?.collect();
-    let has_token = config.auth_token.as_ref().is_some_and(|t| !t.expose().is_empty());
     let open = addresses.iter().copied().find(|a| !is_loopback(a.ip()));
-    if let (Some(address), false, false) = (open, has_token, config.allow_open_listen) {
+    if let (Some(address), false, false) = (open, config.auth.asks_for_token(), config.auth.allow_open_listen) {
         return Err(ListenError::Open { address });
     }
     let failed = |source| ListenError::Bind { listen: config.listen.clone(), source };

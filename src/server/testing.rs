@@ -14,17 +14,14 @@ use tiny_http::{Method, StatusCode};
 use crate::api::{
     Problem, Reply, RequestHead, Route, Service, Stream, StreamClient as Reader, StreamKind, header, json_bytes,
 };
-use crate::config::{ServerConfig, Timeouts};
+use crate::config::{AuthConfig, ServerConfig, Timeouts};
 
 /// Loopback, port 0, and deadlines that a test can wait for.
 pub(super) fn config() -> ServerConfig {
     ServerConfig {
         listen: "127.0.0.1:0".into(),
         local_socket: None,
-        auth_token: None,
-        allow_open_listen: false,
-        allowed_origins: Vec::new(),
-        allowed_hosts: Vec::new(),
+        auth: AuthConfig::default(),
         max_connections: 64,
         max_feed_streams: 32,
         max_outgoing_bytes: 48 << 20,
@@ -88,6 +85,10 @@ impl Service for Odd {
 
     fn is_probe(&self, path: &str) -> bool {
         path == "/probe"
+    }
+
+    fn is_open(&self, path: &str) -> bool {
+        path == "/livez"
     }
 
     fn handle(&self, head: &RequestHead<'_>, _: Route, body: &[u8]) -> Reply {

@@ -17,6 +17,7 @@ mod requests;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use crate::access::Principal;
 use crate::api::{Joining, Outbox, Payload, Problem, SharedBytes, SocketId};
 use crate::hub::{SessionEvent, TurnEvent, TurnEventKind};
 use crate::journal::Entry;
@@ -41,6 +42,7 @@ pub(super) struct Subscriber {
     /// The only strong reference: a read for a subscriber that is gone is skipped.
     presence: Arc<()>,
     session: SessionId,
+    caller: Principal,
     phase: SubscriberPhase,
     /// What it sent before its welcome; handled after it.
     early: Vec<(Payload, Vec<u8>)>,
@@ -116,6 +118,7 @@ impl Subscriber {
         Self {
             presence,
             session: joining.session,
+            caller: joining.caller,
             phase: SubscriberPhase::Waiting,
             early: Vec::new(),
             held: HeldEvents::default(),
@@ -136,6 +139,10 @@ impl Subscriber {
 
     pub(super) fn session(&self) -> &SessionId {
         &self.session
+    }
+
+    pub(super) fn is_revoked(&self) -> bool {
+        self.caller.is_revoked()
     }
 
     /// Whether the outcome of its message, or the end of an answer, is still to come.

@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use super::services::{Completions, Recipient, SentMessage};
 use super::wire::Say;
 use super::*;
+use crate::access::{Access, Principal};
 use crate::api::{Joining, Outbox, Payload, SharedBytes, SocketHandler, SocketId, Wake};
 use crate::cache::Cache;
 use crate::chat::{NewMessage, Turn};
@@ -130,7 +131,12 @@ impl World {
         self.clients.0.insert(socket, StreamClient::default());
         self.subscribers.opened(
             socket,
-            Joining { session: session_of(session), after, request: "r".into() },
+            Joining {
+                session: session_of(session),
+                after,
+                caller: Principal::without_token(Access::Admin),
+                request: "r".into(),
+            },
             &mut self.clients,
         );
         socket

@@ -46,7 +46,7 @@ pub(super) fn check(run: &mut Run<'_>) -> CheckResult {
         }
         Err(Error::Http(reply)) if reply.status() == 401 => {
             return Err(format!(
-                "ws://{address}/ws/chat is refused with 401: server.auth_token here is not the server's; give its --config"
+                "ws://{address}/ws/chat is refused with 401: the token here is not one of the server's; give its --config"
             ));
         }
         Err(Error::Http(reply)) => {
@@ -100,7 +100,7 @@ fn recorded(run: &mut Run<'_>, seen: &ReceivedFrames) -> CheckResult {
 fn connect(run: &Run<'_>, address: &str) -> Result<WebSocket<ClientSocket>, Error> {
     let uri: Uri = format!("ws://{address}/ws/chat?session_id={}", encoded(run.session)).parse()?;
     let mut request = ClientRequestBuilder::new(uri);
-    if let Some(token) = &run.config.server.auth_token {
+    if let Some(token) = run.config.server.auth.widest_token() {
         request = request.with_header("Authorization", format!("Bearer {}", token.expose()));
     }
     match tungstenite::client(request, ClientSocket::tcp(address, Wait::Whole(TIMEOUT))?) {

@@ -7,6 +7,7 @@ use std::io;
 
 use tiny_http::{Header, StatusCode};
 
+use crate::access::Principal;
 use crate::api::{Joining, Problem, Service, Transport};
 use crate::permit::Permit;
 
@@ -33,8 +34,9 @@ impl<'a, S: Service> Connection<'a, S> {
         pool: &SocketPool,
         context: RequestContext<'a>,
         request: &ParsedRequest,
+        caller: &Principal,
     ) -> NextStep {
-        match self.admit(pool, &context, request) {
+        match self.admit(pool, &context, request, caller) {
             Ok(admitted) => {
                 // If this fails, the client is gone or no descriptor is left: no answer is possible.
                 let _ = self.hand_over(pool, &context, admitted);
@@ -52,9 +54,10 @@ impl<'a, S: Service> Connection<'a, S> {
         pool: &SocketPool,
         context: &RequestContext<'_>,
         request: &ParsedRequest,
+        caller: &Principal,
     ) -> Result<Admitted, Problem> {
         let headers = handshake::check(request)?;
-        let joining = pool.sockets.join(&request.head(Transport::Tcp, context.scope.id()))?;
+        let joining = pool.sockets.join(&request.head(Transport::Tcp, caller, context.scope.id()))?;
         let refused = |code, detail| Problem::unavailable(code, detail, RETRY_AFTER_SECONDS);
         if self.shared.table.is_stopping() {
             return Err(refused("stopping", "the server is stopping"));

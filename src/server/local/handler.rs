@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use tiny_http::{HTTPVersion, Header, Method, Request, Response};
 
+use crate::access::Principal;
 use crate::api::{Problem, Reply, Service, Stream, StreamClient, Transport, header};
 use crate::logging::RequestId;
 use crate::server::chunked::too_large;
@@ -25,6 +26,8 @@ pub(super) struct Handler<S> {
     pub(super) service: Arc<S>,
     pub(super) ids: RequestIds,
     pub(super) body_bytes_max: usize,
+    /// Whoever may open the socket may do everything.
+    pub(super) caller: Principal,
 }
 
 impl<S: Service> Handler<S> {
@@ -74,7 +77,7 @@ impl<S: Service> Handler<S> {
     fn reply(&self, context: &RequestContext<'_>, request: &mut Request) -> Result<Reply, Reply> {
         let refusal = |problem: Problem| context.refusal(&problem);
         let parsed = parse(request, context.is_http11).map_err(refusal)?;
-        let head = parsed.head(Transport::Local, context.scope.id());
+        let head = parsed.head(Transport::Local, &self.caller, context.scope.id());
         let route = guarded(|| self.service.admit(&head)).map_err(refusal)??;
         let body = match self.read_body(request, parsed.framing) {
             // The end of such a body is unknown: reading on would mean to wait for the client.

@@ -4,7 +4,7 @@ use std::net::Shutdown;
 use std::sync::Arc;
 
 use super::{chunked, post, serve, serve_with};
-use crate::config::{Secret, ServerConfig};
+use crate::config::{AuthConfig, Secret, ServerConfig};
 use crate::server::tcp::{Connections, ListenError, start};
 use crate::server::testing::{Odd, config};
 
@@ -88,14 +88,17 @@ fn a_body_shorter_than_announced_reaches_nobody() {
 #[test]
 fn the_guard_stands_before_everything() {
     let config = ServerConfig {
-        auth_token: Some(Secret::new("t0ken")),
-        allowed_origins: vec!["https://ui.test".into()],
+        auth: AuthConfig {
+            auth_token: Some(Secret::new("t0ken")),
+            allowed_origins: vec!["https://ui.test".into()],
+            ..AuthConfig::default()
+        },
         ..config()
     };
     let server = serve_with(&config, 64);
     let get = |fields: &str| server.ask(format!("GET /echo HTTP/1.1\r\n{fields}\r\n\r\n"));
     let refused = get("Host: localhost");
-    assert_eq!((refused.status, refused.field("WWW-Authenticate")), (401, Some("Bearer")));
+    assert_eq!((refused.status, refused.field("WWW-Authenticate")), (401, Some("Bearer realm=\"chatkeep\"")));
     assert_eq!(get("Host: localhost\r\nAuthorization: Bearer t0ken").status, 200);
     assert_eq!(get("Host: evil.test\r\nAuthorization: Bearer t0ken").status, 403);
     assert_eq!(get("Host: localhost\r\nAuthorization: Bearer t0ken\r\nOrigin: null").status, 403);
@@ -123,8 +126,11 @@ fn an_open_listener_without_a_token_does_not_start() {
     let fault = start(&open, Connections::at_most(4), Arc::new(Odd::default()), None).err().unwrap();
     assert!(matches!(fault, ListenError::Open { .. }));
     assert!(fault.to_string().contains("server.allow_open_listen: true"), "{fault}");
-    drop(serve_with(&ServerConfig { allow_open_listen: true, ..open.clone() }, 4));
-    drop(serve_with(&ServerConfig { auth_token: Some(Secret::new("t")), ..open.clone() }, 4));
+    let told = AuthConfig { allow_open_listen: true, ..AuthConfig::default() };
+    let asking = AuthConfig { auth_token: Some(Secret::new("t")), ..AuthConfig::default() };
+    for auth in [told, asking] {
+        drop(serve_with(&ServerConfig { auth, ..open.clone() }, 4));
+    }
     let wrong = ServerConfig { listen: "nonsense".into(), ..config() };
     assert!(matches!(
         start(&wrong, Connections::at_most(4), Arc::new(Odd::default()), None),

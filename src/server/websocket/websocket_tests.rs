@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tungstenite::Message;
 use tungstenite::protocol::WebSocket;
 
+use crate::access::{Access, Principal};
 use crate::api::{
     Joining, Outbox, Payload, Problem, Reply, RequestHead, Route, Service, SocketCounters, SocketHandler, SocketId,
     Sockets, Wake,
@@ -31,6 +32,10 @@ impl Service for Echo {
         false
     }
 
+    fn is_open(&self, _: &str) -> bool {
+        false
+    }
+
     fn handle(&self, head: &RequestHead<'_>, _: Route, _: &[u8]) -> Reply {
         Problem::not_found(head.path).reply(head.request_id)
     }
@@ -38,7 +43,12 @@ impl Service for Echo {
 
 impl Sockets for Echo {
     fn join(&self, _: &RequestHead<'_>) -> Result<Joining, Problem> {
-        Ok(Joining { session: SessionId::new("echo").unwrap(), after: None, request: "r".into() })
+        Ok(Joining {
+            session: SessionId::new("echo").unwrap(),
+            after: None,
+            caller: Principal::without_token(Access::Admin),
+            request: "r".into(),
+        })
     }
 
     fn handler(&self, _: Arc<dyn Wake>) -> Box<dyn SocketHandler> {

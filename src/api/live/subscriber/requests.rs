@@ -1,5 +1,6 @@
 //! What a subscriber asks for, and the outcome: a message, a stop, help.
 
+use crate::access::Access;
 use crate::api::{Payload, Problem};
 use crate::chat::{TurnError, TurnOutcome};
 use crate::message::Id;
@@ -15,13 +16,21 @@ impl Subscriber {
             let problem = Problem::new(415, "not_text", "messages are JSON in text frames");
             return context.send(&wire::error(&problem, None));
         }
+        let may_write = self.caller.access() >= Access::Write;
         match wire::read(bytes) {
             Err(fault) => context.send(&fault),
-            Ok(ClientRequest::Say(say)) => self.say(say, context),
-            Ok(ClientRequest::Stop) => self.stop(context),
+            Ok(ClientRequest::Say(say)) if may_write => self.say(say, context),
+            Ok(ClientRequest::Stop) if may_write => self.stop(context),
+            Ok(ClientRequest::Say(Say { client_id, .. })) => self.forbid(client_id.as_deref(), context),
+            Ok(ClientRequest::Stop) => self.forbid(None, context),
             Ok(ClientRequest::Help) => context.send(&wire::help(&self.session, context.services.now())),
             Ok(ClientRequest::Ping) => context.send(&wire::heartbeat(context.services.now())),
         }
+    }
+
+    fn forbid(&self, client_id: Option<&str>, context: &mut SubscriberContext<'_>) {
+        let problem = Problem::insufficient_access(&self.caller, Access::Write);
+        context.send(&wire::error(&problem, client_id));
     }
 
     fn say(&mut self, say: Say, context: &mut SubscriberContext<'_>) {

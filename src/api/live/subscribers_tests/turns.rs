@@ -267,7 +267,16 @@ fn a_socket_of_another_thread_that_has_the_same_number_is_somebody_else() {
     world.next(one, 2);
     let (mut other, mut clients) = (world.service.handler(Arc::new(TestWaker::default())), Clients::default());
     clients.0.insert(one, StreamClient::default());
-    other.opened(one, Joining { session: session_of("s"), after: None, request: "r".into() }, &mut clients);
+    other.opened(
+        one,
+        Joining {
+            session: session_of("s"),
+            after: None,
+            caller: Principal::without_token(Access::Admin),
+            request: "r".into(),
+        },
+        &mut clients,
+    );
     let deadline = Instant::now() + WAIT_TIMEOUT;
     let has = |other: &mut Box<dyn SocketHandler>, clients: &mut Clients, count: usize| {
         while clients.0[&one].events.len() < count {
