@@ -61,6 +61,21 @@ impl HistoryQuery {
     }
 }
 
+impl HistoryQuery {
+    /// The question for what follows a part of the page: `part` has a message, and fewer than the page may have.
+    fn rest_after(&self, part: &HistoryPage) -> Self {
+        let mut rest = self.clone();
+        rest.limit -= part.messages.len();
+        rest.page_bytes_max = rest.page_bytes_max.saturating_sub(part.bytes());
+        let id = |message: Option<&Located>| message.map(|(message, _)| message.id());
+        match self.after {
+            Some(_) => rest.after = id(part.messages.last()),
+            None => rest.before = id(part.messages.first()),
+        }
+        rest
+    }
+}
+
 impl HistoryPage {
     /// The length of its messages, in bytes.
     #[must_use]
@@ -87,6 +102,26 @@ pub struct HistoryPage {
 }
 
 impl HistoryPage {
+    /// Reads on: this is the first part of the page that `ask` asks for, which ended at its bytes.
+    ///
+    /// # Errors
+    /// Those of `read`.
+    pub fn complete<E>(
+        self,
+        ask: &HistoryQuery,
+        read: impl FnOnce(&HistoryQuery) -> Result<Self, E>,
+    ) -> Result<Self, E> {
+        let rest = read(&ask.rest_after(&self))?;
+        let (mut messages, further) = match ask.after {
+            Some(_) => (self.messages, rest.messages),
+            None => (rest.messages, self.messages),
+        };
+        messages.extend(further);
+        let last_persisted_at = self.last_persisted_at.max(rest.last_persisted_at);
+        let (incomplete, newest) = (rest.incomplete.or(self.incomplete), self.newest.max(rest.newest));
+        Ok(Self { messages, incomplete, last_persisted_at, newest, ..rest })
+    }
+
     /// The answer may lack messages, for this reason too.
     pub(super) fn add_reason(&mut self, why: String) {
         self.incomplete = Some(match self.incomplete.take() {

@@ -157,6 +157,37 @@ fn a_page_of_long_messages_ends_at_its_bytes_and_the_next_goes_on() {
 }
 
 #[test]
+fn a_page_read_in_two_parts_is_the_page_read_at_once() {
+    let fixture = Fixture::new(|config| config.mongo.cache.max_messages_per_session = 20);
+    let all: Vec<Id> = (0..60).map(|n| fixture.say("s", ["user", "assistant"][n % 3 / 2], 100 + n * 7)).collect();
+    let mut in_two = 0;
+    let asks = [None, Some("assistant")].into_iter().flat_map(|role| {
+        [(None, None), (Some(all[40]), None), (None, start()), (None, Some(all[10])), (Some(all[50]), start())]
+            .map(|(before, after)| HistoryQuery { before, ..ask(role, after) })
+    });
+    for ask in asks {
+        for (limit, part_bytes, page_bytes_max) in
+            [(7, 900, 1 << 20), (50, 1, 1 << 20), (50, 3000, 9000), (500, 8000, 1 << 20)]
+        {
+            let ask = HistoryQuery { limit, page_bytes_max, ..ask.clone() };
+            let part = fixture.history.read(&HistoryQuery { page_bytes_max: part_bytes, ..ask.clone() }).unwrap();
+            let whole = fixture.history.read(&ask).unwrap();
+            if !part.has_more || part.messages.len() == limit {
+                continue;
+            }
+            in_two += 1;
+            let joined = part.complete(&ask, |rest| fixture.history.read(rest)).unwrap();
+            let told = |page: &HistoryPage| {
+                let ids: Vec<Id> = page.messages.iter().map(|(message, _)| message.id()).collect();
+                (ids, page.has_more, page.incomplete.clone(), page.next, page.last_persisted_at)
+            };
+            assert_eq!(told(&joined), told(&whole), "{ask:?}, {part_bytes}");
+        }
+    }
+    assert!(in_two > 25, "{in_two}");
+}
+
+#[test]
 fn a_stale_session_is_not_warmed_up_from_its_transcript() {
     let fixture = Fixture::new(|_| {});
     let ids: Vec<Id> = (0..3).map(|_| fixture.say("s", "user", 10)).collect();
