@@ -69,7 +69,7 @@ impl Pipeline {
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(python());
         command.arg(root().join("scripts/vector/pipeline.py")).args(arguments).current_dir(self.folder.path());
-        for name in ["MONGO_URI", "QDRANT_URL", "EMBEDDINGS_URL", "CHATKEEP_TOKEN", "VECTORS"] {
+        for name in ["MONGO_URI", "QDRANT_URL", "EMBEDDINGS_URL", "CHATKEEP_TOKEN", "VECTORS", "VECTORS_NAME"] {
             command.env_remove(name);
         }
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
@@ -281,6 +281,7 @@ fn embeddings_and_points_may_be_those_of_servers() {
     pipeline.set("EMBEDDINGS_MODEL", "letters");
     pipeline.set("QDRANT_URL", qdrant.url.as_str());
     pipeline.set("QDRANT_API_KEY", "q");
+    pipeline.set("VECTORS_NAME", "another");
     let output = pipeline.output(&["run"]);
     assert!(!output.status.success() && said(&output).contains("401 Unauthorized"), "{}", said(&output));
     pipeline.set("EMBEDDINGS_KEY", "k");

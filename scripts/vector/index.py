@@ -17,6 +17,7 @@ from qdrant_client import QdrantClient, models
 from sources import MODEL, log
 
 VECTORS = os.environ.get("VECTORS", "vectors")  # the folder, unless there is a server
+VECTORS_NAME = os.environ.get("VECTORS_NAME", "chatkeep")
 QDRANT_URL, QDRANT_API_KEY = os.environ.get("QDRANT_URL"), os.environ.get("QDRANT_API_KEY")
 TRANSCRIPTS = Path(os.environ.get("CHATKEEP_TRANSCRIPTS", "data/cache/chat_sessions"))
 
@@ -42,7 +43,7 @@ class Index:
 
     def __init__(self, embed):
         self.embed = embed
-        self.name = "chatkeep-" + re.sub(r"[^A-Za-z0-9]+", "-", MODEL)  # vectors of two models do not mix
+        self.name = f"{VECTORS_NAME}-" + re.sub(r"[^A-Za-z0-9]+", "-", MODEL)  # vectors of two models do not mix
         self.qdrant = QdrantClient(url=QDRANT_URL, api_key=QDRANT_API_KEY, timeout=60) if QDRANT_URL else self.open()
         if not self.qdrant.collection_exists(self.name):
             size = len(embed(["size"])[0])
@@ -114,7 +115,7 @@ class Index:
 
     def fill(self, chatkeep):
         """Makes the index what the histories show, and returns the place in the feed to go on from."""
-        cursor = chatkeep.feed(limit=1)["next"]
+        oldest = chatkeep.feed(limit=1)
         # A transcript is named after its session. Sessions that are only here may have been erased.
         sessions = {unquote(path.stem) for path in TRANSCRIPTS.glob("*.jsonl")}
         shown = set()
@@ -123,7 +124,19 @@ class Index:
                 log(f"{self.add(messages)} points added, by the history of {session}")
                 shown.update(message["id"] for message in messages)
         log(f"{self.remove(lambda id: id not in shown)} points removed, which no history has")
-        return cursor
+        self.apply(oldest["events"])
+        return oldest["next"]
+
+    def apply(self, events):
+        """Does what a page of the feed says. None of its messages is erased further down in it."""
+        removed = 0
+        for event in events:
+            if event["type"] == "erased":
+                session, last = field("session_id", event["session_id"]), event["erasure_id"]
+                removed += self.remove(lambda id: id <= last, session)
+        added = self.add(event["message"] for event in events if event["type"] == "message")
+        if added or removed:
+            log(f"{added} points added, {removed} removed, by the feed")
 
     def catch_up(self, chatkeep):
         """Does what the feed says to its end, and returns where that is."""
@@ -133,15 +146,7 @@ class Index:
             if page is None:  # it is the first time, or the feed no longer has what follows
                 cursor = self.fill(chatkeep)
             else:
-                removed = 0
-                for event in page["events"]:
-                    if event["type"] == "erased":
-                        session, last = field("session_id", event["session_id"]), event["erasure_id"]
-                        removed += self.remove(lambda id: id <= last, session)
-                # None of a page is erased further down in it.
-                added = self.add(event["message"] for event in page["events"] if event["type"] == "message")
-                if added or removed:
-                    log(f"{added} points added, {removed} removed, by the feed")
+                self.apply(page["events"])
                 cursor, has_more = page["next"], page["has_more"]
             self.set_position(cursor=cursor, ttl_days=ttl_days)
         if ttl_days:
