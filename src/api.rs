@@ -69,7 +69,7 @@ pub struct Api {
     /// The feed.
     pub feed: Arc<Feed>,
     /// The status of all parts.
-    pub status: StatusSources,
+    pub status: Arc<StatusSources>,
     /// What large replies may hold together.
     pub outgoing: ReplyBudget,
 }

@@ -37,7 +37,7 @@ use crate::signals::{self, Cause, Stopper};
 use crate::store::Store;
 use crate::transcript::Transcripts;
 use crate::worker::{DeadLetters, Drain, MongoStatus, PendingErasures, Progress, RemoteErasures, Worker};
-use crate::{descriptors, janitor, layout, responder, store, thread};
+use crate::{descriptors, janitor, layout, responder, store, systemd, thread};
 
 /// Time reserved before the deadline of a stop for the last syncs, after the drain to MongoDB.
 const FLUSH_TIME: Duration = Duration::from_millis(500);
@@ -53,6 +53,10 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     let (stopper, waiter) = signals::install().context("the signals cannot be taken over")?;
     let app = App::start(config, &stopper)?;
     let cause = waiter.wait();
+    systemd::stopping(match &cause {
+        Cause::Signal(name) => name,
+        Cause::Fatal(reason) => reason,
+    });
     match &cause {
         Cause::Signal(name) => log::info!("stopping: {name}"),
         Cause::Fatal(reason) => log::error!("stopping: {reason}"),
@@ -85,7 +89,7 @@ impl App {
         let (core, channel) = Core::open(&base, stopper)?;
         let (progress, stop_by) = (Arc::new(Progress::default()), Arc::new(OnceLock::new()));
         let worker = core.worker(&base, channel, &progress, &stop_by)?;
-        let background = core.background(&base, stopper, worker)?;
+        let mut background = core.background(&base, stopper, worker)?;
         // Requests that wait for events must leave connections for those that record.
         let watching_max = config.server.max_feed_streams.min(base.descriptors.share.connections / 2).max(1);
         let feed = Arc::new(Feed::new(core.journal.clone(), base.expiry(), watching_max));
@@ -111,11 +115,19 @@ impl App {
             outgoing: outgoing.clone(),
         };
         let outgoing = ReplyBudget::new(outgoing);
+        let status = Arc::new(status);
+        let line = status.clone();
         let api = Arc::new(Api { chat: chat.clone(), history, feed: feed.clone(), status, outgoing });
         let local =
             server.local_socket.as_ref().map(|path| start_local(path, server.max_body_bytes, &api)).transpose()?;
         let tcp = tcp::start(server, connections, api, Some(websockets))?;
         announce(tcp.local_addr(), config, base.started.elapsed());
+        if systemd::listens() {
+            systemd::ready(&line.line());
+            let watch = move |stop: &Receiver<()>| systemd::watch(stop, &|| line.line());
+            // The last one, so that a watchdog is fed as long as anything runs.
+            background.push(Background::start("systemd", stopper, watch)?);
+        }
         Ok(Self { tcp, local, sockets, feed, chat, journal, background, drain: server.drain, stop_by })
     }
 

@@ -20,7 +20,7 @@ use std::time::SystemTime;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use crate::layout;
+use crate::{layout, liveness};
 
 /// Bytes copied at once.
 const COPY_BYTES: u64 = 1 << 20;
@@ -110,6 +110,7 @@ fn options() -> OpenOptions {
 
 /// Opens a regular file. Other files cannot be read at an offset and keep nothing; symbolic links are not followed.
 fn open_regular(options: &OpenOptions, path: &Path) -> io::Result<File> {
+    liveness::beat();
     match options.open(path) {
         Ok(file) if file.metadata()?.is_file() => Ok(file),
         Ok(_) => Err(io::Error::other("it is no regular file")),
@@ -164,10 +165,12 @@ impl Disk for RealDisk {
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        liveness::beat();
         File::open(path)?.sync_all()
     }
 
     fn sync_all(&self, path: &Path) -> io::Result<()> {
+        liveness::beat();
         Ok(rustix::fs::syncfs(File::open(path)?)?)
     }
 
@@ -186,6 +189,7 @@ impl DiskFile for File {
     }
 
     fn read_at(&self, to: &mut [u8], offset: u64) -> io::Result<usize> {
+        liveness::beat();
         let mut done = 0;
         while done < to.len() {
             match FileExt::read_at(self, &mut to[done..], offset + done as u64) {
@@ -199,10 +203,12 @@ impl DiskFile for File {
     }
 
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        liveness::beat();
         FileExt::write_all_at(self, bytes, offset)
     }
 
     fn sync(&self) -> io::Result<()> {
+        liveness::beat();
         self.sync_data()
     }
 

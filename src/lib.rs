@@ -4,11 +4,11 @@
 //! way of a message. Imports go down only:
 //!
 //! ```text
-//! L4 main cli app
+//! L4 main cli app systemd
 //! L3 server api
 //! L2 chat recorder history feed hub worker janitor doctor
 //! L1 journal cache transcript store responder
-//! L0 access message backoff config descriptors disk layout permit thread signals logging
+//! L0 access message backoff config descriptors disk layout liveness permit thread signals logging
 //! ```
 
 pub mod access;
@@ -28,6 +28,7 @@ pub mod hub;
 pub mod janitor;
 pub mod journal;
 pub mod layout;
+pub mod liveness;
 pub mod logging;
 pub mod message;
 pub mod permit;
@@ -36,6 +37,7 @@ pub mod responder;
 pub mod server;
 pub mod signals;
 pub mod store;
+pub mod systemd;
 pub mod thread;
 pub mod transcript;
 pub mod worker;

@@ -37,6 +37,7 @@ use crate::backoff::Backoff;
 use crate::config::JournalConfig;
 use crate::disk::{Disk, RealDisk};
 use crate::journal::{Checkpoint, Journal, Record};
+use crate::liveness::{self, Pulse};
 use crate::message::Clock;
 use crate::transcript::Transcripts;
 
@@ -184,6 +185,8 @@ impl<D: Disk> Worker<D> {
     /// Runs until the sender of `stop` is dropped, then takes what is left, flushes and stores the checkpoint.
     pub fn run(mut self, stop: &Receiver<()>) {
         // Records came, and more are likely to follow.
+        let pulse = Pulse::new("chat-worker");
+        let _running = pulse.enter();
         let mut lingers = false;
         if self.source.is_lagging() {
             // The sink checks at the first flush what was pending at the start, so that comes at once.
@@ -220,7 +223,7 @@ impl<D: Disk> Worker<D> {
             drain.outcome().into_iter().chain(drain.late_outcomes()).for_each(|outcome| _ = select.recv(outcome));
         }
         let wait = if lingers { CHANNEL_POLL_INTERVAL } else { self.wait() };
-        match select.ready_timeout(wait) {
+        match liveness::waits(|| select.ready_timeout(wait)) {
             Ok(index) if index == stops => WorkerEvent::Stop,
             _ => WorkerEvent::Looks,
         }
@@ -288,7 +291,7 @@ impl<D: Disk> Worker<D> {
             }
             let mut select = Select::new();
             drain.outcome().into_iter().chain(drain.late_outcomes()).for_each(|outcome| _ = select.recv(outcome));
-            let _ = select.ready_timeout(left.min(RETRY_INTERVAL));
+            let _ = liveness::waits(|| select.ready_timeout(left.min(RETRY_INTERVAL)));
         }
     }
 

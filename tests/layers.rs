@@ -31,11 +31,12 @@ const LAYERS: [&[&str]; 5] = [
         "thread",
         "signals",
         "logging",
+        "liveness",
     ],
     &["journal", "cache", "transcript", "store", "responder", "metrics"],
     &["chat", "recorder", "history", "feed", "worker", "janitor", "doctor", "hub"],
     &["server", "api"],
-    &["main", "cli", "app", "lib"],
+    &["main", "cli", "app", "lib", "systemd"],
 ];
 
 /// Fields a struct may have: beyond, the state of one concern becomes a struct of its own.

@@ -227,6 +227,21 @@ impl StatusSources {
         self.clock.now().micros().saturating_sub(time.micros()) as f64 / 1e6
     }
 
+    /// The state in one line, for a service manager.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let (reached, published) = (self.progress.look(), self.journal.stats().published);
+        let pending = published.saturating_sub(reached.drained);
+        let mongo = match self.mongo_status.view().state {
+            MongoHealth::Disabled => "is off",
+            MongoHealth::Connecting => "is being connected",
+            MongoHealth::Ok => "works",
+            MongoHealth::Error => "does not work",
+        };
+        let refused = self.journal.refusal().map(|refusal| format!("Messages are refused: {refusal}. "));
+        format!("{}{published} records, {pending} pending; MongoDB {mongo}", refused.unwrap_or_default())
+    }
+
     /// `GET /livez`: `{"status":"ok"}` while the process answers.
     #[must_use]
     pub fn live() -> Reply {

@@ -130,6 +130,7 @@ impl<D: Disk> JournalState<D> {
             queue.leading = true;
             queue.take()
         };
+        let _running = self.condition.pulse.enter();
         // The leader's own sender waits for its answer while the leader works for others.
         let until = Instant::now() + if self.syncs { Duration::ZERO } else { LEAD_TIME };
         loop {
@@ -205,6 +206,7 @@ impl<D: Disk> JournalState<D> {
             queue.leading = true;
             queue.first_open()
         };
+        let _running = self.condition.pulse.enter();
         let nobody = Batch::default();
         let panicking = PanicGuard { shared: self, batch: &nobody };
         let outcome = {

@@ -9,6 +9,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::config::JournalConfig;
 use crate::disk::Disk;
+use crate::liveness::Pulse;
 
 use super::erasures::{Erasure, ErasureIndex};
 use super::error::AppendError;
@@ -67,6 +68,8 @@ pub struct Condition {
     /// Wakes the janitor when [`Journal::maintain`](super::Journal::maintain) has something to do; it holds one
     /// wake-up.
     pub(super) waker: (Sender<()>, Receiver<()>),
+    /// Of whoever leads: whether batches are written.
+    pub(super) pulse: Arc<Pulse>,
 }
 
 /// A condition that an operator should know of, before messages are refused or dated wrong for long.
@@ -119,7 +122,8 @@ impl Condition {
     pub fn new() -> Self {
         let no = || AtomicBool::new(false);
         let refusal = Mutex::default();
-        Self { writable: AtomicBool::new(true), refusing: no(), moved: no(), refusal, short: no(), waker: bounded(1) }
+        let (writable, pulse) = (AtomicBool::new(true), Pulse::new("journal"));
+        Self { writable, refusing: no(), moved: no(), refusal, short: no(), waker: bounded(1), pulse }
     }
 
     /// Updates the condition from the writer after it was used.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::disk::{Disk, DiskFile, DiskSpace};
+use crate::liveness::{self, Pulse};
 use crate::message::Timestamp;
 
 use super::age::Ages;
@@ -206,7 +207,10 @@ impl<D: Disk> Journal<D> {
     /// Syncs every `journal.fsync_interval_ms` until `stop` receives or its sender is dropped: the thread
     /// `journal-sync`.
     pub fn sync_by_interval(&self, stop: &Receiver<()>) {
-        while let Err(RecvTimeoutError::Timeout) = stop.recv_timeout(self.shared.config.fsync_interval) {
+        let pulse = Pulse::new("journal-sync");
+        let _running = pulse.enter();
+        let interval = self.shared.config.fsync_interval;
+        while let Err(RecvTimeoutError::Timeout) = liveness::waits(|| stop.recv_timeout(interval)) {
             self.sync_outside();
         }
     }

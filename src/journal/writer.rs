@@ -366,7 +366,11 @@ impl<D: Disk> Writer<D> {
         let header = segment::new_header(&self.settings.clock, self.settings.epoch, self.next_number, first_sequence);
         let made = segment::prepare(&self.disk, &self.settings.config.path, header, file_bytes);
         self.next_number += 1;
-        let _ = self.settings.waker.try_send(());
+        // The spare is used up. After a failure the janitor looks again in its own time: woken here it would spin, since it
+        // is the janitor who tries.
+        if made.is_ok() {
+            let _ = self.settings.waker.try_send(());
+        }
         made.map_err(|e| {
             log::error!("the journal's next segment cannot be made: {e}");
             AppendError::from_io(&e)

@@ -45,6 +45,7 @@ use tiny_http::{Request, Server};
 
 use crate::access::{Access, Principal};
 use crate::api::{Problem, Service};
+use crate::liveness::{self, Pulse};
 use crate::permit::{Permit, Semaphore};
 use crate::thread;
 
@@ -239,9 +240,11 @@ struct Dispatcher<S> {
 
 impl<S: Service> Dispatcher<S> {
     fn run(mut self) -> Vec<JoinHandle<()>> {
+        let pulse = Pulse::new("local-accept");
+        let _running = pulse.enter();
         let mut last = self.server();
         while let Some(server) = self.server() {
-            match server.recv() {
+            match liveness::waits(|| server.recv()) {
                 Ok(request) => self.dispatch(request),
                 Err(fault) => self.revive(&server, &fault),
             }

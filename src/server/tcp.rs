@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use crate::api::{Problem, Reply, Service, Transport};
 use crate::config::ServerConfig;
+use crate::liveness::{self, Pulse};
 use crate::logging::Throttle;
 use crate::permit::Semaphore;
 use crate::thread;
@@ -208,8 +209,10 @@ struct Accept<S> {
 impl<S: Service> Accept<S> {
     fn run(&mut self, listener: &TcpListener) {
         let table = Arc::clone(&self.shared.table);
+        let pulse = Pulse::new("http-accept");
+        let _running = pulse.enter();
         while !table.is_stopping() {
-            let accepted = listener.accept();
+            let accepted = liveness::waits(|| listener.accept());
             if table.is_stopping() {
                 return;
             }

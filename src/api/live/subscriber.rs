@@ -56,9 +56,21 @@ pub(super) struct Subscriber {
     turn: Option<ShownTurn>,
     /// It was sent the status of the session once.
     knows_status: bool,
-    /// The handshake's id, and how many messages came after it.
-    request: RequestId,
+    request: SocketRequest,
+}
+
+/// The handshake's id, and how many messages came since.
+struct SocketRequest {
+    handshake: RequestId,
     messages: u64,
+}
+
+impl SocketRequest {
+    /// The id of the next message.
+    fn next(&mut self) -> RequestId {
+        self.messages += 1;
+        self.handshake.part(self.messages)
+    }
 }
 
 /// The phase of a subscriber.
@@ -128,13 +140,12 @@ impl Subscriber {
             floor: joining.after,
             turn: None,
             knows_status: false,
-            request: joining.request,
-            messages: 0,
+            request: SocketRequest { handshake: joining.request, messages: 0 },
         }
     }
 
     pub(super) fn request(&self) -> &RequestId {
-        &self.request
+        &self.request.handshake
     }
 
     pub(super) fn session(&self) -> &SessionId {
@@ -247,7 +258,7 @@ impl Subscriber {
             context.send(&wire::erased(&self.session, erasure));
         }
         let (session, presence) = (self.session.clone(), Arc::downgrade(&self.presence));
-        let request = self.request.clone();
+        let request = self.request.handshake.clone();
         context.ask_for(Missed { session, after: self.told, is_new: false, presence, request });
     }
 

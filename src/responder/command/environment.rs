@@ -21,10 +21,18 @@ pub(super) fn passed(
     let is_passed = |name: &str| {
         let is_given = config.command_env.iter().any(|given| given == name);
         let is_plain = || PLAIN.contains(&name) || name.starts_with("LC_");
-        is_given || if config.command_env.is_empty() { !is_secret(config, name) } else { is_plain() }
+        is_given
+            || if config.command_env.is_empty() {
+                !is_secret(config, name) && !OF_THE_SERVER.contains(&name)
+            } else {
+                is_plain()
+            }
     };
     all.filter(|(name, _)| is_passed(&name.to_string_lossy())).collect()
 }
+
+/// How a service manager is told of the server; a program has nothing to say there.
+const OF_THE_SERVER: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"];
 
 fn is_secret(config: &ResponderConfig, name: &str) -> bool {
     let upper = name.to_ascii_uppercase();
@@ -44,6 +52,8 @@ mod tests {
             "PATH",
             "LC_ALL",
             "MINE",
+            "NOTIFY_SOCKET",
+            "WATCHDOG_USEC",
             "MONGO_URI",
             "OPENAI_API_KEY",
             "my_token",

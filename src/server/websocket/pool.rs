@@ -20,6 +20,7 @@ use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
 use crate::api::{Outbox as _, SocketHandler, SocketId};
+use crate::liveness::{self, Pulse};
 
 use super::frames::{self, Heard};
 use super::mailbox::{Arrival, ThreadMailbox, WAKE};
@@ -73,6 +74,8 @@ impl Thread {
 
     /// Serves until it is told to stop and all sockets are gone, or the deadline has passed.
     pub(super) fn run(mut self) {
+        let pulse = Pulse::new(std::thread::current().name().unwrap_or("ws"));
+        let _running = pulse.enter();
         let mut events = Events::with_capacity(EVENTS);
         while !self.is_over() {
             self.wait(&mut events);
@@ -111,7 +114,7 @@ impl Thread {
         self.mailbox.set_asleep(true);
         let has_work = !self.again.is_empty() || self.mailbox.has_mail() || self.handler.has_mail();
         let timeout = if has_work { Some(Duration::ZERO) } else { self.timeout() };
-        if let Err(fault) = self.poll.poll(events, timeout)
+        if let Err(fault) = liveness::waits(|| self.poll.poll(events, timeout))
             && fault.kind() != io::ErrorKind::Interrupted
         {
             // Only a fault of our own causes this; without a pause it would fill the log.

@@ -57,8 +57,7 @@ impl Subscriber {
     fn submit(&mut self, say: Say, context: &SubscriberContext<'_>) {
         let origin = context.services.next_origin();
         self.own.begin(origin, say.client_id.clone(), self.told);
-        self.messages += 1;
-        let request = self.request.part(self.messages);
+        let request = self.request.next();
         let said = SentMessage { session: self.session.clone(), say, origin, request };
         context.services.turns.leave((context.services.recipient(context.socket), said));
     }
