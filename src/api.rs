@@ -14,7 +14,9 @@ mod feed;
 mod head;
 mod history;
 mod http;
+mod http_meters;
 mod live;
+mod metrics;
 mod names;
 mod openapi;
 mod problem;
@@ -32,9 +34,12 @@ use std::sync::Arc;
 use crate::chat::Chat;
 use crate::feed::Feed;
 use crate::history::History;
+use crate::message::Timestamp;
 
-pub use head::{RequestHead, Transport};
+pub use crate::chat::Transport;
+pub use head::RequestHead;
 pub use http::{Reply, Stream, StreamClient, StreamKind, header, json, json_bytes};
+pub use http_meters::{Answered, HttpMeters, METHOD_UNKNOWN, method_index};
 pub use live::SocketService;
 pub use problem::Problem;
 pub use reply_budget::ReplyBudget;
@@ -56,6 +61,9 @@ pub trait Service: Send + Sync + 'static {
     /// Whether a path is served without a token, though one is asked for.
     fn is_open(&self, path: &str) -> bool;
 
+    /// Told of every reply before it is sent, to count it.
+    fn answered(&self, _answered: &Answered) {}
+
     /// Serves an admitted request. May wait: for a sync, a turn, or the next event.
     fn handle(&self, head: &RequestHead<'_>, route: Route, body: &[u8]) -> Reply;
 }
@@ -72,6 +80,17 @@ pub struct Api {
     pub status: Arc<StatusSources>,
     /// What large replies may hold together.
     pub outgoing: ReplyBudget,
+    /// What is counted of requests.
+    pub meters: HttpMeters,
+    /// When the process started.
+    pub started_at: Timestamp,
+}
+
+impl Api {
+    fn metrics(&self) -> metrics::MetricsSources<'_> {
+        let Self { status, chat, feed, meters: http, started_at, .. } = self;
+        metrics::MetricsSources { status, chat, feed, http, started_at: *started_at }
+    }
 }
 
 impl Service for Api {
@@ -87,6 +106,10 @@ impl Service for Api {
         route::is_open(path)
     }
 
+    fn answered(&self, answered: &Answered) {
+        self.meters.count(answered);
+    }
+
     fn handle(&self, head: &RequestHead<'_>, route: Route, body: &[u8]) -> Reply {
         let reply = match route {
             Route::Chat => turn::say(&self.chat, head, body),
@@ -100,6 +123,8 @@ impl Service for Api {
             }
             // A listener that serves WebSockets handles this route itself.
             Route::Socket => Err(socket::not_here()),
+            // Not weighed: a scrape must not fail because others do not read, and is small.
+            Route::Metrics => return self.metrics().reply(),
             Route::Status => Ok(self.status.storage(&self.chat, head.caller)),
             Route::Livez => Ok(StatusSources::live()),
             Route::Readyz | Route::Health => self.status.ready(),

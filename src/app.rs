@@ -10,7 +10,6 @@ use std::io::Write;
 use std::num::NonZeroUsize;
 use std::os::unix::fs::DirBuilderExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -18,7 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::api::{Api, ReplyBudget, SocketService, StatusSources};
+use crate::api::{Api, HttpMeters, ReplyBudget, SocketService, StatusSources};
 use crate::cache::Cache;
 use crate::chat::Chat;
 use crate::config::{Config, Fsync};
@@ -29,7 +28,8 @@ use crate::history::{Database, History};
 use crate::hub::Hub;
 use crate::janitor::{Aside, FirstSweep, Scrubber, Sweeper};
 use crate::journal::{Journal, Record};
-use crate::message::{Clock, Expiry};
+use crate::message::{Clock, Expiry, Timestamp};
+use crate::metrics::Counter;
 use crate::permit::Semaphore;
 use crate::recorder::{OpenedRecorder, Recorder, open_transcripts};
 use crate::server::{WebSocketOptions, local, tcp};
@@ -117,7 +117,9 @@ impl App {
         let outgoing = ReplyBudget::new(outgoing);
         let status = Arc::new(status);
         let line = status.clone();
-        let api = Arc::new(Api { chat: chat.clone(), history, feed: feed.clone(), status, outgoing });
+        let (meters, started_at) = (HttpMeters::new(), base.started_at);
+        let (told, fed) = (chat.clone(), feed.clone());
+        let api = Arc::new(Api { chat: told, history, feed: fed, status, outgoing, meters, started_at });
         let local =
             server.local_socket.as_ref().map(|path| start_local(path, server.max_body_bytes, &api)).transpose()?;
         let tcp = tcp::start(server, connections, api, Some(websockets))?;
@@ -240,11 +242,12 @@ struct Base<'a> {
     /// How the descriptors are shared out, and how many connections use.
     descriptors: Arc<Descriptors>,
     started: Instant,
+    started_at: Timestamp,
 }
 
 impl<'a> Base<'a> {
     fn new(config: &'a Config) -> Self {
-        let started = Instant::now();
+        let (started, clock) = (Instant::now(), Clock::system());
         // For files made by any part: conversations are private.
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
         let limit = descriptors::raise().unwrap_or_else(|e| {
@@ -252,7 +255,8 @@ impl<'a> Base<'a> {
             descriptors::limit()
         });
         let share = descriptors::share(limit, config.server.max_connections, config.websocket.max_connections);
-        Self { config, clock: Clock::system(), descriptors: Descriptors::new(share), started }
+        let (descriptors, started_at) = (Descriptors::new(share), clock.now());
+        Self { config, clock, descriptors, started, started_at }
     }
 
     fn expiry(&self) -> Expiry {
@@ -267,7 +271,7 @@ struct Core {
     journal: Arc<Journal>,
     first_sweep: Arc<FirstSweep>,
     hub: Arc<Hub>,
-    skipped: Arc<AtomicU64>,
+    skipped: Arc<Counter>,
     /// MongoDB, if it is enabled.
     store: Option<Arc<dyn Store>>,
     mongo_status: Arc<MongoStatus>,

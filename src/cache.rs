@@ -24,6 +24,7 @@ use lru::LruCache;
 
 use crate::config::CacheConfig;
 use crate::message::{Id, Message, SessionId};
+use crate::metrics::Counter;
 
 /// The memory of a session without its messages, in bytes, roughly.
 const SESSION_BYTES: usize = 320;
@@ -33,6 +34,18 @@ pub struct Cache {
     inner: Mutex<CacheState>,
     messages_max: usize,
     bytes_max: usize,
+    meters: CacheMeters,
+}
+
+/// What is counted for the metrics.
+#[derive(Debug, Default)]
+pub struct CacheMeters {
+    /// Pages for which the cache was enough.
+    pub hits: Counter,
+    /// Pages for which it was not.
+    pub misses: Counter,
+    /// Sessions evicted for room.
+    pub evictions: Counter,
 }
 
 struct CacheState {
@@ -110,7 +123,8 @@ impl Cache {
     #[must_use]
     pub fn new(config: &CacheConfig) -> Self {
         let inner = CacheState { sessions: LruCache::unbounded(), bytes: 0, messages: 0, next_generation: 0 };
-        Self { inner: Mutex::new(inner), messages_max: config.max_messages_per_session, bytes_max: config.max_bytes }
+        let (messages_max, bytes_max) = (config.max_messages_per_session, config.max_bytes);
+        Self { inner: Mutex::new(inner), messages_max, bytes_max, meters: CacheMeters::default() }
     }
 
     /// Caches a published message. `first_ever`: its session had none before.
@@ -125,7 +139,7 @@ impl Cache {
             }
             session.trim(self.messages_max);
         });
-        pushed.evicted = inner.shrink(self.bytes_max);
+        pushed.evicted = self.shrink(&mut inner);
         pushed
     }
 
@@ -169,8 +183,19 @@ impl Cache {
             held.byte_limited |= extent == Extent::Cut;
             held.trim(self.messages_max);
         });
-        inner.shrink(self.bytes_max);
+        self.shrink(&mut inner);
         kept
+    }
+
+    fn shrink(&self, inner: &mut CacheState) -> usize {
+        let evicted = inner.shrink(self.bytes_max);
+        self.meters.evictions.add(evicted as u64);
+        evicted
+    }
+
+    /// What is counted since the start; its readers count hits and misses.
+    pub fn meters(&self) -> &CacheMeters {
+        &self.meters
     }
 
     /// Removes the messages of a session up to `id`. A warm-up of it under way is discarded.

@@ -19,10 +19,10 @@ mod running;
 #[cfg(test)]
 mod tests;
 mod turn;
+mod turn_meters;
 mod turn_queues;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
@@ -37,11 +37,13 @@ use crate::recorder::{Durability, ErasureOutcome, Recorder};
 use crate::responder::Responder;
 
 pub use running::{Follow, REPLY_BYTES_MAX, RunningTurn, StartedTurn, TurnProgress};
-pub use turn::{NewMessage, Turn, TurnEnd, TurnError, TurnOutcome, TurnResult, TurnStatus, WhenBusy};
+pub use turn::{NewMessage, Transport, Turn, TurnEnd, TurnError, TurnOutcome, TurnResult, TurnStatus, WhenBusy};
 
 use crate::permit::{Permit, Semaphore};
 
-use answering::{Answering, TurnCounts};
+pub use turn_meters::TurnMeters;
+
+use answering::Answering;
 use pool::{ResponderSlot, TurnPool};
 use running::By;
 use turn_queues::{Entered, Holder, TurnPermit, TurnQueues};
@@ -67,7 +69,7 @@ pub struct Chat {
     queues: Arc<TurnQueues>,
     pool: TurnPool,
     waiting: Arc<Semaphore>,
-    counts: Arc<TurnCounts>,
+    meters: Arc<TurnMeters>,
     hub: Arc<Hub>,
     /// Limits the lines about turns that are refused.
     refused: Throttle,
@@ -79,6 +81,9 @@ pub struct AppendedTurn {
     ticket: Ticket,
     kept: Vec<Appended>,
     text: Option<String>,
+    transport: Transport,
+    /// How long the responder took, if it was asked.
+    took: Option<Duration>,
 }
 
 /// Figures for the status.
@@ -119,7 +124,7 @@ impl Chat {
             queues: Arc::default(),
             pool: TurnPool::new(config.max_concurrent),
             waiting: Semaphore::new(waiting_max),
-            counts: Arc::default(),
+            meters: Arc::default(),
             hub,
             refused: Throttle::new(REFUSED_LINES_PER_SECOND),
         }
@@ -145,25 +150,32 @@ impl Chat {
         if self.is_brief(turn) {
             return None;
         }
+        let began = Instant::now();
         let text = match &self.responder {
             Some(responder) => Some(responder.at_once(turn.text)?),
             None => None,
         };
-        Some(self.append_answered(turn, text))
+        let took = text.is_some().then(|| began.elapsed());
+        Some(self.append_answered(turn, text, took))
     }
 
-    fn append_answered(&self, turn: &Turn<'_>, text: Option<String>) -> Result<AppendedTurn, AppendError> {
+    fn append_answered(
+        &self,
+        turn: &Turn<'_>,
+        text: Option<String>,
+        took: Option<Duration>,
+    ) -> Result<AppendedTurn, AppendError> {
         let key = user_key(turn);
         let mut drafts = Vec::with_capacity(2);
         drafts.push(journal::NewRecord::Message { line: user_line(turn), key, reply_to: ReplyTo::Nothing });
         if let Some(said) = &text {
-            let answered = [("transport", turn.transport), ("status", TurnStatus::Completed.as_str())];
+            let answered = [("transport", turn.transport.as_str()), ("status", TurnStatus::Completed.as_str())];
             let reply = line(turn.session, "assistant", said, Metadata { given: None, defaults: &answered });
             // The reply carries the key too, so that it is found after a restart.
             drafts.push(journal::NewRecord::Message { line: reply, key, reply_to: ReplyTo::Previous });
         }
         let (ticket, kept) = self.recorder.append(drafts)?;
-        Ok(AppendedTurn { ticket, kept, text })
+        Ok(AppendedTurn { ticket, kept, text, transport: turn.transport, took })
     }
 
     /// Whether a turn needs no responder: a new context, or help (which without a responder is an ordinary message).
@@ -176,7 +188,7 @@ impl Chat {
         if is_clear(turn.text) {
             return self.clear(turn);
         }
-        let appended = self.append_answered(turn, Some(HELPED.to_owned()))?;
+        let appended = self.append_answered(turn, Some(HELPED.to_owned()), None)?;
         self.finish(turn.session, appended)
     }
 
@@ -185,8 +197,11 @@ impl Chat {
     /// # Errors
     /// [`AppendError`]: whether the messages are recorded is unknown, so retry with the key.
     pub fn finish(&self, session: &SessionId, appended: AppendedTurn) -> Result<TurnOutcome, AppendError> {
-        let AppendedTurn { ticket, kept, text } = appended;
+        let AppendedTurn { ticket, kept, text, transport, took } = appended;
         self.recorder.commit(ticket)?;
+        for (kept, role) in kept.iter().zip(["user", "assistant"]) {
+            self.meters.recorded(kept, role, transport);
+        }
         let (user, duplicate) = (kept[0].id(), is_before(&kept[0]));
         let Some(reply) = kept.get(1) else {
             return Ok(TurnOutcome { user, reply: None, text: None, status: TurnStatus::Recorded, duplicate });
@@ -194,7 +209,7 @@ impl Chat {
         if is_before(reply) {
             return self.said_before(session, user, reply.id());
         }
-        self.counts.count(TurnStatus::Completed);
+        self.meters.ended(TurnStatus::Completed, took);
         Ok(TurnOutcome { user, reply: Some(reply.id()), text, status: TurnStatus::Completed, duplicate })
     }
 
@@ -269,6 +284,7 @@ impl Chat {
             Some(kept) => kept,
             None => self.recorder.record(vec![draft])?.remove(0),
         };
+        self.meters.recorded(&kept, "user", turn.transport);
         // Another transport may have recorded it meanwhile.
         if let Appended::Before { id, reply: Some(reply) } = kept {
             return Ok(StartedTurn::Done(self.said_before(turn.session, id, reply)?));
@@ -280,7 +296,7 @@ impl Chat {
     }
 
     /// Has a turn answered on a thread.
-    fn run(&self, running: Arc<RunningTurn>, place: TurnPermit, slot: ResponderSlot, transport: &str) {
+    fn run(&self, running: Arc<RunningTurn>, place: TurnPermit, slot: ResponderSlot, transport: Transport) {
         let Some(responder) = self.responder.clone() else { return };
         running.tell_start();
         place.run(&running);
@@ -288,9 +304,10 @@ impl Chat {
             recorder: self.recorder.clone(),
             history: self.history.clone(),
             responder,
-            counts: self.counts.clone(),
+            meters: self.meters.clone(),
             running,
-            transport: transport.to_owned(),
+            transport,
+            took: None,
             request: logging::current(),
             timeout: self.timeout,
             slot: Some(slot.place),
@@ -301,10 +318,11 @@ impl Chat {
     }
 
     fn clear(&self, turn: &Turn<'_>) -> Result<TurnOutcome, AppendError> {
-        let marked = [("type", "clear"), ("transport", turn.transport)];
+        let marked = [("type", "clear"), ("transport", turn.transport.as_str())];
         let line = line(turn.session, "system", CLEARED, Metadata { given: None, defaults: &marked });
         let line = line.sent_by(turn.origin);
         let kept = self.recorder.record(vec![journal::NewRecord::ContextClear { line, key: user_key(turn) }])?;
+        self.meters.recorded(&kept[0], "system", turn.transport);
         let (user, duplicate) = (kept[0].id(), is_before(&kept[0]));
         Ok(TurnOutcome { user, reply: None, text: Some(CLEARED.into()), status: TurnStatus::Completed, duplicate })
     }
@@ -354,8 +372,8 @@ impl Chat {
     /// # Errors
     /// [`AppendError`]: a key was used before with other content, or whether they are recorded is unknown; then retry
     /// with keys.
-    pub fn record(&self, given: &[NewMessage<'_>], transport: &str) -> Result<Vec<(Id, bool)>, AppendError> {
-        let sent = [("transport", transport)];
+    pub fn record(&self, given: &[NewMessage<'_>], transport: Transport) -> Result<Vec<(Id, bool)>, AppendError> {
+        let sent = [("transport", transport.as_str())];
         let drafts = given.iter().map(|given| {
             let message = message::Draft {
                 session: given.session,
@@ -370,6 +388,9 @@ impl Chat {
             journal::NewRecord::Message { line: message.prepare(), key, reply_to: ReplyTo::Nothing }
         });
         let kept = self.recorder.record(drafts.collect())?;
+        for (kept, given) in kept.iter().zip(given) {
+            self.meters.recorded(kept, given.role, transport);
+        }
         Ok(kept.iter().map(|kept| (kept.id(), is_before(kept))).collect())
     }
 
@@ -413,17 +434,23 @@ impl Chat {
         self.recorder.durability()
     }
 
+    /// What is counted since the start.
+    #[must_use]
+    pub fn meters(&self) -> &TurnMeters {
+        &self.meters
+    }
+
     /// Figures for the status.
     #[must_use]
     pub fn stats(&self) -> ChatStats {
-        let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let TurnMeters { completed, cancelled, errors, panics, .. } = &*self.meters;
         ChatStats {
             running: self.pool.busy(),
             waiting: self.waiting.taken(),
-            completed: count(&self.counts.completed),
-            cancelled: count(&self.counts.cancelled),
-            errors: count(&self.counts.errors),
-            panics: count(&self.counts.panics),
+            completed: completed.get(),
+            cancelled: cancelled.get(),
+            errors: errors.get(),
+            panics: panics.get(),
         }
     }
 }
@@ -441,7 +468,7 @@ pub fn is_help(text: &str) -> bool {
 }
 
 fn user_line(turn: &Turn<'_>) -> message::Prepared {
-    let sent = [("transport", turn.transport)];
+    let sent = [("transport", turn.transport.as_str())];
     line(turn.session, "user", turn.text, Metadata { given: turn.metadata, defaults: &sent }).sent_by(turn.origin)
 }
 

@@ -141,6 +141,8 @@ impl<D: Disk> History<D> {
     fn look(&self, ask: &HistoryQuery, query: &Query) -> (Option<CachedRun>, Option<HistoryPage>) {
         let held = self.cache.look(&ask.session, |held| CachedRun::of(held, query));
         let cached = held.as_ref().and_then(|held| self.cached(held, query));
+        let meters = self.cache.meters();
+        if cached.is_some() { &meters.hits } else { &meters.misses }.add(1);
         (held, cached)
     }
 

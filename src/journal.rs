@@ -20,6 +20,7 @@
 //! | `requests.rs` | which requests are whole, within a segment and over several |
 //! | `inventory.rs` | which segments there are; damaged headers |
 //! | `quarantine.rs` | copies of what a start removes or steps over |
+//! | `meters.rs` | what is counted for the metrics |
 //! | `lock.rs` | one process at a time |
 //! | `upkeep.rs` | dropping segments, the spare, digests, syncs by interval, warnings |
 //! | `survey.rs` | a recovery under observation: its faults and counts, for the doctor |
@@ -77,6 +78,7 @@ mod fuzz_tests;
 mod inventory;
 mod keys;
 mod lock;
+mod meters;
 #[cfg(test)]
 mod place_tests;
 mod publish_notifier;
@@ -103,7 +105,7 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
-use crate::config::{Fsync, JournalConfig};
+use crate::config::JournalConfig;
 use crate::disk::overlay::Overlay;
 use crate::disk::{Disk, RealDisk};
 use crate::message::{Clock, Id, IdGenerator, LINE_BYTES_MAX, Message, SessionId};
@@ -113,6 +115,7 @@ pub use checkpoint::{Checkpoint, StoredCheckpoint};
 pub use erasures::Unscrubbed;
 pub use error::{AppendError, OpenError};
 pub use lock::Lock;
+pub use meters::JournalMeters;
 pub use publish_notifier::{PublishNotifier, Woken};
 pub use queue::Appended;
 pub use reader::{ReadPosition, ReadProgress, Reader};
@@ -207,7 +210,9 @@ impl<D: Disk> Journal<D> {
         let condition = Condition::new();
         let segments = Arc::new(Mutex::new(found.segments));
         let waker = condition.waker.0.clone();
-        let settings = WriterSettings { config: config.clone(), epoch: found.epoch, clock: clock.clone(), waker };
+        let (epoch, meters) = (found.epoch, Arc::new(JournalMeters::new()));
+        let settings =
+            WriterSettings { config: config.clone(), epoch, clock: clock.clone(), waker, meters: meters.clone() };
         let next = (found.next_number, found.next_sequence);
         let shared = JournalState {
             config: config.clone(),
@@ -222,9 +227,9 @@ impl<D: Disk> Journal<D> {
             swap: Mutex::new(()),
             voids: found.voids,
             erasures: RwLock::new(found.erasures),
-            syncs: config.fsync == Fsync::Always,
             outlet: Outlet::new(publish, on_panic, found.next_sequence - 1),
             condition,
+            meters,
             disk,
         };
         Ok(Self {
@@ -259,9 +264,9 @@ impl<D: Disk> Journal<D> {
     pub fn append(&self, drafts: Vec<NewRecord>) -> Result<(Ticket, Vec<Appended>), AppendError> {
         let is_too_long = |draft: &NewRecord| draft.line().is_some_and(|line| line.line_bytes() > LINE_BYTES_MAX);
         if let Some(index) = drafts.iter().position(is_too_long) {
-            return Err(AppendError::TooLong(index));
+            return self.counted(Err(AppendError::TooLong(index)));
         }
-        self.shared.append(drafts)
+        self.counted(self.shared.append(drafts))
     }
 
     /// Finds the message of the draft's key, if the key was used before; the message is durable when this returns.
@@ -270,7 +275,7 @@ impl<D: Disk> Journal<D> {
     /// # Errors
     /// [`AppendError`]: the key was used before with other content, or its message could not be made durable.
     pub fn find(&self, draft: &NewRecord) -> Result<Option<Appended>, AppendError> {
-        self.shared.find(draft)
+        self.counted(self.shared.find(draft))
     }
 
     /// Waits until the ticket's records are durable, as the policy means it, and published.
@@ -279,7 +284,16 @@ impl<D: Disk> Journal<D> {
     /// [`AppendError`]: they will never be published, but a start after a crash may find them. A retry needs keys to be
     /// safe.
     pub fn commit(&self, ticket: Ticket) -> Result<(), AppendError> {
-        self.shared.commit(ticket)
+        self.counted(self.shared.commit(ticket))
+    }
+
+    fn counted<T>(&self, outcome: Result<T, AppendError>) -> Result<T, AppendError> {
+        outcome.inspect_err(|refusal| self.shared.meters.refused[refusal.reason()].add(1))
+    }
+
+    /// What is counted since the start.
+    pub fn meters(&self) -> &JournalMeters {
+        &self.shared.meters
     }
 
     /// Everything up to this sequence is durable and published.

@@ -8,7 +8,7 @@
 //! L3 server api
 //! L2 chat recorder history feed hub worker janitor doctor
 //! L1 journal cache transcript store responder
-//! L0 access message backoff config descriptors disk layout liveness permit thread signals logging
+//! L0 access message backoff config descriptors disk layout liveness permit thread signals logging metrics
 //! ```
 
 pub mod access;
@@ -31,6 +31,7 @@ pub mod layout;
 pub mod liveness;
 pub mod logging;
 pub mod message;
+pub mod metrics;
 pub mod permit;
 pub mod recorder;
 pub mod responder;

@@ -9,7 +9,6 @@
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -21,6 +20,7 @@ use crate::journal::{AppendError, Appended, Entry, Journal, NewRecord, OpenError
 use crate::layout;
 use crate::logging::{self, Throttle};
 use crate::message::{Clock, Id, Message, SessionId};
+use crate::metrics::Counter;
 use crate::transcript::{AppendOutcome, ExpectedTails, Transcripts};
 
 /// Bytes of one read during a replay of the journal.
@@ -76,7 +76,7 @@ struct Outlets<D: Disk> {
     cache: Arc<Cache>,
     channel: Sender<Record>,
     hub: Arc<Hub>,
-    skipped: Arc<AtomicU64>,
+    skipped: Arc<Counter>,
     touched: Throttle,
     evicted: Throttle,
 }
@@ -92,7 +92,7 @@ pub struct OpenedRecorder<D: Disk = RealDisk> {
     /// Delivers events to the listeners of sessions.
     pub hub: Arc<Hub>,
     /// Records that the full channel skipped.
-    pub skipped: Arc<AtomicU64>,
+    pub skipped: Arc<Counter>,
 }
 
 /// Why the write path cannot be opened.
@@ -147,7 +147,7 @@ impl<D: Disk> Recorder<D> {
         on_panic: Box<dyn Fn() + Send + Sync>,
     ) -> Result<OpenedRecorder<D>, RecorderError> {
         let (sender, channel) = bounded(config.mongo.queue_capacity);
-        let (skipped, hub) = (Arc::new(AtomicU64::new(0)), Arc::new(Hub::default()));
+        let (skipped, hub): (Arc<Counter>, _) = (Arc::default(), Arc::new(Hub::default()));
         let outlets = Outlets {
             transcripts: transcripts.clone(),
             cache: cache.clone(),
@@ -266,7 +266,7 @@ impl<D: Disk> Outlets<D> {
         self.hub.publish(records);
         for record in records {
             if self.channel.try_send(record.clone()).is_err() {
-                self.skipped.fetch_add(1, Ordering::Relaxed);
+                self.skipped.add(1);
             }
         }
     }

@@ -43,7 +43,7 @@ use crate::transcript::Transcripts;
 
 pub use dead_letters::DeadLetters;
 pub use drain::Drain;
-pub use mongo_status::{MongoHealth, MongoStatus, Totals, View};
+pub use mongo_status::{FlushFailure, MongoHealth, MongoStatus, Totals, View};
 pub use pending_erasures::PendingErasures;
 pub use progress::{Progress, Reached};
 pub use remote_erasures::RemoteErasures;

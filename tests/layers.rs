@@ -32,8 +32,9 @@ const LAYERS: [&[&str]; 5] = [
         "signals",
         "logging",
         "liveness",
+        "metrics",
     ],
-    &["journal", "cache", "transcript", "store", "responder", "metrics"],
+    &["journal", "cache", "transcript", "store", "responder"],
     &["chat", "recorder", "history", "feed", "worker", "janitor", "doctor", "hub"],
     &["server", "api"],
     &["main", "cli", "app", "lib", "systemd"],
@@ -43,7 +44,7 @@ const LAYERS: [&[&str]; 5] = [
 const FIELDS_MAX: usize = 12;
 
 /// Lines of code that `src/` may have; docs/decisions/0028 says what they are for.
-const LINES_MAX: usize = 28_200;
+const LINES_MAX: usize = 29_100;
 
 fn layer_of(module: &str) -> Option<usize> {
     LAYERS.iter().position(|layer| layer.contains(&module))

@@ -15,8 +15,6 @@ use super::{Problem, Reply, RequestHead, content, json, query};
 
 /// The most messages of one request.
 const MESSAGES_MAX: usize = 1000;
-/// `metadata.transport` of messages that came by HTTP.
-pub(super) const TRANSPORT: &str = "rest";
 /// The header with an idempotency key; a `message_id` in the body wins.
 pub(super) const KEY_HEADER: &str = "Idempotency-Key";
 /// The longest key, in characters.
@@ -94,7 +92,7 @@ pub fn record(chat: &Chat, head: &RequestHead<'_>, body: &[u8]) -> Result<Reply,
             key: key.as_deref(),
         })
         .collect();
-    let kept = chat.record(&given, TRANSPORT)?;
+    let kept = chat.record(&given, head.transport)?;
     let kept = kept.iter().map(|&(id, duplicate)| RecordedMessage { id, created_at: id.time(), duplicate });
     Ok(json(201, &RecordedReply { messages: kept.collect(), durable: chat.durability().as_str() }))
 }

@@ -5,17 +5,9 @@
 use tiny_http::{Header, Method};
 
 use crate::access::Principal;
+use crate::chat::Transport;
 
 use super::Problem;
-
-/// The listener of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transport {
-    /// The TCP listener.
-    Tcp,
-    /// The Unix socket.
-    Local,
-}
 
 /// A request without its body.
 #[derive(Clone, Copy, Debug)]

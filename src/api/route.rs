@@ -28,6 +28,8 @@ pub enum Route {
     Socket,
     /// `GET /api/storage/status`
     Status,
+    /// `GET /metrics`
+    Metrics,
     /// `GET /livez`
     Livez,
     /// `GET /readyz`
@@ -47,6 +49,7 @@ pub(super) const TABLE: &[(&str, &str, Access, Route)] = &[
     ("/api/chat/sessions/{id}", "DELETE", Access::Admin, Route::Session),
     ("/ws/chat", "GET, HEAD", Access::Read, Route::Socket),
     ("/api/storage/status", "GET, HEAD", Access::Read, Route::Status),
+    ("/metrics", "GET, HEAD", Access::Read, Route::Metrics),
     ("/livez", "GET, HEAD", Access::None, Route::Livez),
     ("/readyz", "GET, HEAD", Access::None, Route::Readyz),
     ("/health", "GET, HEAD", Access::Read, Route::Health),
@@ -83,7 +86,8 @@ pub(super) fn find(head: &RequestHead<'_>) -> Result<Route, Problem> {
 /// Whether a path asks for the server's health.
 pub(super) fn is_probe(path: &str) -> bool {
     let found = TABLE.iter().find(|(wanted, ..)| *wanted == path);
-    found.is_some_and(|(.., route)| matches!(route, Route::Status | Route::Livez | Route::Readyz | Route::Health))
+    let probes = [Route::Status, Route::Metrics, Route::Livez, Route::Readyz, Route::Health];
+    found.is_some_and(|(.., route)| probes.contains(route))
 }
 
 /// Whether a path is served to those who have no token, though one is asked for.

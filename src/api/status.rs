@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::janitor::FirstSweep;
 use crate::journal::{self, AppendError, Journal, Warning};
 use crate::message::{Clock, Id, Timestamp};
+use crate::metrics::Counter;
 use crate::store;
 use crate::transcript::{Losses, Transcripts};
 use crate::worker::{MongoHealth, MongoStatus, Progress, Reached, View};
@@ -36,7 +37,7 @@ pub struct StatusSources {
     /// The state of MongoDB.
     pub mongo_status: Arc<MongoStatus>,
     /// Records that the full channel skipped.
-    pub skipped: Arc<AtomicU64>,
+    pub skipped: Arc<Counter>,
     /// Counters of the WebSockets.
     pub sockets: Arc<SocketCounters>,
     /// The most that may be open, by the configuration and the limit of open files.
@@ -45,6 +46,15 @@ pub struct StatusSources {
     pub clock: Clock,
     /// When the server started.
     pub started: Instant,
+}
+
+/// What waits for its destination.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pending {
+    /// Records that are published and not there.
+    pub(super) records: u64,
+    /// The age of the oldest of them; 0 without any.
+    pub(super) oldest_seconds: f64,
 }
 
 /// Fields that tell where the data is, or may quote it.
@@ -97,13 +107,22 @@ impl StatusSources {
         super::json(200, &status)
     }
 
-    fn mongo(&self, reached: &Reached, database: &View) -> Value {
-        let mongo = &self.config.mongo;
+    /// Erasures that MongoDB has still to carry out.
+    pub(super) fn erasures_pending(&self) -> usize {
+        self.erasures_beyond(&self.progress.look(), &self.mongo_status.view())
+    }
+
+    fn erasures_beyond(&self, reached: &Reached, database: &View) -> usize {
         // After the progress was read: erasures noted meanwhile count here.
         let unnoted = self.journal.erasures_after(match database.state {
             MongoHealth::Disabled => reached.erasures_noted,
             _ => reached.drained,
         });
+        unnoted.len() + reached.erasures_pending
+    }
+
+    fn mongo(&self, reached: &Reached, database: &View) -> Value {
+        let mongo = &self.config.mongo;
         json!({
             "enabled": mongo.enabled,
             "status": database.state,
@@ -112,7 +131,7 @@ impl StatusSources {
             "differing_indexes": database.differing_indexes,
             "shared": mongo.shared,
             "shared_reason": database.cannot_share,
-            "erasures_pending": unnoted.len() + reached.erasures_pending,
+            "erasures_pending": self.erasures_beyond(reached, database),
             "erasures_to_confirm": database.erasures_to_confirm,
             "hosts": store::hosts(mongo.uri.expose()).unwrap_or_default(),
             "database": mongo.database,
@@ -134,30 +153,48 @@ impl StatusSources {
         })
     }
 
-    fn queue(&self, published: u64, reached: &Reached, database: &View) -> Value {
-        let (oldest, last_flush) = match database.state {
-            MongoHealth::Disabled => (reached.oldest_pending, reached.last_flush),
-            _ => (database.oldest_pending.map(Id::time), database.last_flush),
+    /// What waits for its destination.
+    pub(super) fn pending(&self) -> Pending {
+        // In this order, so that the oldest pending message is published and not yet drained.
+        let (reached, database) = (self.progress.look(), self.mongo_status.view());
+        self.pending_of(self.journal.published(), &reached, &database)
+    }
+
+    fn pending_of(&self, published: u64, reached: &Reached, database: &View) -> Pending {
+        let oldest = match database.state {
+            MongoHealth::Disabled => reached.oldest_pending,
+            _ => database.oldest_pending.map(Id::time),
         };
-        let pending = published.saturating_sub(reached.drained);
-        let (oldest, totals) = (oldest.filter(|_| pending > 0), &database.totals);
+        let records = published.saturating_sub(reached.drained);
+        let oldest = oldest.filter(|_| records > 0);
+        Pending { records, oldest_seconds: oldest.map_or(0.0, |time| self.age_seconds(time)) }
+    }
+
+    fn queue(&self, published: u64, reached: &Reached, database: &View) -> Value {
+        let last_flush = match database.state {
+            MongoHealth::Disabled => reached.last_flush,
+            _ => database.last_flush,
+        };
+        let pending = self.pending_of(published, reached, database);
+        let totals = &database.totals;
+        let flushes = self.mongo_status.flush_seconds();
         json!({
-            "pending": pending,
-            "oldest_pending_seconds": oldest.map_or(0.0, |time| self.age_seconds(time)),
+            "pending": pending.records,
+            "oldest_pending_seconds": pending.oldest_seconds,
             "last_flush": last_flush,
-            "flushes": totals.flushes,
+            "flushes": flushes.count(),
             "stored": totals.stored,
             "already_stored": totals.already,
             "dead_letters": totals.dead_letters,
-            "failures": totals.failures,
-            "flush_seconds": totals.took.as_secs_f64(),
-            "skipped": self.skipped.load(Ordering::Relaxed),
+            "failures": totals.failures.iter().sum::<u64>(),
+            "flush_seconds": flushes.sum(),
+            "skipped": self.skipped.get(),
             "capacity": self.config.mongo.queue_capacity,
         })
     }
 
     fn journal(&self, reached: &Reached, stats: &journal::JournalStats) -> Value {
-        let (found, refusal) = (self.journal.findings(), self.journal.refusal());
+        let refusal = self.journal.refusal();
         // Records of dropped segments cannot be delivered any more.
         let undelivered_after =
             reached.undelivered_after.map(|after| after.max(stats.first_sequence.saturating_sub(1)));
@@ -182,8 +219,19 @@ impl StatusSources {
             "disk_free_bytes": self.journal.disk_space().ok().map(|disk_space| disk_space.free_bytes),
             "warnings": self.journal.warnings().into_iter().map(Warning::as_str).collect::<Vec<_>>(),
             "ids_ahead_seconds": self.journal.ids_ahead().as_secs(),
-            "damaged_at_start": found.gaps + found.lost_segments + found.rebuilt_headers,
+            "damaged_at_start": self.damaged_at_start(),
         })
+    }
+
+    /// Places of the journal that a start found damaged.
+    pub(super) fn damaged_at_start(&self) -> u64 {
+        let found = self.journal.findings();
+        found.gaps + found.lost_segments + found.rebuilt_headers
+    }
+
+    /// How many WebSockets are open.
+    pub(super) fn sockets_open(&self) -> u64 {
+        self.sockets.open.load(Ordering::Relaxed)
     }
 
     fn responder(&self, turns: &chat::ChatStats) -> Value {

@@ -20,7 +20,7 @@ use crate::logging;
 use crate::message::{Id, SessionId, Timestamp};
 
 use super::body::{self, Text};
-use super::chat::{KEY_HEADER, TRANSPORT, check_key};
+use super::chat::{KEY_HEADER, check_key};
 use super::event_stream::{self, CLIENT_POLL_INTERVAL, EVENT_STREAM, Signs, push_json};
 use super::http::full;
 use super::shape::{FieldKind, Shape};
@@ -109,7 +109,8 @@ pub fn say(chat: &Arc<Chat>, head: &RequestHead<'_>, body: &[u8]) -> Result<Repl
     }
     let form = form(head, turn.stream);
     let metadata = turn.metadata.as_ref();
-    let said = Turn { session: &session, text: &turn.message, metadata, transport: TRANSPORT, key, origin: None };
+    let (text, transport) = (&*turn.message, head.transport);
+    let said = Turn { session: &session, text, metadata, transport, key, origin: None };
     let follow = match chat.begin(&said, WhenBusy::Queue)? {
         StartedTurn::Done(outcome) => return Ok(whole(form, chat, &session, &outcome)),
         StartedTurn::Follow(follow) => follow,

@@ -8,7 +8,6 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
@@ -23,7 +22,8 @@ use crate::responder::{Answer, Question, Responder, ResponderError, without_quot
 
 use super::context;
 use super::running::{REPLY_BYTES_MAX, RunningTurn, Why, fitting};
-use super::turn::{TurnEnd, TurnResult, TurnStatus};
+use super::turn::{Transport, TurnEnd, TurnResult, TurnStatus};
+use super::turn_meters::TurnMeters;
 use super::turn_queues::TurnPermit;
 
 /// The longest reason of a failure, in bytes as the line stores it; the rest is cut off.
@@ -31,38 +31,18 @@ const REASON_BYTES_MAX: usize = 16 << 10;
 /// The longest metadata of an answer, in bytes; longer metadata is dropped whole.
 const METADATA_BYTES_MAX: usize = 1 << 20;
 
-/// How many turns ended how, since the start.
-#[derive(Debug, Default)]
-pub(super) struct TurnCounts {
-    pub(super) completed: AtomicU64,
-    pub(super) cancelled: AtomicU64,
-    pub(super) errors: AtomicU64,
-    /// Included in the errors: responders that panicked.
-    pub(super) panics: AtomicU64,
-}
-
-impl TurnCounts {
-    pub(super) fn count(&self, status: TurnStatus) {
-        let counter = match status {
-            TurnStatus::Completed => &self.completed,
-            TurnStatus::Cancelled => &self.cancelled,
-            TurnStatus::Error => &self.errors,
-            TurnStatus::Recorded => return,
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
 /// A turn to be answered, and what that needs.
 pub(super) struct Answering {
     pub(super) recorder: Arc<Recorder>,
     pub(super) history: Arc<History>,
     pub(super) responder: Arc<dyn Responder>,
-    pub(super) counts: Arc<TurnCounts>,
+    pub(super) meters: Arc<TurnMeters>,
     pub(super) running: Arc<RunningTurn>,
-    pub(super) transport: String,
+    pub(super) transport: Transport,
     /// The request that began it.
     pub(super) request: Option<RequestId>,
+    /// How long the responder took, once it was asked.
+    pub(super) took: Option<Duration>,
     pub(super) timeout: Duration,
     /// Given back first.
     pub(super) slot: Option<Permit>,
@@ -83,7 +63,9 @@ impl Answering {
         let _entered = logging::enter(self.request.clone());
         logging::about_session(self.running.session().as_str());
         let mut told = Map::new();
+        let began = Instant::now();
         let answer = self.answer(&mut told);
+        self.took = Some(began.elapsed());
         drop(self.slot.take());
         let end = self.record(answer, told);
         self.end(end);
@@ -116,7 +98,7 @@ impl Answering {
         };
         let ask = || self.responder.answer(&question, &mut |piece| running.say(piece));
         catch_unwind(AssertUnwindSafe(ask)).unwrap_or_else(|_| {
-            self.counts.panics.fetch_add(1, Ordering::Relaxed);
+            self.meters.panics.add(1);
             Err(ResponderError::Failed(format!("a fault in the responder; {}", logging::in_the_log())))
         })
     }
@@ -130,11 +112,12 @@ impl Answering {
         }
         let mut verdict = FinalReply::of(answer, text, why);
         verdict.metadata.extend(told);
-        let line = verdict.line(self.running.session(), &self.transport);
+        let line = verdict.line(self.running.session(), self.transport);
         // The reply carries the key too, so that it is found after a restart.
         let key = self.running.key().copied();
         let reply_to = ReplyTo::Message(self.running.user());
         let kept = self.recorder.record(vec![NewRecord::Message { line, key, reply_to }])?;
+        self.meters.recorded(&kept[0], "assistant", self.transport);
         Ok(TurnResult { reply: Some(kept[0].id()), text: verdict.text, status: verdict.status })
     }
 
@@ -142,7 +125,7 @@ impl Answering {
         let Some(place) = self.place.take() else { return };
         match &end {
             Ok(said) => {
-                self.counts.count(said.status);
+                self.meters.ended(said.status, self.took);
                 if said.status == TurnStatus::Error {
                     let traced = log::log_enabled!(log::Level::Trace);
                     let reason = if traced { &said.text } else { without_quotation(&said.text) };
@@ -151,7 +134,7 @@ impl Answering {
                 }
             }
             Err(refusal) => {
-                self.counts.count(TurnStatus::Error);
+                self.meters.ended(TurnStatus::Error, self.took);
                 let (user, session) = (self.running.user(), self.running.session());
                 log::error!("[CHAT TURN] The answer to {user} in session {session} cannot be recorded: {refusal}");
             }
@@ -204,9 +187,9 @@ impl FinalReply {
         Self { status: TurnStatus::Error, text, metadata }
     }
 
-    fn line(&mut self, session: &SessionId, transport: &str) -> message::Prepared {
+    fn line(&mut self, session: &SessionId, transport: Transport) -> message::Prepared {
         // Last, so that a responder cannot replace it.
-        self.metadata.insert("transport".into(), transport.into());
+        self.metadata.insert("transport".into(), transport.as_str().into());
         self.metadata.insert("status".into(), self.status.as_str().into());
         let metadata = Metadata { given: Some(&self.metadata), defaults: &[] };
         message::Draft { session, role: "assistant", text: &self.text, metadata, vector_ids: &[] }.prepare()

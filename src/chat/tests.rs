@@ -280,7 +280,7 @@ impl TurnResult {
             session: &self.session,
             text: &self.text,
             metadata: None,
-            transport: "rest",
+            transport: Transport::Tcp,
             key: self.key,
             origin: None,
         }

@@ -8,6 +8,31 @@ use serde_json::{Map, Value};
 use crate::journal::AppendError;
 use crate::message::{Id, Origin, SessionId};
 
+/// How a message came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// A request to the TCP listener.
+    Tcp,
+    /// A request to the Unix socket.
+    Local,
+    /// A WebSocket.
+    WebSocket,
+}
+
+impl Transport {
+    /// The labels of the metrics, in order.
+    pub const LABELS: [&'static str; 3] = ["tcp", "unix", "websocket"];
+
+    /// `metadata.transport` of the message.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp | Self::Local => "rest",
+            Self::WebSocket => "websocket",
+        }
+    }
+}
+
 /// A user's message.
 #[derive(Clone, Copy, Debug)]
 pub struct Turn<'a> {
@@ -17,8 +42,8 @@ pub struct Turn<'a> {
     pub text: &'a str,
     /// Metadata that the client sent.
     pub metadata: Option<&'a Map<String, Value>>,
-    /// The transport, for the metadata: `rest` or `websocket`.
-    pub transport: &'a str,
+    /// How it came.
+    pub transport: Transport,
     /// The client's idempotency key.
     pub key: Option<&'a str>,
     /// The sender's number, to recognise its record among those published.

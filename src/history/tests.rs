@@ -12,7 +12,7 @@ use crate::journal::{self, Appended, ReplyTo};
 use crate::message::{Draft, Metadata};
 use crate::recorder::{Recorder, open_transcripts};
 use crate::store::{Connected, Inserted, OutgoingMessage, Store, StoreError, StorePage, StoreQuery};
-use crate::worker::MongoStatus;
+use crate::worker::{FlushFailure, MongoStatus};
 
 struct Fixture {
     _folder: tempfile::TempDir,
@@ -358,7 +358,7 @@ fn the_beginning_of_a_session_is_asked_for_again_while_mongodb_works() {
         database.is_beginning(&session, first, now)
     };
     assert!(is_beginning(0) && is_beginning(50) && !is_beginning(61), "older ones may have come since");
-    mongo_status.failed("it is down");
+    mongo_status.failed(FlushFailure::Unreachable, "it is down");
     assert!(is_beginning(61), "nobody can tell more");
 }
 

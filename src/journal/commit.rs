@@ -114,7 +114,7 @@ impl<D: Disk> JournalState<D> {
     fn commit_one(&self, batch: &Arc<Batch>) -> Result<(), AppendError> {
         loop {
             self.lead(batch);
-            if let Some(outcome) = batch.wait(if self.syncs { 0 } else { SPIN_LIMIT }) {
+            if let Some(outcome) = batch.wait(if self.syncs() { 0 } else { SPIN_LIMIT }) {
                 return outcome;
             }
         }
@@ -132,7 +132,7 @@ impl<D: Disk> JournalState<D> {
         };
         let _running = self.condition.pulse.enter();
         // The leader's own sender waits for its answer while the leader works for others.
-        let until = Instant::now() + if self.syncs { Duration::ZERO } else { LEAD_TIME };
+        let until = Instant::now() + if self.syncs() { Duration::ZERO } else { LEAD_TIME };
         loop {
             let panicking = PanicGuard { shared: self, batch: &taken.batch };
             let outcome = self.write_and_publish(&mut taken.frames, &taken.records);
@@ -153,6 +153,7 @@ impl<D: Disk> JournalState<D> {
             self.condition.batch_ended(&writer, &written, records);
             written?;
         }
+        self.meters.batch_records.observe_number(records.len() as u64);
         self.note_erasures(records);
         self.outlet.publish(records, last);
         Ok(())

@@ -25,6 +25,20 @@ pub enum AppendError {
 }
 
 impl AppendError {
+    /// What a refusal is counted as, by [`AppendError::reason`].
+    pub const REASONS: [&'static str; 4] = ["full", "unavailable", "too_long", "key_conflict"];
+
+    /// Its index in [`AppendError::REASONS`].
+    #[must_use]
+    pub fn reason(&self) -> usize {
+        match self {
+            Self::Full(_) => 0,
+            Self::Unavailable(_) => 1,
+            Self::TooLong(_) => 2,
+            Self::KeyConflict(_) => 3,
+        }
+    }
+
     /// The journal's folder is not where it was.
     pub(super) fn moved(folder: &Path) -> Self {
         let folder = folder.display();

@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::config::JournalConfig;
+use crate::config::{Fsync, JournalConfig};
 use crate::disk::Disk;
 use crate::liveness::Pulse;
 
 use super::erasures::{Erasure, ErasureIndex};
 use super::error::AppendError;
+use super::meters::JournalMeters;
 use super::publish_notifier::PublishNotifier;
 use super::queue::AppendQueue;
 use super::record::{Entry, Record};
@@ -36,9 +37,8 @@ pub struct JournalState<D: Disk> {
     pub(super) voids: Vec<(u64, u64)>,
     /// Published erasures.
     pub(super) erasures: RwLock<ErasureIndex>,
-    /// Whether every batch is synced before it is acknowledged.
-    pub(super) syncs: bool,
     pub(super) outlet: Outlet,
+    pub(super) meters: Arc<JournalMeters>,
     pub(super) condition: Condition,
 }
 
@@ -86,6 +86,9 @@ pub enum Warning {
 }
 
 impl Warning {
+    /// All there are.
+    pub const ALL: [Self; 4] = [Self::DiskLow, Self::BacklogHigh, Self::IdsAhead, Self::ClockBefore2020];
+
     /// Its name in the status.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -157,6 +160,11 @@ impl Condition {
 }
 
 impl<D: Disk> JournalState<D> {
+    /// Whether every batch is synced before it is acknowledged.
+    pub(super) fn syncs(&self) -> bool {
+        self.config.fsync == Fsync::Always
+    }
+
     /// Whether the entry is an erased message.
     pub(super) fn is_erased(&self, entry: &Entry) -> bool {
         let Some(message) = entry.message() else { return false };

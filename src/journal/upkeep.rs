@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use crate::disk::{Disk, DiskFile, DiskSpace};
+use crate::disk::{Disk, DiskSpace};
 use crate::liveness::{self, Pulse};
 use crate::message::Timestamp;
 
@@ -166,6 +166,11 @@ impl<D: Disk> Journal<D> {
         Duration::from_micros(last.micros().saturating_sub(self.clock.now().micros()))
     }
 
+    /// The warnings as they were at the last look, a few seconds ago at most. Asks no disk.
+    pub fn known_warnings(&self) -> Vec<Warning> {
+        self.warned.lock().expect("no holder panics").clone()
+    }
+
     /// Logs each warning when it begins and when it ends.
     fn log_warnings(&self) {
         let now = self.warnings();
@@ -219,7 +224,7 @@ impl<D: Disk> Journal<D> {
     pub(super) fn sync_outside(&self) {
         let file = self.shared.writer.lock().expect("no holder panics").begin_sync();
         let Some(file) = file else { return };
-        let result = file.sync();
+        let result = self.shared.meters.sync(&*file);
         let mut writer = self.shared.writer.lock().expect("no holder panics");
         // The writer logs a failure; the next batch makes a new segment.
         let _ = writer.end_sync(result);

@@ -24,6 +24,7 @@ use crate::message::Clock;
 
 use super::error::AppendError;
 use super::frame::{RequestPart, is_erasure, stamp};
+use super::meters::JournalMeters;
 use super::record::Record;
 use super::segment::{self, Segment, SegmentInfo, Unnamed};
 
@@ -42,6 +43,8 @@ pub struct WriterSettings {
     pub clock: Clock,
     /// Wakes the janitor when a spare was used and when a file failed; it holds one wake-up.
     pub waker: Sender<()>,
+    /// Counts the syncs.
+    pub meters: Arc<JournalMeters>,
 }
 
 /// Consecutive frames, not yet stamped.
@@ -166,7 +169,7 @@ impl<D: Disk> Writer<D> {
         }
         let extra = self.make_room(frames, first)?;
         let written = self.put(frames, extra).and_then(|()| match self.settings.config.fsync {
-            Fsync::Always => self.segment.file.sync(),
+            Fsync::Always => self.sync_file(),
             Fsync::Interval | Fsync::Never => Ok(()),
         });
         if let Err(e) = written {
@@ -209,13 +212,17 @@ impl<D: Disk> Writer<D> {
     /// # Errors
     /// [`AppendError`]: the file failed. What was unsynced is kept for the next segment.
     pub fn sync(&mut self) -> Result<(), AppendError> {
-        match self.segment.file.sync() {
+        match self.sync_file() {
             Ok(()) => {
                 self.all_synced();
                 Ok(())
             }
             Err(e) => Err(self.fail("sync", &e)),
         }
+    }
+
+    fn sync_file(&self) -> io::Result<()> {
+        self.settings.meters.sync(&*self.segment.file)
     }
 
     /// Notes that the whole file was synced. While another sync is under way it may get the error, if there is one: so
@@ -342,7 +349,7 @@ impl<D: Disk> Writer<D> {
         for NextSegment { index, segment } in extra {
             at = put_run(&mut self.segment, frames, at.0, at.1, Some(index))?;
             if durable {
-                self.segment.file.sync()?;
+                self.sync_file()?;
                 self.all_synced();
             }
             self.segment = segment.name(&self.disk, &self.settings.config.path, durable)?;

@@ -27,7 +27,7 @@ use super::guard::{self, Verdict};
 use super::guarded;
 use super::http1::{self, Framing, ParsedRequest, Scan, malformed};
 use super::input::{Cut, RequestReader};
-use super::reply::{Date, RequestContext};
+use super::reply::{Counting, Date, RequestContext};
 use super::request_scope::RequestScope;
 use super::table::ConnectionSlot;
 
@@ -130,6 +130,7 @@ impl<'a, S: Service> Connection<'a, S> {
             is_head: request.method == Method::Head,
             is_http11: request.is_http11,
             keep_alive: request.keep_alive,
+            counting: Counting::of(&request.method),
         };
         let reply = match verdict {
             Verdict::Pass { origin, caller } => {
@@ -168,6 +169,7 @@ impl<'a, S: Service> Connection<'a, S> {
             Ok(Err(reply)) => return self.answer_unread(context, request.framing, reply),
             Err(panicked) => return self.refuse(context, &panicked),
         };
+        context.has_route(route);
         if let (Route::Socket, Some(pool)) = (route, &shared.websockets) {
             return self.upgrade(pool, context, request, caller);
         }
@@ -176,7 +178,7 @@ impl<'a, S: Service> Connection<'a, S> {
             Err(RequestError::Refused(problem)) => return self.refuse(context, &problem),
             Err(RequestError::Silent) => return NextStep::Close,
         }
-        match guarded(|| shared.service.handle(&head, route, &self.body)) {
+        match context.timed(|| guarded(|| shared.service.handle(&head, route, &self.body))) {
             Ok(reply) => self.answer(context, reply),
             Err(panicked) => self.refuse(context, &panicked),
         }

@@ -54,7 +54,7 @@ use handler::{DRAIN_BYTES, Handler};
 
 /// Requests served at once. Beyond: 503 with `Retry-After`.
 const REQUESTS: usize = 64;
-/// Further requests for `status`, `livez` and `readyz`. Beyond both: 503 as well.
+/// Further requests for the status, the metrics and the probes. Beyond both: 503 as well.
 const PROBES: usize = 4;
 /// Refusals written at once, since a client may not even read those. Beyond, a request is leaked like one beyond
 /// [`DRAIN_BYTES`].

@@ -6,13 +6,14 @@
 //!
 //! Knows nothing of connections: it fills buffers, or writes into the client of a stream.
 
+use std::cell::Cell;
 use std::io::{self, Cursor, ErrorKind, Write};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use time::OffsetDateTime;
-use tiny_http::{Header, Response, StatusCode};
+use tiny_http::{Header, Method, Response, StatusCode};
 
-use crate::api::{Problem, Reply, Stream, StreamClient};
+use crate::api::{Answered, METHOD_UNKNOWN, Problem, Reply, Route, Stream, StreamClient, StreamKind, method_index};
 
 use super::guard;
 use super::guarded;
@@ -44,12 +45,69 @@ pub(super) struct RequestContext<'a> {
     pub(super) is_http11: bool,
     /// The connection goes on after the reply.
     pub(super) keep_alive: bool,
+    /// What is known of it so far for its counting.
+    pub(super) counting: Cell<Counting>,
+}
+
+/// What a reply is counted under, beside its status.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Counting {
+    pub(super) route: Option<Route>,
+    pub(super) method: usize,
+    pub(super) took: Option<Duration>,
+}
+
+impl Counting {
+    /// A request that could not be read.
+    pub(super) const UNREAD: Self = Self { route: None, method: METHOD_UNKNOWN, took: None };
+
+    /// A request of that method.
+    pub(super) fn of(method: &Method) -> Cell<Self> {
+        Cell::new(Self { method: method_index(method), ..Self::UNREAD })
+    }
 }
 
 impl RequestContext<'_> {
     /// For a request that could not be read: the connection ends with its answer.
     pub(super) fn unknown(scope: RequestScope) -> Self {
-        Self { scope, origin: None, is_head: false, is_http11: true, keep_alive: false }
+        Self {
+            scope,
+            origin: None,
+            is_head: false,
+            is_http11: true,
+            keep_alive: false,
+            counting: Cell::new(Counting::UNREAD),
+        }
+    }
+
+    /// Notes the route.
+    pub(super) fn has_route(&self, route: Route) {
+        self.counting.set(Counting { route: Some(route), ..self.counting.get() });
+    }
+
+    /// Serves the request by `run`, and notes how long that took.
+    pub(super) fn timed<T>(&self, run: impl FnOnce() -> T) -> T {
+        let began = Instant::now();
+        let served = run();
+        self.counting.set(Counting { took: Some(began.elapsed()), ..self.counting.get() });
+        served
+    }
+
+    /// The request as it is counted with a reply of that status.
+    pub(super) fn answered(&self, status: StatusCode) -> Answered {
+        let Counting { route, method, took } = self.counting.get();
+        Answered { route, method, status: status.0, took }
+    }
+
+    /// The same with that reply. How long a stream lasts that stays with its client says nothing of the server.
+    pub(super) fn answered_with(&self, reply: &Reply) -> Answered {
+        match reply {
+            Reply::Full(response) => self.answered(response.status_code()),
+            Reply::Stream(Stream { status, span: StreamKind::Lasting, .. }) => {
+                Answered { took: None, ..self.answered(*status) }
+            }
+            Reply::Stream(stream) => self.answered(stream.status),
+        }
     }
 
     /// The reply to a request that the listener itself refuses.

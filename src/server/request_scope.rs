@@ -77,10 +77,7 @@ impl Drop for RequestScope {
 impl AccessLine {
     fn log(&self) {
         let ms = (self.began.elapsed().as_secs_f64() * 1e4).round() / 10.0;
-        let listener = match self.transport {
-            Transport::Tcp => "tcp",
-            Transport::Local => "unix",
-        };
+        let listener = Transport::LABELS[self.transport as usize];
         let (method, path) = match self.method.is_empty() {
             true => ("-", "-"),
             false => (self.method.as_str(), self.path.as_str()),

@@ -6,7 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::message::{Clock, Id, Timestamp};
-use crate::store::{Connected, Inserted};
+use crate::metrics::{Histogram, family};
+use crate::store::{Connected, Inserted, StoreError};
 
 /// The least time between two log lines about flushes; those between are summed up.
 const FLUSH_LOG_INTERVAL: Duration = Duration::from_secs(1);
@@ -32,18 +33,49 @@ pub enum MongoHealth {
 /// The drain's counters since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Batches that were acknowledged.
-    pub flushes: u64,
     /// Messages of these batches that were stored.
     pub stored: u64,
     /// Messages of these batches that were there before.
     pub already: u64,
     /// Messages of these batches that became dead letters.
     pub dead_letters: u64,
-    /// Calls that failed.
-    pub failures: u64,
-    /// Time that the batches took, summed up.
-    pub took: Duration,
+    /// Calls that failed, by [`FlushFailure`].
+    pub failures: [u64; FlushFailure::NAMES.len()],
+}
+
+/// Why a call failed, for the metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlushFailure {
+    /// No server that takes writes was reached, or the connection ended.
+    Unreachable,
+    /// A majority did not confirm.
+    WriteConcern,
+    /// The credentials were refused.
+    Credentials,
+    /// The connection string or the build is wrong.
+    Configuration,
+    /// The server answered with another error.
+    Server,
+    /// MongoDB did its part, and this machine's disk or journal failed.
+    Disk,
+}
+
+impl FlushFailure {
+    /// Their names as labels, in order.
+    pub const NAMES: [&'static str; 6] =
+        ["unreachable", "write_concern", "credentials", "configuration", "server", "disk"];
+}
+
+impl From<&StoreError> for FlushFailure {
+    fn from(error: &StoreError) -> Self {
+        match error {
+            StoreError::Unreachable(_) | StoreError::BrokenOff(_) => Self::Unreachable,
+            StoreError::WriteConcern(_) => Self::WriteConcern,
+            StoreError::Credentials(_) => Self::Credentials,
+            StoreError::Configuration(_) => Self::Configuration,
+            StoreError::Server(_) => Self::Server,
+        }
+    }
 }
 
 /// The state of MongoDB at one moment.
@@ -74,10 +106,11 @@ pub struct View {
 }
 
 /// The shared state of MongoDB.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct MongoStatus {
     clock: Clock,
     inner: Mutex<StatusState>,
+    flush_seconds: Histogram,
 }
 
 #[derive(Debug, Default)]
@@ -96,7 +129,13 @@ impl MongoStatus {
     /// MongoDB is disabled.
     #[must_use]
     pub fn new(clock: Clock) -> Self {
-        Self { clock, inner: Mutex::default() }
+        Self { clock, inner: Mutex::default(), flush_seconds: Histogram::of_seconds(&family::FLUSH_SECONDS) }
+    }
+
+    /// How long the acknowledged batches took.
+    #[must_use]
+    pub fn flush_seconds(&self) -> &Histogram {
+        &self.flush_seconds
     }
 
     fn lock(&self) -> MutexGuard<'_, StatusState> {
@@ -154,9 +193,9 @@ impl MongoStatus {
     }
 
     /// A call failed.
-    pub fn failed(&self, reason: &str) {
+    pub fn failed(&self, failure: FlushFailure, reason: &str) {
         let mut inner = self.lock();
-        inner.view.totals.failures += 1;
+        inner.view.totals.failures[failure as usize] += 1;
         let (_, count) = inner.failing.get_or_insert((Instant::now(), 0));
         *count += 1;
         let since = Some(inner.view.since).filter(|_| inner.view.state == MongoHealth::Error).flatten();
@@ -173,11 +212,10 @@ impl MongoStatus {
         let mut inner = self.lock();
         let Inserted { stored, already, refused } = inserted;
         let totals = &mut inner.view.totals;
-        totals.flushes += 1;
         totals.stored += *stored as u64;
         totals.already += *already as u64;
         totals.dead_letters += refused.len() as u64;
-        totals.took += took;
+        self.flush_seconds.observe(took);
         inner.view.last_flush = Some(self.clock.now());
         inner.untold = (inner.untold.0 + stored + already, inner.untold.1 + count);
         if inner.told.is_none_or(|told| told.elapsed() >= FLUSH_LOG_INTERVAL) {
@@ -222,18 +260,18 @@ mod tests {
         let mongo_status = MongoStatus::new(Clock::fixed(micros.clone()));
         assert_eq!(mongo_status.view().state, MongoHealth::Disabled);
         mongo_status.connecting();
-        mongo_status.failed("no answer");
+        mongo_status.failed(FlushFailure::Unreachable, "no answer");
         micros.store(9, std::sync::atomic::Ordering::Relaxed);
-        mongo_status.failed("no answer");
-        mongo_status.failed("another reason");
+        mongo_status.failed(FlushFailure::Unreachable, "no answer");
+        mongo_status.failed(FlushFailure::Unreachable, "another reason");
         let view = mongo_status.view();
         assert_eq!((view.state, view.reason.as_deref()), (MongoHealth::Error, Some("another reason")));
-        assert_eq!((view.since, view.totals.failures), (Some(Timestamp::from_micros(5)), 3));
+        assert_eq!((view.since, view.totals.failures.iter().sum::<u64>()), (Some(Timestamp::from_micros(5)), 3));
         for n in 0..100 {
-            mongo_status.failed(if n % 2 == 0 { "no answer" } else { "another reason" });
+            mongo_status.failed(FlushFailure::Unreachable, if n % 2 == 0 { "no answer" } else { "another reason" });
         }
         assert_eq!(mongo_status.lock().reasons, ["no answer", "another reason"], "each is told once");
-        (0..100).for_each(|n| mongo_status.failed(&format!("reason {n}")));
+        (0..100).for_each(|n| mongo_status.failed(FlushFailure::Unreachable, &format!("reason {n}")));
         assert_eq!(mongo_status.lock().reasons.len(), REASONS_MAX);
         mongo_status.recovered();
         let view = mongo_status.view();

@@ -15,6 +15,7 @@ pub mod faults;
 pub mod http;
 pub mod limit;
 pub mod load;
+pub mod metrics;
 #[cfg(feature = "mongo")]
 pub mod mongod;
 pub mod oracle;

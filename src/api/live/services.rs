@@ -4,16 +4,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::api::{SocketId, Wake};
-use crate::chat::{Chat, Turn, TurnError, TurnOutcome};
+use crate::chat::{Chat, Transport, Turn, TurnError, TurnOutcome};
 use crate::logging::{self, EnteredRequest, RequestId};
 use crate::message::{Clock, Id, Origin, SessionId, Timestamp};
 
 use super::job_queue::JobQueue;
 use super::replay::ReplayPage;
 use super::wire::Say;
-
-/// `metadata.transport` of messages that came by WebSocket.
-const TRANSPORT: &str = "websocket";
 
 /// A job: read what follows a message.
 pub(super) struct Missed {
@@ -45,7 +42,7 @@ impl SentMessage {
     pub(super) fn turn(&self) -> Turn<'_> {
         let Say { text, key, metadata, .. } = &self.say;
         let (metadata, key, origin) = (metadata.as_ref(), key.as_deref(), Some(self.origin));
-        Turn { session: &self.session, text, metadata, transport: TRANSPORT, key, origin }
+        Turn { session: &self.session, text, metadata, transport: Transport::WebSocket, key, origin }
     }
 }
 

@@ -18,7 +18,7 @@ use super::*;
 use crate::access::{Access, Principal};
 use crate::api::{Joining, Outbox, Payload, SharedBytes, SocketHandler, SocketId, Wake};
 use crate::cache::Cache;
-use crate::chat::{NewMessage, Turn};
+use crate::chat::{NewMessage, Transport, Turn};
 use crate::config::Config;
 use crate::history::HistoryQuery;
 use crate::message::{Id, Origin, Timestamp};
@@ -265,10 +265,16 @@ fn write(chat: &Chat, stop: &AtomicBool, (written, rounds): (&AtomicUsize, &Atom
         if n % 3 == 0 {
             let one =
                 NewMessage { session: &session, role: "tool", text: &text, metadata: None, vector_ids: &[], key: None };
-            chat.record(&[one; 4], "test").unwrap();
+            chat.record(&[one; 4], Transport::Tcp).unwrap();
         } else {
-            let turn =
-                Turn { session: &session, text: &text, metadata: None, transport: "test", key: None, origin: None };
+            let turn = Turn {
+                session: &session,
+                text: &text,
+                metadata: None,
+                transport: Transport::Tcp,
+                key: None,
+                origin: None,
+            };
             chat.say(&turn).unwrap();
         }
         written.fetch_add(1, Ordering::SeqCst);

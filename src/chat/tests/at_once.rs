@@ -37,7 +37,8 @@ fn a_retry_whose_turn_has_expired_since_learns_its_ids_and_stores_nothing() {
         8,
     );
     let session = SessionId::new("s").unwrap();
-    let turn = Turn { session: &session, text: "hi", metadata: None, transport: "rest", key: Some("k"), origin: None };
+    let turn =
+        Turn { session: &session, text: "hi", metadata: None, transport: Transport::Tcp, key: Some("k"), origin: None };
     let first = chat.say(&turn).unwrap();
     assert!(!first.duplicate && first.text.is_some());
     assert_eq!(chat.say(&turn).unwrap(), TurnOutcome { duplicate: true, ..first.clone() });
@@ -60,7 +61,7 @@ fn a_retry_whose_turn_has_expired_since_learns_its_ids_and_stores_nothing() {
     }
     let other =
         NewMessage { session: &session, role: "user", text: "hi", metadata: None, vector_ids: &[], key: Some("k") };
-    assert_eq!(chat.record(&[other], "rest").unwrap(), [(first.user, true)]);
+    assert_eq!(chat.record(&[other], Transport::Tcp).unwrap(), [(first.user, true)]);
     let later = Turn { key: Some("another"), ..turn };
     assert!(!chat.say(&later).unwrap().duplicate);
 }
@@ -80,7 +81,7 @@ fn a_key_kept_before_contents_were_compared_by_value_still_counts() {
     let first = world.chat.recorder.record(vec![draft]).unwrap()[0].id();
     let again = |metadata: Option<&Map<String, Value>>| {
         let (session, key) = (&session, Some("k"));
-        world.chat.record(&[NewMessage { session, role, text, metadata, vector_ids: &[], key }], "rest")
+        world.chat.record(&[NewMessage { session, role, text, metadata, vector_ids: &[], key }], Transport::Tcp)
     };
     assert_eq!(again(metadata), Ok(vec![(first, true)]));
     assert_eq!(again(None), Err(AppendError::KeyConflict(0)));

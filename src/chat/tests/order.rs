@@ -164,7 +164,7 @@ fn a_message_without_reply_is_answered_when_its_key_comes_again() {
         let world = World::at(folder.path(), Sizes::default());
         if !restarted {
             // As after a crash between the two records.
-            ids = world.chat.record(&[given("say a", "a"), given("say b", "b")], "rest").unwrap();
+            ids = world.chat.record(&[given("say a", "a"), given("say b", "b")], Transport::Tcp).unwrap();
         }
         let key = if restarted { "b" } else { "a" };
         let said = TurnResult { key: Some(key), ..turn("s", &format!("say {key}")) };

@@ -44,6 +44,8 @@ impl<'a, S: Service> Connection<'a, S> {
 
     pub(super) fn answer(&mut self, mut context: RequestContext<'a>, reply: Reply) -> NextStep {
         context.keep_alive &= !self.shared.table.is_stopping();
+        // Before it is sent: who has the reply finds it counted.
+        self.shared.service.answered(&context.answered_with(&reply));
         let written = match reply {
             Reply::Full(response) => {
                 let (head, body) = reply::full(&mut self.date, response, &context);

@@ -71,6 +71,7 @@ impl<'a, S: Service> Connection<'a, S> {
         let stream = self.slot.stream.try_clone()?;
         let head = reply::head(&mut self.date, StatusCode(101), &admitted.headers, Length::Known(0), context);
         context.scope.answered(101, 0);
+        self.shared.service.answered(&context.answered(StatusCode(101)));
         self.wire().send(&head, &[])?;
         stream.set_nonblocking(true)?;
         pool.adopt(stream, self.input.unread().to_vec(), admitted.joining, admitted.permit);

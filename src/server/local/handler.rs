@@ -14,7 +14,7 @@ use crate::api::{Problem, Reply, Service, Stream, StreamClient, Transport, heade
 use crate::logging::RequestId;
 use crate::server::chunked::too_large;
 use crate::server::http1::{self, Framing, is_sane_id, malformed};
-use crate::server::reply::{self, Date, RequestContext};
+use crate::server::reply::{self, Counting, Date, RequestContext};
 use crate::server::request_scope::RequestScope;
 use crate::server::{RequestIds, guarded};
 
@@ -38,7 +38,7 @@ impl<S: Service> Handler<S> {
             drain(&mut request);
             reply
         });
-        answer(request, &context, reply);
+        self.answer(request, &context, reply);
     }
 
     /// Answers a request with a problem.
@@ -46,7 +46,12 @@ impl<S: Service> Handler<S> {
         let context = self.context(&request);
         drain(&mut request);
         let reply = context.refusal(problem);
-        answer(request, &context, reply);
+        self.answer(request, &context, reply);
+    }
+
+    fn answer(&self, request: Request, context: &RequestContext<'_>, reply: Reply) {
+        self.service.answered(&context.answered_with(&reply));
+        answer(request, context, reply);
     }
 
     /// Whether the request asks for the server's health, without a body to wait for.
@@ -70,6 +75,7 @@ impl<S: Service> Handler<S> {
             is_http11,
             // For a stream, which ends with a connection of HTTP/1.0.
             keep_alive: is_http11,
+            counting: Counting::of(request.method()),
         }
     }
 
@@ -79,12 +85,13 @@ impl<S: Service> Handler<S> {
         let parsed = parse(request, context.is_http11).map_err(refusal)?;
         let head = parsed.head(Transport::Local, &self.caller, context.scope.id());
         let route = guarded(|| self.service.admit(&head)).map_err(refusal)??;
+        context.has_route(route);
         let body = match self.read_body(request, parsed.framing) {
             // The end of such a body is unknown: reading on would mean to wait for the client.
             Err(problem) if problem.status == 400 => return Ok(refusal(problem)),
             body => body.map_err(refusal)?,
         };
-        Ok(guarded(|| self.service.handle(&head, route, &body)).unwrap_or_else(refusal))
+        Ok(context.timed(|| guarded(|| self.service.handle(&head, route, &body))).unwrap_or_else(refusal))
     }
 
     fn read_body(&self, request: &mut Request, framing: Framing) -> Result<Vec<u8>, Problem> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::disk::Disk;
 use crate::store::{Connected, Inserted, OutgoingMessage, StoreError, StoredErasure};
 
+use super::super::mongo_status::FlushFailure;
 use super::super::remote_erasures::RemoteErasures;
 use super::Drain;
 use super::call::{CallPurpose, CallResult, CallReturn, StoreConnection};
@@ -101,7 +102,7 @@ impl<D: Disk> Drain<D> {
     /// The store did its part, but this machine's disk or journal failed.
     fn held_up(&mut self, task: CallPurpose, reason: &str) {
         self.caller.failed(task, true);
-        self.mongo_status.failed(reason);
+        self.mongo_status.failed(FlushFailure::Disk, reason);
     }
 
     pub(super) fn failed(&mut self, task: CallPurpose, error: &StoreError) {
@@ -110,6 +111,6 @@ impl<D: Disk> Drain<D> {
             self.remote_erasures.iter_mut().for_each(RemoteErasures::insert_failed);
         }
         self.caller.failed(task, error.is_passing());
-        self.mongo_status.failed(&error.to_string());
+        self.mongo_status.failed(error.into(), &error.to_string());
     }
 }

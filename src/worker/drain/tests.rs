@@ -173,7 +173,7 @@ impl Fixture {
             journal: Arc::new(folder.open()),
             store: Arc::default(),
             config,
-            mongo_status: Arc::default(),
+            mongo_status: Arc::new(MongoStatus::new(Clock::system())),
             expiry: Expiry::never(),
             _folder: folder,
         }

@@ -91,7 +91,7 @@ fn a_new_context_waits_behind_the_turns_in_line_and_is_not_lost() {
             session: &session_of("s"),
             text: "next",
             metadata: None,
-            transport: "test",
+            transport: Transport::Tcp,
             key: None,
             origin: None,
         };
@@ -134,7 +134,7 @@ fn a_new_context_asked_for_amid_a_replay_waits_for_the_answers_end() {
     let mut world = World::new(Box::new(Stubborn(given)));
     let (session, text) = (session_of("s"), "x".repeat(500));
     let old = NewMessage { session: &session, role: "tool", text: &text, metadata: None, vector_ids: &[], key: None };
-    world.chat.record(&[old; 30], "test").unwrap();
+    world.chat.record(&[old; 30], Transport::Tcp).unwrap();
     let first = world.all_ids("s")[0];
     let one = world.open("s", None);
     world.send(one, &json!({"message": "why"}));
@@ -250,7 +250,7 @@ fn others_are_heard_while_ones_own_is_under_way_and_its_event_is_its_ack() {
     for _ in 0..3 {
         let theirs =
             NewMessage { session: &session, role: "tool", text: "theirs", metadata: None, vector_ids: &[], key: None };
-        world.chat.record(&[theirs], "test").unwrap();
+        world.chat.record(&[theirs], Transport::Tcp).unwrap();
         assert_eq!(world.next(one, 1)[0]["text"], "theirs", "nothing is held back");
     }
     drop(gate);
@@ -306,14 +306,14 @@ fn ones_own_message_lost_by_a_full_mailbox_is_acknowledged_in_place() {
     let theirs =
         NewMessage { session: &session, role: "tool", text: &text, metadata: None, vector_ids: &[], key: None };
     // More than a mailbox holds, then the client's own message, then others again.
-    world.chat.record(&[theirs; 20], "test").unwrap();
+    world.chat.record(&[theirs; 20], Transport::Tcp).unwrap();
     world.send(one, &json!({"message": "mine", "client_id": "c"}));
     let deadline = Instant::now() + WAIT_TIMEOUT;
     while world.all_ids("s").len() < 22 {
         assert!(Instant::now() < deadline, "it is not recorded");
         std::thread::yield_now();
     }
-    world.chat.record(&[theirs; 3], "test").unwrap();
+    world.chat.record(&[theirs; 3], Transport::Tcp).unwrap();
     let events = world.next(one, 25);
     assert_eq!(told(&events), world.all_ids("s"));
     let ack = &events[20];

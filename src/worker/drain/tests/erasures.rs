@@ -105,7 +105,7 @@ fn a_question_that_is_never_answered_holds_nothing_up_for_long() {
     fixture.say(&["1"]);
     fixture.store.deaf.store(true, Ordering::SeqCst);
     let mut drain = fixture.drain().sharing(RemoteErasures::new(Box::new(|erased| Ok(erased.len()))));
-    let failures = |fixture: &Fixture| fixture.mongo_status.view().totals.failures;
+    let failures = |fixture: &Fixture| fixture.mongo_status.view().totals.failures.iter().sum::<u64>();
     fixture.until(&mut drain, |_| failures(&fixture) >= 3);
     assert_eq!(fixture.store.asked(), ["connect"], "what another server erased might be put back");
 
