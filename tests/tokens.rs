@@ -374,7 +374,7 @@ fn the_status_says_who_asks_and_to_some_not_where_the_data_is() {
 }
 
 #[test]
-fn a_token_in_a_file_is_read_at_the_start_and_others_who_may_read_it_are_told_of() {
+fn a_token_in_a_file_is_read_and_others_who_may_read_it_are_told_of() {
     let mut server = Server::prepared(Options::default().set("server.auth_token_file", "token"));
     let path = server.folder().join("token");
     fs::write(&path, "of-the-file\n").unwrap();
