@@ -70,9 +70,10 @@ fn example(method: &str, path: &str, session: &str) -> (String, Option<Value>, u
         ("DELETE", "/api/chat/sessions/{id}") => (path.replace("{id}", session), None, 200, Reach::Named),
         // Without the fields of a handshake; the walk by WebSocket has them.
         ("GET", "/ws/chat") => (named(""), None, 426, Reach::Any),
-        ("GET", "/api/chat/feed" | "/api/storage/status" | "/livez" | "/readyz" | "/health" | "/openapi.json") => {
-            (path.to_owned(), None, 200, Reach::Any)
-        }
+        (
+            "GET",
+            "/api/chat/feed" | "/api/storage/status" | "/metrics" | "/livez" | "/readyz" | "/health" | "/openapi.json",
+        ) => (path.to_owned(), None, 200, Reach::Any),
         _ => panic!("{method} {path} has no example: say here what it does with sessions"),
     }
 }

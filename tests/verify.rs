@@ -120,7 +120,7 @@ fn a_token_that_is_not_the_servers_fails_with_what_to_do() {
     server.reconfigure(options());
     let (code, out, _) = verify(&server, server.address(), &[]);
     assert_eq!(code, Some(1), "{out}");
-    assert!(out.contains("refused with 401: server.auth_token here is not the server's; give its --config"), "{out}");
+    assert!(out.contains("refused with 401: the token here is not one of the server's; give its --config"), "{out}");
 }
 
 #[test]
