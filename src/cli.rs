@@ -31,14 +31,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use args::{Command, HELP, Options, ReportFormat};
-use load::{load, load_using, token_file_warning};
-use screen::{CommandError, print, warn};
+use load::{MONGO_URI, load, load_using, token_file_warning};
+use screen::{CommandError, note, print, warn};
 
 use crate::logging::LineStyle;
+use crate::store::{self, StoreError};
 use crate::{app, doctor, logging, responder};
 
 /// What `data/` in the default paths means without `--data`.
 const DEFAULT_DATA: &str = "data";
+
+/// The number of documents after which `apply-ttl` tells how far it is.
+const TOLD_EVERY: u64 = 100_000;
 
 /// Runs the command that `args` (without the program's name) ask for.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -46,6 +50,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Serve => serve(&call.options),
         Command::CheckConfig => check_config(&call.options),
         Command::Doctor => doctor(&call.options),
+        Command::ApplyTtl => apply_ttl(&call.options),
         Command::Say => say::say(&call.options),
         Command::History => show::history(&call.options),
         Command::Tail => show::tail(&call.options),
@@ -122,6 +127,32 @@ fn doctor(options: &Options) -> Result<(), CommandError> {
     })?;
     // The report has named it.
     if report.damage() > 0 { Err(CommandError::Other("something is damaged".to_owned())) } else { Ok(()) }
+}
+
+fn apply_ttl(options: &Options) -> Result<(), CommandError> {
+    let config = load_using(options, |_, secret| secret == MONGO_URI)?.mongo;
+    if !config.enabled {
+        return Err(CommandError::asked("apply-ttl is for MongoDB, and mongo.enabled is false"));
+    }
+    let mut count = 0;
+    let done = store::apply_ttl(&config, &mut |more| {
+        if count / TOLD_EVERY < (count + more) / TOLD_EVERY {
+            note(&format!("{} documents so far", count + more));
+        }
+        count += more;
+    });
+    done.map_err(|error| match error {
+        StoreError::Configuration(_) => CommandError::asked(error.to_string()),
+        _ => CommandError::Other(format!("{error}; {count} documents are set, the same again sets the rest")),
+    })?;
+    let rule = match config.ttl {
+        Some(ttl) => match ttl.as_secs() / 86_400 {
+            1 => "expire a day after they were made".to_owned(),
+            days => format!("expire {days} days after they were made"),
+        },
+        None => "never expire".to_owned(),
+    };
+    print(&format!("{count} documents of {}.{} now {rule}\n", config.database, config.chat_collection))
 }
 
 #[cfg(test)]

@@ -6,8 +6,10 @@
 //! foreign.rs  documents of other programs, as messages
 //! page.rs     a page of a session, out of both
 //! bson.rs      JSON text into BSON bytes
+//! batched.rs   what a cursor finds, in batches
 //! mongo.rs     connect, insert, erase and read by the driver
 //! indexes.rs   the indexes: made when missing, reported when they differ or cannot be made
+//! ttl.rs       documents that expire otherwise than mongo.ttl_days says
 //! verdict.rs   what an error of the driver means for us
 //! erasures.rs  what is erased, told to the other servers of a shared database
 //! calls.rs     threads for calls that may get stuck, with deadlines
@@ -21,6 +23,8 @@
 //! What a server says may quote any of them, so its codes are reported and its words are not. Knows nothing of the
 //! journal, of transcripts or of who calls.
 
+#[cfg(feature = "mongo")]
+mod batched;
 #[cfg(feature = "mongo")]
 mod bson;
 mod calls;
@@ -38,14 +42,16 @@ mod mongo;
 #[cfg(feature = "mongo")]
 mod page;
 #[cfg(feature = "mongo")]
+mod ttl;
+#[cfg(feature = "mongo")]
 mod verdict;
 
 pub use calls::{Call, CallError, Calls, Mark};
 pub use interface::{
     Connected, ERASURES_MAX, ErasurePlace, Inserted, OutgoingMessage, Refused, Store, StoreError, StorePage,
-    StoreQuery, StoredErasure,
+    StoreQuery, StoredErasure, TtlDifference,
 };
-pub use mongo::{hosts, open};
+pub use mongo::{apply_ttl, hosts, open};
 
 #[cfg(test)]
 mod tests {

@@ -121,7 +121,7 @@ impl MetricsSources<'_> {
             ("stale", stale > 0),
             ("lost", lost > 0),
             ("folder_is_new", folder_is_new),
-            ("differing_indexes", !database.differing_indexes.is_empty()),
+            ("differing_indexes", !database.collection.differing_indexes.is_empty()),
             ("cannot_share", database.cannot_share.is_some()),
         ];
         of_journal.into_iter().chain(others).for_each(|(kind, is_so)| _ = warnings.count(&[kind], u64::from(is_so)));

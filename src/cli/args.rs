@@ -22,6 +22,7 @@ Usage:
   chatkeep [serve] [OPTIONS]       run the server until SIGTERM, SIGINT or SIGHUP
   chatkeep check-config [OPTIONS]  print the effective configuration without secrets, or every fault of it
   chatkeep doctor [OPTIONS]        report what is intact, pending or damaged in a stopped server's data; changes nothing
+  chatkeep apply-ttl [OPTIONS]     give the documents in MongoDB the dates of expiry that mongo.ttl_days says
   chatkeep help                    print this
 
 Of a running server, over its local socket:
@@ -48,10 +49,11 @@ something is, or it could not look. verify: 0 every check passed. say: 1 also wh
 ";
 
 /// The commands by name.
-const COMMANDS: [(&str, Command); 9] = [
+const COMMANDS: [(&str, Command); 10] = [
     ("serve", Command::Serve),
     ("check-config", Command::CheckConfig),
     ("doctor", Command::Doctor),
+    ("apply-ttl", Command::ApplyTtl),
     ("say", Command::Say),
     ("history", Command::History),
     ("tail", Command::Tail),
@@ -71,6 +73,7 @@ pub(super) enum Command {
     Serve,
     CheckConfig,
     Doctor,
+    ApplyTtl,
     Say,
     History,
     Tail,

@@ -31,6 +31,9 @@ pub(super) fn is_token(key: &str) -> bool {
     key.starts_with("server.auth_token")
 }
 
+/// The key of the secret that `apply-ttl` needs.
+pub(super) const MONGO_URI: &str = "mongo.uri";
+
 /// The configuration and its file.
 pub(super) struct Loaded {
     /// The file that was read, if one was.

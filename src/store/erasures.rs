@@ -22,7 +22,8 @@ use mongodb::sync::{Collection, Database};
 
 use crate::message::{Id, SessionId};
 
-use super::{ERASURES_MAX, ErasurePlace, StoredErasure, indexes, verdict};
+use super::indexes::{self, Ensured};
+use super::{ERASURES_MAX, ErasurePlace, StoredErasure, verdict};
 
 /// An erasure is kept this much longer than what it covers: clocks differ, and the server removes expired documents
 /// once a minute.
@@ -42,13 +43,32 @@ impl ErasureCollection {
         Self { documents: database.collection(&format!("{collection}_erasures")), ttl, write_concern }
     }
 
-    /// Makes the indexes; returns those that differ.
+    /// Makes the indexes.
     ///
     /// # Errors
     /// The driver's error. Some indexes may exist; a retry is safe.
-    pub fn connect(&self, database: &Database) -> Result<Vec<String>, Error> {
-        let differing = indexes::ensure(database, &self.documents, indexes::of_erasures())?;
-        Ok(differing.into_iter().map(|how| format!("{}.{how}", self.documents.name())).collect())
+    pub fn connect(&self, database: &Database) -> Result<Ensured, Error> {
+        let mut ensured = indexes::ensure(database, &self.documents, indexes::of_erasures())?;
+        ensured.differing.iter_mut().for_each(|how| *how = format!("{}.{how}", self.documents.name()));
+        Ok(ensured)
+    }
+
+    /// Lets every erasure stay for as long as messages may live now. None is shortened: a server may have been away since
+    /// messages lived longer.
+    ///
+    /// # Errors
+    /// The driver's error. Some may be lengthened; a retry is safe.
+    pub fn lengthen(&self) -> Result<(), Error> {
+        let has_date = doc! { "expires_at": { "$type": "date" }, "erased_at": { "$type": "date" } };
+        let update = match self.ttl {
+            None => self.documents.update_many(has_date, doc! { "$unset": { "expires_at": "" } }),
+            Some(ttl) => {
+                let due = doc! { "$add": ["$erased_at", millis(ttl + RETENTION_MARGIN)] };
+                let longer = doc! { "$max": ["$expires_at", due] };
+                self.documents.update_many(has_date, vec![doc! { "$set": { "expires_at": longer } }])
+            }
+        };
+        update.write_concern(self.write_concern.clone()).run().map(drop)
     }
 
     /// Tells the other servers that everything of the session up to that id is erased.
@@ -94,6 +114,11 @@ impl ErasureCollection {
 /// Whatever the connection string says: only the primary has everything that was confirmed.
 pub fn primary() -> SelectionCriteria {
     SelectionCriteria::ReadPreference(ReadPreference::Primary)
+}
+
+/// A duration in the server's unit.
+pub fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// A document that is no erasure still has a place, so that a reader gets past it.

@@ -1,7 +1,7 @@
 //! The indexes of the collections. A missing one is made. One that differs is reported and left as it is, since an
 //! administrator made it so and dropping it can overload a busy database. If the server refuses to list or make one (no
-//! rights, another index in the way, no disk), that is reported too: messages do not wait for an index. The next start
-//! tries again.
+//! rights, another index in the way, no disk), that is reported too: messages do not wait for an index. They are looked for
+//! again after every outage and every ten minutes.
 //!
 //! | of | name | key | serves |
 //! |---|---|---|---|
@@ -41,36 +41,41 @@ fn expires_at() -> Wanted {
     Wanted { name: "expires_at_idx", key: doc! { "expires_at": 1 }, expire_after_seconds: Some(0) }
 }
 
-/// Makes missing indexes; returns which differ or are refused.
+/// What became of the indexes.
+#[derive(Default)]
+pub struct Ensured {
+    /// Those that differ or are refused, each with how.
+    pub differing: Vec<String>,
+    /// Those that were missing and are made.
+    pub made: Vec<&'static str>,
+}
+
+/// Makes missing indexes.
 ///
 /// # Errors
 /// The driver's error, unless the server refuses. Some indexes may exist; a retry is safe.
-pub fn ensure<T: Send + Sync>(
-    database: &Database,
-    collection: &Collection<T>,
-    all: [Wanted; 2],
-) -> Result<Vec<String>> {
+pub fn ensure<T: Send + Sync>(database: &Database, collection: &Collection<T>, all: [Wanted; 2]) -> Result<Ensured> {
     let present = match list(database, collection.name()) {
         // Making an index that exists changes nothing.
         Err(error) if verdict::refusal(&error).is_some() && !is_nobody(database, &error) => Vec::new(),
         present => present?,
     };
-    let mut differing = Vec::new();
+    let mut ensured = Ensured::default();
     for index in all {
         let name = index.name;
         match present.iter().find_map(|found| difference(&index, found)) {
             Some(None) => {}
-            Some(Some(how)) => differing.push(format!("{name}: {how}")),
+            Some(Some(how)) => ensured.differing.push(format!("{name}: {how}")),
             None => match create(collection, index) {
-                Ok(()) => {}
+                Ok(()) => ensured.made.push(name),
                 Err(error) => match verdict::refusal(&error) {
-                    Some(reason) => differing.push(format!("{name}: MongoDB refuses to make it ({reason})")),
+                    Some(reason) => ensured.differing.push(format!("{name}: MongoDB refuses to make it ({reason})")),
                     None => return Err(error),
                 },
             },
         }
     }
-    Ok(differing)
+    Ok(ensured)
 }
 
 /// By the plain command: the driver's own call fails on an option that it does not know.

@@ -11,14 +11,24 @@ use super::CallError;
 pub(super) const RULE: &str =
     "must be a MongoDB connection string, mongodb://[user:password@]host[:port][,…][/database][?options]";
 
+/// The rule for the name and the password in a connection string.
+#[cfg(feature = "mongo")]
+pub(super) const ENCODE: &str = "is no connection string as it stands: percent-encode in the user's name and the password \
+     what they have of @ : / % ? # [ ] (%40 %3A %2F %25 %3F %23 %5B %5D)";
+
+/// The rule against writes without an acknowledgement.
+#[cfg(feature = "mongo")]
+pub(super) const UNACKNOWLEDGED: &str =
+    "must not have w=0: without an acknowledgement no message would be known to be stored (writes ask for a majority)";
+
 /// Stores messages outside of this machine.
 ///
 /// A call that failed may have done its work, in whole or in part, and even later: a stopped server handles what it had
 /// received when it goes on. So every call can be repeated, and is exactly once in effect. An erasure is final only
 /// when no insert that failed before it can still arrive.
 pub trait Store: Send + Sync + 'static {
-    /// Connects, and makes missing indexes; an index that differs or is refused is reported and left as it is. On a
-    /// large collection without them this takes as long as building them.
+    /// Connects, and makes missing indexes, also those that somebody dropped meanwhile; an index that differs or is refused
+    /// is reported and left as it is. On a large collection without them this takes as long as building them.
     ///
     /// # Errors
     /// Any [`StoreError`]; a retry is safe.
@@ -115,6 +125,24 @@ pub struct OutgoingMessage {
 pub struct Connected {
     /// Indexes that differ from ours, each with how it differs or why it cannot be made, for display.
     pub differing_indexes: Vec<String>,
+    /// Indexes that were missing and are made.
+    pub made_indexes: Vec<&'static str>,
+    /// Documents that expire otherwise than `mongo.ttl_days` says; `None` if they were not counted this time.
+    pub ttl_differs: Option<TtlDifference>,
+}
+
+/// Documents of messages that expire otherwise than `mongo.ttl_days` says, counted to [`TtlDifference::COUNTED_MAX`] each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct TtlDifference {
+    /// Later, or never.
+    pub later: u32,
+    /// Sooner.
+    pub sooner: u32,
+}
+
+impl TtlDifference {
+    /// The most that are counted.
+    pub const COUNTED_MAX: u32 = 100_000;
 }
 
 /// The result of an insert. The three add up to the batch.

@@ -9,9 +9,9 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use mongodb::bson::{Bson, Document, RawDocument, RawDocumentBuf, doc};
+use mongodb::bson::{Document, RawDocument, RawDocumentBuf, doc};
 use mongodb::error::{Error, ErrorKind, IndexedWriteError, InsertManyError};
 use mongodb::options::{Acknowledgment, ClientOptions, ConnectionString, HostInfo, ServerAddress, WriteConcern};
 use mongodb::sync::{Client, Collection, Database};
@@ -22,10 +22,11 @@ use crate::message::{Id, Message, SessionId};
 use super::document::{id_of, to_document};
 use super::erasures::{ErasureCollection, primary};
 use super::foreign::{place_of, to_message};
-use super::interface::RULE;
+use super::indexes::Ensured;
+use super::interface::{ENCODE, RULE, UNACKNOWLEDGED};
 use super::{
     Connected, ErasurePlace, Inserted, OutgoingMessage, Refused, Store, StoreError, StorePage, StoreQuery,
-    StoredErasure, indexes, page, verdict,
+    StoredErasure, TtlDifference, batched, indexes, page, ttl, verdict,
 };
 
 /// How long connecting to a server and waiting for a writable one may take: with the driver's own 10 and 30 s a stopped
@@ -34,24 +35,50 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The interval between two probes of a server; a frozen one is noticed after two of them.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
+/// The least time between two counts of the documents that expire otherwise than `mongo.ttl_days` says.
+const COUNT_INTERVAL: Duration = Duration::from_secs(300);
+
+/// The most of a replica set's name that is shown, in characters.
+const SET_NAME_CHARS: usize = 64;
+
 /// What ids of ours look like.
 const ID_PATTERN: &str = "^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$";
-
-/// The most documents of other programs that are deleted by one command.
-const DELETED_AT_ONCE: usize = 1000;
 
 /// The hosts a connection string names, `HOST:PORT` each; for `mongodb+srv` the name that is looked up.
 ///
 /// # Errors
 /// The rule that it breaks, without quoting it. A build without MongoDB checks the scheme only and names no hosts.
 pub fn hosts(uri: &str) -> Result<Vec<String>, &'static str> {
-    let parsed = ConnectionString::parse(uri).map_err(|_| RULE)?;
+    // The driver panics on some of them.
+    if user_info(uri.split('?').next().unwrap_or(uri)).is_some_and(has_bare_percent) {
+        return Err(ENCODE);
+    }
+    let parsed = ConnectionString::parse(uri).map_err(|_| if is_unencoded(uri) { ENCODE } else { RULE })?;
+    if parsed.write_concern.is_some_and(|concern| concern.w == Some(Acknowledgment::Nodes(0))) {
+        return Err(UNACKNOWLEDGED);
+    }
     Ok(match parsed.host_info {
         HostInfo::HostIdentifiers(hosts) => hosts.iter().map(host).collect(),
         HostInfo::DnsRecord(name) => vec![name],
         // Later versions of the driver may add kinds; none is secret, and none can be named yet.
         _ => Vec::new(),
     })
+}
+
+/// What stands before the last `@`: the name and the password.
+fn user_info(uri: &str) -> Option<&str> {
+    uri.split_once("://")?.1.rsplit_once('@').map(|(user, _)| user)
+}
+
+fn has_bare_percent(user: &str) -> bool {
+    let is_escape = |rest: &str| rest.len() >= 2 && rest.bytes().take(2).all(|byte| byte.is_ascii_hexdigit());
+    user.split('%').skip(1).any(|rest| !is_escape(rest))
+}
+
+/// Whether the name and the password have what they may not have, so that the rest was misread.
+fn is_unencoded(uri: &str) -> bool {
+    let is_reserved = |user: &str| user.matches(':').count() > 1 || user.contains(['@', '/', '?', '#', '[', ']']);
+    user_info(uri).is_some_and(is_reserved)
 }
 
 fn host(address: &ServerAddress) -> String {
@@ -66,8 +93,25 @@ fn host(address: &ServerAddress) -> String {
 /// # Errors
 /// [`StoreError::Configuration`]: the connection string is invalid, or this build has no MongoDB.
 pub fn open(config: &MongoConfig) -> Result<Arc<dyn Store>, StoreError> {
+    Ok(Arc::new(store(config)?))
+}
+
+/// Sets when documents expire to what `mongo.ttl_days` says, in batches; `told` gets the number of documents of each.
+///
+/// # Errors
+/// Any [`StoreError`]. What was told is set; a retry sets the rest.
+pub fn apply_ttl(config: &MongoConfig, told: &mut dyn FnMut(u64)) -> Result<(), StoreError> {
+    let store = store(config)?;
+    store.ask(|opened| {
+        // First: a document that lives longer needs its erasure for longer.
+        opened.erasures.as_ref().map_or(Ok(()), ErasureCollection::lengthen)?;
+        ttl::apply(&opened.messages, store.ttl, &opened.write_concern, told)
+    })
+}
+
+fn store(config: &MongoConfig) -> Result<MongoStore, StoreError> {
     let hosts = hosts(config.uri.expose()).map_err(|rule| StoreError::Configuration(format!("mongo.uri {rule}")))?;
-    Ok(Arc::new(MongoStore {
+    Ok(MongoStore {
         hosts: hosts.into(),
         uri: config.uri.clone(),
         database: config.database.clone(),
@@ -76,7 +120,8 @@ pub fn open(config: &MongoConfig) -> Result<Arc<dyn Store>, StoreError> {
         shared: config.shared,
         confirm_within: config.call_timeout / 2,
         opened: Mutex::new(None),
-    }))
+        count_at: Mutex::new(Some(Instant::now())),
+    })
 }
 
 struct MongoStore {
@@ -91,6 +136,9 @@ struct MongoStore {
     /// before its error arrives.
     confirm_within: Duration,
     opened: Mutex<Option<OpenedDatabase>>,
+    /// When to count the documents that expire otherwise than by `ttl`; `None` once none was found, since what comes from
+    /// here is right.
+    count_at: Mutex<Option<Instant>>,
 }
 
 /// A client and its collections; clones share the connections.
@@ -120,6 +168,51 @@ impl MongoStore {
         ask(&self.opened()?).map_err(|error| verdict::of(&error, &self.hosts))
     }
 
+    fn look(&self, opened: &OpenedDatabase) -> Result<Connected, Error> {
+        let Ensured { mut differing, mut made } =
+            indexes::ensure(&opened.database, &opened.messages, indexes::of_messages())?;
+        if let Some(erasures) = &opened.erasures {
+            let theirs = erasures.connect(&opened.database)?;
+            differing.extend(theirs.differing);
+            made.extend(theirs.made);
+        }
+        Ok(Connected { differing_indexes: differing, made_indexes: made, ttl_differs: self.ttl_differs(opened) })
+    }
+
+    fn ttl_differs(&self, opened: &OpenedDatabase) -> Option<TtlDifference> {
+        let mut count_at = self.count_at.lock().unwrap_or_else(PoisonError::into_inner);
+        count_at.filter(|at| *at <= Instant::now())?;
+        // It is for a warning only: without the right, the index or the time for it the connection is good all the same.
+        let found = ttl::count(&opened.messages, self.ttl).ok();
+        *count_at = (found != Some(TtlDifference::default())).then(|| Instant::now() + COUNT_INTERVAL);
+        found
+    }
+
+    /// That the server is in another replica set than the connection string says, if that is why none was selected. The
+    /// driver forgets such a server, and its set's name: so it is asked here, and the client is made anew for the next try.
+    fn other_set(&self, error: &Error) -> Option<StoreError> {
+        let ErrorKind::ServerSelection { message, .. } = error.kind.as_ref() else { return None };
+        if message.contains("Address: ") && !message.contains("does not match actual name") {
+            return None;
+        }
+        let mut options = ClientOptions::parse(self.uri.expose()).run().ok()?;
+        let wanted = options.repl_set_name.take()?;
+        options.hosts.truncate(1);
+        let asked = host(options.hosts.first()?);
+        options.direct_connection = Some(true);
+        (options.server_selection_timeout, options.connect_timeout) = (Some(CONNECT_TIMEOUT), Some(CONNECT_TIMEOUT));
+        let database = Client::with_options(options).ok()?.database("admin");
+        let hello = database.run_command(doc! { "hello": 1 }).run().ok()?;
+        let found = hello.get_str("setName").ok().filter(|name| *name != wanted);
+        let found = match found {
+            Some(name) => format!("the replica set of {asked} is {:?}", verdict::cut(name, SET_NAME_CHARS)),
+            None if hello.contains_key("setName") => return None,
+            None => format!("{asked} is in no replica set"),
+        };
+        *self.opened.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        Some(StoreError::Configuration(format!("mongo.uri says replicaSet {wanted:?}, and {found}")))
+    }
+
     fn open(&self) -> Result<OpenedDatabase, Error> {
         let mut options = ClientOptions::parse(self.uri.expose()).run()?;
         options.app_name.get_or_insert_with(|| "chatkeep".to_owned());
@@ -142,13 +235,8 @@ impl MongoStore {
 
 impl Store for MongoStore {
     fn connect(&self) -> Result<Connected, StoreError> {
-        self.ask(|opened| {
-            let mut differing = indexes::ensure(&opened.database, &opened.messages, indexes::of_messages())?;
-            if let Some(erasures) = &opened.erasures {
-                differing.extend(erasures.connect(&opened.database)?);
-            }
-            Ok(Connected { differing_indexes: differing })
-        })
+        self.look(&self.opened()?)
+            .map_err(|error| self.other_set(&error).unwrap_or_else(|| verdict::of(&error, &self.hosts)))
     }
 
     fn prepare(&self, message: &Arc<Message>) -> OutgoingMessage {
@@ -262,21 +350,14 @@ impl OpenedDatabase {
     fn erase_foreign(&self, session: &SessionId, up_to: Id) -> Result<u64, Error> {
         let foreign = doc! { "session_id": session.as_str(), "_id": { "$not": { "$regex": ID_PATTERN } } };
         let found = self.messages.find(foreign).projection(doc! { "created_at": 1 });
-        let mut cursor = found.selection_criteria(primary()).run()?;
-        let (mut ids, mut count) = (Vec::new(), 0);
-        loop {
-            let more = cursor.advance()?;
-            if more && is_no_newer(cursor.current(), up_to) {
-                ids.extend(cursor.current().get("_id")?.map(Bson::try_from).transpose()?);
-            }
-            if ids.len() >= DELETED_AT_ONCE || (!more && !ids.is_empty()) {
-                let ids = std::mem::take(&mut ids);
-                count += self.delete(doc! { "session_id": session.as_str(), "_id": { "$in": ids } })?;
-            }
-            if !more {
-                return Ok(count);
-            }
-        }
+        let found = found.selection_criteria(primary()).run()?;
+        let mut count = 0;
+        let wanted = |document: &RawDocument| is_no_newer(document, up_to);
+        batched::ids(found, wanted, |ids| {
+            count += self.delete(doc! { "session_id": session.as_str(), "_id": { "$in": ids } })?;
+            Ok(())
+        })?;
+        Ok(count)
     }
 
     /// Those under these ids, with what tells whether they are ours.
@@ -317,6 +398,18 @@ mod tests {
         let told = hosts("mongodb://user:secret@one,two:27018/db?replicaSet=rs").unwrap();
         assert_eq!(told, ["one:27017", "two:27018"]);
         assert_eq!(hosts("mongodb+srv://user:secret@cluster.example.org/db").unwrap(), ["cluster.example.org"]);
-        assert_eq!(hosts("mongodb://host/?maxPoolSize=many"), Err(RULE));
+        for uri in ["mongodb://host/?maxPoolSize=many", "mongodb://user:secret@host/?maxPoolSize=many"] {
+            assert_eq!(hosts(uri), Err(RULE), "{uri}");
+        }
+    }
+
+    #[test]
+    fn a_password_as_it_is_typed_and_writes_without_an_answer_are_refused() {
+        for password in ["p@ss", "p:ss", "p/ss", "p%ss", "p%", "p?ss", "p#ss", "p[s", "p%4", "p%\u{20ac}"] {
+            assert_eq!(hosts(&format!("mongodb://user:{password}@host/")), Err(ENCODE), "{password}");
+        }
+        assert!(hosts("mongodb://user:p%40%3a%2F%25@host/").is_ok());
+        assert_eq!(hosts("mongodb://host/?w=0"), Err(UNACKNOWLEDGED));
+        assert!(hosts("mongodb://host/?w=1").is_ok());
     }
 }

@@ -25,6 +25,12 @@ pub const NAMESPACE_NOT_FOUND: i32 = 26;
 /// `Unauthorized`: the user, or no user, has no right to do that.
 pub const UNAUTHORIZED: i32 = 13;
 
+/// `CommandNotSupportedOnView`: of our commands only a view refuses one so.
+const ON_VIEW: i32 = 166;
+
+/// `NotWritablePrimary`, `NotPrimaryNoSecondaryOk` and `NotPrimaryOrSecondary`.
+const NOT_PRIMARY: [i32; 3] = [10_107, 13_435, 13_436];
+
 /// Codes for a document that a server will refuse for ever, with their names.
 const PERMANENT: [(i32, &str); 15] = [
     (2, "BadValue"),
@@ -45,7 +51,7 @@ const PERMANENT: [(i32, &str); 15] = [
 ];
 
 /// Codes of a server that is not, or not yet, the one to ask: failover, shutdown, the network between servers.
-const UNREACHABLE: [i32; 15] = [6, 7, 89, 91, 189, 262, 9001, 10_058, 10_107, 11_600, 11_602, 13_435, 13_436, 50, 112];
+const UNREACHABLE: [i32; 12] = [6, 7, 89, 91, 189, 262, 9001, 10_058, 11_600, 11_602, 50, 112];
 
 /// Codes of an unmet write concern, if they are the error of the whole command.
 const WRITE_CONCERN: [i32; 3] = [64, 79, 100];
@@ -71,7 +77,12 @@ pub fn of_code(code: i32, name: &str) -> StoreError {
     // The name comes from the server too, but never from data; its form is checked all the same.
     let is_name = !name.is_empty() && name.len() <= 64 && name.bytes().all(|b| b.is_ascii_alphanumeric());
     let reason = if is_name { format!("code {code}, {name}") } else { format!("code {code}") };
-    if CREDENTIALS.contains(&code) {
+    if code == ON_VIEW {
+        StoreError::Configuration("mongo.chat_collection is a view, which takes no documents".to_owned())
+    } else if NOT_PRIMARY.contains(&code) {
+        let why = "it is not the primary, and with directConnection=true no other server is asked";
+        StoreError::Unreachable(format!("{reason}: {why}"))
+    } else if CREDENTIALS.contains(&code) {
         StoreError::Credentials(reason)
     } else if WRITE_CONCERN.contains(&code) {
         StoreError::WriteConcern(reason)
@@ -158,6 +169,7 @@ fn probed(rest: &str) -> String {
         None => match kind {
             "RsSecondary" => "a secondary".to_owned(),
             "RsArbiter" => "an arbiter".to_owned(),
+            "RsGhost" => "its replica set is not initiated, or does not include it".to_owned(),
             "Unknown" => "no answer yet".to_owned(),
             _ => "it cannot be written to".to_owned(),
         },
@@ -168,7 +180,8 @@ fn shown(text: &str) -> String {
     cut(text, REASON_CHARS)
 }
 
-fn cut(text: &str, chars: usize) -> String {
+/// The beginning of a text, without control characters.
+pub fn cut(text: &str, chars: usize) -> String {
     let mut shown: String = text.chars().filter(|c| !c.is_control()).take(chars).collect();
     if text.chars().nth(chars).is_some() {
         shown.push('…');
@@ -220,6 +233,8 @@ mod tests {
         assert_eq!(unselected(&dump(&[words.to_owned()]), &hosts), "a:27017: its answer was not understood");
         let follower = "{ Address: c:1, Type: RsSecondary, Average RTT: 1ms, Tags: {\"a\": \"secret\"} }";
         assert_eq!(unselected(&dump(&[follower.to_owned()]), &hosts), "c:1: a secondary");
+        let ghost = "{ Address: c:1, Type: RsGhost, Average RTT: 1ms }";
+        assert!(unselected(&dump(&[ghost.to_owned()]), &hosts).starts_with("c:1: its replica set is not initiated"));
         for odd in ["secret", "{ Address: user:secret@a, Type: Unknown }", "{ Address: "] {
             assert_eq!(unselected(odd, &hosts), "b:27017, a:27017: server selection timed out");
         }
@@ -230,6 +245,7 @@ mod tests {
     #[test]
     fn errors_are_told_by_their_remedy() {
         assert!(matches!(of_code(10_107, "NotWritablePrimary"), StoreError::Unreachable(_)));
+        assert!(matches!(of_code(166, "CommandNotSupportedOnView"), StoreError::Configuration(_)));
         assert!(matches!(of_code(64, "WriteConcernFailed"), StoreError::WriteConcern(_)));
         assert!(matches!(of_code(18, "AuthenticationFailed"), StoreError::Credentials(_)));
         assert!(matches!(of_code(8, "UnknownError"), StoreError::Server(_)));

@@ -191,9 +191,7 @@ impl<D: Disk> Drain<D> {
         let batch =
             self.intake.batch.since().map(|since| (since + self.batch_age).max(self.retry_at().unwrap_or(since)));
         let others = [self.erasures.wake(), self.remote_erasures.as_ref().map(RemoteErasures::due)];
-        // Without a connection there is always something to do.
-        let connection = self.caller.is_unconnected().then(Instant::now);
-        let due = [batch, connection].into_iter().chain(others).flatten().min();
+        let due = [batch, self.caller.connect_at()].into_iter().chain(others).flatten().min();
         match (self.caller.backoff.until(), due) {
             (Some(until), Some(due)) => Some(until.max(due)),
             (_, due) => due,
@@ -227,7 +225,7 @@ impl<D: Disk> Drain<D> {
     /// Begins the next call, if there is one to make; returns whether it did.
     fn begin(&mut self) -> bool {
         // Erasures go before batches, except the erasure right after the batch; else a steady load would starve them.
-        if self.caller.is_unconnected() {
+        if self.caller.connect_at().is_some_and(|at| at <= Instant::now()) {
             self.call(CallPurpose::Connect, |store| store.connect().map(CallResult::Connected))
         } else if let Some(remote_erasures) =
             self.remote_erasures.as_ref().filter(|remote_erasures| remote_erasures.due() <= Instant::now())

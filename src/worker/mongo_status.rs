@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::message::{Clock, Id, Timestamp};
 use crate::metrics::{Histogram, family};
-use crate::store::{Connected, Inserted, StoreError};
+use crate::store::{Connected, Inserted, StoreError, TtlDifference};
 
 /// The least time between two log lines about flushes; those between are summed up.
 const FLUSH_LOG_INTERVAL: Duration = Duration::from_secs(1);
@@ -87,8 +87,8 @@ pub struct View {
     pub since: Option<Timestamp>,
     /// The reason of an error.
     pub reason: Option<String>,
-    /// Indexes that differ from ours; one text each.
-    pub differing_indexes: Vec<String>,
+    /// What was found at the last connection.
+    pub collection: CollectionState,
     /// The message that has waited longest, as far as the drain has read.
     pub oldest_pending: Option<Id>,
     /// The newest message that is there: all before it are too, except dead letters.
@@ -105,6 +105,17 @@ pub struct View {
     pub totals: Totals,
 }
 
+/// What is not as it should be in the collections.
+#[derive(Clone, Debug, Default)]
+pub struct CollectionState {
+    /// Indexes that differ from ours; one text each.
+    pub differing_indexes: Vec<String>,
+    /// When indexes were last made again that had been there.
+    pub indexes_made_again: Option<Timestamp>,
+    /// Documents that expire otherwise than `mongo.ttl_days` says, if they could be counted.
+    pub ttl_differs: Option<TtlDifference>,
+}
+
 /// The shared state of MongoDB.
 #[derive(Debug)]
 pub struct MongoStatus {
@@ -116,6 +127,8 @@ pub struct MongoStatus {
 #[derive(Debug, Default)]
 struct StatusState {
     view: View,
+    /// The connection was open before.
+    was_connected: bool,
     /// Since when calls have failed, and how many.
     failing: Option<(Instant, u64)>,
     /// The reasons logged since then.
@@ -153,12 +166,12 @@ impl MongoStatus {
         self.lock().turn(MongoHealth::Connecting, None, self.clock.now());
     }
 
-    /// The connection is open; logged once.
+    /// The connection is open; what is not as it should be is logged when it is new.
     pub fn connected(&self, connected: &Connected) {
-        for index in &connected.differing_indexes {
-            log::warn!("[CHAT STORAGE] An index differs from ours and is left as it is: {index}");
-        }
-        self.lock().view.differing_indexes.clone_from(&connected.differing_indexes);
+        let now = self.clock.now();
+        let mut inner = self.lock();
+        let is_again = std::mem::replace(&mut inner.was_connected, true);
+        inner.view.collection.found(connected, is_again.then_some(now));
     }
 
     /// Sets how many erasures are not final.
@@ -239,6 +252,36 @@ impl MongoStatus {
     /// Sets the message that has waited longest.
     pub fn pending_since(&self, oldest: Option<Id>) {
         self.lock().view.oldest_pending = oldest;
+    }
+}
+
+impl CollectionState {
+    /// `again` is now, unless it is the first connection.
+    fn found(&mut self, connected: &Connected, again: Option<Timestamp>) {
+        let Connected { differing_indexes, made_indexes, ttl_differs } = connected;
+        for index in differing_indexes.iter().filter(|index| !self.differing_indexes.contains(index)) {
+            log::warn!("[CHAT STORAGE] An index differs from ours and is left as it is: {index}");
+        }
+        self.differing_indexes.clone_from(differing_indexes);
+        if again.is_some() && !made_indexes.is_empty() {
+            let names = made_indexes.join(", ");
+            log::warn!("[CHAT STORAGE] Indexes were gone and are made again ({names}); was the collection dropped?");
+            self.indexes_made_again = again;
+        }
+        if ttl_differs.is_none() || *ttl_differs == self.ttl_differs {
+            return;
+        }
+        self.ttl_differs = *ttl_differs;
+        let TtlDifference { later, sooner } = ttl_differs.unwrap_or_default();
+        if later + sooner > 0 {
+            let told = |count| if count < TtlDifference::COUNTED_MAX { "" } else { " or more" };
+            log::warn!(
+                "[CHAT STORAGE] Documents keep the date they were given: {later}{} expire later than mongo.ttl_days says, \
+                 {sooner}{} sooner; chatkeep apply-ttl sets them",
+                told(later),
+                told(sooner)
+            );
+        }
     }
 }
 

@@ -182,6 +182,13 @@ impl Mongod {
         self.wait_until_it_answers();
     }
 
+    /// The same with one more argument and its value.
+    #[track_caller]
+    pub fn restart_with(&mut self, name: &str, value: &str) {
+        self.arguments.extend([name.to_owned(), value.to_owned()]);
+        self.restart();
+    }
+
     /// Stops the process where it stands (SIGSTOP): connections stay open and nothing answers. When this returns it stands:
     /// a thread that runs when the signal comes may do some more, an answer even.
     pub fn freeze(&self) {

@@ -15,6 +15,9 @@ use crate::store::{
     Call, CallError, Calls, Connected, Inserted, OutgoingMessage, Refused, Store, StoreError, StoredErasure,
 };
 
+/// The interval between two looks at an open connection: somebody may have dropped the database, and its indexes with it.
+pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(600);
+
 /// The first pause after a failure.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 
@@ -121,6 +124,8 @@ pub(super) struct Caller {
     /// Those before, at most one a thread.
     pub(super) late: Vec<LateInsert>,
     pub(super) connection: StoreConnection,
+    /// When to look at an open connection again.
+    pub(super) look_at: Instant,
     pub(super) backoff: Backoff,
     /// The most important task that failed and has not succeeded since.
     pub(super) failing: Option<CallPurpose>,
@@ -137,14 +142,24 @@ impl Caller {
             given_up: None,
             late: Vec::new(),
             connection: StoreConnection::Missing,
+            look_at: Instant::now(),
             backoff: Backoff::new(PAUSE_FIRST, config.backoff_max),
             failing: None,
         }
     }
 
-    /// Whether there is no connection, and none is under way.
-    pub(super) fn is_unconnected(&self) -> bool {
-        matches!(self.connection, StoreConnection::Missing)
+    /// When to connect, or to look at the connection again; `None` while that is under way and takes long.
+    pub(super) fn connect_at(&self) -> Option<Instant> {
+        match self.connection {
+            StoreConnection::Missing => Some(Instant::now()),
+            StoreConnection::Made => Some(self.look_at),
+            StoreConnection::Slow(_) => None,
+        }
+    }
+
+    /// Notes that the connection is open.
+    pub(super) fn connected(&mut self) {
+        (self.connection, self.look_at) = (StoreConnection::Made, Instant::now() + LOOK_INTERVAL);
     }
 
     /// Whether a batch is under way.
@@ -210,6 +225,10 @@ impl Caller {
     pub(super) fn succeeded(&mut self, what: CallPurpose) -> bool {
         let is_well = self.failing <= Some(what);
         if is_well {
+            if self.failing > Some(CallPurpose::Connect) {
+                // After an outage it may be another server, or an empty one.
+                self.look_at = Instant::now();
+            }
             self.failing = None;
             self.backoff.succeed();
         }

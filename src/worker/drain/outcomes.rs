@@ -10,7 +10,7 @@ use crate::store::{Connected, Inserted, OutgoingMessage, StoreError, StoredErasu
 use super::super::mongo_status::FlushFailure;
 use super::super::remote_erasures::RemoteErasures;
 use super::Drain;
-use super::call::{CallPurpose, CallResult, CallReturn, StoreConnection};
+use super::call::{CallPurpose, CallResult, CallReturn};
 
 impl<D: Disk> Drain<D> {
     /// Handles the outcome of a call.
@@ -34,7 +34,7 @@ impl<D: Disk> Drain<D> {
     }
 
     pub(super) fn connected(&mut self, connected: &Connected) {
-        self.caller.connection = StoreConnection::Made;
+        self.caller.connected();
         self.mongo_status.connected(connected);
         self.succeeded(CallPurpose::Connect);
     }

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crossbeam_channel::{Sender, bounded};
 
-use super::call::StoreConnection;
+use super::call::{LOOK_INTERVAL, StoreConnection};
 use super::*;
 use crate::config::{BatchConfig, Config, MongoConfig};
 use crate::disk::sim::{Fault, Op, Random, SimDisk};
@@ -103,7 +103,11 @@ impl Scripted {
 
 impl Store for Scripted {
     fn connect(&self) -> Result<Connected, StoreError> {
-        self.work("connect".to_owned(), |_| Connected { differing_indexes: vec!["one differs".to_owned()] })
+        self.work("connect".to_owned(), |_| Connected {
+            differing_indexes: vec!["one differs".to_owned()],
+            made_indexes: vec!["one"],
+            ttl_differs: None,
+        })
     }
 
     fn send(&self, batch: &[OutgoingMessage]) -> Result<Inserted, StoreError> {

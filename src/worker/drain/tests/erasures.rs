@@ -6,7 +6,7 @@ use super::*;
 fn an_erasure_is_carried_out_in_its_place() {
     let fixture = Fixture::new();
     fixture.say(&["1", "2"]);
-    fixture.store.plan([Act::Work, Act::LoseAnswer, Act::Half, Act::Work, Act::Fail, Act::LoseAnswer]);
+    fixture.store.plan([Act::Work, Act::LoseAnswer, Act::Half, Act::Work, Act::Work, Act::Fail, Act::LoseAnswer]);
     let mut drain = fixture.drain();
     // From now on the journal no longer returns these records.
     fixture.until(&mut drain, |drain| drain.intake.position == 2);
@@ -14,7 +14,8 @@ fn an_erasure_is_carried_out_in_its_place() {
     fixture.say(&["3"]);
     fixture.all(&mut drain);
     let inserts = ["insert 1 2", "insert 1 2", "insert 1 2"];
-    let asked = [&["connect"], &inserts[..], &["erase s", "erase s", "erase s", "insert 3"]].concat();
+    let asked =
+        [&["connect"], &inserts[..], &["connect", "erase s", "erase s", "erase s", "connect", "insert 3"]].concat();
     assert_eq!(fixture.store.asked(), asked);
     assert_eq!(fixture.store.texts(), ["3"]);
 }

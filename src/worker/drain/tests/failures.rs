@@ -61,7 +61,7 @@ fn while_one_thread_builds_indexes_batches_go_over_the_other() {
     assert_eq!((fixture.store.texts().len(), fixture.mongo_status.view().state), (9, MongoHealth::Ok));
     drop(building);
     fixture.until(&mut drain, |drain| matches!(drain.caller.connection, StoreConnection::Made));
-    assert_eq!(fixture.mongo_status.view().differing_indexes, ["one differs"]);
+    assert_eq!(fixture.mongo_status.view().collection.differing_indexes, ["one differs"]);
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn a_batch_too_slow_goes_in_halves_and_its_late_success_ends_its_retry() {
     assert_eq!(fixture.letters(), ["poison 3"]);
     // The retry still hangs, and nobody waits for it.
     fixture.all(&mut drain);
-    assert_eq!(fixture.store.asked()[3..], ["insert 5"]);
+    assert_eq!(fixture.store.asked()[3..], ["connect", "insert 5"]);
     let totals = fixture.mongo_status.view().totals;
     assert_eq!((totals.stored, totals.already, totals.dead_letters), (4, 0, 1), "each is counted once");
     drop(retry);
@@ -150,7 +150,7 @@ fn a_call_that_broke_off_halves_the_batch_and_quick_ones_double_it() {
     fixture.until(&mut drain, |drain| drain.intake.batch.messages().len() == 4);
     drain.finish(CallPurpose::Insert, Duration::ZERO, Err(StoreError::BrokenOff(String::new())));
     fixture.all(&mut drain);
-    assert_eq!(fixture.store.asked()[1..], ["insert 1 2", "insert 3 4 5 6", "insert 7 8"]);
+    assert_eq!(fixture.store.asked()[1..], ["insert 1 2", "connect", "insert 3 4 5 6", "insert 7 8"]);
     drain.finish(CallPurpose::Insert, Duration::ZERO, Err(StoreError::Unreachable(String::new())));
     assert_eq!(drain.intake.pace.messages(), 4, "when nobody could be asked nothing was too much");
 }

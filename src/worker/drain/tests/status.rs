@@ -60,3 +60,21 @@ fn the_oldest_that_is_pending_is_told_as_long_as_it_is_and_no_longer() {
     fixture.all(&mut drain);
     assert_eq!(fixture.mongo_status.view().oldest_pending, None);
 }
+
+#[test]
+fn indexes_are_looked_for_after_an_outage_and_after_a_while() {
+    let fixture = Fixture::new();
+    let mut drain = fixture.drain();
+    fixture.say(&["1"]);
+    fixture.all(&mut drain);
+    let made_again = || fixture.mongo_status.view().collection.indexes_made_again;
+    assert_eq!((fixture.store.asked().len(), made_again()), (2, None), "they were made, for the first time");
+    fixture.store.plan([Act::Fail]);
+    fixture.say(&["2"]);
+    fixture.until(&mut drain, |drain| fixture.store.asked().len() == 5 && drain.caller.under_way.is_none());
+    assert_eq!(fixture.store.asked()[2..], ["insert 2", "insert 2", "connect"]);
+    assert!(made_again().is_some());
+    drain.caller.look_at -= LOOK_INTERVAL;
+    fixture.until(&mut drain, |_| fixture.store.asked().len() == 6);
+    assert_eq!(fixture.store.asked()[5..], ["connect"]);
+}
