@@ -15,8 +15,11 @@ use support::{Options, Server, WAIT_TIMEOUT, wait_until};
 
 const HOUR: i64 = 3600;
 
+/// What the status says of the journal, whatever room the disk of the tests has.
 fn journal(server: &Server) -> Value {
-    server.client().get("/api/storage/status").expect(200)["journal"].clone()
+    let mut journal = server.client().get("/api/storage/status").expect(200)["journal"].take();
+    journal["warnings"].as_array_mut().unwrap().retain(|warning| warning != "disk_low");
+    journal
 }
 
 fn record(server: &Server) -> (String, String) {

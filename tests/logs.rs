@@ -151,7 +151,7 @@ fn json_is_one_object_a_line_from_the_first_to_the_last() {
     let objects: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert!(objects.len() > 8 && objects.iter().all(|object| object["time"].as_str().unwrap().len() == 32), "{log}");
     let find = |field: &str, value: &str| objects.iter().find(|object| object[field] == value).unwrap();
-    let failed = objects.iter().find(|object| object["level"] == "WARN").unwrap();
+    let failed = objects.iter().find(|object| object["level"] == "WARN" && object["request_id"].is_string()).unwrap();
     assert_eq!((failed["request_id"].as_str(), failed["session"].as_str()), (Some("j-1"), Some("s")), "{failed}");
     assert!(failed["message"].as_str().unwrap().contains("exit code 3"), "{failed}");
     let access = find("path", "/api/chat");
@@ -176,7 +176,8 @@ fn under_journald_a_line_has_its_priority_and_no_time() {
         String::from_utf8(output.stderr).unwrap()
     };
     let journal = start(r#"JOURNAL_STREAM=$(stat -L -c %d:%i /proc/self/fd/2) exec "$0" "$@""#);
-    let lines: Vec<&str> = journal.lines().collect();
+    // The disk of the tests may be nearly full.
+    let lines: Vec<&str> = journal.lines().filter(|line| !line.contains("(janitor)")).collect();
     assert!(lines.len() > 4, "{journal}");
     for line in &lines[..lines.len() - 1] {
         assert!(line.starts_with("<6>[INFO ] (main) "), "{journal}");
