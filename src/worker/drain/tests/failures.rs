@@ -39,10 +39,9 @@ fn with_both_threads_stuck_it_goes_on_with_the_first_to_return() {
     assert!(fixture.mongo_status.view().reason.is_some_and(|reason| reason.contains("have not returned")));
     drop(stuck);
     fixture.all(&mut drain);
-    assert_eq!(
-        (fixture.store.texts(), fixture.mongo_status.view().state),
-        (vec!["1".to_owned(), "2".to_owned()], MongoHealth::Ok)
-    );
+    assert_eq!(fixture.store.texts(), ["1", "2"]);
+    // The other may still be stuck when the first has brought everything.
+    fixture.until(&mut drain, |_| fixture.mongo_status.view().state == MongoHealth::Ok);
 }
 
 #[test]
