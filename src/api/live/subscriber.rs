@@ -152,10 +152,6 @@ impl Subscriber {
         &self.session
     }
 
-    pub(super) fn is_revoked(&self) -> bool {
-        self.caller.is_revoked()
-    }
-
     /// Whether the outcome of its message, or the end of an answer, is still to come.
     pub(super) fn awaits_answer(&self) -> bool {
         self.own.saying.is_some() || self.own.pending_ack.is_some() || self.turn.is_some()
