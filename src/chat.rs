@@ -15,6 +15,7 @@
 mod answering;
 mod context;
 mod pool;
+mod records;
 mod running;
 #[cfg(test)]
 mod tests;
@@ -25,37 +26,26 @@ mod turn_queues;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde_json::{Map, Value};
-
 use crate::config::ResponderConfig;
 use crate::history::History;
 use crate::hub::Hub;
 use crate::journal::{self, AppendError, Appended, IdempotencyKey, ReplyTo, Ticket};
 use crate::logging::{self, Throttle};
 use crate::message::{self, Id, Metadata, SessionId};
+use crate::permit::{Permit, Semaphore};
 use crate::recorder::{Durability, ErasureOutcome, Recorder};
 use crate::responder::Responder;
 
+pub use records::{is_clear, is_help};
 pub use running::{Follow, REPLY_BYTES_MAX, RunningTurn, StartedTurn, TurnProgress};
 pub use turn::{NewMessage, Transport, Turn, TurnEnd, TurnError, TurnOutcome, TurnResult, TurnStatus, WhenBusy};
-
-use crate::permit::{Permit, Semaphore};
-
 pub use turn_meters::TurnMeters;
 
 use answering::Answering;
 use pool::{ResponderSlot, TurnPool};
+use records::{CLEARED, HELPED, key_of, line, user_key, user_line};
 use running::By;
 use turn_queues::{Entered, Holder, TurnPermit, TurnQueues};
-
-/// What a user sends to begin a new context, and to be told what may be sent.
-const CLEAR: [&str; 2] = ["/clear", "clear"];
-const HELP: [&str; 2] = ["/help", "help"];
-/// The answer to a request for help.
-const HELPED: &str = "Every message is recorded and answered. /clear (or clear) begins a new context; the history stays. \
-     /help (or help) shows this. Over a WebSocket /stop ends the answer in progress.";
-/// The text of a new context's record in the history.
-const CLEARED: &str = "A new context begins here.";
 
 /// Lines a second about turns that are refused: on a full disk, or beyond a limit, all are.
 const REFUSED_LINES_PER_SECOND: u32 = 3;
@@ -455,49 +445,6 @@ impl Chat {
     }
 }
 
-/// Whether a text begins a new context, white space around it aside.
-#[must_use]
-pub fn is_clear(text: &str) -> bool {
-    CLEAR.contains(&text.trim())
-}
-
-/// Whether a text asks what may be sent.
-#[must_use]
-pub fn is_help(text: &str) -> bool {
-    HELP.contains(&text.trim())
-}
-
-fn user_line(turn: &Turn<'_>) -> message::Prepared {
-    let sent = [("transport", turn.transport.as_str())];
-    line(turn.session, "user", turn.text, Metadata { given: turn.metadata, defaults: &sent }).sent_by(turn.origin)
-}
-
-fn user_key(turn: &Turn<'_>) -> Option<IdempotencyKey> {
-    turn.key.map(|key| key_of(turn.session, key, "user", turn.text, turn.metadata, &[]))
-}
-
-fn line(session: &SessionId, role: &str, text: &str, metadata: Metadata<'_>) -> message::Prepared {
-    message::Draft { session, role, text, metadata, vector_ids: &[] }.prepare()
-}
-
 fn is_before(kept: &Appended) -> bool {
     matches!(kept, Appended::Before { .. })
-}
-
-/// Hashes a key and its content, without the transport: a retry may come by another.
-fn key_of(
-    session: &SessionId,
-    key: &str,
-    role: &str,
-    text: &str,
-    metadata: Option<&Map<String, Value>>,
-    vector_ids: &[Value],
-) -> IdempotencyKey {
-    let by_value = message::by_value(metadata, vector_ids);
-    let as_sent = serde_json::to_vec(&(metadata, vector_ids)).expect("JSON values always serialise");
-    // Lengths first, so that no two contents run into the same bytes.
-    let lengths = format!("{} {} ", role.len(), text.len());
-    let content = |rest| [lengths.as_bytes(), role.as_bytes(), text.as_bytes(), rest];
-    let made = IdempotencyKey::new(session, key, &content(by_value.as_slice()));
-    if as_sent == by_value { made } else { made.sent_as(&content(as_sent.as_slice())) }
 }

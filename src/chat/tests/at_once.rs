@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use serde_json::{Map, Value};
+
 use super::super::*;
 use crate::cache::Cache;
 use crate::config::Config;

@@ -1,0 +1,65 @@
+//! What a turn records: its lines, their idempotency keys, and the texts that are ours.
+//!
+//! Knows nothing of the order in which they are recorded.
+
+use serde_json::{Map, Value};
+
+use crate::journal::IdempotencyKey;
+use crate::message::{self, Metadata, SessionId};
+
+use super::turn::Turn;
+
+/// What a user sends to begin a new context, and to be told what may be sent.
+const CLEAR: [&str; 2] = ["/clear", "clear"];
+const HELP: [&str; 2] = ["/help", "help"];
+/// The answer to a request for help.
+pub(super) const HELPED: &str = "Every message is recorded and answered. /clear (or clear) begins a new context; the history stays. \
+     /help (or help) shows this. Over a WebSocket /stop ends the answer in progress.";
+/// The text of a new context's record in the history.
+pub(super) const CLEARED: &str = "A new context begins here.";
+
+/// Whether a text begins a new context, white space around it aside.
+#[must_use]
+pub fn is_clear(text: &str) -> bool {
+    CLEAR.contains(&text.trim())
+}
+
+/// Whether a text asks what may be sent.
+#[must_use]
+pub fn is_help(text: &str) -> bool {
+    HELP.contains(&text.trim())
+}
+
+/// The line of what a user sent.
+pub(super) fn user_line(turn: &Turn<'_>) -> message::Prepared {
+    let sent = [("transport", turn.transport.as_str())];
+    line(turn.session, "user", turn.text, Metadata { given: turn.metadata, defaults: &sent }).sent_by(turn.origin)
+}
+
+/// The key of what a user sent, if it has one.
+pub(super) fn user_key(turn: &Turn<'_>) -> Option<IdempotencyKey> {
+    turn.key.map(|key| key_of(turn.session, key, "user", turn.text, turn.metadata, &[]))
+}
+
+/// The line of a message of that author.
+pub(super) fn line(session: &SessionId, role: &str, text: &str, metadata: Metadata<'_>) -> message::Prepared {
+    message::Draft { session, role, text, metadata, vector_ids: &[] }.prepare()
+}
+
+/// Hashes a key and its content, without the transport: a retry may come by another.
+pub(super) fn key_of(
+    session: &SessionId,
+    key: &str,
+    role: &str,
+    text: &str,
+    metadata: Option<&Map<String, Value>>,
+    vector_ids: &[Value],
+) -> IdempotencyKey {
+    let by_value = message::by_value(metadata, vector_ids);
+    let as_sent = serde_json::to_vec(&(metadata, vector_ids)).expect("JSON values always serialise");
+    // Lengths first, so that no two contents run into the same bytes.
+    let lengths = format!("{} {} ", role.len(), text.len());
+    let content = |rest| [lengths.as_bytes(), role.as_bytes(), text.as_bytes(), rest];
+    let made = IdempotencyKey::new(session, key, &content(by_value.as_slice()));
+    if as_sent == by_value { made } else { made.sent_as(&content(as_sent.as_slice())) }
+}
