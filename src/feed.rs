@@ -5,8 +5,8 @@
 //! restarts, and a cursor of another journal, of dropped records, or of records that this journal never had is
 //! recognised.
 //!
-//! Left out are expired messages, sessions that the reader is not to see, and messages whose session is erased further down the same page; scrubbed messages
-//! are no records any more. The page's own cursor passes all of them.
+//! Left out are expired messages, sessions that the reader is not to see, and messages whose session is erased further
+//! down the same page; scrubbed messages are no records any more. The page's own cursor passes all of them.
 //!
 //! Invariants: what follows a cursor is given whole and in order, or else [`Gone`]; a page is discarded if segments
 //! that it needed were dropped while it was read. At most `server.max_feed_streams` requests wait at once. Knows

@@ -93,7 +93,8 @@ fn without_a_server_each_command_says_so_in_one_line() {
     let server = Server::prepared(Options::default());
     for args in [&["say", "hi"][..], &["history", "s"], &["tail"], &["tail", "s"], &["status"], &["status", "--json"]] {
         let (code, out, err) = ran(server.folder(), args);
-        let wanted = "error: no server is listening on data/chatkeep.sock: start it with `chatkeep serve`, or name its data folder with --data\n";
+        let wanted = "error: no server is listening on data/chatkeep.sock: start it with `chatkeep serve`, \
+                      or name its data folder with --data\n";
         assert_eq!((code, out.as_str(), err.as_str()), (Some(1), "", wanted), "{args:?}");
     }
     let (code, _, err) = ran(server.folder(), &["status", "--data", "elsewhere"]);

@@ -43,7 +43,9 @@ fn two_hundred_clients_see_the_same_order_at_fifty_messages_a_second() {
             0 => sockets[n % CLIENTS].send(&json!({"message": format!("{n}")})),
             1 => drop(client.chat("s", &format!("{n}"))),
             _ => {
-                let two = json!([{"session_id": "s", "role": "user", "text": format!("{n}")}, {"session_id": "s", "role": "tool", "text": format!("{n}")}]);
+                let two = json!(
+                    ["user", "tool"].map(|role| json!({"session_id": "s", "role": role, "text": format!("{n}")}))
+                );
                 client.post("/api/chat/messages", &two).expect(201);
             }
         }

@@ -461,7 +461,10 @@ fn a_segment_removed_by_hand_does_not_keep_the_others() {
 fn old_transcripts_are_kept_for_an_hour_that_a_kill_does_not_prolong() {
     let mut server = Server::start(Options::default());
     server.sigterm_and_wait();
-    let line = r#"{"id":"019385d7-5e00-7000-8000-000000000001","session_id":"old","role":"user","text":"long ago","metadata":{},"vector_ids":[],"created_at":"2024-12-02T06:27:08.672000+00:00"}"#;
+    let line = concat!(
+        r#"{"id":"019385d7-5e00-7000-8000-000000000001","session_id":"old","role":"user","text":"long ago","#,
+        r#""metadata":{},"vector_ids":[],"created_at":"2024-12-02T06:27:08.672000+00:00"}"#
+    );
     let path = server.transcript_path("old");
     fs::write(&path, format!("{line}\n")).unwrap();
     let mut due = Value::Null;

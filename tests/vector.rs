@@ -306,7 +306,10 @@ fn kills_erasures_expiry_and_a_gap_leave_what_the_sessions_have() {
     let forever = || Options::default().set("mongo.ttl_days", 0);
     let mut server = Server::start(forever());
     server.sigterm_and_wait();
-    let line = r#"{"id":"019385d7-5e00-7000-8000-000000000001","session_id":"old","role":"user","text":"long ago","metadata":{},"vector_ids":[],"created_at":"2024-12-02T06:27:08.672000+00:00"}"#;
+    let line = concat!(
+        r#"{"id":"019385d7-5e00-7000-8000-000000000001","session_id":"old","role":"user","text":"long ago","#,
+        r#""metadata":{},"vector_ids":[],"created_at":"2024-12-02T06:27:08.672000+00:00"}"#
+    );
     fs::write(server.transcript_path("old"), format!("{line}\n")).unwrap();
     server.start_again();
     let mut pipeline = Pipeline::of(&server);

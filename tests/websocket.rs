@@ -140,7 +140,10 @@ fn what_comes_by_other_ways_is_seen_as_well() {
     server.local_client().chat("s", "by the Unix socket");
     assert_eq!(socket.next()["text"], "by the Unix socket");
     assert_eq!(socket.next()["message"], "by the Unix socket");
-    let record = json!([{"session_id": "s", "role": "assistant", "text": "recorded"}, {"session_id": "s", "role": "tool", "text": "too"}]);
+    let record = json!(
+        [("assistant", "recorded"), ("tool", "too")]
+            .map(|(role, text)| json!({"session_id": "s", "role": role, "text": text}))
+    );
     server.client().post("/api/chat/messages", &record).expect(201);
     assert_eq!((socket.next()["role"].clone(), socket.next()["role"].clone()), (json!("assistant"), json!("tool")));
     server.client().chat("s", "/clear");

@@ -218,7 +218,8 @@ mod tests {
     fn every_parameter_is_read() {
         let id = "017f22e2-79b0-7cc3-98c4-dc0c0c07398f";
         let query = format!(
-            "session_id=a%3Ab&limit=7&before={id}&after={id}&role=user&since=2025-11-28T01:23:45%2B00:00&until=2025-11-28T01:23:45+00:00&_=1"
+            "session_id=a%3Ab&limit=7&before={id}&after={id}&role=user&since=2025-11-28T01:23:45%2B00:00\
+             &until=2025-11-28T01:23:45+00:00&_=1"
         );
         let ask = of_all(&query).unwrap();
         assert_eq!((ask.session.as_str(), ask.limit, ask.role.as_deref()), ("a:b", 7, Some("user")));
