@@ -84,7 +84,7 @@ fn ids_ahead_of_a_clock_that_was_set_back_are_a_warning_until_it_is_over() {
 #[test]
 fn a_clock_before_2020_is_a_warning_until_it_is_set() {
     let clock = ClockShift::new();
-    // A minute after the beginning of 1970: a machine without a battery. The system allows no earlier time.
+    // A minute after the beginning of 1970: a machine without a battery.
     let back = 60 - i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()).unwrap();
     clock.set(back);
     let server = Server::start(clock.of(Options::default()));
@@ -103,4 +103,24 @@ fn a_clock_before_2020_is_a_warning_until_it_is_set() {
     wait_until("both are logged", WAIT_TIMEOUT, || {
         count(&server, "the clock was set back") == 1 && count(&server, "before 2020") == 2
     });
+}
+
+#[test]
+fn before_1970_both_listeners_answer_and_say_1970() {
+    let clock = ClockShift::new();
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    // No system lets itself be set to that; a library in front of its clock does, and a fault of the clock may.
+    clock.set(-i64::try_from(since_1970.as_secs()).unwrap() - 1000);
+    let server = Server::start(clock.of(Options::default()));
+    for mut client in [server.client(), server.local_client()] {
+        for (path, status) in [("/livez", 200), ("/nowhere", 404), ("/api/chat/history", 200)] {
+            let reply = client.get(path);
+            let date = reply.header("date").map(str::to_owned);
+            assert_eq!((reply.status, date.as_deref()), (status, Some("Thu, 01 Jan 1970 00:00:00 GMT")), "{path}");
+        }
+        client.chat("s", "hi");
+    }
+    assert_eq!(server.client().whole_history("s").len(), 4);
+    assert_eq!(journal(&server)["warnings"], json!(["clock_before_2020"]));
+    assert!(!server.log().contains("panic"), "{}", server.log());
 }

@@ -25,6 +25,8 @@
 //! * Its pool counts a thread as idle until it runs, so some of the connections made within microseconds wait for busy
 //!   ones: of a hundred that are kept open eighty waited for ever. A connection more makes a thread, which then takes a queued
 //!   one, so after requests come as many are made, and closed at once, up to `NUDGES` in `NUDGE_DELAY` (`local-nudge`).
+//! * Its date panics while the clock shows a time before 1970, so each of our replies brings its own; its own refusals then
+//!   close the connection without an answer.
 //! * An error of its accept ends its listener, which is then bound again.
 //!
 //! Knows nothing of routes.

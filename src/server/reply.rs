@@ -232,7 +232,8 @@ pub(super) struct Date {
 }
 
 impl Date {
-    fn now(&mut self) -> &str {
+    /// Now; a time before 1970 as 1970.
+    pub(super) fn now(&mut self) -> &str {
         let second = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
         if second != self.second || self.text.is_empty() {
             self.second = second;

@@ -50,6 +50,7 @@ impl<S: Service> Handler<S> {
     }
 
     fn answer(&self, request: Request, context: &RequestContext<'_>, reply: Reply) {
+        let reply = with_an_end(&request, context, reply);
         self.service.answered(&context.answered_with(&reply));
         answer(request, context, reply);
     }
@@ -150,15 +151,20 @@ fn drain(request: &mut Request) {
     }
 }
 
+/// The reply, or a refusal in its place: tiny_http may keep a connection of HTTP/1.0, and then nothing would end a stream.
+fn with_an_end(request: &Request, context: &RequestContext<'_>, reply: Reply) -> Reply {
+    match reply {
+        Reply::Stream(Stream { length: None, .. }) if !context.is_http11 && has_field(request, "Connection") => {
+            let detail = "a stream on a kept HTTP/1.0 connection has no end; use HTTP/1.1";
+            context.refusal(&Problem::new(505, "http_version", detail))
+        }
+        reply => reply,
+    }
+}
+
 fn answer(request: Request, context: &RequestContext<'_>, reply: Reply) {
     let written = match reply {
         Reply::Full(response) => respond(request, context, response),
-        Reply::Stream(Stream { length: None, .. }) if !context.is_http11 && has_field(&request, "Connection") => {
-            // tiny_http may keep the connection, and then nothing would end the stream.
-            let detail = "a stream on a kept HTTP/1.0 connection has no end; use HTTP/1.1";
-            let Reply::Full(response) = context.refusal(&Problem::new(505, "http_version", detail)) else { return };
-            respond(request, context, response)
-        }
         Reply::Stream(stream) => {
             // Framed here: tiny_http would keep 8 KiB back.
             let mut client = Unseen(request.into_writer());
@@ -175,6 +181,8 @@ fn answer(request: Request, context: &RequestContext<'_>, reply: Reply) {
 
 /// tiny_http writes before it drops an unread body, which a client that waits for `100 Continue` never sends.
 fn respond(request: Request, context: &RequestContext<'_>, mut response: Response<Cursor<Vec<u8>>>) -> io::Result<()> {
+    // tiny_http's own panics while the clock shows a time before 1970.
+    response.add_header(header("Date", Date::default().now()));
     response.add_header(header("X-Request-ID", context.scope.id()));
     response.add_header(header("X-Content-Type-Options", "nosniff"));
     let bytes = if context.is_head { 0 } else { response.data_length().unwrap_or(0) };
