@@ -28,6 +28,7 @@ mod shape;
 mod socket;
 mod status;
 mod turn;
+mod warnings;
 
 use std::sync::Arc;
 

@@ -14,7 +14,7 @@ use chatkeep::metrics::{Family, FamilyKind, family};
 use serde_json::{Value, json};
 use support::metrics::{Scrape, promtool};
 use support::socket::Socket;
-use support::{Options, Server, WAIT_TIMEOUT, wait_until};
+use support::{Connection, Options, Server, WAIT_TIMEOUT, wait_until};
 
 /// The names that are promised, whatever the table says.
 const PROMISED: &str = "chatkeep_build_info chatkeep_http_requests_total chatkeep_http_request_seconds \
@@ -153,6 +153,17 @@ fn messages_and_requests_of_every_transport_are_counted_exactly() {
     // `/clear` is answered by no responder, a repeated request by the first one's answer.
     assert_eq!(rose("chatkeep_responder_seconds_count{kind=\"echo\",status=\"completed\"}"), 10.0);
     assert_eq!(after.value("chatkeep_websocket_connections"), 1.0);
+}
+
+#[test]
+fn a_stream_that_the_unix_socket_refuses_counts_as_refused() {
+    let server = start();
+    let before = scrape(&server);
+    let mut kept = Connection::unix(&server.data().join("chatkeep.sock")).unwrap();
+    kept.send(b"GET /api/chat/feed HTTP/1.0\r\nConnection: keep-alive\r\nAccept: text/event-stream\r\n\r\n").unwrap();
+    assert!(kept.until("\r\n\r\n").unwrap().contains(" 505 "));
+    let counted = scrape(&server).since(&before, "chatkeep_http_requests_total{route=\"/api/chat/feed\"");
+    assert_eq!(counted, [(answered("/api/chat/feed", "GET", 505), 1.0)].into());
 }
 
 #[test]
@@ -377,17 +388,47 @@ fn the_values_of_labels_that_alerts_ask_for_exist() {
     assert!(checked > 6, "{checked}");
 }
 
+/// The warnings of the status, and those of the metrics.
+fn warnings(server: &Server) -> (BTreeSet<String>, BTreeSet<String>) {
+    let status = server.local_client().get("/api/storage/status").expect(200);
+    let of_status = serde_json::from_value(status["warnings"].clone()).unwrap();
+    let found = scrape(server);
+    let series = found.series.iter().filter(|(name, value)| name.starts_with("chatkeep_warnings{") && **value == 1.0);
+    (of_status, series.map(|(name, _)| name.split('"').nth(1).unwrap().to_owned()).collect())
+}
+
 #[test]
-fn each_warning_of_the_status_is_one_of_the_metrics() {
-    let server = start();
-    let (document, found) = (server.client().get("/openapi.json").expect(200), scrape(&server));
-    let blocks = &document["components"]["schemas"]["Status"]["properties"];
-    let words = ["journal", "transcripts"].map(|block| &blocks[block]["properties"]["warnings"]["items"]["enum"]);
-    let words: Vec<&str> = words.iter().flat_map(|words| words.as_array().unwrap()).filter_map(Value::as_str).collect();
-    assert!(words.len() >= 7, "{words:?}");
-    for word in words {
-        assert_eq!(found.value(&format!("chatkeep_warnings{{kind=\"{word}\"}}")), 0.0, "{word}");
-    }
+fn status_and_metrics_warn_of_the_same() {
+    let mut server = start();
+    server.client().chat("s", "hi");
+    let document = server.client().get("/openapi.json").expect(200);
+    let kinds = &document["components"]["schemas"]["Status"]["properties"]["warnings"]["items"]["enum"];
+    let series = |kind: &Value| format!("chatkeep_warnings{{kind=\"{}\"}}", kind.as_str().unwrap());
+    let named: BTreeSet<String> = kinds.as_array().unwrap().iter().map(series).collect();
+    let found = scrape(&server);
+    let told = found.series.keys().filter(|name| name.starts_with("chatkeep_warnings{")).cloned();
+    assert_eq!(told.collect::<BTreeSet<_>>(), named);
+    // The transcripts' folder goes while the server is stopped, an old transcript comes, and then the journal goes.
+    server.sigterm_and_wait();
+    fs::remove_dir_all(server.data().join("cache")).unwrap();
+    fs::create_dir_all(server.data().join("cache/chat_sessions")).unwrap();
+    let old = json!({
+        "id": "019385d7-5e00-7000-8000-000000000001", "session_id": "old", "role": "user", "text": "long ago",
+        "metadata": {}, "vector_ids": [], "created_at": "2024-12-02T06:27:08.672000+00:00",
+    });
+    fs::write(server.transcript_path("old"), format!("{old}\n")).unwrap();
+    server.start_again();
+    wait_until("the removal is announced", WAIT_TIMEOUT, || warnings(&server).0.contains("first_sweep_due"));
+    fs::rename(server.data().join("journal"), server.data().join("elsewhere")).unwrap();
+    // The disk of the tests may be nearly full.
+    let wanted = ["first_sweep_due", "folder_is_new", "journal_error"];
+    wait_until("both warn of all three", WAIT_TIMEOUT, || {
+        let (of_status, of_metrics) = warnings(&server);
+        of_status == of_metrics && wanted.iter().all(|kind| of_status.contains(*kind))
+    });
+    let (all, _) = warnings(&server);
+    let others: Vec<_> = all.iter().filter(|kind| !wanted.contains(&kind.as_str()) && *kind != "disk_low").collect();
+    assert!(others.iter().all(|kind| *kind == "stale"), "{others:?}");
 }
 
 #[test]

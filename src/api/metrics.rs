@@ -5,10 +5,9 @@
 
 use crate::chat::Chat;
 use crate::feed::Feed;
-use crate::journal::{AppendError, Warning};
+use crate::journal::AppendError;
 use crate::message::Timestamp;
 use crate::metrics::{CONTENT_TYPE, MetricsText, ProcessFigures, family};
-use crate::transcript::Losses;
 use crate::worker::{FlushFailure, MongoHealth, View};
 
 use super::http::full;
@@ -43,7 +42,7 @@ impl MetricsSources<'_> {
         let database = self.status.mongo_status.view();
         self.drain(&mut text, &database);
         self.memory(&mut text);
-        self.warnings(&mut text, &database);
+        self.warnings(&mut text, database);
         ProcessFigures::now().write(&mut text);
         text.value(&family::PROCESS_START_TIME, self.started_at.micros() as f64 / 1e6);
         full(200, vec![header("Content-Type", CONTENT_TYPE), header("Cache-Control", "no-store")], text.into_bytes())
@@ -107,23 +106,9 @@ impl MetricsSources<'_> {
         text.number(&family::FEED_STREAMS, self.feed.watching() as u64);
     }
 
-    fn warnings(&self, text: &mut MetricsText, database: &View) {
-        let (journal, refusal) = (&self.status.journal, self.status.journal.refusal());
-        let is_full = matches!(refusal, Some(AppendError::Full(_)));
-        let Losses { stale, lost, folder_is_new } = self.status.transcripts.losses();
+    fn warnings(&self, text: &mut MetricsText, database: View) {
+        let now = self.status.warning_sources(self.status.journal.known_warnings(), database);
         let mut warnings = text.family(&family::WARNINGS);
-        let known = journal.known_warnings();
-        let of_journal = Warning::ALL.map(|warning| (warning.as_str(), known.contains(&warning)));
-        let others = [
-            ("journal_full", is_full),
-            ("journal_error", refusal.is_some() && !is_full),
-            ("damaged_at_start", self.status.damaged_at_start() > 0),
-            ("stale", stale > 0),
-            ("lost", lost > 0),
-            ("folder_is_new", folder_is_new),
-            ("differing_indexes", !database.collection.differing_indexes.is_empty()),
-            ("cannot_share", database.cannot_share.is_some()),
-        ];
-        of_journal.into_iter().chain(others).for_each(|(kind, is_so)| _ = warnings.count(&[kind], u64::from(is_so)));
+        now.all().for_each(|(kind, holds)| _ = warnings.count(&[kind], u64::from(holds)));
     }
 }

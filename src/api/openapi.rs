@@ -6,7 +6,7 @@
 use super::{Reply, json_bytes};
 
 /// The document, as JSON.
-const DOCUMENT: &str = include_str!("openapi.json");
+pub(super) const DOCUMENT: &str = include_str!("openapi.json");
 
 /// `GET /openapi.json`
 #[must_use]

@@ -18,6 +18,7 @@ use crate::store;
 use crate::transcript::{Losses, Transcripts};
 use crate::worker::{MongoHealth, MongoStatus, Progress, Reached, View};
 
+use super::warnings::{StatusBlock, WarningSources};
 use super::{Problem, Reply, SocketCounters};
 
 /// The parts that the status describes.
@@ -73,11 +74,17 @@ fn leave_out_places(status: &mut Value) {
     }
 }
 
+fn transcripts(now: &WarningSources) -> Value {
+    let Losses { stale, lost, .. } = now.losses;
+    let warnings = now.names_in(StatusBlock::Transcripts);
+    json!({"stale": stale, "lost": lost, "first_sweep_at": now.first_sweep_at, "warnings": warnings})
+}
+
 impl StatusSources {
     /// `GET /api/storage/status`: one object with a block for each part, in brief:
     ///
     /// ```json
-    /// {"mongo":{"enabled":true,"status":"ok",…},"cache":{"sessions":3,…},"transcripts":{"stale":0,…},
+    /// {"warnings":[],"mongo":{"enabled":true,"status":"ok",…},"cache":{"sessions":3,…},"transcripts":{"stale":0,…},
     ///  "websocket":{"open":1,…},
     /// "queue":{"pending":0,…},"journal":{"status":"ok",…},"responder":{"kind":"echo",…},"version":"0.1.0",
     ///  "uptime_seconds":42,"access":"read","token":"dashboard","sessions":null}
@@ -87,13 +94,15 @@ impl StatusSources {
         // In this order, so that the oldest pending message is published and not yet drained.
         let (reached, database) = (self.progress.look(), self.mongo_status.view());
         let journal = self.journal.stats();
+        let now = self.warning_sources(self.journal.warnings(), database);
         let mut status = json!({
-            "mongo": self.mongo(&reached, &database),
+            "warnings": now.names(),
+            "mongo": self.mongo(&reached, &now.database),
             "cache": self.cache(),
-            "transcripts": self.transcripts(),
+            "transcripts": transcripts(&now),
             "websocket": self.websocket(),
-            "queue": self.queue(journal.published, &reached, &database),
-            "journal": self.journal(&reached, &journal),
+            "queue": self.queue(journal.published, &reached, &now.database),
+            "journal": self.journal(&reached, &journal, &now),
             "responder": self.responder(&chat.stats()),
             "version": env!("CARGO_PKG_VERSION"),
             "uptime_seconds": self.started.elapsed().as_secs(),
@@ -195,13 +204,13 @@ impl StatusSources {
         })
     }
 
-    fn journal(&self, reached: &Reached, stats: &journal::JournalStats) -> Value {
-        let refusal = self.journal.refusal();
+    fn journal(&self, reached: &Reached, stats: &journal::JournalStats, now: &WarningSources) -> Value {
+        let refusal = &now.refusal;
         // Records of dropped segments cannot be delivered any more.
         let undelivered_after =
             reached.undelivered_after.map(|after| after.max(stats.first_sequence.saturating_sub(1)));
         json!({
-            "status": match &refusal {
+            "status": match refusal {
                 None => "ok",
                 Some(AppendError::Full(_)) => "full",
                 Some(_) => "error",
@@ -219,16 +228,23 @@ impl StatusSources {
             "undrained_bytes": stats.undrained_bytes,
             "erasures_pending": self.journal.erasures_pending(),
             "disk_free_bytes": self.journal.disk_space().ok().map(|disk_space| disk_space.free_bytes),
-            "warnings": self.journal.warnings().into_iter().map(Warning::as_str).collect::<Vec<_>>(),
+            "warnings": now.names_in(StatusBlock::Journal),
             "ids_ahead_seconds": self.journal.ids_ahead().as_secs(),
-            "damaged_at_start": self.damaged_at_start(),
+            "damaged_at_start": now.damaged_at_start,
         })
     }
 
-    /// Places of the journal that a start found damaged.
-    pub(super) fn damaged_at_start(&self) -> u64 {
+    /// What the warnings are told from, with those of the journal and the state of MongoDB.
+    pub(super) fn warning_sources(&self, journal: Vec<Warning>, database: View) -> WarningSources {
         let found = self.journal.findings();
-        found.gaps + found.lost_segments + found.rebuilt_headers
+        WarningSources {
+            journal,
+            refusal: self.journal.refusal(),
+            damaged_at_start: found.gaps + found.lost_segments + found.rebuilt_headers,
+            losses: self.transcripts.losses(),
+            first_sweep_at: self.first_sweep.due(),
+            database,
+        }
     }
 
     /// How many WebSockets are open.
@@ -247,14 +263,6 @@ impl StatusSources {
             "errors": turns.errors,
             "panics": turns.panics,
         })
-    }
-
-    fn transcripts(&self) -> Value {
-        let Losses { stale, lost, folder_is_new } = self.transcripts.losses();
-        let warnings = [(stale > 0, "stale"), (lost > 0, "lost"), (folder_is_new, "folder_is_new")];
-        let warnings: Vec<&str> = warnings.iter().filter(|(is_so, _)| *is_so).map(|(_, word)| *word).collect();
-        let first_sweep_at = self.first_sweep.due();
-        json!({"stale": stale, "lost": lost, "first_sweep_at": first_sweep_at, "warnings": warnings})
     }
 
     fn websocket(&self) -> Value {

@@ -227,11 +227,8 @@ fn status_lines(status: &Value) -> String {
     if undelivered > 0 {
         lines.push(("backlog", format!("{} that MongoDB lacks, which is switched off", some(undelivered, "record"))));
     }
-    if let Some(due) = status["transcripts"]["first_sweep_at"].as_str() {
-        lines.push(("sweep", format!("{due}: removes what is older than mongo.ttl_days, for the first time")));
-    }
-    let warnings = journal["warnings"].as_array().into_iter().flatten();
-    lines.extend(warnings.map(|warning| ("warning", warning_line(&word(warning), journal))));
+    let warnings = status["warnings"].as_array().into_iter().flatten();
+    lines.extend(warnings.map(|warning| ("warning", warning_line(&word(warning), status))));
     lines.iter().map(|(label, what)| format!("{label:<9}{what}\n")).collect()
 }
 
@@ -314,15 +311,28 @@ fn journal_line(journal: &Value, is_pending: bool) -> String {
     )
 }
 
-fn warning_line(warning: &str, journal: &Value) -> String {
-    match warning {
+fn warning_line(warning: &str, status: &Value) -> String {
+    let (journal, mongo, transcripts) = (&status["journal"], &status["mongo"], &status["transcripts"]);
+    let what = match warning {
         "ids_ahead" => {
             let ahead = span(number(&journal["ids_ahead_seconds"]));
-            format!("{warning}: new messages are dated {ahead} ahead of the clock, which was set back")
+            format!("new messages are dated {ahead} ahead of the clock, which was set back")
         }
-        "clock_before_2020" => format!("{warning}: set the clock of this machine"),
-        _ => warning.to_owned(),
-    }
+        "clock_before_2020" => "set the clock of this machine".to_owned(),
+        "journal_full" | "journal_error" => format!("messages are refused: {}", word(&journal["reason"])),
+        "damaged_at_start" => "run chatkeep doctor while the server is stopped".to_owned(),
+        "stale" => format!("of {}, the journal has more", some(number(&transcripts["stale"]), "transcript")),
+        "lost" => format!("a part of {} is gone", some(number(&transcripts["lost"]), "transcript")),
+        "first_sweep_due" => {
+            let due = word(&transcripts["first_sweep_at"]);
+            format!("what is older than mongo.ttl_days is removed for the first time at {due}")
+        }
+        "ttl_differs" => "documents expire otherwise than mongo.ttl_days says; chatkeep apply-ttl sets them".to_owned(),
+        "indexes_made_again" => format!("at {}: was the collection dropped?", word(&mongo["indexes_made_again"])),
+        "cannot_share" => word(&mongo["shared_reason"]),
+        _ => return warning.to_owned(),
+    };
+    format!("{warning}: {what}")
 }
 
 /// A duration in its two largest units.
@@ -388,7 +398,7 @@ mod tests {
 
     #[test]
     fn a_warning_that_words_help_with_has_words() {
-        let status = json!({"journal": {"warnings": ["disk_low", "ids_ahead"], "ids_ahead_seconds": 3700}});
+        let status = json!({"warnings": ["disk_low", "ids_ahead"], "journal": {"ids_ahead_seconds": 3700}});
         let lines = status_lines(&status);
         let ahead = "warning  ids_ahead: new messages are dated 1 h 1 min ahead of the clock, which was set back\n";
         assert!(lines.ends_with(&format!("warning  disk_low\n{ahead}")), "{lines}");
