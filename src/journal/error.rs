@@ -72,7 +72,7 @@ pub enum OpenError {
     Newer {
         /// The segment.
         path: PathBuf,
-        /// Its version.
+        /// Its version, or that of a record in it.
         source: HeaderError,
     },
     /// The disk failed.
@@ -85,7 +85,13 @@ pub enum OpenError {
     },
 }
 
-/// Adds the path to an error of the disk.
+/// Adds the path to an error of the disk, or to a walk's that met a record of a later version.
 pub(super) fn at(path: &Path) -> impl FnOnce(io::Error) -> OpenError + '_ {
-    move |source| OpenError::Io { path: path.to_owned(), source }
+    move |source| {
+        let path = path.to_owned();
+        match source.get_ref().and_then(|inner| inner.downcast_ref::<HeaderError>()) {
+            Some(newer) => OpenError::Newer { path, source: *newer },
+            None => OpenError::Io { path, source },
+        }
+    }
 }

@@ -29,7 +29,8 @@
 //! segment holds from there on was refused, or was written again.
 //!
 //! Behind the last frame the segment is zero. Checksums are not chained: damage costs the frames it touches and no other.
-//! To raise the version: write the new one, keep reading this one, and refuse a newer one by name ([`HeaderError`]).
+//! To raise the version: write the new one, keep reading this one, and refuse a newer one by name ([`HeaderError`]). An
+//! intact frame of another kind or with other flags is refused in the same way: it is no damage, and must not be cut off.
 
 use super::codec::{Encoded, sealed, vouched_for};
 
@@ -90,6 +91,10 @@ pub enum HeaderError {
     /// A program of a later version wrote it: it is intact and must not be changed.
     #[error("written in journal format {0}; this chatkeep reads formats up to {FORMAT_VERSION}: use a newer chatkeep")]
     Newer(u32),
+    /// The segment has an intact frame of that kind and with those flags, which a program of a later version wrote: it
+    /// must not be changed.
+    #[error("it holds a record of kind {0} with flags {1}, which this chatkeep does not know: use a newer chatkeep")]
+    NewerRecord(u8, u8),
     /// The bytes are damaged or were never a segment.
     #[error("its header is damaged")]
     Damaged,
@@ -171,6 +176,16 @@ impl FrameHeader {
         buffer.extend_from_slice(&self.sequence.to_le_bytes());
         buffer.extend_from_slice(&self.payload_bytes.to_le_bytes());
         buffer.extend_from_slice(&[self.kind as u8, self.group.flags(), 0, 0]);
+    }
+
+    /// The length of the frame that begins there by its own account, and why only a later version can read it; `None` if this
+    /// one can, or if these bytes cannot start a frame of the segment with that salt. The checksum is not checked.
+    #[must_use]
+    pub fn peek_newer(bytes: &[u8], salt: u32) -> Option<(usize, HeaderError)> {
+        let is_newer =
+            bytes.len() >= FRAME_HEADER_BYTES && u32_at(bytes, 0) == salt && Self::peek(bytes, salt).is_none();
+        is_newer
+            .then(|| (FRAME_HEADER_BYTES + u32_at(bytes, 16) as usize, HeaderError::NewerRecord(bytes[20], bytes[21])))
     }
 
     /// Reads the header of a frame of the segment with that salt, without checking the checksum.

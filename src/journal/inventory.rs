@@ -110,7 +110,7 @@ impl<D: Disk> Taking<'_, '_, D> {
             // A power cut gave a file the name of its next use. What it holds belongs to no segment.
             Ok(_) => self.others.push((number, JournalFault::OtherNumber)),
             Err(HeaderError::Damaged) => self.damaged.push(number),
-            Err(source @ HeaderError::Newer(_)) => return Err(OpenError::Newer { path, source }),
+            Err(source) => return Err(OpenError::Newer { path, source }),
         }
         Ok(())
     }

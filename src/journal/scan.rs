@@ -204,7 +204,9 @@ impl<F: DiskFile> Scanner<F> {
             return Ok(None);
         }
         let salt = self.salt;
-        let Some(header) = peek(self.bytes(at, FRAME_HEADER_BYTES)?, salt) else { return Ok(None) };
+        let Some(header) = peek(self.bytes(at, FRAME_HEADER_BYTES)?, salt) else {
+            return self.refuse_newer(at, left).map(|()| None);
+        };
         let rises = salt.is_none() || self.last_sequence.is_none_or(|last| header.sequence > last);
         let frame_bytes = header.frame_bytes();
         let patience = (VAIN_WALKS * (self.file_bytes + at)).saturating_sub(self.vain_bytes);
@@ -219,6 +221,24 @@ impl<F: DiskFile> Scanner<F> {
         let start = usize::try_from(at - self.window_at).expect("the window holds the frame");
         self.payload = start + FRAME_HEADER_BYTES..start + frame_bytes;
         Ok(Some(header))
+    }
+
+    /// An error if an intact frame of a later version starts at `at`, with `left` bytes up to the file's end.
+    fn refuse_newer(&mut self, at: u64, left: u64) -> io::Result<()> {
+        let Some(salt) = self.salt else { return Ok(()) };
+        let Some((frame_bytes, why)) = FrameHeader::peek_newer(self.bytes(at, FRAME_HEADER_BYTES)?, salt) else {
+            return Ok(());
+        };
+        let patience = (VAIN_WALKS * (self.file_bytes + at)).saturating_sub(self.vain_bytes);
+        if frame_bytes as u64 > left.min(patience) {
+            return Ok(());
+        }
+        let frame = self.bytes(at, frame_bytes)?;
+        if frame.len() == frame_bytes && is_intact(frame) {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, why));
+        }
+        self.vain_bytes += frame_bytes as u64;
+        Ok(())
     }
 
     /// Searches from the byte after `offset`: returns the next intact frame, and whether the bytes before it (or before
