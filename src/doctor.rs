@@ -34,6 +34,7 @@ use std::path::Path;
 
 use crate::disk::RealDisk;
 use crate::journal::{Lock, OpenError};
+use crate::layout;
 use crate::message::Clock;
 
 use examine::examine;
@@ -66,6 +67,7 @@ pub fn run(place: &DataLocation, task: Task) -> Result<Report, DoctorError> {
     let mut report = examine(&RealDisk, place, &clock)?;
     if task == Task::Repair && (report.journal.is_some() || report.transcripts.is_some()) {
         repair::refuse_what_is_newer(&report)?;
+        repair::refuse_another_user(&layout::lock(place.journal()), rustix::process::geteuid().as_raw())?;
         repair::keep_first(&RealDisk, place)?;
         // The journal takes the lock itself; if a server starts in between, the server goes on and the repair fails.
         drop(hold);

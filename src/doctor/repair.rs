@@ -7,6 +7,7 @@
 
 use std::io;
 use std::num::NonZeroUsize;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use crate::disk::{self, Disk, DiskFile, aside};
@@ -28,6 +29,17 @@ const OPEN_MAX: NonZeroUsize = NonZeroUsize::new(64).expect("not 0");
 pub fn refuse_what_is_newer(report: &Report) -> Result<(), DoctorError> {
     let newer = report.journal.as_ref().and_then(|journal| journal.newer.as_ref());
     newer.map_or(Ok(()), |(name, why)| Err(DoctorError::Unrepairable(format!("{name}: {why}"))))
+}
+
+/// Refuses to make files as `user` that the server could not read: its own user has made the journal's lock.
+pub fn refuse_another_user(lock: &Path, user: u32) -> Result<(), DoctorError> {
+    match std::fs::metadata(lock).map(|metadata| metadata.uid()) {
+        Ok(owner) if owner != user => Err(DoctorError::Unrepairable(format!(
+            "{} belongs to the user {owner}: repair as that user (sudo -u '#{owner}'), so that the server can use what is made",
+            lock.display()
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Keeps what the next open would remove: segments that hold messages and never got their name.
@@ -214,4 +226,19 @@ fn copied<D: Disk>(disk: &D, from: &Path, to: &Path) -> io::Result<(D::File, u64
         at += 1;
     }
     Ok((new, at))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_user_whose_server_it_was_repairs() {
+        let lock = tempfile::NamedTempFile::new().unwrap();
+        let own = lock.as_file().metadata().unwrap().uid();
+        assert!(refuse_another_user(lock.path(), own).is_ok());
+        let refused = refuse_another_user(lock.path(), own + 1).unwrap_err().to_string();
+        assert!(refused.contains(&format!("belongs to the user {own}")), "{refused}");
+        assert!(refuse_another_user(Path::new("/nowhere/lock"), own).is_ok(), "no server was ever there");
+    }
 }
