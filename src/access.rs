@@ -1,11 +1,13 @@
 //! Who sent a request, and what that allows: the access of a token, and the sessions it is limited to.
 //!
-//! A [`Principal`] is made once for each token and shared by all that it sent.
+//! A [`Principal`] is made once for each token and shared by all that it sent. When its token is gone it is revoked, and
+//! whoever holds it, an open socket or stream, can see that.
 //!
 //! Knows nothing of how tokens are written, sent and compared.
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Deserializer};
 
@@ -93,20 +95,21 @@ struct Grant {
     token: Option<String>,
     access: Access,
     sessions: Option<SessionPrefix>,
+    is_revoked: AtomicBool,
 }
 
 impl Principal {
     /// Whoever has the token of that name; `sessions` limits it to these.
     #[must_use]
     pub fn with_token(name: &str, access: Access, sessions: Option<SessionPrefix>) -> Self {
-        Self(Arc::new(Grant { token: Some(name.to_owned()), access, sessions }))
+        Self(Arc::new(Grant { token: Some(name.to_owned()), access, sessions, is_revoked: AtomicBool::new(false) }))
     }
 
     /// A caller without a token, where none is asked for, as on the Unix socket: [`Access::Admin`]; else
     /// [`Access::None`].
     #[must_use]
     pub fn without_token(access: Access) -> Self {
-        Self(Arc::new(Grant { token: None, access, sessions: None }))
+        Self(Arc::new(Grant { token: None, access, sessions: None, is_revoked: AtomicBool::new(false) }))
     }
 
     /// What it may do.
@@ -131,6 +134,29 @@ impl Principal {
     #[must_use]
     pub fn covers(&self, session: &SessionId) -> bool {
         self.sessions().is_none_or(|prefix| prefix.covers(session))
+    }
+
+    /// Whether both have the same name, access and sessions.
+    #[must_use]
+    pub fn is_like(&self, other: &Self) -> bool {
+        (self.token(), self.access(), self.sessions()) == (other.token(), other.access(), other.sessions())
+    }
+
+    /// Whether both are the same caller.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Its token is gone, or means something else: what is still open for it ends.
+    pub fn revoke(&self) {
+        self.0.is_revoked.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether its token is gone.
+    #[must_use]
+    pub fn is_revoked(&self) -> bool {
+        self.0.is_revoked.load(Ordering::SeqCst)
     }
 }
 
@@ -159,6 +185,16 @@ mod tests {
             assert!(!caller.covers(&session(other)), "{other}");
         }
         assert!(Principal::without_token(Access::Admin).covers(&session("default")));
+    }
+
+    #[test]
+    fn a_revoked_caller_is_revoked_for_all_who_hold_it() {
+        let caller = Principal::with_token("t", Access::Read, None);
+        let held = caller.clone();
+        assert!(!held.is_revoked() && held.is_like(&caller));
+        caller.revoke();
+        assert!(held.is_revoked());
+        assert!(!caller.is_like(&Principal::with_token("t", Access::Write, None)));
         assert!(Access::None < Access::Read && Access::Read < Access::Write && Access::Write < Access::Admin);
     }
 }

@@ -5,11 +5,14 @@
 //! waiting requests of the feed, turns (new ones refused, running ones finished or stopped) beside listeners (running
 //! requests finish), janitor, worker (flushes, stores the checkpoint), the journal's last sync.
 
+mod reload;
+
 use std::fs::DirBuilder;
 use std::io::Write;
 use std::num::NonZeroUsize;
 use std::os::unix::fs::DirBuilderExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -20,7 +23,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use crate::api::{Api, HttpMeters, ReplyBudget, SocketService, StatusSources};
 use crate::cache::Cache;
 use crate::chat::Chat;
-use crate::config::{Config, Fsync};
+use crate::config::{Config, Fsync, Settings};
 use crate::descriptors::Descriptors;
 use crate::disk::RealDisk;
 use crate::feed::Feed;
@@ -33,11 +36,14 @@ use crate::metrics::Counter;
 use crate::permit::Semaphore;
 use crate::recorder::{OpenedRecorder, Recorder, open_transcripts};
 use crate::server::{WebSocketOptions, local, tcp};
-use crate::signals::{self, Cause, Stopper};
+use crate::signals::{Cause, EndWaiter, Stopper};
 use crate::store::Store;
 use crate::transcript::Transcripts;
 use crate::worker::{DeadLetters, Drain, MongoStatus, PendingErasures, Progress, RemoteErasures, Worker};
 use crate::{descriptors, janitor, layout, responder, store, systemd, thread};
+
+pub use reload::ConfigSource;
+use reload::{Limits, ReloadableParts, waiting_max, watching_max};
 
 /// Time reserved before the deadline of a stop for the last syncs, after the drain to MongoDB.
 const FLUSH_TIME: Duration = Duration::from_millis(500);
@@ -45,14 +51,16 @@ const FLUSH_TIME: Duration = Duration::from_millis(500);
 /// Time reserved before it for what follows stopped answers: their records, and the replies to waiting requests.
 const RECORD_TIME: Duration = Duration::from_secs(2);
 
-/// Serves until a signal or a fatal fault.
+/// Serves until a signal or a fatal fault. On SIGHUP it reads the configuration anew from `source`.
 ///
 /// # Errors
 /// What kept the server from starting, or the fault that stopped it. Data acknowledged before is safe.
-pub fn run(config: &Config) -> anyhow::Result<()> {
-    let (stopper, waiter) = signals::install().context("the signals cannot be taken over")?;
-    let app = App::start(config, &stopper)?;
-    let cause = waiter.wait();
+pub fn run(settings: Settings, source: &ConfigSource<'_>, ends: (Stopper, EndWaiter)) -> anyhow::Result<()> {
+    let (stopper, waiter) = ends;
+    waiter.warnings.iter().for_each(|warning| log::warn!("{warning}"));
+    let mut app = App::start(&settings.config(), &stopper)?;
+    let mut running = settings;
+    let cause = waiter.wait(|| app.reload(&mut running, source));
     systemd::stopping(match &cause {
         Cause::Signal(name) => name,
         Cause::Fatal(reason) => reason,
@@ -79,6 +87,7 @@ struct App {
     /// In the order in which they stop.
     background: Vec<Background>,
     drain: Duration,
+    limits: Limits,
     /// Set once, when the stop begins: the time by which everything must have ended.
     stop_by: Arc<OnceLock<Instant>>,
 }
@@ -90,8 +99,7 @@ impl App {
         let (progress, stop_by) = (Arc::new(Progress::default()), Arc::new(OnceLock::new()));
         let worker = core.worker(&base, channel, &progress, &stop_by)?;
         let mut background = core.background(&base, stopper, worker)?;
-        // Requests that wait for events must leave connections for those that record.
-        let watching_max = config.server.max_feed_streams.min(base.descriptors.share.connections / 2).max(1);
+        let watching_max = watching_max(config, base.descriptors.share());
         let feed = Arc::new(Feed::new(core.journal.clone(), base.expiry(), watching_max));
         let (chat, history) = (core.chat.clone(), core.history.clone());
         let sockets = SocketService::start(
@@ -104,6 +112,7 @@ impl App {
         let sockets = Arc::new(sockets.context("the threads behind the WebSockets cannot be started")?);
         let journal = core.journal.clone();
         let connections = core.connections(&base);
+        let connections_max = connections.max.clone();
         let status = core.status(&base, progress);
         let server = &config.server;
         let outgoing = Semaphore::new(server.max_outgoing_bytes);
@@ -114,6 +123,7 @@ impl App {
             sockets: sockets.clone(),
             outgoing: outgoing.clone(),
         };
+        let limits = Limits { descriptors: base.descriptors.clone(), connections_max, outgoing: outgoing.clone() };
         let outgoing = ReplyBudget::new(outgoing);
         let status = Arc::new(status);
         let line = status.clone();
@@ -130,7 +140,23 @@ impl App {
             // The last one, so that a watchdog is fed as long as anything runs.
             background.push(Background::start("systemd", stopper, watch)?);
         }
-        Ok(Self { tcp, local, sockets, feed, chat, journal, background, drain: server.drain, stop_by })
+        Ok(Self { tcp, local, sockets, feed, chat, journal, background, drain: server.drain, limits, stop_by })
+    }
+
+    /// Does all that a SIGHUP asks for.
+    fn reload(&mut self, running: &mut Settings, source: &ConfigSource<'_>) {
+        systemd::reloading();
+        let parts = ReloadableParts {
+            tcp: &self.tcp,
+            local: self.local.as_ref(),
+            sockets: &self.sockets,
+            feed: &self.feed,
+            chat: &self.chat,
+            limits: &self.limits,
+        };
+        parts.reload(running, source);
+        self.drain = running.config().server.drain;
+        systemd::reloaded();
     }
 
     fn stop(self) {
@@ -283,7 +309,7 @@ impl Core {
     fn open(base: &Base<'_>, stopper: &Stopper) -> anyhow::Result<(Self, Receiver<Record>)> {
         let (config, clock) = (base.config, &base.clock);
         let descriptors = base.descriptors.clone();
-        let open_max = NonZeroUsize::new(descriptors.share.transcripts).unwrap_or(NonZeroUsize::MIN);
+        let open_max = NonZeroUsize::new(descriptors.share().transcripts).unwrap_or(NonZeroUsize::MIN);
         let folder = &config.mongo.cache.disk_path;
         let transcripts = open_transcripts(config, open_max).with_context(|| folder.display().to_string())?;
         let transcripts = Arc::new(transcripts.expiring(base.expiry()).borrowing(descriptors));
@@ -301,8 +327,7 @@ impl Core {
             history = history.with(Database::new(store, mongo_status.clone(), timeout, shared));
         }
         let history = Arc::new(history);
-        // Requests that wait for answers must leave connections for those that record.
-        let waiting_max = (base.descriptors.share.connections / 4).max(1);
+        let waiting_max = waiting_max(base.descriptors.share());
         let responder = responder::new(&config.responder);
         let (recorder, told) = (Arc::new(recorder), hub.clone());
         let chat = Arc::new(Chat::new(recorder, history.clone(), told, responder, &config.responder, waiting_max));
@@ -382,7 +407,7 @@ impl Core {
     fn connections(&self, base: &Base<'_>) -> tcp::Connections {
         let (descriptors, transcripts) = (&base.descriptors, self.transcripts.clone());
         tcp::Connections {
-            max: descriptors.share.connections,
+            max: Arc::new(AtomicUsize::new(descriptors.share().connections)),
             open: descriptors.connections.clone(),
             on_arrival: Box::new(move || transcripts.give_back()),
         }
@@ -399,7 +424,7 @@ impl Core {
             mongo_status: self.mongo_status,
             skipped: self.skipped,
             sockets: Arc::default(),
-            sockets_max: base.descriptors.share.sockets,
+            sockets_open: base.descriptors.sockets.clone(),
             clock: base.clock.clone(),
             started: base.started,
         }

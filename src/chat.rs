@@ -120,6 +120,12 @@ impl Chat {
         }
     }
 
+    /// At most so many requests wait for answers at once from now on, and the responder passes no secret of `config` on.
+    pub fn reload(&self, config: &ResponderConfig, waiting_max: usize) {
+        self.waiting.set_max(waiting_max);
+        self.responder.iter().for_each(|responder| responder.hide_secrets(config));
+    }
+
     /// Takes a turn that waits only for a sync: without a responder, or with one that answers at once. `None`: it may
     /// wait longer; call [`Chat::begin`], on a thread that may wait.
     pub fn at_once(&self, turn: &Turn<'_>) -> Option<Result<TurnOutcome, AppendError>> {

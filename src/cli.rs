@@ -31,12 +31,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use args::{Command, HELP, Options, ReportFormat};
-use load::{MONGO_URI, load, load_using, token_file_warning};
+use load::{MONGO_URI, load, load_again, load_using, token_file_warning};
 use screen::{CommandError, note, print, warn};
 
 use crate::logging::LineStyle;
 use crate::store::{self, StoreError};
-use crate::{app, doctor, logging, responder};
+use crate::{app, doctor, logging, responder, signals};
 
 /// What `data/` in the default paths means without `--data`.
 const DEFAULT_DATA: &str = "data";
@@ -66,6 +66,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn serve(options: &Options) -> Result<(), CommandError> {
+    // First of all: a SIGHUP that comes before would end the process.
+    let ends = signals::install()
+        .map_err(|error| CommandError::Other(format!("the signals cannot be taken over: {error}")))?;
     let loaded = load(options)?;
     let config = loaded.settings.config();
     let style = logging::init(&config.log).map_err(|error| CommandError::Other(error.to_string()))?;
@@ -74,8 +77,15 @@ fn serve(options: &Options) -> Result<(), CommandError> {
     if let Some(warning) = token_file_warning(&config) {
         log::warn!("{warning}");
     }
+    let again = || {
+        let settings = load_again(options, loaded.path.as_deref())?;
+        if let Some(warning) = token_file_warning(&settings.config()) {
+            log::warn!("{warning}");
+        }
+        Ok(settings)
+    };
     // The panic hook has logged a panic; this turns it into our exit code instead of Rust's 101.
-    let done = catch_unwind(AssertUnwindSafe(|| app::run(&config)));
+    let done = catch_unwind(AssertUnwindSafe(|| app::run(loaded.settings.clone(), &again, ends)));
     let fault = match done {
         Ok(done) => done.err().map(|error| told(&error)),
         Err(_) => Some("the server panicked; the log says where".to_owned()),

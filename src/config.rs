@@ -38,7 +38,7 @@ mod tests;
 pub use fault::{ConfigError, ConfigErrors, closest};
 pub use resolve::{Overrides, UsesSecret};
 pub use secret::{Secret, redact_uri};
-pub use settings::Settings;
+pub use settings::{Reload, Settings};
 pub use types::{
     AuthConfig, BatchConfig, CacheConfig, Config, Fsync, HistoryConfig, JournalConfig, LogConfig, LogFormat,
     MongoConfig, OpenAiConfig, ResponderConfig, ResponderKind, ServerConfig, Timeouts, TokenConfig, WebsocketConfig,

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::permit::Semaphore;
+use crate::swap::Swap;
 
 /// Descriptors reserved for everything but connections: standard streams, the journal, the lock, transcripts, the
 /// driver.
@@ -52,8 +53,7 @@ impl Share {
 /// The shares, and how many connections use descriptors now.
 #[derive(Debug)]
 pub struct Descriptors {
-    /// The most descriptors of each kind.
-    pub share: Share,
+    share: Swap<Share>,
     /// A permit for each TCP connection that is no WebSocket.
     pub connections: Arc<Semaphore>,
     /// A permit for each WebSocket.
@@ -66,7 +66,19 @@ impl Descriptors {
     pub fn new(share: Share) -> Arc<Self> {
         // The listener has a limit of its own, at which it makes room.
         let (connections, sockets) = (Semaphore::new(usize::MAX), Semaphore::new(share.sockets));
-        Arc::new(Self { share, connections, sockets })
+        Arc::new(Self { share: Swap::new(share), connections, sockets })
+    }
+
+    /// The most descriptors of each kind.
+    #[must_use]
+    pub fn share(&self) -> Share {
+        *self.share.load()
+    }
+
+    /// Shares them out anew; what is open beyond it stays open.
+    pub fn share_anew(&self, share: Share) {
+        self.sockets.set_max(share.sockets);
+        self.share.store(share);
     }
 
     /// As many as given, all for transcripts.
@@ -78,7 +90,7 @@ impl Descriptors {
     /// The most transcripts that may be open now.
     #[must_use]
     pub fn transcripts_max(&self) -> usize {
-        self.share.transcripts_beside(self.connections.taken() + self.sockets.taken())
+        self.share().transcripts_beside(self.connections.taken() + self.sockets.taken())
     }
 }
 

@@ -244,6 +244,11 @@ impl<D: Disk> Feed<D> {
         Ok(())
     }
 
+    /// At most so many requests wait from now on; those beyond it that wait already go on.
+    pub fn set_watching_max(&self, watching_max: usize) {
+        self.watching.set_max(watching_max);
+    }
+
     /// Takes the right to wait; `None` at the limit.
     pub fn watch(self: &Arc<Self>) -> Option<WaitPermit<D>> {
         self.watching.try_acquire().map(|permit| WaitPermit { feed: Arc::clone(self), _permit: permit })

@@ -8,7 +8,7 @@
 //! L3 server api
 //! L2 chat recorder history feed hub worker janitor doctor
 //! L1 journal cache transcript store responder
-//! L0 access message backoff config descriptors disk layout liveness permit thread signals logging metrics
+//! L0 access message backoff config descriptors disk layout liveness permit swap thread signals logging metrics
 //! ```
 
 pub mod access;
@@ -38,6 +38,7 @@ pub mod responder;
 pub mod server;
 pub mod signals;
 pub mod store;
+pub mod swap;
 pub mod systemd;
 pub mod thread;
 pub mod transcript;

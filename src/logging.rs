@@ -57,15 +57,22 @@ pub fn init(config: &LogConfig) -> Result<LineStyle, SetLoggerError> {
         request::tell_sessions();
     }
     let logger = Logger::new(config, style, LogQueue::new(io::stderr(), style));
-    log::set_boxed_logger(Box::new(logger))?;
+    // The level of the process, which may change.
+    log::set_boxed_logger(Box::new(Logger { level: None, ..logger }))?;
     log::set_max_level(config.level);
     std::panic::set_hook(Box::new(log_panic));
     Ok(style)
 }
 
+/// Logs from `level` up from now on.
+pub fn set_level(level: LevelFilter) {
+    log::set_max_level(level);
+}
+
 /// Bounds each message, makes a line of it, and hands it to the queue.
 struct Logger<W: Write + Send + 'static> {
-    level: LevelFilter,
+    /// `None`: that of the process.
+    level: Option<LevelFilter>,
     logs_access: bool,
     writer: LineWriter<W>,
 }
@@ -77,24 +84,24 @@ enum LineWriter<W: Write + Send + 'static> {
 
 impl<W: Write + Send + 'static> Logger<W> {
     fn new(config: &LogConfig, style: LineStyle, out: W) -> Self {
-        let text = |out| WriteLogger::new(config.level, style.simplelog(), LineBuffer::new(style, out));
+        let text = |out| WriteLogger::new(LevelFilter::Trace, style.simplelog(), LineBuffer::new(style, out));
         let writer = match style {
             LineStyle::Json => LineWriter::Json(Mutex::new(out)),
             LineStyle::Plain | LineStyle::Journal => LineWriter::Text(text(out)),
         };
-        Self { level: config.level, logs_access: config.access, writer }
+        Self { level: Some(config.level), logs_access: config.access, writer }
     }
 }
 
 impl<W: Write + Send + 'static> Log for Logger<W> {
     /// Other crates log from WARN up only: their details are for TRACE, and some contain network traffic.
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        let target = metadata.target();
+        let (target, level) = (metadata.target(), self.level.unwrap_or_else(log::max_level));
         let is_of =
             |name: &str| target.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"));
-        let is_told = self.level == LevelFilter::Trace && !TELL_SECRETS.iter().any(|name| is_of(name));
+        let is_told = level == LevelFilter::Trace && !TELL_SECRETS.iter().any(|name| is_of(name));
         let is_wanted = self.logs_access || target != ACCESS;
-        metadata.level() <= self.level && is_wanted && (is_of(OURS) || metadata.level() <= Level::Warn || is_told)
+        metadata.level() <= level && is_wanted && (is_of(OURS) || metadata.level() <= Level::Warn || is_told)
     }
 
     fn log(&self, record: &Record<'_>) {

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 #[derive(Debug)]
 pub struct Semaphore {
     taken: AtomicUsize,
-    max: usize,
+    max: AtomicUsize,
 }
 
 /// One of them or several, given back when it is dropped.
@@ -24,7 +24,7 @@ impl Semaphore {
     /// At most `max` permits at once.
     #[must_use]
     pub fn new(max: usize) -> Arc<Self> {
-        Arc::new(Self { taken: AtomicUsize::new(0), max })
+        Arc::new(Self { taken: AtomicUsize::new(0), max: AtomicUsize::new(max) })
     }
 
     /// A permit, unless all are taken.
@@ -40,8 +40,19 @@ impl Semaphore {
     }
 
     fn take(&self, count: usize) -> bool {
-        let more = |taken: usize| taken.checked_add(count).filter(|taken| *taken <= self.max);
+        let more = |taken: usize| taken.checked_add(count).filter(|taken| *taken <= self.max());
         count == 0 || self.taken.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).is_ok()
+    }
+
+    /// Sets the limit; permits beyond it stay valid until they come back.
+    pub fn set_max(&self, max: usize) {
+        self.max.store(max, Ordering::SeqCst);
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn max(&self) -> usize {
+        self.max.load(Ordering::SeqCst)
     }
 
     /// How many are taken now.
@@ -94,6 +105,20 @@ mod tests {
         assert!(permit.resize(3) && semaphore.taken() == 3);
         drop((permit, none));
         assert_eq!(semaphore.taken(), 0);
+    }
+
+    #[test]
+    fn a_limit_that_changes_holds_for_the_next_permit() {
+        let semaphore = Semaphore::new(1);
+        let first = semaphore.try_acquire();
+        semaphore.set_max(2);
+        let second = semaphore.try_acquire();
+        semaphore.set_max(1);
+        assert!(second.is_some() && semaphore.try_acquire().is_none());
+        drop(first);
+        assert!(semaphore.try_acquire().is_none() && semaphore.taken() == 1, "one is taken still");
+        drop(second);
+        assert!(semaphore.try_acquire().is_some());
     }
 
     #[test]

@@ -1,11 +1,10 @@
-//! What ends the process: a signal, or a part that cannot go on.
+//! What ends the process, or has its configuration reloaded: a signal, or a part that cannot go on.
 //!
 //! `main` waits here for either. The first SIGTERM or SIGINT stops in order; from then on a second one ends the process
 //! at once with code 1 (which loses nothing acknowledged: the journal has it).
 //!
-//! SIGHUP also stops in order, because it means that the terminal was closed, unless it was ignored when the process
-//! started (`nohup`). It never counts as the second signal, because terminals and service managers send it together
-//! with another one. SIGXFSZ is caught so that a file-size limit becomes an error of the write, which the journal
+//! SIGHUP ends nothing: the configuration is to be read again, also where the process was started with it ignored
+//! (`nohup`). SIGXFSZ is caught so that a file-size limit becomes an error of the write, which the journal
 //! handles.
 //!
 //! A signal that the parent process had blocked is never delivered, and to unblock it would take unsafe code. But
@@ -70,13 +69,23 @@ pub struct EndWaiter {
     is_stopping: Arc<AtomicBool>,
     /// The first one that came although it is blocked.
     blocked: Arc<OnceLock<i32>>,
+    /// What the log should say once there is one.
+    pub warnings: Vec<String>,
 }
 
 impl EndWaiter {
-    /// Blocks until a signal arrives or a [`Stopper`] is used; earlier ones count.
+    /// Blocks until a signal to stop arrives or a [`Stopper`] is used; earlier ones count. `on_hangup` is called on each
+    /// SIGHUP meanwhile, once for several that come close together.
     #[must_use]
-    pub fn wait(mut self) -> Cause {
-        let signal = self.signals.forever().next();
+    pub fn wait(mut self, mut on_hangup: impl FnMut()) -> Cause {
+        let mut stops = self.signals.forever().filter(|signal| {
+            let is_hangup = *signal == SIGHUP;
+            if is_hangup {
+                on_hangup();
+            }
+            !is_hangup
+        });
+        let signal = stops.next();
         match signal.or(self.blocked.get().copied()) {
             Some(signal) => Cause::Signal(signal_name(signal).unwrap_or("a signal")),
             None => {
@@ -101,23 +110,24 @@ pub fn install() -> io::Result<(Stopper, EndWaiter)> {
         flag::register(signal, Arc::clone(&is_stopping))?;
     }
     flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
-    let signals = Signals::new([SIGTERM, SIGINT])?;
-    let mut heeded = vec![SIGTERM, SIGINT];
-    if !look().holds("SigIgn", SIGHUP) {
-        signals.add_signal(SIGHUP)?;
-        heeded.push(SIGHUP);
+    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    let (status, mut warnings) = (look(), Vec::new());
+    if status.holds("SigBlk", SIGHUP) {
+        let told = "SIGHUP is blocked by whoever started this process: a change of the configuration needs a restart";
+        warnings.push(told.to_owned());
     }
     let reason = Arc::new(OnceLock::new());
     let stopper = Stopper { reason: Arc::clone(&reason), handle: signals.handle() };
     let blocked = Arc::default();
-    heeded.retain(|signal| look().holds("SigBlk", *signal));
+    let heeded: Vec<i32> = [SIGTERM, SIGINT].into_iter().filter(|signal| status.holds("SigBlk", *signal)).collect();
     if !heeded.is_empty() {
         let names: Vec<&str> = heeded.iter().filter_map(|signal| signal_name(*signal)).collect();
-        log::warn!("{} is blocked by whoever started this process, and is looked for instead", names.join(", "));
+        let names = names.join(", ");
+        warnings.push(format!("{names} is blocked by whoever started this process, and is looked for instead"));
         let (stops, first, handle) = (Arc::clone(&is_stopping), Arc::clone(&blocked), signals.handle());
         thread::spawn("signals-blocked", move || heed_blocked(heeded, &stops, &first, &handle))?;
     }
-    Ok((stopper, EndWaiter { signals, reason, is_stopping, blocked }))
+    Ok((stopper, EndWaiter { signals, reason, is_stopping, blocked, warnings }))
 }
 
 /// Does for blocked signals what the handlers do for others. Each counts once: it stays pending.
@@ -126,7 +136,7 @@ fn heed_blocked(mut signals: Vec<i32>, is_stopping: &AtomicBool, first: &OnceLoc
         std::thread::sleep(BLOCKED_POLL_INTERVAL);
         let status = look();
         for signal in signals.extract_if(.., |signal| status.holds("ShdPnd", *signal)) {
-            if signal != SIGHUP && is_stopping.swap(true, Ordering::SeqCst) {
+            if is_stopping.swap(true, Ordering::SeqCst) {
                 std::process::exit(FORCED_EXIT);
             }
             let _ = first.set(signal);
@@ -180,7 +190,7 @@ mod tests {
         if role == "signal-handler-of-files" {
             signal_hook::low_level::raise(SIGXFSZ).unwrap();
         }
-        let cause = waiter.wait();
+        let cause = waiter.wait(|| say("hangup"));
         say(&format!("{cause:?} {:?}", stopper.reason()));
         if role == "stuck" || role == "fatal" {
             // An ordered stop that never ends; standard input ends with the parent.
@@ -262,7 +272,7 @@ mod tests {
 
     #[test]
     fn a_signal_ends_the_wait_and_the_process_goes_on_to_stop_in_order() {
-        for (signal, name) in [(Signal::TERM, "SIGTERM"), (Signal::INT, "SIGINT"), (Signal::HUP, "SIGHUP")] {
+        for (signal, name) in [(Signal::TERM, "SIGTERM"), (Signal::INT, "SIGINT")] {
             let mut role = Role::start("waiting");
             role.send(signal);
             assert_eq!(role.next(), format!("Signal({name:?}) None"));
@@ -282,15 +292,16 @@ mod tests {
     }
 
     #[test]
-    fn a_hangup_does_not_count_towards_the_second_signal() {
+    fn a_hangup_is_told_each_time_and_ends_nothing() {
         let mut role = Role::start("stuck");
-        role.send(Signal::HUP);
-        // Signals sent close together arrive in any order, so the first must have arrived.
-        assert_eq!(role.next(), "Signal(\"SIGHUP\") None");
-        for signal in [Signal::HUP, Signal::TERM, Signal::HUP] {
-            role.send(signal);
+        for _ in 0..3 {
+            role.send(Signal::HUP);
+            assert_eq!(role.next(), "hangup");
         }
-        // The child's ordered stop is still running, and ends in order once it may.
+        role.send(Signal::TERM);
+        assert_eq!(role.next(), "Signal(\"SIGTERM\") None");
+        // An ordered stop has begun, and goes on whatever terminals and service managers send with the first signal.
+        role.send(Signal::HUP);
         drop(role.child.stdin.take());
         let status = role.wait();
         assert_eq!((status.code(), status.signal()), (Some(0), None));
@@ -320,7 +331,7 @@ mod tests {
                 .arg(std::env::current_exe().unwrap());
             Role::start_by(&mut blocking, role)
         };
-        for (signal, name) in [(Signal::TERM, "SIGTERM"), (Signal::INT, "SIGINT"), (Signal::HUP, "SIGHUP")] {
+        for (signal, name) in [(Signal::TERM, "SIGTERM"), (Signal::INT, "SIGINT")] {
             let mut role = start("waiting");
             role.send(signal);
             assert_eq!(role.next(), format!("Signal({name:?}) None"));
@@ -328,18 +339,19 @@ mod tests {
         }
         let mut role = start("stuck");
         role.send(Signal::HUP);
-        assert_eq!(role.next(), "Signal(\"SIGHUP\") None");
         role.send(Signal::TERM);
+        assert_eq!(role.next(), "Signal(\"SIGTERM\") None");
         role.send(Signal::INT);
         assert_eq!(role.end().code(), Some(1));
     }
 
     #[test]
-    fn a_hangup_ignored_from_the_start_stays_ignored() {
+    fn a_hangup_ignored_from_the_start_is_told_as_well() {
         let mut nohup = Command::new("sh");
         nohup.args(["-c", "trap '' HUP; exec \"$0\" \"$@\""]).arg(std::env::current_exe().unwrap());
         let role = Role::start_by(&mut nohup, "waiting");
         role.send(Signal::HUP);
+        assert_eq!(role.next(), "hangup");
         role.send(Signal::TERM);
         assert_eq!(role.next(), "Signal(\"SIGTERM\") None");
     }

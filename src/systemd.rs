@@ -37,6 +37,19 @@ pub fn ready(status: &str) {
     tell(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
+/// Tells it that the configuration is being reloaded, until [`reloaded`].
+pub fn reloading() {
+    // Without the time, which a manager wants with it, a plain reload is told all the same.
+    let now = NotifyState::monotonic_usec_now().ok();
+    let states: Vec<NotifyState<'_>> = [NotifyState::Reloading].into_iter().chain(now).collect();
+    tell(&states);
+}
+
+/// Tells it that the reload is over, whether anything was changed or not.
+pub fn reloaded() {
+    tell(&[NotifyState::Ready]);
+}
+
 /// Tells it that an ordered stop has begun.
 pub fn stopping(why: &str) {
     tell(&[NotifyState::Stopping, NotifyState::Status(why)]);

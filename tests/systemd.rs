@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::json;
 use support::faults::Injection;
 use support::{Options, Server, WAIT_TIMEOUT, server, wait_until};
@@ -79,6 +80,13 @@ fn a_manager_is_told_of_readiness_status_and_stop() {
     assert_eq!(reply["response"], "[]", "a program has nothing to say to the manager");
     let status = manager.next_with("STATUS=2 records, ");
     assert!(!status.contains("WATCHDOG"), "nobody watches: {status}");
+    for config in [None, Some("nonsense: 1\n")] {
+        config.iter().for_each(|text| std::fs::write(server.config_path(), text).unwrap());
+        server.signal(Signal::HUP);
+        let reloading = manager.next_with("RELOADING=1");
+        assert!(reloading.contains("MONOTONIC_USEC="), "{reloading}");
+        assert_eq!(manager.next_with("READY=1"), "READY=1\n", "also when nothing can be changed");
+    }
     assert_eq!(server.sigterm_and_wait().code(), Some(0));
     assert_eq!(manager.next_with("STOPPING=1"), "STOPPING=1\nSTATUS=SIGTERM\n");
 }

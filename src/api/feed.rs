@@ -70,9 +70,9 @@ pub fn read(feed: &Arc<Feed>, head: &RequestHead<'_>) -> Result<Reply, Problem> 
         return Ok(whole(ask.form, page));
     }
     let until = Instant::now() + ask.wait;
-    let watch = watch(feed)?;
+    let (watch, caller) = (watch(feed)?, head.caller.clone());
     let write = move |to: &mut dyn StreamClient| {
-        let page = wait(&watch, page, ask.limit, until, to)?;
+        let page = wait(&watch, page, ask.limit, until, (&caller, to))?;
         // A reply that is complete no longer counts as waiting, however slowly it is read.
         drop(watch);
         write_page(ask.form, &page, to)
@@ -169,7 +169,7 @@ fn wait(
     mut page: FeedPage,
     limit: usize,
     until: Instant,
-    to: &dyn StreamClient,
+    (caller, to): (&Principal, &dyn StreamClient),
 ) -> io::Result<FeedPage> {
     loop {
         // Also for events that were there at once: a client may ask again and again.
@@ -192,6 +192,10 @@ fn wait(
         }
         if to.is_gone() {
             return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        // The next request is refused.
+        if caller.is_revoked() {
+            return Ok(page);
         }
     }
 }
@@ -217,7 +221,7 @@ fn write_page(form: FeedFormat, page: &FeedPage, to: &mut dyn StreamClient) -> i
     to.flush()
 }
 
-/// Sends the events that `caller` may see until the client goes, the server stops, or nothing can follow any more.
+/// Sends events until the client goes, its token is revoked, the server stops, or nothing can follow any more.
 fn stream(
     watch: &WaitPermit,
     after: Cursor,
@@ -229,11 +233,11 @@ fn stream(
     to.flush()?;
     let (mut told, mut signs) = (after, Signs::new());
     while !feed.is_stopping() {
-        let page = match feed.page(after, LIMIT_MAX, caller.sessions()) {
-            Ok(page) => page,
-            Err(fault) => {
+        let page = match feed.page(after, LIMIT_MAX, caller.sessions()).map_err(problem) {
+            Ok(page) if !caller.is_revoked() => page,
+            end => {
                 let mut event = Vec::new();
-                event_stream::push_fault(&mut event, &problem(fault), request_id);
+                event_stream::push_fault(&mut event, &end.err().unwrap_or_else(Problem::revoked), request_id);
                 to.write_all(&event)?;
                 return to.flush();
             }
@@ -249,7 +253,7 @@ fn stream(
         if page.has_more {
             continue;
         }
-        while watch.wait(after, Instant::now() + CLIENT_POLL_INTERVAL) == Woken::Late {
+        while !caller.is_revoked() && watch.wait(after, Instant::now() + CLIENT_POLL_INTERVAL) == Woken::Late {
             if signs.are_due(to)? {
                 write_sign(after, told, to)?;
                 told = after;

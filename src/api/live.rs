@@ -42,6 +42,7 @@ use crate::history::History;
 use crate::hub::Hub;
 use crate::logging;
 use crate::message::{Clock, SessionId};
+use crate::swap::Swap;
 use crate::thread;
 
 use super::{body, query};
@@ -59,8 +60,7 @@ pub struct SocketService {
     history: Arc<History>,
     hub: Arc<Hub>,
     clock: Clock,
-    heartbeat_seconds: u64,
-    outgoing_bytes_max: usize,
+    config: Arc<Swap<WebsocketConfig>>,
     said: Arc<AtomicU64>,
     turns: Arc<JobQueue<(Recipient, SentMessage)>>,
     pages: Arc<JobQueue<(Recipient, Missed)>>,
@@ -87,8 +87,7 @@ impl SocketService {
             history,
             hub,
             clock,
-            heartbeat_seconds: config.heartbeat.as_secs(),
-            outgoing_bytes_max: config.max_outgoing_bytes,
+            config: Arc::new(Swap::new(config.clone())),
             said: Arc::default(),
             turns: Arc::default(),
             pages: Arc::default(),
@@ -104,6 +103,11 @@ impl SocketService {
         threads.push(thread::spawn("ws-replay", move || read_pages(&pages, &history, &alive))?);
         *service.threads.lock().unwrap_or_else(PoisonError::into_inner) = threads;
         Ok(service)
+    }
+
+    /// Serves by a new configuration.
+    pub fn reload(&self, config: &WebsocketConfig) {
+        self.config.store(config.clone());
     }
 
     /// Finishes the queued jobs and joins the threads, up to `deadline`; a job that hangs on a dead disk is abandoned.
@@ -158,9 +162,8 @@ impl Sockets for SocketService {
         let services = Services {
             chat: self.chat.clone(),
             clock: self.clock.clone(),
-            heartbeat_seconds: self.heartbeat_seconds,
+            config: self.config.clone(),
             durable: self.chat.durability().as_str(),
-            watermark_bytes: self.outgoing_bytes_max / 4,
             completions,
             said: self.said.clone(),
             turns: self.turns.clone(),

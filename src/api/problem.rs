@@ -96,6 +96,12 @@ impl Problem {
         Self { header, field: Some(field.into()), ..Self::new(403, "session_forbidden", detail) }
     }
 
+    /// 401 at the end of a stream, whose token is gone.
+    #[must_use]
+    pub fn revoked() -> Self {
+        Self::new(401, "token_revoked", "the token of this request was revoked")
+    }
+
     /// 404.
     #[must_use]
     pub fn not_found(path: &str) -> Self {

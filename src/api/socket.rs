@@ -129,6 +129,11 @@ pub trait SocketHandler: Send {
     /// Handles what other threads have left.
     fn woken(&mut self, _outbox: &mut dyn Outbox) {}
 
+    /// Whether the token of its client was revoked, so that it must be closed.
+    fn is_revoked(&self, _socket: SocketId) -> bool {
+        false
+    }
+
     /// Whether a stop should wait, because the socket waits for an answer.
     fn awaits_answer(&self, _socket: SocketId) -> bool {
         false

@@ -14,6 +14,7 @@ use crate::janitor::FirstSweep;
 use crate::journal::{self, AppendError, Journal, Warning};
 use crate::message::{Clock, Id, Timestamp};
 use crate::metrics::Counter;
+use crate::permit::Semaphore;
 use crate::store;
 use crate::transcript::{Losses, Transcripts};
 use crate::worker::{MongoHealth, MongoStatus, Progress, Reached, View};
@@ -41,8 +42,8 @@ pub struct StatusSources {
     pub skipped: Arc<Counter>,
     /// Counters of the WebSockets.
     pub sockets: Arc<SocketCounters>,
-    /// The most that may be open, by the configuration and the limit of open files.
-    pub sockets_max: usize,
+    /// A permit for each that is open: as many as the configuration and the limit of open files allow.
+    pub sockets_open: Arc<Semaphore>,
     /// For the age of pending messages.
     pub clock: Clock,
     /// When the server started.
@@ -270,7 +271,7 @@ impl StatusSources {
         let sockets = &self.sockets;
         json!({
             "open": count(&sockets.open),
-            "max_connections": self.sockets_max,
+            "max_connections": self.sockets_open.max(),
             "opened": count(&sockets.opened),
             "refused": count(&sockets.refused),
             "messages_in": count(&sockets.messages_in),

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tiny_http::StatusCode;
 
+use crate::access::Principal;
 use crate::chat::{Chat, Follow, StartedTurn, Turn, TurnOutcome, TurnProgress, TurnStatus, WhenBusy};
 use crate::logging;
 use crate::message::{Id, SessionId, Timestamp};
@@ -117,11 +118,13 @@ pub fn say(chat: &Arc<Chat>, head: &RequestHead<'_>, body: &[u8]) -> Result<Repl
     if form == ReplyFormat::Json {
         return Ok(whole(form, chat, &session, &follow.wait()?));
     }
-    let (chat, request_id, mut stay) = (Arc::clone(chat), head.request_id.to_owned(), FollowGuard(Some(follow)));
+    let (chat, mut stay) = (Arc::clone(chat), FollowGuard(Some(follow)));
+    let (request_id, caller) = (head.request_id.to_owned(), head.caller.clone());
     let write = move |to: &mut dyn StreamClient| {
         let Some(follow) = &stay.0 else { return Ok(()) };
-        stream(&chat, follow, &request_id, to)?;
-        stay.0 = None;
+        if stream(&chat, follow, (&request_id, &caller), to)? {
+            stay.0 = None;
+        }
         Ok(())
     };
     let headers = event_stream::headers(EVENT_STREAM);
@@ -171,14 +174,24 @@ fn whole(form: ReplyFormat, chat: &Chat, session: &SessionId, outcome: &TurnOutc
     full(status, event_stream::headers(EVENT_STREAM), events)
 }
 
-/// Sends the events of a turn until its end. An error: the client is gone.
-fn stream(chat: &Chat, follow: &Follow, request_id: &str, to: &mut dyn StreamClient) -> io::Result<()> {
+/// Sends the events of a turn until its end. `false`: the token was revoked before it. An error: the client is gone.
+fn stream(
+    chat: &Chat,
+    follow: &Follow,
+    (request_id, caller): (&str, &Principal),
+    to: &mut dyn StreamClient,
+) -> io::Result<bool> {
     let running = follow.running();
     // Sends the head alone: the client sees that its message is recorded.
     to.flush()?;
     let (mut seen, mut signs, mut event) = (0, Signs::watching(to), Vec::new());
     loop {
         event.clear();
+        if caller.is_revoked() {
+            event_stream::push_fault(&mut event, &Problem::revoked(), request_id);
+            to.write_all(&event)?;
+            return to.flush().map(|()| false);
+        }
         match running.wait_for_text(seen, Instant::now() + CLIENT_POLL_INTERVAL) {
             TurnProgress::Text(text) => {
                 seen += text.len();
@@ -190,7 +203,7 @@ fn stream(chat: &Chat, follow: &Follow, request_id: &str, to: &mut dyn StreamCli
                     Err(refusal) => event_stream::push_fault(&mut event, &refusal.into(), request_id),
                 }
                 to.write_all(&event)?;
-                return to.flush();
+                return to.flush().map(|()| true);
             }
             TurnProgress::Nothing if !signs.are_due(to)? => continue,
             TurnProgress::Nothing => event.extend_from_slice(event_stream::SIGN),

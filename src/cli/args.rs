@@ -19,7 +19,7 @@ pub(super) const HELP: &str = "\
 chatkeep keeps chat conversations: durable on disk before it answers, recent history from memory.
 
 Usage:
-  chatkeep [serve] [OPTIONS]       run the server until SIGTERM, SIGINT or SIGHUP
+  chatkeep [serve] [OPTIONS]       run the server until SIGTERM or SIGINT; SIGHUP reloads
   chatkeep check-config [OPTIONS]  print the effective configuration without secrets, or every fault of it
   chatkeep doctor [OPTIONS]        report what is intact, pending or damaged in a stopped server's data; changes nothing
   chatkeep apply-ttl [OPTIONS]     give the documents in MongoDB the dates of expiry that mongo.ttl_days says

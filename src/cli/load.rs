@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::config::{Config, Overrides, Settings, UsesSecret};
 use crate::{logging, store};
@@ -37,6 +37,8 @@ pub(super) const MONGO_URI: &str = "mongo.uri";
 /// The configuration and its file.
 pub(super) struct Loaded {
     /// The file that was read, if one was.
+    pub(super) path: Option<PathBuf>,
+    /// The same, to be shown.
     pub(super) file: Option<String>,
     /// The effective settings.
     pub(super) settings: Settings,
@@ -44,7 +46,32 @@ pub(super) struct Loaded {
 
 /// Loads the configuration for the options.
 pub(super) fn load(options: &Options) -> Result<Loaded, CommandError> {
-    let loaded = load_with(options, None)?;
+    sound(load_with(options, None, options.config.as_deref(), &token_file)?)
+}
+
+/// Loads it again for a server that began with that one: a file that is gone by now is a fault, and not the defaults.
+///
+/// # Errors
+/// Every fault.
+pub(super) fn load_again(options: &Options, path: Option<&Path>) -> Result<Settings, Vec<String>> {
+    let file = path.unwrap_or(Path::new(DEFAULT_CONFIG));
+    let token_again = |path: &Path| readable_again(path).and_then(|()| token_file(path));
+    let loaded = readable_again(file)
+        .map_err(|why| CommandError::asked(format!("cannot read the config file {}: {why}", file.display())))
+        .and_then(|()| load_with(options, None, path, &token_again))
+        .and_then(sound);
+    loaded.map(|loaded| loaded.settings).map_err(CommandError::into_lines)
+}
+
+/// A pipe that was read at the start is empty by now, or would be waited for without end.
+fn readable_again(path: &Path) -> Result<(), String> {
+    match path.metadata() {
+        Ok(found) if !found.is_file() => Err("it is no regular file, and can be read only at a start".to_owned()),
+        _ => Ok(()),
+    }
+}
+
+fn sound(loaded: Loaded) -> Result<Loaded, CommandError> {
     match store::hosts(loaded.settings.config().mongo.uri.expose()) {
         Ok(_) => Ok(loaded),
         Err(rule) => {
@@ -55,21 +82,26 @@ pub(super) fn load(options: &Options) -> Result<Loaded, CommandError> {
 
 /// Loads the configuration for a command that uses only these secrets: the variables of the others may be unset.
 pub(super) fn load_using(options: &Options, uses_secret: UsesSecret) -> Result<Config, CommandError> {
-    load_with(options, Some(uses_secret)).map(|loaded| loaded.settings.config())
+    load_with(options, Some(uses_secret), options.config.as_deref(), &token_file).map(|loaded| loaded.settings.config())
 }
 
-fn load_with(options: &Options, uses_secret: Option<UsesSecret>) -> Result<Loaded, CommandError> {
-    let (file, text) = match &options.config {
-        Some(path) => (Some(path.as_path()), read(path)?),
+fn load_with(
+    options: &Options,
+    uses_secret: Option<UsesSecret>,
+    path: Option<&Path>,
+    token_file: &dyn Fn(&Path) -> Result<String, String>,
+) -> Result<Loaded, CommandError> {
+    let (path, text) = match path {
+        Some(path) => (Some(path), read(path)?),
         None => match read_if_there(Path::new(DEFAULT_CONFIG))? {
             Some(text) => (Some(Path::new(DEFAULT_CONFIG)), text),
             None => (None, String::new()),
         },
     };
-    let file = file.map(|path| path.display().to_string());
+    let file = path.map(|path| path.display().to_string());
     let overrides = Overrides { listen: options.listen.as_deref(), data: options.data.as_deref(), uses_secret };
-    match Settings::load(&text, &|name| std::env::var_os(name), &token_file, &overrides) {
-        Ok(settings) => Ok(Loaded { file, settings }),
+    match Settings::load(&text, &|name| std::env::var_os(name), token_file, &overrides) {
+        Ok(settings) => Ok(Loaded { path: path.map(Path::to_owned), file, settings }),
         Err(faults) => Err(CommandError::Asked(
             faults
                 .iter()

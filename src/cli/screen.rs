@@ -32,13 +32,19 @@ impl CommandError {
         Self::Asked(vec![line.into()])
     }
 
+    /// What it says, a line for each fault.
+    pub(super) fn into_lines(self) -> Vec<String> {
+        match self {
+            Self::Asked(lines) => lines,
+            Self::Other(line) => vec![line],
+            Self::Logged => Vec::new(),
+        }
+    }
+
     pub(super) fn report(self) -> ExitCode {
-        let (lines, code) = match self {
-            Self::Asked(lines) => (lines, 2),
-            Self::Other(line) => (vec![line], 1),
-            Self::Logged => (Vec::new(), 1),
-        };
-        let report: String = lines.iter().map(|line| format!("error: {}\n", logging::escaped(line))).collect();
+        let code = if matches!(self, Self::Asked(_)) { 2 } else { 1 };
+        let report: String =
+            self.into_lines().iter().map(|line| format!("error: {}\n", logging::escaped(line))).collect();
         // If stderr is closed, the exit code still tells.
         let _ = io::stderr().write_all(report.as_bytes());
         ExitCode::from(code)

@@ -73,8 +73,10 @@ fn tables() -> String {
             write!(out, "\n## {block}\n\n| key | default | takes | |\n|---|---|---|---|\n").unwrap();
         }
         let secret = if key.redact.is_some() { " Secret: shown redacted." } else { "" };
+        let reloads = if key.reloads { " Reloaded." } else { "" };
         let words = cell(&shipped.comment);
-        writeln!(out, "| `{}` | `{}` | {} | {words}{secret} |", key.path, shipped.default, takes(key)).unwrap();
+        writeln!(out, "| `{}` | `{}` | {} | {words}{secret}{reloads} |", key.path, shipped.default, takes(key))
+            .unwrap();
     }
     out.push('\n');
     out

@@ -14,13 +14,9 @@ use super::expand::{Env, Expanded, expand, variables};
 use super::fault::{ConfigError, ConfigErrors, closest, quote, quote_text};
 use super::secret::{REDACTED, Secret};
 use super::settings::{Settings, Values, typed};
-use super::table::{ConfigKey, Given, KEYS, KeyKind, Rule};
+use super::table::{ConfigKey, Given, KEYS, KeyKind, MAIN_TOKEN_KEY, Rule, TOKEN_FILE_KEY};
 use super::types::{AuthConfig, Config};
 use super::{rules, together, yaml};
-
-/// The key of the token for everything, and the one whose file may hold it.
-const MAIN_TOKEN_KEY: &str = "server.auth_token";
-const TOKEN_FILE_KEY: &str = "server.auth_token_file";
 
 /// Options of the command line that override the file.
 #[derive(Clone, Copy, Debug, Default)]
@@ -92,7 +88,7 @@ impl Settings {
             let is_unused = |path: &str| is_secret(path) && !uses(&config, path);
             faults.retain(|fault| !matches!(fault, ConfigError::Reference { path, .. } if is_unused(path)));
         }
-        ConfigErrors::or(faults, Self { values, config })
+        ConfigErrors::or(faults, Self { values, config, data: overrides.data.map(Path::to_owned) })
     }
 }
 

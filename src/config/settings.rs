@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 
 use serde_yaml::{Mapping, Value};
 
-use super::fault::{ConfigError, quote};
-use super::table::{ConfigKey, KEYS, KeyKind};
+use super::fault::{ConfigError, ConfigErrors, quote};
+use super::table::{ConfigKey, KEYS, KeyKind, TOKEN_FILE_KEY};
+use super::together;
 use super::types::Config;
 
 /// The value of each key.
@@ -21,6 +22,19 @@ pub(super) type Values = BTreeMap<&'static str, Value>;
 pub struct Settings {
     pub(super) values: Values,
     pub(super) config: Config,
+    /// What replaces `data/` in default paths.
+    pub(super) data: Option<PathBuf>,
+}
+
+/// What a new configuration changes in a running server.
+#[derive(Debug)]
+pub struct Reload {
+    /// What holds from now on: the new values of keys that can be changed so, the old ones of all others.
+    pub settings: Settings,
+    /// The keys that change now.
+    pub changed: Vec<&'static str>,
+    /// The keys whose change waits for a restart.
+    pub needs_restart: Vec<&'static str>,
 }
 
 /// The typed configuration. `data` replaces the beginning of some paths, which are text in `values`.
@@ -64,6 +78,42 @@ impl Settings {
     #[must_use]
     pub fn config(&self) -> Config {
         self.config.clone()
+    }
+
+    /// What becomes of a running server with these settings when it gets `new` ones.
+    ///
+    /// # Errors
+    /// What would hold then breaks a rule between keys, as some of the new values wait for a restart. Nothing is changed.
+    pub fn reload(&self, new: &Self) -> Result<Reload, ConfigErrors> {
+        let mut values = self.values.clone();
+        let (mut changed, mut needs_restart) = (Vec::new(), Vec::new());
+        let token = |settings: &Self| settings.config.server.auth.auth_token.clone();
+        for key in KEYS {
+            let has_new_file = key.path == TOKEN_FILE_KEY && new.has_token_file() && token(self) != token(new);
+            match (self.values[key.path] != new.values[key.path] || has_new_file, key.reloads) {
+                (false, _) => continue,
+                (true, true) => changed.push(key.path),
+                (true, false) => {
+                    needs_restart.push(key.path);
+                    continue;
+                }
+            }
+            values.insert(key.path, new.values[key.path].clone());
+        }
+        let mut config = typed(&values, self.data.as_deref())?;
+        // With the token of the file.
+        config.server.auth = new.config.server.auth.clone();
+        // Those of values that are gone, or wait for a restart, are secrets as well.
+        let [known, named] = [self, new].map(|settings| &settings.config.responder.secret_variables);
+        let more = named.iter().filter(|name| !known.contains(name));
+        config.responder.secret_variables = known.iter().chain(more).cloned().collect();
+        let faults = together::check(&config, &|path| path, &|_| true);
+        let settings = Self { values, config, data: self.data.clone() };
+        ConfigErrors::or(faults, Reload { settings, changed, needs_restart })
+    }
+
+    fn has_token_file(&self) -> bool {
+        self.config.server.auth.auth_token_file.is_some()
     }
 
     /// The effective configuration as YAML, which reads back to the same except for secrets, which are redacted.

@@ -63,10 +63,12 @@ pub(super) struct ConfigKey {
     pub default: Given,
     /// For a secret: what is shown in its place. A fault shows nothing of it.
     pub redact: Option<fn(&str) -> String>,
+    /// A SIGHUP puts a change into effect; else it needs a restart.
+    pub reloads: bool,
 }
 
 const fn key(path: &'static str, kind: KeyKind, default: Given) -> ConfigKey {
-    ConfigKey { path, kind, default, redact: None }
+    ConfigKey { path, kind, default, redact: None, reloads: false }
 }
 
 const fn whole(path: &'static str, default: u64, bounds: RangeInclusive<u64>) -> ConfigKey {
@@ -102,7 +104,11 @@ fn redacted(_: &str) -> String {
 }
 
 const fn secret(key: ConfigKey, redact: fn(&str) -> String) -> ConfigKey {
-    ConfigKey { redact: Some(redact), path: key.path, kind: key.kind, default: key.default }
+    ConfigKey { redact: Some(redact), path: key.path, kind: key.kind, default: key.default, reloads: key.reloads }
+}
+
+const fn reloads(key: ConfigKey) -> ConfigKey {
+    ConfigKey { reloads: true, path: key.path, kind: key.kind, default: key.default, redact: key.redact }
 }
 
 const KIB: u64 = 1 << 10;
@@ -112,6 +118,10 @@ const TIB: u64 = 1 << 40;
 /// The longest timeout, in seconds.
 const HOUR: u64 = 3600;
 const DAY: u64 = 24 * HOUR;
+
+/// The key of the token for everything, and the one whose file may hold it.
+pub(super) const MAIN_TOKEN_KEY: &str = "server.auth_token";
+pub(super) const TOKEN_FILE_KEY: &str = "server.auth_token_file";
 
 const IS_PATH: &str = "must be a path: not empty, without control characters";
 const IS_SOCKET: &str = "must be a path of at most 107 bytes (the system's limit for a socket), or empty for none";
@@ -152,21 +162,21 @@ static TOKEN_FIELDS: &[ConfigKey] = &[
 pub(super) static KEYS: &[ConfigKey] = &[
     text("server.listen", "127.0.0.1:8000", rules::is_listen, "must be HOST:PORT ([HOST]:PORT for IPv6)"),
     path("server.local_socket", layout::SOCKET, rules::is_socket, IS_SOCKET),
-    secret(text("server.auth_token", "", rules::is_token, IS_TOKEN), redacted),
-    text("server.auth_token_file", "", rules::is_token_file, IS_TOKEN_FILE),
-    secret(key("server.auth_tokens", KeyKind::Blocks(TOKEN_FIELDS), Given::NoItems), redacted),
-    flag("server.allow_open_listen"),
-    list("server.allowed_origins", rules::is_origin, IS_ORIGIN),
-    list("server.allowed_hosts", rules::is_host, IS_HOST),
-    whole("server.max_connections", 1024, 1..=100_000),
-    whole("server.max_feed_streams", 32, 1..=10_000),
-    whole("server.max_outgoing_bytes", 48 * MIB, 16 * MIB..=4096 * MIB),
-    whole("server.max_body_bytes", MIB, KIB..=8 * MIB),
-    whole("server.head_timeout_seconds", 10, 1..=HOUR),
-    whole("server.body_timeout_seconds", 30, 1..=HOUR),
-    whole("server.idle_timeout_seconds", 75, 1..=DAY),
-    whole("server.write_timeout_seconds", 30, 1..=HOUR),
-    whole("server.drain_seconds", 10, 1..=HOUR),
+    reloads(secret(text("server.auth_token", "", rules::is_token, IS_TOKEN), redacted)),
+    reloads(text("server.auth_token_file", "", rules::is_token_file, IS_TOKEN_FILE)),
+    reloads(secret(key("server.auth_tokens", KeyKind::Blocks(TOKEN_FIELDS), Given::NoItems), redacted)),
+    reloads(flag("server.allow_open_listen")),
+    reloads(list("server.allowed_origins", rules::is_origin, IS_ORIGIN)),
+    reloads(list("server.allowed_hosts", rules::is_host, IS_HOST)),
+    reloads(whole("server.max_connections", 1024, 1..=100_000)),
+    reloads(whole("server.max_feed_streams", 32, 1..=10_000)),
+    reloads(whole("server.max_outgoing_bytes", 48 * MIB, 16 * MIB..=4096 * MIB)),
+    reloads(whole("server.max_body_bytes", MIB, KIB..=8 * MIB)),
+    reloads(whole("server.head_timeout_seconds", 10, 1..=HOUR)),
+    reloads(whole("server.body_timeout_seconds", 30, 1..=HOUR)),
+    reloads(whole("server.idle_timeout_seconds", 75, 1..=DAY)),
+    reloads(whole("server.write_timeout_seconds", 30, 1..=HOUR)),
+    reloads(whole("server.drain_seconds", 10, 1..=HOUR)),
     path("journal.path", layout::JOURNAL, rules::is_path, IS_PATH),
     choice("journal.fsync", "always", &["always", "interval", "never"]),
     whole("journal.fsync_interval_ms", 100, 1..=60_000),
@@ -176,13 +186,13 @@ pub(super) static KEYS: &[ConfigKey] = &[
     whole("journal.max_keys", 100_000, 0..=10_000_000),
     whole("journal.checkpoint_seconds", 5, 1..=HOUR),
     whole("websocket.threads", 2, 1..=64),
-    whole("websocket.max_connections", 10_000, 1..=1_000_000),
-    whole("websocket.max_message_bytes", MIB, KIB..=8 * MIB),
+    reloads(whole("websocket.max_connections", 10_000, 1..=1_000_000)),
+    reloads(whole("websocket.max_message_bytes", MIB, KIB..=8 * MIB)),
     // Holds at least one message of any permitted length.
-    whole("websocket.max_incoming_bytes", 32 * MIB, 8 * MIB..=1024 * MIB),
-    whole("websocket.max_outgoing_bytes", MIB, 64 * KIB..=64 * MIB),
-    whole("websocket.heartbeat_seconds", 20, 1..=HOUR),
-    whole("websocket.idle_timeout_seconds", 75, 1..=DAY),
+    reloads(whole("websocket.max_incoming_bytes", 32 * MIB, 8 * MIB..=1024 * MIB)),
+    reloads(whole("websocket.max_outgoing_bytes", MIB, 64 * KIB..=64 * MIB)),
+    reloads(whole("websocket.heartbeat_seconds", 20, 1..=HOUR)),
+    reloads(whole("websocket.idle_timeout_seconds", 75, 1..=DAY)),
     flag("mongo.enabled"),
     secret(text("mongo.uri", "${MONGO_URI:-mongodb://127.0.0.1:27017}", rules::is_mongo_uri, IS_MONGO_URI), redact_uri),
     text("mongo.database", "${MONGO_DB:-oqoqo}", rules::is_database, IS_DATABASE),
@@ -213,7 +223,7 @@ pub(super) static KEYS: &[ConfigKey] = &[
     text("responder.openai.system_prompt", "", rules::is_prompt, IS_PROMPT),
     whole("responder.openai.context_messages", 40, 1..=500),
     whole("responder.openai.context_bytes", 64 * KIB, KIB..=8 * MIB),
-    choice("log.level", "${CHATKEEP_LOG:-info}", &["off", "error", "warn", "info", "debug", "trace"]),
+    reloads(choice("log.level", "${CHATKEEP_LOG:-info}", &["off", "error", "warn", "info", "debug", "trace"])),
     choice("log.format", "text", &["text", "json"]),
     flag("log.access"),
 ];

@@ -577,3 +577,91 @@ fn a_token_in_a_file_counts_like_one_in_the_configuration() {
         assert!(Settings::load(&format!("server: {text}"), &env, &file, &unused).is_ok(), "{text}");
     }
 }
+
+/// Another value than the default of each key, and what it needs beside it.
+fn other_value(key: &table::ConfigKey) -> String {
+    use table::{Given, KeyKind};
+    match (&key.kind, &key.default) {
+        (KeyKind::Bool, _) => "true".to_owned(),
+        // A message above server.max_body_bytes counts as one of that length.
+        (KeyKind::Integer(bounds), Given::Integer(default))
+            if default == bounds.end() || key.path == "websocket.max_message_bytes" =>
+        {
+            (default - 1).to_string()
+        }
+        (KeyKind::Integer(_), Given::Integer(default)) => (default + 1).to_string(),
+        (KeyKind::Choice(words), Given::Text(default)) => words
+            .iter()
+            .find(|word| **word != *default && **word != "openai" && **word != "command")
+            .unwrap()
+            .to_string(),
+        (KeyKind::Blocks(_), _) => "[{name: a, token: t, access: read}]".to_owned(),
+        _ => match key.path {
+            "server.listen" => "\"127.0.0.1:9\"",
+            "server.allowed_origins" => "[\"https://a.example\"]",
+            "server.allowed_hosts" => "[\"a.example\"]",
+            "mongo.uri" => "\"mongodb://b.example\"",
+            "responder.command" | "responder.command_env" => "[\"ls\"]",
+            "responder.openai.base_url" => "\"http://b.example/v1\"",
+            "server.auth_token_file" => "token",
+            _ => "\"another\"",
+        }
+        .to_owned(),
+    }
+}
+
+#[test]
+fn each_key_is_reloaded_or_named_as_waiting_for_a_restart() {
+    let running = load("").unwrap();
+    for key in KEYS {
+        if key.path == "mongo.enabled" && !cfg!(feature = "mongo") {
+            continue;
+        }
+        let new = load(&one(key.path, &other_value(key))).unwrap_or_else(|faults| panic!("{}: {faults}", key.path));
+        let Reload { settings, changed, needs_restart } = running.reload(&new).unwrap();
+        match key.reloads {
+            true => assert_eq!((&changed[..], &needs_restart[..]), (&[key.path][..], &[][..])),
+            false => assert_eq!((&changed[..], &needs_restart[..]), (&[][..], &[key.path][..])),
+        }
+        assert_eq!(settings.to_yaml() == running.to_yaml(), !key.reloads, "{}", key.path);
+        assert_eq!(settings.config() == running.config(), !key.reloads, "{}", key.path);
+        // What waits is named again the next time, what is in effect is not.
+        assert_eq!(settings.reload(&new).unwrap().changed, [""; 0], "{}", key.path);
+        assert_eq!(settings.reload(&new).unwrap().needs_restart, needs_restart);
+    }
+}
+
+#[test]
+fn a_reload_takes_the_new_text_of_a_tokens_file() {
+    let with = |said: &'static str| {
+        let file = move |_: &Path| Ok(said.to_owned());
+        Settings::load("server: {auth_token_file: f}", &env, &file, &Overrides::default()).unwrap()
+    };
+    let (running, new) = (with("one\n"), with("two\n"));
+    assert_eq!(running.reload(&with("one")).unwrap().changed, [""; 0]);
+    let reload = running.reload(&new).unwrap();
+    assert_eq!(reload.changed, ["server.auth_token_file"]);
+    assert_eq!(reload.settings.config().server.auth.auth_token, Some(Secret::new("two")));
+    assert_eq!(reload.settings.reload(&new).unwrap().changed, [""; 0]);
+}
+
+#[test]
+fn a_reload_knows_the_variables_of_old_and_new_secrets() {
+    let running = load("server: {auth_token: \"${TOKEN}\"}").unwrap();
+    let new = load("server: {auth_tokens: [{name: a, token: \"${OTHER:-t}\", access: read}]}").unwrap();
+    let settings = running.reload(&new).unwrap().settings;
+    assert_eq!(settings.config().responder.secret_variables, ["TOKEN", "MONGO_URI", "OTHER"]);
+    assert_eq!(settings.reload(&new).unwrap().settings.config(), settings.config());
+}
+
+#[test]
+fn a_reload_refuses_what_only_a_restart_would_make_right() {
+    let running = load("").unwrap();
+    // Larger bodies need larger segments, which the running journal does not have.
+    let new = load("server: {max_body_bytes: 8388608}\njournal: {segment_bytes: 33554432}").unwrap();
+    let told = running.reload(&new).unwrap_err().to_string();
+    assert!(told.contains("journal.segment_bytes: 16777216: must be at least 16842752"), "{told}");
+    let open = load("server: {listen: \"0.0.0.0:1\", auth_token: t}").unwrap();
+    let told = open.reload(&load("").unwrap()).unwrap_err().to_string();
+    assert!(told.contains("server.listen: \"0.0.0.0:1\": must be a loopback address"), "{told}");
+}

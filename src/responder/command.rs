@@ -37,6 +37,7 @@ use super::output_limit::OutputLimit;
 use super::utf8::Utf8Decoder;
 use super::{Answer, ContextLimit, Question, Responder, ResponderError};
 use crate::config::ResponderConfig;
+use crate::swap::Swap;
 use group::{Pipes, ProcessGroup};
 
 /// The context that a command gets.
@@ -58,23 +59,25 @@ const TAIL_BYTES: usize = 2048;
 const PIECE_BYTES: usize = 64 * 1024;
 
 /// Runs a program for each answer.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct CommandResponder {
     argv: Vec<String>,
-    environment: Vec<(OsString, OsString)>,
+    environment: Swap<Vec<(OsString, OsString)>>,
 }
 
 impl CommandResponder {
     /// Runs the `command` of `config`, its first item the program: a path, or a name on the `PATH`.
     #[must_use]
     pub fn new(config: &ResponderConfig) -> Self {
-        Self { argv: config.command.clone(), environment: environment::passed(config, std::env::vars_os()) }
+        let environment = Swap::new(environment::passed(config, std::env::vars_os()));
+        Self { argv: config.command.clone(), environment }
     }
 
     /// Why it cannot be run, as far as that can be seen without running it.
     #[must_use]
     pub fn fault(&self) -> Option<String> {
-        let (program, path) = (self.program(), self.environment.iter().find(|(name, _)| name == "PATH"));
+        let (program, environment) = (self.program(), self.environment.load());
+        let path = environment.iter().find(|(name, _)| name == "PATH");
         let fault = program::fault(program, path.map(|(_, value)| OsStr::new(value)))?;
         Some(format!("the command {} cannot be run: {fault}", escaped(program)))
     }
@@ -89,8 +92,12 @@ impl Responder for CommandResponder {
         CONTEXT
     }
 
+    fn hide_secrets(&self, config: &ResponderConfig) {
+        self.environment.store(environment::passed(config, std::env::vars_os()));
+    }
+
     fn answer(&self, question: &Question, say: &mut dyn FnMut(&str)) -> Result<Answer, ResponderError> {
-        let mut environment = self.environment.clone();
+        let mut environment = self.environment.load().to_vec();
         environment.push(("CHATKEEP_SESSION_ID".into(), question.session.as_str().into()));
         environment.push(("CHATKEEP_MESSAGE_ID".into(), question.user.to_string().into()));
         let (mut group, pipes) = ProcessGroup::start(&self.argv, environment).map_err(|e| {

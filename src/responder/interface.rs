@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use serde_json::{Map, Value};
 
+use crate::config::ResponderConfig;
 use crate::message::{Id, Message, SessionId};
 
 use super::stop::Stop;
@@ -33,6 +34,9 @@ pub trait Responder: Send + Sync + 'static {
     /// # Errors
     /// Why the text so far is not the whole answer.
     fn answer(&self, question: &Question, say: &mut dyn FnMut(&str)) -> Result<Answer, ResponderError>;
+
+    /// Takes the variables that secrets come from by now; nothing else of `config` is another than before.
+    fn hide_secrets(&self, _config: &ResponderConfig) {}
 }
 
 /// The size of a context: the newest messages that fit, since the last new context.

@@ -31,8 +31,8 @@ use super::reply::{Counting, Date, RequestContext};
 use super::request_scope::RequestScope;
 use super::table::ConnectionSlot;
 
-pub(super) use state::ListenerState;
 use state::{Connection, NextStep};
+pub(super) use state::{ListenerRules, ListenerState};
 
 /// A buffer that grew beyond this for a large body is freed, in bytes.
 const KEPT_BUFFER_BYTES: usize = 64 * 1024;
@@ -46,14 +46,14 @@ enum RequestError {
 
 /// Serves a connection to its end.
 pub(super) fn serve<S: Service>(shared: &ListenerState<S>, slot: &ConnectionSlot) {
-    let timeouts = shared.timeouts;
+    let timeouts = shared.rules.load().timeouts;
     let tick = timeouts.idle.min(timeouts.head).min(timeouts.body);
     let _ = slot.stream.set_nodelay(true);
     if slot.stream.set_write_timeout(Some(timeouts.write)).is_err() {
         return;
     }
     let Ok(input) = RequestReader::new(&slot.stream, tick) else { return };
-    Connection { shared, slot, input, body: Vec::new(), date: Date::default() }.run();
+    Connection { shared, slot, timeouts, input, body: Vec::new(), date: Date::default() }.run();
 }
 
 impl<'a, S: Service> Connection<'a, S> {
@@ -85,7 +85,7 @@ impl<'a, S: Service> Connection<'a, S> {
 
     /// Waits for a request and reads its head; returns where in the buffer it begins and ends.
     fn read_head(&mut self, idle_since: Instant) -> Result<(usize, usize), RequestError> {
-        let timeouts = self.shared.timeouts;
+        let timeouts = self.timeouts;
         let mut scan = Scan::default();
         let mut until = None;
         loop {
@@ -122,7 +122,9 @@ impl<'a, S: Service> Connection<'a, S> {
             }
         };
         scope.asks(&request.method, request.path());
-        let verdict = shared.guard.check(&request.method, &asked, || shared.service.is_open(request.path()));
+        // Those of now, also where the connection is older.
+        let rules = shared.rules.load();
+        let verdict = rules.guard.check(&request.method, &asked, || shared.service.is_open(request.path()));
         self.input.consume(end);
         let mut context = RequestContext {
             scope,
@@ -135,7 +137,7 @@ impl<'a, S: Service> Connection<'a, S> {
         let reply = match verdict {
             Verdict::Pass { origin, caller } => {
                 context.origin = origin;
-                return self.serve_request(context, &request, caller);
+                return self.serve_request(context, &request, (caller, rules.body_bytes_max));
             }
             Verdict::Preflight { origin } => {
                 context.origin = Some(origin);
@@ -156,7 +158,12 @@ impl<'a, S: Service> Connection<'a, S> {
     }
 
     /// Serves a request that passed the guard.
-    fn serve_request(&mut self, context: RequestContext<'a>, request: &ParsedRequest, caller: &Principal) -> NextStep {
+    fn serve_request(
+        &mut self,
+        context: RequestContext<'_>,
+        request: &ParsedRequest,
+        (caller, body_bytes_max): (&Principal, usize),
+    ) -> NextStep {
         let shared = self.shared;
         if request.expects_unknown {
             let problem = Problem::new(417, "expectation_failed", "the only expectation served is: 100-continue");
@@ -173,7 +180,7 @@ impl<'a, S: Service> Connection<'a, S> {
         if let (Route::Socket, Some(pool)) = (route, &shared.websockets) {
             return self.upgrade(pool, context, request, caller);
         }
-        match self.read_body(request) {
+        match self.read_body(request, body_bytes_max) {
             Ok(()) => {}
             Err(RequestError::Refused(problem)) => return self.refuse(context, &problem),
             Err(RequestError::Silent) => return NextStep::Close,
@@ -185,8 +192,7 @@ impl<'a, S: Service> Connection<'a, S> {
     }
 
     /// Reads the whole body, or returns why not. Memory grows with the bytes received, never with the length announced.
-    fn read_body(&mut self, request: &ParsedRequest) -> Result<(), RequestError> {
-        let max = self.shared.body_bytes_max;
+    fn read_body(&mut self, request: &ParsedRequest, max: usize) -> Result<(), RequestError> {
         match request.framing {
             Framing::None => return Ok(()),
             Framing::Length(length) if length > max as u64 => {
@@ -198,10 +204,10 @@ impl<'a, S: Service> Connection<'a, S> {
         if request.expects_continue && self.input.unread().is_empty() {
             self.wire().write_all(b"HTTP/1.1 100 Continue\r\n\r\n").map_err(|_| RequestError::Silent)?;
         }
-        let until = Instant::now() + self.shared.timeouts.body;
+        let until = Instant::now() + self.timeouts.body;
         match request.framing {
             Framing::Length(length) => self.collect(length as usize, until),
-            _ => self.collect_chunks(until),
+            _ => self.collect_chunks(max, until),
         }
     }
 
@@ -216,8 +222,8 @@ impl<'a, S: Service> Connection<'a, S> {
         Ok(())
     }
 
-    fn collect_chunks(&mut self, until: Instant) -> Result<(), RequestError> {
-        let mut decoder = ChunkedDecoder::new(self.shared.body_bytes_max);
+    fn collect_chunks(&mut self, max: usize, until: Instant) -> Result<(), RequestError> {
+        let mut decoder = ChunkedDecoder::new(max);
         loop {
             let taken = decoder.feed(self.input.unread(), &mut self.body).map_err(RequestError::Refused)?;
             self.input.consume(taken);

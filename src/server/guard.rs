@@ -64,6 +64,17 @@ impl Guard {
         }
     }
 
+    /// The guard of a new configuration, which knows the callers of this one.
+    pub(super) fn reloaded(&self, config: &AuthConfig) -> Self {
+        let new = Self::new(config, self.hosts.is_some());
+        Self { tokens: new.tokens.after(&self.tokens), ..new }
+    }
+
+    /// Revokes the callers that `after` does not know.
+    pub(super) fn revoke_all_but(&self, after: &Self) {
+        self.tokens.revoke_all_but(&after.tokens);
+    }
+
     /// Checks one head, in the order that tells a stranger the least: Host, Origin, token. `is_open`: whether it asks for
     /// what needs no token.
     pub(super) fn check(

@@ -36,6 +36,7 @@ mod handler;
 use std::io::{self, ErrorKind};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -104,6 +105,7 @@ pub enum LocalError {
 /// A running local server.
 pub struct Local {
     current: Arc<CurrentServer>,
+    body_bytes_max: Arc<AtomicUsize>,
     /// Returns the threads of requests that it has not joined.
     receiver: Option<JoinHandle<Vec<JoinHandle<()>>>>,
     /// Dropped to stop.
@@ -118,14 +120,19 @@ pub struct Local {
 /// # Errors
 /// See [`LocalError`]; nothing is left running then.
 pub fn start<S: Service>(path: &Path, body_bytes_max: usize, service: Arc<S>) -> Result<Local, LocalError> {
+    let body_bytes_max = Arc::new(AtomicUsize::new(body_bytes_max));
     let bytes = path.as_os_str().len();
     if bytes > PATH_BYTES_MAX {
         return Err(LocalError::PathTooLong { path: path.to_owned(), bytes });
     }
     let server = listen(path).map_err(|source| LocalError::Bind { path: path.to_owned(), source })?;
     let current = Arc::new(CurrentServer(Mutex::new(Some(Arc::new(server)))));
-    let handler =
-        Handler { service, ids: RequestIds::new(), body_bytes_max, caller: Principal::without_token(Access::Admin) };
+    let handler = Handler {
+        service,
+        ids: RequestIds::new(),
+        body_bytes_max: body_bytes_max.clone(),
+        caller: Principal::without_token(Access::Admin),
+    };
     let ((stop, stopped), (alive, ended)) = (bounded(0), bounded(0));
     let (came, comes) = bounded(NUDGES);
     let (nudged, nudger) = (path.to_owned(), alive.clone());
@@ -142,7 +149,7 @@ pub fn start<S: Service>(path: &Path, body_bytes_max: usize, service: Arc<S>) ->
         refusals: Semaphore::new(REFUSALS),
     };
     let receiver = thread::spawn("local-accept", move || dispatcher.run()).map_err(LocalError::Thread)?;
-    Ok(Local { current, receiver: Some(receiver), stop: Some(stop), ended })
+    Ok(Local { current, body_bytes_max, receiver: Some(receiver), stop: Some(stop), ended })
 }
 
 /// Binds, and listens only once the mode is set: until then the system refuses connections.
@@ -161,6 +168,11 @@ fn listen(path: &Path) -> io::Result<Server> {
 }
 
 impl Local {
+    /// Takes bodies up to that length from now on.
+    pub fn reload(&self, body_bytes_max: usize) {
+        self.body_bytes_max.store(body_bytes_max, Ordering::Relaxed);
+    }
+
     /// Stops serving, waits for running requests until `deadline`, and removes the socket. Returns how many threads are
     /// left, still waiting for their clients; they end with the process.
     pub fn stop(mut self, deadline: Instant) -> usize {

@@ -9,18 +9,20 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::api::{Problem, Reply, Service, Transport};
-use crate::config::ServerConfig;
+use crate::config::{ServerConfig, WebsocketConfig};
 use crate::liveness::{self, Pulse};
 use crate::logging::Throttle;
 use crate::permit::Semaphore;
+use crate::swap::Swap;
 use crate::thread;
 
 use super::RequestIds;
-use super::connection::{self, ListenerState};
+use super::connection::{self, ListenerRules, ListenerState};
 use super::guard::Guard;
 use super::reply::{self, Date, RequestContext};
 use super::request_scope::RequestScope;
@@ -74,6 +76,7 @@ pub enum ListenError {
 pub struct Listening {
     address: SocketAddr,
     listener: Arc<TcpListener>,
+    rules: Arc<Swap<ListenerRules>>,
     table: Arc<ConnectionTable>,
     accept: Option<JoinHandle<()>>,
     pool: Option<Arc<SocketPool>>,
@@ -81,8 +84,8 @@ pub struct Listening {
 
 /// The connections a listener may have.
 pub struct Connections {
-    /// How many at once (see [`crate::descriptors::share`]).
-    pub max: usize,
+    /// How many at once (see [`crate::descriptors::share`]); may change.
+    pub max: Arc<AtomicUsize>,
     /// A permit for each that is open.
     pub open: Arc<Semaphore>,
     /// Called after each new connection, by the only thread that accepts: it must never wait.
@@ -93,7 +96,7 @@ impl Connections {
     /// At most so many, of which nobody else hears.
     #[cfg(test)]
     pub(super) fn at_most(max: usize) -> Self {
-        Self { max, open: Semaphore::new(usize::MAX), on_arrival: Box::new(|| ()) }
+        Self { max: Arc::new(AtomicUsize::new(max)), open: Semaphore::new(usize::MAX), on_arrival: Box::new(|| ()) }
     }
 }
 
@@ -113,13 +116,13 @@ pub fn start<S: Service>(
     let table = Arc::new(ConnectionTable::default());
     let start_pool = |options| SocketPool::start(options, config.timeouts.body).map(Arc::new);
     let pool = websockets.map(start_pool).transpose().map_err(ListenError::WebSockets)?;
+    let guard = Guard::new(&config.auth, is_loopback(address.ip()));
+    let rules = Arc::new(Swap::new(rules(guard, config)));
     let shared = Arc::new(ListenerState {
         service,
-        guard: Guard::new(&config.auth, is_loopback(address.ip())),
+        rules: Arc::clone(&rules),
         table: Arc::clone(&table),
         ids: RequestIds::new(),
-        body_bytes_max: config.max_body_bytes,
-        timeouts: config.timeouts,
         foreign: Throttle::new(1),
         websockets: pool.clone(),
     });
@@ -128,7 +131,11 @@ pub fn start<S: Service>(
     let accept =
         thread::spawn("http-accept", move || Accept { shared, connections, is_failing: false }.run(&accepting))
             .map_err(ListenError::Thread)?;
-    Ok(Listening { address, listener, table, accept: Some(accept), pool })
+    Ok(Listening { address, listener, rules, table, accept: Some(accept), pool })
+}
+
+fn rules(guard: Guard, config: &ServerConfig) -> ListenerRules {
+    ListenerRules { guard, body_bytes_max: config.max_body_bytes, timeouts: config.timeouts }
 }
 
 fn bind(config: &ServerConfig) -> Result<TcpListener, ListenError> {
@@ -154,6 +161,17 @@ impl Listening {
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Serves by a new configuration: each request from now on by its tokens, origins, hosts and limit of bodies, each
+    /// new connection with its timeouts. WebSockets and streams of a token that is gone end.
+    pub fn reload(&self, config: &ServerConfig, websocket: &WebsocketConfig) {
+        let before = self.rules.load();
+        self.rules.store(rules(before.guard.reloaded(&config.auth), config));
+        before.guard.revoke_all_but(&self.rules.load().guard);
+        if let Some(pool) = &self.pool {
+            pool.reload(websocket, config.timeouts.body);
+        }
     }
 
     /// How many connections are open.
@@ -228,7 +246,7 @@ impl<S: Service> Accept<S> {
     fn take(&mut self, stream: TcpStream) {
         let permit = self.connections.open.try_acquire();
         (self.connections.on_arrival)();
-        if !self.shared.table.make_room(self.connections.max.max(1)) {
+        if !self.shared.table.make_room(self.connections.max.load(Ordering::Relaxed).max(1)) {
             return self.turn_away(&stream, "connections_at_cap", "all connections are busy");
         }
         let slot = ConnectionSlot::new(stream, permit);

@@ -33,6 +33,31 @@ impl TokenTable {
         Self { known: main.chain(further).collect(), others: Principal::without_token(access) }
     }
 
+    /// The same, in which whoever has the same token as before, and may do the same, is the same caller.
+    pub(super) fn after(mut self, before: &Self) -> Self {
+        for (digest, caller) in &mut self.known {
+            let same = before.known.iter().find(|(known, old)| known == digest && old.is_like(caller));
+            if let Some((_, old)) = same {
+                *caller = old.clone();
+            }
+        }
+        if self.others.is_like(&before.others) {
+            self.others = before.others.clone();
+        }
+        self
+    }
+
+    /// Revokes the callers that `after` has no more.
+    pub(super) fn revoke_all_but(&self, after: &Self) {
+        for caller in self.callers().filter(|caller| !after.callers().any(|kept| kept.is(caller))) {
+            caller.revoke();
+        }
+    }
+
+    fn callers(&self) -> impl Iterator<Item = &Principal> {
+        self.known.iter().map(|(_, caller)| caller).chain([&self.others])
+    }
+
     /// The caller with that token, if it is known.
     pub(super) fn find(&self, token: &[u8]) -> Option<&Principal> {
         let given: TokenDigest = Sha256::digest(token).into();
@@ -83,5 +108,27 @@ mod tests {
         let table = TokenTable::new(&AuthConfig::default());
         assert!(table.find(b"").is_none() && table.find(b"any").is_none());
         assert_eq!((table.others().access(), table.others().token()), (Access::Admin, None));
+    }
+
+    #[test]
+    fn who_keeps_a_token_and_its_access_stays_and_all_others_are_revoked() {
+        let table =
+            |auth_tokens: Vec<TokenConfig>| TokenTable::new(&AuthConfig { auth_tokens, ..AuthConfig::default() });
+        let before = table(vec![one("kept", "1"), one("gone", "2"), one("raised", "3"), one("renewed", "4")]);
+        let held = |token: &str| before.find(token.as_bytes()).unwrap().clone();
+        let (kept, gone, raised, renewed) = (held("1"), held("2"), held("3"), held("4"));
+        let higher = TokenConfig { access: Access::Write, ..one("raised", "3") };
+        let after = table(vec![one("new", "5"), higher, one("renewed", "6"), one("kept", "1")]).after(&before);
+        before.revoke_all_but(&after);
+        assert!(!kept.is_revoked() && after.find(b"1").unwrap().is(&kept));
+        assert!(gone.is_revoked() && raised.is_revoked() && renewed.is_revoked());
+        assert_eq!((after.find(b"3").unwrap().access(), after.find(b"4").is_none()), (Access::Write, true));
+        // Where none was asked for, those without one go when there is one.
+        let open = table(Vec::new());
+        let nobody = open.others().clone();
+        open.revoke_all_but(&table(Vec::new()).after(&open));
+        assert!(!nobody.is_revoked());
+        open.revoke_all_but(&table(vec![one("a", "1")]).after(&open));
+        assert!(nobody.is_revoked());
     }
 }

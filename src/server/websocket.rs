@@ -110,6 +110,13 @@ impl SocketPool {
         mailbox.arrive(Arrival { stream, early, joining, permits: [permit, of_thread] });
     }
 
+    /// Serves by a new configuration, except for the number of threads, and closes the sockets of tokens that are gone.
+    pub(super) fn reload(&self, config: &WebsocketConfig, message_timeout: Duration) {
+        for (mailbox, _) in &self.threads {
+            mailbox.reload(config.clone(), message_timeout);
+        }
+    }
+
     /// Closes all sockets; those that wait for an answer get it first, if it comes in time.
     pub(super) fn begin_stop(&self, deadline: Instant) {
         for (mailbox, _) in &self.threads {

@@ -77,7 +77,7 @@ impl<D: Disk> Transcripts<D> {
     /// Begins a replay. No append to its sessions may run until it is done.
     pub fn replay(&self) -> Replay<'_, D> {
         // It borrows no descriptors: its files are open in addition to those that are appended to.
-        let open_max = NonZeroUsize::new(self.descriptors.share.transcripts).unwrap_or(NonZeroUsize::MIN);
+        let open_max = NonZeroUsize::new(self.descriptors.share().transcripts).unwrap_or(NonZeroUsize::MIN);
         let open = LruCache::new(open_max);
         Replay { transcripts: self, sessions: HashMap::new(), open, appended: 0, are_forgotten: false, fault: None }
     }

@@ -134,10 +134,16 @@ impl Server {
     /// Starts the process on the folder as it is, and waits until it listens.
     #[track_caller]
     pub fn start_again(&mut self) {
+        self.start_by(self.command());
+    }
+
+    /// The same by another command.
+    #[track_caller]
+    pub fn start_by(&mut self, mut command: Command) {
         assert!(self.child.is_none(), "it runs already");
         self.starts += 1;
         let log = File::create(self.log_path()).expect("the log file can be made");
-        let mut child = self.command().stdout(Stdio::piped()).stderr(log).spawn().expect("chatkeep can be started");
+        let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().expect("chatkeep can be started");
         let stdout = child.stdout.take().expect("its stdout is piped");
         self.child = Some(child);
         let (send, lines) = mpsc::channel();

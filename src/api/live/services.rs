@@ -5,8 +5,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::api::{SocketId, Wake};
 use crate::chat::{Chat, Transport, Turn, TurnError, TurnOutcome};
+use crate::config::WebsocketConfig;
 use crate::logging::{self, EnteredRequest, RequestId};
 use crate::message::{Clock, Id, Origin, SessionId, Timestamp};
+use crate::swap::Swap;
 
 use super::job_queue::JobQueue;
 use super::replay::ReplayPage;
@@ -93,11 +95,9 @@ impl Completions {
 pub(super) struct Services {
     pub(super) chat: Arc<Chat>,
     pub(super) clock: Clock,
-    pub(super) heartbeat_seconds: u64,
+    pub(super) config: Arc<Swap<WebsocketConfig>>,
     /// `durable` of every ack.
     pub(super) durable: &'static str,
-    /// While more bytes than this wait to be sent to a subscriber, its replay pauses.
-    pub(super) watermark_bytes: usize,
     pub(super) completions: Arc<Completions>,
     /// Messages sent so far by the subscribers of all threads: the next [`Origin`].
     pub(super) said: Arc<AtomicU64>,
@@ -108,6 +108,15 @@ pub(super) struct Services {
 impl Services {
     pub(super) fn now(&self) -> Timestamp {
         self.clock.now()
+    }
+
+    pub(super) fn heartbeat_seconds(&self) -> u64 {
+        self.config.load().heartbeat.as_secs()
+    }
+
+    /// While more bytes than this wait to be sent to a subscriber, its replay pauses.
+    pub(super) fn watermark_bytes(&self) -> usize {
+        self.config.load().max_outgoing_bytes / 4
     }
 
     pub(super) fn next_origin(&self) -> Origin {

@@ -152,6 +152,10 @@ impl Subscriber {
         &self.session
     }
 
+    pub(super) fn is_revoked(&self) -> bool {
+        self.caller.is_revoked()
+    }
+
     /// Whether the outcome of its message, or the end of an answer, is still to come.
     pub(super) fn awaits_answer(&self) -> bool {
         self.own.saying.is_some() || self.own.pending_ack.is_some() || self.turn.is_some()
@@ -182,7 +186,7 @@ impl Subscriber {
     fn give(&mut self, page: ReplayPage, context: &mut SubscriberContext<'_>) {
         if let Some(welcome) = &page.welcome {
             let last = self.told.or(page.newest).unwrap_or(Id::BEGINNING);
-            let (now, heartbeat_seconds) = (context.services.now(), context.services.heartbeat_seconds);
+            let (now, heartbeat_seconds) = (context.services.now(), context.services.heartbeat_seconds());
             context.send(&wire::welcome(&self.session, welcome, last, now, heartbeat_seconds));
             // A running turn is shown when the subscriber goes live.
             if context.services.chat.current(&self.session).is_none() {
@@ -221,7 +225,8 @@ impl Subscriber {
         if self.own.is_unacked() {
             return;
         }
-        while context.outbox.waiting(context.socket) < context.services.watermark_bytes
+        let watermark_bytes = context.services.watermark_bytes();
+        while context.outbox.waiting(context.socket) < watermark_bytes
             && let Some(message) = replay.page.pop_front()
         {
             if replay.left == 0 {

@@ -121,6 +121,10 @@ impl SocketHandler for Subscribers {
         }
     }
 
+    fn is_revoked(&self, socket: SocketId) -> bool {
+        self.subscribers.get(&socket).is_some_and(Subscriber::is_revoked)
+    }
+
     fn awaits_answer(&self, socket: SocketId) -> bool {
         self.subscribers.get(&socket).is_some_and(Subscriber::awaits_answer)
     }

@@ -20,7 +20,7 @@ const DISCARD_TIMEOUT_AT_STOP: Duration = Duration::from_millis(100);
 
 impl<'a, S: Service> Connection<'a, S> {
     /// Answers with a problem and ends the connection: where the next request begins is not known.
-    pub(super) fn refuse(&mut self, context: RequestContext<'a>, problem: &Problem) -> NextStep {
+    pub(super) fn refuse(&mut self, context: RequestContext<'_>, problem: &Problem) -> NextStep {
         let reply = context.refusal(problem);
         self.answer(RequestContext { keep_alive: false, ..context }, reply)
     }
@@ -28,7 +28,7 @@ impl<'a, S: Service> Connection<'a, S> {
     /// Answers a request whose body is not read; the connection goes on only if the body is already here.
     pub(super) fn answer_unread(
         &mut self,
-        mut context: RequestContext<'a>,
+        mut context: RequestContext<'_>,
         framing: Framing,
         reply: Reply,
     ) -> NextStep {
@@ -42,7 +42,7 @@ impl<'a, S: Service> Connection<'a, S> {
         self.answer(context, reply)
     }
 
-    pub(super) fn answer(&mut self, mut context: RequestContext<'a>, reply: Reply) -> NextStep {
+    pub(super) fn answer(&mut self, mut context: RequestContext<'_>, reply: Reply) -> NextStep {
         context.keep_alive &= !self.shared.table.is_stopping();
         // Before it is sent: who has the reply finds it counted.
         self.shared.service.answered(&context.answered_with(&reply));
@@ -67,9 +67,7 @@ impl<'a, S: Service> Connection<'a, S> {
     fn stream(&mut self, stream: Stream, context: &RequestContext<'_>) -> io::Result<()> {
         let mut wire = match stream.span {
             StreamKind::Brief => self.wire(),
-            StreamKind::Lasting => {
-                ResponseWriter::lasting(&self.slot.stream, self.shared.timeouts.write, &self.shared.table)?
-            }
+            StreamKind::Lasting => ResponseWriter::lasting(&self.slot.stream, self.timeouts.write, &self.shared.table)?,
         };
         reply::stream(&mut wire, &mut self.date, stream, context)
     }

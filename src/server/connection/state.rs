@@ -11,25 +11,33 @@ use crate::server::output::ResponseWriter;
 use crate::server::reply::Date;
 use crate::server::table::{ConnectionSlot, ConnectionTable};
 use crate::server::websocket::SocketPool;
+use crate::swap::Swap;
 
 /// What all connections of a listener share.
 pub(in crate::server) struct ListenerState<S> {
     pub(in crate::server) service: Arc<S>,
-    pub(in crate::server) guard: Guard,
+    pub(in crate::server) rules: Arc<Swap<ListenerRules>>,
     pub(in crate::server) table: Arc<ConnectionTable>,
     pub(in crate::server) ids: RequestIds,
-    pub(in crate::server) body_bytes_max: usize,
-    pub(in crate::server) timeouts: Timeouts,
     /// Limits the log lines about requests of web pages and with foreign names, which anyone may send.
     pub(in crate::server) foreign: Throttle,
     /// `None`: none are served.
     pub(in crate::server) websockets: Option<Arc<SocketPool>>,
 }
 
+/// What a reload of the configuration replaces.
+pub(in crate::server) struct ListenerRules {
+    pub(in crate::server) guard: Guard,
+    pub(in crate::server) body_bytes_max: usize,
+    /// Of connections that come from now on.
+    pub(in crate::server) timeouts: Timeouts,
+}
+
 /// One connection.
 pub(super) struct Connection<'a, S> {
     pub(super) shared: &'a ListenerState<S>,
     pub(super) slot: &'a ConnectionSlot,
+    pub(super) timeouts: Timeouts,
     pub(super) input: RequestReader<'a>,
     /// The body of the current request.
     pub(super) body: Vec<u8>,
@@ -38,7 +46,7 @@ pub(super) struct Connection<'a, S> {
 
 impl<'a, S> Connection<'a, S> {
     pub(super) fn wire(&self) -> ResponseWriter<'a> {
-        ResponseWriter::new(&self.slot.stream, self.shared.timeouts.write)
+        ResponseWriter::new(&self.slot.stream, self.timeouts.write)
     }
 }
 

@@ -32,7 +32,7 @@ impl<'a, S: Service> Connection<'a, S> {
     pub(super) fn upgrade(
         &mut self,
         pool: &SocketPool,
-        context: RequestContext<'a>,
+        context: RequestContext<'_>,
         request: &ParsedRequest,
         caller: &Principal,
     ) -> NextStep {

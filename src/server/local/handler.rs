@@ -6,6 +6,7 @@
 
 use std::io::{self, Cursor, ErrorKind, Read, Write};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tiny_http::{HTTPVersion, Header, Method, Request, Response};
 
@@ -25,7 +26,7 @@ pub(super) const DRAIN_BYTES: usize = 64 * 1024 * 1024;
 pub(super) struct Handler<S> {
     pub(super) service: Arc<S>,
     pub(super) ids: RequestIds,
-    pub(super) body_bytes_max: usize,
+    pub(super) body_bytes_max: Arc<AtomicUsize>,
     /// Whoever may open the socket may do everything.
     pub(super) caller: Principal,
 }
@@ -96,7 +97,7 @@ impl<S: Service> Handler<S> {
     }
 
     fn read_body(&self, request: &mut Request, framing: Framing) -> Result<Vec<u8>, Problem> {
-        let max = self.body_bytes_max;
+        let max = self.body_bytes_max.load(Ordering::Relaxed);
         let most = match framing {
             Framing::None => return Ok(Vec::new()),
             Framing::Length(length) if length > max as u64 => return Err(too_large(max)),

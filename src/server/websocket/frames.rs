@@ -103,6 +103,11 @@ impl FrameDecoder {
         }
     }
 
+    /// Sets the longest message, of frames whose header is still to come.
+    pub(super) fn set_message_bytes_max(&mut self, message_bytes_max: usize) {
+        self.message_bytes_max = message_bytes_max;
+    }
+
     /// Takes bytes from the front of `bytes` until a message or control frame is whole, or none are left.
     ///
     /// # Errors

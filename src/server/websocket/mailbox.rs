@@ -10,11 +10,12 @@ use std::io;
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mio::{Poll, Token, Waker};
 
 use crate::api::{Joining, Wake};
+use crate::config::WebsocketConfig;
 use crate::permit::Permit;
 
 /// The waker's token in the poll.
@@ -31,6 +32,8 @@ pub(super) struct ThreadMailbox {
 #[derive(Default)]
 pub(super) struct ThreadMail {
     pub(super) arrivals: Vec<Arrival>,
+    /// A new configuration, and how long a message may take.
+    pub(super) reload: Option<(WebsocketConfig, Duration)>,
     /// The server stops: every socket must be closed by then.
     pub(super) stop_by: Option<Instant>,
 }
@@ -64,6 +67,11 @@ impl ThreadMailbox {
         self.wake();
     }
 
+    pub(super) fn reload(&self, config: WebsocketConfig, message_timeout: Duration) {
+        self.mail().reload = Some((config, message_timeout));
+        self.wake();
+    }
+
     pub(super) fn stop(&self, deadline: Instant) {
         self.mail().stop_by = Some(deadline);
         self.wake();
@@ -76,7 +84,7 @@ impl ThreadMailbox {
 
     pub(super) fn has_mail(&self) -> bool {
         let mail = self.mail();
-        !mail.arrivals.is_empty() || mail.stop_by.is_some()
+        !mail.arrivals.is_empty() || mail.reload.is_some() || mail.stop_by.is_some()
     }
 
     pub(super) fn take(&self) -> ThreadMail {

@@ -89,6 +89,10 @@ impl Thread {
             for arrival in mail.arrivals {
                 self.open(arrival);
             }
+            if let Some((config, message_timeout)) = mail.reload {
+                self.table.reload(config, message_timeout);
+                self.table.ids().into_iter().for_each(|id| self.close_if_revoked(id));
+            }
             if self.handler.has_mail() {
                 self.guarded(None, |handler, table| handler.woken(table));
             }
@@ -143,8 +147,16 @@ impl Thread {
         }
         self.table.add(id, Socket::new(stream, &self.table.config, arrival.permits));
         self.guarded(Some(id), |handler, table| handler.opened(id, arrival.joining, table));
+        // Its token may have gone since its handshake.
+        self.close_if_revoked(id);
         self.hear(id, &arrival.early);
         self.read(id);
+    }
+
+    fn close_if_revoked(&mut self, id: SocketId) {
+        if self.handler.is_revoked(id) {
+            self.table.close_with(id, Some(1008), "the token was revoked");
+        }
     }
 
     fn ready(&mut self, event: &Event) {

@@ -52,6 +52,18 @@ impl SocketTable {
         }
     }
 
+    /// Takes a new configuration for all sockets; what was heard, or waits to be sent, stays.
+    pub(super) fn reload(&mut self, config: WebsocketConfig, message_timeout: Duration) {
+        for socket in self.sockets.values_mut() {
+            socket.decoder.set_message_bytes_max(config.max_message_bytes);
+            socket.beat_at = socket.beat_at.min(Instant::now() + config.heartbeat);
+        }
+        (self.config, self.message_timeout) = (config, message_timeout);
+        for id in self.ids() {
+            self.schedule(id);
+        }
+    }
+
     /// The number of the next socket.
     pub(super) fn next_id(&mut self) -> SocketId {
         self.next += 1;
