@@ -52,12 +52,14 @@ fn an_outage_is_told_by_its_failures_and_by_what_waits() {
     wait_until("two calls have failed", WAIT_TIMEOUT, || failures(&server, "unreachable") >= 2.0);
     let found = scrape(&server);
     assert_eq!((found.value("chatkeep_mongo_up"), found.value("chatkeep_pending_messages")), (0.0, 70.0));
+    assert_eq!(found.value("chatkeep_warnings{kind=\"mongo_error\"}"), 1.0);
     assert!(found.value("chatkeep_oldest_pending_seconds") > 0.0);
     assert_eq!(found.value("chatkeep_flushed_messages_total"), 10.0);
     mongod.restart();
     wait_until_drained(&server);
     let found = scrape(&server);
     assert_eq!((found.value("chatkeep_mongo_up"), found.value("chatkeep_flushed_messages_total")), (1.0, 80.0));
+    assert_eq!(found.value("chatkeep_warnings{kind=\"mongo_error\"}"), 0.0);
 }
 
 #[test]
