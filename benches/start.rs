@@ -68,7 +68,9 @@ fn main() {
     let after_stop = median(after_stop.collect());
 
     let mut sent = MESSAGES;
+    // What is pending when the load begins would be read by the start too.
     let after_kill = (0..STARTS).map(|_| {
+        drained(&server);
         fill(&server, sent, sent + 50_000);
         sent += 50_000;
         server.kill9();

@@ -461,7 +461,7 @@ fn wait_until_what_is_left_is_written(server: &Server) {
 
 /// Whether a page is complete, and what it shows: id and text.
 fn page(server: &Server, more: &str) -> (bool, BTreeMap<String, String>) {
-    let page = server.client().history("s", more);
+    let page = server.client().answered_page("s", more);
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let messages = page["messages"].as_array().unwrap();
     (page["complete"] == true, messages.iter().map(|m| (text(&m["id"]), text(&m["text"]))).collect())
@@ -514,7 +514,7 @@ fn what_a_transcript_lost_comes_from_mongodb_and_what_is_lost_is_told() {
         wait_until_drained(&server);
         for _ in 0..2 {
             assert_eq!(page(&server, ""), (false, here.clone()), "MongoDB lacks them");
-            let reason = server.client().history("s", "")["reason"].as_str().unwrap().to_owned();
+            let reason = server.client().answered_page("s", "")["reason"].as_str().unwrap().to_owned();
             assert!(reason.contains("a part of the transcript is gone"), "{reason}");
             assert!(page(&server, "&limit=2").0, "a page that ends before it lacks nothing");
         }

@@ -413,7 +413,7 @@ impl Client {
 
     /// The same page, asked for again while MongoDB does not answer in time: a busy machine is no fault.
     #[track_caller]
-    fn answered_page(&mut self, session: &str, more: &str) -> Value {
+    pub fn answered_page(&mut self, session: &str, more: &str) -> Value {
         let deadline = Instant::now() + WAIT_TIMEOUT;
         loop {
             let page = self.history(session, more);

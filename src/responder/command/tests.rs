@@ -196,9 +196,10 @@ fn a_stop_before_the_start_and_a_stop_in_the_answer_are_heard() {
 #[test]
 fn the_deadline_ends_a_program() {
     let mut question = question(&[("user", "hi")]);
-    question.until = Instant::now() + Duration::from_millis(100);
+    // Long enough for a busy machine to start a shell.
+    question.until = Instant::now() + Duration::from_secs(1);
     let heard = ask(&sh("echo $$; sleep 600"), &question);
-    assert_eq!(heard.end, Err(ResponderError::Late));
+    assert_eq!((heard.end, heard.text.is_empty()), (Err(ResponderError::Late), false));
     assert!(Instant::now() >= question.until && heard.took < STOP_TIMEOUT && !runs(&heard.text), "{:?}", heard.took);
 }
 
