@@ -65,7 +65,7 @@ fn dates_by_other_days_are_told_and_set_in_either_direction() {
         let (later, sooner) = before;
         let told =
             format!("{later} expire later than mongo.ttl_days says, {sooner} sooner; chatkeep apply-ttl sets them");
-        assert!(server.log().contains(&told), "{days}: {}", server.log());
+        server.wait_for_log(&told);
         assert_eq!(apply_ttl(&server), format!("27 documents of oqoqo.chat_messages now {rule}\n"));
         server.restart();
         assert_eq!(differs(&server), (0, 0), "{days}");
@@ -150,7 +150,7 @@ fn indexes_of_a_database_dropped_in_an_outage_are_made_again() {
     wait_until("it is told", WAIT_TIMEOUT, || status(&server)["mongo"]["indexes_made_again"].is_string());
     assert_eq!(mongod.messages().list_index_names().run().unwrap(), ["_id_", "session_ts_idx", "expires_at_idx"]);
     assert_eq!(status(&server)["mongo"]["differing_indexes"], json!([]));
-    assert!(server.log().contains("Indexes were gone and are made again (session_ts_idx, expires_at_idx)"));
+    server.wait_for_log("Indexes were gone and are made again (session_ts_idx, expires_at_idx)");
     assert_holds(&mongod.messages(), &after);
 }
 
