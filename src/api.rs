@@ -22,6 +22,7 @@ mod openapi;
 mod problem;
 mod query;
 mod reply_budget;
+mod resend;
 mod route;
 mod sessions;
 mod shape;
@@ -127,6 +128,7 @@ impl Service for Api {
             // Not weighed: a scrape must not fail because others do not read, and is small.
             Route::Metrics => return self.metrics().reply(),
             Route::Status => Ok(self.status.storage(&self.chat, head.caller)),
+            Route::Resend => resend::ask(&self.status.mongo_status, head, body),
             Route::Livez => Ok(StatusSources::live()),
             Route::Readyz | Route::Health => self.status.ready(),
             Route::OpenApi => Ok(openapi::document()),

@@ -364,7 +364,8 @@ impl Core {
         let (mongo, journal) = (&base.config.mongo, &self.journal);
         let files = (DeadLetters::new(RealDisk, &mongo.dead_letter_path, base.clock.clone()), erasures);
         let (drained, mongo_status) = (journal.start().drained, self.mongo_status.clone());
-        let drain = Drain::new(journal, store, files, base.expiry(), mongo, drained, mongo_status);
+        let drain = Drain::new(journal, store, files, base.expiry(), mongo, drained, mongo_status)
+            .resending(self.transcripts.clone());
         if !mongo.shared {
             return drain;
         }

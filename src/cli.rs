@@ -10,6 +10,7 @@
 //! client.rs   asks a running server, over its Unix socket or TCP
 //! say.rs      one message, the reply as it comes
 //! show.rs     status, history, tail
+//! resend.rs   has a server send to MongoDB again
 //! start_lines.rs  the first lines of a server's log
 //! verify.rs   the checklist against a running server
 //! ```
@@ -20,6 +21,7 @@
 mod args;
 mod client;
 mod load;
+mod resend;
 mod say;
 mod screen;
 mod show;
@@ -51,6 +53,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::CheckConfig => check_config(&call.options),
         Command::Doctor => doctor(&call.options),
         Command::ApplyTtl => apply_ttl(&call.options),
+        Command::RetryDeadLetters => resend::retry_dead_letters(&call.options),
+        Command::ResendToMongo => resend::resend_to_mongo(&call.options),
         Command::Say => say::say(&call.options),
         Command::History => show::history(&call.options),
         Command::Tail => show::tail(&call.options),

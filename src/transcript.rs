@@ -64,7 +64,7 @@ use crate::descriptors::Descriptors;
 use crate::disk::{self, Disk, DiskFile, RealDisk};
 use crate::message::{Expiry, Id, Message, SessionId};
 
-pub use erase::{Before, blank_lines, count_lines, without_lines};
+pub use erase::{Before, blank_lines, count_lines, cut_lines, lines_from, without_lines};
 pub use expected_tail::ExpectedTails;
 pub use expire::{Sweep, Swept};
 pub use lengths::Lost;

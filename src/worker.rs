@@ -22,6 +22,7 @@ mod pace;
 mod pending_erasures;
 mod progress;
 mod remote_erasures;
+mod resend;
 mod schedule;
 mod sink;
 mod source;
@@ -47,6 +48,7 @@ pub use mongo_status::{FlushFailure, MongoHealth, MongoStatus, Totals, View};
 pub use pending_erasures::PendingErasures;
 pub use progress::{Progress, Reached};
 pub use remote_erasures::RemoteErasures;
+pub use resend::{Resend, ResendTask};
 
 use schedule::{PAUSE_AFTER_FAILURE, Schedule};
 use sink::TranscriptSink;
@@ -261,6 +263,11 @@ impl<D: Disk> Worker<D> {
         let mut reached = self.progress.now();
         (reached.drained, reached.erasures_pending) = (drain.drained(), drain.erasures_pending());
         drop(reached);
+        if drain.has_sent_all() {
+            self.mongo_has_all = true;
+            drain.has_all(true);
+            self.schedule.now();
+        }
         if drain.wrote_letters() {
             self.mongo_has_all = false;
             drain.has_all(false);

@@ -67,6 +67,8 @@ fn example(method: &str, path: &str, session: &str) -> (String, Option<Value>, u
             (path.to_owned(), body(json!({"role": "user", "text": "hi"})), 201, Reach::Named)
         }
         ("GET", "/api/chat/history") => (named("&limit=1"), None, 200, Reach::Named),
+        // There is no MongoDB here.
+        ("POST", "/api/storage/resend") => (path.to_owned(), Some(json!({"dead_letters": true})), 409, Reach::Any),
         ("DELETE", "/api/chat/sessions/{id}") => (path.replace("{id}", session), None, 200, Reach::Named),
         // Without the fields of a handshake; the walk by WebSocket has them.
         ("GET", "/ws/chat") => (named(""), None, 426, Reach::Any),

@@ -28,6 +28,8 @@ pub enum Route {
     Socket,
     /// `GET /api/storage/status`
     Status,
+    /// `POST /api/storage/resend`
+    Resend,
     /// `GET /metrics`
     Metrics,
     /// `GET /livez`
@@ -49,6 +51,7 @@ pub(super) const TABLE: &[(&str, &str, Access, Route)] = &[
     ("/api/chat/sessions/{id}", "DELETE", Access::Admin, Route::Session),
     ("/ws/chat", "GET, HEAD", Access::Read, Route::Socket),
     ("/api/storage/status", "GET, HEAD", Access::Read, Route::Status),
+    ("/api/storage/resend", "POST", Access::Admin, Route::Resend),
     ("/metrics", "GET, HEAD", Access::Read, Route::Metrics),
     ("/livez", "GET, HEAD", Access::None, Route::Livez),
     ("/readyz", "GET, HEAD", Access::None, Route::Readyz),

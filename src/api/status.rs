@@ -145,6 +145,7 @@ impl StatusSources {
             "shared_reason": database.cannot_share,
             "erasures_pending": self.erasures_beyond(reached, database),
             "erasures_to_confirm": database.erasures_to_confirm,
+            "resend": self.mongo_status.resends().view(),
             "hosts": store::hosts(mongo.uri.expose()).unwrap_or_default(),
             "database": mongo.database,
             "chat_collection": mongo.chat_collection,

@@ -10,7 +10,7 @@ use lexopt::Arg;
 
 use crate::config::closest;
 use crate::doctor;
-use crate::message::{InvalidSession, SessionId};
+use crate::message::{InvalidSession, SessionId, Timestamp};
 
 use super::screen::CommandError;
 
@@ -31,6 +31,8 @@ Of a running server, over its local socket:
   chatkeep tail [OPTIONS] [SESSION]   print the newest messages, of one session or of all, and then new ones
   chatkeep status [OPTIONS]           print what is stored where and what is pending
   chatkeep verify [OPTIONS]           record a few messages and check that they arrive everywhere, a line for each check
+  chatkeep retry-dead-letters [OPTIONS]            offer to MongoDB again what it refused
+  chatkeep resend-to-mongo --since TIME [OPTIONS]  send to MongoDB what was recorded before it was enabled
 
 Options:
   --config FILE   the configuration (default: ./config.yaml, or built-in defaults without one)
@@ -38,6 +40,7 @@ Options:
   --data DIR      the folder that data/ means in the default paths
   --session S     say, verify: the session (default: default, a new one)
   --limit N       history, tail: how many messages, 1 to 500 (default: 50, 10)
+  --since TIME    resend-to-mongo: from that day (2025-11-28) or time (2025-11-28T01:23:45Z) on
   --repair        doctor: do what a start would do, and take intact messages out of the quarantine
   --json          JSON in place of readable lines: one object; tail: one a line
   -h, --help      print this
@@ -46,14 +49,17 @@ Options:
 
 Exit codes: 0 done, 2 a fault in the arguments or the configuration, 1 anything else. doctor: 0 nothing is damaged, 1
 something is, or it could not look. verify: 0 every check passed. say: 1 also when the reply is an error.
+retry-dead-letters, resend-to-mongo: 1 also when not everything is in MongoDB.
 ";
 
 /// The commands by name.
-const COMMANDS: [(&str, Command); 10] = [
+const COMMANDS: [(&str, Command); 12] = [
     ("serve", Command::Serve),
     ("check-config", Command::CheckConfig),
     ("doctor", Command::Doctor),
     ("apply-ttl", Command::ApplyTtl),
+    ("retry-dead-letters", Command::RetryDeadLetters),
+    ("resend-to-mongo", Command::ResendToMongo),
     ("say", Command::Say),
     ("history", Command::History),
     ("tail", Command::Tail),
@@ -63,7 +69,7 @@ const COMMANDS: [(&str, Command); 10] = [
 ];
 /// The options, for suggestions.
 const OPTIONS: &[&str] =
-    &["--config", "--listen", "--data", "--session", "--limit", "--repair", "--json", "--help", "--version"];
+    &["--config", "--listen", "--data", "--session", "--limit", "--since", "--repair", "--json", "--help", "--version"];
 /// The most that `--limit` may ask for: messages of one page of the server.
 const LIMIT_MAX: usize = 500;
 
@@ -74,6 +80,8 @@ pub(super) enum Command {
     CheckConfig,
     Doctor,
     ApplyTtl,
+    RetryDeadLetters,
+    ResendToMongo,
     Say,
     History,
     Tail,
@@ -98,6 +106,8 @@ pub(super) struct Options {
     pub(super) text: Option<String>,
     /// `--limit`
     pub(super) limit: Option<usize>,
+    /// `--since`
+    pub(super) since: Option<Timestamp>,
     /// `--repair`
     pub(super) task: Option<doctor::Task>,
     /// `--json`
@@ -132,6 +142,7 @@ pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocati
             Arg::Long("listen") => set("--listen", &mut options.listen, &mut parser, text)?,
             Arg::Long("session") => set("--session", &mut options.session, &mut parser, |word| session(&text(word)?))?,
             Arg::Long("limit") => set("--limit", &mut options.limit, &mut parser, limit)?,
+            Arg::Long("since") => set("--since", &mut options.since, &mut parser, since)?,
             Arg::Long("repair") => options.task = Some(doctor::Task::Repair),
             Arg::Long("json") => options.form = ReportFormat::Json,
             Arg::Long(name) => return Err(unknown_option(&format!("--{name}"), command)),
@@ -159,18 +170,23 @@ fn command_of(word: &str) -> Result<Command, CommandError> {
 
 /// Refuses options that the command would ignore.
 fn check(command: Command, options: &Options) -> Result<(), CommandError> {
-    use Command::{Doctor, History, Say, Status, Tail, Verify};
-    let rules: [(&str, bool, &[Command], &str); 4] = [
+    use Command::{Doctor, History, ResendToMongo, RetryDeadLetters, Say, Status, Tail, Verify};
+    let rules: [(&str, bool, &[Command], &str); 5] = [
         ("--repair", options.task.is_some(), &[Doctor], "doctor"),
         (
             "--json",
             options.form == ReportFormat::Json,
-            &[Doctor, Say, History, Tail, Status, Verify],
-            "doctor, say, history, tail, status and verify",
+            &[Doctor, Say, History, Tail, Status, Verify, RetryDeadLetters, ResendToMongo],
+            "doctor, say, history, tail, status, verify, retry-dead-letters and resend-to-mongo",
         ),
         ("--session", options.session.is_some(), &[Say, Verify], "say and verify"),
         ("--limit", options.limit.is_some(), &[History, Tail], "history and tail"),
+        ("--since", options.since.is_some(), &[ResendToMongo], "resend-to-mongo"),
     ];
+    if command == ResendToMongo && options.since.is_none() {
+        let fix = "chatkeep resend-to-mongo --since 2025-11-28 sends what was recorded from that day on";
+        return Err(CommandError::asked(format!("resend-to-mongo needs --since: {fix}")));
+    }
     match rules.into_iter().find(|(_, given, commands, _)| *given && !commands.contains(&command)) {
         Some((name, .., whose)) => {
             let one = whose.split([',', ' ']).next().unwrap_or(whose);
@@ -218,6 +234,11 @@ fn text(word: OsString) -> Result<String, String> {
 
 fn session(word: &str) -> Result<SessionId, String> {
     SessionId::new(word).map_err(|rule: InvalidSession| rule.to_string())
+}
+
+fn since(word: OsString) -> Result<Timestamp, String> {
+    let time = word.to_str().and_then(Timestamp::parse_day_or_time);
+    time.ok_or_else(|| "must be a day (2025-11-28) or an RFC 3339 time (2025-11-28T01:23:45Z)".to_owned())
 }
 
 fn limit(word: OsString) -> Result<usize, String> {
@@ -338,6 +359,16 @@ mod tests {
             ),
             ("tail", Command::Tail, Options::default()),
             ("tail s --limit=1", Command::Tail, Options { session: named("s"), limit: Some(1), ..Options::default() }),
+            (
+                "resend-to-mongo --since 2025-11-28 --json",
+                Command::ResendToMongo,
+                Options {
+                    since: Timestamp::parse("2025-11-28T00:00:00Z"),
+                    form: ReportFormat::Json,
+                    ..Options::default()
+                },
+            ),
+            ("retry-dead-letters", Command::RetryDeadLetters, Options::default()),
             ("status --data d", Command::Status, Options { data: Some("d".into()), ..Options::default() }),
             ("verify --session v", Command::Verify, Options { session: named("v"), ..Options::default() }),
         ] {
@@ -364,7 +395,21 @@ mod tests {
             ("-x", "unknown option `-x`; chatkeep --help lists every option"),
             ("serve now", "unexpected argument `now` after the command"),
             ("serve --repair", "--repair belongs to doctor: chatkeep doctor --repair"),
-            ("--json", "--json belongs to doctor, say, history, tail, status and verify: chatkeep doctor --json"),
+            (
+                "--json",
+                "--json belongs to doctor, say, history, tail, status, verify, retry-dead-letters and resend-to-mongo: \
+                 chatkeep doctor --json",
+            ),
+            ("tail --since 2025-11-28", "--since belongs to resend-to-mongo: chatkeep resend-to-mongo --since"),
+            (
+                "resend-to-mongo",
+                "resend-to-mongo needs --since: chatkeep resend-to-mongo --since 2025-11-28 sends what was recorded from \
+                 that day on",
+            ),
+            (
+                "resend-to-mongo --since yesterday",
+                "--since must be a day (2025-11-28) or an RFC 3339 time (2025-11-28T01:23:45Z)",
+            ),
             ("history s --session t", "--session belongs to say and verify: chatkeep say --session"),
             ("say hi --limit 3", "--limit belongs to history and tail: chatkeep history --limit"),
             ("history s --limit 501", "--limit must be a whole number from 1 to 500"),

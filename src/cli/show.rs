@@ -232,11 +232,13 @@ fn status_lines(status: &Value) -> String {
     lines.iter().map(|(label, what)| format!("{label:<9}{what}\n")).collect()
 }
 
-fn word(value: &Value) -> String {
+/// A text of the server.
+pub(super) fn word(value: &Value) -> String {
     visible(value.as_str().unwrap_or("unknown"))
 }
 
-fn number(value: &Value) -> u64 {
+/// A number of the server.
+pub(super) fn number(value: &Value) -> u64 {
     value.as_u64().unwrap_or_default()
 }
 

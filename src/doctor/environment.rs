@@ -96,13 +96,17 @@ fn files(folder: &Path) -> FolderSize {
 
 fn lines(path: &Path) -> Option<u64> {
     let mut reader = BufReader::new(File::open(path).ok()?);
-    let mut lines = 0;
+    let (mut lines, mut has_text) = (0, false);
     loop {
         let block = reader.fill_buf().ok()?;
         if block.is_empty() {
             return Some(lines);
         }
-        lines += memchr::memchr_iter(b'\n', block).count() as u64;
+        for &byte in block {
+            // Erasures and retries leave blank lines.
+            lines += u64::from(byte == b'\n' && has_text);
+            has_text = byte != b'\n' && (has_text || byte != b' ');
+        }
         let read = block.len();
         reader.consume(read);
     }

@@ -40,6 +40,12 @@ impl Timestamp {
         Some(Self::from_micros(u64::try_from(nanos / 1000).unwrap_or(0)))
     }
 
+    /// Reads a day, which means its beginning in UTC, or any RFC 3339 time.
+    #[must_use]
+    pub fn parse_day_or_time(text: &str) -> Option<Self> {
+        Self::parse(text).or_else(|| Self::parse(&format!("{text}T00:00:00Z")))
+    }
+
     /// Reads a time as other programs write it: a space for the `T`, no seconds, an offset of any form, or none, which means
     /// UTC. `None` for what is no such time of the years 1970 to 2099, or more than 15 hours from UTC.
     #[must_use]
@@ -167,6 +173,16 @@ mod tests {
         }
         for text in ["", "yesterday", "2025-11-28", "2025-13-01T00:00:00Z"] {
             assert_eq!(Timestamp::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_day_is_its_beginning_and_a_time_is_itself() {
+        let day = Timestamp::parse("2025-11-28T00:00:00Z");
+        assert_eq!(Timestamp::parse_day_or_time("2025-11-28"), day);
+        assert_eq!(Timestamp::parse_day_or_time("2025-11-28T01:00:00+01:00"), day);
+        for text in ["", "yesterday", "2025-11-31", "2025-11", "2025-11-28T01:00"] {
+            assert_eq!(Timestamp::parse_day_or_time(text), None, "{text}");
         }
     }
 

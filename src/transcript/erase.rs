@@ -15,8 +15,9 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use crate::disk::{Disk, DiskFile, copy};
 use crate::layout;
@@ -282,6 +283,49 @@ pub fn without_lines<D: Disk>(disk: &D, path: &Path, goes: &dyn Fn(&[u8]) -> boo
     Ok(true)
 }
 
+/// Held while lines of a file are blanked: a file that is cut meanwhile and appended to would lose what is new.
+static BLANKING: Mutex<()> = Mutex::new(());
+
+/// Empties a file that ends at `end` and whose lines are all done with, durably. Nothing is done while lines of a file are
+/// blanked, nor if it was appended to; nothing may be appended to it meanwhile.
+///
+/// # Errors
+/// The disk failed. The file is empty, perhaps not durably, or as it was.
+pub fn cut_lines<D: Disk>(disk: &D, path: &Path, end: u64) -> io::Result<()> {
+    let Ok(_alone) = BLANKING.try_lock() else { return Ok(()) };
+    let file = disk.open(path)?;
+    if file.byte_len()? != end {
+        return Ok(());
+    }
+    file.set_len(0)?;
+    file.sync()
+}
+
+/// Hands the whole lines of a file from `at` on to `take`, each with its place and without its newline, until it breaks; that
+/// line counts as not handed out. One longer than any message has no bytes. Returns where to go on.
+///
+/// # Errors
+/// The file could not be read. A retry is safe.
+pub fn lines_from<D: Disk>(
+    disk: &D,
+    path: &Path,
+    at: u64,
+    take: &mut dyn FnMut(Range<u64>, &[u8]) -> ControlFlow<()>,
+) -> io::Result<u64> {
+    let file = match disk.open_read(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(at),
+        file => file?,
+    };
+    let (mut lines, mut at) = (Lines::new(&file, u64::MAX)?, at);
+    while let Some(range) = lines.line_at(at)? {
+        if take(range.clone(), lines.bytes(&range)).is_break() {
+            break;
+        }
+        at = range.end;
+    }
+    Ok(at)
+}
+
 /// Overwrites the lines that go with spaces, in place: for a file that may be appended to meanwhile. Returns how many
 /// there were.
 ///
@@ -289,6 +333,7 @@ pub fn without_lines<D: Disk>(disk: &D, path: &Path, goes: &dyn Fn(&[u8]) -> boo
 /// The disk failed. Some lines may be blank already, perhaps not durably: where that matters, blank lines must go once more in
 /// the call that is to be believed, since a second sync after a failed one says nothing.
 pub fn blank_lines<D: Disk>(disk: &D, path: &Path, goes: &dyn Fn(&[u8]) -> bool) -> io::Result<usize> {
+    let _alone = BLANKING.lock().unwrap_or_else(PoisonError::into_inner);
     let file = match disk.open(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
         file => file?,

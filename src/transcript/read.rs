@@ -84,7 +84,15 @@ impl<D: Disk> Transcripts<D> {
     /// # Errors
     /// The folder could not be listed. A retry is safe.
     pub fn has_any(&self) -> io::Result<bool> {
-        Ok(self.disk.list(&self.folder)?.iter().any(|name| SessionId::from_file_name(name).is_some()))
+        Ok(!self.sessions()?.is_empty())
+    }
+
+    /// The sessions that have a transcript, in no order.
+    ///
+    /// # Errors
+    /// The folder could not be listed. A retry is safe.
+    pub fn sessions(&self) -> io::Result<Vec<SessionId>> {
+        Ok(self.disk.list(&self.folder)?.iter().filter_map(|name| SessionId::from_file_name(name)).collect())
     }
 
     /// Reads a page of a session's transcript. A session without one has an empty page.

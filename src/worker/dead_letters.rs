@@ -1,19 +1,22 @@
 //! The dead letters: messages that the store can never take, one JSON object a line, each with the reason.
 //!
 //! `{"reason": "…", "at": "…", "message": {…}}`, synced before the drain goes past the message. A batch that is tried
-//! again after a crash meets the same refusals, so an id that is already there is not added again. Only people, the TTL
-//! and erasures remove anything.
+//! again after a crash meets the same refusals, so an id that is already there is not added again. Only people, the TTL,
+//! erasures and a retry that MongoDB took remove anything: a line becomes spaces, in place, since the janitor may be doing
+//! the same.
 //!
 //! Letters of an earlier process may not have reached the disk, so the file is synced before they count. Whatever a
 //! failed write or sync left never counts: it is cut off and written again.
 
 use std::collections::HashSet;
 use std::io;
+use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::disk::{Disk, DiskFile, RealDisk};
 use crate::message::{Clock, Id, Message};
+use crate::transcript;
 
 /// How many bytes at the file's end are searched for letters that an earlier process added before it crashed: more than
 /// the largest batch. The checkpoint is stored after each batch with letters, so there is hardly ever more than one.
@@ -30,12 +33,14 @@ pub struct DeadLetters<D: Disk = RealDisk> {
     known: Option<HashSet<Id>>,
     /// The folder was synced, so the file's name is on disk.
     is_named: bool,
+    /// Letters came since [`Self::came`] was last asked.
+    came: bool,
 }
 
 impl<D: Disk> DeadLetters<D> {
     /// Opens nothing: the file at `path` is made with the first letter.
     pub fn new(disk: D, path: &Path, clock: Clock) -> Self {
-        Self { disk, path: path.to_owned(), clock, known: None, is_named: false }
+        Self { disk, path: path.to_owned(), clock, known: None, is_named: false, came: false }
     }
 
     /// Adds the letters that are not there yet; they are on disk when it returns.
@@ -47,6 +52,7 @@ impl<D: Disk> DeadLetters<D> {
         if letters.peek().is_none() {
             return Ok(());
         }
+        self.came = true;
         let file = self.disk.open_append(&self.path)?;
         self.name()?;
         let end = file.byte_len()?;
@@ -81,6 +87,73 @@ impl<D: Disk> DeadLetters<D> {
         }
         log::error!("[CHAT WORKER] MongoDB can never store {count} messages; they are in {}", self.path.display());
         Ok(())
+    }
+
+    /// Whether letters came since the last call of this, new ones or known ones.
+    pub fn came(&mut self) -> bool {
+        std::mem::take(&mut self.came)
+    }
+
+    /// Where the file ends, with a whole line; 0 without a file.
+    ///
+    /// # Errors
+    /// The disk failed. A retry is safe.
+    pub fn end(&self) -> io::Result<u64> {
+        let file = match self.disk.open(&self.path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
+            file => file?,
+        };
+        let end = file.byte_len()?;
+        if !is_torn(&file, end)? {
+            return Ok(end);
+        }
+        file.write_all_at(b"\n", end)?;
+        Ok(end + 1)
+    }
+
+    /// Hands the letters from the offset `at` on to `take`, each with its place, `None` for one that cannot be read, until it
+    /// breaks. Returns where to go on.
+    ///
+    /// # Errors
+    /// The file could not be read. A retry is safe.
+    pub fn read(
+        &self,
+        at: u64,
+        mut take: impl FnMut(Range<u64>, Option<Message>) -> ControlFlow<()>,
+    ) -> io::Result<u64> {
+        transcript::lines_from(&self.disk, &self.path, at, &mut |place, line| {
+            // One that is too long to be read has no bytes here.
+            let is_blank = line.trim_ascii().is_empty() && !(line.is_empty() && place.end - place.start > 1);
+            if is_blank { ControlFlow::Continue(()) } else { take(place, message_of_letter(line)) }
+        })
+    }
+
+    /// Takes out the letters at these places, durably.
+    ///
+    /// # Errors
+    /// The disk failed. Some may be gone, perhaps not durably; a retry is safe.
+    pub fn remove<'a>(&self, places: impl Iterator<Item = &'a Range<u64>>) -> io::Result<()> {
+        let mut places = places.peekable();
+        if places.peek().is_none() {
+            return Ok(());
+        }
+        let file = self.disk.open(&self.path)?;
+        for place in places {
+            let length = usize::try_from(place.end - place.start).map_err(io::Error::other)?;
+            file.write_all_at(&vec![b' '; length.saturating_sub(1)], place.start)?;
+        }
+        file.sync()
+    }
+
+    /// Empties the file if it still ends there and nobody is blanking lines: all its letters are gone.
+    ///
+    /// # Errors
+    /// The disk failed. The file is empty, perhaps not durably, or as it was.
+    pub fn cut(&self, end: u64) -> io::Result<()> {
+        if end == 0 {
+            return Ok(());
+        }
+        transcript::cut_lines(&self.disk, &self.path, end)
     }
 
     /// Syncs the folder once, before the first letter, so that a failure cannot leave letters that are written again.
@@ -124,9 +197,18 @@ fn ids_near_the_end<F: DiskFile>(file: &F, end: u64) -> io::Result<HashSet<Id>> 
 
 /// The id of a whole letter; a torn one must be written again.
 fn id_of_letter(line: &[u8]) -> Option<Id> {
+    Message::id_of_line(line_of_letter(line)?)
+}
+
+fn message_of_letter(line: &[u8]) -> Option<Message> {
+    Message::from_line(line_of_letter(line)?)
+}
+
+/// The line of a whole letter's message.
+fn line_of_letter(line: &[u8]) -> Option<&[u8]> {
     let at = memchr::memmem::find(line, MESSAGE)? + MESSAGE.len();
     serde_json::from_slice::<serde::de::IgnoredAny>(line).ok()?;
-    Message::id_of_line(line.get(at..line.len() - 1)?)
+    line.get(at..line.len() - 1)
 }
 
 const MESSAGE: &[u8] = b",\"message\":";

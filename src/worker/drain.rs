@@ -17,12 +17,15 @@
 //! first batch after an outage (`remote_erasures.rs`). Each becomes a record of this journal and reaches its place here
 //! like any erasure. So nothing that this drain sent before can bring back what another server erased.
 //!
-//! Knows nothing of transcripts and checkpoints; the worker asks how far it is.
+//! What an operator asks to be sent again goes between the batches (`resend.rs`).
+//!
+//! Knows nothing of checkpoints; the worker asks how far it is.
 
 mod call;
 mod intake;
 mod late;
 mod outcomes;
+mod resend;
 #[cfg(test)]
 mod tests;
 
@@ -37,6 +40,7 @@ use crate::disk::{Disk, RealDisk};
 use crate::journal::{Journal, Record};
 use crate::message::Expiry;
 use crate::store::Store;
+use crate::transcript::Transcripts;
 
 use super::batch::InsertBatch;
 use super::dead_letters::DeadLetters;
@@ -46,6 +50,7 @@ use super::remote_erasures::RemoteErasures;
 
 use call::{CallPurpose, CallResult, CallReturn, Caller, LateInsert};
 use intake::{Intake, id_at};
+use resend::Resender;
 
 /// Sends the worker's records to the store.
 pub struct Drain<D: Disk = RealDisk> {
@@ -53,13 +58,13 @@ pub struct Drain<D: Disk = RealDisk> {
     intake: Intake<D>,
     caller: Caller,
     dead_letters: DeadLetters<D>,
-    /// Dead letters were written since [`Self::wrote_letters`] was last asked.
-    wrote_letters: bool,
     /// Erasures that are not final, also those made while MongoDB was disabled.
     erasures: PendingErasures<D>,
     /// Erasures of other servers, if the database is shared.
     remote_erasures: Option<RemoteErasures>,
     mongo_status: Arc<MongoStatus>,
+    /// What an operator asks to be sent again, if it can be.
+    resender: Option<Resender<D>>,
     batch_age: Duration,
     /// The last batch that was acknowledged. It is freed while the next call runs, so that freeing delays no call.
     acknowledged: InsertBatch,
@@ -86,10 +91,10 @@ impl<D: Disk> Drain<D> {
             intake: Intake::new(journal, expiry, config, drained),
             caller: Caller::new(store, config),
             dead_letters,
-            wrote_letters: false,
             erasures,
             remote_erasures: None,
             mongo_status,
+            resender: None,
             batch_age: config.batch.max_age,
             acknowledged: InsertBatch::default(),
             knows_reached: false,
@@ -101,6 +106,12 @@ impl<D: Disk> Drain<D> {
     #[must_use]
     pub fn sharing(self, remote_erasures: RemoteErasures) -> Self {
         Self { remote_erasures: Some(remote_erasures), ..self }
+    }
+
+    /// The same with the transcripts from which it may be asked to send again.
+    #[must_use]
+    pub fn resending(self, transcripts: Arc<Transcripts<D>>) -> Self {
+        Self { resender: Some(Resender::new(transcripts)), ..self }
     }
 
     /// How many erasures were pending at the start and are still to be carried out. They come first: each has an id as
@@ -117,7 +128,7 @@ impl<D: Disk> Drain<D> {
     /// Whether dead letters were written since the last call of this. If so the checkpoint should be stored soon: after
     /// a crash only the end of the file is searched for letters.
     pub fn wrote_letters(&mut self) -> bool {
-        std::mem::take(&mut self.wrote_letters)
+        self.dead_letters.came()
     }
 
     /// Whether the store, once what is pending is there, has all that was ever recorded here.
@@ -190,7 +201,7 @@ impl<D: Disk> Drain<D> {
         }
         let batch =
             self.intake.batch.since().map(|since| (since + self.batch_age).max(self.retry_at().unwrap_or(since)));
-        let others = [self.erasures.wake(), self.remote_erasures.as_ref().map(RemoteErasures::due)];
+        let others = [self.erasures.wake(), self.remote_erasures.as_ref().map(RemoteErasures::due), self.resend_at()];
         let due = [batch, self.caller.connect_at()].into_iter().chain(others).flatten().min();
         match (self.caller.backoff.until(), due) {
             (Some(until), Some(due)) => Some(until.max(due)),
@@ -242,7 +253,7 @@ impl<D: Disk> Drain<D> {
         } else if let Some((session, up_to)) = self.intake.erasure() {
             self.call(CallPurpose::Erase, move |store| store.erase(&session, up_to).map(CallResult::Erased))
         } else {
-            false
+            self.begin_resend()
         }
     }
 

@@ -9,6 +9,8 @@ use crate::message::{Clock, Id, Timestamp};
 use crate::metrics::{Histogram, family};
 use crate::store::{Connected, Inserted, StoreError, TtlDifference};
 
+use super::resend::Resends;
+
 /// The least time between two log lines about flushes; those between are summed up.
 const FLUSH_LOG_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -122,6 +124,7 @@ pub struct MongoStatus {
     clock: Clock,
     inner: Mutex<StatusState>,
     flush_seconds: Histogram,
+    resends: Resends,
 }
 
 #[derive(Debug, Default)]
@@ -142,7 +145,14 @@ impl MongoStatus {
     /// MongoDB is disabled.
     #[must_use]
     pub fn new(clock: Clock) -> Self {
-        Self { clock, inner: Mutex::default(), flush_seconds: Histogram::of_seconds(&family::FLUSH_SECONDS) }
+        let (resends, flush_seconds) = (Resends::new(clock.clone()), Histogram::of_seconds(&family::FLUSH_SECONDS));
+        Self { clock, inner: Mutex::default(), flush_seconds, resends }
+    }
+
+    /// What is to be sent again.
+    #[must_use]
+    pub fn resends(&self) -> &Resends {
+        &self.resends
     }
 
     /// How long the acknowledged batches took.

@@ -41,6 +41,8 @@ pub type CallReturn = Result<CallResult, StoreError>;
 /// counts as recovery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum CallPurpose {
+    /// Sends something again that an operator asked for.
+    Resend,
     /// Asks for erasures of other servers.
     RemoteErasures,
     /// Carries out the next pending erasure.

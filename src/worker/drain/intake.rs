@@ -20,7 +20,7 @@ const READ_BYTES: usize = 256 * 1024;
 /// Records on their way to the store.
 pub(super) struct Intake<D: Disk> {
     reader: Reader<D>,
-    expiry: Expiry,
+    pub(super) expiry: Expiry,
     /// Everything up to this sequence was taken or read.
     pub(super) position: u64,
     /// Taken, and not yet in the batch.

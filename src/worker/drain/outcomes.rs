@@ -11,12 +11,14 @@ use super::super::mongo_status::FlushFailure;
 use super::super::remote_erasures::RemoteErasures;
 use super::Drain;
 use super::call::{CallPurpose, CallResult, CallReturn};
+use super::resend::Resender;
 
 impl<D: Disk> Drain<D> {
     /// Handles the outcome of a call.
     pub(super) fn finish(&mut self, task: CallPurpose, took: Duration, answer: CallReturn) {
         match answer {
             Ok(CallResult::Connected(connected)) => self.connected(&connected),
+            Ok(CallResult::Inserted(inserted)) if task == CallPurpose::Resend => self.resent(&inserted, took),
             Ok(CallResult::Inserted(inserted)) => self.inserted(&inserted, took),
             Ok(CallResult::Erased(count)) => self.erased(task, count),
             Ok(CallResult::RemoteErasures(found)) => self.heard(&found),
@@ -27,6 +29,9 @@ impl<D: Disk> Drain<D> {
             Err(e) => {
                 if task == CallPurpose::Insert {
                     self.insert_failed(&e, took);
+                }
+                if task == CallPurpose::Resend {
+                    self.resend_failed(&e, took >= self.caller.timeout);
                 }
                 self.failed(task, &e);
             }
@@ -61,7 +66,9 @@ impl<D: Disk> Drain<D> {
             self.held_up(CallPurpose::Insert, &format!("cannot write the dead letters: {e}"));
             return false;
         }
-        self.wrote_letters |= !inserted.refused.is_empty();
+        if !inserted.refused.is_empty() {
+            self.resender.iter_mut().for_each(Resender::letters_written);
+        }
         true
     }
 
@@ -106,7 +113,7 @@ impl<D: Disk> Drain<D> {
     }
 
     pub(super) fn failed(&mut self, task: CallPurpose, error: &StoreError) {
-        if task == CallPurpose::Insert {
+        if matches!(task, CallPurpose::Insert | CallPurpose::Resend) {
             self.erasures.insert_failed();
             self.remote_erasures.iter_mut().for_each(RemoteErasures::insert_failed);
         }

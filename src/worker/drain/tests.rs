@@ -6,6 +6,7 @@
 mod batches;
 mod erasures;
 mod failures;
+mod resend;
 mod status;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -49,6 +50,8 @@ struct Scripted {
     asked: Mutex<Vec<String>>,
     /// The question what other servers erased fails.
     deaf: AtomicBool,
+    /// What was refused is taken now.
+    takes_poison: AtomicBool,
 }
 
 const UNREACHABLE: StoreError = StoreError::Unreachable(String::new());
@@ -116,7 +119,7 @@ impl Store for Scripted {
         self.work(format!("insert {}", texts.join(" ")), |most| {
             let (mut held, mut inserted) = (self.held.lock().unwrap(), Inserted::default());
             for (index, message) in messages.iter().take(most).copied().enumerate() {
-                if message.text().starts_with("poison") {
+                if message.text().starts_with("poison") && !self.takes_poison.load(Ordering::SeqCst) {
                     inserted.refused.push(Refused { index, reason: "poison".to_owned() });
                 } else if held.insert(message.id(), message.clone()).is_none() {
                     inserted.stored += 1;
@@ -219,6 +222,7 @@ impl Fixture {
             assert!(Instant::now() < deadline, "it does not come to that: {asked:?} {view:?}");
             drain.caller.backoff.end_pause();
             drain.caller.late.iter_mut().for_each(LateInsert::wait_no_longer);
+            drain.resender.iter_mut().for_each(Resender::wait_no_longer);
             drain.step(self.journal.published()).unwrap();
             if let Some(outcome) = drain.outcome() {
                 let mut select = crossbeam_channel::Select::new();

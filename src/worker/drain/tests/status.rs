@@ -20,12 +20,14 @@ fn only_a_success_that_matters_says_that_all_is_well() {
     let fixture = Fixture::new();
     let mut drain = fixture.drain().sharing(RemoteErasures::new(Box::new(|_| Ok(0))));
     let succeed = |drain: &mut Drain<SimDisk>, task| match task {
+        CallPurpose::Resend => drain.succeeded(task),
         CallPurpose::RemoteErasures => drain.heard(&[]),
         CallPurpose::ErasePending | CallPurpose::Erase => drain.erased(task, 0),
         CallPurpose::Connect => drain.connected(&Connected::default()),
         CallPurpose::Insert => drain.inserted(&Inserted::default(), Duration::ZERO),
     };
     let all = [
+        CallPurpose::Resend,
         CallPurpose::RemoteErasures,
         CallPurpose::ErasePending,
         CallPurpose::Connect,
