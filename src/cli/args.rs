@@ -237,7 +237,7 @@ fn session(word: &str) -> Result<SessionId, String> {
 }
 
 fn since(word: OsString) -> Result<Timestamp, String> {
-    let time = word.to_str().and_then(Timestamp::parse_day_or_time);
+    let time = word.into_string().ok().and_then(|word| Timestamp::parse_day_or_time(&word));
     time.ok_or_else(|| "must be a day (2025-11-28) or an RFC 3339 time (2025-11-28T01:23:45Z)".to_owned())
 }
 

@@ -310,7 +310,7 @@ pub fn lines_from<D: Disk>(
     disk: &D,
     path: &Path,
     at: u64,
-    take: &mut dyn FnMut(Range<u64>, &[u8]) -> ControlFlow<()>,
+    mut take: impl FnMut(Range<u64>, &[u8]) -> ControlFlow<()>,
 ) -> io::Result<u64> {
     let file = match disk.open_read(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(at),

@@ -121,7 +121,7 @@ impl<D: Disk> DeadLetters<D> {
         at: u64,
         mut take: impl FnMut(Range<u64>, Option<Message>) -> ControlFlow<()>,
     ) -> io::Result<u64> {
-        transcript::lines_from(&self.disk, &self.path, at, &mut |place, line| {
+        transcript::lines_from(&self.disk, &self.path, at, |place, line| {
             // One that is too long to be read has no bytes here.
             let is_blank = line.trim_ascii().is_empty() && !(line.is_empty() && place.end - place.start > 1);
             if is_blank { ControlFlow::Continue(()) } else { take(place, message_of_letter(line)) }

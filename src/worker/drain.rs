@@ -17,7 +17,7 @@
 //! first batch after an outage (`remote_erasures.rs`). Each becomes a record of this journal and reaches its place here
 //! like any erasure. So nothing that this drain sent before can bring back what another server erased.
 //!
-//! What an operator asks to be sent again goes between the batches (`resend.rs`).
+//! What an operator asks to be sent again goes between the batches (`resend.rs`, `pass.rs`).
 //!
 //! Knows nothing of checkpoints; the worker asks how far it is.
 
@@ -25,6 +25,7 @@ mod call;
 mod intake;
 mod late;
 mod outcomes;
+mod pass;
 mod resend;
 #[cfg(test)]
 mod tests;
@@ -50,7 +51,7 @@ use super::remote_erasures::RemoteErasures;
 
 use call::{CallPurpose, CallResult, CallReturn, Caller, LateInsert};
 use intake::{Intake, id_at};
-use resend::Resender;
+use pass::Resender;
 
 /// Sends the worker's records to the store.
 pub struct Drain<D: Disk = RealDisk> {

@@ -11,7 +11,7 @@ use super::super::mongo_status::FlushFailure;
 use super::super::remote_erasures::RemoteErasures;
 use super::Drain;
 use super::call::{CallPurpose, CallResult, CallReturn};
-use super::resend::Resender;
+use super::pass::Resender;
 
 impl<D: Disk> Drain<D> {
     /// Handles the outcome of a call.

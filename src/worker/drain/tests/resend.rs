@@ -180,3 +180,22 @@ fn batches_of_what_is_new_go_first_and_everything_counts_only_if_nothing_is_refu
     assert_eq!((fixture.last().counts.already_stored, fixture.last().sent_all), (8, false));
     assert!(!drain.has_sent_all() && drain.wrote_letters());
 }
+
+#[test]
+fn with_both_threads_stuck_nothing_is_passed_over() {
+    let fixture = Fixture::new();
+    fixture.say(&["1", "2", "3", "4", "5", "6", "7", "8", "9"]);
+    let mut drain = fixture.resending();
+    fixture.ask(recorded());
+    fixture.store.plan([Act::Work]);
+    let stuck = [fixture.store.hang(), fixture.store.hang()];
+    for asked in [2, 3] {
+        fixture.until(&mut drain, |_| fixture.store.asked().len() == asked);
+        give_up(&mut drain);
+    }
+    fixture.until(&mut drain, |drain| drain.caller.backoff.failures() > 5);
+    assert_eq!(fixture.store.asked().len(), 3, "nothing more is asked");
+    drop(stuck);
+    fixture.ended(&mut drain);
+    assert_eq!(fixture.store.texts().len(), 9);
+}
