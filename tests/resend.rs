@@ -188,7 +188,7 @@ fn fill(server: &Server, sessions: usize) -> BTreeMap<String, String> {
 }
 
 #[test]
-fn what_was_recorded_before_mongodb_was_on_comes_from_journal_and_transcripts() {
+fn what_was_recorded_before_comes_from_journal_and_transcripts() {
     let mongod = Mongod::shared();
     let small = |options: Options| options.set("journal.segment_bytes", 2_162_688).set("journal.retain_hours", 0);
     let mut server = Server::start(small(Options::default()));
@@ -266,7 +266,7 @@ fn what_is_nowhere_and_what_mongodb_refuses_is_told_and_then_it_has_not_all() {
 }
 
 #[test]
-fn a_resend_goes_on_over_an_outage_beside_the_drain_and_ends_with_its_process() {
+fn a_resend_goes_on_over_an_outage_and_ends_with_its_process() {
     let mut mongod = Mongod::start();
     let mut server = Server::start(Options::default());
     let mut all = BTreeMap::new();

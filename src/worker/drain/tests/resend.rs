@@ -155,7 +155,7 @@ fn what_is_erased_while_it_is_sent_again_is_gone_in_the_end() {
 }
 
 #[test]
-fn batches_of_what_is_new_go_first_and_everything_counts_only_if_nothing_is_refused() {
+fn what_is_new_goes_first_and_all_is_sent_only_if_none_is_refused() {
     let fixture = Fixture::new();
     fixture.say(&["1", "2", "3", "4", "5", "6"]);
     let mut drain = fixture.resending();
