@@ -302,7 +302,12 @@ mod tests {
         let path = Path::new("/data/dead_letter.jsonl");
         let places = |letters: &DeadLetters<SimDisk>| {
             let mut places = Vec::new();
-            letters.read(0, |place, _| ControlFlow::Continue(places.push(place))).unwrap();
+            letters
+                .read(0, |place, _| {
+                    places.push(place);
+                    ControlFlow::Continue(())
+                })
+                .unwrap();
             places
         };
         for (seed, at) in (0..20).flat_map(|seed| (1..8).map(move |at| (seed, at))) {
