@@ -444,9 +444,15 @@ fn a_killed_servers_backlog_counts_as_undelivered_while_mongodb_is_off() {
     assert_holds(&mongod.messages_of("killed"), &kept);
     // MongoDB has everything now, so it lacks nothing when it is disabled.
     server.reconfigure(rarely(NOWHERE).set("mongo.enabled", false));
-    server.restart();
+    server.sigterm_and_wait();
+    let path = server.data().join("journal/checkpoint");
+    let checkpoint = || std::fs::read(&path).unwrap();
+    let enabled = checkpoint();
+    server.start_again();
     post(&server, "s", "off again", 50);
     assert_eq!(status(&server)["journal"]["undelivered_to_mongo"], 0);
+    // A server that is killed before the checkpoint says so takes them for undelivered.
+    wait_until("the checkpoint says that MongoDB is disabled", WAIT_TIMEOUT, || checkpoint() != enabled);
     server.kill9();
     server.start_again();
     assert_eq!(status(&server)["journal"]["undelivered_to_mongo"], 0);
