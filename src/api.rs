@@ -36,6 +36,7 @@ use std::sync::Arc;
 use crate::chat::Chat;
 use crate::feed::Feed;
 use crate::history::History;
+use crate::listing::SessionList;
 use crate::message::Timestamp;
 
 pub use crate::chat::Transport;
@@ -76,6 +77,8 @@ pub struct Api {
     pub chat: Arc<Chat>,
     /// The read path.
     pub history: Arc<History>,
+    /// The list of sessions.
+    pub list: Arc<SessionList>,
     /// The feed.
     pub feed: Arc<Feed>,
     /// The status of all parts.
@@ -118,7 +121,10 @@ impl Service for Api {
             Route::Messages => chat::record(&self.chat, head, body),
             Route::History => history::read(&self.history, &self.outgoing, head),
             Route::Feed => feed::read(&self.feed, head),
-            Route::Session => {
+            Route::Sessions => sessions::list(&self.list, &self.chat, head),
+            Route::Session => sessions::one(&self.list, &self.chat, head),
+            Route::SessionChange => sessions::change(&self.list, &self.chat, head, body),
+            Route::SessionErasure => {
                 let used = self.status.progress.look().used_mongo;
                 let mongo = if used { sessions::Mongo::Pending } else { sessions::Mongo::None };
                 sessions::erase(&self.chat, mongo, head)

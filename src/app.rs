@@ -22,7 +22,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::api::{Api, HttpMeters, ReplyBudget, SocketService, StatusSources};
 use crate::cache::Cache;
-use crate::chat::Chat;
+use crate::chat::{Chat, Transport};
 use crate::config::{Config, Fsync, Settings};
 use crate::descriptors::Descriptors;
 use crate::disk::RealDisk;
@@ -31,7 +31,8 @@ use crate::history::{Database, History};
 use crate::hub::Hub;
 use crate::janitor::{Aside, FirstSweep, Scrubber, Sweeper};
 use crate::journal::{Journal, Record};
-use crate::message::{Clock, Expiry, Timestamp};
+use crate::listing::SessionList;
+use crate::message::{Clock, Expiry, SessionId, SessionState, Timestamp};
 use crate::metrics::Counter;
 use crate::permit::Semaphore;
 use crate::recorder::{OpenedRecorder, Recorder, open_transcripts};
@@ -40,7 +41,7 @@ use crate::signals::{Cause, EndWaiter, Stopper};
 use crate::store::Store;
 use crate::transcript::Transcripts;
 use crate::worker::{DeadLetters, Drain, MongoStatus, PendingErasures, Progress, RemoteErasures, Worker};
-use crate::{descriptors, janitor, layout, responder, store, systemd, thread};
+use crate::{descriptors, janitor, layout, listing, responder, store, systemd, thread};
 
 pub use reload::ConfigSource;
 use reload::{Limits, ReloadableParts, waiting_max, watching_max};
@@ -101,7 +102,7 @@ impl App {
         let mut background = core.background(&base, stopper, worker)?;
         let watching_max = watching_max(config, base.descriptors.share());
         let feed = Arc::new(Feed::new(core.journal.clone(), base.expiry(), watching_max));
-        let (chat, history) = (core.chat.clone(), core.history.clone());
+        let (chat, history, list) = (core.chat.clone(), core.history.clone(), core.list.clone());
         let sockets = SocketService::start(
             &config.websocket,
             base.clock.clone(),
@@ -129,7 +130,7 @@ impl App {
         let line = status.clone();
         let (meters, started_at) = (HttpMeters::new(), base.started_at);
         let (told, fed) = (chat.clone(), feed.clone());
-        let api = Arc::new(Api { chat: told, history, feed: fed, status, outgoing, meters, started_at });
+        let api = Arc::new(Api { chat: told, history, list, feed: fed, status, outgoing, meters, started_at });
         let local =
             server.local_socket.as_ref().map(|path| start_local(path, server.max_body_bytes, &api)).transpose()?;
         let tcp = tcp::start(server, connections, api, Some(websockets))?;
@@ -298,6 +299,7 @@ struct Core {
     first_sweep: Arc<FirstSweep>,
     hub: Arc<Hub>,
     skipped: Arc<Counter>,
+    list: Arc<SessionList>,
     /// MongoDB, if it is enabled.
     store: Option<Arc<dyn Store>>,
     mongo_status: Arc<MongoStatus>,
@@ -316,7 +318,7 @@ impl Core {
         let cache = Arc::new(Cache::new(&config.mongo.cache));
         let panicked = stopper.clone();
         let on_panic = Box::new(move || panicked.fatal("the journal's leader panicked"));
-        let OpenedRecorder { recorder, journal, channel, hub, skipped } =
+        let OpenedRecorder { recorder, journal, channel, hub, sessions, skipped } =
             Recorder::open(config, clock.clone(), &transcripts, cache.clone(), on_panic)?;
         let mongo_status = Arc::new(MongoStatus::new(clock.clone()));
         // Opens no connection: a start does not wait for the network.
@@ -327,13 +329,16 @@ impl Core {
             history = history.with(Database::new(store, mongo_status.clone(), timeout, shared));
         }
         let history = Arc::new(history);
+        let (kept, read) = (transcripts.clone(), history.clone());
+        let list = SessionList::new(config, clock.clone(), sessions, kept, journal.clone(), read);
+        let list = Arc::new(list);
         let waiting_max = waiting_max(base.descriptors.share());
         let responder = responder::new(&config.responder);
         let (recorder, told) = (Arc::new(recorder), hub.clone());
         let chat = Arc::new(Chat::new(recorder, history.clone(), told, responder, &config.responder, waiting_max));
         let first_sweep = Arc::new(FirstSweep::load(RealDisk, &layout::first_sweep(&config.journal.path)));
         Ok((
-            Self { cache, transcripts, journal, first_sweep, hub, skipped, store, mongo_status, history, chat },
+            Self { cache, transcripts, journal, first_sweep, hub, skipped, list, store, mongo_status, history, chat },
             channel,
         ))
     }
@@ -349,6 +354,7 @@ impl Core {
         let (journal, clock, config) = (&self.journal, base.clock.clone(), &base.config.journal);
         let (start, progress) = (journal.start(), progress.clone());
         let worker = Worker::new(journal.clone(), channel, self.transcripts.clone(), clock, config, start, progress);
+        let worker = worker.filing(self.list.index().clone());
         let path = layout::pending_erasures_file(&config.path);
         let mut erasures = PendingErasures::load(RealDisk, &path, || journal.erasures_after(0))
             .with_context(|| path.display().to_string())?;
@@ -397,6 +403,13 @@ impl Core {
             janitor::run(&tended, sweeper, scrubber, stop);
         })?];
         threads.push(Background::start("chat-worker", stopper, move |stop| worker.run(stop))?);
+        let (list, chat) = (self.list.clone(), self.chat.clone());
+        let renew = move |session: &SessionId, state: &SessionState| {
+            if let Err(refusal) = listing::record(&chat, session, state, Transport::Local) {
+                log::warn!("what was set for session {session} cannot be recorded again: {refusal}");
+            }
+        };
+        threads.push(Background::start("sessions", stopper, move |stop| list.run(stop, &renew))?);
         if base.config.journal.fsync == Fsync::Interval {
             let synced = self.journal.clone();
             threads.push(Background::start("journal-sync", stopper, move |stop| synced.sync_by_interval(stop))?);

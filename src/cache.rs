@@ -147,13 +147,13 @@ impl Cache {
     /// `look` should copy only what it needs.
     pub fn look<T>(&self, session: &SessionId, look: impl FnOnce(CachedSession<'_>) -> T) -> Option<T> {
         let mut inner = self.inner.lock().expect("no holder panics");
-        let held = inner.sessions.get(session)?;
-        Some(look(CachedSession {
-            messages: &held.messages,
-            whole: held.whole,
-            byte_limited: held.byte_limited,
-            evicted_through: held.evicted_through,
-        }))
+        inner.sessions.get(session).map(|held| look(held.shown()))
+    }
+
+    /// The same, but it does not count as use.
+    pub fn peek<T>(&self, session: &SessionId, look: impl FnOnce(CachedSession<'_>) -> T) -> Option<T> {
+        let inner = self.inner.lock().expect("no holder panics");
+        inner.sessions.peek(session).map(|held| look(held.shown()))
     }
 
     /// Begins a warm-up: from here on the session's new messages are cached. Read the older ones now and call
@@ -261,6 +261,15 @@ impl Session {
             evicted_through: None,
             generation,
             receded: false,
+        }
+    }
+
+    fn shown(&self) -> CachedSession<'_> {
+        CachedSession {
+            messages: &self.messages,
+            whole: self.whole,
+            byte_limited: self.byte_limited,
+            evicted_through: self.evicted_through,
         }
     }
 

@@ -11,6 +11,7 @@
 //! say.rs      one message, the reply as it comes
 //! show.rs     status, history, tail
 //! resend.rs   has a server send to MongoDB again
+//! sessions.rs the list of sessions; erases one
 //! start_lines.rs  the first lines of a server's log
 //! verify.rs   the checklist against a running server
 //! ```
@@ -24,6 +25,7 @@ mod load;
 mod resend;
 mod say;
 mod screen;
+mod sessions;
 mod show;
 mod start_lines;
 mod verify;
@@ -58,6 +60,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Say => say::say(&call.options),
         Command::History => show::history(&call.options),
         Command::Tail => show::tail(&call.options),
+        Command::Sessions => sessions::list(&call.options),
+        Command::Erase => sessions::erase(&call.options),
         Command::Status => show::status(&call.options),
         Command::Verify => verify::verify(&call.options),
         Command::Help => print(HELP),

@@ -137,6 +137,21 @@ impl<D: Disk> History<D> {
         Ok(answer)
     }
 
+    /// The same, but it reads no more than `scan_bytes_max` on disk, leaves the cache as it is, and counts for no metric: for
+    /// a list that shows a message of each session.
+    ///
+    /// # Errors
+    /// See [`History::read`].
+    pub fn glance(&self, ask: &HistoryQuery, scan_bytes_max: u64) -> io::Result<HistoryPage> {
+        let query = Query { bytes_max: scan_bytes_max, ..self.query(ask) };
+        let held = self.cache.peek(&ask.session, |held| CachedRun::of(held, &query));
+        if let Some(answer) = held.as_ref().and_then(|held| self.cached(held, &query)) {
+            return Ok(answer);
+        }
+        let lacking = Lacking::of(&self.transcripts, &self.journal, &ask.session, &query)?;
+        self.merged(ask, &query, held.unwrap_or_default(), lacking)
+    }
+
     /// What the cache has, and the answer if that is enough.
     fn look(&self, ask: &HistoryQuery, query: &Query) -> (Option<CachedRun>, Option<HistoryPage>) {
         let held = self.cache.look(&ask.session, |held| CachedRun::of(held, query));

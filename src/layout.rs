@@ -10,6 +10,7 @@
 //! | `checkpoint`, `lock` | up to which sequence everything has arrived; one process at a time |
 //! | `erasures_pending.jsonl` | erasures that MongoDB has still to carry out |
 //! | `transcript_lengths` | the length of each transcript at its last sync |
+//! | `sessions.index` | what the list of sessions says |
 //! | `first_sweep` | when the first sweep may remove something |
 //! | `recovered.jsonl` | messages that a repair took out of the quarantine |
 //! | `quarantine/` | copies that were set aside |
@@ -111,6 +112,12 @@ pub fn pending_erasures_file(journal: &Path) -> PathBuf {
 #[must_use]
 pub fn transcript_lengths(journal: &Path) -> PathBuf {
     journal.join("transcript_lengths")
+}
+
+/// What the list of sessions says.
+#[must_use]
+pub fn session_index(journal: &Path) -> PathBuf {
+    journal.join("sessions.index")
 }
 
 /// When the first sweep may remove something.

@@ -6,8 +6,8 @@
 //! ```text
 //! L4 main cli app systemd
 //! L3 server api
-//! L2 chat recorder history feed hub worker janitor doctor
-//! L1 journal cache transcript store responder
+//! L2 chat recorder history listing feed hub worker janitor doctor
+//! L1 journal cache transcript sessions store responder
 //! L0 access message backoff config descriptors disk layout liveness permit swap thread signals logging metrics
 //! ```
 
@@ -28,6 +28,7 @@ pub mod hub;
 pub mod janitor;
 pub mod journal;
 pub mod layout;
+pub mod listing;
 pub mod liveness;
 pub mod logging;
 pub mod message;
@@ -36,6 +37,7 @@ pub mod permit;
 pub mod recorder;
 pub mod responder;
 pub mod server;
+pub mod sessions;
 pub mod signals;
 pub mod store;
 pub mod swap;

@@ -14,6 +14,7 @@
 mod expiry;
 mod id;
 mod line;
+mod marker;
 mod session;
 mod timestamp;
 mod value;
@@ -21,6 +22,7 @@ mod value;
 pub use expiry::Expiry;
 pub use id::{Id, IdGenerator, InvalidId};
 pub use line::{Draft, LAYOUT, LINE_BYTES_MAX, Message, Metadata, Origin, Parts, Prepared, ROLE_BYTES_MAX, is_role};
+pub use marker::{Marker, SessionState};
 pub use session::{InvalidSession, SessionId};
 pub use timestamp::{Clock, Timestamp};
 pub use value::by_value;

@@ -1,7 +1,7 @@
 //! The write path, the same for every message: append, commit, publish.
 //!
 //! The recorder owns the journal's writing end. The journal's leader publishes what is durable, batch after batch, in
-//! sequence: to the transcript, then to the cache, then to the hub and to the worker's channel. The transcript comes
+//! sequence: to the transcript, then to the cache and the index of sessions, then to the hub and to the worker's channel. The transcript comes
 //! first, so that whatever the cache evicts can be read there. If the channel is full the record is skipped: the worker
 //! reads it from the journal instead.
 //!
@@ -21,6 +21,7 @@ use crate::layout;
 use crate::logging::{self, Throttle};
 use crate::message::{Clock, Id, Message, SessionId};
 use crate::metrics::Counter;
+use crate::sessions::{Covered, SessionIndex};
 use crate::transcript::{AppendOutcome, ExpectedTails, Transcripts};
 
 /// Bytes of one read during a replay of the journal.
@@ -74,6 +75,7 @@ pub struct ErasureOutcome {
 struct Outlets<D: Disk> {
     transcripts: Arc<Transcripts<D>>,
     cache: Arc<Cache>,
+    sessions: Arc<SessionIndex<D>>,
     channel: Sender<Record>,
     hub: Arc<Hub>,
     skipped: Arc<Counter>,
@@ -91,6 +93,8 @@ pub struct OpenedRecorder<D: Disk = RealDisk> {
     pub channel: Receiver<Record>,
     /// Delivers events to the listeners of sessions.
     pub hub: Arc<Hub>,
+    /// The index of sessions, told of everything that is published from now on.
+    pub sessions: Arc<SessionIndex<D>>,
     /// Records that the full channel skipped.
     pub skipped: Arc<Counter>,
 }
@@ -148,9 +152,11 @@ impl<D: Disk> Recorder<D> {
     ) -> Result<OpenedRecorder<D>, RecorderError> {
         let (sender, channel) = bounded(config.mongo.queue_capacity);
         let (skipped, hub): (Arc<Counter>, _) = (Arc::default(), Arc::new(Hub::default()));
+        let sessions = Arc::new(SessionIndex::new(disk.clone(), &layout::session_index(&config.journal.path)));
         let outlets = Outlets {
             transcripts: transcripts.clone(),
             cache: cache.clone(),
+            sessions: sessions.clone(),
             channel: sender,
             hub: hub.clone(),
             skipped: skipped.clone(),
@@ -159,10 +165,11 @@ impl<D: Disk> Recorder<D> {
         };
         let publish = Box::new(move |records: &[Record]| outlets.publish(records));
         let journal = Arc::new(Journal::open_on(disk, &config.journal, clock, publish, on_panic)?);
+        sessions.begin(journal.published());
         expect(&journal, transcripts, EXPECTED_TAILS_MAX).map_err(RecorderError::Replay)?;
         let durability = if config.journal.fsync == Fsync::Always { Durability::Disk } else { Durability::Os };
         let recorder = Self { journal: journal.clone(), transcripts: transcripts.clone(), cache, durability };
-        Ok(OpenedRecorder { recorder, journal, channel, hub, skipped })
+        Ok(OpenedRecorder { recorder, journal, channel, hub, sessions, skipped })
     }
 
     /// Records the drafts side by side: when it returns they are durable and every reader sees them. A draft whose key
@@ -263,6 +270,9 @@ impl<D: Disk> Outlets<D> {
         for part in records.split_inclusive(|record| matches!(record.entry, Entry::Erasure { .. })) {
             self.publish_part(part);
         }
+        if let Some(last) = records.last() {
+            self.sessions.covers(Covered { sequence: last.sequence, id: last.entry.id() });
+        }
         self.hub.publish(records);
         for record in records {
             if self.channel.try_send(record.clone()).is_err() {
@@ -294,11 +304,13 @@ impl<D: Disk> Outlets<D> {
                 self.cache_one(message, index == 0 && appended == AppendOutcome::Written { first_ever: true });
             }
         }
+        self.sessions.published(messages.iter().map(|(_, message)| &***message));
         if let Some(Record { entry: Entry::Erasure { id, session }, sequence, .. }) = part.last() {
             let _entered = enter(*sequence, session);
             // In this order: a warm-up may have read the transcript before it was removed.
             self.transcripts.erase(session, *id, *sequence);
             self.cache.erase(session, *id);
+            self.sessions.erased(session, *id);
         }
     }
 

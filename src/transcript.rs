@@ -19,6 +19,7 @@
 //! | `erase.rs` | removes a transcript at once, and what is erased from the copies |
 //! | `clean.rs` | puts a transcript in order, of a stopped server |
 //! | `survey.rs` | a survey of all of them that changes nothing |
+//! | `walk.rs` | all messages of one |
 //!
 //! Files are synced, repaired and renamed by one thread at a time, the worker or the janitor. Appends wait for neither.
 //!
@@ -51,6 +52,7 @@ pub mod survey;
 mod sync;
 #[cfg(test)]
 mod tests;
+mod walk;
 
 use std::collections::{HashMap, HashSet};
 use std::io;

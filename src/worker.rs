@@ -40,6 +40,7 @@ use crate::disk::{Disk, RealDisk};
 use crate::journal::{Checkpoint, Journal, Record};
 use crate::liveness::{self, Pulse};
 use crate::message::Clock;
+use crate::sessions::SessionIndex;
 use crate::transcript::Transcripts;
 
 pub use dead_letters::DeadLetters;
@@ -129,6 +130,13 @@ impl<D: Disk> Worker<D> {
         }
     }
 
+    /// The same, and it writes the file of the index of sessions.
+    #[must_use]
+    pub fn filing(mut self, sessions: Arc<SessionIndex<D>>) -> Self {
+        self.sink.sessions = Some(sessions);
+        self
+    }
+
     /// The same with MongoDB disabled. If it was enabled before, what it lacks is remembered until it is enabled again:
     /// records by the checkpoint (see `move_checkpoint`), erasures by this file.
     #[must_use]
@@ -210,6 +218,9 @@ impl<D: Disk> Worker<D> {
         self.catch_up(None);
         self.drain_out();
         self.flush();
+        if let Err(e) = self.sink.store_sessions(true) {
+            log::warn!("the list of sessions cannot be written, the next start makes it again: {e}");
+        }
     }
 
     /// Waits for a record (not if it `lingers`), for the drain's outcome, for the stop, or until something is due.

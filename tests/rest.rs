@@ -606,13 +606,16 @@ fn the_description_of_the_api_is_served_and_describes_what_answers() {
             if item["get"]["responses"].get("101").is_some() {
                 // A plain GET where a WebSocket is expected; the Unix socket serves none.
                 assert!(matches!(client.get(path).status, 426 | 501), "{path}");
+            } else if path.contains("{id}") {
+                let allowed = client.request("PUT", path, &[], None);
+                assert_eq!(allowed.header("allow"), Some("GET, HEAD, PATCH, DELETE"), "{path}");
+                for method in ["GET", "PATCH", "DELETE"] {
+                    client.request(method, path, &[], None).problem(422);
+                }
             } else if item.get("get").is_some() {
                 assert_eq!(client.get(path).status, 200, "{path}");
                 let head = client.request("HEAD", path, &[], None);
                 assert_eq!((head.status, head.body.len()), (200, 0), "{path}");
-            } else if item.get("delete").is_some() {
-                assert_eq!(client.get(path).header("allow"), Some("DELETE"), "{path}");
-                client.request("DELETE", path, &[], None).problem(422);
             } else {
                 assert_eq!(client.get(path).header("allow"), Some("POST"), "{path}");
                 client.post(path, &json!({})).problem(422);

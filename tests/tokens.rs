@@ -69,6 +69,11 @@ fn example(method: &str, path: &str, session: &str) -> (String, Option<Value>, u
         ("GET", "/api/chat/history") => (named("&limit=1"), None, 200, Reach::Named),
         // There is no MongoDB here.
         ("POST", "/api/storage/resend") => (path.to_owned(), Some(json!({"dead_letters": true})), 409, Reach::Any),
+        ("GET", "/api/chat/sessions") => (path.to_owned(), None, 200, Reach::Any),
+        ("GET", "/api/chat/sessions/{id}") => (path.replace("{id}", session), None, 200, Reach::Named),
+        ("PATCH", "/api/chat/sessions/{id}") => {
+            (path.replace("{id}", session), Some(json!({"pinned": true})), 200, Reach::Named)
+        }
         ("DELETE", "/api/chat/sessions/{id}") => (path.replace("{id}", session), None, 200, Reach::Named),
         // Without the fields of a handshake; the walk by WebSocket has them.
         ("GET", "/ws/chat") => (named(""), None, 426, Reach::Any),
@@ -116,6 +121,7 @@ fn every_route_serves_each_token_what_it_allows_and_nothing_else() {
     for ((method, path), needed) in &routes {
         for session in ["a-1", "b-1", "default"] {
             let (target, body, served, reach) = example(method, path, session);
+            record(&server, session, &["hi"]);
             let mut status = |token: &str| {
                 let reply = ask(&mut client, method, &target, token, body.as_ref());
                 let code = if reply.status < 400 { Value::Null } else { reply.json()["code"].clone() };

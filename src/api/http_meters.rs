@@ -15,7 +15,7 @@ use super::route::TABLE;
 /// The label of requests without a route: unknown paths, and heads that could not be read.
 const NO_ROUTE: &str = "other";
 /// The methods that are counted by name; the last stands for all others.
-const METHODS: [&str; 6] = ["GET", "HEAD", "POST", "DELETE", "OPTIONS", "other"];
+const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PATCH", "DELETE", "OPTIONS", "other"];
 /// The statuses that we answer with. A test finds those that are missing; at run time they count as the last.
 const CODES: [&str; 25] = [
     "101", "200", "201", "202", "204", "400", "401", "403", "404", "405", "408", "409", "410", "413", "414", "415",
@@ -43,8 +43,9 @@ pub fn method_index(method: &Method) -> usize {
         Method::Get => 0,
         Method::Head => 1,
         Method::Post => 2,
-        Method::Delete => 3,
-        Method::Options => 4,
+        Method::Patch => 3,
+        Method::Delete => 4,
+        Method::Options => 5,
         _ => METHOD_UNKNOWN,
     }
 }
@@ -73,7 +74,7 @@ impl HttpMeters {
 
     /// Counts a request.
     pub(super) fn count(&self, answered: &Answered) {
-        let route = answered.route.map_or(TABLE.len(), |route| route as usize);
+        let route = answered.route.map_or(TABLE.len(), label_of);
         let code = CODE_INDEXES.get(usize::from(answered.status)).map_or(CODES.len(), |index| usize::from(*index));
         self.answered[(route * METHODS.len() + answered.method) * CODES_AND_OTHER + code].add(1);
         if let (Some(took), Some(seconds)) = (answered.took, self.seconds.get(route)) {
@@ -94,10 +95,21 @@ impl HttpMeters {
 
     /// Adds how long the routes took.
     pub(super) fn write_seconds(&self, text: &mut FamilyText<'_>) {
-        for ((path, ..), seconds) in TABLE.iter().zip(&self.seconds) {
+        let has_label = |(index, (.., route)): &(usize, &(_, _, _, Route))| label_of(*route) == *index;
+        let rows = TABLE.iter().enumerate().filter(has_label);
+        for ((_, (path, ..)), seconds) in rows.map(|row| (row, &self.seconds[row.0])) {
             text.histogram(&[path], seconds);
         }
     }
+}
+
+/// The row of the table under whose path a route is counted: the first of its path.
+fn label_of(route: Route) -> usize {
+    let mut row = route as usize;
+    while row > 0 && TABLE[row - 1].0 == TABLE[row].0 {
+        row -= 1;
+    }
+    row
 }
 
 impl Default for HttpMeters {

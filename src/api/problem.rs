@@ -110,7 +110,7 @@ impl Problem {
 
     /// 405 with `Allow`.
     #[must_use]
-    pub fn method_not_allowed(allow: &'static str) -> Self {
+    pub fn method_not_allowed(allow: &str) -> Self {
         let header = Some(("Allow", allow.to_owned()));
         Self { header, ..Self::new(405, "method_not_allowed", format!("this resource takes {allow}")) }
     }

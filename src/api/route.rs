@@ -22,8 +22,14 @@ pub enum Route {
     History,
     /// `GET /api/chat/feed`
     Feed,
-    /// `DELETE /api/chat/sessions/{id}`
+    /// `GET /api/chat/sessions`
+    Sessions,
+    /// `GET /api/chat/sessions/{id}`
     Session,
+    /// `PATCH /api/chat/sessions/{id}`
+    SessionChange,
+    /// `DELETE /api/chat/sessions/{id}`
+    SessionErasure,
     /// `GET /ws/chat`, which becomes a WebSocket
     Socket,
     /// `GET /api/storage/status`
@@ -42,13 +48,17 @@ pub enum Route {
     OpenApi,
 }
 
-/// Each path with its `Allow` value, the access it needs, and its route. `openapi.json` describes the same.
+/// Each path with its methods, the access they need, and their route. Methods of one path that differ in these stand in rows
+/// that follow each other. `openapi.json` describes the same.
 pub(super) const TABLE: &[(&str, &str, Access, Route)] = &[
     ("/api/chat", "POST", Access::Write, Route::Chat),
     ("/api/chat/messages", "POST", Access::Write, Route::Messages),
     ("/api/chat/history", "GET, HEAD", Access::Read, Route::History),
     ("/api/chat/feed", "GET, HEAD", Access::Read, Route::Feed),
-    ("/api/chat/sessions/{id}", "DELETE", Access::Admin, Route::Session),
+    ("/api/chat/sessions", "GET, HEAD", Access::Read, Route::Sessions),
+    ("/api/chat/sessions/{id}", "GET, HEAD", Access::Read, Route::Session),
+    ("/api/chat/sessions/{id}", "PATCH", Access::Write, Route::SessionChange),
+    ("/api/chat/sessions/{id}", "DELETE", Access::Admin, Route::SessionErasure),
     ("/ws/chat", "GET, HEAD", Access::Read, Route::Socket),
     ("/api/storage/status", "GET, HEAD", Access::Read, Route::Status),
     ("/api/storage/resend", "POST", Access::Admin, Route::Resend),
@@ -61,29 +71,36 @@ pub(super) const TABLE: &[(&str, &str, Access, Route)] = &[
 
 /// Finds the route, or the problem that says why there is none (403, 404, 405 with `Allow`, 415, 422).
 pub(super) fn find(head: &RequestHead<'_>) -> Result<Route, Problem> {
-    let Some(&(_, allow, access, route)) = TABLE.iter().find(|(path, ..)| is_at(path, head.path)) else {
+    let rows = TABLE.iter().filter(|(path, ..)| is_at(path, head.path));
+    if rows.clone().next().is_none() {
         return Err(Problem::not_found(head.path));
-    };
-    let fits = match head.method {
-        Method::Get => allow.starts_with("GET"),
-        Method::Head => allow.ends_with("HEAD"),
-        Method::Post => allow == "POST",
-        Method::Delete => allow == "DELETE",
-        _ => false,
-    };
-    if !fits {
-        return Err(Problem::method_not_allowed(allow));
     }
+    let Some(&(_, allow, access, route)) = rows.clone().find(|(_, allow, ..)| serves(allow, head.method)) else {
+        let allowed: Vec<&str> = rows.map(|(_, allow, ..)| *allow).collect();
+        return Err(Problem::method_not_allowed(&allowed.join(", ")));
+    };
     if head.caller.access() < access {
         return Err(Problem::insufficient_access(head.caller, access));
     }
     if let Some(name) = head.left_out {
         return Err(Problem::field(name, "must have visible ASCII characters only"));
     }
-    if allow == "POST" {
+    if matches!(allow, "POST" | "PATCH") {
         content::check(head)?;
     }
     Ok(route)
+}
+
+/// Whether a row of the table serves a method.
+fn serves(allow: &str, method: &Method) -> bool {
+    match method {
+        Method::Get => allow.starts_with("GET"),
+        Method::Head => allow.ends_with("HEAD"),
+        Method::Post => allow == "POST",
+        Method::Patch => allow == "PATCH",
+        Method::Delete => allow == "DELETE",
+        _ => false,
+    }
 }
 
 /// Whether a path asks for the server's health.

@@ -6,10 +6,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
-
 use crate::history::{History, HistoryQuery};
-use crate::message::{Id, Message, SessionId};
+use crate::message::{Id, Marker, Message, SessionId};
 use crate::responder::ContextLimit;
 
 /// The longest wait for what only MongoDB has.
@@ -46,9 +44,14 @@ pub(super) fn up_to(
     let mut is_partial = answer.incomplete.is_some();
     for message in older {
         // Checked first, so that the message after the last that fits is not parsed.
-        if bytes >= context.bytes || begins_context(&message) {
-            is_partial = false;
-            break;
+        let marker = if bytes < context.bytes { message.marker() } else { Some(Marker::Clear) };
+        match marker {
+            Some(Marker::Clear) => {
+                is_partial = false;
+                break;
+            }
+            Some(Marker::Session(_)) => continue,
+            None => {}
         }
         bytes += message.text().len();
         if bytes > context.bytes {
@@ -60,10 +63,4 @@ pub(super) fn up_to(
     messages.reverse();
     is_partial &= messages.len() < context.messages;
     Ok(Some(Conversation { messages, is_partial }))
-}
-
-/// Whether messages before it do not belong to the conversation any more.
-fn begins_context(message: &Message) -> bool {
-    let is_clear = |metadata: &serde_json::Map<String, Value>| metadata.get("type").is_some_and(|kind| kind == "clear");
-    message.role() == "system" && message.parts().is_some_and(|parts| is_clear(&parts.metadata))
 }

@@ -29,6 +29,8 @@ Of a running server, over its local socket:
   chatkeep say [OPTIONS] TEXT         send one message and print the reply as it comes; TEXT - reads it from stdin
   chatkeep history [OPTIONS] SESSION  print the newest messages of a session
   chatkeep tail [OPTIONS] [SESSION]   print the newest messages, of one session or of all, and then new ones
+  chatkeep sessions [OPTIONS]         list the sessions, newest activity first
+  chatkeep erase [OPTIONS] SESSION    erase a session everywhere and for good; asks first on a terminal
   chatkeep status [OPTIONS]           print what is stored where and what is pending
   chatkeep verify [OPTIONS]           record a few messages and check that they arrive everywhere, a line for each check
   chatkeep retry-dead-letters [OPTIONS]            offer to MongoDB again what it refused
@@ -36,10 +38,12 @@ Of a running server, over its local socket:
 
 Options:
   --config FILE   the configuration (default: ./config.yaml, or built-in defaults without one)
-  --listen ADDR   HOST:PORT in place of server.listen; port 0 takes a free one; say, history, tail and status ask there
+  --listen ADDR   HOST:PORT in place of server.listen; port 0 takes a free one; a client asks there
   --data DIR      the folder that data/ means in the default paths
   --session S     say, verify: the session (default: default, a new one)
-  --limit N       history, tail: how many messages, 1 to 500 (default: 50, 10)
+  --limit N       history, tail, sessions: how many, 1 to 500 (default: 50, 10, 50)
+  --search WORDS  sessions: only those whose title has all these words
+  --yes           erase: without a question
   --since TIME    resend-to-mongo: from that day (2025-11-28) or time (2025-11-28T01:23:45Z) on
   --repair        doctor: do what a start would do, and take intact messages out of the quarantine
   --json          JSON in place of readable lines: one object; tail: one a line
@@ -53,7 +57,7 @@ retry-dead-letters, resend-to-mongo: 1 also when not everything is in MongoDB.
 ";
 
 /// The commands by name.
-const COMMANDS: [(&str, Command); 12] = [
+const COMMANDS: [(&str, Command); 14] = [
     ("serve", Command::Serve),
     ("check-config", Command::CheckConfig),
     ("doctor", Command::Doctor),
@@ -63,13 +67,27 @@ const COMMANDS: [(&str, Command); 12] = [
     ("say", Command::Say),
     ("history", Command::History),
     ("tail", Command::Tail),
+    ("sessions", Command::Sessions),
+    ("erase", Command::Erase),
     ("status", Command::Status),
     ("verify", Command::Verify),
     ("help", Command::Help),
 ];
 /// The options, for suggestions.
-const OPTIONS: &[&str] =
-    &["--config", "--listen", "--data", "--session", "--limit", "--since", "--repair", "--json", "--help", "--version"];
+const OPTIONS: &[&str] = &[
+    "--config",
+    "--listen",
+    "--data",
+    "--session",
+    "--limit",
+    "--search",
+    "--since",
+    "--repair",
+    "--yes",
+    "--json",
+    "--help",
+    "--version",
+];
 /// The most that `--limit` may ask for: messages of one page of the server.
 const LIMIT_MAX: usize = 500;
 
@@ -85,6 +103,8 @@ pub(super) enum Command {
     Say,
     History,
     Tail,
+    Sessions,
+    Erase,
     Status,
     Verify,
     Help,
@@ -102,7 +122,7 @@ pub(super) struct Options {
     pub(super) data: Option<PathBuf>,
     /// `--session`, or the session after the command.
     pub(super) session: Option<SessionId>,
-    /// The text of `say`.
+    /// The text of `say`, or `--search`.
     pub(super) text: Option<String>,
     /// `--limit`
     pub(super) limit: Option<usize>,
@@ -110,8 +130,18 @@ pub(super) struct Options {
     pub(super) since: Option<Timestamp>,
     /// `--repair`
     pub(super) task: Option<doctor::Task>,
+    /// `--yes`
+    pub(super) consent: Consent,
     /// `--json`
     pub(super) form: ReportFormat,
+}
+
+/// Whether to ask before something is erased.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Consent {
+    #[default]
+    Ask,
+    Given,
 }
 
 /// The form of a report.
@@ -143,6 +173,8 @@ pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocati
             Arg::Long("session") => set("--session", &mut options.session, &mut parser, |word| session(&text(word)?))?,
             Arg::Long("limit") => set("--limit", &mut options.limit, &mut parser, limit)?,
             Arg::Long("since") => set("--since", &mut options.since, &mut parser, since)?,
+            Arg::Long("search") => set("--search", &mut options.text, &mut parser, text)?,
+            Arg::Long("yes") => options.consent = Consent::Given,
             Arg::Long("repair") => options.task = Some(doctor::Task::Repair),
             Arg::Long("json") => options.form = ReportFormat::Json,
             Arg::Long(name) => return Err(unknown_option(&format!("--{name}"), command)),
@@ -170,17 +202,20 @@ fn command_of(word: &str) -> Result<Command, CommandError> {
 
 /// Refuses options that the command would ignore.
 fn check(command: Command, options: &Options) -> Result<(), CommandError> {
-    use Command::{Doctor, History, ResendToMongo, RetryDeadLetters, Say, Status, Tail, Verify};
-    let rules: [(&str, bool, &[Command], &str); 5] = [
+    use Command::{Doctor, Erase, History, ResendToMongo, RetryDeadLetters, Say, Sessions, Status, Tail, Verify};
+    let rules: [(&str, bool, &[Command], &str); 7] = [
         ("--repair", options.task.is_some(), &[Doctor], "doctor"),
         (
             "--json",
             options.form == ReportFormat::Json,
-            &[Doctor, Say, History, Tail, Status, Verify, RetryDeadLetters, ResendToMongo],
-            "doctor, say, history, tail, status, verify, retry-dead-letters and resend-to-mongo",
+            &[Doctor, Say, History, Tail, Sessions, Erase, Status, Verify, RetryDeadLetters, ResendToMongo],
+            "doctor, say, history, tail, sessions, erase, status, verify, retry-dead-letters and resend-to-mongo",
         ),
         ("--session", options.session.is_some(), &[Say, Verify], "say and verify"),
-        ("--limit", options.limit.is_some(), &[History, Tail], "history and tail"),
+        ("--limit", options.limit.is_some(), &[History, Tail, Sessions], "history, tail and sessions"),
+        // The text of `say` is set later.
+        ("--search", options.text.is_some(), &[Sessions], "sessions"),
+        ("--yes", options.consent == Consent::Given, &[Erase], "erase"),
         ("--since", options.since.is_some(), &[ResendToMongo], "resend-to-mongo"),
     ];
     if command == ResendToMongo && options.since.is_none() {
@@ -200,7 +235,7 @@ fn check(command: Command, options: &Options) -> Result<(), CommandError> {
 fn place(command: Command, words: Vec<OsString>, options: &mut Options) -> Result<(), CommandError> {
     let (most, last) = match command {
         Command::Say => (1, "text: put quotes around a text of several words"),
-        Command::History | Command::Tail => (1, "session"),
+        Command::History | Command::Tail | Command::Erase => (1, "session"),
         _ => (0, "command"),
     };
     if let Some(word) = words.get(most) {
@@ -218,6 +253,7 @@ fn place(command: Command, words: Vec<OsString>, options: &mut Options) -> Resul
         (Command::History, None) => {
             return Err(CommandError::asked("history needs a session: chatkeep history SESSION"));
         }
+        (Command::Erase, None) => return Err(CommandError::asked("erase needs a session: chatkeep erase SESSION")),
         (Command::Say, text) => options.text = text,
         (_, Some(word)) => {
             let named = session(&word).map_err(|rule| CommandError::asked(format!("session `{word}` {rule}")))?;
@@ -279,7 +315,7 @@ fn unknown_option(word: &str, command: Option<Command>) -> CommandError {
         None if command == Some(Command::Say) => {
             "put -- before a text that begins with -: chatkeep say -- TEXT".to_owned()
         }
-        None if matches!(command, Some(Command::History | Command::Tail)) => {
+        None if matches!(command, Some(Command::History | Command::Tail | Command::Erase)) => {
             "put -- before a session that begins with -: chatkeep history -- SESSION".to_owned()
         }
         None => "chatkeep --help lists every option".to_owned(),
@@ -358,6 +394,13 @@ mod tests {
                 Options { session: named("a:b"), limit: Some(500), ..Options::default() },
             ),
             ("tail", Command::Tail, Options::default()),
+            ("sessions", Command::Sessions, Options::default()),
+            ("sessions --limit 3 --search=plans", Command::Sessions, Options { limit: Some(3), ..say("plans") }),
+            (
+                "erase s --yes",
+                Command::Erase,
+                Options { session: named("s"), consent: Consent::Given, ..Options::default() },
+            ),
             ("tail s --limit=1", Command::Tail, Options { session: named("s"), limit: Some(1), ..Options::default() }),
             (
                 "resend-to-mongo --since 2025-11-28 --json",
@@ -397,8 +440,8 @@ mod tests {
             ("serve --repair", "--repair belongs to doctor: chatkeep doctor --repair"),
             (
                 "--json",
-                "--json belongs to doctor, say, history, tail, status, verify, retry-dead-letters and resend-to-mongo: \
-                 chatkeep doctor --json",
+                "--json belongs to doctor, say, history, tail, sessions, erase, status, verify, retry-dead-letters and \
+                 resend-to-mongo: chatkeep doctor --json",
             ),
             ("tail --since 2025-11-28", "--since belongs to resend-to-mongo: chatkeep resend-to-mongo --since"),
             (
@@ -410,8 +453,12 @@ mod tests {
                 "resend-to-mongo --since yesterday",
                 "--since must be a day (2025-11-28) or an RFC 3339 time (2025-11-28T01:23:45Z)",
             ),
+            ("tail --search x", "--search belongs to sessions: chatkeep sessions --search"),
+            ("tail --yes", "--yes belongs to erase: chatkeep erase --yes"),
+            ("erase", "erase needs a session: chatkeep erase SESSION"),
+            ("sessions now", "unexpected argument `now` after the command"),
             ("history s --session t", "--session belongs to say and verify: chatkeep say --session"),
-            ("say hi --limit 3", "--limit belongs to history and tail: chatkeep history --limit"),
+            ("say hi --limit 3", "--limit belongs to history, tail and sessions: chatkeep history --limit"),
             ("history s --limit 501", "--limit must be a whole number from 1 to 500"),
             ("tail --limit -1", "--limit must be a whole number from 1 to 500"),
             ("--config", "--config needs a value: --config VALUE"),

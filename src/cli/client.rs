@@ -43,7 +43,9 @@ pub(super) struct Request<'a> {
     pub(super) target: &'a str,
     /// `Accept`
     pub(super) accept: &'a str,
-    /// A JSON body makes it a POST; without one it is a GET.
+    /// The method.
+    pub(super) method: &'static str,
+    /// A JSON body.
     pub(super) body: Option<&'a Value>,
     /// How long it may take.
     pub(super) wait: Wait,
@@ -114,14 +116,23 @@ impl Client {
 
     /// Sends a GET and reads JSON, within that time.
     pub(super) fn get(&self, target: &str, within: Duration) -> Result<Value, ClientError> {
+        self.ask("GET", target, within)
+    }
+
+    /// The same with a DELETE.
+    pub(super) fn delete(&self, target: &str, within: Duration) -> Result<Value, ClientError> {
+        self.ask("DELETE", target, within)
+    }
+
+    fn ask(&self, method: &'static str, target: &str, within: Duration) -> Result<Value, ClientError> {
         let wait = Wait::Whole(within);
-        self.send(&Request { target, accept: "application/json", body: None, wait })?.accepted()?.json()
+        self.send(&Request { target, accept: "application/json", method, body: None, wait })?.accepted()?.json()
     }
 
     fn bytes(&self, request: &Request<'_>) -> Vec<u8> {
         let mut head = format!(
             "{} {} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nAccept: {}\r\nUser-Agent: chatkeep/{}\r\n",
-            if request.body.is_some() { "POST" } else { "GET" },
+            request.method,
             request.target,
             if self.socket.is_some() { "localhost" } else { &self.address },
             request.accept,

@@ -34,7 +34,8 @@ pub(super) fn resend_to_mongo(options: &Options) -> Result<(), CommandError> {
 fn run(options: &Options, asked: &Value) -> Result<(), CommandError> {
     let client = client(options)?;
     let (target, accept, wait) = ("/api/storage/resend", "application/json", Wait::Whole(BEGIN_TIMEOUT));
-    let begun = client.send(&Request { target, accept, body: Some(asked), wait })?.accepted()?.json()?;
+    let begun =
+        client.send(&Request { target, accept, method: "POST", body: Some(asked), wait })?.accepted()?.json()?;
     let ended = follow(&client, begun)?;
     print(&match options.form {
         ReportFormat::Json => format!("{ended}\n"),

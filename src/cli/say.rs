@@ -78,7 +78,8 @@ fn ask(client: &Client, body: &Value) -> Result<Response, ClientError> {
         true => "text/event-stream, application/json",
         false => "application/json",
     };
-    let request = Request { target: "/api/chat", accept, body: Some(body), wait: Wait::Silence(SILENCE_TIMEOUT) };
+    let request =
+        Request { target: "/api/chat", accept, method: "POST", body: Some(body), wait: Wait::Silence(SILENCE_TIMEOUT) };
     client.send(&request)?.accepted()
 }
 

@@ -18,7 +18,7 @@ use super::tokens::TokenTable;
 use super::websocket::handshake;
 
 /// The methods that a configured origin may use.
-const ALLOWED_METHODS: &str = "GET, POST, DELETE";
+const ALLOWED_METHODS: &str = "GET, POST, PATCH, DELETE";
 const ALLOWED_HEADERS: &str = "Content-Type, Authorization, Idempotency-Key, X-Request-ID, Last-Event-ID";
 /// The header fields that scripts of a configured origin may read.
 const EXPOSED_HEADERS: &str = "X-Request-ID, X-Has-More, X-Complete, X-Next, Retry-After";

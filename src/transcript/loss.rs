@@ -144,8 +144,11 @@ impl<D: Disk> Transcripts<D> {
         lengths.noted(session).max(open.files.peek(session).map_or(0, |transcript| transcript.bytes))
     }
 
-    /// The length of a transcript, in bytes.
-    fn byte_len(&self, session: &SessionId) -> io::Result<u64> {
+    /// The length of a transcript, in bytes; 0 if there is none.
+    ///
+    /// # Errors
+    /// It could not be opened or measured. A retry is safe.
+    pub fn byte_len(&self, session: &SessionId) -> io::Result<u64> {
         self.old_file(session)?.map_or(Ok(0), |file| file.byte_len())
     }
 

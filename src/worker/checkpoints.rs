@@ -29,8 +29,10 @@ impl<D: Disk> Worker<D> {
         if stored.as_ref().is_err_and(is_full) {
             self.journal.want_room();
         }
+        // In this order, so that the journal still has what the file lacks.
+        let filed = self.sink.store_sessions(false);
         let pruned = self.journal.prune(self.passed(), self.clock.now());
-        stored.and(pruned.map(drop))
+        stored.and(filed).and(pruned.map(drop))
     }
 
     /// The sequence up to which every destination has the records: segments before it may be dropped.

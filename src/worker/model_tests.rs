@@ -103,7 +103,8 @@ impl Case {
                 let limit = 1 + self.random.below(9) as usize;
                 let _ = self.oracle.look(self.world.live.as_ref().unwrap(), &self.world, limit);
             }
-            12..15 => live.work(),
+            12 => drop(live.list.load()),
+            13..15 => live.work(),
             15..19 => {
                 live.worker.flush();
                 self.oracle.clear_up(live);
@@ -187,6 +188,9 @@ impl Case {
         }
         assert_eq!(live.transcripts.first_lacking(), None);
         assert_eq!(live.worker.checkpoint.drained, live.journal.published());
+        let live = self.world.live.as_ref().unwrap();
+        let view = self.oracle.look(live, &self.world, 9).expect("the disk works");
+        assert!(self.oracle.check_list(live, &self.world, &view), "the list is not whole though nothing is stale");
     }
 }
 

@@ -12,6 +12,7 @@ use crate::backoff::Backoff;
 use crate::disk::Disk;
 use crate::journal::{self, Entry, Journal, Record};
 use crate::message::{Message, SessionId};
+use crate::sessions::SessionIndex;
 use crate::transcript::{Rebuilt, Transcripts};
 
 use super::READ_BYTES;
@@ -30,6 +31,8 @@ const LENGTHS_AT_ONCE: usize = 4000;
 pub(super) struct TranscriptSink<D: Disk> {
     transcripts: Arc<Transcripts<D>>,
     journal: Arc<Journal<D>>,
+    /// Its file is written after the checkpoint.
+    pub(super) sessions: Option<Arc<SessionIndex<D>>>,
     touched: HashSet<SessionId>,
     /// The first and last sequence taken since the last good flush.
     span: Option<(u64, u64)>,
@@ -46,12 +49,22 @@ impl<D: Disk> TranscriptSink<D> {
         Self {
             transcripts,
             journal,
+            sessions: None,
             touched: HashSet::new(),
             span: None,
             rebuilding: Backoff::new(PAUSE_FIRST, PAUSE_MAX),
             #[cfg(test)]
             gate: None,
         }
+    }
+
+    /// Writes the file of the index of sessions if that is due, or at a stop.
+    ///
+    /// # Errors
+    /// The disk failed; the old file stands, and a start reads more of the journal, or counts the transcripts.
+    pub(super) fn store_sessions(&self, stops: bool) -> io::Result<()> {
+        let store = |sessions: &Arc<SessionIndex<D>>| sessions.store(self.journal.first_sequence(), stops);
+        self.sessions.as_ref().map_or(Ok(()), store)
     }
 
     /// Whether there are transcripts, or may be.

@@ -33,7 +33,7 @@ const TRANSCRIPT_BYTES: u64 = 1 << 20;
 pub(super) fn rest(run: &mut Run<'_>) -> CheckResult {
     let body = json!({"message": "ping from rest", "session_id": run.session.as_str()});
     let wait = Wait::Whole(REPLY_TIMEOUT);
-    let request = Request { target: "/api/chat", accept: "application/json", body: Some(&body), wait };
+    let request = Request { target: "/api/chat", accept: "application/json", method: "POST", body: Some(&body), wait };
     let reply = run.client.send(&request).and_then(|reply| reply.accepted()?.json()).map_err(|e| e.to_string())?;
     let user = id_of(&reply, "user_message_id")?;
     run.sent.push(Sent { id: user, role: "user" });

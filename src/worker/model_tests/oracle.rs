@@ -16,6 +16,7 @@ use crate::config::Fsync;
 use crate::history::HistoryQuery;
 use crate::journal::testing::stored_checkpoint;
 use crate::journal::{Appended, ReadProgress};
+use crate::listing::ListQuery;
 use crate::message::{Id, Message, SessionId};
 
 /// What is known of one text.
@@ -148,6 +149,7 @@ impl Oracle {
     pub fn check(&mut self, world: &World, cut: bool) {
         let live = world.live.as_ref().unwrap();
         let view = self.look(live, world, 7).expect("the disk works");
+        self.check_list(live, world, &view);
         let journal = self.check_journal(live, cut);
         let loose = world.config.journal.fsync != Fsync::Always;
         // After a power cut, sequences that only transcripts remember are given again.
@@ -172,6 +174,43 @@ impl Oracle {
             }
         }
         self.published = live.journal.published();
+    }
+
+    /// The list, brought up as after a start, says of each session what its history holds. Returns whether it is whole.
+    pub fn check_list(&self, live: &Live, world: &World, view: &View) -> bool {
+        if !live.list.load() {
+            return false;
+        }
+        if world.config.journal.fsync != Fsync::Always || !self.by_hand.is_empty() {
+            live.list.compare_all(&|| true);
+        }
+        let mut wanted: BTreeMap<&SessionId, Vec<Id>> = BTreeMap::new();
+        view.values().for_each(|(session, id)| wanted.entry(session).or_default().push(*id));
+        let stale: BTreeSet<SessionId> = live.transcripts.all_stale().into_iter().map(|(session, _)| session).collect();
+        wanted.retain(|session, _| !stale.contains(*session));
+        wanted.keys().for_each(|session| live.list.assert_counted(session));
+        let time = |id: Option<&Id>| id.map(|id| id.time());
+        let wanted = wanted
+            .iter()
+            .map(|(session, ids)| ((*session).clone(), (ids.len(), time(ids.iter().min()), time(ids.iter().max()))));
+        let (mut found, mut ask, mut last) = (BTreeMap::new(), ListQuery { limit: 2, ..ListQuery::default() }, None);
+        loop {
+            let page = live.list.page(&ask);
+            assert_eq!(page.incomplete, None);
+            for one in page.sessions {
+                assert!(last.is_none_or(|last| one.updated_at <= last), "{} is out of order", one.session);
+                last = Some(one.updated_at);
+                let told = (one.messages as usize, Some(one.created_at), Some(one.updated_at));
+                assert!(found.insert(one.session.clone(), told).is_none(), "{} is listed twice", one.session);
+            }
+            match page.next {
+                Some(next) => ask.after = Some(next),
+                None => break,
+            }
+        }
+        found.retain(|session, _| !stale.contains(session));
+        assert_eq!(found, wanted.collect());
+        true
     }
 
     /// The journal has, in order and once, what was acknowledged and not dropped; returns where each text is.

@@ -10,6 +10,7 @@ use crate::disk::sim::{Random, SimDisk};
 use crate::history::History;
 use crate::journal::{AppendError, Appended, IdempotencyKey, NewRecord, ReplyTo};
 use crate::layout;
+use crate::listing::SessionList;
 use crate::message::{self, Metadata, SessionId};
 use crate::recorder::{OpenedRecorder, Recorder, RecorderError};
 use crate::transcript::Transcripts;
@@ -27,7 +28,8 @@ pub struct Live {
     pub recorder: Recorder<SimDisk>,
     pub journal: Arc<Journal<SimDisk>>,
     pub transcripts: Arc<Transcripts<SimDisk>>,
-    pub history: History<SimDisk>,
+    pub history: Arc<History<SimDisk>>,
+    pub list: SessionList<SimDisk>,
     pub worker: Worker<SimDisk>,
 }
 
@@ -78,13 +80,18 @@ impl World {
         let transcripts = Arc::new(transcripts.remembering(&layout::transcript_lengths(&config.journal.path)));
         let cache = Arc::new(Cache::new(&config.mongo.cache));
         let on_panic = Box::new(|| panic!("the leader panicked"));
-        let OpenedRecorder { recorder, journal, channel, .. } =
+        let OpenedRecorder { recorder, journal, channel, sessions, .. } =
             Recorder::open_on(disk, config, clock.clone(), &transcripts, cache.clone(), on_panic)?;
         let history = History::new(config, clock.clone(), cache, transcripts.clone(), journal.clone());
+        let (history, index) = (Arc::new(history), sessions.clone());
+        index.file_every(3);
+        let (kept, read) = (transcripts.clone(), history.clone());
+        let list = SessionList::new(config, clock.clone(), index, kept, journal.clone(), read);
         let (start, progress) = (journal.start(), Arc::default());
         let worker =
             Worker::new(journal.clone(), channel, transcripts.clone(), clock, &config.journal, start, progress);
-        self.live = Some(Live { recorder, journal, transcripts, history, worker });
+        let worker = worker.filing(sessions);
+        self.live = Some(Live { recorder, journal, transcripts, history, list, worker });
         Ok(())
     }
 
@@ -100,6 +107,7 @@ impl World {
     pub fn stop(&mut self) {
         if let Some(mut live) = self.live.take() {
             live.drain();
+            let _ = live.worker.sink.store_sessions(true);
             let _ = live.journal.sync();
         }
     }

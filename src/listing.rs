@@ -1,0 +1,362 @@
+//! The list of sessions: pages of it, newest activity first, and what users set for a session.
+//!
+//! Order and counts come from the index (`sessions.rs`), titles and texts from where they stand. An entry of the index
+//! belongs to a transcript of a certain length. Before it is shown the length is compared, and the transcript is counted
+//! again if it has another: expiry, repairs and users have rewritten it. While a transcript is stale, the entry is right
+//! and the file is not.
+//!
+//! Knows nothing of HTTP.
+
+mod loading;
+mod state;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::access::SessionPrefix;
+use crate::config::{Config, Fsync};
+use crate::disk::{Disk, RealDisk};
+use crate::history::{History, HistoryQuery};
+use crate::journal::Journal;
+use crate::message::{Clock, Expiry, Id, Marker, Message, SessionId, SessionState, Timestamp};
+use crate::sessions::{ListPosition, SessionEntry, SessionIndex, UNKNOWN_BYTES};
+use crate::transcript::Transcripts;
+
+pub use state::{Renew, record};
+
+/// The longest title and last text that is shown, in characters.
+const TITLE_CHARS_MAX: usize = 80;
+const LAST_CHARS_MAX: usize = 200;
+/// The most bytes of a transcript that are read for its title or its last text.
+const GLANCE_BYTES_MAX: u64 = 256 << 10;
+/// Sessions whose titles one request compares with what it searches; the next page goes on.
+const TITLES_MAX: usize = 2000;
+/// How long a page waits after a start for the index; with a file of it that takes less.
+const WAIT_MAX: Duration = Duration::from_millis(500);
+/// How often a page is read while sessions turn out to have another place.
+const PAGE_TRIES: usize = 3;
+/// How often an entry is compared with a transcript that has another length, and the pause between.
+const PUBLISHING_TRIES: usize = 3;
+const PUBLISHING_PAUSE: Duration = Duration::from_millis(1);
+
+/// Why a list may lack sessions.
+const NOT_WHOLE: &str = "the list is being made again from the transcripts";
+const MONGO: &str = "sessions that only MongoDB has are not listed";
+const UNREADABLE: &str = "a transcript cannot be read at the moment";
+
+/// The list of sessions.
+pub struct SessionList<D: Disk = RealDisk> {
+    index: Arc<SessionIndex<D>>,
+    transcripts: Arc<Transcripts<D>>,
+    journal: Arc<Journal<D>>,
+    history: Arc<History<D>>,
+    expiry: Expiry,
+    has_mongo: bool,
+    /// No transcript is ever ahead of the journal: `fsync: always`.
+    journal_has_all: bool,
+    /// Held while a session's state is changed: read, changed, recorded.
+    changing: Mutex<()>,
+}
+
+/// A question for a page of the list.
+#[derive(Clone, Debug, Default)]
+pub struct ListQuery {
+    /// The most sessions.
+    pub limit: usize,
+    /// Only sessions after this one.
+    pub after: Option<ListPosition>,
+    /// Only archived sessions, or only others.
+    pub archived: Option<bool>,
+    /// Only sessions whose title has all these words, in lower case.
+    pub words: Vec<String>,
+    /// Only these sessions.
+    pub prefix: Option<SessionPrefix>,
+}
+
+/// A page of the list.
+#[derive(Debug, Default)]
+pub struct ListPage {
+    /// Newest activity first.
+    pub sessions: Vec<SessionSummary>,
+    /// Where the next page goes on, if there are more sessions.
+    pub next: Option<ListPosition>,
+    /// Why the list may lack sessions, if so.
+    pub incomplete: Option<&'static str>,
+}
+
+/// What the list says of a session.
+#[derive(Debug)]
+pub struct SessionSummary {
+    /// Its name.
+    pub session: SessionId,
+    /// Its messages without markers.
+    pub messages: u32,
+    /// The time of the oldest of them.
+    pub created_at: Timestamp,
+    /// The time of the newest.
+    pub updated_at: Timestamp,
+    /// The title that was set, or the beginning of the oldest text of a user.
+    pub title: Option<String>,
+    /// The author and the beginning of the newest message.
+    pub last: Option<(String, String)>,
+    /// What users set; the title as it was set.
+    pub state: SessionState,
+}
+
+impl<D: Disk> SessionList<D> {
+    /// A list over these parts, with the expiry and the policy of `config`.
+    #[must_use]
+    pub fn new(
+        config: &Config,
+        clock: Clock,
+        index: Arc<SessionIndex<D>>,
+        transcripts: Arc<Transcripts<D>>,
+        journal: Arc<Journal<D>>,
+        history: Arc<History<D>>,
+    ) -> Self {
+        Self {
+            index,
+            transcripts,
+            journal,
+            history,
+            expiry: Expiry::new(config.mongo.ttl, clock),
+            has_mongo: config.mongo.enabled,
+            journal_has_all: config.journal.fsync == Fsync::Always,
+            changing: Mutex::new(()),
+        }
+    }
+
+    /// The index behind it.
+    pub fn index(&self) -> &Arc<SessionIndex<D>> {
+        &self.index
+    }
+
+    /// Reads a page. Sessions that cannot be read are in it with what the index says, and it says so.
+    pub fn page(&self, ask: &ListQuery) -> ListPage {
+        let is_whole = self.index.is_whole(WAIT_MAX);
+        for _ in 1..PAGE_TRIES {
+            if let (page, false) = self.try_page(ask, is_whole) {
+                return page;
+            }
+        }
+        self.try_page(ask, is_whole).0
+    }
+
+    /// A page, and whether some session turned out to have another place, which the index knows now.
+    fn try_page(&self, ask: &ListQuery, is_whole: bool) -> (ListPage, bool) {
+        let mut page = ListPage { incomplete: self.incomplete(is_whole), ..ListPage::default() };
+        let (mut after, mut looked_at, mut any_moved) = (ask.after.clone(), 0, false);
+        loop {
+            let wanted = ask.limit - page.sessions.len();
+            let found = self.newest(ask, wanted + 1, after.as_ref());
+            let is_last = found.len() <= wanted;
+            for (session, entry) in found {
+                if page.sessions.len() == ask.limit || looked_at == TITLES_MAX {
+                    page.next = after;
+                    return (page, any_moved);
+                }
+                after = Some((entry.updated, session.as_str().to_owned()));
+                looked_at += usize::from(!ask.words.is_empty());
+                let (summary, moved) = self.summary(&session, entry).unwrap_or_else(|e| {
+                    log::debug!("session {session} cannot be read for the list: {e}");
+                    page.incomplete = Some(UNREADABLE);
+                    (Some(SessionSummary::of(&session, &entry)), false)
+                });
+                any_moved |= moved;
+                page.sessions.extend(summary.filter(|summary| ask.wants(summary)));
+            }
+            if is_last {
+                return (page, any_moved);
+            }
+        }
+    }
+
+    fn newest(&self, ask: &ListQuery, limit: usize, after: Option<&ListPosition>) -> Vec<(SessionId, SessionEntry)> {
+        let bound = self.bound();
+        let prefix = ask.prefix.as_ref().map_or("", SessionPrefix::as_str);
+        self.index.newest(limit, after, &|name, entry| {
+            let is_there = entry.messages > 0 && entry.updated >= bound;
+            is_there && ask.archived.is_none_or(|archived| archived == entry.is_archived) && name.starts_with(prefix)
+        })
+    }
+
+    fn incomplete(&self, is_whole: bool) -> Option<&'static str> {
+        if !is_whole { Some(NOT_WHOLE) } else { self.has_mongo.then_some(MONGO) }
+    }
+
+    /// What the list says of a session; `None` if it has no messages that are no markers.
+    ///
+    /// # Errors
+    /// The disk could not be read. A retry is safe.
+    pub fn one(&self, session: &SessionId) -> io::Result<Option<SessionSummary>> {
+        self.index.is_whole(WAIT_MAX);
+        // One that is not in the index yet has a transcript.
+        let entry = self.index.get(session).unwrap_or(SessionEntry { bytes: UNKNOWN_BYTES, ..SessionEntry::default() });
+        Ok(self.summary(session, entry)?.0)
+    }
+
+    /// What is shown of a session, and whether it has another place than the index said.
+    fn summary(&self, session: &SessionId, entry: SessionEntry) -> io::Result<(Option<SessionSummary>, bool)> {
+        let (Some(entry), moved) = self.verified(session, entry)? else { return Ok((None, false)) };
+        let state = if entry.record > 0 { self.recorded(session, entry.record)? } else { SessionState::default() };
+        let title = match &state.title {
+            Some(title) => Some(title.clone()),
+            None => self.first_of_user(session)?,
+        };
+        let last = self.last(session)?;
+        Ok((Some(SessionSummary { title, last, state, ..SessionSummary::of(session, &entry) }), moved))
+    }
+
+    /// The entry, once it is compared with the transcript, and whether that gave it another place; `None` if the session has
+    /// no messages.
+    fn verified(&self, session: &SessionId, entry: SessionEntry) -> io::Result<(Option<SessionEntry>, bool)> {
+        let (mut read, mut now) = (entry, entry);
+        if self.transcripts.stale(session)?.is_none() {
+            if self.is_counted(session, &mut read)? {
+                now = if read.created < self.bound() { self.expired(session, read)? } else { read };
+            } else {
+                now = self.counted(session)?;
+            }
+            if now != read {
+                self.index.replace(session, read, (now.bytes > 0).then_some(now));
+            }
+        }
+        let is_there = now.messages > 0 && now.updated >= self.bound();
+        Ok((is_there.then_some(now), now.updated != read.updated))
+    }
+
+    /// Panics if the entry of a session claims to belong to its transcript, and differs from what is counted there.
+    #[cfg(test)]
+    pub(crate) fn assert_counted(&self, session: &SessionId) {
+        let Some(entry) = self.index.get(session) else { return };
+        if self.transcripts.byte_len(session).is_ok_and(|bytes| bytes == entry.bytes) {
+            assert_eq!(entry, self.counted(session).expect("the disk works"), "{session}");
+        }
+    }
+
+    /// Whether an entry, or the one that the index has by now, belongs to the transcript as it is. A message that is being
+    /// published is in the transcript a moment before it is in the index.
+    fn is_counted(&self, session: &SessionId, entry: &mut SessionEntry) -> io::Result<bool> {
+        for _ in 0..PUBLISHING_TRIES {
+            if self.transcripts.byte_len(session)? == entry.bytes {
+                return Ok(true);
+            }
+            if entry.bytes == UNKNOWN_BYTES {
+                break;
+            }
+            std::thread::sleep(PUBLISHING_PAUSE);
+            *entry = self.index.get(session).unwrap_or(*entry);
+        }
+        Ok(false)
+    }
+
+    /// Counts a transcript.
+    fn counted(&self, session: &SessionId) -> io::Result<SessionEntry> {
+        let mut entry = SessionEntry::default();
+        let after = self.expiry.bound().map(Id::just_before);
+        entry.bytes = self.transcripts.each_message(session, after, &mut |message| {
+            entry.count(message);
+            true
+        })?;
+        Ok(entry)
+    }
+
+    /// An entry without what has expired since it was counted. What was counted is still in the transcript, since that has
+    /// its length.
+    fn expired(&self, session: &SessionId, entry: SessionEntry) -> io::Result<SessionEntry> {
+        let bound = self.bound();
+        if entry.updated < bound {
+            return Ok(entry);
+        }
+        let mut now = SessionEntry { record: if entry.record < bound { 0 } else { entry.record }, ..entry };
+        now.is_archived &= now.record > 0;
+        let after = Some(Id::least_of(Timestamp::from_micros(entry.created)).just_before());
+        self.transcripts.each_message(session, after, &mut |message| {
+            now.created = message.id().time().micros();
+            let is_message = message.marker().is_none();
+            now.messages = now.messages.saturating_sub(u32::from(is_message && now.created < bound));
+            !is_message || now.created < bound
+        })?;
+        Ok(now)
+    }
+
+    /// The time of the oldest message that has not expired, in microseconds; 0 if none expires.
+    fn bound(&self) -> u64 {
+        self.expiry.time().map_or(0, Timestamp::micros)
+    }
+
+    /// What the session record of that time says.
+    fn recorded(&self, session: &SessionId, time: u64) -> io::Result<SessionState> {
+        let id = |time| Some(Id::least_of(Timestamp::from_micros(time)));
+        let ask = HistoryQuery {
+            after: id(time).map(Id::just_before),
+            before: id(time + 1),
+            role: Some("system".to_owned()),
+            ..HistoryQuery::newest(session.clone(), 8)
+        };
+        let mut found = self.glance(&ask)?.into_iter().rev();
+        let state = found.find_map(|message| match message.marker()? {
+            Marker::Session(state) => Some(state),
+            Marker::Clear => None,
+        });
+        Ok(state.unwrap_or_default())
+    }
+
+    /// The beginning of the oldest text of a user.
+    fn first_of_user(&self, session: &SessionId) -> io::Result<Option<String>> {
+        let (after, role) = (Some(Id::BEGINNING), Some("user".to_owned()));
+        let found = self.glance(&HistoryQuery { after, role, ..HistoryQuery::newest(session.clone(), 1) })?;
+        Ok(found.first().map(|message| beginning(&message.text(), TITLE_CHARS_MAX)))
+    }
+
+    /// The author and the beginning of the newest message that is no marker.
+    fn last(&self, session: &SessionId) -> io::Result<Option<(String, String)>> {
+        let mut ask = HistoryQuery::newest(session.clone(), 2);
+        loop {
+            let found = self.glance(&ask)?;
+            if let Some(last) = found.iter().rev().find(|message| message.marker().is_none()) {
+                return Ok(Some((last.role().to_owned(), beginning(&last.text(), LAST_CHARS_MAX))));
+            }
+            let Some(first) = found.first() else { return Ok(None) };
+            ask.before = Some(first.id());
+        }
+    }
+
+    fn glance(&self, ask: &HistoryQuery) -> io::Result<Vec<Arc<Message>>> {
+        let page = self.history.glance(ask, GLANCE_BYTES_MAX)?;
+        Ok(page.messages.into_iter().map(|(message, _)| message).collect())
+    }
+}
+
+impl ListQuery {
+    fn wants(&self, summary: &SessionSummary) -> bool {
+        if self.words.is_empty() {
+            return true;
+        }
+        let title = summary.title.as_deref().unwrap_or_default().to_lowercase();
+        self.words.iter().all(|word| title.contains(word.as_str()))
+    }
+}
+
+impl SessionSummary {
+    /// What the index alone says.
+    fn of(session: &SessionId, entry: &SessionEntry) -> Self {
+        Self {
+            session: session.clone(),
+            messages: entry.messages,
+            created_at: Timestamp::from_micros(entry.created),
+            updated_at: Timestamp::from_micros(entry.updated),
+            title: None,
+            last: None,
+            state: SessionState { archived: entry.is_archived, ..SessionState::default() },
+        }
+    }
+}
+
+/// The first characters of a text, white space around it aside.
+fn beginning(text: &str, chars_max: usize) -> String {
+    text.trim().chars().take(chars_max).collect()
+}

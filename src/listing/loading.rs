@@ -1,0 +1,166 @@
+//! Brings the index up after a start: from its file and the journal, or else from the transcripts.
+//!
+//! The file counts every record up to the sequence that it names; the journal has the rest. If the journal no longer has the
+//! record of that sequence, or has another one there, the file counts for nothing, and the transcripts are counted.
+//! Transcripts that are stale then are counted again once they are not; until then the list is not whole.
+//!
+//! Without `fsync: always` a power cut may leave messages in transcripts that the journal has lost. So then every entry is
+//! compared with its transcript after a start, in steps; meanwhile the list is whole, but its order may be off.
+
+use std::io;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+
+use crate::disk::Disk;
+use crate::journal::{Entry, ReadProgress, Record};
+use crate::sessions::{Covered, IndexBase, SessionEntry, UNKNOWN_BYTES};
+
+use super::{Renew, SessionList};
+
+/// Bytes of one read of the journal.
+const READ_BYTES: usize = 1 << 20;
+/// The first and the longest pause before the transcripts are counted again.
+const PAUSE_FIRST: Duration = Duration::from_millis(250);
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// Entries that are compared in one step, and the pause between two.
+const STEP_SESSIONS: usize = 200;
+const STEP_PAUSE: Duration = Duration::from_millis(20);
+/// How often sessions are looked at that have expired, and records that are about to.
+const MAINTAIN_INTERVAL: Duration = Duration::from_secs(600);
+
+impl<D: Disk> SessionList<D> {
+    /// Brings the index up, and then keeps the list in order until the sender of `stop` is dropped.
+    pub fn run(&self, stop: &Receiver<()>, renew: &Renew) {
+        let mut pause = PAUSE_FIRST;
+        while !self.load() {
+            if stop.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
+                return;
+            }
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+        let rests = || stop.recv_timeout(STEP_PAUSE) == Err(RecvTimeoutError::Timeout);
+        if !self.journal_has_all && !self.compare_all(&rests) {
+            return;
+        }
+        while stop.recv_timeout(MAINTAIN_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+            self.maintain(renew);
+        }
+    }
+
+    /// Compares every entry with its transcript. `rests` returns, after a pause, whether to go on; so does this.
+    pub fn compare_all(&self, rests: &dyn Fn() -> bool) -> bool {
+        let mut after = None;
+        loop {
+            let found = self.index.newest(STEP_SESSIONS, after.as_ref(), &|_, _| true);
+            let Some((last, entry)) = found.last() else { return true };
+            after = Some((entry.updated, last.as_str().to_owned()));
+            for (session, entry) in &found {
+                if let Err(e) = self.verified(session, *entry) {
+                    log::debug!("session {session} cannot be compared for the list: {e}");
+                }
+            }
+            if !rests() {
+                return false;
+            }
+        }
+    }
+
+    /// Brings the index up to everything that was published before it was told of records. Returns whether it is whole.
+    pub fn load(&self) -> bool {
+        if self.index.is_whole(Duration::ZERO) {
+            return true;
+        }
+        let begun = self.index.begins_after();
+        match self.load_file(begun) {
+            Ok(Some((mut base, covered, filed))) => {
+                // Somebody may have put transcripts back.
+                if let Err(e) = self.count_others(&mut base) {
+                    log::warn!("the transcripts cannot be listed for the list of sessions: {e}");
+                }
+                self.index.adopt(base, covered, true, filed);
+                return true;
+            }
+            Ok(None) if begun == 0 => {}
+            Ok(None) => log::info!("the list of sessions is made again from the transcripts"),
+            Err(e) => log::info!("the list of sessions is made again from the transcripts: {e}"),
+        }
+        // A transcript that is compared and not stale holds everything published.
+        self.transcripts.reconcile();
+        let is_whole = self.transcripts.first_lacking().is_none();
+        let mut base = IndexBase::default();
+        match self.count_others(&mut base).and_then(|()| self.last_record(begun)) {
+            Ok(covered) => self.index.adopt(base, covered, is_whole, 0),
+            Err(e) => {
+                log::warn!("the transcripts cannot be counted for the list of sessions: {e}");
+                return false;
+            }
+        }
+        is_whole
+    }
+
+    /// The file and what follows it in the journal up to `until`; `None` if there is no file. With the last record counted,
+    /// and the last one that the file counts.
+    fn load_file(&self, until: u64) -> io::Result<Option<(IndexBase, Covered, u64)>> {
+        let (mut base, filed) = match self.index.load() {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            loaded => loaded?,
+        };
+        let mut covered = None;
+        self.read_journal(filed.sequence.saturating_sub(1), until, &mut |record| {
+            let read = Covered { sequence: record.sequence, id: record.entry.id() };
+            // The first is the last that the file counts, or the journal is not the same any more.
+            if covered.is_none() {
+                covered = Some(read).filter(|read| *read == filed);
+                return covered.is_some();
+            }
+            covered = Some(read);
+            match &record.entry {
+                Entry::Erasure { id, session } => base.erased(session, *id),
+                entry => entry.message().into_iter().for_each(|message| base.message(message)),
+            }
+            true
+        })?;
+        let other = || io::Error::new(io::ErrorKind::InvalidData, "the journal does not reach back to its file");
+        Ok(Some((base, covered.ok_or_else(other)?, filed.sequence)))
+    }
+
+    /// Hands the records after `after` up to `until` to `take`, until it returns false.
+    fn read_journal(&self, after: u64, until: u64, take: &mut dyn FnMut(&Record) -> bool) -> io::Result<()> {
+        let (mut reader, mut goes_on) = (self.journal.reader(after), true);
+        while goes_on && reader.position() < until {
+            let progress = reader.read(READ_BYTES, |record| {
+                goes_on = goes_on && record.sequence <= until && take(&record);
+            })?;
+            if progress == ReadProgress::CaughtUp {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The last record up to `until`, as far as the journal has it.
+    fn last_record(&self, until: u64) -> io::Result<Covered> {
+        let mut last = Covered { sequence: until, id: None };
+        self.read_journal(until.saturating_sub(1), until, &mut |record| {
+            last = Covered { sequence: record.sequence, id: record.entry.id() };
+            true
+        })?;
+        Ok(last)
+    }
+
+    /// Counts the transcripts of sessions that are not known. One that cannot be read is counted when it is shown.
+    fn count_others(&self, base: &mut IndexBase) -> io::Result<()> {
+        for session in self.transcripts.sessions()? {
+            if base.holds(&session) {
+                continue;
+            }
+            let entry = self.counted(&session).unwrap_or_else(|e| {
+                log::debug!("the transcript of {session} cannot be counted: {e}");
+                SessionEntry { bytes: UNKNOWN_BYTES, ..SessionEntry::default() }
+            });
+            base.set(&session, entry);
+        }
+        Ok(())
+    }
+}
