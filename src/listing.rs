@@ -32,6 +32,8 @@ const TITLE_CHARS_MAX: usize = 80;
 const LAST_CHARS_MAX: usize = 200;
 /// The most bytes of a transcript that are read for its title or its last text.
 const GLANCE_BYTES_MAX: u64 = 256 << 10;
+/// Messages read at once where the newest are markers.
+const MARKERS_AT_ONCE: usize = 500;
 /// Sessions whose titles one request compares with what it searches; the next page goes on.
 const TITLES_MAX: usize = 2000;
 /// How long a page waits after a start for the index; with a file of it that takes less.
@@ -321,7 +323,7 @@ impl<D: Disk> SessionList<D> {
                 return Ok(Some((last.role().to_owned(), beginning(&last.text(), LAST_CHARS_MAX))));
             }
             let Some(first) = found.first() else { return Ok(None) };
-            ask.before = Some(first.id());
+            (ask.before, ask.limit) = (Some(first.id()), MARKERS_AT_ONCE);
         }
     }
 

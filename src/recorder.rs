@@ -1,9 +1,9 @@
 //! The write path, the same for every message: append, commit, publish.
 //!
 //! The recorder owns the journal's writing end. The journal's leader publishes what is durable, batch after batch, in
-//! sequence: to the transcript, then to the cache and the index of sessions, then to the hub and to the worker's channel. The transcript comes
-//! first, so that whatever the cache evicts can be read there. If the channel is full the record is skipped: the worker
-//! reads it from the journal instead.
+//! sequence: to the transcript, then to the cache and the index of sessions, then to the hub and to the worker's channel.
+//! The transcript comes first, so that whatever the cache evicts can be read there. If the channel is full the record is
+//! skipped: the worker reads it from the journal instead.
 //!
 //! Knows nothing of requests and replies. Holds no lock of its own.
 

@@ -13,8 +13,8 @@ use super::turn::Turn;
 const CLEAR: [&str; 2] = ["/clear", "clear"];
 const HELP: [&str; 2] = ["/help", "help"];
 /// The answer to a request for help.
-pub(super) const HELPED: &str = "Every message is recorded and answered. /clear (or clear) begins a new context; the history stays. \
-     /help (or help) shows this. Over a WebSocket /stop ends the answer in progress.";
+pub(super) const HELPED: &str = "Every message is recorded and answered. /clear (or clear) begins a new context; the \
+     history stays. /help (or help) shows this. Over a WebSocket /stop ends the answer in progress.";
 /// The text of a new context's record in the history.
 pub(super) const CLEARED: &str = "A new context begins here.";
 

@@ -1,3 +1,7 @@
+//! What users set and when it is recorded again, files of other journals, starts beside writers and erasures, MongoDB.
+//!
+//! Compiled under `#[cfg(test)]` only.
+
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};

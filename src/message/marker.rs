@@ -3,7 +3,7 @@
 //! | `metadata` | means |
 //! |---|---|
 //! | `{"type":"clear"}` | a new context begins |
-//! | `{"type":"session","title":…,"pinned":…,"archived":…,"metadata":{…}}` | what users set for the session, whole; the newest counts |
+//! | `{"type":"session","title":…,"pinned":…,"archived":…,"metadata":{…}}` | what users set, whole; the newest counts |
 //!
 //! A message of another shape is plain text, also one of a client. Markers are no activity of a session.
 
