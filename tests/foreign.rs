@@ -46,10 +46,11 @@ fn what_other_programs_wrote_is_shown_the_same_each_time_and_erased() {
     let second = say(&server, "second");
     wait_until_drained(&server);
     let between = second["created_at"].as_str().unwrap();
+    let date = DateTime::from_millis(1_764_300_000_000);
     let theirs = [
         pythons("s", "from python", "2025-11-28T01:23:45.123456+00:00"),
         pythons("s", "naive", "2025-11-28T01:23:46"),
-        doc! { "_id": 7, "session_id": "s", "role": "AI", "content": "a date", "created_at": DateTime::from_millis(1_764_300_000_000) },
+        doc! { "_id": 7, "session_id": "s", "role": "AI", "content": "a date", "created_at": date },
         doc! { "_id": "x", "session_id": "s", "role": "Human", "text": "beside", "created_at": between },
     ];
     mongod.messages().insert_many(&theirs).run().unwrap();

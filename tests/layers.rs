@@ -371,8 +371,9 @@ fn a_circle_is_told_with_all_its_files_those_of_another_build_too() {
 
 #[test]
 fn fields_are_counted_whatever_their_types() {
-    let text = "struct A<T: Copy> where T: Send {\n    /// a: b\n    pub a: Vec<std::io::Error>,\n    b: Box<dyn Fn(x: u8) -> u8>,\n    \
-                #[cfg(test)]\n    c: u8,\n}\nstruct B(u8);\nstruct C;\nfn f() { let x: u8 = S { a: 1 }; }\nstruct D { d: [u8; 2] }\n";
+    let text = "struct A<T: Copy> where T: Send {\n    /// a: b\n    pub a: Vec<std::io::Error>,\n    \
+                b: Box<dyn Fn(x: u8) -> u8>,\n    #[cfg(test)]\n    c: u8,\n}\nstruct B(u8);\nstruct C;\n\
+                fn f() { let x: u8 = S { a: 1 }; }\nstruct D { d: [u8; 2] }\n";
     let found = tokens::fields(text);
     assert_eq!(found, [("A".to_owned(), 2), ("D".to_owned(), 1)]);
 }
