@@ -39,7 +39,7 @@ use crate::history::History;
 use crate::listing::SessionList;
 use crate::message::Timestamp;
 
-pub use crate::chat::Transport;
+pub use crate::chat::{Presence, Transport};
 pub use head::RequestHead;
 pub use http::{Reply, Stream, StreamClient, StreamKind, header, json, json_bytes};
 pub use http_meters::{Answered, HttpMeters, METHOD_UNKNOWN, method_index};

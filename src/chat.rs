@@ -26,7 +26,9 @@ mod turn_queues;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::config::ResponderConfig;
+use crossbeam_channel::Sender;
+
+use crate::config::{OnDisconnect, ResponderConfig};
 use crate::history::History;
 use crate::hub::Hub;
 use crate::journal::{self, AppendError, Appended, IdempotencyKey, ReplyTo, Ticket};
@@ -38,7 +40,10 @@ use crate::responder::Responder;
 
 pub use records::{is_clear, is_help};
 pub use running::{Follow, REPLY_BYTES_MAX, RunningTurn, StartedTurn, TurnProgress};
-pub use turn::{NewMessage, Transport, Turn, TurnEnd, TurnError, TurnOutcome, TurnResult, TurnStatus, WhenBusy};
+pub use turn::{
+    NewMessage, Presence, Transport, Turn, TurnClient, TurnEnd, TurnError, TurnOutcome, TurnResult, TurnStatus,
+    WhenBusy,
+};
 pub use turn_meters::TurnMeters;
 
 use answering::Answering;
@@ -56,6 +61,7 @@ pub struct Chat {
     history: Arc<History>,
     responder: Option<Arc<dyn Responder>>,
     timeout: Duration,
+    on_disconnect: OnDisconnect,
     queues: Arc<TurnQueues>,
     pool: TurnPool,
     waiting: Arc<Semaphore>,
@@ -111,6 +117,7 @@ impl Chat {
             history,
             responder: responder.map(Arc::from),
             timeout: config.timeout,
+            on_disconnect: config.on_disconnect,
             queues: Arc::default(),
             pool: TurnPool::new(config.max_concurrent),
             waiting: Semaphore::new(waiting_max),
@@ -133,7 +140,8 @@ impl Chat {
             if self.responder.is_none() {
                 return Some(self.brief(turn));
             }
-            let entered = self.queues.enter(turn.session, Holder::Brief, WhenBusy::Queue, Instant::now());
+            let entered =
+                self.queues.enter(turn.session, Holder::Brief, &TurnClient::unseen(WhenBusy::Queue), Instant::now());
             return entered.is_ok().then(|| self.brief(turn));
         }
         Some(self.append(turn)?.and_then(|appended| self.finish(turn.session, appended)))
@@ -214,14 +222,14 @@ impl Chat {
     ///
     /// # Errors
     /// [`TurnError`]: nothing was recorded, except that it is unknown after [`TurnError::Refused`].
-    pub fn begin(&self, turn: &Turn<'_>, when_busy: WhenBusy) -> Result<StartedTurn, TurnError> {
-        self.try_begin(turn, when_busy).inspect_err(|why| self.log_refused(turn.session, why))
+    pub fn begin(&self, turn: &Turn<'_>, client: &TurnClient<'_>) -> Result<StartedTurn, TurnError> {
+        self.try_begin(turn, client).inspect_err(|why| self.log_refused(turn.session, why))
     }
 
     /// Logs a turn that fails before it is answered, a few a second at most.
     pub fn log_refused(&self, session: &SessionId, why: &TurnError) {
-        // To be told to wait is no failure.
-        if *why != TurnError::Busy
+        // To be told to wait is no failure, nor to go away.
+        if !matches!(why, TurnError::Busy | TurnError::Gone)
             && let Some(left_out) = self.refused.admit()
         {
             let others = logging::others(left_out);
@@ -229,24 +237,27 @@ impl Chat {
         }
     }
 
-    fn try_begin(&self, turn: &Turn<'_>, when_busy: WhenBusy) -> Result<StartedTurn, TurnError> {
+    fn try_begin(&self, turn: &Turn<'_>, client: &TurnClient<'_>) -> Result<StartedTurn, TurnError> {
         if let Some(done) = self.at_once(turn) {
             return Ok(StartedTurn::Done(done?));
         }
         // A turn that is refused when busy blocks no thread for its answer either.
-        let waiting = match when_busy {
+        let waiting = match client.when_busy {
             WhenBusy::Queue => Some(self.waiting.try_acquire().ok_or(TurnError::Crowded)?),
             WhenBusy::Refuse => None,
         };
         let until = Instant::now() + self.timeout;
         if self.is_brief(turn) {
-            let _place = self.queues.enter(turn.session, Holder::Brief, when_busy, until)?;
+            let _place = self.queues.enter(turn.session, Holder::Brief, client, until)?;
             return Ok(StartedTurn::Done(self.brief(turn)?));
         }
         let key = user_key(turn);
-        match self.queues.enter(turn.session, Holder::Beginning(key), when_busy, until)? {
+        match self.queues.enter(turn.session, Holder::Beginning(key), client, until)? {
             Entered::Same(running) => Ok(StartedTurn::Follow(Follow::new(running, true, waiting))),
-            Entered::TurnPermit(place) => self.begin_at(place, turn, key, waiting),
+            Entered::TurnPermit(place) => {
+                let on_disconnect = client.on_disconnect.unwrap_or(self.on_disconnect);
+                self.begin_at(place, turn, key, (waiting, on_disconnect))
+            }
         }
     }
 
@@ -255,9 +266,9 @@ impl Chat {
     /// # Errors
     /// [`TurnError`]: nothing was recorded, except that it is unknown after [`TurnError::Refused`].
     pub fn say(&self, turn: &Turn<'_>) -> Result<TurnOutcome, TurnError> {
-        match self.begin(turn, WhenBusy::Queue)? {
+        match self.begin(turn, &TurnClient::unseen(WhenBusy::Queue))? {
             StartedTurn::Done(outcome) => Ok(outcome),
-            StartedTurn::Follow(follow) => Ok(follow.wait()?),
+            StartedTurn::Follow(follow) => Ok(follow.wait(Presence::UNSEEN).ok_or(TurnError::Gone)??),
         }
     }
 
@@ -267,7 +278,7 @@ impl Chat {
         place: TurnPermit,
         turn: &Turn<'_>,
         key: Option<IdempotencyKey>,
-        waiting: Option<Permit>,
+        (waiting, on_disconnect): (Option<Permit>, OnDisconnect),
     ) -> Result<StartedTurn, TurnError> {
         let draft = journal::NewRecord::Message { line: user_line(turn), key, reply_to: ReplyTo::Nothing };
         let before = if key.is_some() { self.recorder.find(&draft)? } else { None };
@@ -275,7 +286,7 @@ impl Chat {
         if let Some(Appended::Before { id, reply: Some(reply) }) = before {
             return Ok(StartedTurn::Done(self.said_before(turn.session, id, reply)?));
         }
-        let slot = self.pool.reserve()?;
+        let slot = self.pool.reserve(|| self.make_way())?;
         let kept = match before {
             Some(kept) => kept,
             None => self.recorder.record(vec![draft])?.remove(0),
@@ -285,14 +296,34 @@ impl Chat {
         if let Appended::Before { id, reply: Some(reply) } = kept {
             return Ok(StartedTurn::Done(self.said_before(turn.session, id, reply)?));
         }
-        let running = RunningTurn::new(turn.session.clone(), kept.id(), key, self.hub.clone());
-        let running = Arc::new(running);
-        self.run(running.clone(), place, slot, turn.transport);
+        let ResponderSlot { place: slot, seat, turns } = slot;
+        let begun = (turn.session.clone(), kept.id(), key);
+        let running = Arc::new(RunningTurn::new(begun, self.hub.clone(), on_disconnect, slot));
+        self.run(running.clone(), place, (seat, turns), turn.transport);
         Ok(StartedTurn::Follow(Follow::new(running, is_before(&kept), waiting)))
     }
 
+    /// Has the turn end that no client has followed for the longest time, and takes its slot.
+    fn make_way(&self) -> Option<Permit> {
+        let since = |running: Arc<RunningTurn>| Some((running.abandoned_since()?, running));
+        let mut abandoned: Vec<_> = self.queues.all_running().into_iter().filter_map(since).collect();
+        abandoned.sort_by_key(|(since, _)| *since);
+        abandoned.iter().find_map(|(_, running)| {
+            let slot = running.give_way()?;
+            let (user, session) = (running.user(), running.session());
+            log::debug!("[CHAT TURN] The answer to {user} in session {session}, which nobody follows, gives way");
+            Some(slot)
+        })
+    }
+
     /// Has a turn answered on a thread.
-    fn run(&self, running: Arc<RunningTurn>, place: TurnPermit, slot: ResponderSlot, transport: Transport) {
+    fn run(
+        &self,
+        running: Arc<RunningTurn>,
+        place: TurnPermit,
+        (seat, turns): (Permit, Sender<Answering>),
+        transport: Transport,
+    ) {
         let Some(responder) = self.responder.clone() else { return };
         running.tell_start();
         place.run(&running);
@@ -306,11 +337,11 @@ impl Chat {
             took: None,
             request: logging::current(),
             timeout: self.timeout,
-            slot: Some(slot.place),
+            seat: Some(seat),
             place: Some(place),
         };
         // The slot guarantees space and a thread.
-        let _ = slot.turns.send(answering);
+        let _ = turns.send(answering);
     }
 
     fn clear(&self, turn: &Turn<'_>) -> Result<TurnOutcome, AppendError> {
@@ -340,6 +371,13 @@ impl Chat {
     #[must_use]
     pub fn current(&self, session: &SessionId) -> Option<Arc<RunningTurn>> {
         self.queues.running(session).filter(|running| !running.is_over())
+    }
+
+    /// Notes that a listener of a session is gone: its running turn may have lost its last follower.
+    pub fn unfollowed(&self, session: &SessionId) {
+        if let Some(running) = self.queues.running(session) {
+            running.unfollowed();
+        }
     }
 
     /// Stops the running turn of a session. `false`: none is running, or it is stopping already.

@@ -165,6 +165,12 @@ impl Hub {
         self.subscriptions.load(Ordering::Relaxed) == 0
     }
 
+    /// Whether anyone listens to a session.
+    #[must_use]
+    pub fn is_followed(&self, session: &SessionId) -> bool {
+        !self.is_quiet() && self.sessions().contains_key(session)
+    }
+
     /// Delivers records, once every reader can find them. The journal's leader calls it, in sequence.
     pub fn publish(&self, records: &[Record]) {
         if self.is_quiet() {

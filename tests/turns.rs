@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use support::server::{BINARY, said};
+use support::socket::Socket;
 use support::{Client, Connection, Limit, Options, Random, Reply, SLACK, Server, WAIT_TIMEOUT, wait_until};
 
 /// `gate` says `one`, waits for the file `open` (as long as its server's folder is there) and says ` two`; `hang` says
@@ -166,40 +167,193 @@ fn what_keeps_a_stream_from_beginning_has_its_own_status() {
     client.post("/api/chat", &other).problem(409);
 }
 
-#[test]
-fn a_streams_client_that_leaves_ends_its_turn_and_keeps_its_text() {
-    let server = Server::start(options());
-    let mut client = server.client();
-    for (session, connection) in [
-        ("talk-tcp", server.connect()),
-        ("talk-unix", unix(&server)),
-        ("hang-tcp", server.connect()),
-        ("hang-unix", unix(&server)),
-    ] {
-        let (connection, _) = begin_stream(connection, &turn(session));
-        drop(connection);
-        // Sooner than a keep-alive comment, sent every 15 s, would notice.
-        wait_until("the reply is recorded", Duration::from_secs(12), || told(&mut client, session).len() == 2);
-        let reply = client.history(session, "")["messages"][1].clone();
-        assert_eq!(reply["metadata"]["status"], "cancelled", "{session}");
-        assert!(["on and", "so far"].iter().any(|said| reply["text"].as_str().unwrap().starts_with(said)), "{reply}");
-    }
-    wait_until("four are counted", WAIT_TIMEOUT, || responder(&mut client)["cancelled"] == 4);
+/// The head of a turn's request with that header field, and its body.
+fn request(body: &Value, field: &str) -> Vec<u8> {
+    let body = body.to_string();
+    let head = "POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json";
+    format!("{head}\r\n{field}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
+}
+
+fn streamed(session: &str) -> Value {
+    json!({"message": "go on", "session_id": session, "stream": true})
+}
+
+/// Waits until the server has noticed that nobody waits for the answers it gives.
+fn wait_until_left(client: &mut Client, running: usize) {
+    // Sooner than a keep-alive comment, sent every 15 s, would notice.
+    wait_until("the clients are known to be gone", Duration::from_secs(12), || {
+        let status = responder(client);
+        (&status["waiting"], &status["running"]) == (&json!(0), &json!(running))
+    });
 }
 
 #[test]
-fn a_client_without_a_stream_may_go_and_the_answer_is_kept() {
+fn a_turn_outlives_its_client_streamed_or_not_and_is_answered_whole() {
     let server = Server::start(options());
     let mut client = server.client();
-    let mut connection = server.connect();
-    let body = turn("gate").to_string();
-    let head = "POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length";
-    connection.send(format!("{head}: {}\r\n\r\n{body}", body.len()).as_bytes()).unwrap();
-    wait_until("it is being answered", WAIT_TIMEOUT, || responder(&mut client)["running"] == 1);
-    drop(connection);
+    let mut connections = Vec::new();
+    for (session, connection) in [("gate-tcp", server.connect()), ("gate-unix", unix(&server))] {
+        connections.push(begin_stream(connection, &turn(session)).0);
+    }
+    let mut plain = server.connect();
+    plain.send(&request(&turn("gate-plain"), "X-A: b")).unwrap();
+    connections.push(plain);
+    let mut socket = Socket::open(&server, "session_id=gate-socket");
+    socket.send(&json!({"message": "go on"}));
+    wait_until("all are answered", WAIT_TIMEOUT, || responder(&mut client)["running"] == 4);
+    drop((connections, socket));
+    wait_until_left(&mut client, 4);
+    // Nobody can notice that the client of a whole reply over the Unix socket is gone, and it changes nothing.
+    let mut unseen = unix(&server);
+    unseen.send(&request(&turn("gate-unseen"), "X-A: b")).unwrap();
+    wait_until("it is answered", WAIT_TIMEOUT, || responder(&mut client)["running"] == 5);
+    drop(unseen);
     open_gate(&server);
+    for session in ["gate-tcp", "gate-unix", "gate-plain", "gate-socket", "gate-unseen"] {
+        wait_until("the reply is recorded", WAIT_TIMEOUT, || told(&mut client, session).len() == 2);
+        let reply = client.history(session, "")["messages"][1].clone();
+        assert_eq!(
+            (&reply["text"], &reply["metadata"]["status"]),
+            (&json!("one two"), &json!("completed")),
+            "{session}"
+        );
+    }
+}
+
+#[test]
+fn where_it_is_to_stop_a_turn_ends_with_its_last_client() {
+    let by_config = Server::start(options().set("responder.on_disconnect", "stop"));
+    let by_header = Server::start(options());
+    let field = "X-Chatkeep-On-Disconnect: stop";
+    for (server, field) in [(&by_config, "X-A: b"), (&by_header, field)] {
+        let mut client = server.client();
+        for (session, mut connection) in
+            [("talk-tcp", server.connect()), ("talk-unix", unix(server)), ("hang-tcp", server.connect())]
+        {
+            connection.send(&request(&streamed(session), field)).unwrap();
+            connection.until("event: delta").unwrap();
+        }
+        let (mut plain, name, value) =
+            (server.connect(), "X-Chatkeep-On-Disconnect", field.split(": ").last().unwrap());
+        plain.send(&request(&turn("hang-plain"), field)).unwrap();
+        let fields = if value == "stop" { &[(name, value)][..] } else { &[] };
+        let mut socket = Socket::try_open_with(server, "session_id=hang-socket", fields).unwrap();
+        socket.send(&json!({"message": "go on"}));
+        socket.next_of("delta");
+        wait_until("it is answered", WAIT_TIMEOUT, || told(&mut client, "hang-plain").len() == 1);
+        drop((plain, socket));
+        for session in ["talk-tcp", "talk-unix", "hang-tcp", "hang-plain", "hang-socket"] {
+            wait_until("the reply is recorded", Duration::from_secs(12), || told(&mut client, session).len() == 2);
+            let reply = client.history(session, "")["messages"][1].clone();
+            assert_eq!(reply["metadata"]["cancelled_by"], "disconnect", "{session}");
+        }
+    }
+    // The request wins over the configuration.
+    let mut client = by_config.client();
+    let mut connection = by_config.connect();
+    connection.send(&request(&streamed("gate"), "x-chatkeep-on-disconnect: finish")).unwrap();
+    connection.until("event: delta").unwrap();
+    drop(connection);
+    wait_until_left(&mut client, 1);
+    open_gate(&by_config);
     wait_until("the reply is recorded", WAIT_TIMEOUT, || told(&mut client, "gate").len() == 2);
     assert_eq!(client.history("gate", "")["messages"][1]["metadata"]["status"], "completed");
+    for value in ["", "Stop", "never", "st\u{f6}p"] {
+        let mut client = by_config.client().with_header("X-Chatkeep-On-Disconnect", value);
+        assert!(client.post("/api/chat", &turn("s")).problem(422).contains("X-Chatkeep-On-Disconnect"), "{value}");
+    }
+    assert_eq!(told(&mut client, "s"), []);
+}
+
+#[test]
+fn a_new_turn_takes_the_slot_of_the_turn_that_is_followed_by_nobody() {
+    let server = Server::start(options().set("responder.max_concurrent", 2));
+    let mut client = server.client();
+    let (left, _) = begin_stream(server.connect(), &turn("hang-left"));
+    let (mut followed, _) = begin_stream(server.connect(), &turn("gate-followed"));
+    assert!(client.post("/api/chat", &turn("s")).problem(503).contains("max_concurrent"), "both are followed");
+    drop(left);
+    wait_until("its client is known to be gone", WAIT_TIMEOUT, || responder(&mut client)["waiting"] == 1);
+    // A client that listens to the session by WebSocket follows the turn.
+    let mut socket = Socket::open(&server, "session_id=hang-left");
+    assert_eq!(socket.next_of("delta")["text"], "so far");
+    client.post("/api/chat", &turn("s")).problem(503);
+    socket.close();
+    let mut fastest = Duration::MAX;
+    wait_until("the socket is known to be gone", WAIT_TIMEOUT, || {
+        let began = Instant::now();
+        let reply = client.post("/api/chat", &turn("s"));
+        fastest = began.elapsed();
+        reply.status == 200
+    });
+    assert!(fastest < SLACK, "it waits for nobody: {fastest:?}");
+    wait_until("the reply is recorded", WAIT_TIMEOUT, || told(&mut client, "hang-left").len() == 2);
+    let reply = client.history("hang-left", "")["messages"][1].clone();
+    assert_eq!((&reply["text"], &reply["metadata"]["status"]), (&json!("so far"), &json!("cancelled")));
+    assert_eq!(reply["metadata"]["cancelled_by"], "capacity");
+    open_gate(&server);
+    assert_eq!(event("response", &followed.until("0\r\n\r\n").unwrap())["response"], "one two");
+}
+
+#[test]
+fn a_client_that_is_gone_while_its_turn_queues_leaves_no_message() {
+    let server = Server::start(options());
+    let mut client = server.client();
+    let (mut first, _) = begin_stream(server.connect(), &turn("gate"));
+    let mut queued = [server.connect(), server.connect()];
+    queued[0].send(&request(&turn("gate"), "X-A: b")).unwrap();
+    queued[1].send(&request(&streamed("gate"), "X-A: b")).unwrap();
+    wait_until("they queue", WAIT_TIMEOUT, || responder(&mut client)["waiting"] == 3);
+    drop(queued);
+    wait_until("they are known to be gone", WAIT_TIMEOUT, || responder(&mut client)["waiting"] == 1);
+    open_gate(&server);
+    first.until("0\r\n\r\n").unwrap();
+    assert_eq!(client.chat("gate", "the next")["response"], "one two");
+    let texts: Vec<String> = told(&mut client, "gate").into_iter().map(|(_, text)| text).collect();
+    assert_eq!(texts, ["go on", "one two", "the next", "one two"]);
+}
+
+/// Threads, descriptors, and resident memory in KiB.
+fn held(server: &Server) -> (usize, usize, usize) {
+    let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    let of = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim_end_matches("kB").trim().parse().unwrap()
+    };
+    (of("Threads:"), server.open_descriptors(), of("VmRSS:"))
+}
+
+#[test]
+fn a_thousand_abandoned_turns_leave_nothing_behind() {
+    let server = Server::start(options());
+    let mut client = server.client();
+    let abandon = |from: usize, to: usize| {
+        for n in from..to {
+            // Until a client is known to be gone its turn does not give way.
+            wait_until("it gets a slot", WAIT_TIMEOUT, || {
+                let mut connection = if n % 2 == 0 { server.connect() } else { unix(&server) };
+                connection.send(&request(&streamed(&format!("talk-{n}")), "Connection: close")).unwrap();
+                connection.until("\r\n\r\n").unwrap().starts_with("HTTP/1.1 200 ")
+            });
+        }
+    };
+    let finish = |client: &mut Client, from: usize, to: usize| {
+        for n in from..to {
+            client.request("DELETE", &format!("/api/chat/sessions/talk-{n}"), &[], None).expect(200);
+        }
+        wait_until_left(client, 0);
+    };
+    abandon(0, 200);
+    finish(&mut client, 190, 200);
+    let before = held(&server);
+    abandon(200, 1000);
+    finish(&mut client, 990, 1000);
+    assert_eq!(responder(&mut client)["cancelled"], 1000);
+    wait_until("what is held is as before", WAIT_TIMEOUT, || {
+        let now = held(&server);
+        now.0 <= before.0 + 8 && now.1 <= before.1 + 8 && now.2 <= before.2 + (8 << 10)
+    });
+    assert_eq!(client.history("talk-5", "")["messages"][1]["metadata"]["cancelled_by"], "capacity");
 }
 
 #[test]

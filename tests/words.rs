@@ -30,7 +30,7 @@ const RETIRED: &[(&str, &str)] = &[
     ("settle", "reconcile"),
     ("workshop", "staging"),
     ("let_go", "evicted_through"),
-    ("Stay", "generation, FollowGuard"),
+    ("Stay", "generation, Follow"),
     ("tend", "maintain"),
     ("owes_mongo", "mongo_lacks_some"),
     ("room_tests", "subscribers_tests"),

@@ -153,7 +153,7 @@ fn decoded(encoded: &[u8]) -> Result<String, Problem> {
 mod tests {
     use tiny_http::Method;
 
-    use super::super::{Transport, header};
+    use super::super::{Presence, Transport, header};
     use super::*;
     use crate::access::{Access, Principal};
 
@@ -167,9 +167,11 @@ mod tests {
     fn read(fields: &[(&str, &str)], body: &[u8]) -> Result<String, (u16, &'static str)> {
         let headers: Vec<_> = fields.iter().map(|(name, value)| header(name, value)).collect();
         let (method, path, query, left_out) = (&Method::Post, "/api/chat", "", None);
+        let presence = Presence::UNSEEN;
         let (transport, request_id) = (Transport::Tcp, "r");
         let caller = &Principal::without_token(Access::Admin);
-        let head = RequestHead { method, path, query, headers: &headers, left_out, transport, caller, request_id };
+        let head =
+            RequestHead { method, path, query, headers: &headers, left_out, transport, caller, presence, request_id };
         let read = check(&head).and_then(|()| json(&head, body, SHAPE));
         read.map(|json| String::from_utf8(json.into_owned()).unwrap()).map_err(|problem| (problem.status, problem.code))
     }

@@ -335,16 +335,27 @@ fn push_event(to: &mut Vec<u8>, event: &FeedEvent) {
 mod tests {
     use tiny_http::{Header, Method};
 
-    use super::super::Transport;
+    use super::super::{Presence, Transport};
     use super::*;
     use crate::access::Access;
 
     fn ask(query: &str, fields: &[(&str, &str)]) -> Result<FeedQuery, Problem> {
         let headers: Vec<Header> = fields.iter().map(|(name, value)| header(name, value)).collect();
         let (method, path) = (&Method::Get, "/api/chat/feed");
+        let presence = Presence::UNSEEN;
         let (transport, request_id, left_out) = (Transport::Tcp, "r", None);
         let caller = &Principal::without_token(Access::Admin);
-        parse(&RequestHead { method, path, query, headers: &headers, left_out, transport, caller, request_id })
+        parse(&RequestHead {
+            method,
+            path,
+            query,
+            headers: &headers,
+            left_out,
+            transport,
+            caller,
+            presence,
+            request_id,
+        })
     }
 
     fn known(text: &str) -> Option<Cursor> {

@@ -5,7 +5,7 @@
 use tiny_http::{Header, Method};
 
 use crate::access::Principal;
-use crate::chat::Transport;
+use crate::chat::{Presence, Transport};
 
 use super::Problem;
 
@@ -26,6 +26,8 @@ pub struct RequestHead<'a> {
     pub transport: Transport,
     /// The sender, and what it may do.
     pub caller: &'a Principal,
+    /// Whether the sender is still there.
+    pub presence: Presence<'a>,
     /// The id of this request in logs and replies.
     pub request_id: &'a str,
 }
@@ -130,7 +132,8 @@ mod tests {
             let (method, path, query, headers) = (&Method::Get, "/", "", &headers);
             let (transport, request_id, left_out) = (Transport::Tcp, "r", None);
             let caller = &Principal::without_token(Access::Admin);
-            let head = RequestHead { method, path, query, headers, left_out, transport, caller, request_id };
+            let presence = Presence::UNSEEN;
+            let head = RequestHead { method, path, query, headers, left_out, transport, caller, presence, request_id };
             assert_eq!(head.preferred(&forms), wanted, "{accepts:?}");
         }
     }

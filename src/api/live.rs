@@ -45,7 +45,7 @@ use crate::message::{Clock, SessionId};
 use crate::swap::Swap;
 use crate::thread;
 
-use super::{body, query};
+use super::{body, query, turn};
 use job_queue::JobQueue;
 use services::{Completions, Missed, Recipient, SentMessage, Services};
 use subscribers::Subscribers;
@@ -153,7 +153,8 @@ impl Sockets for SocketService {
         })?;
         let session = session.map_or_else(|| new_session(head.caller), Ok)?;
         logging::about_session(session.as_str());
-        Ok(Joining { session, after, caller: head.caller.clone(), request: head.request_id.into() })
+        let on_disconnect = turn::on_disconnect(head)?;
+        Ok(Joining { session, after, caller: head.caller.clone(), on_disconnect, request: head.request_id.into() })
     }
 
     fn handler(&self, waker: Arc<dyn Wake>) -> Box<dyn SocketHandler> {

@@ -115,6 +115,12 @@ impl Problem {
         Self { header, ..Self::new(405, "method_not_allowed", format!("this resource takes {allow}")) }
     }
 
+    /// 408, for a client that seems to be gone; it is read only by one that has merely closed its sending side.
+    #[must_use]
+    pub fn client_gone(detail: &str) -> Self {
+        Self::new(408, "client_gone", detail)
+    }
+
     /// 503 with `Retry-After`.
     pub fn unavailable(code: &'static str, detail: impl Into<String>, retry_after_seconds: u32) -> Self {
         let header = Some(("Retry-After", retry_after_seconds.to_string()));
@@ -177,6 +183,7 @@ impl From<TurnError> for Problem {
     fn from(no_turn: TurnError) -> Self {
         let (code, retry_after_seconds) = match no_turn {
             TurnError::Refused(refusal) => return refusal.into(),
+            TurnError::Gone => return Self::client_gone(&format!("{no_turn}; nothing of it was kept")),
             TurnError::Busy | TurnError::Late => ("session_busy", 5),
             TurnError::AtCap => ("responder_at_cap", 5),
             TurnError::Crowded => ("turns_at_cap", 5),

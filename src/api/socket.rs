@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, OnceLock};
 
 use crate::access::Principal;
+use crate::config::OnDisconnect;
 use crate::logging::RequestId;
 use crate::message::{Id, SessionId};
 use crate::permit::{Permit, Semaphore};
@@ -84,6 +85,8 @@ pub struct Joining {
     pub request: RequestId,
     /// The client, and what it may do.
     pub caller: Principal,
+    /// What becomes of its turns that no client follows any more; `None`: what the configuration says.
+    pub on_disconnect: Option<OnDisconnect>,
 }
 
 /// Serves WebSockets.

@@ -15,7 +15,8 @@ use serde_json::{Map, Value};
 use tiny_http::StatusCode;
 
 use crate::access::Principal;
-use crate::chat::{Chat, Follow, StartedTurn, Turn, TurnOutcome, TurnProgress, TurnStatus, WhenBusy};
+use crate::chat::{Chat, Follow, StartedTurn, Turn, TurnClient, TurnOutcome, TurnProgress, TurnStatus, WhenBusy};
+use crate::config::OnDisconnect;
 use crate::logging;
 use crate::message::{Id, SessionId, Timestamp};
 
@@ -25,6 +26,9 @@ use super::event_stream::{self, CLIENT_POLL_INTERVAL, EVENT_STREAM, Signs, push_
 use super::http::full;
 use super::shape::{FieldKind, Shape};
 use super::{Problem, Reply, RequestHead, Stream, StreamClient, StreamKind, content, json, query};
+
+/// The header that says what becomes of a turn when its client goes away.
+const ON_DISCONNECT_HEADER: &str = "X-Chatkeep-On-Disconnect";
 
 const TURN: &Shape = &[
     ("message", FieldKind::Text),
@@ -75,17 +79,6 @@ enum ReplyFormat {
     Events,
 }
 
-/// Follows a turn for a client; if it is dropped before the end was sent, the client is gone.
-struct FollowGuard(Option<Follow>);
-
-impl Drop for FollowGuard {
-    fn drop(&mut self) {
-        if let Some(follow) = self.0.take() {
-            follow.leave();
-        }
-    }
-}
-
 /// `POST /api/chat`. The reply, and the data of the last event of a stream:
 ///
 /// ```json
@@ -111,22 +104,24 @@ pub fn say(chat: &Arc<Chat>, head: &RequestHead<'_>, body: &[u8]) -> Result<Repl
     let metadata = turn.metadata.as_ref();
     let (text, transport) = (&*turn.message, head.transport);
     let said = Turn { session: &session, text, metadata, transport, key, origin: None };
-    let follow = match chat.begin(&said, WhenBusy::Queue)? {
+    let client =
+        TurnClient { when_busy: WhenBusy::Queue, on_disconnect: on_disconnect(head)?, presence: head.presence };
+    let follow = match chat.begin(&said, &client)? {
         StartedTurn::Done(outcome) => return Ok(whole(form, chat, &session, &outcome)),
         StartedTurn::Follow(follow) => follow,
     };
     if form == ReplyFormat::Json {
-        return Ok(whole(form, chat, &session, &follow.wait()?));
+        let Some(outcome) = follow.wait(head.presence) else {
+            let detail = "the client closed its connection, or its sending side; a retry with the message's key follows \
+                          its answer, and the history has it";
+            return Err(Problem::client_gone(detail));
+        };
+        return Ok(whole(form, chat, &session, &outcome?));
     }
-    let (chat, mut stay) = (Arc::clone(chat), FollowGuard(Some(follow)));
+    let chat = Arc::clone(chat);
     let (request_id, caller) = (head.request_id.to_owned(), head.caller.clone());
-    let write = move |to: &mut dyn StreamClient| {
-        let Some(follow) = &stay.0 else { return Ok(()) };
-        if stream(&chat, follow, (&request_id, &caller), to)? {
-            stay.0 = None;
-        }
-        Ok(())
-    };
+    // If it is dropped before it was called, the client is gone.
+    let write = move |to: &mut dyn StreamClient| stream(&chat, &follow, (&request_id, &caller), to);
     let headers = event_stream::headers(EVENT_STREAM);
     Ok(Reply::Stream(Stream {
         status: StatusCode(200),
@@ -135,6 +130,13 @@ pub fn say(chat: &Arc<Chat>, head: &RequestHead<'_>, body: &[u8]) -> Result<Repl
         span: StreamKind::Lasting,
         write: Box::new(write),
     }))
+}
+
+/// What becomes of the turn when its client goes away, if the request says it.
+pub(super) fn on_disconnect(head: &RequestHead<'_>) -> Result<Option<OnDisconnect>, Problem> {
+    let Some(word) = head.single(ON_DISCONNECT_HEADER)? else { return Ok(None) };
+    let named = OnDisconnect::named(word);
+    named.map(Some).ok_or_else(|| Problem::field(ON_DISCONNECT_HEADER, "must be finish or stop"))
 }
 
 /// The form of the reply; the body's `stream` wins over `Accept`.
@@ -174,13 +176,13 @@ fn whole(form: ReplyFormat, chat: &Chat, session: &SessionId, outcome: &TurnOutc
     full(status, event_stream::headers(EVENT_STREAM), events)
 }
 
-/// Sends the events of a turn until its end. `false`: the token was revoked before it. An error: the client is gone.
+/// Sends the events of a turn until its end, or until the token is revoked. An error: the client is gone.
 fn stream(
     chat: &Chat,
     follow: &Follow,
     (request_id, caller): (&str, &Principal),
     to: &mut dyn StreamClient,
-) -> io::Result<bool> {
+) -> io::Result<()> {
     let running = follow.running();
     // Sends the head alone: the client sees that its message is recorded.
     to.flush()?;
@@ -190,7 +192,7 @@ fn stream(
         if caller.is_revoked() {
             event_stream::push_fault(&mut event, &Problem::revoked(), request_id);
             to.write_all(&event)?;
-            return to.flush().map(|()| false);
+            return to.flush();
         }
         match running.wait_for_text(seen, Instant::now() + CLIENT_POLL_INTERVAL) {
             TurnProgress::Text(text) => {
@@ -203,7 +205,7 @@ fn stream(
                     Err(refusal) => event_stream::push_fault(&mut event, &refusal.into(), request_id),
                 }
                 to.write_all(&event)?;
-                return to.flush().map(|()| true);
+                return to.flush();
             }
             TurnProgress::Nothing if !signs.are_due(to)? => continue,
             TurnProgress::Nothing => event.extend_from_slice(event_stream::SIGN),

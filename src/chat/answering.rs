@@ -44,8 +44,8 @@ pub(super) struct Answering {
     /// How long the responder took, once it was asked.
     pub(super) took: Option<Duration>,
     pub(super) timeout: Duration,
-    /// Given back first.
-    pub(super) slot: Option<Permit>,
+    /// Given back first, with the turn's slot.
+    pub(super) seat: Option<Permit>,
     /// `None` once the end was told.
     pub(super) place: Option<TurnPermit>,
 }
@@ -66,7 +66,7 @@ impl Answering {
         let began = Instant::now();
         let answer = self.answer(&mut told);
         self.took = Some(began.elapsed());
-        drop(self.slot.take());
+        self.free();
         let end = self.record(answer, told);
         self.end(end);
     }
@@ -121,6 +121,12 @@ impl Answering {
         Ok(TurnResult { reply: Some(kept[0].id()), text: verdict.text, status: verdict.status })
     }
 
+    /// Gives back what others may take once the responder has ended.
+    fn free(&mut self) {
+        self.running.free_slot();
+        self.seat = None;
+    }
+
     fn end(&mut self, end: TurnEnd) {
         let Some(place) = self.place.take() else { return };
         match &end {
@@ -151,7 +157,7 @@ impl Answering {
 impl Drop for Answering {
     /// Ends the turn, also after a panic or if its thread never ran it.
     fn drop(&mut self) {
-        drop(self.slot.take());
+        self.free();
         if self.place.is_some() {
             let _ = self.running.begin_recording();
             self.end(Err(AppendError::Unavailable("the turn met a fault of chatkeep's own; see its log".into())));

@@ -7,6 +7,9 @@
 //! and end, perhaps at the same time as a piece. The user's message is published before the start, the reply after the
 //! last piece and before the end. For a turn that is answered at once the hub gets its two messages only.
 //!
+//! A turn is abandoned while no request waits for it and the hub has no listener of its session. What becomes of it
+//! then its own [`OnDisconnect`] says; an abandoned turn that goes on gives its slot to a new turn that needs it.
+//!
 //! Invariants: no text is added once the turn was asked to stop or its reply is being recorded. The hub is told of the
 //! end before the next turn of the session begins; waiting requests are told once that turn could begin. An erasure
 //! that finds the reply being recorded waits for that, and covers it; otherwise the reply is never recorded. A piece is
@@ -17,15 +20,16 @@
 
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use crate::config::OnDisconnect;
 use crate::hub::{Hub, TurnEvent as Told, TurnEventKind};
 use crate::journal::{AppendError, IdempotencyKey};
 use crate::message::{Id, SessionId};
 use crate::permit::Permit;
 use crate::responder::Stop;
 
-use super::turn::{TurnEnd, TurnOutcome};
+use super::turn::{Presence, TurnEnd, TurnOutcome};
 
 /// The longest reply, in bytes as its line stores it: a third of the longest line, so that it always fits with
 /// metadata, and as part of a failed reply.
@@ -49,13 +53,13 @@ pub struct RunningTurn {
     key: Option<IdempotencyKey>,
     stop: Stop,
     hub: Arc<Hub>,
+    on_disconnect: OnDisconnect,
     live: Mutex<TurnState>,
     changed: Condvar,
     /// Held while the hub is told of a stop or of the end.
     telling: Mutex<()>,
 }
 
-#[derive(Default)]
 struct TurnState {
     text: String,
     /// The length of the text as a line stores it.
@@ -64,12 +68,15 @@ struct TurnState {
     why: Option<Why>,
     /// Requests that want the answer.
     followers: usize,
+    /// When the last client went away that followed it, by whatever transport.
+    left_at: Instant,
+    /// Counts among `responder.max_concurrent`; `None` once the responder has ended, or the turn has given way.
+    slot: Option<Permit>,
     end: Option<TurnEnd>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum TurnPhase {
-    #[default]
     Answering,
     /// The text is final, and is being recorded.
     Recording,
@@ -84,8 +91,10 @@ pub(super) enum By {
     Client,
     /// The server stops.
     Shutdown,
-    /// The last client that waited for it is gone.
+    /// The last client that followed it is gone.
     Disconnect,
+    /// A new turn needed its slot, and no client followed it.
+    Capacity,
 }
 
 impl By {
@@ -95,6 +104,7 @@ impl By {
             Self::Client => "client",
             Self::Shutdown => "shutdown",
             Self::Disconnect => "disconnect",
+            Self::Capacity => "capacity",
         }
     }
 }
@@ -112,14 +122,29 @@ pub(super) enum Why {
 
 impl RunningTurn {
     /// A turn with one follower.
-    pub(super) fn new(session: SessionId, user: Id, key: Option<IdempotencyKey>, hub: Arc<Hub>) -> Self {
+    pub(super) fn new(
+        (session, user, key): (SessionId, Id, Option<IdempotencyKey>),
+        hub: Arc<Hub>,
+        on_disconnect: OnDisconnect,
+        slot: Permit,
+    ) -> Self {
         Self {
             session,
             user,
             key,
             stop: Stop::default(),
             hub,
-            live: Mutex::new(TurnState { followers: 1, ..TurnState::default() }),
+            on_disconnect,
+            live: Mutex::new(TurnState {
+                text: String::new(),
+                line_bytes: 0,
+                phase: TurnPhase::Answering,
+                why: None,
+                followers: 1,
+                left_at: Instant::now(),
+                slot: Some(slot),
+                end: None,
+            }),
             changed: Condvar::new(),
             telling: Mutex::default(),
         }
@@ -191,6 +216,34 @@ impl RunningTurn {
         first
     }
 
+    /// The slot of the answer, which ends for a new turn; `None`: it is followed, or its responder has ended.
+    pub(super) fn give_way(&self) -> Option<Permit> {
+        let _telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
+        let slot = {
+            let mut live = self.live();
+            let slot = if live.followers == 0 && live.is_wanted() { live.slot.take() } else { None };
+            slot.inspect(|_| live.why = Some(Why::Asked(By::Capacity)))?
+        };
+        self.stop.set();
+        self.tell(TurnEventKind::Stopping);
+        Some(slot)
+    }
+
+    /// Since when no client has followed it, if one that needs its slot may have it.
+    pub(super) fn abandoned_since(&self) -> Option<Instant> {
+        let since = {
+            let live = self.live();
+            (live.followers == 0 && live.is_wanted() && live.slot.is_some()).then_some(live.left_at)?
+        };
+        (!self.hub.is_followed(&self.session)).then_some(since)
+    }
+
+    /// Gives the slot back, unless the turn has given way.
+    pub(super) fn free_slot(&self) {
+        let slot = self.live().slot.take();
+        drop(slot);
+    }
+
     /// Ends the answer and keeps it from being recorded. If it is being recorded already, waits until it is.
     pub(super) fn erase(&self) {
         let recording = |live: &mut TurnState| live.phase == TurnPhase::Recording;
@@ -204,7 +257,7 @@ impl RunningTurn {
 
     fn give_up(&self, why: Why) -> bool {
         let mut live = self.live();
-        let first = live.phase == TurnPhase::Answering && live.why.is_none();
+        let first = live.is_wanted();
         if first {
             live.why = Some(why);
             drop(live);
@@ -254,10 +307,11 @@ impl RunningTurn {
         }
     }
 
-    /// Waits until it is over, which the responder's deadline bounds.
-    pub fn wait(&self) -> TurnEnd {
-        let live = self.changed.wait_while(self.live(), |live| live.end.is_none());
-        live.unwrap_or_else(PoisonError::into_inner).end.clone().expect("it was waited for")
+    /// Waits until it is over, at most until `until`.
+    fn wait_for_end(&self, until: Instant) -> Option<TurnEnd> {
+        let left = until.saturating_duration_since(Instant::now());
+        let waited = self.changed.wait_timeout_while(self.live(), left, |live| live.end.is_none());
+        waited.unwrap_or_else(PoisonError::into_inner).0.end.clone()
     }
 
     fn tell(&self, what: TurnEventKind) {
@@ -295,15 +349,31 @@ impl RunningTurn {
         self.live().followers += 1;
     }
 
-    /// A follower leaves; after the last one the turn is stopped.
+    /// A follower leaves.
     fn leave(&self) {
         let mut live = self.live();
         live.followers = live.followers.saturating_sub(1);
-        let last = live.followers == 0;
         drop(live);
-        if last {
+        self.unfollowed();
+    }
+
+    /// A client went away that followed it, by a request or as a listener of its session. After the last one the turn is
+    /// stopped, if it is to be.
+    pub(super) fn unfollowed(&self) {
+        let mut live = self.live();
+        live.left_at = Instant::now();
+        let may_stop = self.on_disconnect == OnDisconnect::Stop && live.followers == 0 && live.is_wanted();
+        drop(live);
+        if may_stop && !self.hub.is_followed(&self.session) {
             self.stop_by(By::Disconnect);
         }
+    }
+}
+
+impl TurnState {
+    /// Whether it is being answered, and was not asked to stop.
+    fn is_wanted(&self) -> bool {
+        self.phase == TurnPhase::Answering && self.why.is_none()
     }
 }
 
@@ -323,8 +393,7 @@ pub enum StartedTurn {
     Follow(Follow),
 }
 
-/// The right to wait for the end of a turn, for a request that blocks a thread meanwhile. Dropping it does not change
-/// the turn.
+/// A request that follows a turn, and the right to block a thread meanwhile. It leaves when it is dropped.
 #[derive(Debug)]
 pub struct Follow {
     running: Arc<RunningTurn>,
@@ -350,12 +419,21 @@ impl Follow {
         self.duplicate
     }
 
-    /// Waits for the end.
+    /// Waits for the end. `None`: the client is gone; the turn goes on, or is stopped if nobody follows it and it is to be.
     ///
     /// # Errors
     /// [`AppendError`]: the user's message is recorded; whether the reply is, is unknown. A retry with the key gets it.
-    pub fn wait(&self) -> Result<TurnOutcome, AppendError> {
-        self.outcome(&self.running.wait())
+    pub fn wait(&self, client: Presence<'_>) -> Option<Result<TurnOutcome, AppendError>> {
+        // The responder's deadline bounds it.
+        let far = Duration::from_secs(3600);
+        loop {
+            if let Some(end) = self.running.wait_for_end(client.next_look(Instant::now() + far)) {
+                return Some(self.outcome(&end));
+            }
+            if client.is_gone() {
+                return None;
+            }
+        }
     }
 
     /// The outcome of an end for this request.
@@ -365,10 +443,10 @@ impl Follow {
     pub fn outcome(&self, end: &TurnEnd) -> Result<TurnOutcome, AppendError> {
         TurnOutcome::of(self.running.user, end, self.duplicate)
     }
+}
 
-    /// The client of this request is gone. When the last request that follows a turn leaves, the turn is stopped;
-    /// requests that never leave keep it running.
-    pub fn leave(self) {
+impl Drop for Follow {
+    fn drop(&mut self) {
         self.running.leave();
     }
 }

@@ -1,6 +1,7 @@
 //! Turns as callers see them: a responder that does what the message says, and a world around it.
 
 mod at_once;
+mod clients;
 mod ends;
 mod order;
 
@@ -172,12 +173,13 @@ struct Sizes {
     waiting_max: usize,
     timeout: Duration,
     context: ContextLimit,
+    on_disconnect: OnDisconnect,
 }
 
 impl Default for Sizes {
     fn default() -> Self {
         let context = ContextLimit { messages: 100, bytes: 1 << 20 };
-        Self { max_concurrent: 8, waiting_max: 8, timeout: WAIT_TIMEOUT, context }
+        Self { max_concurrent: 8, waiting_max: 8, timeout: WAIT_TIMEOUT, context, on_disconnect: OnDisconnect::Finish }
     }
 }
 
@@ -197,6 +199,7 @@ impl World {
         let mut config = Config::defaults(Some(folder)).unwrap();
         config.responder.max_concurrent = sizes.max_concurrent;
         config.responder.timeout = sizes.timeout;
+        config.responder.on_disconnect = sizes.on_disconnect;
         let transcripts = Arc::new(open_transcripts(&config, NonZeroUsize::MIN).unwrap());
         let cache = Arc::new(Cache::new(&config.mongo.cache));
         let panics = Box::new(|| panic!("it panicked"));
@@ -228,14 +231,14 @@ impl World {
 
     fn begin_keyed(&self, session: &str, text: &str, key: Option<&'static str>) -> Follow {
         let said = TurnResult { key, ..turn(session, text) };
-        match self.chat.begin(&said.as_turn(), WhenBusy::Queue).unwrap() {
+        match self.chat.begin(&said.as_turn(), &TurnClient::unseen(WhenBusy::Queue)).unwrap() {
             StartedTurn::Follow(follow) => follow,
             StartedTurn::Done(outcome) => panic!("{text} is over: {outcome:?}"),
         }
     }
 
     fn try_begin(&self, session: &str, text: &str) -> Result<StartedTurn, TurnError> {
-        self.chat.begin(&turn(session, text).as_turn(), WhenBusy::Refuse)
+        self.chat.begin(&turn(session, text).as_turn(), &TurnClient::unseen(WhenBusy::Refuse))
     }
 
     /// Role and text of every message of a session.
@@ -285,6 +288,12 @@ impl TurnResult {
             origin: None,
         }
     }
+}
+
+/// Waits for the end of a turn.
+#[track_caller]
+fn ended(follow: &Follow) -> TurnOutcome {
+    follow.wait(Presence::UNSEEN).expect("the client stays").expect("the reply is recorded")
 }
 
 #[track_caller]

@@ -3,8 +3,12 @@
 //! They have a file of their own because every part uses them, from the API to the thread that answers. Knows nothing
 //! of how a turn is run.
 
+use std::fmt;
+use std::time::{Duration, Instant};
+
 use serde_json::{Map, Value};
 
+use crate::config::OnDisconnect;
 use crate::journal::AppendError;
 use crate::message::{Id, Origin, SessionId};
 
@@ -75,6 +79,62 @@ pub enum WhenBusy {
     /// Return [`TurnError::Busy`] and record nothing. A turn whose reply is only being recorded is waited for all the
     /// same.
     Refuse,
+}
+
+/// How often one that waits looks whether its client is still there.
+const CLIENT_POLL_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Tells whether the client of a request is gone, as far as that can be seen without writing to it. A client that has
+/// closed its sending side only counts as gone, because over TCP the two cannot be distinguished.
+#[derive(Clone, Copy)]
+pub struct Presence<'a>(Option<&'a dyn Fn() -> bool>);
+
+impl<'a> Presence<'a> {
+    /// Nothing can be seen of the client.
+    pub const UNSEEN: Self = Self(None);
+
+    /// Told by that function, which does not wait.
+    #[must_use]
+    pub fn seen_by(is_gone: &'a dyn Fn() -> bool) -> Self {
+        Self(Some(is_gone))
+    }
+
+    /// Whether the client is known to be gone.
+    #[must_use]
+    pub fn is_gone(self) -> bool {
+        self.0.is_some_and(|is_gone| is_gone())
+    }
+
+    /// Until when one that waits until `until` should wait before it looks again.
+    #[must_use]
+    pub fn next_look(self, until: Instant) -> Instant {
+        if self.0.is_some() { until.min(Instant::now() + CLIENT_POLL_INTERVAL) } else { until }
+    }
+}
+
+impl fmt::Debug for Presence<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Presence(seen: {})", self.0.is_some())
+    }
+}
+
+/// The client that a turn is begun for.
+#[derive(Clone, Copy, Debug)]
+pub struct TurnClient<'a> {
+    /// What to do while another turn of the session is being answered.
+    pub when_busy: WhenBusy,
+    /// What becomes of the turn when no client follows it any more; `None`: what the configuration says.
+    pub on_disconnect: Option<OnDisconnect>,
+    /// Whether it is still there.
+    pub presence: Presence<'a>,
+}
+
+impl TurnClient<'static> {
+    /// A client of which nothing is seen and that leaves the rest to the configuration.
+    #[must_use]
+    pub fn unseen(when_busy: WhenBusy) -> Self {
+        Self { when_busy, on_disconnect: None, presence: Presence::UNSEEN }
+    }
 }
 
 /// How a turn ended.
@@ -165,6 +225,9 @@ pub enum TurnError {
     /// `responder.max_concurrent` turns are being answered. A retry may succeed.
     #[error("as many turns are being answered as responder.max_concurrent allows")]
     AtCap,
+    /// The client is gone, before its turn could begin. There is nobody to retry.
+    #[error("the client closed its connection, or its sending side, while its message waited for earlier turns")]
+    Gone,
     /// Too many requests wait for answers. A retry may succeed.
     #[error("too many requests wait for an answer")]
     Crowded,

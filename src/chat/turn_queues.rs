@@ -13,7 +13,7 @@ use crate::journal::{AppendError, IdempotencyKey};
 use crate::message::SessionId;
 
 use super::running::{RunningTurn, Why};
-use super::turn::{TurnError, WhenBusy};
+use super::turn::{TurnClient, TurnError, WhenBusy};
 
 /// The queues of all sessions.
 #[derive(Default)]
@@ -146,15 +146,16 @@ impl TurnQueues {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the session's permit for `holder`, or joins the running turn with the same key.
+    /// Takes the session's permit for `holder`, or joins the running turn with the same key. A client is looked at while it
+    /// waits, and once more when its turn has come.
     ///
     /// # Errors
-    /// [`TurnError`]: busy, stopping, or `until` has passed. Nothing was taken.
+    /// [`TurnError`]: busy, stopping, the client is gone, or `until` has passed. Nothing was taken.
     pub(super) fn enter(
         self: &Arc<Self>,
         session: &SessionId,
         holder: Holder,
-        when_busy: WhenBusy,
+        client: &TurnClient<'_>,
         until: Instant,
     ) -> Result<Entered, TurnError> {
         let key = match &holder {
@@ -163,21 +164,28 @@ impl TurnQueues {
         };
         let mut inner = self.inner();
         let queue = inner.queues.entry(session.clone()).or_default();
-        let (waiter, changed) = (QueuedTurn { ticket: queue.next_ticket, key, when_busy }, queue.changed.clone());
+        let waiter = QueuedTurn { ticket: queue.next_ticket, key, when_busy: client.when_busy };
+        let changed = queue.changed.clone();
         queue.next_ticket += 1;
         queue.waiting.push_back(waiter);
+        let mut is_gone = false;
         let called = loop {
             let is_closed = inner.is_closed;
-            let left = until.saturating_duration_since(Instant::now());
+            let now = Instant::now();
             let queue = inner.queues.get_mut(session).expect("who waits keeps the line");
-            if let Some(called) = queue.call(&waiter, is_closed, left.is_zero()) {
+            let called =
+                if is_gone { Some(Err(TurnError::Gone)) } else { queue.call(&waiter, is_closed, now >= until) };
+            if let Some(called) = called {
                 queue.waiting.retain(|other| other.ticket != waiter.ticket);
                 if let Ok(None) = called {
                     queue.holder = Some(holder);
                 }
                 break called;
             }
-            inner = changed.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0;
+            let left = client.presence.next_look(until).saturating_duration_since(now);
+            drop(changed.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner));
+            is_gone = client.presence.is_gone();
+            inner = self.inner();
         };
         // Before the lock is released, because a turn is stopped with its last follower.
         called.iter().flatten().for_each(|running| running.join());

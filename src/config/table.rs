@@ -216,6 +216,7 @@ pub(super) static KEYS: &[ConfigKey] = &[
     list("responder.command", rules::is_argument, IS_ARGUMENT),
     list("responder.command_env", rules::is_variable, IS_VARIABLE),
     whole("responder.max_concurrent", 8, 1..=1000),
+    choice("responder.on_disconnect", "finish", &["finish", "stop"]),
     whole("responder.timeout_seconds", 120, 1..=HOUR),
     text("responder.openai.base_url", "http://127.0.0.1:11434/v1", rules::is_base_url, IS_BASE_URL),
     text("responder.openai.model", "", rules::is_model, IS_MODEL),

@@ -286,6 +286,24 @@ impl ResponderKind {
     }
 }
 
+/// What becomes of a turn that no client follows any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnDisconnect {
+    /// It goes on, and gives way to a new turn while all slots are taken.
+    Finish,
+    /// It is stopped.
+    Stop,
+}
+
+impl OnDisconnect {
+    /// The one of that name.
+    #[must_use]
+    pub fn named(word: &str) -> Option<Self> {
+        [("finish", Self::Finish), ("stop", Self::Stop)].into_iter().find(|(name, _)| *name == word).map(|(_, it)| it)
+    }
+}
+
 /// `responder:` the responder.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct ResponderConfig {
@@ -300,6 +318,8 @@ pub struct ResponderConfig {
     pub secret_variables: Vec<String>,
     /// The most turns answered at once, each on a thread, by a responder that may wait.
     pub max_concurrent: usize,
+    /// What becomes of a turn that no client follows any more, if its request does not say.
+    pub on_disconnect: OnDisconnect,
     /// How long an answer may take, and how long a turn waits for earlier turns of its session.
     #[serde(rename = "timeout_seconds", deserialize_with = "seconds")]
     pub timeout: Duration,

@@ -19,7 +19,7 @@ use std::time::Instant;
 use tiny_http::{Method, Response, StatusCode};
 
 use crate::access::Principal;
-use crate::api::{Problem, Reply, Route, Service, Transport};
+use crate::api::{Presence, Problem, Reply, Route, Service, Transport};
 use crate::logging::{self, RequestId};
 
 use super::chunked::{self, ChunkedDecoder};
@@ -27,6 +27,7 @@ use super::guard::{self, Verdict};
 use super::guarded;
 use super::http1::{self, Framing, ParsedRequest, Scan, malformed};
 use super::input::{Cut, RequestReader};
+use super::output;
 use super::reply::{Counting, Date, RequestContext};
 use super::request_scope::RequestScope;
 use super::table::ConnectionSlot;
@@ -170,7 +171,9 @@ impl<'a, S: Service> Connection<'a, S> {
             return self.refuse(context, &problem);
         }
         let id = context.scope.id().clone();
-        let head = request.head(Transport::Tcp, caller, &id);
+        let (stream, presence) = (&self.slot.stream, Presence::seen_by);
+        let is_gone = || output::is_gone(stream);
+        let head = request.head(Transport::Tcp, caller, presence(&is_gone), &id);
         let route = match guarded(|| shared.service.admit(&head)) {
             Ok(Ok(route)) => route,
             Ok(Err(reply)) => return self.answer_unread(context, request.framing, reply),

@@ -19,7 +19,8 @@ use super::websocket::handshake;
 
 /// The methods that a configured origin may use.
 const ALLOWED_METHODS: &str = "GET, POST, PATCH, DELETE";
-const ALLOWED_HEADERS: &str = "Content-Type, Authorization, Idempotency-Key, X-Request-ID, Last-Event-ID";
+const ALLOWED_HEADERS: &str =
+    "Content-Type, Authorization, Idempotency-Key, X-Request-ID, Last-Event-ID, X-Chatkeep-On-Disconnect";
 /// The header fields that scripts of a configured origin may read.
 const EXPOSED_HEADERS: &str = "X-Request-ID, X-Has-More, X-Complete, X-Next, Retry-After";
 /// The longest quotation of a refused value, in bytes.

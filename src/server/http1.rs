@@ -13,7 +13,7 @@ use std::mem::MaybeUninit;
 use tiny_http::{Header, Method};
 
 use crate::access::Principal;
-use crate::api::{Problem, RequestHead, Transport};
+use crate::api::{Presence, Problem, RequestHead, Transport};
 
 /// The longest head, in bytes, from the request line to the empty line. Longer: 431, close.
 pub(super) const HEAD_BYTES_MAX: usize = 16 * 1024;
@@ -29,7 +29,7 @@ const REQUEST_LINE_BYTES_MAX: usize = TARGET_BYTES_MAX + 64;
 const REQUEST_ID_BYTES_MAX: usize = 64;
 
 /// Fields that the service must not miss: without them a request would be another one.
-const MEANT: [&str; 3] = ["Idempotency-Key", "Last-Event-ID", "Content-Encoding"];
+const MEANT: [&str; 4] = ["Idempotency-Key", "Last-Event-ID", "Content-Encoding", "X-Chatkeep-On-Disconnect"];
 
 /// A request that cannot be read: 400.
 pub(super) fn malformed(detail: impl Into<String>) -> Problem {
@@ -171,10 +171,11 @@ impl ParsedRequest {
         &'a self,
         transport: Transport,
         caller: &'a Principal,
+        presence: Presence<'a>,
         request_id: &'a str,
     ) -> RequestHead<'a> {
         let (path, query, headers, left_out) = (self.path(), self.query(), &self.headers, self.left_out);
-        RequestHead { method: &self.method, path, query, headers, left_out, transport, caller, request_id }
+        RequestHead { method: &self.method, path, query, headers, left_out, transport, caller, presence, request_id }
     }
 
     pub(super) fn path(&self) -> &str {

@@ -16,6 +16,8 @@
 //! * A write waits for its client without end. Nothing of the socket can be reached to give it a timeout or to shut it down, and
 //!   `SO_SNDTIMEO` is not handed from a Unix listener to what it accepts. Such a client holds one thread, and a stop to its
 //!   deadline.
+//! * Whether a client is gone shows only when something is written to it. So one that waits for its turn, or for a whole reply,
+//!   counts as present until then.
 //! * The length of a head, the number of its fields, the time it takes, and the number of connections have no bound.
 //! * A head that is not ASCII is closed upon without an answer; a body up to 1 KiB that ends early, too. A request line
 //!   or a field it cannot read, and an `Expect` other than `100-continue`, get a 400 or 417 with an empty body.

@@ -91,13 +91,18 @@ impl Write for ResponseWriter<'_> {
     }
 }
 
+/// Whether the client closed the connection, or its sending side. Bytes that it sent ahead hide it.
+pub(super) fn is_gone(stream: &TcpStream) -> bool {
+    let mut byte = [0];
+    match recv(stream, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+        Ok((_, received)) => received == 0,
+        Err(fault) => !matches!(fault.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted),
+    }
+}
+
 impl StreamClient for ResponseWriter<'_> {
     fn is_gone(&self) -> bool {
-        let mut byte = [0];
-        match recv(self.stream, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
-            Ok((_, received)) => received == 0,
-            Err(fault) => !matches!(fault.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted),
-        }
+        is_gone(self.stream)
     }
 
     fn can_be_seen(&self) -> bool {

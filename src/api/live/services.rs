@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::api::{SocketId, Wake};
 use crate::chat::{Chat, Transport, Turn, TurnError, TurnOutcome};
-use crate::config::WebsocketConfig;
+use crate::config::{OnDisconnect, WebsocketConfig};
 use crate::logging::{self, EnteredRequest, RequestId};
 use crate::message::{Clock, Id, Origin, SessionId, Timestamp};
 use crate::swap::Swap;
@@ -30,6 +30,7 @@ pub(super) struct SentMessage {
     pub(super) session: SessionId,
     pub(super) say: Say,
     pub(super) origin: Origin,
+    pub(super) on_disconnect: Option<OnDisconnect>,
     pub(super) request: RequestId,
 }
 

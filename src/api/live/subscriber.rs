@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use crate::access::Principal;
 use crate::api::{Joining, Outbox, Payload, Problem, SharedBytes, SocketId};
+use crate::config::OnDisconnect;
 use crate::hub::{SessionEvent, TurnEvent, TurnEventKind};
 use crate::journal::Entry;
 use crate::logging::RequestId;
@@ -59,9 +60,10 @@ pub(super) struct Subscriber {
     request: SocketRequest,
 }
 
-/// The handshake's id, and how many messages came since.
+/// The handshake's id and what it says of turns, and how many messages came since.
 struct SocketRequest {
     handshake: RequestId,
+    on_disconnect: Option<OnDisconnect>,
     messages: u64,
 }
 
@@ -140,7 +142,7 @@ impl Subscriber {
             floor: joining.after,
             turn: None,
             knows_status: false,
-            request: SocketRequest { handshake: joining.request, messages: 0 },
+            request: SocketRequest { handshake: joining.request, on_disconnect: joining.on_disconnect, messages: 0 },
         }
     }
 

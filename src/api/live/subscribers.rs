@@ -97,6 +97,7 @@ impl SocketHandler for Subscribers {
         if here.is_empty() {
             self.sessions.remove(session);
             self.listener.unsubscribe(session);
+            self.services.chat.unfollowed(session);
         }
         if self.subscribers.is_empty() {
             // Gives back the memory of a crowd.

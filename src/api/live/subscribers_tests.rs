@@ -135,6 +135,7 @@ impl World {
                 session: session_of(session),
                 after,
                 caller: Principal::without_token(Access::Admin),
+                on_disconnect: None,
                 request: "r".into(),
             },
             &mut self.clients,

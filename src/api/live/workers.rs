@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::Sender;
 
-use crate::chat::{Chat, StartedTurn, TurnError, TurnOutcome, TurnStatus, WhenBusy};
+use crate::chat::{Chat, StartedTurn, TurnClient, TurnError, TurnOutcome, TurnStatus, WhenBusy};
 use crate::history::History;
 use crate::journal::AppendError;
 use crate::logging;
@@ -74,7 +74,9 @@ fn clear_in_line(to: Recipient, said: SentMessage, chat: &Arc<Chat>, clearing: &
 /// Begins a turn and returns its outcome so far. The rest of a running turn arrives as events.
 fn begin(chat: &Chat, said: &SentMessage, when_busy: WhenBusy) -> Result<TurnOutcome, TurnError> {
     let _entered = said.enter();
-    Ok(match guarded(|| chat.begin(&said.turn(), when_busy))? {
+    let client = TurnClient { on_disconnect: said.on_disconnect, ..TurnClient::unseen(when_busy) };
+    // The client follows its turn as a subscriber of the session.
+    Ok(match guarded(|| chat.begin(&said.turn(), &client))? {
         StartedTurn::Done(outcome) => outcome,
         StartedTurn::Follow(follow) => TurnOutcome {
             user: follow.running().user(),

@@ -61,7 +61,7 @@ fn a_stopped_turn_keeps_what_was_said() {
     // The stop and the pieces are told by different threads.
     wait_until("the piece is told", || world.diary.lines().len() == 2);
     assert!(world.chat.stop(&turn("s", "").session));
-    let outcome = follow.wait().unwrap();
+    let outcome = ended(&follow);
     assert_eq!((outcome.status, outcome.text.as_deref()), (TurnStatus::Cancelled, Some("so far")));
     assert_eq!(world.told("s")[1], ("assistant".into(), "so far".into()));
     assert_eq!(world.last_metadata("s"), json!({"transport": "rest", "status": "cancelled", "cancelled_by": "client"}));
@@ -87,7 +87,7 @@ fn an_erased_session_s_turn_ends_and_leaves_nothing() {
     let world = World::new();
     let follow = world.begin("s", "hang");
     world.chat.erase(&turn("s", "").session).unwrap();
-    let outcome = follow.wait().unwrap();
+    let outcome = ended(&follow);
     assert_eq!((outcome.status, outcome.reply), (TurnStatus::Cancelled, None));
     wait_until("the turn is over", || world.chat.current(&turn("s", "").session).is_none());
     assert_eq!(world.told("s"), []);
@@ -106,7 +106,7 @@ fn a_key_of_an_erased_message_is_new_even_while_its_old_turn_ends() {
     wait_until("it waits", || world.chat.queues.waiting(&turn("s", "").session) == 1);
     world.open_gate();
     world.open_gate();
-    assert_eq!(erased.wait().unwrap().reply, None);
+    assert_eq!(ended(&erased).reply, None);
     let new = new.join().unwrap().unwrap();
     assert_eq!((new.status, new.duplicate), (TurnStatus::Completed, false));
     assert_eq!(world.told("s").len(), 2);
@@ -142,21 +142,7 @@ fn a_close_stops_what_is_answered_and_refuses_what_comes() {
     assert!(world.chat.close(soon, soon + WAIT_TIMEOUT));
     assert!(Instant::now() >= soon, "it was given its time");
     assert_eq!(queued.join().unwrap(), Err(TurnError::Stopping));
-    assert_eq!(follow.wait().unwrap().status, TurnStatus::Cancelled);
+    assert_eq!(ended(&follow).status, TurnStatus::Cancelled);
     assert_eq!((world.told("s").len(), &world.last_metadata("s")["cancelled_by"]), (2, &json!("shutdown")));
     assert!(matches!(world.try_begin("s", "say x"), Err(TurnError::Stopping)));
-}
-
-#[test]
-fn the_last_follower_that_leaves_stops_the_turn_and_no_other_does() {
-    let world = World::new();
-    let first = world.begin_keyed("s", "gate", Some("k"));
-    let second = world.begin_keyed("s", "gate", Some("k"));
-    assert!(!first.is_duplicate() && second.is_duplicate());
-    first.leave();
-    assert!(!second.running().is_stopping());
-    let running = second.running().clone();
-    second.leave();
-    assert_eq!(running.wait().unwrap().status, TurnStatus::Cancelled);
-    assert_eq!(world.last_metadata("s")["cancelled_by"], "disconnect");
 }

@@ -21,7 +21,7 @@ fn turns_of_a_session_are_answered_in_order_and_sessions_side_by_side() {
     for thread in queued {
         thread.join().unwrap().unwrap();
     }
-    assert_eq!(first.wait().unwrap().text.as_deref(), Some("one two"));
+    assert_eq!(ended(&first).text.as_deref(), Some("one two"));
     assert_eq!(texts(&world, "s"), ["gate", "one two", "say 1", "1", CLEARED, "say 2", "2"]);
     assert_eq!(world.chat.stats().waiting, 1, "the first still has its follower's");
 }
@@ -34,11 +34,11 @@ fn a_turn_that_waits_too_long_for_those_before_it_is_not_begun() {
     let late = world.chat.queues.enter(
         &turn("s", "").session,
         Holder::Beginning(None),
-        WhenBusy::Queue,
+        &TurnClient::unseen(WhenBusy::Queue),
         Instant::now() + Duration::from_millis(20),
     );
     assert!(matches!(late, Err(TurnError::Late)));
-    assert_eq!(first.wait().unwrap().status, TurnStatus::Error);
+    assert_eq!(ended(&first).status, TurnStatus::Error);
     assert_eq!(world.chat.queues.waiting(&turn("s", "").session), 0);
 }
 
@@ -51,7 +51,7 @@ fn while_one_is_answered_who_does_not_queue_is_refused_and_unrecorded() {
     }
     assert_eq!(texts(&world, "s"), ["gate"]);
     world.open_gate();
-    first.wait().unwrap();
+    ended(&first);
     // A client that has read the reply may send again at once.
     assert!(matches!(world.try_begin("s", "say x"), Ok(StartedTurn::Follow(_))));
 }
@@ -64,9 +64,12 @@ fn a_retry_that_does_not_queue_joins_waiting_ones_with_its_key() {
     let until = Instant::now() + WAIT_TIMEOUT;
     let enter = |key| {
         let (queues, session) = (world.chat.queues.clone(), session.clone());
-        std::thread::spawn(move || queues.enter(&session, Holder::Beginning(key), WhenBusy::Refuse, until).is_ok())
+        std::thread::spawn(move || {
+            queues.enter(&session, Holder::Beginning(key), &TurnClient::unseen(WhenBusy::Refuse), until).is_ok()
+        })
     };
-    let Ok(Entered::TurnPermit(place)) = world.chat.queues.enter(&session, Holder::Brief, WhenBusy::Queue, until)
+    let Ok(Entered::TurnPermit(place)) =
+        world.chat.queues.enter(&session, Holder::Brief, &TurnClient::unseen(WhenBusy::Queue), until)
     else {
         panic!("it is free");
     };
@@ -96,7 +99,7 @@ fn a_turn_beyond_the_limits_is_refused_and_nothing_of_it_is_recorded() {
     world.open_gate();
     world.open_gate();
     for follow in running {
-        assert_eq!(follow.wait().unwrap().status, TurnStatus::Completed);
+        assert_eq!(ended(&follow).status, TurnStatus::Completed);
     }
     assert_eq!(queued.join().unwrap().unwrap().text.as_deref(), Some("y"));
     assert_eq!(world.chat.stats().waiting, 0);
@@ -108,7 +111,7 @@ fn a_place_is_free_for_whoever_has_read_the_answer() {
     for n in 0..200 {
         let text = format!("say {n}");
         match world.try_begin("s", &text).unwrap_or_else(|e| panic!("{n}: {e}")) {
-            StartedTurn::Follow(follow) => assert_eq!(follow.wait().unwrap().text, Some(n.to_string())),
+            StartedTurn::Follow(follow) => assert_eq!(ended(&follow).text, Some(n.to_string())),
             StartedTurn::Done(outcome) => panic!("{outcome:?}"),
         }
     }
@@ -129,7 +132,7 @@ fn one_key_sent_by_many_at_once_is_answered_once_and_to_all() {
     let other = TurnResult { key: Some("k"), ..turn("s", "something else") };
     assert_eq!(world.chat.say(&other.as_turn()), Err(TurnError::Refused(AppendError::KeyConflict(0))));
     world.open_gate();
-    let outcome = first.wait().unwrap();
+    let outcome = ended(&first);
     let again = TurnOutcome { duplicate: true, ..outcome.clone() };
     for other in others {
         assert_eq!(other.join().unwrap().unwrap(), again);

@@ -8,7 +8,7 @@ use std::io;
 use tiny_http::{Header, StatusCode};
 
 use crate::access::Principal;
-use crate::api::{Joining, Problem, Service, Transport};
+use crate::api::{Joining, Presence, Problem, Service, Transport};
 use crate::permit::Permit;
 
 use super::super::http1::ParsedRequest;
@@ -57,7 +57,7 @@ impl<'a, S: Service> Connection<'a, S> {
         caller: &Principal,
     ) -> Result<Admitted, Problem> {
         let headers = handshake::check(request)?;
-        let joining = pool.sockets.join(&request.head(Transport::Tcp, caller, context.scope.id()))?;
+        let joining = pool.sockets.join(&request.head(Transport::Tcp, caller, Presence::UNSEEN, context.scope.id()))?;
         let refused = |code, detail| Problem::unavailable(code, detail, RETRY_AFTER_SECONDS);
         if self.shared.table.is_stopping() {
             return Err(refused("stopping", "the server is stopping"));

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tiny_http::{HTTPVersion, Header, Method, Request, Response};
 
 use crate::access::Principal;
-use crate::api::{Problem, Reply, Service, Stream, StreamClient, Transport, header};
+use crate::api::{Presence, Problem, Reply, Service, Stream, StreamClient, Transport, header};
 use crate::logging::RequestId;
 use crate::server::chunked::too_large;
 use crate::server::http1::{self, Framing, is_sane_id, malformed};
@@ -85,7 +85,7 @@ impl<S: Service> Handler<S> {
     fn reply(&self, context: &RequestContext<'_>, request: &mut Request) -> Result<Reply, Reply> {
         let refusal = |problem: Problem| context.refusal(&problem);
         let parsed = parse(request, context.is_http11).map_err(refusal)?;
-        let head = parsed.head(Transport::Local, &self.caller, context.scope.id());
+        let head = parsed.head(Transport::Local, &self.caller, Presence::UNSEEN, context.scope.id());
         let route = guarded(|| self.service.admit(&head)).map_err(refusal)??;
         context.has_route(route);
         let body = match self.read_body(request, parsed.framing) {

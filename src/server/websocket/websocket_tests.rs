@@ -47,6 +47,7 @@ impl Sockets for Echo {
             session: SessionId::new("echo").unwrap(),
             after: None,
             caller: Principal::without_token(Access::Admin),
+            on_disconnect: None,
             request: "r".into(),
         })
     }

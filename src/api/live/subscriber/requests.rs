@@ -58,7 +58,8 @@ impl Subscriber {
         let origin = context.services.next_origin();
         self.own.begin(origin, say.client_id.clone(), self.told);
         let request = self.request.next();
-        let said = SentMessage { session: self.session.clone(), say, origin, request };
+        let (session, on_disconnect) = (self.session.clone(), self.request.on_disconnect);
+        let said = SentMessage { session, say, origin, on_disconnect, request };
         context.services.turns.leave((context.services.recipient(context.socket), said));
     }
 

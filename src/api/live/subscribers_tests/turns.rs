@@ -121,7 +121,8 @@ fn a_new_context_that_finds_the_session_taken_stands_in_its_line() {
     // As if another turn began right after the stopped one ended.
     let say = Say { text: "/clear".into(), client_id: None, key: None, metadata: None };
     let recipient = Recipient { completions: Completions::new(Arc::new(TestWaker::default())), socket: SocketId(0) };
-    let said = SentMessage { session: session_of("s"), say, origin: Origin(1), request: "r".into() };
+    let said =
+        SentMessage { session: session_of("s"), say, origin: Origin(1), on_disconnect: None, request: "r".into() };
     world.service.turns.leave((recipient, said));
     world.until_chat("it stands in line", |chat| chat.stats().waiting == 1);
     pieces.send("").unwrap();
@@ -273,6 +274,7 @@ fn a_socket_of_another_thread_that_has_the_same_number_is_somebody_else() {
             session: session_of("s"),
             after: None,
             caller: Principal::without_token(Access::Admin),
+            on_disconnect: None,
             request: "r".into(),
         },
         &mut clients,
