@@ -129,6 +129,7 @@ impl Service for Api {
                 let mongo = if used { sessions::Mongo::Pending } else { sessions::Mongo::None };
                 sessions::erase(&self.chat, mongo, head)
             }
+            Route::Stop => sessions::stop(&self.chat, head),
             // A listener that serves WebSockets handles this route itself.
             Route::Socket => Err(socket::not_here()),
             // Not weighed: a scrape must not fail because others do not read, and is small.

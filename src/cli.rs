@@ -9,6 +9,7 @@
 //! load.rs     the config file, found and read
 //! client.rs   asks a running server, over its Unix socket or TCP
 //! say.rs      one message, the reply as it comes
+//! stop.rs     ends the answer in a session
 //! show.rs     status, history, tail
 //! resend.rs   has a server send to MongoDB again
 //! sessions.rs the list of sessions; erases one
@@ -28,6 +29,7 @@ mod screen;
 mod sessions;
 mod show;
 mod start_lines;
+mod stop;
 mod verify;
 
 use std::ffi::OsString;
@@ -58,6 +60,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::RetryDeadLetters => resend::retry_dead_letters(&call.options),
         Command::ResendToMongo => resend::resend_to_mongo(&call.options),
         Command::Say => say::say(&call.options),
+        Command::Stop => stop::stop(&call.options),
         Command::History => show::history(&call.options),
         Command::Tail => show::tail(&call.options),
         Command::Sessions => sessions::list(&call.options),

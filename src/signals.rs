@@ -1,4 +1,5 @@
-//! What ends the process, or has its configuration reloaded: a signal, or a part that cannot go on.
+//! What ends the process, or has its configuration reloaded: a signal, or a part that cannot go on. Also what a
+//! command does before an interrupt ends it.
 //!
 //! `main` waits here for either. The first SIGTERM or SIGINT stops in order; from then on a second one ends the process
 //! at once with code 1 (which loses nothing acknowledged: the journal has it).
@@ -128,6 +129,29 @@ pub fn install() -> io::Result<(Stopper, EndWaiter)> {
         thread::spawn("signals-blocked", move || heed_blocked(heeded, &stops, &first, &handle))?;
     }
     Ok((stopper, EndWaiter { signals, reason, is_stopping, blocked, warnings }))
+}
+
+/// Has `run` called when the process is interrupted (SIGINT), and then ends it as that signal does; a second one ends it at
+/// once. Not for a process that has called [`install`]. A process that was started with SIGINT ignored goes on ignoring it.
+///
+/// # Errors
+/// The system gives no descriptor, handler or thread. An interrupt then ends the process as if this had not been called, or
+/// is ignored.
+pub fn before_interrupt(run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    if look().holds("SigIgn", SIGINT) {
+        return Ok(());
+    }
+    let is_second = Arc::new(AtomicBool::new(false));
+    flag::register_conditional_default(SIGINT, Arc::clone(&is_second))?;
+    let mut signals = Signals::new([SIGINT])?;
+    thread::spawn("interrupted", move || {
+        if signals.forever().next().is_some() {
+            is_second.store(true, Ordering::SeqCst);
+            run();
+            let _ = signal_hook::low_level::emulate_default_handler(SIGINT);
+        }
+    })?;
+    Ok(())
 }
 
 /// Does for blocked signals what the handlers do for others. Each counts once: it stays pending.

@@ -61,6 +61,20 @@ fn say_prints_the_reply_and_nothing_else() {
 }
 
 #[test]
+fn say_with_a_role_records_and_asks_nobody() {
+    let server = Server::start(Options::default());
+    let id = printed(server.folder(), &["say", "--role", "tool", "--session", "s", "12 files"]);
+    let messages = server.client().history("s", "")["messages"].clone();
+    assert_eq!((messages.as_array().unwrap().len(), &messages[0]["role"]), (1, &json!("tool")));
+    assert_eq!((id.trim_end(), &messages[0]["text"]), (messages[0]["id"].as_str().unwrap(), &json!("12 files")));
+    let reply: Value =
+        serde_json::from_str(&printed(server.folder(), &["say", "--role", "user", "--json", "hi"])).unwrap();
+    assert_eq!((&reply["durable"], &reply["messages"][0]["duplicate"]), (&json!("disk"), &json!(false)));
+    let (code, out, err) = ran(server.folder(), &["say", "--role", "The User", "hi"]);
+    assert_eq!((code, out.as_str(), err.starts_with("error: --role must be 1 to 32")), (Some(2), "", true), "{err}");
+}
+
+#[test]
 fn say_reads_a_text_from_stdin_without_its_last_line_end() {
     let server = Server::start(Options::default());
     for (given, kept) in [("one\ntwo\n", "one\ntwo"), ("no end", "no end"), ("dos\r\n", "dos"), ("\n\n", "\n")] {

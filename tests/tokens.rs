@@ -75,6 +75,7 @@ fn example(method: &str, path: &str, session: &str) -> (String, Option<Value>, u
             (path.replace("{id}", session), Some(json!({"pinned": true})), 200, Reach::Named)
         }
         ("DELETE", "/api/chat/sessions/{id}") => (path.replace("{id}", session), None, 200, Reach::Named),
+        ("POST", "/api/chat/sessions/{id}/stop") => (path.replace("{id}", session), None, 200, Reach::Named),
         // Without the fields of a handshake; the walk by WebSocket has them.
         ("GET", "/ws/chat") => (named(""), None, 426, Reach::Any),
         (
@@ -102,7 +103,7 @@ fn routes(server: &Server) -> BTreeMap<(String, String), String> {
             found.insert((method.to_ascii_uppercase(), path.clone()), access);
         }
     }
-    assert!(found.len() >= 11);
+    assert!(found.len() >= 13);
     found
 }
 

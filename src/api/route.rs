@@ -30,6 +30,8 @@ pub enum Route {
     SessionChange,
     /// `DELETE /api/chat/sessions/{id}`
     SessionErasure,
+    /// `POST /api/chat/sessions/{id}/stop`
+    Stop,
     /// `GET /ws/chat`, which becomes a WebSocket
     Socket,
     /// `GET /api/storage/status`
@@ -59,6 +61,7 @@ pub(super) const TABLE: &[(&str, &str, Access, Route)] = &[
     ("/api/chat/sessions/{id}", "GET, HEAD", Access::Read, Route::Session),
     ("/api/chat/sessions/{id}", "PATCH", Access::Write, Route::SessionChange),
     ("/api/chat/sessions/{id}", "DELETE", Access::Admin, Route::SessionErasure),
+    ("/api/chat/sessions/{id}/stop", "POST", Access::Write, Route::Stop),
     ("/ws/chat", "GET, HEAD", Access::Read, Route::Socket),
     ("/api/storage/status", "GET, HEAD", Access::Read, Route::Status),
     ("/api/storage/resend", "POST", Access::Admin, Route::Resend),
@@ -115,10 +118,13 @@ pub(super) fn is_open(path: &str) -> bool {
     TABLE.iter().any(|(wanted, _, access, _)| *access == Access::None && is_at(wanted, path))
 }
 
-/// Whether a path matches one of the table; `{id}` at its end stands for one segment.
+/// Whether a path matches one of the table; `{id}` stands for one segment.
 fn is_at(wanted: &str, path: &str) -> bool {
-    match wanted.strip_suffix("{id}") {
-        Some(folder) => path.strip_prefix(folder).is_some_and(|id| !id.is_empty() && !id.contains('/')),
+    match wanted.split_once("{id}") {
+        Some((before, after)) => {
+            let id = path.strip_prefix(before).and_then(|rest| rest.strip_suffix(after));
+            id.is_some_and(|id| !id.is_empty() && !id.contains('/'))
+        }
         None => wanted == path,
     }
 }

@@ -1,4 +1,4 @@
-//! `/api/chat/sessions`: the list of sessions, one of them, what is set for it, and its erasure.
+//! `/api/chat/sessions`: the list of sessions, one of them, what is set for it, its erasure, and the stop of its answer.
 //!
 //! The recorder erases, the janitor scrubs the files.
 
@@ -95,6 +95,11 @@ struct ErasureReply<'a> {
 }
 
 #[derive(Serialize)]
+struct StopReply {
+    stopped: bool,
+}
+
+#[derive(Serialize)]
 struct ErasedCounts {
     cache: usize,
     transcript: u64,
@@ -107,8 +112,7 @@ struct ErasedCounts {
 ///  "counts":{"cache":2,"transcript":2},"mongo":"pending","durable":"disk"}
 /// ```
 pub fn erase(chat: &Chat, mongo: Mongo, head: &RequestHead<'_>) -> Result<Reply, Problem> {
-    let session = session(head.caller, head.path)?;
-    logging::about_session(session.as_str());
+    let session = session(head, "")?;
     let erased = chat.erase(&session)?;
     let status = if mongo == Mongo::Pending { 202 } else { 200 };
     Ok(json(
@@ -164,8 +168,7 @@ fn position(field: &str, value: &str) -> Result<ListPosition, Problem> {
 
 /// `GET /api/chat/sessions/{id}`: one session as the list shows it; 404 if nobody knows it.
 pub fn one(list: &SessionList, chat: &Chat, head: &RequestHead<'_>) -> Result<Reply, Problem> {
-    let session = session(head.caller, head.path)?;
-    logging::about_session(session.as_str());
+    let session = session(head, "")?;
     let summary = list.one(&session).map_err(|e| unreadable(&e))?.ok_or_else(|| unknown(&session))?;
     Ok(json(200, &SessionReply::of(&summary, chat)))
 }
@@ -185,8 +188,7 @@ fn unknown(session: &SessionId) -> Problem {
 /// {"session_id":"s","title":"Plans","pinned":true,"archived":false,"metadata":{"color":"red"}}
 /// ```
 pub fn change(list: &SessionList, chat: &Chat, head: &RequestHead<'_>, body: &[u8]) -> Result<Reply, Problem> {
-    let session = session(head.caller, head.path)?;
-    logging::about_session(session.as_str());
+    let session = session(head, "")?;
     query::none_of(head.query, STATE)?;
     let body = content::json(head, body, STATE)?;
     let fields: Map<String, Value> = body::object(&body, STATE)?;
@@ -269,8 +271,26 @@ impl<'a> SessionReply<'a> {
     }
 }
 
-/// The session that a path names, percent-encoded or not.
-fn session(caller: &Principal, path: &str) -> Result<SessionId, Problem> {
+/// `POST /api/chat/sessions/{id}/stop`. Turns that wait stay; a body is not looked at. Replies 200, `false` if no answer is
+/// being given or it is being stopped already:
+///
+/// ```json
+/// {"stopped":true}
+/// ```
+pub fn stop(chat: &Chat, head: &RequestHead<'_>) -> Result<Reply, Problem> {
+    let session = session(head, "/stop")?;
+    Ok(json(200, &StopReply { stopped: chat.stop(&session) }))
+}
+
+/// The session that a request's path names before `after`; lines of the log name it from here on.
+pub(super) fn session(head: &RequestHead<'_>, after: &str) -> Result<SessionId, Problem> {
+    let session = named(head.caller, head.path.strip_suffix(after).unwrap_or_default())?;
+    logging::about_session(session.as_str());
+    Ok(session)
+}
+
+/// The session that a path names at its end, percent-encoded or not.
+fn named(caller: &Principal, path: &str) -> Result<SessionId, Problem> {
     // An invalid encoding leaves a character that no session id has.
     let name = percent_encoding::percent_decode_str(path.strip_prefix(FOLDER).unwrap_or_default()).decode_utf8_lossy();
     body::session(caller, Some(&name), "session_id")
@@ -285,10 +305,10 @@ mod tests {
     fn a_session_is_read_from_its_path_percent_encoded_or_not() {
         let caller = &Principal::without_token(Access::Admin);
         for (path, name) in [("a", "a"), ("user:42@host", "user:42@host"), ("user%3A42%40host", "user:42@host")] {
-            assert_eq!(session(caller, &format!("{FOLDER}{path}")).unwrap().as_str(), name);
+            assert_eq!(named(caller, &format!("{FOLDER}{path}")).unwrap().as_str(), name);
         }
         for path in ["..", "%2e%2E", "a%2Fb", "a%", "a%4", "a%zz", "%ff", "a+b", "%00", &"x".repeat(129)] {
-            let problem = session(caller, &format!("{FOLDER}{path}")).unwrap_err();
+            let problem = named(caller, &format!("{FOLDER}{path}")).unwrap_err();
             assert_eq!((problem.status, problem.field.as_deref()), (422, Some("session_id")), "{path}");
         }
     }

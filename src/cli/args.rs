@@ -10,7 +10,7 @@ use lexopt::Arg;
 
 use crate::config::closest;
 use crate::doctor;
-use crate::message::{InvalidSession, SessionId, Timestamp};
+use crate::message::{InvalidSession, ROLE_BYTES_MAX, SessionId, Timestamp, is_role};
 
 use super::screen::CommandError;
 
@@ -27,6 +27,7 @@ Usage:
 
 Of a running server, over its local socket:
   chatkeep say [OPTIONS] TEXT         send one message and print the reply as it comes; TEXT - reads it from stdin
+  chatkeep stop [OPTIONS] SESSION     end the answer that is being given in a session; what was said is kept
   chatkeep history [OPTIONS] SESSION  print the newest messages of a session
   chatkeep tail [OPTIONS] [SESSION]   print the newest messages, of one session or of all, and then new ones
   chatkeep sessions [OPTIONS]         list the sessions, newest activity first
@@ -41,6 +42,7 @@ Options:
   --listen ADDR   HOST:PORT in place of server.listen; port 0 takes a free one; a client asks there
   --data DIR      the folder that data/ means in the default paths
   --session S     say, verify: the session (default: default, a new one)
+  --role R        say: record the text as a message of that role, without a reply, and print its id
   --limit N       history, tail, sessions: how many, 1 to 500 (default: 50, 10, 50)
   --search WORDS  sessions: only those whose title has all these words
   --yes           erase: without a question
@@ -52,12 +54,12 @@ Options:
   --              end of the options: what follows is a TEXT or a SESSION, also if it begins with -
 
 Exit codes: 0 done, 2 a fault in the arguments or the configuration, 1 anything else. doctor: 0 nothing is damaged, 1
-something is, or it could not look. verify: 0 every check passed. say: 1 also when the reply is an error.
-retry-dead-letters, resend-to-mongo: 1 also when not everything is in MongoDB.
+something is, or it could not look. verify: 0 every check passed. say: 1 also when the reply is an error; an interrupt
+(Ctrl-C) stops the reply first. retry-dead-letters, resend-to-mongo: 1 also when not everything is in MongoDB.
 ";
 
 /// The commands by name.
-const COMMANDS: [(&str, Command); 14] = [
+const COMMANDS: [(&str, Command); 15] = [
     ("serve", Command::Serve),
     ("check-config", Command::CheckConfig),
     ("doctor", Command::Doctor),
@@ -65,6 +67,7 @@ const COMMANDS: [(&str, Command); 14] = [
     ("retry-dead-letters", Command::RetryDeadLetters),
     ("resend-to-mongo", Command::ResendToMongo),
     ("say", Command::Say),
+    ("stop", Command::Stop),
     ("history", Command::History),
     ("tail", Command::Tail),
     ("sessions", Command::Sessions),
@@ -79,6 +82,7 @@ const OPTIONS: &[&str] = &[
     "--listen",
     "--data",
     "--session",
+    "--role",
     "--limit",
     "--search",
     "--since",
@@ -101,6 +105,7 @@ pub(super) enum Command {
     RetryDeadLetters,
     ResendToMongo,
     Say,
+    Stop,
     History,
     Tail,
     Sessions,
@@ -124,6 +129,8 @@ pub(super) struct Options {
     pub(super) session: Option<SessionId>,
     /// The text of `say`, or `--search`.
     pub(super) text: Option<String>,
+    /// `--role`
+    pub(super) role: Option<String>,
     /// `--limit`
     pub(super) limit: Option<usize>,
     /// `--since`
@@ -171,6 +178,7 @@ pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocati
             Arg::Long("data") => set("--data", &mut options.data, &mut parser, |folder| Ok(folder.into()))?,
             Arg::Long("listen") => set("--listen", &mut options.listen, &mut parser, text)?,
             Arg::Long("session") => set("--session", &mut options.session, &mut parser, |word| session(&text(word)?))?,
+            Arg::Long("role") => set("--role", &mut options.role, &mut parser, role)?,
             Arg::Long("limit") => set("--limit", &mut options.limit, &mut parser, limit)?,
             Arg::Long("since") => set("--since", &mut options.since, &mut parser, since)?,
             Arg::Long("search") => set("--search", &mut options.text, &mut parser, text)?,
@@ -202,16 +210,17 @@ fn command_of(word: &str) -> Result<Command, CommandError> {
 
 /// Refuses options that the command would ignore.
 fn check(command: Command, options: &Options) -> Result<(), CommandError> {
-    use Command::{Doctor, Erase, History, ResendToMongo, RetryDeadLetters, Say, Sessions, Status, Tail, Verify};
-    let rules: [(&str, bool, &[Command], &str); 7] = [
+    use Command::{Doctor, Erase, History, ResendToMongo, RetryDeadLetters, Say, Sessions, Status, Stop, Tail, Verify};
+    let rules: [(&str, bool, &[Command], &str); 8] = [
         ("--repair", options.task.is_some(), &[Doctor], "doctor"),
         (
             "--json",
             options.form == ReportFormat::Json,
-            &[Doctor, Say, History, Tail, Sessions, Erase, Status, Verify, RetryDeadLetters, ResendToMongo],
-            "doctor, say, history, tail, sessions, erase, status, verify, retry-dead-letters and resend-to-mongo",
+            &[Doctor, Say, Stop, History, Tail, Sessions, Erase, Status, Verify, RetryDeadLetters, ResendToMongo],
+            "doctor, say, stop, history, tail, sessions, erase, status, verify, retry-dead-letters and resend-to-mongo",
         ),
         ("--session", options.session.is_some(), &[Say, Verify], "say and verify"),
+        ("--role", options.role.is_some(), &[Say], "say"),
         ("--limit", options.limit.is_some(), &[History, Tail, Sessions], "history, tail and sessions"),
         // The text of `say` is set later.
         ("--search", options.text.is_some(), &[Sessions], "sessions"),
@@ -235,7 +244,7 @@ fn check(command: Command, options: &Options) -> Result<(), CommandError> {
 fn place(command: Command, words: Vec<OsString>, options: &mut Options) -> Result<(), CommandError> {
     let (most, last) = match command {
         Command::Say => (1, "text: put quotes around a text of several words"),
-        Command::History | Command::Tail | Command::Erase => (1, "session"),
+        Command::Stop | Command::History | Command::Tail | Command::Erase => (1, "session"),
         _ => (0, "command"),
     };
     if let Some(word) = words.get(most) {
@@ -253,6 +262,7 @@ fn place(command: Command, words: Vec<OsString>, options: &mut Options) -> Resul
         (Command::History, None) => {
             return Err(CommandError::asked("history needs a session: chatkeep history SESSION"));
         }
+        (Command::Stop, None) => return Err(CommandError::asked("stop needs a session: chatkeep stop SESSION")),
         (Command::Erase, None) => return Err(CommandError::asked("erase needs a session: chatkeep erase SESSION")),
         (Command::Say, text) => options.text = text,
         (_, Some(word)) => {
@@ -275,6 +285,12 @@ fn session(word: &str) -> Result<SessionId, String> {
 fn since(word: OsString) -> Result<Timestamp, String> {
     let time = word.into_string().ok().and_then(|word| Timestamp::parse_day_or_time(&word));
     time.ok_or_else(|| "must be a day (2025-11-28) or an RFC 3339 time (2025-11-28T01:23:45Z)".to_owned())
+}
+
+fn role(word: OsString) -> Result<String, String> {
+    let role = text(word)?;
+    let rule = || format!("must be 1 to {ROLE_BYTES_MAX} characters of a-z 0-9 _ -, starting with a letter");
+    is_role(&role).then_some(role).ok_or_else(rule)
 }
 
 fn limit(word: OsString) -> Result<usize, String> {
@@ -315,7 +331,7 @@ fn unknown_option(word: &str, command: Option<Command>) -> CommandError {
         None if command == Some(Command::Say) => {
             "put -- before a text that begins with -: chatkeep say -- TEXT".to_owned()
         }
-        None if matches!(command, Some(Command::History | Command::Tail | Command::Erase)) => {
+        None if matches!(command, Some(Command::Stop | Command::History | Command::Tail | Command::Erase)) => {
             "put -- before a session that begins with -: chatkeep history -- SESSION".to_owned()
         }
         None => "chatkeep --help lists every option".to_owned(),
@@ -374,6 +390,8 @@ mod tests {
         for (args, command, options) in [
             ("say hi", Command::Say, say("hi")),
             ("say -", Command::Say, say("-")),
+            ("say --role tool hi", Command::Say, Options { role: Some("tool".into()), ..say("hi") }),
+            ("stop s", Command::Stop, Options { session: named("s"), ..Options::default() }),
             ("say -- --json", Command::Say, say("--json")),
             (
                 "history --limit 5 -- -100200300",
@@ -440,8 +458,8 @@ mod tests {
             ("serve --repair", "--repair belongs to doctor: chatkeep doctor --repair"),
             (
                 "--json",
-                "--json belongs to doctor, say, history, tail, sessions, erase, status, verify, retry-dead-letters and \
-                 resend-to-mongo: chatkeep doctor --json",
+                "--json belongs to doctor, say, stop, history, tail, sessions, erase, status, verify, retry-dead-letters \
+                 and resend-to-mongo: chatkeep doctor --json",
             ),
             ("tail --since 2025-11-28", "--since belongs to resend-to-mongo: chatkeep resend-to-mongo --since"),
             (
@@ -466,6 +484,9 @@ mod tests {
             ("--data a --data b", "--data is given twice: give it once"),
             ("say", "say needs a text: chatkeep say TEXT, or chatkeep say - to read it from stdin"),
             ("say two words", "unexpected argument `words` after the text: put quotes around a text of several words"),
+            ("stop", "stop needs a session: chatkeep stop SESSION"),
+            ("history s --role user", "--role belongs to say: chatkeep say --role"),
+            ("say --role Tool hi", "--role must be 1 to 32 characters of a-z 0-9 _ -, starting with a letter"),
             ("history", "history needs a session: chatkeep history SESSION"),
             ("tail a b", "unexpected argument `b` after the session"),
             ("verify now", "unexpected argument `now` after the command"),

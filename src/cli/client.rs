@@ -30,6 +30,7 @@ pub(super) use socket::{ClientSocket, Wait};
 const BODY_BYTES_MAX: u64 = 64 << 20;
 
 /// Sends requests to one server.
+#[derive(Clone)]
 pub(super) struct Client {
     socket: Option<PathBuf>,
     /// `HOST:PORT`, used without a socket.

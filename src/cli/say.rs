@@ -1,20 +1,25 @@
 //! `chatkeep say`: sends one message to a running server and prints its reply as it arrives.
 //!
-//! The only command that records something. It asks for a stream, and if the server refuses streams, before anything is
+//! The only command that records something. With a role it only records. Else it asks for a stream, and if the server refuses streams, before anything is
 //! recorded, it asks again for the whole reply. Otherwise nothing is sent twice. Standard output has the reply and
-//! nothing else. Knows nothing of the responder.
+//! nothing else. An interrupt stops the reply before it ends the command, once the reply has begun: until then the answer
+//! that is being given may be another's. Knows nothing of the responder.
 
 use std::io::{self, IsTerminal, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::message::SessionId;
+use crate::signals;
 
 use super::args::{Options, ReportFormat};
 use super::client::{Client, ClientError, Request, Response, Wait};
 use super::screen::{Audience, CommandError, note, print, show, visible};
 use super::show::client;
+use super::stop;
 
 /// The longest pause before and within a reply: a model on a small machine may think for minutes.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(15 * 60);
@@ -33,6 +38,15 @@ pub(super) fn say(options: &Options) -> Result<(), CommandError> {
         "-" => from_stdin()?,
         text => text.to_owned(),
     };
+    if let Some(role) = &options.role {
+        let body = json!({"session_id": session, "role": role, "text": text});
+        let reply = record(&client, &body).map_err(lost)?;
+        return print(&match options.form {
+            ReportFormat::Json => format!("{reply}\n"),
+            ReportFormat::Lines => format!("{}\n", reply["messages"][0]["id"].as_str().unwrap_or_default()),
+        });
+    }
+    let has_begun = stop_when_interrupted(&client, session);
     let mut body = json!({"message": text, "session_id": session, "stream": true});
     let mut reply = ask(&client, &body);
     if let Err(ClientError::Refused { status: 422, field: Some(field), .. }) = &reply
@@ -42,6 +56,7 @@ pub(super) fn say(options: &Options) -> Result<(), CommandError> {
         reply = ask(&client, &body);
     }
     let reply = reply.map_err(lost)?;
+    has_begun.store(true, Ordering::SeqCst);
     let is_terminal = io::stdout().is_terminal();
     let mut printed = Printed { form: options.form, is_terminal, has_begun: false, ends_line: true };
     let last = match reply.kind == EVENT_STREAM {
@@ -81,6 +96,26 @@ fn ask(client: &Client, body: &Value) -> Result<Response, ClientError> {
     let request =
         Request { target: "/api/chat", accept, method: "POST", body: Some(body), wait: Wait::Silence(SILENCE_TIMEOUT) };
     client.send(&request)?.accepted()
+}
+
+/// Records a message without a reply.
+fn record(client: &Client, body: &Value) -> Result<Value, ClientError> {
+    let (target, accept, wait) = ("/api/chat/messages", "application/json", Wait::Silence(SILENCE_TIMEOUT));
+    client.send(&Request { target, accept, body: Some(body), wait })?.accepted()?.json()
+}
+
+/// Has an interrupt stop the reply, from when the flag is set. If that cannot be had, an interrupt ends the command only.
+fn stop_when_interrupted(client: &Client, session: &str) -> Arc<AtomicBool> {
+    let has_begun = Arc::new(AtomicBool::new(false));
+    let (begun, client, session) = (has_begun.clone(), client.clone(), session.to_owned());
+    let _ = signals::before_interrupt(move || {
+        if begun.load(Ordering::SeqCst)
+            && let Err(fault) = stop::ask(&client, &session)
+        {
+            note(&format!("the reply is not stopped: {fault}"));
+        }
+    });
+    has_begun
 }
 
 /// Without a reply the outcome of the message is unknown.
