@@ -10,6 +10,7 @@ mod body;
 mod chat;
 mod content;
 mod event_stream;
+mod events;
 mod feed;
 mod head;
 mod history;
@@ -43,7 +44,7 @@ pub use crate::chat::{Presence, Transport};
 pub use head::RequestHead;
 pub use http::{Reply, Stream, StreamClient, StreamKind, header, json, json_bytes};
 pub use http_meters::{Answered, HttpMeters, METHOD_UNKNOWN, method_index};
-pub use live::SocketService;
+pub use live::{EventStreams, SocketService};
 pub use problem::Problem;
 pub use reply_budget::ReplyBudget;
 pub use route::Route;
@@ -81,6 +82,8 @@ pub struct Api {
     pub list: Arc<SessionList>,
     /// The feed.
     pub feed: Arc<Feed>,
+    /// The event streams of sessions.
+    pub events: Arc<EventStreams>,
     /// The status of all parts.
     pub status: Arc<StatusSources>,
     /// What large replies may hold together.
@@ -129,6 +132,7 @@ impl Service for Api {
                 let mongo = if used { sessions::Mongo::Pending } else { sessions::Mongo::None };
                 sessions::erase(&self.chat, mongo, head)
             }
+            Route::Events => events::follow(&self.events, head),
             Route::Stop => sessions::stop(&self.chat, head),
             // A listener that serves WebSockets handles this route itself.
             Route::Socket => Err(socket::not_here()),

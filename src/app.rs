@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::api::{Api, HttpMeters, ReplyBudget, SocketService, StatusSources};
+use crate::api::{Api, EventStreams, HttpMeters, ReplyBudget, SocketService, StatusSources};
 use crate::cache::Cache;
 use crate::chat::{Chat, Transport};
 use crate::config::{Config, Fsync, Settings};
@@ -44,7 +44,7 @@ use crate::worker::{DeadLetters, Drain, MongoStatus, PendingErasures, Progress, 
 use crate::{descriptors, janitor, layout, listing, responder, store, systemd, thread};
 
 pub use reload::ConfigSource;
-use reload::{Limits, ReloadableParts, waiting_max, watching_max};
+use reload::{Limits, ReloadableParts, event_streams_max, waiting_max, watching_max};
 
 /// Time reserved before the deadline of a stop for the last syncs, after the drain to MongoDB.
 const FLUSH_TIME: Duration = Duration::from_millis(500);
@@ -82,6 +82,7 @@ struct App {
     tcp: tcp::Listening,
     local: Option<local::Local>,
     sockets: Arc<SocketService>,
+    events: Arc<EventStreams>,
     feed: Arc<Feed>,
     chat: Arc<Chat>,
     journal: Arc<Journal>,
@@ -125,12 +126,16 @@ impl App {
             outgoing: outgoing.clone(),
         };
         let limits = Limits { descriptors: base.descriptors.clone(), connections_max, outgoing: outgoing.clone() };
+        let streams_max = event_streams_max(config, base.descriptors.share());
+        let events = EventStreams::start(&sockets, streams_max, outgoing.clone());
+        let events = Arc::new(events.context("the thread of event streams cannot be started")?);
         let outgoing = ReplyBudget::new(outgoing);
         let status = Arc::new(status);
         let line = status.clone();
         let (meters, started_at) = (HttpMeters::new(), base.started_at);
-        let (told, fed) = (chat.clone(), feed.clone());
-        let api = Arc::new(Api { chat: told, history, list, feed: fed, status, outgoing, meters, started_at });
+        let (told, fed, followed) = (chat.clone(), feed.clone(), events.clone());
+        let api = Api { chat: told, history, list, feed: fed, events: followed, status, outgoing, meters, started_at };
+        let api = Arc::new(api);
         let local =
             server.local_socket.as_ref().map(|path| start_local(path, server.max_body_bytes, &api)).transpose()?;
         let tcp = tcp::start(server, connections, api, Some(websockets))?;
@@ -141,7 +146,7 @@ impl App {
             // The last one, so that a watchdog is fed as long as anything runs.
             background.push(Background::start("systemd", stopper, watch)?);
         }
-        Ok(Self { tcp, local, sockets, feed, chat, journal, background, drain: server.drain, limits, stop_by })
+        Ok(Self { tcp, local, sockets, events, feed, chat, journal, background, drain: server.drain, limits, stop_by })
     }
 
     /// Does all that a SIGHUP asks for.
@@ -151,6 +156,7 @@ impl App {
             tcp: &self.tcp,
             local: self.local.as_ref(),
             sockets: &self.sockets,
+            events: &self.events,
             feed: &self.feed,
             chat: &self.chat,
             limits: &self.limits,
@@ -167,6 +173,7 @@ impl App {
         let _ = self.stop_by.set(until);
         // Requests that wait for events do not count as running.
         self.feed.stop();
+        self.events.begin_stop(until);
         let turns = end_turns(&self.chat, deadline - RECORD_TIME.min(self.drain / 4), deadline);
         // Clients that do not read must not use up the time of the turns.
         let mut left = self.tcp.stop(until);
@@ -177,6 +184,7 @@ impl App {
         if turns.is_some_and(|turns| turns.join().is_ok_and(|ended| !ended)) {
             log::error!("a turn did not end by the deadline and is abandoned");
         }
+        self.events.finish_stop();
         // No client is connected any more, so no new job can come.
         self.sockets.stop(deadline);
         for part in self.background {

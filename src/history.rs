@@ -183,6 +183,12 @@ impl<D: Disk> History<D> {
         self.merged(ask, query, held.unwrap_or_default(), lacking)
     }
 
+    /// Up to which id a session is erased, if it was and that is remembered.
+    #[must_use]
+    pub fn erased_to(&self, session: &SessionId) -> Option<Id> {
+        self.journal.erased_to(session)
+    }
+
     /// The message of that id, if the session has it and it has not expired. Only this machine is searched, because ids
     /// are looked up for messages that were recorded here; so this never waits for MongoDB.
     ///

@@ -312,6 +312,11 @@ impl<D: Disk> Journal<D> {
         self.shared.erasures.read().expect("no holder panics").covers(session, id)
     }
 
+    /// Up to which id a session is erased, if it was and that is remembered.
+    pub fn erased_to(&self, session: &SessionId) -> Option<Id> {
+        self.shared.erasures.read().expect("no holder panics").of(session)
+    }
+
     /// The sessions whose last erasure has a sequence after `sequence`, each with the id up to which it is erased.
     pub fn erasures_after(&self, sequence: u64) -> Vec<(SessionId, Id)> {
         self.shared.erasures.read().expect("no holder panics").after(sequence)

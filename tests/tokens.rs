@@ -76,6 +76,10 @@ fn example(method: &str, path: &str, session: &str) -> (String, Option<Value>, u
         }
         ("DELETE", "/api/chat/sessions/{id}") => (path.replace("{id}", session), None, 200, Reach::Named),
         ("POST", "/api/chat/sessions/{id}/stop") => (path.replace("{id}", session), None, 200, Reach::Named),
+        // A stream would not end; what it sends is for tests of its own.
+        ("GET", "/api/chat/sessions/{id}/events") => {
+            (format!("{}?after=x", path.replace("{id}", session)), None, 422, Reach::Named)
+        }
         // Without the fields of a handshake; the walk by WebSocket has them.
         ("GET", "/ws/chat") => (named(""), None, 426, Reach::Any),
         (
@@ -103,7 +107,7 @@ fn routes(server: &Server) -> BTreeMap<(String, String), String> {
             found.insert((method.to_ascii_uppercase(), path.clone()), access);
         }
     }
-    assert!(found.len() >= 13);
+    assert!(found.len() >= 14);
     found
 }
 

@@ -9,6 +9,7 @@
 //! | `replay.rs` | reads what a subscriber missed |
 //! | `services.rs`, `job_queue.rs` | the jobs that a socket thread hands to workers, and their results |
 //! | `workers.rs` | these workers |
+//! | `event_streams.rs` | followers by event stream, which are subscribers of a thread of their own |
 //!
 //! Three threads work for all subscribers: `ws-turn-0` and `ws-turn-1` take many turns at once, so that one sync serves
 //! them all; `ws-replay` reads. A `/clear` that must wait for its session's turn queue waits on a thread of its own,
@@ -16,6 +17,7 @@
 //!
 //! Knows nothing of frames. Only its own thread calls a [`Subscribers`].
 
+mod event_streams;
 mod job_queue;
 mod replay;
 mod services;
@@ -46,6 +48,9 @@ use crate::swap::Swap;
 use crate::thread;
 
 use super::{body, query, turn};
+pub use event_streams::EventStreams;
+
+pub(super) use event_streams::{EventStream, StreamBatch};
 use job_queue::JobQueue;
 use services::{Completions, Missed, Recipient, SentMessage, Services};
 use subscribers::Subscribers;

@@ -30,6 +30,8 @@ pub enum Route {
     SessionChange,
     /// `DELETE /api/chat/sessions/{id}`
     SessionErasure,
+    /// `GET /api/chat/sessions/{id}/events`
+    Events,
     /// `POST /api/chat/sessions/{id}/stop`
     Stop,
     /// `GET /ws/chat`, which becomes a WebSocket
@@ -61,6 +63,7 @@ pub(super) const TABLE: &[(&str, &str, Access, Route)] = &[
     ("/api/chat/sessions/{id}", "GET, HEAD", Access::Read, Route::Session),
     ("/api/chat/sessions/{id}", "PATCH", Access::Write, Route::SessionChange),
     ("/api/chat/sessions/{id}", "DELETE", Access::Admin, Route::SessionErasure),
+    ("/api/chat/sessions/{id}/events", "GET, HEAD", Access::Read, Route::Events),
     ("/api/chat/sessions/{id}/stop", "POST", Access::Write, Route::Stop),
     ("/ws/chat", "GET, HEAD", Access::Read, Route::Socket),
     ("/api/storage/status", "GET, HEAD", Access::Read, Route::Status),

@@ -32,22 +32,42 @@ pub enum Payload {
     Binary,
 }
 
-/// A message, shared by all sockets that get it.
+/// A message, shared by all sockets and streams that get it.
 #[derive(Clone, Debug)]
 pub struct SharedBytes(Arc<CountedMessage>);
 
 #[derive(Debug)]
 struct CountedMessage {
     bytes: Box<[u8]>,
+    kind: &'static str,
+    id: Option<Id>,
     counted: OnceLock<Permit>,
 }
 
 impl SharedBytes {
+    /// An event of that type; with an id if it is of a recorded message, from which a client may resume.
+    #[must_use]
+    pub fn event(kind: &'static str, id: Option<Id>, bytes: Vec<u8>) -> Self {
+        Self(Arc::new(CountedMessage { bytes: bytes.into_boxed_slice(), kind, id, counted: OnceLock::new() }))
+    }
+
+    /// The type of the event; empty if it is none.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        self.0.kind
+    }
+
+    /// The id of the recorded message, if it is the event of one.
+    #[must_use]
+    pub fn id(&self) -> Option<Id> {
+        self.0.id
+    }
+
     /// Counts its bytes in the budget of those that wait for clients: once, however many sockets it waits at, until the last
     /// has let go of it. `false`: the budget has not so many left.
     #[must_use]
     pub fn count(&self, budget: &Arc<Semaphore>) -> bool {
-        let CountedMessage { bytes, counted } = &*self.0;
+        let CountedMessage { bytes, counted, .. } = &*self.0;
         // Should two threads count it at once, the second gives its permit back.
         counted.get().is_some()
             || budget.try_acquire_many(bytes.len()).map(|permit| drop(counted.set(permit))).is_some()
@@ -56,7 +76,7 @@ impl SharedBytes {
 
 impl From<Vec<u8>> for SharedBytes {
     fn from(bytes: Vec<u8>) -> Self {
-        Self(Arc::new(CountedMessage { bytes: bytes.into_boxed_slice(), counted: OnceLock::new() }))
+        Self::event("", None, bytes)
     }
 }
 

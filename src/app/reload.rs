@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::api::SocketService;
+use crate::api::{EventStreams, SocketService};
 use crate::chat::Chat;
 use crate::config::{Config, Reload, Settings};
 use crate::descriptors::{self, Descriptors, Share};
@@ -39,11 +39,18 @@ pub(super) fn waiting_max(share: Share) -> usize {
     (share.connections / 4).max(1)
 }
 
+/// The most event streams of sessions: the others that wait have their connections, and an eighth is for those that record.
+pub(super) fn event_streams_max(config: &Config, share: Share) -> usize {
+    let others = watching_max(config, share) + waiting_max(share) + share.connections / 8;
+    config.server.max_event_streams.min(share.connections.saturating_sub(others)).max(1)
+}
+
 /// The parts of a running server that take a new configuration.
 pub(super) struct ReloadableParts<'a> {
     pub(super) tcp: &'a tcp::Listening,
     pub(super) local: Option<&'a Local>,
     pub(super) sockets: &'a SocketService,
+    pub(super) events: &'a EventStreams,
     pub(super) feed: &'a Feed<RealDisk>,
     pub(super) chat: &'a Chat,
     pub(super) limits: &'a Limits,
@@ -91,6 +98,7 @@ impl ReloadableParts<'_> {
         self.limits.connections_max.store(share.connections, Ordering::Relaxed);
         self.limits.outgoing.set_max(server.max_outgoing_bytes);
         self.feed.set_watching_max(watching_max(config, share));
+        self.events.set_max(event_streams_max(config, share));
         self.chat.reload(&config.responder, waiting_max(share));
         self.sockets.reload(websocket);
         self.tcp.reload(server, websocket);

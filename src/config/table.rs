@@ -170,6 +170,7 @@ pub(super) static KEYS: &[ConfigKey] = &[
     reloads(list("server.allowed_hosts", rules::is_host, IS_HOST)),
     reloads(whole("server.max_connections", 1024, 1..=100_000)),
     reloads(whole("server.max_feed_streams", 32, 1..=10_000)),
+    reloads(whole("server.max_event_streams", 512, 1..=10_000)),
     reloads(whole("server.max_outgoing_bytes", 48 * MIB, 16 * MIB..=4096 * MIB)),
     reloads(whole("server.max_body_bytes", MIB, KIB..=8 * MIB)),
     reloads(whole("server.head_timeout_seconds", 10, 1..=HOUR)),

@@ -46,6 +46,8 @@ pub struct ServerConfig {
     pub max_connections: usize,
     /// The most streams of the feed and waiting requests at once; each has a thread and a connection.
     pub max_feed_streams: usize,
+    /// The most streams of sessions' events at once; each has a thread and a connection.
+    pub max_event_streams: usize,
     /// Bytes of replies and of WebSockets' messages that wait for their clients to read them, all together.
     pub max_outgoing_bytes: usize,
     /// The largest request body, in bytes.

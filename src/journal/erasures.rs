@@ -97,6 +97,12 @@ impl ErasureIndex {
         !self.known.is_empty() && self.known.get(session).is_some_and(|known| id <= known.id)
     }
 
+    /// Up to which id a session is erased, if it was.
+    #[must_use]
+    pub fn of(&self, session: &SessionId) -> Option<Id> {
+        self.known.get(session).map(|known| known.id)
+    }
+
     /// The sessions whose last erasure has a sequence after `sequence`, each with the id up to which it is erased.
     #[must_use]
     pub fn after(&self, sequence: u64) -> Vec<(SessionId, Id)> {

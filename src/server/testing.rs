@@ -24,6 +24,7 @@ pub(super) fn config() -> ServerConfig {
         auth: AuthConfig::default(),
         max_connections: 64,
         max_feed_streams: 32,
+        max_event_streams: 8,
         max_outgoing_bytes: 48 << 20,
         max_body_bytes: 1 << 20,
         timeouts: Timeouts {

@@ -19,6 +19,8 @@ const COUNTED: usize = 100;
 /// One page of what a subscriber missed.
 #[derive(Default)]
 pub(super) struct ReplayPage {
+    /// Everything up to here was erased since the message that the subscriber had. Only in the first page.
+    pub(super) erased: Option<Id>,
     /// Only in the first page.
     pub(super) welcome: Option<KnownSession>,
     /// Oldest first.
@@ -55,6 +57,10 @@ pub(super) fn first(history: &History, session: &SessionId, after: Option<Id>) -
     let Some(after) = after else { return ReplayPage { welcome, newest: last, ..ReplayPage::default() } };
     if after == Id::BEGINNING {
         return ReplayPage { welcome, ..next(history, session, None) };
+    }
+    // Nothing older is left to replay.
+    if let Some(erased) = history.erased_to(session).filter(|erased| after < *erased) {
+        return ReplayPage { welcome, erased: Some(erased), ..next(history, session, Some(erased)) };
     }
     // If the message itself is gone, what followed it may be gone as well.
     let page = match history.read_page_here(&ask(session, PAGE, Some(after.just_before()))) {
@@ -102,7 +108,7 @@ fn ask(session: &SessionId, limit: usize, after: Option<Id>) -> HistoryQuery {
 fn page_of(answer: HistoryPage) -> ReplayPage {
     let gap = answer.incomplete.map(Cow::from);
     let messages: Vec<Arc<Message>> = answer.messages.into_iter().map(|(message, _)| message).collect();
-    ReplayPage { welcome: None, messages, more: answer.has_more, gap, newest: answer.newest }
+    ReplayPage { erased: None, welcome: None, messages, more: answer.has_more, gap, newest: answer.newest }
 }
 
 fn failed(session: &SessionId, fault: &io::Error) -> ReplayPage {

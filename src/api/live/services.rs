@@ -106,6 +106,11 @@ pub(super) struct Services {
     pub(super) pages: Arc<JobQueue<(Recipient, Missed)>>,
 }
 
+/// While more bytes than this wait for a client, of at most `bytes_max`, its replay pauses.
+pub(super) fn watermark(bytes_max: usize) -> usize {
+    bytes_max / 4
+}
+
 impl Services {
     pub(super) fn now(&self) -> Timestamp {
         self.clock.now()
@@ -117,7 +122,7 @@ impl Services {
 
     /// While more bytes than this wait to be sent to a subscriber, its replay pauses.
     pub(super) fn watermark_bytes(&self) -> usize {
-        self.config.load().max_outgoing_bytes / 4
+        watermark(self.config.load().max_outgoing_bytes)
     }
 
     pub(super) fn next_origin(&self) -> Origin {

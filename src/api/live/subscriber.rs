@@ -195,6 +195,9 @@ impl Subscriber {
                 self.show_idle(context);
             }
         }
+        if let Some(erasure) = page.erased {
+            context.send(&wire::erased(&self.session, erasure));
+        }
         let left = match &mut self.phase {
             SubscriberPhase::Replaying(replay) => replay.left,
             SubscriberPhase::Waiting => REPLAY_MAX,
@@ -299,7 +302,7 @@ impl Subscriber {
         self.knows_status = true;
         context.send(&wire::status(&self.session, Activity::Processing, Some(user)));
         if !text.is_empty() {
-            context.send(&wire::delta(user, &text));
+            context.send(&wire::delta(user, 0, &text));
         }
         if running.is_stopping() {
             context.send(&wire::status(&self.session, Activity::Cancelling, Some(user)));
@@ -374,7 +377,7 @@ impl Subscriber {
                 if rest.len() == text.len() {
                     context.send(notice.shared());
                 } else {
-                    context.send(&wire::delta(live.user, rest));
+                    context.send(&wire::delta(live.user, shown.bytes - rest.len(), rest));
                 }
             }
             (TurnEventKind::Stopping, Some(shown)) => {

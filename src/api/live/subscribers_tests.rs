@@ -80,7 +80,15 @@ impl Outbox for Clients {
     fn send(&mut self, to: SocketId, payload: Payload, message: &SharedBytes) {
         assert_eq!(payload, Payload::Text);
         let client = self.0.get_mut(&to).expect("it is connected");
-        client.events.push(serde_json::from_slice(message).expect("an event is JSON"));
+        let event: Value = serde_json::from_slice(message).expect("an event is JSON");
+        // What an event stream says of it in front.
+        let is_recorded = ["message", "response", "clear"].contains(&message.kind()) && event["duplicate"] != true;
+        let id = message.id().map(|id| id.to_string());
+        assert_eq!(
+            (event["type"].as_str(), event["id"].as_str().filter(|_| is_recorded)),
+            (Some(message.kind()), id.as_deref())
+        );
+        client.events.push(event);
         client.waiting += message.len();
     }
 

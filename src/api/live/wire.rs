@@ -128,8 +128,16 @@ fn client_id_of(bytes: &[u8]) -> Option<String> {
     (id.chars().count() <= CLIENT_ID_CHARS_MAX).then(|| id.to_owned())
 }
 
-fn shared<T: Serialize>(event: &T) -> SharedBytes {
-    serde_json::to_vec(event).expect("our own events always serialise").into()
+/// An event of that type with these fields; `id` if it is of a recorded message.
+fn shared(kind: &'static str, id: Option<Id>, fields: Value) -> SharedBytes {
+    #[derive(Serialize)]
+    struct Event {
+        r#type: &'static str,
+        #[serde(flatten)]
+        fields: Value,
+    }
+    let bytes = serde_json::to_vec(&Event { r#type: kind, fields }).expect("our own events always serialise");
+    SharedBytes::event(kind, id, bytes)
 }
 
 /// `last`: where a client resumes that has received no message yet.
@@ -144,54 +152,65 @@ pub(super) fn welcome(
         true => ("resumed", "Welcome back."),
         false => ("new", "Welcome."),
     };
-    shared(&json!({
-        "type": "system",
-        "message": message,
-        "session_id": session,
-        "session_status": status,
-        "interactions": known.interactions,
-        "timestamp": now,
-        "version": env!("CARGO_PKG_VERSION"),
-        "heartbeat_seconds": heartbeat_seconds,
-        "last_id": last,
-    }))
+    shared(
+        "system",
+        None,
+        json!({
+            "message": message,
+            "session_id": session,
+            "session_status": status,
+            "interactions": known.interactions,
+            "timestamp": now,
+            "version": env!("CARGO_PKG_VERSION"),
+            "heartbeat_seconds": heartbeat_seconds,
+            "last_id": last,
+        }),
+    )
 }
 
 pub(super) fn help(session: &SessionId, now: Timestamp) -> SharedBytes {
-    shared(&json!({"type": "system", "message": HELP, "session_id": session, "timestamp": now}))
+    shared("system", None, json!({"message": HELP, "session_id": session, "timestamp": now}))
 }
 
 pub(super) fn heartbeat(now: Timestamp) -> SharedBytes {
-    shared(&json!({"type": "heartbeat", "timestamp": now}))
+    shared("heartbeat", None, json!({"timestamp": now}))
 }
 
 pub(super) fn ack(client_id: Option<&str>, id: Id, durable: &str, duplicate: bool) -> SharedBytes {
-    shared(&json!({
-        "type": "ack", "client_id": client_id, "id": id, "created_at": id.time(), "durable": durable, "duplicate": duplicate,
-    }))
+    shared(
+        "ack",
+        None,
+        json!({
+            "client_id": client_id, "id": id, "created_at": id.time(), "durable": durable, "duplicate": duplicate,
+        }),
+    )
 }
 
 pub(super) fn gap(session: &SessionId, after: Option<Id>, reason: &str) -> SharedBytes {
-    shared(&json!({"type": "gap", "session_id": session, "after": after, "reason": reason}))
+    shared("gap", None, json!({"session_id": session, "after": after, "reason": reason}))
 }
 
 pub(super) fn error(problem: &Problem, client_id: Option<&str>) -> SharedBytes {
     let detail = problem.detail.as_str();
-    let mut event = json!({"type": "error", "code": problem.code, "detail": detail, "message": detail});
+    let mut event = json!({"code": problem.code, "detail": detail, "message": detail});
     if let Some(client_id) = client_id {
         event["client_id"] = client_id.into();
     }
     if let Some(field) = &problem.field {
         event["field"] = field.as_str().into();
     }
-    shared(&event)
+    shared("error", None, event)
 }
 
 pub(super) fn busy(session: &SessionId, client_id: Option<&str>) -> SharedBytes {
     let message = "Still working on the previous request. This message was not recorded.";
-    shared(&json!({
-        "type": "status", "status": "busy", "message": message, "session_id": session, "client_id": client_id,
-    }))
+    shared(
+        "status",
+        None,
+        json!({
+            "status": "busy", "message": message, "session_id": session, "client_id": client_id,
+        }),
+    )
 }
 
 /// How the answer of a session is.
@@ -210,26 +229,35 @@ pub(super) fn status(session: &SessionId, activity: Activity, reply_to: Option<I
         Activity::Cancelled => ("cancelled", "The answer was stopped."),
         Activity::Idle => ("idle", "Ready."),
     };
-    shared(&json!({
-        "type": "status", "status": status, "message": message, "session_id": session, "reply_to": reply_to,
-    }))
+    shared(
+        "status",
+        None,
+        json!({
+            "status": status, "message": message, "session_id": session, "reply_to": reply_to,
+        }),
+    )
 }
 
-pub(super) fn delta(reply_to: Id, text: &str) -> SharedBytes {
-    shared(&json!({"type": "delta", "reply_to": reply_to, "text": text}))
+/// `offset`: where the text stands in the whole answer, in bytes; at 0 it replaces what was shown of it.
+pub(super) fn delta(reply_to: Id, offset: usize, text: &str) -> SharedBytes {
+    shared("delta", None, json!({"reply_to": reply_to, "offset": offset, "text": text}))
 }
 
 /// A reply that was recorded earlier, for a client that repeats its message.
 pub(super) fn response(session: &SessionId, text: &str, status: &str, id: Id, reply_to: Id) -> SharedBytes {
-    shared(&json!({
-        "type": "response", "message": text, "status": status, "session_id": session, "id": id, "timestamp": id.time(),
-        "reply_to": reply_to, "duplicate": true,
-    }))
+    shared(
+        "response",
+        None,
+        json!({
+            "message": text, "status": status, "session_id": session, "id": id, "timestamp": id.time(),
+            "reply_to": reply_to, "duplicate": true,
+        }),
+    )
 }
 
 /// The id is named `erasure_id` because no client may resume from it; the feed and `DELETE` tell the same id.
 pub(super) fn erased(session: &SessionId, id: Id) -> SharedBytes {
-    shared(&json!({"type": "erased", "session_id": session, "erasure_id": id}))
+    shared("erased", None, json!({"session_id": session, "erasure_id": id}))
 }
 
 /// A recorded message.
@@ -238,17 +266,21 @@ pub(super) fn message(message: &Message, is_replayed: bool) -> SharedBytes {
         true => b"{\"type\":\"message\",\"replayed\":true,",
         false => b"{\"type\":\"message\",\"replayed\":false,",
     };
-    [start, &message.line()[1..]].concat().into()
+    SharedBytes::event("message", Some(message.id()), [start, &message.line()[1..]].concat())
 }
 
 /// A reply that was just recorded.
 fn live_response(message: &Message, reply_to: Id) -> SharedBytes {
     let (text, metadata) = message.parts().map(|parts| (parts.text, parts.metadata)).unwrap_or_default();
     let (session, id) = (message.session(), message.id());
-    shared(&json!({
-        "type": "response", "message": text, "status": metadata.get("status").and_then(Value::as_str).unwrap_or("completed"),
-        "session_id": session, "id": id, "timestamp": id.time(), "reply_to": reply_to, "metadata": metadata,
-    }))
+    shared(
+        "response",
+        Some(id),
+        json!({
+            "message": text, "status": metadata.get("status").and_then(Value::as_str).unwrap_or("completed"),
+            "session_id": session, "id": id, "timestamp": id.time(), "reply_to": reply_to, "metadata": metadata,
+        }),
+    )
 }
 
 /// An event for many clients, in the form that most of them get.
@@ -284,7 +316,7 @@ impl Notice {
             SessionEvent::Recorded(record) => recorded(&record.entry),
             SessionEvent::Live(live) => match &live.what {
                 TurnEventKind::Started => status(&live.session, Activity::Processing, Some(live.user)),
-                TurnEventKind::Delta { text, .. } => delta(live.user, text),
+                TurnEventKind::Delta { offset, text } => delta(live.user, *offset, text),
                 TurnEventKind::Stopping => status(&live.session, Activity::Cancelling, Some(live.user)),
                 TurnEventKind::Ended { .. } => status(&live.session, Activity::Idle, Some(live.user)),
             },
@@ -301,10 +333,10 @@ fn recorded(entry: &Entry) -> SharedBytes {
         },
         Entry::ContextClear(recorded, _) => {
             let (session, id) = (recorded.session(), recorded.id());
-            shared(&json!({"type": "clear", "session_id": session, "id": id, "timestamp": id.time()}))
+            shared("clear", Some(id), json!({"session_id": session, "id": id, "timestamp": id.time()}))
         }
         Entry::Erasure { id, session } => erased(session, *id),
-        Entry::Abort { .. } => shared(&json!({})),
+        Entry::Abort { .. } => Vec::new().into(),
     }
 }
 
@@ -382,7 +414,7 @@ mod tests {
         };
         let without = [
             ack(Some("c"), id, "disk", false),
-            delta(id, "hi"),
+            delta(id, 0, "hi"),
             heartbeat(id.time()),
             message(&draft.prepare().seal(id), false),
             gap(&session, Some(id), "why"),
