@@ -101,7 +101,7 @@ fn ask(client: &Client, body: &Value) -> Result<Response, ClientError> {
 /// Records a message without a reply.
 fn record(client: &Client, body: &Value) -> Result<Value, ClientError> {
     let (target, accept, wait) = ("/api/chat/messages", "application/json", Wait::Silence(SILENCE_TIMEOUT));
-    client.send(&Request { target, accept, body: Some(body), wait })?.accepted()?.json()
+    client.send(&Request { target, accept, method: "POST", body: Some(body), wait })?.accepted()?.json()
 }
 
 /// Has an interrupt stop the reply, from when the flag is set. If that cannot be had, an interrupt ends the command only.

@@ -30,5 +30,8 @@ pub(super) fn ask(client: &Client, session: &str) -> Result<Value, ClientError> 
     // A session id has no character that a path must encode.
     let target = format!("/api/chat/sessions/{session}/stop");
     let (body, wait) = (json!({}), Wait::Whole(STOP_TIMEOUT));
-    client.send(&Request { target: &target, accept: "application/json", body: Some(&body), wait })?.accepted()?.json()
+    client
+        .send(&Request { target: &target, accept: "application/json", method: "POST", body: Some(&body), wait })?
+        .accepted()?
+        .json()
 }
