@@ -137,11 +137,12 @@ pub fn install() -> io::Result<(Stopper, EndWaiter)> {
 /// # Errors
 /// The system gives no descriptor, handler or thread. An interrupt then ends the process as if this had not been called, or
 /// is ignored.
-pub fn before_interrupt(run: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    if look().holds("SigIgn", SIGINT) {
-        return Ok(());
-    }
+pub fn before_interrupt(run: impl FnOnce() + Send + 'static) -> io::Result<Interrupt> {
     let is_second = Arc::new(AtomicBool::new(false));
+    let interrupt = Interrupt(Arc::clone(&is_second));
+    if look().holds("SigIgn", SIGINT) {
+        return Ok(interrupt);
+    }
     flag::register_conditional_default(SIGINT, Arc::clone(&is_second))?;
     let mut signals = Signals::new([SIGINT])?;
     thread::spawn("interrupted", move || {
@@ -151,7 +152,20 @@ pub fn before_interrupt(run: impl FnOnce() + Send + 'static) -> io::Result<()> {
             let _ = signal_hook::low_level::emulate_default_handler(SIGINT);
         }
     })?;
-    Ok(())
+    Ok(interrupt)
+}
+
+/// Whether an interrupt is ending the process.
+#[derive(Debug)]
+pub struct Interrupt(Arc<AtomicBool>);
+
+impl Interrupt {
+    /// Returns only if there was none: otherwise the process ends here, by the interrupt.
+    pub fn end_if_any(&self) {
+        while self.0.load(Ordering::SeqCst) {
+            std::thread::park();
+        }
+    }
 }
 
 /// Does for blocked signals what the handlers do for others. Each counts once: it stays pending.

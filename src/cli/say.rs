@@ -1,9 +1,9 @@
 //! `chatkeep say`: sends one message to a running server and prints its reply as it arrives.
 //!
-//! The only command that records something. With a role it only records. Else it asks for a stream, and if the server refuses streams, before anything is
-//! recorded, it asks again for the whole reply. Otherwise nothing is sent twice. Standard output has the reply and
-//! nothing else. An interrupt stops the reply before it ends the command, once the reply has begun: until then the answer
-//! that is being given may be another's. Knows nothing of the responder.
+//! The only command that records something. With a role it only records. Else it asks for a stream, and if the server
+//! refuses streams, before anything is recorded, it asks again for the whole reply. Otherwise nothing is sent twice.
+//! Standard output has the reply and nothing else. An interrupt stops the reply before it ends the command, once the reply
+//! has begun: until then the answer that is being given may be another's. Knows nothing of the responder.
 
 use std::io::{self, IsTerminal, Read};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::message::SessionId;
-use crate::signals;
+use crate::signals::{self, Interrupt};
 
 use super::args::{Options, ReportFormat};
 use super::client::{Client, ClientError, Request, Response, Wait};
@@ -46,7 +46,7 @@ pub(super) fn say(options: &Options) -> Result<(), CommandError> {
             ReportFormat::Lines => format!("{}\n", reply["messages"][0]["id"].as_str().unwrap_or_default()),
         });
     }
-    let has_begun = stop_when_interrupted(&client, session);
+    let (has_begun, interrupt) = stop_when_interrupted(&client, session);
     let mut body = json!({"message": text, "session_id": session, "stream": true});
     let mut reply = ask(&client, &body);
     if let Err(ClientError::Refused { status: 422, field: Some(field), .. }) = &reply
@@ -63,6 +63,10 @@ pub(super) fn say(options: &Options) -> Result<(), CommandError> {
         true => follow(reply, &mut printed, lost),
         false => reply.json().map(Some).map_err(lost),
     };
+    // A reply that the interrupt stopped may be here before the interrupt has ended the command.
+    if let Some(interrupt) = &interrupt {
+        interrupt.end_if_any();
+    }
     match last {
         Ok(Some(last)) => printed.finish(&last),
         // The reader of stdout has gone.
@@ -105,17 +109,17 @@ fn record(client: &Client, body: &Value) -> Result<Value, ClientError> {
 }
 
 /// Has an interrupt stop the reply, from when the flag is set. If that cannot be had, an interrupt ends the command only.
-fn stop_when_interrupted(client: &Client, session: &str) -> Arc<AtomicBool> {
+fn stop_when_interrupted(client: &Client, session: &str) -> (Arc<AtomicBool>, Option<Interrupt>) {
     let has_begun = Arc::new(AtomicBool::new(false));
     let (begun, client, session) = (has_begun.clone(), client.clone(), session.to_owned());
-    let _ = signals::before_interrupt(move || {
+    let interrupt = signals::before_interrupt(move || {
         if begun.load(Ordering::SeqCst)
             && let Err(fault) = stop::ask(&client, &session)
         {
             note(&format!("the reply is not stopped: {fault}"));
         }
     });
-    has_begun
+    (has_begun, interrupt.ok())
 }
 
 /// Without a reply the outcome of the message is unknown.
