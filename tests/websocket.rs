@@ -392,9 +392,7 @@ fn where_nothing_can_be_resumed_a_gap_is_told_and_what_comes_is_seen() {
     assert_eq!((far.next()["type"].clone(), foreign.next()["type"].clone()), (json!("erased"), json!("erased")));
     let mut erased = Socket::open(&server, &format!("session_id=s&after={first}"));
     assert_eq!(erased.welcome["session_status"], "new");
-    for kind in ["erased", "gap"] {
-        assert_eq!(erased.next()["type"], kind);
-    }
+    assert_eq!(erased.next()["type"], "erased", "nothing is missed behind it");
     let turn = server.client().chat("s", "a new life");
     for socket in [&mut far, &mut foreign, &mut erased] {
         assert_eq!(socket.next()["id"], turn["user_message_id"]);
