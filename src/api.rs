@@ -24,6 +24,7 @@ mod problem;
 mod query;
 mod reply_budget;
 mod resend;
+mod rewind;
 mod route;
 mod sessions;
 mod shape;
@@ -133,6 +134,7 @@ impl Service for Api {
                 sessions::erase(&self.chat, mongo, head)
             }
             Route::Events => events::follow(&self.events, head),
+            Route::Rewind => rewind::rewind(&self.chat, head, body),
             Route::Stop => sessions::stop(&self.chat, head),
             // A listener that serves WebSockets handles this route itself.
             Route::Socket => Err(socket::not_here()),

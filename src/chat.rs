@@ -16,6 +16,7 @@ mod answering;
 mod context;
 mod pool;
 mod records;
+mod rewinding;
 mod running;
 #[cfg(test)]
 mod tests;
@@ -41,14 +42,14 @@ use crate::responder::Responder;
 pub use records::{is_clear, is_help};
 pub use running::{Follow, REPLY_BYTES_MAX, RunningTurn, StartedTurn, TurnProgress};
 pub use turn::{
-    NewMessage, Presence, Transport, Turn, TurnClient, TurnEnd, TurnError, TurnOutcome, TurnResult, TurnStatus,
-    WhenBusy,
+    NewMessage, Presence, Rewind, RewindTarget, Transport, Turn, TurnClient, TurnEnd, TurnError, TurnOutcome,
+    TurnResult, TurnStatus, WhenBusy,
 };
 pub use turn_meters::TurnMeters;
 
 use answering::Answering;
 use pool::{ResponderSlot, TurnPool};
-use records::{CLEARED, HELPED, key_of, line, user_key, user_line};
+use records::{CLEARED, HELPED, key_of, line, user_key, user_records};
 use running::By;
 use turn_queues::{Entered, Holder, TurnPermit, TurnQueues};
 
@@ -75,6 +76,8 @@ pub struct Chat {
 #[must_use = "it counts only when it is finished"]
 pub struct AppendedTurn {
     ticket: Ticket,
+    /// The record of a rewind.
+    rewound: Option<Appended>,
     kept: Vec<Appended>,
     text: Option<String>,
     transport: Transport,
@@ -149,18 +152,21 @@ impl Chat {
 
     /// The first half of a turn that waits only for a sync. It does not wait, so that one thread can take many turns
     /// and let them share one sync. Nothing counts before [`Chat::finish`] has returned. `None`: the turn may wait
-    /// longer, or begins a new context; call [`Chat::begin`].
+    /// longer, begins a new context, or comes with a rewind; call [`Chat::begin`].
     pub fn append(&self, turn: &Turn<'_>) -> Option<Result<AppendedTurn, AppendError>> {
-        if self.is_brief(turn) {
+        if self.is_brief(turn) || turn.rewind_to.is_some() {
             return None;
         }
-        let began = Instant::now();
-        let text = match &self.responder {
-            Some(responder) => Some(responder.at_once(turn.text)?),
-            None => None,
-        };
-        let took = text.is_some().then(|| began.elapsed());
+        let (text, took) = self.answer_at_once(turn)?;
         Some(self.append_answered(turn, text, took))
+    }
+
+    /// The answer that takes no time, and how long it took: without a responder none. `None`: it may take longer.
+    fn answer_at_once(&self, turn: &Turn<'_>) -> Option<(Option<String>, Option<Duration>)> {
+        let began = Instant::now();
+        let Some(responder) = &self.responder else { return Some((None, None)) };
+        let text = responder.at_once(turn.text)?;
+        Some((Some(text), Some(began.elapsed())))
     }
 
     fn append_answered(
@@ -169,17 +175,17 @@ impl Chat {
         text: Option<String>,
         took: Option<Duration>,
     ) -> Result<AppendedTurn, AppendError> {
-        let key = user_key(turn);
-        let mut drafts = Vec::with_capacity(2);
-        drafts.push(journal::NewRecord::Message { line: user_line(turn), key, reply_to: ReplyTo::Nothing });
+        let mut drafts = user_records(turn);
         if let Some(said) = &text {
             let answered = [("transport", turn.transport.as_str()), ("status", TurnStatus::Completed.as_str())];
             let reply = line(turn.session, "assistant", said, Metadata { given: None, defaults: &answered });
             // The reply carries the key too, so that it is found after a restart.
+            let key = user_key(turn);
             drafts.push(journal::NewRecord::Message { line: reply, key, reply_to: ReplyTo::Previous });
         }
-        let (ticket, kept) = self.recorder.append(drafts)?;
-        Ok(AppendedTurn { ticket, kept, text, transport: turn.transport, took })
+        let (ticket, mut kept) = self.recorder.append(drafts)?;
+        let rewound = turn.rewind_to.map(|_| kept.remove(0));
+        Ok(AppendedTurn { ticket, rewound, kept, text, transport: turn.transport, took })
     }
 
     /// Whether a turn needs no responder: a new context, or help (which without a responder is an ordinary message).
@@ -201,8 +207,9 @@ impl Chat {
     /// # Errors
     /// [`AppendError`]: whether the messages are recorded is unknown, so retry with the key.
     pub fn finish(&self, session: &SessionId, appended: AppendedTurn) -> Result<TurnOutcome, AppendError> {
-        let AppendedTurn { ticket, kept, text, transport, took } = appended;
+        let AppendedTurn { ticket, rewound, kept, text, transport, took } = appended;
         self.recorder.commit(ticket)?;
+        self.count_rewind(rewound.as_ref(), transport);
         for (kept, role) in kept.iter().zip(["user", "assistant"]) {
             self.meters.recorded(kept, role, transport);
         }
@@ -254,10 +261,13 @@ impl Chat {
         let key = user_key(turn);
         match self.queues.enter(turn.session, Holder::Beginning(key), client, until)? {
             Entered::Same(running) => Ok(StartedTurn::Follow(Follow::new(running, true, waiting))),
-            Entered::TurnPermit(place) => {
-                let on_disconnect = client.on_disconnect.unwrap_or(self.on_disconnect);
-                self.begin_at(place, turn, key, (waiting, on_disconnect))
-            }
+            Entered::TurnPermit(place) => match self.answer_at_once(turn) {
+                Some((text, took)) => Ok(StartedTurn::Done(self.rewind_and_answer(turn, text, took)?)),
+                None => {
+                    let on_disconnect = client.on_disconnect.unwrap_or(self.on_disconnect);
+                    self.begin_at(place, turn, key, (waiting, on_disconnect))
+                }
+            },
         }
     }
 
@@ -280,16 +290,23 @@ impl Chat {
         key: Option<IdempotencyKey>,
         (waiting, on_disconnect): (Option<Permit>, OnDisconnect),
     ) -> Result<StartedTurn, TurnError> {
-        let draft = journal::NewRecord::Message { line: user_line(turn), key, reply_to: ReplyTo::Nothing };
-        let before = if key.is_some() { self.recorder.find(&draft)? } else { None };
+        let before = self.before(turn)?;
         // An earlier answer takes no slot.
         if let Some(Appended::Before { id, reply: Some(reply) }) = before {
             return Ok(StartedTurn::Done(self.said_before(turn.session, id, reply)?));
         }
+        if before.is_none() {
+            self.check_rewind(turn)?;
+        }
         let slot = self.pool.reserve(|| self.make_way())?;
         let kept = match before {
             Some(kept) => kept,
-            None => self.recorder.record(vec![draft])?.remove(0),
+            None => {
+                let mut kept = self.recorder.record(user_records(turn))?;
+                let rewound = turn.rewind_to.map(|_| kept.remove(0));
+                self.count_rewind(rewound.as_ref(), turn.transport);
+                kept.remove(0)
+            }
         };
         self.meters.recorded(&kept, "user", turn.transport);
         // Another transport may have recorded it meanwhile.

@@ -11,6 +11,7 @@
 //!
 //! Knows nothing of HTTP. Takes no lock for longer than the cache's own.
 
+mod current;
 mod database;
 mod lacking;
 mod loss;
@@ -101,6 +102,11 @@ impl<D: Disk> History<D> {
     /// # Errors
     /// See [`History::read`].
     pub fn read_within(&self, ask: &HistoryQuery, wait_max: Duration) -> io::Result<HistoryPage> {
+        if ask.current { self.walk(ask, wait_max) } else { self.read_all_within(ask, wait_max) }
+    }
+
+    /// A page of all messages, whatever was rewound.
+    fn read_all_within(&self, ask: &HistoryQuery, wait_max: Duration) -> io::Result<HistoryPage> {
         let query = self.query(ask);
         let (held, cached) = self.look(ask, &query);
         let mut answer = match &self.database {
@@ -198,6 +204,15 @@ impl<D: Disk> History<D> {
         let ask = HistoryQuery { after: Some(id.just_before()), ..HistoryQuery::newest(session.clone(), 1) };
         let found = self.read_page_here(&ask)?.messages.pop().map(|(message, _)| message);
         Ok(found.filter(|message| message.id() == id))
+    }
+
+    /// The id of a session's oldest message on this machine that has not expired.
+    ///
+    /// # Errors
+    /// See [`History::find`].
+    pub fn oldest_here(&self, session: &SessionId) -> io::Result<Option<Id>> {
+        let ask = HistoryQuery { after: Some(Id::BEGINNING), ..HistoryQuery::newest(session.clone(), 1) };
+        Ok(self.read_page_here(&ask)?.messages.first().map(|(message, _)| message.id()))
     }
 
     /// The bounds and the filter for the transcript. They exclude expired messages.

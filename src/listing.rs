@@ -302,7 +302,7 @@ impl<D: Disk> SessionList<D> {
         let mut found = self.glance(&ask)?.into_iter().rev();
         let state = found.find_map(|message| match message.marker()? {
             Marker::Session(state) => Some(state),
-            Marker::Clear => None,
+            Marker::Clear | Marker::Rewind(_) => None,
         });
         Ok(state.unwrap_or_default())
     }

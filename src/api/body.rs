@@ -9,11 +9,12 @@ mod whole_numbers;
 use std::borrow::Cow;
 use std::ops::Deref;
 
-use serde::Deserialize;
 use serde::de::DeserializeSeed;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 use crate::access::Principal;
+use crate::chat::RewindTarget;
 use crate::message::SessionId;
 
 use super::shape::Shape;
@@ -35,6 +36,32 @@ impl Deref for Text<'_> {
     fn deref(&self) -> &str {
         &self.0
     }
+}
+
+/// A field whose `null` says something too; `None`: it is not there.
+///
+/// # Errors
+/// Those of the value.
+pub fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(from).map(Some)
+}
+
+/// Where a conversation is to go on: `null` is its beginning.
+///
+/// # Errors
+/// 422 for a text that is no id.
+pub fn rewind_target(to: Option<&str>, field: &str) -> Result<RewindTarget, Problem> {
+    let rule = "must be the id of a message, or null for the beginning of the conversation";
+    to.map(|to| to.parse().map_err(|_| Problem::field(field, rule))).transpose()
+}
+
+/// Checks a turn that comes with a rewind.
+///
+/// # Errors
+/// 422 for a text that begins a new context or asks for help.
+pub fn check_rewinding(text: &str) -> Result<(), Problem> {
+    let is_command = crate::chat::is_clear(text) || crate::chat::is_help(text);
+    if is_command { Err(Problem::field("rewind_to", "goes with a message, not with /clear or /help")) } else { Ok(()) }
 }
 
 /// Reads an object of that shape.

@@ -93,8 +93,13 @@ pub fn record(chat: &Chat, head: &RequestHead<'_>, body: &[u8]) -> Result<Reply,
         })
         .collect();
     let kept = chat.record(&given, head.transport)?;
+    Ok(recorded(chat, &kept))
+}
+
+/// The reply that names what was recorded: each id, and whether its key was used before.
+pub(super) fn recorded(chat: &Chat, kept: &[(Id, bool)]) -> Reply {
     let kept = kept.iter().map(|&(id, duplicate)| RecordedMessage { id, created_at: id.time(), duplicate });
-    Ok(json(201, &RecordedReply { messages: kept.collect(), durable: chat.durability().as_str() }))
+    json(201, &RecordedReply { messages: kept.collect(), durable: chat.durability().as_str() })
 }
 
 /// Checks one message; in an array a problem names the field with its index.

@@ -20,7 +20,7 @@ const LIMIT_DEFAULT: usize = 50;
 /// The most messages of a page; a larger limit is taken as this.
 const LIMIT_MAX: usize = 500;
 
-const PARAMETERS: &[&str] = &["session_id", "limit", "before", "after", "role", "since", "until"];
+const PARAMETERS: &[&str] = &["session_id", "limit", "before", "after", "role", "since", "until", "view"];
 /// A page is read up to here before its bytes are counted among those of all replies.
 const UNCOUNTED_BYTES: usize = 128 * 1024;
 
@@ -96,10 +96,15 @@ fn parse(caller: &Principal, query: &str) -> Result<HistoryQuery, Problem> {
             "role" => return Err(Problem::field(name, "must be the name of an author, such as user or assistant")),
             "since" => ask.since = Some(time(name, value)?),
             "until" => ask.until = Some(time(name, value)?),
+            "view" if value == "current" => ask.current = true,
+            "view" => return Err(Problem::field(name, "must be current; without it every message is shown")),
             _ => {}
         }
         Ok(())
     })?;
+    if ask.current && ask.after.is_some() {
+        return Err(Problem::field("after", "does not go with view=current, which is paged with before"));
+    }
     ask.session = session.map_or_else(|| body::session(caller, None, "session_id"), Ok)?;
     Ok(ask)
 }
@@ -260,6 +265,8 @@ mod tests {
             ("since=today", "since"),
             ("until=1", "until"),
             ("limit=1&limit=2", "limit"),
+            ("view=all", "view"),
+            ("view=current&after=017f22e2-79b0-7cc3-98c4-dc0c0c07398f", "after"),
         ] {
             let problem = of_all(query).unwrap_err();
             assert_eq!((problem.status, problem.field.as_deref()), (422, Some(field)), "{query}");

@@ -102,6 +102,13 @@ impl Problem {
         Self::new(401, "token_revoked", "the token of this request was revoked")
     }
 
+    /// 422 for a place that a conversation cannot be rewound to.
+    #[must_use]
+    pub fn nothing_there(field: &str) -> Self {
+        let rule = "must be the id of a record that this session has on this server, or older than the oldest of them";
+        Self::field(field, rule)
+    }
+
     /// 404.
     #[must_use]
     pub fn not_found(path: &str) -> Self {
@@ -188,6 +195,7 @@ impl From<TurnError> for Problem {
             TurnError::AtCap => ("responder_at_cap", 5),
             TurnError::Crowded => ("turns_at_cap", 5),
             TurnError::Stopping => ("stopping", 5),
+            TurnError::NothingThere(_) => return Self::nothing_there("rewind_to"),
         };
         Self::unavailable(code, format!("{no_turn}; nothing of this one was kept"), retry_after_seconds)
     }

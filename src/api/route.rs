@@ -34,6 +34,8 @@ pub enum Route {
     Events,
     /// `POST /api/chat/sessions/{id}/stop`
     Stop,
+    /// `POST /api/chat/sessions/{id}/rewind`
+    Rewind,
     /// `GET /ws/chat`, which becomes a WebSocket
     Socket,
     /// `GET /api/storage/status`
@@ -65,6 +67,7 @@ pub(super) const TABLE: &[(&str, &str, Access, Route)] = &[
     ("/api/chat/sessions/{id}", "DELETE", Access::Admin, Route::SessionErasure),
     ("/api/chat/sessions/{id}/events", "GET, HEAD", Access::Read, Route::Events),
     ("/api/chat/sessions/{id}/stop", "POST", Access::Write, Route::Stop),
+    ("/api/chat/sessions/{id}/rewind", "POST", Access::Write, Route::Rewind),
     ("/ws/chat", "GET, HEAD", Access::Read, Route::Socket),
     ("/api/storage/status", "GET, HEAD", Access::Read, Route::Status),
     ("/api/storage/resend", "POST", Access::Admin, Route::Resend),

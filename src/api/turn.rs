@@ -36,6 +36,7 @@ const TURN: &Shape = &[
     ("metadata", FieldKind::MaybeObject),
     ("message_id", FieldKind::MaybeText),
     ("stream", FieldKind::MaybeBool),
+    ("rewind_to", FieldKind::MaybeText),
 ];
 
 #[derive(Deserialize)]
@@ -48,6 +49,8 @@ struct TurnBody<'a> {
     #[serde(borrow)]
     message_id: Option<Text<'a>>,
     stream: Option<bool>,
+    #[serde(borrow, default, deserialize_with = "body::given")]
+    rewind_to: Option<Option<Text<'a>>>,
 }
 
 #[derive(Serialize)]
@@ -100,10 +103,14 @@ pub fn say(chat: &Arc<Chat>, head: &RequestHead<'_>, body: &[u8]) -> Result<Repl
     if turn.message.is_empty() {
         return Err(Problem::field("message", "must not be empty"));
     }
+    let rewind_to = turn.rewind_to.as_ref().map(|to| body::rewind_target(to.as_deref(), "rewind_to")).transpose()?;
+    if rewind_to.is_some() {
+        body::check_rewinding(&turn.message)?;
+    }
     let form = form(head, turn.stream);
     let metadata = turn.metadata.as_ref();
     let (text, transport) = (&*turn.message, head.transport);
-    let said = Turn { session: &session, text, metadata, transport, key, origin: None };
+    let said = Turn { session: &session, text, metadata, transport, key, origin: None, rewind_to };
     let client =
         TurnClient { when_busy: WhenBusy::Queue, on_disconnect: on_disconnect(head)?, presence: head.presence };
     let follow = match chat.begin(&said, &client)? {

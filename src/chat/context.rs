@@ -1,4 +1,5 @@
-//! The context that a responder gets: the newest messages that fit, since the last `/clear`.
+//! The context that a responder gets: the newest messages that fit, of those that led to the user's message since the
+//! last `/clear`; what was rewound is no part of it.
 //!
 //! Knows nothing of turns.
 
@@ -34,6 +35,7 @@ pub(super) fn up_to(
 ) -> io::Result<Option<Conversation>> {
     let ask = HistoryQuery {
         before: Some(user.just_after()),
+        current: true,
         ..HistoryQuery::newest(session.clone(), context.messages.max(1))
     };
     let answer = history.read_within(&ask, MONGO_WAIT)?;
@@ -44,14 +46,9 @@ pub(super) fn up_to(
     let mut is_partial = answer.incomplete.is_some();
     for message in older {
         // Checked first, so that the message after the last that fits is not parsed.
-        let marker = if bytes < context.bytes { message.marker() } else { Some(Marker::Clear) };
-        match marker {
-            Some(Marker::Clear) => {
-                is_partial = false;
-                break;
-            }
-            Some(Marker::Session(_)) => continue,
-            None => {}
+        if bytes >= context.bytes || message.marker() == Some(Marker::Clear) {
+            is_partial = false;
+            break;
         }
         bytes += message.text().len();
         if bytes > context.bytes {

@@ -4,10 +4,10 @@
 
 use serde_json::{Map, Value};
 
-use crate::journal::IdempotencyKey;
+use crate::journal::{IdempotencyKey, NewRecord, ReplyTo};
 use crate::message::{self, Metadata, SessionId};
 
-use super::turn::Turn;
+use super::turn::{Rewind, Turn};
 
 /// What a user sends to begin a new context, and to be told what may be sent.
 const CLEAR: [&str; 2] = ["/clear", "clear"];
@@ -17,6 +17,9 @@ pub(super) const HELPED: &str = "Every message is recorded and answered. /clear 
      history stays. /help (or help) shows this. Over a WebSocket /stop ends the answer in progress.";
 /// The text of a new context's record in the history.
 pub(super) const CLEARED: &str = "A new context begins here.";
+
+/// The text of a rewind's record in the history.
+const REWOUND: &str = "The conversation goes on from an earlier message.";
 
 /// Whether a text begins a new context, white space around it aside.
 #[must_use]
@@ -31,7 +34,7 @@ pub fn is_help(text: &str) -> bool {
 }
 
 /// The line of what a user sent.
-pub(super) fn user_line(turn: &Turn<'_>) -> message::Prepared {
+fn user_line(turn: &Turn<'_>) -> message::Prepared {
     let sent = [("transport", turn.transport.as_str())];
     line(turn.session, "user", turn.text, Metadata { given: turn.metadata, defaults: &sent }).sent_by(turn.origin)
 }
@@ -39,6 +42,32 @@ pub(super) fn user_line(turn: &Turn<'_>) -> message::Prepared {
 /// The key of what a user sent, if it has one.
 pub(super) fn user_key(turn: &Turn<'_>) -> Option<IdempotencyKey> {
     turn.key.map(|key| key_of(turn.session, key, "user", turn.text, turn.metadata, &[]))
+}
+
+/// The record of a rewind.
+pub(super) fn rewind(rewind: &Rewind<'_>) -> NewRecord {
+    let to = rewind.to.map_or(Value::Null, |to| Value::String(to.to_string()));
+    let says = Map::from_iter([("type".to_owned(), "rewind".into()), ("to".to_owned(), to)]);
+    let sent = [("transport", rewind.transport.as_str())];
+    let line = line(rewind.session, "system", REWOUND, Metadata { given: Some(&says), defaults: &sent });
+    let key = rewind.key.map(|key| key_of(rewind.session, key, "system", REWOUND, Some(&says), &[]));
+    NewRecord::Message { line, key, reply_to: ReplyTo::Nothing }
+}
+
+/// The records of what a user sent: the rewind before it, if it has one, and the message.
+pub(super) fn user_records(turn: &Turn<'_>) -> Vec<NewRecord> {
+    // A key of its own: the turn's is the message's.
+    let own_key = turn.key.map(|key| format!("{key}#rewind"));
+    let before = turn.rewind_to.map(|to| {
+        let Turn { session, transport, .. } = *turn;
+        rewind(&Rewind { session, to, stop: false, transport, key: own_key.as_deref() })
+    });
+    before.into_iter().chain([user_record(turn)]).collect()
+}
+
+/// The record of what a user sent.
+pub(super) fn user_record(turn: &Turn<'_>) -> NewRecord {
+    NewRecord::Message { line: user_line(turn), key: user_key(turn), reply_to: ReplyTo::Nothing }
 }
 
 /// The line of a message of that author.

@@ -286,6 +286,7 @@ impl TurnResult {
             transport: Transport::Tcp,
             key: self.key,
             origin: None,
+            rewind_to: None,
         }
     }
 }

@@ -52,6 +52,26 @@ pub struct Turn<'a> {
     pub key: Option<&'a str>,
     /// The sender's number, to recognise its record among those published.
     pub origin: Option<Origin>,
+    /// Where the conversation goes on: a rewind is recorded with the message.
+    pub rewind_to: Option<RewindTarget>,
+}
+
+/// Where a conversation goes on after a rewind: at the newest message that is not newer than this one, or at its beginning.
+pub type RewindTarget = Option<Id>;
+
+/// A rewind without a message.
+#[derive(Clone, Copy, Debug)]
+pub struct Rewind<'a> {
+    /// The session it belongs to.
+    pub session: &'a SessionId,
+    /// Where its conversation goes on.
+    pub to: RewindTarget,
+    /// Whether an answer that is being given is stopped, and recorded before it.
+    pub stop: bool,
+    /// How it came.
+    pub transport: Transport,
+    /// The client's idempotency key.
+    pub key: Option<&'a str>,
 }
 
 /// A message to be recorded without an answer.
@@ -231,6 +251,9 @@ pub enum TurnError {
     /// Too many requests wait for answers. A retry may succeed.
     #[error("too many requests wait for an answer")]
     Crowded,
+    /// The session has no record of that id to rewind to. A retry is refused again.
+    #[error("this session has no record {0} on this server, and begins later")]
+    NothingThere(Id),
     /// The server stops. Retry after its restart.
     #[error("the server is stopping")]
     Stopping,

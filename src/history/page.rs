@@ -48,6 +48,8 @@ pub struct HistoryQuery {
     pub since: Option<Timestamp>,
     /// Only messages before this time.
     pub until: Option<Timestamp>,
+    /// Only what stands on the path of the conversation after its rewinds (current.rs); not with `after`.
+    pub current: bool,
     /// The most bytes of messages, unless the first is longer; a page that ends for it says that there are more.
     pub page_bytes_max: usize,
 }
@@ -57,7 +59,17 @@ impl HistoryQuery {
     #[must_use]
     pub fn newest(session: SessionId, limit: usize) -> Self {
         let page_bytes_max = PAGE_BYTES_MAX;
-        Self { session, limit, before: None, after: None, role: None, since: None, until: None, page_bytes_max }
+        Self {
+            session,
+            limit,
+            before: None,
+            after: None,
+            role: None,
+            since: None,
+            until: None,
+            current: false,
+            page_bytes_max,
+        }
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Compiled under `#[cfg(test)]` only.
 
+mod rewinds;
+
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -44,8 +46,12 @@ impl Fixture {
     }
 
     fn say(&self, session: &str, role: &str, bytes: usize) -> Id {
+        self.say_with(session, role, bytes, Metadata::default())
+    }
+
+    fn say_with(&self, session: &str, role: &str, bytes: usize, metadata: Metadata<'_>) -> Id {
         let (session, text) = (SessionId::new(session).unwrap(), "x".repeat(bytes));
-        let draft = Draft { session: &session, role, text: &text, metadata: Metadata::default(), vector_ids: &[] };
+        let draft = Draft { session: &session, role, text: &text, metadata, vector_ids: &[] };
         let draft = journal::NewRecord::Message { line: draft.prepare(), key: None, reply_to: ReplyTo::Nothing };
         let kept: Vec<Appended> = self.recorder.record(vec![draft]).unwrap();
         kept[0].id()

@@ -3,6 +3,7 @@
 //! | `metadata` | means |
 //! |---|---|
 //! | `{"type":"clear"}` | a new context begins |
+//! | `{"type":"rewind","to":ID or null}` | the conversation goes on from that message, or from its beginning |
 //! | `{"type":"session","title":…,"pinned":…,"archived":…,"metadata":{…}}` | what users set, whole; the newest counts |
 //!
 //! A message of another shape is plain text, also one of a client. Markers are no activity of a session.
@@ -10,6 +11,7 @@
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::id::Id;
 use super::line::Message;
 
 /// What users set for a session.
@@ -34,6 +36,8 @@ pub struct SessionState {
 pub enum Marker {
     /// A new context begins.
     Clear,
+    /// The conversation goes on from the newest message that is not newer than this one; `None`: from its beginning.
+    Rewind(Option<Id>),
     /// What users set for the session.
     Session(SessionState),
 }
@@ -46,6 +50,10 @@ impl Message {
         let metadata = (self.role() == "system").then(|| self.parts())??.metadata;
         match metadata.get("type")?.as_str()? {
             "clear" => Some(Marker::Clear),
+            "rewind" => match metadata.get("to")? {
+                Value::Null => Some(Marker::Rewind(None)),
+                to => to.as_str()?.parse().ok().map(|to| Marker::Rewind(Some(to))),
+            },
             "session" => serde_json::from_value(Value::Object(metadata)).ok().map(Marker::Session),
             _ => None,
         }
@@ -82,6 +90,9 @@ mod tests {
     #[test]
     fn a_system_message_of_the_right_shape_is_a_marker_and_no_other() {
         assert_eq!(marker("system", &json!({"type": "clear", "transport": "rest"})), Some(Marker::Clear));
+        let to: Id = "017f22e2-79b0-7cc3-98c4-dc0c0c07398f".parse().unwrap();
+        assert_eq!(marker("system", &json!({"type": "rewind", "to": to.to_string()})), Some(Marker::Rewind(Some(to))));
+        assert_eq!(marker("system", &json!({"type": "rewind", "to": null})), Some(Marker::Rewind(None)));
         let state = SessionState { title: Some("t".into()), pinned: true, ..SessionState::default() };
         let whole = Value::Object(state.to_metadata());
         assert_eq!(marker("system", &whole), Some(Marker::Session(state)));
@@ -92,6 +103,10 @@ mod tests {
             ("system", json!({})),
             ("system", json!({"type": 1})),
             ("system", json!({"type": "note"})),
+            ("user", json!({"type": "rewind", "to": null})),
+            ("system", json!({"type": "rewind"})),
+            ("system", json!({"type": "rewind", "to": 1})),
+            ("system", json!({"type": "rewind", "to": "first"})),
             ("system", json!({"type": "session", "pinned": "yes"})),
             ("system", json!({"type": "session", "title": 5})),
             ("system", json!({"type": "session", "metadata": []})),

@@ -43,9 +43,9 @@ impl SentMessage {
     }
 
     pub(super) fn turn(&self) -> Turn<'_> {
-        let Say { text, key, metadata, .. } = &self.say;
+        let &Say { ref text, ref key, ref metadata, rewind_to, .. } = &self.say;
         let (metadata, key, origin) = (metadata.as_ref(), key.as_deref(), Some(self.origin));
-        Turn { session: &self.session, text, metadata, transport: Transport::WebSocket, key, origin }
+        Turn { session: &self.session, text, metadata, transport: Transport::WebSocket, key, origin, rewind_to }
     }
 }
 

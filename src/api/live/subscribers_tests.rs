@@ -283,6 +283,7 @@ fn write(chat: &Chat, stop: &AtomicBool, (written, rounds): (&AtomicUsize, &Atom
                 transport: Transport::Tcp,
                 key: None,
                 origin: None,
+                rewind_to: None,
             };
             chat.say(&turn).unwrap();
         }

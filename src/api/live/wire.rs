@@ -11,11 +11,11 @@ use std::sync::OnceLock;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::api::body::{self, check_metadata, check_whole_numbers};
+use crate::api::body::{self, Text, check_metadata, check_whole_numbers};
 use crate::api::chat::check_key;
 use crate::api::shape::{FieldKind, Shape};
 use crate::api::{Problem, SharedBytes, content};
-use crate::chat::{is_clear, is_help};
+use crate::chat::{RewindTarget, is_clear, is_help};
 use crate::hub::{SessionEvent, TurnEventKind};
 use crate::journal::Entry;
 use crate::message::{Id, Message, Origin, SessionId, Timestamp};
@@ -45,6 +45,7 @@ pub(super) struct Say {
     pub(super) client_id: Option<String>,
     pub(super) key: Option<String>,
     pub(super) metadata: Option<Map<String, Value>>,
+    pub(super) rewind_to: Option<RewindTarget>,
 }
 
 impl Say {
@@ -60,6 +61,7 @@ const FRAME: &Shape = &[
     ("client_id", FieldKind::MaybeText),
     ("message_id", FieldKind::MaybeText),
     ("metadata", FieldKind::MaybeObject),
+    ("rewind_to", FieldKind::MaybeText),
 ];
 
 #[derive(Deserialize)]
@@ -74,6 +76,8 @@ struct ClientFrame<'a> {
     message_id: Option<Cow<'a, str>>,
     #[serde(default)]
     metadata: Option<Map<String, Value>>,
+    #[serde(borrow, default, deserialize_with = "body::given")]
+    rewind_to: Option<Option<Text<'a>>>,
 }
 
 /// Reads a client's message.
@@ -96,15 +100,19 @@ pub(super) fn read(bytes: &[u8]) -> Result<ClientRequest, SharedBytes> {
 }
 
 fn asked(frame: ClientFrame<'_>) -> Result<ClientRequest, Problem> {
-    let ClientFrame { message, command, client_id, message_id, metadata } = frame;
+    let ClientFrame { message, command, client_id, message_id, metadata, rewind_to } = frame;
     if client_id.as_ref().is_some_and(|id| id.chars().count() > CLIENT_ID_CHARS_MAX) {
         return Err(Problem::field("client_id", &format!("must be at most {CLIENT_ID_CHARS_MAX} characters")));
     }
     check_key(message_id.as_deref(), "message_id")?;
     check_metadata(metadata.as_ref(), "metadata")?;
+    let rewind_to = rewind_to.map(|to| body::rewind_target(to.as_deref(), "rewind_to")).transpose()?;
+    if rewind_to.is_some() {
+        body::check_rewinding(message.as_deref().unwrap_or("/help"))?;
+    }
     let say = |text: String| {
         let (client_id, key) = (client_id.map(Cow::into_owned), message_id.map(Cow::into_owned));
-        ClientRequest::Say(Say { text, client_id, key, metadata })
+        ClientRequest::Say(Say { text, client_id, key, metadata, rewind_to })
     };
     match (message.as_deref().map(str::trim), command.as_deref()) {
         (Some(_), Some(_)) => Err(Problem::field("command", "and `message` exclude each other")),
@@ -352,7 +360,7 @@ mod tests {
 
     #[test]
     fn what_clients_may_send_is_read() {
-        let say = |text: &str| Say { text: text.into(), client_id: None, key: None, metadata: None };
+        let say = |text: &str| Say { text: text.into(), client_id: None, key: None, metadata: None, rewind_to: None };
         assert_eq!(read(br#"{"message":"hi"}"#), Ok(ClientRequest::Say(say("hi"))));
         assert_eq!(read(br#"{"message":" /clear "}"#), Ok(ClientRequest::Say(say(" /clear "))));
         assert_eq!(read(br#"{"command":"clear"}"#), Ok(ClientRequest::Say(say("/clear"))));
@@ -361,8 +369,9 @@ mod tests {
             client_id: Some("c".into()),
             key: Some("k".into()),
             metadata: json!({"a": 1}).as_object().cloned(),
+            rewind_to: Some(None),
         };
-        let text = r#"{"message":"gr\u00fcße","client_id":"c","message_id":"k","metadata":{"a":1},"command":null}"#;
+        let text = r#"{"message":"gr\u00fcße","client_id":"c","message_id":"k","metadata":{"a":1},"rewind_to":null,"command":null}"#;
         assert_eq!(read(text.as_bytes()), Ok(ClientRequest::Say(whole)));
         for (text, asked) in [
             (r#"{"command":"stop"}"#, ClientRequest::Stop),
@@ -392,6 +401,9 @@ mod tests {
             ("invalid_field", Some(field.to_owned()), client_id.map(str::to_owned))
         };
         assert_eq!(fault(r#"{"message":"x","mesage_id":"s","client_id":"c"}"#), named("mesage_id", Some("c")));
+        assert_eq!(fault(r#"{"message":"x","rewind_to":"first"}"#).1.as_deref(), Some("rewind_to"));
+        assert_eq!(fault(r#"{"message":"/clear","rewind_to":null}"#).1.as_deref(), Some("rewind_to"));
+        assert_eq!(fault(r#"{"command":"ping","rewind_to":null}"#).1.as_deref(), Some("rewind_to"));
         assert_eq!(fault(r#"{"message":5,"client_id":"c"}"#), named("message", Some("c")));
         assert_eq!(fault(r#"{"message":"x","client_id":5}"#), named("client_id", None));
         assert_eq!(fault(r#"{"message":"x","metadata":{"n":99999999999999999999}}"#), named("metadata.n", None));

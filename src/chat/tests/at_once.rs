@@ -39,8 +39,15 @@ fn a_retry_whose_turn_has_expired_since_learns_its_ids_and_stores_nothing() {
         8,
     );
     let session = SessionId::new("s").unwrap();
-    let turn =
-        Turn { session: &session, text: "hi", metadata: None, transport: Transport::Tcp, key: Some("k"), origin: None };
+    let turn = Turn {
+        session: &session,
+        text: "hi",
+        metadata: None,
+        transport: Transport::Tcp,
+        key: Some("k"),
+        origin: None,
+        rewind_to: None,
+    };
     let first = chat.say(&turn).unwrap();
     assert!(!first.duplicate && first.text.is_some());
     assert_eq!(chat.say(&turn).unwrap(), TurnOutcome { duplicate: true, ..first.clone() });

@@ -94,6 +94,7 @@ fn a_new_context_waits_behind_the_turns_in_line_and_is_not_lost() {
             transport: Transport::Tcp,
             key: None,
             origin: None,
+            rewind_to: None,
         };
         chat.say(&turn).unwrap()
     });
@@ -119,7 +120,7 @@ fn a_new_context_that_finds_the_session_taken_stands_in_its_line() {
     world.send(one, &json!({"message": "why"}));
     world.next(one, 4);
     // As if another turn began right after the stopped one ended.
-    let say = Say { text: "/clear".into(), client_id: None, key: None, metadata: None };
+    let say = Say { text: "/clear".into(), client_id: None, key: None, metadata: None, rewind_to: None };
     let recipient = Recipient { completions: Completions::new(Arc::new(TestWaker::default())), socket: SocketId(0) };
     let said =
         SentMessage { session: session_of("s"), say, origin: Origin(1), on_disconnect: None, request: "r".into() };
