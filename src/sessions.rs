@@ -263,10 +263,10 @@ impl IndexBase {
         erase(&mut self.0, session, id);
     }
 
-    /// Whether anything is known of a session.
+    /// Whether anything is known of a session but that it has nothing.
     #[must_use]
     pub fn holds(&self, session: &SessionId) -> bool {
-        self.0.get(session.as_str()).is_some()
+        self.0.get(session.as_str()).is_some_and(|entry| entry.messages > 0 || entry.record > 0)
     }
 
     /// Sets what is known of a session.

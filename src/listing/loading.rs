@@ -2,7 +2,7 @@
 //!
 //! The file counts every record up to the sequence that it names; the journal has the rest. If the journal no longer has the
 //! record of that sequence, or has another one there, the file counts for nothing, and the transcripts are counted.
-//! Transcripts that are stale then are counted again once they are not; until then the list is not whole.
+//! Transcripts that are stale or cannot be read then are counted again once they can; until then the list is not whole.
 //!
 //! Without `fsync: always` a power cut may leave messages in transcripts that the journal has lost. So then every entry is
 //! compared with its transcript after a start, in steps; meanwhile the list is whole, but its order may be off.
@@ -14,7 +14,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::disk::Disk;
 use crate::journal::{Entry, ReadProgress, Record};
-use crate::sessions::{Covered, IndexBase, SessionEntry, UNKNOWN_BYTES};
+use crate::sessions::{Covered, IndexBase};
 
 use super::{Renew, SessionList};
 
@@ -75,11 +75,12 @@ impl<D: Disk> SessionList<D> {
         match self.load_file(begun) {
             Ok(Some((mut base, covered, filed))) => {
                 // Somebody may have put transcripts back.
-                if let Err(e) = self.count_others(&mut base) {
+                let is_whole = self.count_others(&mut base).unwrap_or_else(|e| {
                     log::warn!("the transcripts cannot be listed for the list of sessions: {e}");
-                }
-                self.index.adopt(base, covered, true, filed);
-                return true;
+                    false
+                });
+                self.index.adopt(base, covered, is_whole, filed);
+                return is_whole;
             }
             Ok(None) if begun == 0 => {}
             Ok(None) => log::info!("the list of sessions is made again from the transcripts"),
@@ -87,16 +88,18 @@ impl<D: Disk> SessionList<D> {
         }
         // A transcript that is compared and not stale holds everything published.
         self.transcripts.reconcile();
-        let is_whole = self.transcripts.first_lacking().is_none();
+        let is_current = self.transcripts.first_lacking().is_none();
         let mut base = IndexBase::default();
-        match self.count_others(&mut base).and_then(|()| self.last_record(begun)) {
-            Ok(covered) => self.index.adopt(base, covered, is_whole, 0),
+        match self.count_others(&mut base).and_then(|all| Ok((all && is_current, self.last_record(begun)?))) {
+            Ok((is_whole, covered)) => {
+                self.index.adopt(base, covered, is_whole, 0);
+                is_whole
+            }
             Err(e) => {
                 log::warn!("the transcripts cannot be counted for the list of sessions: {e}");
-                return false;
+                false
             }
         }
-        is_whole
     }
 
     /// The file and what follows it in the journal up to `until`; `None` if there is no file. With the last record counted,
@@ -149,18 +152,21 @@ impl<D: Disk> SessionList<D> {
         Ok(last)
     }
 
-    /// Counts the transcripts of sessions that are not known. One that cannot be read is counted when it is shown.
-    fn count_others(&self, base: &mut IndexBase) -> io::Result<()> {
+    /// Counts the transcripts of sessions that are not known. Returns whether all could be read.
+    fn count_others(&self, base: &mut IndexBase) -> io::Result<bool> {
+        let mut all = true;
         for session in self.transcripts.sessions()? {
             if base.holds(&session) {
                 continue;
             }
-            let entry = self.counted(&session).unwrap_or_else(|e| {
-                log::debug!("the transcript of {session} cannot be counted: {e}");
-                SessionEntry { bytes: UNKNOWN_BYTES, ..SessionEntry::default() }
-            });
-            base.set(&session, entry);
+            match self.counted(&session) {
+                Ok(entry) => base.set(&session, entry),
+                Err(e) => {
+                    log::debug!("the transcript of {session} cannot be counted: {e}");
+                    all = false;
+                }
+            }
         }
-        Ok(())
+        Ok(all)
     }
 }

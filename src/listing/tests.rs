@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 use crate::cache::Cache;
-use crate::disk::sim::SimDisk;
+use crate::disk::sim::{Fault, SimDisk};
 use crate::journal::{NewRecord, ReplyTo};
 use crate::layout;
 use crate::message::{Draft, Metadata};
@@ -179,6 +179,36 @@ fn what_is_published_and_erased_while_the_index_is_brought_up_counts_once() {
             parts.list.assert_counted(&SessionId::new(session).unwrap());
         }
     }
+}
+
+#[test]
+fn what_cannot_be_read_while_the_index_is_brought_up_is_counted_once_it_can() {
+    let world = World::new();
+    let parts = world.open();
+    assert!(parts.list.load());
+    (0..3).for_each(|n| parts.say(&format!("s{n}"), "user", None));
+    let wanted = parts.listed();
+    drop(parts);
+    let parts = world.open();
+    let before = world.disk.calls();
+    assert!(parts.list.load());
+    let calls = world.disk.calls() - before;
+    assert!(calls > 3, "{calls}");
+    drop(parts);
+    let mut mended = 0;
+    for call in 1..=calls {
+        let parts = world.open();
+        world.disk.fault_at(world.disk.calls() + call, Fault::Fail(io::ErrorKind::Other));
+        let is_whole = parts.list.load();
+        world.disk.heal();
+        // What is stale waits for a worker, which is not here.
+        if !parts.list.load() {
+            continue;
+        }
+        mended += usize::from(!is_whole);
+        assert_eq!(parts.listed(), wanted, "call {call}");
+    }
+    assert!(mended > 1, "{mended}");
 }
 
 #[test]
