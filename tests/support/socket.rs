@@ -1,7 +1,7 @@
 //! A WebSocket client: tungstenite over a blocking socket with deadlines, and a look at how it ends.
 
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tungstenite::client::IntoClientRequest as _;
@@ -76,10 +76,14 @@ impl Socket {
 
     /// The same, where it may fail.
     pub fn try_next(&mut self) -> Result<Value, Error> {
+        let began = Instant::now();
         loop {
             let event = self.try_next_frame()?;
             if event["type"] != "heartbeat" {
                 return Ok(event);
+            }
+            if began.elapsed() > WAIT_TIMEOUT {
+                return Err(Error::Io(std::io::ErrorKind::TimedOut.into()));
             }
         }
     }
