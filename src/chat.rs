@@ -7,7 +7,7 @@
 //!
 //! Invariants: no reply, and no piece of one, is sent before the user's message is durable. A turn with a key that was
 //! used before gets the first turn's answer, and nothing is recorded; if that turn is running, it is joined; if it has
-//! no reply (after a crash), it gets one now. Turns of a session do not overlap. A turn that is refused for lack of a
+//! no reply (after a crash), it gets one now; if its reply failed and nothing followed, it gets another. Turns of a session do not overlap. A turn that is refused for lack of a
 //! permit or slot records nothing.
 //!
 //! Knows nothing of HTTP.
@@ -34,7 +34,7 @@ use crate::history::History;
 use crate::hub::Hub;
 use crate::journal::{self, AppendError, Appended, IdempotencyKey, ReplyTo, Ticket};
 use crate::logging::{self, Throttle};
-use crate::message::{self, Id, Metadata, SessionId};
+use crate::message::{self, AddedValue, Id, Metadata, SessionId};
 use crate::permit::{Permit, Semaphore};
 use crate::recorder::{Durability, ErasureOutcome, Recorder};
 use crate::responder::Responder;
@@ -49,8 +49,9 @@ pub use turn_meters::TurnMeters;
 
 use answering::Answering;
 use pool::{ResponderSlot, TurnPool};
-use records::{CLEARED, HELPED, key_of, line, user_key, user_records};
+use records::{CLEARED, DURATION, HELPED, key_of, line, millis, user_key, user_records};
 use running::By;
+use turn::Retry;
 use turn_queues::{Entered, Holder, TurnPermit, TurnQueues};
 
 /// Lines a second about turns that are refused: on a full disk, or beyond a limit, all are.
@@ -177,8 +178,13 @@ impl Chat {
     ) -> Result<AppendedTurn, AppendError> {
         let mut drafts = user_records(turn);
         if let Some(said) = &text {
-            let answered = [("transport", turn.transport.as_str()), ("status", TurnStatus::Completed.as_str())];
-            let reply = line(turn.session, "assistant", said, Metadata { given: None, defaults: &answered });
+            let answered = [
+                ("transport", turn.transport.as_str().into()),
+                ("status", TurnStatus::Completed.as_str().into()),
+                (DURATION, AddedValue::Number(took.map_or(0, millis))),
+            ];
+            let metadata = Metadata { given: None, defaults: &answered[..if took.is_some() { 3 } else { 2 }] };
+            let reply = line(turn.session, "assistant", said, metadata);
             // The reply carries the key too, so that it is found after a restart.
             let key = user_key(turn);
             drafts.push(journal::NewRecord::Message { line: reply, key, reply_to: ReplyTo::Previous });
@@ -291,9 +297,10 @@ impl Chat {
         (waiting, on_disconnect): (Option<Permit>, OnDisconnect),
     ) -> Result<StartedTurn, TurnError> {
         let before = self.before(turn)?;
+        let retry = self.retry(turn.session, before.as_ref())?;
         // An earlier answer takes no slot.
-        if let Some(Appended::Before { id, reply: Some(reply) }) = before {
-            return Ok(StartedTurn::Done(self.said_before(turn.session, id, reply)?));
+        if let Retry::Answered { user, reply } = retry {
+            return Ok(StartedTurn::Done(self.said_before(turn.session, user, reply)?));
         }
         if before.is_none() {
             self.check_rewind(turn)?;
@@ -309,14 +316,21 @@ impl Chat {
             }
         };
         self.meters.recorded(&kept, "user", turn.transport);
-        // Another transport may have recorded it meanwhile.
-        if let Appended::Before { id, reply: Some(reply) } = kept {
-            return Ok(StartedTurn::Done(self.said_before(turn.session, id, reply)?));
-        }
+        let reply_to = match (retry, &kept) {
+            // Another transport may have recorded it meanwhile.
+            (Retry::Unanswered, Appended::Before { id, reply: Some(reply) }) => {
+                return Ok(StartedTurn::Done(self.said_before(turn.session, *id, *reply)?));
+            }
+            (Retry::Unanswered, _) => ReplyTo::Message(kept.id()),
+            _ => {
+                self.rewind_behind(retry, turn, kept.id())?;
+                ReplyTo::Again(kept.id())
+            }
+        };
         let ResponderSlot { place: slot, seat, turns } = slot;
         let begun = (turn.session.clone(), kept.id(), key);
         let running = Arc::new(RunningTurn::new(begun, self.hub.clone(), on_disconnect, slot));
-        self.run(running.clone(), place, (seat, turns), turn.transport);
+        self.run(running.clone(), place, (seat, turns), (turn.transport, reply_to));
         Ok(StartedTurn::Follow(Follow::new(running, is_before(&kept), waiting)))
     }
 
@@ -339,7 +353,7 @@ impl Chat {
         running: Arc<RunningTurn>,
         place: TurnPermit,
         (seat, turns): (Permit, Sender<Answering>),
-        transport: Transport,
+        (transport, reply_to): (Transport, ReplyTo),
     ) {
         let Some(responder) = self.responder.clone() else { return };
         running.tell_start();
@@ -350,6 +364,7 @@ impl Chat {
             responder,
             meters: self.meters.clone(),
             running,
+            reply_to,
             transport,
             took: None,
             request: logging::current(),
@@ -362,7 +377,7 @@ impl Chat {
     }
 
     fn clear(&self, turn: &Turn<'_>) -> Result<TurnOutcome, AppendError> {
-        let marked = [("type", "clear"), ("transport", turn.transport.as_str())];
+        let marked = [("type", "clear".into()), ("transport", turn.transport.as_str().into())];
         let line = line(turn.session, "system", CLEARED, Metadata { given: None, defaults: &marked });
         let line = line.sent_by(turn.origin);
         let kept = self.recorder.record(vec![journal::NewRecord::ContextClear { line, key: user_key(turn) }])?;
@@ -424,7 +439,7 @@ impl Chat {
     /// [`AppendError`]: a key was used before with other content, or whether they are recorded is unknown; then retry
     /// with keys.
     pub fn record(&self, given: &[NewMessage<'_>], transport: Transport) -> Result<Vec<(Id, bool)>, AppendError> {
-        let sent = [("transport", transport.as_str())];
+        let sent = [("transport", transport.as_str().into())];
         let drafts = given.iter().map(|given| {
             let message = message::Draft {
                 session: given.session,

@@ -21,7 +21,9 @@ mod value;
 
 pub use expiry::Expiry;
 pub use id::{Id, IdGenerator, InvalidId};
-pub use line::{Draft, LAYOUT, LINE_BYTES_MAX, Message, Metadata, Origin, Parts, Prepared, ROLE_BYTES_MAX, is_role};
+pub use line::{
+    AddedValue, Draft, LAYOUT, LINE_BYTES_MAX, Message, Metadata, Origin, Parts, Prepared, ROLE_BYTES_MAX, is_role,
+};
 pub use marker::{Marker, SessionState};
 pub use session::{InvalidSession, SessionId};
 pub use timestamp::{Clock, Timestamp};

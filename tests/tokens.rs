@@ -76,6 +76,9 @@ fn example(method: &str, path: &str, session: &str) -> (String, Option<Value>, u
         }
         ("DELETE", "/api/chat/sessions/{id}") => (path.replace("{id}", session), None, 200, Reach::Named),
         ("POST", "/api/chat/sessions/{id}/stop") => (path.replace("{id}", session), None, 200, Reach::Named),
+        ("POST", "/api/chat/sessions/{id}/rewind") => {
+            (path.replace("{id}", session), Some(json!({"to": null})), 201, Reach::Named)
+        }
         // A stream would not end; what it sends is for tests of its own.
         ("GET", "/api/chat/sessions/{id}/events") => {
             (format!("{}?after=x", path.replace("{id}", session)), None, 422, Reach::Named)

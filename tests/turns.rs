@@ -18,13 +18,14 @@ use support::socket::Socket;
 use support::{Client, Connection, Limit, Options, Random, Reply, SLACK, Server, WAIT_TIMEOUT, wait_until};
 
 /// `gate` says `one`, waits for the file `open` (as long as its server's folder is there) and says ` two`; `hang` says
-/// `so far` and no more; `talk` never ends; `fail` fails in the middle, `slow` counts to five; any other session is answered
+/// `so far` and no more; `talk` never ends; `fail` fails in the middle, `broken` does until there is the file `mended`, `slow` counts to five; any other session is answered
 /// at once.
 const PROGRAM: &str = "case $CHATKEEP_SESSION_ID in \
     gate*) printf one; while [ -e config.yaml ] && [ ! -e open ]; do sleep 0.02; done; printf ' two';; \
     hang*) printf 'so far'; exec sleep 1000;; \
     talk*) while :; do printf 'on and '; sleep 0.02; done;; \
     fail*) printf half; exit 3;; \
+    broken*) [ -e mended ] || exit 3; printf mended;; \
     slow*) for n in 1 2 3 4 5; do printf $n; sleep 0.01; done;; \
     *) printf fine;; esac";
 
@@ -102,7 +103,8 @@ fn a_stream_gives_each_piece_as_it_comes_and_ends_with_the_plain_reply() {
         assert_eq!(response["user_message_id"], messages[0]["id"]);
         let messages = client.history(session, "")["messages"].clone();
         assert_eq!(messages[1]["id"], response["assistant_message_id"]);
-        assert_eq!(messages[1]["metadata"], json!({"transport": "rest", "status": "completed"}));
+        let metadata = &messages[1]["metadata"];
+        assert_eq!((&metadata["transport"], &metadata["status"]), (&json!("rest"), &json!("completed")));
     }
     assert_eq!(client.chat("plain", "go on")["response"], "fine");
     assert_eq!(server.local_client().chat("plain", "go on")["response"], "fine");
@@ -494,6 +496,85 @@ fn a_key_that_comes_again_in_the_middle_of_its_turn_gets_the_same_answer() {
     assert_eq!(event("response", &again.until("0\r\n\r\n").unwrap()), expected);
     assert_eq!(client.post("/api/chat", &keyed("gate", "k")).expect(200), expected);
     assert_eq!(told(&mut client, "gate").len(), 2);
+}
+
+#[test]
+fn a_failed_answer_is_given_anew_behind_a_rewind_when_its_key_comes_again() {
+    let mut server = Server::start(options());
+    let again = |server: &Server, session: &str| server.client().post("/api/chat", &keyed(session, "k")).expect(200);
+    let current = |server: &Server, session: &str| {
+        let page = server.client().history(session, "&view=current");
+        page["messages"].as_array().unwrap().iter().map(|m| m["text"].clone()).collect::<Vec<_>>()
+    };
+    let first = again(&server, "broken");
+    assert_eq!(first["status"], "error");
+    let failed = again(&server, "broken");
+    assert_eq!((&failed["status"], &failed["duplicate"]), (&json!("error"), &json!(true)));
+    assert_ne!(failed["assistant_message_id"], first["assistant_message_id"], "it was tried again");
+    let followed = again(&server, "broken-and-followed");
+    let more = json!({"session_id": "broken-and-followed", "role": "user", "text": "never mind"});
+    server.client().post("/api/chat/messages", &more).expect(201);
+
+    fs::write(server.folder().join("mended"), "").unwrap();
+    let mut expected = followed;
+    expected["duplicate"] = json!(true);
+    assert_eq!(again(&server, "broken-and-followed"), expected, "something followed it");
+    let mended = again(&server, "broken");
+    assert_eq!((&mended["response"], &mended["status"]), (&json!("mended"), &json!("completed")));
+    assert_eq!((&mended["user_message_id"], &mended["duplicate"]), (&first["user_message_id"], &json!(true)));
+    let all = server.client().whole_history("broken");
+    for _ in 0..2 {
+        assert_eq!(current(&server, "broken"), ["go on", "mended"]);
+        assert_eq!(again(&server, "broken"), mended, "that is the answer from now on");
+        assert_eq!(server.client().whole_history("broken"), all);
+        server.kill9();
+        server.start_again();
+    }
+    let roles: Vec<_> = all.iter().map(|message| message["role"].as_str().unwrap()).collect();
+    assert_eq!(roles, ["user", "assistant", "system", "assistant", "system", "assistant"]);
+}
+
+#[test]
+fn what_nobody_stopped_is_answered_anew_and_what_a_client_stopped_is_not() {
+    let mut server = Server::start(options());
+    let retry = |server: &Server, session: &str| server.client().post("/api/chat", &keyed(session, "k")).expect(200);
+    let (mut stopped, _) = begin_stream(server.connect(), &keyed("gate-stopped", "k"));
+    assert_eq!(stop(&mut server.client(), "gate-stopped"), json!({"stopped": true}));
+    stopped.until("0\r\n\r\n").unwrap();
+    let begun = begin_stream(server.connect(), &keyed("gate-shut", "k"));
+    server.sigterm_and_wait();
+    drop(begun);
+    server.start_again();
+    let by =
+        |server: &Server, n: usize| server.client().whole_history("gate-shut")[n]["metadata"]["cancelled_by"].clone();
+    assert_eq!(by(&server, 1), "shutdown");
+    // Killed while it is answered anew: the rewind is there, and the next try does without another.
+    let begun = begin_stream(server.connect(), &keyed("gate-shut", "k"));
+    server.kill9();
+    drop(begun);
+    server.start_again();
+    open_gate(&server);
+    let answer = retry(&server, "gate-shut");
+    assert_eq!((&answer["response"], &answer["status"]), (&json!("one two"), &json!("completed")));
+    let all = server.client().whole_history("gate-shut");
+    let roles: Vec<_> = all.iter().map(|message| message["role"].as_str().unwrap()).collect();
+    assert_eq!(roles, ["user", "assistant", "system", "assistant"]);
+    assert_eq!(retry(&server, "gate-stopped")["status"], "cancelled");
+}
+
+#[test]
+fn a_reply_says_how_long_the_responder_took() {
+    let server = Server::start(options());
+    let mut client = server.client();
+    for (session, least) in [("slow", 50), ("fail", 0)] {
+        client.post("/api/chat", &turn(session)).expect(200);
+        let metadata = client.history(session, "")["messages"][1]["metadata"].clone();
+        assert!(metadata["duration_ms"].as_u64().is_some_and(|took| took >= least), "{metadata}");
+    }
+    let server = Server::start(Options::default());
+    let mut client = server.client();
+    client.chat("s", "ping");
+    assert!(client.history("s", "")["messages"][1]["metadata"]["duration_ms"].is_u64());
 }
 
 #[test]

@@ -21,6 +21,7 @@ use crate::recorder::Recorder;
 use crate::responder::{Answer, Question, Responder, ResponderError, without_quotation};
 
 use super::context;
+use super::records::{DURATION, millis};
 use super::running::{REPLY_BYTES_MAX, RunningTurn, Why, fitting};
 use super::turn::{Transport, TurnEnd, TurnResult, TurnStatus};
 use super::turn_meters::TurnMeters;
@@ -38,6 +39,8 @@ pub(super) struct Answering {
     pub(super) responder: Arc<dyn Responder>,
     pub(super) meters: Arc<TurnMeters>,
     pub(super) running: Arc<RunningTurn>,
+    /// The message, and whether it had a reply before.
+    pub(super) reply_to: ReplyTo,
     pub(super) transport: Transport,
     /// The request that began it.
     pub(super) request: Option<RequestId>,
@@ -112,11 +115,11 @@ impl Answering {
         }
         let mut verdict = FinalReply::of(answer, text, why);
         verdict.metadata.extend(told);
+        verdict.metadata.extend(self.took.map(|took| (DURATION.to_owned(), millis(took).into())));
         let line = verdict.line(self.running.session(), self.transport);
         // The reply carries the key too, so that it is found after a restart.
         let key = self.running.key().copied();
-        let reply_to = ReplyTo::Message(self.running.user());
-        let kept = self.recorder.record(vec![NewRecord::Message { line, key, reply_to }])?;
+        let kept = self.recorder.record(vec![NewRecord::Message { line, key, reply_to: self.reply_to }])?;
         self.meters.recorded(&kept[0], "assistant", self.transport);
         Ok(TurnResult { reply: Some(kept[0].id()), text: verdict.text, status: verdict.status })
     }

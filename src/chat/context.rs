@@ -12,7 +12,7 @@ use crate::message::{Id, Marker, Message, SessionId};
 use crate::responder::ContextLimit;
 
 /// The longest wait for what only MongoDB has.
-const MONGO_WAIT: Duration = Duration::from_millis(200);
+pub(super) const MONGO_WAIT: Duration = Duration::from_millis(200);
 
 /// A part of a conversation.
 pub(super) struct Conversation {

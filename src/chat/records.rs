@@ -2,6 +2,8 @@
 //!
 //! Knows nothing of the order in which they are recorded.
 
+use std::time::Duration;
+
 use serde_json::{Map, Value};
 
 use crate::journal::{IdempotencyKey, NewRecord, ReplyTo};
@@ -17,6 +19,9 @@ pub(super) const HELPED: &str = "Every message is recorded and answered. /clear 
      history stays. /help (or help) shows this. Over a WebSocket /stop ends the answer in progress.";
 /// The text of a new context's record in the history.
 pub(super) const CLEARED: &str = "A new context begins here.";
+
+/// The field of a reply's metadata that tells how long the responder took, in milliseconds.
+pub(super) const DURATION: &str = "duration_ms";
 
 /// The text of a rewind's record in the history.
 const REWOUND: &str = "The conversation goes on from an earlier message.";
@@ -35,7 +40,7 @@ pub fn is_help(text: &str) -> bool {
 
 /// The line of what a user sent.
 fn user_line(turn: &Turn<'_>) -> message::Prepared {
-    let sent = [("transport", turn.transport.as_str())];
+    let sent = [("transport", turn.transport.as_str().into())];
     line(turn.session, "user", turn.text, Metadata { given: turn.metadata, defaults: &sent }).sent_by(turn.origin)
 }
 
@@ -48,7 +53,7 @@ pub(super) fn user_key(turn: &Turn<'_>) -> Option<IdempotencyKey> {
 pub(super) fn rewind(rewind: &Rewind<'_>) -> NewRecord {
     let to = rewind.to.map_or(Value::Null, |to| Value::String(to.to_string()));
     let says = Map::from_iter([("type".to_owned(), "rewind".into()), ("to".to_owned(), to)]);
-    let sent = [("transport", rewind.transport.as_str())];
+    let sent = [("transport", rewind.transport.as_str().into())];
     let line = line(rewind.session, "system", REWOUND, Metadata { given: Some(&says), defaults: &sent });
     let key = rewind.key.map(|key| key_of(rewind.session, key, "system", REWOUND, Some(&says), &[]));
     NewRecord::Message { line, key, reply_to: ReplyTo::Nothing }
@@ -68,6 +73,11 @@ pub(super) fn user_records(turn: &Turn<'_>) -> Vec<NewRecord> {
 /// The record of what a user sent.
 pub(super) fn user_record(turn: &Turn<'_>) -> NewRecord {
     NewRecord::Message { line: user_line(turn), key: user_key(turn), reply_to: ReplyTo::Nothing }
+}
+
+/// Whole milliseconds, as metadata has them.
+pub(super) fn millis(took: Duration) -> u64 {
+    u64::try_from(took.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The line of a message of that author.

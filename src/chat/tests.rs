@@ -252,9 +252,11 @@ impl World {
         self.history.read(&ask).unwrap().messages.into_iter().map(|(message, _)| message).collect()
     }
 
-    /// The metadata of a session's last message.
+    /// The metadata of a session's last reply, without how long the responder took.
     fn last_metadata(&self, session: &str) -> Value {
-        Value::Object(self.messages(session).last().unwrap().parts().unwrap().metadata)
+        let mut metadata = self.messages(session).last().unwrap().parts().unwrap().metadata;
+        assert!(metadata.remove("duration_ms").is_some_and(|took| took.is_u64()), "{metadata:?}");
+        Value::Object(metadata)
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Keys belong to a session and are kept as hashes. Their number is limited by `journal.max_keys`, beyond which the
 //! oldest is forgotten, and by the segments kept: a key is forgotten with the segment of its message. A message that
-//! carries a key and answers another message is the reply to it.
+//! carries a key and answers another message is the reply to it; of several the last one.
 //!
 //! Knows nothing of batches; the holder of the queue's lock holds the keys.
 

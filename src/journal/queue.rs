@@ -140,6 +140,7 @@ impl AppendQueue {
                     Some(KnownKey { id, reply: Some(reply), .. }) if id == to => KeyLookup::Reply(reply),
                     _ => KeyLookup::No,
                 },
+                ReplyTo::Again(_) => KeyLookup::No,
                 ReplyTo::Nothing => self.look_up_one(draft, index, erasures, &mut own)?,
             };
             seen.push(found);

@@ -67,8 +67,10 @@ pub enum ReplyTo {
     Nothing,
     /// The draft before it in the same append, which has no id yet.
     Previous,
-    /// The message with that id.
+    /// The message with that id, unless that has a reply by now.
     Message(Id),
+    /// The message with that id, whose reply did not last: for their key this one takes its place.
+    Again(Id),
 }
 
 /// A record before it has sequence, id and time.
@@ -187,7 +189,7 @@ impl NewRecord {
                 let reply_to = match reply_to {
                     ReplyTo::Nothing => None,
                     ReplyTo::Previous => previous,
-                    ReplyTo::Message(id) => Some(id),
+                    ReplyTo::Message(id) | ReplyTo::Again(id) => Some(id),
                 };
                 Entry::Message(Arc::new(line.seal(id)), Links { key, reply_to })
             }

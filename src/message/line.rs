@@ -51,7 +51,23 @@ pub struct Metadata<'a> {
     /// The client's object.
     pub given: Option<&'a Map<String, Value>>,
     /// Fields added when the client's object has none of that name.
-    pub defaults: &'a [(&'a str, &'a str)],
+    pub defaults: &'a [(&'a str, AddedValue<'a>)],
+}
+
+/// The value of a field that the server adds to metadata.
+#[derive(Clone, Copy, Debug, serde::Serialize)]
+#[serde(untagged)]
+pub enum AddedValue<'a> {
+    /// A word.
+    Text(&'a str),
+    /// A number.
+    Number(u64),
+}
+
+impl<'a> From<&'a str> for AddedValue<'a> {
+    fn from(text: &'a str) -> Self {
+        Self::Text(text)
+    }
 }
 
 impl serde::Serialize for Metadata<'_> {

@@ -142,12 +142,15 @@ fn one_key_sent_by_many_at_once_is_answered_once_and_to_all() {
 }
 
 #[test]
-fn a_failed_answer_is_what_its_key_stands_for() {
+fn a_failed_answer_that_something_followed_is_what_its_key_stands_for() {
     let world = World::new();
     let said = TurnResult { key: Some("k"), ..turn("s", "fail") };
     let outcome = world.chat.say(&said.as_turn()).unwrap();
-    assert_eq!(world.chat.say(&said.as_turn()).unwrap(), TurnOutcome { duplicate: true, ..outcome });
-    assert_eq!(world.asked.lock().unwrap().len(), 1);
+    let again = world.chat.say(&said.as_turn()).unwrap();
+    assert!(again.user == outcome.user && again.reply > outcome.reply && again.duplicate, "answered anew: {again:?}");
+    world.chat.say(&turn("s", "say on").as_turn()).unwrap();
+    assert_eq!(world.chat.say(&said.as_turn()).unwrap(), again);
+    assert_eq!(world.asked.lock().unwrap().len(), 3);
 }
 
 #[test]

@@ -11,7 +11,8 @@ fn id() -> Id {
 fn sample(text: &str) -> Message {
     let session = SessionId::new("default").unwrap();
     let given: Map<String, Value> = serde_json::from_str(r#"{"z":1,"a":[true]}"#).unwrap();
-    let metadata = Metadata { given: Some(&given), defaults: &[("transport", "rest"), ("z", "not this")] };
+    let metadata =
+        Metadata { given: Some(&given), defaults: &[("transport", "rest".into()), ("z", "not this".into())] };
     Draft { session: &session, role: "user", text, metadata, vector_ids: &[] }.prepare().seal(id())
 }
 
