@@ -2,6 +2,7 @@
 
 mod at_once;
 mod clients;
+mod contexts;
 mod ends;
 mod order;
 

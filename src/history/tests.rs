@@ -17,7 +17,7 @@ use crate::store::{Connected, Inserted, OutgoingMessage, Store, StoreError, Stor
 use crate::worker::{FlushFailure, MongoStatus};
 
 struct Fixture {
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
     recorder: Recorder,
     cache: Arc<Cache>,
     transcripts: Arc<Transcripts>,
@@ -30,7 +30,10 @@ impl Fixture {
     }
 
     fn at(clock: Clock, adapt: impl FnOnce(&mut Config)) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::open(tempfile::tempdir().unwrap(), clock, adapt)
+    }
+
+    fn open(folder: tempfile::TempDir, clock: Clock, adapt: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config::defaults(Some(folder.path())).unwrap();
         config.journal.fsync = Fsync::Never;
         adapt(&mut config);
@@ -42,7 +45,7 @@ impl Fixture {
             Recorder::open(&config, clock.clone(), &transcripts, cache.clone(), Box::new(|| panic!("it panicked")))
                 .unwrap();
         let history = History::new(&config, clock, cache.clone(), transcripts.clone(), opened.journal);
-        Self { _folder: folder, recorder: opened.recorder, cache, transcripts, history }
+        Self { folder, recorder: opened.recorder, cache, transcripts, history }
     }
 
     fn say(&self, session: &str, role: &str, bytes: usize) -> Id {

@@ -40,33 +40,38 @@ fn path(all: &[Said], before: Option<Id>) -> Vec<&Said> {
 fn random_history(fixture: &Fixture, random: &mut Random) -> Vec<Said> {
     let mut all: Vec<Said> = Vec::new();
     for _ in 0..random.below(MESSAGES_MAX) {
-        let any = |random: &mut Random| Some(all[usize::try_from(random.below(all.len() as u64)).unwrap()].id);
-        let metadata = match random.below(10) {
-            0 => json!({"type": "clear"}),
-            1 => json!({"type": "session", "title": "t"}),
-            2 => json!({"type": "rewind", "to": null}),
-            // A target may be no message any more, or never have been one.
-            3 => json!({"type": "rewind", "to": start().unwrap().to_string()}),
-            4 if !all.is_empty() => json!({"type": "rewind", "to": any(random).unwrap().just_before().to_string()}),
-            5..=6 if !all.is_empty() => json!({"type": "rewind", "to": any(random).unwrap().to_string()}),
-            _ => json!({}),
-        };
-        let is_marker = metadata != json!({});
-        // Some that only look like a marker.
-        let role = if is_marker && !random.one_in(8) { "system" } else { ["user", "assistant"][all.len() % 2] };
-        let given = Metadata { given: metadata.as_object(), defaults: &[] };
-        let id = fixture.say_with("s", role, usize::try_from(random.below(300)).unwrap(), given);
-        let marker = match metadata["type"].as_str().filter(|_| role == "system") {
-            Some("rewind") => Some(Marker::Rewind(metadata["to"].as_str().map(|to| to.parse().unwrap()))),
-            Some("clear") => Some(Marker::Clear),
-            Some(_) => {
-                Some(Marker::Session(crate::message::SessionState { title: Some("t".into()), ..Default::default() }))
-            }
-            None => None,
-        };
-        all.push(Said { id, role, marker });
+        say_any(fixture, random, &mut all);
     }
     all
+}
+
+/// Records any message or marker.
+fn say_any(fixture: &Fixture, random: &mut Random, all: &mut Vec<Said>) {
+    let any = |random: &mut Random| Some(all[usize::try_from(random.below(all.len() as u64)).unwrap()].id);
+    let metadata = match random.below(10) {
+        0 => json!({"type": "clear"}),
+        1 => json!({"type": "session", "title": "t"}),
+        2 => json!({"type": "rewind", "to": null}),
+        // A target may be no message any more, or never have been one.
+        3 => json!({"type": "rewind", "to": start().unwrap().to_string()}),
+        4 if !all.is_empty() => json!({"type": "rewind", "to": any(random).unwrap().just_before().to_string()}),
+        5..=6 if !all.is_empty() => json!({"type": "rewind", "to": any(random).unwrap().to_string()}),
+        _ => json!({}),
+    };
+    let is_marker = metadata != json!({});
+    // Some that only look like a marker.
+    let role = if is_marker && !random.one_in(8) { "system" } else { ["user", "assistant"][all.len() % 2] };
+    let given = Metadata { given: metadata.as_object(), defaults: &[] };
+    let id = fixture.say_with("s", role, usize::try_from(random.below(300)).unwrap(), given);
+    let marker = match metadata["type"].as_str().filter(|_| role == "system") {
+        Some("rewind") => Some(Marker::Rewind(metadata["to"].as_str().map(|to| to.parse().unwrap()))),
+        Some("clear") => Some(Marker::Clear),
+        Some(_) => {
+            Some(Marker::Session(crate::message::SessionState { title: Some("t".into()), ..Default::default() }))
+        }
+        None => None,
+    };
+    all.push(Said { id, role, marker });
 }
 
 fn ids(shown: Vec<&Said>) -> Vec<Id> {
@@ -111,6 +116,54 @@ fn a_page_of_the_current_view_is_what_the_specification_shows() {
             }
         }
     }
+}
+
+#[test]
+fn the_current_view_is_right_after_erasures_expiry_and_restarts() {
+    const DAY: u64 = 86_400_000_000;
+    let adapt = |config: &mut Config| {
+        config.mongo.ttl = Some(Duration::from_micros(DAY));
+        config.mongo.cache.max_messages_per_session = 7;
+    };
+    let (mut erased, mut expired, mut compared) = (0, 0, 0);
+    for seed in 0..SEEDS / 3 {
+        let (mut random, now) = (Random(seed), Arc::new(AtomicU64::new(1_790_000_000_000_000)));
+        let clock = Clock::fixed(now.clone());
+        let mut fixture = Fixture::at(clock.clone(), adapt);
+        let mut all = Vec::new();
+        for _ in 0..150 {
+            match random.below(40) {
+                0 => {
+                    erased += all.len();
+                    fixture.recorder.erase(&SessionId::new("s").unwrap()).unwrap();
+                    all.clear();
+                }
+                1..=3 => {
+                    now.fetch_add(random.below(DAY / 3), Ordering::SeqCst);
+                    let bound = now.load(Ordering::SeqCst) - DAY;
+                    let before = all.len();
+                    all.retain(|said: &Said| said.id.time().micros() >= bound);
+                    expired += before - all.len();
+                }
+                4 => {
+                    let Fixture { folder, recorder, cache, transcripts, history } = fixture;
+                    drop((recorder, cache, transcripts, history));
+                    fixture = Fixture::open(folder, clock.clone(), adapt);
+                }
+                _ => say_any(&fixture, &mut random, &mut all),
+            }
+            if random.one_in(4) {
+                let before =
+                    all.get(usize::try_from(random.below(1 + 2 * all.len() as u64)).unwrap()).map(|said| said.id);
+                let limit = [1, 3, 500][usize::try_from(random.below(3)).unwrap()];
+                let mut paged = fixture.all_pages(current(HistoryQuery { limit, before, ..ask(None, None) }));
+                paged.reverse();
+                assert_eq!(paged, ids(path(&all, before)), "seed {seed}, below {before:?}");
+                compared += usize::from(paged.len() > 1);
+            }
+        }
+    }
+    assert!(erased > 50 && expired > 50 && compared > 200, "{erased} {expired} {compared}");
 }
 
 #[test]
