@@ -92,6 +92,45 @@ fn what_one_server_erases_goes_on_the_other_and_later_messages_stay() {
 }
 
 #[test]
+fn a_rewind_on_one_server_leads_both_along_the_same_path() {
+    let mongod = Mongod::start();
+    let (a, b) = (Server::start(shared(&mongod.uri())), Server::start(shared(&mongod.uri())));
+    let say = |server: &Server, text: &str| {
+        let said =
+            server.client().post("/api/chat/messages", &json!({"session_id": "s", "role": "user", "text": text}));
+        wait_until_drained(server);
+        said.expect(201)["messages"][0]["id"].clone()
+    };
+    let rewind = |server: &Server, to: &Value| {
+        let reply = server.client().post("/api/chat/sessions/s/rewind", &json!({"to": to}));
+        wait_until_drained(server);
+        reply.status
+    };
+    let follow = |path: &[&str]| {
+        for server in [&a, &b] {
+            let page = server.client().history("s", "&view=current&limit=2");
+            let texts: Vec<_> = page["messages"].as_array().unwrap().iter().map(|message| &message["text"]).collect();
+            assert_eq!(
+                (texts, &page["complete"]),
+                (path.iter().map(|text| json!(text)).collect::<Vec<_>>().iter().collect(), &json!(true))
+            );
+        }
+    };
+    let first = say(&a, "a");
+    let second = say(&b, "b");
+    follow(&["a", "b"]);
+    // Not on that server's disk, but older than all it has.
+    assert_eq!(rewind(&b, &first), 201);
+    say(&b, "c");
+    follow(&["a", "c"]);
+    assert_eq!(rewind(&a, &second), 422, "it is newer than what that server has, which may be nowhere");
+    assert_eq!(rewind(&b, &second), 201);
+    follow(&["a", "b"]);
+    say(&a, "d");
+    follow(&["b", "d"]);
+}
+
+#[test]
 fn an_answer_to_what_another_server_erased_is_stopped_and_not_recorded() {
     let mongod = Mongod::start();
     let says = json!(["sh", "-c", "printf 'SECRET begun'; [ $CHATKEEP_SESSION_ID = fine ] || exec sleep 1000"]);
