@@ -731,6 +731,15 @@ fn every_described_parameter_is_read_and_keys_have_the_described_form() {
             }
         }
         assert_eq!(read, 11);
+        let cursor = &document["components"]["schemas"]["Cursor"]["pattern"];
+        assert_eq!(cursor, "^[0-9a-f]{16}-(0|[1-9a-f][0-9a-f]{0,15})$");
+        let high = "f".repeat(16);
+        for (cursor, status) in [(format!("{high}-0"), 410), (format!("{high}-{high}"), 410)] {
+            client.get(&format!("/api/chat/feed?after={cursor}")).problem(status);
+        }
+        for cursor in ["9C", "0-1", &format!("{high}-01"), &format!("{high}-{high}0"), &format!("{high}-A")] {
+            client.get(&format!("/api/chat/feed?after={cursor}")).problem(422);
+        }
         let key = &document["components"]["parameters"]["IdempotencyKey"]["schema"]["pattern"];
         assert_eq!(key, r"^[!-~]([\t -~]{0,126}[!-~])?$");
         let longest = "k".repeat(128);
