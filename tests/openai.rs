@@ -188,7 +188,8 @@ fn a_kill_in_the_middle_of_a_reply_leaves_the_question_and_no_half_reply() {
 #[test]
 fn a_client_leaving_or_a_deadline_ends_a_reply_and_keeps_its_text() {
     let model = Fakellm::start(&[("", &story())]);
-    let server = Server::start(options(&model.base_url()).set("responder.timeout_seconds", 2));
+    let options = options(&model.base_url()).set("responder.timeout_seconds", 2);
+    let server = Server::start(options.set("responder.on_disconnect", "stop"));
     let mut client = server.client();
     drop(begin_stream(&server, "one"));
     wait_until("the reply is recorded", WAIT_TIMEOUT, || messages(&mut client).len() == 2);

@@ -115,6 +115,7 @@ fn what_is_open_with_a_token_that_is_gone_ends_and_all_else_goes_on() {
             .set("server.auth_tokens", tokens)
             .set("responder.kind", "command")
             .set("responder.command", command)
+            .set("responder.on_disconnect", "stop")
     };
     let stays = token("stays", "11", "read");
     let all = json!([stays, token("gone", "22", "write"), token("lower", "33", "write")]);

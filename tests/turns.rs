@@ -441,7 +441,9 @@ fn an_interrupted_say_stops_its_answer_and_ends_as_the_interrupted_do() {
     let server = Server::start(options());
     let mut client = server.client();
     let start = |session: &str| {
-        let mut say = Command::new(BINARY);
+        // A job in the background may have been started with the signal ignored, and its children are, too.
+        let mut say = Command::new("env");
+        say.arg("--default-signal=INT").arg(BINARY);
         say.args(["say", "--session", session, "go on"]).current_dir(server.folder());
         say.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     };

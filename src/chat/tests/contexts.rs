@@ -26,7 +26,7 @@ fn told(all: &[Arc<Message>], user: Id, most: usize) -> Vec<Id> {
 }
 
 #[test]
-fn a_responder_is_told_the_path_to_the_message_back_to_the_first_new_context() {
+fn a_responder_is_told_the_path_to_the_message_back_to_a_new_context() {
     let (mut longest, mut cut) = (0, 0);
     for seed in 0..20 {
         let (world, mut random) = (World::new(), Random(seed));
