@@ -84,9 +84,10 @@ impl Follower {
             }
             let data: Value = serde_json::from_str(&of("data: ").unwrap()).unwrap();
             let event = Event { id: of("id: "), kind, data };
-            let is_recorded = ["message", "response", "clear"].contains(&event.kind.as_str());
-            assert_eq!(event.id.is_some(), is_recorded, "only what is recorded has an id: {text}");
-            assert!(event.id.is_none() || event.data["id"] == *event.id.as_ref().unwrap(), "{text}");
+            let has_id = ["system", "message", "response", "clear"].contains(&event.kind.as_str());
+            assert_eq!(event.id.is_some(), has_id, "only the welcome and what is recorded has an id: {text}");
+            let named = if event.kind == "system" { &event.data["last_id"] } else { &event.data["id"] };
+            assert!(event.id.is_none() || named == event.id.as_ref().unwrap(), "{text}");
             assert!(event.kind == "end" || event.data["type"] == event.kind, "{text}");
             return event;
         }
@@ -108,7 +109,7 @@ impl Follower {
     fn ids(&mut self, count: usize) -> Vec<String> {
         let mut ids = Vec::new();
         while ids.len() < count {
-            ids.extend(self.next().id);
+            ids.extend(Some(self.next()).filter(|event| event.kind != "system").and_then(|event| event.id));
         }
         ids
     }
@@ -193,6 +194,26 @@ fn whoever_comes_again_with_its_last_id_gets_what_followed_once() {
         let mut follower = Follower::new(server.connect(), "s", "", &field);
         seen.extend(follower.ids(all.len() - seen.len()));
         assert_eq!(seen, all, "follower {n}");
+    }
+}
+
+#[test]
+fn whoever_was_cut_before_the_first_message_goes_on_from_the_welcome() {
+    let mut server = Server::start(Options::default());
+    let mut client = server.client();
+    let known = record(&mut client, "known", "before");
+    let welcomes = ["new", "known"].map(|session| Follower::new(server.connect(), session, "", "").next());
+    assert_eq!(welcomes[1].id, Some(known));
+    server.restart();
+    let mut client = server.client();
+    for (session, welcome) in ["new", "known"].into_iter().zip(welcomes) {
+        let missed = [record(&mut client, session, "one"), record(&mut client, session, "two")];
+        let last = welcome.id.unwrap();
+        for (_, connection) in connections(&server) {
+            let mut follower = Follower::new(connection, session, "", &format!("Last-Event-ID: {last}\r\n"));
+            assert_eq!(follower.next().id.as_ref(), Some(&last), "it does not go on before what is missing was sent");
+            assert_eq!(follower.ids(2), missed);
+        }
     }
 }
 

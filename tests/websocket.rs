@@ -197,12 +197,23 @@ fn what_cannot_be_understood_is_told_and_the_socket_stays() {
     assert_eq!(socket.next()["field"], "client_id");
     socket.send_raw(Message::binary(vec![1, 2, 3])).unwrap();
     assert_eq!(socket.next()["code"], "not_text");
-    socket.send(&json!({"command": "help"}));
-    assert!(socket.next()["message"].as_str().unwrap().contains("/stop"));
-    socket.send(&json!({"message": "/stop"}));
-    assert_eq!(socket.next()["status"], "idle");
-    socket.send(&json!({"message": "help"}));
-    assert!(socket.next()["message"].as_str().unwrap().contains("/stop"));
+    // What is not recorded is answered, too, with the client's own id: else a client that sends again until it is answered
+    // would never end.
+    for (sent, kind) in [
+        (json!({"command": "help"}), "system"),
+        (json!({"message": "help"}), "system"),
+        (json!({"message": "/stop"}), "status"),
+    ] {
+        for client_id in [None, Some("c")] {
+            let mut sent = sent.clone();
+            sent["client_id"] = json!(client_id);
+            socket.send(&sent);
+            let answer = socket.next_of(kind);
+            assert_eq!(answer.get("client_id").and_then(Value::as_str), client_id, "{answer}");
+            assert!(kind != "system" || answer["message"].as_str().unwrap().contains("/stop"), "{answer}");
+            assert!(kind != "status" || answer["status"] == "idle", "{answer}");
+        }
+    }
     socket.send(&json!({"message": "still here", "type": "message", "colour": "red"}));
     assert_eq!(socket.next()["type"], "ack");
     assert_eq!(server.client().whole_history("s").len(), 2);

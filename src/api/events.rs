@@ -1,7 +1,8 @@
 //! `GET /api/chat/sessions/{id}/events`: the frames of a WebSocket as server-sent events.
 //!
-//! `live/event_streams.rs` has the frames; this module turns them into bytes. Only what is recorded has an `id:`, so a
-//! client that comes again with the last one it has misses nothing and gets nothing twice.
+//! `live/event_streams.rs` has the frames; this module turns them into bytes. Only what is recorded has an `id:`, and the
+//! welcome, whose id is where the stream begins: a client that comes again with the last one it has misses nothing and gets
+//! nothing twice.
 //!
 //! Knows nothing of sessions and turns.
 
@@ -30,8 +31,9 @@ struct End {
 /// `GET /api/chat/sessions/{id}/events`:
 ///
 /// ```text
+/// id: 019ac8b7-5f3e-7a90-8f0b-0c8e6ad6a3c4
 /// event: system
-/// data: {"type":"system","message":"Welcome back.",…,"last_id":"019ac8b7-…"}
+/// data: {"type":"system","message":"Welcome back.",…,"last_id":"019ac8b7-5f3e-7a90-8f0b-0c8e6ad6a3c4"}
 ///
 /// id: 019ac8b7-5f3e-7c41-b52a-9d1f0a7c2e11
 /// event: message

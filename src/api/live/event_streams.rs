@@ -234,7 +234,7 @@ impl EventStreams {
 
     /// A heartbeat, and how often one is due.
     pub(in crate::api) fn heartbeat(&self) -> (SharedBytes, Duration) {
-        (wire::heartbeat(self.clock.now()), self.config.load().heartbeat)
+        (wire::heartbeat(self.clock.now(), None), self.config.load().heartbeat)
     }
 
     /// Ends all streams, those that wait for an answer after it if it comes in time. Does not wait.

@@ -86,7 +86,7 @@ impl SocketHandler for Subscribers {
     }
 
     fn beat(&mut self, socket: SocketId, outbox: &mut dyn Outbox) {
-        outbox.send(socket, Payload::Text, &wire::heartbeat(self.services.now()));
+        outbox.send(socket, Payload::Text, &wire::heartbeat(self.services.now(), None));
     }
 
     fn closed(&mut self, socket: SocketId) {

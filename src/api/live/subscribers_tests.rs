@@ -84,10 +84,8 @@ impl Outbox for Clients {
         // What an event stream says of it in front.
         let is_recorded = ["message", "response", "clear"].contains(&message.kind()) && event["duplicate"] != true;
         let id = message.id().map(|id| id.to_string());
-        assert_eq!(
-            (event["type"].as_str(), event["id"].as_str().filter(|_| is_recorded)),
-            (Some(message.kind()), id.as_deref())
-        );
+        let named = event["last_id"].as_str().or(event["id"].as_str().filter(|_| is_recorded));
+        assert_eq!((event["type"].as_str(), named), (Some(message.kind()), id.as_deref()));
         client.events.push(event);
         client.waiting += message.len();
     }

@@ -29,13 +29,13 @@ const HELP: &str = "Send {\"message\": \"…\"}. A client_id comes back in the a
      recorded only once. Commands, as {\"command\": \"…\"} or as a message: /stop ends the running answer, \
      /clear begins a new context, /help shows this text. The command \"ping\" is answered with a heartbeat.";
 
-/// A client's message, read.
+/// A client's message, read. Those that are not recorded have their `client_id` only.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum ClientRequest {
     Say(Say),
-    Stop,
-    Help,
-    Ping,
+    Stop(Option<String>),
+    Help(Option<String>),
+    Ping(Option<String>),
 }
 
 /// A message to be recorded.
@@ -110,21 +110,22 @@ fn asked(frame: ClientFrame<'_>) -> Result<ClientRequest, Problem> {
     if rewind_to.is_some() {
         body::check_rewinding(message.as_deref().unwrap_or("/help"))?;
     }
-    let say = |text: String| {
-        let (client_id, key) = (client_id.map(Cow::into_owned), message_id.map(Cow::into_owned));
+    let client_id = client_id.map(Cow::into_owned);
+    let say = |text: String, client_id| {
+        let key = message_id.map(Cow::into_owned);
         ClientRequest::Say(Say { text, client_id, key, metadata, rewind_to })
     };
     match (message.as_deref().map(str::trim), command.as_deref()) {
         (Some(_), Some(_)) => Err(Problem::field("command", "and `message` exclude each other")),
         (None, None) => Err(Problem::field("message", "or `command` must be there")),
-        (Some("/stop"), _) | (_, Some("stop")) => Ok(ClientRequest::Stop),
-        (_, Some("help")) => Ok(ClientRequest::Help),
-        (Some(text), _) if is_help(text) => Ok(ClientRequest::Help),
-        (_, Some("ping")) => Ok(ClientRequest::Ping),
-        (_, Some("clear")) => Ok(say("/clear".to_owned())),
+        (Some("/stop"), _) | (_, Some("stop")) => Ok(ClientRequest::Stop(client_id)),
+        (_, Some("help")) => Ok(ClientRequest::Help(client_id)),
+        (Some(text), _) if is_help(text) => Ok(ClientRequest::Help(client_id)),
+        (_, Some("ping")) => Ok(ClientRequest::Ping(client_id)),
+        (_, Some("clear")) => Ok(say("/clear".to_owned(), client_id)),
         (_, Some(_)) => Err(Problem::field("command", "must be one of stop, clear, help, ping")),
         (Some(_), None) => match message {
-            Some(text) if !text.is_empty() => Ok(say(text.into_owned())),
+            Some(text) if !text.is_empty() => Ok(say(text.into_owned(), client_id)),
             _ => Err(Problem::field("message", "must not be empty")),
         },
     }
@@ -148,7 +149,16 @@ fn shared(kind: &'static str, id: Option<Id>, fields: Value) -> SharedBytes {
     SharedBytes::event(kind, id, bytes)
 }
 
-/// `last`: where a client resumes that has received no message yet.
+/// An event that answers what a client sent: with the `client_id` of that, if it had one.
+fn answer(kind: &'static str, mut fields: Value, client_id: Option<&str>) -> SharedBytes {
+    if let Some(client_id) = client_id {
+        fields["client_id"] = client_id.into();
+    }
+    shared(kind, None, fields)
+}
+
+/// `last`: where a client resumes that has received no message yet. It is the event's id, so that a browser's `EventSource`
+/// resumes there by itself.
 pub(super) fn welcome(
     session: &SessionId,
     known: &KnownSession,
@@ -162,7 +172,7 @@ pub(super) fn welcome(
     };
     shared(
         "system",
-        None,
+        Some(last),
         json!({
             "message": message,
             "session_id": session,
@@ -176,12 +186,12 @@ pub(super) fn welcome(
     )
 }
 
-pub(super) fn help(session: &SessionId, now: Timestamp) -> SharedBytes {
-    shared("system", None, json!({"message": HELP, "session_id": session, "timestamp": now}))
+pub(super) fn help(session: &SessionId, now: Timestamp, client_id: Option<&str>) -> SharedBytes {
+    answer("system", json!({"message": HELP, "session_id": session, "timestamp": now}), client_id)
 }
 
-pub(super) fn heartbeat(now: Timestamp) -> SharedBytes {
-    shared("heartbeat", None, json!({"timestamp": now}))
+pub(super) fn heartbeat(now: Timestamp, client_id: Option<&str>) -> SharedBytes {
+    answer("heartbeat", json!({"timestamp": now}), client_id)
 }
 
 pub(super) fn ack(client_id: Option<&str>, id: Id, durable: &str, duplicate: bool) -> SharedBytes {
@@ -201,13 +211,10 @@ pub(super) fn gap(session: &SessionId, after: Option<Id>, reason: &str) -> Share
 pub(super) fn error(problem: &Problem, client_id: Option<&str>) -> SharedBytes {
     let detail = problem.detail.as_str();
     let mut event = json!({"code": problem.code, "detail": detail, "message": detail});
-    if let Some(client_id) = client_id {
-        event["client_id"] = client_id.into();
-    }
     if let Some(field) = &problem.field {
         event["field"] = field.as_str().into();
     }
-    shared("error", None, event)
+    answer("error", event, client_id)
 }
 
 pub(super) fn busy(session: &SessionId, client_id: Option<&str>) -> SharedBytes {
@@ -231,19 +238,24 @@ pub(super) enum Activity {
 }
 
 pub(super) fn status(session: &SessionId, activity: Activity, reply_to: Option<Id>) -> SharedBytes {
+    status_for(None, session, activity, reply_to)
+}
+
+/// The same, in answer to what a client sent.
+pub(super) fn status_for(
+    client_id: Option<&str>,
+    session: &SessionId,
+    activity: Activity,
+    reply_to: Option<Id>,
+) -> SharedBytes {
     let (status, message) = match activity {
         Activity::Processing => ("processing", "Working on an answer."),
         Activity::Cancelling => ("cancelling", "Stopping the answer."),
         Activity::Cancelled => ("cancelled", "The answer was stopped."),
         Activity::Idle => ("idle", "Ready."),
     };
-    shared(
-        "status",
-        None,
-        json!({
-            "status": status, "message": message, "session_id": session, "reply_to": reply_to,
-        }),
-    )
+    let fields = json!({"status": status, "message": message, "session_id": session, "reply_to": reply_to});
+    answer("status", fields, client_id)
 }
 
 /// `offset`: where the text stands in the whole answer, in bytes; at 0 it replaces what was shown of it.
@@ -374,12 +386,12 @@ mod tests {
         let text = r#"{"message":"gr\u00fcße","client_id":"c","message_id":"k","metadata":{"a":1},"rewind_to":null,"command":null}"#;
         assert_eq!(read(text.as_bytes()), Ok(ClientRequest::Say(whole)));
         for (text, asked) in [
-            (r#"{"command":"stop"}"#, ClientRequest::Stop),
-            (r#"{"message":"/stop"}"#, ClientRequest::Stop),
-            (r#"{"message":"/help\n"}"#, ClientRequest::Help),
-            (r#"{"command":"help"}"#, ClientRequest::Help),
-            (r#"{"message":" help"}"#, ClientRequest::Help),
-            (r#"{"command":"ping"}"#, ClientRequest::Ping),
+            (r#"{"command":"stop"}"#, ClientRequest::Stop(None)),
+            (r#"{"message":"/stop"}"#, ClientRequest::Stop(None)),
+            (r#"{"message":"/help\n"}"#, ClientRequest::Help(None)),
+            (r#"{"command":"help"}"#, ClientRequest::Help(None)),
+            (r#"{"message":" help"}"#, ClientRequest::Help(None)),
+            (r#"{"command":"ping"}"#, ClientRequest::Ping(None)),
             (r#"{"message":"clear"}"#, ClientRequest::Say(say("clear"))),
             (r#"{"message":"hi","type":"message","user":{"a":1}}"#, ClientRequest::Say(say("hi"))),
             ("\u{feff}{\"message\":\"\\ud83d\"}", ClientRequest::Say(say("\u{fffd}"))),
@@ -427,7 +439,7 @@ mod tests {
         let without = [
             ack(Some("c"), id, "disk", false),
             delta(id, 0, "hi"),
-            heartbeat(id.time()),
+            heartbeat(id.time(), Some("c")),
             message(&draft.prepare().seal(id), false),
             gap(&session, Some(id), "why"),
             erased(&session, id),
@@ -439,7 +451,7 @@ mod tests {
             error(&problem, None),
             busy(&session, None),
             welcome(&session, &known, id, id.time(), 20),
-            help(&session, id.time()),
+            help(&session, id.time(), Some("c")),
             response(&session, "hi", "completed", id, id),
         ];
         let with = with.into_iter().chain(activities.map(|activity| status(&session, activity, None)));

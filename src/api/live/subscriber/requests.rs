@@ -20,11 +20,16 @@ impl Subscriber {
         match wire::read(bytes) {
             Err(fault) => context.send(&fault),
             Ok(ClientRequest::Say(say)) if may_write => self.say(say, context),
-            Ok(ClientRequest::Stop) if may_write => self.stop(context),
-            Ok(ClientRequest::Say(Say { client_id, .. })) => self.forbid(client_id.as_deref(), context),
-            Ok(ClientRequest::Stop) => self.forbid(None, context),
-            Ok(ClientRequest::Help) => context.send(&wire::help(&self.session, context.services.now())),
-            Ok(ClientRequest::Ping) => context.send(&wire::heartbeat(context.services.now())),
+            Ok(ClientRequest::Stop(client_id)) if may_write => self.stop(client_id.as_deref(), context),
+            Ok(ClientRequest::Say(Say { client_id, .. }) | ClientRequest::Stop(client_id)) => {
+                self.forbid(client_id.as_deref(), context);
+            }
+            Ok(ClientRequest::Help(client_id)) => {
+                context.send(&wire::help(&self.session, context.services.now(), client_id.as_deref()));
+            }
+            Ok(ClientRequest::Ping(client_id)) => {
+                context.send(&wire::heartbeat(context.services.now(), client_id.as_deref()));
+            }
         }
     }
 
@@ -77,28 +82,26 @@ impl Subscriber {
         }
     }
 
-    fn stop(&mut self, context: &mut SubscriberContext<'_>) {
-        if context.services.chat.stop(&self.session) {
-            // The hub tells every subscriber, this one too.
-            return;
-        }
+    fn stop(&mut self, client_id: Option<&str>, context: &mut SubscriberContext<'_>) {
+        let is_stopped = context.services.chat.stop(&self.session);
         let has_own = self.own.saying.is_some() || self.own.parked.is_some();
-        if has_own && context.services.chat.current(&self.session).is_none() {
-            // It means the answer to its own message.
-            self.own.is_unwanted = true;
-            return;
+        // It means the answer to its own message.
+        let is_early = !is_stopped && has_own && context.services.chat.current(&self.session).is_none();
+        self.own.is_unwanted |= is_early;
+        // The hub tells every subscriber of a stop, this one too, but it does not know whom it answers.
+        if client_id.is_some() || !(is_stopped || is_early) {
+            self.tell_status(client_id, context);
         }
-        self.tell_status(context);
     }
 
-    fn tell_status(&self, context: &mut SubscriberContext<'_>) {
+    fn tell_status(&self, client_id: Option<&str>, context: &mut SubscriberContext<'_>) {
         let running = context.services.chat.current(&self.session);
         let word = match &running {
             Some(running) if running.is_stopping() => Activity::Cancelling,
             Some(_) => Activity::Processing,
             None => Activity::Idle,
         };
-        context.send(&wire::status(&self.session, word, running.map(|running| running.user())));
+        context.send(&wire::status_for(client_id, &self.session, word, running.map(|running| running.user())));
     }
 
     /// Takes the outcome of its message. The event of the record, if there is one, was handled before.
@@ -136,7 +139,7 @@ impl Subscriber {
     fn stop_own(&self, begun: Option<Id>, context: &mut SubscriberContext<'_>) {
         let own = context.services.chat.current(&self.session).filter(|running| Some(running.user()) == begun);
         if !own.is_some_and(|running| running.stop()) {
-            self.tell_status(context);
+            self.tell_status(None, context);
         }
     }
 
