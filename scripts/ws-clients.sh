@@ -7,6 +7,7 @@
 #   scripts/ws-clients.sh chromium HOST:PORT TOKEN     a headless Chromium, and that client in it; its page is of
 #                                                      http://127.0.0.1:PAGE_PORT, an origin that the server must allow
 #                                                      (default port 8765)
+#   scripts/ws-clients.sh eventsource HOST:PORT        an EventSource in it, from the same page; it says when to restart the server
 #   scripts/ws-clients.sh kosoku                       the suite, against the pool with a handler that echoes
 #   scripts/ws-clients.sh fetch                        fetches what these need, Chromium excepted
 #
@@ -69,7 +70,7 @@ case "${1:-}" in
         if [ "$1" = document ]; then program=document; fi
         NODE_PATH="$cache/node_modules" exec node "$here/$program.js" "${@:2}"
         ;;
-    chromium)
+    chromium | eventsource)
         locked
         if ! command -v chromium >/dev/null; then
             as_root=()
@@ -78,7 +79,7 @@ case "${1:-}" in
                 fail "apt could not install chromium"
         fi
         exec 9>&-
-        exec python3 "$here/browser.py" "${@:2}"
+        exec python3 "$here/browser.py" "$@"
         ;;
     kosoku)
         python "$SUITE"

@@ -5,7 +5,8 @@
 
 mod support;
 
-use std::process::Command;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -318,20 +319,64 @@ fn ten_thousand_idle_sockets_cost_at_most_10_kib_each_and_no_thread() {
 }
 
 /// Runs one of the clients of scripts/ws-clients.sh.
-fn client_of(name: &str, server: &Server) {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/ws-clients.sh");
-    let mut command = Command::new(script);
-    let ran = command.arg(name).arg(server.address().to_string()).arg("s3cret/+?").output().unwrap();
-    let said = format!("{}{}", String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
-    assert!(ran.status.success() && said.contains("ok"), "{name}: {said}");
+/// Echoes, but a session whose name begins with `slow` is told no more than this.
+const PROGRAM: &str = "case $CHATKEEP_SESSION_ID in slow*) printf 'so far'; exec sleep 1000;; \
+    *) jq -j '.messages[-1].text';; esac";
+
+/// A server that a page of `port` may talk to.
+fn for_pages(port: u16) -> Options {
+    Options::default().set("server.allowed_origins", json!([format!("http://127.0.0.1:{port}")]))
+}
+
+fn client_of(name: &str, server: &Server, page_port: u16) -> Command {
+    let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/ws-clients.sh"));
+    command.env("PAGE_PORT", page_port.to_string()).arg(name).arg(server.address().to_string());
+    command
+}
+
+/// A port that nobody uses at the moment.
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 #[test]
 #[ignore = "fetches clients of other people: scripts/check runs it"]
 fn python_node_and_chromium_talk_resume_and_lose_nothing() {
-    let options = Options::default().set("server.auth_token", "s3cret/+?");
-    let server = Server::start(options.set("server.allowed_origins", json!(["http://127.0.0.1:8765"])));
+    let port = free_port();
+    let options = for_pages(port).set("server.auth_token", "s3cret/+?");
+    let options = options.set("responder.kind", "command").set("responder.command", json!(["sh", "-c", PROGRAM]));
+    let server = Server::start(options);
     for name in ["python", "node", "document", "chromium"] {
-        client_of(name, &server);
+        let ran = client_of(name, &server, port).arg("s3cret/+?").output().unwrap();
+        let said = format!("{}{}", String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
+        assert!(ran.status.success() && said.contains("ok"), "{name}: {said}");
     }
+}
+
+#[test]
+#[ignore = "needs Chromium: scripts/check runs it"]
+fn an_event_source_of_chromium_goes_on_over_restarts() {
+    let port = free_port();
+    let mut server = Server::start(for_pages(port));
+    let here = server.address().to_string();
+    let command = client_of("eventsource", &server, port).stdout(Stdio::piped()).spawn();
+    let mut page = command.unwrap();
+    let mut lines = BufReader::new(page.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let record = |server: &Server, text: &str| {
+        let two = json!([{"session_id": "api", "role": "tool", "text": text}, {"role": "user", "text": "of another session"}]);
+        server.client().post("/api/chat/messages", &two).expect(201);
+    };
+    for (asked, texts) in [("joined", ["missed", "missed first"]), ("resumed", ["missed again", "end"])] {
+        assert_eq!(lines.next().as_deref(), Some(asked));
+        // Where the page looks for it nobody is.
+        server.kill9();
+        server.reconfigure(for_pages(port));
+        server.start_again();
+        texts.iter().for_each(|text| record(&server, text));
+        server.sigterm_and_wait();
+        server.reconfigure(for_pages(port).listen(&here));
+        server.start_again();
+    }
+    assert_eq!(lines.next().as_deref(), Some("ok"));
+    page.wait().unwrap();
 }

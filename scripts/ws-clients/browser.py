@@ -1,7 +1,12 @@
-"""Gives a headless Chromium a page that talks to the server, and says how that went: HOST:PORT TOKEN.
+"""Gives a headless Chromium a page, and prints what it tells; the last line is `ok` or says what failed.
 
-The page comes from another origin, PAGE_PORT of this machine, which the server must allow; the token goes as a subprotocol, as a
-browser can send nothing else. It then runs the client that docs/websocket.md shows through document.js.
+chromium HOST:PORT TOKEN     it talks to the server by WebSocket, with the token as a subprotocol, as a browser can send nothing
+                             else; then it runs the client that docs/websocket.md shows through document.js
+eventsource HOST:PORT        it follows the session `api` as docs/http-api.md shows, with an EventSource. When it says `joined`
+                             and `resumed`, the server is to be restarted and to record something before it is there again; the
+                             session ends with a message `end`
+
+The page comes from another origin, PAGE_PORT of this machine, which the server must allow.
 """
 
 import http.server
@@ -13,7 +18,7 @@ import sys
 import tempfile
 import threading
 
-HOST, TOKEN = sys.argv[1], sys.argv[2]
+KIND, HOST, TOKEN = [*sys.argv[1:], ""][:3]
 PAGE_PORT = int(os.environ.get("PAGE_PORT", "8765"))
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
@@ -21,10 +26,22 @@ FLAGS = (
 ).split()
 
 HERE = pathlib.Path(__file__).parent
-SNIPPET = (HERE / "../../docs/websocket.md").read_text("utf-8").split("```js\n")[1].split("```")[0]
 
-PAGE = """<!doctype html><meta charset="utf-8"><script>
+
+def snippet(document):
+    return (HERE / "../../docs" / document).read_text("utf-8").split("```js\n")[1].split("```")[0]
+
+
+START = """<!doctype html><meta charset="utf-8"><script>
 "use strict";
+const tell = (body) => fetch("/told", { method: "POST", body });
+const end = (run) => run.then(() => "ok", (error) => `failed: ${error}`).then(tell);
+function same(one, other) {
+  if (JSON.stringify(one) !== JSON.stringify(other)) throw new Error(`${JSON.stringify(one)} is not ${JSON.stringify(other)}`);
+}
+</script>"""
+
+TALK = START + """<script>
 const base64url = (text) => btoa(String.fromCharCode(...new TextEncoder().encode(text)))
   .replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
 function connect(more = "") {
@@ -49,7 +66,6 @@ function connect(more = "") {
     },
   };
 }
-function same(one, other) { if (one !== other) throw new Error(`${one} is not ${other}`); }
 async function talk() {
   const [one, other] = [connect(), connect()];
   same((await one.event("system")).session_id, "browser");
@@ -68,16 +84,38 @@ async function talk() {
   for (let n = 0; n < 6; n++) same((await resumed.event("message")).text, `missed ${n >> 1}`);
 }
 </script><script>SNIPPET</script><script>SCENARIO</script><script>
-talk().then(() => run(openChat, "HOST", TOKEN)).then(() => "ok", (error) => `failed: ${error}`)
-  .then((body) => fetch("/result", { method: "POST", body }));
+end(talk().then(() => run(chatkeep, "HOST", TOKEN)));
 </script>"""
-for name, text in [
-    ("HOST", HOST),
-    ("TOKEN", json.dumps(TOKEN)),
-    ("SNIPPET", SNIPPET),
-    ("SCENARIO", (HERE / "document.js").read_text("utf-8")),
-]:
-    PAGE = PAGE.replace(name, text)
+
+FOLLOW = START + """<script>
+const frames = [];
+const show = (frame) => frames.push(frame);
+async function until(what, holds) {
+  for (const end = Date.now() + 60000; !holds(); await new Promise((resolve) => setTimeout(resolve, 20))) {
+    if (Date.now() > end) throw new Error(`in vain: ${what}; had ${JSON.stringify(frames)}`);
+  }
+}
+</script><script>SNIPPET</script><script>
+async function follow() {
+  const recorded = () => frames.filter(({ type }) => ["message", "response", "clear"].includes(type));
+  const has = (text) => recorded().some((frame) => frame.text === text);
+  await until("it is connected", () => frames.some(({ status }) => status === "idle"));
+  await tell("joined");
+  await until("what it missed before its first message comes", () => has("missed first"));
+  await tell("resumed");
+  await until("what it missed then comes, too", () => has("end"));
+  same(frames.filter(({ type }) => ["refused", "gap"].includes(type)), []);
+  const { messages } = await (await fetch("http://HOST/api/chat/history?session_id=api&limit=500")).json();
+  same(recorded().map(({ id }) => id), messages.map(({ id }) => id));
+}
+end(follow());
+</script>"""
+
+if KIND == "eventsource":
+    PAGE = FOLLOW.replace("SNIPPET", snippet("http-api.md").replace("127.0.0.1:8000", HOST))
+else:
+    PAGE = TALK.replace("SNIPPET", snippet("websocket.md")).replace("SCENARIO", (HERE / "document.js").read_text("utf-8"))
+PAGE = PAGE.replace("HOST", HOST).replace("TOKEN", json.dumps(TOKEN))
 
 result = []
 told = threading.Event()
@@ -93,10 +131,13 @@ class Page(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def do_POST(self):
-        result.append(self.rfile.read(int(self.headers["Content-Length"])).decode())
+        said = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        print(said, flush=True)
         self.send_response(204)
         self.end_headers()
-        told.set()
+        if said == "ok" or said.startswith("failed"):
+            result.append(said)
+            told.set()
 
     def log_message(self, *_):
         pass
@@ -109,9 +150,10 @@ with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
     command = ["chromium", *FLAGS, f"--user-data-dir={profile}", f"http://127.0.0.1:{PAGE_PORT}/page"]
     browser = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        told.wait(90)
+        told.wait(150)
     finally:
         browser.terminate()
         browser.wait(20)
-print(result[0] if result else "failed: the page said nothing")
+if not result:
+    print("failed: the page did not come to its end")
 sys.exit(0 if result == ["ok"] else 1)
