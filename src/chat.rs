@@ -412,9 +412,10 @@ impl Chat {
         }
     }
 
-    /// Stops the running turn of a session. `false`: none is running, or it is stopping already.
+    /// Stops the running turn of a session, also one that is just beginning. `false`: there is none, or it is stopping
+    /// already.
     pub fn stop(&self, session: &SessionId) -> bool {
-        self.queues.running(session).is_some_and(|running| running.stop())
+        self.queues.stop(session)
     }
 
     /// Ends all turns: refuses new ones from now on, gives running ones until `turns_until`, then stops them and

@@ -33,6 +33,8 @@ struct QueuesState {
 #[derive(Default)]
 struct SessionQueue {
     holder: Option<Holder>,
+    /// The holder is beginning, and is to be stopped once it runs.
+    is_unwanted: bool,
     next_ticket: u64,
     waiting: VecDeque<QueuedTurn>,
     /// Erasures of the session under way.
@@ -208,6 +210,22 @@ impl TurnQueues {
         }
     }
 
+    /// Stops the turn that has the session's permit; one that is beginning is stopped as soon as it runs. `false`: there is
+    /// none, or it is stopping already.
+    pub(super) fn stop(&self, session: &SessionId) -> bool {
+        let mut inner = self.inner();
+        let Some(queue) = inner.queues.get_mut(session) else { return false };
+        match &queue.holder {
+            Some(Holder::Running(running)) => {
+                let running = running.clone();
+                drop(inner);
+                running.stop()
+            }
+            Some(Holder::Beginning(_)) => !std::mem::replace(&mut queue.is_unwanted, true),
+            Some(Holder::Brief) | None => false,
+        }
+    }
+
     /// The running turn of a session.
     pub(super) fn running(&self, session: &SessionId) -> Option<Arc<RunningTurn>> {
         self.inner().queues.get(session)?.running().cloned()
@@ -254,13 +272,17 @@ impl TurnQueues {
 }
 
 impl TurnPermit {
-    /// Notes that the holder's turn is being answered.
+    /// Notes that the holder's turn is being answered. Stops it if that was asked for while it began.
     pub(super) fn run(&self, running: &Arc<RunningTurn>) {
         let mut inner = self.queues.inner();
         let queue = inner.queues.get_mut(&self.session).expect("who has the place keeps the line");
         queue.holder = Some(Holder::Running(running.clone()));
         // Waiting turns with the same key join it.
         queue.changed.notify_all();
+        if std::mem::take(&mut queue.is_unwanted) {
+            drop(inner);
+            running.stop();
+        }
     }
 
     /// Makes the text final, once no erasure of the session is under way: by then it is known whether the turn was
@@ -289,7 +311,7 @@ impl Drop for TurnPermit {
     fn drop(&mut self) {
         let mut inner = self.queues.inner();
         if let Some(queue) = inner.queues.get_mut(&self.session) {
-            queue.holder = None;
+            (queue.holder, queue.is_unwanted) = (None, false);
         }
         self.queues.tidy(&mut inner, &self.session);
     }

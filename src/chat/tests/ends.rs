@@ -54,6 +54,32 @@ fn a_turn_past_its_time_is_an_error() {
 }
 
 #[test]
+fn a_turn_that_is_stopped_while_it_begins_ends_and_the_next_one_does_not() {
+    let world = World::new();
+    let (said, until) = (turn("s", "hang"), Instant::now() + WAIT_TIMEOUT);
+    let begin = || {
+        let client = TurnClient::unseen(WhenBusy::Queue);
+        match world.chat.queues.enter(&said.session, Holder::Beginning(None), &client, until).unwrap() {
+            Entered::TurnPermit(place) => place,
+            Entered::Same(_) => panic!("there is no other"),
+        }
+    };
+    let place = begin();
+    assert!(world.chat.stop(&said.session) && !world.chat.stop(&said.session), "once");
+    drop(place);
+    assert!(!world.chat.stop(&said.session), "it never ran");
+    let place = begin();
+    assert!(world.chat.stop(&said.session));
+    let StartedTurn::Follow(follow) =
+        world.chat.begin_at(place, &said.as_turn(), None, (None, OnDisconnect::Finish)).unwrap()
+    else {
+        panic!("it takes its time")
+    };
+    assert_eq!(ended(&follow).status, TurnStatus::Cancelled);
+    assert_eq!(world.say("say on").text.as_deref(), Some("on"));
+}
+
+#[test]
 fn a_stopped_turn_keeps_what_was_said() {
     let world = World::new();
     let follow = world.begin("s", "hang");
