@@ -7,8 +7,8 @@
 //!
 //! Invariants: no reply, and no piece of one, is sent before the user's message is durable. A turn with a key that was
 //! used before gets the first turn's answer, and nothing is recorded; if that turn is running, it is joined; if it has
-//! no reply (after a crash), it gets one now; if its reply failed and nothing followed, it gets another. Turns of a session do not overlap. A turn that is refused for lack of a
-//! permit or slot records nothing.
+//! no reply (after a crash), it gets one now; if its reply failed and nothing followed, it gets another. Turns of a
+//! session do not overlap. A turn that is refused for lack of a permit or slot records nothing.
 //!
 //! Knows nothing of HTTP.
 

@@ -18,8 +18,8 @@ use support::socket::Socket;
 use support::{Client, Connection, Limit, Options, Random, Reply, SLACK, Server, WAIT_TIMEOUT, wait_until};
 
 /// `gate` says `one`, waits for the file `open` (as long as its server's folder is there) and says ` two`; `hang` says
-/// `so far` and no more; `talk` never ends; `fail` fails in the middle, `broken` does until there is the file `mended`, `slow` counts to five; any other session is answered
-/// at once.
+/// `so far` and no more; `talk` never ends; `fail` fails in the middle, `broken` does until there is the file `mended`,
+/// `slow` counts to five; any other session is answered at once.
 const PROGRAM: &str = "case $CHATKEEP_SESSION_ID in \
     gate*) printf one; while [ -e config.yaml ] && [ ! -e open ]; do sleep 0.02; done; printf ' two';; \
     hang*) printf 'so far'; exec sleep 1000;; \

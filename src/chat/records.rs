@@ -67,7 +67,11 @@ pub(super) fn user_records(turn: &Turn<'_>) -> Vec<NewRecord> {
         let Turn { session, transport, .. } = *turn;
         rewind(&Rewind { session, to, stop: false, transport, key: own_key.as_deref() })
     });
-    before.into_iter().chain([user_record(turn)]).collect()
+    // With room for a reply that is recorded beside it.
+    let mut records = Vec::with_capacity(3);
+    records.extend(before);
+    records.push(user_record(turn));
+    records
 }
 
 /// The record of what a user sent.
