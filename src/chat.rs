@@ -2,8 +2,8 @@
 //!
 //! A responder that answers at once runs inline, and its two messages are recorded side by side with one sync; such a
 //! turn takes no lock here and no other thread. Any other turn takes its session's permit (`turn_queues.rs`) and a slot
-//! (`pool.rs`), records the user's message, and is answered on a thread of its own (`answering.rs`) while others follow
-//! it (`running.rs`) through the hub.
+//! (`pool.rs`), records the user's message (`beginning.rs`), and is answered on a thread of its own (`answering.rs`)
+//! while others follow it (`running.rs`) through the hub.
 //!
 //! Invariants: no reply, and no piece of one, is sent before the user's message is durable. A turn with a key that was
 //! used before gets the first turn's answer, and nothing is recorded; if that turn is running, it is joined; if it has
@@ -13,6 +13,7 @@
 //! Knows nothing of HTTP.
 
 mod answering;
+mod beginning;
 mod context;
 mod pool;
 mod records;
@@ -27,15 +28,13 @@ mod turn_queues;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
-
 use crate::config::{OnDisconnect, ResponderConfig};
 use crate::history::History;
 use crate::hub::Hub;
-use crate::journal::{self, AppendError, Appended, IdempotencyKey, ReplyTo, Ticket};
+use crate::journal::{self, AppendError, Appended, ReplyTo, Ticket};
 use crate::logging::{self, Throttle};
 use crate::message::{self, AddedValue, Id, Metadata, SessionId};
-use crate::permit::{Permit, Semaphore};
+use crate::permit::Semaphore;
 use crate::recorder::{Durability, ErasureOutcome, Recorder};
 use crate::responder::Responder;
 
@@ -47,12 +46,10 @@ pub use turn::{
 };
 pub use turn_meters::TurnMeters;
 
-use answering::Answering;
-use pool::{ResponderSlot, TurnPool};
+use pool::TurnPool;
 use records::{CLEARED, DURATION, HELPED, key_of, line, millis, user_key, user_records};
 use running::By;
-use turn::Retry;
-use turn_queues::{Entered, Holder, TurnPermit, TurnQueues};
+use turn_queues::{Holder, TurnQueues};
 
 /// Lines a second about turns that are refused: on a full disk, or beyond a limit, all are.
 const REFUSED_LINES_PER_SECOND: u32 = 3;
@@ -250,33 +247,6 @@ impl Chat {
         }
     }
 
-    fn try_begin(&self, turn: &Turn<'_>, client: &TurnClient<'_>) -> Result<StartedTurn, TurnError> {
-        if let Some(done) = self.at_once(turn) {
-            return Ok(StartedTurn::Done(done?));
-        }
-        // A turn that is refused when busy blocks no thread for its answer either.
-        let waiting = match client.when_busy {
-            WhenBusy::Queue => Some(self.waiting.try_acquire().ok_or(TurnError::Crowded)?),
-            WhenBusy::Refuse => None,
-        };
-        let until = Instant::now() + self.timeout;
-        if self.is_brief(turn) {
-            let _place = self.queues.enter(turn.session, Holder::Brief, client, until)?;
-            return Ok(StartedTurn::Done(self.brief(turn)?));
-        }
-        let key = user_key(turn);
-        match self.queues.enter(turn.session, Holder::Beginning(key), client, until)? {
-            Entered::Same(running) => Ok(StartedTurn::Follow(Follow::new(running, true, waiting))),
-            Entered::TurnPermit(place) => match self.answer_at_once(turn) {
-                Some((text, took)) => Ok(StartedTurn::Done(self.rewind_and_answer(turn, text, took)?)),
-                None => {
-                    let on_disconnect = client.on_disconnect.unwrap_or(self.on_disconnect);
-                    self.begin_at(place, turn, key, (waiting, on_disconnect))
-                }
-            },
-        }
-    }
-
     /// Takes a turn and waits for its end.
     ///
     /// # Errors
@@ -286,94 +256,6 @@ impl Chat {
             StartedTurn::Done(outcome) => Ok(outcome),
             StartedTurn::Follow(follow) => Ok(follow.wait(Presence::UNSEEN).ok_or(TurnError::Gone)??),
         }
-    }
-
-    /// Begins a turn that has its session's permit.
-    fn begin_at(
-        &self,
-        place: TurnPermit,
-        turn: &Turn<'_>,
-        key: Option<IdempotencyKey>,
-        (waiting, on_disconnect): (Option<Permit>, OnDisconnect),
-    ) -> Result<StartedTurn, TurnError> {
-        let before = self.before(turn)?;
-        let retry = self.retry(turn.session, before.as_ref())?;
-        // An earlier answer takes no slot.
-        if let Retry::Answered { user, reply } = retry {
-            return Ok(StartedTurn::Done(self.said_before(turn.session, user, reply)?));
-        }
-        if before.is_none() {
-            self.check_rewind(turn)?;
-        }
-        let slot = self.pool.reserve(|| self.make_way())?;
-        let kept = match before {
-            Some(kept) => kept,
-            None => {
-                let mut kept = self.recorder.record(user_records(turn))?;
-                let rewound = turn.rewind_to.map(|_| kept.remove(0));
-                self.count_rewind(rewound.as_ref(), turn.transport);
-                kept.remove(0)
-            }
-        };
-        self.meters.recorded(&kept, "user", turn.transport);
-        let reply_to = match (retry, &kept) {
-            // Another transport may have recorded it meanwhile.
-            (Retry::Unanswered, Appended::Before { id, reply: Some(reply) }) => {
-                return Ok(StartedTurn::Done(self.said_before(turn.session, *id, *reply)?));
-            }
-            (Retry::Unanswered, _) => ReplyTo::Message(kept.id()),
-            _ => {
-                self.rewind_behind(retry, turn, kept.id())?;
-                ReplyTo::Again(kept.id())
-            }
-        };
-        let ResponderSlot { place: slot, seat, turns } = slot;
-        let begun = (turn.session.clone(), kept.id(), key);
-        let running = Arc::new(RunningTurn::new(begun, self.hub.clone(), on_disconnect, slot));
-        self.run(running.clone(), place, (seat, turns), (turn.transport, reply_to));
-        Ok(StartedTurn::Follow(Follow::new(running, is_before(&kept), waiting)))
-    }
-
-    /// Has the turn end that no client has followed for the longest time, and takes its slot.
-    fn make_way(&self) -> Option<Permit> {
-        let since = |running: Arc<RunningTurn>| Some((running.abandoned_since()?, running));
-        let mut abandoned: Vec<_> = self.queues.all_running().into_iter().filter_map(since).collect();
-        abandoned.sort_by_key(|(since, _)| *since);
-        abandoned.iter().find_map(|(_, running)| {
-            let slot = running.give_way()?;
-            let (user, session) = (running.user(), running.session());
-            log::debug!("[CHAT TURN] The answer to {user} in session {session}, which nobody follows, gives way");
-            Some(slot)
-        })
-    }
-
-    /// Has a turn answered on a thread.
-    fn run(
-        &self,
-        running: Arc<RunningTurn>,
-        place: TurnPermit,
-        (seat, turns): (Permit, Sender<Answering>),
-        (transport, reply_to): (Transport, ReplyTo),
-    ) {
-        let Some(responder) = self.responder.clone() else { return };
-        running.tell_start();
-        place.run(&running);
-        let answering = Answering {
-            recorder: self.recorder.clone(),
-            history: self.history.clone(),
-            responder,
-            meters: self.meters.clone(),
-            running,
-            reply_to,
-            transport,
-            took: None,
-            request: logging::current(),
-            timeout: self.timeout,
-            seat: Some(seat),
-            place: Some(place),
-        };
-        // The slot guarantees space and a thread.
-        let _ = turns.send(answering);
     }
 
     fn clear(&self, turn: &Turn<'_>) -> Result<TurnOutcome, AppendError> {

@@ -1,58 +1,19 @@
 //! Rewinds: a conversation goes on from an earlier message, with the user's next one or without.
 //!
 //! A rewind is a record like any other, and nothing is removed; `history/current.rs` reads what it means. With a message it
-//! is recorded in one request, so that after a crash both are there or neither. A message whose reply failed is answered
-//! anew behind one, when its client retries with the same key and nothing has followed that reply.
+//! is recorded in one request, so that after a crash both are there or neither.
 
 use std::time::{Duration, Instant};
 
-use serde_json::{Map, Value};
-
-use crate::history::HistoryQuery;
 use crate::journal::{AppendError, Appended};
 use crate::message::{Id, SessionId};
 
-use super::context::MONGO_WAIT;
-use super::records::{self, user_record};
-use super::running::By;
-use super::turn::{
-    Retry, Rewind, RewindTarget, Transport, Turn, TurnClient, TurnError, TurnOutcome, TurnStatus, WhenBusy,
-};
+use super::records;
+use super::turn::{Rewind, RewindTarget, Transport, Turn, TurnClient, TurnError, TurnOutcome, WhenBusy};
 use super::turn_queues::Holder;
 use super::{Chat, is_before};
 
 impl Chat {
-    /// What to do for a message that was recorded before.
-    pub(super) fn retry(&self, session: &SessionId, before: Option<&Appended>) -> Result<Retry, AppendError> {
-        let Some(Appended::Before { id: user, reply: Some(reply) }) = before else { return Ok(Retry::Unanswered) };
-        let (user, reply) = (*user, *reply);
-        let unavailable = |e| AppendError::Unavailable(format!("the earlier answer cannot be read: {e}"));
-        let said = self.history.find(session, reply).map_err(unavailable)?.and_then(|message| message.parts());
-        if !said.is_some_and(|said| is_failed(&said.metadata)) {
-            return Ok(Retry::Answered { user, reply });
-        }
-        let ask = HistoryQuery { current: true, ..HistoryQuery::newest(session.clone(), 1) };
-        let page = self.history.read_within(&ask, MONGO_WAIT).map_err(unavailable)?;
-        // What could not be read may have followed.
-        let newest = page.messages.last().filter(|_| page.incomplete.is_none()).map(|(message, _)| message.id());
-        Ok(match newest {
-            Some(newest) if newest == reply => Retry::Failed,
-            Some(newest) if newest == user => Retry::Rewound,
-            _ => Retry::Answered { user, reply },
-        })
-    }
-
-    /// Has the conversation go on from a user's message whose reply failed, before it is answered anew.
-    pub(super) fn rewind_behind(&self, retry: Retry, turn: &Turn<'_>, user: Id) -> Result<(), AppendError> {
-        if retry == Retry::Failed {
-            let Turn { session, transport, .. } = *turn;
-            let record = records::rewind(&Rewind { session, to: Some(user), stop: false, transport, key: None });
-            let kept = self.recorder.record(vec![record])?.remove(0);
-            self.count_rewind(Some(&kept), transport);
-        }
-        Ok(())
-    }
-
     /// Takes a turn with a rewind that is answered at once, and has its session's permit.
     pub(super) fn rewind_and_answer(
         &self,
@@ -67,11 +28,6 @@ impl Chat {
         self.check_rewind(&turn)?;
         let appended = self.append_answered(&turn, text, took)?;
         Ok(self.finish(turn.session, appended)?)
-    }
-
-    /// The user's message, if its key was used before: its rewind was recorded then.
-    pub(super) fn before(&self, turn: &Turn<'_>) -> Result<Option<Appended>, AppendError> {
-        if turn.key.is_some() { self.recorder.find(&user_record(turn)) } else { Ok(None) }
     }
 
     pub(super) fn count_rewind(&self, rewound: Option<&Appended>, transport: Transport) {
@@ -120,15 +76,5 @@ impl Chat {
         let kept = self.recorder.record(vec![record])?.remove(0);
         self.meters.recorded(&kept, "system", rewind.transport);
         Ok((kept.id(), is_before(&kept)))
-    }
-}
-
-/// Whether a reply is none that anybody wanted: it failed, or was stopped though no client asked for that.
-fn is_failed(metadata: &Map<String, Value>) -> bool {
-    let by_others = |by: &Value| by.as_str().is_some_and(|by| by != By::Client.as_str());
-    match TurnStatus::of_metadata(metadata) {
-        TurnStatus::Error => true,
-        TurnStatus::Cancelled => metadata.get("cancelled_by").is_some_and(by_others),
-        TurnStatus::Completed | TurnStatus::Recorded => false,
     }
 }

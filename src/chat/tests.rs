@@ -14,11 +14,13 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use serde_json::{Map, Value, json};
 
+use super::turn_queues::Entered;
 use super::*;
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::history::{History, HistoryQuery};
 use crate::hub::{Listener, SessionEvent, TurnEvent, TurnEventKind};
+use crate::journal::IdempotencyKey;
 use crate::message::{Clock, Message};
 use crate::recorder::open_transcripts;
 use crate::responder::{Answer, ContextLimit, Question, ResponderError};

@@ -74,19 +74,6 @@ pub struct Rewind<'a> {
     pub key: Option<&'a str>,
 }
 
-/// What a turn does whose key was used before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Retry {
-    /// It has no reply yet.
-    Unanswered,
-    /// Its reply is the answer.
-    Answered { user: Id, reply: Id },
-    /// Its reply failed and is the newest message: the conversation goes on from the user's message, to be answered anew.
-    Failed,
-    /// The same, and the rewind was recorded before the server ended.
-    Rewound,
-}
-
 /// A message to be recorded without an answer.
 #[derive(Clone, Copy, Debug)]
 pub struct NewMessage<'a> {

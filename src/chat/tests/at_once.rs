@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use super::super::*;
 use crate::cache::Cache;
 use crate::config::Config;
+use crate::journal::IdempotencyKey;
 use crate::message::{Clock, Expiry};
 use crate::recorder::open_transcripts;
 use crate::responder;
