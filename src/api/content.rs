@@ -123,6 +123,7 @@ fn form(body: &[u8], shape: &Shape) -> Result<Vec<u8>, Problem> {
         let kind = shape.iter().find(|(known, _)| *known == name).map(|(_, kind)| kind);
         let is_json = match kind {
             Some(FieldKind::MaybeBool) => value == "true" || value == "false",
+            Some(FieldKind::NullableText) => value == "null",
             Some(FieldKind::MaybeObject | FieldKind::MaybeArray) => serde_json::from_str::<IgnoredAny>(&value).is_ok(),
             _ => false,
         };
@@ -162,6 +163,8 @@ mod tests {
         ("metadata", FieldKind::MaybeObject),
         ("vector_ids", FieldKind::MaybeArray),
         ("stream", FieldKind::MaybeBool),
+        ("session_id", FieldKind::MaybeText),
+        ("rewind_to", FieldKind::NullableText),
     ];
 
     fn read(fields: &[(&str, &str)], body: &[u8]) -> Result<String, (u16, &'static str)> {
@@ -191,6 +194,8 @@ mod tests {
             ("message=a+b%26%C3%BC%0A\u{fc}&stream=true", "{\"message\":\"a b&\u{fc}\\n\u{fc}\",\"stream\":true}"),
             (r#"metadata={"a":1}&vector_ids=["x"]"#, r#"{"metadata":{"a":1},"vector_ids":["x"]}"#),
             ("metadata=x&stream=yes&message=50%+off", r#"{"metadata":"x","stream":"yes","message":"50% off"}"#),
+            ("rewind_to=null&session_id=null", r#"{"rewind_to":null,"session_id":"null"}"#),
+            ("rewind_to=&metadata=null", r#"{"rewind_to":"","metadata":null}"#),
             ("message==&x=", r#"{"message":"=","x":""}"#),
             ("", "{}"),
         ] {

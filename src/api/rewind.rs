@@ -10,7 +10,7 @@ use super::shape::{FieldKind, Shape};
 use super::{Problem, Reply, RequestHead, content, query, sessions};
 
 const REWIND: &Shape =
-    &[("to", FieldKind::MaybeText), ("stop", FieldKind::MaybeBool), ("message_id", FieldKind::MaybeText)];
+    &[("to", FieldKind::NullableText), ("stop", FieldKind::MaybeBool), ("message_id", FieldKind::MaybeText)];
 
 #[derive(Deserialize)]
 struct RewindBody<'a> {

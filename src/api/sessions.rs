@@ -25,7 +25,7 @@ const TITLE_CHARS_MAX: usize = 200;
 /// The most bytes of a session's metadata, as JSON.
 const METADATA_BYTES_MAX: usize = 16 << 10;
 const STATE: &Shape = &[
-    ("title", FieldKind::MaybeText),
+    ("title", FieldKind::NullableText),
     ("pinned", FieldKind::MaybeBool),
     ("archived", FieldKind::MaybeBool),
     ("metadata", FieldKind::MaybeObject),

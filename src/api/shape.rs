@@ -9,6 +9,8 @@ pub(super) enum FieldKind {
     Text,
     /// A string, `null` or nothing.
     MaybeText,
+    /// The same, where `null` says something that nothing does not say. In a form the word `null` is that.
+    NullableText,
     /// An object, `null` or nothing.
     MaybeObject,
     /// An array, `null` or nothing.
@@ -26,7 +28,7 @@ impl FieldKind {
         match (self, value) {
             (Self::Text, value) => value.is_some_and(Value::is_string),
             (_, None | Some(Value::Null)) => true,
-            (Self::MaybeText, Some(value)) => value.is_string(),
+            (Self::MaybeText | Self::NullableText, Some(value)) => value.is_string(),
             (Self::MaybeObject, Some(value)) => value.is_object(),
             (Self::MaybeArray, Some(value)) => value.is_array(),
             (Self::MaybeBool, Some(value)) => value.is_boolean(),
@@ -36,7 +38,7 @@ impl FieldKind {
     /// The rule for a problem, after the field's name.
     pub(super) fn rule(self) -> &'static str {
         match self {
-            Self::Text | Self::MaybeText => "must be a string",
+            Self::Text | Self::MaybeText | Self::NullableText => "must be a string",
             Self::MaybeObject => "must be an object",
             Self::MaybeArray => "must be an array",
             Self::MaybeBool => "must be true or false",

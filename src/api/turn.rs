@@ -36,7 +36,7 @@ const TURN: &Shape = &[
     ("metadata", FieldKind::MaybeObject),
     ("message_id", FieldKind::MaybeText),
     ("stream", FieldKind::MaybeBool),
-    ("rewind_to", FieldKind::MaybeText),
+    ("rewind_to", FieldKind::NullableText),
 ];
 
 #[derive(Deserialize)]

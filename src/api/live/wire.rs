@@ -61,7 +61,7 @@ const FRAME: &Shape = &[
     ("client_id", FieldKind::MaybeText),
     ("message_id", FieldKind::MaybeText),
     ("metadata", FieldKind::MaybeObject),
-    ("rewind_to", FieldKind::MaybeText),
+    ("rewind_to", FieldKind::NullableText),
 ];
 
 #[derive(Deserialize)]
