@@ -97,8 +97,8 @@ pub struct Api {
 
 impl Api {
     fn metrics(&self) -> metrics::MetricsSources<'_> {
-        let Self { status, chat, feed, meters: http, started_at, .. } = self;
-        metrics::MetricsSources { status, chat, feed, http, started_at: *started_at }
+        let Self { status, chat, feed, events, meters: http, started_at, .. } = self;
+        metrics::MetricsSources { status, chat, feed, events, http, started_at: *started_at }
     }
 }
 

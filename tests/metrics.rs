@@ -23,8 +23,8 @@ const PROMISED: &str = "chatkeep_build_info chatkeep_http_requests_total chatkee
     chatkeep_flushed_messages_total chatkeep_flush_failures_total chatkeep_skipped_writes_total \
     chatkeep_dead_letters_total chatkeep_pending_messages chatkeep_oldest_pending_seconds chatkeep_mongo_up \
     chatkeep_cache_hits_total chatkeep_cache_misses_total chatkeep_cache_evictions_total chatkeep_cache_bytes \
-    chatkeep_websocket_connections chatkeep_feed_streams chatkeep_responder_seconds chatkeep_responder_running \
-    chatkeep_erasures_pending chatkeep_warnings process_cpu_seconds_total process_resident_memory_bytes \
+    chatkeep_websocket_connections chatkeep_feed_streams chatkeep_event_streams chatkeep_responder_seconds \
+    chatkeep_responder_running chatkeep_erasures_pending chatkeep_warnings process_cpu_seconds_total process_resident_memory_bytes \
     process_open_fds process_max_fds process_start_time_seconds";
 
 const RULES: &str = "packaging/prometheus/chatkeep.rules.yml";
@@ -181,9 +181,16 @@ fn what_lasts_as_long_as_its_client_stays_is_in_no_histogram() {
     let feed = "/api/chat/feed";
     assert_eq!(after.value(&answered(feed, "GET", 200)), 3.0);
     assert_eq!(after.value(&took(feed)) - before.value(&took(feed)), 1.0);
-    assert_eq!(after.value("chatkeep_feed_streams"), 1.0);
+    let mut follower = server.connect();
+    follower.send(b"GET /api/chat/sessions/s/events HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    assert!(follower.until("\r\n\r\n").unwrap().contains(" 200 "));
+    let open = |name: &str| scrape(&server).value(name);
+    assert_eq!((open("chatkeep_feed_streams"), open("chatkeep_event_streams")), (1.0, 1.0));
     drop(stream);
-    wait_until("the stream is gone", WAIT_TIMEOUT, || scrape(&server).value("chatkeep_feed_streams") == 0.0);
+    wait_until("the reader of the feed is gone", WAIT_TIMEOUT, || open("chatkeep_feed_streams") == 0.0);
+    assert_eq!(open("chatkeep_event_streams"), 1.0);
+    drop(follower);
+    wait_until("the follower is gone", WAIT_TIMEOUT, || open("chatkeep_event_streams") == 0.0);
 }
 
 #[test]

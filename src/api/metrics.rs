@@ -12,7 +12,7 @@ use crate::worker::{FlushFailure, MongoHealth, View};
 
 use super::http::full;
 use super::http_meters::HttpMeters;
-use super::{Reply, StatusSources, header};
+use super::{EventStreams, Reply, StatusSources, header};
 
 /// The parts beside those of the status.
 pub struct MetricsSources<'a> {
@@ -22,6 +22,8 @@ pub struct MetricsSources<'a> {
     pub chat: &'a Chat,
     /// The feed.
     pub feed: &'a Feed,
+    /// The event streams of sessions.
+    pub events: &'a EventStreams,
     /// The requests.
     pub http: &'a HttpMeters,
     /// When the process started.
@@ -104,6 +106,7 @@ impl MetricsSources<'_> {
         text.number(&family::CACHE_BYTES, cache.bytes as u64);
         text.number(&family::WEBSOCKET_CONNECTIONS, self.status.sockets_open());
         text.number(&family::FEED_STREAMS, self.feed.watching() as u64);
+        text.number(&family::EVENT_STREAMS, self.events.open_now() as u64);
     }
 
     fn warnings(&self, text: &mut MetricsText, database: View) {

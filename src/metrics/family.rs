@@ -146,6 +146,7 @@ pub const CACHE_EVICTIONS: Family =
 pub const CACHE_BYTES: Family = gauge("chatkeep_cache_bytes", &[], "Memory of the cache, roughly.");
 pub const WEBSOCKET_CONNECTIONS: Family = gauge("chatkeep_websocket_connections", &[], "Open WebSockets.");
 pub const FEED_STREAMS: Family = gauge("chatkeep_feed_streams", &[], "Event streams and long polls of the feed.");
+pub const EVENT_STREAMS: Family = gauge("chatkeep_event_streams", &[], "Open event streams of sessions.");
 pub const RESPONDER_SECONDS: Family =
     histogram("chatkeep_responder_seconds", &["kind", "status"], ANSWER, "How long the responder took for an answer.");
 pub const RESPONDER_RUNNING: Family = gauge("chatkeep_responder_running", &[], "Answers in progress.");
@@ -187,6 +188,7 @@ pub const ALL: &[Family] = &[
     CACHE_BYTES,
     WEBSOCKET_CONNECTIONS,
     FEED_STREAMS,
+    EVENT_STREAMS,
     RESPONDER_SECONDS,
     RESPONDER_RUNNING,
     ERASURES_PENDING,

@@ -208,6 +208,11 @@ impl EventStreams {
         self.open.set_max(streams_max);
     }
 
+    /// How many streams are open.
+    pub(in crate::api) fn open_now(&self) -> usize {
+        self.open.taken()
+    }
+
     /// The right to one more stream; `None`: there are as many as there may be.
     pub(in crate::api) fn try_acquire(&self, transport: Transport) -> Option<Vec<Permit>> {
         let mut permits = vec![self.open.try_acquire()?];
