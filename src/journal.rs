@@ -99,6 +99,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod upkeep;
+mod watch;
 mod writer;
 
 use std::io;
@@ -124,6 +125,7 @@ pub use salvage::messages as salvage;
 pub use scrub::Scrubbed;
 pub use shared::{Publish, Warning};
 pub use survey::RecoveryFindings;
+pub use watch::SessionWatch;
 
 use age::Ages;
 use inventory::Start;
@@ -262,11 +264,29 @@ impl<D: Disk> Journal<D> {
     /// [`AppendError`]: a failed disk is not repaired yet, a draft is too long, or a key was used before with other
     /// content. No draft was taken. Only the first is worth a retry.
     pub fn append(&self, drafts: Vec<NewRecord>) -> Result<(Ticket, Vec<Appended>), AppendError> {
+        Ok(self.append_unless(drafts, None)?.expect("nothing is watched"))
+    }
+
+    /// The same, unless something of the watched session got a place since: then `None`, and none of the drafts is taken.
+    ///
+    /// # Errors
+    /// Those of [`Journal::append`].
+    pub fn append_unless(
+        &self,
+        drafts: Vec<NewRecord>,
+        watch: Option<&SessionWatch>,
+    ) -> Result<Option<(Ticket, Vec<Appended>)>, AppendError> {
         let is_too_long = |draft: &NewRecord| draft.line().is_some_and(|line| line.line_bytes() > LINE_BYTES_MAX);
         if let Some(index) = drafts.iter().position(is_too_long) {
             return self.counted(Err(AppendError::TooLong(index)));
         }
-        self.counted(self.shared.append(drafts))
+        self.counted(self.shared.append(drafts, watch))
+    }
+
+    /// Watches a session. What was appended before is published, or refused, when this returns, so that whoever reads then has
+    /// all that the watch does not tell of.
+    pub fn watch(&self, session: &SessionId) -> SessionWatch {
+        self.shared.watch(session)
     }
 
     /// Finds the message of the draft's key, if the key was used before; the message is durable when this returns.

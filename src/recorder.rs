@@ -16,7 +16,9 @@ use crate::cache::Cache;
 use crate::config::{Config, Fsync};
 use crate::disk::{Disk, RealDisk};
 use crate::hub::Hub;
-use crate::journal::{AppendError, Appended, Entry, Journal, NewRecord, OpenError, ReadProgress, Record, Ticket};
+use crate::journal::{
+    AppendError, Appended, Entry, Journal, NewRecord, OpenError, ReadProgress, Record, SessionWatch, Ticket,
+};
 use crate::layout;
 use crate::logging::{self, Throttle};
 use crate::message::{Clock, Id, Message, SessionId};
@@ -190,6 +192,25 @@ impl<D: Disk> Recorder<D> {
     /// [`AppendError`]: there is no ticket, and none of the drafts will count.
     pub fn append(&self, drafts: Vec<NewRecord>) -> Result<(Ticket, Vec<Appended>), AppendError> {
         self.journal.append(drafts)
+    }
+
+    /// Watches a session; what was recorded before is visible to every reader when this returns.
+    pub fn watch(&self, session: &SessionId) -> SessionWatch {
+        self.journal.watch(session)
+    }
+
+    /// [`Recorder::record`], unless something of the watched session was appended since: then `None`, and nothing is recorded.
+    ///
+    /// # Errors
+    /// Those of [`Recorder::record`].
+    pub fn record_unless(
+        &self,
+        drafts: Vec<NewRecord>,
+        watch: &SessionWatch,
+    ) -> Result<Option<Vec<Appended>>, AppendError> {
+        let Some((ticket, kept)) = self.journal.append_unless(drafts, Some(watch))? else { return Ok(None) };
+        self.commit(ticket)?;
+        Ok(Some(kept))
     }
 
     /// The second half: waits for the sync.

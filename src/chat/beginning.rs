@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 
 use crate::config::OnDisconnect;
 use crate::history::HistoryQuery;
-use crate::journal::{AppendError, Appended, IdempotencyKey, ReplyTo};
+use crate::journal::{AppendError, Appended, IdempotencyKey, ReplyTo, SessionWatch};
 use crate::logging;
 use crate::message::{Id, SessionId};
 use crate::permit::Permit;
@@ -27,14 +27,15 @@ use super::turn_queues::{Entered, Holder, TurnPermit};
 use super::{Chat, is_before};
 
 /// What a turn does whose key was used before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Retry {
+#[derive(Debug)]
+pub(super) enum Retry {
     /// It has no reply yet.
     Unanswered,
     /// Its reply is the answer.
     Answered { user: Id, reply: Id },
-    /// Its reply failed and is the newest message: the conversation goes on from the user's message, to be answered anew.
-    Failed,
+    /// Its reply failed and is the newest message, unless the watch tells of another: the conversation goes on from the user's
+    /// message, to be answered anew.
+    Failed { watch: SessionWatch, reply: Id },
     /// The same, and the rewind was recorded before the server ended.
     Rewound,
 }
@@ -101,10 +102,11 @@ impl Chat {
                 return Ok(StartedTurn::Done(self.said_before(turn.session, *id, *reply)?));
             }
             (Retry::Unanswered, _) => ReplyTo::Message(kept.id()),
-            _ => {
-                self.rewind_behind(retry, turn, kept.id())?;
-                ReplyTo::Again(kept.id())
+            // Something has followed it meanwhile.
+            (Retry::Failed { watch, reply }, _) if !self.rewind_behind(&watch, turn, kept.id())? => {
+                return Ok(StartedTurn::Done(self.said_before(turn.session, kept.id(), reply)?));
             }
+            _ => ReplyTo::Again(kept.id()),
         };
         let ResponderSlot { place: slot, seat, turns } = slot;
         let begun = (turn.session.clone(), kept.id(), key);
@@ -161,7 +163,7 @@ impl Chat {
     }
 
     /// What to do for a message that was recorded before.
-    fn retry(&self, session: &SessionId, before: Option<&Appended>) -> Result<Retry, AppendError> {
+    pub(super) fn retry(&self, session: &SessionId, before: Option<&Appended>) -> Result<Retry, AppendError> {
         let Some(Appended::Before { id: user, reply: Some(reply) }) = before else { return Ok(Retry::Unanswered) };
         let (user, reply) = (*user, *reply);
         let unavailable = |e| AppendError::Unavailable(format!("the earlier answer cannot be read: {e}"));
@@ -169,26 +171,26 @@ impl Chat {
         if !said.is_some_and(|said| is_failed(&said.metadata)) {
             return Ok(Retry::Answered { user, reply });
         }
+        let watch = self.recorder.watch(session);
         let ask = HistoryQuery { current: true, ..HistoryQuery::newest(session.clone(), 1) };
         let page = self.history.read_within(&ask, MONGO_WAIT).map_err(unavailable)?;
         // What could not be read may have followed.
         let newest = page.messages.last().filter(|_| page.incomplete.is_none()).map(|(message, _)| message.id());
         Ok(match newest {
-            Some(newest) if newest == reply => Retry::Failed,
+            Some(newest) if newest == reply => Retry::Failed { watch, reply },
             Some(newest) if newest == user => Retry::Rewound,
             _ => Retry::Answered { user, reply },
         })
     }
 
-    /// Has the conversation go on from a user's message whose reply failed, before it is answered anew.
-    fn rewind_behind(&self, retry: Retry, turn: &Turn<'_>, user: Id) -> Result<(), AppendError> {
-        if retry == Retry::Failed {
-            let Turn { session, transport, .. } = *turn;
-            let record = records::rewind(&Rewind { session, to: Some(user), stop: false, transport, key: None });
-            let kept = self.recorder.record(vec![record])?.remove(0);
-            self.count_rewind(Some(&kept), transport);
-        }
-        Ok(())
+    /// Has the conversation go on from a user's message whose reply failed, before it is answered anew. `false`: something of
+    /// the session was recorded since it is watched, which a rewind would hide; there is none.
+    pub(super) fn rewind_behind(&self, watch: &SessionWatch, turn: &Turn<'_>, user: Id) -> Result<bool, AppendError> {
+        let Turn { session, transport, .. } = *turn;
+        let record = records::rewind(&Rewind { session, to: Some(user), stop: false, transport, key: None });
+        let Some(kept) = self.recorder.record_unless(vec![record], watch)? else { return Ok(false) };
+        self.count_rewind(kept.first(), transport);
+        Ok(true)
     }
 }
 

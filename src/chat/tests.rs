@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use serde_json::{Map, Value, json};
 
+use super::beginning::Retry;
 use super::turn_queues::Entered;
 use super::*;
 use crate::cache::Cache;

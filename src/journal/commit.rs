@@ -15,12 +15,14 @@ use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crate::disk::Disk;
+use crate::message::SessionId;
 
 use super::batch::{Batch, Ticket};
 use super::error::AppendError;
 use super::queue::{AppendQueue, Appended, KeyLookup, LedBatch, NoPlace};
 use super::record::{NewRecord, Record};
 use super::shared::JournalState;
+use super::watch::SessionWatch;
 use super::writer::Frames;
 
 /// Bytes that an open batch may hold. A thread that finds more waits until the batch is written, so the memory of
@@ -42,7 +44,12 @@ type LookedUp<'a> = (MutexGuard<'a, AppendQueue>, Vec<KeyLookup>);
 
 impl<D: Disk> JournalState<D> {
     /// Gives the drafts their places, side by side in one batch; drafts with a known key keep the place of its message.
-    pub(super) fn append(&self, drafts: Vec<NewRecord>) -> Result<(Ticket, Vec<Appended>), AppendError> {
+    /// `None`: something that `unless` watches has a place already.
+    pub(super) fn append(
+        &self,
+        drafts: Vec<NewRecord>,
+        unless: Option<&SessionWatch>,
+    ) -> Result<Option<(Ticket, Vec<Appended>)>, AppendError> {
         if self.condition.moved.load(Ordering::Relaxed) {
             return Err(AppendError::moved(&self.config.path));
         }
@@ -50,6 +57,9 @@ impl<D: Disk> JournalState<D> {
         let only_erases = drafts.iter().all(|draft| draft.line().is_none());
         loop {
             let queue = self.queue.lock().expect("no holder panics");
+            if unless.is_some_and(SessionWatch::is_passed) {
+                return Ok(None);
+            }
             if let Some((until, refusal)) = &queue.refusing
                 && Instant::now() < *until
                 && !(only_erases && matches!(refusal, AppendError::Full(_)))
@@ -60,13 +70,27 @@ impl<D: Disk> JournalState<D> {
                 let Some((mut queue, seen)) = self.look_up(queue, &drafts)? else { continue };
                 let first_open = queue.first_open();
                 let kept = queue.push(drafts, &seen);
-                return Ok((queue.ticket(&seen, first_open, self.outlet.published()), kept));
+                return Ok(Some((queue.ticket(&seen, first_open, self.outlet.published()), kept)));
             }
             // Full: help to write it, whatever the outcome, and try again.
             let full = Ticket { open: Some(queue.batch.clone()), ..Ticket::default() };
             drop(queue);
             let _ = self.commit(full);
         }
+    }
+
+    /// Watches a session; what has a place before is published, or refused, when this returns.
+    pub(super) fn watch(&self, session: &SessionId) -> SessionWatch {
+        let mut queue = self.queue.lock().expect("no holder panics");
+        let watch = queue.watches.add(session);
+        let open = (!queue.records.is_empty()).then(|| queue.batch.clone());
+        let before = [queue.under_way.clone(), open];
+        drop(queue);
+        for batch in before.iter().flatten() {
+            // Nobody reads what is refused.
+            let _ = self.commit_one(batch);
+        }
+        watch
     }
 
     /// Looks up the drafts' keys. `None`: another batch had to end before a key could be judged; the queue was unlocked

@@ -16,6 +16,7 @@ use super::error::AppendError;
 use super::frame::RequestPart;
 use super::keys::{Keys, KnownKey};
 use super::record::{Entry, NewRecord, Record, ReplyTo};
+use super::watch::Watches;
 use super::writer::Frames;
 
 /// What happened to a draft.
@@ -47,6 +48,8 @@ pub struct AppendQueue {
     pub(super) under_way: Option<Arc<Batch>>,
     /// A thread leads.
     pub(super) leading: bool,
+    /// Who is told of records of a session.
+    pub(super) watches: Watches,
     /// The buffers of an earlier batch, to be used again.
     pub(super) idle: Option<(Frames, Vec<Record>)>,
     /// Until then appends are refused with this error, unless the journal is repaired before.
@@ -108,6 +111,7 @@ impl AppendQueue {
             frames: Frames::default(),
             records: Vec::new(),
             leading: false,
+            watches: Watches::default(),
             idle: None,
             refusing: None,
         }
@@ -207,6 +211,7 @@ impl AppendQueue {
             Some(up_to) => self.ids.pass(up_to),
             None => self.ids.next_id(),
         };
+        self.watches.tell(draft.session());
         let origin = draft.line().and_then(Prepared::origin);
         let (entry, request) = (draft.seal(id, previous), logging::current());
         let record = Record { sequence: self.next_sequence, entry, origin, request };

@@ -154,6 +154,27 @@ fn a_failed_answer_that_something_followed_is_what_its_key_stands_for() {
 }
 
 #[test]
+fn what_is_recorded_while_a_failed_answer_is_judged_is_not_rewound() {
+    for (followed, is_rewound) in [("other", true), ("s", false)] {
+        let world = World::new();
+        let said = TurnResult { key: Some("k"), ..turn("s", "fail") };
+        let outcome = world.chat.say(&said.as_turn()).unwrap();
+        let before = world.chat.before(&said.as_turn()).unwrap();
+        let judged = || world.chat.retry(&said.session, before.as_ref()).unwrap();
+        let Retry::Failed { watch, reply } = judged() else { panic!("it failed, and nothing followed") };
+        assert_eq!(Some(reply), outcome.reply);
+        let session = SessionId::new(followed).unwrap();
+        let (role, text, metadata, vector_ids, key) = ("user", "noted", None, &[][..], None);
+        let noted = NewMessage { session: &session, role, text, metadata, vector_ids, key };
+        world.chat.record(&[noted], Transport::Tcp).unwrap();
+        assert_eq!(world.chat.rewind_behind(&watch, &said.as_turn(), outcome.user), Ok(is_rewound), "{followed}");
+        let now = judged();
+        assert_eq!(matches!(now, Retry::Rewound), is_rewound, "{now:?}");
+        assert_eq!(matches!(now, Retry::Answered { .. }), !is_rewound, "{now:?}");
+    }
+}
+
+#[test]
 fn a_message_without_reply_is_answered_when_its_key_comes_again() {
     let folder = tempfile::tempdir().unwrap();
     let session = turn("s", "").session;

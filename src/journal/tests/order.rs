@@ -49,6 +49,27 @@ fn threads_share_syncs_and_each_record_is_published_once_in_sequence() {
 }
 
 #[test]
+fn a_watch_tells_of_its_session_from_the_place_in_the_queue_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let (journal, _) = open(&config(folder.path()));
+    record(&journal, &["before"]);
+    let session = SessionId::new("s").unwrap();
+    let (ticket, _) = journal.append(vec![draft("not committed")]).unwrap();
+    let watch = journal.watch(&session);
+    assert_eq!(journal.published(), 2, "what has a place is published before anybody reads");
+    journal.commit(ticket).unwrap();
+    let other = journal.watch(&SessionId::new("other").unwrap());
+    let append = |watch| journal.append_unless(vec![draft("unless")], Some(watch)).unwrap();
+    let (ticket, _) = append(&watch).expect("nothing followed");
+    assert!(append(&watch).is_none(), "one that is not published yet has followed");
+    journal.commit(ticket).unwrap();
+    assert!(append(&watch).is_none());
+    let (ticket, _) = append(&other).expect("nothing of the other session");
+    journal.commit(ticket).unwrap();
+    assert_eq!(journal.published(), 4);
+}
+
+#[test]
 fn a_reader_follows_the_segment_that_is_being_written() {
     let folder = tempfile::tempdir().unwrap();
     let (journal, _) = open(&config(folder.path()));
