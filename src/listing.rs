@@ -72,7 +72,7 @@ pub struct ListQuery {
     pub after: Option<ListPosition>,
     /// Only archived sessions, or only others.
     pub archived: Option<bool>,
-    /// Only sessions whose title has all these words, in lower case.
+    /// Only sessions whose title has all these words, each [`folded`].
     pub words: Vec<String>,
     /// Only these sessions.
     pub prefix: Option<SessionPrefix>,
@@ -208,7 +208,7 @@ impl<D: Disk> SessionList<D> {
             Some(title) => Some(title.clone()),
             None => self.first_of_user(session)?,
         };
-        let last = self.last(session)?;
+        let last = self.last(session, entry.updated)?;
         Ok((Some(SessionSummary { title, last, state, ..SessionSummary::of(session, &entry) }), moved))
     }
 
@@ -314,9 +314,11 @@ impl<D: Disk> SessionList<D> {
         Ok(found.first().map(|message| beginning(&message.text(), TITLE_CHARS_MAX)))
     }
 
-    /// The author and the beginning of the newest message that is no marker.
-    fn last(&self, session: &SessionId) -> io::Result<Option<(String, String)>> {
-        let mut ask = HistoryQuery::newest(session.clone(), 2);
+    /// The author and the beginning of the newest message that is no marker, which is of that time. Any number of markers
+    /// may follow it, so they are not looked at.
+    fn last(&self, session: &SessionId, time: u64) -> io::Result<Option<(String, String)>> {
+        let before = Some(Id::least_of(Timestamp::from_micros(time + 1)));
+        let mut ask = HistoryQuery { before, ..HistoryQuery::newest(session.clone(), 2) };
         loop {
             let found = self.glance(&ask)?;
             if let Some(last) = found.iter().rev().find(|message| message.marker().is_none()) {
@@ -338,7 +340,7 @@ impl ListQuery {
         if self.words.is_empty() {
             return true;
         }
-        let title = summary.title.as_deref().unwrap_or_default().to_lowercase();
+        let title = folded(summary.title.as_deref().unwrap_or_default());
         self.words.iter().all(|word| title.contains(word.as_str()))
     }
 }
@@ -356,6 +358,12 @@ impl SessionSummary {
             state: SessionState { archived: entry.is_archived, ..SessionState::default() },
         }
     }
+}
+
+/// A text in which case makes no difference: each character by itself in lower case. `str::to_lowercase` looks at what
+/// follows a sigma, so the beginning of a Greek word in capitals would not be found in the word.
+pub fn folded(text: &str) -> String {
+    text.chars().flat_map(char::to_lowercase).map(|c| if c == 'ς' { 'σ' } else { c }).collect()
 }
 
 /// The first characters of a text, white space around it aside.

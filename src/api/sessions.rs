@@ -151,7 +151,7 @@ fn question(caller: &Principal, parameters: &str) -> Result<ListQuery, Problem> 
             ("after", value) => ask.after = Some(position(name, value)?),
             ("archived", "true" | "false") => ask.archived = Some(value == "true"),
             ("archived", _) => return Err(Problem::field(name, "must be true or false")),
-            (_, words) => ask.words = words.split_whitespace().map(str::to_lowercase).collect(),
+            (_, words) => ask.words = words.split_whitespace().map(listing::folded).collect(),
         }
         Ok(())
     })?;

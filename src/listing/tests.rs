@@ -212,6 +212,40 @@ fn what_cannot_be_read_while_the_index_is_brought_up_is_counted_once_it_can() {
 }
 
 #[test]
+fn a_page_costs_the_same_however_often_its_sessions_were_changed() {
+    let world = World::new();
+    let mut calls = Vec::new();
+    for changes in [1, 2000] {
+        let parts = world.open();
+        assert!(parts.list.load());
+        if changes == 1 {
+            parts.say("s", "user", None);
+        }
+        for n in 0..changes {
+            world.now.fetch_add(1, Ordering::Relaxed);
+            parts.say("s", "system", Some(&titled(&format!("{n} {}", "x".repeat(180)))));
+        }
+        drop(parts);
+        let parts = world.open();
+        assert!(parts.list.load());
+        let before = world.disk.calls();
+        let page = parts.list.page(&ListQuery { limit: 1, ..ListQuery::default() });
+        assert_eq!(page.sessions[0].last, Some(("user".to_owned(), "hi".to_owned())));
+        calls.push(world.disk.calls() - before);
+    }
+    assert!(calls[1] < calls[0] + 20, "a search in a longer file, and no more: {calls:?}");
+}
+
+#[test]
+fn a_part_of_a_title_is_found_in_any_case() {
+    for (title, part) in
+        [("Οδυσσεας", "ΟΔΥΣ"), ("ΟΔΟΣ", "οδοσ"), ("οδος", "ΟΔΟΣ"), ("STRAẞE", "straße"), ("Été", "ÉTÉ")]
+    {
+        assert!(folded(title).contains(&folded(part)), "{title} {part}");
+    }
+}
+
+#[test]
 fn with_mongodb_the_list_says_that_sessions_may_be_missing() {
     let mut world = World::new();
     world.config.mongo.enabled = true;
