@@ -156,6 +156,20 @@ fn while_an_answer_is_given_a_rewind_waits_for_a_stop() {
 }
 
 #[test]
+fn rewinds_at_once_wait_for_one_another() {
+    let server = told();
+    let said = say(&server, &json!({"session_id": "s", "message": "a"}));
+    let to = &said["user_message_id"];
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| (0..10).for_each(|_| drop(rewind(&server, "s", &json!({"to": to})).expect(201))));
+        }
+    });
+    assert_eq!(server.client().whole_history("s").len(), 82);
+    assert_eq!(current(&server, "s"), ["a"]);
+}
+
+#[test]
 fn a_websocket_rewinds_with_a_message_and_all_clients_are_told() {
     let server = told();
     let mut one = Socket::open(&server, "session_id=s");

@@ -48,6 +48,8 @@ struct QueuedTurn {
     ticket: u64,
     key: Option<IdempotencyKey>,
     when_busy: WhenBusy,
+    /// It ends after a sync at most: others wait for it rather than be refused.
+    is_brief: bool,
 }
 
 /// The holder of a session's permit.
@@ -129,7 +131,7 @@ impl SessionQueue {
         // Turns with the same message do not count: whichever goes first, the others get its answer.
         let is_other = |key: &Option<IdempotencyKey>| waiter.key.is_none() || *key != waiter.key;
         let mut before = self.waiting.iter().take_while(|other| other.ticket != waiter.ticket);
-        before.any(|other| is_other(&other.key))
+        before.any(|other| !other.is_brief && is_other(&other.key))
             || match &self.holder {
                 None | Some(Holder::Brief) => false,
                 // The same message by another transport: it is answered soon, or over.
@@ -166,7 +168,8 @@ impl TurnQueues {
         };
         let mut inner = self.inner();
         let queue = inner.queues.entry(session.clone()).or_default();
-        let waiter = QueuedTurn { ticket: queue.next_ticket, key, when_busy: client.when_busy };
+        let is_brief = matches!(holder, Holder::Brief);
+        let waiter = QueuedTurn { ticket: queue.next_ticket, key, when_busy: client.when_busy, is_brief };
         let changed = queue.changed.clone();
         queue.next_ticket += 1;
         queue.waiting.push_back(waiter);
