@@ -7,6 +7,7 @@
 //! (server/guard.rs). What a caller may do is checked here.
 
 mod body;
+mod body_limit;
 mod chat;
 mod content;
 mod event_stream;
@@ -19,6 +20,7 @@ mod http_meters;
 mod live;
 mod metrics;
 mod names;
+mod openai;
 mod openapi;
 mod problem;
 mod query;
@@ -37,16 +39,19 @@ use std::sync::Arc;
 
 use crate::chat::Chat;
 use crate::feed::Feed;
+use crate::front::Front;
 use crate::history::History;
 use crate::listing::SessionList;
 use crate::message::Timestamp;
+use crate::permit::HeldBytes;
 
 pub use crate::chat::{Presence, Transport};
+pub use body_limit::BodyLimit;
 pub use head::RequestHead;
 pub use http::{Reply, Stream, StreamClient, StreamKind, header, json, json_bytes};
 pub use http_meters::{Answered, HttpMeters, METHOD_UNKNOWN, method_index};
 pub use live::{EventStreams, SocketService};
-pub use problem::Problem;
+pub use problem::{ErrorFormat, Problem};
 pub use reply_budget::ReplyBudget;
 pub use route::Route;
 pub use socket::{Joining, Outbox, Payload, SharedBytes, SocketCounters, SocketHandler, SocketId, Sockets, Wake};
@@ -69,8 +74,13 @@ pub trait Service: Send + Sync + 'static {
     /// Told of every reply before it is sent, to count it.
     fn answered(&self, _answered: &Answered) {}
 
-    /// Serves an admitted request. May wait: for a sync, a turn, or the next event.
-    fn handle(&self, head: &RequestHead<'_>, route: Route, body: &[u8]) -> Reply;
+    /// The limit of a route's bodies; `None`: that of the listener.
+    fn body_limit(&self, _route: Route) -> Option<&BodyLimit> {
+        None
+    }
+
+    /// Serves an admitted request, and may take its body. May wait: for a sync, a turn, or the next event.
+    fn handle(&self, head: &RequestHead<'_>, route: Route, body: &mut HeldBytes) -> Reply;
 }
 
 /// Serves every route.
@@ -81,6 +91,8 @@ pub struct Api {
     pub history: Arc<History>,
     /// The list of sessions.
     pub list: Arc<SessionList>,
+    /// The conversations of clients with OpenAI's protocol.
+    pub front: Arc<Front>,
     /// The feed.
     pub feed: Arc<Feed>,
     /// The event streams of sessions.
@@ -89,6 +101,8 @@ pub struct Api {
     pub status: Arc<StatusSources>,
     /// What large replies may hold together.
     pub outgoing: ReplyBudget,
+    /// What the bodies of requests with OpenAI's protocol may have.
+    pub front_bodies: Arc<BodyLimit>,
     /// What is counted of requests.
     pub meters: HttpMeters,
     /// When the process started.
@@ -104,7 +118,7 @@ impl Api {
 
 impl Service for Api {
     fn admit(&self, head: &RequestHead<'_>) -> Result<Route, Reply> {
-        route::find(head).map_err(|problem| problem.reply(head.request_id))
+        route::find(head).map_err(|problem| head.refusal(&problem))
     }
 
     fn is_probe(&self, path: &str) -> bool {
@@ -119,7 +133,11 @@ impl Service for Api {
         self.meters.count(answered);
     }
 
-    fn handle(&self, head: &RequestHead<'_>, route: Route, body: &[u8]) -> Reply {
+    fn body_limit(&self, route: Route) -> Option<&BodyLimit> {
+        (route == Route::Completions).then_some(&self.front_bodies)
+    }
+
+    fn handle(&self, head: &RequestHead<'_>, route: Route, body: &mut HeldBytes) -> Reply {
         let reply = match route {
             Route::Chat => turn::say(&self.chat, head, body),
             Route::Messages => chat::record(&self.chat, head, body),
@@ -134,6 +152,8 @@ impl Service for Api {
                 sessions::erase(&self.chat, mongo, head)
             }
             Route::Events => events::follow(&self.events, head),
+            Route::Completions => openai::complete((&self.front, &self.chat), head, body),
+            Route::Models => openai::models(&self.chat),
             Route::Rewind => rewind::rewind(&self.chat, head, body),
             Route::Stop => sessions::stop(&self.chat, head),
             // A listener that serves WebSockets handles this route itself.
@@ -146,7 +166,7 @@ impl Service for Api {
             Route::Readyz | Route::Health => self.status.ready(),
             Route::OpenApi => Ok(openapi::document()),
         };
-        let reply = reply.unwrap_or_else(|problem| problem.reply(head.request_id));
+        let reply = reply.unwrap_or_else(|problem| head.refusal(&problem));
         self.outgoing.weigh(reply, head)
     }
 }

@@ -20,13 +20,14 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::api::{Api, EventStreams, HttpMeters, ReplyBudget, SocketService, StatusSources};
+use crate::api::{Api, BodyLimit, EventStreams, HttpMeters, ReplyBudget, SocketService, StatusSources};
 use crate::cache::Cache;
 use crate::chat::{Chat, Transport};
 use crate::config::{Config, Fsync, Settings};
 use crate::descriptors::Descriptors;
 use crate::disk::RealDisk;
 use crate::feed::Feed;
+use crate::front::Front;
 use crate::history::{Database, History};
 use crate::hub::Hub;
 use crate::janitor::{Aside, FirstSweep, Scrubber, Sweeper};
@@ -125,7 +126,13 @@ impl App {
             sockets: sockets.clone(),
             outgoing: outgoing.clone(),
         };
-        let limits = Limits { descriptors: base.descriptors.clone(), connections_max, outgoing: outgoing.clone() };
+        let front_bodies = Arc::new(BodyLimit::new(&config.openai_front));
+        let limits = Limits {
+            descriptors: base.descriptors.clone(),
+            connections_max,
+            outgoing: outgoing.clone(),
+            front_bodies: front_bodies.clone(),
+        };
         let streams_max = event_streams_max(config, base.descriptors.share());
         let events = EventStreams::start(&sockets, streams_max, outgoing.clone());
         let events = Arc::new(events.context("the thread of event streams cannot be started")?);
@@ -134,8 +141,20 @@ impl App {
         let line = status.clone();
         let (meters, started_at) = (HttpMeters::new(), base.started_at);
         let (told, fed, followed) = (chat.clone(), feed.clone(), events.clone());
-        let api = Api { chat: told, history, list, feed: fed, events: followed, status, outgoing, meters, started_at };
-        let api = Arc::new(api);
+        let front = Arc::new(Front::new(chat.clone(), history.clone(), config, base.clock.clone()));
+        let api = Arc::new(Api {
+            chat: told,
+            history,
+            list,
+            front,
+            feed: fed,
+            events: followed,
+            status,
+            outgoing,
+            front_bodies,
+            meters,
+            started_at,
+        });
         let local =
             server.local_socket.as_ref().map(|path| start_local(path, server.max_body_bytes, &api)).transpose()?;
         let tcp = tcp::start(server, connections, api, Some(websockets))?;

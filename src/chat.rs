@@ -15,6 +15,7 @@
 mod answering;
 mod beginning;
 mod context;
+mod given;
 mod pool;
 mod records;
 mod rewinding;
@@ -24,6 +25,7 @@ mod tests;
 mod turn;
 mod turn_meters;
 mod turn_queues;
+mod unrecorded;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -36,8 +38,10 @@ use crate::logging::{self, Throttle};
 use crate::message::{self, AddedValue, Id, Metadata, SessionId};
 use crate::permit::Semaphore;
 use crate::recorder::{Durability, ErasureOutcome, Recorder};
-use crate::responder::Responder;
+use crate::responder::{Responder, ResponderError};
 
+pub use answering::Replied;
+pub use given::{BegunTurn, GivenTurn, PlannedMessage, TurnPlan};
 pub use records::{is_clear, is_help};
 pub use running::{Follow, REPLY_BYTES_MAX, RunningTurn, StartedTurn, TurnProgress};
 pub use turn::{
@@ -45,6 +49,7 @@ pub use turn::{
     TurnResult, TurnStatus, WhenBusy,
 };
 pub use turn_meters::TurnMeters;
+pub use unrecorded::Unrecorded;
 
 use pool::TurnPool;
 use records::{CLEARED, DURATION, HELPED, key_of, line, millis, user_key, user_records};
@@ -53,6 +58,9 @@ use turn_queues::{Holder, TurnQueues};
 
 /// Lines a second about turns that are refused: on a full disk, or beyond a limit, all are.
 const REFUSED_LINES_PER_SECOND: u32 = 3;
+
+/// Pieces of an answer that wait for their client; an answer waits while there are so many.
+const PASSED_MAX: usize = 64;
 
 /// Takes turns and records messages.
 pub struct Chat {
@@ -132,6 +140,20 @@ impl Chat {
     pub fn reload(&self, config: &ResponderConfig, waiting_max: usize) {
         self.waiting.set_max(waiting_max);
         self.responder.iter().for_each(|responder| responder.hide_secrets(config));
+    }
+
+    /// Whether anything answers.
+    #[must_use]
+    pub fn has_responder(&self) -> bool {
+        self.responder.is_some()
+    }
+
+    /// The models that the responder can be asked for, as [`Responder::models`] tells them; `None`: there is no responder.
+    ///
+    /// # Errors
+    /// See [`Responder::models`].
+    pub fn models(&self, until: Instant) -> Option<Result<Vec<u8>, ResponderError>> {
+        self.responder.as_ref().map(|responder| responder.models(until))
     }
 
     /// Takes a turn that waits only for a sync: without a responder, or with one that answers at once. `None`: it may
@@ -387,6 +409,12 @@ impl Chat {
     #[must_use]
     pub fn meters(&self) -> &TurnMeters {
         &self.meters
+    }
+
+    /// Whether a given request is passed on as it came, and needs no conversation beside it.
+    #[must_use]
+    pub fn passes_on(&self) -> bool {
+        self.responder.as_ref().is_some_and(|responder| responder.passes_on())
     }
 
     /// Figures for the status.

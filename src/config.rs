@@ -41,8 +41,8 @@ pub use secret::{Secret, redact_uri};
 pub use settings::{Reload, Settings};
 pub use types::{
     AuthConfig, BatchConfig, CacheConfig, Config, Fsync, HistoryConfig, JournalConfig, LogConfig, LogFormat,
-    MongoConfig, OnDisconnect, OpenAiConfig, ResponderConfig, ResponderKind, ServerConfig, Timeouts, TokenConfig,
-    WebsocketConfig,
+    MongoConfig, OnDisconnect, OpenAiConfig, OpenAiFrontConfig, ResponderConfig, ResponderKind, ServerConfig, Timeouts,
+    TokenConfig, WebsocketConfig,
 };
 
 use std::path::Path;

@@ -11,6 +11,7 @@
 //! | `erasures_pending.jsonl` | erasures that MongoDB has still to carry out |
 //! | `transcript_lengths` | the length of each transcript at its last sync |
 //! | `sessions.index` | what the list of sessions says |
+//! | `conversations` | which conversations of clients with OpenAI's protocol begin and end how |
 //! | `first_sweep` | when the first sweep may remove something |
 //! | `recovered.jsonl` | messages that a repair took out of the quarantine |
 //! | `quarantine/` | copies that were set aside |
@@ -118,6 +119,12 @@ pub fn transcript_lengths(journal: &Path) -> PathBuf {
 #[must_use]
 pub fn session_index(journal: &Path) -> PathBuf {
     journal.join("sessions.index")
+}
+
+/// How conversations of clients with OpenAI's protocol begin and end.
+#[must_use]
+pub fn conversations(journal: &Path) -> PathBuf {
+    journal.join("conversations")
 }
 
 /// When the first sweep may remove something.

@@ -3,6 +3,7 @@
 //! A permit is never waited for: when all are taken, the caller tells its client. Not for queues and tables, which have
 //! an order or entries.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -75,6 +76,52 @@ impl Permit {
     }
 }
 
+/// Bytes that may count among those that others hold at the same time.
+#[derive(Debug, Default)]
+pub struct HeldBytes {
+    bytes: Vec<u8>,
+    permit: Option<Permit>,
+}
+
+impl HeldBytes {
+    /// To append to; afterwards they are counted, where they count.
+    pub fn bytes(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+
+    /// Counts all that are there now among those of `held`, until this is dropped or cleared. `false`: that many are not
+    /// left.
+    #[must_use]
+    pub fn count(&mut self, held: &Arc<Semaphore>) -> bool {
+        if self.permit.is_none() {
+            self.permit = held.try_acquire_many(0);
+        }
+        self.permit.as_mut().is_some_and(|permit| permit.resize(self.bytes.len()))
+    }
+
+    /// Leaves nothing, and no buffer of more than `kept` bytes.
+    pub fn clear(&mut self, kept: usize) {
+        self.bytes.clear();
+        self.bytes.shrink_to(kept);
+        self.permit = None;
+    }
+}
+
+impl Deref for HeldBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl From<Vec<u8>> for HeldBytes {
+    /// Bytes that do not count.
+    fn from(bytes: Vec<u8>) -> Self {
+        Self { bytes, permit: None }
+    }
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
         self.semaphore.taken.fetch_sub(self.count, Ordering::SeqCst);
@@ -105,6 +152,21 @@ mod tests {
         assert!(permit.resize(3) && semaphore.taken() == 3);
         drop((permit, none));
         assert_eq!(semaphore.taken(), 0);
+    }
+
+    #[test]
+    fn bytes_count_as_they_grow_and_come_back_when_they_are_cleared() {
+        let (held, mut bytes) = (Semaphore::new(10), HeldBytes::default());
+        bytes.bytes().extend_from_slice(&[0; 6]);
+        assert!(held.taken() == 0 && bytes.count(&held) && held.taken() == 6);
+        let mut others = HeldBytes::from(vec![0; 5]);
+        assert!(!others.count(&held) && held.taken() == 6);
+        bytes.bytes().extend_from_slice(&[0; 5]);
+        assert!(!bytes.count(&held) && bytes.len() == 11 && held.taken() == 6);
+        bytes.clear(0);
+        assert!(bytes.is_empty() && others.count(&held) && held.taken() == 5);
+        drop(others);
+        assert_eq!(held.taken(), 0);
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod command;
 mod echo;
 mod excerpt;
 mod interface;
+mod models;
 #[cfg_attr(not(feature = "openai"), path = "responder/openai/without.rs")]
 mod openai;
 mod output_limit;
@@ -18,7 +19,10 @@ use crate::config::{ResponderConfig, ResponderKind};
 
 pub use command::CommandResponder;
 pub use echo::Echo;
-pub use interface::{Answer, ContextLimit, Question, Responder, ResponderError, without_quotation};
+pub use interface::{
+    Answer, ContextLimit, GivenRequest, PassedOn, Question, Responder, ResponderError, without_quotation,
+};
+pub use models::model_list;
 pub use openai::OpenAi;
 pub use output_limit::TEXT_BYTES_MAX;
 pub use stop::Stop;

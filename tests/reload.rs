@@ -322,6 +322,26 @@ fn streaming(server: &Server) -> Option<BufReader<TcpStream>> {
 }
 
 #[test]
+fn limits_of_the_bodies_of_openai_clients_change_with_a_hangup() {
+    let mut server = Server::start(Options::default());
+    let messages = json!([{"role": "user", "content": "x".repeat(5000)}]);
+    let body = json!({"messages": messages, "store": false});
+    let send = |server: &Server| {
+        let by_tcp = server.client().post("/v1/chat/completions", &body).status;
+        (by_tcp, server.local_client().post("/v1/chat/completions", &body).status)
+    };
+    assert_eq!(send(&server), (200, 200));
+    let options = Options::default().set("openai_front.max_request_bytes", 4096);
+    reload(&mut server, options.clone(), "openai_front.max_request_bytes");
+    assert_eq!(send(&server), (413, 413));
+    let options = options.set("openai_front.max_held_bytes", 4096);
+    reload(&mut server, options, "openai_front.max_held_bytes");
+    let both = "openai_front.max_request_bytes, openai_front.max_held_bytes";
+    reload(&mut server, Options::default(), both);
+    assert_eq!(send(&server), (200, 200));
+}
+
+#[test]
 fn limits_of_requests_and_connections_change_with_a_hangup() {
     let mut server = Server::start(Options::default());
     let body = json!({"role": "user", "text": "x".repeat(5000)});

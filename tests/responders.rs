@@ -27,7 +27,14 @@ fn question(messages: &[(&str, &str, &str)]) -> Question {
         made.push(Arc::new(draft.prepare().seal(ids.next_id())));
     }
     let user = made.last().unwrap().id();
-    Question { session, user, messages: made, stop: Stop::default(), until: Instant::now() + Duration::from_secs(30) }
+    Question {
+        session,
+        user,
+        messages: made,
+        stop: Stop::default(),
+        until: Instant::now() + Duration::from_secs(30),
+        given: None,
+    }
 }
 
 fn ask(responder: &dyn Responder, question: &Question) -> (String, Result<Answer, ResponderError>) {

@@ -72,6 +72,28 @@ pub fn object<'a, T: Deserialize<'a>>(body: &'a [u8], shape: &Shape) -> Result<T
     read(body, Named::new(shape)).map_err(|e| explain(body, &e, |value| wrong_in_object(value, shape, "")))
 }
 
+/// Reads an object of that shape which may have any other fields. `wrong` finds what else is wrong with one.
+///
+/// # Errors
+/// 400 or 422, naming the field. The same body fails again.
+pub fn open_object<'a, T: Deserialize<'a>>(
+    body: &'a [u8],
+    shape: &Shape,
+    wrong: impl Fn(&Map<String, Value>) -> Option<Problem>,
+) -> Result<T, Problem> {
+    let read = match body.trim_ascii_start().first() {
+        // Serde would take it for the fields in order.
+        Some(b'[') => Err(serde::de::Error::custom("an array")),
+        _ => serde_json::from_slice(body),
+    };
+    read.map_err(|e| {
+        explain(body, &e, |value| {
+            let Some(map) = value.as_object() else { return Some(no_object("")) };
+            wrong_field(map, shape, "").or_else(|| wrong(map))
+        })
+    })
+}
+
 /// Reads an array of objects of that shape.
 ///
 /// # Errors
@@ -107,15 +129,21 @@ fn explain(body: &[u8], error: &serde_json::Error, find: impl Fn(&Value) -> Opti
 }
 
 fn wrong_in_object(value: &Value, shape: &Shape, path: &str) -> Option<Problem> {
-    let Some(map) = value.as_object() else {
-        let what = if path.is_empty() { "the body".to_owned() } else { path.trim_end_matches('.').to_owned() };
-        return Some(Problem::new(422, "invalid_body", format!("{what} must be a JSON object")));
-    };
+    let Some(map) = value.as_object() else { return Some(no_object(path)) };
     let known = || shape.iter().map(|(name, _)| *name);
     let unknown = || map.keys().filter(|name| !known().any(|known| known == **name));
     if let Some((name, meant)) = unknown().find_map(|name| Some((name, names::meant(name, known())?))) {
         return Some(Problem::misspelt(&format!("{path}{name}"), "field", meant));
     }
+    wrong_field(map, shape, path)
+}
+
+fn no_object(path: &str) -> Problem {
+    let what = if path.is_empty() { "the body" } else { path.trim_end_matches('.') };
+    Problem::new(422, "invalid_body", format!("{what} must be a JSON object"))
+}
+
+fn wrong_field(map: &Map<String, Value>, shape: &Shape, path: &str) -> Option<Problem> {
     let (name, kind) = shape.iter().find(|(name, kind)| !kind.fits(map.get(*name)))?;
     let missing = if map.contains_key(*name) { "" } else { "is missing: it " };
     Some(Problem::field(&format!("{path}{name}"), &format!("{missing}{}", kind.rule())))

@@ -47,17 +47,7 @@ fn media_type<'a>(head: &RequestHead<'a>) -> Option<&'a str> {
 /// # Errors
 /// 400 or 415: it is neither JSON nor a form, or not UTF-8. The same body fails again.
 pub(super) fn json<'b>(head: &RequestHead<'_>, body: &'b [u8], shape: &Shape) -> Result<Cow<'b, [u8]>, Problem> {
-    let body = without_bom(body);
-    // Neither JSON nor a form begins with any of these.
-    match body {
-        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, _, ..] | [_, 0, ..] => {
-            return Err(Problem::new(400, "malformed_json", "the body is UTF-16 or UTF-32; send it as UTF-8"));
-        }
-        [0x1f, 0x8b, ..] => {
-            return Err(Problem::new(415, "unsupported_encoding", "the body is gzip; send it as it is"));
-        }
-        _ => {}
-    }
+    let body = plain_text(body)?;
     match (media_type(head), body.trim_ascii_start().first()) {
         (Some(kind), first) if !kind.eq_ignore_ascii_case(JSON) && !matches!(first, Some(b'{' | b'[')) => {
             form(body, shape).map(Cow::Owned)
@@ -65,6 +55,33 @@ pub(super) fn json<'b>(head: &RequestHead<'_>, body: &'b [u8], shape: &Shape) ->
         (None, Some(b'{' | b'[')) | (Some(_), _) => Ok(whole_characters(body)),
         (None, None) => Err(Problem::new(400, "malformed_json", "the body is empty; send a JSON object")),
         (None, Some(_)) => Err(unsupported("and this one begins like neither")),
+    }
+}
+
+/// The same of a call that takes no form.
+///
+/// # Errors
+/// 400 or 415: it is not JSON, or not UTF-8. The same body fails again.
+pub(super) fn json_only<'b>(head: &RequestHead<'_>, body: &'b [u8]) -> Result<Cow<'b, [u8]>, Problem> {
+    let body = plain_text(body)?;
+    let is_json = media_type(head).is_some_and(|kind| kind.eq_ignore_ascii_case(JSON));
+    match body.trim_ascii_start().first() {
+        Some(b'{' | b'[') => Ok(whole_characters(body)),
+        _ if is_json => Ok(Cow::Borrowed(body)),
+        _ => Err(Problem::new(415, "unsupported_media_type", format!("the body is taken as {JSON}: a JSON object"))),
+    }
+}
+
+/// A body without its byte order mark, unless it can be seen at its beginning to be neither JSON nor a form.
+fn plain_text(body: &[u8]) -> Result<&[u8], Problem> {
+    let body = without_bom(body);
+    // Neither JSON nor a form begins with any of these.
+    match body {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, _, ..] | [_, 0, ..] => {
+            Err(Problem::new(400, "malformed_json", "the body is UTF-16 or UTF-32; send it as UTF-8"))
+        }
+        [0x1f, 0x8b, ..] => Err(Problem::new(415, "unsupported_encoding", "the body is gzip; send it as it is")),
+        _ => Ok(body),
     }
 }
 

@@ -7,7 +7,8 @@ use tiny_http::{Header, Method};
 use crate::access::Principal;
 use crate::chat::{Presence, Transport};
 
-use super::Problem;
+use super::problem::ErrorFormat;
+use super::{Problem, Reply};
 
 /// A request without its body.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +38,12 @@ impl<'a> RequestHead<'a> {
     #[must_use]
     pub fn header(&self, name: &'static str) -> Option<&'a str> {
         self.headers.iter().find(|h| h.field.equiv(name)).map(|h| h.value.as_str())
+    }
+
+    /// The reply with a problem, in the shape that its path has.
+    #[must_use]
+    pub fn refusal(&self, problem: &Problem) -> Reply {
+        problem.reply(ErrorFormat::of(self.path), self.request_id)
     }
 
     /// The value of a field that may occur once.

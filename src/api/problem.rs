@@ -1,4 +1,5 @@
-//! Error replies: `application/problem+json` (RFC 9457), with `code`, `field` and `request_id` added.
+//! Error replies: `application/problem+json` (RFC 9457), with `code`, `field` and `request_id` added. Below `/v1/` they have the
+//! shape of OpenAI's protocol, whose clients show nothing of another.
 //!
 //! A detail never quotes a token or a message's text.
 
@@ -7,6 +8,7 @@ use tiny_http::StatusCode;
 
 use crate::access::{Access, Principal, SessionPrefix};
 use crate::chat::TurnError;
+use crate::front::{FrontError, InvalidMessage};
 use crate::journal::AppendError;
 use crate::message::LINE_BYTES_MAX;
 
@@ -40,8 +42,41 @@ struct ProblemBody<'a> {
     request_id: &'a str,
 }
 
+/// The shape of an error reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorFormat {
+    /// RFC 9457.
+    Problem,
+    /// OpenAI's.
+    OpenAi,
+}
+
+impl ErrorFormat {
+    /// That of the replies to requests for this path.
+    #[must_use]
+    pub fn of(path: &str) -> Self {
+        if path.starts_with("/v1/") { Self::OpenAi } else { Self::Problem }
+    }
+}
+
+#[derive(Serialize)]
+struct OpenAiBody<'a> {
+    error: OpenAiError<'a>,
+}
+
+#[derive(Serialize)]
+struct OpenAiError<'a> {
+    message: &'a str,
+    r#type: &'a str,
+    param: Option<&'a str>,
+    code: &'a str,
+}
+
 /// The field with which 401 and 403 say what would be right (RFC 9110, 11.6.1).
 const CHALLENGE: &str = "WWW-Authenticate";
+
+/// Statuses that OpenAI's clients would try again, though that is of no use; they obey a header that says so.
+const NO_RETRY: [u16; 3] = [409, 501, 507];
 
 fn whose(caller: &Principal) -> String {
     caller.token().map_or_else(|| "this request".to_owned(), |name| format!("the token {name}"))
@@ -155,12 +190,38 @@ impl Problem {
         serde_json::to_vec(&body).expect("strings and numbers always serialise")
     }
 
+    /// The body in OpenAI's shape:
+    ///
+    /// ```json
+    /// {"error":{"message":"`n` must be 1","type":"invalid_request_error","param":"n","code":"invalid_field"}}
+    /// ```
+    #[must_use]
+    pub fn openai_json(&self) -> Vec<u8> {
+        let kind = match self.status {
+            401 => "authentication_error",
+            403 => "permission_error",
+            429 => "rate_limit_error",
+            400..=499 => "invalid_request_error",
+            _ => "server_error",
+        };
+        let param = self.field.as_deref();
+        let error = OpenAiError { message: &self.detail, r#type: kind, param, code: self.code };
+        serde_json::to_vec(&OpenAiBody { error }).expect("strings always serialise")
+    }
+
     /// The reply with this problem.
     #[must_use]
-    pub fn reply(&self, request_id: &str) -> Reply {
-        let mut headers = vec![header("Content-Type", "application/problem+json")];
+    pub fn reply(&self, format: ErrorFormat, request_id: &str) -> Reply {
+        let (kind, body) = match format {
+            ErrorFormat::Problem => ("application/problem+json", self.json(request_id)),
+            ErrorFormat::OpenAi => ("application/json", self.openai_json()),
+        };
+        let mut headers = vec![header("Content-Type", kind)];
         headers.extend(self.header.iter().map(|(name, value)| header(name, value)));
-        full(self.status, headers, self.json(request_id))
+        if format == ErrorFormat::OpenAi && NO_RETRY.contains(&self.status) {
+            headers.push(header("X-Should-Retry", "false"));
+        }
+        full(self.status, headers, body)
     }
 }
 
@@ -198,5 +259,56 @@ impl From<TurnError> for Problem {
             TurnError::NothingThere(_) => return Self::nothing_there("rewind_to"),
         };
         Self::unavailable(code, format!("{no_turn}; nothing of this one was kept"), retry_after_seconds)
+    }
+}
+
+impl From<FrontError> for Problem {
+    /// As that of a turn; 422 names the message that cannot be recorded.
+    fn from(refusal: FrontError) -> Self {
+        match refusal {
+            FrontError::Turn(no_turn) => no_turn.into(),
+            FrontError::Message(invalid) => invalid.into(),
+        }
+    }
+}
+
+impl From<InvalidMessage> for Problem {
+    fn from(InvalidMessage { place, rule }: InvalidMessage) -> Self {
+        Self::field(&place, &rule)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn below_v1_an_error_has_the_shape_that_openai_clients_read() {
+        let told = |problem: &Problem| String::from_utf8(problem.openai_json()).unwrap();
+        assert_eq!(
+            told(&Problem::field("messages[0].role", "must be \"x\"")),
+            r#"{"error":{"message":"`messages[0].role` must be \"x\"","type":"invalid_request_error","param":"messages[0].role","code":"invalid_field"}}"#
+        );
+        for (status, kind) in [
+            (400, "invalid_request_error"),
+            (401, "authentication_error"),
+            (403, "permission_error"),
+            (413, "invalid_request_error"),
+            (429, "rate_limit_error"),
+            (501, "server_error"),
+            (503, "server_error"),
+        ] {
+            assert!(told(&Problem::new(status, "c", "d")).contains(&format!(r#""type":"{kind}","param":null"#)));
+        }
+        for (path, format) in [
+            ("/v1/models", ErrorFormat::OpenAi),
+            ("/v1/", ErrorFormat::OpenAi),
+            ("/v1", ErrorFormat::Problem),
+            ("/v10/x", ErrorFormat::Problem),
+            ("/api/chat", ErrorFormat::Problem),
+            ("", ErrorFormat::Problem),
+        ] {
+            assert_eq!(ErrorFormat::of(path), format, "{path}");
+        }
     }
 }

@@ -55,7 +55,7 @@ impl ReplyBudget {
             return Reply::Full(response);
         }
         let permit = match self.take(bytes) {
-            Err(problem) if matches!(head.method, Method::Get) => return problem.reply(head.request_id),
+            Err(problem) if matches!(head.method, Method::Get) => return head.refusal(&problem),
             permit => permit.ok(),
         };
         let (status, headers) = (response.status_code(), response.headers().to_vec());

@@ -36,6 +36,10 @@ pub enum Route {
     Stop,
     /// `POST /api/chat/sessions/{id}/rewind`
     Rewind,
+    /// `POST /v1/chat/completions`
+    Completions,
+    /// `GET /v1/models`
+    Models,
     /// `GET /ws/chat`, which becomes a WebSocket
     Socket,
     /// `GET /api/storage/status`
@@ -68,6 +72,8 @@ pub(super) const TABLE: &[(&str, &str, Access, Route)] = &[
     ("/api/chat/sessions/{id}/events", "GET, HEAD", Access::Read, Route::Events),
     ("/api/chat/sessions/{id}/stop", "POST", Access::Write, Route::Stop),
     ("/api/chat/sessions/{id}/rewind", "POST", Access::Write, Route::Rewind),
+    ("/v1/chat/completions", "POST", Access::Write, Route::Completions),
+    ("/v1/models", "GET, HEAD", Access::Read, Route::Models),
     ("/ws/chat", "GET, HEAD", Access::Read, Route::Socket),
     ("/api/storage/status", "GET, HEAD", Access::Read, Route::Status),
     ("/api/storage/resend", "POST", Access::Admin, Route::Resend),

@@ -15,10 +15,10 @@ use serde_json::{Map, Value};
 use crate::history::History;
 use crate::journal::{AppendError, NewRecord, ReplyTo};
 use crate::logging::{self, RequestId};
-use crate::message::{self, Metadata, SessionId};
+use crate::message::{self, Message, Metadata, SessionId};
 use crate::permit::Permit;
 use crate::recorder::Recorder;
-use crate::responder::{Answer, Question, Responder, ResponderError, without_quotation};
+use crate::responder::{Answer, GivenRequest, PassedOn, Question, Responder, ResponderError, without_quotation};
 
 use super::context;
 use super::records::{DURATION, millis};
@@ -30,7 +30,7 @@ use super::turn_queues::TurnPermit;
 /// The longest reason of a failure, in bytes as the line stores it; the rest is cut off.
 const REASON_BYTES_MAX: usize = 16 << 10;
 /// The longest metadata of an answer, in bytes; longer metadata is dropped whole.
-const METADATA_BYTES_MAX: usize = 1 << 20;
+const METADATA_BYTES_MAX: usize = 3 << 20;
 
 /// A turn to be answered, and what that needs.
 pub(super) struct Answering {
@@ -44,13 +44,24 @@ pub(super) struct Answering {
     pub(super) transport: Transport,
     /// The request that began it.
     pub(super) request: Option<RequestId>,
-    /// How long the responder took, once it was asked.
-    pub(super) took: Option<Duration>,
+    /// The request that is answered as it is.
+    pub(super) given: Option<GivenAnswer>,
     pub(super) timeout: Duration,
     /// Given back first, with the turn's slot.
     pub(super) seat: Option<Permit>,
     /// `None` once the end was told.
     pub(super) place: Option<TurnPermit>,
+}
+
+/// Is told of a reply that is recorded: its text and its metadata.
+pub type Replied = Box<dyn FnOnce(&str, &Map<String, Value>) + Send>;
+
+/// A request that is answered as it is.
+pub(super) struct GivenAnswer {
+    pub(super) request: GivenRequest,
+    /// The conversation, for a responder that does not pass the request on.
+    pub(super) context: Vec<Arc<Message>>,
+    pub(super) replied: Replied,
 }
 
 /// The reply to be recorded.
@@ -68,16 +79,27 @@ impl Answering {
         let mut told = Map::new();
         let began = Instant::now();
         let answer = self.answer(&mut told);
-        self.took = Some(began.elapsed());
+        let took = began.elapsed();
         self.free();
-        let end = self.record(answer, told);
-        self.end(end);
+        let end = self.record(answer, told, took);
+        self.end(end, Some(took));
     }
 
     /// Asks the responder; `told` gets what is to be told of the question.
     fn answer(&self, told: &mut Map<String, Value>) -> Result<Answer, ResponderError> {
         let running = &self.running;
         let until = Instant::now() + self.timeout;
+        let question = |messages, given| Question {
+            session: running.session().clone(),
+            user: running.user(),
+            messages,
+            stop: running.stop_word(),
+            until,
+            given,
+        };
+        if let Some(given) = &self.given {
+            return self.ask(&question(given.context.clone(), Some(given.request.clone())));
+        }
         let context = match context::up_to(&self.history, running.session(), running.user(), self.responder.context()) {
             Ok(Some(context)) => context,
             Ok(None) => {
@@ -92,36 +114,40 @@ impl Answering {
         if context.is_partial {
             told.insert("context".into(), "partial".into());
         }
-        let question = Question {
-            session: running.session().clone(),
-            user: running.user(),
-            messages: context.messages,
-            stop: running.stop_word(),
-            until,
-        };
-        let ask = || self.responder.answer(&question, &mut |piece| running.say(piece));
+        self.ask(&question(context.messages, None))
+    }
+
+    fn ask(&self, question: &Question) -> Result<Answer, ResponderError> {
+        let ask = || ask(&*self.responder, question, &mut |piece| self.running.say(piece));
         catch_unwind(AssertUnwindSafe(ask)).unwrap_or_else(|_| {
             self.meters.panics.add(1);
             Err(ResponderError::Failed(format!("a fault in the responder; {}", logging::in_the_log())))
         })
     }
 
-    /// Records the reply, unless its session was erased.
-    fn record(&self, answer: Result<Answer, ResponderError>, told: Map<String, Value>) -> TurnEnd {
+    /// Records the reply, unless its session was erased, or a given request was refused before its answer began.
+    fn record(&mut self, answer: Result<Answer, ResponderError>, told: Map<String, Value>, took: Duration) -> TurnEnd {
         let heard = self.place.as_ref().map(|place| place.begin_recording(&self.running));
         let (text, why) = heard.unwrap_or_default();
         if why == Some(Why::Erased) {
             return Ok(TurnResult { reply: None, text, status: TurnStatus::Cancelled });
         }
+        if let Err(ResponderError::Refused(reason)) = answer {
+            return Ok(TurnResult { reply: None, text: reason, status: TurnStatus::Error });
+        }
         let mut verdict = FinalReply::of(answer, text, why);
         verdict.metadata.extend(told);
-        verdict.metadata.extend(self.took.map(|took| (DURATION.to_owned(), millis(took).into())));
+        verdict.metadata.insert(DURATION.into(), millis(took).into());
+        let given = self.given.take();
+        given.iter().for_each(|given| given.mark(&mut verdict.metadata));
         let line = verdict.line(self.running.session(), self.transport);
         // The reply carries the key too, so that it is found after a restart.
         let key = self.running.key().copied();
         let kept = self.recorder.record(vec![NewRecord::Message { line, key, reply_to: self.reply_to }])?;
         self.meters.recorded(&kept[0], "assistant", self.transport);
-        Ok(TurnResult { reply: Some(kept[0].id()), text: verdict.text, status: verdict.status })
+        let result = TurnResult { reply: Some(kept[0].id()), text: verdict.text, status: verdict.status };
+        given.into_iter().for_each(|given| given.recorded(&result, &verdict.metadata));
+        Ok(result)
     }
 
     /// Gives back what others may take once the responder has ended.
@@ -130,11 +156,11 @@ impl Answering {
         self.seat = None;
     }
 
-    fn end(&mut self, end: TurnEnd) {
+    fn end(&mut self, end: TurnEnd, took: Option<Duration>) {
         let Some(place) = self.place.take() else { return };
         match &end {
             Ok(said) => {
-                self.meters.ended(said.status, self.took);
+                self.meters.ended(said.status, took);
                 if said.status == TurnStatus::Error {
                     let traced = log::log_enabled!(log::Level::Trace);
                     let reason = if traced { &said.text } else { without_quotation(&said.text) };
@@ -143,7 +169,7 @@ impl Answering {
                 }
             }
             Err(refusal) => {
-                self.meters.ended(TurnStatus::Error, self.took);
+                self.meters.ended(TurnStatus::Error, took);
                 let (user, session) = (self.running.user(), self.running.session());
                 log::error!("[CHAT TURN] The answer to {user} in session {session} cannot be recorded: {refusal}");
             }
@@ -157,13 +183,47 @@ impl Answering {
     }
 }
 
+impl GivenAnswer {
+    /// Notes in the metadata of a reply that its client went away before it had all of it.
+    pub(super) fn mark(&self, metadata: &mut Map<String, Value>) {
+        if !self.request.is_followed() {
+            let openai = metadata.entry("openai").or_insert_with(|| Map::new().into());
+            openai.as_object_mut().into_iter().for_each(|openai| drop(openai.insert("unread".into(), true.into())));
+        }
+    }
+
+    /// Tells of a reply that is recorded.
+    pub(super) fn recorded(self, reply: &TurnResult, metadata: &Map<String, Value>) {
+        if reply.reply.is_some() {
+            (self.replied)(&reply.text, metadata);
+        }
+    }
+}
+
+/// Asks the responder. The pieces of the answer go to `say`, and to the client of a given request, if the responder does not
+/// pass them on itself.
+pub(super) fn ask(
+    responder: &dyn Responder,
+    question: &Question,
+    say: &mut dyn FnMut(&str),
+) -> Result<Answer, ResponderError> {
+    let Some(given) = question.given.as_ref().filter(|_| !responder.passes_on()) else {
+        return responder.answer(question, say);
+    };
+    let mut is_taken = true;
+    responder.answer(question, &mut |piece| {
+        say(piece);
+        is_taken = is_taken && given.pass(PassedOn::Text(piece.to_owned()), &question.stop, question.until);
+    })
+}
+
 impl Drop for Answering {
     /// Ends the turn, also after a panic or if its thread never ran it.
     fn drop(&mut self) {
         self.free();
         if self.place.is_some() {
             let _ = self.running.begin_recording();
-            self.end(Err(AppendError::Unavailable("the turn met a fault of chatkeep's own; see its log".into())));
+            self.end(Err(AppendError::Unavailable("the turn met a fault of chatkeep's own; see its log".into())), None);
         }
     }
 }

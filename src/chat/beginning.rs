@@ -17,9 +17,9 @@ use crate::logging;
 use crate::message::{Id, SessionId};
 use crate::permit::Permit;
 
-use super::answering::Answering;
+use super::answering::{Answering, GivenAnswer};
 use super::context::MONGO_WAIT;
-use super::pool::ResponderSlot;
+use super::pool::{AnswerTask, ResponderSlot};
 use super::records::{self, user_key, user_record, user_records};
 use super::running::{By, Follow, RunningTurn, StartedTurn};
 use super::turn::{Rewind, Transport, Turn, TurnClient, TurnError, TurnStatus, WhenBusy};
@@ -111,12 +111,12 @@ impl Chat {
         let ResponderSlot { place: slot, seat, turns } = slot;
         let begun = (turn.session.clone(), kept.id(), key);
         let running = Arc::new(RunningTurn::new(begun, self.hub.clone(), on_disconnect, slot));
-        self.run(running.clone(), place, (seat, turns), (turn.transport, reply_to));
+        self.run(running.clone(), place, (seat, turns), (turn.transport, reply_to), None);
         Ok(StartedTurn::Follow(Follow::new(running, is_before(&kept), waiting)))
     }
 
     /// Has the turn end that no client has followed for the longest time, and takes its slot.
-    fn make_way(&self) -> Option<Permit> {
+    pub(super) fn make_way(&self) -> Option<Permit> {
         let since = |running: Arc<RunningTurn>| Some((running.abandoned_since()?, running));
         let mut abandoned: Vec<_> = self.queues.all_running().into_iter().filter_map(since).collect();
         abandoned.sort_by_key(|(since, _)| *since);
@@ -129,12 +129,13 @@ impl Chat {
     }
 
     /// Has a turn answered on a thread.
-    fn run(
+    pub(super) fn run(
         &self,
         running: Arc<RunningTurn>,
         place: TurnPermit,
-        (seat, turns): (Permit, Sender<Answering>),
+        (seat, turns): (Permit, Sender<AnswerTask>),
         (transport, reply_to): (Transport, ReplyTo),
+        given: Option<GivenAnswer>,
     ) {
         let Some(responder) = self.responder.clone() else { return };
         running.tell_start();
@@ -147,14 +148,14 @@ impl Chat {
             running,
             reply_to,
             transport,
-            took: None,
+            given,
             request: logging::current(),
             timeout: self.timeout,
             seat: Some(seat),
             place: Some(place),
         };
         // The slot guarantees space and a thread.
-        let _ = turns.send(answering);
+        let _ = turns.send(Box::new(|| answering.run()));
     }
 
     /// The user's message, if its key was used before: its rewind was recorded then.

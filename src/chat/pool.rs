@@ -16,8 +16,10 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use crate::permit::{Permit, Semaphore};
 use crate::thread;
 
-use super::answering::Answering;
 use super::turn::TurnError;
+
+/// What a thread does with its slot: it has one answer given.
+pub(super) type AnswerTask = Box<dyn FnOnce() + Send>;
 
 /// The threads and their slots.
 pub(super) struct TurnPool {
@@ -25,7 +27,7 @@ pub(super) struct TurnPool {
     /// Responders that are asked, with those that are being stopped.
     seats: Arc<Semaphore>,
     threads: Mutex<PoolThreads>,
-    turns: Receiver<Answering>,
+    turns: Receiver<AnswerTask>,
     /// Closes when every thread has ended.
     ended: Receiver<()>,
 }
@@ -38,7 +40,7 @@ struct PoolThreads {
 
 struct PoolSenders {
     /// Holds a turn for each seat, so it is never full: handing a turn over never waits.
-    turns: Sender<Answering>,
+    turns: Sender<AnswerTask>,
     /// Nothing is sent: each thread holds a clone, so the channel closes when all have ended.
     alive: Sender<()>,
 }
@@ -49,7 +51,7 @@ pub(super) struct ResponderSlot {
     pub(super) place: Permit,
     /// Given back when the responder has ended.
     pub(super) seat: Permit,
-    pub(super) turns: Sender<Answering>,
+    pub(super) turns: Sender<AnswerTask>,
 }
 
 impl TurnPool {
@@ -112,9 +114,9 @@ impl TurnPool {
     }
 }
 
-fn answer(turns: &Receiver<Answering>, _alive: &Sender<()>) {
+fn answer(turns: &Receiver<AnswerTask>, _alive: &Sender<()>) {
     for turn in turns {
         // A turn that panics has told its followers.
-        let _ = catch_unwind(AssertUnwindSafe(|| turn.run()));
+        let _ = catch_unwind(AssertUnwindSafe(turn));
     }
 }

@@ -29,7 +29,7 @@ use crate::message::{Id, SessionId};
 use crate::permit::Permit;
 use crate::responder::Stop;
 
-use super::turn::{Presence, TurnEnd, TurnOutcome};
+use super::turn::{Presence, TurnEnd, TurnOutcome, TurnResult, TurnStatus};
 
 /// The longest reply, in bytes as its line stores it: a third of the longest line, so that it always fits with
 /// metadata, and as part of a failed reply.
@@ -314,6 +314,13 @@ impl RunningTurn {
         waited.unwrap_or_else(PoisonError::into_inner).0.end.clone()
     }
 
+    /// Waits until no request follows it any more or it is over, at most until `until`.
+    pub fn wait_until_left(&self, until: Instant) {
+        let left = until.saturating_duration_since(Instant::now());
+        let is_followed = |live: &mut TurnState| live.followers > 0 && live.end.is_none();
+        drop(self.changed.wait_timeout_while(self.live(), left, is_followed));
+    }
+
     fn tell(&self, what: TurnEventKind) {
         self.hub.tell(Told { session: self.session.clone(), user: self.user, what });
     }
@@ -335,7 +342,12 @@ impl RunningTurn {
         let telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
         self.live().phase = TurnPhase::Ended;
         self.changed.notify_all();
-        self.tell(TurnEventKind::Ended { failure: end.as_ref().err().map(ToString::to_string) });
+        let failure = match end {
+            Err(refusal) => Some(refusal.to_string()),
+            Ok(TurnResult { reply: None, status: TurnStatus::Error, text }) => Some(text.clone()),
+            Ok(_) => None,
+        };
+        self.tell(TurnEventKind::Ended { failure });
         drop(telling);
     }
 
@@ -354,6 +366,7 @@ impl RunningTurn {
         let mut live = self.live();
         live.followers = live.followers.saturating_sub(1);
         drop(live);
+        self.changed.notify_all();
         self.unfollowed();
     }
 

@@ -29,7 +29,7 @@ pub(super) fn check(
     is_sound: &dyn Fn(&str) -> bool,
 ) -> Vec<ConfigError> {
     const RULES: [fn(&Config) -> Option<Broken>; 9] =
-        [listen, segment_bytes, idle_timeout, max_bytes, disk_path, command, openai, model, mongo];
+        [listen, segment_bytes, held_bytes, idle_timeout, max_bytes, disk_path, command, openai, mongo];
     let broken = RULES.iter().filter_map(|rule| rule(config));
     let told = broken.filter(|broken| is_sound(broken.path) && broken.with.iter().all(|other| is_sound(other)));
     told.map(|Broken { path, value, rule, .. }| ConfigError::Value { path: origin(path).to_owned(), value, rule })
@@ -90,6 +90,12 @@ fn segment_bytes(config: &Config) -> Option<Broken> {
     at_least("journal.segment_bytes", &["server.max_body_bytes"], config.journal.segment_bytes, least, why)
 }
 
+fn held_bytes(config: &Config) -> Option<Broken> {
+    let (held, least) = (config.openai_front.max_held_bytes as u64, config.openai_front.max_request_bytes as u64);
+    let (path, with) = ("openai_front.max_held_bytes", &["openai_front.max_request_bytes"]);
+    at_least(path, with, held, least, "so that one request of openai_front.max_request_bytes fits")
+}
+
 fn idle_timeout(config: &Config) -> Option<Broken> {
     let (idle, least) = (config.websocket.idle_timeout.as_secs(), 2 * config.websocket.heartbeat.as_secs());
     let why = "twice websocket.heartbeat_seconds: a client has one heartbeat to answer";
@@ -127,16 +133,6 @@ fn command(config: &Config) -> Option<Broken> {
 fn openai(config: &Config) -> Option<Broken> {
     let rule = openai_refusal(cfg!(feature = "openai")).filter(|_| config.responder.kind == ResponderKind::OpenAi)?;
     Some(Broken { path: "responder.kind", with: &[], value: "openai".to_owned(), rule: rule.to_owned() })
-}
-
-fn model(config: &Config) -> Option<Broken> {
-    let is_asked = config.responder.kind == ResponderKind::OpenAi;
-    (is_asked && config.responder.openai.model.is_empty()).then(|| Broken {
-        path: "responder.openai.model",
-        with: &["responder.kind"],
-        value: quote_text(""),
-        rule: "must name a model of the server while responder.kind is openai".to_owned(),
-    })
 }
 
 fn mongo(config: &Config) -> Option<Broken> {

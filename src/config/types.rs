@@ -27,6 +27,8 @@ pub struct Config {
     pub history: HistoryConfig,
     /// The responder to `POST /api/chat`.
     pub responder: ResponderConfig,
+    /// The calls with OpenAI's protocol.
+    pub openai_front: OpenAiFrontConfig,
     /// The log.
     pub log: LogConfig,
 }
@@ -346,6 +348,17 @@ pub struct OpenAiConfig {
     pub context_messages: usize,
     /// The most bytes of their text; the message to answer is sent whole in any case.
     pub context_bytes: usize,
+}
+
+/// `openai_front:` the calls with OpenAI's protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub struct OpenAiFrontConfig {
+    /// The longest body of one request, in bytes; longer ones are refused (413).
+    pub max_request_bytes: usize,
+    /// The most bytes of all bodies at once; what would exceed it is refused (503).
+    pub max_held_bytes: usize,
+    /// The newest conversations that are found by what they say.
+    pub max_conversations: usize,
 }
 
 /// `log:` the log.

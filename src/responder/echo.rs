@@ -21,6 +21,15 @@ impl Responder for Echo {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::responder::testing::{ask, question};
+
+    #[test]
+    fn the_last_message_comes_back_whoever_said_it() {
+        for role in ["user", "tool", "assistant"] {
+            let heard = ask(&Echo, &question(&[("user", "a"), ("assistant", "b"), (role, "c")]));
+            assert_eq!((heard.text.as_str(), heard.end.is_ok()), ("c", true));
+        }
+    }
 
     #[test]
     fn ping_gives_pong_and_other_text_comes_back() {

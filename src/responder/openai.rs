@@ -1,54 +1,65 @@
 //! Answers from a server with OpenAI's chat completions: Ollama, llama.cpp, vLLM, LiteLLM, OpenAI and others.
 //!
 //! ```text
-//! openai.rs    one answer: the tries, their pauses, and the reading of the answer
-//! request.rs   what is asked
-//! stream.rs    the answer, as its bytes come
-//! event.rs     one event of it: what is text, what is an error, what ends it
-//! json.rs      JSON as such servers send it
-//! refusal.rs   the errors when there is none
-//! wire.rs      the bytes below TLS, where every wait hears the stop
-//! names.rs     the addresses of the server's name
-//! without.rs   in place of all this in a build without the cargo feature `openai`
+//! openai.rs      one answer: the tries, their pauses, and the reading of the answer
+//! request.rs     what is asked
+//! stream.rs      the answer, as its bytes come
+//! event.rs       one event of it: what is text, what is an error, what ends it
+//! collected.rs   what of an answer is no text: calls of tools, thoughts
+//! passing.rs     the answer to a given request, handed over as it comes
+//! splitter.rs    the events of a stream as bytes
+//! json.rs        JSON as such servers send it
+//! refusal.rs     the errors when there is none
+//! server.rs      the calls to the server
+//! transport.rs   the bytes below TLS, where every wait hears the stop
+//! names.rs       the addresses of the server's name
+//! without.rs     in place of all this in a build without the cargo feature `openai`
 //! ```
 //!
 //! `POST {base_url}/chat/completions` with `stream: true`, a connection for each. It is tried again, twice, only while the
 //! server cannot have begun an answer: no connection, 429, 5xx. The key goes to the host of `base_url` and nowhere else: no
 //! redirect is followed, and no proxy of the environment used. Certificates are judged by Mozilla's roots.
 //!
+//! A given request goes on as it came, once, and the answer to it comes back as it came; only the model is replaced by the
+//! configured one, and the key is taken out of errors.
+//!
 //! Invariants: stop and deadline take effect within 25 ms in every phase; no message contains the key; what a
 //! server sends is bounded in every direction (a line, the whole, an error's body, the head). Knows nothing of who asks.
 
+mod collected;
 mod event;
 mod json;
 mod names;
+mod passing;
 mod refusal;
 mod request;
+mod server;
+mod splitter;
 mod stream;
 mod transport;
 
+#[cfg(test)]
+mod passing_tests;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::io::Read;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use ureq::tls::TlsConfig;
-use ureq::unversioned::transport::{Connector, RustlsConnector};
-use ureq::{Agent, Body, http};
+use ureq::{Body, http};
 
 use super::output_limit::OutputLimit;
-use super::{Answer, ContextLimit, Question, Responder, ResponderError};
+use super::{Answer, ContextLimit, GivenRequest, Question, Responder, ResponderError, Stop};
 use crate::config::OpenAiConfig;
-use crate::permit::Semaphore;
-use names::{Names, RUNNING_MAX};
-use refusal::{CALL, Quoter, refusal};
-use stream::CompletionStream;
-use transport::{CancelToken, WatchedConnector};
+use passing::Passing;
+use refusal::refusal;
+use server::{ModelServer, NoHead, PIECE_BYTES};
+use stream::{BodyForm, CompletionStream};
+use transport::CancelToken;
 
 /// The pauses before the second and the third try, unless the server names its own.
 const PAUSES: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(1)];
@@ -59,6 +70,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Bytes read of an error's body.
 const ERROR_BYTES_MAX: u64 = 64 << 10;
 
+/// The longest list of models, in bytes: thousands of them with all that is told of each.
+const LIST_BYTES_MAX: u64 = 8 << 20;
+
 /// How long an error's body may take to come.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -66,24 +80,21 @@ const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 /// every piece pause for seconds between two.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What is read at once, in bytes.
-const PIECE_BYTES: usize = 16 << 10;
+/// Said where a model is needed and none is configured.
+const NO_MODEL: &str = "no model is set: name one of the server's in responder.openai.model";
 
-/// The longest head of an answer, in bytes; the size of its buffer.
-const HEAD_BYTES_MAX: usize = 64 << 10;
+/// Gets the bytes of an answer as they come, with the form that is known by then.
+type ByteListener<'a> = dyn FnMut(&[u8], BodyForm) -> Result<(), ResponderError> + 'a;
 
 /// Asks a server for each answer.
 #[derive(Debug)]
 pub struct OpenAi {
     config: OpenAiConfig,
-    url: String,
+    server: ModelServer,
     /// The server was seen not to understand `stream_options`.
     is_plain: AtomicBool,
-    lookups: Arc<Semaphore>,
     /// [`SILENCE_TIMEOUT`], but in tests.
     silence: Duration,
-    /// Mozilla's roots, but in tests.
-    tls: TlsConfig,
 }
 
 /// Why a try gave no answer.
@@ -102,22 +113,35 @@ impl From<ResponderError> for Trouble {
     }
 }
 
+impl From<NoHead> for Trouble {
+    fn from(none: NoHead) -> Self {
+        match none {
+            NoHead::Ended(end) => end.into(),
+            NoHead::Unreachable(why) => Self::Passing { why, pause: None },
+            NoHead::Unanswered(why) => ResponderError::Failed(why).into(),
+        }
+    }
+}
+
+impl From<NoHead> for ResponderError {
+    fn from(none: NoHead) -> Self {
+        match none {
+            NoHead::Ended(end) => end,
+            NoHead::Unreachable(why) | NoHead::Unanswered(why) => Self::Failed(why),
+        }
+    }
+}
+
 impl OpenAi {
     /// Asks the server of `config`.
     #[must_use]
     pub fn new(config: &OpenAiConfig) -> Self {
         Self {
             config: config.clone(),
-            url: url_of(&config.base_url),
+            server: ModelServer::new(config),
             is_plain: AtomicBool::new(false),
-            lookups: Semaphore::new(RUNNING_MAX),
             silence: SILENCE_TIMEOUT,
-            tls: TlsConfig::default(),
         }
-    }
-
-    fn quoter(&self) -> Quoter<'_> {
-        Quoter { key: self.config.api_key.as_ref(), url: &self.url }
     }
 
     /// One try: sends the request and reads the answer.
@@ -128,23 +152,14 @@ impl OpenAi {
         output_limit: &mut OutputLimit<'_>,
         plain: bool,
     ) -> Result<Answer, Trouble> {
-        let response = self.send(question, watch, plain)?;
+        let response = self.server.ask(&request::body(&self.config, question, !plain), watch)?;
         let status = response.status().as_u16();
-        let pause = retry_after(&response);
-        let place = response.headers().get("location").and_then(|place| place.to_str().ok()).map(str::to_owned);
-        let mut body = response.into_body().into_reader();
         if (200..300).contains(&status) {
-            return Ok(self.read(&mut body, watch, output_limit)?);
+            let (mut body, stream) = (response.into_body().into_reader(), CompletionStream::new(self.server.quoter()));
+            return Ok(self.read(&mut body, watch, stream, output_limit, &mut |_, _| Ok(()))?);
         }
-        watch.hurry(DISCARD_TIMEOUT);
-        let mut told = Vec::new();
-        // Bytes that cannot be read are left out of the message.
-        let _ = body.take(ERROR_BYTES_MAX).read_to_end(&mut told);
-        if let Some(end) = watch.end() {
-            return Err(end.into());
-        }
-        let told = if (300..400).contains(&status) { place.unwrap_or_default().into_bytes() } else { told };
-        let why = refusal(status, &told, self.quoter());
+        let pause = retry_after(&response);
+        let why = refusal(status, &told(response, watch)?, self.server.quoter());
         Err(match status {
             429 | 500..=599 => Trouble::Passing { why, pause },
             400 | 422 => Trouble::Refused(why),
@@ -152,59 +167,15 @@ impl OpenAi {
         })
     }
 
-    /// Sends the request and waits for the head of the answer.
-    fn send(&self, question: &Question, watch: &CancelToken, plain: bool) -> Result<http::Response<Body>, Trouble> {
-        let config = Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .proxy(None)
-            .tls_config(self.tls.clone())
-            .max_response_header_size(HEAD_BYTES_MAX)
-            .input_buffer_size(HEAD_BYTES_MAX)
-            .output_buffer_size(PIECE_BYTES)
-            .user_agent(concat!("chatkeep/", env!("CARGO_PKG_VERSION")))
-            .build();
-        let names = Names { watch: watch.clone(), running: self.lookups.clone() };
-        let agent = Agent::with_parts(
-            config,
-            ().chain(WatchedConnector(watch.clone())).chain(RustlsConnector::default()),
-            names,
-        );
-        let mut request = agent.post(&self.url).header("content-type", "application/json");
-        request = request.header("accept", "text/event-stream, application/json");
-        if let Some(key) = &self.config.api_key {
-            // A version in the address is Azure's, where a bearer token would be one of its directory.
-            request = match self.config.base_url.contains('?') {
-                true => request.header("api-key", key.expose()),
-                false => request.header("authorization", format!("Bearer {}", key.expose())),
-            };
-        }
-        request.send(request::body(&self.config, question, !plain)).map_err(|e| {
-            if let Some(end) = watch.end() {
-                return end.into();
-            }
-            let words = match &e {
-                ureq::Error::Io(e) => e.to_string(),
-                e => e.to_string(),
-            };
-            let words = self.quoter().quote(&words);
-            let told = |what| self.quoter().with_place(&format!("the model's server {what}: {words}"));
-            match watch.has_sent() {
-                true => ResponderError::Failed(told("did not answer the request")).into(),
-                false => Trouble::Passing { why: told("cannot be reached"), pause: None },
-            }
-        })
-    }
-
-    /// Reads the answer and passes its text on.
+    /// Reads the answer and passes its text on. `hear` gets all of its bytes.
     fn read(
         &self,
         body: &mut impl Read,
         watch: &CancelToken,
+        mut stream: CompletionStream<'_>,
         output_limit: &mut OutputLimit<'_>,
+        hear: &mut ByteListener<'_>,
     ) -> Result<Answer, ResponderError> {
-        let mut stream = CompletionStream::new(self.quoter());
         let mut piece = vec![0; PIECE_BYTES];
         while !stream.is_done() {
             let read = body.read(&mut piece);
@@ -217,28 +188,99 @@ impl OpenAi {
             match read {
                 Ok(0) => break,
                 Ok(n) => {
-                    let has_come = stream.take(&piece[..n], output_limit)?;
-                    if has_come && stream.is_whole() {
+                    let taken = stream.take(&piece[..n], output_limit);
+                    // An event with an error is heard, too.
+                    hear(&piece[..n], stream.form())?;
+                    if taken? && stream.is_whole() {
                         watch.hurry(self.silence);
                     }
                 }
                 Err(_) if stream.outlives_a_cut() || stream.is_whole() && watch.is_hurried_out() => break,
                 Err(e) => {
-                    let words = self.quoter().quote(&e.to_string());
+                    let words = self.server.quoter().quote(&e.to_string());
                     return Err(ResponderError::Failed(format!("the model's server broke off in the answer: {words}")));
                 }
             }
         }
         stream.end(output_limit)
     }
+
+    /// Answers as the server answers the given request. Whatever prevents that before the client was told anything is told
+    /// as a refusal.
+    fn pass_on(
+        &self,
+        question: &Question,
+        given: &GivenRequest,
+        say: &mut dyn FnMut(&str),
+    ) -> Result<Answer, ResponderError> {
+        let mut passing = Passing::new(question, given, self.server.quoter());
+        let mut output_limit = OutputLimit::new(say);
+        let end = self.pass_answer(question, given, &mut passing, &mut output_limit);
+        if end.is_ok() || output_limit.has_text() {
+            passing.finish(end.is_ok());
+        }
+        match end {
+            Err(ResponderError::Failed(why)) if !passing.has_begun() => passing.refuse(502, b"", why),
+            Err(end @ ResponderError::Late) if !passing.has_begun() => passing.refuse(504, b"", end.to_string()),
+            end => end,
+        }
+    }
+
+    fn pass_answer(
+        &self,
+        question: &Question,
+        given: &GivenRequest,
+        passing: &mut Passing<'_>,
+        output_limit: &mut OutputLimit<'_>,
+    ) -> Result<Answer, ResponderError> {
+        let watch = CancelToken::new(question.stop.clone(), question.until);
+        watch.end().map_or(Ok(()), Err)?;
+        let body = match self.config.model.as_str() {
+            "" => Cow::Borrowed(&given.body[..]),
+            model => match request::with_model(&given.body, model) {
+                Ok(body) => Cow::Owned(body),
+                Err(e) => return passing.refuse(400, b"", format!("the request is no JSON object: {e}")),
+            },
+        };
+        let response = self.server.ask(&body, &watch)?;
+        let status = response.status().as_u16();
+        if !(200..300).contains(&status) {
+            let told = told(response, &watch)?;
+            return passing.refuse(status, &told, refusal(status, &told, self.server.quoter()));
+        }
+        let media_type = response.headers().get("content-type").and_then(|value| value.to_str().ok());
+        passing.begin(media_type.unwrap_or_default());
+        let (mut body, stream) = (response.into_body().into_reader(), CompletionStream::of_given(self.server.quoter()));
+        self.read(&mut body, &watch, stream, output_limit, &mut |bytes, form| passing.take(bytes, form))
+    }
+
+    fn list(&self, until: Instant) -> Result<Vec<u8>, ResponderError> {
+        let (watch, quoter) = (CancelToken::new(Stop::default(), until), self.server.list_quoter());
+        let response = self.server.list(&watch)?;
+        let status = response.status().as_u16();
+        if !(200..300).contains(&status) {
+            return Err(ResponderError::Failed(refusal(status, &told(response, &watch)?, quoter)));
+        }
+        let mut list = Vec::new();
+        let read = response.into_body().into_reader().take(LIST_BYTES_MAX).read_to_end(&mut list);
+        watch.end().map_or(Ok(()), Err)?;
+        match read.map(|_| serde_json::from_slice::<serde_json::Value>(&list)) {
+            Ok(Ok(value)) if value.is_object() => Ok(quoter.redacted(&list, false).unwrap_or(list)),
+            _ => Err(ResponderError::Failed(quoter.with_place("the model's server sent no list of its models"))),
+        }
+    }
 }
 
-/// The address of the call: a query stays after it.
-fn url_of(base_url: &str) -> String {
-    match base_url.split_once('?') {
-        Some((address, query)) => format!("{}{CALL}?{query}", address.trim_end_matches('/')),
-        None => format!("{base_url}{CALL}"),
+/// The body of an unsuccessful reply, as much as is read of one; of a redirect, where it leads.
+fn told(response: http::Response<Body>, watch: &CancelToken) -> Result<Vec<u8>, ResponderError> {
+    if response.status().is_redirection() {
+        return Ok(response.headers().get("location").map(|place| place.as_bytes().to_vec()).unwrap_or_default());
     }
+    watch.hurry(DISCARD_TIMEOUT);
+    let mut told = Vec::new();
+    // Bytes that cannot be read are left out of the message.
+    let _ = response.into_body().into_reader().take(ERROR_BYTES_MAX).read_to_end(&mut told);
+    watch.end().map_or(Ok(told), Err)
 }
 
 /// The seconds that a server asks to wait. The other form, a date, is of no use for a wait of seconds.
@@ -252,7 +294,24 @@ impl Responder for OpenAi {
         ContextLimit { messages: self.config.context_messages, bytes: self.config.context_bytes }
     }
 
+    fn passes_on(&self) -> bool {
+        true
+    }
+
+    fn models(&self, until: Instant) -> Result<Vec<u8>, ResponderError> {
+        match self.config.model.as_str() {
+            "" => self.list(until),
+            model => Ok(super::model_list(&[model])),
+        }
+    }
+
     fn answer(&self, question: &Question, say: &mut dyn FnMut(&str)) -> Result<Answer, ResponderError> {
+        if let Some(given) = &question.given {
+            return self.pass_on(question, given, say);
+        }
+        if self.config.model.is_empty() {
+            return Err(ResponderError::Failed(NO_MODEL.to_owned()));
+        }
         let watch = CancelToken::new(question.stop.clone(), question.until);
         let mut output_limit = OutputLimit::new(say);
         let mut pauses = PAUSES.into_iter();

@@ -8,7 +8,7 @@ use super::ResponderError;
 /// Beyond it the answer fails, and keeps its text so far.
 pub const TEXT_BYTES_MAX: usize = 1 << 20;
 
-/// Passes text on, up to the limit.
+/// Passes text on, up to the limit; what an answer holds beside its text counts as well.
 pub(super) struct OutputLimit<'a> {
     say: &'a mut dyn FnMut(&str),
     bytes: usize,
@@ -26,6 +26,19 @@ impl<'a> OutputLimit<'a> {
         self.has_text
     }
 
+    /// Counts so many bytes that are kept and not said.
+    ///
+    /// # Errors
+    /// They do not fit.
+    #[cfg(feature = "openai")]
+    pub(super) fn count(&mut self, bytes: usize) -> Result<(), ResponderError> {
+        if bytes > TEXT_BYTES_MAX - self.bytes {
+            return Err(too_long());
+        }
+        self.bytes += bytes;
+        Ok(())
+    }
+
     /// Passes `text` on, or as much of it as fits.
     ///
     /// # Errors
@@ -41,8 +54,12 @@ impl<'a> OutputLimit<'a> {
         if fits == text.len() {
             return Ok(());
         }
-        Err(ResponderError::Failed(format!("the answer is longer than {TEXT_BYTES_MAX} bytes")))
+        Err(too_long())
     }
+}
+
+fn too_long() -> ResponderError {
+    ResponderError::Failed(format!("the answer is longer than {TEXT_BYTES_MAX} bytes"))
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ pub(super) fn question_with(messages: &[(&str, &str, &str)]) -> Question {
         made.push(Arc::new(draft.prepare().seal(ids.next_id())));
     }
     let user = made.last().unwrap().id();
-    Question { session, user, messages: made, stop: Stop::default(), until: Instant::now() + WAIT_TIMEOUT }
+    Question { session, user, messages: made, stop: Stop::default(), until: Instant::now() + WAIT_TIMEOUT, given: None }
 }
 
 /// What became of a question.

@@ -19,8 +19,9 @@ use std::time::Instant;
 use tiny_http::{Method, Response, StatusCode};
 
 use crate::access::Principal;
-use crate::api::{Presence, Problem, Reply, Route, Service, Transport};
+use crate::api::{BodyLimit, ErrorFormat, Presence, Problem, Reply, Route, Service, Transport};
 use crate::logging::{self, RequestId};
+use crate::permit::HeldBytes;
 
 use super::chunked::{self, ChunkedDecoder};
 use super::guard::{self, Verdict};
@@ -54,20 +55,20 @@ pub(super) fn serve<S: Service>(shared: &ListenerState<S>, slot: &ConnectionSlot
         return;
     }
     let Ok(input) = RequestReader::new(&slot.stream, tick) else { return };
-    Connection { shared, slot, timeouts, input, body: Vec::new(), date: Date::default() }.run();
+    Connection { shared, slot, timeouts, input, body: HeldBytes::default(), date: Date::default() }.run();
 }
 
 impl<'a, S: Service> Connection<'a, S> {
     fn run(&mut self) {
         let mut idle_since = Instant::now();
         while !self.shared.table.is_stopping() {
-            match self.serve_one(idle_since) {
+            let next = self.serve_one(idle_since);
+            self.body.clear(KEPT_BUFFER_BYTES);
+            match next {
                 NextStep::Request => {}
                 NextStep::Close => return,
                 NextStep::Linger => return self.linger(),
             }
-            self.body.clear();
-            self.body.shrink_to(KEPT_BUFFER_BYTES);
             idle_since = Instant::now();
             self.slot.release(idle_since);
         }
@@ -130,6 +131,7 @@ impl<'a, S: Service> Connection<'a, S> {
         let mut context = RequestContext {
             scope,
             origin: None,
+            errors: ErrorFormat::of(request.path()),
             is_head: request.method == Method::Head,
             is_http11: request.is_http11,
             keep_alive: request.keep_alive,
@@ -183,19 +185,26 @@ impl<'a, S: Service> Connection<'a, S> {
         if let (Route::Socket, Some(pool)) = (route, &shared.websockets) {
             return self.upgrade(pool, context, request, caller);
         }
-        match self.read_body(request, body_bytes_max) {
+        match self.read_body(request, shared.service.body_limit(route), body_bytes_max) {
             Ok(()) => {}
             Err(RequestError::Refused(problem)) => return self.refuse(context, &problem),
             Err(RequestError::Silent) => return NextStep::Close,
         }
-        match context.timed(|| guarded(|| shared.service.handle(&head, route, &self.body))) {
+        match context.timed(|| guarded(|| shared.service.handle(&head, route, &mut self.body))) {
             Ok(reply) => self.answer(context, reply),
             Err(panicked) => self.refuse(context, &panicked),
         }
     }
 
-    /// Reads the whole body, or returns why not. Memory grows with the bytes received, never with the length announced.
-    fn read_body(&mut self, request: &ParsedRequest, max: usize) -> Result<(), RequestError> {
+    /// Reads the whole body, or returns why not: of at most `body_bytes_max`, unless its route has a limit of its own. Memory
+    /// grows with the bytes received, never with the length announced.
+    fn read_body(
+        &mut self,
+        request: &ParsedRequest,
+        limit: Option<&BodyLimit>,
+        body_bytes_max: usize,
+    ) -> Result<(), RequestError> {
+        let max = limit.map_or(body_bytes_max, BodyLimit::bytes_max);
         match request.framing {
             Framing::None => return Ok(()),
             Framing::Length(length) if length > max as u64 => {
@@ -209,27 +218,34 @@ impl<'a, S: Service> Connection<'a, S> {
         }
         let until = Instant::now() + self.timeouts.body;
         match request.framing {
-            Framing::Length(length) => self.collect(length as usize, until),
-            _ => self.collect_chunks(max, until),
+            Framing::Length(length) => self.collect(length as usize, limit, until),
+            _ => self.collect_chunks(max, limit, until),
         }
     }
 
-    fn collect(&mut self, length: usize, until: Instant) -> Result<(), RequestError> {
+    fn collect(&mut self, length: usize, limit: Option<&BodyLimit>, until: Instant) -> Result<(), RequestError> {
         let here = self.input.unread().len().min(length);
-        self.body.extend_from_slice(&self.input.unread()[..here]);
+        self.body.bytes().extend_from_slice(&self.input.unread()[..here]);
         self.input.consume(here);
+        self.count(limit)?;
         while self.body.len() < length {
             let left = length - self.body.len();
-            self.input.fill_body(&mut self.body, left, until).map_err(body_cut)?;
+            self.input.fill_body(self.body.bytes(), left, until).map_err(body_cut)?;
+            self.count(limit)?;
         }
         Ok(())
     }
 
-    fn collect_chunks(&mut self, max: usize, until: Instant) -> Result<(), RequestError> {
+    fn count(&mut self, limit: Option<&BodyLimit>) -> Result<(), RequestError> {
+        limit.map_or(Ok(()), |limit| limit.count(&mut self.body)).map_err(RequestError::Refused)
+    }
+
+    fn collect_chunks(&mut self, max: usize, limit: Option<&BodyLimit>, until: Instant) -> Result<(), RequestError> {
         let mut decoder = ChunkedDecoder::new(max);
         loop {
-            let taken = decoder.feed(self.input.unread(), &mut self.body).map_err(RequestError::Refused)?;
+            let taken = decoder.feed(self.input.unread(), self.body.bytes()).map_err(RequestError::Refused)?;
             self.input.consume(taken);
+            self.count(limit)?;
             if decoder.is_done() {
                 return Ok(());
             }

@@ -19,10 +19,13 @@ use super::websocket::handshake;
 
 /// The methods that a configured origin may use.
 const ALLOWED_METHODS: &str = "GET, POST, PATCH, DELETE";
+/// The header fields that it may send. The star means all but `Authorization`, as no credentials of the browser are asked for:
+/// clients of OpenAI's protocol add many of their own. Browsers that do not know it find ours by name.
 const ALLOWED_HEADERS: &str =
-    "Content-Type, Authorization, Idempotency-Key, X-Request-ID, Last-Event-ID, X-Chatkeep-On-Disconnect";
+    "Content-Type, Authorization, Idempotency-Key, X-Request-ID, Last-Event-ID, X-Chatkeep-On-Disconnect, *";
 /// The header fields that scripts of a configured origin may read.
-const EXPOSED_HEADERS: &str = "X-Request-ID, X-Has-More, X-Complete, X-Next, Retry-After";
+const EXPOSED_HEADERS: &str =
+    "X-Request-ID, X-Has-More, X-Complete, X-Next, Retry-After, X-Chatkeep-Session, X-Chatkeep-Message-Id";
 /// The longest quotation of a refused value, in bytes.
 const TOLD_BYTES: usize = 200;
 

@@ -29,7 +29,16 @@ const REQUEST_LINE_BYTES_MAX: usize = TARGET_BYTES_MAX + 64;
 const REQUEST_ID_BYTES_MAX: usize = 64;
 
 /// Fields that the service must not miss: without them a request would be another one.
-const MEANT: [&str; 4] = ["Idempotency-Key", "Last-Event-ID", "Content-Encoding", "X-Chatkeep-On-Disconnect"];
+const MEANT: [&str; 8] = [
+    "Idempotency-Key",
+    "Last-Event-ID",
+    "Content-Encoding",
+    "X-Chatkeep-On-Disconnect",
+    "X-Chatkeep-Record",
+    "X-Conversation-Id",
+    "X-Session-Id",
+    "X-OpenWebUI-Chat-Id",
+];
 
 /// A request that cannot be read: 400.
 pub(super) fn malformed(detail: impl Into<String>) -> Problem {

@@ -13,7 +13,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use time::OffsetDateTime;
 use tiny_http::{Header, Method, Response, StatusCode};
 
-use crate::api::{Answered, METHOD_UNKNOWN, Problem, Reply, Route, Stream, StreamClient, StreamKind, method_index};
+use crate::api::{
+    Answered, ErrorFormat, METHOD_UNKNOWN, Problem, Reply, Route, Stream, StreamClient, StreamKind, method_index,
+};
 
 use super::guard;
 use super::guarded;
@@ -41,6 +43,8 @@ pub(super) struct RequestContext<'a> {
     pub(super) scope: RequestScope,
     /// The configured origin that may read it.
     pub(super) origin: Option<&'a str>,
+    /// The shape of refusals.
+    pub(super) errors: ErrorFormat,
     pub(super) is_head: bool,
     pub(super) is_http11: bool,
     /// The connection goes on after the reply.
@@ -73,6 +77,7 @@ impl RequestContext<'_> {
         Self {
             scope,
             origin: None,
+            errors: ErrorFormat::Problem,
             is_head: false,
             is_http11: true,
             keep_alive: false,
@@ -113,7 +118,7 @@ impl RequestContext<'_> {
     /// The reply to a request that the listener itself refuses.
     pub(super) fn refusal(&self, problem: &Problem) -> Reply {
         log::debug!("refused: {} {}", problem.status, problem.code);
-        problem.reply(self.scope.id())
+        problem.reply(self.errors, self.scope.id())
     }
 
     /// The value of `Connection`, if it is needed.

@@ -15,6 +15,7 @@ use crate::api::{
     Problem, Reply, RequestHead, Route, Service, Stream, StreamClient as Reader, StreamKind, header, json_bytes,
 };
 use crate::config::{AuthConfig, ServerConfig, Timeouts};
+use crate::permit::HeldBytes;
 
 /// Loopback, port 0, and deadlines that a test can wait for.
 pub(super) fn config() -> ServerConfig {
@@ -77,10 +78,10 @@ impl Service for Odd {
     fn admit(&self, head: &RequestHead<'_>) -> Result<Route, Reply> {
         self.admitted.fetch_add(1, Ordering::SeqCst);
         match head.path {
-            "/refused" => Err(Problem::not_found(head.path).reply(head.request_id)),
+            "/refused" => Err(head.refusal(&Problem::not_found(head.path))),
             "/panic-early" => panic!("asked to, early"),
             _ if matches!(head.method, Method::Get | Method::Head | Method::Post) => Ok(Route::Chat),
-            _ => Err(Problem::method_not_allowed("GET, POST").reply(head.request_id)),
+            _ => Err(head.refusal(&Problem::method_not_allowed("GET, POST"))),
         }
     }
 
@@ -92,7 +93,7 @@ impl Service for Odd {
         path == "/livez"
     }
 
-    fn handle(&self, head: &RequestHead<'_>, _: Route, body: &[u8]) -> Reply {
+    fn handle(&self, head: &RequestHead<'_>, _: Route, body: &mut HeldBytes) -> Reply {
         self.handled.fetch_add(1, Ordering::SeqCst);
         match head.path {
             "/gate" => self.gate.pass(),

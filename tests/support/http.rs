@@ -59,6 +59,18 @@ impl Reply {
         body["detail"].as_str().unwrap_or_default().to_owned()
     }
 
+    /// Checks that this is an error in OpenAI's shape, and gives it.
+    #[track_caller]
+    pub fn openai_error(&self, status: u16) -> Value {
+        let error = self.expect(status)["error"].clone();
+        assert_eq!(self.header("content-type"), Some("application/json"), "{self}");
+        for field in ["message", "type", "code"] {
+            assert!(error[field].as_str().is_some_and(|s| !s.is_empty()), "{field} is missing: {self}");
+        }
+        assert!(error.get("param").is_some() && self.header("x-request-id").is_some(), "{self}");
+        error
+    }
+
     /// Whether the server said that it closes.
     pub fn closes(&self) -> bool {
         self.header("connection").is_some_and(|v| v.eq_ignore_ascii_case("close"))

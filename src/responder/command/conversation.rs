@@ -59,8 +59,30 @@ fn piece(message: &Arc<Message>, follows_another: bool) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::message::{Clock, Draft, IdGenerator, Metadata, SessionId};
     use crate::responder::testing::question;
+
+    #[test]
+    fn the_messages_of_a_given_request_are_told_with_what_is_no_text() {
+        let (session, mut ids) = (SessionId::new("s").unwrap(), IdGenerator::new(Clock::system(), None));
+        let messages = [
+            ("assistant", "", json!({"openai": {"tool_calls": [{"id": "c"}]}})),
+            ("tool", "5", json!({"openai": {"tool_call_id": "c"}})),
+        ];
+        let messages = messages.map(|(role, text, given)| {
+            let metadata = Metadata { given: given.as_object(), defaults: &[] };
+            let draft = Draft { session: &session, role, text, metadata, vector_ids: &[] };
+            Arc::new(draft.prepare().seal(ids.next_id()))
+        });
+        let question = Question { messages: messages.to_vec(), user: messages[1].id(), ..question(&[("user", "x")]) };
+        let object: Value = serde_json::from_slice(&pieces(&question).flatten().collect::<Vec<_>>()).unwrap();
+        assert_eq!((&object["text"], &object["messages"][1]["role"]), (&"5".into(), &"tool".into()));
+        assert_eq!(object["messages"][0]["metadata"]["openai"]["tool_calls"][0]["id"], "c");
+        assert_eq!(object["messages"][1]["metadata"]["openai"]["tool_call_id"], "c");
+    }
 
     #[test]
     fn the_object_has_the_message_first_and_the_conversation_after_it() {

@@ -10,7 +10,7 @@
 //! | `finish_reason` that is `""`, `"null"`, `"none"` or no text | nothing |
 //! | any other `finish_reason` | the end, unless more text comes |
 //! | `content`, `refusal`, `text` of the first choice | text |
-//! | `reasoning_content`, `tool_calls` and all else | nothing |
+//! | `reasoning_content`, `tool_calls` and all else | nothing, but see `collected.rs` |
 //!
 //! A field that is `null`, `false`, `0` or empty counts as absent. Knows nothing of lines and of earlier events.
 
@@ -83,7 +83,7 @@ impl Event {
             let error = (name == "error").then(|| words(value));
             return Self { is_known: error.is_some(), error, ..Self::default() };
         };
-        let choice = there(fields, "choices").and_then(|choices| choices.get(0)).and_then(Value::as_object);
+        let choice = first_choice(fields);
         let reason = choice.and_then(|choice| reason_of(choice.get("finish_reason")?));
         let outcome = there(fields, "base_resp").filter(|outcome| is_failed(outcome));
         let error = match choice {
@@ -140,9 +140,23 @@ fn is_failure(reason: &str) -> bool {
     reason.contains("error") || FAILURES.contains(&reason.as_str())
 }
 
-fn text_of_choice(choice: &Map<String, Value>, has_text: bool) -> String {
+/// What an event adds to the message of the answer, with all that is no text. A whole message adds nothing to one that has
+/// begun.
+pub(super) fn addition(value: &Value, has_begun: bool) -> Option<&Map<String, Value>> {
+    addition_of_choice(first_choice(value.as_object()?)?, has_begun)
+}
+
+fn first_choice(fields: &Map<String, Value>) -> Option<&Map<String, Value>> {
+    there(fields, "choices")?.get(0)?.as_object()
+}
+
+fn addition_of_choice(choice: &Map<String, Value>, has_begun: bool) -> Option<&Map<String, Value>> {
     let object = |name| choice.get(name).and_then(Value::as_object);
-    let Some(part) = object("delta").or_else(|| object("message").filter(|_| !has_text)) else {
+    object("delta").or_else(|| object("message").filter(|_| !has_begun))
+}
+
+fn text_of_choice(choice: &Map<String, Value>, has_text: bool) -> String {
+    let Some(part) = addition_of_choice(choice, has_text) else {
         // The older protocol of completions.
         return choice.get("text").map(text_of).unwrap_or_default();
     };
@@ -155,11 +169,15 @@ fn text_of(content: &Value) -> String {
         Value::String(text) => text.clone(),
         Value::Array(parts) => parts.iter().map(text_of).collect(),
         Value::Object(part) => {
-            let is_text = part.get("type").is_none_or(|kind| kind == "text" || kind == "output_text");
-            part.get("text").filter(|_| is_text).and_then(Value::as_str).unwrap_or_default().to_owned()
+            part.get("text").filter(|_| is_text_part(part)).and_then(Value::as_str).unwrap_or_default().to_owned()
         }
         _ => String::new(),
     }
+}
+
+/// Whether a part of a content is text.
+pub(super) fn is_text_part(part: &Map<String, Value>) -> bool {
+    part.get("type").is_none_or(|kind| kind == "text" || kind == "output_text")
 }
 
 fn counts(usage: &Value) -> Option<Map<String, Value>> {

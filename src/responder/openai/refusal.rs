@@ -3,7 +3,10 @@
 //! Invariant: every text of a server goes through [`Quoter`], so no message contains the key, although servers like to
 //! repeat it. Knows nothing of connections.
 
-use super::{event::words, json};
+use serde_json::{Value, json};
+
+use super::event::words;
+use super::json::read;
 use crate::config::Secret;
 use crate::responder::excerpt::escaped;
 
@@ -13,8 +16,15 @@ const QUOTED_CHARS: usize = 300;
 /// Shown in place of the key.
 const REDACTED: &str = "[redacted]";
 
-/// What is added to the base of the address.
+/// What is added to the base of the address to ask for an answer.
 pub(super) const CALL: &str = "/chat/completions";
+
+/// What is added to it to ask for the models.
+pub(super) const LIST: &str = "/models";
+
+/// The length from which a key is a secret, in bytes. Shorter ones are placeholders such as `ollama`, which stand in what a
+/// server says without being told of.
+const SECRET_BYTES_MIN: usize = 16;
 
 /// Makes excerpts.
 #[derive(Clone, Copy, Debug)]
@@ -27,23 +37,37 @@ pub(super) struct Quoter<'a> {
 impl Quoter<'_> {
     /// `text` without the key, on one line, cut short.
     pub(super) fn quote(self, text: &str) -> String {
-        let open = match self.key {
-            // Before it is cut: the beginning of a key is not for users either.
-            Some(key) => text.replace(key.expose(), REDACTED).replace(&percent_encoded(key.expose()), REDACTED),
-            None => text.to_owned(),
+        // Before it is cut: the beginning of a key is not for users either.
+        let shown = match self.redacted(text.as_bytes(), true) {
+            Some(open) => escaped(&String::from_utf8_lossy(&open)),
+            None => escaped(text),
         };
-        let shown = escaped(&open);
         match shown.char_indices().nth(QUOTED_CHARS) {
             Some((end, _)) => format!("{}…", &shown[..end]),
             None => shown,
         }
     }
 
+    /// `bytes` without the key; `None`: it is not in them. In what is no error only a key that can be no placeholder is looked
+    /// for.
+    pub(super) fn redacted(self, bytes: &[u8], is_error: bool) -> Option<Vec<u8>> {
+        let key = self.key?.expose();
+        if !is_error && key.len() < SECRET_BYTES_MIN {
+            return None;
+        }
+        let mut open = None;
+        for form in [key.to_owned(), percent_encoded(key), key.replace('/', "\\/")] {
+            let less = replaced(open.as_deref().unwrap_or(bytes), form.as_bytes());
+            open = less.or(open);
+        }
+        open
+    }
+
     /// `sentence` with the address that was asked, and what is most likely wrong with it: for answers that are no answers of
     /// such a server.
     pub(super) fn with_place(self, sentence: &str) -> String {
         let address = self.url.split('?').next().unwrap_or_default();
-        let base = address.strip_suffix(CALL).unwrap_or(address);
+        let base = [CALL, LIST].iter().find_map(|call| address.strip_suffix(call)).unwrap_or(address);
         let has_path = base.splitn(4, '/').nth(3).is_some_and(|path| !path.is_empty());
         let mend = match has_path {
             true => "see responder.openai.base_url",
@@ -57,6 +81,17 @@ impl Quoter<'_> {
         let quoted = self.quote(text);
         if quoted.is_empty() { sentence.to_owned() } else { format!("{sentence}: {quoted}") }
     }
+}
+
+/// `bytes` with each `form` of the key replaced; `None`: there is none.
+fn replaced(bytes: &[u8], form: &[u8]) -> Option<Vec<u8>> {
+    let (mut open, mut from) = (Vec::new(), 0);
+    for at in memchr::memmem::find_iter(bytes, form) {
+        open.extend_from_slice(&bytes[from..at]);
+        open.extend_from_slice(REDACTED.as_bytes());
+        from = at + form.len();
+    }
+    (from > 0).then(|| [open.as_slice(), &bytes[from..]].concat())
 }
 
 /// The key as it appears in a URL.
@@ -87,6 +122,28 @@ pub(super) fn refusal(status: u16, body: &[u8], quoter: Quoter<'_>) -> String {
     told
 }
 
+/// What the client of a given request is told with `status`: the server's own body if it has the protocol's shape, else
+/// `why` in that shape.
+pub(super) fn refusal_body(status: u16, body: &[u8], why: &str, quoter: Quoter<'_>) -> Vec<u8> {
+    let told: Option<Value> = serde_json::from_slice(body).ok();
+    if told.is_some_and(|told| told.get("error").is_some_and(|error| !error.is_null())) {
+        return quoter.redacted(body, true).unwrap_or_else(|| body.to_vec());
+    }
+    let kind = match status {
+        401 => "authentication_error",
+        403 => "permission_error",
+        429 => "rate_limit_error",
+        400..=499 => "invalid_request_error",
+        _ => "server_error",
+    };
+    let code = match status {
+        502 => Some("bad_gateway"),
+        504 => Some("gateway_timeout"),
+        _ => None,
+    };
+    json!({"error": {"message": why, "type": kind, "param": null, "code": code}}).to_string().into_bytes()
+}
+
 /// The message for an answer that contains an error.
 pub(super) fn broken_off(words: &str, quoter: Quoter<'_>) -> String {
     quoter.quote_behind("the model's server broke off with an error", words)
@@ -94,7 +151,7 @@ pub(super) fn broken_off(words: &str, quoter: Quoter<'_>) -> String {
 
 /// The server's own words, of a body in any form.
 fn message_of(body: &[u8]) -> String {
-    match json::read(body) {
+    match read(body) {
         Some(value) => words(&value),
         None => String::from_utf8_lossy(body).into_owned(),
     }
@@ -128,8 +185,8 @@ mod tests {
         }
         let odd = Secret::new("a+b/c==");
         let quoter = Quoter { key: Some(&odd), url: "http://h/a+b/c==/v1/chat/completions" };
-        let told = "the model's server failed (500): k=[redacted]&k=[redacted]";
-        assert_eq!(refusal(500, b"k=a%2Bb%2Fc%3D%3D&k=a+b/c==", quoter), told);
+        let told = "the model's server failed (500): k=[redacted]&k=[redacted]&k=[redacted]";
+        assert_eq!(refusal(500, b"k=a%2Bb%2Fc%3D%3D&k=a+b/c==&k=a+b\\/c==", quoter), told);
         assert!(refusal(404, b"", quoter).contains("(asked: http://h/[redacted]/v1/chat/completions; see"));
         for (base, query) in [("http://h", ""), ("http://h:11434", ""), ("http://h", "?api-version=1")] {
             let url = format!("{base}{CALL}{query}");

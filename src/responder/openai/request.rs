@@ -9,8 +9,14 @@
 //! * an assistant's messages before the first one of a user are left out;
 //! * messages of one role that follow each other become one, with an empty line between.
 //!
+//! A given request is sent as it is, byte for byte, but for its model.
+//!
 //! Knows nothing of HTTP.
 
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::config::OpenAiConfig;
@@ -25,6 +31,58 @@ pub(super) fn body(config: &OpenAiConfig, question: &Question, with_usage: bool)
         body["stream_options"] = json!({"include_usage": true});
     }
     body.to_string().into_bytes()
+}
+
+/// A given request for `model`, whatever model it names; every other byte is as it came.
+///
+/// # Errors
+/// It is no JSON object.
+pub(super) fn with_model(given: &[u8], model: &str) -> Result<Vec<u8>, serde_json::Error> {
+    let fields: RequestFields<'_> = serde_json::from_slice(given)?;
+    let (model, start) = (Value::from(model).to_string(), given.as_ptr() as usize);
+    let mut body = Vec::with_capacity(given.len() + model.len() + 16);
+    let mut from = 0;
+    for (_, value) in fields.0.iter().filter(|(name, _)| name == "model") {
+        // It is part of `given`.
+        let at = value.get().as_ptr() as usize - start;
+        body.extend_from_slice(&given[from..at]);
+        body.extend_from_slice(model.as_bytes());
+        from = at + value.get().len();
+    }
+    if from == 0 {
+        let inside = 1 + given.iter().position(|byte| *byte == b'{').unwrap_or_default();
+        body.extend_from_slice(&given[..inside]);
+        let comma = if fields.0.is_empty() { "" } else { "," };
+        body.extend_from_slice(format!("\"model\":{model}{comma}").as_bytes());
+        from = inside;
+    }
+    body.extend_from_slice(&given[from..]);
+    Ok(body)
+}
+
+/// The fields of an object as they stand there: repeated ones too, and values unread.
+struct RequestFields<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for RequestFields<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InOrder;
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = RequestFields<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut fields = Vec::new();
+                while let Some(field) = map.next_entry()? {
+                    fields.push(field);
+                }
+                Ok(RequestFields(fields))
+            }
+        }
+        deserializer.deserialize_map(InOrder)
+    }
 }
 
 fn conversation(system_prompt: &str, question: &Question) -> Vec<(&'static str, String)> {
@@ -127,5 +185,29 @@ mod tests {
             {"role": "user", "content": "[system] be kind\n\n "},
         ]);
         assert_eq!(asked(&question, "Be brave.", true)["messages"], expected);
+    }
+
+    #[test]
+    fn only_the_model_of_a_given_request_is_replaced() {
+        let odd = r#""a":1.0,"b":1e3, "n":12345678901234567890,"s":"\u00e4\ud83e\/","a":[{"model":"in"} ],"z":-0.0"#;
+        for (given, sent) in [
+            (r#"{"model":"x"}"#.to_owned(), r#"{"model":"é\""}"#.to_owned()),
+            (
+                format!(r#" {{ {odd},"model" : "x" , "o":{{"model":1}} }} "#),
+                format!(r#" {{ {odd},"model" : "é\"" , "o":{{"model":1}} }} "#),
+            ),
+            (
+                r#"{"model":null,"mo\u0064el":{"a":[1]},"x":"}"}"#.into(),
+                r#"{"model":"é\"","mo\u0064el":"é\"","x":"}"}"#.into(),
+            ),
+            (format!("\n{{{odd}}}"), format!("\n{{\"model\":\"é\\\"\",{odd}}}")),
+            ("{ }".into(), "{\"model\":\"é\\\"\" }".into()),
+        ] {
+            let body = with_model(given.as_bytes(), "é\"").unwrap();
+            assert_eq!(String::from_utf8(body).unwrap(), sent);
+        }
+        for no_object in ["", "[]", "5", "{\"a\"}", "{} {}"] {
+            assert!(with_model(no_object.as_bytes(), "m").is_err(), "{no_object}");
+        }
     }
 }

@@ -12,11 +12,13 @@
 //!
 //! Invariants: no event that cannot be read costs the others (they are counted in the metadata); one line has at most
 //! [`LINE_BYTES_MAX`] and all of it [`STREAM_BYTES_MAX`]. Thoughts of a model (`reasoning_content`) are no part of its answer.
+//! Of the answer to a given request they are kept, as all that is no text; it is whole without text, too.
 //! Knows nothing of HTTP.
 
 use serde_json::{Map, Value};
 
-use super::event::Event;
+use super::collected::Collected;
+use super::event::{self, Event};
 use super::json::{self, Halves};
 use super::refusal::{Quoter, broken_off};
 use crate::responder::output_limit::OutputLimit;
@@ -34,10 +36,14 @@ const STREAM_BYTES_MAX: u64 = 256 << 20;
 /// Bytes kept of a reply that is no answer: as much as can become part of an excerpt.
 const ODD_BYTES_MAX: usize = 8192;
 
-#[derive(Debug, PartialEq, Eq)]
-enum BodyForm {
+/// What the bytes of an answer are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BodyForm {
+    /// Nothing came but white space.
     Unknown,
+    /// A stream.
     Events,
+    /// One object.
     Object,
 }
 
@@ -65,6 +71,8 @@ pub(super) struct CompletionStream<'a> {
     is_talkative: bool,
     halves: Halves,
     metadata: Map<String, Value>,
+    /// What of the answer to a given request is no text.
+    collected: Option<Collected>,
     /// What came that is not of the protocol.
     odd: Odd,
 }
@@ -89,8 +97,18 @@ impl<'a> CompletionStream<'a> {
             is_talkative: false,
             halves: Halves::default(),
             metadata: Map::new(),
+            collected: None,
             odd: Odd::default(),
         }
+    }
+
+    /// For the answer to a given request.
+    pub(super) fn of_given(quoter: Quoter<'a>) -> Self {
+        Self { collected: Some(Collected::default()), ..Self::new(quoter) }
+    }
+
+    pub(super) fn form(&self) -> BodyForm {
+        self.form
     }
 
     /// Whether the answer has ended.
@@ -161,7 +179,8 @@ impl<'a> CompletionStream<'a> {
         if let (Some(odd), false, false) = (&self.odd.first, self.odd.is_known, output_limit.has_text()) {
             return Err(no_answer(odd, self.quoter));
         }
-        if !output_limit.has_text() {
+        let needs_text = self.collected.is_none() || !self.odd.is_known;
+        if needs_text && !output_limit.has_text() {
             let reason = reason.map(|reason| format!(" (it finished by {reason})")).unwrap_or_default();
             return Err(failed(format!("the model's answer has no text{reason}")));
         }
@@ -169,6 +188,8 @@ impl<'a> CompletionStream<'a> {
             [("finish_reason", reason.map(Value::from)), ("unreadable_events", Some(self.odd.unreadable.into()))];
         let told = told.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value.filter(|v| *v != 0)?)));
         self.metadata.extend(told);
+        let collected = self.collected.map(Collected::finish).filter(|collected| !collected.is_empty());
+        self.metadata.extend(collected.map(|collected| ("openai".to_owned(), Value::Object(collected))));
         Ok(Answer { metadata: self.metadata })
     }
 
@@ -179,7 +200,7 @@ impl<'a> CompletionStream<'a> {
                 self.event(&object, bytes, output_limit)?;
                 if let StreamProgress::Finished(reason) = self.progress.clone() {
                     self.progress = StreamProgress::Done(Some(reason));
-                } else if output_limit.has_text() {
+                } else if output_limit.has_text() || self.collected.as_ref().is_some_and(Collected::has_begun) {
                     self.progress = StreamProgress::Done(None);
                 }
                 Ok(())
@@ -279,6 +300,11 @@ impl<'a> CompletionStream<'a> {
         match event.is_known {
             true => self.odd.is_known = true,
             false => self.odd.see(bytes),
+        }
+        if let Some(collected) = &mut self.collected {
+            let has_begun = output_limit.has_text() || collected.has_begun();
+            let added = event::addition(value, has_begun).map(|part| collected.add(part));
+            output_limit.count(added.unwrap_or_default())?;
         }
         let text = self.halves.join(&event.text);
         if !text.is_empty() {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::config::Timeouts;
 use crate::logging::Throttle;
+use crate::permit::HeldBytes;
 use crate::server::RequestIds;
 use crate::server::guard::Guard;
 use crate::server::input::RequestReader;
@@ -40,7 +41,7 @@ pub(super) struct Connection<'a, S> {
     pub(super) timeouts: Timeouts,
     pub(super) input: RequestReader<'a>,
     /// The body of the current request.
-    pub(super) body: Vec<u8>,
+    pub(super) body: HeldBytes,
     pub(super) date: Date,
 }
 

@@ -11,8 +11,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tiny_http::{HTTPVersion, Header, Method, Request, Response};
 
 use crate::access::Principal;
-use crate::api::{Presence, Problem, Reply, Service, Stream, StreamClient, Transport, header};
+use crate::api::{BodyLimit, ErrorFormat, Presence, Problem, Reply, Service, Stream, StreamClient, Transport, header};
 use crate::logging::RequestId;
+use crate::permit::HeldBytes;
 use crate::server::chunked::too_large;
 use crate::server::http1::{self, Framing, is_sane_id, malformed};
 use crate::server::reply::{self, Counting, Date, RequestContext};
@@ -21,6 +22,8 @@ use crate::server::{RequestIds, guarded};
 
 /// A refused body up to this length is read and dropped, so that its connection goes on, in bytes.
 pub(super) const DRAIN_BYTES: usize = 64 * 1024 * 1024;
+/// What is read of a body at once, in bytes.
+const PIECE_BYTES: usize = 16 * 1024;
 
 /// What every request needs.
 pub(super) struct Handler<S> {
@@ -68,11 +71,13 @@ impl<S: Service> Handler<S> {
         let request_id = sent.filter(|id| is_sane_id(id.as_bytes())).map(RequestId::from);
         let request_id = request_id.unwrap_or_else(|| self.ids.next());
         let mut scope = RequestScope::begin(request_id, Transport::Local);
-        scope.asks(request.method(), request.url().split('?').next().unwrap_or_default());
+        let path = request.url().split('?').next().unwrap_or_default();
+        scope.asks(request.method(), path);
         let is_http11 = *request.http_version() >= HTTPVersion(1, 1);
         RequestContext {
             scope,
             origin: None,
+            errors: ErrorFormat::of(path),
             is_head: *request.method() == Method::Head,
             is_http11,
             // For a stream, which ends with a connection of HTTP/1.0.
@@ -88,24 +93,39 @@ impl<S: Service> Handler<S> {
         let head = parsed.head(Transport::Local, &self.caller, Presence::UNSEEN, context.scope.id());
         let route = guarded(|| self.service.admit(&head)).map_err(refusal)??;
         context.has_route(route);
-        let body = match self.read_body(request, parsed.framing) {
+        let mut body = match self.read_body(request, parsed.framing, self.service.body_limit(route)) {
             // The end of such a body is unknown: reading on would mean to wait for the client.
             Err(problem) if problem.status == 400 => return Ok(refusal(problem)),
             body => body.map_err(refusal)?,
         };
-        Ok(context.timed(|| guarded(|| self.service.handle(&head, route, &body))).unwrap_or_else(refusal))
+        Ok(context.timed(|| guarded(|| self.service.handle(&head, route, &mut body))).unwrap_or_else(refusal))
     }
 
-    fn read_body(&self, request: &mut Request, framing: Framing) -> Result<Vec<u8>, Problem> {
-        let max = self.body_bytes_max.load(Ordering::Relaxed);
+    fn read_body(
+        &self,
+        request: &mut Request,
+        framing: Framing,
+        limit: Option<&BodyLimit>,
+    ) -> Result<HeldBytes, Problem> {
+        let max = limit.map_or_else(|| self.body_bytes_max.load(Ordering::Relaxed), BodyLimit::bytes_max);
+        let mut body = HeldBytes::default();
         let most = match framing {
-            Framing::None => return Ok(Vec::new()),
+            Framing::None => return Ok(body),
             Framing::Length(length) if length > max as u64 => return Err(too_large(max)),
             Framing::Length(length) => length,
             Framing::Chunked => max as u64 + 1,
         };
-        let mut body = Vec::new();
-        let read = request.as_reader().take(most).read_to_end(&mut body);
+        let (mut input, mut piece) = (request.as_reader().take(most), [0; PIECE_BYTES]);
+        // As they come, as each counts before the next is read.
+        let read = loop {
+            match input.read(&mut piece) {
+                Ok(0) => break Ok(()),
+                Ok(bytes) => body.bytes().extend_from_slice(&piece[..bytes]),
+                Err(fault) if fault.kind() == ErrorKind::Interrupted => continue,
+                Err(fault) => break Err(fault),
+            }
+            limit.map_or(Ok(()), |limit| limit.count(&mut body))?;
+        };
         match (read, framing) {
             (Err(fault), Framing::Chunked) if fault.kind() == ErrorKind::InvalidInput => {
                 Err(malformed("the chunks of the body cannot be read; on the Unix socket they have no trailers"))

@@ -16,6 +16,7 @@ use crate::api::{
 };
 use crate::config::{Config, WebsocketConfig};
 use crate::message::SessionId;
+use crate::permit::HeldBytes;
 use crate::permit::Semaphore;
 use crate::server::WebSocketOptions;
 use crate::server::tcp::{self, Connections, Listening};
@@ -36,8 +37,8 @@ impl Service for Echo {
         false
     }
 
-    fn handle(&self, head: &RequestHead<'_>, _: Route, _: &[u8]) -> Reply {
-        Problem::not_found(head.path).reply(head.request_id)
+    fn handle(&self, head: &RequestHead<'_>, _: Route, _: &mut HeldBytes) -> Reply {
+        head.refusal(&Problem::not_found(head.path))
     }
 }
 

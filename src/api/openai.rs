@@ -1,0 +1,83 @@
+//! `POST /v1/chat/completions` and `GET /v1/models`: chatkeep for clients of OpenAI's protocol.
+//!
+//! ```text
+//! request.rs   what is asked: headers and body
+//! source.rs    an answer piece by piece, and its end, however it was begun
+//! chunks.rs    the protocol's objects for text that chatkeep has itself
+//! reply.rs     from an answer to a reply, whole or streamed
+//! ```
+//!
+//! What a model server sends goes on as it came. Nothing final leaves before the answer is durable: neither `[DONE]` nor a
+//! whole body. Knows nothing of how a conversation is found and recorded (`front`).
+
+mod chunks;
+mod reply;
+mod request;
+mod source;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::chat::{Chat, TurnClient, WhenBusy};
+use crate::front::{Front, FrontRequest};
+use crate::logging;
+use crate::message::Clock;
+use crate::permit::HeldBytes;
+
+use super::{Problem, Reply, RequestHead, header, json_bytes};
+use chunks::Completion;
+use reply::CompletionReply;
+use request::CompletionRequest;
+use source::Source;
+
+/// How long a model server may take to tell its models.
+const MODELS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// `POST /v1/chat/completions`: an answer in the protocol's shape, one object or a stream of chunks. Takes the body.
+pub fn complete(
+    (front, chat): (&Arc<Front>, &Chat),
+    head: &RequestHead<'_>,
+    body: &mut HeldBytes,
+) -> Result<Reply, Problem> {
+    if !chat.has_responder() {
+        return Err(no_responder());
+    }
+    let asked = CompletionRequest::read(head, body)?;
+    let stream = asked.stream;
+    let answer = begin(front, head, asked, Arc::new(std::mem::take(body)))?;
+    Ok(answer.reply(stream, head))
+}
+
+/// Has a request answered; if it is to be recorded, what is new in it is.
+fn begin(
+    front: &Arc<Front>,
+    head: &RequestHead<'_>,
+    asked: CompletionRequest<'_>,
+    body: Arc<HeldBytes>,
+) -> Result<CompletionReply, Problem> {
+    let (name, messages, transport) = (asked.name.as_deref(), &asked.messages[..], head.transport);
+    let request = FrontRequest { caller: head.caller, name, messages, body, key: asked.key, transport };
+    if !asked.is_recorded {
+        let unrecorded = front.begin_unrecorded(&request)?;
+        let completion = Completion::new(head.request_id, Clock::system().now(), asked.model);
+        return Ok(CompletionReply::new(Source::unrecorded(unrecorded), completion, Vec::new()));
+    }
+    let (when_busy, on_disconnect, presence) = (WhenBusy::Queue, asked.on_disconnect, head.presence);
+    let turn = front.begin(&request, &TurnClient { when_busy, on_disconnect, presence })?;
+    logging::about_session(turn.session.as_str());
+    let user = turn.user.to_string();
+    let headers = vec![header("X-Chatkeep-Session", turn.session.as_str()), header("X-Chatkeep-Message-Id", &user)];
+    let completion = Completion::new(&user, turn.user.time(), asked.model);
+    Ok(CompletionReply::new(Source::recorded(front.clone(), turn), completion, headers))
+}
+
+/// `GET /v1/models`.
+pub fn models(chat: &Chat) -> Result<Reply, Problem> {
+    let told = chat.models(Instant::now() + MODELS_TIMEOUT).ok_or_else(no_responder)?;
+    let list = told.map_err(|e| Problem::new(502, "responder_failed", format!("the models cannot be told: {e}")))?;
+    Ok(json_bytes(200, list))
+}
+
+fn no_responder() -> Problem {
+    Problem::new(501, "no_responder", "nothing answers here: responder.kind is none")
+}

@@ -1,0 +1,206 @@
+//! Which conversation a request goes on.
+//!
+//! A conversation that the client names is that session, or one that branched from it. Otherwise it is, among those of the
+//! same token, the one that ends in the request's anchor (`path.rs`) with the same past; else the only one that has it;
+//! else a new one. So a client never sees or changes the conversation of another of which it does not have the messages.
+//!
+//! Knows nothing of what is recorded.
+
+use std::io;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::access::Principal;
+use crate::history::{History, HistoryQuery};
+use crate::message::{Message, SessionId};
+
+use super::index::{ConversationIndex, Fingerprint};
+use super::message::{Essence, seed_of};
+use super::path::{Alignment, LINEAGE_MAX, Likeness, Tree};
+
+/// Conversations that are compared with a request. If more begin alike, a request that goes back in one of them begins a new
+/// one.
+const COMPARED_MAX: usize = 16;
+/// Messages of a conversation that are read first, and at most: of one whose anchor lies deeper, the client begins a new one.
+const READ_FIRST: usize = LINEAGE_MAX + 32;
+const READ_MAX: usize = 4000;
+/// The longest wait for what only MongoDB has.
+const MONGO_WAIT: Duration = Duration::from_millis(200);
+
+/// Whose request it is, and what it says of its conversation.
+#[derive(Clone, Debug)]
+pub(super) struct Asked<'a> {
+    pub caller: &'a Principal,
+    /// The session that the client names.
+    pub named: Option<SessionId>,
+    /// The request's messages without instructions.
+    pub spoken: &'a [Essence],
+    /// Distinguishes the conversations of tokens and names.
+    pub seed: u64,
+}
+
+/// A session that may be meant.
+#[derive(Clone, Debug)]
+pub(super) struct Candidate {
+    pub session: SessionId,
+    /// The id in its name, if this server named it for such a client.
+    pub id: Option<Uuid>,
+    pub likeness: Likeness,
+}
+
+impl<'a> Asked<'a> {
+    pub(super) fn new(caller: &'a Principal, name: Option<&str>, spoken: &'a [Essence]) -> Self {
+        let seed = seed_of(&[caller.token().unwrap_or_default(), name.unwrap_or_default()]);
+        Self { caller, named: name.map(|name| session_of(caller, name)), spoken, seed }
+    }
+
+    /// The number of the first message.
+    pub(super) fn opening(&self) -> u64 {
+        self.spoken.first().map_or(0, |first| first.hash(self.seed, None))
+    }
+
+    /// The number of a message and the reply to it.
+    pub(super) fn tail(&self, message: Option<&Essence>, reply: &Essence) -> u64 {
+        reply.hash(self.seed, message)
+    }
+
+    /// A session that this server names.
+    pub(super) fn made(&self, id: Uuid) -> Candidate {
+        let prefix = self.caller.sessions().map_or("", crate::access::SessionPrefix::as_str);
+        let session = SessionId::new(&format!("{prefix}{id}")).expect("a prefix leaves space for a UUID");
+        Candidate { session, id: Some(id), likeness: Likeness::Lineage }
+    }
+
+    /// The sessions that may be meant, the named one first; whether there are more.
+    fn candidates(&self, index: &ConversationIndex) -> (Vec<Candidate>, bool) {
+        let last = self.spoken.len().saturating_sub(1);
+        let reply = (0..last).rev().find(|at| self.spoken[*at].role == "assistant");
+        let tail = reply.map(|at| self.tail(at.checked_sub(1).map(|at| &self.spoken[at]), &self.spoken[at]));
+        let mut found = index.find(self.opening(), tail, COMPARED_MAX + 1);
+        let are_more = found.len() > COMPARED_MAX;
+        found.truncate(COMPARED_MAX);
+        let found = found.into_iter().map(|id| self.made(id));
+        (self.named_candidate().into_iter().chain(found).collect(), are_more)
+    }
+
+    pub(super) fn named_candidate(&self) -> Option<Candidate> {
+        self.named.clone().map(|session| Candidate { session, id: None, likeness: Likeness::Anchor })
+    }
+
+    /// The sessions that may be meant.
+    pub(super) fn proposed(&self, index: &ConversationIndex) -> Vec<Candidate> {
+        self.candidates(index).0
+    }
+
+    /// Finds the conversation. `None`: the request begins one.
+    ///
+    /// # Errors
+    /// A conversation cannot be read; a retry may help.
+    pub(super) fn find(&self, index: &ConversationIndex, history: &History) -> io::Result<Option<Candidate>> {
+        let (candidates, are_more) = self.candidates(index);
+        let (mut placed, mut free) = (Vec::new(), None);
+        for candidate in candidates {
+            let (tree, place) = self.look(history, &candidate)?;
+            match place {
+                Some(place) => placed.push((candidate, place)),
+                // One that has no reply yet is begun anew; of others' only one that begins with the same messages.
+                None if tree.has_replies() => {}
+                None if candidate.id.is_none() => free = free.or(Some(candidate)),
+                None => {
+                    let place = tree.place_at_beginning(self.spoken);
+                    if place.stands.is_some() && place.is_tip {
+                        free = free.or(Some(candidate));
+                    }
+                }
+            }
+        }
+        let is_unknown = placed.is_empty();
+        let found = match self.named {
+            Some(_) => nearest(&placed),
+            None => only(placed, are_more),
+        };
+        Ok(found.or_else(|| free.filter(|_| is_unknown)))
+    }
+
+    /// Whether the request's last reply is the beginning of this one, which is being given there.
+    pub(super) fn goes_on_from(&self, history: &History, candidate: &Candidate, reply: &str) -> io::Result<bool> {
+        let last = self.spoken.len().saturating_sub(1);
+        let Some(at) = (0..last).rev().find(|at| self.spoken[*at].role == "assistant") else { return Ok(false) };
+        if !self.spoken[at].begins(&Essence::of("assistant", reply, &serde_json::Map::new())) {
+            return Ok(false);
+        }
+        let before = Asked { spoken: &self.spoken[..at], ..self.clone() };
+        let (tree, alignment) = before.look(history, candidate)?;
+        let alignment = alignment.unwrap_or_else(|| tree.place_at_beginning(before.spoken));
+        Ok(alignment.known == at && alignment.is_tip)
+    }
+
+    /// Reads as much of a conversation as is needed to see where the request stands in it.
+    pub(super) fn look(&self, history: &History, candidate: &Candidate) -> io::Result<(Tree, Option<Alignment>)> {
+        let mut limit = READ_FIRST;
+        loop {
+            let ask = HistoryQuery::newest(candidate.session.clone(), limit);
+            let page = history.read_within(&ask, MONGO_WAIT)?;
+            let messages: Vec<&Message> = page.messages.iter().map(|(message, _)| &**message).collect();
+            let tree = Tree::of(messages.into_iter(), !page.has_more);
+            let place = tree.place(self.spoken, candidate.likeness);
+            let is_seen = place.is_some_and(|place| match candidate.likeness {
+                Likeness::Anchor => true,
+                // As many before the anchor as count.
+                Likeness::Lineage => place.lineage >= (place.anchored - 1).min(LINEAGE_MAX),
+            });
+            if is_seen || tree.is_whole || limit == READ_MAX {
+                return Ok((tree, place));
+            }
+            limit = READ_MAX;
+        }
+    }
+}
+
+/// Of the named session and its branches the one that contradicts a request least; the named one, of equals.
+fn nearest(placed: &[(Candidate, Alignment)]) -> Option<Candidate> {
+    let likeness = |place: &Alignment| {
+        let Alignment { is_common, anchored, is_whole, is_at_end, known, lineage, .. } = *place;
+        (is_common, anchored, is_whole, is_at_end, known, lineage)
+    };
+    let nearest = placed.iter().rev().max_by_key(|(_, place)| likeness(place))?;
+    Some(nearest.0.clone())
+}
+
+/// The only conversation that ends in the anchor and knows the most of the request; else the only one that has the anchor,
+/// if these are all.
+fn only(mut placed: Vec<(Candidate, Alignment)>, are_more: bool) -> Option<Candidate> {
+    let furthest = placed.iter().map(|(_, place)| place.anchored).max()?;
+    placed.retain(|(_, place)| place.anchored == furthest);
+    // One that begins as the request does wins over those of which the request may be the end.
+    let is_whole = placed.iter().any(|(_, place)| place.is_whole);
+    placed.retain(|(_, place)| place.is_whole == is_whole);
+    let ends = placed.iter().any(|(_, place)| place.is_at_end);
+    let known = placed.iter().filter(|(_, place)| place.is_at_end).map(|(_, place)| place.known).max();
+    placed.retain(|(_, place)| !ends || place.is_at_end && Some(place.known) == known);
+    let is_only = placed.len() == 1 && (ends || !are_more);
+    placed.pop().filter(|_| is_only).map(|(candidate, _)| candidate)
+}
+
+/// The session of a name that a client gives its conversation: the name itself, if it is a session id that the caller may
+/// name; else behind the caller's prefix; else a hash of it.
+pub(super) fn session_of(caller: &Principal, name: &str) -> SessionId {
+    let prefix = caller.sessions().map_or("", crate::access::SessionPrefix::as_str);
+    let named = SessionId::new(name).ok();
+    let prefixed = || SessionId::new(&format!("{prefix}{name}")).ok();
+    let hashed = || {
+        let numbers = [seed_of(&[name]), seed_of(&["", name])];
+        SessionId::new(&format!("{prefix}{:016x}{:016x}", numbers[0], numbers[1])).expect("hexadecimal digits")
+    };
+    match named {
+        Some(session) if caller.covers(&session) => session,
+        Some(_) => prefixed().unwrap_or_else(hashed),
+        None => hashed(),
+    }
+}
+
+/// What the index is told of a conversation.
+pub(super) fn fingerprint(asked: &Asked<'_>, id: Uuid, tail: u64) -> Fingerprint {
+    Fingerprint { id, opening: asked.opening(), tail }
+}
