@@ -120,7 +120,7 @@ pub use meters::JournalMeters;
 pub use publish_notifier::{PublishNotifier, Woken};
 pub use queue::Appended;
 pub use reader::{ReadPosition, ReadProgress, Reader};
-pub use record::{Entry, IdempotencyKey, Links, NewRecord, Record, ReplyTo};
+pub use record::{Entry, EntryView, IdempotencyKey, Links, NewRecord, Record, ReplyTo};
 pub use salvage::messages as salvage;
 pub use scrub::Scrubbed;
 pub use shared::{Publish, Warning};
@@ -329,7 +329,7 @@ impl<D: Disk> Journal<D> {
 
     /// Whether everything of the session up to that id is erased, as far as the erasure is remembered.
     pub fn is_erased_up_to(&self, session: &SessionId, id: Id) -> bool {
-        self.shared.erasures.read().expect("no holder panics").covers(session, id)
+        self.shared.erasures.read().expect("no holder panics").covers(session.as_str(), id)
     }
 
     /// Up to which id a session is erased, if it was and that is remembered.

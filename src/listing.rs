@@ -260,7 +260,7 @@ impl<D: Disk> SessionList<D> {
         let mut entry = SessionEntry::default();
         let after = self.expiry.bound().map(Id::just_before);
         entry.bytes = self.transcripts.each_message(session, after, &mut |message| {
-            entry.count(message);
+            entry.count(&message.view());
             true
         })?;
         Ok(entry)

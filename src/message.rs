@@ -22,7 +22,8 @@ mod value;
 pub use expiry::Expiry;
 pub use id::{Id, IdGenerator, InvalidId};
 pub use line::{
-    AddedValue, Draft, LAYOUT, LINE_BYTES_MAX, Message, Metadata, Origin, Parts, Prepared, ROLE_BYTES_MAX, is_role,
+    AddedValue, Draft, LAYOUT, LINE_BYTES_MAX, Message, MessageView, Metadata, Origin, Parts, Prepared, ROLE_BYTES_MAX,
+    is_role,
 };
 pub use marker::{Marker, SessionState};
 pub use session::{InvalidSession, SessionId};

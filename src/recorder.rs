@@ -17,7 +17,7 @@ use crate::config::{Config, Fsync};
 use crate::disk::{Disk, RealDisk};
 use crate::hub::Hub;
 use crate::journal::{
-    AppendError, Appended, Entry, Journal, NewRecord, OpenError, ReadProgress, Record, SessionWatch, Ticket,
+    AppendError, Appended, Entry, EntryView, Journal, NewRecord, OpenError, ReadProgress, Record, SessionWatch, Ticket,
 };
 use crate::layout;
 use crate::logging::{self, Throttle};
@@ -361,11 +361,11 @@ fn expect<D: Disk>(
     let mut from = journal.start().transcribed;
     let mut reader = journal.reader(from);
     let mut expected_tails = ExpectedTails::default();
-    while reader.read(REPLAY_BYTES, |record| {
-        match &record.entry {
+    while reader.look(REPLAY_BYTES, |sequence, entry| {
+        match entry {
             // Erased messages are not handed out any more, so everything expected is newer.
-            Entry::Erasure { id, session } => transcripts.erase_at_start(session, *id, record.sequence),
-            entry => entry.message().into_iter().for_each(|message| expected_tails.message(record.sequence, message)),
+            EntryView::Other(Entry::Erasure { id, session }) => transcripts.erase_at_start(session, *id, sequence),
+            entry => entry.message().into_iter().for_each(|message| expected_tails.message(sequence, message)),
         }
     })? == ReadProgress::More
     {

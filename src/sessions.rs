@@ -22,7 +22,7 @@ use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 use crate::disk::{self, Disk, RealDisk};
-use crate::message::{Id, Marker, Message, SessionId};
+use crate::message::{Id, Marker, Message, MessageView, SessionId};
 
 pub use file::Covered;
 pub use table::{SessionEntry, UNKNOWN_BYTES};
@@ -92,7 +92,7 @@ impl<D: Disk> SessionIndex<D> {
     /// Counts published messages, in sequence.
     pub fn published<'a>(&self, messages: impl Iterator<Item = &'a Message>) {
         let mut state = self.lock();
-        messages.for_each(|message| count(&mut state.table, message));
+        messages.for_each(|message| count(&mut state.table, &message.view()));
     }
 
     /// Everything of the session up to `id` is erased.
@@ -254,7 +254,7 @@ impl<D: Disk> SessionIndex<D> {
 
 impl IndexBase {
     /// Counts a message that follows all others of its session.
-    pub fn message(&mut self, message: &Message) {
+    pub fn message(&mut self, message: &MessageView<'_>) {
         count(&mut self.0, message);
     }
 
@@ -265,8 +265,8 @@ impl IndexBase {
 
     /// Whether anything is known of a session but that it has nothing.
     #[must_use]
-    pub fn holds(&self, session: &SessionId) -> bool {
-        self.0.get(session.as_str()).is_some_and(|entry| entry.messages > 0 || entry.record > 0)
+    pub fn holds(&self, session: &str) -> bool {
+        self.0.get(session).is_some_and(|entry| entry.messages > 0 || entry.record > 0)
     }
 
     /// Sets what is known of a session.
@@ -277,7 +277,7 @@ impl IndexBase {
 
 impl SessionEntry {
     /// Counts a message that follows all others.
-    pub fn count(&mut self, message: &Message) {
+    pub fn count(&mut self, message: &MessageView<'_>) {
         let time = message.id().time().micros();
         match message.marker() {
             None => {
@@ -306,8 +306,8 @@ impl SessionEntry {
     }
 }
 
-fn count(table: &mut SessionTable, message: &Message) {
-    let entry = table.entry(message.session().as_str());
+fn count(table: &mut SessionTable, message: &MessageView<'_>) {
+    let entry = table.entry(message.session());
     entry.count(message);
     if entry.bytes != UNKNOWN_BYTES {
         entry.bytes += message.line().len() as u64 + 1;

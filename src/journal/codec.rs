@@ -12,8 +12,6 @@
 //! | an id that may be missing | zeros when it is |
 //! | list | how many (4), then one after the other |
 
-use std::collections::BTreeSet;
-
 use crate::message::{Id, SessionId};
 
 /// A value that is written to bytes and read from them; see the table above.
@@ -47,8 +45,6 @@ written_as! {
     u8, bool: |is| u8::from(*is), |byte| Some(byte == 1);
     [u8; 16], Id: |id| id.to_bytes(), |bytes| Self::from_bytes(bytes).ok();
     [u8; 16], Option<Id>: |id| id.map_or([0; 16], Id::to_bytes), |bytes| Some(Id::from_bytes(bytes).ok());
-    // Sorted input builds a set at once, far cheaper than one by one: a start reads all digests.
-    Vec<u64>, BTreeSet<u64>: |set| set.iter().copied().collect(), |list| Some(list.into_iter().collect());
 }
 
 impl<const N: usize> Encoded for [u8; N] {

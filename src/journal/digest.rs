@@ -8,17 +8,17 @@
 
 mod bytes;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::io;
 use std::path::Path;
 
 use crate::disk::{self, Disk, DiskFile};
-use crate::message::{Id, SessionId};
+use crate::message::Id;
 
 use super::erasures::Erasure;
 use super::frame::{FrameHeader, RecordKind, SegmentHeader};
 use super::keys::{Keys, KnownKey};
-use super::record::Entry;
+use super::record::{Entry, EntryView};
 use super::requests::Fragments;
 use super::scan::{Scanned, Scanner};
 use super::segment::SegmentInfo;
@@ -48,9 +48,9 @@ pub struct Digest {
     /// Replies in the segment to messages with a key, wherever those are: the key's hash, the reply's sequence and its
     /// id.
     pub replies: Vec<([u8; 16], u64, Id)>,
-    /// Hashes of the sessions with messages in the segment, also messages that do not count: where an erased text may
-    /// be.
-    pub sessions: BTreeSet<u64>,
+    /// Hashes of the sessions with messages in the segment, rising, also messages that do not count: where an erased text
+    /// may be. A list, because a start reads those of all segments and asks none of them.
+    pub sessions: Vec<u64>,
     /// Erasures in it, in sequence.
     pub erasures: Vec<Erasure>,
 }
@@ -65,7 +65,7 @@ pub struct SegmentEnd {
 }
 
 /// Gets everything that a walk finds; for a frame its payload and the decoded entry.
-pub type See<'a> = &'a mut dyn FnMut(&Scanned, &[u8], Option<&Entry>);
+pub type See<'a> = &'a mut dyn FnMut(&Scanned, &[u8], Option<&EntryView<'_>>);
 
 impl Digest {
     /// Walks a segment and shows `see` what it finds.
@@ -94,6 +94,8 @@ impl Digest {
                 }
                 Scanned::End { dirty } => {
                     let (offset, dirty) = (scanner.offset(), *dirty);
+                    digest.sessions.sort_unstable();
+                    digest.sessions.dedup();
                     digest.torn = dirty;
                     let damaged = if dirty { digest.damaged_end(&mut scanner)? } else { None };
                     if let Some(end) = damaged {
@@ -107,14 +109,14 @@ impl Digest {
     }
 
     /// Adds an intact frame, and returns its entry.
-    fn take(&mut self, header: &FrameHeader, payload: &[u8], beside_damage: bool) -> Option<Entry> {
+    fn take<'p>(&mut self, header: &FrameHeader, payload: &'p [u8], beside_damage: bool) -> Option<EntryView<'p>> {
         self.records += 1;
         self.last_sequence = self.last_sequence.max(header.sequence);
         if header.kind != RecordKind::Abort {
             let is_first = self.records == 1;
             self.requests.note(header.sequence, header.group, is_first, beside_damage);
         }
-        let entry = Entry::decode(header.kind, payload);
+        let entry = EntryView::decode(header.kind, payload);
         if let Some(entry) = &entry {
             self.note(header.sequence, entry);
         }
@@ -137,16 +139,19 @@ impl Digest {
         Ok(end)
     }
 
-    fn note(&mut self, sequence: u64, entry: &Entry) {
+    fn note(&mut self, sequence: u64, entry: &EntryView<'_>) {
         self.largest_id = self.largest_id.max(entry.id());
-        if let Entry::Abort { first, last } = entry {
+        if let EntryView::Other(Entry::Abort { first, last }) = entry {
             self.aborted.push((*first, *last));
         }
-        if let Entry::Erasure { id, session } = entry {
+        if let EntryView::Other(Entry::Erasure { id, session }) = entry {
             self.erasures.push(Erasure { sequence, id: *id, session: session.clone() });
         }
         if let Some(message) = entry.message() {
-            self.sessions.insert(hash_of(message.session()));
+            let session = hash_of(message.session());
+            if self.sessions.last() != Some(&session) {
+                self.sessions.push(session);
+            }
         }
         let links = entry.links();
         let (Some(id), Some(key)) = (entry.id(), links.key) else { return };
@@ -204,7 +209,7 @@ impl Digest {
 }
 
 /// The hash of a session id, FNV-1a: stable and fast. Two sessions that share one cost an extra look, no more.
-pub fn hash_of(session: &SessionId) -> u64 {
-    let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-    session.as_str().as_bytes().iter().fold(0xcbf2_9ce4_8422_2325, step)
+pub fn hash_of(session: &str) -> u64 {
+    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    session.bytes().fold(0xcbf2_9ce4_8422_2325, step)
 }

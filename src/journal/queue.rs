@@ -161,7 +161,7 @@ impl AppendQueue {
         own: &mut HashMap<[u8; 16], ([u8; 8], usize)>,
     ) -> Result<KeyLookup, NoPlace> {
         let Some(key) = draft.key() else { return Ok(KeyLookup::No) };
-        let known = self.keys.get(key).filter(|known| !erasures.covers(draft.session(), known.id));
+        let known = self.keys.get(key).filter(|known| !erasures.covers(draft.session().as_str(), known.id));
         if known.is_some_and(|known| self.is_erasing(draft.session(), known.sequence)) {
             let ticket = Ticket { earlier: self.under_way.clone(), open: Some(self.batch.clone()) };
             return Err(NoPlace::Until(ticket));

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use crate::disk::Disk;
 
 use super::frame::FrameHeader;
-use super::record::{Entry, Record};
+use super::record::{Entry, EntryView, Record};
 use super::requests::is_in;
 use super::scan::{Scanned, Scanner, open};
 use super::segment::SegmentInfo;
@@ -102,6 +102,32 @@ impl<D: Disk> Reader<D> {
         bytes_max: usize,
         mut take: impl FnMut(Record) -> ControlFlow<()>,
     ) -> io::Result<ReadProgress> {
+        let record = |sequence, entry: EntryView<'_>| Record {
+            sequence,
+            entry: entry.into_entry(),
+            origin: None,
+            request: None,
+        };
+        self.look_while(bytes_max, |sequence, entry| take(record(sequence, entry)))
+    }
+
+    /// The same as [`Reader::read`] for a pass over many records, of which none is copied: `look` gets each with its
+    /// sequence.
+    ///
+    /// # Errors
+    /// The journal could not be read. Another call goes on after the last record looked at.
+    pub fn look(&mut self, bytes_max: usize, mut look: impl FnMut(u64, &EntryView<'_>)) -> io::Result<ReadProgress> {
+        self.look_while(bytes_max, |sequence, entry| {
+            look(sequence, &entry);
+            ControlFlow::Continue(())
+        })
+    }
+
+    fn look_while(
+        &mut self,
+        bytes_max: usize,
+        mut take: impl FnMut(u64, EntryView<'_>) -> ControlFlow<()>,
+    ) -> io::Result<ReadProgress> {
         // In this order: the segments of everything published by now are listed by now.
         let published = self.shared.outlet.published();
         let mut bytes = 0;
@@ -137,11 +163,15 @@ impl<D: Disk> Reader<D> {
     }
 
     /// Hands out the record of the frame just found, unless it is left out. If `take` breaks, the frame is found again.
-    fn hand_out(&mut self, header: &FrameHeader, take: impl FnOnce(Record) -> ControlFlow<()>) -> ControlFlow<()> {
+    fn hand_out(
+        &mut self,
+        header: &FrameHeader,
+        take: impl FnOnce(u64, EntryView<'_>) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
         let Some(OpenSegment { number, scanner, .. }) = &mut self.current else { return ControlFlow::Continue(()) };
         let accepted = accept(&self.shared, self.position, header, scanner.payload());
-        let Some(record) = accepted else { return ControlFlow::Continue(()) };
-        if take(record).is_break() {
+        let Some(entry) = accepted else { return ControlFlow::Continue(()) };
+        if take(header.sequence, entry).is_break() {
             scanner.step_back();
             return ControlFlow::Break(());
         }
@@ -198,16 +228,21 @@ fn first_holding(segments: &[SegmentInfo], wanted: u64) -> Option<&SegmentInfo> 
     segments.iter().rev().find(|s| s.header.first_sequence <= wanted).or_else(|| segments.first())
 }
 
-/// The record of an intact frame, unless it was handed out before, is voided, or voids others.
-fn accept<D: Disk>(shared: &JournalState<D>, position: u64, header: &FrameHeader, payload: &[u8]) -> Option<Record> {
+/// The entry of an intact frame, unless it was handed out before, is voided, or voids others.
+fn accept<'p, D: Disk>(
+    shared: &JournalState<D>,
+    position: u64,
+    header: &FrameHeader,
+    payload: &'p [u8],
+) -> Option<EntryView<'p>> {
     let sequence = header.sequence;
     if sequence <= position || is_in(&shared.voids, sequence) {
         return None;
     }
-    match Entry::decode(header.kind, payload) {
-        Some(Entry::Abort { .. }) => None,
+    match EntryView::decode(header.kind, payload) {
+        Some(EntryView::Other(Entry::Abort { .. })) => None,
         Some(entry) if shared.is_erased(&entry) => None,
-        Some(entry) => Some(Record { sequence, entry, origin: None, request: None }),
+        Some(entry) => Some(entry),
         None if record::is_scrubbed(header.kind, payload) => None,
         None => {
             log::error!("the journal's record {sequence} is intact and yet cannot be read: a fault in chatkeep");

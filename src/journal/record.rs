@@ -23,7 +23,7 @@
 use std::sync::Arc;
 
 use crate::logging::RequestId;
-use crate::message::{Id, Message, Origin, Prepared, SessionId};
+use crate::message::{Id, Message, MessageView, Origin, Prepared, SessionId};
 
 use super::codec::Encoded;
 use super::frame::{FrameHeader, RecordKind, RequestPart};
@@ -128,6 +128,17 @@ pub enum Entry {
         /// The last voided sequence.
         last: u64,
     },
+}
+
+/// An entry in the bytes of its frame, for passes over many: nothing is allocated for a message.
+#[derive(Clone, Debug)]
+pub enum EntryView<'a> {
+    /// See [`Entry::Message`].
+    Message(MessageView<'a>, Links),
+    /// See [`Entry::ContextClear`].
+    ContextClear(MessageView<'a>, Links),
+    /// An [`Entry::Erasure`] or an [`Entry::Abort`].
+    Other(Entry),
 }
 
 /// An entry and its sequence.
@@ -252,7 +263,15 @@ impl Entry {
 
     /// Decodes a payload whose checksum was right; `None` only if a fault of chatkeep wrote it.
     #[must_use]
-    pub fn decode(kind: RecordKind, mut payload: &[u8]) -> Option<Self> {
+    pub fn decode(kind: RecordKind, payload: &[u8]) -> Option<Self> {
+        EntryView::decode(kind, payload).map(EntryView::into_entry)
+    }
+}
+
+impl<'a> EntryView<'a> {
+    /// See [`Entry::decode`].
+    #[must_use]
+    pub fn decode(kind: RecordKind, mut payload: &'a [u8]) -> Option<Self> {
         match kind {
             RecordKind::Message => read_message(payload).map(|(message, links)| Self::Message(message, links)),
             RecordKind::ContextClear => {
@@ -260,12 +279,50 @@ impl Entry {
             }
             RecordKind::Erasure => {
                 let id = Encoded::take(&mut payload)?;
-                Some(Self::Erasure { id, session: SessionId::new(str::from_utf8(payload).ok()?).ok()? })
+                let session = SessionId::new(str::from_utf8(payload).ok()?).ok()?;
+                Some(Self::Other(Entry::Erasure { id, session }))
             }
             RecordKind::Abort => {
                 let (first, last) = Encoded::take(&mut payload)?;
-                payload.is_empty().then_some(Self::Abort { first, last })
+                payload.is_empty().then_some(Self::Other(Entry::Abort { first, last }))
             }
+        }
+    }
+
+    /// A copy.
+    #[must_use]
+    pub fn into_entry(self) -> Entry {
+        match self {
+            Self::Message(message, links) => Entry::Message(Arc::new(message.to_message()), links),
+            Self::ContextClear(message, links) => Entry::ContextClear(Arc::new(message.to_message()), links),
+            Self::Other(entry) => entry,
+        }
+    }
+
+    /// See [`Entry::message`].
+    #[must_use]
+    pub fn message(&self) -> Option<&MessageView<'a>> {
+        match self {
+            Self::Message(message, _) | Self::ContextClear(message, _) => Some(message),
+            Self::Other(_) => None,
+        }
+    }
+
+    /// See [`Entry::links`].
+    #[must_use]
+    pub fn links(&self) -> Links {
+        match self {
+            Self::Message(_, links) | Self::ContextClear(_, links) => *links,
+            Self::Other(_) => Links::default(),
+        }
+    }
+
+    /// See [`Entry::id`].
+    #[must_use]
+    pub fn id(&self) -> Option<Id> {
+        match self {
+            Self::Message(message, _) | Self::ContextClear(message, _) => Some(message.id()),
+            Self::Other(entry) => entry.id(),
         }
     }
 }
@@ -301,7 +358,7 @@ fn push_message(buffer: &mut Vec<u8>, message: &Message, links: &Links) {
     buffer.extend_from_slice(message.line());
 }
 
-fn read_message(mut payload: &[u8]) -> Option<(Arc<Message>, Links)> {
+fn read_message(mut payload: &[u8]) -> Option<(MessageView<'_>, Links)> {
     let (id, bits): (Id, u8) = Encoded::take(&mut payload)?;
     let mut links = Links::default();
     if bits & LINK_KEY != 0 {
@@ -311,8 +368,8 @@ fn read_message(mut payload: &[u8]) -> Option<(Arc<Message>, Links)> {
     if bits & LINK_REPLY != 0 {
         links.reply_to = Some(Id::take(&mut payload)?);
     }
-    let message = Message::from_trusted(payload)?;
-    (message.id() == id).then(|| (Arc::new(message), links))
+    let message = MessageView::from_trusted(payload)?;
+    (message.id() == id).then_some((message, links))
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ use super::frame::{RequestPart, SEGMENT_HEADER_BYTES, SegmentHeader, stamp};
 use super::inventory::{self, Inventory, Start};
 use super::keys::Keys;
 use super::lock::Lock;
-use super::record::{Entry, Record};
+use super::record::{Entry, EntryView, Record};
 use super::requests::{Requests, is_in};
 use super::scan::Scanned;
 use super::segment::{self, Segment, SegmentInfo};
@@ -239,7 +239,7 @@ impl<'a, D: Disk> Recovery<'a, D> {
         }
         watch.begin(&path, info, bound);
         let scanner = scan::open(disk, self.folder, info).map_err(at(&path))?;
-        let mut see = |found: &Scanned, payload: &[u8], entry: Option<&Entry>| watch.see(found, payload, entry);
+        let mut see = |found: &Scanned, payload: &[u8], entry: Option<&EntryView<'_>>| watch.see(found, payload, entry);
         let (digest, end) = Digest::of_segment(scanner, &path, &mut see).map_err(at(&path))?;
         watch.walked(disk, self.folder, info, (&digest, end, is_sealed))?;
         Ok((digest, end))

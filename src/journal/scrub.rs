@@ -105,7 +105,7 @@ impl<D: Disk> Journal<D> {
             }
         }
         self.seal(wanted)?;
-        let hashes: HashSet<u64> = wanted.sessions.keys().map(hash_of).collect();
+        let hashes: HashSet<u64> = wanted.sessions.keys().map(|session| hash_of(session.as_str())).collect();
         let mut sealed = self.shared.segments.lock().expect("no holder panics").clone();
         sealed.pop();
         for info in sealed.iter().filter(|info| info.header.first_sequence <= wanted.last) {

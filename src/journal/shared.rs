@@ -16,7 +16,7 @@ use super::error::AppendError;
 use super::meters::JournalMeters;
 use super::publish_notifier::PublishNotifier;
 use super::queue::AppendQueue;
-use super::record::{Entry, Record};
+use super::record::{Entry, EntryView, Record};
 use super::segment::SegmentInfo;
 use super::writer::Writer;
 
@@ -166,7 +166,7 @@ impl<D: Disk> JournalState<D> {
     }
 
     /// Whether the entry is an erased message.
-    pub(super) fn is_erased(&self, entry: &Entry) -> bool {
+    pub(super) fn is_erased(&self, entry: &EntryView<'_>) -> bool {
         let Some(message) = entry.message() else { return false };
         self.erasures.read().expect("no holder panics").covers(message.session(), message.id())
     }

@@ -21,7 +21,7 @@ use super::checkpoint::StoredCheckpoint;
 use super::digest::{self, Digest, SegmentEnd};
 use super::error::{OpenError, at};
 use super::frame::{FrameHeader, HeaderError, RecordKind};
-use super::record::{self, Entry};
+use super::record::{self, EntryView};
 use super::salvage;
 use super::scan::{self, Scanned};
 use super::segment::SegmentInfo;
@@ -154,7 +154,7 @@ impl JournalSurvey {
         if let StoredCheckpoint::Ours(checkpoint) = self.checkpoint { checkpoint.transcribed } else { 0 }
     }
 
-    fn note(&mut self, header: &FrameHeader, entry: &Entry) {
+    fn note(&mut self, header: &FrameHeader, entry: &EntryView<'_>) {
         let records = &mut self.records;
         match header.kind {
             RecordKind::Message => records.messages += 1,
@@ -255,7 +255,7 @@ impl<'a> RecoveryWatch<'a> {
     }
 
     /// Takes what the walk finds.
-    pub fn see(&mut self, found: &Scanned, payload: &[u8], entry: Option<&Entry>) {
+    pub fn see(&mut self, found: &Scanned, payload: &[u8], entry: Option<&EntryView<'_>>) {
         match found {
             Scanned::Frame(header) => self.frame(header, payload, entry),
             Scanned::Gap(bytes) => self.segment.gap = Some(bytes.clone()),
@@ -302,7 +302,7 @@ impl<'a> RecoveryWatch<'a> {
         }
     }
 
-    fn frame(&mut self, header: &FrameHeader, payload: &[u8], entry: Option<&Entry>) {
+    fn frame(&mut self, header: &FrameHeader, payload: &[u8], entry: Option<&EntryView<'_>>) {
         let Stretch { bound, last, .. } = self.segment;
         // Nothing that counts lies between the last record that counts and the first of a later segment.
         let is_beyond = header.sequence >= bound && last + 1 >= bound;

@@ -13,7 +13,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::disk::Disk;
-use crate::journal::{Entry, ReadProgress, Record};
+use crate::journal::{Entry, EntryView, ReadProgress};
 use crate::sessions::{Covered, IndexBase};
 
 use super::{Renew, SessionList};
@@ -110,16 +110,16 @@ impl<D: Disk> SessionList<D> {
             loaded => loaded?,
         };
         let mut covered = None;
-        self.read_journal(filed.sequence.saturating_sub(1), until, &mut |record| {
-            let read = Covered { sequence: record.sequence, id: record.entry.id() };
+        self.read_journal(filed.sequence.saturating_sub(1), until, &mut |sequence, entry| {
+            let read = Covered { sequence, id: entry.id() };
             // The first is the last that the file counts, or the journal is not the same any more.
             if covered.is_none() {
                 covered = Some(read).filter(|read| *read == filed);
                 return covered.is_some();
             }
             covered = Some(read);
-            match &record.entry {
-                Entry::Erasure { id, session } => base.erased(session, *id),
+            match entry {
+                EntryView::Other(Entry::Erasure { id, session }) => base.erased(session, *id),
                 entry => entry.message().into_iter().for_each(|message| base.message(message)),
             }
             true
@@ -129,11 +129,16 @@ impl<D: Disk> SessionList<D> {
     }
 
     /// Hands the records after `after` up to `until` to `take`, until it returns false.
-    fn read_journal(&self, after: u64, until: u64, take: &mut dyn FnMut(&Record) -> bool) -> io::Result<()> {
+    fn read_journal(
+        &self,
+        after: u64,
+        until: u64,
+        take: &mut dyn FnMut(u64, &EntryView<'_>) -> bool,
+    ) -> io::Result<()> {
         let (mut reader, mut goes_on) = (self.journal.reader(after), true);
         while goes_on && reader.position() < until {
-            let progress = reader.read(READ_BYTES, |record| {
-                goes_on = goes_on && record.sequence <= until && take(&record);
+            let progress = reader.look(READ_BYTES, |sequence, entry| {
+                goes_on = goes_on && sequence <= until && take(sequence, entry);
             })?;
             if progress == ReadProgress::CaughtUp {
                 break;
@@ -145,8 +150,8 @@ impl<D: Disk> SessionList<D> {
     /// The last record up to `until`, as far as the journal has it.
     fn last_record(&self, until: u64) -> io::Result<Covered> {
         let mut last = Covered { sequence: until, id: None };
-        self.read_journal(until.saturating_sub(1), until, &mut |record| {
-            last = Covered { sequence: record.sequence, id: record.entry.id() };
+        self.read_journal(until.saturating_sub(1), until, &mut |sequence, entry| {
+            last = Covered { sequence, id: entry.id() };
             true
         })?;
         Ok(last)
@@ -155,10 +160,7 @@ impl<D: Disk> SessionList<D> {
     /// Counts the transcripts of sessions that are not known. Returns whether all could be read.
     fn count_others(&self, base: &mut IndexBase) -> io::Result<bool> {
         let mut all = true;
-        for session in self.transcripts.sessions()? {
-            if base.holds(&session) {
-                continue;
-            }
+        for session in self.transcripts.sessions_except(&|name| base.holds(name))? {
             match self.counted(&session) {
                 Ok(entry) => base.set(&session, entry),
                 Err(e) => {

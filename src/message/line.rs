@@ -230,6 +230,15 @@ pub struct Message {
     line: Box<[u8]>,
 }
 
+/// A message in bytes that others hold: for passes over many, which would allocate three times for each.
+#[derive(Clone, Copy, Debug)]
+pub struct MessageView<'a> {
+    id: Id,
+    session: &'a str,
+    places: Places,
+    line: &'a [u8],
+}
+
 /// The fields of a line written by any program.
 #[derive(Deserialize)]
 struct LineFields<'a> {
@@ -274,8 +283,13 @@ impl Message {
     /// The author's role.
     #[must_use]
     pub fn role(&self) -> &str {
-        let at = self.places.role_at();
-        str::from_utf8(&self.line[at..at + self.places.role_bytes]).expect("a role is ASCII")
+        self.view().role()
+    }
+
+    /// The message where it is.
+    #[must_use]
+    pub fn view(&self) -> MessageView<'_> {
+        MessageView { id: self.id, session: self.session.as_str(), places: self.places, line: &self.line }
     }
 
     /// The JSON object, without a newline.
@@ -294,8 +308,7 @@ impl Message {
     /// which [`Message::from_trusted`] does not check.
     #[must_use]
     pub fn parts(&self) -> Option<Parts> {
-        let fields: LineFields<'_> = serde_json::from_slice(&self.line).ok()?;
-        Some(Parts { text: fields.text.into_owned(), metadata: fields.metadata, vector_ids: fields.vector_ids })
+        self.view().parts()
     }
 
     /// The memory it takes, in bytes, as the allocator counts: three allocations, and its place in a queue.
@@ -310,14 +323,13 @@ impl Message {
     /// Reads a line whose checksum was right: checks the layout only.
     #[must_use]
     pub fn from_trusted(line: &[u8]) -> Option<Self> {
-        let (id, session, places) = read_layout(line)?;
-        Some(Self { id, session, places, line: line.into() })
+        MessageView::from_trusted(line).map(|view| view.to_message())
     }
 
     /// The id and session of a line, read from its beginning; the rest may be damaged or cut off.
     #[must_use]
     pub fn beginning_of_line(line: &[u8]) -> Option<(Id, SessionId)> {
-        read_beginning(line).map(|(id, session, _)| (id, session))
+        read_beginning(line).and_then(|(id, session, _)| Some((id, SessionId::new(session).ok()?)))
     }
 
     /// Reads a line of a file that anyone may have edited: `None` unless it is a whole JSON object with a message's
@@ -327,8 +339,8 @@ impl Message {
     /// the time of its id.
     #[must_use]
     pub fn from_line(line: &[u8]) -> Option<Self> {
-        match read_layout(line) {
-            Some((id, session, places)) if is_json(line) => Some(Self { id, session, places, line: line.into() }),
+        match MessageView::from_trusted(line) {
+            Some(view) if is_json(line) => Some(view.to_message()),
             _ => Self::from_fields(line),
         }
     }
@@ -364,20 +376,68 @@ fn is_json(line: &[u8]) -> bool {
 }
 
 /// Reads the fields before `role`, and what follows.
-fn read_beginning(line: &[u8]) -> Option<(Id, SessionId, &[u8])> {
+fn read_beginning(line: &[u8]) -> Option<(Id, &str, &[u8])> {
     let (id, rest) = line.strip_prefix(BEFORE_ID)?.split_at_checked(Id::TEXT_BYTES)?;
     let (session, rest) = until_quote(rest.strip_prefix(BEFORE_SESSION)?)?;
-    Some((str::from_utf8(id).ok()?.parse().ok()?, SessionId::new(session).ok()?, rest))
+    SessionId::is_valid(session).then_some((str::from_utf8(id).ok()?.parse().ok()?, session, rest))
 }
 
-/// Reads the fields before `text`; `None` if the line has another layout.
-fn read_layout(line: &[u8]) -> Option<(Id, SessionId, Places)> {
-    let (id, session, rest) = read_beginning(line)?;
-    let (role, rest) = until_quote(rest.strip_prefix(BEFORE_ROLE)?)?;
-    let (time, rest) = until_quote(rest.strip_prefix(BEFORE_TIME)?)?;
-    let fits = is_role(role) && time.as_bytes() == id.time().to_text() && rest.starts_with(BEFORE_TEXT);
-    let places = Places { session_bytes: session.as_str().len(), role_bytes: role.len() };
-    (fits && line.len() > places.text_at() && line.ends_with(b"}")).then_some((id, session, places))
+impl<'a> MessageView<'a> {
+    /// Reads a line whose checksum was right: the fields before `text`. `None` if it has another layout.
+    #[must_use]
+    pub fn from_trusted(line: &'a [u8]) -> Option<Self> {
+        let (id, session, rest) = read_beginning(line)?;
+        let (role, rest) = until_quote(rest.strip_prefix(BEFORE_ROLE)?)?;
+        let (time, rest) = until_quote(rest.strip_prefix(BEFORE_TIME)?)?;
+        let fits = is_role(role) && time.as_bytes() == id.time().to_text() && rest.starts_with(BEFORE_TEXT);
+        let places = Places { session_bytes: session.len(), role_bytes: role.len() };
+        (fits && line.len() > places.text_at() && line.ends_with(b"}")).then_some(Self { id, session, places, line })
+    }
+
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> Id {
+        self.id
+    }
+
+    /// The name of its session.
+    #[must_use]
+    pub fn session(&self) -> &'a str {
+        self.session
+    }
+
+    /// Its session.
+    #[must_use]
+    pub fn session_id(&self) -> SessionId {
+        SessionId::checked(self.session)
+    }
+
+    /// The JSON object, without a newline.
+    #[must_use]
+    pub fn line(&self) -> &'a [u8] {
+        self.line
+    }
+
+    /// The author's role.
+    #[must_use]
+    pub fn role(&self) -> &'a str {
+        let at = self.places.role_at();
+        str::from_utf8(&self.line[at..at + self.places.role_bytes]).expect("a role is ASCII")
+    }
+
+    /// See [`Message::parts`].
+    #[must_use]
+    pub fn parts(&self) -> Option<Parts> {
+        let fields: LineFields<'_> = serde_json::from_slice(self.line).ok()?;
+        Some(Parts { text: fields.text.into_owned(), metadata: fields.metadata, vector_ids: fields.vector_ids })
+    }
+
+    /// A copy.
+    #[must_use]
+    pub fn to_message(&self) -> Message {
+        let Self { id, places, line, .. } = *self;
+        Message { id, session: self.session_id(), places, line: line.into() }
+    }
 }
 
 fn until_quote(bytes: &[u8]) -> Option<(&str, &[u8])> {

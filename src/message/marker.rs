@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::id::Id;
-use super::line::Message;
+use super::line::{Message, MessageView};
 
 /// What users set for a session.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -44,6 +44,14 @@ pub enum Marker {
 
 impl Message {
     /// What the message says as a marker; `None`: it is a message like any other.
+    #[must_use]
+    pub fn marker(&self) -> Option<Marker> {
+        self.view().marker()
+    }
+}
+
+impl MessageView<'_> {
+    /// See [`Message::marker`].
     #[must_use]
     pub fn marker(&self) -> Option<Marker> {
         // Most messages are of other roles, and are not parsed.

@@ -1,5 +1,6 @@
 //! Session ids: the names of conversations, and the file names made of them.
 
+use std::borrow::{Borrow, Cow};
 use std::fmt;
 use std::sync::Arc;
 
@@ -23,9 +24,20 @@ impl SessionId {
     /// # Errors
     /// [`InvalidSession`] with the rule.
     pub fn new(name: &str) -> Result<Self, InvalidSession> {
+        if Self::is_valid(name) { Ok(Self(name.into())) } else { Err(InvalidSession) }
+    }
+
+    /// A name that [`SessionId::is_valid`] found valid.
+    pub(super) fn checked(name: &str) -> Self {
+        Self(name.into())
+    }
+
+    /// Whether `name` is a session's.
+    #[must_use]
+    pub fn is_valid(name: &str) -> bool {
         let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b':' | b'@');
         let fits = (1..=Self::BYTES_MAX).contains(&name.len()) && name.bytes().all(allowed);
-        if fits && name != "." && name != ".." { Ok(Self(name.into())) } else { Err(InvalidSession) }
+        fits && name != "." && name != ".."
     }
 
     /// The name.
@@ -47,12 +59,24 @@ impl SessionId {
     /// The session whose transcript has that name; `None` if it is no transcript's.
     #[must_use]
     pub fn from_file_name(name: &str) -> Option<Self> {
-        let stem = name.strip_suffix(".jsonl")?;
+        Self::new(&Self::named_by(name)?).ok()
+    }
+
+    /// The name of that session, not checked.
+    #[must_use]
+    pub fn named_by(file_name: &str) -> Option<Cow<'_, str>> {
+        let stem = file_name.strip_suffix(".jsonl")?;
         match stem.strip_prefix("%2E") {
-            Some(rest) => Self::new(&format!(".{rest}")).ok(),
-            None if stem.starts_with('.') => None,
-            None => Self::new(stem).ok(),
+            Some(rest) => Some(format!(".{rest}").into()),
+            None => (!stem.starts_with('.')).then_some(stem.into()),
         }
+    }
+}
+
+/// Finds it in a map by its name.
+impl Borrow<str> for SessionId {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

@@ -73,10 +73,10 @@ pub(super) fn decode(bytes: &[u8]) -> Option<(SessionTable, Covered)> {
     }
     let _zero: [u8; 4] = take(&mut from)?;
     let covered = Covered { sequence: number(&mut from)?, id: Id::from_bytes(take(&mut from)?).ok() };
-    let mut table = SessionTable::default();
+    let mut table = room_for(from)?;
     while let Some(length) = from.split_off_first() {
-        let name = str::from_utf8(from.split_off(..usize::from(*length))?).ok()?;
-        SessionId::new(name).ok()?;
+        let name =
+            str::from_utf8(from.split_off(..usize::from(*length))?).ok().filter(|name| SessionId::is_valid(name))?;
         *table.entry(name) = SessionEntry {
             updated: number(&mut from)?,
             created: number(&mut from)?,
@@ -87,6 +87,16 @@ pub(super) fn decode(bytes: &[u8]) -> Option<(SessionTable, Covered)> {
         };
     }
     Some((table, covered))
+}
+
+/// An empty table with room for these sessions: one that grows moves all of them many times.
+fn room_for(mut sessions: &[u8]) -> Option<SessionTable> {
+    let (mut count, mut name_bytes) = (0, 0);
+    while let Some(length) = sessions.split_off_first() {
+        sessions.split_off(..usize::from(*length) + ENTRY_BYTES)?;
+        (count, name_bytes) = (count + 1, name_bytes + usize::from(*length));
+    }
+    Some(SessionTable::with_room(count, name_bytes))
 }
 
 fn take<const N: usize>(from: &mut &[u8]) -> Option<[u8; N]> {

@@ -55,6 +55,12 @@ pub(super) struct SessionTable {
 }
 
 impl SessionTable {
+    /// An empty table that need not grow for so many sessions whose names have so many bytes.
+    pub(super) fn with_room(sessions: usize, name_bytes: usize) -> Self {
+        let (slots, names) = (Vec::with_capacity(sessions), Vec::with_capacity(name_bytes));
+        Self { slots, names, numbers: HashTable::with_capacity(sessions), ..Self::default() }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.numbers.len()
     }
@@ -75,22 +81,23 @@ impl SessionTable {
     }
 
     pub(super) fn get(&self, name: &str) -> Option<&SessionEntry> {
-        let number = self.number(name)?;
+        let number = self.number(name, self.hasher.hash_one(name))?;
         Some(&self.slots[number as usize].entry)
     }
 
-    fn number(&self, name: &str) -> Option<u32> {
-        let is_it = |number: &u32| name_of(&self.names, &self.slots[*number as usize]) == name;
-        self.numbers.find(self.hasher.hash_one(name), is_it).copied()
+    fn number(&self, name: &str, hash: u64) -> Option<u32> {
+        let is_it = |number: &u32| bytes_of(&self.names, &self.slots[*number as usize]) == name.as_bytes();
+        self.numbers.find(hash, is_it).copied()
     }
 
     /// The entry of a session, made if there is none.
     pub(super) fn entry(&mut self, name: &str) -> &mut SessionEntry {
-        let number = self.number(name).unwrap_or_else(|| self.insert(name));
+        let hash = self.hasher.hash_one(name);
+        let number = self.number(name, hash).unwrap_or_else(|| self.insert(name, hash));
         &mut self.slots[number as usize].entry
     }
 
-    fn insert(&mut self, name: &str) -> u32 {
+    fn insert(&mut self, name: &str, hash: u64) -> u32 {
         let (entry, name_bytes) = (SessionEntry::default(), u8::try_from(name.len()).expect("a name is short"));
         let name_at = u32::try_from(self.names.len()).expect("names of all sessions are below 4 GiB");
         reserve(&mut self.names, name.len());
@@ -108,14 +115,15 @@ impl SessionTable {
             }
         };
         let Self { slots, names, numbers, hasher, .. } = self;
-        let hash = |number: &u32| hasher.hash_one(name_of(names, &slots[*number as usize]));
-        numbers.insert_unique(hasher.hash_one(name), number, hash);
+        let hash_of = |number: &u32| hasher.hash_one(name_of(names, &slots[*number as usize]));
+        numbers.insert_unique(hash, number, hash_of);
         number
     }
 
     pub(super) fn remove(&mut self, name: &str) {
-        let Some(number) = self.number(name) else { return };
-        if let Ok(found) = self.numbers.find_entry(self.hasher.hash_one(name), |other| *other == number) {
+        let hash = self.hasher.hash_one(name);
+        let Some(number) = self.number(name, hash) else { return };
+        if let Ok(found) = self.numbers.find_entry(hash, |other| *other == number) {
             found.remove();
         }
         self.unused_names += name.len();
@@ -146,9 +154,13 @@ impl SessionTable {
     }
 }
 
-fn name_of<'n>(names: &'n [u8], slot: &Slot) -> &'n str {
+fn bytes_of<'n>(names: &'n [u8], slot: &Slot) -> &'n [u8] {
     let at = slot.name_at as usize;
-    str::from_utf8(&names[at..at + usize::from(slot.name_bytes)]).expect("names are ASCII")
+    &names[at..at + usize::from(slot.name_bytes)]
+}
+
+fn name_of<'n>(names: &'n [u8], slot: &Slot) -> &'n str {
+    str::from_utf8(bytes_of(names, slot)).expect("names are ASCII")
 }
 
 /// Makes room for some more items, with little to spare.

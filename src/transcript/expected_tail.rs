@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::io;
 
 use crate::disk::DiskFile;
-use crate::message::{Message, SessionId};
+use crate::message::{MessageView, SessionId};
 
 /// Bytes read at once.
 const BLOCK_BYTES: u64 = 256 * 1024;
@@ -40,14 +40,14 @@ impl ExpectedTails {
     }
 
     /// Adds the next message of its session.
-    pub fn message(&mut self, sequence: u64, message: &Message) {
+    pub fn message(&mut self, sequence: u64, message: &MessageView<'_>) {
         let line = message.line();
         match self.0.get_mut(message.session()) {
             Some(expected_tail) => expected_tail.extend(sequence, line),
             None => {
                 let mut expected_tail = ExpectedTail { first: sequence, last: sequence, bytes: 0, checksum: 0 };
                 expected_tail.extend(sequence, line);
-                self.0.insert(message.session().clone(), expected_tail);
+                self.0.insert(message.session_id(), expected_tail);
             }
         }
     }

@@ -11,7 +11,7 @@ use super::*;
 /// What the journal has of messages `numbers`.
 fn expected_tails(numbers: std::ops::RangeInclusive<u64>) -> ExpectedTails {
     let mut expected_tails = ExpectedTails::default();
-    numbers.for_each(|number| expected_tails.message(number, &message(number)));
+    numbers.for_each(|number| expected_tails.message(number, &message(number).view()));
     expected_tails
 }
 

@@ -57,7 +57,7 @@ pub(super) fn look<D: Disk>(disk: &D, path: &Path) -> io::Result<HashMap<Session
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(HashMap::new()),
         content => {
             let damaged = || io::Error::new(io::ErrorKind::InvalidData, "it is damaged");
-            parse(&content?).map(|(known, _)| known).ok_or_else(damaged)
+            parse(&content?).map(|(known, ..)| known).ok_or_else(damaged)
         }
     }
 }
@@ -82,7 +82,7 @@ struct Told {
     noted: HashMap<u64, u64>,
 }
 
-/// The file's length now, and after it was last rewritten.
+/// The file's length now, and what of it counted when it was last rewritten or read.
 #[derive(Default)]
 struct LengthsFile {
     bytes: u64,
@@ -122,11 +122,11 @@ impl<D: Disk> Lengths<D> {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(HashMap::new()),
             content => content?,
         };
-        let Some((known, whole)) = parse(&content) else {
+        let Some((known, whole, counts)) = parse(&content) else {
             let _ = self.disk.remove(&self.path);
             return Err(io::Error::other("it is damaged, and is begun anew"));
         };
-        (state.bytes, state.compact) = (whole as u64, whole as u64);
+        (state.bytes, state.compact) = (whole as u64, counts);
         if whole < content.len() {
             self.write_anew(state, &known)?;
         }
@@ -192,7 +192,7 @@ impl<D: Disk> Lengths<D> {
         state.bytes += lines.len() as u64;
         if state.bytes > SMALL_BYTES + 2 * state.compact {
             let content = disk::read(&self.disk, &self.path)?;
-            let (known, _) = parse(&content).ok_or_else(|| io::Error::other("it is damaged"))?;
+            let (known, ..) = parse(&content).ok_or_else(|| io::Error::other("it is damaged"))?;
             self.write_anew(state, &known)?;
         }
         Ok(())
@@ -233,35 +233,48 @@ fn push_line(to: &mut String, session: &SessionId, known: KnownLength) {
     let _ = writeln!(to, "{:08x} {line}", crc32fast::hash(line.as_bytes()));
 }
 
-/// The entries of the lines, and the end of the last whole one; `None` if one is damaged.
-fn parse(content: &[u8]) -> Option<(HashMap<SessionId, KnownLength>, usize)> {
-    let (mut known, mut whole) = (HashMap::new(), 0);
-    for line in content.split_inclusive(|&byte| byte == b'\n') {
-        match parse_line(line) {
-            Some((session, now)) => {
-                known.insert(session, now);
-                whole += line.len();
-            }
+/// The entries of the lines, the end of the last whole one, and about how many bytes the lines that count have; `None` if
+/// a line is damaged.
+fn parse(content: &[u8]) -> Option<(HashMap<SessionId, KnownLength>, usize, u64)> {
+    let (mut known, mut whole, mut lines) = (HashMap::new(), 0, 0);
+    while whole < content.len() {
+        let rest = &content[whole..];
+        let line = &rest[..memchr::memchr(b'\n', rest).map_or(rest.len(), |at| at + 1)];
+        match parse_line(line).and_then(|(session, now)| note(&mut known, session, now)) {
+            Some(()) => (whole, lines) = (whole + line.len(), lines + 1),
             None if line.ends_with(b"\n") => return None,
             None => break,
         }
     }
-    Some((known, whole))
+    let counts = whole as u64 * known.len() as u64 / lines.max(1);
+    Some((known, whole, counts))
 }
 
-fn parse_line(line: &[u8]) -> Option<(SessionId, KnownLength)> {
+/// Most sessions have several lines, and one name.
+fn note(known: &mut HashMap<SessionId, KnownLength>, session: &str, now: KnownLength) -> Option<()> {
+    match known.get_mut(session) {
+        Some(before) => *before = now,
+        None => drop(known.insert(SessionId::new(session).ok()?, now)),
+    }
+    Some(())
+}
+
+fn parse_line(line: &[u8]) -> Option<(&str, KnownLength)> {
     let (checksum, line) = std::str::from_utf8(line.strip_suffix(b"\n")?).ok()?.split_once(' ')?;
     if u32::from_str_radix(checksum, 16).ok()? != crc32fast::hash(line.as_bytes()) {
         return None;
     }
     let id = |text: &str| if text == "-" { Some(None) } else { text.parse().ok().map(Some) };
-    let words: Vec<&str> = line.split(' ').collect();
-    let (bytes, lost, session) = match words[..] {
-        [bytes, session] => (bytes, None, session),
-        [bytes, after, before, session] => (bytes, Some(Lost { after: id(after)?, before: id(before)? }), session),
+    let mut words = line.split(' ');
+    let bytes = words.next()?;
+    let (lost, session) = match [(); 4].map(|()| words.next()) {
+        [Some(session), None, ..] => (None, session),
+        [Some(after), Some(before), Some(session), None] => {
+            (Some(Lost { after: id(after)?, before: id(before)? }), session)
+        }
         _ => return None,
     };
-    Some((SessionId::new(session).ok()?, KnownLength { bytes: bytes.parse().ok()?, lost }))
+    Some((session, KnownLength { bytes: bytes.parse().ok()?, lost }))
 }
 
 #[cfg(test)]
@@ -305,8 +318,9 @@ mod tests {
     #[test]
     fn the_file_is_bounded_however_often_lengths_change() {
         let disk = SimDisk::default();
-        let before = lengths(&disk);
         for round in 1..=60 {
+            // After each start it goes on from what the one before left.
+            let before = lengths(&disk);
             before.write(&(0..1000).map(|n| (session(n), of(round * 1000 + n))).collect::<Vec<_>>()).unwrap();
             assert!(disk.peek(Path::new(PATH)).unwrap().len() < (1 << 20) + 3 * 30_000, "round {round}");
         }

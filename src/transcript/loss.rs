@@ -195,8 +195,8 @@ impl<D: Disk> Transcripts<D> {
         for some in sessions.chunks(AT_ONCE) {
             let mut closed = Vec::new();
             let open = self.lock_open();
-            for session in some.iter().filter(|session| !open.stale.contains_key(session)) {
-                match open.files.peek(session) {
+            for session in some.iter().filter(|session| !open.stale.contains_key(**session)) {
+                match open.files.peek(*session) {
                     Some(transcript) => drop(measured.insert((*session).clone(), transcript.bytes)),
                     None => closed.push(*session),
                 }

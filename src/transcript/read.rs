@@ -92,7 +92,17 @@ impl<D: Disk> Transcripts<D> {
     /// # Errors
     /// The folder could not be listed. A retry is safe.
     pub fn sessions(&self) -> io::Result<Vec<SessionId>> {
-        Ok(self.disk.list(&self.folder)?.iter().filter_map(|name| SessionId::from_file_name(name)).collect())
+        self.sessions_except(&|_| false)
+    }
+
+    /// The sessions that have a transcript and whose name is not `known`, in no order.
+    ///
+    /// # Errors
+    /// The folder could not be listed. A retry is safe.
+    pub fn sessions_except(&self, known: &dyn Fn(&str) -> bool) -> io::Result<Vec<SessionId>> {
+        let names = self.disk.list(&self.folder)?;
+        let unknown = names.iter().filter_map(|name| SessionId::named_by(name)).filter(|session| !known(session));
+        Ok(unknown.filter_map(|session| SessionId::new(&session).ok()).collect())
     }
 
     /// Reads a page of a session's transcript. A session without one has an empty page.

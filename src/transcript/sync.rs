@@ -30,7 +30,7 @@ impl<D: Disk> Transcripts<D> {
         // A suspect file is rewritten, and then synced.
         let sessions: Vec<&SessionId> = {
             let open = self.lock_open();
-            sessions.filter(|session| !open.stale.get(session).is_some_and(|stale| stale.suspect)).collect()
+            sessions.filter(|session| !open.stale.get(*session).is_some_and(|stale| stale.suspect)).collect()
         };
         let measured = self.measure(&sessions);
         let mut unsafe_ones: HashSet<SessionId> = self.sync_files(&sessions)?.into_iter().collect();

@@ -79,8 +79,6 @@ impl Digest {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
     use crate::message::{Id, SessionId, Timestamp};
 
@@ -101,7 +99,7 @@ mod tests {
             aborted: vec![(2, 3)],
             keys: vec![([1; 16], known(4)), ([2; 16], known(5))],
             replies: vec![([2; 16], 6, id(6)), ([3; 16], 7, id(7))],
-            sessions: BTreeSet::from([3, 9, 1 << 63]),
+            sessions: vec![3, 9, 1 << 63],
             erasures: vec![Erasure { sequence: 8, id: id(8), session: SessionId::new("a:b").unwrap() }],
         }
     }
