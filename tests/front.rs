@@ -8,6 +8,7 @@ mod support;
 use std::fs;
 
 use serde_json::{Value, json};
+use support::socket::Socket;
 use support::{Client, Connection, Options, Reply, Server, WAIT_TIMEOUT, wait_until};
 
 const COMPLETIONS: &str = "/v1/chat/completions";
@@ -138,8 +139,8 @@ fn a_responder_that_fails_is_told_by_status_or_by_the_last_event() {
 }
 
 /// Asks for a stream and reads up to the piece `one`; the client goes on with the connection.
-fn begin_gate(mut connection: Connection) -> (Connection, String) {
-    let body = asking("gate", json!({"stream": true})).to_string();
+fn begin_gate(mut connection: Connection, asking: &Value) -> (Connection, String) {
+    let body = asking.to_string();
     let head = format!(
         "POST {COMPLETIONS} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
         body.len()
@@ -152,7 +153,7 @@ fn begin_gate(mut connection: Connection) -> (Connection, String) {
 #[test]
 fn pieces_come_as_they_are_said_and_a_stopped_answer_ends_as_others_do() {
     let server = Server::start(program());
-    let (mut connection, head) = begin_gate(server.connect());
+    let (mut connection, head) = begin_gate(server.connect(), &asking("gate", json!({"stream": true})));
     let head = head.to_ascii_lowercase();
     let session = head.split("x-chatkeep-session: ").nth(1).unwrap().split("\r\n").next().unwrap().to_owned();
     let stop = server.client().post(&format!("/api/chat/sessions/{session}/stop"), &json!({}));
@@ -166,7 +167,7 @@ fn pieces_come_as_they_are_said_and_a_stopped_answer_ends_as_others_do() {
 #[test]
 fn an_answer_whose_client_goes_away_is_recorded_all_the_same() {
     let server = Server::start(program());
-    let (connection, head) = begin_gate(server.connect());
+    let (connection, head) = begin_gate(server.connect(), &asking("gate", json!({"stream": true})));
     let head = head.to_ascii_lowercase();
     let session = head.split("x-chatkeep-session: ").nth(1).unwrap().split("\r\n").next().unwrap().to_owned();
     drop(connection);
@@ -176,6 +177,69 @@ fn an_answer_whose_client_goes_away_is_recorded_all_the_same() {
         let history = client.history(&session, "");
         history["messages"].as_array().unwrap().last().unwrap()["text"] == "one two"
     });
+}
+
+#[test]
+fn others_see_an_answer_while_it_is_given() {
+    let server = Server::start(program());
+    let mut socket = Socket::open(&server, "session_id=s");
+    let asking = asking("gate", json!({"stream": true, "metadata": {"session_id": "s"}}));
+    let (mut connection, _) = begin_gate(server.connect(), &asking);
+    assert_eq!(socket.next_of("message")["text"], "gate");
+    assert_eq!(socket.next_of("delta")["text"], "one");
+    fs::write(server.folder().join("open"), "").unwrap();
+    assert_eq!(socket.next_of("response")["message"], "one two");
+    connection.until("data: [DONE]\n\n").unwrap();
+}
+
+/// Role, text and status of what a session shows.
+fn shown(server: &Server, session: &str) -> Vec<(String, String, Value)> {
+    let page = server.local_client().get(&format!("/api/chat/history?view=current&session_id={session}")).expect(200);
+    let fields = |message: &Value| {
+        let text = |name: &str| message[name].as_str().unwrap().to_owned();
+        (text("role"), text("text"), message["metadata"]["status"].clone())
+    };
+    page["messages"].as_array().unwrap().iter().map(fields).collect()
+}
+
+#[test]
+fn a_request_that_a_kill_cut_off_is_answered_once_when_it_comes_again() {
+    let mut server = Server::start(program());
+    let asking = asking("gate", json!({"stream": true, "metadata": {"session_id": "s"}}));
+    let (connection, _) = begin_gate(server.connect(), &asking);
+    server.kill9();
+    drop(connection);
+    fs::write(server.folder().join("open"), "").unwrap();
+    server.start_again();
+    let chunks = events(&server.client().post(COMPLETIONS, &asking));
+    assert_eq!(said(&chunks[..chunks.len() - 1]).0, "one two");
+    let wanted = [("user", "gate", Value::Null), ("assistant", "one two", json!("completed"))];
+    assert_eq!(shown(&server, "s"), wanted.map(|(role, text, status)| (role.into(), text.into(), status)));
+    let all = server.local_client().get("/api/chat/history?session_id=s&role=user").expect(200);
+    assert_eq!(all["messages"].as_array().unwrap().len(), 1, "it is recorded once: {all}");
+}
+
+#[test]
+fn an_answer_that_broke_off_is_rewound_when_its_request_comes_again() {
+    let server = Server::start(program());
+    let mut client = server.client();
+    let mut history = vec![json!({"role": "user", "content": "hello"})];
+    let ask = |client: &mut Client, messages: &[Value]| {
+        client.post(COMPLETIONS, &json!({"messages": messages, "metadata": {"session_id": "s"}}))
+    };
+    let said = ask(&mut client, &history).expect(200)["choices"][0]["message"].clone();
+    history.extend([said, json!({"role": "user", "content": "fail"})]);
+    for _ in 0..2 {
+        assert_eq!(ask(&mut client, &history).openai_error(502)["code"], "responder_failed");
+    }
+    history.pop();
+    history.push(json!({"role": "user", "content": "again"}));
+    ask(&mut client, &history).expect(200);
+    let texts: Vec<String> = shown(&server, "s").into_iter().map(|(_, text, _)| text).collect();
+    assert_eq!(texts, ["hello", "fine", "again", "fine"]);
+    let all = client.get("/api/chat/history?session_id=s").expect(200);
+    let failed = all["messages"].as_array().unwrap().iter().filter(|message| message["text"] == "fail").count();
+    assert_eq!(failed, 1, "{all}");
 }
 
 #[test]

@@ -68,6 +68,11 @@ fn run(client: &str) {
     assert!(output.status.success() && told.ends_with("ok\n"), "{told}{errors}{}", server.log());
     assert!(!model.asked().is_empty() && !json!(model.asked()).to_string().contains(token), "the token stays here");
 
+    check_records(&server, client);
+}
+
+/// Every conversation shows each message of its user once, and ends in an answer.
+fn check_records(server: &Server, client: &str) {
     let mut local = server.local_client();
     let sessions = local.get("/api/chat/sessions?limit=500").expect(200);
     let sessions = sessions["sessions"].as_array().unwrap();
@@ -85,6 +90,78 @@ fn run(client: &str) {
         assert!(spoken.values().all(|count| *count == 1), "{client} is recorded twice: {messages:#?}");
         let roles: Vec<&str> = messages.iter().map(|message| message["role"].as_str().unwrap()).collect();
         assert_eq!(roles.last(), Some(&"assistant"), "{client} has an answer to all: {roles:?}");
+    }
+}
+
+/// The conversation that a step of a fixture belongs to (tests/data/openai/README.md), if its session must be that of the
+/// others; not those whose client was cut off, sends only the end of what is short, or names none and changes what it sent or
+/// has said all of it before.
+fn conversation_of(step: &str) -> Option<&str> {
+    match step {
+        "first" | "second" | "regenerate" => Some("talk"),
+        "tool-result" => Some("tool"),
+        "abort" | "abort-next" | "trimmed" | "file-next" | "reasoning-next" | "retry" | "edit" | "title"
+        | "forwarded-title" => None,
+        _ => {
+            Some(["-next", "-first", "-second", "-third"].iter().find_map(|end| step.strip_suffix(end)).unwrap_or(step))
+        }
+    }
+}
+
+/// Sends what a client was seen to send, in order, and returns the session of each conversation.
+fn replay(server: &Server, file: &Path) -> BTreeMap<String, String> {
+    let mut sessions: BTreeMap<String, String> = BTreeMap::new();
+    let mut client = server.client();
+    for line in std::fs::read_to_string(file).unwrap().lines() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        let (step, body) = (line["step"].as_str().unwrap(), line["body"].to_string());
+        // A page's request needs its origin to be allowed.
+        if line["body"].is_null() || step == "browser" {
+            continue;
+        }
+        let headers = line["headers"].as_object().unwrap().iter();
+        let headers: Vec<(&str, &str)> = headers.map(|(name, value)| (&**name, value.as_str().unwrap())).collect();
+        let reply = client.request("POST", "/v1/chat/completions", &headers, Some(body.as_bytes()));
+        let is_task = headers.iter().any(|(name, value)| *name == "x-openwebui-task" && !value.is_empty());
+        assert!(reply.status == 200 || step == "retry" && reply.status == 503, "{file:?} {step}: {reply}");
+        assert!(
+            line["body"]["stream"] != true || reply.text().ends_with("data: [DONE]\n\n"),
+            "{file:?} {step}: {reply}"
+        );
+        let session = reply.header("x-chatkeep-session");
+        let is_temporary =
+            headers.iter().any(|(name, value)| *name == "x-openwebui-chat-id" && value.starts_with("local:"));
+        let is_recorded = line["body"]["store"] != false && !is_task && !is_temporary;
+        assert_eq!(session.is_some(), is_recorded, "{file:?} {step}: {reply}");
+        if let (Some(conversation), Some(session)) = (conversation_of(step), session) {
+            let before = sessions.insert(conversation.to_owned(), session.to_owned());
+            assert!(before.is_none_or(|before| before == session), "{file:?} {step} is in another session");
+        }
+    }
+    sessions
+}
+
+#[test]
+fn what_clients_were_seen_to_send_goes_on_in_its_session() {
+    let model = Model::start();
+    let mut files: Vec<_> = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/data/openai")
+        .read_dir()
+        .unwrap()
+        .map(|file| file.unwrap().path())
+        .collect();
+    files.retain(|file| file.extension().is_some_and(|end| end == "jsonl"));
+    assert_eq!(files.len(), 10);
+    for file in files {
+        let openai = json!({"base_url": model.base_url});
+        let server = Server::start(Options::default().set("responder.kind", "openai").set("responder.openai", openai));
+        let sessions = replay(&server, &file);
+        assert!(sessions.len() >= 4, "{file:?}: {sessions:?}");
+        let mut apart: Vec<_> = sessions.values().collect();
+        apart.sort();
+        apart.dedup();
+        assert_eq!(apart.len(), sessions.len(), "{file:?}: conversations share a session: {sessions:?}");
+        check_records(&server, &file.display().to_string());
     }
 }
 

@@ -9,7 +9,8 @@ import tempfile
 
 from steps import EDITED, FIRST, PICTURE, SECOND, TOKEN, WEATHER, address, check, run
 
-LLM = pathlib.Path(sys.executable).with_name("llm")
+# Not the script beside it, which names the folder that it was made in.
+LLM = [sys.executable, "-m", "llm"]
 # The tool of the other clients, as this one defines tools.
 FUNCTIONS = '''
 def weather(city: str, days: float = 1) -> str:
@@ -25,7 +26,7 @@ def llm(folder, step, *arguments, model="recorded"):
     # JSON is YAML, too.
     pathlib.Path(folder, "extra-openai-models.yaml").write_text(json.dumps(known))
     environment = {**os.environ, "LLM_USER_PATH": folder}
-    command = [LLM, "prompt", "-m", model, "--key", TOKEN, *arguments]
+    command = [*LLM, "prompt", "-m", model, "--key", TOKEN, *arguments]
     given = {"stdin": subprocess.DEVNULL, "capture_output": True, "encoding": "utf-8", "timeout": 300}
     ran = subprocess.run(command, env=environment, **given)
     if ran.returncode != 0:

@@ -91,7 +91,7 @@ impl<'a> CompletionRequest<'a> {
             messages,
             model: read.model.unwrap_or_else(|| NO_MODEL.to_owned()),
             stream: read.stream.unwrap_or(false),
-            is_recorded: is_recorded(head)? && read.store != Some(false),
+            is_recorded: is_recorded(head)? && read.store != Some(false) && !is_temporary(head),
             name: name(head, read.metadata.as_ref(), read.litellm_session_id.as_ref())?,
             key,
             on_disconnect: on_disconnect(head)?,
@@ -107,6 +107,12 @@ fn is_recorded(head: &RequestHead<'_>) -> Result<bool, Problem> {
         None => Ok(head.header(TASK_HEADER).is_none_or(str::is_empty)),
         Some(_) => Err(Problem::field(RECORD_HEADER, "must be yes or no")),
     }
+}
+
+/// Whether Open WebUI says that the chat is a temporary one, of which it keeps nothing itself.
+fn is_temporary(head: &RequestHead<'_>) -> bool {
+    let id = head.header(NAME_HEADERS[2]).unwrap_or_default();
+    ["local:", "temporary:"].iter().any(|begin| id.starts_with(begin))
 }
 
 /// The name of the conversation: by a header, else by a field. Empty ones, and fields that are no strings, name none.
@@ -201,6 +207,7 @@ mod tests {
             (&[], r#""store":false"#, (false, false, "chatkeep")),
             (&[("X-Chatkeep-Record", "No")], r#""store":true"#, (false, false, "chatkeep")),
             (&[("X-OpenWebUI-Task", "title_generation")], "\"seed\":1", (false, false, "chatkeep")),
+            (&[("X-OpenWebUI-Chat-Id", "local:abc")], "\"seed\":1", (false, false, "chatkeep")),
             (&[("X-OpenWebUI-Task", "")], "\"seed\":1", (true, false, "chatkeep")),
             (&[("X-Chatkeep-Record", "yes")], r#""store":true"#, (true, false, "chatkeep")),
         ] {
