@@ -22,6 +22,8 @@ use super::path::{Alignment, LINEAGE_MAX, Likeness, Tree};
 /// Conversations that are compared with a request. If more begin alike, a request that goes back in one of them begins a new
 /// one.
 const COMPARED_MAX: usize = 16;
+/// The same for a request without a reply.
+const UNANSWERED_MAX: usize = 4;
 /// Messages of a conversation that are read first, and at most: of one whose anchor lies deeper, the client begins a new one.
 const READ_FIRST: usize = LINEAGE_MAX + 32;
 const READ_MAX: usize = 4000;
@@ -77,9 +79,11 @@ impl<'a> Asked<'a> {
         let last = self.spoken.len().saturating_sub(1);
         let reply = (0..last).rev().find(|at| self.spoken[*at].role == "assistant");
         let tail = reply.map(|at| self.tail(at.checked_sub(1).map(|at| &self.spoken[at]), &self.spoken[at]));
-        let mut found = index.find(self.opening(), tail, COMPARED_MAX + 1);
-        let are_more = found.len() > COMPARED_MAX;
-        found.truncate(COMPARED_MAX);
+        // Without a reply only one can be meant that was begun just now and has none either.
+        let max = if reply.is_some() { COMPARED_MAX } else { UNANSWERED_MAX };
+        let mut found = index.find(self.opening(), tail, max + 1);
+        let are_more = found.len() > max;
+        found.truncate(max);
         let found = found.into_iter().map(|id| self.made(id));
         (self.named_candidate().into_iter().chain(found).collect(), are_more)
     }
