@@ -304,3 +304,45 @@ fn an_address_without_v1_or_of_a_web_page_is_told_with_the_likely_mend() {
     );
     assert_eq!(server.client().chat("s", "hi")["response"], told);
 }
+
+/// A streamed answer of these events, which ends where they end.
+fn streamed(events: &[&str]) -> String {
+    let body: String = events.iter().map(|event| format!("data: {event}\n\n")).collect();
+    format!("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n{body}")
+}
+
+#[test]
+fn what_a_server_sends_goes_on_as_it_came_and_a_break_ends_in_an_error() {
+    let word = r#"{"id":"x","odd":1.0,"choices":[{"index":0,"delta":{"content":"half"}}]}"#;
+    let end = r#"{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#;
+    let refusal = "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: 55\r\n\r\n\
+                   {\"error\":{\"message\":\"no sk-hunter2hunter2\",\"code\":\"c\"}}";
+    let (base_url, asked) = scripted(vec![streamed(&[word]), refusal.into(), streamed(&[word, end, "[DONE]"])]);
+    let openai = json!({"base_url": base_url, "api_key": KEY});
+    let server = Server::start(Options::default().set("responder.kind", "openai").set("responder.openai", openai));
+    let mut client = server.client();
+    let body = json!({"model": "theirs", "stream": true, "seed": 1.0, "metadata": {"session_id": "s"},
+        "messages": [{"role": "user", "content": "hi"}]});
+    let mut ask = || client.post("/v1/chat/completions", &body);
+    let broken = ask().text();
+    assert!(
+        broken.starts_with(&format!("data: {word}\n\ndata: {{\"error\":")) && !broken.contains("[DONE]"),
+        "{broken}"
+    );
+    let refused = ask();
+    assert_eq!((refused.status, refused.expect(400)["error"]["code"].as_str()), (400, Some("c")));
+    assert!(!refused.text().contains(KEY), "{refused}");
+    assert_eq!(ask().text(), format!("data: {word}\n\ndata: {end}\n\ndata: [DONE]\n\n"));
+    for _ in 0..3 {
+        assert_eq!(asked.recv_timeout(WAIT_TIMEOUT).unwrap(), body, "the request goes on as it came");
+    }
+    let page = |query: &str| {
+        let page = server.local_client().get(&format!("/api/chat/history?session_id=s{query}")).expect(200);
+        let said = |message: &Value| (message["role"].clone(), message["metadata"]["status"].clone());
+        page["messages"].as_array().unwrap().iter().map(said).collect::<Vec<_>>()
+    };
+    let (user, done) = ((json!("user"), Value::Null), (json!("assistant"), json!("completed")));
+    assert_eq!(page("&view=current"), [user, done], "one message, and one answer");
+    assert_eq!(page("&role=user").len(), 1, "it is recorded once");
+    assert_eq!(page("&role=assistant").len(), 2, "the broken answer is kept, and the refusal is none");
+}

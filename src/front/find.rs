@@ -113,7 +113,7 @@ impl<'a> Asked<'a> {
                 None if candidate.id.is_none() => free = free.or(Some(candidate)),
                 None => {
                     let place = tree.place_at_beginning(self.spoken);
-                    if place.stands.is_some() && place.is_tip {
+                    if place.stands.is_some() && place.is_last {
                         free = free.or(Some(candidate));
                     }
                 }

@@ -32,6 +32,8 @@ struct Recorded {
     essence: Essence,
     /// Its client did not get all of it.
     is_cut_off: bool,
+    /// It is a reply that counts: one that failed is none.
+    is_reply: bool,
     /// The one before it.
     before: Option<usize>,
 }
@@ -67,6 +69,8 @@ pub(super) struct Alignment {
     pub stands: Option<Id>,
     /// Nothing follows that one, so nothing is rewound.
     pub is_tip: bool,
+    /// Nothing follows it but replies that failed.
+    pub is_last: bool,
     /// The anchor is the newest reply.
     pub is_at_end: bool,
     /// How many messages before the anchor are the same on both sides, and whether all are that both have.
@@ -121,7 +125,8 @@ impl Tree {
         // The text of a failed reply is the reason; its client got the part before.
         let text = if status == Some("error") { text_of("partial").unwrap_or_default() } else { &parts.text };
         let essence = Essence::of(message.role(), text, openai);
-        self.spoken.push(Recorded { id: message.id(), essence, is_cut_off, before: state.tip });
+        let is_reply = message.role() == "assistant" && status != Some("error");
+        self.spoken.push(Recorded { id: message.id(), essence, is_cut_off, is_reply, before: state.tip });
         state.tip = Some(self.spoken.len() - 1);
     }
 
@@ -142,7 +147,7 @@ impl Tree {
 
     /// Whether a path that was not rewound has a reply.
     pub(super) fn has_replies(&self) -> bool {
-        self.back_from(self.state().tip).any(|at| self.spoken[at].essence.role == "assistant")
+        self.back_from(self.state().tip).any(|at| self.spoken[at].is_reply)
     }
 
     /// Whether it has no message.
@@ -175,7 +180,7 @@ impl Tree {
                     return None;
                 }
                 let later = current.iter().take_while(|at| **at != here);
-                let is_at_end = is_current && later.into_iter().all(|at| self.spoken[*at].essence.role != "assistant");
+                let is_at_end = is_current && later.into_iter().all(|at| !self.spoken[*at].is_reply);
                 return Some(self.after(request, at + 1, Some(here), (is_at_end, past)));
             }
         }
@@ -205,11 +210,14 @@ impl Tree {
             (known, last) = (known + 1, Some(next));
         }
         let stands = last.map(|at| self.spoken[at].id);
+        let has_failed = |at: &usize| self.spoken[*at].essence.role == "assistant" && !self.spoken[*at].is_reply;
+        let is_last = current.iter().copied().find(|at| !has_failed(at)) == last;
         Alignment {
             anchored,
             known,
             stands,
             is_tip: last == tip,
+            is_last,
             is_at_end,
             lineage: past.same,
             is_common: past.is_common(),
