@@ -243,6 +243,20 @@ fn an_answer_that_broke_off_is_rewound_when_its_request_comes_again() {
 }
 
 #[test]
+fn a_key_whose_answer_failed_is_answered_anew() {
+    let server = Server::start(program());
+    let body = asking("fail", json!({})).to_string();
+    let headers = [("Content-Type", "application/json"), ("Idempotency-Key", "k")];
+    let mut client = server.client();
+    for _ in 0..3 {
+        let reply = client.request("POST", COMPLETIONS, &headers, Some(body.as_bytes()));
+        assert_eq!(reply.openai_error(502)["code"], "responder_failed");
+    }
+    let sessions = client.get("/api/chat/sessions").expect(200);
+    assert_eq!(sessions["sessions"].as_array().unwrap().len(), 1, "{sessions}");
+}
+
+#[test]
 fn every_refusal_below_v1_has_the_shape_of_openai() {
     let server = Server::start(Options::default());
     for mut client in clients(&server) {

@@ -98,8 +98,9 @@ impl Chat {
         let key = given.key.map(|key| IdempotencyKey::new(given.session, key, &[&given.body]));
         let waiting = self.waiting.try_acquire().ok_or(TurnError::Crowded)?;
         let running = self.queues.running(given.session);
-        let is_abandoned =
-            running.is_some_and(|running| running.abandoned_since().is_some() && running.stop_by(By::Capacity));
+        // One of the same request is followed again.
+        let other = running.filter(|running| key.is_none() || running.key() != key.as_ref());
+        let is_abandoned = other.is_some_and(|other| other.abandoned_since().is_some() && other.stop_by(By::Capacity));
         let (when_busy, wait) = match is_abandoned {
             true => (WhenBusy::Queue, GIVE_WAY_TIMEOUT),
             false => (WhenBusy::Refuse, self.timeout),

@@ -32,7 +32,7 @@ struct Recorded {
     essence: Essence,
     /// Its client did not get all of it.
     is_cut_off: bool,
-    /// It is a reply that counts: one that failed is none.
+    /// It is a reply that counts: one that failed is none, nor one that was cut off though no client asked for that.
     is_reply: bool,
     /// The one before it.
     before: Option<usize>,
@@ -125,7 +125,8 @@ impl Tree {
         // The text of a failed reply is the reason; its client got the part before.
         let text = if status == Some("error") { text_of("partial").unwrap_or_default() } else { &parts.text };
         let essence = Essence::of(message.role(), text, openai);
-        let is_reply = message.role() == "assistant" && status != Some("error");
+        let is_unwanted = status == Some("cancelled") && text_of("cancelled_by").is_some_and(|by| by != "client");
+        let is_reply = message.role() == "assistant" && status != Some("error") && !is_unwanted;
         self.spoken.push(Recorded { id: message.id(), essence, is_cut_off, is_reply, before: state.tip });
         state.tip = Some(self.spoken.len() - 1);
     }

@@ -168,6 +168,42 @@ fn a_key_that_comes_again_gets_the_first_answer() {
 }
 
 #[test]
+fn a_key_that_comes_again_follows_the_answer_that_nobody_follows() {
+    let (_folder, world) = world();
+    let mut client = Client::new("ann", None);
+    client.key = Some("k".into());
+    client.says("hang");
+    let first = world.begin(&client).unwrap();
+    first.passed.as_ref().unwrap().recv_timeout(WAIT_TIMEOUT).unwrap();
+    let session = first.session.clone();
+    drop(first);
+    let again = world.begin(&client).unwrap();
+    assert_eq!((&again.session, again.passed.is_none()), (&session, true));
+    let StartedTurn::Follow(follow) = &again.started else { panic!("it is over") };
+    assert!(!follow.running().is_stopping());
+    assert!(world.chat.stop(&session));
+    ended(&again);
+}
+
+#[test]
+fn a_first_message_that_comes_again_stays_in_its_named_session() {
+    let (_folder, world) = world();
+    let mut client = Client::new("ann", Some("chat"));
+    client.says("hang unique");
+    let first = world.begin(&client).unwrap();
+    first.passed.as_ref().unwrap().recv_timeout(WAIT_TIMEOUT).unwrap();
+    let session = first.session.clone();
+    drop(first);
+    let again = world.begin(&client).unwrap();
+    assert_eq!(again.session, session);
+    again.passed.as_ref().unwrap().recv_timeout(WAIT_TIMEOUT).unwrap();
+    assert!(world.chat.stop(&session));
+    ended(&again);
+    client.session = Some(session);
+    client.is_there_once(&world);
+}
+
+#[test]
 fn instructions_are_recorded_when_they_change_and_are_no_departure() {
     let (_folder, world) = world();
     let mut client = Client::new("ann", None);
