@@ -20,7 +20,7 @@ use crate::config::{ResponderConfig, ResponderKind};
 pub use command::CommandResponder;
 pub use echo::Echo;
 pub use interface::{
-    Answer, ContextLimit, GivenRequest, PassedOn, Question, Responder, ResponderError, without_quotation,
+    Answer, COMPLETION_ID, ContextLimit, GivenRequest, PassedOn, Question, Responder, ResponderError, without_quotation,
 };
 pub use models::model_list;
 pub use openai::OpenAi;

@@ -305,19 +305,13 @@ fn an_address_without_v1_or_of_a_web_page_is_told_with_the_likely_mend() {
     assert_eq!(server.client().chat("s", "hi")["response"], told);
 }
 
-/// A streamed answer of these events, which ends where they end.
-fn streamed(events: &[&str]) -> String {
-    let body: String = events.iter().map(|event| format!("data: {event}\n\n")).collect();
-    format!("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n{body}")
-}
-
 #[test]
 fn what_a_server_sends_goes_on_as_it_came_and_a_break_ends_in_an_error() {
     let word = r#"{"id":"x","odd":1.0,"choices":[{"index":0,"delta":{"content":"half"}}]}"#;
     let end = r#"{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#;
     let refusal = "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: 55\r\n\r\n\
                    {\"error\":{\"message\":\"no sk-hunter2hunter2\",\"code\":\"c\"}}";
-    let (base_url, asked) = scripted(vec![streamed(&[word]), refusal.into(), streamed(&[word, end, "[DONE]"])]);
+    let (base_url, asked) = scripted(vec![stream(&[word]), refusal.into(), stream(&[word, end, "[DONE]"])]);
     let openai = json!({"base_url": base_url, "api_key": KEY});
     let server = Server::start(Options::default().set("responder.kind", "openai").set("responder.openai", openai));
     let mut client = server.client();
@@ -345,4 +339,118 @@ fn what_a_server_sends_goes_on_as_it_came_and_a_break_ends_in_an_error() {
     assert_eq!(page("&view=current"), [user, done], "one message, and one answer");
     assert_eq!(page("&role=user").len(), 1, "it is recorded once");
     assert_eq!(page("&role=assistant").len(), 2, "the broken answer is kept, and the refusal is none");
+}
+
+const COMPLETIONS: &str = "/v1/chat/completions";
+
+/// A server that passes requests on as they are, to one that gives these answers.
+fn front(answers: Vec<String>) -> Server {
+    let openai = json!({"base_url": scripted(answers).0, "api_key": KEY});
+    let options = Options::default().set("log.level", "trace").set("responder.kind", "openai");
+    Server::start(options.set("responder.openai", openai))
+}
+
+/// An answer of that status with a JSON body; `head` are more lines of its head.
+fn object(status: &str, head: &str, body: &str) -> String {
+    let length = body.len();
+    format!(
+        "HTTP/1.1 {status}\r\nContent-Type: application/json\r\n{head}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    )
+}
+
+/// The chunks of a stream, without the mark of its end.
+fn chunks(text: &str) -> Vec<Value> {
+    let data = text.split("\n\n").filter_map(|event| event.strip_prefix("data: ")).filter(|data| *data != "[DONE]");
+    data.map(|data| serde_json::from_str(data).unwrap()).collect()
+}
+
+#[test]
+fn a_client_the_history_and_a_replay_have_one_text_also_of_an_answer_that_quotes_the_key() {
+    let quoting = format!("your key is {KEY}, is it not?");
+    let usage = json!({"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5});
+    let chunk = json!({"id": "c-1", "model": "m-1", "choices": [{"index": 0, "delta": {"content": quoting}}]});
+    let end = json!({"id": "c-1", "model": "m-1", "choices": [{"index": 0, "delta": {}, "finish_reason": "length"}]});
+    let counted = json!({"id": "c-1", "model": "m-1", "choices": [], "usage": usage});
+    let whole = json!({"id": "c-1", "model": "m-1", "object": "chat.completion", "usage": usage, "choices":
+        [{"index": 0, "message": {"role": "assistant", "content": quoting}, "finish_reason": "length"}]});
+    let events = [chunk, end, counted].map(|event| event.to_string());
+    let events = [&*events[0], &*events[1], &*events[2], "[DONE]"];
+    let server = front(vec![stream(&events), object("200 OK", "", &whole.to_string())]);
+    for (is_streamed, key) in [(true, "a"), (false, "b")] {
+        let options = json!({"include_usage": true});
+        let body =
+            json!({"stream": is_streamed, "stream_options": options, "messages": [{"role": "user", "content": key}]});
+        let headers = [("Content-Type", "application/json"), ("Idempotency-Key", key)];
+        let ask = || server.client().request("POST", COMPLETIONS, &headers, Some(body.to_string().as_bytes()));
+        let told = |text: &str| match is_streamed {
+            true => {
+                let chunks = chunks(text);
+                let text: String =
+                    chunks.iter().filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str()).collect();
+                let last = &chunks[chunks.len() - 2]["choices"][0]["finish_reason"];
+                (json!(text), chunks[0]["id"].clone(), chunks.last().unwrap()["usage"].clone(), last.clone())
+            }
+            false => {
+                let object: Value = serde_json::from_str(text).unwrap();
+                let choice = &object["choices"][0];
+                let text = choice["message"]["content"].clone();
+                (text, object["id"].clone(), object["usage"].clone(), choice["finish_reason"].clone())
+            }
+        };
+        let first = ask();
+        let wanted = (json!(quoting), json!("c-1"), usage.clone(), json!("length"));
+        assert_eq!(told(&first.text()), wanted, "{first}");
+        let again = ask();
+        assert_eq!(told(&again.text()), wanted, "{again}");
+        let session = first.header("x-chatkeep-session").unwrap();
+        assert_eq!(again.header("x-chatkeep-session"), Some(session));
+        let history = server.client().history(session, "");
+        assert_eq!(history["messages"][1]["text"], quoting);
+        let other = json!({"messages": [{"role": "user", "content": "other"}]}).to_string();
+        let named = [&headers[..], &[("X-Conversation-Id", session)]].concat();
+        let refused = server.client().request("POST", COMPLETIONS, &named, Some(other.as_bytes()));
+        let words = refused.openai_error(409)["message"].as_str().unwrap().to_owned();
+        assert!(words.starts_with("the key of this request was used before"), "{words}");
+    }
+}
+
+#[test]
+fn an_error_of_the_server_is_told_once_and_never_with_the_key() {
+    let error = json!({"error": {"message": format!("no {KEY}"), "code": "c"}}).to_string();
+    let escaped = error.replace("hunter", "\\u0068unter");
+    let word = r#"{"choices":[{"index":0,"delta":{"content":"half"}}]}"#;
+    let bare = format!(r#"{{"object":"error","message":"no {KEY}","code":1}}"#);
+    let answers = vec![
+        stream(&[word, &error, "[DONE]"]),
+        stream(&[word, &escaped, "[DONE]"]),
+        stream(&[word, &bare, "[DONE]"]),
+        stream(&[&error]),
+        object("200 OK", "", &error),
+        object("200 OK", "", &escaped),
+        object("429 Slow", "Retry-After: 7\r\n", &escaped),
+        object("503 Busy", "Retry-After: soon\r\n", &error),
+    ];
+    let server = front(answers);
+    for (is_streamed, status, code, retry_after) in [
+        (true, 200, "c", None),
+        (true, 200, "c", None),
+        (true, 200, "responder_failed", None),
+        (true, 200, "c", None),
+        (false, 502, "c", None),
+        (true, 502, "c", None),
+        (false, 429, "c", Some("7")),
+        (true, 503, "c", None),
+    ] {
+        let body = json!({"stream": is_streamed, "metadata": {"session_id": "s"},
+            "messages": [{"role": "user", "content": "hi"}]});
+        let reply = server.client().post(COMPLETIONS, &body);
+        assert_eq!((reply.status, reply.header("retry-after")), (status, retry_after), "{reply}");
+        let text = reply.text();
+        assert_eq!(text.matches("\"error\":{").count(), 1, "{reply}");
+        let error = if status == 200 { chunks(&text).pop().unwrap() } else { serde_json::from_str(&text).unwrap() };
+        assert_eq!(error["error"]["code"], code, "{reply}");
+        assert!(error["error"]["message"].as_str().unwrap().ends_with("no [redacted]"), "{reply}");
+        assert!(!text.contains("hunter2") && !text.contains("[DONE]"), "{reply}");
+    }
+    assert_no_key(&server, &mut server.client());
 }

@@ -59,7 +59,7 @@ fn begin(
     let request = FrontRequest { caller: head.caller, name, messages, body, key: asked.key, transport };
     if !asked.is_recorded {
         let unrecorded = front.begin_unrecorded(&request)?;
-        let completion = Completion::new(head.request_id, Clock::system().now(), asked.model);
+        let completion = Completion::new(head.request_id, Clock::system().now(), asked.model, asked.with_usage);
         return Ok(CompletionReply::new(Source::unrecorded(unrecorded), completion, Vec::new()));
     }
     let (when_busy, on_disconnect, presence) = (WhenBusy::Queue, asked.on_disconnect, head.presence);
@@ -67,7 +67,7 @@ fn begin(
     logging::about_session(turn.session.as_str());
     let user = turn.user.to_string();
     let headers = vec![header("X-Chatkeep-Session", turn.session.as_str()), header("X-Chatkeep-Message-Id", &user)];
-    let completion = Completion::new(&user, turn.user.time(), asked.model);
+    let completion = Completion::new(&user, turn.user.time(), asked.model, asked.with_usage);
     Ok(CompletionReply::new(Source::recorded(front.clone(), turn), completion, headers))
 }
 

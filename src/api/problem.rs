@@ -250,6 +250,10 @@ impl From<TurnError> for Problem {
     /// 503 if the turn may be sent again unchanged: nothing of it was recorded.
     fn from(no_turn: TurnError) -> Self {
         let (code, retry_after_seconds) = match no_turn {
+            TurnError::Refused(AppendError::KeyConflict(_)) => {
+                let detail = "the key of this request was used before with other content: nothing of it was kept";
+                return Self::new(409, "key_conflict", detail);
+            }
             TurnError::Refused(refusal) => return refusal.into(),
             TurnError::Gone => return Self::client_gone(&format!("{no_turn}; nothing of it was kept")),
             TurnError::Busy | TurnError::Late => ("session_busy", 5),

@@ -78,8 +78,8 @@ pub struct GivenRequest {
 }
 
 /// A piece of the answer to a [`GivenRequest`], for its client. Of a responder that [passes on](Responder::passes_on): one
-/// `Head` and then `Bytes`, or one `Refused`, or nothing at all, if it was stopped first. Whether the answer is whole is told by
-/// its end alone: an error of the server's in a stream is `Bytes` like any event, and its end is an error.
+/// `Head` and then `Bytes`, at last perhaps one `Failed`; or one `Failed` or `Refused` alone; or nothing at all, if it was stopped
+/// first. Whether the answer is whole is told by its end alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PassedOn {
     /// A piece of text, of a responder that does not speak the protocol itself.
@@ -89,13 +89,17 @@ pub enum PassedOn {
     Head(String),
     /// One event of a stream with its empty line, or a comment, never `[DONE]`; or the whole body, if it is no stream.
     Bytes(Vec<u8>),
+    /// The server's own error, with which the answer ends: `{"error": {"message": …}}` on one line, without the key.
+    Failed(Vec<u8>),
     /// There is no answer: the server refused the request, or cannot be reached (502), or was late (504). With it the answer
     /// ends as [`ResponderError::Refused`].
     Refused {
         /// The status, 400 to 599.
         status: u16,
-        /// The body: JSON in the protocol's shape, `{"error": …}`.
+        /// The body: JSON in the protocol's shape, `{"error": …}`, without the key.
         body: Vec<u8>,
+        /// When the server is to be asked again, as `Retry-After` has it.
+        retry_after: Option<String>,
     },
 }
 
@@ -136,6 +140,9 @@ pub struct Question {
     /// The request to pass on, if the client speaks OpenAI's protocol; `messages` are then those of the request.
     pub given: Option<GivenRequest>,
 }
+
+/// The key of [`Answer::metadata`] for the id by which a server told the client of a [`GivenRequest`] its answer.
+pub const COMPLETION_ID: &str = "completion_id";
 
 /// What a whole answer has in addition to its text.
 #[derive(Clone, Debug, Default, PartialEq)]

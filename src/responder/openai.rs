@@ -21,10 +21,10 @@
 //! redirect is followed, and no proxy of the environment used. Certificates are judged by Mozilla's roots.
 //!
 //! A given request goes on as it came, once, and the answer to it comes back as it came; only the model is replaced by the
-//! configured one, and the key is taken out of errors.
+//! configured one.
 //!
-//! Invariants: stop and deadline take effect within 25 ms in every phase; no message contains the key; what a
-//! server sends is bounded in every direction (a line, the whole, an error's body, the head). Knows nothing of who asks.
+//! Invariants: stop and deadline take effect within 25 ms in every phase; no error has the key in it, and an answer is the
+//! model's, whatever it says; what a server sends is bounded in every direction (a line, the whole, an error's body, the head). Knows nothing of who asks.
 
 mod collected;
 mod event;
@@ -55,7 +55,7 @@ use ureq::{Body, http};
 use super::output_limit::OutputLimit;
 use super::{Answer, ContextLimit, GivenRequest, Question, Responder, ResponderError, Stop};
 use crate::config::OpenAiConfig;
-use passing::Passing;
+use passing::{Passing, Refusal};
 use refusal::refusal;
 use server::{ModelServer, NoHead, PIECE_BYTES};
 use stream::{BodyForm, CompletionStream};
@@ -155,10 +155,11 @@ impl OpenAi {
         let response = self.server.ask(&request::body(&self.config, question, !plain), watch)?;
         let status = response.status().as_u16();
         if (200..300).contains(&status) {
-            let (mut body, stream) = (response.into_body().into_reader(), CompletionStream::new(self.server.quoter()));
-            return Ok(self.read(&mut body, watch, stream, output_limit, &mut |_, _| Ok(()))?);
+            let (mut body, mut stream) =
+                (response.into_body().into_reader(), CompletionStream::new(self.server.quoter()));
+            return Ok(self.read(&mut body, watch, &mut stream, output_limit, &mut |_, _| Ok(()))?);
         }
-        let pause = retry_after(&response);
+        let pause = retry_after(&response).and_then(|told| told.parse().ok()).map(Duration::from_secs);
         let why = refusal(status, &told(response, watch)?, self.server.quoter());
         Err(match status {
             429 | 500..=599 => Trouble::Passing { why, pause },
@@ -167,12 +168,12 @@ impl OpenAi {
         })
     }
 
-    /// Reads the answer and passes its text on. `hear` gets all of its bytes.
+    /// Reads the answer and passes its text on. `hear` gets its bytes, up to the line that failed.
     fn read(
         &self,
         body: &mut impl Read,
         watch: &CancelToken,
-        mut stream: CompletionStream<'_>,
+        stream: &mut CompletionStream<'_>,
         output_limit: &mut OutputLimit<'_>,
         hear: &mut ByteListener<'_>,
     ) -> Result<Answer, ResponderError> {
@@ -189,8 +190,8 @@ impl OpenAi {
                 Ok(0) => break,
                 Ok(n) => {
                     let taken = stream.take(&piece[..n], output_limit);
-                    // An event with an error is heard, too.
-                    hear(&piece[..n], stream.form())?;
+                    let sound = if taken.is_ok() { n } else { stream.sound_bytes() };
+                    hear(&piece[..sound], stream.form())?;
                     if taken? && stream.is_whole() {
                         watch.hurry(self.silence);
                     }
@@ -216,13 +217,19 @@ impl OpenAi {
         let mut passing = Passing::new(question, given, self.server.quoter());
         let mut output_limit = OutputLimit::new(say);
         let end = self.pass_answer(question, given, &mut passing, &mut output_limit);
-        if end.is_ok() || output_limit.has_text() {
-            passing.finish(end.is_ok());
-        }
+        let may_refuse = !passing.has_begun() && !output_limit.has_text();
+        let refusal = |status| Refusal { status, ..Refusal::default() };
         match end {
-            Err(ResponderError::Failed(why)) if !passing.has_begun() => passing.refuse(502, b"", why),
-            Err(end @ ResponderError::Late) if !passing.has_begun() => passing.refuse(504, b"", end.to_string()),
-            end => end,
+            Ok(answer) => {
+                passing.finish();
+                Ok(answer)
+            }
+            Err(ResponderError::Failed(why)) if may_refuse => passing.refuse(refusal(502), why),
+            Err(end @ ResponderError::Late) if may_refuse => passing.refuse(refusal(504), end.to_string()),
+            Err(end) => {
+                passing.fail();
+                Err(end)
+            }
         }
     }
 
@@ -239,19 +246,28 @@ impl OpenAi {
             "" => Cow::Borrowed(&given.body[..]),
             model => match request::with_model(&given.body, model) {
                 Ok(body) => Cow::Owned(body),
-                Err(e) => return passing.refuse(400, b"", format!("the request is no JSON object: {e}")),
+                Err(e) => {
+                    let refusal = Refusal { status: 400, ..Refusal::default() };
+                    return passing.refuse(refusal, format!("the request is no JSON object: {e}"));
+                }
             },
         };
         let response = self.server.ask(&body, &watch)?;
         let status = response.status().as_u16();
         if !(200..300).contains(&status) {
+            let retry_after = retry_after(&response);
             let told = told(response, &watch)?;
-            return passing.refuse(status, &told, refusal(status, &told, self.server.quoter()));
+            let why = refusal(status, &told, self.server.quoter());
+            return passing.refuse(Refusal { status, told: &told, retry_after }, why);
         }
         let media_type = response.headers().get("content-type").and_then(|value| value.to_str().ok());
         passing.begin(media_type.unwrap_or_default());
-        let (mut body, stream) = (response.into_body().into_reader(), CompletionStream::of_given(self.server.quoter()));
-        self.read(&mut body, &watch, stream, output_limit, &mut |bytes, form| passing.take(bytes, form))
+        let (mut body, mut stream) =
+            (response.into_body().into_reader(), CompletionStream::of_given(self.server.quoter()));
+        let hear = &mut |bytes: &[u8], form| passing.take(bytes, form);
+        let end = self.read(&mut body, &watch, &mut stream, output_limit, hear);
+        passing.told(stream.take_error());
+        end
     }
 
     fn list(&self, until: Instant) -> Result<Vec<u8>, ResponderError> {
@@ -265,7 +281,7 @@ impl OpenAi {
         let read = response.into_body().into_reader().take(LIST_BYTES_MAX).read_to_end(&mut list);
         watch.end().map_or(Ok(()), Err)?;
         match read.map(|_| serde_json::from_slice::<serde_json::Value>(&list)) {
-            Ok(Ok(value)) if value.is_object() => Ok(quoter.redacted(&list, false).unwrap_or(list)),
+            Ok(Ok(value)) if value.is_object() => Ok(list),
             _ => Err(ResponderError::Failed(quoter.with_place("the model's server sent no list of its models"))),
         }
     }
@@ -283,10 +299,16 @@ fn told(response: http::Response<Body>, watch: &CancelToken) -> Result<Vec<u8>, 
     watch.end().map_or(Ok(told), Err)
 }
 
-/// The seconds that a server asks to wait. The other form, a date, is of no use for a wait of seconds.
-fn retry_after(response: &http::Response<Body>) -> Option<Duration> {
-    let seconds = response.headers().get("retry-after")?.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds))
+/// When a server is to be asked again, as it says: in so many seconds, or at a date (RFC 9110, 10.2.3). `None`: it does not
+/// say, or says something else.
+fn retry_after(response: &http::Response<Body>) -> Option<String> {
+    let told = response.headers().get("retry-after")?.to_str().ok()?.trim();
+    let is_seconds = (1..=9).contains(&told.len()) && told.bytes().all(|byte| byte.is_ascii_digit());
+    // Such as `Sun, 06 Nov 1994 08:49:37 GMT`.
+    let is_date = told.len() == 29
+        && told.ends_with(" GMT")
+        && told.bytes().all(|byte| byte.is_ascii_alphanumeric() || b", :".contains(&byte));
+    (is_seconds || is_date).then(|| told.to_owned())
 }
 
 impl Responder for OpenAi {

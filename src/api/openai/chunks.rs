@@ -1,12 +1,13 @@
 //! Completions and their chunks in OpenAI's shape, for text that no model server put into it.
 //!
-//! There is no `usage`, also where `stream_options.include_usage` asks for it: nobody has counted tokens, and clients take
-//! an absent count better than a wrong one.
+//! There is `usage` only in what is told once more of a model server's answer: of other text nobody has counted tokens, and
+//! clients take an absent count better than a wrong one.
 
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::message::Timestamp;
+use crate::responder::COMPLETION_ID;
 
 /// The end of a stream.
 pub(super) const DONE: &[u8] = b"data: [DONE]\n\n";
@@ -17,6 +18,8 @@ pub(super) struct Completion {
     /// Seconds since 1970.
     created: u64,
     model: String,
+    /// Whether a stream of it tells its usage.
+    with_usage: bool,
 }
 
 /// How an answer ended.
@@ -24,6 +27,7 @@ pub(super) struct Completion {
 pub(super) struct Ending {
     finish_reason: String,
     tool_calls: Vec<Value>,
+    usage: Option<Value>,
 }
 
 #[derive(Serialize)]
@@ -32,7 +36,9 @@ struct CompletionObject<'a, C> {
     object: &'a str,
     created: u64,
     model: &'a str,
-    choices: [C; 1],
+    choices: &'a [C],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<&'a Value>,
 }
 
 #[derive(Serialize)]
@@ -71,23 +77,31 @@ struct Said<'a> {
 impl Ending {
     /// The text is all there is.
     pub(super) fn stop() -> Self {
-        Self { finish_reason: "stop".into(), tool_calls: Vec::new() }
+        Self { finish_reason: "stop".into(), tool_calls: Vec::new(), usage: None }
     }
 
     /// That of a reply on record with this metadata, whose `openai` has what is not text.
     pub(super) fn of(metadata: &Map<String, Value>) -> Self {
         let openai = |name| metadata.get("openai").and_then(|openai| openai.get(name));
         let tool_calls = openai("tool_calls").and_then(Value::as_array).cloned().unwrap_or_default();
-        if tool_calls.is_empty() {
-            return Self::stop();
-        }
-        Self { finish_reason: "tool_calls".into(), tool_calls }
+        let told = metadata.get("finish_reason").and_then(Value::as_str);
+        let finish_reason = told.unwrap_or(if tool_calls.is_empty() { "stop" } else { "tool_calls" }).to_owned();
+        Self { finish_reason, tool_calls, usage: metadata.get("usage").filter(|usage| usage.is_object()).cloned() }
     }
 }
 
 impl Completion {
-    pub(super) fn new(id: &str, created: Timestamp, model: String) -> Self {
-        Self { id: format!("chatcmpl-{id}"), created: created.micros() / 1_000_000, model }
+    /// `with_usage`: a stream of it is to tell its usage, if that is known.
+    pub(super) fn new(id: &str, created: Timestamp, model: String, with_usage: bool) -> Self {
+        Self { id: format!("chatcmpl-{id}"), created: created.micros() / 1_000_000, model, with_usage }
+    }
+
+    /// Takes the names under which a reply on record was told first.
+    pub(super) fn take_names(&mut self, metadata: &Map<String, Value>) {
+        for (name, of_ours) in [(COMPLETION_ID, &mut self.id), ("model", &mut self.model)] {
+            let told = metadata.get(name).and_then(Value::as_str);
+            told.into_iter().for_each(|told| told.clone_into(of_ours));
+        }
     }
 
     /// Appends the first chunk, which names the author.
@@ -107,11 +121,18 @@ impl Completion {
             self.push(to, Said { tool_calls: numbered.collect(), ..Said::default() }, None);
         }
         self.push(to, Said::default(), Some(&ending.finish_reason));
+        if let Some(usage) = ending.usage.as_ref().filter(|_| self.with_usage) {
+            self.push_chunk(to, &[], Some(usage));
+        }
     }
 
     fn push(&self, to: &mut Vec<u8>, delta: Said<'_>, finish_reason: Option<&str>) {
+        self.push_chunk(to, &[ChunkChoice { index: 0, delta, finish_reason }], None);
+    }
+
+    fn push_chunk(&self, to: &mut Vec<u8>, choices: &[ChunkChoice<'_>], usage: Option<&Value>) {
         to.extend_from_slice(b"data: ");
-        self.write(to, "chat.completion.chunk", ChunkChoice { index: 0, delta, finish_reason });
+        self.write(to, "chat.completion.chunk", choices, usage);
         to.extend_from_slice(b"\n\n");
     }
 
@@ -120,13 +141,14 @@ impl Completion {
         let content = (!text.is_empty() || ending.tool_calls.is_empty()).then_some(text);
         let message = CompletionMessage { role: "assistant", content, tool_calls: &ending.tool_calls };
         let mut body = Vec::with_capacity(text.len() + 512);
-        self.write(&mut body, "chat.completion", Choice { index: 0, message, finish_reason: &ending.finish_reason });
+        let choice = Choice { index: 0, message, finish_reason: &ending.finish_reason };
+        self.write(&mut body, "chat.completion", &[choice], ending.usage.as_ref());
         body
     }
 
-    fn write<C: Serialize>(&self, to: &mut Vec<u8>, object: &str, choice: C) {
-        let Self { id, created, model } = self;
-        let whole = CompletionObject { id, object, created: *created, model, choices: [choice] };
+    fn write<C: Serialize>(&self, to: &mut Vec<u8>, object: &str, choices: &[C], usage: Option<&Value>) {
+        let Self { id, created, model, .. } = self;
+        let whole = CompletionObject { id, object, created: *created, model, choices, usage };
         serde_json::to_writer(to, &whole).expect("our own objects always serialise");
     }
 }
@@ -147,7 +169,7 @@ mod tests {
     use super::*;
 
     fn completion() -> Completion {
-        Completion::new("7", Timestamp::from_micros(1_700_000_000_999_999), "m".into())
+        Completion::new("7", Timestamp::from_micros(1_700_000_000_999_999), "m".into(), true)
     }
 
     fn called() -> Ending {
@@ -195,6 +217,27 @@ mod tests {
         let out = String::from_utf8(out).unwrap();
         let calls = r#""delta":{"tool_calls":[{"id":"call_1","type":"function","function":{"name":"f","arguments":"{}"},"index":0}]}"#;
         assert!(out.contains(calls) && out.ends_with("\"delta\":{},\"finish_reason\":\"tool_calls\"}]}\n\n"), "{out}");
+    }
+
+    #[test]
+    fn what_is_told_once_more_has_the_names_the_reason_and_the_usage_of_the_first_time() {
+        let metadata = json!({"completion_id": "c-1", "model": "m-1", "finish_reason": "length",
+            "usage": {"total_tokens": 5}, "openai": {"reasoning": "hm"}});
+        let metadata = metadata.as_object().unwrap();
+        for with_usage in [false, true] {
+            let mut completion = Completion { with_usage, ..completion() };
+            completion.take_names(metadata);
+            let (ending, mut out) = (Ending::of(metadata), Vec::new());
+            let whole: Value = serde_json::from_slice(&completion.object("hi", &ending)).unwrap();
+            assert_eq!((&whole["id"], &whole["model"]), (&json!("c-1"), &json!("m-1")));
+            assert_eq!(whole["choices"][0]["finish_reason"], "length");
+            assert_eq!(whole["usage"]["total_tokens"], 5);
+            completion.push_end(&mut out, &ending);
+            let out = String::from_utf8(out).unwrap();
+            let usage = "\"choices\":[],\"usage\":{\"total_tokens\":5}}\n\n";
+            assert_eq!(out.ends_with(usage), with_usage, "{out}");
+            assert_eq!(out.contains("usage"), with_usage, "{out}");
+        }
     }
 
     #[test]

@@ -28,12 +28,15 @@ pub(super) struct CompletionReply {
     is_begun: bool,
     /// A model server's own bytes were sent.
     is_passed_on: bool,
+    /// The model server's own error, told at the end in place of ours.
+    error: Option<Vec<u8>>,
 }
 
 impl CompletionReply {
     /// `completion` is for text that no model server put into the protocol's shape; `headers` go with every reply.
-    pub(super) fn new(source: Source, completion: Completion, headers: Vec<Header>) -> Self {
-        Self { source, completion, headers, is_begun: false, is_passed_on: false }
+    pub(super) fn new(source: Source, mut completion: Completion, headers: Vec<Header>) -> Self {
+        source.earlier_reply().iter().for_each(|metadata| completion.take_names(metadata));
+        Self { source, completion, headers, is_begun: false, is_passed_on: false, error: None }
     }
 
     /// Waits for the beginning of the answer, or for all of it, unless it is streamed.
@@ -54,19 +57,22 @@ impl CompletionReply {
     fn begin(mut self, stream: bool, head: &RequestHead<'_>) -> Result<Reply, Problem> {
         let first = self.next_while_there(head.presence)?;
         match &first {
-            Some(PassedOn::Refused { status, body }) => {
+            Some(PassedOn::Refused { status, body, retry_after }) => {
                 // The turn is over then, and the next request finds it so.
                 let _ = self.source.end(head.presence).ok_or_else(client_gone)?;
-                Ok(full(*status, vec![header("Content-Type", JSON)], body.clone()))
+                let mut headers = vec![header("Content-Type", JSON)];
+                headers.extend(retry_after.iter().map(|when| header("Retry-After", when)));
+                Ok(full(*status, headers, body.clone()))
             }
             Some(PassedOn::Head(kind)) if !is_event_stream(kind) => self.whole(first, head.presence),
+            Some(PassedOn::Failed(_)) => self.whole(first, head.presence),
             None | Some(PassedOn::Text(_)) if !stream => self.whole(first, head.presence),
             // Nothing was said: a failure can have its status.
             None => {
                 let given = self.source.end(head.presence).ok_or_else(client_gone)??;
                 let mut events = Vec::new();
                 self.completion.push_role(&mut events);
-                self.completion.push_end(&mut events, &given.ending);
+                self.completion.push_end(&mut events, &given.ending());
                 events.extend_from_slice(DONE);
                 Ok(full(200, event_stream::headers(EVENT_STREAM), events))
             }
@@ -94,13 +100,18 @@ impl CompletionReply {
                 PassedOn::Text(piece) => text.push_str(&piece),
                 PassedOn::Head(told) => kind = Header::from_bytes("Content-Type", told).ok(),
                 PassedOn::Bytes(bytes) => body.extend(bytes),
+                PassedOn::Failed(error) => self.error = Some(error),
                 PassedOn::Refused { .. } => {}
             }
             next = self.next_while_there(client)?;
         }
-        let given = self.source.end(client).ok_or_else(client_gone)??;
+        let given = match (self.source.end(client).ok_or_else(client_gone)?, self.error) {
+            (Err(_), Some(error)) => return Ok(full(502, vec![header("Content-Type", JSON)], error)),
+            (given, _) => given?,
+        };
         if body.is_empty() {
-            (kind, body) = (None, self.completion.object(given.text.as_ref().unwrap_or(&text), &given.ending));
+            self.completion.take_names(&given.metadata);
+            (kind, body) = (None, self.completion.object(given.text.as_ref().unwrap_or(&text), &given.ending()));
         }
         Ok(full(200, vec![kind.unwrap_or_else(|| header("Content-Type", JSON))], body))
     }
@@ -134,7 +145,7 @@ impl CompletionReply {
                 signs.sent();
             }
             if caller.is_revoked() {
-                push_error(&mut out, &Problem::revoked());
+                push_error(&mut out, Problem::revoked().openai_json());
                 break;
             }
             match self.source.next(Instant::now() + CLIENT_POLL_INTERVAL) {
@@ -163,6 +174,7 @@ impl CompletionReply {
                 self.is_passed_on = true;
                 to.extend(bytes);
             }
+            PassedOn::Failed(error) => self.error = Some(error),
             // The status is sent.
             PassedOn::Head(_) | PassedOn::Refused { .. } => {}
         }
@@ -177,14 +189,14 @@ impl CompletionReply {
     /// Appends what follows the last piece: the end once the answer is recorded, or why it is not whole.
     fn push_end(&mut self, to: &mut Vec<u8>, client: Presence<'_>) -> io::Result<()> {
         match self.source.end(client).ok_or(io::ErrorKind::BrokenPipe)? {
-            Err(problem) => push_error(to, &problem),
+            Err(problem) => push_error(to, self.error.take().unwrap_or_else(|| problem.openai_json())),
             Ok(given) => {
                 // A model server said itself how its answer ended, unless it was stopped.
                 if given.is_cut && self.is_passed_on {
                     self.completion.push_end(to, &Ending::stop());
                 } else if !self.is_passed_on {
                     self.push_role(to);
-                    self.completion.push_end(to, &given.ending);
+                    self.completion.push_end(to, &given.ending());
                 }
                 to.extend_from_slice(DONE);
             }
@@ -194,9 +206,9 @@ impl CompletionReply {
 }
 
 /// Appends an event that clients of the protocol raise as an error; none follows it.
-fn push_error(to: &mut Vec<u8>, problem: &Problem) {
+fn push_error(to: &mut Vec<u8>, error: Vec<u8>) {
     to.extend_from_slice(b"data: ");
-    to.extend(problem.openai_json());
+    to.extend(error);
     to.extend_from_slice(b"\n\n");
 }
 

@@ -38,6 +38,7 @@ struct RequestBody {
     model: Option<String>,
     stream: Option<bool>,
     store: Option<bool>,
+    stream_options: Option<Value>,
     n: Option<Value>,
     metadata: Option<Value>,
     litellm_session_id: Option<Value>,
@@ -53,6 +54,8 @@ pub(super) struct CompletionRequest<'a> {
     pub(super) messages: Vec<GivenMessage>,
     pub(super) model: String,
     pub(super) stream: bool,
+    /// A stream is to tell its usage.
+    pub(super) with_usage: bool,
     pub(super) is_recorded: bool,
     /// The conversation's name.
     pub(super) name: Option<String>,
@@ -91,6 +94,7 @@ impl<'a> CompletionRequest<'a> {
             messages,
             model: read.model.unwrap_or_else(|| NO_MODEL.to_owned()),
             stream: read.stream.unwrap_or(false),
+            with_usage: read.stream_options.is_some_and(|options| options["include_usage"] == true),
             is_recorded: is_recorded(head)? && read.store != Some(false) && !is_temporary(head),
             name: name(head, read.metadata.as_ref(), read.litellm_session_id.as_ref())?,
             key,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
+use serde_json::{Map, Value};
 
 use crate::api::{Presence, Problem};
 use crate::chat::{StartedTurn, TurnOutcome, TurnProgress, TurnResult, TurnStatus, Unrecorded};
@@ -41,7 +42,14 @@ pub(super) struct FinalAnswer {
     pub(super) text: Option<String>,
     /// It was stopped; what was said stands.
     pub(super) is_cut: bool,
-    pub(super) ending: Ending,
+    /// That of its reply on record, where its client does not get it as it comes.
+    pub(super) metadata: Map<String, Value>,
+}
+
+impl FinalAnswer {
+    pub(super) fn ending(&self) -> Ending {
+        if self.is_cut { Ending::stop() } else { Ending::of(&self.metadata) }
+    }
 }
 
 impl Source {
@@ -51,6 +59,13 @@ impl Source {
 
     pub(super) fn unrecorded(answer: Unrecorded) -> Self {
         Self { answer: SourceKind::Unrecorded(answer), seen: 0 }
+    }
+
+    /// The metadata of the reply, if the turn was over when it was asked for.
+    pub(super) fn earlier_reply(&self) -> Option<Map<String, Value>> {
+        let SourceKind::Recorded(front, turn) = &self.answer else { return None };
+        let StartedTurn::Done(TurnOutcome { reply: Some(reply), .. }) = &turn.started else { return None };
+        Some(front.reply(&turn.session, *reply)?.metadata)
     }
 
     /// The answer as it comes, if this request gets it so.
@@ -104,7 +119,7 @@ impl Source {
                 Some(outcome.map_err(Problem::from).and_then(|outcome| given(found, &turn.session, outcome)))
             }
             SourceKind::Unrecorded(answer) => Some(match answer.wait(client)? {
-                Ok(_) => Ok(FinalAnswer { text: None, is_cut: false, ending: Ending::stop() }),
+                Ok(_) => Ok(FinalAnswer { text: None, is_cut: false, metadata: Map::new() }),
                 Err(ResponderError::Stopped) => Err(Problem::unavailable("stopping", "the server is stopping", 5)),
                 Err(failure) => {
                     let reason = failure.to_string();
@@ -137,9 +152,8 @@ fn given(front: Option<&Front>, session: &SessionId, outcome: TurnOutcome) -> Re
         }
     };
     let reply = |id: Id| front?.reply(session, id);
-    let ending = outcome.reply.filter(|_| !is_cut).and_then(reply);
-    let ending = ending.map_or_else(Ending::stop, |parts| Ending::of(&parts.metadata));
-    Ok(FinalAnswer { text: outcome.text, is_cut, ending })
+    let metadata = outcome.reply.and_then(reply).map(|parts| parts.metadata).unwrap_or_default();
+    Ok(FinalAnswer { text: outcome.text, is_cut, metadata })
 }
 
 /// 502: the responder failed, for that reason.

@@ -14,7 +14,7 @@
 use serde_json::{Map, Value};
 
 use super::event::is_text_part;
-use super::json::joined;
+use super::json::join_halves;
 
 /// Fields that are collected as they are, beside `tool_calls` and `content`.
 const FIELDS: [&str; 7] =
@@ -132,16 +132,6 @@ fn add(into: &mut Map<String, Value>, name: &str, value: &Value) -> usize {
             into.insert(name.to_owned(), value.clone());
             name.len() + value.to_string().len()
         }
-    }
-}
-
-/// Joins the halves of surrogate pairs that came in two events.
-fn join_halves(value: &mut Value) {
-    match value {
-        Value::String(text) => *text = joined(text),
-        Value::Array(items) => items.iter_mut().for_each(join_halves),
-        Value::Object(fields) => fields.values_mut().for_each(join_halves),
-        _ => {}
     }
 }
 

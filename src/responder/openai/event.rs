@@ -67,6 +67,8 @@ pub(super) struct Event {
     pub text: String,
     /// Why the answer ends here.
     pub reason: Option<String>,
+    /// The completion's id.
+    pub id: Option<String>,
     pub model: Option<String>,
     pub usage: Option<Map<String, Value>>,
     /// Whether it has any field of the protocol.
@@ -95,6 +97,7 @@ impl Event {
         let error = error.or_else(|| reason.as_ref().filter(|r| is_failure(r)).map(|r| format!("finish_reason {r}")));
         Self {
             text: choice.map(|choice| text_of_choice(choice, has_text)).unwrap_or_default(),
+            id: there(fields, "id").and_then(Value::as_str).map(self::name),
             model: there(fields, "model").and_then(Value::as_str).map(self::name),
             usage: there(fields, "usage").and_then(counts),
             is_known: error.is_some() || fields.contains_key("choices") || fields.contains_key("usage"),

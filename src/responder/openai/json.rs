@@ -174,6 +174,16 @@ pub(super) fn joined(text: &str) -> String {
     joined + halves.finish()
 }
 
+/// Joins the halves of surrogate pairs in every text of `value`.
+pub(super) fn join_halves(value: &mut Value) {
+    match value {
+        Value::String(text) => *text = joined(text),
+        Value::Array(items) => items.iter_mut().for_each(join_halves),
+        Value::Object(fields) => fields.values_mut().for_each(join_halves),
+        _ => {}
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

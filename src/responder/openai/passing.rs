@@ -4,17 +4,16 @@
 //! |---|---|
 //! | streams | [`PassedOn::Head`] with the head, at the latest with the first byte; then each event when it is complete |
 //! | sends one object | both when it has ended; in a stream that was announced, as its event |
+//! | tells of an error in its answer | no event of it; [`PassedOn::Failed`], if the error has the protocol's shape |
 //! | refuses, or sends no answer before the client was told anything | [`PassedOn::Refused`] |
 //!
-//! Invariants: nothing that is passed on has the key in it; a client that is gone ends nothing; at most
-//! [`EVENT_BYTES_MAX`] are held of a stream. Knows nothing of what is recorded.
+//! Invariants: no error that is passed on has the key in it, and an answer is not changed; a client that is gone ends nothing;
+//! at most [`EVENT_BYTES_MAX`] are held of a stream. Knows nothing of what is recorded.
 
 use std::time::Instant;
 
-use super::event::Event;
-use super::json;
 use super::refusal::{Quoter, refusal_body};
-use super::splitter::{EventSplitter, data_of};
+use super::splitter::EventSplitter;
 use super::stream::BodyForm;
 use crate::responder::{Answer, GivenRequest, PassedOn, Question, ResponderError, Stop};
 
@@ -23,6 +22,17 @@ const EVENT_BYTES_MAX: usize = 2 << 20;
 
 /// The media type of a stream.
 const STREAM: &str = "text/event-stream";
+
+/// That there is no answer.
+#[derive(Debug, Default)]
+pub(super) struct Refusal<'a> {
+    /// The status.
+    pub(super) status: u16,
+    /// The body that came with it.
+    pub(super) told: &'a [u8],
+    /// When the server is to be asked again, as it said.
+    pub(super) retry_after: Option<String>,
+}
 
 /// Hands one answer over.
 pub(super) struct Passing<'a> {
@@ -38,6 +48,8 @@ pub(super) struct Passing<'a> {
     splitter: EventSplitter,
     /// The answer, if it is one object.
     object: Vec<u8>,
+    /// The server's own error, which ended its answer.
+    error: Option<Vec<u8>>,
 }
 
 impl<'a> Passing<'a> {
@@ -52,6 +64,7 @@ impl<'a> Passing<'a> {
             media_type: String::new(),
             splitter: EventSplitter::default(),
             object: Vec::new(),
+            error: None,
         }
     }
 
@@ -88,7 +101,7 @@ impl<'a> Passing<'a> {
                 self.begin_as(STREAM);
                 self.splitter.push(bytes);
                 while let Some(event) = self.splitter.next() {
-                    self.pass_bytes(event);
+                    self.pass(PassedOn::Bytes(event));
                 }
                 if self.splitter.held() > EVENT_BYTES_MAX {
                     let why = format!("the model's server sent more than {EVENT_BYTES_MAX} bytes in one event");
@@ -99,54 +112,49 @@ impl<'a> Passing<'a> {
         Ok(())
     }
 
-    /// The answer has ended; `is_whole`: as it should.
-    pub(super) fn finish(&mut self, is_whole: bool) {
+    /// The answer has ended as it should.
+    pub(super) fn finish(&mut self) {
         let object = std::mem::take(&mut self.object);
-        let rest = if is_whole { self.splitter.finish() } else { None };
-        match rest {
-            Some(event) => self.pass_bytes(event),
+        match self.splitter.finish() {
+            Some(event) => self.pass(PassedOn::Bytes(event)),
             None if object.is_empty() => {}
             // A stream was announced.
             None if self.has_begun => {
                 let line = String::from_utf8_lossy(object.trim_ascii()).replace(['\r', '\n'], " ");
-                self.pass_bytes(format!("data: {line}\n\n").into_bytes());
+                self.pass(PassedOn::Bytes(format!("data: {line}\n\n").into_bytes()));
             }
             None => {
                 self.begin_as("application/json");
-                self.pass_bytes(object);
+                self.pass(PassedOn::Bytes(object));
             }
+        }
+    }
+
+    /// The server told of an error that ended its answer.
+    pub(super) fn told(&mut self, error: Option<Vec<u8>>) {
+        self.error = error;
+    }
+
+    /// The answer that was begun is not whole.
+    pub(super) fn fail(&mut self) {
+        if let Some(error) = self.error.take() {
+            self.pass(PassedOn::Failed(error));
         }
     }
 
     /// Tells the client that there is no answer, in the server's words if `told` is in the protocol's shape. Returns what is
     /// to be logged of it.
-    pub(super) fn refuse(&mut self, status: u16, told: &[u8], why: String) -> Result<Answer, ResponderError> {
+    pub(super) fn refuse(&mut self, refusal: Refusal<'_>, why: String) -> Result<Answer, ResponderError> {
+        let Refusal { status, told, retry_after } = refusal;
         // What began as an answer to us is a refusal to the client.
-        let told = if told.is_empty() { &std::mem::take(&mut self.object) } else { told };
+        let error = self.error.take();
         let status = if (400..600).contains(&status) { status } else { 502 };
-        let body = refusal_body(status, told, &why, self.quoter);
-        self.pass(PassedOn::Refused { status, body });
+        let body = refusal_body(status, error.as_deref().unwrap_or(told), &why, self.quoter);
+        self.pass(PassedOn::Refused { status, body, retry_after });
         Err(ResponderError::Refused(why))
-    }
-
-    fn pass_bytes(&mut self, bytes: Vec<u8>) {
-        if !self.is_taken {
-            return;
-        }
-        let open = self.quoter.redacted(&bytes, false);
-        let open = open.or_else(|| self.quoter.redacted(&bytes, true).filter(|_| is_error(&bytes)));
-        self.pass(PassedOn::Bytes(open.unwrap_or(bytes)));
     }
 
     fn pass(&mut self, piece: PassedOn) {
         self.is_taken = self.is_taken && self.given.pass(piece, self.stop, self.until);
     }
-}
-
-/// Whether an event, or an object, tells of an error.
-fn is_error(bytes: &[u8]) -> bool {
-    let tells = |data: &[u8]| json::read(data).is_some_and(|value| Event::read("", &value, false).error.is_some());
-    memchr::memmem::find(bytes, b"event: error").is_some()
-        || tells(bytes)
-        || bytes.split(|byte| matches!(byte, b'\n' | b'\r')).filter_map(data_of).any(tells)
 }

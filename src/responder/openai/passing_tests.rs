@@ -32,9 +32,19 @@ fn passed(manner: Manner) -> (Heard, Vec<PassedOn>) {
 fn passed_by(config: &OpenAiConfig) -> (Heard, Vec<PassedOn>) {
     let (question, passed) = given(BODY, 1000);
     let heard = ask(&OpenAi::new(config), &question);
-    let passed: Vec<_> = passed.try_iter().collect();
-    assert!(!format!("{passed:?} {heard:?}").contains("hunter2"), "{passed:?} {heard:?}");
-    (heard, passed)
+    (heard, passed.try_iter().collect())
+}
+
+/// The key stands nowhere in what was said, passed on and told.
+fn assert_no_key(heard: &Heard, passed: &[PassedOn]) {
+    let bytes = |piece: &PassedOn| match piece {
+        PassedOn::Bytes(bytes) | PassedOn::Failed(bytes) | PassedOn::Refused { body: bytes, .. } => {
+            String::from_utf8_lossy(bytes).into_owned()
+        }
+        PassedOn::Head(text) | PassedOn::Text(text) => text.clone(),
+    };
+    let all = format!("{heard:?} {}", passed.iter().map(bytes).collect::<String>());
+    assert!(!all.contains("hunter2"), "{all}");
 }
 
 /// The bytes of what was passed on after its head.
@@ -48,9 +58,10 @@ fn bytes(passed: &[PassedOn]) -> String {
 
 /// The status and the error of a refusal, which is all that was passed on.
 fn refused((heard, passed): &(Heard, Vec<PassedOn>)) -> (u16, Value) {
+    assert_no_key(heard, passed);
     assert!(matches!(heard.end, Err(ResponderError::Refused(_))), "{heard:?}");
     match &passed[..] {
-        [PassedOn::Refused { status, body }] => {
+        [PassedOn::Refused { status, body, .. }] => {
             (*status, serde_json::from_slice::<Value>(body).unwrap()["error"].take())
         }
         other => panic!("{other:?}"),
@@ -179,16 +190,24 @@ fn what_is_kept_beside_the_text_is_bounded_with_it() {
 
 #[test]
 fn a_refusal_is_passed_on_in_the_servers_words_without_the_key() {
-    let own = format!(r#"{{"error": {{"message": "no {KEY}", "code": 1.0}}, "x": "\u00e4"}}"#);
-    let upstream = Upstream::new(vec![send(status("429 Slow", "Retry-After: 1\r\n", &own)), send(stream("again"))]);
+    let own = r#"{"error": {"message": "no", "code": 1.0}, "x": "\u00e4"}"#;
+    let upstream = Upstream::new(vec![send(status("429 Slow", "Retry-After: 1\r\n", own)), send(stream("again"))]);
     let (heard, pieces) = passed_by(&upstream.config());
-    let body = own.replace(KEY, "[redacted]").into_bytes();
-    assert_eq!(pieces, [PassedOn::Refused { status: 429, body }]);
-    assert_eq!(
-        heard.end,
-        Err(ResponderError::Refused("the model's server is asked too much (429): no [redacted]".into()))
-    );
+    let retry_after = Some("1".to_owned());
+    assert_eq!(pieces, [PassedOn::Refused { status: 429, body: own.into(), retry_after }], "as it came");
+    assert_eq!(heard.end, Err(ResponderError::Refused("the model's server is asked too much (429): no".into())));
     assert_eq!(upstream.requests().len(), 1, "one try");
+    // However the key is written.
+    let escaped = KEY.replace('k', "\\u006b");
+    let own = format!(r#"{{"error": {{"message": "no {escaped}", "param": ["{KEY}"], "code": 1.0}}}}"#);
+    let (status_told, error) = refused(&passed(send(status("429 Slow", "", &own))));
+    let without = json!({"message": "no [redacted]", "param": ["[redacted]"], "code": 1.0});
+    assert_eq!((status_told, error), (429, without));
+    let (_, error) = refused(&passed(send(status("400 No", "", &format!(r#"{{"error": {{"{KEY}": 1}}}}"#)))));
+    assert!(
+        error["message"].as_str().unwrap().starts_with("the model's server refuses the request (400): {"),
+        "{error}"
+    );
     for (manner, status, kind, words) in [
         (send(status("401 No", "", &format!("no {KEY}"))), 401, "authentication_error", "the key (401): no [redacted]"),
         (send(status("422 No", "", r#"{"detail":[{"msg":"odd"}]}"#)), 422, "invalid_request_error", "(422): odd"),
@@ -234,26 +253,73 @@ fn a_deadline_before_the_first_byte_is_told_as_a_refusal() {
 
 #[test]
 fn an_error_within_the_stream_is_passed_on_and_ends_the_answer() {
-    let error = format!("event: error\ndata: {{\"error\":{{\"message\":\"boom {KEY}\"}}}}\n\n");
-    let (heard, pieces) = passed(send(format!("{STREAM}{}{error}", event("half"))));
-    assert_eq!(bytes(&pieces), event("half") + &error.replace(KEY, "[redacted]"));
-    let told = "the model's server broke off with an error: boom [redacted]";
-    assert_eq!((heard.text.as_str(), heard.end), ("half", Err(ResponderError::Failed(told.into()))));
+    let escaped = KEY.replace('k', "\\u006b");
+    let boom = format!(r#"{{"message":"boom {escaped}","code":1}}"#);
+    let own = r#"{"error":{"message":"boom [redacted]","code":1}}"#;
+    for (error, is_passed_on) in [
+        (format!("event: error\ndata: {{\"error\":{boom},\"x\":1}}\n\n"), true),
+        (format!("data: {{\"choices\":[{{\"finish_reason\":\"error\"}}],\"error\":{boom}}}\r\n\r\n"), true),
+        (format!("data: [{{\"error\":{boom}}}]\n\n"), true),
+        (format!("data: {{\ndata: \"error\":{boom}}}\n\n"), true),
+        (format!("{{\"error\":{boom}}}"), true),
+        // Clients of the protocol read nothing in these.
+        (format!("data: {{\"error\":\"boom {KEY}\"}}\n\n"), false),
+        (format!("event: ERROR\ndata: boom {KEY}\n\n"), false),
+        (format!("data: {{\"object\":\"error\",\"message\":\"boom {escaped}\"}}\n\n"), false),
+    ] {
+        for cut in [usize::MAX, 40] {
+            let said = format!("{STREAM}{}{error}", event("half"));
+            let manner: Manner = Box::new(move |stream| {
+                for piece in said.as_bytes().chunks(cut) {
+                    let _ = stream.write_all(piece);
+                }
+            });
+            let (heard, mut pieces) = passed(manner);
+            assert_no_key(&heard, &pieces);
+            let failed = pieces.pop_if(|piece| matches!(piece, PassedOn::Failed(_)));
+            assert_eq!(failed, is_passed_on.then(|| PassedOn::Failed(own.into())), "{error}");
+            assert_eq!(bytes(&pieces), event("half"), "{error}");
+            let told = "the model's server broke off with an error: boom [redacted]";
+            assert_eq!((heard.text.as_str(), heard.end), ("half", Err(ResponderError::Failed(told.into()))));
+        }
+    }
     // An event that was cut is not passed on.
     let (heard, pieces) = passed(send(format!("{STREAM}{}data: {{\"choices\":[", event("half"))));
     assert_eq!((bytes(&pieces), heard.end.is_ok()), (event("half"), false));
 }
 
 #[test]
-fn a_short_key_is_taken_out_of_errors_only() {
-    for (event, shown) in [
-        ("data: {\"choices\":[{\"delta\":{\"content\":\"ollama\"}}]}\n\n", "ollama"),
-        ("data: {\"error\":\"ollama\"}\n\n", "[redacted]"),
-    ] {
-        let upstream = Upstream::new(vec![send(format!("{STREAM}{event}"))]);
-        let key = Some(crate::config::Secret::new("ollama"));
-        let (_, pieces) = passed_by(&OpenAiConfig { api_key: key, ..upstream.config() });
-        assert_eq!(bytes(&pieces), event.replace("ollama", shown));
+fn an_answer_that_quotes_the_key_is_the_models_and_not_changed() {
+    let quoting = event(KEY);
+    let (heard, pieces) = passed(send(format!("{STREAM}{quoting}{}", stream_end())));
+    assert_eq!((heard.text.as_str(), heard.end.is_ok()), (KEY, true));
+    assert!(bytes(&pieces).starts_with(&quoting), "{pieces:?}");
+    let object = json!({"choices": [{"message": {"content": KEY}, "finish_reason": "stop"}]}).to_string();
+    let (heard, pieces) = passed(send(status("200 OK", "Content-Type: application/json\r\n", &object)));
+    assert_eq!((heard.text.as_str(), bytes(&pieces)), (KEY, object));
+}
+
+#[test]
+fn an_error_in_one_object_is_told_once_whatever_its_head_announced() {
+    let boom = r#"{"error":{"message":"boom"}}"#;
+    let (heard, pieces) = passed(send(format!("{STREAM}{boom}")));
+    assert_eq!(pieces, [PassedOn::Head("text/event-stream".into()), PassedOn::Failed(boom.into())]);
+    assert!(matches!(heard.end, Err(ResponderError::Failed(_))), "{heard:?}");
+    // With text, which is on record then.
+    let half = r#"{"choices":[{"message":{"content":"half"}}],"error":{"message":"boom"}}"#;
+    let (heard, pieces) = passed(send(status("200 OK", "Content-Type: application/json\r\n", half)));
+    assert_eq!((heard.text.as_str(), &pieces[..]), ("half", &[PassedOn::Failed(boom.into())][..]));
+}
+
+#[test]
+fn when_to_ask_again_is_told_if_it_is_a_number_of_seconds_or_a_date() {
+    let date = "Sun, 06 Nov 1994 08:49:37 GMT";
+    for (said, told) in [("7", Some("7")), (date, Some(date)), ("soon", None), ("-1", None), ("1.5", None), ("", None)]
+    {
+        let head = format!("Retry-After: {said}\r\n");
+        let (_, pieces) = passed(send(status("503 Busy", &head, "")));
+        let [PassedOn::Refused { status: 503, retry_after, .. }] = &pieces[..] else { panic!("{pieces:?}") };
+        assert_eq!(retry_after.as_deref(), told, "{said}");
     }
 }
 
@@ -284,16 +350,16 @@ fn a_client_that_is_gone_does_not_end_the_answer() {
 
 #[test]
 fn the_models_are_the_configured_one_or_those_of_the_server() {
-    let list = format!("{{\"object\":\"list\",\"data\":[{{\"id\":\"a\",\"x\":1.0,\"y\":\"{KEY}\"}}]}}\n");
+    let list = "{\"object\":\"list\",\"data\":[{\"id\":\"a\",\"x\":1.0}]}\n";
     let no = status("401 No", "", &format!("{{\"error\":\"no {KEY}\"}}"));
     let upstream =
-        Upstream::new(vec![send(status("200 OK", "", &list)), send(no), send(status("200 OK", "", "<html>"))]);
+        Upstream::new(vec![send(status("200 OK", "", list)), send(no), send(status("200 OK", "", "<html>"))]);
     let until = Instant::now() + WAIT_TIMEOUT;
     let one: Value = serde_json::from_slice(&OpenAi::new(&upstream.config()).models(until).unwrap()).unwrap();
     assert_eq!((&one["data"][0]["id"], &one["data"][1], &one["object"]), (&"m".into(), &Value::Null, &"list".into()));
     assert!(upstream.requests().is_empty());
     let any = OpenAi::new(&OpenAiConfig { model: String::new(), ..upstream.config() });
-    assert_eq!(String::from_utf8(any.models(until).unwrap()).unwrap(), list.replace(KEY, "[redacted]"));
+    assert_eq!(String::from_utf8(any.models(until).unwrap()).unwrap(), list);
     let head = upstream.requests().remove(0).0.to_ascii_lowercase();
     assert!(head.starts_with("get /v1/models http/1.1\r\n") && head.contains(KEY), "{head}");
     let told = |end: Result<_, ResponderError>| end.unwrap_err().to_string();

@@ -1,12 +1,12 @@
 //! The message about a server that refuses or fails: a short sentence with an excerpt of the server's own words.
 //!
-//! Invariant: every text of a server goes through [`Quoter`], so no message contains the key, although servers like to
-//! repeat it. Knows nothing of connections.
+//! Invariant: every error of a server goes through [`Quoter`], so none contains the key, although servers like to repeat it.
+//! Knows nothing of connections.
 
 use serde_json::{Value, json};
 
 use super::event::words;
-use super::json::read;
+use super::json::{join_halves, read};
 use crate::config::Secret;
 use crate::responder::excerpt::escaped;
 
@@ -22,11 +22,7 @@ pub(super) const CALL: &str = "/chat/completions";
 /// What is added to it to ask for the models.
 pub(super) const LIST: &str = "/models";
 
-/// The length from which a key is a secret, in bytes. Shorter ones are placeholders such as `ollama`, which stand in what a
-/// server says without being told of.
-const SECRET_BYTES_MIN: usize = 16;
-
-/// Makes excerpts.
+/// Makes excerpts, and takes the key out of errors.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Quoter<'a> {
     pub(super) key: Option<&'a Secret>,
@@ -38,29 +34,42 @@ impl Quoter<'_> {
     /// `text` without the key, on one line, cut short.
     pub(super) fn quote(self, text: &str) -> String {
         // Before it is cut: the beginning of a key is not for users either.
-        let shown = match self.redacted(text.as_bytes(), true) {
-            Some(open) => escaped(&String::from_utf8_lossy(&open)),
-            None => escaped(text),
-        };
+        let shown = escaped(self.redacted(text).as_deref().unwrap_or(text));
         match shown.char_indices().nth(QUOTED_CHARS) {
             Some((end, _)) => format!("{}…", &shown[..end]),
             None => shown,
         }
     }
 
-    /// `bytes` without the key; `None`: it is not in them. In what is no error only a key that can be no placeholder is looked
-    /// for.
-    pub(super) fn redacted(self, bytes: &[u8], is_error: bool) -> Option<Vec<u8>> {
+    /// `text` without the key; `None`: it is not in it.
+    fn redacted(self, text: &str) -> Option<String> {
         let key = self.key?.expose();
-        if !is_error && key.len() < SECRET_BYTES_MIN {
-            return None;
-        }
         let mut open = None;
-        for form in [key.to_owned(), percent_encoded(key), key.replace('/', "\\/")] {
-            let less = replaced(open.as_deref().unwrap_or(bytes), form.as_bytes());
-            open = less.or(open);
+        for form in [key, &percent_encoded(key), &key.replace('/', "\\/")] {
+            let before = open.as_deref().unwrap_or(text);
+            open = before.contains(form).then(|| before.replace(form, REDACTED)).or(open);
         }
         open
+    }
+
+    /// Takes the key out of every text in `value`; whether it was in one.
+    fn redact(self, value: &mut Value) -> bool {
+        match value {
+            Value::String(text) => self.redacted(text).map(|open| *text = open).is_some(),
+            Value::Array(items) => items.iter_mut().filter_map(|item| self.redact(item).then_some(())).count() > 0,
+            Value::Object(fields) => {
+                fields.values_mut().filter_map(|value| self.redact(value).then_some(())).count() > 0
+            }
+            _ => false,
+        }
+    }
+
+    /// JSON without the key, however that is escaped in it; as it came if the key is not in it. `None`: it is no text there, or
+    /// this is no JSON.
+    fn json_without_key(self, json: &[u8]) -> Option<Vec<u8>> {
+        let mut value: Value = serde_json::from_slice(json).ok()?;
+        let open = if self.redact(&mut value) { value.to_string() } else { String::from_utf8(json.to_vec()).ok()? };
+        self.redacted(&open).is_none().then(|| open.into_bytes())
     }
 
     /// `sentence` with the address that was asked, and what is most likely wrong with it: for answers that are no answers of
@@ -81,17 +90,6 @@ impl Quoter<'_> {
         let quoted = self.quote(text);
         if quoted.is_empty() { sentence.to_owned() } else { format!("{sentence}: {quoted}") }
     }
-}
-
-/// `bytes` with each `form` of the key replaced; `None`: there is none.
-fn replaced(bytes: &[u8], form: &[u8]) -> Option<Vec<u8>> {
-    let (mut open, mut from) = (Vec::new(), 0);
-    for at in memchr::memmem::find_iter(bytes, form) {
-        open.extend_from_slice(&bytes[from..at]);
-        open.extend_from_slice(REDACTED.as_bytes());
-        from = at + form.len();
-    }
-    (from > 0).then(|| [open.as_slice(), &bytes[from..]].concat())
 }
 
 /// The key as it appears in a URL.
@@ -126,8 +124,9 @@ pub(super) fn refusal(status: u16, body: &[u8], quoter: Quoter<'_>) -> String {
 /// `why` in that shape.
 pub(super) fn refusal_body(status: u16, body: &[u8], why: &str, quoter: Quoter<'_>) -> Vec<u8> {
     let told: Option<Value> = serde_json::from_slice(body).ok();
-    if told.is_some_and(|told| told.get("error").is_some_and(|error| !error.is_null())) {
-        return quoter.redacted(body, true).unwrap_or_else(|| body.to_vec());
+    let has_error = told.is_some_and(|told| told.get("error").is_some_and(|error| !error.is_null()));
+    if let Some(open) = quoter.json_without_key(body).filter(|_| has_error) {
+        return open;
     }
     let kind = match status {
         401 => "authentication_error",
@@ -142,6 +141,15 @@ pub(super) fn refusal_body(status: u16, body: &[u8], why: &str, quoter: Quoter<'
         _ => None,
     };
     json!({"error": {"message": why, "type": kind, "param": null, "code": code}}).to_string().into_bytes()
+}
+
+/// The error in an event of an answer, as the protocol has it: `{"error": {"message": …}}`; `None`: it has another form, which
+/// clients of the protocol do not understand.
+pub(super) fn own_error(event: &Value, quoter: Quoter<'_>) -> Option<Vec<u8>> {
+    let mut error = event.get("error").or_else(|| event.get(0)?.get("error"))?.clone();
+    error.get("message")?.as_str()?;
+    join_halves(&mut error);
+    quoter.json_without_key(json!({"error": error}).to_string().as_bytes())
 }
 
 /// The message for an answer that contains an error.

@@ -20,9 +20,9 @@ use serde_json::{Map, Value};
 use super::collected::Collected;
 use super::event::{self, Event};
 use super::json::{self, Halves};
-use super::refusal::{Quoter, broken_off};
+use super::refusal::{Quoter, broken_off, own_error};
 use crate::responder::output_limit::OutputLimit;
-use crate::responder::{Answer, ResponderError};
+use crate::responder::{Answer, COMPLETION_ID, ResponderError};
 
 /// The longest line, in bytes.
 const LINE_BYTES_MAX: usize = 1 << 20;
@@ -75,6 +75,10 @@ pub(super) struct CompletionStream<'a> {
     collected: Option<Collected>,
     /// What came that is not of the protocol.
     odd: Odd,
+    /// Of the piece that came last, the bytes before the line that failed.
+    sound: usize,
+    /// The server's own error, for its client.
+    error: Option<Vec<u8>>,
 }
 
 /// The event that is being read.
@@ -99,6 +103,8 @@ impl<'a> CompletionStream<'a> {
             metadata: Map::new(),
             collected: None,
             odd: Odd::default(),
+            sound: 0,
+            error: None,
         }
     }
 
@@ -109,6 +115,17 @@ impl<'a> CompletionStream<'a> {
 
     pub(super) fn form(&self) -> BodyForm {
         self.form
+    }
+
+    /// How many bytes of the piece that was [taken](Self::take) last precede the line that failed.
+    pub(super) fn sound_bytes(&self) -> usize {
+        self.sound
+    }
+
+    /// The error that ended the answer, as [`PassedOn::Failed`](crate::responder::PassedOn::Failed) has it, if the server told
+    /// it in the protocol's shape.
+    pub(super) fn take_error(&mut self) -> Option<Vec<u8>> {
+        self.error.take()
     }
 
     /// Whether the answer has ended.
@@ -133,6 +150,7 @@ impl<'a> CompletionStream<'a> {
         output_limit: &mut OutputLimit<'_>,
     ) -> Result<bool, ResponderError> {
         self.bytes += bytes.len() as u64;
+        self.sound = 0;
         if self.bytes > STREAM_BYTES_MAX {
             return Err(failed(format!("the model's server sent more than {STREAM_BYTES_MAX} bytes")));
         }
@@ -141,6 +159,7 @@ impl<'a> CompletionStream<'a> {
             let is_blank = |byte: &u8| byte.is_ascii_whitespace() || b"\xef\xbb\xbf".contains(byte);
             let Some(at) = bytes.iter().position(|byte| !is_blank(byte)) else { return Ok(false) };
             bytes = &bytes[at..];
+            self.sound = at;
             self.form = match bytes[0] {
                 b'{' | b'[' => BodyForm::Object,
                 b'<' => return Err(failed(self.quoter.with_place("the model's server sent a web page and no answer"))),
@@ -159,7 +178,7 @@ impl<'a> CompletionStream<'a> {
     }
 
     /// The answer, after its last byte.
-    pub(super) fn end(mut self, output_limit: &mut OutputLimit<'_>) -> Result<Answer, ResponderError> {
+    pub(super) fn end(&mut self, output_limit: &mut OutputLimit<'_>) -> Result<Answer, ResponderError> {
         let held = std::mem::take(&mut self.held);
         match self.form {
             BodyForm::Object => self.object(&held, output_limit)?,
@@ -171,7 +190,7 @@ impl<'a> CompletionStream<'a> {
             _ => {}
         }
         output_limit.say(self.halves.finish())?;
-        let reason = match self.progress {
+        let reason = match std::mem::replace(&mut self.progress, StreamProgress::Going) {
             StreamProgress::Finished(reason) => Some(reason),
             StreamProgress::Done(reason) => reason,
             StreamProgress::Going => return Err(self.no_end()),
@@ -187,10 +206,11 @@ impl<'a> CompletionStream<'a> {
         let told =
             [("finish_reason", reason.map(Value::from)), ("unreadable_events", Some(self.odd.unreadable.into()))];
         let told = told.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value.filter(|v| *v != 0)?)));
-        self.metadata.extend(told);
-        let collected = self.collected.map(Collected::finish).filter(|collected| !collected.is_empty());
-        self.metadata.extend(collected.map(|collected| ("openai".to_owned(), Value::Object(collected))));
-        Ok(Answer { metadata: self.metadata })
+        let mut metadata = std::mem::take(&mut self.metadata);
+        metadata.extend(told);
+        let collected = self.collected.take().map(Collected::finish).filter(|collected| !collected.is_empty());
+        metadata.extend(collected.map(|collected| ("openai".to_owned(), Value::Object(collected))));
+        Ok(Answer { metadata })
     }
 
     /// Reads an answer that began like an object. If it is none, it may be events without their field names.
@@ -228,6 +248,7 @@ impl<'a> CompletionStream<'a> {
             let line = std::mem::take(&mut self.held);
             lines.has_events |= self.line(&line, output_limit)?;
             lines.from += length + 1;
+            self.sound += length + 1;
         }
         Ok(lines)
     }
@@ -283,7 +304,7 @@ impl<'a> CompletionStream<'a> {
         if has_data {
             match json::read(&data) {
                 Some(value) => self.event(&value, &data, output_limit)?,
-                None if self.events.name == "error" => return Err(self.error(&String::from_utf8_lossy(&data))),
+                None if self.events.name == "error" => return Err(self.failure(&String::from_utf8_lossy(&data))),
                 None if is_cut => {}
                 None => {
                     self.odd.unreadable += 1;
@@ -312,13 +333,18 @@ impl<'a> CompletionStream<'a> {
             output_limit.say(&text)?;
         }
         if let Some(error) = event.error {
-            return Err(self.error(&error));
+            self.error = own_error(value, self.quoter);
+            return Err(self.failure(&error));
         }
         if let Some(reason) = event.reason {
             self.progress = StreamProgress::Finished(reason);
         }
-        if let (Some(model), false) = (event.model, self.metadata.contains_key("model")) {
-            self.metadata.insert("model".into(), model.into());
+        // Only the client of a given request is told the id.
+        let id = event.id.filter(|_| self.collected.is_some());
+        for (name, told) in [(COMPLETION_ID, id), ("model", event.model)] {
+            if let (Some(told), false) = (told, self.metadata.contains_key(name)) {
+                self.metadata.insert(name.into(), told.into());
+            }
         }
         if let Some(usage) = event.usage {
             self.metadata.insert("usage".into(), Value::Object(usage));
@@ -337,7 +363,7 @@ impl<'a> CompletionStream<'a> {
         }
     }
 
-    fn error(&self, words: &str) -> ResponderError {
+    fn failure(&self, words: &str) -> ResponderError {
         failed(broken_off(words, self.quoter))
     }
 }
