@@ -342,6 +342,7 @@ impl Core {
         let folder = &config.mongo.cache.disk_path;
         let transcripts = open_transcripts(config, open_max).with_context(|| folder.display().to_string())?;
         let transcripts = Arc::new(transcripts.expiring(base.expiry()).borrowing(descriptors));
+        let ahead = listing::read_ahead(layout::session_index(&config.journal.path), &transcripts);
         let cache = Arc::new(Cache::new(&config.mongo.cache));
         let panicked = stopper.clone();
         let on_panic = Box::new(move || panicked.fatal("the journal's leader panicked"));
@@ -358,7 +359,7 @@ impl Core {
         let history = Arc::new(history);
         let (kept, read) = (transcripts.clone(), history.clone());
         let list = SessionList::new(config, clock.clone(), sessions, kept, journal.clone(), read);
-        let list = Arc::new(list);
+        let list = Arc::new(list.after(ahead));
         let waiting_max = waiting_max(base.descriptors.share());
         let responder = responder::new(&config.responder);
         let (recorder, told) = (Arc::new(recorder), hub.clone());

@@ -7,6 +7,7 @@
 //!
 //! Knows nothing of HTTP.
 
+mod ahead;
 mod loading;
 mod state;
 #[cfg(test)]
@@ -14,6 +15,7 @@ mod tests;
 
 use std::io;
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::access::SessionPrefix;
@@ -25,6 +27,7 @@ use crate::message::{Clock, Expiry, Id, Marker, Message, SessionId, SessionState
 use crate::sessions::{ListPosition, SessionEntry, SessionIndex, UNKNOWN_BYTES};
 use crate::transcript::Transcripts;
 
+pub use ahead::{Ahead, read_ahead};
 pub use state::{Renew, record};
 
 /// The longest title and last text that is shown, in characters.
@@ -61,6 +64,8 @@ pub struct SessionList<D: Disk = RealDisk> {
     journal_has_all: bool,
     /// Held while a session's state is changed: read, changed, recorded.
     changing: Mutex<()>,
+    /// What is being read ahead, until the index is brought up with it.
+    ahead: Mutex<Option<JoinHandle<Ahead>>>,
 }
 
 /// A question for a page of the list.
@@ -128,7 +133,14 @@ impl<D: Disk> SessionList<D> {
             has_mongo: config.mongo.enabled,
             journal_has_all: config.journal.fsync == Fsync::Always,
             changing: Mutex::new(()),
+            ahead: Mutex::new(None),
         }
+    }
+
+    /// The index is brought up with what is being read ahead.
+    #[must_use]
+    pub fn after(self, ahead: Option<JoinHandle<Ahead>>) -> Self {
+        Self { ahead: Mutex::new(ahead), ..self }
     }
 
     /// The index behind it.

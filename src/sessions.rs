@@ -130,11 +130,9 @@ impl<D: Disk> SessionIndex<D> {
     /// Reads the file.
     ///
     /// # Errors
-    /// It is missing, damaged, or could not be read: the index must be made again.
+    /// Those of [`IndexBase::read`].
     pub fn load(&self) -> io::Result<(IndexBase, Covered)> {
-        let damaged = || io::Error::new(io::ErrorKind::InvalidData, "it is damaged or of another version");
-        let (table, covered) = file::decode(&disk::read(&self.disk, &self.path)?).ok_or_else(damaged)?;
-        Ok((IndexBase(table), covered))
+        IndexBase::read(&self.disk, &self.path)
     }
 
     /// Takes in what was before the start, up to `covered`; `is_whole`: that is all of it. `filed`: up to where the file
@@ -253,6 +251,16 @@ impl<D: Disk> SessionIndex<D> {
 }
 
 impl IndexBase {
+    /// Reads the file of an index.
+    ///
+    /// # Errors
+    /// It is missing, damaged, or could not be read: the index must be made again.
+    pub fn read<D: Disk>(disk: &D, path: &Path) -> io::Result<(Self, Covered)> {
+        let damaged = || io::Error::new(io::ErrorKind::InvalidData, "it is damaged or of another version");
+        let (table, covered) = file::decode(&disk::read(disk, path)?).ok_or_else(damaged)?;
+        Ok((Self(table), covered))
+    }
+
     /// Counts a message that follows all others of its session.
     pub fn message(&mut self, message: &MessageView<'_>) {
         count(&mut self.0, message);

@@ -14,8 +14,10 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::disk::Disk;
 use crate::journal::{Entry, EntryView, ReadProgress};
+use crate::message::SessionId;
 use crate::sessions::{Covered, IndexBase};
 
+use super::ahead::Ahead;
 use super::{Renew, SessionList};
 
 /// Bytes of one read of the journal.
@@ -72,13 +74,18 @@ impl<D: Disk> SessionList<D> {
             return true;
         }
         let begun = self.index.begins_after();
-        match self.load_file(begun) {
+        let ahead = self.ahead.lock().expect("no holder panics").take().and_then(|ahead| ahead.join().ok());
+        let Ahead { file, others } = ahead.unwrap_or_else(|| Ahead::with(self.index.load(), &self.transcripts));
+        match self.brought_up(file, begun) {
             Ok(Some((mut base, covered, filed))) => {
                 // Somebody may have put transcripts back.
-                let is_whole = self.count_others(&mut base).unwrap_or_else(|e| {
-                    log::warn!("the transcripts cannot be listed for the list of sessions: {e}");
-                    false
-                });
+                let is_whole = match others {
+                    Ok(others) => self.count(&mut base, others),
+                    Err(e) => {
+                        log::warn!("the transcripts cannot be listed for the list of sessions: {e}");
+                        false
+                    }
+                };
                 self.index.adopt(base, covered, is_whole, filed);
                 return is_whole;
             }
@@ -90,7 +97,8 @@ impl<D: Disk> SessionList<D> {
         self.transcripts.reconcile();
         let is_current = self.transcripts.first_lacking().is_none();
         let mut base = IndexBase::default();
-        match self.count_others(&mut base).and_then(|all| Ok((all && is_current, self.last_record(begun)?))) {
+        let all = self.transcripts.sessions_except(&|_| false).map(|all| self.count(&mut base, all));
+        match all.and_then(|all| Ok((all && is_current, self.last_record(begun)?))) {
             Ok((is_whole, covered)) => {
                 self.index.adopt(base, covered, is_whole, 0);
                 is_whole
@@ -102,12 +110,16 @@ impl<D: Disk> SessionList<D> {
         }
     }
 
-    /// The file and what follows it in the journal up to `until`; `None` if there is no file. With the last record counted,
-    /// and the last one that the file counts.
-    fn load_file(&self, until: u64) -> io::Result<Option<(IndexBase, Covered, u64)>> {
-        let (mut base, filed) = match self.index.load() {
+    /// What the file has and what follows it in the journal up to `until`; `None` if there is no file. With the last record
+    /// counted, and the last one that the file counts.
+    fn brought_up(
+        &self,
+        file: io::Result<(IndexBase, Covered)>,
+        until: u64,
+    ) -> io::Result<Option<(IndexBase, Covered, u64)>> {
+        let (mut base, filed) = match file {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            loaded => loaded?,
+            file => file?,
         };
         let mut covered = None;
         self.read_journal(filed.sequence.saturating_sub(1), until, &mut |sequence, entry| {
@@ -157,10 +169,13 @@ impl<D: Disk> SessionList<D> {
         Ok(last)
     }
 
-    /// Counts the transcripts of sessions that are not known. Returns whether all could be read.
-    fn count_others(&self, base: &mut IndexBase) -> io::Result<bool> {
+    /// Counts the transcripts of those of the sessions that are not known. Returns whether all could be read.
+    fn count(&self, base: &mut IndexBase, sessions: Vec<SessionId>) -> bool {
         let mut all = true;
-        for session in self.transcripts.sessions_except(&|name| base.holds(name))? {
+        for session in sessions {
+            if base.holds(session.as_str()) {
+                continue;
+            }
             match self.counted(&session) {
                 Ok(entry) => base.set(&session, entry),
                 Err(e) => {
@@ -169,6 +184,6 @@ impl<D: Disk> SessionList<D> {
                 }
             }
         }
-        Ok(all)
+        all
     }
 }

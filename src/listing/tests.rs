@@ -13,6 +13,7 @@ use crate::journal::{NewRecord, ReplyTo};
 use crate::layout;
 use crate::message::{Draft, Metadata};
 use crate::recorder::{OpenedRecorder, Recorder};
+use crate::sessions::IndexBase;
 
 const HOUR: u64 = 3_600_000_000;
 const BEGIN: u64 = 1_790_000_000_000_000;
@@ -45,16 +46,23 @@ impl World {
     }
 
     fn open(&self) -> Parts {
+        self.open_reading(true)
+    }
+
+    /// `ahead`: what can be read of the list is read before the journal is open.
+    fn open_reading(&self, ahead: bool) -> Parts {
         let (disk, config, clock) = (self.disk.clone(), &self.config, Clock::fixed(self.now.clone()));
         let folder: &Path = &config.mongo.cache.disk_path;
         let transcripts = Transcripts::open(disk.clone(), folder, NonZeroUsize::new(4).unwrap()).unwrap();
         let transcripts = Arc::new(transcripts.expiring(Expiry::new(config.mongo.ttl, clock.clone())));
+        let read = || Ahead::with(IndexBase::read(&self.disk, &self.file()), &transcripts);
+        let ahead = ahead.then(read).map(|read| std::thread::spawn(|| read));
         let cache = Arc::new(Cache::new(&config.mongo.cache));
         let opened = Recorder::open_on(disk, config, clock.clone(), &transcripts, cache.clone(), Box::new(|| ()));
         let OpenedRecorder { recorder, journal, sessions, .. } = opened.unwrap();
         let history = History::new(config, clock.clone(), cache, transcripts.clone(), journal.clone());
         let list = SessionList::new(config, clock, sessions, transcripts, journal, Arc::new(history));
-        Parts { recorder, list }
+        Parts { recorder, list: list.after(ahead) }
     }
 
     fn pass(&self, hours: u64) {
@@ -151,7 +159,7 @@ fn a_file_that_is_not_of_this_journal_counts_for_nothing() {
 
 #[test]
 fn what_is_published_and_erased_while_the_index_is_brought_up_counts_once() {
-    for has_file in [true, false] {
+    for (has_file, ahead) in [(true, true), (true, false), (false, true), (false, false)] {
         let world = World::new();
         let parts = world.open();
         assert!(parts.list.load());
@@ -163,7 +171,7 @@ fn what_is_published_and_erased_while_the_index_is_brought_up_counts_once() {
         }
         parts.say("kept", "user", None);
         drop(parts);
-        let parts = world.open();
+        let parts = world.open_reading(ahead);
         parts.say("kept", "user", None);
         parts.say("new", "user", None);
         for session in ["erased", "again"] {
@@ -172,7 +180,7 @@ fn what_is_published_and_erased_while_the_index_is_brought_up_counts_once() {
         parts.say("again", "user", None);
         assert!(parts.list.load());
         let wanted = [shown("again", 1, None), shown("new", 1, None), shown("kept", 3, None)];
-        assert_eq!(parts.listed(), wanted, "with its file: {has_file}");
+        assert_eq!(parts.listed(), wanted, "with its file: {has_file}, read ahead: {ahead}");
         parts.say("kept", "user", None);
         assert_eq!(parts.listed()[0], shown("kept", 4, None));
         for session in ["kept", "new", "again"] {
