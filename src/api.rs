@@ -154,6 +154,7 @@ impl Service for Api {
             Route::Events => events::follow(&self.events, head),
             Route::Completions => openai::complete((&self.front, &self.chat), head, body),
             Route::Models => openai::models(&self.chat),
+            Route::Model => openai::model(&self.chat, head.path),
             Route::Rewind => rewind::rewind(&self.chat, head, body),
             Route::Stop => sessions::stop(&self.chat, head),
             // A listener that serves WebSockets handles this route itself.

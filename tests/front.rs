@@ -257,6 +257,66 @@ fn a_key_whose_answer_failed_is_answered_anew() {
 }
 
 #[test]
+fn an_erased_name_begins_anew_and_its_branches_go_on() {
+    let server = Server::start(Options::default());
+    let mut client = server.client();
+    let mut ask = |messages: &mut Vec<Value>, text: &str| {
+        messages.push(json!({"role": "user", "content": text}));
+        let reply = client.post(COMPLETIONS, &json!({"messages": messages, "metadata": {"session_id": "s"}}));
+        messages.push(reply.expect(200)["choices"][0]["message"].clone());
+        reply.header("x-chatkeep-session").unwrap().to_owned()
+    };
+    let (mut one, mut other) = (Vec::new(), Vec::new());
+    assert_eq!(ask(&mut one, "the first message of one conversation"), "s");
+    let branch = ask(&mut other, "another first message");
+    assert_ne!(branch, "s");
+    server.client().request("DELETE", "/api/chat/sessions/s", &[], None).expect(200);
+    assert_eq!(ask(&mut other, "and on"), branch, "a branch is a session of its own");
+    assert_eq!(ask(&mut one, "again"), "s");
+    assert_eq!(ask(&mut one, "and again"), "s");
+    for (session, messages) in [("s", &one), (&*branch, &other)] {
+        let texts: Vec<String> = shown(&server, session).into_iter().map(|(_, text, _)| text).collect();
+        let sent: Vec<&str> = messages.iter().map(|message| message["content"].as_str().unwrap()).collect();
+        assert_eq!(texts, sent);
+    }
+    let history = server.client().whole_history("s");
+    assert_eq!((history.len(), &history[0]["metadata"]["given"]), (6, &json!(true)), "{history:?}");
+    assert_eq!(server.client().whole_history(&branch).len(), 5, "its record as a branch, and four messages");
+}
+
+#[test]
+fn a_name_may_be_of_any_letters_in_the_body_and_of_ascii_in_a_header() {
+    let server = Server::start(Options::default());
+    for (mut client, name) in clients(&server).into_iter().zip(["grüße", "più"]) {
+        let named = asking("ping", json!({"metadata": {"session_id": name}}));
+        let reply = client.post(COMPLETIONS, &named);
+        let session = reply.header("x-chatkeep-session").unwrap().to_owned();
+        assert_eq!(session.len(), 32, "{reply}");
+    }
+    // The Unix socket closes on a head that is not ASCII.
+    let (headers, body) = ([("X-Conversation-Id", "grüße")], asking("ping", json!({})).to_string());
+    let reply = server.client().request("POST", COMPLETIONS, &headers, Some(body.as_bytes()));
+    assert_eq!(reply.openai_error(422)["param"], "X-Conversation-Id");
+}
+
+#[test]
+fn a_model_of_the_list_is_told_and_any_other_is_404() {
+    let server = Server::start(Options::default());
+    for mut client in clients(&server) {
+        let list = client.get("/v1/models").expect(200);
+        assert_eq!(client.get("/v1/models/chatkeep").expect(200), list["data"][0]);
+        for name in ["gpt-4", "meta/llama%203"] {
+            let error = client.get(&format!("/v1/models/{name}")).openai_error(404);
+            assert_eq!(error["code"], "model_not_found", "{error}");
+        }
+        for path in ["/v1", "/v1/", "/v1/responses", "/v1/completions", "/v1/embeddings", "/v1/models/"] {
+            let error = client.get(path).openai_error(404);
+            assert!(error["message"].as_str().unwrap().contains("POST /v1/chat/completions"), "{error}");
+        }
+    }
+}
+
+#[test]
 fn every_refusal_below_v1_has_the_shape_of_openai() {
     let server = Server::start(Options::default());
     for mut client in clients(&server) {

@@ -1,4 +1,4 @@
-//! `POST /v1/chat/completions` and `GET /v1/models`: chatkeep for clients of OpenAI's protocol.
+//! `POST /v1/chat/completions`, `GET /v1/models` and `GET /v1/models/{model}`: chatkeep for clients of OpenAI's protocol.
 //!
 //! ```text
 //! request.rs   what is asked: headers and body
@@ -18,6 +18,8 @@ mod source;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use crate::chat::{Chat, TurnClient, WhenBusy};
 use crate::front::{Front, FrontRequest};
 use crate::logging;
@@ -29,6 +31,9 @@ use chunks::Completion;
 use reply::CompletionReply;
 use request::CompletionRequest;
 use source::Source;
+
+/// What precedes the name of a model.
+const MODELS: &str = "/v1/models/";
 
 /// How long a model server may take to tell its models.
 const MODELS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -73,9 +78,24 @@ fn begin(
 
 /// `GET /v1/models`.
 pub fn models(chat: &Chat) -> Result<Reply, Problem> {
+    Ok(json_bytes(200, list(chat)?))
+}
+
+/// `GET /v1/models/{model}`: that of the list.
+pub fn model(chat: &Chat, path: &str) -> Result<Reply, Problem> {
+    let name = path.strip_prefix(MODELS).unwrap_or_default();
+    let name = percent_encoding::percent_decode_str(name).decode_utf8_lossy();
+    let list: Value = serde_json::from_slice(&list(chat)?).unwrap_or_default();
+    let mut models = list["data"].as_array().into_iter().flatten();
+    let model = models.find(|model| model["id"] == *name).ok_or_else(|| {
+        Problem::new(404, "model_not_found", format!("there is no model {name}: GET /v1/models has them all"))
+    })?;
+    Ok(json_bytes(200, model.to_string().into_bytes()))
+}
+
+fn list(chat: &Chat) -> Result<Vec<u8>, Problem> {
     let told = chat.models(Instant::now() + MODELS_TIMEOUT).ok_or_else(no_responder)?;
-    let list = told.map_err(|e| Problem::new(502, "responder_failed", format!("the models cannot be told: {e}")))?;
-    Ok(json_bytes(200, list))
+    told.map_err(|e| Problem::new(502, "responder_failed", format!("the models cannot be told: {e}")))
 }
 
 fn no_responder() -> Problem {

@@ -55,7 +55,8 @@ impl ErrorFormat {
     /// That of the replies to requests for this path.
     #[must_use]
     pub fn of(path: &str) -> Self {
-        if path.starts_with("/v1/") { Self::OpenAi } else { Self::Problem }
+        let below = path.strip_prefix("/v1");
+        if below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) { Self::OpenAi } else { Self::Problem }
     }
 }
 
@@ -147,7 +148,11 @@ impl Problem {
     /// 404.
     #[must_use]
     pub fn not_found(path: &str) -> Self {
-        Self::new(404, "not_found", format!("nothing is served at {path}"))
+        let instead = match ErrorFormat::of(path) {
+            ErrorFormat::Problem => "",
+            ErrorFormat::OpenAi => ": ask POST /v1/chat/completions, or GET /v1/models",
+        };
+        Self::new(404, "not_found", format!("nothing is served at {path}{instead}"))
     }
 
     /// 405 with `Allow`.
@@ -307,7 +312,7 @@ mod tests {
         for (path, format) in [
             ("/v1/models", ErrorFormat::OpenAi),
             ("/v1/", ErrorFormat::OpenAi),
-            ("/v1", ErrorFormat::Problem),
+            ("/v1", ErrorFormat::OpenAi),
             ("/v10/x", ErrorFormat::Problem),
             ("/api/chat", ErrorFormat::Problem),
             ("", ErrorFormat::Problem),

@@ -40,6 +40,8 @@ pub enum Route {
     Completions,
     /// `GET /v1/models`
     Models,
+    /// `GET /v1/models/{model}`
+    Model,
     /// `GET /ws/chat`, which becomes a WebSocket
     Socket,
     /// `GET /api/storage/status`
@@ -74,6 +76,7 @@ pub(super) const TABLE: &[(&str, &str, Access, Route)] = &[
     ("/api/chat/sessions/{id}/rewind", "POST", Access::Write, Route::Rewind),
     ("/v1/chat/completions", "POST", Access::Write, Route::Completions),
     ("/v1/models", "GET, HEAD", Access::Read, Route::Models),
+    ("/v1/models/{model}", "GET, HEAD", Access::Read, Route::Model),
     ("/ws/chat", "GET, HEAD", Access::Read, Route::Socket),
     ("/api/storage/status", "GET, HEAD", Access::Read, Route::Status),
     ("/api/storage/resend", "POST", Access::Admin, Route::Resend),
@@ -130,8 +133,12 @@ pub(super) fn is_open(path: &str) -> bool {
     TABLE.iter().any(|(wanted, _, access, _)| *access == Access::None && is_at(wanted, path))
 }
 
-/// Whether a path matches one of the table; `{id}` stands for one segment.
+/// Whether a path matches one of the table; `{id}` stands for one segment, `{model}` for all that is left: names of models have
+/// slashes, which clients send as they are.
 fn is_at(wanted: &str, path: &str) -> bool {
+    if let Some(before) = wanted.strip_suffix("{model}") {
+        return path.strip_prefix(before).is_some_and(|model| !model.is_empty());
+    }
     match wanted.split_once("{id}") {
         Some((before, after)) => {
             let id = path.strip_prefix(before).and_then(|rest| rest.strip_suffix(after));

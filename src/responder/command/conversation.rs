@@ -8,24 +8,25 @@
 //! | `messages` | the conversation, oldest first; the last one is the message to answer |
 //! | `messages[].id`, `.role`, `.text`, `.created_at`, `.metadata` | as in the history |
 //!
+//! Of a request with OpenAI's protocol the messages are the client's. `id` and `created_at` are `null` there, but for the last
+//! one: which of the others are on record, and when they were said, nobody knows.
+//!
 //! Fields may be added at the end, none is renamed. Invariant: one message at a time is serialised in memory, in
 //! addition to those of the question. Knows nothing of pipes.
-
-use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::message::Message;
+use crate::message::{Id, Message};
 use crate::responder::Question;
 
 /// The fields of one message.
 #[derive(Serialize)]
 struct MessageFields<'a> {
-    id: &'a str,
+    id: Option<Id>,
     role: &'a str,
     text: &'a str,
-    created_at: &'a str,
+    created_at: Option<String>,
     metadata: &'a Map<String, Value>,
 }
 
@@ -38,35 +39,45 @@ pub(super) fn pieces(question: &Question) -> impl Iterator<Item = Vec<u8>> + '_ 
         Value::from(question.user.to_string()),
         Value::from(text),
     );
-    let messages = question.messages.iter().enumerate().map(|(at, message)| piece(message, at > 0));
+    let last = question.messages.len().saturating_sub(1);
+    let id = move |at: usize, message: &Message| match &question.given {
+        None => Some(message.id()),
+        Some(_) => (at == last).then_some(question.user),
+    };
+    let messages = question.messages.iter().enumerate().map(move |(at, message)| {
+        let mut piece = if at > 0 { vec![b','] } else { Vec::new() };
+        push(&mut piece, message, id(at, message));
+        piece
+    });
     std::iter::once(head.into_bytes()).chain(messages).chain(std::iter::once(b"]}\n".to_vec()))
 }
 
-fn piece(message: &Arc<Message>, follows_another: bool) -> Vec<u8> {
-    let mut piece = if follows_another { vec![b','] } else { Vec::new() };
+fn push(to: &mut Vec<u8>, message: &Message, id: Option<Id>) {
     // A line that is no JSON cannot be passed on; no reader shows it either.
     let (text, metadata) = message.parts().map(|parts| (parts.text, parts.metadata)).unwrap_or_default();
     let fields = MessageFields {
-        id: &message.id().to_string(),
+        id,
         role: message.role(),
         text: &text,
-        created_at: &message.id().time().to_string(),
+        created_at: id.map(|id| id.time().to_string()),
         metadata: &metadata,
     };
-    serde_json::to_writer(&mut piece, &fields).expect("strings and JSON values always serialise into memory");
-    piece
+    serde_json::to_writer(to, &fields).expect("strings and JSON values always serialise into memory");
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use serde_json::json;
 
     use super::*;
     use crate::message::{Clock, Draft, IdGenerator, Metadata, SessionId};
+    use crate::responder::GivenRequest;
     use crate::responder::testing::question;
 
     #[test]
-    fn the_messages_of_a_given_request_are_told_with_what_is_no_text() {
+    fn the_messages_of_a_given_request_are_told_with_what_is_no_text_and_one_id() {
         let (session, mut ids) = (SessionId::new("s").unwrap(), IdGenerator::new(Clock::system(), None));
         let messages = [
             ("assistant", "", json!({"openai": {"tool_calls": [{"id": "c"}]}})),
@@ -77,9 +88,14 @@ mod tests {
             let draft = Draft { session: &session, role, text, metadata, vector_ids: &[] };
             Arc::new(draft.prepare().seal(ids.next_id()))
         });
-        let question = Question { messages: messages.to_vec(), user: messages[1].id(), ..question(&[("user", "x")]) };
+        let user = ids.next_id();
+        let given = Some(GivenRequest { body: Arc::default(), to: crossbeam_channel::bounded(1).0 });
+        let question = Question { messages: messages.to_vec(), user, given, ..question(&[("user", "x")]) };
         let object: Value = serde_json::from_slice(&pieces(&question).flatten().collect::<Vec<_>>()).unwrap();
         assert_eq!((&object["text"], &object["messages"][1]["role"]), (&"5".into(), &"tool".into()));
+        let (first, last) = (&object["messages"][0], &object["messages"][1]);
+        assert_eq!((&first["id"], &first["created_at"]), (&Value::Null, &Value::Null), "nobody knows");
+        assert_eq!((&last["id"], &last["created_at"]), (&user.to_string().into(), &user.time().to_string().into()));
         assert_eq!(object["messages"][0]["metadata"]["openai"]["tool_calls"][0]["id"], "c");
         assert_eq!(object["messages"][1]["metadata"]["openai"]["tool_call_id"], "c");
     }
