@@ -70,14 +70,20 @@ pub(super) struct CompletionStream<'a> {
     /// Text came after a finish reason, so this server's reasons mean nothing.
     is_talkative: bool,
     halves: Halves,
-    metadata: Map<String, Value>,
+    told: ToldBeside,
     /// What of the answer to a given request is no text.
     collected: Option<Collected>,
     /// What came that is not of the protocol.
     odd: Odd,
     /// Of the piece that came last, the bytes before the line that failed.
     sound: usize,
-    /// The server's own error, for its client.
+}
+
+/// What the server told beside the answer itself.
+#[derive(Debug, Default)]
+struct ToldBeside {
+    metadata: Map<String, Value>,
+    /// Its own error, for its client.
     error: Option<Vec<u8>>,
 }
 
@@ -100,11 +106,10 @@ impl<'a> CompletionStream<'a> {
             progress: StreamProgress::Going,
             is_talkative: false,
             halves: Halves::default(),
-            metadata: Map::new(),
+            told: ToldBeside::default(),
             collected: None,
             odd: Odd::default(),
             sound: 0,
-            error: None,
         }
     }
 
@@ -125,7 +130,7 @@ impl<'a> CompletionStream<'a> {
     /// The error that ended the answer, as [`PassedOn::Failed`](crate::responder::PassedOn::Failed) has it, if the server told
     /// it in the protocol's shape.
     pub(super) fn take_error(&mut self) -> Option<Vec<u8>> {
-        self.error.take()
+        self.told.error.take()
     }
 
     /// Whether the answer has ended.
@@ -206,7 +211,7 @@ impl<'a> CompletionStream<'a> {
         let told =
             [("finish_reason", reason.map(Value::from)), ("unreadable_events", Some(self.odd.unreadable.into()))];
         let told = told.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value.filter(|v| *v != 0)?)));
-        let mut metadata = std::mem::take(&mut self.metadata);
+        let mut metadata = std::mem::take(&mut self.told.metadata);
         metadata.extend(told);
         let collected = self.collected.take().map(Collected::finish).filter(|collected| !collected.is_empty());
         metadata.extend(collected.map(|collected| ("openai".to_owned(), Value::Object(collected))));
@@ -333,7 +338,7 @@ impl<'a> CompletionStream<'a> {
             output_limit.say(&text)?;
         }
         if let Some(error) = event.error {
-            self.error = own_error(value, self.quoter);
+            self.told.error = own_error(value, self.quoter);
             return Err(self.failure(&error));
         }
         if let Some(reason) = event.reason {
@@ -342,12 +347,12 @@ impl<'a> CompletionStream<'a> {
         // Only the client of a given request is told the id.
         let id = event.id.filter(|_| self.collected.is_some());
         for (name, told) in [(COMPLETION_ID, id), ("model", event.model)] {
-            if let (Some(told), false) = (told, self.metadata.contains_key(name)) {
-                self.metadata.insert(name.into(), told.into());
+            if let (Some(told), false) = (told, self.told.metadata.contains_key(name)) {
+                self.told.metadata.insert(name.into(), told.into());
             }
         }
         if let Some(usage) = event.usage {
-            self.metadata.insert("usage".into(), Value::Object(usage));
+            self.told.metadata.insert("usage".into(), Value::Object(usage));
         }
         Ok(())
     }
