@@ -42,7 +42,7 @@ use crate::message::{Clock, Draft, Id, Message, Metadata, Parts, SessionId, Sess
 use crate::permit::HeldBytes;
 use crate::responder::PassedOn;
 
-use find::{Asked, Candidate, fingerprint};
+use find::{Asked, Candidate, Proposal, fingerprint};
 use index::{ConversationIndex, Fingerprint};
 use message::{Essence, OPENAI, seed_of};
 use path::{Alignment, Tree};
@@ -104,46 +104,6 @@ pub enum FrontError {
     Message(#[from] InvalidMessage),
 }
 
-/// A request as it is compared.
-struct ComparedRequest<'a> {
-    request: &'a FrontRequest<'a>,
-    /// Without instructions.
-    spoken: Vec<Essence>,
-    /// Where each of these stands in the request.
-    places: Vec<usize>,
-    /// The texts of the instructions, and what stands for them.
-    instructions: Option<(String, String)>,
-}
-
-impl<'a> ComparedRequest<'a> {
-    fn new(request: &'a FrontRequest<'a>) -> Self {
-        let speaks = |at: &usize| !request.messages[*at].is_instruction();
-        let mut places: Vec<usize> = (0..request.messages.len()).filter(speaks).collect();
-        let mut instructing = request.messages.iter().filter(|message| message.is_instruction()).peekable();
-        let instructions = instructing.peek().is_some().then(|| {
-            let texts: Vec<&str> = instructing.map(|message| &*message.text).collect();
-            (texts.join("\n\n"), format!("{:016x}", seed_of(&texts)))
-        });
-        if places.is_empty() {
-            // Instructions alone are what is answered.
-            places.push(request.messages.len() - 1);
-        }
-        let spoken = places.iter().map(|at| request.messages[*at].essence()).collect();
-        Self { request, spoken, places, instructions }
-    }
-
-    /// The conversation as responders read it that do not pass it on.
-    fn context(&self, session: &SessionId, now: Id) -> Vec<Arc<Message>> {
-        let message = |given: &GivenMessage| {
-            let metadata = openai_metadata(given, None);
-            let metadata = Metadata { given: Some(&metadata), defaults: &[] };
-            let draft = Draft { session, role: &given.role, text: &given.text, metadata, vector_ids: &[] };
-            Arc::new(draft.prepare().seal(now))
-        };
-        self.request.messages.iter().map(message).collect()
-    }
-}
-
 impl Front {
     /// Over these parts, with the limits of `config`.
     #[must_use]
@@ -159,31 +119,36 @@ impl Front {
     /// # Errors
     /// [`FrontError`]: what of it is recorded is found again by a retry.
     pub fn begin(&self, request: &FrontRequest<'_>, client: &TurnClient<'_>) -> Result<FrontTurn, FrontError> {
-        let sent = ComparedRequest::new(request);
-        let asked = Asked::new(request.caller, request.name, &sent.spoken);
-        if let Some(candidate) = self.keyed(&sent, &asked)?
-            && let Some(turn) = self.go_on(&sent, &asked, &candidate, client, None)?
+        let asked = Asked::new(request.caller, request.name, request.messages);
+        let proposed = asked.propose(&self.index);
+        if let Some(candidate) = self.keyed(request, &asked, &proposed)?
+            && let Some(turn) = self.go_on(request, &asked, &candidate, client, None)?
         {
             return Ok(turn);
         }
-        self.wait_for_end_of_cut_off(&asked).map_err(|e| unreadable(&e))?;
-        if let Some(candidate) = asked.find(&self.index, &self.history).map_err(|e| unreadable(&e))?
-            && let Some(turn) = self.go_on(&sent, &asked, &candidate, client, None)?
+        self.wait_for_end_of_cut_off(&asked, &proposed).map_err(|e| unreadable(&e))?;
+        if let Some(candidate) = asked.find(proposed, &self.history).map_err(|e| unreadable(&e))?
+            && let Some(turn) = self.go_on(request, &asked, &candidate, client, None)?
         {
             return Ok(turn);
         }
         let id = request.key.map_or_else(random_id, |key| id_of_key(&asked, key));
-        let begun = self.go_on(&sent, &asked, &asked.made(id), client, asked.named.as_ref())?;
+        let begun = self.go_on(request, &asked, &asked.made(id), client, asked.named.as_ref())?;
         begun.ok_or(FrontError::Turn(TurnError::Busy))
     }
 
     /// The session in which a request with the same key was.
-    fn keyed(&self, sent: &ComparedRequest<'_>, asked: &Asked<'_>) -> Result<Option<Candidate>, FrontError> {
-        let Some(key) = sent.request.key else { return Ok(None) };
-        let likely = [Some(asked.made(id_of_key(asked, key))), asked.named_candidate()];
-        for candidate in likely.into_iter().flatten().chain(asked.proposed(&self.index)) {
-            if self.chat.has_key(&given(sent, &candidate)).map_err(TurnError::from)? {
-                return Ok(Some(candidate));
+    fn keyed(
+        &self,
+        request: &FrontRequest<'_>,
+        asked: &Asked<'_>,
+        proposed: &Proposal,
+    ) -> Result<Option<Candidate>, FrontError> {
+        let Some(key) = request.key else { return Ok(None) };
+        let begun = asked.made(id_of_key(asked, key));
+        for candidate in std::iter::once(&begun).chain(&proposed.candidates) {
+            if self.chat.has_key(&given(request, candidate)).map_err(TurnError::from)? {
+                return Ok(Some(candidate.clone()));
             }
         }
         Ok(None)
@@ -191,11 +156,11 @@ impl Front {
 
     /// A client that goes away in the middle of an answer, and goes on with what it got, may be quicker than the end of its
     /// connection is seen: waits for that, so that the answer gives way.
-    fn wait_for_end_of_cut_off(&self, asked: &Asked<'_>) -> io::Result<()> {
+    fn wait_for_end_of_cut_off(&self, asked: &Asked<'_>, proposed: &Proposal) -> io::Result<()> {
         let until = Instant::now() + LEAVING_TIMEOUT;
-        for candidate in asked.proposed(&self.index) {
+        for candidate in &proposed.candidates {
             if let Some(running) = self.chat.current(&candidate.session)
-                && asked.goes_on_from(&self.history, &candidate, &running.text())?
+                && asked.goes_on_from(&self.history, candidate, &running.text())?
             {
                 running.wait_until_left(until);
             }
@@ -206,7 +171,7 @@ impl Front {
     /// Has a request answered in that session. `None`: it is not free, or not what it was when it was chosen.
     fn go_on(
         &self,
-        sent: &ComparedRequest<'_>,
+        request: &FrontRequest<'_>,
         asked: &Asked<'_>,
         candidate: &Candidate,
         client: &TurnClient<'_>,
@@ -214,14 +179,14 @@ impl Front {
     ) -> Result<Option<FrontTurn>, FrontError> {
         let mut invalid = None;
         let plan = || {
-            let (tree, place) =
-                asked.look(&self.history, candidate).map_err(|e| AppendError::Unavailable(e.to_string()))?;
+            let (tree, place) = find::look(&self.history, candidate, &asked.spoken)
+                .map_err(|e| AppendError::Unavailable(e.to_string()))?;
             let place = match place {
                 Some(place) => place,
                 None if tree.has_replies() => return Ok(None),
-                None => tree.place_at_beginning(&sent.spoken),
+                None => tree.place_at_beginning(&asked.spoken),
             };
-            match self.plan(sent, asked, candidate, (&tree, place), branched_from) {
+            match self.plan(asked, candidate, (&tree, place), branched_from) {
                 Ok(plan) => Ok(Some(plan)),
                 Err(why) => {
                     invalid = Some(why);
@@ -229,18 +194,21 @@ impl Front {
                 }
             }
         };
-        let begun = self.chat.begin_given(&given(sent, candidate), client, plan);
+        let begun = self.chat.begin_given(&given(request, candidate), client, plan);
         if let Some(why) = invalid {
             return Err(why.into());
         }
         let Some(BegunTurn { user, started, passed }) = begun? else { return Ok(None) };
+        // What it says by now; the reply is noted when it is recorded.
+        if let Some(id) = candidate.id.filter(|_| passed.is_some()) {
+            self.index.note(&fingerprint(asked, id, 0));
+        }
         Ok(Some(FrontTurn { session: candidate.session.clone(), user, started, passed }))
     }
 
     /// What a request records in that session.
     fn plan(
         &self,
-        sent: &ComparedRequest<'_>,
         asked: &Asked<'_>,
         candidate: &Candidate,
         (tree, place): (&Tree, Alignment),
@@ -248,24 +216,24 @@ impl Front {
     ) -> Result<TurnPlan, InvalidMessage> {
         let rewind_to = (!place.is_tip).then_some(place.stands);
         let mut messages = Vec::new();
-        let instructions = sent.instructions.as_ref();
+        let instructions = asked.instructions.as_ref();
         let held = tree.instructions_at(&place);
         if let Some((text, mark)) = instructions.filter(|(_, mark)| held.as_ref() != Some(mark))
-            && !sent.request.messages.iter().all(GivenMessage::is_instruction)
+            && !asked.messages.iter().all(GivenMessage::is_instruction)
         {
             let marked = Map::from_iter([("instructions".to_owned(), mark.as_str().into())]);
             messages.push(PlannedMessage { role: "system".into(), text: text.clone(), metadata: wrapped(marked) });
         }
-        let last = sent.places.len() - 1;
-        let replies = (place.known..last).rev().find(|at| sent.spoken[*at].role == "assistant");
-        for at in place.known..sent.places.len() {
-            let given = &sent.request.messages[sent.places[at]];
+        let last = asked.places.len() - 1;
+        let replies = (place.known..last).rev().find(|at| asked.spoken[*at].role == "assistant");
+        for at in place.known..asked.places.len() {
+            let given = &asked.messages[asked.places[at]];
             if given.bytes() > self.message_bytes_max {
                 let rule = format!(
                     "is longer than a message may be ({} bytes, server.max_body_bytes)",
                     self.message_bytes_max
                 );
-                return Err(InvalidMessage { place: given.longest_place(sent.places[at]), rule });
+                return Err(InvalidMessage { place: given.longest_place(asked.places[at]), rule });
             }
             let mark = instructions.filter(|_| at == last).map(|(_, mark)| mark.as_str());
             let mut metadata = openai_metadata(given, mark);
@@ -274,25 +242,24 @@ impl Front {
             }
             messages.push(PlannedMessage { role: given.role.clone(), text: given.text.clone(), metadata });
         }
-        let is_answered = place.known < sent.places.len();
+        let is_answered = place.known < asked.places.len();
         // Only instructions are new: they are recorded, and the message that stands is answered.
         let stands = if is_answered { None } else { place.stands };
         let now = Id::least_of(self.clock.now());
-        let context = if self.chat.passes_on() { Vec::new() } else { sent.context(&candidate.session, now) };
+        let context = if self.chat.passes_on() { Vec::new() } else { context(asked.messages, &candidate.session, now) };
         let branched_from = branched_from.filter(|_| tree.is_empty());
         let state = branched_from.map(|from| SessionState {
             metadata: Map::from_iter([("branched_from".to_owned(), from.as_str().into())]),
             ..SessionState::default()
         });
-        Ok(TurnPlan { state, rewind_to, messages, stands, context, replied: self.replied(sent, asked, candidate) })
+        Ok(TurnPlan { state, rewind_to, messages, stands, context, replied: self.replied(asked, candidate) })
     }
 
-    /// Notes in the index what the conversation says, now and once it is answered.
-    fn replied(&self, sent: &ComparedRequest<'_>, asked: &Asked<'_>, candidate: &Candidate) -> Replied {
+    /// Notes in the index what the conversation says once it is answered.
+    fn replied(&self, asked: &Asked<'_>, candidate: &Candidate) -> Replied {
         let Some(id) = candidate.id else { return Box::new(|_, _| ()) };
-        self.index.note(&fingerprint(asked, id, 0));
         let (index, noted, seed) = (self.index.clone(), fingerprint(asked, id, 0), asked.seed);
-        let message = sent.spoken.last().cloned();
+        let message = asked.spoken.last().cloned();
         Box::new(move |text, metadata| {
             let none = Map::new();
             let openai = metadata.get(OPENAI).and_then(Value::as_object).unwrap_or(&none);
@@ -307,11 +274,8 @@ impl Front {
     /// [`TurnError`]: it cannot begin now.
     pub fn begin_unrecorded(&self, request: &FrontRequest<'_>) -> Result<Unrecorded, TurnError> {
         let now = Id::least_of(self.clock.now());
-        let context = if self.chat.passes_on() {
-            Vec::new()
-        } else {
-            ComparedRequest::new(request).context(&SessionId::default(), now)
-        };
+        let context =
+            if self.chat.passes_on() { Vec::new() } else { context(request.messages, &SessionId::default(), now) };
         self.chat.ask_unrecorded(request.body.clone(), context)
     }
 
@@ -322,9 +286,20 @@ impl Front {
     }
 }
 
-fn given<'a>(sent: &ComparedRequest<'a>, candidate: &'a Candidate) -> GivenTurn<'a> {
-    let FrontRequest { transport, key, body, .. } = sent.request;
+fn given<'a>(request: &FrontRequest<'a>, candidate: &'a Candidate) -> GivenTurn<'a> {
+    let FrontRequest { transport, key, body, .. } = request;
     GivenTurn { session: &candidate.session, transport: *transport, key: *key, body: body.clone() }
+}
+
+/// The conversation as responders read it that do not pass it on.
+fn context(messages: &[GivenMessage], session: &SessionId, now: Id) -> Vec<Arc<Message>> {
+    let message = |given: &GivenMessage| {
+        let metadata = openai_metadata(given, None);
+        let metadata = Metadata { given: Some(&metadata), defaults: &[] };
+        let draft = Draft { session, role: &given.role, text: &given.text, metadata, vector_ids: &[] };
+        Arc::new(draft.prepare().seal(now))
+    };
+    messages.iter().map(message).collect()
 }
 
 fn unreadable(e: &io::Error) -> TurnError {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, bounded};
 use serde_json::{Map, Value};
 
-use crate::journal::{AppendError, Appended, IdempotencyKey, NewRecord, ReplyTo};
+use crate::journal::{AppendError, Appended, IdempotencyKey, NewRecord, ReplyTo, SessionWatch};
 use crate::message::{self, Id, Message, Metadata, SessionId, SessionState};
 use crate::permit::HeldBytes;
 use crate::responder::{GivenRequest, PassedOn};
@@ -28,6 +28,8 @@ use super::{Chat, PASSED_MAX};
 
 /// How long an abandoned turn may take to end.
 const GIVE_WAY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a plan is made whose rewind would hide what was recorded meanwhile; then the request goes elsewhere.
+const PLANS_MAX: usize = 6;
 /// What is recorded at once, in bytes of text and messages; a longer conversation, which no reply is known of, is recorded
 /// in several requests.
 const REQUEST_BYTES_MAX: usize = 1 << 20;
@@ -84,8 +86,9 @@ pub struct BegunTurn {
 }
 
 impl Chat {
-    /// Begins a turn in its session as `plan` says, which is asked once no other turn of the session can begin. `None`: the
-    /// session is answering a turn that somebody follows, or there is no plan; nothing was recorded.
+    /// Begins a turn in its session as `plan` says, which is asked once no other turn of the session can begin, and again if
+    /// something was recorded before its rewind. `None`: the session is answering a turn that somebody follows, or there is no
+    /// plan; nothing was recorded.
     ///
     /// # Errors
     /// [`TurnError`]: nothing is answered; what was recorded of the request is found again by a retry.
@@ -93,7 +96,7 @@ impl Chat {
         &self,
         given: &GivenTurn<'_>,
         client: &TurnClient<'_>,
-        plan: impl FnOnce() -> Result<Option<TurnPlan>, AppendError>,
+        plan: impl FnMut() -> Result<Option<TurnPlan>, AppendError>,
     ) -> Result<Option<BegunTurn>, TurnError> {
         let key = given.key.map(|key| IdempotencyKey::new(given.session, key, &[&given.body]));
         let waiting = self.waiting.try_acquire().ok_or(TurnError::Crowded)?;
@@ -119,10 +122,8 @@ impl Chat {
         if let Some(begun) = self.answered_before(given, key)? {
             return Ok(Some(begun));
         }
-        let Some(plan) = plan()? else { return Ok(None) };
-        let slot = self.pool.reserve(|| self.make_way())?;
+        let Some((plan, slot, user)) = self.carry_out(given, key, plan)? else { return Ok(None) };
         let is_new = !plan.messages.is_empty();
-        let user = self.record_plan(given, key, &plan)?;
         let reply_to = if is_new { ReplyTo::Message(user) } else { ReplyTo::Again(user) };
         let (to, passed) = bounded(PASSED_MAX);
         let request = GivenRequest { body: given.body.clone(), to };
@@ -161,14 +162,42 @@ impl Chat {
         Ok(Some(BegunTurn { user, started, passed: None }))
     }
 
+    /// Makes a plan, takes a slot and records what is new; returns the message to answer. `None`: there is no plan.
+    fn carry_out(
+        &self,
+        given: &GivenTurn<'_>,
+        key: Option<IdempotencyKey>,
+        mut plan: impl FnMut() -> Result<Option<TurnPlan>, AppendError>,
+    ) -> Result<Option<(TurnPlan, ResponderSlot, Id)>, TurnError> {
+        let (mut slot, mut watch) = (None, None);
+        for _ in 0..PLANS_MAX {
+            let Some(plan) = plan()? else { return Ok(None) };
+            let held = match slot.take() {
+                Some(held) => held,
+                None => self.pool.reserve(|| self.make_way())?,
+            };
+            // A rewind is made on what was seen while the session is watched: it hides nothing that came later.
+            if plan.rewind_to.is_none() || watch.is_some() {
+                if let Some(user) = self.record_plan(given, key, &plan, watch.take())? {
+                    return Ok(Some((plan, held, user)));
+                }
+            } else {
+                watch = Some(self.recorder.watch(given.session));
+            }
+            slot = Some(held);
+        }
+        Ok(None)
+    }
+
     /// Records what is new; returns the message to answer. More than fits into one request comes in several, and the last one
-    /// has the message to answer.
+    /// has the message to answer. `None`: something was recorded in the session since it is watched; nothing of this is.
     fn record_plan(
         &self,
         given: &GivenTurn<'_>,
         key: Option<IdempotencyKey>,
         plan: &TurnPlan,
-    ) -> Result<Id, TurnError> {
+        mut watch: Option<SessionWatch>,
+    ) -> Result<Option<Id>, TurnError> {
         let GivenTurn { session, transport, .. } = *given;
         let (mut records, mut roles, mut bytes) = (Vec::new(), Vec::new(), 0);
         if let Some(state) = &plan.state {
@@ -186,30 +215,37 @@ impl Chat {
         }
         let sent = [("transport", transport.as_str().into())];
         let mut newest = plan.stands;
-        let mut record = |records: &mut Vec<NewRecord>, roles: &mut Vec<&str>| -> Result<(), TurnError> {
-            let kept = self.recorder.record(std::mem::take(records))?;
+        let mut record = |records: &mut Vec<NewRecord>, roles: &mut Vec<&str>| -> Result<bool, TurnError> {
+            let records = std::mem::take(records);
+            let kept = match watch.take() {
+                Some(watch) => self.recorder.record_unless(records, &watch)?,
+                None => Some(self.recorder.record(records)?),
+            };
+            let Some(kept) = kept else { return Ok(false) };
             kept.iter().zip(roles.drain(..)).for_each(|(kept, role)| self.meters.recorded(kept, role, transport));
             newest = kept.last().map(Appended::id);
-            Ok(())
+            Ok(true)
         };
         for (at, message) in plan.messages.iter().enumerate() {
             let metadata = Metadata { given: Some(&message.metadata), defaults: &sent };
             let line = line(session, &message.role, &message.text, metadata);
             bytes += line.line_bytes();
             if bytes > REQUEST_BYTES_MAX && !records.is_empty() || records.len() == REQUEST_MESSAGES_MAX {
-                record(&mut records, &mut roles)?;
+                if !record(&mut records, &mut roles)? {
+                    return Ok(None);
+                }
                 bytes = line.line_bytes();
             }
             let key = key.filter(|_| at + 1 == plan.messages.len());
             records.push(NewRecord::Message { line, key, reply_to: ReplyTo::Nothing });
             roles.push(&message.role);
         }
-        if !records.is_empty() {
-            record(&mut records, &mut roles)?;
+        if !records.is_empty() && !record(&mut records, &mut roles)? {
+            return Ok(None);
         }
         // Behind a rewind alone the newest record is not what is answered.
         let user = if plan.messages.is_empty() { plan.stands } else { newest };
-        user.ok_or_else(|| AppendError::Unavailable("a request that asks for nothing".into()).into())
+        user.map(Some).ok_or_else(|| AppendError::Unavailable("a request that asks for nothing".into()).into())
     }
 }
 

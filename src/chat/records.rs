@@ -24,7 +24,7 @@ pub(super) const CLEARED: &str = "A new context begins here.";
 pub(super) const DURATION: &str = "duration_ms";
 
 /// The text of a rewind's record in the history.
-const REWOUND: &str = "The conversation goes on from an earlier message.";
+pub(super) const REWOUND: &str = "The conversation goes on from an earlier message.";
 
 /// Whether a text begins a new context, white space around it aside.
 #[must_use]

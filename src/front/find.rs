@@ -16,7 +16,7 @@ use crate::history::{History, HistoryQuery};
 use crate::message::{Message, SessionId};
 
 use super::index::{ConversationIndex, Fingerprint};
-use super::message::{Essence, seed_of};
+use super::message::{Essence, GivenMessage, seed_of};
 use super::path::{Alignment, LINEAGE_MAX, Likeness, Tree};
 
 /// Conversations that are compared with a request. If more begin alike, a request that goes back in one of them begins a new
@@ -30,14 +30,20 @@ const READ_MAX: usize = 4000;
 /// The longest wait for what only MongoDB has.
 const MONGO_WAIT: Duration = Duration::from_millis(200);
 
-/// Whose request it is, and what it says of its conversation.
-#[derive(Clone, Debug)]
+/// Whose request it is, and what it says, as it is compared.
+#[derive(Debug)]
 pub(super) struct Asked<'a> {
-    pub caller: &'a Principal,
+    caller: &'a Principal,
+    /// As they came.
+    pub messages: &'a [GivenMessage],
     /// The session that the client names.
     pub named: Option<SessionId>,
-    /// The request's messages without instructions.
-    pub spoken: &'a [Essence],
+    /// The messages without instructions.
+    pub spoken: Vec<Essence>,
+    /// Where each of these stands in the request.
+    pub places: Vec<usize>,
+    /// The texts of the instructions, and what stands for them.
+    pub instructions: Option<(String, String)>,
     /// Distinguishes the conversations of tokens and names.
     pub seed: u64,
 }
@@ -51,20 +57,41 @@ pub(super) struct Candidate {
     pub likeness: Likeness,
 }
 
+/// The sessions that may be meant.
+#[derive(Debug)]
+pub(super) struct Proposal {
+    /// The named one first, then those that the index has, newest first.
+    pub candidates: Vec<Candidate>,
+    /// There are more.
+    are_more: bool,
+}
+
 impl<'a> Asked<'a> {
-    pub(super) fn new(caller: &'a Principal, name: Option<&str>, spoken: &'a [Essence]) -> Self {
+    pub(super) fn new(caller: &'a Principal, name: Option<&str>, messages: &'a [GivenMessage]) -> Self {
+        let mut places: Vec<usize> = (0..messages.len()).filter(|at| !messages[*at].is_instruction()).collect();
+        let mut instructing = messages.iter().filter(|message| message.is_instruction()).peekable();
+        let instructions = instructing.peek().is_some().then(|| {
+            let texts: Vec<&str> = instructing.map(|message| &*message.text).collect();
+            (texts.join("\n\n"), format!("{:016x}", seed_of(&texts)))
+        });
+        if places.is_empty() {
+            // Instructions alone are what is answered.
+            places.push(messages.len() - 1);
+        }
+        let spoken = places.iter().map(|at| messages[*at].essence()).collect();
         let seed = seed_of(&[caller.token().unwrap_or_default(), name.unwrap_or_default()]);
-        Self { caller, named: name.map(|name| session_of(caller, name)), spoken, seed }
+        let named = name.map(|name| session_of(caller, name));
+        Self { caller, messages, named, spoken, places, instructions, seed }
+    }
+
+    /// Where its last message of the assistant stands that precedes another.
+    fn last_reply(&self) -> Option<usize> {
+        (0..self.spoken.len().saturating_sub(1)).rev().find(|at| self.spoken[*at].role == "assistant")
     }
 
     /// The number of the first message.
     pub(super) fn opening(&self) -> u64 {
         self.spoken.first().map_or(0, |first| first.hash(self.seed, None))
-    }
-
-    /// The number of a message and the reply to it.
-    pub(super) fn tail(&self, message: Option<&Essence>, reply: &Essence) -> u64 {
-        reply.hash(self.seed, message)
     }
 
     /// A session that this server names.
@@ -74,45 +101,35 @@ impl<'a> Asked<'a> {
         Candidate { session, id: Some(id), likeness: Likeness::Lineage }
     }
 
-    /// The sessions that may be meant, the named one first; whether there are more.
-    fn candidates(&self, index: &ConversationIndex) -> (Vec<Candidate>, bool) {
-        let last = self.spoken.len().saturating_sub(1);
-        let reply = (0..last).rev().find(|at| self.spoken[*at].role == "assistant");
-        let tail = reply.map(|at| self.tail(at.checked_sub(1).map(|at| &self.spoken[at]), &self.spoken[at]));
+    /// The sessions that may be meant.
+    pub(super) fn propose(&self, index: &ConversationIndex) -> Proposal {
+        let reply = self.last_reply();
+        let tail = reply.map(|at| self.spoken[at].hash(self.seed, at.checked_sub(1).map(|at| &self.spoken[at])));
         // Without a reply only one can be meant that was begun just now and has none either.
         let max = if reply.is_some() { COMPARED_MAX } else { UNANSWERED_MAX };
         let mut found = index.find(self.opening(), tail, max + 1);
         let are_more = found.len() > max;
         found.truncate(max);
-        let found = found.into_iter().map(|id| self.made(id));
-        (self.named_candidate().into_iter().chain(found).collect(), are_more)
+        let named = self.named.clone().map(|session| Candidate { session, id: None, likeness: Likeness::Anchor });
+        Proposal { candidates: named.into_iter().chain(found.into_iter().map(|id| self.made(id))).collect(), are_more }
     }
 
-    pub(super) fn named_candidate(&self) -> Option<Candidate> {
-        self.named.clone().map(|session| Candidate { session, id: None, likeness: Likeness::Anchor })
-    }
-
-    /// The sessions that may be meant.
-    pub(super) fn proposed(&self, index: &ConversationIndex) -> Vec<Candidate> {
-        self.candidates(index).0
-    }
-
-    /// Finds the conversation. `None`: the request begins one.
+    /// Finds the conversation among those proposed. `None`: the request begins one.
     ///
     /// # Errors
     /// A conversation cannot be read; a retry may help.
-    pub(super) fn find(&self, index: &ConversationIndex, history: &History) -> io::Result<Option<Candidate>> {
-        let (candidates, are_more) = self.candidates(index);
+    pub(super) fn find(&self, proposed: Proposal, history: &History) -> io::Result<Option<Candidate>> {
+        let Proposal { candidates, are_more } = proposed;
         let (mut placed, mut free) = (Vec::new(), None);
         for candidate in candidates {
-            let (tree, place) = self.look(history, &candidate)?;
+            let (tree, place) = look(history, &candidate, &self.spoken)?;
             match place {
                 Some(place) => placed.push((candidate, place)),
                 // One that has no reply yet is begun anew; of others' only one that begins with the same messages.
                 None if tree.has_replies() => {}
                 None if candidate.id.is_none() => free = free.or(Some(candidate)),
                 None => {
-                    let place = tree.place_at_beginning(self.spoken);
+                    let place = tree.place_at_beginning(&self.spoken);
                     if place.stands.is_some() && place.is_last {
                         free = free.or(Some(candidate));
                     }
@@ -129,36 +146,39 @@ impl<'a> Asked<'a> {
 
     /// Whether the request's last reply is the beginning of this one, which is being given there.
     pub(super) fn goes_on_from(&self, history: &History, candidate: &Candidate, reply: &str) -> io::Result<bool> {
-        let last = self.spoken.len().saturating_sub(1);
-        let Some(at) = (0..last).rev().find(|at| self.spoken[*at].role == "assistant") else { return Ok(false) };
+        let Some(at) = self.last_reply() else { return Ok(false) };
         if !self.spoken[at].begins(&Essence::of("assistant", reply, &serde_json::Map::new())) {
             return Ok(false);
         }
-        let before = Asked { spoken: &self.spoken[..at], ..self.clone() };
-        let (tree, alignment) = before.look(history, candidate)?;
-        let alignment = alignment.unwrap_or_else(|| tree.place_at_beginning(before.spoken));
+        let before = &self.spoken[..at];
+        let (tree, alignment) = look(history, candidate, before)?;
+        let alignment = alignment.unwrap_or_else(|| tree.place_at_beginning(before));
         Ok(alignment.known == at && alignment.is_tip)
     }
+}
 
-    /// Reads as much of a conversation as is needed to see where the request stands in it.
-    pub(super) fn look(&self, history: &History, candidate: &Candidate) -> io::Result<(Tree, Option<Alignment>)> {
-        let mut limit = READ_FIRST;
-        loop {
-            let ask = HistoryQuery::newest(candidate.session.clone(), limit);
-            let page = history.read_within(&ask, MONGO_WAIT)?;
-            let messages: Vec<&Message> = page.messages.iter().map(|(message, _)| &**message).collect();
-            let tree = Tree::of(messages.into_iter(), !page.has_more);
-            let place = tree.place(self.spoken, candidate.likeness);
-            let is_seen = place.is_some_and(|place| match candidate.likeness {
-                Likeness::Anchor => true,
-                // As many before the anchor as count.
-                Likeness::Lineage => place.lineage >= (place.anchored - 1).min(LINEAGE_MAX),
-            });
-            if is_seen || tree.is_whole || limit == READ_MAX {
-                return Ok((tree, place));
-            }
-            limit = READ_MAX;
+/// Reads as much of a conversation as is needed to see where messages stand in it.
+pub(super) fn look(
+    history: &History,
+    candidate: &Candidate,
+    spoken: &[Essence],
+) -> io::Result<(Tree, Option<Alignment>)> {
+    let mut limit = READ_FIRST;
+    loop {
+        let ask = HistoryQuery::newest(candidate.session.clone(), limit);
+        let page = history.read_within(&ask, MONGO_WAIT)?;
+        let messages: Vec<&Message> = page.messages.iter().map(|(message, _)| &**message).collect();
+        let tree = Tree::of(messages.into_iter(), !page.has_more);
+        let place = tree.place(spoken, candidate.likeness);
+        let is_seen = place.is_some_and(|place| match candidate.likeness {
+            Likeness::Anchor => true,
+            // As many before the anchor as count.
+            Likeness::Lineage => place.lineage >= (place.anchored - 1).min(LINEAGE_MAX),
+        });
+        if is_seen || tree.is_whole || limit == READ_MAX {
+            return Ok((tree, place));
         }
+        limit = READ_MAX;
     }
 }
 

@@ -17,8 +17,13 @@
 //! | 32 | 4 | CRC-32 of these |
 //!
 //! A damaged change is passed over. The numbers of an erased conversation stay until the file is written anew; they are parts
-//! of SHA-256 hashes, and hold no text. Memory: 36 bytes a conversation, which are searched one after the other. Knows nothing
-//! of messages.
+//! of SHA-256 hashes, and hold no text. Memory: 36 bytes a conversation, which are searched one after the other.
+//!
+//! The file is written by one caller at a time and outside of the lock, so no request waits for the disk to find its
+//! conversation: who notes a change while another writes leaves it to that one. Written anew it is synced, by one change of
+//! some [`OUTDATED_MIN`] at least.
+//!
+//! Knows nothing of messages.
 
 use std::collections::HashMap;
 use std::io;
@@ -52,79 +57,54 @@ pub(super) struct ConversationIndex<D: Disk = RealDisk> {
     disk: D,
     path: PathBuf,
     max: usize,
-    inner: Mutex<Fingerprints<D>>,
+    inner: Mutex<Inner<D>>,
     failed: Throttle,
 }
 
-struct Fingerprints<D: Disk> {
+struct Inner<D: Disk> {
+    prints: Fingerprints,
+    /// Noted and not written yet.
+    unwritten: Vec<Fingerprint>,
+    /// `None`: somebody writes, and takes what is unwritten, too.
+    file: Option<IndexFile<D>>,
+}
+
+struct IndexFile<D: Disk> {
+    /// `None`: it could not be opened or written, and is made anew with the next change.
+    file: Option<D::File>,
+    /// Changes in it.
+    written: usize,
+}
+
+#[derive(Clone, Default)]
+struct Fingerprints {
     ids: Vec<u128>,
     openings: Vec<u64>,
     tails: Vec<u64>,
     /// When each was used: the number of the change.
     used: Vec<u32>,
     changes: u32,
-    /// `None`: it could not be opened, and is made anew with the next change.
-    file: Option<D::File>,
-    /// Changes in the file.
-    written: usize,
 }
 
 impl<D: Disk> ConversationIndex<D> {
     /// Opens the one beside that journal; of more than `max` conversations the newest count.
     pub(super) fn open(disk: D, journal: &Path, max: usize) -> Self {
         let path = layout::conversations(journal);
-        let state = Fingerprints {
-            ids: Vec::new(),
-            openings: Vec::new(),
-            tails: Vec::new(),
-            used: Vec::new(),
-            changes: 0,
-            file: None,
-            written: 0,
-        };
-        let index = Self { disk, path, max, inner: Mutex::new(state), failed: Throttle::new(1) };
-        if let Err(e) = index.load() {
+        let (mut prints, mut file) = (Fingerprints::default(), IndexFile { file: None, written: 0 });
+        if let Err(e) = load(&disk, &path, max, (&mut prints, &mut file)) {
             log::warn!("the index of conversations is not readable, and begins anew: {e}");
         }
-        index
+        let inner = Inner { prints, unwritten: Vec::new(), file: Some(file) };
+        Self { disk, path, max, inner: Mutex::new(inner), failed: Throttle::new(1) }
     }
 
-    fn inner(&self) -> MutexGuard<'_, Fingerprints<D>> {
+    fn inner(&self) -> MutexGuard<'_, Inner<D>> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn load(&self) -> io::Result<()> {
-        let bytes = match disk::read(&self.disk, &self.path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-            bytes => bytes?,
-        };
-        let Some(changes) = bytes.strip_prefix(LETTERS) else { return Err(io::ErrorKind::InvalidData.into()) };
-        // The newest of each, newest first, so that the oldest are left out.
-        let mut newest = HashMap::new();
-        let known = changes.chunks_exact(ENTRY_BYTES).rev().filter_map(decode);
-        for print in known {
-            if newest.len() < self.max && !newest.contains_key(&print.id) {
-                newest.insert(print.id, (newest.len(), print));
-            }
-        }
-        let mut newest: Vec<_> = newest.into_values().collect();
-        newest.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
-        let mut inner = self.inner();
-        for (_, print) in &newest {
-            let at = inner.push();
-            inner.set(at, print);
-        }
-        inner.written = changes.len() / ENTRY_BYTES;
-        // After a change that is cut short no later one would be found.
-        if changes.len() % ENTRY_BYTES == 0 {
-            inner.file = Some(self.disk.open_append(&self.path)?);
-        }
-        Ok(())
     }
 
     /// The conversations with one of these numbers, newest first, at most `max`.
     pub(super) fn find(&self, opening: u64, tail: Option<u64>, max: usize) -> Vec<Uuid> {
-        let inner = self.inner();
+        let inner = &self.inner().prints;
         let tail = tail.filter(|tail| *tail != 0);
         let is_same = |at: &usize| inner.openings[*at] == opening || Some(inner.tails[*at]) == tail;
         let mut found: Vec<_> = (0..inner.ids.len()).filter(is_same).collect();
@@ -141,38 +121,87 @@ impl<D: Disk> ConversationIndex<D> {
     /// Notes what a conversation says by now.
     pub(super) fn note(&self, print: &Fingerprint) {
         let mut inner = self.inner();
-        inner.put(print, self.max);
-        if let Err(e) = self.write(&mut inner, print) {
-            inner.file = None;
-            if self.failed.admit().is_some() {
-                log::warn!("the index of conversations cannot be written; they are found until a restart: {e}");
+        inner.prints.put(print, self.max);
+        inner.unwritten.push(*print);
+        let Some(mut file) = inner.file.take() else { return };
+        while !inner.unwritten.is_empty() {
+            let changes = std::mem::take(&mut inner.unwritten);
+            let is_outdated = file.written > 2 * inner.prints.ids.len() + OUTDATED_MIN;
+            let anew = (is_outdated || file.file.is_none()).then(|| inner.prints.clone());
+            drop(inner);
+            let written = match anew {
+                Some(prints) => self.write_anew(&mut file, &prints),
+                None => file.append(&changes),
+            };
+            if let Err(e) = written {
+                file.file = None;
+                if self.failed.admit().is_some() {
+                    log::warn!("the index of conversations cannot be written; they are found until a restart: {e}");
+                }
             }
+            inner = self.inner();
         }
+        inner.file = Some(file);
     }
 
-    fn write(&self, inner: &mut Fingerprints<D>, print: &Fingerprint) -> io::Result<()> {
-        let is_outdated = inner.written > 2 * inner.ids.len() + OUTDATED_MIN;
-        match &inner.file {
-            Some(file) if !is_outdated => {
-                file.write_all_at(&encode(print), (LETTERS.len() + inner.written * ENTRY_BYTES) as u64)?;
-                inner.written += 1;
-            }
-            _ => {
-                let mut order: Vec<_> = (0..inner.ids.len()).collect();
-                order.sort_by_key(|at| inner.used[*at]);
-                let changes = order.iter().flat_map(|at| encode(&inner.get(*at)));
-                let bytes: Vec<u8> = LETTERS.iter().copied().chain(changes).collect();
-                inner.file = None;
-                disk::replace(&self.disk, &self.path, &bytes)?;
-                inner.file = Some(self.disk.open_append(&self.path)?);
-                inner.written = inner.ids.len();
-            }
-        }
+    fn write_anew(&self, file: &mut IndexFile<D>, prints: &Fingerprints) -> io::Result<()> {
+        let mut order: Vec<_> = (0..prints.ids.len()).collect();
+        order.sort_by_key(|at| prints.used[*at]);
+        let changes = order.iter().flat_map(|at| encode(&prints.get(*at)));
+        let bytes: Vec<u8> = LETTERS.iter().copied().chain(changes).collect();
+        file.file = None;
+        disk::replace(&self.disk, &self.path, &bytes)?;
+        *file = IndexFile { file: Some(self.disk.open_append(&self.path)?), written: prints.ids.len() };
         Ok(())
     }
 }
 
-impl<D: Disk> Fingerprints<D> {
+impl<D: Disk> IndexFile<D> {
+    fn append(&mut self, changes: &[Fingerprint]) -> io::Result<()> {
+        let bytes: Vec<u8> = changes.iter().flat_map(encode).collect();
+        if let Some(file) = &self.file {
+            file.write_all_at(&bytes, (LETTERS.len() + self.written * ENTRY_BYTES) as u64)?;
+        }
+        self.written += changes.len();
+        Ok(())
+    }
+}
+
+/// Reads the file, if there is one.
+fn load<D: Disk>(
+    disk: &D,
+    path: &Path,
+    max: usize,
+    (prints, file): (&mut Fingerprints, &mut IndexFile<D>),
+) -> io::Result<()> {
+    let bytes = match disk::read(disk, path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        bytes => bytes?,
+    };
+    let Some(changes) = bytes.strip_prefix(LETTERS) else { return Err(io::ErrorKind::InvalidData.into()) };
+    // The newest of each, newest first, so that the oldest are left out.
+    let mut newest = HashMap::new();
+    let known = changes.chunks_exact(ENTRY_BYTES).rev().filter_map(decode);
+    for print in known {
+        if newest.len() < max && !newest.contains_key(&print.id) {
+            newest.insert(print.id, (newest.len(), print));
+        }
+    }
+    let mut newest: Vec<_> = newest.into_values().collect();
+    newest.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
+    for (_, print) in &newest {
+        let at = prints.push();
+        prints.set(at, print);
+    }
+    file.written = changes.len() / ENTRY_BYTES;
+    // After a change that is cut short no later one would be found.
+    if changes.len() % ENTRY_BYTES == 0 {
+        file.file = Some(disk.open_append(path)?);
+    }
+    Ok(())
+}
+
+impl Fingerprints {
     fn get(&self, at: usize) -> Fingerprint {
         Fingerprint { id: Uuid::from_u128(self.ids[at]), opening: self.openings[at], tail: self.tails[at] }
     }
@@ -224,7 +253,7 @@ fn decode(bytes: &[u8]) -> Option<Fingerprint> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::sim::{Fault, Random, SimDisk};
+    use crate::disk::sim::{Fault, Op, Random, SimDisk};
 
     const JOURNAL: &str = "/data/journal";
 
@@ -273,6 +302,25 @@ mod tests {
         for index in [index, open(&disk, 3)] {
             assert_eq!(found(&index, 7, None), [4999, 4998, 4997]);
         }
+    }
+
+    #[test]
+    fn nobody_waits_for_the_disk_and_what_is_noted_meanwhile_is_written() {
+        let disk = SimDisk::default();
+        let index = open(&disk, 10);
+        disk.stall(Op::Sync, "");
+        std::thread::scope(|scope| {
+            scope.spawn(|| index.note(&print(1, 1, 0)));
+            disk.wait_until_stalled();
+            index.note(&print(2, 2, 0));
+            index.note(&print(2, 2, 5));
+            assert_eq!((found(&index, 1, None), found(&index, 0, Some(5))), (vec![1], vec![2]));
+            disk.release();
+        });
+        index.note(&print(3, 3, 0));
+        let index = open(&disk, 10);
+        assert_eq!([1, 2, 3].map(|n| found(&index, n, None)), [[1], [2], [3]]);
+        assert_eq!(found(&index, 0, Some(5)), [2], "in the order in which they were noted");
     }
 
     #[test]

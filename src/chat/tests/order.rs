@@ -175,6 +175,39 @@ fn what_is_recorded_while_a_failed_answer_is_judged_is_not_rewound() {
 }
 
 #[test]
+fn a_rewind_of_a_given_turn_is_planned_anew_if_something_was_recorded_meanwhile() {
+    let world = World::new();
+    let outcome = world.chat.say(&turn("s", "say one").as_turn()).unwrap();
+    let session = turn("s", "").session;
+    let user = world.chat.history.find(&session, outcome.user).unwrap().unwrap();
+    let mut plans = Vec::new();
+    let plan = || {
+        let newest = world.told("s").len();
+        plans.push(newest);
+        // Behind the look that counts.
+        if plans.len() == 2 {
+            let (role, text, metadata, vector_ids, key) = ("user", "noted", None, &[][..], None);
+            let noted = NewMessage { session: &session, role, text, metadata, vector_ids, key };
+            world.chat.record(&[noted], Transport::Tcp).unwrap();
+        }
+        Ok(Some(TurnPlan {
+            state: None,
+            rewind_to: Some(Some(outcome.user)),
+            messages: Vec::new(),
+            stands: Some(outcome.user),
+            context: vec![user.clone()],
+            replied: Box::new(|_, _| ()),
+        }))
+    };
+    let given = GivenTurn { session: &session, transport: Transport::Tcp, key: None, body: Arc::default() };
+    let begun = world.chat.begin_given(&given, &TurnClient::unseen(WhenBusy::Refuse), plan).unwrap().unwrap();
+    let StartedTurn::Follow(follow) = &begun.started else { panic!("it is answered anew: {begun:?}") };
+    assert_eq!(ended(follow).text.as_deref(), Some("one"));
+    assert_eq!(plans, [2, 2, 3, 3], "the rewind that was made knows what was recorded");
+    assert_eq!(texts(&world, "s"), ["say one", "one", "noted", records::REWOUND, "one"]);
+}
+
+#[test]
 fn a_message_without_reply_is_answered_when_its_key_comes_again() {
     let folder = tempfile::tempdir().unwrap();
     let session = turn("s", "").session;
