@@ -6,6 +6,7 @@
 //! Knows nothing of sockets, framing, Host and Origin, nor of how a token becomes a caller: the listeners do that
 //! (server/guard.rs). What a caller may do is checked here.
 
+mod backup;
 mod body;
 mod body_limit;
 mod chat;
@@ -37,6 +38,7 @@ mod warnings;
 
 use std::sync::Arc;
 
+use crate::backup::Backups;
 use crate::chat::Chat;
 use crate::feed::Feed;
 use crate::front::Front;
@@ -97,6 +99,8 @@ pub struct Api {
     pub feed: Arc<Feed>,
     /// The event streams of sessions.
     pub events: Arc<EventStreams>,
+    /// Copies of the data.
+    pub backups: Backups,
     /// The status of all parts.
     pub status: Arc<StatusSources>,
     /// What large replies may hold together.
@@ -162,6 +166,7 @@ impl Service for Api {
             // Not weighed: a scrape must not fail because others do not read, and is small.
             Route::Metrics => return self.metrics().reply(),
             Route::Status => Ok(self.status.storage(&self.chat, head.caller)),
+            Route::Backup => backup::make(&self.backups, head, body),
             Route::Resend => resend::ask(&self.status.mongo_status, head, body),
             Route::Livez => Ok(StatusSources::live()),
             Route::Readyz | Route::Health => self.status.ready(),

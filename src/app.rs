@@ -21,6 +21,7 @@ use anyhow::Context;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::api::{Api, BodyLimit, EventStreams, HttpMeters, ReplyBudget, SocketService, StatusSources};
+use crate::backup::Backups;
 use crate::cache::Cache;
 use crate::chat::{Chat, Transport};
 use crate::config::{Config, Fsync, Settings};
@@ -149,6 +150,7 @@ impl App {
             front,
             feed: fed,
             events: followed,
+            backups: Backups::new(config, journal.clone()),
             status,
             outgoing,
             front_bodies,

@@ -11,6 +11,7 @@
 //! say.rs      one message, the reply as it comes
 //! stop.rs     ends the answer in a session
 //! show.rs     status, history, tail
+//! backup.rs   copies the data
 //! resend.rs   has a server send to MongoDB again
 //! sessions.rs the list of sessions; erases one
 //! start_lines.rs  the first lines of a server's log
@@ -21,6 +22,7 @@
 //! stderr that begins with `error:`. A reader of stdout that has seen enough (`| head`) is no fault.
 
 mod args;
+mod backup;
 mod client;
 mod load;
 mod resend;
@@ -56,6 +58,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Serve => serve(&call.options),
         Command::CheckConfig => check_config(&call.options),
         Command::Doctor => doctor(&call.options),
+        Command::Backup => backup::backup(&call.options),
         Command::ApplyTtl => apply_ttl(&call.options),
         Command::RetryDeadLetters => resend::retry_dead_letters(&call.options),
         Command::ResendToMongo => resend::resend_to_mongo(&call.options),

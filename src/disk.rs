@@ -274,6 +274,28 @@ pub fn copy<F: DiskFile>(from: &F, what: Range<u64>, to: &F, to_at: u64) -> io::
     copy_from(&source, what.end - what.start, to, to_at)
 }
 
+/// Copies a file that others append lines to, up to the end of its last whole line; returns how many bytes.
+///
+/// # Errors
+/// A file could not be opened, read or written; [`io::ErrorKind::NotFound`] if there is none to copy.
+pub fn copy_lines<D: Disk>(disk: &D, from: &Path, to: &Path) -> io::Result<u64> {
+    let source = disk.open_read(from)?;
+    let target = disk.create(to)?;
+    let mut end = copy(&source, 0..source.byte_len()?, &target, 0)?;
+    let mut block = vec![0; usize::try_from(COPY_BYTES).expect("a block fits")];
+    while end > 0 {
+        let begin = end.saturating_sub(COPY_BYTES);
+        let read = target.read_at(&mut block[..(end - begin) as usize], begin)?;
+        if let Some(at) = memchr::memrchr(b'\n', &block[..read]) {
+            end = begin + at as u64 + 1;
+            break;
+        }
+        end = begin;
+    }
+    target.set_len(end)?;
+    Ok(end)
+}
+
 /// Reads from an offset; fewer bytes than asked for only at the end.
 pub type ReadFn<'a> = &'a dyn Fn(&mut [u8], u64) -> io::Result<usize>;
 

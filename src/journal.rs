@@ -23,6 +23,7 @@
 //! | `meters.rs` | what is counted for the metrics |
 //! | `lock.rs` | one process at a time |
 //! | `upkeep.rs` | dropping segments, the spare, digests, syncs by interval, warnings |
+//! | `copy.rs` | a copy of an open journal, for a backup |
 //! | `survey.rs` | a recovery under observation: its faults and counts, for the doctor |
 //! | `salvage.rs` | intact frames of a file of which nothing else is known |
 //! | `checkpoint.rs` | up to which sequence everything has arrived |
@@ -63,6 +64,7 @@ mod checkpoint;
 mod clock_tests;
 pub mod codec;
 mod commit;
+mod copy;
 #[cfg(test)]
 mod crash_tests;
 mod digest;
@@ -144,6 +146,8 @@ pub struct Journal<D: Disk = RealDisk> {
     digested: Mutex<u64>,
     /// What segments need not be kept for, as it was said last.
     drained: AtomicU64,
+    /// Segments with records after this sequence are kept for a backup.
+    pinned: AtomicU64,
     /// The warnings that were logged and have not ended.
     warned: Mutex<Vec<Warning>>,
     ages: Mutex<Ages>,
@@ -240,6 +244,7 @@ impl<D: Disk> Journal<D> {
             start: found.checkpoint,
             digested: Mutex::new(0),
             drained: AtomicU64::new(found.checkpoint.drained),
+            pinned: AtomicU64::new(u64::MAX),
             warned: Mutex::default(),
             ages: Mutex::default(),
             clock,

@@ -6,7 +6,7 @@
 //! ```text
 //! L4 main cli app systemd
 //! L3 server api
-//! L2 chat recorder history listing feed front hub worker janitor doctor
+//! L2 backup chat recorder history listing feed front hub worker janitor doctor
 //! L1 journal cache transcript sessions store responder
 //! L0 access message backoff config descriptors disk layout liveness permit swap thread signals logging metrics
 //! ```
@@ -15,6 +15,7 @@ pub mod access;
 pub mod api;
 pub mod app;
 pub mod backoff;
+pub mod backup;
 pub mod cache;
 pub mod chat;
 pub mod cli;

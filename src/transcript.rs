@@ -18,6 +18,7 @@
 //! | `expire.rs` | removes what has expired, while appends go on |
 //! | `erase.rs` | removes a transcript at once, and what is erased from the copies |
 //! | `clean.rs` | puts a transcript in order, of a stopped server |
+//! | `copy.rs` | copies all of them for a backup |
 //! | `survey.rs` | a survey of all of them that changes nothing |
 //! | `walk.rs` | all messages of one |
 //!
@@ -27,6 +28,7 @@
 //! nothing.
 
 mod clean;
+mod copy;
 mod erase;
 #[cfg(test)]
 mod erase_tests;
@@ -66,6 +68,7 @@ use crate::descriptors::Descriptors;
 use crate::disk::{self, Disk, DiskFile, RealDisk};
 use crate::message::{Expiry, Id, Message, SessionId};
 
+pub use copy::copy_all;
 pub use erase::{Before, blank_lines, count_lines, cut_lines, lines_from, without_lines};
 pub use expected_tail::ExpectedTails;
 pub use expire::{Sweep, Swept};

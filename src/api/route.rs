@@ -48,6 +48,8 @@ pub enum Route {
     Status,
     /// `POST /api/storage/resend`
     Resend,
+    /// `POST /api/storage/backup`
+    Backup,
     /// `GET /metrics`
     Metrics,
     /// `GET /livez`
@@ -80,6 +82,7 @@ pub(super) const TABLE: &[(&str, &str, Access, Route)] = &[
     ("/ws/chat", "GET, HEAD", Access::Read, Route::Socket),
     ("/api/storage/status", "GET, HEAD", Access::Read, Route::Status),
     ("/api/storage/resend", "POST", Access::Admin, Route::Resend),
+    ("/api/storage/backup", "POST", Access::Admin, Route::Backup),
     ("/metrics", "GET, HEAD", Access::Read, Route::Metrics),
     ("/livez", "GET, HEAD", Access::None, Route::Livez),
     ("/readyz", "GET, HEAD", Access::None, Route::Readyz),

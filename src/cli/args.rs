@@ -22,6 +22,7 @@ Usage:
   chatkeep [serve] [OPTIONS]       run the server until SIGTERM or SIGINT; SIGHUP reloads
   chatkeep check-config [OPTIONS]  print the effective configuration without secrets, or every fault of it
   chatkeep doctor [OPTIONS]        report what is intact, pending or damaged in a stopped server's data; changes nothing
+  chatkeep backup [OPTIONS] DIR    copy the data of a running or a stopped server to a new folder, and examine the copy
   chatkeep apply-ttl [OPTIONS]     give the documents in MongoDB the dates of expiry that mongo.ttl_days says
   chatkeep help                    print this
 
@@ -54,15 +55,16 @@ Options:
   --              end of the options: what follows is a TEXT or a SESSION, also if it begins with -
 
 Exit codes: 0 done, 2 a fault in the arguments or the configuration, 1 anything else. doctor: 0 nothing is damaged, 1
-something is, or it could not look. verify: 0 every check passed. say: 1 also when the reply is an error; an interrupt
+something is, or it could not look. backup: the same of the copy. verify: 0 every check passed. say: 1 also when the reply is an error; an interrupt
 (Ctrl-C) stops the reply first. retry-dead-letters, resend-to-mongo: 1 also when not everything is in MongoDB.
 ";
 
 /// The commands by name.
-const COMMANDS: [(&str, Command); 15] = [
+const COMMANDS: [(&str, Command); 16] = [
     ("serve", Command::Serve),
     ("check-config", Command::CheckConfig),
     ("doctor", Command::Doctor),
+    ("backup", Command::Backup),
     ("apply-ttl", Command::ApplyTtl),
     ("retry-dead-letters", Command::RetryDeadLetters),
     ("resend-to-mongo", Command::ResendToMongo),
@@ -101,6 +103,7 @@ pub(super) enum Command {
     Serve,
     CheckConfig,
     Doctor,
+    Backup,
     ApplyTtl,
     RetryDeadLetters,
     ResendToMongo,
@@ -127,7 +130,7 @@ pub(super) struct Options {
     pub(super) data: Option<PathBuf>,
     /// `--session`, or the session after the command.
     pub(super) session: Option<SessionId>,
-    /// The text of `say`, or `--search`.
+    /// The text of `say`, the folder of `backup`, or `--search`.
     pub(super) text: Option<String>,
     /// `--role`
     pub(super) role: Option<String>,
@@ -210,14 +213,29 @@ fn command_of(word: &str) -> Result<Command, CommandError> {
 
 /// Refuses options that the command would ignore.
 fn check(command: Command, options: &Options) -> Result<(), CommandError> {
-    use Command::{Doctor, Erase, History, ResendToMongo, RetryDeadLetters, Say, Sessions, Status, Stop, Tail, Verify};
+    use Command::{
+        Backup, Doctor, Erase, History, ResendToMongo, RetryDeadLetters, Say, Sessions, Status, Stop, Tail, Verify,
+    };
     let rules: [(&str, bool, &[Command], &str); 8] = [
         ("--repair", options.task.is_some(), &[Doctor], "doctor"),
         (
             "--json",
             options.form == ReportFormat::Json,
-            &[Doctor, Say, Stop, History, Tail, Sessions, Erase, Status, Verify, RetryDeadLetters, ResendToMongo],
-            "doctor, say, stop, history, tail, sessions, erase, status, verify, retry-dead-letters and resend-to-mongo",
+            &[
+                Doctor,
+                Backup,
+                Say,
+                Stop,
+                History,
+                Tail,
+                Sessions,
+                Erase,
+                Status,
+                Verify,
+                RetryDeadLetters,
+                ResendToMongo,
+            ],
+            "doctor, backup, say, stop, history, tail, sessions, erase, status, verify, retry-dead-letters and resend-to-mongo",
         ),
         ("--session", options.session.is_some(), &[Say, Verify], "say and verify"),
         ("--role", options.role.is_some(), &[Say], "say"),
@@ -245,6 +263,7 @@ fn place(command: Command, words: Vec<OsString>, options: &mut Options) -> Resul
     let (most, last) = match command {
         Command::Say => (1, "text: put quotes around a text of several words"),
         Command::Stop | Command::History | Command::Tail | Command::Erase => (1, "session"),
+        Command::Backup => (1, "folder"),
         _ => (0, "command"),
     };
     if let Some(word) = words.get(most) {
@@ -264,7 +283,8 @@ fn place(command: Command, words: Vec<OsString>, options: &mut Options) -> Resul
         }
         (Command::Stop, None) => return Err(CommandError::asked("stop needs a session: chatkeep stop SESSION")),
         (Command::Erase, None) => return Err(CommandError::asked("erase needs a session: chatkeep erase SESSION")),
-        (Command::Say, text) => options.text = text,
+        (Command::Backup, None) => return Err(CommandError::asked("backup needs a folder: chatkeep backup DIR")),
+        (Command::Say | Command::Backup, text) => options.text = text,
         (_, Some(word)) => {
             let named = session(&word).map_err(|rule| CommandError::asked(format!("session `{word}` {rule}")))?;
             options.session = Some(named);
@@ -458,7 +478,7 @@ mod tests {
             ("serve --repair", "--repair belongs to doctor: chatkeep doctor --repair"),
             (
                 "--json",
-                "--json belongs to doctor, say, stop, history, tail, sessions, erase, status, verify, retry-dead-letters \
+                "--json belongs to doctor, backup, say, stop, history, tail, sessions, erase, status, verify, retry-dead-letters \
                  and resend-to-mongo: chatkeep doctor --json",
             ),
             ("tail --since 2025-11-28", "--since belongs to resend-to-mongo: chatkeep resend-to-mongo --since"),

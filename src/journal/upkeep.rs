@@ -44,7 +44,11 @@ impl<D: Disk> Journal<D> {
         };
         let mut needed = self.room_needed().max(u64::from(short));
         let (was_needed, mut dropped) = (needed > 0, 0);
-        while let Some((oldest, bytes)) = self.oldest_to_drop(drained, ages, needed > 0) {
+        let to_drop = |needed: u64| {
+            let free = drained.min(self.pinned.load(Ordering::SeqCst));
+            self.oldest_to_drop(free, ages, needed > 0)
+        };
+        while let Some((oldest, bytes)) = to_drop(needed) {
             needed = needed.saturating_sub(bytes);
             let _alone = self.shared.swap.lock().expect("no holder panics");
             match self.shared.disk.remove(&segment::path(&self.shared.config.path, oldest)) {

@@ -199,9 +199,7 @@ impl<D: Disk> Lengths<D> {
     }
 
     fn write_anew(&self, state: &mut LengthsFile, known: &HashMap<SessionId, KnownLength>) -> io::Result<()> {
-        let mut lines = String::new();
-        let counts = known.iter().filter(|(_, known)| **known != KnownLength::default());
-        counts.for_each(|(session, known)| push_line(&mut lines, session, *known));
+        let lines = lines(known);
         disk::replace(&self.disk, &self.path, lines.as_bytes())?;
         (state.bytes, state.compact) = (lines.len() as u64, lines.len() as u64);
         Ok(())
@@ -222,6 +220,14 @@ impl Told {
             self.noted.insert(session, bytes);
         }
     }
+}
+
+/// What the file has if these are known.
+pub(super) fn lines(known: &HashMap<SessionId, KnownLength>) -> String {
+    let mut lines = String::new();
+    let counts = known.iter().filter(|(_, known)| **known != KnownLength::default());
+    counts.for_each(|(session, known)| push_line(&mut lines, session, *known));
+    lines
 }
 
 fn push_line(to: &mut String, session: &SessionId, known: KnownLength) {
