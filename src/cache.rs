@@ -217,6 +217,16 @@ impl Cache {
         }
     }
 
+    /// Forgets a session, into which messages were imported: what is held may lack some. A warm-up of it under way is
+    /// discarded.
+    pub fn forget(&self, session: &SessionId) {
+        let mut inner = self.inner.lock().expect("no holder panics");
+        if let Some(held) = inner.sessions.pop(session) {
+            inner.bytes -= held.bytes;
+            inner.messages -= held.messages.len();
+        }
+    }
+
     /// Removes every message before `bound`, and sessions without others. Returns how many messages were removed.
     ///
     /// The cache is locked meanwhile; of a session without such messages only the oldest one is checked.

@@ -308,7 +308,7 @@ impl FeedPage {
     /// Adds a record to the page, or skips it. `false`: it does not fit and begins the next page.
     fn take<D: Disk>(&mut self, feed: &Feed<D>, record: Record, limit: usize, expired_before: Option<Id>) -> bool {
         let (what, bytes) = match record.entry {
-            Entry::Message(message, _) | Entry::ContextClear(message, _) => {
+            Entry::Message(message, _) | Entry::ContextClear(message, _) | Entry::Import(message, _) => {
                 if expired_before.is_some_and(|bound| message.id() < bound) {
                     return true;
                 }

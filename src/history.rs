@@ -252,7 +252,7 @@ impl<D: Disk> History<D> {
             None => answer.newest,
             Some(database) => {
                 let from_there = answer.messages.iter().rev().find(|(_, source)| *source == MessageSource::Mongo);
-                let drained = match (database.watermark(), answer.newest) {
+                let drained = match (database.watermark(self.journal.last_import()), answer.newest) {
                     (Some(watermark), Some(newest)) if newest > watermark => {
                         let before = Some(watermark.just_after());
                         let page = self.transcripts.read(&ask.session, &Query { before, ..self.newest_of(1) })?;
@@ -331,7 +331,8 @@ impl<D: Disk> History<D> {
             Direction::Oldest if lacking.byte_limited => Some(lacking.reached.max(searched)),
             _ => None,
         };
-        let from_disk = messages.into_iter().chain(lacking.messages).map(|message| (message, MessageSource::Disk));
+        let from_disk =
+            messages.into_iter().chain(lacking.messages.into_values()).map(|message| (message, MessageSource::Disk));
         let from_cache = held.wanted.into_iter().map(|message| (message, MessageSource::Cache));
         let mut found: Vec<Located> = from_disk.chain(from_cache).collect();
         found.retain(|(message, _)| reached.is_none_or(|reached| Some(message.id()) <= reached));
@@ -344,7 +345,7 @@ impl<D: Disk> History<D> {
             answer.next = reached.unwrap_or_else(|| [searched, first].into_iter().flatten().min());
         }
         let backward = query.direction == Direction::Newest;
-        let in_reach = if backward { first.is_some() && first >= held.oldest } else { full };
+        let in_reach = if backward { first.is_some() && first >= held.oldest } else { full && !lacking.lacks_imports };
         if lacking.byte_limited && !in_reach {
             answer.incomplete = Some(self.ended_after("the transcript is stale, and the search of the journal", ""));
             // Going forward the journal would be searched from the same place again.

@@ -31,8 +31,10 @@ const EVENT_BYTES: usize = 96;
 /// Something that happened in a session.
 #[derive(Clone, Debug)]
 pub enum SessionEvent {
-    /// A durable record; never an abort.
+    /// A durable record; never an abort nor an imported message.
     Recorded(Record),
+    /// Messages were imported into the session: its history has more than was told.
+    Imported(SessionId),
     /// A turn that is answered on a thread of its own.
     Live(Arc<TurnEvent>),
 }
@@ -75,6 +77,7 @@ impl SessionEvent {
     pub fn session(&self) -> Option<&SessionId> {
         match self {
             Self::Live(live) => Some(&live.session),
+            Self::Imported(session) => Some(session),
             Self::Recorded(record) => match &record.entry {
                 Entry::Erasure { session, .. } => Some(session),
                 entry => entry.message().map(|message| message.session()),
@@ -99,6 +102,7 @@ impl SessionEvent {
                 TurnEventKind::Delta { text, .. } => text.len(),
                 _ => 0,
             },
+            Self::Imported(_) => 0,
             Self::Recorded(record) => record.entry.message().map_or(0, |message| message.line().len()),
         };
         EVENT_BYTES + text
@@ -178,7 +182,7 @@ impl Hub {
         }
         let sessions = self.sessions();
         let mut woken: Vec<&Arc<Mailbox>> = Vec::new();
-        for record in records {
+        for record in records.iter().filter(|record| !record.entry.is_import()) {
             let event = SessionEvent::Recorded(record.clone());
             let Some(mailboxes) = event.session().and_then(|session| sessions.get(session)) else { continue };
             for mailbox in mailboxes {
@@ -195,16 +199,26 @@ impl Hub {
         }
     }
 
+    /// Tells the listeners of a session that messages were imported into it, once every reader can find them.
+    pub fn imported(&self, session: &SessionId) {
+        self.put(session, || SessionEvent::Imported(session.clone()));
+    }
+
     /// Delivers a change of a turn.
     pub fn tell(&self, live: TurnEvent) {
+        let session = live.session.clone();
+        self.put(&session, || SessionEvent::Live(Arc::new(live)));
+    }
+
+    fn put(&self, session: &SessionId, event: impl FnOnce() -> SessionEvent) {
         if self.is_quiet() {
             return;
         }
         let sessions = self.sessions();
-        let Some(mailboxes) = sessions.get(&live.session) else { return };
-        let live = Arc::new(live);
+        let Some(mailboxes) = sessions.get(session) else { return };
+        let event = event();
         for mailbox in mailboxes {
-            mailbox.put(&live.session, SessionEvent::Live(live.clone()));
+            mailbox.put(session, event.clone());
             (mailbox.wake)();
         }
     }

@@ -111,7 +111,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use crate::config::JournalConfig;
 use crate::disk::overlay::Overlay;
 use crate::disk::{Disk, RealDisk};
-use crate::message::{Clock, Id, IdGenerator, LINE_BYTES_MAX, Message, SessionId};
+use crate::message::{Clock, Id, IdGenerator, LINE_BYTES_MAX, Message, SessionId, Timestamp};
 
 pub use batch::Ticket;
 pub use checkpoint::{Checkpoint, StoredCheckpoint};
@@ -233,7 +233,7 @@ impl<D: Disk> Journal<D> {
             swap: Mutex::new(()),
             voids: found.voids,
             erasures: RwLock::new(found.erasures),
-            outlet: Outlet::new(publish, on_panic, found.next_sequence - 1),
+            outlet: Outlet::new(publish, on_panic, found.next_sequence - 1, found.last_import),
             condition,
             meters,
             disk,
@@ -281,11 +281,36 @@ impl<D: Disk> Journal<D> {
         drafts: Vec<NewRecord>,
         watch: Option<&SessionWatch>,
     ) -> Result<Option<(Ticket, Vec<Appended>)>, AppendError> {
-        let is_too_long = |draft: &NewRecord| draft.line().is_some_and(|line| line.line_bytes() > LINE_BYTES_MAX);
+        let is_too_long = |draft: &NewRecord| draft.line_bytes() > LINE_BYTES_MAX;
         if let Some(index) = drafts.iter().position(is_too_long) {
             return self.counted(Err(AppendError::TooLong(index)));
         }
         self.counted(self.shared.append(drafts, watch))
+    }
+
+    /// Appends messages that have ids, as one request; `None` if some may not be imported now, and none was: one is erased or
+    /// being erased, or its id is not less than every id given from now on, which passes with time.
+    ///
+    /// # Errors
+    /// [`AppendError`]: a failed disk is not repaired yet, or a message is too long. None was taken.
+    pub fn import(&self, messages: &[Arc<Message>]) -> Result<Option<Ticket>, AppendError> {
+        let drafts = messages.iter().cloned().map(NewRecord::Import).collect();
+        Ok(self.append_unless(drafts, None)?.map(|(ticket, _)| ticket))
+    }
+
+    /// An id that is greater than all that were given, and less than all that will be.
+    pub fn mark(&self) -> Id {
+        self.shared.queue.lock().expect("no holder panics").mark()
+    }
+
+    /// The time of the last id given.
+    pub fn last_time(&self) -> Timestamp {
+        self.shared.queue.lock().expect("no holder panics").last_time()
+    }
+
+    /// The sequence of the last imported message, as far as the journal has it; 0 without one.
+    pub fn last_import(&self) -> u64 {
+        self.shared.outlet.last_import.load(Ordering::Acquire)
     }
 
     /// Watches a session. What was appended before is published, or refused, when this returns, so that whoever reads then has

@@ -6,7 +6,7 @@
 //! ```text
 //! L4 main cli app systemd
 //! L3 server api
-//! L2 backup chat recorder history listing feed front hub worker janitor doctor
+//! L2 backup chat recorder history import listing feed front hub worker janitor doctor
 //! L1 journal cache transcript sessions store responder
 //! L0 access message backoff config descriptors disk layout liveness permit swap thread signals logging metrics
 //! ```
@@ -27,6 +27,7 @@ pub mod feed;
 pub mod front;
 pub mod history;
 pub mod hub;
+pub mod import;
 pub mod janitor;
 pub mod journal;
 pub mod layout;

@@ -2,7 +2,8 @@
 //!
 //! The recorder owns the journal's writing end. The journal's leader publishes what is durable, batch after batch, in
 //! sequence: to the transcript, then to the cache and the index of sessions, then to the hub and to the worker's channel.
-//! The transcript comes first, so that whatever the cache evicts can be read there. If the channel is full the record is
+//! The transcript comes first, so that whatever the cache evicts can be read there. An imported message belongs somewhere in
+//! its session: its transcript becomes stale until it is merged there, and the cache forgets the session. If the channel is full the record is
 //! skipped: the worker reads it from the journal instead.
 //!
 //! Knows nothing of requests and replies. Holds no lock of its own.
@@ -230,6 +231,16 @@ impl<D: Disk> Recorder<D> {
         self.journal.find(draft)
     }
 
+    /// Records messages that have ids, as one request. `None`: some may not be imported now, and none is (see
+    /// [`Journal::import`]).
+    ///
+    /// # Errors
+    /// [`AppendError`]: whether they are recorded is unknown; a retry is safe once it is known which are.
+    pub fn import(&self, messages: &[Arc<Message>]) -> Result<Option<()>, AppendError> {
+        let Some(ticket) = self.journal.import(messages)? else { return Ok(None) };
+        self.commit(ticket).map(Some)
+    }
+
     /// Erases everything recorded of a session until now: when it returns that is durable, and no reader finds any of
     /// it. What is recorded later, also a reply to an erased message, belongs to a new session of that name. An unknown
     /// session is erased like any other, since the journal or MongoDB may know it.
@@ -309,6 +320,7 @@ impl<D: Disk> Outlets<D> {
             part.iter().filter_map(|record| Some((record.sequence, record.entry.message()?))).collect();
         // Stable, so that each session's stay in sequence: one write of its transcript for all of them.
         messages.sort_by(|(_, one), (_, other)| one.session().cmp(other.session()));
+        let is_import = |sequence: u64| part[(sequence - part[0].sequence) as usize].entry.is_import();
         let enter = |sequence: u64, session: &SessionId| {
             let record = &part[(sequence - part[0].sequence) as usize];
             let entered = logging::enter(record.request.clone());
@@ -317,6 +329,11 @@ impl<D: Disk> Outlets<D> {
         };
         for run in messages.chunk_by(|(_, one), (_, other)| one.session() == other.session()) {
             let session = run[0].1.session();
+            if run.iter().any(|(sequence, _)| is_import(*sequence)) {
+                self.transcripts.imported(session, run[0].0, run[run.len() - 1].0);
+                self.cache.forget(session);
+                continue;
+            }
             let entered = enter(run[0].0, session);
             let appended = self.transcripts.append(session, run);
             drop(entered);
@@ -365,6 +382,7 @@ fn expect<D: Disk>(
         match entry {
             // Erased messages are not handed out any more, so everything expected is newer.
             EntryView::Other(Entry::Erasure { id, session }) => transcripts.erase_at_start(session, *id, sequence),
+            EntryView::Import(message, _) => transcripts.imported_before(&message.session_id(), sequence),
             entry => entry.message().into_iter().for_each(|message| expected_tails.message(sequence, message)),
         }
     })? == ReadProgress::More
@@ -392,8 +410,7 @@ fn replay<D: Disk>(journal: &Journal<D>, transcripts: &Transcripts<D>, from: u64
             }
         })?;
     }
-    log::info!("{} lines up to record {to} were missing in the transcripts", replay.appended);
-    replay.end();
+    log::info!("{} lines up to record {to} were missing in the transcripts", replay.end());
     Ok(())
 }
 
@@ -403,6 +420,7 @@ mod tests {
     use crate::disk::sim::SimDisk;
     use crate::journal::ReplyTo;
     use crate::message::{self, Metadata};
+    use crate::transcript::Provenance;
 
     fn draft(session: &SessionId, text: &str) -> NewRecord {
         let (metadata, vector_ids) = (Metadata::default(), [].as_slice());
@@ -461,7 +479,8 @@ mod tests {
         let mut reader = None;
         let rebuilt = transcripts.rebuild(|after, take| {
             let reader = reader.get_or_insert_with(|| journal.reader(after));
-            let mut take_record = |record: Record| take(record.sequence, record.entry.message().unwrap());
+            let mut take_record =
+                |record: Record| take(record.sequence, record.entry.message().unwrap(), Provenance::Recorded);
             while reader.read(REPLAY_BYTES, &mut take_record)? == ReadProgress::More {}
             Ok(reader.position())
         });

@@ -75,7 +75,7 @@ pub use expire::{Sweep, Swept};
 pub use lengths::Lost;
 pub use loss::Losses;
 pub use read::{PAGE_BYTES_MAX, Query, TranscriptPage};
-pub use replay::{Rebuilt, Replay};
+pub use replay::{Provenance, Rebuilt, Replay, Take};
 
 use expected_tail::ExpectedTail;
 use lengths::{KnownLength, Lengths};
@@ -135,6 +135,11 @@ impl Stale {
     /// A transcript that lacks exactly those.
     fn of(first: u64, last: u64) -> Self {
         Self { first, last, suspect: false, erased: None }
+    }
+
+    /// Whether nothing but the end has changed since.
+    fn is_as(&self, before: &Self) -> bool {
+        (self.first, self.suspect, self.erased) == (before.first, before.suspect, before.erased)
     }
 }
 
@@ -305,6 +310,25 @@ impl<D: Disk> Transcripts<D> {
     fn make_again(&self, folder: &Path) -> io::Result<()> {
         self.disk.sync_dir(self.folder.ancestors().nth(2).unwrap_or(Path::new(".")))?;
         disk::make_folder(&self.disk, folder)
+    }
+
+    /// Messages were imported into a session, with these first and last sequences: its transcript is stale until they are
+    /// merged into it.
+    pub fn imported(&self, session: &SessionId, first: u64, last: u64) {
+        let mut open = self.lock_open();
+        open.newest = open.newest.max(last);
+        self.reconcile_in(&mut open, session);
+        if let Some(closed) = open.files.pop(session) {
+            self.close(&mut open.lost, session.clone(), &closed);
+        }
+        open.stale.entry(session.clone()).or_insert(Stale::of(first, last)).last = last;
+    }
+
+    /// The same for what a start finds: before the first append and before any tail is expected.
+    pub fn imported_before(&self, session: &SessionId, sequence: u64) {
+        let mut open = self.lock_open();
+        open.newest = open.newest.max(sequence);
+        open.stale.entry(session.clone()).or_insert(Stale::of(sequence, sequence)).last = sequence;
     }
 
     /// The first sequence that any transcript lacks.

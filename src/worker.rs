@@ -50,6 +50,7 @@ pub use pending_erasures::PendingErasures;
 pub use progress::{Progress, Reached};
 pub use remote_erasures::RemoteErasures;
 pub use resend::{Resend, ResendTask};
+pub use sink::rebuild;
 
 use schedule::{PAUSE_AFTER_FAILURE, Schedule};
 use sink::TranscriptSink;
@@ -321,7 +322,7 @@ impl<D: Disk> Worker<D> {
 
     fn take(&mut self, record: &Record) {
         self.source.took(record);
-        if let Some(id) = record.entry.id() {
+        if let Some(id) = record.entry.given_id() {
             self.progress.now().oldest_pending.get_or_insert(id.time());
         }
         self.sink.take(record);

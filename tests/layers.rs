@@ -36,7 +36,10 @@ const LAYERS: [&[&str]; 5] = [
         "metrics",
     ],
     &["journal", "cache", "transcript", "sessions", "store", "responder"],
-    &["backup", "chat", "recorder", "history", "listing", "feed", "front", "worker", "janitor", "doctor", "hub"],
+    &[
+        "backup", "chat", "recorder", "history", "import", "listing", "feed", "front", "worker", "janitor", "doctor",
+        "hub",
+    ],
     &["server", "api"],
     &["main", "cli", "app", "lib", "systemd"],
 ];
@@ -45,7 +48,7 @@ const LAYERS: [&[&str]; 5] = [
 const FIELDS_MAX: usize = 12;
 
 /// Lines of code that `src/` may have; docs/decisions/0028 says what they are for.
-const LINES_MAX: usize = 36_700;
+const LINES_MAX: usize = 37_200;
 
 fn layer_of(module: &str) -> Option<usize> {
     LAYERS.iter().position(|layer| layer.contains(&module))

@@ -134,7 +134,7 @@ impl Diary {
                     let status = parts.metadata["status"].as_str().unwrap();
                     *self.reply.lock().unwrap() = Some(format!("{status} kept {:?}", parts.text));
                 }
-                SessionEvent::Recorded(_) => {}
+                SessionEvent::Recorded(_) | SessionEvent::Imported(_) => {}
                 SessionEvent::Live(live) => self.note(&live),
             }
         }

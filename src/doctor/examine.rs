@@ -148,17 +148,17 @@ impl Report {
         let mut fault = None;
         let mut shortened = shortened(disk, &self.place, findings);
         journal.erasures_after(transcribed).iter().for_each(|(session, _)| shortened.forget(session));
-        let walked = messages(journal, &(1..=u64::MAX), None, &mut |sequence, message| {
+        let walked = messages(journal, &(1..=u64::MAX), None, &mut |sequence, message, provenance| {
             if oldest.is_some_and(|oldest| message.id() < oldest) {
-                shortened.meet(message, false);
+                shortened.meet(message, provenance, false);
                 return;
             }
             compared.looked_for += 1;
-            let found = comparison.look(message).unwrap_or_else(|e| {
+            let found = comparison.look(message, provenance).unwrap_or_else(|e| {
                 fault.get_or_insert((message.session().clone(), e));
                 MessageStanding::Same
             });
-            let is_rewritten = shortened.meet(message, found == MessageStanding::Lacking);
+            let is_rewritten = shortened.meet(message, provenance, found == MessageStanding::Lacking);
             let what = match found {
                 MessageStanding::Same => return,
                 MessageStanding::Differs => {

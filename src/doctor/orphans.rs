@@ -12,6 +12,7 @@ use crate::disk::Disk;
 use crate::journal::{Journal, salvage};
 use crate::layout;
 use crate::message::{Id, Message, Timestamp};
+use crate::transcript::Provenance;
 use crate::transcript::survey::{Comparison, MessageStanding, each_message};
 
 use super::place::{DataLocation, messages};
@@ -83,10 +84,10 @@ impl<D: Disk, J: Disk> Search<'_, D, J> {
         rest.retain(|id, _| !self.found.contains(id));
         let sequences = || rest.values().map(|(sequence, _)| *sequence);
         let (Some(first), Some(last)) = (sequences().min(), sequences().max()) else { return Ok(()) };
-        messages(self.journal, &(first..=last), None, &mut |_, message| drop(rest.remove(&message.id())))?;
+        messages(self.journal, &(first..=last), None, &mut |_, message, _| drop(rest.remove(&message.id())))?;
         let mut comparison = Comparison::new(self.disk, self.place.transcripts());
         let mut fault = None;
-        rest.retain(|_, (_, message)| match comparison.look(message) {
+        rest.retain(|_, (_, message)| match comparison.look(message, Provenance::Recorded) {
             Ok(found) => found == MessageStanding::Lacking,
             Err(e) => {
                 fault = Some(e);

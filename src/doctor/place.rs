@@ -10,7 +10,8 @@ use crate::config::Config;
 use crate::disk::Disk;
 use crate::journal::{Journal, ReadProgress};
 use crate::layout;
-use crate::message::{Clock, Expiry, Id, Message, Timestamp};
+use crate::message::{Clock, Expiry, Id, Timestamp};
+use crate::transcript::{Provenance, Take};
 
 /// Bytes of one read of the journal.
 const READ_BYTES: usize = 1 << 20;
@@ -82,7 +83,7 @@ pub(super) fn messages<D: Disk>(
     journal: &Journal<D>,
     sequences: &RangeInclusive<u64>,
     oldest: Option<Id>,
-    take: &mut dyn FnMut(u64, &Message),
+    take: Take<'_>,
 ) -> io::Result<()> {
     let mut reader = journal.reader(sequences.start().saturating_sub(1));
     let mut progress = ReadProgress::More;
@@ -90,7 +91,8 @@ pub(super) fn messages<D: Disk>(
         progress = reader.read(READ_BYTES, |record| {
             let message = record.entry.message().filter(|message| oldest.is_none_or(|oldest| message.id() >= oldest));
             if let Some(message) = message.filter(|_| sequences.contains(&record.sequence)) {
-                take(record.sequence, message);
+                let provenance = if record.entry.is_import() { Provenance::Imported } else { Provenance::Recorded };
+                take(record.sequence, message, provenance);
             }
         })?;
     }

@@ -145,9 +145,10 @@ impl<D: Disk> Repair<'_, D> {
         self.did("transcripts put in order, foreign lines set aside in quarantine/", faulty.len() as u64);
         let oldest = self.place.oldest_shown(self.now);
         let mut replay = transcripts.replay();
-        messages(&self.journal, &(1..=u64::MAX), oldest, &mut |sequence, message| replay.message(sequence, message))?;
-        self.did("lines put back into transcripts", rebuilt.appended + replay.appended);
-        replay.end();
+        messages(&self.journal, &(1..=u64::MAX), oldest, &mut |sequence, message, _| {
+            replay.message(sequence, message);
+        })?;
+        self.did("lines put back into transcripts", rebuilt.appended + replay.end());
         // Notes the lengths of erased transcripts, too, before the checkpoint passes the erasures.
         transcripts.sync(std::iter::empty())?;
         if self.store_checkpoint(&transcripts)? {

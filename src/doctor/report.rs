@@ -156,6 +156,7 @@ fn journal_json(survey: &journal::JournalSurvey, now: Timestamp) -> Value {
         "first_sequence": survey.first_sequence,
         "last_sequence": survey.last_sequence,
         "messages": survey.records.messages,
+        "imported": survey.records.imported,
         "context_clears": survey.records.context_clears,
         "erasures": survey.records.erasures,
         "aborts": survey.records.aborts,
@@ -182,6 +183,7 @@ fn in_words(survey: &journal::JournalSurvey) -> String {
         some(survey.records.messages, "message")
     );
     for (count, what) in [
+        (survey.records.imported, "imported message"),
         (survey.records.context_clears, "context-clear"),
         (survey.records.erasures, "erasure"),
         (survey.records.aborts, "abort"),

@@ -168,9 +168,11 @@ impl Database {
         self.mongo_status.view().has_all
     }
 
-    /// The newest id that is known to be in MongoDB, over all sessions: everything before it is too.
-    pub(super) fn watermark(&self) -> Option<Id> {
-        self.mongo_status.view().watermark
+    /// The newest id that is known to be in MongoDB, over all sessions: everything before it is too. `None` also while the
+    /// record of the sequence `imported` is not there, a message that is older than others that are.
+    pub(super) fn watermark(&self, imported: u64) -> Option<Id> {
+        let view = self.mongo_status.view();
+        view.watermark.filter(|_| imported <= view.drained)
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a session's transcript lacks, read from the journal, limited by bytes read and by what a page can show.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
@@ -17,11 +17,13 @@ const READ_BYTES: usize = 1 << 20;
 pub(super) struct Lacking {
     /// The wanted messages, oldest first, from the side from which the page is filled. Those left out lie beyond the
     /// page's limits, so the page ends before them.
-    pub messages: VecDeque<Arc<Message>>,
-    /// The last message of the session that was read, wanted or not.
+    pub messages: BTreeMap<Id, Arc<Message>>,
+    /// The newest message of the session that was read, wanted or not.
     pub reached: Option<Id>,
     /// The search stopped at its limit: there may be more after `reached`.
     pub byte_limited: bool,
+    /// The search stopped before imported messages, which may belong anywhere.
+    pub lacks_imports: bool,
     bytes: usize,
 }
 
@@ -52,27 +54,29 @@ impl Lacking {
             }
         }
         lacking.byte_limited = true;
+        lacking.lacks_imports = journal.last_import() > reader.position();
         Ok(lacking)
     }
 
     fn meet(&mut self, message: &Arc<Message>, query: &Query) {
-        self.reached = Some(message.id());
+        self.reached = self.reached.max(Some(message.id()));
         if !query.wants(message) {
             return;
         }
-        let fits = |bytes: usize, count: usize| bytes <= query.page_bytes_max && count <= query.limit;
-        if query.direction == Direction::Oldest && !fits(self.bytes, self.messages.len()) {
-            return;
+        if self.messages.insert(message.id(), message.clone()).is_none() {
+            self.bytes += message.line().len();
         }
-        self.bytes += message.line().len();
-        self.messages.push_back(message.clone());
-        if query.direction == Direction::Newest {
-            while let Some(oldest) = self.messages.front()
-                && !fits(self.bytes - oldest.line().len(), self.messages.len() - 1)
-            {
-                self.bytes -= oldest.line().len();
-                self.messages.pop_front();
-            }
+        // One more than fits stays, so that the page ends before it.
+        let fits = |bytes: usize, count: usize| bytes <= query.page_bytes_max && count <= query.limit;
+        while let Some((id, farthest)) = match query.direction {
+            Direction::Newest => self.messages.first_key_value(),
+            Direction::Oldest => self.messages.last_key_value(),
+        } && let left = self.bytes - farthest.line().len()
+            && !fits(left, self.messages.len() - 1)
+        {
+            let id = *id;
+            self.bytes = left;
+            self.messages.remove(&id);
         }
     }
 }

@@ -27,6 +27,7 @@ fn texts(mail: &Mail) -> Vec<String> {
         SessionEvent::Recorded(record) => {
             record.entry.message().map_or_else(|| "erased".to_owned(), |message| message.text())
         }
+        SessionEvent::Imported(_) => "imported".to_owned(),
         SessionEvent::Live(live) => format!("{:?}", live.what),
     };
     mail.events.iter().map(told).collect()

@@ -19,8 +19,9 @@ use crate::config::{Config, Fsync};
 use crate::disk::sim::{Fault, Random, SimDisk};
 use crate::doctor;
 use crate::history::{History, HistoryQuery};
+use crate::import::{ImportOutcome, Importer};
 use crate::journal::{AppendError, Appended, IdempotencyKey, Journal, NewRecord, ReadProgress, Record, ReplyTo};
-use crate::message::{self, Clock, Id, Metadata, SessionId, Timestamp};
+use crate::message::{self, Clock, Expiry, Id, Message, Metadata, SessionId, Timestamp};
 use crate::recorder::{OpenedRecorder, Recorder, RecorderError};
 use crate::transcript::Transcripts;
 use crate::worker::Worker;
@@ -31,7 +32,8 @@ const MARK: &str = "SECRET";
 const STEPS: u64 = 14;
 
 struct Live {
-    recorder: Recorder<SimDisk>,
+    recorder: Arc<Recorder<SimDisk>>,
+    importer: Importer<SimDisk>,
     journal: Arc<Journal<SimDisk>>,
     transcripts: Arc<Transcripts<SimDisk>>,
     history: History<SimDisk>,
@@ -94,13 +96,15 @@ impl Case {
         let transcripts = Arc::new(transcripts.map_err(RecorderError::Replay)?);
         let cache = Arc::new(Cache::new(&config.mongo.cache));
         let on_panic = Box::new(|| panic!("the leader panicked"));
-        let OpenedRecorder { recorder, journal, channel, .. } =
+        let OpenedRecorder { recorder, journal, channel, hub, .. } =
             Recorder::open_on(disk.clone(), config, clock.clone(), &transcripts, cache.clone(), on_panic)?;
+        let (recorder, expiry) = (Arc::new(recorder), Expiry::new(config.mongo.ttl, clock.clone()));
+        let importer = Importer::new(config, expiry, recorder.clone(), journal.clone(), transcripts.clone(), hub);
         let history = History::new(config, clock, cache, transcripts.clone(), journal.clone());
         let aside = [config.journal.path.join("recovered.jsonl"), self.dead_letters()];
         let [recovered, letters] = aside;
         let scrubber = Scrubber::new(disk, journal.clone(), transcripts.clone(), recovered, letters);
-        self.live = Some(Live { recorder, journal, transcripts, history, channel, scrubber });
+        self.live = Some(Live { recorder, importer, journal, transcripts, history, channel, scrubber });
         Ok(())
     }
 
@@ -140,6 +144,31 @@ impl Case {
         Ok(kept)
     }
 
+    /// Imports a message into each of two sessions, as old as the first one there; the first session's is erased, or was.
+    fn import(&mut self) {
+        let oldest = self.kept.values().map(|(_, id, _)| id.time().micros()).min();
+        let now = Clock::system().now().micros();
+        let time = Timestamp::from_micros(oldest.unwrap_or(now) - 1000 - self.said);
+        self.said += 1;
+        let texts = [("gone", MARK), ("kept", "plain")].map(|(name, mark)| (name, format!("{mark} {} old", self.said)));
+        let messages: Vec<Arc<Message>> = texts
+            .iter()
+            .map(|(name, text)| {
+                let (session, metadata) = (session(name), Metadata::default());
+                let draft = message::Draft { session: &session, role: "user", text, metadata, vector_ids: &[] };
+                Arc::new(draft.prepare().seal(Id::derived(time, text)))
+            })
+            .collect();
+        self.live().journal.a_moment_later();
+        let Ok(outcomes) = self.live().importer.import(&messages, &|| false) else { return };
+        let wanted = if self.erased { ImportOutcome::Erased } else { ImportOutcome::Imported };
+        assert_eq!(outcomes[1], ImportOutcome::Imported);
+        // An erasure that was not acknowledged may be known.
+        assert!(outcomes[0] == wanted || outcomes[0] == ImportOutcome::Erased, "{outcomes:?}");
+        let kept = (session("kept"), messages[1].id(), messages[1].line().to_vec());
+        self.kept.insert(texts[1].1.clone(), kept);
+    }
+
     fn erase(&mut self) -> Result<(), AppendError> {
         if self.elsewhere {
             // Recorded before the erasure, but newer than what it covers.
@@ -175,13 +204,22 @@ impl Case {
             match step {
                 0 | 2 | 6 => drop(self.say(&["gone", "kept"], true)),
                 1 => drop(self.say(&["gone", "kept", "other"], true)),
-                3 => drop(self.live().journal.maintain()),
+                3 => {
+                    let _ = self.live().journal.maintain();
+                    self.import();
+                }
                 4 => self.work(),
-                5 => drop(self.say(&["other", "kept"], false)),
+                5 => {
+                    let _ = self.say(&["other", "kept"], false);
+                    self.import();
+                }
                 7 => drop(self.erase()),
                 8 => drop(self.say(&["gone", "kept"], false)),
                 9 => drop(self.live().scrubber.scrub(&|| true)),
-                10 => drop(self.say(&["gone"], false)),
+                10 => {
+                    let _ = self.say(&["gone"], false);
+                    self.import();
+                }
                 11 => self.work(),
                 12 => drop(self.live().journal.maintain()),
                 13 => drop(self.live().scrubber.scrub(&|| true)),

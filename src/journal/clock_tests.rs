@@ -194,3 +194,42 @@ fn ids_more_than_a_minute_ahead_and_a_clock_before_2020_are_warnings() {
     let (fixture, _) = with_clock(0);
     assert_eq!(fixture.open().warnings(), [Warning::ClockBefore2020]);
 }
+
+#[test]
+fn imported_ids_move_no_clock_and_none_is_ahead_of_a_later_id() {
+    let (fixture, now) = with_clock(today());
+    let session = SessionId::new("s").unwrap();
+    let message = |micros: u64| {
+        let (metadata, vector_ids) = (crate::message::Metadata::default(), [].as_slice());
+        let line = crate::message::Draft { session: &session, role: "user", text: "old", metadata, vector_ids };
+        Arc::new(line.prepare().seal(Id::from_parts(Timestamp::from_micros(micros), 7)))
+    };
+    let import = |journal: &Journal<crate::disk::sim::SimDisk>, micros: &[u64]| {
+        let messages: Vec<Arc<Message>> = micros.iter().map(|micros| message(*micros)).collect();
+        journal.import(&messages).unwrap().map(|ticket| journal.commit(ticket).unwrap()).is_some()
+    };
+    let journal = fixture.open();
+    say(&journal, &["first"]).unwrap();
+    assert!(import(&journal, &[today() - YEAR, today() - HOUR]));
+    // One of a minute ahead waits for the clock, and those beside it with it.
+    assert!(!import(&journal, &[today() - YEAR, today() + MINUTE]));
+    now.store(today() + MINUTE + 1, Ordering::Relaxed);
+    assert!(import(&journal, &[today() + MINUTE]));
+    let last = journal.last_import();
+    drop(journal);
+    // The clock is set back: what follows is newer than all that was imported, and no further ahead than it must be.
+    now.store(today(), Ordering::Relaxed);
+    for with_digests in [false, true] {
+        let journal = fixture.open();
+        assert_eq!(journal.last_import(), last);
+        say(&journal, &["after"]).unwrap();
+        let (_, id, time) = *places(&journal).last().unwrap();
+        let newest = places(&journal).iter().map(|(_, id, _)| *id).max().unwrap();
+        assert_eq!(newest, id);
+        assert!(time.micros() < today() + MINUTE + 1000, "{time}");
+        if !with_digests {
+            fill(&journal, 4);
+            journal.maintain().unwrap();
+        }
+    }
+}

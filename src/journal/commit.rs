@@ -44,7 +44,7 @@ type LookedUp<'a> = (MutexGuard<'a, AppendQueue>, Vec<KeyLookup>);
 
 impl<D: Disk> JournalState<D> {
     /// Gives the drafts their places, side by side in one batch; drafts with a known key keep the place of its message.
-    /// `None`: something that `unless` watches has a place already.
+    /// `None`: something that `unless` watches has a place already, or one that is to be imported may not be imported now.
     pub(super) fn append(
         &self,
         drafts: Vec<NewRecord>,
@@ -54,7 +54,7 @@ impl<D: Disk> JournalState<D> {
             return Err(AppendError::moved(&self.config.path));
         }
         // Where there is no room for a message there may be some for them.
-        let only_erases = drafts.iter().all(|draft| draft.line().is_none());
+        let only_erases = drafts.iter().all(NewRecord::is_erasure);
         loop {
             let queue = self.queue.lock().expect("no holder panics");
             if unless.is_some_and(SessionWatch::is_passed) {
@@ -68,6 +68,11 @@ impl<D: Disk> JournalState<D> {
             }
             if queue.frames.bytes.len() < BATCH_BYTES_MAX {
                 let Some((mut queue, seen)) = self.look_up(queue, &drafts)? else { continue };
+                if drafts.first().is_some_and(|draft| draft.imported().is_some())
+                    && !queue.admits(&drafts, &self.erasures.read().expect("no holder panics"))
+                {
+                    return Ok(None);
+                }
                 let first_open = queue.first_open();
                 let kept = queue.push(drafts, &seen);
                 return Ok(Some((queue.ticket(&seen, first_open, self.outlet.published()), kept)));
@@ -101,7 +106,7 @@ impl<D: Disk> JournalState<D> {
         drafts: &[NewRecord],
     ) -> Result<Option<LookedUp<'a>>, AppendError> {
         let erasures = self.erasures.read().expect("no holder panics");
-        if erasures.is_full(queue.erasing.len()) && drafts.iter().any(|draft| draft.line().is_none()) {
+        if erasures.is_full(queue.erasing.len()) && drafts.iter().any(NewRecord::is_erasure) {
             let reason = "too many erasures wait to be worked through; try again in a minute";
             return Err(AppendError::Unavailable(reason.into()));
         }
@@ -178,7 +183,7 @@ impl<D: Disk> JournalState<D> {
             written?;
         }
         self.meters.batch_records.observe_number(records.len() as u64);
-        self.note_erasures(records);
+        self.note(records);
         self.outlet.publish(records, last);
         Ok(())
     }

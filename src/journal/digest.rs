@@ -31,7 +31,9 @@ pub use crate::layout::digest as path;
 pub struct Digest {
     /// The last sequence in it.
     pub last_sequence: u64,
-    /// The largest id in it.
+    /// The sequence of the last imported message in it; 0 without one.
+    pub last_import: u64,
+    /// The largest id given in it.
     pub largest_id: Option<Id>,
     /// Intact records.
     pub records: u64,
@@ -140,7 +142,10 @@ impl Digest {
     }
 
     fn note(&mut self, sequence: u64, entry: &EntryView<'_>) {
-        self.largest_id = self.largest_id.max(entry.id());
+        self.largest_id = self.largest_id.max(entry.given_id());
+        if entry.is_import() {
+            self.last_import = sequence;
+        }
         if let EntryView::Other(Entry::Abort { first, last }) = entry {
             self.aborted.push((*first, *last));
         }

@@ -20,7 +20,7 @@
 //! | 4 | 4 | CRC-32 of bytes 0..4, 8..24 and the payload |
 //! | 8 | 8 | sequence, rising |
 //! | 16 | 4 | length of the payload |
-//! | 20 | 1 | kind: 1 message, 2 erasure, 3 abort, 4 context-clear |
+//! | 20 | 1 | kind: 1 message, 2 erasure, 3 abort, 4 context-clear, 5 imported message |
 //! | 21 | 1 | flags: bit 0, the next record belongs to the same request; bit 1, the one before does |
 //! | 22 | 2 | zero |
 //! | 24 | … | payload (record.rs); of a message that was erased, zeros |
@@ -56,12 +56,15 @@ pub enum RecordKind {
     Abort = 3,
     /// A session's new context begins; reads as a `system` message.
     ContextClear = 4,
+    /// A message with an id of its own, older than the record.
+    Import = 5,
 }
 
 impl RecordKind {
     /// The kind that a frame's byte stands for.
     pub fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Message, Self::Erasure, Self::Abort, Self::ContextClear].into_iter().find(|kind| *kind as u8 == byte)
+        let all = [Self::Message, Self::Erasure, Self::Abort, Self::ContextClear, Self::Import];
+        all.into_iter().find(|kind| *kind as u8 == byte)
     }
 }
 

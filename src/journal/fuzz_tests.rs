@@ -318,13 +318,15 @@ fn payloads_of_any_bytes_are_entries_or_none_and_never_a_panic() {
         NewRecord::Message { line: line(), key, reply_to: ReplyTo::Message(id) }.seal(id, None),
         NewRecord::ContextClear { line: line(), key: None }.seal(id, None),
         NewRecord::Erasure { session: session.clone() }.seal(id, None),
+        NewRecord::Import(Arc::new(line().seal(id))).seal(id, None),
         Entry::Abort { first: 1, last: 2 },
     ];
-    let kinds = [RecordKind::Message, RecordKind::ContextClear, RecordKind::Erasure, RecordKind::Abort];
+    let kinds =
+        [RecordKind::Message, RecordKind::ContextClear, RecordKind::Erasure, RecordKind::Import, RecordKind::Abort];
     let mut read = 0;
     for _ in 0..10_000 * scale() {
         let mut bytes = Vec::new();
-        let which = random.below(4) as usize;
+        let which = random.below(5) as usize;
         Record { sequence: 1, entry: entries[which].clone(), origin: None, request: None }
             .push_frame(RequestPart::default(), &mut bytes);
         let mut payload = bytes.split_off(FRAME_HEADER_BYTES);
@@ -332,7 +334,7 @@ fn payloads_of_any_bytes_are_entries_or_none_and_never_a_panic() {
         if random.one_in(4) {
             payload.truncate(random.below(payload.len() as u64 + 1) as usize);
         }
-        let kind = if random.one_in(4) { kinds[random.below(4) as usize] } else { kinds[which] };
+        let kind = if random.one_in(4) { kinds[random.below(5) as usize] } else { kinds[which] };
         if let Some(entry) = Entry::decode(kind, &payload) {
             read += 1;
             // The questions that readers ask.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::logging;
-use crate::message::{Id, IdGenerator, Prepared, SessionId, Timestamp};
+use crate::message::{Id, IdGenerator, Message, SessionId, Timestamp};
 
 use super::batch::{Batch, Ticket};
 use super::erasures::ErasureIndex;
@@ -122,6 +122,11 @@ impl AppendQueue {
         self.ids.last_time()
     }
 
+    /// An id that is greater than all that were given, and less than all that will be.
+    pub fn mark(&mut self) -> Id {
+        self.ids.next_id()
+    }
+
     /// The first sequence of the open batch.
     pub fn first_open(&self) -> u64 {
         self.next_sequence - self.records.len() as u64
@@ -212,7 +217,7 @@ impl AppendQueue {
             None => self.ids.next_id(),
         };
         self.watches.tell(draft.session());
-        let origin = draft.line().and_then(Prepared::origin);
+        let origin = draft.origin();
         let (entry, request) = (draft.seal(id, previous), logging::current());
         let record = Record { sequence: self.next_sequence, entry, origin, request };
         self.next_sequence += 1;
@@ -223,6 +228,20 @@ impl AppendQueue {
         }
         self.records.push(record.clone());
         record
+    }
+
+    /// Whether messages may be imported now: none of them is erased, or is being erased, and every id given from now on is
+    /// greater than theirs.
+    pub fn admits(&mut self, drafts: &[NewRecord], erasures: &ErasureIndex) -> bool {
+        let imported = || drafts.iter().filter_map(NewRecord::imported);
+        let is_erased = |message: &Message| {
+            erasures.covers(message.session().as_str(), message.id()) || self.is_erasing(message.session(), u64::MIN)
+        };
+        if imported().any(|message| is_erased(message)) {
+            return false;
+        }
+        let largest = imported().map(|message| message.id()).max();
+        largest.is_none_or(|largest| largest < self.mark())
     }
 
     /// What must end before the drafts count: the open batch if it holds any of them, and the batch under way if that

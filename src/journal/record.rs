@@ -1,4 +1,4 @@
-//! What the frames hold: messages, erasures, aborts and context-clears, as bytes and as values.
+//! What the frames hold: messages, erasures, aborts, context-clears and imported messages, as bytes and as values.
 //!
 //! | payload of a message or context-clear | bytes | what |
 //! |---|---|---|
@@ -13,7 +13,13 @@
 //! | id: all of the session up to it is erased | 16 | | first voided sequence | 8 |
 //! | session id | … | | last voided sequence | 8 |
 //!
-//! A message or context-clear whose payload begins with an id of zeros was *scrubbed*: it was erased, and its payload is
+//! | payload of an imported message | bytes | what |
+//! |---|---|---|
+//! | given | 16 | the id that the record would have got: every later id is greater, and the message's own is less |
+//! | line | … | the message's JSON object, with its own id |
+//!
+//! So an imported message is older than all that is recorded after it, whatever its id says and the clock does, and nothing
+//! but `given` counts where ids are given. A message of any kind whose payload begins with an id of zeros was *scrubbed*: it was erased, and its payload is
 //! zeros to its end, as long as it was. Readers pass over it. Sequence, kind and place in the request are what they were, so
 //! nothing that follows requests or counts records sees a difference; no id is zeros, so nothing else can pass for it. A
 //! program that does not know of this passes over it too, and says that it cannot be read.
@@ -85,6 +91,8 @@ pub enum NewRecord {
         /// What it answers.
         reply_to: ReplyTo,
     },
+    /// A message that has an id.
+    Import(Arc<Message>),
     /// A session's new context.
     ContextClear {
         /// Its line, of role `system`.
@@ -114,6 +122,8 @@ pub enum Entry {
     Message(Arc<Message>, Links),
     /// A session's new context.
     ContextClear(Arc<Message>, Links),
+    /// A message that was imported, and the id that was given to the record.
+    Import(Arc<Message>, Id),
     /// All of `session` up to `id` is erased.
     Erasure {
         /// The erasure's own id, or the id that another server gave it. The latter may be below earlier ids.
@@ -137,6 +147,8 @@ pub enum EntryView<'a> {
     Message(MessageView<'a>, Links),
     /// See [`Entry::ContextClear`].
     ContextClear(MessageView<'a>, Links),
+    /// See [`Entry::Import`].
+    Import(MessageView<'a>, Id),
     /// An [`Entry::Erasure`] or an [`Entry::Abort`].
     Other(Entry),
 }
@@ -156,19 +168,38 @@ pub struct Record {
 }
 
 impl NewRecord {
-    /// The line to be recorded; an erasure has none.
-    pub(super) fn line(&self) -> Option<&Prepared> {
+    /// Whether it is an erasure.
+    pub(super) fn is_erasure(&self) -> bool {
+        matches!(self, Self::Erasure { .. } | Self::RemoteErasure { .. })
+    }
+
+    /// The length of the line to be recorded, in bytes; an erasure has none.
+    pub(super) fn line_bytes(&self) -> usize {
         match self {
-            Self::Message { line, .. } | Self::ContextClear { line, .. } => Some(line),
-            Self::Erasure { .. } | Self::RemoteErasure { .. } => None,
+            Self::Message { line, .. } | Self::ContextClear { line, .. } => line.line_bytes(),
+            Self::Import(message) => message.line().len(),
+            Self::Erasure { .. } | Self::RemoteErasure { .. } => 0,
         }
+    }
+
+    /// The sender, if it wants to recognise the message.
+    pub(super) fn origin(&self) -> Option<Origin> {
+        match self {
+            Self::Message { line, .. } | Self::ContextClear { line, .. } => line.origin(),
+            Self::Import(_) | Self::Erasure { .. } | Self::RemoteErasure { .. } => None,
+        }
+    }
+
+    /// The message that is to be imported.
+    pub(super) fn imported(&self) -> Option<&Arc<Message>> {
+        if let Self::Import(message) = self { Some(message) } else { None }
     }
 
     /// The client's key.
     pub(super) fn key(&self) -> Option<&IdempotencyKey> {
         match self {
             Self::Message { key, .. } | Self::ContextClear { key, .. } => key.as_ref(),
-            Self::Erasure { .. } | Self::RemoteErasure { .. } => None,
+            Self::Import(_) | Self::Erasure { .. } | Self::RemoteErasure { .. } => None,
         }
     }
 
@@ -181,6 +212,7 @@ impl NewRecord {
     pub(super) fn session(&self) -> &SessionId {
         match self {
             Self::Message { line, .. } | Self::ContextClear { line, .. } => line.session(),
+            Self::Import(message) => message.session(),
             Self::Erasure { session } | Self::RemoteErasure { session, .. } => session,
         }
     }
@@ -189,7 +221,7 @@ impl NewRecord {
     pub(super) fn reply_to(&self) -> ReplyTo {
         match self {
             Self::Message { reply_to, .. } => *reply_to,
-            Self::ContextClear { .. } | Self::Erasure { .. } | Self::RemoteErasure { .. } => ReplyTo::Nothing,
+            _ => ReplyTo::Nothing,
         }
     }
 
@@ -207,6 +239,7 @@ impl NewRecord {
             Self::ContextClear { line, key } => {
                 Entry::ContextClear(Arc::new(line.seal(id)), Links { key, reply_to: None })
             }
+            Self::Import(message) => Entry::Import(message, id),
             Self::Erasure { session } | Self::RemoteErasure { session, .. } => Entry::Erasure { id, session },
         }
     }
@@ -217,16 +250,17 @@ impl Entry {
         match self {
             Self::Message(..) => RecordKind::Message,
             Self::ContextClear(..) => RecordKind::ContextClear,
+            Self::Import(..) => RecordKind::Import,
             Self::Erasure { .. } => RecordKind::Erasure,
             Self::Abort { .. } => RecordKind::Abort,
         }
     }
 
-    /// The message, for the two kinds that are one.
+    /// The message, for the kinds that are one.
     #[must_use]
     pub fn message(&self) -> Option<&Arc<Message>> {
         match self {
-            Self::Message(message, _) | Self::ContextClear(message, _) => Some(message),
+            Self::Message(message, _) | Self::ContextClear(message, _) | Self::Import(message, _) => Some(message),
             Self::Erasure { .. } | Self::Abort { .. } => None,
         }
     }
@@ -236,23 +270,39 @@ impl Entry {
     pub fn links(&self) -> Links {
         match self {
             Self::Message(_, links) | Self::ContextClear(_, links) => *links,
-            Self::Erasure { .. } | Self::Abort { .. } => Links::default(),
+            Self::Import(..) | Self::Erasure { .. } | Self::Abort { .. } => Links::default(),
         }
     }
 
-    /// The record's id; an abort has none.
+    /// The id of the message or the erasure; an abort has none.
     #[must_use]
     pub fn id(&self) -> Option<Id> {
         match self {
-            Self::Message(message, _) | Self::ContextClear(message, _) => Some(message.id()),
+            Self::Message(message, _) | Self::ContextClear(message, _) | Self::Import(message, _) => Some(message.id()),
             Self::Erasure { id, .. } => Some(*id),
             Self::Abort { .. } => None,
         }
     }
 
+    /// The id that was given to the record. Of messages it rises with the sequence.
+    #[must_use]
+    pub fn given_id(&self) -> Option<Id> {
+        if let Self::Import(_, given) = self { Some(*given) } else { self.id() }
+    }
+
+    /// Whether it is a message that was imported: its id does not follow those recorded before it.
+    #[must_use]
+    pub fn is_import(&self) -> bool {
+        matches!(self, Self::Import(..))
+    }
+
     fn push_payload(&self, buffer: &mut Vec<u8>) {
         match self {
             Self::Message(message, links) | Self::ContextClear(message, links) => push_message(buffer, message, links),
+            Self::Import(message, given) => {
+                given.put(buffer);
+                buffer.extend_from_slice(message.line());
+            }
             Self::Erasure { id, session } => {
                 id.put(buffer);
                 buffer.extend_from_slice(session.as_str().as_bytes());
@@ -277,6 +327,10 @@ impl<'a> EntryView<'a> {
             RecordKind::ContextClear => {
                 read_message(payload).map(|(message, links)| Self::ContextClear(message, links))
             }
+            RecordKind::Import => {
+                let given = Id::take(&mut payload)?;
+                Some(Self::Import(MessageView::from_trusted(payload)?, given))
+            }
             RecordKind::Erasure => {
                 let id = Encoded::take(&mut payload)?;
                 let session = SessionId::new(str::from_utf8(payload).ok()?).ok()?;
@@ -295,6 +349,7 @@ impl<'a> EntryView<'a> {
         match self {
             Self::Message(message, links) => Entry::Message(Arc::new(message.to_message()), links),
             Self::ContextClear(message, links) => Entry::ContextClear(Arc::new(message.to_message()), links),
+            Self::Import(message, given) => Entry::Import(Arc::new(message.to_message()), given),
             Self::Other(entry) => entry,
         }
     }
@@ -303,7 +358,7 @@ impl<'a> EntryView<'a> {
     #[must_use]
     pub fn message(&self) -> Option<&MessageView<'a>> {
         match self {
-            Self::Message(message, _) | Self::ContextClear(message, _) => Some(message),
+            Self::Message(message, _) | Self::ContextClear(message, _) | Self::Import(message, _) => Some(message),
             Self::Other(_) => None,
         }
     }
@@ -313,7 +368,7 @@ impl<'a> EntryView<'a> {
     pub fn links(&self) -> Links {
         match self {
             Self::Message(_, links) | Self::ContextClear(_, links) => *links,
-            Self::Other(_) => Links::default(),
+            Self::Import(..) | Self::Other(_) => Links::default(),
         }
     }
 
@@ -321,15 +376,28 @@ impl<'a> EntryView<'a> {
     #[must_use]
     pub fn id(&self) -> Option<Id> {
         match self {
-            Self::Message(message, _) | Self::ContextClear(message, _) => Some(message.id()),
+            Self::Message(message, _) | Self::ContextClear(message, _) | Self::Import(message, _) => Some(message.id()),
             Self::Other(entry) => entry.id(),
         }
+    }
+
+    /// See [`Entry::given_id`].
+    #[must_use]
+    pub fn given_id(&self) -> Option<Id> {
+        if let Self::Import(_, given) = self { Some(*given) } else { self.id() }
+    }
+
+    /// See [`Entry::is_import`].
+    #[must_use]
+    pub fn is_import(&self) -> bool {
+        matches!(self, Self::Import(..))
     }
 }
 
 /// Whether the payload was erased and scrubbed; see the head of this file.
 pub(super) fn is_scrubbed(kind: RecordKind, payload: &[u8]) -> bool {
-    matches!(kind, RecordKind::Message | RecordKind::ContextClear) && payload.first_chunk() == Some(&[0; 16])
+    let is_message = matches!(kind, RecordKind::Message | RecordKind::ContextClear | RecordKind::Import);
+    is_message && payload.first_chunk() == Some(&[0; 16])
 }
 
 impl Record {
@@ -398,6 +466,7 @@ mod tests {
             NewRecord::Message { line: line(), key: None, reply_to: ReplyTo::Message(id(1)) }.seal(id(4), None),
             NewRecord::ContextClear { line: line(), key }.seal(id(5), None),
             NewRecord::Erasure { session }.seal(id(6), None),
+            NewRecord::Import(Arc::new(line().seal(id(1)))).seal(id(7), None),
             Entry::Abort { first: 3, last: 9 },
         ];
         for entry in entries {

@@ -56,6 +56,8 @@ pub struct Recovered<D: Disk> {
     pub next_sequence: u64,
     /// The number of the next segment.
     pub next_number: u64,
+    /// The sequence of the last imported message; 0 without one.
+    pub last_import: u64,
     /// The largest id given so far.
     pub largest_id: Option<Id>,
     /// Voided ranges of sequences.
@@ -94,6 +96,7 @@ pub fn recover<D: Disk>(start: &Start<'_, D>, watch: &mut RecoveryWatch<'_>) -> 
         checkpoint,
         segments: inventory.segments,
         next_sequence: recovery.last_sequence + 1,
+        last_import: recovery.last_import,
         largest_id: recovery.largest_id,
         voids: recovery.voids,
         keys: recovery.keys,
@@ -174,6 +177,7 @@ struct Recovery<'a, D: Disk> {
     /// The sequence that the checkpoint has passed.
     passed: u64,
     last_sequence: u64,
+    last_import: u64,
     largest_id: Option<Id>,
     voids: Vec<(u64, u64)>,
     requests: Requests,
@@ -189,6 +193,7 @@ impl<'a, D: Disk> Recovery<'a, D> {
             folder: &start.config.path,
             passed,
             last_sequence: passed,
+            last_import: 0,
             largest_id: checkpoint.largest_id,
             voids: Vec::new(),
             requests: Requests::default(),
@@ -265,6 +270,7 @@ impl<'a, D: Disk> Recovery<'a, D> {
     fn take_in(&mut self, digest: Digest, bound: u64) {
         digest.tell_keys(&mut self.keys, bound);
         self.last_sequence = self.last_sequence.max(digest.last_sequence);
+        self.last_import = self.last_import.max(digest.last_import);
         self.largest_id = self.largest_id.max(digest.largest_id);
         self.voids.extend(digest.aborted);
         self.erasures.extend(digest.erasures.into_iter().filter(|erasure| erasure.sequence < bound));

@@ -49,6 +49,8 @@ pub struct Outlet {
     pub(super) on_panic: Box<dyn Fn() + Send + Sync>,
     /// Everything up to this sequence is durable and was handed to the publisher.
     published: AtomicU64,
+    /// The sequence of the last imported message that is durable; 0 without one.
+    pub(super) last_import: AtomicU64,
     /// Wakes those that wait for `published` to advance.
     pub(super) publish_notifier: PublishNotifier,
 }
@@ -102,9 +104,10 @@ impl Warning {
 }
 
 impl Outlet {
-    /// An outlet that has published everything up to `published`.
-    pub fn new(publish: Publish, on_panic: Box<dyn Fn() + Send + Sync>, published: u64) -> Self {
-        Self { publish, on_panic, published: AtomicU64::new(published), publish_notifier: PublishNotifier::default() }
+    /// An outlet that has published everything up to `published`, the last import before that one included.
+    pub fn new(publish: Publish, on_panic: Box<dyn Fn() + Send + Sync>, published: u64, last_import: u64) -> Self {
+        let (published, last_import) = (AtomicU64::new(published), AtomicU64::new(last_import));
+        Self { publish, on_panic, published, last_import, publish_notifier: PublishNotifier::default() }
     }
 
     /// Everything up to this sequence is durable and was handed to the publisher.
@@ -171,14 +174,17 @@ impl<D: Disk> JournalState<D> {
         self.erasures.read().expect("no holder panics").covers(message.session(), message.id())
     }
 
-    /// Notes the erasures among durable records, before the records are published.
-    pub(super) fn note_erasures(&self, records: &[Record]) {
+    /// Notes the erasures and imports among durable records, before the records are published.
+    pub(super) fn note(&self, records: &[Record]) {
         for record in records {
             if let Entry::Erasure { id, session } = &record.entry {
                 let erasure = Erasure { sequence: record.sequence, id: *id, session: session.clone() };
                 self.erasures.write().expect("no holder panics").note(erasure);
                 // The janitor scrubs.
                 self.condition.wake();
+            }
+            if record.entry.is_import() {
+                self.outlet.last_import.store(record.sequence, Ordering::Release);
             }
         }
     }

@@ -66,6 +66,8 @@ pub enum JournalFault {
 pub struct Records {
     /// Messages, without scrubbed ones.
     pub messages: u64,
+    /// Imported messages.
+    pub imported: u64,
     /// Markers of a new context.
     pub context_clears: u64,
     /// Erasures of a session.
@@ -158,6 +160,7 @@ impl JournalSurvey {
         let records = &mut self.records;
         match header.kind {
             RecordKind::Message => records.messages += 1,
+            RecordKind::Import => records.imported += 1,
             RecordKind::ContextClear => records.context_clears += 1,
             RecordKind::Erasure => records.erasures += 1,
             RecordKind::Abort => records.aborts += 1,
@@ -167,7 +170,7 @@ impl JournalSurvey {
         let drained = if let StoredCheckpoint::Ours(checkpoint) = self.checkpoint { checkpoint.drained } else { 0 };
         if header.sequence > drained && header.kind != RecordKind::Abort {
             self.pending += 1;
-            self.oldest_pending = self.oldest_pending.or_else(|| entry.id().map(Id::time));
+            self.oldest_pending = self.oldest_pending.or_else(|| entry.given_id().map(Id::time));
         }
     }
 }

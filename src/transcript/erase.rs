@@ -128,7 +128,9 @@ impl<D: Disk> Transcripts<D> {
         self.lock_open().unnoted.insert(session.clone(), sequence);
         if let Err(e) = self.drop_erased(session, id) {
             log::warn!("the transcript of {session} cannot be removed yet: {e}");
-            self.lock_open().stale.insert(session.clone(), Stale::erased(id, sequence, None));
+            let mut open = self.lock_open();
+            let before = open.stale.get(session).copied();
+            open.stale.insert(session.clone(), Stale::erased(id, sequence, before));
         }
     }
 

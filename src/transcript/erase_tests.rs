@@ -43,13 +43,13 @@ fn a_transcript_erased_during_its_rebuild_comes_back_to_no_reader() {
         }
         let mut erased = false;
         let rebuilt = transcripts.rebuild(|after, take| {
-            (after + 1..=4).for_each(|number| take(number, &message(number)));
+            (after + 1..=4).for_each(|number| take(number, &message(number), Provenance::Recorded));
             if !erased {
                 erased = true;
                 transcripts.erase(session, id(5), 5);
                 assert_eq!(transcripts.append(session, &[(6, &message(6))]), AppendOutcome::Stale);
                 // The record it has read is still being written to the file.
-                take(4, &message(4));
+                take(4, &message(4), Provenance::Recorded);
             }
             Ok(6)
         });
@@ -58,7 +58,7 @@ fn a_transcript_erased_during_its_rebuild_comes_back_to_no_reader() {
         assert!(numbers(transcripts, session).is_empty(), "{suspect}");
         let rebuilt = transcripts.rebuild(|after, take| {
             assert!(after < 6);
-            take(6, &message(6));
+            take(6, &message(6), Provenance::Recorded);
             Ok(6)
         });
         assert_eq!((rebuilt.unwrap().mended, transcripts.first_lacking()), (1, None));
@@ -85,7 +85,7 @@ fn a_transcript_that_cannot_be_removed_is_hidden_until_it_is_rebuilt() {
     assert!(numbers(transcripts, session).is_empty());
     assert_eq!(transcripts.first_lacking(), Some(5));
     let rebuilt = transcripts.rebuild(|_, take| {
-        take(6, &message(6));
+        take(6, &message(6), Provenance::Recorded);
         Ok(6)
     });
     assert_eq!(rebuilt.unwrap().mended, 1);
@@ -106,7 +106,7 @@ fn what_is_newer_than_a_remote_erasure_is_shown_all_the_time() {
     let rebuild = |number: u64| {
         let rebuilt = transcripts.rebuild(|after, take| {
             assert!(after >= 6, "what is there is not read again");
-            take(number, &message(number));
+            take(number, &message(number), Provenance::Recorded);
             Ok(number)
         });
         assert_eq!(rebuilt.unwrap().lacking, 0);
@@ -121,7 +121,7 @@ fn what_is_newer_than_a_remote_erasure_is_shown_all_the_time() {
     assert_eq!(transcripts.first_lacking(), Some(8));
     let rebuilt = transcripts.rebuild(|after, take| {
         assert_eq!(after, 7);
-        take(8, &message(8));
+        take(8, &message(8), Provenance::Recorded);
         Ok(9)
     });
     assert_eq!((rebuilt.unwrap().lacking, numbers(transcripts, session)), (0, vec![6, 8]));

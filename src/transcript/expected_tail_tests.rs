@@ -29,8 +29,8 @@ fn expecting(damage: impl FnOnce(&mut Vec<u8>)) -> Fixture {
 
 /// The journal's messages up to `last`, for a rebuild.
 fn mend(fixture: &Fixture, last: u64) {
-    let feed = |after: u64, take: &mut dyn FnMut(u64, &Message)| {
-        (after + 1..=last).for_each(|number| take(number, &message(number)));
+    let feed = |after: u64, take: Take<'_>| {
+        (after + 1..=last).for_each(|number| take(number, &message(number), Provenance::Recorded));
         Ok(last)
     };
     let rebuilt = fixture.transcripts.rebuild(feed).unwrap();

@@ -28,11 +28,9 @@ fn fill(transcripts: &Transcripts<SimDisk>, numbers: std::ops::RangeInclusive<u6
     }
 }
 
-type Take<'a> = &'a mut dyn FnMut(u64, &Message);
-
 fn feed(published: u64) -> impl FnMut(u64, Take<'_>) -> io::Result<u64> {
     move |after, take| {
-        (after + 1..=published).for_each(|number| take(number, &short("s", number)));
+        (after + 1..=published).for_each(|number| take(number, &short("s", number), Provenance::Recorded));
         Ok(published)
     }
 }

@@ -198,8 +198,8 @@ fn a_stale_session_is_left_alone_until_rebuilt_without_the_expired() {
     transcripts.mark_stale(session, 8, 12);
     expiring.expire_before(9);
     assert_eq!(expiring.sweep(), Swept { looked_at: 1, ..Swept::default() });
-    let feed = |after: u64, take: &mut dyn FnMut(u64, &Message)| {
-        (after + 1..=12).for_each(|number| take(number, &short("s", number)));
+    let feed = |after: u64, take: Take<'_>| {
+        (after + 1..=12).for_each(|number| take(number, &short("s", number), Provenance::Recorded));
         Ok(12)
     };
     assert_eq!(transcripts.rebuild(feed).unwrap().mended, 1);
@@ -216,8 +216,7 @@ fn a_stale_session_is_left_alone_until_rebuilt_without_the_expired() {
     assert_eq!(transcripts.rebuild(feed).unwrap().mended, 1);
     let mut replay = transcripts.replay();
     (1..=12).for_each(|number| replay.message(number, &short("s", number)));
-    assert_eq!(replay.appended, 0);
-    replay.end();
+    assert_eq!(replay.end(), 0);
     assert!(!expiring.fixture.path().exists() && transcripts.first_lacking().is_none());
 }
 

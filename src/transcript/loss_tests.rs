@@ -14,12 +14,10 @@ use crate::disk::sim::{Fault, Random, SimDisk};
 const FOLDER: &str = "/chats";
 const FILE: &str = "/chats/s.jsonl";
 
-type Take<'a> = &'a mut dyn FnMut(u64, &Message);
-
 /// A journal that has the messages from `first` on.
 fn feed(first: u64, published: u64) -> impl FnMut(u64, Take<'_>) -> io::Result<u64> {
     move |after, take| {
-        (first.max(after + 1)..=published).for_each(|number| take(number, &short("s", number)));
+        (first.max(after + 1)..=published).for_each(|number| take(number, &short("s", number), Provenance::Recorded));
         Ok(published)
     }
 }

@@ -10,12 +10,10 @@ use super::tests::*;
 use super::*;
 use crate::message::{Direction, Draft, Metadata};
 
-type Take<'a> = &'a mut dyn FnMut(u64, &Message);
-
 /// A journal that has every message up to `published`.
 fn journal(published: u64) -> impl FnMut(u64, Take<'_>) -> io::Result<u64> {
     move |after, take| {
-        (after + 1..=published).for_each(|number| take(number, &message(number)));
+        (after + 1..=published).for_each(|number| take(number, &message(number), Provenance::Recorded));
         Ok(published)
     }
 }
@@ -53,8 +51,7 @@ fn a_replay_leaves_a_right_transcript_alone_and_mends_every_other() {
         for number in 4..=6 {
             replay.message(number, &message(number));
         }
-        assert_eq!(replay.appended == 0, index == 0, "case {index}");
-        replay.end();
+        assert_eq!(replay.end() == 0, index == 0, "case {index}");
         assert_eq!(fs::read(fixture.path()).unwrap(), whole, "case {index}");
     }
 }
@@ -92,8 +89,8 @@ fn a_rebuild_advances_under_load_and_ends_when_messages_pause() {
     fixture.fill(1..=3);
     transcripts.mark_stale(session, 4, 4);
     let (mut published, mut fed, mut pause_at) = (4, Vec::new(), u64::MAX);
-    let mut feed = |after: u64, take: &mut dyn FnMut(u64, &Message)| {
-        (after + 1..=published).for_each(|number| take(number, &message(number)));
+    let mut feed = |after: u64, take: Take<'_>| {
+        (after + 1..=published).for_each(|number| take(number, &message(number), Provenance::Recorded));
         fed.push(published - after);
         let reached = published;
         // One more is published before the rebuild can look again.
@@ -107,8 +104,8 @@ fn a_rebuild_advances_under_load_and_ends_when_messages_pause() {
     let first = transcripts.stale(session).unwrap().unwrap();
     assert!(first.first == 5 && !first.suspect, "{first:?}: what was synced is not looked at again");
     pause_at = 80;
-    let mut feed = |after: u64, take: &mut dyn FnMut(u64, &Message)| {
-        (after + 1..=published).for_each(|number| take(number, &message(number)));
+    let mut feed = |after: u64, take: Take<'_>| {
+        (after + 1..=published).for_each(|number| take(number, &message(number), Provenance::Recorded));
         let reached = published;
         if published < pause_at {
             transcripts.append(session, &[(published + 1, &message(published + 1))]);
@@ -126,9 +123,9 @@ fn one_transcript_that_cannot_be_written_holds_up_no_other() {
     let fixture = Fixture::new();
     let (bad, good) = (SessionId::new("bad").unwrap(), SessionId::new("good").unwrap());
     fs::create_dir(fixture.folder.path().join("bad.jsonl")).unwrap();
-    let feed = |_: u64, take: &mut dyn FnMut(u64, &Message)| {
+    let feed = |_: u64, take: Take<'_>| {
         for number in 1..=4 {
-            take(number, &of_session(if number % 2 == 1 { "bad" } else { "good" }, number));
+            take(number, &of_session(if number % 2 == 1 { "bad" } else { "good" }, number), Provenance::Recorded);
         }
         Ok(4)
     };
@@ -163,8 +160,7 @@ fn a_line_that_the_journal_lost_stays_in_the_transcript() {
         let transcripts = Fixture::reopen(&fixture);
         let mut replay = transcripts.replay();
         kept.iter().for_each(|&number| replay.message(number, &message(number)));
-        assert_eq!(replay.appended, 0, "{kept:?}");
-        replay.end();
+        assert_eq!(replay.end(), 0, "{kept:?}");
         assert_eq!(fixture.read(&query(Direction::Newest, 50)).0, (1..=6).collect::<Vec<_>>(), "{kept:?}");
     }
 }
@@ -193,9 +189,7 @@ impl Transcripts {
     fn replay_of(&self, numbers: &[u64]) -> Vec<u64> {
         let mut replay = self.replay();
         numbers.iter().for_each(|&number| replay.message(number, &message(number)));
-        let appended = replay.appended;
-        replay.end();
-        vec![appended]
+        vec![replay.end()]
     }
 }
 
@@ -218,8 +212,8 @@ fn a_rewrite_keeps_what_the_journal_lost() {
     let fixture = Fixture::new();
     fixture.fill(1..=8);
     fixture.transcripts.mark_stale(&fixture.session, 4, 8);
-    let feed = |_: u64, take: &mut dyn FnMut(u64, &Message)| {
-        [4, 6].into_iter().for_each(|number| take(number, &message(number)));
+    let feed = |_: u64, take: Take<'_>| {
+        [4, 6].into_iter().for_each(|number| take(number, &message(number), Provenance::Recorded));
         Ok(8)
     };
     assert_eq!(fixture.transcripts.rebuild(feed).unwrap().mended, 1);

@@ -105,6 +105,27 @@ impl<D: Disk> Transcripts<D> {
         Ok(unknown.filter_map(|session| SessionId::new(&session).ok()).collect())
     }
 
+    /// Which of these ids, rising, the session's transcript has.
+    ///
+    /// # Errors
+    /// The transcript could not be opened or read. Nothing was changed; a retry is safe.
+    pub fn those_held(&self, session: &SessionId, ids: &[Id]) -> io::Result<Vec<Id>> {
+        let (Some(first), Some(last), Some(file)) = (ids.first(), ids.last(), self.old_file(session)?) else {
+            return Ok(Vec::new());
+        };
+        let (mut lines, mut held) = (Lines::new(&file, u64::MAX)?, Vec::new());
+        let mut at = lines.first_not_before(*first)?;
+        while let Some(range) = lines.line_at(at)? {
+            at = range.end;
+            match Message::id_of_line(lines.bytes(&range)) {
+                Some(id) if id > *last => break,
+                Some(id) if ids.binary_search(&id).is_ok() && lines.message(&range).is_some() => held.push(id),
+                _ => {}
+            }
+        }
+        Ok(held)
+    }
+
     /// Reads a page of a session's transcript. A session without one has an empty page.
     ///
     /// # Errors

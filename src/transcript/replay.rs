@@ -1,8 +1,11 @@
 //! Makes transcripts agree with the journal: at the start for everything published since the last checkpoint, and later
 //! for stale sessions.
 //!
-//! A replay gets messages in sequence. For each session it finds where the first one belongs and compares line by line:
-//! a transcript that is right already is only read. A line of the session that the journal no longer has (damage there)
+//! A replay gets messages in sequence, which is the order of their ids except for those that were imported. It gathers some
+//! and puts them in order. For each session it finds where the first one belongs and compares line by line: a transcript
+//! that is right already is only read. Where a later part begins before what was compared, it begins anew; so a transcript
+//! into which messages were imported is rewritten once for each [`WAITING_BYTES_MAX`], or not at all where they follow its
+//! lines. A line of the session that the journal no longer has (damage there)
 //! is skipped, garbage at the end is set aside and cut off, and if something is missing before other lines the file is
 //! rewritten (`merge.rs`). So is every file that is suspect.
 //!
@@ -15,7 +18,7 @@ use std::num::NonZeroUsize;
 use lru::LruCache;
 
 use crate::disk::{Disk, DiskFile};
-use crate::message::{Message, SessionId};
+use crate::message::{Id, Message, SessionId};
 
 use super::merge::{Merge, next_line, stands_at};
 use super::read::Lines;
@@ -24,14 +27,29 @@ use super::{Stale, Transcript, Transcripts};
 /// How often a rebuild reads what was published meanwhile before it leaves the rest to the next one.
 const ROUNDS_MAX: usize = 64;
 
+/// Bytes of messages that are put in order at once.
+const WAITING_BYTES_MAX: usize = if cfg!(test) { 2000 } else { 32 << 20 };
+
+/// How a message came into the journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Provenance {
+    /// It was recorded: its id follows those before it.
+    Recorded,
+    /// It was imported, with an id of its own.
+    Imported,
+}
+
 /// A replay of journal messages into transcripts.
 pub struct Replay<'a, D: Disk> {
     transcripts: &'a Transcripts<D>,
     sessions: HashMap<SessionId, ReplayedSession>,
+    /// Messages that were not compared yet.
+    waiting: Vec<WaitingMessage>,
+    waiting_bytes: usize,
     /// Some of the transcripts, kept open between their lines.
     open: LruCache<SessionId, Transcript<D::File>>,
     /// Missing lines that it added.
-    pub appended: u64,
+    appended: u64,
     /// The noted lengths of the sessions that it meets were revoked.
     are_forgotten: bool,
     /// Why a transcript failed: the first such fault.
@@ -43,7 +61,15 @@ struct ReplayedSession {
     /// The first and the last sequence it met of it.
     first: u64,
     last: u64,
+    /// The last message that was compared.
+    newest: Option<Id>,
     place: Agreement,
+}
+
+struct WaitingMessage {
+    sequence: u64,
+    message: Message,
+    is_suspect: bool,
 }
 
 /// How far a session's transcript agrees.
@@ -73,13 +99,25 @@ pub struct Rebuilt {
     pub fault: Option<io::Error>,
 }
 
+/// Gets each message with its sequence.
+pub type Take<'a> = &'a mut dyn FnMut(u64, &Message, Provenance);
+
 impl<D: Disk> Transcripts<D> {
     /// Begins a replay. No append to its sessions may run until it is done.
     pub fn replay(&self) -> Replay<'_, D> {
         // It borrows no descriptors: its files are open in addition to those that are appended to.
         let open_max = NonZeroUsize::new(self.descriptors.share().transcripts).unwrap_or(NonZeroUsize::MIN);
         let open = LruCache::new(open_max);
-        Replay { transcripts: self, sessions: HashMap::new(), open, appended: 0, are_forgotten: false, fault: None }
+        Replay {
+            transcripts: self,
+            sessions: HashMap::new(),
+            waiting: Vec::new(),
+            waiting_bytes: 0,
+            open,
+            appended: 0,
+            are_forgotten: false,
+            fault: None,
+        }
     }
 
     /// Rebuilds stale sessions. `feed` hands every published message after a sequence to its callback, with its
@@ -88,10 +126,7 @@ impl<D: Disk> Transcripts<D> {
     ///
     /// # Errors
     /// `feed` or the disk failed. Sessions that are not rebuilt stay stale; another call tries again.
-    pub fn rebuild(
-        &self,
-        mut feed: impl FnMut(u64, &mut dyn FnMut(u64, &Message)) -> io::Result<u64>,
-    ) -> io::Result<Rebuilt> {
+    pub fn rebuild(&self, mut feed: impl FnMut(u64, Take<'_>) -> io::Result<u64>) -> io::Result<Rebuilt> {
         let _alone = self.maintenance.lock().expect("no holder panics");
         let mut pending: HashMap<SessionId, Stale> = self.all_stale().into_iter().collect();
         let known = pending.len();
@@ -105,8 +140,10 @@ impl<D: Disk> Transcripts<D> {
         let Some(first) = pending.values().map(|stale| stale.first).min() else {
             return Ok(Rebuilt { mended: 0, lacking: known, appended: 0, fault: replay.fault });
         };
-        let durable = feed(first - 1, &mut |sequence, message| {
-            met.message(message);
+        let durable = feed(first - 1, &mut |sequence, message, provenance| {
+            if provenance == Provenance::Recorded {
+                met.message(message);
+            }
             replay.one_of(&pending, sequence, message);
         })?;
         for (session, first, last) in replay.reconcile() {
@@ -116,18 +153,19 @@ impl<D: Disk> Transcripts<D> {
         self.end_search(&met, pending.keys())?;
         // From here on nothing is synced, so that this catches up with a busy session: the worker has not taken these
         // messages yet, and will sync them.
-        let mut reached = durable;
+        let (mut reached, begun) = (durable, pending.clone());
         for _ in 0..ROUNDS_MAX {
             self.release(&mut pending, reached);
             if pending.is_empty() {
                 break;
             }
-            reached = feed(reached, &mut |sequence, message| replay.one_of(&pending, sequence, message))?;
+            reached = feed(reached, &mut |sequence, message, _| replay.one_of(&pending, sequence, message))?;
+            replay.settle();
             pending.retain(|session, _| replay.is_up_to_date(session));
         }
         let mut open = self.lock_open();
-        for (session, begun) in &pending {
-            if let Some(stale) = open.stale.get_mut(session).filter(|stale| stale.erased == begun.erased) {
+        for (session, begun) in &begun {
+            if let Some(stale) = open.stale.get_mut(session).filter(|stale| stale.is_as(begun)) {
                 *stale = Stale::of(durable + 1, stale.last);
             }
         }
@@ -160,11 +198,12 @@ impl<D: Disk> Transcripts<D> {
     }
 
     /// Takes the sessions that lack nothing after `reached` off the list; they are appended to again. A session that
-    /// was erased meanwhile may hold erased lines again, so it stays stale for the next rebuild.
+    /// was erased meanwhile may hold erased lines again, and one may have become suspect, so these stay stale for the next
+    /// rebuild.
     fn release(&self, pending: &mut HashMap<SessionId, Stale>, reached: u64) {
         let mut open = self.lock_open();
         pending.retain(|session, begun| {
-            let stale = open.stale.get(session).filter(|stale| stale.erased == begun.erased);
+            let stale = open.stale.get(session).filter(|stale| stale.is_as(begun));
             let is_ours = stale.is_some() || !open.stale.contains_key(session);
             let lacks = stale.is_some_and(|stale| stale.last > reached);
             if is_ours && !lacks {
@@ -201,18 +240,56 @@ impl<D: Disk> Replay<'_, D> {
             // It may have been swept already and does not come back.
             return;
         }
+        self.waiting_bytes += message.memory_bytes();
+        self.waiting.push(WaitingMessage { sequence, message: message.clone(), is_suspect: suspect });
+        if self.waiting_bytes > WAITING_BYTES_MAX {
+            self.settle();
+        }
+    }
+
+    /// Compares what waits, session by session in the order of ids.
+    fn settle(&mut self) {
+        let mut waiting = std::mem::take(&mut self.waiting);
+        self.waiting_bytes = 0;
+        let place = |one: &WaitingMessage| (one.message.id(), one.sequence);
+        waiting.sort_unstable_by(|one, other| {
+            one.message.session().cmp(other.message.session()).then(place(one).cmp(&place(other)))
+        });
+        waiting.dedup_by(|later, one| {
+            later.message.id() == one.message.id() && later.message.session() == one.message.session()
+        });
+        waiting
+            .iter()
+            .for_each(|WaitingMessage { sequence, message, is_suspect }| self.meet(*sequence, message, *is_suspect));
+    }
+
+    fn meet(&mut self, sequence: u64, message: &Message, suspect: bool) {
         let session = message.session();
-        let mut seen = match self.sessions.remove(session) {
-            Some(seen) => ReplayedSession { last: sequence, ..seen },
-            None => ReplayedSession { first: sequence, last: sequence, place: Agreement::Unknown },
-        };
-        seen.place = self.follow(seen.place, message, suspect).unwrap_or_else(|e| {
+        let new = ReplayedSession { first: sequence, last: sequence, newest: None, place: Agreement::Unknown };
+        let mut seen = self.sessions.remove(session).unwrap_or(new);
+        (seen.first, seen.last) = (seen.first.min(sequence), seen.last.max(sequence));
+        let begins_anew = seen.newest >= Some(message.id());
+        seen.newest = Some(message.id());
+        let place = if begins_anew { self.begin_anew(session, seen.place) } else { Ok(seen.place) };
+        seen.place = place.and_then(|place| self.follow(place, message, suspect)).unwrap_or_else(|e| {
             self.open.pop(session);
             log::debug!("the transcript of {session} cannot be brought up to the journal: {e}");
             self.fault.get_or_insert(e);
             Agreement::Failed
         });
         self.sessions.insert(session.clone(), seen);
+    }
+
+    /// What is next may belong before what was compared.
+    fn begin_anew(&self, session: &SessionId, place: Agreement) -> io::Result<Agreement> {
+        match place {
+            Agreement::Failed => Ok(Agreement::Failed),
+            Agreement::Merging(merge) => {
+                self.forget(&[session])?;
+                self.transcripts.end_merge(merge).map(|()| Agreement::Unknown)
+            }
+            _ => Ok(Agreement::Unknown),
+        }
     }
 
     fn follow(&mut self, place: Agreement, message: &Message, suspect: bool) -> io::Result<Agreement> {
@@ -302,6 +379,7 @@ impl<D: Disk> Replay<'_, D> {
     /// Renames new files and syncs everything. Returns the sessions that may not be durable, with the first and the
     /// last sequence that they may lack.
     fn reconcile(&mut self) -> Vec<(SessionId, u64, u64)> {
+        self.settle();
         let merging = self.sessions.iter().filter(|(_, seen)| matches!(seen.place, Agreement::Merging(_)));
         let forgotten = self.forget(&merging.map(|(session, _)| session).collect::<Vec<_>>());
         let may_rename = forgotten.map_err(|e| self.fault.get_or_insert(e)).is_ok();
@@ -338,8 +416,8 @@ impl<D: Disk> Replay<'_, D> {
     }
 
     /// Ends the replay of a start: its changes are durable, and sessions whose transcripts could not be written are
-    /// stale.
-    pub fn end(mut self) {
+    /// stale. Returns how many missing lines it added.
+    pub fn end(mut self) -> u64 {
         let failed = self.reconcile();
         if let Some(fault) = &self.fault {
             log::warn!("{} transcripts cannot be brought up to the journal and are stale: {fault}", failed.len());
@@ -347,6 +425,7 @@ impl<D: Disk> Replay<'_, D> {
         for (session, first, last) in failed {
             self.transcripts.mark_stale(&session, first, last);
         }
+        self.appended
     }
 }
 

@@ -23,6 +23,7 @@ use super::lengths;
 use super::loss::last_id;
 use super::merge::{next_line, stands_at};
 use super::read::Lines;
+use super::replay::Provenance;
 
 /// Sessions whose place a comparison remembers; for others it searches again.
 const PLACES_MAX: NonZeroUsize = NonZeroUsize::new(65_536).expect("not 0");
@@ -152,7 +153,7 @@ impl Walk {
     }
 }
 
-/// Compares transcripts with the journal; messages of a session must come in the order of their ids.
+/// Compares transcripts with the journal; messages of a session must come in the order of their ids, except imported ones.
 pub struct Comparison<'a, D: Disk> {
     disk: &'a D,
     folder: PathBuf,
@@ -182,7 +183,7 @@ impl<'a, D: Disk> Comparison<'a, D> {
     ///
     /// # Errors
     /// The transcript could not be opened or read. Nothing was changed; the same message can be looked up again.
-    pub fn look(&mut self, message: &Message) -> io::Result<MessageStanding> {
+    pub fn look(&mut self, message: &Message, provenance: Provenance) -> io::Result<MessageStanding> {
         let session = message.session();
         let place = self.places.get(session).copied();
         if place == Some(None) {
@@ -200,10 +201,13 @@ impl<'a, D: Disk> Comparison<'a, D> {
         }
         let file = self.open.get(session).expect("it was put there");
         let at = match place.flatten() {
-            Some(at) => at,
-            None => Lines::new(file, u64::MAX)?.first_not_before(message.id())?,
+            Some(at) if provenance == Provenance::Recorded => at,
+            _ => Lines::new(file, u64::MAX)?.first_not_before(message.id())?,
         };
         let (found, next) = look_from(file, at, message)?;
+        if provenance == Provenance::Imported {
+            return Ok(found);
+        }
         match self.places.get_mut(session) {
             Some(place) => *place = Some(next),
             None => drop(self.places.put(session.clone(), Some(next))),
@@ -269,7 +273,7 @@ struct Shorter {
     last: Option<Id>,
     /// The lost part lies before this id, as a start found.
     told: Option<Id>,
-    /// The first message that the journal has, and the bytes of those that the file lacks.
+    /// The first message that the journal has and that was recorded here, and the bytes of those that the file lacks.
     first: Option<Id>,
     lacking: u64,
 }
@@ -305,9 +309,11 @@ impl Shortened {
 
     /// Takes a message of the journal, which its transcript may lack. Returns whether a start writes it again because
     /// the transcript is too short.
-    pub fn meet(&mut self, message: &Message, is_lacking: bool) -> bool {
+    pub fn meet(&mut self, message: &Message, provenance: Provenance, is_lacking: bool) -> bool {
         let Some(shorter) = self.0.get_mut(message.session()) else { return false };
-        shorter.first.get_or_insert(message.id());
+        if provenance == Provenance::Recorded {
+            shorter.first.get_or_insert(message.id());
+        }
         if is_lacking {
             shorter.lacking += message.line().len() as u64 + 1;
         }

@@ -251,7 +251,7 @@ fn a_replay_keeps_what_only_the_transcript_has() {
     for number in [3, 4, 7, 9] {
         replay.message(number, &message(number));
     }
-    assert_eq!(replay.appended, 0);
+    assert_eq!(replay.end(), 0);
     assert_eq!(fs::read(fixture.path()).unwrap(), whole);
     // With the end missing too, what stands there is kept and the rest is appended.
     fs::write(fixture.path(), whole.split_inclusive(|&b| b == b'\n').take(8).collect::<Vec<_>>().concat()).unwrap();
@@ -260,7 +260,7 @@ fn a_replay_keeps_what_only_the_transcript_has() {
     for number in [3, 4, 7, 9] {
         replay.message(number, &message(number));
     }
-    assert_eq!(replay.appended, 1);
+    assert_eq!(replay.end(), 1);
     assert_eq!(fs::read(fixture.path()).unwrap(), whole);
 }
 

@@ -113,6 +113,11 @@ impl InsertBatch {
         &self.messages
     }
 
+    /// The ids given to the records of its messages, rising.
+    pub fn given_ids(&self) -> impl Iterator<Item = Id> {
+        self.records.iter().filter_map(|record| record.entry.given_id())
+    }
+
     pub fn is_empty(&self) -> bool {
         self.messages.is_empty()
     }

@@ -216,7 +216,7 @@ impl<D: Disk> Drain<D> {
             return;
         }
         self.intake.form_batch();
-        self.mongo_status.pending_since(self.intake.oldest());
+        self.mongo_status.pending_since(self.intake.oldest(), self.intake.drained);
     }
 
     /// When the batch may be sent although inserts that were given up may still succeed.

@@ -13,6 +13,7 @@ use std::io;
 use crate::config::Fsync;
 use crate::disk::sim::{Fault, Random};
 use crate::journal::Appended;
+use crate::message::{Id, Timestamp};
 
 use oracle::Oracle;
 use world::{Saying, World};
@@ -68,6 +69,39 @@ impl Case {
         self.oracle.note(&self.world, &sayings, outcome.as_deref());
     }
 
+    /// Imports up to six messages of a session: new ones whose ids lie anywhere among the others, some of them twice, and
+    /// some that were there.
+    fn import(&mut self) {
+        let random = &mut self.random;
+        let session = self.world.sessions[random.below(self.world.sessions.len() as u64) as usize].clone();
+        let known = self.oracle.known(&session);
+        let now = self.world.clock.now().micros();
+        let oldest = known.iter().map(|(_, id)| id.time().micros()).min().unwrap_or(now).min(now - 1) - 1000;
+        let mut sayings = Vec::new();
+        for _ in 0..1 + random.below(6) {
+            let again = (!known.is_empty()).then(|| random.below(2 * known.len() as u64) as usize);
+            if let Some(known) = again.and_then(|at| known.get(at)) {
+                sayings.push(known.clone());
+                continue;
+            }
+            self.said += 1;
+            let filler = if random.one_in(16) { 2500 } else { random.below(200) };
+            let text = format!("{} {}", self.said, "y".repeat(filler as usize));
+            let id = Id::from_parts(Timestamp::from_micros(oldest + random.below(now - oldest)), random.draw());
+            sayings.push((Saying { session: session.clone(), text, keyed: false }, id));
+            if random.one_in(8) {
+                sayings.push(sayings[sayings.len() - 1].clone());
+            }
+        }
+        let live = self.world.live.as_ref().unwrap();
+        let outcomes = live.import(&sayings).ok();
+        self.oracle.published = live.journal.published();
+        self.oracle.note_import(&self.world, &sayings, outcomes.as_deref(), live.journal.published());
+        if self.random.one_in(3) {
+            let _ = self.world.live.as_ref().unwrap().importer.finish(&|| false);
+        }
+    }
+
     /// Runs a history; it goes on whatever fails.
     fn live(&mut self, steps: u64) {
         for _ in 0..steps {
@@ -113,6 +147,7 @@ impl Case {
                 live.drain();
                 self.oracle.clear_up(live);
             }
+            20..24 => self.import(),
             _ => self.say(),
         }
     }

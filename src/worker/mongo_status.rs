@@ -93,7 +93,9 @@ pub struct View {
     pub collection: CollectionState,
     /// The message that has waited longest, as far as the drain has read.
     pub oldest_pending: Option<Id>,
-    /// The newest message that is there: all before it are too, except dead letters.
+    /// Everything up to this sequence is there.
+    pub drained: u64,
+    /// The id of the last record that is there: all recorded before it are too, except dead letters.
     pub watermark: Option<Id>,
     /// Everything that was ever recorded here is there, or on its way.
     pub has_all: bool,
@@ -259,9 +261,10 @@ impl MongoStatus {
         self.lock().view.has_all = has_all;
     }
 
-    /// Sets the message that has waited longest.
-    pub fn pending_since(&self, oldest: Option<Id>) {
-        self.lock().view.oldest_pending = oldest;
+    /// Sets the message that has waited longest, and up to which sequence everything is there.
+    pub fn pending_since(&self, oldest: Option<Id>, drained: u64) {
+        let view = &mut self.lock().view;
+        (view.oldest_pending, view.drained) = (oldest, drained);
     }
 }
 

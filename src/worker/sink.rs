@@ -11,9 +11,9 @@ use std::time::Duration;
 use crate::backoff::Backoff;
 use crate::disk::Disk;
 use crate::journal::{self, Entry, Journal, Record};
-use crate::message::{Message, SessionId};
+use crate::message::SessionId;
 use crate::sessions::SessionIndex;
-use crate::transcript::{Rebuilt, Transcripts};
+use crate::transcript::{Provenance, Rebuilt, Take, Transcripts};
 
 use super::READ_BYTES;
 #[cfg(test)]
@@ -103,10 +103,7 @@ impl<D: Disk> TranscriptSink<D> {
         if self.rebuilding.pauses() || self.transcripts.first_lacking().is_none() || self.transcripts.check_lengths(0) {
             return;
         }
-        let mut reader = None;
-        let journal = &self.journal;
-        let rebuilt =
-            self.transcripts.rebuild(|after, take| feed(reader.get_or_insert_with(|| journal.reader(after)), take));
+        let rebuilt = rebuild(&self.transcripts, &self.journal);
         let Rebuilt { mended, lacking, fault, .. } =
             rebuilt.unwrap_or_else(|e| Rebuilt { fault: Some(e), ..Rebuilt::default() });
         if mended > 0 {
@@ -169,13 +166,23 @@ impl<D: Disk> TranscriptSink<D> {
     }
 }
 
+/// Rebuilds stale transcripts from the journal.
+///
+/// # Errors
+/// Those of [`Transcripts::rebuild`].
+pub fn rebuild<D: Disk>(transcripts: &Transcripts<D>, journal: &Journal<D>) -> io::Result<Rebuilt> {
+    let mut reader = None;
+    transcripts.rebuild(|after, take| feed(reader.get_or_insert_with(|| journal.reader(after)), take))
+}
+
 /// Hands every message published since the last call to `take`.
-fn feed<D: Disk>(reader: &mut journal::Reader<D>, take: &mut dyn FnMut(u64, &Message)) -> io::Result<u64> {
+fn feed<D: Disk>(reader: &mut journal::Reader<D>, take: Take<'_>) -> io::Result<u64> {
     let mut progress = journal::ReadProgress::More;
     while progress == journal::ReadProgress::More {
         progress = reader.read(READ_BYTES, |record| {
             if let Some(message) = record.entry.message() {
-                take(record.sequence, message);
+                let provenance = if record.entry.is_import() { Provenance::Imported } else { Provenance::Recorded };
+                take(record.sequence, message, provenance);
             }
         })?;
     }

@@ -30,7 +30,7 @@ pub(super) struct RecordSource<D: Disk> {
     reader: Reader<D>,
     /// Everything up to this sequence was taken.
     pub(super) position: u64,
-    /// The largest id taken.
+    /// The largest id given to what was taken.
     pub(super) largest_id: Option<Id>,
     /// The largest sequence that the channel offered.
     offered: u64,
@@ -68,7 +68,7 @@ impl<D: Disk> RecordSource<D> {
     /// Notes that a record was taken.
     pub(super) fn took(&mut self, record: &Record) {
         self.position = record.sequence;
-        self.largest_id = self.largest_id.max(record.entry.id());
+        self.largest_id = self.largest_id.max(record.entry.given_id());
     }
 
     /// Whether to read from the journal: records before the one last offered, or, when the channel is empty, the last

@@ -359,6 +359,9 @@ impl Subscriber {
                     context.send(notice.shared());
                 }
             }
+            SessionEvent::Imported(session) => {
+                context.send(&wire::gap(session, self.told, "older messages were imported"));
+            }
             SessionEvent::Live(live) => self.tell_live(live, notice, context),
         }
     }

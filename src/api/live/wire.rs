@@ -334,6 +334,7 @@ impl Notice {
     fn make(&self) -> SharedBytes {
         match &self.event {
             SessionEvent::Recorded(record) => recorded(&record.entry),
+            SessionEvent::Imported(session) => gap(session, None, "older messages were imported"),
             SessionEvent::Live(live) => match &live.what {
                 TurnEventKind::Started => status(&live.session, Activity::Processing, Some(live.user)),
                 TurnEventKind::Delta { offset, text } => delta(live.user, *offset, text),
@@ -356,7 +357,7 @@ fn recorded(entry: &Entry) -> SharedBytes {
             shared("clear", Some(id), json!({"session_id": session, "id": id, "timestamp": id.time()}))
         }
         Entry::Erasure { id, session } => erased(session, *id),
-        Entry::Abort { .. } => Vec::new().into(),
+        Entry::Import(..) | Entry::Abort { .. } => Vec::new().into(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The bytes of a digest. Reading trusts none of them.
 //!
-//! Numbers are little-endian. Format version 3; one of another version is made again:
+//! Numbers are little-endian. Format version 3, or 4 where messages were imported: a program that knows no imports then
+//! walks the segment, and names what it does not know. One of another version is made again:
 //!
 //! | at | bytes | what |
 //! |---|---|---|
@@ -8,7 +9,7 @@
 //! | 8 | 4 | format version |
 //! | 12 | 64 | the segment's header (frame.rs), in case it is damaged there |
 //! | 76 | 8 | last sequence, or 0 |
-//! | 84 | 16 | largest id, or zeros |
+//! | 84 | 16 | largest id given, or zeros |
 //! | 100 | 8 | intact records |
 //! | 108 | 8, 8 | first and last record of the request that is not ended when the segment ends, or zeros |
 //! | 124 | 8, 8, 1 | first and last record of the request that was begun before the segment, and 1 if it ends; or zeros |
@@ -20,6 +21,7 @@
 //! | … | 4 | how many replies to messages with a key follow, of 40 bytes: key's hash (16), sequence (8), id (16) |
 //! | … | 4 | how many sessions have messages in it that are not scrubbed; of each 8 bytes, FNV-1a of its id, rising |
 //! | … | 4 | how many erasures follow, of 25 bytes and more: sequence (8), id (16), length of the session id (1), session id |
+//! | … | 8 | in version 4: the last sequence of an imported message |
 //! | … | 4 | CRC-32 of everything before |
 //!
 //! Bytes of another version, with a wrong checksum or of another segment read as no digest.
@@ -34,11 +36,13 @@ use super::Digest;
 
 const LETTERS: &[u8; 8] = b"CKDIGEST";
 const VERSION: u32 = 3;
+const VERSION_WITH_IMPORTS: u32 = 4;
 
 impl Digest {
     /// The header of the digest's segment, and the bytes after it.
     pub(super) fn header_in(bytes: &[u8]) -> Option<(SegmentHeader, &[u8])> {
-        let (_, content) = vouched_for(LETTERS, bytes).filter(|(version, _)| *version == VERSION)?;
+        let is_known = |version: u32| version == VERSION || version == VERSION_WITH_IMPORTS;
+        let (_, content) = vouched_for(LETTERS, bytes).filter(|(version, _)| is_known(*version))?;
         let (header, rest) = content.split_at_checked(SEGMENT_HEADER_BYTES)?;
         Some((SegmentHeader::decode(header).ok()?, rest))
     }
@@ -48,7 +52,8 @@ impl Digest {
         let known =
             |(hash, KnownKey { id, content, sequence, .. }): &([u8; 16], KnownKey)| (*hash, *content, *sequence, *id);
         let erasure = |Erasure { sequence, id, session }: &Erasure| (*sequence, *id, session.clone());
-        sealed(LETTERS, VERSION, 0, |to| {
+        let version = if self.last_import == 0 { VERSION } else { VERSION_WITH_IMPORTS };
+        sealed(LETTERS, version, 0, |to| {
             to.extend(header.encode());
             (self.last_sequence, self.largest_id, self.records).put(to);
             (unfinished.unwrap_or_default(), head.unwrap_or_default(), self.torn).put(to);
@@ -57,6 +62,9 @@ impl Digest {
             self.replies.put(to);
             self.sessions.put(to);
             self.erasures.iter().map(erasure).collect::<Vec<_>>().put(to);
+            if self.last_import > 0 {
+                self.last_import.put(to);
+            }
         })
     }
 
@@ -73,6 +81,9 @@ impl Digest {
         digest.keys = Vec::take(from)?.into_iter().map(known).collect();
         (digest.replies, digest.sessions) = Encoded::take(from)?;
         digest.erasures = Vec::take(from)?.into_iter().map(erasure).collect();
+        if !from.is_empty() {
+            digest.last_import = Encoded::take(from)?;
+        }
         rest.is_empty().then_some(digest)
     }
 }
@@ -91,6 +102,7 @@ mod tests {
         let known = |n| KnownKey { id: id(n), content: [n as u8; 8], sequence: n, reply: None };
         Digest {
             last_sequence: 9,
+            last_import: 0,
             largest_id: Some(id(9)),
             records: 8,
             gaps: vec![(640, 700)],
@@ -106,7 +118,7 @@ mod tests {
 
     #[test]
     fn a_digest_reads_back() {
-        for digest in [Digest::default(), sample()] {
+        for digest in [Digest::default(), sample(), Digest { last_import: 7, ..sample() }] {
             assert_eq!(Digest::decode(&digest.encode(&header(7)), &header(7)), Some(digest));
         }
     }

@@ -75,6 +75,8 @@ pub(super) enum StoreConnection {
 pub(super) struct LateInsert {
     pub(super) call: Call<CallReturn>,
     pub(super) messages: Arc<Vec<OutgoingMessage>>,
+    /// The id given to the record of each.
+    pub(super) given_ids: Vec<Id>,
     pub(super) bytes: usize,
     /// The sequence of the last one of them.
     pub(super) last: u64,
@@ -100,9 +102,9 @@ impl LateInsert {
         self.call.outcome()
     }
 
-    /// Everything up to that message came through.
+    /// Everything up to the record with that id came through.
     pub(super) fn pass(&mut self, reached: Option<Id>) {
-        self.passed = self.messages.partition_point(|outgoing| Some(outgoing.message.id()) <= reached);
+        self.passed = self.given_ids.partition_point(|id| Some(*id) <= reached);
     }
 
     /// What is left of an outcome for those that did not come through another way.

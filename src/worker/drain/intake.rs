@@ -77,8 +77,7 @@ impl<D: Disk> Intake<D> {
 
     /// The message that has waited longest.
     pub(super) fn oldest(&self) -> Option<Id> {
-        let oldest = self.batch.messages().first().map(|outgoing| outgoing.message.id());
-        oldest.or_else(|| self.prefetch.first().and_then(|next| next.entry.id()))
+        self.batch.given_ids().next().or_else(|| self.prefetch.first().and_then(|next| next.entry.given_id()))
     }
 
     /// The erasure that comes next, once the batch before it is acknowledged.
@@ -122,7 +121,7 @@ impl<D: Disk> Intake<D> {
     }
 }
 
-/// The id of the record at that sequence, if the journal still has it.
+/// The id given to the record at that sequence, if the journal still has it.
 pub(super) fn id_at<D: Disk>(journal: &Journal<D>, sequence: u64) -> Option<Id> {
     let (mut reader, mut next) = (journal.reader(sequence.checked_sub(1)?), None);
     // Skips the records before it in its segment, piece by piece.
@@ -132,7 +131,7 @@ pub(super) fn id_at<D: Disk>(journal: &Journal<D>, sequence: u64) -> Option<Id> 
             ControlFlow::Break(())
         });
         if next.is_some() || !matches!(read, Ok(ReadProgress::More)) {
-            return next.filter(|record| record.sequence == sequence)?.entry.id();
+            return next.filter(|record| record.sequence == sequence)?.entry.given_id();
         }
     }
 }

@@ -24,7 +24,8 @@ impl<D: Disk> Drain<D> {
             let (messages, bytes, last) = (batch.messages().clone(), batch.bytes(), batch.last());
             let retry_at = Instant::now() + 2 * self.caller.timeout;
             let began = Instant::now() - took;
-            self.caller.late.push(LateInsert { call, messages, bytes, last, passed: 0, began, retry_at });
+            let given_ids = batch.given_ids().collect();
+            self.caller.late.push(LateInsert { call, messages, given_ids, bytes, last, passed: 0, began, retry_at });
         }
         if is_too_much {
             self.intake.too_much();
@@ -58,7 +59,7 @@ impl<D: Disk> Drain<D> {
             return;
         }
         self.mongo_status.flushed(&inserted, left, took);
-        let reached = late.messages.last().map(|outgoing| outgoing.message.id());
+        let reached = late.given_ids.last().copied();
         self.mongo_status.reached(reached);
         self.intake.pace.worked(late.messages.len(), late.bytes, took);
         let was_sent_again = self.intake.caught_up(late.last);

@@ -50,7 +50,7 @@ impl<D: Disk> Drain<D> {
             return;
         }
         self.mongo_status.flushed(inserted, messages.len(), took);
-        let reached = messages.last().map(|outgoing| outgoing.message.id());
+        let reached = self.intake.batch.given_ids().last();
         self.mongo_status.reached(reached);
         self.acknowledged = self.intake.inserted(took);
         self.caller.late.iter_mut().for_each(|late| late.pass(reached));

@@ -184,7 +184,8 @@ impl<D: Disk> Pass<D> {
                 return ControlFlow::Break(());
             }
             let Some(message) = record.entry.message() else { return ControlFlow::Continue(()) };
-            self.before = self.before.or(Some(message.id()));
+            // Transcripts may have older ones than an imported message.
+            self.before = self.before.or(Some(message.id()).filter(|_| !record.entry.is_import()));
             self.take(piece, message, from.expiry);
             ControlFlow::Continue(())
         });

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::world::{Live, Saying, World};
 use crate::config::Fsync;
 use crate::history::HistoryQuery;
+use crate::import::ImportOutcome;
 use crate::journal::testing::stored_checkpoint;
 use crate::journal::{Appended, ReadProgress};
 use crate::listing::ListQuery;
@@ -69,6 +70,68 @@ impl Oracle {
             let told = Told { saying, place, kept, loose: kept && loose, journalled: kept, taken_out: false };
             self.told.insert(told.saying.text.clone(), told);
         }
+    }
+
+    /// Notes the outcome of an import; `last` is the sequence of its last record. What is there is never imported again.
+    pub fn note_import(
+        &mut self,
+        world: &World,
+        sayings: &[(Saying, Id)],
+        outcomes: Option<&[ImportOutcome]>,
+        last: u64,
+    ) {
+        let loose = world.config.journal.fsync != Fsync::Always;
+        let is_new = |outcome: &ImportOutcome| *outcome == ImportOutcome::Imported;
+        let new = outcomes.map_or(0, |outcomes| outcomes.iter().filter(|outcome| is_new(outcome)).count() as u64);
+        let mut sequence = last - new;
+        for (index, (saying, id)) in sayings.iter().enumerate() {
+            let outcome = outcomes.map(|outcomes| outcomes[index]);
+            let before = self.told.get(&saying.text);
+            let is_sure = before.is_some_and(|told| told.kept && !told.taken_out)
+                && !self.blurred.contains(&saying.session)
+                && !self.by_hand.contains(&saying.session);
+            match outcome {
+                Some(ImportOutcome::Imported) => {
+                    assert!(!is_sure, "{:.20} is there and was imported again", saying.text);
+                    sequence += 1;
+                    let largest = self.largest.map_or(*id, |(largest, _)| largest.max(*id));
+                    self.largest = Some((largest, sequence));
+                    self.refused_here.remove(&saying.text);
+                    let told = Told {
+                        saying: Saying { keyed: false, ..saying.clone() },
+                        place: Some((*id, sequence)),
+                        kept: true,
+                        loose,
+                        journalled: true,
+                        taken_out: false,
+                    };
+                    self.told.insert(saying.text.clone(), told);
+                }
+                Some(ImportOutcome::AlreadyThere) => {
+                    let told = self.told.get_mut(&saying.text);
+                    let told = told.unwrap_or_else(|| panic!("{:.20} was never there", saying.text));
+                    if !told.kept {
+                        (told.kept, told.loose, told.place) = (true, loose, told.place.or(Some((*id, u64::MAX))));
+                        told.journalled = false;
+                    }
+                }
+                Some(other) => panic!("{:.20}: {other:?}", saying.text),
+                None if before.is_some() => {}
+                None => {
+                    self.refused_here.insert(saying.text.clone());
+                    let saying = saying.clone();
+                    let told =
+                        Told { saying, place: None, kept: false, loose: false, journalled: false, taken_out: false };
+                    self.told.insert(told.saying.text.clone(), told);
+                }
+            }
+        }
+    }
+
+    /// What may be imported again: of a session everything that has an id.
+    pub fn known(&self, session: &SessionId) -> Vec<(Saying, Id)> {
+        let of_session = self.told.values().filter(|told| told.saying.session == *session);
+        of_session.filter_map(|told| Some((told.saying.clone(), told.place?.0))).collect()
     }
 
     /// The journal was synced.
@@ -225,9 +288,13 @@ impl Oracle {
             let read = reader.read(700, |record| {
                 let message = record.entry.message().expect("only messages were sent");
                 let place = (message.id(), record.sequence);
-                assert!(last.is_none_or(|last: (Id, u64)| place.0 > last.0 && place.1 > last.1), "out of order");
-                last = Some(place);
-                assert!(found.insert(message.text(), place).is_none(), "{place:?} is there twice");
+                let is_import = record.entry.is_import();
+                let follows = |last: (Id, u64)| (is_import || place.0 > last.0) && place.1 > last.1;
+                assert!(last.is_none_or(follows), "out of order");
+                last = Some((last.map_or(place.0, |(id, _)| place.0.max(id)), place.1));
+                // One that was refused may have come again.
+                let again = found.insert(message.text(), place);
+                assert!(again.is_none() || is_import, "{place:?} is there twice");
             });
             progress = read.unwrap();
         }

@@ -8,10 +8,11 @@ use crate::cache::Cache;
 use crate::config::{Config, Fsync};
 use crate::disk::sim::{Random, SimDisk};
 use crate::history::History;
+use crate::import::{ImportError, ImportOutcome, Importer};
 use crate::journal::{AppendError, Appended, IdempotencyKey, NewRecord, ReplyTo};
 use crate::layout;
 use crate::listing::SessionList;
-use crate::message::{self, Metadata, SessionId};
+use crate::message::{self, Expiry, Id, Message, Metadata, SessionId};
 use crate::recorder::{OpenedRecorder, Recorder, RecorderError};
 use crate::transcript::Transcripts;
 
@@ -25,7 +26,8 @@ pub struct Saying {
 
 /// The parts of a living process.
 pub struct Live {
-    pub recorder: Recorder<SimDisk>,
+    pub recorder: Arc<Recorder<SimDisk>>,
+    pub importer: Importer<SimDisk>,
     pub journal: Arc<Journal<SimDisk>>,
     pub transcripts: Arc<Transcripts<SimDisk>>,
     pub history: Arc<History<SimDisk>>,
@@ -80,18 +82,21 @@ impl World {
         let transcripts = Arc::new(transcripts.remembering(&layout::transcript_lengths(&config.journal.path)));
         let cache = Arc::new(Cache::new(&config.mongo.cache));
         let on_panic = Box::new(|| panic!("the leader panicked"));
-        let OpenedRecorder { recorder, journal, channel, sessions, .. } =
+        let OpenedRecorder { recorder, journal, channel, hub, sessions, .. } =
             Recorder::open_on(disk, config, clock.clone(), &transcripts, cache.clone(), on_panic)?;
         let history = History::new(config, clock.clone(), cache, transcripts.clone(), journal.clone());
         let (history, index) = (Arc::new(history), sessions.clone());
         index.file_every(3);
         let (kept, read) = (transcripts.clone(), history.clone());
         let list = SessionList::new(config, clock.clone(), index, kept, journal.clone(), read);
+        let recorder = Arc::new(recorder);
+        let expiry = Expiry::new(config.mongo.ttl, clock.clone());
+        let importer = Importer::new(config, expiry, recorder.clone(), journal.clone(), transcripts.clone(), hub);
         let (start, progress) = (journal.start(), Arc::default());
         let worker =
             Worker::new(journal.clone(), channel, transcripts.clone(), clock, &config.journal, start, progress);
         let worker = worker.filing(sessions);
-        self.live = Some(Live { recorder, journal, transcripts, history, list, worker });
+        self.live = Some(Live { recorder, importer, journal, transcripts, history, list, worker });
         Ok(())
     }
 
@@ -120,6 +125,13 @@ impl Live {
         self.recorder.record(drafts)
     }
 
+    /// Imports all, whose ids are given; nothing is waited for.
+    pub fn import(&self, sayings: &[(Saying, Id)]) -> Result<Vec<ImportOutcome>, ImportError> {
+        let messages: Vec<Arc<Message>> =
+            sayings.iter().map(|(saying, id)| Arc::new(saying.line().seal(*id))).collect();
+        self.importer.import(&messages, &|| false)
+    }
+
     /// The worker takes what the channel has and what it skipped, and flushes, as at a stop.
     pub fn drain(&mut self) {
         self.worker.take_offered();
@@ -145,10 +157,14 @@ impl Live {
 }
 
 impl Saying {
+    fn line(&self) -> message::Prepared {
+        let Self { session, text, .. } = self;
+        message::Draft { session, role: "user", text, metadata: Metadata::default(), vector_ids: &[] }.prepare()
+    }
+
     pub fn draft(&self) -> NewRecord {
         let Self { session, text, keyed } = self;
-        let (metadata, vector_ids) = (Metadata::default(), [].as_slice());
-        let line = message::Draft { session, role: "user", text, metadata, vector_ids }.prepare();
+        let line = self.line();
         let key = keyed.then(|| IdempotencyKey::new(session, text, &[text.as_bytes()]));
         NewRecord::Message { line, key, reply_to: ReplyTo::Nothing }
     }

@@ -27,7 +27,7 @@ pub(super) struct HeldEvents {
 
 impl HeldEvents {
     pub(super) fn push(&mut self, notice: &Arc<Notice>) {
-        if !matches!(notice.event, SessionEvent::Recorded(_)) {
+        if matches!(notice.event, SessionEvent::Live(_)) {
             return;
         }
         let bytes = notice.event.bytes();
