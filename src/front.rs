@@ -126,7 +126,11 @@ impl Front {
         {
             return Ok(turn);
         }
-        self.wait_for_end_of_cut_off(&asked, &proposed).map_err(|e| unreadable(&e))?;
+        if let Some(candidate) = self.cut_off(&asked, &proposed).map_err(|e| unreadable(&e))?
+            && let Some(turn) = self.go_on(request, &asked, &candidate, client, None)?
+        {
+            return Ok(turn);
+        }
         if let Some(candidate) = asked.find(proposed, &self.history).map_err(|e| unreadable(&e))?
             && let Some(turn) = self.go_on(request, &asked, &candidate, client, None)?
         {
@@ -154,18 +158,20 @@ impl Front {
         Ok(None)
     }
 
-    /// A client that goes away in the middle of an answer, and goes on with what it got, may be quicker than the end of its
-    /// connection is seen: waits for that, so that the answer gives way.
-    fn wait_for_end_of_cut_off(&self, asked: &Asked<'_>, proposed: &Proposal) -> io::Result<()> {
+    /// The session whose answer the client cut off, and goes on with what it got. It may be quicker than the end of its
+    /// connection is seen: waits for that, so that the answer gives way. Its reply is not on record yet, and those of others that
+    /// begin alike may be.
+    fn cut_off(&self, asked: &Asked<'_>, proposed: &Proposal) -> io::Result<Option<Candidate>> {
         let until = Instant::now() + LEAVING_TIMEOUT;
         for candidate in &proposed.candidates {
             if let Some(running) = self.chat.current(&candidate.session)
                 && asked.goes_on_from(&self.history, candidate, &running.text())?
+                && running.wait_until_left(until)
             {
-                running.wait_until_left(until);
+                return Ok(Some(candidate.clone()));
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Has a request answered in that session. `None`: it is not free, or not what it was when it was chosen.

@@ -314,11 +314,12 @@ impl RunningTurn {
         waited.unwrap_or_else(PoisonError::into_inner).0.end.clone()
     }
 
-    /// Waits until no request follows it any more or it is over, at most until `until`.
-    pub fn wait_until_left(&self, until: Instant) {
+    /// Waits until no request follows it any more or it is over, at most until `until`; whether that is so.
+    pub fn wait_until_left(&self, until: Instant) -> bool {
         let left = until.saturating_duration_since(Instant::now());
         let is_followed = |live: &mut TurnState| live.followers > 0 && live.end.is_none();
-        drop(self.changed.wait_timeout_while(self.live(), left, is_followed));
+        let waited = self.changed.wait_timeout_while(self.live(), left, is_followed);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
     fn tell(&self, what: TurnEventKind) {

@@ -154,6 +154,28 @@ fn who_goes_on_before_its_connection_is_seen_closed_keeps_its_session() {
 }
 
 #[test]
+fn of_two_cut_off_answers_alike_the_one_that_was_left_just_now_is_gone_on_with() {
+    let (_folder, world) = world();
+    let mut sessions = Vec::new();
+    for text in ["unique a", "unique b"] {
+        let mut client = Client::new("ann", None);
+        client.says("hang");
+        let running = world.begin(&client).unwrap();
+        running.passed.as_ref().unwrap().recv_timeout(WAIT_TIMEOUT).unwrap();
+        let session = running.session.clone();
+        drop(running);
+        client.messages.push(("assistant", "hello,".into()));
+        client.says(text);
+        client.asks(&world);
+        assert_eq!(client.session.as_ref(), Some(&session), "{text}");
+        client.is_shown(&world);
+        assert_eq!(world.all(&session).len(), 4);
+        sessions.push(session);
+    }
+    assert_ne!(sessions[0], sessions[1]);
+}
+
+#[test]
 fn a_key_that_comes_again_gets_the_first_answer() {
     let (_folder, world) = world();
     let mut client = Client::new("ann", None);
