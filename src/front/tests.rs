@@ -208,7 +208,9 @@ fn below(random: &mut Random, end: usize) -> usize {
 
 /// What a client does next.
 fn act(client: &mut Client, world: &World, random: &mut Random, count: &mut u64) {
-    let users: Vec<usize> = (0..client.messages.len()).filter(|at| client.messages[*at].0 == "user").collect();
+    // One that hangs is answered only when it is stopped.
+    let is_answered = |at: &usize| client.messages[*at].0 == "user" && !client.messages[*at].1.contains("hang");
+    let users: Vec<usize> = (0..client.messages.len()).filter(is_answered).collect();
     let any_user = |random: &mut Random| users.get(below(random, users.len().max(1))).copied();
     *count += 1;
     let text = match random.below(4) {
