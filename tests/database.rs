@@ -589,3 +589,32 @@ fn a_responder_is_told_what_mongodb_alone_has_within_its_time() {
     mongod.thaw();
     assert_eq!((context(&mut client, "t"), context(&mut client, "here")), (json!("partial"), Value::Null));
 }
+
+#[test]
+fn a_server_with_an_empty_data_folder_goes_on_with_what_its_database_has() {
+    let mongod = Mongod::start();
+    let mut wanted = {
+        let server = Server::start(options(&mongod.uri(), "moved"));
+        let kept = post(&server, "s", "before", 60);
+        wait_until_drained(&server);
+        kept
+    };
+    let server = Server::start(options(&mongod.uri(), "moved"));
+    let held = || {
+        let page = server.client().answered_page("s", "&limit=500");
+        let messages = page["messages"].as_array().unwrap().clone();
+        let one = |message: &Value| (message["id"].as_str().unwrap().to_owned(), message["text"].to_string());
+        (page["complete"] == true, messages.iter().map(one).collect::<BTreeMap<_, _>>())
+    };
+    let texts = |of: &BTreeMap<String, String>| -> BTreeMap<String, String> {
+        of.iter().map(|(id, text)| (id.clone(), Value::from(text.as_str()).to_string())).collect()
+    };
+    wait_until("the history comes from MongoDB", WAIT_TIMEOUT, || held() == (true, texts(&wanted)));
+    let later = post(&server, "s", "after", 5);
+    assert!(later.keys().all(|id| wanted.keys().all(|before| before < id)), "ids go on");
+    wanted.extend(later);
+    assert_eq!(held(), (true, texts(&wanted)));
+    assert_eq!(server.client().get("/api/chat/sessions").expect(200)["sessions"][0]["session_id"], "s");
+    wait_until_drained(&server);
+    assert_holds(&mongod.messages_of("moved"), &wanted);
+}
