@@ -36,6 +36,8 @@ struct Recorded {
     is_reply: bool,
     /// The one before it.
     before: Option<usize>,
+    /// How many precede it on its path.
+    depth: usize,
 }
 
 /// Where a conversation stands after a record.
@@ -127,7 +129,8 @@ impl Tree {
         let essence = Essence::of(message.role(), text, openai);
         let is_unwanted = status == Some("cancelled") && text_of("cancelled_by").is_some_and(|by| by != "client");
         let is_reply = message.role() == "assistant" && status != Some("error") && !is_unwanted;
-        self.spoken.push(Recorded { id: message.id(), essence, is_cut_off, is_reply, before: state.tip });
+        let depth = state.tip.map_or(0, |at| self.spoken[at].depth + 1);
+        self.spoken.push(Recorded { id: message.id(), essence, is_cut_off, is_reply, before: state.tip, depth });
         state.tip = Some(self.spoken.len() - 1);
     }
 
@@ -144,6 +147,13 @@ impl Tree {
     /// A message and those that led to it, newest first.
     fn back_from(&self, from: Option<usize>) -> impl Iterator<Item = usize> {
         std::iter::successors(from, |at| self.spoken[*at].before)
+    }
+
+    /// Of each message, whether it is on the path that was not rewound.
+    fn current(&self) -> Vec<bool> {
+        let mut current = vec![false; self.spoken.len()];
+        self.back_from(self.state().tip).for_each(|at| current[at] = true);
+        current
     }
 
     /// Whether a path that was not rewound has a reply.
@@ -164,10 +174,10 @@ impl Tree {
     /// Where a request stands; its last message is the one to answer. `None`: it has no anchor here.
     pub(super) fn place(&self, request: &[Essence], likeness: Likeness) -> Option<Alignment> {
         let replies = (0..request.len().checked_sub(1)?).rev().filter(|at| request[*at].role == "assistant");
-        let current: Vec<usize> = self.back_from(self.state().tip).collect();
+        let current = self.current();
         for at in replies {
             let here = (0..self.spoken.len()).rev().filter(|here| self.is_same(&request[at], *here));
-            let compared = here.map(|here| (self.lineage(request, at, here), current.contains(&here), here));
+            let compared = here.map(|here| (self.lineage(request, at, here), current[here], here));
             // A client that names its conversation may have rewritten what precedes; but short replies are given often.
             let is_known = likeness == Likeness::Anchor && request[at].text.chars().count() >= ANCHOR_CHARS_MIN;
             let fitting = compared.filter(|(past, ..)| is_known || past.is_common());
@@ -180,8 +190,8 @@ impl Tree {
                 if !is_enough && !past.is_proof() {
                     return None;
                 }
-                let later = current.iter().take_while(|at| **at != here);
-                let is_at_end = is_current && later.into_iter().all(|at| !self.spoken[*at].is_reply);
+                let mut later = self.back_from(self.state().tip).take_while(|at| *at != here);
+                let is_at_end = is_current && later.all(|at| !self.spoken[at].is_reply);
                 return Some(self.after(request, at + 1, Some(here), (is_at_end, past)));
             }
         }
@@ -202,17 +212,17 @@ impl Tree {
         (is_at_end, past): (bool, Past),
     ) -> Alignment {
         let tip = self.state().tip;
-        let current: Vec<usize> = self.back_from(tip).collect();
+        let current = self.current();
         let (mut known, mut last) = (anchored, anchor);
         while let Some(sent) = request.get(known) {
             let following = (0..self.spoken.len()).filter(|at| self.spoken[*at].before == last);
             let same = following.filter(|at| self.spoken[*at].essence == *sent);
-            let Some(next) = same.max_by_key(|at| (current.contains(at), *at)) else { break };
+            let Some(next) = same.max_by_key(|at| (current[*at], *at)) else { break };
             (known, last) = (known + 1, Some(next));
         }
         let stands = last.map(|at| self.spoken[at].id);
         let has_failed = |at: &usize| self.spoken[*at].essence.role == "assistant" && !self.spoken[*at].is_reply;
-        let is_last = current.iter().copied().find(|at| !has_failed(at)) == last;
+        let is_last = self.back_from(tip).find(|at| !has_failed(at)) == last;
         Alignment {
             anchored,
             known,
@@ -233,12 +243,12 @@ impl Tree {
 
     /// What precedes a message on both sides.
     fn lineage(&self, request: &[Essence], at: usize, here: usize) -> Past {
-        let before: Vec<usize> = self.back_from(self.spoken[here].before).take(at + 1).collect();
-        let pairs = request[..at].iter().rev().zip(&before);
-        let same = pairs.take_while(|(sent, recorded)| self.is_same(sent, **recorded)).count();
-        let is_whole = self.is_whole && same == at && before.len() == at;
+        let pairs = request[..at].iter().rev().zip(self.back_from(self.spoken[here].before));
+        let same = pairs.take_while(|(sent, recorded)| self.is_same(sent, *recorded)).count();
+        let depth = self.spoken[here].depth;
+        let is_whole = self.is_whole && same == at && depth == at;
         let chars = request[at - same..=at].iter().map(|message| message.text.chars().count()).sum();
-        Past { same, both: before.len().min(at), chars, is_whole }
+        Past { same, both: depth.min(at), chars, is_whole }
     }
 }
 

@@ -263,6 +263,26 @@ fn a_message_beyond_its_limit_is_refused_by_name_and_nothing_is_recorded() {
 }
 
 #[test]
+fn a_long_conversation_of_messages_alike_is_compared_in_time() {
+    let (_folder, world) = world();
+    let mut sessions = Vec::new();
+    for text in ["ping", "peng"] {
+        let mut client = Client::new("ann", Some("monitor"));
+        for _ in 0..1000 {
+            client.says(text);
+            client.messages.push(("assistant", "hello, 4".into()));
+        }
+        client.says("unique");
+        let began = Instant::now();
+        client.asks(&world);
+        // With a cubic comparison the second one took half a minute.
+        assert!(began.elapsed() < Duration::from_secs(15), "{text}: {:?}", began.elapsed());
+        sessions.push(client.session);
+    }
+    assert_ne!(sessions[0], sessions[1]);
+}
+
+#[test]
 fn names_that_are_no_session_ids_become_some_with_the_callers_prefix() {
     let anyone = Principal::with_token("t", Access::Write, None);
     let alice = Principal::with_token("t", Access::Write, crate::access::SessionPrefix::parse("alice-*"));
