@@ -9,6 +9,7 @@
 mod backup;
 mod body;
 mod body_limit;
+mod body_source;
 mod chat;
 mod content;
 mod event_stream;
@@ -18,6 +19,7 @@ mod head;
 mod history;
 mod http;
 mod http_meters;
+mod import;
 mod live;
 mod metrics;
 mod names;
@@ -43,12 +45,14 @@ use crate::chat::Chat;
 use crate::feed::Feed;
 use crate::front::Front;
 use crate::history::History;
+use crate::import::Importer;
 use crate::listing::SessionList;
 use crate::message::Timestamp;
 use crate::permit::HeldBytes;
 
 pub use crate::chat::{Presence, Transport};
 pub use body_limit::BodyLimit;
+pub use body_source::BodySource;
 pub use head::RequestHead;
 pub use http::{Reply, Stream, StreamClient, StreamKind, header, json, json_bytes};
 pub use http_meters::{Answered, HttpMeters, METHOD_UNKNOWN, method_index};
@@ -81,6 +85,16 @@ pub trait Service: Send + Sync + 'static {
         None
     }
 
+    /// Whether bodies of that path are handed on piece by piece, and have no limit.
+    fn streams(&self, _path: &str) -> bool {
+        false
+    }
+
+    /// Serves an admitted request of such a path, and may read its body.
+    fn handle_streamed(&self, head: &RequestHead<'_>, _route: Route, _body: &mut dyn BodySource) -> Reply {
+        head.refusal(&Problem::not_found(head.path))
+    }
+
     /// Serves an admitted request, and may take its body. May wait: for a sync, a turn, or the next event.
     fn handle(&self, head: &RequestHead<'_>, route: Route, body: &mut HeldBytes) -> Reply;
 }
@@ -99,8 +113,8 @@ pub struct Api {
     pub feed: Arc<Feed>,
     /// The event streams of sessions.
     pub events: Arc<EventStreams>,
-    /// Copies of the data.
-    pub backups: Backups,
+    /// See [`BulkServices`].
+    pub bulk: BulkServices,
     /// The status of all parts.
     pub status: Arc<StatusSources>,
     /// What large replies may hold together.
@@ -111,6 +125,14 @@ pub struct Api {
     pub meters: HttpMeters,
     /// When the process started.
     pub started_at: Timestamp,
+}
+
+/// What moves much at once, for operators.
+pub struct BulkServices {
+    /// Copies the data.
+    pub backups: Backups,
+    /// Takes in messages that have ids.
+    pub importer: Arc<Importer>,
 }
 
 impl Api {
@@ -141,8 +163,20 @@ impl Service for Api {
         (route == Route::Completions).then_some(&self.front_bodies)
     }
 
+    fn streams(&self, path: &str) -> bool {
+        route::streams(path)
+    }
+
+    fn handle_streamed(&self, head: &RequestHead<'_>, _route: Route, body: &mut dyn BodySource) -> Reply {
+        let line_bytes_max = self.status.config.server.max_body_bytes;
+        let reply = import::import(&self.bulk.importer, head, body, line_bytes_max, &|| self.feed.is_stopping());
+        reply.unwrap_or_else(|problem| head.refusal(&problem))
+    }
+
     fn handle(&self, head: &RequestHead<'_>, route: Route, body: &mut HeldBytes) -> Reply {
         let reply = match route {
+            // Its body is streamed.
+            Route::Import => Err(Problem::not_found(head.path)),
             Route::Chat => turn::say(&self.chat, head, body),
             Route::Messages => chat::record(&self.chat, head, body),
             Route::History => history::read(&self.history, &self.outgoing, head),
@@ -166,7 +200,7 @@ impl Service for Api {
             // Not weighed: a scrape must not fail because others do not read, and is small.
             Route::Metrics => return self.metrics().reply(),
             Route::Status => Ok(self.status.storage(&self.chat, head.caller)),
-            Route::Backup => backup::make(&self.backups, head, body),
+            Route::Backup => backup::make(&self.bulk.backups, head, body),
             Route::Resend => resend::ask(&self.status.mongo_status, head, body),
             Route::Livez => Ok(StatusSources::live()),
             Route::Readyz | Route::Health => self.status.ready(),

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::api::{Api, BodyLimit, EventStreams, HttpMeters, ReplyBudget, SocketService, StatusSources};
+use crate::api::{Api, BodyLimit, BulkServices, EventStreams, HttpMeters, ReplyBudget, SocketService, StatusSources};
 use crate::backup::Backups;
 use crate::cache::Cache;
 use crate::chat::{Chat, Transport};
@@ -31,6 +31,7 @@ use crate::feed::Feed;
 use crate::front::Front;
 use crate::history::{Database, History};
 use crate::hub::Hub;
+use crate::import::Importer;
 use crate::janitor::{Aside, FirstSweep, Scrubber, Sweeper};
 use crate::journal::{Journal, Record};
 use crate::listing::SessionList;
@@ -114,7 +115,7 @@ impl App {
             core.hub.clone(),
         );
         let sockets = Arc::new(sockets.context("the threads behind the WebSockets cannot be started")?);
-        let journal = core.journal.clone();
+        let (journal, importer) = (core.journal.clone(), core.importer.clone());
         let connections = core.connections(&base);
         let connections_max = connections.max.clone();
         let status = core.status(&base, progress);
@@ -150,7 +151,7 @@ impl App {
             front,
             feed: fed,
             events: followed,
-            backups: Backups::new(config, journal.clone()),
+            bulk: BulkServices { backups: Backups::new(config, journal.clone()), importer },
             status,
             outgoing,
             front_bodies,
@@ -334,6 +335,7 @@ struct Core {
     mongo_status: Arc<MongoStatus>,
     history: Arc<History>,
     chat: Arc<Chat>,
+    importer: Arc<Importer>,
 }
 
 impl Core {
@@ -365,10 +367,25 @@ impl Core {
         let waiting_max = waiting_max(base.descriptors.share());
         let responder = responder::new(&config.responder);
         let (recorder, told) = (Arc::new(recorder), hub.clone());
+        let (into, merged, tells) = (journal.clone(), transcripts.clone(), hub.clone());
+        let importer = Arc::new(Importer::new(config, base.expiry(), recorder.clone(), into, merged, tells));
         let chat = Arc::new(Chat::new(recorder, history.clone(), told, responder, &config.responder, waiting_max));
         let first_sweep = Arc::new(FirstSweep::load(RealDisk, &layout::first_sweep(&config.journal.path)));
         Ok((
-            Self { cache, transcripts, journal, first_sweep, hub, skipped, list, store, mongo_status, history, chat },
+            Self {
+                cache,
+                transcripts,
+                journal,
+                first_sweep,
+                hub,
+                skipped,
+                list,
+                store,
+                mongo_status,
+                history,
+                chat,
+                importer,
+            },
             channel,
         ))
     }

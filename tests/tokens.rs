@@ -69,6 +69,8 @@ fn example(method: &str, path: &str, session: &str) -> (String, Option<Value>, u
         ("GET", "/api/chat/history") => (named("&limit=1"), None, 200, Reach::Named),
         // There is no MongoDB here.
         ("POST", "/api/storage/resend") => (path.to_owned(), Some(json!({"dead_letters": true})), 409, Reach::Any),
+        // Not as JSON.
+        ("POST", "/api/chat/import") => (path.to_owned(), Some(json!({})), 415, Reach::Any),
         // Over the local socket only.
         ("POST", "/api/storage/backup") => (path.to_owned(), Some(json!({"folder": "/x"})), 403, Reach::Any),
         ("GET", "/api/chat/sessions") => (path.to_owned(), None, 200, Reach::Any),

@@ -105,16 +105,28 @@ pub(super) fn recorded(chat: &Chat, kept: &[(Id, bool)]) -> Reply {
 /// Checks one message; in an array a problem names the field with its index.
 fn check(caller: &Principal, body: &MessageBody<'_>, index: usize, is_array: bool) -> Result<SessionId, Problem> {
     let field = |name: &str| if is_array { format!("[{index}].{name}") } else { name.to_owned() };
-    if !is_role(&body.role) {
+    let vector_ids = body.vector_ids.as_deref().unwrap_or_default();
+    check_parts(&body.role, body.metadata.as_ref(), vector_ids, &field)?;
+    check_key(body.message_id.as_deref(), &field("message_id"))?;
+    body::session(caller, body.session_id.as_deref(), &field("session_id"))
+}
+
+/// Checks what is recorded of a message beside its text; `field` names a field in a problem.
+pub(super) fn check_parts(
+    role: &str,
+    metadata: Option<&Map<String, Value>>,
+    vector_ids: &[Value],
+    field: &dyn Fn(&str) -> String,
+) -> Result<(), Problem> {
+    if !is_role(role) {
         let rule = format!("must be 1 to {ROLE_BYTES_MAX} characters of a-z 0-9 _ -, starting with a letter");
         return Err(Problem::field(&field("role"), &rule));
     }
-    body::check_metadata(body.metadata.as_ref(), &field("metadata"))?;
-    check_key(body.message_id.as_deref(), &field("message_id"))?;
-    if body.vector_ids.iter().flatten().any(|id| !id.is_string()) {
+    body::check_metadata(metadata, &field("metadata"))?;
+    if vector_ids.iter().any(|id| !id.is_string()) {
         return Err(Problem::field(&field("vector_ids"), "must be an array of strings"));
     }
-    body::session(caller, body.session_id.as_deref(), &field("session_id"))
+    Ok(())
 }
 
 /// The key of a message: its own, or the request's; in an array the request's key with the message's index.

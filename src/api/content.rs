@@ -10,6 +10,7 @@ use std::borrow::Cow;
 
 use serde::de::IgnoredAny;
 
+use super::http::NDJSON;
 use super::shape::{FieldKind, Shape};
 use super::{Problem, RequestHead};
 
@@ -19,17 +20,34 @@ const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// Refuses by the head alone what cannot be read: a content coding, or another media type (415).
 pub(super) fn check(head: &RequestHead<'_>) -> Result<(), Problem> {
+    check_coding(head)?;
+    match media_type(head) {
+        None => Ok(()),
+        Some(kind) if kind.eq_ignore_ascii_case(JSON) || kind.eq_ignore_ascii_case(FORM) => Ok(()),
+        Some(kind) => Err(unsupported(&format!("not as {kind}"))),
+    }
+}
+
+/// The same for a body of a JSON object a line.
+pub(super) fn check_lines(head: &RequestHead<'_>) -> Result<(), Problem> {
+    check_coding(head)?;
+    let kind = media_type(head);
+    if kind.is_some_and(|kind| kind.eq_ignore_ascii_case(NDJSON)) {
+        return Ok(());
+    }
+    let instead = kind.map_or_else(|| "without a type".to_owned(), |kind| format!("as {kind}"));
+    let detail = format!("the body is taken as {NDJSON}, a JSON object a line, not {instead}: Content-Type: {NDJSON}");
+    Err(Problem::new(415, "unsupported_media_type", detail))
+}
+
+fn check_coding(head: &RequestHead<'_>) -> Result<(), Problem> {
     let is_identity = |coding: &str| coding.is_empty() || coding.eq_ignore_ascii_case("identity");
     if let Some(coding) = head.elements("Content-Encoding").find(|coding| !is_identity(coding)) {
         let detail = format!("Content-Encoding {coding} is not taken; send the body as it is");
         let header = Some(("Accept-Encoding", "identity".to_owned()));
         return Err(Problem { header, ..Problem::new(415, "unsupported_encoding", detail) });
     }
-    match media_type(head) {
-        None => Ok(()),
-        Some(kind) if kind.eq_ignore_ascii_case(JSON) || kind.eq_ignore_ascii_case(FORM) => Ok(()),
-        Some(kind) => Err(unsupported(&format!("not as {kind}"))),
-    }
+    Ok(())
 }
 
 fn unsupported(instead: &str) -> Problem {

@@ -18,6 +18,8 @@ pub enum Route {
     Chat,
     /// `POST /api/chat/messages`
     Messages,
+    /// `POST /api/chat/import`
+    Import,
     /// `GET /api/chat/history`
     History,
     /// `GET /api/chat/feed`
@@ -67,6 +69,7 @@ pub enum Route {
 pub(super) const TABLE: &[(&str, &str, Access, Route)] = &[
     ("/api/chat", "POST", Access::Write, Route::Chat),
     ("/api/chat/messages", "POST", Access::Write, Route::Messages),
+    ("/api/chat/import", "POST", Access::Admin, Route::Import),
     ("/api/chat/history", "GET, HEAD", Access::Read, Route::History),
     ("/api/chat/feed", "GET, HEAD", Access::Read, Route::Feed),
     ("/api/chat/sessions", "GET, HEAD", Access::Read, Route::Sessions),
@@ -106,7 +109,9 @@ pub(super) fn find(head: &RequestHead<'_>) -> Result<Route, Problem> {
     if let Some(name) = head.left_out {
         return Err(Problem::field(name, "must have visible ASCII characters only"));
     }
-    if matches!(allow, "POST" | "PATCH") {
+    if route == Route::Import {
+        content::check_lines(head)?;
+    } else if matches!(allow, "POST" | "PATCH") {
         content::check(head)?;
     }
     Ok(route)
@@ -122,6 +127,11 @@ fn serves(allow: &str, method: &Method) -> bool {
         Method::Delete => allow == "DELETE",
         _ => false,
     }
+}
+
+/// Whether bodies of a path are handed on as they come.
+pub(super) fn streams(path: &str) -> bool {
+    TABLE.iter().any(|(wanted, .., route)| *route == Route::Import && *wanted == path)
 }
 
 /// Whether a path asks for the server's health.

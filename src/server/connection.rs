@@ -11,6 +11,7 @@
 
 mod answer;
 mod state;
+mod streamed;
 mod upgrade;
 
 use std::io::{Cursor, Write};
@@ -19,7 +20,7 @@ use std::time::Instant;
 use tiny_http::{Method, Response, StatusCode};
 
 use crate::access::Principal;
-use crate::api::{BodyLimit, ErrorFormat, Presence, Problem, Reply, Route, Service, Transport};
+use crate::api::{BodyLimit, ErrorFormat, Presence, Problem, Reply, RequestHead, Route, Service, Transport};
 use crate::logging::{self, RequestId};
 use crate::permit::HeldBytes;
 
@@ -33,18 +34,12 @@ use super::reply::{Counting, Date, RequestContext};
 use super::request_scope::RequestScope;
 use super::table::ConnectionSlot;
 
-use state::{Connection, NextStep};
+use state::{Connection, NextStep, RequestError, body_cut};
 pub(super) use state::{ListenerRules, ListenerState};
+use streamed::StreamedBody;
 
 /// A buffer that grew beyond this for a large body is freed, in bytes.
 const KEPT_BUFFER_BYTES: usize = 64 * 1024;
-
-/// Why a request is not served.
-enum RequestError {
-    /// The client is gone.
-    Silent,
-    Refused(Problem),
-}
 
 /// Serves a connection to its end.
 pub(super) fn serve<S: Service>(shared: &ListenerState<S>, slot: &ConnectionSlot) {
@@ -182,6 +177,9 @@ impl<'a, S: Service> Connection<'a, S> {
             Err(panicked) => return self.refuse(context, &panicked),
         };
         context.has_route(route);
+        if shared.service.streams(request.path()) {
+            return self.serve_streamed(context, request, (&head, route));
+        }
         if let (Route::Socket, Some(pool)) = (route, &shared.websockets) {
             return self.upgrade(pool, context, request, caller);
         }
@@ -191,6 +189,23 @@ impl<'a, S: Service> Connection<'a, S> {
             Err(RequestError::Silent) => return NextStep::Close,
         }
         match context.timed(|| guarded(|| shared.service.handle(&head, route, &mut self.body))) {
+            Ok(reply) => self.answer(context, reply),
+            Err(panicked) => self.refuse(context, &panicked),
+        }
+    }
+
+    /// Serves a request whose body is handed on as it comes.
+    fn serve_streamed(
+        &mut self,
+        mut context: RequestContext<'_>,
+        request: &ParsedRequest,
+        (head, route): (&RequestHead<'_>, Route),
+    ) -> NextStep {
+        let (shared, wire) = (self.shared, self.wire());
+        let mut body = StreamedBody::new(&mut self.input, request, wire, self.timeouts.body);
+        let reply = context.timed(|| guarded(|| shared.service.handle_streamed(head, route, &mut body)));
+        context.keep_alive &= body.is_done();
+        match reply {
             Ok(reply) => self.answer(context, reply),
             Err(panicked) => self.refuse(context, &panicked),
         }
@@ -251,13 +266,5 @@ impl<'a, S: Service> Connection<'a, S> {
             }
             self.input.fill(until).map_err(body_cut)?;
         }
-    }
-}
-
-fn body_cut(cut: Cut) -> RequestError {
-    match cut {
-        Cut::Deadline => RequestError::Refused(Problem::new(408, "body_timeout", "the body took too long")),
-        Cut::Eof => RequestError::Refused(Problem::new(408, "body_cut_short", "the body is shorter than announced")),
-        Cut::Broken => RequestError::Silent,
     }
 }

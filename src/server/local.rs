@@ -34,6 +34,7 @@
 //! Knows nothing of routes.
 
 mod handler;
+mod streamed;
 
 use std::io::{self, ErrorKind};
 use std::os::unix::net::UnixStream;
@@ -64,6 +65,9 @@ const PROBES: usize = 4;
 /// Refusals written at once, since a client may not even read those. Beyond, a request is leaked like one beyond
 /// [`DRAIN_BYTES`].
 const REFUSALS: usize = 1024;
+/// The longest announced body of a path that streams them, in bytes: if it ends early, as much is allocated, though not used.
+/// A body in chunks has no limit.
+const STREAMED_BYTES_MAX: usize = 4 << 30;
 /// The longest path of a socket: `sun_path` without its final zero, in bytes.
 const PATH_BYTES_MAX: usize = 107;
 /// Connections the system may hold while tiny_http's accept thread is busy.
@@ -303,7 +307,8 @@ impl<S: Service> Dispatcher<S> {
     where
         F: FnOnce(&Handler<S>, Request) + Send + 'static,
     {
-        if request.body_length().is_some_and(|l| l > DRAIN_BYTES) {
+        let most = if self.threads.handler.streams(&request) { STREAMED_BYTES_MAX } else { DRAIN_BYTES };
+        if request.body_length().is_some_and(|l| l > most) {
             return leak(request);
         }
         // The request enters the thread only once that runs: dropped with the closure, it would wait for its body.

@@ -25,12 +25,23 @@ impl<D: Disk> Transcripts<D> {
     /// The file system could not be synced, the folder not listed or a length not noted. None of the sessions counts as
     /// durable: the caller marks them all as stale.
     pub fn sync<'a>(&self, sessions: impl Iterator<Item = &'a SessionId>) -> io::Result<Vec<SessionId>> {
+        self.sync_since(sessions.map(|session| (session, 0)))
+    }
+
+    /// The same, where nothing before that sequence is to be synced of each session.
+    ///
+    /// # Errors
+    /// Those of [`Transcripts::sync`].
+    pub fn sync_since<'a>(&self, sessions: impl Iterator<Item = (&'a SessionId, u64)>) -> io::Result<Vec<SessionId>> {
         // No file is swapped between its sync and the check of its name.
         let _alone = self.maintenance.lock().expect("no holder panics");
-        // A suspect file is rewritten, and then synced.
+        // A suspect file is rewritten, and then synced. So is one that had nothing of what is to be synced: it may not even
+        // exist.
         let sessions: Vec<&SessionId> = {
             let open = self.lock_open();
-            sessions.filter(|session| !open.stale.get(*session).is_some_and(|stale| stale.suspect)).collect()
+            let is_rewritten =
+                |session, first| open.stale.get(session).is_some_and(|stale| stale.suspect || stale.first <= first);
+            sessions.filter(|(session, first)| !is_rewritten(*session, *first)).map(|(session, _)| session).collect()
         };
         let measured = self.measure(&sessions);
         let mut unsafe_ones: HashSet<SessionId> = self.sync_files(&sessions)?.into_iter().collect();

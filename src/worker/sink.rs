@@ -3,7 +3,7 @@
 //! Invariant: a sequence counts as reached only when no transcript lacks it and every file that took it was synced
 //! under its own name. After a failed sync, everything that it covered is written again.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +33,8 @@ pub(super) struct TranscriptSink<D: Disk> {
     journal: Arc<Journal<D>>,
     /// Its file is written after the checkpoint.
     pub(super) sessions: Option<Arc<SessionIndex<D>>>,
-    touched: HashSet<SessionId>,
+    /// Each with the first sequence taken since the last good flush.
+    touched: HashMap<SessionId, u64>,
     /// The first and last sequence taken since the last good flush.
     span: Option<(u64, u64)>,
     /// Pauses after a rebuild that repaired nothing.
@@ -50,7 +51,7 @@ impl<D: Disk> TranscriptSink<D> {
             transcripts,
             journal,
             sessions: None,
-            touched: HashSet::new(),
+            touched: HashMap::new(),
             span: None,
             rebuilding: Backoff::new(PAUSE_FIRST, PAUSE_MAX),
             #[cfg(test)]
@@ -86,7 +87,7 @@ impl<D: Disk> TranscriptSink<D> {
     fn widen(&self) {
         let Some((first, last)) = self.span else { return };
         for (session, stale) in self.transcripts.all_stale() {
-            if stale.suspect && stale.first > first && self.touched.contains(&session) {
+            if stale.suspect && stale.first > first && self.touched.contains_key(&session) {
                 self.transcripts.mark_stale(&session, first, last);
             }
         }
@@ -133,9 +134,9 @@ impl<D: Disk> TranscriptSink<D> {
             self.touched.remove(session);
         }
         if let Some(message) = record.entry.message()
-            && !self.touched.contains(message.session())
+            && !self.touched.contains_key(message.session())
         {
-            self.touched.insert(message.session().clone());
+            self.touched.insert(message.session().clone(), record.sequence);
         }
     }
 
@@ -153,10 +154,10 @@ impl<D: Disk> TranscriptSink<D> {
         // A start leaves it to us to check the transcripts that no request has used since.
         self.transcripts.reconcile();
         self.widen();
-        let synced = self.transcripts.sync(self.touched.iter());
+        let synced = self.transcripts.sync_since(self.touched.iter().map(|(session, first)| (session, *first)));
         match &synced {
             Ok(unsafe_ones) => self.distrust(unsafe_ones),
-            Err(_) => self.distrust(&self.touched.iter().cloned().collect::<Vec<_>>()),
+            Err(_) => self.distrust(&self.touched.keys().cloned().collect::<Vec<_>>()),
         }
         self.touched.clear();
         self.span = None;

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use crate::api::Problem;
 use crate::config::Timeouts;
 use crate::logging::Throttle;
 use crate::permit::HeldBytes;
 use crate::server::RequestIds;
 use crate::server::guard::Guard;
-use crate::server::input::RequestReader;
+use crate::server::input::{Cut, RequestReader};
 use crate::server::output::ResponseWriter;
 use crate::server::reply::Date;
 use crate::server::table::{ConnectionSlot, ConnectionTable};
@@ -59,4 +60,20 @@ pub(super) enum NextStep {
     Close,
     /// Close after the client has read the answer.
     Linger,
+}
+
+/// Why a request is not served.
+pub(super) enum RequestError {
+    /// The client is gone.
+    Silent,
+    Refused(Problem),
+}
+
+/// Why the rest of a body does not come.
+pub(super) fn body_cut(cut: Cut) -> RequestError {
+    match cut {
+        Cut::Deadline => RequestError::Refused(Problem::new(408, "body_timeout", "the body took too long")),
+        Cut::Eof => RequestError::Refused(Problem::new(408, "body_cut_short", "the body is shorter than announced")),
+        Cut::Broken => RequestError::Silent,
+    }
 }

@@ -20,6 +20,8 @@ use crate::server::reply::{self, Counting, Date, RequestContext};
 use crate::server::request_scope::RequestScope;
 use crate::server::{RequestIds, guarded};
 
+use super::streamed::LocalBody;
+
 /// A refused body up to this length is read and dropped, so that its connection goes on, in bytes.
 pub(super) const DRAIN_BYTES: usize = 64 * 1024 * 1024;
 /// What is read of a body at once, in bytes.
@@ -66,6 +68,11 @@ impl<S: Service> Handler<S> {
         !has_body && self.service.is_probe(path)
     }
 
+    /// Whether the request's body is handed on as it comes.
+    pub(super) fn streams(&self, request: &Request) -> bool {
+        self.service.streams(request.url().split('?').next().unwrap_or_default())
+    }
+
     fn context(&self, request: &Request) -> RequestContext<'static> {
         let sent = request.headers().iter().find(|h| h.field.equiv("X-Request-ID")).map(|h| h.value.as_str());
         let request_id = sent.filter(|id| is_sane_id(id.as_bytes())).map(RequestId::from);
@@ -93,6 +100,13 @@ impl<S: Service> Handler<S> {
         let head = parsed.head(Transport::Local, &self.caller, Presence::UNSEEN, context.scope.id());
         let route = guarded(|| self.service.admit(&head)).map_err(refusal)??;
         context.has_route(route);
+        if self.service.streams(head.path) {
+            let mut body = LocalBody::new(request, parsed.framing);
+            let served = context.timed(|| guarded(|| self.service.handle_streamed(&head, route, &mut body)));
+            let has_ended = body.has_ended;
+            let reply = served.unwrap_or_else(refusal);
+            return if has_ended { Ok(reply) } else { Err(reply) };
+        }
         let mut body = match self.read_body(request, parsed.framing, self.service.body_limit(route)) {
             // The end of such a body is unknown: reading on would mean to wait for the client.
             Err(problem) if problem.status == 400 => return Ok(refusal(problem)),
