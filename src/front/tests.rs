@@ -133,6 +133,8 @@ struct Client {
     messages: Vec<(&'static str, String)>,
     /// It sends only so many of its newest messages.
     sends_at_most: usize,
+    /// It did so: its session may have begun with the end of its conversation.
+    has_sent_an_end: bool,
     instructions: Option<String>,
     /// Where its last request went.
     session: Option<SessionId>,
@@ -146,6 +148,7 @@ impl Client {
             key: None,
             messages: Vec::new(),
             sends_at_most: usize::MAX,
+            has_sent_an_end: false,
             instructions: None,
             session: None,
         }
@@ -163,6 +166,7 @@ impl Client {
     }
 
     fn asks(&mut self, world: &World) {
+        self.has_sent_an_end |= self.messages.len() > self.sends_at_most;
         let (session, text) = world.ask(self);
         self.session = Some(session);
         self.messages.push(("assistant", text));
@@ -172,6 +176,7 @@ impl Client {
     fn is_shown(&self, world: &World) {
         let view = world.view(self.session.as_ref().unwrap());
         let sent = &self.messages[self.messages.len().saturating_sub(self.sends_at_most.saturating_add(1))..];
+        let sent = if self.has_sent_an_end { &sent[sent.len().saturating_sub(view.len())..] } else { sent };
         let shown = &view[view.len().saturating_sub(sent.len())..];
         let is_shown = |((role, shown), (wanted, sent)): (&(String, String), &(&str, String))| {
             // It may have got only the beginning of a reply.
@@ -222,6 +227,7 @@ fn act(client: &mut Client, world: &World, random: &mut Random, count: &mut u64)
         // Another conversation, with an opening that others have too.
         0 => {
             client.messages.clear();
+            client.has_sent_an_end = false;
             client.name = client.name.as_ref().map(|_| format!("chat {count}"));
             client.says("hi");
         }
