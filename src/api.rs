@@ -14,6 +14,7 @@ mod chat;
 mod content;
 mod event_stream;
 mod events;
+mod export;
 mod feed;
 mod head;
 mod history;
@@ -181,6 +182,7 @@ impl Service for Api {
             Route::Messages => chat::record(&self.chat, head, body),
             Route::History => history::read(&self.history, &self.outgoing, head),
             Route::Feed => feed::read(&self.feed, head),
+            Route::Export => export::read((&self.history, &self.list), &self.feed, &self.outgoing, head),
             Route::Sessions => sessions::list(&self.list, &self.chat, head),
             Route::Session => sessions::one(&self.list, &self.chat, head),
             Route::SessionChange => sessions::change(&self.list, &self.chat, head, body),

@@ -14,6 +14,8 @@
 //! backup.rs   copies the data
 //! resend.rs   has a server send to MongoDB again
 //! sessions.rs the list of sessions; erases one
+//! export.rs   what a server exports, on stdout
+//! progress.rs how far a long command is, on a terminal
 //! start_lines.rs  the first lines of a server's log
 //! verify.rs   the checklist against a running server
 //! ```
@@ -24,7 +26,9 @@
 mod args;
 mod backup;
 mod client;
+mod export;
 mod load;
+mod progress;
 mod resend;
 mod say;
 mod screen;
@@ -68,6 +72,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Tail => show::tail(&call.options),
         Command::Sessions => sessions::list(&call.options),
         Command::Erase => sessions::erase(&call.options),
+        Command::Export => export::export(&call.options),
         Command::Status => show::status(&call.options),
         Command::Verify => verify::verify(&call.options),
         Command::Help => print(HELP),

@@ -166,6 +166,11 @@ impl<D: Disk> Feed<D> {
         self.cursor(self.journal.first_sequence().saturating_sub(1))
     }
 
+    /// The last cursor: everything that is recorded from now on follows it, and what precedes it can be read elsewhere.
+    pub fn newest(&self) -> Cursor {
+        self.cursor(self.journal.published())
+    }
+
     fn cursor(&self, sequence: u64) -> Cursor {
         Cursor { epoch: self.journal.epoch(), sequence }
     }

@@ -13,6 +13,7 @@
 
 mod current;
 mod database;
+mod forward;
 mod lacking;
 mod loss;
 mod page;
@@ -33,6 +34,7 @@ use crate::permit::Semaphore;
 use crate::transcript::{PAGE_BYTES_MAX, Query, TranscriptPage, Transcripts};
 
 pub use database::Database;
+pub use forward::FORWARD_PAGE_BYTES;
 pub use page::{HistoryPage, HistoryQuery, MessageSource};
 
 use lacking::Lacking;
@@ -186,7 +188,9 @@ impl<D: Disk> History<D> {
             return Ok(answer);
         }
         let lacking = Lacking::of(&self.transcripts, &self.journal, &ask.session, query)?;
-        self.merged(ask, query, held.unwrap_or_default(), lacking)
+        let held = held.unwrap_or_default();
+        let newest = self.newest(ask, &held, &lacking)?;
+        Ok(HistoryPage { newest, ..self.merged(ask, query, held, lacking)? })
     }
 
     /// Up to which id a session is erased, if it was and that is remembered.
@@ -318,11 +322,10 @@ impl<D: Disk> History<D> {
         }
     }
 
-    /// Merges cache, transcript and journal.
+    /// Merges cache, transcript and journal; leaves `newest` out.
     fn merged(&self, ask: &HistoryQuery, query: &Query, held: CachedRun, lacking: Lacking) -> io::Result<HistoryPage> {
         let before = [query.before, held.oldest].into_iter().flatten().min();
         let page = self.transcripts.read(&ask.session, &Query { before, ..query.clone() })?;
-        let newest = self.newest(ask, &held, &lacking)?;
         let TranscriptPage { messages, more, cut_short, searched, .. } = page;
         // Going forward, nothing beyond the point that was reached may be shown yet: something may be missing between.
         // Going backward everything was reached from its newest side, without a gap.
@@ -336,7 +339,7 @@ impl<D: Disk> History<D> {
         let from_cache = held.wanted.into_iter().map(|message| (message, MessageSource::Cache));
         let mut found: Vec<Located> = from_disk.chain(from_cache).collect();
         found.retain(|(message, _)| reached.is_none_or(|reached| Some(message.id()) <= reached));
-        let mut answer = HistoryPage { newest, ..merge(found, query) };
+        let mut answer = merge(found, query);
         let first = answer.messages.first().map(|(message, _)| message.id());
         let full = answer.has_more;
         answer.has_more |= more || cut_short || lacking.byte_limited;

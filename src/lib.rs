@@ -6,7 +6,7 @@
 //! ```text
 //! L4 main cli app systemd
 //! L3 server api
-//! L2 backup chat recorder history import listing feed front hub worker janitor doctor
+//! L2 backup chat recorder history import listing feed export front hub worker janitor doctor
 //! L1 journal cache transcript sessions store responder
 //! L0 access message backoff config descriptors disk layout liveness permit swap thread signals logging metrics
 //! ```
@@ -23,6 +23,7 @@ pub mod config;
 pub mod descriptors;
 pub mod disk;
 pub mod doctor;
+pub mod export;
 pub mod feed;
 pub mod front;
 pub mod history;

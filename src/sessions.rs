@@ -243,6 +243,22 @@ impl<D: Disk> SessionIndex<D> {
         named.collect()
     }
 
+    /// The names of all sessions, in no order. Locks the index for some slots at a time.
+    pub fn names(&self) -> Vec<SessionId> {
+        let (mut names, mut from) = (Vec::new(), 0);
+        loop {
+            let state = self.lock();
+            let slots = state.table.slots();
+            let until = (from + SLOTS_AT_ONCE).min(slots);
+            let found = (from..until).filter_map(|slot| state.table.at(slot, |_| true));
+            names.extend(found.filter_map(|(name, _)| SessionId::new(name).ok()));
+            if until == slots {
+                return names;
+            }
+            from = until;
+        }
+    }
+
     /// The number of sessions and the memory they take, in bytes.
     pub fn stats(&self) -> (usize, usize) {
         let state = self.lock();

@@ -48,8 +48,8 @@ mod verdict;
 
 pub use calls::{Call, CallError, Calls, Mark};
 pub use interface::{
-    Connected, ERASURES_MAX, ErasurePlace, Inserted, OutgoingMessage, Refused, Store, StoreError, StorePage,
-    StoreQuery, StoredErasure, TtlDifference,
+    Connected, ERASURES_MAX, ErasurePlace, Inserted, OutgoingMessage, Refused, SESSIONS_MAX, Store, StoreError,
+    StorePage, StoreQuery, StoredErasure, TtlDifference,
 };
 pub use mongo::{apply_ttl, hosts, open};
 

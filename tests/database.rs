@@ -618,3 +618,42 @@ fn a_server_with_an_empty_data_folder_goes_on_with_what_its_database_has() {
     wait_until_drained(&server);
     assert_holds(&mongod.messages_of("moved"), &wanted);
 }
+
+#[test]
+fn an_export_has_what_only_mongodb_has_and_says_when_it_cannot_be_asked() {
+    let mut mongod = Mongod::start();
+    let server = Server::start(options(&mongod.uri(), "export"));
+    let own = post(&server, "m", "own", 3);
+    wait_until_drained(&server);
+    let messages = mongod.messages_of("export");
+    let foreign = |session: &str, text: &str, time: &str| {
+        messages
+            .insert_one(doc! { "session_id": session, "role": "human", "content": text, "created_at": time })
+            .run()
+            .unwrap();
+    };
+    foreign("a", "before all", "2026-11-28T00:00:00Z");
+    foreign("z", "behind all", "2026-11-28T00:00:00Z");
+    foreign("m", "among them", "2026-11-28T00:00:00Z");
+    foreign("no session", "left out", "2026-11-28T00:00:00Z");
+    let export = || {
+        let output = support::server::run(
+            std::process::Command::new(support::server::BINARY).arg("export").current_dir(server.folder()),
+        );
+        (output.status.code(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, out, err) = export();
+    assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
+    let lines: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let sessions: Vec<&str> = lines.iter().map(|line| line["session_id"].as_str().unwrap()).collect();
+    assert_eq!(sessions, ["a", "m", "m", "m", "m", "z"]);
+    assert_eq!(lines[1]["text"], "among them");
+    assert!(own.keys().all(|id| out.contains(id.as_str())), "{out}");
+    // What both have is as it was recorded here.
+    let transcript = std::fs::read_to_string(server.data().join("cache/chat_sessions/m.jsonl")).unwrap();
+    assert!(out.contains(&transcript), "{out}\n{transcript}");
+    mongod.kill9();
+    let (code, out, err) = export();
+    assert!(code == Some(1) && err.starts_with("error: the export is not complete: "), "{err}");
+    assert!(out.starts_with(&transcript) && out.contains("\n{\"incomplete\":"), "{out}");
+}

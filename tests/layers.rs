@@ -37,8 +37,8 @@ const LAYERS: [&[&str]; 5] = [
     ],
     &["journal", "cache", "transcript", "sessions", "store", "responder"],
     &[
-        "backup", "chat", "recorder", "history", "import", "listing", "feed", "front", "worker", "janitor", "doctor",
-        "hub",
+        "backup", "chat", "recorder", "history", "import", "listing", "feed", "export", "front", "worker", "janitor",
+        "doctor", "hub",
     ],
     &["server", "api"],
     &["main", "cli", "app", "lib", "systemd"],

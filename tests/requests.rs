@@ -335,8 +335,7 @@ fn pages_of_other_sites_are_kept_out_and_the_log_says_what_would_allow_them() {
         post(fields).expect(200);
     }
     let reply = server.client().request("GET", "/livez", &[("Origin", "https://ui.example")], None);
-    let exposed =
-        "X-Request-ID, X-Has-More, X-Complete, X-Next, Retry-After, X-Chatkeep-Session, X-Chatkeep-Message-Id";
+    let exposed = "X-Request-ID, X-Has-More, X-Complete, X-Next, Retry-After, X-Chatkeep-Session, X-Chatkeep-Message-Id, X-Chatkeep-Cursor";
     assert_eq!(reply.header("access-control-expose-headers"), Some(exposed), "{reply}");
 }
 

@@ -96,6 +96,7 @@ fn example(method: &str, path: &str, session: &str) -> (String, Option<Value>, u
         (
             "GET",
             "/api/chat/feed"
+            | "/api/chat/export"
             | "/api/storage/status"
             | "/metrics"
             | "/livez"

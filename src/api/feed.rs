@@ -116,8 +116,7 @@ fn watch(feed: &Arc<Feed>) -> Result<WaitPermit, Problem> {
 }
 
 fn problem(fault: FeedError) -> Problem {
-    let then = "take everything anew (there is no export in this version: the history of each session) \
-                and read the feed on without `after`";
+    let then = "take everything anew (GET /api/chat/export) and read the feed on after its X-Chatkeep-Cursor";
     match fault {
         FeedError::Gone(Gone::Foreign) => {
             Problem::new(410, "cursor_foreign", format!("the cursor is of another journal: {then}"))

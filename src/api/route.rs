@@ -24,6 +24,8 @@ pub enum Route {
     History,
     /// `GET /api/chat/feed`
     Feed,
+    /// `GET /api/chat/export`
+    Export,
     /// `GET /api/chat/sessions`
     Sessions,
     /// `GET /api/chat/sessions/{id}`
@@ -72,6 +74,7 @@ pub(super) const TABLE: &[(&str, &str, Access, Route)] = &[
     ("/api/chat/import", "POST", Access::Admin, Route::Import),
     ("/api/chat/history", "GET, HEAD", Access::Read, Route::History),
     ("/api/chat/feed", "GET, HEAD", Access::Read, Route::Feed),
+    ("/api/chat/export", "GET, HEAD", Access::Read, Route::Export),
     ("/api/chat/sessions", "GET, HEAD", Access::Read, Route::Sessions),
     ("/api/chat/sessions/{id}", "GET, HEAD", Access::Read, Route::Session),
     ("/api/chat/sessions/{id}", "PATCH", Access::Write, Route::SessionChange),

@@ -10,6 +10,7 @@ use lexopt::Arg;
 
 use crate::config::closest;
 use crate::doctor;
+use crate::export::{ExportFormat, UnknownFormat};
 use crate::message::{InvalidSession, ROLE_BYTES_MAX, SessionId, Timestamp, is_role};
 
 use super::screen::CommandError;
@@ -33,6 +34,7 @@ Of a running server, over its local socket:
   chatkeep tail [OPTIONS] [SESSION]   print the newest messages, of one session or of all, and then new ones
   chatkeep sessions [OPTIONS]         list the sessions, newest activity first
   chatkeep erase [OPTIONS] SESSION    erase a session everywhere and for good; asks first on a terminal
+  chatkeep export [OPTIONS]           write all messages to stdout, by session and in order
   chatkeep status [OPTIONS]           print what is stored where and what is pending
   chatkeep verify [OPTIONS]           record a few messages and check that they arrive everywhere, a line for each check
   chatkeep retry-dead-letters [OPTIONS]            offer to MongoDB again what it refused
@@ -42,12 +44,13 @@ Options:
   --config FILE   the configuration (default: ./config.yaml, or built-in defaults without one)
   --listen ADDR   HOST:PORT in place of server.listen; port 0 takes a free one; a client asks there
   --data DIR      the folder that data/ means in the default paths
-  --session S     say, verify: the session (default: default, a new one)
+  --session S     say, verify, export: the session (default: default, a new one, all)
   --role R        say: record the text as a message of that role, without a reply, and print its id
   --limit N       history, tail, sessions: how many, 1 to 500 (default: 50, 10, 50)
   --search WORDS  sessions: only those whose title has all these words
   --yes           erase: without a question
   --since TIME    resend-to-mongo: from that day (2025-11-28) or time (2025-11-28T01:23:45Z) on
+  --format F      export: ndjson (all of every message), markdown (to read) or openai (a conversation a line)
   --repair        doctor: do what a start would do, and take intact messages out of the quarantine
   --json          JSON in place of readable lines: one object; tail: one a line
   -h, --help      print this
@@ -60,7 +63,7 @@ something is, or it could not look. backup: the same of the copy. verify: 0 ever
 ";
 
 /// The commands by name.
-const COMMANDS: [(&str, Command); 16] = [
+const COMMANDS: [(&str, Command); 17] = [
     ("serve", Command::Serve),
     ("check-config", Command::CheckConfig),
     ("doctor", Command::Doctor),
@@ -74,6 +77,7 @@ const COMMANDS: [(&str, Command); 16] = [
     ("tail", Command::Tail),
     ("sessions", Command::Sessions),
     ("erase", Command::Erase),
+    ("export", Command::Export),
     ("status", Command::Status),
     ("verify", Command::Verify),
     ("help", Command::Help),
@@ -88,6 +92,7 @@ const OPTIONS: &[&str] = &[
     "--limit",
     "--search",
     "--since",
+    "--format",
     "--repair",
     "--yes",
     "--json",
@@ -113,6 +118,7 @@ pub(super) enum Command {
     Tail,
     Sessions,
     Erase,
+    Export,
     Status,
     Verify,
     Help,
@@ -138,12 +144,21 @@ pub(super) struct Options {
     pub(super) limit: Option<usize>,
     /// `--since`
     pub(super) since: Option<Timestamp>,
+    /// What `export` is told.
+    pub(super) transfer: Transfer,
     /// `--repair`
     pub(super) task: Option<doctor::Task>,
     /// `--yes`
     pub(super) consent: Consent,
     /// `--json`
     pub(super) form: ReportFormat,
+}
+
+/// How messages go out.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Transfer {
+    /// `--format`
+    pub(super) format: Option<ExportFormat>,
 }
 
 /// Whether to ask before something is erased.
@@ -184,6 +199,7 @@ pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocati
             Arg::Long("role") => set("--role", &mut options.role, &mut parser, role)?,
             Arg::Long("limit") => set("--limit", &mut options.limit, &mut parser, limit)?,
             Arg::Long("since") => set("--since", &mut options.since, &mut parser, since)?,
+            Arg::Long("format") => set("--format", &mut options.transfer.format, &mut parser, format)?,
             Arg::Long("search") => set("--search", &mut options.text, &mut parser, text)?,
             Arg::Long("yes") => options.consent = Consent::Given,
             Arg::Long("repair") => options.task = Some(doctor::Task::Repair),
@@ -214,9 +230,10 @@ fn command_of(word: &str) -> Result<Command, CommandError> {
 /// Refuses options that the command would ignore.
 fn check(command: Command, options: &Options) -> Result<(), CommandError> {
     use Command::{
-        Backup, Doctor, Erase, History, ResendToMongo, RetryDeadLetters, Say, Sessions, Status, Stop, Tail, Verify,
+        Backup, Doctor, Erase, Export, History, ResendToMongo, RetryDeadLetters, Say, Sessions, Status, Stop, Tail,
+        Verify,
     };
-    let rules: [(&str, bool, &[Command], &str); 8] = [
+    let rules: [(&str, bool, &[Command], &str); 9] = [
         ("--repair", options.task.is_some(), &[Doctor], "doctor"),
         (
             "--json",
@@ -237,7 +254,8 @@ fn check(command: Command, options: &Options) -> Result<(), CommandError> {
             ],
             "doctor, backup, say, stop, history, tail, sessions, erase, status, verify, retry-dead-letters and resend-to-mongo",
         ),
-        ("--session", options.session.is_some(), &[Say, Verify], "say and verify"),
+        ("--session", options.session.is_some(), &[Say, Verify, Export], "say, verify and export"),
+        ("--format", options.transfer.format.is_some(), &[Export], "export"),
         ("--role", options.role.is_some(), &[Say], "say"),
         ("--limit", options.limit.is_some(), &[History, Tail, Sessions], "history, tail and sessions"),
         // The text of `say` is set later.
@@ -305,6 +323,10 @@ fn session(word: &str) -> Result<SessionId, String> {
 fn since(word: OsString) -> Result<Timestamp, String> {
     let time = word.into_string().ok().and_then(|word| Timestamp::parse_day_or_time(&word));
     time.ok_or_else(|| "must be a day (2025-11-28) or an RFC 3339 time (2025-11-28T01:23:45Z)".to_owned())
+}
+
+fn format(word: OsString) -> Result<ExportFormat, String> {
+    text(word)?.parse().map_err(|rule: UnknownFormat| rule.to_string())
 }
 
 fn role(word: OsString) -> Result<String, String> {
@@ -450,6 +472,15 @@ mod tests {
                 },
             ),
             ("retry-dead-letters", Command::RetryDeadLetters, Options::default()),
+            (
+                "export --session s --format openai",
+                Command::Export,
+                Options {
+                    session: named("s"),
+                    transfer: Transfer { format: Some(ExportFormat::OpenAi) },
+                    ..Options::default()
+                },
+            ),
             ("status --data d", Command::Status, Options { data: Some("d".into()), ..Options::default() }),
             ("verify --session v", Command::Verify, Options { session: named("v"), ..Options::default() }),
         ] {
@@ -491,11 +522,12 @@ mod tests {
                 "resend-to-mongo --since yesterday",
                 "--since must be a day (2025-11-28) or an RFC 3339 time (2025-11-28T01:23:45Z)",
             ),
+            ("export --format csv", "--format must be ndjson, markdown or openai"),
             ("tail --search x", "--search belongs to sessions: chatkeep sessions --search"),
             ("tail --yes", "--yes belongs to erase: chatkeep erase --yes"),
             ("erase", "erase needs a session: chatkeep erase SESSION"),
             ("sessions now", "unexpected argument `now` after the command"),
-            ("history s --session t", "--session belongs to say and verify: chatkeep say --session"),
+            ("history s --session t", "--session belongs to say, verify and export: chatkeep say --session"),
             ("say hi --limit 3", "--limit belongs to history, tail and sessions: chatkeep history --limit"),
             ("history s --limit 501", "--limit must be a whole number from 1 to 500"),
             ("tail --limit -1", "--limit must be a whole number from 1 to 500"),

@@ -12,7 +12,7 @@ mod events;
 mod http1;
 mod socket;
 
-use std::io::{self, BufReader, ErrorKind, Read, Write};
+use std::io::{self, BufRead as _, BufReader, ErrorKind, Read, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -210,6 +210,19 @@ impl Response {
     /// The next server-sent event; the end of the body is an error.
     pub(super) fn next_event(&mut self) -> Result<ServerEvent, ClientError> {
         next_event(&mut self.body).map_err(|fault| self.told(fault))
+    }
+
+    /// What comes next of the body, at least a byte, or nothing at its end; [`Response::consume`] passes it.
+    pub(super) fn part(&mut self) -> Result<&[u8], ClientError> {
+        match self.body.fill_buf() {
+            Err(fault) => Err(told(self.place.clone(), self.wait, fault)),
+            Ok(_) => Ok(self.body.buffer()),
+        }
+    }
+
+    /// Passes so many bytes of the body.
+    pub(super) fn consume(&mut self, bytes: usize) {
+        self.body.consume(bytes);
     }
 
     fn told(&self, fault: io::Error) -> ClientError {

@@ -60,8 +60,13 @@ pub(super) enum Audience {
 
 /// Writes to stdout; returns whether more is worth writing. A reader that closed it has what it wanted.
 pub(super) fn show(text: &str) -> Result<Audience, CommandError> {
+    show_bytes(text.as_bytes())
+}
+
+/// The same with bytes.
+pub(super) fn show_bytes(bytes: &[u8]) -> Result<Audience, CommandError> {
     let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match out.write_all(bytes).and_then(|()| out.flush()) {
         Ok(()) => Ok(Audience::There),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Audience::Gone),
         Err(error) => Err(CommandError::Other(format!("cannot write to stdout: {error}"))),

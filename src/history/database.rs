@@ -89,6 +89,14 @@ impl Database {
         self.beginnings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Sessions after that name, and where to go on if there are more.
+    pub(super) fn sessions(&self, after: &str) -> Result<(Vec<SessionId>, Option<String>), String> {
+        let deadline = Instant::now() + self.timeout;
+        let (store, after, time_max) = (self.store.clone(), after.to_owned(), self.timeout);
+        let call = self.calls.submit(deadline, move || store.sessions(&after, time_max)).map_err(|e| e.to_string())?;
+        call.wait(deadline).map_err(|e| e.to_string())?.map_err(|e| e.to_string())
+    }
+
     /// Asks on a thread of its own, for an answer within `wait_max`.
     pub(super) fn ask(&self, ask: &HistoryQuery, query: &Query, wait_max: Duration) -> PendingQuery {
         let deadline = Instant::now() + self.timeout.min(wait_max);

@@ -24,8 +24,7 @@ const ALLOWED_METHODS: &str = "GET, POST, PATCH, DELETE";
 const ALLOWED_HEADERS: &str =
     "Content-Type, Authorization, Idempotency-Key, X-Request-ID, Last-Event-ID, X-Chatkeep-On-Disconnect, *";
 /// The header fields that scripts of a configured origin may read.
-const EXPOSED_HEADERS: &str =
-    "X-Request-ID, X-Has-More, X-Complete, X-Next, Retry-After, X-Chatkeep-Session, X-Chatkeep-Message-Id";
+const EXPOSED_HEADERS: &str = "X-Request-ID, X-Has-More, X-Complete, X-Next, Retry-After, X-Chatkeep-Session, X-Chatkeep-Message-Id, X-Chatkeep-Cursor";
 /// The longest quotation of a refused value, in bytes.
 const TOLD_BYTES: usize = 200;
 

@@ -71,6 +71,16 @@ pub trait Store: Send + Sync + 'static {
     /// Any [`StoreError`], never a page that is silently short. A retry is safe.
     fn read(&self, query: &StoreQuery) -> Result<StorePage, StoreError>;
 
+    /// Names of sessions that have documents, after that one, in the order of their bytes: at most [`SESSIONS_MAX`], and where
+    /// to go on if there may be more. The server gives up after `time_max`.
+    ///
+    /// # Errors
+    /// Any [`StoreError`]; a retry is safe.
+    fn sessions(&self, after: &str, time_max: Duration) -> Result<(Vec<SessionId>, Option<String>), StoreError> {
+        let _ = (after, time_max);
+        Ok((Vec::new(), None))
+    }
+
     /// The erasures of all servers after that place, oldest first; without a place from the first that is kept. Fewer
     /// than [`ERASURES_MAX`] are all there are.
     ///
@@ -81,6 +91,9 @@ pub trait Store: Send + Sync + 'static {
         Ok(Vec::new())
     }
 }
+
+/// The most sessions of one call.
+pub const SESSIONS_MAX: usize = 10_000;
 
 /// The most erasures of one call.
 pub const ERASURES_MAX: usize = 500;

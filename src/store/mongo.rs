@@ -276,6 +276,10 @@ impl Store for MongoStore {
         self.ask(|opened| page::read(&opened.messages, query))
     }
 
+    fn sessions(&self, after: &str, time_max: Duration) -> Result<(Vec<SessionId>, Option<String>), StoreError> {
+        self.ask(|opened| page::sessions(&opened.messages, after, time_max))
+    }
+
     fn erasures(&self, after: Option<&ErasurePlace>) -> Result<Vec<StoredErasure>, StoreError> {
         self.ask(|opened| opened.erasures.as_ref().map_or_else(|| Ok(Vec::new()), |erasures| erasures.read(after)))
     }

@@ -17,17 +17,18 @@
 //! A document without any time has no place and is counted with every page. Knows nothing of who asks.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use mongodb::bson::raw::{RawBsonRef, RawDocument};
 use mongodb::bson::{Bson, DateTime, Document, RawDocumentBuf, doc};
 use mongodb::error::Error;
 use mongodb::sync::Collection;
 
-use crate::message::{Direction, Id, Message, Timestamp};
+use crate::message::{Direction, Id, Message, SessionId, Timestamp};
 
 use super::erasures::primary;
 use super::foreign::{place_of, role_pattern, time_of, to_message};
-use super::{StorePage, StoreQuery};
+use super::{SESSIONS_MAX, StorePage, StoreQuery};
 
 /// The texts that we write.
 const OURS: &str = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}\+00:00$";
@@ -69,6 +70,35 @@ pub fn read(messages: &Collection<RawDocumentBuf>, query: &StoreQuery) -> Result
         uncounted = search.without_time()?;
     }
     Ok(page.into_page(query.direction, uncounted))
+}
+
+/// Names of sessions after that one, and where to go on if there may be more. `session_ts_idx` has them in this order, so the
+/// server looks at one key for each.
+///
+/// # Errors
+/// The driver's error. A retry is safe.
+pub fn sessions(
+    messages: &Collection<RawDocumentBuf>,
+    after: &str,
+    time_max: Duration,
+) -> Result<(Vec<SessionId>, Option<String>), Error> {
+    let limit = i64::try_from(SESSIONS_MAX).unwrap_or(i64::MAX);
+    let stages = [
+        doc! { "$match": { "session_id": { "$gt": after } } },
+        doc! { "$sort": { "session_id": 1 } },
+        doc! { "$group": { "_id": "$session_id" } },
+        doc! { "$sort": { "_id": 1 } },
+        doc! { "$limit": limit },
+    ];
+    let mut cursor = messages.aggregate(stages).selection_criteria(primary()).max_time(time_max).run()?;
+    let (mut found, mut last, mut count) = (Vec::new(), None, 0);
+    while cursor.advance()? {
+        let Ok(name) = cursor.current().get_str("_id") else { continue };
+        // What is no session's name has no message that could be shown.
+        found.extend(SessionId::new(name).ok());
+        (last, count) = (Some(name.to_owned()), count + 1);
+    }
+    Ok((found, last.filter(|_| count == SESSIONS_MAX)))
 }
 
 /// Reads for one page.
