@@ -17,6 +17,7 @@ mod names;
 mod openai;
 mod path;
 mod readable;
+mod reader;
 
 use std::io::{self, Write};
 use std::str::FromStr;
@@ -25,12 +26,12 @@ use std::sync::Arc;
 use crate::access::SessionPrefix;
 use crate::disk::{Disk, RealDisk};
 use crate::feed::{Cursor, Feed};
-use crate::history::{History, HistoryPage};
-use crate::message::{Id, Message, SessionId};
+use crate::history::History;
+use crate::message::SessionId;
 use crate::sessions::SessionIndex;
 
 use names::SessionNames;
-use path::CurrentPath;
+use reader::{Missing, SessionReader, Stopped};
 
 /// The form of an export.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -147,86 +148,5 @@ impl<D: Disk> Export<D> {
             unread.iter().for_each(|why| self.missing.add(&session, why));
         }
         self.missing.told().map_or(Ok(()), |why| Err(ExportError::Incomplete(why)))
-    }
-}
-
-/// What could not be read.
-#[derive(Debug, Default)]
-struct Missing {
-    first: Option<String>,
-    others: usize,
-}
-
-impl Missing {
-    fn add(&mut self, session: &SessionId, why: &str) {
-        self.add_all(format!("session {session}: {why}"));
-    }
-
-    fn add_all(&mut self, why: String) {
-        match self.first {
-            None => self.first = Some(why),
-            Some(_) => self.others += 1,
-        }
-    }
-
-    fn told(self) -> Option<String> {
-        let Self { first, others } = self;
-        first.map(|first| if others == 0 { first } else { format!("{first}; and {others} more like it") })
-    }
-}
-
-/// Why a session was not read to its end.
-#[derive(Debug)]
-enum Stopped {
-    Client(io::Error),
-    Ended(&'static str),
-    Unreadable(io::Error),
-}
-
-/// Reads one session from its beginning, as often as asked.
-struct SessionReader<'a, D: Disk> {
-    history: &'a History<D>,
-    session: &'a SessionId,
-    ends: &'a dyn Fn() -> Option<&'static str>,
-    /// Why it may lack messages.
-    unread: Option<String>,
-}
-
-impl<D: Disk> SessionReader<'_, D> {
-    /// Hands every message to `take`, whose error ends the export.
-    fn each(&mut self, take: &mut dyn FnMut(&Message) -> io::Result<()>) -> Result<(), Stopped> {
-        let mut after = Id::BEGINNING;
-        loop {
-            if let Some(why) = (self.ends)() {
-                return Err(Stopped::Ended(why));
-            }
-            let HistoryPage { messages, has_more, incomplete, next, .. } =
-                self.history.page_after(self.session, after).map_err(Stopped::Unreadable)?;
-            for (message, _) in &messages {
-                take(message).map_err(Stopped::Client)?;
-            }
-            let end = messages.last().map(|(message, _)| message.id()).max(next);
-            if let Some(why) = incomplete {
-                self.unread.get_or_insert(why);
-            }
-            match end.filter(|end| *end > after) {
-                Some(end) if has_more => after = end,
-                _ if has_more => {
-                    self.unread.get_or_insert_with(|| format!("nothing could be read after {after}"));
-                    return Ok(());
-                }
-                _ => return Ok(()),
-            }
-        }
-    }
-
-    /// The same for the messages on the path after the rewinds, and clear markers.
-    fn each_current(
-        &mut self,
-        path: &CurrentPath,
-        take: &mut dyn FnMut(&Message) -> io::Result<()>,
-    ) -> Result<(), Stopped> {
-        let mut walk = path.walk();
-        self.each(&mut |message| if walk.shows(message) { take(message) } else { Ok(()) })
     }
 }

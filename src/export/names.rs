@@ -7,7 +7,7 @@ use crate::disk::Disk;
 use crate::history::History;
 use crate::message::SessionId;
 
-use super::Missing;
+use super::reader::Missing;
 
 /// The names that are still to come.
 pub(super) struct SessionNames {

@@ -11,7 +11,7 @@ use crate::disk::Disk;
 use crate::message::Message;
 
 use super::path::CurrentPath;
-use super::{SessionReader, Stopped};
+use super::reader::{SessionReader, Stopped};
 
 /// The fields that a message has beside role and content.
 const FIELDS: [&str; 4] = ["name", "tool_calls", "tool_call_id", "function_call"];
@@ -20,7 +20,7 @@ const FIELDS: [&str; 4] = ["name", "tool_calls", "tool_call_id", "function_call"
 pub(super) fn write<D: Disk>(reader: &mut SessionReader<'_, D>, to: &mut dyn Write) -> Result<(), Stopped> {
     let path = CurrentPath::of(reader)?;
     let mut has_begun = false;
-    let read = reader.each_current(&path, &mut |message| {
+    let read = path.each(reader, &mut |message| {
         let Some(told) = told(message) else { return Ok(()) };
         to.write_all(if has_begun { b"," } else { b"{\"messages\":[" })?;
         has_begun = true;

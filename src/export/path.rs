@@ -9,7 +9,7 @@ use std::io;
 use crate::disk::Disk;
 use crate::message::{Id, Marker, Message, SessionState};
 
-use super::{SessionReader, Stopped};
+use super::reader::{SessionReader, Stopped};
 
 /// The most rewinds of a session that are looked at, 40 bytes each. A session with more cannot be shown.
 const REWINDS_MAX: usize = 100_000;
@@ -26,7 +26,7 @@ pub(super) struct CurrentPath {
 }
 
 /// A pass along it.
-pub(super) struct PathWalk<'a> {
+struct SpanWalk<'a> {
     spans: &'a [(Id, Id)],
 }
 
@@ -59,8 +59,14 @@ impl CurrentPath {
         Ok(Self { spans: last.map(|last| spans(&rewinds, last)).unwrap_or_default(), title })
     }
 
-    pub(super) fn walk(&self) -> PathWalk<'_> {
-        PathWalk { spans: &self.spans }
+    /// Hands the messages on the path, and clear markers, to `take`, whose error ends the export.
+    pub(super) fn each<D: Disk>(
+        &self,
+        reader: &mut SessionReader<'_, D>,
+        take: &mut dyn FnMut(&Message) -> io::Result<()>,
+    ) -> Result<(), Stopped> {
+        let mut walk = SpanWalk { spans: &self.spans };
+        reader.each(&mut |message| if walk.shows(message) { take(message) } else { Ok(()) })
     }
 }
 
@@ -81,9 +87,9 @@ fn spans(rewinds: &[(Id, Option<Id>)], last: Id) -> Vec<(Id, Id)> {
     spans
 }
 
-impl PathWalk<'_> {
+impl SpanWalk<'_> {
     /// Whether that message is shown; asked in the order of ids.
-    pub(super) fn shows(&mut self, message: &Message) -> bool {
+    fn shows(&mut self, message: &Message) -> bool {
         let id = message.id();
         while let Some((_, end)) = self.spans.first()
             && *end <= id

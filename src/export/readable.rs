@@ -8,14 +8,14 @@ use crate::disk::Disk;
 use crate::message::{Marker, Message};
 
 use super::path::CurrentPath;
-use super::{SessionReader, Stopped};
+use super::reader::{SessionReader, Stopped};
 
 /// Writes a session, if its path has any message.
 pub(super) fn write<D: Disk>(reader: &mut SessionReader<'_, D>, to: &mut dyn Write) -> Result<(), Stopped> {
     let path = CurrentPath::of(reader)?;
     let session = reader.session;
     let mut has_begun = false;
-    reader.each_current(&path, &mut |message| {
+    path.each(reader, &mut |message| {
         if !has_begun {
             has_begun = true;
             let title = path.title.as_deref().unwrap_or_default();
