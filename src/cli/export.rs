@@ -12,7 +12,7 @@ use crate::export::ExportFormat;
 
 use super::args::Options;
 use super::client::{Request, Wait};
-use super::progress::Progress;
+use super::progress::ProgressLine;
 use super::screen::{Audience, CommandError, note, show_bytes};
 use super::show::{client, encoded};
 
@@ -29,7 +29,7 @@ pub(super) fn export(options: &Options) -> Result<(), CommandError> {
     let (accept, method, wait) = ("*/*", "GET", Wait::Silence(SILENCE_TIMEOUT));
     let mut reply =
         client(options)?.send(&Request { target: &target, accept, method, body: None, wait })?.accepted()?;
-    let (mut bytes, mut lines, mut last, mut progress) = (0, 0, Vec::new(), Progress::beside_stdout());
+    let (mut bytes, mut lines, mut last, mut progress) = (0, 0, Vec::new(), ProgressLine::beside_stdout());
     loop {
         let part = match reply.part() {
             Ok([]) => break,

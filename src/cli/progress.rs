@@ -9,12 +9,12 @@ const INTERVAL: Duration = Duration::from_millis(200);
 const CLEAR: &str = "\r\x1b[K";
 
 /// The line. It goes with the value.
-pub(super) struct Progress {
+pub(super) struct ProgressLine {
     shown_at: Option<Instant>,
     is_wanted: bool,
 }
 
-impl Progress {
+impl ProgressLine {
     /// For a command whose output may go to stdout.
     pub(super) fn beside_stdout() -> Self {
         Self { shown_at: None, is_wanted: io::stderr().is_terminal() && !io::stdout().is_terminal() }
@@ -29,7 +29,7 @@ impl Progress {
     }
 }
 
-impl Drop for Progress {
+impl Drop for ProgressLine {
     fn drop(&mut self) {
         if self.shown_at.is_some() {
             let _ = io::stderr().write_all(CLEAR.as_bytes());
