@@ -100,7 +100,7 @@ fn in_chunks(mut connection: Connection, body: &str, length: usize) -> Reply {
 }
 
 #[test]
-fn what_is_imported_stands_in_its_place_once_over_both_sockets_and_after_every_end() {
+fn what_is_imported_stands_once_in_its_place_however_the_server_ends() {
     let mut server = Server::start(Options::default().set("mongo.cache.max_messages_per_session", 7));
     let mut client = server.client();
     let mut wanted = post(&server, "s", "own", 20);
@@ -207,7 +207,7 @@ fn a_line_that_cannot_be_imported_is_told_by_number_and_stops_no_other() {
         (9, "expired"),
         (10, "erased"),
         (11, "invalid_field"),
-        (12, "line_too_long"),
+        (12, "message_too_long"),
         (13, "invalid_field"),
     ];
     assert_eq!(in_order, wanted, "{reply}");
@@ -334,7 +334,7 @@ fn an_import_that_is_killed_goes_on_where_it_was() {
 }
 
 #[test]
-fn at_half_of_the_journal_an_import_waits_for_the_drain_and_ends_when_nothing_moves() {
+fn at_half_of_the_journal_an_import_waits_and_ends_if_nothing_moves() {
     let server = Server::start(
         options(NOWHERE, "nowhere")
             .set("server.max_body_bytes", 100_000)
@@ -355,4 +355,52 @@ fn at_half_of_the_journal_an_import_waits_for_the_drain_and_ends_when_nothing_mo
     assert_eq!((there.len() as u64, torn), (kept, 0));
     assert!(there.iter().all(|line| texts[line["id"].as_str().unwrap()] == line["text"].as_str().unwrap()));
     assert!(!server.log().contains("a sync failed"), "{}", server.log());
+}
+
+#[test]
+fn rewinds_and_what_was_set_for_a_session_move_with_it() {
+    let from = Server::start(Options::default());
+    let mut client = from.client();
+    let first = client.chat("s", "one")["assistant_message_id"].clone();
+    client.chat("s", "two");
+    client.post("/api/chat/sessions/s/rewind", &json!({"to": first})).expect(201);
+    client.chat("s", "three");
+    client.chat("s", "/clear");
+    let title = json!({"title": "a title", "pinned": true});
+    client
+        .request(
+            "PATCH",
+            "/api/chat/sessions/s",
+            &[("Content-Type", "application/json")],
+            Some(title.to_string().as_bytes()),
+        )
+        .expect(200);
+    let page = |client: &mut Client, query: &str| {
+        let page = client.history("s", query);
+        let messages = page["messages"].as_array().unwrap().iter();
+        let line = |message: &Value| {
+            let mut message = message.clone();
+            message.as_object_mut().unwrap().remove("source");
+            message
+        };
+        (messages.map(line).collect::<Vec<_>>(), page["has_more"].clone())
+    };
+    let request = [("Accept", "application/x-ndjson")];
+    let export = client.request("GET", "/api/chat/history?session_id=s&limit=500", &request, None).text();
+    let onto = Server::start(Options::default());
+    let mut new = onto.client();
+    // Into a session that lives: what it has follows.
+    new.chat("s", "four");
+    let own = page(&mut new, "&limit=9").0;
+    let shuffled: Vec<&str> = export.lines().rev().collect();
+    assert_eq!(counts(&import(&mut new, "", &shuffled.join("\n"))).0, shuffled.len() as u64);
+    for query in ["&limit=500", "&limit=500&view=current", "&limit=3&view=current"] {
+        let (mut wanted, _) = page(&mut client, &query.replace("=3", "=500"));
+        wanted.extend(own.clone());
+        let (found, has_more) = page(&mut new, query);
+        assert_eq!(found, wanted[wanted.len() - found.len()..], "{query}");
+        assert_eq!((found.len() < wanted.len(), query.contains("=3")), (has_more == true, has_more == true));
+    }
+    let listed = new.get("/api/chat/sessions/s").expect(200);
+    assert_eq!((&listed["title"], &listed["pinned"]), (&json!("a title"), &json!(true)), "{listed}");
 }

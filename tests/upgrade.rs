@@ -283,6 +283,19 @@ fn a_folder_is_made() {
         "/api/chat/messages",
         json!({"session_id": "keys", "role": "user", "text": "x", "message_id": "k2"}),
     );
+    let import = |server: &Server, session: &str, tag: &str| {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let micros = u64::try_from(since.as_micros()).unwrap() - 3_600_000_000;
+        let lines = (0..5).map(|n| {
+            let id = chatkeep::message::Id::from_parts(chatkeep::message::Timestamp::from_micros(micros + n), n);
+            json!({"id": id.to_string(), "session_id": session, "role": "user", "text": format!("{tag} {n}")})
+                .to_string()
+        });
+        let (lines, kind) = (lines.collect::<Vec<_>>().join("\n"), [("Content-Type", "application/x-ndjson")]);
+        let reply = server.client().request("POST", "/api/chat/import", &kind, Some(lines.as_bytes()));
+        assert_eq!(reply.expect(200)["imported"], 5);
+    };
+    import(&server, "plain", "imported and drained");
     let poison = record(&server, "plain", "poison");
     for n in 0..30 {
         record(&server, "erased", &format!("{ERASED_TEXT} {n} {}", "x".repeat(3000)));
@@ -327,19 +340,21 @@ fn a_folder_is_made() {
     wait_until("the removal is announced", WAIT_TIMEOUT, || {
         status(&server)["transcripts"]["first_sweep_at"].is_string()
     });
+    import(&server, "plain", "imported behind the last checkpoint");
+    import(&server, "imported", "a session of its own");
     server.client().chat("plain", "behind the last checkpoint");
     server.client().chat(".hidden:a@b", "in the journal only, perhaps");
 
     let mut client = server.client();
-    let sessions = ["plain", ".hidden:a@b", "roles", "keys", "half"];
+    let sessions = ["plain", ".hidden:a@b", "roles", "keys", "half", "imported"];
     let mut sessions: BTreeMap<_, _> = sessions.map(|session| (session, history(&mut client, session))).into();
     sessions.insert("put-there", vec![line]);
     let (all, _) = events(&mut client, None, 1000);
     let (_, cursor) = events(&mut client, None, 9);
     let (later, _) = events(&mut client, Some(&cursor), 1000);
     let undelivered = status(&server)["journal"]["undelivered_to_mongo"].as_u64().unwrap();
-    // Four turns, and the erasure.
-    let lacked = 8;
+    // Four turns, ten imported messages, and the erasure.
+    let lacked = 18;
     assert_eq!(undelivered, lacked + 1);
     let wanted = json!({
         "made_at": now(),

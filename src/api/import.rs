@@ -281,7 +281,7 @@ impl DerivedPosition {
 }
 
 fn too_long(bytes_max: usize) -> Problem {
-    Problem::new(422, "line_too_long", format!("a line may have {bytes_max} bytes"))
+    Problem::new(422, "message_too_long", format!("a line may have {bytes_max} bytes"))
 }
 
 impl From<ImportError> for Problem {

@@ -160,7 +160,7 @@ impl<D: Disk> Transcripts<D> {
                 break;
             }
             reached = feed(reached, &mut |sequence, message, _| replay.one_of(&pending, sequence, message))?;
-            replay.settle();
+            replay.follow_waiting();
             pending.retain(|session, _| replay.is_up_to_date(session));
         }
         let mut open = self.lock_open();
@@ -243,12 +243,12 @@ impl<D: Disk> Replay<'_, D> {
         self.waiting_bytes += message.memory_bytes();
         self.waiting.push(WaitingMessage { sequence, message: message.clone(), is_suspect: suspect });
         if self.waiting_bytes > WAITING_BYTES_MAX {
-            self.settle();
+            self.follow_waiting();
         }
     }
 
     /// Compares what waits, session by session in the order of ids.
-    fn settle(&mut self) {
+    fn follow_waiting(&mut self) {
         let mut waiting = std::mem::take(&mut self.waiting);
         self.waiting_bytes = 0;
         let place = |one: &WaitingMessage| (one.message.id(), one.sequence);
@@ -379,7 +379,7 @@ impl<D: Disk> Replay<'_, D> {
     /// Renames new files and syncs everything. Returns the sessions that may not be durable, with the first and the
     /// last sequence that they may lack.
     fn reconcile(&mut self) -> Vec<(SessionId, u64, u64)> {
-        self.settle();
+        self.follow_waiting();
         let merging = self.sessions.iter().filter(|(_, seen)| matches!(seen.place, Agreement::Merging(_)));
         let forgotten = self.forget(&merging.map(|(session, _)| session).collect::<Vec<_>>());
         let may_rename = forgotten.map_err(|e| self.fault.get_or_insert(e)).is_ok();
