@@ -4,7 +4,7 @@
 //! as one request. A line that cannot be recorded is told by its number and stops no other.
 //!
 //! A derived id is the same every time: it comes from the line's time, its place among such lines of its session, and its
-//! content. BodyLines of one time get times that are a microsecond apart, so that their order stays. Under another session's
+//! content. Lines of one time get times that are a microsecond apart, so that their order stays. Under another session's
 //! name ids are derived from the old ones.
 //!
 //! Knows nothing of how a body is framed, nor of what is there already.
@@ -26,7 +26,7 @@ use super::{BodySource, Problem, Reply, RequestHead, chat, content, json, query}
 
 use lines::BodyLines;
 
-/// BodyLines that are told with a reason; of more only the number is told.
+/// Lines that are told with a reason; of more only the number is told.
 const SKIPPED_MAX: usize = 1000;
 /// What is recorded as one request, with one sync.
 const BATCH_LINES: usize = 2000;

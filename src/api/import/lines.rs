@@ -7,13 +7,13 @@ use crate::api::Problem;
 /// Gets a line with its number, counted from 1; `None`: it is too long.
 type TakeLine<'a> = &'a mut dyn FnMut(u64, Option<&[u8]>) -> Result<(), Problem>;
 
-/// BodyLines as they come.
+/// Lines as they come.
 pub(super) struct BodyLines {
     /// What was not taken yet: the beginning of a line, and a piece.
     bytes: Vec<u8>,
     /// Bytes before this one have no end of a line.
     searched: usize,
-    /// BodyLines that have ended.
+    /// Lines that have ended.
     ended: u64,
     /// The line has had more bytes than it may have; they are gone.
     is_too_long: bool,
