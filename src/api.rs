@@ -32,6 +32,7 @@ mod reply_budget;
 mod resend;
 mod rewind;
 mod route;
+mod search;
 mod sessions;
 mod shape;
 mod socket;
@@ -50,6 +51,7 @@ use crate::import::Importer;
 use crate::listing::SessionList;
 use crate::message::Timestamp;
 use crate::permit::HeldBytes;
+use crate::search::MessageSearch;
 
 pub use crate::chat::{Presence, Transport};
 pub use body_limit::BodyLimit;
@@ -128,12 +130,14 @@ pub struct Api {
     pub started_at: Timestamp,
 }
 
-/// What moves much at once, for operators.
+/// What reads or moves much at once.
 pub struct BulkServices {
     /// Copies the data.
     pub backups: Backups,
     /// Takes in messages that have ids.
     pub importer: Arc<Importer>,
+    /// Finds messages.
+    pub search: MessageSearch,
 }
 
 impl Api {
@@ -183,6 +187,7 @@ impl Service for Api {
             Route::History => history::read(&self.history, &self.outgoing, head),
             Route::Feed => feed::read(&self.feed, head),
             Route::Export => export::read((&self.history, &self.list), &self.feed, &self.outgoing, head),
+            Route::Search => search::find(&self.bulk.search, head),
             Route::Sessions => sessions::list(&self.list, &self.chat, head),
             Route::Session => sessions::one(&self.list, &self.chat, head),
             Route::SessionChange => sessions::change(&self.list, &self.chat, head, body),

@@ -39,6 +39,7 @@ use crate::message::{Clock, Expiry, SessionId, SessionState, Timestamp};
 use crate::metrics::Counter;
 use crate::permit::Semaphore;
 use crate::recorder::{OpenedRecorder, Recorder, open_transcripts};
+use crate::search::MessageSearch;
 use crate::server::{WebSocketOptions, local, tcp};
 use crate::signals::{Cause, EndWaiter, Stopper};
 use crate::store::Store;
@@ -116,6 +117,8 @@ impl App {
         );
         let sockets = Arc::new(sockets.context("the threads behind the WebSockets cannot be started")?);
         let (journal, importer) = (core.journal.clone(), core.importer.clone());
+        let (index, transcripts) = (list.index().clone(), core.transcripts.clone());
+        let search = MessageSearch::new(config, base.clock.clone(), index, transcripts, journal.clone());
         let connections = core.connections(&base);
         let connections_max = connections.max.clone();
         let status = core.status(&base, progress);
@@ -151,7 +154,7 @@ impl App {
             front,
             feed: fed,
             events: followed,
-            bulk: BulkServices { backups: Backups::new(config, journal.clone()), importer },
+            bulk: BulkServices { backups: Backups::new(config, journal.clone()), importer, search },
             status,
             outgoing,
             front_bodies,

@@ -13,6 +13,7 @@
 //! show.rs     status, history, tail
 //! backup.rs   copies the data
 //! resend.rs   has a server send to MongoDB again
+//! search.rs   finds messages by their words
 //! sessions.rs the list of sessions; erases one
 //! export.rs   what a server exports, on stdout
 //! progress.rs how far a long command is, on a terminal
@@ -32,6 +33,7 @@ mod progress;
 mod resend;
 mod say;
 mod screen;
+mod search;
 mod sessions;
 mod show;
 mod start_lines;
@@ -70,6 +72,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Stop => stop::stop(&call.options),
         Command::History => show::history(&call.options),
         Command::Tail => show::tail(&call.options),
+        Command::Search => search::search(&call.options),
         Command::Sessions => sessions::list(&call.options),
         Command::Erase => sessions::erase(&call.options),
         Command::Export => export::export(&call.options),

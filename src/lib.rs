@@ -6,7 +6,7 @@
 //! ```text
 //! L4 main cli app systemd
 //! L3 server api
-//! L2 backup chat recorder history import listing feed export front hub worker janitor doctor
+//! L2 backup chat recorder history import listing search feed export front hub worker janitor doctor
 //! L1 journal cache transcript sessions store responder
 //! L0 access message backoff config descriptors disk layout liveness permit swap thread signals logging metrics
 //! ```
@@ -40,6 +40,7 @@ pub mod metrics;
 pub mod permit;
 pub mod recorder;
 pub mod responder;
+pub mod search;
 pub mod server;
 pub mod sessions;
 pub mod signals;

@@ -372,10 +372,15 @@ impl SessionSummary {
     }
 }
 
-/// A text in which case makes no difference: each character by itself in lower case. `str::to_lowercase` looks at what
-/// follows a sigma, so the beginning of a Greek word in capitals would not be found in the word.
+/// A text in which case makes no difference: each character by itself in lower case.
 pub fn folded(text: &str) -> String {
-    text.chars().flat_map(char::to_lowercase).map(|c| if c == 'ς' { 'σ' } else { c }).collect()
+    if text.is_ascii() { text.to_ascii_lowercase() } else { text.chars().flat_map(folded_char).collect() }
+}
+
+/// What one character becomes there. `str::to_lowercase` looks at what follows a sigma, so the beginning of a Greek word in
+/// capitals would not be found in the word.
+pub fn folded_char(letter: char) -> impl Iterator<Item = char> {
+    letter.to_lowercase().map(|c| if c == 'ς' { 'σ' } else { c })
 }
 
 /// The first characters of a text, white space around it aside.

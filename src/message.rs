@@ -23,7 +23,7 @@ pub use expiry::Expiry;
 pub use id::{Id, IdGenerator, InvalidId};
 pub use line::{
     AddedValue, Draft, LAYOUT, LINE_BYTES_MAX, Message, MessageView, Metadata, Origin, Parts, Prepared, ROLE_BYTES_MAX,
-    is_role,
+    is_role, text_range,
 };
 pub use marker::{Marker, SessionState};
 pub use session::{InvalidSession, SessionId};

@@ -10,6 +10,7 @@
 //! | here | appending, becoming stale |
 //! | `sync.rs` | makes what was appended durable, and notices what is not |
 //! | `read.rs` | pages of a transcript by binary search and from its end |
+//! | `scan.rs` | a search from a transcript's end |
 //! | `expected_tail.rs`, `reconcile.rs` | how a start expects them to end, and when that is compared |
 //! | `lengths.rs` | their noted lengths, in a file |
 //! | `loss.rs` | transcripts that are missing or shorter than noted |
@@ -50,6 +51,9 @@ mod merge;
 mod read;
 mod reconcile;
 mod replay;
+mod scan;
+#[cfg(test)]
+mod scan_tests;
 pub mod survey;
 mod sync;
 #[cfg(test)]
@@ -76,6 +80,7 @@ pub use lengths::Lost;
 pub use loss::Losses;
 pub use read::{PAGE_BYTES_MAX, Query, TranscriptPage};
 pub use replay::{Provenance, Rebuilt, Replay, Take};
+pub use scan::{ScanBounds, ScanBuffers, ScanEnd, ScanStep, Seeker};
 
 use expected_tail::ExpectedTail;
 use lengths::{KnownLength, Lengths};

@@ -73,6 +73,7 @@ fn example(method: &str, path: &str, session: &str) -> (String, Option<Value>, u
         ("POST", "/api/chat/import") => (path.to_owned(), Some(json!({})), 415, Reach::Any),
         // Over the local socket only.
         ("POST", "/api/storage/backup") => (path.to_owned(), Some(json!({"folder": "/x"})), 403, Reach::Any),
+        ("GET", "/api/chat/search") => (named("&q=hi"), None, 200, Reach::Named),
         ("GET", "/api/chat/sessions") => (path.to_owned(), None, 200, Reach::Any),
         ("GET", "/api/chat/sessions/{id}") => (path.replace("{id}", session), None, 200, Reach::Named),
         ("PATCH", "/api/chat/sessions/{id}") => {

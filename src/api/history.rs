@@ -92,12 +92,10 @@ fn parse(caller: &Principal, query: &str) -> Result<HistoryQuery, Problem> {
             "limit" => ask.limit = query::at_most(name, value, LIMIT_MAX)?,
             "before" => ask.before = Some(query::id(name, value)?),
             "after" => ask.after = Some(query::id(name, value)?),
-            "role" if is_role(value) => ask.role = Some(value.to_owned()),
-            "role" => return Err(Problem::field(name, "must be the name of an author, such as user or assistant")),
+            "role" => ask.role = Some(role(name, value)?),
             "since" => ask.since = Some(time(name, value)?),
             "until" => ask.until = Some(time(name, value)?),
-            "view" if value == "current" => ask.current = true,
-            "view" => return Err(Problem::field(name, "must be current; without it every message is shown")),
+            "view" => ask.current = is_current(name, value)?,
             _ => {}
         }
         Ok(())
@@ -109,7 +107,20 @@ fn parse(caller: &Principal, query: &str) -> Result<HistoryQuery, Problem> {
     Ok(ask)
 }
 
-fn time(field: &str, value: &str) -> Result<Timestamp, Problem> {
+/// The role of an author as a parameter.
+pub(super) fn role(field: &str, value: &str) -> Result<String, Problem> {
+    let rule = "must be the name of an author, such as user or assistant";
+    is_role(value).then(|| value.to_owned()).ok_or_else(|| Problem::field(field, rule))
+}
+
+/// Whether `view` is `current`, the only one.
+pub(super) fn is_current(field: &str, value: &str) -> Result<bool, Problem> {
+    let rule = "must be current; without it every message is shown";
+    if value == "current" { Ok(true) } else { Err(Problem::field(field, rule)) }
+}
+
+/// A time as a parameter.
+pub(super) fn time(field: &str, value: &str) -> Result<Timestamp, Problem> {
     // A `+` that was not percent-encoded arrives as a space; RFC 3339 times have no other space there.
     let value = value.replace(' ', "+");
     let rule = "must be an RFC 3339 time, such as 2025-11-28T01:23:45Z";
@@ -184,11 +195,17 @@ const SOURCE: &[u8] = b",\"source\":\"";
 
 /// A message's line with its source as the last field.
 fn splice<W: Write + ?Sized>(to: &mut W, message: &Message, source: MessageSource) -> io::Result<()> {
+    begin_splice(to, message, source)?;
+    to.write_all(b"}")
+}
+
+/// The same without its end: further fields may follow.
+pub(super) fn begin_splice<W: Write + ?Sized>(to: &mut W, message: &Message, source: MessageSource) -> io::Result<()> {
     let line = message.line();
     to.write_all(&line[..line.len() - 1])?;
     to.write_all(SOURCE)?;
     to.write_all(source.as_str().as_bytes())?;
-    to.write_all(b"\"}")
+    to.write_all(b"\"")
 }
 
 fn ndjson(answer: HistoryPage, permit: Permit) -> Reply {

@@ -26,6 +26,8 @@ pub enum Route {
     Feed,
     /// `GET /api/chat/export`
     Export,
+    /// `GET /api/chat/search`
+    Search,
     /// `GET /api/chat/sessions`
     Sessions,
     /// `GET /api/chat/sessions/{id}`
@@ -75,6 +77,7 @@ pub(super) const TABLE: &[(&str, &str, Access, Route)] = &[
     ("/api/chat/history", "GET, HEAD", Access::Read, Route::History),
     ("/api/chat/feed", "GET, HEAD", Access::Read, Route::Feed),
     ("/api/chat/export", "GET, HEAD", Access::Read, Route::Export),
+    ("/api/chat/search", "GET, HEAD", Access::Read, Route::Search),
     ("/api/chat/sessions", "GET, HEAD", Access::Read, Route::Sessions),
     ("/api/chat/sessions/{id}", "GET, HEAD", Access::Read, Route::Session),
     ("/api/chat/sessions/{id}", "PATCH", Access::Write, Route::SessionChange),

@@ -31,6 +31,9 @@ const STATE: &Shape = &[
     ("metadata", FieldKind::MaybeObject),
 ];
 
+/// What a place in the list must be.
+pub(super) const NEXT: &str = "must be the `next` of an earlier page";
+
 /// The path before a session's id.
 const FOLDER: &str = "/api/chat/sessions/";
 
@@ -159,10 +162,10 @@ fn question(caller: &Principal, parameters: &str) -> Result<ListQuery, Problem> 
 }
 
 /// The `next` of an earlier page.
-fn position(field: &str, value: &str) -> Result<ListPosition, Problem> {
+pub(super) fn position(field: &str, value: &str) -> Result<ListPosition, Problem> {
     let parts =
         value.split_once('-').and_then(|(time, session)| Some((time.parse().ok()?, SessionId::new(session).ok()?)));
-    let (time, session) = parts.ok_or_else(|| Problem::field(field, "must be the `next` of an earlier page"))?;
+    let (time, session) = parts.ok_or_else(|| Problem::field(field, NEXT))?;
     Ok((time, session.as_str().to_owned()))
 }
 

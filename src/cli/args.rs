@@ -32,6 +32,7 @@ Of a running server, over its local socket:
   chatkeep stop [OPTIONS] SESSION     end the answer that is being given in a session; what was said is kept
   chatkeep history [OPTIONS] SESSION  print the newest messages of a session
   chatkeep tail [OPTIONS] [SESSION]   print the newest messages, of one session or of all, and then new ones
+  chatkeep search [OPTIONS] WORDS…    find the messages that have all these words, newest activity first
   chatkeep sessions [OPTIONS]         list the sessions, newest activity first
   chatkeep erase [OPTIONS] SESSION    erase a session everywhere and for good; asks first on a terminal
   chatkeep export [OPTIONS]           write all messages to stdout, by session and in order
@@ -44,9 +45,9 @@ Options:
   --config FILE   the configuration (default: ./config.yaml, or built-in defaults without one)
   --listen ADDR   HOST:PORT in place of server.listen; port 0 takes a free one; a client asks there
   --data DIR      the folder that data/ means in the default paths
-  --session S     say, verify, export: the session (default: default, a new one, all)
+  --session S     say, verify, export, search: the session (default: default, a new one, all, all)
   --role R        say: record the text as a message of that role, without a reply, and print its id
-  --limit N       history, tail, sessions: how many, 1 to 500 (default: 50, 10, 50)
+  --limit N       history, tail, search, sessions: how many, 1 to 500 (default: 50; tail: 10)
   --search WORDS  sessions: only those whose title has all these words
   --yes           erase: without a question
   --since TIME    resend-to-mongo: from that day (2025-11-28) or time (2025-11-28T01:23:45Z) on
@@ -55,7 +56,7 @@ Options:
   --json          JSON in place of readable lines: one object; tail: one a line
   -h, --help      print this
   -V, --version   print the version
-  --              end of the options: what follows is a TEXT or a SESSION, also if it begins with -
+  --              end of the options: what follows is a TEXT, a SESSION or WORDS, also if it begins with -
 
 Exit codes: 0 done, 2 a fault in the arguments or the configuration, 1 anything else. doctor: 0 nothing is damaged, 1
 something is, or it could not look. backup: the same of the copy. verify: 0 every check passed. say: 1 also when the reply is an error; an interrupt
@@ -63,7 +64,7 @@ something is, or it could not look. backup: the same of the copy. verify: 0 ever
 ";
 
 /// The commands by name.
-const COMMANDS: [(&str, Command); 17] = [
+const COMMANDS: [(&str, Command); 18] = [
     ("serve", Command::Serve),
     ("check-config", Command::CheckConfig),
     ("doctor", Command::Doctor),
@@ -75,6 +76,7 @@ const COMMANDS: [(&str, Command); 17] = [
     ("stop", Command::Stop),
     ("history", Command::History),
     ("tail", Command::Tail),
+    ("search", Command::Search),
     ("sessions", Command::Sessions),
     ("erase", Command::Erase),
     ("export", Command::Export),
@@ -116,6 +118,7 @@ pub(super) enum Command {
     Stop,
     History,
     Tail,
+    Search,
     Sessions,
     Erase,
     Export,
@@ -136,7 +139,7 @@ pub(super) struct Options {
     pub(super) data: Option<PathBuf>,
     /// `--session`, or the session after the command.
     pub(super) session: Option<SessionId>,
-    /// The text of `say`, the folder of `backup`, or `--search`.
+    /// The text of `say`, the words of `search`, the folder of `backup`, or `--search`.
     pub(super) text: Option<String>,
     /// `--role`
     pub(super) role: Option<String>,
@@ -230,8 +233,8 @@ fn command_of(word: &str) -> Result<Command, CommandError> {
 /// Refuses options that the command would ignore.
 fn check(command: Command, options: &Options) -> Result<(), CommandError> {
     use Command::{
-        Backup, Doctor, Erase, Export, History, ResendToMongo, RetryDeadLetters, Say, Sessions, Status, Stop, Tail,
-        Verify,
+        Backup, Doctor, Erase, Export, History, ResendToMongo, RetryDeadLetters, Say, Search, Sessions, Status, Stop,
+        Tail, Verify,
     };
     let rules: [(&str, bool, &[Command], &str); 9] = [
         ("--repair", options.task.is_some(), &[Doctor], "doctor"),
@@ -245,6 +248,7 @@ fn check(command: Command, options: &Options) -> Result<(), CommandError> {
                 Stop,
                 History,
                 Tail,
+                Search,
                 Sessions,
                 Erase,
                 Status,
@@ -252,13 +256,13 @@ fn check(command: Command, options: &Options) -> Result<(), CommandError> {
                 RetryDeadLetters,
                 ResendToMongo,
             ],
-            "doctor, backup, say, stop, history, tail, sessions, erase, status, verify, retry-dead-letters and resend-to-mongo",
+            "doctor, backup, say, stop, history, tail, search, sessions, erase, status, verify, retry-dead-letters and resend-to-mongo",
         ),
-        ("--session", options.session.is_some(), &[Say, Verify, Export], "say, verify and export"),
+        ("--session", options.session.is_some(), &[Say, Search, Verify, Export], "say, search, verify and export"),
         ("--format", options.transfer.format.is_some(), &[Export], "export"),
         ("--role", options.role.is_some(), &[Say], "say"),
-        ("--limit", options.limit.is_some(), &[History, Tail, Sessions], "history, tail and sessions"),
-        // The text of `say` is set later.
+        ("--limit", options.limit.is_some(), &[History, Tail, Search, Sessions], "history, tail, search and sessions"),
+        // The texts of `say` and `search` are set later.
         ("--search", options.text.is_some(), &[Sessions], "sessions"),
         ("--yes", options.consent == Consent::Given, &[Erase], "erase"),
         ("--since", options.since.is_some(), &[ResendToMongo], "resend-to-mongo"),
@@ -279,6 +283,7 @@ fn check(command: Command, options: &Options) -> Result<(), CommandError> {
 /// Takes the words after the command.
 fn place(command: Command, words: Vec<OsString>, options: &mut Options) -> Result<(), CommandError> {
     let (most, last) = match command {
+        Command::Search => (usize::MAX, "words"),
         Command::Say => (1, "text: put quotes around a text of several words"),
         Command::Stop | Command::History | Command::Tail | Command::Erase => (1, "session"),
         Command::Backup => (1, "folder"),
@@ -288,7 +293,13 @@ fn place(command: Command, words: Vec<OsString>, options: &mut Options) -> Resul
         let word = word.to_string_lossy();
         return Err(CommandError::asked(format!("unexpected argument `{word}` after the {last}")));
     }
-    let word = words.into_iter().next().map(OsString::into_string).transpose();
+    // Of one command only there may be several.
+    let word = words.into_iter().reduce(|mut words, word| {
+        words.push(" ");
+        words.push(word);
+        words
+    });
+    let word = word.map(OsString::into_string).transpose();
     let word = word.map_err(|word| CommandError::asked(format!("`{}` is not UTF-8 text", word.to_string_lossy())))?;
     match (command, word) {
         (Command::Say, None) => {
@@ -302,7 +313,8 @@ fn place(command: Command, words: Vec<OsString>, options: &mut Options) -> Resul
         (Command::Stop, None) => return Err(CommandError::asked("stop needs a session: chatkeep stop SESSION")),
         (Command::Erase, None) => return Err(CommandError::asked("erase needs a session: chatkeep erase SESSION")),
         (Command::Backup, None) => return Err(CommandError::asked("backup needs a folder: chatkeep backup DIR")),
-        (Command::Say | Command::Backup, text) => options.text = text,
+        (Command::Search, None) => return Err(CommandError::asked("search needs words: chatkeep search WORDS")),
+        (Command::Say | Command::Search | Command::Backup, text) => options.text = text,
         (_, Some(word)) => {
             let named = session(&word).map_err(|rule| CommandError::asked(format!("session `{word}` {rule}")))?;
             options.session = Some(named);
@@ -372,6 +384,9 @@ fn unknown_option(word: &str, command: Option<Command>) -> CommandError {
         Some(meant) => format!("did you mean {meant}?"),
         None if command == Some(Command::Say) => {
             "put -- before a text that begins with -: chatkeep say -- TEXT".to_owned()
+        }
+        None if command == Some(Command::Search) => {
+            "put -- before words that begin with -: chatkeep search -- WORDS".to_owned()
         }
         None if matches!(command, Some(Command::Stop | Command::History | Command::Tail | Command::Erase)) => {
             "put -- before a session that begins with -: chatkeep history -- SESSION".to_owned()
@@ -455,6 +470,13 @@ mod tests {
             ),
             ("tail", Command::Tail, Options::default()),
             ("sessions", Command::Sessions, Options::default()),
+            ("search plans", Command::Search, say("plans")),
+            (
+                "search two --limit 3 words --session s",
+                Command::Search,
+                Options { session: named("s"), limit: Some(3), ..say("two words") },
+            ),
+            ("search -- -x --json", Command::Search, say("-x --json")),
             ("sessions --limit 3 --search=plans", Command::Sessions, Options { limit: Some(3), ..say("plans") }),
             (
                 "erase s --yes",
@@ -509,7 +531,7 @@ mod tests {
             ("serve --repair", "--repair belongs to doctor: chatkeep doctor --repair"),
             (
                 "--json",
-                "--json belongs to doctor, backup, say, stop, history, tail, sessions, erase, status, verify, retry-dead-letters \
+                "--json belongs to doctor, backup, say, stop, history, tail, search, sessions, erase, status, verify, retry-dead-letters \
                  and resend-to-mongo: chatkeep doctor --json",
             ),
             ("tail --since 2025-11-28", "--since belongs to resend-to-mongo: chatkeep resend-to-mongo --since"),
@@ -524,11 +546,13 @@ mod tests {
             ),
             ("export --format csv", "--format must be ndjson, markdown or openai"),
             ("tail --search x", "--search belongs to sessions: chatkeep sessions --search"),
+            ("search", "search needs words: chatkeep search WORDS"),
+            ("search -x", "unknown option `-x`; put -- before words that begin with -: chatkeep search -- WORDS"),
             ("tail --yes", "--yes belongs to erase: chatkeep erase --yes"),
             ("erase", "erase needs a session: chatkeep erase SESSION"),
             ("sessions now", "unexpected argument `now` after the command"),
-            ("history s --session t", "--session belongs to say, verify and export: chatkeep say --session"),
-            ("say hi --limit 3", "--limit belongs to history, tail and sessions: chatkeep history --limit"),
+            ("history s --session t", "--session belongs to say, search, verify and export: chatkeep say --session"),
+            ("say hi --limit 3", "--limit belongs to history, tail, search and sessions: chatkeep history --limit"),
             ("history s --limit 501", "--limit must be a whole number from 1 to 500"),
             ("tail --limit -1", "--limit must be a whole number from 1 to 500"),
             ("--config", "--config needs a value: --config VALUE"),

@@ -60,6 +60,9 @@ impl Id {
     /// Before every id: a client that resumes from it receives everything.
     pub const BEGINNING: Self = Self(0x7 << 76 | 0b10 << 62);
 
+    /// After every id of a message.
+    pub const END: Self = Self(!(0xf << 76 | 0b11 << 62) | 0x7 << 76 | 0b10 << 62);
+
     /// The bound just before this id; no message has it.
     #[must_use]
     pub fn just_before(self) -> Self {

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::fmt;
+use std::ops::Range;
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -367,6 +368,21 @@ impl Message {
             None => Self::from_fields(line).map(|message| message.id),
         }
     }
+}
+
+/// Where the text stands in a line of this layout, as it is escaped there, without its quotes; the fields before are not
+/// checked. `None`: a line of another layout, which may have its text anywhere.
+#[must_use]
+pub fn text_range(line: &[u8]) -> Option<Range<usize>> {
+    let (_, rest) = line.strip_prefix(BEFORE_ID)?.split_at_checked(Id::TEXT_BYTES)?;
+    let (_, rest) = until_quote(rest.strip_prefix(BEFORE_SESSION)?)?;
+    let (_, rest) = until_quote(rest.strip_prefix(BEFORE_ROLE)?)?;
+    let (_, rest) = rest.strip_prefix(BEFORE_TIME)?.split_at_checked(Timestamp::TEXT_BYTES)?;
+    let text = rest.strip_prefix(BEFORE_TEXT)?.strip_prefix(b"\"")?;
+    let start = line.len() - text.len();
+    let is_escaped = |quote: usize| text[..quote].iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 1;
+    let end = memchr::memchr_iter(b'"', text).find(|quote| !is_escaped(*quote))?;
+    Some(start..start + end)
 }
 
 /// Whether a line is JSON, in UTF-8 throughout: serde checks ignored values less strictly, and one invalid line would

@@ -19,7 +19,7 @@ const FIRST_BLOCK_BYTES: u64 = 16 * 1024;
 const BLOCK_BYTES: u64 = 64 * 1024;
 /// The longest line that can be a message, in bytes; bodies are far smaller. A longer one is skipped block by block, so
 /// that a damaged stretch takes no memory.
-const LINE_BYTES_MAX: u64 = 32 << 20;
+pub(super) const LINE_BYTES_MAX: u64 = 32 << 20;
 /// The most bytes of messages in a page, unless a single one is longer: pages of many connections must fit in memory at
 /// once.
 pub const PAGE_BYTES_MAX: usize = 8 << 20;
@@ -403,6 +403,16 @@ impl<'f, F: DiskFile> Lines<'f, F> {
             }
             wanted *= 2;
         }
+    }
+
+    /// Reads what is `around` a line, unless the block reaches beyond the line on both sides.
+    pub(super) fn hold(&mut self, around: Range<u64>, line: &Range<u64>) -> io::Result<()> {
+        let block_end = self.block_at + self.block.len() as u64;
+        let is_held = (self.block_at < line.start || line.start == 0) && line.end < block_end;
+        if !is_held && line.end < self.end {
+            self.load(around.start..around.end.min(self.end))?;
+        }
+        Ok(())
     }
 
     #[cfg(test)]
