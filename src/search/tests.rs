@@ -1,5 +1,5 @@
-//! Pages of a search beside a plain look at all messages: random histories with erasures, expiry, rewinds, transcripts that
-//! are stale or were edited, odd letters and escapes, and every size of a page.
+//! Pages of a search beside a plain look at all messages: random histories with erasures, expiry, rewinds, imports,
+//! transcripts that are stale or were edited, odd letters and escapes, and every size of a page.
 //!
 //! Compiled under `#[cfg(test)]` only.
 
@@ -136,6 +136,18 @@ impl World {
             text.push_str(PARTS[random.below(22) as usize]);
         }
         self.say(server, session, role, &text, &metadata);
+    }
+
+    /// Imports a message of the half day before.
+    fn import_any(&mut self, server: &Server, session: &'static str, random: &mut Random) {
+        let time = self.now.load(Ordering::SeqCst) - 1 - random.below(DAY / 2);
+        let (id, text) = (Id::from_parts(Timestamp::from_micros(time), random.draw()), any_text(random));
+        let (name, metadata) = (SessionId::new(session).unwrap(), Metadata::default());
+        let draft = Draft { session: &name, role: "user", text: &text, metadata, vector_ids: &[] };
+        if server.recorder.import(&[Arc::new(draft.prepare().seal(id))]).unwrap().is_some() {
+            let said = self.model.entry(session).or_default();
+            said.insert(said.partition_point(|said| said.id < id), Said { id, role: "user", text, marker: None });
+        }
     }
 
     fn expire(&mut self) {
@@ -307,6 +319,7 @@ fn pages_show_what_a_plain_look_at_all_messages_finds() {
                     world.disk.fail_every(Op::Write, &format!("/{session}.jsonl"), std::io::ErrorKind::Other);
                 }
                 5 => world.disk.heal(),
+                6 if may_be_stale => world.import_any(&server, session, &mut random),
                 _ => world.say_any(&server, &mut random),
             }
             if random.one_in(4) {
