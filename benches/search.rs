@@ -41,7 +41,7 @@ fn id(n: u64) -> String {
 fn fill(server: &Server, bytes: u64) -> u64 {
     let folder = server.data().join("cache/chat_sessions");
     fs::create_dir_all(&folder).unwrap();
-    let text_bytes = (bytes / SESSIONS / MESSAGES).saturating_sub(250);
+    let text_bytes = (bytes / SESSIONS / MESSAGES).saturating_sub(240);
     let (mut random, mut written) = (Random::new(1), 0);
     for session in 0..SESSIONS {
         let (name, mut lines) = (format!("017f22e2-79b0-7cc3-98c4-{session:012}"), String::new());
