@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_is_one_line_with_its_words_marked_that_cannot_steer_the_terminal() {
+    fn a_message_is_one_line_with_marked_words_that_cannot_steer_the_terminal() {
         let found = json!({
             "session_id": "s", "role": "user", "created_at": "2025-11-28T01:23:45.123456+00:00", "text": "x",
             "snippet": [{"text": " one\n"}, {"text": "plan\u{1b}", "hit": true}, {"text": " b"}],

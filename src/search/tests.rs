@@ -385,7 +385,7 @@ fn what_a_stale_transcript_lacks_beyond_the_limit_is_told() {
 }
 
 #[test]
-fn a_page_ends_at_its_bytes_and_a_stale_transcript_may_lack_more_than_one_page() {
+fn a_page_ends_at_its_bytes_and_a_transcript_may_lack_more_than_a_page() {
     let mut world = World::new();
     let server = world.open();
     server.transcripts.mark_stale(&SessionId::new("a").unwrap(), 1, 1);
