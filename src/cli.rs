@@ -16,6 +16,7 @@
 //! search.rs   finds messages by their words
 //! sessions.rs the list of sessions; erases one
 //! export.rs   what a server exports, on stdout
+//! import.rs   sends a file to a server, line by line
 //! progress.rs how far a long command is, on a terminal
 //! start_lines.rs  the first lines of a server's log
 //! verify.rs   the checklist against a running server
@@ -28,6 +29,7 @@ mod args;
 mod backup;
 mod client;
 mod export;
+mod import;
 mod load;
 mod progress;
 mod resend;
@@ -76,6 +78,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Sessions => sessions::list(&call.options),
         Command::Erase => sessions::erase(&call.options),
         Command::Export => export::export(&call.options),
+        Command::Import => import::import(&call.options),
         Command::Status => show::status(&call.options),
         Command::Verify => verify::verify(&call.options),
         Command::Help => print(HELP),

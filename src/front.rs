@@ -44,10 +44,10 @@ use crate::responder::PassedOn;
 
 use find::{Asked, Candidate, Proposal, fingerprint};
 use index::{ConversationIndex, Fingerprint};
-use message::{Essence, OPENAI, seed_of};
+use message::{Essence, seed_of};
 use path::{Alignment, Tree};
 
-pub use message::{GivenMessage, InvalidMessage};
+pub use message::{GivenMessage, InvalidMessage, OPENAI};
 
 /// How long the end of a connection may take to be seen whose client has gone on already.
 const LEAVING_TIMEOUT: Duration = Duration::from_secs(1);

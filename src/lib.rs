@@ -6,7 +6,7 @@
 //! ```text
 //! L4 main cli app systemd
 //! L3 server api
-//! L2 backup chat recorder history import listing search feed export front hub worker janitor doctor
+//! L2 backup chat recorder history import listing search feed export convert front hub worker janitor doctor
 //! L1 journal cache transcript sessions store responder
 //! L0 access message backoff config descriptors disk layout liveness permit swap thread signals logging metrics
 //! ```
@@ -20,6 +20,7 @@ pub mod cache;
 pub mod chat;
 pub mod cli;
 pub mod config;
+pub mod convert;
 pub mod descriptors;
 pub mod disk;
 pub mod doctor;

@@ -28,7 +28,7 @@ use crate::sessions::{ListPosition, SessionEntry, SessionIndex, UNKNOWN_BYTES};
 use crate::transcript::Transcripts;
 
 pub use ahead::{Ahead, read_ahead};
-pub use state::{Renew, record};
+pub use state::{Renew, STATE_TEXT, record};
 
 /// The longest title and last text that is shown, in characters.
 const TITLE_CHARS_MAX: usize = 80;

@@ -37,8 +37,8 @@ const LAYERS: [&[&str]; 5] = [
     ],
     &["journal", "cache", "transcript", "sessions", "store", "responder"],
     &[
-        "backup", "chat", "recorder", "history", "import", "listing", "search", "feed", "export", "front", "worker",
-        "janitor", "doctor", "hub",
+        "backup", "chat", "recorder", "history", "import", "listing", "search", "feed", "export", "convert", "front",
+        "worker", "janitor", "doctor", "hub",
     ],
     &["server", "api"],
     &["main", "cli", "app", "lib", "systemd"],
@@ -48,7 +48,7 @@ const LAYERS: [&[&str]; 5] = [
 const FIELDS_MAX: usize = 12;
 
 /// Lines of code that `src/` may have; docs/decisions/0028 says what they are for.
-const LINES_MAX: usize = 39_330;
+const LINES_MAX: usize = 40_700;
 
 fn layer_of(module: &str) -> Option<usize> {
     LAYERS.iter().position(|layer| layer.contains(&module))

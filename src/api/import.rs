@@ -200,7 +200,8 @@ impl Import<'_> {
         };
         let id = self.id(&read, &session)?;
         let (role, text) = (&*read.role, &*read.text);
-        let metadata = Metadata { given: metadata, defaults: &[] };
+        let moved = self.session.as_ref().and_then(|session| with_target_in(session, role, metadata?));
+        let metadata = Metadata { given: moved.as_ref().or(metadata), defaults: &[] };
         let message = Draft { session: &session, role, text, metadata, vector_ids }.prepare().seal(id);
         if message.line().len() > LINE_BYTES_MAX { Err(too_long(LINE_BYTES_MAX)) } else { Ok(message) }
     }
@@ -210,8 +211,7 @@ impl Import<'_> {
             let rule = "must be a UUIDv7; without `id` one is derived from `created_at` and the content";
             let id: Id = id.parse().map_err(|_| Problem::field("id", rule))?;
             // Of another name it is another message.
-            let renamed = || Id::derived(id.time(), &format!("{session}\n{id}"));
-            return Ok(if self.session.is_some() { renamed() } else { id });
+            return Ok(if self.session.is_some() { renamed(session, id) } else { id });
         }
         let given = line
             .created_at
@@ -278,6 +278,20 @@ impl DerivedPosition {
         self.lines += 1;
         taken
     }
+}
+
+/// The id of a message that is imported into another session.
+fn renamed(session: &SessionId, id: Id) -> Id {
+    Id::derived(id.time(), &format!("{session}\n{id}"))
+}
+
+/// The metadata of a rewind whose target is imported into another session with it; `None` for any other message.
+fn with_target_in(session: &SessionId, role: &str, metadata: &Map<String, Value>) -> Option<Map<String, Value>> {
+    let is_rewind = role == "system" && metadata.get("type")? == "rewind";
+    let to: Id = metadata.get("to")?.as_str().filter(|_| is_rewind)?.parse().ok()?;
+    let mut moved = metadata.clone();
+    moved.insert("to".into(), renamed(session, to).to_string().into());
+    Some(moved)
 }
 
 fn too_long(bytes_max: usize) -> Problem {

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use lexopt::Arg;
 
 use crate::config::closest;
+use crate::convert::{ImportFormat, UnknownImportFormat};
 use crate::doctor;
 use crate::export::{ExportFormat, UnknownFormat};
 use crate::message::{InvalidSession, ROLE_BYTES_MAX, SessionId, Timestamp, is_role};
@@ -36,6 +37,7 @@ Of a running server, over its local socket:
   chatkeep sessions [OPTIONS]         list the sessions, newest activity first
   chatkeep erase [OPTIONS] SESSION    erase a session everywhere and for good; asks first on a terminal
   chatkeep export [OPTIONS]           write all messages to stdout, by session and in order
+  chatkeep import [OPTIONS] FILE      record what an export has; what is there already is passed over; FILE - reads stdin
   chatkeep status [OPTIONS]           print what is stored where and what is pending
   chatkeep verify [OPTIONS]           record a few messages and check that they arrive everywhere, a line for each check
   chatkeep retry-dead-letters [OPTIONS]            offer to MongoDB again what it refused
@@ -52,6 +54,10 @@ Options:
   --yes           erase: without a question
   --since TIME    resend-to-mongo: from that day (2025-11-28) or time (2025-11-28T01:23:45Z) on
   --format F      export: ndjson (all of every message), markdown (to read) or openai (a conversation a line)
+  --from F        import: the form of FILE, which is found out without: chatkeep, python, openai, chatgpt, openwebui,
+                  librechat or langchain
+  --as S          import: everything into this session
+  --time TIME     import: the time of messages that tell none (default: that of FILE)
   --repair        doctor: do what a start would do, and take intact messages out of the quarantine
   --json          JSON in place of readable lines: one object; tail: one a line
   -h, --help      print this
@@ -64,7 +70,7 @@ something is, or it could not look. backup: the same of the copy. verify: 0 ever
 ";
 
 /// The commands by name.
-const COMMANDS: [(&str, Command); 18] = [
+const COMMANDS: [(&str, Command); 19] = [
     ("serve", Command::Serve),
     ("check-config", Command::CheckConfig),
     ("doctor", Command::Doctor),
@@ -80,6 +86,7 @@ const COMMANDS: [(&str, Command); 18] = [
     ("sessions", Command::Sessions),
     ("erase", Command::Erase),
     ("export", Command::Export),
+    ("import", Command::Import),
     ("status", Command::Status),
     ("verify", Command::Verify),
     ("help", Command::Help),
@@ -95,6 +102,9 @@ const OPTIONS: &[&str] = &[
     "--search",
     "--since",
     "--format",
+    "--from",
+    "--as",
+    "--time",
     "--repair",
     "--yes",
     "--json",
@@ -122,6 +132,7 @@ pub(super) enum Command {
     Sessions,
     Erase,
     Export,
+    Import,
     Status,
     Verify,
     Help,
@@ -147,7 +158,7 @@ pub(super) struct Options {
     pub(super) limit: Option<usize>,
     /// `--since`
     pub(super) since: Option<Timestamp>,
-    /// What `export` is told.
+    /// What `export` and `import` are told.
     pub(super) transfer: Transfer,
     /// `--repair`
     pub(super) task: Option<doctor::Task>,
@@ -157,11 +168,19 @@ pub(super) struct Options {
     pub(super) form: ReportFormat,
 }
 
-/// How messages go out.
+/// How messages go out and in.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Transfer {
     /// `--format`
     pub(super) format: Option<ExportFormat>,
+    /// `--from`
+    pub(super) from: Option<ImportFormat>,
+    /// `--as`
+    pub(super) rename: Option<SessionId>,
+    /// `--time`
+    pub(super) time: Option<Timestamp>,
+    /// The file; `-` is stdin.
+    pub(super) file: Option<PathBuf>,
 }
 
 /// Whether to ask before something is erased.
@@ -203,6 +222,9 @@ pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocati
             Arg::Long("limit") => set("--limit", &mut options.limit, &mut parser, limit)?,
             Arg::Long("since") => set("--since", &mut options.since, &mut parser, since)?,
             Arg::Long("format") => set("--format", &mut options.transfer.format, &mut parser, format)?,
+            Arg::Long("from") => set("--from", &mut options.transfer.from, &mut parser, from)?,
+            Arg::Long("as") => set("--as", &mut options.transfer.rename, &mut parser, |word| session(&text(word)?))?,
+            Arg::Long("time") => set("--time", &mut options.transfer.time, &mut parser, since)?,
             Arg::Long("search") => set("--search", &mut options.text, &mut parser, text)?,
             Arg::Long("yes") => options.consent = Consent::Given,
             Arg::Long("repair") => options.task = Some(doctor::Task::Repair),
@@ -233,10 +255,10 @@ fn command_of(word: &str) -> Result<Command, CommandError> {
 /// Refuses options that the command would ignore.
 fn check(command: Command, options: &Options) -> Result<(), CommandError> {
     use Command::{
-        Backup, Doctor, Erase, Export, History, ResendToMongo, RetryDeadLetters, Say, Search, Sessions, Status, Stop,
-        Tail, Verify,
+        Backup, Doctor, Erase, Export, History, Import, ResendToMongo, RetryDeadLetters, Say, Search, Sessions, Status,
+        Stop, Tail, Verify,
     };
-    let rules: [(&str, bool, &[Command], &str); 9] = [
+    let rules: [(&str, bool, &[Command], &str); 12] = [
         ("--repair", options.task.is_some(), &[Doctor], "doctor"),
         (
             "--json",
@@ -251,15 +273,19 @@ fn check(command: Command, options: &Options) -> Result<(), CommandError> {
                 Search,
                 Sessions,
                 Erase,
+                Import,
                 Status,
                 Verify,
                 RetryDeadLetters,
                 ResendToMongo,
             ],
-            "doctor, backup, say, stop, history, tail, search, sessions, erase, status, verify, retry-dead-letters and resend-to-mongo",
+            "doctor, backup, say, stop, history, tail, search, sessions, erase, import, status, verify, retry-dead-letters and resend-to-mongo",
         ),
         ("--session", options.session.is_some(), &[Say, Search, Verify, Export], "say, search, verify and export"),
         ("--format", options.transfer.format.is_some(), &[Export], "export"),
+        ("--from", options.transfer.from.is_some(), &[Import], "import"),
+        ("--as", options.transfer.rename.is_some(), &[Import], "import"),
+        ("--time", options.transfer.time.is_some(), &[Import], "import"),
         ("--role", options.role.is_some(), &[Say], "say"),
         ("--limit", options.limit.is_some(), &[History, Tail, Search, Sessions], "history, tail, search and sessions"),
         // The texts of `say` and `search` are set later.
@@ -287,6 +313,7 @@ fn place(command: Command, words: Vec<OsString>, options: &mut Options) -> Resul
         Command::Say => (1, "text: put quotes around a text of several words"),
         Command::Stop | Command::History | Command::Tail | Command::Erase => (1, "session"),
         Command::Backup => (1, "folder"),
+        Command::Import => (1, "file"),
         _ => (0, "command"),
     };
     if let Some(word) = words.get(most) {
@@ -314,6 +341,12 @@ fn place(command: Command, words: Vec<OsString>, options: &mut Options) -> Resul
         (Command::Erase, None) => return Err(CommandError::asked("erase needs a session: chatkeep erase SESSION")),
         (Command::Backup, None) => return Err(CommandError::asked("backup needs a folder: chatkeep backup DIR")),
         (Command::Search, None) => return Err(CommandError::asked("search needs words: chatkeep search WORDS")),
+        (Command::Import, None) => {
+            return Err(CommandError::asked(
+                "import needs a file: chatkeep import FILE, or chatkeep import - to read stdin",
+            ));
+        }
+        (Command::Import, file) => options.transfer.file = file.map(PathBuf::from),
         (Command::Say | Command::Search | Command::Backup, text) => options.text = text,
         (_, Some(word)) => {
             let named = session(&word).map_err(|rule| CommandError::asked(format!("session `{word}` {rule}")))?;
@@ -335,6 +368,10 @@ fn session(word: &str) -> Result<SessionId, String> {
 fn since(word: OsString) -> Result<Timestamp, String> {
     let time = word.into_string().ok().and_then(|word| Timestamp::parse_day_or_time(&word));
     time.ok_or_else(|| "must be a day (2025-11-28) or an RFC 3339 time (2025-11-28T01:23:45Z)".to_owned())
+}
+
+fn from(word: OsString) -> Result<ImportFormat, String> {
+    text(word)?.parse().map_err(|rule: UnknownImportFormat| rule.to_string())
 }
 
 fn format(word: OsString) -> Result<ExportFormat, String> {
@@ -499,7 +536,7 @@ mod tests {
                 Command::Export,
                 Options {
                     session: named("s"),
-                    transfer: Transfer { format: Some(ExportFormat::OpenAi) },
+                    transfer: Transfer { format: Some(ExportFormat::OpenAi), ..Transfer::default() },
                     ..Options::default()
                 },
             ),
@@ -531,7 +568,7 @@ mod tests {
             ("serve --repair", "--repair belongs to doctor: chatkeep doctor --repair"),
             (
                 "--json",
-                "--json belongs to doctor, backup, say, stop, history, tail, search, sessions, erase, status, verify, retry-dead-letters \
+                "--json belongs to doctor, backup, say, stop, history, tail, search, sessions, erase, import, status, verify, retry-dead-letters \
                  and resend-to-mongo: chatkeep doctor --json",
             ),
             ("tail --since 2025-11-28", "--since belongs to resend-to-mongo: chatkeep resend-to-mongo --since"),
@@ -544,6 +581,8 @@ mod tests {
                 "resend-to-mongo --since yesterday",
                 "--since must be a day (2025-11-28) or an RFC 3339 time (2025-11-28T01:23:45Z)",
             ),
+            ("import", "import needs a file: chatkeep import FILE, or chatkeep import - to read stdin"),
+            ("say hi --from openai", "--from belongs to import: chatkeep import --from"),
             ("export --format csv", "--format must be ndjson, markdown or openai"),
             ("tail --search x", "--search belongs to sessions: chatkeep sessions --search"),
             ("search", "search needs words: chatkeep search WORDS"),

@@ -108,11 +108,7 @@ impl Client {
         let mut socket = self.connect(request.wait)?;
         // A server may refuse before it has read everything; then its reply says more than a broken pipe.
         let _ = socket.write_all(&self.bytes(request));
-        let mut from = BufReader::new(socket);
-        let ResponseHead { status, kind, framing } =
-            read_head(&mut from).map_err(|fault| told(self.place(), request.wait, fault))?;
-        let body = BufReader::new(BodyReader::new(from, framing));
-        Ok(Response { place: self.place(), wait: request.wait, status, kind, body })
+        Response::read(socket, self.place(), request.wait)
     }
 
     /// Sends a GET and reads JSON, within that time.
@@ -131,22 +127,35 @@ impl Client {
     }
 
     fn bytes(&self, request: &Request<'_>) -> Vec<u8> {
-        let mut head = format!(
-            "{} {} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nAccept: {}\r\nUser-Agent: chatkeep/{}\r\n",
-            request.method,
-            request.target,
-            if self.socket.is_some() { "localhost" } else { &self.address },
-            request.accept,
-            env!("CARGO_PKG_VERSION"),
-        );
-        if let Some(token) = &self.token {
-            head.push_str(&format!("Authorization: Bearer {}\r\n", token.expose()));
-        }
+        let mut head = self.head(request.method, request.target, request.accept);
         let body = request.body.map(Value::to_string).unwrap_or_default();
         if request.body.is_some() {
             head.push_str(&format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len()));
         }
         format!("{head}\r\n{body}").into_bytes()
+    }
+
+    fn head(&self, method: &str, target: &str, accept: &str) -> String {
+        let host = if self.socket.is_some() { "localhost" } else { &self.address };
+        let agent = env!("CARGO_PKG_VERSION");
+        let token = self.token.as_ref().map(|token| format!("Authorization: Bearer {}\r\n", token.expose()));
+        format!(
+            "{method} {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nAccept: {accept}\r\n\
+             User-Agent: chatkeep/{agent}\r\n{}",
+            token.unwrap_or_default()
+        )
+    }
+
+    /// Begins a POST of lines of JSON whose body is sent as it is made. Neither a write nor the reply may take longer than
+    /// `within`.
+    pub(super) fn upload(&self, target: &str, within: Duration) -> Result<Upload, ClientError> {
+        let (place, wait) = (self.place(), Wait::Silence(within));
+        let mut socket = self.connect(wait)?;
+        let head = self.head("POST", target, "application/json");
+        let head = format!("{head}Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n");
+        let sent = socket.write_within(within).and_then(|()| socket.write_all(head.as_bytes()));
+        sent.map_err(|fault| told(place.clone(), wait, fault))?;
+        Ok(Upload { socket, place, wait })
     }
 
     fn connect(&self, wait: Wait) -> Result<ClientSocket, ClientError> {
@@ -182,7 +191,52 @@ fn told(place: String, wait: Wait, source: io::Error) -> ClientError {
     }
 }
 
+/// A request whose body is being sent; each write is a chunk.
+pub(super) struct Upload {
+    socket: ClientSocket,
+    place: String,
+    wait: Wait,
+}
+
+impl Upload {
+    /// Ends the body and reads the reply.
+    pub(super) fn finish(mut self) -> Result<Response, ClientError> {
+        // A server may have refused before.
+        let _ = self.socket.write_all(b"0\r\n\r\n");
+        self.reply()
+    }
+
+    /// The reply to a body that the server does not take any more.
+    pub(super) fn reply(self) -> Result<Response, ClientError> {
+        Response::read(self.socket, self.place, self.wait)
+    }
+}
+
+impl Write for Upload {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if !bytes.is_empty() {
+            let mut chunk = format!("{:x}\r\n", bytes.len()).into_bytes();
+            chunk.extend_from_slice(bytes);
+            chunk.extend_from_slice(b"\r\n");
+            self.socket.write_all(&chunk)?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 impl Response {
+    fn read(socket: ClientSocket, place: String, wait: Wait) -> Result<Self, ClientError> {
+        let mut from = BufReader::new(socket);
+        let ResponseHead { status, kind, framing } =
+            read_head(&mut from).map_err(|fault| told(place.clone(), wait, fault))?;
+        let body = BufReader::new(BodyReader::new(from, framing));
+        Ok(Self { place, wait, status, kind, body })
+    }
+
     /// This reply, or its problem as an error.
     pub(super) fn accepted(self) -> Result<Self, ClientError> {
         if self.status < 400 {

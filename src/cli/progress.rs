@@ -15,6 +15,11 @@ pub(super) struct ProgressLine {
 }
 
 impl ProgressLine {
+    /// For a command that prints its output at the end.
+    pub(super) fn on_stderr() -> Self {
+        Self { shown_at: None, is_wanted: io::stderr().is_terminal() }
+    }
+
     /// For a command whose output may go to stdout.
     pub(super) fn beside_stdout() -> Self {
         Self { shown_at: None, is_wanted: io::stderr().is_terminal() && !io::stdout().is_terminal() }

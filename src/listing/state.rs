@@ -21,7 +21,7 @@ const AT_ONCE: usize = 1000;
 const LEFT_SHARE: u32 = 8;
 
 /// The text of a session record, for readers that know nothing of such records.
-const TEXT: &str = "What is set for this session.";
+pub const STATE_TEXT: &str = "What is set for this session.";
 
 /// Records what users set for a session; logs why it cannot.
 pub type Renew = dyn Fn(&SessionId, &SessionState) + Send;
@@ -32,7 +32,7 @@ pub type Renew = dyn Fn(&SessionId, &SessionState) + Send;
 /// [`AppendError`]: whether it is recorded is unknown; a retry is safe.
 pub fn record(chat: &Chat, session: &SessionId, state: &SessionState, transport: Transport) -> Result<(), AppendError> {
     let metadata = Some(&state.to_metadata());
-    let new = NewMessage { session, role: "system", text: TEXT, metadata, vector_ids: &[], key: None };
+    let new = NewMessage { session, role: "system", text: STATE_TEXT, metadata, vector_ids: &[], key: None };
     chat.record(&[new], transport).map(drop)
 }
 

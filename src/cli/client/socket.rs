@@ -61,6 +61,11 @@ impl ClientSocket {
         Ok(Self { stream: stream.into(), wait, since: Instant::now() })
     }
 
+    /// A write may wait so long for the server.
+    pub(super) fn write_within(&mut self, within: Duration) -> io::Result<()> {
+        Ok(set_socket_timeout(&self.stream, Timeout::Send, Some(within))?)
+    }
+
     /// Everything still to be read must arrive within that time from now.
     pub(in crate::cli) fn end_within(&mut self, within: Duration) {
         (self.wait, self.since) = (Wait::Whole(within), Instant::now());
