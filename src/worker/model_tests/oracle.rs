@@ -34,6 +34,8 @@ struct Told {
     journalled: bool,
     /// A user or a power cut took it out of its transcript: it may be found or not.
     taken_out: bool,
+    /// It was once, and is again if a power cut takes the import that put it back.
+    was_taken_out: bool,
 }
 
 #[derive(Debug, Default)]
@@ -67,7 +69,15 @@ impl Oracle {
                 self.refused_here.insert(saying.text.clone());
             }
             let (kept, saying) = (place.is_some(), saying.clone());
-            let told = Told { saying, place, kept, loose: kept && loose, journalled: kept, taken_out: false };
+            let told = Told {
+                saying,
+                place,
+                kept,
+                loose: kept && loose,
+                journalled: kept,
+                taken_out: false,
+                was_taken_out: false,
+            };
             self.told.insert(told.saying.text.clone(), told);
         }
     }
@@ -104,6 +114,7 @@ impl Oracle {
                         loose,
                         journalled: true,
                         taken_out: false,
+                        was_taken_out: before.is_some_and(|told| told.was_taken_out),
                     };
                     self.told.insert(saying.text.clone(), told);
                 }
@@ -120,8 +131,8 @@ impl Oracle {
                 None => {
                     self.refused_here.insert(saying.text.clone());
                     let saying = saying.clone();
-                    let told =
-                        Told { saying, place: None, kept: false, loose: false, journalled: false, taken_out: false };
+                    let (kept, loose, journalled, taken_out) = (false, false, false, false);
+                    let told = Told { saying, place: None, kept, loose, journalled, taken_out, was_taken_out: false };
                     self.told.insert(told.saying.text.clone(), told);
                 }
             }
@@ -152,7 +163,8 @@ impl Oracle {
         change();
         let after: BTreeSet<Id> = lines(world, session).iter().map(Message::id).collect();
         for message in before.iter().filter(|message| !after.contains(&message.id())) {
-            self.told.get_mut(&message.text()).expect("only what was said stands there").taken_out = true;
+            let told = self.told.get_mut(&message.text()).expect("only what was said stands there");
+            (told.taken_out, told.was_taken_out) = (true, true);
         }
         self.blurred.insert(session.clone());
         self.by_hand.insert(session.clone());
@@ -164,6 +176,7 @@ impl Oracle {
         self.blurred.clear();
         for told in self.told.values_mut().filter(|told| cut && told.loose) {
             (told.kept, told.loose, told.journalled) = (false, false, false);
+            told.taken_out |= told.was_taken_out;
         }
     }
 
