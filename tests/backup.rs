@@ -68,7 +68,7 @@ fn small() -> Options {
 }
 
 #[test]
-fn a_backup_under_load_has_all_that_was_acknowledged_before_it_and_whole_requests() {
+fn a_backup_under_load_has_all_acknowledged_before_and_whole_requests() {
     let server = Server::start(small());
     let (acknowledged, is_over) = ([const { AtomicUsize::new(0) }; WRITERS], AtomicBool::new(false));
     let mut client = server.client();

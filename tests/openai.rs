@@ -365,7 +365,7 @@ fn chunks(text: &str) -> Vec<Value> {
 }
 
 #[test]
-fn a_client_the_history_and_a_replay_have_one_text_also_of_an_answer_that_quotes_the_key() {
+fn client_history_and_replay_have_one_text_also_if_it_quotes_the_key() {
     let quoting = format!("your key is {KEY}, is it not?");
     let usage = json!({"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5});
     let chunk = json!({"id": "c-1", "model": "m-1", "choices": [{"index": 0, "delta": {"content": quoting}}]});

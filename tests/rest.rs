@@ -635,7 +635,12 @@ fn the_description_of_the_api_is_served_and_describes_what_answers() {
                 assert_eq!((head.status, head.body.len()), (200, 0), "{path}");
             } else {
                 assert_eq!(client.get(path).header("allow"), Some("POST"), "{path}");
-                refused(&client.post(path, &json!({})), path);
+                let reply = match path.as_str() {
+                    // Lines, each with its own outcome.
+                    "/api/chat/import" => continue,
+                    path => client.post(path, &json!({})),
+                };
+                refused(&reply, path);
             }
         }
     }
@@ -671,7 +676,7 @@ fn a_form_has_the_fields_of_the_object_and_is_described_without_null() {
             forms += 1;
         }
     }
-    assert_eq!(forms, 5);
+    assert_eq!(forms, 6);
     let form = [("Content-Type", "application/x-www-form-urlencoded")];
     client.chat("form", "ping");
     for (method, path, body, field) in [

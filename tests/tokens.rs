@@ -71,8 +71,8 @@ fn example(method: &str, path: &str, session: &str) -> (String, Option<Value>, u
         ("POST", "/api/storage/resend") => (path.to_owned(), Some(json!({"dead_letters": true})), 409, Reach::Any),
         // Not as JSON.
         ("POST", "/api/chat/import") => (path.to_owned(), Some(json!({})), 415, Reach::Any),
-        // Over the local socket only.
-        ("POST", "/api/storage/backup") => (path.to_owned(), Some(json!({"folder": "/x"})), 403, Reach::Any),
+        // Without its folder; over the local socket only.
+        ("POST", "/api/storage/backup") => (path.to_owned(), Some(json!({})), 422, Reach::Any),
         ("GET", "/api/chat/search") => (named("&q=hi"), None, 200, Reach::Named),
         ("GET", "/api/chat/sessions") => (path.to_owned(), None, 200, Reach::Any),
         ("GET", "/api/chat/sessions/{id}") => (path.replace("{id}", session), None, 200, Reach::Named),
@@ -92,6 +92,7 @@ fn example(method: &str, path: &str, session: &str) -> (String, Option<Value>, u
             let messages = json!([{"role": "user", "content": "hi"}]);
             (path.to_owned(), Some(json!({"messages": messages, "store": false})), 200, Reach::Any)
         }
+        ("GET", "/v1/models/{model}") => (path.replace("{model}", "chatkeep"), None, 200, Reach::Any),
         // Without the fields of a handshake; the walk by WebSocket has them.
         ("GET", "/ws/chat") => (named(""), None, 426, Reach::Any),
         (

@@ -31,12 +31,12 @@ struct BackupBody<'a> {
 /// ```
 pub fn make(backups: &Backups, head: &RequestHead<'_>, body: &[u8]) -> Result<Reply, Problem> {
     query::none_of(head.query, BACKUP)?;
+    let body = content::json(head, body, BACKUP)?;
+    let asked: BackupBody<'_> = body::object(&body, BACKUP)?;
     if head.transport != Transport::Local {
         let detail = "a backup writes to the server's disk: ask there, over the local socket, with chatkeep backup DIR";
         return Err(Problem::new(403, "local_only", detail));
     }
-    let body = content::json(head, body, BACKUP)?;
-    let asked: BackupBody<'_> = body::object(&body, BACKUP)?;
     let report = backups.make(Path::new(&*asked.folder)).map_err(|error| match error {
         BackupError::Folder(why) => Problem::field("folder", &why),
         BackupError::Busy => Problem::unavailable("backup_running", error.to_string(), RETRY_SECONDS),

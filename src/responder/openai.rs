@@ -55,7 +55,7 @@ use ureq::{Body, http};
 use super::output_limit::OutputLimit;
 use super::{Answer, ContextLimit, GivenRequest, Question, Responder, ResponderError, Stop};
 use crate::config::OpenAiConfig;
-use passing::{Passing, Refusal};
+use passing::{Passing, ServerRefusal};
 use refusal::refusal;
 use server::{ModelServer, NoHead, PIECE_BYTES};
 use stream::{BodyForm, CompletionStream};
@@ -218,7 +218,7 @@ impl OpenAi {
         let mut output_limit = OutputLimit::new(say);
         let end = self.pass_answer(question, given, &mut passing, &mut output_limit);
         let may_refuse = !passing.has_begun() && !output_limit.has_text();
-        let refusal = |status| Refusal { status, ..Refusal::default() };
+        let refusal = |status| ServerRefusal { status, ..ServerRefusal::default() };
         match end {
             Ok(answer) => {
                 passing.finish();
@@ -247,7 +247,7 @@ impl OpenAi {
             model => match request::with_model(&given.body, model) {
                 Ok(body) => Cow::Owned(body),
                 Err(e) => {
-                    let refusal = Refusal { status: 400, ..Refusal::default() };
+                    let refusal = ServerRefusal { status: 400, ..ServerRefusal::default() };
                     return passing.refuse(refusal, format!("the request is no JSON object: {e}"));
                 }
             },
@@ -258,7 +258,7 @@ impl OpenAi {
             let retry_after = retry_after(&response);
             let told = told(response, &watch)?;
             let why = refusal(status, &told, self.server.quoter());
-            return passing.refuse(Refusal { status, told: &told, retry_after }, why);
+            return passing.refuse(ServerRefusal { status, told: &told, retry_after }, why);
         }
         let media_type = response.headers().get("content-type").and_then(|value| value.to_str().ok());
         passing.begin(media_type.unwrap_or_default());

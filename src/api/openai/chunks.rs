@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_told_once_more_has_the_names_the_reason_and_the_usage_of_the_first_time() {
+    fn what_is_told_again_has_the_names_reason_and_usage_of_the_first_time() {
         let metadata = json!({"completion_id": "c-1", "model": "m-1", "finish_reason": "length",
             "usage": {"total_tokens": 5}, "openai": {"reasoning": "hm"}});
         let metadata = metadata.as_object().unwrap();

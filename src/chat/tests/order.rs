@@ -175,7 +175,7 @@ fn what_is_recorded_while_a_failed_answer_is_judged_is_not_rewound() {
 }
 
 #[test]
-fn a_rewind_of_a_given_turn_is_planned_anew_if_something_was_recorded_meanwhile() {
+fn a_rewind_of_a_given_turn_is_planned_anew_if_something_was_recorded() {
     let world = World::new();
     let outcome = world.chat.say(&turn("s", "say one").as_turn()).unwrap();
     let session = turn("s", "").session;

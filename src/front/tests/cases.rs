@@ -154,7 +154,7 @@ fn who_goes_on_before_its_connection_is_seen_closed_keeps_its_session() {
 }
 
 #[test]
-fn of_two_cut_off_answers_alike_the_one_that_was_left_just_now_is_gone_on_with() {
+fn of_two_cut_off_answers_alike_the_one_left_just_now_is_gone_on_with() {
     let (_folder, world) = world();
     let mut sessions = Vec::new();
     for text in ["unique a", "unique b"] {

@@ -25,7 +25,7 @@ const STREAM: &str = "text/event-stream";
 
 /// That there is no answer.
 #[derive(Debug, Default)]
-pub(super) struct Refusal<'a> {
+pub(super) struct ServerRefusal<'a> {
     /// The status.
     pub(super) status: u16,
     /// The body that came with it.
@@ -144,8 +144,8 @@ impl<'a> Passing<'a> {
 
     /// Tells the client that there is no answer, in the server's words if `told` is in the protocol's shape. Returns what is
     /// to be logged of it.
-    pub(super) fn refuse(&mut self, refusal: Refusal<'_>, why: String) -> Result<Answer, ResponderError> {
-        let Refusal { status, told, retry_after } = refusal;
+    pub(super) fn refuse(&mut self, refusal: ServerRefusal<'_>, why: String) -> Result<Answer, ResponderError> {
+        let ServerRefusal { status, told, retry_after } = refusal;
         // What began as an answer to us is a refusal to the client.
         let error = self.error.take();
         let status = if (400..600).contains(&status) { status } else { 502 };
