@@ -1,7 +1,7 @@
 //! A gigabyte in 100 000 sessions: export, backup, and an import that is killed on its way, each at the memory of a small one,
 //! with the same bytes at the end.
 //!
-//! `cargo test --release --no-default-features --test volume -- --ignored --nocapture`
+//! `cargo test --profile models --no-default-features --test volume -- --ignored --nocapture`
 
 #![allow(clippy::unwrap_used, reason = "a test says where it failed by panicking there")]
 
