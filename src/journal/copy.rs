@@ -31,7 +31,7 @@ impl<D: Disk> Drop for Pin<'_, D> {
 }
 
 impl<D: Disk> Journal<D> {
-    /// From now on no segment is dropped, and after [`Pin::checkpoint`] none with records after that. Meanwhile the journal may
+    /// From now on no segment is dropped, and after `Pin::checkpoint` none with records after that. Meanwhile the journal may
     /// grow, as if they were not drained.
     pub fn pin(&self) -> Pin<'_, D> {
         self.pinned.store(0, Ordering::SeqCst);
