@@ -20,7 +20,7 @@ use support::{Limit, Options, Server, wait_until};
 const MESSAGES: u64 = 1_000_000;
 const SESSIONS: u64 = 100_000;
 /// How long anything may take, in a debug build on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(1800);
+const STEP_TIMEOUT: Duration = Duration::from_secs(1800);
 /// How much more memory a server may take at its peak. An import holds at most 32 MiB of messages that it puts in order; the
 /// rest is what the allocator keeps.
 const GROWTH_KIB_MAX: u64 = 96 * 1024;
@@ -34,7 +34,7 @@ fn started(server: &Server, args: &[&str], to: Stdio) -> Child {
 #[track_caller]
 fn ran(server: &Server, args: &[&str], to: &Path) {
     let mut child = started(server, args, File::create(to).unwrap().into());
-    let _limit = Limit::within(&child, PATIENCE);
+    let _limit = Limit::within(&child, STEP_TIMEOUT);
     assert!(child.wait().unwrap().success(), "{args:?}: {}", fs::read_to_string(to).unwrap_or_default());
 }
 
@@ -106,7 +106,7 @@ fn a_gigabyte_is_exported_backed_up_and_imported_at_flat_memory() {
     let mut other = Server::start(options());
     let file = exported.to_str().unwrap();
     let mut first = started(&other, &["import", file], Stdio::null());
-    wait_until("a part is imported", PATIENCE, || {
+    wait_until("a part is imported", STEP_TIMEOUT, || {
         other.client().get("/api/storage/status").json()["journal"]["last_sequence"].as_u64().unwrap() > MESSAGES / 20
     });
     other.kill9();
