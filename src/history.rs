@@ -327,28 +327,38 @@ impl<D: Disk> History<D> {
         let before = [query.before, held.oldest].into_iter().flatten().min();
         let page = self.transcripts.read(&ask.session, &Query { before, ..query.clone() })?;
         let TranscriptPage { messages, more, cut_short, searched, .. } = page;
-        // Going forward, nothing beyond the point that was reached may be shown yet: something may be missing between.
-        // Going backward everything was reached from its newest side, without a gap.
+        // Nothing beyond the point that was reached may be shown yet: something may be missing between. Going backward the
+        // cached run is on this side of it, but imported messages may be anywhere.
         let reached = match query.direction {
-            Direction::Oldest if more || cut_short => Some(searched),
+            _ if more || cut_short => Some(searched),
             Direction::Oldest if lacking.byte_limited => Some(lacking.reached.max(searched)),
             _ => None,
+        };
+        let is_within = |id: Id| match (reached, query.direction) {
+            (None, _) => true,
+            (Some(reached), Direction::Oldest) => Some(id) <= reached,
+            (Some(reached), Direction::Newest) => {
+                [reached, before].into_iter().flatten().min().is_some_and(|to| id >= to)
+            }
         };
         let from_disk =
             messages.into_iter().chain(lacking.messages.into_values()).map(|message| (message, MessageSource::Disk));
         let from_cache = held.wanted.into_iter().map(|message| (message, MessageSource::Cache));
         let mut found: Vec<Located> = from_disk.chain(from_cache).collect();
-        found.retain(|(message, _)| reached.is_none_or(|reached| Some(message.id()) <= reached));
+        found.retain(|(message, _)| is_within(message.id()));
         let mut answer = merge(found, query);
         let first = answer.messages.first().map(|(message, _)| message.id());
         let full = answer.has_more;
+        let backward = query.direction == Direction::Newest;
         answer.has_more |= more || cut_short || lacking.byte_limited;
         if cut_short && !full {
             answer.incomplete = Some(self.ended_after("the search", "; page on from here"));
-            answer.next = reached.unwrap_or_else(|| [searched, first].into_iter().flatten().min());
+            answer.next = if backward { [searched, first].into_iter().flatten().min() } else { searched };
         }
-        let backward = query.direction == Direction::Newest;
-        let in_reach = if backward { first.is_some() && first >= held.oldest } else { full && !lacking.lacks_imports };
+        let is_held = first.zip(held.oldest).is_some_and(|(first, oldest)| first >= oldest);
+        let is_passed = query.before.is_some_and(|before| lacking.reached >= Some(before));
+        let in_reach =
+            if backward { is_held || (is_passed && !lacking.lacks_imports) } else { full && !lacking.lacks_imports };
         if lacking.byte_limited && !in_reach {
             answer.incomplete = Some(self.ended_after("the transcript is stale, and the search of the journal", ""));
             // Going forward the journal would be searched from the same place again.

@@ -144,8 +144,38 @@ fn a_very_stale_session_is_told_to_be_incomplete() {
     let query = fixture.history.newest_of(500);
     let lacking = Lacking::of(transcripts, journal, &ask(None, None).session, &query).unwrap();
     assert!(lacking.byte_limited && lacking.messages.len() < 100, "{}", lacking.messages.len());
-    let answer = fixture.history.read(&HistoryQuery { limit: 50, ..ask(None, None) }).unwrap();
-    assert!(answer.incomplete.is_some_and(|reason| reason.contains("journal")) && answer.has_more);
+    for _ in 0..2 {
+        let answer = fixture.history.read(&HistoryQuery { limit: 50, ..ask(None, None) }).unwrap();
+        assert!(answer.incomplete.is_some_and(|reason| reason.contains("journal")) && answer.has_more);
+        fixture.cache.forget(&ask(None, None).session);
+    }
+}
+
+#[test]
+fn going_backward_no_imported_message_is_shown_beyond_the_point_the_page_reached() {
+    let (fixture, mut replies) = with_rare_replies();
+    let session = SessionId::new("s").unwrap();
+    let older = |micros: u64| Id::least_of(Timestamp::from_micros(replies[0].time().micros() - micros));
+    let imported: Vec<Id> = [9, 5].map(|seconds| older(seconds * 1_000_000)).into();
+    let sealed = imported.iter().map(|id| {
+        let metadata = Metadata::default();
+        let draft = Draft { session: &session, role: "assistant", text: "old", metadata, vector_ids: &[] };
+        Arc::new(draft.prepare().seal(*id))
+    });
+    fixture.recorder.import(&sealed.collect::<Vec<_>>()).unwrap().unwrap();
+    assert!(fixture.transcripts.stale(&session).unwrap().is_some());
+    replies.splice(0..0, imported);
+    // Pages that end at their messages, at their bytes, and at what may be read for one.
+    for (role, limit, page_bytes_max) in
+        [(None, 50, PAGE_BYTES_MAX), (None, 50, 5000), (Some("assistant"), 50, 5000), (Some("assistant"), 2, 5000)]
+    {
+        let ask = HistoryQuery { limit, page_bytes_max, ..ask(role, None) };
+        let mut found = fixture.all_pages(ask);
+        found.reverse();
+        let wanted = role.map_or(302, |_| replies.len());
+        assert!(found.is_sorted() && replies.iter().all(|id| found.contains(id)));
+        assert_eq!(found.len(), wanted, "{role:?}, {limit}, {page_bytes_max}");
+    }
 }
 
 #[test]
