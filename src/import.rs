@@ -3,7 +3,8 @@
 //! A message is there already if its session's transcript has it, or if it was imported since the transcripts were last
 //! brought up. So a session is asked only while its transcript lacks nothing; from its first import on, the ids are
 //! remembered in a window until the transcripts have them. Ids given meanwhile are in neither, so where one of these comes
-//! the window is closed first. A window is bounded, and so is what readers must search in the journal meanwhile. MongoDB is not asked: there the `_id` decides.
+//! the window is closed first. A window is bounded, and so is what readers must search in the journal meanwhile. MongoDB is
+//! not asked: there the `_id` decides.
 //!
 //! Whoever follows a session is told once the window's messages are in its transcript. What is acknowledged stays, whatever
 //! ends an import: it is gone on with by sending everything again.
@@ -29,8 +30,13 @@ const WINDOW_MESSAGES_MAX: usize = if cfg!(test) { 20 } else { 200_000 };
 const WINDOW_BYTES_MAX: usize = if cfg!(test) { 4000 } else { 24 << 20 };
 /// How far an id may be ahead of the clock.
 const AHEAD_MAX: Duration = Duration::from_secs(5 * 60);
+/// The most bytes of one request, and the part of the journal that it may take at most, so that others find room beside it.
+const REQUEST_BYTES_MAX: u64 = 1 << 20;
+const REQUEST_PART: u64 = 16;
 /// How often what is waited for is looked at.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
+/// How often it is tried to record ids that may still be ahead of the clock: each time their sessions are looked at again.
+const AHEAD_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What became of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +77,7 @@ pub struct Importer<D: Disk = RealDisk> {
     transcripts: Arc<Transcripts<D>>,
     hub: Arc<Hub>,
     expiry: Expiry,
-    backlog_bytes_max: u64,
+    journal_bytes_max: u64,
     /// How long what is waited for may stand still.
     patience: Duration,
     window: Mutex<ImportWindow>,
@@ -102,8 +108,13 @@ impl<D: Disk> Importer<D> {
         transcripts: Arc<Transcripts<D>>,
         hub: Arc<Hub>,
     ) -> Self {
-        let (backlog_bytes_max, patience) = (config.journal.max_bytes / 2, config.server.timeouts.body);
-        Self { recorder, journal, transcripts, hub, expiry, backlog_bytes_max, patience, window: Mutex::default() }
+        let (journal_bytes_max, patience) = (config.journal.max_bytes, config.server.timeouts.body);
+        Self { recorder, journal, transcripts, hub, expiry, journal_bytes_max, patience, window: Mutex::default() }
+    }
+
+    /// The bytes of lines that are enough for one request.
+    pub fn request_bytes(&self) -> usize {
+        usize::try_from(REQUEST_BYTES_MAX.min(self.journal_bytes_max / REQUEST_PART)).unwrap_or(usize::MAX)
     }
 
     fn window(&self) -> MutexGuard<'_, ImportWindow> {
@@ -112,7 +123,7 @@ impl<D: Disk> Importer<D> {
     }
 
     /// Imports messages as one request, and returns what became of each. May wait, for the drain and for ids ahead of the
-    /// clock, while `goes_on`.
+    /// clock, while `goes_on`; other imports go on meanwhile.
     ///
     /// # Errors
     /// See [`ImportError`]; of these messages it is unknown which are recorded.
@@ -121,7 +132,24 @@ impl<D: Disk> Importer<D> {
         messages: &[Arc<Message>],
         goes_on: &dyn Fn() -> bool,
     ) -> Result<Vec<ImportOutcome>, ImportError> {
-        self.wait_for_room(goes_on)?;
+        let mut interval = POLL_INTERVAL;
+        loop {
+            self.wait_for_room(goes_on)?;
+            if let Some(outcomes) = self.try_import(messages, goes_on)? {
+                return Ok(outcomes);
+            }
+            // An erasure under way is known soon, and an id ahead of the clock is behind it in five minutes.
+            pause(goes_on, interval)?;
+            interval = AHEAD_INTERVAL;
+        }
+    }
+
+    /// The same; `None`: something may not be recorded now, and nothing was.
+    fn try_import(
+        &self,
+        messages: &[Arc<Message>],
+        goes_on: &dyn Fn() -> bool,
+    ) -> Result<Option<Vec<ImportOutcome>>, ImportError> {
         let (mut window, mark) = (self.window(), self.journal.mark());
         if window.is_full_for(messages) || messages.iter().any(|message| window.has_passed(message)) {
             self.close(&mut window, goes_on)?;
@@ -129,22 +157,23 @@ impl<D: Disk> Importer<D> {
         let there = self.known(&window, messages, goes_on)?;
         let mut seen = HashSet::new();
         let is_there = |message: &Arc<Message>| there.contains(&(message.session(), message.id()));
-        let mut outcomes: Vec<ImportOutcome> = messages
-            .iter()
-            .map(|message| match self.refusal(message) {
+        let mut outcomes = Vec::with_capacity(messages.len());
+        for message in messages {
+            outcomes.push(match self.refusal(message) {
                 Some(refusal) => refusal,
                 None if is_there(message) || !seen.insert((message.session(), message.id())) => {
                     ImportOutcome::AlreadyThere
                 }
                 None => ImportOutcome::Imported,
-            })
-            .collect();
-        self.record(messages, &mut outcomes, goes_on)?;
-        let new = messages.iter().zip(&outcomes).filter(|(_, outcome)| **outcome == ImportOutcome::Imported);
-        for (message, _) in new {
-            window.add(message, mark);
+            });
         }
-        Ok(outcomes)
+        let new = messages.iter().zip(&outcomes).filter(|(_, outcome)| **outcome == ImportOutcome::Imported);
+        let new: Vec<Arc<Message>> = new.map(|(message, _)| message.clone()).collect();
+        if !new.is_empty() && self.recorder.import(&new)?.is_none() {
+            return Ok(None);
+        }
+        new.iter().for_each(|message| window.add(message, mark));
+        Ok(Some(outcomes))
     }
 
     /// Brings the transcripts up to all that was imported, and tells those who follow its sessions.
@@ -198,36 +227,13 @@ impl<D: Disk> Importer<D> {
         Ok(there)
     }
 
-    /// Records those that are to be imported, and corrects the outcome of those that are erased meanwhile.
-    fn record(
-        &self,
-        messages: &[Arc<Message>],
-        outcomes: &mut [ImportOutcome],
-        goes_on: &dyn Fn() -> bool,
-    ) -> Result<(), ImportError> {
-        loop {
-            let new = messages.iter().zip(&*outcomes).filter(|(_, outcome)| **outcome == ImportOutcome::Imported);
-            let new: Vec<Arc<Message>> = new.map(|(message, _)| message.clone()).collect();
-            if new.is_empty() || self.recorder.import(&new)?.is_some() {
-                return Ok(());
-            }
-            // An erasure under way is known soon, and an id ahead of the clock is behind it in five minutes.
-            pause(goes_on)?;
-            for (message, outcome) in messages.iter().zip(outcomes.iter_mut()) {
-                if *outcome == ImportOutcome::Imported {
-                    *outcome = self.refusal(message).unwrap_or(*outcome);
-                }
-            }
-        }
-    }
-
     /// Waits until what is not drained takes less than half of the journal. What the window holds back is brought up first.
     fn wait_for_room(&self, goes_on: &dyn Fn() -> bool) -> Result<(), ImportError> {
         let mut least = u64::MAX;
         let mut since = Instant::now();
         loop {
             let undrained = self.journal.stats().undrained_bytes;
-            if undrained <= self.backlog_bytes_max {
+            if undrained <= self.journal_bytes_max / 2 {
                 return Ok(());
             }
             if least == u64::MAX {
@@ -238,7 +244,7 @@ impl<D: Disk> Importer<D> {
             } else if since.elapsed() > self.patience {
                 return Err(ImportError::Backlog(self.patience));
             }
-            pause(goes_on)?;
+            pause(goes_on, POLL_INTERVAL)?;
         }
     }
 
@@ -267,7 +273,7 @@ impl<D: Disk> Importer<D> {
                     let fault = fault.unwrap_or_else(|| io::Error::other("they take more than can be written"));
                     return Err(ImportError::Transcripts(fault));
                 }
-                _ => pause(goes_on)?,
+                _ => pause(goes_on, POLL_INTERVAL)?,
             }
         }
     }
@@ -298,10 +304,10 @@ impl ImportWindow {
 }
 
 /// Waits a little, if the import goes on.
-fn pause(goes_on: &dyn Fn() -> bool) -> Result<(), ImportError> {
+fn pause(goes_on: &dyn Fn() -> bool, interval: Duration) -> Result<(), ImportError> {
     if !goes_on() {
         return Err(ImportError::Ended);
     }
-    std::thread::sleep(POLL_INTERVAL);
+    std::thread::sleep(interval);
     Ok(())
 }

@@ -7,6 +7,8 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use chatkeep::message::{Id, Timestamp};
 use serde_json::{Value, json};
@@ -14,6 +16,9 @@ use support::drained::{NOWHERE, assert_holds, options, post, queue, status, wait
 use support::mongod::Mongod;
 use support::{Client, Connection, Options, Reply, Server, WAIT_TIMEOUT, wait_until};
 
+/// The head of an import, up to the length of its body.
+const HEAD: &str = "POST /api/chat/import HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\n\
+                    Content-Length: ";
 const LINES: &[(&str, &str)] = &[("Content-Type", "application/x-ndjson")];
 
 fn now() -> u64 {
@@ -227,6 +232,8 @@ fn a_line_that_cannot_be_imported_is_told_by_number_and_stops_no_other() {
     assert_eq!(counts(&import(&mut client, &time, &untimed)), (0, 5, 0));
     assert_eq!(whole(&mut client, "t", 50).into_values().collect::<Vec<_>>(), ["0", "1", "2", "3", "4"]);
     assert_eq!(counts(&import(&mut client, "", "")), (0, 0, 0));
+    let misspelt = import(&mut client, "", "{\"sesion_id\":\"x\",\"role\":\"user\",\"text\":\"hi\"}\n").expect(200);
+    assert!(misspelt["skipped"][0]["detail"].as_str().unwrap().contains("did you mean `session_id`"), "{misspelt}");
 
     let json_type = client.request("POST", "/api/chat/import", &[("Content-Type", "application/json")], Some(b"{}"));
     assert!(json_type.problem(415).contains("application/x-ndjson"));
@@ -235,7 +242,7 @@ fn a_line_that_cannot_be_imported_is_told_by_number_and_stops_no_other() {
     }
     // Memory does not grow with the body, nor with a line.
     let mut long = server.connect();
-    long.send(b"POST /api/chat/import HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\nContent-Length: 100000000\r\n\r\n").unwrap();
+    long.send(format!("{HEAD}100000000\r\n\r\n").as_bytes()).unwrap();
     let piece = vec![b'x'; 1_000_000];
     (0..100).for_each(|_| long.send(&piece).unwrap());
     assert_eq!(counts(&long.reply().unwrap()), (0, 0, 1));
@@ -355,6 +362,54 @@ fn at_half_of_the_journal_an_import_waits_and_ends_if_nothing_moves() {
     assert_eq!((there.len() as u64, torn), (kept, 0));
     assert!(there.iter().all(|line| texts[line["id"].as_str().unwrap()] == line["text"].as_str().unwrap()));
     assert!(!server.log().contains("a sync failed"), "{}", server.log());
+}
+
+#[test]
+fn an_import_larger_than_a_small_journal_leaves_room_for_others() {
+    let server = Server::start(
+        Options::default()
+            .set("server.max_body_bytes", 2048)
+            .set("websocket.max_message_bytes", 2048)
+            .set("journal.segment_bytes", 70_000)
+            .set("journal.max_bytes", 280_000),
+    );
+    let (body, texts) = lines("s", &"x".repeat(600), 1500);
+    assert!(body.len() > 3 * 280_000);
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let beside = scope.spawn(|| {
+            let mut client = server.client();
+            while !is_over.load(Ordering::Relaxed) {
+                client
+                    .post("/api/chat/messages", &json!({"session_id": "t", "role": "user", "text": "own"}))
+                    .expect(201);
+            }
+        });
+        let reply = import(&mut server.client(), "", &body);
+        is_over.store(true, Ordering::Relaxed);
+        assert_eq!(counts(&reply), (1500, 0, 0));
+        beside.join().unwrap();
+    });
+    assert_eq!(whole(&mut server.client(), "s", 500), texts);
+}
+
+#[test]
+fn an_id_ahead_of_the_clock_holds_up_no_other_import() {
+    let server = Server::start(Options::default());
+    let ahead = format!(
+        "{{\"id\":\"{}\",\"session_id\":\"s\",\"role\":\"user\",\"text\":\"later\"}}\n",
+        Id::from_parts(Timestamp::from_micros(now() + 240_000_000), 1)
+    );
+    let mut waiting = server.connect();
+    waiting.send(format!("{HEAD}{}\r\n\r\n{ahead}", ahead.len()).as_bytes()).unwrap();
+    // Much longer than a request takes to be read.
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(1) {
+        let (body, _) = lines("t", "other", 3);
+        assert_eq!(counts(&import(&mut server.client(), "", &body)), (3, 0, 0));
+    }
+    assert!(waiting.rest_within(Duration::from_millis(1)).is_none(), "it waits");
+    assert!(server.client().whole_history("s").is_empty());
 }
 
 #[test]

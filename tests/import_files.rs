@@ -154,7 +154,10 @@ fn the_files_of_other_systems_are_imported_once() {
 #[test]
 fn what_cannot_be_imported_is_told_by_its_number() {
     let server = Server::start(options());
-    let line = |role: &str, n: u64| json!({"session_id": "s", "role": role, "text": format!("{n}"), "created_at": format!("2024-01-01T00:00:0{n}Z")});
+    let line = |role: &str, n: u64| {
+        let time = format!("2024-01-01T00:00:0{n}Z");
+        json!({"session_id": "s", "role": role, "text": format!("{n}"), "created_at": time})
+    };
     let text = format!(
         "{}\n\nno json\n{}\n{}\n{{\"incomplete\":\"why\"}}\n",
         line("user", 1),

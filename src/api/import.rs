@@ -30,7 +30,6 @@ use lines::BodyLines;
 const SKIPPED_MAX: usize = 1000;
 /// What is recorded as one request, with one sync.
 const BATCH_LINES: usize = 2000;
-const BATCH_BYTES: usize = 1 << 20;
 /// Sessions whose lines without ids are counted at once; about 200 bytes each.
 const POSITIONS_MAX: usize = 100_000;
 
@@ -182,7 +181,7 @@ impl Import<'_> {
         };
         self.batch_bytes += message.line().len();
         self.batch.push((number, Arc::new(message)));
-        if self.batch.len() >= BATCH_LINES || self.batch_bytes >= BATCH_BYTES {
+        if self.batch.len() >= BATCH_LINES || self.batch_bytes >= self.importer.request_bytes() {
             self.record()?;
         }
         Ok(())
@@ -190,7 +189,7 @@ impl Import<'_> {
 
     fn message(&mut self, line: &[u8]) -> Result<Message, Problem> {
         let line = content::text(line);
-        let read: ImportLine<'_> = body::open_object(&line, LINE, |_| None)?;
+        let read: ImportLine<'_> = body::object(&line, LINE)?;
         let (metadata, vector_ids) = (read.metadata.as_ref(), read.vector_ids.as_deref().unwrap_or_default());
         chat::check_parts(&read.role, metadata, vector_ids, &str::to_owned)?;
         body::check_whole_numbers(metadata.into_iter(), &line)?;

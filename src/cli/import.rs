@@ -38,10 +38,11 @@ pub(super) fn import(options: &Options) -> Result<(), CommandError> {
     let file = if is_stdin { None } else { Some(open(path)?) };
     let file_time = file.as_ref().and_then(|file| file.metadata().ok()?.modified().ok());
     let file_time = file_time.and_then(|time| u64::try_from(time.duration_since(UNIX_EPOCH).ok()?.as_micros()).ok());
-    let time = options.transfer.time.or(file_time.map(Timestamp::from_micros));
-    let is_now = time.is_none();
-    let placing = Placing::new(options.transfer.rename.clone(), time.unwrap_or_else(|| Clock::system().now()));
-    let mut sender = Sender::new(client(options)?, options, time.unwrap_or_else(|| Clock::system().now()));
+    let told_time = options.transfer.time.or(file_time.map(Timestamp::from_micros));
+    let is_now = told_time.is_none();
+    let time = told_time.unwrap_or_else(|| Clock::system().now());
+    let placing = Placing::new(options.transfer.rename.clone(), time);
+    let mut sender = Sender::new(client(options)?, options, time);
     if is_stdin && io::stdin().is_terminal() {
         note("reading stdin");
     }
