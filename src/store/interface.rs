@@ -76,10 +76,7 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// # Errors
     /// Any [`StoreError`]; a retry is safe.
-    fn sessions(&self, after: &str, time_max: Duration) -> Result<(Vec<SessionId>, Option<String>), StoreError> {
-        let _ = (after, time_max);
-        Ok((Vec::new(), None))
-    }
+    fn sessions(&self, after: &str, time_max: Duration) -> Result<(Vec<SessionId>, Option<String>), StoreError>;
 
     /// The erasures of all servers after that place, oldest first; without a place from the first that is kept. Fewer
     /// than [`ERASURES_MAX`] are all there are.

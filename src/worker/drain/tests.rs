@@ -147,6 +147,10 @@ impl Store for Scripted {
     fn read(&self, _: &StoreQuery) -> Result<StorePage, StoreError> {
         unreachable!("the drain reads nothing")
     }
+
+    fn sessions(&self, _: &str, _: Duration) -> Result<(Vec<SessionId>, Option<String>), StoreError> {
+        unreachable!("the drain reads nothing")
+    }
 }
 
 const LETTERS: &str = "/data/dead_letter.jsonl";
