@@ -23,6 +23,8 @@ const WALKS: usize = 3;
 const PAGES: usize = 51;
 const PAGE_MAX: Duration = Duration::from_millis(20);
 const BYTES_PER_SECOND_MIN: f64 = 1e9;
+/// What every message has.
+const METADATA: &str = r#"{"transport":"rest","status":"completed","duration_ms":12}"#;
 /// One in so many messages has the rare word.
 const RARE: u64 = 10_000;
 const WORDS: [&str; 16] = [
@@ -58,7 +60,7 @@ fn fill(server: &Server, bytes: u64) -> u64 {
             let role = if n.is_multiple_of(2) { "user" } else { "assistant" };
             writeln!(
                 lines,
-                r#"{{"id":"{}","session_id":"{name}","role":"{role}","created_at":"{}","text":"{text}","metadata":{{"transport":"rest","status":"completed","duration_ms":12}}}}"#,
+                r#"{{"id":"{}","session_id":"{name}","role":"{role}","created_at":"{}","text":"{text}","metadata":{METADATA}}}"#,
                 id(n),
                 time_of(n)
             )

@@ -3,8 +3,8 @@
 //! The recorder owns the journal's writing end. The journal's leader publishes what is durable, batch after batch, in
 //! sequence: to the transcript, then to the cache and the index of sessions, then to the hub and to the worker's channel.
 //! The transcript comes first, so that whatever the cache evicts can be read there. An imported message belongs somewhere in
-//! its session: its transcript becomes stale until it is merged there, and the cache forgets the session. If the channel is full the record is
-//! skipped: the worker reads it from the journal instead.
+//! its session: its transcript becomes stale until it is merged there, and the cache forgets the session. If the channel is
+//! full the record is skipped: the worker reads it from the journal instead.
 //!
 //! Knows nothing of requests and replies. Holds no lock of its own.
 

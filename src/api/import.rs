@@ -145,7 +145,7 @@ pub fn import(
         log::warn!("[CHAT IMPORT] the transcripts of what was imported are brought up later: {e}");
     }
     let ImportReply { imported, already_there, skipped_count, .. } = &import.reply;
-    let told = format!("{imported} messages imported, {already_there} already there, {skipped_count} skipped");
+    let told = format!("imported {imported}, already there {already_there}, skipped {skipped_count}");
     log::info!("[CHAT IMPORT] {told}");
     read.map(|()| json(200, &import.reply)).map_err(|problem| {
         let detail = format!("{}; until then: {told}; send it again, and it goes on there", problem.detail);
@@ -153,7 +153,7 @@ pub fn import(
     })
 }
 
-const TIME_RULE: &str = "must be an RFC 3339 time (2025-11-28T01:23:45Z)";
+const TIME_RULE: &str = "must be an RFC 3339 time (2025-11-28T01:23:45Z) of the years 1970 to 2099";
 
 impl Import<'_> {
     fn read(&mut self, body: &mut dyn BodySource) -> Result<(), Problem> {
