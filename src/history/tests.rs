@@ -152,7 +152,7 @@ fn a_very_stale_session_is_told_to_be_incomplete() {
 }
 
 #[test]
-fn going_backward_no_imported_message_is_shown_beyond_the_point_the_page_reached() {
+fn going_backward_no_imported_message_is_shown_beyond_where_it_was_read() {
     let (fixture, mut replies) = with_rare_replies();
     let session = SessionId::new("s").unwrap();
     let older = |micros: u64| Id::least_of(Timestamp::from_micros(replies[0].time().micros() - micros));
