@@ -209,8 +209,7 @@ impl Import<'_> {
         if let Some(id) = line.id.as_deref() {
             let rule = "must be a UUIDv7; without `id` one is derived from `created_at` and the content";
             let id: Id = id.parse().map_err(|_| Problem::field("id", rule))?;
-            // Of another name it is another message.
-            return Ok(if self.session.is_some() { renamed(session, id) } else { id });
+            return Ok(if self.session.is_some() { id.in_session(session) } else { id });
         }
         let given = line
             .created_at
@@ -279,17 +278,12 @@ impl DerivedPosition {
     }
 }
 
-/// The id of a message that is imported into another session.
-fn renamed(session: &SessionId, id: Id) -> Id {
-    Id::derived(id.time(), &format!("{session}\n{id}"))
-}
-
 /// The metadata of a rewind whose target is imported into another session with it; `None` for any other message.
 fn with_target_in(session: &SessionId, role: &str, metadata: &Map<String, Value>) -> Option<Map<String, Value>> {
     let is_rewind = role == "system" && metadata.get("type")? == "rewind";
     let to: Id = metadata.get("to")?.as_str().filter(|_| is_rewind)?.parse().ok()?;
     let mut moved = metadata.clone();
-    moved.insert("to".into(), renamed(session, to).to_string().into());
+    moved.insert("to".into(), to.in_session(session).to_string().into());
     Some(moved)
 }
 

@@ -48,11 +48,7 @@ impl Documents {
             (None, _) => None,
         };
         match id {
-            // Of another name it is another message.
-            Some(id) if placing.session.is_some() => {
-                let id = Id::derived(id.time(), &format!("{session}\n{id}"));
-                self.write(unit, said.line(&session, id), to)
-            }
+            Some(id) if placing.session.is_some() => self.write(unit, said.line(&session, id.in_session(&session)), to),
             Some(id) => self.write(unit, said.line(&session, id), to),
             None => to.line(unit, &said.line_without_id(session.as_str(), time.unwrap_or_else(|| placing.time()))),
         }

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use sha2::{Digest as _, Sha256};
 use uuid::{Uuid, Variant};
 
+use super::session::SessionId;
 use super::timestamp::{Clock, Timestamp};
 
 /// Random bytes read from the system at once: one call for 128 ids.
@@ -41,6 +42,12 @@ impl Id {
     pub fn derived(time: Timestamp, name: &str) -> Self {
         let digest = Sha256::digest(name.as_bytes());
         Self::from_parts(time, digest.iter().take(8).fold(0, |bits, byte| bits << 8 | u64::from(*byte)))
+    }
+
+    /// The id that the same message gets in another session: there it is another message, of the same time.
+    #[must_use]
+    pub fn in_session(self, session: &SessionId) -> Self {
+        Self::derived(self.time(), &format!("{session}\n{self}"))
     }
 
     /// An id shortly after this one, of the same time.
