@@ -1,0 +1,88 @@
+// Pages in a headless Chromium, and what is looked at in them.
+import assert from "node:assert/strict";
+import fs from "node:fs";
+import { createRequire } from "node:module";
+import path from "node:path";
+
+import { root } from "./processes.mjs";
+
+const fetched = createRequire(path.join(root, ".cache/console/"));
+const { chromium } = fetched("playwright-core");
+const axeSource = fs.readFileSync(fetched.resolve("axe-core/axe.min.js"), "utf8");
+
+const pictures = path.join(root, ".cache/console/pictures");
+
+// One browser for the tests of a file; each page has a context of its own, so nothing is shared.
+let browser;
+
+export async function closeBrowser() {
+  await (await browser)?.close();
+}
+
+function launch() {
+  browser ??= chromium.launch({
+    executablePath: "/usr/bin/chromium",
+    args: ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"],
+  });
+  return browser;
+}
+
+// Opens the console, and returns Playwright's page once it is loaded.
+//   at       what follows the address: "#/storage"
+//   colors   "light" or "dark", as the system says
+//   width, height, motion ("reduce"), zoom (2: text of 200 %)
+//   blank    opens an empty page in place of the console
+//   allow    patterns of complaints that this test is about: [/status of 401/]
+// `page.complaints` is what the page complained of so far.
+export async function openPage(scope, server, how = {}) {
+  const { at = "", colors = "light", width = 1280, height = 800, motion = "no-preference", allow = [], blank = false } = how;
+  const context = await (await launch()).newContext({
+    viewport: { width, height },
+    colorScheme: colors,
+    reducedMotion: motion,
+    hasTouch: width < 600,
+    acceptDownloads: true,
+  });
+  scope.ends.push(() => context.close());
+  await context.grantPermissions(["clipboard-read", "clipboard-write"]);
+  const page = await context.newPage();
+  page.setDefaultTimeout(10_000);
+  const complain = (text) => {
+    if (!allow.some((pattern) => pattern.test(text)) && !(server?.wasDown && isNetwork(text))) scope.complaints.push(text);
+  };
+  page.on("console", (message) => message.type() === "error" && complain(`${message.text()} (${message.location().url})`));
+  page.on("pageerror", (error) => complain(String(error.stack ?? error)));
+  page.on("crash", () => complain("the page crashed"));
+  await page.addInitScript(() => {
+    addEventListener("securitypolicyviolation", ({ violatedDirective, blockedURI, sample }) => {
+      console.error(`the policy was violated: ${violatedDirective} ${blockedURI} ${sample}`);
+    });
+  });
+  if (!blank) await page.goto(`${server.url}/${at}`);
+  if (how.zoom) await page.evaluate((zoom) => document.documentElement.style.setProperty("font-size", `${zoom * 100}%`), how.zoom);
+  return page;
+}
+
+// Chromium writes these itself when a server is gone; a page can do nothing about them.
+function isNetwork(text) {
+  return /^Failed to load resource: net::ERR_|^WebSocket connection to .* failed/.test(text);
+}
+
+// Fails if axe-core finds anything in the page as it is now, or if it can be scrolled sideways.
+export async function axe(page, state = "the page") {
+  await page.evaluate(axeSource);
+  const found = await page.evaluate(async () => (await window.axe.run()).violations.flatMap(({ id, help, nodes }) => (
+    nodes.map(({ target, failureSummary }) => `${id}: ${help}\n  at ${target}\n  ${failureSummary}`)
+  )));
+  assert.deepEqual(found, [], `what axe-core finds in ${state}`);
+  const [wide, room] = await page.evaluate(() => [document.documentElement.scrollWidth, document.documentElement.clientWidth]);
+  assert.ok(wide <= room, `${state} is ${wide} pixels wide and has room for ${room}`);
+}
+
+// Keeps a picture of what the window shows.
+export async function picture(page, name) {
+  fs.mkdirSync(pictures, { recursive: true });
+  const file = path.join(pictures, `${name}.png`);
+  await page.screenshot({ path: file, animations: "disabled" });
+  return file;
+}
