@@ -11,6 +11,7 @@ mod body;
 mod body_limit;
 mod body_source;
 mod chat;
+mod console;
 mod content;
 mod event_stream;
 mod events;
@@ -32,6 +33,7 @@ mod reply_budget;
 mod resend;
 mod rewind;
 mod route;
+mod route_settings;
 mod search;
 mod sessions;
 mod shape;
@@ -62,7 +64,8 @@ pub use http_meters::{Answered, HttpMeters, METHOD_UNKNOWN, method_index};
 pub use live::{EventStreams, SocketService};
 pub use problem::{ErrorFormat, Problem};
 pub use reply_budget::ReplyBudget;
-pub use route::Route;
+pub use route::{Exposure, Route};
+pub use route_settings::RouteSettings;
 pub use socket::{Joining, Outbox, Payload, SharedBytes, SocketCounters, SocketHandler, SocketId, Sockets, Wake};
 pub use status::StatusSources;
 
@@ -77,8 +80,8 @@ pub trait Service: Send + Sync + 'static {
     /// Whether a path asks for the server's health; such requests are answered however many others wait.
     fn is_probe(&self, path: &str) -> bool;
 
-    /// Whether a path is served without a token, though one is asked for.
-    fn is_open(&self, path: &str) -> bool;
+    /// Who may ask for a path.
+    fn exposure(&self, path: &str) -> Exposure;
 
     /// Told of every reply before it is sent, to count it.
     fn answered(&self, _answered: &Answered) {}
@@ -122,8 +125,8 @@ pub struct Api {
     pub status: Arc<StatusSources>,
     /// What large replies may hold together.
     pub outgoing: ReplyBudget,
-    /// What the bodies of requests with OpenAI's protocol may have.
-    pub front_bodies: Arc<BodyLimit>,
+    /// What a reload changes.
+    pub settings: Arc<RouteSettings>,
     /// What is counted of requests.
     pub meters: HttpMeters,
     /// When the process started.
@@ -156,8 +159,8 @@ impl Service for Api {
         route::is_probe(path)
     }
 
-    fn is_open(&self, path: &str) -> bool {
-        route::is_open(path)
+    fn exposure(&self, path: &str) -> Exposure {
+        route::exposure(path)
     }
 
     fn answered(&self, answered: &Answered) {
@@ -165,7 +168,7 @@ impl Service for Api {
     }
 
     fn body_limit(&self, route: Route) -> Option<&BodyLimit> {
-        (route == Route::Completions).then_some(&self.front_bodies)
+        (route == Route::Completions).then_some(&self.settings.front_bodies)
     }
 
     fn streams(&self, path: &str) -> bool {
@@ -212,6 +215,7 @@ impl Service for Api {
             Route::Livez => Ok(StatusSources::live()),
             Route::Readyz | Route::Health => self.status.ready(),
             Route::OpenApi => Ok(openapi::document()),
+            Route::Console | Route::ConsoleFile => console::read(head, self.settings.has_console()),
         };
         let reply = reply.unwrap_or_else(|problem| head.refusal(&problem));
         self.outgoing.weigh(reply, head)

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use crossbeam_channel::Receiver;
 
-use crate::api::{Api, BodyLimit, BulkServices, EventStreams, HttpMeters, ReplyBudget, SocketService};
+use crate::api::{Api, BulkServices, EventStreams, HttpMeters, ReplyBudget, RouteSettings, SocketService};
 use crate::backup::Backups;
 use crate::chat::Chat;
 use crate::config::{Config, Settings};
@@ -127,12 +127,12 @@ impl App {
             sockets: sockets.clone(),
             outgoing: outgoing.clone(),
         };
-        let front_bodies = Arc::new(BodyLimit::new(&config.openai_front));
+        let settings = Arc::new(RouteSettings::new(config));
         let limits = Limits {
             descriptors: base.descriptors.clone(),
             connections_max,
             outgoing: outgoing.clone(),
-            front_bodies: front_bodies.clone(),
+            routes: settings.clone(),
         };
         let streams_max = event_streams_max(config, base.descriptors.share());
         let events = EventStreams::start(&sockets, streams_max, outgoing.clone());
@@ -153,7 +153,7 @@ impl App {
             bulk: BulkServices { backups: Backups::new(config, journal.clone()), importer, search },
             status,
             outgoing,
-            front_bodies,
+            settings,
             meters,
             started_at,
         });
@@ -245,4 +245,7 @@ fn announce(address: std::net::SocketAddr, config: &Config, took: Duration) {
     let version = env!("CARGO_PKG_VERSION");
     let folder = config.journal.path.display();
     log::info!("chatkeep {version} is ready after {} ms, journal in {folder}", took.as_millis());
+    if config.server.console {
+        log::info!("console: http://{address}/ (server.console)");
+    }
 }

@@ -133,7 +133,9 @@ fn a_release_is_built_with_the_commit_of_its_own_repository() {
     let folder = folder();
     let (script, package) = (folder.path().join("build"), folder.path().join("package"));
     fs::create_dir(&package).unwrap();
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/build.rs");
+    let source = folder.path().join("build.rs");
+    let module = concat!("#[path = \"", env!("CARGO_MANIFEST_DIR"), "/build/commit.rs\"]");
+    fs::write(&source, format!("{module}\nmod commit;\nfn main() {{\n    commit::tell();\n}}\n")).unwrap();
     let built = run(Command::new("rustc").args(["--edition=2024", "-o"]).arg(&script).arg(source));
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
     let git = |arguments: &[&str]| {
@@ -178,6 +180,15 @@ fn a_server_says_first_what_it_is_and_what_it_was_told() {
     let (_server, lines) = first_lines(Options::default().set("mongo.ttl_days", 0).set("responder.kind", "none"));
     assert_eq!(lines[3], "responder: none");
     assert_eq!(lines[5], "retention: messages are kept for ever (mongo.ttl_days)");
+}
+
+#[test]
+fn a_server_says_where_its_console_is_unless_it_is_switched_off() {
+    let (server, _) = first_lines(Options::default());
+    server.wait_for_log(&format!("console: http://{}/ (server.console)", server.address()));
+    let (mut server, _) = first_lines(Options::default().set("server.console", false));
+    server.sigterm_and_wait();
+    assert!(!server.log().contains("console"), "{}", server.log());
 }
 
 #[cfg(feature = "mongo")]

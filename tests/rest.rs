@@ -628,7 +628,7 @@ fn the_description_of_the_api_is_served_and_describes_what_answers() {
                     assert_eq!(client.request(method, path, &[], None).status, 422, "{method} {path}");
                 }
             } else if item.get("get").is_some() {
-                let path = &path.replace("{model}", "chatkeep");
+                let path = &path.replace("{model}", "chatkeep").replace("{file}", "main.js");
                 let path = &if path.ends_with("/search") { format!("{path}?q=words") } else { path.clone() };
                 assert_eq!(client.get(path).status, 200, "{path}");
                 let head = client.request("HEAD", path, &[], None);

@@ -94,6 +94,7 @@ fn example(method: &str, path: &str, session: &str) -> (String, Option<Value>, u
         }
         ("GET", "/v1/models/{model}") => (path.replace("{model}", "chatkeep"), None, 200, Reach::Any),
         // Without the fields of a handshake; the walk by WebSocket has them.
+        ("GET", "/console/{file}") => (path.replace("{file}", "main.js"), None, 200, Reach::Any),
         ("GET", "/ws/chat") => (named(""), None, 426, Reach::Any),
         (
             "GET",
@@ -105,6 +106,7 @@ fn example(method: &str, path: &str, session: &str) -> (String, Option<Value>, u
             | "/readyz"
             | "/health"
             | "/openapi.json"
+            | "/"
             | "/v1/models",
         ) => (path.to_owned(), None, 200, Reach::Any),
         _ => panic!("{method} {path} has no example: say here what it does with sessions"),

@@ -84,12 +84,23 @@ impl<'a> RequestHead<'a> {
         let Some(fit) = fitting.max() else { return 1000 };
         if fit.0 > 0 { fit.1 } else { 0 }
     }
+
+    /// Whether the client would rather have a reply gzipped than as it is (RFC 9110, 12.5.3). One that does not say what it
+    /// takes gets it as it is: most such clients cannot inflate.
+    pub(super) fn prefers_gzip(&self) -> bool {
+        let weight = |names: &[&str]| {
+            let codings = self.elements("Accept-Encoding").map(weighted);
+            let fitting = codings.filter(|(coding, _)| names.iter().any(|name| coding.eq_ignore_ascii_case(name)));
+            fitting.map(|(_, weight)| weight).max()
+        };
+        let gzip = weight(&["gzip", "x-gzip"]).or_else(|| weight(&["*"])).unwrap_or(0);
+        gzip > 0 && gzip >= weight(&["identity"]).unwrap_or(0)
+    }
 }
 
 /// How specifically a range of `Accept` matches a media type (3: by name, 0: not at all), and its weight.
 fn fit(range: &str, kind: &str) -> (u8, u16) {
-    let mut parts = range.split(';').map(str::trim);
-    let name = parts.next().unwrap_or_default();
+    let (name, weight) = weighted(range);
     let (group, _) = kind.split_once('/').unwrap_or((kind, ""));
     let closeness = match name.split_once('/') {
         Some(("*", "*")) => 1,
@@ -97,9 +108,16 @@ fn fit(range: &str, kind: &str) -> (u8, u16) {
         _ if name.eq_ignore_ascii_case(kind) => 3,
         _ => 0,
     };
+    (closeness, weight)
+}
+
+/// An element of a list of what is accepted, and its weight.
+fn weighted(element: &str) -> (&str, u16) {
+    let mut parts = element.split(';').map(str::trim);
+    let name = parts.next().unwrap_or_default();
     let weights = parts.filter_map(|part| part.split_once('='));
     let mut weight = weights.filter(|(name, _)| name.trim().eq_ignore_ascii_case("q")).map(|(_, weight)| weight.trim());
-    (closeness, weight.next_back().map_or(1000, thousandths))
+    (name, weight.next_back().map_or(1000, thousandths))
 }
 
 /// A weight, `0.` with up to three digits or `1`; an invalid one counts as the least.
@@ -113,6 +131,15 @@ mod tests {
     use super::super::header;
     use super::*;
     use crate::access::Access;
+
+    /// What `read` makes of a head with these fields.
+    fn with<T>(name: &str, values: &[&str], read: impl Fn(&RequestHead<'_>) -> T) -> T {
+        let headers: Vec<Header> = values.iter().map(|value| header(name, value)).collect();
+        let (method, path, query, headers) = (&Method::Get, "/", "", &headers);
+        let (transport, request_id, left_out) = (Transport::Tcp, "r", None);
+        let (caller, presence) = (&Principal::without_token(Access::Admin), Presence::UNSEEN);
+        read(&RequestHead { method, path, query, headers, left_out, transport, caller, presence, request_id })
+    }
 
     #[test]
     fn what_is_accepted_is_read_by_weight_and_by_closeness() {
@@ -135,13 +162,36 @@ mod tests {
             (&["text/event-stream;q=x"], 'j'),
             (&["text/event-stream;charset=utf-8"], 's'),
         ] {
-            let headers: Vec<Header> = accepts.iter().map(|accept| header("Accept", accept)).collect();
-            let (method, path, query, headers) = (&Method::Get, "/", "", &headers);
-            let (transport, request_id, left_out) = (Transport::Tcp, "r", None);
-            let caller = &Principal::without_token(Access::Admin);
-            let presence = Presence::UNSEEN;
-            let head = RequestHead { method, path, query, headers, left_out, transport, caller, presence, request_id };
-            assert_eq!(head.preferred(&forms), wanted, "{accepts:?}");
+            let preferred = with("Accept", accepts, |head| head.preferred(&forms));
+            assert_eq!(preferred, wanted, "{accepts:?}");
+        }
+    }
+
+    #[test]
+    fn gzip_is_taken_where_it_is_named_and_nothing_weighs_more() {
+        for (accepts, wanted) in [
+            (&[][..], false),
+            (&[""], false),
+            (&["gzip"], true),
+            (&["GZip"], true),
+            (&["x-gzip"], true),
+            (&["*"], true),
+            (&["gzip, deflate, br, zstd"], true),
+            (&["br", "deflate, gzip;q=0.1"], true),
+            (&["gzip;q=0"], false),
+            (&["gzip;q=0.000, *"], false),
+            (&["*;q=0"], false),
+            (&["br, deflate"], false),
+            (&["identity"], false),
+            (&["identity, gzip"], true),
+            (&["identity, gzip;q=0.5"], false),
+            (&["identity;q=0.5, gzip;q=1.0"], true),
+            (&["identity;q=0"], false),
+            (&["identity;q=0, *;q=0.1"], true),
+            (&["gzip;q=x"], false),
+            (&["gzipped"], false),
+        ] {
+            assert_eq!(with("Accept-Encoding", accepts, |head| head.prefers_gzip()), wanted, "{accepts:?}");
         }
     }
 }

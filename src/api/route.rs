@@ -66,6 +66,21 @@ pub enum Route {
     Health,
     /// `GET /openapi.json`
     OpenApi,
+    /// `GET /`
+    Console,
+    /// `GET /console/{file}`
+    ConsoleFile,
+}
+
+/// Who may ask for a path over TCP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exposure {
+    /// Where tokens are set, callers with one of them.
+    Callers,
+    /// Everyone who reaches the port.
+    Everyone,
+    /// Also a browser that follows a link from another site: a page for people, the same for all.
+    Linked,
 }
 
 /// Each path with its methods, the access they need, and their route. Methods of one path that differ in these stand in rows
@@ -97,6 +112,8 @@ pub(super) const TABLE: &[(&str, &str, Access, Route)] = &[
     ("/readyz", "GET, HEAD", Access::None, Route::Readyz),
     ("/health", "GET, HEAD", Access::Read, Route::Health),
     ("/openapi.json", "GET, HEAD", Access::Read, Route::OpenApi),
+    ("/", "GET, HEAD", Access::None, Route::Console),
+    ("/console/{file}", "GET, HEAD", Access::None, Route::ConsoleFile),
 ];
 
 /// Finds the route, or the problem that says why there is none (403, 404, 405 with `Allow`, 415, 422).
@@ -147,21 +164,26 @@ pub(super) fn is_probe(path: &str) -> bool {
     found.is_some_and(|(.., route)| probes.contains(route))
 }
 
-/// Whether a path is served to those who have no token, though one is asked for.
-pub(super) fn is_open(path: &str) -> bool {
-    TABLE.iter().any(|(wanted, _, access, _)| *access == Access::None && is_at(wanted, path))
+/// Who may ask for a path; of one that is not served nothing is told without a token.
+pub(super) fn exposure(path: &str) -> Exposure {
+    let open = TABLE.iter().find(|(wanted, _, access, _)| *access == Access::None && is_at(wanted, path));
+    match open {
+        Some((.., Route::Console)) => Exposure::Linked,
+        Some(_) => Exposure::Everyone,
+        None => Exposure::Callers,
+    }
 }
 
-/// Whether a path matches one of the table; `{id}` stands for one segment, `{model}` for all that is left: names of models have
-/// slashes, which clients send as they are.
+/// Whether a path matches one of the table; a name in braces stands for one segment, `{model}` for all that is left: names of
+/// models have slashes, which clients send as they are.
 fn is_at(wanted: &str, path: &str) -> bool {
     if let Some(before) = wanted.strip_suffix("{model}") {
         return path.strip_prefix(before).is_some_and(|model| !model.is_empty());
     }
-    match wanted.split_once("{id}") {
+    match wanted.split_once('{').and_then(|(before, rest)| Some((before, rest.split_once('}')?.1))) {
         Some((before, after)) => {
-            let id = path.strip_prefix(before).and_then(|rest| rest.strip_suffix(after));
-            id.is_some_and(|id| !id.is_empty() && !id.contains('/'))
+            let name = path.strip_prefix(before).and_then(|rest| rest.strip_suffix(after));
+            name.is_some_and(|name| !name.is_empty() && !name.contains('/'))
         }
         None => wanted == path,
     }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::api::{BodyLimit, EventStreams, SocketService};
+use crate::api::{EventStreams, RouteSettings, SocketService};
 use crate::chat::Chat;
 use crate::config::{Config, Reload, Settings};
 use crate::descriptors::{self, Descriptors, Share};
@@ -27,8 +27,8 @@ pub(super) struct Limits {
     pub(super) connections_max: Arc<AtomicUsize>,
     /// Bytes that wait for clients.
     pub(super) outgoing: Arc<Semaphore>,
-    /// Of bodies with OpenAI's protocol.
-    pub(super) front_bodies: Arc<BodyLimit>,
+    /// Settings of single routes.
+    pub(super) routes: Arc<RouteSettings>,
 }
 
 /// The most requests that wait for events: they must leave connections for those that record.
@@ -99,7 +99,7 @@ impl ReloadableParts<'_> {
         self.limits.descriptors.share_anew(share);
         self.limits.connections_max.store(share.connections, Ordering::Relaxed);
         self.limits.outgoing.set_max(server.max_outgoing_bytes);
-        self.limits.front_bodies.reload(&config.openai_front);
+        self.limits.routes.reload(config);
         self.feed.set_watching_max(watching_max(config, share));
         self.events.set_max(event_streams_max(config, share));
         self.chat.reload(&config.responder, waiting_max(share));

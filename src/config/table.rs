@@ -75,8 +75,8 @@ const fn whole(path: &'static str, default: u64, bounds: RangeInclusive<u64>) ->
     key(path, KeyKind::Integer(bounds), Given::Integer(default))
 }
 
-const fn flag(path: &'static str) -> ConfigKey {
-    key(path, KeyKind::Bool, Given::Bool(false))
+const fn flag(path: &'static str, default: bool) -> ConfigKey {
+    key(path, KeyKind::Bool, Given::Bool(default))
 }
 
 const fn choice(path: &'static str, default: &'static str, words: &'static [&'static str]) -> ConfigKey {
@@ -165,9 +165,10 @@ pub(super) static KEYS: &[ConfigKey] = &[
     reloads(secret(text("server.auth_token", "", rules::is_token, IS_TOKEN), redacted)),
     reloads(text("server.auth_token_file", "", rules::is_token_file, IS_TOKEN_FILE)),
     reloads(secret(key("server.auth_tokens", KeyKind::Blocks(TOKEN_FIELDS), Given::NoItems), redacted)),
-    reloads(flag("server.allow_open_listen")),
+    reloads(flag("server.allow_open_listen", false)),
     reloads(list("server.allowed_origins", rules::is_origin, IS_ORIGIN)),
     reloads(list("server.allowed_hosts", rules::is_host, IS_HOST)),
+    reloads(flag("server.console", true)),
     reloads(whole("server.max_connections", 1024, 1..=100_000)),
     reloads(whole("server.max_feed_streams", 32, 1..=10_000)),
     reloads(whole("server.max_event_streams", 512, 1..=10_000)),
@@ -194,7 +195,7 @@ pub(super) static KEYS: &[ConfigKey] = &[
     reloads(whole("websocket.max_outgoing_bytes", MIB, 64 * KIB..=64 * MIB)),
     reloads(whole("websocket.heartbeat_seconds", 20, 1..=HOUR)),
     reloads(whole("websocket.idle_timeout_seconds", 75, 1..=DAY)),
-    flag("mongo.enabled"),
+    flag("mongo.enabled", false),
     secret(text("mongo.uri", "${MONGO_URI:-mongodb://127.0.0.1:27017}", rules::is_mongo_uri, IS_MONGO_URI), redact_uri),
     text("mongo.database", "${MONGO_DB:-oqoqo}", rules::is_database, IS_DATABASE),
     text("mongo.chat_collection", "${MONGO_CHAT_COLLECTION:-chat_messages}", rules::is_collection, IS_COLLECTION),
@@ -206,7 +207,7 @@ pub(super) static KEYS: &[ConfigKey] = &[
     whole("mongo.batch_max_age_ms", 200, 1..=60_000),
     whole("mongo.call_timeout_seconds", 10, 1..=HOUR),
     whole("mongo.backoff_ms_max", 5000, 100..=1000 * HOUR),
-    flag("mongo.shared"),
+    flag("mongo.shared", false),
     path("mongo.dead_letter_path", layout::DEAD_LETTERS, rules::is_path, IS_PATH),
     whole("mongo.cache.max_messages_per_session", 75, 1..=10_000),
     path("mongo.cache.disk_path", layout::TRANSCRIPTS, rules::is_path, IS_PATH),
@@ -230,5 +231,5 @@ pub(super) static KEYS: &[ConfigKey] = &[
     whole("openai_front.max_conversations", 100_000, 1..=10_000_000),
     reloads(choice("log.level", "${CHATKEEP_LOG:-info}", &["off", "error", "warn", "info", "debug", "trace"])),
     choice("log.format", "text", &["text", "json"]),
-    flag("log.access"),
+    flag("log.access", false),
 ];

@@ -591,7 +591,7 @@ fn a_token_in_a_file_counts_like_one_in_the_configuration() {
 fn other_value(key: &table::ConfigKey) -> String {
     use table::{Given, KeyKind};
     match (&key.kind, &key.default) {
-        (KeyKind::Bool, _) => "true".to_owned(),
+        (KeyKind::Bool, Given::Bool(default)) => (!default).to_string(),
         // A message above server.max_body_bytes counts as one of that length.
         (KeyKind::Integer(bounds), Given::Integer(default))
             if default == bounds.end() || key.path == "websocket.max_message_bytes" =>

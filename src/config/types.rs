@@ -44,6 +44,8 @@ pub struct ServerConfig {
     /// Who may ask over TCP.
     #[serde(flatten)]
     pub auth: AuthConfig,
+    /// Whether the console is served.
+    pub console: bool,
     /// Connections at once; each has a thread.
     pub max_connections: usize,
     /// The most streams of the feed and waiting requests at once; each has a thread and a connection.

@@ -121,7 +121,7 @@ impl<'a, S: Service> Connection<'a, S> {
         scope.asks(&request.method, request.path());
         // Those of now, also where the connection is older.
         let rules = shared.rules.load();
-        let verdict = rules.guard.check(&request.method, &asked, || shared.service.is_open(request.path()));
+        let verdict = rules.guard.check(&request.method, &asked, || shared.service.exposure(request.path()));
         self.input.consume(end);
         let mut context = RequestContext {
             scope,

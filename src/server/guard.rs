@@ -3,6 +3,7 @@
 //! A page in a browser can reach a loopback port. Same-origin rules do not stop it from sending, and DNS rebinding gets
 //! it past them. So a loopback listener serves only its own names, and a request that comes from a page, by its
 //! `Origin` or `Sec-Fetch-Site`, must come from our own origin or a configured one; the type of a body decides nothing.
+//! One thing is served to a browser that comes from anywhere: a page that holds no data, when a link to it is followed.
 //! `tokens.rs` knows the tokens; what a token allows is not checked here.
 //!
 //! Pure: knows nothing of sockets and routes.
@@ -10,7 +11,7 @@
 use tiny_http::{Header, Method};
 
 use crate::access::{Access, Principal};
-use crate::api::{Problem, header};
+use crate::api::{Exposure, Problem, header};
 use crate::config::AuthConfig;
 
 use super::http1::{AccessFields, Once, split_port};
@@ -78,13 +79,13 @@ impl Guard {
         self.tokens.revoke_all_but(&after.tokens);
     }
 
-    /// Checks one head, in the order that tells a stranger the least: Host, Origin, token. `is_open`: whether it asks for
-    /// what needs no token.
+    /// Checks one head, in the order that tells a stranger the least: Host, Origin, token. `exposure`: of what it asks
+    /// for.
     pub(super) fn check(
         &self,
         method: &Method,
         asked: &AccessFields<'_>,
-        is_open: impl FnOnce() -> bool,
+        exposure: impl Fn() -> Exposure,
     ) -> Verdict<'_> {
         if let Some(host) = asked.host.filter(|host| !self.serves_host(host)) {
             let detail = format!("the Host {host} is not served here; name it in server.allowed_hosts");
@@ -92,6 +93,7 @@ impl Guard {
         }
         let origin = match self.origin(asked) {
             Ok(origin) => origin,
+            Err(_) if follows_link(method, asked) && exposure() == Exposure::Linked => None,
             Err(whose) => {
                 let detail = format!("{whose} may not call; server.allowed_origins names those that may");
                 return Verdict::Refuse { problem: Problem::new(403, FOREIGN_ORIGIN, detail), origin: None };
@@ -101,7 +103,7 @@ impl Guard {
             return Verdict::Preflight { origin };
         }
         let (caller, has_token) = self.caller(asked);
-        if caller.access() > Access::None || is_open() {
+        if caller.access() > Access::None || exposure() != Exposure::Callers {
             return Verdict::Pass { origin, caller };
         }
         Verdict::Refuse { problem: Problem::unauthorized(has_token), origin }
@@ -157,6 +159,16 @@ fn from_ours_or_nobody(fetch_site: Once<'_>) -> Result<(), String> {
     }
 }
 
+/// Whether a browser's window goes to the target, from whichever site: no script of another page reads the reply then, and
+/// it stands in no frame. Such a request has no `Origin`.
+fn follows_link(method: &Method, asked: &AccessFields<'_>) -> bool {
+    let is = |field, wanted: &[u8]| matches!(field, Once::Given(value) if value == wanted);
+    *method == Method::Get
+        && matches!((asked.origin, asked.fetch_site), (Once::Absent, Once::Given(_)))
+        && is(asked.fetch_mode, b"navigate")
+        && is(asked.fetch_dest, b"document")
+}
+
 /// A refused value for a message, cut and escaped.
 fn told(value: &[u8]) -> String {
     value[..value.len().min(TOLD_BYTES)].escape_ascii().to_string()
@@ -197,8 +209,16 @@ mod tests {
     use super::*;
     use crate::config::Secret;
 
+    fn exposure(path: &str) -> Exposure {
+        match path {
+            "/open" => Exposure::Everyone,
+            "/page" => Exposure::Linked,
+            _ => Exposure::Callers,
+        }
+    }
+
     fn verdict(guard: &Guard, path: &str, asked: &AccessFields<'_>) -> (u16, Option<String>) {
-        match guard.check(&Method::Get, asked, || path == "/open") {
+        match guard.check(&Method::Get, asked, || exposure(path)) {
             Verdict::Pass { origin, .. } => (200, origin.map(str::to_owned)),
             Verdict::Preflight { origin } => (204, Some(origin.to_owned())),
             Verdict::Refuse { problem, origin } => (problem.status, origin.map(str::to_owned)),
@@ -270,9 +290,45 @@ mod tests {
     }
 
     #[test]
+    fn a_link_from_another_site_leads_to_a_page_and_to_nothing_else() {
+        let config = AuthConfig { auth_token: Some(Secret::new("s3cret")), ..AuthConfig::default() };
+        let guard = Guard::new(&config, true);
+        let link = AccessFields {
+            host: Some("localhost:8000"),
+            fetch_site: Once::Given(b"cross-site"),
+            fetch_mode: Once::Given(b"navigate"),
+            fetch_dest: Once::Given(b"document"),
+            ..AccessFields::default()
+        };
+        for site in [&b"cross-site"[..], b"same-site", b"none", b"same-origin"] {
+            assert_eq!(verdict(&guard, "/page", &AccessFields { fetch_site: Once::Given(site), ..link }), (200, None));
+        }
+        for path in ["/open", "/x"] {
+            assert_eq!(verdict(&guard, path, &link).0, 403, "{path}");
+        }
+        for other in [
+            AccessFields { host: Some("evil.test"), ..link },
+            AccessFields { origin: Once::Given(b"https://evil.test"), ..link },
+            AccessFields { origin: Once::Given(b"null"), ..link },
+            AccessFields { origin: Once::Repeated, ..link },
+            AccessFields { fetch_site: Once::Repeated, ..link },
+            AccessFields { fetch_mode: Once::Given(b"no-cors"), ..link },
+            AccessFields { fetch_mode: Once::Absent, ..link },
+            AccessFields { fetch_mode: Once::Repeated, ..link },
+            AccessFields { fetch_dest: Once::Given(b"iframe"), ..link },
+            AccessFields { fetch_dest: Once::Given(b"embed"), ..link },
+            AccessFields { fetch_dest: Once::Absent, ..link },
+        ] {
+            assert_eq!(verdict(&guard, "/page", &other).0, 403, "{other:?}");
+        }
+        let posted = guard.check(&Method::Post, &link, || Exposure::Linked);
+        assert!(matches!(posted, Verdict::Refuse { problem, .. } if problem.status == 403));
+    }
+
+    #[test]
     fn a_refusal_names_the_value_and_the_key_that_would_allow_it() {
         let guard = Guard::new(&AuthConfig::default(), true);
-        let detail = |asked: &AccessFields<'_>| match guard.check(&Method::Get, asked, || false) {
+        let detail = |asked: &AccessFields<'_>| match guard.check(&Method::Get, asked, || Exposure::Callers) {
             Verdict::Refuse { problem, .. } if is_foreign(&problem) => problem.detail,
             _ => String::new(),
         };
@@ -307,7 +363,7 @@ mod tests {
         assert_eq!((ask("/open", Once::Absent), ask("/open", Once::Given(b"Bearer wrong"))), (200, 200));
         let challenge = |authorization| {
             let asked = AccessFields { host: Some("localhost"), authorization, ..AccessFields::default() };
-            match guard.check(&Method::Get, &asked, || false) {
+            match guard.check(&Method::Get, &asked, || Exposure::Callers) {
                 Verdict::Refuse { problem, .. } => problem.header.unwrap().1,
                 _ => String::new(),
             }

@@ -206,6 +206,10 @@ pub(super) struct AccessFields<'b> {
     pub(super) origin: Once<'b>,
     /// `Sec-Fetch-Site`.
     pub(super) fetch_site: Once<'b>,
+    /// `Sec-Fetch-Mode`.
+    pub(super) fetch_mode: Once<'b>,
+    /// `Sec-Fetch-Dest`.
+    pub(super) fetch_dest: Once<'b>,
     /// `Authorization`.
     pub(super) authorization: Once<'b>,
     /// `Sec-WebSocket-Protocol`, which may carry a token.
@@ -261,6 +265,8 @@ impl<'b> FramingFields<'b> {
             13 if name.eq_ignore_ascii_case("authorization") => self.asked.authorization.add(value),
             14 if name.eq_ignore_ascii_case("content-length") => self.content_length.add(value),
             14 if name.eq_ignore_ascii_case("sec-fetch-site") => self.asked.fetch_site.add(value),
+            14 if name.eq_ignore_ascii_case("sec-fetch-mode") => self.asked.fetch_mode.add(value),
+            14 if name.eq_ignore_ascii_case("sec-fetch-dest") => self.asked.fetch_dest.add(value),
             17 if name.eq_ignore_ascii_case("transfer-encoding") => self.transfer_encoding.add(value),
             22 if name.eq_ignore_ascii_case("sec-websocket-protocol") => self.asked.protocols.add(value),
             29 if name.eq_ignore_ascii_case("access-control-request-method") => self.asked.is_preflight = true,

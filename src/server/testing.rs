@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use tiny_http::{Method, StatusCode};
 
 use crate::api::{
-    Problem, Reply, RequestHead, Route, Service, Stream, StreamClient as Reader, StreamKind, header, json_bytes,
+    Exposure, Problem, Reply, RequestHead, Route, Service, Stream, StreamClient as Reader, StreamKind, header,
+    json_bytes,
 };
 use crate::config::{AuthConfig, ServerConfig, Timeouts};
 use crate::permit::HeldBytes;
@@ -27,6 +28,7 @@ pub(super) fn config() -> ServerConfig {
         max_feed_streams: 32,
         max_event_streams: 8,
         max_outgoing_bytes: 48 << 20,
+        console: true,
         max_body_bytes: 1 << 20,
         timeouts: Timeouts {
             head: Duration::from_secs(30),
@@ -89,8 +91,8 @@ impl Service for Odd {
         path == "/probe"
     }
 
-    fn is_open(&self, path: &str) -> bool {
-        path == "/livez"
+    fn exposure(&self, path: &str) -> Exposure {
+        if path == "/livez" { Exposure::Everyone } else { Exposure::Callers }
     }
 
     fn handle(&self, head: &RequestHead<'_>, _: Route, body: &mut HeldBytes) -> Reply {

@@ -11,8 +11,8 @@ use tungstenite::protocol::WebSocket;
 
 use crate::access::{Access, Principal};
 use crate::api::{
-    Joining, Outbox, Payload, Problem, Reply, RequestHead, Route, Service, SocketCounters, SocketHandler, SocketId,
-    Sockets, Wake,
+    Exposure, Joining, Outbox, Payload, Problem, Reply, RequestHead, Route, Service, SocketCounters, SocketHandler,
+    SocketId, Sockets, Wake,
 };
 use crate::config::{Config, WebsocketConfig};
 use crate::message::SessionId;
@@ -33,8 +33,8 @@ impl Service for Echo {
         false
     }
 
-    fn is_open(&self, _: &str) -> bool {
-        false
+    fn exposure(&self, _: &str) -> Exposure {
+        Exposure::Callers
     }
 
     fn handle(&self, head: &RequestHead<'_>, _: Route, _: &mut HeldBytes) -> Reply {
