@@ -191,7 +191,7 @@ mod tests {
             (&["gzip;q=x"], false),
             (&["gzipped"], false),
         ] {
-            assert_eq!(with("Accept-Encoding", accepts, |head| head.prefers_gzip()), wanted, "{accepts:?}");
+            assert!(with("Accept-Encoding", accepts, |head| head.prefers_gzip() == wanted), "{accepts:?}");
         }
     }
 }
