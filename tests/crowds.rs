@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::socket::Socket;
-use support::{Options, Random, Server, WAIT_TIMEOUT, wait_until};
+use support::{Options, Random, Server, WAIT_TIMEOUT, free_port, wait_until};
 
 fn status(server: &Server) -> Value {
     server.client().get("/api/storage/status").json()["websocket"].clone()
@@ -332,11 +332,6 @@ fn client_of(name: &str, server: &Server, page_port: u16) -> Command {
     let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/ws-clients.sh"));
     command.env("PAGE_PORT", page_port.to_string()).arg(name).arg(server.address().to_string());
     command
-}
-
-/// A port that nobody uses at the moment.
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 #[test]

@@ -463,7 +463,7 @@ fn a_real_prometheus_scrapes_it_and_evaluates_the_alerts() {
     let path = folder.path().join("prometheus.yml");
     fs::write(&path, config).unwrap();
     // Port 0 is told nowhere, so one that was free is taken.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = support::free_port();
     let mut prometheus = Command::new("prometheus");
     prometheus.arg(format!("--config.file={}", path.display()));
     prometheus.arg(format!("--storage.tsdb.path={}", folder.path().join("tsdb").display()));

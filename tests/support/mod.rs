@@ -25,7 +25,9 @@ pub mod server;
 pub mod socket;
 
 use std::fs;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io;
+use std::net::TcpListener;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -55,6 +57,17 @@ pub fn wait_until(what: &str, within: Duration, mut holds: impl FnMut() -> bool)
         assert!(Instant::now() < deadline, "waited {within:?} in vain: {what}");
         std::thread::park_timeout(Duration::from_millis(10));
     }
+}
+
+/// A port that nobody listens on, below those that the system gives to connections (32768 and above): nobody takes it by chance
+/// before its server has started, or while that is down.
+///
+/// # Panics
+/// When none of a thousand is free.
+pub fn free_port() -> u16 {
+    let random = || 15_000 + (RandomState::new().build_hasher().finish() % 17_000) as u16;
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    std::iter::repeat_with(random).take(1000).find(is_free).expect("a port is free")
 }
 
 /// A small, seeded generator (splitmix64): a failing run is repeated by its seed.

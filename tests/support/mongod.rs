@@ -4,7 +4,6 @@
 //! Looks inside by the driver and not by chatkeep. Only builds with MongoDB have it.
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
@@ -17,7 +16,7 @@ use mongodb::sync::{Client, Collection};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use super::{WAIT_TIMEOUT, wait_until};
+use super::{WAIT_TIMEOUT, free_port, wait_until};
 
 /// The user of servers with authentication.
 pub const USER: &str = "keeper";
@@ -36,11 +35,6 @@ fn program() -> &'static Path {
         assert!(output.status.success(), "scripts/mongod.sh find found no mongod");
         PathBuf::from(String::from_utf8(output.stdout).expect("a path in UTF-8").trim())
     })
-}
-
-/// A port nobody listens on now. Another process could take it before the server does; the start then fails by name.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port is free").port()
 }
 
 /// One mongod.
