@@ -237,6 +237,15 @@ fn a_line_that_cannot_be_imported_is_told_by_number_and_stops_no_other() {
 
     let json_type = client.request("POST", "/api/chat/import", &[("Content-Type", "application/json")], Some(b"{}"));
     assert!(json_type.problem(415).contains("application/x-ndjson"));
+    let utf16: Vec<u8> = "\u{feff}{}\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    for (body, status, named) in
+        [(&utf16[..], 400, "UTF-16"), (b"\x1f\x8b\x08", 415, "gzip"), (b"PK\x03\x04", 415, "ZIP")]
+    {
+        assert!(
+            client.request("POST", "/api/chat/import", LINES, Some(body)).problem(status).contains(named),
+            "{named}"
+        );
+    }
     for (query, field) in [("?as=a/b", "as"), ("?time=now", "time"), ("?tim=2025", "tim")] {
         assert_eq!(import(&mut client, query, "").expect(422)["field"], field);
     }

@@ -189,6 +189,12 @@ fn what_cannot_be_imported_is_told_by_its_number() {
     let unknown = written(&server, "unknown.csv", "a,b\n1,2\n");
     let (code, out, err) = ran(&server, &["import", unknown.to_str().unwrap()]);
     assert!((code, out.as_str()) == (Some(1), "") && err.contains("what can be imported: chatkeep, python"), "{err}");
+    for (bytes, named) in [(&b"\xff\xfe{\0}\0"[..], "UTF-16"), (b"\x1f\x8b\x08\0", "gzip")] {
+        let file = server.folder().join(named);
+        fs::write(&file, bytes).unwrap();
+        let (code, _, err) = ran(&server, &["import", file.to_str().unwrap()]);
+        assert!(code == Some(1) && err.contains(named) && err.contains("chatkeep, python"), "{err}");
+    }
     let (code, _, err) = ran(&server, &["import", "missing.json"]);
     assert!(code == Some(1) && err.contains("missing.json cannot be read"), "{err}");
 }

@@ -91,14 +91,18 @@ pub(super) fn json_only<'b>(head: &RequestHead<'_>, body: &'b [u8]) -> Result<Co
 }
 
 /// A body without its byte order mark, unless it can be seen at its beginning to be neither JSON nor a form.
-fn plain_text(body: &[u8]) -> Result<&[u8], Problem> {
+///
+/// # Errors
+/// 400 or 415, naming what it is. The same body fails again.
+pub(super) fn plain_text(body: &[u8]) -> Result<&[u8], Problem> {
     let body = without_bom(body);
     // Neither JSON nor a form begins with any of these.
     match body {
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, _, ..] | [_, 0, ..] => {
             Err(Problem::new(400, "malformed_json", "the body is UTF-16 or UTF-32; send it as UTF-8"))
         }
-        [0x1f, 0x8b, ..] => Err(Problem::new(415, "unsupported_encoding", "the body is gzip; send it as it is")),
+        [0x1f, 0x8b, ..] => Err(Problem::new(415, "unsupported_encoding", "the body is gzip; send it unpacked")),
+        [b'P', b'K', 3, 4, ..] => Err(Problem::new(415, "unsupported_encoding", "the body is a ZIP; send it unpacked")),
         _ => Ok(body),
     }
 }
@@ -247,6 +251,7 @@ mod tests {
             (&[("Content-Encoding", "gzip")], b"{}", (415, "unsupported_encoding")),
             (&[("Content-Encoding", "identity, br")], b"{}", (415, "unsupported_encoding")),
             (AS_JSON, b"\x1f\x8b\x08", (415, "unsupported_encoding")),
+            (AS_JSON, b"PK\x03\x04", (415, "unsupported_encoding")),
             (AS_JSON, b"\xff\xfe{\0}\0", (400, "malformed_json")),
             (AS_JSON, b"{\0}\0", (400, "malformed_json")),
             (AS_JSON, b"\0\0\0{\0\0\0}", (400, "malformed_json")),

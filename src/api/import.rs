@@ -167,6 +167,9 @@ impl Import<'_> {
 
     /// Takes a line; `None`: it is too long.
     fn line(&mut self, number: u64, line: Option<&[u8]>) -> Result<(), Problem> {
+        if let (1, Some(beginning)) = (number, line) {
+            content::plain_text(beginning)?;
+        }
         let message = match line.map(<[u8]>::trim_ascii) {
             Some([]) => return Ok(()),
             Some(line) => self.message(line),

@@ -58,9 +58,7 @@ impl<'r> ValueSource<'r> {
                     return Ok(Self::Values(Box::new(Cursor::new(head).chain(from))));
                 }
                 _ if is_end || head.len() > HEAD_BYTES_MAX => {
-                    let is_empty = head.trim_ascii().is_empty();
-                    let what = if is_empty { "it is empty" } else { "it is no JSON" };
-                    return Err(ConvertError::Unknown(what.to_owned()));
+                    return Err(ConvertError::Unknown(without_json(&head).to_owned()));
                 }
                 _ => {}
             }
@@ -83,6 +81,16 @@ impl<'r> ValueSource<'r> {
                 Ok(())
             }
         }
+    }
+}
+
+/// What a file is that has no JSON.
+fn without_json(head: &[u8]) -> &'static str {
+    match head {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [_, 0, ..] => "it is UTF-16 or UTF-32; make it UTF-8 (iconv -f utf-16)",
+        [0x1f, 0x8b, ..] => "it is gzip; unpack it (gunzip)",
+        _ if head.trim_ascii().is_empty() => "it is empty",
+        _ => "it is no JSON",
     }
 }
 
