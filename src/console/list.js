@@ -8,6 +8,7 @@ import { follow } from "./live.js";
 import { openMenu } from "./menu.js";
 import { windowedRows } from "./rows.js";
 import { sessionStore } from "./sessions.js";
+import { shortTime } from "./time.js";
 
 // `onOpen(session_id)` opens one; `onErased(session_id)` is told of one that was erased here. `onNew`, `onSearch`, `onExport(
 // session_ids)` and `onImport` are what the buttons of that name do; without it there is no such button.
@@ -290,12 +291,4 @@ export function sessionList({ server, onOpen, onErased, onNew, onSearch, onExpor
 
 function hidden(text) {
   return element("span", { class: "only-heard", text });
-}
-
-// Today by the clock, this year by the day, else by the date.
-function shortTime(time) {
-  const then = new Date(time), now = new Date();
-  if (then.toDateString() === now.toDateString()) return then.toLocaleTimeString(undefined, { hour: "2-digit", minute: "2-digit" });
-  const year = then.getFullYear() === now.getFullYear() ? undefined : "numeric";
-  return then.toLocaleDateString(undefined, { day: "numeric", month: "short", year });
 }
