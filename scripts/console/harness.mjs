@@ -100,7 +100,7 @@ export class Chatkeep {
   static async start(folder, { config = {}, model, mongo } = {}) {
     const server = new Chatkeep();
     const name = `chatkeep-${(started += 1)}`;
-    Object.assign(server, { folder, name, port: 0, data: path.join(folder, name) });
+    Object.assign(server, { folder, name, port: await freePort(), data: path.join(folder, name) });
     server.config = {
       ...config,
       server: { local_socket: "", ...config.server },
@@ -211,13 +211,15 @@ export class Mongod {
   }
 }
 
-function freePort() {
-  return new Promise((resolve, reject) => {
+// Below the ports that the system gives to connections: one of these could be taken while its server is down.
+async function freePort() {
+  for (;;) {
+    const port = 15_000 + Math.floor(Math.random() * 17_000);
     const listener = net.createServer();
-    listener.on("error", reject);
-    listener.listen(0, "127.0.0.1", () => {
-      const { port } = listener.address();
-      listener.close(() => resolve(port));
+    const free = await new Promise((resolve) => {
+      listener.on("error", () => resolve(false));
+      listener.listen(port, "127.0.0.1", () => listener.close(() => resolve(true)));
     });
-  });
+    if (free) return port;
+  }
 }

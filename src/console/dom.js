@@ -26,10 +26,15 @@ export function svg(tag, properties = {}, ...children) {
   return fill(document.createElementNS(SVG, tag), properties, children);
 }
 
+// Nodes that have no parent yet, to be put somewhere together.
+export function fragment(...children) {
+  return append(document.createDocumentFragment(), children);
+}
+
 // Puts these children in the place of all that `parent` has, and returns `parent`.
 export function replace(parent, ...children) {
-  parent.replaceChildren(...nodes(children));
-  return parent;
+  parent.replaceChildren();
+  return append(parent, children);
 }
 
 // Sets properties of a node that is there already, as `element` does. `false`, `null` and `undefined` remove an attribute.
@@ -39,9 +44,7 @@ export function set(node, properties) {
 }
 
 function fill(node, properties, children) {
-  set(node, properties ?? {});
-  node.append(...nodes(children));
-  return node;
+  return append(set(node, properties ?? {}), children);
 }
 
 function setOne(node, name, value) {
@@ -60,6 +63,11 @@ function listen(node, event, listener) {
   node.addEventListener(event, listener);
 }
 
-function nodes(children) {
-  return children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false);
+// One after the other: there may be more than a call takes arguments.
+function append(node, children) {
+  for (const child of children) {
+    if (Array.isArray(child)) append(node, child);
+    else if (child !== null && child !== undefined && child !== false) node.append(child);
+  }
+  return node;
 }
