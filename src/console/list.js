@@ -286,6 +286,7 @@ export function sessionList({ server, onOpen, onErased, onNew, onSearch, onExpor
       paint();
     },
     focus: () => rows.box.focus(),
+    titleOf: (id) => (store.get(id) ? titleOf(store.get(id)) : id),
   };
 }
 
