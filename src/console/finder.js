@@ -63,7 +63,7 @@ export function finder({ server, changed }) {
     isReadingMessages = true;
     let isFirst = cursor === undefined, wanted = MESSAGES;
     for (let next = cursor; next !== null && wanted > 0;) {
-      const page = await patient(signal, () => searched({ q, limit: MESSAGES, view: "current", cursor: next }, signal));
+      const page = await patient(signal, () => searched({ q, limit: MESSAGES, cursor: next }, signal));
       if (isFirst) found.messages = page.messages;
       else found.messages.push(...page.messages);
       [isFirst, wanted, next] = [false, wanted - page.messages.length, page.next];

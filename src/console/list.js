@@ -275,7 +275,7 @@ export function sessionList({ server, onOpen, onErased, onNew, onSearch, onExpor
   }
 
   paint();
-  follow({ server, onEvent: store.touch, onAnew: store.reload, onState: (now) => { isLive = now; paint(); } });
+  const live = follow({ server, onEvent: store.touch, onAnew: store.reload, onState: (now) => { isLive = now; paint(); } });
   return {
     element: whole,
     refresh: store.refresh,
@@ -286,6 +286,7 @@ export function sessionList({ server, onOpen, onErased, onNew, onSearch, onExpor
       paint();
     },
     focus: () => rows.box.focus(),
+    close: live.close,
     titleOf: (id) => (store.get(id) ? titleOf(store.get(id)) : id),
   };
 }

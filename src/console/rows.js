@@ -50,7 +50,7 @@ export function windowedRows({ label, model, near = () => {}, active = () => {},
   function arrange(indexes) {
     const nodes = indexes.map((index) => {
       const key = model.key(index);
-      const node = shown.get(key) ?? element("div", { class: "row", role: "option", id: idOf(key), dataset: { key } });
+      const node = shown.get(key) ?? element("div", { class: "list-row", role: "option", id: idOf(key), dataset: { key } });
       node.style.setProperty("transform", `translateY(${index * height}px)`);
       set(node, { "aria-posinset": index + 1, "aria-setsize": model.total() });
       node.classList.toggle("row-active", key === current);
@@ -81,7 +81,7 @@ export function windowedRows({ label, model, near = () => {}, active = () => {},
   }
 
   // The height of a row follows the size of the text, so it is asked for, by a row that nobody sees.
-  const probe = element("div", { class: "row row-probe", "aria-hidden": "true" });
+  const probe = element("div", { class: "list-row", "aria-hidden": "true" });
   const measured = () => probe.offsetHeight || height || 60;
 
   function activate(key, scroll = true) {
@@ -109,6 +109,6 @@ export function windowedRows({ label, model, near = () => {}, active = () => {},
     element: whole, box, paint: later, activate, reveal,
     get active() { return current !== undefined && model.indexOf(current) >= 0 ? current : undefined; },
     get pageRows() { return Math.max(1, Math.floor(box.clientHeight / (height || 60)) - 1); },
-    keyOf: (target) => target.closest?.(".row")?.dataset.key,
+    keyOf: (target) => target.closest?.(".list-row")?.dataset.key,
   };
 }
