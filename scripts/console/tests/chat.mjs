@@ -1,0 +1,264 @@
+// One conversation: writing, following, stopping, copying, and what an answer tells of itself.
+import { assert, test, until } from "../harness.mjs";
+
+const field = (page) => page.getByRole("textbox", { name: "Message" });
+const scroller = (page) => page.getByRole("region", { name: "Messages" });
+const answers = (page) => page.getByRole("article", { name: "Answer", exact: true });
+const mine = (page) => page.getByRole("article", { name: "Your message" });
+const clipboard = (page) => page.evaluate(() => navigator.clipboard.readText());
+const write = async (page, text) => {
+  await field(page).fill(text);
+  await field(page).press("Enter");
+};
+
+test("a new user is told what this is, and can do the same from a terminal", async ({ chatkeep, open, axe, picture }) => {
+  const server = await chatkeep();
+  const page = await open(server);
+  await page.getByRole("heading", { name: "A conversation that is kept" }).waitFor();
+  await page.getByText("Nothing is set to answer yet").waitFor();
+  await axe(page, "an empty conversation");
+  await picture(page, "empty");
+  const [, body] = /--json '(.*)'$/s.exec(await page.locator(".sample code").last().innerText());
+  const { response } = await server.api("POST", "/api/chat", JSON.parse(body));
+  assert.equal(response, "pong!");
+  await answers(page).getByText("pong!").waitFor();
+  assert.equal(await page.getByRole("heading", { name: "A conversation that is kept" }).count(), 0);
+});
+
+test("Enter sends, Shift+Enter begins a line, and the address names the conversation", async ({ chatkeep, open }) => {
+  const server = await chatkeep();
+  const page = await open(server);
+  await field(page).pressSequentially("one");
+  await field(page).press("Shift+Enter");
+  await field(page).pressSequentially("two");
+  await field(page).press("Enter");
+  await mine(page).getByText("one\ntwo").waitFor();
+  await answers(page).waitFor();
+  assert.equal(await field(page).inputValue(), "");
+  const session = /#\/chat\/(chat-[a-z0-9]{8})$/.exec(page.url())[1];
+  const { messages } = await server.api("GET", `/api/chat/history?session_id=${session}`);
+  assert.deepEqual(messages.map(({ text }) => text), ["one\ntwo", "one\ntwo"]);
+  await page.reload();
+  await mine(page).getByText("one\ntwo").waitFor();
+});
+
+test("the Enter that ends a composition does not send", async ({ chatkeep, open }) => {
+  const server = await chatkeep();
+  const page = await open(server);
+  await field(page).focus();
+  const session = await page.context().newCDPSession(page);
+  await session.send("Input.imeSetComposition", { text: "にほん", selectionStart: 3, selectionEnd: 3 });
+  await page.evaluate(() => {
+    // As Chromium does it while a composition is there, and as Safari does it right after: by the code 229 alone.
+    for (const how of [{ isComposing: true, keyCode: 13 }, { isComposing: false, keyCode: 229 }]) {
+      document.activeElement.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter", bubbles: true, cancelable: true, ...how }));
+    }
+  });
+  assert.equal(await mine(page).count(), 0);
+  await session.send("Input.insertText", { text: "日本" });
+  assert.equal(await field(page).inputValue(), "日本");
+  await field(page).press("Enter");
+  await mine(page).getByText("日本").waitFor();
+});
+
+test("new text is followed, scrolling up stops that, and a button returns", async ({ chatkeep, slowModel, open }) => {
+  const model = await slowModel();
+  const server = await chatkeep({ model });
+  await server.record("follow", Array.from({ length: 40 }, (_, n) => `Message ${n}`));
+  const page = await open(server, { at: "#/chat/follow" });
+  await scroller(page).getByText("Message 39").waitFor();
+  const below = () => scroller(page).evaluate((box) => box.scrollHeight - box.scrollTop - box.clientHeight);
+  const size = () => scroller(page).evaluate((box) => box.scrollHeight);
+
+  await write(page, "go on");
+  const asked = await model.asked();
+  let before = await size();
+  asked.say("A line.\n\n".repeat(30));
+  await until("the answer has grown and its end is in view", async () => (await size()) > before + 500 && (await below()) < 2);
+
+  await page.mouse.move(700, 400);
+  await page.mouse.wheel(0, -300);
+  await page.getByRole("button", { name: "Newest" }).waitFor();
+  const place = () => scroller(page).evaluate((box) => box.scrollTop);
+  const kept = await until("it stands still", async () => { const [a, b] = [await place(), await place()]; return a === b && a; });
+  before = await size();
+  asked.say("Another line.\n\n".repeat(30));
+  await until("the answer has grown", async () => (await size()) > before + 500);
+  assert.equal(await place(), kept);
+
+  await page.getByRole("button", { name: "Newest" }).click();
+  await until("the end is in view", async () => (await below()) < 2);
+  asked.say("The last line.");
+  asked.end();
+  await answers(page).last().getByText("The last line.").waitFor();
+  assert.ok((await below()) < 2);
+  assert.equal(await page.getByRole("button", { name: "Newest" }).count(), 0);
+});
+
+test("an answer that grows keeps the nodes of what is finished", async ({ chatkeep, slowModel, open }) => {
+  const model = await slowModel();
+  const server = await chatkeep({ model });
+  const page = await open(server);
+  await write(page, "go on");
+  const asked = await model.asked();
+  asked.say("# A heading\n\nThe first paragraph.\n\nThe sec");
+  await page.getByText("The sec").first().waitFor();
+  await page.evaluate(() => { window.kept = [...document.querySelectorAll(".live .markdown > *")].slice(0, 2); });
+  asked.say("ond.\n\n```js\nconst a = 1;\n```\n\nThe end.");
+  await page.getByText("The end.").first().waitFor();
+  asked.end();
+  await answers(page).waitFor();
+  assert.deepEqual(await page.evaluate(() => window.kept.map((node) => [node.isConnected, node.textContent])),
+    [[true, "A heading"], [true, "The first paragraph."]]);
+});
+
+test("Stop keeps what was said, by the button and by Escape", async ({ chatkeep, slowModel, open }) => {
+  const model = await slowModel();
+  const server = await chatkeep({ model });
+  const page = await open(server, { at: "#/chat/stop" });
+  await write(page, "one");
+  (await model.asked()).say("said so far");
+  await page.getByText("said so far").first().waitFor();
+  await page.getByRole("button", { name: "Stop the answer" }).click();
+  await answers(page).getByText("said so far").waitFor();
+  await answers(page).getByText("Stopped.").waitFor();
+  await write(page, "two");
+  (await model.asked()).say("and more");
+  await page.getByText("and more").first().waitFor();
+  await field(page).press("Escape");
+  await answers(page).last().getByText("Stopped.").waitFor();
+  const { messages } = await server.api("GET", "/api/chat/history?session_id=stop&role=assistant");
+  assert.deepEqual(messages.map(({ text, metadata }) => [text, metadata.status]), [["said so far", "cancelled"], ["and more", "cancelled"]]);
+});
+
+test("what is written during an answer waits for its end, and can be taken back", async ({ chatkeep, slowModel, open }) => {
+  const model = await slowModel();
+  const server = await chatkeep({ model });
+  const page = await open(server, { at: "#/chat/wait" });
+  await write(page, "first");
+  const asked = await model.asked();
+  await write(page, "second");
+  await write(page, "third");
+  await page.getByText("Waits for the end of the answer.").first().waitFor();
+  await page.locator(".unsent", { hasText: "third" }).getByRole("button", { name: "Take back" }).click();
+  asked.say("done");
+  asked.end();
+  const next = await model.asked();
+  assert.equal(next.text, "second");
+  next.say("done too");
+  next.end();
+  await answers(page).getByText("done too").waitFor();
+  assert.equal(await page.locator(".unsent").count(), 0);
+});
+
+test("a message is copied as it was written, and a block of code alone", async ({ chatkeep, open }) => {
+  const server = await chatkeep();
+  const text = "Some *text*:\n\n```js\nconst a = \"<b>\";\n\n  return a;\n```\n\n1. one\n2. two";
+  await server.record("copy", ["question", text]);
+  const page = await open(server, { at: "#/chat/copy" });
+  await answers(page).getByText("return a;").waitFor();
+  await answers(page).getByRole("button", { name: "Copy the message as it was written" }).click();
+  await until("it is copied", async () => (await clipboard(page)) === text);
+  await answers(page).getByRole("button", { name: "Copy this code" }).click();
+  await until("the code is copied", async () => (await clipboard(page)) === "const a = \"<b>\";\n\n  return a;");
+});
+
+test("a failed answer says why, keeps its beginning, and can be tried again", async ({ chatkeep, slowModel, open, axe }) => {
+  const model = await slowModel();
+  const server = await chatkeep({ model });
+  const page = await open(server, { at: "#/chat/fail" });
+  await write(page, "a question");
+  const asked = await model.asked();
+  asked.say("The **beginning**");
+  await page.getByText("beginning").first().waitFor();
+  asked.fail("the model ran out of memory");
+  await page.getByText("The answer is not whole.").waitFor();
+  await page.getByText(/the model ran out of memory/).first().waitFor();
+  assert.equal(await answers(page).locator("strong", { hasText: "beginning" }).count(), 1);
+  await axe(page, "a failed answer");
+  await page.getByRole("button", { name: "Try again" }).click();
+  const again = await model.asked();
+  assert.equal(again.text, "a question");
+  again.say("It works.");
+  again.end();
+  await answers(page).getByText("It works.").waitFor();
+  assert.equal(await page.getByText("The answer is not whole.").count(), 0);
+});
+
+test("an answer tells which model gave it, and how long it took", async ({ chatkeep, openAiModel, open }) => {
+  const model = await openAiModel({ weather: "It rains." });
+  const server = await chatkeep({ model });
+  const page = await open(server);
+  await write(page, "What is the weather?");
+  await answers(page).getByText("It rains.").waitFor();
+  assert.match(await answers(page).locator(".model").innerText(), /^small-1/);
+  assert.match(await answers(page).locator(".duration").innerText(), /^\d+(\.\d)? m?s$/);
+});
+
+test("a draft is kept for each conversation", async ({ chatkeep, open }) => {
+  const server = await chatkeep();
+  await server.record("a", ["in a"]);
+  await server.record("b", ["in b"]);
+  const page = await open(server, { at: "#/chat/a" });
+  await scroller(page).getByText("in a").waitFor();
+  await field(page).fill("not sent yet");
+  await page.getByRole("option", { name: /in b/ }).click();
+  await scroller(page).getByText("in b").waitFor();
+  assert.equal(await field(page).inputValue(), "");
+  await page.getByRole("option", { name: /in a/ }).click();
+  await scroller(page).getByText("in a").waitFor();
+  assert.equal(await field(page).inputValue(), "not sent yet");
+});
+
+test("marks and other roles are shown for what they are", async ({ chatkeep, open, axe }) => {
+  const server = await chatkeep();
+  await server.say("roles", "ping");
+  await server.api("PATCH", "/api/chat/sessions/roles", { title: "Roles" });
+  await server.say("roles", "/clear");
+  await server.api("POST", "/api/chat/messages", [
+    { session_id: "roles", role: "system", text: "Answer in *verse*." },
+    { session_id: "roles", role: "tool", text: "{\"temperature\": 21}" },
+  ]);
+  const page = await open(server, { at: "#/chat/roles" });
+  await page.getByText("New context").waitFor();
+  const tool = page.getByRole("article", { name: "Message of tool" });
+  await tool.getByText("{\"temperature\": 21}").waitFor();
+  await page.getByRole("article", { name: "Message of system" }).getByText("Answer in *verse*.").waitFor();
+  assert.equal(await page.locator("article").count(), 5);
+  await page.getByRole("heading", { name: "Roles", exact: true }).waitFor();
+  await axe(page, "a conversation with other roles");
+});
+
+test("a very long message shows its beginning, and all of it when asked", async ({ chatkeep, open }) => {
+  const server = await chatkeep();
+  const text = `${"A line of some words.\n\n".repeat(5000)}The very end.`;
+  await server.record("big", ["question", text]);
+  const page = await open(server, { at: "#/chat/big" });
+  await page.evaluate(() => {
+    window.tasks = [];
+    new PerformanceObserver((list) => window.tasks.push(...list.getEntries().map(({ duration }) => duration))).observe({ entryTypes: ["longtask"] });
+  });
+  await page.getByRole("button", { name: /^Show all/ }).click();
+  await page.getByText("The very end.").first().waitFor();
+  const tasks = await page.evaluate(() => window.tasks);
+  assert.ok(tasks.every((duration) => duration < 250), `tasks of ${tasks.join(", ")} ms`);
+});
+
+test("the keys of the page", async ({ chatkeep, open }) => {
+  const server = await chatkeep();
+  const page = await open(server, { at: "#/chat/keys" });
+  await write(page, "ping");
+  await answers(page).getByText("pong!").waitFor();
+  await field(page).press("ArrowUp");
+  await page.getByRole("textbox", { name: "Edit your message" }).press("Escape");
+  assert.equal(await page.getByRole("textbox", { name: "Edit your message" }).count(), 0);
+  await scroller(page).focus();
+  await page.keyboard.press("?");
+  await page.getByRole("dialog", { name: "Keys" }).waitFor();
+  await page.keyboard.press("Escape");
+  await page.keyboard.press("/");
+  assert.ok(await field(page).evaluate((node) => node === document.activeElement));
+  await page.keyboard.press("Control+Shift+O");
+  await page.getByRole("heading", { name: "A conversation that is kept" }).waitFor();
+  assert.notEqual(new URL(page.url()).hash, "#/chat/keys");
+});

@@ -1,0 +1,49 @@
+// What an empty conversation says: what chatkeep is, what answers here, and how to do the same from a terminal.
+
+import { copyButton } from "./clipboard.js";
+import { element } from "./dom.js";
+
+const RESPONDERS = {
+  echo: ["Nothing is set to answer yet: what you write comes back (", code("ping"), " gives ", code("pong!"), "). To set a model, write this into ",
+    code("config.yaml"), " and start again; docs/responders.md tells more:"],
+  none: ["Messages are recorded here and not answered: ", code("responder.kind"), " is ", code("none"), "."],
+  command: ["A program on the server's machine answers."],
+  openai: ["A model server answers."],
+};
+const MODEL = "responder:\n  kind: openai\n  openai: {model: \"llama3.2\"}   # Ollama on this machine";
+
+// status: of GET /api/storage/status; try_(text) puts a text into the composer.
+export function welcome({ session, status, token, writable, write }) {
+  const { kind } = status.responder;
+  const curl = [`curl -s ${location.origin}/api/chat ${token ? "-H \"Authorization: Bearer $TOKEN\" " : ""}\\`,
+    `  --json '{"message": "ping", "session_id": "${session}"}'`].join("\n");
+  return element("section", { class: "welcome", "aria-label": "About chatkeep" },
+    element("h2", { text: "A conversation that is kept" }),
+    element("p", { class: "lead" }, "Each message is on disk before it counts as sent",
+      status.mongo.enabled ? ", and goes to MongoDB behind it" : "",
+      ". Close this page, stop the server or pull the plug in the middle of an answer: the conversation goes on where it was."),
+    element("div", { class: "cards" },
+      card("What answers", element("p", {}, RESPONDERS[kind] ?? [`${kind} answers.`].map((part) => part.cloneNode?.(true) ?? part)),
+        kind === "echo" && sample(MODEL), writable && kind !== "none" && element("p", {}, tryButton("ping", write), tryButton("/help", write))),
+      card("The same from a terminal", element("p", { text: "This page follows the conversation: run this and see it arrive here." }),
+        sample(curl)),
+      card("See what is stored", element("p", {}, "The tab ", element("a", { href: "#/storage", text: "Storage" }),
+        " shows what is on disk, what waits for MongoDB, and how fast it goes."))));
+}
+
+function card(title, ...content) {
+  return element("section", { class: "card" }, element("h3", { text: title }), content);
+}
+
+function sample(text) {
+  return element("div", { class: "sample" }, element("pre", { tabindex: 0, "aria-label": "Example" }, element("code", { text })),
+    copyButton("Copy this example", () => text));
+}
+
+function tryButton(text, write) {
+  return element("button", { class: "quiet small", type: "button", onclick: () => write(text) }, "Write ", code(text));
+}
+
+function code(text) {
+  return element("code", { text });
+}
