@@ -26,9 +26,9 @@ export class Composer {
     element("kbd", { text: "Shift" }), " ", element("kbd", { text: "Enter" }), " begins a line, ", element("kbd", { text: "?" }), " lists all keys");
   element = element("div", { class: "composer" }, this.#state, this.#form, this.#hint);
 
-  // editLast() opens the last message of the user; sent() is called after a message was sent.
-  constructor({ editLast, sent }) {
-    Object.assign(this, { editLast, sent });
+  // editLast() opens the last message of the user; sent() is called after a message was sent; goTo(id) goes on from a message.
+  constructor({ editLast, sent, goTo }) {
+    Object.assign(this, { editLast, sent, goTo });
     this.#field.addEventListener("keydown", (event) => {
       if (event.key !== "ArrowUp" || this.#field.value !== "" || event.isComposing) return;
       event.preventDefault();

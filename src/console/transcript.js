@@ -26,6 +26,7 @@ export class Transcript {
   #unsent = new Map();
   #loading = false;
   #trouble = "";
+  #known = "";           // which versions there are, and which is shown
 
   #list = element("div", { class: "messages" });
   #top = element("div", { class: "top" });
@@ -64,9 +65,12 @@ export class Transcript {
 
   // The conversation has changed.
   update() {
-    const { messages } = this.conversation;
+    const { messages, versions, looking } = this.conversation;
+    const known = `${versions.count} ${looking}`;
     this.#keep(() => {
       if (messages !== this.#all) this.#replaceAll(messages);
+      else if (known !== this.#known) this.#sync();
+      this.#known = known;
       this.#showTop();
       this.#showRest();
     });
