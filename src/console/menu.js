@@ -23,6 +23,7 @@ export function openMenu({ label, at, entries }) {
   }
 
   function keys(event) {
+    event.stopPropagation();
     const now = choices.indexOf(document.activeElement);
     const next = { ArrowDown: now + 1, ArrowUp: now - 1, Home: 0, End: -1 }[event.key]
       ?? (event.key.length === 1 ? choices.findIndex((node) => node.textContent.toLowerCase().startsWith(event.key.toLowerCase())) : NaN);
@@ -38,8 +39,8 @@ export function openMenu({ label, at, entries }) {
     menu.remove();
     if (hadFocus) before?.focus();
   });
-  // A dialog makes everything outside of it inert, so a menu of a dialog stands in it.
-  (before?.closest("dialog") ?? document.body).append(menu);
+  // It belongs to what it was opened from: everything outside of an open dialog is inert.
+  (before?.closest("dialog, aside, main") ?? document.body).append(menu);
   menu.showPopover();
   position(menu, at);
   choices[0]?.focus();

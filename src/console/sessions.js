@@ -123,13 +123,24 @@ export function sessionStore({ server, changed }) {
   }
 
   // An event of the feed: its session is read again soon, together with others that changed meanwhile.
-  function touch({ type, session_id, message }) {
-    const id = type === "erased" ? session_id : message.session_id;
+  function touch({ type, session_id, erasure_id, message }) {
+    if (type === "erased") return forget(session_id, erasure_id);
+    const id = message.session_id;
     // A title or a pin moves nothing to the front, so the first page would not tell of it.
-    if (type === "erased" || message.role === "system") return refresh(id);
+    if (message.role === "system") return refresh(id);
     due.add(id);
     if (message.role === "user") expecting.add(id);
     timer ??= setTimeout(readDue, COLLECT_MS);
+  }
+
+  // What was recorded after the erasure stays.
+  function forget(id, erasure_id) {
+    due.delete(id);
+    const row = rows.get(id);
+    if (!row) return;
+    if (Date.parse(row.updated_at) > timeOf(erasure_id)) return refresh(id);
+    remove(id);
+    changed();
   }
 
   async function readDue() {
@@ -167,6 +178,11 @@ export function sessionStore({ server, changed }) {
   }
 
   return list;
+}
+
+// The time in an id (UUIDv7), in milliseconds since 1970.
+function timeOf(id) {
+  return Number.parseInt(id.replaceAll("-", "").slice(0, 12), 16);
 }
 
 // Newest activity first, then by name from the end: the order of the server. Times have one form, so they compare as text.
