@@ -75,8 +75,17 @@ export async function axe(page, state = "the page") {
     nodes.map(({ target, failureSummary }) => `${id}: ${help}\n  at ${target}\n  ${failureSummary}`)
   )));
   assert.deepEqual(found, [], `what axe-core finds in ${state}`);
-  const [wide, room] = await page.evaluate(() => [document.documentElement.scrollWidth, document.documentElement.clientWidth]);
-  assert.ok(wide <= room, `${state} is ${wide} pixels wide and has room for ${room}`);
+  assert.deepEqual(await page.evaluate(tooWide), [], `what makes ${state} wider than the window`);
+}
+
+// In the page: what reaches beyond the window, unless it scrolls in itself.
+function tooWide() {
+  const room = document.documentElement.clientWidth;
+  if (document.documentElement.scrollWidth <= room && document.body.scrollWidth <= room) return [];
+  const scrolls = (one) => one && one !== document.body && (getComputedStyle(one).overflowX !== "visible" || scrolls(one.parentElement));
+  return [...document.body.querySelectorAll("*")]
+    .filter((one) => one.getBoundingClientRect().right > room + 1 && !scrolls(one.parentElement))
+    .map((one) => `${one.localName}.${one.getAttribute("class") ?? ""} to ${Math.round(one.getBoundingClientRect().right)} of ${room}`);
 }
 
 // Keeps a picture of what the window shows.
