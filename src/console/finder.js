@@ -55,7 +55,7 @@ export function finder({ server, changed }) {
       changed();
     }
     found.titles = rows;
-    if (q && after !== null && rows.length < limit) found.incomplete ||= "only the newest 20 000 titles were looked at";
+    if (q && after !== null && rows.length < limit) tellIncomplete({ reason: "only the newest 20 000 titles were looked at" });
   }
 
   // A page may be empty and yet not be the last: it goes on by itself until there is something to show.
@@ -117,8 +117,10 @@ export function finder({ server, changed }) {
     changed();
   }
 
+  // Titles and texts may lack something for reasons of their own.
   function tellIncomplete({ complete, reason }) {
-    if (!complete) found.incomplete = reason ?? "something could not be read";
+    const why = complete ? "" : reason ?? "something could not be read";
+    if (!found.incomplete.includes(why)) found.incomplete = found.incomplete ? `${found.incomplete}; ${why}` : why;
   }
 
   function remember(sessions) {
