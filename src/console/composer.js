@@ -48,11 +48,11 @@ export class Composer {
   }
 
   update() {
-    const { state, connected, loaded, refusal, looking } = this.conversation;
+    const { state, connected, loaded, interrupted, refusal, looking } = this.conversation;
     const answering = state === "processing" || state === "cancelling";
     this.#stop.hidden = !answering;
     this.#stop.disabled = !connected || state === "cancelling";
-    this.#say(refusal ? refusal.message : !connected && (loaded || this.conversation.retryAt) ? this.#lost() : looking ? this.#looking()
+    this.#say(refusal ? refusal.message : !connected && (loaded || interrupted) ? this.#lost() : looking ? this.#looking()
       : this.writable ? "" : "This token may read only.");
   }
 

@@ -4,13 +4,12 @@
 //
 // The same client, shorter, stands in docs/websocket.md.
 
+import { Connection } from "./connection.js";
 import { server } from "./server.js";
 import { Versions, isRewind } from "./versions.js";
 
 const FIRST_PAGE = 50;       // messages
 const PAGE = 100;
-const PAUSE_MS_MAX = 15_000; // between two attempts to connect
-const SILENCE = 2.5;         // heartbeats that may be missing before the connection counts as lost
 
 export class Conversation {
   messages = [];             // of the version that is shown, oldest first; a new array after each change
@@ -20,7 +19,7 @@ export class Conversation {
   state = "idle";            // idle, processing, cancelling, cancelled
   connected = false;         // true when all that was missed is shown
   loaded = false;            // true once the first page is there
-  retryAt = 0;               // when the next attempt to connect is made, as Date.now() counts
+  interrupted = false;       // true once a connection was lost, or could not be opened
   failed = [];               // what the server refused: { client_id, message, rewind_to, reason }
   looking = null;            // the cursor of another version that is looked at, see versions.js
   refusal = null;            // the error with which the server refuses this session: no more attempts are made
@@ -29,20 +28,25 @@ export class Conversation {
   #unacknowledged = new Map();
   #unanswered = new Map();   // by the id of the recorded message
   #queue = Promise.resolve();
-  #socket;
+  #connection;
   #closed = false;
   #last = "";                // the newest message that is known; ids rise
   #top;                      // where older pages go on
-  #pause = 500;
-  #timer;
-  #silence;
   #greeted = false;          // until the server has said after its welcome whether an answer is in progress
 
   // changed() is called after each change. notice(frame): the text of the help, an error that belongs to no message, or that
   // the session's title or marks were set.
   constructor(session, { changed, notice = () => {} }) {
     Object.assign(this, { session, changed, notice });
-    this.#connect();
+    this.#connection = new Connection(session, {
+      frame: (frame, isCurrent) => this.#inTurn(() => isCurrent() && this.#handle(frame)),
+      lost: (code) => this.#lost(code),
+      check: () => this.history({ limit: 1 }),
+      refused: (error) => {
+        this.refusal = error;
+        this.changed();
+      },
+    });
   }
 
   // What is sent and not acknowledged: { client_id, message, rewind_to, sent }
@@ -86,7 +90,7 @@ export class Conversation {
   }
 
   stop() {
-    if (this.connected) this.#socket.send(JSON.stringify({ command: "stop" }));
+    if (this.connected) this.#connection.send({ command: "stop" });
   }
 
   // Another text in the place of that message: what followed stays as another version.
@@ -142,16 +146,13 @@ export class Conversation {
   }
 
   reconnect() {
-    if (this.#closed || this.#socket) return;
     this.refusal = null;
-    this.#connect();
+    this.#connection.connect();
   }
 
   close() {
     this.#closed = true;
-    clearTimeout(this.#timer);
-    clearTimeout(this.#silence);
-    this.#socket?.close();
+    this.#connection.close();
   }
 
   // Frames and pages are worked on one after the other.
@@ -224,10 +225,9 @@ export class Conversation {
   async #welcome({ heartbeat_seconds }) {
     this.answer = null;
     this.state = "idle";
-    this.heartbeat = heartbeat_seconds;
     await this.#reload();
     this.connected = true;
-    this.#pause = 500;
+    this.#connection.settled(heartbeat_seconds);
     this.#greeted = true;
     this.versions.read().then(() => this.changed(), () => {});
   }
@@ -265,51 +265,10 @@ export class Conversation {
     if (frame && !this.looking) this.#unacknowledged = new Map([[frame.client_id, frame], ...this.#unacknowledged]);
   }
 
-  #connect() {
-    clearTimeout(this.#timer);
-    this.#socket?.close();
-    let socket;
-    try {
-      socket = server.socket("/ws/chat", { session_id: this.session });
-    } catch (error) {
-      return this.#refuse(error);
-    }
-    this.#socket = socket;
-    socket.onmessage = ({ data }) => {
-      this.#listen(socket);
-      this.#inTurn(() => socket === this.#socket && this.#handle(JSON.parse(data))).catch((error) => {
-        if (error.name !== "ServerError") console.error(error);
-        socket.close();
-      });
-    };
-    socket.onclose = ({ code }) => socket === this.#socket && this.#lost(code);
-  }
-
-  // A connection can end without a word, for example while the computer sleeps.
-  #listen(socket) {
-    clearTimeout(this.#silence);
-    if (this.heartbeat) this.#silence = setTimeout(() => this.#socket === socket && this.#lost(), this.heartbeat * SILENCE * 1000);
-  }
-
-  async #lost(code) {
-    if (this.#closed) return;
-    clearTimeout(this.#silence);
-    this.#socket = undefined;
+  #lost(code) {
     this.connected = false;
+    this.interrupted = true;
     if (code === 1009) this.#refuseFirst("The message is longer than the server takes (websocket.max_message_bytes).");
-    this.changed();
-    const error = await this.history({ limit: 1 }).then(() => null, (reason) => reason);
-    if (this.#closed || this.#socket) return;
-    if (error?.status >= 400 && error.status < 500) return this.#refuse(error);
-    const pause = this.#pause * (0.5 + Math.random());
-    this.#pause = Math.min(this.#pause * 2, PAUSE_MS_MAX);
-    this.retryAt = Date.now() + pause;
-    this.#timer = setTimeout(() => this.#connect(), pause);
-    this.changed();
-  }
-
-  #refuse(error) {
-    this.refusal = error;
     this.changed();
   }
 
@@ -325,7 +284,7 @@ export class Conversation {
     const [first] = this.#unacknowledged.values();
     if (!first || !this.connected || this.#greeted) return;
     const { message, client_id, message_id, rewind_to } = first;
-    this.#socket.send(JSON.stringify({ message, client_id, message_id, rewind_to }));
+    this.#connection.send({ message, client_id, message_id, rewind_to });
     first.sent = true;
   }
 }

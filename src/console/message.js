@@ -58,19 +58,22 @@ export function answerView() {
   return view;
 }
 
-// What is not recorded yet, or was refused: { message, reason } and what can be done: discard, sendAgain.
-export function unsentView(unsent, { note, discard, sendAgain }) {
+// What is not recorded yet, or was refused: { message, reason }. update(note) shows what it waits for, and what can be done with it:
+// discard, and sendAgain if that is given.
+export function unsentView(unsent, { discard, sendAgain }) {
   const view = { id: unsent.client_id, element: element("article", { class: `message user unsent${unsent.reason ? " refused" : ""}` },
     heading({ role: "user" }), written(unsent.message)) };
   const state = element("p", { class: unsent.reason ? "outcome error" : "outcome" });
   const row = element("div", { class: "actions stay" });
   view.element.append(state, row);
-  view.update = () => {
-    replace(state, unsent.reason ? [icon("warning"), `Not recorded. ${unsent.reason}`] : note());
+  view.update = (note) => {
+    const known = `${note} ${unsent.sent}`;
+    if (view.known === known) return;
+    view.known = known;
+    replace(state, unsent.reason ? [icon("warning"), `Not recorded. ${unsent.reason}`] : note);
     replace(row, sendAgain && button("Send again", "retry", sendAgain),
-      discard && (unsent.reason || !unsent.sent) && button("Take back", "close", discard));
+      (unsent.reason || !unsent.sent) && button("Take back", "close", discard));
   };
-  view.update();
   return view;
 }
 
@@ -154,13 +157,14 @@ function button(text, name, onclick) {
 // The message becomes a field; what it was comes back on Cancel.
 function openEditor(view, message, { edit }) {
   const shown = [...view.element.childNodes];
+  const days = shown.filter((node) => node.classList.contains("day"));
   const close = () => {
     replace(view.element, shown);
     view.element.querySelector("[aria-label='Edit']")?.focus();
   };
   const submit = (text) => text.trim() && text !== message.text ? edit(message, text) : close();
   const field = textField({ label: "Edit your message", value: message.text, submit, cancel: (event) => { event.stopPropagation(); close(); } });
-  replace(view.element, heading(message), element("div", { class: "editor" }, field, element("div", { class: "row" },
+  replace(view.element, days, heading(message), element("div", { class: "editor" }, field, element("div", { class: "row" },
     element("span", { class: "muted", text: "What follows stays as another version." }),
     element("button", { class: "quiet", type: "button", onclick: close }, "Cancel"),
     element("button", { class: "primary", type: "button", onclick: () => submit(field.value) }, "Send"))));

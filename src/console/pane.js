@@ -30,7 +30,7 @@ export class Pane {
       regenerate: (message) => this.#try(this.conversation.regenerate(message), true),
       branchOff: (message) => this.#branchOff(message, newId()),
     } : {};
-    this.transcript = new Transcript({ actions: () => this.actions, end: () => this.#atEnd() });
+    this.transcript = new Transcript({ actions: () => this.actions, note: () => this.#atEnd() });
     this.composer = new Composer({
       editLast: () => this.#editLast(),
       sent: () => this.transcript.toNewest(),
@@ -54,8 +54,9 @@ export class Pane {
   }
 
   focus() {
-    if (this.writable) this.composer.focus();
-    else this.transcript.focus();
+    // On a phone the focus opens a keyboard that covers half of the page.
+    if (this.writable && matchMedia("(hover: hover)").matches) this.composer.focus();
+    else if (!this.writable) this.transcript.focus();
   }
 
   async showMessage(id) {

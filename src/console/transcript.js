@@ -1,65 +1,59 @@
-// Shows the messages of a conversation and keeps the reader's place. Only the messages near what is seen are in the page: a
-// window that moves over all that are loaded, so that ten thousand cost what fifty do. Whatever changes, the first message
-// that is seen stays where it is; at the end of the conversation the end stays in view instead.
+// Shows the messages of a conversation. Only those near what is seen are in the page: a window that moves over all that are
+// loaded, so that ten thousand cost what fifty do. place.js keeps the reader's place, whatever changes.
 
 import { element, replace } from "./dom.js";
+import { Ending } from "./ending.js";
 import { icon } from "./icon.js";
-import { answerView, messageView, unsentView } from "./message.js";
+import { messageView } from "./message.js";
+import { Place } from "./place.js";
 import { plural } from "./words.js";
 
 const NEAR = 1500;       // pixels beyond what is seen in which messages are put into the page,
 const FAR = 4500;        // and beyond which they leave it
 const SLICE_MS = 8;      // of putting messages into the page, between two frames
-const AT_END = 40;       // pixels from the end that count as the end
+const FIRST = 8;         // messages that are put into it at once
 
 export class Transcript {
-  #views = new Map();    // by id, of the messages in the page
   #all = [];             // the messages of the conversation
   #from = 0;             // the window: #all.slice(#from, #to)
   #to = 0;
-  #follow = true;        // whether the end stays in view
-  #unseen = 0;           // messages that came meanwhile
-  #anchor = null;        // the first message that is seen: { view, top }
-  #frame = 0;
-  #scrolled = 0;
-  #answer = null;
-  #unsent = new Map();
-  #loading = false;
-  #trouble = "";
+  #views = new Map();    // of the messages in the window, by id
+  #unseen = 0;           // messages that came while the reader was elsewhere
   #known = "";           // which versions there are, and which is shown
+  #loading = false;
+  #trouble = "";         // why older messages could not be loaded
+  #frame = 0;
 
-  #list = element("div", { class: "messages" });
   #top = element("div", { class: "top" });
-  #messages = element("div", { class: "window" });
-  #rest = element("div", { class: "rest" });
+  #window = element("div", { class: "window" });
   #newest = element("button", { class: "newest", type: "button", hidden: true, onclick: () => this.toNewest() });
-  #scroller = element("div", { class: "scroller", tabindex: 0, role: "region", "aria-label": "Messages" }, this.#list);
-  element = element("div", { class: "transcript" }, this.#scroller, this.#newest);
 
-  // actions(message): see message.js. end(conversation): nodes to show at the end, such as an explanation of an empty conversation.
-  constructor({ actions, end = () => null }) {
-    Object.assign(this, { actions, end });
-    this.#list.append(this.#top, this.#messages, this.#rest);
-    this.#scroller.addEventListener("scroll", () => this.#onScroll(), { passive: true });
-    this.#scroller.addEventListener("wheel", ({ deltaY }) => deltaY < 0 && this.#leaveEnd(), { passive: true });
-    this.#scroller.addEventListener("keydown", (event) => this.#onKey(event));
-    const sizes = new ResizeObserver(() => this.#onResize());
-    sizes.observe(this.#list);
-    sizes.observe(this.#scroller);
+  // actions(): what can be done with a message, see message.js. note(): see ending.js.
+  constructor({ actions, note }) {
+    this.actions = actions;
+    this.ending = new Ending(note);
+    this.scroller = element("div", { class: "scroller", tabindex: 0, role: "region", "aria-label": "Messages", onkeydown: (event) => this.#onKey(event) },
+      element("div", { class: "messages" }, this.#top, this.#window, this.ending.element));
+    this.element = element("div", { class: "transcript" }, this.scroller, this.#newest);
+    this.place = new Place(this.scroller, {
+      parts: () => this.#inOrder(),
+      isWhole: () => this.#to === this.#all.length,
+      moved: () => this.#moved(),
+    });
   }
 
   // Shows another conversation, at its end.
   open(conversation) {
     this.conversation = conversation;
     this.#views.clear();
-    replace(this.#messages);
-    this.#unsent.clear();
+    replace(this.#window);
+    this.ending.clear();
     this.#all = [];
     this.#from = this.#to = 0;
-    this.#answer = null;
     this.#loading = false;
     this.#trouble = "";
-    this.#stay();
+    this.#unseen = 0;
+    this.place.follow();
     this.update();
   }
 
@@ -68,28 +62,33 @@ export class Transcript {
     const { messages, versions, looking } = this.conversation;
     const known = `${versions.count} ${looking}`;
     this.#keep(() => {
-      if (messages !== this.#all) this.#replaceAll(messages);
+      if (messages !== this.#all) this.#takeAll(messages);
       else if (known !== this.#known) this.#sync();
       this.#known = known;
       this.#showTop();
-      this.#showRest();
+      this.ending.show(this.conversation, this.#to === this.#all.length);
     });
+    // What an empty conversation says is read from its beginning.
+    if (messages.length === 0 && !this.conversation.answer) this.scroller.scrollTop = 0;
     this.#later();
   }
 
   toNewest() {
-    this.#stay();
+    this.place.follow();
+    this.#unseen = 0;
     this.#to = this.#all.length;
-    this.#from = Math.max(this.#from, this.#to - 12);
-    this.#sync();
-    this.#toEnd();
+    this.#from = Math.max(this.#from, this.#to - FIRST);
+    this.#keep(() => {
+      this.#sync();
+      this.ending.show(this.conversation, true);
+    });
     this.#later();
   }
 
   // Scrolls to the first message of the conversation, and loads all before that.
   async toOldest() {
     const { conversation } = this;
-    this.#leaveEnd();
+    this.place.leaveEnd();
     while (conversation.more && conversation === this.conversation) await conversation.older(500);
     const first = conversation.messages[0];
     return first && conversation === this.conversation ? this.showMessage(first.id) : false;
@@ -101,18 +100,17 @@ export class Transcript {
     while (conversation.place(id) < 0 && conversation.more) await conversation.older(500);
     if (conversation !== this.conversation || conversation.place(id) < 0) return false;
     this.update();
-    this.#leaveEnd();
     const index = conversation.place(id);
-    this.#from = Math.max(0, index - 6);
-    this.#to = Math.min(this.#all.length, index + 12);
+    this.#from = Math.max(0, index - FIRST);
+    this.#to = Math.min(this.#all.length, index + FIRST);
     this.#sync();
+    this.place.leaveEnd();
     const { element: shown } = this.#views.get(id);
-    this.#scroller.scrollTop += shown.getBoundingClientRect().top - this.#scroller.getBoundingClientRect().top - 80;
-    this.#record();
+    this.place.show(shown, 80);
     shown.classList.add("found");
     shown.addEventListener("animationend", () => shown.classList.remove("found"), { once: true });
     shown.focus({ preventScroll: true });
-    this.#later();
+    this.#moved();
     return true;
   }
 
@@ -122,30 +120,30 @@ export class Transcript {
   }
 
   focus() {
-    this.#scroller.focus();
+    this.scroller.focus();
   }
 
-  // --- what is in the page ---
+  // --- the messages in the window ---
 
-  #replaceAll(messages) {
+  // Other messages than before: the window stays on those that the reader sees, or at the end.
+  #takeAll(messages) {
     const old = this.#all;
-    this.#all = messages;
     const newest = old.at(-1)?.id ?? "";
-    const added = messages.length - (messages.findLastIndex(({ id }) => id <= newest) + 1);
-    if (!this.#follow && this.#anchor) {
-      const index = messages.findIndex(({ id }) => id === this.#anchor.view.id);
-      if (index >= 0) {
-        const before = old.findIndex(({ id }) => id === this.#anchor.view.id);
-        this.#unseen += added;
-        const atEnd = this.#to === old.length;
-        this.#from = Math.max(0, index - (before - this.#from));
-        this.#to = atEnd && added < 20 ? messages.length : Math.min(messages.length, index + this.#to - before);
-        return this.#sync();
-      }
-      this.#stay();  // that message is not in this version
+    const added = messages.length - 1 - messages.findLastIndex(({ id }) => id <= newest);
+    const first = this.place.first;
+    const index = first ? messages.findIndex(({ id }) => id === first.id) : -1;
+    this.#all = messages;
+    if (index < 0) {
+      this.place.follow();
+      this.#to = messages.length;
+      this.#from = Math.max(0, this.#to - Math.max(this.#window.childElementCount, FIRST));
+    } else {
+      const before = old.findIndex(({ id }) => id === first.id);
+      const wasAtEnd = this.#to === old.length;
+      this.#unseen += added;
+      this.#from = Math.max(0, index - (before - this.#from));
+      this.#to = wasAtEnd && added < 2 * FIRST ? messages.length : Math.min(messages.length, index + this.#to - before);
     }
-    this.#to = messages.length;
-    this.#from = Math.min(Math.max(0, this.#to - Math.max(this.#messages.childElementCount, 8)), this.#to);
     this.#sync();
   }
 
@@ -153,48 +151,39 @@ export class Transcript {
   #sync() {
     const wanted = this.#all.slice(this.#from, this.#to);
     const ids = new Set(wanted.map(({ id }) => id));
-    for (const [id, view] of this.#views) if (!ids.has(id)) this.#drop(view);
-    let next = this.#messages.firstChild;
+    for (const view of this.#views.values()) if (!ids.has(view.id)) this.#drop(view);
+    let next = this.#window.firstChild;
     wanted.forEach((message, n) => {
-      const view = this.#viewOf(message, this.#all[this.#from + n - 1]);
+      const view = this.#viewAt(this.#from + n);
       if (view.element === next) next = next.nextSibling;
-      else this.#messages.insertBefore(view.element, next);
+      else this.#window.insertBefore(view.element, next);
     });
   }
 
-  #viewOf(message, previous) {
+  #viewAt(index) {
+    const message = this.#all[index];
+    const previous = this.#all[index - 1];
     let view = this.#views.get(message.id);
     if (!view) {
-      view = this.#wholeAnswer(message) ?? messageView(message, this.actions(message));
+      const isAnswer = message.role === "assistant" && index === this.#all.length - 1;
+      view = (isAnswer && this.ending.take(message, this.actions())) || messageView(message, this.actions());
       this.#views.set(message.id, view);
     }
-    const sameDay = previous?.created_at && message.created_at
-      && new Date(previous.created_at).toDateString() === new Date(message.created_at).toDateString();
-    view.setDay(!sameDay);
-    this.#versions(view, message, previous);
+    view.setDay(!previous || !isSameDay(previous, message));
+    this.#showVersions(view, previous);
     return view;
   }
 
-  // The answer that was in progress becomes a message without being rendered again.
-  #wholeAnswer(message) {
-    const answer = this.#answer;
-    if (!answer || message.role !== "assistant" || message !== this.#all.at(-1)) return null;
-    this.#answer = null;
-    answer.element.remove();
-    const status = message.metadata?.status;
-    return status === "error" || !answer.said ? null : answer.whole(message, this.actions(message));
-  }
-
-  #versions(view, message, previous) {
-    const { versions, more, looking } = this.conversation;
+  #showVersions(view, previous) {
+    const { conversation } = this;
+    const { versions, more, looking } = conversation;
     const parent = previous?.id ?? (more ? undefined : null);
     if (parent === undefined || !versions.fork(parent)) return;
-    const key = `${parent} ${versions.count} ${looking}`;
-    if (view.versions === key) return;
-    view.versions = key;
-    const { conversation } = this;
+    const known = `${parent} ${versions.count} ${looking}`;
+    if (view.versions === known) return;
+    view.versions = known;
     versions.siblings(parent).then((siblings) => {
-      const at = siblings.findIndex(({ id }) => id === message.id);
+      const at = siblings.findIndex(({ id }) => id === view.id);
       if (at < 0 || conversation !== this.conversation) return;
       const go = (by) => conversation.look(siblings[at + by].cursor);
       this.#keep(() => view.setVersions({ at, count: siblings.length, go }));
@@ -202,219 +191,109 @@ export class Transcript {
   }
 
   #drop(view) {
-    const focused = view.element.contains(document.activeElement);
+    const hadFocus = view.element.contains(document.activeElement);
     this.#views.delete(view.id);
     view.element.remove();
-    if (focused) this.#scroller.focus({ preventScroll: true });
-  }
-
-  // What stands above the first message.
-  #showTop() {
-    const { conversation } = this;
-    const { loaded, more, incomplete, messages } = conversation;
-    const retry = (again) => element("button", { class: "quiet small", type: "button", onclick: again }, icon("retry"), "Try again");
-    if (this.#from > 0) return replace(this.#top, element("p", { class: "note", text: " " }));
-    if (this.#trouble) return replace(this.#top, element("p", { class: "note" }, `Older messages: ${this.#trouble} `, retry(() => this.#older())));
-    if (incomplete) {
-      return replace(this.#top, element("p", { class: "note" }, icon("warning"),
-        ` Older messages may be missing here: ${incomplete} `, retry(() => conversation.reload())));
-    }
-    if (!loaded || more) return replace(this.#top, element("p", { class: "note", text: loaded || !conversation.connected ? "Loading…" : "" }));
-    return replace(this.#top, messages.length > 0 && element("p", { class: "note", text: "The conversation begins here." }));
-  }
-
-  // What stands below the last message: the answer in progress, what is not recorded yet, what the page has to say.
-  #showRest() {
-    const { conversation } = this;
-    const { answer, waiting, failed, looking, state } = conversation;
-    const bottom = this.#to === this.#all.length;
-    const nodes = [];
-    if (answer && !looking && bottom) nodes.push(this.#growing(answer));
-    else this.#answer = null;
-    const wanted = looking ? [] : [...waiting, ...failed];
-    const ids = new Set(wanted.map(({ client_id }) => client_id));
-    for (const id of this.#unsent.keys()) if (!ids.has(id)) this.#unsent.delete(id);
-    for (const unsent of wanted) nodes.push(this.#unsentOf(unsent, state));
-    nodes.push(this.end(conversation));
-    const kept = nodes.flat().filter(Boolean);
-    if (kept.length !== this.#rest.childNodes.length || kept.some((node, n) => node !== this.#rest.childNodes[n])) replace(this.#rest, kept);
-  }
-
-  #growing({ text, replyTo }) {
-    if (this.#answer?.replyTo !== replyTo) this.#answer = Object.assign(answerView(), { replyTo, said: false });
-    this.#answer.said ||= text !== "";
-    this.#answer.grow(text);
-    return this.#answer.element;
-  }
-
-  #unsentOf(unsent) {
-    const { conversation } = this;
-    const id = unsent.client_id;
-    let view = this.#unsent.get(id);
-    if (!view || Boolean(unsent.reason) !== view.refused) {
-      const note = () => !conversation.connected ? "Not sent yet: the server cannot be reached."
-        : conversation.state === "processing" ? "Waits for the end of the answer." : "";
-      view = unsentView(unsent, {
-        note,
-        discard: () => conversation.discard(id),
-        sendAgain: unsent.reason && (() => conversation.sendAgain(unsent)),
-      });
-      view.refused = Boolean(unsent.reason);
-      this.#unsent.set(id, view);
-    }
-    view.update();
-    return view.element;
-  }
-
-  // --- where the reader is ---
-
-  #stay() {
-    this.#follow = true;
-    this.#unseen = 0;
-    this.#anchor = null;
-  }
-
-  #leaveEnd() {
-    if (this.#scroller.scrollHeight <= this.#scroller.clientHeight) return;
-    this.#follow = false;
-    this.#record();
-    this.#showNewest();
-  }
-
-  // Changes the page and keeps the reader's place.
-  #keep(change) {
-    if (this.#follow) {
-      change();
-      this.#toEnd();
-    } else {
-      this.#record();
-      change();
-      this.#restore();
-    }
-    this.#showNewest();
-  }
-
-  #toEnd() {
-    this.#scroller.scrollTop = this.#scroller.scrollHeight;
-    this.#scrolled = this.#scroller.scrollTop;
-  }
-
-  #record() {
-    const top = this.#scroller.getBoundingClientRect().top;
-    for (const view of this.#inOrder()) {
-      const box = view.element.getBoundingClientRect();
-      if (box.bottom <= top + 1) continue;
-      this.#anchor = { view, top: box.top - top };
-      return;
-    }
-  }
-
-  #restore() {
-    const { view, top } = this.#anchor ?? {};
-    if (!view?.element.isConnected) return;
-    const moved = view.element.getBoundingClientRect().top - this.#scroller.getBoundingClientRect().top - top;
-    if (Math.abs(moved) > 0.5) this.#scroller.scrollTop += moved;
-    this.#scrolled = this.#scroller.scrollTop;
+    if (hadFocus) this.scroller.focus({ preventScroll: true });
   }
 
   #inOrder() {
     return this.#all.slice(this.#from, this.#to).map(({ id }) => this.#views.get(id)).filter(Boolean);
   }
 
-  #onScroll() {
-    const { scrollTop } = this.#scroller;
-    if (this.#below() <= AT_END && this.#to === this.#all.length) this.#stay();
-    else if (scrollTop < this.#scrolled - 1) this.#follow = false;
-    this.#scrolled = scrollTop;
-    if (!this.#follow) this.#record();
-    this.#showNewest();
-    this.#later();
-  }
-
-  #onResize() {
-    if (this.#follow) this.#toEnd();
-    else this.#restore();
-    this.#later();
-  }
-
-  #onKey(event) {
-    if (event.target !== this.#scroller || event.altKey || event.metaKey) return;
-    if (event.key === "End") this.toNewest();
-    else if (event.key === "Home") this.toOldest().catch(({ message }) => this.#fail(message));
-    else return;
-    event.preventDefault();
-  }
-
-  #below() {
-    return this.#scroller.scrollHeight - this.#scroller.scrollTop - this.#scroller.clientHeight;
-  }
-
-  #showNewest() {
-    const away = !this.#follow && (this.#below() > AT_END || this.#to < this.#all.length);
-    this.#newest.hidden = !away;
-    const text = this.#unseen ? plural(this.#unseen, "new message") : "Newest";
-    if (away && this.#newest.textContent !== text) replace(this.#newest, icon("down"), text);
+  // What stands above the first message.
+  #showTop() {
+    const { conversation } = this;
+    const { loaded, more, incomplete, interrupted } = conversation;
+    const retry = (again) => element("button", { class: "quiet small", type: "button", onclick: again }, icon("retry"), "Try again");
+    const say = this.#from > 0 ? ["\u00a0"]
+      : this.#trouble ? [`Older messages: ${this.#trouble}`, retry(() => this.#older())]
+      : incomplete ? [icon("warning"), `Older messages may be missing here: ${incomplete}`, retry(() => conversation.reload())]
+      : !loaded ? [interrupted ? "Loading…" : "\u00a0"]
+      : more ? ["Loading…"]
+      : this.#all.length ? ["The conversation begins here."] : [];
+    const text = say.map((part) => part.textContent ?? part).join(" ");
+    if (this.#top.textContent === text && this.#top.firstChild) return;
+    replace(this.#top, say.length > 0 && element("p", { class: "note" }, say));
   }
 
   // --- the window moves ---
 
+  #keep(change) {
+    this.place.keep(change);
+    this.#showNewest();
+  }
+
+  #moved() {
+    if (this.place.follows) this.#unseen = 0;
+    this.#showNewest();
+    this.#later();
+  }
+
+  #showNewest() {
+    this.#newest.hidden = this.place.follows || this.place.isAtEnd;
+    const text = this.#unseen ? plural(this.#unseen, "new message") : "Newest";
+    if (this.#newest.textContent !== text) replace(this.#newest, icon("down"), text);
+  }
+
+  #onKey(event) {
+    if (event.target !== this.scroller || event.altKey || event.metaKey) return;
+    if (event.key === "End") this.toNewest();
+    else if (event.key === "Home") this.toOldest().catch((error) => this.#fail(error));
+    else return;
+    event.preventDefault();
+  }
+
   #later() {
     this.#frame ||= requestAnimationFrame(() => {
       this.#frame = 0;
-      this.#move();
+      if (this.conversation) this.#move();
     });
   }
 
   // Puts messages into the page before they are seen, as many as a part of a frame allows, and takes far ones out.
   #move() {
-    if (!this.conversation) return;
     const end = performance.now() + SLICE_MS;
-    const above = this.#scroller.scrollTop;
-    const below = this.#below();
+    const { above, below } = this.place;
     if (above < NEAR && this.#from > 0) {
       this.#keep(() => {
         do this.#insertAbove(); while (performance.now() < end && this.#from > 0);
         this.#showTop();
       });
-      return this.#later();
-    }
-    if (below < NEAR && this.#to < this.#all.length) {
+      this.#later();
+    } else if (below < NEAR && this.#to < this.#all.length) {
       this.#keep(() => {
         do this.#insertBelow(); while (performance.now() < end && this.#to < this.#all.length);
-        this.#showRest();
+        this.ending.show(this.conversation, this.#to === this.#all.length);
       });
-      return this.#later();
+      this.#later();
+    } else {
+      if (above > FAR || below > FAR) this.#keep(() => this.#trim());
+      if (above < NEAR && this.conversation.more && !this.#trouble) this.#older();
     }
-    if (above > FAR || below > FAR) this.#keep(() => this.#trim());
-    if (above < NEAR && this.conversation.more) this.#older();
   }
 
   #insertAbove() {
     this.#from -= 1;
-    const message = this.#all[this.#from];
-    const view = this.#viewOf(message, this.#all[this.#from - 1]);
-    this.#messages.prepend(view.element);
-    const after = this.#all[this.#from + 1];
-    if (after) this.#viewOf(after, message);
+    this.#window.prepend(this.#viewAt(this.#from).element);
+    if (this.#from + 1 < this.#to) this.#viewAt(this.#from + 1);  // whose day may be told above it now
   }
 
   #insertBelow() {
-    const message = this.#all[this.#to];
-    this.#messages.append(this.#viewOf(message, this.#all[this.#to - 1]).element);
     this.#to += 1;
+    this.#window.append(this.#viewAt(this.#to - 1).element);
   }
 
-  // Never a message that is being edited.
+  // Takes out what is far from what is seen, but never a message that is being edited.
   #trim() {
-    const { top, bottom } = this.#scroller.getBoundingClientRect();
+    const { top, bottom } = this.scroller.getBoundingClientRect();
     const boxes = this.#inOrder().map((view) => ({ view, box: view.element.getBoundingClientRect() }));
-    const far = ({ view, box }) => (box.bottom < top - FAR + NEAR || box.top > bottom + FAR - NEAR)
-      && !view.element.querySelector("textarea");
-    while (boxes.length > 1 && boxes[0].box.bottom < top && far(boxes[0])) {
+    const isFree = ({ view }) => !view.element.querySelector("textarea");
+    while (boxes.length > 1 && boxes[0].box.bottom < top - FAR + NEAR && isFree(boxes[0])) {
       this.#drop(boxes.shift().view);
       this.#from += 1;
     }
-    while (boxes.length > 1 && boxes.at(-1).box.top > bottom && far(boxes.at(-1))) {
+    while (boxes.length > 1 && boxes.at(-1).box.top > bottom + FAR - NEAR && isFree(boxes.at(-1))) {
       this.#drop(boxes.pop().view);
       this.#to -= 1;
     }
@@ -428,16 +307,20 @@ export class Transcript {
     this.#trouble = "";
     try {
       await conversation.older();
-    } catch ({ message }) {
-      if (conversation === this.conversation) this.#fail(message);
+    } catch (error) {
+      if (conversation === this.conversation) this.#fail(error);
     }
     if (conversation !== this.conversation) return;
     this.#loading = false;
-    if (!this.#trouble) this.#later();
+    this.#later();
   }
 
-  #fail(trouble) {
-    this.#trouble = trouble;
+  #fail({ message }) {
+    this.#trouble = message;
     this.#keep(() => this.#showTop());
   }
+}
+
+function isSameDay(a, b) {
+  return new Date(a.created_at).toDateString() === new Date(b.created_at).toDateString();
 }

@@ -45,6 +45,10 @@ function shown(page) {
   });
 }
 
+function sum(numbers) {
+  return numbers.reduce((a, b) => a + b, 0);
+}
+
 async function turn(page, times, by) {
   await page.evaluate((direction) => { window.direction = direction; }, Math.sign(by));
   for (let n = 0; n < times; n += 1) {
@@ -63,26 +67,31 @@ test("ten thousand messages are scrolled through without a jump or a stall", asy
   await scroller.evaluate(watch);
   await page.mouse.move(760, 400);
 
-  await turn(page, 100, -500);
+  const tasks = () => page.evaluate(() => window.tasks.splice(0));
+  await turn(page, 60, -700);
+  const few = await tasks();
   const up = await shown(page);
-  assert.ok(up.last < COUNT - 100 && up.whole, JSON.stringify(up));
+  assert.ok(up.last < COUNT - 60 && up.whole, JSON.stringify(up));
 
   await page.evaluate(() => { window.leaps = true; });
   await scroller.press("Home");
   await until("the beginning is seen", async () => (await shown(page)).first === 0, 20);
   await page.getByText("The conversation begins here.").waitFor();
+  diagnostic(`tasks over 50 ms while all was loaded: ${(await tasks()).join(", ") || "none"}`);
   await page.evaluate(() => { window.leaps = false; });
 
-  await turn(page, 100, 500);
+  await turn(page, 60, 700);
   const down = await shown(page);
   assert.ok(down.first > 50 && down.whole, JSON.stringify(down));
 
-  const { nodes, tasks, jumps } = await page.evaluate(() => ({ nodes: document.querySelectorAll("*").length, tasks: window.tasks, jumps: window.jumps }));
-  diagnostic(`up to ${up.first}, then down to ${down.last}; ${nodes} nodes; tasks over 50 ms: ${tasks.join(", ") || "none"}`);
+  const { nodes, jumps } = await page.evaluate(() => ({ nodes: document.querySelectorAll("*").length, jumps: window.jumps }));
+  const all = await tasks();
+  diagnostic(`up to ${up.first}, then down to ${down.last}; ${nodes} nodes; tasks over 50 ms with few messages: ${few.join(", ") || "none"}; `
+    + `with all: ${all.join(", ") || "none"}`);
   assert.deepEqual(jumps, []);
   assert.ok(nodes < 5000, `${nodes} nodes: what is not near is not in the page`);
-  // None of these may be of our own making; a machine that is busy has some now and then.
-  assert.ok(tasks.filter((duration) => duration > 150).length === 0, `tasks of ${tasks.join(", ")} ms`);
+  // A machine that is busy makes tasks long; they may not grow with the conversation.
+  assert.ok(sum(all) < 2 * sum(few) + 500, `tasks of ${all} ms with all messages, of ${few} ms with few`);
 
   await page.evaluate(() => { window.leaps = true; });
   await page.getByRole("button", { name: "Newest" }).click();
