@@ -32,16 +32,18 @@ function launch() {
 //   colors   "light" or "dark", as the system says
 //   width, height, motion ("reduce"), zoom (2: text of 200 %)
 //   blank    opens an empty page in place of the console
+//   scripts  false: a browser that runs none
 //   allow    patterns of complaints that this test is about: [/status of 401/]
 // `page.complaints` is what the page complained of so far.
 export async function openPage(scope, server, how = {}) {
-  const { at = "", colors = "light", width = 1280, height = 800, motion = "no-preference", allow = [], blank = false } = how;
+  const { at = "", colors = "light", width = 1280, height = 800, motion = "no-preference", allow = [], blank = false, scripts = true } = how;
   const context = await (await launch()).newContext({
     viewport: { width, height },
     colorScheme: colors,
     reducedMotion: motion,
     hasTouch: width < 600,
     acceptDownloads: true,
+    javaScriptEnabled: scripts,
   });
   scope.ends.push(() => context.close());
   await context.grantPermissions(["clipboard-read", "clipboard-write"]);
@@ -88,10 +90,14 @@ function tooWide() {
     .map((one) => `${one.localName}.${one.getAttribute("class") ?? ""} to ${Math.round(one.getBoundingClientRect().right)} of ${room}`);
 }
 
-// Keeps a picture of what the window shows.
-export async function picture(page, name) {
+// Keeps a picture of what the window shows. With `forReadme` it becomes one of docs/images if the run is to make these.
+export async function picture(page, name, { forReadme = false } = {}) {
   fs.mkdirSync(pictures, { recursive: true });
   const file = path.join(pictures, `${name}.png`);
   await page.screenshot({ path: file, animations: "disabled" });
-  return file;
+  const images = forReadme && process.env.CONSOLE_PICTURES;
+  if (images) {
+    fs.mkdirSync(images, { recursive: true });
+    fs.copyFileSync(file, path.join(images, `console-${name}.png`));
+  }
 }

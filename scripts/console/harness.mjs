@@ -26,10 +26,10 @@ const theme = path.basename(process.argv[1], ".mjs");
 //   chatkeep({ config, model, mongo })   starts a server, see Chatkeep
 //   mongod()                             starts a MongoDB, see Mongod
 //   slowModel()                          a model whose every word the test says, see models.mjs
-//   openAiModel(answers)                 one that speaks OpenAI's protocol and has a name
+//   openAiModel(answers, name)           one that speaks OpenAI's protocol and has a name
 //   open(server, options)                opens the console in a new browser window, see browser.mjs
 //   axe(page, state)                     fails if axe-core finds anything; `state` names it in the message
-//   picture(page, name)                  keeps a picture of the page as .cache/console/pictures/NAME.png
+//   picture(page, name)                  keeps a picture of the page as .cache/console/pictures/NAME.png; see browser.mjs
 //   until(what, condition)               waits until condition() gives something true, and returns that
 //   diagnostic(text)                     a line for who reads the run
 export function test(name, options, body = options) {
@@ -45,7 +45,7 @@ export function test(name, options, body = options) {
         chatkeep: (how) => owned(Chatkeep.start(scope.folder, how)),
         mongod: () => owned(Mongod.start(scope.folder)),
         slowModel: () => owned(slowModel(scope.folder)),
-        openAiModel: (answers) => owned(openAiModel(scope.folder, answers)),
+        openAiModel: (...what) => owned(openAiModel(scope.folder, ...what)),
         open: (server, how) => openPage(scope, server, how),
         axe,
         picture,

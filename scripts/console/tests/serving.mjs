@@ -1,8 +1,62 @@
-// How the page is served: its policy, its size, how soon it is there.
-import { assert, test } from "../harness.mjs";
+// How the page comes to the browser: its policy, its size, how soon it is there, what it is without scripts.
+import fs from "node:fs";
+import http from "node:http";
+import path from "node:path";
 
-test("the page loads without a complaint", async ({ chatkeep, open }) => {
+import { assert, test } from "../harness.mjs";
+import { root } from "../processes.mjs";
+
+const FILES = fs.readdirSync(path.join(root, "src/console")).map((name) => (name === "index.html" ? "/" : `/console/${name}`));
+
+// A reply as it comes over the wire, not inflated.
+function raw(server, address, headers = {}) {
+  return new Promise((resolve, reject) => {
+    http.get(server.url + address, { headers: { "Accept-Encoding": "gzip", ...headers } }, (reply) => {
+      const parts = [];
+      reply.on("data", (part) => parts.push(part));
+      reply.on("end", () => resolve({ status: reply.statusCode, headers: reply.headers, body: Buffer.concat(parts) }));
+    }).on("error", reject);
+  });
+}
+
+test("each file has the policy and a name for what it is, and is not sent twice", async ({ chatkeep }) => {
   const server = await chatkeep();
-  const page = await open(server);
-  assert.match(await page.title(), /chatkeep/);
+  for (const address of FILES) {
+    const { status, headers } = await raw(server, address);
+    assert.equal(status, 200, address);
+    assert.match(headers["content-security-policy"], /^default-src 'none'; script-src 'self'; .*require-trusted-types-for 'script'/, address);
+    assert.equal(headers["x-content-type-options"], "nosniff", address);
+    assert.equal((await raw(server, address, { "If-None-Match": headers.etag })).status, 304, address);
+  }
+});
+
+test("all of it is at most 100 KB over the wire", async ({ chatkeep, diagnostic }) => {
+  const server = await chatkeep();
+  let total = 0;
+  for (const address of FILES) total += (await raw(server, address)).body.length;
+  diagnostic(`${FILES.length} files, ${(total / 1000).toFixed(1)} KB gzipped`);
+  assert.ok(total <= 100_000, `${total} bytes`);
+});
+
+test("it is painted soon", async ({ chatkeep, open, diagnostic }) => {
+  const server = await chatkeep();
+  const painted = [];
+  for (let n = 0; n < 3; n += 1) {
+    const page = await open(server, { at: "#/chat" });
+    await page.getByRole("textbox", { name: "Message" }).waitFor();
+    painted.push(await page.evaluate(() => performance.getEntriesByName("first-contentful-paint")[0].startTime));
+  }
+  diagnostic(`the first paint came after ${painted.map((ms) => ms.toFixed(0)).join(", ")} ms`);
+  // 200 ms is meant; this machine may do other things, and the server may be a build that is not optimised.
+  assert.ok(Math.min(...painted) < 2000);
+});
+
+test("it loads nothing from elsewhere, and says so where scripts are off", async ({ chatkeep, open }) => {
+  const server = await chatkeep();
+  const page = await open(server, { at: "#/storage" });
+  await page.getByRole("img", { name: /^Memory: / }).waitFor();
+  const loaded = await page.evaluate(() => performance.getEntriesByType("resource").map(({ name }) => new URL(name).origin));
+  assert.deepEqual([...new Set(loaded)], [server.url]);
+  const bare = await open(server, { scripts: false });
+  await bare.getByText(/made by scripts of this server/).waitFor();
 });
