@@ -1,0 +1,94 @@
+// Every look of the page in its states, before axe-core: light and dark, on a desk and on a phone, with large text. And hostile
+// text as messages, titles and names, in all of them.
+import { assert, test } from "../harness.mjs";
+
+const LOOKS = {
+  light: {}, dark: { colors: "dark" }, phone: { width: 360, height: 740 }, "phone-dark": { width: 360, height: 740, colors: "dark" }, large: { zoom: 2 },
+};
+
+const ALL = `# A title
+
+A *paragraph* with **strong**, ~~struck~~ and \`code\`, a [link](https://example.org "a title") and https://example.org/bare.
+
+- [x] done
+- [ ] to do
+  1. one
+  2. two
+
+> A quote
+> > in a quote
+
+\`\`\`rust
+fn main() { println!("a line that is so long that it does not fit into the width of a phone, nor of a desk, and scrolls in itself"); }
+\`\`\`
+
+| left | right | a column |
+|---|--:|---|
+| 1 | 2 | ${"wide ".repeat(30)} |
+
+---
+
+![a picture](https://example.org/p.png)`;
+
+const HOSTILE = [
+  "<script>document.title = 'taken'</script>", "<img src=x onerror=\"document.title = 'taken'\">", "[a](javascript:document.title='taken')",
+  "![](https://example.org/p.png)", "\u202Edesrever\u202C and \u0000 and \uFFFE", "a".repeat(5000), "`".repeat(3000), "> ".repeat(2000), "\n".repeat(3000), "[".repeat(3000),
+  "{{constructor.constructor('document.title=1')()}}", "</textarea></style><svg onload=alert(1)>",
+];
+
+for (const [name, how] of Object.entries(LOOKS)) {
+  test(`axe-core finds nothing: ${name}`, async ({ chatkeep, open, axe, picture }) => {
+    const server = await chatkeep();
+    await server.record("all", ["What can you show?", ALL]);
+    const seen = async (page, state) => {
+      await axe(page, `${state} (${name})`);
+      await picture(page, `${state}-${name}`);
+    };
+    const page = await open(server, { at: "#/chat", motion: "reduce", ...how });
+    await page.getByRole("textbox", { name: "Message" }).waitFor();
+    await seen(page, "welcome");
+    await page.goto(`${server.url}/#/chat/all`);
+    await page.getByText("a picture").waitFor();
+    await seen(page, "conversation");
+    await page.getByRole("button", { name: "Keys" }).click();
+    await page.getByRole("dialog").waitFor();
+    await seen(page, "keys");
+    await page.keyboard.press("Escape");
+    await page.keyboard.press("Control+k");
+    await page.getByRole("dialog").waitFor();
+    await seen(page, "search");
+    await page.keyboard.press("Escape");
+    await page.goto(`${server.url}/#/storage`);
+    await page.getByRole("img", { name: /^Memory: / }).waitFor();
+    await seen(page, "storage");
+  });
+
+  test(`axe-core finds nothing where a token is asked for: ${name}`, async ({ chatkeep, open, axe, picture }) => {
+    const server = await chatkeep({ config: { server: { auth_token: "a-token" } } });
+    const page = await open(server, { motion: "reduce", allow: [/status of 401/], ...how });
+    await page.getByLabel("Token", { exact: true }).waitFor();
+    await axe(page, `the question for a token (${name})`);
+    await picture(page, `token-${name}`);
+  });
+}
+
+test("hostile texts, titles and names are shown as what they are", async ({ chatkeep, open, axe, until }) => {
+  const server = await chatkeep();
+  await server.record("hostile", HOSTILE);
+  // The same as answers.
+  await server.record("hostile-too", HOSTILE.flatMap((text) => ["?", text]));
+  for (const [n, title] of HOSTILE.filter((text) => text.trim() && text.length < 80).entries()) {
+    await server.record(`title:${n}`, ["hello"]);
+    await server.api("PATCH", `/api/chat/sessions/title:${n}`, { title });
+  }
+  for (const session of ["hostile", "hostile-too"]) {
+    const page = await open(server, { at: `#/chat/${session}`, motion: "reduce" });
+    await page.getByText("onload=alert(1)").first().waitFor();
+    await until("the list is there", async () => (await page.getByRole("option").count()) > 5);
+    await axe(page, session);
+    assert.notEqual(await page.title(), "taken");
+    assert.equal(await page.locator("main img, main script, main iframe, main form[action]").count(), 0);
+    const addresses = await page.locator("main a").evaluateAll((links) => links.map(({ protocol }) => protocol));
+    assert.deepEqual(addresses.filter((protocol) => !/^https?:$/.test(protocol)), []);
+  }
+});
