@@ -9,6 +9,7 @@ import { icon } from "./icon.js";
 import { sessionList } from "./list.js";
 import { searchDialog } from "./search.js";
 import { server } from "./server.js";
+import { storageView } from "./storage.js";
 import { askForToken, forgetToken, recallToken } from "./token.js";
 import { transfer } from "./transfer.js";
 
@@ -111,9 +112,9 @@ function route() {
   if (!session) history.replaceState(null, "", addressOf(chat.session));
 }
 
-async function showStorage() {
+function showStorage() {
   document.title = "Storage · chatkeep";
-  storage ??= (await import("./storage.js")).storageView({ server });
+  storage ??= storageView({ server });
   replace(main, storage.element);
   storage.show();
 }
@@ -124,7 +125,7 @@ async function watch() {
       banner.show(await readStatus());
     } catch (error) {
       if (error.status === 401) askAgain();
-      else banner.show(error);
+      else banner.show(error.status === 0 ? null : error);  // both tabs say themselves that there is no connection
     }
   }
   setTimeout(watch, STATUS_MS);

@@ -45,7 +45,7 @@ export class Pane {
   open(conversation) {
     this.conversation = conversation;
     this.#end = { key: "", node: null };
-    this.#known = { length: 0, newest: conversation.messages.at(-1)?.id ?? "", answering: false };
+    this.#known = { length: 0, newest: conversation.messages.at(-1)?.id ?? "", answering: false, connected: false };
     replace(this.#title, "New conversation");
     replace(this.#from);
     document.title = "chatkeep";
@@ -159,14 +159,14 @@ export class Pane {
 
   // A screen reader is told what arrived once it is whole, not each piece.
   #speak() {
-    const { messages, answer, connected, loaded } = this.conversation;
-    const newest = messages.at(-1);
-    if (loaded && newest && newest.id > this.#known.newest) {
-      if (this.#known.newest && newest.role !== "user") replace(this.#spoken, `${newest.role === "assistant" ? "Answer" : newest.role}: ${newest.text.slice(0, SPOKEN_MAX)}`);
-      this.#known.newest = newest.id;
-    } else if (answer && !this.#known.answering) replace(this.#spoken, "Answering…");
-    if (this.#known.connected && !connected) replace(this.#spoken, "Not connected.");
-    Object.assign(this.#known, { answering: Boolean(answer), connected });
+    const { messages, answer, connected } = this.conversation;
+    const { newest, answering, connected: wasConnected } = this.#known;
+    const last = messages.at(-1);
+    const say = (text) => replace(this.#spoken, text);
+    if (wasConnected && !connected) say("Not connected.");
+    else if (newest && last?.id > newest && last.role !== "user") say(`${roleOf(last)}: ${last.text.slice(0, SPOKEN_MAX)}`);
+    else if (answer && !answering) say("Answering…");
+    Object.assign(this.#known, { newest: last?.id ?? newest, answering: Boolean(answer), connected });
   }
 
   async #copyCode({ target }) {
@@ -189,4 +189,8 @@ export class Pane {
       return undefined;
     }
   }
+}
+
+function roleOf({ role }) {
+  return role === "assistant" ? "Answer" : `Message of ${role}`;
 }

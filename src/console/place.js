@@ -47,6 +47,13 @@ export class Place {
     this.#anchor = null;
   }
 
+  // From the beginning of the box, with no part to keep: what is in it is read as a page.
+  rest() {
+    if (this.follows || this.#anchor) this.#scrollTo(0);
+    this.follows = false;
+    this.#anchor = null;
+  }
+
   leaveEnd() {
     if (this.box.scrollHeight <= this.box.clientHeight) return;
     this.follows = false;
@@ -94,7 +101,7 @@ export class Place {
   }
 
   #onScroll() {
-    if (this.isAtEnd) this.follow();
+    if (this.isAtEnd && this.parts().length) this.follow();
     else if (this.above < this.#scrolled - 1) this.follows = false;
     this.#scrolled = this.above;
     if (!this.follows) this.#record();

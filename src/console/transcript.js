@@ -59,7 +59,8 @@ export class Transcript {
 
   // The conversation has changed.
   update() {
-    const { messages, versions, looking } = this.conversation;
+    const { messages, versions, looking, waiting, failed, answer } = this.conversation;
+    if (messages.length + waiting.length + failed.length === 0 && !answer) this.place.rest();
     const known = `${versions.count} ${looking}`;
     this.#keep(() => {
       if (messages !== this.#all) this.#takeAll(messages);
@@ -68,8 +69,6 @@ export class Transcript {
       this.#showTop();
       this.ending.show(this.conversation, this.#to === this.#all.length);
     });
-    // What an empty conversation says is read from its beginning.
-    if (messages.length === 0 && !this.conversation.answer) this.scroller.scrollTop = 0;
     this.#later();
   }
 
@@ -130,7 +129,7 @@ export class Transcript {
     const old = this.#all;
     const newest = old.at(-1)?.id ?? "";
     const added = messages.length - 1 - messages.findLastIndex(({ id }) => id <= newest);
-    const first = this.place.first;
+    const { first } = this.place;
     const index = first ? messages.findIndex(({ id }) => id === first.id) : -1;
     this.#all = messages;
     if (index < 0) {
@@ -231,7 +230,7 @@ export class Transcript {
   }
 
   #showNewest() {
-    this.#newest.hidden = this.place.follows || this.place.isAtEnd;
+    this.#newest.hidden = this.place.follows || this.place.isAtEnd || this.#all.length === 0;
     const text = this.#unseen ? plural(this.#unseen, "new message") : "Newest";
     if (this.#newest.textContent !== text) replace(this.#newest, icon("down"), text);
   }

@@ -1,0 +1,107 @@
+// How the chat looks: light and dark, on a phone, with large text; axe-core finds nothing in any state.
+import { assert, test, until } from "../harness.mjs";
+
+const field = (page) => page.getByRole("textbox", { name: "Message" });
+const ANSWER = `Read it line by line, with \`BufReader\`:
+
+\`\`\`rust
+for line in BufReader::new(File::open("notes.txt")?).lines() {
+    println!("{}", line?);
+}
+\`\`\`
+
+| call | gives |
+|---|---|
+| \`lines\` | text, **without** line ends |
+| \`split\` | bytes |
+
+1. It is [documented](https://doc.rust-lang.org/std/io/).
+2. ${"averyveryverylongword".repeat(8)}`;
+
+async function conversation(server) {
+  await server.api("POST", "/api/chat/messages", [
+    { session_id: "looks", role: "user", text: "How do I read a file in Rust?" },
+    { session_id: "looks", role: "assistant", text: ANSWER, metadata: { model: "llama3.2", status: "completed", duration_ms: 4210 } },
+    { session_id: "looks", role: "system", text: "A new context begins here.", metadata: { type: "clear" } },
+    { session_id: "looks", role: "user", text: "مرحبا, and this? ".repeat(6) },
+    { session_id: "looks", role: "assistant", text: "A part", metadata: { model: "llama3.2", status: "cancelled", cancelled_by: "client", duration_ms: 910 } },
+  ]);
+}
+
+for (const [name, how] of [
+  ["light", {}],
+  ["dark", { colors: "dark" }],
+  ["phone", { width: 360, height: 720 }],
+  ["phone-dark", { width: 360, height: 720, colors: "dark" }],
+  ["large-text", { zoom: 2 }],
+  ["phone-large-text", { width: 360, height: 720, zoom: 2 }],
+]) {
+  test(`the chat, ${name}`, async ({ chatkeep, open, axe, picture }) => {
+    const server = await chatkeep();
+    await conversation(server);
+    const page = await open(server, { at: "#/chat/looks", motion: "reduce", ...how });
+    await page.getByText("A part").last().waitFor();
+    await axe(page, `a conversation, ${name}`);
+    await picture(page, `chat-${name}`);
+    if (how.width) {
+      await page.getByRole("button", { name: "Conversations", exact: true }).click();
+      await page.getByRole("option").first().waitFor();
+      await axe(page, `the list on a phone, ${name}`);
+      await picture(page, `list-${name}`);
+      await page.keyboard.press("Escape");
+      await until("the list is away", () => page.getByRole("option").first().isHidden());
+    }
+    const message = page.getByRole("article", { name: "Your message" }).last();
+    await message.hover();
+    await message.getByRole("button", { name: "Edit", exact: true }).click();
+    await axe(page, `an edit, ${name}`);
+    await page.keyboard.press("Escape");
+    await page.evaluate(() => { location.hash = "#/chat"; });
+    await page.getByRole("heading", { name: "A conversation that is kept" }).waitFor();
+    await axe(page, `an empty conversation, ${name}`);
+    await picture(page, `empty-${name}`);
+  });
+}
+
+test("the chat without a connection, and with an answer in progress", async ({ chatkeep, slowModel, open, axe, picture }) => {
+  const model = await slowModel();
+  const server = await chatkeep({ model });
+  const page = await open(server, { at: "#/chat/states" });
+  await field(page).fill("a question");
+  await field(page).press("Enter");
+  const asked = await model.asked();
+  await axe(page, "an answer that has not begun");
+  asked.say("# It begins\n\nand goes on");
+  await page.getByText("and goes on").first().waitFor();
+  await field(page).fill("the next one");
+  await field(page).press("Enter");
+  await page.getByText("Waits for the end of the answer.").waitFor();
+  await axe(page, "an answer in progress");
+  await picture(page, "answering");
+  await server.kill9();
+  await page.getByText("Not connected.").first().waitFor();
+  await axe(page, "no connection");
+  await picture(page, "not-connected");
+});
+
+test("a screen reader is told of an answer once it is whole", async ({ chatkeep, slowModel, open }) => {
+  const model = await slowModel();
+  const server = await chatkeep({ model });
+  const page = await open(server, { at: "#/chat/told" });
+  const told = page.locator(".pane > [role=status]");
+  await page.evaluate(() => {
+    window.told = [];
+    new MutationObserver(() => window.told.push(document.querySelector(".pane > [role=status]").textContent))
+      .observe(document.querySelector(".pane > [role=status]"), { childList: true, characterData: true, subtree: true });
+  });
+  await field(page).fill("a question");
+  await field(page).press("Enter");
+  const asked = await model.asked();
+  for (const piece of ["One. ", "Two. ", "Three."]) {
+    asked.say(piece);
+    await page.getByText(piece.trim()).first().waitFor();
+  }
+  asked.end();
+  await told.getByText("Answer: One. Two. Three.").waitFor();
+  assert.deepEqual(await page.evaluate(() => window.told), ["Answering…", "Answer: One. Two. Three."]);
+});
