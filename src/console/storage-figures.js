@@ -59,7 +59,7 @@ export function metersOf({ journal, cache, websocket, responder, mongo }) {
         ? `The journal may take ${bytes(mayGrow)} more of it. When nothing is free, new messages get 507.`
         : `The journal may take ${bytes(mayGrow)} more, so the disk is full before the journal is. New messages then get 507.` },
     { name: "Cache", value: cache.bytes, most: cache.max_bytes, said: `${bytes(cache.bytes)} of ${bytes(cache.max_bytes)}`,
-      text: `Memory for the newest messages of ${count(cache.sessions)} sessions. When it is full, the sessions used least recently are read from disk.` },
+      text: `Memory for the newest messages of ${count(cache.sessions)} ${cache.sessions === 1 ? "session" : "sessions"}. When it is full, the sessions used least recently are read from disk.` },
     { name: "WebSockets", value: websocket.open, most: websocket.max_connections,
       said: `${count(websocket.open)} of ${count(websocket.max_connections)}`, text: "Open connections. Beyond the limit a handshake gets 503." },
     responder.kind !== "none" && { name: "Answers in progress", value: responder.running, most: responder.max_concurrent,

@@ -9,11 +9,14 @@ const wait = (n) => `${messages(n)} ${n === 1 ? "waits" : "wait"}`;
 export function stateOf(status, metrics, now = Date.now()) {
   const { journal, mongo } = status;
   if (journal.status !== "ok") {
+    const full = journal.status === "full";
     return {
       kind: "refusing",
-      title: journal.status === "full" ? "New messages are refused: no room" : "New messages are refused",
-      text: `${journal.reason ? `${journal.reason}. ` : ""}What was acknowledged is safe, and can be read. It goes on by itself within a second of the reason being gone.`,
-      section: journal.status === "full" ? "No room: 507" : "The journal cannot be written: 503",
+      title: full ? "New messages are refused: no room" : "New messages are refused",
+      text: `${full && mongo.status === "error" ? "MongoDB is away, and the journal has no room for more. " : ""}What was acknowledged is safe, and can be read. `
+        + "New messages are taken again within a second of the reason being gone.",
+      reason: journal.reason,
+      section: full ? "No room: 507" : "The journal cannot be written: 503",
     };
   }
   return mongo.enabled ? withMongo(status, now) : withoutMongo(status, metrics);
