@@ -1,43 +1,33 @@
-// Makes DOM nodes: the only file that does. Text becomes text nodes and attributes are set by name, so nothing that a message
-// or a server says is ever read as HTML. It knows nothing of what the nodes are for.
+// Makes DOM nodes: the only file that does. Nothing is ever read as HTML.
 
 const SVG = "http://www.w3.org/2000/svg";
 
-// What a user changes is a property; the attribute of that name is only its first value.
 const PROPERTIES = new Set(["value", "checked", "indeterminate", "selected"]);
 
 // element("button", { class: "quiet", "aria-label": "Close", onclick: close }, "×")
 //
-// A property is one of:
-//   text             the text content, in place of children
-//   on…              a listener, called with its event: onclick, onkeydown
-//   style            an object: { "--share": "40%" } (the policy forbids the attribute)
-//   dataset          an object: { session: id }
-//   value, checked, indeterminate, selected
-//   any other name   an attribute: true sets it empty; false, null and undefined leave it out
-//
-// A child is a node, a text, a number, or an array of these; null, undefined and false are passed over.
+// `text` stands for children, on… is a listener, `style` and `dataset` are objects (the policy forbids the attribute style); all
+// else is an attribute: true sets it empty; false, null and undefined leave it out. Children are nodes, texts and arrays of these;
+// null, undefined and false are passed over.
 export function element(tag, properties = {}, ...children) {
   return fill(document.createElement(tag), properties, children);
 }
 
-// The same for SVG: svg("line", { x1: 0, y1: 0, x2: 9, y2: 9 })
 export function svg(tag, properties = {}, ...children) {
   return fill(document.createElementNS(SVG, tag), properties, children);
 }
 
-// Nodes that have no parent yet, to be put somewhere together.
 export function fragment(...children) {
   return append(document.createDocumentFragment(), children);
 }
 
-// Puts these children in the place of all that `parent` has, and returns `parent`.
+// Puts these children in the place of all that `parent` has.
 export function replace(parent, ...children) {
   parent.replaceChildren();
   return append(parent, children);
 }
 
-// Sets properties of a node that is there already, as `element` does. `false`, `null` and `undefined` remove an attribute.
+// Sets properties of a node as `element` does.
 export function set(node, properties) {
   for (const [name, value] of Object.entries(properties)) setOne(node, name, value);
   return node;

@@ -1,10 +1,8 @@
 // Finds the blocks of a Markdown text: paragraphs, headings, lists, quotes, code, tables, rules. Line by line, with a stack of
-// open containers, as the CommonMark specification describes it in its appendix; so each line is looked at once for each
-// container it is in, and the time is linear in the length. It makes no nodes and does not look into lines:
-// markdown-inline.js does.
+// open containers, as CommonMark's appendix describes it, in linear time. What is in a line is for markdown-inline.js.
 //
-// What differs from CommonMark: HTML is text, references ([text][name], [name]: address) are text, tables and task lists are
-// there. Nothing of a block depends on another one, so that while a text grows only its last block changes.
+// HTML and references ([text][name]) are text. Nothing of a block depends on another one, so that while a text grows only its last
+// block changes.
 //
 // A block: { kind, start, end, known, … }: offsets into the text, `known` that of the line that began it, which for a table is
 // the second. By kind:
@@ -16,10 +14,9 @@
 //   table       aligns ("", "left", "center", "right"), head and rows: arrays of cells, which are texts
 //   rule
 
-// Containers within each other; a page that goes deeper overflows the browser's stack. Deeper markers are text.
+// Deeper markers are text: very deep nodes overflow the browser's stack.
 const DEPTH_MAX = 12;
-// A block that is longer ends at the next line, and another one begins: bounds what is made again for each piece of an answer
-// that is being given. A table goes on as a paragraph then. Code is not cut.
+// A longer block ends at the next line, and another one begins (not in code): bounds what is made again while a text grows.
 const LINES_MAX = 2000;
 const LENGTH_MAX = 65_536;
 const COLUMNS_MAX = 128;
@@ -39,14 +36,13 @@ export function* blocks(text, from = 0) {
   yield* parser.finished(0, text.length);
 }
 
-// Where in a line one is, in characters and in columns: a tab reaches to the next multiple of four.
+// Where in a line one is; a tab reaches to the next column that is a multiple of four.
 class Line {
   constructor(text) {
     Object.assign(this, { text, offset: 0, column: 0, tabRest: 0 });
     this.look();
   }
 
-  // Finds what is next but white space: `next` is where, `indent` how many columns away; `blank` if nothing is.
   look() {
     let column = this.column + this.tabRest;
     let next = this.offset;
@@ -81,7 +77,6 @@ class Line {
     this.look();
   }
 
-  // Passes over the white space, and that many characters behind it.
   pass(characters) {
     this.column += this.indent + characters;
     this.offset = this.next + characters;
@@ -93,7 +88,6 @@ class Line {
     return " ".repeat(this.tabRest) + this.text.slice(this.offset);
   }
 
-  // From the first character that is no white space.
   get content() {
     return this.text.slice(this.next);
   }
@@ -108,7 +102,6 @@ class Parser {
     this.lines = 0;
   }
 
-  // Hands out top-level blocks that nothing can change any more; the last `keep` are not.
   *finished(keep, end) {
     const { children } = this.root;
     while (children.length > keep) {
@@ -142,7 +135,6 @@ class Parser {
     this.afterBlank = line.blank && inner.kind !== "quote" && !(inner.kind === "item" && inner.children.length === 0 && inner.start === start);
   }
 
-  // Ends a top-level block that has become too long.
   cut() {
     const [block] = this.root.children;
     const long = this.lines > LINES_MAX || (block && this.start - block.start > LENGTH_MAX);
@@ -238,7 +230,6 @@ class Parser {
     return true;
   }
 
-  // The open list that such an item belongs to, or a new one.
   listFor(type, number) {
     this.close(this.matched);
     const inner = this.open.at(-1);
@@ -303,7 +294,6 @@ class Parser {
     this.add("paragraph", { lines: [line.content], lastStart: this.start, mayBeHead: true });
   }
 
-  // Closes containers until `count` are open, and the leaf in them.
   close(count) {
     if (count < this.open.length) this.leaf = undefined;
     this.open.length = count;

@@ -1,12 +1,11 @@
-// Reads what stands within a block of a Markdown text, and makes nodes of it: emphasis, code, links, addresses, line breaks.
-// Emphasis is found as the CommonMark specification's appendix describes it, in linear time; so is everything else here, for
-// any text. HTML stays text, images become links, and a link leads to http, https or mailto only: what leads elsewhere is
-// shown as it was written.
+// Reads what stands within a block of a Markdown text, and makes nodes of it, in linear time: emphasis as CommonMark's appendix
+// describes it, code, links, addresses, line breaks. HTML stays text, images become links, and what does not lead to http, https
+// or mailto is shown as it was written.
 import { element } from "./dom.js";
 
 // Beyond, a paragraph is plain text.
 const LENGTH_MAX = 65_536;
-// Nodes within each other; what is nested deeper stands in the outer ones.
+// What is nested deeper stands in the outer nodes.
 const DEPTH_MAX = 16;
 const ADDRESS_MAX = 4000;
 const PARENTHESES_MAX = 32;
@@ -19,7 +18,6 @@ const POINTED = /<((?:https?:\/\/|mailto:)[^\s<>]*|[\w.!#$%&'*+/=?^`{|}~-]{1,64}
 // An address in a text ends before what cannot belong to it, the marks of Chinese and Japanese sentences among that.
 const BARE = /[^\s<>[\]`"|\\、。，；：？！）】》」』“”‘’]*/y;
 
-// The nodes of that text: an array of nodes and texts.
 export function inline(text) {
   const parsed = new Inline(text.slice(0, LENGTH_MAX)).parse();
   const nodes = build(parsed);
@@ -259,8 +257,8 @@ class Inline {
     return -1;
   }
 
-  // Pairs the runs of marks above `bottom`, and forgets them. For each kind of closing run it is remembered up to where there
-  // is nothing for it, so that nothing is looked at twice in vain.
+  // Pairs the runs of marks above `bottom`. For each kind of closing run it is remembered up to where there is nothing for it, so
+  // that nothing is looked at twice in vain.
   emphasize(bottom) {
     const searched = new Map();
     let closer = this.top;

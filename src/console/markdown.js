@@ -1,15 +1,11 @@
-// Makes nodes of Markdown: of messages. Blocks are found by markdown-blocks.js, what is in them by markdown-inline.js. Nothing
-// of a text is ever read as HTML, and no text makes it slow: beyond NODES_MAX the rest is shown plainly.
-//
-// While an answer is being given, a MarkdownView makes only its last block again.
+// Makes nodes of Markdown: of the blocks of markdown-blocks.js, and what markdown-inline.js finds in them. No text makes it slow.
 import { element, fragment, replace } from "./dom.js";
 import { blocks, textOf } from "./markdown-blocks.js";
 import { inline } from "./markdown-inline.js";
 
 export { blocks };
 
-// A message has a few hundred. Beyond, its rest is shown as it was written, in pieces that the browser lays out when they come
-// into sight.
+// Beyond, the rest is shown as it was written, in pieces that the browser lays out when they come into sight.
 const NODES_MAX = 20_000;
 const PLAIN_PIECE = 16_384;
 const LANGUAGE_MAX = 1000;
@@ -117,7 +113,6 @@ function pieceEnd(text, from) {
   return text.charCodeAt(most) >= 0xdc00 && text.charCodeAt(most) < 0xe000 ? most + 1 : most;
 }
 
-// The node of one block.
 export function render(block) {
   switch (block.kind) {
     case "heading":

@@ -1,7 +1,5 @@
-// Reads the text format of Prometheus, as far as chatkeep writes it, and what happened between two readings. It makes no nodes
-// and makes no requests.
+// Reads the text format of Prometheus, as far as chatkeep writes it, and what happened between two readings.
 
-// The samples of GET /metrics by their names, each { labels, value }.
 export class Metrics {
   #families = new Map();
 

@@ -1,5 +1,4 @@
-// A small plot of one figure over the last minutes: its name, what it is now, a line with its scale, and a sentence about what
-// it means. A screen reader is told the same in words. It knows nothing of where the values come from.
+// A small plot of one figure over the last minutes, with its scale and what it means; a screen reader is told it in words.
 import { element, replace, set, svg } from "./dom.js";
 import { span } from "./units.js";
 

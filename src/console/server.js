@@ -1,12 +1,7 @@
 // Speaks HTTP with the server that this page came from: adds the token, turns every failure into a ServerError, reads streams.
-// It knows no call by name, keeps no state but the token, and makes no nodes.
 
-// A request that failed.
-//   status      of the reply; 0 if there was none: the server is not running, or cannot be reached
-//   code        the problem's code, such as "unauthorized"; "unreachable", "timeout" or "aborted" without a reply
-//   message     what to show: the problem's detail
-//   field       which field was wrong, if the server said so
-//   retryAfter  in seconds, if the server said so
+// A request that failed. Without a reply `status` is 0 and `code` "unreachable", "timeout" or "aborted"; `message` is what to
+// show; `retryAfter` is in seconds.
 export class ServerError extends Error {
   constructor(status, code, message, { field, retryAfter } = {}) {
     super(message);
@@ -17,7 +12,6 @@ export class ServerError extends Error {
 let token = "";
 
 export const server = {
-  // The token of all later requests; "" for none.
   setToken(value) {
     token = value ?? "";
   },
@@ -26,13 +20,8 @@ export const server = {
     return token !== "";
   },
 
-  // Sends a request and returns the Response, which is ok; its body may still be streaming.
-  //   query    an object; null and undefined are left out
-  //   json     the body as a value, or `body` with a `type`
-  //   headers  more headers
-  //   signal   aborts it
-  //   timeout  in milliseconds, until the end of the body: leave it out for a stream
-  // Throws a ServerError.
+  // Returns the Response, which is ok; its body may still be streaming. `query` is an object, in which null and undefined are left
+  // out; `json` is the body as a value; `timeout` is in milliseconds, until the end of the body. Throws a ServerError.
   async request(method, path, { query, json, body, type, headers, signal, timeout } = {}) {
     if (token && !/^[!-~]+$/.test(token)) {
       throw new ServerError(401, "unauthorized", "A token is visible ASCII: letters, digits and signs, without spaces.");
@@ -74,7 +63,7 @@ export const server = {
     return this.call("DELETE", path, options);
   },
 
-  // A WebSocket at that path. The token goes as a subprotocol, since a page cannot set a header here.
+  // The token goes as a subprotocol, since a page cannot set a header here.
   socket(path, query) {
     const url = new URL(address(path, query), location.href);
     url.protocol = url.protocol.replace("http", "ws");

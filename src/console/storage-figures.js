@@ -1,5 +1,4 @@
-// What the Storage tab shows, and what each figure means: plots, meters, figures, warnings. It makes no nodes and makes no
-// requests. `status` is that of GET /api/storage/status; a token that is limited to some sessions is not told all of it.
+// What the Storage tab shows, and what it means, of a status and metrics. A token that is limited to some sessions is not told all.
 import { mean, rate } from "./metrics.js";
 import { bytes, count, perSecond, span } from "./units.js";
 

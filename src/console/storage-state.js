@@ -1,4 +1,4 @@
-// Says in sentences where messages are, and what has happened since the page is open. It makes no nodes and makes no requests.
+// Says in sentences where messages are, and what has happened since the page is open.
 import { bytes, count, moment, span } from "./units.js";
 
 const messages = (n) => `${count(n)} ${n === 1 ? "message" : "messages"}`;

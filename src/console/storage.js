@@ -1,5 +1,5 @@
-// The Storage tab: where messages are and what waits, live. Reads status and metrics once a second, only while the tab is seen,
-// and keeps ten minutes. What the figures are and mean is in storage-figures.js, the sentences in storage-state.js.
+// The Storage tab, live: reads status and metrics once a second while it is seen, and keeps ten minutes of them. What the figures
+// mean is in storage-figures.js, the sentences in storage-state.js.
 import { element, replace, set } from "./dom.js";
 import { Metrics } from "./metrics.js";
 import { Plot } from "./plot.js";

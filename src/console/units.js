@@ -1,4 +1,4 @@
-// How figures are written: a number with its unit, short enough for a small place. As the browser's user writes numbers.
+// How figures are written, as the browser's user writes numbers.
 
 const whole = new Intl.NumberFormat(undefined, { maximumFractionDigits: 0 });
 const short = new Intl.NumberFormat(undefined, { maximumSignificantDigits: 3 });
