@@ -3,7 +3,7 @@
 
 import { element } from "./dom.js";
 import { MarkdownView } from "./markdown.js";
-import { number } from "./words.js";
+import { count } from "./units.js";
 
 const FOLD = 20_000;     // characters; a longer text shows its beginning
 const FOLDED = 6_000;
@@ -71,7 +71,7 @@ function folding(text, node, show) {
       more.remove();
       unfold(text, node, show);
     },
-  }, `Show all ${number(text.length)} characters`);
+  }, `Show all ${count(text.length)} characters`);
   return element("div", { class: "folded" }, node, more);
 }
 

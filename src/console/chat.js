@@ -18,10 +18,10 @@ export class Chat {
 
   // status() is the last one of the server; writable: whether the token may write; go(session, message) changes the address;
   // list: the sessionList; unauthorized(error): the token is refused.
-  constructor({ status, writable, go, list, unauthorized }) {
+  constructor({ status, writable, go, list, unauthorized, help }) {
     Object.assign(this, { status, writable, go, list, unauthorized });
     this.pane = new Pane({
-      status, writable, go, button: this.#drawerButton,
+      status, writable, go, help, button: this.#drawerButton,
       startNew: () => this.startNew(),
       newId: () => newSession(this.#prefix()),
     });
@@ -56,6 +56,11 @@ export class Chat {
   close() {
     for (const conversation of this.#conversations.values()) conversation.close();
     this.#conversations.clear();
+  }
+
+  // Whether something that was written is not recorded yet.
+  get hasUnsent() {
+    return [...this.#conversations.values()].some(({ waiting, failed }) => waiting.length + failed.length > 0);
   }
 
   drawer(open) {

@@ -1,6 +1,6 @@
 // Puts text on the clipboard, and tells so on the button that was pressed.
 
-import { element, replace } from "./dom.js";
+import { element, replace, set } from "./dom.js";
 import { icon } from "./icon.js";
 
 // Resolves to whether it worked.
@@ -14,22 +14,17 @@ export async function copy(text) {
 }
 
 // A button that copies what `text()` gives.
-export function copyButton(label, text, { words = false } = {}) {
-  const show = (name, say) => replace(button, icon(name), words && element("span", { text: say }));
+export function copyButton(label, text) {
+  const show = (name, says) => set(replace(button, icon(name)), { "aria-label": says, title: says });
   const button = element("button", {
-    class: words ? "quiet small" : "icon", type: "button", "aria-label": label, title: label,
+    class: "icon", type: "button",
     onclick: async () => {
-      const done = await copy(text());
-      show(done ? "check" : "warning", done ? "Copied" : "Not copied");
-      button.setAttribute("aria-label", done ? "Copied" : "Could not be copied");
-      setTimeout(() => {
-        show("copy", "Copy");
-        button.setAttribute("aria-label", label);
-      }, 1500);
+      if (await copy(text())) show("check", "Copied");
+      else show("warning", "Could not be copied");
+      setTimeout(() => show("copy", label), 1500);
     },
   });
-  show("copy", "Copy");
-  return button;
+  return show("copy", label);
 }
 
 function copyBySelection(text) {

@@ -14,27 +14,27 @@ export class Composer {
     cancel: (event) => this.#escape(event),
     changed: (text) => this.#changed(text),
   });
-  #send_ = element("button", { class: "round primary", type: "submit", "aria-label": "Send", title: "Send (Enter)" }, icon("send"));
+  #sendButton = element("button", { class: "round primary", type: "submit", "aria-label": "Send", title: "Send (Enter)" }, icon("send"));
   #stop = element("button", {
     class: "round", type: "button", "aria-label": "Stop the answer", title: "Stop the answer (Esc)", hidden: true,
     onclick: () => this.conversation.stop(),
   }, icon("stop"));
   #state = element("div", { class: "state", hidden: true });
   #form = element("form", { class: "composer-box", onsubmit: (event) => { event.preventDefault(); this.#send(); } },
-    this.#field, this.#stop, this.#send_);
+    this.#field, this.#stop, this.#sendButton);
   #hint = element("p", { class: "hint" }, element("kbd", { text: "Enter" }), " sends, ",
     element("kbd", { text: "Shift" }), " ", element("kbd", { text: "Enter" }), " begins a line, ", element("kbd", { text: "?" }), " lists all keys");
   element = element("div", { class: "composer" }, this.#state, this.#form, this.#hint);
 
-  // editLast() opens the last message of the user; sent() is called after a message was sent; goTo(id) goes on from a message.
-  constructor({ editLast, sent, goTo }) {
-    Object.assign(this, { editLast, sent, goTo });
+  // editLast() opens the last message of the user; sent() is called after a message was sent; goTo(id) goes on from a message;
+  // help() shows the keys and commands.
+  constructor({ editLast, sent, goTo, help }) {
+    Object.assign(this, { editLast, sent, goTo, help });
     this.#field.addEventListener("keydown", (event) => {
       if (event.key !== "ArrowUp" || this.#field.value !== "" || event.isComposing) return;
       event.preventDefault();
       this.editLast();
     });
-    this.#changed("");
   }
 
   // writable: false for a token that may only read.
@@ -49,6 +49,7 @@ export class Composer {
 
   update() {
     const { state, connected, loaded, interrupted, refusal, looking } = this.conversation;
+    this.#sendButton.disabled = this.#field.value.trim() === "" || refusal !== null;
     const answering = state === "processing" || state === "cancelling";
     this.#stop.hidden = !answering;
     this.#stop.disabled = !connected || state === "cancelling";
@@ -73,17 +74,20 @@ export class Composer {
 
   #send() {
     const text = this.#field.value;
-    if (text.trim() === "" || !this.conversation) return;
+    if (text.trim() === "" || this.conversation.refusal) return;
     setText(this.#field, "");
     this.#changed("");
+    // The server's own help is for programs.
+    if (/^\/?help$/i.test(text.trim())) return this.help();
     this.conversation.send(text);
     this.sent();
   }
 
   #changed(text) {
-    if (this.conversation && text) this.#drafts.set(this.conversation.session, text);
-    else if (this.conversation) this.#drafts.delete(this.conversation.session);
-    this.#send_.disabled = text.trim() === "";
+    const { session, refusal } = this.conversation;
+    if (text) this.#drafts.set(session, text);
+    else this.#drafts.delete(session);
+    this.#sendButton.disabled = text.trim() === "" || refusal !== null;
   }
 
   #escape(event) {

@@ -10,6 +10,7 @@ import { Versions, isRewind } from "./versions.js";
 
 const FIRST_PAGE = 50;       // messages
 const PAGE = 100;
+const PAGE_MAX = 500;
 
 export class Conversation {
   messages = [];             // of the version that is shown, oldest first; a new array after each change
@@ -176,7 +177,8 @@ export class Conversation {
   // The newest page. What was read above it stays, unless `anew`: every message has one path that leads to it.
   async #reload(anew) {
     const before = this.looking ?? undefined;
-    const page = await this.history({ view: "current", limit: this.loaded ? PAGE : FIRST_PAGE, before });
+    const limit = anew ? Math.min(Math.max(this.messages.length, FIRST_PAGE), PAGE_MAX) : this.loaded ? PAGE : FIRST_PAGE;
+    const page = await this.history({ view: "current", limit, before });
     const joint = page.messages.length ? this.place(page.messages[0].id) : -1;
     if (anew || joint <= 0 || !page.has_more) return this.#put(page, page.messages);
     const { more, incomplete } = this;
@@ -193,7 +195,11 @@ export class Conversation {
   async #handle(frame) {
     const sent = this.#settle(frame);
     if (frame.type === "system" && frame.last_id) await this.#welcome(frame);
-    else if (["clear", "erased", "gap"].includes(frame.type)) await this.#reload(frame.type !== "clear");
+    else if (frame.type === "clear") await this.#reload();
+    else if (frame.type === "erased" || frame.type === "gap") {
+      await this.#reload(true);
+      this.#readVersions();
+    }
     else if (isRewind(frame)) {
       this.versions.add(frame);
       this.looking = null;
@@ -229,6 +235,11 @@ export class Conversation {
     this.connected = true;
     this.#connection.settled(heartbeat_seconds);
     this.#greeted = true;
+    this.#readVersions();
+  }
+
+  // They come after the messages, which do not wait for them.
+  #readVersions() {
     this.versions.read().then(() => this.changed(), () => {});
   }
 

@@ -10,9 +10,10 @@ export class Ending {
 
   element = element("div", { class: "ending" });
 
-  // note(): a node to show at the very end, or null; the same one as long as it says the same.
-  constructor(note) {
-    this.note = note;
+  // note(): a node to show at the very end, or null; the same one as long as it says the same. takenBack(text): what waited or was
+  // refused is not to be sent.
+  constructor({ note, takenBack }) {
+    Object.assign(this, { note, takenBack });
   }
 
   clear() {
@@ -55,7 +56,10 @@ export class Ending {
     let view = this.#unsent.get(key);
     if (!view || view.reason !== reason) {
       view = Object.assign(unsentView(unsent, {
-        discard: () => conversation.discard(key),
+        takeBack: () => {
+          conversation.discard(key);
+          this.takenBack(unsent.message);
+        },
         sendAgain: reason && (() => conversation.sendAgain(unsent)),
       }), { reason });
       this.#unsent.set(key, view);

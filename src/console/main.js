@@ -49,14 +49,16 @@ function show() {
   const writable = status.access !== "read";
   document.getElementById("forget").hidden = !server.hasToken;
   const admin = status.access === "admin";
+  const takesDrops = files !== undefined;
   files = transfer({ server, canAdmin: admin, current: () => chat?.recorded });
+  if (!takesDrops) files.acceptDrops();
   search = searchDialog({ server, onOpen: go });
   const list = sessionList({
     server, canWrite: writable, canAdmin: admin,
     onOpen: (session) => go(session), onNew: () => go(""), onSearch: () => search.open(),
     onExport: (sessions) => files.openExport(sessions), onImport: () => files.openImport(), onErased: (session) => session === chat.session && go(""),
   });
-  chat = new Chat({ status: () => status, writable, go, list, unauthorized: askAgain });
+  chat = new Chat({ status: () => status, writable, go, list, unauthorized: askAgain, help });
   route();
 }
 
@@ -139,10 +141,17 @@ const KEYS = [
     [["Enter"], "Send"], [["Shift", "Enter"], "Begin a line"], [["Esc"], "Stop the answer"], [["↑"], "Edit your last message, while the field is empty"],
   ] },
   { title: "Messages", keys: [[["Home"], "To the beginning"], [["PgUp"], "To older ones"], [["End"], "To the newest"]] },
+  { title: "Commands, as messages", keys: [
+    [["/clear"], "Begin a new context: the history stays, answers see only what follows"], [["/stop"], "Stop the answer"], [["/help"], "This list"],
+  ] },
   { title: "List of conversations", keys: [
     [["↑", "↓"], "Move"], [["Enter"], "Open"], [["Space"], "Select"], [["F2"], "Rename"], [["P"], "Pin"], [["A"], "Archive"], [["Del"], "Erase"],
   ] },
 ];
+
+function help() {
+  showKeys(KEYS);
+}
 
 function onKey(event) {
   const { key, shiftKey, altKey } = event;
@@ -153,7 +162,7 @@ function onKey(event) {
   if (command && !altKey && key.toLowerCase() === "k") search.open();
   else if (command && shiftKey && key.toLowerCase() === "o") go("");
   else if (command || altKey || writing) return;
-  else if (key === "?") showKeys(KEYS);
+  else if (key === "?") help();
   else if (key === "/" && place().tab === "chat") chat.pane.focus();
   else return;
   event.preventDefault();
@@ -164,12 +173,13 @@ function labels() {
   const forget = document.getElementById("forget");
   replace(keys, icon("keyboard"));
   replace(forget, icon("key"));
-  keys.onclick = () => showKeys(KEYS);
+  keys.onclick = help;
   forget.onclick = forgetIt;
 }
 
 addEventListener("hashchange", route);
 addEventListener("keydown", onKey);
+addEventListener("beforeunload", (event) => chat?.hasUnsent && event.preventDefault());
 addEventListener("online", () => chat?.reconnect());
 document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && chat?.reconnect());
 start();

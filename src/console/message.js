@@ -6,7 +6,8 @@ import { copyButton } from "./clipboard.js";
 import { element, replace } from "./dom.js";
 import { icon } from "./icon.js";
 import { textField } from "./input.js";
-import { clockTime, dayOf, duration } from "./time.js";
+import { clockTime, dayOf } from "./time.js";
+import { span } from "./units.js";
 
 const STOPPED = {
   client: "Stopped.",
@@ -59,8 +60,8 @@ export function answerView() {
 }
 
 // What is not recorded yet, or was refused: { message, reason }. update(note) shows what it waits for, and what can be done with it:
-// discard, and sendAgain if that is given.
-export function unsentView(unsent, { discard, sendAgain }) {
+// takeBack, and sendAgain if that is given.
+export function unsentView(unsent, { takeBack, sendAgain }) {
   const view = { id: unsent.client_id, element: element("article", { class: `message user unsent${unsent.reason ? " refused" : ""}` },
     heading({ role: "user" }), written(unsent.message)) };
   const state = element("p", { class: unsent.reason ? "outcome error" : "outcome" });
@@ -72,7 +73,7 @@ export function unsentView(unsent, { discard, sendAgain }) {
     view.known = known;
     replace(state, unsent.reason ? [icon("warning"), `Not recorded. ${unsent.reason}`] : note);
     replace(row, sendAgain && button("Send again", "retry", sendAgain),
-      (unsent.reason || !unsent.sent) && button("Take back", "close", discard));
+      (unsent.reason || !unsent.sent) && button("Take back", "close", takeBack));
   };
   return view;
 }
@@ -96,7 +97,7 @@ function heading({ role }) {
   return element("h2", { class: known ? "only-heard" : "role", text: known ?? role });
 }
 
-export function separator(text, title) {
+function separator(text, title) {
   return element("p", { class: "separator", title }, element("span", { text }));
 }
 
@@ -142,7 +143,7 @@ function facts({ role, created_at, metadata = {} }) {
   return element("span", { class: "facts" },
     role === "assistant" && metadata.model && element("span", { class: "model", title: "The model that answered", text: metadata.model }),
     role === "assistant" && metadata.duration_ms !== undefined
-      && element("span", { class: "duration", title: "How long the answer took", text: duration(metadata.duration_ms) }),
+      && element("span", { class: "duration", title: "How long the answer took", text: span(metadata.duration_ms / 1000) }),
     created_at && element("time", { datetime: created_at, title: new Date(created_at).toLocaleString(), text: clockTime(created_at) }));
 }
 

@@ -23,18 +23,19 @@ export class Pane {
   #known = { length: 0, newest: "", answering: false };
 
   // button: stands before the title; startNew() begins a new conversation; newId() makes an id for one.
-  constructor({ status, writable, go, button, startNew, newId }) {
-    Object.assign(this, { status, writable, go, newId });
+  constructor({ status, writable, go, button, startNew, newId, help }) {
+    Object.assign(this, { status, writable, go });
     this.actions = writable ? {
       edit: (message, text) => this.#try(this.conversation.edit(message, text), true),
       regenerate: (message) => this.#try(this.conversation.regenerate(message), true),
       branchOff: (message) => this.#branchOff(message, newId()),
     } : {};
-    this.transcript = new Transcript({ actions: () => this.actions, note: () => this.#atEnd() });
+    this.transcript = new Transcript({ actions: () => this.actions, note: () => this.#atEnd(), takenBack: (text) => this.composer.empty && this.composer.write(text) });
     this.composer = new Composer({
       editLast: () => this.#editLast(),
       sent: () => this.transcript.toNewest(),
       goTo: (id) => this.#try(this.conversation.goTo(id)),
+      help,
     });
     this.element = element("div", { class: "pane", onclick: (event) => this.#copyCode(event) },
       element("header", { class: "pane-head" }, button, element("div", { class: "titles" }, this.#title, this.#from),

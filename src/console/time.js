@@ -1,4 +1,4 @@
-// How times and durations are written: as the browser's user writes them.
+// How times are written: as the browser's user writes them.
 
 const formats = new Map();
 
@@ -32,16 +32,4 @@ export function dayOf(time) {
   if (days === 1) return "Yesterday";
   const parts = then.getFullYear() === now.getFullYear() ? { weekday: "long" } : { year: "numeric" };
   return format({ day: "numeric", month: "long", ...parts }).format(then);
-}
-
-// Since when: the time, with the day unless it is today.
-export function sinceWhen(time) {
-  const day = dayOf(time);
-  return day === "Today" ? clockTime(time) : `${day}, ${clockTime(time)}`;
-}
-
-export function duration(ms) {
-  if (ms < 1000) return `${ms} ms`;
-  if (ms < 60_000) return `${(ms / 1000).toFixed(1)} s`;
-  return `${Math.floor(ms / 60_000)} min ${Math.round((ms % 60_000) / 1000)} s`;
 }

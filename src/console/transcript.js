@@ -6,7 +6,7 @@ import { Ending } from "./ending.js";
 import { icon } from "./icon.js";
 import { messageView } from "./message.js";
 import { Place } from "./place.js";
-import { plural } from "./words.js";
+import { plural } from "./units.js";
 
 const NEAR = 1500;       // pixels beyond what is seen in which messages are put into the page,
 const FAR = 4500;        // and beyond which they leave it
@@ -28,10 +28,10 @@ export class Transcript {
   #window = element("div", { class: "window" });
   #newest = element("button", { class: "newest", type: "button", hidden: true, onclick: () => this.toNewest() });
 
-  // actions(): what can be done with a message, see message.js. note(): see ending.js.
-  constructor({ actions, note }) {
+  // actions(): what can be done with a message, see message.js. note(), takenBack(text): see ending.js.
+  constructor({ actions, note, takenBack }) {
     this.actions = actions;
-    this.ending = new Ending(note);
+    this.ending = new Ending({ note, takenBack });
     this.scroller = element("div", { class: "scroller", tabindex: 0, role: "region", "aria-label": "Messages", onkeydown: (event) => this.#onKey(event) },
       element("div", { class: "messages" }, this.#top, this.#window, this.ending.element));
     this.element = element("div", { class: "transcript" }, this.scroller, this.#newest);
@@ -133,7 +133,7 @@ export class Transcript {
     const index = first ? messages.findIndex(({ id }) => id === first.id) : -1;
     this.#all = messages;
     if (index < 0) {
-      this.place.follow();
+      if (messages.length) this.place.follow();
       this.#to = messages.length;
       this.#from = Math.max(0, this.#to - Math.max(this.#window.childElementCount, FIRST));
     } else {
@@ -148,15 +148,15 @@ export class Transcript {
 
   // Brings the page in line with the window. What is there already keeps its node.
   #sync() {
-    const wanted = this.#all.slice(this.#from, this.#to);
-    const ids = new Set(wanted.map(({ id }) => id));
-    for (const view of this.#views.values()) if (!ids.has(view.id)) this.#drop(view);
+    const wanted = new Map(this.#all.slice(this.#from, this.#to).map(({ id, role }) => [id, role]));
+    // Another role: what was sent as /clear has become its mark.
+    for (const view of this.#views.values()) if (wanted.get(view.id) !== view.message.role) this.#drop(view);
     let next = this.#window.firstChild;
-    wanted.forEach((message, n) => {
-      const view = this.#viewAt(this.#from + n);
-      if (view.element === next) next = next.nextSibling;
-      else this.#window.insertBefore(view.element, next);
-    });
+    for (let index = this.#from; index < this.#to; index += 1) {
+      const { element: node } = this.#viewAt(index);
+      if (node === next) next = next.nextSibling;
+      else this.#window.insertBefore(node, next);
+    }
   }
 
   #viewAt(index) {

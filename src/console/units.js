@@ -9,6 +9,10 @@ export function count(value) {
   return whole.format(value);
 }
 
+export function plural(value, one) {
+  return `${count(value)} ${value === 1 ? one : `${one}s`}`;
+}
+
 export function bytes(value) {
   const units = ["B", "KiB", "MiB", "GiB", "TiB"];
   let [left, unit] = [value, 0];

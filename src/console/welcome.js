@@ -4,17 +4,20 @@ import { copyButton } from "./clipboard.js";
 import { element } from "./dom.js";
 
 const RESPONDERS = {
-  echo: ["Nothing is set to answer yet: what you write comes back (", code("ping"), " gives ", code("pong!"), "). To set a model, write this into ",
+  echo: () => ["Nothing is set to answer yet: what you write comes back (", code("ping"), " gives ", code("pong!"), "). For a model write this into ",
     code("config.yaml"), " and start again; docs/responders.md tells more:"],
-  none: ["Messages are recorded here and not answered: ", code("responder.kind"), " is ", code("none"), "."],
-  command: ["A program on the server's machine answers."],
-  openai: ["A model server answers."],
+  none: () => ["Messages are recorded here and not answered: ", code("responder.kind"), " is ", code("none"), "."],
+  command: () => ["A program on the server's machine answers."],
+  openai: () => ["A model server answers."],
 };
+const MARKDOWN = "**Bold**, `code` and a table:\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n```js\nconsole.log(\"hello\");\n```";
 const MODEL = "responder:\n  kind: openai\n  openai: {model: \"llama3.2\"}   # Ollama on this machine";
 
-// status: of GET /api/storage/status; try_(text) puts a text into the composer.
+// status: of GET /api/storage/status; write(text) puts a text into the composer.
 export function welcome({ session, status, token, writable, write }) {
   const { kind } = status.responder;
+  const tries = writable && kind !== "none" && element("p", {}, tryButton("ping", "ping", write),
+    kind === "echo" && tryButton("some Markdown", MARKDOWN, write));
   const curl = [`curl -s ${location.origin}/api/chat ${token ? "-H \"Authorization: Bearer $TOKEN\" " : ""}\\`,
     `  --json '{"message": "ping", "session_id": "${session}"}'`].join("\n");
   return element("section", { class: "welcome", "aria-label": "About chatkeep" },
@@ -23,8 +26,7 @@ export function welcome({ session, status, token, writable, write }) {
       status.mongo.enabled ? ", and goes to MongoDB behind it" : "",
       ". Close this page, stop the server or pull the plug in the middle of an answer: the conversation goes on where it was."),
     element("div", { class: "cards" },
-      card("What answers", element("p", {}, RESPONDERS[kind] ?? [`${kind} answers.`].map((part) => part.cloneNode?.(true) ?? part)),
-        kind === "echo" && sample(MODEL), writable && kind !== "none" && element("p", {}, tryButton("ping", write), tryButton("/help", write))),
+      card("What answers", element("p", {}, RESPONDERS[kind]()), kind === "echo" && sample(MODEL), tries),
       card("The same from a terminal", element("p", { text: "This page follows the conversation: run this and see it arrive here." }),
         sample(curl)),
       card("See what is stored", element("p", {}, "The tab ", element("a", { href: "#/storage", text: "Storage" }),
@@ -40,8 +42,8 @@ function sample(text) {
     copyButton("Copy this example", () => text));
 }
 
-function tryButton(text, write) {
-  return element("button", { class: "quiet small", type: "button", onclick: () => write(text) }, "Write ", code(text));
+function tryButton(name, text, write) {
+  return element("button", { class: "quiet small", type: "button", onclick: () => write(text) }, `Write ${name}`);
 }
 
 function code(text) {
