@@ -33,7 +33,7 @@ const theme = path.basename(process.argv[1], ".mjs");
 //   until(what, condition)               waits until condition() gives something true, and returns that
 //   diagnostic(text)                     a line for who reads the run
 export function test(name, options, body = options) {
-  nodeTest(`${theme}: ${name}`, body === options ? {} : options, async (t) => {
+  nodeTest(`${theme}: ${name}`, { timeout: 120_000, ...(body !== options && options) }, async (t) => {
     const scope = { folder: fs.mkdtempSync(path.join(os.tmpdir(), "console-")), ends: [], complaints: [] };
     const owned = async (making) => {
       const one = await making;

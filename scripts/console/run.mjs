@@ -36,7 +36,7 @@ function tell({ name, skip, todo, details }, passed) {
   if (outcome === "failed") console.log(reason(details));
 }
 
-for await (const { type, data } of run({ files, concurrency: 4, timeout: 90_000 })) {
+for await (const { type, data } of run({ files, concurrency: 4 })) {
   if (type === "test:pass") tell(data, true);
   else if (type === "test:fail") tell(data, false);
   else if (type === "test:stderr") process.stderr.write(data.message);

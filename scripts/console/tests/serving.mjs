@@ -33,7 +33,11 @@ test("each file has the policy and a name for what it is, and is not sent twice"
 test("all of it is at most 100 KB over the wire", async ({ chatkeep, diagnostic }) => {
   const server = await chatkeep();
   let total = 0;
-  for (const address of FILES) total += (await raw(server, address)).body.length;
+  for (const address of FILES) {
+    const { headers, body } = await raw(server, address);
+    assert.equal(headers["content-encoding"], "gzip", address);
+    total += body.length;
+  }
   diagnostic(`${FILES.length} files, ${(total / 1000).toFixed(1)} KB gzipped`);
   assert.ok(total <= 100_000, `${total} bytes`);
 });
