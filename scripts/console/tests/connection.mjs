@@ -45,6 +45,23 @@ test("after kill -9 in mid-answer the message is answered once, and what was wri
   assert.equal(await page.getByText("Not connected.").count(), 0);
 });
 
+test("what was sent and not acknowledged is sent again, and recorded once", async ({ chatkeep, open }) => {
+  const server = await chatkeep();
+  const page = await open(server, { at: "#/chat/unacknowledged" });
+  await write(page, "ping");
+  await answers(page).getByText("pong!").waitFor();
+  // The server takes the bytes and does nothing with them any more.
+  process.kill(-server.process.pid, "SIGSTOP");
+  await write(page, "sent into the void");
+  await page.locator(".unsent").getByText("sent into the void").waitFor();
+  assert.equal(await page.getByRole("button", { name: "Take back" }).count(), 0);
+  await server.kill9();
+  await server.restart();
+  await answers(page).getByText("sent into the void").waitFor();
+  assert.deepEqual(await history(server, "unacknowledged"), ["ping", "pong!", "sent into the void", "sent into the void"]);
+  assert.equal(await page.locator(".unsent").count(), 0);
+});
+
 test("what others record while the page is not connected is there afterwards, and the reader's place is kept", async ({ chatkeep, open }) => {
   const server = await chatkeep();
   await server.record("gap", Array.from({ length: 200 }, (_, n) => `Message ${n}`));

@@ -87,6 +87,7 @@ test("a screen reader is told of an answer once it is whole", async ({ chatkeep,
   const server = await chatkeep({ model });
   const page = await open(server, { at: "#/chat/told" });
   const told = page.locator(".pane > [role=status]");
+  await field(page).waitFor();
   await page.evaluate(() => {
     window.told = [];
     new MutationObserver(() => window.told.push(document.querySelector(".pane > [role=status]").textContent))
