@@ -67,7 +67,7 @@ export function wayOf({ queue, journal, mongo }, { recorded }) {
   const rate = recorded === undefined ? "" : `${count(recorded)} a second`;
   const refused = journal.status !== "ok";
   return [
-    { name: "Clients", said: rate || "–", text: refused ? "get an error now" : "are told when it is on disk" },
+    { name: "Clients", said: rate || "–", text: refused ? "get an error now" : "acknowledged once on disk" },
     { name: "Journal on this disk", said: count(journal.last_sequence), text: journal.fsync === "always" ? "records, synced" : `records, synced by ${journal.fsync}`, kind: refused ? "refusing" : "ok" },
     { name: mongo.enabled ? "On the way" : "To be copied", said: count(queue.pending), text: queue.pending === 1 ? "waits" : "wait", kind: queue.pending > 0 ? "busy" : "" },
     mongo.enabled

@@ -59,7 +59,7 @@ test("the chat in light and dark, on a desk and on a phone", async ({ chatkeep, 
 test("the storage tab after an outage of MongoDB", async ({ chatkeep, mongod, open, picture, until }) => {
   const mongo = await mongod();
   const server = await chatkeep({ mongo });
-  const page = await open(server, { at: "#/storage", height: 1000 });
+  const page = await open(server, { at: "#/storage", height: 812 });
   const waiting = async () => (await server.status()).queue.pending;
   const samples = (count) => until(`${count} readings are drawn`, async () => (
     (await page.locator(".plot-line").first().getAttribute("d"))?.split(/[ML]/).length > count
@@ -74,6 +74,8 @@ test("the storage tab after an outage of MongoDB", async ({ chatkeep, mongod, op
   }
   await until("all is delivered", async () => (await waiting()) === 0);
   await page.getByText(/none lost/).waitFor();
+  // The banner is made of a status that is read every five seconds.
+  await page.getByText(/^MongoDB cannot be reached/).waitFor({ state: "detached" });
   assert.equal(await page.locator(".plot-bands rect").count() > 0, true);
   await picture(page, "storage", { forReadme: true });
 });
