@@ -47,6 +47,11 @@ export class Chat {
     this.go("");
   }
 
+  // MongoDB is back: what it alone has can be read.
+  complete() {
+    if (this.#shown?.incomplete) this.#shown.reload().catch(() => {});
+  }
+
   // The network is back, or the page is seen again.
   reconnect() {
     for (const conversation of this.#conversations.values()) conversation.reconnect();
@@ -60,7 +65,7 @@ export class Chat {
 
   // Whether something that was written is not recorded yet.
   get hasUnsent() {
-    return [...this.#conversations.values()].some(({ waiting, failed }) => waiting.length + failed.length > 0);
+    return [...this.#conversations.values()].some(({ hasUnsent }) => hasUnsent);
   }
 
   drawer(open) {

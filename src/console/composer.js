@@ -113,13 +113,11 @@ export class Composer {
   }
 
   #looking() {
-    const { conversation } = this;
-    const tip = conversation.messages.at(-1)?.id;
     return [element("span", { text: this.writable
       ? "You are looking at another version. What you write goes on from it."
       : "You are looking at another version." }),
-    button("Back to the current one", () => conversation.look(null)),
-    this.writable && tip && button("Go on with this one", () => this.goTo(tip))].filter(Boolean);
+    button("Back to the current one", () => this.conversation.look(null)),
+    this.writable && button("Go on with this one", () => this.goTo(this.conversation.messages.at(-1)?.id ?? null))].filter(Boolean);
   }
 }
 

@@ -55,9 +55,13 @@ export class Conversation {
     return [...this.#unacknowledged.values()];
   }
 
+  get hasUnsent() {
+    return this.#unacknowledged.size + this.failed.length > 0;
+  }
+
   // Whether leaving now would lose something, or end an answer where `responder.on_disconnect` is `stop`.
   get busy() {
-    return this.#unacknowledged.size > 0 || this.state === "processing";
+    return this.hasUnsent || this.state === "processing";
   }
 
   place(id) {

@@ -24,7 +24,7 @@ export class Ending {
   // isAtEnd: whether the last message is in the page; else what follows it is not, either.
   show(conversation, isAtEnd) {
     const { answer, waiting, failed, looking } = conversation;
-    const unsent = looking ? [] : [...waiting, ...failed];
+    const unsent = [...waiting, ...failed];
     const keys = new Set(unsent.map(({ client_id }) => client_id));
     for (const key of this.#unsent.keys()) if (!keys.has(key)) this.#unsent.delete(key);
     const growing = answer && !looking && isAtEnd ? this.#growing(answer) : null;

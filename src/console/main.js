@@ -85,8 +85,16 @@ function forgetIt() {
 
 // The address: #/chat/SESSION/MESSAGE or #/storage
 function place() {
-  const [, tab = "chat", session, message] = location.hash.split("/").map(decodeURIComponent);
+  const [, tab = "chat", session, message] = location.hash.split("/").map(decoded);
   return { tab: tab === "storage" ? "storage" : "chat", session: session || undefined, message: message || undefined };
+}
+
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;  // somebody wrote a % by hand
+  }
 }
 
 function addressOf(...parts) {
@@ -123,8 +131,10 @@ function showStorage() {
 
 async function watch() {
   if (document.visibilityState === "visible" && chat && !asking) {
+    const before = status.mongo.status;
     try {
       banner.show(await readStatus());
+      if (before === "error" && status.mongo.status === "ok") chat.complete();
     } catch (error) {
       if (error.status === 401) askAgain();
       else banner.show(error.status === 0 ? null : error);  // both tabs say themselves that there is no connection

@@ -15,7 +15,7 @@ export class Place {
     Object.assign(this, { box, parts, isWhole, moved });
     box.addEventListener("scroll", () => this.#onScroll(), { passive: true });
     // Before the first scroll event: new text must not pull the reader back down.
-    box.addEventListener("wheel", ({ deltaY }) => deltaY < 0 && this.leaveEnd(), { passive: true });
+    box.addEventListener("wheel", ({ deltaY, ctrlKey }) => deltaY < 0 && !ctrlKey && this.leaveEnd(), { passive: true });
     const sizes = new ResizeObserver(() => {
       if (this.follows) this.toEnd();
       else this.#restore();

@@ -203,12 +203,12 @@ export class Transcript {
   // What stands above the first message.
   #showTop() {
     const { conversation } = this;
-    const { loaded, more, incomplete, interrupted } = conversation;
+    const { loaded, more, incomplete, interrupted, refusal } = conversation;
     const retry = (again) => element("button", { class: "quiet small", type: "button", onclick: again }, icon("retry"), "Try again");
     const say = this.#from > 0 ? ["\u00a0"]
       : this.#trouble ? [`Older messages: ${this.#trouble}`, retry(() => this.#older())]
       : incomplete ? [icon("warning"), `Older messages may be missing here: ${incomplete}`, retry(() => conversation.reload())]
-      : !loaded ? [interrupted ? "Loading…" : "\u00a0"]
+      : !loaded ? [interrupted && !refusal ? "Loading…" : "\u00a0"]
       : more ? ["Loading…"]
       : this.#all.length ? ["The conversation begins here."] : [];
     const text = say.map((part) => part.textContent ?? part).join(" ");

@@ -74,3 +74,23 @@ test("a token that is revoked is asked for again, and what was written is not lo
   await page.getByRole("article", { name: "Answer" }).getByText("pong!").waitFor();
   assert.equal(await page.getByRole("textbox", { name: "Message" }).inputValue(), "a draft");
 });
+
+test("a conversation that the server refuses says why", async ({ chatkeep, open }) => {
+  const limited = { name: "limited", token: "the-limited-token", access: "write", sessions: "mine-*" };
+  const server = await chatkeep({ config: { server: { auth_token: ADMIN, auth_tokens: [limited] } } });
+  const refused = [/status of 4\d\d/, /WebSocket connection .* failed/];
+  const page = await open(server, { at: "#/chat/yours-1", allow: refused });
+  await token(page).fill("the-limited-token");
+  await token(page).press("Enter");
+  await page.locator(".state").getByText(/must begin with mine-/).waitFor();
+  await page.getByRole("textbox", { name: "Message" }).fill("ping");
+  assert.ok(await page.getByRole("button", { name: "Send" }).isDisabled());
+  await page.evaluate(() => { location.hash = "#/chat/%"; });
+  await page.locator(".state").getByText(/session_id/).waitFor();
+  // A new one begins as the token asks.
+  await page.keyboard.press("Control+Shift+O");
+  await page.getByRole("textbox", { name: "Message" }).fill("ping");
+  await page.getByRole("textbox", { name: "Message" }).press("Enter");
+  await page.getByRole("article", { name: "Answer" }).getByText("pong!").waitFor();
+  assert.match(new URL(page.url()).hash, /^#\/chat\/mine-/);
+});
