@@ -168,7 +168,8 @@ export class Transcript {
       view = (isAnswer && this.ending.take(message, this.actions())) || messageView(message, this.actions());
       this.#views.set(message.id, view);
     }
-    view.setDay(!previous || !isSameDay(previous, message));
+    // Before the first that is loaded there may be others of that day: a line that goes away would be a jump.
+    view.setDay(previous ? !isSameDay(previous, message) : !this.conversation.more);
     this.#showVersions(view, previous);
     return view;
   }
@@ -275,7 +276,6 @@ export class Transcript {
   #insertAbove() {
     this.#from -= 1;
     this.#window.prepend(this.#viewAt(this.#from).element);
-    if (this.#from + 1 < this.#to) this.#viewAt(this.#from + 1);  // whose day may be told above it now
   }
 
   #insertBelow() {
