@@ -77,6 +77,8 @@ pub struct ListQuery {
     pub after: Option<ListPosition>,
     /// Only archived sessions, or only others.
     pub archived: Option<bool>,
+    /// Only pinned sessions, or only others.
+    pub pinned: Option<bool>,
     /// Only sessions whose title has all these words, each [`folded`].
     pub words: Vec<String>,
     /// Only these sessions.
@@ -193,7 +195,9 @@ impl<D: Disk> SessionList<D> {
         let prefix = ask.prefix.as_ref().map_or("", SessionPrefix::as_str);
         self.index.newest(limit, after, &|name, entry| {
             let is_there = entry.messages > 0 && entry.updated >= bound;
-            is_there && ask.archived.is_none_or(|archived| archived == entry.is_archived) && name.starts_with(prefix)
+            let is_meant = ask.archived.is_none_or(|archived| archived == entry.is_archived)
+                && ask.pinned.is_none_or(|pinned| pinned == entry.is_pinned);
+            is_there && is_meant && name.starts_with(prefix)
         })
     }
 
@@ -287,6 +291,7 @@ impl<D: Disk> SessionList<D> {
         }
         let mut now = SessionEntry { record: if entry.record < bound { 0 } else { entry.record }, ..entry };
         now.is_archived &= now.record > 0;
+        now.is_pinned &= now.record > 0;
         let after = Some(Id::least_of(Timestamp::from_micros(entry.created)).just_before());
         self.transcripts.each_message(session, after, &mut |message| {
             now.created = message.id().time().micros();
@@ -367,7 +372,7 @@ impl SessionSummary {
             updated_at: Timestamp::from_micros(entry.updated),
             title: None,
             last: None,
-            state: SessionState { archived: entry.is_archived, ..SessionState::default() },
+            state: SessionState { archived: entry.is_archived, pinned: entry.is_pinned, ..SessionState::default() },
         }
     }
 }

@@ -310,7 +310,7 @@ impl SessionEntry {
                 self.messages = self.messages.saturating_add(1);
             }
             Some(Marker::Session(state)) if time >= self.record => {
-                (self.record, self.is_archived) = (time, state.archived);
+                (self.record, self.is_archived, self.is_pinned) = (time, state.archived, state.pinned);
             }
             Some(_) => {}
         }
@@ -323,6 +323,7 @@ impl SessionEntry {
             updated: self.updated.max(later.updated),
             record: newest.record,
             is_archived: newest.is_archived,
+            is_pinned: newest.is_pinned,
             messages: self.messages.max(later.messages),
             created: if self.messages == 0 { later.created } else { self.created },
             bytes: UNKNOWN_BYTES,

@@ -269,6 +269,11 @@ fn an_export_that_lacks_something_says_so_and_is_cut() {
         "{reply}"
     );
     assert!(!reply.contains("\r\n0\r\n"), "it has no last chunk: {reply}");
+    let mut connection = Connection::tcp(server.address()).unwrap();
+    let close = b"GET /api/chat/export?cut=false HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n";
+    connection.send(close).unwrap();
+    let reply = String::from_utf8(connection.rest_within(WAIT_TIMEOUT).unwrap()).unwrap();
+    assert!(reply.contains("{\"incomplete\":\"session b: ") && reply.ends_with("\r\n0\r\n\r\n"), "{reply}");
     let output = command(&server, &[]);
     let (told, out) = (String::from_utf8(output.stderr).unwrap(), String::from_utf8(output.stdout).unwrap());
     assert_eq!(

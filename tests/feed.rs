@@ -174,6 +174,18 @@ fn check(found: &[Value], acknowledged: &Acknowledged) {
 }
 
 #[test]
+fn a_reader_that_begins_with_the_latest_gets_what_is_recorded_from_then_on() {
+    let server = Server::start(Options::default());
+    let mut client = server.client();
+    record(&mut client, "s", &texts("before", 3, 1));
+    let (events, now) = page(&mut client, Some("latest"), "limit=1");
+    assert_eq!((events.len(), now.as_str()), (0, everything(&mut client)[2]["cursor"].as_str().unwrap()));
+    record(&mut client, "s", &texts("after", 2, 1));
+    let (events, _) = page(&mut client, Some(&now), "limit=10");
+    assert_eq!(events.iter().map(text).collect::<Vec<_>>(), ["after0 x", "after1 x"]);
+}
+
+#[test]
 fn every_form_gives_all_that_is_recorded_meanwhile_once_and_in_order() {
     let server = Server::start(Options::default().set("journal.fsync", "never"));
     let acknowledged = Acknowledged::default();

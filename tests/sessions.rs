@@ -250,6 +250,9 @@ fn what_users_set_is_kept_whole_and_is_no_activity() {
         assert_eq!(names(&list(&server, "")), ["b", "a"], "it is not moved");
         assert_eq!(names(&list(&server, "archived=true")), ["a"]);
         assert_eq!(names(&list(&server, "archived=false")), ["b"]);
+        assert_eq!(names(&list(&server, "pinned=true")), ["a"]);
+        assert_eq!(names(&list(&server, "pinned=false")), ["b"]);
+        assert_eq!(names(&list(&server, "pinned=true&archived=false")), [""; 0]);
         server.restart();
     }
     // Nothing is recorded where nothing changes.

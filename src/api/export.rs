@@ -1,7 +1,7 @@
 //! `GET /api/chat/export`: all messages, or those of a session, as a stream.
 //!
 //! What could not be read is told in the last line, and the body is cut: it has no last chunk, so no client takes it for
-//! whole. The export itself is `export.rs`.
+//! whole, unless it asked for a whole body. The export itself is `export.rs`.
 
 use std::io::{self, BufWriter, Write as _};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use super::http::NDJSON;
 use super::reply_budget::ReplyBudget;
 use super::{Problem, Reply, RequestHead, Stream, StreamClient, StreamKind, body, event_stream, header, query};
 
-const PARAMETERS: &[&str] = &["session_id", "format"];
+const PARAMETERS: &[&str] = &["session_id", "format", "cut"];
 /// Lines are collected into writes of this size.
 const BUFFER_BYTES: usize = 64 << 10;
 /// The field with the feed's cursor.
@@ -35,10 +35,11 @@ pub fn read(
     outgoing: &ReplyBudget,
     head: &RequestHead<'_>,
 ) -> Result<Reply, Problem> {
-    let (mut session, mut format) = (None, ExportFormat::default());
+    let (mut session, mut format, mut is_cut) = (None, ExportFormat::default(), true);
     query::each(head.query, PARAMETERS, |name, value| {
         match name {
             "session_id" => session = Some(body::session(head.caller, Some(value), name)?),
+            "cut" => is_cut = query::flag(name, value)?,
             _ => {
                 let rule = |rule: crate::export::UnknownFormat| Problem::field(name, &rule.to_string());
                 format = value.parse().map_err(rule)?;
@@ -77,7 +78,7 @@ pub fn read(
                 log::warn!("an export is not complete: {why}");
                 lines.write_all(last_line(format, &why).as_bytes())?;
                 lines.flush()?;
-                Err(io::Error::other("the export is not complete"))
+                if is_cut { Err(io::Error::other("the export is not complete")) } else { Ok(()) }
             }
         }
     };

@@ -26,6 +26,8 @@ const LIMIT_DEFAULT: usize = 100;
 const LIMIT_MAX: usize = 1000;
 /// The longest a request may wait, in seconds.
 const WAIT_SECONDS_MAX: usize = 60;
+/// In place of a cursor: that of the newest event.
+const LATEST: &str = "latest";
 
 /// The form of a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,11 +40,21 @@ enum FeedFormat {
     Stream,
 }
 
+/// Where a reader begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FeedStart {
+    /// At the oldest event that is kept.
+    Oldest,
+    /// Behind the newest: what is recorded from now on.
+    Latest,
+    /// Behind this cursor.
+    After(Cursor),
+}
+
 /// The parameters of a request.
 #[derive(Debug, PartialEq, Eq)]
 struct FeedQuery {
-    /// Events after this cursor; `None`: from the oldest that is kept.
-    after: Option<Cursor>,
+    start: FeedStart,
     limit: usize,
     wait: Duration,
     form: FeedFormat,
@@ -58,7 +70,11 @@ struct FeedQuery {
 /// ```
 pub fn read(feed: &Arc<Feed>, head: &RequestHead<'_>) -> Result<Reply, Problem> {
     let ask = parse(head)?;
-    let after = ask.after.unwrap_or_else(|| feed.oldest());
+    let after = match ask.start {
+        FeedStart::Oldest => feed.oldest(),
+        FeedStart::Latest => feed.newest(),
+        FeedStart::After(cursor) => cursor,
+    };
     if ask.form == FeedFormat::Stream {
         feed.check(after).map_err(|gone| problem(FeedError::Gone(gone)))?;
         let (watch, request_id, caller) = (watch(feed)?, head.request_id.to_owned(), head.caller.clone());
@@ -81,10 +97,11 @@ pub fn read(feed: &Arc<Feed>, head: &RequestHead<'_>) -> Result<Reply, Problem> 
 }
 
 fn parse(head: &RequestHead<'_>) -> Result<FeedQuery, Problem> {
-    let mut ask = FeedQuery { after: None, limit: LIMIT_DEFAULT, wait: Duration::ZERO, form: form(head) };
+    let mut ask = FeedQuery { start: FeedStart::Oldest, limit: LIMIT_DEFAULT, wait: Duration::ZERO, form: form(head) };
     query::each(head.query, &["after", "limit", "wait"], |name, value| {
         match name {
-            "after" => ask.after = Some(cursor(name, value)?),
+            "after" if value == LATEST => ask.start = FeedStart::Latest,
+            "after" => ask.start = FeedStart::After(cursor(name, value)?),
             "limit" => ask.limit = query::at_most(name, value, LIMIT_MAX)?,
             "wait" => ask.wait = Duration::from_secs(query::whole_number(name, value, 0, WAIT_SECONDS_MAX)? as u64),
             _ => {}
@@ -93,7 +110,7 @@ fn parse(head: &RequestHead<'_>) -> Result<FeedQuery, Problem> {
     })?;
     // A browser connects again with the address of the first time and says here how far it came.
     if let Some(last) = head.single("Last-Event-ID")?.filter(|last| !last.is_empty()) {
-        ask.after = Some(cursor("Last-Event-ID", last)?);
+        ask.start = FeedStart::After(cursor("Last-Event-ID", last)?);
     }
     Ok(ask)
 }
@@ -357,8 +374,8 @@ mod tests {
         })
     }
 
-    fn known(text: &str) -> Option<Cursor> {
-        Some(text.parse().unwrap())
+    fn known(text: &str) -> FeedStart {
+        FeedStart::After(text.parse().unwrap())
     }
 
     const A: &str = "00000000000000ab-1f";
@@ -369,10 +386,14 @@ mod tests {
         let asked = ask(&format!("after={A}&limit=7&wait=60&_=1"), &[("Accept", "application/x-ndjson")]).unwrap();
         assert_eq!(
             asked,
-            FeedQuery { after: known(A), limit: 7, wait: Duration::from_secs(60), form: FeedFormat::Lines }
+            FeedQuery { start: known(A), limit: 7, wait: Duration::from_secs(60), form: FeedFormat::Lines }
         );
         let asked = ask("", &[("Accept", "*/*")]).unwrap();
-        assert_eq!(asked, FeedQuery { after: None, limit: 100, wait: Duration::ZERO, form: FeedFormat::Json });
+        assert_eq!(
+            asked,
+            FeedQuery { start: FeedStart::Oldest, limit: 100, wait: Duration::ZERO, form: FeedFormat::Json }
+        );
+        assert_eq!(ask("after=latest", &[]).unwrap().start, FeedStart::Latest);
         assert_eq!(ask("limit=1001", &[]).unwrap().limit, 1000);
     }
 
@@ -380,9 +401,9 @@ mod tests {
     fn the_last_event_id_wins_over_after_in_every_form() {
         let query = format!("after={A}");
         let stream = ("Accept", "text/event-stream");
-        assert_eq!(ask(&query, &[stream, ("Last-Event-ID", B)]).unwrap().after, known(B));
-        assert_eq!(ask(&query, &[stream, ("Last-Event-ID", "")]).unwrap().after, known(A));
-        assert_eq!(ask(&query, &[("Last-Event-ID", B)]).unwrap().after, known(B));
+        assert_eq!(ask(&query, &[stream, ("Last-Event-ID", B)]).unwrap().start, known(B));
+        assert_eq!(ask(&query, &[stream, ("Last-Event-ID", "")]).unwrap().start, known(A));
+        assert_eq!(ask(&query, &[("Last-Event-ID", B)]).unwrap().start, known(B));
         for fields in [&[stream, ("Last-Event-ID", "x")][..], &[("Last-Event-ID", A), ("Last-Event-ID", B)]] {
             let problem = ask(&query, fields).unwrap_err();
             assert_eq!((problem.status, problem.field.as_deref()), (422, Some("Last-Event-ID")));
@@ -399,6 +420,7 @@ mod tests {
             ("wait=-1", "wait"),
             ("wait=1.5", "wait"),
             ("after=", "after"),
+            ("after=newest", "after"),
             ("after=1", "after"),
             ("after=00000000000000ab-01", "after"),
             ("after=00000000000000AB-1", "after"),

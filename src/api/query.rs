@@ -55,6 +55,11 @@ pub(super) fn whole_number(field: &str, value: &str, least: usize, most: usize) 
     number.ok_or_else(|| Problem::field(field, &format!("must be a whole number from {least} to {most}")))
 }
 
+/// true or false.
+pub(super) fn flag(field: &str, value: &str) -> Result<bool, Problem> {
+    value.parse().map_err(|_| Problem::field(field, "must be true or false"))
+}
+
 /// The id of a message.
 pub(super) fn id(field: &str, value: &str) -> Result<Id, Problem> {
     value.parse().map_err(|_| Problem::field(field, "must be the id of a message (a UUIDv7)"))

@@ -18,7 +18,7 @@ use super::{Problem, Reply, RequestHead, body, content, json, query};
 /// Sessions of a page if the request does not say, and the most.
 const LIMIT_DEFAULT: usize = 50;
 const LIMIT_MAX: usize = 500;
-const PARAMETERS: &[&str] = &["limit", "after", "archived", "q"];
+const PARAMETERS: &[&str] = &["limit", "after", "archived", "pinned", "q"];
 
 /// The longest title, in characters.
 const TITLE_CHARS_MAX: usize = 200;
@@ -152,8 +152,8 @@ fn question(caller: &Principal, parameters: &str) -> Result<ListQuery, Problem> 
         match (name, value) {
             ("limit", value) => ask.limit = query::at_most(name, value, LIMIT_MAX)?,
             ("after", value) => ask.after = Some(position(name, value)?),
-            ("archived", "true" | "false") => ask.archived = Some(value == "true"),
-            ("archived", _) => return Err(Problem::field(name, "must be true or false")),
+            ("archived", value) => ask.archived = Some(query::flag(name, value)?),
+            ("pinned", value) => ask.pinned = Some(query::flag(name, value)?),
             (_, words) => ask.words = words.split_whitespace().map(listing::folded).collect(),
         }
         Ok(())
@@ -340,14 +340,15 @@ mod tests {
     #[test]
     fn every_bad_parameter_of_the_list_is_named() {
         let caller = &Principal::without_token(Access::Admin);
-        let ask = question(caller, "limit=9999&after=17-a-b&archived=true&q=Two+WORDS").unwrap();
+        let ask = question(caller, "limit=9999&after=17-a-b&archived=true&pinned=false&q=Two+WORDS").unwrap();
         assert_eq!((ask.limit, ask.after, ask.archived), (500, Some((17, "a-b".to_owned())), Some(true)));
-        assert_eq!(ask.words, ["two", "words"]);
+        assert_eq!((ask.pinned, ask.words), (Some(false), vec!["two".to_owned(), "words".to_owned()]));
         for (query, field) in [
             ("limit=0", "limit"),
             ("after=x", "after"),
             ("after=1-", "after"),
             ("archived=1", "archived"),
+            ("pinned=", "pinned"),
             ("afer=1", "afer"),
         ] {
             let problem = question(caller, query).unwrap_err();

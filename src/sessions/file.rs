@@ -1,4 +1,4 @@
-//! The file of the index: `sessions.index`, derived, replaced whole. Numbers are little-endian. Format version 1:
+//! The file of the index: `sessions.index`, derived, replaced whole. Numbers are little-endian. Format version 2:
 //!
 //! | at | bytes | what |
 //! |---|---|---|
@@ -16,7 +16,7 @@
 //! | times of the newest and of the oldest message and of the session record | 3 × 8 |
 //! | length of the transcript | 8 |
 //! | messages | 4 |
-//! | 1: archived | 1 |
+//! | flags: 1 archived, 2 pinned | 1 |
 //!
 //! The id tells whether the journal still has the records that were counted: after a power cut without `fsync: always`
 //! the same sequences are given again. A file that is missing, damaged or of another version counts for nothing.
@@ -26,9 +26,11 @@ use crate::message::{Id, SessionId};
 use super::table::{SessionEntry, SessionTable};
 
 const LETTERS: &[u8; 8] = b"CKSESSNS";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const HEAD_BYTES: usize = 40;
 const CHECKSUM_BYTES: usize = 4;
+const ARCHIVED: u8 = 1;
+const PINNED: u8 = 2;
 /// Of a session, without its name.
 const ENTRY_BYTES: usize = 37;
 
@@ -55,7 +57,7 @@ pub(super) fn encode(table: &SessionTable, covered: Covered) -> Vec<u8> {
             to.extend_from_slice(&number.to_le_bytes());
         }
         to.extend_from_slice(&entry.messages.to_le_bytes());
-        to.push(u8::from(entry.is_archived));
+        to.push(u8::from(entry.is_archived) * ARCHIVED + u8::from(entry.is_pinned) * PINNED);
     }
     to.extend_from_slice(&crc32fast::hash(&to).to_le_bytes());
     to
@@ -77,14 +79,11 @@ pub(super) fn decode(bytes: &[u8]) -> Option<(SessionTable, Covered)> {
     while let Some(length) = from.split_off_first() {
         let name =
             str::from_utf8(from.split_off(..usize::from(*length))?).ok().filter(|name| SessionId::is_valid(name))?;
-        *table.entry(name) = SessionEntry {
-            updated: number(&mut from)?,
-            created: number(&mut from)?,
-            record: number(&mut from)?,
-            bytes: number(&mut from)?,
-            messages: u32::from_le_bytes(take(&mut from)?),
-            is_archived: take(&mut from)? == [1],
-        };
+        let (updated, created, record) = (number(&mut from)?, number(&mut from)?, number(&mut from)?);
+        let (bytes, messages) = (number(&mut from)?, u32::from_le_bytes(take(&mut from)?));
+        let [flags] = take(&mut from)?;
+        let (is_archived, is_pinned) = (flags & ARCHIVED > 0, flags & PINNED > 0);
+        *table.entry(name) = SessionEntry { updated, created, record, bytes, messages, is_archived, is_pinned };
     }
     Some((table, covered))
 }
@@ -117,8 +116,8 @@ mod tests {
         for (n, name) in ["a", "user:42@host", &"x".repeat(128)].into_iter().enumerate() {
             let n = n as u64;
             let (updated, created, record, bytes) = (n + 10, n + 1, n, n * 100);
-            let (messages, is_archived) = (u32::MAX, n == 1);
-            *table.entry(name) = SessionEntry { updated, created, record, bytes, messages, is_archived };
+            let (messages, is_archived, is_pinned) = (u32::MAX, n == 1, n == 2);
+            *table.entry(name) = SessionEntry { updated, created, record, bytes, messages, is_archived, is_pinned };
         }
         let covered = Covered { sequence: 7, id: Some(Id::BEGINNING) };
         let bytes = encode(&table, covered);

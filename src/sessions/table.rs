@@ -31,6 +31,8 @@ pub struct SessionEntry {
     pub messages: u32,
     /// By that record.
     pub is_archived: bool,
+    /// By that record.
+    pub is_pinned: bool,
 }
 
 /// A slot, which a session keeps as long as it is known.
