@@ -50,20 +50,21 @@ function savedAtEnd(name, type) {
   };
 }
 
-// Writes the exports of these sessions, one after the other, or of all without any. `told(bytes)` is called as it goes on.
-// Resolves to { bytes, missing }: why something is missing, if so. Throws a ServerError if nothing was written, and if aborted.
+// Writes the exports of these sessions, one after the other, or of all without any. `told(length)` is called as it goes on.
+// Resolves to { length, missing }: how many bytes, and why something is missing, if so. Throws a ServerError if nothing was written, and if aborted.
 export async function download({ server, sessions, format, file, signal, told }) {
-  let bytes = 0;
+  let length = 0;
   const missing = [];
   for (const session_id of sessions.length ? sessions : [undefined]) {
-    const reply = await server.request("GET", "/api/chat/export", { query: { session_id, format }, signal });
-    const tail = await copy(reply, file, (more) => told(bytes += more));
+    const reply = await server.request("GET", "/api/chat/export", { query: { session_id, format, cut: false }, signal });
+    const tail = await copy(reply, file, (more) => told(length += more));
     if (tail.why) missing.push(tail.why);
   }
-  return { bytes, missing: [...new Set(missing)].join("; ") };
+  return { length, missing: [...new Set(missing)].join("; ") };
 }
 
-// The server says at the end why an export is not whole, and cuts the reply, so that a client that does not look sees it too.
+// The last line says why an export is not whole. The server is asked not to cut the reply then: a browser may lose the end of one
+// that is cut. One whose server goes away is cut all the same.
 async function copy(reply, file, told) {
   const reader = reply.body.getReader();
   let tail = new Uint8Array(0), cut = false;

@@ -287,6 +287,8 @@ export function sessionList({ server, onOpen, onErased, onNew, onSearch, onExpor
     },
     focus: () => rows.box.focus(),
     close: live.close,
+    // The token is another one, or the server is known to be back.
+    reconnect: live.reconnect,
     titleOf: (id) => (store.get(id) ? titleOf(store.get(id)) : id),
   };
 }

@@ -29,9 +29,11 @@ export function follow({ server, onEvent, onAnew, onState = () => {} }) {
     while (!signal.aborted) {
       try {
         if (!cursor) {
-          const newest = await newestCursor(server, signal);
+          // The cursor of before: what is recorded while the list is read may come twice, but is not missed.
+          const now = await newest(signal).catch((fault) => fault);
           await onAnew();
-          cursor = newest;
+          if (now instanceof Error) throw now;
+          cursor = now;
         }
         for await (const event of await stream(signal)) {
           pause = PAUSE_MS;
@@ -41,13 +43,17 @@ export function follow({ server, onEvent, onAnew, onState = () => {} }) {
         if (signal.aborted) return;
         // The cursor works no more: the journal has gone on without us, or was restored.
         if (fault.status === 410) cursor = undefined;
-        if ([401, 403].includes(fault.status)) return onState(false);
       }
       if (signal.aborted) return;
       onState(false);
       await after(pause, signal);
       pause = Math.min(pause * 2, PAUSE_MS_MAX);
     }
+  }
+
+  async function newest(signal) {
+    const { next } = await server.get("/api/chat/feed", { query: { after: "latest", limit: 1 }, signal });
+    return next;
   }
 
   async function stream(signal) {
@@ -66,21 +72,12 @@ export function follow({ server, onEvent, onAnew, onState = () => {} }) {
   document.addEventListener("visibilitychange", turn);
   turn();
   return {
+    reconnect: turn,
     close() {
       document.removeEventListener("visibilitychange", turn);
       abort?.abort();
     },
   };
-}
-
-// The cursor of now: an export tells it before its first message. Of a session that is not there it has none. A token that is
-// limited to some sessions may ask for those only.
-async function newestCursor(server, signal) {
-  const { sessions } = await server.get("/api/storage/status", { signal });
-  const session_id = `${(sessions ?? "").replace(/\*$/, "")}-`.slice(0, 128);
-  const reply = await server.request("GET", "/api/chat/export", { query: { session_id }, signal });
-  reply.body?.cancel().catch(() => {});
-  return reply.headers.get("X-Chatkeep-Cursor");
 }
 
 function after(milliseconds, signal) {

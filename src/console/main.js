@@ -18,7 +18,7 @@ const STATUS_MS = 5000;   // between two readings of the status while the page i
 const main = document.getElementById("main");
 const banner = new Banner();
 let status = null;
-let chat, search, files, storage;   // for what the token may do
+let chat, list, search, files, storage;   // for what the token may do
 let asking = false;
 
 async function readStatus() {
@@ -49,11 +49,10 @@ function show() {
   const writable = status.access !== "read";
   document.getElementById("forget").hidden = !server.hasToken;
   const admin = status.access === "admin";
-  const takesDrops = files !== undefined;
-  files = transfer({ server, canAdmin: admin, current: () => chat?.recorded });
-  if (!takesDrops) files.acceptDrops();
+  files = transfer({ server, canAdmin: admin, current: () => chat?.recorded, titleOf: (session) => list.titleOf(session) });
   search = searchDialog({ server, onOpen: go });
-  const list = sessionList({
+  list?.close();
+  list = sessionList({
     server, canWrite: writable, canAdmin: admin,
     onOpen: (session) => go(session), onNew: () => go(""), onSearch: () => search.open(),
     onExport: (sessions) => files.openExport(sessions), onImport: () => files.openImport(), onErased: (session) => session === chat.session && go(""),
@@ -72,6 +71,7 @@ async function askAgain() {
   if (access === status.access && sessions === status.sessions) {
     route();
     chat.reconnect();
+    list.reconnect();
   } else {
     chat.close();
     show();

@@ -6,6 +6,7 @@ import { element, replace, set } from "./dom.js";
 import { finder } from "./finder.js";
 import { icon } from "./icon.js";
 import { shortTime } from "./time.js";
+import { plural } from "./units.js";
 
 // While one types: as long as it takes to type the next letter.
 const TYPING_MS = 150;
@@ -168,8 +169,4 @@ function saying({ query, titles, messages, isReading, isBusy, incomplete, fault,
   if (titles.length + messages.length === 0) return `Nothing has all of these words.${missing}`;
   const more = isReading ? ", searching on…" : next ? ", and more: scroll on." : ".";
   return `${plural(titles.length, "title")}, ${plural(messages.length, "message")}${more}${missing}`;
-}
-
-function plural(count, word) {
-  return `${count} ${word}${count === 1 ? "" : "s"}`;
 }

@@ -4,12 +4,16 @@
 import { openDialog, toast } from "./dialog.js";
 import { element, replace, set } from "./dom.js";
 import { FORMATS, download, openFile } from "./download.js";
+import { bytes } from "./units.js";
 import { recognised, upload } from "./upload.js";
 
 const SESSION_ID = /^(?!\.{1,2}$)[A-Za-z0-9._:@-]{1,128}$/;
 
+// What takes the files that are dropped: the last transfer that was made, if its token may import.
+let taker;
+
 // `current()` is the session that is open, if one; `titleOf(session_id)` what it is called. openExport(session_ids) asks how to export these, or the one that is open, or
-// everything; openImport(files) imports; acceptDrops() takes files that are dropped on the page. Import needs admin access.
+// everything; openImport() asks for a file. Files that are dropped on the page are taken as well. Import needs admin access.
 export function transfer({ server, canAdmin, current = () => undefined, titleOf = (id) => id }) {
   let dropped;
 
@@ -53,11 +57,11 @@ export function transfer({ server, canAdmin, current = () => undefined, titleOf 
     const note = toast("Exporting…", { stay: true, action: { label: "Stop", run: () => abort.abort() } });
     note.progress(undefined);
     try {
-      const told = (bytes) => note.say(`Exporting… ${size(bytes)}`);
-      const { bytes, missing } = await download({ server, sessions, format, file, signal: abort.signal, told });
+      const told = (length) => note.say(`Exporting… ${bytes(length)}`);
+      const { length, missing } = await download({ server, sessions, format, file, signal: abort.signal, told });
       await file.close();
-      if (missing) toast(`The export is not complete: ${missing}. What could be read is in ${file.name} (${size(bytes)}).`, { error: true });
-      else toast(`Exported to ${file.name} (${size(bytes)}).`);
+      if (missing) toast(`The export is not complete: ${missing}. What could be read is in ${file.name} (${bytes(length)}).`, { error: true });
+      else toast(`Exported to ${file.name} (${bytes(length)}).`);
     } catch (fault) {
       await Promise.resolve(file.drop()).catch(() => {});
       toast(abort.signal.aborted ? "The export was stopped; nothing was kept." : `The export failed: ${fault.message}`, { error: !abort.signal.aborted });
@@ -121,7 +125,7 @@ export function transfer({ server, canAdmin, current = () => undefined, titleOf 
       const waits = (seconds) => note.say(`Importing ${file.name}: the server asks to wait ${seconds} s…`);
       summarise(file, await upload({ server, file, as, signal: abort.signal, told, waits }));
     } catch (fault) {
-      const why = abort.signal.aborted ? "was stopped" : `ended: ${fault.message}`;
+      const why = abort.signal.aborted ? "was stopped" : `ended: ${fault.message.replace(/\.$/, "")}`;
       const again = "What was recorded stays; importing the same file again goes on after it.";
       toast(`The import of ${file.name} ${why}. ${fault.so_far ? `${sums(fault.so_far)}. ` : ""}${again}`, { error: true });
     } finally {
@@ -129,29 +133,35 @@ export function transfer({ server, canAdmin, current = () => undefined, titleOf 
     }
   }
 
-  // A file may be dropped anywhere on the page: else the browser would leave the page for the file.
-  function acceptDrops() {
-    const hasFiles = ({ dataTransfer }) => dataTransfer?.types.includes("Files");
-    document.addEventListener("dragover", (event) => {
-      if (!hasFiles(event)) return;
-      event.preventDefault();
-      event.dataTransfer.dropEffect = canAdmin ? "copy" : "none";
-      document.documentElement.classList.toggle("dropping", canAdmin);
-    });
-    document.addEventListener("dragleave", ({ relatedTarget }) => relatedTarget ?? document.documentElement.classList.remove("dropping"));
-    document.addEventListener("drop", (event) => {
-      if (!hasFiles(event)) return;
-      event.preventDefault();
-      document.documentElement.classList.remove("dropping");
-      const files = [...event.dataTransfer.files];
-      if (!canAdmin || files.length === 0) return;
-      if (dropped) dropped.look(files);
-      else openImport(files);
-    });
+  function takeDropped(files) {
+    if (dropped) dropped.look(files);
+    else openImport(files);
   }
 
-  return { openExport, openImport: () => openImport(), acceptDrops };
+  taker = canAdmin ? takeDropped : undefined;
+  return { openExport, openImport: () => openImport() };
 }
+
+// A file may be dropped anywhere on the page: else the browser would leave the page for the file.
+function acceptDrops() {
+  const hasFiles = ({ dataTransfer }) => dataTransfer?.types.includes("Files");
+  const dropping = (now) => document.documentElement.classList.toggle("dropping", now);
+  document.addEventListener("dragover", (event) => {
+    if (!hasFiles(event)) return;
+    event.preventDefault();
+    event.dataTransfer.dropEffect = taker ? "copy" : "none";
+    dropping(Boolean(taker));
+  });
+  document.addEventListener("dragleave", ({ relatedTarget }) => relatedTarget ?? dropping(false));
+  document.addEventListener("drop", (event) => {
+    if (!hasFiles(event)) return;
+    event.preventDefault();
+    dropping(false);
+    taker?.([...event.dataTransfer.files]);
+  });
+}
+
+acceptDrops();
 
 function choice(name, value, label, says, checked) {
   return element("label", { class: "choice" },
@@ -161,7 +171,7 @@ function choice(name, value, label, says, checked) {
 
 function described(file, { lines, what, command }) {
   return element("div", { class: lines ? "import-file" : "import-file import-other" },
-    element("p", {}, element("strong", { dir: "auto", text: file.name }), ` ${size(file.size)}${lines ? "" : `: ${what}`}`),
+    element("p", {}, element("strong", { dir: "auto", text: file.name }), ` ${bytes(file.size)}${lines ? "" : `: ${what}`}`),
     command && [element("p", { text: "The command line imports it:" }), element("pre", { tabindex: "0", "aria-label": "The command" }, element("code", { text: command }))]);
 }
 
@@ -197,10 +207,4 @@ function fileName(sessions, format) {
   const day = new Date().toISOString().slice(0, 10);
   const what = sessions.length === 1 ? sessions[0].replaceAll(/[^A-Za-z0-9._-]/g, "-").replace(/^\.+/, "") : `chatkeep-${day}`;
   return `${what || "export"}.${FORMATS[format].ending}`;
-}
-
-function size(bytes) {
-  if (bytes < 1000) return `${bytes} bytes`;
-  const [unit, many] = bytes < 1e6 ? ["kB", 1e3] : bytes < 1e9 ? ["MB", 1e6] : ["GB", 1e9];
-  return `${(bytes / many).toFixed(bytes / many < 10 ? 1 : 0)} ${unit}`;
 }

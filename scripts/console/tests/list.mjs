@@ -103,19 +103,19 @@ test("keys move, open, select and rename", async ({ chatkeep, open, axe, picture
 
 test("pinned conversations stand first, also those that the first page does not have", async ({ chatkeep, open }) => {
   const server = await chatkeep();
-  await recorded(server, 150);
+  await recorded(server, 600);
   await server.api("PATCH", "/api/chat/sessions/s1", { pinned: true });
   const page = await opened(open, server);
   await until("the oldest stands first", async () => (await titles(page))[0] === "Conversation 1");
-  await row(page, "Conversation 150").click({ button: "right" });
+  await row(page, "Conversation 600").click({ button: "right" });
   await page.getByRole("menuitem", { name: "Pin" }).click();
-  await until("both are pinned", async () => (await titles(page)).slice(0, 3).join() === "Conversation 150,Conversation 1,Conversation 149");
-  assert.equal((await session(server, "s150")).pinned, true);
+  await until("both are pinned", async () => (await titles(page)).slice(0, 3).join() === "Conversation 600,Conversation 1,Conversation 599");
+  assert.equal((await session(server, "s600")).pinned, true);
   await list(page).focus();
   await page.keyboard.press("Home");
   await page.keyboard.press("p");
   await until("it stands at its own place", async () => (await titles(page))[0] === "Conversation 1");
-  assert.equal((await session(server, "s150")).pinned, false);
+  assert.equal((await session(server, "s600")).pinned, false);
 });
 
 test("several are archived after a question, found in the archive, and come back", async ({ chatkeep, open, axe, picture }) => {

@@ -8,9 +8,10 @@ const marked = (node) => node.locator("mark").allTextContents();
 const chosen = (page) => dialog(page).locator("[role=option][aria-selected=true]");
 
 async function searching(page, words) {
+  await page.getByRole("textbox", { name: "Message" }).waitFor();
   await page.keyboard.press("Control+k");
   await field(page).waitFor();
-  if (words) await field(page).pressSequentially(words);
+  if (words) await field(page).fill(words);
 }
 
 const settled = (page) => until("the search is over", async () => /\d messages?[^…]*$|Nothing/.test(await dialog(page).getByRole("status").textContent()));
@@ -149,7 +150,7 @@ for (const [name, how] of Object.entries({ light: {}, dark: { colors: "dark" }, 
     const server = await chatkeep();
     for (let n = 0; n < 12; n += 1) await server.record(`s${n}`, [`A question about water and plants, number ${n}`, `An answer about water. ${"It goes on for a while. ".repeat(9)}`]);
     const page = await open(server, how);
-    await page.keyboard.press("Control+k");
+    await searching(page);
     await field(page).fill("water");
     await dialog(page).locator("mark").first().waitFor();
     await settled(page);
