@@ -4,6 +4,7 @@
 import { ask, prompt, toast } from "./dialog.js";
 import { element } from "./dom.js";
 import { sessionPath } from "./server.js";
+import { plural } from "./units.js";
 
 const TITLE_CHARS_MAX = 200;
 // A browser opens six connections to a host: this leaves some to the conversation.
@@ -36,7 +37,7 @@ export function sessionActions({ server, store, gone = () => {} }) {
     if (rows.length > 1 && !await ask({ title: `${word} ${counted(rows)}?`, text: [element("p", { text }), names(rows)], confirm: word })) return;
     const done = await change(rows, { archived }, archived ? "archived" : "restored");
     const undo = () => change(done, { archived: !archived }, archived ? "restored" : "archived");
-    if (done.length) toast(`${subject(done)} ${archived ? "archived" : "restored"}.`, { action: { label: "Undo", run: undo } });
+    if (done.length) toast(`${counted(done)} ${archived ? "archived" : "restored"}.`, { action: { label: "Undo", run: undo } });
   }
 
   async function erase(rows) {
@@ -52,7 +53,7 @@ export function sessionActions({ server, store, gone = () => {} }) {
       gone(session_id);
     });
     const later = pending ? " MongoDB's copies follow as soon as it can be reached." : "";
-    if (done.length) toast(`${subject(done)} erased.${later}`);
+    if (done.length) toast(`${counted(done)} erased.${later}`);
   }
 
   function change(rows, what, word) {
@@ -86,16 +87,11 @@ export function sessionActions({ server, store, gone = () => {} }) {
 }
 
 function failed(rows, faults, word) {
-  const which = rows.length > 1 ? `${faults.length} of ${rows.length} conversations were not ${word}` : `The conversation was not ${word}`;
-  return `${which}: ${faults[0].message}`;
+  return `${faults.length} of ${counted(rows)} not ${word}: ${faults[0].message}`;
 }
 
 function counted(rows) {
-  return `${rows.length} conversations`;
-}
-
-function subject(rows) {
-  return rows.length > 1 ? counted(rows) : "Conversation";
+  return plural(rows.length, "conversation");
 }
 
 function names(rows) {

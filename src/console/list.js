@@ -91,7 +91,7 @@ export function sessionList({ server, onOpen, onErased, onNew, onSearch, onExpor
     return [
       element("div", { class: "list-bar" },
         onNew && canWrite && element("button", { class: "primary", type: "button", dataset: { name: "new" }, onclick: onNew }, icon("plus"), "New"),
-        element("span", { class: "spring" }),
+        element("span", { class: "bar-space" }),
         onSearch && button("search", "Search", onSearch, "Ctrl+K"),
         button("more", "More", ({ currentTarget }) => listMenu(currentTarget))),
       element("div", { class: "list-views", role: "group", "aria-label": "View" }, view(false, "Conversations"), view(true, "Archive")),

@@ -14,6 +14,10 @@ const SINGLE_READS_MAX = 6;
 // The feed does not tell the moment an answer begins or ends, so rows where that is due are read again.
 const ANSWERING_POLL_MS = 1500;
 const COLLECT_MS = 120;
+// What is missing may come, such as a list that is being made again: it is read again, ever less often.
+const AGAIN_MS = 2000;
+const AGAIN_MS_MAX = 60_000;
+const ROWS_AGAIN_MAX = 500;
 
 // `changed()` is called after every change; `moved` tells which row went elsewhere, if one did.
 export function sessionStore({ server, changed }) {
@@ -30,7 +34,7 @@ export function sessionStore({ server, changed }) {
   };
   const rows = new Map();
   const asked = new Map();  // how often a row was asked for: an answer that was overtaken is not taken
-  let generation = 0, loading, edge, timer, poll;
+  let generation = 0, loading, edge, timer, poll, again, pause = AGAIN_MS;
   let due = new Set();
   const expecting = new Set();
 
@@ -41,7 +45,7 @@ export function sessionStore({ server, changed }) {
 
   async function readPage(after) {
     const own = generation, archived = list.archived;
-    const limit = after ? PAGE_ROWS : Math.min(Math.max(PAGE_ROWS, list.rest.length), 500);
+    const limit = after ? PAGE_ROWS : Math.min(Math.max(PAGE_ROWS, list.rest.length), ROWS_AGAIN_MAX);
     changed();
     try {
       const pinned = after ? undefined : server.get(SESSIONS, { query: { archived, pinned: true, limit: PINNED_MAX } });
@@ -62,8 +66,19 @@ export function sessionStore({ server, changed }) {
   // Everything anew; what is shown stays until the first page is there.
   function reload() {
     generation += 1;
-    loading = readPage(undefined).finally(() => { loading = undefined; changed(); });
+    loading = readPage(undefined).finally(() => { loading = undefined; repeat(); changed(); });
     return loading;
+  }
+
+  function repeat() {
+    clearTimeout(again);
+    const isWhole = !list.fault && !list.incomplete;
+    pause = isWhole ? AGAIN_MS : Math.min(pause * 2, AGAIN_MS_MAX);
+    if (isWhole) return;
+    again = setTimeout(() => {
+      if (document.visibilityState === "visible" && list.rest.length <= ROWS_AGAIN_MAX) reload();
+      else repeat();
+    }, pause);
   }
 
   function show(archived) {

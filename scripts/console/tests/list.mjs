@@ -138,7 +138,7 @@ test("several are archived after a question, found in the archive, and come back
   await axe(page, "the archive");
   await archive.focus();
   await page.keyboard.press("a");
-  await page.getByText("Conversation restored.").waitFor();
+  await page.getByText("1 conversation restored.").waitFor();
   await until("it is back", async () => (await listed(server, "&archived=true")).length === 1);
   await page.getByRole("button", { name: "Undo" }).last().click();
   await until("it is archived again", async () => (await listed(server, "&archived=true")).length === 2);
@@ -242,6 +242,20 @@ test("a list that may lack conversations says why", async ({ chatkeep, open, axe
   const page = await opened(open, server);
   await page.getByText(`Not everything is listed: ${reason}`).waitFor();
   await axe(page, "a list that is not complete");
+});
+
+test("a list that could not be read says so, and is read again by itself", async ({ chatkeep, open }) => {
+  const server = await chatkeep();
+  await recorded(server, 2);
+  const page = await open(server, { blank: true, allow: [/ERR_FAILED/] });
+  let isRefused = true;
+  await page.route(/api\/chat\/sessions\?/, (route) => (isRefused ? route.abort() : route.continue()));
+  await page.goto(`${server.url}/`);
+  await page.getByText("The list could not be read: The server cannot be reached.").waitFor();
+  assert.equal(await page.getByRole("button", { name: "Try again" }).count(), 1);
+  isRefused = false;
+  await row(page, "Conversation 2").waitFor();
+  await page.getByText("The list could not be read").waitFor({ state: "detached" });
 });
 
 test("an empty list says how the first conversation comes", async ({ chatkeep, open, axe, picture }) => {
