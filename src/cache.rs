@@ -217,7 +217,7 @@ impl Cache {
         }
     }
 
-    /// Forgets a session, into which messages were imported: what is held may lack some. A warm-up of it under way is
+    /// Forgets a session of which what is held may lack some: messages were imported. A warm-up of it under way is
     /// discarded.
     pub fn forget(&self, session: &SessionId) {
         let mut inner = self.inner.lock().expect("no holder panics");

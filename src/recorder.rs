@@ -337,6 +337,10 @@ impl<D: Disk> Outlets<D> {
             let entered = enter(run[0].0, session);
             let appended = self.transcripts.append(session, run);
             drop(entered);
+            if appended == AppendOutcome::WrittenBehindUnended {
+                // What is held lacks that line.
+                self.cache.forget(session);
+            }
             for (index, (sequence, message)) in run.iter().enumerate() {
                 let _entered = enter(*sequence, session);
                 self.cache_one(message, index == 0 && appended == AppendOutcome::Written { first_ever: true });

@@ -156,6 +156,8 @@ pub enum AppendOutcome {
         /// The transcript was made for them.
         first_ever: bool,
     },
+    /// The lines are written behind one that lacked its end, which no reader saw, and all see from now on.
+    WrittenBehindUnended,
     /// The session is stale.
     Stale,
 }
@@ -227,7 +229,7 @@ impl<D: Disk> Transcripts<D> {
         let written = self.write(&mut open, session, messages);
         self.close_beyond_share(&mut open);
         match written {
-            Ok(first_ever) => AppendOutcome::Written { first_ever },
+            Ok(outcome) => outcome,
             Err(e) => {
                 log::warn!("the transcript of {session} becomes stale: {e}");
                 open.stale.insert(session.clone(), Stale::of(*first, *last));
@@ -243,7 +245,7 @@ impl<D: Disk> Transcripts<D> {
         open: &mut OpenTranscripts<D>,
         session: &SessionId,
         messages: &[(u64, &Arc<Message>)],
-    ) -> io::Result<bool> {
+    ) -> io::Result<AppendOutcome> {
         let expected_len = if open.files.contains(session) { 0 } else { self.expected_len(open, session) };
         let OpenTranscripts { files, lines, .. } = open;
         let transcript = match files.get_mut(session) {
@@ -259,14 +261,17 @@ impl<D: Disk> Transcripts<D> {
             lines.extend_from_slice(message.line());
             lines.push(b'\n');
         }
-        let first_ever = transcript.bytes == 0;
+        let outcome = match transcript.torn {
+            true => AppendOutcome::WrittenBehindUnended,
+            false => AppendOutcome::Written { first_ever: transcript.bytes == 0 },
+        };
         if let Err(e) = transcript.append(lines) {
             if let Some(closed) = files.pop(session) {
                 self.close(&mut open.lost, session.clone(), &closed);
             }
             return Err(e);
         }
-        Ok(first_ever)
+        Ok(outcome)
     }
 
     /// A last look at a transcript that is closed.

@@ -241,3 +241,25 @@ fn what_was_erased_is_no_loss() {
         }
     }
 }
+
+#[test]
+fn a_last_line_without_its_end_is_there_for_all_once_the_next_ends_it() {
+    let mut server = Server::start(options());
+    fill(&mut server.client(), "s", 0..1, 10);
+    wait_for_the_checkpoint(&server);
+    server.sigterm_and_wait();
+    let chats = server.data().join("cache/chat_sessions");
+    let line = fs::read_to_string(chats.join("s.jsonl")).unwrap();
+    // As an editor leaves it that writes no last newline.
+    fs::write(chats.join("put.jsonl"), line.trim_end().replace("\"s\"", "\"put\"")).unwrap();
+    server.restart();
+    let mut client = server.client();
+    // This brings the session into memory, without that line.
+    client.history("put", "");
+    fill(&mut client, "put", 1..2, 10);
+    let page = client.history("put", "");
+    let texts = page["messages"].as_array().unwrap().iter().map(|message| message["text"].as_str().unwrap());
+    assert_eq!(texts.collect::<Vec<_>>(), ["m0 xxxxxxxxxx", "m1 xxxxxxxxxx"], "{page}");
+    let listed = client.get("/api/chat/sessions/put").expect(200);
+    assert_eq!(listed["messages"], 2, "{listed}");
+}
