@@ -399,3 +399,36 @@ fn a_sweep_that_cannot_sync_its_source_leaves_it_to_a_rebuild() {
     assert_eq!(expire_tests::sweep(&transcripts).0.rewritten, 1);
     assert_eq!(numbers(&transcripts, &session), [7, 8, 9]);
 }
+
+#[test]
+fn what_is_imported_while_a_rebuild_goes_on_stands_in_its_place() {
+    for suspect in [false, true] {
+        let fixture = Fixture::new();
+        let Fixture { transcripts, session, .. } = &fixture;
+        fixture.fill(9..=9);
+        if suspect {
+            transcripts.mark_stale(session, 9, 9);
+        }
+        transcripts.imported(session, 10, 11);
+        // Each round finds two more, older than the line that the file ends with.
+        let mut published = 9;
+        let mut feed = |after: u64, take: Take<'_>| {
+            published = (published + 2).min(15);
+            for sequence in after + 1..=published {
+                match sequence {
+                    9 => take(9, &message(9), Provenance::Recorded),
+                    _ => take(sequence, &message(sequence - 9), Provenance::Imported),
+                }
+            }
+            let next = (published + 1).min(15);
+            transcripts.imported(session, next, next);
+            Ok(published)
+        };
+        while transcripts.first_lacking().is_some() {
+            transcripts.rebuild(&mut feed).unwrap();
+        }
+        let lines = fs::read_to_string(fixture.path()).unwrap();
+        let ids: Vec<Id> = lines.lines().map(|line| Message::id_of_line(line.as_bytes()).unwrap()).collect();
+        assert_eq!(ids, [1, 2, 3, 4, 5, 6, 9].map(id), "suspect: {suspect}");
+    }
+}

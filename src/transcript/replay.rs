@@ -52,6 +52,8 @@ pub struct Replay<'a, D: Disk> {
     appended: u64,
     /// The noted lengths of the sessions that it meets were revoked.
     are_forgotten: bool,
+    /// A message that belongs before other lines is left to the next rebuild.
+    at_ends_only: bool,
     /// Why a transcript failed: the first such fault.
     fault: Option<io::Error>,
 }
@@ -82,7 +84,7 @@ enum Agreement {
     Ended,
     /// It is being rewritten.
     Merging(Merge),
-    /// It could not be written.
+    /// It could not be written, or is left to the next rebuild.
     Failed,
 }
 
@@ -116,6 +118,7 @@ impl<D: Disk> Transcripts<D> {
             open,
             appended: 0,
             are_forgotten: false,
+            at_ends_only: false,
             fault: None,
         }
     }
@@ -144,7 +147,9 @@ impl<D: Disk> Transcripts<D> {
             if provenance == Provenance::Recorded {
                 met.message(message);
             }
-            replay.one_of(&pending, sequence, message);
+            if let Some(stale) = pending.get(message.session()) {
+                replay.take(sequence, message, stale.suspect);
+            }
         })?;
         for (session, first, last) in replay.reconcile() {
             self.mark_stale(&session, first, last);
@@ -153,13 +158,18 @@ impl<D: Disk> Transcripts<D> {
         self.end_search(&met, pending.keys())?;
         // From here on nothing is synced, so that this catches up with a busy session: the worker has not taken these
         // messages yet, and will sync them.
+        replay.at_ends_only = true;
         let (mut reached, begun) = (durable, pending.clone());
         for _ in 0..ROUNDS_MAX {
             self.release(&mut pending, reached);
             if pending.is_empty() {
                 break;
             }
-            reached = feed(reached, &mut |sequence, message, _| replay.one_of(&pending, sequence, message))?;
+            reached = feed(reached, &mut |sequence, message, _| {
+                if pending.contains_key(message.session()) {
+                    replay.message(sequence, message);
+                }
+            })?;
             replay.follow_waiting();
             pending.retain(|session, _| replay.is_up_to_date(session));
         }
@@ -215,12 +225,6 @@ impl<D: Disk> Transcripts<D> {
 }
 
 impl<D: Disk> Replay<'_, D> {
-    fn one_of(&mut self, wanted: &HashMap<SessionId, Stale>, sequence: u64, message: &Message) {
-        if let Some(stale) = wanted.get(message.session()) {
-            self.take(sequence, message, stale.suspect);
-        }
-    }
-
     /// Takes the next message of a session whose transcript is not suspect.
     pub fn message(&mut self, sequence: u64, message: &Message) {
         self.take(sequence, message, false);
@@ -313,6 +317,9 @@ impl<D: Disk> Replay<'_, D> {
     }
 
     fn merge_from(&mut self, offset: u64, message: &Message) -> io::Result<Agreement> {
+        if self.at_ends_only {
+            return Ok(Agreement::Failed);
+        }
         let merge = self.transcripts.begin_merge(message.session(), offset)?;
         self.follow(Agreement::Merging(merge), message, false)
     }
@@ -387,7 +394,8 @@ impl<D: Disk> Replay<'_, D> {
             seen.place = match std::mem::replace(&mut seen.place, Agreement::Ended) {
                 Agreement::Merging(_) if !may_rename => Agreement::Failed,
                 Agreement::Merging(merge) => match self.transcripts.end_merge(merge) {
-                    Ok(()) => Agreement::Ended,
+                    // The file may have lines behind those that were merged.
+                    Ok(()) => Agreement::Unknown,
                     Err(e) => {
                         self.fault.get_or_insert(e);
                         Agreement::Failed
