@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use crate::config::Config;
 use crate::disk::{Disk, RealDisk};
 use crate::hub::Hub;
-use crate::journal::{AppendError, Journal};
+use crate::journal::{AppendError, Journal, JournalStats};
 use crate::message::{Expiry, Id, Message, SessionId, Timestamp};
 use crate::recorder::Recorder;
 use crate::transcript::Transcripts;
@@ -227,20 +227,23 @@ impl<D: Disk> Importer<D> {
         Ok(there)
     }
 
-    /// Waits until what is not drained takes less than half of the journal. What the window holds back is brought up first.
+    /// Waits until what is not drained takes less than half of the journal, and all that it holds leaves room to others. What
+    /// the window holds back is brought up first.
     fn wait_for_room(&self, goes_on: &dyn Fn() -> bool) -> Result<(), ImportError> {
         let mut least = u64::MAX;
         let mut since = Instant::now();
         loop {
-            let undrained = self.journal.stats().undrained_bytes;
-            if undrained <= self.journal_bytes_max / 2 {
+            let JournalStats { undrained_bytes, bytes, .. } = self.journal.stats();
+            // Drained segments are dropped down to three quarters.
+            if undrained_bytes <= self.journal_bytes_max / 2 && bytes <= self.journal_bytes_max / 16 * 13 {
                 return Ok(());
             }
+            let held = undrained_bytes + bytes;
             if least == u64::MAX {
                 self.finish(goes_on)?;
             }
-            if undrained < least {
-                (least, since) = (undrained, Instant::now());
+            if held < least {
+                (least, since) = (held, Instant::now());
             } else if since.elapsed() > self.patience {
                 return Err(ImportError::Backlog(self.patience));
             }

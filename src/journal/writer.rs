@@ -366,7 +366,7 @@ impl<D: Disk> Writer<D> {
         let used = listed + extra_bytes;
         if used + file_bytes > self.settings.config.max_bytes {
             return Err(AppendError::Full(format!(
-                "the journal holds {used} bytes that are not drained yet, and journal.max_bytes is {}",
+                "the journal holds {used} bytes, and journal.max_bytes is {}",
                 self.settings.config.max_bytes
             )));
         }
