@@ -398,7 +398,7 @@ fn an_import_larger_than_a_small_journal_leaves_room_for_others() {
             });
             let reply = import(&mut server.client(), "", &body);
             is_over.store(true, Ordering::Relaxed);
-            assert_eq!(counts(&reply), (count as u64, 0, 0));
+            assert_eq!(counts(&reply), (count, 0, 0));
             beside.join().unwrap();
         });
         assert_eq!(whole(&mut server.client(), "s", 500), texts);
