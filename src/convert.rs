@@ -32,6 +32,7 @@ use serde_json::Value;
 
 pub use format::{ConvertError, ImportFormat, UnknownImportFormat};
 pub use line::{LineSink, Placing};
+pub use source::STACK_BYTES;
 
 use documents::Documents;
 use source::ValueSource;
@@ -40,7 +41,7 @@ use tree::ForeignConversation;
 /// How a ZIP begins.
 const ZIP: &[u8] = b"PK\x03\x04";
 
-/// Converts a file. `from`: its format; without it that is found out by its first value.
+/// Converts a file. `from`: its format; without it that is found out by its first value. Needs a stack of [`STACK_BYTES`].
 ///
 /// # Errors
 /// See [`ConvertError`].

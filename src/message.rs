@@ -11,6 +11,7 @@
 //!
 //! Knows nothing of files, sockets or responders.
 
+mod characters;
 mod expiry;
 mod id;
 mod line;
@@ -19,6 +20,7 @@ mod session;
 mod timestamp;
 mod value;
 
+pub use characters::whole_characters;
 pub use expiry::Expiry;
 pub use id::{Id, IdGenerator, InvalidId};
 pub use line::{

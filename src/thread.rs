@@ -5,7 +5,8 @@
 //! nothing of what the threads do.
 
 use std::io;
-use std::thread::{Builder, JoinHandle};
+use std::panic::resume_unwind;
+use std::thread::{Builder, JoinHandle, scope};
 
 /// The stack of our threads, in bytes. Deep enough for the JSON parser's limit of 128 levels, small enough for
 /// thousands of connections (it is address space; only touched pages take memory).
@@ -21,4 +22,15 @@ where
     T: Send + 'static,
 {
     Builder::new().name(name.into()).stack_size(STACK_BYTES).spawn(run)
+}
+
+/// Runs on a thread with a stack of that many bytes, and waits for it.
+///
+/// # Errors
+/// The system gives no such thread; `run` was not called.
+pub fn run_deep<T: Send>(stack_bytes: usize, run: impl FnOnce() -> T + Send) -> io::Result<T> {
+    scope(|threads| {
+        let thread = Builder::new().name("deep".into()).stack_size(stack_bytes).spawn_scoped(threads, run)?;
+        Ok(thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    })
 }

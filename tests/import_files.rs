@@ -199,6 +199,84 @@ fn what_cannot_be_imported_is_told_by_its_number() {
     assert!(code == Some(1) && err.contains("missing.json cannot be read"), "{err}");
 }
 
+/// LibreChat's recursive export of that many messages, each the answer to the one before.
+fn nested(count: usize, id: &str) -> String {
+    let message = |n: usize| {
+        let time = format!("2024-01-01T{:02}:{:02}:{:02}Z", n / 3600, n / 60 % 60, n % 60);
+        format!(r#"{{"messageId":"m{n}","isCreatedByUser":true,"text":"t{n}","createdAt":"{time}","children":["#)
+    };
+    let messages: String = (0..count).map(message).collect();
+    format!(r#"{{"conversationId":"{id}","recursive":true,"messages":[{messages}{}]}}"#, "]}".repeat(count))
+}
+
+#[test]
+fn a_deep_file_is_imported_and_one_that_is_too_deep_is_told() {
+    let server = Server::start(options());
+    for (count, id) in [(500, "deep"), (4_999, "deepest")] {
+        let file = written(&server, "deep.json", &nested(count, id));
+        let (code, out, err) = ran(&server, &["import", file.to_str().unwrap()]);
+        assert_eq!((code, out), (Some(0), format!("imported {count}, already there 0, skipped 0\n")), "{err}");
+    }
+    assert_eq!(shown(&server, "librechat-deep").len(), 50);
+    let deeper = nested(5_000, "deeper");
+    let file = written(&server, "deeper.json", &deeper);
+    let (code, _, err) = ran(&server, &["import", file.to_str().unwrap()]);
+    assert!(code == Some(1) && err.contains("deeper than 10000 levels") && err.contains("\"recursive\""), "{err}");
+    // The rest of an array is imported, and what is deep elsewhere than in LibreChat's answers harms nothing.
+    let depth = 4_990;
+    let (open, close) = ("[".repeat(2 * depth), "]".repeat(2 * depth));
+    let call = format!(r#"{{"role":"user","content":"x","session_id":"s","metadata":{{"a":{open}{close}}}}}"#);
+    let part = format!(r#"{{"messages":[{{"role":"user","content":"x","tool_calls":{open}{close}}}]}}"#);
+    for (name, text, imported, skipped) in [
+        ("array.json", format!("[{deeper},{}]", nested(2, "after")), 2, 1),
+        ("python.jsonl", call, 0, 1),
+        ("openai.jsonl", part, 0, 1),
+    ] {
+        let file = written(&server, name, &text);
+        let (code, out, err) = ran(&server, &["import", file.to_str().unwrap()]);
+        let counts = format!("imported {imported}, already there 0, skipped {skipped} (");
+        assert!(code == Some(1) && out.starts_with(&counts), "{name}: {out}{err}");
+    }
+}
+
+#[test]
+fn a_half_of_a_character_is_replaced_in_every_form() {
+    let server = Server::start(options());
+    let chatgpt = |id: &str, text: &str| {
+        format!(
+            r#"{{"id":"{id}","current_node":"a","mapping":{{"a":{{"id":"a","message":{{"author":{{"role":"user"}},
+            "create_time":1.7e9,"content":{{"content_type":"text","parts":["{text}"]}}}}}}}}}}"#
+        )
+    };
+    let openwebui = |id: &str, text: &str| {
+        format!(
+            r#"{{"id":"{id}","chat":{{"history":{{"currentId":"a","messages":{{"a":{{"role":"user",
+            "content":"{text}","timestamp":1700000000}}}}}}}}}}"#
+        )
+    };
+    let openai = |id: &str, text: &str| {
+        format!(r#"{{"session_id":"openai-{id}","messages":[{{"role":"user","content":"{text}"}}]}}"#)
+    };
+    let langchain = |id: &str, text: &str| {
+        let history = format!(r#"{{"type":"human","data":{{"content":"{text}"}}}}"#);
+        json!({"SessionId": format!("langchain-{id}"), "History": history}).to_string()
+    };
+    let list = |of: &dyn Fn(&str, &str) -> String| format!("[{},{}]", of("cut", r"x \ud83d"), of("next", "y"));
+    let lines = |of: &dyn Fn(&str, &str) -> String| format!("{}\n{}\n", of("cut", r"x \ud83d"), of("next", "y"));
+    for (name, text) in [
+        ("chatgpt", list(&chatgpt)),
+        ("openwebui", list(&openwebui)),
+        ("openai", lines(&openai)),
+        ("langchain", lines(&langchain)),
+    ] {
+        let file = written(&server, name, &text);
+        let (code, out, err) = ran(&server, &["import", file.to_str().unwrap()]);
+        assert_eq!((code, out.as_str()), (Some(0), "imported 2, already there 0, skipped 0\n"), "{name}: {err}");
+        assert_eq!(shown(&server, &format!("{name}-cut")), ["x \u{fffd}"], "{name}");
+        assert_eq!(shown(&server, &format!("{name}-next")), ["y"], "{name}");
+    }
+}
+
 #[test]
 fn what_has_expired_is_left_out_and_said_so() {
     let server = Server::start(Options::default());

@@ -250,9 +250,10 @@ impl Import<'_> {
                 ImportOutcome::Expired => {
                     ("expired", "it is older than mongo.ttl_days; with ttl_days: 0 messages are kept for ever")
                 }
-                ImportOutcome::Erased => {
-                    ("erased", "its session was erased since; with ?as=SESSION it is imported under another name")
-                }
+                ImportOutcome::Erased => (
+                    "erased",
+                    "its session was erased since; under another name it is imported (--as SESSION; over HTTP ?as=SESSION)",
+                ),
                 ImportOutcome::Ahead => ("ahead", "its id is more than five minutes ahead of this server's clock"),
             };
             self.skip(number, reason, detail.to_owned());

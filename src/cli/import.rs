@@ -12,9 +12,10 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use crate::convert::{ConvertError, ImportFormat, LineSink, Placing, convert, convert_file};
+use crate::convert::{ConvertError, ImportFormat, LineSink, Placing, STACK_BYTES, convert, convert_file};
 use crate::doctor::some;
 use crate::message::{Clock, SessionId, Timestamp};
+use crate::thread::run_deep;
 
 use super::args::{Options, ReportFormat};
 use super::client::{Client, Upload};
@@ -33,6 +34,11 @@ const LEFT_OUT: [&str; 2] = ["expired", "erased"];
 
 /// Imports a file.
 pub(super) fn import(options: &Options) -> Result<(), CommandError> {
+    run_deep(STACK_BYTES, || import_deep(options))
+        .unwrap_or_else(|fault| Err(CommandError::Other(format!("no thread can be started: {fault}"))))
+}
+
+fn import_deep(options: &Options) -> Result<(), CommandError> {
     let Some(path) = &options.transfer.file else { return Ok(()) };
     let is_stdin = path == Path::new("-");
     let file = if is_stdin { None } else { Some(open(path)?) };

@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 use crate::message::{Id, SessionId, Timestamp};
 
 use super::line::{ForeignMessage, LineSink, Placing, keep, role_named, session_named, text_of, time_of, under};
+use super::source::value_of;
 
 const LANGCHAIN: &str = "langchain";
 
@@ -106,7 +107,7 @@ fn said(from: &Value) -> Result<ForeignMessage, String> {
 fn langchain_said(from: &Value) -> Result<ForeignMessage, String> {
     let history = match &from["History"] {
         Value::String(text) => {
-            serde_json::from_str(text).map_err(|fault| format!("its `History` is no JSON: {fault}"))?
+            value_of(text.as_bytes()).map_err(|why| format!("its `History` cannot be read: {why}"))?
         }
         other => other.clone(),
     };

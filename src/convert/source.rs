@@ -1,20 +1,27 @@
 //! A file as values, one after the other: the elements of an array, JSON on a line each, or objects over several lines.
 //!
-//! Only one value is in memory, of at most [`VALUE_BYTES_MAX`]. A bad line hides no other; in an array nothing after a fault
-//! can be read.
+//! Only one value is in memory, of at most [`VALUE_BYTES_MAX`]: its text first, then what is read from that. A bad line hides
+//! no other; in an array nothing after a fault can be read.
 
 use std::cell::Cell;
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::rc::Rc;
 
+use serde::Deserialize as _;
 use serde::de::{Deserializer as _, Error as _, SeqAccess, Visitor};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::format::ConvertError;
+use crate::message::whole_characters;
 
 /// The longest value: a conversation, or a line. A file with a longer one is refused there.
 const VALUE_BYTES_MAX: u64 = 256 << 20;
+/// The deepest nesting: 5000 messages in a row of LibreChat's recursive export. What is deeper is skipped, and told.
+const LEVELS_MAX: usize = 10_000;
+/// The stack that reads and walks it, in bytes: address space, of which only touched pages take memory.
+pub const STACK_BYTES: usize = 256 << 20;
 /// Bytes before the first line that is JSON.
 const HEAD_BYTES_MAX: usize = 1 << 20;
 /// Bytes of one read.
@@ -41,7 +48,7 @@ impl<'r> ValueSource<'r> {
             from.consume(3);
         }
         // Lines that are not JSON stand before the first one that is, and are told with their numbers.
-        let mut head = Vec::new();
+        let (mut head, mut unreadable) = (Vec::new(), None);
         loop {
             let at = head.len();
             let left = (HEAD_BYTES_MAX + 1 - at.min(HEAD_BYTES_MAX)) as u64;
@@ -50,17 +57,18 @@ impl<'r> ValueSource<'r> {
             if line.starts_with(b"[") && head[..at].trim_ascii().is_empty() {
                 return Ok(Self::Array(Box::new(Cursor::new(head).chain(from))));
             }
-            match serde_json::from_slice::<Value>(line) {
-                Ok(value) if value.is_object() => {
-                    return Ok(Self::Lines(Box::new(Cursor::new(head).chain(from)), value));
-                }
+            match serde_json::from_slice::<&RawValue>(line) {
+                Ok(_) if line.starts_with(b"{") => match value_of(line) {
+                    Ok(value) => return Ok(Self::Lines(Box::new(Cursor::new(head).chain(from)), value)),
+                    Err(why) => unreadable = unreadable.or(Some(why)),
+                },
                 Err(fault) if fault.is_eof() && line.starts_with(b"{") => {
                     return Ok(Self::Values(Box::new(Cursor::new(head).chain(from))));
                 }
-                _ if is_end || head.len() > HEAD_BYTES_MAX => {
-                    return Err(ConvertError::Unknown(without_json(&head).to_owned()));
-                }
                 _ => {}
+            }
+            if is_end || head.len() > HEAD_BYTES_MAX {
+                return Err(ConvertError::Unknown(unreadable.unwrap_or_else(|| without_json(&head).to_owned())));
             }
         }
     }
@@ -73,10 +81,13 @@ impl<'r> ValueSource<'r> {
             Self::Values(from) => {
                 let (from, left) = Counted::new(from);
                 let mut unit = 0;
-                for value in serde_json::Deserializer::from_reader(from).into_iter::<Value>() {
+                for value in serde_json::Deserializer::from_reader(from).into_iter::<Box<RawValue>>() {
                     left.set(VALUE_BYTES_MAX);
                     unit += 1;
-                    take(unit, Ok(value.map_err(|fault| damaged(unit, fault))?))?;
+                    let text = value.map_err(|fault| damaged(unit, fault))?;
+                    let value = value_of(text.get().as_bytes());
+                    drop(text);
+                    take(unit, value)?;
                 }
                 Ok(())
             }
@@ -94,6 +105,43 @@ fn without_json(head: &[u8]) -> &'static str {
     }
 }
 
+/// The value of a text, its cut characters replaced.
+///
+/// # Errors
+/// It is no JSON, or deeper than [`LEVELS_MAX`]. A shallower one needs a stack of [`STACK_BYTES`].
+pub(super) fn value_of(json: &[u8]) -> Result<Value, String> {
+    if levels(json) > LEVELS_MAX {
+        return Err(format!(
+            "it is nested deeper than {LEVELS_MAX} levels; LibreChat exports it flat without \"recursive\""
+        ));
+    }
+    let json = whole_characters(json);
+    let mut json = serde_json::Deserializer::from_slice(&json);
+    json.disable_recursion_limit();
+    let value = Value::deserialize(&mut json).and_then(|value| json.end().map(|()| value));
+    value.map_err(|fault| format!("it is no JSON: {fault}"))
+}
+
+/// How deep a text is nested.
+fn levels(json: &[u8]) -> usize {
+    let (mut level, mut deepest, mut is_text) = (0_usize, 0, false);
+    let mut bytes = json.iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => is_text = !is_text,
+            // Whatever is escaped ends no text.
+            b'\\' => _ = bytes.next(),
+            b'[' | b'{' if !is_text => {
+                level += 1;
+                deepest = deepest.max(level);
+            }
+            b']' | b'}' if !is_text => level = level.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
 fn each_line(mut from: Box<dyn BufRead + '_>, take: TakeValue<'_>) -> Result<(), ConvertError> {
     let (mut line, mut unit) = (Vec::new(), 0);
     loop {
@@ -107,7 +155,7 @@ fn each_line(mut from: Box<dyn BufRead + '_>, take: TakeValue<'_>) -> Result<(),
         }
         let text = line.trim_ascii();
         if !text.is_empty() {
-            take(unit, serde_json::from_slice(text).map_err(|fault| format!("it is no JSON: {fault}")))?;
+            take(unit, value_of(text))?;
         }
     }
 }
@@ -148,10 +196,12 @@ impl<'de> Visitor<'de> for &mut ArrayVisitor<'_, '_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        while let Some(value) = seq.next_element::<Value>()? {
+        while let Some(text) = seq.next_element::<Box<RawValue>>()? {
             self.left.set(VALUE_BYTES_MAX);
             self.unit += 1;
-            if let Err(why) = (self.take)(self.unit, Ok(value)) {
+            let value = value_of(text.get().as_bytes());
+            drop(text);
+            if let Err(why) = (self.take)(self.unit, value) {
                 self.stopped = Some(why);
                 return Err(A::Error::custom("stopped"));
             }
