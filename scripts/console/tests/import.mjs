@@ -5,26 +5,10 @@ import path from "node:path";
 import { after } from "node:test";
 
 import { assert, test, until } from "../harness.mjs";
+import { more, notes, opened } from "../transfer.mjs";
 
 const folders = [];
 after(() => folders.forEach((folder) => fs.rmSync(folder, { recursive: true, force: true })));
-
-const notes = (page) => page.locator(".toasts");
-
-// A page whose browser has no dialog for files, unless `picker` gives it one.
-async function opened(open, server, { at = "", picker, ...how } = {}) {
-  const page = await open(server, { ...how, blank: true });
-  await page.addInitScript(picker ?? (() => { delete window.showSaveFilePicker; }));
-  await page.goto(`${server.url}/${at}`);
-  if (how.zoom) await page.evaluate((zoom) => document.documentElement.style.setProperty("font-size", `${zoom * 100}%`), how.zoom);
-  return page;
-}
-
-async function more(page, name) {
-  await page.getByRole("button", { name: "More", exact: true }).click();
-  await page.getByRole("menuitem", { name }).click();
-  return page.getByRole("dialog", { name: name.replace("…", "") });
-}
 
 async function imported(page, files) {
   const dialog = await more(page, "Import…");

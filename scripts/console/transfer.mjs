@@ -1,0 +1,18 @@
+// What the tests of export and import share: a page that saves files as links do, its menu, its notes.
+
+export const notes = (page) => page.locator(".toasts");
+
+// A page whose browser has no dialog for files, unless `picker` gives it one.
+export async function opened(open, server, { at = "", picker, ...how } = {}) {
+  const page = await open(server, { ...how, blank: true });
+  await page.addInitScript(picker ?? (() => { delete window.showSaveFilePicker; }));
+  await page.goto(`${server.url}/${at}`);
+  if (how.zoom) await page.evaluate((zoom) => document.documentElement.style.setProperty("font-size", `${zoom * 100}%`), how.zoom);
+  return page;
+}
+
+export async function more(page, name) {
+  await page.getByRole("button", { name: "More", exact: true }).click();
+  await page.getByRole("menuitem", { name }).click();
+  return page.getByRole("dialog", { name: name.replace("…", "") });
+}
