@@ -3,7 +3,7 @@
 //! A responder that answers at once runs inline, and its two messages are recorded side by side with one sync; such a
 //! turn takes no lock here and no other thread. Any other turn takes its session's permit (`turn_queues.rs`) and a slot
 //! (`pool.rs`), records the user's message (`beginning.rs`), and is answered on a thread of its own (`answering.rs`)
-//! while others follow it (`running.rs`) through the hub.
+//! while others follow it (`running.rs`, `follow.rs`) through the hub.
 //!
 //! Invariants: no reply, and no piece of one, is sent before the user's message is durable. A turn with a key that was
 //! used before gets the first turn's answer, and nothing is recorded; if that turn is running, it is joined; if it has
@@ -15,6 +15,7 @@
 mod answering;
 mod beginning;
 mod context;
+mod follow;
 mod given;
 mod pool;
 mod records;
@@ -41,9 +42,10 @@ use crate::recorder::{Durability, ErasureOutcome, Recorder};
 use crate::responder::{Responder, ResponderError};
 
 pub use answering::Replied;
+pub use follow::{Follow, StartedTurn};
 pub use given::{BegunTurn, GivenTurn, PlannedMessage, TurnPlan};
 pub use records::{is_clear, is_help};
-pub use running::{Follow, REPLY_BYTES_MAX, RunningTurn, StartedTurn, TurnProgress};
+pub use running::{REPLY_BYTES_MAX, RunningTurn, TurnProgress};
 pub use turn::{
     NewMessage, Presence, Rewind, RewindTarget, Transport, Turn, TurnClient, TurnEnd, TurnError, TurnOutcome,
     TurnResult, TurnStatus, WhenBusy,

@@ -19,9 +19,10 @@ use crate::permit::Permit;
 
 use super::answering::{Answering, GivenAnswer};
 use super::context::MONGO_WAIT;
+use super::follow::{Follow, StartedTurn};
 use super::pool::{AnswerTask, ResponderSlot};
 use super::records::{self, user_key, user_record, user_records};
-use super::running::{By, Follow, RunningTurn, StartedTurn};
+use super::running::{By, RunningTurn};
 use super::turn::{Rewind, Transport, Turn, TurnClient, TurnError, TurnStatus, WhenBusy};
 use super::turn_queues::{Entered, Holder, TurnPermit};
 use super::{Chat, is_before};

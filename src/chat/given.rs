@@ -19,9 +19,10 @@ use crate::responder::{GivenRequest, PassedOn};
 
 use super::answering::{GivenAnswer, Replied};
 use super::beginning::Retry;
+use super::follow::{Follow, StartedTurn};
 use super::pool::ResponderSlot;
 use super::records::{line, rewind};
-use super::running::{By, Follow, RunningTurn, StartedTurn};
+use super::running::{By, RunningTurn};
 use super::turn::{Rewind, RewindTarget, Transport, TurnClient, TurnError, WhenBusy};
 use super::turn_queues::{Entered, Holder};
 use super::{Chat, PASSED_MAX};

@@ -20,16 +20,16 @@
 
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::config::OnDisconnect;
 use crate::hub::{Hub, TurnEvent as Told, TurnEventKind};
-use crate::journal::{AppendError, IdempotencyKey};
+use crate::journal::IdempotencyKey;
 use crate::message::{Id, SessionId};
 use crate::permit::Permit;
 use crate::responder::Stop;
 
-use super::turn::{Presence, TurnEnd, TurnOutcome, TurnResult, TurnStatus};
+use super::turn::{TurnEnd, TurnResult, TurnStatus};
 
 /// The longest reply, in bytes as its line stores it: a third of the longest line, so that it always fits with
 /// metadata, and as part of a failed reply.
@@ -308,7 +308,7 @@ impl RunningTurn {
     }
 
     /// Waits until it is over, at most until `until`.
-    fn wait_for_end(&self, until: Instant) -> Option<TurnEnd> {
+    pub(super) fn wait_for_end(&self, until: Instant) -> Option<TurnEnd> {
         let left = until.saturating_duration_since(Instant::now());
         let waited = self.changed.wait_timeout_while(self.live(), left, |live| live.end.is_none());
         waited.unwrap_or_else(PoisonError::into_inner).0.end.clone()
@@ -363,7 +363,7 @@ impl RunningTurn {
     }
 
     /// A follower leaves.
-    fn leave(&self) {
+    pub(super) fn leave(&self) {
         let mut live = self.live();
         live.followers = live.followers.saturating_sub(1);
         drop(live);
@@ -395,73 +395,6 @@ impl fmt::Debug for RunningTurn {
     /// Names the turn and leaves out its text.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Running({} in {})", self.user, self.session)
-    }
-}
-
-/// A turn whose user's message is durable.
-#[derive(Debug)]
-pub enum StartedTurn {
-    /// It is over already.
-    Done(TurnOutcome),
-    /// It is being answered.
-    Follow(Follow),
-}
-
-/// A request that follows a turn, and the right to block a thread meanwhile. It leaves when it is dropped.
-#[derive(Debug)]
-pub struct Follow {
-    running: Arc<RunningTurn>,
-    duplicate: bool,
-    /// Given back with it.
-    _waiting: Option<Permit>,
-}
-
-impl Follow {
-    pub(super) fn new(running: Arc<RunningTurn>, duplicate: bool, waiting: Option<Permit>) -> Self {
-        Self { running, duplicate, _waiting: waiting }
-    }
-
-    /// The turn.
-    #[must_use]
-    pub fn running(&self) -> &Arc<RunningTurn> {
-        &self.running
-    }
-
-    /// The key was used before: the user's message was not recorded now.
-    #[must_use]
-    pub fn is_duplicate(&self) -> bool {
-        self.duplicate
-    }
-
-    /// Waits for the end. `None`: the client is gone; the turn goes on, or is stopped if nobody follows it and it is to be.
-    ///
-    /// # Errors
-    /// [`AppendError`]: the user's message is recorded; whether the reply is, is unknown. A retry with the key gets it.
-    pub fn wait(&self, client: Presence<'_>) -> Option<Result<TurnOutcome, AppendError>> {
-        // The responder's deadline bounds it.
-        let far = Duration::from_secs(3600);
-        loop {
-            if let Some(end) = self.running.wait_for_end(client.next_look(Instant::now() + far)) {
-                return Some(self.outcome(&end));
-            }
-            if client.is_gone() {
-                return None;
-            }
-        }
-    }
-
-    /// The outcome of an end for this request.
-    ///
-    /// # Errors
-    /// See [`Follow::wait`].
-    pub fn outcome(&self, end: &TurnEnd) -> Result<TurnOutcome, AppendError> {
-        TurnOutcome::of(self.running.user, end, self.duplicate)
-    }
-}
-
-impl Drop for Follow {
-    fn drop(&mut self) {
-        self.running.leave();
     }
 }
 
