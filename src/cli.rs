@@ -11,6 +11,7 @@
 //! say.rs      one message, the reply as it comes
 //! stop.rs     ends the answer in a session
 //! show.rs     status, history, tail
+//! status_lines.rs  a status for people
 //! backup.rs   copies the data
 //! resend.rs   has a server send to MongoDB again
 //! search.rs   finds messages by their words
@@ -39,6 +40,7 @@ mod search;
 mod sessions;
 mod show;
 mod start_lines;
+mod status_lines;
 mod stop;
 mod verify;
 

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `subscribers.rs` | the subscribers of one socket thread, by session |
 //! | `subscriber.rs`, `subscriber/` | one subscriber: its welcome, what it missed, live events, its own messages and their acks |
-//! | `wire.rs` | the JSON, both ways |
+//! | `client_request.rs`, `wire.rs` | the JSON, from clients and to them |
 //! | `replay.rs` | reads what a subscriber missed |
 //! | `services.rs`, `job_queue.rs` | the jobs that a socket thread hands to workers, and their results |
 //! | `workers.rs` | these workers |
@@ -17,6 +17,7 @@
 //!
 //! Knows nothing of frames. Only its own thread calls a [`Subscribers`].
 
+mod client_request;
 mod event_streams;
 mod job_queue;
 mod replay;

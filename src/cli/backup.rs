@@ -13,8 +13,8 @@ use crate::doctor::{self, DataLocation, Task, size, some};
 use super::args::{Options, ReportFormat};
 use super::client::{Client, ClientError, Request, Wait};
 use super::load::load_using;
-use super::screen::{CommandError, print};
-use super::show::{client, number};
+use super::screen::{CommandError, number, print};
+use super::show::client;
 
 /// How long a server may take: a terabyte on a slow disk.
 const COPY_TIMEOUT: Duration = Duration::from_secs(86_400);

@@ -20,8 +20,8 @@ use crate::thread::run_deep;
 use super::args::{Options, ReportFormat};
 use super::client::{Client, Upload};
 use super::progress::ProgressLine;
-use super::screen::{CommandError, note, print};
-use super::show::{client, encoded, number};
+use super::screen::{CommandError, note, number, print};
+use super::show::{client, encoded};
 
 /// The longest that the server may take no line, or give no reply: it waits for a drain, and sorts transcripts at the end.
 const SERVER_TIMEOUT: Duration = Duration::from_secs(1800);

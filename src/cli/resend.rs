@@ -11,8 +11,8 @@ use crate::doctor::some;
 
 use super::args::{Options, ReportFormat};
 use super::client::{Client, Request, Wait};
-use super::screen::{CommandError, note, print, visible};
-use super::show::{client, number, status_of, word};
+use super::screen::{CommandError, note, number, print, visible, word};
+use super::show::{client, status_of};
 
 /// How long the server may take to begin.
 const BEGIN_TIMEOUT: Duration = Duration::from_secs(60);

@@ -6,6 +6,8 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use serde_json::Value;
+
 use crate::logging;
 
 use super::client::ClientError;
@@ -103,6 +105,16 @@ pub(super) fn warn(text: &str) {
 
 fn tell(kind: &str, text: &str) {
     let _ = io::stderr().write_all(format!("{kind}: {}\n", logging::escaped(text)).as_bytes());
+}
+
+/// A text of the server.
+pub(super) fn word(value: &Value) -> String {
+    visible(value.as_str().unwrap_or("unknown"))
+}
+
+/// A number of the server.
+pub(super) fn number(value: &Value) -> u64 {
+    value.as_u64().unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -10,9 +10,9 @@ use crate::logging::{self, EnteredRequest, RequestId};
 use crate::message::{Clock, Id, Origin, SessionId, Timestamp};
 use crate::swap::Swap;
 
+use super::client_request::Say;
 use super::job_queue::JobQueue;
 use super::replay::ReplayPage;
-use super::wire::Say;
 
 /// A job: read what follows a message.
 pub(super) struct Missed {

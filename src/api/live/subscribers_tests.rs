@@ -12,8 +12,8 @@ use crossbeam_channel::Sender;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::client_request::Say;
 use super::services::{Completions, Recipient, SentMessage};
-use super::wire::Say;
 use super::*;
 use crate::access::{Access, Principal};
 use crate::api::{Joining, Outbox, Payload, SharedBytes, SocketHandler, SocketId, Wake};

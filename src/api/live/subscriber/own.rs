@@ -12,7 +12,8 @@
 use crate::api::SharedBytes;
 use crate::message::{Id, Origin};
 
-use super::super::wire::{self, Notice, Say};
+use super::super::client_request::Say;
+use super::super::wire::{self, Notice};
 
 /// The messages that one subscriber has under way.
 #[derive(Default)]

@@ -5,8 +5,9 @@ use crate::api::{Payload, Problem};
 use crate::chat::{TurnError, TurnOutcome};
 use crate::message::Id;
 
+use super::super::client_request::{self, ClientRequest, Say};
 use super::super::services::SentMessage;
-use super::super::wire::{self, Activity, ClientRequest, Say};
+use super::super::wire::{self, Activity};
 use super::own::Saying;
 use super::{Subscriber, SubscriberContext, SubscriberPhase};
 
@@ -17,7 +18,7 @@ impl Subscriber {
             return context.send(&wire::error(&problem, None));
         }
         let may_write = self.caller.access() >= Access::Write;
-        match wire::read(bytes) {
+        match client_request::read(bytes) {
             Err(fault) => context.send(&fault),
             Ok(ClientRequest::Say(say)) if may_write => self.say(say, context),
             Ok(ClientRequest::Stop(client_id)) if may_write => self.stop(client_id.as_deref(), context),
