@@ -225,6 +225,16 @@ impl<D: Disk> JournalState<D> {
         }
     }
 
+    /// Messages are taken again: from now on, not only once the pause after the last refusal is over. While a thread leads,
+    /// whose batch may be refused, nothing is known; the next look tells.
+    pub(super) fn end_refusal(&self) {
+        let mut queue = self.queue.lock().expect("no holder panics");
+        if !queue.leading {
+            queue.refusing = None;
+            self.condition.refusing.store(false, Ordering::Relaxed);
+        }
+    }
+
     /// Tries to make a failed journal writable again without waiting for an append. Does nothing while a thread leads:
     /// the leader does the same.
     pub(super) fn mend(&self) {

@@ -120,7 +120,7 @@ impl<D: Disk> Journal<D> {
             .and_then(|()| if refuses { segment::rename_spare(disk, folder) } else { Ok(()) });
         match &ready {
             Ok(()) if refuses && self.stats().bytes + bytes <= self.shared.config.max_bytes => {
-                condition.refusing.store(false, Ordering::Relaxed);
+                self.shared.end_refusal();
             }
             Ok(()) => {}
             Err(e) if refuses => condition.refused(&AppendError::from_io(e)),

@@ -106,12 +106,8 @@ fn a_journal_without_room_says_so_until_there_is_some() {
     assert!(journal.prune(journal.published(), Timestamp::from_micros(0)).unwrap() > 0);
     journal.maintain().unwrap();
     assert!(journal.refusal().is_none());
-    // For a moment after a refusal, appends are refused at once; then they work again.
-    let deadline = std::time::Instant::now() + Duration::from_secs(60);
-    while journal.append(vec![draft("after")]).and_then(|(ticket, _)| journal.commit(ticket)).is_err() {
-        assert!(std::time::Instant::now() < deadline, "room was made and is not used");
-        std::thread::yield_now();
-    }
+    let taken = journal.append(vec![draft("after")]).and_then(|(ticket, _)| journal.commit(ticket));
+    assert!(taken.is_ok(), "it says that it takes messages: {taken:?}");
 }
 
 #[test]
