@@ -10,8 +10,8 @@
 //! | `openwebui` | the JSON of an export | `openwebui.rs` |
 //! | `librechat` | the JSON of an export | `librechat.rs` |
 //!
-//! A file is read value by value (`source.rs`); a conversation with branches becomes messages and rewinds (`tree.rs`). The
-//! same file gives the same lines every time, with the same ids. Knows nothing of servers.
+//! A file is read value by value (`source.rs`, `split.rs`); a conversation with branches becomes messages and rewinds
+//! (`tree.rs`). The same file gives the same lines every time, with the same ids. Knows nothing of servers.
 
 mod chatgpt;
 mod documents;
@@ -21,6 +21,7 @@ mod line;
 mod openai;
 mod openwebui;
 mod source;
+mod split;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -40,6 +41,8 @@ use tree::ForeignConversation;
 
 /// How a ZIP begins.
 const ZIP: &[u8] = b"PK\x03\x04";
+/// The most values of no known form before the first that tells the file's.
+const UNKNOWN_MAX: usize = 100;
 
 /// Converts a file. `from`: its format; without it that is found out by its first value. Needs a stack of [`STACK_BYTES`].
 ///
@@ -77,8 +80,7 @@ pub fn convert(
     placing: &Placing,
     to: &mut dyn LineSink,
 ) -> Result<(), ConvertError> {
-    let mut converter = Converter { format, placing, to, documents: Documents::default(), before: 0 };
-    converter.read(from)
+    Converter::new(format, placing, to).read(from)
 }
 
 /// The conversations of ChatGPT's ZIP.
@@ -96,7 +98,7 @@ fn convert_zip(file: File, placing: &Placing, to: &mut dyn LineSink) -> Result<(
     }
     let format = Some(ImportFormat::ChatGpt);
     to.is(ImportFormat::ChatGpt);
-    let mut converter = Converter { format, placing, to, documents: Documents::default(), before: 0 };
+    let mut converter = Converter::new(format, placing, to);
     for name in names {
         converter.read(archive.by_name(&name).map_err(damaged)?)?;
     }
@@ -116,14 +118,20 @@ struct Converter<'a> {
     documents: Documents,
     /// Units of the files before.
     before: u64,
+    /// Values before the first whose form is known, and what the first of them is.
+    unknown: (usize, String),
 }
 
-impl Converter<'_> {
+impl<'a> Converter<'a> {
+    fn new(format: Option<ImportFormat>, placing: &'a Placing, to: &'a mut dyn LineSink) -> Self {
+        let (documents, unknown) = (Documents::default(), (0, String::new()));
+        Self { format, placing, to, documents, before: 0, unknown }
+    }
+
     fn read(&mut self, from: impl Read) -> Result<(), ConvertError> {
         let source = ValueSource::open(from)?;
         if let ValueSource::Lines(from, first) = source {
-            let format = self.known(&first)?;
-            if format == ImportFormat::Chatkeep {
+            if self.known(&first) == Some(ImportFormat::Chatkeep) {
                 return self.pass_on(from);
             }
             return self.each(ValueSource::Lines(from, first));
@@ -138,21 +146,35 @@ impl Converter<'_> {
             self.value(before + unit, value)
         });
         self.before = before + last;
-        read
+        match &mut self.unknown {
+            (1.., first) if self.format.is_none() && read.is_ok() => Err(ConvertError::Unknown(std::mem::take(first))),
+            _ => read,
+        }
     }
 
-    /// The format, once the first value is there; told when it was not given.
-    fn known(&mut self, value: &Value) -> Result<ImportFormat, ConvertError> {
-        if let Some(format) = self.format {
-            return Ok(format);
+    /// The format, once a value is there that tells it; told when it was not given.
+    fn known(&mut self, value: &Value) -> Option<ImportFormat> {
+        if self.format.is_none() {
+            self.format = ImportFormat::of(value);
+            self.format.into_iter().for_each(|format| self.to.is(format));
         }
-        let format = ImportFormat::of(value).ok_or_else(|| {
-            let names: Vec<&str> = value.as_object().into_iter().flatten().map(|(name, _)| &**name).take(8).collect();
-            ConvertError::Unknown(format!("its first value has the fields {}", names.join(", ")))
-        })?;
-        self.format = Some(format);
-        self.to.is(format);
-        Ok(format)
+        self.format
+    }
+
+    /// A value before any that tells the format; of many the file is none of the formats.
+    fn unknown(&mut self, unit: u64, value: &Value) -> Result<(), ConvertError> {
+        let names: Vec<&str> = value.as_object().into_iter().flatten().map(|(name, _)| &**name).take(8).collect();
+        let what = match value {
+            Value::Object(_) => format!("has the fields {}", names.join(", ")),
+            _ => "is no object".to_owned(),
+        };
+        match self.unknown.0 {
+            0 => self.unknown.1 = format!("its first value {what}"),
+            UNKNOWN_MAX.. => return Err(ConvertError::Unknown(std::mem::take(&mut self.unknown.1))),
+            _ => {}
+        }
+        self.unknown.0 += 1;
+        self.to.failed(unit, format!("it is of no known form: it {what}")).map_err(ConvertError::Sink)
     }
 
     fn value(&mut self, unit: u64, value: Result<Value, String>) -> Result<(), ConvertError> {
@@ -160,7 +182,8 @@ impl Converter<'_> {
             Ok(value) => value,
             Err(why) => return self.to.failed(unit, why).map_err(ConvertError::Sink),
         };
-        let (placing, format) = (self.placing, self.known(&value)?);
+        let Some(format) = self.known(&value) else { return self.unknown(unit, &value) };
+        let placing = self.placing;
         let conversation: Result<ForeignConversation, String> = match format {
             ImportFormat::ChatGpt => chatgpt::conversation(&value),
             ImportFormat::OpenWebUi => openwebui::conversation(&value),

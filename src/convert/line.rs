@@ -11,7 +11,7 @@ use super::format::ImportFormat;
 
 /// Where lines go. A unit is what a file is counted in: its lines, or its conversations, from 1.
 pub trait LineSink {
-    /// Told once, before everything else: what the file is.
+    /// Told once, before any line: what the file is.
     fn is(&mut self, format: ImportFormat);
 
     /// Takes a line of the form that `POST /api/chat/import` reads, without its end.

@@ -1,23 +1,18 @@
 //! A file as values, one after the other: the elements of an array, JSON on a line each, or objects over several lines.
 //!
-//! Only one value is in memory, of at most [`VALUE_BYTES_MAX`]: its text first, then what is read from that. A bad line hides
-//! no other; in an array nothing after a fault can be read.
+//! Only one value is in memory, of at most [`VALUE_BYTES_MAX`]: its text first, then what is read from that, which takes about
+//! four times as much. A bad value hides no other.
 
-use std::cell::Cell;
-use std::fmt;
-use std::io::{self, BufRead, BufReader, Cursor, Read};
-use std::rc::Rc;
+use std::io::{BufRead, BufReader, Cursor, Read};
 
 use serde::Deserialize as _;
-use serde::de::{Deserializer as _, Error as _, SeqAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::format::ConvertError;
+use super::split::{ReadValue, VALUE_BYTES_MAX, ValueReader, too_long};
 use crate::message::whole_characters;
 
-/// The longest value: a conversation, or a line. A file with a longer one is refused there.
-const VALUE_BYTES_MAX: u64 = 256 << 20;
 /// The deepest nesting: 5000 messages in a row of LibreChat's recursive export. What is deeper is skipped, and told.
 const LEVELS_MAX: usize = 10_000;
 /// The stack that reads and walks it, in bytes: address space, of which only touched pages take memory.
@@ -76,21 +71,9 @@ impl<'r> ValueSource<'r> {
     /// Hands out every value.
     pub(super) fn each(self, take: TakeValue<'_>) -> Result<(), ConvertError> {
         match self {
-            Self::Array(from) => each_element(from, take),
+            Self::Array(from) => each_element(ValueReader::of_array(from).map_err(ConvertError::Read)?, take),
             Self::Lines(from, _) => each_line(from, take),
-            Self::Values(from) => {
-                let (from, left) = Counted::new(from);
-                let mut unit = 0;
-                for value in serde_json::Deserializer::from_reader(from).into_iter::<Box<RawValue>>() {
-                    left.set(VALUE_BYTES_MAX);
-                    unit += 1;
-                    let text = value.map_err(|fault| damaged(unit, fault))?;
-                    let value = value_of(text.get().as_bytes());
-                    drop(text);
-                    take(unit, value)?;
-                }
-                Ok(())
-            }
+            Self::Values(from) => each_element(ValueReader::in_turn(from), take),
         }
     }
 }
@@ -147,11 +130,14 @@ fn each_line(mut from: Box<dyn BufRead + '_>, take: TakeValue<'_>) -> Result<(),
     loop {
         line.clear();
         unit += 1;
-        if (&mut from).take(VALUE_BYTES_MAX).read_until(b'\n', &mut line).map_err(ConvertError::Read)? == 0 {
+        if (&mut from).take(VALUE_BYTES_MAX as u64).read_until(b'\n', &mut line).map_err(ConvertError::Read)? == 0 {
             return Ok(());
         }
-        if line.len() as u64 == VALUE_BYTES_MAX && !line.ends_with(b"\n") {
-            return Err(ConvertError::Damaged(unit, format!("it has more than {VALUE_BYTES_MAX} bytes")));
+        if line.len() == VALUE_BYTES_MAX && !line.ends_with(b"\n") {
+            line = Vec::new();
+            from.skip_until(b'\n').map_err(ConvertError::Read)?;
+            take(unit, Err(too_long()))?;
+            continue;
         }
         let text = line.trim_ascii();
         if !text.is_empty() {
@@ -160,76 +146,17 @@ fn each_line(mut from: Box<dyn BufRead + '_>, take: TakeValue<'_>) -> Result<(),
     }
 }
 
-fn each_element(from: Box<dyn BufRead + '_>, take: TakeValue<'_>) -> Result<(), ConvertError> {
-    let (from, left) = Counted::new(from);
-    let mut elements = ArrayVisitor { take, left: &left, unit: 0, stopped: None };
-    let mut json = serde_json::Deserializer::from_reader(from);
-    let read = json.deserialize_seq(&mut elements).and_then(|()| json.end());
-    let ArrayVisitor { unit, stopped, .. } = elements;
-    match (stopped, read) {
-        (Some(why), _) => Err(why),
-        (None, Err(fault)) => Err(damaged(unit + 1, fault)),
-        (None, Ok(())) => Ok(()),
+fn each_element(mut values: ValueReader<impl BufRead>, take: TakeValue<'_>) -> Result<(), ConvertError> {
+    for unit in 1.. {
+        let cut = |why: &str| Err(ConvertError::Damaged(unit, why.to_owned()));
+        let value = match values.next().map_err(ConvertError::Read)? {
+            ReadValue::Text(text) => value_of(&text),
+            ReadValue::TooLong => Err(too_long()),
+            ReadValue::Cut => return cut("the file ends before it does"),
+            ReadValue::Behind => return cut("something follows the list that the file began with"),
+            ReadValue::End => break,
+        };
+        take(unit, value)?;
     }
-}
-
-fn damaged(unit: u64, fault: serde_json::Error) -> ConvertError {
-    match fault.io_error_kind() {
-        Some(_) => ConvertError::Read(fault.into()),
-        None => ConvertError::Damaged(unit, fault.to_string()),
-    }
-}
-
-/// Hands each element of an array on before the next is read.
-struct ArrayVisitor<'a, 't> {
-    take: TakeValue<'t>,
-    left: &'a Cell<u64>,
-    unit: u64,
-    stopped: Option<ConvertError>,
-}
-
-impl<'de> Visitor<'de> for &mut ArrayVisitor<'_, '_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an array")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        while let Some(text) = seq.next_element::<Box<RawValue>>()? {
-            self.left.set(VALUE_BYTES_MAX);
-            self.unit += 1;
-            let value = value_of(text.get().as_bytes());
-            drop(text);
-            if let Err(why) = (self.take)(self.unit, value) {
-                self.stopped = Some(why);
-                return Err(A::Error::custom("stopped"));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Reads on only as long as the value in hand is not too long.
-struct Counted<R> {
-    from: R,
-    left: Rc<Cell<u64>>,
-}
-
-impl<R> Counted<R> {
-    fn new(from: R) -> (Self, Rc<Cell<u64>>) {
-        let left = Rc::new(Cell::new(VALUE_BYTES_MAX));
-        (Self { from, left: Rc::clone(&left) }, left)
-    }
-}
-
-impl<R: Read> Read for Counted<R> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let read = self.from.read(into)?;
-        match self.left.get().checked_sub(read as u64) {
-            Some(left) => self.left.set(left),
-            None => return Err(io::Error::other(format!("a value in it has more than {VALUE_BYTES_MAX} bytes"))),
-        }
-        Ok(read)
-    }
+    Ok(())
 }
