@@ -199,6 +199,46 @@ fn what_cannot_be_imported_is_told_by_its_number() {
     assert!(code == Some(1) && err.contains("missing.json cannot be read"), "{err}");
 }
 
+#[test]
+fn a_conversation_that_cannot_be_read_hides_no_other() {
+    let server = Server::start(options());
+    let conversation = |id: &str| {
+        format!(
+            r#"{{"id":"{id}","current_node":"a","mapping":{{"a":{{"id":"a","message":{{"author":{{"role":"user"}},
+            "create_time":1.7e9,"content":{{"content_type":"text","parts":["],[{{\""]}}}}}}}}}}"#
+        )
+    };
+    let (one, two, three) = (conversation("one"), conversation("two"), conversation("three"));
+    let text = format!("[null, {{}}, {one}, {{\"mapping\": {{\"a\": NaN}}}}, {two},\n{three}}}, 5]");
+    let file = written(&server, "conversations.json", &text);
+    let (code, out, err) = ran(&server, &["import", file.to_str().unwrap()]);
+    assert_eq!((code, out.as_str()), (Some(1), "imported 2, already there 0, skipped 5 (5 unreadable)\n"), "{err}");
+    for told in [
+        "note: it has an export of ChatGPT",
+        "conversation 1 is skipped: it is of no known form: it is no object",
+        "conversation 2 is skipped: it is of no known form: it has the fields",
+        "conversation 4 is skipped: it is no JSON",
+        "conversation 6 is skipped: it is no JSON",
+        "conversation 7 is skipped: it is no conversation of ChatGPT",
+    ] {
+        assert!(err.contains(told), "{told}: {err}");
+    }
+    assert_eq!(shown(&server, "chatgpt-two"), ["],[{\""]);
+    // Cut in the middle: what is whole is imported.
+    let file = written(&server, "cut.json", &text[..text.len() - 20]);
+    let (code, out, err) = ran(&server, &["import", file.to_str().unwrap()]);
+    assert_eq!((code, out.starts_with("imported 0, already there 2, skipped 3")), (Some(1), true), "{out}{err}");
+    assert!(err.contains("damaged at conversation or line 6: the file ends before it does"), "{err}");
+    for (name, text) in [("numbers.json", "[1, 2]"), ("others.json", "[null, {\"a\": 1}]")] {
+        let file = written(&server, name, text);
+        let (code, out, err) = ran(&server, &["import", file.to_str().unwrap()]);
+        assert!(
+            code == Some(1) && out.is_empty() && err.contains("its first value is no object"),
+            "{name}: {out}{err}"
+        );
+    }
+}
+
 /// LibreChat's recursive export of that many messages, each the answer to the one before.
 fn nested(count: usize, id: &str) -> String {
     let message = |n: usize| {
@@ -286,6 +326,15 @@ fn what_has_expired_is_left_out_and_said_so() {
     let (code, out, err) = ran(&server, &["import", file.to_str().unwrap()]);
     assert_eq!((code, out.as_str()), (Some(0), "imported 1, already there 0, skipped 1 (1 expired)\n"), "{err}");
     assert!(err.contains("line 1 is skipped: ") && err.contains("ttl_days: 0"), "{err}");
+    // Each reason is told once, with the first numbers, and counts all.
+    let line = |n: u64| json!({"session_id": "s", "role": "user", "text": n, "created_at": "2024-01-01T00:00:00Z"});
+    let many: String = (0..1500).map(|n| format!("{}\n", if n == 1200 { line(n) } else { old.clone() })).collect();
+    let many = written(&server, "many.ndjson", &many);
+    let (code, out, err) = ran(&server, &["import", "--from", "chatkeep", many.to_str().unwrap()]);
+    let last = "imported 0, already there 0, skipped 1500 (1499 expired, 1 invalid_field)\n";
+    assert_eq!((code, out.as_str()), (Some(1), last), "{err}");
+    assert_eq!(err.matches("skipped: ").count(), 2, "{err}");
+    assert!(err.contains("lines 1, 2, 3, ") && err.contains(", 20 and others are skipped: it is older"), "{err}");
     // The time of the file, so the same again is the same.
     let (_, out, _) = ran(&server, &["import", file.to_str().unwrap()]);
     assert_eq!(out, "imported 0, already there 1, skipped 1 (1 expired)\n");

@@ -11,7 +11,7 @@
 
 mod lines;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -26,7 +26,7 @@ use super::{BodySource, Problem, Reply, RequestHead, chat, content, json, query}
 
 use lines::BodyLines;
 
-/// Lines that are told with a reason; of more only the number is told.
+/// Lines that are told one by one; of more only how many there are, by reason.
 const SKIPPED_MAX: usize = 1000;
 /// What is recorded as one request, with one sync.
 const BATCH_LINES: usize = 2000;
@@ -75,6 +75,7 @@ struct ImportReply {
     already_there: u64,
     skipped: Vec<SkippedLine>,
     skipped_count: u64,
+    skipped_by_reason: BTreeMap<&'static str, u64>,
 }
 
 /// Where the next line without an id stands in its session.
@@ -110,7 +111,7 @@ struct Import<'a> {
 /// Replies once all is recorded and in its place:
 ///
 /// ```json
-/// {"imported":1,"already_there":0,"skipped":[],"skipped_count":0}
+/// {"imported":1,"already_there":0,"skipped":[],"skipped_count":0,"skipped_by_reason":{}}
 /// ```
 pub fn import(
     importer: &Importer,
@@ -263,6 +264,7 @@ impl Import<'_> {
 
     fn skip(&mut self, line: u64, reason: &'static str, detail: String) {
         self.reply.skipped_count += 1;
+        *self.reply.skipped_by_reason.entry(reason).or_default() += 1;
         if self.reply.skipped.len() < SKIPPED_MAX {
             self.reply.skipped.push(SkippedLine { line, reason, detail });
         }

@@ -27,10 +27,13 @@ use super::show::{client, encoded};
 const SERVER_TIMEOUT: Duration = Duration::from_secs(1800);
 /// Bytes of one chunk.
 const CHUNK_BYTES: usize = 64 << 10;
-/// What could not be imported is told so often; of more only the number.
+/// So many reasons why something could not be imported are told, and so many numbers of lines for each.
 const TOLD_MAX: usize = 20;
 /// Reasons for which the server leaves a good line out.
 const LEFT_OUT: [&str; 2] = ["expired", "erased"];
+
+/// The reason of what this command could not read.
+const UNREADABLE: &str = "unreadable";
 
 /// Imports a file.
 pub(super) fn import(options: &Options) -> Result<(), CommandError> {
@@ -170,12 +173,18 @@ impl Sender {
             skipped.entry(unit).or_insert_with(Vec::new).push((text("reason"), text("detail")));
         }
         for (unit, why) in std::mem::take(&mut self.failed) {
-            skipped.entry(unit).or_default().push(("unreadable".to_owned(), why));
+            skipped.entry(unit).or_default().push((UNREADABLE.to_owned(), why));
+        }
+        let counts = reply["skipped_by_reason"].as_object().into_iter().flatten();
+        let mut counts: BTreeMap<String, u64> = counts.map(|(reason, count)| (reason.clone(), number(count))).collect();
+        if self.failed_count > 0 {
+            counts.insert(UNREADABLE.to_owned(), self.failed_count);
         }
         Ok(ImportReport {
             imported: number(&reply["imported"]),
             already_there: number(&reply["already_there"]),
             skipped_count: number(&reply["skipped_count"]) + self.failed_count,
+            counts,
             skipped,
             unit: self.format.unit(),
         })
@@ -234,7 +243,9 @@ struct ImportReport {
     imported: u64,
     already_there: u64,
     skipped_count: u64,
-    /// By unit: the reason for programs and for people.
+    /// How many for each reason.
+    counts: BTreeMap<String, u64>,
+    /// The first of them by unit: the reason for programs and for people.
     skipped: BTreeMap<u64, Vec<(String, String)>>,
     unit: &'static str,
 }
@@ -252,22 +263,43 @@ impl ImportReport {
                 one
             });
             let skipped: Value = skipped.collect();
-            let Self { imported, already_there, skipped_count, .. } = self;
+            let Self { imported, already_there, skipped_count, counts, .. } = self;
             let report = json!({
-                "imported": imported, "already_there": already_there, "skipped": skipped, "skipped_count": skipped_count
+                "imported": imported, "already_there": already_there, "skipped": skipped,
+                "skipped_count": skipped_count, "skipped_by_reason": counts
             });
             return print(&format!("{report}\n"));
         }
-        for (unit, (_, detail)) in self.each_skipped().take(TOLD_MAX) {
-            note(&format!("{} {unit} is skipped: {detail}", self.unit));
-        }
+        self.notes().iter().for_each(|told| note(told));
         print(&format!("{}\n", self.last_line()))
     }
 
+    /// What is skipped and why: a line for each reason, with the first numbers.
+    fn notes(&self) -> Vec<String> {
+        let mut by_detail: Vec<(&str, Vec<u64>)> = Vec::new();
+        for (unit, (_, detail)) in self.each_skipped() {
+            let known = by_detail.iter().position(|(known, _)| known == detail);
+            if known.is_none() && by_detail.len() < TOLD_MAX {
+                by_detail.push((detail, vec![unit]));
+            } else if let Some((_, units)) = known.and_then(|at| by_detail.get_mut(at))
+                && units.last() != Some(&unit)
+            {
+                units.push(unit);
+            }
+        }
+        let told = |(detail, units): (&str, Vec<u64>)| {
+            let numbers: Vec<String> = units.iter().take(TOLD_MAX).map(u64::to_string).collect();
+            let (numbers, more) = (numbers.join(", "), if units.len() > TOLD_MAX { " and others" } else { "" });
+            match units.len() {
+                1 => format!("{} {numbers} is skipped: {detail}", self.unit),
+                _ => format!("{}s {numbers}{more} are skipped: {detail}", self.unit),
+            }
+        };
+        by_detail.into_iter().map(told).collect()
+    }
+
     fn last_line(&self) -> String {
-        let Self { imported, already_there, skipped_count, .. } = self;
-        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-        self.each_skipped().for_each(|(_, (reason, _))| *counts.entry(reason).or_default() += 1);
+        let Self { imported, already_there, skipped_count, counts, .. } = self;
         let why: Vec<String> = counts.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
         let why = if why.is_empty() { String::new() } else { format!(" ({})", why.join(", ")) };
         format!("imported {imported}, already there {already_there}, skipped {skipped_count}{why}")
@@ -278,7 +310,7 @@ impl ImportReport {
         if self.imported + self.already_there == 0 {
             return Err(CommandError::Other("nothing could be imported".to_owned()));
         }
-        let has_failed = self.each_skipped().any(|(_, (reason, _))| !LEFT_OUT.contains(&&**reason));
+        let has_failed = self.counts.keys().any(|reason| !LEFT_OUT.contains(&&**reason));
         match has_failed {
             true => Err(CommandError::Other("not everything could be imported".to_owned())),
             false => Ok(()),
