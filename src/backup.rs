@@ -64,6 +64,13 @@ impl DataFolders {
         Self { journal, transcripts: mongo.cache.disk_path.clone(), dead_letters: mongo.dead_letter_path.clone() }
     }
 
+    /// The folder that has all of it, if it is laid out as below `--data`: a copy in it would go where the data go.
+    fn data(&self) -> Option<PathBuf> {
+        let data = self.journal.parent()?;
+        let Self { journal, transcripts, .. } = Self::below(data);
+        (journal == self.journal && transcripts == self.transcripts).then(|| data.to_owned())
+    }
+
     /// Where a server looks for it that has only `--data`.
     fn below(data: &Path) -> Self {
         let below = |default: &str| data.join(Path::new(default).strip_prefix("data").expect("a path below data/"));
@@ -153,8 +160,9 @@ fn place(from: &DataFolders, folder: &Path) -> Result<PathBuf, BackupError> {
     }
     let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let parent = folder.parent().map(real).unwrap_or_default();
-    if [&from.journal, &from.transcripts].iter().any(|data| parent.starts_with(real(data))) {
-        return Err(refused("is inside of what is to be copied"));
+    let data = from.data();
+    if let Some(of) = data.iter().chain([&from.journal, &from.transcripts]).find(|of| parent.starts_with(real(of))) {
+        return Err(refused(&format!("is inside of the data; name a folder outside of {}", real(of).display())));
     }
     let unfinished = layout::unfinished(folder);
     DirBuilder::new().mode(0o700).create(&unfinished).map_err(|e| {

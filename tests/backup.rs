@@ -210,8 +210,9 @@ fn what_cannot_be_a_backup_is_refused_and_leaves_nothing() {
     for (name, why) in [
         ("full", "is not empty"),
         ("nowhere/copy", "does not exist: make it first"),
-        ("data/journal/copy", "is inside of what is to be copied"),
-        ("data/cache/chat_sessions/copy", "is inside of what is to be copied"),
+        ("data/copy", "is inside of the data; name a folder outside of "),
+        ("data/journal/copy", "is inside of the data; name a folder outside of "),
+        ("data/cache/chat_sessions/copy", "is inside of the data; name a folder outside of "),
     ] {
         let before = names(server.folder());
         let (code, out, err) = backup(&server, &server.folder().join(name), &[]);

@@ -186,7 +186,7 @@ fn the_command_prints_what_it_finds() {
     let (_, out, _) = chatkeep(&["search", "FIRST", "plan", "--session", "long", "--json"]);
     let page: Value = serde_json::from_str(&out).unwrap();
     assert_eq!((texts(&page), &page["complete"]), (vec!["the first plan"], &json!(true)));
-    assert_eq!(chatkeep(&["search", "nowhere"]), (Some(0), String::new(), String::new()));
+    assert_eq!(chatkeep(&["search", "nowhere"]), (Some(0), String::new(), "note: nothing is found\n".to_owned()));
     let (code, _, err) = chatkeep(&["search", &"a ".repeat(17)]);
     assert_eq!(code, Some(1));
     assert!(err.starts_with("error: ") && err.contains("1 to 16 words"), "{err}");

@@ -34,6 +34,9 @@ pub(super) fn search(options: &Options) -> Result<(), CommandError> {
     }
     let marks = if io::stdout().is_terminal() { BOLD } else { NO_MARKS };
     print(&page["messages"].as_array().into_iter().flatten().map(|found| line(found, marks)).collect::<String>())?;
+    if page["messages"].as_array().is_none_or(Vec::is_empty) {
+        note("nothing is found");
+    }
     if page["complete"] == false {
         note(&format!("not all may be here: {}", page["reason"].as_str().unwrap_or("no reason is given")));
     }
