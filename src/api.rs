@@ -176,7 +176,7 @@ impl Service for Api {
     }
 
     fn handle_streamed(&self, head: &RequestHead<'_>, _route: Route, body: &mut dyn BodySource) -> Reply {
-        let line_bytes_max = self.status.config.server.max_body_bytes;
+        let line_bytes_max = self.settings.import_line_bytes_max();
         let reply = import::import(&self.bulk.importer, head, body, line_bytes_max, &|| self.feed.is_stopping());
         reply.unwrap_or_else(|problem| head.refusal(&problem))
     }

@@ -85,6 +85,7 @@ struct App {
     events: Arc<EventStreams>,
     feed: Arc<Feed>,
     chat: Arc<Chat>,
+    front: Arc<Front>,
     journal: Arc<Journal>,
     /// In the order in which they stop.
     background: Vec<Background>,
@@ -147,7 +148,7 @@ impl App {
             chat: told,
             history,
             list,
-            front,
+            front: front.clone(),
             feed: fed,
             events: followed,
             bulk: BulkServices { backups: Backups::new(config, journal.clone()), importer, search },
@@ -167,7 +168,8 @@ impl App {
             // The last one, so that a watchdog is fed as long as anything runs.
             background.push(Background::start("systemd", stopper, watch)?);
         }
-        Ok(Self { tcp, local, sockets, events, feed, chat, journal, background, drain: server.drain, limits, stop_by })
+        let drain = server.drain;
+        Ok(Self { tcp, local, sockets, events, feed, chat, front, journal, background, drain, limits, stop_by })
     }
 
     /// Does all that a SIGHUP asks for.
@@ -180,6 +182,7 @@ impl App {
             events: &self.events,
             feed: &self.feed,
             chat: &self.chat,
+            front: &self.front,
             limits: &self.limits,
         };
         parts.reload(running, source);

@@ -23,6 +23,7 @@ mod tests;
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
@@ -59,7 +60,7 @@ pub struct Front {
     index: Arc<ConversationIndex>,
     clock: Clock,
     /// The longest message that is recorded, in bytes of its text and what else it holds.
-    message_bytes_max: usize,
+    message_bytes_max: AtomicUsize,
 }
 
 /// A request.
@@ -110,7 +111,12 @@ impl Front {
     pub fn new(chat: Arc<Chat>, history: Arc<History>, config: &Config, clock: Clock) -> Self {
         let max = config.openai_front.max_conversations;
         let index = Arc::new(ConversationIndex::open(RealDisk, &config.journal.path, max));
-        Self { chat, history, index, clock, message_bytes_max: config.server.max_body_bytes }
+        Self { chat, history, index, clock, message_bytes_max: config.server.max_body_bytes.into() }
+    }
+
+    /// As a new configuration says, for requests from now on.
+    pub fn reload(&self, config: &Config) {
+        self.message_bytes_max.store(config.server.max_body_bytes, Ordering::Relaxed);
     }
 
     /// Begins the turn that a request asks for: what is new in it is durable when this returns. Never waits for another turn
@@ -232,13 +238,11 @@ impl Front {
         }
         let last = asked.places.len() - 1;
         let replies = (place.known..last).rev().find(|at| asked.spoken[*at].role == "assistant");
+        let bytes_max = self.message_bytes_max.load(Ordering::Relaxed);
         for at in place.known..asked.places.len() {
             let given = &asked.messages[asked.places[at]];
-            if given.bytes() > self.message_bytes_max {
-                let rule = format!(
-                    "is longer than a message may be ({} bytes, server.max_body_bytes)",
-                    self.message_bytes_max
-                );
+            if given.bytes() > bytes_max {
+                let rule = format!("is longer than a message may be ({bytes_max} bytes, server.max_body_bytes)");
                 return Err(InvalidMessage { place: given.longest_place(asked.places[at]), rule });
             }
             let mark = instructions.filter(|_| at == last).map(|(_, mark)| mark.as_str());

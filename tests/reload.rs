@@ -11,6 +11,7 @@ use std::net::TcpStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use chatkeep::message::Clock;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use support::socket::Socket;
@@ -366,6 +367,25 @@ fn limits_of_requests_and_connections_change_with_a_hangup() {
     options = options.set("server.max_connections", 10).set("server.allow_open_listen", true);
     reload(&mut server, options, "server.allow_open_listen, server.max_connections");
     assert_eq!(status(&server, &[]), 200);
+}
+
+#[test]
+fn the_length_of_a_message_changes_for_imports_and_openai_clients_too() {
+    let mut server = Server::start(Options::default());
+    let text = "x".repeat(5000);
+    let line = json!({"role": "user", "text": text}).to_string();
+    let fields = [("Content-Type", "application/x-ndjson")];
+    let path = format!("/api/chat/import?time={}", Clock::system().now().to_string().replace('+', "%2B"));
+    let completion = json!({"messages": [{"role": "user", "content": text}]});
+    let send = |server: &Server| {
+        let imported = server.client().request("POST", &path, &fields, Some(line.as_bytes())).expect(200);
+        (imported["skipped_count"].clone(), server.client().post("/v1/chat/completions", &completion).status)
+    };
+    assert_eq!(send(&server), (json!(0), 200));
+    reload(&mut server, Options::default().set("server.max_body_bytes", 4096), "server.max_body_bytes");
+    assert_eq!(send(&server), (json!(1), 422));
+    reload(&mut server, Options::default(), "server.max_body_bytes");
+    assert_eq!(send(&server), (json!(0), 200));
 }
 
 /// How long a connection that sends these bytes lives, and what it gets.

@@ -1,6 +1,6 @@
 //! Settings that only routes read, and that a reload changes while they are served.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::config::Config;
 
@@ -12,19 +12,28 @@ pub struct RouteSettings {
     pub front_bodies: BodyLimit,
     /// Whether the console is served.
     console: AtomicBool,
+    import_line_bytes_max: AtomicUsize,
 }
 
 impl RouteSettings {
     /// As the configuration says.
     #[must_use]
     pub fn new(config: &Config) -> Self {
-        Self { front_bodies: BodyLimit::new(&config.openai_front), console: config.server.console.into() }
+        let (front_bodies, server) = (BodyLimit::new(&config.openai_front), &config.server);
+        Self { front_bodies, console: server.console.into(), import_line_bytes_max: server.max_body_bytes.into() }
     }
 
     /// As a new configuration says, for requests from now on.
     pub fn reload(&self, config: &Config) {
         self.front_bodies.reload(&config.openai_front);
         self.console.store(config.server.console, Ordering::Relaxed);
+        self.import_line_bytes_max.store(config.server.max_body_bytes, Ordering::Relaxed);
+    }
+
+    /// What a line of an import may have, in bytes: as much as the body of a message.
+    #[must_use]
+    pub fn import_line_bytes_max(&self) -> usize {
+        self.import_line_bytes_max.load(Ordering::Relaxed)
     }
 
     /// Whether the console is served.

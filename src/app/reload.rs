@@ -12,6 +12,7 @@ use crate::config::{Config, Reload, Settings};
 use crate::descriptors::{self, Descriptors, Share};
 use crate::disk::RealDisk;
 use crate::feed::Feed;
+use crate::front::Front;
 use crate::logging;
 use crate::permit::Semaphore;
 use crate::server::local::Local;
@@ -55,6 +56,7 @@ pub(super) struct ReloadableParts<'a> {
     pub(super) events: &'a EventStreams,
     pub(super) feed: &'a Feed<RealDisk>,
     pub(super) chat: &'a Chat,
+    pub(super) front: &'a Front,
     pub(super) limits: &'a Limits,
 }
 
@@ -103,6 +105,7 @@ impl ReloadableParts<'_> {
         self.feed.set_watching_max(watching_max(config, share));
         self.events.set_max(event_streams_max(config, share));
         self.chat.reload(&config.responder, waiting_max(share));
+        self.front.reload(config);
         self.sockets.reload(websocket);
         self.tcp.reload(server, websocket);
         if let Some(local) = self.local {
