@@ -196,7 +196,8 @@ fn the_unit_says_why_of_each_line_and_gives_a_stop_its_time() {
 fn systemd_finds_no_fault_in_the_unit_and_little_exposure() {
     let folder = tempfile::tempdir().unwrap();
     // The unit names a program that this machine has.
-    let text = std::fs::read_to_string(UNIT).unwrap().replace("/usr/local/bin/chatkeep", server::BINARY);
+    let text =
+        std::fs::read_to_string(UNIT).unwrap().replace("ExecStart=chatkeep", &format!("ExecStart={}", server::BINARY));
     let unit = folder.path().join("chatkeep.service");
     std::fs::write(&unit, text).unwrap();
     let analyze = |arguments: &[&str]| {
