@@ -10,6 +10,9 @@ const fetched = createRequire(path.join(root, ".cache/console/"));
 const { chromium } = fetched("playwright-core");
 const axeSource = fs.readFileSync(fetched.resolve("axe-core/axe.min.js"), "utf8");
 
+// A machine that is busy takes long for anything.
+const TIMEOUT_MS = 30_000;
+
 const pictures = path.join(root, ".cache/console/pictures");
 
 // One browser for the tests of a file; each page has a context of its own, so nothing is shared.
@@ -30,7 +33,7 @@ function launch() {
 // Opens the console, and returns Playwright's page once it is loaded.
 //   at       what follows the address: "#/storage"
 //   colors   "light" or "dark", as the system says
-//   width, height, motion ("reduce"), zoom (2: text of 200 %)
+//   width, height, motion ("reduce")
 //   blank    opens an empty page in place of the console
 //   scripts  false: a browser that runs none
 //   allow    patterns of complaints that this test is about: [/status of 401/]
@@ -48,12 +51,15 @@ export async function openPage(scope, server, how = {}) {
   scope.ends.push(() => context.close());
   await context.grantPermissions(["clipboard-read", "clipboard-write"]);
   const page = await context.newPage();
-  page.setDefaultTimeout(10_000);
+  page.setDefaultTimeout(TIMEOUT_MS);
   const complain = (text) => {
     if (!allow.some((pattern) => pattern.test(text)) && !(server?.wasDown && isNetwork(text))) scope.complaints.push(text);
   };
   page.on("console", (message) => message.type() === "error" && complain(`${message.text()} (${message.location().url})`));
-  page.on("pageerror", (error) => complain(String(error.stack ?? error)));
+  page.on("pageerror", (error) => {
+    complain(error.stack || String(error));
+    context.close();  // so that nothing waits for what will not come
+  });
   page.on("crash", () => complain("the page crashed"));
   await page.addInitScript(() => {
     addEventListener("securitypolicyviolation", ({ violatedDirective, blockedURI, sample }) => {
@@ -61,8 +67,27 @@ export async function openPage(scope, server, how = {}) {
     });
   });
   if (!blank) await page.goto(`${server.url}/${at}`);
-  if (how.zoom) await page.evaluate((zoom) => document.documentElement.style.setProperty("font-size", `${zoom * 100}%`), how.zoom);
   return page;
+}
+
+// The windows that the page is looked at in, as options of openPage, and what each of them is changed to: colours, and text of 200 %.
+export const WINDOWS = { desk: { motion: "reduce" }, phone: { motion: "reduce", width: 360, height: 740 } };
+const LOOKS = { light: {}, dark: { colors: "dark" }, large: { zoom: 2 } };
+
+// Puts the page as it is now before axe-core in each of its looks, and keeps a picture of each, NAME-WINDOW-LOOK.png.
+export async function looks(page, name) {
+  const size = page.viewportSize().width < 600 ? "phone" : "desk";
+  for (const [look, how] of Object.entries(LOOKS)) {
+    await change(page, how);
+    await axe(page, `${name} (${size}, ${look})`);
+    await picture(page, `${name}-${size}-${look}`);
+  }
+  await change(page, {});
+}
+
+async function change(page, { colors = "light", zoom = 1 }) {
+  await page.emulateMedia({ colorScheme: colors });
+  await page.evaluate((percent) => document.documentElement.style.setProperty("font-size", `${percent}%`), zoom * 100);
 }
 
 // Chromium writes these itself when a server is gone; a page can do nothing about them.
@@ -80,8 +105,10 @@ export async function axe(page, state = "the page") {
   assert.deepEqual(await page.evaluate(tooWide), [], `what makes ${state} wider than the window`);
 }
 
-// In the page: what reaches beyond the window, unless it scrolls in itself.
+// In the page: what reaches beyond the window or a dialog, unless it scrolls in itself.
 function tooWide() {
+  const dialog = document.querySelector("dialog[open]");
+  if (dialog?.scrollWidth > dialog?.clientWidth) return [`a dialog of ${dialog.clientWidth} has ${dialog.scrollWidth}`];
   const room = document.documentElement.clientWidth;
   if (document.documentElement.scrollWidth <= room && document.body.scrollWidth <= room) return [];
   const scrolls = (one) => one && one !== document.body && (getComputedStyle(one).overflowX !== "visible" || scrolls(one.parentElement));

@@ -14,11 +14,11 @@ import os from "node:os";
 import path from "node:path";
 import { after, test as nodeTest } from "node:test";
 
-import { axe, closeBrowser, openPage, picture } from "./browser.mjs";
+import { WINDOWS, axe, closeBrowser, looks, openPage, picture } from "./browser.mjs";
 import { openAiModel, slowModel } from "./models.mjs";
 import { ended, endGroup, lineOf, root, start } from "./processes.mjs";
 
-export { assert };
+export { WINDOWS, assert };
 
 const theme = path.basename(process.argv[1], ".mjs");
 
@@ -29,11 +29,12 @@ const theme = path.basename(process.argv[1], ".mjs");
 //   openAiModel(answers, name)           one that speaks OpenAI's protocol and has a name
 //   open(server, options)                opens the console in a new browser window, see browser.mjs
 //   axe(page, state)                     fails if axe-core finds anything; `state` names it in the message
+//   looks(page, name)                    both of these in light, dark and with large text; WINDOWS are the sizes to open it in
 //   picture(page, name)                  keeps a picture of the page as .cache/console/pictures/NAME.png; see browser.mjs
 //   until(what, condition)               waits until condition() gives something true, and returns that
 //   diagnostic(text)                     a line for who reads the run
 export function test(name, options, body = options) {
-  nodeTest(`${theme}: ${name}`, { timeout: 120_000, ...(body !== options && options) }, async (t) => {
+  nodeTest(`${theme}: ${name}`, { timeout: 300_000, ...(body !== options && options) }, async (t) => {
     const scope = { folder: fs.mkdtempSync(path.join(os.tmpdir(), "console-")), ends: [], complaints: [] };
     const owned = async (making) => {
       const one = await making;
@@ -48,6 +49,7 @@ export function test(name, options, body = options) {
         openAiModel: (...what) => owned(openAiModel(scope.folder, ...what)),
         open: (server, how) => openPage(scope, server, how),
         axe,
+        looks,
         picture,
         until,
         diagnostic: (text) => t.diagnostic(text),
@@ -74,8 +76,8 @@ function logs(folder) {
     .map(([name, text]) => `${name}:\n${text.split("\n").slice(-25).join("\n")}`);
 }
 
-// Looks again and again until condition() gives something true, for ten seconds unless told otherwise.
-export async function until(what, condition, seconds = 10) {
+// Looks again and again until condition() gives something true, for half a minute.
+export async function until(what, condition, seconds = 30) {
   const deadline = Date.now() + seconds * 1000;
   for (;;) {
     const found = await condition();

@@ -1,7 +1,7 @@
 // Export from the page, against the server's own call.
 import fs from "node:fs";
 
-import { assert, test, until } from "../harness.mjs";
+import { WINDOWS, assert, test, until } from "../harness.mjs";
 import { more, notes, opened } from "../transfer.mjs";
 
 const NO_MONGO = { mongo: { enabled: true, uri: "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=100" } };
@@ -83,15 +83,14 @@ test("an export that is not whole is told, and what there is is kept", async ({ 
   }
 });
 
-for (const [name, how] of Object.entries({ light: {}, dark: { colors: "dark" }, "360": { width: 360, height: 700 }, large: { zoom: 2 } })) {
-  test(`it looks right: ${name}`, async ({ chatkeep, open, axe, picture }) => {
+for (const [size, how] of Object.entries(WINDOWS)) {
+  test(`it looks right: ${size}`, async ({ chatkeep, open, looks }) => {
     const server = await chatkeep();
     await server.record("trip", ["Where to, and with whom?", "To the sea."]);
     const page = await opened(open, server, { at: "#/chat/trip", ...how });
     await page.getByRole("article").getByText("To the sea.").waitFor();
     if (how.width) await page.getByRole("button", { name: "Conversations", exact: true }).first().click();
     await more(page, "Export…");
-    await axe(page, "the export");
-    await picture(page, `export-${name}`);
+    await looks(page, "export");
   });
 }

@@ -4,7 +4,7 @@ import os from "node:os";
 import path from "node:path";
 import { after } from "node:test";
 
-import { assert, test, until } from "../harness.mjs";
+import { WINDOWS, assert, test, until } from "../harness.mjs";
 import { more, notes, opened } from "../transfer.mjs";
 
 const folders = [];
@@ -143,14 +143,13 @@ test("an import that the server cannot end says what was recorded", async ({ cha
   await notes(page).getByText(/The import of long\.ndjson ended: The server cannot be reached\. imported [1-9]\d*, .* goes on after it\./).waitFor();
 });
 
-for (const [name, how] of Object.entries({ light: {}, dark: { colors: "dark" }, "360": { width: 360, height: 700 }, large: { zoom: 2 } })) {
-  test(`it looks right: ${name}`, async ({ chatkeep, open, axe, picture }) => {
+for (const [size, how] of Object.entries(WINDOWS)) {
+  test(`it looks right: ${size}`, async ({ chatkeep, open, looks }) => {
     const server = await chatkeep();
     const page = await opened(open, server, how);
     if (how.width) await page.getByRole("button", { name: "Conversations", exact: true }).first().click();
     await imported(page, [{ name: "trip.ndjson", text: "{\"role\":\"user\",\"text\":\"x\"}\n" }, { name: "chatgpt-export.zip", text: "PK\u0003\u0004" }]);
     await page.getByText("chatkeep import chatgpt-export.zip").waitFor();
-    await axe(page, "the import");
-    await picture(page, `import-${name}`);
+    await looks(page, "import");
   });
 }

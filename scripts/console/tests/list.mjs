@@ -1,5 +1,5 @@
 // The list of sessions: what it shows while others work, its keys, and what can be done with one conversation or several.
-import { assert, test, until } from "../harness.mjs";
+import { WINDOWS, assert, test, until } from "../harness.mjs";
 
 const HOSTILE = "<img src=x onerror=\"document.title='run'\"> \u202e</div>";
 
@@ -296,8 +296,8 @@ for (const [access, write, erase] of [["read", false, false], ["write", true, fa
   });
 }
 
-for (const [name, how] of Object.entries({ light: {}, dark: { colors: "dark" }, "360": { width: 360, height: 700 }, large: { zoom: 2 } })) {
-  test(`it looks right: ${name}`, async ({ chatkeep, open, axe, picture }) => {
+for (const [size, how] of Object.entries(WINDOWS)) {
+  test(`it looks right: ${size}`, async ({ chatkeep, open, looks }) => {
     const server = await chatkeep();
     await recorded(server, 40);
     await server.record("long", [`${"A title that is much longer than its place ".repeat(3)}`, "An answer that is longer than its place as well, and goes on and on, so that it is cut."]);
@@ -306,12 +306,10 @@ for (const [name, how] of Object.entries({ light: {}, dark: { colors: "dark" }, 
     const page = await open(server, { at: "#/chat/long", ...how });
     if (how.width) await page.getByRole("button", { name: "Conversations", exact: true }).first().click();
     await row(page, "Plans for the week").waitFor();
-    await axe(page, "the list");
-    await picture(page, `list-${name}`);
+    await looks(page, "list");
     await list(page).focus();
     await page.keyboard.press("Shift+F10");
     await page.getByRole("menu").waitFor();
-    await axe(page, "the menu of a conversation");
-    await picture(page, `list-menu-${name}`);
+    await looks(page, "list-menu");
   });
 }

@@ -1,5 +1,5 @@
 // The chat in the states that its messages bring, before axe-core; states.mjs has the rest of the page.
-import { assert, test, until } from "../harness.mjs";
+import { WINDOWS, assert, test } from "../harness.mjs";
 
 const field = (page) => page.getByRole("textbox", { name: "Message" });
 const ANSWER = `Read it line by line, with \`BufReader\`:
@@ -28,36 +28,17 @@ async function conversation(server) {
   ]);
 }
 
-for (const [name, how] of [
-  ["light", {}],
-  ["dark", { colors: "dark" }],
-  ["phone", { width: 360, height: 720 }],
-  ["phone-large-text", { width: 360, height: 720, zoom: 2 }],
-]) {
-  test(`the chat, ${name}`, async ({ chatkeep, open, axe, picture }) => {
+for (const [size, how] of Object.entries(WINDOWS)) {
+  test(`the chat: ${size}`, async ({ chatkeep, open, looks }) => {
     const server = await chatkeep();
     await conversation(server);
-    const page = await open(server, { at: "#/chat/looks", motion: "reduce", ...how });
+    const page = await open(server, { at: "#/chat/looks", ...how });
     await page.getByText("A part").last().waitFor();
-    await axe(page, `a conversation, ${name}`);
-    await picture(page, `messages-${name}`);
-    if (how.width) {
-      await page.getByRole("button", { name: "Conversations", exact: true }).click();
-      await page.getByRole("option").first().waitFor();
-      await axe(page, `the list on a phone, ${name}`);
-      await picture(page, `list-${name}`);
-      await page.keyboard.press("Escape");
-      await until("the list is away", () => page.getByRole("option").first().isHidden());
-    }
+    await looks(page, "messages");
     const message = page.getByRole("article", { name: "Your message" }).last();
     await message.hover();
     await message.getByRole("button", { name: "Edit", exact: true }).click();
-    await axe(page, `an edit, ${name}`);
-    await page.keyboard.press("Escape");
-    await page.evaluate(() => { location.hash = "#/chat"; });
-    await page.getByRole("heading", { name: "A conversation that is kept" }).waitFor();
-    assert.equal(await page.getByRole("region", { name: "Messages" }).evaluate((box) => box.scrollTop), 0);
-    await picture(page, `beginning-${name}`);
+    await looks(page, "edit");
   });
 }
 

@@ -1,5 +1,5 @@
 // The search: titles and texts, by keys alone, and what it says when it cannot know everything.
-import { assert, test, until } from "../harness.mjs";
+import { WINDOWS, assert, test, until } from "../harness.mjs";
 
 const dialog = (page) => page.getByRole("dialog", { name: "Search" });
 const field = (page) => page.getByRole("combobox", { name: "Search titles and messages" });
@@ -45,7 +45,7 @@ test("Ctrl+K finds titles and texts, marks the words, and opens at the message",
   }));
 });
 
-test("without words it goes to another conversation, and Escape gives the focus back", async ({ chatkeep, open }) => {
+test("without words it goes to another conversation, and Escape gives the focus back", async ({ chatkeep, open, axe }) => {
   const server = await chatkeep();
   await server.record("one", ["The first"]);
   await server.record("two", ["The second"]);
@@ -54,6 +54,7 @@ test("without words it goes to another conversation, and Escape gives the focus 
   await box.focus();
   await searching(page);
   await hits(page).nth(1).waitFor();
+  await axe(page, "a search without words");
   await page.keyboard.press("Escape");
   await dialog(page).waitFor({ state: "detached" });
   assert.ok(await box.evaluate((node) => node === document.activeElement));
@@ -145,8 +146,8 @@ test("what is found is text, whatever it says", async ({ chatkeep, open, picture
   assert.notEqual(await page.title(), "run");
 });
 
-for (const [name, how] of Object.entries({ light: {}, dark: { colors: "dark" }, "360": { width: 360, height: 700 }, large: { zoom: 2 } })) {
-  test(`it looks right: ${name}`, async ({ chatkeep, open, axe, picture }) => {
+for (const [size, how] of Object.entries(WINDOWS)) {
+  test(`it looks right: ${size}`, async ({ chatkeep, open, looks }) => {
     const server = await chatkeep();
     for (let n = 0; n < 12; n += 1) await server.record(`s${n}`, [`A question about water and plants, number ${n}`, `An answer about water. ${"It goes on for a while. ".repeat(9)}`]);
     const page = await open(server, how);
@@ -155,7 +156,6 @@ for (const [name, how] of Object.entries({ light: {}, dark: { colors: "dark" }, 
     await dialog(page).locator("mark").first().waitFor();
     await settled(page);
     await page.keyboard.press("ArrowDown");
-    await axe(page, "the search");
-    await picture(page, `search-${name}`);
+    await looks(page, "search");
   });
 }

@@ -3,7 +3,7 @@ import fs from "node:fs";
 import http from "node:http";
 import path from "node:path";
 
-import { assert, test } from "../harness.mjs";
+import { assert, test, until } from "../harness.mjs";
 import { root } from "../processes.mjs";
 
 const FILES = fs.readdirSync(path.join(root, "src/console")).map((name) => (name === "index.html" ? "/" : `/console/${name}`));
@@ -42,17 +42,36 @@ test("all of it is at most 100 KB over the wire", async ({ chatkeep, diagnostic 
   assert.ok(total <= 100_000, `${total} bytes`);
 });
 
+// When something was painted, and when the field to write in was there, in milliseconds since the page was asked for.
+async function opening(open, server, at) {
+  const page = await open(server, { blank: true, allow: [/favicon/] });
+  await page.addInitScript(() => {
+    const seen = new MutationObserver(() => {
+      if (!document.querySelector("textarea")) return;
+      window.ready = performance.now();
+      seen.disconnect();
+    });
+    seen.observe(document, { childList: true, subtree: true });
+  });
+  await page.goto(server.url + at);
+  if (at === "/") await page.getByRole("textbox", { name: "Message" }).waitFor();
+  const paint = () => page.evaluate(() => performance.getEntriesByName("first-contentful-paint")[0]?.startTime);
+  return { painted: await until("something is painted", paint), ready: await page.evaluate(() => window.ready) };
+}
+
 test("it is painted soon", async ({ chatkeep, open, diagnostic }) => {
   const server = await chatkeep();
-  const painted = [];
-  for (let n = 0; n < 3; n += 1) {
-    const page = await open(server, { at: "#/chat" });
-    await page.getByRole("textbox", { name: "Message" }).waitFor();
-    painted.push(await page.evaluate(() => performance.getEntriesByName("first-contentful-paint")[0].startTime));
+  const [bare, whole] = [[], []];
+  for (let n = 0; n < 5; n += 1) {
+    bare.push(await opening(open, server, "/livez"));
+    whole.push(await opening(open, server, "/"));
   }
-  diagnostic(`the first paint came after ${painted.map((ms) => ms.toFixed(0)).join(", ")} ms`);
-  // 200 ms is meant; this machine may do other things, and the server may be a build that is not optimised.
-  assert.ok(Math.min(...painted) < 2000);
+  const list = (all, key) => all.map((one) => one[key].toFixed(0)).join(", ");
+  diagnostic(`the first paint came after ${list(whole, "painted")} ms, the field to write in after ${list(whole, "ready")} ms; `
+    + `the first paint of a line of text after ${list(bare, "painted")} ms`);
+  const best = (all) => Math.min(...all.map(({ painted }) => painted));
+  // A machine that is busy paints everything late.
+  assert.ok(best(whole) < Math.max(200, 3 * best(bare)), `${best(whole)} ms`);
 });
 
 test("it loads nothing from elsewhere, and says so where scripts are off", async ({ chatkeep, open }) => {

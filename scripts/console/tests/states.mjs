@@ -1,10 +1,6 @@
 // Every look of the page in its states, before axe-core: light and dark, on a desk and on a phone, with large text. And hostile
 // text as messages, titles and names, in all of them.
-import { assert, test } from "../harness.mjs";
-
-const LOOKS = {
-  light: {}, dark: { colors: "dark" }, phone: { width: 360, height: 740 }, "phone-dark": { width: 360, height: 740, colors: "dark" }, large: { zoom: 2 },
-};
+import { WINDOWS, assert, test } from "../harness.mjs";
 
 const ALL = `# A title
 
@@ -36,39 +32,34 @@ const HOSTILE = [
   "{{constructor.constructor('document.title=1')()}}", "</textarea></style><svg onload=alert(1)>",
 ];
 
-for (const [name, how] of Object.entries(LOOKS)) {
-  test(`axe-core finds nothing: ${name}`, async ({ chatkeep, open, axe, picture }) => {
+for (const [size, how] of Object.entries(WINDOWS)) {
+  test(`axe-core finds nothing: ${size}`, async ({ chatkeep, open, looks }) => {
     const server = await chatkeep();
     await server.record("all", ["What can you show?", ALL]);
-    const seen = async (page, state) => {
-      await axe(page, `${state} (${name})`);
-      await picture(page, `${state}-${name}`);
-    };
-    const page = await open(server, { at: "#/chat", motion: "reduce", ...how });
-    await page.getByRole("textbox", { name: "Message" }).waitFor();
-    await seen(page, "welcome");
+    const page = await open(server, { at: "#/chat", ...how });
+    await page.getByRole("heading", { name: "A conversation that is kept" }).waitFor();
+    await looks(page, "welcome");
+    assert.equal(await page.getByRole("region", { name: "Messages" }).evaluate((box) => box.scrollTop), 0);
+    assert.equal(await page.getByRole("button", { name: "Newest" }).count(), 0);
     await page.goto(`${server.url}/#/chat/all`);
     await page.getByText("a picture").waitFor();
-    await seen(page, "conversation");
-    await page.getByRole("button", { name: "Keys" }).click();
+    await looks(page, "conversation");
+    // A phone has no button for them.
+    if (size === "desk") await page.getByRole("button", { name: "Keys" }).click();
+    else await page.keyboard.press("?");
     await page.getByRole("dialog").waitFor();
-    await seen(page, "keys");
-    await page.keyboard.press("Escape");
-    await page.keyboard.press("Control+k");
-    await page.getByRole("dialog").waitFor();
-    await seen(page, "search");
+    await looks(page, "keys");
     await page.keyboard.press("Escape");
     await page.goto(`${server.url}/#/storage`);
     await page.getByRole("img", { name: /^Memory: / }).waitFor();
-    await seen(page, "storage");
+    await looks(page, "storage");
   });
 
-  test(`axe-core finds nothing where a token is asked for: ${name}`, async ({ chatkeep, open, axe, picture }) => {
+  test(`axe-core finds nothing where a token is asked for: ${size}`, async ({ chatkeep, open, looks }) => {
     const server = await chatkeep({ config: { server: { auth_token: "a-token" } } });
-    const page = await open(server, { motion: "reduce", allow: [/status of 401/], ...how });
+    const page = await open(server, { allow: [/status of 401/], ...how });
     await page.getByLabel("Token", { exact: true }).waitFor();
-    await axe(page, `the question for a token (${name})`);
-    await picture(page, `token-${name}`);
+    await looks(page, "token");
   });
 }
 

@@ -99,17 +99,3 @@ test("a token that may only read sees it, and one for some sessions sees what it
     await axe(page, `the storage tab with ${token}`);
   }
 });
-
-test("it is whole in the dark, on a phone, and with large text", async ({ chatkeep, open, axe, picture }) => {
-  const server = await chatkeep();
-  await server.record("s", ["a", "b"]);
-  for (const [name, how] of Object.entries({
-    "storage-dark": { colors: "dark" }, "storage-phone": { width: 360, height: 740 }, "storage-phone-dark": { width: 360, height: 740, colors: "dark" },
-    "storage-large": { zoom: 2 },
-  })) {
-    const page = await open(server, { at: "#/storage", motion: "reduce", ...how });
-    await plot(page, "Memory").waitFor();
-    await axe(page, name);
-    await picture(page, name);
-  }
-});
