@@ -2,12 +2,13 @@
 
 export const notes = (page) => page.locator(".toasts");
 
-// A page whose browser has no dialog for files, unless `picker` gives it one.
+// A page as another machine sees it over http://, where a browser gives it less; with no dialog for files, unless `picker` gives it
+// one.
 export async function opened(open, server, { at = "", picker, ...how } = {}) {
   const page = await open(server, { ...how, blank: true });
+  await page.addInitScript(() => { delete Crypto.prototype.randomUUID; });
   await page.addInitScript(picker ?? (() => { delete window.showSaveFilePicker; }));
   await page.goto(`${server.url}/${at}`);
-  if (how.zoom) await page.evaluate((zoom) => document.documentElement.style.setProperty("font-size", `${zoom * 100}%`), how.zoom);
   return page;
 }
 

@@ -15,10 +15,10 @@ export function ask({ title, text, confirm = "OK", cancel = "Cancel", danger = f
 
 // Asks for a line of text. Resolves to it, or to null if the user gave up. `check(text)` returns what is wrong with it, or a
 // falsy value.
-export function prompt({ title, text, label = title, value = "", confirm = "Save", secret = false, check = () => "" }) {
+export function prompt({ title, text, label = title, value = "", confirm = "Save", check = () => "" }) {
   const fault = element("p", { class: "dialog-fault", role: "alert", id: "dialog-fault" });
   const input = element("input", {
-    type: secret ? "password" : "text", value, "aria-label": label, autocomplete: "off", spellcheck: "false",
+    type: "text", class: "field", value, "aria-label": label, autocomplete: "off", spellcheck: "false",
     oninput: () => judge(""),
   });
   const judge = (wrong) => {
@@ -50,6 +50,7 @@ export function showKeys(groups) {
     title: "Keys", class: "dialog-keys",
     content: [element("div", { class: "keys-groups" }, groups.map(list)), row(button("Close", "quiet", () => view.close()))],
   });
+  view.dialog.scrollTop = 0;  // the focus is on its last line
   return view.closed;
 }
 

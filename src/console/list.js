@@ -134,11 +134,9 @@ export function sessionList({ server, onOpen, onErased, onNew, onSearch, onExpor
   }
 
   function empty() {
-    if (store.archived) return element("div", { class: "list-empty" }, element("p", { text: "Nothing is archived. What you archive stays whole and can be found by search." }));
-    const curl = `curl ${location.origin}/api/chat -d message=hello`;
-    return element("div", { class: "list-empty" },
-      element("p", { text: "No conversations yet. Each is listed here as soon as it has a message, from this page or any other client:" }),
-      element("pre", { tabindex: "0", "aria-label": "An example" }, element("code", { text: curl })));
+    return element("p", { class: "list-empty", text: store.archived
+      ? "Nothing is archived. What you archive stays whole and can be found by search."
+      : "No conversations yet. Each is listed here as soon as it has a message, from this page or any other client." });
   }
 
   // ------------------------------------------------------------- what one does

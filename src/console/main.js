@@ -48,6 +48,7 @@ async function start() {
 function show() {
   const writable = status.access !== "read";
   document.getElementById("forget").hidden = !server.hasToken;
+  banner.show(status);
   const admin = status.access === "admin";
   files = transfer({ server, canAdmin: admin, current: () => chat?.recorded, titleOf: (session) => list.titleOf(session) });
   search = searchDialog({ server, onOpen: go });

@@ -88,7 +88,7 @@ function article({ id, role, metadata }) {
   });
 }
 
-export function isClear({ role, metadata }) {
+function isClear({ role, metadata }) {
   return role === "system" && metadata?.type === "clear";
 }
 
@@ -142,7 +142,7 @@ function buttons(view, message, actions) {
 function facts({ role, created_at, metadata = {} }) {
   return element("span", { class: "facts" },
     role === "assistant" && metadata.model && element("span", { class: "model", title: "The model that answered", text: metadata.model }),
-    role === "assistant" && metadata.duration_ms !== undefined
+    role === "assistant" && metadata.duration_ms > 0
       && element("span", { class: "duration", title: "How long the answer took", text: span(metadata.duration_ms / 1000) }),
     created_at && element("time", { datetime: created_at, title: new Date(created_at).toLocaleString(), text: clockTime(created_at) }));
 }

@@ -19,17 +19,16 @@ export function transfer({ server, canAdmin, current = () => undefined, titleOf 
 
   function openExport(sessions = []) {
     const open = sessions.length ? undefined : current();
-    const name = `export-${crypto.randomUUID()}`;
     const scopes = sessions.length
-      ? [choice(name, "these", sessions.length > 1 ? `${sessions.length} conversations` : "This conversation", named(sessions), true)]
-      : [open && choice(name, "open", "This conversation", titleOf(open), true),
-        choice(name, "all", "Everything", "Every conversation that you may read.", !open)];
+      ? [choice("what", "these", sessions.length > 1 ? `${sessions.length} conversations` : "This conversation", named(sessions), true)]
+      : [open && choice("what", "open", "This conversation", titleOf(open), true),
+        choice("what", "all", "Everything", "Every conversation that you may read.", !open)];
     const usual = open || sessions.length ? "markdown" : "ndjson";
-    const formats = Object.entries(FORMATS).map(([key, { name: label, says }]) => choice(`${name}-as`, key, label, says, key === usual));
+    const formats = Object.entries(FORMATS).map(([key, { name: label, says }]) => choice("as", key, label, says, key === usual));
     const submit = async (event) => {
       event.preventDefault();
-      const scope = view.dialog.querySelector(`[name="${name}"]:checked`).value;
-      const format = view.dialog.querySelector(`[name="${name}-as"]:checked`).value;
+      const scope = view.dialog.querySelector("[name=what]:checked").value;
+      const format = view.dialog.querySelector("[name=as]:checked").value;
       const which = { these: sessions, open: [open], all: [] }[scope];
       const file = await openFile(fileName(which, format), FORMATS[format]).catch(refusedFile);
       if (!file) return;
@@ -76,7 +75,7 @@ export function transfer({ server, canAdmin, current = () => undefined, titleOf 
     const what = element("div", { class: "import-what", role: "status" });
     const picker = element("input", { type: "file", multiple: true, class: "only-heard", onchange: () => look([...picker.files]) });
     const zone = element("label", { class: "import-zone" }, picker, element("strong", { text: "Choose a file" }), " or drop it on this page.");
-    const into = element("input", { type: "text", autocomplete: "off", spellcheck: "false", "aria-describedby": "import-into-why" });
+    const into = element("input", { type: "text", class: "field", autocomplete: "off", spellcheck: "false", "aria-describedby": "import-into-why" });
     const start = element("button", { class: "primary", type: "submit", disabled: true }, "Import");
     let chosen = [];
 

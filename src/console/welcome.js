@@ -22,15 +22,13 @@ export function welcome({ session, status, token, writable, write }) {
     `  --json '{"message": "ping", "session_id": "${session}"}'`].join("\n");
   return element("section", { class: "welcome", "aria-label": "About chatkeep" },
     element("h2", { text: "A conversation that is kept" }),
-    element("p", { class: "lead" }, "Each message is on disk before it counts as sent",
+    element("p", { class: "lead" }, "chatkeep stores chat conversations, for this page and for programs. Each message is on disk before it counts as sent",
       status.mongo.enabled ? ", and goes to MongoDB behind it" : "",
-      ". Close this page, stop the server or pull the plug in the middle of an answer: the conversation goes on where it was."),
+      ". Close this page or stop the server in the middle of an answer: the conversation goes on where it was."),
     element("div", { class: "cards" },
       card("What answers", element("p", {}, RESPONDERS[kind]()), kind === "echo" && sample(MODEL), tries),
-      card("The same from a terminal", element("p", { text: "This page follows the conversation: run this and see it arrive here." }),
-        sample(curl)),
-      card("See what is stored", element("p", {}, "The tab ", element("a", { href: "#/storage", text: "Storage" }),
-        " shows what is on disk, what waits for MongoDB, and how fast it goes."))));
+      writable && card("The same from a terminal", element("p", {}, "This page follows the conversation: run this and see it arrive here. The tab ",
+        element("a", { href: "#/storage", text: "Storage" }), " shows what is on disk, and what waits for MongoDB."), sample(curl))));
 }
 
 function card(title, ...content) {

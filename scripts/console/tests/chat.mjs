@@ -35,6 +35,7 @@ test("Enter sends, Shift+Enter begins a line, and the address names the conversa
   const session = /#\/chat\/(chat-[a-z0-9]{8})$/.exec(page.url())[1];
   const { messages } = await server.api("GET", `/api/chat/history?session_id=${session}`);
   assert.deepEqual(messages.map(({ text }) => text), ["one\ntwo", "one\ntwo"]);
+  assert.equal(await page.getByText("0 s", { exact: true }).count(), 0, "no time is no news");
   await page.reload();
   await mine(page).getByText("one\ntwo").waitFor();
 });

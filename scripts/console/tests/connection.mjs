@@ -166,10 +166,17 @@ test("history is there while MongoDB is down, and the page says so", async ({ ch
   await mongo.kill9();
   await write(page, "ping");
   await answers(page).getByText("pong!").waitFor();
-  await page.getByText(/MongoDB cannot be reached/).waitFor({ timeout: 30_000 });
+  const banner = page.locator(".banner").getByText("MongoDB cannot be reached");
+  await banner.waitFor();
+  // That tab says it itself.
+  await page.goto(`${server.url}/#/storage`);
+  await page.getByRole("heading", { name: "MongoDB is away" }).waitFor();
+  assert.ok(await banner.isHidden());
+  await page.goto(`${server.url}/#/chat/kept`);
+  await banner.waitFor();
   await page.reload();
   await answers(page).getByText("pong!").waitFor();
   await page.getByText("what was answered").last().waitFor();
   await mongo.start();
-  await page.getByText(/MongoDB cannot be reached/).waitFor({ state: "detached", timeout: 30_000 });
+  await banner.waitFor({ state: "detached" });
 });

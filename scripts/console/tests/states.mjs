@@ -48,6 +48,7 @@ for (const [size, how] of Object.entries(WINDOWS)) {
     if (size === "desk") await page.getByRole("button", { name: "Keys" }).click();
     else await page.keyboard.press("?");
     await page.getByRole("dialog").waitFor();
+    assert.equal(await page.getByRole("dialog").evaluate((dialog) => dialog.scrollTop), 0);
     await looks(page, "keys");
     await page.keyboard.press("Escape");
     await page.goto(`${server.url}/#/storage`);
