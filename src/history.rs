@@ -203,11 +203,15 @@ impl<D: Disk> History<D> {
     /// are looked up for messages that were recorded here; so this never waits for MongoDB.
     ///
     /// # Errors
-    /// The disk could not be read: whether there is such a message is unknown. A retry is safe.
+    /// The disk could not be read, or the transcript is stale and lacks more than is searched: whether there is such a message
+    /// is unknown. A retry is safe.
     pub fn find(&self, session: &SessionId, id: Id) -> io::Result<Option<Arc<Message>>> {
         let ask = HistoryQuery { after: Some(id.just_before()), ..HistoryQuery::newest(session.clone(), 1) };
-        let found = self.read_page_here(&ask)?.messages.pop().map(|(message, _)| message);
-        Ok(found.filter(|message| message.id() == id))
+        let query = self.query(&ask);
+        let (held, cached) = self.look(&ask, &query);
+        let mut page = self.local(&ask, &query, held, cached)?;
+        let found = page.messages.pop().map(|(message, _)| message).filter(|message| message.id() == id);
+        page.known(found)
     }
 
     /// The id of a session's oldest message on this machine that has not expired.

@@ -62,6 +62,8 @@ pub struct SessionList<D: Disk = RealDisk> {
     has_mongo: bool,
     /// No transcript is ever ahead of the journal: `fsync: always`.
     journal_has_all: bool,
+    /// The most bytes that are read of one session that is asked for by name.
+    scan_bytes_max: u64,
     /// Held while a session's state is changed: read, changed, recorded.
     changing: Mutex<()>,
     /// What is being read ahead, until the index is brought up with it.
@@ -134,6 +136,7 @@ impl<D: Disk> SessionList<D> {
             expiry: Expiry::new(config.mongo.ttl, clock),
             has_mongo: config.mongo.enabled,
             journal_has_all: config.journal.fsync == Fsync::Always,
+            scan_bytes_max: config.history.max_scan_bytes,
             changing: Mutex::new(()),
             ahead: Mutex::new(None),
         }
@@ -176,7 +179,7 @@ impl<D: Disk> SessionList<D> {
                 }
                 after = Some((entry.updated, session.as_str().to_owned()));
                 looked_at += usize::from(!ask.words.is_empty());
-                let (summary, moved) = self.summary(&session, entry).unwrap_or_else(|e| {
+                let (summary, moved) = self.summary(&session, entry, GLANCE_BYTES_MAX).unwrap_or_else(|e| {
                     log::debug!("session {session} cannot be read for the list: {e}");
                     page.incomplete = Some(UNREADABLE);
                     (Some(SessionSummary::of(&session, &entry)), false)
@@ -213,13 +216,21 @@ impl<D: Disk> SessionList<D> {
         self.index.is_whole(WAIT_MAX);
         // One that is not in the index yet has a transcript.
         let entry = self.index.get(session).unwrap_or(SessionEntry { bytes: UNKNOWN_BYTES, ..SessionEntry::default() });
-        Ok(self.summary(session, entry)?.0)
+        Ok(self.summary(session, entry, self.scan_bytes_max)?.0)
     }
 
-    /// What is shown of a session, and whether it has another place than the index said.
-    fn summary(&self, session: &SessionId, entry: SessionEntry) -> io::Result<(Option<SessionSummary>, bool)> {
+    /// What is shown of a session, and whether it has another place than the index said. No more is read for what was set.
+    fn summary(
+        &self,
+        session: &SessionId,
+        entry: SessionEntry,
+        scan_bytes_max: u64,
+    ) -> io::Result<(Option<SessionSummary>, bool)> {
         let (Some(entry), moved) = self.verified(session, entry)? else { return Ok((None, false)) };
-        let state = if entry.record > 0 { self.recorded(session, entry.record)? } else { SessionState::default() };
+        let state = match entry.record {
+            0 => SessionState::default(),
+            record => self.recorded(session, record, scan_bytes_max)?,
+        };
         let title = match &state.title {
             Some(title) => Some(title.clone()),
             None => self.first_of_user(session)?,
@@ -307,7 +318,10 @@ impl<D: Disk> SessionList<D> {
     }
 
     /// What the session record of that time says.
-    fn recorded(&self, session: &SessionId, time: u64) -> io::Result<SessionState> {
+    ///
+    /// # Errors
+    /// The disk could not be read, or the transcript is stale and lacks more than is read: what is set is unknown.
+    fn recorded(&self, session: &SessionId, time: u64, scan_bytes_max: u64) -> io::Result<SessionState> {
         let id = |time| Some(Id::least_of(Timestamp::from_micros(time)));
         let ask = HistoryQuery {
             after: id(time).map(Id::just_before),
@@ -315,12 +329,12 @@ impl<D: Disk> SessionList<D> {
             role: Some("system".to_owned()),
             ..HistoryQuery::newest(session.clone(), 8)
         };
-        let mut found = self.glance(&ask)?.into_iter().rev();
-        let state = found.find_map(|message| match message.marker()? {
+        let page = self.history.glance(&ask, scan_bytes_max)?;
+        let state = page.messages.iter().rev().find_map(|(message, _)| match message.marker()? {
             Marker::Session(state) => Some(state),
             Marker::Clear | Marker::Rewind(_) => None,
         });
-        Ok(state.unwrap_or_default())
+        Ok(page.known(state)?.unwrap_or_default())
     }
 
     /// The beginning of the oldest text of a user.

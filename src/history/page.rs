@@ -1,5 +1,6 @@
 //! What a reader asks for, the answer, and how a page is merged from several sources.
 
+use std::io;
 use std::sync::Arc;
 
 use crate::message::{Direction, Id, Message, SessionId, Timestamp};
@@ -89,6 +90,17 @@ impl HistoryQuery {
 }
 
 impl HistoryPage {
+    /// What was found, or that there is nothing of it, as far as the page can tell.
+    ///
+    /// # Errors
+    /// Nothing was found, and the page may lack something.
+    pub fn known<T>(self, found: Option<T>) -> io::Result<Option<T>> {
+        match (found, self.incomplete) {
+            (None, Some(why)) => Err(io::Error::other(why)),
+            (found, _) => Ok(found),
+        }
+    }
+
     /// The length of its messages, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {

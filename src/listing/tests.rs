@@ -264,3 +264,36 @@ fn with_mongodb_the_list_says_that_sessions_may_be_missing() {
     assert_eq!((page.sessions.len(), page.incomplete), (1, Some(MONGO)));
     assert!(parts.list.one(&SessionId::new("s").unwrap()).unwrap().is_some());
 }
+
+#[test]
+fn what_is_set_is_read_or_unknown_while_the_transcript_is_stale() {
+    let mut world = World::new();
+    world.config.mongo.cache.max_messages_per_session = 1;
+    let session = SessionId::new("s").unwrap();
+    let set = SessionState { title: Some("Plans".into()), pinned: true, ..SessionState::default() };
+    let metadata = serde_json::Map::from_iter([("long".to_owned(), "x".repeat(2000).into())]);
+    let long = SessionState { metadata, ..SessionState::default() };
+    let with_stale = |world: &World| {
+        let parts = world.open();
+        parts.say("s", "user", None);
+        parts.list.transcripts.mark_stale(&session, 1, 1);
+        (0..500).for_each(|_| parts.say("other", "user", Some(&long)));
+        parts.say("s", "system", Some(&set));
+        parts.say("s", "user", None);
+        parts
+    };
+    let parts = with_stale(&world);
+    assert_eq!(parts.list.one(&session).unwrap().unwrap().state, set);
+    // A change would record what was not read as not set.
+    parts.list.change(&session, |state| assert_eq!(state.unwrap().unwrap(), set));
+    let page = parts.list.page(&ListQuery { limit: 100, ..ListQuery::default() });
+    assert_eq!(page.incomplete, Some(UNREADABLE), "a page reads less of each session");
+    let shown = page.sessions.iter().find(|one| one.session == session).unwrap();
+    assert!(shown.title.is_none() && shown.state.pinned, "{shown:?}");
+
+    let mut world = World::new();
+    world.config.mongo.cache.max_messages_per_session = 1;
+    world.config.history.max_scan_bytes = 64 << 10;
+    let parts = with_stale(&world);
+    parts.list.change(&session, |state| assert!(state.is_err(), "{state:?}"));
+}
