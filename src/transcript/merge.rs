@@ -26,6 +26,8 @@ pub(super) struct Merge {
     at: u64,
     /// The length of the new file.
     bytes: u64,
+    /// The first message of the old file from `at` on, while it is known: nothing has to be read for one before it.
+    next: Option<Id>,
 }
 
 impl<D: Disk> Transcripts<D> {
@@ -61,16 +63,17 @@ impl<D: Disk> Transcripts<D> {
             Some(old) => copy(&old, 0..at, &new, 0)?,
             None => 0,
         };
-        Ok(Merge { session: session.clone(), at, bytes: at })
+        Ok(Merge { session: session.clone(), at, bytes: at, next: None })
     }
 
     /// Adds the journal's next message, after every older line of the file.
     pub(super) fn merge(&self, merge: &mut Merge, message: &Message) -> io::Result<()> {
         let new = self.disk.open(&self.staging().join(merge.session.file_name()))?;
-        if let Some(old) = self.old_file(&merge.session)? {
+        let is_before = merge.next.is_some_and(|next| message.id() < next);
+        if !is_before && let Some(old) = self.old_file(&merge.session)? {
             let read = stands_at(&old, merge.at, message)?;
             if read > 0 {
-                merge.at += read;
+                (merge.at, merge.next) = (merge.at + read, None);
             } else {
                 self.keep_lines(merge, &old, &new, Some(message))?;
             }
@@ -97,6 +100,7 @@ impl<D: Disk> Transcripts<D> {
     fn keep_lines(&self, merge: &mut Merge, old: &D::File, new: &D::File, until: Option<&Message>) -> io::Result<()> {
         let mut lines = Lines::new(old, u64::MAX)?;
         let mut at = merge.at;
+        merge.next = None;
         loop {
             let line = next_line(&mut lines, at, &merge.session)?;
             let garbage_end = line.as_ref().map_or(old.byte_len()?, |(range, _)| range.start);
@@ -110,10 +114,13 @@ impl<D: Disk> Transcripts<D> {
                     (at, merge.at) = (range.end, range.end);
                 }
                 Some((range, id)) => {
-                    if let Some(until) = until.filter(|until| until.id() == id) {
-                        merge.at = range.end;
-                        if stands_at(old, range.start, until)? == 0 {
-                            self.set_aside(&merge.session, old, range)?;
+                    match until.filter(|until| until.id() == id) {
+                        None => merge.next = Some(id),
+                        Some(until) => {
+                            merge.at = range.end;
+                            if stands_at(old, range.start, until)? == 0 {
+                                self.set_aside(&merge.session, old, range)?;
+                            }
                         }
                     }
                     return Ok(());
