@@ -574,6 +574,12 @@ fn a_page_costs_what_it_holds_however_long_the_session_is() {
     }
     let middle = maker.message("long", "middle");
     store.insert(&maker.batch("long", 1000)).unwrap();
+    // As in a collection that was sharded by it first. Of two indexes that look as good the server takes the older one.
+    server.messages().drop_index("session_ts_idx").run().unwrap();
+    let hashed = IndexModel::builder().keys(doc! { "session_id": "hashed" }).build();
+    server.messages().create_index(hashed).run().unwrap();
+    assert_eq!(store.read(&query("long")).unwrap().messages.len(), 50, "also without our index");
+    assert_eq!(store.connect().unwrap().made_indexes, ["session_ts_idx"]);
     let database = server.client().database("oqoqo");
     database.run_command(doc! { "profile": 2 }).run().unwrap();
     let newest = query("long");

@@ -19,16 +19,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use mongodb::action::Action as _;
 use mongodb::bson::raw::{RawBsonRef, RawDocument};
 use mongodb::bson::{Bson, DateTime, Document, RawDocumentBuf, doc};
 use mongodb::error::Error;
+use mongodb::options::Hint;
 use mongodb::sync::Collection;
 
 use crate::message::{Direction, Id, Message, SessionId, Timestamp};
 
 use super::erasures::primary;
 use super::foreign::{place_of, role_pattern, time_of, to_message};
-use super::{SESSIONS_MAX, StorePage, StoreQuery};
+use super::{SESSIONS_MAX, StorePage, StoreQuery, verdict};
 
 /// The texts that we write.
 const OURS: &str = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}\+00:00$";
@@ -139,9 +141,14 @@ impl PageSearch<'_> {
         let mut texts = Times::Others.filter(query);
         texts.insert("$regex", not(OURS));
         let filter = self.any([texts, Times::Dates.filter(query)].into_iter().map(Bson::from).chain(no_time()));
-        let find = self.messages.find(filter).projection(doc! { "_id": 1 }).limit(1);
-        let mut cursor = find.selection_criteria(primary()).max_time(query.time_max).run()?;
-        cursor.advance()
+        let look = |hint: Option<Hint>| {
+            let find = self.messages.find(filter.clone()).projection(doc! { "_id": 1 }).limit(1);
+            let find = find.optional(hint, |find, hint| find.hint(hint));
+            find.selection_criteria(primary()).max_time(query.time_max).run()?.advance()
+        };
+        // Along another index on the session, such as a hashed shard key's, the server would read each document of it.
+        let ours = Hint::Keys(doc! { "session_id": 1, "created_at": -1 });
+        look(Some(ours)).or_else(|error| if verdict::is_bad_hint(&error) { look(None) } else { Err(error) })
     }
 
     /// How many there are that say no time.

@@ -25,6 +25,9 @@ pub const NAMESPACE_NOT_FOUND: i32 = 26;
 /// `Unauthorized`: the user, or no user, has no right to do that.
 pub const UNAUTHORIZED: i32 = 13;
 
+/// `BadValue`: of a question of ours the server refuses only an index that is not there.
+const BAD_VALUE: i32 = 2;
+
 /// `CommandNotSupportedOnView`: of our commands only a view refuses one so.
 const ON_VIEW: i32 = 166;
 
@@ -33,7 +36,7 @@ const NOT_PRIMARY: [i32; 3] = [10_107, 13_435, 13_436];
 
 /// Codes for a document that a server will refuse for ever, with their names.
 const PERMANENT: [(i32, &str); 15] = [
-    (2, "BadValue"),
+    (BAD_VALUE, "BadValue"),
     (9, "FailedToParse"),
     (14, "TypeMismatch"),
     (15, "Overflow"),
@@ -70,6 +73,11 @@ pub fn permanent(code: i32) -> Option<String> {
 pub fn is_in_id_index(message: &str) -> bool {
     let head = message.split(" dup key:").next().unwrap_or_default();
     head.rsplit_once("index: ").is_some_and(|(_, index)| index == "_id_")
+}
+
+/// Whether a question was refused because the index that it names is not there.
+pub fn is_bad_hint(error: &Error) -> bool {
+    matches!(error.kind.as_ref(), ErrorKind::Command(command) if command.code == BAD_VALUE)
 }
 
 /// The meaning of a server's code for a whole command.
