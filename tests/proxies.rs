@@ -8,39 +8,21 @@ mod support;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use support::proxy::{self, Running, snippet};
 use support::{Options, Server, WAIT_TIMEOUT, server, socket, wait_until};
 
 const HOST: &str = "chat.example.org";
 
+/// Where the proxies are shown.
+const OPERATIONS: &str = "docs/operations.md";
+
 /// Longer than the time after which common proxies close what is silent.
 const IDLE: Duration = Duration::from_secs(100);
-
-/// The block of the document in that language, with what a test must have elsewhere.
-fn snippet(language: &str, replaced: &[(&str, &str)]) -> String {
-    let document = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md")).unwrap();
-    let block = document.split(&format!("```{language}\n")).nth(1).and_then(|rest| rest.split("```").next()).unwrap();
-    let mut text = block.to_owned();
-    for (shown, here) in replaced {
-        assert!(text.contains(shown), "{shown} stands in the snippet: {text}");
-        text = text.replace(shown, here);
-    }
-    text
-}
-
-/// A child that ends with this.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 /// A proxy on a Unix socket in front of a server.
 struct Proxy {
@@ -68,10 +50,9 @@ impl Proxy {
         fs::write(at("both.pem"), both).unwrap();
         let socket = at("proxy.sock");
         let mut command = configure(folder.path(), socket.to_str().unwrap(), &server.address().to_string());
-        let path = format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default());
         let output = || fs::File::options().create(true).append(true).open(at("proxy.log")).unwrap();
-        let child =
-            command.env("PATH", path).stdout(output()).stderr(output()).spawn().expect("the proxy is installed");
+        let child = proxy::with_system_programs(&mut command).stdout(output()).stderr(output()).spawn();
+        let child = child.expect("the proxy is installed");
         let running = Running(child);
         let said = at("proxy.log");
         wait_until("the proxy listens", WAIT_TIMEOUT, || {
@@ -189,6 +170,7 @@ fn nginx() -> Proxy {
     Proxy::start(|folder, socket, address| {
         let at = |name: &str| folder.join(name).display().to_string();
         let site = snippet(
+            OPERATIONS,
             "nginx",
             &[
                 ("listen 443 ssl;", &format!("listen unix:{socket} ssl;")),
@@ -211,8 +193,11 @@ fn haproxy() -> Proxy {
     Proxy::start(|folder, socket, address| {
         let bind = format!("bind {socket} ssl crt {}", folder.join("both.pem").display());
         let shown = "bind :443 ssl crt /etc/ssl/chat.example.org.both.pem";
-        fs::write(folder.join("haproxy.cfg"), snippet("haproxy", &[(shown, &bind), ("127.0.0.1:8000", address)]))
-            .unwrap();
+        fs::write(
+            folder.join("haproxy.cfg"),
+            snippet(OPERATIONS, "haproxy", &[(shown, &bind), ("127.0.0.1:8000", address)]),
+        )
+        .unwrap();
         let mut command = Command::new("haproxy");
         command.arg("-f").arg(folder.join("haproxy.cfg"));
         command
@@ -224,7 +209,7 @@ fn caddy() -> Proxy {
         let at = |name: &str| folder.join(name).display().to_string();
         let site =
             format!("chat.example.org {{\n    bind unix/{socket}\n    tls {} {}\n", at("cert.pem"), at("key.pem"));
-        let file = snippet("caddy", &[("chat.example.org {\n", &site), ("127.0.0.1:8000", address)]);
+        let file = snippet(OPERATIONS, "caddy", &[("chat.example.org {\n", &site), ("127.0.0.1:8000", address)]);
         fs::write(folder.join("Caddyfile"), format!("{{\n    admin off\n}}\n{file}")).unwrap();
         let mut command = Command::new("caddy");
         command.args(["run", "--adapter", "caddyfile", "--config"]).arg(folder.join("Caddyfile"));

@@ -92,6 +92,26 @@ fn what_one_server_erases_goes_on_the_other_and_later_messages_stay() {
 }
 
 #[test]
+fn a_key_is_known_to_the_server_that_heard_it_only() {
+    let mongod = Mongod::start();
+    let (a, b) = (Server::start(shared(&mongod.uri())), Server::start(shared(&mongod.uri())));
+    let send = |server: &Server| {
+        let message = json!({"session_id": "s", "role": "user", "text": "hi", "message_id": "key"});
+        let reply = server.client().post("/api/chat/messages", &message).expect(201);
+        wait_until_drained(server);
+        (reply["messages"][0]["id"].as_str().unwrap().to_owned(), reply["messages"][0]["duplicate"] == true)
+    };
+    let (first, of_other) = (send(&a), send(&b));
+    assert_eq!((first.1, send(&a)), (false, (first.0.clone(), true)), "the same server answers as before");
+    assert_eq!((of_other.1, send(&b)), (false, (of_other.0.clone(), true)), "another one records it again, once");
+    for server in [&a, &b] {
+        let page = server.client().history("s", "");
+        let ids: Vec<_> = page["messages"].as_array().unwrap().iter().map(|message| &message["id"]).collect();
+        assert_eq!(ids, [first.0.as_str(), of_other.0.as_str()], "each shows both");
+    }
+}
+
+#[test]
 fn a_rewind_on_one_server_leads_both_along_the_same_path() {
     let mongod = Mongod::start();
     let (a, b) = (Server::start(shared(&mongod.uri())), Server::start(shared(&mongod.uri())));

@@ -19,7 +19,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mongodb::action::Action as _;
+use mongodb::action::{Action as _, Find};
 use mongodb::bson::raw::{RawBsonRef, RawDocument};
 use mongodb::bson::{Bson, DateTime, Document, RawDocumentBuf, doc};
 use mongodb::error::Error;
@@ -143,7 +143,7 @@ impl PageSearch<'_> {
         let filter = self.any([texts, Times::Dates.filter(query)].into_iter().map(Bson::from).chain(no_time()));
         let look = |hint: Option<Hint>| {
             let find = self.messages.find(filter.clone()).projection(doc! { "_id": 1 }).limit(1);
-            let find = find.optional(hint, |find, hint| find.hint(hint));
+            let find = find.optional(hint, Find::hint);
             find.selection_criteria(primary()).max_time(query.time_max).run()?.advance()
         };
         // Along another index on the session, such as a hashed shard key's, the server would read each document of it.

@@ -19,6 +19,7 @@ pub mod metrics;
 #[cfg(feature = "mongo")]
 pub mod mongod;
 pub mod oracle;
+pub mod proxy;
 #[cfg(feature = "mongo")]
 pub mod relay;
 pub mod server;

@@ -275,10 +275,16 @@ impl ReplicaSet {
         let config = doc! { "_id": "rs", "members": hosts, "settings": { "electionTimeoutMillis": ELECTION_MS } };
         let initiate = doc! { "replSetInitiate": config };
         set.members[0].client().database("admin").run_command(initiate).run().expect("the set can be initiated");
-        wait_until("a primary and two secondaries", WAIT_TIMEOUT, || {
-            set.primary().is_some() && set.members.iter().filter(|m| is(m, "secondary")).count() == 2
-        });
+        set.wait_until_whole();
         set
+    }
+
+    /// Waits for a primary and two secondaries.
+    #[track_caller]
+    pub fn wait_until_whole(&self) {
+        wait_until("a primary and two secondaries", WAIT_TIMEOUT, || {
+            self.primary().is_some() && self.members.iter().filter(|m| is(m, "secondary")).count() == 2
+        });
     }
 
     /// The connection string of all three.
