@@ -204,7 +204,10 @@ export function sessionList({ server, onOpen, onErased, onNew, onSearch, onExpor
     rows.activate(id, false);
     const byKey = event.clientX === 0 || event.button !== 2;
     const box = rows.box.querySelector(".row-active")?.getBoundingClientRect();
-    rowMenu(id, byKey && box ? { x: box.left + 40, y: box.bottom } : { x: event.clientX, y: event.clientY });
+    const show = () => rowMenu(id, byKey && box ? { x: box.left + 40, y: box.bottom } : { x: event.clientX, y: event.clientY });
+    // Firefox would take the release of the button for a click beside the menu.
+    if (event.buttons === 2) addEventListener("mouseup", show, { once: true });
+    else show();
   }
 
   function rowMenu(id, at) {
