@@ -13,8 +13,7 @@ use chatkeep::message::Timestamp;
 use chatkeep::store::{self, Store};
 use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{Bson, DateTime, Document, doc};
-use serde_json::{Value, json};
-use support::drained::{assert_holds, options, post, status, wait_until_drained, wait_until_in_error};
+use support::drained::{options, post, status, wait_until_drained, wait_until_in_error};
 use support::mongod::Mongod;
 use support::server::{BINARY, run, said};
 use support::{Options, Server, WAIT_TIMEOUT, wait_until};
@@ -130,28 +129,6 @@ fn check_config_refuses_a_typed_password_and_writes_without_an_answer() {
         assert!(output.status.code() == Some(2) && told.contains("mongo.uri: [redacted]: "), "{told}");
         assert!(told.contains(wanted) && !told.contains("p@ss"), "{told}");
     }
-}
-
-#[test]
-fn indexes_of_a_database_dropped_in_an_outage_are_made_again() {
-    let mut mongod = Mongod::start();
-    let server = Server::start(options(&mongod.uri(), "oqoqo"));
-    post(&server, "s", "before", 5);
-    wait_until_drained(&server);
-    assert_eq!(status(&server)["mongo"]["indexes_made_again"], Value::Null);
-    mongod.client().database("oqoqo").drop().run().unwrap();
-    // Otherwise the kill takes it back.
-    mongod.client().database("admin").run_command(doc! { "fsync": 1 }).run().unwrap();
-    mongod.kill9();
-    let after = post(&server, "s", "after", 5);
-    wait_until_in_error(&server);
-    mongod.restart();
-    wait_until_drained(&server);
-    wait_until("it is told", WAIT_TIMEOUT, || status(&server)["mongo"]["indexes_made_again"].is_string());
-    assert_eq!(mongod.messages().list_index_names().run().unwrap(), ["_id_", "session_ts_idx", "expires_at_idx"]);
-    assert_eq!(status(&server)["mongo"]["differing_indexes"], json!([]));
-    server.wait_for_log("Indexes were gone and are made again (session_ts_idx, expires_at_idx)");
-    assert_holds(&mongod.messages(), &after);
 }
 
 fn opened(uri: &str) -> std::sync::Arc<dyn Store> {

@@ -105,42 +105,6 @@ fn a_user_without_the_right_to_read_erasures_drains_and_is_told() {
 }
 
 #[test]
-fn whatever_a_server_answers_for_a_while_all_is_there_once_afterwards() {
-    let mongod = Mongod::start_fallible();
-    let server = Server::start(options(&mongod.uri(), "oqoqo").set("mongo.batch_max_messages", 50));
-    let mut kept = post(&server, "s", "before", 10);
-    wait_until_drained(&server);
-    let concern = |code: i32| doc! { "code": code, "errmsg": "waiting for replication timed out" };
-    for (name, data, told) in [
-        // MongoDB stores the documents and answers with an error.
-        ("timed out", doc! { "writeConcernError": concern(64) }, "confirm the write on a majority"),
-        ("unsatisfiable", doc! { "writeConcernError": concern(100) }, "confirm the write on a majority"),
-        ("broken", doc! { "closeConnection": true }, "cannot be reached"),
-        ("stepped down", doc! { "errorCode": 10_107 }, "cannot be reached"),
-        ("stepping down", doc! { "errorCode": 11_602 }, "cannot be reached"),
-        ("full", doc! { "errorCode": 14_031 }, "code 14031, OutOfDiskSpace"),
-        ("locked out", doc! { "errorCode": 13 }, "refuses the credentials (code 13, Unauthorized)"),
-    ] {
-        let mut data = data;
-        data.insert("failCommands", vec!["insert"]);
-        mongod.fail("alwaysOn", data);
-        kept.extend(post(&server, "s", name, 120));
-        let reason = wait_until_in_error(&server);
-        assert!(reason.contains(told), "{name}: {reason}");
-        assert!(queue(&server, "pending") >= 120, "{name}");
-        let failures = queue(&server, "failures");
-        wait_until("it goes on trying", WAIT_TIMEOUT, || queue(&server, "failures") > failures);
-        let page = server.client().history("s", "&limit=1");
-        assert_eq!(page["messages"][0]["text"], format!("{name} 119"), "who reads does not notice");
-        mongod.work();
-        wait_until_drained(&server);
-        assert_holds(&mongod.messages(), &kept);
-    }
-    assert_eq!(queue(&server, "dead_letters"), 0);
-    assert_eq!(server.client().whole_history("s").len(), kept.len());
-}
-
-#[test]
 fn an_erasure_mongodb_lacks_is_pending_and_carried_out_after_a_kill() {
     let mongod = Mongod::start_fallible();
     let mut server = Server::start(options(&mongod.uri(), "oqoqo"));

@@ -6,9 +6,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says where it failed by panicking there")]
 
+#[path = "matrix/database.rs"]
+#[allow(dead_code, reason = "some of its rows are for the table alone")]
+mod database;
 mod support;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,27 +23,12 @@ use chatkeep::worker::{DeadLetters, Drain, MongoStatus, PendingErasures};
 use mongodb::IndexModel;
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::sync::Collection;
-use serde_json::{Value, json};
+use serde_json::json;
 use support::drained::{
     NOWHERE, assert_holds, drained_to, options, post, queue, status, stored, wait_until_drained, wait_until_in_error,
 };
-use support::mongod::{Mongod, PASSWORD, ReplicaSet, USER, message_of};
-use support::{Load, Oracle, Random, SLACK, Server, WAIT_TIMEOUT, remove_if_there, wait_until};
-
-/// The dead letters: reason and text by id; panics when one is there twice.
-#[track_caller]
-fn letters(server: &Server) -> BTreeMap<String, (String, String)> {
-    let bytes = std::fs::read_to_string(server.data().join("dead_letter.jsonl")).unwrap_or_default();
-    let mut found = BTreeMap::new();
-    for line in bytes.lines() {
-        let letter: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
-        let text = |value: &Value| value.as_str().unwrap_or_else(|| panic!("{letter}")).to_owned();
-        let message = &letter["message"];
-        let before = found.insert(text(&message["id"]), (text(&letter["reason"]), text(&message["text"])));
-        assert!(before.is_none(), "a letter is there twice: {line}");
-    }
-    found
-}
+use support::mongod::{Mongod, PASSWORD, USER, message_of};
+use support::{Load, Oracle, Random, SLACK, Server, Trial, WAIT_TIMEOUT, remove_if_there, wait_until};
 
 /// How much a million messages may add to resident memory: 1 MiB was seen.
 const GROWTH_KIB_MAX: u64 = 4 * 1024;
@@ -143,242 +130,52 @@ fn a_server_starts_at_once_without_mongodb_and_drains_when_it_comes() {
 
 #[test]
 fn a_mongod_killed_under_load_has_everything_once_when_it_is_back() {
-    let mut random = Random::announced("mongod killed");
-    let mut mongod = Mongod::start();
-    let server = Server::start(options(&mongod.uri(), "oqoqo").set("mongo.batch_max_messages", 50));
-    let oracle = Arc::new(Oracle::default());
-    let load = Load::start(&server, &oracle, "k", "r", &mut random);
-    for _ in 0..4 {
-        let (stored, seen) = (queue(&server, "stored"), load.acknowledged());
-        wait_until("batches go through", WAIT_TIMEOUT, || queue(&server, "stored") > stored + 100);
-        load.wait_for(seen + 50);
-        std::thread::park_timeout(Duration::from_micros(random.between(0, 50_000)));
-        mongod.kill9();
-        load.wait_for(load.acknowledged() + 200);
-        mongod.restart();
-    }
-    load.end();
-    wait_until_drained(&server);
-    oracle.check_mongo(&mongod.messages(), "k", |_| false);
-    oracle.check(&server, "k", 0);
-    assert_eq!(queue(&server, "dead_letters"), 0);
+    database::killed(&Trial::new("mongod killed"));
 }
 
 #[test]
 fn killed_again_and_again_a_server_has_everything_in_mongodb_once() {
-    let mut random = Random::announced("chatkeep killed");
-    let (mongod, mut server) = drained_to("killed");
-    let oracle = Arc::new(Oracle::default());
-    let rounds = 8;
-    for round in 0..rounds {
-        if round % 2 == 1 {
-            server.reconfigure(options(&mongod.uri(), "killed").set("mongo.batch_max_age_ms", 1));
-        }
-        let load = Load::start(&server, &oracle, "k", &format!("r{round}"), &mut random);
-        load.wait_for(usize::try_from(random.between(1, 300)).unwrap());
-        std::thread::park_timeout(Duration::from_micros(random.between(0, 400_000)));
-        server.assert_running();
-        server.kill9();
-        load.end();
-        server.start_again();
-    }
-    wait_until_drained(&server);
-    oracle.check(&server, "k", rounds);
-    wait_until_drained(&server);
-    oracle.check_mongo(&mongod.messages_of("killed"), "", |_| false);
+    database::server_killed(&Trial::new("chatkeep killed"), 8);
 }
 
 #[test]
 fn a_mongod_frozen_for_twenty_seconds_is_noticed_by_the_status_only() {
-    let mut random = Random::announced("frozen");
-    let mongod = Mongod::start();
-    let server = Server::start(options(&mongod.uri(), "oqoqo"));
-    let oracle = Arc::new(Oracle::default());
-    let load = Load::start(&server, &oracle, "f", "r", &mut random);
-    load.wait_for(200);
-    // A full page needs nothing from MongoDB; a shorter one would rightly say that it is incomplete.
-    wait_until("a session has more than a page", WAIT_TIMEOUT, || {
-        server.client().history("f-0", "&limit=50")["has_more"] == true
-    });
-    let (slowest_read, before) = mongod.stop_cont(Duration::from_secs(20), || {
-        let (began, mut client, before) = (Instant::now(), server.client(), load.acknowledged());
-        let mut slowest = Duration::ZERO;
-        let mut reason = None;
-        while began.elapsed() < Duration::from_secs(20) {
-            let asked = Instant::now();
-            let page = client.history("f-0", "&limit=50");
-            assert_eq!(page["complete"], true, "{page}");
-            slowest = slowest.max(asked.elapsed());
-            let status = client.get("/api/storage/status").expect(200);
-            reason = reason.or_else(|| status["mongo"]["reason"].as_str().map(str::to_owned));
-            std::thread::park_timeout(Duration::from_millis(50));
-        }
-        let reason = reason.expect("the status tells why");
-        assert!(reason.contains("cannot be reached"), "{reason}");
-        (slowest, before)
-    });
-    let (slowest, during) = (load.slowest(), load.acknowledged() - before);
-    load.end();
-    assert!(during > 100, "posts went on: {during}");
-    // `mongo.call_timeout_seconds` is ten: no request waits for it.
-    assert!(slowest < Duration::from_secs(9) && slowest_read < Duration::from_secs(9), "{slowest:?} {slowest_read:?}");
-    wait_until_drained(&server);
-    oracle.check_mongo(&mongod.messages(), "f", |_| false);
-    oracle.check(&server, "f", 0);
-    let lines = server.log().lines().filter(|line| line.contains("tried again")).count();
-    assert!(lines <= 4, "each reason is told once:\n{}", server.log());
+    database::frozen(&Trial::new("frozen"), Duration::from_secs(20));
 }
 
 #[test]
 fn a_replica_set_that_loses_its_primary_has_everything_once() {
-    let mut random = Random::announced("replica set");
-    let mut set = ReplicaSet::start();
-    let server = Server::start(options(&set.uri(), "oqoqo").set("mongo.batch_max_messages", 100));
-    let oracle = Arc::new(Oracle::default());
-    let stored_more = |than: u64| {
-        let more = || queue(&server, "stored") + queue(&server, "already_stored") > than + 200;
-        wait_until("batches go through", 2 * WAIT_TIMEOUT, more);
-        queue(&server, "stored") + queue(&server, "already_stored")
-    };
-    let mut load = Load::start(&server, &oracle, "rs", "killed", &mut random);
-    let seen = stored_more(0);
-    let killed = set.kill_primary();
-    set.wait_for_primary();
-    set.members[killed].restart();
-    let seen = stored_more(seen);
-    set.step_down();
-    set.wait_for_primary();
-    stored_more(seen);
-    load.end();
-    wait_until_drained(&server);
-    oracle.check_mongo(&set.messages(), "rs", |_| false);
-
-    let primary = set.wait_for_primary();
-    let secondaries: Vec<_> = (0..3).filter(|&n| n != primary).map(|n| &set.members[n]).collect();
-    load = Load::start(&server, &oracle, "rs", "alone", &mut random);
-    load.wait_for(100);
-    secondaries.iter().for_each(|member| member.freeze());
-    load.wait_for(300);
-    load.end();
-    let reason = wait_until_in_error(&server);
-    assert!(reason.contains("majority") || reason.contains("cannot be reached"), "{reason}");
-    assert!(queue(&server, "pending") > 0, "what no majority confirmed is pending");
-    secondaries.iter().for_each(|member| member.thaw());
-    wait_until_drained(&server);
-    oracle.check_mongo(&set.messages(), "rs", |_| false);
-    oracle.check(&server, "rs", 0);
-}
-
-/// Makes the collection so that it refuses texts which begin with `poison`.
-fn refuse_poison(mongod: &Mongod, database: &str) {
-    let validator = doc! { "text": { "$not": { "$regex": "^poison" } } };
-    let create = doc! { "create": "chat_messages", "validator": validator };
-    mongod.client().database(database).run_command(create).run().unwrap();
+    database::failover(&Trial::new("replica set"));
 }
 
 #[test]
 fn what_a_validator_refuses_is_a_dead_letter_once_and_keeps_nothing_back() {
-    let mongod = Mongod::shared();
-    refuse_poison(&mongod, "poison");
-    let mut server = Server::start(options(&mongod.uri(), "poison").set("mongo.batch_max_messages", 40));
-    let mut good = BTreeMap::new();
-    let mut bad = BTreeMap::new();
-    for round in 0..5 {
-        good.extend(post(&server, "s", &format!("good {round}"), 90));
-        bad.extend(post(&server, "s", &format!("poison {round}"), 10));
-    }
-    wait_until_drained(&server);
-    assert_holds(&mongod.messages_of("poison"), &good);
-    let found = letters(&server);
-    assert_eq!(found.iter().map(|(id, (_, text))| (id.clone(), text.clone())).collect::<BTreeMap<_, _>>(), bad);
-    assert!(found.values().all(|(reason, _)| reason.contains("121")), "{found:?}");
-    assert_eq!(queue(&server, "dead_letters"), 50);
-    assert_eq!(server.client().whole_history("s").len(), 500, "they stay in the history");
-
-    // Without a checkpoint everything is offered again.
-    server.kill9();
-    remove_if_there(&server.data().join("journal/checkpoint"));
-    server.start_again();
-    good.extend(post(&server, "s", "after", 10));
-    wait_until_drained(&server);
-    assert_holds(&mongod.messages_of("poison"), &good);
-    assert_eq!(letters(&server).len(), 50);
+    database::poison(&Trial::new("poison"));
 }
 
 #[test]
 fn an_id_of_another_document_is_a_dead_letter_and_overwrites_nothing() {
-    let mongod = Mongod::shared();
-    let mut server = Server::start(options(NOWHERE, "collision"));
-    let mut kept = post(&server, "s", "ours", 20);
-    let (id, text) = kept.pop_first().unwrap();
-    let theirs = doc! { "_id": &id, "text": "theirs" };
-    mongod.messages_of("collision").insert_one(theirs.clone()).run().unwrap();
-    server.reconfigure(options(&mongod.uri(), "collision"));
-    server.restart();
-    wait_until_drained(&server);
-    let reason = "another document has its _id".to_owned();
-    assert_eq!(letters(&server), BTreeMap::from([(id.clone(), (reason, text))]));
-    assert_eq!(queue(&server, "dead_letters"), 1);
-    let collection = mongod.messages_of("collision");
-    assert_eq!(collection.find_one(doc! { "_id": &id }).run().unwrap(), Some(theirs));
-    collection.delete_one(doc! { "_id": &id }).run().unwrap();
-    assert_holds(&collection, &kept);
+    database::collision(&Trial::new("collision"));
 }
 
 #[test]
 fn a_wrong_password_is_told_without_any_credential_until_it_is_right() {
-    let mongod = Mongod::start_with_password();
-    let wrong = options(&mongod.uri().replace(PASSWORD, "hunter3"), "oqoqo");
-    let mut server = Server::start(wrong.set("server.drain_seconds", 60));
-    let kept = post(&server, "s", "locked out", 30);
-    let reason = wait_until_in_error(&server);
-    assert!(reason.contains("refuses the credentials"), "{reason}");
-    assert_keeps_secrets(&server);
-    assert_eq!(status(&server)["mongo"]["hosts"], json!([format!("127.0.0.1:{}", mongod.port())]));
-    let stopped = Instant::now();
-    server.reconfigure(options(&mongod.uri(), "oqoqo"));
-    server.restart();
-    assert!(stopped.elapsed() < SLACK, "the stop waited for nothing: {:?}", stopped.elapsed());
-    wait_until_drained(&server);
-    assert_holds(&mongod.messages(), &kept);
-    assert_keeps_secrets(&server);
+    database::wrong_password(&Trial::new("password"));
 }
 
 #[test]
 fn with_or_without_mongodb_a_stop_with_100_000_pending_ends_in_time() {
-    let mongod = Mongod::shared();
-    let mut server = Server::start(options(NOWHERE, "stopped").set("server.drain_seconds", 60));
-    let mut kept = BTreeMap::new();
-    for n in 0..10 {
-        kept.extend(post(&server, &format!("s{n}"), &format!("backlog {n}"), 10_000));
-    }
-    let stop = |server: &mut Server| {
-        let began = Instant::now();
-        let status = server.sigterm_and_wait();
-        assert_eq!(status.code(), Some(0), "{}", server.log());
-        began.elapsed()
-    };
-    let took = stop(&mut server);
-    assert!(took < SLACK, "without MongoDB a stop takes {took:?}");
-    assert!(server.log().contains("100000 records are not in MongoDB yet"), "{}", server.log());
+    database::stopped_with_backlog(&Trial::new("backlog"), 100_000);
+}
 
-    server.reconfigure(options(&mongod.uri(), "stopped").set("server.drain_seconds", 3));
-    server.start_again();
-    let took = stop(&mut server);
-    // A quarter of the time is kept for the checkpoint. On a busy machine that is too short, and more is sent again.
-    let in_time = !server.log().contains("did not end by the deadline");
-    assert!(took < Duration::from_secs(3) + SLACK, "with MongoDB a stop takes {took:?}");
-    let after_the_stop = mongod.messages_of("stopped").count_documents(doc! {}).run().unwrap();
-    assert!(after_the_stop > 0, "it drains as long as it may");
-    assert!(after_the_stop < 100_000 || took < Duration::from_millis(4500), "it drains no longer: {took:?}");
-    server.start_again();
-    wait_until_drained(&server);
-    assert_holds(&mongod.messages_of("stopped"), &kept);
-    let again = queue(&server, "already_stored");
-    assert!(
-        again <= 3_000 || !in_time,
-        "the stop left a checkpoint behind what it drained: {again} of {after_the_stop} came again"
-    );
+#[test]
+fn whatever_a_server_answers_for_a_while_all_is_there_once_afterwards() {
+    database::errors(&Trial::new("errors"));
+}
+
+#[test]
+fn indexes_of_a_database_dropped_in_an_outage_are_made_again() {
+    database::dropped(&Trial::new("dropped"));
 }
 
 #[test]

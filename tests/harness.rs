@@ -3,7 +3,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says where it failed by panicking there")]
 
+#[path = "matrix/disk.rs"]
+#[allow(dead_code, reason = "one of its rows is enough here")]
+mod disk;
 mod support;
+#[path = "matrix/table.rs"]
+#[allow(dead_code, reason = "the others are scripts/faults'")]
+mod table;
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
@@ -120,6 +126,23 @@ fn the_oracle_accepts_what_is_right_and_refuses_each_kind_of_wrong() {
     ] {
         assert!(verdict(&found).is_err(), "the oracle must refuse: {wrong}");
     }
+}
+
+#[test]
+fn the_table_of_faults_fails_by_a_row_that_loses_messages_or_cannot_be_run() {
+    use table::{Row, Run};
+    let kept = Row { fault: "nothing is damaged", needs: &[], run: Run::Real(disk::undamaged) };
+    let lost = Row { fault: "the data folder is removed", needs: &[], run: Run::Real(disk::removed_data) };
+    let not_run =
+        Row { fault: "never", needs: &[("the impossible", "false")], run: Run::Real(|_| panic!("it is run")) };
+    let lines = [kept, lost, not_run].map(|row| row.run(1));
+    let told = lines.each_ref().map(ToString::to_string);
+    assert_eq!(lines.each_ref().map(table::Line::is_passed), [true, false, false], "{told:?}");
+    let cell = |line: usize, column: usize| told[line].split(" | ").nth(column).unwrap().to_owned();
+    assert_ne!((cell(1, 3), cell(1, 4)), ("0".to_owned(), "0".to_owned()), "some are acknowledged and lost: {told:?}");
+    assert!(told[2].contains("not run: it needs the impossible"), "{told:?}");
+    assert_eq!(table::end(&lines).1, 1);
+    assert_eq!([&lines[..1], &lines[1..2], &[]].map(|lines| table::end(lines).1), [0, 1, 1]);
 }
 
 #[test]

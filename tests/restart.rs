@@ -96,18 +96,6 @@ fn ids_and_times_keep_rising_over_stops_and_kills() {
 }
 
 #[test]
-fn a_second_server_on_the_same_data_exits_1_and_harms_nothing() {
-    let server = Server::start(Options::default());
-    server.client().chat("first", "before");
-    let output = run(&mut server.command());
-    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-    assert!(said(&output).to_lowercase().contains("lock"), "{}", said(&output));
-    server.client().chat("first", "after");
-    assert_eq!(server.client().whole_history("first").len(), 4);
-    server.local_client().get("/livez").expect(200);
-}
-
-#[test]
 fn the_lock_and_the_socket_of_a_killed_server_do_not_stop_the_next() {
     let mut server = Server::start(Options::default());
     server.client().chat("killed", "hello");
@@ -405,29 +393,6 @@ fn the_folder_of_the_transcripts_comes_back_when_it_is_removed() {
     let drained = |client: &mut Client| client.get("/api/storage/status").json()["queue"]["pending"] == 0;
     wait_until("all is drained", support::WAIT_TIMEOUT, || drained(&mut client));
     server.transcript_of("after", 3);
-}
-
-#[test]
-fn a_transcript_that_cannot_be_written_keeps_no_server_from_starting() {
-    let mut server = Server::start(Options::default().set("journal.checkpoint_seconds", 1));
-    let mut client = server.client();
-    let path = server.transcript_path("bad");
-    fs::create_dir(&path).unwrap();
-    fill(&mut client, "bad", 0..3);
-    fill(&mut client, "good", 0..3);
-    server.kill9();
-    server.start_again();
-    let mut client = server.client();
-    assert_eq!(client.whole_history("good").len(), 3);
-    fill(&mut client, "bad", 3..4);
-    // Once it is mended by hand, the transcript is written without a restart.
-    fs::remove_dir(&path).unwrap();
-    wait_until("the transcript is brought up", support::WAIT_TIMEOUT, || path.is_file());
-    wait_until("all is drained", support::WAIT_TIMEOUT, || {
-        client.get("/api/storage/status").json()["queue"]["pending"] == 0
-    });
-    server.transcript_of("bad", 4);
-    assert_eq!(client.whole_history("bad").len(), 4);
 }
 
 #[test]

@@ -155,7 +155,7 @@ fn a_transcript_that_cannot_be_written_fails_and_holds_up_the_flush() {
     let mut server = Server::prepared(options());
     let folder = Tmpfs::mount(&server.data().join("cache/chat_sessions"), 1);
     server.start_again();
-    folder.read_only();
+    folder.remount("ro");
     let (code, out, _) = verify(&server, server.address(), &[]);
     assert_eq!(code, Some(1), "{out}");
     let line = only_failed(&out, "transcript", &["flush"]);

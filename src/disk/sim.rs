@@ -26,6 +26,17 @@ pub use random::Random;
 /// A write may be torn at multiples of this, in bytes.
 const SECTOR_BYTES: usize = 64;
 
+/// How many cases a test has run, told at its end: `scripts/faults` shows it.
+#[derive(Debug, Default)]
+pub struct Cases(pub u64);
+
+#[allow(clippy::print_stderr, reason = "it is for whoever runs the test")]
+impl Drop for Cases {
+    fn drop(&mut self) {
+        eprintln!("{} cases", self.0);
+    }
+}
+
 /// The simulated disk. Clones are the same disk.
 #[derive(Clone, Debug, Default)]
 pub struct SimDisk(Arc<Platter>);

@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicU64;
 use super::*;
 use crate::config::Config;
 use crate::disk::overlay::{self, Overlay};
-use crate::disk::sim::{Fault, Random, SimDisk};
+use crate::disk::sim::{Cases, Fault, Random, SimDisk};
 use crate::disk::{self, Disk, DiskFile};
 use crate::journal::{self, Appended, Checkpoint, Entry, Journal, NewRecord, ReadProgress, ReplyTo};
 use crate::layout;
@@ -182,8 +182,10 @@ fn what_is_well_is_said_to_be_well_and_left_alone() {
 /// Flips bytes of `files`, one at a time, and compares a start with a repair and a start; at least `least` messages are
 /// left.
 fn flip(case: &Case, files: &[PathBuf], every: usize, least: usize) {
+    let mut cases = Cases::default();
     for path in files {
         for at in (0..case.used(path)).step_by(every) {
+            cases.0 += 1;
             let told = || format!("{} byte {at}", path.display());
             let damaged = case.disk.fork();
             damaged.damage(path, |bytes| bytes[at] ^= 0x41);

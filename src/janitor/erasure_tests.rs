@@ -16,7 +16,7 @@ use crossbeam_channel::{Receiver, bounded};
 use super::Scrubber;
 use crate::cache::Cache;
 use crate::config::{Config, Fsync};
-use crate::disk::sim::{Fault, Random, SimDisk};
+use crate::disk::sim::{Cases, Fault, Random, SimDisk};
 use crate::doctor;
 use crate::history::{History, HistoryQuery};
 use crate::import::{ImportOutcome, Importer};
@@ -387,6 +387,7 @@ fn what_is_erased_is_gone_from_every_reader_and_then_from_every_file() {
 #[test]
 fn a_power_cut_at_any_call_brings_nothing_erased_back_and_loses_nothing() {
     let calls = run(Fsync::Always, None, None);
+    let _cases = Cases(1 + calls);
     for call in 1..=calls {
         run(Fsync::Always, Some((call, Fault::PowerOff)), Some(call));
     }

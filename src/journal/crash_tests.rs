@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::Fsync;
-use crate::disk::sim::{Fault, Random, SimDisk};
+use crate::disk::sim::{Cases, Fault, Random, SimDisk};
 use crate::message::{self, Id, Metadata, SessionId};
 
 /// Operations of one history.
@@ -283,9 +283,11 @@ fn random_histories_without_faults_keep_everything() {
 
 #[test]
 fn a_power_cut_at_every_call_loses_nothing_that_was_synced() {
+    let mut cases = Cases::default();
     for seed in 0..3 * scale() {
         for fsync in [Fsync::Always, Fsync::Interval] {
             let calls = run(seed, fsync, None, true);
+            cases.0 += 1 + calls;
             for call in 1..=calls {
                 run(seed, fsync, Some((call, Fault::PowerOff)), true);
             }

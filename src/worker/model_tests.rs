@@ -11,7 +11,7 @@ pub mod world;
 use std::io;
 
 use crate::config::Fsync;
-use crate::disk::sim::{Fault, Random};
+use crate::disk::sim::{Cases, Fault, Random};
 use crate::journal::Appended;
 use crate::message::{Id, Timestamp};
 
@@ -295,8 +295,10 @@ fn after_a_power_cut_transcripts_hold_what_the_checkpoint_passed() {
 
 #[test]
 fn after_a_kill_at_any_call_nothing_is_lost_or_there_twice() {
+    let mut cases = Cases::default();
     for (seed, fsync) in seeds(2000, &POLICIES) {
         let calls = run(seed, fsync, SHORT, &[], End::Kill);
+        cases.0 += 1 + calls;
         for call in 1..=calls {
             run(seed, fsync, SHORT, &[(call, Fault::PowerOff)], End::Kill);
         }
@@ -305,8 +307,10 @@ fn after_a_kill_at_any_call_nothing_is_lost_or_there_twice() {
 
 #[test]
 fn a_fault_at_every_call_costs_nothing_that_was_acknowledged() {
+    let mut cases = Cases::default();
     for (seed, fsync) in seeds(3000, &POLICIES[..2]) {
         let calls = run(seed, fsync, SHORT, &[], End::Kill);
+        cases.0 += 1 + calls;
         for call in 1..=calls {
             let end = if call % 2 == 0 { End::Kill } else { End::PowerCut(call) };
             run(seed, fsync, SHORT, &[(call, FAULTS[((call + seed) % 3) as usize])], end);

@@ -26,11 +26,11 @@ impl Tmpfs {
         Self(folder.to_owned())
     }
 
-    /// Makes it read-only from now on.
+    /// Makes it read-only (`ro`), or not (`rw`).
     #[track_caller]
-    pub fn read_only(&self) {
-        let remounted = Command::new("mount").args(["-o", "remount,ro"]).arg(&self.0).status();
-        assert!(remounted.is_ok_and(|status| status.success()), "nobody writes there any more");
+    pub fn remount(&self, how: &str) {
+        let remounted = Command::new("mount").arg("-o").arg(format!("remount,{how}")).arg(&self.0).status();
+        assert!(remounted.is_ok_and(|status| status.success()), "it can be mounted anew: {how}");
     }
 }
 

@@ -423,13 +423,15 @@ impl Client {
         self.get(&format!("/api/chat/history?session_id={session}{more}")).expect(200)
     }
 
-    /// The same page, asked for again while MongoDB does not answer in time: a busy machine is no fault.
+    /// The same page, asked for again while MongoDB does not answer in time, for a busy machine is no fault, or while a
+    /// transcript is written again.
     #[track_caller]
     pub fn answered_page(&mut self, session: &str, more: &str) -> Value {
         let deadline = Instant::now() + WAIT_TIMEOUT;
         loop {
             let page = self.history(session, more);
-            let is_late = page["reason"].as_str().is_some_and(|reason| reason.contains("did not return in time"));
+            let passes = ["did not return in time", "is being written again from the journal"];
+            let is_late = page["reason"].as_str().is_some_and(|reason| passes.iter().any(|part| reason.contains(part)));
             if !is_late || Instant::now() > deadline {
                 return page;
             }

@@ -24,6 +24,7 @@ pub mod proxy;
 pub mod relay;
 pub mod server;
 pub mod socket;
+pub mod trial;
 
 use std::fs;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
@@ -39,6 +40,7 @@ pub use limit::Limit;
 pub use load::Load;
 pub use oracle::Oracle;
 pub use server::{Options, Server};
+pub use trial::Trial;
 
 /// How long anything may take that should take milliseconds. Generous: the machines are shared.
 pub const WAIT_TIMEOUT: Duration = Duration::from_secs(60);

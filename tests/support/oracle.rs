@@ -23,11 +23,23 @@ struct Session {
     sent: HashMap<(String, String), Option<String>>,
 }
 
+/// The messages found of each session, in their order.
+type Found = BTreeMap<String, Vec<Value>>;
+
+/// What is wrong with what was found; messages by session, role and text.
+#[derive(Default)]
+struct Findings {
+    lost: BTreeSet<String>,
+    twice: BTreeSet<String>,
+    wrong: Vec<String>,
+}
+
 /// Shared by all clients of one test.
 #[derive(Default)]
 pub struct Oracle {
     sessions: Mutex<BTreeMap<String, Session>>,
     fresh: Mutex<u32>,
+    found: Mutex<Findings>,
 }
 
 impl Oracle {
@@ -59,37 +71,62 @@ impl Oracle {
         self.lock().values().map(|s| s.sent.values().flatten().count()).sum()
     }
 
+    /// How many acknowledged messages a check missed, and how many messages it found twice.
+    pub fn lost_and_twice(&self) -> (usize, usize) {
+        let found = self.found.lock().expect("it is only added to");
+        (found.lost.len(), found.twice.len())
+    }
+
     /// Checks the sessions whose name begins with `prefix`, then that a fresh write works and has the largest id.
     /// `damaged_lines` is how many torn lines a transcript may show: at most one for each kill.
     #[track_caller]
     pub fn check(&self, server: &Server, prefix: &str, damaged_lines: usize) {
-        let mut largest = String::new();
-        {
-            let sessions = self.lock();
-            for (name, session) in sessions.iter().filter(|(n, _)| n.starts_with(prefix)) {
-                let history = server.client().whole_history(name);
-                session.compare(&format!("history of {name}"), name, &history);
-                let ids: BTreeSet<&str> = history.iter().filter_map(|m| m["id"].as_str()).collect();
-                wait_until(&format!("the transcript of {name} has its {} messages", ids.len()), WAIT_TIMEOUT, || {
-                    server.transcript(name).0.len() >= ids.len()
-                });
-                let (lines, damaged) = server.transcript(name);
-                assert!(damaged <= damaged_lines, "{damaged} damaged lines in the transcript of {name}");
-                session.compare(&format!("transcript of {name}"), name, &lines);
-                let in_file: BTreeSet<&str> = lines.iter().filter_map(|m| m["id"].as_str()).collect();
-                assert_eq!(ids, in_file, "history and transcript of {name} hold the same");
-                if let Some(last) = ids.last() {
-                    largest = largest.max((*last).to_owned());
-                }
-            }
-        }
+        let names: Vec<String> = self.lock().keys().filter(|name| name.starts_with(prefix)).cloned().collect();
+        let histories: Found = names.iter().map(|name| (name.clone(), server.client().whole_history(name))).collect();
+        self.compare_all("history", &histories, |_| false);
+        let ids = |messages: &[Value]| -> BTreeSet<String> {
+            messages.iter().filter_map(|message| message["id"].as_str()).map(str::to_owned).collect()
+        };
+        let transcript = |(name, history): (&String, &Vec<Value>)| {
+            let wanted = ids(history);
+            wait_until(&format!("the transcript of {name} has its {} messages", wanted.len()), WAIT_TIMEOUT, || {
+                server.transcript(name).0.len() >= wanted.len()
+            });
+            let (lines, damaged) = server.transcript(name);
+            assert!(damaged <= damaged_lines, "{damaged} damaged lines in the transcript of {name}");
+            assert_eq!(wanted, ids(&lines), "history and transcript of {name} hold the same");
+            (name.clone(), lines)
+        };
+        self.compare_all("transcript", &histories.iter().map(transcript).collect(), |_| false);
+        let largest = histories.values().flat_map(|history| ids(history)).max().unwrap_or_default();
         self.check_fresh_write(server, &largest);
     }
 
     /// Compares what was found of one session with what is known of it.
     #[track_caller]
     pub fn compare(&self, place: &str, name: &str, found: &[Value]) {
-        self.lock().get(name).expect("a session that was told of").compare(place, name, found);
+        self.compare_all(place, &BTreeMap::from([(name.to_owned(), found.to_vec())]), |_| false);
+    }
+
+    /// The same of several sessions, all of which are looked at before it fails. Messages whose text `is_elsewhere` are not
+    /// expected.
+    #[track_caller]
+    fn compare_all(&self, place: &str, found: &Found, is_elsewhere: impl Fn(&str) -> bool) {
+        let mut all = Findings::default();
+        let sessions = self.lock();
+        for (name, messages) in found {
+            match sessions.get(name) {
+                Some(session) => session.compare(name, messages, &is_elsewhere, &mut all),
+                None => all.wrong.push(format!("{name}: nobody wrote to it")),
+            }
+        }
+        drop(sessions);
+        let told = all.told();
+        let mut kept = self.found.lock().expect("it is only added to");
+        kept.lost.append(&mut all.lost);
+        kept.twice.append(&mut all.twice);
+        drop(kept);
+        assert!(told.is_empty(), "{place}: {told}");
     }
 
     /// Checks that MongoDB holds the sessions whose name begins with `prefix`: every acknowledged message but those whose text
@@ -97,27 +134,17 @@ impl Oracle {
     #[cfg(feature = "mongo")]
     #[track_caller]
     pub fn check_mongo(&self, collection: &Collection<Document>, prefix: &str, is_elsewhere: impl Fn(&str) -> bool) {
-        let mut found: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+        let is_ours = |name: &str| name.starts_with(prefix);
+        let mut found: Found =
+            self.lock().keys().filter(|name| is_ours(name)).map(|name| (name.clone(), Vec::new())).collect();
         for document in collection.find(doc! {}).sort(doc! { "_id": 1 }).run().expect("find") {
             let message = super::mongod::message_of(&document.expect("a document"));
             let session = message["session_id"].as_str().expect("a session").to_owned();
-            found.entry(session).or_default().push(message);
+            if is_ours(&session) {
+                found.entry(session).or_default().push(message);
+            }
         }
-        let sessions = self.lock();
-        for name in found.keys().filter(|name| name.starts_with(prefix)) {
-            assert!(sessions.contains_key(name), "MongoDB has a session nobody wrote to: {name}");
-        }
-        for (name, session) in sessions.iter().filter(|(name, _)| name.starts_with(prefix)) {
-            let wanted = Session {
-                sent: session
-                    .sent
-                    .iter()
-                    .filter(|((_, text), _)| !is_elsewhere(text))
-                    .map(|(k, v)| (k.clone(), v.clone()))
-                    .collect(),
-            };
-            wanted.compare(&format!("MongoDB, {name}"), name, found.get(name).map_or(&[], Vec::as_slice));
-        }
+        self.compare_all("MongoDB", &found, is_elsewhere);
     }
 
     #[track_caller]
@@ -143,30 +170,48 @@ impl Oracle {
 }
 
 impl Session {
-    #[track_caller]
-    fn compare(&self, place: &str, name: &str, found: &[Value]) {
-        let mut seen: BTreeSet<(String, String)> = BTreeSet::new();
-        let mut last = String::new();
+    fn compare(&self, name: &str, found: &[Value], is_elsewhere: impl Fn(&str) -> bool, findings: &mut Findings) {
+        let (mut seen, mut last) = (BTreeSet::new(), String::new());
         for message in found {
-            let field =
-                |f: &str| message[f].as_str().unwrap_or_else(|| panic!("{place}: no {f}: {message}")).to_owned();
-            let (id, role, text) = (field("id"), field("role"), field("text"));
-            assert_eq!(field("session_id"), name, "{place}: a message of another session");
-            assert!(id > last, "{place}: ids rise strictly: {id} after {last}");
+            let field = |f: &str| message[f].as_str().unwrap_or_else(|| panic!("no {f}: {message}")).to_owned();
+            let (id, key) = (field("id"), (field("role"), field("text")));
+            let asked = ("user".to_owned(), key.1.clone());
+            let wrong = match self.sent.get(&key) {
+                _ if field("session_id") != name => "a message of another session",
+                None => "never sent",
+                Some(_) if is_elsewhere(&key.1) => "it should be elsewhere",
+                Some(_) if seen.contains(&key) => {
+                    findings.twice.insert(format!("{name} {} {}", key.0, key.1));
+                    continue;
+                }
+                Some(Some(known)) if *known != id => "stored under another id",
+                Some(_) if id <= last => "ids do not rise strictly",
+                Some(_) if key.0 == "assistant" && self.sent.contains_key(&asked) && !seen.contains(&asked) => {
+                    "a reply without its message"
+                }
+                Some(_) => "",
+            };
+            if !wrong.is_empty() {
+                findings.wrong.push(format!("{name}: {wrong}: {message}"));
+            }
             last.clone_from(&id);
-            let key = (role, text);
-            match self.sent.get(&key) {
-                None => panic!("{place}: never sent: {message}"),
-                Some(Some(known)) => assert_eq!(&id, known, "{place}: stored under another id: {message}"),
-                Some(None) => {}
-            }
-            if key.0 == "assistant" && self.sent.contains_key(&("user".to_owned(), key.1.clone())) {
-                let user = ("user".to_owned(), key.1.clone());
-                assert!(seen.contains(&user), "{place}: a reply without its message: {message}");
-            }
-            assert!(seen.insert(key), "{place}: there twice: {message}");
+            seen.insert(key);
         }
-        let lost: Vec<_> = self.sent.iter().filter(|(k, id)| id.is_some() && !seen.contains(*k)).take(5).collect();
-        assert!(lost.is_empty(), "{place}: acknowledged and lost, among them: {lost:?}");
+        let is_lost = |key: &(String, String)| !seen.contains(key) && !is_elsewhere(&key.1);
+        let lost = self.sent.iter().filter(|(key, id)| id.is_some() && is_lost(key));
+        findings.lost.extend(lost.map(|((role, text), _)| format!("{name} {role} {text}")));
+    }
+}
+
+impl Findings {
+    /// Some of it in words; empty when all is right.
+    fn told(&self) -> String {
+        let mut told = String::new();
+        for (what, some) in [("acknowledged and lost", &self.lost), ("there twice", &self.twice)] {
+            if let Some(one) = some.first() {
+                told += &format!("{} {what}, among them: {one}; ", some.len());
+            }
+        }
+        told + &self.wrong.iter().take(5).map(String::as_str).collect::<Vec<_>>().join("; ")
     }
 }

@@ -235,6 +235,11 @@ impl Server {
         self.address.expect("it was started")
     }
 
+    /// Whether the next start listens where this one does.
+    pub fn has_a_port_of_its_own(&self) -> bool {
+        !self.options.listen.ends_with(":0")
+    }
+
     /// A keep-alive client of the TCP listener.
     pub fn client(&self) -> Client {
         Client::tcp(self.address())
