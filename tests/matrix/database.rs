@@ -312,7 +312,13 @@ pub fn slow_link(trial: &Trial) {
     let load = trial.load(&server);
     load.wait_for(3_000);
     load.end();
-    all_is_there(trial, &mut server, &mongod.messages(), Instant::now());
+    let since = Instant::now();
+    trial.drains(&server, since);
+    trial.oracle.check_mongo(&mongod.messages(), "", |_| false);
+    // A page that needs MongoDB would wait for the link.
+    server.reconfigure(options(&mongod.uri(), "oqoqo"));
+    server.restart();
+    all_is_there(trial, &mut server, &mongod.messages(), since);
 }
 
 /// SIGTERM with so many pending, without MongoDB and with it.
