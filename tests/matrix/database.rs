@@ -318,7 +318,7 @@ pub fn slow_link(trial: &Trial) {
     // A page that needs MongoDB would wait for the link.
     server.reconfigure(options(&mongod.uri(), "oqoqo"));
     server.restart();
-    all_is_there(trial, &mut server, &mongod.messages(), since);
+    all_is_there(trial, &mut server, &mongod.messages(), Instant::now());
 }
 
 /// SIGTERM with so many pending, without MongoDB and with it.
