@@ -9,21 +9,22 @@
 #[path = "../tests/support/mod.rs"]
 mod support;
 
-use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Instant;
 
 use serde_json::json;
+use support::goal::{Goal, ratio, result, size};
 use support::{Options, Server};
 
-const MESSAGES: usize = 1_000_000;
+const MESSAGES: u64 = 1_000_000;
 const ARRAY: usize = 1_000;
 const CLIENTS: usize = 4;
 const SESSIONS: usize = 10_000;
 const RATIO_MIN: f64 = 0.05;
-/// The default of `cache.max_bytes`, and the rest.
-const RESIDENT_MAX_KIB: u64 = (32 + 24) * 1024;
+/// The default of `cache.max_bytes`.
+const CACHE_MIB: u64 = 32;
+const RESIDENT_MAX_KIB: u64 = (CACHE_MIB + 24) * 1024;
 
 /// The body of the array that begins with message `first`.
 fn array(first: usize, sessions: usize) -> Vec<u8> {
@@ -35,18 +36,12 @@ fn array(first: usize, sessions: usize) -> Vec<u8> {
     serde_json::to_vec(&(first..first + ARRAY).map(one).collect::<Vec<_>>()).unwrap()
 }
 
-fn resident_kib(server: &Server) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
-}
-
 /// Messages per second over that many sessions, and KiB resident afterwards.
 fn fill(sessions: usize) -> (f64, u64) {
     let server = Server::start(Options::default().set("journal.fsync", "never"));
     // Made beforehand, because the clients share the processors with the server.
     let bodies: Vec<_> = (0..100).map(|n| array(n * ARRAY, sessions)).collect();
-    let next = AtomicUsize::new(0);
+    let (next, arrays) = (AtomicUsize::new(0), size(MESSAGES) as usize / ARRAY);
     let began = Instant::now();
     thread::scope(|scope| {
         for _ in 0..CLIENTS {
@@ -54,7 +49,7 @@ fn fill(sessions: usize) -> (f64, u64) {
                 let mut client = server.client();
                 loop {
                     let n = next.fetch_add(1, Ordering::Relaxed);
-                    if n >= MESSAGES / ARRAY {
+                    if n >= arrays {
                         return;
                     }
                     client.post_bytes("/api/chat/messages", &bodies[n % bodies.len()]).expect(201);
@@ -62,21 +57,27 @@ fn fill(sessions: usize) -> (f64, u64) {
             });
         }
     });
-    (MESSAGES as f64 / began.elapsed().as_secs_f64(), resident_kib(&server))
+    ((arrays * ARRAY) as f64 / began.elapsed().as_secs_f64(), server.process_status("VmRSS:"))
 }
 
 fn main() {
     let check = std::env::args().any(|argument| argument == "--check");
     let (one, resident_of_one) = fill(1);
     let (many, resident) = fill(SESSIONS);
-    let ratio = many / one;
-    let row = |what: String, rate: f64, ratio: f64, kib: u64| {
-        println!("{what:<44} {:>8.0} k/s  {ratio:.2}  {:.1} MiB resident", rate / 1e3, kib as f64 / 1024.0);
-    };
-    row(format!("{MESSAGES} messages by arrays, 1 session"), one, 1.0, resident_of_one);
-    row(format!("{MESSAGES} messages by arrays, {SESSIONS} sessions"), many, ratio, resident);
+    println!("{:.1} MiB resident with the messages in one session", resident_of_one as f64 / 1024.0);
+    ratio(
+        "P11",
+        "arrays over 10 000 sessions",
+        Goal::AtLeast(0.6),
+        many,
+        "messages/s",
+        many / one,
+        ("one session", one),
+    );
+    let memory = "memory after 1 000 000 messages over 10 000 sessions";
+    result("P8", memory, Goal::AtMost((CACHE_MIB + 20) as f64), resident as f64 / 1024.0, "MiB");
     if check {
-        assert!(ratio >= RATIO_MIN, "{SESSIONS} sessions are {ratio:.2} of one");
+        assert!(many / one >= RATIO_MIN, "{SESSIONS} sessions are {:.2} of one", many / one);
         assert!(resident <= RESIDENT_MAX_KIB, "{resident} KiB resident");
     }
 }

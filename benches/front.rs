@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use support::goal::{Goal, result};
 use support::{Options, Server, wait_until};
 
 const STREAMS: usize = 200;
@@ -92,13 +93,6 @@ fn first_piece(to: SocketAddr, text: &str) -> Duration {
     took
 }
 
-/// Resident memory of the server, in bytes.
-fn resident(server: &Server) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
-}
-
 fn median(mut times: Vec<Duration>) -> Duration {
     times.sort_unstable();
     times[times.len() / 2]
@@ -114,7 +108,7 @@ fn main() {
             .set("responder.openai", json!({"base_url": format!("http://{model}/v1")}))
             .set("responder.max_concurrent", 256),
     );
-    let before = resident(&server);
+    let before = server.process_status("VmRSS:");
     let readers: Vec<_> = (0..STREAMS)
         .map(|n| {
             let (mut stream, pieces) = (request(server.address(), &format!("long {n}")), pieces.clone());
@@ -137,17 +131,17 @@ fn main() {
         through.push(first_piece(server.address(), &format!("hi {n}")));
     }
     let rate = (pieces.load(Ordering::Relaxed) - had) as f64 / began.elapsed().as_secs_f64();
-    let growth = resident(&server).saturating_sub(before);
+    let growth = server.process_status("VmRSS:").saturating_sub(before) << 10;
     stop.store(true, Ordering::Relaxed);
     readers.into_iter().for_each(|reader| reader.join().unwrap());
     let (direct, through) = (median(direct), median(through));
     let later = through.saturating_sub(direct);
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
     println!("{STREAMS} streams through chatkeep, {rate:.0} pieces a second");
-    println!("{:<52} {:>8.2} ms", "first piece from the model's server", ms(direct));
-    println!("{:<52} {:>8.2} ms", "first piece through chatkeep", ms(through));
-    println!("{:<52} {:>8.2} ms", "later", ms(later));
-    println!("{:<52} {:>8.1} MiB", "resident memory more than before the streams", growth as f64 / f64::from(1 << 20));
+    println!("first piece after {:.2} ms from the model's server, {:.2} through chatkeep", ms(direct), ms(through));
+    result("front", "first piece through chatkeep, later", Goal::AtMost(1.0), ms(later), "ms");
+    let mib = growth as f64 / f64::from(1 << 20);
+    result("front", "memory of 200 streams", Goal::AtMost(128.0), mib, "MiB");
     if check {
         assert!(later <= LATER_MAX, "the first piece comes more than {LATER_MAX:?} later");
         assert!(growth <= GROWTH_MAX, "the server has grown by more than {GROWTH_MAX} bytes");

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use mio::{Events, Interest, Poll, Token};
 use serde_json::json;
+use support::goal::{Goal, ratio, result};
 use support::socket::Socket;
 use support::{Options, Server, WAIT_TIMEOUT, wait_until};
 
@@ -194,7 +195,7 @@ fn by_wrk(server: &Server) -> Option<f64> {
     };
     run(WARM.as_secs())?;
     let said = String::from_utf8(run(MEASURED.as_secs())?.stdout).ok()?;
-    let line = said.lines().find(|line| line.starts_with("RESULT "))?;
+    let line = said.lines().find(|line| line.starts_with("WRK "))?;
     line.split(' ').nth(1)?.parse().ok()
 }
 
@@ -233,12 +234,6 @@ fn latency(server: &Server, by_rest: bool) -> (f64, f64) {
     (took[took.len() / 2], took[took.len() * 99 / 100])
 }
 
-fn status_line(server: &Server, name: &str) -> u64 {
-    let text = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
-    let line = text.lines().find(|line| line.starts_with(name)).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
 /// Resident bytes and threads for each of [`IDLE`] sockets, each of which has said something once.
 fn idle_cost() -> (u64, u64) {
     // Heartbeats would wake the connections up and be measured with them.
@@ -248,14 +243,20 @@ fn idle_cost() -> (u64, u64) {
         Server::start(options.set("websocket.max_connections", IDLE as u64).set("mongo.cache.max_bytes", 65_536));
     // The first connections also cost what is made only once, so they are not measured.
     let first: Vec<Socket> = (0..100).map(|n| talked(&server, &format!("first-{n}"))).collect();
-    let (memory, threads) = (status_line(&server, "VmRSS:"), status_line(&server, "Threads:"));
+    let (memory, threads) = (server.process_status("VmRSS:"), server.process_status("Threads:"));
     drop(first);
     let sockets: Vec<Socket> = (0..IDLE).map(|n| talked(&server, &format!("idle-{n}"))).collect();
     wait_until("they are open", WAIT_TIMEOUT, || {
         server.client().get("/api/storage/status").json()["websocket"]["open"] == sockets.len()
     });
-    let grown = status_line(&server, "VmRSS:").saturating_sub(memory) * 1024 / IDLE as u64;
-    (grown, status_line(&server, "Threads:").saturating_sub(threads))
+    let grown = server.process_status("VmRSS:").saturating_sub(memory) * 1024 / IDLE as u64;
+    // The connections that asked for the status still have their threads for a moment.
+    let more_threads = || server.process_status("Threads:").saturating_sub(threads);
+    let deadline = Instant::now() + WAIT_TIMEOUT / 20;
+    while more_threads() > 0 && Instant::now() < deadline {
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+    (grown, more_threads())
 }
 
 fn talked(server: &Server, session: &str) -> Socket {
@@ -276,19 +277,18 @@ fn main() {
         wrks.extend(by_wrk(&server));
     }
     let (rest, sockets) = (median(rests), median(sockets));
-    println!("turns a second, {CLIENTS} clients, fsync always, medians of {ROUNDS} x {} s", MEASURED.as_secs());
-    println!("REST            {rest:>10.0}");
-    println!("WebSocket       {sockets:>10.0}   {:.2} of REST", sockets / rest);
     if !wrks.is_empty() {
-        println!("REST by wrk     {:>10.0}", median(wrks));
+        println!("turns a second: {sockets:.0} by WebSocket, {rest:.0} by REST, {:.0} by REST and wrk", median(wrks));
     }
+    let peer = ("POST by the same client", rest);
+    ratio("P7", "turns by WebSocket, 32 clients, always", Goal::AtLeast(1.0), sockets, "/s", sockets / rest, peer);
     let server = Server::start(Options::default());
     let (by_socket, by_rest) = (latency(&server, false), latency(&server, true));
     println!("to the others of a session: median {:.2} ms, 99 of 100 within {:.2} ms", by_socket.0, by_socket.1);
     println!("the same after a POST:      median {:.2} ms, 99 of 100 within {:.2} ms", by_rest.0, by_rest.1);
-    // The connections that asked for the figures still have their threads for a moment.
     let (bytes, threads) = idle_cost();
-    println!("an idle socket of {IDLE}: {bytes} B, {threads} more threads for all");
+    result("P7", "memory of one of 10 000 idle sockets", Goal::AtMost(10.0), bytes as f64 / 1024.0, "KiB");
+    result("P7", "more threads for 10 000 idle sockets", Goal::AtMost(0.0), threads as f64, "");
     let limit = LATENCY_MAX.as_secs_f64() * 1e3;
     if check
         && (sockets < rest * RATIO_MIN

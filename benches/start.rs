@@ -13,6 +13,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use support::goal::{Goal, result, size};
 use support::{Options, Server, wait_until};
 
 const SESSIONS: u64 = 100_000;
@@ -58,7 +59,8 @@ fn median(mut times: Vec<Duration>) -> Duration {
 fn main() {
     let check = std::env::args().any(|argument| argument == "--check");
     let mut server = Server::start(Options::default());
-    fill(&server, 0, MESSAGES);
+    let messages = size(MESSAGES);
+    fill(&server, 0, messages);
     drained(&server);
 
     let after_stop = (0..STARTS).map(|_| {
@@ -67,7 +69,7 @@ fn main() {
     });
     let after_stop = median(after_stop.collect());
 
-    let mut sent = MESSAGES;
+    let mut sent = messages;
     // What is pending when the load begins would be read by the start too.
     let after_kill = (0..STARTS).map(|_| {
         drained(&server);
@@ -92,16 +94,10 @@ fn main() {
     let per_second = sent as f64 / done.as_secs_f64();
 
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
-    println!("{SESSIONS} sessions, {MESSAGES} messages");
-    println!("{:<44} {:>8.0} ms", "start to first 200, after a stop", ms(after_stop));
-    println!("{:<44} {:>8.0} ms", "start to first 200, after kill -9 under load", ms(after_kill));
-    println!("{:<44} {:>8.0} ms", format!("start to first 200, {sent} pending"), ms(ready));
-    println!(
-        "{:<44} {:>8.0} ms  {:.0} k/s",
-        format!("{sent} pending, compared and synced"),
-        ms(done),
-        per_second / 1e3
-    );
+    println!("with {sent} pending: {:.0} ms to the first 200, {:.0} until all are compared", ms(ready), ms(done));
+    result("P9", "start to first 200, after a stop", Goal::AtMost(30.0), ms(after_stop), "ms");
+    result("P9", "start to first 200, after kill -9 under load", Goal::AtMost(30.0), ms(after_kill), "ms");
+    result("P9", "pending records compared and synced", Goal::AtLeast(500_000.0), per_second, "messages/s");
     if check {
         assert!(after_stop <= START_MAX && after_kill <= START_MAX, "a start takes longer than {START_MAX:?}");
         assert!(per_second >= PENDING_PER_SECOND_MIN, "{per_second:.0} pending records a second");

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use support::goal::{Goal, result};
 use support::socket::Socket;
 use support::{Options, Random, Server, WAIT_TIMEOUT, free_port, wait_until};
 
@@ -195,12 +196,7 @@ fn clients_of_a_killed_server_resume_without_a_gap_or_loss() {
 
 /// Resident bytes and threads.
 fn cost(server: &Server) -> (u64, u64) {
-    let text = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
-    let figure = |name: &str| -> u64 {
-        let line = text.lines().find(|line| line.starts_with(name)).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
-    };
-    (figure("VmRSS:") * 1024, figure("Threads:"))
+    (server.process_status("VmRSS:") * 1024, server.process_status("Threads:"))
 }
 
 /// Five sessions of 8 MiB each.
@@ -241,6 +237,7 @@ fn clients_that_do_not_read_hold_no_more_than_one_budget() {
         assert_eq!(server.client().history("small", "")["messages"].as_array().unwrap().len(), 2);
     }
     let more = most.saturating_sub(before) >> 20;
+    result("P12", "300 clients that do not read a page of 8 MiB", Goal::AtMost(64.0), more as f64, "MiB more");
     assert!(more <= 64, "{more} MiB more");
     let refused = server.client().get(&page(2));
     assert!(refused.problem(503).contains("server.max_outgoing_bytes"));

@@ -34,9 +34,7 @@ use support::{Load, Oracle, Random, SLACK, Server, Trial, WAIT_TIMEOUT, remove_i
 const GROWTH_KIB_MAX: u64 = 4 * 1024;
 
 fn memory_kib(server: &Server) -> u64 {
-    let text = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
+    server.process_status("VmRSS:")
 }
 
 /// No credential is in the log or the status.

@@ -12,6 +12,7 @@ pub mod drained;
 #[cfg(feature = "openai")]
 pub mod fakellm;
 pub mod faults;
+pub mod goal;
 pub mod http;
 pub mod limit;
 pub mod load;

@@ -317,6 +317,13 @@ impl Server {
         wait_until(&format!("the log says {told:?}"), WAIT_TIMEOUT, || self.log().contains(told));
     }
 
+    /// A number of `/proc/PID/status`: `VmRSS:` and `VmHWM:` are resident memory and its peak in KiB.
+    pub fn process_status(&self, name: &str) -> u64 {
+        let text = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("/proc tells of a child");
+        let line = text.lines().find(|line| line.starts_with(name)).expect("the name stands in /proc/PID/status");
+        line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number follows the name")
+    }
+
     /// Bytes it has read by system calls, files and sockets alike.
     pub fn bytes_read(&self) -> u64 {
         let text = fs::read_to_string(format!("/proc/{}/io", self.pid())).expect("/proc tells of a child's I/O");
