@@ -1,6 +1,6 @@
--- What wrk sends for scripts/bench: POST /api/chat with 60 characters of text, over 100 sessions, or as many
--- as the first argument says, one after the other.
--- Prints one line for the script to read: RESULT requests-per-second p99-in-ms errors.
+-- What wrk sends for scripts/bench, over as many sessions as the first argument says (100), one after the other:
+-- POST /api/chat with 60 characters of text or, if the second argument is `history`, GET of the newest 50 messages.
+-- Prints one line for the script to read: WRK requests-per-second p50-in-ms p99-in-ms errors.
 
 local requests = {}
 local next_one = 0
@@ -9,11 +9,15 @@ local sessions
 function init(arguments)
    sessions = tonumber(arguments[1]) or 100
    local text = "The quick brown fox jumps over the lazy dog, and then again."
-   wrk.method = "POST"
    wrk.headers["Content-Type"] = "application/json"
    for n = 0, sessions - 1 do
-      local body = string.format('{"message":"%s","session_id":"bench-%04d"}', text, n)
-      requests[n] = wrk.format(nil, "/api/chat", nil, body)
+      local session = string.format("bench-%04d", n)
+      if arguments[2] == "history" then
+         requests[n] = wrk.format("GET", "/api/chat/history?limit=50&session_id=" .. session)
+      else
+         local body = string.format('{"message":"%s","session_id":"%s"}', text, session)
+         requests[n] = wrk.format("POST", "/api/chat", nil, body)
+      end
    end
 end
 
@@ -26,6 +30,6 @@ function done(summary, latency, _)
    local e = summary.errors
    local errors = e.connect + e.read + e.write + e.status + e.timeout
    local seconds = summary.duration / 1e6
-   local p99 = latency:percentile(99) / 1e3
-   io.write(string.format("RESULT %.0f %.3f %d\n", summary.requests / seconds, p99, errors))
+   local p50, p99 = latency:percentile(50) / 1e3, latency:percentile(99) / 1e3
+   io.write(string.format("WRK %.0f %.3f %.3f %d\n", summary.requests / seconds, p50, p99, errors))
 end

@@ -351,6 +351,15 @@ fn markdown_codes(table: &str) -> Vec<String> {
 }
 
 #[test]
+fn the_benchmark_has_a_row_for_every_goal() {
+    let listed = run(Command::new(root().join("scripts/bench")).arg("--list"));
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    let has_row = |goal: &u32| listed.lines().any(|line| line.starts_with(&format!("P{goal} ")));
+    let missing: Vec<_> = (1..=16).filter(|goal| !has_row(goal)).collect();
+    assert!(missing.is_empty(), "{missing:?} of {listed}");
+}
+
+#[test]
 fn a_browser_is_told_what_can_send_a_token() {
     for (name, words) in [
         ("docs/feed.md", ["`EventSource`", "`fetch`", "WebSocket", "subprotocol"]),

@@ -1,9 +1,11 @@
 //! The no-op peer of `scripts/bench`: takes `POST /api/chat`, parses the JSON, answers a fixed JSON of the size of
-//! chatkeep's own reply, and keeps nothing. What a POST costs here is the price of HTTP and JSON alone.
+//! chatkeep's own reply, and keeps nothing. What a POST costs here is the price of HTTP and JSON alone. `GET
+//! /api/chat/history` answers with the bytes of the file that the first argument names, a page that chatkeep gave.
 //!
 //! Prints `listening on http://ADDR:PORT` as chatkeep does, so that the script can start both in one way.
 
-use axum::routing::post;
+use axum::http::header::CONTENT_TYPE;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 
@@ -40,10 +42,16 @@ async fn chat(Json(chat): Json<Chat>) -> Json<Answer> {
 }
 
 fn main() -> std::io::Result<()> {
+    let page: &'static [u8] = match std::env::args().nth(1) {
+        Some(file) => std::fs::read(file)?.leak(),
+        None => b"{}",
+    };
+    let history = move || async move { ([(CONTENT_TYPE, "application/json")], page) };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_io().build()?;
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
         println!("listening on http://{}", listener.local_addr()?);
-        axum::serve(listener, Router::new().route("/api/chat", post(chat))).await
+        let routes = Router::new().route("/api/chat", post(chat)).route("/api/chat/history", get(history));
+        axum::serve(listener, routes).await
     })
 }
