@@ -103,7 +103,6 @@ fn main() {
     let posts = size(POSTS).max(CLIENTS);
     let many: Vec<_> = SESSIONS.iter().map(|sessions| Filled::new(size(*sessions), 2, 1)).collect();
     let by_sessions = measure(&many, posts, CLIENTS);
-    drop(many);
     let posts = size(POSTS_OF_ONE);
     let long: Vec<_> = MESSAGES
         .iter()

@@ -5,12 +5,15 @@
 readonly CONNECTIONS=32
 target=${CARGO_TARGET_DIR:-target}
 
-if ! command -v wrk >/dev/null; then
-    echo "wrk is missing: installing it" >&2
-    as_root=()
+# needs TOOL: installs it if it is missing.
+needs() {
+    local as_root=()
+    if command -v "$1" >/dev/null; then return; fi
+    echo "$1 is missing: installing it" >&2
     if [ "$(id -u)" != 0 ]; then as_root=(sudo); fi
-    "${as_root[@]}" apt-get install -y wrk >&2
-fi
+    "${as_root[@]}" apt-get install -y "$1" >&2
+}
+needs wrk
 mkdir -p "$target"
 # Next to the build and not in /tmp, which may be memory: fsync must mean a disk.
 work=$(mktemp -d "$(realpath "$target")/bench-XXXXXX")
@@ -66,14 +69,16 @@ start() {
     started_ms=$((($(date +%s%N) - began) / 1000000))
 }
 
-# serve NAME FSYNC MONGO [PROGRAM]: starts chatkeep on empty data. The old data stay until the end: ext4 does not give the
+# serve NAME FSYNC MONGO [COMMAND…]: starts chatkeep on empty data. The old data stay until the end: ext4 does not give the
 # inodes of files that were just removed to new ones, and to pass over ten thousand of them makes each new transcript
 # cost half a millisecond.
 served=0
 serve() {
     served=$((served + 1))
     printf 'mongo: {%s}\njournal: {fsync: %s}\n' "$3" "$2" >"$work/$served.yaml"
-    start "$1" "${4:-$chatkeep}" serve --config "$work/$served.yaml" --listen 127.0.0.1:0 --data "$work/data-$served"
+    local name=$1 command=("${@:4}")
+    if ((${#command[@]} == 0)); then command=("$chatkeep"); fi
+    start "$name" "${command[@]}" serve --config "$work/$served.yaml" --listen 127.0.0.1:0 --data "$work/data-$served"
 }
 
 # memory PID: resident, in MiB.
