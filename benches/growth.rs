@@ -15,11 +15,11 @@ mod support;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::goal::{Goal, ratio, size};
-use support::{Options, Server};
+use support::{Options, Server, wait_until};
 
 const SESSIONS: [u64; 4] = [1, 1_000, 10_000, 100_000];
 const MESSAGES: [u64; 3] = [10, 10_000, 1_000_000];
@@ -51,6 +51,10 @@ impl Filled {
             let array: Value = (first..total.min(first + 1000)).map(one).collect();
             client.post("/api/chat/messages", &array).expect(201);
         }
+        // What the worker does with these messages is no part of a POST.
+        wait_until("nothing is pending", Duration::from_secs(300), || {
+            client.get("/api/storage/status").json()["queue"]["pending"] == 0
+        });
         Self { server, sessions, posts_a_session, taken: AtomicU64::new(0) }
     }
 
