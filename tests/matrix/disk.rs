@@ -101,6 +101,14 @@ fn take(server: &Server, left: u64) -> PathBuf {
     ballast
 }
 
+/// Fills what the journal has set aside, until messages are refused: its segments are zeroed ahead.
+fn fill(server: &Server) {
+    let body = json!({"session_id": "fill", "role": "user", "text": "x".repeat(60_000)});
+    wait_until("messages are refused", WAIT_TIMEOUT, || {
+        server.client().post("/api/chat/messages", &body).status == 507
+    });
+}
+
 /// Another program takes all the room and gives it back.
 pub fn full(trial: &Trial) {
     let mut server = Server::prepared(Trial::lasting(small_segments()));
@@ -114,6 +122,7 @@ pub fn full(trial: &Trial) {
     server.wait_for_log("is nearly full");
     assert_eq!(load.answers(507), 0, "the warning comes before the refusal");
     let ballast = take(&server, 0);
+    fill(&server);
     load.wait_for_status(507, 5);
     wait_until_not_ready(&server);
     assert_eq!(journal(&server)["status"], "full");
@@ -140,6 +149,7 @@ pub fn erasure_on_full(trial: &Trial) {
     let load = trial.load(&server);
     load.wait_for(200);
     let ballast = take(&server, 0);
+    fill(&server);
     load.wait_for_status(507, 5);
     let erased = server.client().request("DELETE", "/api/chat/sessions/gone", &[], None).expect(200);
     assert_eq!(erased["counts"]["transcript"], 1);

@@ -430,7 +430,7 @@ impl Client {
         let deadline = Instant::now() + WAIT_TIMEOUT;
         loop {
             let page = self.history(session, more);
-            let passes = ["did not return in time", "is being written again from the journal"];
+            let passes = ["did not return in time", "have not returned", "is being written again from the journal"];
             let is_late = page["reason"].as_str().is_some_and(|reason| passes.iter().any(|part| reason.contains(part)));
             if !is_late || Instant::now() > deadline {
                 return page;
