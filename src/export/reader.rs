@@ -6,10 +6,13 @@ use crate::disk::Disk;
 use crate::history::{History, HistoryPage};
 use crate::message::{Id, Message, SessionId};
 
+/// So many sessions are told that could not be read; of more only the number.
+const TOLD_MAX: usize = 10;
+
 /// What could not be read.
 #[derive(Debug, Default)]
 pub(super) struct Missing {
-    first: Option<String>,
+    told: Vec<String>,
     others: usize,
 }
 
@@ -19,15 +22,17 @@ impl Missing {
     }
 
     pub(super) fn add_all(&mut self, why: String) {
-        match self.first {
-            None => self.first = Some(why),
-            Some(_) => self.others += 1,
+        if self.told.len() < TOLD_MAX {
+            self.told.push(why);
+        } else {
+            self.others += 1;
         }
     }
 
     pub(super) fn told(self) -> Option<String> {
-        let Self { first, others } = self;
-        first.map(|first| if others == 0 { first } else { format!("{first}; and {others} more like it") })
+        let Self { told, others } = self;
+        let more = if others == 0 { String::new() } else { format!("; and {others} more like it") };
+        (!told.is_empty()).then(|| told.join("; ") + &more)
     }
 }
 
@@ -74,5 +79,20 @@ impl<D: Disk> SessionReader<'_, D> {
                 _ => return Ok(()),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_that_could_not_be_read_are_named_up_to_ten() {
+        assert_eq!(Missing::default().told(), None);
+        let mut missing = Missing::default();
+        (0..12).for_each(|n| missing.add(&SessionId::new(&format!("s{n}")).unwrap(), "why"));
+        let told = missing.told().unwrap();
+        assert!(told.starts_with("session s0: why; session s1: why; "), "{told}");
+        assert!(told.ends_with("; session s9: why; and 2 more like it"), "{told}");
     }
 }
