@@ -6,7 +6,7 @@ readonly WAIT_SECONDS=120
 
 fail() {
     echo "failed: $1" >&2
-    tail -n 20 "$WORK"/*.log 2>/dev/null >&2
+    tail -n 20 "$WORK"/*.log >&2 2>/dev/null || true
     exit 1
 }
 

@@ -56,10 +56,10 @@ test_it_runs_without_rights_and_tells_whether_it_is_healthy() {
     (in_root "$image" "$user" "$(instruction WORKDIR)" $(words ENTRYPOINT) $(words CMD)) >"$WORK/told" 2>&1 || told=$?
     ((told == 2)) && grep -q 'set a token' "$WORK/told" || fail "without a token: $told, $(cat "$WORK/told")"
     if health >/dev/null 2>&1; then fail "healthy before it runs"; fi
+    # What is asked in a container has its environment.
     variables=(CHATKEEP_TOKEN=t0ken)
     container
     [[ $url == "http://0.0.0.0:$(instruction EXPOSE)" ]] || fail "$url"
-    variables=()
     health >/dev/null || fail "not healthy: $(health 2>&1)"
     url="http://127.0.0.1:$(instruction EXPOSE)"
     [[ $(curl -s -o /dev/null -w '%{http_code}' "$url/api/chat" --json '{"message": "hi"}') == 401 ]] || fail "no token is asked for"
@@ -68,7 +68,6 @@ test_it_runs_without_rights_and_tells_whether_it_is_healthy() {
     [[ $(in_container /usr/bin/chatkeep history default --json | jq '.messages | length') == 2 ]] || fail "exec finds no server"
     stop_server
     if health >/dev/null 2>&1; then fail "healthy though it has ended"; fi
-    variables=(CHATKEEP_TOKEN=t0ken)
     container
     [[ $(in_container /usr/bin/chatkeep history default --json | jq '.messages | length') == 2 ]] || fail "lost by a restart"
     stop_server
