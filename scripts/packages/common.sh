@@ -65,6 +65,10 @@ unpack_tarball() {
     tar -xzf "$DIST"/chatkeep-*-linux"$1".tar.gz -C "$WORK/tarball" --strip-components=1
 }
 
+# A test is root: of this machine it may change its own folder only, and to install by cargo needs cargo's.
+export HOME="$WORK" TMPDIR="$WORK"
+mount --bind "$WORK" "$WORK"
+if [[ $1 != source ]]; then mount -o remount,bind,ro /; fi
 ip link set lo up
 # shellcheck source=/dev/null
 . "$here/$1.sh"

@@ -83,7 +83,7 @@ test_with_mongodb_as_compose_runs_it() {
     # The name of the service, here and in the container.
     mount --bind "$image/etc/hosts" /etc/hosts
     mongod 27017 "${command[@]}"
-    export PATH="$CACHE/node_modules/.bin:$PATH" HOME="$WORK"
+    export PATH="$CACHE/node_modules/.bin:$PATH"
     wait_until "the set has a primary" "${check[@]}"
     "${check[@]}" || fail "initiated twice"
     mapfile -t variables < <(compose '.services.chatkeep.environment | to_entries[] | "\(.key)=\(.value)"')

@@ -1,7 +1,7 @@
 # offered.zsh FOLDER LINE: what the completion in FOLDER offers at the end of LINE, one a line.
 zmodload zsh/zpty
 zpty offered zsh -f -i
-zpty -w offered "PROMPT='' PROMPT2=; unsetopt zle_bracketed_paste prompt_cr prompt_sp; stty cols 200 rows 100; fpath=($1 \$fpath); autoload -Uz compinit; compinit -u -d /dev/null"
+zpty -w offered "PROMPT='' PROMPT2=; unsetopt zle_bracketed_paste prompt_cr prompt_sp; stty cols 200 rows 100; fpath=($1 \$fpath); autoload -Uz compinit; compinit -u -D"
 # Each match of compadd is printed between marks, and nothing is completed.
 zpty -w offered 'compadd() { local -a got; builtin compadd -O got "$@"; print -r -- ; for one in $got; do print -r -- "<<$one>>"; done; return 0 }; ended() { print -r -- "<END>" }; compprefuncs=(); comppostfuncs=(ended); print -r -- "<READY""2>"'
 local text=

@@ -1,6 +1,9 @@
 # The source as cargo installs and packs it. The build is that of scripts/package, so that it takes no time.
 # shellcheck shell=bash
 
+# That of who calls.
+HOME=$(getent passwd "$(id -u)" | cut -d : -f 6)
+
 test_cargo_installs_it_from_the_folder() {
     cd "$REPOSITORY"
     cargo install --quiet --locked --offline --path . --root "$WORK" --target-dir "${CARGO_TARGET_DIR:-target}"
