@@ -348,22 +348,10 @@ fn concurrent_appends_syncs_and_sweeps_lose_no_line_and_keep_order() {
     for (number, name) in [(1, "b"), (2, "c"), (3, "a")] {
         transcripts.append(&SessionId::new(name).unwrap(), &[(number, &short(name, number))]);
     }
-    let (newest, synced) = (AtomicU64::new(3), AtomicU64::new(0));
+    let (newest, synced, swept) = (AtomicU64::new(3), AtomicU64::new(0), AtomicU64::new(0));
     let (done, rewritten) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
-        scope.spawn(|| {
-            for number in 4..=3000 {
-                // No faster than the syncs, so that they and the sweeps have their turns.
-                while number > synced.load(Ordering::Acquire) + 60 {
-                    std::thread::yield_now();
-                }
-                let which = number as usize % 3;
-                transcripts.append(&sessions[which], &[(number, &short(names[which], number))]);
-                newest.store(number, Ordering::Release);
-            }
-            done.store(true, Ordering::Release);
-        });
-        scope.spawn(|| {
+        let syncs = scope.spawn(|| {
             while !done.load(Ordering::Acquire) {
                 let taken = newest.load(Ordering::Acquire);
                 assert_eq!(transcripts.sync(sessions.iter()).unwrap(), []);
@@ -374,13 +362,26 @@ fn concurrent_appends_syncs_and_sweeps_lose_no_line_and_keep_order() {
                 }
             }
         });
-        scope.spawn(|| {
+        let sweeps = scope.spawn(|| {
             while !done.load(Ordering::Acquire) {
-                expire_before(&now, newest.load(Ordering::Acquire).saturating_sub(15));
-                let swept = sweep_all(transcripts);
-                rewritten.fetch_add(swept.rewritten as u64, Ordering::Relaxed);
+                let taken = newest.load(Ordering::Acquire);
+                expire_before(&now, taken.saturating_sub(15));
+                let outcome = sweep_all(transcripts);
+                rewritten.fetch_add(outcome.rewritten as u64, Ordering::Relaxed);
+                swept.store(taken, Ordering::Release);
             }
         });
+        for number in 4..=3000 {
+            // No faster than the syncs and the sweeps, so that both have their turns.
+            let slowest = || synced.load(Ordering::Acquire).min(swept.load(Ordering::Acquire));
+            while number > slowest() + 60 && !syncs.is_finished() && !sweeps.is_finished() {
+                std::thread::yield_now();
+            }
+            let which = number as usize % 3;
+            transcripts.append(&sessions[which], &[(number, &short(names[which], number))]);
+            newest.store(number, Ordering::Release);
+        }
+        done.store(true, Ordering::Release);
     });
     assert!(rewritten.load(Ordering::Relaxed) > 10, "{rewritten:?}");
     assert_eq!(transcripts.first_lacking(), None);
