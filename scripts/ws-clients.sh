@@ -72,11 +72,11 @@ case "${1:-}" in
         ;;
     chromium | eventsource)
         locked
-        if ! command -v chromium >/dev/null; then
+        if ! command -v chromium-headless-shell >/dev/null; then
             as_root=()
             ((EUID == 0)) || as_root=(sudo)
-            { "${as_root[@]}" apt-get update -q && "${as_root[@]}" apt-get install -y -q --no-install-recommends chromium; } >&2 ||
-                fail "apt could not install chromium"
+            { "${as_root[@]}" apt-get update -q && "${as_root[@]}" apt-get install -y -q --no-install-recommends chromium-headless-shell; } >&2 ||
+                fail "apt could not install chromium-headless-shell"
         fi
         exec 9>&-
         exec python3 "$here/browser.py" "$@"

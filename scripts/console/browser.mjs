@@ -24,7 +24,8 @@ export async function closeBrowser() {
 
 function launch() {
   browser ??= chromium.launch({
-    executablePath: "/usr/bin/chromium",
+    // Chromium's pages without the browser around them: the same, for two thirds of the processor time.
+    executablePath: "/usr/bin/chromium-headless-shell",
     args: ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"],
   });
   return browser;

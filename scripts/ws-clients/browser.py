@@ -147,7 +147,7 @@ server = http.server.ThreadingHTTPServer(("127.0.0.1", PAGE_PORT), Page)
 threading.Thread(target=server.serve_forever, daemon=True).start()
 # A process of the browser that ends last may still write there while the folder is removed.
 with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-    command = ["chromium", *FLAGS, f"--user-data-dir={profile}", f"http://127.0.0.1:{PAGE_PORT}/page"]
+    command = ["chromium-headless-shell", *FLAGS, f"--user-data-dir={profile}", f"http://127.0.0.1:{PAGE_PORT}/page"]
     browser = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         told.wait(150)
