@@ -6,6 +6,7 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -27,7 +28,7 @@ fn texts(client: &mut Client, session: &str) -> Vec<String> {
 }
 
 /// The files of the data folder that hold it. Segments are zeroed ahead, so this reads some megabytes.
-fn holding(server: &Server, text: &str) -> Vec<std::path::PathBuf> {
+fn holding(server: &Server, text: &str) -> Vec<PathBuf> {
     support::files_holding(&server.data(), text)
 }
 
@@ -206,4 +207,53 @@ fn copies_set_aside_and_dead_letters_lose_exactly_what_is_erased() {
     let left = fs::read_to_string(&letters).unwrap();
     assert_eq!(left.trim(), letter(&stays));
     assert_eq!(left.len() as u64, length, "nothing moves under who appends");
+}
+
+#[test]
+fn an_old_file_brings_back_what_is_erased_only_after_the_erasures_segment() {
+    let server = Server::start(
+        Options::default()
+            .set("server.max_body_bytes", 2048)
+            .set("websocket.max_message_bytes", 2048)
+            .set("journal.segment_bytes", 70_000)
+            .set("journal.max_bytes", 280_000),
+    );
+    let mut client = server.client();
+    let segments = || {
+        let names = fs::read_dir(server.data().join("journal")).unwrap().map(|entry| entry.unwrap().path());
+        names.filter(|path| path.extension().is_some_and(|extension| extension == "segment"))
+    };
+    // Each session's export, the segment that its erasure is in, and whether the export was imported again.
+    let mut erased: Vec<(String, PathBuf, bool)> = Vec::new();
+    let (mut refused, mut brought_back) = (0, 0);
+    for n in 0..30 {
+        let session = format!("gone-{n}");
+        (0..5).for_each(|_| drop(client.chat(&session, "said")));
+        let exported = client.get(&format!("/api/chat/export?session_id={session}")).text();
+        erase(&mut client, &session);
+        // Nothing was recorded since.
+        erased.push((exported, segments().max().unwrap(), false));
+        for _ in 0..n {
+            client.chat("fills", &"x".repeat(1000));
+        }
+        for (exported, segment, is_back) in erased.iter_mut().filter(|(_, _, is_back)| !is_back) {
+            let told = client
+                .request(
+                    "POST",
+                    "/api/chat/import",
+                    &[("Content-Type", "application/x-ndjson")],
+                    Some(exported.as_bytes()),
+                )
+                .expect(200);
+            let count = |name: &str| told[name].as_u64().unwrap();
+            assert_eq!(count("imported") + told["skipped_by_reason"]["erased"].as_u64().unwrap_or(0), 10, "{told}");
+            if count("imported") > 0 {
+                assert!(!segment.exists(), "its erasure is in {}", segment.display());
+                (*is_back, brought_back) = (true, brought_back + 1);
+            } else {
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 30 && brought_back > 10, "{refused} refused, {brought_back} imported");
 }
