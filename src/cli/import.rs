@@ -31,7 +31,6 @@ const CHUNK_BYTES: usize = 64 << 10;
 const TOLD_MAX: usize = 20;
 /// Reasons for which the server leaves a good line out.
 const LEFT_OUT: [&str; 2] = ["expired", "erased"];
-
 /// The reason of what this command could not read.
 const UNREADABLE: &str = "unreadable";
 
@@ -310,10 +309,33 @@ impl ImportReport {
         if self.imported + self.already_there == 0 {
             return Err(CommandError::Other("nothing could be imported".to_owned()));
         }
-        let has_failed = self.counts.keys().any(|reason| !LEFT_OUT.contains(&&**reason));
-        match has_failed {
+        // What a server does not give a reason for counts as failed.
+        let left_out: u64 = LEFT_OUT.iter().filter_map(|reason| self.counts.get(*reason)).sum();
+        match self.skipped_count > left_out {
             true => Err(CommandError::Other("not everything could be imported".to_owned())),
             false => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_skipped_for_no_known_reason_is_a_failure() {
+        let report = |skipped_count, counts: &[(&str, u64)]| ImportReport {
+            imported: 1,
+            already_there: 0,
+            skipped_count,
+            counts: counts.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect(),
+            skipped: BTreeMap::new(),
+            unit: "line",
+        };
+        assert!(report(0, &[]).verdict().is_ok());
+        assert!(report(3, &[("expired", 2), ("erased", 1)]).verdict().is_ok());
+        assert!(report(3, &[("expired", 2), ("invalid_field", 1)]).verdict().is_err());
+        // A server of an earlier version tells no reasons.
+        assert!(report(3, &[]).verdict().is_err());
     }
 }
