@@ -34,6 +34,7 @@
 //! | `age.rs` | how old a segment is, whatever the clock does |
 //! | `segment.rs` | the files, zeroed ahead |
 //! | `scan.rs` | a walk over frames and damage |
+//! | `new_record.rs` | records before they have a sequence and an id |
 //! | `record.rs` | payloads: messages, erasures, aborts, context-clears |
 //! | `frame.rs` | the bytes |
 //! | `codec.rs` | values as bytes, for headers and side files |
@@ -81,6 +82,7 @@ mod inventory;
 mod keys;
 mod lock;
 mod meters;
+mod new_record;
 #[cfg(test)]
 mod place_tests;
 mod publish_notifier;
@@ -119,10 +121,11 @@ pub use erasures::Unscrubbed;
 pub use error::{AppendError, OpenError};
 pub use lock::Lock;
 pub use meters::JournalMeters;
+pub use new_record::{NewRecord, ReplyTo};
 pub use publish_notifier::{PublishNotifier, Woken};
 pub use queue::Appended;
 pub use reader::{ReadPosition, ReadProgress, Reader};
-pub use record::{Entry, EntryView, IdempotencyKey, Links, NewRecord, Record, ReplyTo};
+pub use record::{Entry, EntryView, IdempotencyKey, Links, Record};
 pub use salvage::messages as salvage;
 pub use scrub::Scrubbed;
 pub use shared::{Publish, Warning};

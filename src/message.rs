@@ -12,21 +12,23 @@
 //! Knows nothing of files, sockets or responders.
 
 mod characters;
+mod draft;
+mod edited;
 mod expiry;
 mod id;
 mod line;
 mod marker;
 mod session;
+#[cfg(test)]
+mod tests;
 mod timestamp;
 mod value;
 
 pub use characters::whole_characters;
+pub use draft::{AddedValue, Draft, Metadata, Origin, Prepared};
 pub use expiry::Expiry;
 pub use id::{Id, IdGenerator, InvalidId};
-pub use line::{
-    AddedValue, Draft, LAYOUT, LINE_BYTES_MAX, Message, MessageView, Metadata, Origin, Parts, Prepared, ROLE_BYTES_MAX,
-    is_role, text_range,
-};
+pub use line::{LAYOUT, LINE_BYTES_MAX, Message, MessageView, Parts, ROLE_BYTES_MAX, is_role, text_range};
 pub use marker::{Marker, SessionState};
 pub use session::{InvalidSession, SessionId};
 pub use timestamp::{Clock, Timestamp};

@@ -15,6 +15,7 @@
 //! | `lengths.rs` | their noted lengths, in a file |
 //! | `loss.rs` | transcripts that are missing or shorter than noted |
 //! | `replay.rs` | makes transcripts agree with the journal |
+//! | `rebuild.rs` | brings stale sessions up to date by a replay, beside appends |
 //! | `merge.rs` | rewrites a transcript |
 //! | `expire.rs` | removes what has expired, while appends go on |
 //! | `erase.rs` | removes a transcript at once, and what is erased from the copies |
@@ -49,6 +50,7 @@ mod loss_tests;
 mod mend_tests;
 mod merge;
 mod read;
+mod rebuild;
 mod reconcile;
 mod replay;
 mod scan;
@@ -79,7 +81,8 @@ pub use expire::{Sweep, Swept};
 pub use lengths::Lost;
 pub use loss::Losses;
 pub use read::{PAGE_BYTES_MAX, Query, TranscriptPage};
-pub use replay::{Provenance, Rebuilt, Replay, Take};
+pub use rebuild::{Rebuilt, Take};
+pub use replay::{Provenance, Replay};
 pub use scan::{ScanBounds, ScanBuffers, ScanEnd, ScanStep, Seeker};
 
 use expected_tail::ExpectedTail;

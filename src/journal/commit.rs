@@ -19,8 +19,9 @@ use crate::message::SessionId;
 
 use super::batch::{Batch, Ticket};
 use super::error::AppendError;
+use super::new_record::NewRecord;
 use super::queue::{AppendQueue, Appended, KeyLookup, LedBatch, NoPlace};
-use super::record::{NewRecord, Record};
+use super::record::Record;
 use super::shared::JournalState;
 use super::watch::SessionWatch;
 use super::writer::Frames;

@@ -15,7 +15,8 @@ use super::erasures::ErasureIndex;
 use super::error::AppendError;
 use super::frame::RequestPart;
 use super::keys::{Keys, KnownKey};
-use super::record::{Entry, NewRecord, Record, ReplyTo};
+use super::new_record::{NewRecord, ReplyTo};
+use super::record::{Entry, Record};
 use super::watch::Watches;
 use super::writer::Frames;
 

@@ -1,12 +1,10 @@
-//! The line: a message as one JSON object, serialised once; id and time are filled in when they are given.
+//! The line: a message as one JSON object, and what is read from it where its fields have their places.
 
 use std::borrow::Cow;
-use std::cell::RefCell;
 use std::fmt;
 use std::ops::Range;
 
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
 use super::id::Id;
@@ -23,20 +21,13 @@ pub const LINE_BYTES_MAX: usize = 12 << 20;
 /// The longest role, in bytes.
 pub const ROLE_BYTES_MAX: usize = 32;
 
-const BEFORE_ID: &[u8] = b"{\"id\":\"";
-const BEFORE_SESSION: &[u8] = b"\",\"session_id\":\"";
-const BEFORE_ROLE: &[u8] = b"\",\"role\":\"";
-const BEFORE_TIME: &[u8] = b"\",\"created_at\":\"";
-const BEFORE_TEXT: &[u8] = b"\",\"text\":";
-const ID_AT: usize = BEFORE_ID.len();
+pub(super) const BEFORE_ID: &[u8] = b"{\"id\":\"";
+pub(super) const BEFORE_SESSION: &[u8] = b"\",\"session_id\":\"";
+pub(super) const BEFORE_ROLE: &[u8] = b"\",\"role\":\"";
+pub(super) const BEFORE_TIME: &[u8] = b"\",\"created_at\":\"";
+pub(super) const BEFORE_TEXT: &[u8] = b"\",\"text\":";
+pub(super) const ID_AT: usize = BEFORE_ID.len();
 const SESSION_AT: usize = ID_AT + Id::TEXT_BYTES + BEFORE_SESSION.len();
-
-/// The buffer for lines that a thread keeps, in bytes: most lines fit.
-const SCRATCH_BYTES: usize = 2048;
-
-thread_local! {
-    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
 
 /// Whether `role` is valid: 1 to 32 characters of `a-z 0-9 _ -`, starting with a letter.
 #[must_use]
@@ -46,166 +37,11 @@ pub fn is_role(role: &str) -> bool {
         && role.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-'))
 }
 
-/// The metadata of a message: the client's, and the server's own fields.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Metadata<'a> {
-    /// The client's object.
-    pub given: Option<&'a Map<String, Value>>,
-    /// Fields added when the client's object has none of that name.
-    pub defaults: &'a [(&'a str, AddedValue<'a>)],
-}
-
-/// The value of a field that the server adds to metadata.
-#[derive(Clone, Copy, Debug, serde::Serialize)]
-#[serde(untagged)]
-pub enum AddedValue<'a> {
-    /// A word.
-    Text(&'a str),
-    /// A number.
-    Number(u64),
-}
-
-impl<'a> From<&'a str> for AddedValue<'a> {
-    fn from(text: &'a str) -> Self {
-        Self::Text(text)
-    }
-}
-
-impl serde::Serialize for Metadata<'_> {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let given = self.given.into_iter().flatten();
-        let missing = self.defaults.iter().filter(|(key, _)| self.given.is_none_or(|map| !map.contains_key(*key)));
-        let mut fields = serde::Serializer::serialize_map(serializer, None)?;
-        for (key, value) in given {
-            serde::ser::SerializeMap::serialize_entry(&mut fields, key, value)?;
-        }
-        for (key, value) in missing {
-            serde::ser::SerializeMap::serialize_entry(&mut fields, key, value)?;
-        }
-        serde::ser::SerializeMap::end(fields)
-    }
-}
-
-/// A checked message that has no id yet.
-#[derive(Clone, Copy, Debug)]
-pub struct Draft<'a> {
-    /// Its session.
-    pub session: &'a SessionId,
-    /// Its author; [`is_role`] holds.
-    pub role: &'a str,
-    /// The message's text.
-    pub text: &'a str,
-    /// The metadata.
-    pub metadata: Metadata<'a>,
-    /// The client's references into a vector store.
-    pub vector_ids: &'a [Value],
-}
-
-impl Draft<'_> {
-    /// Serialises it, with space for id and time.
-    ///
-    /// # Panics
-    /// If the role is invalid: callers check it first.
-    #[must_use]
-    pub fn prepare(&self) -> Prepared {
-        assert!(is_role(self.role), "a draft's role is checked where it comes in");
-        // Written into the thread's buffer, and copied once its length is known, so that no unused memory stays behind
-        // it.
-        let line = SCRATCH.with_borrow_mut(|line| {
-            line.clear();
-            self.write(line);
-            let exact = line.as_slice().into();
-            if line.capacity() > SCRATCH_BYTES {
-                *line = Vec::new();
-            }
-            exact
-        });
-        Prepared { line, session: self.session.clone(), role_bytes: self.role.len(), origin: None }
-    }
-
-    fn write(&self, line: &mut Vec<u8>) {
-        line.extend_from_slice(BEFORE_ID);
-        line.extend_from_slice(&[b'0'; Id::TEXT_BYTES]);
-        line.extend_from_slice(BEFORE_SESSION);
-        line.extend_from_slice(self.session.as_str().as_bytes());
-        line.extend_from_slice(BEFORE_ROLE);
-        line.extend_from_slice(self.role.as_bytes());
-        line.extend_from_slice(BEFORE_TIME);
-        line.extend_from_slice(&[b'0'; Timestamp::TEXT_BYTES]);
-        line.extend_from_slice(BEFORE_TEXT);
-        write_json(line, self.text);
-        line.extend_from_slice(b",\"metadata\":");
-        write_json(line, &self.metadata);
-        if !self.vector_ids.is_empty() {
-            line.extend_from_slice(b",\"vector_ids\":");
-            write_json(line, self.vector_ids);
-        }
-        line.push(b'}');
-    }
-}
-
-fn write_json<T: serde::Serialize + ?Sized>(line: &mut Vec<u8>, value: &T) {
-    serde_json::to_writer(line, value).expect("strings and JSON values always serialise into memory");
-}
-
-/// The sender of a message while it is on its way, so that the sender recognises it when it is published. It is never
-/// stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Origin(
-    /// A number that is unique in this process.
-    pub u64,
-);
-
-/// A serialised message that waits for its id.
-#[derive(Debug)]
-pub struct Prepared {
-    line: Box<[u8]>,
-    session: SessionId,
-    role_bytes: usize,
-    origin: Option<Origin>,
-}
-
-impl Prepared {
-    /// The length of the line, in bytes.
-    #[must_use]
-    pub fn line_bytes(&self) -> usize {
-        self.line.len()
-    }
-
-    /// Its session.
-    #[must_use]
-    pub fn session(&self) -> &SessionId {
-        &self.session
-    }
-
-    /// The same with the sender.
-    #[must_use]
-    pub fn sent_by(self, origin: Option<Origin>) -> Self {
-        Self { origin, ..self }
-    }
-
-    /// The sender, if it wants to recognise the message.
-    #[must_use]
-    pub fn origin(&self) -> Option<Origin> {
-        self.origin
-    }
-
-    /// Fills in id and time.
-    #[must_use]
-    pub fn seal(mut self, id: Id) -> Message {
-        let places = Places { session_bytes: self.session.as_str().len(), role_bytes: self.role_bytes };
-        self.line[ID_AT..ID_AT + Id::TEXT_BYTES].copy_from_slice(&id.to_text());
-        let time_at = places.time_at();
-        self.line[time_at..time_at + Timestamp::TEXT_BYTES].copy_from_slice(&id.time().to_text());
-        Message { id, session: self.session, places, line: self.line }
-    }
-}
-
 /// The offsets of the fields before `text`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Places {
-    session_bytes: usize,
-    role_bytes: usize,
+pub(super) struct Places {
+    pub(super) session_bytes: usize,
+    pub(super) role_bytes: usize,
 }
 
 impl Places {
@@ -213,7 +49,7 @@ impl Places {
         SESSION_AT + self.session_bytes + BEFORE_ROLE.len()
     }
 
-    fn time_at(self) -> usize {
+    pub(super) fn time_at(self) -> usize {
         self.role_at() + self.role_bytes + BEFORE_TIME.len()
     }
 
@@ -242,19 +78,19 @@ pub struct MessageView<'a> {
 
 /// The fields of a line written by any program.
 #[derive(Deserialize)]
-struct LineFields<'a> {
+pub(super) struct LineFields<'a> {
     #[serde(borrow)]
-    id: Cow<'a, str>,
+    pub(super) id: Cow<'a, str>,
     #[serde(borrow)]
-    session_id: Cow<'a, str>,
+    pub(super) session_id: Cow<'a, str>,
     #[serde(borrow)]
-    role: Cow<'a, str>,
+    pub(super) role: Cow<'a, str>,
     #[serde(borrow)]
-    text: Cow<'a, str>,
+    pub(super) text: Cow<'a, str>,
     #[serde(default)]
-    metadata: Map<String, Value>,
+    pub(super) metadata: Map<String, Value>,
     #[serde(default)]
-    vector_ids: Vec<Value>,
+    pub(super) vector_ids: Vec<Value>,
 }
 
 /// The fields of a line other than id, session, role and time.
@@ -269,6 +105,11 @@ pub struct Parts {
 }
 
 impl Message {
+    /// The message of a line that has this layout.
+    pub(super) fn of(id: Id, session: SessionId, places: Places, line: Box<[u8]>) -> Self {
+        Self { id, session, places, line }
+    }
+
     /// Its id.
     #[must_use]
     pub fn id(&self) -> Id {
@@ -332,42 +173,6 @@ impl Message {
     pub fn beginning_of_line(line: &[u8]) -> Option<(Id, SessionId)> {
         read_beginning(line).and_then(|(id, session, _)| Some((id, SessionId::new(session).ok()?)))
     }
-
-    /// Reads a line of a file that anyone may have edited: `None` unless it is a whole JSON object with a message's
-    /// fields.
-    ///
-    /// A line of another layout (another order of fields, spaces) is serialised again; its `created_at` is replaced by
-    /// the time of its id.
-    #[must_use]
-    pub fn from_line(line: &[u8]) -> Option<Self> {
-        match MessageView::from_trusted(line) {
-            Some(view) if is_json(line) => Some(view.to_message()),
-            _ => Self::from_fields(line),
-        }
-    }
-
-    fn from_fields(line: &[u8]) -> Option<Self> {
-        let fields: LineFields<'_> = serde_json::from_slice(line).ok()?;
-        let id = fields.id.parse().ok()?;
-        let session = SessionId::new(&fields.session_id).ok()?;
-        let draft = Draft {
-            session: &session,
-            role: Some(&*fields.role).filter(|role| is_role(role))?,
-            text: &fields.text,
-            metadata: Metadata { given: Some(&fields.metadata), defaults: &[] },
-            vector_ids: &fields.vector_ids,
-        };
-        Some(draft.prepare().seal(id))
-    }
-
-    /// The id of a line, without checking the rest: for searches in a transcript.
-    #[must_use]
-    pub fn id_of_line(line: &[u8]) -> Option<Id> {
-        match line.strip_prefix(BEFORE_ID) {
-            Some(rest) => str::from_utf8(rest.get(..Id::TEXT_BYTES)?).ok()?.parse().ok(),
-            None => Self::from_fields(line).map(|message| message.id),
-        }
-    }
 }
 
 /// Where the text stands in a line of this layout, as it is escaped there, without its quotes; the fields before are not
@@ -383,12 +188,6 @@ pub fn text_range(line: &[u8]) -> Option<Range<usize>> {
     let is_escaped = |quote: usize| text[..quote].iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 1;
     let end = memchr::memchr_iter(b'"', text).find(|quote| !is_escaped(*quote))?;
     Some(start..start + end)
-}
-
-/// Whether a line is JSON, in UTF-8 throughout: serde checks ignored values less strictly, and one invalid line would
-/// make a whole page of the history unreadable.
-fn is_json(line: &[u8]) -> bool {
-    str::from_utf8(line).is_ok_and(|line| serde_json::from_str::<IgnoredAny>(line).is_ok())
 }
 
 /// Reads the fields before `role`, and what follows.
@@ -467,6 +266,3 @@ impl fmt::Debug for Message {
         write!(f, "Message({} in {}, {} bytes)", self.id, self.session, self.line.len())
     }
 }
-
-#[cfg(test)]
-mod tests;

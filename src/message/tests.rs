@@ -2,6 +2,9 @@
 //!
 //! Compiled under `#[cfg(test)]` only.
 
+use serde_json::{Map, Value};
+
+use super::draft::{SCRATCH, SCRATCH_BYTES};
 use super::*;
 
 fn id() -> Id {
@@ -20,7 +23,7 @@ fn sample(text: &str) -> Message {
 fn a_message_counts_for_the_memory_that_its_allocations_take() {
     let message = sample("hi");
     // A word before each allocation, the reference counts, and two places in a queue with spare capacity.
-    let least = message.line.len() + 8 + size_of::<Message>() + 24 + "default".len() + 24 + 16;
+    let least = message.line().len() + 8 + size_of::<Message>() + 24 + "default".len() + 24 + 16;
     assert!((least..least + 3 * 16).contains(&message.memory_bytes()), "{} of {least}", message.memory_bytes());
 }
 
