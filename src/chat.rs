@@ -43,7 +43,7 @@ use crate::responder::{Responder, ResponderError};
 
 pub use answering::Replied;
 pub use follow::{Follow, StartedTurn};
-pub use given::{BegunTurn, GivenTurn, PlannedMessage, TurnPlan};
+pub use given::{BegunTurn, GivenKey, GivenTurn, PlannedMessage, TurnPlan};
 pub use records::{is_clear, is_help};
 pub use running::{REPLY_BYTES_MAX, RunningTurn, TurnProgress};
 pub use turn::{

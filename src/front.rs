@@ -32,8 +32,8 @@ use uuid::Uuid;
 
 use crate::access::Principal;
 use crate::chat::{
-    BegunTurn, Chat, GivenTurn, PlannedMessage, Replied, StartedTurn, Transport, TurnClient, TurnError, TurnPlan,
-    Unrecorded,
+    BegunTurn, Chat, GivenKey, GivenTurn, PlannedMessage, Replied, StartedTurn, Transport, TurnClient, TurnError,
+    TurnPlan, Unrecorded,
 };
 use crate::config::Config;
 use crate::disk::RealDisk;
@@ -75,7 +75,7 @@ pub struct FrontRequest<'a> {
     /// Its body as it came.
     pub body: Arc<HeldBytes>,
     /// The client's idempotency key.
-    pub key: Option<&'a str>,
+    pub key: Option<GivenKey<'a>>,
     /// How it came.
     pub transport: Transport,
 }
@@ -142,7 +142,7 @@ impl Front {
         {
             return Ok(turn);
         }
-        let id = request.key.map_or_else(random_id, |key| id_of_key(&asked, key));
+        let id = request.key.map_or_else(random_id, |key| id_of_key(&asked, key.name));
         let begun = self.go_on(request, &asked, &asked.made(id), client, asked.named.as_ref())?;
         begun.ok_or(FrontError::Turn(TurnError::Busy))
     }
@@ -155,7 +155,7 @@ impl Front {
         proposed: &Proposal,
     ) -> Result<Option<Candidate>, FrontError> {
         let Some(key) = request.key else { return Ok(None) };
-        let begun = asked.made(id_of_key(asked, key));
+        let begun = asked.made(id_of_key(asked, key.name));
         for candidate in std::iter::once(&begun).chain(&proposed.candidates) {
             if self.chat.has_key(&given(request, candidate)).map_err(TurnError::from)? {
                 return Ok(Some(candidate.clone()));
@@ -298,7 +298,8 @@ impl Front {
 
 fn given<'a>(request: &FrontRequest<'a>, candidate: &'a Candidate) -> GivenTurn<'a> {
     let FrontRequest { transport, key, body, .. } = request;
-    GivenTurn { session: &candidate.session, transport: *transport, key: *key, body: body.clone() }
+    let key = key.map(|key| key.in_session(&candidate.session));
+    GivenTurn { session: &candidate.session, transport: *transport, key, body: body.clone() }
 }
 
 /// The conversation as responders read it that do not pass it on.

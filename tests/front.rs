@@ -257,6 +257,24 @@ fn a_key_whose_answer_failed_is_answered_anew() {
 }
 
 #[test]
+fn a_key_counts_with_its_body_by_value() {
+    let server = Server::start(Options::default());
+    let mut client = server.client();
+    let mut ask = |body: &str| {
+        let headers = [("Content-Type", "application/json"), ("Idempotency-Key", "k")];
+        client.request("POST", COMPLETIONS, &headers, Some(body.as_bytes()))
+    };
+    let first = ask(r#"{"model":"m","temperature":1,"messages":[{"role":"user","content":"hello"}]}"#).expect(200);
+    let again =
+        ask(r#"{ "messages": [{"content": "hello", "role": "user"}], "temperature": 1.0, "model": "m" }"#).expect(200);
+    assert_eq!((&again["id"], &again["choices"]), (&first["id"], &first["choices"]));
+    let other = ask(r#"{"model":"m","temperature":2,"messages":[{"role":"user","content":"hello"}]}"#);
+    assert_eq!(other.openai_error(409)["code"], "key_conflict");
+    let sessions = server.client().get("/api/chat/sessions").expect(200);
+    assert_eq!(sessions["sessions"][0]["messages"], 2, "{sessions}");
+}
+
+#[test]
 fn an_erased_name_begins_anew_and_its_branches_go_on() {
     let server = Server::start(Options::default());
     let mut client = server.client();

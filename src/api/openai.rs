@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::chat::{Chat, TurnClient, WhenBusy};
+use crate::chat::{Chat, GivenKey, TurnClient, WhenBusy};
 use crate::front::{Front, FrontRequest};
 use crate::logging;
 use crate::message::Clock;
@@ -61,7 +61,8 @@ fn begin(
     body: Arc<HeldBytes>,
 ) -> Result<CompletionReply, Problem> {
     let (name, messages, transport) = (asked.name.as_deref(), &asked.messages[..], head.transport);
-    let request = FrontRequest { caller: head.caller, name, messages, body, key: asked.key, transport };
+    let key = asked.key.map(|key| GivenKey::new(key, &body));
+    let request = FrontRequest { caller: head.caller, name, messages, body, key, transport };
     if !asked.is_recorded {
         let unrecorded = front.begin_unrecorded(&request)?;
         let completion = Completion::new(head.request_id, Clock::system().now(), asked.model, asked.with_usage);

@@ -36,14 +36,44 @@ const PLANS_MAX: usize = 6;
 const REQUEST_BYTES_MAX: usize = 1 << 20;
 const REQUEST_MESSAGES_MAX: usize = 1000;
 
+/// A client's idempotency key, in whichever session its request is answered; the body is what must be the same by value.
+#[derive(Clone, Copy, Debug)]
+pub struct GivenKey<'a> {
+    /// As the client sent it.
+    pub name: &'a str,
+    of_default: IdempotencyKey,
+}
+
+impl<'a> GivenKey<'a> {
+    /// The key that came with that body. One that is no object, or is nested too deep to be compared, counts as it was sent; so
+    /// do all in journals of earlier versions.
+    #[must_use]
+    pub fn new(name: &'a str, body: &[u8]) -> Self {
+        let session = SessionId::default();
+        let of_default = match serde_json::from_slice(body) {
+            Ok(fields) => {
+                IdempotencyKey::new(&session, name, &[&message::by_value(Some(&fields), &[])]).sent_as(&[body])
+            }
+            Err(_) => IdempotencyKey::new(&session, name, &[body]),
+        };
+        Self { name, of_default }
+    }
+
+    /// The key in that session.
+    #[must_use]
+    pub fn in_session(&self, session: &SessionId) -> IdempotencyKey {
+        self.of_default.in_session(session, self.name)
+    }
+}
+
 /// A request that is to be answered in a session.
 pub struct GivenTurn<'a> {
     /// The session.
     pub session: &'a SessionId,
     /// How it came.
     pub transport: Transport,
-    /// The client's idempotency key; the body is what must be the same.
-    pub key: Option<&'a str>,
+    /// The client's idempotency key, in this session.
+    pub key: Option<IdempotencyKey>,
     /// The request's body.
     pub body: Arc<HeldBytes>,
 }
@@ -99,7 +129,7 @@ impl Chat {
         client: &TurnClient<'_>,
         plan: impl FnMut() -> Result<Option<TurnPlan>, AppendError>,
     ) -> Result<Option<BegunTurn>, TurnError> {
-        let key = given.key.map(|key| IdempotencyKey::new(given.session, key, &[&given.body]));
+        let key = given.key;
         let waiting = self.waiting.try_acquire().ok_or(TurnError::Crowded)?;
         let running = self.queues.running(given.session);
         // One of the same request is followed again.
@@ -143,9 +173,7 @@ impl Chat {
     /// # Errors
     /// [`AppendError::KeyConflict`]: with another body.
     pub fn has_key(&self, given: &GivenTurn<'_>) -> Result<bool, AppendError> {
-        let Some(key) = given.key else { return Ok(false) };
-        let key = IdempotencyKey::new(given.session, key, &[&given.body]);
-        Ok(self.recorder.find(&keyed(given.session, Some(key)))?.is_some())
+        Ok(given.key.is_some() && self.recorder.find(&keyed(given.session, given.key))?.is_some())
     }
 
     /// The turn of an earlier request with the same key, if its reply is the answer.

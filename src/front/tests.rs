@@ -11,7 +11,7 @@ use serde_json::json;
 use super::*;
 use crate::access::Access;
 use crate::cache::Cache;
-use crate::chat::{Presence, TurnStatus, WhenBusy};
+use crate::chat::{GivenKey, Presence, TurnStatus, WhenBusy};
 use crate::config::Fsync;
 use crate::disk::sim::Random;
 use crate::history::HistoryQuery;
@@ -64,12 +64,13 @@ impl World {
     fn begin(&self, client: &Client) -> Result<FrontTurn, FrontError> {
         let messages: Vec<_> =
             client.sends().iter().enumerate().map(|(at, message)| GivenMessage::read(at, message).unwrap()).collect();
+        let body = json!(client.sends()).to_string().into_bytes();
         let request = FrontRequest {
             caller: &client.caller,
             name: client.name.as_deref(),
             messages: &messages,
-            body: Arc::new(json!(client.sends()).to_string().into_bytes().into()),
-            key: client.key.as_deref(),
+            key: client.key.as_deref().map(|key| GivenKey::new(key, &body)),
+            body: Arc::new(body.into()),
             transport: Transport::Tcp,
         };
         self.front.begin(&request, &TurnClient::unseen(WhenBusy::Refuse))

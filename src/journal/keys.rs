@@ -40,10 +40,14 @@ impl IdempotencyKey {
     /// The key that a client sent in a session with `content`, the parts of what is to be recorded.
     #[must_use]
     pub fn new(session: &SessionId, key: &str, content: &[&[u8]]) -> Self {
-        // A session id has no NUL, so the two cannot run into each other.
-        let hash = first_bytes(&[session.as_str().as_bytes(), b"\0", key.as_bytes()]);
         let content = first_bytes(content);
-        Self { hash, content, as_sent: content }
+        Self { hash: hash_of(session, key), content, as_sent: content }
+    }
+
+    /// The same key, with the same content, in another session.
+    #[must_use]
+    pub fn in_session(self, session: &SessionId, key: &str) -> Self {
+        Self { hash: hash_of(session, key), ..self }
     }
 
     /// The same, whose content was sent as something else that is the same by value.
@@ -57,6 +61,11 @@ impl IdempotencyKey {
     pub fn is_of(&self, content: [u8; 8]) -> bool {
         content == self.content || content == self.as_sent
     }
+}
+
+fn hash_of(session: &SessionId, key: &str) -> [u8; 16] {
+    // A session id has no NUL, so the two cannot run into each other.
+    first_bytes(&[session.as_str().as_bytes(), b"\0", key.as_bytes()])
 }
 
 fn first_bytes<const N: usize>(parts: &[&[u8]]) -> [u8; N] {
