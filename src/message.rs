@@ -29,7 +29,7 @@ pub use draft::{AddedValue, Draft, Metadata, Origin, Prepared};
 pub use expiry::Expiry;
 pub use id::{Id, IdGenerator, InvalidId};
 pub use line::{LAYOUT, LINE_BYTES_MAX, Message, MessageView, Parts, ROLE_BYTES_MAX, is_role, text_range};
-pub use marker::{Marker, SessionState};
+pub use marker::{Marker, SessionState, with_target_in};
 pub use session::{InvalidSession, SessionId};
 pub use timestamp::{Clock, Timestamp};
 pub use value::by_value;

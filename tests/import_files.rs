@@ -102,16 +102,20 @@ fn a_session_under_another_name_shows_the_same() {
     let to = client.whole_history("a")[1]["id"].clone();
     client.post("/api/chat/sessions/a/rewind", &json!({"to": to})).expect(201);
     client.chat("a", "on");
-    let file = written(&server, "a.ndjson", &exported(&server));
-    let args = ["import", "--as", "b", file.to_str().unwrap()];
-    let (code, out, _) = ran(&server, &args);
-    assert_eq!((code, out.as_str()), (Some(0), "imported 7, already there 0, skipped 0\n"));
-    assert_eq!(shown(&server, "b"), shown(&server, "a"));
-    let all = server.client().history("b", "")["messages"].as_array().unwrap().clone();
-    let rewind = all.iter().find(|message| message["metadata"]["type"] == "rewind").unwrap();
-    assert_eq!(rewind["metadata"]["to"], all[1]["id"], "its target went with it");
-    let (code, out, _) = ran(&server, &args);
-    assert_eq!((code, out.as_str()), (Some(0), "imported 0, already there 7, skipped 0\n"));
+    let lines = exported(&server);
+    let array = format!("[{}]", lines.lines().collect::<Vec<_>>().join(","));
+    for (session, name, text) in [("b", "a.ndjson", &lines), ("c", "a.json", &array)] {
+        let file = written(&server, name, text);
+        let args = ["import", "--as", session, file.to_str().unwrap()];
+        let (code, out, _) = ran(&server, &args);
+        assert_eq!((code, out.as_str()), (Some(0), "imported 7, already there 0, skipped 0\n"), "{name}");
+        assert_eq!(shown(&server, session), shown(&server, "a"), "{name}");
+        let all = server.client().history(session, "")["messages"].as_array().unwrap().clone();
+        let rewind = all.iter().find(|message| message["metadata"]["type"] == "rewind").unwrap();
+        assert_eq!(rewind["metadata"]["to"], all[1]["id"], "its target went with it");
+        let (code, out, _) = ran(&server, &args);
+        assert_eq!((code, out.as_str()), (Some(0), "imported 0, already there 7, skipped 0\n"), "{name}");
+    }
 }
 
 #[test]

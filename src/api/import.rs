@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::import::{ImportError, ImportOutcome, Importer};
-use crate::message::{Draft, Id, LINE_BYTES_MAX, Message, Metadata, SessionId, Timestamp};
+use crate::message::{Draft, Id, LINE_BYTES_MAX, Message, Metadata, SessionId, Timestamp, with_target_in};
 
 use super::body::{self, Text};
 use super::shape::{FieldKind, Shape};
@@ -282,15 +282,6 @@ impl DerivedPosition {
         self.lines += 1;
         taken
     }
-}
-
-/// The metadata of a rewind whose target is imported into another session with it; `None` for any other message.
-fn with_target_in(session: &SessionId, role: &str, metadata: &Map<String, Value>) -> Option<Map<String, Value>> {
-    let is_rewind = role == "system" && metadata.get("type")? == "rewind";
-    let to: Id = metadata.get("to")?.as_str().filter(|_| is_rewind)?.parse().ok()?;
-    let mut moved = metadata.clone();
-    moved.insert("to".into(), to.in_session(session).to_string().into());
-    Some(moved)
 }
 
 fn too_long(bytes_max: usize) -> Problem {

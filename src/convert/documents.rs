@@ -10,7 +10,7 @@ use std::io;
 
 use serde_json::{Map, Value};
 
-use crate::message::{Id, SessionId, Timestamp};
+use crate::message::{Id, SessionId, Timestamp, with_target_in};
 
 use super::line::{ForeignMessage, LineSink, Placing, keep, role_named, session_named, text_of, time_of, under};
 use super::source::value_of;
@@ -30,7 +30,7 @@ pub(super) struct Documents {
 impl Documents {
     /// A message of our own shape, or one like it.
     pub(super) fn message(&self, unit: u64, from: &Value, placing: &Placing, to: &mut dyn LineSink) -> io::Result<()> {
-        let said = match said(from) {
+        let mut said = match said(from) {
             Ok(said) => said,
             Err(why) => return to.failed(unit, why),
         };
@@ -49,7 +49,12 @@ impl Documents {
             (None, _) => None,
         };
         match id {
-            Some(id) if placing.session.is_some() => self.write(unit, said.line(&session, id.in_session(&session)), to),
+            Some(id) if placing.session.is_some() => {
+                if let Some(moved) = with_target_in(&session, &said.role, &said.metadata) {
+                    said.metadata = moved;
+                }
+                self.write(unit, said.line(&session, id.in_session(&session)), to)
+            }
             Some(id) => self.write(unit, said.line(&session, id), to),
             None => to.line(unit, &said.line_without_id(session.as_str(), time.unwrap_or_else(|| placing.time()))),
         }

@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::id::Id;
 use super::line::{Message, MessageView};
+use super::session::SessionId;
 
 /// What users set for a session.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -66,6 +67,16 @@ impl MessageView<'_> {
             _ => None,
         }
     }
+}
+
+/// The metadata of a rewind whose target is imported into another session with it; `None` for any other message.
+#[must_use]
+pub fn with_target_in(session: &SessionId, role: &str, metadata: &Map<String, Value>) -> Option<Map<String, Value>> {
+    let is_rewind = role == "system" && metadata.get("type")? == "rewind";
+    let to: Id = metadata.get("to")?.as_str().filter(|_| is_rewind)?.parse().ok()?;
+    let mut moved = metadata.clone();
+    moved.insert("to".into(), to.in_session(session).to_string().into());
+    Some(moved)
 }
 
 impl SessionState {
