@@ -33,8 +33,10 @@ pub use state::{Renew, STATE_TEXT, record};
 /// The longest title and last text that is shown, in characters.
 const TITLE_CHARS_MAX: usize = 80;
 const LAST_CHARS_MAX: usize = 200;
-/// The most bytes of a transcript that are read for its title or its last text.
+/// The most bytes of a transcript that are read for its title or its last text at once.
 const GLANCE_BYTES_MAX: u64 = 256 << 10;
+/// So often that is read for a title, behind long instructions; a session whose first text of a user comes later has none.
+const TITLE_GLANCES_MAX: usize = 8;
 /// Messages read at once where the newest are markers.
 const MARKERS_AT_ONCE: usize = 500;
 /// Sessions whose titles one request compares with what it searches; the next page goes on.
@@ -339,9 +341,23 @@ impl<D: Disk> SessionList<D> {
 
     /// The beginning of the oldest text of a user.
     fn first_of_user(&self, session: &SessionId) -> io::Result<Option<String>> {
-        let (after, role) = (Some(Id::BEGINNING), Some("user".to_owned()));
-        let found = self.glance(&HistoryQuery { after, role, ..HistoryQuery::newest(session.clone(), 1) })?;
-        Ok(found.first().map(|message| beginning(&message.text(), TITLE_CHARS_MAX)))
+        let mut after = Id::BEGINNING;
+        for _ in 0..TITLE_GLANCES_MAX {
+            let ask = HistoryQuery {
+                after: Some(after),
+                role: Some("user".to_owned()),
+                ..HistoryQuery::newest(session.clone(), 1)
+            };
+            let page = self.history.glance(&ask, GLANCE_BYTES_MAX)?;
+            if let Some((message, _)) = page.messages.first() {
+                return Ok(Some(beginning(&message.text(), TITLE_CHARS_MAX)));
+            }
+            match page.next.filter(|next| page.has_more && *next > after) {
+                Some(next) => after = next,
+                None => break,
+            }
+        }
+        Ok(None)
     }
 
     /// The author and the beginning of the newest message that is no marker, which is of that time. Any number of markers
@@ -395,10 +411,15 @@ pub fn folded(text: &str) -> String {
     if text.is_ascii() { text.to_ascii_lowercase() } else { text.chars().flat_map(folded_char).collect() }
 }
 
-/// What one character becomes there. `str::to_lowercase` looks at what follows a sigma, so the beginning of a Greek word in
-/// capitals would not be found in the word.
+/// What one character becomes there: Unicode's simple folding, in small letters. It goes by way of the capital, which several
+/// small forms share, as `σ` and `ς` or `μ` and the sign of micro do. The dotless `ı` has that of `i`, and is another letter.
 pub fn folded_char(letter: char) -> impl Iterator<Item = char> {
-    letter.to_lowercase().map(|c| if c == 'ς' { 'σ' } else { c })
+    let mut capitals = letter.to_uppercase();
+    let capital = match (capitals.next(), capitals.next()) {
+        (Some(capital), None) if letter != 'ı' => capital,
+        _ => letter,
+    };
+    capital.to_lowercase()
 }
 
 /// The first characters of a text, white space around it aside.

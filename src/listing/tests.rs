@@ -297,3 +297,29 @@ fn what_is_set_is_read_or_unknown_while_the_transcript_is_stale() {
     let parts = with_stale(&world);
     parts.list.change(&session, |state| assert!(state.is_err(), "{state:?}"));
 }
+
+#[test]
+fn a_title_is_found_behind_long_instructions() {
+    let world = World::new();
+    let parts = world.open();
+    assert!(parts.list.load());
+    let record = |session: &str, role: &str, text: &str| {
+        let session = SessionId::new(session).unwrap();
+        let line = Draft { session: &session, role, text, metadata: Metadata::default(), vector_ids: &[] }.prepare();
+        parts.recorder.record(vec![NewRecord::Message { line, key: None, reply_to: ReplyTo::Nothing }]).unwrap();
+    };
+    for (session, count) in [("near", 1), ("behind", 8), ("far", 50)] {
+        (0..count).for_each(|_| record(session, "system", &"x".repeat(60_000)));
+        record(session, "user", "hello");
+    }
+    drop(parts);
+    // Nothing is in memory now.
+    let list = world.open().list;
+    assert!(list.load());
+    let page = list.page(&ListQuery { limit: 100, ..ListQuery::default() });
+    let mut titles: Vec<_> =
+        page.sessions.into_iter().map(|one| (one.session.as_str().to_owned(), one.title)).collect();
+    titles.sort();
+    let hello = Some("hello".to_owned());
+    assert_eq!(titles, [("behind".into(), hello.clone()), ("far".into(), None), ("near".into(), hello)]);
+}
