@@ -38,7 +38,7 @@ pub(super) fn list(options: &Options) -> Result<(), CommandError> {
 
 /// As many sessions as that, in one page. A search looks at some titles only for each page of the server.
 fn pages(client: &Client, limit: usize, words: Option<&str>) -> Result<Value, ClientError> {
-    let (mut sessions, mut after) = (Vec::new(), None);
+    let (mut sessions, mut after, mut reason) = (Vec::new(), None, None);
     loop {
         let mut query = form_urlencoded::Serializer::new(String::new());
         query.append_pair("limit", &(limit - sessions.len()).to_string());
@@ -49,8 +49,13 @@ fn pages(client: &Client, limit: usize, words: Option<&str>) -> Result<Value, Cl
             sessions.extend(more);
         }
         after = page["next"].as_str().map(str::to_owned);
+        // A page that lacks something is not made whole by those after it.
+        reason = reason.or_else(|| (page["complete"] == false).then(|| page["reason"].take()));
         if after.is_none() || sessions.len() >= limit {
             page["sessions"] = sessions.into();
+            if let Some(reason) = reason {
+                (page["complete"], page["reason"]) = (false.into(), reason);
+            }
             return Ok(page);
         }
     }
