@@ -117,6 +117,11 @@ fn explain(body: &[u8], error: &serde_json::Error, find: impl Fn(&Value) -> Opti
     // The parser's message has line and column and quotes nothing of the body. The typed reader skips unknown fields,
     // and with them errors inside them.
     let malformed = |error| Problem::new(400, "malformed_json", format!("the body is not JSON: {error}"));
+    // It is JSON, and none of our types takes it.
+    if error.to_string().starts_with("number out of range") {
+        let unnamed = || Problem::new(422, "invalid_body", format!("the body has a {error}: send it as a string"));
+        return whole_numbers::first_beyond(body).unwrap_or_else(unnamed);
+    }
     if !error.is_data() {
         return malformed(error.to_string());
     }

@@ -23,9 +23,14 @@ pub fn check_whole_numbers<'m>(
     metadata: impl Iterator<Item = &'m Map<String, Value>>,
     body: &[u8],
 ) -> Result<(), Problem> {
-    if !metadata.flat_map(Map::values).any(is_large) {
-        return Ok(());
+    match metadata.flat_map(Map::values).any(is_large) {
+        true => first_beyond(body).map_or(Ok(()), Err),
+        false => Ok(()),
     }
+}
+
+/// 422 that names the first such number in the metadata of a body.
+pub(super) fn first_beyond(body: &[u8]) -> Option<Problem> {
     let is_array = body.trim_ascii_start().starts_with(b"[");
     let bodies: serde_json::Result<Vec<Body<'_>>> =
         if is_array { serde_json::from_slice(body) } else { serde_json::from_slice(body).map(|body| vec![body]) };
@@ -34,7 +39,7 @@ pub fn check_whole_numbers<'m>(
         find(body.metadata?.get(), path)
     });
     let rule = "is a whole number beyond 64 bits, which would be rounded: send it as a string";
-    found.map_or(Ok(()), |place| Err(Problem::field(&place, rule)))
+    found.map(|place| Problem::field(&place, rule))
 }
 
 fn is_large(value: &Value) -> bool {

@@ -178,6 +178,10 @@ mod tests {
         assert_eq!(fault(r#"{"message":"","client_id":"c"}"#).1.as_deref(), Some("message"));
         assert_eq!(fault(r#"{"message":"x","command":"stop"}"#).1.as_deref(), Some("command"));
         assert_eq!(fault(r#"{"command":"dance"}"#).1.as_deref(), Some("command"));
+        // No type of ours takes these numbers.
+        let beyond = format!(r#"{{"message":"x","metadata":{{"n":{}}}}}"#, "9".repeat(400));
+        assert_eq!(fault(&beyond), ("invalid_field", Some("metadata.n".into()), None));
+        assert_eq!(fault(r#"{"message":"x","metadata":{"n":1e400}}"#).0, "invalid_body");
         let named = |field: &str, client_id: Option<&str>| {
             ("invalid_field", Some(field.to_owned()), client_id.map(str::to_owned))
         };
