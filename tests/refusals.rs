@@ -299,6 +299,20 @@ fn smuggling_by_two_framings_is_refused_and_never_answered() {
 }
 
 #[test]
+fn a_head_that_cannot_be_read_is_refused_in_the_form_of_its_path() {
+    let server = Server::start(options());
+    let long = format!("X-Long: {}\r\n", "x".repeat(100_000));
+    for (fields, status) in [("Transfer-Encoding: gzip\r\n", 501), ("Content-Length: x\r\n", 400), (&*long, 431)] {
+        for (path, is_openai) in [("/v1/chat/completions?a=b", true), ("/api/chat", false), ("/v11", false)] {
+            let mut connection = server.connect();
+            connection.send(format!("POST {path} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n").as_bytes()).unwrap();
+            let reply = connection.reply().unwrap();
+            assert_eq!((reply.status, reply.json()["error"].is_object()), (status, is_openai), "{path}: {reply}");
+        }
+    }
+}
+
+#[test]
 fn a_chunked_body_is_read_and_the_next_request_follows_it() {
     let server = Server::start(options());
     let mut connection = server.connect();

@@ -75,8 +75,10 @@ impl<'a, S: Service> Connection<'a, S> {
             // From here on only this thread closes the connection, unless another has just done so.
             _ if !self.slot.claim() => NextStep::Close,
             Ok((start, end)) => self.serve_head(start, end),
-            Err(RequestError::Refused(problem)) => self
-                .refuse(RequestContext::unknown(RequestScope::begin(self.shared.ids.next(), Transport::Tcp)), &problem),
+            Err(RequestError::Refused(problem)) => {
+                let scope = RequestScope::begin(self.shared.ids.next(), Transport::Tcp);
+                self.refuse(RequestContext::unread(scope, self.input.unread()), &problem)
+            }
         }
     }
 
@@ -114,8 +116,7 @@ impl<'a, S: Service> Connection<'a, S> {
         let (request, asked) = match parsed {
             Ok(parsed) => parsed,
             Err(problem) => {
-                let is_head = self.input.unread()[start..].starts_with(b"HEAD ");
-                return self.refuse(RequestContext { is_head, ..RequestContext::unknown(scope) }, &problem);
+                return self.refuse(RequestContext::unread(scope, &self.input.unread()[start..]), &problem);
             }
         };
         scope.asks(&request.method, request.path());

@@ -72,13 +72,15 @@ impl Counting {
 }
 
 impl RequestContext<'_> {
-    /// For a request that could not be read: the connection ends with its answer.
-    pub(super) fn unknown(scope: RequestScope) -> Self {
+    /// For a request that could not be read: the connection ends with its answer, in the form that its first line asks for.
+    pub(super) fn unread(scope: RequestScope, head: &[u8]) -> Self {
+        let mut words = head.split(|byte| matches!(byte, b' ' | b'?' | b'\r' | b'\n'));
+        let (method, path) = (words.next(), words.next());
         Self {
             scope,
             origin: None,
-            errors: ErrorFormat::Problem,
-            is_head: false,
+            errors: ErrorFormat::of(path.and_then(|path| str::from_utf8(path).ok()).unwrap_or_default()),
+            is_head: method == Some(b"HEAD"),
             is_http11: true,
             keep_alive: false,
             counting: Cell::new(Counting::UNREAD),
@@ -359,7 +361,7 @@ mod tests {
     fn no_value_starts_a_field_and_no_handler_contradicts_the_framing() {
         let headers =
             [header("X-A", "b\r\nX-Evil: 1"), header("Connection", "upgrade"), header("x-request-id", "other")];
-        let context = RequestContext { keep_alive: true, ..RequestContext::unknown(scope()) };
+        let context = RequestContext { keep_alive: true, ..RequestContext::unread(scope(), b"") };
         let head = head(&mut Date::default(), StatusCode(200), &headers, Length::Known(1204), &context);
         let text = String::from_utf8(head).unwrap();
         assert!(!text.contains("Evil") && !text.contains("upgrade") && !text.contains("other"), "{text}");
@@ -379,7 +381,7 @@ mod tests {
         let status = StatusCode(200);
         let one = Stream { status, headers: Vec::new(), length: None, span: StreamKind::Brief, write: Box::new(write) };
         let mut sent = Vec::new();
-        stream(&mut sent, &mut Date::default(), one, &RequestContext::unknown(scope())).unwrap();
+        stream(&mut sent, &mut Date::default(), one, &RequestContext::unread(scope(), b"")).unwrap();
         let body_at = sent.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap() + 4;
         let expected =
             [b"6\r\nonetwo\r\n2000\r\n".as_slice(), &[b'x'; CHUNK_BYTES], b"\r\n3\r\nend\r\n0\r\n\r\n"].concat();

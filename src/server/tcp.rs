@@ -280,7 +280,7 @@ impl<S: Service> Accept<S> {
 
     /// Answers 503 without ever waiting: a new socket's send buffer is empty, and bytes that do not fit are dropped.
     fn turn_away(&self, mut stream: &TcpStream, code: &'static str, detail: &'static str) {
-        let context = RequestContext::unknown(RequestScope::begin(self.shared.ids.next(), Transport::Tcp));
+        let context = RequestContext::unread(RequestScope::begin(self.shared.ids.next(), Transport::Tcp), b"");
         let refusal = context.refusal(&Problem::unavailable(code, detail, RETRY_AFTER_SECONDS));
         self.shared.service.answered(&context.answered_with(&refusal));
         let Reply::Full(response) = refusal else { return };
