@@ -2,8 +2,8 @@
 //!
 //! They contain no secret.
 
-use crate::config::{Config, redact_uri};
-use crate::{logging, responder};
+use crate::config::Config;
+use crate::{logging, responder, store};
 
 /// The version, and the commit if the build knew it (`build.rs`).
 pub(super) fn version() -> String {
@@ -17,7 +17,7 @@ pub(super) fn log(config: &Config, file: Option<&str>, data: &str) {
     log::info!("{}", version());
     match file {
         Some(file) => log::info!("config file: {}", logging::escaped(file)),
-        None => log::info!("config file: none, the defaults are used"),
+        None => log::info!("config file: none, built-in defaults"),
     }
     log::info!("data folder: {data}");
     log::info!("responder: {}", config.responder.kind.as_str());
@@ -25,7 +25,11 @@ pub(super) fn log(config: &Config, file: Option<&str>, data: &str) {
         log::warn!("responder.command: {warning}");
     }
     match config.mongo.enabled {
-        true => log::info!("MongoDB: enabled, {}", redact_uri(config.mongo.uri.expose())),
+        true => {
+            // A connection string that names none is refused where it is connected.
+            let hosts = store::hosts(config.mongo.uri.expose()).unwrap_or_default();
+            log::info!("MongoDB: enabled, {}", hosts.join(", "));
+        }
         false => log::info!("MongoDB: disabled"),
     }
     match config.mongo.ttl.map(|ttl| ttl.as_secs() / 86_400) {
