@@ -213,7 +213,7 @@ impl Service for Api {
             Route::Backup => backup::make(&self.bulk.backups, head, body),
             Route::Resend => resend::ask(&self.status.mongo_status, head, body),
             Route::Livez => Ok(StatusSources::live()),
-            Route::Readyz | Route::Health => self.status.ready(),
+            Route::Readyz | Route::Health => self.status.ready(self.chat.is_closed()),
             Route::OpenApi => Ok(openapi::document()),
             Route::Console | Route::ConsoleFile => console::read(head, self.settings.has_console()),
         };

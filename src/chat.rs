@@ -339,6 +339,11 @@ impl Chat {
         self.pool.close(deadline)
     }
 
+    /// Whether no new turn is begun any more.
+    pub fn is_closed(&self) -> bool {
+        self.queues.is_closed()
+    }
+
     /// Records messages as they are, all or none, in their order. Returns the id of each, and whether its key was used
     /// before.
     ///

@@ -48,7 +48,7 @@ const LAYERS: [&[&str]; 5] = [
 const FIELDS_MAX: usize = 12;
 
 /// Lines of code that `src/` may have; docs/decisions/0028 says what they are for.
-const LINES_MAX: usize = 41_200;
+const LINES_MAX: usize = 41_350;
 
 fn layer_of(module: &str) -> Option<usize> {
     LAYERS.iter().position(|layer| layer.contains(&module))

@@ -8,6 +8,7 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use support::{Options, Server, wait_until};
 
@@ -70,4 +71,26 @@ fn a_stop_ends_at_its_deadline_whoever_does_not_read() {
     drop(unread);
     server.start_again();
     assert_eq!(server.client().whole_history("big").len(), 500);
+}
+
+#[test]
+fn a_server_that_stops_is_not_ready_while_a_turn_ends() {
+    let answering = Options::default()
+        .set("responder.kind", "command")
+        .set("responder.command", json!(["sh", "-c", "while [ ! -e go ]; do sleep 0.1; done; echo hello"]));
+    let mut server = Server::start(answering);
+    let mut local = server.local_client();
+    local.get("/readyz").expect(200);
+    let turn = std::thread::spawn({
+        let mut client = server.client();
+        move || client.chat("s", "hello")
+    });
+    wait_until("the turn is begun", Duration::from_secs(30), || local.whole_history("s").len() == 1);
+    server.signal(Signal::TERM);
+    wait_until("it stops", Duration::from_secs(30), || local.get("/readyz").status == 503);
+    local.get("/readyz").problem(503);
+    local.get("/livez").expect(200);
+    std::fs::write(server.folder().join("go"), "").unwrap();
+    assert_eq!(turn.join().unwrap()["response"].as_str().unwrap().trim(), "hello");
+    assert!(server.wait().success());
 }

@@ -563,6 +563,8 @@ fn storage_status_has_the_seeds_fields_and_tells_no_secret() {
     let status = reply.expect(200);
     assert_eq!(status["mongo"]["enabled"], false);
     assert_eq!(status["mongo"]["status"], "disabled");
+    assert_eq!(status["mongo"]["collection"], status["mongo"]["chat_collection"]);
+    assert_eq!(status["mongo"]["collection"], "chat_messages");
     assert_eq!(status["cache"]["max_messages_per_session"], 75);
     let disk_path = status["cache"]["disk_path"].as_str().unwrap();
     assert!(disk_path.ends_with("cache/chat_sessions"), "{disk_path}");

@@ -401,7 +401,7 @@ fn the_status_says_who_asks_and_to_some_not_where_the_data_is() {
         let sessions = if prefix.is_empty() { Value::Null } else { format!("{prefix}*").into() };
         assert_eq!((&status["access"], &status["token"]), (&json!(access), &json!(name)));
         assert_eq!(status["sessions"], sessions);
-        let tells = [&status["cache"]["disk_path"], &status["mongo"]["hosts"], &status["mongo"]["database"]];
+        let tells = [&status["cache"]["disk_path"], &status["mongo"]["hosts"], &status["mongo"]["collection"]];
         assert!(tells.iter().all(|place| place.is_null() != prefix.is_empty()), "{token}: {status}");
         assert!(status["queue"]["pending"].is_u64() && status["journal"]["status"] == "ok");
         let folder = server.data().display().to_string();

@@ -61,7 +61,7 @@ pub(super) struct Pending {
 
 /// Fields that tell where the data is, or may quote it.
 const PLACES: [(&str, &[&str]); 3] = [
-    ("mongo", &["hosts", "database", "chat_collection", "reason", "shared_reason", "differing_indexes"]),
+    ("mongo", &["hosts", "database", "chat_collection", "collection", "reason", "shared_reason", "differing_indexes"]),
     ("cache", &["disk_path"]),
     ("journal", &["reason"]),
 ];
@@ -149,6 +149,8 @@ impl StatusSources {
             "hosts": store::hosts(mongo.uri.expose()).unwrap_or_default(),
             "database": mongo.database,
             "chat_collection": mongo.chat_collection,
+            // The name that it had in the Python system's status.
+            "collection": mongo.chat_collection,
             "ttl_days": mongo.ttl.map_or(0, |ttl| ttl.as_secs() / 86_400),
         })
     }
@@ -311,8 +313,12 @@ impl StatusSources {
     /// `GET /readyz` and `GET /health`: `{"status":"ok"}` if a message would be recorded.
     ///
     /// # Errors
-    /// 503 with the reason while messages are refused. The server tries again every second; a client just retries.
-    pub fn ready(&self) -> Result<Reply, Problem> {
+    /// 503 with the reason while messages are refused, or once the server stops. It tries to write again every second; a
+    /// client just retries.
+    pub fn ready(&self, is_stopping: bool) -> Result<Reply, Problem> {
+        if is_stopping {
+            return Err(Problem::unavailable("stopping", "the server is stopping", 5));
+        }
         match self.journal.refusal() {
             None => Ok(super::json(200, &json!({"status": "ok"}))),
             Some(refusal) => Err(Problem::unavailable("journal_unavailable", refusal.to_string(), 1)),

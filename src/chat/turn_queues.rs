@@ -266,6 +266,11 @@ impl TurnQueues {
         inner.queues.values().for_each(|queue| queue.changed.notify_all());
     }
 
+    /// Whether it was closed.
+    pub(super) fn is_closed(&self) -> bool {
+        self.inner().is_closed
+    }
+
     /// Waits until every permit is given back, at most until `until`; returns whether they are.
     pub(super) fn wait_until_idle(&self, until: Instant) -> bool {
         let left = until.saturating_duration_since(Instant::now());
