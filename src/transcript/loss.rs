@@ -210,14 +210,18 @@ impl<D: Disk> Transcripts<D> {
     }
 
     /// Notes the lengths of what was synced, and revokes those of what was erased. A transcript that is missing or
-    /// shorter by now has lost a part.
+    /// shorter by now has lost a part, unless its session was erased since it was measured.
     pub(super) fn note_synced(&self, measured: Measured, unsafe_ones: &[SessionId]) -> io::Result<()> {
         let (mut measured, erased) = measured;
         for session in unsafe_ones {
-            if let (Some(had), Ok(left)) = (measured.remove(session), self.byte_len(session))
+            let Some(had) = measured.remove(session) else { continue };
+            // An erasure comes before this lock, and is known here, or after it, and removes the loss.
+            let mut open = self.lock_open();
+            if open.unnoted.get(session) == erased.get(session)
+                && let Ok(left) = self.byte_len(session)
                 && left < had
             {
-                self.lose(&mut self.lock_open(), session, had, left);
+                self.lose(&mut open, session, had, left);
             }
         }
         for session in erased.keys() {

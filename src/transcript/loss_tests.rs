@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicU64;
 use super::expire_tests::{one_day, short};
 use super::tests::*;
 use super::*;
-use crate::disk::sim::{Fault, Random, SimDisk};
+use crate::disk::sim::{Fault, Op, Random, SimDisk};
 
 const FOLDER: &str = "/chats";
 const FILE: &str = "/chats/s.jsonl";
@@ -287,6 +287,39 @@ fn a_file_that_vanishes_while_open_is_written_again_from_its_start() {
     transcripts.mark_stale(&s(), 21, 21);
     transcripts.rebuild(feed(1, 21)).unwrap();
     assert_eq!((numbers(&transcripts), transcripts.lost(&s())), ((1..=21).collect::<Vec<_>>(), None));
+}
+
+#[test]
+fn an_erasure_amid_a_sync_is_no_loss() {
+    // Each file is synced alone, or all at once.
+    for others in [1, 9] {
+        let disk = SimDisk::default();
+        let transcripts = open(&disk, &early());
+        let named = |other: u64| SessionId::new(&format!("other-{other}")).unwrap();
+        let mut touched: Vec<SessionId> = (1..=others).map(named).collect();
+        for (session, number) in touched.iter().zip(1..) {
+            transcripts.append(session, &[(number, &short(session.as_str(), number))]);
+        }
+        append(&transcripts, 10..=20);
+        touched.push(s());
+        disk.stall(Op::Sync, FOLDER);
+        let unsafe_ones = std::thread::scope(|scope| {
+            let syncing = scope.spawn(|| transcripts.sync(touched.iter()).unwrap());
+            disk.wait_until_stalled();
+            transcripts.erase(&s(), id(21), 21);
+            disk.release();
+            syncing.join().unwrap()
+        });
+        let found = |transcripts: &Transcripts<SimDisk>| (transcripts.stale(&s()).unwrap(), transcripts.lost(&s()));
+        assert_eq!(found(&transcripts), (None, None), "{others}");
+        // The worker cannot tell why it may not be durable. The journal gives out nothing that is erased.
+        assert_eq!(unsafe_ones, [s()], "{others}");
+        transcripts.mark_stale(&s(), 10, 20);
+        assert_eq!(transcripts.rebuild(|_, _| Ok(21)).unwrap().lacking, 0, "{others}");
+        assert!(transcripts.sync(touched[..1].iter()).unwrap().is_empty());
+        assert_eq!((found(&transcripts), transcripts.losses().lost), ((None, None), 0), "{others}");
+        assert_eq!(found(&open(&disk, &early())), (None, None), "{others}");
+    }
 }
 
 #[test]
