@@ -136,6 +136,7 @@ fn write(
 ) -> Result<BackupReport, BackupError> {
     let unfinished = place(from, folder)?;
     let made = fill(from, &unfinished, checkpoint, segments).and_then(|report| {
+        // This may be told of an error in a transcript on the same file system: docs/design.md, Assumptions.
         RealDisk.sync_all(&unfinished)?;
         fs::rename(&unfinished, folder)?;
         RealDisk.sync_dir(folder.parent().unwrap_or(Path::new("/"))).map(|()| report)

@@ -59,6 +59,8 @@ mod scan_tests;
 pub mod survey;
 mod sync;
 #[cfg(test)]
+mod sync_tests;
+#[cfg(test)]
 mod tests;
 mod walk;
 
@@ -114,6 +116,9 @@ struct OpenTranscripts<D: Disk> {
     unnoted: HashMap<SessionId, u64>,
     /// The largest sequence given to an append, whatever its outcome.
     newest: u64,
+    /// What `newest` was when a sync of the whole file system last failed: of lines up to that sequence, those that were
+    /// not synced before may be lost.
+    suspect_through: Option<u64>,
     /// A buffer for the lines of an append.
     lines: Vec<u8>,
 }
@@ -180,6 +185,7 @@ impl<D: Disk> Transcripts<D> {
             losses: HashMap::new(),
             unnoted: HashMap::new(),
             newest: 0,
+            suspect_through: None,
             lines: Vec::new(),
         };
         let transcripts = Self {

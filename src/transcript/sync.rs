@@ -2,7 +2,9 @@
 //!
 //! A file that was removed or replaced takes bytes as before, and a sync of the whole file system does not report it;
 //! so each file is checked by its name after the sync. Sessions that may not be durable are returned, and the caller
-//! has them rewritten from the journal: a second sync of the same pages would succeed although the pages are lost.
+//! has them rewritten from the journal: a second sync of the same pages would succeed although the pages are lost. The
+//! same holds for the whole file system: one sync of it is told of an error, whoever asked, and it may concern lines of
+//! any session, also those that the caller takes only later. So it is remembered up to which sequence lines are suspect.
 
 use std::collections::HashSet;
 use std::io;
@@ -37,15 +39,18 @@ impl<D: Disk> Transcripts<D> {
         let _alone = self.maintenance.lock().expect("no holder panics");
         // A suspect file is rewritten, and then synced. So is one that had nothing of what is to be synced: it may not even
         // exist.
-        let sessions: Vec<&SessionId> = {
+        let (sessions, firsts): (Vec<&SessionId>, Vec<u64>) = {
             let open = self.lock_open();
             let is_rewritten =
                 |session, first| open.stale.get(session).is_some_and(|stale| stale.suspect || stale.first <= first);
-            sessions.filter(|(session, first)| !is_rewritten(*session, *first)).map(|(session, _)| session).collect()
+            sessions.filter(|(session, first)| !is_rewritten(*session, *first)).unzip()
         };
         let measured = self.measure(&sessions);
         let mut unsafe_ones: HashSet<SessionId> = self.sync_files(&sessions)?.into_iter().collect();
-        unsafe_ones.extend(sessions.into_iter().filter(|session| self.was_lost(session)).cloned());
+        let suspect_through = self.lock_open().suspect_through;
+        let not_durable =
+            |(session, first): &(&SessionId, u64)| self.was_lost(session) || Some(*first) <= suspect_through;
+        unsafe_ones.extend(sessions.into_iter().zip(firsts).filter(not_durable).map(|(session, _)| session.clone()));
         let unsafe_ones: Vec<SessionId> = unsafe_ones.into_iter().collect();
         self.note_synced(measured, &unsafe_ones)?;
         Ok(unsafe_ones)
@@ -55,7 +60,8 @@ impl<D: Disk> Transcripts<D> {
     pub(super) fn sync_files(&self, sessions: &[&SessionId]) -> io::Result<Vec<SessionId>> {
         let singly = sessions.len() <= SYNC_SINGLY_MAX;
         if !singly {
-            self.folder_synced(self.disk.sync_all(&self.folder))?;
+            let synced = self.folder_synced(self.disk.sync_all(&self.folder));
+            synced.inspect_err(|_| self.suspect_unsynced())?;
         }
         let mut unsafe_ones = Vec::new();
         if sessions.len() >= LIST_MIN {
@@ -76,6 +82,12 @@ impl<D: Disk> Transcripts<D> {
             self.folder_synced(self.disk.sync_dir(&self.folder))?;
         }
         Ok(unsafe_ones)
+    }
+
+    /// A sync of the whole file system failed: what was appended until now is lost unless it was synced before.
+    fn suspect_unsynced(&self) {
+        let mut open = self.lock_open();
+        open.suspect_through = Some(open.newest);
     }
 
     /// A folder that was removed is made again; its files are noticed one by one.
