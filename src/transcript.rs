@@ -31,6 +31,8 @@
 
 mod clean;
 mod copy;
+#[cfg(test)]
+mod copy_tests;
 mod erase;
 #[cfg(test)]
 mod erase_tests;

@@ -11,39 +11,39 @@ use super::tests::*;
 use super::*;
 use crate::disk::sim::{Fault, Op, Random, SimDisk};
 
-const FOLDER: &str = "/chats";
-const FILE: &str = "/chats/s.jsonl";
+pub const FOLDER: &str = "/chats";
+pub const FILE: &str = "/chats/s.jsonl";
 
 /// A journal that has the messages from `first` on.
-fn feed(first: u64, published: u64) -> impl FnMut(u64, Take<'_>) -> io::Result<u64> {
+pub fn feed(first: u64, published: u64) -> impl FnMut(u64, Take<'_>) -> io::Result<u64> {
     move |after, take| {
         (first.max(after + 1)..=published).for_each(|number| take(number, &short("s", number), Provenance::Recorded));
         Ok(published)
     }
 }
 
-fn s() -> SessionId {
+pub fn s() -> SessionId {
     SessionId::new("s").unwrap()
 }
 
-fn open(disk: &SimDisk, now: &Arc<AtomicU64>) -> Transcripts<SimDisk> {
+pub fn open(disk: &SimDisk, now: &Arc<AtomicU64>) -> Transcripts<SimDisk> {
     let transcripts = Transcripts::open(disk.clone(), Path::new(FOLDER), NonZeroUsize::new(2).unwrap()).unwrap();
     transcripts.expiring(one_day(now)).remembering(Path::new("/journal/transcript_lengths"))
 }
 
 /// A clock at which nothing has expired.
-fn early() -> Arc<AtomicU64> {
+pub fn early() -> Arc<AtomicU64> {
     Arc::new(AtomicU64::new(90_000))
 }
 
-fn append(transcripts: &Transcripts<SimDisk>, numbers: std::ops::RangeInclusive<u64>) {
+pub fn append(transcripts: &Transcripts<SimDisk>, numbers: std::ops::RangeInclusive<u64>) {
     for number in numbers {
         transcripts.append(&s(), &[(number, &short("s", number))]);
     }
 }
 
 /// A disk with a synced transcript of 1 to `last`.
-fn filled(last: u64) -> SimDisk {
+pub fn filled(last: u64) -> SimDisk {
     let disk = SimDisk::default();
     let transcripts = open(&disk, &early());
     append(&transcripts, 1..=last);
@@ -51,20 +51,20 @@ fn filled(last: u64) -> SimDisk {
     disk
 }
 
-fn numbers(transcripts: &Transcripts<SimDisk>) -> Vec<u64> {
+pub fn numbers(transcripts: &Transcripts<SimDisk>) -> Vec<u64> {
     let page = transcripts.read(&s(), &query(Direction::Oldest, 1000)).unwrap();
     page.messages.iter().map(|message| number(message)).collect()
 }
 
 /// Cuts the file to so many lines.
-fn cut(disk: &SimDisk, lines: usize) {
+pub fn cut(disk: &SimDisk, lines: usize) {
     disk.damage(Path::new(FILE), |bytes| {
         let end = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n').nth(lines).unwrap().0;
         bytes.truncate(end - 3);
     });
 }
 
-fn damaged(left: Option<usize>) -> SimDisk {
+pub fn damaged(left: Option<usize>) -> SimDisk {
     let disk = filled(20);
     match left {
         Some(lines) => cut(&disk, lines),
